@@ -1,0 +1,26 @@
+//! The words every other part of eastgate speaks: numbers with a meaning, the key of a flow, the reason of a
+//! drop, a frame with head-room, and the parsed view of one.
+//!
+//! This crate promises that nothing in it panics on any bytes, that nothing in it reads a clock or a socket,
+//! and that it knows no other crate of the project.
+
+pub mod addr;
+pub mod checksum;
+pub mod drop_reason;
+pub mod flow;
+pub mod frame;
+pub mod id;
+pub mod mac;
+pub mod time;
+pub mod view;
+pub mod vni;
+
+pub use addr::{Addr, Family};
+pub use drop_reason::{DropGroup, DropReason};
+pub use flow::FlowKey;
+pub use frame::{Frame, Gso, GsoKind, Offload, PartialChecksum};
+pub use id::{EndpointId, PortId, VtepAddr};
+pub use mac::MacAddr;
+pub use time::Instant;
+pub use view::View;
+pub use vni::Vni;
