@@ -113,6 +113,20 @@ impl<'b> Frame<'b> {
         true
     }
 
+    /// Puts a VLAN tag behind the two addresses; false, and nothing done, when there is no head-room or no
+    /// Ethernet header.
+    #[must_use]
+    pub fn insert_vlan(&mut self, tpid: u16, tci: u16) -> bool {
+        if self.len() < 14 || !self.push_front([0; 4]) {
+            return false;
+        }
+        let start = self.start;
+        self.buffer.copy_within(start + 4..start + 16, start);
+        self.buffer[start + 12..start + 14].copy_from_slice(&tpid.to_be_bytes());
+        self.buffer[start + 14..start + 16].copy_from_slice(&tci.to_be_bytes());
+        true
+    }
+
     /// Takes the four bytes of the outermost VLAN tag out; false when there is none.
     #[must_use]
     pub fn strip_vlan(&mut self) -> bool {
@@ -152,6 +166,17 @@ mod tests {
         assert!(frame.pull_front(8));
         assert_eq!(frame.offload.checksum.unwrap().start, 34);
         assert!(!frame.pull_front(35), "the summed part cannot be cut into");
+    }
+
+    #[test]
+    fn a_vlan_tag_goes_in_and_comes_out() {
+        let mut buffer: Vec<u8> = (0..40).collect();
+        let before: Vec<u8> = (10..40).collect();
+        let mut frame = Frame::new(&mut buffer, 10, 40, Offload::default());
+        assert!(frame.insert_vlan(0x8100, 0x2064));
+        assert_eq!(frame.bytes()[..18], [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 0x81, 0, 0x20, 0x64, 22, 23]);
+        assert!(frame.strip_vlan());
+        assert_eq!(frame.bytes(), before);
     }
 
     #[test]
