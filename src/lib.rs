@@ -1,1 +1,3 @@
 //! eastgate
+
+pub mod config;

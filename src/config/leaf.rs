@@ -1,0 +1,118 @@
+//! The smallest things a configuration says: words from a list, numbers with a meaning, port ranges.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What runs a host's VTEP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Runs {
+    /// eastgate
+    Eastgate,
+    /// A plain VTEP that nobody here controls: what comes from it is checked on receipt.
+    Vxlan,
+}
+
+/// Who sends to whom in a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Topology {
+    /// Every member to every other; what came from the overlay never goes back to it.
+    Mesh,
+    /// Members send to the hub, which sends on.
+    Hub,
+}
+
+/// How frames to many (broadcast, unknown unicast, multicast) are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Flood {
+    /// One copy to each member (head-end replication).
+    Replicate,
+    /// To an underlay multicast group.
+    Multicast,
+    /// Not at all.
+    Off,
+}
+
+/// Who answers ARP and ND.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Neighbors {
+    /// eastgate, with the endpoint's MAC.
+    Suppress,
+    /// eastgate, with its own MAC.
+    Proxy,
+    /// The endpoints themselves.
+    Off,
+}
+
+/// What becomes of something with no known place to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Unknown {
+    /// Dropped and counted.
+    Drop,
+    /// Sent to everyone in the network.
+    Flood,
+}
+
+/// Where TCP state begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TcpMode {
+    /// At a SYN only.
+    Strict,
+    /// At any segment: connections from before eastgate live on.
+    Loose,
+}
+
+/// What becomes of flows when the policy changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnChange {
+    /// Decided again at their next packet.
+    Recheck,
+    /// Kept until they end.
+    Keep,
+}
+
+/// What becomes of packets that do not fit the tunnel and may be fragmented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Oversize {
+    /// Dropped and counted.
+    Drop,
+    /// The inner packet is fragmented.
+    Fragment,
+}
+
+/// The UDP checksum of the outer header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum UdpChecksum {
+    /// Zero on single datagrams; right on bursts handed over whole (GSO), which the kernel insists on.
+    Auto,
+    /// Zero on every datagram, which costs the bursts.
+    Zero,
+}
+
+/// A field of the outer IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OuterField {
+    /// As in the inner header.
+    Inherit,
+    /// Always this.
+    #[serde(untagged)]
+    Fixed(u8),
+}
+
+/// Ports from `first` to `last`, both included; never inverted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct PortRange {
+    /// The lowest port.
+    pub first: u16,
+    /// The highest port.
+    pub last: u16,
+}
