@@ -1,1 +1,18 @@
-//! steering
+//! Who answers ARP and neighbour discovery and with which MAC, which hosts were learned from them, and which
+//! interface settings keep the kernel from answering in our place.
+//!
+//! Nothing here does I/O or reads a clock: frames, tables and `now` go in; answers, bytes and changes come out.
+
+pub mod bindings;
+pub mod limit;
+pub mod responder;
+pub mod rewrite;
+pub mod settings;
+
+pub use bindings::{Known, Learn, LearnLimits, Learned};
+pub use limit::{Bucket, Rate};
+pub use responder::{
+    AllowedPair, Answer, Answers, Asker, Binding, Bindings, Claim, Conflict, Identity, Mode, Onward, Place,
+    Unknown, answer, claim,
+};
+pub use rewrite::{proxy_mac, rewrite};

@@ -1,0 +1,213 @@
+//! What becomes of a message that is well formed. Reads no bytes and writes none.
+
+use eastgate_wire::{Addr, DropReason, MacAddr, View, view::Net};
+
+use super::{
+    Act, Answer, Answers, Asker, Binding, Bindings, Conflict, Message, Mode, Onward, Place, Spoken, Unknown,
+    Words, nd,
+};
+
+type Decision = Result<(Answer, Option<Spoken>), DropReason>;
+
+/// Decides; what is to be said stands beside the answer.
+///
+/// # Errors
+/// The reason to drop the frame.
+pub(super) fn decide(
+    message: &Message,
+    view: &View,
+    asker: &Asker<'_>,
+    bindings: &impl Bindings,
+    mode: &Mode,
+) -> Decision {
+    let case = Case { message, mac: view.src, spoofed: spoofed(view), asker, bindings, mode };
+    case.check_sender()?;
+    if let Some(owner) = case.contested() {
+        return case.defend(owner);
+    }
+    match message.act {
+        Act::Probe(target) => case.probe(target),
+        Act::Ask(target) => case.ask(target),
+        Act::Announce { overrides } => case.announce(overrides),
+        Act::Tell { to } => case.tell(to),
+        Act::Rarp => case.pass_on(None),
+        Act::RouterSolicitation => Ok((Answer::Pass, None)),
+    }
+}
+
+struct Case<'c, B> {
+    message: &'c Message,
+    /// The sender's MAC
+    mac: MacAddr,
+    spoofed: DropReason,
+    asker: &'c Asker<'c>,
+    bindings: &'c B,
+    mode: &'c Mode,
+}
+
+impl<B: Bindings> Case<'_, B> {
+    /// Under port security a frame may name no address and no MAC but the port's.
+    fn check_sender(&self) -> Result<(), DropReason> {
+        let identity = &self.asker.identity;
+        let addresses = [self.message.from, self.message.claim];
+        let honest = identity.has_mac(self.mac)
+            && addresses.into_iter().flatten().all(|address| identity.owns(self.mac, address));
+        if honest || !self.asker.port_security { Ok(()) } else { Err(self.spoofed) }
+    }
+
+    /// The configured endpoint whose address somebody without port security says is its own. A learned host
+    /// loses its address to the latest to claim it, which the table of learned bindings damps and reports.
+    fn contested(&self) -> Option<(Addr, Binding)> {
+        let address = self.message.claim.filter(|_| !self.asker.port_security)?;
+        let owner = self.bindings.by_address(address)?;
+        (owner.endpoint.is_some() && !self.is_own(address, Some(&owner))).then_some((address, owner))
+    }
+
+    fn defend(&self, (address, owner): (Addr, Binding)) -> Decision {
+        if self.is_of_others(&owner) {
+            return Err(self.spoofed);
+        }
+        Ok(self.conflict(address, owner, true))
+    }
+
+    /// Duplicate address detection (RFC 5227 section 2.1.1, RFC 4862 section 5.4).
+    fn probe(&self, target: Addr) -> Decision {
+        let binding = self.bindings.by_address(target);
+        if self.is_own(target, binding.as_ref()) {
+            // Where every host is known nobody else can have it; elsewhere somebody might, and says so.
+            return match self.mode.unknown {
+                Unknown::Flood => Ok((Answer::Pass, None)),
+                Unknown::Drop => Err(DropReason::NeighborOwn),
+            };
+        }
+        match binding {
+            Some(owner) if self.is_of_others(&owner) => Err(DropReason::SplitHorizon),
+            Some(owner) => {
+                let owner_answers = self.mode.answers == Answers::Off;
+                Ok(self.conflict(target, owner, owner_answers || !self.asker.port_security))
+            }
+            // A probe teaches nobody a MAC, so it goes on as it is in proxy mode too.
+            None if self.message.unicast || self.mode.unknown == Unknown::Flood => Ok((Answer::Pass, None)),
+            None => Err(DropReason::NeighborUnknown),
+        }
+    }
+
+    fn ask(&self, target: Addr) -> Decision {
+        let binding = self.bindings.by_address(target);
+        if self.is_own(target, binding.as_ref()) {
+            return Err(DropReason::NeighborOwn);
+        }
+        let Some(owner) = binding else { return self.ask_unknown(target) };
+        if self.is_of_others(&owner) {
+            return Err(DropReason::SplitHorizon);
+        }
+        let poll = self.message.unicast && self.mode.answers == Answers::Suppress;
+        if poll || !self.bindings.steered(self.asker, &owner) {
+            return Ok((Answer::Pass, None));
+        }
+        match self.spoken_for(&owner) {
+            None => Ok((Answer::Pass, None)),
+            Some(mac) => {
+                let words = Words::Has { to: self.message.from, router: owner.router };
+                Ok((Answer::Reply, Some(Spoken { to_mac: self.mac, mac, address: target, words })))
+            }
+        }
+    }
+
+    fn ask_unknown(&self, target: Addr) -> Decision {
+        match (self.mode.answers, self.mode.unknown, self.message.from) {
+            (Answers::Proxy { mac }, Unknown::Flood, Some(from)) => {
+                let to_mac = group(target);
+                let words = Words::Who { from };
+                Ok((Answer::Ask, Some(Spoken { to_mac, mac, address: target, words })))
+            }
+            (Answers::Proxy { .. }, ..) => Err(DropReason::NeighborUnknown),
+            // A poll is for a host that the asker knows; whether there is one behind the MAC is the FDB's to say.
+            (_, Unknown::Drop, _) if !self.message.unicast => Err(DropReason::NeighborUnknown),
+            _ => Ok((Answer::Pass, None)),
+        }
+    }
+
+    fn announce(&self, overrides: bool) -> Decision {
+        let known = self.message.claim.and_then(|address| self.bindings.by_address(address));
+        let proxy = matches!(self.mode.answers, Answers::Proxy { .. });
+        match known {
+            _ if self.mode.answers == Answers::Off => self.pass_on(self.message.claim),
+            Some(known) if self.is_here(&known) => Err(DropReason::NeighborOwn),
+            // Without the override flag an advertisement changes no entry (RFC 4861 section 7.2.5).
+            Some(known) if !overrides && known.mac != self.mac && proxy => Err(DropReason::NeighborOwn),
+            Some(known) if !overrides && known.mac != self.mac => Ok((Answer::Pass, None)),
+            _ => self.pass_on(self.message.claim),
+        }
+    }
+
+    fn tell(&self, to: Addr) -> Decision {
+        let steered = || self.bindings.by_address(to).is_none_or(|b| self.bindings.steered(self.asker, &b));
+        if !matches!(self.mode.answers, Answers::Proxy { .. }) || !steered() {
+            return Ok((Answer::Pass, None));
+        }
+        let known = self.message.claim.and_then(|address| self.bindings.by_address(address));
+        if known.is_some_and(|known| self.is_here(&known)) {
+            return Err(DropReason::NeighborOwn);
+        }
+        self.pass_on(self.message.claim)
+    }
+
+    /// The sender's word is news. In proxy mode it goes no further than to the other hosts' tables.
+    fn pass_on(&self, address: Option<Addr>) -> Decision {
+        let onward = match (self.mode.answers, self.asker.origin) {
+            (Answers::Off | Answers::Suppress, _) => Onward::Everywhere,
+            (Answers::Proxy { .. }, Place::Port(_)) => Onward::Overlay,
+            (Answers::Proxy { .. }, Place::Overlay(_)) => Onward::Nowhere,
+        };
+        Ok((Answer::Announce { address, mac: self.mac, onward }, None))
+    }
+
+    fn conflict(&self, address: Addr, owner: Binding, tell_owner: bool) -> (Answer, Option<Spoken>) {
+        let spoken = self.spoken_for(&owner).map(|mac| {
+            let words = Words::Has { to: None, router: owner.router };
+            Spoken { to_mac: self.mac, mac, address, words }
+        });
+        let reply = spoken.is_some();
+        (Answer::Conflict(Conflict { address, owner, claimant: self.mac, reply, tell_owner }), spoken)
+    }
+
+    /// The MAC that the appliance answers with in this host's place, if it answers.
+    fn spoken_for(&self, owner: &Binding) -> Option<MacAddr> {
+        match self.mode.answers {
+            Answers::Off => None,
+            Answers::Suppress => Some(owner.mac),
+            Answers::Proxy { mac } => Some(mac),
+        }
+    }
+
+    /// The address is the asker's, and nobody answers a host for itself (RFC 4389 section 4.1.3.1).
+    fn is_own(&self, address: Addr, binding: Option<&Binding>) -> bool {
+        let identity = &self.asker.identity;
+        identity.has(address)
+            || binding.is_some_and(|binding| {
+                binding.mac == self.mac || binding.endpoint.is_some() && binding.endpoint == identity.endpoint
+            })
+    }
+
+    /// Both are behind VTEPs of a mesh: their own hosts answer and report.
+    fn is_of_others(&self, owner: &Binding) -> bool {
+        !self.mode.hub && matches!((self.asker.origin, owner.at), (Place::Overlay(_), Place::Overlay(_)))
+    }
+
+    fn is_here(&self, known: &Binding) -> bool {
+        known.mac == self.mac && known.at == self.asker.origin
+    }
+}
+
+fn spoofed(view: &View) -> DropReason {
+    match view.net {
+        Net::Ip(_) => DropReason::NdSpoofed,
+        Net::Arp | Net::Other => DropReason::ArpSpoofed,
+    }
+}
+
+/// The MAC that a question for this address is flooded to.
+fn group(target: Addr) -> MacAddr {
+    if target.is_v4() { MacAddr::BROADCAST } else { nd::group_mac(nd::solicited_node(target)) }
+}

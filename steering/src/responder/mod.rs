@@ -1,0 +1,356 @@
+//! Who answers ARP and neighbour discovery, and with which MAC.
+//!
+//! What this promises:
+//! - A request is answered once, to the MAC that asked and to nobody else, by the host it came in at.
+//! - Nobody is told who owns an address by a sender that does not own it (RFC 826, 4861; where port security
+//!   is off, an address of a configured endpoint still cannot be taken: both sides are told, see [`Conflict`]).
+//! - The asker never gets an answer for an address of its own (RFC 4389, 5227).
+//! - Reachability polls reach the real host (RFC 9161), except in proxy mode, where no frame that names a real
+//!   MAC is let through: answers and announcements of tenants update the bindings and end here, requests for
+//!   unknown addresses go on in the appliance's name, and a poll is answered by the appliance whichever MAC it
+//!   is sent to, so that a cache that still holds the real MAC is put right.
+//! - What is not well formed is dropped before it means anything, tagged or not; a reply carries the tags of
+//!   the request.
+//!
+//! Router discovery is not judged here: solicitations pass when they are well formed and tell no lie about
+//! the sender's MAC, advertisements and redirects are [`Answer::NotNeighbor`] and belong to the RA guard.
+//! Solicitations pass unchanged in proxy mode too: a router learns the real MAC of the asker from them, and
+//! loses it with the first request it gets for it.
+//!
+//! Replies are not padded to Ethernet's 60 bytes: veth and tap have no minimum, a NIC's driver pads.
+
+mod arp;
+mod decide;
+mod nd;
+#[cfg(test)]
+mod tests;
+
+use eastgate_wire::{
+    Addr, DropReason, EndpointId, MacAddr, PortId, View, VtepAddr,
+    view::{Net, ethertype},
+};
+
+/// Where a host is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Place {
+    /// At a port of this host
+    Port(PortId),
+    /// Behind a VTEP
+    Overlay(VtepAddr),
+}
+
+/// Who has an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Binding {
+    /// Its real MAC
+    pub mac: MacAddr,
+    /// The configured endpoint; nothing when the binding was learned
+    pub endpoint: Option<EndpointId>,
+    /// Where it is
+    pub at: Place,
+    /// It forwards packets of others: sets the router flag of RFC 4861 section 4.4
+    pub router: bool,
+}
+
+/// The bindings of one network.
+pub trait Bindings {
+    /// Who has this address.
+    fn by_address(&self, address: Addr) -> Option<Binding>;
+
+    /// Whether traffic between the two goes through the appliance. A request for a pair that does not is left
+    /// to the real host.
+    fn steered(&self, _asker: &Asker<'_>, _target: &Binding) -> bool {
+        true
+    }
+}
+
+/// A MAC and address range that a port may use beside its own. Addresses in the 128-bit form.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AllowedPair {
+    /// The MAC; the port's own when there is none
+    pub mac: Option<MacAddr>,
+    /// The prefix's address
+    pub network: Addr,
+    /// The prefix's length in the 128-bit form: an IPv4 prefix has 96 added
+    pub prefix_len: u8,
+}
+
+/// What a sender is configured to be. Empty for a host that nobody configured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Identity<'a> {
+    /// The endpoint
+    pub endpoint: Option<EndpointId>,
+    /// Its MAC
+    pub mac: MacAddr,
+    /// Its addresses; the link-local address formed from the MAC (RFC 4291 appendix A) is its own without
+    /// being listed
+    pub addresses: &'a [Addr],
+    /// What else it may use
+    pub allowed: &'a [AllowedPair],
+}
+
+impl Identity<'_> {
+    /// Whether the sender may say that `mac` has `address`.
+    #[must_use]
+    pub fn owns(&self, mac: MacAddr, address: Addr) -> bool {
+        mac == self.mac && self.has(address)
+            || self.allowed.iter().any(|pair| {
+                pair.mac.unwrap_or(self.mac) == mac && address.in_prefix(pair.network, pair.prefix_len)
+            })
+    }
+
+    /// Whether it may send from `mac` at all.
+    fn has_mac(&self, mac: MacAddr) -> bool {
+        mac == self.mac || self.allowed.iter().any(|pair| pair.mac == Some(mac))
+    }
+
+    /// Whether `address` is its very own. An allowed prefix may hold addresses of others, so it does not count.
+    fn has(&self, address: Addr) -> bool {
+        self.addresses.contains(&address) || address == link_local(self.mac)
+    }
+}
+
+/// The host that sent the frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asker<'a> {
+    /// Where the frame came in
+    pub origin: Place,
+    /// What the sender is configured to be
+    pub identity: Identity<'a>,
+    /// Hold it to that
+    pub port_security: bool,
+}
+
+/// Which MAC requests for known bindings are answered with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answers {
+    /// None: requests go to the real host. Everything is checked all the same.
+    Off,
+    /// The endpoint's own
+    Suppress,
+    /// The appliance's, see [`crate::proxy_mac`]
+    Proxy {
+        /// The appliance's MAC in this network
+        mac: MacAddr,
+    },
+}
+
+/// What happens to requests for addresses without a binding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unknown {
+    /// They are flooded.
+    Flood,
+    /// They are dropped as [`DropReason::NeighborUnknown`].
+    Drop,
+}
+
+/// How a network answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mode {
+    /// With which MAC
+    pub answers: Answers,
+    /// For addresses without a binding
+    pub unknown: Unknown,
+    /// This host is the hub of the network: it answers a VTEP for endpoints behind a VTEP. In a mesh the host
+    /// of the endpoint does, or every host that hears the flooded request would.
+    pub hub: bool,
+}
+
+/// What becomes of a frame.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// It is none of ours.
+    NotNeighbor,
+    /// Send `reply` back where the frame came from. The frame ends here.
+    Reply,
+    /// Forward it like any frame.
+    Pass,
+    /// Flood `reply` to the ports in its place: the same question in the appliance's name. Other VTEPs get
+    /// the frame itself, as flooding has it; their hosts ask in their own name there.
+    Ask,
+    /// The sender says what it is entitled to say, and it is news: update the bindings at once.
+    Announce {
+        /// The address; none in a RARP announcement, which only tells where the MAC is
+        address: Option<Addr>,
+        /// Who has it
+        mac: MacAddr,
+        /// Where the frame goes then
+        onward: Onward,
+    },
+    /// Two hosts use one address. Report it.
+    Conflict(Conflict),
+    /// Drop it.
+    Drop(DropReason),
+}
+
+/// How far an announcement goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Onward {
+    /// Like any frame
+    Everywhere,
+    /// To every VTEP that flooding would reach, for the bindings of their hosts, and to no port
+    Overlay,
+    /// It ends here.
+    Nowhere,
+}
+
+/// Two hosts of a network use one address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Conflict {
+    /// The address
+    pub address: Addr,
+    /// Who has it
+    pub owner: Binding,
+    /// The MAC that wants it too
+    pub claimant: MacAddr,
+    /// `reply` tells the claimant: send it back where the frame came from.
+    pub reply: bool,
+    /// Give the frame to the owner's place, and nowhere else: flooded it would poison every cache. Not set for
+    /// a probe by a secured port that was answered: an owner that is just starting would give its address up
+    /// (RFC 5227 section 2.1.1, RFC 4862 section 5.4.3).
+    pub tell_owner: bool,
+}
+
+/// What a well-formed frame says about its sender.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Claim {
+    /// The address
+    pub address: Addr,
+    /// The MAC that has it
+    pub mac: MacAddr,
+}
+
+/// Decides on a frame of a network. `view` is the frame's; `bindings` and `mode` are the network's; `reply` is
+/// cleared, and holds a frame when the answer says so: with the tags of the request, without padding.
+///
+/// Answering costs the appliance work on a tenant's behalf: the caller takes a token of the port's
+/// [`crate::Bucket`] for every [`Answer::Reply`], [`Answer::Ask`] and [`Answer::Conflict`].
+pub fn answer(
+    frame: &[u8],
+    view: &View,
+    asker: &Asker<'_>,
+    bindings: &impl Bindings,
+    mode: &Mode,
+    reply: &mut Vec<u8>,
+) -> Answer {
+    reply.clear();
+    let message = match read(frame, view) {
+        Ok(Some(message)) => message,
+        Ok(None) => return Answer::NotNeighbor,
+        Err(reason) => return Answer::Drop(reason),
+    };
+    let (answer, spoken) = match decide::decide(&message, view, asker, bindings, mode) {
+        Ok(decision) => decision,
+        Err(reason) => return Answer::Drop(reason),
+    };
+    if let Some(spoken) = spoken {
+        let header = Header { dst: spoken.to_mac, src: spoken.mac, tags: tags(frame, view) };
+        let emit = if spoken.address.is_v4() { arp::emit } else { nd::emit };
+        emit(&header, &spoken, reply);
+    }
+    answer
+}
+
+/// What a frame says about its sender, when it is ARP or neighbour discovery, well formed, and says anything.
+/// For learning: only to be believed where [`answer`] did not drop the frame or report a conflict.
+#[must_use]
+pub fn claim(frame: &[u8], view: &View) -> Option<Claim> {
+    let address = read(frame, view).ok()??.claim?;
+    Some(Claim { address, mac: view.src })
+}
+
+/// What a frame wants, the same for ARP and neighbour discovery.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Message {
+    act: Act,
+    /// The address the frame is sent from; none when the sender has none yet
+    from: Option<Addr>,
+    /// The address that the frame says its sender has
+    claim: Option<Addr>,
+    /// It is for one MAC
+    unicast: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Act {
+    /// Asks whether anybody has an address, and has none itself
+    Probe(Addr),
+    /// Asks who has an address
+    Ask(Addr),
+    /// Tells everybody
+    Announce {
+        /// Caches are to be changed
+        overrides: bool,
+    },
+    /// Tells one
+    Tell {
+        /// Whom
+        to: Addr,
+    },
+    /// Tells where a MAC is
+    Rarp,
+    /// Looks for routers
+    RouterSolicitation,
+}
+
+/// What the appliance says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Spoken {
+    /// The MAC the frame goes to
+    to_mac: MacAddr,
+    /// The MAC that is told, or that asks in `Words::Who`; always the Ethernet source too (RFC 826)
+    mac: MacAddr,
+    /// The address it is about
+    address: Addr,
+    words: Words,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Words {
+    /// `mac` has `address`
+    Has {
+        /// To the address of the asker; none when it has none, or when it claims this very address
+        to: Option<Addr>,
+        /// `address` is a router's
+        router: bool,
+    },
+    /// Who has `address`? Tell `from`, at `mac`.
+    Who { from: Addr },
+}
+
+struct Header<'a> {
+    dst: MacAddr,
+    src: MacAddr,
+    /// The tags' bytes
+    tags: &'a [u8],
+}
+
+impl Header<'_> {
+    fn emit(&self, kind: u16, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.dst.0);
+        out.extend_from_slice(&self.src.0);
+        out.extend_from_slice(self.tags);
+        out.extend_from_slice(&kind.to_be_bytes());
+    }
+}
+
+fn read(frame: &[u8], view: &View) -> Result<Option<Message>, DropReason> {
+    match &view.net {
+        Net::Arp => arp::read(frame, view).map(Some),
+        Net::Ip(ip) => nd::read(frame, view, ip),
+        Net::Other if view.ethertype == ethertype::RARP => arp::read_rarp(frame, view).map(Some),
+        Net::Other => Ok(None),
+    }
+}
+
+fn tags<'f>(frame: &'f [u8], view: &View) -> &'f [u8] {
+    frame.get(12..usize::from(view.l3).saturating_sub(2)).unwrap_or_default()
+}
+
+/// The link-local address formed from a MAC (RFC 2464 section 5).
+fn link_local(mac: MacAddr) -> Addr {
+    let [a, b, c, d, e, f] = mac.0;
+    let [a, b, c, d, e, f] = [a ^ 2, b, c, d, e, f];
+    Addr::v6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a, b, c, 0xff, 0xfe, d, e, f])
+}
