@@ -1,1 +1,359 @@
-//! admission
+//! What a sender may put on the wire: port security, before any state is touched.
+//!
+//! It promises that behind it every frame has a source MAC and source address that belong to the sender, carries
+//! no tag, ethertype or protocol of the link that its network does not take, plays no role (router, DHCP server)
+//! that the sender does not have, and is not addressed to the overlay's own infrastructure. What ARP and
+//! neighbour discovery claim inside is checked where they are answered (the `steering` crate).
+
+use std::fmt;
+
+use eastgate_wire::{
+    Addr, DropReason, MacAddr, View,
+    view::{Icmp, Ip, Transport, ethertype, proto},
+};
+
+use crate::compile::address::{AddressMap, Prefix};
+
+/// Who sends, and what it may.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sender {
+    /// The endpoint's MAC
+    pub mac: MacAddr,
+    /// The addresses that belong to that MAC
+    pub addresses: Vec<Addr>,
+    /// Allowed address pairs: further addresses, each with the MAC it may be used from
+    pub pairs: Vec<AddressPair>,
+    /// Hold it to its MACs, addresses and roles. Without it the sender may bridge and route for others; tags,
+    /// ethertypes, impossible addresses and reserved destinations are refused all the same.
+    pub port_security: bool,
+    /// May advertise itself as a router (RFC 6105) and send redirects
+    pub router: bool,
+    /// May answer DHCP and DHCPv6
+    pub dhcp_server: bool,
+    /// Ethertypes it may use beside IPv4, IPv6 and ARP; 802.3 lengths (below 0x600) are none.
+    pub ethertypes: Vec<u16>,
+    /// The most VLAN tags a frame may carry; 0 in a network that is not `vlan_aware`. More than two are never read
+    /// and never pass.
+    pub max_tags: u8,
+}
+
+/// An allowed address pair.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AddressPair {
+    /// Source MAC
+    pub mac: MacAddr,
+    /// The prefix that it may send from
+    pub network: Addr,
+    /// Its length in the 128-bit form
+    pub len: u8,
+}
+
+/// What holds for every sender of a host.
+#[derive(Debug)]
+pub struct Site {
+    own_macs: Vec<MacAddr>,
+    reserved: AddressMap,
+}
+
+/// A prefix that is none: too long, or wider than all of IPv4.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("/{len} (in the 128-bit form) is no prefix length for {network}")]
+pub struct BadReserved {
+    /// The prefix's address
+    pub network: Addr,
+    /// Its length in the 128-bit form
+    pub len: u8,
+}
+
+/// One of the checks that a frame goes through, in this order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Check {
+    /// The source MAC is one that a station can have, and none of ours.
+    SourceMac,
+    /// Frames of the link itself go no further than the link.
+    LinkProtocol,
+    /// No more VLAN tags than allowed
+    VlanTags,
+    /// IPv4, IPv6, ARP, a RARP self-announcement, or what the network allows beside
+    Ethertype,
+    /// The source MAC is the sender's.
+    MacOwned,
+    /// No address that cannot be on this network
+    Martian,
+    /// The source address is the sender's, for that MAC.
+    AddressOwned,
+    /// The transport header is there to be judged.
+    Readable,
+    /// Only a DHCP server answers DHCP.
+    DhcpServer,
+    /// Only a router advertises itself or redirects.
+    Router,
+    /// Not for a VTEP, underlay or management address
+    Destination,
+}
+
+/// Whether the sender may send this frame. `frame` is what `view` was parsed from.
+///
+/// # Errors
+/// The reason of the first [`Check`] that refuses it.
+#[inline]
+pub fn admit(view: &View, frame: &[u8], sender: &Sender, site: &Site) -> Result<(), DropReason> {
+    Check::ALL.iter().try_for_each(|check| check.apply(view, frame, sender, site))
+}
+
+/// Every check with what it says, those behind the first refusal included: what `trace` shows.
+#[must_use]
+pub fn explain(
+    view: &View,
+    frame: &[u8],
+    sender: &Sender,
+    site: &Site,
+) -> Vec<(Check, Result<(), DropReason>)> {
+    Check::ALL.iter().map(|check| (*check, check.apply(view, frame, sender, site))).collect()
+}
+
+impl Sender {
+    /// An endpoint with port security and nothing but its MAC.
+    #[must_use]
+    pub const fn new(mac: MacAddr) -> Self {
+        Self {
+            mac,
+            addresses: Vec::new(),
+            pairs: Vec::new(),
+            port_security: true,
+            router: false,
+            dhcp_server: false,
+            ethertypes: Vec::new(),
+            max_tags: 0,
+        }
+    }
+
+    /// May it send from this MAC?
+    #[must_use]
+    pub fn owns_mac(&self, mac: MacAddr) -> bool {
+        mac == self.mac || self.pairs.iter().any(|pair| pair.mac == mac)
+    }
+
+    /// May it send from this address with this MAC? A MAC that is its own always has the link-local address
+    /// that follows from it (RFC 4291 appendix A).
+    #[must_use]
+    pub fn owns(&self, mac: MacAddr, addr: Addr) -> bool {
+        mac == self.mac && self.addresses.contains(&addr)
+            || self.pairs.iter().any(|pair| {
+                pair.mac == mac
+                    && pair.network.family() == addr.family()
+                    && addr.in_prefix(pair.network, pair.len)
+            })
+            || self.owns_mac(mac) && addr == eui64_link_local(mac)
+    }
+}
+
+impl Site {
+    /// A host with these MACs of its own, whose overlay lives at these `reserved` prefixes (lengths in the
+    /// 128-bit form): VTEP, underlay and management addresses.
+    ///
+    /// # Errors
+    /// The first prefix that is none.
+    pub fn new(own_macs: &[MacAddr], reserved: &[(Addr, u8)]) -> Result<Self, BadReserved> {
+        let checked = reserved.iter().map(|&(network, len)| {
+            Prefix::new(network, len).map(|prefix| (prefix, 1)).ok_or(BadReserved { network, len })
+        });
+        let mut prefixes = checked.collect::<Result<Vec<_>, _>>()?;
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        Ok(Self { own_macs: own_macs.to_vec(), reserved: AddressMap::new(&prefixes, 0) })
+    }
+
+    /// Is this a VTEP, underlay or management address?
+    #[inline]
+    #[must_use]
+    pub fn is_reserved(&self, addr: Addr) -> bool {
+        self.reserved.get(addr) == Some(1)
+    }
+}
+
+impl Check {
+    /// All of them, in the order in which a frame goes through them.
+    pub const ALL: &[Self] = &[
+        Self::SourceMac,
+        Self::LinkProtocol,
+        Self::VlanTags,
+        Self::Ethertype,
+        Self::MacOwned,
+        Self::Martian,
+        Self::AddressOwned,
+        Self::Readable,
+        Self::DhcpServer,
+        Self::Router,
+        Self::Destination,
+    ];
+
+    #[inline]
+    fn apply(self, view: &View, frame: &[u8], sender: &Sender, site: &Site) -> Result<(), DropReason> {
+        let ip = view.ip();
+        let secured = sender.port_security;
+        match self {
+            Self::SourceMac => source_mac(view, site),
+            Self::LinkProtocol => refuse_if(is_link_protocol(view), DropReason::LinkProtocol),
+            Self::VlanTags => vlan_tags(view, sender),
+            Self::Ethertype => ethertype(view, frame, sender),
+            Self::MacOwned => refuse_if(secured && !sender.owns_mac(view.src), DropReason::MacSpoofed),
+            Self::Martian => refuse_if(ip.is_some_and(is_martian), DropReason::Martian),
+            Self::AddressOwned => {
+                refuse_if(secured && ip.is_some_and(|ip| !may_use(view, ip, sender)), DropReason::IpSpoofed)
+            }
+            Self::Readable => refuse_if(
+                ip.is_some_and(|ip| ip.transport == Transport::Incomplete),
+                DropReason::FragmentTiny,
+            ),
+            Self::DhcpServer => refuse_if(
+                secured && !sender.dhcp_server && ip.is_some_and(serves_dhcp),
+                DropReason::DhcpServerGuard,
+            ),
+            Self::Router => {
+                refuse_if(secured && !sender.router && ip.is_some_and(acts_as_router), DropReason::RaGuard)
+            }
+            Self::Destination => {
+                refuse_if(ip.is_some_and(|ip| site.is_reserved(ip.dst)), DropReason::ReservedDestination)
+            }
+        }
+    }
+
+    /// What the check asks, for a person.
+    #[must_use]
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::SourceMac => "the source MAC is one a station can have",
+            Self::LinkProtocol => "not a frame of the link itself",
+            Self::VlanTags => "no more VLAN tags than the network takes",
+            Self::Ethertype => "an ethertype that the network takes",
+            Self::MacOwned => "the source MAC is the sender's",
+            Self::Martian => "addresses that can be on this network",
+            Self::AddressOwned => "the source address is the sender's",
+            Self::Readable => "a first fragment holds the transport header",
+            Self::DhcpServer => "no DHCP answers, unless from a DHCP server",
+            Self::Router => "no router advertisements or redirects, unless from a router",
+            Self::Destination => "not for a VTEP, underlay or management address",
+        }
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.describe())
+    }
+}
+
+#[inline]
+const fn refuse_if(refuse: bool, reason: DropReason) -> Result<(), DropReason> {
+    if refuse { Err(reason) } else { Ok(()) }
+}
+
+fn source_mac(view: &View, site: &Site) -> Result<(), DropReason> {
+    refuse_if(!view.src.is_station() || site.own_macs.contains(&view.src), DropReason::BadSourceMac)
+}
+
+fn is_link_protocol(view: &View) -> bool {
+    // IEEE 802.1Q table 8-1: STP, pause, LACP, 802.1X, LLDP. 01:00:0c:cc:cc:cc/cd: CDP, VTP and PVST+.
+    matches!(view.dst.0, [0x01, 0x80, 0xc2, 0, 0, 0..=0x0f] | [0x01, 0, 0x0c, 0xcc, 0xcc, 0xcc | 0xcd])
+        // Pause and other MAC control, slow protocols, 802.1X, LLDP: wherever they are addressed to.
+        || matches!(view.ethertype, 0x8808 | 0x8809 | 0x888e | 0x88cc)
+}
+
+fn vlan_tags(view: &View, sender: &Sender) -> Result<(), DropReason> {
+    let more_behind = matches!(view.ethertype, ethertype::VLAN | ethertype::QINQ);
+    refuse_if(view.tags > sender.max_tags || more_behind, DropReason::VlanTagged)
+}
+
+fn ethertype(view: &View, frame: &[u8], sender: &Sender) -> Result<(), DropReason> {
+    let allowed = match view.ethertype {
+        ethertype::IPV4 | ethertype::IPV6 | ethertype::ARP => true,
+        // An 802.3 length: LLC and SNAP can carry IP and ARP past every check.
+        0..0x600 => false,
+        ethertype::RARP if is_self_announcement(view, frame) => true,
+        other => sender.ethertypes.contains(&other),
+    };
+    refuse_if(!allowed, DropReason::EthertypeRefused)
+}
+
+/// The RARP request (RFC 903) by which a hypervisor announces a machine that has moved to it: it asks for the
+/// address of its own source MAC and claims no IP address.
+fn is_self_announcement(view: &View, frame: &[u8]) -> bool {
+    let body = frame.get(usize::from(view.l3)..).and_then(|rest| rest.first_chunk::<28>());
+    let Some([0, 1, 8, 0, 6, 4, 0, 3, rest @ ..]) = body else { return false };
+    let (sender_mac, rest) = rest.split_at(6);
+    let (sender_ip, rest) = rest.split_at(4);
+    let (target_mac, target_ip) = rest.split_at(6);
+    view.dst.is_broadcast() && sender_mac == view.src.0 && target_mac == view.src.0 && {
+        sender_ip == [0; 4] && target_ip == [0; 4]
+    }
+}
+
+fn is_martian(ip: &Ip) -> bool {
+    let (source, destination) = (ip.src, ip.dst);
+    // Land: an unspecified source is judged with its purpose, in `may_use`.
+    source == destination
+        || source.is_multicast()
+        || source.is_loopback()
+        || is_never_an_address(source)
+        || source.is_limited_broadcast()
+        || destination.is_loopback()
+        || destination.is_unspecified()
+        || is_never_an_address(destination)
+}
+
+/// 0.0.0.0/8 without 0.0.0.0, and class E without the limited broadcast (RFC 1122 section 3.2.1.3, RFC 1112).
+fn is_never_an_address(addr: Addr) -> bool {
+    addr.is_v4() && {
+        let bits = addr.bits() as u32;
+        bits != 0 && bits >> 24 == 0 || bits >> 28 == 0xf && bits != u32::MAX
+    }
+}
+
+fn may_use(view: &View, ip: &Ip, sender: &Sender) -> bool {
+    if ip.src.is_unspecified() { asks_for_address(view, ip) } else { sender.owns(view.src, ip.src) }
+}
+
+/// What a machine without an address has to send: the DHCP client's broadcasts (RFC 2131 section 4.1); over
+/// IPv6 duplicate detection, router solicitation (RFC 4861 sections 4.1, 4.3) and MLD reports (RFC 3590).
+fn asks_for_address(view: &View, ip: &Ip) -> bool {
+    let link_multicast = ip.dst.bits() >> 112 == 0xff02;
+    match ip.transport {
+        Transport::Udp { sport: 68, dport: 67 } => {
+            ip.src.is_v4() && ip.dst.is_limited_broadcast() && view.dst.is_broadcast()
+        }
+        Transport::Icmp(Icmp { kind: 135, code: 0, .. }) => is_solicited_node(ip.dst) && ip.ttl == 255,
+        Transport::Icmp(Icmp { kind: 133, code: 0, .. }) => link_multicast && ip.ttl == 255,
+        Transport::Icmp(Icmp { kind: 131 | 143, .. }) => link_multicast && ip.ttl == 1,
+        _ => false,
+    }
+}
+
+/// ff02::1:ff00:0/104 (RFC 4291 section 2.7.1)
+fn is_solicited_node(addr: Addr) -> bool {
+    addr.bits() >> 24 == 0xff02_0000_0000_0000_0000_0001_ff
+}
+
+fn serves_dhcp(ip: &Ip) -> bool {
+    // By the client's port as well: a client's raw socket takes an answer from whatever port it comes.
+    let Transport::Udp { sport, dport } = ip.transport else { return false };
+    if ip.src.is_v4() { sport == 67 || dport == 68 } else { sport == 547 || dport == 546 }
+}
+
+fn acts_as_router(ip: &Ip) -> bool {
+    match (ip.transport, ip.proto) {
+        // Router advertisement and redirect, in both families (RFC 4861; RFC 1256 and RFC 792)
+        (Transport::Icmp(icmp), proto::ICMPV6) => matches!(icmp.kind, 134 | 137),
+        (Transport::Icmp(icmp), proto::ICMP) => matches!(icmp.kind, 5 | 9),
+        _ => false,
+    }
+}
+
+/// The link-local address that a MAC makes by the modified EUI-64 (RFC 4291 appendix A).
+fn eui64_link_local(mac: MacAddr) -> Addr {
+    let [a, b, c, d, e, f] = mac.0;
+    Addr::v6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,281 @@
-//! compile
+//! The compiled form of a network's policy: decides as the ordered rules do ([`crate::naive`]), at a cost that
+//! does not grow with their number.
+//!
+//! - Every prefix and group that a rule names as its peer is a *selector*. Prefixes that carry the same
+//!   selectors, inside the same wider ones, share an **identity**; address -> identity is one longest-prefix
+//!   match.
+//! - Every distinct ordered list of groups' rules that some endpoint has in one direction is a **ruleset**.
+//! - For each (ruleset, identity) whose selectors the ruleset names, those rules collapse into a list of
+//!   disjoint intervals over (protocol, destination port, source port where asked; ICMP type and code), each
+//!   with one outcome. Equal lists are stored once.
+//!
+//! An identity knows the next wider one it lies in, up to the whole family. A lookup asks the lists along that
+//! chain and takes the outcome that stands first in the ruleset. Folding the wider rules into every narrower
+//! identity would save those few steps, at the price of tables that grow with the product of wide rules,
+//! narrow rules and rulesets; this way they grow with their sum.
+//!
+//! All tables are flat arrays of plain integers, so that the eBPF side can read the same ones.
+
+use eastgate_wire::{Addr, EndpointId};
+
+use self::{
+    address::AddressMap,
+    intervals::{ListId, Lists, Point},
+};
+use crate::rule::{Decision, Direction, GroupId, Probe, RuleId, Source, Verdict};
+
+pub(crate) mod address;
+mod build;
+mod intervals;
+mod search;
+
+/// Why a policy cannot be compiled. The policy in force stays as it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CompileError {
+    /// A rule's peer is a group that is not there.
+    #[error("rule {} names group {} as its peer, and there is no such group", rule.0, group.0)]
+    UnknownPeerGroup {
+        /// The rule
+        rule: RuleId,
+        /// The group
+        group: GroupId,
+    },
+    /// An endpoint is in a group that is not there.
+    #[error("endpoint {} is in group {}, and there is no such group", endpoint.0, group.0)]
+    UnknownGroup {
+        /// The endpoint
+        endpoint: EndpointId,
+        /// The group
+        group: GroupId,
+    },
+    /// A rule's peer is a prefix longer than an address, or wider than all of IPv4.
+    #[error("rule {}: /{len} (in the 128-bit form) is no prefix length for {network}", rule.0)]
+    BadPeerPrefix {
+        /// The rule
+        rule: RuleId,
+        /// The prefix's address
+        network: Addr,
+        /// Its length in the 128-bit form
+        len: u8,
+    },
+    /// An endpoint has such a prefix among its addresses.
+    #[error("endpoint {}: /{len} (in the 128-bit form) is no prefix length for {network}", endpoint.0)]
+    BadAddress {
+        /// The endpoint
+        endpoint: EndpointId,
+        /// The prefix's address
+        network: Addr,
+        /// Its length in the 128-bit form
+        len: u8,
+    },
+    /// The rules combine to more table entries than the limit allows.
+    #[error(
+        "the rules of this network combine to more than {limit} table entries; use fewer overlapping source port ranges or fewer combinations of groups"
+    )]
+    TooLarge {
+        /// The limit, in entries
+        limit: usize,
+    },
+}
+
+/// The table entries that [`Compiled::compile`] allows one network: room for millions of rules, and a bound on
+/// the memory (some 20 bytes each) and time that a hostile combination of them can take.
+pub const DEFAULT_ENTRY_LIMIT: usize = 1 << 25;
+
+/// What the addresses that match the same selectors share. Only meaningful for the [`Compiled`] it is from.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct IdentityId(u32);
+
+/// One ordered rule list. Only meaningful for the [`Compiled`] it is from.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RulesetId(u32);
+
+/// A network's policy, compiled.
+#[derive(Debug)]
+pub struct Compiled {
+    /// Endpoint -> ruleset for ingress and for egress
+    endpoints: Box<[[RulesetId; 2]]>,
+    /// Ruleset -> where its rules begin in `rules`
+    rulesets: Box<[u32]>,
+    rules: Box<[Outcome]>,
+    /// Address -> identity
+    addresses: AddressMap,
+    identities: Box<[IdentityRow]>,
+    /// Sorted by identity, then ruleset
+    entries: Box<[Entry]>,
+    lists: Lists,
+    depth: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Outcome {
+    rule: RuleId,
+    verdict: Verdict,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct IdentityRow {
+    /// The next wider identity; itself for a whole family
+    parent: u32,
+    entries_from: u32,
+    entries_to: u32,
+}
+
+/// What a ruleset says of an identity.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    ruleset: RulesetId,
+    list: ListId,
+    /// The place in the ruleset that the list's outcomes count from
+    base: u32,
+}
+
+/// How large the compiled form is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stats {
+    /// Distinct ordered rule lists
+    pub rulesets: usize,
+    /// Rules in them; one that is in several counts in each.
+    pub rules: usize,
+    /// Kinds of peers that the rules tell apart
+    pub identities: usize,
+    /// Address ranges that map to them
+    pub ranges: usize,
+    /// The most lists that one lookup asks: how deep the rules' prefixes lie in each other, the whole family
+    /// included.
+    pub depth: usize,
+    /// (ruleset, identity) pairs that have rules of their own
+    pub entries: usize,
+    /// Distinct interval lists
+    pub lists: usize,
+    /// Intervals in them
+    pub intervals: usize,
+    /// Memory held, in bytes
+    pub resident_bytes: usize,
+}
+
+/// A bound on table entries, counted down while compiling.
+struct Budget {
+    limit: usize,
+    left: usize,
+}
+
+impl Compiled {
+    /// Compiles a network's policy, within [`DEFAULT_ENTRY_LIMIT`].
+    ///
+    /// # Errors
+    /// [`CompileError`], with the rule or endpoint at fault.
+    pub fn compile(source: &Source) -> Result<Self, CompileError> {
+        Self::compile_within(source, DEFAULT_ENTRY_LIMIT)
+    }
+
+    /// Compiles a network's policy into at most `limit` table entries, intermediate ones included.
+    ///
+    /// # Errors
+    /// [`CompileError`], with the rule or endpoint at fault.
+    pub fn compile_within(source: &Source, limit: usize) -> Result<Self, CompileError> {
+        // Above this, positions would not fit their 32 bits.
+        let limit = limit.min(1 << 30);
+        build::build(source, &mut Budget { limit, left: limit })
+    }
+
+    /// What the rules of `endpoint` say of a packet from (ingress) or to (egress) `peer`. An endpoint that does
+    /// not exist is denied everything.
+    #[inline]
+    #[must_use]
+    pub fn decide(&self, endpoint: EndpointId, direction: Direction, peer: Addr, probe: &Probe) -> Decision {
+        let ruleset = self.ruleset(endpoint, direction);
+        let identity = self.identity(peer);
+        ruleset.zip(identity).map_or(Decision::DEFAULT_DENY, |(r, i)| self.decide_between(r, i, probe))
+    }
+
+    /// The ordered rule list of an endpoint in one direction.
+    #[inline]
+    #[must_use]
+    pub fn ruleset(&self, endpoint: EndpointId, direction: Direction) -> Option<RulesetId> {
+        let [ingress, egress] = *self.endpoints.get(endpoint.0 as usize)?;
+        Some(match direction {
+            Direction::Ingress => ingress,
+            Direction::Egress => egress,
+        })
+    }
+
+    /// The identity of an address.
+    #[inline]
+    #[must_use]
+    pub fn identity(&self, addr: Addr) -> Option<IdentityId> {
+        self.addresses.get(addr).map(IdentityId)
+    }
+
+    /// What a rule list says of a peer.
+    #[inline]
+    #[must_use]
+    pub fn decide_between(&self, ruleset: RulesetId, identity: IdentityId, probe: &Probe) -> Decision {
+        let point = Point::of(probe);
+        let mut first = u32::MAX;
+        let mut at = identity.0;
+        while let Some(row) = self.identities.get(at as usize) {
+            if let Some(entry) = self.entry(row, ruleset)
+                && let Some(behind) = self.lists.find(entry.list, point)
+            {
+                first = first.min(entry.base + behind);
+            }
+            if row.parent == at {
+                break;
+            }
+            at = row.parent;
+        }
+        self.outcome(ruleset, first)
+    }
+
+    /// How large it is.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats {
+            rulesets: self.rulesets.len(),
+            rules: self.rules.len(),
+            identities: self.identities.len(),
+            ranges: self.addresses.ranges(),
+            depth: self.depth as usize,
+            entries: self.entries.len(),
+            lists: self.lists.len(),
+            intervals: self.lists.intervals(),
+            resident_bytes: size_of::<Self>()
+                + size_of_val(&*self.endpoints)
+                + size_of_val(&*self.rulesets)
+                + size_of_val(&*self.rules)
+                + size_of_val(&*self.identities)
+                + size_of_val(&*self.entries)
+                + self.addresses.bytes()
+                + self.lists.bytes(),
+        }
+    }
+
+    #[inline]
+    fn entry(&self, row: &IdentityRow, ruleset: RulesetId) -> Option<&Entry> {
+        let own = self.entries.get(row.entries_from as usize..row.entries_to as usize)?;
+        own.binary_search_by_key(&ruleset, |entry| entry.ruleset).ok().and_then(|at| own.get(at))
+    }
+
+    #[inline]
+    fn outcome(&self, ruleset: RulesetId, place: u32) -> Decision {
+        if place == u32::MAX {
+            return Decision::DEFAULT_DENY;
+        }
+        let from = self.rulesets.get(ruleset.0 as usize);
+        from.and_then(|from| self.rules.get((from + place) as usize)).map_or(
+            Decision::DEFAULT_DENY,
+            |outcome| Decision { verdict: outcome.verdict, rule: Some(outcome.rule) },
+        )
+    }
+}
+
+impl Budget {
+    fn spend(&mut self, entries: usize) -> Result<(), CompileError> {
+        self.left = self.left.checked_sub(entries).ok_or(CompileError::TooLarge { limit: self.limit })?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,343 @@
-//! rule
+//! The source form of one network's policy: groups of rules, and the endpoints that are in them.
+//!
+//! A rule says exactly what it matches and is never read wider than it is written: ports exist only beside a
+//! protocol that has ports, ICMP types only beside the ICMP of one family, a prefix only reaches addresses of
+//! its own family, and a header that could not be read satisfies no rule that allows by it.
+//!
+//! Default deny. The ordered list that holds for an endpoint in one direction is the concatenation of its
+//! groups' rules, in the endpoint's order of groups; the first rule that matches decides. Between rules that
+//! all allow, the order only chooses which of them is named.
+
+use eastgate_wire::{
+    Addr, DropReason, Family,
+    view::{Ip, Transport, proto},
+};
+
+/// A rule's number: whatever the configuration uses to find file and line again. Attributes that do not decide
+/// (a comment, whether to log) are looked up by it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RuleId(pub u32);
+
+/// A security group: an index into [`Source::groups`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct GroupId(pub u32);
+
+/// Seen from the endpoint whose rules are asked.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Direction {
+    /// To the endpoint: the peer is the source.
+    Ingress,
+    /// From the endpoint: the peer is the destination.
+    Egress,
+}
+
+/// What a rule does with what it matches.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Verdict {
+    /// Let it pass.
+    Allow,
+    /// Drop it silently.
+    Deny,
+    /// Drop it and tell the sender.
+    Reject,
+}
+
+/// The other end of the conversation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Peer {
+    /// Every address of both families
+    Any,
+    /// The addresses of `network`'s own family inside the prefix: `::/0` is no IPv4 address.
+    Prefix {
+        /// Any address in it; bits behind `len` are ignored.
+        network: Addr,
+        /// Counted in the 128-bit form: an IPv4 prefix has 96 added.
+        len: u8,
+    },
+    /// The addresses of the endpoints in this group
+    Group(GroupId),
+}
+
+/// A protocol whose header begins with a source and a destination port.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum PortProtocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+    /// DCCP (RFC 4340)
+    Dccp,
+    /// SCTP (RFC 9260)
+    Sctp,
+    /// UDP-Lite (RFC 3828)
+    UdpLite,
+}
+
+/// Ports from `first` to `last`, both included.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PortRange {
+    first: u16,
+    last: u16,
+}
+
+/// A port range that ends before it begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the port range {first}-{last} ends before it begins")]
+pub struct BadPortRange {
+    /// Where it was to begin
+    pub first: u16,
+    /// Where it was to end
+    pub last: u16,
+}
+
+/// What traffic a rule is about. In every list, `None` is "any" and an empty list matches nothing, so a list
+/// that lost its members does not open up.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Service {
+    /// Every protocol
+    Any,
+    /// One protocol by number, whatever its header says
+    Protocol(u8),
+    /// A protocol with ports
+    Ports {
+        /// Which
+        protocol: PortProtocol,
+        /// Destination ports
+        destination: Option<Vec<PortRange>>,
+        /// Source ports
+        source: Option<Vec<PortRange>>,
+    },
+    /// ICMP over IPv4 or ICMPv6 over IPv6; types and codes combine freely.
+    Icmp {
+        /// Of which family
+        family: Family,
+        /// Types
+        kinds: Option<Vec<u8>>,
+        /// Codes
+        codes: Option<Vec<u8>>,
+    },
+}
+
+/// One rule.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Rule {
+    /// Its number
+    pub id: RuleId,
+    /// Only this family
+    pub family: Option<Family>,
+    /// With whom
+    pub peer: Peer,
+    /// About what
+    pub service: Service,
+    /// What then
+    pub verdict: Verdict,
+}
+
+/// A security group: ordered rules for each direction.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Group {
+    /// What may come to its members
+    pub ingress: Vec<Rule>,
+    /// What its members may send
+    pub egress: Vec<Rule>,
+}
+
+/// What the policy knows of one endpoint.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct EndpointRules {
+    /// Its addresses and allowed address pairs, as prefixes in the 128-bit form
+    pub addresses: Vec<(Addr, u8)>,
+    /// Its groups, in the order in which their rules hold; naming one twice changes nothing.
+    pub groups: Vec<GroupId>,
+}
+
+/// One network's policy.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Source {
+    /// The groups; [`GroupId`] is the index.
+    pub groups: Vec<Group>,
+    /// The endpoints; [`eastgate_wire::EndpointId`] is the index.
+    pub endpoints: Vec<EndpointRules>,
+}
+
+/// What of a packet the rules look at, beside the peer's address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Probe {
+    /// IP protocol number
+    pub proto: u8,
+    /// What was read of the transport header
+    pub header: Header,
+}
+
+/// What was read of a transport header.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Header {
+    /// Of a [`PortProtocol`]
+    Ports {
+        /// Source port
+        source: u16,
+        /// Destination port
+        destination: u16,
+    },
+    /// Of ICMP or ICMPv6
+    Icmp {
+        /// Type
+        kind: u8,
+        /// Code
+        code: u8,
+    },
+    /// Nothing: the protocol has no such fields, or the parser does not read them. A rule that allows by ports
+    /// or types does not match then; one that denies by them does, since it might have.
+    Unread,
+}
+
+/// What the rules say of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Decision {
+    /// What to do with it
+    pub verdict: Verdict,
+    /// The rule that decided; none when no rule matched, which denies.
+    pub rule: Option<RuleId>,
+}
+
+impl Decision {
+    /// No rule matched.
+    pub const DEFAULT_DENY: Self = Self { verdict: Verdict::Deny, rule: None };
+
+    /// Why the packet is dropped, if it is.
+    #[must_use]
+    pub const fn drop_reason(self, direction: Direction) -> Option<DropReason> {
+        match (self.verdict, self.rule, direction) {
+            (Verdict::Allow, _, _) => None,
+            (_, None, Direction::Ingress) => Some(DropReason::IngressDenied),
+            (_, None, Direction::Egress) => Some(DropReason::EgressDenied),
+            (_, Some(_), Direction::Ingress) => Some(DropReason::IngressRule),
+            (_, Some(_), Direction::Egress) => Some(DropReason::EgressRule),
+        }
+    }
+}
+
+impl Probe {
+    /// What the rules look at in this packet.
+    ///
+    /// # Errors
+    /// A fragment that does not hold the transport header has nothing to be judged by: it takes the verdict of
+    /// its datagram, or none.
+    pub const fn of(ip: &Ip) -> Result<Self, DropReason> {
+        let header = match ip.transport {
+            Transport::Tcp(tcp) => Header::Ports { source: tcp.sport, destination: tcp.dport },
+            Transport::Udp { sport, dport } => Header::Ports { source: sport, destination: dport },
+            Transport::Icmp(icmp) => Header::Icmp { kind: icmp.kind, code: icmp.code },
+            Transport::Other => Header::Unread,
+            Transport::LaterFragment => return Err(DropReason::FragmentFirstMissing),
+            Transport::Incomplete => return Err(DropReason::FragmentTiny),
+        };
+        Ok(Self { proto: ip.proto, header })
+    }
+}
+
+impl Group {
+    /// The rules of one direction.
+    #[must_use]
+    pub fn rules(&self, direction: Direction) -> &[Rule] {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+}
+
+impl PortProtocol {
+    /// Its IP protocol number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => proto::TCP,
+            Self::Udp => proto::UDP,
+            Self::Dccp => 33,
+            Self::Sctp => 132,
+            Self::UdpLite => 136,
+        }
+    }
+
+    /// The protocol with this number, if it has ports.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            proto::TCP => Some(Self::Tcp),
+            proto::UDP => Some(Self::Udp),
+            33 => Some(Self::Dccp),
+            132 => Some(Self::Sctp),
+            136 => Some(Self::UdpLite),
+            _ => None,
+        }
+    }
+}
+
+impl PortRange {
+    /// All ports, 0 included.
+    pub const ALL: Self = Self { first: 0, last: u16::MAX };
+
+    /// The ports from `first` to `last`.
+    ///
+    /// # Errors
+    /// [`BadPortRange`] when `last` is below `first`.
+    pub const fn new_checked(first: u16, last: u16) -> Result<Self, BadPortRange> {
+        if first <= last { Ok(Self { first, last }) } else { Err(BadPortRange { first, last }) }
+    }
+
+    /// One port.
+    #[must_use]
+    pub const fn single(port: u16) -> Self {
+        Self { first: port, last: port }
+    }
+
+    /// The lowest port.
+    #[must_use]
+    pub const fn first(self) -> u16 {
+        self.first
+    }
+
+    /// The highest port.
+    #[must_use]
+    pub const fn last(self) -> u16 {
+        self.last
+    }
+
+    /// Is this port in it?
+    #[must_use]
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_range_does_not_run_backwards() {
+        assert_eq!(PortRange::new_checked(2, 1), Err(BadPortRange { first: 2, last: 1 }));
+        let range = PortRange::new_checked(1, 2).unwrap();
+        assert!(!range.contains(0) && range.contains(1) && range.contains(2) && !range.contains(3));
+    }
+
+    #[test]
+    fn protocols_with_ports_are_found_by_number() {
+        for number in 0..=u8::MAX {
+            assert!(PortProtocol::from_number(number).is_none_or(|p| p.number() == number));
+        }
+        assert_eq!((0..=u8::MAX).filter_map(PortProtocol::from_number).count(), 5);
+    }
+
+    #[test]
+    fn a_drop_names_direction_and_cause() {
+        let by_rule = Decision { verdict: Verdict::Reject, rule: Some(RuleId(7)) };
+        assert_eq!(by_rule.drop_reason(Direction::Egress), Some(DropReason::EgressRule));
+        assert_eq!(by_rule.drop_reason(Direction::Ingress), Some(DropReason::IngressRule));
+        assert_eq!(Decision::DEFAULT_DENY.drop_reason(Direction::Egress), Some(DropReason::EgressDenied));
+        assert_eq!(Decision::DEFAULT_DENY.drop_reason(Direction::Ingress), Some(DropReason::IngressDenied));
+        let allow = Decision { verdict: Verdict::Allow, rule: Some(RuleId(7)) };
+        assert_eq!(allow.drop_reason(Direction::Ingress), None);
+    }
+}

@@ -1,0 +1,308 @@
+//! From the source form to the tables: check, number the rulesets, find the identities, collapse the services.
+
+use std::collections::HashMap;
+
+use eastgate_wire::{Addr, EndpointId, Family};
+
+use super::{
+    Budget, CompileError, Compiled, Entry, IdentityRow, Outcome, RulesetId,
+    address::{AddressMap, Prefix},
+    intervals,
+};
+use crate::rule::{Direction, GroupId, Peer, Rule, Service, Source};
+
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+const WHOLE: [Family; 2] = [Family::V4, Family::V6];
+
+pub(super) fn build(source: &Source, budget: &mut Budget) -> Result<Compiled, CompileError> {
+    check(source)?;
+    let rulesets = Rulesets::of(source, budget)?;
+    let identities = Identities::of(source, &rulesets, budget)?;
+    let rows = rows(&rulesets, &identities, budget)?;
+
+    let mut lists = intervals::Builder::new(budget);
+    let mut entries = Vec::new();
+    let mut table: Vec<_> = identities
+        .parents
+        .iter()
+        .map(|&parent| IdentityRow { parent, entries_from: 0, entries_to: 0 })
+        .collect();
+    let mut collapsed = Vec::new();
+    for same in rows.chunk_by(|a, b| (a.identity, a.ruleset) == (b.identity, b.ruleset)) {
+        let Some(first) = same.first() else { continue };
+        let rules = rulesets.rules(first.ruleset);
+        collapsed.clear();
+        collapsed.extend(same.iter().filter_map(|row| Some((row.rank, *rules.get(row.rank as usize)?))));
+        let list = lists.list(&collapsed)?;
+        if let Some(row) = table.get_mut(first.identity as usize) {
+            if row.entries_to == 0 {
+                row.entries_from = entries.len() as u32;
+            }
+            row.entries_to = entries.len() as u32 + 1;
+        }
+        entries.push(Entry { ruleset: RulesetId(first.ruleset), list, base: first.rank });
+    }
+    let outcomes = rulesets.flat.iter().map(|rule| Outcome { rule: rule.id, verdict: rule.verdict });
+    Ok(Compiled {
+        endpoints: rulesets.of_endpoints.into(),
+        rules: outcomes.collect(),
+        rulesets: rulesets.starts.into(),
+        addresses: identities.addresses,
+        depth: identities.depth,
+        identities: table.into(),
+        entries: entries.into(),
+        lists: lists.finish(),
+    })
+}
+
+/// Refuses what would otherwise be read as something else, in groups that nobody is in as well.
+fn check(source: &Source) -> Result<(), CompileError> {
+    let known = |group: GroupId| (group.0 as usize) < source.groups.len();
+    for rule in source.groups.iter().flat_map(|group| group.ingress.iter().chain(&group.egress)) {
+        match rule.peer {
+            Peer::Group(group) if !known(group) => {
+                return Err(CompileError::UnknownPeerGroup { rule: rule.id, group });
+            }
+            Peer::Prefix { network, len } if Prefix::new(network, len).is_none() => {
+                return Err(CompileError::BadPeerPrefix { rule: rule.id, network, len });
+            }
+            _ => {}
+        }
+    }
+    for (endpoint, at) in source.endpoints.iter().zip(0..) {
+        let at = EndpointId(at);
+        if let Some(&group) = endpoint.groups.iter().find(|group| !known(**group)) {
+            return Err(CompileError::UnknownGroup { endpoint: at, group });
+        }
+        let bad = |(network, len): &&(Addr, u8)| Prefix::new(*network, *len).is_none();
+        if let Some(&(network, len)) = endpoint.addresses.iter().find(bad) {
+            return Err(CompileError::BadAddress { endpoint: at, network, len });
+        }
+    }
+    Ok(())
+}
+
+/// The distinct ordered rule lists.
+struct Rulesets<'s> {
+    of_endpoints: Vec<[RulesetId; 2]>,
+    starts: Vec<u32>,
+    flat: Vec<&'s Rule>,
+}
+
+impl<'s> Rulesets<'s> {
+    fn of(source: &'s Source, budget: &mut Budget) -> Result<Self, CompileError> {
+        let mut all =
+            Self { of_endpoints: Vec::with_capacity(source.endpoints.len()), starts: vec![], flat: vec![] };
+        let mut numbers: HashMap<(Direction, Vec<GroupId>), RulesetId> = HashMap::new();
+        for endpoint in &source.endpoints {
+            let mut pair = [RulesetId(0); 2];
+            for (direction, number) in DIRECTIONS.into_iter().zip(&mut pair) {
+                let rules =
+                    |id: &GroupId| source.groups.get(id.0 as usize).map_or(&[][..], |g| g.rules(direction));
+                let mut groups: Vec<GroupId> = Vec::with_capacity(endpoint.groups.len());
+                for id in &endpoint.groups {
+                    if !groups.contains(id) && !rules(id).is_empty() {
+                        groups.push(*id);
+                    }
+                }
+                let key = (direction, groups);
+                *number = match numbers.get(&key) {
+                    Some(known) => *known,
+                    None => {
+                        let number = RulesetId(all.starts.len() as u32);
+                        budget.spend(1 + key.1.iter().map(|id| rules(id).len()).sum::<usize>())?;
+                        all.starts.push(all.flat.len() as u32);
+                        all.flat.extend(key.1.iter().flat_map(|id| rules(id)));
+                        numbers.insert(key, number);
+                        number
+                    }
+                };
+            }
+            all.of_endpoints.push(pair);
+        }
+        Ok(all)
+    }
+
+    fn len(&self) -> u32 {
+        self.starts.len() as u32
+    }
+
+    fn rules(&self, ruleset: u32) -> &[&'s Rule] {
+        let at = ruleset as usize;
+        let from = self.starts.get(at).map_or(0, |at| *at as usize);
+        let to = self.starts.get(at + 1).map_or(self.flat.len(), |at| *at as usize);
+        self.flat.get(from..to).unwrap_or(&[])
+    }
+}
+
+/// What the addresses are told apart by.
+struct Identities {
+    addresses: AddressMap,
+    parents: Vec<u32>,
+    families: Vec<Family>,
+    depth: u32,
+    /// Prefix that a rule names -> its identity; sorted
+    of_prefixes: Vec<(Prefix, u32)>,
+    /// Group that a rule names, and an identity its members have; sorted
+    of_groups: Vec<(GroupId, u32)>,
+}
+
+impl Identities {
+    fn of(source: &Source, rulesets: &Rulesets<'_>, budget: &mut Budget) -> Result<Self, CompileError> {
+        let selectors = selectors(source, rulesets, budget)?;
+        let mut all = Self {
+            addresses: AddressMap::new(&[], 0),
+            parents: Vec::new(),
+            families: Vec::new(),
+            depth: 1,
+            of_prefixes: Vec::new(),
+            of_groups: Vec::new(),
+        };
+        let mut shared: HashMap<(u32, Vec<GroupId>), u32> = HashMap::new();
+        let mut numbered = Vec::new();
+        let mut open: Vec<(Prefix, u32)> = Vec::new();
+        for same in selectors.chunk_by(|a, b| a.0 == b.0) {
+            let Some(&(prefix, _)) = same.first() else { continue };
+            while open.last().is_some_and(|(outer, _)| !outer.contains(prefix)) {
+                open.pop();
+            }
+            let named = same.iter().any(|(_, selector)| *selector == Selector::Prefix);
+            let groups: Vec<GroupId> = same.iter().filter_map(|(_, selector)| selector.group()).collect();
+            let parent = open.last().map(|(_, identity)| *identity);
+            // A prefix that a rule names is told from all others; the rest differ only by their groups.
+            let identity = match parent {
+                Some(parent) if !named => *shared
+                    .entry((parent, groups.clone()))
+                    .or_insert_with(|| all.add(prefix.family(), Some(parent))),
+                parent => all.add(prefix.family(), parent),
+            };
+            if named {
+                all.of_prefixes.push((prefix, identity));
+            }
+            all.of_groups.extend(groups.into_iter().map(|group| (group, identity)));
+            numbered.push((prefix, identity));
+            open.push((prefix, identity));
+            all.depth = all.depth.max(open.len() as u32);
+        }
+        all.of_groups.sort_unstable();
+        all.of_groups.dedup();
+        all.addresses = AddressMap::new(&numbered, u32::MAX);
+        Ok(all)
+    }
+
+    fn add(&mut self, family: Family, parent: Option<u32>) -> u32 {
+        let number = self.parents.len() as u32;
+        self.parents.push(parent.unwrap_or(number));
+        self.families.push(family);
+        number
+    }
+
+    /// The identities that a rule is about.
+    fn of_rule<'a>(&'a self, rule: &'a Rule) -> impl Iterator<Item = u32> + 'a {
+        let prefixes: [Option<Prefix>; 2] = match rule.peer {
+            Peer::Any => WHOLE.map(|family| Some(Prefix::whole(family))),
+            Peer::Prefix { network, len } => [Prefix::new(network, len), None],
+            Peer::Group(_) => [None; 2],
+        };
+        let named = prefixes.into_iter().flatten().filter_map(|prefix| {
+            let at = self.of_prefixes.binary_search_by_key(&prefix, |(p, _)| *p).ok()?;
+            self.of_prefixes.get(at).map(|(_, identity)| *identity)
+        });
+        let members = match rule.peer {
+            Peer::Group(group) => {
+                let from = self.of_groups.partition_point(|(g, _)| *g < group);
+                let to = self.of_groups.partition_point(|(g, _)| *g <= group);
+                self.of_groups.get(from..to).unwrap_or(&[])
+            }
+            _ => &[],
+        };
+        let icmp = match rule.service {
+            Service::Icmp { family, .. } => Some(family),
+            _ => None,
+        };
+        let family_fits = move |identity: &u32| {
+            let family = self.families.get(*identity as usize);
+            [rule.family, icmp].into_iter().flatten().all(|wanted| family == Some(&wanted))
+        };
+        named.chain(members.iter().map(|(_, identity)| *identity)).filter(family_fits)
+    }
+}
+
+/// Why a prefix is told apart.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Selector {
+    /// A rule names it, or it is a whole family.
+    Prefix,
+    /// A rule names this group, and a member has it as address.
+    Group(GroupId),
+}
+
+impl Selector {
+    const fn group(self) -> Option<GroupId> {
+        match self {
+            Self::Prefix => None,
+            Self::Group(group) => Some(group),
+        }
+    }
+}
+
+/// Every prefix that a rule in use can tell from others, with the reason; sorted, a prefix before those in it.
+fn selectors(
+    source: &Source,
+    rulesets: &Rulesets<'_>,
+    budget: &mut Budget,
+) -> Result<Vec<(Prefix, Selector)>, CompileError> {
+    let mut named_groups = vec![false; source.groups.len()];
+    let mut selectors: Vec<_> = WHOLE.map(|family| (Prefix::whole(family), Selector::Prefix)).into();
+    for rule in &rulesets.flat {
+        match rule.peer {
+            Peer::Any => {}
+            Peer::Prefix { network, len } => {
+                selectors.extend(Prefix::new(network, len).map(|prefix| (prefix, Selector::Prefix)));
+            }
+            Peer::Group(group) => {
+                if let Some(named) = named_groups.get_mut(group.0 as usize) {
+                    *named = true;
+                }
+            }
+        }
+    }
+    for endpoint in &source.endpoints {
+        let named = endpoint.groups.iter().filter(|g| named_groups.get(g.0 as usize) == Some(&true));
+        for group in named {
+            budget.spend(endpoint.addresses.len())?;
+            let prefixes = endpoint.addresses.iter().filter_map(|&(network, len)| Prefix::new(network, len));
+            selectors.extend(prefixes.map(|prefix| (prefix, Selector::Group(*group))));
+        }
+    }
+    selectors.sort_unstable();
+    selectors.dedup();
+    Ok(selectors)
+}
+
+/// A rule of a ruleset is about an identity.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Row {
+    identity: u32,
+    ruleset: u32,
+    /// The rule's place in the ruleset
+    rank: u32,
+}
+
+fn rows(
+    rulesets: &Rulesets<'_>,
+    identities: &Identities,
+    budget: &mut Budget,
+) -> Result<Vec<Row>, CompileError> {
+    let mut rows = Vec::with_capacity(rulesets.flat.len());
+    for ruleset in 0..rulesets.len() {
+        for (rule, rank) in rulesets.rules(ruleset).iter().zip(0..) {
+            let before = rows.len();
+            rows.extend(identities.of_rule(rule).map(|identity| Row { identity, ruleset, rank }));
+            budget.spend(rows.len() - before)?;
+        }
+    }
+    rows.sort_unstable();
+    Ok(rows)
+}

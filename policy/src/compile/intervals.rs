@@ -1,0 +1,322 @@
+//! Ordered services collapsed into disjoint intervals over (protocol, destination port or ICMP type and code),
+//! and below that over the source port where a rule asks for it. Equal lists are stored once.
+//!
+//! A list's outcomes are counted from the first of its rules, so that rules with equal services share one list
+//! wherever they stand.
+
+use std::collections::{BTreeSet, HashMap};
+
+use eastgate_wire::{Family, view::proto};
+
+use super::{Budget, CompileError, search};
+use crate::rule::{Header, PortProtocol, PortRange, Probe, Rule, Service, Verdict};
+
+/// Below a protocol: 16 bits of destination port, or ICMP type and code; then one more value for a header that
+/// was not read.
+const UNREAD: u32 = 1 << 16;
+const BELOW_PROTOCOL: u32 = 2 * UNREAD - 1;
+const LAST_KEY: u32 = key(u8::MAX, BELOW_PROTOCOL);
+
+/// No rule of the list matches.
+const NOTHING: u32 = u32::MAX;
+/// The rest of the value is a list over source ports.
+const BY_SOURCE: u32 = 1 << 31;
+
+const fn key(protocol: u8, below: u32) -> u32 {
+    (protocol as u32) << 17 | below
+}
+
+/// A list of disjoint intervals.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ListId(u32);
+
+/// All interval lists of a network, in three flat arrays.
+#[derive(Debug)]
+pub(super) struct Lists {
+    heads: Box<[Head]>,
+    starts: Box<[u32]>,
+    values: Box<[u32]>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    starts_at: u32,
+    values_at: u32,
+    len: u32,
+}
+
+/// A probe as the position it has in the lists.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Point {
+    key: u32,
+    source: u32,
+}
+
+impl Point {
+    #[inline]
+    pub(super) const fn of(probe: &Probe) -> Self {
+        // A field only counts beside a protocol that has it.
+        let (below, source) = match (probe.proto, probe.header) {
+            (proto::ICMP | proto::ICMPV6, Header::Icmp { kind, code }) => {
+                ((kind as u32) << 8 | code as u32, UNREAD)
+            }
+            (protocol, Header::Ports { source, destination })
+                if PortProtocol::from_number(protocol).is_some() =>
+            {
+                (destination as u32, source as u32)
+            }
+            _ => (UNREAD, UNREAD),
+        };
+        Self { key: key(probe.proto, below), source }
+    }
+}
+
+impl Lists {
+    /// How far behind the list's first rule the one that decides stands; none when no rule matches.
+    #[inline]
+    pub(super) fn find(&self, list: ListId, point: Point) -> Option<u32> {
+        let value = match self.value(list.0, point.key)? {
+            NOTHING => NOTHING,
+            value if value & BY_SOURCE != 0 => self.value(value & !BY_SOURCE, point.source)?,
+            value => value,
+        };
+        (value != NOTHING).then_some(value)
+    }
+
+    #[inline]
+    fn value(&self, list: u32, key: u32) -> Option<u32> {
+        let head = self.heads.get(list as usize)?;
+        let block = self.starts.get(head.starts_at as usize..)?;
+        let at = search::predecessor(block, head.len as usize, key);
+        self.values.get(head.values_at as usize + at).copied()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.heads.len()
+    }
+
+    pub(super) fn intervals(&self) -> usize {
+        self.values.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.heads) + size_of_val(&*self.starts) + size_of_val(&*self.values)
+    }
+}
+
+/// Builds lists and keeps each once.
+pub(super) struct Builder<'b> {
+    budget: &'b mut Budget,
+    interned: HashMap<Box<[Interval]>, u32>,
+    heads: Vec<Head>,
+    starts: Vec<u32>,
+    values: Vec<u32>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Interval {
+    start: u32,
+    value: u32,
+}
+
+/// Where a rule begins or ceases to apply.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Edge {
+    at: u32,
+    begins: bool,
+    /// The rule's place in the list that is built
+    order: u32,
+}
+
+type Spans = Vec<(u32, u32)>;
+
+impl<'b> Builder<'b> {
+    pub(super) fn new(budget: &'b mut Budget) -> Self {
+        Self { budget, interned: HashMap::new(), heads: Vec::new(), starts: Vec::new(), values: Vec::new() }
+    }
+
+    pub(super) fn finish(self) -> Lists {
+        Lists { heads: self.heads.into(), starts: self.starts.into(), values: self.values.into() }
+    }
+
+    /// The list of these rules, each with its place in the whole ordered list, ascending.
+    pub(super) fn list(&mut self, rules: &[(u32, &Rule)]) -> Result<ListId, CompileError> {
+        let base = rules.first().map_or(0, |(rank, _)| *rank);
+        let sources: Vec<Option<Spans>> = rules.iter().map(|(_, rule)| source_spans(rule)).collect();
+        let spans = rules.iter().map(|(_, rule)| key_spans(rule));
+        let mut edges = edges(spans.enumerate().map(|(order, spans)| (order as u32, spans)));
+        self.budget.spend(edges.len())?;
+        let outcome = |order: u32| rules.get(order as usize).map_or(NOTHING, |(rank, _)| rank - base);
+        let intervals = sweep(&mut edges, LAST_KEY, |active| {
+            let Some(&first) = active.first() else { return Ok(NOTHING) };
+            let asks = |order: &u32| sources.get(*order as usize).is_some_and(Option::is_some);
+            if !asks(&first) {
+                return Ok(outcome(first));
+            }
+            // The rules down to the first that takes any source port: nothing behind it is reached.
+            let reach = active.iter().take_while(|order| asks(order)).count() + 1;
+            let whole = || vec![(0, UNREAD)];
+            let spans = active
+                .iter()
+                .take(reach)
+                .map(|&order| (order, sources.get(order as usize).cloned().flatten().unwrap_or_else(whole)));
+            self.by_source(spans, outcome)
+        })?;
+        self.intern(intervals).map(ListId)
+    }
+
+    fn by_source(
+        &mut self,
+        spans: impl Iterator<Item = (u32, Spans)>,
+        outcome: impl Fn(u32) -> u32,
+    ) -> Result<u32, CompileError> {
+        let mut edges = edges(spans);
+        self.budget.spend(edges.len())?;
+        let intervals =
+            sweep(&mut edges, UNREAD, |active| Ok(active.first().map_or(NOTHING, |&order| outcome(order))))?;
+        // A rule that asks for every source port needs no list of its own.
+        match intervals.as_slice() {
+            [only] => Ok(only.value),
+            _ => Ok(self.intern(intervals)? | BY_SOURCE),
+        }
+    }
+
+    fn intern(&mut self, intervals: Vec<Interval>) -> Result<u32, CompileError> {
+        if let Some(&id) = self.interned.get(intervals.as_slice()) {
+            return Ok(id);
+        }
+        self.budget.spend(intervals.len())?;
+        let id = self.heads.len() as u32;
+        let starts_at = self.starts.len();
+        self.heads.push(Head {
+            starts_at: starts_at as u32,
+            values_at: self.values.len() as u32,
+            len: intervals.len() as u32,
+        });
+        self.starts.extend(intervals.iter().map(|interval| interval.start));
+        search::index(&mut self.starts, starts_at);
+        self.values.extend(intervals.iter().map(|interval| interval.value));
+        self.interned.insert(intervals.into(), id);
+        Ok(id)
+    }
+}
+
+fn edges(spans: impl Iterator<Item = (u32, Spans)>) -> Vec<Edge> {
+    let mut edges = Vec::new();
+    for (order, spans) in spans {
+        for (first, last) in spans {
+            edges.push(Edge { at: first, begins: true, order });
+            edges.push(Edge { at: last + 1, begins: false, order });
+        }
+    }
+    edges
+}
+
+/// Goes once over the space, from edge to edge, and asks what holds between them.
+fn sweep(
+    edges: &mut [Edge],
+    last: u32,
+    mut resolve: impl FnMut(&BTreeSet<u32>) -> Result<u32, CompileError>,
+) -> Result<Vec<Interval>, CompileError> {
+    edges.sort_unstable();
+    let mut active = BTreeSet::new();
+    let mut intervals: Vec<Interval> = Vec::with_capacity(edges.len() + 1);
+    let mut start = 0;
+    let mut rest = &*edges;
+    while start <= last {
+        while let [edge, tail @ ..] = rest
+            && edge.at == start
+        {
+            if edge.begins {
+                active.insert(edge.order)
+            } else {
+                active.remove(&edge.order)
+            };
+            rest = tail;
+        }
+        let value = resolve(&active)?;
+        if intervals.last().is_none_or(|before| before.value != value) {
+            intervals.push(Interval { start, value });
+        }
+        let Some(next) = rest.first() else { break };
+        start = next.at;
+    }
+    Ok(intervals)
+}
+
+/// Where a rule applies, as disjoint spans of keys.
+fn key_spans(rule: &Rule) -> Spans {
+    // What was not read might have been what the rule denies; it never is what the rule allows.
+    let denies = rule.verdict != Verdict::Allow;
+    match &rule.service {
+        Service::Any => vec![(0, LAST_KEY)],
+        Service::Protocol(number) => vec![(key(*number, 0), key(*number, BELOW_PROTOCOL))],
+        Service::Ports { protocol, destination: None, .. } => {
+            vec![(key(protocol.number(), 0), key(protocol.number(), BELOW_PROTOCOL))]
+        }
+        Service::Ports { protocol, destination: Some(ranges), .. } => {
+            under(protocol.number(), port_spans(ranges, denies))
+        }
+        Service::Icmp { family, kinds, codes } => {
+            let number = match family {
+                Family::V4 => proto::ICMP,
+                Family::V6 => proto::ICMPV6,
+            };
+            under(number, icmp_spans(kinds.as_deref(), codes.as_deref(), denies))
+        }
+    }
+}
+
+/// Which source ports a rule asks for; none when it does not ask.
+fn source_spans(rule: &Rule) -> Option<Spans> {
+    match &rule.service {
+        Service::Ports { source: Some(ranges), .. } => {
+            Some(merged(port_spans(ranges, rule.verdict != Verdict::Allow)))
+        }
+        _ => None,
+    }
+}
+
+fn under(protocol: u8, spans: Spans) -> Spans {
+    merged(spans.into_iter().map(|(first, last)| (key(protocol, first), key(protocol, last))).collect())
+}
+
+fn port_spans(ranges: &[PortRange], denies: bool) -> Spans {
+    let mut spans: Spans = ranges.iter().map(|r| (u32::from(r.first()), u32::from(r.last()))).collect();
+    if denies && !spans.is_empty() {
+        spans.push((UNREAD, UNREAD));
+    }
+    spans
+}
+
+fn icmp_spans(kinds: Option<&[u8]>, codes: Option<&[u8]>, denies: bool) -> Spans {
+    let types = |kinds: Option<&[u8]>| kinds.map_or_else(|| (0..=u8::MAX).collect(), <[u8]>::to_vec);
+    let row = |kind: u8| u32::from(kind) << 8;
+    let mut spans: Spans = match (kinds, codes) {
+        (None, None) => return vec![(0, BELOW_PROTOCOL)],
+        (Some(kinds), None) => kinds.iter().map(|&kind| (row(kind), row(kind) | 0xff)).collect(),
+        (kinds, Some(codes)) => types(kinds)
+            .into_iter()
+            .flat_map(|kind| {
+                codes.iter().map(move |&code| (row(kind) | u32::from(code), row(kind) | u32::from(code)))
+            })
+            .collect(),
+    };
+    if denies && !spans.is_empty() {
+        spans.push((UNREAD, UNREAD));
+    }
+    spans
+}
+
+/// The same spans, sorted, those that touch or overlap as one.
+fn merged(mut spans: Spans) -> Spans {
+    spans.sort_unstable();
+    spans.dedup_by(|next, before| {
+        let joins = next.0 <= before.1.saturating_add(1);
+        if joins {
+            before.1 = before.1.max(next.1);
+        }
+        joins
+    });
+    spans
+}

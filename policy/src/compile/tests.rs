@@ -1,0 +1,259 @@
+use std::cell::Cell;
+
+use eastgate_wire::{EndpointId, Family};
+use proptest::{prelude::*, sample::select, test_runner::TestRunner};
+
+use super::*;
+use crate::{
+    naive,
+    rule::{EndpointRules, Group, Header, Peer, PortProtocol, PortRange, Rule, Service},
+};
+
+const GROUPS: u32 = 5;
+const ENDPOINTS: u32 = 5;
+
+/// Numbers that touch each other, so that ranges meet, overlap and miss by one.
+const PORTS: &[u16] = &[0, 1, 2, 79, 80, 81, 255, 256, 443, 1023, 1024, 2048, 32767, 32768, 65534, 65535];
+const BYTES: &[u8] = &[0, 1, 3, 8, 9, 127, 128, 255];
+const PROTOCOLS: &[u8] = &[0, 1, 5, 6, 7, 17, 33, 47, 58, 132, 136, 255];
+
+/// Addresses close to the edges of a few nested prefixes of both families.
+fn address() -> impl Strategy<Value = Addr> {
+    let host = select(vec![0u32, 1, 2, 127, 128, 254, 255, 256, 257, 65535, 65536, 0x00ff_ffff, 0x0100_0000]);
+    let base = select(vec![0u32, 0x0a00_0000, 0x0a01_0000, 0x0a01_0200, 0xffff_ff00]);
+    (any::<bool>(), base, host).prop_map(|(v4, base, host)| {
+        let low = base.wrapping_add(host);
+        if v4 { Addr::v4(low.to_be_bytes()) } else { v6(low) }
+    })
+}
+
+/// In IPv6 the same numbers, around both edges of the v4-mapped range, which belongs to the other family.
+fn v6(low: u32) -> Addr {
+    let high = match low % 4 {
+        0 => 0xfd00 << 112,
+        1 => 0xfffe_0000_0000,
+        2 => 0x1_0000_0000_0000,
+        _ => 0,
+    };
+    Addr::from_bits(high | u128::from(low))
+}
+
+fn prefix() -> impl Strategy<Value = (Addr, u8)> {
+    let lens = vec![0u8, 1, 7, 8, 15, 16, 23, 24, 25, 30, 31, 32, 32, 32];
+    (address(), select(lens)).prop_map(|(network, len)| {
+        let whole = len == 0 && !network.is_v4();
+        (network, if whole { 0 } else { 96 + len })
+    })
+}
+
+fn port_range() -> impl Strategy<Value = PortRange> {
+    (select(PORTS), select(PORTS)).prop_map(|(a, b)| PortRange::new_checked(a.min(b), a.max(b)).unwrap())
+}
+
+fn some_of<T: std::fmt::Debug>(item: impl Strategy<Value = T>) -> impl Strategy<Value = Option<Vec<T>>> {
+    proptest::option::of(proptest::collection::vec(item, 0..4))
+}
+
+fn family() -> impl Strategy<Value = Family> {
+    select(vec![Family::V4, Family::V6])
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    use PortProtocol::{Sctp, Tcp, Udp, UdpLite};
+    let protocol = select(vec![Tcp, Tcp, Tcp, Udp, Sctp, UdpLite]);
+    let ports = (protocol, some_of(port_range()), some_of(port_range()))
+        .prop_map(|(protocol, destination, source)| Service::Ports { protocol, destination, source });
+    let icmp = (family(), some_of(select(BYTES)), some_of(select(BYTES)))
+        .prop_map(|(family, kinds, codes)| Service::Icmp { family, kinds, codes });
+    prop_oneof![1 => Just(Service::Any), 2 => select(PROTOCOLS).prop_map(Service::Protocol), 6 => ports, 2 => icmp]
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let peer = prop_oneof![
+        2 => Just(Peer::Any),
+        4 => prefix().prop_map(|(network, len)| Peer::Prefix { network, len }),
+        2 => (0..GROUPS).prop_map(|group| Peer::Group(GroupId(group))),
+    ];
+    let verdict = select(vec![Verdict::Allow, Verdict::Allow, Verdict::Deny, Verdict::Reject]);
+    (proptest::option::weighted(0.2, family()), peer, service(), verdict)
+        .prop_map(|(family, peer, service, verdict)| Rule { id: RuleId(0), family, peer, service, verdict })
+}
+
+fn source() -> impl Strategy<Value = Source> {
+    let rules = || proptest::collection::vec(rule(), 0..12);
+    let group = (rules(), rules()).prop_map(|(ingress, egress)| Group { ingress, egress });
+    let endpoint = (
+        proptest::collection::vec(prefix(), 0..3),
+        proptest::collection::vec((0..GROUPS).prop_map(GroupId), 0..4),
+    )
+        .prop_map(|(addresses, groups)| EndpointRules { addresses, groups });
+    (
+        proptest::collection::vec(group, GROUPS as usize),
+        proptest::collection::vec(endpoint, ENDPOINTS as usize),
+    )
+        .prop_map(|(groups, endpoints)| {
+            let mut source = Source { groups, endpoints };
+            let all =
+                source.groups.iter_mut().flat_map(|group| group.ingress.iter_mut().chain(&mut group.egress));
+            all.zip(0..).for_each(|(rule, id)| rule.id = RuleId(id));
+            source
+        })
+}
+
+fn probe() -> impl Strategy<Value = Probe> {
+    // Headers that do not go with the protocol as well: they must not be taken for what they are not.
+    let header = prop_oneof![
+        6 => (select(PORTS), select(PORTS)).prop_map(|(source, destination)| Header::Ports { source, destination }),
+        2 => (select(BYTES), select(BYTES)).prop_map(|(kind, code)| Header::Icmp { kind, code }),
+        1 => Just(Header::Unread),
+    ];
+    let proto =
+        prop_oneof![5 => Just(6u8), 2 => Just(17), 2 => Just(1), 2 => Just(58), 3 => select(PROTOCOLS)];
+    (proto, header).prop_map(|(proto, header)| Probe { proto, header })
+}
+
+fn question() -> impl Strategy<Value = (EndpointId, Direction, Addr, Probe)> {
+    let direction = select(vec![Direction::Ingress, Direction::Egress]);
+    // One endpoint more than there are.
+    ((0..=ENDPOINTS).prop_map(EndpointId), direction, address(), probe())
+}
+
+/// The promise of the module, on at least 100,000 decisions a run.
+#[test]
+fn decides_as_the_ordered_rules_do() {
+    const CASES: u32 = 800;
+    const QUESTIONS: usize = 150;
+    let [decisions, allowed, by_rule] = [const { Cell::new(0u32) }; 3];
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(CASES) };
+    let asked = (source(), proptest::collection::vec(question(), QUESTIONS));
+    let outcome = TestRunner::new(config).run(&asked, |(source, questions)| {
+        let compiled = Compiled::compile(&source).unwrap();
+        for (endpoint, direction, peer, probe) in questions {
+            let expected = naive::decide(&source, endpoint, direction, peer, &probe);
+            let decided = compiled.decide(endpoint, direction, peer, &probe);
+            prop_assert_eq!(decided, expected, "{:?} {:?} {} {:?}", endpoint, direction, peer, probe);
+            decisions.set(decisions.get() + 1);
+            allowed.set(allowed.get() + u32::from(decided.verdict == Verdict::Allow));
+            by_rule.set(by_rule.get() + u32::from(decided.rule.is_some()));
+        }
+        Ok(())
+    });
+    if let Err(failure) = outcome {
+        panic!("{failure}");
+    }
+    assert!(decisions.get() >= 100_000, "{} decisions", decisions.get());
+    // A generator whose questions all miss would prove nothing.
+    let some = decisions.get() / 10;
+    assert!(
+        allowed.get() > some
+            && by_rule.get() - allowed.get() > some
+            && decisions.get() - by_rule.get() > some
+    );
+}
+
+fn endpoint(addresses: &[(Addr, u8)], groups: &[u32]) -> EndpointRules {
+    EndpointRules { addresses: addresses.to_vec(), groups: groups.iter().copied().map(GroupId).collect() }
+}
+
+fn allow(id: u32, peer: Peer, service: Service) -> Rule {
+    Rule { id: RuleId(id), family: None, peer, service, verdict: Verdict::Allow }
+}
+
+fn tcp(port: u16) -> Service {
+    Service::Ports {
+        protocol: PortProtocol::Tcp,
+        destination: Some(vec![PortRange::single(port)]),
+        source: None,
+    }
+}
+
+fn v4(a: u8, b: u8, c: u8, d: u8) -> Addr {
+    Addr::v4([a, b, c, d])
+}
+
+fn ingress(rules: Vec<Rule>) -> Source {
+    let group = Group { ingress: rules, egress: vec![] };
+    Source { groups: vec![group], endpoints: vec![endpoint(&[(v4(10, 0, 0, 1), 128)], &[0])] }
+}
+
+#[test]
+fn an_empty_policy_denies() {
+    let compiled = Compiled::compile(&Source::default()).unwrap();
+    let probe = Probe { proto: 6, header: Header::Unread };
+    let decision = compiled.decide(EndpointId(0), Direction::Ingress, v4(10, 0, 0, 1), &probe);
+    assert_eq!(decision, Decision::DEFAULT_DENY);
+    assert_eq!(compiled.identity(v4(10, 0, 0, 1)), compiled.identity(v4(0, 0, 0, 0)));
+}
+
+#[test]
+fn what_cannot_be_compiled_is_refused_with_its_place() {
+    let (network, rule) = (v4(10, 0, 0, 0), RuleId(7));
+    let named = ingress(vec![allow(7, Peer::Group(GroupId(1)), Service::Any)]);
+    let refused = Compiled::compile(&named).unwrap_err();
+    assert_eq!(refused, CompileError::UnknownPeerGroup { rule, group: GroupId(1) });
+    for len in [95, 129] {
+        let wide = ingress(vec![allow(7, Peer::Prefix { network, len }, Service::Any)]);
+        assert_eq!(Compiled::compile(&wide).unwrap_err(), CompileError::BadPeerPrefix { rule, network, len });
+        let mut address = ingress(vec![]);
+        address.endpoints[0].addresses.push((network, len));
+        let refused = Compiled::compile(&address).unwrap_err();
+        assert_eq!(refused, CompileError::BadAddress { endpoint: EndpointId(0), network, len });
+    }
+    let mut member = ingress(vec![]);
+    member.endpoints[0].groups.push(GroupId(9));
+    let refused = Compiled::compile(&member).unwrap_err();
+    assert_eq!(refused, CompileError::UnknownGroup { endpoint: EndpointId(0), group: GroupId(9) });
+}
+
+#[test]
+fn the_limit_is_exact() {
+    let source = ingress((0..50).map(|i| allow(u32::from(i), Peer::Any, tcp(i * 7))).collect());
+    let needed = (0..).find(|limit| Compiled::compile_within(&source, *limit).is_ok()).unwrap();
+    assert!(needed > 50);
+    let refused = Compiled::compile_within(&source, needed - 1).unwrap_err();
+    assert_eq!(refused, CompileError::TooLarge { limit: needed - 1 });
+}
+
+#[test]
+fn equal_peers_and_equal_services_are_stored_once() {
+    let members: Vec<_> = (0..200).map(|host| endpoint(&[(v4(10, 0, 1, host), 128)], &[0])).collect();
+    let rules = vec![
+        allow(0, Peer::Group(GroupId(0)), tcp(80)),
+        allow(1, Peer::Prefix { network: v4(192, 0, 2, 0), len: 120 }, tcp(80)),
+    ];
+    let source = Source { groups: vec![Group { ingress: rules, egress: vec![] }], endpoints: members };
+    let stats = Compiled::compile(&source).unwrap().stats();
+    // Both families, the members, the prefix; ingress, and the empty egress; one list says "tcp 80".
+    assert_eq!((stats.identities, stats.rulesets, stats.lists), (4, 2, 1));
+    assert_eq!((stats.entries, stats.depth), (2, 2));
+}
+
+/// Attack 24: neither rules that lie in each other nor those that overlap in ports make tables or lookups explode.
+#[test]
+fn tables_grow_with_the_rules_not_with_their_product() {
+    let wide =
+        (0..100).map(|i| allow(i, Peer::Prefix { network: v4(10, 0, 0, 0), len: 96 + 8 }, tcp(i as u16)));
+    let narrow = (0..2000u32).map(|i| {
+        let network = v4(10, 1, (i >> 8) as u8, i as u8);
+        allow(100 + i, Peer::Prefix { network, len: 128 }, tcp(22))
+    });
+    let stats = Compiled::compile(&ingress(wide.chain(narrow).collect())).unwrap().stats();
+    assert!(stats.intervals < 250, "{stats:?}");
+    assert_eq!((stats.entries, stats.depth, stats.lists), (2001, 3, 2));
+}
+
+/// A hundred thousand rules for ports from anywhere make one list, searched as fast as a short one.
+#[test]
+fn every_port_of_two_protocols() {
+    let port = |n: u32| Some(vec![PortRange::single((n / 2) as u16)]);
+    let protocol = |n| if n & 1 == 0 { PortProtocol::Tcp } else { PortProtocol::Udp };
+    let service = |n| Service::Ports { protocol: protocol(n), destination: port(n), source: None };
+    let source = ingress((0..100_000).map(|n| allow(n, Peer::Any, service(n))).collect());
+    let compiled = Compiled::compile(&source).unwrap();
+    for n in (0..100_000).step_by(997).chain([0, 1, 99_998, 99_999]) {
+        let header = Header::Ports { source: 1, destination: (n / 2) as u16 };
+        let probe = Probe { proto: protocol(n).number(), header };
+        let decision = compiled.decide(EndpointId(0), Direction::Ingress, v4(192, 0, 2, 1), &probe);
+        assert_eq!(decision.rule, Some(RuleId(n)));
+    }
+}
