@@ -1,1 +1,74 @@
-fn main() {}
+//! What a contributor runs: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`.
+
+mod bench;
+mod demo;
+mod netns;
+mod packages;
+mod privilege;
+mod run;
+mod stop;
+mod test;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Runs eastgate's demo, tests and benchmarks")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build eastgate, bring a two-host overlay up on this machine and tell what it does, then take it down
+    Demo(demo::Options),
+    /// Run every test, those in network namespaces included
+    Test(test::Options),
+    /// Compare eastgate's speed with plain VXLAN and with Neutron's rules, interleaved, in one call
+    Bench(bench::Options),
+    /// Run a test executable as root (cargo calls this through its `runner` setting)
+    #[command(hide = true)]
+    AsRoot {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        program: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Bench(options) => bench::run(&options),
+        Task::AsRoot { program } => privilege::exec_as_root(&program),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The checkout this was built from.
+fn workspace() -> Result<PathBuf> {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    Ok(here.parent().context("xtask stands in the workspace")?.to_owned())
+}
+
+/// Where cargo puts what it builds.
+fn target() -> Result<PathBuf> {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(folder) => std::path::absolute(folder).context("CARGO_TARGET_DIR"),
+        None => Ok(workspace()?.join("target")),
+    }
+}
+
+/// The cargo that started this, so that a toolchain chosen on its command line stays chosen.
+fn cargo() -> std::process::Command {
+    std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}

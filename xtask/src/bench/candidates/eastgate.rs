@@ -1,0 +1,183 @@
+//! `eastgate-userspace`: the daemon of this checkout on both hosts, without eBPF. Security groups, anti-spoofing
+//! and ARP answers are on, as they are unless a configuration says otherwise.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::super::cpu;
+use super::super::traffic::{ALLOWS, Pair};
+use super::super::work::{Reach, USUAL_RULES};
+use super::Candidate;
+use super::topology::{SUBNET, Topology, UNDERLAY_DEVICE, VNI};
+use crate::{run, stop};
+
+/// Loading 10,000 rules may take a while, and is timed; a daemon that needs longer than this is stuck.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const STOPS_WITHIN: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(super) struct Eastgate {
+    // Before the topology: a daemon undoes its changes while its namespace still stands.
+    daemons: Vec<Daemon>,
+    topology: Topology,
+    config: PathBuf,
+}
+
+impl Eastgate {
+    /// Starts both daemons; their files go to `scratch`.
+    pub(super) fn build(target: &Path, scratch: &Path) -> Result<Self> {
+        let binary = target.join("release/eastgate");
+        let topology = Topology::build("eastgate")?;
+        let config = scratch.join("eastgate.toml");
+        fs::write(&config, configuration(&topology, USUAL_RULES)?)?;
+        let mut daemons = Vec::new();
+        for (host, _) in topology.hosts() {
+            let name = host_name(host.vtep);
+            let mut command = host.namespace.command(&binary);
+            command.args(["run", "--host", &name, "--config"]).arg(&config);
+            daemons.push(Daemon::start(command, &binary, scratch, &name)?);
+        }
+        daemons.iter_mut().try_for_each(Daemon::wait)?;
+        Ok(Self { daemons, topology, config })
+    }
+}
+
+impl Candidate for Eastgate {
+    fn pair(&self, reach: Reach) -> Pair<'_> {
+        self.topology.pair(reach)
+    }
+
+    fn load_rules(&mut self, count: usize) -> Result<Option<Duration>> {
+        fs::write(&self.config, configuration(&self.topology, count)?)?;
+        let start = Instant::now();
+        self.daemons.iter().try_for_each(Daemon::reload)?;
+        Ok(Some(start.elapsed()))
+    }
+
+    fn resident(&self) -> Result<Option<u64>> {
+        self.daemons.first().map(|daemon| cpu::resident(daemon.child.id())).transpose()
+    }
+}
+
+/// The same policy `neutron` has: `count` ingress rules of which the allows come last, everything out.
+fn configuration(topology: &Topology, count: usize) -> Result<String> {
+    // A million flows and what other work leaves behind.
+    let mut text = String::from("[limits]\nflows = 1_500_000\nunanswered = 65_536\n");
+    for (host, _) in topology.hosts() {
+        let (name, vtep) = (host_name(host.vtep), host.vtep);
+        writeln!(text, "[host.{name}]\nvtep = \"{vtep}\"\ndevice = \"{UNDERLAY_DEVICE}\"")?;
+    }
+    writeln!(text, "[tenant.bench.network.lan]\nvni = {VNI}\nsubnets = [\"{SUBNET}\"]")?;
+    text += "limits = { flows = 1_500_000, unanswered = 65_536 }\ntimeouts = { udp_answered = 3600 }\n";
+    text += "[tenant.bench.group.servers]\negress = [{ to = \"any\" }]\ningress = [\n";
+    for (index, source) in super::other_sources().take(count.saturating_sub(ALLOWS.len())).enumerate() {
+        let first = super::other_port(index);
+        writeln!(text, "  {{ proto = \"tcp\", ports = [{first}, {}], from = \"{source}/32\" }},", first + 1)?;
+    }
+    for allow in &ALLOWS {
+        let (protocol, first, last) = (allow.protocol, allow.ports.start(), allow.ports.end());
+        writeln!(text, "  {{ proto = \"{protocol}\", ports = \"{first}-{last}\", from = \"any\" }},")?;
+    }
+    text += "]\n";
+    for (host, tenant, port) in topology.ports() {
+        let (name, mac, address) = (host_name(host.vtep), &tenant.mac, tenant.address);
+        writeln!(text, "[tenant.bench.endpoint.{port}]\nnetwork = \"lan\"\nhost = \"{name}\"\nport = \"{port}\"")?;
+        writeln!(text, "mac = \"{mac}\"\naddresses = [\"{address}\"]\ngroups = [\"servers\"]")?;
+    }
+    Ok(text)
+}
+
+fn host_name(vtep: std::net::Ipv4Addr) -> String {
+    format!("host{}", vtep.octets()[3])
+}
+
+/// A running daemon; dropping it ends it.
+#[derive(Debug)]
+struct Daemon {
+    child: Child,
+    binary: PathBuf,
+    socket: PathBuf,
+    log: PathBuf,
+}
+
+impl Daemon {
+    fn start(mut command: Command, binary: &Path, scratch: &Path, name: &str) -> Result<Self> {
+        let (socket, log) = (scratch.join(name).with_extension("sock"), scratch.join(name).with_extension("log"));
+        command.arg("--socket").arg(&socket).stdin(std::process::Stdio::null());
+        let output = File::create(&log)?;
+        command.stdout(output.try_clone()?).stderr(output);
+        die_with_us(&mut command);
+        let shown = run::shown(&command);
+        let child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
+        Ok(Self { child, binary: binary.to_owned(), socket, log })
+    }
+
+    /// Waits until it says that it is ready.
+    fn wait(&mut self) -> Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < READY_WITHIN {
+            stop::check()?;
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the daemon ended at once ({status}): {}", self.last_words());
+            }
+            // Until it listens, asking fails; that is what is being waited for.
+            let status = self.ask("status").unwrap_or_default();
+            if status.get("ready").and_then(serde_json::Value::as_bool) == Some(true) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bail!("the daemon was not ready within {} s: {}", READY_WITHIN.as_secs(), self.last_words())
+    }
+
+    fn reload(&self) -> Result<()> {
+        self.ask("reload").map(drop)
+    }
+
+    fn ask(&self, what: &str) -> Result<serde_json::Value> {
+        let mut command = Command::new(&self.binary);
+        let answer = run::output(command.args([what, "-o", "json", "--socket"]).arg(&self.socket))?;
+        serde_json::from_str(&answer).with_context(|| format!("`eastgate {what}` answered {answer}"))
+    }
+
+    fn last_words(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = text.lines().rev().take(12).collect();
+        lines.into_iter().rev().fold(String::new(), |all, line| all + "\n  " + line)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let id = Pid::from_raw(self.child.id().cast_signed());
+        let asked = Instant::now();
+        // It may be gone already, which is what is wanted.
+        let _ = kill(id, Signal::SIGTERM);
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if asked.elapsed() > STOPS_WITHIN {
+                eprintln!("warning: eastgate did not stop within {} s, killing it", STOPS_WITHIN.as_secs());
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// A benchmark that is killed must not leave daemons behind.
+fn die_with_us(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    #[expect(unsafe_code, reason = "running code between fork and exec is unsafe")]
+    // SAFETY: prctl is a single system call, which is async-signal-safe, and nothing is allocated.
+    unsafe {
+        command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?));
+    }
+}

@@ -1,0 +1,128 @@
+//! What is compared. Each candidate has namespaces of its own, all of them stand at once, and those that are not
+//! measured are idle.
+
+mod eastgate;
+mod neutron;
+mod plain;
+mod topology;
+mod veth;
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::traffic::{Pair, ports};
+use super::work::{Reach, bind};
+
+pub(crate) use topology::neighbours;
+
+/// The names `--candidates` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Name {
+    /// Tenants joined directly: the ceiling
+    Veth,
+    /// Kernel vxlan device and bridge, no policy: what everything is compared to
+    Plain,
+    /// The same with br_netfilter and a security group in iptables, chained as Neutron's hybrid driver does
+    Neutron,
+    /// eastgate without eBPF
+    EastgateUserspace,
+}
+
+impl Name {
+    /// As `--candidates` and the report spell it.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Veth => "veth",
+            Self::Plain => "plain",
+            Self::Neutron => "neutron",
+            Self::EastgateUserspace => "eastgate-userspace",
+        }
+    }
+
+    /// What it is, for the report.
+    pub(crate) fn about(self) -> &'static str {
+        match self {
+            Self::Veth => "tenants joined directly by a veth pair: the ceiling",
+            Self::Plain => "kernel vxlan device and bridge, static FDB, no policy",
+            Self::Neutron => "the same with br_netfilter and hybrid iptables chains",
+            Self::EastgateUserspace => "eastgate run, userspace dataplane, stateful groups, anti-spoofing",
+        }
+    }
+
+    /// Whether traffic the rules do not allow must be stopped.
+    fn polices(self) -> bool {
+        matches!(self, Self::Neutron | Self::EastgateUserspace)
+    }
+
+    /// Builds it and proves that it carries what it should and stops what it should.
+    pub(crate) fn build(self, target: &Path, scratch: &Path) -> Result<Box<dyn Candidate>> {
+        let candidate: Box<dyn Candidate> = match self {
+            Self::Veth => Box::new(veth::Veth::build()?),
+            Self::Plain => Box::new(plain::Plain::build()?),
+            Self::Neutron => Box::new(neutron::Neutron::build()?),
+            Self::EastgateUserspace => Box::new(eastgate::Eastgate::build(target, scratch)?),
+        };
+        for reach in [Reach::CrossHost, Reach::SameHost] {
+            let pair = candidate.pair(reach);
+            if !arrives(pair, ports::PACKETS)? {
+                bail!("{}: an allowed datagram does not arrive ({reach:?})", self.text());
+            }
+            if arrives(pair, ports::DENIED)? == self.polices() {
+                let found = if self.polices() { "lets through" } else { "stops" };
+                bail!("{}: {found} a datagram to port {} ({reach:?})", self.text(), ports::DENIED);
+            }
+        }
+        Ok(candidate)
+    }
+}
+
+/// Something that carries frames between tenants.
+pub(crate) trait Candidate {
+    /// The tenants to measure between.
+    fn pair(&self, reach: Reach) -> Pair<'_>;
+
+    /// Puts a policy of `count` rules in force, the allows last, and returns how long that took; `None` from a
+    /// candidate that has no policy.
+    fn load_rules(&mut self, count: usize) -> Result<Option<Duration>>;
+
+    /// Raises what stands in the way of tracking `count` flows.
+    fn make_room_for_flows(&mut self, _count: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// Memory that grows with tracked flows on the client's host, bytes, where it can be told.
+    fn flow_memory(&self) -> Result<Option<u64>> {
+        self.resident()
+    }
+
+    /// Resident memory of the daemon on the client's host, bytes; `None` where there is no daemon.
+    fn resident(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+}
+
+/// Sources of the rules that never match here: distinct addresses outside the tenants' subnet.
+fn other_sources() -> impl Iterator<Item = Ipv4Addr> {
+    (1_u32..).map(|offset| Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 200, 0, 0)) + offset))
+}
+
+/// The first of the two ports such a rule allows.
+fn other_port(index: usize) -> u16 {
+    30_000 + (index % 1000 * 2) as u16
+}
+
+fn arrives(pair: Pair<'_>, port: u16) -> Result<bool> {
+    const ATTEMPTS: usize = 10;
+    let server = pair.server.namespace.enter(|| bind(pair.server.at(port)))??;
+    let client = pair.client.namespace.enter(|| bind(pair.client.at(0)))??;
+    for _ in 0..ATTEMPTS {
+        client.send_to(b"?", pair.server.at(port))?;
+        if server.recv(&mut [0; 1]).is_ok() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

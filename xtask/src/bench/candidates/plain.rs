@@ -1,0 +1,72 @@
+//! `plain`: the kernel's vxlan device and a bridge on each host, forwarding entries configured, no policy.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::super::traffic::Pair;
+use super::super::work::Reach;
+use super::Candidate;
+use super::topology::{Topology, UNDERLAY_DEVICE, VNI, VXLAN_DEVICE};
+
+#[derive(Debug)]
+pub(super) struct Plain {
+    topology: Topology,
+}
+
+impl Plain {
+    pub(super) fn build() -> Result<Self> {
+        Ok(Self { topology: bridged("plain", false)? })
+    }
+}
+
+impl Candidate for Plain {
+    fn pair(&self, reach: Reach) -> Pair<'_> {
+        self.topology.pair(reach)
+    }
+
+    fn load_rules(&mut self, _count: usize) -> Result<Option<Duration>> {
+        Ok(None)
+    }
+}
+
+/// The topology with a bridge and a vxlan device in each host. `filtered` says whether bridged packets go through
+/// iptables; a namespace inherits that from the machine, so both answers are written down.
+pub(super) fn bridged(role: &str, filtered: bool) -> Result<Topology> {
+    let topology = Topology::build(role)?;
+    for (host, other) in topology.hosts() {
+        let namespace = &host.namespace;
+        namespace.ip("link add br0 type bridge stp_state 0 mcast_snooping 0")?;
+        namespace.ip(&format!(
+            "link add {VXLAN_DEVICE} type vxlan id {VNI} local {} dev {UNDERLAY_DEVICE} dstport 4789 nolearning",
+            host.vtep
+        ))?;
+        namespace.ip(&format!("link set {VXLAN_DEVICE} master br0 up"))?;
+        namespace.bridge(&format!("link set dev {VXLAN_DEVICE} learning off"))?;
+        // Broadcast goes to the other host: ARP of tenants that have forgotten each other.
+        namespace.bridge(&format!("fdb append 00:00:00:00:00:00 dev {VXLAN_DEVICE} dst {}", other.vtep))?;
+        switch_filtering(namespace, filtered)?;
+    }
+    for (host, tenant, port) in topology.ports() {
+        host.namespace.ip(&format!("link set {port} master br0"))?;
+        host.namespace.bridge(&format!("fdb replace {} dev {port} master static", tenant.mac))?;
+        for (elsewhere, _) in topology.hosts().into_iter().filter(|(other, _)| other.vtep != host.vtep) {
+            let far = &elsewhere.namespace;
+            far.bridge(&format!("fdb replace {} dev {VXLAN_DEVICE} master static", tenant.mac))?;
+            far.bridge(&format!("fdb append {} dev {VXLAN_DEVICE} dst {} self", tenant.mac, host.vtep))?;
+        }
+    }
+    for (host, _) in topology.hosts() {
+        host.namespace.ip("link set br0 up")?;
+    }
+    Ok(topology)
+}
+
+fn switch_filtering(namespace: &crate::netns::Namespace, filtered: bool) -> Result<()> {
+    let there = std::path::Path::new("/proc/sys/net/bridge").exists();
+    // Without br_netfilter nothing is filtered, and nothing can be.
+    if !there && !filtered {
+        return Ok(());
+    }
+    namespace.sysctl("bridge/bridge-nf-call-iptables", if filtered { "1" } else { "0" })
+}

@@ -1,0 +1,75 @@
+//! Small UDP datagrams as fast as one sender can, over one flow or over many: packets that ARRIVE are counted.
+
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use anyhow::{Context, Result};
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::super::socket::{Incoming, Outgoing};
+use super::super::traffic::{self, Cores, Ending, PATIENCE, Pair, Seen, Window, ports};
+
+/// Makes a 60-byte Ethernet frame: the smallest there is.
+pub(crate) const PAYLOAD: [u8; 18] = [0x5a; 18];
+/// A sender changes flow after this many packets.
+const BURST: usize = 16;
+/// Receive buffer, bytes: large enough that a receiver put off the core for a tick loses nothing.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
+/// Packets received while one sender goes round `flows` flows (equal addresses, one source port each).
+pub(crate) fn measure(pair: Pair<'_>, flows: usize, cores: Cores, window: Window) -> Result<Seen> {
+    let receiver = pair.server.namespace.enter(|| bind(pair.server.at(ports::PACKETS)))??;
+    let senders = pair.client.namespace.enter(|| -> Result<Vec<UdpSocket>> {
+        (0..flows)
+            .map(|_| {
+                let socket = UdpSocket::bind(pair.client.at(0))?;
+                socket.connect(pair.server.at(ports::PACKETS))?;
+                Ok(socket)
+            })
+            .collect()
+    })??;
+    let (received, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let ending = Ending(&done);
+        let workers = [
+            traffic::worker(scope, cores.server, || count(&receiver, &received, &done)),
+            traffic::worker(scope, cores.client, || flood(&senders, &done)),
+        ];
+        let seen = window.watch(&received);
+        drop(ending);
+        workers.into_iter().try_for_each(traffic::joined)?;
+        seen
+    })
+}
+
+/// A UDP socket with a large receive buffer that gives up waiting now and then.
+pub(crate) fn bind(address: std::net::SocketAddrV4) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+fn flood(sockets: &[UdpSocket], done: &AtomicBool) -> Result<()> {
+    let mut batch = Outgoing::connected(&PAYLOAD, BURST);
+    while !done.load(Ordering::Relaxed) {
+        for socket in sockets {
+            // A full queue or a refusal is part of the game: only arrivals count.
+            let _ = batch.send(socket.as_fd(), BURST);
+        }
+    }
+    Ok(())
+}
+
+fn count(socket: &UdpSocket, received: &AtomicU64, done: &AtomicBool) -> Result<()> {
+    let mut batch = Incoming::new(64);
+    while !done.load(Ordering::Relaxed) {
+        match batch.receive(socket.as_fd()) {
+            Ok(count) => _ = received.fetch_add(count as u64, Ordering::Relaxed),
+            Err(error) if traffic::is_timeout(&error) => {}
+            Err(error) => return Err(error).context("UDP receiver"),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! The Debian packages contributors' commands need, each with its reason, and how a missing one is got.
+//!
+//! This is the only list: `cargo xtask demo`, `test` and `bench` install from it what is missing, and nothing else.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{privilege, run};
+
+/// Which of our commands needs a package.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// `cargo xtask demo`.
+    Demo,
+    /// `cargo xtask test`.
+    Test,
+    /// `cargo xtask bench`.
+    Bench,
+}
+
+struct Package {
+    name: &'static str,
+    /// There already, however it was installed, if any of these is.
+    sign: Sign,
+    needed_by: &'static [Need],
+    reason: &'static str,
+}
+
+enum Sign {
+    Command(&'static str),
+    PythonModule(&'static str),
+}
+
+const PACKAGES: &[Package] = &[
+    Package {
+        name: "iproute2",
+        sign: Sign::Command("ip"),
+        needed_by: &[Need::Demo, Need::Test, Need::Bench],
+        reason: "labs and benchmarks are built of network namespaces and veth pairs",
+    },
+    Package {
+        name: "iptables",
+        sign: Sign::Command("iptables"),
+        needed_by: &[Need::Bench],
+        reason: "the `neutron` candidate is compared by its real rules",
+    },
+    Package {
+        name: "python3-scapy",
+        sign: Sign::PythonModule("scapy"),
+        needed_by: &[Need::Test],
+        reason: "headers are checked against an encoder that shares no code with ours",
+    },
+    Package {
+        name: "tcpdump",
+        sign: Sign::Command("tcpdump"),
+        needed_by: &[Need::Test],
+        reason: "an independent decoder reads what leaves on the underlay",
+    },
+    Package {
+        name: "iputils-ping",
+        sign: Sign::Command("ping"),
+        needed_by: &[Need::Demo, Need::Test],
+        reason: "labs send echo requests a reader can type too",
+    },
+];
+
+/// Installs what `need` lacks through apt-get, saying why for each package.
+pub(crate) fn install(need: Need) -> Result<()> {
+    let missing: Vec<_> = PACKAGES.iter().filter(|package| package.needed_by.contains(&need)).collect();
+    let missing: Vec<_> = missing.into_iter().filter(|package| !is_there(&package.sign)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("Installing what is missing (apt-get{}):", privilege::note());
+    for package in &missing {
+        println!("  {:<16} {}", package.name, package.reason);
+    }
+    if find_command("apt-get").is_none() {
+        let names: Vec<_> = missing.iter().map(|package| package.name).collect();
+        bail!("this system has no apt-get; install by hand what corresponds to Debian's {}", names.join(", "));
+    }
+    apt_get(&["update", "-qq"])?;
+    let mut words = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    words.extend(missing.iter().map(|package| package.name));
+    apt_get(&words)
+}
+
+fn apt_get(words: &[&str]) -> Result<()> {
+    let mut command = privilege::command("env")?;
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=120"]).args(words);
+    run::output(&mut command).context("apt-get could not install what is missing").map(drop)
+}
+
+fn is_there(sign: &Sign) -> bool {
+    match sign {
+        Sign::Command(name) => find_command(name).is_some(),
+        Sign::PythonModule(name) => {
+            let probe = Command::new("python3").args(["-c", &format!("import {name}")]).output();
+            probe.is_ok_and(|done| done.status.success())
+        }
+    }
+}
+
+/// Where a command is, `/sbin` included: an ordinary user's PATH often lacks it on Debian.
+pub(crate) fn find_command(name: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(|folder| Path::new(folder).to_owned());
+    std::env::split_paths(&path).chain(sbin).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
