@@ -1,10 +1,28 @@
 //! The configuration: TOML files in, one checked [`Config`] out, or every error at once, each with its place and
 //! what to do about it.
+//!
+//! From text to [`Config`], in the order of the files here: `read` and `tables` turn TOML into plain values,
+//! `check` looks at each file by itself, `cross` at all of them together, and [`Loader`] remembers what did not
+//! change.
 
+mod check;
+mod cross;
+pub mod diagnostics;
+mod include;
 pub mod leaf;
+pub mod loader;
 pub mod model;
 pub mod place;
+pub mod problem;
+mod read;
+mod schema;
+mod tables;
+mod values;
 
+pub use diagnostics::Diagnostics;
 pub use leaf::*;
+pub use loader::{Loader, load_str};
 pub use model::*;
 pub use place::{Place, Source};
+pub use problem::{Diagnostic, Problem, Severity};
+pub use schema::schema;

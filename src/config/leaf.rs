@@ -1,5 +1,7 @@
 //! The smallest things a configuration says: words from a list, numbers with a meaning, port ranges.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -109,10 +111,44 @@ pub enum OuterField {
 }
 
 /// Ports from `first` to `last`, both included; never inverted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortRange {
     /// The lowest port.
     pub first: u16,
     /// The highest port.
     pub last: u16,
+}
+
+impl PortRange {
+    /// How many ports there are in it.
+    #[must_use]
+    pub const fn count(self) -> u32 {
+        (self.last as u32 + 1).saturating_sub(self.first as u32)
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
+    }
+}
+
+impl Serialize for PortRange {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The family a rule is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RuleFamily {
+    /// IPv4
+    Ipv4,
+    /// IPv6
+    Ipv6,
 }

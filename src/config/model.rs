@@ -3,12 +3,7 @@
 //! Names that are referred to exist, addresses lie in their subnets, nothing is there twice where it may be
 //! there once. Lists are sorted by name, so the same files give the same order.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use eastgate_wire::{Addr, Family, MacAddr, Vni, VtepAddr};
 use ipnet::IpNet;
@@ -39,7 +34,7 @@ pub struct Config {
 }
 
 /// What all tunnels have in common.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overlay {
     /// UDP port the VTEPs listen on.
     pub port: u16,
@@ -389,45 +384,5 @@ impl Host {
     #[must_use]
     pub fn runs_eastgate(&self) -> bool {
         self.runs == Runs::Eastgate
-    }
-}
-
-impl Default for Overlay {
-    fn default() -> Self {
-        Self {
-            port: 4789,
-            ttl: OuterField::Fixed(64),
-            tos: OuterField::Fixed(0),
-            source_ports: PortRange { first: 49152, last: 65535 },
-            entropy_ports: 256,
-            udp_checksum: UdpChecksum::Auto,
-            dont_fragment: true,
-        }
-    }
-}
-
-impl Limits {
-    /// What one host holds if nothing else is said.
-    pub const HOST: Self = Self { flows: 1_000_000, unanswered: 65_536, fragments: 4_096 };
-    /// What one network holds on one host if nothing else is said.
-    pub const NETWORK: Self = Self { flows: 100_000, unanswered: 8_192, fragments: 512 };
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        let secs = Duration::from_secs;
-        Self {
-            tcp_syn: secs(30),
-            tcp_established: secs(7440),
-            tcp_fin_wait: secs(120),
-            tcp_close_wait: secs(60),
-            tcp_last_ack: secs(30),
-            tcp_time_wait: secs(120),
-            tcp_close: secs(10),
-            udp_first: secs(30),
-            udp_answered: secs(300),
-            icmp: secs(60),
-            other: secs(600),
-        }
     }
 }

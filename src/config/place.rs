@@ -75,6 +75,11 @@ impl Place {
         before.chars().count() as u32 + 1
     }
 
+    /// What places are sorted by.
+    pub(super) fn order(&self) -> (&str, u32) {
+        (self.file(), self.start)
+    }
+
     /// The text at this place.
     #[must_use]
     pub fn text(&self) -> &str {

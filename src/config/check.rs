@@ -1,0 +1,262 @@
+//! One file by itself: read, checked, and turned into the part of the model that it holds.
+//!
+//! Nothing here looks at another file. What needs several files is noted as [`Claims`] for [`super::cross`].
+
+mod endpoint;
+mod icmp;
+mod network;
+mod rule;
+mod tenant;
+
+use std::{net::IpAddr, sync::Arc};
+
+use eastgate_wire::{Vni, VtepAddr};
+use toml::de::DeTable;
+
+use super::{
+    leaf::Runs,
+    model::{Host, HostRef, Limits, Name, Overlay, Tenant},
+    place::{Place, Source},
+    problem::{Diagnostic, Near, Problem},
+    read::{At, Named, Reader, Span, Table as _},
+    tables::{FileTable, HostLimitsTable, HostTable, OverlayTable},
+    values::is_station_address,
+};
+
+/// What one file says.
+#[derive(Debug)]
+pub(super) struct FileContent {
+    /// Its text.
+    pub(super) source: Arc<Source>,
+    /// The patterns of files that it includes.
+    pub(super) include: Vec<(Arc<str>, Place)>,
+    /// Tables that only the first file may have.
+    pub(super) overlay: Option<(Overlay, Place)>,
+    /// Likewise.
+    pub(super) limits: Option<(Limits, Place)>,
+    /// Its hosts.
+    pub(super) hosts: Vec<HostClaim>,
+    /// Its tenants. Those of a file with errors lack what is wrong with them, and are never handed out.
+    pub(super) tenants: Vec<(Arc<Tenant>, Claims)>,
+    /// What is wrong with it.
+    pub(super) diagnostics: Vec<Diagnostic>,
+    /// Whether all of it could be read, so that what it does not name does not exist.
+    pub(super) whole: bool,
+}
+
+/// A host, complete or not: its name counts even if something in it is wrong.
+#[derive(Debug)]
+pub(super) struct HostClaim {
+    pub(super) name: Name,
+    pub(super) at: Place,
+    pub(super) vtep: Option<(IpAddr, Place)>,
+    pub(super) runs: Runs,
+    /// There if nothing is missing.
+    pub(super) host: Option<Host>,
+}
+
+/// What a tenant says that other files have a say in.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    pub(super) networks: Vec<NetworkClaim>,
+    pub(super) endpoints: Vec<EndpointClaim>,
+}
+
+/// What a network says about numbers and hosts.
+#[derive(Debug)]
+pub(super) struct NetworkClaim {
+    pub(super) name: Name,
+    pub(super) vni: Option<(Vni, Place)>,
+    pub(super) mtu: Option<(u16, Place)>,
+    pub(super) hub: Option<HostRef>,
+    /// The hosts of its `hosts` key.
+    pub(super) hosts: Vec<HostRef>,
+    /// Every host with a part in it.
+    pub(super) members: Vec<HostRef>,
+    pub(super) multicast_group: Option<(IpAddr, Place)>,
+}
+
+/// What an endpoint says about hosts.
+#[derive(Debug)]
+pub(super) struct EndpointClaim {
+    pub(super) name: Name,
+    pub(super) at: Place,
+    pub(super) host: Option<HostRef>,
+    pub(super) port: Option<(Arc<str>, Place)>,
+    pub(super) port_missing: bool,
+}
+
+impl FileContent {
+    /// A file of which nothing is known but what is wrong with it.
+    pub(super) fn only(source: Arc<Source>, found: Diagnostic) -> Self {
+        Self {
+            source,
+            include: Vec::new(),
+            overlay: None,
+            limits: None,
+            hosts: Vec::new(),
+            tenants: Vec::new(),
+            diagnostics: vec![found],
+            whole: false,
+        }
+    }
+}
+
+/// Reads and checks one file. `included` says that another file brought it in.
+pub(super) fn file(source: Arc<Source>, included: bool) -> FileContent {
+    let mut reader = Reader::new(source.clone());
+    let (table, errors) = DeTable::parse_recoverable(source.text());
+    let file = FileTable::read_table(table.get_ref(), Span::default(), &mut reader);
+    let broken = syntax_errors(&errors, &mut reader);
+    if broken {
+        // After a syntax error keys may be lost: that one is missing would be a guess.
+        reader.diagnostics.retain(|found| !matches!(found.problem, Problem::MissingKey { .. }));
+    }
+    if included {
+        refuse_misplaced(table.get_ref(), &mut reader);
+    }
+    let overlay =
+        file.overlay.good().map(|table| (overlay(&table.value, &mut reader), reader.place(table.span)));
+    let limits = file.limits.good().map(|table| (limits(&table.value), reader.place(table.span)));
+    let hosts = hosts(&file.host.value, &mut reader);
+    let tenants = if broken { Vec::new() } else { tenants(&file.tenant.value, &mut reader) };
+    let include =
+        file.include.value.items.iter().map(|at| (at.value.clone(), reader.place(at.span))).collect();
+    FileContent {
+        source,
+        include,
+        overlay,
+        limits,
+        hosts,
+        tenants,
+        diagnostics: reader.diagnostics,
+        whole: !broken,
+    }
+}
+
+/// Reports what the TOML parser found; true if parts of the file may be lost by it.
+fn syntax_errors(errors: &[toml::de::Error], reader: &mut Reader) -> bool {
+    let mut broken = false;
+    let mut last_line = None;
+    for error in errors {
+        let span = Span::from(error.span().unwrap_or_default());
+        let place = reader.place(span);
+        if error.message() == "duplicate key" {
+            reader.report(Problem::DuplicateKey { key: place.text().to_owned() }, span);
+            continue;
+        }
+        broken = true;
+        // The parser stumbles on over the rest of a line it did not understand.
+        if last_line.replace(place.line()) != Some(place.line()) {
+            reader.report(Problem::Syntax { message: error.message().to_owned() }, span);
+        }
+    }
+    broken
+}
+
+fn refuse_misplaced(table: &DeTable<'_>, reader: &mut Reader) {
+    for (key, _) in table {
+        if matches!(key.get_ref().as_ref(), "include" | "overlay" | "limits") {
+            reader.report(Problem::Misplaced { key: key.get_ref().to_string() }, key.span().into());
+        }
+    }
+}
+
+/// The overlay that a table describes.
+fn overlay(table: &OverlayTable, reader: &mut Reader) -> Overlay {
+    let count: u32 = table.entropy_ports.value.get();
+    let ports = table.source_ports.value;
+    // The largest power of two that the range holds.
+    let most = 1 << ports.count().max(1).ilog2();
+    if !count.is_power_of_two() || count > most {
+        reader.report(Problem::EntropyPorts { count, most }, table.entropy_ports.span);
+    }
+    plain_overlay(table)
+}
+
+fn plain_overlay(table: &OverlayTable) -> Overlay {
+    Overlay {
+        port: table.port.value.get(),
+        ttl: table.ttl.value,
+        tos: table.tos.value,
+        source_ports: table.source_ports.value,
+        entropy_ports: table.entropy_ports.value.get(),
+        udp_checksum: table.udp_checksum.value,
+        dont_fragment: table.dont_fragment.value,
+    }
+}
+
+impl Default for Overlay {
+    fn default() -> Self {
+        plain_overlay(&OverlayTable::default())
+    }
+}
+
+fn limits(table: &HostLimitsTable) -> Limits {
+    Limits {
+        flows: table.flows.value.get(),
+        unanswered: table.unanswered.value.get(),
+        fragments: table.fragments.value.get(),
+    }
+}
+
+impl Limits {
+    /// What one host holds over all networks if nothing else is said.
+    #[must_use]
+    pub fn of_host() -> Self {
+        limits(&HostLimitsTable::default())
+    }
+}
+
+fn hosts(tables: &Named<HostTable>, reader: &mut Reader) -> Vec<HostClaim> {
+    tables.iter().map(|(name, table)| host(name, table, reader)).collect()
+}
+
+fn host(name: &At<Name>, table: &HostTable, reader: &mut Reader) -> HostClaim {
+    let at = reader.place(name.span);
+    let runs = table.runs.value;
+    let vtep = table.vtep.good().map(|vtep| (vtep.value, reader.place(vtep.span)));
+    if let Some(vtep) = table.vtep.good()
+        && !is_vtep_address(vtep.value)
+    {
+        reader.report(Problem::VtepAddress { address: vtep.value }, vtep.span);
+    }
+    let host = match (table.vtep.good(), table.device.good()) {
+        (Some(vtep), Some(device)) => Some(Host {
+            name: name.value.clone(),
+            at: at.clone(),
+            vtep: VtepAddr(vtep.value),
+            device: device.value.0.clone(),
+            runs,
+            management: table.management.value.items.iter().map(|prefix| prefix.value).collect(),
+        }),
+        _ => None,
+    };
+    HostClaim { name: name.value.clone(), at, vtep, runs, host }
+}
+
+/// Whether other hosts can send to this address: a link-local one would need a device beside it.
+fn is_vtep_address(address: IpAddr) -> bool {
+    let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    is_station_address(address) && !link_local
+}
+
+fn tenants(tables: &Named<super::tables::TenantTable>, reader: &mut Reader) -> Vec<(Arc<Tenant>, Claims)> {
+    let tenants = tables.iter().map(|(name, table)| tenant::check(name, table, reader));
+    tenants.map(|(tenant, claims)| (Arc::new(tenant), claims)).collect()
+}
+
+/// Reports `name` unless `known` has it.
+fn known_name<T>(
+    kind: &'static str,
+    name: &At<super::values::NameText>,
+    known: &Named<T>,
+    reader: &mut Reader,
+) -> bool {
+    let found = known.binary_search_by(|(known, _)| (*known.value).cmp(&*name.value.0)).is_ok();
+    if !found {
+        let near = Near::new(&name.value.0, known.iter().map(|(name, _)| &*name.value));
+        reader.report(Problem::UnknownName { kind, name: name.value.0.to_string(), near }, name.span);
+    }
+    found
+}

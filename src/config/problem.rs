@@ -1,0 +1,370 @@
+//! Everything that can be wrong with a configuration, and what to do about each.
+
+use std::{fmt, net::IpAddr};
+
+use eastgate_wire::{MacAddr, Vni};
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::place::Place;
+
+/// Whether a configuration can be used in spite of a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// No: it is refused whole.
+    Error,
+    /// Yes, but it is probably not what was meant.
+    Warning,
+}
+
+/// The names that could have been meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Near {
+    best: Option<String>,
+    known: Vec<String>,
+}
+
+impl Near {
+    /// Looks for the name most like `word` among `known`.
+    pub fn new<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut known: Vec<&str> = known.into_iter().collect();
+        known.sort_unstable();
+        let lower = word.to_lowercase();
+        let distance = |name: &str| strsim::damerau_levenshtein(&lower, &name.to_lowercase());
+        let furthest = (word.chars().count() / 3).max(1);
+        let best = known.iter().map(|name| (distance(name), *name)).min().filter(|(far, _)| *far <= furthest);
+        let best = best.map(|(_, name)| name.to_owned());
+        Self { best, known: known.into_iter().take(Self::SHOWN + 1).map(str::to_owned).collect() }
+    }
+
+    /// More names than this are not listed.
+    const SHOWN: usize = 24;
+}
+
+impl fmt::Display for Near {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.best, self.known.as_slice()) {
+            (Some(best), _) => write!(f, "did you mean `{best}`?"),
+            (None, []) => f.write_str("there is none yet"),
+            (None, known) => {
+                let shown: Vec<String> =
+                    known.iter().take(Self::SHOWN).map(|name| format!("`{name}`")).collect();
+                let more = if known.len() > Self::SHOWN { ", ..." } else { "" };
+                write!(f, "known: {}{more}", shown.join(", "))
+            }
+        }
+    }
+}
+
+macro_rules! problems {
+    ($($(#[doc = $doc:literal])+ $variant:ident { $($field:ident: $type:ty),* } $severity:ident $code:literal $message:literal $remedy:literal;)*) => {
+        /// One thing that is wrong, with the values it is about.
+        #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+        #[allow(missing_docs, reason = "the fields are the values that the message shows")]
+        pub enum Problem {
+            $($(#[doc = $doc])+ #[error($message)] $variant { $($field: $type),* },)*
+        }
+
+        impl Problem {
+            /// The codes of all of them, in the order of their declaration.
+            pub const CODES: &[&str] = &[$($code),*];
+
+            /// A short name that stays the same: lower case, words joined by hyphens.
+            #[must_use]
+            pub const fn code(&self) -> &'static str {
+                match self { $(Self::$variant { .. } => $code),* }
+            }
+
+            /// Whether the configuration can be used all the same.
+            #[must_use]
+            pub const fn severity(&self) -> Severity {
+                match self { $(Self::$variant { .. } => Severity::$severity),* }
+            }
+
+            /// What to do about it.
+            #[must_use]
+            #[allow(unused_variables, reason = "a remedy names only some of the values")]
+            pub fn remedy(&self) -> String {
+                match self { $(Self::$variant { $($field),* } => format!($remedy)),* }
+            }
+        }
+    };
+}
+
+problems! {
+    /// The file cannot be read.
+    Unreadable { path: String, error: String } Error "unreadable"
+        "`{path}` cannot be read: {error}"
+        "check that the file exists and that eastgate may read it";
+    /// The file is not UTF-8.
+    NotText { path: String } Error "not-text"
+        "`{path}` is not UTF-8 text from here on"
+        "save the file as UTF-8";
+    /// The file is not TOML.
+    Syntax { message: String } Error "syntax"
+        "this is not TOML: {message}"
+        "strings stand in \"quotes\", a table begins with [its.name], a key is followed by `=` and a value";
+    /// A key or table is there twice.
+    DuplicateKey { key: String } Error "duplicate-key"
+        "`{key}` is here for the second time"
+        "keep one of the two";
+    /// A pattern that is none.
+    BadInclude { pattern: String } Error "bad-include"
+        "`{pattern}` is no pattern for files"
+        "`*` and `?` may stand in the file name only, as in \"tenants/*.toml\"";
+    /// No file matches.
+    IncludeNothing { pattern: String } Error "include-nothing"
+        "no file matches `{pattern}`"
+        "patterns count from the folder of this file; create the file, or take the pattern out";
+    /// A table that only the first file may have.
+    Misplaced { key: String } Error "misplaced"
+        "`{key}` stands in an included file"
+        "move it to the file that has the `include`; included files hold hosts and tenants";
+    /// A key that nobody reads.
+    UnknownKey { key: String, table: &'static str, near: Near } Error "unknown-key"
+        "{table} has no key `{key}`"
+        "{near}";
+    /// A key without which there is no meaning.
+    MissingKey { key: &'static str, table: &'static str, example: &'static str } Error "missing-key"
+        "this {table} lacks `{key}`"
+        "add, for example, `{key} = {example}`";
+    /// Another type was wanted.
+    WrongType { wanted: &'static str, found: &'static str } Error "wrong-type"
+        "this is {found}, not {wanted}"
+        "write {wanted}";
+    /// A number too small or too large.
+    OutOfRange { value: String, min: u64, max: u64 } Error "out-of-range"
+        "{value} is out of range"
+        "write a number from {min} to {max}";
+    /// A word that is none of those possible.
+    BadWord { word: String, near: Near } Error "bad-word"
+        "`{word}` is not possible here"
+        "{near}";
+    /// A name with bad characters.
+    BadName { name: String } Error "bad-name"
+        "`{name}` cannot be a name"
+        "names have 1 to 63 characters, of a-z A-Z 0-9 _ - and . only, and begin with a letter or digit";
+    /// Not the name of a network device.
+    BadDevice { name: String } Error "bad-device"
+        "`{name}` cannot be the name of a network device"
+        "Linux takes 1 to 15 bytes without `/`, `:`, `%` and white space, and neither `.` nor `..`";
+    /// Not a MAC.
+    BadMac { text: String } Error "bad-mac"
+        "`{text}` is not a MAC address"
+        "write six bytes in hex, such as \"02:00:00:00:01:01\"";
+    /// Not an address.
+    BadAddress { text: String } Error "bad-address"
+        "`{text}` is not an IP address"
+        "write an address without a prefix length, such as \"10.1.0.11\" or \"fd00:1::11\"";
+    /// Not a prefix.
+    BadPrefix { text: String } Error "bad-prefix"
+        "`{text}` is not an address prefix"
+        "write an address and a prefix length, such as \"10.1.0.0/24\" or \"fd00:1::/64\"";
+    /// A prefix with host bits set.
+    HostBits { written: IpNet, meant: IpNet } Error "host-bits"
+        "{written} has bits set beyond its prefix length"
+        "write {meant} for the whole prefix, or a longer prefix length for fewer addresses";
+    /// Not ports.
+    BadPorts { text: String } Error "bad-ports"
+        "`{text}` is neither a port nor a range of ports"
+        "write a port from 0 to 65535, or a range such as \"8000-8099\"";
+    /// A range from high to low.
+    InvertedPorts { first: u16, last: u16 } Error "inverted-ports"
+        "the range {first}-{last} is empty: it ends before it begins"
+        "write \"{last}-{first}\"";
+    /// A list that may not be empty.
+    EmptyList { } Error "empty-list"
+        "this list is empty, which could be meant as all or as none"
+        "list what is meant, or take the key out";
+    /// Not a protocol.
+    BadProtocol { text: String, near: Near } Error "bad-protocol"
+        "`{text}` is not a protocol"
+        "{near}; any other protocol by its number, 0 to 255";
+    /// Not the other side of a rule.
+    BadPeer { text: String } Error "bad-peer"
+        "`{text}` is neither an address, a prefix nor a group"
+        "write \"any\", an address, a prefix such as \"10.0.0.0/8\", or \"group:NAME\"";
+    /// Not an ICMP type or code.
+    BadIcmp { text: String, what: &'static str, near: Near } Error "bad-icmp"
+        "`{text}` is not {what}"
+        "{near}; any other by its number, 0 to 255";
+
+    /// An address that no VTEP can have.
+    VtepAddress { address: IpAddr } Error "vtep-address"
+        "{address} cannot be a VTEP's address"
+        "write the unicast address that other hosts reach this one by (not loopback, link-local or multicast)";
+    /// Two hosts with one VTEP.
+    VtepTwice { address: IpAddr, other: String } Error "vtep-twice"
+        "{address} is the VTEP of host `{other}` already"
+        "give each host an address of its own";
+    /// A host in two files.
+    HostTwice { name: String } Error "host-twice"
+        "host `{name}` stands in two files"
+        "keep one of the two";
+    /// Entropy ports that do not go.
+    EntropyPorts { count: u32, most: u32 } Error "entropy-ports"
+        "{count} source ports cannot be used"
+        "write a power of two, at most {most}, the size of `source_ports`";
+
+    /// A tenant in two files.
+    TenantTwice { name: String } Error "tenant-twice"
+        "tenant `{name}` stands in two files"
+        "bring it together in one file: a tenant is wholly in one";
+    /// A name that nobody has.
+    UnknownName { kind: &'static str, name: String, near: Near } Error "unknown-name"
+        "there is no {kind} `{name}`"
+        "{near}";
+    /// Two networks with one VNI.
+    VniTwice { vni: Vni, other: String } Error "vni-twice"
+        "VNI {vni} belongs to {other} already"
+        "give each network a VNI of its own";
+    /// A prefix that is no subnet of stations.
+    SubnetKind { subnet: IpNet } Error "subnet-kind"
+        "{subnet} holds addresses that no station can have"
+        "a subnet has no loopback, multicast, reserved, link-local IPv6 or v4-mapped addresses in it";
+    /// Subnets that overlap.
+    SubnetOverlap { subnet: IpNet, other: IpNet } Error "subnet-overlap"
+        "{subnet} overlaps {other} of the same network"
+        "make the two disjoint, or keep the larger";
+    /// An MTU below IPv6's minimum.
+    MtuIpv6 { mtu: u16 } Error "mtu-ipv6"
+        "an MTU of {mtu} is too small for the network's IPv6 subnets"
+        "write at least 1280 (RFC 8200 section 5), or take the IPv6 subnets out";
+    /// An MTU that does not fit the largest underlay.
+    MtuTooLarge { mtu: u16, most: u16, overhead: u16 } Error "mtu-too-large"
+        "an MTU of {mtu} fits no underlay"
+        "write at most {most}: 65535 less the {overhead} bytes that VXLAN adds over IPv6";
+    /// A hub network without a hub.
+    HubMissing { } Error "hub-missing"
+        "the topology is \"hub\", and no hub is named"
+        "add `hub = \"NAME\"` with the host that sends between the others";
+    /// A hub in a mesh.
+    HubUnused { } Error "hub-unused"
+        "a hub is named, and the topology is \"mesh\""
+        "add `topology = \"hub\"`, or take `hub` out";
+    /// A hub that cannot be one.
+    HubKind { host: String } Error "hub-kind"
+        "host `{host}` does not run eastgate and cannot be a hub"
+        "name a host with `runs = \"eastgate\"`";
+    /// Flooding to a group that is not named.
+    MulticastMissing { } Error "multicast-missing"
+        "frames are to be flooded by multicast, and no group is named"
+        "add `multicast_group = \"239.1.1.1\"` with a group of the underlay";
+    /// A group that nothing is sent to.
+    MulticastUnused { } Error "multicast-unused"
+        "a multicast group is named, and frames are not flooded by multicast"
+        "add `flood = \"multicast\"`, or take `multicast_group` out";
+    /// A group that is none.
+    NotMulticast { address: IpAddr } Error "not-multicast"
+        "{address} is not a multicast address"
+        "write a group of 224.0.0.0/4 or ff00::/8, such as \"239.1.1.1\" or \"ff05::5001\"";
+    /// A group of the other family.
+    MulticastFamily { address: IpAddr, network: String } Error "multicast-family"
+        "the group {address} and the VTEPs of network `{network}` are of different families"
+        "write a group of the family that the VTEPs have";
+    /// VTEPs of both families.
+    MixedVteps { network: String, host: String, other: String } Error "mixed-vteps"
+        "the VTEPs of `{host}` and `{other}` are of different families, and both are in network `{network}`"
+        "give all hosts of a network VTEP addresses of one family";
+
+    /// An Ethernet address that no station can have.
+    MacKind { mac: MacAddr } Error "mac-kind"
+        "{mac} cannot be a station's MAC"
+        "write a unicast address: not zero, and the first byte even";
+    /// A MAC twice in a network.
+    MacTwice { mac: MacAddr, other: String } Error "mac-twice"
+        "{mac} is the MAC of endpoint `{other}` in the same network already"
+        "give each endpoint of a network a MAC of its own";
+    /// An address that no station can have.
+    AddressKind { address: IpAddr } Error "address-kind"
+        "{address} cannot be a station's address"
+        "write a unicast address (not loopback, multicast, broadcast or unspecified)";
+    /// An address outside the subnets.
+    AddressOutside { address: IpAddr, network: String, subnets: String } Error "address-outside"
+        "{address} is in no subnet of network `{network}`"
+        "write an address of {subnets}, or add a subnet; addresses beyond the subnets go into `allowed_pairs`";
+    /// The first or last address of a subnet.
+    AddressReserved { address: IpAddr, role: &'static str, subnet: IpNet } Error "address-reserved"
+        "{address} is {role} of {subnet}"
+        "write another address of the subnet";
+    /// An address twice in a network.
+    AddressTwice { address: IpAddr, other: String } Error "address-twice"
+        "{address} is an address of endpoint `{other}` in the same network already"
+        "keep it at one endpoint; an address that moves between endpoints goes into `allowed_pairs` of each";
+    /// An endpoint without a port.
+    PortMissing { host: String } Error "port-missing"
+        "the endpoint has no port on host `{host}`, which runs eastgate"
+        "add `port = \"NAME\"` with the network device as the host sees it, such as a tap or a veth";
+    /// Two endpoints on one port.
+    PortTwice { port: String, host: String, other: String } Error "port-twice"
+        "port `{port}` of host `{host}` belongs to {other} already"
+        "give each endpoint a port of its own";
+
+    /// From in egress, to in ingress.
+    WrongDirection { written: &'static str, list: &'static str, meant: &'static str } Error "wrong-direction"
+        "a rule of `{list}` has no `{written}`"
+        "write `{meant}`: `from` says who may send to the group, `to` says where the group may send";
+    /// Ports of a protocol that has none.
+    PortsNotPossible { protocol: String } Error "ports-not-possible"
+        "{protocol} has no ports that could be matched"
+        "ports go with `proto = \"tcp\"` and `proto = \"udp\"`; take the ports out, or name one of those";
+    /// ICMP types of something else.
+    IcmpNotPossible { protocol: String } Error "icmp-not-possible"
+        "{protocol} has no ICMP type or code"
+        "write `proto = \"icmp\"` or `proto = \"icmpv6\"`";
+    /// A code without a type.
+    IcmpCodeAlone { } Error "icmp-code-alone"
+        "an ICMP code means nothing without its type"
+        "add `icmp_type`";
+    /// Both families in one rule that is for one.
+    FamilyConflict { what: String, has: &'static str, family: &'static str } Error "family-conflict"
+        "{what} is {has}, and the rule is for {family} only: it could never match"
+        "take it out, or write a rule for each family";
+
+    /// A group without members.
+    GroupUnused { name: String } Warning "group-unused"
+        "nobody is in group `{name}`, and no other group's rule names it"
+        "put it into some endpoint's `groups`, or take it out";
+    /// An endpoint that cannot be reached.
+    EndpointUngrouped { name: String } Warning "endpoint-ungrouped"
+        "endpoint `{name}` is in no group: it can neither send nor receive"
+        "add `groups = [\"NAME\"]`";
+    /// A rule twice.
+    RuleRepeated { } Warning "rule-repeated"
+        "this rule repeats another of the same list"
+        "take it out; it changes nothing";
+    /// A name twice in a list.
+    NameRepeated { name: String } Warning "name-repeated"
+        "`{name}` is in this list twice"
+        "keep one of the two";
+    /// A network without hosts.
+    NetworkEmpty { name: String } Warning "network-empty"
+        "no host has a part in network `{name}`"
+        "add endpoints, or `hosts = [\"NAME\"]`";
+}
+
+/// A problem and where it is.
+#[derive(Clone, Debug)]
+pub struct Diagnostic {
+    /// What is wrong.
+    pub problem: Problem,
+    /// What is underlined.
+    pub at: Place,
+    /// Another place that has to do with it, and what is there.
+    pub also: Option<(Place, &'static str)>,
+}
+
+impl Diagnostic {
+    /// A problem at one place.
+    #[must_use]
+    pub fn new(problem: Problem, at: Place) -> Self {
+        Self { problem, at, also: None }
+    }
+
+    /// The same with a second place.
+    #[must_use]
+    pub fn and(self, at: Place, what: &'static str) -> Self {
+        Self { also: Some((at, what)), ..self }
+    }
+}

@@ -1,0 +1,285 @@
+//! The files' tables and keys: the one declaration that reader, defaults and JSON schema come from.
+
+use std::{net::IpAddr, sync::Arc};
+
+use eastgate_wire::{MacAddr, Vni};
+use ipnet::IpNet;
+use schemars::{Schema, SchemaGenerator};
+use toml::de::DeTable;
+
+use super::{
+    leaf::*,
+    model::OVERHEAD_V4,
+    problem::Problem,
+    read::{At, Field, Named, Read, Reader, Span, table},
+    values::{AddressOrPrefix, Device, Int, List, NameText, NumberOrWord, OneOrMany},
+};
+
+/// The largest MTU that any network can have.
+const MTU_MAX: u64 = (65535 - OVERHEAD_V4) as u64;
+/// Every IPv4 link takes packets of this size (RFC 791 section 3.2).
+const MTU_MIN: u64 = 68;
+/// A table with more entries than this would not fit a host's memory.
+const TABLE_MAX: u64 = 100_000_000;
+
+pub(super) type Mtu = Int<MTU_MIN, MTU_MAX>;
+pub(super) type TableSize = Int<1, TABLE_MAX>;
+/// Up to ten years.
+pub(super) type Seconds = Int<1, 315_360_000>;
+
+table! {
+    /// The configuration of an eastgate overlay: hosts, tenants, networks, groups and endpoints.
+    "the file"
+    struct FileTable {
+        /// More files, as patterns counted from this file's folder; `*` and `?` in the file name. They hold hosts
+        /// and tenants.
+        many include: List<Arc<str>>,
+        /// What all tunnels have in common.
+        optional overlay: OverlayTable,
+        /// Limits of one host, over all its networks.
+        optional limits: HostLimitsTable,
+        /// The machines with a VTEP, by name.
+        many host: Named<HostTable>,
+        /// The tenants, by name.
+        many tenant: Named<TenantTable>,
+    }
+}
+
+table! {
+    /// What all tunnels have in common.
+    "`overlay`"
+    struct OverlayTable {
+        /// UDP port the VTEPs listen on.
+        default port: Int<1, 65535> = Int(4789),
+        /// TTL or hop limit of the outer header, or "inherit" for that of the inner packet.
+        default ttl: OuterField = OuterField::Fixed(64),
+        /// TOS or traffic class of the outer header, or "inherit". ECN always follows RFC 6040.
+        default tos: OuterField = OuterField::Fixed(0),
+        /// Range that outer source ports are taken from.
+        default source_ports: PortRange = PortRange { first: 49152, last: 65535 },
+        /// Distinct outer source ports used: a power of two.
+        default entropy_ports: Int<1, 65536> = Int(256),
+        /// "zero": every datagram with checksum zero; "auto": zero on single datagrams, right on bursts, which the
+        /// kernel insists on.
+        default udp_checksum: UdpChecksum = UdpChecksum::Auto,
+        /// DF on outer IPv4 headers.
+        default dont_fragment: bool = true,
+    }
+}
+
+table! {
+    /// Sizes of one host's tables, over all its networks.
+    "`limits`"
+    struct HostLimitsTable {
+        /// Flows that were answered.
+        default flows: TableSize = Int(1_000_000),
+        /// Flows not answered yet; the oldest goes first.
+        default unanswered: TableSize = Int(65_536),
+        /// Datagrams in fragments.
+        default fragments: TableSize = Int(4_096),
+    }
+}
+
+table! {
+    /// A machine with a VTEP.
+    "host"
+    struct HostTable {
+        /// Underlay address of its VTEP, IPv4 or IPv6.
+        required vtep: IpAddr = "\"172.31.0.1\"",
+        /// Underlay network device.
+        required device: Device = "\"eth0\"",
+        /// "eastgate", or "vxlan" for a plain VTEP that nobody here controls.
+        default runs: Runs = Runs::Eastgate,
+        /// Prefixes that tenants may never reach.
+        many management: List<IpNet>,
+    }
+}
+
+table! {
+    /// A tenant; nothing of one is visible to another.
+    "tenant"
+    struct TenantTable {
+        /// For people.
+        optional description: Arc<str>,
+        /// Its networks, by name.
+        many network: Named<NetworkTable>,
+        /// Its security groups, by name.
+        many group: Named<GroupTable>,
+        /// Its endpoints, by name.
+        many endpoint: Named<EndpointTable>,
+    }
+}
+
+table! {
+    /// A layer 2 network: one VNI.
+    "network"
+    struct NetworkTable {
+        /// VXLAN network identifier.
+        required vni: Vni = "5001",
+        /// Address prefixes of both families.
+        many subnets: List<IpNet>,
+        /// MTU of the tenant's interfaces in bytes; left out, it is the underlay's less 50 (IPv4) or 70 (IPv6).
+        optional mtu: Mtu,
+        /// "mesh": every member sends to every other; "hub": all go through one.
+        default topology: Topology = Topology::Mesh,
+        /// The host that members send through.
+        optional hub: NameText,
+        /// Hosts with a part in it beside those of its endpoints.
+        many hosts: List<NameText>,
+        /// Unknown stations behind members are admitted and learned.
+        default learning: bool = false,
+        /// How frames to many are sent: a copy to each member, to an underlay multicast group, or not at all.
+        default flood: Flood = Flood::Replicate,
+        /// The underlay multicast group.
+        optional multicast_group: IpAddr,
+        /// Who answers ARP and ND: "suppress" (eastgate, with the endpoint's MAC), "proxy" (eastgate, with its own)
+        /// or "off" (the endpoints).
+        default neighbors: Neighbors = Neighbors::Suppress,
+        /// ARP and ND requests for addresses that no endpoint has.
+        default unknown_neighbors: Unknown = Unknown::Drop,
+        /// Frames to MACs that nobody is known to have.
+        default unknown_destinations: Unknown = Unknown::Drop,
+        /// Inner frames may carry a VLAN tag.
+        default vlan_aware: bool = false,
+        /// Datagrams with reserved VXLAN bits set are dropped.
+        default strict_reserved: bool = false,
+        /// "strict": TCP state begins at a SYN; "loose": at any segment.
+        default tcp: TcpMode = TcpMode::Strict,
+        /// Flows when the policy changes: decided again, or kept.
+        default on_change: OnChange = OnChange::Recheck,
+        /// Packets that do not fit the tunnel and may be fragmented.
+        default oversize: Oversize = Oversize::Drop,
+        /// The MSS of TCP SYNs is lowered to what fits.
+        default mss_clamp: bool = false,
+        /// Multicast and broadcast beyond ARP, ND and DHCP.
+        default multicast: Unknown = Unknown::Drop,
+        /// Broadcast, unknown unicast and multicast frames a second on one host.
+        default bum_limit: Int<0, 4_294_967_295> = Int(1_000),
+        /// MACs learned on one host.
+        default mac_limit: Int<0, 100_000_000> = Int(1_024),
+        /// Seconds that a silent learned MAC is remembered.
+        default mac_age: Seconds = Int(300),
+        /// Seconds that flows without packets are remembered.
+        optional timeouts: TimeoutsTable,
+        /// Sizes of this network's tables on one host.
+        optional limits: NetworkLimitsTable,
+    }
+}
+
+table! {
+    /// Seconds that a flow is remembered without a packet.
+    "`timeouts`"
+    struct TimeoutsTable {
+        /// TCP, SYN seen.
+        default tcp_syn: Seconds = Int(30),
+        /// TCP, handshake done.
+        default tcp_established: Seconds = Int(7440),
+        /// TCP, one side has sent FIN.
+        default tcp_fin_wait: Seconds = Int(120),
+        /// TCP, that FIN is acknowledged.
+        default tcp_close_wait: Seconds = Int(60),
+        /// TCP, both sides have sent FIN.
+        default tcp_last_ack: Seconds = Int(30),
+        /// TCP, both FINs are acknowledged.
+        default tcp_time_wait: Seconds = Int(120),
+        /// TCP, reset.
+        default tcp_close: Seconds = Int(10),
+        /// UDP, not answered yet.
+        default udp_first: Seconds = Int(30),
+        /// UDP, answered.
+        default udp_answered: Seconds = Int(300),
+        /// ICMP queries.
+        default icmp: Seconds = Int(60),
+        /// Other protocols.
+        default other: Seconds = Int(600),
+    }
+}
+
+table! {
+    /// Sizes of one network's tables on one host.
+    "`limits`"
+    struct NetworkLimitsTable {
+        /// Flows that were answered.
+        default flows: TableSize = Int(100_000),
+        /// Flows not answered yet; the oldest goes first.
+        default unanswered: TableSize = Int(8_192),
+        /// Datagrams in fragments.
+        default fragments: TableSize = Int(512),
+    }
+}
+
+table! {
+    /// A security group. What no rule of an endpoint's groups allows is dropped.
+    "group"
+    struct GroupTable {
+        /// For people.
+        optional description: Arc<str>,
+        /// What members may receive.
+        many ingress: List<RuleTable>,
+        /// What members may send.
+        many egress: List<RuleTable>,
+    }
+}
+
+table! {
+    /// A rule: it allows what matches all its keys.
+    "a rule"
+    struct RuleTable {
+        /// For people.
+        optional description: Arc<str>,
+        /// Protocol by name or number, or "any". "icmp" without a type is ICMP and ICMPv6; with a type it is ICMP.
+        default proto: NumberOrWord = NumberOrWord("any".into()),
+        /// Destination ports: 443, "443", "8000-8099", or a list; with tcp and udp.
+        optional ports: OneOrMany<PortRange>,
+        /// Source ports, likewise.
+        optional source_ports: OneOrMany<PortRange>,
+        /// ICMP type by name or number; with icmp and icmpv6.
+        optional icmp_type: NumberOrWord,
+        /// ICMP code by name or number; with `icmp_type`.
+        optional icmp_code: NumberOrWord,
+        /// "ipv4" or "ipv6" for a rule of one family.
+        optional family: RuleFamily,
+        /// Ingress: who may send. "any", an address, a prefix, "group:NAME", or a list.
+        optional from: OneOrMany<Arc<str>>,
+        /// Egress: to whom. "any", an address, a prefix, "group:NAME", or a list.
+        optional to: OneOrMany<Arc<str>>,
+    }
+}
+
+table! {
+    /// A station of a tenant.
+    "endpoint"
+    struct EndpointTable {
+        /// The network it is in.
+        required network: NameText = "\"app\"",
+        /// The host it runs on.
+        required host: NameText = "\"alpha\"",
+        /// Its network device as the host sees it; may be left out where the host runs "vxlan".
+        optional port: Device,
+        /// Its MAC.
+        required mac: MacAddr = "\"02:00:00:00:01:01\"",
+        /// Its addresses, inside the network's subnets or link-local IPv6.
+        required addresses: List<IpAddr> = "[\"10.1.0.11\"]",
+        /// Its security groups; of several, the union counts.
+        many groups: List<NameText>,
+        /// More addresses that it may send from.
+        many allowed_pairs: List<AllowedPairTable>,
+        /// Its MAC and addresses are checked.
+        default port_security: bool = true,
+        /// It may send router advertisements, and packets of others.
+        default router: bool = false,
+        /// It may send DHCP and DHCPv6 server messages.
+        default dhcp_server: bool = false,
+    }
+}
+
+table! {
+    /// An address beyond its own that an endpoint may send from.
+    "an allowed pair"
+    struct AllowedPairTable {
+        /// The address, or a prefix.
+        required address: AddressOrPrefix = "\"10.1.0.100/32\"",
+        /// The MAC that goes with it; left out, the endpoint's own.
+        optional mac: MacAddr,
+    }
+}
