@@ -1,0 +1,103 @@
+//! What senders left to the device, done in software: finishing checksums, cutting superframes up
+//! ([`segment`]) and putting segments together again ([`coalesce`]).
+
+use eastgate_wire::{DropReason, Frame, checksum};
+
+pub mod coalesce;
+pub mod segment;
+
+/// Finishes the checksum that the sender of a frame left open. Does nothing when there is none, nor to a
+/// superframe, whose checksums are made when it is cut up.
+///
+/// # Errors
+/// [`DropReason::BadL4Header`] when the place of the checksum is not inside the frame.
+#[inline]
+pub fn finish_checksum(frame: &mut Frame<'_>) -> Result<(), DropReason> {
+    if frame.offload.gso.is_some() {
+        return Ok(());
+    }
+    let Some(partial) = frame.offload.checksum else { return Ok(()) };
+    let summed = frame.bytes_mut().get_mut(usize::from(partial.start)..).ok_or(DropReason::BadL4Header)?;
+    let sum = checksum::checksum(summed);
+    let field = summed.get_mut(usize::from(partial.offset)..).and_then(|rest| rest.first_chunk_mut::<2>());
+    *field.ok_or(DropReason::BadL4Header)? = sent(sum).to_be_bytes();
+    frame.offload.checksum = None;
+    Ok(())
+}
+
+/// A computed checksum as it is sent. For UDP 0 means none (RFC 768); for the others both zeros are one
+/// number.
+#[inline]
+const fn sent(sum: u16) -> u16 {
+    if sum == 0 { 0xffff } else { sum }
+}
+
+#[cfg(test)]
+mod tests {
+    use eastgate_wire::{Gso, GsoKind, Offload, PartialChecksum, View, checksum::pseudo_header};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::test_frames::*;
+
+    /// The frame as a sender with checksum offload hands it over.
+    fn left_open(mut frame: Vec<u8>) -> (Vec<u8>, PartialChecksum) {
+        let ip = *View::parse(&frame).unwrap().ip().unwrap();
+        let offset = if ip.proto == 6 { 16 } else { 6 };
+        let addresses = if ip.src.is_v4() { 26..34 } else { 22..54 };
+        let (src, dst) = frame[addresses.clone()].split_at(addresses.len() / 2);
+        let sum = pseudo_header(src, dst, ip.proto, u32::from(ip.l4_len)).folded();
+        let at = usize::from(ip.l4 + offset);
+        frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        (frame, PartialChecksum { start: ip.l4, offset })
+    }
+
+    fn finish(frame: &mut [u8], offload: Offload) -> (Result<(), DropReason>, Offload) {
+        let len = frame.len();
+        let mut frame = Frame::new(frame, 0, len, offload);
+        (finish_checksum(&mut frame), frame.offload)
+    }
+
+    proptest! {
+        /// etherparse's checksum is the oracle.
+        #[test]
+        fn equals_the_checksum_of_the_builder(payload in proptest::collection::vec(any::<u8>(), 0..300), sport: u16) {
+            for built in [tcp_v4(sport, 2, 3, &payload), tcp_v6(sport, 2, 3, &payload), udp_v4(sport, 2, &payload), udp_v6(sport, 2, &payload)] {
+                let (mut open, partial) = left_open(built.clone());
+                let (result, left) = finish(&mut open, Offload { checksum: Some(partial), gso: None });
+                prop_assert_eq!((result, left), (Ok(()), Offload::default()));
+                prop_assert_eq!(open, built);
+            }
+        }
+
+        #[test]
+        fn wild_offsets_are_refused(start: u16, offset: u16) {
+            let mut frame = udp_v4(1, 2, b"data");
+            let inside = usize::from(start) + usize::from(offset) + 2 <= frame.len();
+            let (result, _) = finish(&mut frame, Offload { checksum: Some(PartialChecksum { start, offset }), gso: None });
+            prop_assert_eq!(result.is_ok(), inside);
+        }
+    }
+
+    #[test]
+    fn a_udp_checksum_of_zero_is_sent_as_all_ones() {
+        let found = (0..=u16::MAX).find(|port| {
+            let (mut open, partial) = left_open(udp_v4(*port, 2, b"zero"));
+            let _ = finish(&mut open, Offload { checksum: Some(partial), gso: None });
+            assert_ne!(open[40..42], [0, 0]);
+            open[40..42] == [0xff, 0xff]
+        });
+        assert!(found.is_some(), "one of all ports sums up to zero");
+    }
+
+    #[test]
+    fn superframes_wait_for_the_cut() {
+        let (mut open, partial) = left_open(tcp_v4(1, 2, 3, &[1; 3000]));
+        let before = open.clone();
+        let offload = Offload { checksum: Some(partial), gso: Some(Gso { kind: GsoKind::TcpV4, segment: 1000 }) };
+        assert_eq!(finish(&mut open, offload), (Ok(()), offload));
+        assert_eq!(open, before);
+        assert_eq!(finish(&mut open, Offload::default()), (Ok(()), Offload::default()));
+        assert_eq!(open, before);
+    }
+}

@@ -1,0 +1,121 @@
+//! A token bucket: how often something may happen. BUM frames of a network and answers the appliance makes
+//! itself pass through one (attacks: a storm in one network must not become one in the others).
+
+use eastgate_wire::Instant;
+
+/// Events a second and how many at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rate {
+    /// Events a second in the long run
+    pub per_second: u32,
+    /// Events at once after a pause
+    pub burst: u32,
+}
+
+/// A token bucket, full at first. It counts in millionths of an event, so that no rate loses a fraction to
+/// rounding however often it is asked.
+#[derive(Clone, Debug)]
+pub struct TokenBucket {
+    rate: Rate,
+    level: u64,
+    filled: Instant,
+}
+
+const MICRO: u64 = 1_000_000;
+
+impl TokenBucket {
+    /// A full bucket.
+    #[must_use]
+    pub const fn new(rate: Rate, now: Instant) -> Self {
+        Self { rate, level: rate.burst as u64 * MICRO, filled: now }
+    }
+
+    /// Takes one token; false when there is none.
+    #[inline]
+    #[must_use]
+    pub fn take(&mut self, now: Instant) -> bool {
+        self.take_many(1, now)
+    }
+
+    /// Takes `count` tokens, all or none: a superframe counts as the frames it will become.
+    #[inline]
+    #[must_use]
+    pub fn take_many(&mut self, count: u32, now: Instant) -> bool {
+        self.fill(now);
+        let cost = u64::from(count) * MICRO;
+        let enough = self.level >= cost;
+        if enough {
+            self.level -= cost;
+        }
+        enough
+    }
+
+    /// Takes a new rate over; what is in the bucket stays, up to the new burst.
+    pub fn set_rate(&mut self, rate: Rate, now: Instant) {
+        self.fill(now);
+        self.rate = rate;
+        self.level = self.level.min(u64::from(rate.burst) * MICRO);
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let elapsed = now.micros().saturating_sub(self.filled.micros());
+        let gained = elapsed.saturating_mul(u64::from(self.rate.per_second));
+        self.level = self.level.saturating_add(gained).min(u64::from(self.rate.burst) * MICRO);
+        self.filled = self.filled.max(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn burst_then_rate() {
+        let mut bucket = TokenBucket::new(Rate { per_second: 10, burst: 3 }, Instant::ZERO);
+        assert_eq!((0..5).filter(|_| bucket.take(Instant::ZERO)).count(), 3);
+        assert!(!bucket.take(Instant::from_micros(99_999)));
+        assert!(bucket.take(Instant::from_micros(100_000)));
+        assert!(!bucket.take(Instant::from_micros(100_000)));
+        let later = Instant::from_secs(1000);
+        assert_eq!((0..9).filter(|_| bucket.take(later)).count(), 3, "a pause fills no more than the burst");
+    }
+
+    #[test]
+    fn a_storm_of_a_million_frames_is_cut_to_the_rate() {
+        let mut bucket = TokenBucket::new(Rate { per_second: 1000, burst: 100 }, Instant::ZERO);
+        let passed = (0..1_000_000u64).filter(|us| bucket.take(Instant::from_micros(*us))).count();
+        assert_eq!(passed, 100 + 999, "one second of frames, one a microsecond");
+    }
+
+    #[test]
+    fn zero_rate_and_extreme_times_do_not_overflow() {
+        let mut bucket = TokenBucket::new(Rate { per_second: 0, burst: 0 }, Instant::ZERO);
+        assert!(!bucket.take(Instant::from_micros(u64::MAX)));
+        let mut bucket = TokenBucket::new(Rate { per_second: u32::MAX, burst: u32::MAX }, Instant::ZERO);
+        assert!(bucket.take_many(u32::MAX, Instant::from_micros(u64::MAX)));
+        assert!(!bucket.take(Instant::ZERO), "a clock that went back gives nothing");
+    }
+
+    #[test]
+    fn a_new_rate_cuts_what_is_there() {
+        let mut bucket = TokenBucket::new(Rate { per_second: 1, burst: 100 }, Instant::ZERO);
+        bucket.set_rate(Rate { per_second: 1, burst: 2 }, Instant::ZERO);
+        assert_eq!((0..5).filter(|_| bucket.take(Instant::ZERO)).count(), 2);
+    }
+
+    proptest! {
+        /// Over any stretch no more passes than burst + rate x time, and no less than the asked-for minimum.
+        #[test]
+        fn never_more_than_promised(per_second in 1u32..5000, burst in 1u32..50, gaps in proptest::collection::vec(0u64..5000, 1..300)) {
+            let mut bucket = TokenBucket::new(Rate { per_second, burst }, Instant::ZERO);
+            let (mut at, mut passed) = (0u64, 0u64);
+            for gap in gaps {
+                at += gap;
+                passed += u64::from(bucket.take(Instant::from_micros(at)));
+                prop_assert!(passed * 1_000_000 <= u64::from(burst) * 1_000_000 + at * u64::from(per_second));
+            }
+        }
+    }
+}
