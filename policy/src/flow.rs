@@ -1,1 +1,670 @@
-//! flow
+//! The flow table: who speaks with whom, who allowed it, and whether a packet belongs there.
+//!
+//! One call a packet: [`FlowTable::track`]. It says that the packet passes as part of a flow ([`Tracked::Pass`]),
+//! that it would begin one and has to be decided ([`Tracked::New`], then [`FlowTable::open`]), that its flow was
+//! admitted under a policy that is no longer in force ([`Tracked::Stale`], then [`FlowTable::confirm`] and
+//! `track` again, or [`FlowTable::refuse`]), or that it is dropped. ICMP errors go to [`FlowTable::related`].
+//!
+//! # Promises
+//! - Two networks share nothing: the VNI is part of every key.
+//! - A packet passes without a new decision only when it is of the very flow that was decided: same ends, ports
+//!   and protocol, and for an ICMP query same type, code, identifier and asker.
+//! - A flow past its deadline is gone, whether or not [`FlowTable::handle_timeout`] has been by. Nothing ever
+//!   walks the whole table; every call but the paged ones costs the same however many flows there are.
+//! - Limits are exact over all shards (see [`Quota`]). Flows that were not answered, half-open TCP included, are
+//!   a population of their own. When it is full, the flow of that network that waited longest makes room; when
+//!   the host's limit is the full one, the flow that waited longest of all. Only flows of this shard can make
+//!   room: where it has none, the packet is dropped (`flow-limit`).
+//! - Answered flows are never put out by others. When their limit is reached, an answer that would make one more
+//!   is dropped (`flow-limit`), and so is the end of a handshake; the flow stays among the unanswered and its
+//!   ends may try again. An `answered` flow of TCP is one whose handshake is complete.
+//! - Hashes are keyed; nobody outside can choose which flows collide.
+//!
+//! # Shards
+//! A daemon with several workers runs several tables, each behind its lock, and sends a packet to the one that
+//! [`Sharding`] names; both directions of a flow, and the errors and fragments that belong to it, meet there.
+
+mod quota;
+mod report;
+mod segment;
+mod settings;
+mod slab;
+mod tcp;
+mod waiting;
+mod wheel;
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::HashMap, sync::Arc};
+
+use ahash::RandomState;
+use eastgate_wire::{
+    Addr, DropReason, FlowKey, Instant, Vni,
+    view::{Quoted, Tcp, proto, tcp_flags},
+};
+use hashbrown::HashTable;
+
+pub use self::{
+    quota::{FlowLimits, FlowUse, NetworkQuota, Quota},
+    report::{Ending, FlowCounters, FlowEvent, FlowFilter, FlowInfo, Happening},
+    segment::{Direction, Later, Query, Segment, SegmentKind},
+    settings::{FlowState, OnChange, StateSettings, Timeouts},
+    slab::Count,
+};
+use self::{
+    quota::{Full, Population},
+    report::Events,
+    segment::{Key, flags_make_sense},
+    slab::{Entry, NONE, Slab},
+    tcp::{Connection, Step},
+    waiting::{Queue, Waiting},
+    wheel::Wheel,
+};
+
+/// How many unanswered flows one new flow may put out: more than one only when another shard was quicker to
+/// take the room, or a limit was lowered.
+const EVICTIONS_PER_OPEN: u32 = 4;
+
+/// How many flows are looked at for having ended when the answered ones are at their limit.
+const VISITS_AT_LIMIT: usize = 64;
+
+/// A flow that is in the table. Good until the flow ends; later calls with it do nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FlowId {
+    index: u32,
+    generation: u32,
+}
+
+/// What let a flow in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Admitted {
+    /// Epoch of the policy
+    pub epoch: u32,
+    /// The sender's rule
+    pub egress_rule: u32,
+    /// The receiver's rule
+    pub ingress_rule: u32,
+}
+
+/// The flow of a packet that passes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hit {
+    /// The flow
+    pub flow: FlowId,
+    /// Which way the packet goes
+    pub direction: Direction,
+    /// What [`FlowTable::set_hint`] left for this direction, or 0
+    pub hint: u64,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Tracked {
+    /// It passes as part of this flow.
+    Pass(Hit),
+    /// Its flow was admitted under another epoch, and the packet has not been looked at beyond that.
+    Stale {
+        /// The flow
+        flow: FlowId,
+        /// The key to decide about: that of the packet that opened the flow
+        original: FlowKey,
+    },
+    /// It would begin a flow.
+    New,
+    /// It does not pass.
+    Drop(DropReason),
+}
+
+/// Which shard a flow lives in.
+#[derive(Clone, Debug)]
+pub struct Sharding {
+    hasher: RandomState,
+    shards: u32,
+}
+
+impl Sharding {
+    /// That many shards, at least one. The hasher must not be the tables' own, or a shard would use only its
+    /// share of its index.
+    #[must_use]
+    pub fn new(hasher: RandomState, shards: u32) -> Self {
+        Self { hasher, shards: shards.max(1) }
+    }
+
+    /// The shard of a flow, the same for both directions.
+    #[must_use]
+    pub fn shard(&self, key: &FlowKey) -> u32 {
+        let (key, _) = Key::of(key, None);
+        let hash = self.hasher.hash_one(key) >> 32;
+        (hash * u64::from(self.shards) >> 32) as u32
+    }
+}
+
+/// The flows of one shard.
+#[derive(Debug)]
+pub struct FlowTable {
+    hasher: RandomState,
+    index: HashTable<u32>,
+    slab: Slab,
+    wheel: Wheel,
+    waiting: Waiting,
+    networks: HashMap<Vni, Network, RandomState>,
+    counters: FlowCounters,
+    events: Events,
+}
+
+/// A network that has flows in this shard.
+#[derive(Debug)]
+struct Network {
+    quota: Arc<NetworkQuota>,
+    waiting: Queue,
+    flows: u32,
+}
+
+impl FlowTable {
+    /// An empty table with room in its index for `expected` flows; it grows beyond that, at the cost of a pause.
+    #[must_use]
+    pub fn new(hasher: RandomState, expected: u32) -> Self {
+        Self {
+            index: HashTable::with_capacity(expected as usize),
+            slab: Slab::new(),
+            wheel: Wheel::new(),
+            waiting: Waiting::new(),
+            networks: HashMap::with_hasher(hasher.clone()),
+            counters: FlowCounters::default(),
+            events: Events::default(),
+            hasher,
+        }
+    }
+
+    /// Finds the flow of a packet and holds the packet against its state.
+    #[inline]
+    pub fn track(
+        &mut self,
+        segment: &Segment,
+        settings: &StateSettings,
+        epoch: u32,
+        now: Instant,
+    ) -> Tracked {
+        if let SegmentKind::Tcp(tcp) = &segment.kind
+            && !flags_make_sense(tcp.flags)
+        {
+            return Tracked::Drop(DropReason::TcpFlags);
+        }
+        let (key, swapped) = Key::of_segment(segment);
+        let Some(index) = self.live(&key, now) else { return unknown(segment, settings) };
+        let entry = self.slab.at(index);
+        if entry.epoch != epoch && settings.on_change == OnChange::Recheck {
+            return Tracked::Stale { flow: flow_id(entry, index), original: original(entry) };
+        }
+        let direction = entry.direction(swapped);
+        let passed = match &segment.kind {
+            SegmentKind::Tcp(tcp) => match self.step(index, direction, tcp, settings, now) {
+                Ok(Some(())) => Ok(()),
+                Ok(None) => {
+                    self.remove(index, Ending::Closed, now);
+                    return Tracked::New;
+                }
+                Err(reason) => Err(reason),
+            },
+            SegmentKind::Later(later) => self.continue_with(index, direction, later, settings, now),
+            SegmentKind::Udp | SegmentKind::Query(_) | SegmentKind::Other => {
+                self.hear(index, direction, settings, now)
+            }
+        };
+        if let Err(reason) = passed {
+            return Tracked::Drop(reason);
+        }
+        let entry = self.slab.at_mut(index);
+        entry.count(direction, segment.packets, segment.bytes);
+        Tracked::Pass(hit(entry, index, direction))
+    }
+
+    /// Opens a flow for a packet that is [`Tracked::New`] and was allowed. `quota` is the page of the packet's
+    /// network.
+    ///
+    /// # Errors
+    /// `flow-limit` when there is no room; the reason [`FlowTable::track`] gives for a packet that cannot begin
+    /// a flow.
+    pub fn open(
+        &mut self,
+        segment: &Segment,
+        admitted: &Admitted,
+        settings: &StateSettings,
+        quota: &Arc<NetworkQuota>,
+        now: Instant,
+    ) -> Result<Hit, DropReason> {
+        if let Tracked::Drop(reason) = unknown(segment, settings) {
+            return Err(reason);
+        }
+        let (key, swapped) = Key::of_segment(segment);
+        if let Some(old) = self.find(&key) {
+            self.remove(old, Ending::Closed, now);
+        }
+        let (connection, state) = match &segment.kind {
+            SegmentKind::Tcp(tcp) if tcp.flags & tcp_flags::SYN != 0 => Connection::opened(tcp),
+            SegmentKind::Tcp(tcp) => Connection::picked_up(tcp),
+            _ => (Connection::default(), FlowState::Unanswered),
+        };
+        self.make_room(key.vni(), quota, now)?;
+        let mut entry = Entry::new(key, swapped, state, now);
+        entry.connection = connection;
+        entry.admit(admitted);
+        entry.seen(now, now + settings.timeouts.of(key.proto(), state));
+        entry.count(Direction::Original, segment.packets, segment.bytes);
+        let index = self.insert(entry, quota, now);
+        Ok(hit(self.slab.at(index), index, Direction::Original))
+    }
+
+    /// The policy in force allows a [`Tracked::Stale`] flow too. Its hints are forgotten: where it goes may have
+    /// changed with the policy. False when it is gone.
+    pub fn confirm(&mut self, flow: FlowId, admitted: &Admitted) -> bool {
+        let Some(index) = self.slab.index(flow) else { return false };
+        let entry = self.slab.at_mut(index);
+        entry.admit(admitted);
+        entry.hints = [0; 2];
+        true
+    }
+
+    /// The policy in force does not allow a [`Tracked::Stale`] flow: it ends. False when it is gone.
+    pub fn refuse(&mut self, flow: FlowId, now: Instant) -> bool {
+        let index = self.slab.index(flow);
+        if let Some(index) = index {
+            self.remove(index, Ending::Refused, now);
+        }
+        index.is_some()
+    }
+
+    /// Whether an ICMP error passes: it must quote a packet that a live flow of this network has sent, and go
+    /// `to` the one who sent it (RFC 5927 section 4); of TCP the quoted number must be one that was sent lately.
+    /// The direction of the hit is that of the error. The flow is neither prolonged nor counted.
+    pub fn related(
+        &mut self,
+        vni: Vni,
+        quoted: &Quoted,
+        to: Addr,
+        settings: &StateSettings,
+        epoch: u32,
+        now: Instant,
+    ) -> Tracked {
+        const UNRELATED: Tracked = Tracked::Drop(DropReason::IcmpUnrelated);
+        let Quoted { src, dst, proto: protocol, sport, dport, seq, icmp } = *quoted;
+        let query = icmp.and_then(|icmp| Query::of(icmp, src.is_v4()));
+        let (key, swapped) = Key::of(&FlowKey { src, dst, vni, sport, dport, proto: protocol }, query);
+        let Some(index) = self.live(&key, now).filter(|_| to == src) else { return UNRELATED };
+        let entry = self.slab.at(index);
+        let sent = entry.direction(swapped);
+        let plausible = protocol != proto::TCP || seq.is_some_and(|seq| entry.connection.has_sent(sent, seq));
+        if entry.counts[sent.index()].packets == 0 || !plausible {
+            return UNRELATED;
+        }
+        if entry.epoch != epoch && settings.on_change == OnChange::Recheck {
+            return Tracked::Stale { flow: flow_id(entry, index), original: original(entry) };
+        }
+        Tracked::Pass(hit(entry, index, sent.reversed()))
+    }
+
+    /// Leaves a note on a flow for the packets of one direction; what it means is the caller's business. False
+    /// when the flow is gone.
+    pub fn set_hint(&mut self, flow: FlowId, direction: Direction, hint: u64) -> bool {
+        let Some(index) = self.slab.index(flow) else { return false };
+        self.slab.at_mut(index).hints[direction.index()] = hint;
+        true
+    }
+
+    /// A flow as it is now.
+    #[must_use]
+    pub fn info(&self, flow: FlowId) -> Option<FlowInfo> {
+        self.slab.index(flow).map(|index| FlowInfo::of(self.slab.at(index)))
+    }
+
+    /// Looks at `budget` places of the table from place `from` (0 at first) and adds the flows that fit to
+    /// `out`. Where to go on, or nothing when this was the end. A flow that is there from the first page to the
+    /// last is met exactly once.
+    pub fn page(
+        &self,
+        from: u32,
+        budget: u32,
+        filter: &FlowFilter,
+        now: Instant,
+        out: &mut Vec<FlowInfo>,
+    ) -> Option<u32> {
+        let until = from.saturating_add(budget).min(self.slab.places());
+        for index in from..until {
+            if let Some(entry) = self.slab.get(index).filter(|entry| entry.deadline() > now) {
+                let info = FlowInfo::of(entry);
+                if filter.fits(&info) {
+                    out.push(info);
+                }
+            }
+        }
+        (until < self.slab.places()).then_some(until)
+    }
+
+    /// Ends the flows that fit among `budget` places from place `from`. How many, and where to go on, or nothing
+    /// when this was the end.
+    pub fn kill(&mut self, from: u32, budget: u32, filter: &FlowFilter, now: Instant) -> (u32, Option<u32>) {
+        let until = from.saturating_add(budget).min(self.slab.places());
+        let mut killed = 0;
+        for index in from..until {
+            if self.slab.get(index).is_some_and(|entry| filter.fits(&FlowInfo::of(entry))) {
+                self.remove(index, Ending::Killed, now);
+                killed += 1;
+            }
+        }
+        (killed, (until < self.slab.places()).then_some(until))
+    }
+
+    /// When [`FlowTable::handle_timeout`] should be called next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.wheel.next_due()
+    }
+
+    /// Ends flows whose time is over, looking at no more than `budget` of them. How many were looked at; as many
+    /// as the budget means that there may be more.
+    pub fn handle_timeout(&mut self, now: Instant, budget: usize) -> usize {
+        for visited in 0..budget {
+            let Some(index) = self.wheel.due(now) else { return visited };
+            if self.slab.at(index).deadline() <= now {
+                self.run_out(index, now);
+            } else {
+                self.wheel.unhang(&mut self.slab, index);
+                self.wheel.hang(&mut self.slab, index, now);
+            }
+        }
+        budget
+    }
+
+    /// How many flows are held, those included whose time is over and that were not looked at since.
+    #[must_use]
+    pub const fn len(&self) -> u32 {
+        self.slab.len()
+    }
+
+    /// Are there none?
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What the table has done so far.
+    #[must_use]
+    pub const fn counters(&self) -> FlowCounters {
+        self.counters
+    }
+
+    /// Keeps up to `limit` events for [`FlowTable::pop_event`]; none with 0, as at first. Further ones are lost
+    /// and counted.
+    pub fn keep_events(&mut self, limit: usize) {
+        self.events.set_limit(limit);
+    }
+
+    /// The oldest event that nobody fetched yet.
+    pub fn pop_event(&mut self) -> Option<FlowEvent> {
+        self.events.pop()
+    }
+
+    /// Bytes allocated for flows.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.index.allocation_size() + self.slab.memory() + self.wheel.memory() + self.waiting.memory()
+    }
+}
+
+/// How packets move a flow.
+impl FlowTable {
+    /// Takes a TCP segment; nothing when it begins another connection.
+    #[inline]
+    fn step(
+        &mut self,
+        index: u32,
+        direction: Direction,
+        tcp: &Tcp,
+        settings: &StateSettings,
+        now: Instant,
+    ) -> Result<Option<()>, DropReason> {
+        let entry = self.slab.at(index);
+        let mut connection = entry.connection;
+        let state = match connection.step(direction, tcp) {
+            Step::Pass(state) => state,
+            Step::Challenge => {
+                self.slab.at_mut(index).connection = connection;
+                return Ok(Some(()));
+            }
+            Step::Reopen => return Ok(None),
+            Step::Drop(reason) => return Err(reason),
+        };
+        if !entry.is_answered() && state.is_past_handshake() {
+            self.answer(index, now)?;
+        }
+        self.slab.at_mut(index).connection = connection;
+        self.enter(index, state, settings, now);
+        Ok(Some(()))
+    }
+
+    /// Takes a packet of a protocol without connections.
+    #[inline]
+    fn hear(
+        &mut self,
+        index: u32,
+        direction: Direction,
+        settings: &StateSettings,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        if direction == Direction::Reply && !self.slab.at(index).is_answered() {
+            self.answer(index, now)?;
+        }
+        let answered = self.slab.at(index).is_answered();
+        let state = if answered { FlowState::Answered } else { FlowState::Unanswered };
+        self.enter(index, state, settings, now);
+        Ok(())
+    }
+
+    /// Takes a later fragment: it prolongs the flow and may be more of a TCP segment, and moves it no further.
+    fn continue_with(
+        &mut self,
+        index: u32,
+        direction: Direction,
+        later: &Later,
+        settings: &StateSettings,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let entry = self.slab.at_mut(index);
+        if let Some(end) = later.tcp_end
+            && !entry.connection.extend(direction, end)
+        {
+            return Err(DropReason::TcpWindow);
+        }
+        let state = entry.state;
+        self.enter(index, state, settings, now);
+        Ok(())
+    }
+
+    /// Puts a flow into a state, or keeps it there, and sets its deadline.
+    #[inline]
+    fn enter(&mut self, index: u32, state: FlowState, settings: &StateSettings, now: Instant) {
+        let entry = self.slab.at_mut(index);
+        let before = entry.deadline();
+        let lasts = settings.timeouts.of(entry.key.proto(), state);
+        let deadline = if state.is_half_open() {
+            entry.created + lasts
+        } else if state == FlowState::Close && entry.state == FlowState::Close {
+            before
+        } else {
+            now + lasts
+        };
+        entry.state = state;
+        entry.seen(now, deadline);
+        if deadline < before {
+            self.wheel.unhang(&mut self.slab, index);
+            self.wheel.hang(&mut self.slab, index, now);
+        }
+    }
+
+    /// Moves a flow to the answered ones.
+    fn answer(&mut self, index: u32, now: Instant) -> Result<(), DropReason> {
+        let vni = self.slab.at(index).key.vni();
+        let Some(quota) = self.networks.get(&vni).map(|network| network.quota.clone()) else {
+            return Err(DropReason::FlowLimit);
+        };
+        if quota.take(Population::Answered).is_err() {
+            self.handle_timeout(now, VISITS_AT_LIMIT);
+            if quota.take(Population::Answered).is_err() {
+                self.counters.limited += 1;
+                return Err(DropReason::FlowLimit);
+            }
+        }
+        let place = std::mem::replace(&mut self.slab.at_mut(index).waiting, NONE);
+        if let Some(network) = self.networks.get_mut(&vni) {
+            self.waiting.leave(&mut network.waiting, place);
+        }
+        quota.give(Population::Unanswered);
+        self.counters.answered += 1;
+        Ok(())
+    }
+}
+
+/// How flows come and go.
+impl FlowTable {
+    #[inline]
+    fn find(&self, key: &Key) -> Option<u32> {
+        let hash = self.hasher.hash_one(key);
+        self.index.find(hash, |&index| self.slab.at(index).key == *key).copied()
+    }
+
+    /// The flow with a key, unless its time is over.
+    #[inline]
+    fn live(&mut self, key: &Key, now: Instant) -> Option<u32> {
+        let index = self.find(key)?;
+        if self.slab.at(index).deadline() <= now {
+            self.run_out(index, now);
+            return None;
+        }
+        Some(index)
+    }
+
+    /// Takes a permit for an unanswered flow, at the cost of older ones if need be.
+    fn make_room(&mut self, vni: Vni, quota: &Arc<NetworkQuota>, now: Instant) -> Result<(), DropReason> {
+        // What this network's flows hold was taken from its page as they know it.
+        let quota = self.networks.get(&vni).map_or(quota, |network| &network.quota).clone();
+        for _ in 0..EVICTIONS_PER_OPEN {
+            let oldest = match quota.take(Population::Unanswered) {
+                Ok(()) => return Ok(()),
+                Err(Full::Total) => self.waiting.oldest(),
+                Err(Full::Network) => {
+                    self.networks.get(&vni).and_then(|network| self.waiting.oldest_of(&network.waiting))
+                }
+            };
+            let Some(oldest) = oldest else { break };
+            self.remove(oldest, Ending::Evicted, now);
+        }
+        quota.take(Population::Unanswered).map_err(|_| {
+            self.counters.limited += 1;
+            DropReason::FlowLimit
+        })
+    }
+
+    /// Puts a flow in for which a permit was taken.
+    fn insert(&mut self, entry: Entry, quota: &Arc<NetworkQuota>, now: Instant) -> u32 {
+        let hash = self.hasher.hash_one(entry.key);
+        let vni = entry.key.vni();
+        let index = self.slab.insert(entry);
+        let (slab, hasher) = (&self.slab, &self.hasher);
+        self.index.insert_unique(hash, index, |&other| hasher.hash_one(slab.at(other).key));
+        let network = self.networks.entry(vni).or_insert_with(|| Network {
+            quota: quota.clone(),
+            waiting: Queue::EMPTY,
+            flows: 0,
+        });
+        network.flows += 1;
+        self.slab.at_mut(index).waiting = self.waiting.join(&mut network.waiting, index);
+        self.wheel.hang(&mut self.slab, index, now);
+        self.counters.opened += 1;
+        self.note(Happening::Opened, index, now);
+        index
+    }
+
+    /// Ends a flow whose time is over.
+    fn run_out(&mut self, index: u32, now: Instant) {
+        let ending = if self.slab.at(index).state.is_over() { Ending::Closed } else { Ending::Expired };
+        self.remove(index, ending, now);
+    }
+
+    fn remove(&mut self, index: u32, ending: Ending, now: Instant) {
+        self.counters.end(ending);
+        self.note(Happening::Ended(ending), index, now);
+        self.wheel.unhang(&mut self.slab, index);
+        let (key, waiting) = (self.slab.at(index).key, self.slab.at(index).waiting);
+        let hash = self.hasher.hash_one(key);
+        if let Ok(found) = self.index.find_entry(hash, |&other| other == index) {
+            found.remove();
+        }
+        if let Some(network) = self.networks.get_mut(&key.vni()) {
+            if waiting == NONE {
+                network.quota.give(Population::Answered);
+            } else {
+                self.waiting.leave(&mut network.waiting, waiting);
+                network.quota.give(Population::Unanswered);
+            }
+            network.flows -= 1;
+            if network.flows == 0 {
+                self.networks.remove(&key.vni());
+            }
+        }
+        self.slab.remove(index);
+    }
+
+    fn note(&mut self, what: Happening, index: u32, at: Instant) {
+        let entry = self.slab.at(index);
+        self.events.record(|| FlowEvent { at, what, flow: FlowInfo::of(entry) }, &mut self.counters);
+    }
+}
+
+/// A table that goes gives back what its flows hold of the limits it shares with others.
+impl Drop for FlowTable {
+    fn drop(&mut self) {
+        for entry in (0..self.slab.places()).filter_map(|index| self.slab.get(index)) {
+            if let Some(network) = self.networks.get(&entry.key.vni()) {
+                let answered = entry.is_answered();
+                network.quota.give(if answered { Population::Answered } else { Population::Unanswered });
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn admit(&mut self, admitted: &Admitted) {
+        let Admitted { epoch, egress_rule, ingress_rule } = *admitted;
+        (self.epoch, self.egress_rule, self.ingress_rule) = (epoch, egress_rule, ingress_rule);
+    }
+}
+
+/// What becomes of a packet that no flow is known for.
+fn unknown(segment: &Segment, settings: &StateSettings) -> Tracked {
+    const CORE: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST | tcp_flags::ACK;
+    match &segment.kind {
+        SegmentKind::Tcp(tcp) => match tcp.flags & CORE {
+            tcp_flags::SYN => Tracked::New,
+            tcp_flags::ACK if settings.loose => Tracked::New,
+            _ if flags_make_sense(tcp.flags) => Tracked::Drop(DropReason::NotSyn),
+            _ => Tracked::Drop(DropReason::TcpFlags),
+        },
+        SegmentKind::Query(Query { request: false, .. }) => Tracked::Drop(DropReason::IcmpUnsolicited),
+        SegmentKind::Later(_) => Tracked::Drop(DropReason::FragmentFirstMissing),
+        SegmentKind::Udp | SegmentKind::Query(_) | SegmentKind::Other => Tracked::New,
+    }
+}
+
+const fn flow_id(entry: &Entry, index: u32) -> FlowId {
+    FlowId { index, generation: entry.generation }
+}
+
+fn original(entry: &Entry) -> FlowKey {
+    entry.key.as_travelling(entry.opened_swapped)
+}
+
+fn hit(entry: &Entry, index: u32, direction: Direction) -> Hit {
+    Hit { flow: flow_id(entry, index), direction, hint: entry.hints[direction.index()] }
+}

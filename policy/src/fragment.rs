@@ -1,1 +1,387 @@
-//! fragment
+//! Datagrams in fragments: the first fragment decides, the later ones inherit.
+//!
+//! Nothing is reassembled and nothing held back. A datagram is remembered from its first fragment until its last
+//! byte went by, or until its time is over. What the memory promises:
+//!
+//! - A later fragment passes only behind a first one that was allowed, and is counted on that one's flow. One
+//!   that comes before its first, or after the datagram was complete, is dropped (`fragment-first-missing`).
+//! - A first fragment has the whole transport header in it (RFC 1858, RFC 7112), and nothing writes over it:
+//!   fragments that overlap are dropped and so is all that follows of their datagram (RFC 5722), TCP at offset 8
+//!   in any case (RFC 3128). A fragment that comes twice is dropped the second time, and harms nothing else.
+//! - A datagram has one end and it is at most 65,535 bytes; every fragment before the end is a multiple of 8.
+//! - A datagram nobody allowed, or nobody decided about, lets nothing pass.
+//! - The number of datagrams remembered is bounded, of each network and of all, exactly; a first fragment beyond
+//!   that is dropped (`fragment-limit`), and those that are remembered stay.
+//!
+//! Datagrams are told apart by network, addresses, protocol and identification (RFC 791); in IPv6 without the
+//! protocol (RFC 8200 section 4.5). Later fragments name no ports, so that shards of the flow table cannot be
+//! told from them: there is one table for all shards, behind its own lock.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use ahash::RandomState;
+use eastgate_wire::{
+    Addr, DropReason, Instant, Vni,
+    view::{Fragment, Ip, Transport, proto, tcp_flags},
+};
+
+use crate::flow::{Later, Query, Segment, SegmentKind};
+
+/// How the datagrams in fragments of one network are remembered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FragmentSettings {
+    /// How long after its first fragment a datagram is forgotten, complete or not
+    pub timeout: Duration,
+    /// How many datagrams of the network are remembered at a time
+    pub limit: u32,
+}
+
+impl Default for FragmentSettings {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(30), limit: 1024 }
+    }
+}
+
+/// A datagram in fragments. Good until the datagram is forgotten.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DatagramId {
+    index: u32,
+    generation: u32,
+}
+
+/// What was decided about a datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The first fragment passed, as this segment of a flow, or without a flow.
+    Allowed(Option<Segment>),
+    /// It did not.
+    Refused,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum FragmentStep {
+    /// It is no fragment.
+    Whole,
+    /// A first fragment: to be decided like a packet, and then to be [settled](FragmentTable::settle).
+    First(DatagramId),
+    /// A later fragment of a datagram that passed: to be tracked as this segment (its counts are of one packet
+    /// of `l4_len` bytes, for the caller to change), or passed on when there is none.
+    Later(Option<Segment>),
+    /// It does not pass.
+    Drop(DropReason),
+}
+
+/// No sender makes more pieces of 65,535 bytes: it would have to make them smaller than the 576 bytes that every
+/// link carries.
+const PIECES: usize = 256;
+/// Datagrams that may be forgotten to make room for one.
+const VISITS_AT_LIMIT: usize = 16;
+
+/// The datagrams in fragments that went by lately.
+#[derive(Debug)]
+pub struct FragmentTable {
+    limit: u32,
+    index: HashMap<Key, u32, RandomState>,
+    datagrams: Vec<Option<Datagram>>,
+    free: Vec<u32>,
+    generation: u32,
+    deadlines: BTreeSet<(Instant, u32)>,
+    in_use: HashMap<Vni, u32, RandomState>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Key {
+    src: Addr,
+    dst: Addr,
+    vni: Vni,
+    id: u32,
+    /// 0 in IPv6
+    proto: u8,
+}
+
+#[derive(Debug)]
+struct Datagram {
+    key: Key,
+    generation: u32,
+    deadline: Instant,
+    verdict: Verdict,
+    /// What went wrong with it: the rest of it is dropped for this.
+    poison: Option<DropReason>,
+    /// Start and end of each fragment, in order, without overlaps
+    pieces: Vec<(u16, u16)>,
+    /// Where it ends, once that is known
+    end: Option<u16>,
+    /// TCP: the sequence number at offset 0, had there been no headers
+    tcp_base: Option<u32>,
+}
+
+impl FragmentTable {
+    /// A table for at most `limit` datagrams of all networks together.
+    #[must_use]
+    pub fn new(hasher: RandomState, limit: u32) -> Self {
+        Self {
+            limit,
+            index: HashMap::with_hasher(hasher.clone()),
+            datagrams: Vec::new(),
+            free: Vec::new(),
+            generation: 0,
+            deadlines: BTreeSet::new(),
+            in_use: HashMap::with_hasher(hasher),
+        }
+    }
+
+    /// Changes the limit of all networks together. Datagrams above it stay until they are complete or their
+    /// time is over.
+    pub const fn set_limit(&mut self, limit: u32) {
+        self.limit = limit;
+    }
+
+    /// Looks at a packet of a network.
+    pub fn check(&mut self, vni: Vni, ip: &Ip, settings: &FragmentSettings, now: Instant) -> FragmentStep {
+        let Some(fragment) = ip.fragment else { return FragmentStep::Whole };
+        let piece = match piece_of(ip, &fragment) {
+            Ok(piece) => piece,
+            Err(reason) => return FragmentStep::Drop(reason),
+        };
+        let is_v4 = ip.src.is_v4();
+        let proto = if is_v4 { ip.proto } else { 0 };
+        let key = Key { src: ip.src, dst: ip.dst, vni, id: fragment.id, proto };
+        let known = self.known(&key, now);
+        match known {
+            None if fragment.offset != 0 => FragmentStep::Drop(DropReason::FragmentFirstMissing),
+            None => self.begin(key, ip, &fragment, settings, now),
+            Some(index) => self.go_on(index, &fragment, piece),
+        }
+    }
+
+    /// Says what was decided about a datagram whose first fragment was looked at. Nothing happens when it was
+    /// forgotten in between.
+    pub fn settle(&mut self, datagram: DatagramId, verdict: Verdict) {
+        let place = self.datagrams.get_mut(datagram.index as usize).and_then(Option::as_mut);
+        if let Some(known) = place.filter(|known| known.generation == datagram.generation) {
+            known.verdict = verdict;
+        }
+    }
+
+    /// When [`FragmentTable::handle_timeout`] should be called next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// Forgets datagrams whose time is over, no more than `budget` of them. How many: as many as the budget
+    /// means that there may be more.
+    pub fn handle_timeout(&mut self, now: Instant, budget: usize) -> usize {
+        for done in 0..budget {
+            match self.deadlines.first() {
+                Some(&(deadline, index)) if deadline <= now => self.forget(index),
+                _ => return done,
+            }
+        }
+        budget
+    }
+
+    /// How many datagrams are remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Are there none?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// How many of them are of this network.
+    #[must_use]
+    pub fn in_use(&self, vni: Vni) -> u32 {
+        self.in_use.get(&vni).copied().unwrap_or(0)
+    }
+
+    fn known(&mut self, key: &Key, now: Instant) -> Option<u32> {
+        let index = *self.index.get(key)?;
+        let deadline = self.datagrams.get(index as usize)?.as_ref()?.deadline;
+        if deadline <= now {
+            self.forget(index);
+            return None;
+        }
+        Some(index)
+    }
+
+    fn begin(
+        &mut self,
+        key: Key,
+        ip: &Ip,
+        fragment: &Fragment,
+        settings: &FragmentSettings,
+        now: Instant,
+    ) -> FragmentStep {
+        if self.is_full(key.vni, settings) {
+            self.handle_timeout(now, VISITS_AT_LIMIT);
+            if self.is_full(key.vni, settings) {
+                return FragmentStep::Drop(DropReason::FragmentLimit);
+            }
+        }
+        self.generation = self.generation.wrapping_add(1);
+        let datagram = Datagram {
+            key,
+            generation: self.generation,
+            deadline: now + settings.timeout,
+            verdict: Verdict::Refused,
+            poison: None,
+            pieces: vec![(0, fragment.len)],
+            end: None,
+            tcp_base: tcp_base(ip, fragment),
+        };
+        let id = DatagramId { index: self.place(), generation: datagram.generation };
+        self.deadlines.insert((datagram.deadline, id.index));
+        self.index.insert(key, id.index);
+        *self.in_use.entry(key.vni).or_insert(0) += 1;
+        if let Some(place) = self.datagrams.get_mut(id.index as usize) {
+            *place = Some(datagram);
+        }
+        FragmentStep::First(id)
+    }
+
+    fn is_full(&self, vni: Vni, settings: &FragmentSettings) -> bool {
+        self.index.len() >= self.limit as usize || self.in_use(vni) >= settings.limit
+    }
+
+    fn place(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.datagrams.push(None);
+            (self.datagrams.len() - 1) as u32
+        })
+    }
+
+    fn go_on(&mut self, index: u32, fragment: &Fragment, piece: (u16, u16)) -> FragmentStep {
+        let Some(datagram) = self.datagrams.get_mut(index as usize).and_then(Option::as_mut) else {
+            return FragmentStep::Drop(DropReason::FragmentFirstMissing);
+        };
+        if let Err(reason) = datagram.take(piece, fragment.more) {
+            return FragmentStep::Drop(reason);
+        }
+        let step = match datagram.verdict {
+            Verdict::Refused => FragmentStep::Drop(DropReason::FragmentRefused),
+            Verdict::Allowed(first) => FragmentStep::Later(first.map(|first| datagram.later(&first, piece))),
+        };
+        if datagram.is_complete() {
+            self.forget(index);
+        }
+        step
+    }
+
+    fn forget(&mut self, index: u32) {
+        let Some(datagram) = self.datagrams.get_mut(index as usize).and_then(Option::take) else { return };
+        self.deadlines.remove(&(datagram.deadline, index));
+        self.index.remove(&datagram.key);
+        self.free.push(index);
+        let vni = datagram.key.vni;
+        if let Some(in_use) = self.in_use.get_mut(&vni) {
+            *in_use -= 1;
+            if *in_use == 0 {
+                self.in_use.remove(&vni);
+            }
+        }
+    }
+}
+
+impl Datagram {
+    /// Takes a further fragment in, or says why it does not fit. What does not fit poisons the datagram; only a
+    /// fragment that comes twice, which networks make, does not.
+    fn take(&mut self, piece: (u16, u16), more: bool) -> Result<(), DropReason> {
+        if let Some(reason) = self.poison {
+            return Err(reason);
+        }
+        let (start, end) = piece;
+        let at = self.pieces.partition_point(|&(other, _)| other < start);
+        if self.pieces.get(at) == Some(&piece) && more != (self.end == Some(end)) {
+            return Err(DropReason::FragmentDuplicate);
+        }
+        let overlaps = self.pieces.get(at).is_some_and(|&(other, _)| other < end)
+            || at > 0 && self.pieces.get(at - 1).is_some_and(|&(_, other)| other > start);
+        let furthest = self.pieces.last().map_or(0, |&(_, end)| end);
+        let contradicts = match self.end {
+            Some(known) => !more || end > known,
+            None => !more && end < furthest,
+        };
+        let reason = if overlaps {
+            DropReason::FragmentOverlap
+        } else if contradicts {
+            DropReason::FragmentBadSize
+        } else if self.pieces.len() >= PIECES {
+            DropReason::FragmentLimit
+        } else {
+            self.pieces.insert(at, piece);
+            if !more {
+                self.end = Some(end);
+            }
+            return Ok(());
+        };
+        self.poison = Some(reason);
+        self.pieces = Vec::new();
+        Err(reason)
+    }
+
+    fn is_complete(&self) -> bool {
+        if self.end.is_none() {
+            return false;
+        }
+        let mut covered = 0;
+        for &(start, end) in &self.pieces {
+            if start != covered {
+                return false;
+            }
+            covered = end;
+        }
+        self.end == Some(covered)
+    }
+
+    /// What a later fragment is to the flow of the first.
+    fn later(&self, first: &Segment, (start, end): (u16, u16)) -> Segment {
+        let query = match first.kind {
+            SegmentKind::Query(query) => Some(query),
+            _ => None::<Query>,
+        };
+        let tcp_end = self.tcp_base.map(|base| base.wrapping_add(u32::from(end)));
+        Segment {
+            kind: SegmentKind::Later(Later { query, tcp_end }),
+            packets: 1,
+            bytes: u32::from(end - start),
+            ..*first
+        }
+    }
+}
+
+/// Start and end of a fragment in its datagram, when it is one that may be.
+fn piece_of(ip: &Ip, fragment: &Fragment) -> Result<(u16, u16), DropReason> {
+    // A datagram's length counts the IPv4 header, which has 20 bytes at least, and not the IPv6 header.
+    let limit = if ip.src.is_v4() { u16::MAX - 20 } else { u16::MAX };
+    let end = fragment.offset.checked_add(fragment.len).filter(|&end| end <= limit);
+    let end = end.ok_or(DropReason::FragmentBadSize)?;
+    if fragment.len == 0 || fragment.more && fragment.len % 8 != 0 {
+        return Err(DropReason::FragmentBadSize);
+    }
+    let over_header = fragment.offset == 8 && ip.proto == proto::TCP;
+    if over_header || fragment.offset == 0 && matches!(ip.transport, Transport::Incomplete) {
+        return Err(DropReason::FragmentTiny);
+    }
+    Ok((fragment.offset, end))
+}
+
+/// A fragment ends at the number `tcp_base` + its end in the datagram; SYN and FIN count as one each.
+fn tcp_base(ip: &Ip, fragment: &Fragment) -> Option<u32> {
+    let Transport::Tcp(tcp) = ip.transport else { return None };
+    let headers = u32::from(fragment.len.saturating_sub(ip.l4_len)) + u32::from(tcp.header_len);
+    let flags = (tcp.flags & (tcp_flags::SYN | tcp_flags::FIN)).count_ones();
+    Some(tcp.seq.wrapping_add(flags).wrapping_sub(headers))
+}

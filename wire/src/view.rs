@@ -119,6 +119,9 @@ pub struct Fragment {
     pub offset: u16,
     /// More fragments follow
     pub more: bool,
+    /// Bytes of the datagram that this fragment carries, counted from `offset`; in IPv6 extension headers
+    /// behind the fragment header are part of them
+    pub len: u16,
 }
 
 /// A transport header.
@@ -229,6 +232,8 @@ pub struct Quoted {
     pub dport: u16,
     /// TCP sequence number, where the quotation reaches that far
     pub seq: Option<u32>,
+    /// The ICMP query or its answer, when that is what is quoted
+    pub icmp: Option<Icmp>,
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
@@ -313,8 +318,12 @@ impl Ip {
         let field = u16::from_be_bytes([h[6], h[7]]);
         let more = field & 0x2000 != 0;
         let offset = (field & 0x1fff) << 3;
-        let fragment = (more || offset != 0)
-            .then(|| Fragment { id: u32::from(u16::from_be_bytes([h[4], h[5]])), offset, more });
+        let fragment = (more || offset != 0).then(|| Fragment {
+            id: u32::from(u16::from_be_bytes([h[4], h[5]])),
+            offset,
+            more,
+            len: (total_len - header_len) as u16,
+        });
         let mut ip = Self {
             src: Addr::v4([h[12], h[13], h[14], h[15]]),
             dst: Addr::v4([h[16], h[17], h[18], h[19]]),
@@ -391,6 +400,7 @@ impl Ip {
                         id: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
                         offset: field & 0xfff8,
                         more: field & 1 != 0,
+                        len: (payload_len - l4 - 8) as u16,
                     };
                     if fragment.more || fragment.offset != 0 {
                         ip.fragment = Some(fragment);
@@ -502,19 +512,19 @@ impl Ip {
             let src = Addr::v6(*h[8..].first_chunk()?);
             (src, Addr::v6(*h[24..].first_chunk()?), next, l4)
         };
-        let (sport, dport, seq) = match proto {
-            proto::TCP => (u16_at(quote, l4)?, u16_at(quote, l4 + 2)?, u32_at(quote, l4 + 4)),
-            proto::UDP => (u16_at(quote, l4)?, u16_at(quote, l4 + 2)?, None),
+        let (sport, dport, seq, icmp) = match proto {
+            proto::TCP => (u16_at(quote, l4)?, u16_at(quote, l4 + 2)?, u32_at(quote, l4 + 4), None),
+            proto::UDP => (u16_at(quote, l4)?, u16_at(quote, l4 + 2)?, None, None),
             proto::ICMP | proto::ICMPV6 => {
                 let Ok(Transport::Icmp(icmp)) = Icmp::parse(quote.get(l4..)?) else { return None };
                 match icmp.role(src.is_v4()) {
-                    IcmpRole::Request | IcmpRole::Reply => (icmp.id, icmp.id, None),
+                    IcmpRole::Request | IcmpRole::Reply => (icmp.id, icmp.id, None, Some(icmp)),
                     _ => return None,
                 }
             }
-            _ => (0, 0, None),
+            _ => (0, 0, None, None),
         };
-        Some(Quoted { src, dst, proto, sport, dport, seq })
+        Some(Quoted { src, dst, proto, sport, dport, seq, icmp })
     }
 }
 
@@ -712,7 +722,7 @@ mod tests {
         let view = View::parse(&v6_with_chain(&[&fragment(0)[..], &udp].concat(), 44)).unwrap();
         assert_eq!((view.ip().unwrap().fragment, view.ip().unwrap().ports()), (None, (1, 2)));
         let view = View::parse(&v6_with_chain(&[&fragment(1)[..], &udp].concat(), 44)).unwrap();
-        assert_eq!(view.ip().unwrap().fragment, Some(Fragment { id: 9, offset: 0, more: true }));
+        assert_eq!(view.ip().unwrap().fragment, Some(Fragment { id: 9, offset: 0, more: true, len: 8 }));
         let view = View::parse(&v6_with_chain(&[&fragment(64)[..], &udp].concat(), 44)).unwrap();
         assert_eq!(view.ip().unwrap().transport, Transport::LaterFragment);
         let view = View::parse(&v6_with_chain(&[&fragment(1)[..], &udp[..4]].concat(), 44)).unwrap();

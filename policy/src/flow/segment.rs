@@ -1,0 +1,228 @@
+//! What the flow table is told of a packet, and the one form in which it remembers whose it is.
+
+use std::hash::{Hash, Hasher};
+
+use eastgate_wire::{
+    Addr, FlowKey, Vni,
+    view::{Icmp, IcmpRole, Ip, Tcp, Transport, tcp_flags},
+};
+
+/// A packet, as the flow table sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Segment {
+    /// Whose it is, as it travels: source is the sender
+    pub key: FlowKey,
+    /// What it is to its flow
+    pub kind: SegmentKind,
+    /// How many packets it stands for: a superframe counts its segments
+    pub packets: u32,
+    /// How many bytes it counts for
+    pub bytes: u32,
+}
+
+/// What a packet is to its flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SegmentKind {
+    /// TCP, whole or first fragment
+    Tcp(Tcp),
+    /// UDP, whole or first fragment
+    Udp,
+    /// An ICMP query or its answer
+    Query(Query),
+    /// A protocol without ports
+    Other,
+    /// A later fragment, which has no transport header of its own
+    Later(Later),
+}
+
+/// An ICMP query or its answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Query {
+    /// Asks, or answers
+    pub request: bool,
+    /// Type of the request; an answer carries that of the request it answers
+    pub kind: u8,
+    /// Code
+    pub code: u8,
+}
+
+/// What a later fragment has from its first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Later {
+    /// ICMP: the query it continues
+    pub query: Option<Query>,
+    /// TCP: the sequence number behind this fragment's last byte
+    pub tcp_end: Option<u32>,
+}
+
+impl Segment {
+    /// The packet behind an IP header. Nothing for what belongs to no flow: ICMP errors
+    /// (see [`super::FlowTable::related`]), ICMP notices, which are decided one by one, and fragments that
+    /// carry no transport header (see [`crate::fragment`]).
+    #[must_use]
+    #[inline]
+    pub fn of(vni: Vni, ip: &Ip, packets: u32, bytes: u32) -> Option<Self> {
+        let kind = match ip.transport {
+            Transport::Tcp(tcp) => SegmentKind::Tcp(tcp),
+            Transport::Udp { .. } => SegmentKind::Udp,
+            Transport::Icmp(icmp) => SegmentKind::Query(Query::of(icmp, ip.src.is_v4())?),
+            Transport::Other => SegmentKind::Other,
+            Transport::LaterFragment | Transport::Incomplete => return None,
+        };
+        let (sport, dport) = ip.ports();
+        let key = FlowKey { src: ip.src, dst: ip.dst, vni, sport, dport, proto: ip.proto };
+        Some(Self { key, kind, packets, bytes })
+    }
+}
+
+impl Query {
+    /// The query in an ICMP message; nothing for other messages. `v4` tells ICMP from ICMPv6.
+    #[must_use]
+    pub const fn of(icmp: Icmp, v4: bool) -> Option<Self> {
+        let request = match icmp.role(v4) {
+            IcmpRole::Request => true,
+            IcmpRole::Reply => false,
+            IcmpRole::Error | IcmpRole::Notice => return None,
+        };
+        let kind = match (request, icmp.kind) {
+            (true, kind) => kind,
+            (false, 0) => 8,
+            (false, kind) => kind - 1,
+        };
+        Some(Self { request, kind, code: icmp.code })
+    }
+}
+
+/// Which way a packet travels in its flow.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Direction {
+    /// As the packet that opened the flow
+    Original,
+    /// Against it
+    Reply,
+}
+
+impl Direction {
+    /// 0 or 1
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The other one.
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        match self {
+            Self::Original => Self::Reply,
+            Self::Reply => Self::Original,
+        }
+    }
+}
+
+/// A flow's key as the table stores it: the same for both directions, in 44 bytes.
+///
+/// An ICMP query has besides its identifier its type, its code and who asks in the key. Without them an allowed
+/// ping would let timestamp requests of the same identifier pass, and requests of the other side.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Key {
+    low: [u32; 4],
+    high: [u32; 4],
+    vni: u32,
+    low_port: u16,
+    high_port: u16,
+    proto: u8,
+    query: u8,
+    code: u8,
+    /// 0: no query; 1: the low end asks; 2: the high end does
+    asker: u8,
+}
+
+impl Key {
+    /// The stored form, and whether the packet travels from the high end to the low one.
+    #[inline]
+    pub(super) fn of(key: &FlowKey, query: Option<Query>) -> (Self, bool) {
+        let (canonical, swapped) = key.canonical();
+        let (kind, code, asker) = match query {
+            None => (0, 0, 0),
+            Some(query) => (query.kind, query.code, if query.request != swapped { 1 } else { 2 }),
+        };
+        let stored = Self {
+            low: split(canonical.src),
+            high: split(canonical.dst),
+            vni: canonical.vni.get(),
+            low_port: canonical.sport,
+            high_port: canonical.dport,
+            proto: canonical.proto,
+            query: kind,
+            code,
+            asker,
+        };
+        (stored, swapped)
+    }
+
+    #[inline]
+    pub(super) fn of_segment(segment: &Segment) -> (Self, bool) {
+        let query = match segment.kind {
+            SegmentKind::Query(query) => Some(query),
+            SegmentKind::Later(later) => later.query,
+            SegmentKind::Tcp(_) | SegmentKind::Udp | SegmentKind::Other => None,
+        };
+        Self::of(&segment.key, query)
+    }
+
+    /// The key as a packet from the low end (`swapped` false) or from the high end has it.
+    pub(super) fn as_travelling(&self, swapped: bool) -> FlowKey {
+        let key = FlowKey {
+            src: join(self.low),
+            dst: join(self.high),
+            vni: self.vni(),
+            sport: self.low_port,
+            dport: self.high_port,
+            proto: self.proto,
+        };
+        if swapped { key.reversed() } else { key }
+    }
+
+    pub(super) fn vni(&self) -> Vni {
+        let [_, a, b, c] = self.vni.to_be_bytes();
+        Vni::from_wire([a, b, c])
+    }
+
+    pub(super) const fn proto(&self) -> u8 {
+        self.proto
+    }
+}
+
+impl Hash for Key {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for [a, b, c, d] in [self.low, self.high] {
+            state.write_u64(u64::from(a) << 32 | u64::from(b));
+            state.write_u64(u64::from(c) << 32 | u64::from(d));
+        }
+        state.write_u64(
+            u64::from(self.vni) << 32 | u64::from(self.low_port) << 16 | u64::from(self.high_port),
+        );
+        state.write_u32(u32::from_be_bytes([self.proto, self.query, self.code, self.asker]));
+    }
+}
+
+const fn split(addr: Addr) -> [u32; 4] {
+    let bits = addr.bits();
+    [(bits >> 96) as u32, (bits >> 64) as u32, (bits >> 32) as u32, bits as u32]
+}
+
+fn join([a, b, c, d]: [u32; 4]) -> Addr {
+    Addr::from_bits(u128::from(a) << 96 | u128::from(b) << 64 | u128::from(c) << 32 | u128::from(d))
+}
+
+/// Whether some state of some connection sends this combination of flags (null, Christmas tree, SYN with FIN or
+/// RST, FIN without ACK are sent by none). PSH, URG and the ECN flags go with all of them.
+#[inline]
+pub(super) const fn flags_make_sense(flags: u8) -> bool {
+    use tcp_flags::{ACK, FIN, RST, SYN};
+    const SYN_ACK: u8 = SYN | ACK;
+    const RST_ACK: u8 = RST | ACK;
+    const FIN_ACK: u8 = FIN | ACK;
+    matches!(flags & (SYN | FIN | RST | ACK), SYN | SYN_ACK | ACK | FIN_ACK | RST | RST_ACK)
+}

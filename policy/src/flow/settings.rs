@@ -1,0 +1,158 @@
+//! What a network may set about its flows: how long each state lasts, and what a change of policy means.
+
+use std::time::Duration;
+
+use eastgate_wire::view::proto;
+
+/// What happens to a flow that was admitted under an older policy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnChange {
+    /// Its next packet is decided again.
+    #[default]
+    Recheck,
+    /// It goes on until it ends.
+    Keep,
+}
+
+/// How the flows of one network are tracked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StateSettings {
+    /// How long each state lasts
+    pub timeouts: Timeouts,
+    /// A TCP connection may be picked up in mid-stream, from an ACK. What came before it was not seen, so its
+    /// first gigabyte is checked against the widest window there is.
+    pub loose: bool,
+    /// What a new policy means to flows that are already there
+    pub on_change: OnChange,
+}
+
+/// How long a flow stays without a packet, by its state. In the half-open states it is how long the flow stays
+/// altogether: retries do not prolong it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// TCP: a SYN was seen
+    pub syn_sent: Duration,
+    /// TCP: the SYN was answered; also a connection picked up in mid-stream whose other side is still silent
+    pub syn_received: Duration,
+    /// TCP: both SYNs are acknowledged
+    pub established: Duration,
+    /// TCP: one side sent its FIN
+    pub fin_wait: Duration,
+    /// TCP: that FIN is acknowledged
+    pub close_wait: Duration,
+    /// TCP: both sides sent their FIN
+    pub last_ack: Duration,
+    /// TCP: both FINs are acknowledged
+    pub time_wait: Duration,
+    /// TCP: a RST ended the connection
+    pub close: Duration,
+    /// UDP: only one side was heard
+    pub udp_first: Duration,
+    /// UDP: both were
+    pub udp_answered: Duration,
+    /// ICMP queries
+    pub icmp: Duration,
+    /// Every other protocol
+    pub other: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let secs = Duration::from_secs;
+        Self {
+            syn_sent: secs(30),
+            syn_received: secs(30),
+            established: secs(7440),
+            fin_wait: secs(120),
+            close_wait: secs(60),
+            last_ack: secs(30),
+            time_wait: secs(120),
+            close: secs(10),
+            udp_first: secs(30),
+            udp_answered: secs(300),
+            icmp: secs(60),
+            other: secs(600),
+        }
+    }
+}
+
+/// The state of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum FlowState {
+    /// No TCP: only the side that opened it was heard
+    Unanswered,
+    /// No TCP: both sides were heard
+    Answered,
+    /// TCP: a SYN without an answer
+    SynSent,
+    /// TCP: both SYNs were seen, not both acknowledged
+    SynReceived,
+    /// TCP: found in mid-stream, the other side not heard yet
+    PickedUp,
+    /// TCP: both SYNs are acknowledged
+    Established,
+    /// TCP: one FIN
+    FinWait,
+    /// TCP: one FIN, acknowledged
+    CloseWait,
+    /// TCP: two FINs, not both acknowledged
+    LastAck,
+    /// TCP: two FINs, both acknowledged
+    TimeWait,
+    /// TCP: ended by a RST
+    Close,
+}
+
+impl FlowState {
+    /// The name that the CLI prints.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unanswered => "unanswered",
+            Self::Answered => "answered",
+            Self::SynSent => "syn-sent",
+            Self::SynReceived => "syn-received",
+            Self::PickedUp => "picked-up",
+            Self::Established => "established",
+            Self::FinWait => "fin-wait",
+            Self::CloseWait => "close-wait",
+            Self::LastAck => "last-ack",
+            Self::TimeWait => "time-wait",
+            Self::Close => "close",
+        }
+    }
+
+    /// Half-open: lasts from the flow's first packet, whatever comes after it.
+    pub(super) const fn is_half_open(self) -> bool {
+        matches!(self, Self::SynSent | Self::SynReceived | Self::PickedUp)
+    }
+
+    /// Whether a TCP connection in this state has had its handshake.
+    pub(super) const fn is_past_handshake(self) -> bool {
+        matches!(self, Self::Established | Self::FinWait | Self::CloseWait | Self::LastAck | Self::TimeWait)
+    }
+
+    /// Whether the connection is over, so that running out of time is its regular end.
+    pub(super) const fn is_over(self) -> bool {
+        matches!(self, Self::TimeWait | Self::Close)
+    }
+}
+
+impl Timeouts {
+    pub(super) const fn of(&self, protocol: u8, state: FlowState) -> Duration {
+        match (state, protocol) {
+            (FlowState::SynSent, _) => self.syn_sent,
+            (FlowState::SynReceived | FlowState::PickedUp, _) => self.syn_received,
+            (FlowState::Established, _) => self.established,
+            (FlowState::FinWait, _) => self.fin_wait,
+            (FlowState::CloseWait, _) => self.close_wait,
+            (FlowState::LastAck, _) => self.last_ack,
+            (FlowState::TimeWait, _) => self.time_wait,
+            (FlowState::Close, _) => self.close,
+            (FlowState::Unanswered, proto::UDP) => self.udp_first,
+            (FlowState::Answered, proto::UDP) => self.udp_answered,
+            (_, proto::ICMP | proto::ICMPV6) => self.icmp,
+            (FlowState::Unanswered | FlowState::Answered, _) => self.other,
+        }
+    }
+}

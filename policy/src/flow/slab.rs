@@ -1,0 +1,202 @@
+//! Where flow entries live: in chunks that never move, so that growing never copies a flow, and a freed place is
+//! used again before a new one.
+
+use std::time::Duration;
+
+use eastgate_wire::Instant;
+
+use super::{
+    FlowId, FlowState,
+    segment::{Direction, Key},
+    tcp::Connection,
+};
+
+/// No entry.
+pub(super) const NONE: u32 = u32::MAX;
+
+const CHUNK_BITS: u32 = 10;
+const CHUNK: usize = 1 << CHUNK_BITS;
+
+/// A flow. There may be a million of these: [`tests::an_entry_keeps_its_size`] watches over their size.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) key: Key,
+    pub(super) connection: Connection,
+    pub(super) epoch: u32,
+    pub(super) egress_rule: u32,
+    pub(super) ingress_rule: u32,
+    /// Its place among the unanswered, or [`NONE`] once it is answered
+    pub(super) waiting: u32,
+    /// Its neighbours in a slot of the wheel; `next` links the free places too
+    pub(super) prev: u32,
+    pub(super) next: u32,
+    /// How many flows were in this place before, and whether one is (odd)
+    pub(super) generation: u32,
+    /// `deadline` lies this far behind the last packet
+    idle_millis: u32,
+    pub(super) counts: [Count; 2],
+    pub(super) hints: [u64; 2],
+    pub(super) created: Instant,
+    deadline: Instant,
+    pub(super) slot: u16,
+    pub(super) state: FlowState,
+    /// The opener is the high end of the key.
+    pub(super) opened_swapped: bool,
+}
+
+/// Packets and bytes in one direction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Count {
+    /// Packets; a superframe counts its segments
+    pub packets: u64,
+    /// Bytes
+    pub bytes: u64,
+}
+
+impl Entry {
+    pub(super) fn new(key: Key, opened_swapped: bool, state: FlowState, now: Instant) -> Self {
+        Self {
+            key,
+            connection: Connection::default(),
+            epoch: 0,
+            egress_rule: 0,
+            ingress_rule: 0,
+            waiting: NONE,
+            prev: NONE,
+            next: NONE,
+            generation: 0,
+            idle_millis: 0,
+            counts: [Count::default(); 2],
+            hints: [0; 2],
+            created: now,
+            deadline: now,
+            slot: 0,
+            state,
+            opened_swapped,
+        }
+    }
+
+    pub(super) const fn is_answered(&self) -> bool {
+        self.waiting == NONE
+    }
+
+    pub(super) const fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    pub(super) fn last_seen(&self) -> Instant {
+        self.deadline - Duration::from_millis(u64::from(self.idle_millis))
+    }
+
+    #[inline]
+    pub(super) fn seen(&mut self, now: Instant, deadline: Instant) {
+        self.deadline = deadline;
+        self.idle_millis = u32::try_from(deadline.since(now).as_micros() / 1000).unwrap_or(u32::MAX);
+    }
+
+    #[inline]
+    pub(super) fn count(&mut self, direction: Direction, packets: u32, bytes: u32) {
+        let count = &mut self.counts[direction.index()];
+        count.packets += u64::from(packets);
+        count.bytes += u64::from(bytes);
+    }
+
+    /// Which way a packet travels, from which end of the key it comes.
+    #[inline]
+    pub(super) const fn direction(&self, swapped: bool) -> Direction {
+        if swapped == self.opened_swapped { Direction::Original } else { Direction::Reply }
+    }
+}
+
+/// Flow entries by number.
+#[derive(Debug)]
+pub(super) struct Slab {
+    chunks: Vec<Vec<Entry>>,
+    free: u32,
+    live: u32,
+}
+
+impl Slab {
+    pub(super) const fn new() -> Self {
+        Self { chunks: Vec::new(), free: NONE, live: 0 }
+    }
+
+    pub(super) const fn len(&self) -> u32 {
+        self.live
+    }
+
+    /// How many places there are, used and free.
+    pub(super) fn places(&self) -> u32 {
+        self.chunks.last().map_or(0, |last| ((self.chunks.len() - 1) * CHUNK + last.len()) as u32)
+    }
+
+    /// Bytes allocated.
+    pub(super) fn memory(&self) -> usize {
+        self.chunks.len() * CHUNK * size_of::<Entry>() + self.chunks.capacity() * size_of::<Vec<Entry>>()
+    }
+
+    /// Puts an entry in. Limits are in `u32`, so the numbers do not run out before they do.
+    pub(super) fn insert(&mut self, mut entry: Entry) -> u32 {
+        self.live += 1;
+        if self.free != NONE {
+            let index = self.free;
+            let place = self.at_mut(index);
+            entry.generation = place.generation.wrapping_add(1);
+            let next = place.next;
+            *place = entry;
+            self.free = next;
+            return index;
+        }
+        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+            self.chunks.push(Vec::with_capacity(CHUNK));
+        }
+        let index = self.places();
+        entry.generation = 1;
+        if let Some(chunk) = self.chunks.last_mut() {
+            chunk.push(entry);
+        }
+        index
+    }
+
+    /// Frees the place of an entry that is in no list any more.
+    pub(super) fn remove(&mut self, index: u32) {
+        let free = self.free;
+        let entry = self.at_mut(index);
+        entry.generation = entry.generation.wrapping_add(1);
+        entry.next = free;
+        self.free = index;
+        self.live -= 1;
+    }
+
+    /// The entry with a number that came out of the table's own links.
+    #[inline]
+    pub(super) fn at(&self, index: u32) -> &Entry {
+        &self.chunks[(index >> CHUNK_BITS) as usize][index as usize & (CHUNK - 1)]
+    }
+
+    #[inline]
+    pub(super) fn at_mut(&mut self, index: u32) -> &mut Entry {
+        &mut self.chunks[(index >> CHUNK_BITS) as usize][index as usize & (CHUNK - 1)]
+    }
+
+    /// The entry in a place that someone outside names, when one is there.
+    pub(super) fn get(&self, index: u32) -> Option<&Entry> {
+        let entry = self.chunks.get((index >> CHUNK_BITS) as usize)?.get(index as usize & (CHUNK - 1))?;
+        (entry.generation & 1 == 1).then_some(entry)
+    }
+
+    /// The number of a flow that is still there.
+    pub(super) fn index(&self, flow: FlowId) -> Option<u32> {
+        self.get(flow.index).filter(|entry| entry.generation == flow.generation).map(|_| flow.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_keeps_its_size() {
+        assert!(size_of::<Entry>() <= 184, "{} bytes", size_of::<Entry>());
+    }
+}

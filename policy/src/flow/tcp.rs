@@ -1,0 +1,394 @@
+//! A TCP connection as someone in its middle can know it.
+//!
+//! For each side there is what it sent, what the other side lets it send, and what it acknowledged; the state
+//! is read off those, it is no memory of its own. From them follow four bounds for a segment (the approach of
+//! van Rooij, "Real Stateful TCP Packet Filtering in IP Filter", 2001):
+//!
+//! 1. it starts no further than what the receiver has ever offered;
+//! 2. it ends no earlier than one window of the receiver behind what the sender has sent;
+//! 3. it acknowledges nothing that was not sent;
+//! 4. its acknowledgement is no staler than what an end would still take (RFC 5961 section 5).
+//!
+//! A segment that breaks one is one that its receiver would not accept either: a delayed duplicate, or blind.
+//! It promises that a segment that a receiver would accept passes, whatever the network lost, doubled or
+//! reordered on either side of us.
+
+use eastgate_wire::{
+    DropReason,
+    view::{Tcp, tcp_flags},
+};
+
+use super::{FlowState, segment::Direction};
+
+/// What a segment means to its connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    /// It passes, and tells what this state is.
+    Pass(FlowState),
+    /// It passes so that its receiver can challenge it (RFC 5961), and changes nothing.
+    Challenge,
+    /// The connection is over, and this SYN begins another.
+    Reopen,
+    /// It does not pass.
+    Drop(DropReason),
+}
+
+/// Both sides, the opener first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Connection {
+    sides: [Side; 2],
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Side {
+    /// The sequence number behind the last byte it sent
+    end: u32,
+    /// The right edge of the widest window it was offered
+    max_end: u32,
+    /// The widest window it offered, in bytes
+    max_window: u32,
+    /// The furthest acknowledgement it sent; valid with [`Side::ACKED`]
+    max_ack: u32,
+    /// Window scale from its SYN; valid with [`Side::SCALES`]
+    scale: u8,
+    flags: u16,
+}
+
+impl Side {
+    /// It sent a SYN, or was found sending.
+    const HEARD: u16 = 0x01;
+    /// Its SYN is acknowledged.
+    const SYN_ACKED: u16 = 0x02;
+    /// All it sent so far is a SYN without ACK: `end` is behind the SYN, `max_end` behind the data on it.
+    const SYN_ONLY: u16 = 0x04;
+    /// It sent a FIN; `end` is behind it.
+    const FIN: u16 = 0x08;
+    /// That FIN is acknowledged.
+    const FIN_ACKED: u16 = 0x10;
+    /// Its SYN offered window scaling.
+    const SCALES: u16 = 0x20;
+    /// It acknowledged something.
+    const ACKED: u16 = 0x40;
+    /// A RST that ended the connection came from it.
+    const RESET: u16 = 0x80;
+    /// Found in mid-stream: it may have sent more than was seen, as much as it was offered.
+    const LOOSE: u16 = 0x100;
+
+    const fn is(&self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// Windows do not shrink what was sent into them, but senders differ by a little in what they take for one;
+/// one window without scaling is what the four bounds forgive.
+const SLACK: u32 = 65_535;
+/// The widest window there is, RFC 7323: 65,535 << 14.
+const WIDEST: u32 = 65_535 << 14;
+
+const fn before(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
+}
+
+const fn after(a: u32, b: u32) -> bool {
+    before(b, a)
+}
+
+fn raise(to: &mut u32, value: u32) {
+    if after(value, *to) {
+        *to = value;
+    }
+}
+
+/// The sequence number behind a segment; SYN and FIN count as one each.
+fn end_of(tcp: &Tcp) -> u32 {
+    let flags = u32::from(tcp.flags & tcp_flags::SYN != 0) + u32::from(tcp.flags & tcp_flags::FIN != 0);
+    tcp.seq.wrapping_add(u32::from(tcp.payload)).wrapping_add(flags)
+}
+
+impl Connection {
+    /// The connection that a SYN opens, and its state.
+    pub(super) fn opened(tcp: &Tcp) -> (Self, FlowState) {
+        let mut connection = Self::default();
+        connection.hear_syn(Direction::Original, tcp);
+        (connection, FlowState::SynSent)
+    }
+
+    /// The connection that an ACK in mid-stream belongs to. Its window scales went by unseen: the largest is
+    /// assumed.
+    pub(super) fn picked_up(tcp: &Tcp) -> (Self, FlowState) {
+        let flags = Side::SYN_ACKED | Side::SCALES | Side::LOOSE;
+        let window = u32::from(tcp.window) << 14;
+        let (end, ack) = (end_of(tcp), tcp.ack);
+        let sender = Side {
+            end,
+            max_end: end.wrapping_add(WIDEST),
+            max_window: window.max(1),
+            max_ack: ack,
+            scale: 14,
+            flags: flags | Side::HEARD | Side::ACKED,
+        };
+        let receiver = Side {
+            end: ack,
+            max_end: ack.wrapping_add(window),
+            max_window: WIDEST,
+            max_ack: 0,
+            scale: 14,
+            flags,
+        };
+        (Self { sides: [sender, receiver] }, FlowState::PickedUp)
+    }
+
+    /// Takes a segment that travels in `direction`. The flags have been found to make sense.
+    #[inline]
+    pub(super) fn step(&mut self, direction: Direction, tcp: &Tcp) -> Step {
+        const CORE: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST;
+        if tcp.flags & CORE == 0 && self.state() == FlowState::Established {
+            return self.data(direction, tcp);
+        }
+        if tcp.flags & tcp_flags::RST != 0 {
+            return self.reset(direction, tcp);
+        }
+        match tcp.flags & (tcp_flags::SYN | tcp_flags::ACK) {
+            tcp_flags::SYN => self.syn(direction, tcp),
+            tcp_flags::ACK => self.data(direction, tcp),
+            _ => self.syn_ack(direction, tcp),
+        }
+    }
+
+    /// Takes a later fragment of a segment: the connection has sent up to `end` then. False when that is more
+    /// than a datagram holds.
+    pub(super) fn extend(&mut self, direction: Direction, end: u32) -> bool {
+        let side = self.side_mut(direction);
+        if after(end, side.end.wrapping_add(u32::from(u16::MAX))) {
+            return false;
+        }
+        raise(&mut side.end, end);
+        true
+    }
+
+    /// Whether a segment that starts at `seq` can have been sent in `direction` lately.
+    pub(super) fn has_sent(&self, direction: Direction, seq: u32) -> bool {
+        let (sender, receiver) = self.pair(direction);
+        let highest = if sender.is(Side::SYN_ONLY) { sender.max_end } else { sender.end };
+        let reach = receiver.max_window.max(SLACK).min(WIDEST);
+        sender.is(Side::HEARD) && !after(seq, highest) && !before(seq, highest.wrapping_sub(reach))
+    }
+
+    /// The state, as it follows from what both sides sent and acknowledged.
+    pub(super) fn state(&self) -> FlowState {
+        let [a, b] = &self.sides;
+        if (a.flags | b.flags) & Side::RESET != 0 {
+            return FlowState::Close;
+        }
+        if !b.is(Side::HEARD) {
+            return if a.is(Side::SYN_ACKED) { FlowState::PickedUp } else { FlowState::SynSent };
+        }
+        if !(a.is(Side::SYN_ACKED) && b.is(Side::SYN_ACKED)) {
+            return FlowState::SynReceived;
+        }
+        match (a.is(Side::FIN), b.is(Side::FIN)) {
+            (false, false) => FlowState::Established,
+            (true, true) if a.is(Side::FIN_ACKED) && b.is(Side::FIN_ACKED) => FlowState::TimeWait,
+            (true, true) => FlowState::LastAck,
+            _ if (a.flags | b.flags) & Side::FIN_ACKED != 0 => FlowState::CloseWait,
+            _ => FlowState::FinWait,
+        }
+    }
+
+    fn side(&self, direction: Direction) -> &Side {
+        &self.sides[direction.index()]
+    }
+
+    fn side_mut(&mut self, direction: Direction) -> &mut Side {
+        &mut self.sides[direction.index()]
+    }
+
+    /// Sender and receiver of a segment that travels in `direction`.
+    fn pair(&self, direction: Direction) -> (&Side, &Side) {
+        (self.side(direction), self.side(direction.reversed()))
+    }
+
+    /// Scaling is in force only when both SYNs offered it (RFC 7323 section 2.2).
+    fn window(&self, direction: Direction, tcp: &Tcp) -> u32 {
+        let (sender, receiver) = self.pair(direction);
+        let scales = sender.is(Side::SCALES) && receiver.is(Side::SCALES) && tcp.flags & tcp_flags::SYN == 0;
+        u32::from(tcp.window) << if scales { sender.scale } else { 0 }
+    }
+
+    /// Bounds 1 and 2.
+    fn seq_fits(&self, direction: Direction, tcp: &Tcp) -> bool {
+        let (sender, receiver) = self.pair(direction);
+        let oldest = sender.end.wrapping_sub(receiver.max_window.max(1)).wrapping_sub(1);
+        !after(tcp.seq, sender.max_end) && !before(end_of(tcp), oldest)
+    }
+
+    /// Bounds 3 and 4. A side that sent no more than a SYN has exactly that SYN to be acknowledged, with or
+    /// without the data on it (RFC 7413). Our view of what was sent can be a window ahead of what its sender
+    /// knows to have arrived, so that an acknowledgement may be two windows old before an end refuses it.
+    fn ack_fits(&self, direction: Direction, tcp: &Tcp) -> bool {
+        let (sender, receiver) = self.pair(direction);
+        if receiver.is(Side::SYN_ONLY) {
+            return !before(tcp.ack, receiver.end) && !after(tcp.ack, receiver.max_end);
+        }
+        let stale = sender.max_window.max(SLACK).saturating_mul(2).min(WIDEST);
+        let sent = if receiver.is(Side::LOOSE) { receiver.max_end } else { receiver.end };
+        !after(tcp.ack, sent) && !before(tcp.ack, receiver.end.wrapping_sub(stale))
+    }
+
+    fn syn(&mut self, direction: Direction, tcp: &Tcp) -> Step {
+        match self.state() {
+            FlowState::Close => Step::Reopen,
+            // RFC 9293 section 3.6.1: larger than the largest number of the connection before.
+            FlowState::TimeWait if !before(tcp.seq, self.side(direction).end) => Step::Reopen,
+            FlowState::SynSent => {
+                self.hear_syn(direction, tcp);
+                Step::Pass(self.state())
+            }
+            _ if self.side(direction).is(Side::HEARD) && self.seq_fits(direction, tcp) => Step::Challenge,
+            _ => Step::Drop(DropReason::TcpWindow),
+        }
+    }
+
+    /// Learns a side from a SYN without ACK: the first one, one sent again, or the other side's in a
+    /// simultaneous open. SYNs of one connection may differ in options and data (a sender that gets no answer
+    /// leaves them out), and any of them may be the one that is answered: the most permissive counts.
+    fn hear_syn(&mut self, direction: Direction, tcp: &Tcp) {
+        let end = tcp.seq.wrapping_add(1);
+        let side = self.side_mut(direction);
+        let again = side.is(Side::SYN_ONLY) && side.end == end;
+        let before = if again { *side } else { Side { end, max_end: end, ..Side::default() } };
+        *side = Side {
+            max_window: before.max_window.max(u32::from(tcp.window)).max(1),
+            scale: before.scale.max(tcp.window_scale.unwrap_or(0)),
+            flags: Side::HEARD
+                | Side::SYN_ONLY
+                | before.flags & Side::SCALES
+                | if tcp.window_scale.is_some() { Side::SCALES } else { 0 },
+            ..before
+        };
+        raise(&mut side.max_end, end_of(tcp));
+    }
+
+    fn syn_ack(&mut self, direction: Direction, tcp: &Tcp) -> Step {
+        let (sender, receiver) = self.pair(direction);
+        if !receiver.is(Side::HEARD) {
+            return Step::Drop(DropReason::TcpState);
+        }
+        if !self.ack_fits(direction, tcp) {
+            return Step::Drop(DropReason::TcpWindow);
+        }
+        // The answer to a SYN; or another one, of a server that has forgotten the first (its half-open
+        // connection expired, or it uses SYN cookies), as long as nobody has acknowledged that. It also takes
+        // the place of a SYN that someone else forged: only this one names the number of the opener's SYN.
+        let first = !sender.is(Side::HEARD);
+        let exact = receiver.is(Side::SYN_ONLY) || tcp.ack == receiver.end;
+        let again = !sender.is(Side::SYN_ACKED) && direction == Direction::Reply && exact;
+        if self.state() != FlowState::Close && (first || again && !self.seq_fits(direction, tcp)) {
+            let end = end_of(tcp);
+            *self.side_mut(direction) = Side {
+                end,
+                max_end: end.wrapping_add(receiver.max_window),
+                max_window: 1,
+                max_ack: tcp.ack,
+                scale: tcp.window_scale.unwrap_or(0),
+                flags: Side::HEARD | if tcp.window_scale.is_some() { Side::SCALES } else { 0 },
+            };
+        } else if !self.seq_fits(direction, tcp) {
+            return Step::Drop(DropReason::TcpWindow);
+        }
+        self.learn(direction, tcp);
+        Step::Pass(self.state())
+    }
+
+    /// A segment with ACK and without SYN and RST.
+    #[inline]
+    fn data(&mut self, direction: Direction, tcp: &Tcp) -> Step {
+        let (sender, receiver) = self.pair(direction);
+        match (sender.is(Side::HEARD), receiver.is(Side::HEARD)) {
+            (true, true) => {}
+            // Found in mid-stream: its bounds are assumed, and count.
+            _ if self.is_picked_up() => {}
+            // An end that still has the connection before this one answers the SYN with an acknowledgement
+            // that its sender will reset (RFC 9293 section 3.5.1, figure 9). That reset is exact then.
+            (false, true) if tcp.payload == 0 && tcp.flags & tcp_flags::FIN == 0 => {
+                let side = self.side_mut(direction);
+                side.max_ack = tcp.ack;
+                side.flags |= Side::ACKED;
+                return Step::Challenge;
+            }
+            _ => return Step::Drop(DropReason::TcpState),
+        }
+        if !self.seq_fits(direction, tcp) || !self.ack_fits(direction, tcp) {
+            return Step::Drop(DropReason::TcpWindow);
+        }
+        self.learn(direction, tcp);
+        Step::Pass(self.state())
+    }
+
+    fn is_picked_up(&self) -> bool {
+        self.state() == FlowState::PickedUp
+    }
+
+    /// Takes over what an accepted segment with ACK says.
+    #[inline]
+    fn learn(&mut self, direction: Direction, tcp: &Tcp) {
+        let window = self.window(direction, tcp);
+        let end = end_of(tcp);
+        let sender = self.side_mut(direction);
+        sender.flags |= Side::HEARD;
+        if after(end, sender.end) {
+            // Nothing is sent behind a FIN: whatever was taken for one was none.
+            sender.flags &= !(Side::FIN | Side::FIN_ACKED);
+            sender.end = end;
+        }
+        if tcp.flags & tcp_flags::FIN != 0 && end == sender.end && !sender.is(Side::FIN) {
+            sender.flags |= Side::FIN;
+        }
+        if sender.is(Side::SYN_ONLY) && tcp.flags & tcp_flags::SYN == 0 {
+            sender.flags &= !Side::SYN_ONLY;
+        }
+        sender.max_window = sender.max_window.max(window);
+        if !sender.is(Side::ACKED) || after(tcp.ack, sender.max_ack) {
+            sender.max_ack = tcp.ack;
+            sender.flags |= Side::ACKED;
+        }
+        let receiver = self.side_mut(direction.reversed());
+        if receiver.is(Side::SYN_ONLY) {
+            receiver.end = receiver.max_end;
+            receiver.flags &= !Side::SYN_ONLY;
+        }
+        receiver.flags |= Side::SYN_ACKED;
+        if receiver.is(Side::LOOSE) {
+            raise(&mut receiver.end, tcp.ack);
+        }
+        if receiver.is(Side::FIN) && tcp.ack == receiver.end {
+            receiver.flags |= Side::FIN_ACKED;
+        }
+        raise(&mut receiver.max_end, tcp.ack.wrapping_add(window));
+    }
+
+    /// RFC 5961 section 3: a RST at exactly the next number ends the connection, one elsewhere in the window
+    /// is for the receiver to challenge, every other is forged. The next number is the one last acknowledged,
+    /// or the one behind all that was sent: which of them, only the receiver knows.
+    fn reset(&mut self, direction: Direction, tcp: &Tcp) -> Step {
+        let (sender, receiver) = self.pair(direction);
+        let exact = if sender.is(Side::HEARD) {
+            let next = if sender.is(Side::SYN_ONLY) { sender.max_end } else { sender.end };
+            tcp.seq == sender.end
+                || tcp.seq == next
+                || receiver.is(Side::ACKED) && tcp.seq == receiver.max_ack
+        } else {
+            // The SYN is refused (RFC 9293 section 3.10.7.3): valid when it acknowledges it.
+            tcp.flags & tcp_flags::ACK != 0 && receiver.is(Side::HEARD) && self.ack_fits(direction, tcp)
+        };
+        if exact {
+            self.side_mut(direction).flags |= Side::RESET;
+            return Step::Pass(FlowState::Close);
+        }
+        let old = receiver.is(Side::ACKED) && before(tcp.seq, receiver.max_ack);
+        if sender.is(Side::HEARD) && !old && self.seq_fits(direction, tcp) {
+            return Step::Challenge;
+        }
+        Step::Drop(DropReason::TcpWindow)
+    }
+}
