@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod leftover;
 mod netns;
 mod packages;
 mod privilege;
@@ -16,7 +17,11 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Runs eastgate's demo, tests and benchmarks")]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Runs eastgate's demo, tests and benchmarks"
+)]
 struct Arguments {
     #[command(subcommand)]
     task: Task,
@@ -30,7 +35,7 @@ enum Task {
     Test(test::Options),
     /// Compare eastgate's speed with plain VXLAN and with Neutron's rules, interleaved, in one call
     Bench(bench::Options),
-    /// Run a test executable as root (cargo calls this through its `runner` setting)
+    /// Run a test executable, as root where it needs that (cargo calls this through its `runner` setting)
     #[command(hide = true)]
     AsRoot {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
@@ -43,7 +48,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
-        Task::AsRoot { program } => privilege::exec_as_root(&program),
+        Task::AsRoot { program } => privilege::exec_test(&program),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

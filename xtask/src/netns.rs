@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns};
 
-use crate::run;
+use crate::{leftover, run};
 
 const PREFIX: &str = "egx-";
 const HOME: &str = "/run/netns";
@@ -49,7 +49,8 @@ impl Namespace {
     /// Writes a `net.*` setting, given as a path below `/proc/sys/net`.
     pub(crate) fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = Path::new("/proc/sys/net").join(key);
-        self.enter(|| fs::write(&path, value))?.with_context(|| format!("{} in {}", path.display(), self.name))
+        self.enter(|| fs::write(&path, value))?
+            .with_context(|| format!("{} in {}", path.display(), self.name))
     }
 
     /// A command that will run inside, with `/sys` showing this namespace's devices.
@@ -61,7 +62,8 @@ impl Namespace {
 
     /// Moves the calling thread inside for the rest of its life.
     pub(crate) fn join(&self) -> Result<()> {
-        setns(self.handle.as_fd(), CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter {}", self.name))
+        setns(self.handle.as_fd(), CloneFlags::CLONE_NEWNET)
+            .with_context(|| format!("cannot enter {}", self.name))
     }
 
     /// Runs `work` on a thread of its own inside; sockets it returns stay in the namespace.
@@ -92,19 +94,10 @@ pub(crate) fn veth(left: (&Namespace, &str), right: (&Namespace, &str), mtu: u32
     ))
 }
 
-/// Deletes namespaces whose run was killed before it could clean up. Returns how many there were.
-pub(crate) fn sweep() -> Result<usize> {
-    let Ok(entries) = fs::read_dir(HOME) else { return Ok(0) };
-    let mut swept = 0;
-    for entry in entries {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()).and_then(|id| id.parse().ok());
-        if owner.is_some_and(|id: u32| !Path::new("/proc").join(id.to_string()).exists()) {
-            delete(&name);
-            swept += 1;
-        }
-    }
-    Ok(swept)
+/// Deletes namespaces whose run was killed before it could clean up.
+pub(crate) fn sweep() -> Result<()> {
+    leftover::of_dead_runs(Path::new(HOME), PREFIX)?.iter().for_each(|name| delete(name));
+    Ok(())
 }
 
 /// Says so early, and clearly, when namespaces cannot be made here.

@@ -79,7 +79,10 @@ pub(crate) fn install(need: Need) -> Result<()> {
     }
     if find_command("apt-get").is_none() {
         let names: Vec<_> = missing.iter().map(|package| package.name).collect();
-        bail!("this system has no apt-get; install by hand what corresponds to Debian's {}", names.join(", "));
+        bail!(
+            "this system has no apt-get; install by hand what corresponds to Debian's {}",
+            names.join(", ")
+        );
     }
     apt_get(&["update", "-qq"])?;
     let mut words = vec!["install", "-y", "-qq", "--no-install-recommends"];

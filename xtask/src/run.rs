@@ -18,7 +18,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 /// Runs a program that writes to the terminal itself.
 pub(crate) fn visible(command: &mut Command) -> Result<()> {
     let shown = shown(command);
-    let status = command.stdin(Stdio::null()).status().with_context(|| format!("cannot start `{shown}`"))?;
+    let status = command.status().with_context(|| format!("cannot start `{shown}`"))?;
     if !status.success() {
         bail!("`{shown}` failed ({status})");
     }

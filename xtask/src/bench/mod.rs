@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::packages::{self, Need};
-use crate::{cargo, netns, run, stop, target, workspace};
+use crate::{cargo, leftover, netns, run, stop, target, workspace};
 use candidates::{Candidate, Name};
 use report::Report;
 use traffic::{Cores, Window};
@@ -75,7 +75,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     stop::on_signals()?;
     netns::sweep()?;
 
-    let folder = options.output.clone().map_or_else(|| Ok(target()?.join("bench")), Ok::<_, anyhow::Error>)?;
+    let folder =
+        options.output.clone().map_or_else(|| Ok(target()?.join("bench")), Ok::<_, anyhow::Error>)?;
     let scratch = Scratch::create()?;
     let started = Instant::now();
     let mut report = Report::begin(&names, options.rounds, settings)?;
@@ -113,7 +114,8 @@ impl Options {
 
     fn names(&self) -> Vec<Name> {
         let all = <Name as clap::ValueEnum>::value_variants();
-        let asked = |name: &&Name| self.candidates.is_empty() || **name == BASE || self.candidates.contains(name);
+        let asked =
+            |name: &&Name| self.candidates.is_empty() || **name == BASE || self.candidates.contains(name);
         all.iter().filter(asked).copied().collect()
     }
 
@@ -133,7 +135,8 @@ fn stand(names: &[Name], scratch: &Path) -> Result<Vec<Standing>> {
         .iter()
         .map(|&name| {
             stop::check()?;
-            let candidate = name.build(&target, scratch).with_context(|| format!("candidate {}", name.text()))?;
+            let candidate =
+                name.build(&target, scratch).with_context(|| format!("candidate {}", name.text()))?;
             Ok(Standing { name, candidate })
         })
         .collect()
@@ -159,7 +162,9 @@ fn measure(
         let count = standing.len();
         for turn in 0..count {
             // Who goes first changes, so that nobody always follows the same neighbour.
-            let Some(Standing { name, candidate }) = standing.get_mut((turn + round) % count) else { continue };
+            let Some(Standing { name, candidate }) = standing.get_mut((turn + round) % count) else {
+                continue;
+            };
             bar.set_prefix(name.text());
             let measured = work.measure(candidate.as_mut(), settings);
             stop::check()?;
@@ -172,13 +177,16 @@ fn measure(
 
 fn build_eastgate() -> Result<()> {
     println!("Building eastgate (release)");
-    run::visible(cargo().args(["build", "--release", "--quiet", "--package", "eastgate"]).current_dir(workspace()?))
-        .context("eastgate does not build; `--candidates veth,plain,neutron` leaves it out")
+    run::visible(
+        cargo().args(["build", "--release", "--quiet", "--package", "eastgate"]).current_dir(workspace()?),
+    )
+    .context("eastgate does not build; `--candidates veth,plain,neutron` leaves it out")
 }
 
 fn progress(steps: usize) -> ProgressBar {
     let bar = ProgressBar::new(steps as u64);
-    let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} {prefix}  {elapsed} gone, {eta} to go");
+    let style =
+        ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} {prefix}  {elapsed} gone, {eta} to go");
     if let Ok(style) = style {
         bar.set_style(style);
     }
@@ -191,7 +199,9 @@ fn list() {
     for name in <Name as clap::ValueEnum>::value_variants() {
         println!("  {:<20} {}", name.text(), name.about());
     }
-    println!("\nWork (* also with --quick; policies have {USUAL_RULES} rules unless the work says otherwise):");
+    println!(
+        "\nWork (* also with --quick; policies have {USUAL_RULES} rules unless the work says otherwise):"
+    );
     for work in &work::ALL {
         println!("  {:<14}{} {}", work.name, if work.quick { '*' } else { ' ' }, work.about);
     }
@@ -201,8 +211,15 @@ fn list() {
 struct Scratch(PathBuf);
 
 impl Scratch {
+    const HOME: &str = "/tmp";
+    const PREFIX: &str = "eastgate-bench-";
+
     fn create() -> Result<Self> {
-        let folder = PathBuf::from(format!("/tmp/eastgate-bench-{}", std::process::id()));
+        let home = Path::new(Self::HOME);
+        for old in leftover::of_dead_runs(home, Self::PREFIX)? {
+            std::fs::remove_dir_all(home.join(&old)).with_context(|| old.clone())?;
+        }
+        let folder = home.join(format!("{}{}", Self::PREFIX, std::process::id()));
         std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
         Ok(Self(folder))
     }

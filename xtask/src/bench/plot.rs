@@ -67,7 +67,9 @@ fn overview(series: &[Series]) -> Chart {
     let mut rows = Vec::new();
     for one in series {
         // What is better stands further right, whichever way the figure itself counts.
-        let (Some(ratio), true) = (one.ratio, one.ratio.is_some_and(|ratio| ratio.min > 0.0)) else { continue };
+        let (Some(ratio), true) = (one.ratio, one.ratio.is_some_and(|ratio| ratio.min > 0.0)) else {
+            continue;
+        };
         let spread = if one.more_is_better {
             ratio
         } else {
@@ -157,7 +159,8 @@ impl Scale {
             Self::Linear(most) => {
                 let rough = most / 5.0;
                 let power = 10_f64.powf(rough.log10().floor());
-                let step = [1.0, 2.0, 5.0, 10.0].map(|times| times * power).into_iter().find(|step| *step >= rough);
+                let step =
+                    [1.0, 2.0, 5.0, 10.0].map(|times| times * power).into_iter().find(|step| *step >= rough);
                 let step = step.unwrap_or(rough);
                 (0..).map(|count| f64::from(count) * step).take_while(|mark| *mark <= most).collect()
             }
@@ -197,7 +200,9 @@ mod tests {
 
     #[test]
     fn scales_put_their_ends_at_the_edges() {
-        for (scale, least, most) in [(Scale::Linear(8.0), 0.0, 8.0), (Scale::Logarithmic(0.25, 4.0), 0.25, 4.0)] {
+        for (scale, least, most) in
+            [(Scale::Linear(8.0), 0.0, 8.0), (Scale::Logarithmic(0.25, 4.0), 0.25, 4.0)]
+        {
             assert_eq!((scale.place(least), scale.place(most)), (LEFT, RIGHT));
         }
         assert_eq!(Scale::Logarithmic(0.25, 4.0).place(1.0), (LEFT + RIGHT) / 2);
@@ -205,7 +210,9 @@ mod tests {
 
     #[test]
     fn there_are_a_few_marks_on_every_scale() {
-        for scale in [Scale::Linear(0.013), Scale::Linear(1.0), Scale::Linear(3.1e6), Scale::Logarithmic(0.4, 3.0)] {
+        for scale in
+            [Scale::Linear(0.013), Scale::Linear(1.0), Scale::Linear(3.1e6), Scale::Logarithmic(0.4, 3.0)]
+        {
             assert!((2..=11).contains(&scale.marks().len()), "{:?}", scale.marks());
         }
     }

@@ -81,7 +81,9 @@ impl Report {
         let machine = Machine::look()?;
         if machine.background_load > 0.1 {
             let percent = machine.background_load * 100.0;
-            println!("Note: {percent:.0} % of this machine is busy with something else; figures will spread.");
+            println!(
+                "Note: {percent:.0} % of this machine is busy with something else; figures will spread."
+            );
         }
         Ok(Self {
             names: names.to_vec(),
@@ -194,7 +196,11 @@ impl Report {
         let file = File {
             format: 1,
             base: BASE.text(),
-            candidates: self.names.iter().map(|name| Described { name: name.text(), about: name.about() }).collect(),
+            candidates: self
+                .names
+                .iter()
+                .map(|name| Described { name: name.text(), about: name.about() })
+                .collect(),
             rounds: self.rounds,
             window_s: self.settings.window.length.as_secs_f64(),
             client_core: self.settings.cores.client,
@@ -260,7 +266,8 @@ impl Spread {
         sorted.sort_by(f64::total_cmp);
         let (&min, &max) = (sorted.first()?, sorted.last()?);
         let middle = sorted.len() / 2;
-        let (&above, &below) = (sorted.get(middle)?, sorted.get(middle - usize::from(sorted.len() % 2 == 0))?);
+        let (&above, &below) =
+            (sorted.get(middle)?, sorted.get(middle - usize::from(sorted.len().is_multiple_of(2)))?);
         Some(Self { median: f64::midpoint(below, above), min, max })
     }
 }
@@ -295,7 +302,13 @@ impl fmt::Display for Section<'_> {
                     Some(ratio) => {
                         writeln!(f, " {:>10.2}   {:.2} .. {:.2}", ratio.median, ratio.min, ratio.max)?;
                     }
-                    None => writeln!(f, " {:>10}   {} .. {}", "", human(one.absolute.min), human(one.absolute.max))?,
+                    None => writeln!(
+                        f,
+                        " {:>10}   {} .. {}",
+                        "",
+                        human(one.absolute.min),
+                        human(one.absolute.max)
+                    )?,
                 }
             }
         }

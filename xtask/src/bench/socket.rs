@@ -84,7 +84,8 @@ impl Incoming {
             .chunks_exact_mut(Self::ROOM)
             .map(|slot| libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() })
             .collect();
-        let mut senders = vec![raw_address(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)); count].into_boxed_slice();
+        let mut senders =
+            vec![raw_address(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)); count].into_boxed_slice();
         let headers = parts.iter_mut().zip(senders.iter_mut()).map(|(part, sender)| {
             let mut header = empty_header(part);
             header.msg_hdr.msg_name = (&raw mut *sender).cast();
@@ -154,7 +155,8 @@ mod tests {
 
     #[test]
     fn a_batch_arrives_whole_and_names_its_sender() {
-        let (left, right) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let (left, right) =
+            (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
         left.connect(v4(&right)).unwrap();
         assert_eq!(Outgoing::connected(b"abc", 5).send(left.as_fd(), 5).unwrap(), 5);
 

@@ -114,7 +114,8 @@ impl Window {
         stop::check()?;
         let (cpu, start, before) = (CpuTime::now()?, Instant::now(), counter.load(Ordering::Relaxed));
         std::thread::sleep(self.length);
-        let (after, elapsed, cpu) = (counter.load(Ordering::Relaxed), start.elapsed(), CpuTime::now()?.since(cpu));
+        let (after, elapsed, cpu) =
+            (counter.load(Ordering::Relaxed), start.elapsed(), CpuTime::now()?.since(cpu));
         stop::check()?;
         Ok(Seen { count: after.wrapping_sub(before), elapsed, cpu })
     }

@@ -88,7 +88,10 @@ fn configuration(topology: &Topology, count: usize) -> Result<String> {
     text += "]\n";
     for (host, tenant, port) in topology.ports() {
         let (name, mac, address) = (host_name(host.vtep), &tenant.mac, tenant.address);
-        writeln!(text, "[tenant.bench.endpoint.{port}]\nnetwork = \"lan\"\nhost = \"{name}\"\nport = \"{port}\"")?;
+        writeln!(
+            text,
+            "[tenant.bench.endpoint.{port}]\nnetwork = \"lan\"\nhost = \"{name}\"\nport = \"{port}\""
+        )?;
         writeln!(text, "mac = \"{mac}\"\naddresses = [\"{address}\"]\ngroups = [\"servers\"]")?;
     }
     Ok(text)
@@ -109,7 +112,8 @@ struct Daemon {
 
 impl Daemon {
     fn start(mut command: Command, binary: &Path, scratch: &Path, name: &str) -> Result<Self> {
-        let (socket, log) = (scratch.join(name).with_extension("sock"), scratch.join(name).with_extension("log"));
+        let (socket, log) =
+            (scratch.join(name).with_extension("sock"), scratch.join(name).with_extension("log"));
         command.arg("--socket").arg(&socket).stdin(std::process::Stdio::null());
         let output = File::create(&log)?;
         command.stdout(output.try_clone()?).stderr(output);

@@ -80,8 +80,12 @@ impl Candidate for Neutron {
 /// Replaces both hosts' rules in whole, as the agent does after every change.
 fn install(topology: &Topology, restorer: &str, count: usize) -> Result<()> {
     for (host, _) in topology.hosts() {
-        let ports: Vec<_> =
-            topology.ports().into_iter().filter(|(on, _, _)| on.vtep == host.vtep).map(|(_, tenant, port)| (tenant, port)).collect();
+        let ports: Vec<_> = topology
+            .ports()
+            .into_iter()
+            .filter(|(on, _, _)| on.vtep == host.vtep)
+            .map(|(_, tenant, port)| (tenant, port))
+            .collect();
         feed(&host.namespace, restorer, &ruleset(&ports, count)?)?;
     }
     Ok(())
@@ -134,7 +138,10 @@ fn incoming(text: &mut String, port: &str, count: usize) -> Result<()> {
 /// What may leave a port: DHCP requests, then only what carries the port's own addresses, all of it.
 fn outgoing(text: &mut String, port: &str, tenant: &Tenant) -> Result<()> {
     let (address, mac) = (tenant.address, &tenant.mac);
-    writeln!(text, "-A own-{port} -s {address}/32 -m mac --mac-source {mac} -j RETURN\n-A own-{port} -j DROP")?;
+    writeln!(
+        text,
+        "-A own-{port} -s {address}/32 -m mac --mac-source {mac} -j RETURN\n-A own-{port} -j DROP"
+    )?;
     let dhcp = "-s 0.0.0.0/32 -d 255.255.255.255/32 -p udp -m udp --sport 68 --dport 67";
     writeln!(text, "-A out-{port} {dhcp} -j RETURN\n-A out-{port} -j own-{port}")?;
     writeln!(text, "-A out-{port} -p udp -m udp --sport 67 --dport 68 -j DROP")?;
@@ -160,7 +167,9 @@ fn load_bridge_filter() -> Result<()> {
     if Path::new("/proc/sys/net/bridge").exists() {
         return Ok(());
     }
-    run::output(Command::new("modprobe").arg("br_netfilter")).context("the kernel has no br_netfilter").map(drop)
+    run::output(Command::new("modprobe").arg("br_netfilter"))
+        .context("the kernel has no br_netfilter")
+        .map(drop)
 }
 
 /// Bytes of the objects in one of the kernel's slabs; `None` where it is merged with others or hidden.

@@ -101,7 +101,11 @@ pub(crate) fn tenant(role: &str, letter: &str, number: u8) -> Result<Tenant> {
     // Thousands of connections a second would run out of ports in TIME_WAIT.
     namespace.sysctl("ipv4/ip_local_port_range", "1024 65535")?;
     namespace.sysctl("ipv4/tcp_tw_reuse", "1")?;
-    Ok(Tenant { namespace, address: Ipv4Addr::new(10, 77, 0, number), mac: format!("02:00:00:00:77:{number:02x}") })
+    Ok(Tenant {
+        namespace,
+        address: Ipv4Addr::new(10, 77, 0, number),
+        mac: format!("02:00:00:00:77:{number:02x}"),
+    })
 }
 
 /// Gives a tenant's device its MAC and address and brings it up.

@@ -69,7 +69,8 @@ fn connect(pair: Pair<'_>, streams: usize) -> Result<(Vec<TcpStream>, Vec<TcpStr
             .collect()
     })?;
     let senders = senders.context("bulk TCP cannot connect")?;
-    let receivers: std::io::Result<Vec<_>> = (0..streams).map(|_| listener.accept().map(|(stream, _)| stream)).collect();
+    let receivers: std::io::Result<Vec<_>> =
+        (0..streams).map(|_| listener.accept().map(|(stream, _)| stream)).collect();
     Ok((senders, receivers.context("bulk TCP: a connection was not accepted")?))
 }
 

@@ -68,7 +68,10 @@ impl Grid {
     fn sockets(self, pair: Pair<'_>) -> Result<(Vec<UdpSocket>, Vec<UdpSocket>)> {
         allow_many_sockets()?;
         let clients = pair.client.namespace.enter(|| {
-            (SOURCE_PORTS..).take(self.side).map(|port| bind(pair.client.at(port))).collect::<Result<Vec<_>>>()
+            (SOURCE_PORTS..)
+                .take(self.side)
+                .map(|port| bind(pair.client.at(port)))
+                .collect::<Result<Vec<_>>>()
         })??;
         let servers = pair.server.namespace.enter(|| {
             (ports::GRID..).take(self.side).map(|port| bind(pair.server.at(port))).collect::<Result<Vec<_>>>()
@@ -85,7 +88,9 @@ impl Grid {
             let mut missing: HashSet<SocketAddrV4> = columns.iter().copied().collect();
             for _ in 0..ATTEMPTS {
                 let asked: Vec<_> = columns.iter().copied().filter(|flow| missing.contains(flow)).collect();
-                Outgoing::addressed(&PAYLOAD, &asked).send(client.as_fd(), asked.len()).context("opening flows")?;
+                Outgoing::addressed(&PAYLOAD, &asked)
+                    .send(client.as_fd(), asked.len())
+                    .context("opening flows")?;
                 while !missing.is_empty() {
                     let Ok(count) = incoming.receive(client.as_fd()) else { break };
                     incoming.senders(count).for_each(|sender| _ = missing.remove(&sender));
@@ -95,7 +100,11 @@ impl Grid {
                 }
             }
             if !missing.is_empty() {
-                bail!("{} of {} flows were not answered after {ATTEMPTS} attempts", missing.len(), columns.len());
+                bail!(
+                    "{} of {} flows were not answered after {ATTEMPTS} attempts",
+                    missing.len(),
+                    columns.len()
+                );
             }
         }
         Ok(())
@@ -151,7 +160,8 @@ fn allow_many_sockets() -> Result<()> {
     const WANTED: u64 = 4096;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < WANTED {
-        setrlimit(Resource::RLIMIT_NOFILE, WANTED.min(hard), hard).context("the flow grid needs 4096 open files")?;
+        setrlimit(Resource::RLIMIT_NOFILE, WANTED.min(hard), hard)
+            .context("the flow grid needs 4096 open files")?;
     }
     Ok(())
 }

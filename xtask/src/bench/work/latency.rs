@@ -81,7 +81,8 @@ fn ping(socket: &UdpSocket, window: Window) -> Result<RoundTrips> {
         }
     }
     times.sort_unstable();
-    let at = |hundredths: usize| times.get((times.len() * hundredths / 100).min(times.len().saturating_sub(1)));
+    let at =
+        |hundredths: usize| times.get((times.len() * hundredths / 100).min(times.len().saturating_sub(1)));
     let (Some(&median), Some(&p99)) = (at(50), at(99)) else { bail!("not one ping was answered") };
     Ok(RoundTrips { median, p99, lost })
 }

@@ -80,21 +80,69 @@ pub(crate) const ALL: [Work; 18] = [
     work("tcp-1", "bulk TCP, one stream", Reach::CrossHost, Kind::Bulk { streams: 1 }, true),
     work("tcp-8", "bulk TCP, 8 streams", Reach::CrossHost, Kind::Bulk { streams: 8 }, true),
     work("udp-1", "UDP, 18-byte payload, one flow", Reach::CrossHost, Kind::Packets { flows: 1 }, true),
-    work("udp-1000", "UDP, 18-byte payload, 1,000 flows", Reach::CrossHost, Kind::Packets { flows: 1000 }, true),
-    work("connect", "connect, request, response, close; one client", Reach::CrossHost, Kind::Connections, true),
+    work(
+        "udp-1000",
+        "UDP, 18-byte payload, 1,000 flows",
+        Reach::CrossHost,
+        Kind::Packets { flows: 1000 },
+        true,
+    ),
+    work(
+        "connect",
+        "connect, request, response, close; one client",
+        Reach::CrossHost,
+        Kind::Connections,
+        true,
+    ),
     work("ping", "UDP ping-pong, one byte", Reach::CrossHost, Kind::Latency, true),
     work("arp", "first answer after forgetting neighbours", Reach::CrossHost, Kind::FirstAnswer, true),
     work("local-tcp-1", "same host: bulk TCP, one stream", Reach::SameHost, Kind::Bulk { streams: 1 }, false),
-    work("local-udp-1", "same host: UDP, 18-byte payload, one flow", Reach::SameHost, Kind::Packets { flows: 1 }, true),
-    work("local-connect", "same host: connect, request, response, close", Reach::SameHost, Kind::Connections, false),
+    work(
+        "local-udp-1",
+        "same host: UDP, 18-byte payload, one flow",
+        Reach::SameHost,
+        Kind::Packets { flows: 1 },
+        true,
+    ),
+    work(
+        "local-connect",
+        "same host: connect, request, response, close",
+        Reach::SameHost,
+        Kind::Connections,
+        false,
+    ),
     work("local-ping", "same host: UDP ping-pong, one byte", Reach::SameHost, Kind::Latency, false),
-    work("local-arp", "same host: first answer after forgetting neighbours", Reach::SameHost, Kind::FirstAnswer, false),
+    work(
+        "local-arp",
+        "same host: first answer after forgetting neighbours",
+        Reach::SameHost,
+        Kind::FirstAnswer,
+        false,
+    ),
     work("rules-10", "new connections under 10 rules", Reach::CrossHost, Kind::Rules { count: 10 }, false),
-    work("rules-1000", "new connections under 1,000 rules", Reach::CrossHost, Kind::Rules { count: 1000 }, false),
-    work("rules-10000", "new connections under 10,000 rules", Reach::CrossHost, Kind::Rules { count: 10_000 }, false),
+    work(
+        "rules-1000",
+        "new connections under 1,000 rules",
+        Reach::CrossHost,
+        Kind::Rules { count: 1000 },
+        false,
+    ),
+    work(
+        "rules-10000",
+        "new connections under 10,000 rules",
+        Reach::CrossHost,
+        Kind::Rules { count: 10_000 },
+        false,
+    ),
     work("memory", "resident memory of the daemon on one host", Reach::CrossHost, Kind::Memory, true),
     work("flows-1", "UDP over a grid of one tracked flow", Reach::CrossHost, Kind::Flows { side: 1 }, false),
-    work("flows-1000000", "UDP over 1,000,000 tracked flows", Reach::CrossHost, Kind::Flows { side: 1000 }, false),
+    work(
+        "flows-1000000",
+        "UDP over 1,000,000 tracked flows",
+        Reach::CrossHost,
+        Kind::Flows { side: 1000 },
+        false,
+    ),
 ];
 
 const fn work(name: &'static str, about: &'static str, reach: Reach, kind: Kind, quick: bool) -> Work {
@@ -150,7 +198,8 @@ impl Work {
                 let measured = new_connections(candidate, self.reach, settings);
                 candidate.load_rules(USUAL_RULES)?;
                 let mut samples = measured?;
-                samples.extend(reload.map(|time| sample("policy load", "ms", false, time.as_secs_f64() * 1e3)));
+                samples
+                    .extend(reload.map(|time| sample("policy load", "ms", false, time.as_secs_f64() * 1e3)));
                 Ok(samples)
             }
             Kind::Flows { side } => {
@@ -158,7 +207,10 @@ impl Work {
             }
             Kind::Memory => {
                 let resident = candidate.resident().context("resident memory")?;
-                Ok(resident.map(|bytes| sample("resident", "MiB", false, bytes as f64 / f64::from(1 << 20))).into_iter().collect())
+                Ok(resident
+                    .map(|bytes| sample("resident", "MiB", false, bytes as f64 / f64::from(1 << 20)))
+                    .into_iter()
+                    .collect())
             }
         }
     }
@@ -175,7 +227,8 @@ fn bulk_samples(seen: Seen) -> Vec<Sample> {
     let gigabits = seen.count as f64 * 8.0 / 1e9;
     let mut samples = vec![sample("throughput", "Gbit/s", true, gigabits / seen.elapsed.as_secs_f64())];
     // Without a byte there is no cost of one.
-    samples.extend((gigabits > 0.0).then(|| sample("CPU", "s/Gbit", false, seen.cpu.as_secs_f64() / gigabits)));
+    samples
+        .extend((gigabits > 0.0).then(|| sample("CPU", "s/Gbit", false, seen.cpu.as_secs_f64() / gigabits)));
     samples
 }
 
