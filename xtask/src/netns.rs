@@ -68,10 +68,7 @@ impl Namespace {
 
     /// Runs `work` on a thread of its own inside; sockets it returns stay in the namespace.
     pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| self.join().map(|()| work()));
-            thread.join().map_err(|_| anyhow!("a thread in {} panicked", self.name))?
-        })
+        enter_by(&self.handle, &self.name, work)
     }
 
     fn tool(&self, program: &str, words: &str) -> Result<()> {
@@ -83,6 +80,12 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         delete(&self.name);
     }
+}
+
+/// Runs `work` on a thread of its own inside a namespace of somebody else; sockets it returns stay there.
+pub(crate) fn enter<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let handle = File::open(Path::new(HOME).join(name)).with_context(|| format!("namespace {name}"))?;
+    enter_by(&handle, name, work)
 }
 
 /// Joins two namespaces by a veth pair with the given device names and MTU; both ends are left down.
@@ -106,6 +109,17 @@ pub(crate) fn require_root() -> Result<()> {
         bail!("network namespaces need root: run this as root, or through `sudo -E env PATH=\"$PATH\"`");
     }
     Ok(())
+}
+
+fn enter_by<T: Send>(handle: &File, name: &str, work: impl FnOnce() -> T + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| join(handle, name).map(|()| work()));
+        thread.join().map_err(|_| anyhow!("a thread in {name} panicked"))?
+    })
+}
+
+fn join(handle: &File, name: &str) -> Result<()> {
+    setns(handle.as_fd(), CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter {name}"))
 }
 
 fn delete(name: &str) {
