@@ -1,0 +1,197 @@
+//! Labs: stories of tenants' networks that run on one machine and are checked with real traffic.
+//!
+//! A story is a folder with a `topology.toml` beside an ordinary `eastgate.toml`. [`up`] builds it out of network
+//! namespaces, [`check`] sends the traffic it speaks of and compares what happens with what it expects, [`down`]
+//! takes it away. Names are unique, so that several labs run side by side; the namespace a lab is started from
+//! gets nothing; and after [`down`], a failure, a panic or Ctrl-C nothing is left.
+
+mod build;
+mod check;
+mod cli;
+mod daemon;
+mod error;
+mod graph;
+mod interrupt;
+mod model;
+mod netns;
+mod overlay;
+mod plan;
+mod process;
+mod record;
+mod report;
+mod topology;
+mod traffic;
+
+use std::{
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+pub use cli::{GraphFormat, LabCommand, ReportFormat, run};
+pub use error::LabError;
+pub use interrupt::Interrupt;
+pub use record::{Node, NodeKind, Record};
+pub use report::{Report, Row};
+
+use model::Model;
+
+/// How labs are run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The eastgate binary that runs on hosts and is asked for counters
+    pub eastgate: PathBuf,
+    /// Whether every command that builds the lab is written to standard error
+    pub verbose: bool,
+    /// The flag that stops it
+    pub interrupt: Interrupt,
+}
+
+impl Options {
+    /// This program is the one that runs on hosts.
+    ///
+    /// # Errors
+    /// [`LabError::File`] when the system does not tell where this program is.
+    pub fn new() -> Result<Self, LabError> {
+        let eastgate = std::env::current_exe().map_err(LabError::file("/proc/self/exe"))?;
+        Ok(Self { eastgate, verbose: false, interrupt: Interrupt::default() })
+    }
+}
+
+/// Builds the lab of `story` (a folder, or the name of one below `labs/`) and starts its daemons. It runs until
+/// [`down`].
+///
+/// # Errors
+/// Why it could not be built; then nothing of it is left.
+pub fn up(story: &str, options: &Options) -> Result<Record, LabError> {
+    Ok(build(story, options)?.keep())
+}
+
+/// Checks what the story of `lab` expects. `lab` is the id or the story of a running lab; a story that does not
+/// run is brought up for the check and taken down after it.
+///
+/// # Errors
+/// Why the check could not be made. An expectation that fails is no error: [`Report::ok`] tells.
+pub fn check(lab: &str, options: &Options) -> Result<Report, LabError> {
+    match Record::find(lab) {
+        Ok(mut record) => check::check(&mut record, options),
+        Err(LabError::NotRunning(_)) if story_folder(lab).is_ok() => {
+            let mut guard = build(lab, options)?;
+            let report = check::check(&mut guard.record, options)?;
+            guard.tear_down()?;
+            Ok(report)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Becomes `command` inside `node` of `lab`. `$EASTGATE_SOCKET` is the control socket where the node is a host,
+/// and `eastgate` is this program.
+///
+/// # Errors
+/// Why that is not possible; it does not return otherwise.
+pub fn exec(lab: &str, node: &str, command: &[String], options: &Options) -> Result<std::convert::Infallible, LabError> {
+    let record = Record::find(lab)?;
+    let namespace = record.namespace(node)?;
+    let mut entering = Command::new("ip");
+    entering.args(["netns", "exec", namespace]).args(command);
+    if record.hosts().any(|host| host == node) {
+        entering.env("EASTGATE_SOCKET", record.socket(node));
+    }
+    if let (Some(folder), Some(path)) = (options.eastgate.parent(), std::env::var_os("PATH")) {
+        let paths = std::iter::once(folder.to_owned()).chain(std::env::split_paths(&path));
+        if let Ok(path) = std::env::join_paths(paths) {
+            entering.env("PATH", path);
+        }
+    }
+    Err(LabError::Command { command: command.join(" "), output: entering.exec().to_string() })
+}
+
+/// A picture of a story, running or not.
+///
+/// # Errors
+/// When the story cannot be read.
+pub fn graph(lab: &str, format: GraphFormat) -> Result<String, LabError> {
+    let folder = match Record::find(lab) {
+        Ok(record) => record.folder,
+        Err(_) => story_folder(lab)?,
+    };
+    let model = Model::read(&folder)?;
+    Ok(match format {
+        GraphFormat::Text => graph::text(&model),
+        GraphFormat::Dot => graph::dot(&model),
+    })
+}
+
+/// Takes a lab down, whole or half built.
+///
+/// # Errors
+/// What could not be removed; the lab stays on record then.
+pub fn down(lab: &str, options: &Options) -> Result<(), LabError> {
+    build::tear_down(&Record::find(lab)?, options.verbose)
+}
+
+/// The labs that run.
+///
+/// # Errors
+/// When the records cannot be read.
+pub fn list() -> Result<Vec<Record>, LabError> {
+    Record::all()
+}
+
+/// The folder of a story: given as a path, or by the name of a folder below `labs/` here or above.
+fn story_folder(story: &str) -> Result<PathBuf, LabError> {
+    let is_story = |folder: &Path| folder.join("topology.toml").is_file();
+    let here = std::env::current_dir().map_err(LabError::file("."))?;
+    let below_labs = here.ancestors().map(|folder| folder.join("labs").join(story));
+    let mut candidates = std::iter::once(here.join(story)).chain(below_labs);
+    let found = candidates.find(|folder| is_story(folder)).ok_or_else(|| LabError::NoStory(story.into()))?;
+    found.canonicalize().map_err(LabError::file(&found))
+}
+
+fn build(story: &str, options: &Options) -> Result<Guard, LabError> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(LabError::NeedsRoot);
+    }
+    let model = Model::read(&story_folder(story)?)?;
+    let record = Record::create(&model)?;
+    let plan = plan::Plan::new(&model, &record.id);
+    let mut guard = Guard { record, verbose: options.verbose, armed: true };
+    build::apply(&plan, options.verbose, &options.interrupt)?;
+    daemon::install_config(&guard.record, &model.folder.join(&model.topology.config))?;
+    let hosts: Vec<String> = model.daemons().map(str::to_owned).collect();
+    daemon::start(&mut guard.record, &hosts, options)?;
+    Ok(guard)
+}
+
+/// A lab that is taken down when it goes out of scope, by whatever way.
+struct Guard {
+    record: Record,
+    verbose: bool,
+    armed: bool,
+}
+
+impl Guard {
+    /// The lab stays.
+    fn keep(mut self) -> Record {
+        self.armed = false;
+        self.record.clone()
+    }
+
+    fn tear_down(mut self) -> Result<(), LabError> {
+        self.armed = false;
+        build::tear_down(&self.record, self.verbose)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.armed && let Err(error) = build::tear_down(&self.record, self.verbose) {
+            // The reason why it is dropped is reported by whoever dropped it.
+            tracing::warn!(lab = %self.record.id, %error, "left over; `eastgate lab down` tries again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

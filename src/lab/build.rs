@@ -1,0 +1,156 @@
+//! A plan put into effect with `ip` and `bridge`, and everything of a lab taken away again.
+
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+
+use super::{
+    error::LabError,
+    interrupt::Interrupt,
+    netns,
+    plan::{Action, Plan},
+    process::{Process, until},
+    record::Record,
+};
+
+/// How long the kernel may take to end killed processes.
+const KILL_BOUND: Duration = Duration::from_secs(5);
+
+/// Builds everything in `plan`; with `verbose` each command is written to standard error first.
+pub(super) fn apply(plan: &Plan, verbose: bool, interrupt: &Interrupt) -> Result<(), LabError> {
+    for actions in plan.steps.chunk_by(same_batch) {
+        interrupt.check()?;
+        if verbose {
+            actions.iter().for_each(|action| eprintln!("{}", as_typed(action)));
+        }
+        match actions {
+            [Action::Sysctl { namespace, .. }, ..] => write_settings(namespace, actions)?,
+            _ => batch(actions)?,
+        }
+    }
+    Ok(())
+}
+
+/// Ends every process of the lab, deletes its namespaces with all that is in them, and forgets it. Goes on after
+/// a failure; a lab of which something is left stays on record.
+pub(super) fn tear_down(record: &Record, verbose: bool) -> Result<(), LabError> {
+    // In order first, so that a daemon can undo what it changed.
+    let daemons: Vec<Process> = record.daemons.values().copied().collect();
+    daemons.iter().for_each(|daemon| daemon.signal(Signal::SIGTERM));
+    daemons.iter().for_each(|daemon| daemon.stop());
+    let namespaces: Vec<&str> = record.nodes.iter().map(|node| node.namespace.as_str()).collect();
+    end_processes(&namespaces);
+    let mut failure = None;
+    for namespace in namespaces.into_iter().filter(|namespace| netns::path(namespace).exists()) {
+        let mut command = Command::new("ip");
+        command.args(["netns", "delete", namespace]);
+        if verbose {
+            eprintln!("ip netns delete {namespace}");
+        }
+        if let Err(error) = run(&mut command, "") {
+            failure.get_or_insert(error);
+        }
+    }
+    match failure {
+        Some(error) => Err(error),
+        None => record.remove(),
+    }
+}
+
+/// Ends whatever runs inside `namespaces`: a user's shells and captures too, which would keep them alive.
+fn end_processes(namespaces: &[&str]) {
+    until(KILL_BOUND, || {
+        let left: Vec<Process> =
+            namespaces.iter().flat_map(|namespace| netns::processes(namespace)).filter_map(Process::new).collect();
+        left.iter().for_each(|process| process.signal(Signal::SIGKILL));
+        left.iter().all(|process| !process.is_alive())
+    });
+}
+
+fn same_batch(a: &Action, b: &Action) -> bool {
+    match (a, b) {
+        (Action::Namespace(_), Action::Namespace(_)) => true,
+        (Action::Ip(a, _), Action::Ip(b, _)) | (Action::Bridge(a, _), Action::Bridge(b, _)) => a == b,
+        (Action::Sysctl { namespace: a, .. }, Action::Sysctl { namespace: b, .. }) => a == b,
+        _ => false,
+    }
+}
+
+fn as_typed(action: &Action) -> String {
+    match action {
+        Action::Namespace(name) => format!("ip netns add {name}"),
+        Action::Sysctl { namespace, key, value } => {
+            format!("ip netns exec {namespace} sysctl -qw {}={value}", key.replace('/', "."))
+        }
+        Action::Ip(namespace, command) => format!("ip -n {namespace} {command}"),
+        Action::Bridge(namespace, command) => format!("bridge -n {namespace} {command}"),
+    }
+}
+
+/// One `ip -batch` for consecutive commands of one place: a fork a command would be most of the time a lab takes.
+fn batch(actions: &[Action]) -> Result<(), LabError> {
+    let (program, namespace) = match actions.first() {
+        Some(Action::Ip(namespace, _)) => ("ip", Some(namespace)),
+        Some(Action::Bridge(namespace, _)) => ("bridge", Some(namespace)),
+        _ => ("ip", None),
+    };
+    let mut command = Command::new(program);
+    if let Some(namespace) = namespace {
+        command.args(["-n", namespace]);
+    }
+    command.args(["-batch", "-"]);
+    let lines = actions.iter().map(|action| match action {
+        Action::Namespace(name) => format!("netns add {name}\n"),
+        Action::Ip(_, command) | Action::Bridge(_, command) => format!("{command}\n"),
+        Action::Sysctl { .. } => String::new(),
+    });
+    run(&mut command, &lines.collect::<String>()).map_err(|error| match error {
+        // Batch mode tells the number of the line that failed; a user wants the line.
+        LabError::Command { output, .. } => {
+            LabError::Command { command: failed_line(actions, &output), output }
+        }
+        other => other,
+    })
+}
+
+fn failed_line(actions: &[Action], output: &str) -> String {
+    let number = output.rsplit_once("Command failed -:").and_then(|(_, number)| number.trim().parse::<usize>().ok());
+    let action = number.and_then(|number| actions.get(number.saturating_sub(1))).or(actions.first());
+    action.map(as_typed).unwrap_or_default()
+}
+
+/// Runs `command` with `input`, in a process group of its own: Ctrl-C is for the lab, not for its commands.
+fn run(command: &mut Command, input: &str) -> Result<(), LabError> {
+    let typed = format!("{command:?}").replace('"', "");
+    let failed = |output: String| LabError::Command { command: typed.clone(), output };
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+    let mut child = piped.spawn().map_err(|error| failed(error.to_string()))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A command that ended early says why on its standard error.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+    }
+}
+
+fn write_settings(namespace: &str, actions: &[Action]) -> Result<(), LabError> {
+    let settings: BTreeMap<String, String> = actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Sysctl { key, value, .. } => Some((format!("/proc/sys/{key}"), value.clone())),
+            _ => None,
+        })
+        .collect();
+    netns::run(namespace, move || {
+        settings.into_iter().try_for_each(|(path, value)| std::fs::write(&path, value).map_err(LabError::file(path)))
+    })?
+}

@@ -1,0 +1,207 @@
+//! A story checked: its expectations in their order, with the steps between them, and the lab afterwards as it
+//! was before.
+//!
+//! What is expected at one point of the story is sent at once, in three waves: first what should arrive, so that
+//! the refusals of the second are those of a network that works; bulk transfers last, so that they starve no
+//! bound.
+
+mod drops;
+mod job;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    thread,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
+
+use super::{
+    Options, daemon,
+    error::LabError,
+    model::Model,
+    record::Record,
+    report::{Report, Row},
+    topology::{Expect, Outcome, Proto, Step},
+    traffic::{
+        capture::Capture,
+        server::{Kind, Server},
+    },
+};
+use drops::Drops;
+use job::{Held, Job, Scene};
+
+/// Checks everything that the story of the running lab `record` expects.
+pub(super) fn check(record: &mut Record, options: &Options) -> Result<Report, LabError> {
+    let model = Model::read(&record.folder)?;
+    let _lock = lock(record)?;
+    let result = tell(&model, record, options);
+    let restored = restore(&model, record, options);
+    let report = result?;
+    restored?;
+    Ok(report)
+}
+
+/// Two checks of one lab would count each other's drops and stop each other's daemons.
+fn lock(record: &Record) -> Result<Flock<File>, LabError> {
+    let file = File::open(record.file()).map_err(LabError::file(record.file()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        Errno::EWOULDBLOCK => LabError::Busy(record.id.clone()),
+        error => LabError::file(record.file())(error.into()),
+    })
+}
+
+fn tell(model: &Model, record: &mut Record, options: &Options) -> Result<Report, LabError> {
+    restore(model, record, options)?;
+    let servers = start_servers(model, record)?;
+    let mut held = Held::default();
+    let mut report = Report { title: model.topology.title.clone(), rows: vec![] };
+    report.rows = point(model, record, &model.topology.expect, &mut held, options)?;
+    for step in &model.topology.step {
+        take(step, model, record, options)?;
+        let rows = point(model, record, &step.expect, &mut held, options)?;
+        report.rows.extend(rows.into_iter().map(|row| Row { step: Some(step.say.clone()), ..row }));
+    }
+    // Clients first: a server that ends before its client leaves the client's flow half open.
+    drop(held);
+    drop(servers);
+    Ok(report)
+}
+
+/// The configuration of the story in force, and every daemon running: whatever a step, or a check that was cut
+/// short, has changed.
+fn restore(model: &Model, record: &mut Record, options: &Options) -> Result<(), LabError> {
+    let original = model.folder.join(&model.topology.config);
+    let read = |path: &std::path::Path| std::fs::read(path).map_err(LabError::file(path));
+    let changed = read(&original)? != read(&record.config())?;
+    if changed {
+        daemon::install_config(record, &original)?;
+    }
+    let missing = daemon::missing(record);
+    if changed {
+        let running: Vec<String> = record.hosts().filter(|host| !missing.iter().any(|gone| gone == host)).map(str::to_owned).collect();
+        running.iter().try_for_each(|host| daemon::reload(record, host, options))?;
+    }
+    daemon::start(record, &missing, options)
+}
+
+fn take(step: &Step, model: &Model, record: &mut Record, options: &Options) -> Result<(), LabError> {
+    options.interrupt.check()?;
+    if let Some(daemon) = step.kill.as_ref().and_then(|host| record.daemons.get(host)) {
+        daemon.kill();
+    }
+    if let Some(daemon) = step.stop.as_ref().and_then(|host| record.daemons.get(host)) {
+        daemon.stop();
+    }
+    if let Some(host) = &step.start {
+        daemon::start(record, std::slice::from_ref(host), options)?;
+    }
+    if let Some(file) = &step.reload {
+        daemon::install_config(record, &model.folder.join(file))?;
+        let missing = daemon::missing(record);
+        let hosts: Vec<String> = record.hosts().map(str::to_owned).collect();
+        let running = hosts.iter().filter(|host| !missing.contains(host));
+        running.into_iter().try_for_each(|host| daemon::reload(record, host, options))?;
+    }
+    Ok(())
+}
+
+/// Every server that any expectation needs, for the whole story: a connection may be held through it.
+fn start_servers(model: &Model, record: &Record) -> Result<Vec<Server>, LabError> {
+    let mut wanted = BTreeSet::new();
+    for (_, expect) in model.topology.expectations() {
+        let kind = match expect.proto {
+            Some(Proto::Tcp) => Kind::Tcp,
+            Some(Proto::Udp) => Kind::Udp,
+            _ => continue,
+        };
+        let twin = expect.twin.iter().map(|twin| twin.to.as_str());
+        for to in expect.to.iter().chain(twin) {
+            wanted.insert((to, kind, expect.port.unwrap_or_default()));
+        }
+    }
+    wanted.into_iter().map(|(to, kind, port)| Server::start(record.namespace(to)?, to, kind, port)).collect()
+}
+
+/// Checks what is expected at one point of the story.
+fn point(
+    model: &Model,
+    record: &Record,
+    expects: &[Expect],
+    held: &mut Held,
+    options: &Options,
+) -> Result<Vec<Row>, LabError> {
+    let mut rows: BTreeMap<usize, Vec<Row>> = BTreeMap::new();
+    for wave_number in 0..3 {
+        options.interrupt.check()?;
+        let now = expects.iter().enumerate().filter(|(_, expect)| wave_of(expect) == wave_number);
+        let mut jobs = Vec::new();
+        for (index, expect) in now {
+            let expanded = Job::expand(expect, model, record)?;
+            if expanded.is_empty() {
+                rows.entry(index).or_default().push(job::nothing_to_do(expect));
+            }
+            jobs.extend(expanded.into_iter().map(|job| (index, job)));
+        }
+        let judged = wave(model, record, jobs, held, options)?;
+        judged.into_iter().for_each(|(index, row)| rows.entry(index).or_default().push(row));
+    }
+    Ok(rows.into_values().flatten().collect())
+}
+
+fn wave_of(expect: &Expect) -> usize {
+    match (expect.bytes, expect.outcome) {
+        (Some(_), _) => 2,
+        (None, Outcome::Reach) => 0,
+        (None, _) => 1,
+    }
+}
+
+/// Does `jobs` at once, and judges each when all are done.
+fn wave(
+    model: &Model,
+    record: &Record,
+    jobs: Vec<(usize, Job)>,
+    held: &mut Held,
+    options: &Options,
+) -> Result<Vec<(usize, Row)>, LabError> {
+    let scene = Scene { model, captures: start_captures(&jobs)? };
+    let asks_why = jobs.iter().any(|(_, job)| job.expect.reason.is_some());
+    let before = if asks_why { Drops::read(record, options)? } else { Drops::default() };
+    let done = thread::scope(|scope| {
+        let resumed: &Held = held;
+        let start = |(index, job): (usize, Job)| {
+            let scene = &scene;
+            let thread = scope.spawn({
+                let job = job.clone();
+                move || job.run(scene, resumed)
+            });
+            (index, job, thread)
+        };
+        let running: Vec<_> = jobs.into_iter().map(start).collect();
+        let join = |(index, job, thread): (usize, Job, thread::ScopedJoinHandle<'_, job::Done>)| {
+            (index, job, thread.join().unwrap_or_else(|_| job::Done::panicked()))
+        };
+        running.into_iter().map(join).collect::<Vec<_>>()
+    });
+    let wanted: Vec<&Job> = done.iter().map(|(_, job, _)| job).filter(|job| job.expect.reason.is_some()).collect();
+    let growth = before.growth(record, &wanted, options)?;
+    let mut rows = Vec::new();
+    for (index, job, mut done) in done {
+        held.keep(&job, &mut done);
+        rows.push((index, job.judge(&done, &scene, &growth)));
+    }
+    Ok(rows)
+}
+
+/// A capture on every machine that a job looks at; bulk transfers would fill one and are judged by their hash.
+fn start_captures(jobs: &[(usize, Job)]) -> Result<BTreeMap<String, Capture>, LabError> {
+    let small = jobs.iter().filter(|(_, job)| job.expect.bytes.is_none());
+    let parties = small.flat_map(|(_, job)| job.parties());
+    let machines: BTreeMap<&str, &str> =
+        parties.map(|party| (party.name.as_str(), party.namespace.as_str())).collect();
+    machines.into_iter().map(|(name, namespace)| Ok((name.to_owned(), Capture::start(namespace)?))).collect()
+}

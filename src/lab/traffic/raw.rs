@@ -1,0 +1,67 @@
+//! Packets sent as they are, past the sender's kernel.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use eastgate_wire::{
+    View,
+    view::{Transport, proto},
+};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{Party, capture};
+use crate::lab::{error::LabError, netns};
+
+/// Sends an Ethernet frame from the machine's device.
+pub(in crate::lab) fn send_frame(from: &Party, frame: Vec<u8>) -> Result<(), LabError> {
+    let failed = |error| LabError::Namespace { namespace: from.namespace.clone(), error };
+    netns::run(&from.namespace, move || {
+        let (mut sender, _) = capture::open()?;
+        sender.send_to(&frame, None).unwrap_or_else(|| Err(io::ErrorKind::OutOfMemory.into()))
+    })?
+    .map_err(failed)
+}
+
+/// Sends an IP packet: the kernel finds the next hop and leaves the packet alone, however small it believes the
+/// path to be.
+pub(in crate::lab) fn send_packet(from: &Party, to: IpAddr, packet: Vec<u8>) -> Result<(), LabError> {
+    let failed = |error| LabError::Namespace { namespace: from.namespace.clone(), error };
+    netns::run(&from.namespace, move || {
+        let to = SocketAddr::new(to, 0);
+        let socket = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+        match to {
+            SocketAddr::V4(_) => socket.set_header_included_v4(true)?,
+            SocketAddr::V6(_) => socket.set_header_included_v6(true)?,
+        }
+        socket.send_to(&packet, &to.into()).map(|_| ())
+    })?
+    .map_err(failed)
+}
+
+/// Whether `frame` is an IP packet from `from` to `to` of this protocol and these ports. Ports are compared where
+/// they are given; an ICMP echo request has its identifier as source port.
+pub(in crate::lab) fn is_packet(
+    frame: &[u8],
+    (from, source): (IpAddr, Option<u16>),
+    (to, destination): (IpAddr, Option<u16>),
+    wanted: u8,
+) -> Option<View> {
+    let view = View::parse(frame).ok()?;
+    let ip = view.ip()?;
+    let (sport, dport) = match ip.transport {
+        Transport::Tcp(tcp) => (tcp.sport, Some(tcp.dport)),
+        Transport::Udp { sport, dport } => (sport, Some(dport)),
+        Transport::Icmp(icmp) if matches!((ip.proto, icmp.kind), (proto::ICMP, 8) | (proto::ICMPV6, 128)) => {
+            (icmp.id, None)
+        }
+        _ => return None,
+    };
+    let same = ip.proto == wanted
+        && ip.src.to_ip() == from
+        && ip.dst.to_ip() == to
+        && source.is_none_or(|source| source == sport)
+        && destination.is_none_or(|destination| dport == Some(destination));
+    same.then_some(view)
+}
