@@ -1,5 +1,6 @@
 //! What carriage costs per frame: wrapping and unwrapping a small one, the FDB, cutting up 64 KB, merging 44
 //! segments.
+#![allow(clippy::unwrap_used, reason = "the frames are our own")]
 
 use std::{hint::black_box, net::Ipv4Addr};
 
@@ -55,7 +56,8 @@ fn small_frames(c: &mut Criterion) {
     });
 
     let from = |n: u32| VtepAddr(Ipv4Addr::from_bits(0x0a00_0000 + n).into());
-    let peers = Peers::new((0..1000).map(|n| (from(n), PeerKind::Eastgate)), RandomState::with_seeds(5, 6, 7, 8));
+    let peers =
+        Peers::new((0..1000).map(|n| (from(n), PeerKind::Eastgate)), RandomState::with_seeds(5, 6, 7, 8));
     c.bench_function("unwrap small frame, 1000 peers", |b| {
         b.iter(|| {
             let mut datagram = Frame::new(&mut buffer, 0, end, Offload::default());

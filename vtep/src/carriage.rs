@@ -161,7 +161,12 @@ mod tests {
             Self { peers, strict: false, vlan_aware: false }
         }
 
-        fn hear(&self, datagram: &[u8], from: VtepAddr, outer: Ecn) -> Result<(Unwrapped, Vec<u8>), DropReason> {
+        fn hear(
+            &self,
+            datagram: &[u8],
+            from: VtepAddr,
+            outer: Ecn,
+        ) -> Result<(Unwrapped, Vec<u8>), DropReason> {
             let mut bytes = datagram.to_vec();
             let len = bytes.len();
             let mut frame = Frame::new(&mut bytes, 0, len, Offload::default());

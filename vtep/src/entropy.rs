@@ -120,7 +120,10 @@ mod tests {
         assert_eq!(SourcePorts::new_checked(0, 9, 2), Err(Error::PortRange { first: 0, last: 9 }));
         assert_eq!(SourcePorts::new_checked(9, 8, 2), Err(Error::PortRange { first: 9, last: 8 }));
         for buckets in [0, 3, 16, u32::MAX] {
-            assert_eq!(SourcePorts::new_checked(1, 8, buckets), Err(Error::Buckets { buckets, available: 8 }));
+            assert_eq!(
+                SourcePorts::new_checked(1, 8, buckets),
+                Err(Error::Buckets { buckets, available: 8 })
+            );
         }
     }
 
@@ -202,7 +205,10 @@ mod tests {
         // The first fragment shows UDP behind a destination options header, a later one only that header.
         let first = fragment_v6(60, 0, true, &[17, 0, 1, 4, 0, 0, 0, 0, 0, 1, 0, 2, 0, 8, 0, 0]);
         let later = fragment_v6(60, 16, false, &[9; 8]);
-        assert_ne!(View::parse(&first).unwrap().ip().unwrap().proto, View::parse(&later).unwrap().ip().unwrap().proto);
+        assert_ne!(
+            View::parse(&first).unwrap().ip().unwrap().proto,
+            View::parse(&later).unwrap().ip().unwrap().proto
+        );
         assert_eq!(hash_of(&first), hash_of(&later));
     }
 

@@ -46,7 +46,9 @@ impl Flood {
     /// hub network, where a copy to the group would return to where the frame came from.
     pub fn new(topology: Topology, mode: FloodMode, peers: &Peers, own: &[VtepAddr]) -> Result<Self, Error> {
         let targets = match mode {
-            FloodMode::HeadEnd => peers.iter().map(|(peer, _)| peer).filter(|peer| !own.contains(peer)).collect(),
+            FloodMode::HeadEnd => {
+                peers.iter().map(|(peer, _)| peer).filter(|peer| !own.contains(peer)).collect()
+            }
             FloodMode::Group(group) if !group.0.is_multicast() => return Err(Error::NotAGroup(group)),
             FloodMode::Group(group) if topology == Topology::Hub => return Err(Error::GroupInHub(group)),
             FloodMode::Group(group) => [group].into(),
@@ -70,7 +72,11 @@ impl Flood {
 /// # Errors
 /// [`DropReason::SplitHorizon`] when a frame from the overlay would go back to the overlay in a mesh network.
 #[inline]
-pub const fn split_horizon(topology: Topology, origin: Location, destination: Location) -> Result<(), DropReason> {
+pub const fn split_horizon(
+    topology: Topology,
+    origin: Location,
+    destination: Location,
+) -> Result<(), DropReason> {
     match (topology, origin, destination) {
         (Topology::Mesh, Location::Remote(_), Location::Remote(_)) => Err(DropReason::SplitHorizon),
         _ => Ok(()),

@@ -64,7 +64,8 @@ pub(crate) fn tcp_syn_v4(mss: u16, odd: bool) -> Vec<u8> {
 }
 
 pub(crate) fn arp() -> Vec<u8> {
-    let mut frame = [&[0xff; 6][..], &SRC, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &SRC, &SRC_V4, &[0; 6], &DST_V4].concat();
+    let mut frame =
+        [&[0xff; 6][..], &SRC, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &SRC, &SRC_V4, &[0; 6], &DST_V4].concat();
     frame.resize(60, 0);
     frame
 }

@@ -220,7 +220,10 @@ impl Fdb {
         let slots: Vec<Slot> = match which {
             Flush::Mac(mac) => {
                 let found = self.table.find(&mac);
-                found.filter(|slot| self.table.get(*slot).is_some_and(|e| wanted(&mac, e))).into_iter().collect()
+                found
+                    .filter(|slot| self.table.get(*slot).is_some_and(|e| wanted(&mac, e)))
+                    .into_iter()
+                    .collect()
             }
             _ => self.table.iter().filter(|(_, mac, e)| wanted(mac, e)).map(|(slot, ..)| slot).collect(),
         };
@@ -279,9 +282,16 @@ impl Fdb {
     }
 
     #[cold]
-    fn relocate(&mut self, slot: Slot, mac: MacAddr, to: Location, now: Instant) -> Result<Learned, DropReason> {
+    fn relocate(
+        &mut self,
+        slot: Slot,
+        mac: MacAddr,
+        to: Location,
+        now: Instant,
+    ) -> Result<Learned, DropReason> {
         let settings = self.settings;
-        let Some(Entry { location, origin: Origin::Learned { heard, moves } }) = self.table.get_mut(slot) else {
+        let Some(Entry { location, origin: Origin::Learned { heard, moves } }) = self.table.get_mut(slot)
+        else {
             return Err(DropReason::MacMoveRefused);
         };
         let moves = moves.get_or_insert_default();

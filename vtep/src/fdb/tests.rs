@@ -197,7 +197,13 @@ struct ModelEntry {
 }
 
 impl Model {
-    fn learn(&mut self, settings: &FdbSettings, mac: MacAddr, place: Location, now: Instant) -> Result<Learned, DropReason> {
+    fn learn(
+        &mut self,
+        settings: &FdbSettings,
+        mac: MacAddr,
+        place: Location,
+        now: Instant,
+    ) -> Result<Learned, DropReason> {
         self.sweep(settings, now);
         if let Some(fixed) = self.statics.get(&mac) {
             return if *fixed == place { Ok(Learned::Refreshed) } else { Err(DropReason::MacMoveRefused) };

@@ -16,7 +16,8 @@ const MORE: u16 = 0x2000;
 /// checksum is finished and which is no superframe.
 ///
 /// # Errors
-/// [`DropReason::TooBig`] when it may not be cut (not IPv4, or DF set) or the MTU is below [`MIN_MTU`].
+/// [`DropReason::TooBig`] when it may not be cut (not IPv4, or DF set) or the MTU is below [`MIN_MTU`];
+/// [`DropReason::FragmentBadSize`] when it is a fragment that ends past 65,535. Nothing is appended then.
 pub fn fragment_v4(
     frame: &[u8],
     view: &View,
@@ -34,6 +35,10 @@ pub fn fragment_v4(
         None => (0, false),
     };
 
+    if usize::from(offset) + payload.len() > usize::from(u16::MAX) {
+        return Err(DropReason::FragmentBadSize);
+    }
+
     let mut pieces = Vec::with_capacity(payload.len() / usize::from(mtu - 60) + 1);
     let mut header = whole;
     let mut rest = payload;
@@ -50,7 +55,7 @@ pub fn fragment_v4(
         let (at, len) = (start + l3, header.len());
         finish_header(&mut out[at..at + len], total_len, field);
         pieces.push(start..out.len());
-        offset = offset.checked_add(body.len() as u16).ok_or(DropReason::FragmentBadSize)?;
+        offset += body.len() as u16;
         (rest, header) = (tail, &later);
     }
     Ok(pieces)
@@ -88,7 +93,7 @@ fn header_of_later(header: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use eastgate_wire::view::{Fragment, Transport};
+    use eastgate_wire::view::Transport;
     use proptest::prelude::*;
 
     use super::*;
@@ -109,9 +114,9 @@ mod tests {
             assert!(more, "nothing comes after the last one");
             let ip = *View::parse(bytes).unwrap().ip().unwrap();
             let base = payload.len();
-            let at = ip.fragment.unwrap_or(Fragment { id: 0xbeef, offset: 0, more: false });
-            assert_eq!((at.id, usize::from(at.offset)), (0xbeef, base));
-            more = at.more;
+            let at = ip.fragment.map_or((0xbeef, 0, false), |f| (f.id, usize::from(f.offset), f.more));
+            assert_eq!((at.0, at.1), (0xbeef, base));
+            more = at.2;
             let (l4, len) = (usize::from(ip.l4), usize::from(ip.l4_len));
             assert!(!more || len % 8 == 0);
             payload.extend_from_slice(&bytes[l4..l4 + len]);
@@ -152,8 +157,23 @@ mod tests {
     }
 
     #[test]
+    fn a_fragment_that_ends_past_the_largest_datagram() {
+        // 8,000 eights and the last 1,536 bytes: 65,536.
+        let fragment = |len: usize| mended(udp_v4(1, 2, &vec![0; len - 8]), 14, 8000);
+        let view = |frame: &[u8]| View::parse(frame).map(|_| ());
+        for (len, expected) in [(1535, true), (1536, false)] {
+            let frame = fragment(len);
+            match view(&frame) {
+                Ok(()) => assert_eq!(cut(&frame, 576).is_ok(), expected, "{len} bytes"),
+                Err(reason) => assert_eq!((reason, expected), (DropReason::FragmentBadSize, false)),
+            }
+        }
+    }
+
+    #[test]
     fn only_copied_options_are_in_later_fragments() {
-        let mut ip = etherparse::Ipv4Header::new(3000, 64, 17.into(), [10, 1, 0, 11], [10, 1, 0, 21]).unwrap();
+        let mut ip =
+            etherparse::Ipv4Header::new(3000, 64, 17.into(), [10, 1, 0, 11], [10, 1, 0, 21]).unwrap();
         // Record route (not copied), no-op, stream id (copied).
         ip.options = [7, 7, 4, 10, 0, 0, 1, 1, 136, 4, 0, 9].into();
         ip.total_len = 32 + 3000;

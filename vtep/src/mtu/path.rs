@@ -235,7 +235,8 @@ impl Sent {
     fn recently(&self, bucket: u32, recent: Duration, now: Instant) -> bool {
         let (word, bit) = place(bucket);
         let elapsed = now.since(self.turned);
-        (elapsed < recent * 2 && self.now[word] & bit != 0) || (elapsed < recent && self.before[word] & bit != 0)
+        (elapsed < recent * 2 && self.now[word] & bit != 0)
+            || (elapsed < recent && self.before[word] & bit != 0)
     }
 }
 
@@ -354,7 +355,11 @@ mod tests {
         }
         assert_eq!(hear(&mut paths, &quote(7), 1500, T0), Err(Ignored::Fits));
         assert_eq!(paths.mtu(vtep(1), LINK, T0), LINK);
-        assert_eq!(hear(&mut paths, &Quote { vni: None, ..quote(7) }, 1400, T0), Ok(1400), "a short quotation");
+        assert_eq!(
+            hear(&mut paths, &Quote { vni: None, ..quote(7) }, 1400, T0),
+            Ok(1400),
+            "a short quotation"
+        );
     }
 
     #[test]
@@ -401,7 +406,9 @@ mod tests {
         let payload = [&header::encode(Vni::from_wire([0, 0, 5]))[..], &[0; 30]].concat();
         let mut out = Vec::new();
         match v6 {
-            false => PacketBuilder::ipv4([192, 0, 2, 200], [192, 0, 2, 1], 64).udp(50000, 4789).write(&mut out, &payload),
+            false => PacketBuilder::ipv4([192, 0, 2, 200], [192, 0, 2, 1], 64)
+                .udp(50000, 4789)
+                .write(&mut out, &payload),
             true => PacketBuilder::ipv6([1; 16], [2; 16], 64).udp(50000, 4789).write(&mut out, &payload),
         }
         .unwrap();

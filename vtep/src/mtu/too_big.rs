@@ -1,7 +1,8 @@
 //! Telling a tenant that its packet does not fit: ICMP type 3 code 4 (RFC 1191) or ICMPv6 type 2 (RFC 4443).
+//! Told or not, the packet counts under `DropReason::TooBig`.
 
 use eastgate_wire::{
-    Addr, DropReason, Instant, MacAddr, View,
+    Addr, Instant, MacAddr, View,
     view::{ETHERNET_LEN, Icmp, Ip, Transport},
 };
 use smoltcp::wire::{
@@ -90,9 +91,6 @@ impl TooBig {
     }
 }
 
-/// The drop reason of a packet that does not fit, whether or not its sender was told.
-pub const REASON: DropReason = DropReason::TooBig;
-
 /// RFC 1122 section 3.2.2 and RFC 4443 section 2.4 (e): what no ICMP error is ever sent about. RFC 4443 would
 /// allow too-big for multicast; an answer from every VTEP that a copy does not fit to is not worth having.
 fn may_answer(view: &View, speaker: Speaker) -> Result<&Ip, Silence> {
@@ -110,7 +108,8 @@ fn may_answer(view: &View, speaker: Speaker) -> Result<&Ip, Silence> {
         return Err(Silence::LaterFragment);
     }
     let src = ip.src;
-    let nobody = src.is_unspecified() || src.is_multicast() || src.is_limited_broadcast() || src.is_loopback();
+    let nobody =
+        src.is_unspecified() || src.is_multicast() || src.is_limited_broadcast() || src.is_loopback();
     if nobody || !view.src.is_station() {
         return Err(Silence::BadSource);
     }
@@ -210,7 +209,8 @@ mod tests {
 
     fn ask(frame: &[u8]) -> Result<Vec<u8>, Silence> {
         let view = View::parse(frame).unwrap();
-        let speaker = Speaker::destination_of(&view).unwrap_or(Speaker { mac: view.dst, addr: Addr::v4([10, 0, 0, 1]) });
+        let speaker = Speaker::destination_of(&view)
+            .unwrap_or(Speaker { mac: view.dst, addr: Addr::v4([10, 0, 0, 1]) });
         let mut out = b"old".to_vec();
         let result = answerer().answer(frame, &view, speaker, 1450, T0, &mut out);
         assert_eq!(result.is_err(), out.is_empty());
@@ -323,7 +323,10 @@ mod tests {
         let (mut told, mut out) = (answerer(), Vec::new());
         let error = fragment_v6(17, 8, false, &[0; 16]);
         let error_view = View::parse(&error).unwrap();
-        assert_eq!(told.answer(&error, &error_view, speaker, 1450, T0, &mut out), Err(Silence::LaterFragment));
+        assert_eq!(
+            told.answer(&error, &error_view, speaker, 1450, T0, &mut out),
+            Err(Silence::LaterFragment)
+        );
         assert_eq!(told.answer(&frame, &view, speaker, 1450, T0, &mut out), Ok(()));
         assert_eq!(told.answer(&frame, &view, speaker, 1450, T0, &mut out), Err(Silence::RateLimited));
         assert_eq!(told.answer(&frame, &view, speaker, 1450, Instant::from_secs(1), &mut out), Ok(()));

@@ -94,7 +94,8 @@ mod tests {
     fn superframes_wait_for_the_cut() {
         let (mut open, partial) = left_open(tcp_v4(1, 2, 3, &[1; 3000]));
         let before = open.clone();
-        let offload = Offload { checksum: Some(partial), gso: Some(Gso { kind: GsoKind::TcpV4, segment: 1000 }) };
+        let offload =
+            Offload { checksum: Some(partial), gso: Some(Gso { kind: GsoKind::TcpV4, segment: 1000 }) };
         assert_eq!(finish(&mut open, offload), (Ok(()), offload));
         assert_eq!(open, before);
         assert_eq!(finish(&mut open, Offload::default()), (Ok(()), Offload::default()));

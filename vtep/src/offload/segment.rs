@@ -45,7 +45,13 @@ impl Layout {
 /// # Errors
 /// [`DropReason::BadL4Header`] when the frame is not of the kind that `gso` names, is a fragment, or asks for
 /// segments below [`MIN_SEGMENT`]. Nothing is appended then.
-pub fn segment(frame: &[u8], view: &View, gso: Gso, prefix: &[u8], out: &mut Vec<u8>) -> Result<Layout, DropReason> {
+pub fn segment(
+    frame: &[u8],
+    view: &View,
+    gso: Gso,
+    prefix: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<Layout, DropReason> {
     let cut = Cut::new(frame, view, gso)?;
     let whole = prefix.len() + cut.header.len() + usize::from(gso.segment);
     // An empty payload still makes one frame.
@@ -124,7 +130,8 @@ impl<'f> Cut<'f> {
         let (ip, l4) = segment.get_mut(self.l3..)?.split_at_mut_checked(self.l4 - self.l3)?;
         let l4_len = (end - self.l4) as u16;
         if self.v4 {
-            ip.get_mut(2..4)?.copy_from_slice(&(ip_len(self.l3, end)).to_be_bytes());
+            let total_len = (end - self.l3) as u16;
+            ip.get_mut(2..4)?.copy_from_slice(&total_len.to_be_bytes());
             ip.get_mut(4..6)?.copy_from_slice(&self.id.wrapping_add(index as u16).to_be_bytes());
             ip.get_mut(10..12)?.fill(0);
             let sum = checksum::checksum(ip);
@@ -155,10 +162,6 @@ impl<'f> Cut<'f> {
         l4.get_mut(sum_at..sum_at + 2)?.copy_from_slice(&sum.to_be_bytes());
         Some(())
     }
-}
-
-const fn ip_len(l3: usize, end: usize) -> u16 {
-    (end - l3) as u16
 }
 
 fn pseudo_without_len(header: &[u8], l3: usize, ip: &Ip) -> Option<Sum> {

@@ -1,10 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    offload::segment::segment,
-    test_frames::*,
-};
+use crate::{offload::segment::segment, test_frames::*};
 
 /// One delivery: the bytes the port would get and what is said about them.
 #[derive(Debug, PartialEq)]
@@ -66,7 +63,9 @@ fn with(frame: &[u8], changes: &[(usize, u8)]) -> Vec<u8> {
 /// Segments of one flow, cut from a superframe with the flags ACK and PSH.
 fn segments(six: bool, payload: &[u8], size: u16) -> Vec<Vec<u8>> {
     let (frame, kind) = match six {
-        false => (with(&tcp_v4(1, 2, 0xffff_fff0, payload), &[(47, 0x18), (18, 0xff), (19, 0xfe)]), GsoKind::TcpV4),
+        false => {
+            (with(&tcp_v4(1, 2, 0xffff_fff0, payload), &[(47, 0x18), (18, 0xff), (19, 0xfe)]), GsoKind::TcpV4)
+        }
         true => (with(&tcp_v6(1, 2, 0xffff_fff0, payload), &[(67, 0x18)]), GsoKind::TcpV6),
     };
     let mut out = Vec::new();
@@ -153,7 +152,10 @@ fn any_other_header_field_keeps_frames_apart() {
         let l4 = if v4(frame) { 34 } else { 54 };
         // MACs, TOS or traffic class, TTL or hop limit, addresses, ports, seq, ack, window, urgent pointer.
         let l3 = if v4(frame) { vec![15, 22, 29, 33] } else { vec![14, 15, 16, 17, 21, 37, 53] };
-        let fields = [0, 5, 6, 11].into_iter().chain(l3).chain([0, 1, 2, 3, 4, 7, 8, 11, 14, 15, 18, 19].map(|at| l4 + at));
+        let fields = [0, 5, 6, 11]
+            .into_iter()
+            .chain(l3)
+            .chain([0, 1, 2, 3, 4, 7, 8, 11, 14, 15, 18, 19].map(|at| l4 + at));
         for at in fields {
             assert!(!still_merges(six, &[(at, frame[at] ^ 1)]), "IPv6 {six}, byte {at}");
         }
@@ -179,7 +181,14 @@ fn psh_and_a_short_segment_end_a_run() {
     let Transport::Tcp(tcp) = push.ip().unwrap().transport else { panic!() };
     assert_eq!(tcp.flags, 0x18, "the superframe has the flag of its last segment");
 
-    let short = [segments(false, &[7; 2500], 1000), vec![with(&tcp_v4(1, 2, 0xffff_fff0u32.wrapping_add(2500), &[7; 100]), &[(47, 0x10), (18, 0), (19, 1)])]].concat();
+    let short = [
+        segments(false, &[7; 2500], 1000),
+        vec![with(
+            &tcp_v4(1, 2, 0xffff_fff0u32.wrapping_add(2500), &[7; 100]),
+            &[(47, 0x10), (18, 0), (19, 1)],
+        )],
+    ]
+    .concat();
     let mut short = short;
     short[2] = with(&short[2], &[(47, 0x10)]);
     assert_eq!(runs(&short), [3, 1]);
@@ -268,12 +277,18 @@ fn limits_are_64_segments_and_65535_bytes() {
 #[test]
 fn options_are_compared_and_kept() {
     let with_option = |seq: u32, stamp: u8| {
-        let builder = etherparse::PacketBuilder::ethernet2(SRC, DST).ipv6(SRC_V6, DST_V6, 64).tcp(1, 2, seq, 512).ack(7);
+        let builder = etherparse::PacketBuilder::ethernet2(SRC, DST)
+            .ipv6(SRC_V6, DST_V6, 64)
+            .tcp(1, 2, seq, 512)
+            .ack(7);
         let mut out = Vec::new();
         let stamp = etherparse::TcpOptionElement::Timestamp(u32::from(stamp), 1);
         builder.options(&[stamp]).unwrap().write(&mut out, &[7; 500]).unwrap();
         out
     };
-    assert_eq!(runs(&[with_option(0, 1), with_option(500, 1), with_option(1000, 2), with_option(1500, 2)]), [2, 2]);
+    assert_eq!(
+        runs(&[with_option(0, 1), with_option(500, 1), with_option(1000, 2), with_option(1500, 2)]),
+        [2, 2]
+    );
     assert_eq!(runs(&[with_option(0, 1), tcp_v6(1, 2, 500, &[7; 500])]), [1, 1], "header lengths differ");
 }

@@ -15,7 +15,8 @@ fn cut(frame: &[u8], gso: Gso) -> Result<(Layout, Vec<Vec<u8>>), DropReason> {
     };
     let out = &out[6..];
     assert_eq!(out.len(), layout.total());
-    let frames: Vec<Vec<u8>> = out.chunks(layout.size).map(|piece| piece.strip_prefix(&PREFIX).unwrap().to_vec()).collect();
+    let frames: Vec<Vec<u8>> =
+        out.chunks(layout.size).map(|piece| piece.strip_prefix(&PREFIX).unwrap().to_vec()).collect();
     assert_eq!((frames.len(), frames.last().unwrap().len() + 8), (layout.count, layout.last));
     Ok((layout, frames))
 }
@@ -48,8 +49,8 @@ fn oracle(frame: &[u8]) -> Oracle {
     match sliced.transport.unwrap() {
         TransportSlice::Tcp(tcp) => {
             let sum = match (&v4, &v6) {
-                (Some(ip), _) => tcp.calc_checksum_ipv4_raw(ip.source, ip.destination),
-                (_, Some(ip)) => tcp.calc_checksum_ipv6_raw(ip.source, ip.destination),
+                (Some(ip), _) => tcp.calc_checksum_ipv4(ip.source, ip.destination),
+                (_, Some(ip)) => tcp.calc_checksum_ipv6(ip.source, ip.destination),
                 _ => unreachable!(),
             };
             assert_eq!(tcp.checksum(), sum.unwrap());
