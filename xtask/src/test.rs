@@ -29,17 +29,16 @@ struct Tally {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let started = Instant::now();
-    let mut cargo = cargo();
-    cargo.current_dir(workspace()?).args(["test", "--workspace", "--no-fail-fast"]);
-    if options.quick {
-        cargo.args(["--lib", "--bins"]);
-    } else {
-        packages::install(Need::Test)?;
-        run_as_root_what_needs_it(&mut cargo)?;
-    }
     let mut tally = Tally::default();
-    let succeeded = watch(&mut cargo, &mut tally)?;
+    let mut targets = cargo_test(&["--lib", "--bins"])?;
     if !options.quick {
+        packages::install(Need::Test)?;
+        targets.args(["--tests", "--examples"]);
+        run_as_root_what_needs_it(&mut targets)?;
+    }
+    let mut succeeded = watch(&mut targets, &mut tally)?;
+    if !options.quick {
+        succeeded &= watch(&mut cargo_test(&["--doc"])?, &mut tally)?;
         privilege::give_back(&target()?)?;
     }
     println!("\n{}", tally.closing(started.elapsed(), options.quick));
@@ -51,6 +50,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bail!("no test was run");
     }
     Ok(())
+}
+
+fn cargo_test(targets: &[&str]) -> Result<Command> {
+    let mut cargo = cargo();
+    cargo.current_dir(workspace()?).args(["test", "--workspace", "--no-fail-fast"]).args(targets);
+    Ok(cargo)
 }
 
 /// Has cargo start test executables through `xtask as-root`, where the caller is not root already.
