@@ -1,8 +1,8 @@
 //! Which hosts a network that admits unknown ones has learned from their ARP and neighbour discovery.
 //!
 //! What this promises:
-//! - Never more entries than the limits say, in total and at one place; at the limit a newcomer is refused and
-//!   who is there stays, so that a flood of made-up addresses takes nobody's entry.
+//! - Never more entries than the limits say, in total and at one place; at the limit a newcomer is refused
+//!   and who is there stays, so that a flood of made-up addresses takes nobody's entry.
 //! - An entry lives as long as it was heard from; a configured address is never learned and always wins.
 //! - An address that moves more than [`MOVES`] times within [`WINDOW`] stays where it is for as long again.
 //!

@@ -1,7 +1,8 @@
 //! Who answers ARP and neighbour discovery and with which MAC, which hosts were learned from them, and which
 //! interface settings keep the kernel from answering in our place.
 //!
-//! Nothing here does I/O or reads a clock: frames, tables and `now` go in; answers, bytes and changes come out.
+//! Nothing here does I/O or reads a clock: frames, tables and `now` go in; answers, bytes and changes come
+//! out.
 
 pub mod bindings;
 pub mod limit;

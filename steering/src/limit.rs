@@ -74,7 +74,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_more_than_the_bound(per_second in 0u32..1000, burst in 0u32..50, gaps in proptest::collection::vec(0u64..50_000, 1..300)) {
+        fn never_more_than_the_bound(
+            per_second in 0u32..1000,
+            burst in 0u32..50,
+            gaps in proptest::collection::vec(0u64..50_000, 1..300),
+        ) {
             let mut bucket = Bucket::new(Rate { per_second, burst }, Instant::ZERO);
             let (mut now, mut taken) = (0u64, 0u64);
             for gap in gaps {

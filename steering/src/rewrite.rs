@@ -37,7 +37,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn only_the_macs_change(frame in proptest::collection::vec(any::<u8>(), 0..100), src: [u8; 6], dst: [u8; 6]) {
+        fn only_the_macs_change(
+            frame in proptest::collection::vec(any::<u8>(), 0..100),
+            src: [u8; 6],
+            dst: [u8; 6],
+        ) {
             let mut changed = frame.clone();
             let done = rewrite(&mut changed, MacAddr(src), MacAddr(dst));
             prop_assert_eq!(done, frame.len() >= 12);

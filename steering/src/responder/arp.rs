@@ -22,8 +22,8 @@ struct Arp {
 ///
 /// # Errors
 /// [`DropReason::ArpMalformed`] when a type, a length or the operation is another than RFC 826 has for
-/// Ethernet and IPv4, the sender MAC is not the Ethernet source, an address is none that a host can have, or a
-/// reply names another MAC than the one it is sent to.
+/// Ethernet and IPv4, the sender MAC is not the Ethernet source, an address is none that a host can have, or
+/// a reply names another MAC than the one it is sent to.
 pub(super) fn read(frame: &[u8], view: &View) -> Result<Message, DropReason> {
     let malformed = Err(DropReason::ArpMalformed);
     let arp = parse(frame, view)?;

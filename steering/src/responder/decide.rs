@@ -122,7 +122,7 @@ impl<B: Bindings> Case<'_, B> {
                 Ok((Answer::Ask, Some(Spoken { to_mac, mac, address: target, words })))
             }
             (Answers::Proxy { .. }, ..) => Err(DropReason::NeighborUnknown),
-            // A poll is for a host that the asker knows; whether there is one behind the MAC is the FDB's to say.
+            // A poll is for a host that the asker knows; whether its MAC leads anywhere is the FDB's to say.
             (_, Unknown::Drop, _) if !self.message.unicast => Err(DropReason::NeighborUnknown),
             _ => Ok((Answer::Pass, None)),
         }

@@ -3,12 +3,12 @@
 //! What this promises:
 //! - A request is answered once, to the MAC that asked and to nobody else, by the host it came in at.
 //! - Nobody is told who owns an address by a sender that does not own it (RFC 826, 4861; where port security
-//!   is off, an address of a configured endpoint still cannot be taken: both sides are told, see [`Conflict`]).
+//!   is off, an address of a configured endpoint still cannot be taken: both are told, see [`Conflict`]).
 //! - The asker never gets an answer for an address of its own (RFC 4389, 5227).
-//! - Reachability polls reach the real host (RFC 9161), except in proxy mode, where no frame that names a real
-//!   MAC is let through: answers and announcements of tenants update the bindings and end here, requests for
-//!   unknown addresses go on in the appliance's name, and a poll is answered by the appliance whichever MAC it
-//!   is sent to, so that a cache that still holds the real MAC is put right.
+//! - Reachability polls reach the real host (RFC 9161), except in proxy mode, where no frame that names a
+//!   real MAC reaches a port: answers and announcements of tenants update the bindings and end here, requests
+//!   for unknown addresses go on in the appliance's name, and a poll is answered by the appliance whichever
+//!   MAC it is sent to, so that a cache that still holds the real MAC is put right.
 //! - What is not well formed is dropped before it means anything, tagged or not; a reply carries the tags of
 //!   the request.
 //!
@@ -104,7 +104,7 @@ impl Identity<'_> {
         mac == self.mac || self.allowed.iter().any(|pair| pair.mac == Some(mac))
     }
 
-    /// Whether `address` is its very own. An allowed prefix may hold addresses of others, so it does not count.
+    /// Whether `address` is its very own. An allowed prefix does not count: it may hold addresses of others.
     fn has(&self, address: Addr) -> bool {
         self.addresses.contains(&address) || address == link_local(self.mac)
     }
@@ -206,9 +206,9 @@ pub struct Conflict {
     pub claimant: MacAddr,
     /// `reply` tells the claimant: send it back where the frame came from.
     pub reply: bool,
-    /// Give the frame to the owner's place, and nowhere else: flooded it would poison every cache. Not set for
-    /// a probe by a secured port that was answered: an owner that is just starting would give its address up
-    /// (RFC 5227 section 2.1.1, RFC 4862 section 5.4.3).
+    /// Give the frame to the owner's place, and nowhere else: flooded it would poison every cache. Not set
+    /// for a probe by a secured port that was answered: an owner that is just starting would give its address
+    /// up (RFC 5227 section 2.1.1, RFC 4862 section 5.4.3).
     pub tell_owner: bool,
 }
 
@@ -221,8 +221,8 @@ pub struct Claim {
     pub mac: MacAddr,
 }
 
-/// Decides on a frame of a network. `view` is the frame's; `bindings` and `mode` are the network's; `reply` is
-/// cleared, and holds a frame when the answer says so: with the tags of the request, without padding.
+/// Decides on a frame of a network. `view` is the frame's; `bindings` and `mode` are the network's; `reply`
+/// is cleared, and holds a frame when the answer says so: with the tags of the request, without padding.
 ///
 /// Answering costs the appliance work on a tenant's behalf: the caller takes a token of the port's
 /// [`crate::Bucket`] for every [`Answer::Reply`], [`Answer::Ask`] and [`Answer::Conflict`].

@@ -2,8 +2,8 @@
 //! of it is data: reading and writing `/proc/sys` is done elsewhere.
 //!
 //! What this promises:
-//! - A setting counts as it takes effect, not as it is written: the kernel combines the interface's value with
-//!   that of `all`, each key in its own way, see [`Key::effective`].
+//! - A setting counts as it takes effect, not as it is written: the kernel combines the interface's value
+//!   with that of `all`, each key in its own way, see [`Key::effective`].
 //! - Only what has to change is written. `all` is touched only where it stands in the way, and then every
 //!   other interface is given a value of its own that keeps it as it was; where none can, it is reported.
 //! - What was there before the first write is remembered ([`Restore`]), and so is what was written, which is
@@ -105,8 +105,8 @@ keys! {
 }
 
 impl Key {
-    /// The value that takes effect on an interface, from that of `all`, its own, and whether it forwards IPv4.
-    /// On-off keys give 0 or 1.
+    /// The value that takes effect on an interface, from that of `all`, its own, and whether it forwards
+    /// IPv4. On-off keys give 0 or 1.
     #[must_use]
     pub const fn effective(self, all: i32, own: i32, forwards: bool) -> i32 {
         match self.combine() {

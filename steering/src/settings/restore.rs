@@ -45,8 +45,8 @@ pub struct Restore {
 }
 
 impl Restore {
-    /// Remembers a write. To be called, and kept on disk, before the write is done: a file that was remembered
-    /// and not written is found unchanged and left alone.
+    /// Remembers a write. To be called, and kept on disk, before the write is done: a file that was
+    /// remembered and not written is found unchanged and left alone.
     pub fn remember(&mut self, change: &Change) {
         if let Some(saved) = self.saved.get_mut(&change.id) {
             saved.written = change.to;
