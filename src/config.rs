@@ -1,7 +1,7 @@
 //! The configuration: TOML files in, one checked [`Config`] out, or every error at once, each with its place and
 //! what to do about it.
 //!
-//! From text to [`Config`], in the order of the files here: `read` and `tables` turn TOML into plain values,
+//! From text to [`Config`]: `islands`, `read` and `tables` turn TOML into plain values,
 //! `check` looks at each file by itself, `cross` at all of them together, and [`Loader`] remembers what did not
 //! change.
 
@@ -9,6 +9,7 @@ mod check;
 mod cross;
 pub mod diagnostics;
 mod include;
+mod islands;
 pub mod leaf;
 pub mod loader;
 pub mod model;

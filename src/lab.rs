@@ -7,7 +7,7 @@
 
 mod build;
 mod check;
-mod cli;
+pub mod cli;
 mod daemon;
 mod error;
 mod graph;
@@ -64,7 +64,7 @@ impl Options {
 /// # Errors
 /// Why it could not be built; then nothing of it is left.
 pub fn up(story: &str, options: &Options) -> Result<Record, LabError> {
-    Ok(build(story, options)?.keep())
+    build(story, options)?.keep()
 }
 
 /// Checks what the story of `lab` expects. `lab` is the id or the story of a running lab; a story that does not
@@ -90,11 +90,25 @@ pub fn check(lab: &str, options: &Options) -> Result<Report, LabError> {
 ///
 /// # Errors
 /// Why that is not possible; it does not return otherwise.
-pub fn exec(lab: &str, node: &str, command: &[String], options: &Options) -> Result<std::convert::Infallible, LabError> {
-    let record = Record::find(lab)?;
-    let namespace = record.namespace(node)?;
+pub fn exec(
+    lab: &str,
+    node: &str,
+    command: &[String],
+    options: &Options,
+) -> Result<std::convert::Infallible, LabError> {
+    let mut entering = command_inside(&Record::find(lab)?, node, command, options)?;
+    Err(LabError::Command { command: command.join(" "), output: entering.exec().to_string() })
+}
+
+/// `command` inside `node`, with the environment that [`exec`] promises.
+fn command_inside(
+    record: &Record,
+    node: &str,
+    command: &[String],
+    options: &Options,
+) -> Result<Command, LabError> {
     let mut entering = Command::new("ip");
-    entering.args(["netns", "exec", namespace]).args(command);
+    entering.args(["netns", "exec", record.namespace(node)?]).args(command);
     if record.hosts().any(|host| host == node) {
         entering.env("EASTGATE_SOCKET", record.socket(node));
     }
@@ -104,7 +118,7 @@ pub fn exec(lab: &str, node: &str, command: &[String], options: &Options) -> Res
             entering.env("PATH", path);
         }
     }
-    Err(LabError::Command { command: command.join(" "), output: entering.exec().to_string() })
+    Ok(entering)
 }
 
 /// A picture of a story, running or not.
@@ -157,7 +171,7 @@ fn build(story: &str, options: &Options) -> Result<Guard, LabError> {
     let record = Record::create(&model)?;
     let plan = plan::Plan::new(&model, &record.id);
     let mut guard = Guard { record, verbose: options.verbose, armed: true };
-    build::apply(&plan, options.verbose, &options.interrupt)?;
+    build::apply(&plan, &guard.record.id, options.verbose, &options.interrupt)?;
     daemon::install_config(&guard.record, &model.folder.join(&model.topology.config))?;
     let hosts: Vec<String> = model.daemons().map(str::to_owned).collect();
     daemon::start(&mut guard.record, &hosts, options)?;
@@ -173,9 +187,11 @@ struct Guard {
 
 impl Guard {
     /// The lab stays.
-    fn keep(mut self) -> Record {
+    fn keep(mut self) -> Result<Record, LabError> {
+        self.record.owner = None;
+        self.record.save()?;
         self.armed = false;
-        self.record.clone()
+        Ok(self.record.clone())
     }
 
     fn tear_down(mut self) -> Result<(), LabError> {
@@ -186,7 +202,9 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.armed && let Err(error) = build::tear_down(&self.record, self.verbose) {
+        if self.armed
+            && let Err(error) = build::tear_down(&self.record, self.verbose)
+        {
             // The reason why it is dropped is reported by whoever dropped it.
             tracing::warn!(lab = %self.record.id, %error, "left over; `eastgate lab down` tries again");
         }

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `eastgate` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    eastgate::cli::main()
+}

@@ -101,6 +101,20 @@ pub fn admit(view: &View, frame: &[u8], sender: &Sender, site: &Site) -> Result<
     Check::ALL.iter().try_for_each(|check| check.apply(view, frame, sender, site))
 }
 
+/// Whether a station that nobody configured may send this frame: it owns nothing that could be checked, and no
+/// role. Whether its address belongs to someone who is configured is for the caller to see. `max_tags` is what
+/// the network takes.
+///
+/// # Errors
+/// The reason of the first [`Check`] that refuses it.
+pub fn admit_stranger(view: &View, frame: &[u8], max_tags: u8, site: &Site) -> Result<(), DropReason> {
+    let stranger = Sender { max_tags, ..Sender::new(view.src) };
+    Check::ALL
+        .iter()
+        .filter(|check| !matches!(check, Check::MacOwned | Check::AddressOwned))
+        .try_for_each(|check| check.apply(view, frame, &stranger, site))
+}
+
 /// Every check with what it says, those behind the first refusal included: what `trace` shows.
 #[must_use]
 pub fn explain(
@@ -322,17 +336,17 @@ fn asks_for_address(view: &View, ip: &Ip) -> bool {
         Transport::Udp { sport: 68, dport: 67 } => {
             ip.src.is_v4() && ip.dst.is_limited_broadcast() && view.dst.is_broadcast()
         }
-        Transport::Icmp(Icmp { kind: 135, code: 0, .. }) => is_solicited_node(ip.dst) && ip.ttl == 255,
+        Transport::Icmp(Icmp { kind: 135, code: 0, .. }) => {
+            ip.dst.in_prefix(SOLICITED_NODE, 104) && ip.ttl == 255
+        }
         Transport::Icmp(Icmp { kind: 133, code: 0, .. }) => link_multicast && ip.ttl == 255,
         Transport::Icmp(Icmp { kind: 131 | 143, .. }) => link_multicast && ip.ttl == 1,
         _ => false,
     }
 }
 
-/// ff02::1:ff00:0/104 (RFC 4291 section 2.7.1)
-fn is_solicited_node(addr: Addr) -> bool {
-    addr.bits() >> 24 == 0xff02_0000_0000_0000_0000_0001_ff
-}
+/// The network of solicited-node addresses, a /104 (RFC 4291 section 2.7.1)
+const SOLICITED_NODE: Addr = Addr::v6([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 0]);
 
 fn serves_dhcp(ip: &Ip) -> bool {
     // By the client's port as well: a client's raw socket takes an answer from whatever port it comes.

@@ -14,6 +14,7 @@ use eastgate_wire::{Vni, VtepAddr};
 use toml::de::DeTable;
 
 use super::{
+    islands,
     leaf::Runs,
     model::{Host, HostRef, Limits, Name, Overlay, Tenant},
     place::{Place, Source},
@@ -105,12 +106,21 @@ impl FileContent {
 /// Reads and checks one file. `included` says that another file brought it in.
 pub(super) fn file(source: Arc<Source>, included: bool) -> FileContent {
     let mut reader = Reader::new(source.clone());
-    let (table, errors) = DeTable::parse_recoverable(source.text());
+    let (text, syntax_errors) = islands::blank_errors(source.text());
+    let (table, errors) = DeTable::parse_recoverable(&text);
     let file = FileTable::read_table(table.get_ref(), Span::default(), &mut reader);
-    let broken = syntax_errors(&errors, &mut reader);
+    let broken = !syntax_errors.is_empty();
     if broken {
-        // After a syntax error keys may be lost: that one is missing would be a guess.
+        // Keys may be lost with a table: that one is missing would be a guess.
         reader.diagnostics.retain(|found| !matches!(found.problem, Problem::MissingKey { .. }));
+    }
+    for (message, range) in syntax_errors {
+        reader.report(Problem::Syntax { message }, range.into());
+    }
+    for error in errors {
+        let span = Span::from(error.span().unwrap_or_default());
+        let key = reader.place(span).text().to_owned();
+        reader.report(Problem::DuplicateKey { key }, span);
     }
     if included {
         refuse_misplaced(table.get_ref(), &mut reader);
@@ -132,26 +142,6 @@ pub(super) fn file(source: Arc<Source>, included: bool) -> FileContent {
         diagnostics: reader.diagnostics,
         whole: !broken,
     }
-}
-
-/// Reports what the TOML parser found; true if parts of the file may be lost by it.
-fn syntax_errors(errors: &[toml::de::Error], reader: &mut Reader) -> bool {
-    let mut broken = false;
-    let mut last_line = None;
-    for error in errors {
-        let span = Span::from(error.span().unwrap_or_default());
-        let place = reader.place(span);
-        if error.message() == "duplicate key" {
-            reader.report(Problem::DuplicateKey { key: place.text().to_owned() }, span);
-            continue;
-        }
-        broken = true;
-        // The parser stumbles on over the rest of a line it did not understand.
-        if last_line.replace(place.line()) != Some(place.line()) {
-            reader.report(Problem::Syntax { message: error.message().to_owned() }, span);
-        }
-    }
-    broken
 }
 
 fn refuse_misplaced(table: &DeTable<'_>, reader: &mut Reader) {

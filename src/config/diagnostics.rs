@@ -86,19 +86,18 @@ fn render(found: &Diagnostic, renderer: &Renderer) -> String {
         Severity::Warning => Level::WARNING,
     };
     let title = level.primary_title(message).id(found.problem.code());
-    let mut groups = vec![title.element(snippet(&found.at, ""))];
+    let mut groups = vec![title.element(snippet(&found.at))];
     if let Some((at, what)) = &found.also {
-        groups.push(Group::with_title(Level::NOTE.secondary_title(*what)).element(snippet(at, "")));
+        groups.push(Group::with_title(Level::NOTE.secondary_title(*what)).element(snippet(at)));
     }
     groups.push(Group::with_title(Level::HELP.secondary_title(remedy)));
     renderer.render(&groups)
 }
 
 /// The line of a place, with the place underlined as far as it is on that line.
-fn snippet<'p>(at: &'p Place, label: &'p str) -> Snippet<'p, Annotation<'p>> {
+fn snippet(at: &Place) -> Snippet<'_, Annotation<'_>> {
     let (line, underlined) = at.first_line();
     let annotation = AnnotationKind::Primary.span(underlined);
-    let annotation = if label.is_empty() { annotation } else { annotation.label(label) };
     Snippet::source(line).line_start(at.line() as usize).path(at.file()).annotation(annotation)
 }
 

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io::Write,
     os::unix::process::CommandExt,
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -15,15 +16,21 @@ use super::{
     interrupt::Interrupt,
     netns,
     plan::{Action, Plan},
-    process::{Process, until},
+    process::{self, Process, until},
     record::Record,
 };
 
 /// How long the kernel may take to end killed processes.
 const KILL_BOUND: Duration = Duration::from_secs(5);
+/// How long whoever builds a lab may take to clear it up.
+const OWNER_BOUND: Duration = Duration::from_secs(20);
 
-/// Builds everything in `plan`; with `verbose` each command is written to standard error first.
-pub(super) fn apply(plan: &Plan, verbose: bool, interrupt: &Interrupt) -> Result<(), LabError> {
+/// Every command of a lab has the lab's id in this variable of its environment, so that one whose starter was killed
+/// is still known for what it is.
+pub(super) const LAB_VARIABLE: &str = "EASTGATE_LAB";
+
+/// Builds everything in `plan` for lab `id`; with `verbose` each command is written to standard error first.
+pub(super) fn apply(plan: &Plan, id: &str, verbose: bool, interrupt: &Interrupt) -> Result<(), LabError> {
     for actions in plan.steps.chunk_by(same_batch) {
         interrupt.check()?;
         if verbose {
@@ -31,7 +38,7 @@ pub(super) fn apply(plan: &Plan, verbose: bool, interrupt: &Interrupt) -> Result
         }
         match actions {
             [Action::Sysctl { namespace, .. }, ..] => write_settings(namespace, actions)?,
-            _ => batch(actions)?,
+            _ => batch(actions, id)?,
         }
     }
     Ok(())
@@ -40,20 +47,25 @@ pub(super) fn apply(plan: &Plan, verbose: bool, interrupt: &Interrupt) -> Result
 /// Ends every process of the lab, deletes its namespaces with all that is in them, and forgets it. Goes on after
 /// a failure; a lab of which something is left stays on record.
 pub(super) fn tear_down(record: &Record, verbose: bool) -> Result<(), LabError> {
+    // Someone who is still at work on it would go on; asked to stop, it clears up what it has made.
+    if let Some(owner) = record.owner.filter(|owner| !owner.is_self() && owner.is_alive()) {
+        owner.signal(Signal::SIGTERM);
+        owner.wait(OWNER_BOUND);
+    }
     // In order first, so that a daemon can undo what it changed.
     let daemons: Vec<Process> = record.daemons.values().copied().collect();
     daemons.iter().for_each(|daemon| daemon.signal(Signal::SIGTERM));
     daemons.iter().for_each(|daemon| daemon.stop());
-    let namespaces: Vec<&str> = record.nodes.iter().map(|node| node.namespace.as_str()).collect();
-    end_processes(&namespaces);
+    end_processes(record);
+    let namespaces = record.nodes.iter().map(|node| node.namespace.as_str());
     let mut failure = None;
-    for namespace in namespaces.into_iter().filter(|namespace| netns::path(namespace).exists()) {
+    for namespace in namespaces.filter(|namespace| netns::path(namespace).exists()) {
         let mut command = Command::new("ip");
         command.args(["netns", "delete", namespace]);
         if verbose {
             eprintln!("ip netns delete {namespace}");
         }
-        if let Err(error) = run(&mut command, "") {
+        if let Err(error) = run(&mut command, &record.id, "") {
             failure.get_or_insert(error);
         }
     }
@@ -63,11 +75,20 @@ pub(super) fn tear_down(record: &Record, verbose: bool) -> Result<(), LabError> 
     }
 }
 
-/// Ends whatever runs inside `namespaces`: a user's shells and captures too, which would keep them alive.
-fn end_processes(namespaces: &[&str]) {
+/// Ends whatever runs inside the lab's namespaces, a user's shells and captures too, which would keep them alive,
+/// and commands that still build it.
+fn end_processes(record: &Record) {
+    let identities: Vec<_> =
+        record.nodes.iter().filter_map(|node| netns::identity(&netns::path(&node.namespace))).collect();
+    let variable = format!("{LAB_VARIABLE}={}", record.id);
+    let belongs = |folder: &Path| {
+        let inside = netns::identity(&folder.join("ns/net")).is_some_and(|there| identities.contains(&there));
+        let environment = || std::fs::read(folder.join("environ")).unwrap_or_default();
+        inside || environment().split(|byte| *byte == 0).any(|entry| entry == variable.as_bytes())
+    };
     until(KILL_BOUND, || {
         let left: Vec<Process> =
-            namespaces.iter().flat_map(|namespace| netns::processes(namespace)).filter_map(Process::new).collect();
+            process::find(belongs).into_iter().filter(|process| !process.is_self()).collect();
         left.iter().for_each(|process| process.signal(Signal::SIGKILL));
         left.iter().all(|process| !process.is_alive())
     });
@@ -94,7 +115,7 @@ fn as_typed(action: &Action) -> String {
 }
 
 /// One `ip -batch` for consecutive commands of one place: a fork a command would be most of the time a lab takes.
-fn batch(actions: &[Action]) -> Result<(), LabError> {
+fn batch(actions: &[Action], id: &str) -> Result<(), LabError> {
     let (program, namespace) = match actions.first() {
         Some(Action::Ip(namespace, _)) => ("ip", Some(namespace)),
         Some(Action::Bridge(namespace, _)) => ("bridge", Some(namespace)),
@@ -110,7 +131,7 @@ fn batch(actions: &[Action]) -> Result<(), LabError> {
         Action::Ip(_, command) | Action::Bridge(_, command) => format!("{command}\n"),
         Action::Sysctl { .. } => String::new(),
     });
-    run(&mut command, &lines.collect::<String>()).map_err(|error| match error {
+    run(&mut command, id, &lines.collect::<String>()).map_err(|error| match error {
         // Batch mode tells the number of the line that failed; a user wants the line.
         LabError::Command { output, .. } => {
             LabError::Command { command: failed_line(actions, &output), output }
@@ -120,16 +141,22 @@ fn batch(actions: &[Action]) -> Result<(), LabError> {
 }
 
 fn failed_line(actions: &[Action], output: &str) -> String {
-    let number = output.rsplit_once("Command failed -:").and_then(|(_, number)| number.trim().parse::<usize>().ok());
+    let number =
+        output.rsplit_once("Command failed -:").and_then(|(_, number)| number.trim().parse::<usize>().ok());
     let action = number.and_then(|number| actions.get(number.saturating_sub(1))).or(actions.first());
     action.map(as_typed).unwrap_or_default()
 }
 
 /// Runs `command` with `input`, in a process group of its own: Ctrl-C is for the lab, not for its commands.
-fn run(command: &mut Command, input: &str) -> Result<(), LabError> {
+fn run(command: &mut Command, id: &str, input: &str) -> Result<(), LabError> {
     let typed = format!("{command:?}").replace('"', "");
     let failed = |output: String| LabError::Command { command: typed.clone(), output };
-    let piped = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+    let piped = command
+        .env(LAB_VARIABLE, id)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0);
     let mut child = piped.spawn().map_err(|error| failed(error.to_string()))?;
     if let Some(mut stdin) = child.stdin.take() {
         // A command that ended early says why on its standard error.
@@ -151,6 +178,8 @@ fn write_settings(namespace: &str, actions: &[Action]) -> Result<(), LabError> {
         })
         .collect();
     netns::run(namespace, move || {
-        settings.into_iter().try_for_each(|(path, value)| std::fs::write(&path, value).map_err(LabError::file(path)))
+        settings
+            .into_iter()
+            .try_for_each(|(path, value)| std::fs::write(&path, value).map_err(LabError::file(path)))
     })?
 }

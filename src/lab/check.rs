@@ -80,11 +80,10 @@ fn restore(model: &Model, record: &mut Record, options: &Options) -> Result<(), 
     if changed {
         daemon::install_config(record, &original)?;
     }
-    let missing = daemon::missing(record);
     if changed {
-        let running: Vec<String> = record.hosts().filter(|host| !missing.iter().any(|gone| gone == host)).map(str::to_owned).collect();
-        running.iter().try_for_each(|host| daemon::reload(record, host, options))?;
+        reload_running(record, options)?;
     }
+    let missing = daemon::missing(record);
     daemon::start(record, &missing, options)
 }
 
@@ -101,12 +100,15 @@ fn take(step: &Step, model: &Model, record: &mut Record, options: &Options) -> R
     }
     if let Some(file) = &step.reload {
         daemon::install_config(record, &model.folder.join(file))?;
-        let missing = daemon::missing(record);
-        let hosts: Vec<String> = record.hosts().map(str::to_owned).collect();
-        let running = hosts.iter().filter(|host| !missing.contains(host));
-        running.into_iter().try_for_each(|host| daemon::reload(record, host, options))?;
+        reload_running(record, options)?;
     }
     Ok(())
+}
+
+fn reload_running(record: &Record, options: &Options) -> Result<(), LabError> {
+    let missing = daemon::missing(record);
+    let mut running = record.hosts().filter(|host| !missing.iter().any(|gone| gone == host));
+    running.try_for_each(|host| daemon::reload(record, host, options))
 }
 
 /// Every server that any expectation needs, for the whole story: a connection may be held through it.
@@ -168,7 +170,7 @@ fn wave(
     held: &mut Held,
     options: &Options,
 ) -> Result<Vec<(usize, Row)>, LabError> {
-    let scene = Scene { model, captures: start_captures(&jobs)? };
+    let scene = Scene { model, record, options, captures: start_captures(&jobs)? };
     let asks_why = jobs.iter().any(|(_, job)| job.expect.reason.is_some());
     let before = if asks_why { Drops::read(record, options)? } else { Drops::default() };
     let done = thread::scope(|scope| {
@@ -187,7 +189,8 @@ fn wave(
         };
         running.into_iter().map(join).collect::<Vec<_>>()
     });
-    let wanted: Vec<&Job> = done.iter().map(|(_, job, _)| job).filter(|job| job.expect.reason.is_some()).collect();
+    let wanted: Vec<&Job> =
+        done.iter().map(|(_, job, _)| job).filter(|job| job.expect.reason.is_some()).collect();
     let growth = before.growth(record, &wanted, options)?;
     let mut rows = Vec::new();
     for (index, job, mut done) in done {

@@ -128,7 +128,9 @@ pub fn run(command: LabCommand) -> Result<ExitCode, LabError> {
             }
             return Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        LabCommand::Exec(args) => match super::exec(&args.lab, &args.node, &args.command, &Options::new()?)? {},
+        LabCommand::Exec(args) => {
+            match super::exec(&args.lab, &args.node, &args.command, &Options::new()?)? {}
+        }
         LabCommand::Graph(args) => print!("{}", super::graph(&args.lab, args.output)?),
         LabCommand::Down(args) => {
             let options = options(args.verbose)?;
@@ -150,13 +152,20 @@ fn welcome(lab: &Record) -> String {
     let id = &lab.id;
     let mut text = format!("lab {id} is up: {}\n\n", lab.title);
     for node in &lab.nodes {
-        text += &format!("  {:<8} {:<20} {}\n", format!("{:?}", node.kind).to_lowercase(), node.name, node.namespace);
+        text += &format!(
+            "  {:<8} {:<20} {}\n",
+            format!("{:?}", node.kind).to_lowercase(),
+            node.name,
+            node.namespace
+        );
     }
     text += "\n";
     for host in lab.hosts() {
         text += &format!("  eastgate status --socket {}\n", lab.socket(host).display());
     }
-    text + &format!("  eastgate lab check {id}\n  eastgate lab exec {id} NODE -- COMMAND\n  eastgate lab down {id}\n")
+    text + &format!(
+        "  eastgate lab check {id}\n  eastgate lab exec {id} NODE -- COMMAND\n  eastgate lab down {id}\n"
+    )
 }
 
 fn print_labs(labs: &[Record], output: ReportFormat) {

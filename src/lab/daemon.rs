@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::{
     Options,
+    build::LAB_VARIABLE,
     error::LabError,
     process::{self, POLL, Process},
     record::Record,
@@ -49,7 +50,12 @@ pub(super) fn install_config(record: &Record, from: &Path) -> Result<(), LabErro
 }
 
 /// Asks the daemon on `host`: `eastgate COMMAND --socket .. -o json`.
-pub(super) fn ask(record: &Record, host: &str, command: &[&str], options: &Options) -> Result<Value, LabError> {
+pub(super) fn ask(
+    record: &Record,
+    host: &str,
+    command: &[&str],
+    options: &Options,
+) -> Result<Value, LabError> {
     let mut asking = Command::new(&options.eastgate);
     asking.args(command).arg("--socket").arg(record.socket(host)).args(["-o", "json"]);
     let failed = |output: String| LabError::Command {
@@ -84,11 +90,14 @@ fn spawn(record: &Record, host: &str, options: &Options) -> Result<Child, LabErr
     command.args(["netns", "exec", record.namespace(host)?]).arg(&options.eastgate);
     command.arg("run").arg("--config").arg(record.config()).args(["--host", host]);
     command.arg("--socket").arg(record.socket(host));
+    command.env(LAB_VARIABLE, &record.id);
     if options.verbose {
         eprintln!("{}", format!("{command:?}").replace('"', ""));
     }
     let command = command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
-    command.spawn().map_err(|error| LabError::Command { command: "ip netns exec".into(), output: error.to_string() })
+    command
+        .spawn()
+        .map_err(|error| LabError::Command { command: "ip netns exec".into(), output: error.to_string() })
 }
 
 fn open_log(path: &PathBuf) -> Result<File, LabError> {
@@ -105,10 +114,15 @@ fn wait_ready(
     loop {
         options.interrupt.check()?;
         if let Ok(Some(status)) = child.try_wait() {
-            return Err(LabError::Ended { host: host.into(), status: status.to_string(), log: log_tail(record, host) });
+            return Err(LabError::Ended {
+                host: host.into(),
+                status: status.to_string(),
+                log: log_tail(record, host),
+            });
         }
         let ready = record.socket(host).exists()
-            && ask(record, host, &["status"], options).is_ok_and(|status| status["ready"] == Value::Bool(true));
+            && ask(record, host, &["status"], options)
+                .is_ok_and(|status| status["ready"] == Value::Bool(true));
         if ready {
             return Ok(());
         }

@@ -13,10 +13,14 @@ pub(super) fn text(model: &Model) -> String {
     for (name, switch) in &model.topology.switch {
         let subnets: Vec<String> = switch.subnets.iter().map(ToString::to_string).collect();
         line(&mut out, &format!("\n{name}  underlay {}, MTU {}", subnets.join(" "), switch.mtu));
-        let hosts: Vec<(&String, &Host)> = model.hosts.iter().filter(|(_, host)| host.switch == *name).collect();
+        let hosts: Vec<(&String, &Host)> =
+            model.hosts.iter().filter(|(_, host)| host.switch == *name).collect();
         for (index, (host_name, host)) in hosts.iter().enumerate() {
             let last = index + 1 == hosts.len();
-            line(&mut out, &format!("{}{host_name}  {}  {}", branch(last), runs(host.runs), host.address.addr()));
+            line(
+                &mut out,
+                &format!("{}{host_name}  {}  {}", branch(last), runs(host.runs), host.address.addr()),
+            );
             let machines: Vec<(&String, &Machine)> = model.machines_on(host_name).collect();
             for (index, (machine_name, machine)) in machines.iter().enumerate() {
                 let stem = if last { "    " } else { "│   " };
@@ -44,7 +48,8 @@ pub(super) fn dot(model: &Model) -> String {
         line(&mut out, &format!("  {:?} -- {:?} [label={:?}];", link.switch, link.node, link.device));
     }
     for (name, machine) in &model.machines {
-        let addresses: Vec<String> = machine.addresses.iter().map(|address| address.addr().to_string()).collect();
+        let addresses: Vec<String> =
+            machine.addresses.iter().map(|address| address.addr().to_string()).collect();
         let label = format!("{name}\\n{}\\n{}", machine.mac, addresses.join("\\n"));
         line(&mut out, &format!("  {name:?} [color={:?}, label=\"{label}\"];", colour(machine)));
         let port = format!("{} (VNI {})", machine.port, machine.vni);
@@ -55,8 +60,8 @@ pub(super) fn dot(model: &Model) -> String {
 
 fn describe(name: &str, machine: &Machine) -> String {
     let addresses: Vec<String> = machine.addresses.iter().map(|address| address.addr().to_string()).collect();
-    let Machine { vni, port, mac, .. } = machine;
-    format!("{name}  VNI {vni}  {port}  {mac}  {}", addresses.join(" "))
+    let Machine { network, vni, port, mac, .. } = machine;
+    format!("{name}  {network} (VNI {vni})  {port}  {mac}  {}", addresses.join(" "))
 }
 
 /// Neighbouring VNIs get distant hues.

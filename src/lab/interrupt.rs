@@ -27,7 +27,8 @@ impl Interrupt {
             // Without the watch the signals do what they do by default; the record lets `down` clean up.
             let Ok(runtime) = runtime else { return };
             let caught = runtime.block_on(async {
-                let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+                let (mut int, mut term) =
+                    (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
                 let mut hup = signal(SignalKind::hangup())?;
                 tokio::select! { _ = int.recv() => {}, _ = term.recv() => {}, _ = hup.recv() => {} }
                 Ok::<(), std::io::Error>(())

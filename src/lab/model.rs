@@ -60,10 +60,13 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Its first address of `family`.
+    /// Its first address of `family` that is not link-local: such a one needs a device beside it.
     pub(super) fn address(&self, family: Family) -> Option<IpAddr> {
         let v4 = family == Family::V4;
-        self.addresses.iter().map(IpNet::addr).find(|address| address.is_ipv4() == v4)
+        self.addresses
+            .iter()
+            .map(IpNet::addr)
+            .find(|address| address.is_ipv4() == v4 && !is_link_local(address))
     }
 }
 
@@ -94,7 +97,10 @@ impl Model {
     }
 
     /// The machines plugged into `host`.
-    pub(super) fn machines_on<'a>(&'a self, host: &'a str) -> impl Iterator<Item = (&'a String, &'a Machine)> {
+    pub(super) fn machines_on<'a>(
+        &'a self,
+        host: &'a str,
+    ) -> impl Iterator<Item = (&'a String, &'a Machine)> {
         self.machines.iter().filter(move |(_, machine)| machine.on == host)
     }
 
@@ -107,7 +113,10 @@ impl Model {
         for link in &self.topology.link {
             let known = self.hosts.contains_key(&link.node) || self.machines.contains_key(&link.node);
             if !known || !self.topology.switch.contains_key(&link.switch) {
-                return Err(format!("a link joins `{}` and `{}`, and one of them does not exist", link.node, link.switch));
+                return Err(format!(
+                    "a link joins `{}` and `{}`, and one of them does not exist",
+                    link.node, link.switch
+                ));
             }
             device_name(&link.device)?;
         }
@@ -117,7 +126,9 @@ impl Model {
     fn check_vteps(&self) -> Result<(), String> {
         for (name, spec) in &self.topology.vtep {
             let at = |what: &str| format!("vtep `{name}`: there is no {what}");
-            if let Some(host) = spec.flood.iter().chain(spec.forward.values()).find(|h| !self.hosts.contains_key(*h)) {
+            if let Some(host) =
+                spec.flood.iter().chain(spec.forward.values()).find(|h| !self.hosts.contains_key(*h))
+            {
                 return Err(at(&format!("host `{host}`")));
             }
             if let Some(machine) = spec.forward.keys().find(|machine| !self.machines.contains_key(*machine)) {
@@ -144,7 +155,8 @@ impl Model {
 
     fn check_expectations(&self) -> Result<(), String> {
         for (_, expect) in self.topology.expectations() {
-            self.check_expectation(expect).map_err(|what| format!("expectation `{}`: {what}", expect.story))?;
+            self.check_expectation(expect)
+                .map_err(|what| format!("expectation `{}`: {what}", expect.story))?;
         }
         Ok(())
     }
@@ -155,7 +167,8 @@ impl Model {
             false => Err(format!("there is no machine `{name}`")),
         };
         let twins = expect.twin.iter().flat_map(|twin| [twin.from.as_str(), twin.to.as_str()]);
-        let spoofed = expect.spoof.iter().flat_map(|spoof| spoof.address.iter().chain(&spoof.mac)).map(String::as_str);
+        let spoofed =
+            expect.spoof.iter().flat_map(|spoof| spoof.address.iter().chain(&spoof.mac)).map(String::as_str);
         for name in expect.from.iter().chain(expect.to.iter()).chain(twins).chain(spoofed) {
             known(name)?;
         }
@@ -166,7 +179,9 @@ impl Model {
         if let Some(host) = expect.at.as_ref().filter(|host| !self.daemons().any(|name| name == *host)) {
             return Err(format!("`at`: no eastgate runs on a host `{host}`"));
         }
-        if let Some(reason) = expect.reason.as_ref().filter(|name| eastgate_wire::DropReason::from_name(name).is_none()) {
+        if let Some(reason) =
+            expect.reason.as_ref().filter(|name| eastgate_wire::DropReason::from_name(name).is_none())
+        {
             return Err(format!("`{reason}` is no drop reason"));
         }
         well_formed(expect)?;
@@ -190,17 +205,41 @@ fn well_formed(expect: &Expect) -> Result<(), String> {
         return Err("it needs `from` and `to`".into());
     }
     let rules: [(bool, &str); 12] = [
-        (matches!(proto, Proto::Tcp | Proto::Udp) == expect.port.is_some(), "`port` goes with tcp and udp, and they need it"),
-        (expect.source_port.is_none() || matches!(proto, Proto::Tcp | Proto::Udp), "`source_port` goes with tcp and udp"),
+        (
+            matches!(proto, Proto::Tcp | Proto::Udp) == expect.port.is_some(),
+            "`port` goes with tcp and udp, and they need it",
+        ),
+        (
+            expect.source_port.is_none() || matches!(proto, Proto::Tcp | Proto::Udp),
+            "`source_port` goes with tcp and udp",
+        ),
         (expect.size.is_none() || proto == Proto::Icmp, "`size` goes with icmp"),
         (expect.bytes.is_none() || proto == Proto::Tcp, "`bytes` goes with tcp"),
-        (expect.twin.is_none() || proto == Proto::Tcp && expect.source_port.is_some(), "`twin` goes with tcp and a `source_port`"),
-        (expect.hold.is_none() && expect.resume.is_none() || proto == Proto::Tcp, "`hold` and `resume` go with tcp"),
-        (expect.answered_by.is_none() || matches!(proto, Proto::Arp | Proto::Nd), "`answered_by` goes with arp and nd"),
-        (expect.spoof.is_none() || matches!(proto, Proto::Udp | Proto::Arp | Proto::Nd), "`spoof` goes with udp, arp and nd"),
-        ((expect.outcome == Outcome::TooBig) == expect.mtu.is_some(), "`mtu` goes with `outcome = \"too-big\"`, which needs it"),
+        (
+            expect.twin.is_none() || proto == Proto::Tcp && expect.source_port.is_some(),
+            "`twin` goes with tcp and a `source_port`",
+        ),
+        (
+            expect.hold.is_none() && expect.resume.is_none() || proto == Proto::Tcp,
+            "`hold` and `resume` go with tcp",
+        ),
+        (
+            expect.answered_by.is_none() || matches!(proto, Proto::Arp | Proto::Nd),
+            "`answered_by` goes with arp and nd",
+        ),
+        (
+            expect.spoof.is_none() || matches!(proto, Proto::Udp | Proto::Arp | Proto::Nd),
+            "`spoof` goes with udp, arp and nd",
+        ),
+        (
+            (expect.outcome == Outcome::TooBig) == expect.mtu.is_some(),
+            "`mtu` goes with `outcome = \"too-big\"`, which needs it",
+        ),
         (expect.outcome != Outcome::TooBig || expect.size.is_some(), "`outcome = \"too-big\"` needs `size`"),
-        (expect.reason.is_some() || expect.at.is_none() && expect.rule.is_none(), "`at` and `rule` go with `reason`"),
+        (
+            expect.reason.is_some() || expect.at.is_none() && expect.rule.is_none(),
+            "`at` and `rule` go with `reason`",
+        ),
         (expect.shows.is_none() && expect.on.is_none(), "`on` and `shows` go with `run`"),
     ];
     match rules.iter().find(|(holds, _)| !holds) {
@@ -215,7 +254,9 @@ fn place_hosts(topology: &Topology, overlay: &Overlay) -> Result<BTreeMap<String
         let spec = topology.host.get(name).and_then(|spec| spec.switch.as_deref());
         let vtep = topology.vtep.get(name);
         if (host.runs == Runs::Vxlan) != vtep.is_some() {
-            return Err(format!("`{name}` must be under [vtep] exactly when the configuration says runs = \"vxlan\""));
+            return Err(format!(
+                "`{name}` must be under [vtep] exactly when the configuration says runs = \"vxlan\""
+            ));
         }
         let switch = spec.or_else(|| vtep.and_then(|spec| spec.switch.as_deref()));
         hosts.insert(name.clone(), place_host(&topology.switch, name, host, switch)?);
@@ -230,7 +271,9 @@ fn place_hosts(topology: &Topology, overlay: &Overlay) -> Result<BTreeMap<String
 }
 
 fn place_stranger(switches: &BTreeMap<String, Switch>, name: &str, spec: &VtepSpec) -> Result<Host, String> {
-    let vtep = spec.address.ok_or_else(|| format!("vtep `{name}` is not in the configuration and needs `address`"))?;
+    let vtep = spec
+        .address
+        .ok_or_else(|| format!("vtep `{name}` is not in the configuration and needs `address`"))?;
     let host = overlay::Host { vtep, device: None, runs: Runs::Vxlan };
     place_host(switches, name, &host, spec.switch.as_deref())
 }
@@ -267,8 +310,12 @@ fn place_machines(
         let gateways = spec.map(|spec| spec.gateways.clone()).unwrap_or_default();
         stations.push((name, endpoint, mtu, gateways));
     }
-    if let Some(name) = topology.machine.keys().find(|name| !stations.iter().any(|(known, ..)| known == *name)) {
-        return Err(format!("machine `{name}` is no endpoint of the configuration; a stranger goes under [station]"));
+    if let Some(name) =
+        topology.machine.keys().find(|name| !stations.iter().any(|(known, ..)| known == *name))
+    {
+        return Err(format!(
+            "machine `{name}` is no endpoint of the configuration; a stranger goes under [station]"
+        ));
     }
     for (name, station) in &topology.station {
         let endpoint = overlay::Endpoint {
@@ -299,7 +346,8 @@ fn place_machine(
     mtu: Option<u16>,
     gateways: Vec<IpAddr>,
 ) -> Result<Machine, String> {
-    let network = networks.get(&endpoint.network).ok_or_else(|| format!("there is no network {}", endpoint.network))?;
+    let network =
+        networks.get(&endpoint.network).ok_or_else(|| format!("there is no network {}", endpoint.network))?;
     let host = hosts.get(&endpoint.host).ok_or_else(|| format!("there is no host {}", endpoint.host))?;
     let overhead = if host.address.addr().is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
     let underlay_mtu = topology.switch.get(&host.switch).map_or(0, |switch| switch.mtu);
@@ -308,7 +356,8 @@ fn place_machine(
     let [.., c, d, e] = endpoint.mac.0;
     let port = endpoint.port.unwrap_or_else(|| format!("p{}-{c:02x}{d:02x}{e:02x}", network.vni));
     device_name(&port)?;
-    let addresses = endpoint.addresses.iter().map(|address| with_prefix(*address, &network.subnets)).collect();
+    let addresses =
+        endpoint.addresses.iter().map(|address| with_prefix(*address, &network.subnets)).collect();
     Ok(Machine {
         on: endpoint.host,
         port,
@@ -322,8 +371,14 @@ fn place_machine(
 }
 
 fn with_prefix(address: IpAddr, subnets: &[IpNet]) -> IpNet {
-    let subnet = subnets.iter().find(|subnet| subnet.contains(&address));
-    subnet.and_then(|subnet| IpNet::new(address, subnet.prefix_len()).ok()).unwrap_or_else(|| address.into())
+    let subnet = subnets.iter().find(|subnet| subnet.contains(&address)).map(IpNet::prefix_len);
+    // RFC 4291 section 2.5.6
+    let prefix_len = subnet.or(is_link_local(&address).then_some(64));
+    prefix_len.and_then(|prefix_len| IpNet::new(address, prefix_len).ok()).unwrap_or_else(|| address.into())
+}
+
+fn is_link_local(address: &IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 fn distinct_ports(machines: &BTreeMap<String, Machine>) -> Result<(), String> {
@@ -336,7 +391,9 @@ fn distinct_ports(machines: &BTreeMap<String, Machine>) -> Result<(), String> {
 
 fn device_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > DEVICE_NAME_MAX || name.contains(['/', ' ']) {
-        return Err(format!("`{name}` cannot be the name of a network device (1 to {DEVICE_NAME_MAX} characters)"));
+        return Err(format!(
+            "`{name}` cannot be the name of a network device (1 to {DEVICE_NAME_MAX} characters)"
+        ));
     }
     Ok(())
 }

@@ -1,6 +1,12 @@
 //! Work done inside a network namespace: a thread enters it and ends there, so no other thread ever moves.
 
-use std::{fs::File, io, os::unix::fs::MetadataExt, path::PathBuf, thread};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use nix::sched::{CloneFlags, setns};
 
@@ -42,16 +48,8 @@ pub(super) fn run<T: Send + 'static>(
     }
 }
 
-/// The processes whose main thread is inside `namespace`.
-pub(super) fn processes(namespace: &str) -> Vec<i32> {
-    let Ok(wanted) = std::fs::metadata(path(namespace)) else { return vec![] };
-    let Ok(entries) = std::fs::read_dir("/proc") else { return vec![] };
-    entries
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            let there = std::fs::metadata(entry.path().join("ns/net")).ok()?;
-            (there.dev() == wanted.dev() && there.ino() == wanted.ino()).then_some(pid)
-        })
-        .collect()
+/// What tells a namespace from others, whatever it is called.
+pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }

@@ -2,11 +2,7 @@
 //!
 //! It is read leniently, as plain TOML: the daemons check the file, and a story about a broken one must come up.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    path::Path,
-};
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use eastgate_wire::{MacAddr, Vni};
 use ipnet::IpNet;

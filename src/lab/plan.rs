@@ -76,7 +76,11 @@ impl Plan {
             }
         }
         for (name, machine) in &model.machines {
-            plan.machine(id, name, machine, model.hosts.get(&machine.on).map(|host| host.runs));
+            plan.machine(id, name, machine);
+            if model.hosts.get(&machine.on).is_some_and(|host| host.runs == Runs::Vxlan) {
+                let isolated = model.topology.vtep.get(&machine.on).is_some_and(|spec| spec.isolated);
+                plan.bridge_port(&namespace(id, &machine.on), machine, isolated);
+            }
         }
         plan
     }
@@ -97,7 +101,10 @@ impl Plan {
         let bridge = "link add switch type bridge forward_delay 0 stp_state 0";
         match snooping {
             // The querier asks at once and believes the answers a second later, rather than after ten.
-            true => self.ip(at, &format!("{bridge} mcast_snooping 1 mcast_querier 1 mcast_query_response_interval 100")),
+            true => self.ip(
+                at,
+                &format!("{bridge} mcast_snooping 1 mcast_querier 1 mcast_query_response_interval 100"),
+            ),
             false => self.ip(at, &format!("{bridge} mcast_snooping 0")),
         }
         self.ip(at, &format!("link set switch mtu {mtu} up"));
@@ -106,14 +113,17 @@ impl Plan {
     /// A veth pair from a switch to a node.
     fn cable(&mut self, switch: &str, port: &str, node: &str, device: &str, mtu: u16) {
         let port = short(port);
-        self.ip(switch, &format!("link add {port} mtu {mtu} type veth peer name {device} mtu {mtu} netns {node}"));
+        self.ip(
+            switch,
+            &format!("link add {port} mtu {mtu} type veth peer name {device} mtu {mtu} netns {node}"),
+        );
         self.ip(switch, &format!("link set {port} master switch up"));
         self.ip(node, &format!("link set {device} up"));
     }
 
     fn address(&mut self, node: &str, device: &str, address: &str) {
         let nodad = if address.contains(':') { " nodad" } else { "" };
-        self.ip(node, &format!("address add {address} dev {device}{nodad}"));
+        self.ip(node, &format!("address replace {address} dev {device}{nodad}"));
     }
 
     /// A vxlan device and a bridge for each VNI: what a kernel VTEP is made of.
@@ -122,19 +132,31 @@ impl Plan {
         let spec = model.topology.vtep.get(name).cloned().unwrap_or_default();
         for vni in model.vnis_on(name) {
             self.ip(&at, &vxlan_device(vni, model.port, host, &spec));
-            self.ip(&at, &format!("link add {} type bridge forward_delay 0 stp_state 0 mcast_snooping 0", bridge_of(vni)));
+            self.ip(
+                &at,
+                &format!(
+                    "link add {} type bridge forward_delay 0 stp_state 0 mcast_snooping 0",
+                    bridge_of(vni)
+                ),
+            );
             self.ip(&at, &format!("link set vx{vni} master {} up", bridge_of(vni)));
             self.ip(&at, &format!("link set {} up", bridge_of(vni)));
             for remote in flood_list(model, &spec) {
-                self.bridge(&at, &format!("fdb append 00:00:00:00:00:00 dev vx{vni} dst {remote} self permanent"));
+                self.bridge(
+                    &at,
+                    &format!("fdb append 00:00:00:00:00:00 dev vx{vni} dst {remote} self permanent"),
+                );
             }
         }
         for (machine, remote) in static_entries(model, &spec) {
-            self.bridge(&at, &format!("fdb replace {} dev vx{} dst {remote} self permanent", machine.mac, machine.vni));
+            self.bridge(
+                &at,
+                &format!("fdb replace {} dev vx{} dst {remote} self permanent", machine.mac, machine.vni),
+            );
         }
     }
 
-    fn machine(&mut self, id: &str, name: &str, machine: &Machine, runs: Option<Runs>) {
+    fn machine(&mut self, id: &str, name: &str, machine: &Machine) {
         let (at, inside) = (namespace(id, &machine.on), namespace(id, name));
         let Machine { port, mac, mtu, .. } = machine;
         self.ip(
@@ -143,9 +165,6 @@ impl Plan {
                 "link add {port} mtu {mtu} type veth peer name {MACHINE_DEVICE} address {mac} mtu {mtu} netns {inside}"
             ),
         );
-        if runs == Some(Runs::Vxlan) {
-            self.ip(&at, &format!("link set {port} master {}", bridge_of(machine.vni)));
-        }
         self.ip(&at, &format!("link set {port} up"));
         self.ip(&inside, &format!("link set {MACHINE_DEVICE} up"));
         for address in &machine.addresses {
@@ -154,6 +173,14 @@ impl Plan {
         for gateway in &machine.gateways {
             let family = if gateway.is_ipv4() { "-4" } else { "-6" };
             self.ip(&inside, &format!("{family} route add default via {gateway}"));
+        }
+    }
+
+    fn bridge_port(&mut self, vtep: &str, machine: &Machine, isolated: bool) {
+        let Machine { port, vni, .. } = machine;
+        self.ip(vtep, &format!("link set {port} master {}", bridge_of(*vni)));
+        if isolated {
+            self.ip(vtep, &format!("link set {port} type bridge_slave isolated on"));
         }
     }
 
@@ -183,7 +210,9 @@ fn vxlan_device(vni: Vni, port: u16, host: &Host, spec: &VtepSpec) -> String {
         IpAddr::V6(_) => "udp6zerocsumtx udp6zerocsumrx",
     };
     let (local, device) = (host.address.addr(), &host.device);
-    format!("link add vx{vni} type vxlan id {vni} dstport {port} local {local} dev {device}{group} ttl 64 {learning} {checksum}")
+    format!(
+        "link add vx{vni} type vxlan id {vni} dstport {port} local {local} dev {device}{group} ttl 64 {learning} {checksum}"
+    )
 }
 
 fn flood_list(model: &Model, spec: &VtepSpec) -> Vec<IpAddr> {

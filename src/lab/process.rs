@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -35,6 +36,11 @@ impl Process {
     pub(super) fn new(pid: i32) -> Option<Self> {
         let (_, started) = stat(pid)?;
         Some(Self { pid, started })
+    }
+
+    /// Whether it is this very process.
+    pub(super) fn is_self(self) -> bool {
+        self.pid == std::process::id() as i32
     }
 
     /// Whether it still runs.
@@ -117,6 +123,18 @@ pub(super) fn output(command: &mut Command, bound: Duration) -> Result<String, S
         (true, false) => Err(format!("{status}: {}", stderr.trim())),
         (false, _) => Err(format!("no end after {} ms", bound.as_millis())),
     }
+}
+
+/// The processes that `wanted` accepts by their folder below /proc.
+pub(super) fn find(wanted: impl Fn(&Path) -> bool) -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else { return vec![] };
+    let folders = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let pid = |folder: &Path| folder.file_name()?.to_str()?.parse().ok();
+    folders
+        .filter_map(|folder| Some((pid(&folder)?, folder)))
+        .filter(|(_, folder)| wanted(folder))
+        .filter_map(|(pid, _)| Process::new(pid))
+        .collect()
 }
 
 /// State and start time of a process.

@@ -27,6 +27,8 @@ pub struct Record {
     pub title: String,
     /// Everything that has a namespace
     pub nodes: Vec<Node>,
+    /// Who builds it, or keeps it only while it is checked
+    pub(super) owner: Option<Process>,
     /// The daemons that were started, by host
     #[serde(default)]
     pub(super) daemons: BTreeMap<String, Process>,
@@ -66,7 +68,11 @@ impl Record {
             match fs::File::create_new(record.file()) {
                 Ok(_) => {}
                 // Taken, or the last lab of another process ended and took the folder with it.
-                Err(error) if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => continue,
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) =>
+                {
+                    continue;
+                }
                 Err(error) => return Err(LabError::file(record.file())(error)),
             }
             record.save()?;
@@ -89,6 +95,7 @@ impl Record {
             folder: model.folder.clone(),
             title: model.topology.title.clone(),
             nodes: model.nodes().map(node).collect(),
+            owner: Process::new(std::process::id() as i32),
             daemons: BTreeMap::new(),
         }
     }
@@ -115,7 +122,9 @@ impl Record {
     /// The lab with this id, or the only one that was started from this story.
     pub(super) fn find(lab: &str) -> Result<Self, LabError> {
         let folder = super::story_folder(lab).ok();
-        let named = |record: &Self| record.id == lab || folder.as_ref().is_some_and(|folder| *folder == record.folder);
+        let named = |record: &Self| {
+            record.id == lab || folder.as_ref().is_some_and(|folder| *folder == record.folder)
+        };
         let mut found: Vec<Self> = Self::all()?.into_iter().filter(named).collect();
         if let Some(exact) = found.iter().position(|record| record.id == lab) {
             return Ok(found.swap_remove(exact));
@@ -123,7 +132,10 @@ impl Record {
         match found.len() {
             0 => Err(LabError::NotRunning(lab.into())),
             1 => Ok(found.swap_remove(0)),
-            _ => Err(LabError::Ambiguous { story: lab.into(), ids: found.into_iter().map(|record| record.id).collect() }),
+            _ => Err(LabError::Ambiguous {
+                story: lab.into(),
+                ids: found.into_iter().map(|record| record.id).collect(),
+            }),
         }
     }
 
@@ -140,7 +152,9 @@ impl Record {
     pub(super) fn remove(&self) -> Result<(), LabError> {
         for result in [fs::remove_dir_all(self.dir()), fs::remove_file(self.file())] {
             match result {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(LabError::file(self.dir())(error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(LabError::file(self.dir())(error));
+                }
                 _ => {}
             }
         }

@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_steps_are_told() {
-        let row = Row { story: "web reaches db".into(), from: "acme/web1".into(), ok: true, ..Row::default() };
+        let row =
+            Row { story: "web reaches db".into(), from: "acme/web1".into(), ok: true, ..Row::default() };
         let later = Row { step: Some("alpha is gone".into()), ok: false, ..row.clone() };
         let report = Report { title: "t".into(), rows: vec![row, later] };
         let text = report.to_string();

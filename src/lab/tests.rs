@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{model::Model, plan::{Action, Plan}};
+use super::{
+    model::Model,
+    plan::{Action, Plan},
+};
 
 const CONFIG: &str = r#"
     [host.alpha]
@@ -73,7 +76,10 @@ fn machines_come_from_the_configuration() {
     let model = Model::read(story.folder()).unwrap();
     let web1 = &model.machines["acme/web1"];
     assert_eq!((web1.port.as_str(), web1.mtu, web1.vni.get()), ("veth-web1", 1550, 5001));
-    assert_eq!(web1.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.0.11/24", "fd00:1::11/64"]);
+    assert_eq!(
+        web1.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.1.0.11/24", "fd00:1::11/64"]
+    );
     assert_eq!(model.machines["acme/db1"].port, "p5001-000012");
     assert_eq!(model.daemons().count(), 0);
 }
@@ -83,9 +89,15 @@ fn the_plan_creates_devices_only_inside_namespaces() {
     let story = Story::new("plan", TOPOLOGY);
     let model = Model::read(story.folder()).unwrap();
     let plan = Plan::new(&model, "abcd");
-    let namespaces: Vec<&String> =
-        plan.steps.iter().filter_map(|step| if let Action::Namespace(name) = step { Some(name) } else { None }).collect();
-    assert_eq!(namespaces, ["eg-abcd-fabric", "eg-abcd-alpha", "eg-abcd-beta", "eg-abcd-acme.db1", "eg-abcd-acme.web1"]);
+    let namespaces: Vec<&String> = plan
+        .steps
+        .iter()
+        .filter_map(|step| if let Action::Namespace(name) = step { Some(name) } else { None })
+        .collect();
+    assert_eq!(
+        namespaces,
+        ["eg-abcd-fabric", "eg-abcd-alpha", "eg-abcd-beta", "eg-abcd-acme.db1", "eg-abcd-acme.web1"]
+    );
     for step in &plan.steps {
         let (Action::Ip(namespace, command) | Action::Bridge(namespace, command)) = step else { continue };
         assert!(namespaces.contains(&namespace), "{command} in {namespace}");
@@ -96,17 +108,33 @@ fn the_plan_creates_devices_only_inside_namespaces() {
     };
     assert!(has("eg-abcd-alpha", "fdb append 00:00:00:00:00:00 dev vx5001 dst 192.0.2.2 self permanent"));
     assert!(has("eg-abcd-beta", "fdb replace 02:00:00:00:00:11 dev vx5001 dst 192.0.2.1 self permanent"));
-    assert!(has("eg-abcd-acme.web1", "address add fd00:1::11/64 dev eth0 nodad"));
+    assert!(has("eg-abcd-acme.web1", "address replace fd00:1::11/64 dev eth0 nodad"));
 }
 
 #[test]
 fn what_would_not_be_checked_is_refused() {
     let cases = [
-        ("port", "[[expect]]\nstory='s'\nfrom='acme/web1'\nto='acme/db1'\nproto='tcp'", "`port` goes with tcp"),
+        (
+            "port",
+            "[[expect]]\nstory='s'\nfrom='acme/web1'\nto='acme/db1'\nproto='tcp'",
+            "`port` goes with tcp",
+        ),
         ("from", "[[expect]]\nstory='s'\nproto='icmp'", "needs `from` and `to`"),
-        ("nobody", "[[expect]]\nstory='s'\nfrom='acme/nobody'\nto='acme/db1'\nproto='icmp'", "no machine `acme/nobody`"),
-        ("reason", "[[expect]]\nstory='s'\nfrom='acme/web1'\nto='acme/db1'\nproto='icmp'\nreason='bad-luck'", "no drop reason"),
-        ("at", "[[expect]]\nstory='s'\nfrom='acme/web1'\nto='acme/db1'\nproto='icmp'\nreason='too-big'\nat='alpha'", "no eastgate runs"),
+        (
+            "nobody",
+            "[[expect]]\nstory='s'\nfrom='acme/nobody'\nto='acme/db1'\nproto='icmp'",
+            "no machine `acme/nobody`",
+        ),
+        (
+            "reason",
+            "[[expect]]\nstory='s'\nfrom='acme/web1'\nto='acme/db1'\nproto='icmp'\nreason='bad-luck'",
+            "no drop reason",
+        ),
+        (
+            "at",
+            "[[expect]]\nstory='s'\nfrom='acme/web1'\nto='acme/db1'\nproto='icmp'\nreason='too-big'\nat='alpha'",
+            "no eastgate runs",
+        ),
         ("key", "[[expect]]\nstory='s'\nform='acme/web1'", "unknown field `form`"),
         ("kill", "[[step]]\nsay='s'\nkill='alpha'", "no eastgate runs on a host `alpha`"),
         ("station", "[machine.\"acme/db9\"]\nmtu=1400", "no endpoint of the configuration"),

@@ -85,13 +85,23 @@ pub(super) struct VtepSpec {
     pub(super) flood: Vec<String>,
     /// Or the multicast group that they are sent to
     pub(super) group: Option<IpAddr>,
+    /// Whether its machines reach each other only through the tunnel (isolated bridge ports)
+    pub(super) isolated: bool,
     /// Static FDB entries: machine to host
     pub(super) forward: BTreeMap<String, String>,
 }
 
 impl Default for VtepSpec {
     fn default() -> Self {
-        Self { switch: None, address: None, learning: true, flood: vec![], group: None, forward: BTreeMap::new() }
+        Self {
+            switch: None,
+            address: None,
+            learning: true,
+            flood: vec![],
+            group: None,
+            isolated: false,
+            forward: BTreeMap::new(),
+        }
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) enum Seen {
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Answer { by, after } => write!(f, "{by} in {:.1} ms", after.as_secs_f64() * 1e3),
+            Self::Answer { by, after } => write!(f, "{by} in {:.2} ms", after.as_secs_f64() * 1e3),
             Self::Silence => f.write_str("silence"),
             Self::Rejected(how) => write!(f, "rejected: {how}"),
             Self::Unreachable => f.write_str("unreachable"),

@@ -71,6 +71,19 @@ pub enum Learn {
     Configured,
 }
 
+/// A learned binding, as it is shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shown {
+    /// The address
+    pub address: Addr,
+    /// Who has it
+    pub mac: MacAddr,
+    /// Where
+    pub at: Place,
+    /// It moved too often and stays where it is for now.
+    pub frozen: bool,
+}
+
 /// The learned bindings of one network.
 #[derive(Debug)]
 pub struct Learned {
@@ -142,6 +155,22 @@ impl Learned {
     pub fn by_address(&self, address: Addr, now: Instant) -> Option<Binding> {
         let entry = self.entries.get(&address).filter(|entry| now < entry.ends)?;
         Some(Binding { mac: entry.mac, endpoint: None, at: entry.at, router: false })
+    }
+
+    /// All that is known, by address.
+    #[must_use]
+    pub fn entries(&self, now: Instant) -> Vec<Shown> {
+        let show = |(address, entry): (Addr, &Entry)| Shown {
+            address,
+            mac: entry.mac,
+            at: entry.at,
+            frozen: entry.is_frozen(now),
+        };
+        let live = self.ends.iter().filter(|(ends, _)| now < *ends);
+        let mut shown: Vec<Shown> =
+            live.filter_map(|&(_, address)| Some(show((address, self.entries.get(&address)?)))).collect();
+        shown.sort_unstable_by_key(|entry| entry.address);
+        shown
     }
 
     /// A host at `at` says that `mac` has `address`. `configured` are the network's configured bindings.

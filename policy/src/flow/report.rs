@@ -188,3 +188,17 @@ impl Events {
         self.queue.pop_front()
     }
 }
+
+impl std::ops::AddAssign for FlowCounters {
+    fn add_assign(&mut self, other: Self) {
+        self.opened += other.opened;
+        self.answered += other.answered;
+        self.closed += other.closed;
+        self.expired += other.expired;
+        self.evicted += other.evicted;
+        self.refused += other.refused;
+        self.killed += other.killed;
+        self.limited += other.limited;
+        self.events_lost += other.events_lost;
+    }
+}

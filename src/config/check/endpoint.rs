@@ -26,7 +26,8 @@ struct Seen<'t> {
     addresses: HashMap<(Option<usize>, IpAddr), (&'t Name, Span)>,
 }
 
-/// Checks the endpoints of a tenant; the good ones by the index of their network.
+/// Checks the endpoints of a tenant. Returns the good ones by the index of their network; one that has only bad
+/// ones has an empty list.
 pub(super) fn check_all(
     tenant: &TenantTable,
     claims: &mut Claims,
@@ -41,8 +42,8 @@ pub(super) fn check_all(
         let index = network_of(table, &tenant.network.value, reader);
         check(name, table, tenant, index, &mut seen, reader);
         claims.endpoints.push(claim(name, table, reader));
-        if let (Some(index), Some(endpoint)) = (index, build(name, table, reader)) {
-            by_network.entry(index).or_default().push(endpoint);
+        if let Some(index) = index {
+            by_network.entry(index).or_default().extend(build(name, table, reader));
         }
     }
     by_network

@@ -17,23 +17,25 @@ use crate::config::{
 /// The smallest MTU of an IPv6 link (RFC 8200 section 5).
 const IPV6_MIN_MTU: u16 = 1280;
 
-/// Checks a network that has these endpoints. There is none if it has no VNI.
+/// Checks a network that has these endpoints, or none. There is none if it has no VNI.
 pub(super) fn check(
     tenant: &Name,
     name: &At<Name>,
     table: &NetworkTable,
-    mut endpoints: Vec<Endpoint>,
+    endpoints: Option<Vec<Endpoint>>,
     reader: &mut Reader,
 ) -> (Option<Network>, NetworkClaim) {
     let subnets = subnets(table, reader);
     mtu(table, &subnets, reader);
     topology(table, name, reader);
     flooding(table, name, reader);
+    let deserted = endpoints.is_none() && table.hosts.value.items.is_empty() && table.hub.is_missing();
+    let mut endpoints = endpoints.unwrap_or_default();
     endpoints.sort_by(|a, b| a.name.cmp(&b.name));
     let hosts: Vec<HostRef> = host_names(table, reader);
     let hub = table.hub.good().map(|hub| host_ref(hub, reader));
     let members = members(&endpoints, &hosts, hub.as_ref());
-    if members.is_empty() && hosts.is_empty() && endpoints.is_empty() {
+    if deserted {
         reader.report(Problem::NetworkEmpty { name: name.value.to_string() }, name.span);
     }
     let claim = NetworkClaim {

@@ -18,7 +18,7 @@ pub(super) fn check(name: &At<Name>, table: &TenantTable, reader: &mut Reader) -
     let mut endpoints = endpoint::check_all(table, &mut claims, reader);
     let mut networks = BTreeMap::new();
     for (index, (network_name, network_table)) in table.network.value.iter().enumerate() {
-        let own = endpoints.remove(&index).unwrap_or_default();
+        let own = endpoints.remove(&index);
         let (network, claim) = network::check(&name.value, network_name, network_table, own, reader);
         claims.networks.push(claim);
         networks.extend(network.map(|network| (network_name.value.clone(), network)));

@@ -63,7 +63,12 @@ impl Drops {
 
     /// Waits until every counter that `jobs` name has grown by as many frames as there are jobs that name it, or
     /// the time is over.
-    pub(super) fn growth(&self, record: &Record, jobs: &[&Job], options: &Options) -> Result<Growth, LabError> {
+    pub(super) fn growth(
+        &self,
+        record: &Record,
+        jobs: &[&Job],
+        options: &Options,
+    ) -> Result<Growth, LabError> {
         let mut wanted: BTreeMap<Wanted, Found> = BTreeMap::new();
         for key in jobs.iter().filter_map(|job| job.wanted()) {
             wanted.entry(key).or_default().jobs += 1;
@@ -99,7 +104,8 @@ impl Growth {
     /// What became of the counter that a job names: whether it grew enough, and a text for the table.
     pub(super) fn judge(&self, wanted: &Wanted) -> (bool, String) {
         let found = self.0.get(wanted).cloned().unwrap_or_default();
-        let by = if found.rules.is_empty() { String::new() } else { format!(" by {}", found.rules.join(", ")) };
+        let by =
+            if found.rules.is_empty() { String::new() } else { format!(" by {}", found.rules.join(", ")) };
         let of = if found.jobs > 1 { format!(" for {} checks", found.jobs) } else { String::new() };
         (found.is_enough(), format!("{} +{}{of}{by}", wanted.reason, found.frames))
     }
@@ -147,7 +153,12 @@ mod tests {
     }
 
     fn wanted(rule: Option<&str>) -> Wanted {
-        Wanted { at: Some("alpha".into()), vni: 5001, reason: "ingress-denied".into(), rule: rule.map(str::to_owned) }
+        Wanted {
+            at: Some("alpha".into()),
+            vni: 5001,
+            reason: "ingress-denied".into(),
+            rule: rule.map(str::to_owned),
+        }
     }
 
     #[test]

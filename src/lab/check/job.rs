@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, TcpStream},
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -14,6 +13,7 @@ use eastgate_wire::{
 
 use super::drops::{Growth, Wanted};
 use crate::lab::{
+    self, Options,
     error::LabError,
     model::{Machine, Model},
     process,
@@ -21,7 +21,8 @@ use crate::lab::{
     report::Row,
     topology::{Expect, Outcome, Proto, Spoof},
     traffic::{
-        self, Party, REACH_BOUND, REFUSED_BOUND, Seen, capture::Capture, neighbor, packet, random_u16, raw, tcp, udp,
+        self, Party, REACH_BOUND, REFUSED_BOUND, Seen, capture::Capture, neighbor, packet, random_u16, raw,
+        tcp, udp,
     },
 };
 
@@ -38,7 +39,7 @@ pub(super) struct Job {
 #[derive(Clone, Debug)]
 enum Kind {
     Traffic(Box<Pair>),
-    /// A command whose output is looked at, in this namespace
+    /// A command whose output is looked at, inside this node
     Command(String),
 }
 
@@ -58,6 +59,8 @@ struct Pair {
 #[derive(Debug)]
 pub(super) struct Scene<'a> {
     pub(super) model: &'a Model,
+    pub(super) record: &'a Record,
+    pub(super) options: &'a Options,
     pub(super) captures: BTreeMap<String, Capture>,
 }
 
@@ -110,8 +113,7 @@ impl Job {
     /// The jobs of an expectation: every pair, every family.
     pub(super) fn expand(expect: &Expect, model: &Model, record: &Record) -> Result<Vec<Self>, LabError> {
         if let Some(node) = &expect.on {
-            let kind = Kind::Command(record.namespace(node)?.to_owned());
-            return Ok(vec![Self { expect: expect.clone(), kind }]);
+            return Ok(vec![Self { expect: expect.clone(), kind: Kind::Command(node.clone()) }]);
         }
         let mut jobs = Vec::new();
         for from in expect.from.iter() {
@@ -145,7 +147,7 @@ impl Job {
     /// Does it.
     pub(super) fn run(&self, scene: &Scene<'_>, held: &Held) -> Done {
         match &self.kind {
-            Kind::Command(namespace) => self.run_command(namespace),
+            Kind::Command(node) => self.run_command(node, scene),
             Kind::Traffic(pair) => match (pair.proto, &self.expect.spoof) {
                 (Proto::Tcp, _) => self.run_tcp(pair, held),
                 (Proto::Udp, None) => self.run_udp(pair),
@@ -174,7 +176,16 @@ impl Job {
             Kind::Command(_) => (self.expect.on.clone().unwrap_or_default(), String::new()),
         };
         let seen = [seen, count].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(", ");
-        Row { step: None, story: self.expect.story.clone(), from, to, what: self.what(), expected: self.expected(), seen, ok: ok && counted }
+        Row {
+            step: None,
+            story: self.expect.story.clone(),
+            from,
+            to,
+            what: self.what(),
+            expected: self.expected(),
+            seen,
+            ok: ok && counted,
+        }
     }
 
     fn bound(&self) -> Duration {
@@ -188,14 +199,17 @@ impl Job {
         }
     }
 
-    fn run_command(&self, namespace: &str) -> Done {
-        let (Some(run), Some(shows)) = (&self.expect.run, &self.expect.shows) else { return Done::panicked() };
+    fn run_command(&self, node: &str, scene: &Scene<'_>) -> Done {
+        let (Some(run), Some(shows)) = (&self.expect.run, &self.expect.shows) else {
+            return Done::panicked();
+        };
         let began = Instant::now();
         let mut last = String::new();
         let shown = process::until(REACH_BOUND, || {
-            let mut command = Command::new("ip");
-            command.args(["netns", "exec", namespace]).args(run);
-            last = process::output(&mut command, REACH_BOUND).unwrap_or_else(|error| error);
+            let output = lab::command_inside(scene.record, node, run, scene.options)
+                .map_err(|error| error.to_string())
+                .and_then(|mut command| process::output(&mut command, REACH_BOUND));
+            last = output.unwrap_or_else(|error| error);
             last.contains(shows.as_str())
         });
         Done::new(match shown {
@@ -216,7 +230,9 @@ impl Job {
             };
         }
         let (source, port) = (self.expect.source_port, self.expect.port.unwrap_or_default());
-        let connect = |from: &Party, to: &Party| tcp::connect(from, source, SocketAddr::new(to.address, port), self.bound());
+        let connect = |from: &Party, to: &Party| {
+            tcp::connect(from, source, SocketAddr::new(to.address, port), self.bound())
+        };
         // The twin's connection is open before and after the exchange on this one.
         let twin = match &pair.twin {
             Some((from, to)) => match connect(from, to) {
@@ -252,7 +268,9 @@ impl Job {
         let source = self.expect.source_port.unwrap_or(random_u16() | 0xc000);
         let (from, to) = (&pair.claimed, &pair.to);
         let port = self.expect.port.unwrap_or_default();
-        let Some(packet) = packet::udp((from.address, source), (to.address, port), traffic::token().as_bytes()) else {
+        let Some(packet) =
+            packet::udp((from.address, source), (to.address, port), traffic::token().as_bytes())
+        else {
             return Done::panicked();
         };
         let sent = raw::send_frame(&pair.from, packet::ip_frame(to.mac, from.mac, &packet));
@@ -272,9 +290,11 @@ impl Job {
         if let Err(error) = raw::send_packet(from, to.address, packet) {
             return Done::new(Seen::Failed(error.to_string()));
         }
-        let answer = capture.wait(self.bound(), |frame| is_echo_reply(frame, to, from, id));
+        let answer = capture.wait(self.bound(), began, |frame| is_echo_reply(frame, to, from, id));
         let seen = match answer {
-            Some((at, ())) => Seen::Answer { by: to.name.clone(), after: at.saturating_duration_since(began) },
+            Some((at, ())) => {
+                Seen::Answer { by: to.name.clone(), after: at.saturating_duration_since(began) }
+            }
             None => Seen::Silence,
         };
         Done { seen, source: Some(id), stream: None }
@@ -288,21 +308,37 @@ impl Job {
 
     fn judge_traffic(&self, pair: &Pair, done: &Done, scene: &Scene<'_>) -> (bool, String) {
         let arrived = self.arrived(pair, done, scene);
-        let error = scene.captures.get(&pair.from.name).and_then(|capture| self.icmp_error(pair, done, capture));
+        let error =
+            scene.captures.get(&pair.from.name).and_then(|capture| self.icmp_error(pair, done, capture));
         let seen = match (&done.seen, error) {
-            (Seen::Unreachable | Seen::Silence, Some((kind, code, None))) => Seen::Rejected(format!("ICMP {kind}/{code}")),
+            (Seen::Unreachable | Seen::Silence, Some((kind, code, None))) => {
+                Seen::Rejected(format!("ICMP {kind}/{code}"))
+            }
             // The neighbour did not answer: nobody refused anything, it is just not there.
             (Seen::Unreachable, None) => Seen::Silence,
             (seen, _) => seen.clone(),
         };
         let place = if arrived { "arrived, " } else { "" };
         match self.expect.outcome {
-            Outcome::Reach if self.expect.spoof.is_some() => (arrived, format!("{place}{seen}")),
+            _ if self.expect.spoof.is_some() => {
+                // A frame under a false name asks for no answer: all that counts is whether it arrives.
+                let sent = seen == Seen::Silence;
+                let seen = if !sent {
+                    seen.to_string()
+                } else if arrived {
+                    "arrived".into()
+                } else {
+                    "nothing arrived".into()
+                };
+                (sent && arrived == (self.expect.outcome == Outcome::Reach), seen)
+            }
             Outcome::Reach => self.judge_answer(pair, &seen, arrived),
             Outcome::Refused => (seen == Seen::Silence && !arrived, format!("{place}{seen}")),
             Outcome::Rejected => (matches!(seen, Seen::Rejected(_)) && !arrived, format!("{place}{seen}")),
             Outcome::TooBig => match error {
-                Some((_, _, Some(mtu))) => (self.expect.mtu.map(u32::from) == Some(mtu) && !arrived, format!("{place}MTU {mtu}")),
+                Some((_, _, Some(mtu))) => {
+                    (self.expect.mtu.map(u32::from) == Some(mtu) && !arrived, format!("{place}MTU {mtu}"))
+                }
                 _ => (false, format!("{place}{seen}")),
             },
         }
@@ -318,8 +354,14 @@ impl Job {
             (_, Some(name)) => by == name,
             (_, None) => !by.contains(" and "),
         };
+        let rate = match (self.expect.bytes, seen) {
+            (Some(bytes), Seen::Answer { after, .. }) => {
+                format!(", {:.2} Gbit/s", bytes as f64 * 8.0 / after.as_secs_f64().max(1e-9) / 1e9)
+            }
+            _ => String::new(),
+        };
         let elsewhere = if pair.proto == Proto::Icmp && !arrived { ", but not by that machine" } else { "" };
-        (right, format!("{seen}{elsewhere}"))
+        (right, format!("{seen}{rate}{elsewhere}"))
     }
 
     /// Whether what was sent is seen where it was meant for.
@@ -337,7 +379,9 @@ impl Job {
             (Proto::Tcp, _) if self.expect.resume.is_some() => packets(proto::TCP).iter().any(has_data),
             (Proto::Tcp, _) => !packets(proto::TCP).is_empty(),
             (Proto::Udp, _) => !packets(proto::UDP).is_empty(),
-            (Proto::Icmp, _) => !packets(if pair.family == Family::V4 { proto::ICMP } else { proto::ICMPV6 }).is_empty(),
+            (Proto::Icmp, _) => {
+                !packets(if pair.family == Family::V4 { proto::ICMP } else { proto::ICMPV6 }).is_empty()
+            }
             (Proto::Arp | Proto::Nd, None) => {
                 let question = neighbor::question(&pair.from, to);
                 !capture.find(|frame| (Some(frame) == question.as_deref()).then_some(())).is_empty()
@@ -425,7 +469,9 @@ impl Pair {
             let Some(other) = party(name)? else { return Ok(None) };
             claimed.address = other.address;
         }
-        if let Some(machine) = expect.spoof.as_ref().and_then(|spoof| model.machines.get(spoof.mac.as_deref()?)) {
+        if let Some(machine) =
+            expect.spoof.as_ref().and_then(|spoof| model.machines.get(spoof.mac.as_deref()?))
+        {
             claimed.mac = machine.mac;
         }
         let vni = model.machines.get(&from.name).map_or(0, |machine| machine.vni.get());

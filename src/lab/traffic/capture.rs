@@ -62,14 +62,30 @@ impl Capture {
         self.frames().iter().filter_map(|(_, frame)| wanted(frame)).collect()
     }
 
-    /// Waits for a frame that `wanted` takes something from, at most `bound`; with the moment it was seen.
-    pub(in crate::lab) fn wait<T>(&self, bound: Duration, wanted: impl Fn(&[u8]) -> Option<T>) -> Option<(Instant, T)> {
+    /// Those of them that were seen after `since`.
+    pub(in crate::lab) fn find_since<T>(
+        &self,
+        since: Instant,
+        wanted: impl Fn(&[u8]) -> Option<T>,
+    ) -> Vec<T> {
+        self.frames().iter().filter(|(at, _)| *at >= since).filter_map(|(_, frame)| wanted(frame)).collect()
+    }
+
+    /// Waits for a frame after `since` that `wanted` takes something from, at most `bound`; with the moment it was
+    /// seen.
+    pub(in crate::lab) fn wait<T>(
+        &self,
+        bound: Duration,
+        since: Instant,
+        wanted: impl Fn(&[u8]) -> Option<T>,
+    ) -> Option<(Instant, T)> {
         let deadline = Instant::now() + bound;
         let mut frames = self.frames();
         let mut looked_at = 0;
         loop {
             let new = frames.get(looked_at..).unwrap_or_default();
-            if let Some(found) = new.iter().find_map(|(at, frame)| Some((*at, wanted(frame)?))) {
+            let mut new = new.iter().filter(|(at, _)| *at >= since);
+            if let Some(found) = new.find_map(|(at, frame)| Some((*at, wanted(frame)?))) {
                 return Some(found);
             }
             looked_at = frames.len();
@@ -107,7 +123,9 @@ fn record(mut receiver: Box<dyn DataLinkReceiver>, seen: &Seen, stop: &AtomicBoo
     while !stop.load(Ordering::SeqCst) {
         let frame = match receiver.next() {
             Ok(frame) => frame.to_vec(),
-            Err(error) if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::Interrupted) => continue,
+            Err(error) if matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::Interrupted) => {
+                continue;
+            }
             Err(error) => return Err(error),
         };
         let mut frames = seen.frames.lock().unwrap_or_else(PoisonError::into_inner);

@@ -34,12 +34,12 @@ pub(in crate::lab) fn ask(
         return Seen::Failed(error.to_string());
     }
     let answer = |frame: &[u8]| answered_mac(frame, from, to);
-    let Some((at, _)) = capture.wait(bound, answer) else { return Seen::Silence };
+    let Some((at, _)) = capture.wait(bound, began, answer) else { return Seen::Silence };
     let after = at.saturating_duration_since(began);
-    let first = capture.find(answer).into_iter().collect::<BTreeSet<MacAddr>>();
+    let first = capture.find_since(began, answer).into_iter().collect::<BTreeSet<MacAddr>>();
     // Two hosts that answer for one address are a fault that the first answer hides.
-    capture.wait(SECOND_ANSWER, |frame| answer(frame).filter(|mac| !first.contains(mac)));
-    let all: BTreeSet<MacAddr> = capture.find(answer).into_iter().collect();
+    capture.wait(SECOND_ANSWER, began, |frame| answer(frame).filter(|mac| !first.contains(mac)));
+    let all: BTreeSet<MacAddr> = capture.find_since(began, answer).into_iter().collect();
     let names: Vec<String> = all.into_iter().map(name).collect();
     Seen::Answer { by: names.join(" and "), after }
 }
@@ -74,7 +74,9 @@ pub(in crate::lab) fn claim(from: &Party, to: &Party, claimed: IpAddr, mac: MacA
 /// The MAC that `frame` says `claimed` has, if it says so to anyone.
 pub(in crate::lab) fn claimed_mac(frame: &[u8], claimed: IpAddr) -> Option<MacAddr> {
     match claimed {
-        IpAddr::V4(address) => Arp::parse(frame).filter(|arp| arp.sender.1 == address).map(|arp| arp.sender.0),
+        IpAddr::V4(address) => {
+            Arp::parse(frame).filter(|arp| arp.sender.1 == address).map(|arp| arp.sender.0)
+        }
         IpAddr::V6(address) => {
             packet::read_advertisement(frame).filter(|(target, _)| *target == address).map(|(_, mac)| mac)
         }

@@ -187,7 +187,14 @@ fn ipv4(from: Ipv4Addr, to: Ipv4Addr, proto: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// `checksum_at` is where the transport's checksum field is, in bytes from the start of `body`.
-fn ipv6(from: Ipv6Addr, to: Ipv6Addr, proto: u8, hop_limit: u8, mut body: Vec<u8>, checksum_at: usize) -> Vec<u8> {
+fn ipv6(
+    from: Ipv6Addr,
+    to: Ipv6Addr,
+    proto: u8,
+    hop_limit: u8,
+    mut body: Vec<u8>,
+    checksum_at: usize,
+) -> Vec<u8> {
     let sum = pseudo_header(&from.octets(), &to.octets(), proto, body.len() as u32);
     put_checksum(&mut body, sum, checksum_at);
     let mut header = vec![0x60, 0, 0, 0];
@@ -252,7 +259,10 @@ mod tests {
             assert_eq!(packet.len(), 1550);
             let frame = ip_frame(B, A, &packet);
             let parsed = PacketHeaders::from_ethernet_slice(&frame).unwrap();
-            assert!(matches!(parsed.transport, Some(TransportHeader::Icmpv4(_) | TransportHeader::Icmpv6(_))));
+            assert!(matches!(
+                parsed.transport,
+                Some(TransportHeader::Icmpv4(_) | TransportHeader::Icmpv6(_))
+            ));
             assert_eq!(echo(from, to, 7, "token", 27), None);
         }
     }

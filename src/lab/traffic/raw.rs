@@ -30,7 +30,8 @@ pub(in crate::lab) fn send_packet(from: &Party, to: IpAddr, packet: Vec<u8>) -> 
     let failed = |error| LabError::Namespace { namespace: from.namespace.clone(), error };
     netns::run(&from.namespace, move || {
         let to = SocketAddr::new(to, 0);
-        let socket = Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+        let socket =
+            Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
         match to {
             SocketAddr::V4(_) => socket.set_header_included_v4(true)?,
             SocketAddr::V6(_) => socket.set_header_included_v6(true)?,

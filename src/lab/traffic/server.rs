@@ -44,7 +44,12 @@ pub(in crate::lab) struct Server {
 impl Server {
     /// Starts a server on `port`, for both families, in the namespace of machine `name`; it listens when this
     /// returns.
-    pub(in crate::lab) fn start(namespace: &str, name: &str, kind: Kind, port: u16) -> Result<Self, LabError> {
+    pub(in crate::lab) fn start(
+        namespace: &str,
+        name: &str,
+        kind: Kind,
+        port: u16,
+    ) -> Result<Self, LabError> {
         let (stop, connections) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
         let (opened, is_open) = mpsc::channel();
         let (until, live, name) = (Arc::clone(&stop), Arc::clone(&connections), name.to_owned());

@@ -1,0 +1,340 @@
+//! The command line's grammar.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use eastgate_wire::{MacAddr, Vni};
+
+use crate::control::{DEFAULT_SOCKET, protocol::Filter};
+
+const EXAMPLES: &str = "Examples:
+  eastgate check /etc/eastgate/eastgate.toml        what is wrong with a configuration, all at once
+  eastgate plan --config F --host alpha             what `run` would change on this machine
+  eastgate run --config F --host alpha              be host alpha
+  eastgate status                                   how the daemon is
+  eastgate show drops                               what was dropped, why, and by which rule
+  eastgate trace --vni 5001 tcp 10.1.0.11:40000 10.1.0.21:5432
+  eastgate reload                                   put an edited configuration in force, whole or not at all
+  eastgate lab up labs/01-two-hosts                 two hosts in namespaces, to try it all
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 wrong configuration, 4 no daemon answers, 5 traced packet dropped.";
+
+/// VXLAN overlay and east-west traffic steering with stateful policy.
+#[derive(Parser, Debug)]
+#[command(name = "eastgate", version, about, after_help = EXAMPLES, propagate_version = true)]
+pub struct Args {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How answers are printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Options of every command that prints something.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Output {
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "text", global = true)]
+    pub output: Format,
+}
+
+/// Options of every command that talks to the daemon.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Daemon {
+    /// The daemon's control socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, env = "EASTGATE_SOCKET", global = true)]
+    pub socket: PathBuf,
+}
+
+/// Which configuration, and which host of it.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Site {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", default_value = "/etc/eastgate/eastgate.toml")]
+    pub config: PathBuf,
+    /// This host's name in it; the only host that runs eastgate, if there is but one
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
+}
+
+/// What can be asked.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the daemon in the foreground
+    #[command(after_help = "The daemon guards the tenant ports before anything else, loads the configuration, and forwards.\nSIGHUP reloads, SIGTERM and SIGINT stop it and leave the machine as it was.")]
+    Run(Run),
+    /// Check a configuration without touching the system
+    #[command(after_help = "Example:\n  eastgate check configs/two-tenants.toml && echo fine")]
+    Check {
+        /// Configuration files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Output
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print the JSON schema of the configuration
+    Schema,
+    /// Show what `run` would change on this machine
+    #[command(after_help = "Example:\n  eastgate plan --config configs/bare-host.toml --host alpha")]
+    Plan {
+        /// Site
+        #[command(flatten)]
+        site: Site,
+        /// Where the daemon's state file would be: beside its socket
+        #[command(flatten)]
+        daemon: Daemon,
+        /// Output
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Put the edited configuration in force, whole or not at all
+    Reload(Ask),
+    /// How the daemon is
+    Status(Ask),
+    /// Print tables of the running daemon
+    #[command(after_help = "Examples:\n  eastgate show flows --vni 5001 --address 10.1.0.11\n  eastgate show drops -o json")]
+    Show {
+        /// Which table
+        #[arg(value_enum)]
+        table: ShowTable,
+        /// Which rows
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// The daemon
+        #[command(flatten)]
+        ask: Ask,
+    },
+    /// Work on the forwarding table
+    Fdb {
+        /// What to do
+        #[command(subcommand)]
+        action: FdbAction,
+    },
+    /// Work on the flow table
+    Flows {
+        /// What to do
+        #[command(subcommand)]
+        action: FlowsAction,
+    },
+    /// Walk a hypothetical packet through the path, step by step to its verdict
+    #[command(after_help = "Examples:\n  eastgate trace --vni 5001 tcp 10.1.0.11:40000 10.1.0.21:5432\n  eastgate trace --vni 5001 udp [fd00:1::11]:5000 [fd00:1::21]:53\n  eastgate trace --vni 5001 icmp 10.1.0.11 10.1.0.21\n  eastgate trace --config eastgate.toml --vni 5001 tcp 10.1.0.11:1 10.1.0.21:22    without a daemon\n\nExit code 5 when the packet would be dropped.")]
+    Trace(Trace),
+    /// List the reasons for which frames are dropped
+    DropReasons {
+        /// Output
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Undo what a killed daemon left on the machine
+    #[command(after_help = "A daemon that is killed leaves its ports closed. The next `run` takes over; `teardown` opens them instead.")]
+    Teardown {
+        /// The daemon
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+    /// Run labs: hosts, tenants and expectations in network namespaces
+    Lab {
+        /// What to do
+        #[command(subcommand)]
+        command: crate::lab::cli::LabCommand,
+    },
+}
+
+/// Options of `run`.
+#[derive(ClapArgs, Debug)]
+pub struct Run {
+    /// Site
+    #[command(flatten)]
+    pub site: Site,
+    /// Daemon
+    #[command(flatten)]
+    pub daemon: Daemon,
+    /// Worker threads; one a core unless told otherwise
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+    /// How to log; EASTGATE_LOG chooses what (such as `info` or `eastgate=debug`)
+    #[arg(long, value_enum, default_value = "text")]
+    pub log_format: Format,
+}
+
+/// Options of commands that ask the daemon and print its answer.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Ask {
+    /// Daemon
+    #[command(flatten)]
+    pub daemon: Daemon,
+    /// Output
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// The tables of a running daemon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ShowTable {
+    /// Endpoints of this host's networks
+    Endpoints,
+    /// Where MACs are
+    Fdb,
+    /// Live flows
+    Flows,
+    /// Addresses, their MACs, and what ARP and ND are answered with
+    Neighbors,
+    /// What was dropped, why, and by which rule
+    Drops,
+    /// Groups and rules, with hits
+    Policy,
+}
+
+/// Which rows.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct FilterArgs {
+    /// Only this network
+    #[arg(long, value_parser = parse_vni)]
+    pub vni: Option<Vni>,
+    /// Only rows with this address on either side
+    #[arg(long)]
+    pub address: Option<IpAddr>,
+    /// Only rows with this MAC
+    #[arg(long)]
+    pub mac: Option<MacAddr>,
+    /// Only flows with this port on either side
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// Only flows of this protocol: tcp, udp, icmp, icmpv6 or a number
+    #[arg(long, value_parser = parse_proto)]
+    pub proto: Option<u8>,
+    /// At most this many rows
+    #[arg(long)]
+    pub limit: Option<usize>,
+}
+
+impl From<FilterArgs> for Filter {
+    fn from(args: FilterArgs) -> Self {
+        let FilterArgs { vni, address, mac, port, proto, limit } = args;
+        Self { vni, address, mac, port, proto, limit }
+    }
+}
+
+/// `eastgate fdb`
+#[derive(Subcommand, Debug)]
+pub enum FdbAction {
+    /// Forget learned entries; configured ones stay
+    Flush {
+        /// Which
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// The daemon
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+/// `eastgate flows`
+#[derive(Subcommand, Debug)]
+pub enum FlowsAction {
+    /// End flows: their next packet is decided anew
+    #[command(after_help = "Example:\n  eastgate flows kill --vni 5001 --address 10.1.0.11")]
+    Kill {
+        /// Which
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// All of them; needed when nothing else says which
+        #[arg(long)]
+        all: bool,
+        /// The daemon
+        #[command(flatten)]
+        ask: Ask,
+    },
+}
+
+/// Options of `trace`.
+#[derive(ClapArgs, Debug)]
+pub struct Trace {
+    /// The network
+    #[arg(long, value_parser = parse_vni)]
+    pub vni: Vni,
+    /// tcp, udp, icmp, icmpv6 or a protocol number
+    #[arg(value_parser = parse_proto, value_name = "PROTO")]
+    pub proto: u8,
+    /// Source: ADDRESS or ADDRESS:PORT, IPv6 with a port as [ADDRESS]:PORT
+    pub src: AddressPort,
+    /// Destination
+    pub dst: AddressPort,
+    /// ICMP type; an echo request unless told otherwise
+    #[arg(long = "type", value_name = "N")]
+    pub kind: Option<u8>,
+    /// ICMP code
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub code: u8,
+    /// Use this configuration instead of asking a daemon
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The daemon
+    #[command(flatten)]
+    pub ask: Ask,
+}
+
+/// An address with or without a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AddressPort {
+    /// The address
+    pub ip: IpAddr,
+    /// The port, if one was given
+    pub port: Option<u16>,
+}
+
+impl FromStr for AddressPort {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(ip) = text.parse() {
+            return Ok(Self { ip, port: None });
+        }
+        match text.parse::<SocketAddr>() {
+            Ok(both) => Ok(Self { ip: both.ip(), port: Some(both.port()) }),
+            Err(_) => Err("write 10.1.0.11, 10.1.0.11:443, fd00:1::11 or [fd00:1::11]:443".into()),
+        }
+    }
+}
+
+fn parse_vni(text: &str) -> Result<Vni, String> {
+    let number: u32 = text.parse().map_err(|_| "a VNI is a number from 0 to 16777215".to_owned())?;
+    Vni::new_checked(number).map_err(|error| error.to_string())
+}
+
+fn parse_proto(text: &str) -> Result<u8, String> {
+    crate::names::protocol_number(text)
+        .ok_or_else(|| "write tcp, udp, icmp, icmpv6, sctp, gre, esp, ah or a number from 0 to 255".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn addresses_with_and_without_ports() {
+        let parse = |text: &str| text.parse::<AddressPort>();
+        assert_eq!(parse("10.1.0.11:443").unwrap().port, Some(443));
+        assert_eq!(parse("10.1.0.11").unwrap().port, None);
+        assert_eq!(parse("[fd00::1]:53").unwrap().port, Some(53));
+        assert_eq!(parse("fd00::1").unwrap().port, None);
+        assert!(parse("10.1.0.11:").is_err() && parse("web1").is_err());
+    }
+}

@@ -1,0 +1,129 @@
+//! TOML with errors in it: each error once, and the tables that have none.
+//!
+//! A parser that goes on after an unclosed bracket takes the tables after it for items of a list and complains about
+//! each. Here an error ends with its table: the next line that is a table's header begins anew.
+
+use std::ops::Range;
+
+use toml::{Spanned, de::DeTable};
+
+/// A syntax error: what and where, in bytes of the whole text.
+pub(super) type SyntaxError = (String, Range<usize>);
+
+/// The text with every table that has a syntax error blanked out, byte for byte; and the errors.
+pub(super) fn blank_errors(text: &str) -> (String, Vec<SyntaxError>) {
+    if syntax_errors(&DeTable::parse_recoverable(text)).next().is_none() {
+        return (text.to_owned(), Vec::new());
+    }
+    let mut good = String::with_capacity(text.len());
+    let mut errors = Vec::new();
+    for section in sections(text) {
+        let at = good.len();
+        let parsed = DeTable::parse_recoverable(section);
+        let before = errors.len();
+        errors.extend(worth_reporting(section, syntax_errors(&parsed), at));
+        if errors.len() == before {
+            good.push_str(section);
+        } else {
+            good.extend(section.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }));
+        }
+    }
+    (good, errors)
+}
+
+/// What the parser says beside that keys are there twice, which loses nothing.
+fn syntax_errors<'e>(
+    parsed: &'e (Spanned<DeTable<'_>>, Vec<toml::de::Error>),
+) -> impl Iterator<Item = &'e toml::de::Error> {
+    parsed.1.iter().filter(|error| error.message() != DUPLICATE)
+}
+
+/// What the parser calls a key that is there twice.
+pub(super) const DUPLICATE: &str = "duplicate key";
+
+/// One error a line, up to the first after which the parser does not know where it is.
+fn worth_reporting<'e>(
+    section: &str,
+    errors: impl Iterator<Item = &'e toml::de::Error>,
+    at: usize,
+) -> Vec<SyntaxError> {
+    let mut reported: Vec<SyntaxError> = Vec::new();
+    let mut last_line = None;
+    for error in errors {
+        let span = error.span().unwrap_or_default();
+        let line = section.bytes().take(span.start).filter(|byte| *byte == b'\n').count();
+        if last_line.replace(line) == Some(line) {
+            continue;
+        }
+        let message = error.message();
+        let message = match message.split_once(", expected") {
+            // The parser wants what cannot be told apart from the next key here.
+            Some((message, _)) if message.contains("array") => {
+                format!("{message}, or a `]` is missing before")
+            }
+            _ => message.to_owned(),
+        };
+        reported.push((message, at + span.start..at + span.end));
+        let lost = ["array", "inline table", "unclosed"].iter().any(|word| error.message().contains(word));
+        if lost {
+            break;
+        }
+    }
+    reported
+}
+
+/// The text cut before every line that is a table's header.
+fn sections(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let first = rest.find('\n').map_or(rest.len(), |newline| newline + 1);
+        let mut end = first;
+        for line in rest.get(first..)?.split_inclusive('\n') {
+            if is_header(line) {
+                break;
+            }
+            end += line.len();
+        }
+        let (section, after) = rest.split_at_checked(end)?;
+        rest = after;
+        (!section.is_empty()).then_some(section)
+    })
+}
+
+fn is_header(line: &str) -> bool {
+    let line = line.trim_end();
+    let Some((inside, after)) = line.strip_prefix('[').and_then(|line| line.rsplit_once(']')) else {
+        return false;
+    };
+    let inside = inside.trim_matches(['[', ']']);
+    let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let after = after.trim_start();
+    !inside.is_empty() && inside.chars().all(name) && (after.is_empty() || after.starts_with('#'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_begin_at_headers() {
+        let text = "a = 1\n[b]\nc = [\n  [1, 2],\n]\n[[d.e]] # x\nf = 1";
+        let cut: Vec<&str> = sections(text).collect();
+        assert_eq!(cut, ["a = 1\n", "[b]\nc = [\n  [1, 2],\n]\n", "[[d.e]] # x\nf = 1"]);
+        assert_eq!(sections("").count(), 0);
+        assert_eq!(sections("[a]\n[b]\n").collect::<Vec<_>>(), ["[a]\n", "[b]\n"]);
+    }
+
+    #[test]
+    fn good_text_stays() {
+        assert_eq!(blank_errors("a = 1\n[b]\n"), ("a = 1\n[b]\n".to_owned(), vec![]));
+        assert_eq!(blank_errors("a = 1\na = 2\n").1, vec![]);
+    }
+
+    #[test]
+    fn an_unclosed_list_ends_with_its_table() {
+        let (good, errors) = blank_errors("[a]\nx = [1\n[b]\ny = \nz = = 2\n[c]\nw = 1\n");
+        assert_eq!(good, "   \n      \n   \n    \n       \n[c]\nw = 1\n");
+        assert_eq!(errors.len(), 3, "{errors:?}");
+    }
+}

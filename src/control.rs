@@ -1,0 +1,14 @@
+//! The conversation between the daemon and the command line: one JSON document a line over a Unix socket.
+//!
+//! A request is an object with one key, the command; the answer is `{"ok": ...}` or `{"error": ...}`. Who may
+//! open the socket (mode 0600, owned by the daemon's user) may do everything.
+
+pub mod client;
+pub mod protocol;
+pub mod server;
+
+/// Where the daemon listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/eastgate/eastgate.sock";
+
+/// The longest request taken, in bytes: a longer one is refused before it is read.
+pub const MAX_REQUEST: usize = 64 * 1024;

@@ -1,0 +1,388 @@
+//! What is asked and answered. These types are what `-o json` prints, so their field names are an interface.
+
+use std::net::IpAddr;
+
+use eastgate_wire::{Addr, MacAddr, Vni};
+use serde::{Deserialize, Serialize};
+
+/// A request to the daemon.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// How the daemon is
+    Status {},
+    /// Reads the configuration again
+    Reload {},
+    /// The endpoints of this host's networks
+    Endpoints(Filter),
+    /// Where MACs are
+    Fdb(Filter),
+    /// Live flows
+    Flows(Filter),
+    /// Which addresses have which MAC, and who answers for them
+    Neighbors(Filter),
+    /// What was dropped, and why
+    Drops(Filter),
+    /// Compiled policy: sizes, groups and rules with their hits
+    Policy(Filter),
+    /// Forgets learned FDB entries
+    FdbFlush(Filter),
+    /// Ends flows
+    FlowsKill(Filter),
+    /// Walks a hypothetical packet through the path
+    Trace(TraceRequest),
+}
+
+/// Which rows are wanted; all that is given must match.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Filter {
+    /// Only this network
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vni: Option<Vni>,
+    /// Only rows with this address on either side
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// Only rows with this MAC
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+    /// Only rows with this port on either side
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Only rows with this IP protocol number
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proto: Option<u8>,
+    /// At most this many rows
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+/// A packet that nobody sent.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraceRequest {
+    /// The network
+    pub vni: Vni,
+    /// IP protocol number
+    pub proto: u8,
+    /// Source address
+    pub src: Addr,
+    /// Destination address
+    pub dst: Addr,
+    /// Source port, or 0
+    #[serde(default)]
+    pub sport: u16,
+    /// Destination port, or 0
+    #[serde(default)]
+    pub dport: u16,
+    /// ICMP type and code
+    #[serde(default)]
+    pub icmp: Option<(u8, u8)>,
+}
+
+/// How the daemon is.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Ports are guarded, a snapshot is in force, workers run
+    pub ready: bool,
+    /// Its host's name in the configuration
+    pub host: String,
+    /// Its version
+    pub version: String,
+    /// Number of the snapshot in force
+    pub epoch: u32,
+    /// Seconds since it started
+    pub uptime_s: u64,
+    /// The configuration file
+    pub config: String,
+    /// Why the last reload was refused; nothing when it was not
+    pub reload_error: Option<String>,
+    /// Its VTEP
+    pub vtep: VtepStatus,
+    /// Which dataplane, and why not a faster one
+    pub dataplane: String,
+    /// Worker threads
+    pub workers: usize,
+    /// Networks with a part on this host
+    pub networks: usize,
+    /// Tenant ports
+    pub ports: Vec<PortStatus>,
+    /// Flows in the table
+    pub flows: FlowCounts,
+    /// Settings that someone else changed and that were put right
+    pub settings_restored: u64,
+    /// Frames and bytes
+    pub traffic: Traffic,
+}
+
+/// The VTEP of this host.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VtepStatus {
+    /// Underlay address
+    pub address: IpAddr,
+    /// UDP port
+    pub port: u16,
+    /// Underlay device
+    pub device: String,
+    /// It is there and up
+    pub up: bool,
+    /// Its MTU in bytes
+    pub mtu: u32,
+    /// The largest IP packet a tenant can send without tags, in bytes
+    pub tenant_mtu: u32,
+    /// Listening
+    pub listening: bool,
+}
+
+/// A tenant port.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// Device name
+    pub name: String,
+    /// Endpoint, as tenant/name
+    pub endpoint: String,
+    /// Network
+    pub vni: Vni,
+    /// `forwarding`, `absent`, or what went wrong
+    pub state: String,
+}
+
+/// Sizes of the flow table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FlowCounts {
+    /// Seen in both directions
+    pub answered: u64,
+    /// Seen in one
+    pub unanswered: u64,
+}
+
+/// Frames and bytes since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Frames from tenant ports
+    pub from_ports: u64,
+    /// Datagrams from the underlay
+    pub from_underlay: u64,
+    /// Frames sent to tenant ports
+    pub to_ports: u64,
+    /// Datagrams sent to the underlay
+    pub to_underlay: u64,
+    /// ARP and ND answers given
+    pub answers: u64,
+    /// Frames dropped
+    pub dropped: u64,
+}
+
+/// One row of `show endpoints`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EndpointRow {
+    /// Network
+    pub vni: Vni,
+    /// As tenant/name
+    pub endpoint: String,
+    /// Its network's name
+    pub network: String,
+    /// Where it lives
+    pub host: String,
+    /// Its port, when it is on this host
+    pub port: Option<String>,
+    /// MAC
+    pub mac: MacAddr,
+    /// Addresses
+    pub addresses: Vec<Addr>,
+    /// Groups
+    pub groups: Vec<String>,
+    /// Frames it sent that passed
+    pub tx_frames: u64,
+    /// Frames that reached it
+    pub rx_frames: u64,
+}
+
+/// One row of `show fdb`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FdbRow {
+    /// Network
+    pub vni: Vni,
+    /// MAC
+    pub mac: MacAddr,
+    /// Port name, or VTEP address
+    pub at: String,
+    /// `configured`, `learned` or `frozen`
+    pub kind: String,
+    /// Seconds since it was last heard
+    pub age_s: Option<u64>,
+}
+
+/// One row of `show neighbors`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NeighborRow {
+    /// Network
+    pub vni: Vni,
+    /// Address
+    pub address: Addr,
+    /// Its MAC
+    pub mac: MacAddr,
+    /// The MAC that requests for it are answered with
+    pub answered_with: Option<MacAddr>,
+    /// As tenant/name, when it is an endpoint
+    pub endpoint: Option<String>,
+    /// `configured`, `learned` or `frozen`
+    pub kind: String,
+}
+
+/// One row of `show flows`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FlowRow {
+    /// Network
+    pub vni: Vni,
+    /// Protocol name or number
+    pub proto: String,
+    /// Source of the first packet
+    pub src: Addr,
+    /// Its port or ICMP identifier
+    pub sport: u16,
+    /// Destination of the first packet
+    pub dst: Addr,
+    /// Its port
+    pub dport: u16,
+    /// State, in conntrack's words where it has one
+    pub state: String,
+    /// Packets from the source
+    pub packets: u64,
+    /// Bytes from the source
+    pub bytes: u64,
+    /// Packets back
+    pub reply_packets: u64,
+    /// Bytes back
+    pub reply_bytes: u64,
+    /// Seconds until it is forgotten
+    pub expires_s: u64,
+    /// The egress rule that admitted it
+    pub egress_rule: Option<RuleRef>,
+    /// The ingress rule that admitted it
+    pub ingress_rule: Option<RuleRef>,
+    /// The snapshot that admitted it
+    pub epoch: u32,
+}
+
+/// A rule, and where it is written.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RuleRef {
+    /// Such as `acme/web ingress #2`
+    pub rule: String,
+    /// Such as `tenants/acme.toml:12:15`
+    pub at: String,
+}
+
+/// One row of `show drops`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DropRow {
+    /// Network, where it is known
+    pub vni: Option<Vni>,
+    /// Name of the reason
+    pub reason: String,
+    /// The reason in a sentence
+    pub text: String,
+    /// The port or VTEP it came from
+    pub from: Option<String>,
+    /// The port it came from, when it was one
+    pub port: Option<String>,
+    /// The rule, or which groups had none that allows it
+    pub rule: Option<String>,
+    /// Where the rule or the groups are written
+    pub at: Option<String>,
+    /// Frames
+    pub frames: u64,
+    /// Bytes
+    pub bytes: u64,
+    /// The last one, in words
+    pub last: Option<String>,
+    /// Seconds since the last one
+    pub last_s: u64,
+}
+
+/// What `show policy` tells of a network.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PolicyRow {
+    /// Network
+    pub vni: Vni,
+    /// As tenant/name
+    pub network: String,
+    /// Rules as compiled, one for each peer
+    pub rules: usize,
+    /// Distinct rule lists
+    pub rulesets: usize,
+    /// Distinct kinds of address
+    pub identities: usize,
+    /// Distinct interval lists
+    pub lists: usize,
+    /// Bytes of the compiled tables
+    pub bytes: usize,
+    /// The groups
+    pub groups: Vec<GroupRow>,
+}
+
+/// A group in `show policy`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GroupRow {
+    /// As tenant/name
+    pub group: String,
+    /// Members in this network
+    pub members: Vec<String>,
+    /// Its rules
+    pub rules: Vec<RuleRow>,
+}
+
+/// A rule in `show policy`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RuleRow {
+    /// Such as `acme/web ingress #2`
+    pub rule: String,
+    /// In words
+    pub text: String,
+    /// Where it is written
+    pub at: String,
+    /// Flows it admitted on this host
+    pub flows: u64,
+}
+
+/// One step of a trace.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TraceStep {
+    /// Name of the step, as in the picture of the packet's path
+    pub step: String,
+    /// Which host takes it
+    pub host: String,
+    /// `pass`, `drop`, or `note`
+    pub result: String,
+    /// What was found, in words
+    pub text: String,
+    /// File, line and column of the rule or object that decided
+    pub at: Option<String>,
+    /// Rules that came close, and why they did not match
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub near: Vec<String>,
+}
+
+/// A hypothetical packet's way.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TraceReport {
+    /// The packet, in words
+    pub packet: String,
+    /// Step by step
+    pub steps: Vec<TraceStep>,
+    /// `forwarded` or the reason of the drop
+    pub verdict: String,
+}
+
+/// What a command did.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Done {
+    /// How many rows it touched
+    pub count: u64,
+    /// Number of the snapshot in force afterwards
+    pub epoch: u32,
+    /// Warnings
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}

@@ -1,0 +1,541 @@
+//! The daemon: a snapshot in force, workers over the devices that are there, and an ear for everything that
+//! changes: files, devices, settings, signals, requests.
+//!
+//! Order is what keeps it closed. A port is guarded before anything listens to it, it is listened to only with a
+//! snapshot in force, and on the way out workers end before guards are taken off.
+
+mod show;
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow};
+use eastgate_wire::PortId;
+use serde_json::{Value, json};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot},
+};
+
+use crate::{
+    config::{Host, Loader, UdpChecksum},
+    control::{
+        protocol::{Done, Request},
+        server,
+    },
+    io::{
+        machine::{Machine, record_beside},
+        netlink::{Link, LinkEvent, Netlink},
+        packet_socket::PacketSocket,
+        underlay::{Listener, Speakers, UnderlayConfig},
+        worker::{Command, WorkerHandle},
+    },
+    pipeline::{Shared, shared::lock},
+    plan::{WantedPort, multicast_groups, wanted_ports, wanted_settings},
+    snapshot::{PortRegistry, Snapshot, state::StateBook},
+};
+
+/// How often settings are compared and failed devices tried again.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What `run` was told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file
+    pub config: PathBuf,
+    /// This host's name in it; the only host that runs eastgate, if none is given
+    pub host: Option<String>,
+    /// The control socket
+    pub socket: PathBuf,
+    /// Worker threads
+    pub workers: usize,
+}
+
+/// A configuration that was refused, rendered for a person.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigRefused(pub String);
+
+/// Loads a configuration, or says everything that is wrong with it.
+///
+/// # Errors
+/// [`ConfigRefused`].
+pub fn load(loader: &mut Loader, color: bool) -> Result<Arc<crate::config::Config>, ConfigRefused> {
+    loader.load().map_err(|diagnostics| ConfigRefused(diagnostics.render(color)))
+}
+
+/// The host to be: the one named, or the only one that runs eastgate.
+///
+/// # Errors
+/// When none is named and there are several.
+pub fn choose_host(config: &crate::config::Config, named: Option<&str>) -> Result<String> {
+    if let Some(name) = named {
+        return Ok(name.to_owned());
+    }
+    let ours: Vec<&str> = config.hosts.values().filter(|h| h.runs_eastgate()).map(|h| &*h.name).collect();
+    match ours[..] {
+        [only] => Ok(only.to_owned()),
+        [] => Err(anyhow!("the configuration has no host that runs eastgate")),
+        _ => Err(anyhow!("say which host this is: --host {}", ours.join(" | --host "))),
+    }
+}
+
+/// Runs until a signal says to stop.
+///
+/// # Errors
+/// Why it could not start, or what it could not undo.
+pub fn run(options: &Options) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut daemon = Daemon::start(options).await?;
+        let result = daemon.serve().await;
+        let stopped = daemon.stop().await;
+        result.and(stopped)
+    })
+}
+
+/// What requests can see; the daemon's own task changes it.
+pub(crate) struct View {
+    shared: Arc<Shared>,
+    started: Instant,
+    config: PathBuf,
+    state: Mutex<Visible>,
+    changes: mpsc::Sender<oneshot::Sender<Result<Done, String>>>,
+}
+
+/// What the daemon's task tells those who ask.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Visible {
+    ready: bool,
+    reload_error: Option<String>,
+    /// Why a port is not forwarding; nothing when it is
+    ports: BTreeMap<Arc<str>, Option<String>>,
+    names: BTreeMap<PortId, Arc<str>>,
+    underlay: Option<Link>,
+    listening: bool,
+    settings_restored: u64,
+}
+
+struct Daemon {
+    options: Options,
+    host: String,
+    loader: Option<Loader>,
+    registry: PortRegistry,
+    netlink: Netlink,
+    links: BTreeMap<String, Link>,
+    events: mpsc::UnboundedReceiver<LinkEvent>,
+    machine: Option<Machine>,
+    workers: Vec<WorkerHandle>,
+    view: Arc<View>,
+    reloads: mpsc::Receiver<oneshot::Sender<Result<Done, String>>>,
+    /// Ports with sockets, and the device they are on
+    serving: BTreeMap<PortId, u32>,
+    underlay: Option<ActiveUnderlay>,
+    control: tokio::task::JoinHandle<()>,
+}
+
+/// The underlay as the workers have it.
+#[derive(PartialEq)]
+struct ActiveUnderlay {
+    config: UnderlayConfig,
+    groups: Vec<IpAddr>,
+    ifindex: u32,
+}
+
+impl Daemon {
+    async fn start(options: &Options) -> Result<Self> {
+        let mut loader = Loader::new(&options.config);
+        let config = load(&mut loader, std::io::IsTerminal::is_terminal(&std::io::stderr()))?;
+        for warning in loader.warnings().iter() {
+            tracing::warn!("{}", warning.problem);
+        }
+        let host = choose_host(&config, options.host.as_deref())?;
+        let book = Arc::new(StateBook::new(config.limits));
+        let mut registry = PortRegistry::default();
+        let snapshot = Snapshot::compile(&config, &host, None, &mut registry, &book)?;
+
+        let listener = server::listen(&options.socket)
+            .with_context(|| format!("cannot listen at {}", options.socket.display()))?;
+        let machine = Machine::take_over(record_beside(&options.socket))?;
+        let netlink = Netlink::connect()?;
+        // Watching begins before listing, so that nothing that happens in between is missed.
+        let events = Netlink::watch_links()?;
+        let links = netlink.links().await?;
+
+        let shared = Arc::new(Shared::new(snapshot, book, options.workers));
+        let workers = (0..options.workers)
+            .map(|index| WorkerHandle::start(index, shared.clone()))
+            .collect::<Result<Vec<_>, _>>()
+            .context("cannot start the workers")?;
+        let (changes, reloads) = mpsc::channel(1);
+        let view = Arc::new(View {
+            shared,
+            started: Instant::now(),
+            config: options.config.clone(),
+            state: Mutex::default(),
+            changes,
+        });
+        let control = tokio::spawn(server::serve(listener, view.clone()));
+        let mut daemon = Self {
+            options: options.clone(),
+            host,
+            loader: Some(loader),
+            registry,
+            netlink,
+            links,
+            events,
+            machine: Some(machine),
+            workers,
+            view,
+            reloads,
+            serving: BTreeMap::new(),
+            underlay: None,
+            control,
+        };
+        daemon.reconcile().await;
+        lock(&daemon.view.state).ready = true;
+        // Without a service manager there is nobody to notify, which is no failure.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        tracing::info!(host = daemon.host, socket = %options.socket.display(), "ready");
+        Ok(daemon)
+    }
+
+    async fn serve(&mut self) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                _ = hangup.recv() => {
+                    let _ = self.reload().await;
+                }
+                Some(answer) = self.reloads.recv() => {
+                    let result = self.reload().await;
+                    let _ = answer.send(result);
+                }
+                event = self.events.recv() => {
+                    let Some(event) = event else { return Err(anyhow!("the kernel's notifications ended")) };
+                    self.note(event).await;
+                    while let Ok(event) = self.events.try_recv() {
+                        self.note(event).await;
+                    }
+                    self.reconcile().await;
+                }
+                _ = tick.tick() => self.watch().await?,
+            }
+        }
+    }
+
+    /// Leaves the machine as it was: workers first, then guards and settings.
+    async fn stop(mut self) -> Result<()> {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        lock(&self.view.state).ready = false;
+        self.control.abort();
+        self.workers.clear();
+        let undone = match self.machine.take() {
+            Some(machine) => machine.undo(&self.netlink).await,
+            None => Ok(()),
+        };
+        let _ = std::fs::remove_file(&self.options.socket);
+        tracing::info!("stopped");
+        Ok(undone?)
+    }
+
+    async fn note(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Is(link) => {
+                self.links.retain(|_, known| known.index != link.index);
+                self.links.insert(link.name.clone(), link);
+            }
+            LinkEvent::Gone { index } => self.links.retain(|_, known| known.index != index),
+            LinkEvent::Lost => self.list_links().await,
+        }
+    }
+
+    async fn list_links(&mut self) {
+        match self.netlink.links().await {
+            Ok(links) => self.links = links,
+            Err(error) => tracing::warn!(%error, "devices could not be listed"),
+        }
+    }
+
+    /// Every second: settings that someone else changed are put right, devices that failed are tried again.
+    async fn watch(&mut self) -> Result<()> {
+        if let Some(dead) = self.workers.iter().position(|worker| !worker.alive()) {
+            return Err(anyhow!("worker {dead} died; ports stay closed until the daemon is started again"));
+        }
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        let restored = self.apply_settings();
+        if restored > 0 {
+            tracing::warn!(restored, "interface settings were changed by someone else and put right");
+            lock(&self.view.state).settings_restored += restored;
+        }
+        let incomplete = self.underlay.is_none()
+            || lock(&self.view.state).ports.iter().any(|(name, state)| state.is_some() && self.links.contains_key(&**name));
+        if incomplete {
+            self.reconcile().await;
+        }
+        Ok(())
+    }
+
+    /// How many settings were not as wanted.
+    fn apply_settings(&mut self) -> u64 {
+        let snapshot = self.view.shared.snapshot_arc();
+        let Some(host) = snapshot.config.host(&self.host) else { return 0 };
+        let wanted = wanted_settings(host, &wanted_ports(&snapshot), &self.links);
+        let Some(machine) = &mut self.machine else { return 0 };
+        match machine.apply(&wanted) {
+            Ok(changes) => changes.len() as u64,
+            Err(error) => {
+                tracing::error!(%error, "interface settings could not be applied");
+                0
+            }
+        }
+    }
+
+    /// Makes sockets and guards what the snapshot and the devices call for. Doing it twice is the same as once.
+    async fn reconcile(&mut self) {
+        let snapshot = self.view.shared.snapshot_arc();
+        let Some(host) = snapshot.config.host(&self.host).cloned() else { return };
+        let wanted = wanted_ports(&snapshot);
+        self.release_ports(&wanted).await;
+        self.apply_settings();
+        let mut states = BTreeMap::new();
+        for port in &wanted {
+            let state = self.serve_port(port).await;
+            if let Err(error) = &state
+                && self.links.contains_key(&*port.name)
+            {
+                tracing::error!(port = %port.name, %error, "a port cannot be served");
+            }
+            states.insert(port.name.clone(), state.err().map(|error| format!("{error:#}")));
+        }
+        self.serve_underlay(&snapshot, &host);
+        let mut visible = lock(&self.view.state);
+        visible.ports = states;
+        visible.names = wanted.iter().map(|port| (port.id, port.name.clone())).collect();
+        visible.underlay = self.links.get(&*host.device).cloned();
+        visible.listening = self.underlay.is_some();
+    }
+
+    /// Ports that the snapshot no longer names are given back; sockets on devices that are gone are closed.
+    async fn release_ports(&mut self, wanted: &[WantedPort]) {
+        let gone: Vec<PortId> = self
+            .serving
+            .iter()
+            .filter(|(id, ifindex)| {
+                let name = wanted.iter().find(|port| port.id == **id).map(|port| &port.name);
+                name.and_then(|name| self.links.get(&**name)).is_none_or(|link| link.index != **ifindex)
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            self.serving.remove(&id);
+            for worker in &self.workers {
+                worker.tell(Command::RemovePort(id));
+            }
+            let Some(name) = self.registry.name(id).cloned() else { continue };
+            tracing::info!(port = %name, "no longer served");
+            let unwanted = !wanted.iter().any(|port| port.id == id);
+            if unwanted && let Some(machine) = &mut self.machine {
+                if let Err(error) = machine.open_port(&self.netlink, &name).await {
+                    tracing::error!(port = %name, %error, "the guard could not be taken off");
+                }
+            }
+        }
+    }
+
+    async fn serve_port(&mut self, port: &WantedPort) -> Result<()> {
+        let link = self.links.get(&*port.name).ok_or_else(|| anyhow!("absent"))?;
+        if self.serving.get(&port.id) == Some(&link.index) {
+            return if link.up { Ok(()) } else { Err(anyhow!("down")) };
+        }
+        let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
+        machine.close_port(&self.netlink, link).await?;
+        let group = fanout_group(link.index);
+        let sockets = self
+            .workers
+            .iter()
+            .map(|_| PacketSocket::open(link.index, group))
+            .collect::<Result<Vec<_>, _>>()
+            .context("cannot open a packet socket")?;
+        for (worker, socket) in self.workers.iter().zip(sockets) {
+            worker.tell(Command::AddPort(port.id, socket));
+        }
+        self.serving.insert(port.id, link.index);
+        tracing::info!(port = %port.name, "served");
+        if link.up { Ok(()) } else { Err(anyhow!("down")) }
+    }
+
+    fn serve_underlay(&mut self, snapshot: &Snapshot, host: &Host) {
+        let Some(link) = self.links.get(&*host.device) else {
+            self.drop_underlay();
+            return;
+        };
+        self.view.shared.link_mtu.store(link.mtu, Relaxed);
+        let overlay = &snapshot.config.overlay;
+        let wanted = ActiveUnderlay {
+            config: UnderlayConfig {
+                vtep: snapshot.vtep,
+                port: overlay.port,
+                ttl: match overlay.ttl {
+                    crate::config::OuterField::Fixed(ttl) => ttl,
+                    crate::config::OuterField::Inherit => 64,
+                },
+                dont_fragment: overlay.dont_fragment,
+                zero_checksum: overlay.udp_checksum == UdpChecksum::Zero,
+                source_ports: snapshot.ports.ports().collect(),
+            },
+            groups: multicast_groups(snapshot),
+            ifindex: link.index,
+        };
+        if self.underlay.as_ref() == Some(&wanted) {
+            return;
+        }
+        match open_listeners(&wanted, self.workers.len()) {
+            Ok(listeners) => {
+                let speakers = Arc::new(Speakers::new(wanted.config.clone()));
+                for (worker, listeners) in self.workers.iter().zip(listeners) {
+                    worker.tell(Command::Underlay { listeners, speakers: Some(speakers.clone()) });
+                }
+                tracing::info!(vtep = %snapshot.vtep, port = overlay.port, device = %host.device, "listening");
+                self.underlay = Some(wanted);
+            }
+            Err(error) => {
+                tracing::warn!(vtep = %snapshot.vtep, %error, "cannot listen on the underlay yet");
+                self.drop_underlay();
+            }
+        }
+    }
+
+    fn drop_underlay(&mut self) {
+        if self.underlay.take().is_some() {
+            for worker in &self.workers {
+                worker.tell(Command::Underlay { listeners: Vec::new(), speakers: None });
+            }
+        }
+    }
+
+    /// Reads the configuration again and puts it in force, whole or not at all.
+    async fn reload(&mut self) -> Result<Done, String> {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
+        let result = self.try_reload().await;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        match &result {
+            Ok(done) => tracing::info!(epoch = done.epoch, "configuration in force"),
+            Err(error) => tracing::error!("the configuration was refused, the one before stays in force:\n{error}"),
+        }
+        lock(&self.view.state).reload_error = result.as_ref().err().cloned();
+        result
+    }
+
+    async fn try_reload(&mut self) -> Result<Done, String> {
+        let Some(mut loader) = self.loader.take() else { return Err("a reload is under way".into()) };
+        let current = self.view.shared.snapshot_arc();
+        let mut registry = std::mem::take(&mut self.registry);
+        let (host, book) = (self.host.clone(), self.view.shared.book.clone());
+        // Parsing and compiling take their time; signals and devices are heard meanwhile.
+        let work = tokio::task::spawn_blocking(move || {
+            let config = load(&mut loader, false).map_err(|error| error.to_string());
+            let snapshot = config.and_then(|config| {
+                Snapshot::compile(&config, &host, Some(&current), &mut registry, &book)
+                    .map_err(|error| error.to_string())
+            });
+            (loader, registry, snapshot)
+        });
+        let (loader, registry, snapshot) = work.await.map_err(|error| format!("the reload failed: {error}"))?;
+        let warnings = loader.warnings().iter().map(|warning| format!("{}: {}", warning.at, warning.problem)).collect();
+        self.loader = Some(loader);
+        self.registry = registry;
+        let snapshot = snapshot?;
+        let done = Done { count: 1, epoch: snapshot.epoch, warnings };
+        // Frames of ports that the new snapshot does not name are refused from here on, before their sockets are
+        // closed; new ports are guarded before they get any.
+        self.view.shared.install(snapshot);
+        self.reconcile().await;
+        self.wait_for_workers().await;
+        Ok(done)
+    }
+
+    /// Returns when every worker has finished what it had in hand.
+    async fn wait_for_workers(&self) {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(self.workers.len().max(1));
+        for worker in &self.workers {
+            worker.tell(Command::Sync(sender.clone()));
+        }
+        drop(sender);
+        let count = self.workers.len();
+        let waited = tokio::task::spawn_blocking(move || {
+            (0..count).all(|_| receiver.recv_timeout(Duration::from_secs(5)).is_ok())
+        });
+        if !waited.await.unwrap_or(false) {
+            tracing::warn!("a worker is slow to take the new snapshot");
+        }
+    }
+}
+
+impl server::Handler for View {
+    async fn handle(&self, request: Request) -> Result<Value, String> {
+        match request {
+            Request::Reload {} => {
+                let (answer, result) = oneshot::channel();
+                self.changes.send(answer).await.map_err(|_| "the daemon is stopping")?;
+                let done = result.await.map_err(|_| "the daemon is stopping")??;
+                Ok(json!(done))
+            }
+            other => self.show(other),
+        }
+    }
+}
+
+/// Sockets of one device share its frames by this number. It must differ between devices of one namespace; the
+/// kernel refuses to join a group that is of another device.
+fn fanout_group(ifindex: u32) -> u16 {
+    (ifindex ^ ifindex >> 16) as u16
+}
+
+/// One list of listeners for each worker. Groups are heard by the first alone: each member of a group would get
+/// its own copy of every datagram.
+fn open_listeners(wanted: &ActiveUnderlay, workers: usize) -> std::io::Result<Vec<Vec<Listener>>> {
+    let mut all = Vec::new();
+    for index in 0..workers {
+        let mut listeners = vec![Listener::open(&wanted.config)?];
+        if index == 0 {
+            for group in &wanted.groups {
+                listeners.push(Listener::open_group(&wanted.config, *group, wanted.ifindex)?);
+            }
+        }
+        all.push(listeners);
+    }
+    Ok(all)
+}
+
+/// Undoes what a killed daemon left on the machine.
+///
+/// # Errors
+/// When a daemon runs, or the kernel refuses.
+pub fn teardown(socket: &std::path::Path) -> Result<bool> {
+    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+        return Err(anyhow!("a daemon runs at {}; stop it instead: it leaves the machine as it was", socket.display()));
+    }
+    let machine = Machine::take_over(record_beside(socket))?;
+    if machine.is_untouched() {
+        return Ok(false);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let netlink = Netlink::connect()?;
+        machine.undo(&netlink).await?;
+        let _ = std::fs::remove_file(socket);
+        Ok(true)
+    })
+}

@@ -1,0 +1,382 @@
+//! What the daemon tells about itself: one function for each question.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
+
+use eastgate_policy::flow::{FlowFilter, FlowInfo};
+use eastgate_steering::{Answers, Place};
+use eastgate_vtep::{
+    fdb::{Flush, Location},
+    mtu::tenant_mtu,
+};
+use eastgate_wire::{Family, FlowKey, Instant, Vni};
+use serde_json::{Value, json};
+
+use super::View;
+use crate::{
+    control::protocol::{
+        Done, DropRow, EndpointRow, FdbRow, Filter, FlowCounts, FlowRow, GroupRow, NeighborRow, PolicyRow,
+        PortStatus, Request, RuleRef, RuleRow, Status, VtepStatus,
+    },
+    io::clock,
+    names,
+    pipeline::{
+        counters::{DropCount, DropKey, drops, traffic},
+        shared::lock,
+    },
+    snapshot::{Network, Snapshot},
+    trace,
+};
+
+/// Places of the flow table looked at while a shard is locked.
+const PAGE: u32 = 4096;
+
+impl View {
+    pub(super) fn show(&self, request: Request) -> Result<Value, String> {
+        let snapshot = self.shared.snapshot_arc();
+        match request {
+            Request::Status {} => Ok(json!(self.status(&snapshot))),
+            Request::Endpoints(filter) => Ok(json!({ "endpoints": self.endpoints(&snapshot, &filter) })),
+            Request::Fdb(filter) => Ok(json!({ "fdb": self.fdb(&snapshot, &filter) })),
+            Request::Flows(filter) => Ok(json!({ "flows": self.flows(&snapshot, &filter) })),
+            Request::Neighbors(filter) => Ok(json!({ "neighbors": neighbors(&snapshot, &filter) })),
+            Request::Drops(filter) => Ok(json!({ "drops": self.drops(&snapshot, &filter) })),
+            Request::Policy(filter) => Ok(json!({ "policy": policy(&snapshot, &filter) })),
+            Request::FdbFlush(filter) => Ok(json!(fdb_flush(&snapshot, &filter))),
+            Request::FlowsKill(filter) => Ok(json!(self.flows_kill(&snapshot, &filter))),
+            Request::Trace(packet) => Ok(json!(trace::trace(&snapshot, &packet)?)),
+            Request::Reload {} => Err("a reload is not a question".into()),
+        }
+    }
+
+    fn status(&self, snapshot: &Snapshot) -> Status {
+        let visible = lock(&self.state).clone();
+        let in_use = self.shared.book.quota.in_use();
+        let family = if snapshot.vtep.0.is_ipv4() { Family::V4 } else { Family::V6 };
+        let mtu = visible.underlay.as_ref().map_or(0, |link| link.mtu);
+        let device = snapshot.config.host(&snapshot.host).map_or_else(String::new, |host| host.device.to_string());
+        let ports = snapshot.tenant_ports().map(|(id, network, endpoint)| {
+            let name = visible.names.get(&id).map_or_else(String::new, |name| name.to_string());
+            let state = match visible.ports.get(&*name) {
+                Some(None) => "forwarding".to_owned(),
+                Some(Some(problem)) => problem.clone(),
+                None => "absent".to_owned(),
+            };
+            PortStatus { endpoint: format!("{}/{}", network.tenant.name, endpoint.name), vni: network.vni, name, state }
+        });
+        Status {
+            ready: visible.ready,
+            host: snapshot.host.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            epoch: snapshot.epoch,
+            uptime_s: self.started.elapsed().as_secs(),
+            config: self.config.display().to_string(),
+            reload_error: visible.reload_error,
+            vtep: VtepStatus {
+                address: snapshot.vtep.0,
+                port: snapshot.config.overlay.port,
+                device,
+                up: visible.underlay.as_ref().is_some_and(|link| link.up),
+                mtu,
+                tenant_mtu: tenant_mtu(u16::try_from(mtu).unwrap_or(u16::MAX), family, 0).into(),
+                listening: visible.listening,
+            },
+            dataplane: "userspace".to_owned(),
+            workers: self.shared.counters.len(),
+            networks: snapshot.networks().len(),
+            ports: ports.collect(),
+            flows: FlowCounts { answered: in_use.answered.into(), unanswered: in_use.unanswered.into() },
+            settings_restored: visible.settings_restored,
+            traffic: traffic(&self.shared.counters),
+        }
+    }
+
+    fn place_name(&self, place: Place) -> String {
+        match place {
+            Place::Port(port) => {
+                let names = &lock(&self.state).names;
+                names.get(&port).map_or_else(|| format!("port {}", port.0), |name| name.to_string())
+            }
+            Place::Overlay(vtep) => vtep.to_string(),
+        }
+    }
+
+    fn location_name(&self, location: Location) -> String {
+        self.place_name(crate::snapshot::place(location))
+    }
+
+    fn endpoints(&self, snapshot: &Snapshot, filter: &Filter) -> Vec<EndpointRow> {
+        let mut rows = Vec::new();
+        for network in networks(snapshot, filter) {
+            let Some(config) = network.config() else { continue };
+            for (endpoint, config_of) in network.endpoints.iter().zip(&config.endpoints) {
+                let wanted = filter.mac.is_none_or(|mac| mac == endpoint.mac)
+                    && filter.address.is_none_or(|ip| endpoint.sender.addresses.contains(&ip.into()));
+                if !wanted {
+                    continue;
+                }
+                rows.push(EndpointRow {
+                    vni: network.vni,
+                    endpoint: format!("{}/{}", network.tenant.name, endpoint.name),
+                    network: network.key.to_string(),
+                    host: config_of.host.host.to_string(),
+                    port: endpoint.port().and(config_of.port.as_ref()).map(|port| port.to_string()),
+                    mac: endpoint.mac,
+                    addresses: endpoint.sender.addresses.clone(),
+                    groups: config_of.groups.iter().map(|group| group.to_string()).collect(),
+                    tx_frames: endpoint.state.tx_frames.load(Relaxed),
+                    rx_frames: endpoint.state.rx_frames.load(Relaxed),
+                });
+            }
+        }
+        limited(rows, filter)
+    }
+
+    fn fdb(&self, snapshot: &Snapshot, filter: &Filter) -> Vec<FdbRow> {
+        let now = clock::now();
+        let mut rows = Vec::new();
+        for network in networks(snapshot, filter) {
+            let configured = network.endpoints.iter().map(|endpoint| FdbRow {
+                vni: network.vni,
+                mac: endpoint.mac,
+                at: self.location_name(endpoint.location),
+                kind: "configured".into(),
+                age_s: None,
+            });
+            rows.extend(configured);
+            let learned = lock(&network.state.fdb).entries(now);
+            rows.extend(learned.into_iter().map(|entry| FdbRow {
+                vni: network.vni,
+                mac: entry.mac,
+                at: self.location_name(entry.location),
+                kind: if entry.frozen_until.is_some_and(|until| now < until) { "frozen" } else { "learned" }.into(),
+                age_s: entry.heard.map(|heard| now.since(heard).as_secs()),
+            }));
+        }
+        rows.retain(|row| filter.mac.is_none_or(|mac| mac == row.mac));
+        limited(rows, filter)
+    }
+
+    fn flows(&self, snapshot: &Snapshot, filter: &Filter) -> Vec<FlowRow> {
+        let now = clock::now();
+        let wanted = flow_filter(filter);
+        let limit = filter.limit.unwrap_or(usize::MAX);
+        let mut found = Vec::new();
+        for shard in self.shared.all_flows() {
+            let mut from = Some(0);
+            while let Some(place) = from {
+                from = lock(shard).page(place, PAGE, &wanted, now, &mut found);
+            }
+            if found.len() >= limit {
+                break;
+            }
+        }
+        found.sort_by_key(|flow| flow.key);
+        found.truncate(limit);
+        found.iter().map(|flow| flow_row(snapshot, flow, now)).collect()
+    }
+
+    fn flows_kill(&self, snapshot: &Snapshot, filter: &Filter) -> Done {
+        let now = clock::now();
+        let wanted = flow_filter(filter);
+        let mut count = 0;
+        for shard in self.shared.all_flows() {
+            let mut from = Some(0);
+            while let Some(place) = from {
+                let (killed, next) = lock(shard).kill(place, PAGE, &wanted, now);
+                count += u64::from(killed);
+                from = next;
+            }
+        }
+        Done { count, epoch: snapshot.epoch, warnings: Vec::new() }
+    }
+
+    fn drops(&self, snapshot: &Snapshot, filter: &Filter) -> Vec<DropRow> {
+        let now = clock::now();
+        let rows = drops(&self.shared.counters);
+        let wanted = |key: &DropKey, count: &DropCount| {
+            filter.vni.is_none_or(|vni| key.vni == Some(vni))
+                && filter.address.is_none_or(|ip| {
+                    count.last.is_some_and(|flow| flow.src == ip.into() || flow.dst == ip.into())
+                })
+                && filter.proto.is_none_or(|proto| count.last.is_some_and(|flow| flow.proto == proto))
+                && filter.port.is_none_or(|port| {
+                    count.last.is_some_and(|flow| flow.sport == port || flow.dport == port)
+                })
+        };
+        let rows = rows.iter().filter(|(key, count)| wanted(key, count));
+        limited(rows.map(|(key, count)| self.drop_row(snapshot, key, count, now)).collect(), filter)
+    }
+
+    fn drop_row(&self, snapshot: &Snapshot, key: &DropKey, count: &DropCount, now: Instant) -> DropRow {
+        let by = key.vni.and_then(|vni| snapshot.network(vni)).and_then(|network| refused_by(network, key));
+        let from = key.from.map(|place| self.place_name(place));
+        DropRow {
+            vni: key.vni,
+            reason: key.reason.name().to_owned(),
+            text: key.reason.describe().to_owned(),
+            port: matches!(key.from, Some(Place::Port(_))).then(|| from.clone()).flatten(),
+            from,
+            rule: by.as_ref().map(|by| by.rule.clone()),
+            at: by.map(|by| by.at),
+            frames: count.frames,
+            bytes: count.bytes,
+            last: count.last.as_ref().map(names::packet),
+            last_s: now.since(count.last_at).as_secs(),
+        }
+    }
+}
+
+/// The rule that refused, or whose groups had no rule that allows it.
+fn refused_by(network: &Network, key: &DropKey) -> Option<RuleRef> {
+    if let Some(rule) = key.rule {
+        return network.rules.reference(&network.tenant.name, rule);
+    }
+    let endpoint = network.config()?.endpoints.get(key.by?.0 as usize)?;
+    let tenant = &network.tenant.name;
+    let rule = if endpoint.groups.is_empty() {
+        format!("default deny: {tenant}/{} is in no group", endpoint.name)
+    } else {
+        let groups: Vec<String> = endpoint.groups.iter().map(|group| format!("{tenant}/{group}")).collect();
+        format!("default deny: no rule of {} allows it", groups.join(", "))
+    };
+    let group = endpoint.groups.first().and_then(|name| network.tenant.groups.get(name));
+    Some(RuleRef { rule, at: group.map_or(&endpoint.at, |group| &group.at).to_string() })
+}
+
+fn networks<'s>(snapshot: &'s Snapshot, filter: &Filter) -> Vec<&'s std::sync::Arc<Network>> {
+    match filter.vni {
+        Some(vni) => snapshot.network(vni).into_iter().collect(),
+        None => snapshot.networks(),
+    }
+}
+
+fn limited<T>(mut rows: Vec<T>, filter: &Filter) -> Vec<T> {
+    rows.truncate(filter.limit.unwrap_or(usize::MAX));
+    rows
+}
+
+fn flow_filter(filter: &Filter) -> FlowFilter {
+    FlowFilter {
+        vni: filter.vni,
+        addr: filter.address.map(Into::into),
+        proto: filter.proto,
+        port: filter.port,
+        ..FlowFilter::default()
+    }
+}
+
+fn flow_row(snapshot: &Snapshot, flow: &FlowInfo, now: Instant) -> FlowRow {
+    let FlowKey { src, dst, vni, sport, dport, proto } = flow.key;
+    let rule = |id: u32| {
+        let network = snapshot.network(vni)?;
+        network.rules.reference(&network.tenant.name, id)
+    };
+    FlowRow {
+        vni,
+        proto: names::protocol_name(proto),
+        src,
+        sport,
+        dst,
+        dport,
+        state: flow.state.name().to_owned(),
+        packets: flow.original.packets.into(),
+        bytes: flow.original.bytes,
+        reply_packets: flow.reply.packets.into(),
+        reply_bytes: flow.reply.bytes,
+        expires_s: flow.deadline.since(now).as_secs(),
+        egress_rule: rule(flow.egress_rule),
+        ingress_rule: rule(flow.ingress_rule),
+        epoch: flow.epoch,
+    }
+}
+
+fn neighbors(snapshot: &Snapshot, filter: &Filter) -> Vec<NeighborRow> {
+    let mut rows = Vec::new();
+    let now = clock::now();
+    for network in networks(snapshot, filter) {
+        let answered_with = |mac| match network.neighbors.answers {
+            Answers::Off => None,
+            Answers::Suppress => Some(mac),
+            Answers::Proxy { mac } => Some(mac),
+        };
+        for endpoint in &network.endpoints {
+            rows.extend(endpoint.sender.addresses.iter().map(|address| NeighborRow {
+                vni: network.vni,
+                address: *address,
+                mac: endpoint.mac,
+                answered_with: answered_with(endpoint.mac),
+                endpoint: Some(format!("{}/{}", network.tenant.name, endpoint.name)),
+                kind: "configured".into(),
+            }));
+        }
+        let learned = lock(&network.state.learned).entries(now);
+        rows.extend(learned.into_iter().map(|entry| NeighborRow {
+            vni: network.vni,
+            address: entry.address,
+            mac: entry.mac,
+            answered_with: answered_with(entry.mac),
+            endpoint: None,
+            kind: if entry.frozen { "frozen" } else { "learned" }.into(),
+        }));
+    }
+    rows.retain(|row| {
+        filter.mac.is_none_or(|mac| mac == row.mac) && filter.address.is_none_or(|ip| row.address == ip.into())
+    });
+    limited(rows, filter)
+}
+
+fn policy(snapshot: &Snapshot, filter: &Filter) -> Vec<PolicyRow> {
+    let rows = networks(snapshot, filter).into_iter().map(|network| {
+        let stats = network.policy.stats();
+        PolicyRow {
+            vni: network.vni,
+            network: network.name.clone(),
+            rules: stats.rules,
+            rulesets: stats.rulesets,
+            identities: stats.identities,
+            lists: stats.lists,
+            bytes: stats.resident_bytes,
+            groups: groups(network),
+        }
+    });
+    limited(rows.collect(), filter)
+}
+
+fn groups(network: &Network) -> Vec<GroupRow> {
+    let Some(config) = network.config() else { return Vec::new() };
+    let mut members: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for endpoint in &config.endpoints {
+        for group in &endpoint.groups {
+            members.entry(group).or_default().push(endpoint.name.to_string());
+        }
+    }
+    let tenant = &network.tenant;
+    let mut next = 0..;
+    let mut rows = Vec::new();
+    for group in tenant.groups.values() {
+        let rules = group.ingress.iter().chain(&group.egress).zip(&mut next).filter_map(|(rule, id)| {
+            let name = network.rules.reference(&tenant.name, id)?;
+            Some(RuleRow {
+                rule: name.rule,
+                at: name.at,
+                text: trace::rule_text(rule),
+                flows: network.hits.get(id as usize).map_or(0, |hits| hits.load(Relaxed)),
+            })
+        });
+        let rules = rules.collect();
+        rows.push(GroupRow {
+            group: format!("{}/{}", tenant.name, group.name),
+            members: members.remove(&*group.name).unwrap_or_default(),
+            rules,
+        });
+    }
+    rows
+}
+
+fn fdb_flush(snapshot: &Snapshot, filter: &Filter) -> Done {
+    let which = filter.mac.map_or(Flush::All, Flush::Mac);
+    let vni: Option<Vni> = filter.vni;
+    let networks = snapshot.learning_networks().filter(|network| vni.is_none_or(|vni| vni == network.vni));
+    let count = networks.map(|network| lock(&network.state.fdb).flush(which) as u64).sum();
+    Done { count, epoch: snapshot.epoch, warnings: Vec::new() }
+}

@@ -1,0 +1,25 @@
+//! The only place with sockets, netlink, procfs, clocks and threads.
+//!
+//! Everything here moves bytes and carries out what the rest of eastgate decided; no rule of the network lives
+//! here.
+#![allow(unsafe_code)]
+
+pub mod batch_send;
+pub mod clock;
+pub mod guard;
+pub mod machine;
+pub mod mmsg;
+pub mod netlink;
+pub mod packet_socket;
+pub mod sysctl;
+pub mod sysopt;
+pub mod underlay;
+pub mod worker;
+
+/// Lets a closed pipe end the process, as command-line tools do; the Rust runtime ignores the signal.
+pub fn restore_default_sigpipe() {
+    // SAFETY: called before any thread is started; the default action of SIGPIPE has no preconditions.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}

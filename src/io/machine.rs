@@ -1,0 +1,208 @@
+//! What eastgate changes on the machine: recorded before it is done, undone on exit.
+//!
+//! The record is a file, so that a daemon that was killed leaves behind what it takes to undo its changes: the
+//! next daemon takes the record over, `eastgate teardown` carries it out.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+use eastgate_steering::settings::{Change, Plan, Restore, Saved, Setting, diff};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    guard::{self, Closed},
+    netlink::{Link, Netlink, NetlinkError},
+    sysctl,
+};
+
+/// Why the machine is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// The record could not be read or written.
+    #[error("the record of changes {}: {source}", .path.display())]
+    Record {
+        /// The file
+        path: PathBuf,
+        /// Why
+        #[source]
+        source: io::Error,
+    },
+    /// A setting could not be read or written.
+    #[error("interface settings: {0}")]
+    Setting(#[source] io::Error),
+    /// A port could not be guarded.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}
+
+/// The changes made so far.
+#[derive(Debug)]
+pub struct Machine {
+    record: PathBuf,
+    settings: Restore,
+    guards: BTreeMap<String, Guard>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Guard {
+    index: u32,
+    closed: Closed,
+}
+
+/// The record's form on disk.
+#[derive(Default, Serialize, Deserialize)]
+struct Record {
+    settings: Vec<SavedSetting>,
+    guards: BTreeMap<String, Guard>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedSetting {
+    file: String,
+    before: i32,
+    written: i32,
+}
+
+/// The record that belongs to a control socket.
+#[must_use]
+pub fn record_beside(socket: &Path) -> PathBuf {
+    let mut name = socket.file_name().unwrap_or_default().to_owned();
+    name.push(".changes.json");
+    socket.with_file_name(name)
+}
+
+impl Machine {
+    /// Takes over what a daemon before left behind, if it left anything.
+    ///
+    /// # Errors
+    /// When there is a record and it cannot be read: what it says must not be lost.
+    pub fn take_over(record: PathBuf) -> Result<Self, MachineError> {
+        let read = match std::fs::read(&record) {
+            Ok(bytes) => serde_json::from_slice::<Record>(&bytes).map_err(io::Error::from),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Record::default()),
+            Err(error) => Err(error),
+        };
+        let read = read.map_err(|source| MachineError::Record { path: record.clone(), source })?;
+        let settings = read.settings.into_iter().filter_map(|saved| {
+            let SavedSetting { file, before, written } = saved;
+            Some(Saved { id: file.parse().ok()?, before, written })
+        });
+        Ok(Self { record, settings: settings.collect(), guards: read.guards })
+    }
+
+    /// Is there anything to undo?
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        self.guards.is_empty() && self.settings.iter().next().is_none()
+    }
+
+    /// Closes a port to the kernel's own stack.
+    ///
+    /// # Errors
+    /// When the kernel refuses; the port must then not be used.
+    pub async fn close_port(&mut self, netlink: &Netlink, link: &Link) -> Result<(), MachineError> {
+        let mut closed = guard::close(netlink, link.index).await?;
+        // Found closed already, by a daemon before: whether the qdisc was ours is in its record.
+        if let Some(before) = self.guards.get(&link.name).filter(|guard| guard.index == link.index) {
+            closed.made_qdisc |= before.closed.made_qdisc;
+        }
+        self.guards.insert(link.name.clone(), Guard { index: link.index, closed });
+        self.save()
+    }
+
+    /// Opens a port again.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn open_port(&mut self, netlink: &Netlink, name: &str) -> Result<(), MachineError> {
+        if let Some(guard) = self.guards.get(name) {
+            guard::open(netlink, guard.index, guard.closed).await?;
+            self.guards.remove(name);
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// What has to be written to put `wanted` in effect.
+    ///
+    /// # Errors
+    /// When procfs cannot be read.
+    pub fn compare(wanted: &[Setting]) -> Result<Plan, MachineError> {
+        let observed = sysctl::observe(wanted).map_err(MachineError::Setting)?;
+        Ok(diff(&observed, wanted))
+    }
+
+    /// Puts `wanted` in effect and says what was written.
+    ///
+    /// # Errors
+    /// When procfs cannot be read or written.
+    pub fn apply(&mut self, wanted: &[Setting]) -> Result<Vec<Change>, MachineError> {
+        let plan = Self::compare(wanted)?;
+        for affected in &plan.affected {
+            tracing::warn!(setting = %affected.id, before = affected.before, after = affected.after,
+                "a setting of another interface changes with `all`");
+        }
+        for change in &plan.changes {
+            self.settings.remember(change);
+        }
+        if !plan.changes.is_empty() {
+            self.save()?;
+        }
+        for change in &plan.changes {
+            sysctl::write(change).map_err(MachineError::Setting)?;
+            tracing::debug!(setting = %change.id, from = change.from, to = change.to, "set");
+        }
+        Ok(plan.changes)
+    }
+
+    /// Leaves the machine as it was. Goes on after a failure and reports the first.
+    ///
+    /// # Errors
+    /// What could not be undone.
+    pub async fn undo(mut self, netlink: &Netlink) -> Result<(), MachineError> {
+        let mut result = self.undo_settings();
+        for name in self.guards.keys().cloned().collect::<Vec<_>>() {
+            result = result.and(self.open_port(netlink, &name).await);
+        }
+        if result.is_ok() {
+            match std::fs::remove_file(&self.record) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(MachineError::Record { path: self.record, source });
+                }
+                _ => {}
+            }
+        }
+        result
+    }
+
+    fn undo_settings(&self) -> Result<(), MachineError> {
+        let observed = sysctl::read_all(self.settings.iter().map(|saved| &saved.id)).map_err(MachineError::Setting)?;
+        let undo = self.settings.undo(&observed);
+        for foreign in &undo.foreign {
+            tracing::warn!(setting = %foreign.id, written = foreign.written, found = foreign.found,
+                "left alone: someone else has changed it since");
+        }
+        undo.changes.iter().try_for_each(sysctl::write).map_err(MachineError::Setting)
+    }
+
+    /// Writes the record in whole: a crash leaves the old one or the new one.
+    fn save(&self) -> Result<(), MachineError> {
+        let settings = self.settings.iter().map(|saved| SavedSetting {
+            file: saved.id.to_string(),
+            before: saved.before,
+            written: saved.written,
+        });
+        let record = Record { settings: settings.collect(), guards: self.guards.clone() };
+        let fail = |source| MachineError::Record { path: self.record.clone(), source };
+        if let Some(folder) = self.record.parent() {
+            std::fs::create_dir_all(folder).map_err(fail)?;
+        }
+        let beside = self.record.with_extension("new");
+        let bytes = serde_json::to_vec_pretty(&record).map_err(io::Error::from).map_err(fail)?;
+        std::fs::write(&beside, bytes).map_err(fail)?;
+        std::fs::rename(&beside, &self.record).map_err(fail)
+    }
+}

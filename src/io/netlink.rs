@@ -1,0 +1,177 @@
+//! Devices, as the kernel knows them: the one file that speaks rtnetlink.
+
+use std::collections::BTreeMap;
+
+use futures_util::stream::{StreamExt, TryStreamExt};
+use rtnetlink::{
+    Handle, MulticastGroup,
+    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
+    packet_route::{
+        RouteNetlinkMessage,
+        link::{LinkAttribute, LinkFlags, LinkMessage},
+        tc::TcMessage,
+    },
+};
+use tokio::sync::mpsc;
+
+/// A network device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// Interface index
+    pub index: u32,
+    /// Name
+    pub name: String,
+    /// Largest network-layer packet, in bytes
+    pub mtu: u32,
+    /// Administratively up
+    pub up: bool,
+}
+
+/// What went wrong between eastgate and the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// The socket could not be opened.
+    #[error("cannot open a netlink socket: {0}")]
+    Open(#[source] std::io::Error),
+    /// The kernel refused a request.
+    #[error("the kernel refused to {what}: {source}")]
+    Refused {
+        /// What was asked for
+        what: String,
+        /// Its answer
+        #[source]
+        source: rtnetlink::Error,
+    },
+}
+
+/// A device appeared, changed or went away.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LinkEvent {
+    /// It is there, like this.
+    Is(Link),
+    /// It is gone.
+    Gone {
+        /// Interface index
+        index: u32,
+    },
+    /// Messages were lost: everything has to be read again.
+    Lost,
+}
+
+/// A connection to the kernel, driven by a task of the current tokio runtime.
+#[derive(Clone, Debug)]
+pub struct Netlink {
+    handle: Handle,
+}
+
+impl Netlink {
+    /// Connects. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When no netlink socket is to be had.
+    pub fn connect() -> Result<Self, NetlinkError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Open)?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// All devices of this network namespace, by name.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn links(&self) -> Result<BTreeMap<String, Link>, NetlinkError> {
+        let refused = |source| NetlinkError::Refused { what: "list devices".into(), source };
+        let messages: Vec<LinkMessage> =
+            self.handle.link().get().execute().try_collect().await.map_err(refused)?;
+        Ok(messages.iter().filter_map(link).map(|link| (link.name.clone(), link)).collect())
+    }
+
+    /// Devices as they come and go, from now on. The channel closes when the socket does.
+    ///
+    /// # Errors
+    /// When no netlink socket is to be had.
+    pub fn watch_links() -> Result<mpsc::UnboundedReceiver<LinkEvent>, NetlinkError> {
+        let (connection, _, mut messages) =
+            rtnetlink::new_multicast_connection(&[MulticastGroup::Link]).map_err(NetlinkError::Open)?;
+        tokio::spawn(connection);
+        let (sender, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some((message, _)) = messages.next().await {
+                let event = match message.payload {
+                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => {
+                        link(&message).map(LinkEvent::Is)
+                    }
+                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message)) => {
+                        Some(LinkEvent::Gone { index: message.header.index })
+                    }
+                    NetlinkPayload::Overrun(_) => Some(LinkEvent::Lost),
+                    _ => None,
+                };
+                if let Some(event) = event
+                    && sender.send(event).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        Ok(receiver)
+    }
+
+    /// Adds a queueing discipline; one that is there already is an error of kind `EEXIST`.
+    pub(super) async fn add_qdisc(&self, message: TcMessage) -> Result<(), rtnetlink::Error> {
+        self.change(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL).await
+    }
+
+    pub(super) async fn delete_qdisc(&self, message: TcMessage) -> Result<(), rtnetlink::Error> {
+        self.change(RouteNetlinkMessage::DelQueueDiscipline(message), 0).await
+    }
+
+    /// Adds a filter, or puts it in the place of the one with the same handle.
+    pub(super) async fn replace_filter(&self, message: TcMessage) -> Result<(), rtnetlink::Error> {
+        self.change(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | NLM_F_REPLACE).await
+    }
+
+    pub(super) async fn delete_filter(&self, message: TcMessage) -> Result<(), rtnetlink::Error> {
+        self.change(RouteNetlinkMessage::DelTrafficFilter(message), 0).await
+    }
+
+    async fn change(&self, message: RouteNetlinkMessage, flags: u16) -> Result<(), rtnetlink::Error> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        let mut answers = self.handle.clone().request(request)?;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload
+                && error.code.is_some()
+            {
+                return Err(rtnetlink::Error::NetlinkError(error));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn link(message: &LinkMessage) -> Option<Link> {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mtu: 0,
+        up: message.header.flags.contains(LinkFlags::Up),
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            _ => {}
+        }
+    }
+    (!link.name.is_empty()).then_some(link)
+}
+
+/// The kernel's error number in a refusal, when it gave one.
+#[must_use]
+pub fn errno(error: &rtnetlink::Error) -> Option<i32> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.code.map(|code| -code.get()),
+        _ => None,
+    }
+}

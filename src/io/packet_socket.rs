@@ -1,0 +1,132 @@
+//! A packet socket on a tenant port: whole frames with a virtio-net header, VLAN tags put back in place.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+use eastgate_wire::Frame;
+
+use super::{
+    mmsg::{Prefix, RecvBatch},
+    sysopt,
+};
+
+/// Bytes of the receive queue asked for; the kernel doubles it for its own book-keeping.
+const RECEIVE_BUFFER: libc::c_int = 8 << 20;
+const SEND_BUFFER: libc::c_int = 4 << 20;
+
+const TP_STATUS_VLAN_VALID: u32 = 1 << 4;
+const TP_STATUS_VLAN_TPID_VALID: u32 = 1 << 6;
+const PACKET_AUXDATA: libc::c_int = 8;
+
+/// One worker's socket on one tenant port.
+#[derive(Debug)]
+pub struct PacketSocket {
+    fd: OwnedFd,
+}
+
+impl PacketSocket {
+    /// Opens a socket on the device with this index. Sockets with the same `group` share the device's frames,
+    /// each flow staying with one of them.
+    ///
+    /// # Errors
+    /// What the kernel says: no permission, no such device.
+    pub fn open(ifindex: u32, group: u16) -> io::Result<Self> {
+        // Protocol 0: nothing arrives before the socket is bound to its device.
+        // SAFETY: a plain system call; the result is checked before it is owned.
+        let fd = unsafe {
+            let fd = libc::socket(
+                libc::AF_PACKET,
+                libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+                0,
+            );
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            OwnedFd::from_raw_fd(fd)
+        };
+        let socket = Self { fd };
+        let set = |name, value: libc::c_int| sysopt::set(socket.as_fd(), libc::SOL_PACKET, name, value);
+        set(sysopt::PACKET_VNET_HDR, 1)?;
+        set(sysopt::PACKET_IGNORE_OUTGOING, 1)?;
+        set(PACKET_AUXDATA, 1)?;
+        let buffer = |name, value| sysopt::set(socket.as_fd(), libc::SOL_SOCKET, name, value);
+        buffer(libc::SO_RCVBUFFORCE, RECEIVE_BUFFER).or_else(|_| buffer(libc::SO_RCVBUF, RECEIVE_BUFFER))?;
+        buffer(libc::SO_SNDBUFFORCE, SEND_BUFFER).or_else(|_| buffer(libc::SO_SNDBUF, SEND_BUFFER))?;
+        buffer(libc::SO_MARK, super::guard::MARK as libc::c_int)?;
+        socket.bind(ifindex)?;
+        let promiscuous = libc::packet_mreq {
+            mr_ifindex: ifindex as libc::c_int,
+            mr_type: libc::PACKET_MR_PROMISC as _,
+            mr_alen: 0,
+            mr_address: [0; 8],
+        };
+        sysopt::set(socket.as_fd(), libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, promiscuous)?;
+        set(sysopt::PACKET_FANOUT, libc::c_int::from(group) | sysopt::PACKET_FANOUT_HASH << 16)?;
+        Ok(socket)
+    }
+
+    fn bind(&self, ifindex: u32) -> io::Result<()> {
+        // SAFETY: all-zero is a valid sockaddr_ll.
+        let mut name: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        name.sll_family = libc::AF_PACKET as _;
+        name.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+        name.sll_ifindex = ifindex as libc::c_int;
+        // SAFETY: pointer and length describe `name`.
+        let result = unsafe {
+            libc::bind(
+                self.fd.as_raw_fd(),
+                std::ptr::from_ref(&name).cast(),
+                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Receives a batch of frames.
+    ///
+    /// # Errors
+    /// What the kernel says; a device that went down or away among it.
+    pub fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
+        batch.recv(self.fd.as_fd(), Prefix::Vnet)
+    }
+}
+
+impl AsFd for PacketSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Message `index` of a batch from a packet socket as a frame, with the VLAN tag that the kernel took out put
+/// back, so that no check is evaded by a tag. Nothing when its offload is of a kind that eastgate cannot keep
+/// whole.
+pub fn frame(batch: &mut RecvBatch, index: usize) -> Option<Frame<'_>> {
+    let mut tag = None;
+    batch.controls(index, |level, kind, data| {
+        if level == libc::SOL_PACKET && kind == PACKET_AUXDATA {
+            tag = vlan_of(data);
+        }
+    });
+    let offload = batch.vnet(index).offload()?;
+    let (buffer, start, end) = batch.message(index, Prefix::Vnet);
+    let mut frame = Frame::new(buffer, start, end, offload);
+    if let Some((tpid, tci)) = tag
+        && !frame.insert_vlan(tpid, tci)
+    {
+        return None;
+    }
+    Some(frame)
+}
+
+/// TPID and TCI out of a `struct tpacket_auxdata`.
+fn vlan_of(data: &[u8]) -> Option<(u16, u16)> {
+    let status = u32::from_ne_bytes(*data.first_chunk()?);
+    let word = |at: usize| Some(u16::from_ne_bytes(*data.get(at..)?.first_chunk()?));
+    if status & TP_STATUS_VLAN_VALID == 0 {
+        return None;
+    }
+    let tpid = if status & TP_STATUS_VLAN_TPID_VALID != 0 { word(18)? } else { 0x8100 };
+    Some((tpid, word(16)?))
+}

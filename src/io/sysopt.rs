@@ -1,0 +1,51 @@
+//! Socket options that no crate has a name for, and the numbers the libc crate lacks.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+/// `UDP_SEGMENT`: bytes of each datagram that a large write is cut into (linux/udp.h).
+pub const UDP_SEGMENT: libc::c_int = 103;
+/// `UDP_GRO`: receive datagrams of one flow merged, with their size in a control message.
+pub const UDP_GRO: libc::c_int = 104;
+/// `UDP_NO_CHECK6_TX`: send zero checksums over IPv6 (RFC 6935).
+pub const UDP_NO_CHECK6_TX: libc::c_int = 101;
+/// `UDP_NO_CHECK6_RX`: accept zero checksums over IPv6.
+pub const UDP_NO_CHECK6_RX: libc::c_int = 102;
+/// `PACKET_VNET_HDR`: a virtio-net header stands before each frame.
+pub const PACKET_VNET_HDR: libc::c_int = 15;
+/// `PACKET_FANOUT`: frames are spread over the sockets of a group.
+pub const PACKET_FANOUT: libc::c_int = 18;
+/// `PACKET_IGNORE_OUTGOING`: what the device sends is not looped back.
+pub const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+/// Fanout by a hash of the flow, the same in both directions.
+pub const PACKET_FANOUT_HASH: libc::c_int = 0;
+
+/// Sets a socket option of a plain C type.
+///
+/// # Errors
+/// What the kernel says.
+pub fn set<T: Copy>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: T) -> io::Result<()> {
+    // SAFETY: the pointer and length describe `value`, which outlives the call; T is Copy, so plain bytes.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_ref(&value).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Attaches a classic BPF program that refuses every packet, for a socket that only sends.
+///
+/// # Errors
+/// What the kernel says.
+pub fn refuse_everything(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut refuse = [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
+    let program = libc::sock_fprog { len: 1, filter: refuse.as_mut_ptr() };
+    set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
+}

@@ -1,0 +1,318 @@
+//! The VTEP's UDP sockets: one for each worker to hear on, one for each source port to speak from.
+//!
+//! A VXLAN sender puts the flow's entropy into the outer source port (RFC 7348 section 5). The kernel cuts a
+//! large write into datagrams (UDP GSO) only on a socket, and a socket has one source port, so there is one
+//! socket for each source port in use. Two kinds of it: single datagrams go out with checksum zero as the RFC
+//! wants; bursts go out through GSO, for which the kernel insists on a checksum, which the device computes.
+
+use std::{
+    io, mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::OnceLock,
+};
+
+use eastgate_wire::VtepAddr;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{
+    mmsg::{Prefix, RecvBatch, each_control},
+    sysopt,
+};
+
+const RECEIVE_BUFFER: libc::c_int = 32 << 20;
+const SEND_BUFFER: libc::c_int = 8 << 20;
+
+/// What is fixed for all datagrams of a VTEP.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnderlayConfig {
+    /// The VTEP's address
+    pub vtep: VtepAddr,
+    /// UDP port of the overlay
+    pub port: u16,
+    /// TTL or hop limit of the outer header, where it is not inherited
+    pub ttl: u8,
+    /// Ask routers not to fragment (IPv4)
+    pub dont_fragment: bool,
+    /// Never send a checksum: no bursts then
+    pub zero_checksum: bool,
+    /// The source ports in use
+    pub source_ports: Vec<u16>,
+}
+
+fn set_all(fd: BorrowedFd<'_>, options: &[(libc::c_int, libc::c_int, libc::c_int)]) -> io::Result<()> {
+    options.iter().try_for_each(|(level, name, value)| sysopt::set(fd, *level, *name, *value))
+}
+
+fn buffers(fd: BorrowedFd<'_>, receive: libc::c_int, send: libc::c_int) -> io::Result<()> {
+    let set = |name, value| sysopt::set(fd, libc::SOL_SOCKET, name, value);
+    set(libc::SO_RCVBUFFORCE, receive).or_else(|_| set(libc::SO_RCVBUF, receive))?;
+    set(libc::SO_SNDBUFFORCE, send).or_else(|_| set(libc::SO_SNDBUF, send))
+}
+
+fn socket(ip: IpAddr) -> io::Result<Socket> {
+    let domain = if ip.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+    socket.set_reuse_port(true)?;
+    if ip.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+/// One worker's receiving socket.
+#[derive(Debug)]
+pub struct Listener {
+    fd: OwnedFd,
+}
+
+impl Listener {
+    /// Listens on the VTEP's address. Several of them share the datagrams, each flow staying with one.
+    ///
+    /// # Errors
+    /// What the kernel says: the address is not this host's, the port is taken.
+    pub fn open(config: &UnderlayConfig) -> io::Result<Self> {
+        Self::bound_to(config, config.vtep.0)
+    }
+
+    /// Listens for a multicast group, on the device with this index, and joins it (IGMP or MLD).
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open_group(config: &UnderlayConfig, group: IpAddr, ifindex: u32) -> io::Result<Self> {
+        let listener = Self::bound_to(config, group)?;
+        let socket = socket2::SockRef::from(&listener.fd);
+        match group {
+            IpAddr::V4(group) => socket
+                .join_multicast_v4_n(&group, &socket2::InterfaceIndexOrAddress::Index(ifindex))?,
+            IpAddr::V6(group) => socket.join_multicast_v6(&group, ifindex)?,
+        }
+        Ok(listener)
+    }
+
+    fn bound_to(config: &UnderlayConfig, ip: IpAddr) -> io::Result<Self> {
+        let socket = socket(ip)?;
+        let fd = socket.as_fd();
+        buffers(fd, RECEIVE_BUFFER, SEND_BUFFER)?;
+        match ip {
+            IpAddr::V4(_) => set_all(fd, &[(libc::IPPROTO_IP, libc::IP_RECVTOS, 1)])?,
+            IpAddr::V6(_) => set_all(
+                fd,
+                &[
+                    (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1),
+                    (libc::IPPROTO_UDP, sysopt::UDP_NO_CHECK6_RX, 1),
+                ],
+            )?,
+        }
+        socket.bind(&SocketAddr::new(ip, config.port).into())?;
+        // Without it each datagram of a burst is a message of its own: slower, not wrong.
+        if let Err(error) = sysopt::set(fd, libc::IPPROTO_UDP, sysopt::UDP_GRO, 1 as libc::c_int) {
+            tracing::info!(%error, "this kernel does not merge received datagrams");
+        }
+        Ok(Self { fd: socket.into() })
+    }
+
+    /// Receives a batch; each message may be several datagrams of one flow, see [`message_info`].
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn recv(&self, batch: &mut RecvBatch) -> io::Result<usize> {
+        batch.recv(self.fd.as_fd(), Prefix::None)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// What the kernel told beside a received message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MessageInfo {
+    /// Size of each datagram in it but the last; nothing when it is one datagram
+    pub segment: Option<usize>,
+    /// TOS or traffic class of the outer header
+    pub tos: u8,
+}
+
+/// Reads what the kernel told beside message `index`.
+#[must_use]
+pub fn message_info(batch: &RecvBatch, index: usize) -> MessageInfo {
+    let mut info = MessageInfo::default();
+    batch.controls(index, |level, kind, data| match (level, kind) {
+        (libc::IPPROTO_UDP, sysopt::UDP_GRO) => {
+            if let Some(size) = data.first_chunk().map(|size| i32::from_ne_bytes(*size)) {
+                info.segment = usize::try_from(size).ok().filter(|size| *size > 0);
+            }
+        }
+        (libc::IPPROTO_IP, libc::IP_TOS) => info.tos = data.first().copied().unwrap_or(0),
+        (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+            info.tos = data.first_chunk().map_or(0, |class| i32::from_ne_bytes(*class) as u8);
+        }
+        _ => {}
+    });
+    info
+}
+
+/// A sending socket of one source port.
+#[derive(Debug)]
+pub struct Speaker {
+    fd: OwnedFd,
+}
+
+impl Speaker {
+    fn open(config: &UnderlayConfig, source_port: u16, checksum: bool) -> io::Result<Self> {
+        let socket = socket(config.vtep.0)?;
+        let fd = socket.as_fd();
+        sysopt::refuse_everything(fd)?;
+        buffers(fd, 4096, SEND_BUFFER)?;
+        let (ttl, no_check) = (config.ttl.into(), libc::c_int::from(!checksum));
+        match config.vtep.0 {
+            IpAddr::V4(_) => {
+                let discover =
+                    if config.dont_fragment { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
+                set_all(
+                    fd,
+                    &[
+                        (libc::IPPROTO_IP, libc::IP_TTL, ttl),
+                        (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL, ttl),
+                        (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP, 0),
+                        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, discover),
+                        (libc::IPPROTO_IP, libc::IP_RECVERR, 1),
+                        (libc::SOL_SOCKET, libc::SO_NO_CHECK, no_check),
+                    ],
+                )?;
+            }
+            IpAddr::V6(_) => set_all(
+                fd,
+                &[
+                    (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, ttl),
+                    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS, ttl),
+                    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP, 0),
+                    (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO),
+                    (libc::IPPROTO_IPV6, libc::IPV6_RECVERR, 1),
+                    (libc::IPPROTO_UDP, sysopt::UDP_NO_CHECK6_TX, no_check),
+                ],
+            )?,
+        }
+        socket.bind(&SocketAddr::new(config.vtep.0, source_port).into())?;
+        Ok(Self { fd: socket.into() })
+    }
+
+    /// Takes one report off the error queue: a VTEP to which the path takes only `mtu` bytes. The kernel
+    /// reports only what quotes a datagram that this socket sent.
+    #[must_use]
+    pub fn too_big(&self) -> Option<(VtepAddr, u32)> {
+        loop {
+            match self.take_error()? {
+                Some(report) => return Some(report),
+                None => continue,
+            }
+        }
+    }
+
+    /// `None`: the queue is empty. `Some(None)`: an error that is no too-big.
+    fn take_error(&self) -> Option<Option<(VtepAddr, u32)>> {
+        let mut control = [0u64; 64];
+        // SAFETY: all-zero is a valid value of these C structures.
+        let (mut name, mut header): (libc::sockaddr_storage, libc::msghdr) = unsafe { mem::zeroed() };
+        let mut byte = [0u8; 1];
+        let mut iovec = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+        header.msg_name = std::ptr::from_mut(&mut name).cast();
+        header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        header.msg_iov = &raw mut iovec;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = size_of_val(&control) as _;
+        // SAFETY: the header points to live buffers with their true lengths.
+        let got = unsafe {
+            libc::recvmsg(self.fd.as_raw_fd(), &raw mut header, libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT)
+        };
+        if got < 0 {
+            return None;
+        }
+        let mut mtu = None;
+        each_control(&header, |level, kind, data| {
+            let recverr = (level == libc::IPPROTO_IP && kind == libc::IP_RECVERR)
+                || (level == libc::IPPROTO_IPV6 && kind == libc::IPV6_RECVERR);
+            // struct sock_extended_err: errno in the first word, the MTU in `ee_info`, the third.
+            if recverr
+                && let (Some(errno), Some(info)) = (word(data, 0), word(data, 8))
+                && errno == libc::EMSGSIZE as u32
+            {
+                mtu = Some(info);
+            }
+        });
+        let destination = match libc::c_int::from(name.ss_family) {
+            libc::AF_INET => {
+                // SAFETY: the family says that this is a sockaddr_in, which is smaller than the storage.
+                let name = unsafe { &*std::ptr::from_ref(&name).cast::<libc::sockaddr_in>() };
+                Some(IpAddr::V4(Ipv4Addr::from(u32::from_be(name.sin_addr.s_addr))))
+            }
+            libc::AF_INET6 => {
+                // SAFETY: the family says that this is a sockaddr_in6, which is smaller than the storage.
+                let name = unsafe { &*std::ptr::from_ref(&name).cast::<libc::sockaddr_in6>() };
+                Some(IpAddr::V6(Ipv6Addr::from(name.sin6_addr.s6_addr)))
+            }
+            _ => None,
+        };
+        Some(destination.map(VtepAddr).zip(mtu))
+    }
+}
+
+impl AsFd for Speaker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn word(data: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*data.get(at..)?.first_chunk()?))
+}
+
+/// All sending sockets of a VTEP, opened when first used, shared by the workers.
+#[derive(Debug)]
+pub struct Speakers {
+    config: UnderlayConfig,
+    single: Box<[OnceLock<Speaker>]>,
+    burst: Box<[OnceLock<Speaker>]>,
+}
+
+impl Speakers {
+    /// For the source ports of `config`.
+    #[must_use]
+    pub fn new(config: UnderlayConfig) -> Self {
+        let slots = || (0..config.source_ports.len()).map(|_| OnceLock::new()).collect();
+        Self { single: slots(), burst: slots(), config }
+    }
+
+    /// The configuration they were made with.
+    #[must_use]
+    pub fn config(&self) -> &UnderlayConfig {
+        &self.config
+    }
+
+    /// Whether bursts may be sent.
+    #[must_use]
+    pub fn bursts(&self) -> bool {
+        !self.config.zero_checksum
+    }
+
+    /// The socket for a source port, by its place in the list of source ports. `burst` asks for one that the
+    /// kernel takes GSO writes on.
+    ///
+    /// # Errors
+    /// What the kernel says when the socket is first opened.
+    pub fn get(&self, place: usize, burst: bool) -> io::Result<&Speaker> {
+        let slots = if burst { &self.burst } else { &self.single };
+        let (Some(slot), Some(port)) = (slots.get(place), self.config.source_ports.get(place)) else {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        };
+        if let Some(speaker) = slot.get() {
+            return Ok(speaker);
+        }
+        let speaker = Speaker::open(&self.config, *port, burst)?;
+        Ok(slot.get_or_init(|| speaker))
+    }
+}

@@ -1,0 +1,279 @@
+//! One thread of the userspace dataplane: takes batches of frames off its sockets, has the pipeline decide on
+//! them, and sends what came of it.
+//!
+//! Every worker has its own socket on every tenant port (a fanout group spreads flows over them) and its own
+//! socket on the underlay (`SO_REUSEPORT` does the same there), so a flow's frames in one direction stay with
+//! one worker, in order. Sockets are served round robin with a bounded batch each: none starves the others.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    sync::{Arc, mpsc},
+};
+
+use eastgate_steering::Place;
+use eastgate_wire::{DropReason, Frame, Instant, Offload, PortId, VtepAddr};
+use nix::sys::{
+    epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+    eventfd::{EfdFlags, EventFd},
+};
+
+use super::{
+    batch_send::Sender,
+    clock,
+    mmsg::{Prefix, RecvBatch},
+    packet_socket::{self, PacketSocket},
+    underlay::{Listener, Speakers, message_info},
+};
+use crate::pipeline::{Pipeline, Shared, batch::Batch};
+
+/// The longest a worker sleeps, in milliseconds: a stop that lost its wake-up is seen this late.
+const LONGEST_SLEEP_MS: u64 = 1000;
+
+/// What a worker is told by the daemon.
+#[derive(Debug)]
+pub enum Command {
+    /// Serve a tenant port.
+    AddPort(PortId, PacketSocket),
+    /// Stop serving it.
+    RemovePort(PortId),
+    /// Hear and speak here, instead of where it did.
+    Underlay {
+        /// Where to hear
+        listeners: Vec<Listener>,
+        /// Where to speak
+        speakers: Option<Arc<Speakers>>,
+    },
+    /// Say so when everything before this was carried out.
+    Sync(mpsc::SyncSender<()>),
+    /// End.
+    Stop,
+}
+
+/// The daemon's hand on a worker.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    commands: mpsc::Sender<Command>,
+    wake: Arc<EventFd>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl WorkerHandle {
+    /// Starts worker `index` of `shared`. It runs in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn start(index: usize, shared: Arc<Shared>) -> io::Result<Self> {
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
+        let (commands, receiver) = mpsc::channel();
+        let mut worker = Worker::new(index, shared, receiver, wake.clone())?;
+        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker.run())?;
+        Ok(Self { commands, wake, thread: Some(thread) })
+    }
+
+    /// Tells the worker something.
+    pub fn tell(&self, command: Command) {
+        // A worker that is gone has nothing to be told; its absence is found by `alive`.
+        let _ = self.commands.send(command);
+        let _ = self.wake.write(1);
+    }
+
+    /// Does it run?
+    #[must_use]
+    pub fn alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+}
+
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        self.tell(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The sockets of a worker.
+#[derive(Default)]
+pub(super) struct Sockets {
+    pub(super) ports: BTreeMap<PortId, PacketSocket>,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) speakers: Option<Arc<Speakers>>,
+}
+
+struct Worker {
+    index: usize,
+    shared: Arc<Shared>,
+    commands: mpsc::Receiver<Command>,
+    wake: Arc<EventFd>,
+    epoll: Epoll,
+    sockets: Sockets,
+    received: RecvBatch,
+    batch: Batch,
+    sender: Sender,
+}
+
+const WAKE: u64 = u64::MAX;
+const LISTENER: u64 = 1 << 32;
+
+impl Worker {
+    fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        commands: mpsc::Receiver<Command>,
+        wake: Arc<EventFd>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        Ok(Self {
+            index,
+            shared,
+            commands,
+            wake,
+            epoll,
+            sockets: Sockets::default(),
+            received: RecvBatch::new(),
+            batch: Batch::default(),
+            sender: Sender::new(),
+        })
+    }
+
+    fn run(&mut self) {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            let ready = match self.epoll.wait(&mut events, self.sleep()) {
+                Ok(ready) => ready,
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(error) => {
+                    tracing::error!(worker = self.index, %error, "a worker cannot wait for frames and ends");
+                    return;
+                }
+            };
+            for event in events.iter().take(ready) {
+                match event.data() {
+                    WAKE => {
+                        let _ = self.wake.read();
+                        if !self.obey() {
+                            return;
+                        }
+                    }
+                    data if data & LISTENER != 0 => self.serve_listener((data & !LISTENER) as usize),
+                    data => self.serve_port(PortId(data as u32)),
+                }
+            }
+            self.shared.handle_timeout(self.index, clock::now());
+        }
+    }
+
+    fn sleep(&self) -> EpollTimeout {
+        let longest = Instant::ZERO + std::time::Duration::from_millis(LONGEST_SLEEP_MS);
+        let until = self.shared.poll_timeout(self.index).map(|at| at.since(clock::now()));
+        let millis = until.map_or(LONGEST_SLEEP_MS, |wait| wait.as_millis() as u64 + 1);
+        EpollTimeout::try_from(millis.min(longest.micros() / 1000) as u16).unwrap_or(EpollTimeout::ZERO)
+    }
+
+    /// Carries out what the daemon said; false when the worker is to end.
+    fn obey(&mut self) -> bool {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::AddPort(port, socket) => {
+                    self.watch(socket.as_fd(), u64::from(port.0));
+                    self.sockets.ports.insert(port, socket);
+                }
+                Command::RemovePort(port) => {
+                    // Closing the socket takes it out of the epoll set.
+                    self.sockets.ports.remove(&port);
+                }
+                Command::Underlay { listeners, speakers } => {
+                    for (index, listener) in listeners.iter().enumerate() {
+                        self.watch(listener.as_fd(), LISTENER | index as u64);
+                    }
+                    self.sockets.listeners = listeners;
+                    self.sockets.speakers = speakers;
+                }
+                Command::Sync(done) => {
+                    let _ = done.try_send(());
+                }
+                Command::Stop => return false,
+            }
+        }
+        true
+    }
+
+    fn watch(&self, fd: BorrowedFd<'_>, data: u64) {
+        if let Err(error) = self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, data)) {
+            tracing::error!(worker = self.index, fd = fd.as_raw_fd(), %error, "a socket cannot be waited for");
+        }
+    }
+
+    fn serve_port(&mut self, port: PortId) {
+        let Some(socket) = self.sockets.ports.get(&port) else { return };
+        let count = match socket.recv(&mut self.received) {
+            Ok(count) => count,
+            // The device went down or away; the daemon hears of it from netlink and decides.
+            Err(error) => return tracing::debug!(?port, %error, "no frames from a port"),
+        };
+        if count == 0 {
+            return;
+        }
+        let now = clock::now();
+        self.batch.clear();
+        let snapshot = self.shared.snapshot();
+        let mut pipeline = Pipeline::new(&self.shared, &snapshot, self.index);
+        for message in 0..count {
+            self.batch.begin(message);
+            match packet_socket::frame(&mut self.received, message) {
+                Some(mut frame) => {
+                    let _ = pipeline.handle_tenant(port, &mut frame, now, &mut self.batch);
+                }
+                None => {
+                    let _ = pipeline.refuse(Place::Port(port), DropReason::DeviceError, now);
+                }
+            }
+        }
+        drop(pipeline);
+        self.flush();
+    }
+
+    fn serve_listener(&mut self, index: usize) {
+        let Some(listener) = self.sockets.listeners.get(index) else { return };
+        let count = match listener.recv(&mut self.received) {
+            Ok(count) => count,
+            Err(error) => return tracing::debug!(%error, "no datagrams from the underlay"),
+        };
+        if count == 0 {
+            return;
+        }
+        let now = clock::now();
+        self.batch.clear();
+        let snapshot = self.shared.snapshot();
+        let mut pipeline = Pipeline::new(&self.shared, &snapshot, self.index);
+        for message in 0..count {
+            self.batch.begin(message);
+            let info = message_info(&self.received, message);
+            let Some(from) = self.received.sender(message).map(VtepAddr) else { continue };
+            let (buffer, start, end) = self.received.message(message, Prefix::None);
+            let segment = info.segment.unwrap_or(end - start).max(1);
+            let mut at = start;
+            while at < end {
+                let next = (at + segment).min(end);
+                let mut datagram = Frame::new(buffer, at, next, Offload::default());
+                let _ = pipeline.handle_underlay(from, info.tos, &mut datagram, now, &mut self.batch);
+                at = next;
+            }
+        }
+        drop(pipeline);
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        self.batch.group();
+        let report = self.sender.send(&self.batch, &self.received, &self.sockets);
+        self.shared.count_sent(self.index, &report);
+        for narrow in &report.narrow {
+            self.shared.path_mtu(narrow, clock::now());
+        }
+    }
+}

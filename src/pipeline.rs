@@ -1,0 +1,405 @@
+//! The packet's path, top to bottom: [`Pipeline::tenant_path`] for frames from a tenant port,
+//! [`Pipeline::underlay_path`] for datagrams from another VTEP. Each step is one call.
+//!
+//! The pipeline composes the pure crates (`vtep`, `steering`, `policy`) over the tables of one [`Snapshot`]; it
+//! does no I/O. Frames go in one by one with the time; what is to be sent comes out in a [`Batch`].
+
+pub mod batch;
+pub mod counters;
+mod decide;
+mod forward;
+pub mod shared;
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use eastgate_policy::admission;
+use eastgate_steering::{Answer, Asker, Conflict, Identity, Known, Learn, Onward, Place, answer, claim};
+use eastgate_vtep::{
+    carriage::{self, Decapsulation},
+    ecn::Ecn,
+    fdb::{Learned, Location},
+    peers::PeerKind,
+};
+use eastgate_wire::{DropReason, EndpointId, FlowKey, Frame, Instant, PortId, View, VtepAddr};
+
+use self::{
+    batch::Batch,
+    counters::{Counters, DropKey},
+    shared::lock,
+};
+pub use self::{forward::Destination, shared::Shared};
+use crate::snapshot::{Endpoint, Network, Snapshot, place};
+
+/// What became of a frame.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It goes to one place.
+    Forward,
+    /// It goes to many.
+    Flood,
+    /// It was answered on the spot and ends here.
+    Reply,
+    /// It ends here, for this reason.
+    Drop(DropReason),
+}
+
+/// Why a frame ends, and whose rule it was where it was a rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// The reason
+    pub reason: DropReason,
+    /// The endpoint whose policy refused
+    pub by: Option<EndpointId>,
+    /// The rule's number
+    pub rule: Option<u32>,
+}
+
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Self { reason, by: None, rule: None }
+    }
+}
+
+/// A frame inside a network: where it came in, and from whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'s> {
+    /// Its network
+    pub network: &'s Arc<Network>,
+    /// Where it came in
+    pub from: Location,
+    /// The endpoint that sent it; nothing when it is none that the configuration names
+    pub sender: Option<&'s Endpoint>,
+}
+
+/// The path over one snapshot, for one batch of frames.
+pub struct Pipeline<'s> {
+    shared: &'s Shared,
+    snapshot: &'s Snapshot,
+    counters: &'s Counters,
+    /// A frame that eastgate makes, before it goes into the batch
+    made: Vec<u8>,
+}
+
+impl<'s> Pipeline<'s> {
+    /// The path that worker `index` takes.
+    #[must_use]
+    pub fn new(shared: &'s Shared, snapshot: &'s Snapshot, index: usize) -> Self {
+        let counters = &shared.counters[index.min(shared.counters.len() - 1)];
+        Self { shared, snapshot, counters, made: Vec::new() }
+    }
+
+    /// Takes a frame from a tenant port.
+    pub fn handle_tenant(
+        &mut self,
+        port: PortId,
+        frame: &mut Frame<'_>,
+        now: Instant,
+        out: &mut Batch,
+    ) -> Outcome {
+        self.counters.from_ports.fetch_add(1, Relaxed);
+        let Some((network, endpoint)) = self.snapshot.at_port(port) else {
+            return self.refuse(Place::Port(port), DropReason::NotReady, now);
+        };
+        let arrival = Arrival { network, from: Location::Local(port), sender: Some(endpoint) };
+        let before = frame.len();
+        match self.tenant_path(&arrival, endpoint, frame, now, out) {
+            Ok(outcome) => outcome,
+            Err(refusal) => self.drop_frame(&arrival, refusal, frame, before, now),
+        }
+    }
+
+    /// The way of a frame that a tenant sends.
+    fn tenant_path(
+        &mut self,
+        arrival: &Arrival<'s>,
+        sender: &'s Endpoint,
+        frame: &mut Frame<'_>,
+        now: Instant,
+        out: &mut Batch,
+    ) -> Result<Outcome, Refusal> {
+        let mut view = View::parse(frame.bytes())?;
+        self.admit(arrival, sender, &view, frame)?; //                              1 admit
+        let plain = match self.answer(arrival, &view, frame, now, out)? { //        2 answer
+            Asked::Done(outcome) => return Ok(outcome),
+            Asked::Neighbor => false,
+            Asked::No => true,
+        };
+        let to = self.locate(arrival, &view, plain, now)?;
+        self.decide(arrival, &to, &view, frame, now)?; //                           3 track, 4 decide
+        let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?; //   6 forward, 7 wrap
+        sender.state.sent(1, frame.len() as u64);
+        Ok(outcome)
+    }
+
+    /// Takes a datagram from the underlay: the payload behind its UDP header. `tos` is of its outer header.
+    pub fn handle_underlay(
+        &mut self,
+        from: VtepAddr,
+        tos: u8,
+        datagram: &mut Frame<'_>,
+        now: Instant,
+        out: &mut Batch,
+    ) -> Outcome {
+        self.counters.from_underlay.fetch_add(1, Relaxed);
+        let before = datagram.len();
+        let (arrival, view) = match self.unwrap(from, tos, datagram) { //           1' unwrap
+            Ok(unwrapped) => unwrapped,
+            Err((vni, reason)) => {
+                let key = DropKey { vni, reason, from: Some(Place::Overlay(from)), by: None, rule: None };
+                self.counters.drop_frame(key, before, None, now);
+                return Outcome::Drop(reason);
+            }
+        };
+        match self.underlay_path(&arrival, view, datagram, now, out) {
+            Ok(outcome) => outcome,
+            Err(refusal) => self.drop_frame(&arrival, refusal, datagram, before, now),
+        }
+    }
+
+    /// The way of a frame that came through the tunnel.
+    fn underlay_path(
+        &mut self,
+        arrival: &Arrival<'s>,
+        mut view: View,
+        frame: &mut Frame<'_>,
+        now: Instant,
+        out: &mut Batch,
+    ) -> Result<Outcome, Refusal> {
+        self.admit_remote(arrival, &view, frame, now)?;
+        let plain = match self.answer(arrival, &view, frame, now, out)? { //        2' answer
+            Asked::Done(outcome) => return Ok(outcome),
+            Asked::Neighbor => false,
+            Asked::No => true,
+        };
+        let to = self.locate(arrival, &view, plain, now)?;
+        self.decide(arrival, &to, &view, frame, now)?; //                           3' track, 4' decide
+        self.forward(arrival, &to, &mut view, frame, now, out) //                   6' forward
+    }
+
+    /// Takes the VXLAN header off and finds network and sender. The error names the network as far as it is
+    /// known.
+    fn unwrap(
+        &self,
+        from: VtepAddr,
+        tos: u8,
+        datagram: &mut Frame<'_>,
+    ) -> Result<(Arrival<'s>, View), (Option<eastgate_wire::Vni>, DropReason)> {
+        let snapshot = self.snapshot;
+        let mut found = None;
+        let unwrapped = carriage::unwrap(datagram, from, Ecn::of_tos(tos), |vni| {
+            let network = snapshot.network(vni)?;
+            found = Some(network);
+            Some(Decapsulation {
+                peers: &network.peers,
+                strict: network.strict_reserved,
+                vlan_aware: network.encapsulation.vlan_aware,
+                own_macs: std::slice::from_ref(&network.proxy_mac),
+            })
+        });
+        let vni = found.map(|network| network.vni);
+        let view = unwrapped.map_err(|reason| (vni, reason))?.view;
+        let network = found.ok_or((None, DropReason::UnknownVni))?;
+        Ok((Arrival { network, from: Location::Remote(from), sender: network.by_mac(view.src) }, view))
+    }
+
+    /// Step 1: may this port send this frame?
+    fn admit(
+        &self,
+        arrival: &Arrival<'s>,
+        sender: &Endpoint,
+        view: &View,
+        frame: &Frame<'_>,
+    ) -> Result<(), Refusal> {
+        if view.src == arrival.network.proxy_mac {
+            return Err(DropReason::BadSourceMac.into());
+        }
+        admission::admit(view, frame.bytes(), &sender.sender, &self.snapshot.site)?;
+        Ok(())
+    }
+
+    /// Step 1': an endpoint is heard only from the VTEP it is behind. Where that VTEP does not run eastgate,
+    /// nobody has checked what it sends, so it is checked here. Strangers are for networks that learn.
+    fn admit_remote(
+        &self,
+        arrival: &Arrival<'s>,
+        view: &View,
+        frame: &Frame<'_>,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let network = arrival.network;
+        let Location::Remote(from) = arrival.from else { return Ok(()) };
+        match arrival.sender {
+            Some(sender) if sender.location != arrival.from => Err(DropReason::MacSpoofed.into()),
+            Some(sender) if network.peers.kind(from) == Some(PeerKind::Plain) => {
+                Ok(admission::admit(view, frame.bytes(), &sender.sender, &self.snapshot.site)?)
+            }
+            Some(_) => Ok(()),
+            None if !network.learning => Err(DropReason::UnknownEndpoint.into()),
+            None => {
+                admission::admit_stranger(view, frame.bytes(), network.max_tags(), &self.snapshot.site)?;
+                if view.ip().is_some_and(|ip| network.by_address(ip.src).is_some()) {
+                    return Err(DropReason::IpSpoofed.into());
+                }
+                self.learn_mac(arrival, view, now)
+            }
+        }
+    }
+
+    /// Where a stranger's MAC is. A configured MAC never gets here.
+    fn learn_mac(&self, arrival: &Arrival<'s>, view: &View, now: Instant) -> Result<(), Refusal> {
+        let mut fdb = lock(&arrival.network.state.fdb);
+        if let Learned::Moved(before) = fdb.learn(view.src, arrival.from, now)? {
+            tracing::debug!(vni = %arrival.network.vni, mac = %view.src, ?before, to = ?arrival.from, "a MAC moved");
+        }
+        while let Some(frozen) = fdb.take_report() {
+            tracing::warn!(vni = %arrival.network.vni, mac = %frozen.mac, kept = ?frozen.kept, refused = ?frozen.refused,
+                "a MAC moved too often and is frozen");
+        }
+        Ok(())
+    }
+
+    /// Step 2: ARP and ND are answered here, passed on, or dropped.
+    fn answer(
+        &mut self,
+        arrival: &Arrival<'s>,
+        view: &View,
+        frame: &mut Frame<'_>,
+        now: Instant,
+        out: &mut Batch,
+    ) -> Result<Asked, Refusal> {
+        let network = arrival.network;
+        let asker = Asker {
+            origin: place(arrival.from),
+            identity: arrival.sender.map_or_else(
+                || Identity { mac: view.src, ..Identity::default() },
+                Endpoint::identity,
+            ),
+            port_security: arrival.sender.is_some_and(|sender| sender.sender.port_security),
+        };
+        let said = if network.learns() {
+            let learned = lock(&network.state.learned);
+            let known = Known { configured: &**network, learned: &learned, now };
+            answer(frame.bytes(), view, &asker, &known, &network.neighbors, &mut self.made)
+        } else {
+            answer(frame.bytes(), view, &asker, &**network, &network.neighbors, &mut self.made)
+        };
+        if matches!(said, Answer::NotNeighbor) {
+            return Ok(Asked::No);
+        }
+        if network.learns() && !matches!(said, Answer::Drop(_) | Answer::Conflict(_)) {
+            self.learn_neighbor(arrival, view, frame, now);
+        }
+        match said {
+            Answer::NotNeighbor => Ok(Asked::No),
+            Answer::Drop(reason) => Err(reason.into()),
+            Answer::Pass => Ok(Asked::Neighbor),
+            Answer::Reply => {
+                self.may_answer(arrival, now)?;
+                self.send_back(arrival, out);
+                Ok(Asked::Done(Outcome::Reply))
+            }
+            Answer::Ask => {
+                self.may_answer(arrival, now)?;
+                self.flood_ports(arrival, now, out)?;
+                self.flood_overlay(arrival, view, frame, now, out)?;
+                Ok(Asked::Done(Outcome::Flood))
+            }
+            Answer::Announce { onward, .. } => match onward {
+                Onward::Everywhere => Ok(Asked::Neighbor),
+                Onward::Overlay => {
+                    self.flood_overlay(arrival, view, frame, now, out)?;
+                    Ok(Asked::Done(Outcome::Flood))
+                }
+                Onward::Nowhere => Ok(Asked::Done(Outcome::Reply)),
+            },
+            Answer::Conflict(conflict) => {
+                self.may_answer(arrival, now)?;
+                self.report_conflict(arrival, &conflict, frame, out);
+                Err(DropReason::ArpSpoofed.into())
+            }
+        }
+    }
+
+    /// Takes one of the sender's tokens: eastgate works on its behalf.
+    fn may_answer(&self, arrival: &Arrival<'s>, now: Instant) -> Result<(), Refusal> {
+        match arrival.sender {
+            Some(sender) => lock(&sender.state.answers).take(now)?,
+            None => lock(&arrival.network.state.stranger_answers).take(now)?,
+        }
+        self.counters.answers.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    fn learn_neighbor(&self, arrival: &Arrival<'s>, view: &View, frame: &Frame<'_>, now: Instant) {
+        if arrival.sender.is_some_and(|sender| sender.sender.port_security) {
+            return;
+        }
+        let Some(claim) = claim(frame.bytes(), view) else { return };
+        let mut learned = lock(&arrival.network.state.learned);
+        match learned.learn(claim.address, claim.mac, place(arrival.from), &**arrival.network, now) {
+            Learn::Frozen { first: true } => {
+                tracing::warn!(vni = %arrival.network.vni, address = %claim.address, mac = %claim.mac,
+                    "an address moved too often and is frozen");
+            }
+            Learn::Moved { mac, at } => {
+                tracing::info!(vni = %arrival.network.vni, address = %claim.address, mac = %claim.mac,
+                    had = %mac, was_at = ?at, "an address moved");
+            }
+            _ => {}
+        }
+    }
+
+    /// Two stations use one address: both are told, and so are the people who run this.
+    fn report_conflict(&mut self, arrival: &Arrival<'s>, conflict: &Conflict, frame: &mut Frame<'_>, out: &mut Batch) {
+        tracing::warn!(vni = %arrival.network.vni, address = %conflict.address, owner = %conflict.owner.mac,
+            claimant = %conflict.claimant, "two stations use one address");
+        if conflict.reply {
+            self.send_back(arrival, out);
+        }
+        if conflict.tell_owner {
+            self.deliver_copy(arrival, conflict.owner.at, frame, out);
+        }
+    }
+
+    /// Counts a frame that does not get as far as a network.
+    pub fn refuse(&self, from: Place, reason: DropReason, now: Instant) -> Outcome {
+        let vni = match from {
+            Place::Port(port) => self.snapshot.at_port(port).map(|(network, _)| network.vni),
+            Place::Overlay(_) => None,
+        };
+        self.counters.drop_frame(DropKey { vni, reason, from: Some(from), by: None, rule: None }, 0, None, now);
+        Outcome::Drop(reason)
+    }
+
+    fn drop_frame(
+        &self,
+        arrival: &Arrival<'s>,
+        refusal: Refusal,
+        frame: &Frame<'_>,
+        bytes: usize,
+        now: Instant,
+    ) -> Outcome {
+        let vni = arrival.network.vni;
+        let flow = View::parse(frame.bytes()).ok().and_then(|view| {
+            let ip = view.ip()?;
+            let (sport, dport) = ip.ports();
+            Some(FlowKey { src: ip.src, dst: ip.dst, vni, sport, dport, proto: ip.proto })
+        });
+        let Refusal { reason, by, rule } = refusal;
+        let key = DropKey { vni: Some(vni), reason, from: Some(place(arrival.from)), by, rule };
+        self.counters.drop_frame(key, bytes, flow, now);
+        tracing::trace!(%vni, %reason, from = ?arrival.from, ?flow, "dropped");
+        Outcome::Drop(reason)
+    }
+}
+
+/// What step 2 made of a frame.
+enum Asked {
+    /// It is no ARP or ND.
+    No,
+    /// It is, and goes on like any frame.
+    Neighbor,
+    /// It ends here.
+    Done(Outcome),
+}

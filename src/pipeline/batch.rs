@@ -1,0 +1,121 @@
+//! What a batch of frames came to: the frames to send, in order, as references into the buffers they arrived in.
+
+use std::{net::IpAddr, ops::Range};
+
+use eastgate_wire::{Frame, Offload, PortId, Vni};
+
+/// Where a frame to send has its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// In the buffer of a received message, by its number
+    Received(u32),
+    /// In the batch itself: eastgate made it
+    Made,
+}
+
+/// Where a frame goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Egress {
+    /// Out of a tenant port
+    Port(PortId),
+    /// Into the tunnel; the frame then begins with its VXLAN header
+    Tunnel(Tunnel),
+}
+
+/// The outer header of a wrapped frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tunnel {
+    /// A VTEP, or a multicast group
+    pub to: IpAddr,
+    /// Which of the overlay's source ports, by its place in the list
+    pub source: u16,
+    /// TOS or traffic class
+    pub tos: u8,
+    /// TTL or hop limit; nothing for the overlay's fixed one
+    pub ttl: Option<u8>,
+}
+
+/// One frame to send.
+#[derive(Clone, Debug)]
+pub struct Emit {
+    /// Where its bytes are
+    pub origin: Origin,
+    /// Which bytes, counted from the start of that buffer
+    pub range: Range<u32>,
+    /// What is left undone in it
+    pub offload: Offload,
+    /// Where it goes
+    pub to: Egress,
+    /// The network it belongs to, for counting
+    pub vni: Vni,
+}
+
+/// The frames to send that one batch of received frames led to.
+#[derive(Default, Debug)]
+pub struct Batch {
+    emits: Vec<Emit>,
+    made: Vec<u8>,
+    message: u32,
+}
+
+impl Batch {
+    /// Says which received message the frames that follow are in.
+    pub fn begin(&mut self, message: usize) {
+        self.message = message as u32;
+    }
+
+    /// Sends the received frame as it is now. Its bytes must not change until the batch is sent.
+    pub fn send(&mut self, frame: &Frame<'_>, to: Egress, vni: Vni) {
+        let range = frame.range();
+        self.emits.push(Emit {
+            origin: Origin::Received(self.message),
+            range: range.start as u32..range.end as u32,
+            offload: frame.offload,
+            to,
+            vni,
+        });
+    }
+
+    /// Sends a frame that eastgate made.
+    pub fn send_made(&mut self, parts: &[&[u8]], to: Egress, vni: Vni) {
+        let start = self.made.len() as u32;
+        for part in parts {
+            self.made.extend_from_slice(part);
+        }
+        let range = start..self.made.len() as u32;
+        self.emits.push(Emit { origin: Origin::Made, range, offload: Offload::default(), to, vni });
+    }
+
+    /// The frames to send.
+    #[must_use]
+    pub fn emits(&self) -> &[Emit] {
+        &self.emits
+    }
+
+    /// Puts frames for the same place beside each other; frames for one place keep their order.
+    pub fn group(&mut self) {
+        let key = |emit: &Emit| match emit.to {
+            Egress::Port(PortId(port)) => (0, 0, port),
+            Egress::Tunnel(Tunnel { to, source, .. }) => {
+                let to = match to {
+                    IpAddr::V4(ip) => u128::from(ip.to_bits()),
+                    IpAddr::V6(ip) => ip.to_bits(),
+                };
+                (1, to, u32::from(source))
+            }
+        };
+        self.emits.sort_by_key(key);
+    }
+
+    /// The bytes of frames that eastgate made.
+    #[must_use]
+    pub fn made(&self) -> &[u8] {
+        &self.made
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.emits.clear();
+        self.made.clear();
+    }
+}

@@ -1,0 +1,123 @@
+//! What passed and what did not, counted where it happens and added up when someone asks.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use ahash::RandomState;
+use eastgate_steering::Place;
+use eastgate_wire::{DropReason, EndpointId, FlowKey, Instant, Vni};
+
+use crate::control::protocol::Traffic;
+
+/// Rows of the table of drops that one worker keeps. Past it, new combinations count under their network and
+/// reason alone, so that nothing is ever dropped without being counted.
+const DROP_ROWS: usize = 16_384;
+
+/// What makes two drops the same row.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct DropKey {
+    /// Network, where it is known
+    pub vni: Option<Vni>,
+    /// Why
+    pub reason: DropReason,
+    /// Where the frame came from, where it is known
+    pub from: Option<Place>,
+    /// Whose rules refused it
+    pub by: Option<EndpointId>,
+    /// The rule that refused it
+    pub rule: Option<u32>,
+}
+
+/// What is counted of a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DropCount {
+    /// Frames
+    pub frames: u64,
+    /// Bytes
+    pub bytes: u64,
+    /// When the last one was
+    pub last_at: Instant,
+    /// The last one's flow, when it was IP
+    pub last: Option<FlowKey>,
+}
+
+impl DropCount {
+    fn add(&mut self, other: &Self) {
+        self.frames += other.frames;
+        self.bytes += other.bytes;
+        if other.last_at >= self.last_at {
+            self.last_at = other.last_at;
+            self.last = other.last.or(self.last);
+        }
+    }
+}
+
+/// The counters of one worker. Only that worker writes them, so a counter costs no contention.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Frames from tenant ports
+    pub from_ports: AtomicU64,
+    /// Datagrams from the underlay
+    pub from_underlay: AtomicU64,
+    /// Frames sent to tenant ports
+    pub to_ports: AtomicU64,
+    /// Datagrams sent to the underlay
+    pub to_underlay: AtomicU64,
+    /// ARP and ND answers
+    pub answers: AtomicU64,
+    drops: Mutex<HashMap<DropKey, DropCount, RandomState>>,
+}
+
+impl Counters {
+    /// Counts a dropped frame.
+    pub fn drop_frame(&self, key: DropKey, bytes: usize, flow: Option<FlowKey>, now: Instant) {
+        self.add(key, &DropCount { frames: 1, bytes: bytes as u64, last_at: now, last: flow });
+    }
+
+    /// Counts dropped frames.
+    pub fn add(&self, key: DropKey, count: &DropCount) {
+        let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = if drops.len() >= DROP_ROWS && !drops.contains_key(&key) {
+            DropKey { from: None, by: None, rule: None, ..key }
+        } else {
+            key
+        };
+        drops.entry(key).and_modify(|row| row.add(count)).or_insert(*count);
+    }
+}
+
+/// The drops of all workers together, by network, reason and source.
+#[must_use]
+pub fn drops(workers: &[Counters]) -> Vec<(DropKey, DropCount)> {
+    let mut all: HashMap<DropKey, DropCount> = HashMap::new();
+    for worker in workers {
+        let drops = worker.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        // Sums do not depend on the order.
+        #[allow(clippy::iter_over_hash_type)]
+        for (key, count) in drops.iter() {
+            all.entry(*key).and_modify(|row| row.add(count)).or_insert(*count);
+        }
+    }
+    let mut rows: Vec<_> = all.into_iter().collect();
+    rows.sort_by_key(|(key, _)| *key);
+    rows
+}
+
+/// Frames and bytes of all workers together.
+#[must_use]
+pub fn traffic(workers: &[Counters]) -> Traffic {
+    let sum = |counter: fn(&Counters) -> &AtomicU64| workers.iter().map(|w| counter(w).load(Relaxed)).sum();
+    Traffic {
+        from_ports: sum(|w| &w.from_ports),
+        from_underlay: sum(|w| &w.from_underlay),
+        to_ports: sum(|w| &w.to_ports),
+        to_underlay: sum(|w| &w.to_underlay),
+        answers: sum(|w| &w.answers),
+        dropped: drops(workers).iter().map(|(_, count)| count.frames).sum(),
+    }
+}

@@ -1,0 +1,266 @@
+//! Steps 3 and 4: the flow a packet belongs to, and whether the policy lets it begin.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use eastgate_policy::{
+    flow::{Admitted, Query, Segment, SegmentKind, Tracked},
+    fragment::{FragmentSettings, FragmentStep, Verdict},
+    rule::{Direction, Header, Probe},
+};
+use eastgate_vtep::fdb::Location;
+use eastgate_wire::{
+    Addr, DropReason, FlowKey, Frame, Instant, View,
+    view::{IcmpRole, Ip, Transport},
+};
+
+use super::{Arrival, Destination, Pipeline, Refusal, shared::lock};
+use crate::snapshot::{Endpoint, Network};
+
+/// In place of a rule's number where no rule was asked: the other host's eastgate asks it.
+pub const NO_RULE: u32 = u32::MAX;
+
+/// The two ends of a packet, as far as they are endpoints.
+#[derive(Clone, Copy)]
+struct Ends<'s> {
+    src: Option<&'s Endpoint>,
+    dst: Option<&'s Endpoint>,
+}
+
+impl<'s> Pipeline<'s> {
+    /// Whether the packet passes, as part of a flow or as the first of a new one.
+    pub(super) fn decide(
+        &mut self,
+        arrival: &Arrival<'s>,
+        to: &Destination<'s>,
+        view: &View,
+        frame: &Frame<'_>,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let Some(ip) = view.ip() else { return Ok(()) };
+        match *to {
+            Destination::Station { control: true, .. }
+            | Destination::Everyone { control: true }
+            | Destination::Role(_) => Ok(()),
+            Destination::Everyone { control: false } => {
+                let ends = Ends { src: arrival.sender, dst: None };
+                self.rules(arrival.network, ends, ip.src, ip.dst, &Probe::of(ip)?).map(drop)
+            }
+            Destination::Station { endpoint, .. } => {
+                self.police(arrival, Ends { src: arrival.sender, dst: endpoint }, ip, frame, now)
+            }
+        }
+    }
+
+    fn police(
+        &self,
+        arrival: &Arrival<'s>,
+        ends: Ends<'s>,
+        ip: &Ip,
+        frame: &Frame<'_>,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        if ip.fragment.is_none() {
+            return self.police_packet(arrival, ends, ip, frame, now).map(drop);
+        }
+        let network = arrival.network;
+        let settings = FragmentSettings { limit: network.state.fragments, ..FragmentSettings::default() };
+        // The lock is not held while the flow is looked up: the two tables never wait for each other.
+        let step = lock(&self.shared.fragments).check(network.vni, ip, &settings, now);
+        match step {
+            FragmentStep::Whole => self.police_packet(arrival, ends, ip, frame, now).map(drop),
+            FragmentStep::First(datagram) => {
+                let decided = self.police_packet(arrival, ends, ip, frame, now);
+                let verdict = decided.map_or(Verdict::Refused, Verdict::Allowed);
+                lock(&self.shared.fragments).settle(datagram, verdict);
+                decided.map(drop)
+            }
+            FragmentStep::Later(Some(segment)) => {
+                let segment = Segment { bytes: frame.len() as u32, ..segment };
+                self.track(network, ends, &segment, now)
+            }
+            FragmentStep::Later(None) => Ok(()),
+            FragmentStep::Drop(reason) => Err(reason.into()),
+        }
+    }
+
+    /// The segment of a flow that passed; none for what passes without a flow.
+    fn police_packet(
+        &self,
+        arrival: &Arrival<'s>,
+        ends: Ends<'s>,
+        ip: &Ip,
+        frame: &Frame<'_>,
+        now: Instant,
+    ) -> Result<Option<Segment>, Refusal> {
+        let network = arrival.network;
+        if let Transport::Icmp(icmp) = ip.transport
+            && icmp.role(ip.src.is_v4()) == IcmpRole::Error
+        {
+            return self.related(network, ends, ip, frame, now).map(|()| None);
+        }
+        match Segment::of(network.vni, ip, packets(frame), frame.len() as u32) {
+            Some(segment) => self.track(network, ends, &segment, now).map(|()| Some(segment)),
+            // ICMP that is neither query nor error begins no flow: each message is decided by itself.
+            None => self.rules(network, ends, ip.src, ip.dst, &Probe::of(ip)?).map(|_| None),
+        }
+    }
+
+    fn track(
+        &self,
+        network: &'s Arc<Network>,
+        ends: Ends<'s>,
+        segment: &Segment,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let epoch = network.epoch;
+        let mut flows = self.shared.flows(&segment.key);
+        match flows.track(segment, &network.tracking, epoch, now) {
+            Tracked::Pass(_) => Ok(()),
+            Tracked::Drop(reason) => Err(reason.into()),
+            Tracked::New => {
+                let admitted =
+                    self.rules(network, ends, segment.key.src, segment.key.dst, &probe(segment, &segment.key))?;
+                flows.open(segment, &admitted, &network.tracking, &network.state.quota, now)?;
+                network.count_hits(&admitted);
+                Ok(())
+            }
+            Tracked::Stale { flow, original } => {
+                // The flow is decided as its first packet was, whichever way this one goes.
+                let ends = if original.src == segment.key.src && original.sport == segment.key.sport {
+                    ends
+                } else {
+                    Ends { src: ends.dst, dst: ends.src }
+                };
+                match self.rules(network, ends, original.src, original.dst, &probe(segment, &original)) {
+                    Ok(admitted) => {
+                        flows.confirm(flow, &admitted);
+                        match flows.track(segment, &network.tracking, epoch, now) {
+                            Tracked::Drop(reason) => Err(reason.into()),
+                            _ => Ok(()),
+                        }
+                    }
+                    Err(refusal) => {
+                        flows.refuse(flow, now);
+                        Err(Refusal { reason: DropReason::PolicyChanged, ..refusal })
+                    }
+                }
+            }
+        }
+    }
+
+    /// An ICMP error passes when it quotes a packet of a live flow, on its way to the one who sent it.
+    fn related(
+        &self,
+        network: &'s Arc<Network>,
+        ends: Ends<'s>,
+        ip: &Ip,
+        frame: &Frame<'_>,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let quoted = ip.quoted(frame.bytes()).ok_or(DropReason::IcmpUnrelated)?;
+        let key = FlowKey {
+            src: quoted.src,
+            dst: quoted.dst,
+            vni: network.vni,
+            sport: quoted.sport,
+            dport: quoted.dport,
+            proto: quoted.proto,
+        };
+        let mut flows = self.shared.flows(&key);
+        match flows.related(network.vni, &quoted, ip.dst, &network.tracking, network.epoch, now) {
+            Tracked::Pass(_) => Ok(()),
+            Tracked::Drop(reason) => Err(reason.into()),
+            Tracked::New => Err(DropReason::IcmpUnrelated.into()),
+            Tracked::Stale { original, .. } => {
+                // The error goes to the one who sent the quoted packet: its receiver is that packet's sender.
+                let forward = original.src == quoted.src && original.sport == quoted.sport;
+                let ends = if forward { Ends { src: ends.dst, dst: ends.src } } else { ends };
+                let header = quoted.icmp.and_then(|icmp| Query::of(icmp, quoted.src.is_v4())).map_or(
+                    ports(original.proto, original.sport, original.dport),
+                    |query| Header::Icmp { kind: query.kind, code: query.code },
+                );
+                let probe = Probe { proto: original.proto, header };
+                self.rules(network, ends, original.src, original.dst, &probe).map(drop)
+            }
+        }
+    }
+
+    /// Egress rules of the source, then ingress rules of the destination: of those ends whose rules are applied
+    /// on this host.
+    fn rules(
+        &self,
+        network: &'s Network,
+        ends: Ends<'s>,
+        src: Addr,
+        dst: Addr,
+        probe: &Probe,
+    ) -> Result<Admitted, Refusal> {
+        let mut admitted = Admitted { epoch: network.epoch, egress_rule: NO_RULE, ingress_rule: NO_RULE };
+        let sides = [
+            (ends.src, Direction::Egress, dst, &mut admitted.egress_rule),
+            (ends.dst, Direction::Ingress, src, &mut admitted.ingress_rule),
+        ];
+        for (endpoint, direction, peer, rule) in sides {
+            let Some(endpoint) = endpoint.filter(|endpoint| endpoint.policed_here) else { continue };
+            let decision = network.policy.decide(endpoint.id, direction, peer, probe);
+            if let Some(reason) = decision.drop_reason(direction) {
+                return Err(Refusal { reason, by: Some(endpoint.id), rule: decision.rule.map(|rule| rule.0) });
+            }
+            *rule = decision.rule.map_or(NO_RULE, |rule| rule.0);
+        }
+        Ok(admitted)
+    }
+
+    /// Whether one receiver of a frame to many may have it. There is no flow: each frame is decided by itself.
+    pub(super) fn may_receive(&self, network: &'s Network, endpoint: &'s Endpoint, view: &View) -> Result<(), Refusal> {
+        let Some(ip) = view.ip() else { return Ok(()) };
+        let ends = Ends { src: None, dst: Some(endpoint) };
+        self.rules(network, ends, ip.src, ip.dst, &Probe::of(ip)?).map(drop)
+    }
+}
+
+impl Network {
+    /// Counts a flow for the rules that admitted it.
+    fn count_hits(&self, admitted: &Admitted) {
+        for rule in [admitted.egress_rule, admitted.ingress_rule] {
+            if let Some(hits) = self.hits.get(rule as usize) {
+                hits.fetch_add(1, Relaxed);
+            }
+        }
+    }
+}
+
+/// How many packets a frame stands for.
+fn packets(frame: &Frame<'_>) -> u32 {
+    frame.offload.gso.map_or(1, |gso| (frame.len() as u32).div_ceil(u32::from(gso.segment).max(1)).max(1))
+}
+
+/// What the rules look at in a flow that began with `key`.
+fn probe(segment: &Segment, key: &FlowKey) -> Probe {
+    let query = match segment.kind {
+        SegmentKind::Query(query) => Some(query),
+        SegmentKind::Later(later) => later.query,
+        _ => None,
+    };
+    let header = match query {
+        Some(query) => Header::Icmp { kind: query.kind, code: query.code },
+        None => ports(key.proto, key.sport, key.dport),
+    };
+    Probe { proto: key.proto, header }
+}
+
+fn ports(proto: u8, source: u16, destination: u16) -> Header {
+    match proto {
+        eastgate_wire::view::proto::TCP | eastgate_wire::view::proto::UDP => Header::Ports { source, destination },
+        _ => Header::Unread,
+    }
+}
+
+/// The location of an end, for messages.
+impl Arrival<'_> {
+    /// Did it come in at a tenant port?
+    #[must_use]
+    pub const fn is_local(&self) -> bool {
+        matches!(self.from, Location::Local(_))
+    }
+}

@@ -1,0 +1,489 @@
+//! Steps 6 and 7: where a frame goes, and the way out: a local port, one VTEP, or copies to many.
+
+use eastgate_steering::{Place, rewrite};
+use eastgate_vtep::{
+    carriage,
+    ecn::OuterTtl,
+    entropy::flow_hash,
+    fdb::Location,
+    flood::split_horizon,
+    header,
+    mtu::{self, fragment::fragment_v4, mss, too_big::Speaker},
+    offload,
+    peers::PeerKind,
+};
+use eastgate_wire::{
+    DropReason, Family, Frame, Instant, View, VtepAddr,
+    view::{Ip, Transport, proto, tcp_flags},
+};
+
+use super::{
+    Arrival, Outcome, Pipeline, Refusal,
+    batch::{Batch, Egress, Tunnel},
+    shared::lock,
+};
+use crate::{
+    config::Oversize,
+    snapshot::{Endpoint, Network},
+};
+
+/// Where a frame goes.
+#[derive(Clone, Copy, Debug)]
+pub enum Destination<'s> {
+    /// To one station
+    Station {
+        /// Which endpoint; none when the station is one that was learned
+        endpoint: Option<&'s Endpoint>,
+        /// Where it is
+        at: Location,
+        /// The frame is part of what every network needs (ARP, ND, DHCP) and not subject to rules
+        control: bool,
+    },
+    /// To the endpoints with a role: what a client asks a DHCP server, a host a router
+    Role(Role),
+    /// To everyone in the network
+    Everyone {
+        /// As above
+        control: bool,
+    },
+}
+
+/// A part that an endpoint plays for the others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// It answers DHCP and DHCPv6.
+    DhcpServer,
+    /// It advertises itself as a router.
+    Router,
+}
+
+impl Role {
+    fn is_played_by(self, endpoint: &Endpoint) -> bool {
+        match self {
+            Self::DhcpServer => endpoint.sender.dhcp_server,
+            Self::Router => endpoint.sender.router,
+        }
+    }
+}
+
+/// What a packet is to the network itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Chore {
+    AskDhcp,
+    AnswerDhcp,
+    SolicitRouter,
+    AdvertiseRouter,
+}
+
+fn chore(ip: &Ip) -> Option<Chore> {
+    match ip.transport {
+        Transport::Udp { sport: 68, dport: 67 } if ip.src.is_v4() => Some(Chore::AskDhcp),
+        Transport::Udp { sport: 67, dport: 68 } if ip.src.is_v4() => Some(Chore::AnswerDhcp),
+        Transport::Udp { sport: 546, dport: 547 } if !ip.src.is_v4() => Some(Chore::AskDhcp),
+        Transport::Udp { sport: 547, dport: 546 } if !ip.src.is_v4() => Some(Chore::AnswerDhcp),
+        Transport::Icmp(icmp) if ip.proto == proto::ICMPV6 && ip.ttl == 255 => match icmp.kind {
+            133 => Some(Chore::SolicitRouter),
+            134 => Some(Chore::AdvertiseRouter),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+impl<'s> Pipeline<'s> {
+    /// Finds out where a frame goes. `plain` is false for ARP and ND.
+    pub(super) fn locate(
+        &self,
+        arrival: &Arrival<'s>,
+        view: &View,
+        plain: bool,
+        now: Instant,
+    ) -> Result<Destination<'s>, Refusal> {
+        let network = arrival.network;
+        if view.dst.is_multicast() {
+            return to_many(arrival, view, plain);
+        }
+        if network.proxy && view.dst == network.proxy_mac {
+            return self.behind_proxy(network, view, now);
+        }
+        if let Some(endpoint) = network.by_mac(view.dst) {
+            let chore = view.ip().and_then(chore);
+            let control = !plain
+                || chore == Some(Chore::AskDhcp) && endpoint.sender.dhcp_server
+                || chore == Some(Chore::AnswerDhcp) && plays(arrival, Role::DhcpServer)
+                || chore == Some(Chore::AdvertiseRouter) && plays(arrival, Role::Router);
+            return Ok(Destination::Station { endpoint: Some(endpoint), at: endpoint.location, control });
+        }
+        if network.learns()
+            && let Some(at) = lock(&network.state.fdb).lookup(view.dst, now)
+        {
+            return Ok(Destination::Station { endpoint: None, at, control: !plain });
+        }
+        if network.flood_unknown {
+            return Ok(Destination::Everyone { control: !plain });
+        }
+        Err(DropReason::UnknownDestination.into())
+    }
+
+    /// The station behind an address, for a frame that came addressed to the appliance.
+    fn behind_proxy(&self, network: &'s Network, view: &View, now: Instant) -> Result<Destination<'s>, Refusal> {
+        let address = view.ip().ok_or(DropReason::NotForUs)?.dst;
+        if let Some(endpoint) = network.by_address(address) {
+            return Ok(Destination::Station { endpoint: Some(endpoint), at: endpoint.location, control: false });
+        }
+        let learned = network.learns().then(|| lock(&network.state.learned).by_address(address, now)).flatten();
+        let at = match learned.ok_or(DropReason::NotForUs)?.at {
+            Place::Port(port) => Location::Local(port),
+            Place::Overlay(vtep) => Location::Remote(vtep),
+        };
+        Ok(Destination::Station { endpoint: None, at, control: false })
+    }
+
+    /// Sends a frame where it goes.
+    pub(super) fn forward(
+        &mut self,
+        arrival: &Arrival<'s>,
+        to: &Destination<'s>,
+        view: &mut View,
+        frame: &mut Frame<'_>,
+        now: Instant,
+        out: &mut Batch,
+    ) -> Result<Outcome, Refusal> {
+        match *to {
+            Destination::Station { endpoint, at, .. } => {
+                self.to_station(arrival, endpoint, at, view, frame, now, out)?;
+                Ok(Outcome::Forward)
+            }
+            Destination::Role(role) => self.to_role(arrival, role, view, frame, now, out),
+            Destination::Everyone { control } => self.to_everyone(arrival, control, view, frame, now, out),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "each is a different thing, and a struct would only rename them")]
+    fn to_station(
+        &mut self,
+        arrival: &Arrival<'s>,
+        endpoint: Option<&'s Endpoint>,
+        at: Location,
+        view: &mut View,
+        frame: &mut Frame<'_>,
+        now: Instant,
+        out: &mut Batch,
+    ) -> Result<(), Refusal> {
+        let network = arrival.network;
+        if at == arrival.from && matches!(at, Location::Local(_)) {
+            return Err(DropReason::Hairpin.into());
+        }
+        split_horizon(network.topology, arrival.from, at)?;
+        if network.proxy && view.ip().is_some() {
+            self.speak_for(network, endpoint, at, view, frame, now);
+        }
+        if network.mss_clamp {
+            self.clamp(network, view, frame);
+        }
+        match at {
+            Location::Local(port) => {
+                if let Some(endpoint) = endpoint {
+                    endpoint.state.received(1, frame.len() as u64);
+                }
+                out.send(frame, Egress::Port(port), network.vni);
+            }
+            Location::Remote(vtep) => self.to_vtep(arrival, vtep, view, frame, now, out)?,
+        }
+        Ok(())
+    }
+
+    /// Both MACs of a frame that a station is to have from the appliance, and nothing else of it. Between two
+    /// eastgates a frame carries the stations' own MACs, by which the other one knows them.
+    fn speak_for(
+        &self,
+        network: &Network,
+        endpoint: Option<&Endpoint>,
+        at: Location,
+        view: &mut View,
+        frame: &mut Frame<'_>,
+        now: Instant,
+    ) {
+        let to_the_station = match at {
+            Location::Local(_) => true,
+            Location::Remote(vtep) => network.peers.kind(vtep) == Some(PeerKind::Plain),
+        };
+        if view.dst == network.proxy_mac {
+            let learned = || {
+                let address = view.ip()?.dst;
+                Some(lock(&network.state.learned).by_address(address, now)?.mac)
+            };
+            view.dst = endpoint.map(|endpoint| endpoint.mac).or_else(learned).unwrap_or(view.dst);
+        }
+        if to_the_station {
+            view.src = network.proxy_mac;
+        }
+        // A parsed frame has both MACs.
+        let _ = rewrite(frame.bytes_mut(), view.src, view.dst);
+    }
+
+    fn clamp(&self, network: &Network, view: &View, frame: &mut Frame<'_>) {
+        if let Some(ip) = view.ip()
+            && let Transport::Tcp(tcp) = ip.transport
+            && tcp.flags & tcp_flags::SYN != 0
+        {
+            let link = self.shared.link_mtu.load(std::sync::atomic::Ordering::Relaxed);
+            let link = u16::try_from(link).unwrap_or(u16::MAX);
+            let derived = mtu::tenant_mtu(link, family(self.snapshot.vtep), view.tags);
+            let tenant = network.mtu.unwrap_or(derived).min(derived);
+            mss::clamp(frame, view, mss::mss_for(tenant, ip.src.is_v4()));
+        }
+    }
+
+    /// Step 7: into the tunnel to one VTEP, if it fits.
+    fn to_vtep(
+        &mut self,
+        arrival: &Arrival<'s>,
+        to: VtepAddr,
+        view: &mut View,
+        frame: &mut Frame<'_>,
+        now: Instant,
+        out: &mut Batch,
+    ) -> Result<(), Refusal> {
+        let path_mtu = self.shared.path_mtu_to(to, now);
+        if !mtu::fits(view, frame.len(), &frame.offload, path_mtu, family(to)) {
+            return self.too_big(arrival, to, path_mtu, view, frame, now, out);
+        }
+        let tunnel = self.wrap(arrival.network, to, view, frame)?;
+        out.send(frame, Egress::Tunnel(tunnel), arrival.network.vni);
+        Ok(())
+    }
+
+    fn wrap(
+        &self,
+        network: &Network,
+        to: VtepAddr,
+        view: &mut View,
+        frame: &mut Frame<'_>,
+    ) -> Result<Tunnel, Refusal> {
+        offload::finish_checksum(frame)?;
+        let fields = carriage::wrap(frame, view, &network.encapsulation, &self.shared.hasher)?;
+        Ok(Tunnel {
+            to: to.0,
+            source: fields.bucket as u16,
+            tos: fields.tos,
+            ttl: (network.encapsulation.ttl == OuterTtl::Inherit).then_some(fields.ttl),
+        })
+    }
+
+    /// A packet that does not fit is cut where the network says so and the packet allows it; otherwise its
+    /// sender is told.
+    #[allow(clippy::too_many_arguments, reason = "each is a different thing, and a struct would only rename them")]
+    fn too_big(
+        &mut self,
+        arrival: &Arrival<'s>,
+        to: VtepAddr,
+        path_mtu: u16,
+        view: &mut View,
+        frame: &mut Frame<'_>,
+        now: Instant,
+        out: &mut Batch,
+    ) -> Result<(), Refusal> {
+        let network = arrival.network;
+        let tenant_mtu = mtu::tenant_mtu(path_mtu, family(to), view.tags);
+        let may_be_cut = view.ip().is_some_and(|ip| ip.src.is_v4() && !ip.dont_fragment);
+        if network.oversize == Oversize::Fragment && may_be_cut && frame.offload.gso.is_none() {
+            offload::finish_checksum(frame)?;
+            self.made.clear();
+            let pieces = fragment_v4(frame.bytes(), view, tenant_mtu, &mut self.made)?;
+            let header = header::encode(network.vni);
+            for piece in pieces {
+                let Some(bytes) = self.made.get(piece) else { continue };
+                let tunnel = self.tunnel_for(network, to, bytes);
+                out.send_made(&[&header, bytes], Egress::Tunnel(tunnel), network.vni);
+            }
+            return Ok(());
+        }
+        if let Some(speaker) = Speaker::destination_of(view) {
+            let told = lock(&network.state.too_big)
+                .answer(frame.bytes(), view, speaker, tenant_mtu, now, &mut self.made);
+            if told.is_ok() {
+                self.send_back(arrival, out);
+            }
+        }
+        Err(DropReason::TooBig.into())
+    }
+
+    /// The outer header for a frame that eastgate made.
+    fn tunnel_for(&self, network: &Network, to: VtepAddr, inner: &[u8]) -> Tunnel {
+        let hash = View::parse(inner).map_or(0, |view| flow_hash(&view, &self.shared.hasher));
+        Tunnel { to: to.0, source: network.encapsulation.ports.bucket(hash) as u16, tos: 0, ttl: None }
+    }
+
+    /// Sends the frame that eastgate made to where the frame in hand came from.
+    pub(super) fn send_back(&self, arrival: &Arrival<'s>, out: &mut Batch) {
+        let network = arrival.network;
+        match arrival.from {
+            Location::Local(port) => out.send_made(&[&self.made], Egress::Port(port), network.vni),
+            Location::Remote(vtep) => {
+                let tunnel = self.tunnel_for(network, vtep, &self.made);
+                let header = header::encode(network.vni);
+                out.send_made(&[&header, &self.made], Egress::Tunnel(tunnel), network.vni);
+            }
+        }
+    }
+
+    /// Sends the frame in hand, as it is, to one place.
+    pub(super) fn deliver_copy(&self, arrival: &Arrival<'s>, at: Place, frame: &mut Frame<'_>, out: &mut Batch) {
+        let network = arrival.network;
+        match at {
+            Place::Port(port) => out.send(frame, Egress::Port(port), network.vni),
+            Place::Overlay(vtep) => {
+                let tunnel = self.tunnel_for(network, vtep, frame.bytes());
+                let header = header::encode(network.vni);
+                out.send_made(&[&header, frame.bytes()], Egress::Tunnel(tunnel), network.vni);
+            }
+        }
+    }
+
+    /// To the endpoints with a role. Another VTEP gets one copy however many of them it has.
+    fn to_role(
+        &mut self,
+        arrival: &Arrival<'s>,
+        role: Role,
+        view: &mut View,
+        frame: &mut Frame<'_>,
+        now: Instant,
+        out: &mut Batch,
+    ) -> Result<Outcome, Refusal> {
+        let network = arrival.network;
+        self.may_flood(network, now)?;
+        let mut vteps: Vec<VtepAddr> = Vec::new();
+        let mut copies = 0;
+        for endpoint in network.endpoints.iter().filter(|endpoint| role.is_played_by(endpoint)) {
+            match endpoint.location {
+                Location::Local(port) if arrival.from != endpoint.location => {
+                    out.send(frame, Egress::Port(port), network.vni);
+                    copies += 1;
+                }
+                Location::Remote(vtep)
+                    if split_horizon(network.topology, arrival.from, endpoint.location).is_ok()
+                        && arrival.from != endpoint.location
+                        && !vteps.contains(&vtep) =>
+                {
+                    vteps.push(vtep);
+                }
+                _ => {}
+            }
+        }
+        copies += self.replicate(network, &vteps, view, frame, out)?;
+        if copies == 0 { Err(DropReason::UnknownDestination.into()) } else { Ok(Outcome::Flood) }
+    }
+
+    /// To everyone but where it came from; to each receiver only what its rules let in.
+    fn to_everyone(
+        &mut self,
+        arrival: &Arrival<'s>,
+        control: bool,
+        view: &mut View,
+        frame: &mut Frame<'_>,
+        now: Instant,
+        out: &mut Batch,
+    ) -> Result<Outcome, Refusal> {
+        let network = arrival.network;
+        self.may_flood(network, now)?;
+        let mut refused = None;
+        let mut copies = 0;
+        for endpoint in &network.endpoints {
+            let Location::Local(port) = endpoint.location else { continue };
+            if arrival.from == endpoint.location {
+                continue;
+            }
+            match if control { Ok(()) } else { self.may_receive(network, endpoint, view) } {
+                Ok(()) => {
+                    out.send(frame, Egress::Port(port), network.vni);
+                    endpoint.state.received(1, frame.len() as u64);
+                    copies += 1;
+                }
+                Err(refusal) => refused = Some(refusal),
+            }
+        }
+        let vteps: Vec<VtepAddr> =
+            network.flood.iter().flat_map(|flood| flood.targets(arrival.from)).collect();
+        copies += self.replicate(network, &vteps, view, frame, out)?;
+        match refused {
+            Some(refusal) if copies == 0 => Err(refusal),
+            _ if copies == 0 => Err(DropReason::NoPeer.into()),
+            _ => Ok(Outcome::Flood),
+        }
+    }
+
+    /// One copy of the frame for each VTEP: one wrapping, many outer headers.
+    fn replicate(
+        &self,
+        network: &Network,
+        vteps: &[VtepAddr],
+        view: &mut View,
+        frame: &mut Frame<'_>,
+        out: &mut Batch,
+    ) -> Result<usize, Refusal> {
+        let Some(first) = vteps.first() else { return Ok(0) };
+        let tunnel = self.wrap(network, *first, view, frame)?;
+        for vtep in vteps {
+            out.send(frame, Egress::Tunnel(Tunnel { to: vtep.0, ..tunnel }), network.vni);
+        }
+        Ok(vteps.len())
+    }
+
+    /// Sends the frame that eastgate made to every port but the one the frame in hand came from.
+    pub(super) fn flood_ports(&self, arrival: &Arrival<'s>, now: Instant, out: &mut Batch) -> Result<(), Refusal> {
+        let network = arrival.network;
+        self.may_flood(network, now)?;
+        for endpoint in &network.endpoints {
+            if let Location::Local(port) = endpoint.location
+                && arrival.from != endpoint.location
+            {
+                out.send_made(&[&self.made], Egress::Port(port), network.vni);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the frame in hand to every VTEP that flooding reaches, and to no port.
+    pub(super) fn flood_overlay(
+        &self,
+        arrival: &Arrival<'s>,
+        view: &View,
+        frame: &mut Frame<'_>,
+        now: Instant,
+        out: &mut Batch,
+    ) -> Result<(), Refusal> {
+        let network = arrival.network;
+        self.may_flood(network, now)?;
+        let vteps: Vec<VtepAddr> = network.flood.iter().flat_map(|flood| flood.targets(arrival.from)).collect();
+        self.replicate(network, &vteps, &mut view.clone(), frame, out).map(drop)
+    }
+
+    fn may_flood(&self, network: &Network, now: Instant) -> Result<(), Refusal> {
+        if lock(&network.state.bum).take(now) { Ok(()) } else { Err(DropReason::BumLimit.into()) }
+    }
+}
+
+/// Where a frame to a group goes.
+fn to_many<'s>(arrival: &Arrival<'s>, view: &View, plain: bool) -> Result<Destination<'s>, Refusal> {
+    let network = arrival.network;
+    if !plain {
+        return Ok(Destination::Everyone { control: true });
+    }
+    match view.ip().and_then(chore) {
+        Some(Chore::AskDhcp) => Ok(Destination::Role(Role::DhcpServer)),
+        Some(Chore::SolicitRouter) => Ok(Destination::Role(Role::Router)),
+        Some(Chore::AnswerDhcp) if plays(arrival, Role::DhcpServer) => Ok(Destination::Everyone { control: true }),
+        Some(Chore::AdvertiseRouter) if plays(arrival, Role::Router) => Ok(Destination::Everyone { control: true }),
+        _ if network.flood_multicast => Ok(Destination::Everyone { control: false }),
+        _ => Err(DropReason::MulticastRefused.into()),
+    }
+}
+
+fn plays(arrival: &Arrival<'_>, role: Role) -> bool {
+    arrival.sender.is_some_and(|sender| role.is_played_by(sender))
+}
+
+fn family(vtep: VtepAddr) -> Family {
+    if vtep.0.is_ipv4() { Family::V4 } else { Family::V6 }
+}

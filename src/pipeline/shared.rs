@@ -1,0 +1,201 @@
+//! What all workers share: the snapshot in force, the flow table in shards, fragments, paths, counters.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use ahash::RandomState;
+use arc_swap::{ArcSwap, Guard};
+use eastgate_policy::{
+    flow::{FlowCounters, FlowTable, Sharding},
+    fragment::FragmentTable,
+};
+use eastgate_vtep::mtu::path::{PathSettings, Paths, Quote};
+use eastgate_wire::{FlowKey, Instant, VtepAddr};
+
+use super::counters::{Counters, DropCount, DropKey};
+use crate::{
+    io::batch_send::{NarrowPath, Report},
+    snapshot::{Snapshot, state::StateBook},
+};
+
+/// Shards of the flow table: enough that two workers seldom want the same one.
+const SHARDS: u32 = 64;
+/// Flows that one call may end.
+const EXPIRY_BUDGET: usize = 256;
+/// How often a worker looks for flows that have ended: time-outs are in seconds.
+const EXPIRY_EVERY: Duration = Duration::from_millis(500);
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    snapshot: ArcSwap<Snapshot>,
+    /// What outlives snapshots
+    pub book: Arc<StateBook>,
+    /// One for each worker
+    pub counters: Box<[Counters]>,
+    /// The underlay device's MTU in bytes
+    pub link_mtu: AtomicU32,
+    sharding: Sharding,
+    flows: Box<[Mutex<FlowTable>]>,
+    pub(super) fragments: Mutex<FragmentTable>,
+    paths: Mutex<Paths>,
+    /// Some path is narrower than the link: only then is the table of paths asked.
+    narrow: AtomicBool,
+    pub(super) hasher: RandomState,
+    expiry: Box<[Mutex<Instant>]>,
+}
+
+/// A poisoned lock means that a worker died between two of its writes. The tables keep their own bounds at every
+/// step, and going on with them is safer than a data plane that stops for all tenants.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// For `workers` workers, with the first snapshot.
+    #[must_use]
+    pub fn new(snapshot: Snapshot, book: Arc<StateBook>, workers: usize) -> Self {
+        let settings = PathSettings { vxlan_port: snapshot.config.overlay.port, ..PathSettings::default() };
+        let limits = snapshot.config.limits;
+        Self {
+            paths: Mutex::new(Paths::new(settings, snapshot.ports, RandomState::new())),
+            fragments: Mutex::new(FragmentTable::new(RandomState::new(), limits.fragments)),
+            snapshot: ArcSwap::from_pointee(snapshot),
+            book,
+            counters: (0..workers).map(|_| Counters::default()).collect(),
+            link_mtu: AtomicU32::new(1500),
+            sharding: Sharding::new(RandomState::new(), SHARDS),
+            flows: (0..SHARDS).map(|_| Mutex::new(FlowTable::new(RandomState::new(), 0))).collect(),
+            narrow: AtomicBool::new(false),
+            hasher: RandomState::new(),
+            expiry: (0..workers).map(|_| Mutex::new(Instant::ZERO)).collect(),
+        }
+    }
+
+    /// The snapshot in force.
+    #[must_use]
+    pub fn snapshot(&self) -> Guard<Arc<Snapshot>> {
+        self.snapshot.load()
+    }
+
+    /// The snapshot in force, to be kept.
+    #[must_use]
+    pub fn snapshot_arc(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Puts a snapshot in force. Frames that a worker has in hand are decided by the one before.
+    pub fn install(&self, snapshot: Snapshot) {
+        lock(&self.fragments).set_limit(snapshot.config.limits.fragments);
+        self.book.set_limits(snapshot.config.limits);
+        self.snapshot.store(Arc::new(snapshot));
+        self.book.prune();
+    }
+
+    /// The part of the flow table that a flow is in.
+    pub fn flows(&self, key: &FlowKey) -> MutexGuard<'_, FlowTable> {
+        let shard = self.sharding.shard(key) as usize;
+        lock(&self.flows[shard.min(self.flows.len() - 1)])
+    }
+
+    /// Every part of the flow table.
+    pub fn all_flows(&self) -> impl Iterator<Item = &Mutex<FlowTable>> {
+        self.flows.iter()
+    }
+
+    /// What the flow table has done so far.
+    #[must_use]
+    pub fn flow_counters(&self) -> FlowCounters {
+        let mut sum = FlowCounters::default();
+        for table in &self.flows {
+            sum += lock(table).counters();
+        }
+        sum
+    }
+
+    /// The MTU of the path to a VTEP, in bytes of the outer packet.
+    #[must_use]
+    pub fn path_mtu_to(&self, to: VtepAddr, now: Instant) -> u16 {
+        let link = u16::try_from(self.link_mtu.load(Relaxed)).unwrap_or(u16::MAX);
+        if self.narrow.load(Relaxed) { lock(&self.paths).mtu(to, link, now) } else { link }
+    }
+
+    /// Takes the kernel's word that the path of a datagram is narrower than the link. The kernel believes an
+    /// ICMP message only when it quotes a datagram that the socket sent; the table of paths adds its floor.
+    pub fn path_mtu(&self, narrow: &NarrowPath, now: Instant) {
+        let link = u16::try_from(self.link_mtu.load(Relaxed)).unwrap_or(u16::MAX);
+        let snapshot = self.snapshot();
+        let quote = Quote {
+            from: snapshot.vtep.0,
+            to: narrow.to,
+            len: u16::MAX,
+            source_port: snapshot.ports.port(narrow.source.into()),
+            destination_port: snapshot.config.overlay.port,
+            vni: None,
+        };
+        let mut paths = lock(&self.paths);
+        let _ = paths.send(narrow.to, narrow.source.into(), link, now);
+        if let Ok(mtu) = paths.too_big(&quote, narrow.mtu, link, now, |_| true, |_, _| true) {
+            self.narrow.store(true, Relaxed);
+            tracing::info!(vtep = %narrow.to, mtu, "the path to a VTEP is narrower than the link");
+        }
+    }
+
+    /// When worker `index` wants to be called for what has run out of time.
+    #[must_use]
+    pub fn poll_timeout(&self, index: usize) -> Option<Instant> {
+        Some(*lock(self.expiry.get(index)?) + EXPIRY_EVERY)
+    }
+
+    /// Ends what has run out of time in worker `index`'s share of the tables.
+    pub fn handle_timeout(&self, index: usize, now: Instant) {
+        let Some(last) = self.expiry.get(index) else { return };
+        if now.since(*lock(last)) < EXPIRY_EVERY {
+            return;
+        }
+        let mut more = false;
+        for table in self.flows.iter().skip(index).step_by(self.expiry.len()) {
+            more |= lock(table).handle_timeout(now, EXPIRY_BUDGET) == EXPIRY_BUDGET;
+        }
+        if index == 0 {
+            lock(&self.fragments).handle_timeout(now, EXPIRY_BUDGET);
+            for network in self.snapshot().learning_networks() {
+                lock(&network.state.fdb).expire(now, EXPIRY_BUDGET);
+                lock(&network.state.learned).handle_timeout(now);
+            }
+        }
+        if !more {
+            *lock(last) = now;
+        }
+    }
+
+    /// Counts what became of a worker's batch.
+    pub fn count_sent(&self, index: usize, report: &Report) {
+        let Some(counters) = self.counters.get(index) else { return };
+        counters.to_ports.fetch_add(report.to_ports, Relaxed);
+        counters.to_underlay.fetch_add(report.to_underlay, Relaxed);
+        for (vni, reason, frames) in &report.dropped {
+            let key = DropKey { vni: Some(*vni), reason: *reason, from: None, by: None, rule: None };
+            let count = DropCount {
+                frames: u64::from(*frames),
+                bytes: 0,
+                last_at: crate::io::clock::now(),
+                last: None,
+            };
+            counters.add(key, &count);
+        }
+    }
+
+    /// Counts a frame that never reached the path.
+    pub fn count_drop(&self, index: usize, key: DropKey, now: Instant) {
+        if let Some(counters) = self.counters.get(index) {
+            counters.drop_frame(key, 0, None, now);
+        }
+    }
+}
+

@@ -1,0 +1,624 @@
+//! What one host does, compiled: immutable tables made from a checked configuration, swapped in whole.
+//!
+//! A tenant that did not change keeps its compiled networks, so a reload costs what changed. What a network has
+//! learned and counted ([`NetworkState`], [`EndpointState`]) outlives every snapshot.
+
+pub mod rules;
+pub mod state;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use ahash::RandomState;
+use eastgate_policy::{
+    admission::{self, AddressPair, BadReserved, Sender, Site},
+    compile::{CompileError, Compiled},
+    flow::StateSettings,
+    rule::Source,
+};
+use eastgate_steering::{AllowedPair, Answers, Binding, Bindings, Identity, Mode, Place, Unknown, proxy_mac};
+use eastgate_vtep::{
+    carriage::Encapsulation,
+    ecn::{OuterTos, OuterTtl},
+    entropy::SourcePorts,
+    fdb::Location,
+    flood::{Flood, FloodMode, Topology},
+    peers::{PeerKind, Peers},
+};
+use eastgate_wire::{Addr, EndpointId, MacAddr, PortId, Vni, VtepAddr};
+
+use self::{
+    rules::{RuleTable, prefix},
+    state::{EndpointState, NetworkState, StateBook},
+};
+use crate::config::{self, Config, Name, Neighbors, OnChange, OuterField, Oversize, TcpMode, Tenant};
+
+/// Why a configuration cannot be put in force on this host.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The host is not in the configuration.
+    #[error("there is no [host.{wanted}] in the configuration; it has: {}", .known.join(", "))]
+    UnknownHost {
+        /// The name asked for
+        wanted: String,
+        /// The names there are
+        known: Vec<String>,
+    },
+    /// The host is one that eastgate does not run.
+    #[error("[host.{0}] runs = \"vxlan\": eastgate cannot be that host")]
+    NotOurs(String),
+    /// A network's policy does not compile.
+    #[error("{at}: the policy of network {network} does not compile: {source}")]
+    Policy {
+        /// Where the network is written
+        at: config::Place,
+        /// As tenant/name
+        network: String,
+        /// Why
+        #[source]
+        source: CompileError,
+    },
+    /// A reserved prefix is none.
+    #[error("a management or VTEP address is no prefix: {0}")]
+    Reserved(#[from] BadReserved),
+    /// Source ports or flood settings contradict each other.
+    #[error("{at}: {source}")]
+    Overlay {
+        /// Where, as far as known
+        at: String,
+        /// Why
+        #[source]
+        source: eastgate_vtep::Error,
+    },
+}
+
+/// One host's part of a configuration, compiled.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts up with every snapshot; 0 is none
+    pub epoch: u32,
+    /// The configuration it was made from
+    pub config: Arc<Config>,
+    /// This host's name
+    pub host: Name,
+    /// This host's VTEP
+    pub vtep: VtepAddr,
+    /// What no tenant may reach
+    pub site: Arc<Site>,
+    /// How wrapped frames find a source port
+    pub ports: SourcePorts,
+    networks: HashMap<Vni, Arc<Network>, RandomState>,
+    by_port: Vec<Option<(Arc<Network>, EndpointId)>>,
+    learning: Vec<Arc<Network>>,
+}
+
+/// A network, as this host has a part in it.
+#[derive(Debug)]
+pub struct Network {
+    /// Its identifier
+    pub vni: Vni,
+    /// As tenant/name
+    pub name: String,
+    /// Its tenant's configuration
+    pub tenant: Arc<Tenant>,
+    /// The key of its own configuration in the tenant's
+    pub key: Name,
+    /// The rules of its tenant by number
+    pub rules: Arc<RuleTable>,
+    /// Its endpoints, in the order of the configuration
+    pub endpoints: Vec<Endpoint>,
+    /// Its compiled policy
+    pub policy: Compiled,
+    /// How its flows are tracked
+    pub tracking: StateSettings,
+    /// The VTEPs that take part
+    pub peers: Peers,
+    /// Who gets copies of frames to many; none where the network does not flood
+    pub flood: Option<Flood>,
+    /// Its shape
+    pub topology: Topology,
+    /// This host is its hub.
+    pub hub_here: bool,
+    /// Who answers ARP and ND
+    pub neighbors: Mode,
+    /// The appliance's MAC in it
+    pub proxy_mac: MacAddr,
+    /// Frames come addressed to [`Self::proxy_mac`], and leave from it
+    pub proxy: bool,
+    /// How its frames are wrapped
+    pub encapsulation: Encapsulation,
+    /// MTU of its tenants' interfaces, where the configuration says it
+    pub mtu: Option<u16>,
+    /// The snapshot that it was compiled for: its flows are decided again when this changes
+    pub epoch: u32,
+    /// Strangers behind member VTEPs are admitted and learned
+    pub learning: bool,
+    /// Frames to unknown MACs are flooded
+    pub flood_unknown: bool,
+    /// Multicast and broadcast data is flooded
+    pub flood_multicast: bool,
+    /// Datagrams with reserved VXLAN bits set are refused
+    pub strict_reserved: bool,
+    /// What becomes of packets that are too big and may be cut
+    pub oversize: Oversize,
+    /// The MSS of SYNs is lowered to what fits
+    pub mss_clamp: bool,
+    /// Flows that each rule admitted on this host, by rule number
+    pub hits: Box<[AtomicU64]>,
+    /// What outlives snapshots
+    pub state: Arc<NetworkState>,
+    unsecured: bool,
+    by_mac: HashMap<MacAddr, EndpointId, RandomState>,
+    by_address: HashMap<Addr, EndpointId, RandomState>,
+}
+
+/// A station of a network.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Its place in the network's list
+    pub id: EndpointId,
+    /// Its name
+    pub name: Name,
+    /// Its MAC
+    pub mac: MacAddr,
+    /// Where it is
+    pub location: Location,
+    /// What it may send
+    pub sender: Sender,
+    /// What it may claim in ARP and ND
+    pub claims: Vec<AllowedPair>,
+    /// Its rules are applied on this host: it is here, or at a VTEP that applies none.
+    pub policed_here: bool,
+    /// What outlives snapshots
+    pub state: Arc<EndpointState>,
+}
+
+/// Tenant ports keep their number for as long as the daemon runs, whatever the configuration calls for.
+#[derive(Debug, Default)]
+pub struct PortRegistry {
+    by_name: HashMap<Arc<str>, PortId>,
+    names: Vec<Arc<str>>,
+}
+
+impl PortRegistry {
+    /// The number of a device name.
+    pub fn id(&mut self, name: &Arc<str>) -> PortId {
+        if let Some(id) = self.by_name.get(name) {
+            return *id;
+        }
+        let id = PortId(self.names.len() as u32);
+        self.names.push(name.clone());
+        self.by_name.insert(name.clone(), id);
+        id
+    }
+
+    /// The device name of a number.
+    #[must_use]
+    pub fn name(&self, id: PortId) -> Option<&Arc<str>> {
+        self.names.get(id.0 as usize)
+    }
+
+    /// The number of a device name that has one.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<PortId> {
+        self.by_name.get(name).copied()
+    }
+}
+
+impl Endpoint {
+    /// What it is to the ARP and ND responder.
+    #[must_use]
+    pub fn identity(&self) -> Identity<'_> {
+        Identity {
+            endpoint: Some(self.id),
+            mac: self.mac,
+            addresses: &self.sender.addresses,
+            allowed: &self.claims,
+        }
+    }
+
+    /// Its port, when it is on this host.
+    #[must_use]
+    pub const fn port(&self) -> Option<PortId> {
+        match self.location {
+            Location::Local(port) => Some(port),
+            Location::Remote(_) => None,
+        }
+    }
+}
+
+impl Network {
+    /// Its configuration.
+    #[must_use]
+    pub fn config(&self) -> Option<&config::Network> {
+        self.tenant.networks.get(&self.key)
+    }
+
+    /// The endpoint with this number.
+    #[must_use]
+    pub fn endpoint(&self, id: EndpointId) -> Option<&Endpoint> {
+        self.endpoints.get(id.0 as usize)
+    }
+
+    /// The endpoint that has this MAC.
+    #[must_use]
+    pub fn by_mac(&self, mac: MacAddr) -> Option<&Endpoint> {
+        self.endpoint(*self.by_mac.get(&mac)?)
+    }
+
+    /// The endpoint that has this address.
+    #[must_use]
+    pub fn by_address(&self, address: Addr) -> Option<&Endpoint> {
+        self.endpoint(*self.by_address.get(&address)?)
+    }
+
+    /// Whether anything is learned in it: from strangers, or from ports whose senders are not checked.
+    #[must_use]
+    pub fn learns(&self) -> bool {
+        self.learning || self.unsecured
+    }
+
+    /// How many VLAN tags a frame in it may carry.
+    #[must_use]
+    pub const fn max_tags(&self) -> u8 {
+        if self.encapsulation.vlan_aware { 1 } else { 0 }
+    }
+
+    /// The source form of its policy, for explaining decisions.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        self.config().map(|config| self.rules.source(&self.tenant, config)).unwrap_or_default()
+    }
+}
+
+impl Bindings for Network {
+    fn by_address(&self, address: Addr) -> Option<Binding> {
+        let endpoint = Network::by_address(self, address)?;
+        Some(Binding {
+            mac: endpoint.mac,
+            endpoint: Some(endpoint.id),
+            at: place(endpoint.location),
+            router: endpoint.sender.router,
+        })
+    }
+}
+
+/// A location in the words of the steering crate.
+#[must_use]
+pub const fn place(location: Location) -> Place {
+    match location {
+        Location::Local(port) => Place::Port(port),
+        Location::Remote(vtep) => Place::Overlay(vtep),
+    }
+}
+
+impl Snapshot {
+    /// The network with this VNI, if this host has a part in it.
+    #[must_use]
+    pub fn network(&self, vni: Vni) -> Option<&Arc<Network>> {
+        self.networks.get(&vni)
+    }
+
+    /// All networks that this host has a part in, by VNI.
+    #[must_use]
+    pub fn networks(&self) -> Vec<&Arc<Network>> {
+        let mut networks: Vec<_> = self.config.networks_of(&self.host).collect();
+        networks.sort_by_key(|(_, network)| network.vni);
+        networks.into_iter().filter_map(|(_, network)| self.networks.get(&network.vni)).collect()
+    }
+
+    /// The networks in which something is learned.
+    pub fn learning_networks(&self) -> impl Iterator<Item = &Arc<Network>> {
+        self.learning.iter()
+    }
+
+    /// The network and endpoint at a tenant port.
+    #[must_use]
+    pub fn at_port(&self, port: PortId) -> Option<(&Arc<Network>, &Endpoint)> {
+        let (network, id) = self.by_port.get(port.0 as usize)?.as_ref()?;
+        Some((network, network.endpoint(*id)?))
+    }
+
+    /// The tenant ports of this host.
+    pub fn tenant_ports(&self) -> impl Iterator<Item = (PortId, &Arc<Network>, &Endpoint)> {
+        self.by_port.iter().enumerate().filter_map(|(index, at)| {
+            let (network, id) = at.as_ref()?;
+            Some((PortId(index as u32), network, network.endpoint(*id)?))
+        })
+    }
+
+    /// Compiles what `host` has to do.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; nothing was changed but numbers given to new ports.
+    pub fn compile(
+        config: &Arc<Config>,
+        host: &str,
+        previous: Option<&Snapshot>,
+        registry: &mut PortRegistry,
+        book: &StateBook,
+    ) -> Result<Self, SnapshotError> {
+        let own = config.host(host).ok_or_else(|| SnapshotError::UnknownHost {
+            wanted: host.to_owned(),
+            known: config.hosts.keys().map(|name| name.to_string()).collect(),
+        })?;
+        if !own.runs_eastgate() {
+            return Err(SnapshotError::NotOurs(host.to_owned()));
+        }
+        let epoch = previous.map_or(0, |previous| previous.epoch) + 1;
+        let previous = previous.filter(|previous| same_surroundings(&previous.config, config));
+        let overlay = &config.overlay;
+        let ports =
+            SourcePorts::new_checked(overlay.source_ports.first, overlay.source_ports.last, overlay.entropy_ports)
+                .map_err(|source| SnapshotError::Overlay { at: "[overlay]".into(), source })?;
+        let site = match previous {
+            Some(previous) => previous.site.clone(),
+            None => Arc::new(site(config)?),
+        };
+        let mut snapshot = Self {
+            epoch,
+            config: config.clone(),
+            host: own.name.clone(),
+            vtep: own.vtep,
+            site,
+            ports,
+            networks: HashMap::default(),
+            by_port: Vec::new(),
+            learning: Vec::new(),
+        };
+        for tenant in config.tenants.values() {
+            let before = previous.filter(|p| p.config.tenant(&tenant.name).is_some_and(|b| Arc::ptr_eq(b, tenant)));
+            let rules = std::cell::OnceCell::new();
+            for network in tenant.networks.values().filter(|network| network.is_member(host)) {
+                let compiled = match before.and_then(|before| before.network(network.vni)) {
+                    Some(kept) => kept.clone(),
+                    None => {
+                        let rules = rules.get_or_init(|| Arc::new(RuleTable::new(tenant)));
+                        let site = NetworkSite { config, host: own, ports, epoch };
+                        Arc::new(site.compile(tenant, network, rules, registry, book)?)
+                    }
+                };
+                snapshot.insert(compiled);
+            }
+        }
+        Ok(snapshot)
+    }
+
+    fn insert(&mut self, network: Arc<Network>) {
+        for endpoint in &network.endpoints {
+            if let Some(PortId(port)) = endpoint.port() {
+                let index = port as usize;
+                if self.by_port.len() <= index {
+                    self.by_port.resize(index + 1, None);
+                }
+                self.by_port[index] = Some((network.clone(), endpoint.id));
+            }
+        }
+        if network.learns() {
+            self.learning.push(network.clone());
+        }
+        self.networks.insert(network.vni, network);
+    }
+}
+
+/// Whether everything outside the tenants that compiled networks depend on is the same.
+fn same_surroundings(a: &Config, b: &Config) -> bool {
+    let hosts = |config: &Config| -> Vec<_> {
+        config.hosts.values().map(|h| (h.name.clone(), h.vtep, h.runs, h.management.clone())).collect()
+    };
+    a.overlay == b.overlay && a.limits == b.limits && hosts(a) == hosts(b)
+}
+
+/// VTEP and management addresses of every host.
+fn site(config: &Config) -> Result<Site, BadReserved> {
+    let vteps = config.hosts.values().map(|host| (Addr::from(host.vtep.0), 128));
+    let management = config.hosts.values().flat_map(|host| host.management.iter().map(prefix));
+    admission::Site::new(&[], &vteps.chain(management).collect::<Vec<_>>())
+}
+
+/// What compiling a network needs to know of its surroundings.
+struct NetworkSite<'c> {
+    config: &'c Config,
+    host: &'c config::Host,
+    ports: SourcePorts,
+    epoch: u32,
+}
+
+impl NetworkSite<'_> {
+    fn compile(
+        &self,
+        tenant: &Arc<Tenant>,
+        network: &config::Network,
+        rules: &Arc<RuleTable>,
+        registry: &mut PortRegistry,
+        book: &StateBook,
+    ) -> Result<Network, SnapshotError> {
+        let name = format!("{}/{}", tenant.name, network.name);
+        let policy = Compiled::compile(&rules.source(tenant, network)).map_err(|source| SnapshotError::Policy {
+            at: network.at.clone(),
+            network: name.clone(),
+            source,
+        })?;
+        let state = book.network(network, self.config);
+        let hasher = RandomState::new();
+        let peers = self.config.members(network).filter(|member| member.name != self.host.name).map(|member| {
+            (member.vtep, if member.runs_eastgate() { PeerKind::Eastgate } else { PeerKind::Plain })
+        });
+        let peers = Peers::new(peers, hasher);
+        let topology = match network.topology {
+            config::Topology::Mesh => Topology::Mesh,
+            config::Topology::Hub => Topology::Hub,
+        };
+        let hub_here = network.hub.as_ref().is_some_and(|hub| hub.host == self.host.name);
+        let proxy = proxy_mac(network.vni);
+        let mut endpoints = Vec::with_capacity(network.endpoints.len());
+        for (index, endpoint) in network.endpoints.iter().enumerate() {
+            endpoints.push(self.endpoint(EndpointId(index as u32), network, endpoint, registry, &state)?);
+        }
+        let by_mac = endpoints.iter().map(|endpoint| (endpoint.mac, endpoint.id)).collect();
+        let by_address = endpoints
+            .iter()
+            .flat_map(|endpoint| endpoint.sender.addresses.iter().map(|address| (*address, endpoint.id)))
+            .collect();
+        Ok(Network {
+            vni: network.vni,
+            flood: self.flood(network, topology, hub_here, &peers)?,
+            name,
+            tenant: tenant.clone(),
+            key: network.name.clone(),
+            rules: rules.clone(),
+            endpoints,
+            policy,
+            tracking: tracking(network),
+            peers,
+            topology,
+            hub_here,
+            neighbors: Mode {
+                answers: match network.neighbors {
+                    Neighbors::Off => Answers::Off,
+                    Neighbors::Suppress => Answers::Suppress,
+                    Neighbors::Proxy => Answers::Proxy { mac: proxy },
+                },
+                unknown: match network.unknown_neighbors {
+                    config::Unknown::Drop => Unknown::Drop,
+                    config::Unknown::Flood => Unknown::Flood,
+                },
+                hub: hub_here,
+            },
+            proxy_mac: proxy,
+            proxy: network.neighbors == Neighbors::Proxy,
+            encapsulation: Encapsulation {
+                vni: network.vni,
+                vlan_aware: network.vlan_aware,
+                tos: match self.config.overlay.tos {
+                    OuterField::Inherit => OuterTos::Inherit,
+                    OuterField::Fixed(tos) => OuterTos::Fixed(tos),
+                },
+                ttl: match self.config.overlay.ttl {
+                    OuterField::Inherit => OuterTtl::Inherit,
+                    OuterField::Fixed(ttl) => OuterTtl::Fixed(ttl),
+                },
+                ports: self.ports,
+            },
+            mtu: network.mtu,
+            epoch: self.epoch,
+            learning: network.learning,
+            flood_unknown: network.unknown_destinations == config::Unknown::Flood,
+            flood_multicast: network.multicast == config::Unknown::Flood,
+            strict_reserved: network.strict_reserved,
+            oversize: network.oversize,
+            mss_clamp: network.mss_clamp,
+            hits: (0..rules.len()).map(|_| AtomicU64::new(0)).collect(),
+            unsecured: network.endpoints.iter().any(|endpoint| !endpoint.port_security),
+            state,
+            by_mac,
+            by_address,
+        })
+    }
+
+    fn flood(
+        &self,
+        network: &config::Network,
+        topology: Topology,
+        hub_here: bool,
+        peers: &Peers,
+    ) -> Result<Option<Flood>, SnapshotError> {
+        let mode = match (network.flood, network.multicast_group) {
+            (config::Flood::Off, _) | (config::Flood::Multicast, None) => return Ok(None),
+            (config::Flood::Replicate, _) => FloodMode::HeadEnd,
+            (config::Flood::Multicast, Some(group)) => FloodMode::Group(VtepAddr(group)),
+        };
+        // A spoke sends to its hub, which sends on.
+        let hub = network.hub.as_ref().filter(|_| !hub_here).and_then(|hub| self.config.host(&hub.host));
+        let only_hub = hub.map(|hub| {
+            let kind = peers.kind(hub.vtep).unwrap_or(PeerKind::Eastgate);
+            Peers::new([(hub.vtep, kind)], RandomState::new())
+        });
+        Flood::new(topology, mode, only_hub.as_ref().unwrap_or(peers), &[self.host.vtep])
+            .map(Some)
+            .map_err(|source| SnapshotError::Overlay { at: network.at.to_string(), source })
+    }
+
+    fn endpoint(
+        &self,
+        id: EndpointId,
+        network: &config::Network,
+        endpoint: &config::Endpoint,
+        registry: &mut PortRegistry,
+        state: &NetworkState,
+    ) -> Result<Endpoint, SnapshotError> {
+        let host = self.config.host(&endpoint.host.host).ok_or_else(|| SnapshotError::UnknownHost {
+            wanted: endpoint.host.host.to_string(),
+            known: Vec::new(),
+        })?;
+        let here = host.name == self.host.name;
+        let location = match &endpoint.port {
+            Some(port) if here => Location::Local(registry.id(port)),
+            // In a hub network a spoke reaches everyone else through the hub.
+            _ => Location::Remote(self.towards(network, host)),
+        };
+        let pairs = endpoint.allowed_pairs.iter().map(|pair| {
+            let (address, len) = prefix(&pair.address);
+            AddressPair { mac: pair.mac.unwrap_or(endpoint.mac), network: address, len }
+        });
+        let claims = endpoint.allowed_pairs.iter().map(|pair| {
+            let (address, len) = prefix(&pair.address);
+            AllowedPair { mac: pair.mac, network: address, prefix_len: len }
+        });
+        Ok(Endpoint {
+            id,
+            name: endpoint.name.clone(),
+            mac: endpoint.mac,
+            location,
+            claims: claims.collect(),
+            policed_here: here || !host.runs_eastgate(),
+            state: state.endpoint(&endpoint.name),
+            sender: Sender {
+                mac: endpoint.mac,
+                addresses: endpoint.addresses.clone(),
+                pairs: pairs.collect(),
+                port_security: endpoint.port_security,
+                router: endpoint.router,
+                dhcp_server: endpoint.dhcp_server,
+                ethertypes: Vec::new(),
+                max_tags: if network.vlan_aware { 1 } else { 0 },
+            },
+        })
+    }
+
+    fn towards(&self, network: &config::Network, host: &config::Host) -> VtepAddr {
+        match &network.hub {
+            Some(hub) if hub.host != self.host.name => {
+                self.config.host(&hub.host).map_or(host.vtep, |hub| hub.vtep)
+            }
+            _ => host.vtep,
+        }
+    }
+}
+
+fn tracking(network: &config::Network) -> StateSettings {
+    let from = &network.timeouts;
+    StateSettings {
+        timeouts: eastgate_policy::flow::Timeouts {
+            syn_sent: from.tcp_syn,
+            syn_received: from.tcp_syn,
+            established: from.tcp_established,
+            fin_wait: from.tcp_fin_wait,
+            close_wait: from.tcp_close_wait,
+            last_ack: from.tcp_last_ack,
+            time_wait: from.tcp_time_wait,
+            close: from.tcp_close,
+            udp_first: from.udp_first,
+            udp_answered: from.udp_answered,
+            icmp: from.icmp,
+            other: from.other,
+        },
+        loose: network.tcp == TcpMode::Loose,
+        on_change: match network.on_change {
+            OnChange::Recheck => eastgate_policy::flow::OnChange::Recheck,
+            OnChange::Keep => eastgate_policy::flow::OnChange::Keep,
+        },
+    }
+}

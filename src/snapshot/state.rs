@@ -1,0 +1,172 @@
+//! What outlives snapshots: what networks have learned, and what endpoints have sent and received.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use ahash::RandomState;
+use eastgate_policy::flow::{FlowLimits, NetworkQuota, Quota};
+use eastgate_steering::{Bucket, LearnLimits, Learned, Rate};
+use eastgate_vtep::{
+    fdb::{Fdb, FdbSettings},
+    mtu::too_big::TooBig,
+    rate::{Rate as FrameRate, TokenBucket},
+};
+use eastgate_wire::{Instant, Vni};
+
+use crate::config::{self, Config, Name};
+
+/// What a network has learned and used up.
+#[derive(Debug)]
+pub struct NetworkState {
+    /// Where learned MACs are
+    pub fdb: Mutex<Fdb>,
+    /// Learned neighbours
+    pub learned: Mutex<Learned>,
+    /// Broadcast, unknown unicast and multicast frames it may still send
+    pub bum: Mutex<TokenBucket>,
+    /// Tells senders what is too big, at a limited rate
+    pub too_big: Mutex<TooBig>,
+    /// Answers to ARP and ND that its strangers may still ask for
+    pub stranger_answers: Mutex<Bucket>,
+    /// Its flows
+    pub quota: Arc<NetworkQuota>,
+    /// Its datagrams in fragments, at most
+    pub fragments: u32,
+    settings: Settings,
+    endpoints: Mutex<HashMap<Name, Weak<EndpointState>>>,
+}
+
+/// The settings that a state was made with; others make a new one.
+#[derive(Clone, PartialEq, Debug)]
+struct Settings {
+    fdb: FdbSettings,
+    bum: u32,
+    limits: config::Limits,
+}
+
+/// What an endpoint has sent and received through eastgate on this host.
+#[derive(Debug)]
+pub struct EndpointState {
+    /// Frames it sent that passed
+    pub tx_frames: AtomicU64,
+    /// Their bytes
+    pub tx_bytes: AtomicU64,
+    /// Frames that were sent to it
+    pub rx_frames: AtomicU64,
+    /// Their bytes
+    pub rx_bytes: AtomicU64,
+    /// Answers to ARP and ND it may still ask for
+    pub answers: Mutex<Bucket>,
+}
+
+impl EndpointState {
+    fn new() -> Self {
+        Self {
+            tx_frames: AtomicU64::new(0),
+            tx_bytes: AtomicU64::new(0),
+            rx_frames: AtomicU64::new(0),
+            rx_bytes: AtomicU64::new(0),
+            answers: Mutex::new(Bucket::new(Rate::default(), Instant::ZERO)),
+        }
+    }
+
+    /// Counts frames that it sent.
+    pub fn sent(&self, frames: u64, bytes: u64) {
+        self.tx_frames.fetch_add(frames, Relaxed);
+        self.tx_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts frames that were sent to it.
+    pub fn received(&self, frames: u64, bytes: u64) {
+        self.rx_frames.fetch_add(frames, Relaxed);
+        self.rx_bytes.fetch_add(bytes, Relaxed);
+    }
+}
+
+/// Too-big messages a second in one network.
+const ERRORS: FrameRate = FrameRate { per_second: 100, burst: 100 };
+
+impl NetworkState {
+    fn new(settings: Settings, quota: Arc<NetworkQuota>) -> Self {
+        let bum = FrameRate { per_second: settings.bum, burst: settings.bum };
+        Self {
+            fdb: Mutex::new(Fdb::new(settings.fdb, RandomState::new())),
+            learned: Mutex::new(Learned::new(LearnLimits::default())),
+            bum: Mutex::new(TokenBucket::new(bum, Instant::ZERO)),
+            too_big: Mutex::new(TooBig::new(ERRORS, Instant::ZERO)),
+            stranger_answers: Mutex::new(Bucket::new(Rate::default(), Instant::ZERO)),
+            quota,
+            fragments: settings.limits.fragments,
+            settings,
+            endpoints: Mutex::default(),
+        }
+    }
+
+    /// The state of the endpoint with this name: the same for as long as a snapshot names it.
+    #[must_use]
+    pub fn endpoint(&self, name: &Name) -> Arc<EndpointState> {
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = endpoints.get(name).and_then(Weak::upgrade) {
+            return state;
+        }
+        let state = Arc::new(EndpointState::new());
+        endpoints.insert(name.clone(), Arc::downgrade(&state));
+        state
+    }
+}
+
+/// The states of all networks of this host.
+#[derive(Debug)]
+pub struct StateBook {
+    /// All flows of the host
+    pub quota: Quota,
+    networks: Mutex<HashMap<Vni, Arc<NetworkState>>>,
+}
+
+impl StateBook {
+    /// An empty book with the host's limits.
+    #[must_use]
+    pub fn new(limits: config::Limits) -> Self {
+        Self { quota: Quota::new(flow_limits(limits)), networks: Mutex::default() }
+    }
+
+    /// Changes the host's limits.
+    pub fn set_limits(&self, limits: config::Limits) {
+        self.quota.set_limits(flow_limits(limits));
+    }
+
+    /// The state of a network. Learned entries are forgotten when its learning settings change.
+    #[must_use]
+    pub fn network(&self, network: &config::Network, _config: &Config) -> Arc<NetworkState> {
+        let settings = Settings {
+            fdb: FdbSettings { limit: network.mac_limit as usize, age: network.mac_age, ..FdbSettings::default() },
+            bum: network.bum_limit,
+            limits: network.limits,
+        };
+        let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = networks.get(&network.vni).filter(|state| state.settings == settings) {
+            return state.clone();
+        }
+        let quota = self.quota.network(network.vni, flow_limits(network.limits));
+        let state = Arc::new(NetworkState::new(settings, quota));
+        networks.insert(network.vni, state.clone());
+        state
+    }
+
+    /// Forgets networks that are in no snapshot any more.
+    pub fn prune(&self) {
+        let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        networks.retain(|_, state| Arc::strong_count(state) > 1);
+        drop(networks);
+        self.quota.prune();
+    }
+}
+
+fn flow_limits(limits: config::Limits) -> FlowLimits {
+    FlowLimits { answered: limits.flows, unanswered: limits.unanswered }
+}
