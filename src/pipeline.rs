@@ -18,6 +18,7 @@ use eastgate_vtep::{
     carriage::{self, Decapsulation},
     ecn::Ecn,
     fdb::{Learned, Location},
+    offload::note_unfinished_checksum,
     peers::PeerKind,
 };
 use eastgate_wire::{DropReason, EndpointId, FlowKey, Frame, Instant, PortId, View, VtepAddr};
@@ -198,7 +199,11 @@ impl<'s> Pipeline<'s> {
             })
         });
         let vni = found.map(|network| network.vni);
-        let view = unwrapped.map_err(|reason| (vni, reason))?.view;
+        let unwrapped = unwrapped.map_err(|reason| (vni, reason))?;
+        let view = unwrapped.view;
+        if unwrapped.kind == PeerKind::Plain {
+            note_unfinished_checksum(datagram, &view);
+        }
         let network = found.ok_or((None, DropReason::UnknownVni))?;
         Ok((Arrival { network, from: Location::Remote(from), sender: network.by_mac(view.src) }, view))
     }

@@ -117,10 +117,14 @@ pub(super) fn file(source: Arc<Source>, included: bool) -> FileContent {
     for (message, range) in syntax_errors {
         reader.report(Problem::Syntax { message }, range.into());
     }
-    for error in errors {
-        let span = Span::from(error.span().unwrap_or_default());
-        let key = reader.place(span).text().to_owned();
-        reader.report(Problem::DuplicateKey { key }, span);
+    for (range, first) in islands::duplicates(&text, &errors) {
+        let at = reader.place(range.into());
+        let found = Diagnostic::new(Problem::DuplicateKey { key: at.text().to_owned() }, at);
+        let first = first.map(|first| reader.place(first.into()));
+        reader.diagnostics.push(match first {
+            Some(first) => found.and(first, "first here"),
+            None => found,
+        });
     }
     if included {
         refuse_misplaced(table.get_ref(), &mut reader);

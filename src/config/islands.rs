@@ -3,7 +3,7 @@
 //! A parser that goes on after an unclosed bracket takes the tables after it for items of a list and complains about
 //! each. Here an error ends with its table: the next line that is a table's header begins anew.
 
-use std::ops::Range;
+use std::{collections::HashMap, ops::Range};
 
 use toml::{Spanned, de::DeTable};
 
@@ -39,7 +39,55 @@ fn syntax_errors<'e>(
 }
 
 /// What the parser calls a key that is there twice.
-pub(super) const DUPLICATE: &str = "duplicate key";
+const DUPLICATE: &str = "duplicate key";
+
+/// Where keys are that were there before, each with the line that had it first if that is found. Of a whole table that
+/// is there twice only the name is told, not every key in it.
+pub(super) fn duplicates(
+    text: &str,
+    errors: &[toml::de::Error],
+) -> Vec<(Range<usize>, Option<Range<usize>>)> {
+    let spans: Vec<Range<usize>> = errors
+        .iter()
+        .filter(|error| error.message() == DUPLICATE)
+        .filter_map(toml::de::Error::span)
+        .collect();
+    let mut found = Vec::new();
+    let mut headers: HashMap<&str, Range<usize>> = HashMap::new();
+    let mut rest = spans.iter().peekable();
+    let mut start = 0;
+    for section in sections(text) {
+        let range = start..start + section.len();
+        start = range.end;
+        let header = section.lines().next().filter(|line| is_header(line)).map_or("", str::trim);
+        let first = headers.entry(header).or_insert(range.start..range.start + header.len()).clone();
+        let mut again = false;
+        while let Some(span) = rest.next_if(|span| span.start < range.end) {
+            if span.start < range.start + header.len() {
+                again = true;
+                found.push((span.clone(), (first.start < range.start).then_some(first.clone())));
+            } else if !again {
+                let key = text.get(span.clone()).unwrap_or_default();
+                found.push((span.clone(), first_assignment(section, range.start, key, span.start)));
+            }
+        }
+    }
+    found
+}
+
+/// The first line of a section before `end` that gives `key` a value, without the space around it.
+fn first_assignment(section: &str, at: usize, key: &str, end: usize) -> Option<Range<usize>> {
+    let mut start = at;
+    for line in section.split_inclusive('\n') {
+        let begin = start + (line.len() - line.trim_start().len());
+        let value = line.trim_start().strip_prefix(key).map(str::trim_start);
+        if begin < end && value.is_some_and(|rest| rest.starts_with('=')) {
+            return Some(begin..start + line.trim_end().len());
+        }
+        start += line.len();
+    }
+    None
+}
 
 /// One error a line, up to the first after which the parser does not know where it is.
 fn worth_reporting<'e>(
@@ -47,12 +95,17 @@ fn worth_reporting<'e>(
     errors: impl Iterator<Item = &'e toml::de::Error>,
     at: usize,
 ) -> Vec<SyntaxError> {
+    // The parser tells what it finds in values after what it finds between them.
+    let mut errors: Vec<&toml::de::Error> = errors.collect();
+    errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
     let mut reported: Vec<SyntaxError> = Vec::new();
-    let mut last_line = None;
+    let mut last = None;
     for error in errors {
         let span = error.span().unwrap_or_default();
-        let line = section.bytes().take(span.start).filter(|byte| *byte == b'\n').count();
-        if last_line.replace(line) == Some(line) {
+        let new_line =
+            last.is_none_or(|last| section.get(last..span.start).is_some_and(|text| text.contains('\n')));
+        last = last.max(Some(span.start));
+        if !new_line {
             continue;
         }
         let message = error.message();

@@ -123,7 +123,7 @@ problems! {
         "move it to the file that has the `include`; included files hold hosts and tenants";
     /// A key that nobody reads.
     UnknownKey { key: String, table: &'static str, near: Near } Error "unknown-key"
-        "{table} has no key `{key}`"
+        "`{key}` is not a key of this {table}"
         "{near}";
     /// A key without which there is no meaning.
     MissingKey { key: &'static str, table: &'static str, example: &'static str } Error "missing-key"
@@ -180,7 +180,7 @@ problems! {
     /// Not a protocol.
     BadProtocol { text: String, near: Near } Error "bad-protocol"
         "`{text}` is not a protocol"
-        "{near}; any other protocol by its number, 0 to 255";
+        "{near} (others go by their number, 0 to 255)";
     /// Not the other side of a rule.
     BadPeer { text: String } Error "bad-peer"
         "`{text}` is neither an address, a prefix nor a group"
@@ -188,7 +188,7 @@ problems! {
     /// Not an ICMP type or code.
     BadIcmp { text: String, what: &'static str, near: Near } Error "bad-icmp"
         "`{text}` is not {what}"
-        "{near}; any other by its number, 0 to 255";
+        "{near} (others go by their number, 0 to 255)";
 
     /// An address that no VTEP can have.
     VtepAddress { address: IpAddr } Error "vtep-address"

@@ -29,7 +29,7 @@ pub(super) type Seconds = Int<1, 315_360_000>;
 
 table! {
     /// The configuration of an eastgate overlay: hosts, tenants, networks, groups and endpoints.
-    "the file"
+    "file"
     struct FileTable {
         /// More files, as patterns counted from this file's folder; `*` and `?` in the file name. They hold hosts
         /// and tenants.
@@ -47,7 +47,7 @@ table! {
 
 table! {
     /// What all tunnels have in common.
-    "`overlay`"
+    "overlay table"
     struct OverlayTable {
         /// UDP port the VTEPs listen on.
         default port: Int<1, 65535> = Int(4789),
@@ -69,7 +69,7 @@ table! {
 
 table! {
     /// Sizes of one host's tables, over all its networks.
-    "`limits`"
+    "limits table"
     struct HostLimitsTable {
         /// Flows that were answered.
         default flows: TableSize = Int(1_000_000),
@@ -168,7 +168,7 @@ table! {
 
 table! {
     /// Seconds that a flow is remembered without a packet.
-    "`timeouts`"
+    "timeouts table"
     struct TimeoutsTable {
         /// TCP, SYN seen.
         default tcp_syn: Seconds = Int(30),
@@ -197,7 +197,7 @@ table! {
 
 table! {
     /// Sizes of one network's tables on one host.
-    "`limits`"
+    "limits table"
     struct NetworkLimitsTable {
         /// Flows that were answered.
         default flows: TableSize = Int(100_000),
@@ -223,7 +223,7 @@ table! {
 
 table! {
     /// A rule: it allows what matches all its keys.
-    "a rule"
+    "rule"
     struct RuleTable {
         /// For people.
         optional description: Arc<str>,
@@ -275,7 +275,7 @@ table! {
 
 table! {
     /// An address beyond its own that an endpoint may send from.
-    "an allowed pair"
+    "allowed pair"
     struct AllowedPairTable {
         /// The address, or a prefix.
         required address: AddressOrPrefix = "\"10.1.0.100/32\"",

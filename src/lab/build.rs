@@ -34,7 +34,7 @@ pub(super) fn apply(plan: &Plan, id: &str, verbose: bool, interrupt: &Interrupt)
     for actions in plan.steps.chunk_by(same_batch) {
         interrupt.check()?;
         if verbose {
-            actions.iter().for_each(|action| eprintln!("{}", as_typed(action)));
+            actions.iter().for_each(|action| show(&as_typed(action)));
         }
         match actions {
             [Action::Sysctl { namespace, .. }, ..] => write_settings(namespace, actions)?,
@@ -63,7 +63,7 @@ pub(super) fn tear_down(record: &Record, verbose: bool) -> Result<(), LabError> 
         let mut command = Command::new("ip");
         command.args(["netns", "delete", namespace]);
         if verbose {
-            eprintln!("ip netns delete {namespace}");
+            show(&format!("ip netns delete {namespace}"));
         }
         if let Err(error) = run(&mut command, &record.id, "") {
             failure.get_or_insert(error);
@@ -92,6 +92,11 @@ fn end_processes(record: &Record) {
         left.iter().for_each(|process| process.signal(Signal::SIGKILL));
         left.iter().all(|process| !process.is_alive())
     });
+}
+
+/// Writes a line to standard error. `eprintln!` would panic where nobody reads it, also while clearing up.
+pub(super) fn show(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn same_batch(a: &Action, b: &Action) -> bool {

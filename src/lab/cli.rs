@@ -1,6 +1,6 @@
 //! `eastgate lab ...`: the commands, and what they print.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -118,20 +118,20 @@ pub fn run(command: LabCommand) -> Result<ExitCode, LabError> {
     match command {
         LabCommand::Up(args) => {
             let lab = super::up(&args.story, &options(args.verbose)?)?;
-            print!("{}", welcome(&lab));
+            print(&welcome(&lab));
         }
         LabCommand::Check(args) => {
             let report = super::check(&args.lab, &options(args.verbose)?)?;
             match args.output {
-                ReportFormat::Table => print!("{report}"),
-                ReportFormat::Json => println!("{}", json(&report)),
+                ReportFormat::Table => print(&report.to_string()),
+                ReportFormat::Json => print(&json(&report)),
             }
             return Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         LabCommand::Exec(args) => {
             match super::exec(&args.lab, &args.node, &args.command, &Options::new()?)? {}
         }
-        LabCommand::Graph(args) => print!("{}", super::graph(&args.lab, args.output)?),
+        LabCommand::Graph(args) => print(&super::graph(&args.lab, args.output)?),
         LabCommand::Down(args) => {
             let options = options(args.verbose)?;
             match args.lab {
@@ -170,16 +170,23 @@ fn welcome(lab: &Record) -> String {
 
 fn print_labs(labs: &[Record], output: ReportFormat) {
     match output {
-        ReportFormat::Json => println!("{}", json(&labs)),
+        ReportFormat::Json => print(&json(&labs)),
         ReportFormat::Table => {
-            for lab in labs {
-                println!("{}  {:>3} nodes  {}  {}", lab.id, lab.nodes.len(), lab.folder.display(), lab.title);
-            }
+            let line = |lab: &Record| {
+                format!("{}  {:>3} nodes  {}  {}\n", lab.id, lab.nodes.len(), lab.folder.display(), lab.title)
+            };
+            print(&labs.iter().map(line).collect::<String>());
         }
     }
 }
 
 fn json(value: &impl serde::Serialize) -> String {
     // What is printed here is made of strings, numbers and lists, which always have a JSON form.
-    serde_json::to_string_pretty(value).unwrap_or_default()
+    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
+}
+
+/// A reader that went away (`| head`) has what it wanted.
+fn print(text: &str) {
+    let mut out = std::io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

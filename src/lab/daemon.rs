@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     Options,
-    build::LAB_VARIABLE,
+    build::{LAB_VARIABLE, show},
     error::LabError,
     process::{self, POLL, Process},
     record::Record,
@@ -92,7 +92,7 @@ fn spawn(record: &Record, host: &str, options: &Options) -> Result<Child, LabErr
     command.arg("--socket").arg(record.socket(host));
     command.env(LAB_VARIABLE, &record.id);
     if options.verbose {
-        eprintln!("{}", format!("{command:?}").replace('"', ""));
+        show(&format!("{command:?}").replace('"', ""));
     }
     let command = command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
     command

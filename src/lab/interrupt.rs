@@ -4,6 +4,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread,
 };
@@ -17,19 +18,21 @@ use super::error::LabError;
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Watches SIGINT, SIGTERM and SIGHUP from now on.
+    /// Watches SIGINT, SIGTERM and SIGHUP from now on. SIGPIPE no longer ends the process: a command that goes away
+    /// while it is written to must not keep the lab from being cleared up.
     #[must_use]
     pub fn watch() -> Self {
         let interrupt = Self::default();
         let flag = interrupt.clone();
+        let (watching, is_watched) = mpsc::channel();
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-            // Without the watch the signals do what they do by default; the record lets `down` clean up.
+            // Without the watch the signals do what they do by default; the record lets `down` clear up.
             let Ok(runtime) = runtime else { return };
             let caught = runtime.block_on(async {
-                let (mut int, mut term) =
-                    (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-                let mut hup = signal(SignalKind::hangup())?;
+                let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+                let (mut hup, _pipe) = (signal(SignalKind::hangup())?, signal(SignalKind::pipe())?);
+                let _ = watching.send(());
                 tokio::select! { _ = int.recv() => {}, _ = term.recv() => {}, _ = hup.recv() => {} }
                 Ok::<(), std::io::Error>(())
             });
@@ -37,6 +40,8 @@ impl Interrupt {
                 flag.trigger();
             }
         });
+        // An error means that the thread gave up: then there is nothing to wait for.
+        let _ = is_watched.recv();
         interrupt
     }
 
