@@ -258,9 +258,10 @@ impl PortRange {
 
 impl Read for PortRange {
     fn read(value: &DeValue<'_>, span: Span, reader: &mut Reader) -> Option<Self> {
-        if value.is_integer() {
-            let port: u16 = Int::<0, 65535>::read(value, span, reader)?.get();
-            return Some(Self { first: port, last: port });
+        if let Some(number) = value.as_integer() {
+            let port = u16::from_str_radix(number.as_str(), number.radix()).map_err(|_| number.to_string());
+            let report = |text| reader.report(Problem::BadPorts { text }, span);
+            return port.map(|port| Self { first: port, last: port }).map_err(report).ok();
         }
         parsed(value, "a port, or a range of ports in quotes", span, reader, Self::parse)
     }

@@ -1,0 +1,190 @@
+//! Loading again: what changed is read, what is bad changes nothing, and the outcome is that of a fresh start.
+
+use std::{fs, sync::Arc};
+
+use eastgate::config::{Config, Diagnostics, Loader};
+use proptest::prelude::*;
+
+use crate::TempFolder;
+
+const ROOT: &str = "include = [\"tenants/*.toml\"]\n[host.alpha]\nvtep = \"172.31.0.1\"\ndevice = \"eth0\"\n\
+                    [host.beta]\nvtep = \"172.31.0.2\"\ndevice = \"eth0\"\n";
+
+fn tenant(name: &str, vni: u32, host: &str, port: &str) -> String {
+    format!(
+        "[tenant.{name}.network.n]\nvni = {vni}\nsubnets = [\"10.0.0.0/24\"]\n\
+         [tenant.{name}.group.g]\ningress = [{{ from = \"any\" }}]\n\
+         [tenant.{name}.endpoint.e]\nnetwork = \"n\"\nhost = \"{host}\"\nport = \"{port}\"\n\
+         mac = \"02:00:00:00:00:01\"\naddresses = [\"10.0.0.1\"]\ngroups = [\"g\"]\n"
+    )
+}
+
+fn three_tenants(folder: &TempFolder) -> Loader {
+    for (vni, name) in [(1, "a"), (2, "b"), (3, "c")] {
+        folder.write(&format!("tenants/{name}.toml"), &tenant(name, vni, "alpha", name));
+    }
+    Loader::new(folder.write("eastgate.toml", ROOT))
+}
+
+fn codes(found: &Diagnostics) -> Vec<&'static str> {
+    found.iter().map(|found| found.problem.code()).collect()
+}
+
+fn same(a: &Config, b: &Config, tenant: &str) -> bool {
+    Arc::ptr_eq(&a.tenants[tenant], &b.tenants[tenant])
+}
+
+#[test]
+fn nothing_changed_is_the_same_configuration() {
+    let folder = TempFolder::new("unchanged");
+    let mut loader = three_tenants(&folder);
+    let first = loader.load().unwrap();
+    assert!(Arc::ptr_eq(&first, &loader.load().unwrap()));
+    // Written again with the same text.
+    folder.write("tenants/b.toml", &tenant("b", 2, "alpha", "b"));
+    assert!(Arc::ptr_eq(&first, &loader.load().unwrap()));
+}
+
+#[test]
+fn one_file_changed_is_one_tenant_changed() {
+    let folder = TempFolder::new("changed");
+    let mut loader = three_tenants(&folder);
+    let first = loader.load().unwrap();
+    folder.write("tenants/b.toml", &tenant("b", 7, "alpha", "b"));
+    let second = loader.load().unwrap();
+    assert!(same(&first, &second, "a") && same(&first, &second, "c") && !same(&first, &second, "b"));
+    assert_eq!(second.tenants["b"].networks["n"].vni.get(), 7);
+}
+
+#[test]
+fn files_come_and_go() {
+    let folder = TempFolder::new("come-and-go");
+    let mut loader = three_tenants(&folder);
+    let first = loader.load().unwrap();
+    fs::remove_file(folder.0.join("tenants/b.toml")).unwrap();
+    // What b had is free again.
+    folder.write("tenants/d.toml", &tenant("d", 2, "alpha", "b"));
+    let second = loader.load().unwrap();
+    assert_eq!(second.tenants.keys().map(|name| &**name).collect::<Vec<_>>(), ["a", "c", "d"]);
+    assert!(same(&first, &second, "a"));
+    folder.write("tenants/b.toml", &tenant("b", 2, "alpha", "b2"));
+    assert_eq!(codes(&loader.load().unwrap_err()), ["vni-twice"]);
+    fs::remove_file(folder.0.join("tenants/d.toml")).unwrap();
+    assert!(loader.load().unwrap().tenant("b").is_some());
+}
+
+#[test]
+fn a_bad_file_changes_nothing() {
+    let folder = TempFolder::new("bad");
+    let mut loader = three_tenants(&folder);
+    let first = loader.load().unwrap();
+    for bad in
+        ["[tenant", "[tenant.b]\nnetwork = 3\n", &tenant("b", 1, "alpha", "b"), &tenant("b", 2, "beta2", "b")]
+    {
+        folder.write("tenants/b.toml", bad);
+        loader.load().unwrap_err();
+        loader.load().unwrap_err();
+        assert!(Arc::ptr_eq(&first, loader.last_good().unwrap()));
+    }
+    folder.write("tenants/b.toml", &tenant("b", 2, "beta", "b"));
+    let second = loader.load().unwrap();
+    assert!(
+        same(&first, &second, "a") && &*second.tenants["b"].networks["n"].endpoints[0].host.host == "beta"
+    );
+    fs::remove_file(folder.0.join("eastgate.toml")).unwrap();
+    assert_eq!(codes(&loader.load().unwrap_err()), ["unreadable"]);
+    assert!(Arc::ptr_eq(&second, loader.last_good().unwrap()));
+}
+
+#[test]
+fn a_host_that_goes_is_missed_by_tenants_that_did_not_change() {
+    let folder = TempFolder::new("host-goes");
+    let mut loader = three_tenants(&folder);
+    loader.load().unwrap();
+    folder.write("eastgate.toml", &ROOT.replace("alpha", "gamma"));
+    assert_eq!(codes(&loader.load().unwrap_err()), ["unknown-name"; 3]);
+}
+
+#[test]
+fn a_file_that_could_not_be_read_hides_no_host() {
+    let folder = TempFolder::new("hidden-host");
+    let mut loader = three_tenants(&folder);
+    folder.write("eastgate.toml", &format!("{ROOT}\nx = = 1\n").replace("[host.alpha]", "[host.alpha"));
+    let found = loader.load().unwrap_err();
+    assert!(codes(&found).iter().all(|code| *code == "syntax"), "{found}");
+}
+
+#[test]
+fn warnings_stay_until_their_reason_goes() {
+    let folder = TempFolder::new("warnings");
+    let mut loader = three_tenants(&folder);
+    folder.write("tenants/a.toml", &tenant("a", 1, "alpha", "a").replace("groups = [\"g\"]", ""));
+    loader.load().unwrap();
+    assert_eq!(codes(loader.warnings()), ["group-unused", "endpoint-ungrouped"]);
+    folder.write("tenants/b.toml", &tenant("b", 9, "alpha", "b"));
+    loader.load().unwrap();
+    assert_eq!(codes(loader.warnings()), ["group-unused", "endpoint-ungrouped"]);
+    folder.write("tenants/a.toml", &tenant("a", 1, "alpha", "a"));
+    loader.load().unwrap();
+    assert!(loader.warnings().is_empty());
+}
+
+/// One edit of one file.
+#[derive(Clone, Debug)]
+enum Edit {
+    Write { file: u8, tenant: u8, vni: u32, host: u8, port: u8 },
+    Spoil { file: u8 },
+    Remove { file: u8 },
+    Hosts { both: bool },
+}
+
+fn edits() -> impl Strategy<Value = Vec<Vec<Edit>>> {
+    let write = (0u8..4, 0u8..5, 0u32..5, 0u8..3, 0u8..4)
+        .prop_map(|(file, tenant, vni, host, port)| Edit::Write { file, tenant, vni, host, port });
+    let edit = prop_oneof![
+        8 => write,
+        1 => (0u8..4).prop_map(|file| Edit::Spoil { file }),
+        2 => (0u8..4).prop_map(|file| Edit::Remove { file }),
+        1 => any::<bool>().prop_map(|both| Edit::Hosts { both }),
+    ];
+    proptest::collection::vec(proptest::collection::vec(edit, 1..3), 1..10)
+}
+
+fn apply(folder: &TempFolder, edit: &Edit) {
+    let file = |file: u8| format!("tenants/{file}.toml");
+    match *edit {
+        Edit::Write { file: at, tenant: name, vni, host, port } => {
+            let host = ["alpha", "beta", "gamma"][usize::from(host)];
+            folder.write(&file(at), &tenant(&format!("t{name}"), vni, host, &format!("p{port}")));
+        }
+        Edit::Spoil { file: at } => drop(folder.write(&file(at), "[[tenant.x\n")),
+        Edit::Remove { file: at } => drop(fs::remove_file(folder.0.join(file(at)))),
+        Edit::Hosts { both: true } => drop(folder.write("eastgate.toml", ROOT)),
+        Edit::Hosts { both: false } => {
+            folder.write("eastgate.toml", ROOT.split("[host.beta]").next().unwrap());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// After any edits the loader that remembers says what one that remembers nothing says.
+    #[test]
+    fn remembering_makes_no_difference(rounds in edits()) {
+        let folder = TempFolder::new("remember");
+        let mut loader = Loader::new(folder.write("eastgate.toml", ROOT));
+        for round in rounds {
+            for edit in &round {
+                apply(&folder, edit);
+            }
+            let outcome = |result: Result<Arc<Config>, Diagnostics>| match result {
+                Ok(config) => format!("{config:?}"),
+                Err(found) => found.render(false),
+            };
+            let remembered = outcome(loader.load());
+            let fresh = outcome(Loader::new(folder.0.join("eastgate.toml")).load());
+            prop_assert_eq!(remembered, fresh);
+        }
+    }
+}
