@@ -4,7 +4,8 @@
 //! is read off those, it is no memory of its own. From them follow four bounds for a segment (the approach of
 //! van Rooij, "Real Stateful TCP Packet Filtering in IP Filter", 2001):
 //!
-//! 1. it starts no further than what the receiver has ever offered;
+//! 1. it starts no further than what the receiver has ever offered, or one behind that: the byte of a probe or
+//!    a FIN can be over the edge, and what follows them has the number behind them;
 //! 2. it ends no earlier than one window of the receiver behind what the sender has sent;
 //! 3. it acknowledges nothing that was not sent;
 //! 4. its acknowledgement is no staler than what an end would still take (RFC 5961 section 5).
@@ -219,7 +220,7 @@ impl Connection {
     fn seq_fits(&self, direction: Direction, tcp: &Tcp) -> bool {
         let (sender, receiver) = self.pair(direction);
         let oldest = sender.end.wrapping_sub(receiver.max_window.max(1)).wrapping_sub(1);
-        !after(tcp.seq, sender.max_end) && !before(end_of(tcp), oldest)
+        !after(tcp.seq, sender.max_end.wrapping_add(1)) && !before(end_of(tcp), oldest)
     }
 
     /// Bounds 3 and 4. A side that sent no more than a SYN has exactly that SYN to be acknowledged, with or

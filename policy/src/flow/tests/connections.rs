@@ -1,0 +1,644 @@
+//! TCP, story by story. A opens, from 1000; B answers, from 5000; windows are 10,000 bytes without scaling.
+
+use eastgate_wire::view::tcp_flags as f;
+
+use super::*;
+use Expect::{In, Open, Out};
+use Who::{A, B};
+
+const SYN: u8 = f::SYN;
+const ACK: u8 = f::ACK;
+const SA: u8 = f::SYN | f::ACK;
+const FA: u8 = f::FIN | f::ACK;
+const RST: u8 = f::RST;
+const RA: u8 = f::RST | f::ACK;
+
+use DropReason::{NotSyn, TcpFlags, TcpState, TcpWindow};
+use FlowState::{Close, CloseWait, Established, FinWait, LastAck, SynReceived, SynSent, TimeWait};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Who {
+    A,
+    B,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Expect {
+    Open,
+    In(FlowState),
+    Out(DropReason),
+}
+
+/// Seconds since the line before, sender, flags, sequence and acknowledgement number, bytes of payload.
+type Line = (u64, Who, u8, u32, u32, u16, Expect);
+
+const HANDSHAKE: &[Line] = &[
+    (0, A, SYN, 1000, 0, 0, Open),
+    (0, B, SA, 5000, 1001, 0, In(SynReceived)),
+    (0, A, ACK, 1001, 5001, 0, In(Established)),
+];
+
+fn play(name: &str, loose: bool, lines: &[&[Line]]) {
+    let mut world = World::new();
+    world.settings.loose = loose;
+    let forth = key(5, 6, 40000);
+    for (at, &(wait, who, flags, seq, ack, payload, expect)) in lines.iter().copied().flatten().enumerate() {
+        world.wait(wait);
+        let key = if who == A { forth } else { forth.reversed() };
+        let fate = world.send(&tcp(key, flags, seq, ack, payload));
+        let expected = match expect {
+            Open => Fate::Opened,
+            In(state) => Fate::Passed(state),
+            Out(reason) => Fate::Dropped(reason),
+        };
+        assert_eq!(
+            fate, expected,
+            "{name}, line {at}: {who:?} flags {flags:#04x} seq {seq} ack {ack} +{payload}"
+        );
+    }
+}
+
+#[test]
+fn beginnings() {
+    let stories: &[(&str, &[Line])] = &[
+        (
+            "data both ways",
+            &[
+                HANDSHAKE[0],
+                HANDSHAKE[1],
+                HANDSHAKE[2],
+                (0, A, ACK, 1001, 5001, 500, In(Established)),
+                (0, B, ACK, 5001, 1501, 1400, In(Established)),
+                (7000, A, ACK, 1501, 6401, 0, In(Established)),
+            ],
+        ),
+        (
+            "only a SYN begins",
+            &[
+                (0, A, ACK, 1001, 5001, 0, Out(NotSyn)),
+                (0, A, SA, 1000, 5001, 0, Out(NotSyn)),
+                (0, A, FA, 1000, 5001, 0, Out(NotSyn)),
+                (0, A, RST, 1000, 0, 0, Out(NotSyn)),
+            ],
+        ),
+        (
+            "SYN sent again, SYN-ACK sent again",
+            &[
+                (0, A, SYN, 1000, 0, 0, Open),
+                (1, A, SYN, 1000, 0, 0, In(SynSent)),
+                (0, B, SA, 5000, 1001, 0, In(SynReceived)),
+                (1, A, SYN, 1000, 0, 0, In(SynReceived)),
+                (0, B, SA, 5000, 1001, 0, In(SynReceived)),
+                (0, A, ACK, 1001, 5001, 0, In(Established)),
+                (0, B, SA, 5000, 1001, 0, In(Established)),
+            ],
+        ),
+        (
+            "SYN-ACK that acknowledges another SYN",
+            &[
+                (0, A, SYN, 1000, 0, 0, Open),
+                (0, B, SA, 5000, 999, 0, Out(TcpWindow)),
+                (0, B, SA, 5000, 1000, 0, Out(TcpWindow)),
+                (0, B, SA, 5000, 1002, 0, Out(TcpWindow)),
+                (0, B, SA, 5000, 1001, 0, In(SynReceived)),
+            ],
+        ),
+        (
+            "a server that forgot its first SYN-ACK",
+            &[
+                (0, A, SYN, 1000, 0, 0, Open),
+                (0, B, SA, 5000, 1001, 0, In(SynReceived)),
+                (1, A, SYN, 1000, 0, 0, In(SynReceived)),
+                (0, B, SA, 3_000_000_000, 1001, 0, In(SynReceived)),
+                (0, A, ACK, 1001, 3_000_000_001, 0, In(Established)),
+            ],
+        ),
+        (
+            "another SYN-ACK once the first is acknowledged",
+            &[
+                HANDSHAKE[0],
+                HANDSHAKE[1],
+                HANDSHAKE[2],
+                (0, B, SA, 3_000_000_000, 1001, 0, Out(TcpWindow)),
+                (0, A, ACK, 1001, 5001, 10, In(Established)),
+            ],
+        ),
+        (
+            "client tries again from another number",
+            &[
+                (0, A, SYN, 1000, 0, 0, Open),
+                (1, A, SYN, 900_000, 0, 0, In(SynSent)),
+                (0, B, SA, 5000, 900_001, 0, In(SynReceived)),
+                (0, A, ACK, 900_001, 5001, 0, In(Established)),
+            ],
+        ),
+        (
+            "simultaneous open",
+            &[
+                (0, A, SYN, 1000, 0, 0, Open),
+                (0, B, SYN, 5000, 0, 0, In(SynReceived)),
+                (0, A, SA, 1000, 5001, 0, In(SynReceived)),
+                (0, B, SA, 5000, 1001, 0, In(Established)),
+                (0, A, ACK, 1001, 5001, 10, In(Established)),
+                (0, B, ACK, 5001, 1011, 10, In(Established)),
+            ],
+        ),
+        (
+            "a forged SYN of the other side does not keep its SYN-ACK out",
+            &[
+                (0, A, SYN, 1000, 0, 0, Open),
+                (0, B, SYN, 77_000_000, 0, 0, In(SynReceived)),
+                (0, B, SA, 5000, 1001, 0, In(SynReceived)),
+                (0, A, ACK, 1001, 5001, 0, In(Established)),
+            ],
+        ),
+        (
+            "data on the SYN, taken",
+            &[
+                (0, A, SYN, 1000, 0, 100, Open),
+                (0, B, SA, 5000, 1101, 0, In(SynReceived)),
+                (0, A, ACK, 1101, 5001, 10, In(Established)),
+            ],
+        ),
+        (
+            "data on the SYN, not taken, sent again",
+            &[
+                (0, A, SYN, 1000, 0, 100, Open),
+                (1, A, SYN, 1000, 0, 0, In(SynSent)),
+                (0, B, SA, 5000, 1001, 0, In(SynReceived)),
+                (0, A, ACK, 1001, 5001, 100, In(Established)),
+                (0, B, ACK, 5001, 1101, 0, In(Established)),
+            ],
+        ),
+        (
+            "refused",
+            &[
+                (0, A, SYN, 1000, 0, 0, Open),
+                (0, B, RST, 0, 0, 0, Out(TcpWindow)),
+                (0, B, RA, 0, 1000, 0, Out(TcpWindow)),
+                (0, B, RA, 0, 1001, 0, In(Close)),
+                (1, A, SYN, 1000, 0, 0, Open),
+            ],
+        ),
+        (
+            "the other end still has the connection before this one",
+            &[
+                (0, A, SYN, 1000, 0, 0, Open),
+                (0, B, ACK, 7_000_000, 8_000_000, 0, In(SynSent)),
+                (0, A, RST, 7_999_999, 0, 0, Out(TcpWindow)),
+                (0, A, RST, 8_000_000, 0, 0, In(Close)),
+                (1, A, SYN, 1000, 0, 0, Open),
+                (0, B, SA, 5000, 1001, 0, In(SynReceived)),
+            ],
+        ),
+        (
+            "no data before the other side spoke",
+            &[
+                (0, A, SYN, 1000, 0, 0, Open),
+                (0, A, ACK, 1001, 5001, 10, Out(TcpState)),
+                (0, B, ACK, 5001, 1001, 10, Out(TcpState)),
+                (0, B, FA, 5001, 1001, 0, Out(TcpState)),
+                (0, A, SA, 1000, 5001, 0, Out(TcpState)),
+            ],
+        ),
+        (
+            "client gives up after the SYN-ACK",
+            &[HANDSHAKE[0], HANDSHAKE[1], (0, A, RST, 1001, 0, 0, In(Close))],
+        ),
+    ];
+    for (name, lines) in stories {
+        play(name, false, &[lines]);
+    }
+}
+
+#[test]
+fn windows() {
+    let stories: &[(&str, &[Line])] = &[
+        (
+            "as far as the window reaches",
+            &[(0, A, ACK, 11_001, 5001, 1, In(Established)), (0, A, ACK, 11_002, 5001, 0, In(Established))],
+        ),
+        (
+            "and no further",
+            &[(0, A, ACK, 11_003, 5001, 1, Out(TcpWindow)), (0, B, ACK, 15_003, 1001, 1, Out(TcpWindow))],
+        ),
+        (
+            "out of order inside the window",
+            &[
+                (0, A, ACK, 9001, 5001, 1000, In(Established)),
+                (0, A, ACK, 3001, 5001, 1000, In(Established)),
+                (0, B, ACK, 5001, 1001, 0, In(Established)),
+                (0, A, ACK, 1001, 5001, 2000, In(Established)),
+                (0, B, ACK, 5001, 4001, 0, In(Established)),
+            ],
+        ),
+        (
+            "older than a window",
+            &[
+                (0, A, ACK, 1001, 5001, 10_000, In(Established)),
+                (0, B, ACK, 5001, 11_001, 0, In(Established)),
+                (0, A, ACK, 11_001, 5001, 10_000, In(Established)),
+                (0, A, ACK, 11_001, 5001, 100, In(Established)),
+                (0, A, ACK, 11_000, 5001, 0, In(Established)),
+                (0, A, ACK, 10_000, 5001, 500, Out(TcpWindow)),
+            ],
+        ),
+        (
+            "acknowledges what was not sent",
+            &[
+                (0, A, ACK, 1001, 5002, 0, Out(TcpWindow)),
+                (0, B, ACK, 5001, 1002, 0, Out(TcpWindow)),
+                (0, A, ACK, 1001, 5000u32.wrapping_sub(200_000), 10, Out(TcpWindow)),
+            ],
+        ),
+        (
+            "keep-alive, with and without a byte",
+            &[
+                (0, A, ACK, 1001, 5001, 50, In(Established)),
+                (0, B, ACK, 5001, 1051, 0, In(Established)),
+                (600, A, ACK, 1050, 5001, 0, In(Established)),
+                (600, A, ACK, 1050, 5001, 1, In(Established)),
+                (0, B, ACK, 5001, 1051, 0, In(Established)),
+                (600, B, ACK, 5000, 1051, 0, In(Established)),
+            ],
+        ),
+        (
+            "reset at the next number",
+            &[
+                (0, A, ACK, 1001, 5001, 50, In(Established)),
+                (0, A, RST, 1051, 0, 0, In(Close)),
+                (0, B, RST, 5001, 0, 0, In(Close)),
+            ],
+        ),
+        (
+            "reset at the number last acknowledged",
+            &[(0, A, ACK, 1001, 5001, 50, In(Established)), (0, A, RST, 1001, 0, 0, In(Close))],
+        ),
+        (
+            "reset in the window, not exact: for the other end to challenge",
+            &[
+                (0, A, RST, 1002, 0, 0, In(Established)),
+                (0, A, RST, 11_001, 0, 0, In(Established)),
+                (0, B, ACK, 5001, 1001, 0, In(Established)),
+                (0, A, ACK, 1001, 5001, 10, In(Established)),
+            ],
+        ),
+        (
+            "a reset that is challenged, and made good",
+            &[
+                (0, A, RST, 1500, 0, 0, In(Established)),
+                (0, B, ACK, 5001, 1001, 0, In(Established)),
+                (0, A, RST, 1001, 0, 0, In(Close)),
+            ],
+        ),
+        (
+            "reset outside the window",
+            &[
+                (0, A, RST, 11_003, 0, 0, Out(TcpWindow)),
+                (0, A, RST, 1000, 0, 0, Out(TcpWindow)),
+                (0, B, RA, 4_000_000_000, 1001, 0, Out(TcpWindow)),
+                (0, A, ACK, 1001, 5001, 10, In(Established)),
+            ],
+        ),
+        (
+            "a reset one end did not take: the other resets again",
+            &[
+                (0, A, RST, 1001, 0, 0, In(Close)),
+                (1, B, ACK, 5001, 1001, 500, In(Close)),
+                (0, A, RST, 1001, 0, 0, In(Close)),
+                (8, B, ACK, 5001, 1001, 500, In(Close)),
+                (1, B, ACK, 5001, 1001, 500, Out(NotSyn)),
+            ],
+        ),
+        (
+            "SYN in the middle",
+            &[
+                (0, A, SYN, 900_000, 0, 0, Out(TcpWindow)),
+                (0, B, SYN, 900_000, 0, 0, Out(TcpWindow)),
+                (0, A, SYN, 1500, 0, 0, In(Established)),
+                (0, A, ACK, 1001, 5001, 10, In(Established)),
+            ],
+        ),
+        (
+            "flags that no connection sends",
+            &[
+                (0, A, 0, 1001, 5001, 0, Out(TcpFlags)),
+                (0, A, f::FIN | f::PSH | f::URG, 1001, 5001, 0, Out(TcpFlags)),
+                (0, A, 0x3f, 1001, 5001, 0, Out(TcpFlags)),
+                (0, A, SYN | f::FIN, 1001, 5001, 0, Out(TcpFlags)),
+                (0, A, SYN | RST, 1001, 5001, 0, Out(TcpFlags)),
+                (0, A, f::FIN, 1001, 5001, 0, Out(TcpFlags)),
+                (0, A, f::FIN | RA, 1001, 5001, 0, Out(TcpFlags)),
+                (0, A, f::PSH, 1001, 5001, 5, Out(TcpFlags)),
+                (0, A, ACK | f::PSH | f::URG | 0xc0, 1001, 5001, 5, In(Established)),
+            ],
+        ),
+    ];
+    for (name, lines) in stories {
+        play(name, false, &[HANDSHAKE, lines]);
+    }
+}
+
+#[test]
+fn ends() {
+    const CLOSED: &[Line] = &[
+        (0, A, FA, 1001, 5001, 0, In(FinWait)),
+        (0, B, ACK, 5001, 1002, 0, In(CloseWait)),
+        (0, B, FA, 5001, 1002, 0, In(LastAck)),
+        (0, A, ACK, 1002, 5002, 0, In(TimeWait)),
+    ];
+    let stories: &[(&str, &[&[Line]])] = &[
+        ("one after the other", &[CLOSED]),
+        (
+            "half closed, the other side goes on",
+            &[&[
+                (0, A, FA, 1001, 5001, 100, In(FinWait)),
+                (0, B, ACK, 5001, 1102, 0, In(CloseWait)),
+                (59, B, ACK, 5001, 1102, 1000, In(CloseWait)),
+                (59, A, ACK, 1102, 6001, 0, In(CloseWait)),
+                (59, B, FA, 6001, 1102, 0, In(LastAck)),
+                (29, B, FA, 6001, 1102, 0, In(LastAck)),
+                (29, A, ACK, 1102, 6002, 0, In(TimeWait)),
+            ]],
+        ),
+        (
+            "both at once",
+            &[&[
+                (0, A, FA, 1001, 5001, 0, In(FinWait)),
+                (0, B, FA, 5001, 1001, 0, In(LastAck)),
+                (0, A, ACK, 1002, 5002, 0, In(LastAck)),
+                (0, B, ACK, 5002, 1002, 0, In(TimeWait)),
+            ]],
+        ),
+        (
+            "FIN before the data in front of it",
+            &[&[
+                (0, A, FA, 1501, 5001, 0, In(FinWait)),
+                (0, B, ACK, 5001, 1001, 0, In(FinWait)),
+                (0, A, ACK, 1001, 5001, 500, In(FinWait)),
+                (0, B, ACK, 5001, 1502, 0, In(CloseWait)),
+            ]],
+        ),
+        (
+            "what was taken for a FIN was none",
+            &[&[
+                (0, A, FA, 1101, 5001, 0, In(FinWait)),
+                (0, A, ACK, 1001, 5001, 500, In(Established)),
+                (0, B, ACK, 5001, 1501, 0, In(Established)),
+            ]],
+        ),
+        (
+            "FIN outside the window",
+            &[&[
+                (0, A, FA, 20_000, 5001, 0, Out(TcpWindow)),
+                (0, B, FA, 4_000_000_000, 1001, 0, Out(TcpWindow)),
+                (0, A, ACK, 1001, 5001, 1, In(Established)),
+            ]],
+        ),
+        (
+            "a newer SYN begins again",
+            &[CLOSED, &[(5, A, SYN, 1002, 0, 0, Open), (0, B, SA, 9_000, 1003, 0, In(SynReceived))]],
+        ),
+        (
+            "also from the other side",
+            &[CLOSED, &[(5, B, SYN, 70_000, 0, 0, Open), (0, A, SA, 9_000, 70_001, 0, In(SynReceived))]],
+        ),
+        (
+            "an older SYN does not",
+            &[
+                CLOSED,
+                &[
+                    (5, A, SYN, 900, 0, 0, In(TimeWait)),
+                    (0, A, SYN, 1001u32.wrapping_sub(1_000_000), 0, 0, Out(TcpWindow)),
+                ],
+            ],
+        ),
+        (
+            "the last FIN again, in time and too late",
+            &[
+                CLOSED,
+                &[
+                    (110, B, FA, 5001, 1002, 0, In(TimeWait)),
+                    (0, A, ACK, 1002, 5002, 0, In(TimeWait)),
+                    (120, B, FA, 5001, 1002, 0, Out(NotSyn)),
+                ],
+            ],
+        ),
+    ];
+    for (name, lines) in stories {
+        play(name, false, &[&[HANDSHAKE], *lines].concat());
+    }
+}
+
+#[test]
+fn timeouts() {
+    let stories: &[(&str, &[Line])] = &[
+        (
+            "a SYN sent again prolongs nothing",
+            &[
+                (0, A, SYN, 1000, 0, 0, Open),
+                (10, A, SYN, 1000, 0, 0, In(SynSent)),
+                (19, A, SYN, 1000, 0, 0, In(SynSent)),
+                (1, B, SA, 5000, 1001, 0, Out(NotSyn)),
+            ],
+        ),
+        (
+            "nor does a SYN-ACK sent again",
+            &[
+                (0, A, SYN, 1000, 0, 0, Open),
+                (10, B, SA, 5000, 1001, 0, In(SynReceived)),
+                (19, B, SA, 5000, 1001, 0, In(SynReceived)),
+                (1, B, SA, 5000, 1001, 0, Out(NotSyn)),
+            ],
+        ),
+        (
+            "established lasts 7440 s",
+            &[
+                HANDSHAKE[0],
+                HANDSHAKE[1],
+                HANDSHAKE[2],
+                (7439, A, ACK, 1001, 5001, 1, In(Established)),
+                (7439, B, ACK, 5001, 1002, 1, In(Established)),
+                (7440, A, ACK, 1002, 5002, 0, Out(NotSyn)),
+            ],
+        ),
+        (
+            "a segment that is dropped prolongs nothing",
+            &[
+                HANDSHAKE[0],
+                HANDSHAKE[1],
+                HANDSHAKE[2],
+                (7439, A, ACK, 900_000, 5001, 1, Out(TcpWindow)),
+                (1, A, ACK, 1001, 5001, 1, Out(NotSyn)),
+            ],
+        ),
+        (
+            "nor does a segment that is to be challenged",
+            &[
+                HANDSHAKE[0],
+                HANDSHAKE[1],
+                HANDSHAKE[2],
+                (7439, A, SYN, 1500, 0, 0, In(Established)),
+                (1, A, ACK, 1001, 5001, 1, Out(NotSyn)),
+            ],
+        ),
+        (
+            "FIN wait 120 s, close wait 60 s",
+            &[
+                HANDSHAKE[0],
+                HANDSHAKE[1],
+                HANDSHAKE[2],
+                (0, A, FA, 1001, 5001, 0, In(FinWait)),
+                (119, B, ACK, 5001, 1002, 0, In(CloseWait)),
+                (60, B, FA, 5001, 1002, 0, Out(NotSyn)),
+            ],
+        ),
+    ];
+    for (name, lines) in stories {
+        play(name, false, &[lines]);
+    }
+}
+
+#[test]
+fn loose() {
+    let stories: &[(&str, &[Line])] = &[
+        (
+            "picked up from an ACK, answered",
+            &[
+                (0, A, ACK, 1001, 5001, 100, Open),
+                (0, A, ACK, 1101, 5001, 100, In(FlowState::PickedUp)),
+                (0, B, ACK, 5001, 1201, 0, In(Established)),
+                (100, A, ACK, 1201, 5001, 100, In(Established)),
+            ],
+        ),
+        (
+            "nobody answers",
+            &[
+                (0, A, ACK, 1001, 5001, 100, Open),
+                (20, A, ACK, 1001, 5001, 100, In(FlowState::PickedUp)),
+                (10, B, FA, 5001, 1101, 0, Out(NotSyn)),
+            ],
+        ),
+        (
+            "found at a segment sent again, behind much that was sent before",
+            &[
+                (0, A, ACK, 1001, 5001, 100, Open),
+                (0, B, ACK, 5001, 1001, 0, In(Established)),
+                (0, B, ACK, 5001, 9001, 0, In(Established)),
+                (0, A, ACK, 9001, 5001, 100, In(Established)),
+                (0, A, ACK, 9101, 8001, 100, In(Established)),
+            ],
+        ),
+        (
+            "only from an ACK",
+            &[
+                (0, A, SA, 1000, 5001, 0, Out(NotSyn)),
+                (0, A, FA, 1000, 5001, 0, Out(NotSyn)),
+                (0, A, RA, 1000, 5001, 0, Out(NotSyn)),
+                (0, A, 0, 1000, 5001, 0, Out(TcpFlags)),
+            ],
+        ),
+        (
+            "far away numbers are still refused",
+            &[
+                (0, A, ACK, 1001, 5001, 100, Open),
+                (0, B, ACK, 5001, 1101, 0, In(Established)),
+                (0, A, ACK, 1_500_000_000, 5001, 0, Out(TcpWindow)),
+                (0, A, ACK, 1101, 1_500_000_000, 0, Out(TcpWindow)),
+            ],
+        ),
+    ];
+    for (name, lines) in stories {
+        play(name, true, &[lines]);
+    }
+}
+
+/// A connection with scaled windows: `scales` are those of the SYN and of the SYN-ACK.
+fn scaled(scales: (Option<u8>, Option<u8>)) -> World {
+    let mut world = World::new();
+    let forth = key(5, 6, 40000);
+    for (key, flags, seq, ack, scale) in [
+        (forth, SYN, 1000, 0, scales.0),
+        (forth.reversed(), SA, 5000, 1001, scales.1),
+        (forth, ACK, 1001, 5001, None),
+    ] {
+        let mut segment = tcp(key, flags, seq, ack, 0);
+        if let SegmentKind::Tcp(tcp) = &mut segment.kind {
+            tcp.window_scale = scale;
+        }
+        assert!(!matches!(world.send(&segment), Fate::Dropped(_)));
+    }
+    assert_eq!(world.send(&tcp(forth.reversed(), ACK, 5001, 1001, 0)), Fate::Passed(Established));
+    world
+}
+
+#[test]
+fn scaling_counts_when_both_offer_it() {
+    let far = tcp(key(5, 6, 40000), ACK, 1001 + 10_000 * 128, 5001, 1);
+    let farther = tcp(key(5, 6, 40000), ACK, 1003 + 10_000 * 128, 5001, 1);
+    let mut both = scaled((Some(2), Some(7)));
+    assert_eq!(both.send(&farther), Fate::Dropped(TcpWindow));
+    assert_eq!(both.send(&far), Fate::Passed(Established));
+    for scales in [(None, Some(7)), (Some(2), None), (None, None)] {
+        assert_eq!(scaled(scales).send(&far), Fate::Dropped(TcpWindow), "{scales:?}");
+    }
+}
+
+#[test]
+fn superframes_count_their_segments() {
+    let mut world = scaled((Some(7), Some(7)));
+    let mut frame = tcp(key(5, 6, 40000), ACK | f::PSH, 1001, 5001, 65_160);
+    (frame.packets, frame.bytes) = (45, 45 * 66 + 65_160);
+    assert_eq!(world.send(&frame), Fate::Passed(Established));
+    assert_eq!(
+        world.send(&tcp(key(5, 6, 40000).reversed(), ACK, 5001, 1001 + 65_160, 0)),
+        Fate::Passed(Established)
+    );
+    let flow = world.flows()[0];
+    assert_eq!((flow.original.packets, flow.original.bytes), (47, 45 * 66 + 65_160 + 80));
+}
+
+#[test]
+fn a_closed_window_can_be_probed() {
+    let mut world = World::new();
+    play_into(&mut world, HANDSHAKE);
+    let (forth, back) = (key(5, 6, 40000), key(5, 6, 40000).reversed());
+    assert_eq!(world.send(&tcp(forth, ACK, 1001, 5001, 10_000)), Fate::Passed(Established));
+    let mut closed = tcp(back, ACK, 5001, 11_001, 0);
+    if let SegmentKind::Tcp(tcp) = &mut closed.kind {
+        tcp.window = 0;
+    }
+    assert_eq!(world.send(&closed), Fate::Passed(Established));
+    for (seq, payload) in [(11_001, 1), (11_000, 0), (11_001, 1)] {
+        assert_eq!(
+            world.send(&tcp(forth, ACK, seq, 5001, payload)),
+            Fate::Passed(Established),
+            "probe at {seq}"
+        );
+        assert_eq!(world.send(&closed), Fate::Passed(Established));
+    }
+    assert_eq!(world.send(&tcp(forth, ACK, 11_003, 5001, 1)), Fate::Dropped(TcpWindow));
+}
+
+fn play_into(world: &mut World, lines: &[Line]) {
+    for &(_, who, flags, seq, ack, payload, _) in lines {
+        let key = if who == A { key(5, 6, 40000) } else { key(5, 6, 40000).reversed() };
+        assert!(!matches!(world.send(&tcp(key, flags, seq, ack, payload)), Fate::Dropped(_)));
+    }
+}
+
+#[test]
+fn fragments_of_a_segment_count_for_the_window() {
+    let mut world = World::new();
+    play_into(&mut world, HANDSHAKE);
+    let first = tcp(key(5, 6, 40000), ACK, 1001, 5001, 500);
+    assert_eq!(world.send(&first), Fate::Passed(Established));
+    let later = |tcp_end| Segment {
+        kind: SegmentKind::Later(Later { query: None, tcp_end: Some(tcp_end) }),
+        ..first
+    };
+    assert_eq!(world.send(&later(2001)), Fate::Passed(Established));
+    assert_eq!(world.send(&later(80_000)), Fate::Dropped(TcpWindow));
+    assert_eq!(world.send(&tcp(key(5, 6, 40000).reversed(), ACK, 5001, 2001, 0)), Fate::Passed(Established));
+    assert_eq!(world.send(&tcp(key(5, 6, 40000).reversed(), ACK, 5001, 2002, 0)), Fate::Dropped(TcpWindow));
+}
