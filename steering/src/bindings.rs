@@ -117,7 +117,6 @@ impl Entry {
     fn may_move(&mut self, now: Instant) -> bool {
         if self.moves[0].is_some_and(|oldest| now.since(oldest) < WINDOW) {
             self.frozen_until = Some(now + WINDOW);
-            self.moves = [None; MOVES];
             return false;
         }
         self.moves.rotate_left(1);

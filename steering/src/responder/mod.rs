@@ -184,6 +184,20 @@ pub enum Answer {
     Drop(DropReason),
 }
 
+impl Answer {
+    /// Whether the frame's [`claim`] may be learned: what is malformed, forged or in conflict is not believed,
+    /// what is dropped only because nobody needs to hear it is.
+    #[must_use]
+    pub const fn is_believed(&self) -> bool {
+        use DropReason::{NeighborOwn, NeighborUnknown, SplitHorizon};
+        match self {
+            Self::NotNeighbor | Self::Conflict(_) => false,
+            Self::Drop(reason) => matches!(reason, NeighborOwn | NeighborUnknown | SplitHorizon),
+            Self::Reply | Self::Pass | Self::Ask | Self::Announce { .. } => true,
+        }
+    }
+}
+
 /// How far an announcement goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Onward {
@@ -253,7 +267,8 @@ pub fn answer(
 }
 
 /// What a frame says about its sender, when it is ARP or neighbour discovery, well formed, and says anything.
-/// For learning: only to be believed where [`answer`] did not drop the frame or report a conflict.
+/// For learning, where [`Answer::is_believed`]. An entry that is confirmed over and over by announcements that
+/// are dropped as known would age otherwise.
 #[must_use]
 pub fn claim(frame: &[u8], view: &View) -> Option<Claim> {
     let address = read(frame, view).ok()??.claim?;

@@ -245,6 +245,9 @@ fn before_equals_after() {
     let kept: Restore = restore.iter().cloned().collect();
     assert_eq!(kept, restore, "what was kept on disk is all there is");
     let undo = kept.undo(&observed);
+    let mut undone: Vec<_> = undo.changes.iter().map(|change| &change.id).collect();
+    undone.reverse();
+    assert_eq!(undone, kept.iter().map(|saved| &saved.id).collect::<Vec<_>>(), "last written first");
     apply(&mut observed, &undo.changes);
     assert_eq!(observed, before);
     assert_eq!(kept.undo(&observed), Undo::default(), "twice is once");

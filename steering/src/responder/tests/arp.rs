@@ -60,7 +60,7 @@ fn own_is_what_is_configured_not_what_is_allowed() {
     };
     let asker = Asker { identity, ..a() };
     let mut world = World::new();
-    world.bindings.insert(addr("10.1.0.13"), Binding { mac: A, ..world.bindings[&addr(A4)] });
+    world.bindings.insert(addr("10.1.0.13"), Binding { endpoint: None, ..world.bindings[&addr(A4)] });
     check(
         &world,
         vec![

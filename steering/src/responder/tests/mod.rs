@@ -188,3 +188,17 @@ fn an_identity_owns_what_it_is_configured_with() {
     }
     assert!(!identity.owns(B, addr("fe80::ff:fe00:10b")));
 }
+
+/// A host that only ever announces what is known stays learned; one that lies does not get in.
+#[test]
+fn what_is_dropped_as_known_is_believed() {
+    let world = World::new();
+    let believed =
+        |frame: frames::Arp, asker, mode| world.answer(&frame.bytes(), &asker, &mode).0.is_believed();
+    let guest = Asker { origin: PORT_GUEST, ..stranger() };
+    assert!(believed(frames::Arp::request(GUEST, "10.1.0.77", "10.1.0.77"), guest, SUPPRESS));
+    assert!(believed(frames::Arp::request(GUEST, "10.1.0.77", "10.1.0.99"), guest, CLOSED));
+    assert!(believed(frames::Arp::request(GUEST, "10.1.0.77", "10.1.0.11"), guest, SUPPRESS));
+    assert!(!believed(frames::Arp::request(GUEST, "10.1.0.11", "10.1.0.11"), guest, SUPPRESS), "a conflict");
+    assert!(!believed(frames::Arp::request(A, "10.1.0.11", "10.1.0.11"), a(), SUPPRESS), "forged");
+}
