@@ -106,25 +106,24 @@ impl FileContent {
 /// Reads and checks one file. `included` says that another file brought it in.
 pub(super) fn file(source: Arc<Source>, included: bool) -> FileContent {
     let mut reader = Reader::new(source.clone());
-    let (text, syntax_errors) = islands::blank_errors(source.text());
-    let (table, errors) = DeTable::parse_recoverable(&text);
+    let blanked;
+    let mut parsed = DeTable::parse_recoverable(source.text());
+    let mut broken = false;
+    if islands::has_syntax_errors(&parsed.1) {
+        let (text, syntax_errors) = islands::blank_errors(source.text());
+        blanked = text;
+        parsed = DeTable::parse_recoverable(&blanked);
+        broken = true;
+        for (message, range) in syntax_errors {
+            reader.report(Problem::Syntax { message }, range.into());
+        }
+    }
+    let (table, errors) = parsed;
+    key_errors(&errors, &mut reader);
     let file = FileTable::read_table(table.get_ref(), Span::default(), &mut reader);
-    let broken = !syntax_errors.is_empty();
     if broken {
         // Keys may be lost with a table: that one is missing would be a guess.
         reader.diagnostics.retain(|found| !matches!(found.problem, Problem::MissingKey { .. }));
-    }
-    for (message, range) in syntax_errors {
-        reader.report(Problem::Syntax { message }, range.into());
-    }
-    for (range, first) in islands::duplicates(&text, &errors) {
-        let at = reader.place(range.into());
-        let found = Diagnostic::new(Problem::DuplicateKey { key: at.text().to_owned() }, at);
-        let first = first.map(|first| reader.place(first.into()));
-        reader.diagnostics.push(match first {
-            Some(first) => found.and(first, "first here"),
-            None => found,
-        });
     }
     if included {
         refuse_misplaced(table.get_ref(), &mut reader);
@@ -145,6 +144,23 @@ pub(super) fn file(source: Arc<Source>, included: bool) -> FileContent {
         tenants,
         diagnostics: reader.diagnostics,
         whole: !broken,
+    }
+}
+
+/// Reports keys that contradict others: there twice, or a table where there is a value already.
+fn key_errors(errors: &[toml::de::Error], reader: &mut Reader) {
+    let source = reader.source().clone();
+    for (range, first) in islands::duplicates(source.text(), errors) {
+        let at = source.place(range);
+        let found = Diagnostic::new(Problem::DuplicateKey { key: at.text().to_owned() }, at);
+        reader.diagnostics.push(match first {
+            Some(first) => found.and(source.place(first), "first here"),
+            None => found,
+        });
+    }
+    for error in errors.iter().filter(|error| islands::is_syntax_error(error)) {
+        let span = Span::from(error.span().unwrap_or_default());
+        reader.report(Problem::Syntax { message: error.message().to_owned() }, span);
     }
 }
 

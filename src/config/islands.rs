@@ -5,23 +5,20 @@
 
 use std::{collections::HashMap, ops::Range};
 
-use toml::{Spanned, de::DeTable};
+use toml::de::DeTable;
 
 /// A syntax error: what and where, in bytes of the whole text.
 pub(super) type SyntaxError = (String, Range<usize>);
 
 /// The text with every table that has a syntax error blanked out, byte for byte; and the errors.
 pub(super) fn blank_errors(text: &str) -> (String, Vec<SyntaxError>) {
-    if syntax_errors(&DeTable::parse_recoverable(text)).next().is_none() {
-        return (text.to_owned(), Vec::new());
-    }
     let mut good = String::with_capacity(text.len());
     let mut errors = Vec::new();
     for section in sections(text) {
         let at = good.len();
         let parsed = DeTable::parse_recoverable(section);
         let before = errors.len();
-        errors.extend(worth_reporting(section, syntax_errors(&parsed), at));
+        errors.extend(worth_reporting(section, &parsed.1, at));
         if errors.len() == before {
             good.push_str(section);
         } else {
@@ -31,11 +28,14 @@ pub(super) fn blank_errors(text: &str) -> (String, Vec<SyntaxError>) {
     (good, errors)
 }
 
-/// What the parser says beside that keys are there twice, which loses nothing.
-fn syntax_errors<'e>(
-    parsed: &'e (Spanned<DeTable<'_>>, Vec<toml::de::Error>),
-) -> impl Iterator<Item = &'e toml::de::Error> {
-    parsed.1.iter().filter(|error| error.message() != DUPLICATE)
+/// Whether some text is not TOML, and not only says something twice.
+pub(super) fn has_syntax_errors(errors: &[toml::de::Error]) -> bool {
+    errors.iter().any(is_syntax_error)
+}
+
+/// Whether an error is more than that a key is there twice, which loses nothing.
+pub(super) fn is_syntax_error(error: &toml::de::Error) -> bool {
+    error.message() != DUPLICATE
 }
 
 /// What the parser calls a key that is there twice.
@@ -90,13 +90,9 @@ fn first_assignment(section: &str, at: usize, key: &str, end: usize) -> Option<R
 }
 
 /// One error a line, up to the first after which the parser does not know where it is.
-fn worth_reporting<'e>(
-    section: &str,
-    errors: impl Iterator<Item = &'e toml::de::Error>,
-    at: usize,
-) -> Vec<SyntaxError> {
+fn worth_reporting(section: &str, errors: &[toml::de::Error], at: usize) -> Vec<SyntaxError> {
     // The parser tells what it finds in values after what it finds between them.
-    let mut errors: Vec<&toml::de::Error> = errors.collect();
+    let mut errors: Vec<&toml::de::Error> = errors.iter().filter(|error| is_syntax_error(error)).collect();
     errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
     let mut reported: Vec<SyntaxError> = Vec::new();
     let mut last = None;

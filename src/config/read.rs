@@ -62,6 +62,10 @@ impl Reader {
         Self { source, diagnostics: Vec::new() }
     }
 
+    pub(super) fn source(&self) -> &Arc<Source> {
+        &self.source
+    }
+
     pub(super) fn place(&self, span: Span) -> Place {
         self.source.place(span.start as usize..span.end as usize)
     }

@@ -152,3 +152,19 @@ fn a_string_includes_nothing() {
     let found = load_str("t", "include = [\"*.toml\"]").unwrap_err();
     assert_eq!(found.iter().map(|found| found.problem.code()).collect::<Vec<_>>(), ["include-nothing"]);
 }
+
+/// What is good TOML in each of its tables may contradict itself between them.
+#[test]
+fn tables_that_contradict_each_other_are_refused() {
+    for text in [
+        "host = 1\n[host.alpha]\nvtep = \"10.0.0.1\"\ndevice = \"e\"\n",
+        "overlay.port = 1\n[overlay]\nttl = 1\n",
+        "[overlay]\nport.x = 1\nport = 2\n",
+        "overlay = { port = 1 }\noverlay.ttl = 3\n",
+        "[overlay]\nport = 1\n[[overlay]]\nttl = 1\n",
+        "[overlay]\nttl = 1\n[overlay.ttl.x]\n",
+    ] {
+        let found = load_str("t", text).unwrap_err();
+        assert!(toml::from_str::<toml::Table>(text).is_err() && found.has_errors(), "{text}");
+    }
+}

@@ -115,7 +115,9 @@ proptest! {
         for change in &changes {
             spoil(&mut text, change);
         }
-        if let Err(found) = load_str("noise.toml", &text) {
+        let outcome = load_str("noise.toml", &text);
+        prop_assert!(outcome.is_err() || toml::from_str::<toml::Table>(&text).is_ok(), "taken, and not TOML");
+        if let Err(found) = outcome {
             prop_assert!(found.has_errors());
             prop_assert!(!found.render(false).is_empty() && !found.render(true).is_empty());
             prop_assert!(serde_json::to_string(&found).is_ok());
