@@ -2,7 +2,7 @@
 //! ([`segment`]) and putting segments together again ([`coalesce`]).
 
 use eastgate_wire::{
-    DropReason, Frame, PartialChecksum, View, checksum,
+    DropReason, Frame, Gso, GsoKind, PartialChecksum, View, checksum,
     view::{Transport, proto},
 };
 
@@ -23,7 +23,8 @@ pub fn finish_checksum(frame: &mut Frame<'_>) -> Result<(), DropReason> {
     let summed = frame.bytes_mut().get_mut(usize::from(partial.start)..).ok_or(DropReason::BadL4Header)?;
     let sum = checksum::checksum(summed);
     let field = summed.get_mut(usize::from(partial.offset)..).and_then(|rest| rest.first_chunk_mut::<2>());
-    *field.ok_or(DropReason::BadL4Header)? = sent(sum).to_be_bytes();
+    let sum = if partial.offset == UDP_CHECKSUM_AT { udp_checksum(sum) } else { sum };
+    *field.ok_or(DropReason::BadL4Header)? = sum.to_be_bytes();
     frame.offload.checksum = None;
     Ok(())
 }
@@ -33,7 +34,9 @@ pub fn finish_checksum(frame: &mut Frame<'_>) -> Result<(), DropReason> {
 /// what stands in the field then is the sum of the pseudo-header and nothing else. One in 65,536 finished
 /// checksums looks the same; finishing it again gives the same number. `view` is the view of `frame`.
 pub fn note_unfinished_checksum(frame: &mut Frame<'_>, view: &View) {
-    let Some(ip) = view.ip().filter(|ip| ip.fragment.is_none() && frame.offload.checksum.is_none()) else { return };
+    let Some(ip) = view.ip().filter(|ip| ip.fragment.is_none() && frame.offload.checksum.is_none()) else {
+        return;
+    };
     let offset = match ip.transport {
         Transport::Tcp(_) => 16,
         Transport::Udp { .. } => 6,
@@ -51,16 +54,18 @@ pub fn note_unfinished_checksum(frame: &mut Frame<'_>, view: &View) {
     }
 }
 
-/// A computed checksum as it is sent. For UDP 0 means none (RFC 768); for the others both zeros are one
-/// number.
+/// Where in a UDP header the checksum is; no other transport that leaves one open has it there.
+const UDP_CHECKSUM_AT: u16 = 6;
+
+/// A computed UDP checksum as it is sent: 0 would mean none (RFC 768). TCP sends 0 as it is.
 #[inline]
-const fn sent(sum: u16) -> u16 {
+const fn udp_checksum(sum: u16) -> u16 {
     if sum == 0 { 0xffff } else { sum }
 }
 
 #[cfg(test)]
 mod tests {
-    use eastgate_wire::{Gso, GsoKind, Offload, checksum::pseudo_header};
+    use eastgate_wire::{Offload, checksum::pseudo_header};
     use proptest::prelude::*;
 
     use super::*;
@@ -105,15 +110,22 @@ mod tests {
         }
     }
 
+    /// Of 65,536 ports, which are summed up too, one makes the checksum zero.
     #[test]
-    fn a_udp_checksum_of_zero_is_sent_as_all_ones() {
-        let found = (0..=u16::MAX).find(|port| {
-            let (mut open, partial) = left_open(udp_v4(*port, 2, b"zero"));
-            let _ = finish(&mut open, Offload { checksum: Some(partial), gso: None });
-            assert_ne!(open[40..42], [0, 0]);
-            open[40..42] == [0xff, 0xff]
-        });
-        assert!(found.is_some(), "one of all ports sums up to zero");
+    fn a_checksum_of_zero_is_sent_as_all_ones_by_udp_alone() {
+        for (build, at, expected) in [
+            (udp_v4 as fn(u16, u16, &[u8]) -> Vec<u8>, 40, [0xff, 0xff]),
+            (|sport, dport, payload| tcp_v4(sport, dport, 3, payload), 50, [0, 0]),
+        ] {
+            let zeros = (0..=u16::MAX).filter(|port| {
+                let built = build(*port, 2, b"zero");
+                let (mut open, partial) = left_open(built.clone());
+                let _ = finish(&mut open, Offload { checksum: Some(partial), gso: None });
+                assert_eq!(open, built, "port {port}");
+                open[at..at + 2] == expected
+            });
+            assert_eq!(zeros.count(), 1);
+        }
     }
 
     #[test]
@@ -144,5 +156,24 @@ mod tests {
             note_unfinished_checksum(&mut noted, &view);
             assert_eq!(noted.offload, Offload::default());
         }
+    }
+
+    #[test]
+    fn only_an_unfinished_frame_that_does_not_fit_is_to_be_cut() {
+        let gso_of = |payload: usize, unfinished: bool| {
+            let frame = tcp_v4(1, 2, 3, &vec![7; payload]);
+            let view = View::parse(&frame).unwrap();
+            let (mut frame, partial) = left_open(frame);
+            let len = frame.len();
+            let offload = Offload { checksum: unfinished.then_some(partial), gso: None };
+            let mut frame = Frame::new(&mut frame, 0, len, offload);
+            note_uncut(&mut frame, &view, 1450);
+            frame.offload.gso
+        };
+        let headers = 20 + 20;
+        assert_eq!(gso_of(1450 - headers, true), None);
+        assert_eq!(gso_of(1451 - headers, true), Some(Gso { kind: GsoKind::TcpV4, segment: 1410 }));
+        assert_eq!(gso_of(60_000, true), Some(Gso { kind: GsoKind::TcpV4, segment: 1410 }));
+        assert_eq!(gso_of(60_000, false), None);
     }
 }

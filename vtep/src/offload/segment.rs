@@ -7,7 +7,7 @@ use eastgate_wire::{
     view::{Ip, Transport, tcp_flags},
 };
 
-use super::sent;
+use super::udp_checksum;
 
 /// The smallest segment that is cut, in bytes of payload: the kernel's own bound (`TCP_MIN_GSO_SIZE`). Below
 /// it a superframe would be mostly headers: an amplifier.
@@ -158,7 +158,8 @@ impl<'f> Cut<'f> {
             return Some(());
         }
         l4.get_mut(sum_at..sum_at + 2)?.fill(0);
-        let sum = sent(self.pseudo.word(l4_len).bytes(l4).finish());
+        let sum = self.pseudo.word(l4_len).bytes(l4).finish();
+        let sum = if matches!(self.l4_kind, L4::Udp) { udp_checksum(sum) } else { sum };
         l4.get_mut(sum_at..sum_at + 2)?.copy_from_slice(&sum.to_be_bytes());
         Some(())
     }

@@ -65,7 +65,7 @@ fn oracle(frame: &[u8]) -> Oracle {
                 (_, Some(ip)) => header.calc_checksum_ipv6_raw(ip.source, ip.destination, udp.payload()),
                 _ => unreachable!(),
             };
-            assert!(header.checksum == sum.unwrap() || header.checksum == 0);
+            assert!(header.checksum == sum.unwrap() || header.checksum == 0, "{header:?}");
             Oracle { id, seq: 0, flags: 0, payload: udp.payload().to_vec() }
         }
         other => panic!("{other:?}"),
@@ -165,6 +165,21 @@ fn a_udp_checksum_of_zero_stays_zero() {
     frame[40..42].fill(0);
     let (_, frames) = cut(&frame, Gso { kind: GsoKind::Udp, segment: 100 }).unwrap();
     assert!(frames.iter().all(|segment| segment[40..42] == [0, 0]));
+}
+
+/// Of 65,536 values of one summed word, one makes the second segment's checksum zero.
+#[test]
+fn a_checksum_of_zero_is_sent_as_all_ones_by_udp_alone() {
+    for (kind, at, expected) in [(0, 50, [0, 0]), (2, 40, [0xff, 0xff])] {
+        let zeros = (0..=u16::MAX).filter(|word| {
+            let payload = [&[7; 100][..], &word.to_be_bytes()[..], &[7; 14]].concat();
+            let (frame, kind) = superframe(kind, 9, &payload, 1, 0x18);
+            let (_, frames) = cut(&frame, Gso { kind, segment: 100 }).unwrap();
+            oracle(&frames[1]);
+            frames[1][at..at + 2] == expected
+        });
+        assert!((1..=2).contains(&zeros.count()), "0 and 0xffff are the same word to the sum");
+    }
 }
 
 #[test]
