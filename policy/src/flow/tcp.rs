@@ -310,8 +310,11 @@ impl Connection {
             // Found in mid-stream: its bounds are assumed, and count.
             _ if self.is_picked_up() => {}
             // An end that still has the connection before this one answers the SYN with an acknowledgement
-            // that its sender will reset (RFC 9293 section 3.5.1, figure 9). That reset is exact then.
-            (false, true) if tcp.payload == 0 && tcp.flags & tcp_flags::FIN == 0 => {
+            // that its sender will reset (RFC 9293 section 3.5.1, figure 9). That reset is exact then. One of
+            // this connection has overtaken its SYN-ACK: an end that knows no SYN-ACK would drop it too.
+            (false, true)
+                if tcp.payload == 0 && tcp.flags & tcp_flags::FIN == 0 && !self.ack_fits(direction, tcp) =>
+            {
                 let side = self.side_mut(direction);
                 side.max_ack = tcp.ack;
                 side.flags |= Side::ACKED;

@@ -196,6 +196,7 @@ fn beginnings() {
             &[
                 (0, A, SYN, 1000, 0, 0, Open),
                 (0, A, ACK, 1001, 5001, 10, Out(TcpState)),
+                (0, B, ACK, 5001, 1001, 0, Out(TcpState)),
                 (0, B, ACK, 5001, 1001, 10, Out(TcpState)),
                 (0, B, FA, 5001, 1001, 0, Out(TcpState)),
                 (0, A, SA, 1000, 5001, 0, Out(TcpState)),
