@@ -1,6 +1,8 @@
 //! What the compiled policy costs: a lookup against the number of rules, compiling one large network, compiling
 //! ten thousand small ones, and the admission check of a frame.
 
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to report")]
+
 use std::{hint::black_box, net::Ipv4Addr};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

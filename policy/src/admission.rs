@@ -1,9 +1,9 @@
 //! What a sender may put on the wire: port security, before any state is touched.
 //!
-//! It promises that behind it every frame has a source MAC and source address that belong to the sender, carries
-//! no tag, ethertype or protocol of the link that its network does not take, plays no role (router, DHCP server)
-//! that the sender does not have, and is not addressed to the overlay's own infrastructure. What ARP and
-//! neighbour discovery claim inside is checked where they are answered (the `steering` crate).
+//! It promises that behind it every frame has a source MAC and source address that belong to the sender,
+//! carries no tag, ethertype or protocol of the link that its network does not take, plays no role (router,
+//! DHCP server) that the sender does not have, and is not addressed to the overlay's own infrastructure. What
+//! ARP and neighbour discovery claim inside is checked where they are answered (the `steering` crate).
 
 use std::fmt;
 
@@ -32,8 +32,8 @@ pub struct Sender {
     pub dhcp_server: bool,
     /// Ethertypes it may use beside IPv4, IPv6 and ARP; 802.3 lengths (below 0x600) are none.
     pub ethertypes: Vec<u16>,
-    /// The most VLAN tags a frame may carry; 0 in a network that is not `vlan_aware`. More than two are never read
-    /// and never pass.
+    /// The most VLAN tags a frame may carry; 0 in a network that is not `vlan_aware`. More than two are never
+    /// read and never pass.
     pub max_tags: u8,
 }
 

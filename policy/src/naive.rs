@@ -26,7 +26,8 @@ pub fn decide(
         .map_or(Decision::DEFAULT_DENY, |rule| Decision { verdict: rule.verdict, rule: Some(rule.id) })
 }
 
-/// Why the policy decides as it does: every rule of the endpoint's ordered list, and what kept it from matching.
+/// Why the policy decides as it does: every rule of the endpoint's ordered list, and what keeps it from
+/// matching.
 #[must_use]
 pub fn explain<'s>(
     source: &'s Source,
@@ -103,7 +104,7 @@ impl Miss {
     const ALL: [Self; 6] =
         [Self::Family, Self::Peer, Self::Protocol, Self::Port, Self::SourcePort, Self::Icmp];
 
-    /// How far off a rule is for this alone. A wrong port is a likely slip; the other IP family is another topic.
+    /// How far off a rule is for this alone. A wrong port is a likely slip; the other family is another topic.
     const fn distance(self) -> u32 {
         match self {
             Self::Port | Self::SourcePort | Self::Icmp => 1,

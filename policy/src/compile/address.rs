@@ -187,9 +187,8 @@ mod tests {
             // Clustered at both ends of the space, where ranges touch the edges.
             let address = |v4: bool, n: u32| {
                 let n = if n < 32 { n } else { u32::MAX - (n - 32) };
-                if v4 { Addr::v4(n.to_be_bytes()) } else {
-                    Addr::v6((if n < 32 { u128::from(n) } else { u128::MAX - u128::from(u32::MAX - n) }).to_be_bytes())
-                }
+                let high = if n < 32 { 0 } else { u128::MAX << 32 };
+                if v4 { Addr::v4(n.to_be_bytes()) } else { Addr::from_bits(high | u128::from(n)) }
             };
             let mut prefixes: Vec<_> = raw.iter().map(|&(v4, n, len)| {
                 let len = if v4 { 96 + len } else if len == 0 { 0 } else { 96 + len };

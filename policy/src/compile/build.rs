@@ -113,7 +113,7 @@ impl<'s> Rulesets<'s> {
                         let number = RulesetId(all.starts.len() as u32);
                         budget.spend(1 + key.1.iter().map(|id| rules(id).len()).sum::<usize>())?;
                         all.starts.push(all.flat.len() as u32);
-                        all.flat.extend(key.1.iter().flat_map(|id| rules(id)));
+                        all.flat.extend(key.1.iter().flat_map(rules));
                         numbers.insert(key, number);
                         number
                     }
