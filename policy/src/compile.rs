@@ -70,7 +70,8 @@ pub enum CompileError {
     },
     /// The rules combine to more table entries than the limit allows.
     #[error(
-        "the rules of this network combine to more than {limit} table entries; use fewer overlapping source port ranges or fewer combinations of groups"
+        "the rules of this network combine to more than {limit} table entries; \
+         use fewer overlapping source port ranges or fewer combinations of groups"
     )]
     TooLarge {
         /// The limit, in entries
