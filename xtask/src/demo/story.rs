@@ -31,14 +31,14 @@ const TRACE_DROPPED: i32 = 5;
 /// Tells the story of `lab` with the program `eastgate`.
 pub(super) fn tell(eastgate: &Path, lab: &str) -> Result<()> {
     let mut teller = Teller::new(eastgate);
-    let before = Machine::look()?;
+    let devices = names("/sys/class/net")?;
     introduce(&mut teller, lab)?;
     let running = Running::start(&mut teller, eastgate, lab)?;
-    prove(&mut teller, &running)?;
     let live = allowed(&mut teller, &running)?;
     denied(&mut teller, &running)?;
-    change(&mut teller, &running, &live)?;
-    end(&mut teller, running, &before)
+    change(&mut teller, &running, live)?;
+    prove(&mut teller, &running)?;
+    end(&mut teller, running, &devices)
 }
 
 fn introduce(teller: &mut Teller, lab: &str) -> Result<()> {
@@ -49,15 +49,6 @@ fn introduce(teller: &mut Teller, lab: &str) -> Result<()> {
          another, on the same host too, must pass the tenant's policy. Here each of them is a network namespace:",
     );
     teller.show(&["lab", "graph", lab], 0).map(drop)
-}
-
-fn prove(teller: &mut Teller, running: &Running) -> Result<()> {
-    teller.chapter("Does it do what it says?");
-    teller.say(
-        "A lab comes with expectations: who reaches whom, who must not, who answers ARP, and under which reason a \
-         drop is counted. The check sends that traffic and compares:",
-    );
-    teller.show(&["lab", "check", &running.lab.id], 0).map(drop)
 }
 
 /// Opens a connection the policy allows, and keeps it for later.
@@ -80,8 +71,8 @@ fn denied(teller: &mut Teller, running: &Running) -> Result<()> {
         "Now {CLIENT} tries port {DENIED_PORT} of the same machine, where somebody listens. No rule says it may, so \
          it hears nothing:"
     ));
-    println!("\n  (connecting to {}: no answer, as it should be)", running.server(DENIED_PORT));
     ensure!(running.connect(DENIED_PORT)?.is_none(), "port {DENIED_PORT} answers, and no rule allows that");
+    teller.quote(&format!("connecting to {} ... no answer, as it should be", running.server(DENIED_PORT)));
     teller.say(
         "Every dropped frame counts under one reason, with the rule, or the groups that have none for it:",
     );
@@ -92,11 +83,11 @@ fn denied(teller: &mut Teller, running: &Running) -> Result<()> {
 }
 
 /// Allows what was denied, under a connection that lives.
-fn change(teller: &mut Teller, running: &Running, live: &Conversation) -> Result<()> {
+fn change(teller: &mut Teller, running: &Running, live: Conversation) -> Result<()> {
     teller.chapter("A change of policy, with connections open");
     let config = running.config(teller)?;
     teller.say(&format!("One rule is added to {} (the lab's own copy):", config.display()));
-    println!("\n  {GROUP}\n+ ingress = [ {NEW_RULE}, ...\n");
+    teller.quote(&format!("  {GROUP}\n  ingress = [\n+   {NEW_RULE},\n    ..."));
     let text = std::fs::read_to_string(&config)?;
     let changed =
         with_rule(&text).with_context(|| format!("{} has no ingress under {GROUP}", config.display()))?;
@@ -119,15 +110,44 @@ fn change(teller: &mut Teller, running: &Running, live: &Conversation) -> Result
     Ok(())
 }
 
-fn end(teller: &mut Teller, running: Running, before: &Machine) -> Result<()> {
-    teller.chapter("Nothing stays");
-    running.stop(teller)?;
-    let after = Machine::look()?;
-    if *before != after {
-        bail!("the machine is not as it was: before {before:?}, after {after:?}");
-    }
+fn prove(teller: &mut Teller, running: &Running) -> Result<()> {
+    teller.chapter("Does it do all that it says?");
     teller.say(
-        "Network namespaces, devices and eastgate processes of this machine are exactly those of before.",
+        "The lab comes with expectations: who reaches whom, who must not and under which reason the drop is counted, \
+         who answers ARP, what happens to stolen addresses, to open connections when the policy closes, to everybody \
+         when a daemon is killed. The check puts the lab's own policy back in force, sends that traffic and compares:",
+    );
+    let report = teller.show_only_command(&["lab", "check", &running.lab.id])?;
+    let rows = report["rows"].as_array().context("a check without rows")?;
+    // The command prints a line for each pair of machines and family; here, one for each sentence of the story.
+    let mut step = &Value::Null;
+    for same in rows.chunk_by(|one, next| one["story"] == next["story"]) {
+        let (good, all) = (same.iter().filter(|row| row["ok"] == true).count(), same.len());
+        let [story, expected] = ["story", "expected"].map(|key| same[0][key].as_str().unwrap_or_default());
+        if same[0]["step"] != *step {
+            step = &same[0]["step"];
+            println!("  -- then {}", step.as_str().unwrap_or_default());
+        }
+        println!("  {} {good}/{all}  {story:<48}  {expected}", if good == all { "ok  " } else { "FAIL" });
+    }
+    let failed = rows.iter().filter(|row| row["ok"] != true).count();
+    println!("  {} checked, {failed} failed", rows.len());
+    ensure!(failed == 0 && !rows.is_empty(), "the lab does not do what it says: {report:#}");
+    Ok(())
+}
+
+fn end(teller: &mut Teller, running: Running, devices: &BTreeSet<String>) -> Result<()> {
+    teller.chapter("Nothing stays");
+    let id = running.lab.id.clone();
+    running.stop(teller)?;
+    let left = left_of(&id)?;
+    ensure!(left.is_empty(), "the lab left something behind: {left:?}");
+    ensure!(
+        *devices == names("/sys/class/net")?,
+        "the network devices of this machine are not those of before"
+    );
+    teller.say(
+        "No namespace, process or file of the lab is left, and this machine's network devices are those of before.",
     );
     Ok(())
 }
@@ -196,7 +216,9 @@ impl Running {
             for socket in &sockets {
                 let rows = teller.ask(&["show", "endpoints", "--socket", socket])?;
                 let here = |row: &&Value| row["endpoint"] == name && !row["port"].is_null();
-                let Some(row) = rows.as_array().and_then(|rows| rows.iter().find(here)) else { continue };
+                let Some(row) = rows["endpoints"].as_array().and_then(|rows| rows.iter().find(here)) else {
+                    continue;
+                };
                 let address = row["addresses"][0].as_str().and_then(|text| text.parse().ok());
                 let address = address.with_context(|| format!("{name} has no address: {row}"))?;
                 vni = row["vni"].as_u64();
@@ -269,20 +291,6 @@ impl Conversation {
     }
 }
 
-/// What a demo could leave behind.
-#[derive(Debug, PartialEq, Eq)]
-struct Machine {
-    namespaces: BTreeSet<String>,
-    devices: BTreeSet<String>,
-    daemons: BTreeSet<String>,
-}
-
-impl Machine {
-    fn look() -> Result<Self> {
-        Ok(Self { namespaces: names("/run/netns")?, devices: names("/sys/class/net")?, daemons: daemons()? })
-    }
-}
-
 fn names(folder: &str) -> Result<BTreeSet<String>> {
     match std::fs::read_dir(folder) {
         Ok(entries) => entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
@@ -291,13 +299,22 @@ fn names(folder: &str) -> Result<BTreeSet<String>> {
     }
 }
 
-/// Ids of processes called `eastgate`.
-fn daemons() -> Result<BTreeSet<String>> {
-    let called = |id: &String| {
-        let name = std::fs::read_to_string(Path::new("/proc").join(id).join("comm"));
-        name.is_ok_and(|name| name.trim() == "eastgate")
-    };
-    Ok(names("/proc")?.into_iter().filter(called).collect())
+/// What there is of the lab `id`: namespaces, files, and processes that were given any of those.
+fn left_of(id: &str) -> Result<Vec<String>> {
+    let (namespace, files) = (format!("eg-{id}-"), format!("/run/eastgate/labs/{id}"));
+    let mut left =
+        names("/run/netns")?.into_iter().filter(|name| name.starts_with(&namespace)).collect::<Vec<_>>();
+    let own = |name: &String| name.starts_with(id);
+    left.extend(names("/run/eastgate/labs")?.into_iter().filter(own));
+    for process in names("/proc")? {
+        // Processes come and go while this looks at them.
+        let words =
+            std::fs::read_to_string(Path::new("/proc").join(&process).join("cmdline")).unwrap_or_default();
+        if words.contains(&files) || words.contains(&namespace) {
+            left.push(format!("process {process}: {}", words.replace('\0', " ")));
+        }
+    }
+    Ok(left)
 }
 
 /// The configuration with the new rule first in its group.

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -28,44 +28,61 @@ impl Teller {
         self.chapter += 1;
         let line = format!("{}. {title}", self.chapter);
         if self.bold {
-            println!("\n\x1b[1m{line}\x1b[0m")
+            println!("\n\n\x1b[1m{line}\x1b[0m")
         } else {
-            println!("\n{line}\n{}", "-".repeat(line.len()))
+            println!("\n\n{line}\n{}", "-".repeat(line.len()))
         }
     }
 
     /// Says something, in lines of readable length.
     pub(super) fn say(&self, text: &str) {
+        println!();
         wrap(text, WIDTH).iter().for_each(|line| println!("{line}"));
     }
 
-    /// Shows and runs `eastgate WORDS`; the exit code must be `expected`. Returns what it printed.
-    pub(super) fn show(&self, words: &[&str], expected: i32) -> Result<String> {
-        let mut command = Command::new(&self.eastgate);
-        command.args(words);
-        self.show_command(&format!("eastgate {}", words.join(" ")), &mut command, expected)
-    }
-
-    /// Shows `shown` and runs `command`; the exit code must be `expected`. Returns what it printed.
-    pub(super) fn show_command(&self, shown: &str, command: &mut Command, expected: i32) -> Result<String> {
-        stop::check()?;
-        println!("\n  $ {shown}");
-        let done =
-            command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{shown}`"))?;
-        let text = String::from_utf8_lossy(&done.stdout).into_owned();
-        text.lines().for_each(|line| println!("  {line}"));
-        String::from_utf8_lossy(&done.stderr).lines().for_each(|line| println!("  {line}"));
+    /// Shows lines as they are, set off from what is said.
+    pub(super) fn quote(&self, text: &str) {
         println!();
-        if done.status.code() != Some(expected) {
-            bail!("`{shown}` ended with {}, where the story wants exit code {expected}", done.status);
-        }
-        Ok(text)
+        text.lines().for_each(|line| println!("  {line}"));
     }
 
-    /// Asks without showing: what the story needs to know itself.
+    /// Shows and runs `eastgate WORDS`, then shows what it printed; the exit code must be `expected`. Returns what
+    /// it printed.
+    pub(super) fn show(&self, words: &[&str], expected: i32) -> Result<String> {
+        let command = words.join(" ");
+        self.quote(&format!("$ eastgate {command}"));
+        let done = self.start(words)?;
+        let (text, errors) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        text.lines().chain(errors.lines()).for_each(|line| println!("  {line}"));
+        if done.status.code() != Some(expected) {
+            bail!(
+                "`eastgate {command}` ended with {}, where the story wants exit code {expected}",
+                done.status
+            );
+        }
+        Ok(text.into_owned())
+    }
+
+    /// Shows and runs `eastgate WORDS`, and returns its answer as JSON instead of showing it.
+    pub(super) fn show_only_command(&self, words: &[&str]) -> Result<serde_json::Value> {
+        self.quote(&format!("$ eastgate {}", words.join(" ")));
+        self.ask(words)
+    }
+
+    /// What the story needs to know itself, as JSON. The exit code is the caller's to judge by the answer.
     pub(super) fn ask(&self, words: &[&str]) -> Result<serde_json::Value> {
-        let text = crate::run::output(Command::new(&self.eastgate).args(words).args(["-o", "json"]))?;
-        serde_json::from_str(&text).with_context(|| format!("`eastgate {}` answered {text}", words.join(" ")))
+        let done = self.start(&[words, &["-o", "json"]].concat())?;
+        serde_json::from_slice(&done.stdout).with_context(|| {
+            let errors = String::from_utf8_lossy(&done.stderr).into_owned();
+            format!("`eastgate {}` ended with {} and no JSON: {errors}", words.join(" "), done.status)
+        })
+    }
+
+    fn start(&self, words: &[&str]) -> Result<Output> {
+        stop::check()?;
+        let mut command = Command::new(&self.eastgate);
+        let done = command.args(words).stdin(Stdio::null()).output();
+        done.with_context(|| format!("cannot start {}", self.eastgate.display()))
     }
 }
 
