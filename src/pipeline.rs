@@ -18,7 +18,7 @@ use eastgate_vtep::{
     carriage::{self, Decapsulation},
     ecn::Ecn,
     fdb::{Learned, Location},
-    offload::note_unfinished_checksum,
+    offload::{note_uncut, note_unfinished_checksum},
     peers::PeerKind,
 };
 use eastgate_wire::{DropReason, EndpointId, FlowKey, Frame, Instant, PortId, View, VtepAddr};
@@ -198,13 +198,14 @@ impl<'s> Pipeline<'s> {
                 own_macs: std::slice::from_ref(&network.proxy_mac),
             })
         });
-        let vni = found.map(|network| network.vni);
+        let vni = found.map(|network: &Arc<Network>| network.vni);
         let unwrapped = unwrapped.map_err(|reason| (vni, reason))?;
         let view = unwrapped.view;
+        let network = found.ok_or((None, DropReason::UnknownVni))?;
         if unwrapped.kind == PeerKind::Plain {
             note_unfinished_checksum(datagram, &view);
+            note_uncut(datagram, &view, self.tenant_mtu(network, &view));
         }
-        let network = found.ok_or((None, DropReason::UnknownVni))?;
         Ok((Arrival { network, from: Location::Remote(from), sender: network.by_mac(view.src) }, view))
     }
 
@@ -292,7 +293,7 @@ impl<'s> Pipeline<'s> {
         if matches!(said, Answer::NotNeighbor) {
             return Ok(Asked::No);
         }
-        if network.learns() && !matches!(said, Answer::Drop(_) | Answer::Conflict(_)) {
+        if network.learns() && said.is_believed() {
             self.learn_neighbor(arrival, view, frame, now);
         }
         match said {
@@ -321,7 +322,7 @@ impl<'s> Pipeline<'s> {
             Answer::Conflict(conflict) => {
                 self.may_answer(arrival, now)?;
                 self.report_conflict(arrival, &conflict, frame, out);
-                Err(DropReason::ArpSpoofed.into())
+                Err(if view.ip().is_some() { DropReason::NdSpoofed } else { DropReason::ArpSpoofed }.into())
             }
         }
     }

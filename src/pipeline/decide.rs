@@ -17,7 +17,7 @@ use super::{Arrival, Destination, Pipeline, Refusal, shared::lock};
 use crate::snapshot::{Endpoint, Network};
 
 /// In place of a rule's number where no rule was asked: the other host's eastgate asks it.
-pub const NO_RULE: u32 = u32::MAX;
+const NO_RULE: u32 = u32::MAX;
 
 /// The two ends of a packet, as far as they are endpoints.
 #[derive(Clone, Copy)]

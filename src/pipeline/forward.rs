@@ -1,5 +1,7 @@
 //! Steps 6 and 7: where a frame goes, and the way out: a local port, one VTEP, or copies to many.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use eastgate_steering::{Place, rewrite};
 use eastgate_vtep::{
     carriage,
@@ -227,12 +229,16 @@ impl<'s> Pipeline<'s> {
             && let Transport::Tcp(tcp) = ip.transport
             && tcp.flags & tcp_flags::SYN != 0
         {
-            let link = self.shared.link_mtu.load(std::sync::atomic::Ordering::Relaxed);
-            let link = u16::try_from(link).unwrap_or(u16::MAX);
-            let derived = mtu::tenant_mtu(link, family(self.snapshot.vtep), view.tags);
-            let tenant = network.mtu.unwrap_or(derived).min(derived);
-            mss::clamp(frame, view, mss::mss_for(tenant, ip.src.is_v4()));
+            mss::clamp(frame, view, mss::mss_for(self.tenant_mtu(network, view), ip.src.is_v4()));
         }
+    }
+
+    /// The largest packet of a tenant of this network, in bytes: what the underlay leaves, or less where the
+    /// configuration says so.
+    pub(super) fn tenant_mtu(&self, network: &Network, view: &View) -> u16 {
+        let link = u16::try_from(self.shared.link_mtu.load(Relaxed)).unwrap_or(u16::MAX);
+        let derived = mtu::tenant_mtu(link, family(self.snapshot.vtep), view.tags);
+        network.mtu.unwrap_or(derived).min(derived)
     }
 
     /// Step 7: into the tunnel to one VTEP, if it fits.

@@ -57,6 +57,23 @@ pub fn note_unfinished_checksum(frame: &mut Frame<'_>, view: &View) {
 /// Where in a UDP header the checksum is; no other transport that leaves one open has it there.
 const UDP_CHECKSUM_AT: u16 = 6;
 
+/// Notes on a TCP frame that a sender in the same machine never cut up that it is to be cut. Like the checksum
+/// (see [`note_unfinished_checksum`]), cutting was left to a device that the frame never met, and a datagram
+/// socket hands over the payload whole without the size of its segments. They are then made as large as
+/// `tenant_mtu` allows. `view` is the view of `frame`.
+pub fn note_uncut(frame: &mut Frame<'_>, view: &View, tenant_mtu: u16) {
+    let (Some(ip), Some(_), None) = (view.ip(), frame.offload.checksum, frame.offload.gso) else { return };
+    let Transport::Tcp(tcp) = ip.transport else { return };
+    let headers = ip.l4 - view.l3 + u16::from(tcp.header_len);
+    let fits = u32::from(headers) + u32::from(tcp.payload) <= u32::from(tenant_mtu);
+    let Some(segment) = tenant_mtu.checked_sub(headers).filter(|segment| !fits && *segment >= segment::MIN_SEGMENT)
+    else {
+        return;
+    };
+    let kind = if ip.src.is_v4() { GsoKind::TcpV4 } else { GsoKind::TcpV6 };
+    frame.offload.gso = Some(Gso { kind, segment });
+}
+
 /// A computed UDP checksum as it is sent: 0 would mean none (RFC 768). TCP sends 0 as it is.
 #[inline]
 const fn udp_checksum(sum: u16) -> u16 {
