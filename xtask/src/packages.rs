@@ -3,7 +3,6 @@
 //! This is the only list: `cargo xtask demo`, `test` and `bench` install from it what is missing, and nothing else.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -22,54 +21,32 @@ pub(crate) enum Need {
 
 struct Package {
     name: &'static str,
-    /// There already, however it was installed, if any of these is.
-    sign: Sign,
+    /// It is there already, however it was installed, if this is.
+    command: &'static str,
     needed_by: &'static [Need],
     reason: &'static str,
-}
-
-enum Sign {
-    Command(&'static str),
-    PythonModule(&'static str),
 }
 
 const PACKAGES: &[Package] = &[
     Package {
         name: "iproute2",
-        sign: Sign::Command("ip"),
+        command: "ip",
         needed_by: &[Need::Demo, Need::Test, Need::Bench],
         reason: "labs and benchmarks are built of network namespaces and veth pairs",
     },
     Package {
         name: "iptables",
-        sign: Sign::Command("iptables"),
+        command: "iptables",
         needed_by: &[Need::Bench],
         reason: "the `neutron` candidate is compared by its real rules",
-    },
-    Package {
-        name: "python3-scapy",
-        sign: Sign::PythonModule("scapy"),
-        needed_by: &[Need::Test],
-        reason: "headers are checked against an encoder that shares no code with ours",
-    },
-    Package {
-        name: "tcpdump",
-        sign: Sign::Command("tcpdump"),
-        needed_by: &[Need::Test],
-        reason: "an independent decoder reads what leaves on the underlay",
-    },
-    Package {
-        name: "iputils-ping",
-        sign: Sign::Command("ping"),
-        needed_by: &[Need::Demo, Need::Test],
-        reason: "labs send echo requests a reader can type too",
     },
 ];
 
 /// Installs what `need` lacks through apt-get, saying why for each package.
 pub(crate) fn install(need: Need) -> Result<()> {
     let missing: Vec<_> = PACKAGES.iter().filter(|package| package.needed_by.contains(&need)).collect();
-    let missing: Vec<_> = missing.into_iter().filter(|package| !is_there(&package.sign)).collect();
+    let missing: Vec<_> =
+        missing.into_iter().filter(|package| find_command(package.command).is_none()).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -94,16 +71,6 @@ fn apt_get(words: &[&str]) -> Result<()> {
     let mut command = privilege::command("env")?;
     command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=120"]).args(words);
     run::output(&mut command).context("apt-get could not install what is missing").map(drop)
-}
-
-fn is_there(sign: &Sign) -> bool {
-    match sign {
-        Sign::Command(name) => find_command(name).is_some(),
-        Sign::PythonModule(name) => {
-            let probe = Command::new("python3").args(["-c", &format!("import {name}")]).output();
-            probe.is_ok_and(|done| done.status.success())
-        }
-    }
 }
 
 /// Where a command is, `/sbin` included: an ordinary user's PATH often lacks it on Debian.

@@ -51,7 +51,9 @@ pub(crate) fn exec_test(program: &[String]) -> Result<()> {
     for (key, value) in std::env::vars() {
         let kept = ["CARGO", "RUST", "EASTGATE", "PROPTEST", "LD_LIBRARY_PATH", "PATH"];
         if kept.iter().any(|prefix| key.starts_with(prefix)) {
-            command.arg(format!("{key}={value}"));
+            // An ordinary user's PATH often lacks where Debian keeps what only root runs.
+            let more = if key == "PATH" { ":/usr/local/sbin:/usr/sbin:/sbin" } else { "" };
+            command.arg(format!("{key}={value}{more}"));
         }
     }
     Err(command.args(program).exec()).context("cannot run a test as root")
