@@ -6,6 +6,7 @@ use std::{
     io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    slice,
     sync::Arc,
     thread,
     time::{Duration, SystemTime},
@@ -68,7 +69,8 @@ impl Loader {
     /// Everything that is wrong, and all warnings; [`Loader::last_good`] stays as it was.
     pub fn load(&mut self) -> Result<Arc<Config>, Diagnostics> {
         let mut found = Vec::new();
-        let first = match self.fetch(&[self.path.clone()], false).pop() {
+        let path = self.path.clone();
+        let first = match self.fetch(slice::from_ref(&path), false).pop() {
             Some(Err(error)) => Arc::new(unreadable_first(&self.path, &error)),
             Some(Ok(content)) => content,
             None => return Err(Diagnostics::default()),

@@ -1,5 +1,7 @@
 //! The configuration from outside: examples, broken files with their exact diagnostics, reloading, noise.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests may fail the test")]
+
 mod broken;
 mod examples;
 mod large;
