@@ -280,7 +280,10 @@ impl Daemon {
             lock(&self.view.state).settings_restored += restored;
         }
         let incomplete = self.underlay.is_none()
-            || lock(&self.view.state).ports.iter().any(|(name, state)| state.is_some() && self.links.contains_key(&**name));
+            || lock(&self.view.state)
+                .ports
+                .iter()
+                .any(|(name, state)| state.is_some() && self.links.contains_key(&**name));
         if incomplete {
             self.reconcile().await;
         }
@@ -432,7 +435,9 @@ impl Daemon {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         match &result {
             Ok(done) => tracing::info!(epoch = done.epoch, "configuration in force"),
-            Err(error) => tracing::error!("the configuration was refused, the one before stays in force:\n{error}"),
+            Err(error) => {
+                tracing::error!("the configuration was refused, the one before stays in force:\n{error}")
+            }
         }
         lock(&self.view.state).reload_error = result.as_ref().err().cloned();
         result
@@ -452,8 +457,10 @@ impl Daemon {
             });
             (loader, registry, snapshot)
         });
-        let (loader, registry, snapshot) = work.await.map_err(|error| format!("the reload failed: {error}"))?;
-        let warnings = loader.warnings().iter().map(|warning| format!("{}: {}", warning.at, warning.problem)).collect();
+        let (loader, registry, snapshot) =
+            work.await.map_err(|error| format!("the reload failed: {error}"))?;
+        let warnings =
+            loader.warnings().iter().map(|warning| format!("{}: {}", warning.at, warning.problem)).collect();
         self.loader = Some(loader);
         self.registry = registry;
         let snapshot = snapshot?;
@@ -525,7 +532,10 @@ fn open_listeners(wanted: &ActiveUnderlay, workers: usize) -> std::io::Result<Ve
 /// When a daemon runs, or the kernel refuses.
 pub fn teardown(socket: &std::path::Path) -> Result<bool> {
     if std::os::unix::net::UnixStream::connect(socket).is_ok() {
-        return Err(anyhow!("a daemon runs at {}; stop it instead: it leaves the machine as it was", socket.display()));
+        return Err(anyhow!(
+            "a daemon runs at {}; stop it instead: it leaves the machine as it was",
+            socket.display()
+        ));
     }
     let machine = Machine::take_over(record_beside(socket))?;
     if machine.is_untouched() {

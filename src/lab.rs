@@ -108,7 +108,12 @@ fn command_inside(
     options: &Options,
 ) -> Result<Command, LabError> {
     let mut entering = Command::new("ip");
-    entering.args(["netns", "exec", record.namespace(node)?]).args(command);
+    entering.args(["netns", "exec", record.namespace(node)?]);
+    match command {
+        // This one, whatever the file is called and whatever else is installed.
+        [program, arguments @ ..] if program == "eastgate" => entering.arg(&options.eastgate).args(arguments),
+        _ => entering.args(command),
+    };
     if record.hosts().any(|host| host == node) {
         entering.env("EASTGATE_SOCKET", record.socket(node));
     }

@@ -9,11 +9,13 @@ pub mod counters;
 mod decide;
 mod forward;
 pub mod shared;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use eastgate_policy::admission;
-use eastgate_steering::{Answer, Asker, Conflict, Identity, Known, Learn, Onward, Place, answer, claim};
+use eastgate_steering::{Answer, Asker, Conflict, Identity, Known, Learn, Onward, answer, claim};
 use eastgate_vtep::{
     carriage::{self, Decapsulation},
     ecn::Ecn,
@@ -29,7 +31,7 @@ use self::{
     shared::lock,
 };
 pub use self::{forward::Destination, shared::Shared};
-use crate::snapshot::{Endpoint, Network, Snapshot, place};
+use crate::snapshot::{Endpoint, Network, Snapshot};
 
 /// What became of a frame.
 #[must_use]
@@ -100,7 +102,7 @@ impl<'s> Pipeline<'s> {
     ) -> Outcome {
         self.counters.from_ports.fetch_add(1, Relaxed);
         let Some((network, endpoint)) = self.snapshot.at_port(port) else {
-            return self.refuse(Place::Port(port), DropReason::NotReady, now);
+            return self.refuse(Location::Local(port), DropReason::NotReady, now);
         };
         let arrival = Arrival { network, from: Location::Local(port), sender: Some(endpoint) };
         let before = frame.len();
@@ -121,7 +123,8 @@ impl<'s> Pipeline<'s> {
     ) -> Result<Outcome, Refusal> {
         let mut view = View::parse(frame.bytes())?;
         self.admit(arrival, sender, &view, frame)?; //                              1 admit
-        let plain = match self.answer(arrival, &view, frame, now, out)? { //        2 answer
+        let plain = match self.answer(arrival, &view, frame, now, out)? {
+            //        2 answer
             Asked::Done(outcome) => return Ok(outcome),
             Asked::Neighbor => false,
             Asked::No => true,
@@ -144,10 +147,11 @@ impl<'s> Pipeline<'s> {
     ) -> Outcome {
         self.counters.from_underlay.fetch_add(1, Relaxed);
         let before = datagram.len();
-        let (arrival, view) = match self.unwrap(from, tos, datagram) { //           1' unwrap
+        let (arrival, view) = match self.unwrap(from, tos, datagram) {
+            //           1' unwrap
             Ok(unwrapped) => unwrapped,
             Err((vni, reason)) => {
-                let key = DropKey { vni, reason, from: Some(Place::Overlay(from)), by: None, rule: None };
+                let key = DropKey { vni, reason, from: Some(Location::Remote(from)), by: None, rule: None };
                 self.counters.drop_frame(key, before, None, now);
                 return Outcome::Drop(reason);
             }
@@ -168,7 +172,8 @@ impl<'s> Pipeline<'s> {
         out: &mut Batch,
     ) -> Result<Outcome, Refusal> {
         self.admit_remote(arrival, &view, frame, now)?;
-        let plain = match self.answer(arrival, &view, frame, now, out)? { //        2' answer
+        let plain = match self.answer(arrival, &view, frame, now, out)? {
+            //        2' answer
             Asked::Done(outcome) => return Ok(outcome),
             Asked::Neighbor => false,
             Asked::No => true,
@@ -276,11 +281,10 @@ impl<'s> Pipeline<'s> {
     ) -> Result<Asked, Refusal> {
         let network = arrival.network;
         let asker = Asker {
-            origin: place(arrival.from),
-            identity: arrival.sender.map_or_else(
-                || Identity { mac: view.src, ..Identity::default() },
-                Endpoint::identity,
-            ),
+            origin: arrival.from,
+            identity: arrival
+                .sender
+                .map_or_else(|| Identity { mac: view.src, ..Identity::default() }, Endpoint::identity),
             port_security: arrival.sender.is_some_and(|sender| sender.sender.port_security),
         };
         let said = if network.learns() {
@@ -329,9 +333,10 @@ impl<'s> Pipeline<'s> {
 
     /// Takes one of the sender's tokens: eastgate works on its behalf.
     fn may_answer(&self, arrival: &Arrival<'s>, now: Instant) -> Result<(), Refusal> {
-        match arrival.sender {
-            Some(sender) => lock(&sender.state.answers).take(now)?,
-            None => lock(&arrival.network.state.stranger_answers).take(now)?,
+        let bucket =
+            arrival.sender.map_or(&arrival.network.state.stranger_answers, |sender| &sender.state.answers);
+        if !lock(bucket).take(now) {
+            return Err(DropReason::NeighborLimit.into());
         }
         self.counters.answers.fetch_add(1, Relaxed);
         Ok(())
@@ -343,7 +348,7 @@ impl<'s> Pipeline<'s> {
         }
         let Some(claim) = claim(frame.bytes(), view) else { return };
         let mut learned = lock(&arrival.network.state.learned);
-        match learned.learn(claim.address, claim.mac, place(arrival.from), &**arrival.network, now) {
+        match learned.learn(claim.address, claim.mac, arrival.from, &**arrival.network, now) {
             Learn::Frozen { first: true } => {
                 tracing::warn!(vni = %arrival.network.vni, address = %claim.address, mac = %claim.mac,
                     "an address moved too often and is frozen");
@@ -357,7 +362,13 @@ impl<'s> Pipeline<'s> {
     }
 
     /// Two stations use one address: both are told, and so are the people who run this.
-    fn report_conflict(&mut self, arrival: &Arrival<'s>, conflict: &Conflict, frame: &mut Frame<'_>, out: &mut Batch) {
+    fn report_conflict(
+        &mut self,
+        arrival: &Arrival<'s>,
+        conflict: &Conflict,
+        frame: &mut Frame<'_>,
+        out: &mut Batch,
+    ) {
         tracing::warn!(vni = %arrival.network.vni, address = %conflict.address, owner = %conflict.owner.mac,
             claimant = %conflict.claimant, "two stations use one address");
         if conflict.reply {
@@ -369,12 +380,17 @@ impl<'s> Pipeline<'s> {
     }
 
     /// Counts a frame that does not get as far as a network.
-    pub fn refuse(&self, from: Place, reason: DropReason, now: Instant) -> Outcome {
+    pub fn refuse(&self, from: Location, reason: DropReason, now: Instant) -> Outcome {
         let vni = match from {
-            Place::Port(port) => self.snapshot.at_port(port).map(|(network, _)| network.vni),
-            Place::Overlay(_) => None,
+            Location::Local(port) => self.snapshot.at_port(port).map(|(network, _)| network.vni),
+            Location::Remote(_) => None,
         };
-        self.counters.drop_frame(DropKey { vni, reason, from: Some(from), by: None, rule: None }, 0, None, now);
+        self.counters.drop_frame(
+            DropKey { vni, reason, from: Some(from), by: None, rule: None },
+            0,
+            None,
+            now,
+        );
         Outcome::Drop(reason)
     }
 
@@ -393,7 +409,7 @@ impl<'s> Pipeline<'s> {
             Some(FlowKey { src: ip.src, dst: ip.dst, vni, sport, dport, proto: ip.proto })
         });
         let Refusal { reason, by, rule } = refusal;
-        let key = DropKey { vni: Some(vni), reason, from: Some(place(arrival.from)), by, rule };
+        let key = DropKey { vni: Some(vni), reason, from: Some(arrival.from), by, rule };
         self.counters.drop_frame(key, bytes, flow, now);
         tracing::trace!(%vni, %reason, from = ?arrival.from, ?flow, "dropped");
         Outcome::Drop(reason)

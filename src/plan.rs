@@ -80,10 +80,19 @@ pub fn steps(snapshot: &Snapshot, links: &BTreeMap<String, Link>) -> Result<Vec<
     };
     for port in &ports {
         if links.contains_key(&*port.name) {
-            add("close port", port.name.to_string(), "clsact: drop ingress, egress only with eastgate's mark".into(),
-                "the kernel neither hears the tenant nor speaks to it");
+            add(
+                "close port",
+                port.name.to_string(),
+                "clsact: drop ingress, egress only with eastgate's mark".into(),
+                "the kernel neither hears the tenant nor speaks to it",
+            );
         } else {
-            add("missing", port.name.to_string(), "no such device yet".into(), "served as soon as it appears");
+            add(
+                "missing",
+                port.name.to_string(),
+                "no such device yet".into(),
+                "served as soon as it appears",
+            );
         }
     }
     let settings = Machine::compare(&wanted_settings(host, &ports, links))?;
@@ -96,16 +105,34 @@ pub fn steps(snapshot: &Snapshot, links: &BTreeMap<String, Link>) -> Result<Vec<
         add("set", change.id.to_string(), format!("{} -> {}", change.from, change.to), why);
     }
     for affected in &settings.affected {
-        add("note", affected.id.to_string(), format!("{} -> {}", affected.before, affected.after),
-            "another interface changes with `all`, and no value of its own can keep it");
+        add(
+            "note",
+            affected.id.to_string(),
+            format!("{} -> {}", affected.before, affected.after),
+            "another interface changes with `all`, and no value of its own can keep it",
+        );
     }
     if !links.contains_key(&*host.device) {
-        add("missing", host.device.to_string(), "no such underlay device".into(), "tunnels work once it is there");
+        add(
+            "missing",
+            host.device.to_string(),
+            "no such underlay device".into(),
+            "tunnels work once it is there",
+        );
     }
-    add("listen", format!("{} udp port {}", host.vtep, config.overlay.port), format!("device {}", host.device),
-        "datagrams of other VTEPs");
+    add(
+        "listen",
+        format!("{} udp port {}", host.vtep, config.overlay.port),
+        format!("device {}", host.device),
+        "datagrams of other VTEPs",
+    );
     for group in multicast_groups(snapshot) {
-        add("join", group.to_string(), format!("on {}", host.device), "frames to many of networks that flood by multicast");
+        add(
+            "join",
+            group.to_string(),
+            format!("on {}", host.device),
+            "frames to many of networks that flood by multicast",
+        );
     }
     Ok(steps)
 }

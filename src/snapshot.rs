@@ -18,7 +18,7 @@ use eastgate_policy::{
     flow::StateSettings,
     rule::Source,
 };
-use eastgate_steering::{AllowedPair, Answers, Binding, Bindings, Identity, Mode, Place, Unknown, proxy_mac};
+use eastgate_steering::{AllowedPair, Answers, Binding, Bindings, Identity, Mode, Unknown, proxy_mac};
 use eastgate_vtep::{
     carriage::Encapsulation,
     ecn::{OuterTos, OuterTtl},
@@ -279,18 +279,9 @@ impl Bindings for Network {
         Some(Binding {
             mac: endpoint.mac,
             endpoint: Some(endpoint.id),
-            at: place(endpoint.location),
+            at: endpoint.location,
             router: endpoint.sender.router,
         })
-    }
-}
-
-/// A location in the words of the steering crate.
-#[must_use]
-pub const fn place(location: Location) -> Place {
-    match location {
-        Location::Local(port) => Place::Port(port),
-        Location::Remote(vtep) => Place::Overlay(vtep),
     }
 }
 
@@ -350,9 +341,12 @@ impl Snapshot {
         let epoch = previous.map_or(0, |previous| previous.epoch) + 1;
         let previous = previous.filter(|previous| same_surroundings(&previous.config, config));
         let overlay = &config.overlay;
-        let ports =
-            SourcePorts::new_checked(overlay.source_ports.first, overlay.source_ports.last, overlay.entropy_ports)
-                .map_err(|source| SnapshotError::Overlay { at: "[overlay]".into(), source })?;
+        let ports = SourcePorts::new_checked(
+            overlay.source_ports.first,
+            overlay.source_ports.last,
+            overlay.entropy_ports,
+        )
+        .map_err(|source| SnapshotError::Overlay { at: "[overlay]".into(), source })?;
         let site = match previous {
             Some(previous) => previous.site.clone(),
             None => Arc::new(site(config)?),
@@ -369,7 +363,8 @@ impl Snapshot {
             learning: Vec::new(),
         };
         for tenant in config.tenants.values() {
-            let before = previous.filter(|p| p.config.tenant(&tenant.name).is_some_and(|b| Arc::ptr_eq(b, tenant)));
+            let before =
+                previous.filter(|p| p.config.tenant(&tenant.name).is_some_and(|b| Arc::ptr_eq(b, tenant)));
             let rules = std::cell::OnceCell::new();
             for network in tenant.networks.values().filter(|network| network.is_member(host)) {
                 let compiled = match before.and_then(|before| before.network(network.vni)) {
@@ -436,16 +431,15 @@ impl NetworkSite<'_> {
         book: &StateBook,
     ) -> Result<Network, SnapshotError> {
         let name = format!("{}/{}", tenant.name, network.name);
-        let policy = Compiled::compile(&rules.source(tenant, network)).map_err(|source| SnapshotError::Policy {
-            at: network.at.clone(),
-            network: name.clone(),
-            source,
+        let policy = Compiled::compile(&rules.source(tenant, network)).map_err(|source| {
+            SnapshotError::Policy { at: network.at.clone(), network: name.clone(), source }
         })?;
         let state = book.network(network, self.config);
         let hasher = RandomState::new();
-        let peers = self.config.members(network).filter(|member| member.name != self.host.name).map(|member| {
-            (member.vtep, if member.runs_eastgate() { PeerKind::Eastgate } else { PeerKind::Plain })
-        });
+        let peers =
+            self.config.members(network).filter(|member| member.name != self.host.name).map(|member| {
+                (member.vtep, if member.runs_eastgate() { PeerKind::Eastgate } else { PeerKind::Plain })
+            });
         let peers = Peers::new(peers, hasher);
         let topology = match network.topology {
             config::Topology::Mesh => Topology::Mesh,

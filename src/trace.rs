@@ -31,7 +31,12 @@ const CLOSE_CALLS: usize = 3;
 pub fn trace(snapshot: &Snapshot, request: &TraceRequest) -> Result<TraceReport, String> {
     let network = snapshot.network(request.vni).ok_or_else(|| {
         let known: Vec<String> = snapshot.networks().iter().map(|n| n.vni.to_string()).take(20).collect();
-        format!("host {} has no part in VNI {}; it has part in: {}", snapshot.host, request.vni, known.join(", "))
+        format!(
+            "host {} has no part in VNI {}; it has part in: {}",
+            snapshot.host,
+            request.vni,
+            known.join(", ")
+        )
     })?;
     if request.src.family() != request.dst.family() {
         return Err("source and destination are of different families".into());
@@ -69,10 +74,16 @@ impl<'a> Walk<'a> {
         let src = network.by_address(self.request.src);
         let dst = network.by_address(self.request.dst);
         let frame = self.build(src, dst)?;
-        let view = View::parse(&frame).map_err(|reason| self.stop("parse", "", reason.name(), reason.describe()))?;
+        let view =
+            View::parse(&frame).map_err(|reason| self.stop("parse", "", reason.name(), reason.describe()))?;
         self.admit(src, &view, &frame)?;
         self.answer(dst);
-        self.pass("track", self.host_of(src), "no flow yet: a flow that is live would pass without a decision", None);
+        self.pass(
+            "track",
+            self.host_of(src),
+            "no flow yet: a flow that is live would pass without a decision",
+            None,
+        );
         let probe = view
             .ip()
             .and_then(|ip| Probe::of(ip).ok())
@@ -98,17 +109,26 @@ impl<'a> Walk<'a> {
         });
         let builder = PacketBuilder::ethernet2(src_mac, dst_mac);
         let builder = match (from.to_ip(), to.to_ip()) {
-            (std::net::IpAddr::V4(from), std::net::IpAddr::V4(to)) => builder.ipv4(from.octets(), to.octets(), 64),
-            (std::net::IpAddr::V6(from), std::net::IpAddr::V6(to)) => builder.ipv6(from.octets(), to.octets(), 64),
+            (std::net::IpAddr::V4(from), std::net::IpAddr::V4(to)) => {
+                builder.ipv4(from.octets(), to.octets(), 64)
+            }
+            (std::net::IpAddr::V6(from), std::net::IpAddr::V6(to)) => {
+                builder.ipv6(from.octets(), to.octets(), 64)
+            }
             _ => return Err(self.stop("parse", "", "bad-ip-header", "addresses of two families")),
         };
         let mut frame = Vec::new();
-        let [kind, code] = icmp.map_or([if number == proto::ICMP { 8 } else { 128 }, 0], |(kind, code)| [kind, code]);
+        let [kind, code] =
+            icmp.map_or([if number == proto::ICMP { 8 } else { 128 }, 0], |(kind, code)| [kind, code]);
         let written = match number {
             proto::TCP => builder.tcp(sport, dport, 1, 65535).syn().write(&mut frame, &[]),
             proto::UDP => builder.udp(sport, dport).write(&mut frame, &[]),
-            proto::ICMP if from.is_v4() => builder.icmpv4_raw(kind, code, [0, 1, 0, 1]).write(&mut frame, &[]),
-            proto::ICMPV6 if !from.is_v4() => builder.icmpv6_raw(kind, code, [0, 1, 0, 1]).write(&mut frame, &[]),
+            proto::ICMP if from.is_v4() => {
+                builder.icmpv4_raw(kind, code, [0, 1, 0, 1]).write(&mut frame, &[])
+            }
+            proto::ICMPV6 if !from.is_v4() => {
+                builder.icmpv6_raw(kind, code, [0, 1, 0, 1]).write(&mut frame, &[])
+            }
             other => builder.write(&mut frame, other.into(), &[0; 8]),
         };
         written.map_err(|error| self.stop("parse", "", "bad-ip-header", &error.to_string()))?;
@@ -118,7 +138,12 @@ impl<'a> Walk<'a> {
     fn admit(&mut self, src: Option<&Endpoint>, view: &View, frame: &[u8]) -> Result<(), Stop> {
         let Some(src) = src else {
             if self.network.learning {
-                self.pass("admit", "", "the source is no endpoint; the network admits and learns strangers", self.network_place());
+                self.pass(
+                    "admit",
+                    "",
+                    "the source is no endpoint; the network admits and learns strangers",
+                    self.network_place(),
+                );
                 return Ok(());
             }
             let owners = self.close_addresses(self.request.src);
@@ -126,7 +151,10 @@ impl<'a> Walk<'a> {
                 step: "admit".into(),
                 host: String::new(),
                 result: "drop".into(),
-                text: format!("no endpoint of {} has the address {}: whoever sends it spoofs", self.network.name, self.request.src),
+                text: format!(
+                    "no endpoint of {} has the address {}: whoever sends it spoofs",
+                    self.network.name, self.request.src
+                ),
                 at: self.network_place(),
                 near: owners,
             });
@@ -135,7 +163,13 @@ impl<'a> Walk<'a> {
         for (check, result) in admission::explain(view, frame, &src.sender, &self.snapshot.site) {
             if let Err(reason) = result {
                 let text = format!("{check}: no ({})", reason.describe());
-                return Err(self.stop_at("admit", self.host_of(Some(src)), reason.name(), &text, self.place_of(src)));
+                return Err(self.stop_at(
+                    "admit",
+                    self.host_of(Some(src)),
+                    reason.name(),
+                    &text,
+                    self.place_of(src),
+                ));
             }
         }
         let checks = admission::Check::ALL.len();
@@ -147,7 +181,9 @@ impl<'a> Walk<'a> {
     fn answer(&mut self, dst: Option<&Endpoint>) {
         let what = if self.request.src.is_v4() { "ARP" } else { "ND" };
         let text = match (dst, self.network.neighbors.answers) {
-            (Some(dst), Answers::Suppress) => format!("{what} for {} is answered with {}, its own MAC", self.request.dst, dst.mac),
+            (Some(dst), Answers::Suppress) => {
+                format!("{what} for {} is answered with {}, its own MAC", self.request.dst, dst.mac)
+            }
             (Some(_), Answers::Proxy { mac }) => {
                 format!("{what} for {} is answered with {mac}, the appliance's MAC", self.request.dst)
             }
@@ -157,7 +193,13 @@ impl<'a> Walk<'a> {
         self.note("answer", &text);
     }
 
-    fn decide(&mut self, endpoint: &Endpoint, direction: Direction, peer: Addr, probe: &Probe) -> Result<(), Stop> {
+    fn decide(
+        &mut self,
+        endpoint: &Endpoint,
+        direction: Direction,
+        peer: Addr,
+        probe: &Probe,
+    ) -> Result<(), Stop> {
         let source = self.network.source();
         let explained = explain(&source, endpoint.id, direction, peer, probe);
         let (step, whose) = match direction {
@@ -166,7 +208,8 @@ impl<'a> Walk<'a> {
         };
         let tenant = &self.network.tenant;
         let host = self.host_of(Some(endpoint));
-        let rule = explained.decision.rule.and_then(|rule| self.network.rules.reference(&tenant.name, rule.0));
+        let rule =
+            explained.decision.rule.and_then(|rule| self.network.rules.reference(&tenant.name, rule.0));
         if explained.decision.verdict == Verdict::Allow {
             let (text, at) = match rule {
                 Some(rule) => (format!("{} allows it", rule.rule), Some(rule.at)),
@@ -175,16 +218,29 @@ impl<'a> Walk<'a> {
             self.pass(step, host, &text, at);
             return Ok(());
         }
-        let reason = explained.decision.drop_reason(direction).map_or("egress-denied", |reason| reason.name());
+        let reason =
+            explained.decision.drop_reason(direction).map_or("egress-denied", |reason| reason.name());
         let (text, at) = match rule {
             Some(rule) => (format!("{} denies it", rule.rule), Some(rule.at)),
             None => (
-                format!("none of {}/{}'s {} {whose} allows it", tenant.name, endpoint.name, explained.steps.len()),
+                format!(
+                    "none of {}/{}'s {} {whose} allows it",
+                    tenant.name,
+                    endpoint.name,
+                    explained.steps.len()
+                ),
                 self.place_of(endpoint),
             ),
         };
         let near = self.close_calls(&explained);
-        self.steps.push(TraceStep { step: step.into(), host: host.into(), result: "drop".into(), text, at, near });
+        self.steps.push(TraceStep {
+            step: step.into(),
+            host: host.into(),
+            result: "drop".into(),
+            text,
+            at,
+            near,
+        });
         Err(Stop(reason.into()))
     }
 
@@ -218,7 +274,12 @@ impl<'a> Walk<'a> {
         let Some(dst) = dst else {
             let at = self.network_place();
             if self.network.learns() {
-                self.pass("forward", self.host_of(src), "no endpoint: to where its MAC was learned, or flooded", at);
+                self.pass(
+                    "forward",
+                    self.host_of(src),
+                    "no endpoint: to where its MAC was learned, or flooded",
+                    at,
+                );
                 return Ok(());
             }
             let text = format!("no endpoint of {} has the address {}", self.network.name, self.request.dst);
@@ -237,7 +298,8 @@ impl<'a> Walk<'a> {
         let text = if from == to {
             "to a port of the same host".to_owned()
         } else {
-            let vtep = self.snapshot.config.host(to).map_or_else(|| "?".to_owned(), |host| host.vtep.to_string());
+            let vtep =
+                self.snapshot.config.host(to).map_or_else(|| "?".to_owned(), |host| host.vtep.to_string());
             let v4 = self.snapshot.vtep.0.is_ipv4();
             let overhead = u16::MAX - tenant_mtu(u16::MAX, if v4 { Family::V4 } else { Family::V6 }, 0);
             format!("wrapped in VXLAN to {to} at {vtep}: {overhead} bytes more")
@@ -340,4 +402,3 @@ pub fn rule_text(rule: &config::Rule) -> String {
         .collect();
     format!("{text} with {}", peers.join(", "))
 }
-

@@ -226,7 +226,9 @@ impl Probe {
     pub const fn of(ip: &Ip) -> Result<Self, DropReason> {
         let header = match ip.transport {
             Transport::Tcp(tcp) => Header::Ports { source: tcp.sport, destination: tcp.dport },
-            Transport::Udp { sport, dport } => Header::Ports { source: sport, destination: dport },
+            Transport::Udp { sport, dport } | Transport::Ports { sport, dport } => {
+                Header::Ports { source: sport, destination: dport }
+            }
             Transport::Icmp(icmp) => Header::Icmp { kind: icmp.kind, code: icmp.code },
             Transport::Other => Header::Unread,
             Transport::LaterFragment => return Err(DropReason::FragmentFirstMissing),

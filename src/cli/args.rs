@@ -72,7 +72,9 @@ pub struct Site {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Run the daemon in the foreground
-    #[command(after_help = "The daemon guards the tenant ports before anything else, loads the configuration, and forwards.\nSIGHUP reloads, SIGTERM and SIGINT stop it and leave the machine as it was.")]
+    #[command(
+        after_help = "The daemon guards the tenant ports before anything else, loads the configuration, and forwards.\nSIGHUP reloads, SIGTERM and SIGINT stop it and leave the machine as it was."
+    )]
     Run(Run),
     /// Check a configuration without touching the system
     #[command(after_help = "Example:\n  eastgate check configs/two-tenants.toml && echo fine")]
@@ -104,7 +106,9 @@ pub enum Command {
     /// How the daemon is
     Status(Ask),
     /// Print tables of the running daemon
-    #[command(after_help = "Examples:\n  eastgate show flows --vni 5001 --address 10.1.0.11\n  eastgate show drops -o json")]
+    #[command(
+        after_help = "Examples:\n  eastgate show flows --vni 5001 --address 10.1.0.11\n  eastgate show drops -o json"
+    )]
     Show {
         /// Which table
         #[arg(value_enum)]
@@ -129,7 +133,9 @@ pub enum Command {
         action: FlowsAction,
     },
     /// Walk a hypothetical packet through the path, step by step to its verdict
-    #[command(after_help = "Examples:\n  eastgate trace --vni 5001 tcp 10.1.0.11:40000 10.1.0.21:5432\n  eastgate trace --vni 5001 udp [fd00:1::11]:5000 [fd00:1::21]:53\n  eastgate trace --vni 5001 icmp 10.1.0.11 10.1.0.21\n  eastgate trace --config eastgate.toml --vni 5001 tcp 10.1.0.11:1 10.1.0.21:22    without a daemon\n\nExit code 5 when the packet would be dropped.")]
+    #[command(
+        after_help = "Examples:\n  eastgate trace --vni 5001 tcp 10.1.0.11:40000 10.1.0.21:5432\n  eastgate trace --vni 5001 udp [fd00:1::11]:5000 [fd00:1::21]:53\n  eastgate trace --vni 5001 icmp 10.1.0.11 10.1.0.21\n  eastgate trace --config eastgate.toml --vni 5001 tcp 10.1.0.11:1 10.1.0.21:22    without a daemon\n\nExit code 5 when the packet would be dropped."
+    )]
     Trace(Trace),
     /// List the reasons for which frames are dropped
     DropReasons {
@@ -138,7 +144,9 @@ pub enum Command {
         output: Output,
     },
     /// Undo what a killed daemon left on the machine
-    #[command(after_help = "A daemon that is killed leaves its ports closed. The next `run` takes over; `teardown` opens them instead.")]
+    #[command(
+        after_help = "A daemon that is killed leaves its ports closed. The next `run` takes over; `teardown` opens them instead."
+    )]
     Teardown {
         /// The daemon
         #[command(flatten)]

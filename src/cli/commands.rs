@@ -158,7 +158,8 @@ fn show_plan(site: &Site, output: Format) -> Result<u8> {
         Err(error) => return Err(error),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let links = runtime.block_on(async { Netlink::connect()?.links().await }).context("cannot list devices")?;
+    let links =
+        runtime.block_on(async { Netlink::connect()?.links().await }).context("cannot list devices")?;
     let steps = plan::steps(&snapshot, &links)?;
     emit(&Output { output }, &steps, |steps| print::plan(steps))
 }

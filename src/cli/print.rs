@@ -68,7 +68,8 @@ fn or_none(table: &Table, what: &str) -> String {
 }
 
 pub(super) fn endpoints(rows: &[EndpointRow]) -> String {
-    let mut table = Table::new(["VNI", "ENDPOINT", "HOST", "PORT", "MAC", "ADDRESSES", "GROUPS", "SENT", "RECEIVED"]);
+    let mut table =
+        Table::new(["VNI", "ENDPOINT", "HOST", "PORT", "MAC", "ADDRESSES", "GROUPS", "SENT", "RECEIVED"]);
     for row in rows {
         let addresses: Vec<String> = row.addresses.iter().map(ToString::to_string).collect();
         table.row([
@@ -123,7 +124,16 @@ fn rule_name(rule: Option<&RuleRef>) -> String {
 
 pub(super) fn flows(rows: &[FlowRow]) -> String {
     let mut table = Table::new([
-        "VNI", "PROTO", "SOURCE", "DESTINATION", "STATE", "PACKETS", "REPLIES", "EXPIRES", "EGRESS RULE", "INGRESS RULE",
+        "VNI",
+        "PROTO",
+        "SOURCE",
+        "DESTINATION",
+        "STATE",
+        "PACKETS",
+        "REPLIES",
+        "EXPIRES",
+        "EGRESS RULE",
+        "INGRESS RULE",
     ]);
     for row in rows {
         table.row([

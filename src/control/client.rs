@@ -52,8 +52,8 @@ enum Answer<T> {
 /// # Errors
 /// When there is no daemon, no answer, or the answer is no.
 pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request) -> Result<T, ClientError> {
-    let mut stream = UnixStream::connect(path)
-        .map_err(|source| ClientError::Connect { path: path.to_owned(), source })?;
+    let mut stream =
+        UnixStream::connect(path).map_err(|source| ClientError::Connect { path: path.to_owned(), source })?;
     let broken = |source| ClientError::Broken { path: path.to_owned(), source };
     stream.set_read_timeout(Some(Duration::from_secs(120))).map_err(broken)?;
     let mut line = serde_json::to_string(request)?;

@@ -131,7 +131,14 @@ mod tests {
 
     #[tokio::test]
     async fn malformed_and_oversized_requests_are_refused() {
-        for bad in ["{}\n", "[]\n", "{\"statu\":{}}\n", "{\"flows\":{\"vni\":99999999}}\n", "\u{0}\n", "{\"flows\":{\"x\":1}}\n"] {
+        for bad in [
+            "{}\n",
+            "[]\n",
+            "{\"statu\":{}}\n",
+            "{\"flows\":{\"vni\":99999999}}\n",
+            "\u{0}\n",
+            "{\"flows\":{\"x\":1}}\n",
+        ] {
             let answer = talk(bad.as_bytes()).await;
             assert!(answer.starts_with("{\"error\":\"this is no request"), "{bad}: {answer}");
         }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
 
 use eastgate_policy::flow::{FlowFilter, FlowInfo};
-use eastgate_steering::{Answers, Place};
+use eastgate_steering::Answers;
 use eastgate_vtep::{
     fdb::{Flush, Location},
     mtu::tenant_mtu,
@@ -53,7 +53,8 @@ impl View {
         let in_use = self.shared.book.quota.in_use();
         let family = if snapshot.vtep.0.is_ipv4() { Family::V4 } else { Family::V6 };
         let mtu = visible.underlay.as_ref().map_or(0, |link| link.mtu);
-        let device = snapshot.config.host(&snapshot.host).map_or_else(String::new, |host| host.device.to_string());
+        let device =
+            snapshot.config.host(&snapshot.host).map_or_else(String::new, |host| host.device.to_string());
         let ports = snapshot.tenant_ports().map(|(id, network, endpoint)| {
             let name = visible.names.get(&id).map_or_else(String::new, |name| name.to_string());
             let state = match visible.ports.get(&*name) {
@@ -61,7 +62,12 @@ impl View {
                 Some(Some(problem)) => problem.clone(),
                 None => "absent".to_owned(),
             };
-            PortStatus { endpoint: format!("{}/{}", network.tenant.name, endpoint.name), vni: network.vni, name, state }
+            PortStatus {
+                endpoint: format!("{}/{}", network.tenant.name, endpoint.name),
+                vni: network.vni,
+                name,
+                state,
+            }
         });
         Status {
             ready: visible.ready,
@@ -90,18 +96,14 @@ impl View {
         }
     }
 
-    fn place_name(&self, place: Place) -> String {
-        match place {
-            Place::Port(port) => {
+    fn location_name(&self, location: Location) -> String {
+        match location {
+            Location::Local(port) => {
                 let names = &lock(&self.state).names;
                 names.get(&port).map_or_else(|| format!("port {}", port.0), |name| name.to_string())
             }
-            Place::Overlay(vtep) => vtep.to_string(),
+            Location::Remote(vtep) => vtep.to_string(),
         }
-    }
-
-    fn location_name(&self, location: Location) -> String {
-        self.place_name(crate::snapshot::place(location))
     }
 
     fn endpoints(&self, snapshot: &Snapshot, filter: &Filter) -> Vec<EndpointRow> {
@@ -144,12 +146,19 @@ impl View {
             });
             rows.extend(configured);
             let learned = lock(&network.state.fdb).entries(now);
-            rows.extend(learned.into_iter().map(|entry| FdbRow {
-                vni: network.vni,
-                mac: entry.mac,
-                at: self.location_name(entry.location),
-                kind: if entry.frozen_until.is_some_and(|until| now < until) { "frozen" } else { "learned" }.into(),
-                age_s: entry.heard.map(|heard| now.since(heard).as_secs()),
+            rows.extend(learned.into_iter().map(|entry| {
+                FdbRow {
+                    vni: network.vni,
+                    mac: entry.mac,
+                    at: self.location_name(entry.location),
+                    kind: if entry.frozen_until.is_some_and(|until| now < until) {
+                        "frozen"
+                    } else {
+                        "learned"
+                    }
+                    .into(),
+                    age_s: entry.heard.map(|heard| now.since(heard).as_secs()),
+                }
             }));
         }
         rows.retain(|row| filter.mac.is_none_or(|mac| mac == row.mac));
@@ -209,12 +218,12 @@ impl View {
 
     fn drop_row(&self, snapshot: &Snapshot, key: &DropKey, count: &DropCount, now: Instant) -> DropRow {
         let by = key.vni.and_then(|vni| snapshot.network(vni)).and_then(|network| refused_by(network, key));
-        let from = key.from.map(|place| self.place_name(place));
+        let from = key.from.map(|location| self.location_name(location));
         DropRow {
             vni: key.vni,
             reason: key.reason.name().to_owned(),
             text: key.reason.describe().to_owned(),
-            port: matches!(key.from, Some(Place::Port(_))).then(|| from.clone()).flatten(),
+            port: matches!(key.from, Some(Location::Local(_))).then(|| from.clone()).flatten(),
             from,
             rule: by.as_ref().map(|by| by.rule.clone()),
             at: by.map(|by| by.at),
@@ -320,7 +329,8 @@ fn neighbors(snapshot: &Snapshot, filter: &Filter) -> Vec<NeighborRow> {
         }));
     }
     rows.retain(|row| {
-        filter.mac.is_none_or(|mac| mac == row.mac) && filter.address.is_none_or(|ip| row.address == ip.into())
+        filter.mac.is_none_or(|mac| mac == row.mac)
+            && filter.address.is_none_or(|ip| row.address == ip.into())
     });
     limited(rows, filter)
 }

@@ -176,7 +176,14 @@ impl Sender {
         self.scratch_piece(&header.to_bytes());
     }
 
-    fn to_port(&mut self, port: PortId, group: &[Emit], batch: &Batch, received: &RecvBatch, sockets: &Sockets) {
+    fn to_port(
+        &mut self,
+        port: PortId,
+        group: &[Emit],
+        batch: &Batch,
+        received: &RecvBatch,
+        sockets: &Sockets,
+    ) {
         let Some(socket) = sockets.ports.get(&port) else {
             return self.drop_group(group, DropReason::PortGone);
         };
@@ -190,7 +197,10 @@ impl Sender {
                 taken = self.merge(rest, &bytes);
             }
             if taken == 1 {
-                self.vnet_piece(VnetHeader::for_frame(&first.offload, header_len(bytes(first), &first.offload)));
+                self.vnet_piece(VnetHeader::for_frame(
+                    &first.offload,
+                    header_len(bytes(first), &first.offload),
+                ));
                 self.pieces.push(piece(first));
             }
             self.messages.push(Message {
@@ -337,13 +347,12 @@ impl Sender {
             }
         };
         let to = socket_address(tunnel.to, speakers.config().port);
-        let sent = self.transmit(speaker.as_fd(), Some(to), batch, received, |error| {
-            match error.raw_os_error() {
+        let sent =
+            self.transmit(speaker.as_fd(), Some(to), batch, received, |error| match error.raw_os_error() {
                 Some(libc::EMSGSIZE) => DropReason::TooBig,
                 Some(libc::ENOBUFS | libc::EAGAIN | libc::ENOMEM) => DropReason::QueueFull,
                 _ => DropReason::VtepUnreachable,
-            }
-        });
+            });
         self.report.to_underlay += sent;
         self.read_errors(speaker, tunnel.source);
         self.clear();
@@ -377,7 +386,12 @@ impl Sender {
             let count = window.len().min(MESSAGES);
             // SAFETY: the headers point to pieces, controls and a name that live until this call returns.
             let done = unsafe {
-                libc::sendmmsg(fd.as_raw_fd(), window.as_mut_ptr(), count as libc::c_uint, libc::MSG_DONTWAIT as _)
+                libc::sendmmsg(
+                    fd.as_raw_fd(),
+                    window.as_mut_ptr(),
+                    count as libc::c_uint,
+                    libc::MSG_DONTWAIT as _,
+                )
             };
             if done > 0 {
                 let end = at + done as usize;
@@ -416,7 +430,8 @@ impl Sender {
             };
             let bytes = all.get(piece.start as usize..).and_then(|all| all.get(..piece.len as usize));
             let bytes = bytes.unwrap_or_default();
-            self.iovecs.push(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
+            self.iovecs
+                .push(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
         }
         self.controls.clear();
         self.controls.resize(self.messages.len(), Control([0; 96]));
@@ -469,7 +484,12 @@ fn run_length(group: &[Emit], bursts: bool) -> usize {
     for emit in &group[1..] {
         let len = emit.range.len();
         total += len;
-        if count == BURST || total > BURST_BYTES || len > size || emit.offload.gso.is_some() || emit.to != first.to {
+        if count == BURST
+            || total > BURST_BYTES
+            || len > size
+            || emit.offload.gso.is_some()
+            || emit.to != first.to
+        {
             break;
         }
         count += 1;
@@ -518,8 +538,9 @@ fn write_controls(message: &Message, v4: bool, control: &mut Control) -> usize {
     let mut at = 0;
     let mut put = |level: libc::c_int, kind: libc::c_int, value: &[u8]| {
         // SAFETY: CMSG_LEN and CMSG_SPACE only compute; no pointer is followed.
-        let (len, space) =
-            unsafe { (libc::CMSG_LEN(value.len() as u32) as usize, libc::CMSG_SPACE(value.len() as u32) as usize) };
+        let (len, space) = unsafe {
+            (libc::CMSG_LEN(value.len() as u32) as usize, libc::CMSG_SPACE(value.len() as u32) as usize)
+        };
         let header_len = len - value.len();
         let Some(room) = control.0.get_mut(at..at + space) else { return };
         room[..size_of::<usize>()].copy_from_slice(&len.to_ne_bytes());

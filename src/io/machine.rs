@@ -179,7 +179,8 @@ impl Machine {
     }
 
     fn undo_settings(&self) -> Result<(), MachineError> {
-        let observed = sysctl::read_all(self.settings.iter().map(|saved| &saved.id)).map_err(MachineError::Setting)?;
+        let observed =
+            sysctl::read_all(self.settings.iter().map(|saved| &saved.id)).map_err(MachineError::Setting)?;
         let undo = self.settings.undo(&observed);
         for foreign in &undo.foreign {
             tracing::warn!(setting = %foreign.id, written = foreign.written, found = foreign.found,

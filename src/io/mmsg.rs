@@ -60,7 +60,9 @@ impl VnetHeader {
         let mut bytes = [0; 10];
         bytes[0] = self.flags;
         bytes[1] = self.gso_type;
-        for (at, word) in [self.hdr_len, self.gso_size, self.csum_start, self.csum_offset].into_iter().enumerate() {
+        for (at, word) in
+            [self.hdr_len, self.gso_size, self.csum_start, self.csum_offset].into_iter().enumerate()
+        {
             bytes[2 + at * 2..4 + at * 2].copy_from_slice(&word.to_ne_bytes());
         }
         bytes
@@ -131,7 +133,8 @@ impl RecvBatch {
         let mut batch = Self {
             buffers: vec![0u8; STRIDE * BATCH].into_boxed_slice(),
             headers: vec![zeroed().0; BATCH].into_boxed_slice(),
-            iovecs: vec![[libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 2]; BATCH].into_boxed_slice(),
+            iovecs: vec![[libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 2]; BATCH]
+                .into_boxed_slice(),
             vnet: vec![VnetHeader::default(); BATCH].into_boxed_slice(),
             names: vec![zeroed().1; BATCH].into_boxed_slice(),
             controls: vec![Control([0; CONTROL]); BATCH].into_boxed_slice(),

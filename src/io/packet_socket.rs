@@ -36,11 +36,8 @@ impl PacketSocket {
         // Protocol 0: nothing arrives before the socket is bound to its device.
         // SAFETY: a plain system call; the result is checked before it is owned.
         let fd = unsafe {
-            let fd = libc::socket(
-                libc::AF_PACKET,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
-                0,
-            );
+            let fd =
+                libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0);
             if fd < 0 {
                 return Err(io::Error::last_os_error());
             }

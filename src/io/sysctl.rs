@@ -13,7 +13,8 @@ const ROOT: &str = "/proc/sys";
 /// What the kernel says, other than that a file is not there.
 pub fn observe(wanted: &[Setting]) -> io::Result<Observed> {
     let mut files = to_read(wanted);
-    let shared: BTreeSet<Key> = wanted.iter().map(|setting| setting.key).filter(|key| key.uses_all()).collect();
+    let shared: BTreeSet<Key> =
+        wanted.iter().map(|setting| setting.key).filter(|key| key.uses_all()).collect();
     for key in shared {
         let own = SettingId::of_all(key).to_string();
         let Some(table) = own.strip_suffix(&format!("/all/{}", key.name())) else { continue };
@@ -41,7 +42,10 @@ pub fn read_all<'a>(files: impl Iterator<Item = &'a SettingId>) -> io::Result<Ob
         match std::fs::read_to_string(format!("{ROOT}/{file}")) {
             Ok(text) => {
                 let value = text.trim().parse().map_err(|_| {
-                    io::Error::new(io::ErrorKind::InvalidData, format!("{file} holds `{}`, not a number", text.trim()))
+                    io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        format!("{file} holds `{}`, not a number", text.trim()),
+                    )
                 })?;
                 observed.insert(file.clone(), value);
             }
@@ -59,8 +63,7 @@ pub fn read_all<'a>(files: impl Iterator<Item = &'a SettingId>) -> io::Result<Ob
 pub fn write(change: &Change) -> io::Result<()> {
     match std::fs::write(format!("{ROOT}/{}", change.id), change.to.to_string()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => {
-            result.map_err(|error| io::Error::new(error.kind(), format!("cannot write {}: {error}", change.id)))
-        }
+        result => result
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot write {}: {error}", change.id))),
     }
 }

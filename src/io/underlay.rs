@@ -83,8 +83,9 @@ impl Listener {
         let listener = Self::bound_to(config, group)?;
         let socket = socket2::SockRef::from(&listener.fd);
         match group {
-            IpAddr::V4(group) => socket
-                .join_multicast_v4_n(&group, &socket2::InterfaceIndexOrAddress::Index(ifindex))?,
+            IpAddr::V4(group) => {
+                socket.join_multicast_v4_n(&group, &socket2::InterfaceIndexOrAddress::Index(ifindex))?
+            }
             IpAddr::V6(group) => socket.join_multicast_v6(&group, ifindex)?,
         }
         Ok(listener)

@@ -12,8 +12,7 @@ use std::{
     sync::{Arc, mpsc},
 };
 
-use eastgate_steering::Place;
-use eastgate_wire::{DropReason, Frame, Instant, Offload, PortId, VtepAddr};
+use eastgate_wire::{DropReason, Frame, Instant, Location, Offload, PortId, VtepAddr};
 use nix::sys::{
     epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
     eventfd::{EfdFlags, EventFd},
@@ -68,7 +67,8 @@ impl WorkerHandle {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
         let (commands, receiver) = mpsc::channel();
         let mut worker = Worker::new(index, shared, receiver, wake.clone())?;
-        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker.run())?;
+        let thread =
+            std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || worker.run())?;
         Ok(Self { commands, wake, thread: Some(thread) })
     }
 
@@ -229,7 +229,7 @@ impl Worker {
                     let _ = pipeline.handle_tenant(port, &mut frame, now, &mut self.batch);
                 }
                 None => {
-                    let _ = pipeline.refuse(Place::Port(port), DropReason::DeviceError, now);
+                    let _ = pipeline.refuse(Location::Local(port), DropReason::DeviceError, now);
                 }
             }
         }

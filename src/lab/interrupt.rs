@@ -30,7 +30,8 @@ impl Interrupt {
             // Without the watch the signals do what they do by default; the record lets `down` clear up.
             let Ok(runtime) = runtime else { return };
             let caught = runtime.block_on(async {
-                let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+                let (mut int, mut term) =
+                    (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
                 let (mut hup, _pipe) = (signal(SignalKind::hangup())?, signal(SignalKind::pipe())?);
                 let _ = watching.send(());
                 tokio::select! { _ = int.recv() => {}, _ = term.recv() => {}, _ = hup.recv() => {} }

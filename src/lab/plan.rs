@@ -130,6 +130,9 @@ impl Plan {
     fn vtep(&mut self, model: &Model, id: &str, name: &str, host: &Host) {
         let at = namespace(id, name);
         let spec = model.topology.vtep.get(name).cloned().unwrap_or_default();
+        // A cable between two machines carries no superframes. A veth pair would hand the kernel's tunnelled ones on
+        // whole, and the other VTEP would receive datagrams that no underlay can bring it.
+        self.ip(&at, &format!("link set {} gso_max_segs 1", host.device));
         for vni in model.vnis_on(name) {
             self.ip(&at, &vxlan_device(vni, model.port, host, &spec));
             self.ip(
@@ -139,8 +142,9 @@ impl Plan {
                     bridge_of(vni)
                 ),
             );
-            self.ip(&at, &format!("link set vx{vni} master {} up", bridge_of(vni)));
-            self.ip(&at, &format!("link set {} up", bridge_of(vni)));
+            // A switch is no station of the networks it carries: it must not report multicast groups in them.
+            self.ip(&at, &format!("link set {} addrgenmode none up", bridge_of(vni)));
+            self.ip(&at, &format!("link set vx{vni} addrgenmode none master {} up", bridge_of(vni)));
             for remote in flood_list(model, &spec) {
                 self.bridge(
                     &at,
@@ -178,7 +182,7 @@ impl Plan {
 
     fn bridge_port(&mut self, vtep: &str, machine: &Machine, isolated: bool) {
         let Machine { port, vni, .. } = machine;
-        self.ip(vtep, &format!("link set {port} master {}", bridge_of(*vni)));
+        self.ip(vtep, &format!("link set {port} addrgenmode none master {}", bridge_of(*vni)));
         if isolated {
             self.ip(vtep, &format!("link set {port} type bridge_slave isolated on"));
         }

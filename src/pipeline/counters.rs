@@ -9,8 +9,7 @@ use std::{
 };
 
 use ahash::RandomState;
-use eastgate_steering::Place;
-use eastgate_wire::{DropReason, EndpointId, FlowKey, Instant, Vni};
+use eastgate_wire::{DropReason, EndpointId, FlowKey, Instant, Location, Vni};
 
 use crate::control::protocol::Traffic;
 
@@ -26,7 +25,7 @@ pub struct DropKey {
     /// Why
     pub reason: DropReason,
     /// Where the frame came from, where it is known
-    pub from: Option<Place>,
+    pub from: Option<Location>,
     /// Whose rules refused it
     pub by: Option<EndpointId>,
     /// The rule that refused it

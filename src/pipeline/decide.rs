@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use eastgate_policy::{
     flow::{Admitted, Query, Segment, SegmentKind, Tracked},
     fragment::{FragmentSettings, FragmentStep, Verdict},
-    rule::{Direction, Header, Probe},
+    rule::{Direction, Header, PortProtocol, Probe},
 };
 use eastgate_vtep::fdb::Location;
 use eastgate_wire::{
@@ -36,7 +36,7 @@ impl<'s> Pipeline<'s> {
         frame: &Frame<'_>,
         now: Instant,
     ) -> Result<(), Refusal> {
-        let Some(ip) = view.ip() else { return Ok(()) };
+        let Some(ip) = view.ip() else { return to.may_be_other_than_ip() };
         match *to {
             Destination::Station { control: true, .. }
             | Destination::Everyone { control: true }
@@ -118,8 +118,13 @@ impl<'s> Pipeline<'s> {
             Tracked::Pass(_) => Ok(()),
             Tracked::Drop(reason) => Err(reason.into()),
             Tracked::New => {
-                let admitted =
-                    self.rules(network, ends, segment.key.src, segment.key.dst, &probe(segment, &segment.key))?;
+                let admitted = self.rules(
+                    network,
+                    ends,
+                    segment.key.src,
+                    segment.key.dst,
+                    &probe(segment, &segment.key),
+                )?;
                 flows.open(segment, &admitted, &network.tracking, &network.state.quota, now)?;
                 network.count_hits(&admitted);
                 Ok(())
@@ -175,10 +180,13 @@ impl<'s> Pipeline<'s> {
                 // The error goes to the one who sent the quoted packet: its receiver is that packet's sender.
                 let forward = original.src == quoted.src && original.sport == quoted.sport;
                 let ends = if forward { Ends { src: ends.dst, dst: ends.src } } else { ends };
-                let header = quoted.icmp.and_then(|icmp| Query::of(icmp, quoted.src.is_v4())).map_or(
-                    ports(original.proto, original.sport, original.dport),
-                    |query| Header::Icmp { kind: query.kind, code: query.code },
-                );
+                let header =
+                    quoted
+                        .icmp
+                        .and_then(|icmp| Query::of(icmp, quoted.src.is_v4()))
+                        .map_or(ports(original.proto, original.sport, original.dport), |query| {
+                            Header::Icmp { kind: query.kind, code: query.code }
+                        });
                 let probe = Probe { proto: original.proto, header };
                 self.rules(network, ends, original.src, original.dst, &probe).map(drop)
             }
@@ -204,7 +212,11 @@ impl<'s> Pipeline<'s> {
             let Some(endpoint) = endpoint.filter(|endpoint| endpoint.policed_here) else { continue };
             let decision = network.policy.decide(endpoint.id, direction, peer, probe);
             if let Some(reason) = decision.drop_reason(direction) {
-                return Err(Refusal { reason, by: Some(endpoint.id), rule: decision.rule.map(|rule| rule.0) });
+                return Err(Refusal {
+                    reason,
+                    by: Some(endpoint.id),
+                    rule: decision.rule.map(|rule| rule.0),
+                });
             }
             *rule = decision.rule.map_or(NO_RULE, |rule| rule.0);
         }
@@ -212,7 +224,12 @@ impl<'s> Pipeline<'s> {
     }
 
     /// Whether one receiver of a frame to many may have it. There is no flow: each frame is decided by itself.
-    pub(super) fn may_receive(&self, network: &'s Network, endpoint: &'s Endpoint, view: &View) -> Result<(), Refusal> {
+    pub(super) fn may_receive(
+        &self,
+        network: &'s Network,
+        endpoint: &'s Endpoint,
+        view: &View,
+    ) -> Result<(), Refusal> {
         let Some(ip) = view.ip() else { return Ok(()) };
         let ends = Ends { src: None, dst: Some(endpoint) };
         self.rules(network, ends, ip.src, ip.dst, &Probe::of(ip)?).map(drop)
@@ -250,9 +267,9 @@ fn probe(segment: &Segment, key: &FlowKey) -> Probe {
 }
 
 fn ports(proto: u8, source: u16, destination: u16) -> Header {
-    match proto {
-        eastgate_wire::view::proto::TCP | eastgate_wire::view::proto::UDP => Header::Ports { source, destination },
-        _ => Header::Unread,
+    match PortProtocol::from_number(proto) {
+        Some(_) => Header::Ports { source, destination },
+        None => Header::Unread,
     }
 }
 

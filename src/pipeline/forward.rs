@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use eastgate_steering::{Place, rewrite};
+use eastgate_steering::rewrite;
 use eastgate_vtep::{
     carriage,
     ecn::OuterTtl,
@@ -48,6 +48,16 @@ pub enum Destination<'s> {
         /// As above
         control: bool,
     },
+}
+
+impl Destination<'_> {
+    /// Rules say nothing about what is not IP: of that only ARP and the like goes anywhere, whoever admitted it.
+    pub(super) fn may_be_other_than_ip(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Station { control: true, .. } | Self::Everyone { control: true } => Ok(()),
+            _ => Err(DropReason::EthertypeRefused.into()),
+        }
+    }
 }
 
 /// A part that an endpoint plays for the others.
@@ -128,16 +138,23 @@ impl<'s> Pipeline<'s> {
     }
 
     /// The station behind an address, for a frame that came addressed to the appliance.
-    fn behind_proxy(&self, network: &'s Network, view: &View, now: Instant) -> Result<Destination<'s>, Refusal> {
+    fn behind_proxy(
+        &self,
+        network: &'s Network,
+        view: &View,
+        now: Instant,
+    ) -> Result<Destination<'s>, Refusal> {
         let address = view.ip().ok_or(DropReason::NotForUs)?.dst;
         if let Some(endpoint) = network.by_address(address) {
-            return Ok(Destination::Station { endpoint: Some(endpoint), at: endpoint.location, control: false });
+            return Ok(Destination::Station {
+                endpoint: Some(endpoint),
+                at: endpoint.location,
+                control: false,
+            });
         }
-        let learned = network.learns().then(|| lock(&network.state.learned).by_address(address, now)).flatten();
-        let at = match learned.ok_or(DropReason::NotForUs)?.at {
-            Place::Port(port) => Location::Local(port),
-            Place::Overlay(vtep) => Location::Remote(vtep),
-        };
+        let learned =
+            network.learns().then(|| lock(&network.state.learned).by_address(address, now)).flatten();
+        let at = learned.ok_or(DropReason::NotForUs)?.at;
         Ok(Destination::Station { endpoint: None, at, control: false })
     }
 
@@ -161,7 +178,10 @@ impl<'s> Pipeline<'s> {
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "each is a different thing, and a struct would only rename them")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is a different thing, and a struct would only rename them"
+    )]
     fn to_station(
         &mut self,
         arrival: &Arrival<'s>,
@@ -279,7 +299,10 @@ impl<'s> Pipeline<'s> {
 
     /// A packet that does not fit is cut where the network says so and the packet allows it; otherwise its
     /// sender is told.
-    #[allow(clippy::too_many_arguments, reason = "each is a different thing, and a struct would only rename them")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is a different thing, and a struct would only rename them"
+    )]
     fn too_big(
         &mut self,
         arrival: &Arrival<'s>,
@@ -306,8 +329,14 @@ impl<'s> Pipeline<'s> {
             return Ok(());
         }
         if let Some(speaker) = Speaker::destination_of(view) {
-            let told = lock(&network.state.too_big)
-                .answer(frame.bytes(), view, speaker, tenant_mtu, now, &mut self.made);
+            let told = lock(&network.state.too_big).answer(
+                frame.bytes(),
+                view,
+                speaker,
+                tenant_mtu,
+                now,
+                &mut self.made,
+            );
             if told.is_ok() {
                 self.send_back(arrival, out);
             }
@@ -335,11 +364,17 @@ impl<'s> Pipeline<'s> {
     }
 
     /// Sends the frame in hand, as it is, to one place.
-    pub(super) fn deliver_copy(&self, arrival: &Arrival<'s>, at: Place, frame: &mut Frame<'_>, out: &mut Batch) {
+    pub(super) fn deliver_copy(
+        &self,
+        arrival: &Arrival<'s>,
+        at: Location,
+        frame: &mut Frame<'_>,
+        out: &mut Batch,
+    ) {
         let network = arrival.network;
         match at {
-            Place::Port(port) => out.send(frame, Egress::Port(port), network.vni),
-            Place::Overlay(vtep) => {
+            Location::Local(port) => out.send(frame, Egress::Port(port), network.vni),
+            Location::Remote(vtep) => {
                 let tunnel = self.tunnel_for(network, vtep, frame.bytes());
                 let header = header::encode(network.vni);
                 out.send_made(&[&header, frame.bytes()], Egress::Tunnel(tunnel), network.vni);
@@ -437,7 +472,12 @@ impl<'s> Pipeline<'s> {
     }
 
     /// Sends the frame that eastgate made to every port but the one the frame in hand came from.
-    pub(super) fn flood_ports(&self, arrival: &Arrival<'s>, now: Instant, out: &mut Batch) -> Result<(), Refusal> {
+    pub(super) fn flood_ports(
+        &self,
+        arrival: &Arrival<'s>,
+        now: Instant,
+        out: &mut Batch,
+    ) -> Result<(), Refusal> {
         let network = arrival.network;
         self.may_flood(network, now)?;
         for endpoint in &network.endpoints {
@@ -461,7 +501,8 @@ impl<'s> Pipeline<'s> {
     ) -> Result<(), Refusal> {
         let network = arrival.network;
         self.may_flood(network, now)?;
-        let vteps: Vec<VtepAddr> = network.flood.iter().flat_map(|flood| flood.targets(arrival.from)).collect();
+        let vteps: Vec<VtepAddr> =
+            network.flood.iter().flat_map(|flood| flood.targets(arrival.from)).collect();
         self.replicate(network, &vteps, &mut view.clone(), frame, out).map(drop)
     }
 
@@ -473,14 +514,16 @@ impl<'s> Pipeline<'s> {
 /// Where a frame to a group goes.
 fn to_many<'s>(arrival: &Arrival<'s>, view: &View, plain: bool) -> Result<Destination<'s>, Refusal> {
     let network = arrival.network;
-    if !plain {
-        return Ok(Destination::Everyone { control: true });
-    }
     match view.ip().and_then(chore) {
         Some(Chore::AskDhcp) => Ok(Destination::Role(Role::DhcpServer)),
         Some(Chore::SolicitRouter) => Ok(Destination::Role(Role::Router)),
-        Some(Chore::AnswerDhcp) if plays(arrival, Role::DhcpServer) => Ok(Destination::Everyone { control: true }),
-        Some(Chore::AdvertiseRouter) if plays(arrival, Role::Router) => Ok(Destination::Everyone { control: true }),
+        _ if !plain => Ok(Destination::Everyone { control: true }),
+        Some(Chore::AnswerDhcp) if plays(arrival, Role::DhcpServer) => {
+            Ok(Destination::Everyone { control: true })
+        }
+        Some(Chore::AdvertiseRouter) if plays(arrival, Role::Router) => {
+            Ok(Destination::Everyone { control: true })
+        }
         _ if network.flood_multicast => Ok(Destination::Everyone { control: false }),
         _ => Err(DropReason::MulticastRefused.into()),
     }

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use eastgate_policy::rule::{
-    Direction, EndpointRules, Group, GroupId, Peer, PortProtocol, PortRange, Rule, RuleId, Service, Source, Verdict,
+    Direction, EndpointRules, Group, GroupId, Peer, PortProtocol, PortRange, Rule, RuleId, Service, Source,
+    Verdict,
 };
 use eastgate_wire::{Addr, Family, view::proto};
 use ipnet::IpNet;
@@ -48,7 +49,9 @@ impl RuleTable {
         let mut table = Self::default();
         for (index, group) in tenant.groups.values().enumerate() {
             table.groups.insert(group.name.clone(), GroupId(index as u32));
-            for (direction, list) in [(Direction::Ingress, &group.ingress), (Direction::Egress, &group.egress)] {
+            for (direction, list) in
+                [(Direction::Ingress, &group.ingress), (Direction::Egress, &group.egress)]
+            {
                 table.rules.extend(list.iter().zip(1..).map(|(rule, number)| RuleInfo {
                     group: group.name.clone(),
                     direction,
@@ -136,7 +139,13 @@ impl RuleTable {
                         None => continue,
                     },
                 };
-                into.push(Rule { id, family: rule.family, peer, service: service.clone(), verdict: Verdict::Allow });
+                into.push(Rule {
+                    id,
+                    family: rule.family,
+                    peer,
+                    service: service.clone(),
+                    verdict: Verdict::Allow,
+                });
             }
         }
     }

@@ -10,13 +10,12 @@ use std::{
 
 use ahash::RandomState;
 use eastgate_policy::flow::{FlowLimits, NetworkQuota, Quota};
-use eastgate_steering::{Bucket, LearnLimits, Learned, Rate};
+use eastgate_steering::{LearnLimits, Learned};
 use eastgate_vtep::{
     fdb::{Fdb, FdbSettings},
     mtu::too_big::TooBig,
-    rate::{Rate as FrameRate, TokenBucket},
 };
-use eastgate_wire::{Instant, Vni};
+use eastgate_wire::{Instant, Rate, TokenBucket, Vni};
 
 use crate::config::{self, Config, Name};
 
@@ -32,7 +31,7 @@ pub struct NetworkState {
     /// Tells senders what is too big, at a limited rate
     pub too_big: Mutex<TooBig>,
     /// Answers to ARP and ND that its strangers may still ask for
-    pub stranger_answers: Mutex<Bucket>,
+    pub stranger_answers: Mutex<TokenBucket>,
     /// Its flows
     pub quota: Arc<NetworkQuota>,
     /// Its datagrams in fragments, at most
@@ -61,7 +60,7 @@ pub struct EndpointState {
     /// Their bytes
     pub rx_bytes: AtomicU64,
     /// Answers to ARP and ND it may still ask for
-    pub answers: Mutex<Bucket>,
+    pub answers: Mutex<TokenBucket>,
 }
 
 impl EndpointState {
@@ -71,7 +70,7 @@ impl EndpointState {
             tx_bytes: AtomicU64::new(0),
             rx_frames: AtomicU64::new(0),
             rx_bytes: AtomicU64::new(0),
-            answers: Mutex::new(Bucket::new(Rate::default(), Instant::ZERO)),
+            answers: Mutex::new(TokenBucket::new(ANSWERS, Instant::ZERO)),
         }
     }
 
@@ -88,18 +87,21 @@ impl EndpointState {
     }
 }
 
+/// Answers to ARP and ND that one endpoint may ask for: one that comes up with a full subnet to resolve is not
+/// slowed down.
+const ANSWERS: Rate = Rate { per_second: 100, burst: 200 };
 /// Too-big messages a second in one network.
-const ERRORS: FrameRate = FrameRate { per_second: 100, burst: 100 };
+const ERRORS: Rate = Rate { per_second: 100, burst: 100 };
 
 impl NetworkState {
     fn new(settings: Settings, quota: Arc<NetworkQuota>) -> Self {
-        let bum = FrameRate { per_second: settings.bum, burst: settings.bum };
+        let bum = Rate { per_second: settings.bum, burst: settings.bum };
         Self {
             fdb: Mutex::new(Fdb::new(settings.fdb, RandomState::new())),
             learned: Mutex::new(Learned::new(LearnLimits::default())),
             bum: Mutex::new(TokenBucket::new(bum, Instant::ZERO)),
             too_big: Mutex::new(TooBig::new(ERRORS, Instant::ZERO)),
-            stranger_answers: Mutex::new(Bucket::new(Rate::default(), Instant::ZERO)),
+            stranger_answers: Mutex::new(TokenBucket::new(ANSWERS, Instant::ZERO)),
             quota,
             fragments: settings.limits.fragments,
             settings,
@@ -144,7 +146,11 @@ impl StateBook {
     #[must_use]
     pub fn network(&self, network: &config::Network, _config: &Config) -> Arc<NetworkState> {
         let settings = Settings {
-            fdb: FdbSettings { limit: network.mac_limit as usize, age: network.mac_age, ..FdbSettings::default() },
+            fdb: FdbSettings {
+                limit: network.mac_limit as usize,
+                age: network.mac_age,
+                ..FdbSettings::default()
+            },
             bum: network.bum_limit,
             limits: network.limits,
         };

@@ -14,9 +14,9 @@ use std::{
 };
 
 use ahash::RandomState;
-use eastgate_wire::{Addr, Instant, MacAddr};
+use eastgate_wire::{Addr, Instant, Location, MacAddr};
 
-use crate::responder::{Binding, Bindings, Place};
+use crate::responder::{Binding, Bindings};
 
 /// How many moves within [`WINDOW`] are let through; the next one freezes the entry.
 pub const MOVES: usize = 5;
@@ -30,7 +30,7 @@ pub struct LearnLimits {
     /// Entries in all
     pub total: usize,
     /// Entries at one port or VTEP
-    pub per_place: usize,
+    pub per_location: usize,
     /// How long an entry lives without being heard from
     pub age: Duration,
 }
@@ -39,7 +39,7 @@ impl Default for LearnLimits {
     /// 4,096 in all, 1,024 at a place, 20 minutes: longer than hosts keep a stale neighbour, so that an entry
     /// outlives the silence of a host that is still there.
     fn default() -> Self {
-        Self { total: 4096, per_place: 1024, age: Duration::from_secs(1200) }
+        Self { total: 4096, per_location: 1024, age: Duration::from_secs(1200) }
     }
 }
 
@@ -56,7 +56,7 @@ pub enum Learn {
         /// The MAC it had
         mac: MacAddr,
         /// The place it had
-        at: Place,
+        at: Location,
     },
     /// It moved too often and stays where it is.
     Frozen {
@@ -66,7 +66,7 @@ pub enum Learn {
     /// The network has as many entries as it may have.
     Full,
     /// The place has as many entries as it may have.
-    PlaceFull,
+    LocationFull,
     /// A configured endpoint has the address: nothing learned.
     Configured,
 }
@@ -79,7 +79,7 @@ pub struct Shown {
     /// Who has it
     pub mac: MacAddr,
     /// Where
-    pub at: Place,
+    pub at: Location,
     /// It moved too often and stays where it is for now.
     pub frozen: bool,
 }
@@ -91,13 +91,13 @@ pub struct Learned {
     entries: HashMap<Addr, Entry, RandomState>,
     /// When each entry ends, soonest first
     ends: BTreeSet<(Instant, Addr)>,
-    per_place: HashMap<Place, usize, RandomState>,
+    per_location: HashMap<Location, usize, RandomState>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     mac: MacAddr,
-    at: Place,
+    at: Location,
     ends: Instant,
     /// The latest moves, oldest first
     moves: [Option<Instant>; MOVES],
@@ -105,7 +105,7 @@ struct Entry {
 }
 
 impl Entry {
-    fn is(&self, mac: MacAddr, at: Place) -> bool {
+    fn is(&self, mac: MacAddr, at: Location) -> bool {
         self.mac == mac && self.at == at
     }
 
@@ -133,7 +133,7 @@ impl Learned {
             limits,
             entries: HashMap::with_hasher(RandomState::new()),
             ends: BTreeSet::new(),
-            per_place: HashMap::with_hasher(RandomState::new()),
+            per_location: HashMap::with_hasher(RandomState::new()),
         }
     }
 
@@ -177,7 +177,7 @@ impl Learned {
         &mut self,
         address: Addr,
         mac: MacAddr,
-        at: Place,
+        at: Location,
         configured: &impl Bindings,
         now: Instant,
     ) -> Learn {
@@ -207,7 +207,7 @@ impl Learned {
     }
 
     /// Forgets all that was learned at a place that is gone.
-    pub fn forget_place(&mut self, at: Place) {
+    pub fn forget_location(&mut self, at: Location) {
         let there = |(_, address): &(Instant, Addr)| self.entries.get(address).is_some_and(|e| e.at == at);
         let gone: Vec<Addr> =
             self.ends.iter().filter(|end| there(end)).map(|&(_, address)| address).collect();
@@ -229,12 +229,12 @@ impl Learned {
         }
     }
 
-    fn add(&mut self, address: Addr, mac: MacAddr, at: Place, now: Instant) -> Learn {
+    fn add(&mut self, address: Addr, mac: MacAddr, at: Location, now: Instant) -> Learn {
         if self.entries.len() >= self.limits.total {
             return Learn::Full;
         }
         if !self.enter(at) {
-            return Learn::PlaceFull;
+            return Learn::LocationFull;
         }
         let ends = now + self.limits.age;
         self.entries.insert(address, Entry { mac, at, ends, moves: [None; MOVES], frozen_until: None });
@@ -242,12 +242,19 @@ impl Learned {
         Learn::New
     }
 
-    fn relocate(&mut self, address: Addr, mut entry: Entry, mac: MacAddr, at: Place, now: Instant) -> Learn {
+    fn relocate(
+        &mut self,
+        address: Addr,
+        mut entry: Entry,
+        mac: MacAddr,
+        at: Location,
+        now: Instant,
+    ) -> Learn {
         if entry.is_frozen(now) {
             return Learn::Frozen { first: false };
         }
-        if at != entry.at && self.count(at) >= self.limits.per_place {
-            return Learn::PlaceFull;
+        if at != entry.at && self.count(at) >= self.limits.per_location {
+            return Learn::LocationFull;
         }
         if !entry.may_move(now) {
             self.entries.insert(address, entry);
@@ -263,25 +270,25 @@ impl Learned {
         moved
     }
 
-    fn count(&self, at: Place) -> usize {
-        self.per_place.get(&at).copied().unwrap_or_default()
+    fn count(&self, at: Location) -> usize {
+        self.per_location.get(&at).copied().unwrap_or_default()
     }
 
-    fn enter(&mut self, at: Place) -> bool {
-        let count = self.per_place.entry(at).or_default();
-        let room = *count < self.limits.per_place;
+    fn enter(&mut self, at: Location) -> bool {
+        let count = self.per_location.entry(at).or_default();
+        let room = *count < self.limits.per_location;
         *count += usize::from(room);
         if *count == 0 {
-            self.per_place.remove(&at);
+            self.per_location.remove(&at);
         }
         room
     }
 
-    fn leave(&mut self, at: Place) {
-        if let Some(count) = self.per_place.get_mut(&at) {
+    fn leave(&mut self, at: Location) {
+        if let Some(count) = self.per_location.get_mut(&at) {
             *count -= 1;
             if *count == 0 {
-                self.per_place.remove(&at);
+                self.per_location.remove(&at);
             }
         }
     }

@@ -5,15 +5,13 @@
 //! out.
 
 pub mod bindings;
-pub mod limit;
 pub mod responder;
 pub mod rewrite;
 pub mod settings;
 
 pub use bindings::{Known, Learn, LearnLimits, Learned};
-pub use limit::{Bucket, Rate};
 pub use responder::{
-    AllowedPair, Answer, Answers, Asker, Binding, Bindings, Claim, Conflict, Identity, Mode, Onward, Place,
-    Unknown, answer, claim,
+    AllowedPair, Answer, Answers, Asker, Binding, Bindings, Claim, Conflict, Identity, Mode, Onward, Unknown,
+    answer, claim,
 };
 pub use rewrite::{proxy_mac, rewrite};

@@ -17,7 +17,6 @@ pub mod header;
 pub mod mtu;
 pub mod offload;
 pub mod peers;
-pub mod rate;
 mod table;
 #[cfg(test)]
 mod test_frames;

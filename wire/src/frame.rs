@@ -174,7 +174,10 @@ mod tests {
         let before: Vec<u8> = (10..40).collect();
         let mut frame = Frame::new(&mut buffer, 10, 40, Offload::default());
         assert!(frame.insert_vlan(0x8100, 0x2064));
-        assert_eq!(frame.bytes()[..18], [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 0x81, 0, 0x20, 0x64, 22, 23]);
+        assert_eq!(
+            frame.bytes()[..18],
+            [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 0x81, 0, 0x20, 0x64, 22, 23]
+        );
         assert!(frame.strip_vlan());
         assert_eq!(frame.bytes(), before);
     }

@@ -17,6 +17,15 @@ pub struct EndpointId(pub u32);
 #[serde(transparent)]
 pub struct VtepAddr(pub IpAddr);
 
+/// Where a station is, or where a frame came in.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Location {
+    /// At a port of this host
+    Local(PortId),
+    /// Behind a VTEP
+    Remote(VtepAddr),
+}
+
 impl fmt::Display for VtepAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

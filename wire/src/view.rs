@@ -30,8 +30,14 @@ pub mod proto {
     pub const TCP: u8 = 6;
     /// UDP
     pub const UDP: u8 = 17;
+    /// DCCP (RFC 4340)
+    pub const DCCP: u8 = 33;
     /// ICMPv6
     pub const ICMPV6: u8 = 58;
+    /// SCTP (RFC 9260)
+    pub const SCTP: u8 = 132;
+    /// UDP-Lite (RFC 3828)
+    pub const UDPLITE: u8 = 136;
 }
 
 /// TCP flags, as they stand in the header.
@@ -131,6 +137,13 @@ pub enum Transport {
     Tcp(Tcp),
     /// UDP
     Udp {
+        /// Source port
+        sport: u16,
+        /// Destination port
+        dport: u16,
+    },
+    /// Another protocol whose header begins with two ports (SCTP, DCCP, UDP-Lite), as `Ip::proto` says
+    Ports {
         /// Source port
         sport: u16,
         /// Destination port
@@ -390,7 +403,8 @@ impl Ip {
                     l4 += len;
                 }
                 44 => {
-                    let header: &[u8; 8] = payload.get(l4..).and_then(|p| p.first_chunk()).ok_or_else(short)?;
+                    let header: &[u8; 8] =
+                        payload.get(l4..).and_then(|p| p.first_chunk()).ok_or_else(short)?;
                     fragments += 1;
                     if fragments > 1 {
                         return Err(DropReason::FragmentHeaders);
@@ -448,6 +462,13 @@ impl Ip {
                 }
                 None => Err(DropReason::BadL4Header),
             },
+            proto::SCTP | proto::DCCP | proto::UDPLITE => match segment.first_chunk::<8>() {
+                Some(&[s0, s1, d0, d1, ..]) => Ok(Transport::Ports {
+                    sport: u16::from_be_bytes([s0, s1]),
+                    dport: u16::from_be_bytes([d0, d1]),
+                }),
+                None => Err(DropReason::BadL4Header),
+            },
             proto::ICMP if self.src.is_v4() => Icmp::parse(segment),
             proto::ICMPV6 if !self.src.is_v4() => Icmp::parse(segment),
             _ => Ok(Transport::Other),
@@ -463,7 +484,7 @@ impl Ip {
     pub const fn ports(&self) -> (u16, u16) {
         match self.transport {
             Transport::Tcp(tcp) => (tcp.sport, tcp.dport),
-            Transport::Udp { sport, dport } => (sport, dport),
+            Transport::Udp { sport, dport } | Transport::Ports { sport, dport } => (sport, dport),
             Transport::Icmp(icmp) => match icmp.role(self.src.is_v4()) {
                 IcmpRole::Request | IcmpRole::Reply => (icmp.id, icmp.id),
                 _ => (0, 0),
@@ -514,7 +535,9 @@ impl Ip {
         };
         let (sport, dport, seq, icmp) = match proto {
             proto::TCP => (u16_at(quote, l4)?, u16_at(quote, l4 + 2)?, u32_at(quote, l4 + 4), None),
-            proto::UDP => (u16_at(quote, l4)?, u16_at(quote, l4 + 2)?, None, None),
+            proto::UDP | proto::SCTP | proto::DCCP | proto::UDPLITE => {
+                (u16_at(quote, l4)?, u16_at(quote, l4 + 2)?, None, None)
+            }
             proto::ICMP | proto::ICMPV6 => {
                 let Ok(Transport::Icmp(icmp)) = Icmp::parse(quote.get(l4..)?) else { return None };
                 match icmp.role(src.is_v4()) {
@@ -598,8 +621,7 @@ impl Tcp {
 
 impl Icmp {
     fn parse(segment: &[u8]) -> Result<Transport, DropReason> {
-        let &[kind, code, _, _, id0, id1, ..] =
-            segment.first_chunk::<8>().ok_or(DropReason::BadL4Header)?;
+        let &[kind, code, _, _, id0, id1, ..] = segment.first_chunk::<8>().ok_or(DropReason::BadL4Header)?;
         Ok(Transport::Icmp(Self { kind, code, id: u16::from_be_bytes([id0, id1]) }))
     }
 }
@@ -632,7 +654,9 @@ mod tests {
 
     #[test]
     fn tcp_syn_over_ipv4() {
-        let builder = PacketBuilder::ethernet2(SRC, DST).ipv4([10, 1, 0, 11], [10, 1, 0, 21], 64).tcp(40000, 5432, 7, 512);
+        let builder = PacketBuilder::ethernet2(SRC, DST)
+            .ipv4([10, 1, 0, 11], [10, 1, 0, 21], 64)
+            .tcp(40000, 5432, 7, 512);
         let options = [
             etherparse::TcpOptionElement::MaximumSegmentSize(1460),
             etherparse::TcpOptionElement::WindowScale(7),
@@ -688,8 +712,11 @@ mod tests {
 
     #[test]
     fn source_routes_are_refused() {
-        for (kind, expected) in [(131, Err(DropReason::SourceRoute)), (137, Err(DropReason::SourceRoute)), (7, Ok(true))] {
-            let mut ip = etherparse::Ipv4Header::new(8, 64, 17.into(), [10, 1, 0, 11], [10, 1, 0, 21]).unwrap();
+        for (kind, expected) in
+            [(131, Err(DropReason::SourceRoute)), (137, Err(DropReason::SourceRoute)), (7, Ok(true))]
+        {
+            let mut ip =
+                etherparse::Ipv4Header::new(8, 64, 17.into(), [10, 1, 0, 11], [10, 1, 0, 21]).unwrap();
             ip.options = [kind, 7, 4, 10, 0, 0, 1, 0].into();
             ip.header_checksum = ip.calc_header_checksum();
             ip.total_len = 28 + 8;
@@ -697,7 +724,13 @@ mod tests {
             let frame = [&DST[..], &SRC[..], &[8, 0], &ip.to_bytes(), &[0, 1, 0, 2, 0, 8, 0, 0]].concat();
             assert_eq!(View::parse(&frame).map(|v| v.ip().unwrap().options), expected);
         }
-        let routing = v6_with_chain(&[17, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2, 0, 8, 0, 0], 43);
+        let routing = v6_with_chain(
+            &[
+                17, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2, 0, 8, 0,
+                0,
+            ],
+            43,
+        );
         assert_eq!(View::parse(&routing), Err(DropReason::SourceRoute));
     }
 
@@ -750,8 +783,8 @@ mod tests {
 
     fn any_frame() -> impl Strategy<Value = Vec<u8>> {
         let payload = proptest::collection::vec(any::<u8>(), 0..64);
-        (any::<[u8; 4]>(), any::<[u8; 4]>(), any::<u16>(), any::<u16>(), any::<u8>(), payload, 0u8..6).prop_map(
-            |(a, b, sport, dport, ttl, payload, kind)| {
+        (any::<[u8; 4]>(), any::<[u8; 4]>(), any::<u16>(), any::<u16>(), any::<u8>(), payload, 0u8..6)
+            .prop_map(|(a, b, sport, dport, ttl, payload, kind)| {
                 let mut out = Vec::new();
                 let eth = PacketBuilder::ethernet2(SRC, DST);
                 let v6 = |x: [u8; 4]| [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, x[0], x[1], x[2], x[3]];
@@ -761,12 +794,14 @@ mod tests {
                     2 => eth.ipv4(a, b, ttl).icmpv4_echo_request(sport, dport).write(&mut out, &payload),
                     3 => eth.ipv6(v6(a), v6(b), ttl).udp(sport, dport).write(&mut out, &payload),
                     4 => eth.ipv6(v6(a), v6(b), ttl).tcp(sport, dport, 1, 2).write(&mut out, &payload),
-                    _ => eth.ipv6(v6(a), v6(b), ttl).icmpv6_echo_request(sport, dport).write(&mut out, &payload),
+                    _ => eth
+                        .ipv6(v6(a), v6(b), ttl)
+                        .icmpv6_echo_request(sport, dport)
+                        .write(&mut out, &payload),
                 }
                 .unwrap();
                 out
-            },
-        )
+            })
     }
 
     proptest! {

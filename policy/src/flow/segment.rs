@@ -66,7 +66,7 @@ impl Segment {
             Transport::Tcp(tcp) => SegmentKind::Tcp(tcp),
             Transport::Udp { .. } => SegmentKind::Udp,
             Transport::Icmp(icmp) => SegmentKind::Query(Query::of(icmp, ip.src.is_v4())?),
-            Transport::Other => SegmentKind::Other,
+            Transport::Ports { .. } | Transport::Other => SegmentKind::Other,
             Transport::LaterFragment | Transport::Incomplete => return None,
         };
         let (sport, dport) = ip.ports();

@@ -91,7 +91,8 @@ impl Entry {
     #[inline]
     pub(super) fn seen(&mut self, now: Instant, deadline: Instant) {
         self.deadline = deadline;
-        self.idle_millis = u32::try_from(deadline.since(now).as_micros() / 1000).unwrap_or(u32::MAX);
+        let idle_micros = deadline.micros().saturating_sub(now.micros());
+        self.idle_millis = u32::try_from(idle_micros / 1000).unwrap_or(u32::MAX);
     }
 
     #[inline]

@@ -58,11 +58,14 @@ pub(in crate::lab) fn question(from: &Party, to: &Party) -> Option<Vec<u8>> {
 
 /// Claims from the machine `from`, towards `to`, to have the address `claimed` at `mac`.
 pub(in crate::lab) fn claim(from: &Party, to: &Party, claimed: IpAddr, mac: MacAddr) -> Seen {
-    let frame = match (claimed, to.address) {
-        (IpAddr::V4(claimed), IpAddr::V4(target)) => {
+    let frame = match (claimed, to.address, from.address) {
+        (IpAddr::V4(claimed), IpAddr::V4(target), _) => {
             Arp { op: ArpOp::Reply, sender: (mac, claimed), target: (to.mac, target) }.frame(to.mac)
         }
-        (IpAddr::V6(claimed), IpAddr::V6(target)) => packet::advertisement(mac, claimed, (to.mac, target)),
+        // From the sender's own address: only what the advertisement says is a lie.
+        (IpAddr::V6(claimed), IpAddr::V6(target), IpAddr::V6(own)) => {
+            packet::advertisement((mac, own), claimed, (to.mac, target))
+        }
         _ => return Seen::Failed("the two are of different families".into()),
     };
     match raw::send_frame(from, frame) {

@@ -75,14 +75,19 @@ pub(in crate::lab) fn solicitation(sender: (MacAddr, Ipv6Addr), target: Ipv6Addr
     ethernet(MacAddr([0x33, 0x33, 0xff, a, b, c]), sender.0, ethertype::IPV6, &packet)
 }
 
-/// An unsolicited neighbour advertisement by `mac` to `to`, that overrides what is known of `target` (section 4.4).
-pub(in crate::lab) fn advertisement(mac: MacAddr, target: Ipv6Addr, to: (MacAddr, Ipv6Addr)) -> Vec<u8> {
+/// An unsolicited neighbour advertisement by `from` to `to`, that overrides what is known of `target` with the
+/// sender's MAC (section 4.4).
+pub(in crate::lab) fn advertisement(
+    from: (MacAddr, Ipv6Addr),
+    target: Ipv6Addr,
+    to: (MacAddr, Ipv6Addr),
+) -> Vec<u8> {
     const OVERRIDE: u8 = 0x20;
     let mut body = vec![NEIGHBOR_ADVERTISEMENT, 0, 0, 0, OVERRIDE, 0, 0, 0];
     body.extend(target.octets());
     body.extend([2, 1]);
-    body.extend(mac.0);
-    ethernet(to.0, mac, ethertype::IPV6, &ipv6(target, to.1, proto::ICMPV6, ND_HOP_LIMIT, body, 2))
+    body.extend(from.0.0);
+    ethernet(to.0, from.0, ethertype::IPV6, &ipv6(from.1, to.1, proto::ICMPV6, ND_HOP_LIMIT, body, 2))
 }
 
 /// The target and the link-layer address (section 4.6.1) of a neighbour advertisement in `frame`.
@@ -270,7 +275,7 @@ mod tests {
     #[test]
     fn advertisement_is_read_back_and_solicitation_is_none() {
         let target: Ipv6Addr = "fd00:1::11".parse().unwrap();
-        let frame = advertisement(A, target, (B, "fd00:1::12".parse().unwrap()));
+        let frame = advertisement((A, target), target, (B, "fd00:1::12".parse().unwrap()));
         assert_eq!(read_advertisement(&frame), Some((target, A)));
         assert_eq!(read_advertisement(&solicitation((A, target), target)), None);
     }

@@ -16,7 +16,9 @@ use super::{
 use crate::lab::netns;
 
 /// How long a bulk transfer may stand still.
-const STALL_BOUND: Duration = Duration::from_secs(10);
+const STALL_BOUND: Duration = Duration::from_secs(5);
+/// How long it may take.
+const BULK_BOUND: Duration = Duration::from_secs(30);
 
 /// Opens a connection from inside the machine `from`. A given source port is free again at once afterwards: the
 /// connection ends with a reset.
@@ -82,6 +84,7 @@ pub(in crate::lab) fn bulk(mut stream: &TcpStream, bytes: u64) -> Seen {
 fn pour(mut stream: &TcpStream, bytes: u64) -> io::Result<u64> {
     let mut state = HASH_START;
     let mut left = bytes;
+    let deadline = Instant::now() + BULK_BOUND;
     let mut counter = 0u64;
     let mut buffer = vec![0; 64 * 1024];
     while left > 0 {
@@ -91,6 +94,12 @@ fn pour(mut stream: &TcpStream, bytes: u64) -> io::Result<u64> {
         }
         let some = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         let piece = buffer.get(..some).unwrap_or_default();
+        if Instant::now() > deadline {
+            return Err(io::Error::other(format!(
+                "{left} of {bytes} bytes left after {} s",
+                BULK_BOUND.as_secs()
+            )));
+        }
         stream.write_all(piece)?;
         state = hash(state, piece);
         left -= some as u64;

@@ -10,7 +10,7 @@ use super::{Party, Seen, token};
 use crate::lab::netns;
 
 /// How long an answer may take before the question is repeated.
-const REPEAT: Duration = Duration::from_millis(200);
+const REPEAT: Duration = Duration::from_millis(500);
 
 /// Asks the server at `to` from inside the machine `from`; the question is repeated within `bound`. Gives the
 /// source port too.

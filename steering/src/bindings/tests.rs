@@ -1,11 +1,11 @@
 use std::collections::BTreeMap;
 
-use eastgate_wire::{EndpointId, PortId};
+use eastgate_wire::{EndpointId, Location, PortId, VtepAddr};
 use proptest::prelude::*;
 
 use super::*;
 
-const LIMITS: LearnLimits = LearnLimits { total: 5, per_place: 3, age: Duration::from_secs(60) };
+const LIMITS: LearnLimits = LearnLimits { total: 5, per_location: 3, age: Duration::from_secs(60) };
 const M1: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const M2: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 
@@ -13,8 +13,8 @@ fn host(last: u8) -> Addr {
     Addr::v4([10, 1, 0, last])
 }
 
-fn port(number: u32) -> Place {
-    Place::Port(PortId(number))
+fn port(number: u32) -> Location {
+    Location::Local(PortId(number))
 }
 
 fn secs(secs: u64) -> Instant {
@@ -25,7 +25,7 @@ fn secs(secs: u64) -> Instant {
 struct Configured;
 
 const CONFIGURED: Binding =
-    Binding { mac: M2, endpoint: Some(EndpointId(0)), at: Place::Port(PortId(7)), router: false };
+    Binding { mac: M2, endpoint: Some(EndpointId(0)), at: Location::Local(PortId(7)), router: false };
 
 impl Bindings for Configured {
     fn by_address(&self, address: Addr) -> Option<Binding> {
@@ -37,7 +37,7 @@ impl Bindings for Configured {
     }
 }
 
-fn learn(table: &mut Learned, last: u8, mac: MacAddr, at: Place, now: Instant) -> Learn {
+fn learn(table: &mut Learned, last: u8, mac: MacAddr, at: Location, now: Instant) -> Learn {
     table.learn(host(last), mac, at, &Configured, now)
 }
 
@@ -59,17 +59,17 @@ fn limits_are_exact_and_nobody_is_pushed_out() {
     for last in 1..=3 {
         assert_eq!(learn(&mut table, last, M1, port(1), secs(0)), Learn::New);
     }
-    assert_eq!(learn(&mut table, 4, M1, port(1), secs(0)), Learn::PlaceFull);
+    assert_eq!(learn(&mut table, 4, M1, port(1), secs(0)), Learn::LocationFull);
     for last in 5..=6 {
         assert_eq!(learn(&mut table, last, M1, port(2), secs(0)), Learn::New);
     }
     assert_eq!(learn(&mut table, 7, M1, port(3), secs(0)), Learn::Full);
-    assert_eq!(learn(&mut table, 5, M1, port(1), secs(0)), Learn::PlaceFull, "no way in by moving");
+    assert_eq!(learn(&mut table, 5, M1, port(1), secs(0)), Learn::LocationFull, "no way in by moving");
     assert_eq!(learn(&mut table, 1, M2, port(1), secs(0)), Learn::Moved { mac: M1, at: port(1) });
     assert_eq!(table.len(), 5);
     assert_eq!(learn(&mut table, 7, M1, port(1), secs(60)), Learn::New, "the old ones have ended");
     assert_eq!(table.len(), 1);
-    table.forget_place(port(1));
+    table.forget_location(port(1));
     assert!(table.is_empty());
 }
 
@@ -137,14 +137,14 @@ struct Reference {
 
 struct Host {
     mac: MacAddr,
-    at: Place,
+    at: Location,
     heard: Instant,
     moves: Vec<Instant>,
     frozen_at: Option<Instant>,
 }
 
 impl Reference {
-    fn learn(&mut self, address: Addr, mac: MacAddr, at: Place, now: Instant) -> Learn {
+    fn learn(&mut self, address: Addr, mac: MacAddr, at: Location, now: Instant) -> Learn {
         self.entries.retain(|_, host| now.since(host.heard) < LIMITS.age);
         let at_place = self.entries.values().filter(|host| host.at == at).count();
         let total = self.entries.len();
@@ -155,8 +155,8 @@ impl Reference {
             if total == LIMITS.total {
                 return Learn::Full;
             }
-            if at_place == LIMITS.per_place {
-                return Learn::PlaceFull;
+            if at_place == LIMITS.per_location {
+                return Learn::LocationFull;
             }
             self.entries.insert(address, Host { mac, at, heard: now, moves: Vec::new(), frozen_at: None });
             return Learn::New;
@@ -168,8 +168,8 @@ impl Reference {
         if host.frozen_at.is_some_and(|then| now.since(then) < WINDOW) {
             return Learn::Frozen { first: false };
         }
-        if host.at != at && at_place == LIMITS.per_place {
-            return Learn::PlaceFull;
+        if host.at != at && at_place == LIMITS.per_location {
+            return Learn::LocationFull;
         }
         let counted = host.moves.iter().filter(|then| now.since(**then) < WINDOW);
         if counted.filter(|then| host.frozen_at.is_none_or(|frozen| **then > frozen)).count() == MOVES {
@@ -182,7 +182,7 @@ impl Reference {
         moved
     }
 
-    fn by_address(&self, address: Addr, now: Instant) -> Option<(MacAddr, Place)> {
+    fn by_address(&self, address: Addr, now: Instant) -> Option<(MacAddr, Location)> {
         let host = self.entries.get(&address).filter(|host| now.since(host.heard) < LIMITS.age)?;
         Some((host.mac, host.at))
     }
@@ -200,7 +200,7 @@ proptest! {
             let address = if address == 8 { host(200) } else { host(address) };
             match what {
                 0 => {
-                    table.forget_place(port(place));
+                    table.forget_location(port(place));
                     reference.entries.retain(|_, host| host.at != port(place));
                 }
                 1 => table.handle_timeout(now),
@@ -215,7 +215,7 @@ proptest! {
             }
             prop_assert!(table.len() <= LIMITS.total);
             prop_assert_eq!(table.ends.len(), table.len());
-            prop_assert_eq!(table.per_place.len(), (0..3).filter(|p| table.count(port(*p)) > 0).count());
+            prop_assert_eq!(table.per_location.len(), (0..3).filter(|p| table.count(port(*p)) > 0).count());
         }
     }
 }

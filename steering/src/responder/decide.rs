@@ -1,10 +1,10 @@
 //! What becomes of a message that is well formed. Reads no bytes and writes none.
 
-use eastgate_wire::{Addr, DropReason, MacAddr, View, view::Net};
+use eastgate_wire::{Addr, DropReason, Location, MacAddr, View, view::Net};
 
 use super::{
-    Act, Answer, Answers, Asker, Binding, Bindings, Conflict, Message, Mode, Onward, Place, Spoken, Unknown,
-    Words, nd,
+    Act, Answer, Answers, Asker, Binding, Bindings, Conflict, Message, Mode, Onward, Spoken, Unknown, Words,
+    nd,
 };
 
 type Decision = Result<(Answer, Option<Spoken>), DropReason>;
@@ -157,8 +157,8 @@ impl<B: Bindings> Case<'_, B> {
     fn pass_on(&self, address: Option<Addr>) -> Decision {
         let onward = match (self.mode.answers, self.asker.origin) {
             (Answers::Off | Answers::Suppress, _) => Onward::Everywhere,
-            (Answers::Proxy { .. }, Place::Port(_)) => Onward::Overlay,
-            (Answers::Proxy { .. }, Place::Overlay(_)) => Onward::Nowhere,
+            (Answers::Proxy { .. }, Location::Local(_)) => Onward::Overlay,
+            (Answers::Proxy { .. }, Location::Remote(_)) => Onward::Nowhere,
         };
         Ok((Answer::Announce { address, mac: self.mac, onward }, None))
     }
@@ -192,7 +192,7 @@ impl<B: Bindings> Case<'_, B> {
 
     /// Both are behind VTEPs of a mesh: their own hosts answer and report.
     fn is_of_others(&self, owner: &Binding) -> bool {
-        !self.mode.hub && matches!((self.asker.origin, owner.at), (Place::Overlay(_), Place::Overlay(_)))
+        !self.mode.hub && matches!((self.asker.origin, owner.at), (Location::Remote(_), Location::Remote(_)))
     }
 
     fn is_here(&self, known: &Binding) -> bool {

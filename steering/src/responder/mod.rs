@@ -26,18 +26,9 @@ mod nd;
 mod tests;
 
 use eastgate_wire::{
-    Addr, DropReason, EndpointId, MacAddr, PortId, View, VtepAddr,
+    Addr, DropReason, EndpointId, Location, MacAddr, View,
     view::{Net, ethertype},
 };
-
-/// Where a host is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Place {
-    /// At a port of this host
-    Port(PortId),
-    /// Behind a VTEP
-    Overlay(VtepAddr),
-}
 
 /// Who has an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,7 +38,7 @@ pub struct Binding {
     /// The configured endpoint; nothing when the binding was learned
     pub endpoint: Option<EndpointId>,
     /// Where it is
-    pub at: Place,
+    pub at: Location,
     /// It forwards packets of others: sets the router flag of RFC 4861 section 4.4
     pub router: bool,
 }
@@ -114,7 +105,7 @@ impl Identity<'_> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Asker<'a> {
     /// Where the frame came in
-    pub origin: Place,
+    pub origin: Location,
     /// What the sender is configured to be
     pub identity: Identity<'a>,
     /// Hold it to that
@@ -239,7 +230,7 @@ pub struct Claim {
 /// is cleared, and holds a frame when the answer says so: with the tags of the request, without padding.
 ///
 /// Answering costs the appliance work on a tenant's behalf: the caller takes a token of the port's
-/// [`crate::Bucket`] for every [`Answer::Reply`], [`Answer::Ask`] and [`Answer::Conflict`].
+/// [`eastgate_wire::TokenBucket`] for every [`Answer::Reply`], [`Answer::Ask`] and [`Answer::Conflict`].
 pub fn answer(
     frame: &[u8],
     view: &View,

@@ -11,7 +11,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use ahash::RandomState;
-use eastgate_wire::{DropReason, Instant, MacAddr, PortId, VtepAddr};
+use eastgate_wire::{DropReason, Instant, MacAddr};
 
 use crate::{
     Error,
@@ -21,14 +21,7 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// Where a MAC is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Location {
-    /// Behind a port of this host
-    Local(PortId),
-    /// Behind another VTEP
-    Remote(VtepAddr),
-}
+pub use eastgate_wire::Location;
 
 /// What bounds the learned entries of a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

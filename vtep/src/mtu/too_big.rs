@@ -9,7 +9,7 @@ use smoltcp::wire::{
     Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpProtocol, Ipv4Packet, Ipv6Packet,
 };
 
-use crate::rate::{Rate, TokenBucket};
+use eastgate_wire::{Rate, TokenBucket};
 
 /// As whom the appliance speaks. The sender accepts a message from the packet's own destination: its address,
 /// and the MAC the sender used for it.

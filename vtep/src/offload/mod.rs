@@ -66,7 +66,8 @@ pub fn note_uncut(frame: &mut Frame<'_>, view: &View, tenant_mtu: u16) {
     let Transport::Tcp(tcp) = ip.transport else { return };
     let headers = ip.l4 - view.l3 + u16::from(tcp.header_len);
     let fits = u32::from(headers) + u32::from(tcp.payload) <= u32::from(tenant_mtu);
-    let Some(segment) = tenant_mtu.checked_sub(headers).filter(|segment| !fits && *segment >= segment::MIN_SEGMENT)
+    let Some(segment) =
+        tenant_mtu.checked_sub(headers).filter(|segment| !fits && *segment >= segment::MIN_SEGMENT)
     else {
         return;
     };

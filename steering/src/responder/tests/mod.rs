@@ -9,7 +9,7 @@ mod noise;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use eastgate_wire::{Addr, EndpointId, MacAddr, PortId, View, Vni, VtepAddr};
+use eastgate_wire::{Addr, EndpointId, Location, MacAddr, PortId, View, Vni, VtepAddr};
 
 use super::*;
 
@@ -21,16 +21,16 @@ const STRANGER: MacAddr = MacAddr([2, 0, 0, 0, 9, 9]);
 const VNI: Vni = Vni::from_wire([0, 0x13, 0x88]);
 const PROXY: MacAddr = MacAddr([0xe2, 0x67, 0x77, 0, 0x13, 0x88]);
 
-const PORT_A: Place = Place::Port(PortId(1));
-const PORT_B: Place = Place::Port(PortId(2));
-const PORT_GUEST: Place = Place::Port(PortId(3));
+const PORT_A: Location = Location::Local(PortId(1));
+const PORT_B: Location = Location::Local(PortId(2));
+const PORT_GUEST: Location = Location::Local(PortId(3));
 
 fn addr(text: &str) -> Addr {
     text.parse::<IpAddr>().unwrap().into()
 }
 
-fn vtep(last: u8) -> Place {
-    Place::Overlay(VtepAddr(IpAddr::from([192, 0, 2, last])))
+fn vtep(last: u8) -> Location {
+    Location::Remote(VtepAddr(IpAddr::from([192, 0, 2, last])))
 }
 
 /// A and B at ports of this host, a router behind a VTEP, and a host that nobody configured.
@@ -111,7 +111,7 @@ fn b() -> Asker<'static> {
 
 /// A port without port security, whose host nobody configured.
 fn stranger() -> Asker<'static> {
-    Asker { origin: Place::Port(PortId(9)), identity: Identity::default(), port_security: false }
+    Asker { origin: Location::Local(PortId(9)), identity: Identity::default(), port_security: false }
 }
 
 fn router() -> Asker<'static> {

@@ -1,7 +1,7 @@
 //! A token bucket: how often something may happen. BUM frames of a network and answers the appliance makes
 //! itself pass through one (attacks: a storm in one network must not become one in the others).
 
-use eastgate_wire::Instant;
+use crate::Instant;
 
 /// Events a second and how many at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,0 +1,134 @@
+//! An allowed packet leaves as it came in; what the outer header says of it; tags, ECN and MSS.
+
+use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+use proptest::prelude::*;
+
+use super::{
+    frames::*,
+    net::{Net, vxlan},
+    scene::*,
+};
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn allowed_packets_leave_as_they_came(
+        ttl in 1u8..,
+        id: u16,
+        tos in (0u8..64, 0u8..3),
+        dont_fragment: bool,
+        options in prop::sample::select(vec![vec![], vec![148, 4, 0, 0], vec![1, 1, 1, 1, 68, 8, 5, 0, 0, 0, 0, 9]]),
+        payload in prop::collection::vec(any::<u8>(), 0..200),
+        padding in 0usize..20,
+        proxy: bool,
+    ) {
+        let mut net = Net::new(&scene(if proxy { "neighbors = \"proxy\"" } else { "" }));
+        let appliance = net.snapshot("alpha").networks()[0].proxy_mac.0;
+        for (receiver, station) in [("db1", DB1), ("db2", DB2)] {
+            let ip = ip4(WEB1, station, |ip| {
+                (ip.time_to_live, ip.identification, ip.dont_fragment) = (ttl, id, dont_fragment);
+                (ip.dscp, ip.ecn) = (tos.0.try_into().unwrap(), tos.1.try_into().unwrap());
+                ip.options = options.as_slice().try_into().unwrap();
+            });
+            let mut frame = udp_of(ip, 4000, 53, &payload);
+            frame.resize(frame.len() + padding, 0);
+            let sent = if proxy { to(frame.clone(), appliance) } else { frame.clone() };
+            let expected = if proxy { from(frame, appliance) } else { frame };
+            prop_assert_eq!(net.send("web1", sent).at(receiver), expected);
+        }
+    }
+}
+
+fn ecn_capable(tos: u8) -> Vec<u8> {
+    udp_of(ip4(WEB1, DB1, |ip| (ip.dscp, ip.ecn) = ((tos >> 2).try_into().unwrap(), (tos & 3).try_into().unwrap())), 4000, 53, b"x")
+}
+
+#[test]
+fn congestion_on_the_underlay_reaches_the_packet_or_loses_it() {
+    let mut net = Net::new(&scene(""));
+    let alpha = net.vtep("alpha");
+    let marked = net.inject("beta", alpha, 3, &vxlan(VNI, &ecn_capable(0b10)));
+    assert_eq!(marked.at("db1"), ecn_capable(0b11), "checksum and all");
+    let kept = net.inject("beta", alpha, 0, &vxlan(VNI, &ecn_capable(0b11)));
+    assert_eq!(kept.at("db1"), ecn_capable(0b11));
+    assert_eq!(net.inject("beta", alpha, 3, &vxlan(VNI, &ecn_capable(0))), "outer-ecn at beta");
+    assert_eq!(net.inject("beta", alpha, 3, &vxlan(VNI, &arp(1, mac(DB1), WEB1, [0; 6], v4(DB1)))), "db1");
+}
+
+#[test]
+fn the_outer_header_has_a_fixed_ttl_and_tos_or_inherits_them() {
+    let frame = udp_of(
+        ip4(WEB1, DB1, |ip| (ip.dscp, ip.ecn, ip.time_to_live) = (46.try_into().unwrap(), 2.try_into().unwrap(), 17)),
+        4000,
+        53,
+        b"x",
+    );
+    let outer = |overlay: &str| {
+        let fate = Net::new(&[overlay, &scene("")].concat()).send("web1", &frame);
+        assert_eq!(fate, "db1");
+        (fate.datagrams[0].tos, fate.datagrams[0].ttl)
+    };
+    assert_eq!(outer(""), (2, None), "the DSCP is hidden, the ECN field never");
+    assert_eq!(outer("[overlay]\ntos = 32\n"), (34, None));
+    assert_eq!(outer("[overlay]\ntos = \"inherit\"\nttl = \"inherit\"\n"), (46 << 2 | 2, Some(17)));
+}
+
+#[test]
+fn a_flow_keeps_its_source_port_and_many_flows_spread() {
+    let mut net = Net::new(&scene(""));
+    let mut port = |sport| {
+        let fate = net.send("web1", udp(WEB1, DB1, sport, 53));
+        let alpha = net.vtep("alpha");
+        assert_eq!((fate.datagrams[0].from, fate.datagrams[0].to), (alpha, net.vtep("beta")));
+        fate.datagrams[0].source
+    };
+    let first: Vec<u16> = (1000..1200).map(&mut port).collect();
+    let second: Vec<u16> = (1000..1200).map(&mut port).collect();
+    assert_eq!(first, second);
+    let distinct: std::collections::BTreeSet<u16> = first.into_iter().collect();
+    assert!(distinct.len() > 80, "200 flows in 256 buckets fill about 138: {}", distinct.len());
+}
+
+#[test]
+fn a_tag_stays_outside_unless_the_network_is_vlan_aware_and_then_travels() {
+    let frame = tagged(&udp(WEB1, DB1, 4000, 53), 100);
+    let mut net = Net::new(&scene(""));
+    assert_eq!(net.send("web1", &frame), "vlan-tagged at alpha");
+    assert_eq!(net.wrap_to("beta", "alpha", VNI, &frame), "inner-vlan at beta");
+    let mut net = Net::new(&scene("vlan_aware = true"));
+    assert_eq!(net.send("web1", &frame).at("db1"), frame);
+    assert_eq!(net.send("web1", tagged(&frame, 200)), "vlan-tagged at alpha");
+    let denied = tagged(&udp(WEB1, DB1, 4000, 54), 100);
+    assert_eq!(net.send("web1", denied), "egress-denied at alpha", "behind the tag too");
+}
+
+fn mss(frame: &[u8]) -> u16 {
+    let packet = SlicedPacket::from_ethernet(frame).unwrap();
+    let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("TCP") };
+    let option = tcp.options_iterator().find_map(|option| match option.unwrap() {
+        etherparse::TcpOptionElement::MaximumSegmentSize(mss) => Some(mss),
+        _ => None,
+    });
+    option.unwrap()
+}
+
+#[test]
+fn the_mss_of_syns_is_lowered_to_what_fits_and_never_raised() {
+    let talk = Talk { a: WEB1, b: DB1, sport: 40000, dport: 5432 };
+    let mut net = Net::new(&scene("mss_clamp = true"));
+    let syn = net.send("web1", talk.syn());
+    assert_eq!(mss(syn.at("db1")), 1410);
+    assert!(checksums_are_right(syn.at("db1")));
+    assert_eq!(mss(net.send("db1", talk.syn_ack()).at("web1")), 1410);
+    let small = Talk { sport: 40001, ..talk }.syn_with_mss(500);
+    assert_eq!(net.send("web1", &small).at("db1"), small);
+    let mut six = Vec::new();
+    let tcp = PacketBuilder::ethernet2(mac(WEB1), mac(DB1)).ipv6(v6(WEB1), v6(DB1), 64).tcp(1, 5432, 1, 65535);
+    tcp.syn().options(&[etherparse::TcpOptionElement::MaximumSegmentSize(1440)]).unwrap().write(&mut six, &[]).unwrap();
+    assert_eq!(mss(net.send("web1", six).at("db1")), 1390);
+    let mut net = Net::new(&scene("mtu = 1400\nmss_clamp = true"));
+    assert_eq!(mss(net.send("web1", talk.syn()).at("db1")), 1360, "the configured MTU counts where it is less");
+    let mut net = Net::new(&scene(""));
+    assert_eq!(net.send("web1", talk.syn()).at("db1"), talk.syn(), "and without the clamp nothing happens");
+}

@@ -1,0 +1,136 @@
+//! Every frame of an endpoint is decided: whatever it is addressed to, wherever the other end is.
+
+use std::time::Duration;
+
+use eastgate_wire::DropReason;
+
+use super::{
+    frames::*,
+    net::{DropRow, Net},
+    scene::*,
+};
+
+const SQL: Talk = Talk { a: WEB1, b: DB1, sport: 40000, dport: 5432 };
+
+#[test]
+fn what_rules_of_both_ends_allow_passes_and_its_answers_pass() {
+    let mut net = Net::new(&scene(""));
+    for (client, server, talk) in [("web1", "db1", SQL), ("web1", "db2", Talk { b: DB2, ..SQL })] {
+        assert_eq!(net.send(client, talk.syn()), server);
+        assert_eq!(net.send(server, talk.syn_ack()), client);
+        assert_eq!(net.send(client, talk.data(b"select 1")), server);
+    }
+    assert_eq!(net.send("web1", ping(WEB1, DB1, 3)), "db1");
+    assert_eq!(net.send("db1", pong(DB1, WEB1, 3)), "web1");
+    assert_eq!(net.send("web1", udp6(WEB1, DB1, 4000, 53)), "db1");
+    assert_eq!(net.send("db1", udp6(DB1, WEB1, 53, 4000)), "web1");
+}
+
+#[test]
+fn what_no_rule_allows_is_dropped_on_one_host_as_between_hosts() {
+    let mut net = Net::new(&scene(""));
+    // Egress, at the sender.
+    for (to, station) in [("db1", DB1), ("db2", DB2), ("db3", DB3)] {
+        let ssh = Talk { b: station, dport: 22, ..SQL };
+        assert_eq!(net.send("web1", ssh.syn()), "egress-denied at alpha", "to {to}");
+        assert_eq!(net.send("web1", udp6(WEB1, station, 1, 54)), "egress-denied at alpha", "to {to}");
+    }
+    assert_eq!(net.send("db1", ping(DB1, WEB1, 1)), "egress-denied at beta");
+    assert_eq!(net.send("db2", ping(DB2, WEB1, 1)), "egress-denied at alpha");
+    // Ingress, at the receiver: web servers take nothing.
+    assert_eq!(net.send("web1", udp(WEB1, WEB2, 4000, 53)), "ingress-denied at beta");
+    assert_eq!(net.send("web1", udp(WEB1, WEB3, 4000, 53)), "ingress-denied at alpha");
+    assert_eq!(net.send("web1", udp6(WEB1, WEB2, 4000, 53)), "ingress-denied at beta");
+    assert_eq!(net.send("web1", udp6(WEB1, WEB3, 4000, 53)), "ingress-denied at alpha");
+}
+
+#[test]
+fn a_real_mac_in_place_of_the_appliances_avoids_nothing_in_proxy_mode() {
+    let mut net = Net::new(&scene("neighbors = \"proxy\""));
+    assert_eq!(net.send("web1", Talk { dport: 22, ..SQL }.syn()), "egress-denied at alpha");
+    assert_eq!(net.send("web1", udp(WEB1, WEB3, 4000, 53)), "ingress-denied at alpha");
+    assert_eq!(net.send("web1", SQL.syn()), "db1");
+}
+
+#[test]
+fn an_unknown_mac_leads_nowhere_unless_flooded_and_then_past_the_rules() {
+    let stranger = [2, 0, 0, 0, 9, 9];
+    let question = to(udp(WEB1, DB1, 4000, 53), stranger);
+    let mut net = Net::new(&scene(""));
+    assert_eq!(net.send("web1", &question), "unknown-destination at alpha");
+    let mut net = Net::new(&scene("unknown_destinations = \"flood\""));
+    assert_eq!(net.send("web1", &question), "db1, db2, db3", "and no web server");
+    assert_eq!(net.send("web1", to(Talk { dport: 22, ..SQL }.syn(), stranger)), "egress-denied at alpha");
+}
+
+#[test]
+fn broadcast_and_multicast_are_dropped_unless_carried_and_then_decided_for_each_receiver() {
+    let many = |dst, mac| to(udp_of(ip4(WEB1, DB1, |ip| ip.destination = dst), 4000, 9000, b"hello"), mac);
+    let broadcast = many([10, 1, 0, 255], BROADCAST);
+    let group = many([239, 1, 1, 1], [1, 0, 0x5e, 1, 1, 1]);
+    let unicast_in_broadcast = to(udp(WEB1, DB1, 4000, 9000), BROADCAST);
+    let mut net = Net::new(&scene(""));
+    for frame in [&broadcast, &group, &unicast_in_broadcast] {
+        assert_eq!(net.send("web1", frame), "multicast-refused at alpha");
+    }
+    let mut net = Net::new(&scene("multicast = \"flood\""));
+    for frame in [&broadcast, &group, &unicast_in_broadcast] {
+        assert_eq!(net.send("web1", frame), "db1, db2, db3", "web servers take nothing");
+    }
+    let refused = to(Talk { dport: 22, ..SQL }.syn(), BROADCAST);
+    assert_eq!(net.send("web1", refused), "egress-denied at alpha");
+}
+
+#[test]
+fn what_is_neither_ip_nor_arp_does_not_pass() {
+    let mut net = Net::new(&scene("unknown_destinations = \"flood\"\nmulticast = \"flood\""));
+    for ethertype in [0x0100u16, 0x05ff, 0x8847, 0x88cc, 0x9000, 0xffff] {
+        for destination in [mac(DB1), mac(DB2), BROADCAST, [2, 0, 0, 0, 9, 9]] {
+            let frame = [&destination[..], &mac(WEB1), &ethertype.to_be_bytes(), &[0; 46]].concat();
+            let fate = net.send("web1", &frame);
+            assert!(fate.deliveries.is_empty(), "{ethertype:04x}: {fate}");
+            // A host that was taken over sends it nevertheless.
+            let fate = net.wrap_to("beta", "alpha", VNI, &frame);
+            assert!(fate.deliveries.is_empty(), "{ethertype:04x}: {fate}");
+        }
+    }
+}
+
+#[test]
+fn nobody_speaks_for_others() {
+    let mut net = Net::new(&scene(""));
+    assert_eq!(net.send("web1", from(udp(WEB1, DB1, 4000, 53), mac(WEB3))), "mac-spoofed at alpha");
+    assert_eq!(net.send("web1", from(udp(WEB3, DB1, 4000, 53), mac(WEB1))), "ip-spoofed at alpha");
+    assert_eq!(net.send("web1", arp(2, mac(DB1), WEB3, mac(DB1), v4(DB1))), "mac-spoofed at alpha");
+    assert_eq!(net.send("web1", from(who_has(WEB3, DB1), mac(WEB1))), "arp-malformed at alpha");
+    assert_eq!(net.send("web1", udp(WEB1, WEB1, 4000, 53)), "martian at alpha");
+    let own = to(udp(WEB1, DB1, 4000, 53), mac(WEB1));
+    assert!(net.send("web1", own).deliveries.is_empty());
+}
+
+#[test]
+fn every_drop_counts_once_with_whose_rules_it_was() {
+    let mut net = Net::new(&scene(""));
+    let row = |reason, by: Option<&str>, frames| DropRow { reason, vni: Some(VNI), by: by.map(str::to_owned), frames };
+    for _ in 0..3 {
+        assert_eq!(net.send("web1", Talk { dport: 22, ..SQL }.syn()), "egress-denied at alpha");
+    }
+    assert_eq!(net.send("web1", udp(WEB1, WEB2, 4000, 53)), "ingress-denied at beta");
+    assert_eq!(net.send("web1", SQL.data(b"early")), "not-syn at alpha");
+    let alpha = net.drops("alpha");
+    assert!(alpha.contains(&row(DropReason::EgressDenied, Some("web1"), 3)), "{alpha:?}");
+    assert!(alpha.contains(&row(DropReason::NotSyn, None, 1)), "{alpha:?}");
+    assert_eq!(alpha.len(), 2, "{alpha:?}");
+    assert_eq!(net.drops("beta"), [row(DropReason::IngressDenied, Some("web2"), 1)]);
+    assert_eq!(net.drops("gamma"), []);
+}
+
+#[test]
+fn a_flow_that_is_forgotten_is_decided_again() {
+    let mut net = Net::new(&scene("timeouts = { udp_first = 10 }"));
+    assert_eq!(net.send("web1", udp(WEB1, DB1, 4000, 53)), "db1");
+    net.pass(Duration::from_secs(9));
+    assert_eq!(net.send("db1", udp(DB1, WEB1, 53, 4000)), "web1");
+    net.pass(Duration::from_secs(301));
+    assert_eq!(net.send("db1", udp(DB1, WEB1, 53, 4000)), "egress-denied at beta");
+}

@@ -1,0 +1,61 @@
+//! Datagrams in fragments, from end to end: the first decides, the others inherit.
+
+use super::{frames::*, net::Net, scene::*};
+
+/// The fragments of a datagram from web1 to a station.
+fn cut(station: u8, dport: u16, id: u16) -> Vec<Vec<u8>> {
+    let whole = udp_of(ip4(WEB1, station, |_| ()), 4000, dport, &[7; 100]);
+    let parts = pieces(&whole, 40);
+    let last = parts.len() - 1;
+    let part = |(n, (at, body)): (usize, &(u16, Vec<u8>))| fragment(WEB1, station, id, *at, n != last, body);
+    parts.iter().enumerate().map(part).collect()
+}
+
+#[test]
+fn behind_an_allowed_first_fragment_the_others_pass_as_they_are() {
+    let mut net = Net::new(&scene(""));
+    for (receiver, station) in [("db1", DB1), ("db2", DB2)] {
+        for piece in cut(station, 53, 1) {
+            assert_eq!(net.send("web1", &piece).at(receiver), piece);
+        }
+    }
+}
+
+#[test]
+fn behind_a_refused_first_fragment_the_others_are_refused() {
+    let mut net = Net::new(&scene(""));
+    let fates: Vec<String> = cut(DB1, 54, 1).iter().map(|piece| net.send("web1", piece).to_string()).collect();
+    assert_eq!(fates, ["egress-denied at alpha", "fragment-refused at alpha", "fragment-refused at alpha"]);
+    let fates: Vec<String> = cut(WEB2, 53, 2).iter().map(|piece| net.send("web1", piece).to_string()).collect();
+    assert_eq!(fates, ["ingress-denied at beta", "fragment-refused at beta", "fragment-refused at beta"]);
+}
+
+#[test]
+fn a_later_fragment_before_its_first_is_dropped() {
+    let mut net = Net::new(&scene(""));
+    let pieces = cut(DB1, 53, 1);
+    assert_eq!(net.send("web1", &pieces[1]), "fragment-first-missing at alpha");
+    assert_eq!(net.send("web1", &pieces[0]), "db1");
+    assert_eq!(net.send("web1", &pieces[2]), "db1");
+    assert_eq!(net.send("web1", &pieces[1]), "db1");
+    assert_eq!(net.send("web1", &pieces[1]), "fragment-first-missing at alpha", "the datagram is complete");
+}
+
+#[test]
+fn a_fragment_over_another_loses_the_datagram() {
+    let mut net = Net::new(&scene(""));
+    let pieces = cut(DB1, 53, 1);
+    assert_eq!(net.send("web1", &pieces[0]), "db1");
+    assert_eq!(net.send("web1", fragment(WEB1, DB1, 1, 8, true, &[9; 16])), "fragment-overlap at alpha");
+    assert_eq!(net.send("web1", &pieces[1]), "fragment-overlap at alpha");
+    let ports_later = fragment(WEB1, DB1, 2, 0, true, &cut(DB1, 53, 2)[0][34..38]);
+    assert_eq!(net.send("web1", ports_later), "fragment-tiny at alpha");
+}
+
+#[test]
+fn datagrams_in_fragments_are_limited() {
+    let mut net = Net::new(&scene("limits = { fragments = 3 }"));
+    let fates: Vec<String> = (1..6).map(|id| net.send("web1", &cut(DB1, 53, id)[0]).to_string()).collect();
+    assert_eq!(fates, ["db1", "db1", "db1", "fragment-limit at alpha", "fragment-limit at alpha"]);
+    assert_eq!(net.send("web1", &cut(DB1, 53, 1)[1]), "db1", "those that are known go on");
+}

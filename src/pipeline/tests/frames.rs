@@ -1,0 +1,204 @@
+//! Frames of the scene's stations, built by etherparse.
+
+use etherparse::{
+    IpFragOffset, IpHeaders, IpNumber, Ipv4Header, PacketBuilder, PacketBuilderStep, SlicedPacket, TcpHeader,
+    TransportSlice,
+};
+
+pub(super) const BROADCAST: [u8; 6] = [0xff; 6];
+
+pub(super) const fn mac(station: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 0, station]
+}
+
+pub(super) const fn v4(station: u8) -> [u8; 4] {
+    [10, 1, 0, station]
+}
+
+pub(super) const fn v6(station: u8) -> [u8; 16] {
+    [0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, station]
+}
+
+/// An IPv4 packet from one station to another, its header changed.
+pub(super) fn ip4(a: u8, b: u8, change: impl FnOnce(&mut Ipv4Header)) -> PacketBuilderStep<IpHeaders> {
+    let mut header = Ipv4Header::new(0, 64, IpNumber::UDP, v4(a), v4(b)).unwrap();
+    header.dont_fragment = false;
+    header.identification = 7;
+    change(&mut header);
+    PacketBuilder::ethernet2(mac(a), mac(b)).ip(IpHeaders::Ipv4(header, Default::default()))
+}
+
+pub(super) fn ip6(a: u8, b: u8) -> PacketBuilderStep<IpHeaders> {
+    PacketBuilder::ethernet2(mac(a), mac(b)).ipv6(v6(a), v6(b), 64)
+}
+
+pub(super) fn udp(a: u8, b: u8, sport: u16, dport: u16) -> Vec<u8> {
+    udp_of(ip4(a, b, |_| ()), sport, dport, b"question")
+}
+
+pub(super) fn udp6(a: u8, b: u8, sport: u16, dport: u16) -> Vec<u8> {
+    udp_of(ip6(a, b), sport, dport, b"question")
+}
+
+pub(super) fn udp_of(ip: PacketBuilderStep<IpHeaders>, sport: u16, dport: u16, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    ip.udp(sport, dport).write(&mut out, payload).unwrap();
+    out
+}
+
+/// An IPv4 UDP packet of this many bytes, IP header included.
+pub(super) fn udp_sized(a: u8, b: u8, dont_fragment: bool, len: usize) -> Vec<u8> {
+    let payload: Vec<u8> = (0..len - 28).map(|n| n as u8).collect();
+    udp_of(ip4(a, b, |ip| ip.dont_fragment = dont_fragment), 4000, 53, &payload)
+}
+
+pub(super) fn ping(a: u8, b: u8, id: u16) -> Vec<u8> {
+    let mut out = Vec::new();
+    ip4(a, b, |_| ()).icmpv4_echo_request(id, 1).write(&mut out, b"ping").unwrap();
+    out
+}
+
+pub(super) fn pong(a: u8, b: u8, id: u16) -> Vec<u8> {
+    let mut out = Vec::new();
+    ip4(a, b, |_| ()).icmpv4_echo_reply(id, 1).write(&mut out, b"ping").unwrap();
+    out
+}
+
+/// A TCP connection of station `a` to station `b`. The client's numbers begin at 1000, the server's at 5000.
+#[derive(Clone, Copy)]
+pub(super) struct Talk {
+    pub a: u8,
+    pub b: u8,
+    pub sport: u16,
+    pub dport: u16,
+}
+
+impl Talk {
+    pub(super) fn syn(self) -> Vec<u8> {
+        self.syn_with_mss(1460)
+    }
+
+    pub(super) fn syn_with_mss(self, mss: u16) -> Vec<u8> {
+        let options = [
+            etherparse::TcpOptionElement::MaximumSegmentSize(mss),
+            etherparse::TcpOptionElement::WindowScale(7),
+        ];
+        let mut out = Vec::new();
+        let tcp = ip4(self.a, self.b, df).tcp(self.sport, self.dport, 1000, 65535);
+        tcp.syn().options(&options).unwrap().write(&mut out, &[]).unwrap();
+        out
+    }
+
+    pub(super) fn syn_ack(self) -> Vec<u8> {
+        let options = [
+            etherparse::TcpOptionElement::MaximumSegmentSize(1460),
+            etherparse::TcpOptionElement::WindowScale(7),
+        ];
+        let mut out = Vec::new();
+        let tcp = ip4(self.b, self.a, df).tcp(self.dport, self.sport, 5000, 65535);
+        tcp.syn().ack(1001).options(&options).unwrap().write(&mut out, &[]).unwrap();
+        out
+    }
+
+    /// Client to server, behind the handshake.
+    pub(super) fn data(self, payload: &[u8]) -> Vec<u8> {
+        let mut tcp = TcpHeader::new(self.sport, self.dport, 1001, 65535);
+        (tcp.ack, tcp.acknowledgment_number) = (true, 5001);
+        let mut out = Vec::new();
+        ip4(self.a, self.b, df).tcp_header(tcp).write(&mut out, payload).unwrap();
+        out
+    }
+}
+
+pub(super) fn df(header: &mut Ipv4Header) {
+    header.dont_fragment = true;
+}
+
+/// Part of a datagram: `body` at `offset`, both in bytes.
+pub(super) fn fragment(a: u8, b: u8, id: u16, offset: u16, more: bool, body: &[u8]) -> Vec<u8> {
+    let mut ip = Ipv4Header::new(body.len() as u16, 64, IpNumber::UDP, v4(a), v4(b)).unwrap();
+    ip.identification = id;
+    (ip.more_fragments, ip.dont_fragment) = (more, false);
+    ip.fragment_offset = IpFragOffset::try_new(offset / 8).unwrap();
+    ip.header_checksum = ip.calc_header_checksum();
+    [&mac(b)[..], &mac(a), &[8, 0], &ip.to_bytes(), body].concat()
+}
+
+/// The IP payload of a UDP datagram, in pieces of `size` bytes: offset and bytes of each.
+pub(super) fn pieces(frame: &[u8], size: usize) -> Vec<(u16, Vec<u8>)> {
+    frame[34..].chunks(size).enumerate().map(|(n, piece)| ((n * size) as u16, piece.to_vec())).collect()
+}
+
+/// An ARP packet: operation, Ethernet destination, who says so, what is said of whom.
+pub(super) fn arp(operation: u8, to: [u8; 6], sender: u8, target_mac: [u8; 6], target: [u8; 4]) -> Vec<u8> {
+    let fixed = [8, 6, 0, 1, 8, 0, 6, 4, 0, operation];
+    [&to[..], &mac(sender), &fixed, &mac(sender), &v4(sender), &target_mac, &target].concat()
+}
+
+/// Who has `target`? Asked of everyone.
+pub(super) fn who_has(sender: u8, target: u8) -> Vec<u8> {
+    arp(1, BROADCAST, sender, [0; 6], v4(target))
+}
+
+/// What an ARP packet says of its sender: operation, MAC, address.
+pub(super) fn arp_says(frame: &[u8]) -> (u8, [u8; 6], [u8; 4]) {
+    assert_eq!(frame[12..20], [8, 6, 0, 1, 8, 0, 6, 4], "ARP for Ethernet and IPv4");
+    (frame[21], frame[22..28].try_into().unwrap(), frame[28..32].try_into().unwrap())
+}
+
+/// A neighbour solicitation for `target`, to its solicited-node group.
+pub(super) fn solicit(sender: u8, target: u8) -> Vec<u8> {
+    let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, target];
+    let body = [&v6(target)[..], &[1, 1], &mac(sender)].concat();
+    icmp6(sender, [0x33, 0x33, 0xff, 0, 0, target], v6(sender), group, 135, &body)
+}
+
+/// An ICMPv6 message with hop limit 255; the first four bytes behind the checksum are zero.
+pub(super) fn icmp6(sender: u8, to: [u8; 6], src: [u8; 16], dst: [u8; 16], kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let builder = PacketBuilder::ethernet2(mac(sender), to).ipv6(src, dst, 255);
+    builder.icmpv6_raw(kind, 0, [0; 4]).write(&mut out, body).unwrap();
+    out
+}
+
+/// The same frame to another MAC.
+pub(super) fn to(mut frame: Vec<u8>, mac: [u8; 6]) -> Vec<u8> {
+    frame[..6].copy_from_slice(&mac);
+    frame
+}
+
+/// The same frame from another MAC.
+pub(super) fn from(mut frame: Vec<u8>, mac: [u8; 6]) -> Vec<u8> {
+    frame[6..12].copy_from_slice(&mac);
+    frame
+}
+
+/// The same frame behind a VLAN tag.
+pub(super) fn tagged(frame: &[u8], id: u16) -> Vec<u8> {
+    let [a, b] = id.to_be_bytes();
+    [&frame[..12], &[0x81, 0, a, b], &frame[12..]].concat()
+}
+
+/// An ICMP error about a frame, from station `a` to station `b`: it quotes the packet's first 28 bytes.
+pub(super) fn icmp_error(a: u8, b: u8, kind: u8, code: u8, about: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    ip4(a, b, |_| ()).icmpv4_raw(kind, code, [0; 4]).write(&mut out, &about[14..42]).unwrap();
+    out
+}
+
+/// Whether IP and transport checksums are right, as etherparse sees it.
+pub(super) fn checksums_are_right(frame: &[u8]) -> bool {
+    let packet = SlicedPacket::from_ethernet(frame).unwrap();
+    let Some(etherparse::NetSlice::Ipv4(ip)) = &packet.net else { panic!("IPv4") };
+    let header = ip.header().to_header();
+    let transport = match packet.transport.unwrap() {
+        TransportSlice::Tcp(tcp) => {
+            tcp.to_header().calc_checksum_ipv4(&header, tcp.payload()).unwrap() == tcp.checksum()
+        }
+        TransportSlice::Udp(udp) => {
+            udp.to_header().calc_checksum_ipv4(&header, udp.payload()).unwrap() == udp.checksum()
+        }
+        _ => true,
+    };
+    header.calc_header_checksum() == header.header_checksum && transport
+}

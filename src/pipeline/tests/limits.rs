@@ -1,0 +1,87 @@
+//! Every table is bounded, and one network's limit is nobody else's.
+
+use std::time::Duration;
+
+use super::{frames::*, net::Net, scene::*};
+
+#[test]
+fn frames_to_many_are_limited_by_the_second() {
+    let mut net = Net::new(&scene("neighbors = \"off\"\nbum_limit = 5"));
+    let mut burst = |net: &mut Net| {
+        let fates: Vec<bool> = (0..8).map(|_| net.send("web1", who_has(WEB1, DB1)).reached("db2")).collect();
+        fates.iter().filter(|passed| **passed).count()
+    };
+    assert_eq!(burst(&mut net), 5);
+    assert_eq!(net.send("web1", who_has(WEB1, DB1)), "bum-limit at alpha");
+    assert_eq!(net.send("web1", udp(WEB1, DB1, 4000, 53)), "db1", "unicast is not limited");
+    net.pass(Duration::from_secs(1));
+    assert_eq!(burst(&mut net), 5);
+}
+
+/// A learning network with a plain VTEP, behind which there are stations that nobody configured.
+fn learning(keys: &str) -> Net {
+    let plain = "[host.spoke1]\nvtep = \"172.31.0.11\"\ndevice = \"eth0\"\nruns = \"vxlan\"\n";
+    let keys = format!("learning = true\nhosts = [\"spoke1\"]\n{keys}");
+    Net::new(&[plain, &scene(&keys)].concat())
+}
+
+#[test]
+fn learned_macs_are_limited_and_known_ones_stay() {
+    let mut net = learning("mac_limit = 3");
+    let stranger = |n: u8| udp(100 + n, DB2, 4000, 9000);
+    let refused = "ingress-denied at alpha";
+    for n in 0..3 {
+        assert_eq!(net.wrap_to("alpha", "spoke1", VNI, stranger(n)), refused, "db2 takes this from web servers only");
+    }
+    assert_eq!(net.wrap_to("alpha", "spoke1", VNI, stranger(3)), "mac-limit at alpha");
+    assert_eq!(net.wrap_to("alpha", "spoke1", VNI, stranger(0)), refused);
+    let answer = net.send("web1", udp(WEB1, 101, 4000, 53));
+    assert_eq!(answer, "spoke1", "unicast to where it was learned");
+    assert_eq!(net.send("web1", udp(WEB1, 103, 4000, 53)), "unknown-destination at alpha");
+    net.pass(Duration::from_secs(301));
+    assert_eq!(net.wrap_to("alpha", "spoke1", VNI, stranger(3)), refused, "silent ones were forgotten");
+}
+
+#[test]
+fn a_stranger_never_takes_the_place_of_an_endpoint() {
+    let mut net = learning("");
+    assert_eq!(net.wrap_to("alpha", "spoke1", VNI, udp(DB1, DB2, 4000, 53)), "mac-spoofed at alpha");
+    let with_an_endpoints_address = from(udp(WEB2, DB2, 4000, 53), mac(100));
+    assert_eq!(net.wrap_to("alpha", "spoke1", VNI, with_an_endpoints_address), "ip-spoofed at alpha");
+    assert_eq!(net.wrap_to("alpha", "spoke1", VNI, ping(100, DB2, 1)), "db2", "what is open to any is open to it");
+}
+
+#[test]
+fn flows_without_answer_are_limited_and_answered_ones_stay() {
+    let mut net = Net::new(&scene("limits = { unanswered = 4, flows = 2 }"));
+    let in_use = |net: &Net, host: &str| net.snapshot(host).networks()[0].state.quota.in_use();
+    for sport in [1, 2] {
+        assert_eq!(net.send("web1", udp(WEB1, DB1, sport, 53)), "db1");
+        assert_eq!(net.send("db1", udp(DB1, WEB1, 53, sport)), "web1");
+    }
+    for sport in 1000..1200 {
+        let fate = net.send("web1", udp(WEB1, DB1, sport, 53));
+        assert!(fate == "db1" || fate == "flow-limit at alpha" || fate == "flow-limit at beta", "{fate}");
+        for host in ["alpha", "beta"] {
+            let usage = in_use(&net, host);
+            assert!(usage.unanswered <= 4 && usage.answered == 2, "{host}: {usage:?}");
+        }
+    }
+    for sport in [1, 2] {
+        assert_eq!(net.send("web1", udp(WEB1, DB1, sport, 53)), "db1");
+        assert_eq!(net.send("db1", udp(DB1, WEB1, 53, sport)), "web1");
+    }
+    net.pass(Duration::from_secs(40));
+    assert_eq!(net.send("web1", udp(WEB1, DB1, 3, 53)), "db1");
+    assert_eq!(net.send("db1", udp(DB1, WEB1, 53, 3)), "flow-limit at beta", "a third answered flow is one too many");
+}
+
+#[test]
+fn answers_to_neighbour_requests_are_limited_for_each_endpoint() {
+    let mut net = Net::new(&scene(""));
+    let fates: Vec<String> = (0..10_000).map(|_| net.send("web1", who_has(WEB1, DB1)).to_string()).collect();
+    let answered = fates.iter().take_while(|fate| *fate == "web1").count();
+    assert!(answered > 0 && answered < 10_000, "{answered}");
+    assert!(fates[answered..].iter().all(|fate| fate == "neighbor-limit at alpha"));
+    assert_eq!(net.send("web3", who_has(WEB3, DB1)), "web3", "its neighbour is not the worse for it");
+}
