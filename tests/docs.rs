@@ -1,0 +1,280 @@
+//! The pages that are made from the code, held to the code: drop reasons, command line, configuration keys, and
+//! every file and function that a page names. `EASTGATE_BLESS=1 cargo test --test docs` writes the pages anew.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests may fail the test")]
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use clap::{Command, CommandFactory};
+use eastgate::{cli::args::Args, config::schema};
+use eastgate_wire::{DropGroup, DropReason};
+use serde_json::Value;
+
+const NOTE: &str =
+    "<!-- Made by tests/docs.rs; change the code and run: EASTGATE_BLESS=1 cargo test --test docs -->";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_default()
+}
+
+/// Compares a page with what it should be, or makes it so.
+fn hold(name: &str, wanted: &str) {
+    if std::env::var_os("EASTGATE_BLESS").is_some() {
+        fs::write(root().join(name), wanted).unwrap();
+        return;
+    }
+    let found = read(name);
+    if found == wanted {
+        return;
+    }
+    let line = found.lines().zip(wanted.lines()).take_while(|(a, b)| a == b).count();
+    panic!(
+        "{name} has drifted from the code at line {}:\n  is      {:?}\n  wanted  {:?}\n\
+         EASTGATE_BLESS=1 cargo test --test docs    writes it anew",
+        line + 1,
+        found.lines().nth(line),
+        wanted.lines().nth(line),
+    );
+}
+
+fn cell(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
+}
+
+// ------------------------------------------------------------------------------------------ drop reasons
+
+/// What a step of the path drops for, and who reads of it.
+const GROUPS: [(DropGroup, &str, &str); 10] = [
+    (
+        DropGroup::Malformed,
+        "Not well formed",
+        "The frame contradicts itself, or is of a kind that no honest stack sends.",
+    ),
+    (DropGroup::Underlay, "Underlay", "The outer packet or its VXLAN header is not acceptable."),
+    (
+        DropGroup::Admission,
+        "Admission",
+        "The sender may not send this: spoofing, roles it does not have, protocols of the link.",
+    ),
+    (
+        DropGroup::Neighbor,
+        "ARP and ND",
+        "Questions, answers and announcements that are wrong, untrue, or too many.",
+    ),
+    (DropGroup::State, "Flow state", "The packet does not fit the state of its flow."),
+    (DropGroup::Fragment, "Fragments", "See also [ADR 0005](adr/0005-fragments-are-not-held.md)."),
+    (
+        DropGroup::Policy,
+        "Policy",
+        "A rule, or the absence of one. `eastgate show drops` names the rule or the groups, and the line.",
+    ),
+    (DropGroup::Forward, "Forwarding", "There is nowhere to send it, or it does not fit."),
+    (
+        DropGroup::Limit,
+        "Limits",
+        "A limit was reached; see [what happens at each](architecture.md#limits-and-what-happens-at-them).",
+    ),
+    (DropGroup::Device, "Device", "The machine did not take it, or eastgate is not ready."),
+];
+
+#[test]
+fn drop_reasons() {
+    let mut page = format!(
+        "# Why frames are dropped\n\n{NOTE}\n\n\
+         Every frame that eastgate drops counts under one of these {} reasons. `eastgate show drops` prints them \
+         with network, source, last packet and, where a rule refused, the rule; `eastgate drop-reasons` prints \
+         this list. The enum `DropReason` in `wire/src/drop_reason.rs` is the only place where they are written.\n",
+        DropReason::COUNT
+    );
+    let mut told = 0;
+    for (group, title, about) in GROUPS {
+        write!(page, "\n## {title}\n\n{about}\n\n| reason | meaning |\n| --- | --- |\n").unwrap();
+        for reason in DropReason::ALL.iter().filter(|reason| reason.group() == group) {
+            writeln!(page, "| `{}` | {} |", reason.name(), cell(reason.describe())).unwrap();
+            told += 1;
+        }
+    }
+    assert_eq!(told, DropReason::COUNT, "a group of reasons is missing from the page");
+    hold("docs/drop-reasons.md", &page);
+}
+
+// ------------------------------------------------------------------------------------------ command line
+
+/// The same help whatever the terminal and the environment of the test are.
+fn steady(command: Command) -> Command {
+    command.term_width(100).mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(steady)
+}
+
+fn tell(command: &Command, name: &str, page: &mut String) {
+    let help = command.clone().render_long_help().to_string();
+    let help: Vec<&str> = help.lines().map(str::trim_end).collect();
+    write!(page, "\n## {name}\n\n```text\n{}\n```\n", help.join("\n").trim_end()).unwrap();
+    for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help" && !sub.is_hide_set()) {
+        tell(sub, &format!("{name} {}", sub.get_name()), page);
+    }
+}
+
+#[test]
+fn command_line() {
+    let mut command = steady(Args::command());
+    command.build();
+    let mut page = format!("# Command line\n\n{NOTE}\n\nThe help of every command, as `--help` tells it.\n");
+    tell(&command, "eastgate", &mut page);
+    hold("docs/cli.md", &page);
+}
+
+// ------------------------------------------------------------------------------------------ configuration
+
+fn kind(schema: &Value) -> String {
+    let bounded = |low: &str, high: &str| match (&schema[low], &schema[high]) {
+        (Value::Null, Value::Null) => String::new(),
+        (low, high) => format!(" {low} to {high}"),
+    };
+    if let Some(choices) = schema["oneOf"].as_array().or_else(|| schema["anyOf"].as_array()) {
+        let format = |choice: &Value| choice["format"].as_str().map(|format| format!("{format} address"));
+        let kinds: Vec<_> =
+            choices.iter().map(|choice| format(choice).unwrap_or_else(|| kind(choice))).collect();
+        return kinds.join(" or ");
+    }
+    if let Some(constant) = schema.get("const") {
+        return format!("`{constant}`");
+    }
+    match schema["type"].as_str().unwrap_or_default() {
+        "integer" => format!("integer{}", bounded("minimum", "maximum")),
+        "array" => format!("list of {}", kind(&schema["items"])),
+        "object" if schema["additionalProperties"].is_object() => "tables by name".into(),
+        "object" => "table".into(),
+        other => other.into(),
+    }
+}
+
+fn key_table(schema: &Value) -> String {
+    let mut table = String::from("| key | type | default | meaning |\n| --- | --- | --- | --- |\n");
+    let required: Vec<&str> =
+        schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    for (key, value) in schema["properties"].as_object().unwrap() {
+        let default = match value.get("default") {
+            Some(default) => format!("`{default}`"),
+            None if required.contains(&key.as_str()) => "required".into(),
+            None => "-".into(),
+        };
+        let meaning = cell(value["description"].as_str().unwrap_or_default());
+        writeln!(table, "| `{key}` | {} | {default} | {meaning} |", cell(&kind(value))).unwrap();
+    }
+    table
+}
+
+/// Every table of the schema under the name that a file's reader knows it by. Tables that occur twice are listed
+/// once.
+fn tables(schema: &Value, name: &str, found: &mut Vec<(String, String)>) {
+    let keys = key_table(schema);
+    if found.iter().any(|(_, known)| *known == keys) {
+        return;
+    }
+    found.push((name.to_owned(), keys));
+    for (key, value) in schema["properties"].as_object().unwrap() {
+        let inner = [value, &value["additionalProperties"], &value["items"]]
+            .into_iter()
+            .find(|inner| inner["properties"].is_object());
+        if let Some(inner) = inner {
+            let by_name = value["additionalProperties"]["properties"].is_object();
+            let path = format!("{name}.{key}{}", if by_name { ".NAME" } else { "" });
+            tables(inner, path.trim_start_matches('.'), found);
+        }
+    }
+}
+
+#[test]
+fn configuration() {
+    let mut found = Vec::new();
+    tables(&schema().to_value(), "", &mut found);
+    let mut page = read("docs/configuration.md");
+    for (name, keys) in &found {
+        let name = if name.is_empty() { "file" } else { name };
+        let (begin, end) =
+            (format!("<!-- keys of {name}: made by tests/docs.rs -->\n"), "<!-- end of keys -->");
+        let Some((before, rest)) = page.split_once(&begin) else {
+            panic!("docs/configuration.md says nothing of `{name}`; it needs the line\n{begin}and {end}")
+        };
+        let (_, after) = rest.split_once(end).unwrap_or_else(|| panic!("{begin} has no {end}"));
+        page = format!("{before}{begin}{keys}{end}{after}");
+    }
+    let told = page.matches("<!-- keys of ").count();
+    assert_eq!(told, found.len(), "docs/configuration.md has a table that the schema does not have");
+    hold("docs/configuration.md", &page);
+}
+
+// ------------------------------------------------------------------------------------------ what pages name
+
+fn pages() -> Vec<PathBuf> {
+    let mut folders = vec![root().join("docs")];
+    let mut pages: Vec<PathBuf> =
+        ["README.md", "SECURITY.md", "CHANGELOG.md"].iter().map(|name| root().join(name)).collect();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path);
+            }
+        }
+    }
+    pages
+}
+
+/// `src/pipeline.rs::admit` names a function of that file; `src/pipeline.rs` names the file.
+#[test]
+fn named_files_and_functions_exist() {
+    let mut missing = Vec::new();
+    let mut looked_at = 0;
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        let part = |c: char| !(c.is_ascii_alphanumeric() || "/_.-:".contains(c));
+        for word in text.split(part).map(|word| word.trim_end_matches([':', '.'])) {
+            let (file, function) = word.split_once("::").unwrap_or((word, ""));
+            // A diagnostic's place: file, line and column.
+            let file = file.split(':').next().unwrap_or(file);
+            let ours =
+                ["src/", "wire/", "vtep/", "steering/", "policy/", "xtask/", "tests/", "labs/", "configs/"];
+            if !ours.iter().any(|folder| file.starts_with(folder)) {
+                continue;
+            }
+            looked_at += 1;
+            let there = match function {
+                "" => root().join(file).exists(),
+                name => read(file).contains(&format!("fn {name}")),
+            };
+            if !there {
+                missing.push(format!("{}: {word}", page.strip_prefix(root()).unwrap().display()));
+            }
+        }
+    }
+    assert!(looked_at > 50, "only {looked_at} names found: the search is broken");
+    assert!(missing.is_empty(), "these are named and do not exist:\n{}", missing.join("\n"));
+}
+
+/// A link inside the repository leads somewhere.
+#[test]
+fn links_lead_somewhere() {
+    let mut broken = Vec::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        let folder = page.parent().unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = link.split('#').next().unwrap_or_default();
+            if !link.contains("://") && !file.is_empty() && !folder.join(file).exists() {
+                broken.push(format!("{}: {link}", page.strip_prefix(root()).unwrap().display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "these links lead nowhere:\n{}", broken.join("\n"));
+}
