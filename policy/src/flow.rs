@@ -28,6 +28,8 @@ mod quota;
 mod report;
 mod segment;
 mod settings;
+mod sharding;
+mod show;
 mod slab;
 mod tcp;
 mod waiting;
@@ -50,6 +52,7 @@ pub use self::{
     report::{Ending, FlowCounters, FlowEvent, FlowFilter, FlowInfo, Happening},
     segment::{Direction, Later, Query, Segment, SegmentKind},
     settings::{FlowState, OnChange, StateSettings, Timeouts},
+    sharding::Sharding,
     slab::Count,
 };
 use self::{
@@ -115,30 +118,6 @@ pub enum Tracked {
     New,
     /// It does not pass.
     Drop(DropReason),
-}
-
-/// Which shard a flow lives in.
-#[derive(Clone, Debug)]
-pub struct Sharding {
-    hasher: RandomState,
-    shards: u32,
-}
-
-impl Sharding {
-    /// That many shards, at least one. The hasher must not be the tables' own, or a shard would use only its
-    /// share of its index.
-    #[must_use]
-    pub fn new(hasher: RandomState, shards: u32) -> Self {
-        Self { hasher, shards: shards.max(1) }
-    }
-
-    /// The shard of a flow, the same for both directions.
-    #[must_use]
-    pub fn shard(&self, key: &FlowKey) -> u32 {
-        let (key, _) = Key::of(key, None);
-        let hash = self.hasher.hash_one(key) >> 32;
-        (hash * u64::from(self.shards) >> 32) as u32
-    }
 }
 
 /// The flows of one shard.
@@ -313,49 +292,6 @@ impl FlowTable {
         true
     }
 
-    /// A flow as it is now.
-    #[must_use]
-    pub fn info(&self, flow: FlowId) -> Option<FlowInfo> {
-        self.slab.index(flow).map(|index| FlowInfo::of(self.slab.at(index)))
-    }
-
-    /// Looks at `budget` places of the table from place `from` (0 at first) and adds the flows that fit to
-    /// `out`. Where to go on, or nothing when this was the end. A flow that is there from the first page to the
-    /// last is met exactly once.
-    pub fn page(
-        &self,
-        from: u32,
-        budget: u32,
-        filter: &FlowFilter,
-        now: Instant,
-        out: &mut Vec<FlowInfo>,
-    ) -> Option<u32> {
-        let until = from.saturating_add(budget).min(self.slab.places());
-        for index in from..until {
-            if let Some(entry) = self.slab.get(index).filter(|entry| entry.deadline() > now) {
-                let info = FlowInfo::of(entry);
-                if filter.fits(&info) {
-                    out.push(info);
-                }
-            }
-        }
-        (until < self.slab.places()).then_some(until)
-    }
-
-    /// Ends the flows that fit among `budget` places from place `from`. How many, and where to go on, or nothing
-    /// when this was the end.
-    pub fn kill(&mut self, from: u32, budget: u32, filter: &FlowFilter, now: Instant) -> (u32, Option<u32>) {
-        let until = from.saturating_add(budget).min(self.slab.places());
-        let mut killed = 0;
-        for index in from..until {
-            if self.slab.get(index).is_some_and(|entry| filter.fits(&FlowInfo::of(entry))) {
-                self.remove(index, Ending::Killed, now);
-                killed += 1;
-            }
-        }
-        (killed, (until < self.slab.places()).then_some(until))
-    }
-
     /// When [`FlowTable::handle_timeout`] should be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -375,41 +311,6 @@ impl FlowTable {
             }
         }
         budget
-    }
-
-    /// How many flows are held, those included whose time is over and that were not looked at since.
-    #[must_use]
-    pub const fn len(&self) -> u32 {
-        self.slab.len()
-    }
-
-    /// Are there none?
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// What the table has done so far.
-    #[must_use]
-    pub const fn counters(&self) -> FlowCounters {
-        self.counters
-    }
-
-    /// Keeps up to `limit` events for [`FlowTable::pop_event`]; none with 0, as at first. Further ones are lost
-    /// and counted.
-    pub fn keep_events(&mut self, limit: usize) {
-        self.events.set_limit(limit);
-    }
-
-    /// The oldest event that nobody fetched yet.
-    pub fn pop_event(&mut self) -> Option<FlowEvent> {
-        self.events.pop()
-    }
-
-    /// Bytes allocated for flows.
-    #[must_use]
-    pub fn memory(&self) -> usize {
-        self.index.allocation_size() + self.slab.memory() + self.wheel.memory() + self.waiting.memory()
     }
 }
 

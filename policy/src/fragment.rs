@@ -368,7 +368,7 @@ fn piece_of(ip: &Ip, fragment: &Fragment) -> Result<(u16, u16), DropReason> {
     let limit = if ip.src.is_v4() { u16::MAX - 20 } else { u16::MAX };
     let end = fragment.offset.checked_add(fragment.len).filter(|&end| end <= limit);
     let end = end.ok_or(DropReason::FragmentBadSize)?;
-    if fragment.len == 0 || fragment.more && fragment.len % 8 != 0 {
+    if fragment.len == 0 || fragment.more && !fragment.len.is_multiple_of(8) {
         return Err(DropReason::FragmentBadSize);
     }
     let over_header = fragment.offset == 8 && ip.proto == proto::TCP;

@@ -171,7 +171,7 @@ impl Connection {
     pub(super) fn has_sent(&self, direction: Direction, seq: u32) -> bool {
         let (sender, receiver) = self.pair(direction);
         let highest = if sender.is(Side::SYN_ONLY) { sender.max_end } else { sender.end };
-        let reach = receiver.max_window.max(SLACK).min(WIDEST);
+        let reach = receiver.max_window.clamp(SLACK, WIDEST);
         sender.is(Side::HEARD) && !after(seq, highest) && !before(seq, highest.wrapping_sub(reach))
     }
 

@@ -170,7 +170,8 @@ fn what_comes_twice_is_dropped_and_harms_nothing() {
 #[test]
 fn sizes_and_ends() {
     const BAD: Fate = Dropped(DropReason::FragmentBadSize);
-    let stories: &[(&str, &[(u16, u16, bool, Fate)])] = &[
+    type Story = (&'static str, &'static [(u16, u16, bool, Fate)]);
+    let stories: &[Story] = &[
         ("no multiple of 8", &[(0, 100, true, BAD)]),
         ("no multiple of 8 later on", &[(0, 800, true, First), (800, 9, true, BAD), (800, 9, false, Passed)]),
         ("empty", &[(0, 800, true, First), (800, 0, false, BAD), (800, 0, true, BAD)]),

@@ -283,7 +283,7 @@ fn flows_longer_than_the_wheel_come_to_their_end() {
         world.now = due;
     }
     let took = world.now.since(start);
-    assert!(took >= Duration::from_secs(7440) && took < Duration::from_millis(7440_500), "{took:?}");
+    assert!(took >= Duration::from_secs(7440) && took < Duration::from_millis(7_440_500), "{took:?}");
     assert!(visits <= 12, "{visits}");
     assert_eq!(world.table.counters().expired, 1);
 }

@@ -19,7 +19,7 @@ impl Dice {
     }
 
     fn below(&mut self, bound: u32) -> u32 {
-        ((self.roll() >> 32) * u64::from(bound.max(1)) >> 32) as u32
+        (((self.roll() >> 32) * u64::from(bound.max(1))) >> 32) as u32
     }
 
     fn percent(&mut self, chance: u32) -> bool {
