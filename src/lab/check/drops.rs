@@ -104,8 +104,11 @@ impl Growth {
     /// What became of the counter that a job names: whether it grew enough, and a text for the table.
     pub(super) fn judge(&self, wanted: &Wanted) -> (bool, String) {
         let found = self.0.get(wanted).cloned().unwrap_or_default();
-        let by =
-            if found.rules.is_empty() { String::new() } else { format!(" by {}", found.rules.join(", ")) };
+        let by = match found.rules.as_slice() {
+            [rule] => format!(" by {rule}"),
+            // Which of several checks each rule was for is not known here.
+            _ => String::new(),
+        };
         let of = if found.jobs > 1 { format!(" for {} checks", found.jobs) } else { String::new() };
         (found.is_enough(), format!("{} +{}{of}{by}", wanted.reason, found.frames))
     }
