@@ -33,7 +33,7 @@ pub fn main() -> ExitCode {
     crate::io::restore_default_sigpipe();
     let args = args::Args::parse();
     match commands::run(args) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(error) => {
             eprintln!("eastgate: {error:#}");
             let code = match error.downcast_ref::<crate::control::client::ClientError>() {

@@ -93,9 +93,13 @@ pub fn run(options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut daemon = Daemon::start(options).await?;
-        let result = daemon.serve().await;
-        let stopped = daemon.stop().await;
-        result.and(stopped)
+        match daemon.serve().await {
+            Ok(()) => daemon.stop().await,
+            Err(error) => {
+                daemon.abandon();
+                Err(error)
+            }
+        }
     })
 }
 
@@ -113,12 +117,23 @@ pub(crate) struct View {
 pub(crate) struct Visible {
     ready: bool,
     reload_error: Option<String>,
-    /// Why a port is not forwarding; nothing when it is
-    ports: BTreeMap<Arc<str>, Option<String>>,
+    ports: BTreeMap<Arc<str>, PortState>,
     names: BTreeMap<PortId, Arc<str>>,
     underlay: Option<Link>,
     listening: bool,
     settings_restored: u64,
+}
+
+/// How a tenant port is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum PortState {
+    Forwarding,
+    /// Guarded and listened to, but administratively down
+    Down,
+    /// There is no such device yet.
+    Absent,
+    /// It could not be served; tried again every second.
+    Failed(String),
 }
 
 struct Daemon {
@@ -250,6 +265,14 @@ impl Daemon {
         Ok(undone?)
     }
 
+    /// Something broke that was not to break: ports stay closed, as after a kill, and the record of changes stays
+    /// for the daemon that follows.
+    fn abandon(mut self) {
+        self.control.abort();
+        self.workers.clear();
+        let _ = std::fs::remove_file(&self.options.socket);
+    }
+
     async fn note(&mut self, event: LinkEvent) {
         match event {
             LinkEvent::Is(link) => {
@@ -280,10 +303,7 @@ impl Daemon {
             lock(&self.view.state).settings_restored += restored;
         }
         let incomplete = self.underlay.is_none()
-            || lock(&self.view.state)
-                .ports
-                .iter()
-                .any(|(name, state)| state.is_some() && self.links.contains_key(&**name));
+            || lock(&self.view.state).ports.values().any(|state| matches!(state, PortState::Failed(_)));
         if incomplete {
             self.reconcile().await;
         }
@@ -314,13 +334,17 @@ impl Daemon {
         self.apply_settings();
         let mut states = BTreeMap::new();
         for port in &wanted {
-            let state = self.serve_port(port).await;
-            if let Err(error) = &state
-                && self.links.contains_key(&*port.name)
+            let state = match self.serve_port(port).await {
+                Ok(state) => state,
+                Err(error) => PortState::Failed(format!("{error:#}")),
+            };
+            let before = lock(&self.view.state).ports.get(&port.name).cloned();
+            if let PortState::Failed(error) = &state
+                && before.as_ref() != Some(&state)
             {
-                tracing::error!(port = %port.name, %error, "a port cannot be served");
+                tracing::error!(port = %port.name, error, "a port cannot be served");
             }
-            states.insert(port.name.clone(), state.err().map(|error| format!("{error:#}")));
+            states.insert(port.name.clone(), state);
         }
         self.serve_underlay(&snapshot, &host);
         let mut visible = lock(&self.view.state);
@@ -349,18 +373,20 @@ impl Daemon {
             let Some(name) = self.registry.name(id).cloned() else { continue };
             tracing::info!(port = %name, "no longer served");
             let unwanted = !wanted.iter().any(|port| port.id == id);
-            if unwanted && let Some(machine) = &mut self.machine {
-                if let Err(error) = machine.open_port(&self.netlink, &name).await {
-                    tracing::error!(port = %name, %error, "the guard could not be taken off");
-                }
+            if unwanted
+                && let Some(machine) = &mut self.machine
+                && let Err(error) = machine.open_port(&self.netlink, &name).await
+            {
+                tracing::error!(port = %name, %error, "the guard could not be taken off");
             }
         }
     }
 
-    async fn serve_port(&mut self, port: &WantedPort) -> Result<()> {
-        let link = self.links.get(&*port.name).ok_or_else(|| anyhow!("absent"))?;
+    async fn serve_port(&mut self, port: &WantedPort) -> Result<PortState> {
+        let Some(link) = self.links.get(&*port.name) else { return Ok(PortState::Absent) };
+        let state = if link.up { PortState::Forwarding } else { PortState::Down };
         if self.serving.get(&port.id) == Some(&link.index) {
-            return if link.up { Ok(()) } else { Err(anyhow!("down")) };
+            return Ok(state);
         }
         let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
         machine.close_port(&self.netlink, link).await?;
@@ -376,7 +402,7 @@ impl Daemon {
         }
         self.serving.insert(port.id, link.index);
         tracing::info!(port = %port.name, "served");
-        if link.up { Ok(()) } else { Err(anyhow!("down")) }
+        Ok(state)
     }
 
     fn serve_underlay(&mut self, snapshot: &Snapshot, host: &Host) {

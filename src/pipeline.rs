@@ -122,16 +122,19 @@ impl<'s> Pipeline<'s> {
         out: &mut Batch,
     ) -> Result<Outcome, Refusal> {
         let mut view = View::parse(frame.bytes())?;
-        self.admit(arrival, sender, &view, frame)?; //                              1 admit
+        // 1 admit
+        self.admit(arrival, sender, &view, frame)?;
+        // 2 answer
         let plain = match self.answer(arrival, &view, frame, now, out)? {
-            //        2 answer
             Asked::Done(outcome) => return Ok(outcome),
             Asked::Neighbor => false,
             Asked::No => true,
         };
         let to = self.locate(arrival, &view, plain, now)?;
-        self.decide(arrival, &to, &view, frame, now)?; //                           3 track, 4 decide
-        let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?; //   6 forward, 7 wrap
+        // 3 track, 4 decide
+        self.decide(arrival, &to, &view, frame, now)?;
+        // 6 forward, 7 wrap
+        let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?;
         sender.state.sent(1, frame.len() as u64);
         Ok(outcome)
     }
@@ -147,8 +150,8 @@ impl<'s> Pipeline<'s> {
     ) -> Outcome {
         self.counters.from_underlay.fetch_add(1, Relaxed);
         let before = datagram.len();
+        // 1' unwrap
         let (arrival, view) = match self.unwrap(from, tos, datagram) {
-            //           1' unwrap
             Ok(unwrapped) => unwrapped,
             Err((vni, reason)) => {
                 let key = DropKey { vni, reason, from: Some(Location::Remote(from)), by: None, rule: None };
@@ -172,14 +175,15 @@ impl<'s> Pipeline<'s> {
         out: &mut Batch,
     ) -> Result<Outcome, Refusal> {
         self.admit_remote(arrival, &view, frame, now)?;
+        // 2' answer
         let plain = match self.answer(arrival, &view, frame, now, out)? {
-            //        2' answer
             Asked::Done(outcome) => return Ok(outcome),
             Asked::Neighbor => false,
             Asked::No => true,
         };
         let to = self.locate(arrival, &view, plain, now)?;
-        self.decide(arrival, &to, &view, frame, now)?; //                           3' track, 4' decide
+        // 3' track, 4' decide
+        self.decide(arrival, &to, &view, frame, now)?;
         self.forward(arrival, &to, &mut view, frame, now, out) //                   6' forward
     }
 

@@ -143,7 +143,7 @@ pub struct PortStatus {
     pub endpoint: String,
     /// Network
     pub vni: Vni,
-    /// `forwarding`, `absent`, or what went wrong
+    /// `forwarding`, `down`, `absent`, or what went wrong
     pub state: String,
 }
 

@@ -11,7 +11,7 @@ use eastgate_vtep::{
 use eastgate_wire::{Family, FlowKey, Instant, Vni};
 use serde_json::{Value, json};
 
-use super::View;
+use super::{PortState, View};
 use crate::{
     control::protocol::{
         Done, DropRow, EndpointRow, FdbRow, Filter, FlowCounts, FlowRow, GroupRow, NeighborRow, PolicyRow,
@@ -58,9 +58,10 @@ impl View {
         let ports = snapshot.tenant_ports().map(|(id, network, endpoint)| {
             let name = visible.names.get(&id).map_or_else(String::new, |name| name.to_string());
             let state = match visible.ports.get(&*name) {
-                Some(None) => "forwarding".to_owned(),
-                Some(Some(problem)) => problem.clone(),
-                None => "absent".to_owned(),
+                Some(PortState::Forwarding) => "forwarding".to_owned(),
+                Some(PortState::Down) => "down".to_owned(),
+                Some(PortState::Failed(problem)) => problem.clone(),
+                Some(PortState::Absent) | None => "absent".to_owned(),
             };
             PortStatus {
                 endpoint: format!("{}/{}", network.tenant.name, endpoint.name),
@@ -288,9 +289,9 @@ fn flow_row(snapshot: &Snapshot, flow: &FlowInfo, now: Instant) -> FlowRow {
         dst,
         dport,
         state: flow.state.name().to_owned(),
-        packets: flow.original.packets.into(),
+        packets: flow.original.packets,
         bytes: flow.original.bytes,
-        reply_packets: flow.reply.packets.into(),
+        reply_packets: flow.reply.packets,
         reply_bytes: flow.reply.bytes,
         expires_s: flow.deadline.since(now).as_secs(),
         egress_rule: rule(flow.egress_rule),

@@ -145,8 +145,8 @@ impl Sender {
             let same = rest.iter().take_while(|emit| place(emit) == place(first)).count();
             let (group, others) = rest.split_at(same);
             match first.to {
-                Egress::Port(port) => self.to_port(port, group, batch, received, sockets),
-                Egress::Tunnel(tunnel) => self.to_underlay(tunnel, group, batch, received, sockets),
+                Egress::Port(port) => self.send_to_port(port, group, batch, received, sockets),
+                Egress::Tunnel(tunnel) => self.send_to_underlay(tunnel, group, batch, received, sockets),
             }
             rest = others;
         }
@@ -176,7 +176,7 @@ impl Sender {
         self.scratch_piece(&header.to_bytes());
     }
 
-    fn to_port(
+    fn send_to_port(
         &mut self,
         port: PortId,
         group: &[Emit],
@@ -245,7 +245,7 @@ impl Sender {
         taken
     }
 
-    fn to_underlay(
+    fn send_to_underlay(
         &mut self,
         tunnel: Tunnel,
         group: &[Emit],

@@ -22,6 +22,8 @@ use super::{
 
 const RECEIVE_BUFFER: libc::c_int = 32 << 20;
 const SEND_BUFFER: libc::c_int = 8 << 20;
+/// How many source ports are tried when other programs have the first.
+const NEIGHBORS: usize = 8;
 
 /// What is fixed for all datagrams of a VTEP.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -301,11 +303,22 @@ impl Speakers {
     }
 
     /// The socket for a source port, by its place in the list of source ports. `burst` asks for one that the
-    /// kernel takes GSO writes on.
+    /// kernel takes GSO writes on. A port that another program has is left to it: its flows use the next one.
     ///
     /// # Errors
     /// What the kernel says when the socket is first opened.
     pub fn get(&self, place: usize, burst: bool) -> io::Result<&Speaker> {
+        let mut refused = io::Error::from(io::ErrorKind::InvalidInput);
+        for next in 0..NEIGHBORS.min(self.config.source_ports.len()) {
+            match self.open((place + next) % self.config.source_ports.len(), burst) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => refused = error,
+                opened => return opened,
+            }
+        }
+        Err(refused)
+    }
+
+    fn open(&self, place: usize, burst: bool) -> io::Result<&Speaker> {
         let slots = if burst { &self.burst } else { &self.single };
         let (Some(slot), Some(port)) = (slots.get(place), self.config.source_ports.get(place)) else {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));

@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, mpsc},
 };
 
-use eastgate_wire::{DropReason, Frame, Instant, Location, Offload, PortId, VtepAddr};
+use eastgate_wire::{DropReason, Frame, Location, Offload, PortId, VtepAddr};
 use nix::sys::{
     epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
     eventfd::{EfdFlags, EventFd},
@@ -168,10 +168,9 @@ impl Worker {
     }
 
     fn sleep(&self) -> EpollTimeout {
-        let longest = Instant::ZERO + std::time::Duration::from_millis(LONGEST_SLEEP_MS);
         let until = self.shared.poll_timeout(self.index).map(|at| at.since(clock::now()));
         let millis = until.map_or(LONGEST_SLEEP_MS, |wait| wait.as_millis() as u64 + 1);
-        EpollTimeout::try_from(millis.min(longest.micros() / 1000) as u16).unwrap_or(EpollTimeout::ZERO)
+        EpollTimeout::from(millis.min(LONGEST_SLEEP_MS) as u16)
     }
 
     /// Carries out what the daemon said; false when the worker is to end.

@@ -170,11 +170,11 @@ impl<'s> Pipeline<'s> {
     ) -> Result<Outcome, Refusal> {
         match *to {
             Destination::Station { endpoint, at, .. } => {
-                self.to_station(arrival, endpoint, at, view, frame, now, out)?;
+                self.reach_station(arrival, endpoint, at, view, frame, now, out)?;
                 Ok(Outcome::Forward)
             }
-            Destination::Role(role) => self.to_role(arrival, role, view, frame, now, out),
-            Destination::Everyone { control } => self.to_everyone(arrival, control, view, frame, now, out),
+            Destination::Role(role) => self.reach_role(arrival, role, view, frame, now, out),
+            Destination::Everyone { control } => self.reach_everyone(arrival, control, view, frame, now, out),
         }
     }
 
@@ -182,7 +182,7 @@ impl<'s> Pipeline<'s> {
         clippy::too_many_arguments,
         reason = "each is a different thing, and a struct would only rename them"
     )]
-    fn to_station(
+    fn reach_station(
         &mut self,
         arrival: &Arrival<'s>,
         endpoint: Option<&'s Endpoint>,
@@ -210,7 +210,7 @@ impl<'s> Pipeline<'s> {
                 }
                 out.send(frame, Egress::Port(port), network.vni);
             }
-            Location::Remote(vtep) => self.to_vtep(arrival, vtep, view, frame, now, out)?,
+            Location::Remote(vtep) => self.reach_vtep(arrival, vtep, view, frame, now, out)?,
         }
         Ok(())
     }
@@ -262,7 +262,7 @@ impl<'s> Pipeline<'s> {
     }
 
     /// Step 7: into the tunnel to one VTEP, if it fits.
-    fn to_vtep(
+    fn reach_vtep(
         &mut self,
         arrival: &Arrival<'s>,
         to: VtepAddr,
@@ -383,7 +383,7 @@ impl<'s> Pipeline<'s> {
     }
 
     /// To the endpoints with a role. Another VTEP gets one copy however many of them it has.
-    fn to_role(
+    fn reach_role(
         &mut self,
         arrival: &Arrival<'s>,
         role: Role,
@@ -417,7 +417,7 @@ impl<'s> Pipeline<'s> {
     }
 
     /// To everyone but where it came from; to each receiver only what its rules let in.
-    fn to_everyone(
+    fn reach_everyone(
         &mut self,
         arrival: &Arrival<'s>,
         control: bool,

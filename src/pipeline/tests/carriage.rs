@@ -35,13 +35,21 @@ proptest! {
             frame.resize(frame.len() + padding, 0);
             let sent = if proxy { to(frame.clone(), appliance) } else { frame.clone() };
             let expected = if proxy { from(frame, appliance) } else { frame };
-            prop_assert_eq!(net.send("web1", sent).at(receiver), expected);
+            let fate = net.send("web1", sent);
+            prop_assert_eq!(fate.at(receiver), expected);
         }
     }
 }
 
 fn ecn_capable(tos: u8) -> Vec<u8> {
-    udp_of(ip4(WEB1, DB1, |ip| (ip.dscp, ip.ecn) = ((tos >> 2).try_into().unwrap(), (tos & 3).try_into().unwrap())), 4000, 53, b"x")
+    udp_of(
+        ip4(WEB1, DB1, |ip| {
+            (ip.dscp, ip.ecn) = ((tos >> 2).try_into().unwrap(), (tos & 3).try_into().unwrap())
+        }),
+        4000,
+        53,
+        b"x",
+    )
 }
 
 #[test]
@@ -59,7 +67,9 @@ fn congestion_on_the_underlay_reaches_the_packet_or_loses_it() {
 #[test]
 fn the_outer_header_has_a_fixed_ttl_and_tos_or_inherits_them() {
     let frame = udp_of(
-        ip4(WEB1, DB1, |ip| (ip.dscp, ip.ecn, ip.time_to_live) = (46.try_into().unwrap(), 2.try_into().unwrap(), 17)),
+        ip4(WEB1, DB1, |ip| {
+            (ip.dscp, ip.ecn, ip.time_to_live) = (46.try_into().unwrap(), 2.try_into().unwrap(), 17)
+        }),
         4000,
         53,
         b"x",
@@ -124,11 +134,20 @@ fn the_mss_of_syns_is_lowered_to_what_fits_and_never_raised() {
     let small = Talk { sport: 40001, ..talk }.syn_with_mss(500);
     assert_eq!(net.send("web1", &small).at("db1"), small);
     let mut six = Vec::new();
-    let tcp = PacketBuilder::ethernet2(mac(WEB1), mac(DB1)).ipv6(v6(WEB1), v6(DB1), 64).tcp(1, 5432, 1, 65535);
-    tcp.syn().options(&[etherparse::TcpOptionElement::MaximumSegmentSize(1440)]).unwrap().write(&mut six, &[]).unwrap();
+    let tcp =
+        PacketBuilder::ethernet2(mac(WEB1), mac(DB1)).ipv6(v6(WEB1), v6(DB1), 64).tcp(1, 5432, 1, 65535);
+    tcp.syn()
+        .options(&[etherparse::TcpOptionElement::MaximumSegmentSize(1440)])
+        .unwrap()
+        .write(&mut six, &[])
+        .unwrap();
     assert_eq!(mss(net.send("web1", six).at("db1")), 1390);
     let mut net = Net::new(&scene("mtu = 1400\nmss_clamp = true"));
-    assert_eq!(mss(net.send("web1", talk.syn()).at("db1")), 1360, "the configured MTU counts where it is less");
+    assert_eq!(
+        mss(net.send("web1", talk.syn()).at("db1")),
+        1360,
+        "the configured MTU counts where it is less"
+    );
     let mut net = Net::new(&scene(""));
     assert_eq!(net.send("web1", talk.syn()).at("db1"), talk.syn(), "and without the clamp nothing happens");
 }

@@ -19,7 +19,11 @@ fn net() -> Net {
 
 fn dhcp(from: u8, src: [u8; 4], to: [u8; 6], dst: [u8; 4], ports: (u16, u16)) -> Vec<u8> {
     let mut out = Vec::new();
-    PacketBuilder::ethernet2(mac(from), to).ipv4(src, dst, 64).udp(ports.0, ports.1).write(&mut out, &[1; 240]).unwrap();
+    PacketBuilder::ethernet2(mac(from), to)
+        .ipv4(src, dst, 64)
+        .udp(ports.0, ports.1)
+        .write(&mut out, &[1; 240])
+        .unwrap();
     out
 }
 
@@ -50,7 +54,10 @@ fn only_a_dhcp_server_answers() {
     assert_eq!(net.send("dhcp", offer(DHCP)), "db1, db2, db3, router, web1, web2, web3");
     assert_eq!(net.send("dhcp", dhcp(DHCP, v4(DHCP), mac(WEB1), v4(WEB1), (67, 68))), "web1");
     assert_eq!(net.send("web2", offer(WEB2)), "dhcp-server-guard at beta");
-    assert_eq!(net.send("web2", dhcp(WEB2, v4(WEB2), mac(WEB1), v4(WEB1), (67, 68))), "dhcp-server-guard at beta");
+    assert_eq!(
+        net.send("web2", dhcp(WEB2, v4(WEB2), mac(WEB1), v4(WEB1), (67, 68))),
+        "dhcp-server-guard at beta"
+    );
 }
 
 #[test]

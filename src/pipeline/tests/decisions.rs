@@ -111,7 +111,12 @@ fn nobody_speaks_for_others() {
 #[test]
 fn every_drop_counts_once_with_whose_rules_it_was() {
     let mut net = Net::new(&scene(""));
-    let row = |reason, by: Option<&str>, frames| DropRow { reason, vni: Some(VNI), by: by.map(str::to_owned), frames };
+    let row = |reason, by: Option<&str>, frames| DropRow {
+        reason,
+        vni: Some(VNI),
+        by: by.map(str::to_owned),
+        frames,
+    };
     for _ in 0..3 {
         assert_eq!(net.send("web1", Talk { dport: 22, ..SQL }.syn()), "egress-denied at alpha");
     }

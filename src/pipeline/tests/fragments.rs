@@ -24,9 +24,11 @@ fn behind_an_allowed_first_fragment_the_others_pass_as_they_are() {
 #[test]
 fn behind_a_refused_first_fragment_the_others_are_refused() {
     let mut net = Net::new(&scene(""));
-    let fates: Vec<String> = cut(DB1, 54, 1).iter().map(|piece| net.send("web1", piece).to_string()).collect();
+    let fates: Vec<String> =
+        cut(DB1, 54, 1).iter().map(|piece| net.send("web1", piece).to_string()).collect();
     assert_eq!(fates, ["egress-denied at alpha", "fragment-refused at alpha", "fragment-refused at alpha"]);
-    let fates: Vec<String> = cut(WEB2, 53, 2).iter().map(|piece| net.send("web1", piece).to_string()).collect();
+    let fates: Vec<String> =
+        cut(WEB2, 53, 2).iter().map(|piece| net.send("web1", piece).to_string()).collect();
     assert_eq!(fates, ["ingress-denied at beta", "fragment-refused at beta", "fragment-refused at beta"]);
 }
 

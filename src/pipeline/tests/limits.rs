@@ -7,7 +7,7 @@ use super::{frames::*, net::Net, scene::*};
 #[test]
 fn frames_to_many_are_limited_by_the_second() {
     let mut net = Net::new(&scene("neighbors = \"off\"\nbum_limit = 5"));
-    let mut burst = |net: &mut Net| {
+    let burst = |net: &mut Net| {
         let fates: Vec<bool> = (0..8).map(|_| net.send("web1", who_has(WEB1, DB1)).reached("db2")).collect();
         fates.iter().filter(|passed| **passed).count()
     };
@@ -31,7 +31,11 @@ fn learned_macs_are_limited_and_known_ones_stay() {
     let stranger = |n: u8| udp(100 + n, DB2, 4000, 9000);
     let refused = "ingress-denied at alpha";
     for n in 0..3 {
-        assert_eq!(net.wrap_to("alpha", "spoke1", VNI, stranger(n)), refused, "db2 takes this from web servers only");
+        assert_eq!(
+            net.wrap_to("alpha", "spoke1", VNI, stranger(n)),
+            refused,
+            "db2 takes this from web servers only"
+        );
     }
     assert_eq!(net.wrap_to("alpha", "spoke1", VNI, stranger(3)), "mac-limit at alpha");
     assert_eq!(net.wrap_to("alpha", "spoke1", VNI, stranger(0)), refused);
@@ -48,7 +52,11 @@ fn a_stranger_never_takes_the_place_of_an_endpoint() {
     assert_eq!(net.wrap_to("alpha", "spoke1", VNI, udp(DB1, DB2, 4000, 53)), "mac-spoofed at alpha");
     let with_an_endpoints_address = from(udp(WEB2, DB2, 4000, 53), mac(100));
     assert_eq!(net.wrap_to("alpha", "spoke1", VNI, with_an_endpoints_address), "ip-spoofed at alpha");
-    assert_eq!(net.wrap_to("alpha", "spoke1", VNI, ping(100, DB2, 1)), "db2", "what is open to any is open to it");
+    assert_eq!(
+        net.wrap_to("alpha", "spoke1", VNI, ping(100, DB2, 1)),
+        "db2",
+        "what is open to any is open to it"
+    );
 }
 
 #[test]
@@ -73,7 +81,11 @@ fn flows_without_answer_are_limited_and_answered_ones_stay() {
     }
     net.pass(Duration::from_secs(40));
     assert_eq!(net.send("web1", udp(WEB1, DB1, 3, 53)), "db1");
-    assert_eq!(net.send("db1", udp(DB1, WEB1, 53, 3)), "flow-limit at beta", "a third answered flow is one too many");
+    assert_eq!(
+        net.send("db1", udp(DB1, WEB1, 53, 3)),
+        "flow-limit at beta",
+        "a third answered flow is one too many"
+    );
 }
 
 #[test]

@@ -121,7 +121,8 @@ impl Net {
         for (name, host) in &mut self.hosts {
             let Some(shared) = &host.shared else { continue };
             let before = shared.snapshot_arc();
-            let next = Snapshot::compile(config, name, Some(&before), &mut host.registry, &shared.book).unwrap();
+            let next =
+                Snapshot::compile(config, name, Some(&before), &mut host.registry, &shared.book).unwrap();
             shared.install(next);
         }
     }
@@ -161,7 +162,12 @@ impl Net {
     }
 
     /// Likewise, and leaves some of the work to the device.
-    pub(super) fn send_offloaded(&mut self, endpoint: &str, frame: impl AsRef<[u8]>, offload: Offload) -> Fate {
+    pub(super) fn send_offloaded(
+        &mut self,
+        endpoint: &str,
+        frame: impl AsRef<[u8]>,
+        offload: Offload,
+    ) -> Fate {
         let (host, port) = self.port_of(endpoint);
         self.run(Work { host, way: Way::Port(port), bytes: frame.as_ref().to_vec(), offload })
     }
@@ -194,7 +200,9 @@ impl Net {
         for (name, host) in &self.hosts {
             let Some(shared) = &host.shared else { continue };
             let snapshot = shared.snapshot_arc();
-            let found = snapshot.tenant_ports().find(|(_, network, at)| is_named(endpoint, &network.tenant.name, &at.name));
+            let found = snapshot
+                .tenant_ports()
+                .find(|(_, network, at)| is_named(endpoint, &network.tenant.name, &at.name));
             if let Some((port, _, _)) = found {
                 return (name.clone(), port);
             }
@@ -234,7 +242,9 @@ impl Net {
         let mut out = Batch::default();
         let outcome = match work.way {
             Way::Port(port) => pipeline.handle_tenant(port, &mut frame, now, &mut out),
-            Way::Underlay { from, tos } => pipeline.handle_underlay(VtepAddr(from), tos, &mut frame, now, &mut out),
+            Way::Underlay { from, tos } => {
+                pipeline.handle_underlay(VtepAddr(from), tos, &mut frame, now, &mut out)
+            }
         };
         host.refused += u64::from(matches!(outcome, Outcome::Drop(_)));
         let sent = out.emits().iter().map(|emit| {
@@ -256,12 +266,23 @@ impl Net {
         Delivery { to, frame: sent.bytes }
     }
 
-    fn carry(&mut self, host: &str, tunnel: Tunnel, sent: &Sent, fate: &mut Fate, queue: &mut VecDeque<Work>) {
+    fn carry(
+        &mut self,
+        host: &str,
+        tunnel: Tunnel,
+        sent: &Sent,
+        fate: &mut Fate,
+        queue: &mut VecDeque<Work>,
+    ) {
         let from = self.vtep(host);
         let receivers: Vec<String> = self
             .hosts
             .iter()
-            .filter(|(_, other)| if tunnel.to.is_multicast() { other.vtep != from } else { other.vtep == tunnel.to })
+            .filter(
+                |(_, other)| {
+                    if tunnel.to.is_multicast() { other.vtep != from } else { other.vtep == tunnel.to }
+                },
+            )
             .map(|(name, _)| name.clone())
             .collect();
         for payload in cut(sent) {
@@ -307,7 +328,11 @@ impl Fate {
     }
 
     pub(super) fn all_at(&self, name: &str) -> Vec<&[u8]> {
-        self.deliveries.iter().filter(|delivery| delivery.to == name).map(|delivery| &*delivery.frame).collect()
+        self.deliveries
+            .iter()
+            .filter(|delivery| delivery.to == name)
+            .map(|delivery| &*delivery.frame)
+            .collect()
     }
 
     pub(super) fn reached(&self, name: &str) -> bool {
@@ -320,7 +345,8 @@ impl fmt::Display for Fate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut got: Vec<String> = self.deliveries.iter().map(|delivery| delivery.to.clone()).collect();
         got.sort();
-        let mut lost: Vec<String> = self.drops.iter().map(|(host, reason)| format!("{reason} at {host}")).collect();
+        let mut lost: Vec<String> =
+            self.drops.iter().map(|(host, reason)| format!("{reason} at {host}")).collect();
         lost.sort();
         got.append(&mut lost);
         f.write_str(&if got.is_empty() { "nobody".into() } else { got.join(", ") })

@@ -75,18 +75,23 @@ impl Judge {
             assert!(matches!(view.ethertype, 0x0806 | 0x8035), "{to} got {frame:02x?}");
             return;
         };
-        if matches!(ip.transport, Transport::Icmp(icmp) if ip.proto == 58 && (133..=137).contains(&icmp.kind)) {
+        if matches!(ip.transport, Transport::Icmp(icmp) if ip.proto == 58 && (133..=137).contains(&icmp.kind))
+        {
             return;
         }
         let datagram = (ip.src, ip.dst, ip.proto, ip.fragment.map_or(0, |fragment| fragment.id));
         if ip.transport == Transport::LaterFragment {
-            assert!(self.first.contains(&datagram), "{to} got a later fragment without a first: {frame:02x?}");
+            assert!(
+                self.first.contains(&datagram),
+                "{to} got a later fragment without a first: {frame:02x?}"
+            );
             return;
         }
         let probe = Probe::of(ip).unwrap();
         let receiver = (host_of(to), to.strip_prefix("acme/").expect("a frame of acme's network"));
         let sides = [(Some(receiver), Direction::Ingress, ip.src), (egress_of, Direction::Egress, ip.dst)];
-        for ((host, name), direction, peer) in sides.into_iter().filter_map(|(end, d, p)| Some((end?, d, p))) {
+        for ((host, name), direction, peer) in sides.into_iter().filter_map(|(end, d, p)| Some((end?, d, p)))
+        {
             let snapshot = net.snapshot(host);
             let network = snapshot.networks().into_iter().find(|network| network.vni.get() == VNI).unwrap();
             let endpoint = network.endpoints.iter().find(|endpoint| &*endpoint.name == name).unwrap();
@@ -164,7 +169,11 @@ fn noise_in_any_byte_of_a_datagram_gets_nothing_past_the_rules() {
                 }
             }
         }
-        assert!(judge.delivered > 500, "noise that stops everything proves nothing: {} passed", judge.delivered);
+        assert!(
+            judge.delivered > 500,
+            "noise that stops everything proves nothing: {} passed",
+            judge.delivered
+        );
     }
 }
 
@@ -185,7 +194,11 @@ fn noise_in_any_byte_of_a_tenants_frame_gets_nothing_past_the_rules() {
                 }
             }
         }
-        assert!(judge.delivered > 300, "noise that stops everything proves nothing: {} passed", judge.delivered);
+        assert!(
+            judge.delivered > 300,
+            "noise that stops everything proves nothing: {} passed",
+            judge.delivered
+        );
     }
 }
 

@@ -55,7 +55,10 @@ fn station(index: usize) -> u8 {
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
-    let ports = prop_oneof![Just(None), (0u16..6, 0u16..4).prop_map(|(first, more)| Some((first + 1, first + 1 + more)))];
+    let ports = prop_oneof![
+        Just(None),
+        (0u16..6, 0u16..4).prop_map(|(first, more)| Some((first + 1, first + 1 + more)))
+    ];
     let peer = prop_oneof![
         Just(Peer::Any),
         (0..GROUPS_OF).prop_map(Peer::Group),
@@ -74,8 +77,11 @@ fn group() -> impl Strategy<Value = Group> {
 
 fn packet() -> impl Strategy<Value = Packet> {
     let kind = prop::sample::select(vec![Kind::Tcp, Kind::Udp, Kind::Ping]);
-    (0..STATIONS, 0..STATIONS - 1, kind, 0u16..12).prop_map(|(src, dst, kind, dport)| {
-        Packet { src, dst: if dst >= src { dst + 1 } else { dst }, kind, dport }
+    (0..STATIONS, 0..STATIONS - 1, kind, 0u16..12).prop_map(|(src, dst, kind, dport)| Packet {
+        src,
+        dst: if dst >= src { dst + 1 } else { dst },
+        kind,
+        dport,
     })
 }
 

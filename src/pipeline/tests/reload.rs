@@ -39,7 +39,8 @@ impl Drop for Files {
 }
 
 fn tenant(name: &str, vni: u32, keys: &str) -> String {
-    let endpoints = [endpoint(name, "web1", "alpha", WEB1, "web", ""), endpoint(name, "db1", "beta", DB1, "db", "")];
+    let endpoints =
+        [endpoint(name, "web1", "alpha", WEB1, "web", ""), endpoint(name, "db1", "beta", DB1, "db", "")];
     let groups = GROUPS.replace("tenant.acme", &format!("tenant.{name}"));
     [app_network(name, vni, keys), groups, endpoints.concat()].concat()
 }
@@ -104,5 +105,9 @@ fn a_flow_that_the_new_policy_allows_goes_on() {
 fn a_network_may_keep_its_flows_when_the_policy_changes() {
     let (mut net, ..) = after_change("keep", "on_change = \"keep\"", |acme| acme.replace(SQL, ""));
     assert_eq!(net.send("acme/web1", TALK.data(b"after")), "acme/db1");
-    assert_eq!(net.send("acme/web1", Talk { sport: 40001, ..TALK }.syn()), "egress-denied at alpha", "but opens none");
+    assert_eq!(
+        net.send("acme/web1", Talk { sport: 40001, ..TALK }.syn()),
+        "egress-denied at alpha",
+        "but opens none"
+    );
 }

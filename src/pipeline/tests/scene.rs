@@ -58,12 +58,15 @@ pub(super) fn scene_with(network: &str, groups: &str) -> String {
 }
 
 pub(super) fn app_network(tenant: &str, vni: u32, keys: &str) -> String {
-    format!("[tenant.{tenant}.network.app]\nvni = {vni}\nsubnets = [\"10.1.0.0/24\", \"fd00:1::/64\"]\n{keys}\n")
+    format!(
+        "[tenant.{tenant}.network.app]\nvni = {vni}\nsubnets = [\"10.1.0.0/24\", \"fd00:1::/64\"]\n{keys}\n"
+    )
 }
 
 /// A station as the configuration has it; `host` may be one without a port.
 pub(super) fn endpoint(tenant: &str, name: &str, host: &str, number: u8, group: &str, keys: &str) -> String {
-    let port = if host.starts_with("spoke") { String::new() } else { format!("port = \"{tenant}-{name}\"\n") };
+    let port =
+        if host.starts_with("spoke") { String::new() } else { format!("port = \"{tenant}-{name}\"\n") };
     format!(
         "[tenant.{tenant}.endpoint.{name}]\nnetwork = \"app\"\nhost = \"{host}\"\n{port}\
          mac = \"02:00:00:00:00:{number:02x}\"\naddresses = [\"10.1.0.{number}\", \"fd00:1::{number:x}\"]\n\

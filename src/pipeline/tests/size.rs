@@ -49,7 +49,11 @@ fn a_narrower_path_counts_as_soon_as_it_is_known() {
     net.shared("alpha").path_mtu(&narrow, net.now());
     assert_eq!(told(net.send("web1", udp_sized(WEB1, DB1, true, 1351)).at("web1"), DB1), 1350);
     assert_eq!(net.send("web1", udp_sized(WEB1, DB1, true, 1350)), "db1");
-    assert_eq!(net.send("web1", udp_sized(WEB1, DB3, true, 1450)), "db3", "the other path is as wide as ever");
+    assert_eq!(
+        net.send("web1", udp_sized(WEB1, DB3, true, 1450)),
+        "db3",
+        "the other path is as wide as ever"
+    );
 }
 
 #[test]

@@ -90,7 +90,8 @@ fn a_hub_answers_for_one_spoke_to_another() {
 
 #[test]
 fn in_a_mesh_with_a_plain_vtep_both_sides_rules_are_applied_here() {
-    let text = scene("").replace("device = \"eth0\"\n[host.gamma]", "device = \"eth0\"\nruns = \"vxlan\"\n[host.gamma]");
+    let text = scene("")
+        .replace("device = \"eth0\"\n[host.gamma]", "device = \"eth0\"\nruns = \"vxlan\"\n[host.gamma]");
     let mut net = Net::new(&text);
     assert_eq!(net.send("web1", udp(WEB1, WEB2, 4000, 53)), "ingress-denied at alpha");
     assert_eq!(net.send("web1", udp(WEB1, DB1, 4000, 53)), "beta");

@@ -35,7 +35,11 @@ fn strangers_and_foreign_networks_are_not_heard() {
     assert_eq!(net.inject("beta", nobody, 0, &vxlan(VNI, &question)), "unknown-vtep at beta");
     let own = net.vtep("beta");
     assert_eq!(net.inject("beta", own, 0, &vxlan(VNI, &question)), "unknown-vtep at beta");
-    assert_eq!(net.wrap_to("beta", "delta", VNI, &question), "unknown-vtep at beta", "a VTEP, but not of this network");
+    assert_eq!(
+        net.wrap_to("beta", "delta", VNI, &question),
+        "unknown-vtep at beta",
+        "a VTEP, but not of this network"
+    );
     assert_eq!(net.wrap_to("beta", "alpha", 6000, &question), "unknown-vni at beta");
     assert_eq!(net.wrap_to("beta", "alpha", 0xff_ffff, &question), "unknown-vni at beta");
     let unknown = from(question, [2, 0, 0, 0, 9, 9]);
@@ -73,7 +77,10 @@ fn a_datagram_cut_at_any_byte_is_dropped_and_counted() {
         let datagram = vxlan(VNI, &frame);
         for len in 0..datagram.len() {
             let fate = net.inject("beta", alpha, 0, &datagram[..len]);
-            assert!(fate.deliveries.is_empty() && fate.datagrams.is_empty(), "{len} bytes of {datagram:02x?}: {fate}");
+            assert!(
+                fate.deliveries.is_empty() && fate.datagrams.is_empty(),
+                "{len} bytes of {datagram:02x?}: {fate}"
+            );
             assert_eq!(fate.drops.len(), 1, "{len} bytes");
         }
     }
@@ -83,7 +90,10 @@ fn a_datagram_cut_at_any_byte_is_dropped_and_counted() {
 fn no_tenant_reaches_the_underlay() {
     let mut net = net();
     let vtep = ip4(WEB1, DB1, |ip| ip.destination = [172, 31, 0, 2]);
-    assert_eq!(net.send("web1", udp_of(vtep, 4000, 4789, &vxlan(VNI, &udp(WEB1, DB1, 1, 2)))), "reserved-destination at alpha");
+    assert_eq!(
+        net.send("web1", udp_of(vtep, 4000, 4789, &vxlan(VNI, &udp(WEB1, DB1, 1, 2)))),
+        "reserved-destination at alpha"
+    );
 }
 
 #[test]
