@@ -160,11 +160,12 @@ mod tests {
 
     #[test]
     fn ending_is_waited_for() {
-        let child = Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let process = Process::new(child.id() as i32).unwrap();
         assert!(process.is_alive());
         process.stop();
         assert!(!process.is_alive());
+        child.wait().unwrap();
     }
 
     #[test]

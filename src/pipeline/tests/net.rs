@@ -64,7 +64,6 @@ pub(super) struct Datagram {
     pub tos: u8,
     pub ttl: Option<u8>,
     pub source: u16,
-    pub payload: Vec<u8>,
 }
 
 /// A row of a host's table of drops, in words.
@@ -287,7 +286,7 @@ impl Net {
             .collect();
         for payload in cut(sent) {
             let Tunnel { to, source, tos, ttl } = tunnel;
-            fate.datagrams.push(Datagram { from, to, tos, ttl, source, payload: payload.clone() });
+            fate.datagrams.push(Datagram { from, to, tos, ttl, source });
             if self.lose > 0 {
                 self.lose -= 1;
                 continue;
@@ -355,7 +354,8 @@ impl fmt::Display for Fate {
 
 impl PartialEq<&str> for Fate {
     fn eq(&self, text: &&str) -> bool {
-        self.to_string() == *text
+        let seen = self.to_string();
+        seen == *text
     }
 }
 

@@ -39,7 +39,10 @@ impl Noise {
             bytes[at] = self.next() as u8;
         }
         let header_len = usize::from(bytes[ip] & 15) * 4;
-        if self.next() % 2 == 0 && bytes[ip] >> 4 == 4 && (20..=bytes.len() - ip).contains(&header_len) {
+        if self.next().is_multiple_of(2)
+            && bytes[ip] >> 4 == 4
+            && (20..=bytes.len() - ip).contains(&header_len)
+        {
             let header = &mut bytes[ip..ip + header_len];
             header[10..12].fill(0);
             let words = header.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));

@@ -174,7 +174,7 @@ proptest! {
             let ingress = any(packet.dst, packet.src, |group| &group.ingress);
             let (bytes, probe) = frame(packet, 1000 + flow as u16);
             prop_assert_eq!(walked(&net, packet, &probe), [egress, ingress], "the naive walk, {:?}", packet);
-            let host = |end: usize| if end % 2 == 0 { "alpha" } else { "beta" };
+            let host = |end: usize| if end.is_multiple_of(2) { "alpha" } else { "beta" };
             let expected = match (egress, ingress) {
                 (true, true) => format!("e{}", packet.dst),
                 (false, _) => format!("egress-denied at {}", host(packet.src)),

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use eastgate_wire::{EndpointId, Location, PortId, VtepAddr};
+use eastgate_wire::{EndpointId, Location, PortId};
 use proptest::prelude::*;
 
 use super::*;

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use eastgate_wire::PortId;
 use proptest::prelude::*;
 
 use super::*;
