@@ -9,6 +9,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::{control::client::ClientError, daemon::ConfigRefused};
+
 /// Exit codes, the same for every command.
 pub mod exit {
     /// Done
@@ -34,13 +36,20 @@ pub fn main() -> ExitCode {
     let args = args::Args::parse();
     match commands::run(args) {
         Ok(code) => code,
-        Err(error) => {
-            eprintln!("eastgate: {error:#}");
-            let code = match error.downcast_ref::<crate::control::client::ClientError>() {
-                Some(crate::control::client::ClientError::Connect { .. }) => exit::NO_DAEMON,
-                _ => exit::FAILED,
-            };
-            ExitCode::from(code)
-        }
+        Err(error) => ExitCode::from(tell(&error)),
+    }
+}
+
+/// Says why it could not be done; the exit code.
+fn tell(error: &anyhow::Error) -> u8 {
+    if let Some(refused) = error.downcast_ref::<ConfigRefused>() {
+        // A rendered picture of the places, which says itself what it is.
+        eprint!("{refused}");
+        return exit::CONFIG;
+    }
+    eprintln!("eastgate: {error:#}");
+    match error.downcast_ref() {
+        Some(ClientError::Connect { .. }) => exit::NO_DAEMON,
+        _ => exit::FAILED,
     }
 }

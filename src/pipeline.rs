@@ -1,5 +1,5 @@
-//! The packet's path, top to bottom: [`Pipeline::tenant_path`] for frames from a tenant port,
-//! [`Pipeline::underlay_path`] for datagrams from another VTEP. Each step is one call.
+//! The packet's path, top to bottom: `Pipeline::tenant_path` for frames from a tenant port,
+//! `Pipeline::underlay_path` for datagrams from another VTEP. Each step is one call.
 //!
 //! The pipeline composes the pure crates (`vtep`, `steering`, `policy`) over the tables of one [`Snapshot`]; it
 //! does no I/O. Frames go in one by one with the time; what is to be sent comes out in a [`Batch`].
@@ -315,14 +315,16 @@ impl<'s> Pipeline<'s> {
             }
             Answer::Ask => {
                 self.may_answer(arrival, now)?;
-                self.flood_ports(arrival, now, out)?;
-                self.flood_overlay(arrival, view, frame, now, out)?;
+                self.may_flood(network, now)?;
+                self.flood_ports(arrival, out);
+                self.flood_overlay(arrival, view, frame, out)?;
                 Ok(Asked::Done(Outcome::Flood))
             }
             Answer::Announce { onward, .. } => match onward {
                 Onward::Everywhere => Ok(Asked::Neighbor),
                 Onward::Overlay => {
-                    self.flood_overlay(arrival, view, frame, now, out)?;
+                    self.may_flood(network, now)?;
+                    self.flood_overlay(arrival, view, frame, out)?;
                     Ok(Asked::Done(Outcome::Flood))
                 }
                 Onward::Nowhere => Ok(Asked::Done(Outcome::Reply)),

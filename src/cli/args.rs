@@ -276,7 +276,7 @@ pub struct Trace {
     /// tcp, udp, icmp, icmpv6 or a protocol number
     #[arg(value_parser = parse_proto, value_name = "PROTO")]
     pub proto: u8,
-    /// Source: ADDRESS or ADDRESS:PORT, IPv6 with a port as [ADDRESS]:PORT
+    /// Source: ADDRESS or ADDRESS:PORT, IPv6 with a port in brackets
     pub src: AddressPort,
     /// Destination
     pub dst: AddressPort,

@@ -17,7 +17,7 @@ use crate::{
         client::ask,
         protocol::{Done, Filter, Request, Status, TraceReport, TraceRequest},
     },
-    daemon::{self, ConfigRefused, choose_host},
+    daemon::{self, choose_host},
     io::netlink::Netlink,
     plan,
     snapshot::{PortRegistry, Snapshot, state::StateBook},
@@ -81,20 +81,13 @@ fn serve(options: &Run) -> Result<u8> {
         Some(workers) => workers.clamp(1, 256),
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
-    let result = daemon::run(&daemon::Options {
+    daemon::run(&daemon::Options {
         config: options.site.config.clone(),
         host: options.site.host.clone(),
         socket: options.daemon.socket.clone(),
         workers,
-    });
-    match result {
-        Ok(()) => Ok(exit::OK),
-        Err(error) if error.is::<ConfigRefused>() => {
-            eprint!("{error}");
-            Ok(exit::CONFIG)
-        }
-        Err(error) => Err(error),
-    }
+    })?;
+    Ok(exit::OK)
 }
 
 fn start_logging(format: Format) {
@@ -149,14 +142,7 @@ fn offline(path: &Path, host: Option<&str>) -> Result<(Arc<Config>, Snapshot)> {
 }
 
 fn show_plan(site: &Site, output: Format) -> Result<u8> {
-    let (_, snapshot) = match offline(&site.config, site.host.as_deref()) {
-        Ok(loaded) => loaded,
-        Err(error) if error.is::<ConfigRefused>() => {
-            eprint!("{error}");
-            return Ok(exit::CONFIG);
-        }
-        Err(error) => return Err(error),
-    };
+    let (_, snapshot) = offline(&site.config, site.host.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let links =
         runtime.block_on(async { Netlink::connect()?.links().await }).context("cannot list devices")?;

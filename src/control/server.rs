@@ -14,6 +14,9 @@ use super::{MAX_REQUEST, protocol::Request};
 /// Conversations at one time; more wait in the socket's queue.
 const CONVERSATIONS: usize = 32;
 
+/// Bytes of an oversized request that are read and thrown away.
+const MAX_REST: u64 = 1 << 20;
+
 /// Who answers requests.
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request; the error is for a person to read.
@@ -89,6 +92,8 @@ async fn converse<H: Handler>(stream: UnixStream, handler: &H) -> std::io::Resul
         };
         writer.write_all(format!("{answer}\n").as_bytes()).await?;
         if too_long {
+            // Closing with bytes unread would take the answer away from the asker.
+            tokio::io::copy(&mut reader.take(MAX_REST), &mut tokio::io::sink()).await?;
             return Ok(());
         }
     }

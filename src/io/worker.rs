@@ -256,11 +256,15 @@ impl Worker {
             let (buffer, start, end) = self.received.message(message, Prefix::None);
             let segment = info.segment.unwrap_or(end - start).max(1);
             let mut at = start;
-            while at < end {
+            // An empty datagram counts as one that is too short.
+            loop {
                 let next = (at + segment).min(end);
                 let mut datagram = Frame::new(buffer, at, next, Offload::default());
                 let _ = pipeline.handle_underlay(from, info.tos, &mut datagram, now, &mut self.batch);
                 at = next;
+                if at >= end {
+                    break;
+                }
             }
         }
         drop(pipeline);

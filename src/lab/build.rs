@@ -148,8 +148,13 @@ fn batch(actions: &[Action], id: &str) -> Result<(), LabError> {
 fn failed_line(actions: &[Action], output: &str) -> String {
     let number =
         output.rsplit_once("Command failed -:").and_then(|(_, number)| number.trim().parse::<usize>().ok());
-    let action = number.and_then(|number| actions.get(number.saturating_sub(1))).or(actions.first());
-    action.map(as_typed).unwrap_or_default()
+    let by_number = number.and_then(|number| actions.get(number.saturating_sub(1)));
+    // A word that the parser does not take ends the batch without a number, but is quoted.
+    let by_word = || {
+        let word = output.split('"').nth(1).filter(|word| !word.is_empty())?;
+        actions.iter().find(|action| as_typed(action).split(' ').any(|part| part == word))
+    };
+    by_number.or_else(by_word).or(actions.first()).map(as_typed).unwrap_or_default()
 }
 
 /// Runs `command` with `input`, in a process group of its own: Ctrl-C is for the lab, not for its commands.

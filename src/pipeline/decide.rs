@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use eastgate_policy::{
-    flow::{Admitted, Query, Segment, SegmentKind, Tracked},
+    flow::{Admitted, Direction as FlowDirection, Query, Segment, SegmentKind, Tracked},
     fragment::{FragmentSettings, FragmentStep, Verdict},
     rule::{Direction, Header, PortProtocol, Probe},
 };
@@ -115,7 +115,15 @@ impl<'s> Pipeline<'s> {
         let epoch = network.epoch;
         let mut flows = self.shared.flows(&segment.key);
         match flows.track(segment, &network.tracking, epoch, now) {
-            Tracked::Pass(_) => Ok(()),
+            Tracked::Pass(hit) if hit.hint == receiver(ends.dst) => Ok(()),
+            Tracked::Pass(hit) => {
+                // The flow was decided for another receiver: the same addresses with another MAC are no way
+                // around this one's rules.
+                let FlowKey { src, dst, .. } = segment.key;
+                self.rules(network, ends, src, dst, &probe(segment, &segment.key))?;
+                flows.set_hint(hit.flow, hit.direction, receiver(ends.dst));
+                Ok(())
+            }
             Tracked::Drop(reason) => Err(reason.into()),
             Tracked::New => {
                 let admitted = self.rules(
@@ -125,7 +133,9 @@ impl<'s> Pipeline<'s> {
                     segment.key.dst,
                     &probe(segment, &segment.key),
                 )?;
-                flows.open(segment, &admitted, &network.tracking, &network.state.quota, now)?;
+                let hit = flows.open(segment, &admitted, &network.tracking, &network.state.quota, now)?;
+                flows.set_hint(hit.flow, FlowDirection::Original, receiver(ends.dst));
+                flows.set_hint(hit.flow, FlowDirection::Reply, receiver(ends.src));
                 network.count_hits(&admitted);
                 Ok(())
             }
@@ -139,6 +149,8 @@ impl<'s> Pipeline<'s> {
                 match self.rules(network, ends, original.src, original.dst, &probe(segment, &original)) {
                     Ok(admitted) => {
                         flows.confirm(flow, &admitted);
+                        flows.set_hint(flow, FlowDirection::Original, receiver(ends.dst));
+                        flows.set_hint(flow, FlowDirection::Reply, receiver(ends.src));
                         match flows.track(segment, &network.tracking, epoch, now) {
                             Tracked::Drop(reason) => Err(reason.into()),
                             _ => Ok(()),
@@ -245,6 +257,11 @@ impl Network {
             }
         }
     }
+}
+
+/// What a flow remembers of the endpoint that packets of one direction go to; never 0, which is nothing.
+fn receiver(endpoint: Option<&Endpoint>) -> u64 {
+    endpoint.map_or(1, |endpoint| u64::from(endpoint.id.0) + 2)
 }
 
 /// How many packets a frame stands for.

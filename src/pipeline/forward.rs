@@ -394,6 +394,8 @@ impl<'s> Pipeline<'s> {
     ) -> Result<Outcome, Refusal> {
         let network = arrival.network;
         self.may_flood(network, now)?;
+        // All copies share the frame's bytes, and those for the tunnel need it whole.
+        offload::finish_checksum(frame)?;
         let mut vteps: Vec<VtepAddr> = Vec::new();
         let mut copies = 0;
         for endpoint in network.endpoints.iter().filter(|endpoint| role.is_played_by(endpoint)) {
@@ -428,6 +430,8 @@ impl<'s> Pipeline<'s> {
     ) -> Result<Outcome, Refusal> {
         let network = arrival.network;
         self.may_flood(network, now)?;
+        // All copies share the frame's bytes, and those for the tunnel need it whole.
+        offload::finish_checksum(frame)?;
         let mut refused = None;
         let mut copies = 0;
         for endpoint in &network.endpoints {
@@ -472,14 +476,8 @@ impl<'s> Pipeline<'s> {
     }
 
     /// Sends the frame that eastgate made to every port but the one the frame in hand came from.
-    pub(super) fn flood_ports(
-        &self,
-        arrival: &Arrival<'s>,
-        now: Instant,
-        out: &mut Batch,
-    ) -> Result<(), Refusal> {
+    pub(super) fn flood_ports(&self, arrival: &Arrival<'s>, out: &mut Batch) {
         let network = arrival.network;
-        self.may_flood(network, now)?;
         for endpoint in &network.endpoints {
             if let Location::Local(port) = endpoint.location
                 && arrival.from != endpoint.location
@@ -487,7 +485,6 @@ impl<'s> Pipeline<'s> {
                 out.send_made(&[&self.made], Egress::Port(port), network.vni);
             }
         }
-        Ok(())
     }
 
     /// Sends the frame in hand to every VTEP that flooding reaches, and to no port.
@@ -496,17 +493,16 @@ impl<'s> Pipeline<'s> {
         arrival: &Arrival<'s>,
         view: &View,
         frame: &mut Frame<'_>,
-        now: Instant,
         out: &mut Batch,
     ) -> Result<(), Refusal> {
         let network = arrival.network;
-        self.may_flood(network, now)?;
         let vteps: Vec<VtepAddr> =
             network.flood.iter().flat_map(|flood| flood.targets(arrival.from)).collect();
         self.replicate(network, &vteps, &mut view.clone(), frame, out).map(drop)
     }
 
-    fn may_flood(&self, network: &Network, now: Instant) -> Result<(), Refusal> {
+    /// Takes one of the network's tokens: one for a frame, however many copies it becomes.
+    pub(super) fn may_flood(&self, network: &Network, now: Instant) -> Result<(), Refusal> {
         if lock(&network.state.bum).take(now) { Ok(()) } else { Err(DropReason::BumLimit.into()) }
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! Reading order: [`carriage`] is the path of one frame in either direction; it is made of [`header`],
 //! [`entropy`], [`ecn`], [`vlan`] and [`peers`]. [`fdb`] and [`flood`] say where a frame goes, [`mtu`] whether
-//! it fits and who is told, [`offload`] how superframes are cut up and put together, [`rate`] how often.
+//! it fits and who is told, [`offload`] how superframes are cut up and put together, and
+//! [`eastgate_wire::TokenBucket`] how often.
 
 pub mod carriage;
 pub mod ecn;

@@ -151,3 +151,23 @@ fn the_mss_of_syns_is_lowered_to_what_fits_and_never_raised() {
     let mut net = Net::new(&scene(""));
     assert_eq!(net.send("web1", talk.syn()).at("db1"), talk.syn(), "and without the clamp nothing happens");
 }
+
+#[test]
+fn a_checksum_that_was_left_open_is_right_wherever_the_packet_goes() {
+    let whole = udp(WEB1, DB1, 4000, 53);
+    let (open, offload) = left_open(whole.clone());
+    assert_ne!(open, whole);
+    let mut net = Net::new(&scene("multicast = \"flood\""));
+    assert_eq!(net.send_offloaded("web1", &open, offload).at("db1"), whole);
+    let here = udp(WEB1, DB2, 4000, 53);
+    let (open, offload) = left_open(here.clone());
+    assert_eq!(net.send_offloaded("web1", open, offload).at("db2"), here);
+    let many =
+        to(udp_of(ip4(WEB1, DB1, |ip| ip.destination = [239, 1, 1, 1]), 4000, 9000, b"hello"), BROADCAST);
+    let (open, offload) = left_open(many.clone());
+    let fate = net.send_offloaded("web1", open, offload);
+    assert_eq!(fate, "db1, db2, db3");
+    for delivery in &fate.deliveries {
+        assert_eq!(delivery.frame, many, "at {}", delivery.to);
+    }
+}

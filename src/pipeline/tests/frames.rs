@@ -1,5 +1,6 @@
 //! Frames of the scene's stations, built by etherparse.
 
+use eastgate_wire::{Offload, PartialChecksum};
 use etherparse::{
     IpFragOffset, IpHeaders, IpNumber, Ipv4Header, PacketBuilder, PacketBuilderStep, SlicedPacket, TcpHeader,
     TransportSlice,
@@ -201,4 +202,31 @@ pub(super) fn checksums_are_right(frame: &[u8]) -> bool {
         _ => true,
     };
     header.calc_header_checksum() == header.header_checksum && transport
+}
+
+/// The one's complement sum of some bytes (RFC 1071), folded, not inverted.
+pub(super) fn ones_sum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|word| u64::from(word[0]) << 8 | u64::from(*word.get(1).unwrap_or(&0)));
+    let mut sum: u64 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// A UDP or TCP packet over IPv4 as a sender hands it over that leaves its checksum to the device.
+pub(super) fn left_open(mut frame: Vec<u8>) -> (Vec<u8>, Offload) {
+    let offset = if frame[23] == 6 { 16 } else { 6 };
+    let pseudo = [&frame[26..34], &[0, frame[23]], &(frame.len() as u16 - 34).to_be_bytes()].concat();
+    let at = 34 + usize::from(offset);
+    frame[at..at + 2].copy_from_slice(&ones_sum(&pseudo).to_be_bytes());
+    (frame, Offload { checksum: Some(PartialChecksum { start: 34, offset }), gso: None })
+}
+
+/// What a device does with a checksum that was left to it.
+pub(super) fn finish(frame: &mut [u8], offload: &Offload) {
+    let Some(PartialChecksum { start, offset }) = offload.checksum else { return };
+    let (start, offset) = (usize::from(start), usize::from(offset));
+    let sum = !ones_sum(&frame[start..]);
+    frame[start + offset..start + offset + 2].copy_from_slice(&sum.to_be_bytes());
 }

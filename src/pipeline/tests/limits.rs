@@ -18,6 +18,15 @@ fn frames_to_many_are_limited_by_the_second() {
     assert_eq!(burst(&mut net), 5);
 }
 
+#[test]
+fn a_question_in_the_appliances_name_counts_as_one_frame_to_many() {
+    let mut net = Net::new(&scene("neighbors = \"proxy\"\nunknown_neighbors = \"flood\"\nbum_limit = 3"));
+    for _ in 0..3 {
+        assert_eq!(net.send("web1", who_has(WEB1, 99)), "db1, db2, db3, web2, web3");
+    }
+    assert_eq!(net.send("web1", who_has(WEB1, 99)), "bum-limit at alpha");
+}
+
 /// A learning network with a plain VTEP, behind which there are stations that nobody configured.
 fn learning(keys: &str) -> Net {
     let plain = "[host.spoke1]\nvtep = \"172.31.0.11\"\ndevice = \"eth0\"\nruns = \"vxlan\"\n";

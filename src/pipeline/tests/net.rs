@@ -11,6 +11,7 @@ use std::{
 use eastgate_vtep::offload::segment::segment;
 use eastgate_wire::{DropReason, Frame, Instant, Offload, PortId, View, VtepAddr};
 
+use super::frames::finish;
 use crate::{
     config::{Config, load_str},
     pipeline::{
@@ -262,7 +263,9 @@ impl Net {
         let alone = snapshot.config.tenants.len() == 1;
         let name = &endpoint.name;
         let to = if alone { name.to_string() } else { format!("{}/{name}", network.tenant.name) };
-        Delivery { to, frame: sent.bytes }
+        let mut frame = sent.bytes;
+        finish(&mut frame, &sent.offload);
+        Delivery { to, frame }
     }
 
     fn carry(

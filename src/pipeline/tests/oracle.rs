@@ -114,11 +114,15 @@ impl Rule {
 }
 
 fn text(groups: &[Group], members: &[Vec<usize>]) -> String {
-    let list = |rules: &[Rule], side| rules.iter().map(|rule| rule.text(side)).collect::<Vec<_>>().join(", ");
+    let list = |key, rules: &[Rule], side| {
+        let rules: Vec<String> = rules.iter().map(|rule| rule.text(side)).collect();
+        if rules.is_empty() { String::new() } else { format!("{key} = [{}]\n", rules.join(", ")) }
+    };
     let mut text = [HOSTS, &app_network("acme", VNI, "")].concat();
     for (n, group) in groups.iter().enumerate() {
-        let (ingress, egress) = (list(&group.ingress, "from"), list(&group.egress, "to"));
-        text += &format!("[tenant.acme.group.g{n}]\ningress = [{ingress}]\negress = [{egress}]\n");
+        let (ingress, egress) =
+            (list("ingress", &group.ingress, "from"), list("egress", &group.egress, "to"));
+        text += &format!("[tenant.acme.group.g{n}]\n{ingress}{egress}");
     }
     for (n, groups) in members.iter().enumerate() {
         let names: Vec<String> = groups.iter().map(|group| format!("g{group}")).collect();
