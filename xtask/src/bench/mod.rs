@@ -95,7 +95,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let (json, plots) = written.with_context(|| folder.display().to_string())?;
     print!("{}", report.closing());
     println!("Figures: {}\nPlots:   {} in {}", json.display(), plots.len(), folder.display());
-    if report.failures.is_empty() { Ok(()) } else { bail!("{} measurements failed", report.failures.len()) }
+    if report.failures.is_empty() {
+        Ok(())
+    } else {
+        bail!("not everything could be measured, see FAILED above")
+    }
 }
 
 impl Options {

@@ -80,6 +80,8 @@ fn pour(mut stream: TcpStream, done: &AtomicBool) -> Result<()> {
         match stream.write(&chunk) {
             Ok(_) => {}
             Err(error) if traffic::is_timeout(&error) => {}
+            // A receiver that ends first leaves data unread, which resets the connection.
+            Err(_) if done.load(Ordering::Relaxed) => break,
             Err(error) => return Err(error).context("bulk TCP sender"),
         }
     }
@@ -93,8 +95,7 @@ fn drain(mut stream: TcpStream, received: &AtomicU64, done: &AtomicBool) -> Resu
             Ok(0) => break,
             Ok(length) => _ = received.fetch_add(length as u64, Ordering::Relaxed),
             Err(error) if traffic::is_timeout(&error) => {}
-            // The sender leaves with data unread on its way: that is the end of the measurement.
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
+            Err(_) if done.load(Ordering::Relaxed) => break,
             Err(error) => return Err(error).context("bulk TCP receiver"),
         }
     }
