@@ -3,6 +3,7 @@
 //! This is the only list: `cargo xtask demo`, `test` and `bench` install from it what is missing, and nothing else.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -21,8 +22,8 @@ pub(crate) enum Need {
 
 struct Package {
     name: &'static str,
-    /// It is there already, however it was installed, if this is.
-    command: &'static str,
+    /// A command that succeeds where it is there, however it was installed.
+    probe: &'static [&'static str],
     needed_by: &'static [Need],
     reason: &'static str,
 }
@@ -30,23 +31,34 @@ struct Package {
 const PACKAGES: &[Package] = &[
     Package {
         name: "iproute2",
-        command: "ip",
+        probe: &["ip", "-Version"],
         needed_by: &[Need::Demo, Need::Test, Need::Bench],
         reason: "labs and benchmarks are built of network namespaces and veth pairs",
     },
     Package {
         name: "iptables",
-        command: "iptables",
+        probe: &["iptables", "--version"],
         needed_by: &[Need::Bench],
         reason: "the `neutron` candidate is compared by its real rules",
+    },
+    Package {
+        name: "python3-scapy",
+        probe: &["/usr/bin/python3", "-c", "import scapy"],
+        needed_by: &[Need::Test],
+        reason: "headers are held to an encoder that shares no code with ours",
+    },
+    Package {
+        name: "iputils-ping",
+        probe: &["ping", "-V"],
+        needed_by: &[Need::Test],
+        reason: "tests send the echo requests a reader would type",
     },
 ];
 
 /// Installs what `need` lacks through apt-get, saying why for each package.
 pub(crate) fn install(need: Need) -> Result<()> {
     let missing: Vec<_> = PACKAGES.iter().filter(|package| package.needed_by.contains(&need)).collect();
-    let missing: Vec<_> =
-        missing.into_iter().filter(|package| find_command(package.command).is_none()).collect();
+    let missing: Vec<_> = missing.into_iter().filter(|package| !package.is_there()).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -65,6 +77,14 @@ pub(crate) fn install(need: Need) -> Result<()> {
     let mut words = vec!["install", "-y", "-qq", "--no-install-recommends"];
     words.extend(missing.iter().map(|package| package.name));
     apt_get(&words)
+}
+
+impl Package {
+    fn is_there(&self) -> bool {
+        let Some((program, words)) = self.probe.split_first() else { return false };
+        let Some(program) = find_command(program) else { return false };
+        run::output(Command::new(program).args(words)).is_ok()
+    }
 }
 
 fn apt_get(words: &[&str]) -> Result<()> {
