@@ -152,3 +152,29 @@ fn a_broken_topology_is_told_with_its_line() {
     let said = Model::read(story.folder()).unwrap_err().to_string();
     assert!(said.contains("line 3"), "{said}");
 }
+
+#[test]
+fn a_panic_leaves_nothing() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let story = Story::new("panic", TOPOLOGY);
+    let (told, tells) = std::sync::mpsc::channel();
+    let folder = story.folder().to_str().unwrap().to_owned();
+    let panicked = std::thread::spawn(move || {
+        let guard = super::build(&folder, &super::Options::new().unwrap()).unwrap();
+        told.send(guard.record.clone()).unwrap();
+        panic!("on purpose");
+    });
+    let record = tells.recv().unwrap();
+    assert!(panicked.join().is_err());
+    let left: Vec<_> = record
+        .nodes
+        .iter()
+        .map(|node| super::netns::path(&node.namespace))
+        .filter(|path| path.exists())
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(!record.file().exists() && !record.dir().exists());
+}
