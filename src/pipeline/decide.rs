@@ -185,7 +185,8 @@ impl<'s> Pipeline<'s> {
         };
         let mut flows = self.shared.flows(&key);
         match flows.related(network.vni, &quoted, ip.dst, &network.tracking, network.epoch, now) {
-            Tracked::Pass(_) => Ok(()),
+            Tracked::Pass(hit) if hit.hint == receiver(ends.dst) => Ok(()),
+            Tracked::Pass(_) => Err(DropReason::IcmpUnrelated.into()),
             Tracked::Drop(reason) => Err(reason.into()),
             Tracked::New => Err(DropReason::IcmpUnrelated.into()),
             Tracked::Stale { original, .. } => {
@@ -259,9 +260,13 @@ impl Network {
     }
 }
 
-/// What a flow remembers of the endpoint that packets of one direction go to; never 0, which is nothing.
+/// What a flow remembers of the endpoint that packets of one direction go to: its MAC, which unlike its number
+/// means the same after a reload. Never 0, which is nothing.
 fn receiver(endpoint: Option<&Endpoint>) -> u64 {
-    endpoint.map_or(1, |endpoint| u64::from(endpoint.id.0) + 2)
+    endpoint.map_or(1, |endpoint| {
+        let [a, b, c, d, e, f] = endpoint.mac.0;
+        u64::from_be_bytes([0, 1, a, b, c, d, e, f])
+    })
 }
 
 /// How many packets a frame stands for.

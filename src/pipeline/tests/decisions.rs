@@ -139,3 +139,25 @@ fn a_flow_that_is_forgotten_is_decided_again() {
     net.pass(Duration::from_secs(301));
     assert_eq!(net.send("db1", udp(DB1, WEB1, 53, 4000)), "egress-denied at beta");
 }
+
+#[test]
+fn an_open_flow_is_no_way_to_another_receiver() {
+    let mut net = Net::new(&scene(""));
+    let receivers =
+        [("db2", DB2, WEB3, "ingress-denied at alpha"), ("db1", DB1, WEB2, "ingress-denied at beta")];
+    for (receiver, station, other, refused) in receivers {
+        let question = udp(WEB1, station, 4000, 53);
+        assert_eq!(net.send("web1", &question), receiver);
+        assert_eq!(
+            net.send("web1", to(question.clone(), mac(other))),
+            refused,
+            "the same addresses, another MAC"
+        );
+        assert_eq!(net.send("web1", &question), receiver);
+        let unreachable = icmp_error(station, WEB1, 3, 3, &question);
+        let host = if station == DB2 { "alpha" } else { "beta" };
+        let elsewhere = to(unreachable.clone(), mac(WEB3));
+        assert_eq!(net.send(receiver, elsewhere), &*format!("icmp-unrelated at {host}"));
+        assert_eq!(net.send(receiver, unreachable), "web1");
+    }
+}

@@ -109,6 +109,15 @@ impl Talk {
         ip4(self.a, self.b, df).tcp_header(tcp).write(&mut out, payload).unwrap();
         out
     }
+
+    /// Server to client, behind the handshake.
+    pub(super) fn answer(self, payload: &[u8]) -> Vec<u8> {
+        let mut tcp = TcpHeader::new(self.dport, self.sport, 5001, 65535);
+        (tcp.ack, tcp.acknowledgment_number) = (true, 1001);
+        let mut out = Vec::new();
+        ip4(self.b, self.a, df).tcp_header(tcp).write(&mut out, payload).unwrap();
+        out
+    }
 }
 
 pub(super) fn df(header: &mut Ipv4Header) {

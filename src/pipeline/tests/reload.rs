@@ -46,7 +46,7 @@ fn tenant(name: &str, vni: u32, keys: &str) -> String {
 }
 
 /// Two tenants with a connection each; then acme's file changes.
-fn after_change(name: &str, keys: &str, change: impl Fn(&str) -> String) -> (Net, Net, Files) {
+fn after_change(name: &str, keys: &str, change: impl Fn(&str) -> String) -> (Net, Files) {
     let mut files = Files::new(name);
     let acme = tenant("acme", VNI, keys);
     files.write("acme", &acme);
@@ -58,7 +58,6 @@ fn after_change(name: &str, keys: &str, change: impl Fn(&str) -> String) -> (Net
         assert_eq!(net.send(&db1, TALK.syn_ack()), &*web1);
         assert_eq!(net.send(&web1, TALK.data(b"before")), &*db1);
     }
-    let before = Net::of(&files.load());
     files.write("acme", &change(&acme));
     let old = net.snapshot("alpha");
     net.install(&files.load());
@@ -68,12 +67,12 @@ fn after_change(name: &str, keys: &str, change: impl Fn(&str) -> String) -> (Net
     assert!(!Arc::ptr_eq(&network(&old, 0), &network(&new, 0)), "acme was compiled again");
     assert!(Arc::ptr_eq(&network(&old, 1), &network(&new, 1)), "umbrella was not");
     assert_eq!(network(&old, 1).epoch, network(&new, 1).epoch);
-    (net, before, files)
+    (net, files)
 }
 
 #[test]
 fn a_flow_that_the_new_policy_refuses_ends_and_other_networks_do_not_notice() {
-    let (mut net, ..) = after_change("recheck", "", |acme| acme.replace(SQL, ""));
+    let (mut net, _files) = after_change("recheck", "", |acme| acme.replace(SQL, ""));
     assert_eq!(net.send("acme/web1", TALK.data(b"after")), "policy-changed at alpha");
     assert_eq!(net.drops("alpha")[0].by.as_deref(), Some("web1"));
     assert_eq!(net.send("acme/web1", TALK.data(b"again")), "not-syn at alpha", "it is gone");
@@ -84,30 +83,33 @@ fn a_flow_that_the_new_policy_refuses_ends_and_other_networks_do_not_notice() {
 #[test]
 fn a_reply_of_a_refused_flow_ends_it_too() {
     let ingress = "{ proto = \"tcp\", ports = 5432, from = \"group:web\" },";
-    let (mut net, ..) = after_change("reply", "", |acme| acme.replace(ingress, ""));
-    let mut answer = TALK.syn_ack();
-    answer.truncate(54);
-    let reply = Talk { a: DB1, b: WEB1, sport: 5432, dport: 40000 };
-    let mut tcp = etherparse::TcpHeader::new(reply.sport, reply.dport, 5001, 65535);
-    (tcp.ack, tcp.acknowledgment_number) = (true, 1001);
-    let mut frame = Vec::new();
-    ip4(DB1, WEB1, df).tcp_header(tcp).write(&mut frame, b"rows").unwrap();
-    assert_eq!(net.send("acme/db1", frame), "policy-changed at beta");
+    let (mut net, _files) = after_change("reply", "", |acme| acme.replace(ingress, ""));
+    assert_eq!(net.send("acme/db1", TALK.answer(b"rows")), "policy-changed at beta");
 }
 
 #[test]
 fn a_flow_that_the_new_policy_allows_goes_on() {
-    let (mut net, ..) = after_change("allowed", "", |acme| acme.replace("[53, 9000]", "[53, 9001]"));
+    let (mut net, _files) = after_change("allowed", "", |acme| acme.replace("[53, 9000]", "[53, 9001]"));
     assert_eq!(net.send("acme/web1", TALK.data(b"after")), "acme/db1");
 }
 
 #[test]
 fn a_network_may_keep_its_flows_when_the_policy_changes() {
-    let (mut net, ..) = after_change("keep", "on_change = \"keep\"", |acme| acme.replace(SQL, ""));
+    let (mut net, _files) = after_change("keep", "on_change = \"keep\"", |acme| acme.replace(SQL, ""));
     assert_eq!(net.send("acme/web1", TALK.data(b"after")), "acme/db1");
     assert_eq!(
         net.send("acme/web1", Talk { sport: 40001, ..TALK }.syn()),
         "egress-denied at alpha",
         "but opens none"
     );
+}
+
+#[test]
+fn a_kept_flow_goes_on_both_ways_when_endpoints_are_added() {
+    let (mut net, _files) = after_change("added", "on_change = \"keep\"", |acme| {
+        // Its name puts it before all others, so that every endpoint has another number.
+        [&*acme.replace(SQL, ""), &endpoint("acme", "added", "alpha", 50, "web", "")].concat()
+    });
+    assert_eq!(net.send("acme/web1", TALK.data(b"after")), "acme/db1");
+    assert_eq!(net.send("acme/db1", TALK.answer(b"rows")), "acme/web1");
 }
