@@ -4,13 +4,16 @@
 //! Order is what keeps it closed. A port is guarded before anything listens to it, it is listened to only with a
 //! snapshot in force, and on the way out workers end before guards are taken off.
 
+mod accelerate;
 mod show;
+
+pub use self::accelerate::Dataplane;
 
 use std::{
     collections::BTreeMap,
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, OnceLock, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -29,6 +32,7 @@ use crate::{
         server,
     },
     io::{
+        fastpath::{KernelPath, KernelPort},
         machine::{Machine, record_beside},
         netlink::{Link, LinkEvent, Netlink},
         packet_socket::PacketSocket,
@@ -54,6 +58,8 @@ pub struct Options {
     pub socket: PathBuf,
     /// Worker threads
     pub workers: usize,
+    /// What carries frames
+    pub dataplane: Dataplane,
 }
 
 /// A configuration that was refused, rendered for a person.
@@ -106,6 +112,8 @@ pub fn run(options: &Options) -> Result<()> {
 /// What requests can see; the daemon's own task changes it.
 pub(crate) struct View {
     shared: Arc<Shared>,
+    /// The fast path, where there is one
+    kernel: OnceLock<Arc<KernelPath>>,
     started: Instant,
     config: PathBuf,
     state: Mutex<Visible>,
@@ -122,6 +130,7 @@ pub(crate) struct Visible {
     underlay: Option<Link>,
     listening: bool,
     settings_restored: u64,
+    dataplane: String,
 }
 
 /// How a tenant port is.
@@ -151,6 +160,8 @@ struct Daemon {
     /// Ports with sockets, and the device they are on
     serving: BTreeMap<PortId, u32>,
     underlay: Option<ActiveUnderlay>,
+    /// The device that the underlay's program is on
+    tapped: Option<u32>,
     control: tokio::task::JoinHandle<()>,
 }
 
@@ -190,6 +201,7 @@ impl Daemon {
         let (changes, reloads) = mpsc::channel(1);
         let view = Arc::new(View {
             shared,
+            kernel: OnceLock::new(),
             started: Instant::now(),
             config: options.config.clone(),
             state: Mutex::default(),
@@ -210,8 +222,12 @@ impl Daemon {
             reloads,
             serving: BTreeMap::new(),
             underlay: None,
+            tapped: None,
             control,
         };
+        let dataplane = daemon.choose_dataplane().await?;
+        tracing::info!(dataplane);
+        lock(&daemon.view.state).dataplane = dataplane;
         daemon.reconcile().await;
         lock(&daemon.view.state).ready = true;
         // Without a service manager there is nobody to notify, which is no failure.
@@ -347,6 +363,9 @@ impl Daemon {
             states.insert(port.name.clone(), state);
         }
         self.serve_underlay(&snapshot, &host);
+        if let Err(error) = self.tap_underlay(&snapshot, &host).await {
+            tracing::error!("datagrams take the slow path: {error:#}");
+        }
         let mut visible = lock(&self.view.state);
         visible.ports = states;
         visible.names = wanted.iter().map(|port| (port.id, port.name.clone())).collect();
@@ -367,6 +386,11 @@ impl Daemon {
             .collect();
         for id in gone {
             self.serving.remove(&id);
+            if let Some(kernel) = self.view.kernel.get()
+                && let Err(error) = kernel.remove_port(id)
+            {
+                tracing::error!(%error, "a port could not be closed in the fast path");
+            }
             for worker in &self.workers {
                 worker.tell(Command::RemovePort(id));
             }
@@ -389,16 +413,28 @@ impl Daemon {
             return Ok(state);
         }
         let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
-        machine.close_port(&self.netlink, link).await?;
+        let kernel = self.view.kernel.get();
+        let program = kernel.map(|kernel| kernel.tenant_program());
+        machine.close_port(&self.netlink, link, program).await?;
         let group = fanout_group(link.index);
         let sockets = self
             .workers
             .iter()
-            .map(|_| PacketSocket::open(link.index, group))
+            .map(|_| match kernel {
+                Some(_) => PacketSocket::open_sender(link.index),
+                None => PacketSocket::open(link.index, group),
+            })
             .collect::<Result<Vec<_>, _>>()
             .context("cannot open a packet socket")?;
         for (worker, socket) in self.workers.iter().zip(sockets) {
             worker.tell(Command::AddPort(port.id, socket));
+        }
+        if let Some(kernel) = kernel
+            && let Some((network, _)) = self.view.shared.snapshot().at_port(port.id)
+        {
+            // Sockets first: frames that come up are answered.
+            let at = KernelPort { ifindex: link.index, is_veth: link.is_veth };
+            kernel.set_port(port.id, at, network.vni)?;
         }
         self.serving.insert(port.id, link.index);
         tracing::info!(port = %port.name, "served");
@@ -494,6 +530,9 @@ impl Daemon {
         // Frames of ports that the new snapshot does not name are refused from here on, before their sockets are
         // closed; new ports are guarded before they get any.
         self.view.shared.install(snapshot);
+        if let Some(kernel) = self.view.kernel.get() {
+            kernel.take_snapshot(&self.view.shared.snapshot()).map_err(|error| error.to_string())?;
+        }
         self.reconcile().await;
         self.wait_for_workers().await;
         Ok(done)

@@ -6,6 +6,7 @@
 
 pub mod batch_send;
 pub mod clock;
+pub mod fastpath;
 pub mod guard;
 pub mod machine;
 pub mod mmsg;

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod counters;
 mod decide;
 mod forward;
+pub mod offload;
 pub mod shared;
 #[cfg(test)]
 mod tests;
@@ -132,10 +133,13 @@ impl<'s> Pipeline<'s> {
         };
         let to = self.locate(arrival, &view, plain, now)?;
         // 3 track, 4 decide
-        self.decide(arrival, &to, &view, frame, now)?;
+        let ripe = self.decide(arrival, &to, &view, frame, now)?;
         // 6 forward, 7 wrap
+        let came = [view.dst, view.src];
         let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?;
         sender.state.sent(1, frame.len() as u64);
+        // 8 hand over
+        out.hand_over(ripe.and_then(|ripe| self.handover(arrival, &to, &ripe, came, &view, now)));
         Ok(outcome)
     }
 
@@ -183,8 +187,13 @@ impl<'s> Pipeline<'s> {
         };
         let to = self.locate(arrival, &view, plain, now)?;
         // 3' track, 4' decide
-        self.decide(arrival, &to, &view, frame, now)?;
-        self.forward(arrival, &to, &mut view, frame, now, out) //                   6' forward
+        let ripe = self.decide(arrival, &to, &view, frame, now)?;
+        // 6' forward
+        let came = [view.dst, view.src];
+        let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?;
+        // 8' hand over
+        out.hand_over(ripe.and_then(|ripe| self.handover(arrival, &to, &ripe, came, &view, now)));
+        Ok(outcome)
     }
 
     /// Takes the VXLAN header off and finds network and sender. The error names the network as far as it is

@@ -3,7 +3,9 @@
 //! One call a packet: [`FlowTable::track`]. It says that the packet passes as part of a flow ([`Tracked::Pass`]),
 //! that it would begin one and has to be decided ([`Tracked::New`], then [`FlowTable::open`]), that its flow was
 //! admitted under a policy that is no longer in force ([`Tracked::Stale`], then [`FlowTable::confirm`] and
-//! `track` again, or [`FlowTable::refuse`]), or that it is dropped. ICMP errors go to [`FlowTable::related`].
+//! `track` again, or [`FlowTable::refuse`]), that something faster has the flow's packets
+//! ([`Tracked::Offloaded`], then [`FlowTable::reclaim`] and `track` again), or that it is dropped. ICMP errors go
+//! to [`FlowTable::related`].
 //!
 //! # Promises
 //! - Two networks share nothing: the VNI is part of every key.
@@ -24,6 +26,7 @@
 //! A daemon with several workers runs several tables, each behind its lock, and sends a packet to the one that
 //! [`Sharding`] names; both directions of a flow, and the errors and fragments that belong to it, meet there.
 
+mod offload;
 mod quota;
 mod report;
 mod segment;
@@ -48,6 +51,7 @@ use eastgate_wire::{
 use hashbrown::HashTable;
 
 pub use self::{
+    offload::{Offloaded, Progress, Side},
     quota::{FlowLimits, FlowUse, NetworkQuota, Quota},
     report::{Ending, FlowCounters, FlowEvent, FlowFilter, FlowInfo, Happening},
     segment::{Direction, Later, Query, Segment, SegmentKind},
@@ -99,6 +103,8 @@ pub struct Hit {
     pub direction: Direction,
     /// What [`FlowTable::set_hint`] left for this direction, or 0
     pub hint: u64,
+    /// The flow has settled: it may be offloaded.
+    pub ripe: bool,
 }
 
 /// What becomes of a packet.
@@ -112,6 +118,14 @@ pub enum Tracked {
         /// The flow
         flow: FlowId,
         /// The key to decide about: that of the packet that opened the flow
+        original: FlowKey,
+    },
+    /// Its flow is offloaded, and the packet has not been looked at beyond that: [`FlowTable::reclaim`] the flow and
+    /// ask again.
+    Offloaded {
+        /// The flow
+        flow: FlowId,
+        /// The key that it was offloaded under
         original: FlowKey,
     },
     /// It would begin a flow.
@@ -131,6 +145,10 @@ pub struct FlowTable {
     networks: HashMap<Vni, Network, RandomState>,
     counters: FlowCounters,
     events: Events,
+    /// How many flows are offloaded
+    away: u32,
+    overdue: Vec<FlowId>,
+    recalled: Vec<FlowKey>,
 }
 
 /// A network that has flows in this shard.
@@ -153,6 +171,9 @@ impl FlowTable {
             networks: HashMap::with_hasher(hasher.clone()),
             counters: FlowCounters::default(),
             events: Events::default(),
+            away: 0,
+            overdue: Vec::new(),
+            recalled: Vec::new(),
             hasher,
         }
     }
@@ -174,10 +195,14 @@ impl FlowTable {
         let (key, swapped) = Key::of_segment(segment);
         let Some(index) = self.live(&key, now) else { return unknown(segment, settings) };
         let entry = self.slab.at(index);
-        if entry.epoch != epoch && settings.on_change == OnChange::Recheck {
+        let direction = entry.direction(swapped);
+        let stale = entry.epoch != epoch && settings.on_change == OnChange::Recheck;
+        if entry.offload.away && (stale || !Self::passes_beside(entry, segment, direction)) {
+            return Tracked::Offloaded { flow: flow_id(entry, index), original: original(entry) };
+        }
+        if stale {
             return Tracked::Stale { flow: flow_id(entry, index), original: original(entry) };
         }
-        let direction = entry.direction(swapped);
         let passed = match &segment.kind {
             SegmentKind::Tcp(tcp) => match self.step(index, direction, tcp, settings, now) {
                 Ok(Some(())) => Ok(()),
@@ -197,7 +222,8 @@ impl FlowTable {
         }
         let entry = self.slab.at_mut(index);
         entry.count(direction, segment.packets, segment.bytes);
-        Tracked::Pass(hit(entry, index, direction))
+        let ripe = entry.ripen(segment);
+        Tracked::Pass(Hit { ripe, ..hit(entry, index, direction) })
     }
 
     /// Opens a flow for a packet that is [`Tracked::New`] and was allowed. `quota` is the page of the packet's
@@ -273,6 +299,9 @@ impl FlowTable {
         let (key, swapped) = Key::of(&FlowKey { src, dst, vni, sport, dport, proto: protocol }, query);
         let Some(index) = self.live(&key, now).filter(|_| to == src) else { return UNRELATED };
         let entry = self.slab.at(index);
+        if entry.offload.away {
+            return Tracked::Offloaded { flow: flow_id(entry, index), original: original(entry) };
+        }
         let sent = entry.direction(swapped);
         let plausible = protocol != proto::TCP || seq.is_some_and(|seq| entry.connection.has_sent(sent, seq));
         if entry.counts[sent.index()].packets == 0 || !plausible {
@@ -292,6 +321,12 @@ impl FlowTable {
         true
     }
 
+    /// What [`FlowTable::set_hint`] left for the packets of one direction, or 0.
+    #[must_use]
+    pub fn hint(&self, flow: FlowId, direction: Direction) -> u64 {
+        self.slab.index(flow).map_or(0, |index| self.slab.at(index).hints[direction.index()])
+    }
+
     /// When [`FlowTable::handle_timeout`] should be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -303,9 +338,13 @@ impl FlowTable {
     pub fn handle_timeout(&mut self, now: Instant, budget: usize) -> usize {
         for visited in 0..budget {
             let Some(index) = self.wheel.due(now) else { return visited };
-            if self.slab.at(index).deadline() <= now {
+            let entry = self.slab.at(index);
+            if entry.deadline() <= now && !entry.offload.away {
                 self.run_out(index, now);
             } else {
+                if entry.deadline() <= now {
+                    self.ask_owner(index, now);
+                }
                 self.wheel.unhang(&mut self.slab, index);
                 self.wheel.hang(&mut self.slab, index, now);
             }
@@ -439,7 +478,8 @@ impl FlowTable {
     #[inline]
     fn live(&mut self, key: &Key, now: Instant) -> Option<u32> {
         let index = self.find(key)?;
-        if self.slab.at(index).deadline() <= now {
+        let entry = self.slab.at(index);
+        if entry.deadline() <= now && !entry.offload.away {
             self.run_out(index, now);
             return None;
         }
@@ -494,6 +534,7 @@ impl FlowTable {
     }
 
     fn remove(&mut self, index: u32, ending: Ending, now: Instant) {
+        self.recall(index);
         self.counters.end(ending);
         self.note(Happening::Ended(ending), index, now);
         self.wheel.unhang(&mut self.slab, index);
@@ -567,5 +608,5 @@ fn original(entry: &Entry) -> FlowKey {
 }
 
 fn hit(entry: &Entry, index: u32, direction: Direction) -> Hit {
-    Hit { flow: flow_id(entry, index), direction, hint: entry.hints[direction.index()] }
+    Hit { flow: flow_id(entry, index), direction, hint: entry.hints[direction.index()], ripe: false }
 }

@@ -172,6 +172,9 @@ pub struct Run {
     /// Worker threads; one a core unless told otherwise
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
+    /// What carries frames
+    #[arg(long, value_enum, default_value = "auto", env = "EASTGATE_DATAPLANE")]
+    pub dataplane: crate::daemon::Dataplane,
     /// How to log; EASTGATE_LOG chooses what (such as `info` or `eastgate=debug`)
     #[arg(long, value_enum, default_value = "text")]
     pub log_format: Format,

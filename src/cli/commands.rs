@@ -86,6 +86,7 @@ fn serve(options: &Run) -> Result<u8> {
         host: options.site.host.clone(),
         socket: options.daemon.socket.clone(),
         workers,
+        dataplane: options.dataplane,
     })?;
     Ok(exit::OK)
 }

@@ -87,7 +87,7 @@ impl View {
                 tenant_mtu: tenant_mtu(u16::try_from(mtu).unwrap_or(u16::MAX), family, 0).into(),
                 listening: visible.listening,
             },
-            dataplane: "userspace".to_owned(),
+            dataplane: visible.dataplane,
             workers: self.shared.counters.len(),
             networks: snapshot.networks().len(),
             ports: ports.collect(),
@@ -192,7 +192,9 @@ impl View {
         for shard in self.shared.all_flows() {
             let mut from = Some(0);
             while let Some(place) = from {
-                let (killed, next) = lock(shard).kill(place, PAGE, &wanted, now);
+                let mut flows = lock(shard);
+                let (killed, next) = flows.kill(place, PAGE, &wanted, now);
+                self.shared.recall(&mut flows);
                 count += u64::from(killed);
                 from = next;
             }

@@ -4,11 +4,30 @@ use std::{sync::LazyLock, time};
 
 use eastgate_wire::Instant;
 
-static START: LazyLock<time::Instant> = LazyLock::new(time::Instant::now);
+/// The same moment by both clocks that eastgate hears of.
+struct Start {
+    at: time::Instant,
+    /// `CLOCK_MONOTONIC` in nanoseconds, which the kernel's programs read
+    monotonic: u64,
+}
+
+static START: LazyLock<Start> = LazyLock::new(|| {
+    let monotonic = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |now| now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64);
+    Start { at: time::Instant::now(), monotonic }
+});
+
+/// One second is added so that a table that subtracts a short age from the first moment stays above zero.
+const FIRST_MICROS: u64 = 1_000_000;
 
 /// Microseconds since the process first asked. Monotonic.
 #[must_use]
 pub fn now() -> Instant {
-    // One second is added so that a table that subtracts a short age from the first moment stays above zero.
-    Instant::from_micros(START.elapsed().as_micros() as u64 + 1_000_000)
+    Instant::from_micros(START.at.elapsed().as_micros() as u64 + FIRST_MICROS)
+}
+
+/// A moment that the kernel noted, in nanoseconds of `CLOCK_MONOTONIC`. What was before the first moment is it.
+#[must_use]
+pub fn from_monotonic(nanos: u64) -> Instant {
+    Instant::from_micros(nanos.saturating_sub(START.monotonic) / 1000 + FIRST_MICROS)
 }

@@ -4,8 +4,9 @@
 //! next daemon takes the record over, `eastgate teardown` carries it out.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
+    os::fd::BorrowedFd,
     path::{Path, PathBuf},
 };
 
@@ -44,6 +45,7 @@ pub struct Machine {
     record: PathBuf,
     settings: Restore,
     guards: BTreeMap<String, Guard>,
+    devices: BTreeSet<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -57,6 +59,9 @@ struct Guard {
 struct Record {
     settings: Vec<SavedSetting>,
     guards: BTreeMap<String, Guard>,
+    /// Devices that eastgate made
+    #[serde(default)]
+    devices: BTreeSet<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -90,21 +95,44 @@ impl Machine {
             let SavedSetting { file, before, written } = saved;
             Some(Saved { id: file.parse().ok()?, before, written })
         });
-        Ok(Self { record, settings: settings.collect(), guards: read.guards })
+        Ok(Self { record, settings: settings.collect(), guards: read.guards, devices: read.devices })
     }
 
     /// Is there anything to undo?
     #[must_use]
     pub fn is_untouched(&self) -> bool {
-        self.guards.is_empty() && self.settings.iter().next().is_none()
+        self.guards.is_empty() && self.devices.is_empty() && self.settings.iter().next().is_none()
     }
 
-    /// Closes a port to the kernel's own stack.
+    /// Closes a port to the kernel's own stack. What comes in is for `program`, or for packet sockets.
     ///
     /// # Errors
     /// When the kernel refuses; the port must then not be used.
-    pub async fn close_port(&mut self, netlink: &Netlink, link: &Link) -> Result<(), MachineError> {
-        let mut closed = guard::close(netlink, link.index).await?;
+    pub async fn close_port(
+        &mut self,
+        netlink: &Netlink,
+        link: &Link,
+        program: Option<BorrowedFd<'_>>,
+    ) -> Result<(), MachineError> {
+        let closed = guard::close(netlink, link.index, program).await?;
+        self.remember_guard(link, closed)
+    }
+
+    /// Runs `program` on what comes in at a device.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn tap(
+        &mut self,
+        netlink: &Netlink,
+        link: &Link,
+        program: BorrowedFd<'_>,
+    ) -> Result<(), MachineError> {
+        let closed = guard::tap(netlink, link.index, program).await?;
+        self.remember_guard(link, closed)
+    }
+
+    fn remember_guard(&mut self, link: &Link, mut closed: Closed) -> Result<(), MachineError> {
         // Found closed already, by a daemon before: whether the qdisc was ours is in its record.
         if let Some(before) = self.guards.get(&link.name).filter(|guard| guard.index == link.index) {
             closed.made_qdisc |= before.closed.made_qdisc;
@@ -113,7 +141,29 @@ impl Machine {
         self.save()
     }
 
-    /// Opens a port again.
+    /// Notes a device that is about to be made, so that it is taken away whatever happens.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn will_make(&mut self, device: &str) -> Result<(), MachineError> {
+        if self.devices.insert(device.to_owned()) { self.save() } else { Ok(()) }
+    }
+
+    /// Takes the devices away that were made.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn remove_devices(&mut self, netlink: &Netlink) -> Result<(), MachineError> {
+        for device in std::mem::take(&mut self.devices) {
+            if let Err(error) = netlink.delete_link(&device).await {
+                self.devices.insert(device);
+                return Err(error.into());
+            }
+        }
+        self.save()
+    }
+
+    /// Opens a port again, or takes a program off a device.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -167,6 +217,7 @@ impl Machine {
         for name in self.guards.keys().cloned().collect::<Vec<_>>() {
             result = result.and(self.open_port(netlink, &name).await);
         }
+        result = result.and(self.remove_devices(netlink).await);
         if result.is_ok() {
             match std::fs::remove_file(&self.record) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -196,7 +247,11 @@ impl Machine {
             before: saved.before,
             written: saved.written,
         });
-        let record = Record { settings: settings.collect(), guards: self.guards.clone() };
+        let record = Record {
+            settings: settings.collect(),
+            guards: self.guards.clone(),
+            devices: self.devices.clone(),
+        };
         let fail = |source| MachineError::Record { path: self.record.clone(), source };
         if let Some(folder) = self.record.parent() {
             std::fs::create_dir_all(folder).map_err(fail)?;

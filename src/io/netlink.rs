@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use futures_util::stream::{StreamExt, TryStreamExt};
 use rtnetlink::{
-    Handle, MulticastGroup,
+    Handle, LinkUnspec, LinkVeth, LinkVxlan, MulticastGroup,
     packet_core::{
         NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
     },
     packet_route::{
         RouteNetlinkMessage,
-        link::{LinkAttribute, LinkFlags, LinkMessage},
+        link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
         tc::TcMessage,
     },
 };
@@ -27,6 +27,8 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up
     pub up: bool,
+    /// One end of a veth pair
+    pub is_veth: bool,
 }
 
 /// What went wrong between eastgate and the kernel.
@@ -119,6 +121,53 @@ impl Netlink {
         Ok(receiver)
     }
 
+    /// Makes a veth pair, both ends up and with room for superframes.
+    ///
+    /// # Errors
+    /// When the kernel refuses: a device of that name is there already, for one.
+    pub async fn add_veth(&self, name: &str, peer: &str, mtu: u32) -> Result<(), NetlinkError> {
+        let refused = |source| NetlinkError::Refused { what: format!("make veth {name} and {peer}"), source };
+        let add = self.handle.link().add(LinkVeth::new(name, peer).build());
+        add.execute().await.map_err(refused)?;
+        for name in [name, peer] {
+            let set = LinkUnspec::new_with_name(name).mtu(mtu).up().build();
+            self.handle.link().set(set).execute().await.map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a vxlan device that unwraps whatever comes to a UDP port, with what was around it as metadata.
+    ///
+    /// # Errors
+    /// When the kernel refuses: the port is taken, for one.
+    pub async fn add_external_vxlan(&self, name: &str, port: u16) -> Result<(), NetlinkError> {
+        let refused = |source| NetlinkError::Refused { what: format!("make vxlan {name}"), source };
+        let message = LinkVxlan::new(name, 0)
+            .collect_metadata(true)
+            .learning(false)
+            .port(port)
+            .udp_zero_csum6_rx(true)
+            .build();
+        self.handle.link().add(message).execute().await.map_err(refused)?;
+        let set = LinkUnspec::new_with_name(name).up().build();
+        self.handle.link().set(set).execute().await.map_err(refused)
+    }
+
+    /// Takes a device away. One that is gone is fine.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn delete_link(&self, name: &str) -> Result<(), NetlinkError> {
+        let links = self.links().await?;
+        let Some(link) = links.get(name) else { return Ok(()) };
+        match self.handle.link().del(link.index).execute().await {
+            Err(error) if errno(&error) != Some(libc::ENODEV) => {
+                Err(NetlinkError::Refused { what: format!("delete device {name}"), source: error })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Adds a queueing discipline; one that is there already is an error of kind `EEXIST`.
     pub(super) async fn add_qdisc(&self, message: TcMessage) -> Result<(), rtnetlink::Error> {
         self.change(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL).await
@@ -158,11 +207,15 @@ fn link(message: &LinkMessage) -> Option<Link> {
         name: String::new(),
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        is_veth: false,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::LinkInfo(info) => {
+                link.is_veth = info.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+            }
             _ => {}
         }
     }

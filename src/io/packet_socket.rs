@@ -5,6 +5,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
+use eastgate_fastpath::UP_HASH_AT;
 use eastgate_wire::Frame;
 
 use super::{
@@ -33,6 +34,43 @@ impl PacketSocket {
     /// # Errors
     /// What the kernel says: no permission, no such device.
     pub fn open(ifindex: u32, group: u16) -> io::Result<Self> {
+        let socket = Self::bound(ifindex, libc::ETH_P_ALL as u16)?;
+        socket.hear_everything(ifindex)?;
+        let hash = sysopt::PACKET_FANOUT_HASH << 16;
+        sysopt::set(
+            socket.as_fd(),
+            libc::SOL_PACKET,
+            sysopt::PACKET_FANOUT,
+            libc::c_int::from(group) | hash,
+        )?;
+        Ok(socket)
+    }
+
+    /// Opens a socket that only sends; the device takes in every frame all the same, for the programs on it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open_sender(ifindex: u32) -> io::Result<Self> {
+        let socket = Self::bound(ifindex, 0)?;
+        socket.hear_everything(ifindex)?;
+        Ok(socket)
+    }
+
+    /// Opens a socket on the device by which the kernel's programs send frames up. Sockets with the same `group` share
+    /// them by the hash in front of each.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open_up(ifindex: u32, group: u16) -> io::Result<Self> {
+        let socket = Self::bound(ifindex, libc::ETH_P_ALL as u16)?;
+        let by_program = sysopt::PACKET_FANOUT_CBPF << 16;
+        let group = libc::c_int::from(group) | by_program;
+        sysopt::set(socket.as_fd(), libc::SOL_PACKET, sysopt::PACKET_FANOUT, group)?;
+        sysopt::spread_by_word(socket.as_fd(), UP_HASH_AT)?;
+        Ok(socket)
+    }
+
+    fn bound(ifindex: u32, protocol: u16) -> io::Result<Self> {
         // Protocol 0: nothing arrives before the socket is bound to its device.
         // SAFETY: a plain system call; the result is checked before it is owned.
         let fd = unsafe {
@@ -52,23 +90,26 @@ impl PacketSocket {
         buffer(libc::SO_RCVBUFFORCE, RECEIVE_BUFFER).or_else(|_| buffer(libc::SO_RCVBUF, RECEIVE_BUFFER))?;
         buffer(libc::SO_SNDBUFFORCE, SEND_BUFFER).or_else(|_| buffer(libc::SO_SNDBUF, SEND_BUFFER))?;
         buffer(libc::SO_MARK, super::guard::MARK as libc::c_int)?;
-        socket.bind(ifindex)?;
+        socket.bind(ifindex, protocol)?;
+        Ok(socket)
+    }
+
+    /// Makes the device take in frames that are not addressed to it.
+    fn hear_everything(&self, ifindex: u32) -> io::Result<()> {
         let promiscuous = libc::packet_mreq {
             mr_ifindex: ifindex as libc::c_int,
             mr_type: libc::PACKET_MR_PROMISC as _,
             mr_alen: 0,
             mr_address: [0; 8],
         };
-        sysopt::set(socket.as_fd(), libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, promiscuous)?;
-        set(sysopt::PACKET_FANOUT, libc::c_int::from(group) | sysopt::PACKET_FANOUT_HASH << 16)?;
-        Ok(socket)
+        sysopt::set(self.as_fd(), libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, promiscuous)
     }
 
-    fn bind(&self, ifindex: u32) -> io::Result<()> {
+    fn bind(&self, ifindex: u32, protocol: u16) -> io::Result<()> {
         // SAFETY: all-zero is a valid sockaddr_ll.
         let mut name: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         name.sll_family = libc::AF_PACKET as _;
-        name.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+        name.sll_protocol = protocol.to_be();
         name.sll_ifindex = ifindex as libc::c_int;
         // SAFETY: pointer and length describe `name`.
         let result = unsafe {

@@ -22,6 +22,25 @@ pub const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 /// Fanout by a hash of the flow, the same in both directions.
 pub const PACKET_FANOUT_HASH: libc::c_int = 0;
 
+/// Fanout by a program's answer.
+pub const PACKET_FANOUT_CBPF: libc::c_int = 6;
+/// `PACKET_FANOUT_DATA`: that program.
+const PACKET_FANOUT_DATA: libc::c_int = 22;
+/// `SKF_LL_OFF`: where classic BPF finds the link-layer header.
+const LINK_LAYER: u32 = 0xffe0_0000;
+
+/// Spreads the frames of a fanout group by the 32-bit word at `at` bytes of each frame.
+///
+/// # Errors
+/// What the kernel says.
+pub fn spread_by_word(fd: BorrowedFd<'_>, at: u32) -> io::Result<()> {
+    let op = |code: u32, k| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let mut answer =
+        [op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, LINK_LAYER + at), op(libc::BPF_RET | libc::BPF_A, 0)];
+    let program = libc::sock_fprog { len: answer.len() as u16, filter: answer.as_mut_ptr() };
+    set(fd, libc::SOL_PACKET, PACKET_FANOUT_DATA, program)
+}
+
 /// Sets a socket option of a plain C type.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ use std::{
     sync::{Arc, mpsc},
 };
 
+use eastgate_fastpath::{UP_HEADER, port_of};
 use eastgate_wire::{DropReason, Frame, Location, Offload, PortId, VtepAddr};
 use nix::sys::{
     epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
@@ -25,7 +26,7 @@ use super::{
     packet_socket::{self, PacketSocket},
     underlay::{Listener, Speakers, message_info},
 };
-use crate::pipeline::{Pipeline, Shared, batch::Batch};
+use crate::pipeline::{Pipeline, Shared, batch::Batch, counters::DropKey};
 
 /// The longest a worker sleeps, in milliseconds: a stop that lost its wake-up is seen this late.
 const LONGEST_SLEEP_MS: u64 = 1000;
@@ -37,6 +38,8 @@ pub enum Command {
     AddPort(PortId, PacketSocket),
     /// Stop serving it.
     RemovePort(PortId),
+    /// Take the frames that the kernel's programs send up.
+    Up(PacketSocket),
     /// Hear and speak here, instead of where it did.
     Underlay {
         /// Where to hear
@@ -113,9 +116,11 @@ struct Worker {
     received: RecvBatch,
     batch: Batch,
     sender: Sender,
+    up: Option<PacketSocket>,
 }
 
 const WAKE: u64 = u64::MAX;
+const UP: u64 = u64::MAX - 1;
 const LISTENER: u64 = 1 << 32;
 
 impl Worker {
@@ -137,6 +142,7 @@ impl Worker {
             received: RecvBatch::new(),
             batch: Batch::default(),
             sender: Sender::new(),
+            up: None,
         })
     }
 
@@ -159,6 +165,7 @@ impl Worker {
                             return;
                         }
                     }
+                    UP => self.serve_up(),
                     data if data & LISTENER != 0 => self.serve_listener((data & !LISTENER) as usize),
                     data => self.serve_port(PortId(data as u32)),
                 }
@@ -184,6 +191,10 @@ impl Worker {
                 Command::RemovePort(port) => {
                     // Closing the socket takes it out of the epoll set.
                     self.sockets.ports.remove(&port);
+                }
+                Command::Up(socket) => {
+                    self.watch(socket.as_fd(), UP);
+                    self.up = Some(socket);
                 }
                 Command::Underlay { listeners, speakers } => {
                     for (index, listener) in listeners.iter().enumerate() {
@@ -236,6 +247,39 @@ impl Worker {
         self.flush();
     }
 
+    /// Frames of all tenant ports, each behind the number of the one it came from.
+    fn serve_up(&mut self) {
+        let Some(socket) = &self.up else { return };
+        let count = match socket.recv(&mut self.received) {
+            Ok(count) => count,
+            Err(error) => return tracing::debug!(%error, "no frames from the kernel's programs"),
+        };
+        if count == 0 {
+            return;
+        }
+        let now = clock::now();
+        self.batch.clear();
+        let snapshot = self.shared.snapshot();
+        let mut pipeline = Pipeline::new(&self.shared, &snapshot, self.index);
+        for message in 0..count {
+            self.batch.begin(message);
+            let Some(mut frame) = packet_socket::frame(&mut self.received, message) else {
+                self.shared.count_drop(self.index, unknown_device(), now);
+                continue;
+            };
+            // Anyone with the privilege can put frames on a device of this namespace: what has no port is no tenant's.
+            let port = port_of(frame.bytes()).map(PortId);
+            match port.filter(|_| frame.pull_front(UP_HEADER)) {
+                Some(port) => {
+                    let _ = pipeline.handle_tenant(port, &mut frame, now, &mut self.batch);
+                }
+                None => self.shared.count_drop(self.index, unknown_device(), now),
+            }
+        }
+        drop(pipeline);
+        self.flush();
+    }
+
     fn serve_listener(&mut self, index: usize) {
         let Some(listener) = self.sockets.listeners.get(index) else { return };
         let count = match listener.recv(&mut self.received) {
@@ -278,5 +322,14 @@ impl Worker {
         for narrow in &report.narrow {
             self.shared.path_mtu(narrow, clock::now());
         }
+        // Only now: packets that the fast path takes must not overtake those just sent.
+        for handover in self.batch.handovers() {
+            self.shared.hand_over(handover, clock::now());
+        }
     }
+}
+
+/// A frame that the device did not hand over whole.
+const fn unknown_device() -> DropKey {
+    DropKey { vni: None, reason: DropReason::DeviceError, from: None, by: None, rule: None }
 }

@@ -4,6 +4,8 @@ use std::{net::IpAddr, ops::Range};
 
 use eastgate_wire::{Frame, Offload, PortId, Vni};
 
+use super::offload::Handover;
+
 /// Where a frame to send has its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Origin {
@@ -55,6 +57,7 @@ pub struct Emit {
 pub struct Batch {
     emits: Vec<Emit>,
     made: Vec<u8>,
+    handovers: Vec<Handover>,
     message: u32,
 }
 
@@ -84,6 +87,17 @@ impl Batch {
         }
         let range = start..self.made.len() as u32;
         self.emits.push(Emit { origin: Origin::Made, range, offload: Offload::default(), to, vni });
+    }
+
+    /// Hands a flow over, once the frames to send are sent.
+    pub fn hand_over(&mut self, handover: Option<Handover>) {
+        self.handovers.extend(handover);
+    }
+
+    /// The flows to hand over.
+    #[must_use]
+    pub fn handovers(&self) -> &[Handover] {
+        &self.handovers
     }
 
     /// The frames to send.
@@ -117,5 +131,6 @@ impl Batch {
     pub fn clear(&mut self) {
         self.emits.clear();
         self.made.clear();
+        self.handovers.clear();
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use eastgate_policy::{
-    flow::{Admitted, Direction as FlowDirection, Query, Segment, SegmentKind, Tracked},
+    flow::{Admitted, Direction as FlowDirection, FlowTable, Hit, Query, Segment, SegmentKind, Tracked},
     fragment::{FragmentSettings, FragmentStep, Verdict},
     rule::{Direction, Header, PortProtocol, Probe},
 };
@@ -13,7 +13,7 @@ use eastgate_wire::{
     view::{IcmpRole, Ip, Transport},
 };
 
-use super::{Arrival, Destination, Pipeline, Refusal, shared::lock};
+use super::{Arrival, Destination, Pipeline, Refusal, offload::Ripe, shared::lock};
 use crate::snapshot::{Endpoint, Network};
 
 /// In place of a rule's number where no rule was asked: the other host's eastgate asks it.
@@ -27,7 +27,7 @@ struct Ends<'s> {
 }
 
 impl<'s> Pipeline<'s> {
-    /// Whether the packet passes, as part of a flow or as the first of a new one.
+    /// Whether the packet passes, as part of a flow or as the first of a new one. The flow, when it has settled.
     pub(super) fn decide(
         &mut self,
         arrival: &Arrival<'s>,
@@ -35,15 +35,15 @@ impl<'s> Pipeline<'s> {
         view: &View,
         frame: &Frame<'_>,
         now: Instant,
-    ) -> Result<(), Refusal> {
-        let Some(ip) = view.ip() else { return to.may_be_other_than_ip() };
+    ) -> Result<Option<Ripe<'s>>, Refusal> {
+        let Some(ip) = view.ip() else { return to.may_be_other_than_ip().map(|()| None) };
         match *to {
             Destination::Station { control: true, .. }
             | Destination::Everyone { control: true }
-            | Destination::Role(_) => Ok(()),
+            | Destination::Role(_) => Ok(None),
             Destination::Everyone { control: false } => {
                 let ends = Ends { src: arrival.sender, dst: None };
-                self.rules(arrival.network, ends, ip.src, ip.dst, &Probe::of(ip)?).map(drop)
+                self.rules(arrival.network, ends, ip.src, ip.dst, &Probe::of(ip)?).map(|_| None)
             }
             Destination::Station { endpoint, .. } => {
                 self.police(arrival, Ends { src: arrival.sender, dst: endpoint }, ip, frame, now)
@@ -58,32 +58,33 @@ impl<'s> Pipeline<'s> {
         ip: &Ip,
         frame: &Frame<'_>,
         now: Instant,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Ripe<'s>>, Refusal> {
         if ip.fragment.is_none() {
-            return self.police_packet(arrival, ends, ip, frame, now).map(drop);
+            return self.police_packet(arrival, ends, ip, frame, now).map(|(_, ripe)| ripe);
         }
         let network = arrival.network;
         let settings = FragmentSettings { limit: network.state.fragments, ..FragmentSettings::default() };
         // The lock is not held while the flow is looked up: the two tables never wait for each other.
         let step = lock(&self.shared.fragments).check(network.vni, ip, &settings, now);
         match step {
-            FragmentStep::Whole => self.police_packet(arrival, ends, ip, frame, now).map(drop),
+            FragmentStep::Whole => self.police_packet(arrival, ends, ip, frame, now).map(|(_, ripe)| ripe),
             FragmentStep::First(datagram) => {
                 let decided = self.police_packet(arrival, ends, ip, frame, now);
-                let verdict = decided.map_or(Verdict::Refused, Verdict::Allowed);
+                let verdict =
+                    decided.as_ref().map_or(Verdict::Refused, |(segment, _)| Verdict::Allowed(*segment));
                 lock(&self.shared.fragments).settle(datagram, verdict);
-                decided.map(drop)
+                decided.map(|_| None)
             }
             FragmentStep::Later(Some(segment)) => {
                 let segment = Segment { bytes: frame.len() as u32, ..segment };
-                self.track(network, ends, &segment, now)
+                self.track(network, ends, &segment, now).map(|_| None)
             }
-            FragmentStep::Later(None) => Ok(()),
+            FragmentStep::Later(None) => Ok(None),
             FragmentStep::Drop(reason) => Err(reason.into()),
         }
     }
 
-    /// The segment of a flow that passed; none for what passes without a flow.
+    /// The segment of a flow that passed, none for what passes without a flow; and the flow, when it has settled.
     fn police_packet(
         &self,
         arrival: &Arrival<'s>,
@@ -91,17 +92,17 @@ impl<'s> Pipeline<'s> {
         ip: &Ip,
         frame: &Frame<'_>,
         now: Instant,
-    ) -> Result<Option<Segment>, Refusal> {
+    ) -> Result<(Option<Segment>, Option<Ripe<'s>>), Refusal> {
         let network = arrival.network;
         if let Transport::Icmp(icmp) = ip.transport
             && icmp.role(ip.src.is_v4()) == IcmpRole::Error
         {
-            return self.related(network, ends, ip, frame, now).map(|()| None);
+            return self.related(network, ends, ip, frame, now).map(|()| (None, None));
         }
         match Segment::of(network.vni, ip, packets(frame), frame.len() as u32) {
-            Some(segment) => self.track(network, ends, &segment, now).map(|()| Some(segment)),
+            Some(segment) => self.track(network, ends, &segment, now).map(|ripe| (Some(segment), ripe)),
             // ICMP that is neither query nor error begins no flow: each message is decided by itself.
-            None => self.rules(network, ends, ip.src, ip.dst, &Probe::of(ip)?).map(|_| None),
+            None => self.rules(network, ends, ip.src, ip.dst, &Probe::of(ip)?).map(|_| (None, None)),
         }
     }
 
@@ -111,20 +112,38 @@ impl<'s> Pipeline<'s> {
         ends: Ends<'s>,
         segment: &Segment,
         now: Instant,
-    ) -> Result<(), Refusal> {
-        let epoch = network.epoch;
+    ) -> Result<Option<Ripe<'s>>, Refusal> {
         let mut flows = self.shared.flows(&segment.key);
-        match flows.track(segment, &network.tracking, epoch, now) {
-            Tracked::Pass(hit) if hit.hint == receiver(ends.dst) => Ok(()),
-            Tracked::Pass(hit) => {
+        let tracked = self.track_in(&mut flows, network, ends, segment, now);
+        self.shared.recall(&mut flows);
+        tracked
+    }
+
+    fn track_in(
+        &self,
+        flows: &mut FlowTable,
+        network: &'s Arc<Network>,
+        ends: Ends<'s>,
+        segment: &Segment,
+        now: Instant,
+    ) -> Result<Option<Ripe<'s>>, Refusal> {
+        let epoch = network.epoch;
+        let mut tracked = flows.track(segment, &network.tracking, epoch, now);
+        if let Tracked::Offloaded { flow, original } = tracked {
+            self.shared.reclaim(flows, network, flow, &original, now);
+            tracked = flows.track(segment, &network.tracking, epoch, now);
+        }
+        match tracked {
+            Tracked::Pass(hit) if hit.hint == receiver(ends.dst) => Ok(self.ripe(flows, &hit, ends, segment)),
+            Tracked::Pass(_) => {
                 // The flow was decided for another receiver: the same addresses with another MAC are no way
-                // around this one's rules.
+                // around this one's rules, nor does this packet change for whom the flow was decided.
                 let FlowKey { src, dst, .. } = segment.key;
-                self.rules(network, ends, src, dst, &probe(segment, &segment.key))?;
-                flows.set_hint(hit.flow, hit.direction, receiver(ends.dst));
-                Ok(())
+                self.rules(network, ends, src, dst, &probe(segment, &segment.key)).map(|_| None)
             }
             Tracked::Drop(reason) => Err(reason.into()),
+            // It was taken back a moment ago, under the same lock.
+            Tracked::Offloaded { .. } => Err(DropReason::NotReady.into()),
             Tracked::New => {
                 let admitted = self.rules(
                     network,
@@ -137,10 +156,11 @@ impl<'s> Pipeline<'s> {
                 flows.set_hint(hit.flow, FlowDirection::Original, receiver(ends.dst));
                 flows.set_hint(hit.flow, FlowDirection::Reply, receiver(ends.src));
                 network.count_hits(&admitted);
-                Ok(())
+                Ok(None)
             }
             Tracked::Stale { flow, original } => {
                 // The flow is decided as its first packet was, whichever way this one goes.
+                let ends_of_packet = ends;
                 let ends = if original.src == segment.key.src && original.sport == segment.key.sport {
                     ends
                 } else {
@@ -153,7 +173,8 @@ impl<'s> Pipeline<'s> {
                         flows.set_hint(flow, FlowDirection::Reply, receiver(ends.src));
                         match flows.track(segment, &network.tracking, epoch, now) {
                             Tracked::Drop(reason) => Err(reason.into()),
-                            _ => Ok(()),
+                            Tracked::Pass(hit) => Ok(self.ripe(flows, &hit, ends_of_packet, segment)),
+                            _ => Ok(None),
                         }
                     }
                     Err(refusal) => {
@@ -163,6 +184,18 @@ impl<'s> Pipeline<'s> {
                 }
             }
         }
+    }
+
+    /// The flow of a packet that passed, when it has settled between two endpoints and someone faster can have it.
+    fn ripe(&self, flows: &FlowTable, hit: &Hit, ends: Ends<'s>, segment: &Segment) -> Option<Ripe<'s>> {
+        if !hit.ripe || !self.shared.offloads() {
+            return None;
+        }
+        let (src, dst) = (ends.src?, ends.dst?);
+        // Both directions were decided for these receivers, and for no others.
+        let decided = flows.hint(hit.flow, hit.direction) == receiver(ends.dst)
+            && flows.hint(hit.flow, hit.direction.reversed()) == receiver(ends.src);
+        decided.then_some(Ripe { flow: hit.flow, key: segment.key, direction: hit.direction, src, dst })
     }
 
     /// An ICMP error passes when it quotes a packet of a live flow, on its way to the one who sent it.
@@ -184,11 +217,16 @@ impl<'s> Pipeline<'s> {
             proto: quoted.proto,
         };
         let mut flows = self.shared.flows(&key);
-        match flows.related(network.vni, &quoted, ip.dst, &network.tracking, network.epoch, now) {
+        let mut tracked = flows.related(network.vni, &quoted, ip.dst, &network.tracking, network.epoch, now);
+        if let Tracked::Offloaded { flow, original } = tracked {
+            self.shared.reclaim(&mut flows, network, flow, &original, now);
+            tracked = flows.related(network.vni, &quoted, ip.dst, &network.tracking, network.epoch, now);
+        }
+        match tracked {
             Tracked::Pass(hit) if hit.hint == receiver(ends.dst) => Ok(()),
             Tracked::Pass(_) => Err(DropReason::IcmpUnrelated.into()),
             Tracked::Drop(reason) => Err(reason.into()),
-            Tracked::New => Err(DropReason::IcmpUnrelated.into()),
+            Tracked::New | Tracked::Offloaded { .. } => Err(DropReason::IcmpUnrelated.into()),
             Tracked::Stale { original, .. } => {
                 // The error goes to the one who sent the quoted packet: its receiver is that packet's sender.
                 let forward = original.src == quoted.src && original.sport == quoted.sport;

@@ -529,6 +529,6 @@ fn plays(arrival: &Arrival<'_>, role: Role) -> bool {
     arrival.sender.is_some_and(|sender| role.is_played_by(sender))
 }
 
-fn family(vtep: VtepAddr) -> Family {
+pub(super) fn family(vtep: VtepAddr) -> Family {
     if vtep.0.is_ipv4() { Family::V4 } else { Family::V6 }
 }

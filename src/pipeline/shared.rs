@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     time::Duration,
@@ -17,7 +17,10 @@ use eastgate_policy::{
 use eastgate_vtep::mtu::path::{PathSettings, Paths, Quote};
 use eastgate_wire::{FlowKey, Instant, VtepAddr};
 
-use super::counters::{Counters, DropCount, DropKey};
+use super::{
+    counters::{Counters, DropCount, DropKey},
+    offload::FlowOffload,
+};
 use crate::{
     io::batch_send::{NarrowPath, Report},
     snapshot::{Snapshot, state::StateBook},
@@ -48,6 +51,8 @@ pub struct Shared {
     narrow: AtomicBool,
     pub(super) hasher: RandomState,
     expiry: Box<[Mutex<Instant>]>,
+    /// Whoever carries packets of flows that have settled
+    pub(super) faster: OnceLock<Arc<dyn FlowOffload>>,
 }
 
 /// A poisoned lock means that a worker died between two of its writes. The tables keep their own bounds at every
@@ -74,6 +79,7 @@ impl Shared {
             narrow: AtomicBool::new(false),
             hasher: RandomState::new(),
             expiry: (0..workers).map(|_| Mutex::new(Instant::ZERO)).collect(),
+            faster: OnceLock::new(),
         }
     }
 
@@ -142,6 +148,10 @@ impl Shared {
         let _ = paths.send(narrow.to, narrow.source.into(), link, now);
         if let Ok(mtu) = paths.too_big(&quote, narrow.mtu, link, now, |_| true, |_, _| true) {
             self.narrow.store(true, Relaxed);
+            drop(paths);
+            if let Some(faster) = self.faster.get() {
+                faster.forget_paths();
+            }
             tracing::info!(vtep = %narrow.to, mtu, "the path to a VTEP is narrower than the link");
         }
     }
@@ -160,7 +170,10 @@ impl Shared {
         }
         let mut more = false;
         for table in self.flows.iter().skip(index).step_by(self.expiry.len()) {
-            more |= lock(table).handle_timeout(now, EXPIRY_BUDGET) == EXPIRY_BUDGET;
+            let mut table = lock(table);
+            more |= table.handle_timeout(now, EXPIRY_BUDGET) == EXPIRY_BUDGET;
+            self.ask_about_overdue(&mut table, &self.snapshot(), now);
+            self.recall(&mut table);
         }
         if index == 0 {
             lock(&self.fragments).handle_timeout(now, EXPIRY_BUDGET);

@@ -20,4 +20,5 @@ mod scene;
 mod size;
 mod tenants;
 mod topology;
+mod twin;
 mod underlay;

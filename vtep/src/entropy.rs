@@ -6,7 +6,7 @@
 
 use std::hash::BuildHasher;
 
-use eastgate_wire::{View, view::Net};
+use eastgate_wire::{Addr, FlowKey, View, view::Net};
 
 use crate::Error;
 
@@ -91,11 +91,21 @@ pub fn flow_hash(view: &View, hasher: &impl BuildHasher) -> u64 {
         Net::Ip(ip) if ip.fragment.is_some() => hasher.hash_one((ip.src.bits(), ip.dst.bits())),
         Net::Ip(ip) => {
             let (sport, dport) = ip.ports();
-            let rest = u64::from(ip.proto) << 32 | u64::from(sport) << 16 | u64::from(dport);
-            hasher.hash_one((ip.src.bits(), ip.dst.bits(), rest))
+            hash_of(ip.src, ip.dst, ip.proto, sport, dport, hasher)
         }
         Net::Arp | Net::Other => hasher.hash_one((view.dst, view.src, view.ethertype)),
     }
+}
+
+/// The hash of a flow's packets in the direction of `key`, when they are whole: that of [`flow_hash`].
+#[must_use]
+pub fn key_hash(key: &FlowKey, hasher: &impl BuildHasher) -> u64 {
+    hash_of(key.src, key.dst, key.proto, key.sport, key.dport, hasher)
+}
+
+fn hash_of(src: Addr, dst: Addr, proto: u8, sport: u16, dport: u16, hasher: &impl BuildHasher) -> u64 {
+    let rest = u64::from(proto) << 32 | u64::from(sport) << 16 | u64::from(dport);
+    hasher.hash_one((src.bits(), dst.bits(), rest))
 }
 
 #[cfg(test)]

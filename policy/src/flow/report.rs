@@ -18,6 +18,8 @@ pub struct FlowInfo {
     pub state: FlowState,
     /// Both sides were heard; for TCP, the handshake is complete
     pub answered: bool,
+    /// Its packets pass in the fast path. What is said here of counts and times is as of when it went there.
+    pub offloaded: bool,
     /// The epoch of the policy that admitted it
     pub epoch: u32,
     /// The egress rule that admitted it
@@ -42,6 +44,7 @@ impl FlowInfo {
             key: entry.key.as_travelling(entry.opened_swapped),
             state: entry.state,
             answered: entry.is_answered(),
+            offloaded: entry.offload.away,
             epoch: entry.epoch,
             egress_rule: entry.egress_rule,
             ingress_rule: entry.ingress_rule,

@@ -25,7 +25,9 @@ impl FlowTable {
     ) -> Option<u32> {
         let until = from.saturating_add(budget).min(self.slab.places());
         for index in from..until {
-            if let Some(entry) = self.slab.get(index).filter(|entry| entry.deadline() > now) {
+            if let Some(entry) =
+                self.slab.get(index).filter(|entry| entry.deadline() > now || entry.offload.away)
+            {
                 let info = FlowInfo::of(entry);
                 if filter.fits(&info) {
                     out.push(info);

@@ -7,6 +7,7 @@ use eastgate_wire::Instant;
 
 use super::{
     FlowId, FlowState,
+    offload::Offload,
     segment::{Direction, Key},
     tcp::Connection,
 };
@@ -42,6 +43,7 @@ pub(super) struct Entry {
     pub(super) state: FlowState,
     /// The opener is the high end of the key.
     pub(super) opened_swapped: bool,
+    pub(super) offload: Offload,
 }
 
 /// Packets and bytes in one direction.
@@ -73,6 +75,7 @@ impl Entry {
             slot: 0,
             state,
             opened_swapped,
+            offload: Offload::NEW,
         }
     }
 
@@ -93,6 +96,13 @@ impl Entry {
         self.deadline = deadline;
         let idle_micros = deadline.micros().saturating_sub(now.micros());
         self.idle_millis = u32::try_from(idle_micros / 1000).unwrap_or(u32::MAX);
+    }
+
+    /// Moves the deadline without anything having been seen.
+    pub(super) fn postpone(&mut self, deadline: Instant) {
+        let by_millis = deadline.micros().saturating_sub(self.deadline.micros()) / 1000;
+        self.idle_millis = self.idle_millis.saturating_add(u32::try_from(by_millis).unwrap_or(u32::MAX));
+        self.deadline = deadline;
     }
 
     #[inline]

@@ -19,7 +19,7 @@ use eastgate_wire::{
     view::{Tcp, tcp_flags},
 };
 
-use super::{FlowState, segment::Direction};
+use super::{FlowState, offload, segment::Direction};
 
 /// What a segment means to its connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -193,6 +193,36 @@ impl Connection {
             (true, true) => FlowState::LastAck,
             _ if (a.flags | b.flags) & Side::FIN_ACKED != 0 => FlowState::CloseWait,
             _ => FlowState::FinWait,
+        }
+    }
+
+    /// Both sides of a connection in which only data and acknowledgements move on; nothing in any other state, and
+    /// for one that was picked up in mid-stream, whose bounds are wider.
+    pub(super) fn steady_sides(&self) -> Option<[offload::Side; 2]> {
+        const STEADY: u16 = Side::HEARD | Side::SYN_ACKED | Side::SCALES | Side::ACKED;
+        let [a, b] = &self.sides;
+        if self.state() != FlowState::Established || (a.flags | b.flags) & !STEADY != 0 {
+            return None;
+        }
+        let scales = a.is(Side::SCALES) && b.is(Side::SCALES);
+        Some([a, b].map(|side| offload::Side {
+            end: side.end,
+            max_end: side.max_end,
+            max_window: side.max_window,
+            max_ack: side.max_ack,
+            acked: side.is(Side::ACKED),
+            scale: if scales { side.scale } else { 0 },
+        }))
+    }
+
+    /// Takes over where both sides have got to.
+    pub(super) fn set_sides(&mut self, sides: &[offload::Side; 2]) {
+        for (side, now) in self.sides.iter_mut().zip(sides) {
+            (side.end, side.max_end, side.max_window, side.max_ack) =
+                (now.end, now.max_end, now.max_window, now.max_ack);
+            if now.acked {
+                side.flags |= Side::ACKED;
+            }
         }
     }
 

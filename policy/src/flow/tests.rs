@@ -62,6 +62,7 @@ impl World {
         match self.table.track(segment, &self.settings, self.epoch, self.now) {
             Tracked::Pass(hit) => Fate::Passed(self.table.info(hit.flow).unwrap().state),
             Tracked::Stale { .. } => Fate::Stale,
+            Tracked::Offloaded { .. } => panic!("nothing was offloaded"),
             Tracked::Drop(reason) => Fate::Dropped(reason),
             Tracked::New => {
                 let quota = self.page(segment.key.vni);

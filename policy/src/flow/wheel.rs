@@ -5,12 +5,17 @@
 //! its slot comes up, the flow is hung again where it belongs by then. So a busy flow costs a few instructions
 //! every quarter of an hour, and a packet none.
 
+use std::time::Duration;
+
 use eastgate_wire::Instant;
 
 use super::slab::{NONE, Slab};
 
 const SLOTS: u64 = 4096;
 const TICK_MICROS: u64 = 250_000;
+
+/// How finely deadlines are kept.
+pub(super) const TICK: Duration = Duration::from_micros(TICK_MICROS);
 
 #[derive(Debug)]
 pub(super) struct Wheel {

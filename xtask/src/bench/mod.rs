@@ -69,7 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let settings = options.settings()?;
     netns::require_root()?;
     packages::install(Need::Bench)?;
-    if names.contains(&Name::EastgateUserspace) {
+    if names.iter().any(|name| name.is_eastgate()) {
         build_eastgate()?;
     }
     stop::on_signals()?;

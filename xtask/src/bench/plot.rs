@@ -190,6 +190,7 @@ fn colour(name: Name) -> RGBColor {
         Name::Veth => RGBColor(86, 180, 233),
         Name::Plain => RGBColor(120, 120, 120),
         Name::Neutron => RGBColor(230, 159, 0),
+        Name::Eastgate => RGBColor(0, 114, 178),
         Name::EastgateUserspace => RGBColor(0, 158, 115),
     }
 }

@@ -136,7 +136,7 @@ fn a_new_policy_is_asked_about_old_flows() {
     assert!(world.table.confirm(flow, &Admitted { epoch: 2, egress_rule: 1, ingress_rule: 2 }));
     assert_eq!(
         world.table.track(&reply, &world.settings, 2, world.now),
-        Tracked::Pass(Hit { flow, direction: Direction::Reply, hint: 0 })
+        Tracked::Pass(Hit { flow, direction: Direction::Reply, hint: 0, ripe: false })
     );
     assert_eq!(world.table.info(flow).unwrap().reply.packets, 2, "the stale packet was counted once");
     world.epoch = 3;
@@ -165,7 +165,7 @@ fn hints_are_kept_by_direction() {
         [(segment.key, Direction::Original, 7), (segment.key.reversed(), Direction::Reply, 8)]
     {
         let tracked = world.table.track(&Segment { key, ..segment }, &world.settings, 1, world.now);
-        assert_eq!(tracked, Tracked::Pass(Hit { flow: hit.flow, direction, hint }));
+        assert_eq!(tracked, Tracked::Pass(Hit { flow: hit.flow, direction, hint, ripe: false }));
     }
     let (killed, _) = world.table.kill(0, 10, &FlowFilter::default(), world.now);
     assert_eq!(killed, 1);

@@ -1,5 +1,5 @@
-//! `eastgate-userspace`: the daemon of this checkout on both hosts, without eBPF. Security groups, anti-spoofing
-//! and ARP answers are on, as they are unless a configuration says otherwise.
+//! `eastgate` and `eastgate-userspace`: the daemon of this checkout on both hosts, with its fast path in eBPF and
+//! without. Security groups, anti-spoofing and ARP answers are on, as they are unless a configuration says otherwise.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -31,17 +31,19 @@ pub(super) struct Eastgate {
 }
 
 impl Eastgate {
-    /// Starts both daemons; their files go to `scratch`.
-    pub(super) fn build(target: &Path, scratch: &Path) -> Result<Self> {
+    /// Starts both daemons with this `--dataplane`; their files go to `scratch`.
+    pub(super) fn build(target: &Path, scratch: &Path, dataplane: &str) -> Result<Self> {
         let binary = target.join("release/eastgate");
-        let topology = Topology::build("eastgate")?;
+        let scratch = &scratch.join(dataplane);
+        fs::create_dir(scratch)?;
+        let topology = Topology::build(dataplane)?;
         let config = scratch.join("eastgate.toml");
         fs::write(&config, configuration(&topology, USUAL_RULES)?)?;
         let mut daemons = Vec::new();
         for (host, _) in topology.hosts() {
             let name = host_name(host.vtep);
             let mut command = host.namespace.command(&binary);
-            command.args(["run", "--host", &name, "--config"]).arg(&config);
+            command.args(["run", "--dataplane", dataplane, "--host", &name, "--config"]).arg(&config);
             daemons.push(Daemon::start(command, &binary, scratch, &name)?);
         }
         daemons.iter_mut().try_for_each(Daemon::wait)?;

@@ -27,6 +27,8 @@ pub(crate) enum Name {
     Plain,
     /// The same with br_netfilter and a security group in iptables, chained as Neutron's hybrid driver does
     Neutron,
+    /// eastgate with its fast path in eBPF
+    Eastgate,
     /// eastgate without eBPF
     EastgateUserspace,
 }
@@ -38,6 +40,7 @@ impl Name {
             Self::Veth => "veth",
             Self::Plain => "plain",
             Self::Neutron => "neutron",
+            Self::Eastgate => "eastgate",
             Self::EastgateUserspace => "eastgate-userspace",
         }
     }
@@ -48,13 +51,19 @@ impl Name {
             Self::Veth => "tenants joined directly by a veth pair: the ceiling",
             Self::Plain => "kernel vxlan device and bridge, static FDB, no policy",
             Self::Neutron => "the same with br_netfilter and hybrid iptables chains",
-            Self::EastgateUserspace => "eastgate run, userspace dataplane, stateful groups, anti-spoofing",
+            Self::Eastgate => "eastgate run, eBPF fast path, stateful groups, anti-spoofing",
+            Self::EastgateUserspace => "the same without eBPF",
         }
     }
 
     /// Whether traffic the rules do not allow must be stopped.
     fn polices(self) -> bool {
-        matches!(self, Self::Neutron | Self::EastgateUserspace)
+        matches!(self, Self::Neutron) || self.is_eastgate()
+    }
+
+    /// Whether the daemon of this checkout is part of it.
+    pub(crate) fn is_eastgate(self) -> bool {
+        matches!(self, Self::Eastgate | Self::EastgateUserspace)
     }
 
     /// Builds it and proves that it carries what it should and stops what it should.
@@ -63,7 +72,8 @@ impl Name {
             Self::Veth => Box::new(veth::Veth::build()?),
             Self::Plain => Box::new(plain::Plain::build()?),
             Self::Neutron => Box::new(neutron::Neutron::build()?),
-            Self::EastgateUserspace => Box::new(eastgate::Eastgate::build(target, scratch)?),
+            Self::Eastgate => Box::new(eastgate::Eastgate::build(target, scratch, "ebpf")?),
+            Self::EastgateUserspace => Box::new(eastgate::Eastgate::build(target, scratch, "userspace")?),
         };
         for reach in [Reach::CrossHost, Reach::SameHost] {
             let pair = candidate.pair(reach);

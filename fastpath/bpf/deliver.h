@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* Steps 6 and 7: into a local port, or wrapped and onto the underlay. */
+#pragma once
+
+#include "maps.h"
+#include "packet.h"
+
+#include <stddef.h>
+
+struct vxlan_header {
+	__u32 flags_be;
+	/* VNI in the upper 24 bits */
+	__u32 vni_be;
+};
+
+/* RFC 7348 section 5: I flag, all reserved bits zero. */
+#define VXLAN_FLAGS 0x08000000
+
+struct outer_v4 {
+	__u16 ethertype_be;
+	struct iphdr ip;
+	struct udphdr udp;
+	struct vxlan_header vxlan;
+	struct ethhdr inner;
+} __attribute__((packed));
+
+struct outer_v6 {
+	__u16 ethertype_be;
+	struct ipv6hdr ip;
+	struct udphdr udp;
+	struct vxlan_header vxlan;
+	struct ethhdr inner;
+} __attribute__((packed));
+
+/* What is around an inner packet, between the outer Ethernet header and the inner IP header. */
+#define OUTER_V4 (sizeof(struct outer_v4) - sizeof(__u16))
+#define OUTER_V6 (sizeof(struct outer_v6) - sizeof(__u16))
+
+/* Writes both MACs and the ethertype at the start of the frame. */
+static __always_inline bool write_ethernet(struct __sk_buff *skb, const __u8 *macs, bool v6)
+{
+	struct ethhdr header;
+
+	__builtin_memcpy(&header, macs, 12);
+	header.h_proto = v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+	return bpf_skb_store_bytes(skb, 0, &header, sizeof(header), 0) == 0;
+}
+
+/*
+ * Out of a tenant port. Straight into the peer of a veth, unless the frame's protocol is not the one the kernel has
+ * noted for it (an inner packet of the other family than the outer one's): then through the device, which notes it anew.
+ */
+static __always_inline int into_port(struct __sk_buff *skb, const struct way *way, bool noted)
+{
+	count(STAT_TO_PORTS);
+	if (noted && way->flags & WAY_PEER)
+		return bpf_redirect_peer(way->out_port, 0);
+	skb->mark = EASTGATE_MARK;
+	return bpf_redirect(way->out_port, 0);
+}
+
+static __always_inline __u16 ip_sum(const struct iphdr *ip)
+{
+	const __u16 *word = (const void *)ip;
+	__u32 sum = 0;
+
+#pragma unroll
+	for (int i = 0; i < 10; i++)
+		sum += word[i];
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+/* RFC 6040, normal mode: the inner ECN field is copied. */
+static __always_inline __u8 outer_tos(const struct way *way, const struct packet *p)
+{
+	return way->flags & WAY_INHERIT_TOS ? p->tos : (way->tos & ~3) | (p->tos & 3);
+}
+
+static __always_inline __u8 outer_ttl(const struct way *way, const struct packet *p)
+{
+	return way->flags & WAY_INHERIT_TTL ? p->ttl : way->ttl;
+}
+
+/* The outer headers and the inner Ethernet header, in front of the inner packet; the outer MACs are the neighbour's. */
+static __always_inline void fill_v4(struct outer_v4 *out, const struct config *config, const struct vtep *to,
+				    const struct way *way, const struct packet *p, __u32 vni, __u32 len)
+{
+	struct iphdr ip = {
+		.version = 4,
+		.ihl = 5,
+		.tos = outer_tos(way, p),
+		.tot_len = bpf_htons(len),
+		.ttl = outer_ttl(way, p),
+		.protocol = IPPROTO_UDP,
+		.saddr = config->vtep.be[3],
+		.daddr = to->addr.be[3],
+	};
+	/* RFC 6864 section 4.1: an ID means something only where fragmentation is allowed. */
+	if (config->dont_fragment)
+		ip.frag_off = bpf_htons(0x4000);
+	else
+		ip.id = bpf_get_prandom_u32();
+	ip.check = ip_sum(&ip);
+	out->ip = ip;
+	out->ethertype_be = bpf_htons(ETH_P_IP);
+	out->udp = (struct udphdr){
+		.source = way->source_port_be,
+		.dest = config->vxlan_port_be,
+		.len = bpf_htons(len - sizeof(struct iphdr)),
+	};
+	out->vxlan = (struct vxlan_header){ bpf_htonl(VXLAN_FLAGS), bpf_htonl(vni << 8) };
+	__builtin_memcpy(&out->inner, way->out_macs, 12);
+	out->inner.h_proto = p->v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+}
+
+static __always_inline void fill_v6(struct outer_v6 *out, const struct config *config, const struct vtep *to,
+				    const struct way *way, const struct packet *p, __u32 vni, __u32 len)
+{
+	__u8 tos = outer_tos(way, p);
+
+	out->ip = (struct ipv6hdr){
+		.version = 6,
+		.priority = tos >> 4,
+		.payload_len = bpf_htons(len - sizeof(struct ipv6hdr)),
+		.nexthdr = IPPROTO_UDP,
+		.hop_limit = outer_ttl(way, p),
+	};
+	out->ip.flow_lbl[0] = tos << 4;
+	out->ethertype_be = bpf_htons(ETH_P_IPV6);
+	__builtin_memcpy(&out->ip.saddr, &config->vtep, sizeof(struct addr));
+	__builtin_memcpy(&out->ip.daddr, &to->addr, sizeof(struct addr));
+	/* RFC 6935: a tunnel may leave the checksum zero where both ends are told so, as eastgates are. */
+	out->udp = (struct udphdr){
+		.source = way->source_port_be,
+		.dest = config->vxlan_port_be,
+		.len = bpf_htons(len - sizeof(struct ipv6hdr)),
+	};
+	out->vxlan = (struct vxlan_header){ bpf_htonl(VXLAN_FLAGS), bpf_htonl(vni << 8) };
+	__builtin_memcpy(&out->inner, way->out_macs, 12);
+	out->inner.h_proto = p->v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+}
+
+#define GROW (BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH | \
+	      BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET)
+
+enum wrapped {
+	/* Nothing was changed: the frame can go up. */
+	WRAP_REFUSED = -1,
+	/* It is broken now. */
+	WRAP_BROKEN = -2,
+};
+
+/* Wraps a frame from a tenant port and sends it to a VTEP. */
+static __always_inline int into_tunnel(struct __sk_buff *skb, const struct config *config, const struct way *way,
+				       const struct packet *p, __u32 vni)
+{
+	__u32 place = way->out_vtep;
+	const struct vtep *to = bpf_map_lookup_elem(&vteps, &place);
+
+	if (!to)
+		return WRAP_REFUSED;
+	if (is_mapped(to->addr.be)) {
+		struct outer_v4 out;
+
+		if (skb->len + OUTER_V4 - ETH_HLEN > 65535)
+			return WRAP_REFUSED;
+		fill_v4(&out, config, to, way, p, vni, skb->len - ETH_HLEN + OUTER_V4);
+		if (bpf_skb_adjust_room(skb, OUTER_V4, BPF_ADJ_ROOM_MAC, GROW | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4))
+			return WRAP_REFUSED;
+		if (bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto), &out, sizeof(out), 0))
+			return WRAP_BROKEN;
+	} else {
+		struct outer_v6 out;
+
+		if (skb->len + OUTER_V6 - ETH_HLEN > 65535)
+			return WRAP_REFUSED;
+		fill_v6(&out, config, to, way, p, vni, skb->len - ETH_HLEN + OUTER_V6);
+		if (bpf_skb_adjust_room(skb, OUTER_V6, BPF_ADJ_ROOM_MAC, GROW | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6))
+			return WRAP_REFUSED;
+		if (bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto), &out, sizeof(out), 0))
+			return WRAP_BROKEN;
+	}
+	count(STAT_TO_UNDERLAY);
+	return bpf_redirect_neigh(config->underlay, 0, 0, 0);
+}

@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * The packet's path in the kernel, for flows that the pipeline has decided and handed over. Three programs at tc:
+ * `tenant` on every tenant port, `underlay` on the underlay device, `tunnel` on the vxlan device that unwraps
+ * superframes. They never decide anything new: what they do not know goes up.
+ */
+#include "tenant.h"
+#include "underlay.h"
+
+/* The helpers that read the clock ask for a licence that is compatible with the kernel's. */
+char licence[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * Reading a frame: only what the programs can judge exactly as the pipeline would. IPv4 without options or IPv6
+ * without extension headers, whole, TCP or UDP, lengths that agree to the byte. `false` is no verdict: the frame goes
+ * up, where wire's `View::parse` says what it is.
+ */
+#pragma once
+
+#include "layout.h"
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <stdbool.h>
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+struct packet {
+	struct addr src;
+	struct addr dst;
+	__u16 sport;
+	__u16 dport;
+	__u8 proto;
+	__u8 tos;
+	__u8 ttl;
+	bool v6;
+	/* Of the transport header and what is before it, from the IP header on */
+	__u16 headers;
+	/* From the IP header to the end of the packet */
+	__u32 len;
+	/* TCP */
+	__u32 seq;
+	__u32 ack;
+	__u32 payload;
+	__u16 window;
+	__u8 flags;
+};
+
+/* Makes the first `len` bytes readable at `data`. */
+static __always_inline bool readable(struct __sk_buff *skb, __u32 len)
+{
+	if ((void *)(long)skb->data + len <= (void *)(long)skb->data_end)
+		return true;
+	return bpf_skb_pull_data(skb, len) == 0 && (void *)(long)skb->data + len <= (void *)(long)skb->data_end;
+}
+
+static __always_inline bool right_sum(const struct iphdr *ip)
+{
+	const __u16 *word = (const void *)ip;
+	__u32 sum = 0;
+
+#pragma unroll
+	for (int i = 0; i < 10; i++)
+		sum += word[i];
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum == 0xffff;
+}
+
+static __always_inline bool is_mapped(const __u32 *be)
+{
+	return be[0] == 0 && be[1] == 0 && be[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline bool read_tcp(const struct tcphdr *tcp, void *end, struct packet *p, __u32 ip_header)
+{
+	__u32 header;
+
+	if ((void *)(tcp + 1) > end)
+		return false;
+	header = tcp->doff * 4;
+	if (header < sizeof(*tcp) || ip_header + header > p->len)
+		return false;
+	p->sport = bpf_ntohs(tcp->source);
+	p->dport = bpf_ntohs(tcp->dest);
+	p->seq = bpf_ntohl(tcp->seq);
+	p->ack = bpf_ntohl(tcp->ack_seq);
+	p->window = bpf_ntohs(tcp->window);
+	p->flags = ((const __u8 *)tcp)[13];
+	p->headers = ip_header + header;
+	p->payload = p->len - p->headers;
+	return true;
+}
+
+static __always_inline bool read_udp(const struct udphdr *udp, void *end, struct packet *p, __u32 ip_header)
+{
+	__u32 said;
+
+	if ((void *)(udp + 1) > end)
+		return false;
+	said = bpf_ntohs(udp->len);
+	if (said < sizeof(*udp) || said > p->len - ip_header)
+		return false;
+	p->sport = bpf_ntohs(udp->source);
+	p->dport = bpf_ntohs(udp->dest);
+	p->headers = ip_header + sizeof(*udp);
+	return true;
+}
+
+/*
+ * Reads the frame whose Ethernet header begins `at` bytes behind the start of the buffer. Its headers need not be
+ * readable yet; afterwards they are.
+ */
+static __always_inline bool read_packet(struct __sk_buff *skb, const __u32 at, struct packet *p)
+{
+	const __u32 v4 = at + ETH_HLEN + sizeof(struct iphdr), v6 = at + ETH_HLEN + sizeof(struct ipv6hdr);
+	void *data, *end;
+	__u16 ethertype;
+
+	if (skb->vlan_present || !readable(skb, v4 + sizeof(struct udphdr)))
+		return false;
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	if (data + v4 + sizeof(struct udphdr) > end)
+		return false;
+	ethertype = ((struct ethhdr *)(data + at))->h_proto;
+	if (ethertype == bpf_htons(ETH_P_IP)) {
+		const struct iphdr *ip = data + at + ETH_HLEN;
+
+		p->proto = ip->protocol;
+		if (p->proto == IPPROTO_TCP && !readable(skb, v4 + sizeof(struct tcphdr)))
+			return false;
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+		ip = data + at + ETH_HLEN;
+		if ((void *)(ip + 1) > end)
+			return false;
+		p->len = bpf_ntohs(ip->tot_len);
+		/* Version 4 without options; neither a fragment nor the reserved bit; nothing behind the packet. */
+		if (*(const __u8 *)ip != 0x45 || ip->frag_off & bpf_htons(0xbfff) ||
+		    p->len + at + ETH_HLEN != skb->len || p->len < sizeof(*ip) + sizeof(struct udphdr) || !right_sum(ip))
+			return false;
+		p->v6 = false;
+		p->tos = ip->tos;
+		p->ttl = ip->ttl;
+		p->src = (struct addr){ { 0, 0, bpf_htonl(0xffff), ip->saddr } };
+		p->dst = (struct addr){ { 0, 0, bpf_htonl(0xffff), ip->daddr } };
+		if (p->proto == IPPROTO_TCP)
+			return read_tcp(data + v4, end, p, sizeof(*ip));
+		return p->proto == IPPROTO_UDP && read_udp(data + v4, end, p, sizeof(*ip));
+	}
+	if (ethertype == bpf_htons(ETH_P_IPV6)) {
+		const struct ipv6hdr *ip;
+
+		if (!readable(skb, v6 + sizeof(struct udphdr)))
+			return false;
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+		ip = data + at + ETH_HLEN;
+		if ((void *)(ip + 1) > end)
+			return false;
+		p->proto = ip->nexthdr;
+		if (p->proto == IPPROTO_TCP) {
+			if (!readable(skb, v6 + sizeof(struct tcphdr)))
+				return false;
+			data = (void *)(long)skb->data;
+			end = (void *)(long)skb->data_end;
+			ip = data + at + ETH_HLEN;
+			if ((void *)(ip + 1) > end)
+				return false;
+		}
+		p->len = bpf_ntohs(ip->payload_len) + sizeof(*ip);
+		if (ip->version != 6 || p->len + at + ETH_HLEN != skb->len ||
+		    p->len < sizeof(*ip) + sizeof(struct udphdr))
+			return false;
+		p->v6 = true;
+		p->tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
+		p->ttl = ip->hop_limit;
+		__builtin_memcpy(&p->src, &ip->saddr, sizeof(p->src));
+		__builtin_memcpy(&p->dst, &ip->daddr, sizeof(p->dst));
+		if (is_mapped(p->src.be) || is_mapped(p->dst.be))
+			return false;
+		if (p->proto == IPPROTO_TCP)
+			return read_tcp(data + v6, end, p, sizeof(*ip));
+		return p->proto == IPPROTO_UDP && read_udp(data + v6, end, p, sizeof(*ip));
+	}
+	return false;
+}
+
+static __always_inline bool same_macs(const void *frame, const __u8 *macs)
+{
+	const __u16 *a = frame, *b = (const __u16 *)macs;
+
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] && a[5] == b[5];
+}

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * The path of a datagram from another VTEP. What is not decided here goes on to the daemon's socket as if there were
+ * no program. A superframe is not cut out of its tunnel here: only the kernel's own vxlan device resets what the kernel
+ * notes about it, so it is sent there, by way of its destination port, and met again in `tunnel`.
+ */
+#pragma once
+
+#include "deliver.h"
+#include "track.h"
+
+/* The outer headers that the path needs again behind the inner ones. */
+struct outer {
+	struct addr src;
+	__u32 vni;
+	__u8 ecn;
+};
+
+/* The UDP header at `at`, and what follows it: is it a VXLAN header as we write them ourselves? */
+static __always_inline bool read_vxlan(struct __sk_buff *skb, const __u32 at, const struct config *config,
+				       struct outer *outer)
+{
+	void *data = (void *)(long)skb->data;
+	const struct udphdr *udp = data + at;
+	const struct vxlan_header *vxlan = (const void *)(udp + 1);
+
+	if ((void *)(vxlan + 1) > (void *)(long)skb->data_end)
+		return false;
+	if (udp->dest != config->vxlan_port_be || bpf_ntohs(udp->len) + at != skb->len ||
+	    vxlan->flags_be != bpf_htonl(VXLAN_FLAGS) || vxlan->vni_be & bpf_htonl(0xff))
+		return false;
+	/* A sum would have to be checked; eastgates leave it out. */
+	if (udp->check)
+		return false;
+	outer->vni = bpf_ntohl(vxlan->vni_be) >> 8;
+	return true;
+}
+
+static __always_inline bool same_addr(const struct addr *a, const struct addr *b)
+{
+	return a->be[0] == b->be[0] && a->be[1] == b->be[1] && a->be[2] == b->be[2] && a->be[3] == b->be[3];
+}
+
+static __always_inline bool read_outer_v4(struct __sk_buff *skb, const struct config *config, struct outer *outer)
+{
+	const struct iphdr *ip;
+
+	if (!readable(skb, ETH_HLEN + OUTER_V4))
+		return false;
+	ip = (void *)(long)skb->data + ETH_HLEN;
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return false;
+	if (*(const __u8 *)ip != 0x45 || ip->protocol != IPPROTO_UDP || ip->frag_off & bpf_htons(0xbfff) ||
+	    ip->daddr != config->vtep.be[3] || !is_mapped(config->vtep.be) ||
+	    bpf_ntohs(ip->tot_len) + ETH_HLEN != skb->len || !right_sum(ip))
+		return false;
+	outer->src = (struct addr){ { 0, 0, bpf_htonl(0xffff), ip->saddr } };
+	outer->ecn = ip->tos & 3;
+	return read_vxlan(skb, ETH_HLEN + sizeof(*ip), config, outer);
+}
+
+static __always_inline bool read_outer_v6(struct __sk_buff *skb, const struct config *config, struct outer *outer)
+{
+	const struct ipv6hdr *ip;
+	struct addr dst;
+
+	if (!readable(skb, ETH_HLEN + OUTER_V6))
+		return false;
+	ip = (void *)(long)skb->data + ETH_HLEN;
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return false;
+	__builtin_memcpy(&outer->src, &ip->saddr, sizeof(outer->src));
+	__builtin_memcpy(&dst, &ip->daddr, sizeof(dst));
+	if (ip->version != 6 || ip->nexthdr != IPPROTO_UDP ||
+	    !same_addr(&dst, &config->vtep) ||
+	    bpf_ntohs(ip->payload_len) + sizeof(*ip) + ETH_HLEN != skb->len)
+		return false;
+	outer->ecn = ip->flow_lbl[0] >> 4 & 3;
+	return read_vxlan(skb, ETH_HLEN + sizeof(*ip), config, outer);
+}
+
+/* Is the flow's direction the one by which a frame from this VTEP with these MACs comes in? */
+static __always_inline bool comes_this_way(const struct way *way, const struct addr *from, const void *frame)
+{
+	__u32 place = way->in_vtep;
+	const struct vtep *vtep;
+
+	if (!(way->flags & WAY_OPEN) || way->in_port || !way->out_port || !same_macs(frame, way->in_macs))
+		return false;
+	vtep = bpf_map_lookup_elem(&vteps, &place);
+	return vtep && same_addr(&vtep->addr, from);
+}
+
+/* RFC 6040 figure 4: would the inner ECN field have to change, or the packet be dropped? */
+static __always_inline bool ecn_unchanged(__u8 outer, __u8 inner)
+{
+	return outer == inner || outer == 0 || (inner == 0 && outer != 3) || inner == 3 || (outer == 2 && inner == 1);
+}
+
+/* From here on the outer headers are known to be `outer_len` bytes, the inner Ethernet header included. */
+static __always_inline int unwrap(struct __sk_buff *skb, const struct config *config, const struct outer *outer,
+				  const __u32 outer_len, const __u32 udp_at, bool outer_v6)
+{
+	struct packet p = {};
+	struct flow *flow;
+	struct way *from, *to;
+	__u32 side;
+	void *data;
+
+	if (!read_packet(skb, outer_len, &p))
+		return TC_ACT_UNSPEC;
+	flow = find(&p, outer->vni, config->generation, &side);
+	if (!flow || !ecn_unchanged(outer->ecn, p.tos & 3))
+		return TC_ACT_UNSPEC;
+	from = side ? &flow->ways[1] : &flow->ways[0];
+	to = side ? &flow->ways[0] : &flow->ways[1];
+	data = (void *)(long)skb->data;
+	if (data + outer_len + ETH_HLEN > (void *)(long)skb->data_end)
+		return TC_ACT_UNSPEC;
+	if (!comes_this_way(from, &outer->src, data + outer_len) || largest(skb, &p) > from->max_packet)
+		return TC_ACT_UNSPEC;
+	if (skb->gso_size) {
+		__u16 port = config->tunnel_port_be;
+
+		/* Judged again, and for good, behind the tunnel. */
+		if (port && would_pass(&p, from, to))
+			bpf_skb_store_bytes(skb, udp_at + 2, &port, sizeof(port), 0);
+		return TC_ACT_UNSPEC;
+	}
+	if (!pass(skb, flow, side, &p))
+		return TC_ACT_UNSPEC;
+	count(STAT_FROM_UNDERLAY);
+	if (bpf_skb_adjust_room(skb, -(__s32)outer_len, BPF_ADJ_ROOM_MAC, 0) ||
+	    !write_ethernet(skb, from->out_macs, p.v6)) {
+		count(STAT_LOST);
+		return TC_ACT_SHOT;
+	}
+	return into_port(skb, from, p.v6 == outer_v6);
+}
+
+SEC("tc")
+int underlay(struct __sk_buff *skb)
+{
+	const struct config *config = the_config();
+	struct outer outer = {};
+
+	if (!config || skb->vlan_present)
+		return TC_ACT_UNSPEC;
+	if (skb->protocol == bpf_htons(ETH_P_IP) && read_outer_v4(skb, config, &outer))
+		return unwrap(skb, config, &outer, OUTER_V4, ETH_HLEN + sizeof(struct iphdr), false);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6) && read_outer_v6(skb, config, &outer))
+		return unwrap(skb, config, &outer, OUTER_V6, ETH_HLEN + sizeof(struct ipv6hdr), true);
+	return TC_ACT_UNSPEC;
+}
+
+/* A superframe that `underlay` sent through the kernel's vxlan device. Nothing else has business there. */
+static __always_inline int tunnel_path(struct __sk_buff *skb, const struct config *config)
+{
+	struct bpf_tunnel_key key = {};
+	struct packet p = {};
+	struct addr from = {};
+	struct flow *flow;
+	struct way *way;
+	__u32 side;
+	void *data;
+
+	if (is_mapped(config->vtep.be)) {
+		if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
+			return WRAP_REFUSED;
+		/* The helper gives IPv4 addresses in the byte order of the host. */
+		from = (struct addr){ { 0, 0, bpf_htonl(0xffff), bpf_htonl(key.remote_ipv4) } };
+	} else {
+		if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), BPF_F_TUNINFO_IPV6))
+			return WRAP_REFUSED;
+		__builtin_memcpy(&from, key.remote_ipv6, sizeof(from));
+	}
+	if (!read_packet(skb, 0, &p))
+		return WRAP_REFUSED;
+	flow = find(&p, key.tunnel_id, config->generation, &side);
+	if (!flow)
+		return WRAP_REFUSED;
+	way = side ? &flow->ways[1] : &flow->ways[0];
+	data = (void *)(long)skb->data;
+	if (data + ETH_HLEN > (void *)(long)skb->data_end)
+		return WRAP_REFUSED;
+	if (!comes_this_way(way, &from, data) || largest(skb, &p) > way->max_packet || !pass(skb, flow, side, &p))
+		return WRAP_REFUSED;
+	count(STAT_FROM_UNDERLAY);
+	return write_ethernet(skb, way->out_macs, p.v6) ? into_port(skb, way, true) : WRAP_BROKEN;
+}
+
+SEC("tc")
+int tunnel(struct __sk_buff *skb)
+{
+	const struct config *config = the_config();
+	int verdict = config ? tunnel_path(skb, config) : WRAP_REFUSED;
+
+	if (verdict >= 0)
+		return verdict;
+	count(STAT_LOST);
+	return TC_ACT_SHOT;
+}

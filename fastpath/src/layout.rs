@@ -1,0 +1,187 @@
+//! What the programs and the daemon share, byte for byte as in `bpf/layout.h`. A test holds sizes and offsets equal
+//! to what the compiler of the programs noted about them.
+
+use eastgate_wire::{Addr, FlowKey};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// A flow's key: the same for both directions.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Key {
+    low: [u8; 16],
+    high: [u8; 16],
+    vni: u32,
+    low_port: u16,
+    high_port: u16,
+    proto: u32,
+}
+
+impl Key {
+    /// The key of a packet's flow, and which of the flow's ways the packet takes.
+    #[must_use]
+    pub fn of(key: &FlowKey) -> (Self, usize) {
+        let (low, swapped) = key.canonical();
+        let stored = Self {
+            low: low.src.bits().to_be_bytes(),
+            high: low.dst.bits().to_be_bytes(),
+            vni: low.vni.get(),
+            low_port: low.sport,
+            high_port: low.dport,
+            proto: low.proto.into(),
+        };
+        (stored, usize::from(swapped))
+    }
+}
+
+/// One side of an established TCP connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct TcpSide {
+    /// The sequence number behind the last byte it sent
+    pub end: u32,
+    /// The right edge of the widest window it was offered
+    pub max_end: u32,
+    /// The widest window it offered
+    pub max_window: u32,
+    /// The furthest acknowledgement it sent
+    pub max_ack: u32,
+    /// It acknowledged something: 1
+    pub acked: u32,
+    /// The shift for the windows it offers
+    pub scale: u32,
+}
+
+/// [`Way::flags`]: packets of this direction may pass.
+pub const WAY_OPEN: u16 = 1;
+/// [`Way::flags`]: the receiving port is a veth.
+pub const WAY_PEER: u16 = 2;
+/// [`Way::flags`]: the outer TOS is the inner one.
+pub const WAY_INHERIT_TOS: u16 = 4;
+/// [`Way::flags`]: the outer TTL is the inner one.
+pub const WAY_INHERIT_TTL: u16 = 8;
+
+/// One direction of a flow: how its frames come in, and how they leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Way {
+    /// Interface index of the tenant port they come from, or 0
+    pub in_port: u32,
+    /// Place of the VTEP they come from, when `in_port` is 0
+    pub in_vtep: u32,
+    /// Interface index of the tenant port they leave by, or 0
+    pub out_port: u32,
+    /// Place of the VTEP they go to, when `out_port` is 0
+    pub out_vtep: u32,
+    /// Destination and source MAC as they come in
+    pub in_macs: [u8; 12],
+    /// Destination and source MAC as they leave
+    pub out_macs: [u8; 12],
+    /// The largest packet that may leave, in bytes from its IP header on
+    pub max_packet: u16,
+    /// The outer source port, in network order
+    pub source_port_be: [u8; 2],
+    /// The outer TOS; the two low bits do not count
+    pub tos: u8,
+    /// The outer TTL
+    pub ttl: u8,
+    /// `WAY_*`
+    pub flags: u16,
+    /// Packets that passed
+    pub packets: u64,
+    /// Their bytes, Ethernet headers included
+    pub bytes: u64,
+    /// The sender's side of the connection
+    pub tcp: TcpSide,
+}
+
+/// A flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Flow {
+    /// The programs' lock; of no meaning here
+    pub lock: u32,
+    /// Place of its network
+    pub network: u32,
+    /// The epoch that must be in force in that network
+    pub epoch: u32,
+    /// The generation that must be in force
+    pub generation: u32,
+    /// When a packet last passed, in nanoseconds of the monotonic clock; 0 when none did
+    pub last_seen: u64,
+    /// From the low end of the key, and from the high one
+    pub ways: [Way; 2],
+}
+
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Port {
+    pub(crate) id: u32,
+    pub(crate) vni: u32,
+    pub(crate) lock: u32,
+    pub(crate) pad: u32,
+    pub(crate) tokens: u64,
+    pub(crate) filled_at: u64,
+}
+
+/// What holds for all programs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Settings {
+    /// Flows written under another generation do not pass
+    pub generation: u32,
+    /// Interface index of the underlay device
+    pub underlay: u32,
+    /// Interface index of the device by which frames go up
+    pub up_device: u32,
+    /// The overlay's UDP port, in network order
+    pub vxlan_port_be: [u8; 2],
+    /// The port of the kernel's own vxlan device, in network order; 0 when there is none
+    pub tunnel_port_be: [u8; 2],
+    /// This host's VTEP, as a 128-bit address
+    pub vtep: [u8; 16],
+    /// 1: outer IPv4 packets are not to be fragmented
+    pub dont_fragment: u32,
+    /// Frames a second that one port may send up
+    pub up_rate: u32,
+    /// How many of them at once
+    pub up_burst: u32,
+    /// Nothing
+    pub pad: u32,
+}
+
+/// Bytes in front of a frame that goes up.
+pub const UP_HEADER: usize = 14;
+
+/// The tenant port that a frame came from, when it is one that the programs sent up.
+#[must_use]
+pub fn port_of(frame: &[u8]) -> Option<u32> {
+    let header = frame.first_chunk::<UP_HEADER>()?;
+    (header[12..] == UP_ETHERTYPE.to_be_bytes())
+        .then(|| u32::from_be_bytes([header[0], header[1], header[2], header[3]]))
+}
+
+const UP_ETHERTYPE: u16 = 0x88b5;
+
+/// Where in that header the flow's hash is, in bytes: what frames are spread over sockets by.
+pub const UP_HASH_AT: u32 = 4;
+
+/// An address as the tables have it.
+#[must_use]
+pub fn address(addr: Addr) -> [u8; 16] {
+    addr.bits().to_be_bytes()
+}
+
+/// Size and member offsets of the key, whose members are private.
+#[cfg(test)]
+pub(crate) fn key_layout() -> (usize, Vec<(String, usize)>) {
+    use std::mem::offset_of;
+    let members = [
+        ("low", offset_of!(Key, low)),
+        ("high", offset_of!(Key, high)),
+        ("vni", offset_of!(Key, vni)),
+        ("low_port", offset_of!(Key, low_port)),
+        ("high_port", offset_of!(Key, high_port)),
+        ("proto", offset_of!(Key, proto)),
+    ];
+    (size_of::<Key>(), members.map(|(name, offset)| (name.to_owned(), offset)).to_vec())
+}

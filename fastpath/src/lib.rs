@@ -1,0 +1,309 @@
+//! The packet's path in the kernel, for flows that the pipeline has decided and handed over.
+//!
+//! The programs (`bpf/`) hold frames of such flows to the flow's state, and deliver or wrap them. They decide nothing:
+//! what they do not know or what does not fit goes up to the pipeline. This crate loads them and writes their tables;
+//! where they are attached is the caller's business.
+
+mod layout;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, ProgramInput};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+pub use self::layout::{
+    Flow, Key, Settings, TcpSide, UP_HASH_AT, UP_HEADER, WAY_INHERIT_TOS, WAY_INHERIT_TTL, WAY_OPEN,
+    WAY_PEER, Way, address, port_of,
+};
+
+/// The compiled programs. ELF readers want the start of a file aligned.
+#[repr(align(8))]
+struct Aligned<B: ?Sized>(B);
+
+static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/fastpath.bpf.o")));
+
+/// Why the fast path is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel did not take the programs.
+    #[error("the kernel did not take the eBPF programs: {0}")]
+    Load(#[source] libbpf_rs::Error),
+    /// The embedded object lacks something: it was not built from these sources.
+    #[error("the eBPF object has no {0}")]
+    Missing(&'static str),
+    /// A table could not be read or written.
+    #[error("eBPF table {table}: {source}")]
+    Table {
+        /// Which
+        table: &'static str,
+        /// Why
+        #[source]
+        source: libbpf_rs::Error,
+    },
+    /// A program could not be tried.
+    #[error("a trial run of an eBPF program: {0}")]
+    Trial(#[source] libbpf_rs::Error),
+    /// A file descriptor could not be duplicated.
+    #[error("out of file descriptors: {0}")]
+    Descriptor(#[from] io::Error),
+}
+
+/// How large the tables may become.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Flows
+    pub flows: u32,
+}
+
+/// What the programs have counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Frames from tenant ports
+    pub from_ports: u64,
+    /// Datagrams from the underlay that passed here
+    pub from_underlay: u64,
+    /// Frames delivered to tenant ports
+    pub to_ports: u64,
+    /// Frames wrapped and sent
+    pub to_underlay: u64,
+    /// Frames sent up to the pipeline
+    pub up: u64,
+    /// Frames dropped because their port had sent up too many
+    pub up_limited: u64,
+    /// Frames dropped because the kernel had no memory to send them up
+    pub up_failed: u64,
+    /// Superframes dropped because their flow went away while the kernel unwrapped them
+    pub lost: u64,
+}
+
+/// The loaded programs and their tables. They live until the last program is detached and this is dropped.
+#[derive(Debug)]
+pub struct Fastpath {
+    object: Object,
+    flows: MapHandle,
+    ports: MapHandle,
+    networks: MapHandle,
+    vteps: MapHandle,
+    settings: MapHandle,
+    stats: MapHandle,
+    programs: Programs,
+}
+
+/// What a program did with a frame in a trial.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Trial {
+    /// Its verdict, as traffic control has them: -1 goes on, 2 drops, 7 redirects
+    pub verdict: i32,
+    /// The frame as the program left it
+    pub frame: Vec<u8>,
+}
+
+/// `struct __sk_buff` of linux/bpf.h, as far as a trial fills it in.
+mod trial {
+    pub(super) const CONTEXT: usize = 192;
+    pub(super) const IFINDEX: usize = 40;
+    pub(super) const GSO_SIZE: usize = 176;
+    /// The most that a program puts in front of a frame.
+    pub(super) const ROOM: usize = 128;
+}
+
+/// The programs, to be attached by clsact.
+#[derive(Debug)]
+pub struct Programs {
+    /// At the ingress of every tenant port
+    pub tenant: OwnedFd,
+    /// At the ingress of the underlay device
+    pub underlay: OwnedFd,
+    /// At the ingress of the vxlan device that unwraps superframes
+    pub tunnel: OwnedFd,
+}
+
+impl Fastpath {
+    /// Loads the programs with empty tables.
+    ///
+    /// # Errors
+    /// What the kernel says; without the privilege to load programs above all.
+    pub fn load(limits: Limits) -> Result<Self, Error> {
+        libbpf_rs::set_print(None);
+        let mut open: OpenObject = ObjectBuilder::default().open_memory(&OBJECT.0).map_err(Error::Load)?;
+        for mut map in open.maps_mut() {
+            if map.name() == "flows" {
+                map.set_max_entries(limits.flows.max(1)).map_err(Error::Load)?;
+            }
+        }
+        let object = open.load().map_err(Error::Load)?;
+        let map = |name: &'static str| {
+            let found = object.maps().find(|map| map.name() == name).ok_or(Error::Missing(name))?;
+            MapHandle::try_from(&found).map_err(Error::Load)
+        };
+        let program = |name: &'static str| {
+            let found = object.progs().find(|program| program.name() == name).ok_or(Error::Missing(name))?;
+            Ok::<_, Error>(found.as_fd().try_clone_to_owned()?)
+        };
+        let (flows, ports, networks) = (map("flows")?, map("ports")?, map("networks")?);
+        let (vteps, settings, stats) = (map("vteps")?, map("settings")?, map("stats")?);
+        let programs = Programs {
+            tenant: program("tenant")?,
+            underlay: program("underlay")?,
+            tunnel: program("tunnel")?,
+        };
+        Ok(Self { object, flows, ports, networks, vteps, settings, stats, programs })
+    }
+
+    /// Runs a program, by its name, on a frame as if it came in at the device with index `ifindex`, and says what it
+    /// would do with it; nothing is sent. Flows and counters move on as in earnest. `segment` makes it a superframe.
+    ///
+    /// # Errors
+    /// When the kernel does not run it: a frame larger than a page, for one.
+    pub fn try_program(
+        &self,
+        program: &'static str,
+        frame: &[u8],
+        ifindex: u32,
+        segment: u16,
+    ) -> Result<Trial, Error> {
+        let found =
+            self.object.progs_mut().find(|found| found.name() == program).ok_or(Error::Missing(program))?;
+        let mut context = [0u8; trial::CONTEXT];
+        context[trial::IFINDEX..trial::IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
+        context[trial::GSO_SIZE..trial::GSO_SIZE + 4].copy_from_slice(&u32::from(segment).to_ne_bytes());
+        let mut left = vec![0; frame.len() + trial::ROOM];
+        let input = ProgramInput {
+            context_in: Some(&mut context),
+            data_in: Some(frame),
+            data_out: Some(&mut left),
+            ..ProgramInput::default()
+        };
+        let output = found.test_run(input).map_err(Error::Trial)?;
+        let (verdict, len) =
+            (output.return_value.cast_signed(), output.data.as_ref().map_or(0, |data| data.len()));
+        left.truncate(len);
+        Ok(Trial { verdict, frame: left })
+    }
+
+    /// The programs.
+    #[must_use]
+    pub const fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
+    /// How many networks and VTEPs there are places for.
+    #[must_use]
+    pub fn places(&self) -> (u32, u32) {
+        (self.networks.max_entries(), self.vteps.max_entries())
+    }
+
+    /// Writes what holds for all programs.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn set_settings(&self, settings: &Settings) -> Result<(), Error> {
+        write(&self.settings, "settings", &0u32, settings)
+    }
+
+    /// Opens a tenant port, known to the caller as `id`, for the flows of a network.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn set_port(&self, ifindex: u32, id: u32, vni: u32) -> Result<(), Error> {
+        write(&self.ports, "ports", &ifindex, &layout::Port { id, vni, ..layout::Port::default() })
+    }
+
+    /// Closes a tenant port: nothing passes from it any more, not even up.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn remove_port(&self, ifindex: u32) -> Result<(), Error> {
+        remove(&self.ports, "ports", ifindex.as_bytes())
+    }
+
+    /// Puts an epoch in force in the network at a place: its flows of other epochs pass no more.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn set_epoch(&self, network: u32, epoch: u32) -> Result<(), Error> {
+        write(&self.networks, "networks", &network, &epoch)
+    }
+
+    /// Puts a VTEP at a place. A place is never given to another VTEP while flows name it.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn set_vtep(&self, place: u32, address: [u8; 16]) -> Result<(), Error> {
+        write(&self.vteps, "vteps", &place, &address)
+    }
+
+    /// Lets a flow pass.
+    ///
+    /// # Errors
+    /// [`Error::Table`]; when the table is full among it. The flow does not pass then.
+    pub fn install(&self, key: &Key, flow: &Flow) -> Result<(), Error> {
+        write(&self.flows, "flows", key, flow)
+    }
+
+    /// Stops a flow from passing, and says where it has got to; nothing when it was not there.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn withdraw(&self, key: &Key) -> Result<Option<Flow>, Error> {
+        let mut flow = Flow::new_zeroed();
+        let found = self.flows.lookup_into_and_delete(key.as_bytes(), flow.as_mut_bytes());
+        found.map(|found| found.then_some(flow)).map_err(|source| Error::Table { table: "flows", source })
+    }
+
+    /// Where a flow has got to; nothing when it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn peek(&self, key: &Key) -> Result<Option<Flow>, Error> {
+        let mut flow = Flow::new_zeroed();
+        let found = self.flows.lookup_into(key.as_bytes(), flow.as_mut_bytes(), MapFlags::LOCK);
+        found.map(|found| found.then_some(flow)).map_err(|source| Error::Table { table: "flows", source })
+    }
+
+    /// What the programs have counted, on all processors together.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn stats(&self) -> Result<Stats, Error> {
+        let sum = |what: u32| {
+            let values = self
+                .stats
+                .lookup_percpu(what.as_bytes(), MapFlags::ANY)
+                .map_err(|source| Error::Table { table: "stats", source })?;
+            let of_cpu = |value: &Vec<u8>| u64::read_from_prefix(value).map_or(0, |(value, _)| value);
+            Ok::<u64, Error>(values.iter().flatten().map(of_cpu).sum())
+        };
+        Ok(Stats {
+            from_ports: sum(0)?,
+            from_underlay: sum(1)?,
+            to_ports: sum(2)?,
+            to_underlay: sum(3)?,
+            up: sum(4)?,
+            up_limited: sum(5)?,
+            up_failed: sum(6)?,
+            lost: sum(7)?,
+        })
+    }
+}
+
+fn write<K, V>(map: &MapHandle, table: &'static str, key: &K, value: &V) -> Result<(), Error>
+where
+    K: IntoBytes + zerocopy::Immutable,
+    V: IntoBytes + zerocopy::Immutable,
+{
+    map.update(key.as_bytes(), value.as_bytes(), MapFlags::ANY)
+        .map_err(|source| Error::Table { table, source })
+}
+
+fn remove(map: &MapHandle, table: &'static str, key: &[u8]) -> Result<(), Error> {
+    match map.delete(key) {
+        Err(source) if source.kind() != libbpf_rs::ErrorKind::NotFound => Err(Error::Table { table, source }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,81 @@
+//! The layout in Rust is that of the programs, by what their compiler noted about it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::mem::offset_of;
+
+use eastgate_wire::{Addr, FlowKey, Vni};
+use libbpf_rs::btf::{
+    Btf, HasSize,
+    types::{MemberAttr, Struct},
+};
+
+use crate::layout::{self, Flow, Key, Settings, TcpSide, Way};
+
+/// Size in bytes of a structure of the programs, and the offsets of its members.
+fn noted(name: &str) -> (usize, Vec<(String, usize)>) {
+    let btf = Btf::from_path(concat!(env!("OUT_DIR"), "/fastpath.bpf.o")).unwrap();
+    let found: Struct<'_> = btf.type_by_name(name).unwrap_or_else(|| panic!("no struct {name}"));
+    let members = found.iter().map(|member| {
+        let MemberAttr::Normal { offset } = member.attr else { panic!("{name} has bit fields") };
+        (member.name.unwrap().to_string_lossy().into_owned(), offset as usize / 8)
+    });
+    (found.size(), members.collect())
+}
+
+fn own(size: usize, members: &[(&str, usize)]) -> (usize, Vec<(String, usize)>) {
+    (size, members.iter().map(|(name, offset)| ((*name).to_owned(), *offset)).collect())
+}
+
+macro_rules! layout_of {
+    ($type:ty: $($member:ident),*) => {
+        own(size_of::<$type>(), &[$((stringify!($member), offset_of!($type, $member))),*])
+    };
+}
+
+#[test]
+fn structures_are_the_same_on_both_sides() {
+    assert_eq!(noted("tcp_side"), layout_of!(TcpSide: end, max_end, max_window, max_ack, acked, scale));
+    assert_eq!(
+        noted("way"),
+        layout_of!(Way: in_port, in_vtep, out_port, out_vtep, in_macs, out_macs, max_packet, source_port_be, tos, ttl,
+            flags, packets, bytes, tcp)
+    );
+    assert_eq!(noted("flow"), layout_of!(Flow: lock, network, epoch, generation, last_seen, ways));
+    assert_eq!(noted("port"), layout_of!(layout::Port: id, vni, lock, pad, tokens, filled_at));
+    assert_eq!(
+        noted("config"),
+        layout_of!(Settings: generation, underlay, up_device, vxlan_port_be, tunnel_port_be, vtep, dont_fragment,
+            up_rate, up_burst, pad)
+    );
+    assert_eq!(noted("flow_key"), layout::key_layout());
+    assert_eq!(noted("up_header").0, layout::UP_HEADER);
+}
+
+#[test]
+fn a_flow_costs_the_kernel_little() {
+    // What a hash table of the kernel adds to key and value is less than 64 bytes.
+    assert!(size_of::<Key>().next_multiple_of(8) + size_of::<Flow>() + 64 <= 320);
+}
+
+#[test]
+fn both_directions_have_one_key_and_take_different_ways() {
+    let (a, b) = (Addr::v4([10, 1, 0, 11]), Addr::v4([10, 1, 0, 21]));
+    let key = FlowKey { src: a, dst: b, vni: Vni::from_wire([0, 0, 5]), sport: 40_000, dport: 80, proto: 6 };
+    assert_eq!(
+        (Key::of(&key).0, Key::of(&key).1),
+        (Key::of(&key.reversed()).0, 1 - Key::of(&key.reversed()).1)
+    );
+    let same_host = FlowKey { dst: a, ..key };
+    assert_eq!(Key::of(&same_host).1, 1, "40000 is the higher port");
+}
+
+#[test]
+fn only_what_the_programs_sent_up_has_a_port() {
+    let mut frame = [0u8; 60];
+    assert_eq!(layout::port_of(&frame), None);
+    frame[..4].copy_from_slice(&7u32.to_be_bytes());
+    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+    assert_eq!(layout::port_of(&frame), Some(7));
+    assert_eq!(layout::port_of(&frame[..13]), None);
+}

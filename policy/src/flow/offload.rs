@@ -1,0 +1,210 @@
+//! Flows whose packets something faster takes: what it is told of a flow, and what it tells when the flow comes
+//! back.
+//!
+//! An offloaded flow keeps its entry, its permit and its place in the queues; only its packets pass elsewhere. A
+//! packet of it that comes here all the same makes [`FlowTable::track`] answer [`Tracked::Offloaded`], and the flow
+//! is reclaimed before anything is decided about it. So there is one state of a flow at any time, and it is where
+//! the packets are.
+
+use eastgate_wire::{
+    FlowKey, Instant,
+    view::{proto, tcp_flags},
+};
+
+use super::{
+    Count, Direction, FlowId, FlowState, FlowTable, Segment, SegmentKind, StateSettings, flow_id,
+    slab::{Entry, NONE},
+    wheel::TICK,
+};
+
+/// Packets of a flow that are tracked here before it may be offloaded: a short exchange is not worth the effort.
+const SEASON: u8 = 8;
+
+/// How often a flow may come back because of a packet before it stays: something about it is not for the fast path.
+const PATIENCE: u8 = 200;
+
+/// One side of an established TCP connection: what it takes to hold segments to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Side {
+    /// The sequence number behind the last byte it sent
+    pub end: u32,
+    /// The right edge of the widest window it was offered
+    pub max_end: u32,
+    /// The widest window it offered, in bytes
+    pub max_window: u32,
+    /// The furthest acknowledgement it sent; valid when it `acked`
+    pub max_ack: u32,
+    /// It acknowledged something.
+    pub acked: bool,
+    /// The shift for the windows it offers; 0 where scaling is not in force
+    pub scale: u8,
+}
+
+/// What the fast path is told of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Offloaded {
+    /// The key of the packet that opened it
+    pub key: FlowKey,
+    /// Packets of the reply direction may pass too; otherwise the first of them comes back here, and counts as the
+    /// answer.
+    pub answered: bool,
+    /// TCP: the opener's side and the other one
+    pub sides: [Side; 2],
+}
+
+/// What the fast path tells of a flow that comes back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// TCP: as in [`Offloaded::sides`]
+    pub sides: [Side; 2],
+    /// What passed meanwhile, by [`Direction`]
+    pub counts: [Count; 2],
+    /// When the last packet passed; nothing when none did
+    pub last_seen: Option<Instant>,
+}
+
+/// What an entry remembers of having been offloaded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Offload {
+    /// Its packets pass elsewhere.
+    pub(super) away: bool,
+    /// Packets to be tracked here before it may go
+    season: u8,
+    /// How often a packet brought it back
+    returns: u8,
+}
+
+impl Offload {
+    pub(super) const NEW: Self = Self { away: false, season: SEASON, returns: 0 };
+}
+
+impl FlowTable {
+    /// Hands a flow over: from here on its packets are expected to pass elsewhere. Nothing when it is gone, is
+    /// offloaded already, or is in a state in which each packet matters.
+    pub fn offload(&mut self, flow: FlowId) -> Option<Offloaded> {
+        let index = self.slab.index(flow)?;
+        let entry = self.slab.at_mut(index);
+        if entry.offload.away {
+            return None;
+        }
+        let sides = entry.steady_sides()?;
+        entry.offload.away = true;
+        self.away += 1;
+        Some(Offloaded {
+            key: entry.key.as_travelling(entry.opened_swapped),
+            answered: entry.is_answered(),
+            sides,
+        })
+    }
+
+    /// Takes a flow back, with what happened to it meanwhile; nothing when the fast path does not know it (any
+    /// more).
+    pub fn reclaim(
+        &mut self,
+        flow: FlowId,
+        progress: Option<&Progress>,
+        settings: &StateSettings,
+        now: Instant,
+    ) {
+        let Some(index) = self.slab.index(flow) else { return };
+        let entry = self.slab.at_mut(index);
+        if !entry.offload.away {
+            return;
+        }
+        entry.offload.away = false;
+        entry.offload.returns = entry.offload.returns.saturating_add(1);
+        self.away -= 1;
+        let Some(progress) = progress else { return };
+        let entry = self.slab.at_mut(index);
+        entry.connection.set_sides(&progress.sides);
+        for (count, more) in entry.counts.iter_mut().zip(&progress.counts) {
+            count.packets += more.packets;
+            count.bytes += more.bytes;
+        }
+        let state = entry.state;
+        if let Some(last_seen) = progress.last_seen.filter(|seen| *seen > entry.last_seen()) {
+            self.enter(index, state, settings, last_seen.min(now));
+        }
+    }
+
+    /// A flow that is offloaded was seen at `last_seen`: its time begins anew.
+    pub fn refresh(&mut self, flow: FlowId, last_seen: Instant, settings: &StateSettings) {
+        let Some(index) = self.slab.index(flow) else { return };
+        let state = self.slab.at(index).state;
+        self.enter(index, state, settings, last_seen);
+    }
+
+    /// An offloaded flow whose time is over as far as is known here: whoever has its packets knows when the last
+    /// one was. Asked for again in a moment unless it is refreshed or reclaimed.
+    pub fn pop_overdue(&mut self) -> Option<(FlowId, FlowKey)> {
+        while let Some(flow) = self.overdue.pop() {
+            if let Some(index) = self.slab.index(flow).filter(|index| self.slab.at(*index).offload.away) {
+                let entry = self.slab.at(index);
+                return Some((flow, entry.key.as_travelling(entry.opened_swapped)));
+            }
+        }
+        None
+    }
+
+    /// The key of an offloaded flow that ended here: its packets must not pass elsewhere any longer.
+    pub fn pop_recalled(&mut self) -> Option<FlowKey> {
+        self.recalled.pop()
+    }
+
+    /// How many flows are offloaded.
+    #[must_use]
+    pub const fn offloaded(&self) -> u32 {
+        self.away
+    }
+
+    /// The time of an offloaded flow seems to be over: its owner is asked before it ends.
+    pub(super) fn ask_owner(&mut self, index: u32, now: Instant) {
+        let entry = self.slab.at_mut(index);
+        let flow = flow_id(entry, index);
+        entry.postpone(now + TICK * 4);
+        self.overdue.push(flow);
+    }
+
+    /// An entry goes while its packets pass elsewhere.
+    pub(super) fn recall(&mut self, index: u32) {
+        let entry = self.slab.at(index);
+        if entry.offload.away {
+            self.recalled.push(entry.key.as_travelling(entry.opened_swapped));
+            self.away -= 1;
+        }
+    }
+
+    /// Whether a packet of an offloaded flow can pass without taking the flow back: what was on its way here when the
+    /// flow was handed over, where no state depends on it.
+    pub(super) const fn passes_beside(entry: &Entry, segment: &Segment, direction: Direction) -> bool {
+        matches!(segment.kind, SegmentKind::Udp)
+            && (entry.is_answered() || matches!(direction, Direction::Original))
+    }
+}
+
+impl Entry {
+    /// Counts a packet towards the season; true when the flow may be offloaded now.
+    pub(super) fn ripen(&mut self, segment: &Segment) -> bool {
+        let plain = match &segment.kind {
+            SegmentKind::Udp => true,
+            SegmentKind::Tcp(tcp) => {
+                tcp.flags & (tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST) == 0
+                    && self.state == FlowState::Established
+            }
+            _ => false,
+        };
+        if !plain || self.offload.away || self.offload.returns >= PATIENCE {
+            return false;
+        }
+        self.offload.season = self.offload.season.saturating_sub(1);
+        self.offload.season == 0
+    }
+
+    fn steady_sides(&self) -> Option<[Side; 2]> {
+        match self.key.proto() {
+            proto::UDP => Some([Side::default(); 2]),
+            proto::TCP if self.waiting == NONE => self.connection.steady_sides(),
+            _ => None,
+        }
+    }
+}

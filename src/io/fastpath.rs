@@ -1,0 +1,375 @@
+//! The kernel's side of the fast path: who is where in its tables, and flows written into them.
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use eastgate_fastpath::{
+    Error, Fastpath, Flow, Key, Limits, Settings, Stats, TcpSide, WAY_INHERIT_TOS, WAY_INHERIT_TTL, WAY_OPEN,
+    WAY_PEER, Way, address,
+};
+use eastgate_policy::flow::{Count, Offloaded, Progress, Side};
+use eastgate_vtep::{
+    ecn::{OuterTos, OuterTtl},
+    fdb::Location,
+};
+use eastgate_wire::{FlowKey, PortId, Vni, VtepAddr};
+
+use super::clock;
+use crate::{
+    pipeline::{
+        offload::{FlowOffload, Handover, Lane},
+        shared::lock,
+    },
+    snapshot::Snapshot,
+};
+
+/// Frames a second that one port may send up, and how many at once: a few workers decide several hundred thousand, so
+/// that no tenant can keep them from the others.
+const UP_RATE: u32 = 100_000;
+const UP_BURST: u32 = 20_000;
+
+/// A tenant port in the kernel's tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KernelPort {
+    /// Interface index
+    pub ifindex: u32,
+    /// One end of a veth pair
+    pub is_veth: bool,
+}
+
+/// The underlay in the kernel's tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KernelUnderlay {
+    /// Interface index
+    pub ifindex: u32,
+    /// Its MTU: flows are decided again when it changes
+    pub mtu: u32,
+    /// This host's VTEP
+    pub vtep: VtepAddr,
+    /// UDP port of the overlay
+    pub port: u16,
+    /// Set DF on outer IPv4 packets
+    pub dont_fragment: bool,
+    /// The outer TTL where it is not inherited
+    pub ttl: u8,
+}
+
+/// The loaded programs, and who is where in their tables.
+#[derive(Debug)]
+pub struct KernelPath {
+    fastpath: Fastpath,
+    tables: Mutex<Tables>,
+    /// Flows that could not be written
+    refused: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    settings: Settings,
+    underlay: Option<KernelUnderlay>,
+    ports: HashMap<PortId, KernelPort>,
+    /// Networks by their place, each with the epoch written there
+    networks: HashMap<Vni, (u32, u32)>,
+    vteps: HashMap<VtepAddr, u32>,
+}
+
+impl KernelPath {
+    /// Loads the programs. Frames go up by the device with index `up`; the kernel's own vxlan device listens at
+    /// `tunnel_port`.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn load(flows: u32, up: u32, tunnel_port: u16) -> Result<Self, Error> {
+        let fastpath = Fastpath::load(Limits { flows })?;
+        let settings = Settings {
+            generation: 1,
+            up_device: up,
+            tunnel_port_be: tunnel_port.to_be_bytes(),
+            up_rate: UP_RATE,
+            up_burst: UP_BURST,
+            ..Settings::default()
+        };
+        fastpath.set_settings(&settings)?;
+        Ok(Self {
+            fastpath,
+            tables: Mutex::new(Tables { settings, ..Tables::default() }),
+            refused: AtomicU64::new(0),
+        })
+    }
+
+    /// The program for tenant ports.
+    #[must_use]
+    pub fn tenant_program(&self) -> BorrowedFd<'_> {
+        self.fastpath.programs().tenant.as_fd()
+    }
+
+    /// The program for the underlay device.
+    #[must_use]
+    pub fn underlay_program(&self) -> BorrowedFd<'_> {
+        self.fastpath.programs().underlay.as_fd()
+    }
+
+    /// The program for the vxlan device that unwraps superframes.
+    #[must_use]
+    pub fn tunnel_program(&self) -> BorrowedFd<'_> {
+        self.fastpath.programs().tunnel.as_fd()
+    }
+
+    /// The programs themselves, for trials.
+    #[must_use]
+    pub const fn programs(&self) -> &Fastpath {
+        &self.fastpath
+    }
+
+    /// What the programs have counted.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn stats(&self) -> Result<Stats, Error> {
+        self.fastpath.stats()
+    }
+
+    /// Flows that could not be handed over because a table was full.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+
+    /// Opens a tenant port of a network.
+    ///
+    /// # Errors
+    /// When a table cannot be written; the port is closed then.
+    pub fn set_port(&self, id: PortId, port: KernelPort, vni: Vni) -> Result<(), Error> {
+        let mut tables = lock(&self.tables);
+        if let Some(before) = tables.ports.insert(id, port)
+            && before != port
+        {
+            self.fastpath.remove_port(before.ifindex)?;
+            self.renew(&mut tables)?;
+        }
+        self.fastpath.set_port(port.ifindex, id.0, vni.get())
+    }
+
+    /// Closes a tenant port.
+    ///
+    /// # Errors
+    /// When a table cannot be written.
+    pub fn remove_port(&self, id: PortId) -> Result<(), Error> {
+        let mut tables = lock(&self.tables);
+        let Some(before) = tables.ports.remove(&id) else { return Ok(()) };
+        self.fastpath.remove_port(before.ifindex)?;
+        self.renew(&mut tables)
+    }
+
+    /// Says where the underlay is, or that there is none.
+    ///
+    /// # Errors
+    /// When a table cannot be written.
+    pub fn set_underlay(&self, underlay: Option<KernelUnderlay>) -> Result<(), Error> {
+        let mut tables = lock(&self.tables);
+        if tables.underlay == underlay {
+            return Ok(());
+        }
+        tables.underlay = underlay;
+        tables.settings.underlay = underlay.map_or(0, |underlay| underlay.ifindex);
+        if let Some(underlay) = underlay {
+            tables.settings.vtep = address(underlay.vtep.0.into());
+            tables.settings.vxlan_port_be = underlay.port.to_be_bytes();
+            tables.settings.dont_fragment = underlay.dont_fragment.into();
+        }
+        self.renew(&mut tables)
+    }
+
+    /// What flows were told of devices and paths is no longer so: each comes up once more.
+    fn renew(&self, tables: &mut Tables) -> Result<(), Error> {
+        tables.settings.generation = tables.settings.generation.wrapping_add(1);
+        self.fastpath.set_settings(&tables.settings)
+    }
+
+    /// A snapshot is in force: flows of networks that it compiled anew come up once more.
+    ///
+    /// # Errors
+    /// When a table cannot be written.
+    pub fn take_snapshot(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        let mut tables = lock(&self.tables);
+        // Each is written on its own: no network's flows depend on another's.
+        #[allow(clippy::iter_over_hash_type)]
+        for (vni, (place, epoch)) in &mut tables.networks {
+            let in_force = snapshot.network(*vni).map_or(0, |network| network.epoch);
+            if *epoch != in_force {
+                self.fastpath.set_epoch(*place, in_force)?;
+                *epoch = in_force;
+            }
+        }
+        for (id, network, _) in snapshot.tenant_ports() {
+            if let Some(port) = tables.ports.get(&id) {
+                self.fastpath.set_port(port.ifindex, id.0, network.vni.get())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flow(&self, handover: &Handover, offloaded: &Offloaded) -> Option<(Key, Flow)> {
+        let (key, place) = Key::of(&offloaded.key);
+        let mut tables = lock(&self.tables);
+        let tables = &mut *tables;
+        let network = self.network_place(tables, offloaded.key.vni, handover.epoch)?;
+        let mut flow = Flow {
+            network,
+            epoch: handover.epoch,
+            generation: tables.settings.generation,
+            ..Flow::default()
+        };
+        for (direction, lane) in handover.lanes.iter().enumerate() {
+            let open = direction == 0 || offloaded.answered;
+            let mut way = self.way(tables, lane, open)?;
+            way.tcp = tcp_side(&offloaded.sides[direction]);
+            flow.ways[place ^ direction] = way;
+        }
+        Some((key, flow))
+    }
+
+    fn way(&self, tables: &mut Tables, lane: &Lane, open: bool) -> Option<Way> {
+        let mut way = Way {
+            in_macs: macs(&lane.in_macs),
+            out_macs: macs(&lane.out_macs),
+            max_packet: lane.max_packet,
+            source_port_be: lane.source_port.to_be_bytes(),
+            flags: if open { WAY_OPEN } else { 0 },
+            ..Way::default()
+        };
+        match lane.from {
+            Location::Local(port) => way.in_port = tables.ports.get(&port)?.ifindex,
+            Location::Remote(vtep) => way.in_vtep = self.vtep_place(tables, vtep)?,
+        }
+        match lane.to {
+            Location::Local(port) => {
+                let port = tables.ports.get(&port)?;
+                way.out_port = port.ifindex;
+                if port.is_veth {
+                    way.flags |= WAY_PEER;
+                }
+            }
+            Location::Remote(vtep) => {
+                way.ttl = tables.underlay?.ttl;
+                way.out_vtep = self.vtep_place(tables, vtep)?;
+            }
+        }
+        match lane.tos {
+            OuterTos::Fixed(tos) => way.tos = tos,
+            OuterTos::Inherit => way.flags |= WAY_INHERIT_TOS,
+        }
+        match lane.ttl {
+            OuterTtl::Fixed(ttl) => way.ttl = ttl,
+            OuterTtl::Inherit => way.flags |= WAY_INHERIT_TTL,
+        }
+        Some(way)
+    }
+
+    /// Places are never given to another network: a flow that still names one must not pass by another's epoch.
+    fn network_place(&self, tables: &mut Tables, vni: Vni, epoch: u32) -> Option<u32> {
+        if let Some((place, _)) = tables.networks.get(&vni) {
+            return Some(*place);
+        }
+        let place = tables.networks.len() as u32;
+        if place >= self.fastpath.places().0 {
+            return None;
+        }
+        self.written(self.fastpath.set_epoch(place, epoch))?;
+        tables.networks.insert(vni, (place, epoch));
+        Some(place)
+    }
+
+    fn vtep_place(&self, tables: &mut Tables, vtep: VtepAddr) -> Option<u32> {
+        if let Some(place) = tables.vteps.get(&vtep) {
+            return Some(*place);
+        }
+        let place = tables.vteps.len() as u32;
+        if place >= self.fastpath.places().1 {
+            return None;
+        }
+        self.written(self.fastpath.set_vtep(place, address(vtep.0.into())))?;
+        tables.vteps.insert(vtep, place);
+        Some(place)
+    }
+
+    /// A flow that cannot be written stays with the pipeline, which is slower and not wrong.
+    fn written<T>(&self, result: Result<T, Error>) -> Option<T> {
+        if let Err(error) = &result {
+            self.refused.fetch_add(1, Relaxed);
+            tracing::debug!(%error, "a flow stays with the pipeline");
+        }
+        result.ok()
+    }
+}
+
+impl FlowOffload for KernelPath {
+    fn install(&self, handover: &Handover, offloaded: &Offloaded) -> bool {
+        let Some((key, flow)) = self.flow(handover, offloaded) else { return false };
+        self.written(self.fastpath.install(&key, &flow)).is_some()
+    }
+
+    fn withdraw(&self, original: &FlowKey) -> Option<Progress> {
+        let (key, place) = Key::of(original);
+        match self.fastpath.withdraw(&key) {
+            Ok(flow) => flow.map(|flow| progress(&flow, place)),
+            Err(error) => {
+                tracing::error!(%error, "a flow could not be taken back");
+                None
+            }
+        }
+    }
+
+    fn forget_paths(&self) {
+        if let Err(error) = self.renew(&mut lock(&self.tables)) {
+            tracing::error!(%error, "flows keep to paths that have changed");
+        }
+    }
+
+    fn peek(&self, original: &FlowKey) -> Option<Progress> {
+        let (key, place) = Key::of(original);
+        let flow = self.fastpath.peek(&key).ok().flatten()?;
+        Some(progress(&flow, place))
+    }
+}
+
+/// `place`: which way the opener's packets take.
+fn progress(flow: &Flow, place: usize) -> Progress {
+    let ways = [&flow.ways[place], &flow.ways[place ^ 1]];
+    Progress {
+        sides: ways.map(|way| Side {
+            end: way.tcp.end,
+            max_end: way.tcp.max_end,
+            max_window: way.tcp.max_window,
+            max_ack: way.tcp.max_ack,
+            acked: way.tcp.acked != 0,
+            scale: way.tcp.scale as u8,
+        }),
+        counts: ways.map(|way| Count { packets: way.packets, bytes: way.bytes }),
+        last_seen: (flow.last_seen != 0).then(|| clock::from_monotonic(flow.last_seen)),
+    }
+}
+
+fn tcp_side(side: &Side) -> TcpSide {
+    TcpSide {
+        end: side.end,
+        max_end: side.max_end,
+        max_window: side.max_window,
+        max_ack: side.max_ack,
+        acked: side.acked.into(),
+        scale: side.scale.into(),
+    }
+}
+
+fn macs([dst, src]: &[eastgate_wire::MacAddr; 2]) -> [u8; 12] {
+    let mut both = [0; 12];
+    both[..6].copy_from_slice(&dst.0);
+    both[6..].copy_from_slice(&src.0);
+    both
+}

@@ -1,0 +1,493 @@
+//! One meaning, two dataplanes: the same frames through the pipeline alone, and through the kernel's programs with
+//! a pipeline behind them that hands its flows over. Verdict, bytes, drop reason and the flows that come of it are
+//! the same, frame by frame.
+//!
+//! The programs run for real (BPF_PROG_TEST_RUN), in a network namespace of the test's own; they send nothing.
+//! `EASTGATE_TWIN_FRAMES` and `EASTGATE_TWIN_SEED` make the run longer or another one.
+
+use std::{process::Command, sync::Arc};
+
+use eastgate_policy::flow::FlowFilter;
+use eastgate_wire::{Frame, Offload, PortId, VtepAddr};
+use etherparse::{IpHeaders, IpNumber, Ipv4Header, PacketBuilder, TcpHeader};
+
+use super::{
+    frames::*,
+    net::{parse, vxlan},
+};
+use crate::{
+    io::{
+        clock,
+        fastpath::{KernelPath, KernelPort, KernelUnderlay},
+    },
+    pipeline::{
+        Outcome, Pipeline, Shared,
+        batch::{Batch, Egress, Origin},
+        shared::lock,
+    },
+    snapshot::{PortRegistry, Snapshot, state::StateBook},
+};
+
+const HEAD_ROOM: usize = 64;
+const PASS_ON: i32 = -1;
+const SHOT: i32 = 2;
+const REDIRECT: i32 = 7;
+const VNI: u32 = 5001;
+/// Stations: two here, one behind the other VTEP.
+const HERE: [u8; 2] = [11, 12];
+const THERE: u8 = 21;
+
+/// What became of a frame: who gets which bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Sent {
+    Port(PortId, Vec<u8>),
+    /// Outer TOS and TTL, inner frame behind its VXLAN header
+    Tunnel(u8, u8, Vec<u8>),
+}
+
+type Verdict = (Outcome, Vec<Sent>);
+
+/// A host, with or without programs in front of its pipeline.
+struct Host {
+    shared: Shared,
+    registry: PortRegistry,
+    kernel: Option<Arc<KernelPath>>,
+    ports: Vec<u32>,
+    /// Frames that the programs carried by themselves
+    carried: u64,
+}
+
+fn config(neighbors: &str, open_web: bool) -> String {
+    let web = if open_web { "\"1-65535\"" } else { "\"1-79\", \"81-65535\"" };
+    let endpoint = |name: &str, host: &str, n: u8| {
+        format!(
+            "[tenant.acme.endpoint.{name}]\nnetwork = \"app\"\nhost = \"{host}\"\nport = \"{name}\"\n\
+             mac = \"02:00:00:00:00:{n:02x}\"\naddresses = [\"10.1.0.{n}\", \"fd00:1::{n:x}\"]\ngroups = [\"all\"]\n"
+        )
+    };
+    format!(
+        "[host.alpha]\nvtep = \"172.31.0.1\"\ndevice = \"u0\"\n[host.beta]\nvtep = \"172.31.0.2\"\ndevice = \"u0\"\n\
+         [tenant.acme.network.app]\nvni = {VNI}\nsubnets = [\"10.1.0.0/24\", \"fd00:1::/64\"]\nneighbors = \"{neighbors}\"\n\
+         [tenant.acme.group.all]\negress = [{{ to = \"any\" }}]\n\
+         ingress = [{{ proto = \"tcp\", ports = [{web}], from = \"any\" }}, {{ proto = \"udp\", ports = [{web}], from = \"any\" }}]\n{}{}{}",
+        endpoint("p11", "alpha", 11),
+        endpoint("p12", "alpha", 12),
+        endpoint("p21", "beta", 21),
+    )
+}
+
+impl Host {
+    fn new(text: &str, kernel: Option<(Arc<KernelPath>, &[u32])>) -> Self {
+        let config = parse(text);
+        let book = Arc::new(StateBook::new(config.limits));
+        let mut registry = PortRegistry::default();
+        let snapshot = Snapshot::compile(&config, "alpha", None, &mut registry, &book).unwrap();
+        let shared = Shared::new(snapshot, book, 1);
+        let mut host = Self { shared, registry, kernel: None, ports: Vec::new(), carried: 0 };
+        if let Some((kernel, devices)) = kernel {
+            let snapshot = host.shared.snapshot_arc();
+            for (name, ifindex) in ["p11", "p12"].into_iter().zip(devices) {
+                let id = host.registry.find(name).unwrap();
+                let port = KernelPort { ifindex: *ifindex, is_veth: true };
+                kernel.set_port(id, port, snapshot.at_port(id).unwrap().0.vni).unwrap();
+            }
+            let underlay = KernelUnderlay {
+                ifindex: devices[2],
+                mtu: 1500,
+                vtep: snapshot.vtep,
+                port: 4789,
+                dont_fragment: true,
+                ttl: 64,
+            };
+            kernel.set_underlay(Some(underlay)).unwrap();
+            host.shared.offload_to(kernel.clone());
+            host.ports = devices.to_vec();
+            host.kernel = Some(kernel);
+        }
+        host
+    }
+
+    fn install(&mut self, text: &str) {
+        let before = self.shared.snapshot_arc();
+        let next =
+            Snapshot::compile(&parse(text), "alpha", Some(&before), &mut self.registry, &self.shared.book)
+                .unwrap();
+        self.shared.install(next);
+        if let Some(kernel) = &self.kernel {
+            kernel.take_snapshot(&self.shared.snapshot()).unwrap();
+        }
+    }
+
+    fn port(&self, station: u8) -> PortId {
+        self.registry.find(&format!("p{station}")).unwrap()
+    }
+
+    fn tenant(&mut self, station: u8, frame: &[u8], offload: Offload) -> Verdict {
+        let Some(kernel) = self.kernel.clone() else {
+            return self.pipeline(Some(station), frame, 0, offload);
+        };
+        let device = self.ports[usize::from(station != HERE[0])];
+        let segment = offload.gso.map_or(0, |gso| gso.segment);
+        let trial = loop {
+            let limited = kernel.stats().unwrap().up_limited;
+            let trial = kernel.programs().try_program("tenant", frame, device, segment).unwrap();
+            // The test is faster than a tenant may be: then again.
+            if trial.verdict != SHOT || kernel.stats().unwrap().up_limited == limited {
+                break trial;
+            }
+        };
+        assert_eq!(trial.verdict, REDIRECT, "a frame that is neither carried nor sent up");
+        if eastgate_fastpath::port_of(&trial.frame) == Some(self.port(station).0) {
+            assert_eq!(&trial.frame[eastgate_fastpath::UP_HEADER..], frame, "changed on the way up");
+            return self.pipeline(Some(station), frame, 0, offload);
+        }
+        self.carried += 1;
+        (Outcome::Forward, vec![self.carried_frame(trial.frame, frame.len())])
+    }
+
+    fn underlay(&mut self, tos: u8, frame: &[u8]) -> Verdict {
+        let payload = vxlan(VNI, frame);
+        if let Some(kernel) = &self.kernel {
+            let mut ip = Ipv4Header::new(
+                payload.len() as u16 + 8,
+                64,
+                IpNumber::UDP,
+                [172, 31, 0, 2],
+                [172, 31, 0, 1],
+            )
+            .unwrap();
+            ip.dont_fragment = true;
+            (ip.dscp, ip.ecn) = ((tos >> 2).try_into().unwrap(), (tos & 3).try_into().unwrap());
+            let mut outer = Vec::new();
+            let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 1, 2], [2, 0, 0, 0, 1, 1]);
+            builder
+                .ip(IpHeaders::Ipv4(ip, Default::default()))
+                .udp(50_000, 4789)
+                .write(&mut outer, &payload)
+                .unwrap();
+            // RFC 7348 section 4.1: zero.
+            outer[40..42].fill(0);
+            let trial = kernel.programs().try_program("underlay", &outer, self.ports[2], 0).unwrap();
+            if trial.verdict == REDIRECT {
+                self.carried += 1;
+                return (Outcome::Forward, vec![self.carried_frame(trial.frame, frame.len())]);
+            }
+            assert_eq!((trial.verdict, &trial.frame), (PASS_ON, &outer), "changed on the way to the socket");
+        }
+        self.pipeline(None, &payload, tos, Offload::default())
+    }
+
+    /// What a program left of a frame that it carries: wrapped, or for the one port whose station it is addressed to.
+    fn carried_frame(&self, left: Vec<u8>, len: usize) -> Sent {
+        if left.len() == len {
+            return Sent::Port(self.port(left[5]), left);
+        }
+        let ip = &left[14..34];
+        assert_eq!((left.len(), left[12], left[13], ip[0], ip[9]), (len + 50, 8, 0, 0x45, 17));
+        assert_eq!(ones_sum(ip), 0xffff, "outer header checksum");
+        assert_eq!(u16::from_be_bytes([ip[2], ip[3]]) as usize, left.len() - 14);
+        assert_eq!(ip[12..], [172, 31, 0, 1, 172, 31, 0, 2]);
+        assert_eq!(ip[6..8], [0x40, 0], "DF");
+        let (source, udp) = (u16::from_be_bytes([left[34], left[35]]), &left[36..42]);
+        assert!(source >= 49152, "a source port of the overlay: {source}");
+        assert_eq!(udp, [&4789u16.to_be_bytes()[..], &(len as u16 + 16).to_be_bytes(), &[0, 0]].concat());
+        Sent::Tunnel(ip[1], ip[8], left[42..].to_vec())
+    }
+
+    fn pipeline(&mut self, station: Option<u8>, bytes: &[u8], tos: u8, offload: Offload) -> Verdict {
+        let now = clock::now();
+        let snapshot = self.shared.snapshot_arc();
+        let mut pipeline = Pipeline::new(&self.shared, &snapshot, 0);
+        let mut buffer = [&[0; HEAD_ROOM][..], bytes].concat();
+        let end = buffer.len();
+        let mut frame = Frame::new(&mut buffer, HEAD_ROOM, end, offload);
+        let mut out = Batch::default();
+        let outcome = match station {
+            Some(station) => pipeline.handle_tenant(self.port(station), &mut frame, now, &mut out),
+            None => {
+                let from = VtepAddr([172, 31, 0, 2].into());
+                pipeline.handle_underlay(from, tos, &mut frame, now, &mut out)
+            }
+        };
+        let sent = out.emits().iter().map(|emit| {
+            let from = if emit.origin == Origin::Made { out.made() } else { &buffer };
+            let bytes = from[emit.range.start as usize..emit.range.end as usize].to_vec();
+            match emit.to {
+                Egress::Port(port) => Sent::Port(port, bytes),
+                Egress::Tunnel(tunnel) => Sent::Tunnel(tunnel.tos, tunnel.ttl.unwrap_or(64), bytes),
+            }
+        });
+        let verdict = (outcome, sent.collect());
+        for handover in out.handovers() {
+            self.shared.hand_over(handover, clock::now());
+        }
+        verdict
+    }
+
+    /// Every flow with what it has come to, offloaded or not.
+    fn flows(&self) -> Vec<String> {
+        let (now, mut all) = (clock::now(), Vec::new());
+        for table in self.shared.all_flows() {
+            let mut from = Some(0);
+            while let Some(place) = from {
+                from = lock(table).page(place, 1000, &FlowFilter::default(), now, &mut all);
+            }
+        }
+        all.sort_by_key(|flow| flow.key);
+        let describe = |flow: &eastgate_policy::flow::FlowInfo| {
+            let (mut original, mut reply) = (flow.original, flow.reply);
+            if flow.offloaded {
+                let more = self.shared.peek(&flow.key).expect("an offloaded flow is in the kernel's table");
+                for (count, more) in [&mut original, &mut reply].into_iter().zip(more.counts) {
+                    count.packets += more.packets;
+                    count.bytes += more.bytes;
+                }
+            }
+            format!("{:?} {:?} answered {} {original:?} {reply:?}", flow.key, flow.state, flow.answered)
+        };
+        all.iter().map(describe).collect()
+    }
+}
+
+/// xorshift64*.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) as usize % sides
+    }
+
+    fn one_in(&mut self, sides: usize) -> bool {
+        self.roll(sides) == 0
+    }
+}
+
+/// Two stations that talk, mostly as they should.
+struct Conversation {
+    ends: [u8; 2],
+    ports: [u16; 2],
+    v6: bool,
+    tcp: bool,
+    /// What each end has sent, and how far along the opening is
+    seq: [u32; 2],
+    opened: u8,
+}
+
+impl Conversation {
+    fn new(dice: &mut Dice) -> Self {
+        let ends = [[11, 12], [11, 21], [21, 11], [12, 21], [12, 11]][dice.roll(5)];
+        let ports = [1024 + dice.roll(40) as u16, [80, 443, 53, 67][dice.roll(4)]];
+        let seq = [dice.0 as u32, (dice.0 >> 20) as u32];
+        Self { ends, ports, v6: dice.one_in(3), tcp: !dice.one_in(3), seq, opened: 0 }
+    }
+
+    /// The next frame, and which end sends it.
+    fn next(&mut self, dice: &mut Dice, payload: &[u8]) -> (u8, Vec<u8>) {
+        let side = if self.opened < 3 { usize::from(self.opened == 1) } else { dice.roll(2) };
+        let (a, b) = (self.ends[side], self.ends[1 - side]);
+        let (sport, dport) = (self.ports[side], self.ports[1 - side]);
+        if !self.tcp {
+            let side = if dice.one_in(3) { 1 } else { 0 };
+            let (a, b) = (self.ends[side], self.ends[1 - side]);
+            return (a, self.wrap(a, b, dice, None, self.ports[side], self.ports[1 - side], payload));
+        }
+        let mut tcp = TcpHeader::new(sport, dport, self.seq[side], [500, 4096, 65535][dice.roll(3)]);
+        tcp.acknowledgment_number = self.seq[1 - side];
+        tcp.ack = self.opened > 0;
+        let mut payload = payload;
+        match self.opened {
+            0 | 1 => {
+                tcp.syn = true;
+                payload = &[];
+                tcp.set_options(&[etherparse::TcpOptionElement::WindowScale(dice.roll(8) as u8)]).unwrap();
+                self.seq[side] = self.seq[side].wrapping_add(1);
+                self.opened += 1;
+            }
+            2 => {
+                payload = &[];
+                self.opened += 1;
+            }
+            _ => match dice.roll(60) {
+                0 => tcp.sequence_number = tcp.sequence_number.wrapping_add(dice.0 as u32 >> dice.roll(32)),
+                1 => {
+                    tcp.acknowledgment_number =
+                        tcp.acknowledgment_number.wrapping_add(dice.0 as u32 >> dice.roll(32))
+                }
+                2 => {
+                    tcp.sequence_number =
+                        tcp.sequence_number.wrapping_sub(dice.0 as u32 >> (8 + dice.roll(24)))
+                }
+                3 => {
+                    tcp.acknowledgment_number =
+                        tcp.acknowledgment_number.wrapping_sub(dice.0 as u32 >> (8 + dice.roll(24)))
+                }
+                4 if dice.one_in(8) => tcp.fin = true,
+                5 if dice.one_in(8) => tcp.rst = true,
+                6 if dice.one_in(8) => (tcp.syn, tcp.ack) = (true, dice.one_in(2)),
+                7 => tcp.ack = false,
+                8 => tcp.window_size = 0,
+                _ => self.seq[side] = self.seq[side].wrapping_add(payload.len() as u32),
+            },
+        }
+        (a, self.wrap(a, b, dice, Some(tcp), sport, dport, payload))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what a packet is made of")]
+    fn wrap(
+        &self,
+        a: u8,
+        b: u8,
+        dice: &mut Dice,
+        tcp: Option<TcpHeader>,
+        sport: u16,
+        dport: u16,
+        payload: &[u8],
+    ) -> Vec<u8> {
+        let ip = if self.v6 {
+            ip6(a, b)
+        } else {
+            ip4(a, b, |ip| {
+                (ip.dscp, ip.ecn) =
+                    ((dice.roll(64) as u8).try_into().unwrap(), (dice.roll(4) as u8).try_into().unwrap());
+                ip.time_to_live = dice.roll(256) as u8;
+                ip.dont_fragment = dice.one_in(2);
+                if dice.one_in(40) {
+                    ip.options = [1, 1, 1, 0][..].try_into().unwrap();
+                }
+                if dice.one_in(60) {
+                    ip.more_fragments = true;
+                }
+            })
+        };
+        let mut out = Vec::new();
+        match tcp {
+            Some(tcp) => ip.tcp_header(tcp).write(&mut out, payload).unwrap(),
+            None => ip.udp(sport, dport).write(&mut out, payload).unwrap(),
+        }
+        out
+    }
+}
+
+/// What goes wrong on the way, or is done on purpose.
+fn disturb(dice: &mut Dice, frame: &mut Vec<u8>) {
+    match dice.roll(80) {
+        0 => frame.truncate(dice.roll(frame.len())),
+        1 => {
+            let at = dice.roll(frame.len());
+            frame[at] ^= 1 << dice.roll(8);
+        }
+        2 => *frame = from(std::mem::take(frame), mac(HERE[dice.roll(2)])),
+        3 => {
+            *frame =
+                to(std::mem::take(frame), [mac(THERE), mac(HERE[0]), [2, 0xea, 0x57, 0, 0, 1]][dice.roll(3)])
+        }
+        4 => *frame = tagged(frame, 7),
+        5 => frame.extend_from_slice(&[0; 6][..dice.roll(6) + 1]),
+        6 => {
+            for _ in 0..3 {
+                let at = dice.roll(frame.len());
+                frame[at] = dice.0 as u8;
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Devices for the programs to think that frames came in there.
+fn devices() -> Vec<u32> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    let index = |name: &str| nix::net::if_::if_nametoindex(name).unwrap();
+    for (name, peer) in [("p11", "q11"), ("p12", "q12"), ("u0", "u1")] {
+        let made =
+            Command::new("ip").args(["link", "add", name, "type", "veth", "peer", "name", peer]).status();
+        assert!(made.unwrap().success());
+    }
+    [index("p11"), index("p12"), index("u0")].to_vec()
+}
+
+fn setting(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+fn play(neighbors: &str, frames: u64, seed: u64) {
+    let devices = devices();
+    let kernel = Arc::new(KernelPath::load(10_000, devices[0], 14_789).unwrap());
+    let mut alone = Host::new(&config(neighbors, true), None);
+    let mut twin = Host::new(&config(neighbors, true), Some((kernel.clone(), &devices)));
+    let mut dice = Dice(seed);
+    let mut talks: Vec<Conversation> = (0..24).map(|_| Conversation::new(&mut dice)).collect();
+    let proxy = alone.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().proxy_mac;
+    let mut open_web = true;
+    for round in 0..frames {
+        let payload = vec![round as u8; [0, 1, 18, 100, 900][dice.roll(5)]];
+        let which = dice.roll(talks.len());
+        let (sender, mut frame) = talks[which].next(&mut dice, &payload);
+        if neighbors == "proxy" && sender != THERE && !dice.one_in(20) {
+            frame = to(frame, proxy.0);
+        }
+        disturb(&mut dice, &mut frame);
+        // Trials take nothing that is shorter than the network header it announces.
+        let least = match frame.get(12..14) {
+            Some([0x08, 0x00]) => 34,
+            Some([0x86, 0xdd]) => 54,
+            _ => 14,
+        };
+        if frame.len() < least {
+            continue;
+        }
+        let (expected, found) = if sender == THERE {
+            let tos = dice.roll(256) as u8;
+            (alone.underlay(tos, &frame), twin.underlay(tos, &frame))
+        } else {
+            let sender = if dice.one_in(100) { HERE[dice.roll(2)] } else { sender };
+            let offload = Offload::default();
+            (alone.tenant(sender, &frame, offload), twin.tenant(sender, &frame, offload))
+        };
+        if expected != found {
+            let (alone, twin) = (alone.flows(), twin.flows());
+            alone
+                .iter()
+                .filter(|flow| !twin.contains(flow))
+                .for_each(|flow| println!("pipeline alone: {flow}"));
+            twin.iter()
+                .filter(|flow| !alone.contains(flow))
+                .for_each(|flow| println!("with programs:  {flow}"));
+        }
+        assert_eq!(expected, found, "frame {round} of seed {seed}, from station {sender}: {frame:02x?}");
+        match dice.roll(3000) {
+            0 => {
+                open_web = !open_web;
+                alone.install(&config(neighbors, open_web));
+                twin.install(&config(neighbors, open_web));
+            }
+            1..20 => talks[which] = Conversation::new(&mut dice),
+            20 => assert_eq!(alone.flows(), twin.flows(), "flows after frame {round} of seed {seed}"),
+            _ => {}
+        }
+    }
+    assert_eq!(alone.flows(), twin.flows(), "flows at the end of seed {seed}");
+    let (carried, offloaded) =
+        (twin.carried, twin.shared.all_flows().map(|t| lock(t).offloaded()).sum::<u32>());
+    println!(
+        "{neighbors}: {frames} frames, {carried} of them carried by the programs, {offloaded} flows offloaded"
+    );
+    assert!(carried * 5 > frames, "the programs carried only {carried} of {frames} frames");
+}
+
+#[test]
+fn the_programs_do_what_the_pipeline_does() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let (frames, seed) = (setting("EASTGATE_TWIN_FRAMES", 200_000), setting("EASTGATE_TWIN_SEED", 1));
+    for (number, neighbors) in ["suppress", "proxy"].into_iter().enumerate() {
+        // A thread of its own, so that its namespace ends with it.
+        std::thread::spawn(move || play(neighbors, frames / 2, seed + number as u64))
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
+}
