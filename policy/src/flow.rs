@@ -113,6 +113,8 @@ pub enum Tracked {
         flow: FlowId,
         /// The key to decide about: that of the packet that opened the flow
         original: FlowKey,
+        /// What [`FlowTable::set_hint`] left for the packet's direction under the other epoch, or 0
+        hint: u64,
     },
     /// It would begin a flow.
     New,
@@ -174,10 +176,10 @@ impl FlowTable {
         let (key, swapped) = Key::of_segment(segment);
         let Some(index) = self.live(&key, now) else { return unknown(segment, settings) };
         let entry = self.slab.at(index);
-        if entry.epoch != epoch && settings.on_change == OnChange::Recheck {
-            return Tracked::Stale { flow: flow_id(entry, index), original: original(entry) };
-        }
         let direction = entry.direction(swapped);
+        if entry.epoch != epoch && settings.on_change == OnChange::Recheck {
+            return stale(entry, index, direction);
+        }
         let passed = match &segment.kind {
             SegmentKind::Tcp(tcp) => match self.step(index, direction, tcp, settings, now) {
                 Ok(Some(())) => Ok(()),
@@ -279,7 +281,7 @@ impl FlowTable {
             return UNRELATED;
         }
         if entry.epoch != epoch && settings.on_change == OnChange::Recheck {
-            return Tracked::Stale { flow: flow_id(entry, index), original: original(entry) };
+            return stale(entry, index, sent.reversed());
         }
         Tracked::Pass(hit(entry, index, sent.reversed()))
     }
@@ -564,6 +566,11 @@ const fn flow_id(entry: &Entry, index: u32) -> FlowId {
 
 fn original(entry: &Entry) -> FlowKey {
     entry.key.as_travelling(entry.opened_swapped)
+}
+
+fn stale(entry: &Entry, index: u32, direction: Direction) -> Tracked {
+    let hint = entry.hints[direction.index()];
+    Tracked::Stale { flow: flow_id(entry, index), original: original(entry), hint }
 }
 
 fn hit(entry: &Entry, index: u32, direction: Direction) -> Hit {

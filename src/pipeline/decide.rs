@@ -70,15 +70,21 @@ impl<'s> Pipeline<'s> {
             FragmentStep::Whole => self.police_packet(arrival, ends, ip, frame, now).map(drop),
             FragmentStep::First(datagram) => {
                 let decided = self.police_packet(arrival, ends, ip, frame, now);
-                let verdict = decided.map_or(Verdict::Refused, Verdict::Allowed);
+                let hint = receiver(ends.dst);
+                let verdict = decided.map_or(Verdict::Refused, |first| Verdict::Allowed { first, hint });
                 lock(&self.shared.fragments).settle(datagram, verdict);
                 decided.map(drop)
             }
-            FragmentStep::Later(Some(segment)) => {
+            // Only the receiver that the first fragment was decided for has a use for the others, and its rules are
+            // the ones that were asked.
+            FragmentStep::Later { hint, .. } if hint != receiver(ends.dst) => {
+                Err(DropReason::FragmentRefused.into())
+            }
+            FragmentStep::Later { segment: Some(segment), .. } => {
                 let segment = Segment { bytes: frame.len() as u32, ..segment };
                 self.track(network, ends, &segment, now)
             }
-            FragmentStep::Later(None) => Ok(()),
+            FragmentStep::Later { segment: None, .. } => Ok(()),
             FragmentStep::Drop(reason) => Err(reason.into()),
         }
     }
@@ -139,7 +145,7 @@ impl<'s> Pipeline<'s> {
                 network.count_hits(&admitted);
                 Ok(())
             }
-            Tracked::Stale { flow, original } => {
+            Tracked::Stale { flow, original, .. } => {
                 // The flow is decided as its first packet was, whichever way this one goes.
                 let ends = if original.src == segment.key.src && original.sport == segment.key.sport {
                     ends
@@ -189,6 +195,10 @@ impl<'s> Pipeline<'s> {
             Tracked::Pass(_) => Err(DropReason::IcmpUnrelated.into()),
             Tracked::Drop(reason) => Err(reason.into()),
             Tracked::New => Err(DropReason::IcmpUnrelated.into()),
+            // Whoever has the receiver's address now, the flow's own packets must have found it first.
+            Tracked::Stale { hint, .. } if hint != receiver(ends.dst) => {
+                Err(DropReason::IcmpUnrelated.into())
+            }
             Tracked::Stale { original, .. } => {
                 // The error goes to the one who sent the quoted packet: its receiver is that packet's sender.
                 let forward = original.src == quoted.src && original.sport == quoted.sport;
