@@ -51,6 +51,7 @@ subnets = ["10.1.0.0/24", "fd00:1::/64"]
 ingress = [
   { proto = "udp", ports = [7000], from = "any" },
   { proto = "tcp", ports = 5432, from = "any" },
+  { proto = "sctp", ports = 3868, from = "any" },
   { proto = "icmp", from = "any" },
 ]
 egress = [{ to = "any" }]
@@ -576,6 +577,8 @@ fn exit_codes_are_what_the_help_says() {
         (4, format!("trace --vni 5001 udp 10.1.0.11:1 10.1.0.12:7 --socket {nowhere}")),
         (4, format!("status --socket {plain_file}")),
         (5, trace(&good, DENIED)),
+        (0, trace(&good, 3868).replace("udp", "sctp")),
+        (5, trace(&good, 3869).replace("udp", "sctp")),
     ];
     let wrong: Vec<String> = expected
         .into_iter()
