@@ -318,14 +318,14 @@ impl<'s> Pipeline<'s> {
                 self.may_answer(arrival, now)?;
                 self.may_flood(network, now)?;
                 self.flood_ports(arrival, out);
-                self.flood_overlay(arrival, view, frame, out)?;
+                self.flood_overlay(arrival, view, frame, now, out)?;
                 Ok(Asked::Done(Outcome::Flood))
             }
             Answer::Announce { onward, .. } => match onward {
                 Onward::Everywhere => Ok(Asked::Neighbor),
                 Onward::Overlay => {
                     self.may_flood(network, now)?;
-                    self.flood_overlay(arrival, view, frame, out)?;
+                    self.flood_overlay(arrival, view, frame, now, out)?;
                     Ok(Asked::Done(Outcome::Flood))
                 }
                 Onward::Nowhere => Ok(Asked::Done(Outcome::Reply)),

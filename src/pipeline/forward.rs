@@ -554,19 +554,22 @@ impl<'s> Pipeline<'s> {
         }
     }
 
-    /// Sends the frame in hand, which is ARP or ND and fits any path, to every VTEP that flooding reaches, and to
-    /// no port.
+    /// Sends the frame in hand to every VTEP that flooding reaches, and to no port.
     pub(super) fn flood_overlay(
-        &self,
+        &mut self,
         arrival: &Arrival<'s>,
         view: &View,
         frame: &mut Frame<'_>,
+        now: Instant,
         out: &mut Batch,
     ) -> Result<(), Refusal> {
         let network = arrival.network;
-        let vteps: Vec<VtepAddr> =
+        let mut vteps: Vec<VtepAddr> =
             network.flood.iter().flat_map(|flood| flood.targets(arrival.from)).collect();
-        self.replicate(network, &vteps, &mut view.clone(), frame, out)
+        let lost = self.leave_out_too_big(arrival, &mut vteps, view, frame, now, out);
+        self.replicate(network, &vteps, &mut view.clone(), frame, out)?;
+        // This host has had its own.
+        self.flooded(arrival, 1 + vteps.len(), lost, DropReason::NoPeer.into(), now).map(drop)
     }
 
     /// Takes one of the network's tokens: one for a frame, however many copies it becomes.

@@ -109,6 +109,21 @@ fn copies_that_do_not_fit_are_lost_and_counted_and_the_others_are_not() {
     assert_eq!(fate, "too-big at alpha, too-big at alpha", "web3 takes nothing, no copy goes anywhere");
 }
 
+/// Options of a kind that nobody knows are skipped, however many bytes they have.
+#[test]
+fn a_solicitation_that_does_not_fit_is_lost_and_counted_likewise() {
+    let mut net = Net::new(&scene("unknown_neighbors = \"flood\"\nneighbors = \"proxy\""));
+    let solicit = |units: u8| {
+        let option = [&[200, units][..], &vec![0; usize::from(units) * 8 - 2]].concat();
+        let body = [&v6(99)[..], &[1, 1], &mac(WEB1), &option].concat();
+        let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 99];
+        icmp6(WEB1, [0x33, 0x33, 0xff, 0, 0, 99], v6(WEB1), group, 135, &body)
+    };
+    // 40 bytes of IPv6, 24 of the solicitation, 8 with the sender's MAC, and the option.
+    assert_eq!(net.send("web1", solicit(172)), "db1, db2, db3, web2, web3");
+    assert_eq!(net.send("web1", solicit(173)), "db2, web3, too-big at alpha, too-big at alpha");
+}
+
 #[test]
 fn who_sends_too_much_to_a_station_that_nobody_knows_is_told() {
     let mut net = Net::new(&scene("unknown_destinations = \"flood\""));
