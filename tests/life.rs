@@ -7,7 +7,9 @@
 mod common;
 
 use std::{
+    io::{BufRead, BufReader, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::net::UnixStream,
     path::PathBuf,
     time::Duration,
 };
@@ -239,6 +241,24 @@ fn a_killed_daemon_lets_nothing_pass_and_the_next_one_takes_over() {
         assert_eq!(before.changes(&Machine::of(space)), Vec::<String>::new());
         assert!(left.iter().all(|path| !path.exists()), "{left:?}");
     }
+}
+
+#[test]
+fn an_orderly_stop_under_traffic_lets_nothing_pass() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let before = Machine::of(&site.alpha);
+    let (mut alpha, _beta) = (site.run("alpha"), site.run("beta"));
+    let flows = Flows::start(&site);
+    for _ in 0..3 {
+        flows.allowed_arrive("while it runs");
+        assert!(alpha.stop().success());
+        assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
+        assert!(flows.allowed.iter().all(|(stream, sink)| stream.is_cut(sink, 50)));
+        flows.denied_never_arrived();
+        alpha = site.run("alpha");
+    }
+    flows.allowed_arrive("after it came back");
+    flows.denied_never_arrived();
 }
 
 #[test]
@@ -527,6 +547,81 @@ fn a_second_daemon_on_the_same_socket_is_refused_and_harms_nothing() {
     assert_eq!(after["settings_restored"], 0);
     flows.allowed_arrive("after a second daemon was refused");
     flows.denied_never_arrived();
+}
+
+/// Requests as they should be, and what becomes of them when bytes are changed, cut off and made up. The same in
+/// every run (xorshift64*).
+fn noise_for_the_control_socket() -> Vec<Vec<u8>> {
+    let good = [
+        r#"{"status":{}}"#,
+        r#"{"flows":{"vni":5001,"address":"10.1.0.11","port":7000,"proto":17,"limit":3}}"#,
+        r#"{"drops":{"mac":"02:00:00:00:00:11"}}"#,
+        r#"{"fdb-flush":{"vni":5001}}"#,
+        r#"{"trace":{"vni":5001,"proto":17,"src":"10.1.0.11","dst":"10.1.0.12","sport":1,"dport":7000,"icmp":null}}"#,
+    ];
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = move |end: usize| {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % end
+    };
+    let mut lines: Vec<Vec<u8>> = vec![
+        b"[".repeat(60_000),
+        br#"{"flows":"#.repeat(7_000),
+        br#"{"flows":{"limit":18446744073709551616}}"#.to_vec(),
+        br#"{"flows":{"limit":18446744073709551615}}"#.to_vec(),
+        br#"{"flows":{"vni":-1}}"#.to_vec(),
+        br#"{"status":{},"reload":{}}"#.to_vec(),
+        b"\xff\xfe\0\0".to_vec(),
+        b"x".repeat(1 << 20),
+    ];
+    for _ in 0..2_000 {
+        let mut line = good[below(good.len())].as_bytes().to_vec();
+        for _ in 0..=below(4) {
+            let at = below(line.len());
+            match below(4) {
+                0 => line[at] = below(256) as u8,
+                1 => line.truncate(at.max(1)),
+                2 => line.insert(at, b"{}[]\",:0e-"[below(10)]),
+                _ => line.extend_from_within(at..),
+            }
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+#[test]
+fn noise_on_the_control_socket_harms_nobody() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let alpha = site.run("alpha");
+    let before = alpha.ask(&["status"]);
+    let mut errors = 0;
+    for mut line in noise_for_the_control_socket() {
+        line.retain(|byte| *byte != b'\n');
+        line.push(b'\n');
+        let mut stream = UnixStream::connect(alpha.socket()).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.write_all(&line).unwrap();
+        let mut answer = String::new();
+        BufReader::new(&stream).read_line(&mut answer).unwrap();
+        let shown = String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned();
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{shown}"));
+        assert!(answer["ok"].is_object() || answer["error"].is_string(), "{shown}: {answer}");
+        errors += u32::from(answer["error"].is_string());
+    }
+    assert!(errors > 1_000, "only {errors} were refused: is this noise?");
+    // Half a request, and gone.
+    for _ in 0..100 {
+        UnixStream::connect(alpha.socket()).unwrap().write_all(b"{\"status\"").unwrap();
+    }
+    let after = alpha.ask(&["status"]);
+    for field in ["ready", "epoch", "host", "reload_error"] {
+        assert_eq!(before[field], after[field], "{field}");
+    }
+    assert!(!alpha.log().contains("panicked"), "{}", alpha.log());
+    assert!(alpha.stop().success());
 }
 
 #[test]
