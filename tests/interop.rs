@@ -13,7 +13,8 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Stdio},
 };
 
-use common::{Capture, Daemon, Space, World, bulk, datagram_arrives, hardware_address, wait_for};
+use common::{Capture, Daemon, Space, World, bulk, datagram_arrives, hardware_address, send_frame, wait_for};
+use etherparse::{IpDscp, IpEcn, IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
 
 const PORT: u16 = 7000;
 
@@ -220,6 +221,68 @@ fn the_kernel_is_a_peer_by_head_end_replication_over_ipv6() {
 #[test]
 fn the_kernel_is_a_peer_by_multicast_over_ipv6() {
     interoperates(Underlay::V6, true);
+}
+
+/// Packets with something in every field that a careless hand would change: each of them from station `from` to
+/// station `to`.
+fn odd_packets(from: u8, to: u8) -> Vec<Vec<u8>> {
+    let (v4, v6) = (|n| [10, 1, 0, n], |n| [0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n]);
+    let mac = |number: u8| [2, 0, 0, 0, 0, number];
+    // Its addresses are written as its MAC is, in hex; IPv4's are decimal.
+    let decimal = |number: u8| number / 16 * 10 + number % 16;
+    let router_alert = [148, 4, 0, 0, 1, 1, 1, 0];
+    let mut packets = Vec::new();
+    for (options, ttl, dont_fragment) in [(&[][..], 1, false), (&router_alert, 255, true)] {
+        let mut header = Ipv4Header::new(0, ttl, IpNumber::UDP, v4(decimal(from)), v4(decimal(to))).unwrap();
+        header.identification = 0xbeef;
+        header.dont_fragment = dont_fragment;
+        header.dscp = IpDscp::try_new(46).unwrap();
+        header.ecn = IpEcn::ONE;
+        header.options = options.try_into().unwrap();
+        packets.push((IpHeaders::Ipv4(header, Default::default()), dont_fragment));
+    }
+    let header = Ipv6Header {
+        traffic_class: 0xb9,
+        flow_label: 0xabcde.try_into().unwrap(),
+        hop_limit: 1,
+        source: v6(from),
+        destination: v6(to),
+        ..Ipv6Header::default()
+    };
+    packets.push((IpHeaders::Ipv6(header, Default::default()), true));
+    let build = |(ip, keep_checksum): (IpHeaders, bool)| {
+        let mut frame = Vec::new();
+        let builder = PacketBuilder::ethernet2(mac(from), mac(to)).ip(ip);
+        builder.udp(4000, PORT).write(&mut frame, b"as it came").unwrap();
+        if !keep_checksum {
+            // UDP over IPv4 may have none.
+            frame[40..42].fill(0);
+        }
+        frame
+    };
+    packets.into_iter().map(build).collect()
+}
+
+#[test]
+fn an_allowed_packet_leaves_as_it_came() {
+    let Some(site) = Site::new(Underlay::V4) else { return };
+    let _daemon = site.run("", "", FAR1);
+    kernel_vtep(&site, "");
+    site.peer.bridge("fdb append 02:00:00:00:00:11 dev vx0 dst 192.0.2.1");
+    let captures = [Capture::start(&site.peer, "vx0"), Capture::start(&site.web1, "eth0")];
+    let ways = [(&site.web1, "eth0", 0x11, 0x31), (&site.peer, "vx0", 0x31, 0x11)];
+    for ((space, device, from, to), capture) in ways.into_iter().zip(&captures) {
+        for (sent, packet) in (1..).zip(odd_packets(from, to)) {
+            send_frame(space, device, &packet);
+            let mut arrived = Vec::new();
+            wait_for("a packet arrives", || {
+                arrived =
+                    capture.matching(|frame| frame[..12] == packet[..12] && frame.ends_with(b"as it came"));
+                arrived.len() >= sent
+            });
+            assert_eq!(arrived.last(), Some(&packet));
+        }
+    }
 }
 
 /// tests/scapy/headers.py, running at the peer.
