@@ -7,15 +7,15 @@ const PROTOCOLS: &[(&str, u8)] = &[
     ("igmp", 2),
     ("tcp", proto::TCP),
     ("udp", proto::UDP),
-    ("dccp", 33),
+    ("dccp", proto::DCCP),
     ("gre", 47),
     ("esp", 50),
     ("ah", 51),
     ("icmpv6", proto::ICMPV6),
     ("ospf", 89),
     ("vrrp", 112),
-    ("sctp", 132),
-    ("udplite", 136),
+    ("sctp", proto::SCTP),
+    ("udplite", proto::UDPLITE),
 ];
 
 /// The number of a protocol given by name or number.

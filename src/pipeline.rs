@@ -24,7 +24,7 @@ use eastgate_vtep::{
     offload::{note_uncut, note_unfinished_checksum},
     peers::PeerKind,
 };
-use eastgate_wire::{DropReason, EndpointId, FlowKey, Frame, Instant, PortId, View, VtepAddr};
+use eastgate_wire::{DropReason, EndpointId, FlowKey, Frame, Instant, PortId, View, Vni, VtepAddr};
 
 use self::{
     batch::Batch,
@@ -42,7 +42,7 @@ pub enum Outcome {
     Forward,
     /// It goes to many.
     Flood,
-    /// It was answered on the spot and ends here.
+    /// It was answered, here or by the host it concerns, and ends here.
     Reply,
     /// It ends here, for this reason.
     Drop(DropReason),
@@ -203,7 +203,7 @@ impl<'s> Pipeline<'s> {
         from: VtepAddr,
         tos: u8,
         datagram: &mut Frame<'_>,
-    ) -> Result<(Arrival<'s>, View), (Option<eastgate_wire::Vni>, DropReason)> {
+    ) -> Result<(Arrival<'s>, View), (Option<Vni>, DropReason)> {
         let snapshot = self.snapshot;
         let mut found = None;
         let unwrapped = carriage::unwrap(datagram, from, Ecn::of_tos(tos), |vni| {
@@ -317,6 +317,7 @@ impl<'s> Pipeline<'s> {
             Answer::NotNeighbor => Ok(Asked::No),
             Answer::Drop(reason) => Err(reason.into()),
             Answer::Pass => Ok(Asked::Neighbor),
+            Answer::Elsewhere => Ok(Asked::Done(Outcome::Reply)),
             Answer::Reply => {
                 self.may_answer(arrival, now)?;
                 self.send_back(arrival, out);
@@ -326,14 +327,14 @@ impl<'s> Pipeline<'s> {
                 self.may_answer(arrival, now)?;
                 self.may_flood(network, now)?;
                 self.flood_ports(arrival, out);
-                self.flood_overlay(arrival, view, frame, out)?;
+                self.flood_overlay(arrival, view, frame, now, out)?;
                 Ok(Asked::Done(Outcome::Flood))
             }
             Answer::Announce { onward, .. } => match onward {
                 Onward::Everywhere => Ok(Asked::Neighbor),
                 Onward::Overlay => {
                     self.may_flood(network, now)?;
-                    self.flood_overlay(arrival, view, frame, out)?;
+                    self.flood_overlay(arrival, view, frame, now, out)?;
                     Ok(Asked::Done(Outcome::Flood))
                 }
                 Onward::Nowhere => Ok(Asked::Done(Outcome::Reply)),
@@ -418,17 +419,20 @@ impl<'s> Pipeline<'s> {
         now: Instant,
     ) -> Outcome {
         let vni = arrival.network.vni;
-        let flow = View::parse(frame.bytes()).ok().and_then(|view| {
-            let ip = view.ip()?;
-            let (sport, dport) = ip.ports();
-            Some(FlowKey { src: ip.src, dst: ip.dst, vni, sport, dport, proto: ip.proto })
-        });
+        let flow = View::parse(frame.bytes()).ok().and_then(|view| flow_of(vni, &view));
         let Refusal { reason, by, rule } = refusal;
         let key = DropKey { vni: Some(vni), reason, from: Some(arrival.from), by, rule };
         self.counters.drop_frame(key, bytes, flow, now);
         tracing::trace!(%vni, %reason, from = ?arrival.from, ?flow, "dropped");
         Outcome::Drop(reason)
     }
+}
+
+/// The flow that a packet of this network would be of.
+fn flow_of(vni: Vni, view: &View) -> Option<FlowKey> {
+    let ip = view.ip()?;
+    let (sport, dport) = ip.ports();
+    Some(FlowKey { src: ip.src, dst: ip.dst, vni, sport, dport, proto: ip.proto })
 }
 
 /// What step 2 made of a frame.

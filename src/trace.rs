@@ -129,7 +129,11 @@ impl<'a> Walk<'a> {
             proto::ICMPV6 if !from.is_v4() => {
                 builder.icmpv6_raw(kind, code, [0, 1, 0, 1]).write(&mut frame, &[])
             }
-            other => builder.write(&mut frame, other.into(), &[0; 8]),
+            // Ports, where it has any, and nothing else.
+            other => {
+                let ([a, b], [c, d]) = (sport.to_be_bytes(), dport.to_be_bytes());
+                builder.write(&mut frame, other.into(), &[a, b, c, d, 0, 0, 0, 0])
+            }
         };
         written.map_err(|error| self.stop("parse", "", "bad-ip-header", &error.to_string()))?;
         Ok(frame)

@@ -119,6 +119,8 @@ pub enum Tracked {
         flow: FlowId,
         /// The key to decide about: that of the packet that opened the flow
         original: FlowKey,
+        /// What [`FlowTable::set_hint`] left for the packet's direction under the other epoch, or 0
+        hint: u64,
     },
     /// Its flow is offloaded, and the packet has not been looked at beyond that: [`FlowTable::reclaim`] the flow and
     /// ask again.
@@ -196,12 +198,12 @@ impl FlowTable {
         let Some(index) = self.live(&key, now) else { return unknown(segment, settings) };
         let entry = self.slab.at(index);
         let direction = entry.direction(swapped);
-        let stale = entry.epoch != epoch && settings.on_change == OnChange::Recheck;
-        if entry.offload.away && (stale || !Self::passes_beside(entry, segment, direction)) {
+        let is_stale = entry.epoch != epoch && settings.on_change == OnChange::Recheck;
+        if entry.offload.away && (is_stale || !Self::passes_beside(entry, segment, direction)) {
             return Tracked::Offloaded { flow: flow_id(entry, index), original: original(entry) };
         }
-        if stale {
-            return Tracked::Stale { flow: flow_id(entry, index), original: original(entry) };
+        if is_stale {
+            return stale(entry, index, direction);
         }
         let passed = match &segment.kind {
             SegmentKind::Tcp(tcp) => match self.step(index, direction, tcp, settings, now) {
@@ -308,7 +310,7 @@ impl FlowTable {
             return UNRELATED;
         }
         if entry.epoch != epoch && settings.on_change == OnChange::Recheck {
-            return Tracked::Stale { flow: flow_id(entry, index), original: original(entry) };
+            return stale(entry, index, sent.reversed());
         }
         Tracked::Pass(hit(entry, index, sent.reversed()))
     }
@@ -605,6 +607,11 @@ const fn flow_id(entry: &Entry, index: u32) -> FlowId {
 
 fn original(entry: &Entry) -> FlowKey {
     entry.key.as_travelling(entry.opened_swapped)
+}
+
+fn stale(entry: &Entry, index: u32, direction: Direction) -> Tracked {
+    let hint = entry.hints[direction.index()];
+    Tracked::Stale { flow: flow_id(entry, index), original: original(entry), hint }
 }
 
 fn hit(entry: &Entry, index: u32, direction: Direction) -> Hit {

@@ -58,8 +58,13 @@ pub struct DatagramId {
 /// What was decided about a datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// The first fragment passed, as this segment of a flow, or without a flow.
-    Allowed(Option<Segment>),
+    /// The first fragment passed.
+    Allowed {
+        /// As this segment of a flow, or without a flow
+        first: Option<Segment>,
+        /// A note for the later ones; what it means is the caller's business
+        hint: u64,
+    },
     /// It did not.
     Refused,
 }
@@ -72,9 +77,14 @@ pub enum FragmentStep {
     Whole,
     /// A first fragment: to be decided like a packet, and then to be [settled](FragmentTable::settle).
     First(DatagramId),
-    /// A later fragment of a datagram that passed: to be tracked as this segment (its counts are of one packet
-    /// of `l4_len` bytes, for the caller to change), or passed on when there is none.
-    Later(Option<Segment>),
+    /// A later fragment of a datagram that passed.
+    Later {
+        /// To be tracked as this (its counts are of one packet of `l4_len` bytes, for the caller to change); none
+        /// where the first fragment passed without a flow
+        segment: Option<Segment>,
+        /// The first fragment's note
+        hint: u64,
+    },
     /// It does not pass.
     Drop(DropReason),
 }
@@ -272,7 +282,9 @@ impl FragmentTable {
         }
         let step = match datagram.verdict {
             Verdict::Refused => FragmentStep::Drop(DropReason::FragmentRefused),
-            Verdict::Allowed(first) => FragmentStep::Later(first.map(|first| datagram.later(&first, piece))),
+            Verdict::Allowed { first, hint } => {
+                FragmentStep::Later { segment: first.map(|first| datagram.later(&first, piece)), hint }
+            }
         };
         if datagram.is_complete() {
             self.forget(index);

@@ -85,6 +85,7 @@ pub(super) struct EndpointClaim {
     pub(super) host: Option<HostRef>,
     pub(super) port: Option<(Arc<str>, Place)>,
     pub(super) port_missing: bool,
+    pub(super) addresses: Box<[(IpAddr, Place)]>,
 }
 
 impl FileContent {

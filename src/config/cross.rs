@@ -10,6 +10,7 @@ use std::{
 };
 
 use eastgate_wire::Vni;
+use ipnet::IpNet;
 
 use super::{
     check::{Claims, FileContent, HostClaim, NetworkClaim},
@@ -29,6 +30,8 @@ pub(super) struct Good {
     vnis: HashMap<Vni, Owner>,
     /// By host and port.
     ports: HashMap<Name, HashMap<Arc<str>, Owner>>,
+    /// By tenant: warnings of addresses that are hosts'.
+    of_hosts: HashMap<Name, Vec<Diagnostic>>,
 }
 
 /// Who has something, and where that is written.
@@ -52,6 +55,8 @@ pub(super) struct Whole<'f> {
     /// Every file could be read, so a host that is not there does not exist.
     complete: bool,
     diagnostics: Vec<Diagnostic>,
+    /// By tenant: warnings of addresses that are hosts'.
+    of_hosts: HashMap<Name, Vec<Diagnostic>>,
 }
 
 impl<'f> Whole<'f> {
@@ -66,6 +71,7 @@ impl<'f> Whole<'f> {
             same: HashSet::new(),
             complete,
             diagnostics: Vec::new(),
+            of_hosts: HashMap::new(),
         };
         let mut in_order: Vec<&Arc<FileContent>> = contents.iter().collect();
         in_order.sort_by(|a, b| a.source.name().cmp(b.source.name()));
@@ -126,6 +132,8 @@ impl<'f> Whole<'f> {
         }
         self.vnis(good, &mut found);
         self.ports(good, &mut found);
+        self.addresses_of_hosts(good);
+        found.extend(self.of_hosts.values().flatten().cloned());
         self.diagnostics.append(&mut found);
     }
 
@@ -147,6 +155,23 @@ impl<'f> Whole<'f> {
                 owners.insert(*address, (&host.name, at));
             }
         }
+    }
+
+    /// Warns of endpoints with addresses that no tenant reaches. What was found of tenants that did not change holds
+    /// again: neither did the hosts.
+    fn addresses_of_hosts(&mut self, good: Option<&Good>) {
+        let reserved = ReservedAddresses::of(self.hosts.values().copied());
+        for (tenant, claims) in &self.changed {
+            let addresses = claims.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+            let found: Vec<Diagnostic> =
+                addresses.filter_map(|(address, at)| reserved.warning(*address, at)).collect();
+            if !found.is_empty() {
+                self.of_hosts.insert(tenant.name.clone(), found);
+            }
+        }
+        let known = good.into_iter().flat_map(|good| self.same.iter().map(|name| (name, &good.of_hosts)));
+        let known = known.filter_map(|(name, of_hosts)| Some((name.clone(), of_hosts.get(name)?.clone())));
+        self.of_hosts.extend(known);
     }
 
     /// The host, or the report that there is none.
@@ -263,6 +288,7 @@ impl<'f> Whole<'f> {
         }
         next.config = config;
         next.contents = contents.to_vec();
+        next.of_hosts = self.of_hosts;
         next
     }
 
@@ -292,6 +318,7 @@ impl Good {
             tenants: HashMap::new(),
             vnis: HashMap::new(),
             ports: HashMap::new(),
+            of_hosts: HashMap::new(),
         }
     }
 
@@ -332,6 +359,38 @@ impl Good {
                 }
             }
         }
+    }
+}
+
+/// The addresses that admission keeps all tenants from.
+struct ReservedAddresses<'h> {
+    vteps: HashMap<IpAddr, &'h Name>,
+    /// Most hosts have the same.
+    management: BTreeMap<IpNet, &'h Name>,
+}
+
+impl<'h> ReservedAddresses<'h> {
+    fn of(hosts: impl Iterator<Item = &'h HostClaim>) -> Self {
+        let mut reserved = Self { vteps: HashMap::new(), management: BTreeMap::new() };
+        for claim in hosts {
+            if let Some((address, _)) = &claim.vtep {
+                reserved.vteps.insert(*address, &claim.name);
+            }
+            for prefix in claim.host.iter().flat_map(|host| &host.management) {
+                reserved.management.entry(*prefix).or_insert(&claim.name);
+            }
+        }
+        reserved
+    }
+
+    fn warning(&self, address: IpAddr, at: &Place) -> Option<Diagnostic> {
+        let management = || {
+            Some(("a management address", *self.management.iter().find(|(net, _)| net.contains(&address))?.1))
+        };
+        let vtep = self.vteps.get(&address).map(|name| ("the VTEP", *name));
+        let (what, host) = vtep.or_else(management)?;
+        let problem = Problem::AddressOfHost { address, what, host: host.to_string() };
+        Some(Diagnostic::new(problem, at.clone()))
     }
 }
 

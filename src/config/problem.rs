@@ -308,7 +308,7 @@ problems! {
     /// Ports of a protocol that has none.
     PortsNotPossible { protocol: String } Error "ports-not-possible"
         "{protocol} has no ports that could be matched"
-        "ports go with `proto = \"tcp\"` and `proto = \"udp\"`; take the ports out, or name one of those";
+        "ports go with tcp, udp, sctp, dccp and udplite; take the ports out, or write `proto = \"tcp\"` or another of those";
     /// ICMP types of something else.
     IcmpNotPossible { protocol: String } Error "icmp-not-possible"
         "{protocol} has no ICMP type or code"
@@ -330,6 +330,10 @@ problems! {
     EndpointUngrouped { name: String } Warning "endpoint-ungrouped"
         "endpoint `{name}` is in no group: it can neither send nor receive"
         "add `groups = [\"NAME\"]`";
+    /// An endpoint with an address that is a host's.
+    AddressOfHost { address: IpAddr, what: &'static str, host: String } Warning "address-of-host"
+        "{address} is {what} of host `{host}`: whatever is sent to it here is dropped"
+        "write another address: tenants reach neither VTEPs nor what is in `management` (`reserved-destination`)";
     /// A rule twice.
     RuleRepeated { } Warning "rule-repeated"
         "this rule repeats another of the same list"

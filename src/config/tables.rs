@@ -229,7 +229,7 @@ table! {
         optional description: Arc<str>,
         /// Protocol by name or number, or "any". "icmp" without a type is ICMP and ICMPv6; with a type it is ICMP.
         default proto: NumberOrWord = NumberOrWord("any".into()),
-        /// Destination ports: 443, "443", "8000-8099", or a list; with tcp and udp.
+        /// Destination ports: 443, "443", "8000-8099", or a list; with tcp, udp, sctp, dccp and udplite.
         optional ports: OneOrMany<PortRange>,
         /// Source ports, likewise.
         optional source_ports: OneOrMany<PortRange>,

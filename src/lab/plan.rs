@@ -130,9 +130,6 @@ impl Plan {
     fn vtep(&mut self, model: &Model, id: &str, name: &str, host: &Host) {
         let at = namespace(id, name);
         let spec = model.topology.vtep.get(name).cloned().unwrap_or_default();
-        // A cable between two machines carries no superframes. A veth pair would hand the kernel's tunnelled ones on
-        // whole, and the other VTEP would receive datagrams that no underlay can bring it.
-        self.ip(&at, &format!("link set {} gso_max_segs 1", host.device));
         for vni in model.vnis_on(name) {
             self.ip(&at, &vxlan_device(vni, model.port, host, &spec));
             self.ip(

@@ -120,3 +120,35 @@ pub fn traffic(workers: &[Counters]) -> Traffic {
         dropped: drops(workers).iter().map(|(_, count)| count.frames).sum(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use eastgate_wire::PortId;
+
+    use super::*;
+
+    #[test]
+    fn rows_are_bounded_and_nothing_goes_uncounted() {
+        let workers = [Counters::default(), Counters::default()];
+        let vni = |n: u32| Vni::new_checked(n % 3).ok();
+        let many = 2 * DROP_ROWS as u32;
+        for n in 0..many {
+            let from = Some(Location::Local(PortId(n)));
+            let key = DropKey { vni: vni(n), reason: DropReason::NotSyn, from, by: None, rule: Some(n) };
+            workers[0].drop_frame(key, 60, None, Instant::from_secs(n.into()));
+            workers[0].drop_frame(key, 60, None, Instant::from_secs(n.into()));
+        }
+        let rows = drops(&workers);
+        // A row of its own for as many as there is room for, and one of each network for all others.
+        assert_eq!(rows.len(), DROP_ROWS + 3);
+        assert_eq!(rows.iter().filter(|(key, _)| key.from.is_none()).count(), 3);
+        assert_eq!(rows.iter().map(|(_, count)| count.frames).sum::<u64>(), 2 * u64::from(many));
+        assert_eq!(rows.iter().map(|(_, count)| count.bytes).sum::<u64>(), 120 * u64::from(many));
+        for n in 0..3 {
+            let of_network = rows.iter().filter(|(key, _)| key.vni == vni(n));
+            let expected = (0..many).filter(|m| m % 3 == n).count() as u64 * 2;
+            assert_eq!(of_network.map(|(_, count)| count.frames).sum::<u64>(), expected);
+        }
+        assert_eq!(traffic(&workers).dropped, 2 * u64::from(many));
+    }
+}

@@ -70,16 +70,23 @@ impl<'s> Pipeline<'s> {
             FragmentStep::Whole => self.police_packet(arrival, ends, ip, frame, now).map(|(_, ripe)| ripe),
             FragmentStep::First(datagram) => {
                 let decided = self.police_packet(arrival, ends, ip, frame, now);
-                let verdict =
-                    decided.as_ref().map_or(Verdict::Refused, |(segment, _)| Verdict::Allowed(*segment));
+                let hint = receiver(ends.dst);
+                let verdict = decided
+                    .as_ref()
+                    .map_or(Verdict::Refused, |(first, _)| Verdict::Allowed { first: *first, hint });
                 lock(&self.shared.fragments).settle(datagram, verdict);
                 decided.map(|_| None)
             }
-            FragmentStep::Later(Some(segment)) => {
+            // Only the receiver that the first fragment was decided for has a use for the others, and its rules are
+            // the ones that were asked.
+            FragmentStep::Later { hint, .. } if hint != receiver(ends.dst) => {
+                Err(DropReason::FragmentRefused.into())
+            }
+            FragmentStep::Later { segment: Some(segment), .. } => {
                 let segment = Segment { bytes: frame.len() as u32, ..segment };
                 self.track(network, ends, &segment, now).map(|_| None)
             }
-            FragmentStep::Later(None) => Ok(None),
+            FragmentStep::Later { segment: None, .. } => Ok(None),
             FragmentStep::Drop(reason) => Err(reason.into()),
         }
     }
@@ -158,7 +165,7 @@ impl<'s> Pipeline<'s> {
                 network.count_hits(&admitted);
                 Ok(None)
             }
-            Tracked::Stale { flow, original } => {
+            Tracked::Stale { flow, original, .. } => {
                 // The flow is decided as its first packet was, whichever way this one goes.
                 let ends_of_packet = ends;
                 let ends = if original.src == segment.key.src && original.sport == segment.key.sport {
@@ -227,6 +234,10 @@ impl<'s> Pipeline<'s> {
             Tracked::Pass(_) => Err(DropReason::IcmpUnrelated.into()),
             Tracked::Drop(reason) => Err(reason.into()),
             Tracked::New | Tracked::Offloaded { .. } => Err(DropReason::IcmpUnrelated.into()),
+            // Whoever has the receiver's address now, the flow's own packets must have found it first.
+            Tracked::Stale { hint, .. } if hint != receiver(ends.dst) => {
+                Err(DropReason::IcmpUnrelated.into())
+            }
             Tracked::Stale { original, .. } => {
                 // The error goes to the one who sent the quoted packet: its receiver is that packet's sender.
                 let forward = original.src == quoted.src && original.sport == quoted.sport;

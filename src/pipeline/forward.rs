@@ -15,13 +15,15 @@ use eastgate_vtep::{
     peers::PeerKind,
 };
 use eastgate_wire::{
-    DropReason, Family, Frame, Instant, View, VtepAddr,
+    DropReason, Family, FlowKey, Frame, Instant, View, VtepAddr,
     view::{Ip, Transport, proto, tcp_flags},
 };
 
 use super::{
     Arrival, Outcome, Pipeline, Refusal,
     batch::{Batch, Egress, Tunnel},
+    counters::{DropCount, DropKey},
+    flow_of,
     shared::lock,
 };
 use crate::{
@@ -328,20 +330,27 @@ impl<'s> Pipeline<'s> {
             }
             return Ok(());
         }
-        if let Some(speaker) = Speaker::destination_of(view) {
-            let told = lock(&network.state.too_big).answer(
-                frame.bytes(),
-                view,
-                speaker,
-                tenant_mtu,
-                now,
-                &mut self.made,
-            );
-            if told.is_ok() {
-                self.send_back(arrival, out);
-            }
-        }
+        self.tell_too_big(arrival, tenant_mtu, view, frame, now, out);
         Err(DropReason::TooBig.into())
+    }
+
+    /// Tells the sender of a packet how large it may be, where the sender can be told.
+    fn tell_too_big(
+        &mut self,
+        arrival: &Arrival<'s>,
+        tenant_mtu: u16,
+        view: &View,
+        frame: &Frame<'_>,
+        now: Instant,
+        out: &mut Batch,
+    ) {
+        let Some(speaker) = Speaker::destination_of(view) else { return };
+        let mut too_big = lock(&arrival.network.state.too_big);
+        let told = too_big.answer(frame.bytes(), view, speaker, tenant_mtu, now, &mut self.made);
+        drop(too_big);
+        if told.is_ok() {
+            self.send_back(arrival, out);
+        }
     }
 
     /// The outer header for a frame that eastgate made.
@@ -414,8 +423,10 @@ impl<'s> Pipeline<'s> {
                 _ => {}
             }
         }
-        copies += self.replicate(network, &vteps, view, frame, out)?;
-        if copies == 0 { Err(DropReason::UnknownDestination.into()) } else { Ok(Outcome::Flood) }
+        let lost = self.leave_out_too_big(arrival, &mut vteps, view, frame, now, out);
+        copies += vteps.len();
+        self.replicate(network, &vteps, view, frame, out)?;
+        self.flooded(arrival, copies, lost, DropReason::UnknownDestination.into(), now)
     }
 
     /// To everyone but where it came from; to each receiver only what its rules let in.
@@ -448,17 +459,73 @@ impl<'s> Pipeline<'s> {
                 Err(refusal) => refused = Some(refusal),
             }
         }
-        let vteps: Vec<VtepAddr> =
+        let mut vteps: Vec<VtepAddr> =
             network.flood.iter().flat_map(|flood| flood.targets(arrival.from)).collect();
-        copies += self.replicate(network, &vteps, view, frame, out)?;
+        let lost = self.leave_out_too_big(arrival, &mut vteps, view, frame, now, out);
+        copies += vteps.len();
+        self.replicate(network, &vteps, view, frame, out)?;
         match refused {
-            Some(refusal) if copies == 0 => Err(refusal),
-            _ if copies == 0 => Err(DropReason::NoPeer.into()),
-            _ => Ok(Outcome::Flood),
+            // Nobody here: a host of a mesh hears what is flooded also where it has no one to give it to.
+            None if copies == 0 && lost.is_none() && !arrival.is_local() => Ok(Outcome::Flood),
+            refused => self.flooded(arrival, copies, lost, refused.unwrap_or(DropReason::NoPeer.into()), now),
         }
     }
 
-    /// One copy of the frame for each VTEP: one wrapping, many outer headers.
+    /// What became of a frame to many, of which `lost` copies did not fit: each of those counts. Where no copy
+    /// went anywhere, the frame is dropped as one of them, or else for the reason `nobody`.
+    fn flooded(
+        &self,
+        arrival: &Arrival<'s>,
+        copies: usize,
+        lost: Option<LostCopies>,
+        nobody: Refusal,
+        now: Instant,
+    ) -> Result<Outcome, Refusal> {
+        let Some(lost) = lost else { return if copies == 0 { Err(nobody) } else { Ok(Outcome::Flood) } };
+        let uncounted = u64::from(copies == 0);
+        let frames = lost.frames - uncounted;
+        if frames > 0 {
+            let reason = DropReason::TooBig;
+            let vni = Some(arrival.network.vni);
+            let key = DropKey { vni, reason, from: Some(arrival.from), by: None, rule: None };
+            let bytes = lost.bytes / lost.frames * frames;
+            self.counters.add(key, &DropCount { frames, bytes, last_at: now, last: lost.flow });
+        }
+        if copies == 0 { Err(DropReason::TooBig.into()) } else { Ok(Outcome::Flood) }
+    }
+
+    /// Leaves out the VTEPs that no copy of the frame fits on its way to, and tells the sender where it can be
+    /// told. Copies are not cut: what is flooded is multicast, which asks for no answer, or on its way to somebody
+    /// whose place is not known yet.
+    fn leave_out_too_big(
+        &mut self,
+        arrival: &Arrival<'s>,
+        vteps: &mut Vec<VtepAddr>,
+        view: &View,
+        frame: &Frame<'_>,
+        now: Instant,
+        out: &mut Batch,
+    ) -> Option<LostCopies> {
+        let before = vteps.len();
+        let mut narrowest = u16::MAX;
+        vteps.retain(|vtep| {
+            let path_mtu = self.shared.path_mtu_to(*vtep, now);
+            let fits = mtu::fits(view, frame.len(), &frame.offload, path_mtu, family(*vtep));
+            if !fits {
+                narrowest = narrowest.min(mtu::tenant_mtu(path_mtu, family(*vtep), view.tags));
+            }
+            fits
+        });
+        let frames = (before - vteps.len()) as u64;
+        if frames == 0 {
+            return None;
+        }
+        self.tell_too_big(arrival, narrowest, view, frame, now, out);
+        let flow = flow_of(arrival.network.vni, view);
+        Some(LostCopies { frames, bytes: frames * frame.len() as u64, flow })
+    }
+
+    /// One copy of the frame for each VTEP: one wrapping, many outer headers. They fit.
     fn replicate(
         &self,
         network: &Network,
@@ -466,13 +533,13 @@ impl<'s> Pipeline<'s> {
         view: &mut View,
         frame: &mut Frame<'_>,
         out: &mut Batch,
-    ) -> Result<usize, Refusal> {
-        let Some(first) = vteps.first() else { return Ok(0) };
+    ) -> Result<(), Refusal> {
+        let Some(first) = vteps.first() else { return Ok(()) };
         let tunnel = self.wrap(network, *first, view, frame)?;
         for vtep in vteps {
             out.send(frame, Egress::Tunnel(Tunnel { to: vtep.0, ..tunnel }), network.vni);
         }
-        Ok(vteps.len())
+        Ok(())
     }
 
     /// Sends the frame that eastgate made to every port but the one the frame in hand came from.
@@ -489,22 +556,35 @@ impl<'s> Pipeline<'s> {
 
     /// Sends the frame in hand to every VTEP that flooding reaches, and to no port.
     pub(super) fn flood_overlay(
-        &self,
+        &mut self,
         arrival: &Arrival<'s>,
         view: &View,
         frame: &mut Frame<'_>,
+        now: Instant,
         out: &mut Batch,
     ) -> Result<(), Refusal> {
         let network = arrival.network;
-        let vteps: Vec<VtepAddr> =
+        let mut vteps: Vec<VtepAddr> =
             network.flood.iter().flat_map(|flood| flood.targets(arrival.from)).collect();
-        self.replicate(network, &vteps, &mut view.clone(), frame, out).map(drop)
+        let lost = self.leave_out_too_big(arrival, &mut vteps, view, frame, now, out);
+        self.replicate(network, &vteps, &mut view.clone(), frame, out)?;
+        // This host has had its own.
+        self.flooded(arrival, 1 + vteps.len(), lost, DropReason::NoPeer.into(), now).map(drop)
     }
 
     /// Takes one of the network's tokens: one for a frame, however many copies it becomes.
     pub(super) fn may_flood(&self, network: &Network, now: Instant) -> Result<(), Refusal> {
         if lock(&network.state.bum).take(now) { Ok(()) } else { Err(DropReason::BumLimit.into()) }
     }
+}
+
+/// Copies of a frame to many that do not fit the paths they would take.
+#[derive(Clone, Copy)]
+struct LostCopies {
+    /// At least one
+    frames: u64,
+    bytes: u64,
+    flow: Option<FlowKey>,
 }
 
 /// Where a frame to a group goes.

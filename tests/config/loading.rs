@@ -57,6 +57,27 @@ fn one_file_changed_is_one_tenant_changed() {
 }
 
 #[test]
+fn a_warning_stays_while_its_cause_does() {
+    let folder = TempFolder::new("warning");
+    let mut loader = three_tenants(&folder);
+    let odd = |codes: &[&str], loader: &mut Loader| {
+        loader.load().unwrap();
+        let found: Vec<&str> = loader.warnings().iter().map(|found| found.problem.code()).collect();
+        assert_eq!(found, codes);
+    };
+    odd(&[], &mut loader);
+    folder.write("eastgate.toml", &ROOT.replace("172.31.0.2", "10.0.0.1"));
+    odd(&["address-of-host"; 3], &mut loader);
+    odd(&["address-of-host"; 3], &mut loader);
+    folder.write("tenants/b.toml", &tenant("b", 2, "alpha", "b").replace("10.0.0.1", "10.0.0.2"));
+    odd(&["address-of-host"; 2], &mut loader);
+    fs::remove_file(folder.0.join("tenants/a.toml")).unwrap();
+    odd(&["address-of-host"], &mut loader);
+    folder.write("eastgate.toml", ROOT);
+    odd(&[], &mut loader);
+}
+
+#[test]
 fn files_come_and_go() {
     let folder = TempFolder::new("come-and-go");
     let mut loader = three_tenants(&folder);

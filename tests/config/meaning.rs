@@ -110,6 +110,18 @@ fn icmp_is_of_both_families_until_something_says_which() {
 }
 
 #[test]
+fn ports_go_with_every_protocol_that_has_them() {
+    for (name, number) in [("tcp", 6), ("udp", 17), ("dccp", 33), ("sctp", 132), ("udplite", 136)] {
+        for proto in [format!("\"{name}\""), number.to_string()] {
+            let rule = rule(&format!("{{ proto = {proto}, ports = [2905, \"3868-3870\"], from = \"any\" }}"));
+            assert_eq!(rule.protocol, Protocol::Number(number));
+            let ranges: Vec<(u16, u16)> = rule.ports.iter().map(|range| (range.first, range.last)).collect();
+            assert_eq!(ranges, [(2905, 2905), (3868, 3870)]);
+        }
+    }
+}
+
+#[test]
 fn the_other_side_of_a_rule() {
     let rule = rule(r#"{ from = ["group:g", "10.1.0.7", "fd00::/8", "any"], description = "all kinds" }"#);
     let prefix = |text: &str| Peer::Prefix(text.parse().unwrap());

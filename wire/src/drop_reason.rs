@@ -113,7 +113,7 @@ drop_reasons! {
     FragmentOverlap, "fragment-overlap", Fragment, "A fragment that overlaps another; the whole datagram is lost (RFC 5722).";
     FragmentBadSize, "fragment-bad-size", Fragment, "A fragment whose size is not a multiple of 8, or that ends past 65,535, or contradicts the datagram's end.";
     FragmentDuplicate, "fragment-duplicate", Fragment, "A fragment that was seen before.";
-    FragmentRefused, "fragment-refused", Fragment, "A later fragment of a datagram whose first fragment was refused.";
+    FragmentRefused, "fragment-refused", Fragment, "A later fragment of a datagram whose first fragment was refused, or went to another receiver.";
     FragmentHeaders, "fragment-headers", Fragment, "More than one IPv6 fragment header in a packet.";
     FragmentLimit, "fragment-limit", Fragment, "More datagrams in fragments than the limit allows.";
 

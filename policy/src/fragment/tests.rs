@@ -10,6 +10,7 @@ use super::*;
 
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
+const HINT: u64 = 0xdecd;
 
 struct World {
     table: FragmentTable,
@@ -42,10 +43,18 @@ impl World {
             FragmentStep::Whole => panic!("a fragment"),
             FragmentStep::First(id) => {
                 let segment = Segment::of(vni(number), ip, 1, u32::from(ip.l4_len));
-                self.table.settle(id, if self.allows { Verdict::Allowed(segment) } else { Verdict::Refused });
+                self.table.settle(
+                    id,
+                    if self.allows {
+                        Verdict::Allowed { first: segment, hint: HINT }
+                    } else {
+                        Verdict::Refused
+                    },
+                );
                 First
             }
-            FragmentStep::Later(segment) => {
+            FragmentStep::Later { segment, hint } => {
+                assert_eq!(hint, HINT);
                 let key = segment.unwrap().key;
                 assert_eq!((key.sport, key.dport, key.vni), (7, 53, vni(number)), "the ports of the first");
                 Passed
@@ -265,15 +274,13 @@ fn later_fragments_know_what_they_continue() {
         let FragmentStep::First(id) = world.table.check(vni(5), &first, &world.settings, world.now) else {
             panic!("not first");
         };
-        world.table.settle(id, Verdict::Allowed(Segment::of(vni(5), &first, 1, 800)));
+        world.table.settle(id, Verdict::Allowed { first: Segment::of(vni(5), &first, 1, 800), hint: HINT });
         let later = Ip { proto: first.proto, ..udp(1, 800, 100, false) };
         match world.table.check(vni(5), &later, &world.settings, world.now) {
-            FragmentStep::Later(Some(Segment {
-                kind: SegmentKind::Later(later),
-                bytes: 100,
-                packets: 1,
+            FragmentStep::Later {
+                segment: Some(Segment { kind: SegmentKind::Later(later), bytes: 100, packets: 1, .. }),
                 ..
-            })) => later,
+            } => later,
             other => panic!("{other:?}"),
         }
     };
@@ -418,6 +425,6 @@ fn a_late_verdict_is_ignored() {
         proto: UDP,
     };
     let stolen = Segment { key, kind: SegmentKind::Udp, packets: 1, bytes: 1 };
-    world.table.settle(id, Verdict::Allowed(Some(stolen)));
+    world.table.settle(id, Verdict::Allowed { first: Some(stolen), hint: HINT });
     assert_eq!(world.send(5, &udp(1, 800, 8, true)), Dropped(DropReason::FragmentRefused));
 }

@@ -149,12 +149,14 @@ fn allowed_pair(pair: &AllowedPairTable, reader: &mut Reader) {
 }
 
 fn claim(name: &At<Name>, table: &EndpointTable, reader: &Reader) -> EndpointClaim {
+    let addresses = table.addresses.good().into_iter().flat_map(|list| &list.value.items);
     EndpointClaim {
         name: name.value.clone(),
         at: reader.place(name.span),
         host: table.host.good().map(|host| host_ref(host, reader)),
         port: table.port.good().map(|port| (port.value.0.clone(), reader.place(port.span))),
         port_missing: table.port.is_missing(),
+        addresses: addresses.map(|address| (address.value, reader.place(address.span))).collect(),
     }
 }
 

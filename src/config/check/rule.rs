@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use eastgate_policy::rule::PortProtocol;
 use eastgate_wire::{
     Family,
-    view::proto::{ICMP, ICMPV6, TCP, UDP},
+    view::proto::{DCCP, ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE},
 };
 use ipnet::IpNet;
 
@@ -32,7 +33,7 @@ const PROTOCOLS: [(&str, u8); 16] = [
     ("ipip", 4),
     ("tcp", TCP),
     ("udp", UDP),
-    ("dccp", 33),
+    ("dccp", DCCP),
     ("ipv6", 41),
     ("gre", 47),
     ("esp", 50),
@@ -41,8 +42,8 @@ const PROTOCOLS: [(&str, u8); 16] = [
     ("ospf", 89),
     ("pim", 103),
     ("vrrp", 112),
-    ("sctp", 132),
-    ("udplite", 136),
+    ("sctp", SCTP),
+    ("udplite", UDPLITE),
 ];
 
 /// What makes two rules the same.
@@ -129,7 +130,9 @@ fn protocol_text(rule: &RuleTable) -> String {
 }
 
 fn ports_possible(rule: &RuleTable, protocol: Protocol, reader: &mut Reader) -> bool {
-    if matches!(protocol, Protocol::Number(TCP | UDP)) {
+    if let Protocol::Number(number) = protocol
+        && PortProtocol::from_number(number).is_some()
+    {
         return true;
     }
     for ports in [rule.ports.good(), rule.source_ports.good()].into_iter().flatten() {

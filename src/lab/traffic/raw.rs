@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
 };
 
 use eastgate_wire::{
@@ -12,7 +13,10 @@ use eastgate_wire::{
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Party, capture};
-use crate::lab::{error::LabError, netns};
+use crate::{
+    io::sysopt,
+    lab::{error::LabError, netns},
+};
 
 /// Sends an Ethernet frame from the machine's device.
 pub(in crate::lab) fn send_frame(from: &Party, frame: Vec<u8>) -> Result<(), LabError> {
@@ -32,9 +36,19 @@ pub(in crate::lab) fn send_packet(from: &Party, to: IpAddr, packet: Vec<u8>) -> 
         let to = SocketAddr::new(to, 0);
         let socket =
             Socket::new(Domain::for_address(to), Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+        // "Probe" has the kernel look at the device's MTU alone. It otherwise heeds what a router told it before,
+        // and refuses an IPv6 packet, or cuts an IPv4 one, that nobody on the way has had a chance to answer.
         match to {
-            SocketAddr::V4(_) => socket.set_header_included_v4(true)?,
-            SocketAddr::V6(_) => socket.set_header_included_v6(true)?,
+            SocketAddr::V4(_) => {
+                socket.set_header_included_v4(true)?;
+                let probe = libc::IP_PMTUDISC_PROBE;
+                sysopt::set(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, probe)?;
+            }
+            SocketAddr::V6(_) => {
+                socket.set_header_included_v6(true)?;
+                let probe = libc::IPV6_PMTUDISC_PROBE;
+                sysopt::set(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, probe)?;
+            }
         }
         socket.send_to(&packet, &to.into()).map(|_| ())
     })?

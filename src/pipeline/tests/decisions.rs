@@ -82,6 +82,38 @@ fn broadcast_and_multicast_are_dropped_unless_carried_and_then_decided_for_each_
 }
 
 #[test]
+fn ports_of_sctp_dccp_and_udp_lite_are_held_against_the_rules() {
+    for (name, number) in [("sctp", 132), ("dccp", 33), ("udplite", 136)] {
+        let rule = |side: &str| format!("[{{ proto = \"{name}\", ports = 3868, {side} = \"any\" }}]");
+        let groups = format!(
+            "[tenant.acme.group.web]\negress = {}\n[tenant.acme.group.db]\ningress = {}\n",
+            rule("to"),
+            rule("from")
+        );
+        let mut net = Net::new(&scene_with("", &groups));
+        let packet = |a: u8, b: u8, sport: u16, dport: u16| {
+            let mut frame = udp_of(ip4(a, b, |ip| ip.protocol = number.into()), sport, dport, &[0; 16]);
+            frame[23] = number;
+            frame[24..26].fill(0);
+            let sum = !ones_sum(&frame[14..34]);
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+            frame
+        };
+        for (station, receiver) in [(DB1, "db1"), (DB2, "db2")] {
+            assert_eq!(
+                net.send("web1", packet(WEB1, station, 4000, 3869)),
+                "egress-denied at alpha",
+                "{name}"
+            );
+            assert_eq!(net.send("web1", packet(WEB1, station, 4000, 3868)), receiver, "{name}");
+            assert_eq!(net.send(receiver, packet(station, WEB1, 3868, 4000)), "web1", "{name}: its answer");
+            let other = net.send(receiver, packet(station, WEB1, 3868, 4001)).to_string();
+            assert!(other.starts_with("egress-denied"), "{name}: {other}");
+        }
+    }
+}
+
+#[test]
 fn what_is_neither_ip_nor_arp_does_not_pass() {
     let mut net = Net::new(&scene("unknown_destinations = \"flood\"\nmulticast = \"flood\""));
     for ethertype in [0x0100u16, 0x05ff, 0x8847, 0x88cc, 0x9000, 0xffff] {

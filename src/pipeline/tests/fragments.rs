@@ -32,6 +32,35 @@ fn behind_a_refused_first_fragment_the_others_are_refused() {
     assert_eq!(fates, ["ingress-denied at beta", "fragment-refused at beta", "fragment-refused at beta"]);
 }
 
+/// An ICMP message of no known type in fragments, from web1 to db2 by its addresses and to `receiver` by its
+/// MAC: it begins no flow.
+fn without_a_flow(receiver: u8) -> Vec<Vec<u8>> {
+    let mut parts = cut(DB2, 53, 9);
+    for part in &mut parts {
+        part[23] = 1;
+        part[24..26].fill(0);
+        let sum = !ones_sum(&part[14..34]);
+        part[24..26].copy_from_slice(&sum.to_be_bytes());
+        part[..6].copy_from_slice(&mac(receiver));
+    }
+    parts[0][34..36].copy_from_slice(&[40, 0]);
+    parts
+}
+
+#[test]
+fn the_others_go_to_the_receiver_of_the_first_alone() {
+    let mut net = Net::new(&scene(""));
+    let pieces = cut(DB2, 53, 1);
+    assert_eq!(net.send("web1", &pieces[0]), "db2");
+    assert_eq!(net.send("web1", to(pieces[1].clone(), mac(WEB3))), "fragment-refused at alpha");
+    assert_eq!(net.send("web1", &pieces[2]), "db2");
+
+    let (right, wrong) = (without_a_flow(DB2), without_a_flow(WEB3));
+    assert_eq!(net.send("web1", &right[0]), "db2");
+    assert_eq!(net.send("web1", &wrong[1]), "fragment-refused at alpha");
+    assert_eq!(net.send("web1", &right[2]), "db2");
+}
+
 #[test]
 fn a_later_fragment_before_its_first_is_dropped() {
     let mut net = Net::new(&scene(""));

@@ -48,11 +48,34 @@ fn off_leaves_answers_to_the_endpoints() {
     let mut net = Net::new(&scene("neighbors = \"off\""));
     let request = who_has(WEB1, DB1);
     let fate = net.send("web1", &request);
-    // A host that hears the request from the overlay and has its target behind another VTEP ends it there.
-    assert_eq!(fate, "db1, db2, web2, web3, split-horizon at gamma");
+    assert_eq!(fate, "db1, db2, db3, web2, web3", "as in any switch");
     assert!(fate.deliveries.iter().all(|delivery| delivery.frame == request));
     let reply = arp(2, mac(WEB1), DB1, mac(WEB1), v4(WEB1));
     assert_eq!(net.send("db1", &reply).at("web1"), reply);
+    let request = solicit(WEB1, DB1);
+    assert_eq!(net.send("web1", &request), "db1, db2, db3, web2, web3");
+}
+
+/// What a plain VTEP floods reaches every host, and each but one has nothing to do with it.
+#[test]
+fn a_question_for_someone_on_another_host_ends_without_a_loss() {
+    for mode in ["suppress", "proxy"] {
+        let mut net = Net::new(&scene(&format!("neighbors = \"{mode}\"")));
+        assert_eq!(net.wrap_to("gamma", "alpha", VNI, who_has(WEB1, DB1)), "nobody");
+        assert_eq!(net.wrap_to("gamma", "alpha", VNI, solicit(WEB1, DB1)), "nobody");
+        let astray = arp(1, mac(DB1), WEB1, [0; 6], v4(DB1));
+        assert_eq!(net.wrap_to("gamma", "alpha", VNI, astray), "split-horizon at gamma");
+    }
+}
+
+#[test]
+fn a_flood_that_reaches_a_host_without_receivers_ends_without_a_loss() {
+    let text = scene("neighbors = \"off\"\nmulticast = \"flood\"\nhosts = [\"gamma\"]");
+    let (text, _) = text.split_once("[tenant.acme.endpoint.db3]").unwrap();
+    let mut net = Net::new(text);
+    assert_eq!(net.wrap_to("gamma", "alpha", VNI, who_has(WEB1, DB1)), "nobody");
+    assert_eq!(net.wrap_to("gamma", "alpha", VNI, to(udp(WEB1, DB1, 4000, 53), BROADCAST)), "nobody");
+    assert_eq!(net.drops("gamma"), []);
 }
 
 #[test]

@@ -37,7 +37,7 @@ struct Host {
     registry: PortRegistry,
     /// None where a plain VTEP runs
     shared: Option<Shared>,
-    /// Drops that the path returned
+    /// Drops that the path returned, and copies of floods that it lost
     refused: u64,
 }
 
@@ -216,10 +216,8 @@ impl Net {
         while let Some(work) = queue.pop_front() {
             assert!(fate.datagrams.len() < 1000, "a loop: {fate:?}");
             let host = work.host.clone();
-            let (outcome, sent) = self.step(work);
-            if let Outcome::Drop(reason) = outcome {
-                fate.drops.push((host.clone(), reason));
-            }
+            let (drops, sent) = self.step(work);
+            fate.drops.extend(drops.into_iter().map(|reason| (host.clone(), reason)));
             for sent in sent {
                 match sent.to {
                     Egress::Port(port) => fate.deliveries.push(self.deliver(&host, port, sent)),
@@ -230,7 +228,8 @@ impl Net {
         fate
     }
 
-    fn step(&mut self, work: Work) -> (Outcome, Vec<Sent>) {
+    /// What the path makes of a frame: why it is dropped (of a flood: copies that did not fit), and what is sent.
+    fn step(&mut self, work: Work) -> (Vec<DropReason>, Vec<Sent>) {
         let now = self.now;
         let host = self.hosts.get_mut(&work.host).unwrap();
         let shared = host.shared.as_ref().unwrap();
@@ -240,19 +239,32 @@ impl Net {
         let end = buffer.len();
         let mut frame = Frame::new(&mut buffer, HEAD_ROOM, end, work.offload);
         let mut out = Batch::default();
+        let too_big = || {
+            let counted = counters::drops(&shared.counters);
+            let rows = counted.iter().filter(|(key, _)| key.reason == DropReason::TooBig);
+            rows.map(|(_, count)| count.frames).sum::<u64>()
+        };
+        let before = too_big();
         let outcome = match work.way {
             Way::Port(port) => pipeline.handle_tenant(port, &mut frame, now, &mut out),
             Way::Underlay { from, tos } => {
                 pipeline.handle_underlay(VtepAddr(from), tos, &mut frame, now, &mut out)
             }
         };
-        host.refused += u64::from(matches!(outcome, Outcome::Drop(_)));
+        let drops = match outcome {
+            Outcome::Drop(DropReason::TooBig) | Outcome::Flood => {
+                vec![DropReason::TooBig; (too_big() - before) as usize]
+            }
+            Outcome::Drop(reason) => vec![reason],
+            Outcome::Forward | Outcome::Reply => vec![],
+        };
+        host.refused += drops.len() as u64;
         let sent = out.emits().iter().map(|emit| {
             let from = if emit.origin == Origin::Made { out.made() } else { &buffer };
             let range = emit.range.start as usize..emit.range.end as usize;
             Sent { bytes: from[range].to_vec(), offload: emit.offload, to: emit.to, vni: emit.vni }
         });
-        (outcome, sent.collect())
+        (drops, sent.collect())
     }
 
     /// No frame ever leaves at a port of another network: every test that delivers anything holds to this.

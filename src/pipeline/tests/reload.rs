@@ -93,6 +93,16 @@ fn a_flow_that_the_new_policy_allows_goes_on() {
     assert_eq!(net.send("acme/web1", TALK.data(b"after")), "acme/db1");
 }
 
+/// The error quotes a flow that the new policy has not decided yet.
+#[test]
+fn an_error_about_a_flow_of_before_reaches_no_other_receiver() {
+    let second = endpoint("acme", "web2", "alpha", WEB2, "web", "");
+    let (mut net, _files) = after_change("error", "", |acme| format!("{acme}{second}"));
+    let unreachable = icmp_error(DB1, WEB1, 3, 3, &TALK.data(b"before"));
+    assert_eq!(net.send("acme/db1", to(unreachable.clone(), mac(WEB2))), "icmp-unrelated at beta");
+    assert_eq!(net.send("acme/db1", unreachable), "acme/web1");
+}
+
 #[test]
 fn a_network_may_keep_its_flows_when_the_policy_changes() {
     let (mut net, _files) = after_change("keep", "on_change = \"keep\"", |acme| acme.replace(SQL, ""));

@@ -1,6 +1,6 @@
 //! What does not fit the tunnel: told, dropped, or cut; and ICMP errors that quote flows.
 
-use eastgate_wire::{Gso, GsoKind, Offload, VtepAddr};
+use eastgate_wire::{DropReason, Gso, GsoKind, Offload, VtepAddr};
 use etherparse::{SlicedPacket, TransportSlice};
 
 use super::{frames::*, net::Net, scene::*};
@@ -78,6 +78,78 @@ fn the_pieces_are_decided_as_one_datagram_on_the_other_side() {
     net.lose(1);
     let first_lost = net.send("web1", udp_sized(WEB1, DB1, false, 3000));
     assert_eq!(first_lost, "fragment-first-missing at beta, fragment-first-missing at beta");
+}
+
+/// A packet to many, of this size.
+fn to_many(dont_fragment: bool, len: usize) -> Vec<u8> {
+    to(udp_sized(WEB1, DB1, dont_fragment, len), BROADCAST)
+}
+
+#[test]
+fn copies_that_do_not_fit_are_lost_and_counted_and_the_others_are_not() {
+    let mut net = Net::new(&scene("multicast = \"flood\""));
+    let narrow = NarrowPath { to: VtepAddr(net.vtep("beta")), source: 0, mtu: 1400 };
+    net.shared("alpha").path_mtu(&narrow, net.now());
+    assert_eq!(net.send("web1", to_many(false, 1350)), "db1, db2, db3");
+    assert_eq!(net.send("web1", to_many(false, 1351)), "db2, db3, too-big at alpha");
+    assert_eq!(
+        net.send("web1", to_many(true, 1450)),
+        "db2, db3, too-big at alpha",
+        "ICMP answers no multicast"
+    );
+    assert_eq!(net.send("web1", to_many(false, 1451)), "db2, too-big at alpha, too-big at alpha");
+    let rows = net.drops("alpha");
+    assert_eq!((rows.len(), rows[0].reason, rows[0].frames), (1, DropReason::TooBig, 4), "{rows:?}");
+
+    let text = scene("multicast = \"flood\"");
+    let (before, db2) = text.split_once("[tenant.acme.endpoint.db2]").unwrap();
+    let (_, after) = db2.split_once("[tenant.acme.endpoint.web2]").unwrap();
+    let mut net = Net::new(&format!("{before}[tenant.acme.endpoint.web2]{after}"));
+    let fate = net.send("web1", to_many(false, 1451));
+    assert_eq!(fate, "too-big at alpha, too-big at alpha", "web3 takes nothing, no copy goes anywhere");
+}
+
+/// Options of a kind that nobody knows are skipped, however many bytes they have.
+#[test]
+fn a_solicitation_that_does_not_fit_is_lost_and_counted_likewise() {
+    let mut net = Net::new(&scene("unknown_neighbors = \"flood\"\nneighbors = \"proxy\""));
+    let solicit = |units: u8| {
+        let option = [&[200, units][..], &vec![0; usize::from(units) * 8 - 2]].concat();
+        let body = [&v6(99)[..], &[1, 1], &mac(WEB1), &option].concat();
+        let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 99];
+        icmp6(WEB1, [0x33, 0x33, 0xff, 0, 0, 99], v6(WEB1), group, 135, &body)
+    };
+    // 40 bytes of IPv6, 24 of the solicitation, 8 with the sender's MAC, and the option.
+    assert_eq!(net.send("web1", solicit(172)), "db1, db2, db3, web2, web3");
+    assert_eq!(net.send("web1", solicit(173)), "db2, web3, too-big at alpha, too-big at alpha");
+}
+
+#[test]
+fn who_sends_too_much_to_a_station_that_nobody_knows_is_told() {
+    let mut net = Net::new(&scene("unknown_destinations = \"flood\""));
+    let unknown = |len| to(udp_sized(WEB1, DB1, true, len), [2, 0, 0, 0, 9, 9]);
+    assert_eq!(net.send("web1", unknown(1450)), "db1, db2, db3");
+    let fate = net.send("web1", unknown(1451));
+    assert_eq!(fate, "db2, web1, too-big at alpha, too-big at alpha");
+    let (answer, mut expected) = (fate.at("web1"), [2, 0, 0, 0, 9, 9]);
+    assert_eq!(&answer[6..12], &mut expected, "from the station it was for");
+    assert_eq!(u16::from_be_bytes([answer[40], answer[41]]), 1450);
+}
+
+#[test]
+fn a_superframe_to_many_passes_when_its_segments_fit() {
+    let mut net = Net::new(&scene("multicast = \"flood\""));
+    let frame = to(udp_sized(WEB1, DB1, false, 28 + 5000), BROADCAST);
+    let cut_to = |segment| {
+        let (_, mut offload) = left_open(frame.clone());
+        offload.gso = Some(Gso { kind: GsoKind::Udp, segment });
+        offload
+    };
+    let (open, _) = left_open(frame.clone());
+    let fate = net.send_offloaded("web1", &open, cut_to(1250));
+    assert_eq!((fate.all_at("db1").len(), fate.all_at("db3").len()), (4, 4), "{fate}");
+    let fate = net.send_offloaded("web1", &open, cut_to(1423));
+    assert_eq!(fate, "db2, too-big at alpha, too-big at alpha");
 }
 
 fn superframe(segment: u16) -> Offload {

@@ -81,7 +81,7 @@ impl<B: Bindings> Case<'_, B> {
             };
         }
         match binding {
-            Some(owner) if self.is_of_others(&owner) => Err(DropReason::SplitHorizon),
+            Some(owner) if self.is_of_others(&owner) => self.leave_to_its_host(),
             Some(owner) => {
                 let owner_answers = self.mode.answers == Answers::Off;
                 Ok(self.conflict(target, owner, owner_answers || !self.asker.port_security))
@@ -99,7 +99,7 @@ impl<B: Bindings> Case<'_, B> {
         }
         let Some(owner) = binding else { return self.ask_unknown(target) };
         if self.is_of_others(&owner) {
-            return Err(DropReason::SplitHorizon);
+            return self.leave_to_its_host();
         }
         let poll = self.message.unicast && self.mode.answers == Answers::Suppress;
         if poll || !self.bindings.steered(self.asker, &owner) {
@@ -111,6 +111,17 @@ impl<B: Bindings> Case<'_, B> {
                 let words = Words::Has { to: self.message.from, router: owner.router };
                 Ok((Answer::Reply, Some(Spoken { to_mac: self.mac, mac, address: target, words })))
             }
+        }
+    }
+
+    /// A question from the overlay of a mesh for somebody behind another VTEP. A flooded one has reached that VTEP
+    /// too: here it ends, or, where answers are the stations' own business, goes on as any broadcast. One that is
+    /// for a single MAC has lost its way.
+    fn leave_to_its_host(&self) -> Decision {
+        match self.mode.answers {
+            _ if self.message.unicast => Err(DropReason::SplitHorizon),
+            Answers::Off => Ok((Answer::Pass, None)),
+            Answers::Suppress | Answers::Proxy { .. } => Ok((Answer::Elsewhere, None)),
         }
     }
 

@@ -157,6 +157,8 @@ pub enum Answer {
     Reply,
     /// Forward it like any frame.
     Pass,
+    /// It ends here and is no loss: another host has heard it too, and answers.
+    Elsewhere,
     /// Flood `reply` to the ports in its place: the same question in the appliance's name. Other VTEPs get
     /// the frame itself, as flooding has it; their hosts ask in their own name there.
     Ask,
@@ -184,7 +186,7 @@ impl Answer {
         match self {
             Self::NotNeighbor | Self::Conflict(_) => false,
             Self::Drop(reason) => matches!(reason, NeighborOwn | NeighborUnknown | SplitHorizon),
-            Self::Reply | Self::Pass | Self::Ask | Self::Announce { .. } => true,
+            Self::Reply | Self::Pass | Self::Elsewhere | Self::Ask | Self::Announce { .. } => true,
         }
     }
 }

@@ -128,7 +128,8 @@ fn a_new_policy_is_asked_about_old_flows() {
     world.send(&Segment { key: segment.key.reversed(), ..segment });
     world.epoch = 2;
     let reply = Segment { key: segment.key.reversed(), ..segment };
-    let Tracked::Stale { flow, original } = world.table.track(&reply, &world.settings, 2, world.now) else {
+    let Tracked::Stale { flow, original, .. } = world.table.track(&reply, &world.settings, 2, world.now)
+    else {
         panic!("not stale");
     };
     assert_eq!(original, segment.key, "the decision is about the opener's packet");

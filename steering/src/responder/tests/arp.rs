@@ -317,6 +317,7 @@ fn pairs_that_are_not_steered_find_each_other() {
 fn one_answer_in_a_mesh() {
     let world = World::new();
     let ask = |src, spa, target| Arp::request(src, spa, target).bytes();
+    let poll = || Arp::request(ROUTER, R4, B4).to(B).bytes();
     let for_local = || Arp::reply(A, A4, ROUTER, R4).bytes();
     let mut remote = World::new();
     remote.bindings.insert(addr(B4), Binding { at: vtep(3), ..remote.bindings[&addr(B4)] });
@@ -327,8 +328,12 @@ fn one_answer_in_a_mesh() {
     check(
         &remote,
         vec![
-            case("behind another VTEP", ask(ROUTER, R4, B4), router(), SUPPRESS, drop(SplitHorizon)),
-            case("probe", ask(ROUTER, "0.0.0.0", B4), router(), SUPPRESS, drop(SplitHorizon)),
+            case("behind another VTEP", ask(ROUTER, R4, B4), router(), SUPPRESS, Answer::Elsewhere),
+            case("in proxy mode", ask(ROUTER, R4, B4), router(), PROXIED, Answer::Elsewhere),
+            case("as in any switch", ask(ROUTER, R4, B4), router(), OFF, Answer::Pass),
+            case("probe", ask(ROUTER, "0.0.0.0", B4), router(), SUPPRESS, Answer::Elsewhere),
+            case("astray", poll(), router(), SUPPRESS, drop(SplitHorizon)),
+            case("astray in a switch", poll(), router(), OFF, drop(SplitHorizon)),
             case("at the hub", ask(ROUTER, R4, B4), router(), HUB, Answer::Reply)
                 .saying(Arp::reply(B, B4, ROUTER, R4).bytes()),
         ],

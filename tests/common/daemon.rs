@@ -1,0 +1,129 @@
+//! A daemon under test: the real binary, started in a namespace and asked with its own command line.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use super::{BOUND, Space, World, wait_for};
+
+/// The binary under test.
+pub const EASTGATE: &str = env!("CARGO_BIN_EXE_eastgate");
+
+/// A running `eastgate run`. It is killed when it goes out of scope.
+pub struct Daemon {
+    child: Child,
+    socket: PathBuf,
+    log: PathBuf,
+}
+
+/// Runs `eastgate ARGUMENTS` outside of any namespace.
+pub fn eastgate<I: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = I>) -> Output {
+    Command::new(EASTGATE).args(arguments).env_remove("EASTGATE_SOCKET").output().unwrap()
+}
+
+impl Daemon {
+    /// Starts it as `host` of `config` and waits until it is ready.
+    pub fn start(world: &World, space: &Space, config: &Path, host: &str, more: &[&str]) -> Self {
+        let mut daemon = Self::launch(world, space, config, host, more);
+        wait_for(&format!("{host} is ready"), || {
+            if let Some(status) = daemon.child.try_wait().unwrap() {
+                panic!("{host} ended: {status}\n{}", daemon.log());
+            }
+            daemon.socket.exists()
+                && daemon.try_ask(&["status"]).is_some_and(|status| status["ready"] == true)
+        });
+        daemon
+    }
+
+    /// Starts it and does not wait.
+    pub fn launch(world: &World, space: &Space, config: &Path, host: &str, more: &[&str]) -> Self {
+        let (socket, log) = (world.path(&format!("{host}.sock")), world.path(&format!("{host}.log")));
+        let errors = File::options().create(true).append(true).open(&log).unwrap();
+        let mut command = space.command(EASTGATE);
+        command.arg("run").arg("--config").arg(config).args(["--host", host]).arg("--socket").arg(&socket);
+        command.args(more).stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
+        Self { child: command.spawn().unwrap(), socket, log }
+    }
+
+    /// Its control socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Runs `eastgate COMMAND --socket ..`.
+    pub fn run(&self, command: &[&str]) -> Output {
+        let mut asking = Command::new(EASTGATE);
+        asking.args(command).arg("--socket").arg(&self.socket).output().unwrap()
+    }
+
+    /// The answer to `eastgate COMMAND -o json`.
+    pub fn ask(&self, command: &[&str]) -> Value {
+        self.try_ask(command).unwrap_or_else(|| panic!("no answer to {command:?}\n{}", self.log()))
+    }
+
+    fn try_ask(&self, command: &[&str]) -> Option<Value> {
+        let output = self.run(&[command, &["-o", "json"]].concat());
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+    }
+
+    /// The state of a tenant port in `status`.
+    pub fn port_state(&self, port: &str) -> String {
+        let status = self.ask(&["status"]);
+        let mut ports = status["ports"].as_array().unwrap().iter();
+        let found = ports.find(|row| row["name"] == port);
+        found.unwrap_or_else(|| panic!("no port {port}: {status:#}"))["state"].as_str().unwrap().to_owned()
+    }
+
+    /// Dropped frames by reason.
+    pub fn drops(&self) -> BTreeMap<String, u64> {
+        let mut drops = BTreeMap::new();
+        for row in self.ask(&["show", "drops"])["drops"].as_array().unwrap() {
+            *drops.entry(row["reason"].as_str().unwrap().to_owned()).or_default() +=
+                row["frames"].as_u64().unwrap();
+        }
+        drops
+    }
+
+    /// Ends it without giving it a chance to do anything.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub fn stop(mut self) -> ExitStatus {
+        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.wait()
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait_for("the daemon ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap_or_else(|| unreachable!("waited for within {BOUND:?}"))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- {}\n{}", self.log.display(), self.log());
+        }
+    }
+}

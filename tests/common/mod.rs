@@ -1,0 +1,55 @@
+//! What the tests with a real kernel share: network namespaces of their own, daemons in them, traffic, and a way
+//! to compare a machine with what it was.
+//!
+//! Whatever a test makes ends with it, also when it fails: namespaces with everything that runs in them, files,
+//! threads. Nothing sleeps to let something happen: conditions are waited for, within a bound.
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "each test program is a crate, and uses a part of this"
+)]
+
+mod capture;
+mod daemon;
+mod machine;
+mod traffic;
+mod world;
+
+pub use capture::{Capture, arp_request, hardware_address, icmp_echo, neighbor_solicitation, send_frame};
+pub use daemon::{Daemon, EASTGATE, eastgate};
+pub use machine::Machine;
+pub use traffic::{Sink, Stream, accept_bulk, bulk, datagram_arrives};
+pub use world::{Space, World};
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long something that must happen may take, on a machine that has other things to do.
+pub const BOUND: Duration = Duration::from_secs(15);
+
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(5);
+
+/// Waits until `holds`, and gives the time that took.
+///
+/// # Panics
+/// When it does not hold within [`BOUND`].
+pub fn wait_for(what: &str, holds: impl FnMut() -> bool) -> Duration {
+    wait_within(BOUND, what, holds)
+}
+
+/// Waits until `holds`, at most `bound`.
+///
+/// # Panics
+/// When it does not.
+pub fn wait_within(bound: Duration, what: &str, mut holds: impl FnMut() -> bool) -> Duration {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < bound, "{what}: not within {} ms", bound.as_millis());
+        thread::sleep(POLL);
+    }
+    begun.elapsed()
+}

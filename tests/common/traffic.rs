@@ -1,0 +1,198 @@
+//! Traffic of machines: a steady stream of numbered datagrams, a count of those that arrive, bulk over TCP.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use super::{BOUND, Space, wait_for};
+
+/// Between two datagrams of a stream.
+const PACE: Duration = Duration::from_millis(1);
+/// A stream that nobody stops ends by itself.
+const LONGEST: Duration = Duration::from_secs(120);
+/// How soon a sink sees that it is over.
+const TICK: Duration = Duration::from_millis(20);
+
+/// A stream of datagrams with numbers that count up from 1. It ends when it is dropped.
+pub struct Stream {
+    sent: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Stream {
+    /// Starts it.
+    pub fn start(space: &Space, from: SocketAddr, to: SocketAddr) -> Self {
+        let (sent, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (counter, end) = (sent.clone(), stop.clone());
+        let thread = space.spawn(move || {
+            let socket = UdpSocket::bind(from).unwrap();
+            let begun = Instant::now();
+            while !end.load(SeqCst) && begun.elapsed() < LONGEST {
+                // Refused while nobody answers ARP: that datagram is lost, as others are on the way.
+                let _ = socket.send_to(&(counter.load(SeqCst) + 1).to_be_bytes(), to);
+                counter.fetch_add(1, SeqCst);
+                thread::sleep(PACE);
+            }
+        });
+        Self { sent, stop, thread: Some(thread) }
+    }
+
+    /// The number of the last datagram.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(SeqCst)
+    }
+
+    /// Returns when it has sent as many more.
+    pub fn send_more(&self, count: u64) {
+        let until = self.sent() + count;
+        wait_for("datagrams are sent", || self.sent() >= until);
+    }
+
+    /// Returns when one that is sent after this call has arrived at `sink`; how long that took.
+    pub fn arrives(&self, what: &str, sink: &Sink) -> Duration {
+        let now = self.sent() + 1;
+        wait_for(what, || sink.last() > now)
+    }
+
+    /// Whether none arrives of those that are sent from now on: `count` of them are waited for.
+    pub fn is_cut(&self, sink: &Sink, count: u64) -> bool {
+        let now = self.sent() + 1;
+        self.send_more(count);
+        sink.last() <= now
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        end(&self.stop, &mut self.thread);
+    }
+}
+
+/// Counts the datagrams of a stream where they arrive.
+pub struct Sink {
+    count: Arc<AtomicU64>,
+    last: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sink {
+    /// Listens from when this returns.
+    pub fn start(space: &Space, at: SocketAddr) -> Self {
+        let socket = space.enter(move || UdpSocket::bind(at).unwrap());
+        let (count, last) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (counter, highest, end) = (count.clone(), last.clone(), stop.clone());
+        socket.set_read_timeout(Some(TICK)).unwrap();
+        let thread = thread::spawn(move || {
+            let mut number = [0; 8];
+            while !end.load(SeqCst) {
+                if let Ok((8, _)) = socket.recv_from(&mut number) {
+                    counter.fetch_add(1, SeqCst);
+                    highest.fetch_max(u64::from_be_bytes(number), SeqCst);
+                }
+            }
+        });
+        Self { count, last, stop, thread: Some(thread) }
+    }
+
+    /// How many have arrived.
+    pub fn count(&self) -> u64 {
+        self.count.load(SeqCst)
+    }
+
+    /// The highest number that has arrived.
+    pub fn last(&self) -> u64 {
+        self.last.load(SeqCst)
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        end(&self.stop, &mut self.thread);
+    }
+}
+
+fn end(stop: &AtomicBool, thread: &mut Option<JoinHandle<()>>) {
+    stop.store(true, SeqCst);
+    if let Some(thread) = thread.take() {
+        let _ = thread.join();
+    }
+}
+
+/// Whether a datagram from `from` arrives at `to` in time: it is sent again and again until it does.
+pub fn datagram_arrives(from: (&Space, SocketAddr), to: (&Space, SocketAddr)) {
+    let sink = Sink::start(to.0, to.1);
+    let stream = Stream::start(from.0, from.1, to.1);
+    stream.arrives("a datagram", &sink);
+}
+
+/// Takes one connection at `at` and reads it to its end: what [`bulk`] sent is compared with what arrives, byte for
+/// byte. Gives how many bytes it was.
+pub fn accept_bulk(space: &Space, at: SocketAddr) -> JoinHandle<u64> {
+    let listener = space.enter(move || TcpListener::bind(at).unwrap());
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(BOUND)).unwrap();
+        let (mut expected, mut buffer, mut total) = (Pattern::default(), vec![0; 1 << 16], 0);
+        loop {
+            let got = stream.read(&mut buffer).unwrap();
+            if got == 0 {
+                stream.write_all(&[1]).unwrap();
+                return total;
+            }
+            for (place, byte) in buffer[..got].iter().enumerate() {
+                assert_eq!(*byte, expected.next(), "byte {} is not what was sent", total + place as u64);
+            }
+            total += got as u64;
+        }
+    })
+}
+
+/// Sends `bytes` bytes over TCP from `from` to `to`, and holds what arrives to what was sent.
+pub fn bulk(from: &Space, to: (&Space, SocketAddr), bytes: u64) {
+    let receiver = accept_bulk(to.0, to.1);
+    let address = to.1;
+    let sender = from.spawn(move || {
+        let mut stream = TcpStream::connect_timeout(&address, BOUND).unwrap();
+        stream.set_write_timeout(Some(BOUND)).unwrap();
+        stream.set_read_timeout(Some(BOUND)).unwrap();
+        let mut pattern = Pattern::default();
+        let mut left = bytes;
+        while left > 0 {
+            let chunk: Vec<u8> = (0..left.min(1 << 16)).map(|_| pattern.next()).collect();
+            stream.write_all(&chunk).unwrap();
+            left -= chunk.len() as u64;
+        }
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        // The other side answers when it has everything.
+        stream.read_exact(&mut [0]).unwrap();
+    });
+    sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let arrived = receiver.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    assert_eq!(arrived, bytes);
+}
+
+/// Bytes in which no two places look alike for long: the low bytes of a linear congruential generator.
+struct Pattern(u64);
+
+impl Default for Pattern {
+    fn default() -> Self {
+        Self(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+impl Pattern {
+    fn next(&mut self) -> u8 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 56) as u8
+    }
+}

@@ -1,0 +1,689 @@
+//! The life of a daemon on a machine that does not stand still: killed, doubled, given bad files, its devices
+//! taken away and its settings changed. Nothing un-inspected passes in the meantime, and in the end the machine is
+//! as it was.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    time::Duration,
+};
+
+use common::{
+    Capture, Daemon, EASTGATE, Machine, Sink, Space, Stream, World, arp_request, bulk, datagram_arrives,
+    eastgate, hardware_address, icmp_echo, neighbor_solicitation, send_frame, wait_for, wait_within,
+};
+use eastgate_wire::MacAddr;
+
+/// What a daemon must have put right or found out by then.
+const SOON: Duration = Duration::from_secs(2);
+
+const ALLOWED: u16 = 7000;
+const DENIED: u16 = 7001;
+
+const HOSTS_V4: &str = r#"
+[host.alpha]
+vtep = "192.0.2.1"
+device = "underlay0"
+[host.beta]
+vtep = "192.0.2.2"
+device = "underlay0"
+"#;
+
+const HOSTS_V6: &str = r#"
+[host.alpha]
+vtep = "2001:db8::1"
+device = "underlay0"
+[host.beta]
+vtep = "2001:db8::2"
+device = "underlay0"
+"#;
+
+const TENANT: &str = r#"
+[tenant.acme.network.lan]
+vni = 5001
+subnets = ["10.1.0.0/24", "fd00:1::/64"]
+
+[tenant.acme.group.all]
+ingress = [
+  { proto = "udp", ports = [7000], from = "any" },
+  { proto = "tcp", ports = 5432, from = "any" },
+  { proto = "sctp", ports = 3868, from = "any" },
+  { proto = "icmp", from = "any" },
+]
+egress = [{ to = "any" }]
+
+[tenant.acme.endpoint.web1]
+network = "lan"
+host = "alpha"
+port = "veth-web1"
+mac = "02:00:00:00:00:11"
+addresses = ["10.1.0.11", "fd00:1::11"]
+groups = ["all"]
+
+[tenant.acme.endpoint.web2]
+network = "lan"
+host = "alpha"
+port = "veth-web2"
+mac = "02:00:00:00:00:12"
+addresses = ["10.1.0.12", "fd00:1::12"]
+groups = ["all"]
+
+[tenant.acme.endpoint.db1]
+network = "lan"
+host = "beta"
+port = "veth-db1"
+mac = "02:00:00:00:00:21"
+addresses = ["10.1.0.21", "fd00:1::21"]
+groups = ["all"]
+"#;
+
+const WEB1: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x11]);
+
+/// Two hosts on one cable; web1 and web2 at alpha, db1 at beta.
+struct Site {
+    world: World,
+    alpha: Space,
+    beta: Space,
+    web1: Space,
+    web2: Space,
+    db1: Space,
+    config: PathBuf,
+}
+
+impl Site {
+    fn new(hosts: &str) -> Option<Self> {
+        let mut world = World::new()?;
+        let (alpha, beta) = (world.space("alpha"), world.space("beta"));
+        let (web1, web2, db1) = (world.space("web1"), world.space("web2"), world.space("db1"));
+        let config = world.write("eastgate.toml", &format!("{hosts}{TENANT}"));
+        let site = Self { world, alpha, beta, web1, web2, db1, config };
+        site.lay_underlay();
+        site.plug(&site.alpha, "veth-web1", &site.web1, 0x11);
+        site.plug(&site.alpha, "veth-web2", &site.web2, 0x12);
+        site.plug(&site.beta, "veth-db1", &site.db1, 0x21);
+        Some(site)
+    }
+
+    fn lay_underlay(&self) {
+        self.world.cable((&self.alpha, "underlay0"), (&self.beta, "underlay0"), 1700);
+        self.address_underlay(&self.alpha, 1);
+        self.address_underlay(&self.beta, 2);
+    }
+
+    fn address_underlay(&self, host: &Space, number: u8) {
+        host.ip(&format!("addr add 192.0.2.{number}/24 dev underlay0"));
+        host.ip(&format!("addr add 2001:db8::{number}/64 dev underlay0 nodad"));
+    }
+
+    /// Plugs machine number `number` into device `port` of `host`.
+    fn plug(&self, host: &Space, port: &str, machine: &Space, number: u8) {
+        self.world.cable((host, port), (machine, "eth0"), 1500);
+        machine.ip(&format!("link set eth0 address 02:00:00:00:00:{number:02x}"));
+        machine.ip(&format!("addr add 10.1.0.{number:x}/24 dev eth0"));
+        machine.ip(&format!("addr add fd00:1::{number:x}/64 dev eth0 nodad"));
+    }
+
+    /// The kernel of alpha hears nothing from this port, and of its own says nothing there: the filters that see to
+    /// it are classic BPF, of which it shows no name but the code.
+    fn assert_guarded(&self, port: &str) {
+        let refuse_all = "bytecode '1,6 0 0 2'";
+        for (way, code) in
+            [("ingress", refuse_all), ("egress", "bytecode '4,32 0 0 4294963220,21 0 1 1700885364,")]
+        {
+            let guard = self.alpha.tc(&format!("filter show dev {port} {way}"));
+            assert!(
+                guard.contains("handle 0xea57 direct-action") && guard.contains(code),
+                "{port} is open: {guard}"
+            );
+        }
+    }
+
+    fn run(&self, host: &str) -> Daemon {
+        let space = if host == "alpha" { &self.alpha } else { &self.beta };
+        Daemon::start(&self.world, space, &self.config, host, &[])
+    }
+
+    /// The configuration with its text changed.
+    fn rewrite(&self, change: impl FnOnce(String) -> String) {
+        std::fs::write(&self.config, change(std::fs::read_to_string(&self.config).unwrap())).unwrap();
+    }
+
+    fn allow_denied(&self) {
+        self.rewrite(|text| text.replace("[7000]", "[7000, 7001]"));
+    }
+}
+
+fn udp(number: u8, port: u16) -> SocketAddr {
+    SocketAddr::from(([10, 1, 0, number], port))
+}
+
+/// Both kinds of flow from web1, to db1 on the other host and to web2 on the same one.
+struct Flows {
+    allowed: [(Stream, Sink); 2],
+    denied: [(Stream, Sink); 2],
+}
+
+impl Flows {
+    fn start(site: &Site) -> Self {
+        let flow = |port: u16, to: &Space, number: u8| {
+            let sink = Sink::start(to, udp(number, port));
+            (Stream::start(&site.web1, udp(11, 1000 + port + u16::from(number)), udp(number, port)), sink)
+        };
+        Self {
+            allowed: [flow(ALLOWED, &site.db1, 21), flow(ALLOWED, &site.web2, 12)],
+            denied: [flow(DENIED, &site.db1, 21), flow(DENIED, &site.web2, 12)],
+        }
+    }
+
+    fn allowed_arrive(&self, when: &str) {
+        for (stream, sink) in &self.allowed {
+            stream.arrives(&format!("allowed datagrams arrive {when}"), sink);
+        }
+    }
+
+    /// Some were sent, and none has ever arrived.
+    fn denied_never_arrived(&self) {
+        for (stream, sink) in &self.denied {
+            stream.send_more(20);
+            assert_eq!(sink.count(), 0, "of {} denied datagrams", stream.sent());
+        }
+    }
+}
+
+#[test]
+fn a_killed_daemon_lets_nothing_pass_and_the_next_one_takes_over() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let before = [Machine::of(&site.alpha), Machine::of(&site.beta)];
+    let (alpha, beta) = (site.run("alpha"), site.run("beta"));
+    let flows = Flows::start(&site);
+    flows.allowed_arrive("at first");
+
+    alpha.kill();
+    assert!(
+        flows.allowed.iter().all(|(stream, sink)| stream.is_cut(sink, 200)),
+        "something passed a dead daemon"
+    );
+    flows.denied_never_arrived();
+    for port in ["veth-web1", "veth-web2"] {
+        site.assert_guarded(port);
+    }
+    let alpha = site.run("alpha");
+    flows.allowed_arrive("after the sender's daemon was replaced");
+
+    beta.kill();
+    assert!(flows.allowed[0].0.is_cut(&flows.allowed[0].1, 200), "something passed a dead daemon");
+    flows.allowed[1].0.arrives("alpha needs no beta for its own", &flows.allowed[1].1);
+    let beta = site.run("beta");
+    flows.allowed_arrive("after the receiver's daemon was replaced");
+    flows.denied_never_arrived();
+
+    // The denied stream is one that would arrive: only the policy kept it out.
+    site.allow_denied();
+    for daemon in [&alpha, &beta] {
+        assert!(daemon.run(&["reload"]).status.success());
+    }
+    for (stream, sink) in &flows.denied {
+        stream.arrives("what was denied and is allowed now", sink);
+    }
+    drop(flows);
+    for (daemon, (space, before)) in
+        [alpha, beta].into_iter().zip([&site.alpha, &site.beta].into_iter().zip(&before))
+    {
+        let left = [daemon.socket().to_owned(), daemon.socket().with_extension("sock.changes.json")];
+        assert!(left.iter().all(|path| path.exists()));
+        assert!(daemon.stop().success());
+        assert_eq!(before.changes(&Machine::of(space)), Vec::<String>::new());
+        assert!(left.iter().all(|path| !path.exists()), "{left:?}");
+    }
+}
+
+#[test]
+fn an_orderly_stop_under_traffic_lets_nothing_pass() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let before = Machine::of(&site.alpha);
+    let (mut alpha, _beta) = (site.run("alpha"), site.run("beta"));
+    let flows = Flows::start(&site);
+    for _ in 0..3 {
+        flows.allowed_arrive("while it runs");
+        assert!(alpha.stop().success());
+        assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
+        assert!(flows.allowed.iter().all(|(stream, sink)| stream.is_cut(sink, 50)));
+        flows.denied_never_arrived();
+        alpha = site.run("alpha");
+    }
+    flows.allowed_arrive("after it came back");
+    flows.denied_never_arrived();
+}
+
+#[test]
+fn teardown_undoes_what_a_killed_daemon_left() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let before = Machine::of(&site.alpha);
+    let alpha = site.run("alpha");
+    let socket = alpha.socket().to_owned();
+    let teardown =
+        || site.alpha.command(EASTGATE).arg("teardown").arg("--socket").arg(&socket).output().unwrap();
+    let refused = teardown();
+    assert_eq!(refused.status.code(), Some(1), "a daemon that runs is not torn down");
+    assert_eq!(alpha.port_state("veth-web1"), "forwarding");
+
+    alpha.kill();
+    assert_ne!(
+        before.changes(&Machine::of(&site.alpha)),
+        Vec::<String>::new(),
+        "a killed daemon leaves ports closed"
+    );
+    let undone = teardown();
+    assert!(undone.status.success(), "{}", String::from_utf8_lossy(&undone.stderr));
+    assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
+    assert!(String::from_utf8_lossy(&teardown().stdout).contains("nothing to undo"));
+}
+
+#[test]
+fn a_port_that_comes_back_is_served_again() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let (alpha, _beta) = (site.run("alpha"), site.run("beta"));
+    let sink = Sink::start(&site.db1, udp(21, ALLOWED));
+    let denied = Sink::start(&site.db1, udp(21, DENIED));
+    Stream::start(&site.web1, udp(11, 8000), udp(21, ALLOWED)).arrives("at first", &sink);
+
+    site.alpha.ip("link del veth-web1");
+    wait_within(SOON, "the port is missed", || alpha.port_state("veth-web1") == "absent");
+    assert_eq!(alpha.port_state("veth-web2"), "forwarding", "other ports do not mind");
+
+    site.plug(&site.alpha, "veth-web1", &site.web1, 0x11);
+    let forbidden = Stream::start(&site.web1, udp(11, 8001), udp(21, DENIED));
+    let again = Sink::start(&site.web2, udp(12, ALLOWED));
+    let stream = Stream::start(&site.web1, udp(11, 8002), udp(12, ALLOWED));
+    wait_within(SOON, "the port is served again", || alpha.port_state("veth-web1") == "forwarding");
+    stream.arrives("after the port came back", &again);
+    site.assert_guarded("veth-web1");
+    forbidden.send_more(50);
+    assert_eq!(denied.count(), 0, "a new port was open before it was guarded");
+}
+
+fn underlay_comes_and_goes(hosts: &str) {
+    let Some(site) = Site::new(hosts) else { return };
+    let (alpha, _beta) = (site.run("alpha"), site.run("beta"));
+    let sink = Sink::start(&site.db1, udp(21, ALLOWED));
+    let stream = Stream::start(&site.web1, udp(11, 8000), udp(21, ALLOWED));
+    stream.arrives("at first", &sink);
+
+    site.alpha.ip("link set underlay0 down");
+    assert!(stream.is_cut(&sink, 50));
+    wait_within(SOON, "status tells", || alpha.ask(&["status"])["vtep"]["up"] == false);
+    site.alpha.ip("link set underlay0 up");
+    // The kernel drops IPv6 addresses with the link.
+    if site.alpha.ip("-6 addr show dev underlay0").find("2001:db8::1").is_none() {
+        site.alpha.ip("addr add 2001:db8::1/64 dev underlay0 nodad");
+    }
+    stream.arrives("after the underlay was down", &sink);
+
+    site.alpha.ip("addr flush dev underlay0");
+    assert!(stream.is_cut(&sink, 50));
+    site.address_underlay(&site.alpha, 1);
+    stream.arrives("after the address was gone", &sink);
+
+    site.alpha.ip("link del underlay0");
+    assert!(stream.is_cut(&sink, 50));
+    wait_within(SOON, "status tells", || alpha.ask(&["status"])["vtep"]["listening"] == false);
+    site.lay_underlay();
+    stream.arrives("after the underlay was gone", &sink);
+    assert_eq!(alpha.ask(&["status"])["ready"], true);
+}
+
+#[test]
+fn the_underlay_may_come_and_go() {
+    underlay_comes_and_goes(HOSTS_V4);
+}
+
+#[test]
+fn the_underlay_may_come_and_go_in_ipv6() {
+    underlay_comes_and_goes(HOSTS_V6);
+}
+
+#[test]
+fn a_daemon_that_starts_before_its_devices_serves_them_as_they_come() {
+    let Some(mut world) = World::new() else { return };
+    let (alpha, beta) = (world.space("alpha"), world.space("beta"));
+    let (web1, web2, db1) = (world.space("web1"), world.space("web2"), world.space("db1"));
+    let config = world.write("eastgate.toml", &format!("{HOSTS_V4}{TENANT}"));
+    let site = Site { world, alpha, beta, web1, web2, db1, config };
+    let (alpha, _beta) = (site.run("alpha"), site.run("beta"));
+    assert_eq!(alpha.port_state("veth-web1"), "absent");
+    site.plug(&site.alpha, "veth-web1", &site.web1, 0x11);
+    site.plug(&site.beta, "veth-db1", &site.db1, 0x21);
+    site.lay_underlay();
+    datagram_arrives((&site.web1, udp(11, 8000)), (&site.db1, udp(21, ALLOWED)));
+}
+
+#[test]
+fn a_broken_file_is_refused_with_its_place_and_changes_nothing() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let (alpha, _beta) = (site.run("alpha"), site.run("beta"));
+    let flows = Flows::start(&site);
+    flows.allowed_arrive("at first");
+    let epoch = || alpha.ask(&["status"])["epoch"].as_u64().unwrap();
+    let (first, good) = (epoch(), std::fs::read_to_string(&site.config).unwrap());
+
+    site.rewrite(|text| {
+        text.replace(
+            "from = \"any\" },\n  { proto = \"tcp\"",
+            "from = \"group:nobody\" },\n  { proto = \"tcp\"",
+        )
+    });
+    let broken = std::fs::read_to_string(&site.config).unwrap();
+    let line = broken.lines().position(|line| line.contains("group:nobody")).unwrap() + 1;
+    let column = broken.lines().nth(line - 1).unwrap().find("\"group:nobody\"").unwrap() + 1;
+    let place = format!("eastgate.toml:{line}:{column}");
+    let refused = alpha.run(&["reload"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(3), "{said}");
+    assert!(said.contains(&place), "no {place} in: {said}");
+    assert_eq!(epoch(), first);
+    assert!(alpha.ask(&["status"])["reload_error"].as_str().unwrap().contains(&place));
+    flows.allowed_arrive("after a reload that was refused");
+
+    std::fs::write(&site.config, "this is no TOML").unwrap();
+    assert_eq!(alpha.run(&["reload"]).status.code(), Some(3));
+    std::fs::remove_file(&site.config).unwrap();
+    assert_eq!(alpha.run(&["reload"]).status.code(), Some(3));
+    flows.allowed_arrive("without a file");
+    flows.denied_never_arrived();
+
+    std::fs::write(&site.config, good.replace("[7000]", "[7001]")).unwrap();
+    assert!(alpha.run(&["reload"]).status.success());
+    assert_eq!(epoch(), first + 1);
+    assert!(alpha.ask(&["status"])["reload_error"].is_null());
+    // To web2, where alpha decides.
+    flows.denied[1].0.arrives("what is allowed now", &flows.denied[1].1);
+    assert!(flows.allowed[1].0.is_cut(&flows.allowed[1].1, 50), "what is denied now still passes");
+}
+
+#[test]
+fn settings_that_someone_changes_are_put_right() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let before = Machine::of(&site.alpha);
+    let alpha = site.run("alpha");
+    let restored = || alpha.ask(&["status"])["settings_restored"].as_u64().unwrap();
+    assert_eq!(restored(), 0, "what it sets itself is not counted");
+    let settings = ["net/ipv4/conf/veth-web1/arp_ignore", "net/ipv6/conf/veth-web1/disable_ipv6"];
+    for (count, key) in (1..).zip(settings) {
+        let wanted = site.alpha.get(key);
+        assert_ne!(wanted, "0");
+        site.alpha.set(key, "0");
+        wait_within(SOON, key, || site.alpha.get(key) == wanted);
+        wait_within(SOON, "status counts it", || restored() == count);
+    }
+    assert!(alpha.stop().success());
+    assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
+}
+
+/// Asks, in every way there is, for addresses of the host itself, and gives the kinds of question it answered.
+fn answers_of_the_host(site: &Site, port: MacAddr) -> Vec<&'static str> {
+    let own = Ipv4Addr::new(10, 1, 0, 99);
+    let own_v6: Ipv6Addr = "fd00:1::99".parse().unwrap();
+    let (me, me_v6) = (Ipv4Addr::new(10, 1, 0, 11), "fd00:1::11".parse::<Ipv6Addr>().unwrap());
+    let questions = [
+        ("ARP for the port's own address", arp_request(WEB1, me, own)),
+        ("ARP for the underlay address", arp_request(WEB1, me, Ipv4Addr::new(192, 0, 2, 1))),
+        ("ND for the port's own address", neighbor_solicitation(WEB1, me_v6, own_v6)),
+        ("ping", icmp_echo((WEB1, me.into()), (port, own.into()))),
+        ("ping in IPv6", icmp_echo((WEB1, me_v6.into()), (port, own_v6.into()))),
+    ];
+    let mut answered = Vec::new();
+    for (kind, question) in questions {
+        let capture = Capture::start(&site.web1, "eth0");
+        let sent = questions_sent(site);
+        // The kernel answers while the frame is handed over or right after; ten questions outlast "right after".
+        for _ in 0..10 {
+            send_frame(&site.web1, "eth0", &question);
+        }
+        wait_for("the questions went out", || questions_sent(site) >= sent + 10);
+        if !capture.matching(|frame| frame[..6] == WEB1.0).is_empty() {
+            answered.push(kind);
+        }
+    }
+    answered
+}
+
+fn questions_sent(site: &Site) -> u64 {
+    let links: serde_json::Value = serde_json::from_str(&site.alpha.ip("-s -j link show veth-web1")).unwrap();
+    links[0]["stats64"]["rx"]["packets"].as_u64().unwrap()
+}
+
+#[test]
+fn the_kernel_of_the_appliance_is_silent_on_a_tenant_port() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    // The worst a host can be: it has addresses of the tenant's network on the port itself.
+    let lend = || {
+        site.alpha.ip("addr replace 10.1.0.99/24 dev veth-web1");
+        site.alpha.ip("addr replace fd00:1::99/64 dev veth-web1 nodad");
+    };
+    lend();
+    // web1's kernel asks nothing of its own and its own answers are not looked at.
+    site.web1.ip("neigh replace 10.1.0.99 lladdr 02:00:00:00:00:99 dev eth0");
+    let port = hardware_address(&site.alpha, "veth-web1");
+    let open = answers_of_the_host(&site, port);
+    assert_eq!(open.len(), 5, "without eastgate the kernel answers everything: {open:?}");
+
+    let alpha = site.run("alpha");
+    lend_v4(&site);
+    assert_eq!(answers_of_the_host(&site, port), Vec::<&str>::new(), "while the daemon runs");
+    let capture = Capture::start(&site.web1, "eth0");
+    send_frame(
+        &site.web1,
+        "eth0",
+        &arp_request(WEB1, Ipv4Addr::new(10, 1, 0, 11), Ipv4Addr::new(10, 1, 0, 12)),
+    );
+    wait_for("eastgate itself answers for endpoints", || {
+        !capture.matching(|frame| frame[..6] == WEB1.0).is_empty()
+    });
+
+    alpha.kill();
+    assert_eq!(answers_of_the_host(&site, port), Vec::<&str>::new(), "after it was killed");
+    let alpha = site.run("alpha");
+    assert_eq!(answers_of_the_host(&site, port), Vec::<&str>::new(), "after it came back");
+    assert!(alpha.stop().success());
+    lend();
+    assert_eq!(answers_of_the_host(&site, port), open, "as before");
+}
+
+fn lend_v4(site: &Site) {
+    site.alpha.ip("addr replace 10.1.0.99/24 dev veth-web1");
+}
+
+#[test]
+fn two_daemons_in_one_namespace_talk_to_each_other() {
+    let Some(mut world) = World::new() else { return };
+    let both = world.space("both");
+    let (web1, web2, db1) = (world.space("web1"), world.space("web2"), world.space("db1"));
+    let config = world.write("eastgate.toml", &format!("{HOSTS_V4}{TENANT}"));
+    both.ip("link add underlay0 mtu 1700 type bridge");
+    both.ip("link set underlay0 up");
+    let site = Site { world, alpha: both.clone(), beta: both.clone(), web1, web2, db1, config };
+    site.address_underlay(&both, 1);
+    site.address_underlay(&both, 2);
+    site.plug(&both, "veth-web1", &site.web1, 0x11);
+    site.plug(&both, "veth-web2", &site.web2, 0x12);
+    site.plug(&both, "veth-db1", &site.db1, 0x21);
+    let before = Machine::of(&both);
+    let (alpha, beta) = (site.run("alpha"), site.run("beta"));
+    assert!(site.web1.ping("10.1.0.21") && site.db1.ping("fd00:1::12"));
+    bulk(&site.web1, (&site.db1, udp(21, 5432)), 10_000_000);
+    let flows = Flows::start(&site);
+    flows.allowed_arrive("between two daemons of one machine");
+    flows.denied_never_arrived();
+    drop(flows);
+    assert!(alpha.stop().success());
+    // What the first one gave back, the second one still needs.
+    wait_within(SOON, "the other one keeps its settings", || {
+        let restored = beta.ask(&["status"])["settings_restored"].as_u64().unwrap();
+        restored > 0 && site.beta.get("net/ipv4/conf/veth-db1/arp_ignore") == "8"
+    });
+    assert!(beta.stop().success());
+    assert_eq!(before.changes(&Machine::of(&both)), Vec::<String>::new());
+}
+
+#[test]
+fn a_second_daemon_on_the_same_socket_is_refused_and_harms_nothing() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let (alpha, _beta) = (site.run("alpha"), site.run("beta"));
+    let flows = Flows::start(&site);
+    flows.allowed_arrive("at first");
+    let (before, status) = (Machine::of(&site.alpha), alpha.ask(&["status"]));
+    let mut second = Daemon::launch(&site.world, &site.alpha, &site.config, "alpha", &[]);
+    assert_eq!(second.wait().code(), Some(1));
+    assert!(second.log().contains("another eastgate listens"), "{}", second.log());
+    assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
+    let after = alpha.ask(&["status"]);
+    assert_eq!((&after["epoch"], &after["ready"]), (&status["epoch"], &status["ready"]));
+    assert_eq!(after["settings_restored"], 0);
+    flows.allowed_arrive("after a second daemon was refused");
+    flows.denied_never_arrived();
+}
+
+/// Requests as they should be, and what becomes of them when bytes are changed, cut off and made up. The same in
+/// every run (xorshift64*).
+fn noise_for_the_control_socket() -> Vec<Vec<u8>> {
+    let good = [
+        r#"{"status":{}}"#,
+        r#"{"flows":{"vni":5001,"address":"10.1.0.11","port":7000,"proto":17,"limit":3}}"#,
+        r#"{"drops":{"mac":"02:00:00:00:00:11"}}"#,
+        r#"{"fdb-flush":{"vni":5001}}"#,
+        r#"{"trace":{"vni":5001,"proto":17,"src":"10.1.0.11","dst":"10.1.0.12","sport":1,"dport":7000,"icmp":null}}"#,
+    ];
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = move |end: usize| {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % end
+    };
+    let mut lines: Vec<Vec<u8>> = vec![
+        b"[".repeat(60_000),
+        br#"{"flows":"#.repeat(7_000),
+        br#"{"flows":{"limit":18446744073709551616}}"#.to_vec(),
+        br#"{"flows":{"limit":18446744073709551615}}"#.to_vec(),
+        br#"{"flows":{"vni":-1}}"#.to_vec(),
+        br#"{"status":{},"reload":{}}"#.to_vec(),
+        b"\xff\xfe\0\0".to_vec(),
+        b"x".repeat(1 << 20),
+    ];
+    for _ in 0..2_000 {
+        let mut line = good[below(good.len())].as_bytes().to_vec();
+        for _ in 0..=below(4) {
+            let at = below(line.len());
+            match below(4) {
+                0 => line[at] = below(256) as u8,
+                1 => line.truncate(at.max(1)),
+                2 => line.insert(at, b"{}[]\",:0e-"[below(10)]),
+                _ => line.extend_from_within(at..),
+            }
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+#[test]
+fn noise_on_the_control_socket_harms_nobody() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let alpha = site.run("alpha");
+    let before = alpha.ask(&["status"]);
+    let mut errors = 0;
+    for mut line in noise_for_the_control_socket() {
+        line.retain(|byte| *byte != b'\n');
+        line.push(b'\n');
+        let mut stream = UnixStream::connect(alpha.socket()).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.write_all(&line).unwrap();
+        let mut answer = String::new();
+        BufReader::new(&stream).read_line(&mut answer).unwrap();
+        let shown = String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned();
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{shown}"));
+        assert!(answer["ok"].is_object() || answer["error"].is_string(), "{shown}: {answer}");
+        errors += u32::from(answer["error"].is_string());
+    }
+    assert!(errors > 1_000, "only {errors} were refused: is this noise?");
+    // Half a request, and gone.
+    for _ in 0..100 {
+        UnixStream::connect(alpha.socket()).unwrap().write_all(b"{\"status\"").unwrap();
+    }
+    let after = alpha.ask(&["status"]);
+    for field in ["ready", "epoch", "host", "reload_error"] {
+        assert_eq!(before[field], after[field], "{field}");
+    }
+    assert!(!alpha.log().contains("panicked"), "{}", alpha.log());
+    assert!(alpha.stop().success());
+}
+
+#[test]
+fn exit_codes_are_what_the_help_says() {
+    let folder = std::env::temp_dir().join(format!("egt{}-exit", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let good = file("good.toml", &format!("{HOSTS_V4}{TENANT}"));
+    let broken = file("broken.toml", "[host.alpha]\nvtep = \"192.0.2.300\"\ndevice = \"underlay0\"\n");
+    let plain_file = file("plain", "");
+    let nowhere = folder.join("nowhere.sock").to_str().unwrap().to_owned();
+    let trace = |config: &str, port: u16| {
+        format!("trace --config {config} --vni 5001 udp 10.1.0.11:1 10.1.0.12:{port}")
+    };
+    let expected = [
+        (0, "--help".to_owned()),
+        (0, format!("check {good}")),
+        (0, "schema".into()),
+        (0, "drop-reasons".into()),
+        (0, trace(&good, ALLOWED)),
+        (1, format!("run --config {good} --host nobody --socket {nowhere}")),
+        (1, format!("run --config {good} --socket {nowhere}")),
+        (1, format!("plan --config {good} --host nobody")),
+        (2, String::new()),
+        (2, "bogus".into()),
+        (2, "check".into()),
+        (2, "status --nonsense".into()),
+        (2, "show nothing".into()),
+        (2, "show flows --vni 16777216".into()),
+        (2, "status -o xml".into()),
+        (2, "flows kill".into()),
+        (2, "trace --vni 5001 udp web1 web2".into()),
+        (3, format!("check {broken}")),
+        (3, format!("check {good} {broken}")),
+        (3, format!("check {nowhere}")),
+        (3, format!("run --config {broken} --host alpha --socket {nowhere}")),
+        (3, format!("plan --config {broken} --host alpha")),
+        (3, trace(&broken, ALLOWED)),
+        (4, format!("status --socket {nowhere}")),
+        (4, format!("reload --socket {nowhere}")),
+        (4, format!("show drops --socket {nowhere}")),
+        (4, format!("flows kill --all --socket {nowhere}")),
+        (4, format!("fdb flush --socket {nowhere}")),
+        (4, format!("trace --vni 5001 udp 10.1.0.11:1 10.1.0.12:7 --socket {nowhere}")),
+        (4, format!("status --socket {plain_file}")),
+        (5, trace(&good, DENIED)),
+        (0, trace(&good, 3868).replace("udp", "sctp")),
+        (5, trace(&good, 3869).replace("udp", "sctp")),
+    ];
+    let wrong: Vec<String> = expected
+        .into_iter()
+        .filter_map(|(code, line)| {
+            let output = eastgate(line.split_whitespace());
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            (output.status.code() != Some(code) || (code != 0 && code != 5 && said.is_empty()))
+                .then(|| format!("eastgate {line}: {:?} instead of {code}: {said}", output.status.code()))
+        })
+        .collect();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
