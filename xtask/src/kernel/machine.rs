@@ -13,7 +13,7 @@ use crate::stop;
 /// How often an interrupt is looked for while the machine says nothing.
 const TURN: Duration = Duration::from_millis(200);
 /// How much of the kernel's log is shown when something failed.
-const TAIL_LINES: usize = 30;
+const TAIL_LINES: usize = 60;
 
 /// What the machine is made of.
 #[derive(Debug)]
