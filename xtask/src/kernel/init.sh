@@ -16,7 +16,7 @@ busybox mount -t tmpfs tmpfs /tmp
 while read -r module; do
   busybox insmod "$module" || echo "cannot load $module"
 done </modules
-ip link set lo up
+busybox ip link set lo up
 echo "##### kernel $(busybox uname -r)"
 
 # Since the machine was turned on.
