@@ -1,9 +1,10 @@
 //! A story checked: its expectations in their order, with the steps between them, and the lab afterwards as it
 //! was before.
 //!
-//! What is expected at one point of the story is sent at once, in three waves: first what should arrive, so that
-//! the refusals of the second are those of a network that works; bulk transfers last, so that they starve no
-//! bound.
+//! What is expected at one point of the story is sent at once, in four waves: first what should arrive, so that
+//! the refusals of the second are those of a network that works; then what should arrive under a stolen MAC, for
+//! a bridge that learns from it sends answers to the thief until the owner speaks again; bulk transfers last, so
+//! that they starve no bound.
 
 mod drops;
 mod job;
@@ -137,7 +138,7 @@ fn point(
     options: &Options,
 ) -> Result<Vec<Row>, LabError> {
     let mut rows: BTreeMap<usize, Vec<Row>> = BTreeMap::new();
-    for wave_number in 0..3 {
+    for wave_number in 0..WAVES {
         options.interrupt.check()?;
         let now = expects.iter().enumerate().filter(|(_, expect)| wave_of(expect) == wave_number);
         let mut jobs = Vec::new();
@@ -154,9 +155,13 @@ fn point(
     Ok(rows.into_values().flatten().collect())
 }
 
+const WAVES: usize = 4;
+
 fn wave_of(expect: &Expect) -> usize {
+    let steals_mac = expect.spoof.as_ref().is_some_and(|spoof| spoof.mac.is_some());
     match (expect.bytes, expect.outcome) {
-        (Some(_), _) => 2,
+        (Some(_), _) => 3,
+        (None, Outcome::Reach) if steals_mac => 2,
         (None, Outcome::Reach) => 0,
         (None, _) => 1,
     }

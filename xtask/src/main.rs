@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod kernel;
 mod leftover;
 mod netns;
 mod packages;
@@ -31,7 +32,7 @@ struct Arguments {
 enum Task {
     /// Build eastgate, bring a two-host overlay up on this machine and tell what it does, then take it down
     Demo(demo::Options),
-    /// Run every test, those in network namespaces included
+    /// Run every test, those in network namespaces included; or the labs' stories on another kernel
     Test(test::Options),
     /// Compare eastgate's speed with plain VXLAN and with Neutron's rules, interleaved, in one call
     Bench(bench::Options),

@@ -16,6 +16,8 @@ pub(crate) enum Need {
     Demo,
     /// `cargo xtask test`.
     Test,
+    /// `cargo xtask test --kernel`.
+    Kernel,
     /// `cargo xtask bench`.
     Bench,
 }
@@ -32,7 +34,7 @@ const PACKAGES: &[Package] = &[
     Package {
         name: "iproute2",
         probe: &["ip", "-Version"],
-        needed_by: &[Need::Demo, Need::Test, Need::Bench],
+        needed_by: &[Need::Demo, Need::Test, Need::Kernel, Need::Bench],
         reason: "labs and benchmarks are built of network namespaces and veth pairs",
     },
     Package {
@@ -52,6 +54,18 @@ const PACKAGES: &[Package] = &[
         probe: &["ping", "-V"],
         needed_by: &[Need::Test],
         reason: "tests send the echo requests a reader would type",
+    },
+    Package {
+        name: "qemu-system-x86",
+        probe: &["qemu-system-x86_64", "--version"],
+        needed_by: &[Need::Kernel],
+        reason: "another kernel runs in an emulated machine",
+    },
+    Package {
+        name: "busybox-static",
+        probe: &["busybox", "depmod", "--help"],
+        needed_by: &[Need::Kernel],
+        reason: "that machine's shell and tools; here it lists which kernel module needs which",
     },
 ];
 
@@ -73,10 +87,15 @@ pub(crate) fn install(need: Need) -> Result<()> {
             names.join(", ")
         );
     }
-    apt_get(&["update", "-qq"])?;
+    refresh()?;
     let mut words = vec!["install", "-y", "-qq", "--no-install-recommends"];
     words.extend(missing.iter().map(|package| package.name));
     apt_get(&words)
+}
+
+/// Brings the list of what can be installed up to date.
+pub(crate) fn refresh() -> Result<()> {
+    apt_get(&["update", "-qq"])
 }
 
 impl Package {
@@ -90,7 +109,7 @@ impl Package {
 fn apt_get(words: &[&str]) -> Result<()> {
     let mut command = privilege::command("env")?;
     command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=120"]).args(words);
-    run::output(&mut command).context("apt-get could not install what is missing").map(drop)
+    run::output(&mut command).context("apt-get failed").map(drop)
 }
 
 /// Where a command is, `/sbin` included: an ordinary user's PATH often lacks it on Debian.

@@ -8,13 +8,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::packages::{self, Need};
-use crate::{cargo, privilege, run, target, workspace};
+use crate::{cargo, kernel, privilege, run, target, workspace};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Options {
     /// Only unit tests: no root, no network namespaces, no documentation examples
     #[arg(long)]
     quick: bool,
+    /// Run the labs' stories on this Linux kernel instead, in an emulated machine; needs no root but for packages
+    #[arg(long, value_name = "VERSION", conflicts_with = "quick")]
+    kernel: Option<kernel::Version>,
 }
 
 /// What test harnesses said, added up.
@@ -28,6 +31,9 @@ struct Tally {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if let Some(version) = options.kernel {
+        return kernel::test(version);
+    }
     let started = Instant::now();
     let mut tally = Tally::default();
     let mut targets = cargo_test(&["--lib", "--bins"])?;
