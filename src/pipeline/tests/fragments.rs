@@ -54,7 +54,11 @@ fn the_others_go_to_the_receiver_of_the_first_alone() {
     assert_eq!(net.send("web1", &pieces[0]), "db2");
     assert_eq!(net.send("web1", to(pieces[1].clone(), mac(WEB3))), "fragment-refused at alpha");
     assert_eq!(net.send("web1", &pieces[2]), "db2");
+}
 
+#[test]
+fn also_where_the_first_passed_without_a_flow() {
+    let mut net = Net::new(&scene(""));
     let (right, wrong) = (without_a_flow(DB2), without_a_flow(WEB3));
     assert_eq!(net.send("web1", &right[0]), "db2");
     assert_eq!(net.send("web1", &wrong[1]), "fragment-refused at alpha");
