@@ -296,6 +296,7 @@ impl Daemon {
                 self.links.insert(link.name.clone(), link);
             }
             LinkEvent::Gone { index } => self.links.retain(|_, known| known.index != index),
+            LinkEvent::Addresses => {}
             LinkEvent::Lost => self.list_links().await,
         }
     }

@@ -34,6 +34,7 @@ pub use interrupt::Interrupt;
 pub use record::{Node, NodeKind, Record};
 pub use report::{Report, Row};
 
+use crate::daemon::Dataplane;
 use model::Model;
 
 /// How labs are run.
@@ -43,6 +44,8 @@ pub struct Options {
     pub eastgate: PathBuf,
     /// Whether every command that builds the lab is written to standard error
     pub verbose: bool,
+    /// What its daemons carry frames by
+    pub dataplane: Dataplane,
     /// The flag that stops it
     pub interrupt: Interrupt,
 }
@@ -54,7 +57,12 @@ impl Options {
     /// [`LabError::File`] when the system does not tell where this program is.
     pub fn new() -> Result<Self, LabError> {
         let eastgate = std::env::current_exe().map_err(LabError::file("/proc/self/exe"))?;
-        Ok(Self { eastgate, verbose: false, interrupt: Interrupt::default() })
+        Ok(Self {
+            eastgate,
+            verbose: false,
+            dataplane: Dataplane::default(),
+            interrupt: Interrupt::default(),
+        })
     }
 }
 

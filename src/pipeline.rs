@@ -220,10 +220,9 @@ impl<'s> Pipeline<'s> {
         let unwrapped = unwrapped.map_err(|reason| (vni, reason))?;
         let view = unwrapped.view;
         let network = found.ok_or((None, DropReason::UnknownVni))?;
-        if unwrapped.kind == PeerKind::Plain {
-            note_unfinished_checksum(datagram, &view);
-            note_uncut(datagram, &view, self.tenant_mtu(network, &view));
-        }
+        // A VTEP on the same machine whose frames the kernel wrapped left this to a device that they never met.
+        note_unfinished_checksum(datagram, &view);
+        note_uncut(datagram, &view, self.tenant_mtu(network, &view));
         Ok((Arrival { network, from: Location::Remote(from), sender: network.by_mac(view.src) }, view))
     }
 

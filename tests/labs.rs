@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eastgate::lab::{self, LabError, Options, Record, Report};
+use eastgate::{
+    daemon::Dataplane,
+    lab::{self, LabError, Options, Record, Report},
+};
 
 /// How long something that must happen may take.
 const BOUND: Duration = Duration::from_secs(20);
@@ -91,16 +94,19 @@ fn assert_ok(report: &Report) {
     assert!(report.ok(), "\n{report}");
 }
 
-/// Up, check twice (a check leaves the lab as it found it), down.
+/// Up, check twice (a check leaves the lab as it found it), down; with both dataplanes.
 fn passes(name: &str) {
     let Some(_alone) = alone() else { return };
-    let before = Machine::now();
-    let record = lab::up(&story(name), &options()).unwrap();
-    let result = (lab::check(&record.id, &options()), lab::check(&record.id, &options()));
-    lab::down(&record.id, &options()).unwrap();
-    assert_ok(&result.0.unwrap());
-    assert_ok(&result.1.unwrap());
-    assert_eq!(Machine::now(), before);
+    for dataplane in [Dataplane::Ebpf, Dataplane::Userspace] {
+        let before = Machine::now();
+        let options = Options { dataplane, ..options() };
+        let record = lab::up(&story(name), &options).unwrap();
+        let result = (lab::check(&record.id, &options), lab::check(&record.id, &options));
+        lab::down(&record.id, &options).unwrap();
+        assert_ok(&result.0.unwrap());
+        assert_ok(&result.1.unwrap());
+        assert_eq!(Machine::now(), before, "{dataplane:?}");
+    }
 }
 
 #[test]

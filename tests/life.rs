@@ -144,9 +144,24 @@ impl Site {
         }
     }
 
+    /// Without eBPF: what is said of the daemon's life here holds for each packet. What the fast path does when the
+    /// daemon comes and goes has tests of its own.
     fn run(&self, host: &str) -> Daemon {
+        self.run_with(host, "userspace")
+    }
+
+    fn run_with(&self, host: &str, dataplane: &str) -> Daemon {
         let space = if host == "alpha" { &self.alpha } else { &self.beta };
-        Daemon::start(&self.world, space, &self.config, host, &[])
+        Daemon::start(&self.world, space, &self.config, host, &["--dataplane", dataplane])
+    }
+
+    /// Nothing but the programs hears this port.
+    fn assert_programmed(&self, port: &str) {
+        let filter = self.alpha.tc(&format!("filter show dev {port} ingress"));
+        assert!(
+            filter.contains("handle 0xea57 eastgate-ingress direct-action") && filter.contains("name tenant"),
+            "{port} is open: {filter}"
+        );
     }
 
     /// The configuration with its text changed.
@@ -241,6 +256,102 @@ fn a_killed_daemon_lets_nothing_pass_and_the_next_one_takes_over() {
         assert_eq!(before.changes(&Machine::of(space)), Vec::<String>::new());
         assert!(left.iter().all(|path| !path.exists()), "{left:?}");
     }
+}
+
+/// Whether the programs have carried packets, rather than the workers.
+fn carried_in_the_kernel(daemon: &Daemon) -> bool {
+    let rows = daemon.ask(&["show", "flows"]);
+    rows["flows"].as_array().unwrap().iter().any(|flow| flow["offloaded"] == true)
+}
+
+#[test]
+fn with_programs_a_killed_daemon_changes_nothing_for_flows_that_were_decided() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let before = [Machine::of(&site.alpha), Machine::of(&site.beta)];
+    let (alpha, beta) = (site.run_with("alpha", "ebpf"), site.run_with("beta", "ebpf"));
+    let flows = Flows::start(&site);
+    flows.allowed_arrive("at first");
+    wait_within(SOON, "flows are offloaded", || {
+        carried_in_the_kernel(&alpha) && carried_in_the_kernel(&beta)
+    });
+
+    alpha.kill();
+    flows.allowed_arrive("while no daemon runs on the sender's host");
+    flows.denied_never_arrived();
+    for port in ["veth-web1", "veth-web2"] {
+        site.assert_programmed(port);
+    }
+    assert!(!site.web1.ping("10.1.0.12"), "what nobody has decided began without a daemon");
+
+    let alpha = site.run_with("alpha", "ebpf");
+    flows.allowed_arrive("after the sender's daemon was replaced");
+    beta.kill();
+    flows.allowed_arrive("while no daemon runs on the receiver's host");
+    let beta = site.run_with("beta", "ebpf");
+    flows.allowed_arrive("after the receiver's daemon was replaced");
+    flows.denied_never_arrived();
+    drop(flows);
+    for (daemon, (space, before)) in
+        [alpha, beta].into_iter().zip([&site.alpha, &site.beta].into_iter().zip(&before))
+    {
+        assert!(daemon.stop().success());
+        assert_eq!(before.changes(&Machine::of(space)), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn with_programs_a_changed_policy_ends_flows_that_it_does_not_allow() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    site.allow_denied();
+    let (alpha, beta) = (site.run_with("alpha", "ebpf"), site.run_with("beta", "ebpf"));
+    let flows = Flows::start(&site);
+    flows.allowed_arrive("at first");
+    for (stream, sink) in &flows.denied {
+        stream.arrives("what is allowed for now", sink);
+    }
+    wait_within(SOON, "flows are offloaded", || {
+        carried_in_the_kernel(&alpha) && carried_in_the_kernel(&beta)
+    });
+    site.rewrite(|text| text.replace("[7000, 7001]", "[7000]"));
+    for daemon in [&alpha, &beta] {
+        assert!(daemon.run(&["reload"]).status.success());
+    }
+    for (stream, sink) in &flows.denied {
+        assert!(stream.is_cut(sink, 200), "a flow outlived the policy that allowed it");
+    }
+    flows.allowed_arrive("under the new policy");
+}
+
+#[test]
+fn with_programs_the_underlay_and_ports_may_come_and_go() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let (alpha, _beta) = (site.run_with("alpha", "ebpf"), site.run_with("beta", "ebpf"));
+    let flows = Flows::start(&site);
+    flows.allowed_arrive("at first");
+    wait_within(SOON, "flows are offloaded", || carried_in_the_kernel(&alpha));
+    let (stream, sink) = &flows.allowed[0];
+
+    site.alpha.ip("link set underlay0 down");
+    assert!(stream.is_cut(sink, 50));
+    site.alpha.ip("link set underlay0 up");
+    stream.arrives("after the underlay was down", sink);
+    site.alpha.ip("addr flush dev underlay0");
+    wait_within(SOON, "the programs do not go on under a foreign address", || stream.is_cut(sink, 20));
+    site.address_underlay(&site.alpha, 1);
+    stream.arrives("after the address was gone", sink);
+    site.alpha.ip("link del underlay0");
+    assert!(stream.is_cut(sink, 50));
+    site.lay_underlay();
+    flows.allowed_arrive("after the underlay was gone");
+
+    site.alpha.ip("link del veth-web2");
+    wait_within(SOON, "the port is missed", || alpha.port_state("veth-web2") == "absent");
+    stream.arrives("other ports do not mind", sink);
+    site.plug(&site.alpha, "veth-web2", &site.web2, 0x12);
+    wait_within(SOON, "the port is served again", || alpha.port_state("veth-web2") == "forwarding");
+    site.assert_programmed("veth-web2");
+    flows.allowed[1].0.arrives("after the port came back", &flows.allowed[1].1);
+    flows.denied_never_arrived();
 }
 
 #[test]

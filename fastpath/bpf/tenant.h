@@ -72,6 +72,12 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct port 
 	if (!(way->flags & WAY_OPEN) || way->in_port != skb->ifindex || !same_macs(data, way->in_macs) ||
 	    largest(skb, &p) > way->max_packet)
 		return WRAP_REFUSED;
+	/*
+	 * A superframe of datagrams that the other VTEP's socket gets uncut, on this very machine, does not tell where to
+	 * cut it. The pipeline cuts it before it goes.
+	 */
+	if (skb->gso_size && p.proto == IPPROTO_UDP && !way->out_port)
+		return WRAP_REFUSED;
 	/* 3 track, 4 decide */
 	if (!pass(skb, flow, side, &p))
 		return WRAP_REFUSED;

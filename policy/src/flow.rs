@@ -199,7 +199,7 @@ impl FlowTable {
         let entry = self.slab.at(index);
         let direction = entry.direction(swapped);
         let is_stale = entry.epoch != epoch && settings.on_change == OnChange::Recheck;
-        if entry.offload.away && (is_stale || !Self::passes_beside(entry, segment, direction)) {
+        if entry.marks.is_away() && (is_stale || !Self::passes_beside(entry, segment, direction)) {
             return Tracked::Offloaded { flow: flow_id(entry, index), original: original(entry) };
         }
         if is_stale {
@@ -301,7 +301,7 @@ impl FlowTable {
         let (key, swapped) = Key::of(&FlowKey { src, dst, vni, sport, dport, proto: protocol }, query);
         let Some(index) = self.live(&key, now).filter(|_| to == src) else { return UNRELATED };
         let entry = self.slab.at(index);
-        if entry.offload.away {
+        if entry.marks.is_away() {
             return Tracked::Offloaded { flow: flow_id(entry, index), original: original(entry) };
         }
         let sent = entry.direction(swapped);
@@ -341,7 +341,7 @@ impl FlowTable {
         for visited in 0..budget {
             let Some(index) = self.wheel.due(now) else { return visited };
             let entry = self.slab.at(index);
-            if entry.deadline() <= now && !entry.offload.away {
+            if entry.deadline() <= now && !entry.marks.is_away() {
                 self.run_out(index, now);
             } else {
                 if entry.deadline() <= now {
@@ -481,7 +481,7 @@ impl FlowTable {
     fn live(&mut self, key: &Key, now: Instant) -> Option<u32> {
         let index = self.find(key)?;
         let entry = self.slab.at(index);
-        if entry.deadline() <= now && !entry.offload.away {
+        if entry.deadline() <= now && !entry.marks.is_away() {
             self.run_out(index, now);
             return None;
         }
@@ -606,7 +606,7 @@ const fn flow_id(entry: &Entry, index: u32) -> FlowId {
 }
 
 fn original(entry: &Entry) -> FlowKey {
-    entry.key.as_travelling(entry.opened_swapped)
+    entry.key.as_travelling(entry.marks.opened_swapped())
 }
 
 fn stale(entry: &Entry, index: u32, direction: Direction) -> Tracked {

@@ -141,7 +141,8 @@ pub(super) fn flows(rows: &[FlowRow]) -> String {
             row.proto.clone(),
             side(&row.src, row.sport),
             side(&row.dst, row.dport),
-            row.state.clone(),
+            // As conntrack marks them.
+            format!("{}{}", row.state, if row.offloaded { " [OFFLOAD]" } else { "" }),
             row.packets.to_string(),
             row.reply_packets.to_string(),
             format!("{}s", row.expires_s),

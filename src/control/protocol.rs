@@ -255,6 +255,8 @@ pub struct FlowRow {
     pub reply_packets: u64,
     /// Bytes back
     pub reply_bytes: u64,
+    /// Its packets pass in the kernel's programs.
+    pub offloaded: bool,
     /// Seconds until it is forgotten
     pub expires_s: u64,
     /// The egress rule that admitted it

@@ -8,7 +8,7 @@ use super::Daemon;
 use crate::{
     config::{Host, OuterField},
     io::{
-        fastpath::{KernelPath, KernelUnderlay},
+        fastpath::{KernelPath, KernelUnderlay, is_own_address},
         netlink::Link,
         packet_socket::PacketSocket,
         worker::Command,
@@ -26,6 +26,18 @@ pub enum Dataplane {
     Ebpf,
     /// Userspace alone
     Userspace,
+}
+
+impl Dataplane {
+    /// As `--dataplane` spells it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Ebpf => "ebpf",
+            Self::Userspace => "userspace",
+        }
+    }
 }
 
 /// Frames go up by the first, and the workers listen at the second.
@@ -98,7 +110,9 @@ impl Daemon {
     /// Puts the program on the underlay device, or says that there is none.
     pub(super) async fn tap_underlay(&mut self, snapshot: &Snapshot, host: &Host) -> Result<()> {
         let Some(kernel) = self.view.kernel.get().cloned() else { return Ok(()) };
-        let link = self.links.get(&*host.device).filter(|_| self.underlay.is_some());
+        // The kernel's programs would go on under an address that is no longer this host's.
+        let is_ours = self.underlay.is_some() && is_own_address(snapshot.vtep.0);
+        let link = self.links.get(&*host.device).filter(|link| is_ours && link.up);
         if let Some(link) = link
             && self.tapped != Some(link.index)
             && let Some(machine) = &mut self.machine

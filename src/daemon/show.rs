@@ -15,12 +15,12 @@ use super::{PortState, View};
 use crate::{
     control::protocol::{
         Done, DropRow, EndpointRow, FdbRow, Filter, FlowCounts, FlowRow, GroupRow, NeighborRow, PolicyRow,
-        PortStatus, Request, RuleRef, RuleRow, Status, VtepStatus,
+        PortStatus, Request, RuleRef, RuleRow, Status, Traffic, VtepStatus,
     },
     io::clock,
     names,
     pipeline::{
-        counters::{DropCount, DropKey, drops, traffic},
+        counters::{DropCount, DropKey, Elsewhere, drops, traffic},
         shared::lock,
     },
     snapshot::{Network, Snapshot},
@@ -93,8 +93,29 @@ impl View {
             ports: ports.collect(),
             flows: FlowCounts { answered: in_use.answered.into(), unanswered: in_use.unanswered.into() },
             settings_restored: visible.settings_restored,
-            traffic: traffic(&self.shared.counters),
+            traffic: self.traffic(),
         }
+    }
+
+    fn traffic(&self) -> Traffic {
+        let here = traffic(&self.shared.counters);
+        let there = self.elsewhere().traffic;
+        Traffic {
+            from_ports: here.from_ports + there.from_ports,
+            from_underlay: here.from_underlay + there.from_underlay,
+            to_ports: here.to_ports + there.to_ports,
+            to_underlay: here.to_underlay + there.to_underlay,
+            answers: here.answers + there.answers,
+            dropped: here.dropped + there.dropped,
+        }
+    }
+
+    /// What the kernel's programs have counted; nothing without them.
+    fn elsewhere(&self) -> Elsewhere {
+        let counted = self.kernel.get().map(|kernel| kernel.traffic());
+        counted
+            .and_then(|counted| counted.inspect_err(|error| tracing::error!(%error)).ok())
+            .unwrap_or_default()
     }
 
     fn location_name(&self, location: Location) -> String {
@@ -182,7 +203,22 @@ impl View {
         }
         found.sort_by_key(|flow| flow.key);
         found.truncate(limit);
+        found.iter_mut().filter(|flow| flow.offloaded).for_each(|flow| self.catch_up(snapshot, flow));
         found.iter().map(|flow| flow_row(snapshot, flow, now)).collect()
+    }
+
+    /// Adds what has passed in the kernel since the flow went there.
+    fn catch_up(&self, snapshot: &Snapshot, flow: &mut FlowInfo) {
+        let Some(progress) = self.shared.peek(&flow.key) else { return };
+        for (count, more) in [&mut flow.original, &mut flow.reply].into_iter().zip(progress.counts) {
+            count.packets += more.packets;
+            count.bytes += more.bytes;
+        }
+        if let (Some(seen), Some(network)) = (progress.last_seen, snapshot.network(flow.key.vni)) {
+            flow.last_seen = flow.last_seen.max(seen);
+            flow.deadline =
+                flow.deadline.max(seen + network.tracking.timeouts.of(flow.key.proto, flow.state));
+        }
     }
 
     fn flows_kill(&self, snapshot: &Snapshot, filter: &Filter) -> Done {
@@ -204,7 +240,14 @@ impl View {
 
     fn drops(&self, snapshot: &Snapshot, filter: &Filter) -> Vec<DropRow> {
         let now = clock::now();
-        let rows = drops(&self.shared.counters);
+        let mut rows = drops(&self.shared.counters);
+        // The programs count by reason alone, and do not say when.
+        rows.extend(self.elsewhere().drops.into_iter().filter(|(_, frames)| *frames > 0).map(
+            |(reason, frames)| {
+                let key = DropKey { vni: None, reason, from: None, by: None, rule: None };
+                (key, DropCount { frames, bytes: 0, last_at: now, last: None })
+            },
+        ));
         let wanted = |key: &DropKey, count: &DropCount| {
             filter.vni.is_none_or(|vni| key.vni == Some(vni))
                 && filter.address.is_none_or(|ip| {
@@ -295,6 +338,7 @@ fn flow_row(snapshot: &Snapshot, flow: &FlowInfo, now: Instant) -> FlowRow {
         bytes: flow.original.bytes,
         reply_packets: flow.reply.packets,
         reply_bytes: flow.reply.bytes,
+        offloaded: flow.offloaded,
         expires_s: flow.deadline.since(now).as_secs(),
         egress_rule: rule(flow.egress_rule),
         ingress_rule: rule(flow.ingress_rule),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::{IpAddr, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
     sync::{
         Mutex,
@@ -18,11 +19,13 @@ use eastgate_vtep::{
     ecn::{OuterTos, OuterTtl},
     fdb::Location,
 };
-use eastgate_wire::{FlowKey, PortId, Vni, VtepAddr};
+use eastgate_wire::{DropReason, FlowKey, PortId, Vni, VtepAddr};
 
 use super::clock;
 use crate::{
+    control::protocol::Traffic,
     pipeline::{
+        counters::Elsewhere,
         offload::{FlowOffload, Handover, Lane},
         shared::lock,
     },
@@ -76,7 +79,8 @@ struct Tables {
     ports: HashMap<PortId, KernelPort>,
     /// Networks by their place, each with the epoch written there
     networks: HashMap<Vni, (u32, u32)>,
-    vteps: HashMap<VtepAddr, u32>,
+    /// VTEPs by their place; none for one of this very machine
+    vteps: HashMap<VtepAddr, Option<u32>>,
 }
 
 impl KernelPath {
@@ -133,6 +137,28 @@ impl KernelPath {
     /// When the table cannot be read.
     pub fn stats(&self) -> Result<Stats, Error> {
         self.fastpath.stats()
+    }
+
+    /// What the programs add to the counters. Frames that they sent up are counted by the pipeline.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn traffic(&self) -> Result<Elsewhere, Error> {
+        let stats = self.stats()?;
+        let drops = vec![
+            (DropReason::SlowPathLimit, stats.up_limited),
+            (DropReason::DeviceError, stats.up_failed),
+            (DropReason::NotReady, stats.lost),
+        ];
+        let traffic = Traffic {
+            from_ports: stats.from_ports - stats.up.min(stats.from_ports),
+            from_underlay: stats.from_underlay,
+            to_ports: stats.to_ports,
+            to_underlay: stats.to_underlay,
+            answers: 0,
+            dropped: drops.iter().map(|(_, frames)| frames).sum(),
+        };
+        Ok(Elsewhere { traffic, drops })
     }
 
     /// Flows that could not be handed over because a table was full.
@@ -288,14 +314,19 @@ impl KernelPath {
 
     fn vtep_place(&self, tables: &mut Tables, vtep: VtepAddr) -> Option<u32> {
         if let Some(place) = tables.vteps.get(&vtep) {
-            return Some(*place);
+            return *place;
+        }
+        // What goes to an address of this machine never meets the underlay device.
+        if is_own_address(vtep.0) {
+            tables.vteps.insert(vtep, None);
+            return None;
         }
         let place = tables.vteps.len() as u32;
         if place >= self.fastpath.places().1 {
             return None;
         }
         self.written(self.fastpath.set_vtep(place, address(vtep.0.into())))?;
-        tables.vteps.insert(vtep, place);
+        tables.vteps.insert(vtep, Some(place));
         Some(place)
     }
 
@@ -337,6 +368,12 @@ impl FlowOffload for KernelPath {
         let flow = self.fastpath.peek(&key).ok().flatten()?;
         Some(progress(&flow, place))
     }
+}
+
+/// Is this an address of this machine? Only then can a socket be bound to it.
+#[must_use]
+pub fn is_own_address(ip: IpAddr) -> bool {
+    UdpSocket::bind((ip, 0)).is_ok()
 }
 
 /// `place`: which way the opener's packets take.

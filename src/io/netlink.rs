@@ -58,9 +58,14 @@ pub enum LinkEvent {
         /// Interface index
         index: u32,
     },
+    /// Some device has an address more or less.
+    Addresses,
     /// Messages were lost: everything has to be read again.
     Lost,
 }
+
+const WATCHED: [MulticastGroup; 3] =
+    [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
 
 /// A connection to the kernel, driven by a task of the current tokio runtime.
 #[derive(Clone, Debug)]
@@ -96,7 +101,7 @@ impl Netlink {
     /// When no netlink socket is to be had.
     pub fn watch_links() -> Result<mpsc::UnboundedReceiver<LinkEvent>, NetlinkError> {
         let (connection, _, mut messages) =
-            rtnetlink::new_multicast_connection(&[MulticastGroup::Link]).map_err(NetlinkError::Open)?;
+            rtnetlink::new_multicast_connection(&WATCHED).map_err(NetlinkError::Open)?;
         tokio::spawn(connection);
         let (sender, receiver) = mpsc::unbounded_channel();
         tokio::spawn(async move {
@@ -108,6 +113,9 @@ impl Netlink {
                     NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message)) => {
                         Some(LinkEvent::Gone { index: message.header.index })
                     }
+                    NetlinkPayload::InnerMessage(
+                        RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_),
+                    ) => Some(LinkEvent::Addresses),
                     NetlinkPayload::Overrun(_) => Some(LinkEvent::Lost),
                     _ => None,
                 };

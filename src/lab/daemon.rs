@@ -89,7 +89,7 @@ fn spawn(record: &Record, host: &str, options: &Options) -> Result<Child, LabErr
     let mut command = Command::new("ip");
     command.args(["netns", "exec", record.namespace(host)?]).arg(&options.eastgate);
     command.arg("run").arg("--config").arg(record.config()).args(["--host", host]);
-    command.arg("--socket").arg(record.socket(host));
+    command.arg("--socket").arg(record.socket(host)).args(["--dataplane", options.dataplane.name()]);
     command.env(LAB_VARIABLE, &record.id);
     if options.verbose {
         show(&format!("{command:?}").replace('"', ""));

@@ -107,6 +107,15 @@ pub fn drops(workers: &[Counters]) -> Vec<(DropKey, DropCount)> {
     rows
 }
 
+/// What every frame that passed elsewhere, or was dropped there, adds to the counters.
+#[derive(Clone, Debug, Default)]
+pub struct Elsewhere {
+    /// Frames and datagrams; `dropped` is the sum of `drops`
+    pub traffic: Traffic,
+    /// Drops by reason
+    pub drops: Vec<(DropReason, u64)>,
+}
+
 /// Frames and bytes of all workers together.
 #[must_use]
 pub fn traffic(workers: &[Counters]) -> Traffic {

@@ -30,6 +30,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Install the packages that building eastgate needs, so that `cargo build` works
+    Prepare,
     /// Build eastgate, bring a two-host overlay up on this machine and tell what it does, then take it down
     Demo(demo::Options),
     /// Run every test, those in network namespaces included; or the labs' stories on another kernel
@@ -46,6 +48,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
+        Task::Prepare => packages::install(packages::Need::Build),
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),

@@ -12,6 +12,8 @@ use crate::{privilege, run};
 /// Which of our commands needs a package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
+    /// Building eastgate, which all of the others do too.
+    Build,
     /// `cargo xtask demo`.
     Demo,
     /// `cargo xtask test`.
@@ -30,7 +32,39 @@ struct Package {
     reason: &'static str,
 }
 
+const EVERYONE: &[Need] = &[Need::Build, Need::Demo, Need::Test, Need::Kernel, Need::Bench];
+
 const PACKAGES: &[Package] = &[
+    Package {
+        name: "clang",
+        probe: &["clang", "--version"],
+        needed_by: EVERYONE,
+        reason: "compiles the fast path's eBPF programs",
+    },
+    Package {
+        name: "libelf-dev",
+        probe: &["pkg-config", "--exists", "libelf"],
+        needed_by: EVERYONE,
+        reason: "libbpf, which loads those programs, reads them with it",
+    },
+    Package {
+        name: "zlib1g-dev",
+        probe: &["pkg-config", "--exists", "zlib"],
+        needed_by: EVERYONE,
+        reason: "libelf needs it",
+    },
+    Package {
+        name: "pkg-config",
+        probe: &["pkg-config", "--version"],
+        needed_by: EVERYONE,
+        reason: "finds those two libraries",
+    },
+    Package {
+        name: "make",
+        probe: &["make", "--version"],
+        needed_by: EVERYONE,
+        reason: "libbpf is built by it",
+    },
     Package {
         name: "iproute2",
         probe: &["ip", "-Version"],

@@ -37,7 +37,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let started = Instant::now();
     let mut tally = Tally::default();
     let mut targets = cargo_test(&["--lib", "--bins"])?;
-    if !options.quick {
+    if options.quick {
+        packages::install(Need::Build)?;
+    } else {
         packages::install(Need::Test)?;
         targets.args(["--tests", "--examples"]);
         run_as_root_what_needs_it(&mut targets)?;

@@ -18,10 +18,14 @@ use super::{
 };
 
 /// Packets of a flow that are tracked here before it may be offloaded: a short exchange is not worth the effort.
-const SEASON: u8 = 8;
+const SEASON: u8 = 7;
 
-/// How often a flow may come back because of a packet before it stays: something about it is not for the fast path.
-const PATIENCE: u8 = 200;
+/// Packets that must have passed elsewhere for it to have been worth the effort.
+const WORTH: u64 = 4;
+
+/// How often in a row it may not be worth the effort before a flow stays: something about it is not for the fast
+/// path.
+const PATIENCE: u8 = 7;
 
 /// One side of an established TCP connection: what it takes to hold segments to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -63,19 +67,51 @@ pub struct Progress {
     pub last_seen: Option<Instant>,
 }
 
-/// What an entry remembers of having been offloaded.
+/// What an entry remembers in one byte, of which there are millions: who opened it, and how offloading went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Offload {
-    /// Its packets pass elsewhere.
-    pub(super) away: bool,
-    /// Packets to be tracked here before it may go
-    season: u8,
-    /// How often a packet brought it back
-    returns: u8,
-}
+pub(super) struct Marks(u8);
 
-impl Offload {
-    pub(super) const NEW: Self = Self { away: false, season: SEASON, returns: 0 };
+impl Marks {
+    const SWAPPED: u8 = 0x01;
+    const AWAY: u8 = 0x02;
+    /// Three bits: packets to be tracked here before it may go
+    const SEASON_AT: u32 = 2;
+    /// Three bits: how often in a row it came back too soon
+    const RETURNS_AT: u32 = 5;
+
+    pub(super) const fn new(opened_swapped: bool) -> Self {
+        Self(if opened_swapped { Self::SWAPPED } else { 0 } | SEASON << Self::SEASON_AT)
+    }
+
+    /// The opener is the high end of the key.
+    pub(super) const fn opened_swapped(self) -> bool {
+        self.0 & Self::SWAPPED != 0
+    }
+
+    /// Its packets pass elsewhere.
+    pub(super) const fn is_away(self) -> bool {
+        self.0 & Self::AWAY != 0
+    }
+
+    const fn leave(&mut self) {
+        self.0 |= Self::AWAY;
+    }
+
+    const fn come_back(&mut self, was_worth_it: bool) {
+        let returns = self.0 >> Self::RETURNS_AT;
+        let returns = if was_worth_it || returns == PATIENCE { returns } else { returns + 1 };
+        let returns = if was_worth_it { 0 } else { returns };
+        self.0 = self.0 & Self::SWAPPED | returns << Self::RETURNS_AT;
+    }
+
+    /// One packet more; true when it may go.
+    const fn ripen(&mut self) -> bool {
+        let season = self.0 >> Self::SEASON_AT & 7;
+        if season > 0 {
+            self.0 -= 1 << Self::SEASON_AT;
+        }
+        season <= 1 && self.0 >> Self::RETURNS_AT < PATIENCE
+    }
 }
 
 impl FlowTable {
@@ -84,14 +120,14 @@ impl FlowTable {
     pub fn offload(&mut self, flow: FlowId) -> Option<Offloaded> {
         let index = self.slab.index(flow)?;
         let entry = self.slab.at_mut(index);
-        if entry.offload.away {
+        if entry.marks.is_away() {
             return None;
         }
         let sides = entry.steady_sides()?;
-        entry.offload.away = true;
+        entry.marks.leave();
         self.away += 1;
         Some(Offloaded {
-            key: entry.key.as_travelling(entry.opened_swapped),
+            key: entry.key.as_travelling(entry.marks.opened_swapped()),
             answered: entry.is_answered(),
             sides,
         })
@@ -108,11 +144,11 @@ impl FlowTable {
     ) {
         let Some(index) = self.slab.index(flow) else { return };
         let entry = self.slab.at_mut(index);
-        if !entry.offload.away {
+        if !entry.marks.is_away() {
             return;
         }
-        entry.offload.away = false;
-        entry.offload.returns = entry.offload.returns.saturating_add(1);
+        let passed = progress.map_or(0, |progress| progress.counts.iter().map(|count| count.packets).sum());
+        entry.marks.come_back(passed >= WORTH);
         self.away -= 1;
         let Some(progress) = progress else { return };
         let entry = self.slab.at_mut(index);
@@ -138,9 +174,9 @@ impl FlowTable {
     /// one was. Asked for again in a moment unless it is refreshed or reclaimed.
     pub fn pop_overdue(&mut self) -> Option<(FlowId, FlowKey)> {
         while let Some(flow) = self.overdue.pop() {
-            if let Some(index) = self.slab.index(flow).filter(|index| self.slab.at(*index).offload.away) {
+            if let Some(index) = self.slab.index(flow).filter(|index| self.slab.at(*index).marks.is_away()) {
                 let entry = self.slab.at(index);
-                return Some((flow, entry.key.as_travelling(entry.opened_swapped)));
+                return Some((flow, entry.key.as_travelling(entry.marks.opened_swapped())));
             }
         }
         None
@@ -168,8 +204,8 @@ impl FlowTable {
     /// An entry goes while its packets pass elsewhere.
     pub(super) fn recall(&mut self, index: u32) {
         let entry = self.slab.at(index);
-        if entry.offload.away {
-            self.recalled.push(entry.key.as_travelling(entry.opened_swapped));
+        if entry.marks.is_away() {
+            self.recalled.push(entry.key.as_travelling(entry.marks.opened_swapped()));
             self.away -= 1;
         }
     }
@@ -193,11 +229,7 @@ impl Entry {
             }
             _ => false,
         };
-        if !plain || self.offload.away || self.offload.returns >= PATIENCE {
-            return false;
-        }
-        self.offload.season = self.offload.season.saturating_sub(1);
-        self.offload.season == 0
+        plain && !self.marks.is_away() && self.marks.ripen()
     }
 
     fn steady_sides(&self) -> Option<[Side; 2]> {

@@ -41,10 +41,10 @@ pub struct FlowInfo {
 impl FlowInfo {
     pub(super) fn of(entry: &Entry) -> Self {
         Self {
-            key: entry.key.as_travelling(entry.opened_swapped),
+            key: entry.key.as_travelling(entry.marks.opened_swapped()),
             state: entry.state,
             answered: entry.is_answered(),
-            offloaded: entry.offload.away,
+            offloaded: entry.marks.is_away(),
             epoch: entry.epoch,
             egress_rule: entry.egress_rule,
             ingress_rule: entry.ingress_rule,

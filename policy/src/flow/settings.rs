@@ -139,7 +139,9 @@ impl FlowState {
 }
 
 impl Timeouts {
-    pub(super) const fn of(&self, protocol: u8, state: FlowState) -> Duration {
+    /// How long a flow of an IP protocol lasts in a state.
+    #[must_use]
+    pub const fn of(&self, protocol: u8, state: FlowState) -> Duration {
         match (state, protocol) {
             (FlowState::SynSent, _) => self.syn_sent,
             (FlowState::SynReceived | FlowState::PickedUp, _) => self.syn_received,

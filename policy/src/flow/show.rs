@@ -26,7 +26,7 @@ impl FlowTable {
         let until = from.saturating_add(budget).min(self.slab.places());
         for index in from..until {
             if let Some(entry) =
-                self.slab.get(index).filter(|entry| entry.deadline() > now || entry.offload.away)
+                self.slab.get(index).filter(|entry| entry.deadline() > now || entry.marks.is_away())
             {
                 let info = FlowInfo::of(entry);
                 if filter.fits(&info) {

@@ -7,7 +7,7 @@ use eastgate_wire::Instant;
 
 use super::{
     FlowId, FlowState,
-    offload::Offload,
+    offload::Marks,
     segment::{Direction, Key},
     tcp::Connection,
 };
@@ -41,9 +41,7 @@ pub(super) struct Entry {
     deadline: Instant,
     pub(super) slot: u16,
     pub(super) state: FlowState,
-    /// The opener is the high end of the key.
-    pub(super) opened_swapped: bool,
-    pub(super) offload: Offload,
+    pub(super) marks: Marks,
 }
 
 /// Packets and bytes in one direction.
@@ -74,8 +72,7 @@ impl Entry {
             deadline: now,
             slot: 0,
             state,
-            opened_swapped,
-            offload: Offload::NEW,
+            marks: Marks::new(opened_swapped),
         }
     }
 
@@ -115,7 +112,7 @@ impl Entry {
     /// Which way a packet travels, from which end of the key it comes.
     #[inline]
     pub(super) const fn direction(&self, swapped: bool) -> Direction {
-        if swapped == self.opened_swapped { Direction::Original } else { Direction::Reply }
+        if swapped == self.marks.opened_swapped() { Direction::Original } else { Direction::Reply }
     }
 }
 

@@ -310,7 +310,7 @@ impl Conversation {
                 payload = &[];
                 self.opened += 1;
             }
-            _ => match dice.roll(60) {
+            _ => match dice.roll(100) {
                 0 => tcp.sequence_number = tcp.sequence_number.wrapping_add(dice.0 as u32 >> dice.roll(32)),
                 1 => {
                     tcp.acknowledgment_number =
@@ -373,7 +373,7 @@ impl Conversation {
 
 /// What goes wrong on the way, or is done on purpose.
 fn disturb(dice: &mut Dice, frame: &mut Vec<u8>) {
-    match dice.roll(80) {
+    match dice.roll(150) {
         0 => frame.truncate(dice.roll(frame.len())),
         1 => {
             let at = dice.roll(frame.len());
@@ -424,6 +424,7 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
     for round in 0..frames {
         let payload = vec![round as u8; [0, 1, 18, 100, 900][dice.roll(5)]];
         let which = dice.roll(talks.len());
+        let before = (talks[which].seq, talks[which].opened);
         let (sender, mut frame) = talks[which].next(&mut dice, &payload);
         if neighbors == "proxy" && sender != THERE && !dice.one_in(20) {
             frame = to(frame, proxy.0);
@@ -457,6 +458,10 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
                 .for_each(|flow| println!("with programs:  {flow}"));
         }
         assert_eq!(expected, found, "frame {round} of seed {seed}, from station {sender}: {frame:02x?}");
+        // What did not arrive was not sent, so that most conversations go on.
+        if expected.0 != Outcome::Forward {
+            (talks[which].seq, talks[which].opened) = before;
+        }
         match dice.roll(3000) {
             0 => {
                 open_web = !open_web;
@@ -474,7 +479,7 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
     println!(
         "{neighbors}: {frames} frames, {carried} of them carried by the programs, {offloaded} flows offloaded"
     );
-    assert!(carried * 5 > frames, "the programs carried only {carried} of {frames} frames");
+    assert!(carried * 8 > frames, "the programs carried only {carried} of {frames} frames");
 }
 
 #[test]
