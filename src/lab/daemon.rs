@@ -10,6 +10,8 @@ use std::{
 
 use serde_json::Value;
 
+use crate::daemon::Dataplane;
+
 use super::{
     Options,
     build::{LAB_VARIABLE, show},
@@ -89,7 +91,11 @@ fn spawn(record: &Record, host: &str, options: &Options) -> Result<Child, LabErr
     let mut command = Command::new("ip");
     command.args(["netns", "exec", record.namespace(host)?]).arg(&options.eastgate);
     command.arg("run").arg("--config").arg(record.config()).args(["--host", host]);
-    command.arg("--socket").arg(record.socket(host)).args(["--dataplane", options.dataplane.name()]);
+    command.arg("--socket").arg(record.socket(host));
+    // Otherwise it is as the environment says.
+    if options.dataplane != Dataplane::Auto {
+        command.args(["--dataplane", options.dataplane.name()]);
+    }
     command.env(LAB_VARIABLE, &record.id);
     if options.verbose {
         show(&format!("{command:?}").replace('"', ""));

@@ -8,7 +8,7 @@
 use std::{process::Command, sync::Arc};
 
 use eastgate_policy::flow::FlowFilter;
-use eastgate_wire::{Frame, Offload, PortId, VtepAddr};
+use eastgate_wire::{DropReason, Frame, Offload, PortId, VtepAddr};
 use etherparse::{IpHeaders, IpNumber, Ipv4Header, PacketBuilder, TcpHeader};
 
 use super::{
@@ -422,7 +422,7 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
     let proxy = alone.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().proxy_mac;
     let mut open_web = true;
     for round in 0..frames {
-        let payload = vec![round as u8; [0, 1, 18, 100, 900][dice.roll(5)]];
+        let payload = vec![round as u8; [0, 1, 18, 100, 900, 1410, 1500][dice.roll(7)]];
         let which = dice.roll(talks.len());
         let before = (talks[which].seq, talks[which].opened);
         let (sender, mut frame) = talks[which].next(&mut dice, &payload);
@@ -439,7 +439,7 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
         if frame.len() < least {
             continue;
         }
-        let (expected, found) = if sender == THERE {
+        let (mut expected, mut found) = if sender == THERE {
             let tos = dice.roll(256) as u8;
             (alone.underlay(tos, &frame), twin.underlay(tos, &frame))
         } else {
@@ -447,6 +447,12 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
             let offload = Offload::default();
             (alone.tenant(sender, &frame, offload), twin.tenant(sender, &frame, offload))
         };
+        // Answers are limited by the clock, which is not the same moment for both.
+        for verdict in [&mut expected, &mut found] {
+            if verdict.0 == Outcome::Drop(DropReason::TooBig) {
+                verdict.1.clear();
+            }
+        }
         if expected != found {
             let (alone, twin) = (alone.flows(), twin.flows());
             alone

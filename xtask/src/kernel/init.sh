@@ -31,7 +31,8 @@ for topology in labs/*/topology.toml; do
   story=${folder#labs/}
   began=$(seconds)
   # $story_seconds comes from the kernel's command line. Asked to stop, eastgate says so; one that hangs does not.
-  busybox timeout -k 10 "$story_seconds" eastgate lab check "$folder"
+  # Not `auto`: what the kernel does not take is to be seen, not worked around.
+  EASTGATE_DATAPLANE=ebpf busybox timeout -k 10 "$story_seconds" eastgate lab check "$folder"
   code=$?
   echo "##### story $story exit $code seconds $(($(seconds) - began))"
 done
