@@ -23,8 +23,8 @@ const SEASON: u8 = 7;
 /// Packets that must have passed elsewhere for it to have been worth the effort.
 const WORTH: u64 = 4;
 
-/// How often in a row it may not be worth the effort before a flow stays: something about it is not for the fast
-/// path.
+/// How often in a row it may not be worth the effort before a flow stays for a while: something about it is not for
+/// the fast path. The packets that were on their way here when it was handed over bring it back a few times.
 const PATIENCE: u8 = 7;
 
 /// One side of an established TCP connection: what it takes to hold segments to it.
@@ -99,9 +99,12 @@ impl Marks {
 
     const fn come_back(&mut self, was_worth_it: bool) {
         let returns = self.0 >> Self::RETURNS_AT;
-        let returns = if was_worth_it || returns == PATIENCE { returns } else { returns + 1 };
-        let returns = if was_worth_it { 0 } else { returns };
-        self.0 = self.0 & Self::SWAPPED | returns << Self::RETURNS_AT;
+        let (returns, season) = match (was_worth_it, returns) {
+            (true, _) => (0, 0),
+            (false, PATIENCE) => (returns, SEASON),
+            (false, _) => (returns + 1, 0),
+        };
+        self.0 = self.0 & Self::SWAPPED | season << Self::SEASON_AT | returns << Self::RETURNS_AT;
     }
 
     /// One packet more; true when it may go.
@@ -110,7 +113,7 @@ impl Marks {
         if season > 0 {
             self.0 -= 1 << Self::SEASON_AT;
         }
-        season <= 1 && self.0 >> Self::RETURNS_AT < PATIENCE
+        season <= 1
     }
 }
 
