@@ -356,9 +356,18 @@ fn with_programs_the_underlay_and_ports_may_come_and_go() {
 
 #[test]
 fn an_orderly_stop_under_traffic_lets_nothing_pass() {
+    nothing_passes_after_an_orderly_stop("userspace");
+}
+
+#[test]
+fn with_programs_an_orderly_stop_lets_nothing_pass_either() {
+    nothing_passes_after_an_orderly_stop("ebpf");
+}
+
+fn nothing_passes_after_an_orderly_stop(dataplane: &str) {
     let Some(site) = Site::new(HOSTS_V4) else { return };
     let before = Machine::of(&site.alpha);
-    let (mut alpha, _beta) = (site.run("alpha"), site.run("beta"));
+    let (mut alpha, _beta) = (site.run_with("alpha", dataplane), site.run_with("beta", dataplane));
     let flows = Flows::start(&site);
     for _ in 0..3 {
         flows.allowed_arrive("while it runs");
@@ -366,7 +375,7 @@ fn an_orderly_stop_under_traffic_lets_nothing_pass() {
         assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
         assert!(flows.allowed.iter().all(|(stream, sink)| stream.is_cut(sink, 50)));
         flows.denied_never_arrived();
-        alpha = site.run("alpha");
+        alpha = site.run_with("alpha", dataplane);
     }
     flows.allowed_arrive("after it came back");
     flows.denied_never_arrived();
@@ -374,9 +383,18 @@ fn an_orderly_stop_under_traffic_lets_nothing_pass() {
 
 #[test]
 fn teardown_undoes_what_a_killed_daemon_left() {
+    teardown_undoes("userspace");
+}
+
+#[test]
+fn with_programs_teardown_undoes_as_much() {
+    teardown_undoes("ebpf");
+}
+
+fn teardown_undoes(dataplane: &str) {
     let Some(site) = Site::new(HOSTS_V4) else { return };
     let before = Machine::of(&site.alpha);
-    let alpha = site.run("alpha");
+    let alpha = site.run_with("alpha", dataplane);
     let socket = alpha.socket().to_owned();
     let teardown =
         || site.alpha.command(EASTGATE).arg("teardown").arg("--socket").arg(&socket).output().unwrap();
