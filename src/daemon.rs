@@ -187,11 +187,12 @@ impl Daemon {
 
         let listener = server::listen(&options.socket)
             .with_context(|| format!("cannot listen at {}", options.socket.display()))?;
-        let machine = Machine::take_over(record_beside(&options.socket))?;
+        let mut machine = Machine::take_over(record_beside(&options.socket))?;
         let netlink = Netlink::connect()?;
         // Watching begins before listing, so that nothing that happens in between is missed.
         let events = Netlink::watch_links()?;
         let links = netlink.links().await?;
+        machine.stop_programs(&netlink, &links).await?;
 
         let shared = Arc::new(Shared::new(snapshot, book, options.workers));
         let workers = (0..options.workers)
@@ -281,7 +282,7 @@ impl Daemon {
         Ok(undone?)
     }
 
-    /// Something broke that was not to break: ports stay closed, as after a kill, and the record of changes stays
+    /// Something broke that was not to break: guards stay, as after a kill, and the record of changes stays
     /// for the daemon that follows.
     fn abandon(mut self) {
         self.control.abort();
@@ -311,7 +312,7 @@ impl Daemon {
     /// Every second: settings that someone else changed are put right, devices that failed are tried again.
     async fn watch(&mut self) -> Result<()> {
         if let Some(dead) = self.workers.iter().position(|worker| !worker.alive()) {
-            return Err(anyhow!("worker {dead} died; ports stay closed until the daemon is started again"));
+            return Err(anyhow!("worker {dead} died; nothing new passes until the daemon is started again"));
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
         let restored = self.apply_settings();
@@ -411,6 +412,7 @@ impl Daemon {
         let Some(link) = self.links.get(&*port.name) else { return Ok(PortState::Absent) };
         let state = if link.up { PortState::Forwarding } else { PortState::Down };
         if self.serving.get(&port.id) == Some(&link.index) {
+            self.open_in_kernel(port, link)?;
             return Ok(state);
         }
         let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
@@ -430,16 +432,24 @@ impl Daemon {
         for (worker, socket) in self.workers.iter().zip(sockets) {
             worker.tell(Command::AddPort(port.id, socket));
         }
-        if let Some(kernel) = kernel
-            && let Some((network, _)) = self.view.shared.snapshot().at_port(port.id)
-        {
-            // Sockets first: frames that come up are answered.
-            let at = KernelPort { ifindex: link.index, is_veth: link.is_veth };
-            kernel.set_port(port.id, at, network.vni)?;
-        }
+        // Sockets first: frames that come up are answered.
+        self.open_in_kernel(port, link)?;
         self.serving.insert(port.id, link.index);
         tracing::info!(port = %port.name, "served");
         Ok(state)
+    }
+
+    /// Opens a port to the flows of its network in the fast path, or closes it while it is down.
+    fn open_in_kernel(&self, port: &WantedPort, link: &Link) -> Result<()> {
+        let Some(kernel) = self.view.kernel.get() else { return Ok(()) };
+        match self.view.shared.snapshot().at_port(port.id) {
+            Some((network, _)) if link.up => {
+                let at = KernelPort { ifindex: link.index, is_veth: link.is_veth };
+                kernel.set_port(port.id, at, network.vni)?;
+            }
+            _ => kernel.remove_port(port.id)?,
+        }
+        Ok(())
     }
 
     fn serve_underlay(&mut self, snapshot: &Snapshot, host: &Host) {
@@ -532,7 +542,11 @@ impl Daemon {
         // closed; new ports are guarded before they get any.
         self.view.shared.install(snapshot);
         if let Some(kernel) = self.view.kernel.get() {
-            kernel.take_snapshot(&self.view.shared.snapshot()).map_err(|error| error.to_string())?;
+            // The snapshot is in force whatever becomes of this: then no flow passes without it.
+            if let Err(error) = kernel.take_snapshot(&self.view.shared.snapshot_arc()) {
+                tracing::error!(%error, "the fast path does not know the new snapshot");
+                crate::pipeline::offload::FlowOffload::forget_paths(&**kernel);
+            }
         }
         self.reconcile().await;
         self.wait_for_workers().await;

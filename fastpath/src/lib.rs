@@ -256,6 +256,14 @@ impl Fastpath {
         found.map(|found| found.then_some(flow)).map_err(|source| Error::Table { table: "flows", source })
     }
 
+    /// Stops a flow from passing, wherever it has got to.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn remove_flow(&self, key: &Key) -> Result<(), Error> {
+        remove(&self.flows, "flows", key.as_bytes())
+    }
+
     /// Where a flow has got to; nothing when it is not there.
     ///
     /// # Errors

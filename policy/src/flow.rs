@@ -199,9 +199,13 @@ impl FlowTable {
         let entry = self.slab.at(index);
         let direction = entry.direction(swapped);
         let is_stale = entry.epoch != epoch && settings.on_change == OnChange::Recheck;
-        if entry.marks.is_away() && (is_stale || !Self::passes_beside(entry, segment, direction)) {
-            return Tracked::Offloaded { flow: flow_id(entry, index), original: original(entry) };
+        if entry.marks.is_away() {
+            let entry = self.slab.at_mut(index);
+            if is_stale || !Self::passes_beside(entry, segment, direction) {
+                return Tracked::Offloaded { flow: flow_id(entry, index), original: original(entry) };
+            }
         }
+        let entry = self.slab.at(index);
         if is_stale {
             return stale(entry, index, direction);
         }

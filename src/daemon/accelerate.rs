@@ -65,12 +65,21 @@ impl Daemon {
             }
             Err(error) if wanted == Dataplane::Auto => {
                 tracing::warn!("no fast path, userspace carries all frames: {error:#}");
-                if let Some(machine) = &mut self.machine {
-                    machine.remove_devices(&self.netlink).await?;
-                }
+                self.remove_devices().await;
                 Ok(format!("userspace (no eBPF: {error:#})"))
             }
-            Err(error) => Err(error.context("--dataplane ebpf")),
+            Err(error) => {
+                self.remove_devices().await;
+                Err(error.context("--dataplane ebpf"))
+            }
+        }
+    }
+
+    async fn remove_devices(&mut self) {
+        if let Some(machine) = &mut self.machine
+            && let Err(error) = machine.remove_devices(&self.netlink).await
+        {
+            tracing::warn!(%error, "devices of the fast path stay until the daemon stops");
         }
     }
 
@@ -97,6 +106,7 @@ impl Daemon {
         let limits = self.view.shared.snapshot().config.limits;
         let kernel =
             KernelPath::load(limits.flows.saturating_add(limits.unanswered), link(UP[0])?.index, port)?;
+        kernel.take_snapshot(&self.view.shared.snapshot_arc())?;
         machine.tap(&self.netlink, link(TUNNEL)?, kernel.tunnel_program()).await?;
         let up = link(UP[1])?;
         for worker in &self.workers {

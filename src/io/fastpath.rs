@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -19,7 +19,7 @@ use eastgate_vtep::{
     ecn::{OuterTos, OuterTtl},
     fdb::Location,
 };
-use eastgate_wire::{DropReason, FlowKey, PortId, Vni, VtepAddr};
+use eastgate_wire::{Addr, DropReason, FlowKey, PortId, Vni, VtepAddr};
 
 use super::clock;
 use crate::{
@@ -42,7 +42,7 @@ const UP_BURST: u32 = 20_000;
 pub struct KernelPort {
     /// Interface index
     pub ifindex: u32,
-    /// One end of a veth pair
+    /// One end of a veth pair whose other end is in another network namespace
     pub is_veth: bool,
 }
 
@@ -76,7 +76,9 @@ pub struct KernelPath {
 struct Tables {
     settings: Settings,
     underlay: Option<KernelUnderlay>,
-    ports: HashMap<PortId, KernelPort>,
+    ports: HashMap<PortId, (KernelPort, Vni)>,
+    /// What flows must have been decided under
+    snapshot: Option<Arc<Snapshot>>,
     /// Networks by their place, each with the epoch written there
     networks: HashMap<Vni, (u32, u32)>,
     /// VTEPs by their place; none for one of this very machine
@@ -100,6 +102,7 @@ impl KernelPath {
             ..Settings::default()
         };
         fastpath.set_settings(&settings)?;
+        prove_withdrawal(&fastpath)?;
         Ok(Self {
             fastpath,
             tables: Mutex::new(Tables { settings, ..Tables::default() }),
@@ -161,7 +164,7 @@ impl KernelPath {
         Ok(Elsewhere { traffic, drops })
     }
 
-    /// Flows that could not be handed over because a table was full.
+    /// Flows that could not be handed over because a table could not be written.
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused.load(Relaxed)
@@ -173,11 +176,13 @@ impl KernelPath {
     /// When a table cannot be written; the port is closed then.
     pub fn set_port(&self, id: PortId, port: KernelPort, vni: Vni) -> Result<(), Error> {
         let mut tables = lock(&self.tables);
-        if let Some(before) = tables.ports.insert(id, port)
-            && before != port
-        {
-            self.fastpath.remove_port(before.ifindex)?;
-            self.renew(&mut tables)?;
+        match tables.ports.insert(id, (port, vni)) {
+            Some(before) if before == (port, vni) => return Ok(()),
+            Some((before, _)) => {
+                self.fastpath.remove_port(before.ifindex)?;
+                self.renew(&mut tables)?;
+            }
+            None => {}
         }
         self.fastpath.set_port(port.ifindex, id.0, vni.get())
     }
@@ -188,7 +193,7 @@ impl KernelPath {
     /// When a table cannot be written.
     pub fn remove_port(&self, id: PortId) -> Result<(), Error> {
         let mut tables = lock(&self.tables);
-        let Some(before) = tables.ports.remove(&id) else { return Ok(()) };
+        let Some((before, _)) = tables.ports.remove(&id) else { return Ok(()) };
         self.fastpath.remove_port(before.ifindex)?;
         self.renew(&mut tables)
     }
@@ -222,8 +227,10 @@ impl KernelPath {
     ///
     /// # Errors
     /// When a table cannot be written.
-    pub fn take_snapshot(&self, snapshot: &Snapshot) -> Result<(), Error> {
+    pub fn take_snapshot(&self, snapshot: &Arc<Snapshot>) -> Result<(), Error> {
         let mut tables = lock(&self.tables);
+        let tables = &mut *tables;
+        tables.snapshot = Some(snapshot.clone());
         // Each is written on its own: no network's flows depend on another's.
         #[allow(clippy::iter_over_hash_type)]
         for (vni, (place, epoch)) in &mut tables.networks {
@@ -234,18 +241,24 @@ impl KernelPath {
             }
         }
         for (id, network, _) in snapshot.tenant_ports() {
-            if let Some(port) = tables.ports.get(&id) {
+            if let Some((port, vni)) = tables.ports.get_mut(&id)
+                && *vni != network.vni
+            {
+                *vni = network.vni;
                 self.fastpath.set_port(port.ifindex, id.0, network.vni.get())?;
             }
         }
         Ok(())
     }
 
-    fn flow(&self, handover: &Handover, offloaded: &Offloaded) -> Option<(Key, Flow)> {
+    fn flow(&self, tables: &mut Tables, handover: &Handover, offloaded: &Offloaded) -> Option<(Key, Flow)> {
+        let vni = offloaded.key.vni;
+        let in_force = tables.snapshot.as_ref()?.network(vni)?.epoch;
+        if (handover.epoch, handover.generation) != (in_force, tables.settings.generation) {
+            return None;
+        }
         let (key, place) = Key::of(&offloaded.key);
-        let mut tables = lock(&self.tables);
-        let tables = &mut *tables;
-        let network = self.network_place(tables, offloaded.key.vni, handover.epoch)?;
+        let network = self.network_place(tables, vni, in_force)?;
         let mut flow = Flow {
             network,
             epoch: handover.epoch,
@@ -271,12 +284,12 @@ impl KernelPath {
             ..Way::default()
         };
         match lane.from {
-            Location::Local(port) => way.in_port = tables.ports.get(&port)?.ifindex,
+            Location::Local(port) => way.in_port = tables.ports.get(&port)?.0.ifindex,
             Location::Remote(vtep) => way.in_vtep = self.vtep_place(tables, vtep)?,
         }
         match lane.to {
             Location::Local(port) => {
-                let port = tables.ports.get(&port)?;
+                let (port, _) = tables.ports.get(&port)?;
                 way.out_port = port.ifindex;
                 if port.is_veth {
                     way.flags |= WAY_PEER;
@@ -341,8 +354,14 @@ impl KernelPath {
 }
 
 impl FlowOffload for KernelPath {
+    fn generation(&self) -> u32 {
+        lock(&self.tables).settings.generation
+    }
+
     fn install(&self, handover: &Handover, offloaded: &Offloaded) -> bool {
-        let Some((key, flow)) = self.flow(handover, offloaded) else { return false };
+        // Locked until it is written: what it was held against stays in force as long.
+        let mut tables = lock(&self.tables);
+        let Some((key, flow)) = self.flow(&mut tables, handover, offloaded) else { return false };
         self.written(self.fastpath.install(&key, &flow)).is_some()
     }
 
@@ -352,6 +371,9 @@ impl FlowOffload for KernelPath {
             Ok(flow) => flow.map(|flow| progress(&flow, place)),
             Err(error) => {
                 tracing::error!(%error, "a flow could not be taken back");
+                if self.fastpath.remove_flow(&key).is_err() {
+                    self.forget_paths();
+                }
                 None
             }
         }
@@ -368,6 +390,21 @@ impl FlowOffload for KernelPath {
         let flow = self.fastpath.peek(&key).ok().flatten()?;
         Some(progress(&flow, place))
     }
+}
+
+/// Flows must be able to come back: a kernel that cannot look up and delete in one step is none for the fast path.
+fn prove_withdrawal(fastpath: &Fastpath) -> Result<(), Error> {
+    let nobody = FlowKey {
+        src: Addr::v4([0; 4]),
+        dst: Addr::v4([0; 4]),
+        vni: Vni::from_wire([0; 3]),
+        sport: 0,
+        dport: 0,
+        proto: 0,
+    };
+    let (key, _) = Key::of(&nobody);
+    fastpath.install(&key, &Flow::default())?;
+    fastpath.withdraw(&key).map(drop)
 }
 
 /// Is this an address of this machine? Only then can a socket be bound to it.

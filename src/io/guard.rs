@@ -4,7 +4,8 @@
 //! leaves eastgate's view whole while the host's own stack (its ARP, its routes, a bridge, a raw listener in
 //! `INPUT`) gets nothing. On egress only what carries eastgate's mark goes out. The filters are classic BPF
 //! inside `cls_bpf`, which needs no compiler and works on every kernel that has clsact. They stay when the
-//! daemon is killed: the port is then closed, not open.
+//! daemon is killed: the port is then closed, not open. With the fast path its program stands in the place of the filter on
+//! ingress, and passes what belongs to flows that were decided.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 

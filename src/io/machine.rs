@@ -52,6 +52,9 @@ pub struct Machine {
 struct Guard {
     index: u32,
     closed: Closed,
+    /// On a device that stays open to the kernel's own stack
+    #[serde(default)]
+    tap: bool,
 }
 
 /// The record's form on disk.
@@ -115,7 +118,7 @@ impl Machine {
         program: Option<BorrowedFd<'_>>,
     ) -> Result<(), MachineError> {
         let closed = guard::close(netlink, link.index, program).await?;
-        self.remember_guard(link, closed)
+        self.remember_guard(link, closed, false)
     }
 
     /// Runs `program` on what comes in at a device.
@@ -129,16 +132,39 @@ impl Machine {
         program: BorrowedFd<'_>,
     ) -> Result<(), MachineError> {
         let closed = guard::tap(netlink, link.index, program).await?;
-        self.remember_guard(link, closed)
+        self.remember_guard(link, closed, true)
     }
 
-    fn remember_guard(&mut self, link: &Link, mut closed: Closed) -> Result<(), MachineError> {
+    fn remember_guard(&mut self, link: &Link, mut closed: Closed, tap: bool) -> Result<(), MachineError> {
         // Found closed already, by a daemon before: whether the qdisc was ours is in its record.
         if let Some(before) = self.guards.get(&link.name).filter(|guard| guard.index == link.index) {
             closed.made_qdisc |= before.closed.made_qdisc;
         }
-        self.guards.insert(link.name.clone(), Guard { index: link.index, closed });
+        self.guards.insert(link.name.clone(), Guard { index: link.index, closed, tap });
         self.save()
+    }
+
+    /// Stops the programs that a daemon before has left attached: ports are closed to everything, other devices are
+    /// left alone. Nobody could take a flow back from them, or tell them of a new policy.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn stop_programs(
+        &mut self,
+        netlink: &Netlink,
+        links: &BTreeMap<String, Link>,
+    ) -> Result<(), MachineError> {
+        for (name, guard) in self.guards.clone() {
+            if links.get(&name).is_none_or(|link| link.index != guard.index) {
+                continue;
+            }
+            if guard.tap {
+                self.open_port(netlink, &name).await?;
+            } else {
+                guard::close(netlink, guard.index, None).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Notes a device that is about to be made, so that it is taken away whatever happens.
@@ -154,11 +180,9 @@ impl Machine {
     /// # Errors
     /// When the kernel refuses.
     pub async fn remove_devices(&mut self, netlink: &Netlink) -> Result<(), MachineError> {
-        for device in std::mem::take(&mut self.devices) {
-            if let Err(error) = netlink.delete_link(&device).await {
-                self.devices.insert(device);
-                return Err(error.into());
-            }
+        for device in self.devices.clone() {
+            netlink.delete_link(&device).await?;
+            self.devices.remove(&device);
         }
         self.save()
     }

@@ -27,7 +27,7 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up
     pub up: bool,
-    /// One end of a veth pair
+    /// One end of a veth pair whose other end is in another network namespace
     pub is_veth: bool,
 }
 
@@ -217,16 +217,19 @@ fn link(message: &LinkMessage) -> Option<Link> {
         up: message.header.flags.contains(LinkFlags::Up),
         is_veth: false,
     };
+    let (mut is_veth, mut peer_elsewhere) = (false, false);
     for attribute in &message.attributes {
         match attribute {
+            LinkAttribute::LinkNetNsId(_) => peer_elsewhere = true,
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::LinkInfo(info) => {
-                link.is_veth = info.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+                is_veth = info.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
             }
             _ => {}
         }
     }
+    link.is_veth = is_veth && peer_elsewhere;
     (!link.name.is_empty()).then_some(link)
 }
 

@@ -23,7 +23,9 @@ const ROLES: [u16; 4] = [67, 68, 546, 547];
 
 /// Whoever carries packets of flows that were decided.
 pub trait FlowOffload: Debug + Send + Sync {
-    /// Lets the packets of a flow pass; false when it cannot.
+    /// Counts up whenever what was true of ports and paths may be so no longer.
+    fn generation(&self) -> u32;
+    /// Lets the packets of a flow pass; false when it cannot, or when epoch or generation are no longer in force.
     fn install(&self, handover: &Handover, flow: &Offloaded) -> bool;
     /// Stops them from passing, and says where the flow has got to; nothing when it is not known (any more).
     fn withdraw(&self, original: &FlowKey) -> Option<Progress>;
@@ -63,6 +65,8 @@ pub struct Handover {
     pub key: FlowKey,
     /// The epoch of its network
     pub epoch: u32,
+    /// [`FlowOffload::generation`] before the lanes were laid
+    pub generation: u32,
     /// Both directions, by [`Direction`]
     pub lanes: [Lane; 2],
 }
@@ -96,6 +100,7 @@ impl<'s> Pipeline<'s> {
         if has_role || left.tags != 0 {
             return None;
         }
+        let generation = self.shared.faster.get()?.generation();
         let lane = self.lane(network, ripe.src, ripe.dst, &key, now)?;
         let back = self.lane(network, ripe.dst, ripe.src, &key.reversed(), now)?;
         let done = (lane.from, lane.to, lane.in_macs, lane.out_macs);
@@ -106,7 +111,7 @@ impl<'s> Pipeline<'s> {
             Direction::Original => [lane, back],
             Direction::Reply => [back, lane],
         };
-        Some(Handover { flow: ripe.flow, key, epoch: network.epoch, lanes })
+        Some(Handover { flow: ripe.flow, key, epoch: network.epoch, generation, lanes })
     }
 
     /// How packets from one endpoint to another travel; nothing when that is not for the fast path: checks that are
@@ -119,7 +124,7 @@ impl<'s> Pipeline<'s> {
         key: &FlowKey,
         now: Instant,
     ) -> Option<Lane> {
-        if !src.sender.port_security || !dst.sender.port_security {
+        if !src.sender.port_security || !dst.sender.port_security || !src.sender.owns(src.mac, key.src) {
             return None;
         }
         let plain = |at: Location| match at {

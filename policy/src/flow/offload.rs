@@ -94,7 +94,17 @@ impl Marks {
     }
 
     const fn leave(&mut self) {
-        self.0 |= Self::AWAY;
+        self.0 = self.0 & !(7 << Self::SEASON_AT) | SEASON << Self::SEASON_AT | Self::AWAY;
+    }
+
+    /// One packet more that came here although its flow is elsewhere; false when there were too many for what was on
+    /// its way when the flow left.
+    const fn pass_beside(&mut self) -> bool {
+        let some_left = self.0 >> Self::SEASON_AT & 7 > 0;
+        if some_left {
+            self.0 -= 1 << Self::SEASON_AT;
+        }
+        some_left
     }
 
     const fn come_back(&mut self, was_worth_it: bool) {
@@ -215,9 +225,10 @@ impl FlowTable {
 
     /// Whether a packet of an offloaded flow can pass without taking the flow back: what was on its way here when the
     /// flow was handed over, where no state depends on it.
-    pub(super) const fn passes_beside(entry: &Entry, segment: &Segment, direction: Direction) -> bool {
+    pub(super) const fn passes_beside(entry: &mut Entry, segment: &Segment, direction: Direction) -> bool {
         matches!(segment.kind, SegmentKind::Udp)
             && (entry.is_answered() || matches!(direction, Direction::Original))
+            && entry.marks.pass_beside()
     }
 }
 

@@ -100,6 +100,7 @@ impl Host {
                 ttl: 64,
             };
             kernel.set_underlay(Some(underlay)).unwrap();
+            kernel.take_snapshot(&snapshot).unwrap();
             host.shared.offload_to(kernel.clone());
             host.ports = devices.to_vec();
             host.kernel = Some(kernel);
@@ -114,7 +115,7 @@ impl Host {
                 .unwrap();
         self.shared.install(next);
         if let Some(kernel) = &self.kernel {
-            kernel.take_snapshot(&self.shared.snapshot()).unwrap();
+            kernel.take_snapshot(&self.shared.snapshot_arc()).unwrap();
         }
     }
 
@@ -475,6 +476,7 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
                 twin.install(&config(neighbors, open_web));
             }
             1..20 => talks[which] = Conversation::new(&mut dice),
+            21 => crate::pipeline::offload::FlowOffload::forget_paths(&*kernel),
             20 => assert_eq!(alone.flows(), twin.flows(), "flows after frame {round} of seed {seed}"),
             _ => {}
         }
