@@ -3,6 +3,7 @@
 mod connections;
 mod life;
 mod limits;
+mod offload;
 mod simulation;
 
 use std::{sync::Arc, time::Duration};

@@ -1,0 +1,153 @@
+//! Flows whose packets pass elsewhere: one state, in one place.
+
+use eastgate_wire::view::{proto, tcp_flags};
+
+use super::*;
+
+/// A flow with both sides heard, ripe for being offloaded.
+fn settled(world: &mut World, key: FlowKey) -> Hit {
+    assert_eq!(world.send(&udp(key)), Fate::Opened);
+    let mut ripe = None;
+    for n in 0..20 {
+        let key = if n % 2 == 0 { key.reversed() } else { key };
+        match world.table.track(&udp(key), &world.settings, world.epoch, world.now) {
+            Tracked::Pass(hit) if hit.ripe => {
+                ripe = Some(hit);
+                break;
+            }
+            Tracked::Pass(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    ripe.expect("a flow with packets both ways ripens")
+}
+
+fn track(world: &mut World, segment: &Segment) -> Tracked {
+    world.table.track(segment, &world.settings, world.epoch, world.now)
+}
+
+fn progress(original: u64, reply: u64, last_seen: Instant) -> Progress {
+    let count = |packets| Count { packets, bytes: packets * 100 };
+    Progress {
+        sides: [Side::default(); 2],
+        counts: [count(original), count(reply)],
+        last_seen: Some(last_seen),
+    }
+}
+
+#[test]
+fn a_flow_is_offloaded_once_and_comes_back_with_what_passed() {
+    let mut world = World::new();
+    let key = key(1, proto::UDP, 1);
+    let hit = settled(&mut world, key);
+    let before = world.table.info(hit.flow).unwrap();
+    let offloaded = world.table.offload(hit.flow).unwrap();
+    assert_eq!((offloaded.key, offloaded.answered), (key, true));
+    assert_eq!(world.table.offload(hit.flow), None, "it is away");
+    assert_eq!(world.table.offloaded(), 1);
+
+    world.wait(10);
+    world.table.reclaim(hit.flow, Some(&progress(40, 30, world.now)), &world.settings, world.now);
+    let after = world.table.info(hit.flow).unwrap();
+    assert_eq!(after.original.packets, before.original.packets + 40);
+    assert_eq!(after.reply.bytes, before.reply.bytes + 3000);
+    assert_eq!(after.deadline, world.now + world.settings.timeouts.udp_answered);
+    assert_eq!(world.table.offloaded(), 0);
+}
+
+#[test]
+fn packets_that_were_on_their_way_pass_and_later_ones_bring_the_flow_back() {
+    let mut world = World::new();
+    let key = key(1, proto::UDP, 1);
+    let hit = settled(&mut world, key);
+    let _ = world.table.offload(hit.flow).unwrap();
+    let passed = (0..20).take_while(|_| matches!(track(&mut world, &udp(key)), Tracked::Pass(_))).count();
+    assert!((1..20).contains(&passed), "{passed} passed beside");
+    assert_eq!(track(&mut world, &udp(key)), Tracked::Offloaded { flow: hit.flow, original: key });
+    world.table.reclaim(hit.flow, None, &world.settings, world.now);
+    assert!(matches!(track(&mut world, &udp(key)), Tracked::Pass(_)));
+}
+
+#[test]
+fn a_new_epoch_is_no_way_around() {
+    let mut world = World::new();
+    let key = key(1, proto::UDP, 1);
+    let hit = settled(&mut world, key);
+    let _ = world.table.offload(hit.flow).unwrap();
+    world.epoch += 1;
+    assert_eq!(track(&mut world, &udp(key)), Tracked::Offloaded { flow: hit.flow, original: key });
+    world.table.reclaim(hit.flow, None, &world.settings, world.now);
+    assert!(matches!(track(&mut world, &udp(key)), Tracked::Stale { .. }));
+}
+
+#[test]
+fn the_owner_is_asked_before_a_flow_runs_out() {
+    let mut world = World::new();
+    let key = key(1, proto::UDP, 1);
+    let hit = settled(&mut world, key);
+    let _ = world.table.offload(hit.flow).unwrap();
+    world.wait(1000);
+    world.table.handle_timeout(world.now, 100);
+    assert_eq!(world.table.pop_overdue(), Some((hit.flow, key)));
+    world.table.refresh(hit.flow, world.now, &world.settings);
+    world.wait(100);
+    world.table.handle_timeout(world.now, 100);
+    assert_eq!(world.table.pop_overdue(), None, "it was seen a hundred seconds ago");
+    assert_eq!(world.table.len(), 1);
+
+    world.wait(1000);
+    world.table.handle_timeout(world.now, 100);
+    assert!(world.table.pop_overdue().is_some());
+    world.table.reclaim(hit.flow, None, &world.settings, world.now);
+    world.wait(10);
+    world.table.handle_timeout(world.now, 100);
+    assert!(world.table.is_empty(), "nobody has seen it since");
+}
+
+#[test]
+fn a_flow_that_ends_here_is_recalled() {
+    let mut world = World::new();
+    let key = key(1, proto::UDP, 1);
+    let hit = settled(&mut world, key);
+    let _ = world.table.offload(hit.flow).unwrap();
+    assert_eq!(world.table.pop_recalled(), None);
+    let (killed, _) = world.table.kill(0, 100, &FlowFilter::default(), world.now);
+    assert_eq!((killed, world.table.pop_recalled(), world.table.offloaded()), (1, Some(key), 0));
+}
+
+#[test]
+fn a_connection_is_offloaded_only_while_data_flows() {
+    const ACK: u8 = tcp_flags::ACK;
+    let mut world = World::new();
+    let there = key(1, proto::TCP, 1);
+    let back = there.reversed();
+    world.send(&tcp(there, tcp_flags::SYN, 100, 0, 0));
+    world.send(&tcp(back, tcp_flags::SYN | ACK, 500, 101, 0));
+    world.send(&tcp(there, ACK, 101, 501, 0));
+    let mut seq = 101;
+    let hit = loop {
+        match track(&mut world, &tcp(there, ACK, seq, 501, 10)) {
+            Tracked::Pass(hit) if hit.ripe => break hit,
+            Tracked::Pass(_) => seq += 10,
+            other => panic!("{other:?}"),
+        }
+        assert!(seq < 500, "it never ripens");
+    };
+    let offloaded = world.table.offload(hit.flow).unwrap();
+    assert_eq!(offloaded.sides[0].end, seq + 10);
+
+    // What passed elsewhere counts when the connection comes back: the far side may acknowledge it.
+    let mut sides = offloaded.sides;
+    sides[0].end += 1000;
+    let counts = [Count { packets: 1, bytes: 1040 }, Count::default()];
+    let passed = Progress { sides, counts, last_seen: Some(world.now) };
+    assert!(matches!(track(&mut world, &tcp(back, ACK, 501, seq + 1010, 0)), Tracked::Offloaded { .. }));
+    world.table.reclaim(hit.flow, Some(&passed), &world.settings, world.now);
+    assert!(matches!(track(&mut world, &tcp(back, ACK, 501, seq + 1010, 0)), Tracked::Pass(_)));
+
+    let Tracked::Pass(end) = track(&mut world, &tcp(there, ACK | tcp_flags::FIN, seq + 1010, 501, 0)) else {
+        panic!("a FIN passes");
+    };
+    assert!(!end.ripe);
+    assert_eq!(world.table.offload(hit.flow), None, "it is closing");
+}
