@@ -27,6 +27,9 @@ const WORTH: u64 = 4;
 /// the fast path. The packets that were on their way here when it was handed over bring it back a few times.
 const PATIENCE: u8 = 7;
 
+/// Packets that pass beside an offloaded flow for each of its season.
+const BESIDE: u64 = 1024;
+
 /// One side of an established TCP connection: what it takes to hold segments to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Side {
@@ -97,11 +100,11 @@ impl Marks {
         self.0 = self.0 & !(7 << Self::SEASON_AT) | SEASON << Self::SEASON_AT | Self::AWAY;
     }
 
-    /// One packet more that came here although its flow is elsewhere; false when there were too many for what was on
-    /// its way when the flow left.
-    const fn pass_beside(&mut self) -> bool {
+    /// One packet more, after `packets` others, that came here although its flow is elsewhere; false when there were
+    /// too many for what was on its way when the flow left. A full queue is thousands: each count stands for many.
+    const fn pass_beside(&mut self, packets: u64) -> bool {
         let some_left = self.0 >> Self::SEASON_AT & 7 > 0;
-        if some_left {
+        if some_left && packets.is_multiple_of(BESIDE) {
             self.0 -= 1 << Self::SEASON_AT;
         }
         some_left
@@ -228,7 +231,7 @@ impl FlowTable {
     pub(super) const fn passes_beside(entry: &mut Entry, segment: &Segment, direction: Direction) -> bool {
         matches!(segment.kind, SegmentKind::Udp)
             && (entry.is_answered() || matches!(direction, Direction::Original))
-            && entry.marks.pass_beside()
+            && entry.marks.pass_beside(entry.counts[direction.index()].packets)
     }
 }
 
