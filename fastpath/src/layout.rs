@@ -53,7 +53,7 @@ pub struct TcpSide {
 
 /// [`Way::flags`]: packets of this direction may pass.
 pub const WAY_OPEN: u16 = 1;
-/// [`Way::flags`]: the receiving port is a veth.
+/// [`Way::flags`]: the receiving port is a veth whose peer is in another network namespace.
 pub const WAY_PEER: u16 = 2;
 /// [`Way::flags`]: the outer TOS is the inner one.
 pub const WAY_INHERIT_TOS: u16 = 4;

@@ -230,7 +230,7 @@ impl Fastpath {
         write(&self.networks, "networks", &network, &epoch)
     }
 
-    /// Puts a VTEP at a place. A place is never given to another VTEP while flows name it.
+    /// Puts a VTEP at a place. A place is never given to another VTEP: flows may still name it.
     ///
     /// # Errors
     /// [`Error::Table`].

@@ -85,7 +85,7 @@ impl Daemon {
 
     async fn accelerate(&mut self) -> Result<Arc<KernelPath>> {
         let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
-        // Those that a daemon before has left behind are of no use: its programs are replaced port by port.
+        // Those that a daemon before has left behind belong to its programs, which have been stopped.
         machine.remove_devices(&self.netlink).await?;
         for device in UP.into_iter().chain([TUNNEL]) {
             anyhow::ensure!(

@@ -4,10 +4,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex},
 };
 
 use eastgate_fastpath::{
@@ -68,8 +65,6 @@ pub struct KernelUnderlay {
 pub struct KernelPath {
     fastpath: Fastpath,
     tables: Mutex<Tables>,
-    /// Flows that could not be written
-    refused: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -103,11 +98,7 @@ impl KernelPath {
         };
         fastpath.set_settings(&settings)?;
         prove_withdrawal(&fastpath)?;
-        Ok(Self {
-            fastpath,
-            tables: Mutex::new(Tables { settings, ..Tables::default() }),
-            refused: AtomicU64::new(0),
-        })
+        Ok(Self { fastpath, tables: Mutex::new(Tables { settings, ..Tables::default() }) })
     }
 
     /// The program for tenant ports.
@@ -162,12 +153,6 @@ impl KernelPath {
             dropped: drops.iter().map(|(_, frames)| frames).sum(),
         };
         Ok(Elsewhere { traffic, drops })
-    }
-
-    /// Flows that could not be handed over because a table could not be written.
-    #[must_use]
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Relaxed)
     }
 
     /// Opens a tenant port of a network.
@@ -346,7 +331,6 @@ impl KernelPath {
     /// A flow that cannot be written stays with the pipeline, which is slower and not wrong.
     fn written<T>(&self, result: Result<T, Error>) -> Option<T> {
         if let Err(error) = &result {
-            self.refused.fetch_add(1, Relaxed);
             tracing::debug!(%error, "a flow stays with the pipeline");
         }
         result.ok()
