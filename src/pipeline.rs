@@ -6,7 +6,7 @@
 
 pub mod batch;
 pub mod counters;
-mod decide;
+pub(crate) mod decide;
 mod forward;
 pub mod offload;
 pub mod shared;

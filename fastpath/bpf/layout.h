@@ -28,10 +28,14 @@ struct tcp_side {
 	__u32 max_end;
 	__u32 max_window;
 	__u32 max_ack;
-	__u32 acked;
 	/* The shift for the windows it offers; 0 where scaling is not in force. */
 	__u32 scale;
+	/* As policy has them; the one the programs look at is below. */
+	__u32 flags;
 };
+
+/* It acknowledged something: `max_ack` is valid. */
+#define TCP_SIDE_ACKED 0x40
 
 enum way_flags {
 	/* The packets of this direction may go this way. */
@@ -76,6 +80,9 @@ struct flow {
 	__u32 generation;
 	/* When a packet of it last passed, by the monotonic clock in nanoseconds */
 	__u64 last_seen;
+	/* Which end opened it: 0 the low one, 1 the high one */
+	__u32 opener;
+	__u32 pad;
 	/* From the low end, and from the high end */
 	struct way ways[2];
 };

@@ -69,9 +69,9 @@ static __always_inline void tcp_learn(const struct packet *p, struct tcp_side *f
 		from->end = end;
 	if (from->max_window < window)
 		from->max_window = window;
-	if (!from->acked || before(from->max_ack, p->ack)) {
+	if (!(from->flags & TCP_SIDE_ACKED) || before(from->max_ack, p->ack)) {
 		from->max_ack = p->ack;
-		from->acked = 1;
+		from->flags |= TCP_SIDE_ACKED;
 	}
 	if (before(to->max_end, edge))
 		to->max_end = edge;

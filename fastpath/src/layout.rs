@@ -45,10 +45,10 @@ pub struct TcpSide {
     pub max_window: u32,
     /// The furthest acknowledgement it sent
     pub max_ack: u32,
-    /// It acknowledged something: 1
-    pub acked: u32,
     /// The shift for the windows it offers
     pub scale: u32,
+    /// As policy has them
+    pub flags: u32,
 }
 
 /// [`Way::flags`]: packets of this direction may pass.
@@ -108,6 +108,10 @@ pub struct Flow {
     pub generation: u32,
     /// When a packet last passed, in nanoseconds of the monotonic clock; 0 when none did
     pub last_seen: u64,
+    /// Which end opened it: 0 the low one, 1 the high one
+    pub opener: u32,
+    /// Nothing
+    pub pad: u32,
     /// From the low end of the key, and from the high one
     pub ways: [Way; 2],
 }

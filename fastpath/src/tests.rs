@@ -35,13 +35,16 @@ macro_rules! layout_of {
 
 #[test]
 fn structures_are_the_same_on_both_sides() {
-    assert_eq!(noted("tcp_side"), layout_of!(TcpSide: end, max_end, max_window, max_ack, acked, scale));
+    assert_eq!(noted("tcp_side"), layout_of!(TcpSide: end, max_end, max_window, max_ack, scale, flags));
     assert_eq!(
         noted("way"),
         layout_of!(Way: in_port, in_vtep, out_port, out_vtep, in_macs, out_macs, max_packet, source_port_be, tos, ttl,
             flags, packets, bytes, tcp)
     );
-    assert_eq!(noted("flow"), layout_of!(Flow: lock, network, epoch, generation, last_seen, ways));
+    assert_eq!(
+        noted("flow"),
+        layout_of!(Flow: lock, network, epoch, generation, last_seen, opener, pad, ways)
+    );
     assert_eq!(noted("port"), layout_of!(layout::Port: id, vni, lock, pad, tokens, filled_at));
     assert_eq!(
         noted("config"),

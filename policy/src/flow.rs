@@ -51,7 +51,7 @@ use eastgate_wire::{
 use hashbrown::HashTable;
 
 pub use self::{
-    offload::{Offloaded, Progress, Side},
+    offload::{Found, Offloaded, Progress, Side},
     quota::{FlowLimits, FlowUse, NetworkQuota, Quota},
     report::{Ending, FlowCounters, FlowEvent, FlowFilter, FlowInfo, Happening},
     segment::{Direction, Later, Query, Segment, SegmentKind},

@@ -17,17 +17,17 @@ static START: LazyLock<Start> = LazyLock::new(|| {
     Start { at: time::Instant::now(), monotonic }
 });
 
-/// One second is added so that a table that subtracts a short age from the first moment stays above zero.
+/// One second is added so that a table that subtracts a short age from a moment right after boot stays above zero.
 const FIRST_MICROS: u64 = 1_000_000;
 
-/// Microseconds since the process first asked. Monotonic.
+/// Microseconds since the machine started. Monotonic, and the same for the daemon that follows this one.
 #[must_use]
 pub fn now() -> Instant {
-    Instant::from_micros(START.at.elapsed().as_micros() as u64 + FIRST_MICROS)
+    from_monotonic(START.monotonic + START.at.elapsed().as_nanos() as u64)
 }
 
-/// A moment that the kernel noted, in nanoseconds of `CLOCK_MONOTONIC`. What was before the first moment is it.
+/// A moment that the kernel noted, in nanoseconds of `CLOCK_MONOTONIC`.
 #[must_use]
-pub fn from_monotonic(nanos: u64) -> Instant {
-    Instant::from_micros(nanos.saturating_sub(START.monotonic) / 1000 + FIRST_MICROS)
+pub const fn from_monotonic(nanos: u64) -> Instant {
+    Instant::from_micros(nanos / 1000 + FIRST_MICROS)
 }

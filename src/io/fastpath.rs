@@ -11,18 +11,19 @@ use eastgate_fastpath::{
     Error, Fastpath, Flow, Key, Limits, Settings, Stats, TcpSide, WAY_INHERIT_TOS, WAY_INHERIT_TTL, WAY_OPEN,
     WAY_PEER, Way, address,
 };
-use eastgate_policy::flow::{Count, Offloaded, Progress, Side};
+use eastgate_policy::flow::{Count, Found, Offloaded, Progress, Side};
 use eastgate_vtep::{
     ecn::{OuterTos, OuterTtl},
     fdb::Location,
 };
-use eastgate_wire::{Addr, DropReason, FlowKey, PortId, Vni, VtepAddr};
+use eastgate_wire::{Addr, DropReason, FlowKey, MacAddr, PortId, Vni, VtepAddr};
 
 use super::clock;
 use crate::{
     control::protocol::Traffic,
     pipeline::{
         counters::Elsewhere,
+        decide::receiver_at,
         offload::{FlowOffload, Handover, Lane},
         shared::lock,
     },
@@ -250,6 +251,7 @@ impl KernelPath {
             generation: tables.settings.generation,
             ..Flow::default()
         };
+        flow.opener = place as u32;
         for (direction, lane) in handover.lanes.iter().enumerate() {
             let open = direction == 0 || offloaded.answered;
             let mut way = self.way(tables, lane, open)?;
@@ -363,6 +365,20 @@ impl FlowOffload for KernelPath {
         }
     }
 
+    fn find(&self, packet: &FlowKey) -> Option<Found> {
+        let (key, place) = Key::of(packet);
+        let flow = self.fastpath.withdraw(&key).ok().flatten()?;
+        let opened = if flow.opener as usize == place { *packet } else { packet.reversed() };
+        let place = flow.opener as usize & 1;
+        let ways = [&flow.ways[place], &flow.ways[place ^ 1]];
+        Some(Found {
+            key: opened,
+            answered: ways.iter().all(|way| way.flags & WAY_OPEN != 0),
+            progress: progress(&flow, place),
+            hints: ways.map(|way| receiver_at(MacAddr([0, 1, 2, 3, 4, 5].map(|at| way.out_macs[at])))),
+        })
+    }
+
     fn forget_paths(&self) {
         if let Err(error) = self.renew(&mut lock(&self.tables)) {
             tracing::error!(%error, "flows keep to paths that have changed");
@@ -406,8 +422,8 @@ fn progress(flow: &Flow, place: usize) -> Progress {
             max_end: way.tcp.max_end,
             max_window: way.tcp.max_window,
             max_ack: way.tcp.max_ack,
-            acked: way.tcp.acked != 0,
             scale: way.tcp.scale as u8,
+            flags: way.tcp.flags as u16,
         }),
         counts: ways.map(|way| Count { packets: way.packets, bytes: way.bytes }),
         last_seen: (flow.last_seen != 0).then(|| clock::from_monotonic(flow.last_seen)),
@@ -420,8 +436,8 @@ fn tcp_side(side: &Side) -> TcpSide {
         max_end: side.max_end,
         max_window: side.max_window,
         max_ack: side.max_ack,
-        acked: side.acked.into(),
         scale: side.scale.into(),
+        flags: side.flags.into(),
     }
 }
 

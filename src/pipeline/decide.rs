@@ -9,7 +9,7 @@ use eastgate_policy::{
 };
 use eastgate_vtep::fdb::Location;
 use eastgate_wire::{
-    Addr, DropReason, FlowKey, Frame, Instant, View,
+    Addr, DropReason, FlowKey, Frame, Instant, MacAddr, View,
     view::{IcmpRole, Ip, Transport},
 };
 
@@ -135,6 +135,7 @@ impl<'s> Pipeline<'s> {
         now: Instant,
     ) -> Result<Option<Ripe<'s>>, Refusal> {
         let epoch = network.epoch;
+        self.shared.adopt(flows, network, &segment.key, now)?;
         let mut tracked = flows.track(segment, &network.tracking, epoch, now);
         if let Tracked::Offloaded { flow, original } = tracked {
             self.shared.reclaim(flows, network, flow, &original, now);
@@ -224,6 +225,7 @@ impl<'s> Pipeline<'s> {
             proto: quoted.proto,
         };
         let mut flows = self.shared.flows(&key);
+        self.shared.adopt(&mut flows, network, &key, now)?;
         let mut tracked = flows.related(network.vni, &quoted, ip.dst, &network.tracking, network.epoch, now);
         if let Tracked::Offloaded { flow, original } = tracked {
             self.shared.reclaim(&mut flows, network, flow, &original, now);
@@ -312,10 +314,13 @@ impl Network {
 /// What a flow remembers of the endpoint that packets of one direction go to: its MAC, which unlike its number
 /// means the same after a reload. Never 0, which is nothing.
 fn receiver(endpoint: Option<&Endpoint>) -> u64 {
-    endpoint.map_or(1, |endpoint| {
-        let [a, b, c, d, e, f] = endpoint.mac.0;
-        u64::from_be_bytes([0, 1, a, b, c, d, e, f])
-    })
+    endpoint.map_or(1, |endpoint| receiver_at(endpoint.mac))
+}
+
+/// What a flow remembers of an endpoint with this MAC.
+pub(crate) fn receiver_at(mac: MacAddr) -> u64 {
+    let [a, b, c, d, e, f] = mac.0;
+    u64::from_be_bytes([0, 1, a, b, c, d, e, f])
 }
 
 /// How many packets a frame stands for.

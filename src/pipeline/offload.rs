@@ -5,7 +5,7 @@
 
 use std::fmt::Debug;
 
-use eastgate_policy::flow::{Direction, FlowId, FlowTable, Offloaded, Progress};
+use eastgate_policy::flow::{Direction, FlowId, FlowTable, Found, Offloaded, Progress};
 use eastgate_vtep::{
     ecn::{OuterTos, OuterTtl},
     entropy::key_hash,
@@ -13,7 +13,7 @@ use eastgate_vtep::{
     mtu,
     peers::PeerKind,
 };
-use eastgate_wire::{FlowKey, Instant, MacAddr, View, view::proto};
+use eastgate_wire::{DropReason, FlowKey, Instant, MacAddr, View, view::proto};
 
 use super::{Arrival, Destination, Pipeline, Shared, forward::family};
 use crate::snapshot::{Endpoint, Network, Snapshot};
@@ -29,6 +29,8 @@ pub trait FlowOffload: Debug + Send + Sync {
     fn install(&self, handover: &Handover, flow: &Offloaded) -> bool;
     /// Stops them from passing, and says where the flow has got to; nothing when it is not known (any more).
     fn withdraw(&self, original: &FlowKey) -> Option<Progress>;
+    /// A flow that is there although nobody here has handed it over, and stops its packets from passing.
+    fn find(&self, key: &FlowKey) -> Option<Found>;
     /// What flows were told of paths is no longer so: each comes up once more.
     fn forget_paths(&self);
     /// Where the flow has got to.
@@ -194,6 +196,20 @@ impl Shared {
             network.count_progress(original, progress);
         }
         flows.reclaim(flow, progress.as_ref(), &network.tracking, now);
+    }
+
+    /// Goes on with a flow that the fast path has from a daemon before.
+    pub(super) fn adopt(
+        &self,
+        flows: &mut FlowTable,
+        network: &Network,
+        packet: &FlowKey,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let Some(faster) = self.faster.get().filter(|_| !flows.knows(packet)) else { return Ok(()) };
+        let Some(found) = faster.find(packet) else { return Ok(()) };
+        network.count_progress(&found.key, &found.progress);
+        flows.adopt(&found, &network.tracking, &network.state.quota, now)
     }
 
     /// Stops packets of flows that have ended here.

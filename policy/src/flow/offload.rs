@@ -6,16 +6,24 @@
 //! is reclaimed before anything is decided about it. So there is one state of a flow at any time, and it is where
 //! the packets are.
 
+use std::sync::Arc;
+
 use eastgate_wire::{
-    FlowKey, Instant,
+    DropReason, FlowKey, Instant,
     view::{proto, tcp_flags},
 };
 
 use super::{
-    Count, Direction, FlowId, FlowState, FlowTable, Segment, SegmentKind, StateSettings, flow_id,
+    Admitted, Count, Direction, Ending, FlowId, FlowState, FlowTable, NetworkQuota, Segment, SegmentKind,
+    StateSettings, flow_id,
+    segment::Key,
     slab::{Entry, NONE},
+    tcp::Connection,
     wheel::TICK,
 };
+
+/// No rule is known to have admitted a flow.
+const NO_RULE: u32 = u32::MAX;
 
 /// Packets of a flow that are tracked here before it may be offloaded: a short exchange is not worth the effort.
 const SEASON: u8 = 7;
@@ -39,12 +47,12 @@ pub struct Side {
     pub max_end: u32,
     /// The widest window it offered, in bytes
     pub max_window: u32,
-    /// The furthest acknowledgement it sent; valid when it `acked`
+    /// The furthest acknowledgement it sent; valid with [`Side::ACKED`]
     pub max_ack: u32,
-    /// It acknowledged something.
-    pub acked: bool,
     /// The shift for the windows it offers; 0 where scaling is not in force
     pub scale: u8,
+    /// What else is remembered of it. Whoever carries the flow sets [`Side::ACKED`] and leaves the rest as it is.
+    pub flags: u16,
 }
 
 /// What the fast path is told of a flow.
@@ -68,6 +76,19 @@ pub struct Progress {
     pub counts: [Count; 2],
     /// When the last packet passed; nothing when none did
     pub last_seen: Option<Instant>,
+}
+
+/// A flow that the fast path has and this table does not know: its daemon is gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// The key of the packet that opened it
+    pub key: FlowKey,
+    /// Both sides were heard
+    pub answered: bool,
+    /// Where it has got to
+    pub progress: Progress,
+    /// What [`FlowTable::set_hint`] is to leave for each direction
+    pub hints: [u64; 2],
 }
 
 /// What an entry remembers in one byte, of which there are millions: who opened it, and how offloading went.
@@ -177,6 +198,55 @@ impl FlowTable {
         if let Some(last_seen) = progress.last_seen.filter(|seen| *seen > entry.last_seen()) {
             self.enter(index, state, settings, last_seen.min(now));
         }
+    }
+
+    /// Does the table know this flow of TCP or UDP? What is of another protocol is nobody else's.
+    #[must_use]
+    pub fn knows(&self, packet: &FlowKey) -> bool {
+        !matches!(packet.proto, proto::TCP | proto::UDP) || self.find(&Key::of(packet, None).0).is_some()
+    }
+
+    /// Goes on with a flow that it does not know, unless its time is over. Who admitted it is not known: no epoch in
+    /// force has let it in.
+    ///
+    /// # Errors
+    /// `flow-limit` when there is no room.
+    pub fn adopt(
+        &mut self,
+        found: &Found,
+        settings: &StateSettings,
+        quota: &Arc<NetworkQuota>,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let (key, swapped) = Key::of(&found.key, None);
+        let mut connection = Connection::default();
+        connection.set_sides(&found.progress.sides);
+        let state = match (key.proto(), found.answered) {
+            (proto::TCP, _) => connection.state(),
+            (_, true) => FlowState::Answered,
+            (_, false) => FlowState::Unanswered,
+        };
+        let last_seen = found.progress.last_seen.unwrap_or(now).min(now);
+        let deadline = last_seen + settings.timeouts.of(key.proto(), state);
+        if deadline <= now {
+            return Ok(());
+        }
+        self.make_room(key.vni(), quota, now)?;
+        let mut entry = Entry::new(key, swapped, state, now);
+        entry.connection = connection;
+        entry.counts = found.progress.counts;
+        entry.hints = found.hints;
+        entry.admit(&Admitted { epoch: 0, egress_rule: NO_RULE, ingress_rule: NO_RULE });
+        entry.seen(last_seen, deadline);
+        let index = self.insert(entry, quota, now);
+        if !found.answered {
+            return Ok(());
+        }
+        let answered = self.answer(index, now);
+        if answered.is_err() {
+            self.remove(index, Ending::Evicted, now);
+        }
+        answered
     }
 
     /// A flow that is offloaded was seen at `last_seen`: its time begins anew.

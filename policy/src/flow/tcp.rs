@@ -210,8 +210,8 @@ impl Connection {
             max_end: side.max_end,
             max_window: side.max_window,
             max_ack: side.max_ack,
-            acked: side.is(Side::ACKED),
             scale: if scales { side.scale } else { 0 },
+            flags: side.flags,
         }))
     }
 
@@ -220,9 +220,7 @@ impl Connection {
         for (side, now) in self.sides.iter_mut().zip(sides) {
             (side.end, side.max_end, side.max_window, side.max_ack) =
                 (now.end, now.max_end, now.max_window, now.max_ack);
-            if now.acked {
-                side.flags |= Side::ACKED;
-            }
+            side.flags = now.flags;
         }
     }
 

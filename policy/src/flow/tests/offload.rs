@@ -151,3 +151,71 @@ fn a_connection_is_offloaded_only_while_data_flows() {
     assert!(!end.ripe);
     assert_eq!(world.table.offload(hit.flow), None, "it is closing");
 }
+
+/// A world after the daemon that knew this one's flows: an empty table, and nothing admitted.
+fn reborn(world: &World) -> World {
+    World { now: world.now, epoch: world.epoch, ..World::new() }
+}
+
+#[test]
+fn a_connection_outlives_the_daemon_that_knew_it() {
+    const ACK: u8 = tcp_flags::ACK;
+    let mut world = World::new();
+    let there = key(1, proto::TCP, 1);
+    let back = there.reversed();
+    world.send(&tcp(there, tcp_flags::SYN, 100, 0, 0));
+    world.send(&tcp(back, tcp_flags::SYN | ACK, 500, 101, 0));
+    world.send(&tcp(there, ACK, 101, 501, 0));
+    let mut seq = 101;
+    let hit = loop {
+        match track(&mut world, &tcp(there, ACK, seq, 501, 10)) {
+            Tracked::Pass(hit) if hit.ripe => break hit,
+            _ => seq += 10,
+        }
+    };
+    let offloaded = world.table.offload(hit.flow).unwrap();
+    let progress = Progress { sides: offloaded.sides, ..progress(7, 5, world.now) };
+    let found = Found { key: there, answered: true, progress, hints: [3, 4] };
+
+    let mut world = reborn(&world);
+    world.wait(60);
+    assert!(!world.table.knows(&there) && !world.table.knows(&back));
+    assert_eq!(world.send(&tcp(back, ACK, 501, seq + 10, 0)), Fate::Dropped(DropReason::NotSyn));
+    let quota = world.page(there.vni);
+    world.table.adopt(&found, &world.settings, &quota, world.now).unwrap();
+    assert!(world.table.knows(&there) && world.table.knows(&back));
+    assert_eq!((quota.in_use().answered, quota.in_use().unanswered), (1, 0));
+
+    // The policy in force has its say before the first packet passes.
+    let Tracked::Stale { flow, original, hint } = track(&mut world, &tcp(back, ACK, 501, seq + 10, 0)) else {
+        panic!("nobody has admitted it yet");
+    };
+    assert_eq!((original, hint), (there, 4));
+    assert!(world.table.confirm(flow, &ALLOWED));
+    assert_eq!(world.send(&tcp(back, ACK, 501, seq + 10, 0)), Fate::Passed(FlowState::Established));
+    let forged = tcp(there, ACK, seq.wrapping_add(1 << 30), 501, 10);
+    assert_eq!(world.send(&forged), Fate::Dropped(DropReason::TcpWindow));
+    let info = world.table.info(flow).unwrap();
+    assert_eq!((info.original.packets, info.reply.packets), (7, 6));
+}
+
+#[test]
+fn a_flow_whose_time_is_over_or_that_finds_no_room_is_not_adopted() {
+    let few = FlowLimits { answered: 1, unanswered: 1 };
+    let mut world = World::limited(few, few);
+    let quota = world.page(vni(1));
+    let found = |n, seen| Found {
+        key: key(1, proto::UDP, n),
+        answered: true,
+        progress: progress(1, 1, seen),
+        hints: [0; 2],
+    };
+    let long_ago = world.now;
+    world.wait(10_000);
+    let adopt = |world: &mut World, found| world.table.adopt(&found, &world.settings, &quota, world.now);
+    assert_eq!((adopt(&mut world, found(1, long_ago)), world.table.len()), (Ok(()), 0));
+    let now = world.now;
+    assert_eq!(adopt(&mut world, found(2, now)), Ok(()));
+    assert_eq!(adopt(&mut world, found(3, now)), Err(DropReason::FlowLimit));
+    assert_eq!((world.table.len(), quota.in_use()), (1, FlowUse { answered: 1, unanswered: 0 }));
+}
