@@ -60,6 +60,18 @@ pub struct Options {
     pub workers: usize,
     /// What carries frames
     pub dataplane: Dataplane,
+    /// What a stop leaves behind
+    pub on_stop: OnStop,
+}
+
+/// What a stop leaves of the fast path. A kill always keeps it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum OnStop {
+    /// Nothing: the machine is as it was before `run`
+    #[default]
+    Restore,
+    /// The programs go on with the flows they carry, for the `run` that follows; `teardown` restores
+    Keep,
 }
 
 /// A configuration that was refused, rendered for a person.
@@ -187,12 +199,11 @@ impl Daemon {
 
         let listener = server::listen(&options.socket)
             .with_context(|| format!("cannot listen at {}", options.socket.display()))?;
-        let mut machine = Machine::take_over(record_beside(&options.socket))?;
+        let machine = Machine::take_over(record_beside(&options.socket))?;
         let netlink = Netlink::connect()?;
         // Watching begins before listing, so that nothing that happens in between is missed.
         let events = Netlink::watch_links()?;
         let links = netlink.links().await?;
-        machine.stop_programs(&netlink, &links).await?;
 
         let shared = Arc::new(Shared::new(snapshot, book, options.workers));
         let workers = (0..options.workers)
@@ -230,6 +241,7 @@ impl Daemon {
         tracing::info!(dataplane);
         lock(&daemon.view.state).dataplane = dataplane;
         daemon.reconcile().await;
+        daemon.go_live().await?;
         lock(&daemon.view.state).ready = true;
         // Without a service manager there is nobody to notify, which is no failure.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -267,11 +279,16 @@ impl Daemon {
         }
     }
 
-    /// Leaves the machine as it was: workers first, then guards and settings.
+    /// Leaves the machine as it was (workers first, then guards and settings), unless told to keep the fast path.
     async fn stop(mut self) -> Result<()> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         lock(&self.view.state).ready = false;
         self.control.abort();
+        if self.options.on_stop == OnStop::Keep && self.view.kernel.get().is_some() {
+            self.abandon();
+            tracing::info!("stopped; flows go on without a daemon until `run` or `teardown`");
+            return Ok(());
+        }
         self.workers.clear();
         let undone = match self.machine.take() {
             Some(machine) => machine.undo(&self.netlink).await,
@@ -282,8 +299,7 @@ impl Daemon {
         Ok(undone?)
     }
 
-    /// Something broke that was not to break: guards stay, as after a kill, and the record of changes stays
-    /// for the daemon that follows.
+    /// Guards and programs stay, as after a kill, and so does the record of changes, for the daemon that follows.
     fn abandon(mut self) {
         self.control.abort();
         self.workers.clear();

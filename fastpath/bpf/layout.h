@@ -99,11 +99,24 @@ struct port {
 	__u64 filled_at;
 };
 
+struct network {
+	__u32 vni;
+	/* The epoch in force there: flows of another one do not pass. */
+	__u32 epoch;
+};
+
 struct vtep {
 	struct addr addr;
 };
 
+/* Counts up with every change to what this file says: a daemon takes over no tables that it reads otherwise. */
+#define LAYOUT 2
+
 struct config {
+	/* LAYOUT */
+	__u32 layout;
+	/* Which daemon it is that frames go up to */
+	__u32 session;
 	/* Flows that were written under another generation do not pass. */
 	__u32 generation;
 	/* The underlay device */
@@ -119,7 +132,6 @@ struct config {
 	/* Frames a second that one port may send up, and how many at once */
 	__u32 up_rate;
 	__u32 up_burst;
-	__u32 pad;
 };
 
 enum stat {
@@ -141,7 +153,8 @@ enum stat {
 struct up_header {
 	__u32 port_be;
 	__u32 hash_be;
-	__u32 spare;
+	/* `config.session`: the number of the port is that daemon's. */
+	__u32 session_be;
 	__u16 ethertype_be;
 } __attribute__((packed));
 

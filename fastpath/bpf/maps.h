@@ -23,12 +23,12 @@ struct {
 	__type(value, struct port);
 } ports SEC(".maps");
 
-/* The epoch in force in each network that has flows here. */
+/* Networks that have flows here. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1 << 16);
 	__type(key, __u32);
-	__type(value, __u32);
+	__type(value, struct network);
 } networks SEC(".maps");
 
 struct {

@@ -39,6 +39,7 @@ static __always_inline int up(struct __sk_buff *skb, struct port *port, const st
 		return TC_ACT_SHOT;
 	}
 	header.port_be = bpf_htonl(port->id);
+	header.session_be = bpf_htonl(config->session);
 	header.hash_be = bpf_htonl(bpf_get_hash_recalc(skb));
 	if (bpf_skb_change_head(skb, sizeof(header), 0) ||
 	    bpf_skb_store_bytes(skb, 0, &header, sizeof(header), 0)) {

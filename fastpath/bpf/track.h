@@ -90,16 +90,17 @@ static __always_inline __u32 largest(const struct __sk_buff *skb, const struct p
 static __always_inline struct flow *find(const struct packet *p, __u32 vni, __u32 generation, __u32 *side)
 {
 	struct flow_key key;
+	const struct network *network;
 	struct flow *flow;
-	__u32 *epoch, network;
+	__u32 place;
 
 	*side = key_of(p, vni, &key);
 	flow = bpf_map_lookup_elem(&flows, &key);
 	if (!flow || flow->generation != generation)
 		return 0;
-	network = flow->network;
-	epoch = bpf_map_lookup_elem(&networks, &network);
-	return epoch && *epoch == flow->epoch ? flow : 0;
+	place = flow->network;
+	network = bpf_map_lookup_elem(&networks, &place);
+	return network && network->epoch == flow->epoch ? flow : 0;
 }
 
 /* A TCP segment that this program may judge: an acknowledgement and nothing that opens or closes. */

@@ -1,7 +1,7 @@
 //! What the programs and the daemon share, byte for byte as in `bpf/layout.h`. A test holds sizes and offsets equal
 //! to what the compiler of the programs noted about them.
 
-use eastgate_wire::{Addr, FlowKey};
+use eastgate_wire::{Addr, FlowKey, Vni};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A flow's key: the same for both directions.
@@ -127,10 +127,27 @@ pub(crate) struct Port {
     pub(crate) filled_at: u64,
 }
 
+/// A network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Network {
+    /// Its VNI
+    pub vni: u32,
+    /// The epoch in force there: flows of another one do not pass
+    pub epoch: u32,
+}
+
+/// Counts up with every change to what this file says: a daemon takes over no tables that it reads otherwise.
+pub const LAYOUT: u32 = 2;
+
 /// What holds for all programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Settings {
+    /// [`LAYOUT`]
+    pub layout: u32,
+    /// Which daemon it is that frames go up to
+    pub session: u32,
     /// Flows written under another generation do not pass
     pub generation: u32,
     /// Interface index of the underlay device
@@ -149,18 +166,16 @@ pub struct Settings {
     pub up_rate: u32,
     /// How many of them at once
     pub up_burst: u32,
-    /// Nothing
-    pub pad: u32,
 }
 
 /// Bytes in front of a frame that goes up.
 pub const UP_HEADER: usize = 14;
 
-/// The tenant port that a frame came from, when it is one that the programs sent up.
+/// The tenant port that a frame came from, when it is one that the programs sent up to the daemon of this session.
 #[must_use]
-pub fn port_of(frame: &[u8]) -> Option<u32> {
+pub fn port_of(frame: &[u8], session: u32) -> Option<u32> {
     let header = frame.first_chunk::<UP_HEADER>()?;
-    (header[12..] == UP_ETHERTYPE.to_be_bytes())
+    (header[12..] == UP_ETHERTYPE.to_be_bytes() && header[8..12] == session.to_be_bytes())
         .then(|| u32::from_be_bytes([header[0], header[1], header[2], header[3]]))
 }
 
@@ -168,6 +183,21 @@ const UP_ETHERTYPE: u16 = 0x88b5;
 
 /// Where in that header the flow's hash is, in bytes: what frames are spread over sockets by.
 pub const UP_HASH_AT: u32 = 4;
+
+impl Key {
+    /// The flow as a packet from its low end has it; nothing when it is no key of a flow.
+    #[must_use]
+    pub fn packet(&self) -> Option<FlowKey> {
+        Some(FlowKey {
+            src: Addr::from_bits(u128::from_be_bytes(self.low)),
+            dst: Addr::from_bits(u128::from_be_bytes(self.high)),
+            vni: Vni::new_checked(self.vni).ok()?,
+            sport: self.low_port,
+            dport: self.high_port,
+            proto: u8::try_from(self.proto).ok()?,
+        })
+    }
+}
 
 /// An address as the tables have it.
 #[must_use]

@@ -13,12 +13,12 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, ProgramInput};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, Object, ObjectBuilder, OpenObject, ProgramInput};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 pub use self::layout::{
-    Flow, Key, Settings, TcpSide, UP_HASH_AT, UP_HEADER, WAY_INHERIT_TOS, WAY_INHERIT_TTL, WAY_OPEN,
-    WAY_PEER, Way, address, port_of,
+    Flow, Key, LAYOUT, Network, Settings, TcpSide, UP_HASH_AT, UP_HEADER, WAY_INHERIT_TOS, WAY_INHERIT_TTL,
+    WAY_OPEN, WAY_PEER, Way, address, port_of,
 };
 
 /// The compiled programs. ELF readers want the start of a file aligned.
@@ -48,6 +48,9 @@ pub enum Error {
     /// A program could not be tried.
     #[error("a trial run of an eBPF program: {0}")]
     Trial(#[source] libbpf_rs::Error),
+    /// The tables of the daemon before are gone, or another version's.
+    #[error("the tables of the daemon before cannot be taken over: {0}")]
+    Foreign(String),
     /// A file descriptor could not be duplicated.
     #[error("out of file descriptors: {0}")]
     Descriptor(#[from] io::Error),
@@ -94,6 +97,29 @@ pub struct Fastpath {
     programs: Programs,
 }
 
+/// The kernel's numbers of the tables that outlive a daemon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct TableIds {
+    flows: u32,
+    ports: u32,
+    networks: u32,
+    vteps: u32,
+    settings: u32,
+}
+
+impl TableIds {
+    fn id(&self, table: &str) -> Option<u32> {
+        Some(match table {
+            "flows" => self.flows,
+            "ports" => self.ports,
+            "networks" => self.networks,
+            "vteps" => self.vteps,
+            "settings" => self.settings,
+            _ => return None,
+        })
+    }
+}
+
 /// What a program did with a frame in a trial.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Trial {
@@ -129,14 +155,41 @@ impl Fastpath {
     /// # Errors
     /// What the kernel says; without the privilege to load programs above all.
     pub fn load(limits: Limits) -> Result<Self, Error> {
-        libbpf_rs::set_print(None);
-        let mut open: OpenObject = ObjectBuilder::default().open_memory(&OBJECT.0).map_err(Error::Load)?;
+        let mut open = open()?;
         for mut map in open.maps_mut() {
             if map.name() == "flows" {
                 map.set_max_entries(limits.flows.max(1)).map_err(Error::Load)?;
             }
         }
-        let object = open.load().map_err(Error::Load)?;
+        Self::of(open.load().map_err(Error::Load)?)
+    }
+
+    /// Loads the programs with the tables of a daemon before, which the kernel keeps for as long as its programs are
+    /// attached. What was counted begins anew.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] when the tables are gone, or of another layout; what the kernel says.
+    pub fn take_over(tables: &TableIds) -> Result<Self, Error> {
+        let mut open = open()?;
+        for mut map in open.maps_mut() {
+            let Some(id) = map.name().to_str().and_then(|name| tables.id(name)) else { continue };
+            let kept = MapHandle::from_map_id(id).map_err(|error| Error::Foreign(error.to_string()))?;
+            let same = kept.name() == map.name()
+                && kept.map_type() == map.map_type()
+                && (kept.key_size(), kept.value_size()) == (map.key_size(), map.value_size());
+            if !same {
+                return Err(Error::Foreign(format!("table {id} is not {}", map.name().display())));
+            }
+            map.reuse_fd(kept.as_fd()).map_err(Error::Load)?;
+        }
+        let taken = Self::of(open.load().map_err(Error::Load)?)?;
+        match taken.settings()? {
+            settings if settings.layout == LAYOUT => Ok(taken),
+            settings => Err(Error::Foreign(format!("layout {}, and this is {LAYOUT}", settings.layout))),
+        }
+    }
+
+    fn of(object: Object) -> Result<Self, Error> {
         let map = |name: &'static str| {
             let found = object.maps().find(|map| map.name() == name).ok_or(Error::Missing(name))?;
             MapHandle::try_from(&found).map_err(Error::Load)
@@ -153,6 +206,24 @@ impl Fastpath {
             tunnel: program("tunnel")?,
         };
         Ok(Self { object, flows, ports, networks, vteps, settings, stats, programs })
+    }
+
+    /// By which the daemon that follows finds the tables.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn table_ids(&self) -> Result<TableIds, Error> {
+        let id = |map: &MapHandle, table| match MapInfo::new(map.as_fd()) {
+            Ok(info) => Ok(info.info.id),
+            Err(source) => Err(Error::Table { table, source }),
+        };
+        Ok(TableIds {
+            flows: id(&self.flows, "flows")?,
+            ports: id(&self.ports, "ports")?,
+            networks: id(&self.networks, "networks")?,
+            vteps: id(&self.vteps, "vteps")?,
+            settings: id(&self.settings, "settings")?,
+        })
     }
 
     /// Runs a program, by its name, on a frame as if it came in at the device with index `ifindex`, and says what it
@@ -198,6 +269,14 @@ impl Fastpath {
         (self.networks.max_entries(), self.vteps.max_entries())
     }
 
+    /// What holds for all programs.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn settings(&self) -> Result<Settings, Error> {
+        read(&self.settings, "settings", 0)
+    }
+
     /// Writes what holds for all programs.
     ///
     /// # Errors
@@ -222,12 +301,40 @@ impl Fastpath {
         remove(&self.ports, "ports", ifindex.as_bytes())
     }
 
-    /// Puts an epoch in force in the network at a place: its flows of other epochs pass no more.
+    /// The tenant ports that are open, by interface index.
+    #[must_use]
+    pub fn open_ports(&self) -> Vec<u32> {
+        let index = |key: Vec<u8>| u32::read_from_bytes(&key).ok();
+        self.ports.keys().filter_map(index).collect()
+    }
+
+    /// Puts a network at a place, with the epoch in force there: its flows of other epochs pass no more.
     ///
     /// # Errors
     /// [`Error::Table`].
-    pub fn set_epoch(&self, network: u32, epoch: u32) -> Result<(), Error> {
-        write(&self.networks, "networks", &network, &epoch)
+    pub fn set_network(&self, place: u32, network: Network) -> Result<(), Error> {
+        write(&self.networks, "networks", &place, &network)
+    }
+
+    /// The networks that have places, in their order.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn networks(&self) -> Result<Vec<Network>, Error> {
+        taken(&self.networks, "networks", &Network::default())
+    }
+
+    /// The VTEPs that have places, in their order.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn vteps(&self) -> Result<Vec<[u8; 16]>, Error> {
+        taken(&self.vteps, "vteps", &[0; 16])
+    }
+
+    /// The keys of all flows.
+    pub fn flow_keys(&self) -> impl Iterator<Item = Key> + '_ {
+        self.flows.keys().filter_map(|key| Key::read_from_bytes(&key).ok())
     }
 
     /// Puts a VTEP at a place. A place is never given to another VTEP: flows may still name it.
@@ -298,6 +405,31 @@ impl Fastpath {
             lost: sum(7)?,
         })
     }
+}
+
+fn open() -> Result<OpenObject, Error> {
+    libbpf_rs::set_print(None);
+    ObjectBuilder::default().open_memory(&OBJECT.0).map_err(Error::Load)
+}
+
+fn read<V: FromZeros + FromBytes + IntoBytes>(
+    map: &MapHandle,
+    table: &'static str,
+    key: u32,
+) -> Result<V, Error> {
+    let mut value = V::new_zeroed();
+    map.lookup_into(key.as_bytes(), value.as_mut_bytes(), MapFlags::ANY)
+        .map(|_| value)
+        .map_err(|source| Error::Table { table, source })
+}
+
+/// The values of an array from its first place on, up to one that is free.
+fn taken<V>(map: &MapHandle, table: &'static str, free: &V) -> Result<Vec<V>, Error>
+where
+    V: FromZeros + FromBytes + IntoBytes + PartialEq,
+{
+    let values = (0..map.max_entries()).map(|place| read(map, table, place));
+    values.take_while(|value: &Result<V, _>| value.as_ref().map_or(true, |value| value != free)).collect()
 }
 
 fn write<K, V>(map: &MapHandle, table: &'static str, key: &K, value: &V) -> Result<(), Error>

@@ -10,7 +10,7 @@ use libbpf_rs::btf::{
     types::{MemberAttr, Struct},
 };
 
-use crate::layout::{self, Flow, Key, Settings, TcpSide, Way};
+use crate::layout::{self, Flow, Key, Network, Settings, TcpSide, Way};
 
 /// Size in bytes of a structure of the programs, and the offsets of its members.
 fn noted(name: &str) -> (usize, Vec<(String, usize)>) {
@@ -48,9 +48,10 @@ fn structures_are_the_same_on_both_sides() {
     assert_eq!(noted("port"), layout_of!(layout::Port: id, vni, lock, pad, tokens, filled_at));
     assert_eq!(
         noted("config"),
-        layout_of!(Settings: generation, underlay, up_device, vxlan_port_be, tunnel_port_be, vtep, dont_fragment,
-            up_rate, up_burst, pad)
+        layout_of!(Settings: layout, session, generation, underlay, up_device, vxlan_port_be, tunnel_port_be, vtep, dont_fragment,
+            up_rate, up_burst)
     );
+    assert_eq!(noted("network"), layout_of!(Network: vni, epoch));
     assert_eq!(noted("flow_key"), layout::key_layout());
 }
 
@@ -68,6 +69,7 @@ fn both_directions_have_one_key_and_take_different_ways() {
         (Key::of(&key).0, Key::of(&key).1),
         (Key::of(&key.reversed()).0, 1 - Key::of(&key.reversed()).1)
     );
+    assert_eq!(Key::of(&key).0.packet(), Some(key));
     let same_host = FlowKey { dst: a, ..key };
     assert_eq!(Key::of(&same_host).1, 1, "40000 is the higher port");
 }
@@ -75,9 +77,11 @@ fn both_directions_have_one_key_and_take_different_ways() {
 #[test]
 fn only_what_the_programs_sent_up_has_a_port() {
     let mut frame = [0u8; 60];
-    assert_eq!(layout::port_of(&frame), None);
+    assert_eq!(layout::port_of(&frame, 3), None);
+    frame[11] = 3;
     frame[..4].copy_from_slice(&7u32.to_be_bytes());
     frame[12..14].copy_from_slice(&[0x88, 0xb5]);
-    assert_eq!(layout::port_of(&frame), Some(7));
-    assert_eq!(layout::port_of(&frame[..13]), None);
+    assert_eq!(layout::port_of(&frame, 3), Some(7));
+    assert_eq!(layout::port_of(&frame, 4), None, "sent up to another daemon");
+    assert_eq!(layout::port_of(&frame[..13], 3), None);
 }

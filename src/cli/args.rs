@@ -175,6 +175,9 @@ pub struct Run {
     /// What carries frames
     #[arg(long, value_enum, default_value = "auto", env = "EASTGATE_DATAPLANE")]
     pub dataplane: crate::daemon::Dataplane,
+    /// What a stop leaves of the fast path
+    #[arg(long, value_enum, default_value = "restore", env = "EASTGATE_ON_STOP")]
+    pub on_stop: crate::daemon::OnStop,
     /// How to log; EASTGATE_LOG chooses what (such as `info` or `eastgate=debug`)
     #[arg(long, value_enum, default_value = "text")]
     pub log_format: Format,

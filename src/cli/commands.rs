@@ -87,6 +87,7 @@ fn serve(options: &Run) -> Result<u8> {
         socket: options.daemon.socket.clone(),
         workers,
         dataplane: options.dataplane,
+        on_stop: options.on_stop,
     })?;
     Ok(exit::OK)
 }

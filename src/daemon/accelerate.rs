@@ -1,17 +1,18 @@
 //! Sets up the fast path: programs, the device by which frames go up, the one that unwraps superframes.
 
-use std::{os::fd::AsFd, sync::Arc};
+use std::{collections::BTreeMap, os::fd::AsFd, sync::Arc};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::Daemon;
 use crate::{
     config::{Host, OuterField},
     io::{
         fastpath::{KernelPath, KernelUnderlay, is_own_address},
+        machine::Machine,
         netlink::Link,
         packet_socket::PacketSocket,
-        worker::Command,
+        worker::{Command, UpSocket},
     },
     snapshot::Snapshot,
 };
@@ -54,6 +55,7 @@ impl Daemon {
     pub(super) async fn choose_dataplane(&mut self) -> Result<String> {
         let wanted = self.options.dataplane;
         if wanted == Dataplane::Userspace {
+            self.clear_away().await?;
             return Ok("userspace (as asked for)".into());
         }
         match self.accelerate().await {
@@ -65,56 +67,103 @@ impl Daemon {
             }
             Err(error) if wanted == Dataplane::Auto => {
                 tracing::warn!("no fast path, userspace carries all frames: {error:#}");
-                self.remove_devices().await;
+                self.clear_away().await?;
                 Ok(format!("userspace (no eBPF: {error:#})"))
             }
             Err(error) => {
-                self.remove_devices().await;
+                if let Err(error) = self.clear_away().await {
+                    tracing::warn!("devices of the fast path stay until `eastgate teardown`: {error:#}");
+                }
                 Err(error.context("--dataplane ebpf"))
             }
         }
     }
 
-    async fn remove_devices(&mut self) {
-        if let Some(machine) = &mut self.machine
-            && let Err(error) = machine.remove_devices(&self.netlink).await
-        {
-            tracing::warn!(%error, "devices of the fast path stay until the daemon stops");
-        }
+    /// Stops the programs that a daemon before, or this one, has attached, and takes their devices away. Ports are
+    /// closed to everything from here on.
+    async fn clear_away(&mut self) -> Result<()> {
+        let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
+        machine.stop_programs(&self.netlink, &self.links).await?;
+        machine.remove_devices(&self.netlink).await?;
+        Ok(())
     }
 
     async fn accelerate(&mut self) -> Result<Arc<KernelPath>> {
+        let (kernel, links) = match self.inherit().await? {
+            Some(inherited) => inherited,
+            None => self.begin().await?,
+        };
         let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
-        // Those that a daemon before has left behind belong to its programs, which have been stopped.
-        machine.remove_devices(&self.netlink).await?;
-        for device in UP.into_iter().chain([TUNNEL]) {
-            anyhow::ensure!(
-                !self.netlink.links().await?.contains_key(device),
-                "there is a device {device} already; another eastgate in this network namespace?"
-            );
+        machine.remember_tables(kernel.table_ids()?)?;
+        machine.tap(&self.netlink, device(&links, TUNNEL)?, kernel.tunnel_program()).await?;
+        Ok(Arc::new(kernel))
+    }
+
+    /// The programs of a daemon before go on until this one is ready; nothing when there is none whose tables and
+    /// devices are as it left them.
+    async fn inherit(&mut self) -> Result<Option<(KernelPath, Links)>> {
+        let Some(tables) = self.machine.as_ref().and_then(Machine::tables) else { return Ok(None) };
+        let links = self.netlink.links().await?;
+        let Ok(up) = device(&links, UP[0]) else { return Ok(None) };
+        if device(&links, UP[1]).is_err() || device(&links, TUNNEL).is_err() {
+            return Ok(None);
+        }
+        match KernelPath::take_over(&tables, up.index) {
+            Ok(kernel) => {
+                tracing::info!("the programs of the daemon before go on");
+                Ok(Some((kernel, links)))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "flows of the daemon before end");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Devices of its own, and empty tables.
+    async fn begin(&mut self) -> Result<(KernelPath, Links)> {
+        self.clear_away().await?;
+        let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
+        let there = self.netlink.links().await?;
+        if let Some(name) = UP.into_iter().chain([TUNNEL]).find(|name| there.contains_key(*name)) {
+            bail!("there is a device {name} already; another eastgate in this network namespace?");
         }
         machine.will_make(UP[0])?;
         self.netlink.add_veth(UP[0], UP[1], UP_MTU).await?;
         machine.will_make(TUNNEL)?;
         let port = make_tunnel(&self.netlink).await?;
-        let links = self.netlink.links().await?;
-        let link = |name: &str| links.get(name).ok_or_else(|| anyhow!("device {name} is gone"));
         for device in UP.into_iter().chain([TUNNEL]) {
             // They carry frames of tenants and have no addresses of their own. Without IPv6 there is nothing to turn off.
             let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"), "1");
         }
+        let links = self.netlink.links().await?;
         let limits = self.view.shared.snapshot().config.limits;
-        let kernel =
-            KernelPath::load(limits.flows.saturating_add(limits.unanswered), link(UP[0])?.index, port)?;
-        kernel.take_snapshot(&self.view.shared.snapshot_arc())?;
-        machine.tap(&self.netlink, link(TUNNEL)?, kernel.tunnel_program()).await?;
-        let up = link(UP[1])?;
+        let flows = limits.flows.saturating_add(limits.unanswered);
+        let kernel = KernelPath::load(flows, device(&links, UP[0])?.index, port)?;
+        Ok((kernel, links))
+    }
+
+    /// Ports and underlay are served: what was decided before this daemon passes no more, and is decided by it.
+    pub(super) async fn go_live(&self) -> Result<()> {
+        let Some(kernel) = self.view.kernel.get().cloned() else { return Ok(()) };
+        let up = nix::net::if_::if_nametoindex(UP[1]).with_context(|| format!("device {} is gone", UP[1]))?;
         for worker in &self.workers {
-            let socket = PacketSocket::open_up(up.index, super::fanout_group(up.index))
+            let socket = PacketSocket::open_up(up, super::fanout_group(up))
                 .context("cannot listen for frames that go up")?;
-            worker.tell(Command::Up(socket));
+            worker.tell(Command::Up(UpSocket { socket, session: kernel.session() }));
         }
-        Ok(Arc::new(kernel))
+        // What comes up from the next line on finds them listening.
+        self.wait_for_workers().await;
+        kernel.go_live(&self.view.shared.snapshot_arc())?;
+        let shared = self.view.shared.clone();
+        // Not waited for: flows whose packets come first are taken first.
+        tokio::task::spawn_blocking(move || {
+            let taken = shared.adopt_all(&kernel.flows());
+            if taken > 0 {
+                tracing::info!(flows = taken, "flows of the daemon before are taken over");
+            }
+        });
+        Ok(())
     }
 
     /// Puts the program on the underlay device, or says that there is none.
@@ -128,11 +177,18 @@ impl Daemon {
             && let Some(machine) = &mut self.machine
         {
             machine.tap(&self.netlink, link, kernel.underlay_program().as_fd()).await?;
+            machine.untap_others(&self.netlink, &[TUNNEL, &link.name]).await?;
             self.tapped = Some(link.index);
         }
         kernel.set_underlay(link.map(|link| kernel_underlay(snapshot, link)))?;
         Ok(())
     }
+}
+
+type Links = BTreeMap<String, Link>;
+
+fn device<'l>(links: &'l Links, name: &str) -> Result<&'l Link> {
+    links.get(name).ok_or_else(|| anyhow!("device {name} is gone"))
 }
 
 fn kernel_underlay(snapshot: &Snapshot, link: &Link) -> KernelUnderlay {

@@ -1,15 +1,15 @@
 //! The kernel's side of the fast path: who is where in its tables, and flows written into them.
 
 use std::{
-    collections::HashMap,
-    net::{IpAddr, UdpSocket},
+    collections::{BTreeSet, HashMap},
+    net::{IpAddr, Ipv6Addr, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Mutex},
 };
 
 use eastgate_fastpath::{
-    Error, Fastpath, Flow, Key, Limits, Settings, Stats, TcpSide, WAY_INHERIT_TOS, WAY_INHERIT_TTL, WAY_OPEN,
-    WAY_PEER, Way, address,
+    Error, Fastpath, Flow, Key, LAYOUT, Limits, Network, Settings, Stats, TableIds, TcpSide, WAY_INHERIT_TOS,
+    WAY_INHERIT_TTL, WAY_OPEN, WAY_PEER, Way, address,
 };
 use eastgate_policy::flow::{Count, Found, Offloaded, Progress, Side};
 use eastgate_vtep::{
@@ -79,6 +79,10 @@ struct Tables {
     networks: HashMap<Vni, (u32, u32)>,
     /// VTEPs by their place; none for one of this very machine
     vteps: HashMap<VtepAddr, Option<u32>>,
+    /// Ports of the daemon before that this one has not opened
+    inherited: BTreeSet<u32>,
+    /// This daemon's word counts. Until then flows go on as the daemon before has left them.
+    live: bool,
 }
 
 impl KernelPath {
@@ -90,6 +94,8 @@ impl KernelPath {
     pub fn load(flows: u32, up: u32, tunnel_port: u16) -> Result<Self, Error> {
         let fastpath = Fastpath::load(Limits { flows })?;
         let settings = Settings {
+            layout: LAYOUT,
+            session: 1,
             generation: 1,
             up_device: up,
             tunnel_port_be: tunnel_port.to_be_bytes(),
@@ -100,6 +106,68 @@ impl KernelPath {
         fastpath.set_settings(&settings)?;
         prove_withdrawal(&fastpath)?;
         Ok(Self { fastpath, tables: Mutex::new(Tables { settings, ..Tables::default() }) })
+    }
+
+    /// Loads the programs with the tables of a daemon before. Its flows go on as they were decided until
+    /// [`KernelPath::go_live`]; frames go up to this daemon from here on.
+    ///
+    /// # Errors
+    /// When they are gone, or of another layout; what the kernel says.
+    pub fn take_over(ids: &TableIds, up: u32) -> Result<Self, Error> {
+        let fastpath = Fastpath::take_over(ids)?;
+        let mut settings = fastpath.settings()?;
+        (settings.session, settings.up_device) = (settings.session.wrapping_add(1), up);
+        (settings.up_rate, settings.up_burst) = (UP_RATE, UP_BURST);
+        let networks = fastpath.networks()?;
+        let vteps = fastpath.vteps()?;
+        let mut tables = Tables { settings, ..Tables::default() };
+        for (place, network) in (0..).zip(networks) {
+            if let Ok(vni) = Vni::new_checked(network.vni) {
+                tables.networks.insert(vni, (place, network.epoch));
+            }
+        }
+        for (place, vtep) in (0..).zip(vteps) {
+            let ip = Ipv6Addr::from_octets(vtep).to_canonical();
+            tables.vteps.insert(VtepAddr(ip), Some(place));
+        }
+        tables.inherited = fastpath.open_ports().into_iter().collect();
+        fastpath.set_settings(&settings)?;
+        Ok(Self { fastpath, tables: Mutex::new(tables) })
+    }
+
+    /// By which the daemon that follows finds the tables.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn table_ids(&self) -> Result<TableIds, Error> {
+        self.fastpath.table_ids()
+    }
+
+    /// Which daemon frames go up to: this one.
+    #[must_use]
+    pub fn session(&self) -> u32 {
+        lock(&self.tables).settings.session
+    }
+
+    /// Ports and underlay are as this daemon wants them, and its workers listen: from here on nothing passes that was
+    /// decided before it. Ports that it does not know are closed.
+    ///
+    /// # Errors
+    /// When a table cannot be written.
+    pub fn go_live(&self, snapshot: &Arc<Snapshot>) -> Result<(), Error> {
+        self.take_snapshot(snapshot)?;
+        let mut tables = lock(&self.tables);
+        for ifindex in std::mem::take(&mut tables.inherited) {
+            self.fastpath.remove_port(ifindex)?;
+        }
+        tables.live = true;
+        self.renew(&mut tables)
+    }
+
+    /// The flows that the tables have, as packets of them, in either direction.
+    #[must_use]
+    pub fn flows(&self) -> Vec<FlowKey> {
+        self.fastpath.flow_keys().filter_map(|key| key.packet()).collect()
     }
 
     /// The program for tenant ports.
@@ -162,6 +230,7 @@ impl KernelPath {
     /// When a table cannot be written; the port is closed then.
     pub fn set_port(&self, id: PortId, port: KernelPort, vni: Vni) -> Result<(), Error> {
         let mut tables = lock(&self.tables);
+        tables.inherited.remove(&port.ifindex);
         match tables.ports.insert(id, (port, vni)) {
             Some(before) if before == (port, vni) => return Ok(()),
             Some((before, _)) => {
@@ -205,7 +274,9 @@ impl KernelPath {
 
     /// What flows were told of devices and paths is no longer so: each comes up once more.
     fn renew(&self, tables: &mut Tables) -> Result<(), Error> {
-        tables.settings.generation = tables.settings.generation.wrapping_add(1);
+        if tables.live {
+            tables.settings.generation = tables.settings.generation.wrapping_add(1);
+        }
         self.fastpath.set_settings(&tables.settings)
     }
 
@@ -222,7 +293,7 @@ impl KernelPath {
         for (vni, (place, epoch)) in &mut tables.networks {
             let in_force = snapshot.network(*vni).map_or(0, |network| network.epoch);
             if *epoch != in_force {
-                self.fastpath.set_epoch(*place, in_force)?;
+                self.fastpath.set_network(*place, Network { vni: vni.get(), epoch: in_force })?;
                 *epoch = in_force;
             }
         }
@@ -307,7 +378,7 @@ impl KernelPath {
         if place >= self.fastpath.places().0 {
             return None;
         }
-        self.written(self.fastpath.set_epoch(place, epoch))?;
+        self.written(self.fastpath.set_network(place, Network { vni: vni.get(), epoch }))?;
         tables.networks.insert(vni, (place, epoch));
         Some(place)
     }

@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use eastgate_fastpath::TableIds;
 use eastgate_steering::settings::{Change, Plan, Restore, Saved, Setting, diff};
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,7 @@ pub struct Machine {
     settings: Restore,
     guards: BTreeMap<String, Guard>,
     devices: BTreeSet<String>,
+    tables: Option<TableIds>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -65,6 +67,9 @@ struct Record {
     /// Devices that eastgate made
     #[serde(default)]
     devices: BTreeSet<String>,
+    /// The tables of the programs that are attached
+    #[serde(default)]
+    tables: Option<TableIds>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -98,7 +103,8 @@ impl Machine {
             let SavedSetting { file, before, written } = saved;
             Some(Saved { id: file.parse().ok()?, before, written })
         });
-        Ok(Self { record, settings: settings.collect(), guards: read.guards, devices: read.devices })
+        let (guards, devices, tables) = (read.guards, read.devices, read.tables);
+        Ok(Self { record, settings: settings.collect(), guards, devices, tables })
     }
 
     /// Is there anything to undo?
@@ -135,6 +141,18 @@ impl Machine {
         self.remember_guard(link, closed, true)
     }
 
+    /// Takes programs off devices that stay open to the kernel's own stack, other than these.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn untap_others(&mut self, netlink: &Netlink, keep: &[&str]) -> Result<(), MachineError> {
+        let others = self.guards.iter().filter(|(name, guard)| guard.tap && !keep.contains(&&***name));
+        for name in others.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.open_port(netlink, &name).await?;
+        }
+        Ok(())
+    }
+
     fn remember_guard(&mut self, link: &Link, mut closed: Closed, tap: bool) -> Result<(), MachineError> {
         // Found closed already, by a daemon before: whether the qdisc was ours is in its record.
         if let Some(before) = self.guards.get(&link.name).filter(|guard| guard.index == link.index) {
@@ -164,7 +182,23 @@ impl Machine {
                 guard::close(netlink, guard.index, None).await?;
             }
         }
+        self.tables = None;
         Ok(())
+    }
+
+    /// The tables that a daemon before has left to its programs.
+    #[must_use]
+    pub const fn tables(&self) -> Option<TableIds> {
+        self.tables
+    }
+
+    /// Notes the tables of the programs that are about to be attached, for the daemon that follows.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn remember_tables(&mut self, tables: TableIds) -> Result<(), MachineError> {
+        self.tables = Some(tables);
+        self.save()
     }
 
     /// Notes a device that is about to be made, so that it is taken away whatever happens.
@@ -275,6 +309,7 @@ impl Machine {
             settings: settings.collect(),
             guards: self.guards.clone(),
             devices: self.devices.clone(),
+            tables: self.tables,
         };
         let fail = |source| MachineError::Record { path: self.record.clone(), source };
         if let Some(folder) = self.record.parent() {

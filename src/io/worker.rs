@@ -39,7 +39,7 @@ pub enum Command {
     /// Stop serving it.
     RemovePort(PortId),
     /// Take the frames that the kernel's programs send up.
-    Up(PacketSocket),
+    Up(UpSocket),
     /// Hear and speak here, instead of where it did.
     Underlay {
         /// Where to hear
@@ -51,6 +51,15 @@ pub enum Command {
     Sync(mpsc::SyncSender<()>),
     /// End.
     Stop,
+}
+
+/// Where the kernel's programs send frames up to.
+#[derive(Debug)]
+pub struct UpSocket {
+    /// Frames of all ports
+    pub socket: PacketSocket,
+    /// Which daemon they must be meant for
+    pub session: u32,
 }
 
 /// The daemon's hand on a worker.
@@ -116,7 +125,7 @@ struct Worker {
     received: RecvBatch,
     batch: Batch,
     sender: Sender,
-    up: Option<PacketSocket>,
+    up: Option<UpSocket>,
 }
 
 const WAKE: u64 = u64::MAX;
@@ -193,7 +202,7 @@ impl Worker {
                     self.sockets.ports.remove(&port);
                 }
                 Command::Up(socket) => {
-                    self.watch(socket.as_fd(), UP);
+                    self.watch(socket.socket.as_fd(), UP);
                     self.up = Some(socket);
                 }
                 Command::Underlay { listeners, speakers } => {
@@ -249,9 +258,9 @@ impl Worker {
 
     /// Frames of all tenant ports, each behind the number of the one it came from.
     fn serve_up(&mut self) {
-        let Some(socket) = &self.up else { return };
-        let count = match socket.recv(&mut self.received) {
-            Ok(count) => count,
+        let Some(UpSocket { socket, session }) = &self.up else { return };
+        let (count, session) = match socket.recv(&mut self.received) {
+            Ok(count) => (count, *session),
             Err(error) => return tracing::debug!(%error, "no frames from the kernel's programs"),
         };
         if count == 0 {
@@ -268,7 +277,8 @@ impl Worker {
                 continue;
             };
             // Anyone with the privilege can put frames on a device of this namespace: what has no port is no tenant's.
-            let port = port_of(frame.bytes()).map(PortId);
+            // Nor has what was sent up to the daemon before, whose ports had other numbers.
+            let port = port_of(frame.bytes(), session).map(PortId);
             match port.filter(|_| frame.pull_front(UP_HEADER)) {
                 Some(port) => {
                     let _ = pipeline.handle_tenant(port, &mut frame, now, &mut self.batch);

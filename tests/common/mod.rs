@@ -13,13 +13,14 @@
 mod capture;
 mod daemon;
 mod machine;
+pub mod site;
 mod traffic;
 mod world;
 
 pub use capture::{Capture, arp_request, hardware_address, icmp_echo, neighbor_solicitation, send_frame};
 pub use daemon::{Daemon, EASTGATE, eastgate};
 pub use machine::Machine;
-pub use traffic::{Sink, Stream, accept_bulk, bulk, datagram_arrives};
+pub use traffic::{Dialogue, Sink, Stream, accept_bulk, bulk, datagram_arrives};
 pub use world::{Space, World};
 
 use std::{

@@ -16,7 +16,7 @@ use super::{BOUND, Space, wait_for};
 /// Between two datagrams of a stream.
 const PACE: Duration = Duration::from_millis(1);
 /// A stream that nobody stops ends by itself.
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_secs(900);
 /// How soon a sink sees that it is over.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -30,15 +30,22 @@ pub struct Stream {
 impl Stream {
     /// Starts it.
     pub fn start(space: &Space, from: SocketAddr, to: SocketAddr) -> Self {
+        Self::bursts(space, from, to, 1)
+    }
+
+    /// Starts one of `burst` datagrams at a time.
+    pub fn bursts(space: &Space, from: SocketAddr, to: SocketAddr, burst: u32) -> Self {
         let (sent, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (counter, end) = (sent.clone(), stop.clone());
         let thread = space.spawn(move || {
             let socket = UdpSocket::bind(from).unwrap();
             let begun = Instant::now();
             while !end.load(SeqCst) && begun.elapsed() < LONGEST {
-                // Refused while nobody answers ARP: that datagram is lost, as others are on the way.
-                let _ = socket.send_to(&(counter.load(SeqCst) + 1).to_be_bytes(), to);
-                counter.fetch_add(1, SeqCst);
+                for _ in 0..burst {
+                    // Refused while nobody answers ARP: that datagram is lost, as others are on the way.
+                    let _ = socket.send_to(&(counter.load(SeqCst) + 1).to_be_bytes(), to);
+                    counter.fetch_add(1, SeqCst);
+                }
                 thread::sleep(PACE);
             }
         });
@@ -48,6 +55,12 @@ impl Stream {
     /// The number of the last datagram.
     pub fn sent(&self) -> u64 {
         self.sent.load(SeqCst)
+    }
+
+    /// Ends it, and gives how many it has sent.
+    pub fn finish(mut self) -> u64 {
+        end(&self.stop, &mut self.thread);
+        self.sent()
     }
 
     /// Returns when it has sent as many more.
@@ -125,6 +138,55 @@ fn end(stop: &AtomicBool, thread: &mut Option<JoinHandle<()>>) {
     stop.store(true, SeqCst);
     if let Some(thread) = thread.take() {
         let _ = thread.join();
+    }
+}
+
+/// A TCP connection on which one end asks and the other answers, all the time. It ends when it is dropped.
+pub struct Dialogue {
+    rounds: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    threads: [Option<JoinHandle<()>>; 2],
+}
+
+impl Dialogue {
+    /// Connects `from` with `to`, and begins.
+    pub fn start(from: &Space, to: (&Space, SocketAddr)) -> Self {
+        let listener = to.0.enter(move || TcpListener::bind(to.1).unwrap());
+        let answerer = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut number = [0; 8];
+            while stream.read_exact(&mut number).is_ok() && stream.write_all(&number).is_ok() {}
+        });
+        let (rounds, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (counter, end) = (rounds.clone(), stop.clone());
+        let asker = from.spawn(move || {
+            let mut stream = TcpStream::connect_timeout(&to.1, BOUND).unwrap();
+            stream.set_read_timeout(Some(BOUND)).unwrap();
+            let mut answer = [0; 8];
+            while !end.load(SeqCst) {
+                let number = counter.load(SeqCst) + 1;
+                stream.write_all(&number.to_be_bytes()).unwrap();
+                stream.read_exact(&mut answer).unwrap();
+                assert_eq!(u64::from_be_bytes(answer), number);
+                counter.store(number, SeqCst);
+                thread::sleep(PACE);
+            }
+        });
+        Self { rounds, stop, threads: [Some(asker), Some(answerer)] }
+    }
+
+    /// Returns when something has been asked and answered after this call.
+    pub fn goes_on(&self, when: &str) {
+        let rounds = self.rounds.load(SeqCst) + 2;
+        wait_for(&format!("the connection goes on {when}"), || self.rounds.load(SeqCst) >= rounds);
+    }
+}
+
+impl Drop for Dialogue {
+    fn drop(&mut self) {
+        for thread in &mut self.threads {
+            end(&self.stop, thread);
+        }
     }
 }
 

@@ -100,7 +100,7 @@ impl Host {
                 ttl: 64,
             };
             kernel.set_underlay(Some(underlay)).unwrap();
-            kernel.take_snapshot(&snapshot).unwrap();
+            kernel.go_live(&snapshot).unwrap();
             host.shared.offload_to(kernel.clone());
             host.ports = devices.to_vec();
             host.kernel = Some(kernel);
@@ -138,7 +138,7 @@ impl Host {
             }
         };
         assert_eq!(trial.verdict, REDIRECT, "a frame that is neither carried nor sent up");
-        if eastgate_fastpath::port_of(&trial.frame) == Some(self.port(station).0) {
+        if eastgate_fastpath::port_of(&trial.frame, kernel.session()) == Some(self.port(station).0) {
             assert_eq!(&trial.frame[eastgate_fastpath::UP_HEADER..], frame, "changed on the way up");
             return self.pipeline(Some(station), frame, 0, offload);
         }

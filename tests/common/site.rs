@@ -1,0 +1,202 @@
+//! Two hosts on one cable with three machines, and flows between them that are allowed or not.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use eastgate_wire::MacAddr;
+
+use super::{Daemon, Sink, Space, Stream, World};
+
+/// What a daemon must have put right or found out by then.
+pub const SOON: Duration = Duration::from_secs(2);
+
+pub const ALLOWED: u16 = 7000;
+pub const DENIED: u16 = 7001;
+
+pub const HOSTS_V4: &str = r#"
+[host.alpha]
+vtep = "192.0.2.1"
+device = "underlay0"
+[host.beta]
+vtep = "192.0.2.2"
+device = "underlay0"
+"#;
+
+pub const HOSTS_V6: &str = r#"
+[host.alpha]
+vtep = "2001:db8::1"
+device = "underlay0"
+[host.beta]
+vtep = "2001:db8::2"
+device = "underlay0"
+"#;
+
+pub const TENANT: &str = r#"
+[tenant.acme.network.lan]
+vni = 5001
+subnets = ["10.1.0.0/24", "fd00:1::/64"]
+
+[tenant.acme.group.all]
+ingress = [
+  { proto = "udp", ports = [7000], from = "any" },
+  { proto = "tcp", ports = 5432, from = "any" },
+  { proto = "sctp", ports = 3868, from = "any" },
+  { proto = "icmp", from = "any" },
+]
+egress = [{ to = "any" }]
+
+[tenant.acme.endpoint.web1]
+network = "lan"
+host = "alpha"
+port = "veth-web1"
+mac = "02:00:00:00:00:11"
+addresses = ["10.1.0.11", "fd00:1::11"]
+groups = ["all"]
+
+[tenant.acme.endpoint.web2]
+network = "lan"
+host = "alpha"
+port = "veth-web2"
+mac = "02:00:00:00:00:12"
+addresses = ["10.1.0.12", "fd00:1::12"]
+groups = ["all"]
+
+[tenant.acme.endpoint.db1]
+network = "lan"
+host = "beta"
+port = "veth-db1"
+mac = "02:00:00:00:00:21"
+addresses = ["10.1.0.21", "fd00:1::21"]
+groups = ["all"]
+"#;
+
+pub const WEB1: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x11]);
+
+/// Two hosts on one cable; web1 and web2 at alpha, db1 at beta.
+pub struct Site {
+    pub world: World,
+    pub alpha: Space,
+    pub beta: Space,
+    pub web1: Space,
+    pub web2: Space,
+    pub db1: Space,
+    pub config: PathBuf,
+}
+
+impl Site {
+    pub fn new(hosts: &str) -> Option<Self> {
+        let mut world = World::new()?;
+        let (alpha, beta) = (world.space("alpha"), world.space("beta"));
+        let (web1, web2, db1) = (world.space("web1"), world.space("web2"), world.space("db1"));
+        let config = world.write("eastgate.toml", &format!("{hosts}{TENANT}"));
+        let site = Self { world, alpha, beta, web1, web2, db1, config };
+        site.lay_underlay();
+        site.plug(&site.alpha, "veth-web1", &site.web1, 0x11);
+        site.plug(&site.alpha, "veth-web2", &site.web2, 0x12);
+        site.plug(&site.beta, "veth-db1", &site.db1, 0x21);
+        Some(site)
+    }
+
+    pub fn lay_underlay(&self) {
+        self.world.cable((&self.alpha, "underlay0"), (&self.beta, "underlay0"), 1700);
+        self.address_underlay(&self.alpha, 1);
+        self.address_underlay(&self.beta, 2);
+    }
+
+    pub fn address_underlay(&self, host: &Space, number: u8) {
+        host.ip(&format!("addr add 192.0.2.{number}/24 dev underlay0"));
+        host.ip(&format!("addr add 2001:db8::{number}/64 dev underlay0 nodad"));
+    }
+
+    /// Plugs machine number `number` into device `port` of `host`.
+    pub fn plug(&self, host: &Space, port: &str, machine: &Space, number: u8) {
+        self.world.cable((host, port), (machine, "eth0"), 1500);
+        machine.ip(&format!("link set eth0 address 02:00:00:00:00:{number:02x}"));
+        machine.ip(&format!("addr add 10.1.0.{number:x}/24 dev eth0"));
+        machine.ip(&format!("addr add fd00:1::{number:x}/64 dev eth0 nodad"));
+    }
+
+    /// The kernel of alpha hears nothing from this port, and of its own says nothing there: the filters that see to
+    /// it are classic BPF, of which it shows no name but the code.
+    pub fn assert_guarded(&self, port: &str) {
+        let refuse_all = "bytecode '1,6 0 0 2'";
+        for (way, code) in
+            [("ingress", refuse_all), ("egress", "bytecode '4,32 0 0 4294963220,21 0 1 1700885364,")]
+        {
+            let guard = self.alpha.tc(&format!("filter show dev {port} {way}"));
+            assert!(
+                guard.contains("handle 0xea57 direct-action") && guard.contains(code),
+                "{port} is open: {guard}"
+            );
+        }
+    }
+
+    /// Without eBPF: what is said of the daemon's life here holds for each packet. What the fast path does when the
+    /// daemon comes and goes has tests of its own.
+    pub fn run(&self, host: &str) -> Daemon {
+        self.run_with(host, "userspace")
+    }
+
+    pub fn run_with(&self, host: &str, dataplane: &str) -> Daemon {
+        self.run_more(host, &["--dataplane", dataplane])
+    }
+
+    pub fn run_more(&self, host: &str, options: &[&str]) -> Daemon {
+        let space = if host == "alpha" { &self.alpha } else { &self.beta };
+        Daemon::start(&self.world, space, &self.config, host, options)
+    }
+
+    /// Nothing but the programs hears this port.
+    pub fn assert_programmed(&self, port: &str) {
+        let filter = self.alpha.tc(&format!("filter show dev {port} ingress"));
+        assert!(
+            filter.contains("handle 0xea57 eastgate-ingress direct-action") && filter.contains("name tenant"),
+            "{port} is open: {filter}"
+        );
+    }
+
+    /// The configuration with its text changed.
+    pub fn rewrite(&self, change: impl FnOnce(String) -> String) {
+        std::fs::write(&self.config, change(std::fs::read_to_string(&self.config).unwrap())).unwrap();
+    }
+
+    pub fn allow_denied(&self) {
+        self.rewrite(|text| text.replace("[7000]", "[7000, 7001]"));
+    }
+}
+
+pub fn udp(number: u8, port: u16) -> SocketAddr {
+    SocketAddr::from(([10, 1, 0, number], port))
+}
+
+/// Both kinds of flow from web1, to db1 on the other host and to web2 on the same one.
+pub struct Flows {
+    pub allowed: [(Stream, Sink); 2],
+    pub denied: [(Stream, Sink); 2],
+}
+
+impl Flows {
+    pub fn start(site: &Site) -> Self {
+        let flow = |port: u16, to: &Space, number: u8| {
+            let sink = Sink::start(to, udp(number, port));
+            (Stream::start(&site.web1, udp(11, 1000 + port + u16::from(number)), udp(number, port)), sink)
+        };
+        Self {
+            allowed: [flow(ALLOWED, &site.db1, 21), flow(ALLOWED, &site.web2, 12)],
+            denied: [flow(DENIED, &site.db1, 21), flow(DENIED, &site.web2, 12)],
+        }
+    }
+
+    pub fn allowed_arrive(&self, when: &str) {
+        for (stream, sink) in &self.allowed {
+            stream.arrives(&format!("allowed datagrams arrive {when}"), sink);
+        }
+    }
+
+    /// Some were sent, and none has ever arrived.
+    pub fn denied_never_arrived(&self) {
+        for (stream, sink) in &self.denied {
+            stream.send_more(20);
+            assert_eq!(sink.count(), 0, "of {} denied datagrams", stream.sent());
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The fast path in earnest: what becomes of its flows when the daemon is killed and started again, when policy, ports
+//! and underlay change.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{Daemon, Dialogue, Machine, Sink, Stream, site::*, wait_within};
+
+/// Refused, and many.
+const FLOODED: u16 = 7002;
+
+fn tcp(number: u8, port: u16) -> std::net::SocketAddr {
+    udp(number, port)
+}
+
+/// Whether every flow is with the programs.
+fn all_carried_in_the_kernel(daemon: &Daemon) -> bool {
+    let rows = daemon.ask(&["show", "flows"]);
+    let rows = rows["flows"].as_array().unwrap();
+    !rows.is_empty() && rows.iter().all(|flow| flow["offloaded"] == true)
+}
+
+/// Whether the programs have carried packets, rather than the workers.
+fn carried_in_the_kernel(daemon: &Daemon) -> bool {
+    let rows = daemon.ask(&["show", "flows"]);
+    rows["flows"].as_array().unwrap().iter().any(|flow| flow["offloaded"] == true)
+}
+
+/// Both hosts with programs, and flows that they carry.
+struct Running {
+    site: Site,
+    daemons: [Option<Daemon>; 2],
+    before: [Machine; 2],
+}
+
+const NAMES: [&str; 2] = ["alpha", "beta"];
+
+impl Running {
+    fn start() -> Option<Self> {
+        let site = Site::new(HOSTS_V4)?;
+        let before = [Machine::of(&site.alpha), Machine::of(&site.beta)];
+        let daemons = NAMES.map(|name| Some(site.run_with(name, "ebpf")));
+        Some(Self { site, daemons, before })
+    }
+
+    fn wait_until_carried(&self) {
+        for daemon in self.daemons.iter().flatten() {
+            wait_within(SOON, "flows are offloaded", || all_carried_in_the_kernel(daemon));
+        }
+    }
+
+    fn kill(&mut self, host: usize) {
+        self.daemons[host].take().expect("it runs").kill();
+    }
+
+    fn run_again(&mut self, host: usize) {
+        self.daemons[host] = Some(self.site.run_with(NAMES[host], "ebpf"));
+    }
+
+    fn stop(self) {
+        let spaces = [&self.site.alpha, &self.site.beta];
+        for ((daemon, space), before) in self.daemons.into_iter().zip(spaces).zip(&self.before) {
+            assert!(daemon.expect("it runs").stop().success());
+            assert_eq!(before.changes(&Machine::of(space)), Vec::<String>::new());
+        }
+    }
+}
+
+/// `EASTGATE_KILLS` makes the campaign longer: `cargo xtask soak` does.
+#[test]
+fn no_packet_is_lost_and_none_is_let_pass_while_daemons_are_killed_and_started_again() {
+    let kills = std::env::var("EASTGATE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(4);
+    let Some(mut running) = Running::start() else { return };
+    let flows = Flows::start(&running.site);
+    let flood_sink = Sink::start(&running.site.db1, udp(21, FLOODED));
+    let flood = Stream::bursts(&running.site.web2, udp(12, 9000), udp(21, FLOODED), 100);
+    let dialogue = Dialogue::start(&running.site.web1, (&running.site.db1, tcp(21, 5432)));
+    flows.allowed_arrive("at first");
+    dialogue.goes_on("at first");
+    running.wait_until_carried();
+    let lost = |flows: &Flows| {
+        let missing =
+            flows.allowed.iter().map(|(stream, sink)| stream.sent() - sink.count().min(stream.sent()));
+        missing.sum::<u64>()
+    };
+    wait_within(SOON, "what was on its way arrives", || lost(&flows) <= 4);
+    // The first datagrams wait for ARP, and some of them in vain.
+    let already = flows.allowed.each_ref().map(|(stream, sink)| stream.sent().saturating_sub(sink.count()));
+
+    for kill in 0..kills {
+        let host = kill % 2;
+        running.kill(host);
+        flows.allowed_arrive("without a daemon");
+        dialogue.goes_on("without a daemon");
+        running.run_again(host);
+        flows.allowed_arrive("under the next daemon");
+        dialogue.goes_on("under the next daemon");
+        running.wait_until_carried();
+    }
+    let Flows { allowed, denied } = flows;
+    for ((stream, sink), already) in allowed.into_iter().zip(already) {
+        let sent = stream.finish();
+        wait_within(SOON, "every datagram arrives", || sink.count() + already >= sent);
+        println!("{sent} datagrams of an allowed flow, {} arrived, {already} were lost before", sink.count());
+    }
+    let refused = denied.map(|(stream, sink)| (stream.finish(), sink.count()));
+    let flooded = (flood.finish(), flood_sink.count());
+    println!("{kills} kills, denied datagrams and how many of them passed: {refused:?}, {flooded:?}");
+    for (sent, passed) in refused.into_iter().chain([flooded]) {
+        assert!(sent > 0 && passed == 0, "{passed} of {sent} denied datagrams passed");
+    }
+    drop(dialogue);
+    running.stop();
+}
+
+#[test]
+fn a_killed_daemon_changes_nothing_for_flows_that_were_decided_and_lets_none_begin() {
+    let Some(mut running) = Running::start() else { return };
+    let flows = Flows::start(&running.site);
+    flows.allowed_arrive("at first");
+    running.wait_until_carried();
+    running.kill(0);
+    flows.allowed_arrive("while no daemon runs on the sender's host");
+    flows.denied_never_arrived();
+    for port in ["veth-web1", "veth-web2"] {
+        running.site.assert_programmed(port);
+    }
+    assert!(!running.site.web1.ping("10.1.0.12"), "what nobody has decided began without a daemon");
+    running.run_again(0);
+    assert!(running.site.web1.ping("10.1.0.12"));
+    flows.denied_never_arrived();
+    drop(flows);
+    running.stop();
+}
+
+#[test]
+fn the_policy_of_the_next_daemon_holds_for_flows_of_the_one_before() {
+    let Some(mut running) = Running::start() else { return };
+    running.site.allow_denied();
+    for daemon in running.daemons.iter().flatten() {
+        assert!(daemon.run(&["reload"]).status.success());
+    }
+    let flows = Flows::start(&running.site);
+    flows.allowed_arrive("at first");
+    for (stream, sink) in &flows.denied {
+        stream.arrives("what is allowed for now", sink);
+    }
+    running.wait_until_carried();
+    for host in [0, 1] {
+        running.kill(host);
+    }
+    running.site.rewrite(|text| text.replace("[7000, 7001]", "[7000]"));
+    for (stream, sink) in &flows.denied {
+        stream.arrives("under the last policy, without a daemon", sink);
+    }
+    for host in [0, 1] {
+        running.run_again(host);
+    }
+    for (stream, sink) in &flows.denied {
+        assert!(stream.is_cut(sink, 200), "a flow outlived the policy that allowed it");
+    }
+    flows.allowed_arrive("under the new policy");
+    drop(flows);
+    running.stop();
+}
+
+#[test]
+fn a_stop_that_keeps_the_fast_path_is_for_the_daemon_that_follows() {
+    let Some(mut running) = Running::start() else { return };
+    running.daemons[0].take().expect("it runs").stop();
+    let keeping = running.site.run_more("alpha", &["--dataplane", "ebpf", "--on-stop", "keep"]);
+    let flows = Flows::start(&running.site);
+    let dialogue = Dialogue::start(&running.site.web1, (&running.site.db1, tcp(21, 5432)));
+    flows.allowed_arrive("at first");
+    dialogue.goes_on("at first");
+    wait_within(SOON, "flows are offloaded", || all_carried_in_the_kernel(&keeping));
+    assert!(keeping.stop().success());
+    flows.allowed_arrive("after the stop");
+    dialogue.goes_on("after the stop");
+    flows.denied_never_arrived();
+    running.run_again(0);
+    flows.allowed_arrive("under the next daemon");
+    dialogue.goes_on("under the next daemon");
+    flows.denied_never_arrived();
+    drop((flows, dialogue));
+    running.stop();
+}
+
+#[test]
+fn without_programs_the_next_daemon_takes_nothing_over() {
+    let Some(mut running) = Running::start() else { return };
+    let flows = Flows::start(&running.site);
+    flows.allowed_arrive("at first");
+    running.wait_until_carried();
+    running.kill(0);
+    running.daemons[0] = Some(running.site.run_with("alpha", "userspace"));
+    running.site.assert_guarded("veth-web1");
+    flows.allowed_arrive("in userspace");
+    flows.denied_never_arrived();
+    running.kill(0);
+    assert!(flows.allowed.iter().all(|(stream, sink)| stream.is_cut(sink, 100)), "who carries that?");
+    running.run_again(0);
+    flows.allowed_arrive("with programs again");
+    drop(flows);
+    running.stop();
+}
+
+#[test]
+fn a_changed_policy_ends_flows_that_it_does_not_allow() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    site.allow_denied();
+    let (alpha, beta) = (site.run_with("alpha", "ebpf"), site.run_with("beta", "ebpf"));
+    let flows = Flows::start(&site);
+    flows.allowed_arrive("at first");
+    for (stream, sink) in &flows.denied {
+        stream.arrives("what is allowed for now", sink);
+    }
+    wait_within(SOON, "flows are offloaded", || {
+        carried_in_the_kernel(&alpha) && carried_in_the_kernel(&beta)
+    });
+    site.rewrite(|text| text.replace("[7000, 7001]", "[7000]"));
+    for daemon in [&alpha, &beta] {
+        assert!(daemon.run(&["reload"]).status.success());
+    }
+    for (stream, sink) in &flows.denied {
+        assert!(stream.is_cut(sink, 200), "a flow outlived the policy that allowed it");
+    }
+    flows.allowed_arrive("under the new policy");
+}
+
+#[test]
+fn the_underlay_and_ports_may_come_and_go() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let (alpha, _beta) = (site.run_with("alpha", "ebpf"), site.run_with("beta", "ebpf"));
+    let flows = Flows::start(&site);
+    flows.allowed_arrive("at first");
+    wait_within(SOON, "flows are offloaded", || carried_in_the_kernel(&alpha));
+    let (stream, sink) = &flows.allowed[0];
+
+    site.alpha.ip("link set underlay0 down");
+    assert!(stream.is_cut(sink, 50));
+    site.alpha.ip("link set underlay0 up");
+    stream.arrives("after the underlay was down", sink);
+    site.alpha.ip("addr flush dev underlay0");
+    wait_within(SOON, "the programs do not go on under a foreign address", || stream.is_cut(sink, 20));
+    site.address_underlay(&site.alpha, 1);
+    stream.arrives("after the address was gone", sink);
+    site.alpha.ip("link del underlay0");
+    assert!(stream.is_cut(sink, 50));
+    site.lay_underlay();
+    flows.allowed_arrive("after the underlay was gone");
+
+    site.alpha.ip("link del veth-web2");
+    wait_within(SOON, "the port is missed", || alpha.port_state("veth-web2") == "absent");
+    stream.arrives("other ports do not mind", sink);
+    site.plug(&site.alpha, "veth-web2", &site.web2, 0x12);
+    wait_within(SOON, "the port is served again", || alpha.port_state("veth-web2") == "forwarding");
+    site.assert_programmed("veth-web2");
+    flows.allowed[1].0.arrives("after the port came back", &flows.allowed[1].1);
+    flows.denied_never_arrived();
+}
