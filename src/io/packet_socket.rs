@@ -10,7 +10,7 @@ use eastgate_wire::Frame;
 
 use super::{
     mmsg::{Prefix, RecvBatch},
-    sysopt,
+    sysopt::{self, Overflow},
 };
 
 /// Bytes of the receive queue asked for; the kernel doubles it for its own book-keeping.
@@ -25,6 +25,7 @@ const PACKET_AUXDATA: libc::c_int = 8;
 #[derive(Debug)]
 pub struct PacketSocket {
     fd: OwnedFd,
+    overflow: Overflow,
 }
 
 impl PacketSocket {
@@ -81,7 +82,7 @@ impl PacketSocket {
             }
             OwnedFd::from_raw_fd(fd)
         };
-        let socket = Self { fd };
+        let socket = Self { fd, overflow: Overflow::default() };
         let set = |name, value: libc::c_int| sysopt::set(socket.as_fd(), libc::SOL_PACKET, name, value);
         set(sysopt::PACKET_VNET_HDR, 1)?;
         set(sysopt::PACKET_IGNORE_OUTGOING, 1)?;
@@ -120,6 +121,11 @@ impl PacketSocket {
             )
         };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// How many frames it has lost since the last call because its queue was full.
+    pub fn newly_dropped(&mut self) -> u32 {
+        self.overflow.newly_dropped(self.fd.as_fd())
     }
 
     /// Receives a batch of frames.

@@ -59,6 +59,45 @@ pub fn set<T: Copy>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, v
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// What a socket has dropped because nobody took it off in time.
+#[derive(Debug, Default)]
+pub struct Overflow {
+    counted: u32,
+}
+
+impl Overflow {
+    /// How many frames or datagrams were dropped since the last call.
+    pub fn newly_dropped(&mut self, fd: BorrowedFd<'_>) -> u32 {
+        // An error counts nothing; the kernel's counter keeps what was missed.
+        let all = dropped(fd).unwrap_or(self.counted);
+        let new = all.wrapping_sub(self.counted);
+        self.counted = all;
+        new
+    }
+}
+
+/// What a socket has ever dropped: the kernel counts in 32 bits, round and round.
+fn dropped(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    const DROPS: usize = libc::SK_MEMINFO_DROPS as usize;
+    let mut values = [0u32; DROPS + 1];
+    let mut len = size_of_val(&values) as libc::socklen_t;
+    // SAFETY: the pointer and length describe `values`, which outlives the call.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            std::ptr::from_mut(&mut values).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 && len as usize == size_of_val(&values) {
+        Ok(values[DROPS])
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Attaches a classic BPF program that refuses every packet, for a socket that only sends.
 ///
 /// # Errors
@@ -67,4 +106,36 @@ pub fn refuse_everything(fd: BorrowedFd<'_>) -> io::Result<()> {
     let mut refuse = [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
     let program = libc::sock_fprog { len: 1, filter: refuse.as_mut_ptr() };
     set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::UdpSocket, os::fd::AsFd};
+
+    use super::*;
+
+    #[test]
+    fn what_a_full_queue_loses_is_known() {
+        let listener = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        set(listener.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, 1 as libc::c_int).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut overflow = Overflow::default();
+        let mut all = 0;
+        for round in 0..2 {
+            let sent = 200;
+            (0..sent).for_each(|_| {
+                let _ = sender.send_to(&[0; 1000], at).unwrap();
+            });
+            let received =
+                std::iter::repeat_with(|| listener.recv(&mut [0; 2000])).take_while(Result::is_ok).count();
+            let lost = overflow.newly_dropped(listener.as_fd());
+            assert!(lost > 0, "round {round}: {received} of {sent} fit into the smallest queue");
+            assert_eq!(received as u32 + lost, sent, "round {round}");
+            all += lost;
+        }
+        assert_eq!(dropped(listener.as_fd()).unwrap(), all);
+        assert_eq!(overflow.newly_dropped(listener.as_fd()), 0);
+    }
 }

@@ -17,7 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
     mmsg::{Prefix, RecvBatch, each_control},
-    sysopt,
+    sysopt::{self, Overflow},
 };
 
 const RECEIVE_BUFFER: libc::c_int = 32 << 20;
@@ -66,6 +66,7 @@ fn socket(ip: IpAddr) -> io::Result<Socket> {
 #[derive(Debug)]
 pub struct Listener {
     fd: OwnedFd,
+    overflow: Overflow,
 }
 
 impl Listener {
@@ -112,7 +113,12 @@ impl Listener {
         if let Err(error) = sysopt::set(fd, libc::IPPROTO_UDP, sysopt::UDP_GRO, 1 as libc::c_int) {
             tracing::info!(%error, "this kernel does not merge received datagrams");
         }
-        Ok(Self { fd: socket.into() })
+        Ok(Self { fd: socket.into(), overflow: Overflow::default() })
+    }
+
+    /// How many datagrams it has lost since the last call because its queue was full, or their checksum was wrong.
+    pub fn newly_dropped(&mut self) -> u32 {
+        self.overflow.newly_dropped(self.fd.as_fd())
     }
 
     /// Receives a batch; each message may be several datagrams of one flow, see [`message_info`].

@@ -10,10 +10,11 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     sync::{Arc, mpsc},
+    time::Duration,
 };
 
 use eastgate_fastpath::{UP_HEADER, port_of};
-use eastgate_wire::{DropReason, Frame, Location, Offload, PortId, VtepAddr};
+use eastgate_wire::{DropReason, Frame, Instant, Location, Offload, PortId, VtepAddr};
 use nix::sys::{
     epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
     eventfd::{EfdFlags, EventFd},
@@ -126,7 +127,12 @@ struct Worker {
     batch: Batch,
     sender: Sender,
     up: Option<UpSocket>,
+    /// When overruns were last counted
+    overruns_at: Instant,
 }
+
+/// How often sockets are asked what they lost.
+const OVERRUNS_EVERY: Duration = Duration::from_millis(500);
 
 const WAKE: u64 = u64::MAX;
 const UP: u64 = u64::MAX - 1;
@@ -152,6 +158,7 @@ impl Worker {
             batch: Batch::default(),
             sender: Sender::new(),
             up: None,
+            overruns_at: clock::now(),
         })
     }
 
@@ -179,7 +186,12 @@ impl Worker {
                     data => self.serve_port(PortId(data as u32)),
                 }
             }
-            self.shared.handle_timeout(self.index, clock::now());
+            let now = clock::now();
+            self.shared.handle_timeout(self.index, now);
+            if now.since(self.overruns_at) >= OVERRUNS_EVERY {
+                self.overruns_at = now;
+                self.count_overruns(now);
+            }
         }
     }
 
@@ -323,6 +335,22 @@ impl Worker {
         }
         drop(pipeline);
         self.flush();
+    }
+
+    /// Counts what the kernel dropped because this worker was too slow.
+    fn count_overruns(&mut self, now: Instant) {
+        let lost = |vni, from| DropKey { vni, reason: DropReason::Overrun, from, by: None, rule: None };
+        let snapshot = self.shared.snapshot();
+        let ports = self.sockets.ports.iter_mut().map(|(port, socket)| {
+            let vni = snapshot.at_port(*port).map(|(network, _)| network.vni);
+            (lost(vni, Some(Location::Local(*port))), socket.newly_dropped())
+        });
+        let listeners =
+            self.sockets.listeners.iter_mut().map(|listener| (lost(None, None), listener.newly_dropped()));
+        let up = self.up.iter_mut().map(|up| (lost(None, None), up.socket.newly_dropped()));
+        for (key, frames) in ports.chain(listeners).chain(up).filter(|(_, frames)| *frames > 0) {
+            self.shared.count_drops(self.index, key, frames, now);
+        }
     }
 
     fn flush(&mut self) {

@@ -204,6 +204,14 @@ impl Shared {
         }
     }
 
+    /// Counts frames that the kernel dropped before anyone saw them.
+    pub fn count_drops(&self, index: usize, key: DropKey, frames: u32, now: Instant) {
+        if let Some(counters) = self.counters.get(index) {
+            let count = DropCount { frames: frames.into(), bytes: 0, last_at: now, last: None };
+            counters.add(key, &count);
+        }
+    }
+
     /// Counts a frame that never reached the path.
     pub fn count_drop(&self, index: usize, key: DropKey, now: Instant) {
         if let Some(counters) = self.counters.get(index) {

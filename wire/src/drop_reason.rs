@@ -140,6 +140,7 @@ drop_reasons! {
     MacFrozen, "mac-frozen", Limit, "The MAC moved too often and is frozen at its place.";
     MacMoveRefused, "mac-move-refused", Limit, "A learned MAC tried to take the place of a configured one.";
 
+    Overrun, "overrun", Device, "It came faster than it was taken off the socket: the kernel dropped it before eastgate saw it.";
     QueueFull, "queue-full", Device, "The port or the underlay took no more frames.";
     DeviceError, "device-error", Device, "The device refused the frame.";
     NotReady, "not-ready", Device, "There is no policy in force yet: nothing passes before the first snapshot.";
