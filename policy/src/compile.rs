@@ -102,8 +102,8 @@ pub struct Compiled {
     /// Address -> identity
     addresses: AddressMap,
     identities: Box<[IdentityRow]>,
-    /// Sorted by identity, then ruleset
-    entries: Box<[Entry]>,
+    /// What identities that several rulesets speak of have besides their first entry, sorted by ruleset
+    further: Box<[Entry]>,
     lists: Lists,
     depth: u32,
 }
@@ -118,12 +118,14 @@ struct Outcome {
 struct IdentityRow {
     /// The next wider identity; itself for a whole family
     parent: u32,
-    entries_from: u32,
-    entries_to: u32,
+    /// The first of its entries. It stands here to be read with the row: most identities have no other.
+    entry: Entry,
+    further_from: u32,
+    further_to: u32,
 }
 
 /// What a ruleset says of an identity.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Entry {
     ruleset: RulesetId,
     list: ListId,
@@ -155,6 +157,9 @@ pub struct Stats {
     pub resident_bytes: usize,
 }
 
+/// The place of no rule: behind all there are, with or without a base added.
+const NOWHERE: u32 = (1 << 31) - 1;
+
 /// A bound on table entries, counted down while compiling.
 struct Budget {
     limit: usize,
@@ -176,7 +181,7 @@ impl Compiled {
     /// [`CompileError`], with the rule or endpoint at fault.
     pub fn compile_within(source: &Source, limit: usize) -> Result<Self, CompileError> {
         // Above this, positions would not fit their 32 bits.
-        let limit = limit.min(1 << 30);
+        let limit = limit.min(1 << 28);
         build::build(source, &mut Budget { limit, left: limit })
     }
 
@@ -213,13 +218,11 @@ impl Compiled {
     #[must_use]
     pub fn decide_between(&self, ruleset: RulesetId, identity: IdentityId, probe: &Probe) -> Decision {
         let point = Point::of(probe);
-        let mut first = u32::MAX;
+        let mut first = NOWHERE;
         let mut at = identity.0;
         while let Some(row) = self.identities.get(at as usize) {
-            if let Some(entry) = self.entry(row, ruleset)
-                && let Some(behind) = self.lists.find(entry.list, point)
-            {
-                first = first.min(entry.base + behind);
+            if let Some(entry) = row.entry(ruleset, &self.further) {
+                first = first.min(entry.base + self.lists.find(entry.list, point));
             }
             if row.parent == at {
                 break;
@@ -238,7 +241,8 @@ impl Compiled {
             identities: self.identities.len(),
             ranges: self.addresses.ranges(),
             depth: self.depth as usize,
-            entries: self.entries.len(),
+            entries: self.identities.iter().filter(|row| row.entry != Entry::NONE).count()
+                + self.further.len(),
             lists: self.lists.len(),
             intervals: self.lists.intervals(),
             resident_bytes: size_of::<Self>()
@@ -246,29 +250,40 @@ impl Compiled {
                 + size_of_val(&*self.rulesets)
                 + size_of_val(&*self.rules)
                 + size_of_val(&*self.identities)
-                + size_of_val(&*self.entries)
+                + size_of_val(&*self.further)
                 + self.addresses.bytes()
                 + self.lists.bytes(),
         }
     }
 
     #[inline]
-    fn entry(&self, row: &IdentityRow, ruleset: RulesetId) -> Option<&Entry> {
-        let own = self.entries.get(row.entries_from as usize..row.entries_to as usize)?;
+    fn outcome(&self, ruleset: RulesetId, place: u32) -> Decision {
+        let from = self.rulesets.get(ruleset.0 as usize).copied().unwrap_or(NOWHERE);
+        let known = self.rules.get((from + place) as usize);
+        // Read in either case: a branch on whether a rule matches is one that no processor can predict.
+        let outcome = known.unwrap_or(&Outcome::NONE);
+        Decision { verdict: outcome.verdict, rule: known.map(|_| outcome.rule) }
+    }
+}
+
+impl Outcome {
+    const NONE: Self = Self { rule: RuleId(0), verdict: Decision::DEFAULT_DENY.verdict };
+}
+
+impl IdentityRow {
+    #[inline]
+    fn entry<'a>(&'a self, ruleset: RulesetId, further: &'a [Entry]) -> Option<&'a Entry> {
+        if self.entry.ruleset == ruleset {
+            return Some(&self.entry);
+        }
+        let own = further.get(self.further_from as usize..self.further_to as usize)?;
         own.binary_search_by_key(&ruleset, |entry| entry.ruleset).ok().and_then(|at| own.get(at))
     }
+}
 
-    #[inline]
-    fn outcome(&self, ruleset: RulesetId, place: u32) -> Decision {
-        if place == u32::MAX {
-            return Decision::DEFAULT_DENY;
-        }
-        let from = self.rulesets.get(ruleset.0 as usize);
-        from.and_then(|from| self.rules.get((from + place) as usize)).map_or(
-            Decision::DEFAULT_DENY,
-            |outcome| Decision { verdict: outcome.verdict, rule: Some(outcome.rule) },
-        )
-    }
+impl Entry {
+    /// Of an identity that no ruleset speaks of
+    const NONE: Self = Self { ruleset: RulesetId(u32::MAX), list: ListId::NONE, base: 0 };
 }
 
 impl Budget {

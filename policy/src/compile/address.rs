@@ -57,11 +57,12 @@ pub(crate) struct AddressMap {
     v6: Ranges<u128>,
 }
 
-/// Where each range begins (with the index of [`search`] behind), and its value.
+/// Where each range begins, and its value; the tables of [`search`].
 #[derive(Debug)]
 struct Ranges<K> {
     starts: Box<[K]>,
     values: Box<[u32]>,
+    tables: Box<[u32]>,
 }
 
 impl AddressMap {
@@ -87,14 +88,11 @@ impl AddressMap {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&*self.v4.starts)
-            + size_of_val(&*self.v6.starts)
-            + size_of_val(&*self.v4.values)
-            + size_of_val(&*self.v6.values)
+        self.v4.bytes() + self.v6.bytes()
     }
 }
 
-impl<K: Copy + Ord> Ranges<K> {
+impl<K: search::Key> Ranges<K> {
     fn new(prefixes: &[(Prefix, u32)], outside: u32, whole: Prefix, key: impl Fn(u128) -> K) -> Self {
         let mut cuts = Cuts { starts: Vec::with_capacity(prefixes.len() + 1), values: Vec::new(), key };
         cuts.cut(whole.first, outside);
@@ -112,15 +110,19 @@ impl<K: Copy + Ord> Ranges<K> {
         while let Some((last, _)) = open.pop() {
             cuts.resume(last, open.last().filter(|_| last < whole.last()));
         }
-        let Cuts { mut starts, values, .. } = cuts;
-        search::index(&mut starts, 0);
-        Self { starts: starts.into(), values: values.into() }
+        let mut tables = Vec::new();
+        search::index(&cuts.starts, &mut tables);
+        Self { starts: cuts.starts.into(), values: cuts.values.into(), tables: tables.into() }
     }
 
     #[inline]
     fn get(&self, key: K) -> Option<u32> {
-        let at = search::predecessor(&self.starts, self.values.len(), key);
+        let at = search::predecessor(&self.starts, self.starts.len(), &self.tables, key);
         self.values.get(at).copied()
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(&*self.starts) + size_of_val(&*self.values) + size_of_val(&*self.tables)
     }
 }
 

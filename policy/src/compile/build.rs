@@ -22,11 +22,11 @@ pub(super) fn build(source: &Source, budget: &mut Budget) -> Result<Compiled, Co
     let rows = rows(&rulesets, &identities, budget)?;
 
     let mut lists = intervals::Builder::new(budget);
-    let mut entries = Vec::new();
+    let mut further = Vec::new();
     let mut table: Vec<_> = identities
         .parents
         .iter()
-        .map(|&parent| IdentityRow { parent, entries_from: 0, entries_to: 0 })
+        .map(|&parent| IdentityRow { parent, entry: Entry::NONE, further_from: 0, further_to: 0 })
         .collect();
     let mut collapsed = Vec::new();
     for same in rows.chunk_by(|a, b| (a.identity, a.ruleset) == (b.identity, b.ruleset)) {
@@ -35,13 +35,17 @@ pub(super) fn build(source: &Source, budget: &mut Budget) -> Result<Compiled, Co
         collapsed.clear();
         collapsed.extend(same.iter().filter_map(|row| Some((row.rank, *rules.get(row.rank as usize)?))));
         let list = lists.list(&collapsed)?;
-        if let Some(row) = table.get_mut(first.identity as usize) {
-            if row.entries_to == 0 {
-                row.entries_from = entries.len() as u32;
-            }
-            row.entries_to = entries.len() as u32 + 1;
+        let entry = Entry { ruleset: RulesetId(first.ruleset), list, base: first.rank };
+        let Some(row) = table.get_mut(first.identity as usize) else { continue };
+        if row.entry == Entry::NONE {
+            row.entry = entry;
+            continue;
         }
-        entries.push(Entry { ruleset: RulesetId(first.ruleset), list, base: first.rank });
+        if row.further_to == 0 {
+            row.further_from = further.len() as u32;
+        }
+        further.push(entry);
+        row.further_to = further.len() as u32;
     }
     let outcomes = rulesets.flat.iter().map(|rule| Outcome { rule: rule.id, verdict: rule.verdict });
     Ok(Compiled {
@@ -51,7 +55,7 @@ pub(super) fn build(source: &Source, budget: &mut Budget) -> Result<Compiled, Co
         addresses: identities.addresses,
         depth: identities.depth,
         identities: table.into(),
-        entries: entries.into(),
+        further: further.into(),
         lists: lists.finish(),
     })
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use eastgate_wire::{Family, view::proto};
 
-use super::{Budget, CompileError, search};
+use super::{Budget, CompileError, NOWHERE, search};
 use crate::rule::{Header, PortProtocol, PortRange, Probe, Rule, Service, Verdict};
 
 /// Below a protocol: 16 bits of destination port, or ICMP type and code; then one more value for a header that
@@ -17,8 +17,6 @@ const UNREAD: u32 = 1 << 16;
 const BELOW_PROTOCOL: u32 = 2 * UNREAD - 1;
 const LAST_KEY: u32 = key(u8::MAX, BELOW_PROTOCOL);
 
-/// No rule of the list matches.
-const NOTHING: u32 = u32::MAX;
 /// The rest of the value is a list over source ports.
 const BY_SOURCE: u32 = 1 << 31;
 
@@ -26,23 +24,17 @@ const fn key(protocol: u8, below: u32) -> u32 {
     (protocol as u32) << 17 | below
 }
 
-/// A list of disjoint intervals.
+/// A list of disjoint intervals: where it begins in [`Lists`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ListId(u32);
 
-/// All interval lists of a network, in three flat arrays.
+/// All interval lists of a network, one behind the other: of each its length, where its intervals start, their
+/// values, and the tables of [`search`]. So a short list is read with one or two cache lines.
 #[derive(Debug)]
 pub(super) struct Lists {
-    heads: Box<[Head]>,
-    starts: Box<[u32]>,
-    values: Box<[u32]>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Head {
-    starts_at: u32,
-    values_at: u32,
-    len: u32,
+    words: Box<[u32]>,
+    lists: usize,
+    intervals: usize,
 }
 
 /// A probe as the position it has in the lists.
@@ -50,6 +42,10 @@ struct Head {
 pub(super) struct Point {
     key: u32,
     source: u32,
+}
+
+impl ListId {
+    pub(super) const NONE: Self = Self(u32::MAX);
 }
 
 impl Point {
@@ -72,35 +68,34 @@ impl Point {
 }
 
 impl Lists {
-    /// How far behind the list's first rule the one that decides stands; none when no rule matches.
+    /// How far behind the list's first rule the one that decides stands; [`NOWHERE`] when no rule matches.
     #[inline]
-    pub(super) fn find(&self, list: ListId, point: Point) -> Option<u32> {
-        let value = match self.value(list.0, point.key)? {
-            NOTHING => NOTHING,
-            value if value & BY_SOURCE != 0 => self.value(value & !BY_SOURCE, point.source)?,
-            value => value,
-        };
-        (value != NOTHING).then_some(value)
+    pub(super) fn find(&self, list: ListId, point: Point) -> u32 {
+        let value = self.value(list.0, point.key).unwrap_or(NOWHERE);
+        if value & BY_SOURCE == 0 {
+            return value;
+        }
+        self.value(value & !BY_SOURCE, point.source).unwrap_or(NOWHERE)
     }
 
     #[inline]
     fn value(&self, list: u32, key: u32) -> Option<u32> {
-        let head = self.heads.get(list as usize)?;
-        let block = self.starts.get(head.starts_at as usize..)?;
-        let at = search::predecessor(block, head.len as usize, key);
-        self.values.get(head.values_at as usize + at).copied()
+        let (len, behind) = self.words.get(list as usize..)?.split_first()?;
+        let len = *len as usize;
+        let at = search::predecessor(behind, len, behind.get(2 * len..)?, key);
+        behind.get(len + at).copied()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.heads.len()
+        self.lists
     }
 
     pub(super) fn intervals(&self) -> usize {
-        self.values.len()
+        self.intervals
     }
 
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(&*self.heads) + size_of_val(&*self.starts) + size_of_val(&*self.values)
+        size_of_val(&*self.words)
     }
 }
 
@@ -108,9 +103,8 @@ impl Lists {
 pub(super) struct Builder<'b> {
     budget: &'b mut Budget,
     interned: HashMap<Box<[Interval]>, u32>,
-    heads: Vec<Head>,
-    starts: Vec<u32>,
-    values: Vec<u32>,
+    words: Vec<u32>,
+    intervals: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -132,11 +126,11 @@ type Spans = Vec<(u32, u32)>;
 
 impl<'b> Builder<'b> {
     pub(super) fn new(budget: &'b mut Budget) -> Self {
-        Self { budget, interned: HashMap::new(), heads: Vec::new(), starts: Vec::new(), values: Vec::new() }
+        Self { budget, interned: HashMap::new(), words: Vec::new(), intervals: 0 }
     }
 
     pub(super) fn finish(self) -> Lists {
-        Lists { heads: self.heads.into(), starts: self.starts.into(), values: self.values.into() }
+        Lists { words: self.words.into(), lists: self.interned.len(), intervals: self.intervals }
     }
 
     /// The list of these rules, each with its place in the whole ordered list, ascending.
@@ -146,9 +140,9 @@ impl<'b> Builder<'b> {
         let spans = rules.iter().map(|(_, rule)| key_spans(rule));
         let mut edges = edges(spans.enumerate().map(|(order, spans)| (order as u32, spans)));
         self.budget.spend(edges.len())?;
-        let outcome = |order: u32| rules.get(order as usize).map_or(NOTHING, |(rank, _)| rank - base);
+        let outcome = |order: u32| rules.get(order as usize).map_or(NOWHERE, |(rank, _)| rank - base);
         let intervals = sweep(&mut edges, LAST_KEY, |active| {
-            let Some(&first) = active.first() else { return Ok(NOTHING) };
+            let Some(&first) = active.first() else { return Ok(NOWHERE) };
             let asks = |order: &u32| sources.get(*order as usize).is_some_and(Option::is_some);
             if !asks(&first) {
                 return Ok(outcome(first));
@@ -173,7 +167,7 @@ impl<'b> Builder<'b> {
         let mut edges = edges(spans);
         self.budget.spend(edges.len())?;
         let intervals =
-            sweep(&mut edges, UNREAD, |active| Ok(active.first().map_or(NOTHING, |&order| outcome(order))))?;
+            sweep(&mut edges, UNREAD, |active| Ok(active.first().map_or(NOWHERE, |&order| outcome(order))))?;
         // A rule that asks for every source port needs no list of its own.
         match intervals.as_slice() {
             [only] => Ok(only.value),
@@ -186,16 +180,13 @@ impl<'b> Builder<'b> {
             return Ok(id);
         }
         self.budget.spend(intervals.len())?;
-        let id = self.heads.len() as u32;
-        let starts_at = self.starts.len();
-        self.heads.push(Head {
-            starts_at: starts_at as u32,
-            values_at: self.values.len() as u32,
-            len: intervals.len() as u32,
-        });
-        self.starts.extend(intervals.iter().map(|interval| interval.start));
-        search::index(&mut self.starts, starts_at);
-        self.values.extend(intervals.iter().map(|interval| interval.value));
+        self.intervals += intervals.len();
+        let id = self.words.len() as u32;
+        let starts: Vec<u32> = intervals.iter().map(|interval| interval.start).collect();
+        self.words.push(starts.len() as u32);
+        self.words.extend(&starts);
+        self.words.extend(intervals.iter().map(|interval| interval.value));
+        search::index(&starts, &mut self.words);
         self.interned.insert(intervals.into(), id);
         Ok(id)
     }

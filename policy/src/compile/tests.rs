@@ -257,3 +257,29 @@ fn every_port_of_two_protocols() {
         assert_eq!(decision.rule, Some(RuleId(n)));
     }
 }
+
+/// Thousands of prefixes, spread and side by side, in both families: enough for tables within tables.
+#[test]
+fn thousands_of_prefixes() {
+    let base = |n: u32| match n % 3 {
+        0 => n.wrapping_mul(2_654_435_761),
+        1 => 0x0a00_0000 | n,
+        _ => 0xffff_0000 | n,
+    };
+    let peer = |n: u32| match n % 2 {
+        0 => Addr::v4(base(n).to_be_bytes()),
+        _ => Addr::from_bits(1 << (60 + n % 60) | u128::from(base(n))),
+    };
+    let rules = (0..6000).map(|n| {
+        let len = 128 - (n % 5) as u8;
+        allow(n, Peer::Prefix { network: peer(n), len }, tcp(443))
+    });
+    let source = ingress(rules.collect());
+    let compiled = Compiled::compile(&source).unwrap();
+    let probe = Probe { proto: 6, header: Header::Ports { source: 1, destination: 443 } };
+    let around = |addr: Addr| [-1, 0, 1].map(|step| Addr::from_bits(addr.bits().wrapping_add_signed(step)));
+    for peer in (0..6000).step_by(37).map(peer).flat_map(around) {
+        let expected = naive::decide(&source, EndpointId(0), Direction::Ingress, peer, &probe);
+        assert_eq!(compiled.decide(EndpointId(0), Direction::Ingress, peer, &probe), expected, "{peer}");
+    }
+}
