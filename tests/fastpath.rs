@@ -187,6 +187,39 @@ fn a_stop_that_keeps_the_fast_path_is_for_the_daemon_that_follows() {
     running.stop();
 }
 
+/// What it takes: nothing of root's but these.
+const CAPABILITIES: [&str; 4] = ["net_admin", "net_raw", "bpf", "perfmon"];
+
+#[test]
+fn it_runs_as_a_user_of_its_own_with_few_capabilities() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let before = Machine::of(&site.alpha);
+    let start = |capabilities: &[&str]| {
+        let options = ["--dataplane", "ebpf"];
+        Daemon::start_with(&site.world, &site.alpha, &site.config, "alpha", capabilities, &options)
+    };
+    let beta = site.run_with("beta", "ebpf");
+    let alpha = start(&CAPABILITIES);
+    let flows = Flows::start(&site);
+    flows.allowed_arrive("at first");
+    wait_within(SOON, "flows are offloaded", || all_carried_in_the_kernel(&alpha));
+    site.assert_programmed("veth-web1");
+    alpha.kill();
+    flows.allowed_arrive("without a daemon");
+    let alpha = start(&CAPABILITIES);
+    assert!(alpha.log().contains("flows of the daemon before end"), "{}", alpha.log());
+    flows.allowed_arrive("begun anew");
+    wait_within(SOON, "flows are offloaded", || all_carried_in_the_kernel(&alpha));
+    alpha.kill();
+    let alpha = start(&[&CAPABILITIES[..], &["sys_admin"]].concat());
+    assert!(alpha.log().contains("the programs of the daemon before go on"), "{}", alpha.log());
+    flows.allowed_arrive("taken over");
+    flows.denied_never_arrived();
+    drop((flows, beta));
+    assert!(alpha.stop().success());
+    assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
+}
+
 #[test]
 fn without_programs_the_next_daemon_takes_nothing_over() {
     let Some(mut running) = Running::start() else { return };

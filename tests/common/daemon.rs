@@ -30,21 +30,69 @@ impl Daemon {
     /// Starts it as `host` of `config` and waits until it is ready.
     pub fn start(world: &World, space: &Space, config: &Path, host: &str, more: &[&str]) -> Self {
         let mut daemon = Self::launch(world, space, config, host, more);
-        wait_for(&format!("{host} is ready"), || {
-            if let Some(status) = daemon.child.try_wait().unwrap() {
-                panic!("{host} ended: {status}\n{}", daemon.log());
-            }
-            daemon.socket.exists()
-                && daemon.try_ask(&["status"]).is_some_and(|status| status["ready"] == true)
-        });
+        daemon.wait_until_ready(host);
         daemon
+    }
+
+    fn wait_until_ready(&mut self, host: &str) {
+        wait_for(&format!("{host} is ready"), || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("{host} ended: {status}\n{}", self.log());
+            }
+            self.socket.exists() && self.try_ask(&["status"]).is_some_and(|status| status["ready"] == true)
+        });
     }
 
     /// Starts it and does not wait.
     pub fn launch(world: &World, space: &Space, config: &Path, host: &str, more: &[&str]) -> Self {
+        Self::launch_by(world, space.command(EASTGATE), config, host, more)
+    }
+
+    /// Starts it as a user without a name, with these capabilities alone, and waits until it is ready.
+    pub fn start_with(
+        world: &World,
+        space: &Space,
+        config: &Path,
+        host: &str,
+        capabilities: &[&str],
+        more: &[&str],
+    ) -> Self {
+        const NOBODY: u32 = 65_534;
+        // The build's folder may be closed to others, and sockets are made in the test's own.
+        let binary = world.path("eastgate");
+        if !binary.exists() {
+            std::fs::copy(EASTGATE, &binary).unwrap();
+        }
+        let folder = binary.parent().unwrap();
+        for path in std::iter::once(folder.to_owned())
+            .chain(std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()))
+        {
+            std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        let set = capabilities.iter().map(|name| format!(",+{name}")).collect::<String>();
+        let set = format!("-all{set}");
+        let mut command = space.command("setpriv");
+        command.args(["--reuid", &NOBODY.to_string(), "--regid", &NOBODY.to_string(), "--clear-groups"]);
+        for which in ["--inh-caps", "--ambient-caps", "--bounding-set"] {
+            command.args([which, &set]);
+        }
+        let mut daemon = Self::launch_by(
+            world,
+            {
+                command.arg(binary);
+                command
+            },
+            config,
+            host,
+            more,
+        );
+        daemon.wait_until_ready(host);
+        daemon
+    }
+
+    fn launch_by(world: &World, mut command: Command, config: &Path, host: &str, more: &[&str]) -> Self {
         let (socket, log) = (world.path(&format!("{host}.sock")), world.path(&format!("{host}.log")));
         let errors = File::options().create(true).append(true).open(&log).unwrap();
-        let mut command = space.command(EASTGATE);
         command.arg("run").arg("--config").arg(config).args(["--host", host]).arg("--socket").arg(&socket);
         command.args(more).stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
         Self { child: command.spawn().unwrap(), socket, log }
