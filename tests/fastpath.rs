@@ -293,3 +293,43 @@ fn the_underlay_and_ports_may_come_and_go() {
     flows.allowed[1].0.arrives("after the port came back", &flows.allowed[1].1);
     flows.denied_never_arrived();
 }
+
+/// What the verifier said when it was last looked at, on the kernel that is named there.
+const BUDGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fastpath/verifier.txt");
+
+fn kernel_release() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    release.trim().splitn(3, '.').take(2).collect::<Vec<_>>().join(".")
+}
+
+/// A program that grew by more than a tenth is to be looked at, and `EASTGATE_BLESS=1` writes down what it is now.
+/// Another kernel counts otherwise: there only the halves of the limits hold.
+#[test]
+fn programs_keep_to_their_budget() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let costs = eastgate_fastpath::cost::costs().unwrap();
+    assert_eq!(costs.len(), 3, "{costs:?}");
+    let rows = costs.iter().map(|cost| format!("{} {} {}\n", cost.program, cost.instructions, cost.stack));
+    let now =
+        format!("kernel {}\nprogram instructions stack\n{}", kernel_release(), rows.collect::<String>());
+    if std::env::var_os("EASTGATE_BLESS").is_some() {
+        std::fs::write(BUDGET, &now).unwrap();
+    }
+    let before = std::fs::read_to_string(BUDGET).unwrap();
+    let same_kernel = before.starts_with(&format!("kernel {}\n", kernel_release()));
+    for cost in &costs {
+        assert!(cost.instructions > 0 && cost.instructions <= 500_000 && cost.stack <= 512, "{cost:?}");
+        let row = before.lines().find_map(|line| line.strip_prefix(&format!("{} ", cost.program)));
+        let (instructions, stack) = row.and_then(|row| row.split_once(' ')).expect("a row for each program");
+        let most = instructions.parse::<u32>().unwrap() * 11 / 10;
+        let deepest = stack.parse::<u32>().unwrap() + 64;
+        assert!(
+            !same_kernel || cost.instructions <= most && cost.stack <= deepest,
+            "{} has grown; EASTGATE_BLESS=1 writes this down if that is right.\nbefore:\n{before}now:\n{now}",
+            cost.program
+        );
+    }
+}

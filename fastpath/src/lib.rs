@@ -4,6 +4,7 @@
 //! what they do not know or what does not fit goes up to the pipeline. This crate loads them and writes their tables;
 //! where they are attached is the caller's business.
 
+pub mod cost;
 mod layout;
 #[cfg(test)]
 mod tests;

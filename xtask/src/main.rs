@@ -1,4 +1,4 @@
-//! What a contributor runs: `cargo xtask demo`, `cargo xtask test`, `cargo xtask bench`.
+//! What a contributor runs: `cargo xtask demo`, `cargo xtask test`, `cargo xtask soak`, `cargo xtask bench`.
 
 mod bench;
 mod demo;
@@ -8,6 +8,7 @@ mod netns;
 mod packages;
 mod privilege;
 mod run;
+mod soak;
 mod stop;
 mod test;
 
@@ -36,6 +37,8 @@ enum Task {
     Demo(demo::Options),
     /// Run every test, those in network namespaces included; or the labs' stories on another kernel
     Test(test::Options),
+    /// Test for long: both dataplanes with millions of frames, daemons killed a hundred times under load
+    Soak(soak::Options),
     /// Compare eastgate's speed with plain VXLAN and with Neutron's rules, interleaved, in one call
     Bench(bench::Options),
     /// Run a test executable, as root where it needs that (cargo calls this through its `runner` setting)
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Task::Prepare => packages::install(packages::Need::Build),
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Soak(options) => soak::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::AsRoot { program } => privilege::exec_test(&program),
     };

@@ -67,7 +67,7 @@ fn cargo_test(targets: &[&str]) -> Result<Command> {
 }
 
 /// Has cargo start test executables through `xtask as-root`, where the caller is not root already.
-fn run_as_root_what_needs_it(cargo: &mut Command) -> Result<()> {
+pub(crate) fn run_as_root_what_needs_it(cargo: &mut Command) -> Result<()> {
     if privilege::is_root() {
         return Ok(());
     }
