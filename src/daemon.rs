@@ -435,16 +435,11 @@ impl Daemon {
         let kernel = self.view.kernel.get();
         let program = kernel.map(|kernel| kernel.tenant_program());
         machine.close_port(&self.netlink, link, program).await?;
-        let group = fanout_group(link.index);
-        let sockets = self
-            .workers
-            .iter()
-            .map(|_| match kernel {
-                Some(_) => PacketSocket::open_sender(link.index),
-                None => PacketSocket::open(link.index, group),
-            })
-            .collect::<Result<Vec<_>, _>>()
-            .context("cannot open a packet socket")?;
+        let sockets = match kernel {
+            Some(_) => self.workers.iter().map(|_| PacketSocket::open_sender(link.index)).collect(),
+            None => PacketSocket::open(link.index, self.workers.len()),
+        };
+        let sockets = sockets.context("cannot open a packet socket")?;
         for (worker, socket) in self.workers.iter().zip(sockets) {
             worker.tell(Command::AddPort(port.id, socket));
         }
@@ -598,12 +593,6 @@ impl server::Handler for View {
             other => self.show(other),
         }
     }
-}
-
-/// Sockets of one device share its frames by this number. It must differ between devices of one namespace; the
-/// kernel refuses to join a group that is of another device.
-fn fanout_group(ifindex: u32) -> u16 {
-    (ifindex ^ ifindex >> 16) as u16
 }
 
 /// One list of listeners for each worker. Groups are heard by the first alone: each member of a group would get

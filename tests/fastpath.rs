@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Daemon, Dialogue, Machine, Sink, Stream, site::*, wait_within};
+use common::{Daemon, Dialogue, Machine, Sink, Stream, Transfer, site::*, wait_within};
 
 /// Refused, and many.
 const FLOODED: u16 = 7002;
@@ -185,6 +185,21 @@ fn a_stop_that_keeps_the_fast_path_is_for_the_daemon_that_follows() {
     flows.denied_never_arrived();
     drop((flows, dialogue));
     running.stop();
+}
+
+#[test]
+fn a_path_that_gets_narrower_is_learned_although_only_the_programs_send_there() {
+    let Some((site, router)) = Site::routed() else { return };
+    let (alpha, beta) = (site.run_with("alpha", "ebpf"), site.run_with("beta", "ebpf"));
+    let transfer = Transfer::start(&site.web1, (&site.db1, tcp(21, 5432)));
+    transfer.goes_on("at first");
+    wait_within(SOON, "flows are offloaded", || all_carried_in_the_kernel(&alpha));
+    for port in ["near", "far"] {
+        router.ip(&format!("link set {port} mtu 1400"));
+    }
+    transfer.goes_on("on a narrower path");
+    assert!(alpha.log().contains("the path to a VTEP is narrower than the link"), "{}", alpha.log());
+    drop((transfer, beta));
 }
 
 /// What it takes: nothing of root's but these.

@@ -147,9 +147,9 @@ impl Daemon {
     pub(super) async fn go_live(&self) -> Result<()> {
         let Some(kernel) = self.view.kernel.get().cloned() else { return Ok(()) };
         let up = nix::net::if_::if_nametoindex(UP[1]).with_context(|| format!("device {} is gone", UP[1]))?;
-        for worker in &self.workers {
-            let socket = PacketSocket::open_up(up, super::fanout_group(up))
-                .context("cannot listen for frames that go up")?;
+        let sockets =
+            PacketSocket::open_up(up, self.workers.len()).context("cannot listen for frames that go up")?;
+        for (worker, socket) in self.workers.iter().zip(sockets) {
             worker.tell(Command::Up(UpSocket { socket, session: kernel.session() }));
         }
         // What comes up from the next line on finds them listening.

@@ -29,22 +29,16 @@ pub struct PacketSocket {
 }
 
 impl PacketSocket {
-    /// Opens a socket on the device with this index. Sockets with the same `group` share the device's frames,
-    /// each flow staying with one of them.
+    /// Opens sockets on the device with this index that share its frames, each flow staying with one of them.
     ///
     /// # Errors
     /// What the kernel says: no permission, no such device.
-    pub fn open(ifindex: u32, group: u16) -> io::Result<Self> {
-        let socket = Self::bound(ifindex, libc::ETH_P_ALL as u16)?;
-        socket.hear_everything(ifindex)?;
-        let hash = sysopt::PACKET_FANOUT_HASH << 16;
-        sysopt::set(
-            socket.as_fd(),
-            libc::SOL_PACKET,
-            sysopt::PACKET_FANOUT,
-            libc::c_int::from(group) | hash,
-        )?;
-        Ok(socket)
+    pub fn open(ifindex: u32, count: usize) -> io::Result<Vec<Self>> {
+        let sockets = Self::share(ifindex, count, sysopt::PACKET_FANOUT_HASH)?;
+        for socket in &sockets {
+            socket.hear_everything(ifindex)?;
+        }
+        Ok(sockets)
     }
 
     /// Opens a socket that only sends; the device takes in every frame all the same, for the programs on it.
@@ -57,18 +51,31 @@ impl PacketSocket {
         Ok(socket)
     }
 
-    /// Opens a socket on the device by which the kernel's programs send frames up. Sockets with the same `group` share
-    /// them by the hash in front of each.
+    /// Opens sockets on the device by which the kernel's programs send frames up. They share them by the hash in front
+    /// of each.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn open_up(ifindex: u32, group: u16) -> io::Result<Self> {
-        let socket = Self::bound(ifindex, libc::ETH_P_ALL as u16)?;
-        let by_program = sysopt::PACKET_FANOUT_CBPF << 16;
-        let group = libc::c_int::from(group) | by_program;
-        sysopt::set(socket.as_fd(), libc::SOL_PACKET, sysopt::PACKET_FANOUT, group)?;
-        sysopt::spread_by_word(socket.as_fd(), UP_HASH_AT)?;
-        Ok(socket)
+    pub fn open_up(ifindex: u32, count: usize) -> io::Result<Vec<Self>> {
+        let sockets = Self::share(ifindex, count, sysopt::PACKET_FANOUT_CBPF)?;
+        if let Some(any) = sockets.first() {
+            sysopt::spread_by_word(any.as_fd(), UP_HASH_AT)?;
+        }
+        Ok(sockets)
+    }
+
+    /// Sockets of one fanout group. The kernel chooses its number, which no other group of the namespace has.
+    fn share(ifindex: u32, count: usize, how: libc::c_int) -> io::Result<Vec<Self>> {
+        let mut sockets = Vec::with_capacity(count);
+        let mut group = (how | sysopt::PACKET_FANOUT_FLAG_UNIQUEID) << 16;
+        for _ in 0..count {
+            let socket = Self::bound(ifindex, libc::ETH_P_ALL as u16)?;
+            sysopt::set(socket.as_fd(), libc::SOL_PACKET, sysopt::PACKET_FANOUT, group)?;
+            let number: libc::c_int = sysopt::get(socket.as_fd(), libc::SOL_PACKET, sysopt::PACKET_FANOUT)?;
+            group = how << 16 | number & 0xffff;
+            sockets.push(socket);
+        }
+        Ok(sockets)
     }
 
     fn bound(ifindex: u32, protocol: u16) -> io::Result<Self> {

@@ -5,6 +5,8 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
+use zerocopy::FromBytes;
+
 /// `UDP_SEGMENT`: bytes of each datagram that a large write is cut into (linux/udp.h).
 pub const UDP_SEGMENT: libc::c_int = 103;
 /// `UDP_GRO`: receive datagrams of one flow merged, with their size in a control message.
@@ -24,6 +26,8 @@ pub const PACKET_FANOUT_HASH: libc::c_int = 0;
 
 /// Fanout by a program's answer.
 pub const PACKET_FANOUT_CBPF: libc::c_int = 6;
+/// The kernel chooses the number of the group.
+pub const PACKET_FANOUT_FLAG_UNIQUEID: libc::c_int = 0x2000;
 /// `PACKET_FANOUT_DATA`: that program.
 const PACKET_FANOUT_DATA: libc::c_int = 22;
 /// `SKF_LL_OFF`: where classic BPF finds the link-layer header.
@@ -79,22 +83,24 @@ impl Overflow {
 /// What a socket has ever dropped: the kernel counts in 32 bits, round and round.
 fn dropped(fd: BorrowedFd<'_>) -> io::Result<u32> {
     const DROPS: usize = libc::SK_MEMINFO_DROPS as usize;
-    let mut values = [0u32; DROPS + 1];
-    let mut len = size_of_val(&values) as libc::socklen_t;
-    // SAFETY: the pointer and length describe `values`, which outlives the call.
+    get::<[u32; DROPS + 1]>(fd, libc::SOL_SOCKET, libc::SO_MEMINFO).map(|values| values[DROPS])
+}
+
+/// Reads a socket option of a plain C type.
+///
+/// # Errors
+/// What the kernel says; when its answer is of another size.
+pub fn get<T: FromBytes>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> io::Result<T> {
+    let mut value = T::new_zeroed();
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the pointer and length describe `value`, which outlives the call, and whatever stands there is a T.
     let result = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MEMINFO,
-            std::ptr::from_mut(&mut values).cast(),
-            &raw mut len,
-        )
+        libc::getsockopt(fd.as_raw_fd(), level, name, std::ptr::from_mut(&mut value).cast(), &raw mut len)
     };
-    if result == 0 && len as usize == size_of_val(&values) {
-        Ok(values[DROPS])
-    } else {
-        Err(io::Error::last_os_error())
+    match result {
+        0 if len as usize == size_of::<T>() => Ok(value),
+        0 => Err(io::Error::from(io::ErrorKind::InvalidData)),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

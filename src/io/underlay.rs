@@ -13,9 +13,11 @@ use std::{
 };
 
 use eastgate_wire::VtepAddr;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
+    batch_send::NarrowPath,
     mmsg::{Prefix, RecvBatch, each_control},
     sysopt::{self, Overflow},
 };
@@ -322,6 +324,26 @@ impl Speakers {
             }
         }
         Err(refused)
+    }
+
+    /// Paths that have turned out to be too narrow for what was sent from these ports, by whomever: the kernel's
+    /// programs send from them too, and hear of nothing.
+    #[must_use]
+    pub fn narrowed(&self) -> Vec<NarrowPath> {
+        let open = [&self.single, &self.burst]
+            .map(|slots| (0..).zip(slots).filter_map(|(place, slot)| Some((slot.get()?, place))));
+        let open: Vec<(&Speaker, u16)> = open.into_iter().flatten().collect();
+        // What is waited for is an error, which is told whether or not it was asked for.
+        let mut fds: Vec<_> =
+            open.iter().map(|(speaker, _)| PollFd::new(speaker.as_fd(), PollFlags::empty())).collect();
+        if !poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
+            return Vec::new();
+        }
+        let ready = fds.iter().zip(&open).filter(|(fd, _)| fd.any() == Some(true));
+        let reports = ready.flat_map(|(_, (speaker, source))| {
+            std::iter::from_fn(|| speaker.too_big()).map(|(to, mtu)| NarrowPath { to, source: *source, mtu })
+        });
+        reports.collect()
     }
 
     fn open(&self, place: usize, burst: bool) -> io::Result<&Speaker> {

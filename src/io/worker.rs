@@ -127,12 +127,12 @@ struct Worker {
     batch: Batch,
     sender: Sender,
     up: Option<UpSocket>,
-    /// When overruns were last counted
-    overruns_at: Instant,
+    /// When sockets were last asked what the kernel noted there
+    asked_at: Instant,
 }
 
-/// How often sockets are asked what they lost.
-const OVERRUNS_EVERY: Duration = Duration::from_millis(500);
+/// How often sockets are asked what they lost, and which paths are too narrow.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 
 const WAKE: u64 = u64::MAX;
 const UP: u64 = u64::MAX - 1;
@@ -158,7 +158,7 @@ impl Worker {
             batch: Batch::default(),
             sender: Sender::new(),
             up: None,
-            overruns_at: clock::now(),
+            asked_at: clock::now(),
         })
     }
 
@@ -188,9 +188,10 @@ impl Worker {
             }
             let now = clock::now();
             self.shared.handle_timeout(self.index, now);
-            if now.since(self.overruns_at) >= OVERRUNS_EVERY {
-                self.overruns_at = now;
+            if now.since(self.asked_at) >= ASK_EVERY {
+                self.asked_at = now;
                 self.count_overruns(now);
+                self.hear_of_narrow_paths(now);
             }
         }
     }
@@ -350,6 +351,17 @@ impl Worker {
         let up = self.up.iter_mut().map(|up| (lost(None, None), up.socket.newly_dropped()));
         for (key, frames) in ports.chain(listeners).chain(up).filter(|(_, frames)| *frames > 0) {
             self.shared.count_drops(self.index, key, frames, now);
+        }
+    }
+
+    /// One worker asks for all: they share the sockets.
+    fn hear_of_narrow_paths(&self, now: Instant) {
+        if self.index == 0
+            && let Some(speakers) = &self.sockets.speakers
+        {
+            for narrow in speakers.narrowed() {
+                self.shared.path_mtu(&narrow, now);
+            }
         }
     }
 

@@ -20,7 +20,7 @@ mod world;
 pub use capture::{Capture, arp_request, hardware_address, icmp_echo, neighbor_solicitation, send_frame};
 pub use daemon::{Daemon, EASTGATE, eastgate};
 pub use machine::Machine;
-pub use traffic::{Dialogue, Sink, Stream, accept_bulk, bulk, datagram_arrives};
+pub use traffic::{Dialogue, Sink, Stream, Transfer, accept_bulk, bulk, datagram_arrives};
 pub use world::{Space, World};
 
 use std::{

@@ -96,6 +96,23 @@ impl Site {
         Some(site)
     }
 
+    /// The same hosts with a router between them, which is given.
+    pub fn routed() -> Option<(Self, Space)> {
+        let mut site = Self::new(HOSTS_V4)?;
+        let router = site.world.space("router");
+        site.alpha.ip("link del underlay0");
+        router.set("net/ipv4/ip_forward", "1");
+        for (host, port, number) in [(&site.alpha, "near", 1), (&site.beta, "far", 2)] {
+            site.world.cable((host, "underlay0"), (&router, port), 1700);
+            host.ip(&format!("addr add 192.0.2.{number}/32 dev underlay0"));
+            host.ip("addr add 198.51.100.1/24 dev underlay0");
+            host.ip(&format!("route add 192.0.2.0/24 via 198.51.100.2 src 192.0.2.{number}"));
+            router.ip(&format!("addr add 198.51.100.2/24 dev {port}"));
+            router.ip(&format!("route add 192.0.2.{number}/32 dev {port}"));
+        }
+        Some((site, router))
+    }
+
     pub fn lay_underlay(&self) {
         self.world.cable((&self.alpha, "underlay0"), (&self.beta, "underlay0"), 1700);
         self.address_underlay(&self.alpha, 1);

@@ -190,6 +190,53 @@ impl Drop for Dialogue {
     }
 }
 
+/// A TCP connection on which one end sends as fast as it can. It ends when it is dropped.
+pub struct Transfer {
+    received: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    threads: [Option<JoinHandle<()>>; 2],
+}
+
+impl Transfer {
+    /// Connects `from` with `to`, and begins.
+    pub fn start(from: &Space, to: (&Space, SocketAddr)) -> Self {
+        let listener = to.0.enter(move || TcpListener::bind(to.1).unwrap());
+        let (received, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (counter, end) = (received.clone(), stop.clone());
+        let receiver = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut buffer = vec![0; 1 << 16];
+            while let Ok(more @ 1..) = stream.read(&mut buffer) {
+                counter.fetch_add(more as u64, SeqCst);
+            }
+        });
+        let sender = from.spawn(move || {
+            let mut stream = TcpStream::connect_timeout(&to.1, BOUND).unwrap();
+            stream.set_write_timeout(Some(TICK)).unwrap();
+            let begun = Instant::now();
+            while !end.load(SeqCst) && begun.elapsed() < LONGEST {
+                // A time-out is looked at as any other moment: is it over?
+                let _ = stream.write(&[7; 1 << 16]);
+            }
+        });
+        Self { received, stop, threads: [Some(sender), Some(receiver)] }
+    }
+
+    /// Returns when megabytes have arrived after this call.
+    pub fn goes_on(&self, when: &str) {
+        let enough = self.received.load(SeqCst) + (8 << 20);
+        wait_for(&format!("the transfer goes on {when}"), || self.received.load(SeqCst) >= enough);
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        for thread in &mut self.threads {
+            end(&self.stop, thread);
+        }
+    }
+}
+
 /// Whether a datagram from `from` arrives at `to` in time: it is sent again and again until it does.
 pub fn datagram_arrives(from: (&Space, SocketAddr), to: (&Space, SocketAddr)) {
     let sink = Sink::start(to.0, to.1);
