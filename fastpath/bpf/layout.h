@@ -90,7 +90,7 @@ struct flow {
 struct port {
 	/* The daemon's number for the port */
 	__u32 id;
-	/* Its network; 0 while the port is closed */
+	/* Its network; a port that is closed is not in the table */
 	__u32 vni;
 	struct bpf_spin_lock lock;
 	__u32 pad;

@@ -96,7 +96,7 @@ int tenant(struct __sk_buff *skb)
 	struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
 	int verdict;
 
-	if (!config || !port || !port->vni)
+	if (!config || !port)
 		return TC_ACT_SHOT;
 	count(STAT_FROM_PORTS);
 	verdict = tenant_path(skb, port, config);

@@ -333,11 +333,6 @@ impl Fastpath {
         taken(&self.vteps, "vteps", &[0; 16])
     }
 
-    /// The keys of all flows.
-    pub fn flow_keys(&self) -> impl Iterator<Item = Key> + '_ {
-        self.flows.keys().filter_map(|key| Key::read_from_bytes(&key).ok())
-    }
-
     /// Puts a VTEP at a place. A place is never given to another VTEP: flows may still name it.
     ///
     /// # Errors

@@ -198,7 +198,7 @@ impl FlowTable {
         let Some(index) = self.live(&key, now) else { return unknown(segment, settings) };
         let entry = self.slab.at(index);
         let direction = entry.direction(swapped);
-        let is_stale = entry.epoch != epoch && settings.on_change == OnChange::Recheck;
+        let is_stale = is_stale(entry, settings, epoch);
         if entry.marks.is_away() {
             let entry = self.slab.at_mut(index);
             if is_stale || !Self::passes_beside(entry, segment, direction) {
@@ -313,7 +313,7 @@ impl FlowTable {
         if entry.counts[sent.index()].packets == 0 || !plausible {
             return UNRELATED;
         }
-        if entry.epoch != epoch && settings.on_change == OnChange::Recheck {
+        if is_stale(entry, settings, epoch) {
             return stale(entry, index, sent.reversed());
         }
         Tracked::Pass(hit(entry, index, sent.reversed()))
@@ -611,6 +611,11 @@ const fn flow_id(entry: &Entry, index: u32) -> FlowId {
 
 fn original(entry: &Entry) -> FlowKey {
     entry.key.as_travelling(entry.marks.opened_swapped())
+}
+
+/// Has the policy in force still to decide about the flow? Nobody in this daemon has decided about one of epoch 0.
+fn is_stale(entry: &Entry, settings: &StateSettings, epoch: u32) -> bool {
+    entry.epoch != epoch && (settings.on_change == OnChange::Recheck || entry.epoch == 0)
 }
 
 fn stale(entry: &Entry, index: u32, direction: Direction) -> Tracked {

@@ -146,6 +146,8 @@ impl Daemon {
     /// Ports and underlay are served: what was decided before this daemon passes no more, and is decided by it.
     pub(super) async fn go_live(&self) -> Result<()> {
         let Some(kernel) = self.view.kernel.get().cloned() else { return Ok(()) };
+        // First, for what they send up would be taken for another port's.
+        kernel.close_inherited()?;
         let up = nix::net::if_::if_nametoindex(UP[1]).with_context(|| format!("device {} is gone", UP[1]))?;
         let sockets =
             PacketSocket::open_up(up, self.workers.len()).context("cannot listen for frames that go up")?;
@@ -154,16 +156,7 @@ impl Daemon {
         }
         // What comes up from the next line on finds them listening.
         self.wait_for_workers().await;
-        kernel.go_live(&self.view.shared.snapshot_arc())?;
-        let shared = self.view.shared.clone();
-        // Not waited for: flows whose packets come first are taken first.
-        tokio::task::spawn_blocking(move || {
-            let taken = shared.adopt_all(&kernel.flows());
-            if taken > 0 {
-                tracing::info!(flows = taken, "flows of the daemon before are taken over");
-            }
-        });
-        Ok(())
+        Ok(kernel.go_live(&self.view.shared.snapshot_arc())?)
     }
 
     /// Puts the program on the underlay device, or says that there is none.

@@ -149,25 +149,33 @@ impl KernelPath {
         lock(&self.tables).settings.session
     }
 
+    /// Closes the ports of the daemon before that this one has not opened: their numbers are of that daemon, and may be
+    /// those of other ports now.
+    ///
+    /// # Errors
+    /// When a table cannot be written.
+    pub fn close_inherited(&self) -> Result<(), Error> {
+        let mut tables = lock(&self.tables);
+        while let Some(ifindex) = tables.inherited.first().copied() {
+            self.fastpath.remove_port(ifindex)?;
+            tables.inherited.remove(&ifindex);
+        }
+        Ok(())
+    }
+
     /// Ports and underlay are as this daemon wants them, and its workers listen: from here on nothing passes that was
-    /// decided before it. Ports that it does not know are closed.
+    /// decided before it.
     ///
     /// # Errors
     /// When a table cannot be written.
     pub fn go_live(&self, snapshot: &Arc<Snapshot>) -> Result<(), Error> {
-        self.take_snapshot(snapshot)?;
-        let mut tables = lock(&self.tables);
-        for ifindex in std::mem::take(&mut tables.inherited) {
-            self.fastpath.remove_port(ifindex)?;
+        {
+            // Before any epoch is written: those of two daemons may be the same number.
+            let mut tables = lock(&self.tables);
+            tables.live = true;
+            self.renew(&mut tables)?;
         }
-        tables.live = true;
-        self.renew(&mut tables)
-    }
-
-    /// The flows that the tables have, as packets of them, in either direction.
-    #[must_use]
-    pub fn flows(&self) -> Vec<FlowKey> {
-        self.fastpath.flow_keys().filter_map(|key| key.packet()).collect()
+        self.take_snapshot(snapshot)
     }
 
     /// The program for tenant ports.
@@ -272,11 +280,13 @@ impl KernelPath {
         self.renew(&mut tables)
     }
 
-    /// What flows were told of devices and paths is no longer so: each comes up once more.
+    /// What flows were told of devices and paths is no longer so: each comes up once more. Flows of a daemon before
+    /// are not told of new ones, but stopped in the same step ([`KernelPath::go_live`]).
     fn renew(&self, tables: &mut Tables) -> Result<(), Error> {
-        if tables.live {
-            tables.settings.generation = tables.settings.generation.wrapping_add(1);
+        if !tables.live {
+            return Ok(());
         }
+        tables.settings.generation = tables.settings.generation.wrapping_add(1);
         self.fastpath.set_settings(&tables.settings)
     }
 

@@ -173,7 +173,8 @@ impl Machine {
         links: &BTreeMap<String, Link>,
     ) -> Result<(), MachineError> {
         for (name, guard) in self.guards.clone() {
-            if links.get(&name).is_none_or(|link| link.index != guard.index) {
+            // By its index: it may have another name by now.
+            if !links.values().any(|link| link.index == guard.index) {
                 continue;
             }
             if guard.tap {

@@ -359,9 +359,7 @@ impl Worker {
         if self.index == 0
             && let Some(speakers) = &self.sockets.speakers
         {
-            for narrow in speakers.narrowed() {
-                self.shared.path_mtu(&narrow, now);
-            }
+            self.shared.narrow_paths(&speakers.narrowed(), now);
         }
     }
 
@@ -369,9 +367,7 @@ impl Worker {
         self.batch.group();
         let report = self.sender.send(&self.batch, &self.received, &self.sockets);
         self.shared.count_sent(self.index, &report);
-        for narrow in &report.narrow {
-            self.shared.path_mtu(narrow, clock::now());
-        }
+        self.shared.narrow_paths(&report.narrow, clock::now());
         // Only now: packets that the fast path takes must not overtake those just sent.
         for handover in self.batch.handovers() {
             self.shared.hand_over(handover, clock::now());

@@ -209,25 +209,8 @@ impl Shared {
         let Some(faster) = self.faster.get().filter(|_| !flows.knows(packet)) else { return Ok(()) };
         let Some(found) = faster.find(packet) else { return Ok(()) };
         network.count_progress(&found.key, &found.progress);
-        flows.adopt(&found, &network.tracking, &network.state.quota, now)
-    }
-
-    /// Goes on with all flows that the fast path has from a daemon before, each given by a packet of it; how many.
-    pub fn adopt_all(&self, packets: &[FlowKey]) -> usize {
-        let mut adopted = 0;
-        for packet in packets {
-            let (snapshot, now) = (self.snapshot(), crate::io::clock::now());
-            let mut flows = self.flows(packet);
-            match snapshot.network(packet.vni) {
-                Some(network) => {
-                    let before = flows.len();
-                    // A flow for which there is no room has ended.
-                    let _ = self.adopt(&mut flows, network, packet, now);
-                    adopted += flows.len().saturating_sub(before) as usize;
-                }
-                None => drop(self.faster.get().and_then(|faster| faster.find(packet))),
-            }
-        }
+        let adopted = flows.adopt(&found, &network.tracking, &network.state.quota, now);
+        self.recall(flows);
         adopted
     }
 

@@ -131,11 +131,24 @@ impl Shared {
         if self.narrow.load(Relaxed) { lock(&self.paths).mtu(to, link, now) } else { link }
     }
 
-    /// Takes the kernel's word that the path of a datagram is narrower than the link. The kernel believes an
-    /// ICMP message only when it quotes a datagram that the socket sent; the table of paths adds its floor.
-    pub fn path_mtu(&self, narrow: &NarrowPath, now: Instant) {
-        let link = u16::try_from(self.link_mtu.load(Relaxed)).unwrap_or(u16::MAX);
+    /// Takes the kernel's word that paths of datagrams are narrower than the link. The kernel believes an ICMP message
+    /// that quotes an address and source port of this host, whoever the message is from; the table of paths adds its
+    /// floor, and only VTEPs have paths.
+    pub fn narrow_paths(&self, reports: &[NarrowPath], now: Instant) {
         let snapshot = self.snapshot();
+        let hosts = &snapshot.config.hosts;
+        let reports = reports.iter().filter(|report| hosts.values().any(|host| host.vtep == report.to));
+        let narrower = reports.filter(|report| self.is_narrower(&snapshot, report, now)).count();
+        // Once for all of them: every flow comes up again.
+        if narrower > 0
+            && let Some(faster) = self.faster.get()
+        {
+            faster.forget_paths();
+        }
+    }
+
+    fn is_narrower(&self, snapshot: &Snapshot, narrow: &NarrowPath, now: Instant) -> bool {
+        let link = u16::try_from(self.link_mtu.load(Relaxed)).unwrap_or(u16::MAX);
         let quote = Quote {
             from: snapshot.vtep.0,
             to: narrow.to,
@@ -145,15 +158,16 @@ impl Shared {
             vni: None,
         };
         let mut paths = lock(&self.paths);
+        let before = paths.mtu(narrow.to, link, now);
         let _ = paths.send(narrow.to, narrow.source.into(), link, now);
-        if let Ok(mtu) = paths.too_big(&quote, narrow.mtu, link, now, |_| true, |_, _| true) {
-            self.narrow.store(true, Relaxed);
-            drop(paths);
-            if let Some(faster) = self.faster.get() {
-                faster.forget_paths();
-            }
+        let Ok(mtu) = paths.too_big(&quote, narrow.mtu, link, now, |_| true, |_, _| true) else {
+            return false;
+        };
+        self.narrow.store(true, Relaxed);
+        if mtu < before {
             tracing::info!(vtep = %narrow.to, mtu, "the path to a VTEP is narrower than the link");
         }
+        mtu < before
     }
 
     /// When worker `index` wants to be called for what has run out of time.

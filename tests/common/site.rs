@@ -38,7 +38,7 @@ subnets = ["10.1.0.0/24", "fd00:1::/64"]
 [tenant.acme.group.all]
 ingress = [
   { proto = "udp", ports = [7000], from = "any" },
-  { proto = "tcp", ports = 5432, from = "any" },
+  { proto = "tcp", ports = ["5432-5433"], from = "any" },
   { proto = "sctp", ports = 3868, from = "any" },
   { proto = "icmp", from = "any" },
 ]

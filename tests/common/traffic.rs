@@ -141,6 +141,19 @@ fn end(stop: &AtomicBool, thread: &mut Option<JoinHandle<()>>) {
     }
 }
 
+/// The first connection; none when it is over before there is one.
+fn accept(listener: &TcpListener, over: &AtomicBool) -> Option<TcpStream> {
+    listener.set_nonblocking(true).unwrap();
+    while !over.load(SeqCst) {
+        if let Ok((stream, _)) = listener.accept() {
+            stream.set_nonblocking(false).unwrap();
+            return Some(stream);
+        }
+        thread::sleep(TICK);
+    }
+    None
+}
+
 /// A TCP connection on which one end asks and the other answers, all the time. It ends when it is dropped.
 pub struct Dialogue {
     rounds: Arc<AtomicU64>,
@@ -152,13 +165,14 @@ impl Dialogue {
     /// Connects `from` with `to`, and begins.
     pub fn start(from: &Space, to: (&Space, SocketAddr)) -> Self {
         let listener = to.0.enter(move || TcpListener::bind(to.1).unwrap());
+        let (rounds, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (counter, end, over) = (rounds.clone(), stop.clone(), stop.clone());
         let answerer = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
+            let Some(mut stream) = accept(&listener, &over) else { return };
+            stream.set_read_timeout(Some(BOUND)).unwrap();
             let mut number = [0; 8];
             while stream.read_exact(&mut number).is_ok() && stream.write_all(&number).is_ok() {}
         });
-        let (rounds, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let (counter, end) = (rounds.clone(), stop.clone());
         let asker = from.spawn(move || {
             let mut stream = TcpStream::connect_timeout(&to.1, BOUND).unwrap();
             stream.set_read_timeout(Some(BOUND)).unwrap();
@@ -202,12 +216,14 @@ impl Transfer {
     pub fn start(from: &Space, to: (&Space, SocketAddr)) -> Self {
         let listener = to.0.enter(move || TcpListener::bind(to.1).unwrap());
         let (received, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let (counter, end) = (received.clone(), stop.clone());
+        let (counter, end, over) = (received.clone(), stop.clone(), stop.clone());
         let receiver = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
+            let Some(mut stream) = accept(&listener, &over) else { return };
+            stream.set_read_timeout(Some(TICK)).unwrap();
             let mut buffer = vec![0; 1 << 16];
-            while let Ok(more @ 1..) = stream.read(&mut buffer) {
-                counter.fetch_add(more as u64, SeqCst);
+            while !over.load(SeqCst) {
+                // A time-out is looked at as any other moment: is it over?
+                counter.fetch_add(stream.read(&mut buffer).unwrap_or(0) as u64, SeqCst);
             }
         });
         let sender = from.spawn(move || {

@@ -220,7 +220,7 @@ impl Connection {
         for (side, now) in self.sides.iter_mut().zip(sides) {
             (side.end, side.max_end, side.max_window, side.max_ack) =
                 (now.end, now.max_end, now.max_window, now.max_ack);
-            side.flags = now.flags;
+            (side.scale, side.flags) = (now.scale, now.flags);
         }
     }
 

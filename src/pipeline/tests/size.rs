@@ -46,7 +46,7 @@ fn a_sender_of_too_much_is_told_the_mtu_by_the_packets_destination() {
 fn a_narrower_path_counts_as_soon_as_it_is_known() {
     let mut net = Net::new(&scene(""));
     let narrow = NarrowPath { to: VtepAddr(net.vtep("beta")), source: 0, mtu: 1400 };
-    net.shared("alpha").path_mtu(&narrow, net.now());
+    net.shared("alpha").narrow_paths(&[narrow], net.now());
     assert_eq!(told(net.send("web1", udp_sized(WEB1, DB1, true, 1351)).at("web1"), DB1), 1350);
     assert_eq!(net.send("web1", udp_sized(WEB1, DB1, true, 1350)), "db1");
     assert_eq!(
@@ -89,7 +89,7 @@ fn to_many(dont_fragment: bool, len: usize) -> Vec<u8> {
 fn copies_that_do_not_fit_are_lost_and_counted_and_the_others_are_not() {
     let mut net = Net::new(&scene("multicast = \"flood\""));
     let narrow = NarrowPath { to: VtepAddr(net.vtep("beta")), source: 0, mtu: 1400 };
-    net.shared("alpha").path_mtu(&narrow, net.now());
+    net.shared("alpha").narrow_paths(&[narrow], net.now());
     assert_eq!(net.send("web1", to_many(false, 1350)), "db1, db2, db3");
     assert_eq!(net.send("web1", to_many(false, 1351)), "db2, db3, too-big at alpha");
     assert_eq!(
