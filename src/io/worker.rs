@@ -373,6 +373,9 @@ impl Worker {
             self.shared.path_mtu(narrow, clock::now());
         }
         // Only now: packets that the fast path takes must not overtake those just sent.
+        for offer in self.batch.offers() {
+            self.shared.offer(offer);
+        }
         for handover in self.batch.handovers() {
             self.shared.hand_over(handover, clock::now());
         }

@@ -204,13 +204,12 @@ impl Connection {
         if self.state() != FlowState::Established || (a.flags | b.flags) & !STEADY != 0 {
             return None;
         }
-        let scales = a.is(Side::SCALES) && b.is(Side::SCALES);
         Some([a, b].map(|side| offload::Side {
             end: side.end,
             max_end: side.max_end,
             max_window: side.max_window,
             max_ack: side.max_ack,
-            scale: if scales { side.scale } else { 0 },
+            scale: side.scale,
             flags: side.flags,
         }))
     }
@@ -220,7 +219,7 @@ impl Connection {
         for (side, now) in self.sides.iter_mut().zip(sides) {
             (side.end, side.max_end, side.max_window, side.max_ack) =
                 (now.end, now.max_end, now.max_window, now.max_ack);
-            side.flags = now.flags;
+            (side.scale, side.flags) = (now.scale, now.flags);
         }
     }
 
