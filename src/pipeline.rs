@@ -139,7 +139,7 @@ impl<'s> Pipeline<'s> {
         let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?;
         sender.state.sent(1, frame.len() as u64);
         // 8 hand over
-        out.hand_over(ripe.and_then(|ripe| self.handover(arrival, &to, &ripe, came, &view, now)));
+        self.hand_on(arrival, &to, ripe.as_ref(), came, &view, now, out);
         Ok(outcome)
     }
 
@@ -192,7 +192,7 @@ impl<'s> Pipeline<'s> {
         let came = [view.dst, view.src];
         let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?;
         // 8' hand over
-        out.hand_over(ripe.and_then(|ripe| self.handover(arrival, &to, &ripe, came, &view, now)));
+        self.hand_on(arrival, &to, ripe.as_ref(), came, &view, now, out);
         Ok(outcome)
     }
 

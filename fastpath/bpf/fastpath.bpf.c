@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * The packet's path in the kernel, for flows that the pipeline has decided and handed over. Three programs at tc:
- * `tenant` on every tenant port, `underlay` on the underlay device, `tunnel` on the vxlan device that unwraps
- * superframes. They never decide anything new: what they do not know goes up.
+ * The packet's path in the kernel, for flows that the pipeline has decided and handed over, and for new ones of a pair
+ * and service that it has decided before. Three programs at tc: `tenant` on every tenant port, `underlay` on the
+ * underlay device, `tunnel` on the vxlan device that unwraps superframes. They never decide anything new: what they do
+ * not know goes up. `take` is the daemon's.
  */
+#include "take.h"
 #include "tenant.h"
 #include "underlay.h"
 

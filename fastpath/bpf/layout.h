@@ -22,20 +22,49 @@ struct flow_key {
 	__u32 proto;
 };
 
-/* One side of an established TCP connection: what policy's `tcp::Side` remembers of it. */
+/* One side of a TCP connection: what policy's `tcp::Side` remembers of it. */
 struct tcp_side {
 	__u32 end;
 	__u32 max_end;
 	__u32 max_window;
 	__u32 max_ack;
-	/* The shift for the windows it offers; 0 where scaling is not in force. */
-	__u32 scale;
-	/* As policy has them; the one the programs look at is below. */
-	__u32 flags;
+	/* Window scale from its SYN; valid with SIDE_SCALES */
+	__u16 scale;
+	/* `side_flags` */
+	__u16 flags;
 };
 
-/* It acknowledged something: `max_ack` is valid. */
-#define TCP_SIDE_ACKED 0x40
+/* As policy has them. A side with one of the others is for the pipeline. */
+enum side_flags {
+	/* It sent a SYN. */
+	SIDE_HEARD = 0x01,
+	/* Its SYN is acknowledged. */
+	SIDE_SYN_ACKED = 0x02,
+	/* All it sent so far is a SYN without ACK. */
+	SIDE_SYN_ONLY = 0x04,
+	/* It sent a FIN; `end` is behind it. */
+	SIDE_FIN = 0x08,
+	/* That FIN is acknowledged. */
+	SIDE_FIN_ACKED = 0x10,
+	/* Its SYN offered window scaling. */
+	SIDE_SCALES = 0x20,
+	/* It acknowledged something: `max_ack` is valid. */
+	SIDE_ACKED = 0x40,
+};
+
+/* The states of a flow; policy's `FlowState` as far as programs carry flows in it. */
+enum flow_state {
+	STATE_UNANSWERED,
+	STATE_ANSWERED,
+	STATE_SYN_SENT,
+	STATE_SYN_RECEIVED,
+	STATE_ESTABLISHED,
+	STATE_FIN_WAIT,
+	STATE_CLOSE_WAIT,
+	STATE_LAST_ACK,
+	STATE_TIME_WAIT,
+	STATE_COUNT,
+};
 
 enum way_flags {
 	/* The packets of this direction may go this way. */
@@ -69,6 +98,17 @@ struct way {
 	__u64 packets;
 	__u64 bytes;
 	struct tcp_side tcp;
+	/* The rule that admitted the flow: egress with the opener's way, ingress with the other one */
+	__u32 rule;
+};
+
+enum flow_marks {
+	/* The pipeline has the flow, and this entry keeps its place: nothing passes by it, all its packets go up. */
+	FLOW_HELD = 1 << 0,
+	/* It began here, by a permit: its state, its time and its place in the limits are here and nowhere else. */
+	FLOW_BORN = 1 << 1,
+	/* It counts among the answered flows of its network; said of flows that were born here. */
+	FLOW_ANSWERED = 1 << 2,
 };
 
 struct flow {
@@ -80,12 +120,108 @@ struct flow {
 	__u32 generation;
 	/* When a packet of it last passed, by the monotonic clock in nanoseconds */
 	__u64 last_seen;
+	/* When it was born, in milliseconds of that clock; they wrap. */
+	__u32 created;
 	/* Which end opened it: 0 the low one, 1 the high one */
-	__u32 opener;
-	__u32 pad;
+	__u8 opener;
+	/* `flow_marks` */
+	__u8 marks;
+	__u16 spare;
 	/* From the low end, and from the high end */
 	struct way ways[2];
 };
+
+/*
+ * Flows of a pair and service, as the opener's packets travel; the source port is whatever it is. The pipeline gives a
+ * permit only where its decision does not depend on that port.
+ */
+struct permit_key {
+	struct addr src;
+	struct addr dst;
+	__u32 vni;
+	__u16 dport;
+	__u16 proto;
+};
+
+/* What the pipeline has decided for such a flow, and would decide again while epoch and generation stand. */
+struct permit {
+	__u32 network;
+	__u32 epoch;
+	__u32 generation;
+	__u32 spare;
+	/* The opener's way, and the other one; outer source ports are the flow's own. */
+	struct way ways[2];
+};
+
+/*
+ * What flows may be born on in a network. The daemon has this in its memory too; both sides change `leases` by atomic
+ * steps only.
+ */
+struct terms {
+	/*
+	 * Unanswered and answered flows that are born here: how many there may be in the upper half, how many there are in
+	 * the lower one.
+	 */
+	__u64 leases[2];
+	/* How long a flow lasts in each state, in milliseconds */
+	__u32 timeouts[STATE_COUNT];
+	/* A SYN with an MSS option that does not fit this many bytes of packet is not for here; 0 where any will do. */
+	__u32 mss_mtu;
+};
+
+/* How flows that are born here come to their outer source port: vtep's `SourcePorts`, with a hash of its own. */
+struct entropy {
+	__u64 secret;
+	__u32 first;
+	__u32 available;
+	/* A power of two; 0 while nothing is born */
+	__u32 buckets;
+	__u32 spare;
+};
+
+enum population {
+	POPULATION_UNANSWERED,
+	POPULATION_ANSWERED,
+};
+
+/* A flow that another one of the same key took the place of, for the daemon to count. */
+struct ended {
+	struct flow_key key;
+	__u32 epoch;
+	/* From the low end, and from the high end */
+	__u64 packets[2];
+	__u64 bytes[2];
+	__u32 rules[2];
+	__u32 opener;
+	__u32 spare;
+};
+
+enum take_how {
+	/* Only a born flow whose time is over */
+	TAKE_IF_OVER = 1 << 0,
+	/* The entry goes, too. */
+	TAKE_DELETE = 1 << 1,
+};
+
+enum take_result {
+	TAKE_ABSENT,
+	/* Its place was kept already: it is with the pipeline. */
+	TAKE_HELD,
+	/* It was here; now nothing passes by it. */
+	TAKE_TAKEN,
+	/* Its time is not over. */
+	TAKE_ALIVE,
+};
+
+/* What the daemon asks `take`, as a frame of its own. */
+struct take {
+	__u8 ethernet[14];
+	__u8 how;
+	__u8 result;
+	struct flow_key key;
+	/* Where the flow had got to; without its lock */
+	struct flow flow;
+} __attribute__((packed));
 
 struct port {
 	/* The daemon's number for the port */
@@ -110,7 +246,7 @@ struct vtep {
 };
 
 /* Counts up with every change to what this file says: a daemon takes over no tables that it reads otherwise. */
-#define LAYOUT 2
+#define LAYOUT 3
 
 struct config {
 	/* LAYOUT */

@@ -3,10 +3,14 @@
 #pragma once
 
 #include "layout.h"
+#include "packet.h"
 
 #include <bpf/bpf_helpers.h>
 
-/* Flows the pipeline has handed over. Not allocated ahead: a host with few flows pays for few. */
+/*
+ * Flows: those that the pipeline has handed over, those that were born here, and the places of those that it has
+ * itself. A key is here once, so that a flow is in one place. Not allocated ahead: a host with few flows pays for few.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -51,6 +55,63 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } stats SEC(".maps");
+
+/* What the pipeline has decided for pairs and services; those that nobody asks for give way to others. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1 << 14);
+	__type(key, struct permit_key);
+	__type(value, struct permit);
+} permits SEC(".maps");
+
+/* By place of the network, as `networks` */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1 << 16);
+	__type(key, __u32);
+	__type(value, struct terms);
+} terms SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct entropy);
+} entropy SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 1 << 14);
+	__type(value, struct ended);
+} ended SEC(".maps");
+
+/*
+ * What is too large for the stack: the packet in hand, and a flow that is made ready before it goes into the table. The
+ * programs run one after the other on a processor. The flow's lock is no lock here, which the type says to the verifier.
+ */
+struct desk {
+	struct packet packet;
+	struct flow_key key;
+	struct tcp_side sender;
+	struct tcp_side receiver;
+	struct ended ended;
+	__u8 flow[sizeof(struct flow)] __attribute__((aligned(8)));
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct desk);
+} desks SEC(".maps");
+
+static __always_inline struct desk *the_desk(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&desks, &zero);
+}
 
 static __always_inline void count(__u32 what)
 {

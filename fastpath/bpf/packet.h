@@ -43,6 +43,10 @@ struct packet {
 	__u32 payload;
 	__u16 window;
 	__u8 flags;
+	/* SYN: whether it offers window scaling, the shift, and the largest MSS that it names, or 0 */
+	bool scales;
+	__u8 scale;
+	__u16 mss;
 };
 
 /* Makes the first `len` bytes readable at `data`. */
@@ -116,6 +120,7 @@ static __always_inline bool read_packet(struct __sk_buff *skb, const __u32 at, s
 	void *data, *end;
 	__u16 ethertype;
 
+	*p = (struct packet){};
 	if (skb->vlan_present || !readable(skb, v4 + sizeof(struct udphdr)))
 		return false;
 	data = (void *)(long)skb->data;
@@ -184,6 +189,85 @@ static __always_inline bool read_packet(struct __sk_buff *skb, const __u32 at, s
 		return p->proto == IPPROTO_UDP && read_udp(data + v6, end, p, sizeof(*ip));
 	}
 	return false;
+}
+
+/* Flags without those that go with all segments */
+static __always_inline __u8 core_flags(const struct packet *p)
+{
+	return p->flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK);
+}
+
+#define TCP_OPTIONS 40
+/* More than any stack sends; with more of them the SYN goes up. */
+#define MANY_OPTIONS 12
+
+enum syn_options {
+	SYN_MSS = 0xffff,
+	SYN_SCALE_SHIFT = 16,
+	SYN_SCALE = 0xf,
+	SYN_SCALES = 1 << 20,
+};
+
+/*
+ * The options of a SYN, as wire's `Tcp::parse_syn_options` reads them, in one number; below 0 when they are not
+ * readable or too many. `at` is where they begin. Not static, so that the verifier looks at it once and by itself.
+ */
+__noinline int syn_options(struct __sk_buff *skb, __u32 at, __u32 len)
+{
+	__u8 options[TCP_OPTIONS] = {};
+	__u32 here = 0, scale = 0, mss = 0;
+
+	if (len == 0)
+		return 0;
+	if (len > TCP_OPTIONS || bpf_skb_load_bytes(skb, at, options, len))
+		return -1;
+	for (int i = 0; i < MANY_OPTIONS; i++) {
+		__u32 kind, size;
+
+		if (here >= len || here >= TCP_OPTIONS)
+			return scale | (mss & SYN_MSS);
+		kind = options[here];
+		if (kind == 0)
+			return scale | (mss & SYN_MSS);
+		if (kind == 1) {
+			here += 1;
+			continue;
+		}
+		if (here + 1 >= len || here + 1 >= TCP_OPTIONS)
+			return scale | (mss & SYN_MSS);
+		size = options[here + 1];
+		if (size < 2 || here + size > len)
+			return scale | (mss & SYN_MSS);
+		if (kind == 3 && size == 3 && here + 2 < TCP_OPTIONS) {
+			scale = options[here + 2];
+			scale = SYN_SCALES | (scale > 14 ? 14 : scale) << SYN_SCALE_SHIFT;
+		}
+		if (kind == 2 && size == 4 && here + 3 < TCP_OPTIONS) {
+			__u32 named = (__u32)options[here + 2] << 8 | options[here + 3];
+
+			if (named > mss)
+				mss = named;
+		}
+		here += size;
+	}
+	return here < len ? -1 : (int)(scale | (mss & SYN_MSS));
+}
+
+/* Reads the options of a packet that begins a connection or answers one that begins; of others there is nothing. */
+static __always_inline bool read_options(struct __sk_buff *skb, const __u32 at, struct packet *p)
+{
+	const __u32 tcp = (p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + sizeof(struct tcphdr);
+	int options;
+
+	if (p->proto != IPPROTO_TCP || !(p->flags & TCP_SYN))
+		return true;
+	options = syn_options(skb, at + ETH_HLEN + tcp, p->headers - tcp);
+	if (options < 0)
+		return false;
+	p->scales = options & SYN_SCALES;
+	p->scale = options >> SYN_SCALE_SHIFT & SYN_SCALE;
+	p->mss = options & SYN_MSS;
+	return true;
 }
 
 static __always_inline bool same_macs(const void *frame, const __u8 *macs)

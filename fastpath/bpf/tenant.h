@@ -2,8 +2,8 @@
 /* The path of a frame that a tenant sends. */
 #pragma once
 
+#include "born.h"
 #include "deliver.h"
-#include "track.h"
 
 /* Takes one of the port's tokens. */
 static __always_inline bool may_go_up(struct port *port, const struct config *config)
@@ -51,41 +51,67 @@ static __always_inline int up(struct __sk_buff *skb, struct port *port, const st
 	return bpf_redirect(config->up_device, 0);
 }
 
-/* The verdict, or WRAP_REFUSED for a frame that has to go up. */
-static __always_inline int tenant_path(struct __sk_buff *skb, const struct port *port, const struct config *config)
+/* 1 admit: a flow was admitted from one port with these MACs, and from nowhere else. */
+static __always_inline bool comes_from_port(struct __sk_buff *skb, const struct way *way, const struct packet *p)
 {
-	struct packet p = {};
-	struct flow *flow;
-	struct way *way;
-	__u32 side;
-	void *data;
+	void *data = (void *)(long)skb->data;
 
-	if (!read_packet(skb, 0, &p))
-		return WRAP_REFUSED;
-	flow = find(&p, port->vni, config->generation, &side);
-	if (!flow)
-		return WRAP_REFUSED;
-	way = side ? &flow->ways[1] : &flow->ways[0];
-	data = (void *)(long)skb->data;
 	if (data + ETH_HLEN > (void *)(long)skb->data_end)
-		return WRAP_REFUSED;
-	/* 1 admit: the flow was admitted from this port with these MACs, and from nowhere else. */
-	if (!(way->flags & WAY_OPEN) || way->in_port != skb->ifindex || !same_macs(data, way->in_macs) ||
-	    largest(skb, &p) > way->max_packet)
-		return WRAP_REFUSED;
+		return false;
 	/*
 	 * A superframe of datagrams that the other VTEP's socket gets uncut, on this very machine, does not tell where to
 	 * cut it. The pipeline cuts it before it goes.
 	 */
-	if (skb->gso_size && p.proto == IPPROTO_UDP && !way->out_port)
+	if (skb->gso_size && p->proto == IPPROTO_UDP && !way->out_port)
+		return false;
+	return way->flags & WAY_OPEN && way->in_port == skb->ifindex && same_macs(data, way->in_macs) &&
+	       largest(skb, p) <= way->max_packet;
+}
+
+/* 3 track, 4 decide: the way of a packet that passes. */
+static __always_inline const struct way *tenant_way(struct __sk_buff *skb, const struct port *port,
+						    const struct config *config, struct desk *desk)
+{
+	const struct packet *p = &desk->packet;
+	__u32 side = key_of(p, port->vni, &desk->key);
+	struct flow *flow = bpf_map_lookup_elem(&flows, &desk->key);
+	struct way *way;
+
+	if (flow) {
+		way = side ? &flow->ways[1] : &flow->ways[0];
+		if (!in_force(flow, config->generation) || !comes_from_port(skb, way, p))
+			return 0;
+		if (pass(skb, flow, side, desk))
+			return way;
+		if (p->proto != IPPROTO_TCP)
+			return 0;
+	}
+	if (!may_begin(skb, p) || !permitted(desk, port->vni, config->generation, side))
+		return 0;
+	way = &((struct flow *)desk->flow)->ways[side ? 1 : 0];
+	if (!comes_from_port(skb, way, p))
+		return 0;
+	if (flow ? reborn(flow, desk, side) : born(desk, side))
+		return way;
+	return 0;
+}
+
+/* The verdict, or WRAP_REFUSED for a frame that has to go up. */
+static __always_inline int tenant_path(struct __sk_buff *skb, const struct port *port, const struct config *config)
+{
+	struct desk *desk = the_desk();
+	struct packet *p = desk ? &desk->packet : 0;
+	const struct way *way;
+
+	if (!p || !read_packet(skb, 0, p) || !read_options(skb, 0, p))
 		return WRAP_REFUSED;
-	/* 3 track, 4 decide */
-	if (!pass(skb, flow, side, &p))
+	way = tenant_way(skb, port, config, desk);
+	if (!way)
 		return WRAP_REFUSED;
 	/* 6 forward, 7 wrap */
 	if (!way->out_port)
-		return into_tunnel(skb, config, way, &p, port->vni);
-	return write_ethernet(skb, way->out_macs, p.v6) ? into_port(skb, way, true) : WRAP_BROKEN;
+		return into_tunnel(skb, config, way, p, port->vni);
+	return write_ethernet(skb, way->out_macs, p->v6) ? into_port(skb, way, true) : WRAP_BROKEN;
 }
 
 SEC("tc")

@@ -1,27 +1,13 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Steps 3 and 4 for a flow that the pipeline has decided and handed over: find it, hold the packet against its state.
- * A packet that the flow's state does not take is not dropped here: it goes up, where the pipeline takes the flow back
- * and judges with everything it knows.
+ * Steps 3 and 4 for a flow that is known: hold the packet against its state. A packet that the flow's state does not
+ * take is not dropped here: it goes up, where the pipeline takes the flow back and judges with everything it knows.
  */
 #pragma once
 
 #include "maps.h"
 #include "packet.h"
-
-/* As in policy's flow/tcp.rs, where the four bounds are explained. */
-#define SLACK 65535u
-#define WIDEST (65535u << 14)
-
-static __always_inline bool before(__u32 a, __u32 b)
-{
-	return (__s32)(a - b) < 0;
-}
-
-static __always_inline __u32 at_least(__u32 value, __u32 floor)
-{
-	return value < floor ? floor : value;
-}
+#include "tcp.h"
 
 /* Fills in the key and says from which end the packet comes: 0 the low one, 1 the high one. */
 static __always_inline __u32 key_of(const struct packet *p, __u32 vni, struct flow_key *key)
@@ -48,81 +34,129 @@ static __always_inline __u32 key_of(const struct packet *p, __u32 vni, struct fl
 	return swapped;
 }
 
-/* A segment of an established connection, neither SYN, FIN nor RST: do bounds 1 to 4 hold? */
-static __always_inline bool tcp_fits(const struct packet *p, const struct tcp_side *from, const struct tcp_side *to)
-{
-	__u32 end = p->seq + p->payload;
-	__u32 oldest = from->end - at_least(to->max_window, 1) - 1;
-	__u32 stale = at_least(from->max_window, SLACK);
-
-	stale = stale > WIDEST / 2 ? WIDEST : stale * 2;
-	return !before(from->max_end + 1, p->seq) && !before(end, oldest) && !before(to->end, p->ack) &&
-	       !before(p->ack, to->end - stale);
-}
-
-/* What an accepted segment tells, as policy's `Connection::learn`. */
-static __always_inline void tcp_learn(const struct packet *p, struct tcp_side *from, struct tcp_side *to)
-{
-	__u32 end = p->seq + p->payload, window = (__u32)p->window << (from->scale & 15), edge = p->ack + window;
-
-	if (before(from->end, end))
-		from->end = end;
-	if (from->max_window < window)
-		from->max_window = window;
-	if (!(from->flags & TCP_SIDE_ACKED) || before(from->max_ack, p->ack)) {
-		from->max_ack = p->ack;
-		from->flags |= TCP_SIDE_ACKED;
-	}
-	if (before(to->max_end, edge))
-		to->max_end = edge;
-}
-
 /* How many bytes of packet each frame on the wire will have, at most. */
 static __always_inline __u32 largest(const struct __sk_buff *skb, const struct packet *p)
 {
 	return skb->gso_size ? p->headers + skb->gso_size : p->len;
 }
 
-/*
- * The direction of the flow that a packet belongs to, when the flow is in force; what the direction says of port, VTEP
- * and MACs is for the caller to compare.
- */
-static __always_inline struct flow *find(const struct packet *p, __u32 vni, __u32 generation, __u32 *side)
+static __always_inline __u32 milliseconds(__u64 nanoseconds)
 {
-	struct flow_key key;
+	return nanoseconds / 1000000;
+}
+
+/* The state of a flow that was born here */
+static __always_inline __u32 state_of(const struct flow *flow, __u32 proto)
+{
+	if (proto != IPPROTO_TCP)
+		return flow->marks & FLOW_ANSWERED ? STATE_ANSWERED : STATE_UNANSWERED;
+	return flow->opener ? tcp_state(&flow->ways[1].tcp, &flow->ways[0].tcp) :
+			      tcp_state(&flow->ways[0].tcp, &flow->ways[1].tcp);
+}
+
+/* Is the time of a flow that was born here over? Half-open states last from its first packet, the others from its last. */
+static __always_inline bool is_over(const struct flow *flow, __u32 state, const struct terms *terms, __u64 now)
+{
+	__u32 lasts;
+
+	if (state >= STATE_COUNT)
+		return true;
+	lasts = terms->timeouts[state];
+	if (state == STATE_SYN_SENT || state == STATE_SYN_RECEIVED)
+		return (__s32)(milliseconds(now) - flow->created) >= (__s32)lasts;
+	return flow->last_seen + (__u64)lasts * 1000000 <= now;
+}
+
+/* Would the pipeline lower the MSS that a SYN names? */
+static __always_inline bool clamps(const struct packet *p, const struct terms *terms)
+{
+	return p->flags & TCP_SYN && terms->mss_mtu && p->mss && p->mss + (p->v6 ? 60 : 40) > terms->mss_mtu;
+}
+
+/* One flow more of a population, within what the daemon has lent. */
+static __always_inline bool take_place(struct terms *terms, enum population of)
+{
+	__u64 before = __sync_fetch_and_add(&terms->leases[of], 1);
+
+	if ((__u32)before < before >> 32)
+		return true;
+	__sync_fetch_and_add(&terms->leases[of], -1);
+	return false;
+}
+
+static __always_inline void give_place(struct terms *terms, enum population of)
+{
+	__sync_fetch_and_add(&terms->leases[of], -1);
+}
+
+/* Are the flow's epoch and generation in force? */
+static __always_inline bool in_force(const struct flow *flow, __u32 generation)
+{
+	__u32 place = flow->network;
 	const struct network *network;
-	struct flow *flow;
-	__u32 place;
 
-	*side = key_of(p, vni, &key);
-	flow = bpf_map_lookup_elem(&flows, &key);
-	if (!flow || flow->generation != generation)
-		return 0;
-	place = flow->network;
+	if (flow->marks & FLOW_HELD || flow->generation != generation)
+		return false;
 	network = bpf_map_lookup_elem(&networks, &place);
-	return network && network->epoch == flow->epoch ? flow : 0;
+	return network && network->epoch == flow->epoch;
 }
 
-/* A TCP segment that this program may judge: an acknowledgement and nothing that opens or closes. */
-static __always_inline bool is_plain_segment(const struct packet *p)
+/* A flow that was handed over: the programs take only what neither opens nor closes it. */
+static __always_inline bool steady(const struct packet *p, const struct way *from, const struct way *to)
 {
-	return (p->flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK)) == TCP_ACK;
+	return p->proto != IPPROTO_TCP ||
+	       (is_plain_segment(p) && seq_fits(p, &from->tcp, &to->tcp) && ack_fits(p, &from->tcp, &to->tcp));
 }
 
-/* Does the packet fit the flow's state? The state is not changed. */
-static __always_inline bool would_pass(const struct packet *p, const struct way *from, const struct way *to)
+/* Does the packet fit the flow's state, in which neither it nor another of its kind moves anything but numbers? */
+static __always_inline bool would_pass(const struct packet *p, const struct flow *flow, const struct way *from,
+				       const struct way *to)
 {
-	return p->proto != IPPROTO_TCP || (is_plain_segment(p) && tcp_fits(p, &from->tcp, &to->tcp));
+	return steady(p, from, to) && (!(flow->marks & FLOW_BORN) || flow->marks & FLOW_ANSWERED);
+}
+
+/* Takes a packet of a flow that was born here. `false` changes nothing. The flow is locked. */
+static __always_inline bool grow(struct flow *flow, struct terms *terms, struct desk *desk, bool is_reply,
+				 struct way *from, struct way *to, __u64 now)
+{
+	struct tcp_side *sender = &desk->sender, *receiver = &desk->receiver;
+	const struct packet *p = &desk->packet;
+	bool answers;
+
+	if (is_over(flow, state_of(flow, p->proto), terms, now))
+		return false;
+	*sender = from->tcp;
+	*receiver = to->tcp;
+	if (p->proto == IPPROTO_TCP) {
+		if (clamps(p, terms) || !tcp_step(p, is_reply, sender, receiver))
+			return false;
+		answers = (is_reply ? tcp_state(receiver, sender) : tcp_state(sender, receiver)) >= STATE_ESTABLISHED;
+	} else {
+		answers = is_reply;
+	}
+	if (answers && !(flow->marks & FLOW_ANSWERED)) {
+		if (!take_place(terms, POPULATION_ANSWERED))
+			return false;
+		give_place(terms, POPULATION_UNANSWERED);
+		flow->marks |= FLOW_ANSWERED;
+	}
+	from->tcp = *sender;
+	to->tcp = *receiver;
+	return true;
 }
 
 /* Holds the packet against the flow's state and lets the state advance; `false` changes nothing. */
-static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32 side, const struct packet *p)
+static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32 side, struct desk *desk)
 {
-	__u32 bytes = p->len + ETH_HLEN, packets = 1, gso_size = skb->gso_size;
+	const struct packet *p = &desk->packet;
+	__u32 bytes = p->len + ETH_HLEN, packets = 1, gso_size = skb->gso_size, network = flow->network;
+	struct terms *the_terms = bpf_map_lookup_elem(&terms, &network);
 	__u64 now = bpf_ktime_get_ns();
 	struct way *from, *to;
-	bool passes;
+	bool passes = false;
 
+	if (!the_terms || (gso_size && p->proto == IPPROTO_TCP && p->flags & TCP_SYN))
+		return false;
 	if (gso_size)
 		packets = (bytes + gso_size - 1) / gso_size;
 	if (side) {
@@ -133,10 +167,16 @@ static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32
 		to = &flow->ways[1];
 	}
 	bpf_spin_lock(&flow->lock);
-	passes = would_pass(p, from, to);
-	if (passes) {
+	if (flow->marks & FLOW_HELD || flow->network != network) {
+		passes = false;
+	} else if (flow->marks & FLOW_BORN) {
+		passes = grow(flow, the_terms, desk, side != flow->opener, from, to, now);
+	} else if (steady(p, from, to)) {
+		passes = true;
 		if (p->proto == IPPROTO_TCP)
-			tcp_learn(p, &from->tcp, &to->tcp);
+			learn(p, &from->tcp, &to->tcp);
+	}
+	if (passes) {
 		from->packets += packets;
 		from->bytes += bytes;
 		flow->last_seen = now;

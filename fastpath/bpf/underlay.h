@@ -6,8 +6,8 @@
  */
 #pragma once
 
+#include "born.h"
 #include "deliver.h"
-#include "track.h"
 
 /* The outer headers that the path needs again behind the inner ones. */
 struct outer {
@@ -97,45 +97,72 @@ static __always_inline bool ecn_unchanged(__u8 outer, __u8 inner)
 	return outer == inner || outer == 0 || (inner == 0 && outer != 3) || inner == 3 || (outer == 2 && inner == 1);
 }
 
+/* 3' track, 4' decide: the way of a packet that passes, `outer_len` bytes behind the start of the frame. */
+static __always_inline const struct way *underlay_way(struct __sk_buff *skb, const struct config *config,
+						      const struct outer *outer, const __u32 outer_len,
+						      const __u32 udp_at, struct desk *desk)
+{
+	const struct packet *p = &desk->packet;
+	void *data = (void *)(long)skb->data;
+	const void *inner = data + outer_len;
+	struct way *from, *to;
+	struct flow *flow;
+	__u32 side;
+
+	if (data + outer_len + ETH_HLEN > (void *)(long)skb->data_end)
+		return 0;
+	side = key_of(p, outer->vni, &desk->key);
+	flow = bpf_map_lookup_elem(&flows, &desk->key);
+	if (flow) {
+		from = side ? &flow->ways[1] : &flow->ways[0];
+		to = side ? &flow->ways[0] : &flow->ways[1];
+		if (!in_force(flow, config->generation) || !comes_this_way(from, &outer->src, inner) ||
+		    largest(skb, p) > from->max_packet)
+			return 0;
+		if (skb->gso_size) {
+			__u16 port = config->tunnel_port_be;
+
+			/* Judged again, and for good, behind the tunnel. */
+			if (port && would_pass(p, flow, from, to))
+				bpf_skb_store_bytes(skb, udp_at + 2, &port, sizeof(port), 0);
+			return 0;
+		}
+		if (pass(skb, flow, side, desk))
+			return from;
+		if (p->proto != IPPROTO_TCP)
+			return 0;
+	}
+	if (!may_begin(skb, p) || !permitted(desk, outer->vni, config->generation, side))
+		return 0;
+	from = &((struct flow *)desk->flow)->ways[side ? 1 : 0];
+	if (!comes_this_way(from, &outer->src, inner) || largest(skb, p) > from->max_packet)
+		return 0;
+	if (flow ? reborn(flow, desk, side) : born(desk, side))
+		return from;
+	return 0;
+}
+
 /* From here on the outer headers are known to be `outer_len` bytes, the inner Ethernet header included. */
 static __always_inline int unwrap(struct __sk_buff *skb, const struct config *config, const struct outer *outer,
 				  const __u32 outer_len, const __u32 udp_at, bool outer_v6)
 {
-	struct packet p = {};
-	struct flow *flow;
-	struct way *from, *to;
-	__u32 side;
-	void *data;
+	struct desk *desk = the_desk();
+	struct packet *p = desk ? &desk->packet : 0;
+	const struct way *way;
 
-	if (!read_packet(skb, outer_len, &p))
+	if (!p || !read_packet(skb, outer_len, p) || !ecn_unchanged(outer->ecn, p->tos & 3) ||
+	    !read_options(skb, outer_len, p))
 		return TC_ACT_UNSPEC;
-	flow = find(&p, outer->vni, config->generation, &side);
-	if (!flow || !ecn_unchanged(outer->ecn, p.tos & 3))
-		return TC_ACT_UNSPEC;
-	from = side ? &flow->ways[1] : &flow->ways[0];
-	to = side ? &flow->ways[0] : &flow->ways[1];
-	data = (void *)(long)skb->data;
-	if (data + outer_len + ETH_HLEN > (void *)(long)skb->data_end)
-		return TC_ACT_UNSPEC;
-	if (!comes_this_way(from, &outer->src, data + outer_len) || largest(skb, &p) > from->max_packet)
-		return TC_ACT_UNSPEC;
-	if (skb->gso_size) {
-		__u16 port = config->tunnel_port_be;
-
-		/* Judged again, and for good, behind the tunnel. */
-		if (port && would_pass(&p, from, to))
-			bpf_skb_store_bytes(skb, udp_at + 2, &port, sizeof(port), 0);
-		return TC_ACT_UNSPEC;
-	}
-	if (!pass(skb, flow, side, &p))
+	way = underlay_way(skb, config, outer, outer_len, udp_at, desk);
+	if (!way)
 		return TC_ACT_UNSPEC;
 	count(STAT_FROM_UNDERLAY);
 	if (bpf_skb_adjust_room(skb, -(__s32)outer_len, BPF_ADJ_ROOM_MAC, 0) ||
-	    !write_ethernet(skb, from->out_macs, p.v6)) {
+	    !write_ethernet(skb, way->out_macs, p->v6)) {
 		count(STAT_LOST);
 		return TC_ACT_SHOT;
 	}
-	return into_port(skb, from, p.v6 == outer_v6);
+	return into_port(skb, way, p->v6 == outer_v6);
 }
 
 SEC("tc")
@@ -157,7 +184,8 @@ int underlay(struct __sk_buff *skb)
 static __always_inline int tunnel_path(struct __sk_buff *skb, const struct config *config)
 {
 	struct bpf_tunnel_key key = {};
-	struct packet p = {};
+	struct desk *desk = the_desk();
+	struct packet *p = desk ? &desk->packet : 0;
 	struct addr from = {};
 	struct flow *flow;
 	struct way *way;
@@ -174,19 +202,21 @@ static __always_inline int tunnel_path(struct __sk_buff *skb, const struct confi
 			return WRAP_REFUSED;
 		__builtin_memcpy(&from, key.remote_ipv6, sizeof(from));
 	}
-	if (!read_packet(skb, 0, &p))
+	if (!p || !read_packet(skb, 0, p))
 		return WRAP_REFUSED;
-	flow = find(&p, key.tunnel_id, config->generation, &side);
-	if (!flow)
+	side = key_of(p, key.tunnel_id, &desk->key);
+	flow = bpf_map_lookup_elem(&flows, &desk->key);
+	if (!flow || !in_force(flow, config->generation))
 		return WRAP_REFUSED;
 	way = side ? &flow->ways[1] : &flow->ways[0];
 	data = (void *)(long)skb->data;
 	if (data + ETH_HLEN > (void *)(long)skb->data_end)
 		return WRAP_REFUSED;
-	if (!comes_this_way(way, &from, data) || largest(skb, &p) > way->max_packet || !pass(skb, flow, side, &p))
+	if (!comes_this_way(way, &from, data) || largest(skb, p) > way->max_packet ||
+	    !pass(skb, flow, side, desk))
 		return WRAP_REFUSED;
 	count(STAT_FROM_UNDERLAY);
-	return write_ethernet(skb, way->out_macs, p.v6) ? into_port(skb, way, true) : WRAP_BROKEN;
+	return write_ethernet(skb, way->out_macs, p->v6) ? into_port(skb, way, true) : WRAP_BROKEN;
 }
 
 SEC("tc")

@@ -33,7 +33,7 @@ impl Key {
     }
 }
 
-/// One side of an established TCP connection.
+/// One side of a TCP connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct TcpSide {
@@ -45,10 +45,10 @@ pub struct TcpSide {
     pub max_window: u32,
     /// The furthest acknowledgement it sent
     pub max_ack: u32,
-    /// The shift for the windows it offers
-    pub scale: u32,
+    /// Window scale from its SYN
+    pub scale: u16,
     /// As policy has them
-    pub flags: u32,
+    pub flags: u16,
 }
 
 /// [`Way::flags`]: packets of this direction may pass.
@@ -92,7 +92,16 @@ pub struct Way {
     pub bytes: u64,
     /// The sender's side of the connection
     pub tcp: TcpSide,
+    /// The rule that admitted the flow: egress with the opener's way, ingress with the other one
+    pub rule: u32,
 }
+
+/// [`Flow::marks`]: the pipeline has the flow, and this entry keeps its place.
+pub const FLOW_HELD: u8 = 1;
+/// [`Flow::marks`]: it began in the kernel, by a permit.
+pub const FLOW_BORN: u8 = 2;
+/// [`Flow::marks`]: it counts among the answered flows; said of flows that were born in the kernel.
+pub const FLOW_ANSWERED: u8 = 4;
 
 /// A flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -108,13 +117,123 @@ pub struct Flow {
     pub generation: u32,
     /// When a packet last passed, in nanoseconds of the monotonic clock; 0 when none did
     pub last_seen: u64,
+    /// When it was born, in milliseconds of that clock; they wrap.
+    pub created: u32,
     /// Which end opened it: 0 the low one, 1 the high one
-    pub opener: u32,
+    pub opener: u8,
+    /// `FLOW_*`
+    pub marks: u8,
     /// Nothing
-    pub pad: u32,
+    pub spare: u16,
     /// From the low end of the key, and from the high one
     pub ways: [Way; 2],
 }
+
+/// Flows of a pair and service: those that a permit is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PermitKey {
+    pub(crate) src: [u8; 16],
+    pub(crate) dst: [u8; 16],
+    pub(crate) vni: u32,
+    pub(crate) dport: u16,
+    pub(crate) proto: u16,
+}
+
+impl PermitKey {
+    /// That of a flow whose first packet has this key.
+    #[must_use]
+    pub fn of(opened: &FlowKey) -> Self {
+        Self {
+            src: address(opened.src),
+            dst: address(opened.dst),
+            vni: opened.vni.get(),
+            dport: opened.dport,
+            proto: opened.proto.into(),
+        }
+    }
+}
+
+/// What was decided for such flows, and holds while epoch and generation are in force.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Permit {
+    /// Place of their network
+    pub network: u32,
+    /// The epoch that must be in force in that network
+    pub epoch: u32,
+    /// The generation that must be in force
+    pub generation: u32,
+    /// Nothing
+    pub spare: u32,
+    /// The opener's way, and the other one
+    pub ways: [Way; 2],
+}
+
+/// How many states of a flow the programs know; they are numbered as in [`Terms::timeouts_ms`].
+pub const STATES: usize = 9;
+
+/// What flows may be born on in a network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Terms {
+    pub(crate) leases: [u64; 2],
+    pub(crate) timeouts: [u32; STATES],
+    pub(crate) mss_mtu: u32,
+}
+
+/// How flows that are born in the kernel come to their outer source port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Entropy {
+    /// What nobody outside knows
+    pub secret: u64,
+    /// The first port of the range
+    pub first: u32,
+    /// How many ports the range has
+    pub available: u32,
+    /// How many of them are in use: a power of two
+    pub buckets: u32,
+    /// Nothing
+    pub spare: u32,
+}
+
+/// A flow that another one of the same key took the place of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Ended {
+    /// Its key
+    pub key: Key,
+    /// The epoch that admitted it
+    pub epoch: u32,
+    /// Packets from the low end of the key, and from the high one
+    pub packets: [u64; 2],
+    /// Their bytes
+    pub bytes: [u64; 2],
+    /// The rules that admitted it, as [`Way::rule`] of both ways
+    pub rules: [u32; 2],
+    /// Which end opened it
+    pub opener: u32,
+    /// Nothing
+    pub spare: u32,
+}
+
+/// What is asked of the program `take`.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, packed)]
+pub(crate) struct Take {
+    pub(crate) ethernet: [u8; 14],
+    pub(crate) how: u8,
+    pub(crate) result: u8,
+    pub(crate) key: Key,
+    pub(crate) flow: Flow,
+}
+
+pub(crate) const TAKE_IF_OVER: u8 = 1;
+pub(crate) const TAKE_DELETE: u8 = 2;
+pub(crate) const TAKE_ABSENT: u8 = 0;
+pub(crate) const TAKE_HELD: u8 = 1;
+pub(crate) const TAKE_TAKEN: u8 = 2;
 
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -138,7 +257,7 @@ pub struct Network {
 }
 
 /// Counts up with every change to what this file says: a daemon takes over no tables that it reads otherwise.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// What holds for all programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

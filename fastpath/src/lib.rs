@@ -1,9 +1,12 @@
-//! The packet's path in the kernel, for flows that the pipeline has decided and handed over.
+//! The packet's path in the kernel, for flows that the pipeline has decided and handed over, and for new ones of a pair
+//! and service that it has decided before.
 //!
-//! The programs (`bpf/`) hold frames of such flows to the flow's state, and deliver or wrap them. They decide nothing:
-//! what they do not know or what does not fit goes up to the pipeline. This crate loads them and writes their tables;
-//! where they are attached is the caller's business.
+//! The programs (`bpf/`) hold frames of such flows to the flow's state, and deliver or wrap them. Decisions are the
+//! pipeline's; the kernel repeats them for the same pair and service while the policy's epoch stands. What it does not
+//! know or what does not fit goes up. This crate loads the programs and writes their tables; where they are attached is
+//! the caller's business.
 
+mod born;
 pub mod cost;
 mod layout;
 #[cfg(test)]
@@ -17,9 +20,13 @@ use std::{
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, Object, ObjectBuilder, OpenObject, ProgramInput};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-pub use self::layout::{
-    Flow, Key, LAYOUT, Network, Settings, TcpSide, UP_HASH_AT, UP_HEADER, WAY_INHERIT_TOS, WAY_INHERIT_TTL,
-    WAY_OPEN, WAY_PEER, Way, address, port_of,
+pub use self::{
+    born::{Cursor, Hold, Terms},
+    layout::{
+        Ended, Entropy, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, Flow, Key, LAYOUT, Network, Permit, PermitKey,
+        STATES, Settings, TcpSide, UP_HASH_AT, UP_HEADER, WAY_INHERIT_TOS, WAY_INHERIT_TTL, WAY_OPEN,
+        WAY_PEER, Way, address, port_of,
+    },
 };
 
 /// The compiled programs. ELF readers want the start of a file aligned.
@@ -95,6 +102,13 @@ pub struct Fastpath {
     vteps: MapHandle,
     settings: MapHandle,
     stats: MapHandle,
+    permits: MapHandle,
+    entropy: MapHandle,
+    ended: MapHandle,
+    /// The table that `terms` is mapped from
+    terms_table: MapHandle,
+    terms: Terms,
+    take: OwnedFd,
     programs: Programs,
 }
 
@@ -106,6 +120,7 @@ pub struct TableIds {
     networks: u32,
     vteps: u32,
     settings: u32,
+    terms: u32,
 }
 
 impl TableIds {
@@ -116,6 +131,7 @@ impl TableIds {
             "networks" => self.networks,
             "vteps" => self.vteps,
             "settings" => self.settings,
+            "terms" => self.terms,
             _ => return None,
         })
     }
@@ -206,7 +222,26 @@ impl Fastpath {
             underlay: program("underlay")?,
             tunnel: program("tunnel")?,
         };
-        Ok(Self { object, flows, ports, networks, vteps, settings, stats, programs })
+        let (permits, entropy, ended) = (map("permits")?, map("entropy")?, map("ended")?);
+        let terms_table = map("terms")?;
+        let terms = Terms::of(&terms_table)?;
+        let take = program("take")?;
+        Ok(Self {
+            object,
+            flows,
+            ports,
+            networks,
+            vteps,
+            settings,
+            stats,
+            permits,
+            entropy,
+            ended,
+            terms_table,
+            terms,
+            take,
+            programs,
+        })
     }
 
     /// By which the daemon that follows finds the tables.
@@ -224,6 +259,7 @@ impl Fastpath {
             networks: id(&self.networks, "networks")?,
             vteps: id(&self.vteps, "vteps")?,
             settings: id(&self.settings, "settings")?,
+            terms: id(&self.terms_table, "terms")?,
         })
     }
 
@@ -349,17 +385,7 @@ impl Fastpath {
         write(&self.flows, "flows", key, flow)
     }
 
-    /// Stops a flow from passing, and says where it has got to; nothing when it was not there.
-    ///
-    /// # Errors
-    /// [`Error::Table`].
-    pub fn withdraw(&self, key: &Key) -> Result<Option<Flow>, Error> {
-        let mut flow = Flow::new_zeroed();
-        let found = self.flows.lookup_into_and_delete(key.as_bytes(), flow.as_mut_bytes());
-        found.map(|found| found.then_some(flow)).map_err(|source| Error::Table { table: "flows", source })
-    }
-
-    /// Stops a flow from passing, wherever it has got to.
+    /// Stops a flow from passing, wherever it has got to, and gives its place up.
     ///
     /// # Errors
     /// [`Error::Table`].

@@ -10,7 +10,7 @@ use libbpf_rs::btf::{
     types::{MemberAttr, Struct},
 };
 
-use crate::layout::{self, Flow, Key, Network, Settings, TcpSide, Way};
+use crate::layout::{self, Ended, Entropy, Flow, Key, Network, Permit, PermitKey, Settings, TcpSide, Way};
 
 /// Size in bytes of a structure of the programs, and the offsets of its members.
 fn noted(name: &str) -> (usize, Vec<(String, usize)>) {
@@ -39,12 +39,19 @@ fn structures_are_the_same_on_both_sides() {
     assert_eq!(
         noted("way"),
         layout_of!(Way: in_port, in_vtep, out_port, out_vtep, in_macs, out_macs, max_packet, source_port_be, tos, ttl,
-            flags, packets, bytes, tcp)
+            flags, packets, bytes, tcp, rule)
     );
     assert_eq!(
         noted("flow"),
-        layout_of!(Flow: lock, network, epoch, generation, last_seen, opener, pad, ways)
+        layout_of!(Flow: lock, network, epoch, generation, last_seen, created, opener, marks, spare, ways)
     );
+    assert_eq!(noted("permit_key"), layout_of!(PermitKey: src, dst, vni, dport, proto));
+    assert_eq!(noted("permit"), layout_of!(Permit: network, epoch, generation, spare, ways));
+    assert_eq!(noted("terms"), layout_of!(layout::Terms: leases, timeouts, mss_mtu));
+    assert_eq!(noted("entropy"), layout_of!(Entropy: secret, first, available, buckets, spare));
+    assert_eq!(noted("ended"), layout_of!(Ended: key, epoch, packets, bytes, rules, opener, spare));
+    // What is in no table is not noted; the same is asserted in C.
+    assert_eq!(size_of::<layout::Take>(), 16 + size_of::<Key>() + size_of::<Flow>());
     assert_eq!(noted("port"), layout_of!(layout::Port: id, vni, lock, pad, tokens, filled_at));
     assert_eq!(
         noted("config"),

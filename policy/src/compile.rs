@@ -99,6 +99,8 @@ pub struct Compiled {
     /// Ruleset -> where its rules begin in `rules`
     rulesets: Box<[u32]>,
     rules: Box<[Outcome]>,
+    /// Ruleset -> whether one of its rules asks for source ports
+    by_source_port: Box<[bool]>,
     /// Address -> identity
     addresses: AddressMap,
     identities: Box<[IdentityRow]>,
@@ -206,6 +208,13 @@ impl Compiled {
         })
     }
 
+    /// Whether what the rules of `endpoint` say can depend on a packet's source port.
+    #[must_use]
+    pub fn asks_source_port(&self, endpoint: EndpointId, direction: Direction) -> bool {
+        let ruleset = self.ruleset(endpoint, direction);
+        ruleset.is_some_and(|ruleset| self.by_source_port.get(ruleset.0 as usize) != Some(&false))
+    }
+
     /// The identity of an address.
     #[inline]
     #[must_use]
@@ -249,6 +258,7 @@ impl Compiled {
                 + size_of_val(&*self.endpoints)
                 + size_of_val(&*self.rulesets)
                 + size_of_val(&*self.rules)
+                + size_of_val(&*self.by_source_port)
                 + size_of_val(&*self.identities)
                 + size_of_val(&*self.further)
                 + self.addresses.bytes()

@@ -51,8 +51,8 @@ use eastgate_wire::{
 use hashbrown::HashTable;
 
 pub use self::{
-    offload::{Found, Offloaded, Progress, Side},
-    quota::{FlowLimits, FlowUse, NetworkQuota, Quota},
+    offload::{Born, Found, Offloaded, Progress, Side},
+    quota::{Borrower, FlowLimits, FlowUse, NetworkQuota, Population, Quota},
     report::{Ending, FlowCounters, FlowEvent, FlowFilter, FlowInfo, Happening},
     segment::{Direction, Later, Query, Segment, SegmentKind},
     settings::{FlowState, OnChange, StateSettings, Timeouts},
@@ -60,7 +60,7 @@ pub use self::{
     slab::Count,
 };
 use self::{
-    quota::{Full, Population},
+    quota::Full,
     report::Events,
     segment::{Key, flags_make_sense},
     slab::{Entry, NONE, Slab},
@@ -151,6 +151,8 @@ pub struct FlowTable {
     away: u32,
     overdue: Vec<FlowId>,
     recalled: Vec<FlowKey>,
+    /// Someone keeps a place for each flow
+    places_kept: bool,
 }
 
 /// A network that has flows in this shard.
@@ -176,6 +178,7 @@ impl FlowTable {
             away: 0,
             overdue: Vec::new(),
             recalled: Vec::new(),
+            places_kept: false,
             hasher,
         }
     }
@@ -462,13 +465,19 @@ impl FlowTable {
                 return Err(DropReason::FlowLimit);
             }
         }
+        self.leave_queue(index);
+        quota.give(Population::Unanswered);
+        Ok(())
+    }
+
+    /// A flow that was answered waits no longer.
+    fn leave_queue(&mut self, index: u32) {
+        let vni = self.slab.at(index).key.vni();
         let place = std::mem::replace(&mut self.slab.at_mut(index).waiting, NONE);
         if let Some(network) = self.networks.get_mut(&vni) {
             self.waiting.leave(&mut network.waiting, place);
         }
-        quota.give(Population::Unanswered);
         self.counters.answered += 1;
-        Ok(())
     }
 }
 

@@ -1,6 +1,9 @@
 //! What the daemon tells about itself: one function for each question.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::atomic::Ordering::Relaxed,
+};
 
 use eastgate_policy::flow::{FlowFilter, FlowInfo};
 use eastgate_steering::Answers;
@@ -40,7 +43,7 @@ impl View {
             Request::Flows(filter) => Ok(json!({ "flows": self.flows(&snapshot, &filter) })),
             Request::Neighbors(filter) => Ok(json!({ "neighbors": neighbors(&snapshot, &filter) })),
             Request::Drops(filter) => Ok(json!({ "drops": self.drops(&snapshot, &filter) })),
-            Request::Policy(filter) => Ok(json!({ "policy": policy(&snapshot, &filter) })),
+            Request::Policy(filter) => Ok(json!({ "policy": self.policy(&snapshot, &filter) })),
             Request::FdbFlush(filter) => Ok(json!(fdb_flush(&snapshot, &filter))),
             Request::FlowsKill(filter) => Ok(json!(self.flows_kill(&snapshot, &filter))),
             Request::Trace(packet) => Ok(json!(trace::trace(&snapshot, &packet)?)),
@@ -50,7 +53,7 @@ impl View {
 
     fn status(&self, snapshot: &Snapshot) -> Status {
         let visible = lock(&self.state).clone();
-        let in_use = self.shared.book.quota.in_use();
+        let in_use = self.shared.flows_in_use();
         let family = if snapshot.vtep.0.is_ipv4() { Family::V4 } else { Family::V6 };
         let mtu = visible.underlay.as_ref().map_or(0, |link| link.mtu);
         let device =
@@ -201,10 +204,30 @@ impl View {
                 break;
             }
         }
+        found.iter_mut().filter(|flow| flow.offloaded).for_each(|flow| self.catch_up(snapshot, flow));
+        if found.len() < limit {
+            self.shared.for_each_born(now, |flow| {
+                if wanted.fits(flow) {
+                    found.push(*flow);
+                }
+            });
+        }
         found.sort_by_key(|flow| flow.key);
         found.truncate(limit);
-        found.iter_mut().filter(|flow| flow.offloaded).for_each(|flow| self.catch_up(snapshot, flow));
         found.iter().map(|flow| flow_row(snapshot, flow, now)).collect()
+    }
+
+    /// A flow that began in the kernel is counted for its rules when it leaves.
+    fn policy(&self, snapshot: &Snapshot, filter: &Filter) -> Vec<PolicyRow> {
+        let mut uncounted = Uncounted::new();
+        self.shared.for_each_born(clock::now(), |flow| {
+            if snapshot.network(flow.key.vni).is_some_and(|network| network.epoch == flow.epoch) {
+                for rule in [flow.egress_rule, flow.ingress_rule] {
+                    *uncounted.entry((flow.key.vni, rule)).or_default() += 1;
+                }
+            }
+        });
+        policy(snapshot, filter, &uncounted)
     }
 
     /// Adds what has passed in the kernel since the flow went there.
@@ -224,7 +247,7 @@ impl View {
     fn flows_kill(&self, snapshot: &Snapshot, filter: &Filter) -> Done {
         let now = clock::now();
         let wanted = flow_filter(filter);
-        let mut count = 0;
+        let mut count = self.shared.kill_born(&wanted, now);
         for shard in self.shared.all_flows() {
             let mut from = Some(0);
             while let Some(place) = from {
@@ -382,7 +405,10 @@ fn neighbors(snapshot: &Snapshot, filter: &Filter) -> Vec<NeighborRow> {
     limited(rows, filter)
 }
 
-fn policy(snapshot: &Snapshot, filter: &Filter) -> Vec<PolicyRow> {
+/// Flows that rules have let in and that are not counted yet: by network and number of the rule.
+type Uncounted = HashMap<(Vni, u32), u64>;
+
+fn policy(snapshot: &Snapshot, filter: &Filter, uncounted: &Uncounted) -> Vec<PolicyRow> {
     let rows = networks(snapshot, filter).into_iter().map(|network| {
         let stats = network.policy.stats();
         PolicyRow {
@@ -393,13 +419,13 @@ fn policy(snapshot: &Snapshot, filter: &Filter) -> Vec<PolicyRow> {
             identities: stats.identities,
             lists: stats.lists,
             bytes: stats.resident_bytes,
-            groups: groups(network),
+            groups: groups(network, uncounted),
         }
     });
     limited(rows.collect(), filter)
 }
 
-fn groups(network: &Network) -> Vec<GroupRow> {
+fn groups(network: &Network, uncounted: &Uncounted) -> Vec<GroupRow> {
     let Some(config) = network.config() else { return Vec::new() };
     let mut members: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for endpoint in &config.endpoints {
@@ -417,7 +443,8 @@ fn groups(network: &Network) -> Vec<GroupRow> {
                 rule: name.rule,
                 at: name.at,
                 text: trace::rule_text(rule),
-                flows: network.hits.get(id as usize).map_or(0, |hits| hits.load(Relaxed)),
+                flows: network.hits.get(id as usize).map_or(0, |hits| hits.load(Relaxed))
+                    + uncounted.get(&(network.vni, id)).copied().unwrap_or_default(),
             })
         });
         let rules = rules.collect();

@@ -26,6 +26,14 @@ pub fn now() -> Instant {
     from_monotonic(START.monotonic + START.at.elapsed().as_nanos() as u64)
 }
 
+/// A moment within the last weeks that the kernel noted in milliseconds of `CLOCK_MONOTONIC`, as far as they fit.
+#[must_use]
+pub fn from_wrapped_millis(millis: u32) -> Instant {
+    let now = (START.monotonic + START.at.elapsed().as_nanos() as u64) / 1_000_000;
+    let age = (now as u32).wrapping_sub(millis);
+    from_monotonic(now.saturating_sub(u64::from(age)) * 1_000_000)
+}
+
 /// A moment that the kernel noted, in nanoseconds of `CLOCK_MONOTONIC`.
 #[must_use]
 pub const fn from_monotonic(nanos: u64) -> Instant {

@@ -1,5 +1,7 @@
 //! The kernel's side of the fast path: who is where in its tables, and flows written into them.
 
+mod born;
+
 use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, Ipv6Addr, UdpSocket},
@@ -8,23 +10,24 @@ use std::{
 };
 
 use eastgate_fastpath::{
-    Error, Fastpath, Flow, Key, LAYOUT, Limits, Network, Settings, Stats, TableIds, TcpSide, WAY_INHERIT_TOS,
-    WAY_INHERIT_TTL, WAY_OPEN, WAY_PEER, Way, address,
+    Cursor, Entropy, Error, Fastpath, Flow, Key, LAYOUT, Limits, Network, Settings, Stats, TableIds, TcpSide,
+    WAY_INHERIT_TOS, WAY_INHERIT_TTL, WAY_OPEN, WAY_PEER, Way, address,
 };
-use eastgate_policy::flow::{Count, Found, Offloaded, Progress, Side};
+use eastgate_policy::flow::{Count, FlowUse, Found, NetworkQuota, Offloaded, Progress, Side, StateSettings};
 use eastgate_vtep::{
     ecn::{OuterTos, OuterTtl},
     fdb::Location,
 };
-use eastgate_wire::{Addr, DropReason, FlowKey, MacAddr, PortId, Vni, VtepAddr};
+use eastgate_wire::{Addr, DropReason, FlowKey, PortId, Vni, VtepAddr};
 
+use self::born::Leases;
 use super::clock;
 use crate::{
     control::protocol::Traffic,
     pipeline::{
         counters::Elsewhere,
         decide::receiver_at,
-        offload::{FlowOffload, Handover, Lane},
+        offload::{FlowOffload, Handover, Hold, Lane, Offer, Replaced, Resident},
         shared::lock,
     },
     snapshot::Snapshot,
@@ -66,6 +69,8 @@ pub struct KernelUnderlay {
 pub struct KernelPath {
     fastpath: Fastpath,
     tables: Mutex<Tables>,
+    /// Locked after `tables`, where both are
+    leases: Mutex<Leases>,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +88,9 @@ struct Tables {
     inherited: BTreeSet<u32>,
     /// This daemon's word counts. Until then flows go on as the daemon before has left them.
     live: bool,
+    /// The generation from which on it does
+    since: u32,
+    entropy: Entropy,
 }
 
 impl KernelPath {
@@ -105,7 +113,8 @@ impl KernelPath {
         };
         fastpath.set_settings(&settings)?;
         prove_withdrawal(&fastpath)?;
-        Ok(Self { fastpath, tables: Mutex::new(Tables { settings, ..Tables::default() }) })
+        let tables = Tables { settings, ..Tables::default() };
+        Ok(Self { fastpath, tables: Mutex::new(tables), leases: Mutex::default() })
     }
 
     /// Loads the programs with the tables of a daemon before. Its flows go on as they were decided until
@@ -132,7 +141,7 @@ impl KernelPath {
         }
         tables.inherited = fastpath.open_ports().into_iter().collect();
         fastpath.set_settings(&settings)?;
-        Ok(Self { fastpath, tables: Mutex::new(tables) })
+        Ok(Self { fastpath, tables: Mutex::new(tables), leases: Mutex::default() })
     }
 
     /// By which the daemon that follows finds the tables.
@@ -174,6 +183,9 @@ impl KernelPath {
             let mut tables = lock(&self.tables);
             tables.live = true;
             self.renew(&mut tables)?;
+            tables.since = tables.settings.generation;
+            // Of flows that were born for the daemon before nothing moves any more; each is decided, and counted, anew.
+            self.fastpath.terms().clear();
         }
         self.take_snapshot(snapshot)
     }
@@ -298,6 +310,7 @@ impl KernelPath {
         let mut tables = lock(&self.tables);
         let tables = &mut *tables;
         tables.snapshot = Some(snapshot.clone());
+        self.spread(tables, snapshot.ports)?;
         // Each is written on its own: no network's flows depend on another's.
         #[allow(clippy::iter_over_hash_type)]
         for (vni, (place, epoch)) in &mut tables.networks {
@@ -332,11 +345,12 @@ impl KernelPath {
             generation: tables.settings.generation,
             ..Flow::default()
         };
-        flow.opener = place as u32;
+        flow.opener = place as u8;
         for (direction, lane) in handover.lanes.iter().enumerate() {
             let open = direction == 0 || offloaded.answered;
             let mut way = self.way(tables, lane, open)?;
             way.tcp = tcp_side(&offloaded.sides[direction]);
+            way.rule = [offloaded.admitted.egress_rule, offloaded.admitted.ingress_rule][direction];
             flow.ways[place ^ direction] = way;
         }
         Some((key, flow))
@@ -433,31 +447,43 @@ impl FlowOffload for KernelPath {
     }
 
     fn withdraw(&self, original: &FlowKey) -> Option<Progress> {
-        let (key, place) = Key::of(original);
-        match self.fastpath.withdraw(&key) {
-            Ok(flow) => flow.map(|flow| progress(&flow, place)),
-            Err(error) => {
-                tracing::error!(%error, "a flow could not be taken back");
-                if self.fastpath.remove_flow(&key).is_err() {
-                    self.forget_paths();
-                }
-                None
-            }
-        }
+        self.find(original).map(|found| found.progress)
+    }
+
+    fn hold(&self, packet: &FlowKey) -> Hold {
+        self.hold_place(packet)
     }
 
     fn find(&self, packet: &FlowKey) -> Option<Found> {
-        let (key, place) = Key::of(packet);
-        let flow = self.fastpath.withdraw(&key).ok().flatten()?;
-        let opened = if flow.opener as usize == place { *packet } else { packet.reversed() };
-        let place = flow.opener as usize & 1;
-        let ways = [&flow.ways[place], &flow.ways[place ^ 1]];
-        Some(Found {
-            key: opened,
-            answered: ways.iter().all(|way| way.flags & WAY_OPEN != 0),
-            progress: progress(&flow, place),
-            hints: ways.map(|way| receiver_at(MacAddr([0, 1, 2, 3, 4, 5].map(|at| way.out_macs[at])))),
-        })
+        self.take(packet)
+    }
+
+    fn end(&self, packet: &FlowKey) -> Option<Found> {
+        self.end_flow(packet, false)
+    }
+
+    fn end_if_over(&self, packet: &FlowKey) -> Option<Found> {
+        self.end_flow(packet, true)
+    }
+
+    fn permit(&self, offer: &Offer, quota: &Arc<NetworkQuota>, settings: &StateSettings) {
+        self.allow_births(offer, quota, settings);
+    }
+
+    fn page(&self, cursor: &mut Cursor, out: &mut Vec<Resident>) -> bool {
+        self.residents(cursor, out)
+    }
+
+    fn pop_ended(&self) -> Option<Replaced> {
+        self.replaced()
+    }
+
+    fn balance(&self) {
+        self.balance_leases();
+    }
+
+    fn unused(&self) -> FlowUse {
+        self.unused_places()
     }
 
     fn forget_paths(&self) {
@@ -473,7 +499,7 @@ impl FlowOffload for KernelPath {
     }
 }
 
-/// Flows must be able to come back: a kernel that cannot look up and delete in one step is none for the fast path.
+/// Flows must be able to come back: a kernel that cannot take one out in one step is none for the fast path.
 fn prove_withdrawal(fastpath: &Fastpath) -> Result<(), Error> {
     let nobody = FlowKey {
         src: Addr::v4([0; 4]),
@@ -485,7 +511,7 @@ fn prove_withdrawal(fastpath: &Fastpath) -> Result<(), Error> {
     };
     let (key, _) = Key::of(&nobody);
     fastpath.install(&key, &Flow::default())?;
-    fastpath.withdraw(&key).map(drop)
+    fastpath.end(&key).map(drop)
 }
 
 /// Is this an address of this machine? Only then can a socket be bound to it.
@@ -504,7 +530,7 @@ fn progress(flow: &Flow, place: usize) -> Progress {
             max_window: way.tcp.max_window,
             max_ack: way.tcp.max_ack,
             scale: way.tcp.scale as u8,
-            flags: way.tcp.flags as u16,
+            flags: way.tcp.flags,
         }),
         counts: ways.map(|way| Count { packets: way.packets, bytes: way.bytes }),
         last_seen: (flow.last_seen != 0).then(|| clock::from_monotonic(flow.last_seen)),
@@ -518,7 +544,7 @@ fn tcp_side(side: &Side) -> TcpSide {
         max_window: side.max_window,
         max_ack: side.max_ack,
         scale: side.scale.into(),
-        flags: side.flags.into(),
+        flags: side.flags,
     }
 }
 

@@ -369,6 +369,9 @@ impl Worker {
         self.shared.count_sent(self.index, &report);
         self.shared.narrow_paths(&report.narrow, clock::now());
         // Only now: packets that the fast path takes must not overtake those just sent.
+        for offer in self.batch.offers() {
+            self.shared.offer(offer);
+        }
         for handover in self.batch.handovers() {
             self.shared.hand_over(handover, clock::now());
         }

@@ -4,7 +4,7 @@ use std::{net::IpAddr, ops::Range};
 
 use eastgate_wire::{Frame, Offload, PortId, Vni};
 
-use super::offload::Handover;
+use super::offload::{Handover, Offer};
 
 /// Where a frame to send has its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +58,7 @@ pub struct Batch {
     emits: Vec<Emit>,
     made: Vec<u8>,
     handovers: Vec<Handover>,
+    offers: Vec<Offer>,
     message: u32,
 }
 
@@ -92,6 +93,17 @@ impl Batch {
     /// Hands a flow over, once the frames to send are sent.
     pub fn hand_over(&mut self, handover: Option<Handover>) {
         self.handovers.extend(handover);
+    }
+
+    /// Lets flows like one that was opened begin elsewhere.
+    pub fn offer(&mut self, offer: Option<Offer>) {
+        self.offers.extend(offer);
+    }
+
+    /// What may begin elsewhere.
+    #[must_use]
+    pub fn offers(&self) -> &[Offer] {
+        &self.offers
     }
 
     /// The flows to hand over.
@@ -132,5 +144,6 @@ impl Batch {
         self.emits.clear();
         self.made.clear();
         self.handovers.clear();
+        self.offers.clear();
     }
 }

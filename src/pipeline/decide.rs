@@ -10,7 +10,7 @@ use eastgate_policy::{
 use eastgate_vtep::fdb::Location;
 use eastgate_wire::{
     Addr, DropReason, FlowKey, Frame, Instant, MacAddr, View,
-    view::{IcmpRole, Ip, Transport},
+    view::{IcmpRole, Ip, Transport, tcp_flags},
 };
 
 use super::{Arrival, Destination, Pipeline, Refusal, offload::Ripe, shared::lock};
@@ -160,11 +160,22 @@ impl<'s> Pipeline<'s> {
                     segment.key.dst,
                     &probe(segment, &segment.key),
                 )?;
-                let hit = flows.open(segment, &admitted, &network.tracking, &network.state.quota, now)?;
+                if !self.shared.hold(&segment.key)? {
+                    // It has begun elsewhere since it was looked for.
+                    self.shared.adopt(flows, network, &segment.key, now)?;
+                    if flows.knows(&segment.key) {
+                        return self.track_in(flows, network, ends, segment, now);
+                    }
+                    if !self.shared.hold(&segment.key)? {
+                        return Err(DropReason::NotReady.into());
+                    }
+                }
+                let opened = flows.open(segment, &admitted, &network.tracking, &network.state.quota, now);
+                let hit = opened.inspect_err(|_| self.shared.let_go(flows, &segment.key))?;
                 flows.set_hint(hit.flow, FlowDirection::Original, receiver(ends.dst));
                 flows.set_hint(hit.flow, FlowDirection::Reply, receiver(ends.src));
                 network.count_hits(&admitted);
-                Ok(None)
+                Ok(self.opened(&hit, ends, segment, admitted))
             }
             Tracked::Stale { flow, original, .. } => {
                 // The flow is decided as its first packet was, whichever way this one goes.
@@ -194,6 +205,22 @@ impl<'s> Pipeline<'s> {
         }
     }
 
+    /// The flow that a packet has opened between two endpoints, when others like it can begin elsewhere.
+    fn opened(&self, hit: &Hit, ends: Ends<'s>, segment: &Segment, admitted: Admitted) -> Option<Ripe<'s>> {
+        const CORE: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST | tcp_flags::ACK;
+        let begins = match &segment.kind {
+            SegmentKind::Tcp(tcp) => tcp.flags & CORE == tcp_flags::SYN,
+            SegmentKind::Udp => true,
+            _ => false,
+        };
+        if !begins || !self.shared.offloads() {
+            return None;
+        }
+        let (src, dst) = (ends.src?, ends.dst?);
+        let (flow, direction) = (hit.flow, hit.direction);
+        Some(Ripe { flow, key: segment.key, direction, src, dst, opened: Some(admitted) })
+    }
+
     /// The flow of a packet that passed, when it has settled between two endpoints and someone faster can have it.
     fn ripe(&self, flows: &FlowTable, hit: &Hit, ends: Ends<'s>, segment: &Segment) -> Option<Ripe<'s>> {
         if !hit.ripe || !self.shared.offloads() {
@@ -203,7 +230,8 @@ impl<'s> Pipeline<'s> {
         // Both directions were decided for these receivers, and for no others.
         let decided = flows.hint(hit.flow, hit.direction) == receiver(ends.dst)
             && flows.hint(hit.flow, hit.direction.reversed()) == receiver(ends.src);
-        decided.then_some(Ripe { flow: hit.flow, key: segment.key, direction: hit.direction, src, dst })
+        let (flow, direction) = (hit.flow, hit.direction);
+        decided.then_some(Ripe { flow, key: segment.key, direction, src, dst, opened: None })
     }
 
     /// An ICMP error passes when it quotes a packet of a live flow, on its way to the one who sent it.
@@ -302,7 +330,7 @@ impl<'s> Pipeline<'s> {
 
 impl Network {
     /// Counts a flow for the rules that admitted it.
-    fn count_hits(&self, admitted: &Admitted) {
+    pub(super) fn count_hits(&self, admitted: &Admitted) {
         for rule in [admitted.egress_rule, admitted.ingress_rule] {
             if let Some(hits) = self.hits.get(rule as usize) {
                 hits.fetch_add(1, Relaxed);

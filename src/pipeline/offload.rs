@@ -3,9 +3,16 @@
 //! The pipeline says what it does with the packets of each direction ([`Lane`]), and compares that with what it has
 //! just done with one: a flow is handed over only when both agree. Who carries it out is behind [`FlowOffload`].
 
-use std::fmt::Debug;
+use std::sync::Arc;
 
-use eastgate_policy::flow::{Direction, FlowId, FlowTable, Found, Offloaded, Progress};
+use eastgate_fastpath::Cursor;
+use eastgate_policy::{
+    flow::{
+        Admitted, Borrower, Count, Direction, Ending, FlowFilter, FlowId, FlowInfo, FlowTable, FlowUse,
+        Found, NetworkQuota, Offloaded, Progress, StateSettings,
+    },
+    rule,
+};
 use eastgate_vtep::{
     ecn::{OuterTos, OuterTtl},
     entropy::key_hash,
@@ -15,26 +22,92 @@ use eastgate_vtep::{
 };
 use eastgate_wire::{DropReason, FlowKey, Instant, MacAddr, View, view::proto};
 
-use super::{Arrival, Destination, Pipeline, Shared, forward::family};
+use super::{Arrival, Destination, Pipeline, Shared, batch::Batch, forward::family, shared::lock};
 use crate::snapshot::{Endpoint, Network, Snapshot};
 
 /// Flows of these UDP ports stay with the pipeline, which checks each packet's role: DHCP and DHCPv6.
 const ROLES: [u16; 4] = [67, 68, 546, 547];
 
 /// Whoever carries packets of flows that were decided.
-pub trait FlowOffload: Debug + Send + Sync {
+pub trait FlowOffload: Borrower {
     /// Counts up whenever what was true of ports and paths may be so no longer.
     fn generation(&self) -> u32;
     /// Lets the packets of a flow pass; false when it cannot, or when epoch or generation are no longer in force.
     fn install(&self, handover: &Handover, flow: &Offloaded) -> bool;
-    /// Stops them from passing, and says where the flow has got to; nothing when it is not known (any more).
+    /// Stops them from passing, and says where the flow has got to; nothing when it is not known (any more). Its place
+    /// is kept: it does not begin there until [`FlowOffload::end`].
     fn withdraw(&self, original: &FlowKey) -> Option<Progress>;
-    /// A flow that is there although nobody here has handed it over, and stops its packets from passing.
-    fn find(&self, key: &FlowKey) -> Option<Found>;
+    /// Keeps the place of a flow that is about to be opened here, so that it does not begin there.
+    fn hold(&self, packet: &FlowKey) -> Hold;
+    /// A flow that is there although nobody here has handed it over, and stops its packets from passing. Its place is
+    /// kept. The permit of one that began there comes with it.
+    fn find(&self, packet: &FlowKey) -> Option<Found>;
+    /// Gives a flow's place up, and stops its packets if any passed; the flow, when it was there.
+    fn end(&self, packet: &FlowKey) -> Option<Found>;
+    /// The same for a flow that began there, when its time is over.
+    fn end_if_over(&self, packet: &FlowKey) -> Option<Found>;
+    /// Flows of this pair and service may begin there.
+    fn permit(&self, offer: &Offer, quota: &Arc<NetworkQuota>, settings: &StateSettings);
+    /// Some of the flows whose places are there. False when these were the last.
+    fn page(&self, cursor: &mut Cursor, out: &mut Vec<Resident>) -> bool;
+    /// A flow that began there, and that another one of the same key has taken the place of.
+    fn pop_ended(&self) -> Option<Replaced>;
+    /// Gives back permits that were lent and are not needed.
+    fn balance(&self);
+    /// Lent permits that no flow holds.
+    fn unused(&self) -> FlowUse;
     /// What flows were told of paths is no longer so: each comes up once more.
     fn forget_paths(&self);
     /// Where the flow has got to.
     fn peek(&self, original: &FlowKey) -> Option<Progress>;
+}
+
+/// Whether the place of a flow is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hold {
+    /// Nobody but us can have the flow.
+    Kept,
+    /// It has begun there.
+    Begun,
+    /// There is no room.
+    Full,
+}
+
+/// A flow whose place is elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Resident {
+    /// A packet of it
+    pub packet: FlowKey,
+    /// The place is kept for a flow that is here.
+    pub held: bool,
+    /// It began there, and is there.
+    pub born: Option<Found>,
+}
+
+/// A flow that began elsewhere and ended there, when its ends began another one on the same ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Replaced {
+    /// The key of the packet that opened it
+    pub key: FlowKey,
+    /// Who admitted it
+    pub admitted: Admitted,
+    /// What passed, by [`Direction`]
+    pub counts: [Count; 2],
+}
+
+/// A flow was let in that others of its pair and service are like.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// The key of the packet that opened it
+    pub opened: FlowKey,
+    /// Who admitted it
+    pub admitted: Admitted,
+    /// [`FlowOffload::generation`] before the lanes were laid
+    pub generation: u32,
+    /// Both directions, by [`Direction`]
+    pub lanes: [Lane; 2],
+    /// A SYN whose MSS stands for larger packets is for the pipeline, which lowers it; 0 where it does not
+    pub mss_mtu: u16,
 }
 
 /// What the packets of one direction of a flow are like, and what is to be done with them.
@@ -81,6 +154,8 @@ pub(super) struct Ripe<'s> {
     pub(super) direction: Direction,
     pub(super) src: &'s Endpoint,
     pub(super) dst: &'s Endpoint,
+    /// The packet has opened the flow just now: others like it may begin elsewhere.
+    pub(super) opened: Option<Admitted>,
 }
 
 impl<'s> Pipeline<'s> {
@@ -114,6 +189,51 @@ impl<'s> Pipeline<'s> {
             Direction::Reply => [back, lane],
         };
         Some(Handover { flow: ripe.flow, key, epoch: network.epoch, generation, lanes })
+    }
+
+    /// Step 8: the flow of the packet in hand goes elsewhere, or flows like it may begin there.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is a different thing, and a struct would only rename them"
+    )]
+    pub(super) fn hand_on(
+        &self,
+        arrival: &Arrival<'s>,
+        to: &Destination<'s>,
+        ripe: Option<&Ripe<'s>>,
+        came: [MacAddr; 2],
+        left: &View,
+        now: Instant,
+        out: &mut Batch,
+    ) {
+        let Some(ripe) = ripe else { return };
+        let handover = self.handover(arrival, to, ripe, came, left, now);
+        if ripe.opened.is_none() {
+            out.hand_over(handover);
+        } else {
+            out.offer(handover.and_then(|like| self.offer(arrival.network, ripe, like, left)));
+        }
+    }
+
+    /// What it takes to let flows like the one that was opened begin elsewhere: nothing of the decision may hang on
+    /// what such a flow can have otherwise, which is its source port.
+    pub(super) fn offer(
+        &self,
+        network: &Network,
+        ripe: &Ripe<'s>,
+        like: Handover,
+        view: &View,
+    ) -> Option<Offer> {
+        let admitted = ripe.opened?;
+        let asks = |endpoint: &Endpoint, direction| {
+            endpoint.policed_here && network.policy.asks_source_port(endpoint.id, direction)
+        };
+        if asks(ripe.src, rule::Direction::Egress) || asks(ripe.dst, rule::Direction::Ingress) {
+            return None;
+        }
+        let mss_mtu = if network.mss_clamp { self.tenant_mtu(network, view) } else { 0 };
+        let Handover { generation, lanes, .. } = like;
+        Some(Offer { opened: ripe.key, admitted, generation, lanes, mss_mtu })
     }
 
     /// How packets from one endpoint to another travel; nothing when that is not for the fast path: checks that are
@@ -161,7 +281,9 @@ impl<'s> Pipeline<'s> {
 
 impl Shared {
     /// Lets whoever is faster carry packets of flows from here on.
-    pub fn offload_to(&self, faster: std::sync::Arc<dyn FlowOffload>) {
+    pub fn offload_to(&self, faster: Arc<dyn FlowOffload>) {
+        self.all_flows().for_each(|table| lock(table).keep_places());
+        self.book.quota.lend_to(faster.clone());
         // Set once, before the workers get anything to do.
         let _ = self.faster.set(faster);
     }
@@ -198,7 +320,38 @@ impl Shared {
         flows.reclaim(flow, progress.as_ref(), &network.tracking, now);
     }
 
-    /// Goes on with a flow that the fast path has from a daemon before.
+    /// Lets flows like one that was opened begin elsewhere.
+    pub fn offer(&self, offer: &Offer) {
+        if let (Some(faster), Some(network)) = (self.faster.get(), self.snapshot().network(offer.opened.vni))
+        {
+            faster.permit(offer, &network.state.quota, &network.tracking);
+        }
+    }
+
+    /// Keeps the place of a flow that is about to be opened. False when it has begun elsewhere meanwhile.
+    pub(super) fn hold(&self, packet: &FlowKey) -> Result<bool, DropReason> {
+        let Some(faster) = self.faster.get().filter(|_| matches!(packet.proto, proto::TCP | proto::UDP))
+        else {
+            return Ok(true);
+        };
+        match faster.hold(packet) {
+            Hold::Kept => Ok(true),
+            Hold::Begun => Ok(false),
+            Hold::Full => Err(DropReason::FlowLimit),
+        }
+    }
+
+    /// Gives the place up of a flow that could not be opened.
+    pub(super) fn let_go(&self, flows: &FlowTable, packet: &FlowKey) {
+        if let Some(faster) = self.faster.get()
+            && matches!(packet.proto, proto::TCP | proto::UDP)
+            && !flows.knows(packet)
+        {
+            faster.end(packet);
+        }
+    }
+
+    /// Goes on with a flow that the fast path has: it began there, or is from a daemon before.
     pub(super) fn adopt(
         &self,
         flows: &mut FlowTable,
@@ -208,20 +361,126 @@ impl Shared {
     ) -> Result<(), DropReason> {
         let Some(faster) = self.faster.get().filter(|_| !flows.knows(packet)) else { return Ok(()) };
         let Some(found) = faster.find(packet) else { return Ok(()) };
-        network.count_progress(&found.key, &found.progress);
+        network.count_found(&found);
         let adopted = flows.adopt(&found, &network.tracking, &network.state.quota, now);
         self.recall(flows);
+        if !flows.knows(packet) {
+            faster.end(packet);
+        }
         adopted
     }
 
-    /// Stops packets of flows that have ended here.
+    /// Stops packets of flows that have ended here, and gives their places up, unless the next flow of the same key is
+    /// here already.
     pub(crate) fn recall(&self, flows: &mut FlowTable) {
+        let Some(faster) = self.faster.get() else { return };
         while let Some(key) = flows.pop_recalled() {
-            if let Some(progress) = self.faster.get().and_then(|faster| faster.withdraw(&key))
+            let progress = if flows.knows(&key) {
+                faster.withdraw(&key)
+            } else {
+                faster.end(&key).map(|found| found.progress)
+            };
+            if let Some(progress) = progress
                 && let Some(network) = self.snapshot().network(key.vni)
             {
                 network.count_progress(&key, &progress);
             }
+        }
+    }
+
+    /// Ends flows that began elsewhere and whose time is over, counts those that have ended, and gives up places that
+    /// are kept for nobody: a daemon before has left them. Called now and then, and looks at some of them each time.
+    pub fn sweep(&self, now: Instant) {
+        let Some(faster) = self.faster.get() else { return };
+        let mut cursor = lock(&self.swept);
+        let mut residents = Vec::new();
+        for _ in 0..PAGES_PER_SWEEP {
+            residents.clear();
+            let more = faster.page(&mut cursor, &mut residents);
+            let snapshot = self.snapshot();
+            for resident in &residents {
+                let mut flows = match &resident.born {
+                    Some(born) if is_over(&snapshot, born, now) => self.flows(&resident.packet),
+                    None if resident.held => self.flows(&resident.packet),
+                    _ => continue,
+                };
+                if flows.knows(&resident.packet) {
+                    continue;
+                }
+                if resident.held {
+                    faster.end(&resident.packet);
+                } else if let Some(found) = faster.end_if_over(&resident.packet) {
+                    self.bury(&mut flows, &snapshot, &found, None);
+                }
+            }
+            if !more {
+                break;
+            }
+        }
+        while let Some(replaced) = faster.pop_ended() {
+            if let Some(network) = self.snapshot().network(replaced.key.vni) {
+                network.count_replaced(&replaced);
+            }
+        }
+        faster.balance();
+    }
+
+    fn bury(&self, flows: &mut FlowTable, snapshot: &Snapshot, found: &Found, ending: Option<Ending>) {
+        flows.bury(found, ending);
+        if let Some(network) = snapshot.network(found.key.vni) {
+            network.count_found(found);
+        }
+    }
+
+    /// Flows that began elsewhere, and are there.
+    pub fn for_each_born(&self, now: Instant, mut each: impl FnMut(&FlowInfo)) {
+        let Some(faster) = self.faster.get() else { return };
+        let (mut cursor, mut residents, mut more) = (Cursor::default(), Vec::new(), true);
+        let snapshot = self.snapshot_arc();
+        while more {
+            residents.clear();
+            more = faster.page(&mut cursor, &mut residents);
+            for found in residents.iter().filter_map(|resident| resident.born.as_ref()) {
+                let info = found.info(&tracking(&snapshot, found), now);
+                if info.deadline > now {
+                    each(&info);
+                }
+            }
+        }
+    }
+
+    /// Ends those of them that fit. How many.
+    pub fn kill_born(&self, filter: &FlowFilter, now: Instant) -> u64 {
+        let Some(faster) = self.faster.get() else { return 0 };
+        let mut wanted = Vec::new();
+        self.for_each_born(now, |info| {
+            if filter.fits(info) {
+                wanted.push(info.key);
+            }
+        });
+        let snapshot = self.snapshot_arc();
+        let mut killed = 0;
+        for key in wanted {
+            let mut flows = self.flows(&key);
+            if flows.knows(&key) {
+                continue;
+            }
+            if let Some(found) = faster.end(&key) {
+                self.bury(&mut flows, &snapshot, &found, Some(Ending::Killed));
+                killed += 1;
+            }
+        }
+        killed
+    }
+
+    /// How many flows there are, here and elsewhere: permits that are lent and held by no flow do not count.
+    #[must_use]
+    pub fn flows_in_use(&self) -> FlowUse {
+        let (all, unused) =
+            (self.book.quota.in_use(), self.faster.get().map(|faster| faster.unused()).unwrap_or_default());
+        FlowUse {
+            answered: all.answered.saturating_sub(unused.answered),
+            unanswered: all.unanswered.saturating_sub(unused.unanswered),
         }
     }
 
@@ -249,7 +508,39 @@ impl Shared {
     }
 }
 
+/// Pages of the table that one sweep reads.
+const PAGES_PER_SWEEP: usize = 128;
+
+fn tracking(snapshot: &Snapshot, found: &Found) -> StateSettings {
+    snapshot.network(found.key.vni).map_or_else(StateSettings::default, |network| network.tracking)
+}
+
+fn is_over(snapshot: &Snapshot, found: &Found, now: Instant) -> bool {
+    found.deadline(&tracking(snapshot, found), now) <= now
+}
+
 impl Network {
+    /// Counts a flow that began elsewhere, as far as it has got.
+    fn count_found(&self, found: &Found) {
+        self.count_progress(&found.key, &found.progress);
+        if let Some(born) = &found.born {
+            self.count_repeated(&born.admitted);
+        }
+    }
+
+    fn count_replaced(&self, replaced: &Replaced) {
+        let Replaced { key, admitted, counts } = *replaced;
+        self.count_progress(&key, &Progress { sides: Default::default(), counts, last_seen: None });
+        self.count_repeated(&admitted);
+    }
+
+    /// Under another epoch the numbers of rules meant others.
+    fn count_repeated(&self, admitted: &Admitted) {
+        if admitted.epoch == self.epoch {
+            self.count_hits(admitted);
+        }
+    }
+
     /// Counts what passed elsewhere for the flow's two ends.
     fn count_progress(&self, original: &FlowKey, progress: &Progress) {
         for (key, count) in [original, &original.reversed()].into_iter().zip(&progress.counts) {

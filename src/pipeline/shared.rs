@@ -10,6 +10,7 @@ use std::{
 
 use ahash::RandomState;
 use arc_swap::{ArcSwap, Guard};
+use eastgate_fastpath::Cursor;
 use eastgate_policy::{
     flow::{FlowCounters, FlowTable, Sharding},
     fragment::FragmentTable,
@@ -53,6 +54,8 @@ pub struct Shared {
     expiry: Box<[Mutex<Instant>]>,
     /// Whoever carries packets of flows that have settled
     pub(super) faster: OnceLock<Arc<dyn FlowOffload>>,
+    /// How far the last sweep of its flows came
+    pub(super) swept: Mutex<Cursor>,
 }
 
 /// A poisoned lock means that a worker died between two of its writes. The tables keep their own bounds at every
@@ -80,6 +83,7 @@ impl Shared {
             hasher: RandomState::new(),
             expiry: (0..workers).map(|_| Mutex::new(Instant::ZERO)).collect(),
             faster: OnceLock::new(),
+            swept: Mutex::default(),
         }
     }
 

@@ -48,6 +48,12 @@ impl SourcePorts {
         self.buckets
     }
 
+    /// The first port of the range, and how many there are; [`SourcePorts::buckets`] of them are in use.
+    #[must_use]
+    pub const fn range(self) -> (u16, u32) {
+        (self.first, self.available)
+    }
+
     /// The bucket that a flow falls into, below [`SourcePorts::buckets`]. The upper half of the hash is used:
     /// hash tables use the lower.
     #[inline]

@@ -47,10 +47,13 @@ pub(super) fn build(source: &Source, budget: &mut Budget) -> Result<Compiled, Co
         further.push(entry);
         row.further_to = further.len() as u32;
     }
+    let asks = |ruleset| rulesets.rules(ruleset).iter().any(|rule| asks_source_port(rule));
+    let by_source_port = (0..rulesets.len()).map(asks).collect();
     let outcomes = rulesets.flat.iter().map(|rule| Outcome { rule: rule.id, verdict: rule.verdict });
     Ok(Compiled {
         endpoints: rulesets.of_endpoints.into(),
         rules: outcomes.collect(),
+        by_source_port,
         rulesets: rulesets.starts.into(),
         addresses: identities.addresses,
         depth: identities.depth,
@@ -58,6 +61,10 @@ pub(super) fn build(source: &Source, budget: &mut Budget) -> Result<Compiled, Co
         further: further.into(),
         lists: lists.finish(),
     })
+}
+
+fn asks_source_port(rule: &Rule) -> bool {
+    matches!(rule.service, Service::Ports { source: Some(_), .. })
 }
 
 /// Refuses what would otherwise be read as something else, in groups that nobody is in as well.

@@ -14,8 +14,8 @@ use eastgate_wire::{
 };
 
 use super::{
-    Admitted, Count, Direction, Ending, FlowId, FlowState, FlowTable, NetworkQuota, Segment, SegmentKind,
-    StateSettings, flow_id,
+    Admitted, Count, Direction, Ending, FlowId, FlowInfo, FlowState, FlowTable, NetworkQuota, Population,
+    Segment, SegmentKind, StateSettings, flow_id,
     segment::Key,
     slab::{Entry, NONE},
     tcp::Connection,
@@ -49,9 +49,9 @@ pub struct Side {
     pub max_window: u32,
     /// The furthest acknowledgement it sent; valid with [`Side::ACKED`]
     pub max_ack: u32,
-    /// The shift for the windows it offers; 0 where scaling is not in force
+    /// Window scale from its SYN
     pub scale: u8,
-    /// What else is remembered of it. Whoever carries the flow sets [`Side::ACKED`] and leaves the rest as it is.
+    /// What else is remembered of it, as `tcp::Side` has it
     pub flags: u16,
 }
 
@@ -65,6 +65,8 @@ pub struct Offloaded {
     pub answered: bool,
     /// TCP: the opener's side and the other one
     pub sides: [Side; 2],
+    /// Who admitted it
+    pub admitted: Admitted,
 }
 
 /// What the fast path tells of a flow that comes back.
@@ -78,7 +80,7 @@ pub struct Progress {
     pub last_seen: Option<Instant>,
 }
 
-/// A flow that the fast path has and this table does not know: its daemon is gone.
+/// A flow that the fast path has and this table does not know: it began there, or its daemon is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Found {
     /// The key of the packet that opened it
@@ -89,6 +91,75 @@ pub struct Found {
     pub progress: Progress,
     /// What [`FlowTable::set_hint`] is to leave for each direction
     pub hints: [u64; 2],
+    /// It began there
+    pub born: Option<Born>,
+}
+
+/// What is known of a flow that began elsewhere, by a decision of ours that was repeated there. It holds a permit that
+/// was lent; whoever takes the flow has the permit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Born {
+    /// Whose decision it was
+    pub admitted: Admitted,
+    /// When it began
+    pub created: Instant,
+}
+
+impl Found {
+    /// Its state.
+    #[must_use]
+    pub fn state(&self) -> FlowState {
+        if self.key.proto == proto::TCP {
+            let mut connection = Connection::default();
+            connection.set_sides(&self.progress.sides);
+            return connection.state();
+        }
+        if self.answered { FlowState::Answered } else { FlowState::Unanswered }
+    }
+
+    /// The limits that it counts in.
+    #[must_use]
+    pub const fn population(&self) -> Population {
+        if self.answered { Population::Answered } else { Population::Unanswered }
+    }
+
+    /// When it ends if nothing more is heard. `now` stands for when it was last seen where nobody knows that.
+    #[must_use]
+    pub fn deadline(&self, settings: &StateSettings, now: Instant) -> Instant {
+        let state = self.state();
+        let lasts = settings.timeouts.of(self.key.proto, state);
+        match &self.born {
+            Some(born) if state.is_half_open() => born.created + lasts,
+            _ => self.progress.last_seen.unwrap_or(now).min(now) + lasts,
+        }
+    }
+
+    /// As it is shown.
+    #[must_use]
+    pub fn info(&self, settings: &StateSettings, now: Instant) -> FlowInfo {
+        let last_seen = self.progress.last_seen.unwrap_or(now);
+        let admitted = self.admitted();
+        FlowInfo {
+            key: self.key,
+            state: self.state(),
+            answered: self.answered,
+            offloaded: true,
+            epoch: admitted.epoch,
+            egress_rule: admitted.egress_rule,
+            ingress_rule: admitted.ingress_rule,
+            original: self.progress.counts[0],
+            reply: self.progress.counts[1],
+            created: self.born.map_or(last_seen, |born| born.created),
+            last_seen,
+            deadline: self.deadline(settings, now),
+        }
+    }
+
+    /// No epoch in force has let a flow in of which that is not known.
+    fn admitted(&self) -> Admitted {
+        let unknown = Admitted { epoch: 0, egress_rule: NO_RULE, ingress_rule: NO_RULE };
+        self.born.map_or(unknown, |born| born.admitted)
+    }
 }
 
 /// What an entry remembers in one byte, of which there are millions: who opened it, and how offloading went.
@@ -167,6 +238,11 @@ impl FlowTable {
             key: entry.key.as_travelling(entry.marks.opened_swapped()),
             answered: entry.is_answered(),
             sides,
+            admitted: Admitted {
+                epoch: entry.epoch,
+                egress_rule: entry.egress_rule,
+                ingress_rule: entry.ingress_rule,
+            },
         })
     }
 
@@ -206,11 +282,11 @@ impl FlowTable {
         !matches!(packet.proto, proto::TCP | proto::UDP) || self.find(&Key::of(packet, None).0).is_some()
     }
 
-    /// Goes on with a flow that it does not know, unless its time is over. Who admitted it is not known: no epoch in
-    /// force has let it in.
+    /// Goes on with a flow that it does not know, unless its time is over. Of a flow that did not begin there nobody
+    /// knows who admitted it: no epoch in force has let it in.
     ///
     /// # Errors
-    /// `flow-limit` when there is no room.
+    /// `flow-limit` when there is no room; a flow that began there brings its permit with it.
     pub fn adopt(
         &mut self,
         found: &Found,
@@ -219,27 +295,30 @@ impl FlowTable {
         now: Instant,
     ) -> Result<(), DropReason> {
         let (key, swapped) = Key::of(&found.key, None);
-        let mut connection = Connection::default();
-        connection.set_sides(&found.progress.sides);
-        let state = match (key.proto(), found.answered) {
-            (proto::TCP, _) => connection.state(),
-            (_, true) => FlowState::Answered,
-            (_, false) => FlowState::Unanswered,
-        };
-        let last_seen = found.progress.last_seen.unwrap_or(now).min(now);
-        let deadline = last_seen + settings.timeouts.of(key.proto(), state);
+        let deadline = found.deadline(settings, now);
         if deadline <= now {
+            if found.born.is_some() {
+                quota.give(found.population());
+                self.bury(found, None);
+            }
             return Ok(());
         }
-        self.make_room(key.vni(), quota, now)?;
-        let mut entry = Entry::new(key, swapped, state, now);
-        entry.connection = connection;
+        if found.born.is_none() {
+            self.make_room(key.vni(), quota, now)?;
+        }
+        let mut entry = Entry::new(key, swapped, found.state(), now);
+        entry.connection.set_sides(&found.progress.sides);
         entry.counts = found.progress.counts;
         entry.hints = found.hints;
-        entry.admit(&Admitted { epoch: 0, egress_rule: NO_RULE, ingress_rule: NO_RULE });
-        entry.seen(last_seen, deadline);
+        entry.admit(&found.admitted());
+        entry.created = found.born.map_or(now, |born| born.created);
+        entry.seen(found.progress.last_seen.unwrap_or(now).min(now), deadline);
         let index = self.insert(entry, quota, now);
         if !found.answered {
+            return Ok(());
+        }
+        if found.born.is_some() {
+            self.leave_queue(index);
             return Ok(());
         }
         let answered = self.answer(index, now);
@@ -247,6 +326,19 @@ impl FlowTable {
             self.remove(index, Ending::Evicted, now);
         }
         answered
+    }
+
+    /// Counts a flow that began elsewhere and is no longer there: because its time is over, if nothing else is said.
+    pub fn bury(&mut self, found: &Found, ending: Option<Ending>) {
+        let over = if found.state().is_over() { Ending::Closed } else { Ending::Expired };
+        self.counters.opened += 1;
+        self.counters.answered += u64::from(found.answered);
+        self.counters.end(ending.unwrap_or(over));
+    }
+
+    /// Someone keeps a place for each flow of TCP or UDP that is here, and hears of each that ends.
+    pub const fn keep_places(&mut self) {
+        self.places_kept = true;
     }
 
     /// A flow that is offloaded was seen at `last_seen`: its time begins anew.
@@ -268,7 +360,8 @@ impl FlowTable {
         None
     }
 
-    /// The key of an offloaded flow that ended here: its packets must not pass elsewhere any longer.
+    /// The key of a flow that ended here and was offloaded, or has a place kept for it elsewhere: its packets must not
+    /// pass there any longer. When the table knows the key again by now, the place is that flow's.
     pub fn pop_recalled(&mut self) -> Option<FlowKey> {
         self.recalled.pop()
     }
@@ -290,10 +383,11 @@ impl FlowTable {
     /// An entry goes while its packets pass elsewhere.
     pub(super) fn recall(&mut self, index: u32) {
         let entry = self.slab.at(index);
-        if entry.marks.is_away() {
+        let is_away = entry.marks.is_away();
+        if is_away || self.places_kept && matches!(entry.key.proto(), proto::TCP | proto::UDP) {
             self.recalled.push(entry.key.as_travelling(entry.marks.opened_swapped()));
-            self.away -= 1;
         }
+        self.away -= u32::from(is_away);
     }
 
     /// Whether a packet of an offloaded flow can pass without taking the flow back: what was on its way here when the

@@ -4,11 +4,15 @@
 //! opener alone was heard, and flows that were answered. A permit is taken before the flow exists and given
 //! back after it is gone, so at no moment are there more flows than a limit says. A limit may be lowered below
 //! what is in use; nothing is cut then, and nothing new fits until the use has fallen.
+//!
+//! Permits can be lent to someone who counts flows by himself ([`NetworkQuota::lend`]), up to half of each limit. They
+//! count as used until they come back; where a limit is reached, the borrower is first asked for those that no flow
+//! holds ([`Borrower`]).
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
 };
@@ -33,24 +37,39 @@ pub struct FlowUse {
     pub unanswered: u32,
 }
 
+/// Who has borrowed permits.
+pub trait Borrower: std::fmt::Debug + Send + Sync {
+    /// Gives back permits that no flow holds: of this network, or of any. False when there were none.
+    fn give_back(&self, vni: Option<Vni>, of: Population) -> bool;
+}
+
 /// The host's book of flows. Shared by all shards.
 #[derive(Debug)]
 pub struct Quota {
-    total: Arc<Gauges>,
+    total: Arc<Total>,
     networks: Mutex<BTreeMap<Vni, Arc<NetworkQuota>>>,
+}
+
+#[derive(Debug)]
+struct Total {
+    gauges: Gauges,
+    borrower: OnceLock<Arc<dyn Borrower>>,
 }
 
 /// A network's page in the book.
 #[derive(Debug)]
 pub struct NetworkQuota {
+    vni: Vni,
     own: Gauges,
-    total: Arc<Gauges>,
+    total: Arc<Total>,
 }
 
 /// The two populations of flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Population {
+pub enum Population {
+    /// Only the side that opened them was heard
     Unanswered,
+    /// Both were
     Answered,
 }
 
@@ -65,12 +84,18 @@ impl Quota {
     /// An empty book with the host's limits.
     #[must_use]
     pub fn new(limits: FlowLimits) -> Self {
-        Self { total: Arc::new(Gauges::new(limits)), networks: Mutex::default() }
+        let total = Total { gauges: Gauges::new(limits), borrower: OnceLock::new() };
+        Self { total: Arc::new(total), networks: Mutex::default() }
     }
 
     /// Changes the host's limits.
     pub fn set_limits(&self, limits: FlowLimits) {
-        self.total.set(limits);
+        self.total.gauges.set(limits);
+    }
+
+    /// Permits may be lent to `borrower` from here on; to one only.
+    pub fn lend_to(&self, borrower: Arc<dyn Borrower>) {
+        let _ = self.total.borrower.set(borrower);
     }
 
     /// The page of a network, with these limits from now on. It is the same page for as long as anyone holds it.
@@ -78,7 +103,7 @@ impl Quota {
     pub fn network(&self, vni: Vni, limits: FlowLimits) -> Arc<NetworkQuota> {
         let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
         let page = networks.entry(vni).or_insert_with(|| {
-            Arc::new(NetworkQuota { own: Gauges::new(limits), total: self.total.clone() })
+            Arc::new(NetworkQuota { vni, own: Gauges::new(limits), total: self.total.clone() })
         });
         page.own.set(limits);
         page.clone()
@@ -93,7 +118,7 @@ impl Quota {
     /// How many flows the host has.
     #[must_use]
     pub fn in_use(&self) -> FlowUse {
-        self.total.in_use()
+        self.total.gauges.in_use()
     }
 }
 
@@ -104,11 +129,47 @@ impl NetworkQuota {
         self.own.in_use()
     }
 
+    /// Lends up to `wanted` permits, as far as there are any and no more than half of a limit is lent. How many.
+    #[must_use]
+    pub fn lend(&self, of: Population, wanted: u32) -> u32 {
+        let own = self.own.of(of).lend(wanted);
+        let lent = self.total.gauges.of(of).lend(own);
+        self.own.of(of).take_back(own - lent);
+        lent
+    }
+
+    /// That many lent permits are free again.
+    pub fn take_back(&self, of: Population, permits: u32) {
+        self.total.gauges.of(of).take_back(permits);
+        self.own.of(of).take_back(permits);
+    }
+
+    /// A lent permit stays with a flow that is no longer the borrower's.
+    pub fn keep_lent(&self, of: Population) {
+        self.total.gauges.of(of).keep_lent();
+        self.own.of(of).keep_lent();
+    }
+
     pub(super) fn take(&self, of: Population) -> Result<(), Full> {
+        let full = match self.take_once(of) {
+            Ok(()) => return Ok(()),
+            Err(full) => full,
+        };
+        let asked = match full {
+            Full::Network => Some(self.vni),
+            Full::Total => None,
+        };
+        match self.total.borrower.get() {
+            Some(borrower) if borrower.give_back(asked, of) => self.take_once(of),
+            _ => Err(full),
+        }
+    }
+
+    fn take_once(&self, of: Population) -> Result<(), Full> {
         if !self.own.of(of).take() {
             return Err(Full::Network);
         }
-        if !self.total.of(of).take() {
+        if !self.total.gauges.of(of).take() {
             self.own.of(of).give();
             return Err(Full::Total);
         }
@@ -116,7 +177,7 @@ impl NetworkQuota {
     }
 
     pub(super) fn give(&self, of: Population) {
-        self.total.of(of).give();
+        self.total.gauges.of(of).give();
         self.own.of(of).give();
     }
 }
@@ -154,11 +215,13 @@ impl Gauges {
 struct Gauge {
     used: AtomicU32,
     limit: AtomicU32,
+    /// How many of those in use are lent
+    lent: AtomicU32,
 }
 
 impl Gauge {
     fn new(limit: u32) -> Self {
-        Self { used: AtomicU32::new(0), limit: AtomicU32::new(limit) }
+        Self { used: AtomicU32::new(0), limit: AtomicU32::new(limit), lent: AtomicU32::new(0) }
     }
 
     fn take(&self) -> bool {
@@ -169,6 +232,29 @@ impl Gauge {
     fn give(&self) {
         self.used.fetch_sub(1, Relaxed);
     }
+
+    fn lend(&self, wanted: u32) -> u32 {
+        let limit = self.limit.load(Relaxed);
+        let lent = add_up_to(&self.lent, wanted, limit / 2);
+        let used = add_up_to(&self.used, lent, limit);
+        self.lent.fetch_sub(lent - used, Relaxed);
+        used
+    }
+
+    fn take_back(&self, permits: u32) {
+        self.used.fetch_sub(permits, Relaxed);
+        self.lent.fetch_sub(permits, Relaxed);
+    }
+
+    fn keep_lent(&self) {
+        self.lent.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Adds as much of `wanted` as fits below `limit`. How much.
+fn add_up_to(counter: &AtomicU32, wanted: u32, limit: u32) -> u32 {
+    let fitting = |now: u32| wanted.min(limit.saturating_sub(now));
+    counter.fetch_update(Relaxed, Relaxed, |now| Some(now + fitting(now))).map_or(0, fitting)
 }
 
 #[cfg(test)]

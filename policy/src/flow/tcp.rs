@@ -204,13 +204,12 @@ impl Connection {
         if self.state() != FlowState::Established || (a.flags | b.flags) & !STEADY != 0 {
             return None;
         }
-        let scales = a.is(Side::SCALES) && b.is(Side::SCALES);
         Some([a, b].map(|side| offload::Side {
             end: side.end,
             max_end: side.max_end,
             max_window: side.max_window,
             max_ack: side.max_ack,
-            scale: if scales { side.scale } else { 0 },
+            scale: side.scale,
             flags: side.flags,
         }))
     }

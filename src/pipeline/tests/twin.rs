@@ -219,6 +219,9 @@ impl Host {
             }
         });
         let verdict = (outcome, sent.collect());
+        for offer in out.offers() {
+            self.shared.offer(offer);
+        }
         for handover in out.handovers() {
             self.shared.hand_over(handover, clock::now());
         }
@@ -234,10 +237,15 @@ impl Host {
                 from = lock(table).page(place, 1000, &FlowFilter::default(), now, &mut all);
             }
         }
+        let mut born = Vec::new();
+        self.shared.for_each_born(now, |flow| {
+            born.push(flow.key);
+            all.push(*flow);
+        });
         all.sort_by_key(|flow| flow.key);
         let describe = |flow: &eastgate_policy::flow::FlowInfo| {
             let (mut original, mut reply) = (flow.original, flow.reply);
-            if flow.offloaded {
+            if flow.offloaded && !born.contains(&flow.key) {
                 let more = self.shared.peek(&flow.key).expect("an offloaded flow is in the kernel's table");
                 for (count, more) in [&mut original, &mut reply].into_iter().zip(more.counts) {
                     count.packets += more.packets;
@@ -267,6 +275,7 @@ impl Dice {
 }
 
 /// Two stations that talk, mostly as they should.
+#[derive(Clone)]
 struct Conversation {
     ends: [u8; 2],
     ports: [u16; 2],
@@ -275,18 +284,45 @@ struct Conversation {
     /// What each end has sent, and how far along the opening is
     seq: [u32; 2],
     opened: u8,
+    /// Who has sent all there is to send
+    finished: [bool; 2],
+    /// Says little, and begins anew soon
+    hasty: bool,
 }
 
 impl Conversation {
     fn new(dice: &mut Dice) -> Self {
         let ends = [[11, 12], [11, 21], [21, 11], [12, 21], [12, 11]][dice.roll(5)];
-        let ports = [1024 + dice.roll(40) as u16, [80, 443, 53, 67][dice.roll(4)]];
+        let ports = [1024 + dice.roll(400) as u16, [80, 443, 53, 67, 80, 443, 80, 443][dice.roll(8)]];
         let seq = [dice.0 as u32, (dice.0 >> 20) as u32];
-        Self { ends, ports, v6: dice.one_in(3), tcp: !dice.one_in(3), seq, opened: 0 }
+        let (v6, tcp, hasty) = (dice.one_in(3), !dice.one_in(4), !dice.one_in(3));
+        Self { ends, ports, v6, tcp, seq, opened: 0, finished: [false; 2], hasty }
+    }
+
+    /// The same ends and ports begin anew, as a client does that runs out of ports, or the other way round.
+    fn begin_again(&mut self, dice: &mut Dice) {
+        if dice.one_in(5) {
+            (self.ends, self.ports, self.seq) =
+                ([self.ends[1], self.ends[0]], [self.ports[1], self.ports[0]], [self.seq[1], self.seq[0]]);
+        }
+        // Sometimes with a number that the connection before had.
+        let ahead =
+            if dice.one_in(6) { 0u32.wrapping_sub(dice.roll(3) as u32) } else { dice.roll(1 << 20) as u32 };
+        self.seq = [self.seq[0].wrapping_add(ahead), dice.0 as u32];
+        (self.opened, self.finished) = (0, [false; 2]);
     }
 
     /// The next frame, and which end sends it.
     fn next(&mut self, dice: &mut Dice, payload: &[u8]) -> (u8, Vec<u8>) {
+        if self.tcp && self.finished == [true; 2] && dice.one_in(4) || self.opened > 0 && dice.one_in(2000) {
+            self.begin_again(dice);
+            if dice.one_in(2) {
+                self.ports[0] = 1024 + dice.roll(400) as u16;
+            }
+        }
+        if !self.tcp && self.hasty && dice.one_in(6) {
+            self.ports[0] = 1024 + dice.roll(400) as u16;
+        }
         let side = if self.opened < 3 { usize::from(self.opened == 1) } else { dice.roll(2) };
         let (a, b) = (self.ends[side], self.ends[1 - side]);
         let (sport, dport) = (self.ports[side], self.ports[1 - side]);
@@ -302,14 +338,34 @@ impl Conversation {
         match self.opened {
             0 | 1 => {
                 tcp.syn = true;
-                payload = &[];
-                tcp.set_options(&[etherparse::TcpOptionElement::WindowScale(dice.roll(8) as u8)]).unwrap();
+                // Data on a SYN is rare, and is for the pipeline.
+                payload = if dice.one_in(20) { &payload[..payload.len().min(3)] } else { &[] };
+                syn_options(dice, &mut tcp);
                 self.seq[side] = self.seq[side].wrapping_add(1);
                 self.opened += 1;
+                // A server that nobody has asked.
+                tcp.ack |= dice.one_in(60);
+            }
+            // Nobody has answered the SYN, or the SYN-ACK got lost.
+            2 if dice.one_in(5) => {
+                let side = usize::from(dice.one_in(2));
+                (tcp.source_port, tcp.destination_port) = (self.ports[side], self.ports[1 - side]);
+                tcp.sequence_number = self.seq[side].wrapping_sub(1);
+                tcp.acknowledgment_number = self.seq[1 - side];
+                (tcp.syn, tcp.ack) = (true, side == 1);
+                syn_options(dice, &mut tcp);
+                let (a, b) = (self.ends[side], self.ends[1 - side]);
+                return (a, self.wrap(a, b, dice, Some(tcp), self.ports[side], self.ports[1 - side], &[]));
             }
             2 => {
                 payload = &[];
                 self.opened += 1;
+            }
+            _ if self.finished[side] && !dice.one_in(12) => payload = &[],
+            _ if dice.one_in(if self.hasty { 3 } else { 40 }) => {
+                tcp.fin = true;
+                self.finished[side] = true;
+                self.seq[side] = self.seq[side].wrapping_add(payload.len() as u32 + 1);
             }
             _ => match dice.roll(100) {
                 0 => tcp.sequence_number = tcp.sequence_number.wrapping_add(dice.0 as u32 >> dice.roll(32)),
@@ -326,7 +382,7 @@ impl Conversation {
                         tcp.acknowledgment_number.wrapping_sub(dice.0 as u32 >> (8 + dice.roll(24)))
                 }
                 4 if dice.one_in(8) => tcp.fin = true,
-                5 if dice.one_in(8) => tcp.rst = true,
+                5 => tcp.rst = dice.one_in(4),
                 6 if dice.one_in(8) => (tcp.syn, tcp.ack) = (true, dice.one_in(2)),
                 7 => tcp.ack = false,
                 8 => tcp.window_size = 0,
@@ -369,6 +425,32 @@ impl Conversation {
             None => ip.udp(sport, dport).write(&mut out, payload).unwrap(),
         }
         out
+    }
+}
+
+/// What a SYN says beside itself: in full, in part, and as nobody would.
+fn syn_options(dice: &mut Dice, tcp: &mut TcpHeader) {
+    use etherparse::TcpOptionElement::{
+        MaximumSegmentSize, Noop, SelectiveAcknowledgementPermitted, Timestamp, WindowScale,
+    };
+    let scale = WindowScale(dice.roll(18) as u8);
+    match dice.roll(10) {
+        0 => {}
+        1 => tcp.set_options_raw(&[1; 20]).unwrap(),
+        2 => tcp.set_options(&[scale, WindowScale(dice.roll(8) as u8)]).unwrap(),
+        3 => {
+            let junk: Vec<u8> = (0..4 * dice.roll(11)).map(|_| dice.roll(6) as u8).collect();
+            tcp.set_options_raw(&junk).unwrap();
+        }
+        _ => tcp
+            .set_options(&[
+                MaximumSegmentSize(1400 + dice.roll(100) as u16),
+                SelectiveAcknowledgementPermitted,
+                Timestamp(1, 2),
+                Noop,
+                scale,
+            ])
+            .unwrap(),
     }
 }
 
@@ -415,17 +497,19 @@ fn setting(name: &str, otherwise: u64) -> u64 {
 
 fn play(neighbors: &str, frames: u64, seed: u64) {
     let devices = devices();
-    let kernel = Arc::new(KernelPath::load(10_000, devices[0], 14_789).unwrap());
+    let kernel = Arc::new(KernelPath::load(200_000, devices[0], 14_789).unwrap());
     let mut alone = Host::new(&config(neighbors, true), None);
     let mut twin = Host::new(&config(neighbors, true), Some((kernel.clone(), &devices)));
     let mut dice = Dice(seed);
     let mut talks: Vec<Conversation> = (0..24).map(|_| Conversation::new(&mut dice)).collect();
     let proxy = alone.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().proxy_mac;
-    let mut open_web = true;
+    let (mut open_web, mut opened, mut born) = (true, 0, 0u64);
     for round in 0..frames {
         let payload = vec![round as u8; [0, 1, 18, 100, 900, 1410, 1500][dice.roll(7)]];
         let which = dice.roll(talks.len());
-        let before = (talks[which].seq, talks[which].opened);
+        let before = talks[which].clone();
+        let opened_before = alone.shared.flow_counters().opened;
+        let carried_before = twin.carried;
         let (sender, mut frame) = talks[which].next(&mut dice, &payload);
         if neighbors == "proxy" && sender != THERE && !dice.one_in(20) {
             frame = to(frame, proxy.0);
@@ -467,17 +551,22 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
         assert_eq!(expected, found, "frame {round} of seed {seed}, from station {sender}: {frame:02x?}");
         // What did not arrive was not sent, so that most conversations go on.
         if expected.0 != Outcome::Forward {
-            (talks[which].seq, talks[which].opened) = before;
+            talks[which] = if dice.one_in(10) { Conversation::new(&mut dice) } else { before };
         }
-        match dice.roll(3000) {
+        if alone.shared.flow_counters().opened > opened_before {
+            opened += 1;
+            born += u64::from(twin.carried > carried_before);
+        }
+        match dice.roll(8000) {
             0 => {
                 open_web = !open_web;
                 alone.install(&config(neighbors, open_web));
                 twin.install(&config(neighbors, open_web));
             }
-            1..20 => talks[which] = Conversation::new(&mut dice),
+            100..150 => talks[which] = Conversation::new(&mut dice),
+            22..40 => twin.shared.sweep(clock::now()),
             21 => crate::pipeline::offload::FlowOffload::forget_paths(&*kernel),
-            20 => assert_eq!(alone.flows(), twin.flows(), "flows after frame {round} of seed {seed}"),
+            1..6 => assert_eq!(alone.flows(), twin.flows(), "flows after frame {round} of seed {seed}"),
             _ => {}
         }
     }
@@ -485,8 +574,10 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
     let (carried, offloaded) =
         (twin.carried, twin.shared.all_flows().map(|t| lock(t).offloaded()).sum::<u32>());
     println!(
-        "{neighbors}: {frames} frames, {carried} of them carried by the programs, {offloaded} flows offloaded"
+        "{neighbors}: {frames} frames, {carried} of them carried by the programs, {offloaded} flows offloaded; \
+         {opened} flows opened, {born} of them in the kernel"
     );
+    assert!(born * 5 > opened, "only {born} of {opened} flows began in the kernel");
     assert!(carried * 8 > frames, "the programs carried only {carried} of {frames} frames");
 }
 

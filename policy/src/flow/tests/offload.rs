@@ -182,7 +182,7 @@ fn a_connection_outlives_the_daemon_that_knew_it() {
     };
     let offloaded = world.table.offload(hit.flow).unwrap();
     let progress = Progress { sides: offloaded.sides, ..progress(7, 5, world.now) };
-    let found = Found { key: there, answered: true, progress, hints: [3, 4] };
+    let found = Found { key: there, answered: true, progress, hints: [3, 4], born: None };
 
     let mut world = reborn(&world);
     world.wait(60);
@@ -220,6 +220,7 @@ fn a_flow_whose_time_is_over_or_that_finds_no_room_is_not_adopted() {
         answered: true,
         progress: progress(1, 1, seen),
         hints: [0; 2],
+        born: None,
     };
     let long_ago = world.now;
     world.wait(10_000);

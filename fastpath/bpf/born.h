@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * Flows that begin here. The decision is the pipeline's: it gives a permit for a pair and service when it has let such
+ * a flow in, and here it is repeated while the policy's epoch stands. There may be as many as the daemon has lent
+ * places for; a key that is in the table already, because the pipeline has the flow, is not born a second time.
+ */
+#pragma once
+
+#include "track.h"
+
+/* Flows of these UDP ports are the pipeline's, which checks each packet's role: DHCP and DHCPv6. */
+static __always_inline bool has_role(__u16 port)
+{
+	return port == 67 || port == 68 || port == 546 || port == 547;
+}
+
+/* Can the packet be the first of a flow that is decided here? */
+static __always_inline bool may_begin(const struct __sk_buff *skb, const struct packet *p)
+{
+	if (skb->gso_size)
+		return false;
+	if (p->proto == IPPROTO_TCP)
+		return core_flags(p) == TCP_SYN && p->payload == 0;
+	return !has_role(p->sport) && !has_role(p->dport);
+}
+
+/* The outer source port of a flow that is born here, in network order */
+static __always_inline __u16 source_port(const struct packet *p)
+{
+	__u32 zero = 0, bucket;
+	const struct entropy *from = bpf_map_lookup_elem(&entropy, &zero);
+	__u64 hash;
+
+	if (!from || !from->buckets)
+		return 0;
+	/* Keyed, so that a tenant cannot choose it; each step is a bijection, so that nothing of the flow is lost before it. */
+	hash = from->secret;
+	for (int i = 0; i < 4; i++) {
+		hash ^= (__u64)p->src.be[i] << 32 | p->dst.be[i];
+		hash *= 0xff51afd7ed558ccdULL;
+		hash ^= hash >> 32;
+	}
+	hash ^= (__u64)p->proto << 32 | (__u32)p->sport << 16 | p->dport;
+	hash *= 0xc4ceb9fe1a85ec53ULL;
+	hash ^= hash >> 29;
+	hash *= 0xff51afd7ed558ccdULL;
+	bucket = (hash >> 32) & (from->buckets - 1);
+	return bpf_htons(from->first + (__u64)bucket * from->available / from->buckets);
+}
+
+/* A flow made ready by the permit for this packet, when there is one in force; it is in no table yet. */
+static __always_inline bool permitted(struct desk *desk, __u32 vni, __u32 generation, __u32 side)
+{
+	const struct packet *p = &desk->packet;
+	struct permit_key key = { .src = p->src, .dst = p->dst, .vni = vni, .dport = p->dport, .proto = p->proto };
+	const struct permit *permit = bpf_map_lookup_elem(&permits, &key);
+	struct flow *flow = (struct flow *)desk->flow;
+	const struct network *network;
+	__u32 place;
+
+	if (!permit)
+		return false;
+	flow->network = permit->network;
+	flow->epoch = permit->epoch;
+	flow->generation = permit->generation;
+	if (side) {
+		flow->ways[1] = permit->ways[0];
+		flow->ways[0] = permit->ways[1];
+	} else {
+		flow->ways[0] = permit->ways[0];
+		flow->ways[1] = permit->ways[1];
+	}
+	/*
+	 * The table may give the place of an entry to another pair while we read it: what was read would be of both, and
+	 * frames would go to the wrong one. An entry that is still the one of this key was so all the time.
+	 */
+	if (bpf_map_lookup_elem(&permits, &key) != permit || flow->generation != generation)
+		return false;
+	place = flow->network;
+	network = bpf_map_lookup_elem(&networks, &place);
+	return network && network->vni == vni && network->epoch == flow->epoch;
+}
+
+/* Fills in what is the flow's own. */
+static __always_inline void begin(struct flow *flow, __u32 side, const struct packet *p, __u64 now)
+{
+	struct way *from = side ? &flow->ways[1] : &flow->ways[0];
+	__u16 port = source_port(p);
+
+	flow->last_seen = now;
+	flow->created = milliseconds(now);
+	flow->opener = side;
+	flow->marks = FLOW_BORN;
+	flow->spare = 0;
+	flow->ways[0].source_port_be = port;
+	flow->ways[1].source_port_be = port;
+	flow->ways[0].packets = flow->ways[0].bytes = 0;
+	flow->ways[1].packets = flow->ways[1].bytes = 0;
+	__builtin_memset(&flow->ways[0].tcp, 0, sizeof(struct tcp_side));
+	__builtin_memset(&flow->ways[1].tcp, 0, sizeof(struct tcp_side));
+	from->packets = 1;
+	from->bytes = p->len + ETH_HLEN;
+	if (p->proto == IPPROTO_TCP)
+		hear_syn(p, &from->tcp);
+}
+
+/* Puts the flow into the table, unless someone was quicker or there are too many. */
+static __always_inline bool born(struct desk *desk, __u32 side)
+{
+	const struct packet *p = &desk->packet;
+	struct flow *flow = (struct flow *)desk->flow;
+	__u32 network = flow->network;
+	struct terms *the_terms = bpf_map_lookup_elem(&terms, &network);
+
+	if (!the_terms || clamps(p, the_terms) || !take_place(the_terms, POPULATION_UNANSWERED))
+		return false;
+	begin(flow, side, p, bpf_ktime_get_ns());
+	if (bpf_map_update_elem(&flows, &desk->key, desk->flow, BPF_NOEXIST) == 0)
+		return true;
+	give_place(the_terms, POPULATION_UNANSWERED);
+	return false;
+}
+
+/*
+ * A connection that is over makes room for the one that its ends begin on the same ports (RFC 9293 section 3.6.1). The
+ * entry stays and becomes the new one under its lock, so that at no moment there is none, or two.
+ */
+static __always_inline bool reborn(struct flow *old, struct desk *desk, __u32 side)
+{
+	const struct packet *p = &desk->packet;
+	struct flow *flow = (struct flow *)desk->flow;
+	__u32 network = flow->network;
+	struct terms *the_terms = bpf_map_lookup_elem(&terms, &network);
+	struct ended *before_it = &desk->ended;
+	__u64 now = bpf_ktime_get_ns();
+	struct way *from = side ? &old->ways[1] : &old->ways[0];
+	bool over;
+
+	if (!the_terms || clamps(p, the_terms))
+		return false;
+	begin(flow, side, p, now);
+	before_it->key = desk->key;
+	bpf_spin_lock(&old->lock);
+	over = (old->marks & (FLOW_BORN | FLOW_ANSWERED | FLOW_HELD)) == (FLOW_BORN | FLOW_ANSWERED) &&
+	       old->network == network && state_of(old, IPPROTO_TCP) == STATE_TIME_WAIT &&
+	       !is_over(old, STATE_TIME_WAIT, the_terms, now) && !before(p->seq, from->tcp.end) &&
+	       take_place(the_terms, POPULATION_UNANSWERED);
+	if (over) {
+		give_place(the_terms, POPULATION_ANSWERED);
+		before_it->epoch = old->epoch;
+		before_it->opener = old->opener;
+		before_it->packets[0] = old->ways[0].packets;
+		before_it->packets[1] = old->ways[1].packets;
+		before_it->bytes[0] = old->ways[0].bytes;
+		before_it->bytes[1] = old->ways[1].bytes;
+		before_it->rules[0] = old->ways[0].rule;
+		before_it->rules[1] = old->ways[1].rule;
+		old->epoch = flow->epoch;
+		old->generation = flow->generation;
+		old->last_seen = flow->last_seen;
+		old->created = flow->created;
+		old->opener = flow->opener;
+		old->marks = flow->marks;
+		old->ways[0] = flow->ways[0];
+		old->ways[1] = flow->ways[1];
+	}
+	bpf_spin_unlock(&old->lock);
+	/* Where the daemon does not keep up, its counters of frames lack these. */
+	if (over)
+		bpf_map_push_elem(&ended, before_it, 0);
+	return over;
+}

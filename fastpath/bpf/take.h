@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * How the daemon takes a flow out of the programs' hands: in one step, under the flow's lock, it learns where the flow
+ * has got to and nothing passes by it any more. Looking it up and deleting it would lose what passes in between, and
+ * without an entry in its place the flow could be born again beside the pipeline's own. It runs by BPF_PROG_RUN alone,
+ * as a program for frames since that kind may lock.
+ */
+#pragma once
+
+#include "track.h"
+
+_Static_assert(sizeof(struct take) == 16 + sizeof(struct flow_key) + sizeof(struct flow), "as in src/layout.rs");
+
+SEC("tc")
+int take(struct __sk_buff *skb)
+{
+	struct take *take = (void *)(long)skb->data;
+	struct terms *the_terms;
+	struct flow_key key;
+	struct flow *flow;
+	__u32 network;
+	__u8 how, result;
+	__u64 now;
+
+	if ((void *)(take + 1) > (void *)(long)skb->data_end)
+		return TC_ACT_SHOT;
+	how = take->how;
+	key = take->key;
+	take->result = TAKE_ABSENT;
+	flow = bpf_map_lookup_elem(&flows, &key);
+	if (!flow)
+		return TC_ACT_OK;
+	network = flow->network;
+	the_terms = bpf_map_lookup_elem(&terms, &network);
+	if (!the_terms)
+		return TC_ACT_SHOT;
+	now = bpf_ktime_get_ns();
+	bpf_spin_lock(&flow->lock);
+	if (flow->marks & FLOW_HELD) {
+		result = TAKE_HELD;
+	} else if (how & TAKE_IF_OVER && !(flow->marks & FLOW_BORN &&
+					   is_over(flow, state_of(flow, key.proto), the_terms, now))) {
+		result = TAKE_ALIVE;
+	} else {
+		result = TAKE_TAKEN;
+		take->flow.network = flow->network;
+		take->flow.epoch = flow->epoch;
+		take->flow.generation = flow->generation;
+		take->flow.last_seen = flow->last_seen;
+		take->flow.created = flow->created;
+		take->flow.opener = flow->opener;
+		take->flow.marks = flow->marks;
+		take->flow.ways[0] = flow->ways[0];
+		take->flow.ways[1] = flow->ways[1];
+		flow->marks |= FLOW_HELD;
+	}
+	bpf_spin_unlock(&flow->lock);
+	take->result = result;
+	if (how & TAKE_DELETE && (result == TAKE_TAKEN || (result == TAKE_HELD && !(how & TAKE_IF_OVER))))
+		bpf_map_delete_elem(&flows, &key);
+	return TC_ACT_OK;
+}

@@ -1,0 +1,315 @@
+//! Flows that begin in the kernel, and flows whose place is kept there: who has which, and how they change hands.
+
+#![allow(unsafe_code, reason = "libbpf has no safe form of these calls, and shared memory is shared")]
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd},
+    ptr::{self, NonNull},
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
+};
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle, libbpf_sys};
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::{
+    Error, Fastpath, Flow, Key,
+    layout::{
+        self, Ended, Entropy, FLOW_HELD, Permit, PermitKey, STATES, TAKE_ABSENT, TAKE_DELETE, TAKE_HELD,
+        TAKE_IF_OVER, TAKE_TAKEN, Take,
+    },
+    write,
+};
+
+/// What there was where a flow was to be taken.
+#[allow(clippy::large_enum_variant, reason = "it is looked at once and never kept")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hold {
+    /// Nothing
+    Absent,
+    /// Its place was kept already.
+    Held,
+    /// The flow, which does not pass any more: this is where it has got to.
+    Taken(Flow),
+    /// The flow, whose time is not over.
+    Alive,
+}
+
+/// Where to go on reading the flows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cursor(Option<[u8; CURSOR]>);
+
+/// The kernel's idea of a place in the table is no larger than a key.
+const CURSOR: usize = 64;
+/// Flows that are read at once; more than there ever are in one slot of the kernel's table.
+const PAGE: usize = 1024;
+
+impl Fastpath {
+    /// Keeps a flow's place, so that it does not begin in the kernel. False when there is an entry already.
+    ///
+    /// # Errors
+    /// [`Error::Table`]; when the table is full among it.
+    pub fn hold(&self, key: &Key) -> Result<bool, Error> {
+        let flow = Flow { marks: FLOW_HELD, ..Flow::default() };
+        match self.flows.update(key.as_bytes(), flow.as_bytes(), MapFlags::NO_EXIST) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == libbpf_rs::ErrorKind::AlreadyExists => Ok(false),
+            Err(source) => Err(Error::Table { table: "flows", source }),
+        }
+    }
+
+    /// Stops a flow from passing, says where it has got to, and keeps its place.
+    ///
+    /// # Errors
+    /// [`Error::Trial`].
+    pub fn take(&self, key: &Key) -> Result<Hold, Error> {
+        self.run_take(key, 0)
+    }
+
+    /// Stops a flow from passing, says where it has got to, and gives its place up.
+    ///
+    /// # Errors
+    /// [`Error::Trial`].
+    pub fn end(&self, key: &Key) -> Result<Hold, Error> {
+        self.run_take(key, TAKE_DELETE)
+    }
+
+    /// [`Fastpath::end`] for a flow that was born in the kernel and whose time is over; others stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Trial`].
+    pub fn end_if_over(&self, key: &Key) -> Result<Hold, Error> {
+        self.run_take(key, TAKE_DELETE | TAKE_IF_OVER)
+    }
+
+    fn run_take(&self, key: &Key, how: u8) -> Result<Hold, Error> {
+        let mut take = Take::new_zeroed();
+        // A frame of no protocol that the kernel would look into.
+        (take.ethernet[12], take.ethernet[13]) = (0x88, 0xb5);
+        (take.how, take.key) = (how, *key);
+        let question = take;
+        let mut options = libbpf_sys::bpf_test_run_opts {
+            sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
+            data_in: ptr::from_ref(&question).cast(),
+            data_size_in: size_of::<Take>() as _,
+            data_out: ptr::from_mut(&mut take).cast(),
+            data_size_out: size_of::<Take>() as _,
+            ..Default::default()
+        };
+        // SAFETY: both buffers outlive the call and are as long as it is told; `Take` is plain bytes.
+        let done = unsafe { libbpf_sys::bpf_prog_test_run_opts(self.take.as_raw_fd(), &raw mut options) };
+        let failed = || Error::Trial(libbpf_rs::Error::from_raw_os_error(-done));
+        if done != 0 {
+            return Err(failed());
+        }
+        // TC_ACT_OK; the program has no other answer to a frame that is what it expects.
+        if options.retval != 0 {
+            return Err(Error::Trial(libbpf_rs::Error::from_raw_os_error(libc::EPROTO)));
+        }
+        Ok(match take.result {
+            TAKE_ABSENT => Hold::Absent,
+            TAKE_HELD => Hold::Held,
+            TAKE_TAKEN => Hold::Taken(take.flow),
+            _ => Hold::Alive,
+        })
+    }
+
+    /// Lets flows of a pair and service begin in the kernel.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn set_permit(&self, key: &PermitKey, permit: &Permit) -> Result<(), Error> {
+        write(&self.permits, "permits", key, permit)
+    }
+
+    /// Says how flows that are born come to their outer source port.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn set_entropy(&self, entropy: &Entropy) -> Result<(), Error> {
+        write(&self.entropy, "entropy", &0u32, entropy)
+    }
+
+    /// What flows may be born on, by place of the network.
+    #[must_use]
+    pub const fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// Reads some flows, each as of one moment, and moves the cursor on. False when these were the last.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn page(&self, cursor: &mut Cursor, out: &mut Vec<(Key, Flow)>) -> Result<bool, Error> {
+        let mut keys = vec![Key::new_zeroed(); PAGE];
+        let mut flows = vec![Flow::new_zeroed(); PAGE];
+        let mut count = PAGE as u32;
+        let mut next = [0u8; CURSOR];
+        let options = libbpf_sys::bpf_map_batch_opts {
+            sz: size_of::<libbpf_sys::bpf_map_batch_opts>() as _,
+            elem_flags: MapFlags::LOCK.bits(),
+            ..Default::default()
+        };
+        let from = cursor.0.as_mut().map_or(ptr::null_mut(), |from| from.as_mut_ptr());
+        // SAFETY: the kernel writes up to `count` keys and values, for which there is room, and a place in the table.
+        let done = unsafe {
+            libbpf_sys::bpf_map_lookup_batch(
+                self.flows.as_fd().as_raw_fd(),
+                from.cast(),
+                next.as_mut_ptr().cast(),
+                keys.as_mut_ptr().cast(),
+                flows.as_mut_ptr().cast(),
+                &raw mut count,
+                &raw const options,
+            )
+        };
+        if done != 0 && -done != libc::ENOENT {
+            let source = libbpf_rs::Error::from_raw_os_error(-done);
+            return Err(Error::Table { table: "flows", source });
+        }
+        out.extend(keys.into_iter().zip(flows).take(count as usize));
+        let more = done == 0;
+        cursor.0 = more.then_some(next);
+        Ok(more)
+    }
+
+    /// A flow that another one of its key took the place of, and that nobody has counted yet.
+    pub fn pop_ended(&self) -> Option<Ended> {
+        let mut ended = Ended::new_zeroed();
+        // SAFETY: a queue has no key, and its values are as large as this one.
+        let done = unsafe {
+            libbpf_sys::bpf_map_lookup_and_delete_elem(
+                self.ended.as_fd().as_raw_fd(),
+                ptr::null(),
+                ptr::from_mut(&mut ended).cast(),
+            )
+        };
+        (done == 0).then_some(ended)
+    }
+}
+
+/// What flows may be born on in each network: memory that the programs have in their hands too.
+#[derive(Debug)]
+pub struct Terms {
+    at: NonNull<layout::Terms>,
+    places: u32,
+}
+
+// SAFETY: all that is read or written there is read and written by atomic steps.
+unsafe impl Send for Terms {}
+// SAFETY: as above.
+unsafe impl Sync for Terms {}
+
+impl Terms {
+    pub(crate) fn of(map: &MapHandle) -> Result<Self, Error> {
+        let places = map.max_entries();
+        // SAFETY: a new mapping, as long as the kernel's table is.
+        let at = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                Self::bytes(places),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        let at = NonNull::new(at.cast()).filter(|_| at != libc::MAP_FAILED);
+        at.map(|at| Self { at, places }).ok_or_else(|| Error::Descriptor(io::Error::last_os_error()))
+    }
+
+    const fn bytes(places: u32) -> usize {
+        places as usize * size_of::<layout::Terms>()
+    }
+
+    fn at(&self, place: u32) -> Option<*mut layout::Terms> {
+        // SAFETY: within the mapping.
+        (place < self.places).then(|| unsafe { self.at.as_ptr().add(place as usize) })
+    }
+
+    fn lease(&self, place: u32, of: usize) -> Option<&AtomicU64> {
+        let at = self.at(place)?;
+        // SAFETY: aligned, within the mapping, which lives as long as `self`; nobody changes it but by atomic steps.
+        (of < 2).then(|| unsafe { AtomicU64::from_ptr(&raw mut (*at).leases[of]) })
+    }
+
+    /// How many flows of a population (0 unanswered, 1 answered) may be born in the network at a place, and how many
+    /// are there.
+    #[must_use]
+    pub fn places(&self, place: u32, of: usize) -> (u32, u32) {
+        self.lease(place, of).map_or((0, 0), |lease| halves(lease.load(SeqCst)))
+    }
+
+    /// So many more may be born.
+    pub fn lend(&self, place: u32, of: usize, more: u32) {
+        if let Some(lease) = self.lease(place, of) {
+            lease.fetch_add(u64::from(more) << 32, SeqCst);
+        }
+    }
+
+    /// No more than `keep` may be there, or as many as there are. How many places that frees. One atomic step: a
+    /// program that takes a place at this moment has either taken it before, or finds it gone.
+    pub fn take_back(&self, place: u32, of: usize, keep: u32) -> u32 {
+        let Some(lease) = self.lease(place, of) else { return 0 };
+        let lowered = |word: u64| {
+            let (budget, used) = halves(word);
+            let kept = keep.max(used);
+            (kept < budget).then(|| u64::from(kept) << 32 | u64::from(used))
+        };
+        lease.fetch_update(SeqCst, SeqCst, lowered).map_or(0, |word| {
+            let (budget, used) = halves(word);
+            budget - keep.max(used)
+        })
+    }
+
+    /// A flow that was there is no longer; its place is free.
+    pub fn leave(&self, place: u32, of: usize) {
+        if let Some(lease) = self.lease(place, of) {
+            lease.fetch_sub(1, SeqCst);
+        }
+    }
+
+    /// A flow that was there is no longer, and its place went with it.
+    pub fn leave_with_place(&self, place: u32, of: usize) {
+        if let Some(lease) = self.lease(place, of) {
+            lease.fetch_sub(1 << 32 | 1, SeqCst);
+        }
+    }
+
+    /// Nothing was lent, and nothing is there, in any network.
+    pub fn clear(&self) {
+        for place in 0..self.places {
+            for of in 0..2 {
+                if let Some(lease) = self.lease(place, of) {
+                    lease.store(0, SeqCst);
+                }
+            }
+        }
+    }
+
+    /// How long flows last in each state, in milliseconds, and how large a packet the MSS of a SYN may stand for; 0
+    /// where any will do.
+    pub fn set(&self, place: u32, timeouts_ms: &[u32; STATES], mss_mtu: u32) {
+        let Some(at) = self.at(place) else { return };
+        for (number, timeout) in timeouts_ms.iter().enumerate() {
+            // SAFETY: as in `lease`.
+            unsafe { AtomicU32::from_ptr(&raw mut (*at).timeouts[number]) }.store(*timeout, Relaxed);
+        }
+        // SAFETY: as in `lease`.
+        unsafe { AtomicU32::from_ptr(&raw mut (*at).mss_mtu) }.store(mss_mtu, Relaxed);
+    }
+}
+
+impl Drop for Terms {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `of`, with this length, and nothing borrowed from it is left.
+        unsafe { libc::munmap(self.at.as_ptr().cast(), Self::bytes(self.places)) };
+    }
+}
+
+const fn halves(word: u64) -> (u32, u32) {
+    ((word >> 32) as u32, word as u32)
+}
