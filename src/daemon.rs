@@ -175,6 +175,7 @@ struct Daemon {
     /// The device that the underlay's program is on
     tapped: Option<u32>,
     control: tokio::task::JoinHandle<()>,
+    sweeping: Option<tokio::task::JoinHandle<()>>,
 }
 
 /// The underlay as the workers have it.
@@ -236,6 +237,7 @@ impl Daemon {
             underlay: None,
             tapped: None,
             control,
+            sweeping: None,
         };
         let dataplane = daemon.choose_dataplane().await?;
         tracing::info!(dataplane);
@@ -331,6 +333,7 @@ impl Daemon {
             return Err(anyhow!("worker {dead} died; nothing new passes until the daemon is started again"));
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        self.sweep();
         let restored = self.apply_settings();
         if restored > 0 {
             tracing::warn!(restored, "interface settings were changed by someone else and put right");
@@ -342,6 +345,14 @@ impl Daemon {
             self.reconcile().await;
         }
         Ok(())
+    }
+
+    /// Ends what has run out of time in the kernel, beside everything else; one sweep after the other.
+    fn sweep(&mut self) {
+        if self.sweeping.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+            let shared = self.view.shared.clone();
+            self.sweeping = Some(tokio::task::spawn_blocking(move || shared.sweep(crate::io::clock::now())));
+        }
     }
 
     /// How many settings were not as wanted.

@@ -82,7 +82,8 @@ static __always_inline bool permitted(struct desk *desk, __u32 vni, __u32 genera
 }
 
 /* Fills in what is the flow's own. */
-static __always_inline void begin(struct flow *flow, __u32 side, const struct packet *p, __u64 now)
+static __always_inline void begin(struct flow *flow, const struct flow_key *key, __u32 side, const struct packet *p,
+				  __u64 now)
 {
 	struct way *from = side ? &flow->ways[1] : &flow->ways[0];
 	__u16 port = source_port(p);
@@ -91,7 +92,7 @@ static __always_inline void begin(struct flow *flow, __u32 side, const struct pa
 	flow->created = milliseconds(now);
 	flow->opener = side;
 	flow->marks = FLOW_BORN;
-	flow->spare = 0;
+	flow->tag = tag_of(key);
 	flow->ways[0].source_port_be = port;
 	flow->ways[1].source_port_be = port;
 	flow->ways[0].packets = flow->ways[0].bytes = 0;
@@ -114,7 +115,7 @@ static __always_inline bool born(struct desk *desk, __u32 side)
 
 	if (!the_terms || clamps(p, the_terms) || !take_place(the_terms, POPULATION_UNANSWERED))
 		return false;
-	begin(flow, side, p, bpf_ktime_get_ns());
+	begin(flow, &desk->key, side, p, bpf_ktime_get_ns());
 	if (bpf_map_update_elem(&flows, &desk->key, desk->flow, BPF_NOEXIST) == 0)
 		return true;
 	give_place(the_terms, POPULATION_UNANSWERED);
@@ -138,11 +139,11 @@ static __always_inline bool reborn(struct flow *old, struct desk *desk, __u32 si
 
 	if (!the_terms || clamps(p, the_terms))
 		return false;
-	begin(flow, side, p, now);
+	begin(flow, &desk->key, side, p, now);
 	before_it->key = desk->key;
 	bpf_spin_lock(&old->lock);
 	over = (old->marks & (FLOW_BORN | FLOW_ANSWERED | FLOW_HELD)) == (FLOW_BORN | FLOW_ANSWERED) &&
-	       old->network == network && state_of(old, IPPROTO_TCP) == STATE_TIME_WAIT &&
+	       old->network == network && old->tag == flow->tag && state_of(old, IPPROTO_TCP) == STATE_TIME_WAIT &&
 	       !is_over(old, STATE_TIME_WAIT, the_terms, now) && !before(p->seq, from->tcp.end) &&
 	       take_place(the_terms, POPULATION_UNANSWERED);
 	if (over) {

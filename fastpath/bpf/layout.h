@@ -126,7 +126,8 @@ struct flow {
 	__u8 opener;
 	/* `flow_marks` */
 	__u8 marks;
-	__u16 spare;
+	/* Of a flow that was born here: made of its key, so that no other flow is taken for it when the entry is used again. */
+	__u16 tag;
 	/* From the low end, and from the high end */
 	struct way ways[2];
 };

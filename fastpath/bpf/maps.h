@@ -95,6 +95,8 @@ struct desk {
 	struct flow_key key;
 	struct tcp_side sender;
 	struct tcp_side receiver;
+	/* The way of the packet's flow, as it was under the flow's lock; what it has counted is not there. */
+	struct way way;
 	struct ended ended;
 	__u8 flow[sizeof(struct flow)] __attribute__((aligned(8)));
 };

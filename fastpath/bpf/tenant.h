@@ -82,7 +82,7 @@ static __always_inline const struct way *tenant_way(struct __sk_buff *skb, const
 		if (!in_force(flow, config->generation) || !comes_from_port(skb, way, p))
 			return 0;
 		if (pass(skb, flow, side, desk))
-			return way;
+			return comes_from_port(skb, &desk->way, p) ? &desk->way : 0;
 		if (p->proto != IPPROTO_TCP)
 			return 0;
 	}

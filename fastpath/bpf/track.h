@@ -9,6 +9,8 @@
 #include "packet.h"
 #include "tcp.h"
 
+#include <stddef.h>
+
 /* Fills in the key and says from which end the packet comes: 0 the low one, 1 the high one. */
 static __always_inline __u32 key_of(const struct packet *p, __u32 vni, struct flow_key *key)
 {
@@ -32,6 +34,19 @@ static __always_inline __u32 key_of(const struct packet *p, __u32 vni, struct fl
 	key->low_port = swapped ? p->dport : p->sport;
 	key->high_port = swapped ? p->sport : p->dport;
 	return swapped;
+}
+
+/* What an entry remembers of its key. */
+static __always_inline __u16 tag_of(const struct flow_key *key)
+{
+	__u32 mixed = key->vni;
+
+	for (int i = 0; i < 4; i++) {
+		mixed = (mixed ^ key->low.be[i]) * 0x9e3779b1u;
+		mixed = (mixed ^ key->high.be[i]) * 0x85ebca6bu;
+	}
+	mixed ^= (__u32)key->low_port << 16 | key->high_port;
+	return mixed * 0xc2b2ae35u >> 16;
 }
 
 /* How many bytes of packet each frame on the wire will have, at most. */
@@ -123,7 +138,7 @@ static __always_inline bool grow(struct flow *flow, struct terms *terms, struct 
 	const struct packet *p = &desk->packet;
 	bool answers;
 
-	if (is_over(flow, state_of(flow, p->proto), terms, now))
+	if (flow->tag != tag_of(&desk->key) || is_over(flow, state_of(flow, p->proto), terms, now))
 		return false;
 	*sender = from->tcp;
 	*receiver = to->tcp;
@@ -145,7 +160,10 @@ static __always_inline bool grow(struct flow *flow, struct terms *terms, struct 
 	return true;
 }
 
-/* Holds the packet against the flow's state and lets the state advance; `false` changes nothing. */
+/*
+ * Holds the packet against the flow's state and lets the state advance; `false` means that it is for the pipeline. What
+ * its way is, is on the desk then.
+ */
 static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32 side, struct desk *desk)
 {
 	const struct packet *p = &desk->packet;
@@ -180,7 +198,12 @@ static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32
 		from->packets += packets;
 		from->bytes += bytes;
 		flow->last_seen = now;
+		__builtin_memcpy(&desk->way, from, offsetof(struct way, packets));
 	}
 	bpf_spin_unlock(&flow->lock);
-	return passes;
+	/*
+	 * A flow that ends leaves its entry to the next one that is written anywhere, at once, and whoever looked it up
+	 * before has another flow in hand. One that is still found was this one all the time.
+	 */
+	return passes && bpf_map_lookup_elem(&flows, &desk->key) == flow;
 }

@@ -128,7 +128,7 @@ static __always_inline const struct way *underlay_way(struct __sk_buff *skb, con
 			return 0;
 		}
 		if (pass(skb, flow, side, desk))
-			return from;
+			return comes_this_way(&desk->way, &outer->src, inner) ? &desk->way : 0;
 		if (p->proto != IPPROTO_TCP)
 			return 0;
 	}
@@ -213,10 +213,10 @@ static __always_inline int tunnel_path(struct __sk_buff *skb, const struct confi
 	if (data + ETH_HLEN > (void *)(long)skb->data_end)
 		return WRAP_REFUSED;
 	if (!comes_this_way(way, &from, data) || largest(skb, p) > way->max_packet ||
-	    !pass(skb, flow, side, desk))
+	    !pass(skb, flow, side, desk) || !comes_this_way(&desk->way, &from, data))
 		return WRAP_REFUSED;
 	count(STAT_FROM_UNDERLAY);
-	return write_ethernet(skb, way->out_macs, p->v6) ? into_port(skb, way, true) : WRAP_BROKEN;
+	return write_ethernet(skb, desk->way.out_macs, p->v6) ? into_port(skb, &desk->way, true) : WRAP_BROKEN;
 }
 
 SEC("tc")

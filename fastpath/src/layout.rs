@@ -123,8 +123,8 @@ pub struct Flow {
     pub opener: u8,
     /// `FLOW_*`
     pub marks: u8,
-    /// Nothing
-    pub spare: u16,
+    /// The programs' own
+    pub tag: u16,
     /// From the low end of the key, and from the high one
     pub ways: [Way; 2],
 }

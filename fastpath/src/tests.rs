@@ -43,7 +43,7 @@ fn structures_are_the_same_on_both_sides() {
     );
     assert_eq!(
         noted("flow"),
-        layout_of!(Flow: lock, network, epoch, generation, last_seen, created, opener, marks, spare, ways)
+        layout_of!(Flow: lock, network, epoch, generation, last_seen, created, opener, marks, tag, ways)
     );
     assert_eq!(noted("permit_key"), layout_of!(PermitKey: src, dst, vni, dport, proto));
     assert_eq!(noted("permit"), layout_of!(Permit: network, epoch, generation, spare, ways));

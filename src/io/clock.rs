@@ -30,7 +30,8 @@ pub fn now() -> Instant {
 #[must_use]
 pub fn from_wrapped_millis(millis: u32) -> Instant {
     let now = (START.monotonic + START.at.elapsed().as_nanos() as u64) / 1_000_000;
-    let age = (now as u32).wrapping_sub(millis);
+    // The kernel's clock may be a moment ahead of what was read here: that is no age.
+    let age = (now as u32).wrapping_sub(millis).cast_signed().max(0).cast_unsigned();
     from_monotonic(now.saturating_sub(u64::from(age)) * 1_000_000)
 }
 

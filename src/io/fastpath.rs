@@ -21,7 +21,7 @@ use eastgate_vtep::{
 use eastgate_wire::{Addr, DropReason, FlowKey, PortId, Vni, VtepAddr};
 
 use self::born::Leases;
-use super::clock;
+use super::{clock, sysopt};
 use crate::{
     control::protocol::Traffic,
     pipeline::{
@@ -184,6 +184,8 @@ impl KernelPath {
             tables.live = true;
             self.renew(&mut tables)?;
             tables.since = tables.settings.generation;
+            // What a program that began before that still counts must not be taken for what is counted from now on.
+            sysopt::wait_for_programs();
             // Of flows that were born for the daemon before nothing moves any more; each is decided, and counted, anew.
             self.fastpath.terms().clear();
         }

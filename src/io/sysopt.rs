@@ -104,6 +104,17 @@ pub fn get<T: FromBytes>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_i
     }
 }
 
+/// Returns when every BPF program that ran when this was called has ended: they are read-side sections of RCU, which
+/// this call waits for. A kernel without it lets a moment pass instead.
+pub fn wait_for_programs() {
+    /// `MEMBARRIER_CMD_GLOBAL` of linux/membarrier.h.
+    const GLOBAL: libc::c_int = 1;
+    // SAFETY: a plain system call without pointers.
+    if unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) } != 0 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
 /// Attaches a classic BPF program that refuses every packet, for a socket that only sends.
 ///
 /// # Errors

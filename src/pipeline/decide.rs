@@ -192,8 +192,13 @@ impl<'s> Pipeline<'s> {
                         flows.set_hint(flow, FlowDirection::Reply, receiver(ends.src));
                         match flows.track(segment, &network.tracking, epoch, now) {
                             Tracked::Drop(reason) => Err(reason.into()),
+                            // A SYN on the ports of a connection that is over: another one, and its ends may be others.
+                            Tracked::New => self.track_in(flows, network, ends_of_packet, segment, now),
                             Tracked::Pass(hit) => Ok(self.ripe(flows, &hit, ends_of_packet, segment)),
-                            _ => Ok(None),
+                            // It was confirmed, or taken back, a moment ago under the same lock.
+                            Tracked::Stale { .. } | Tracked::Offloaded { .. } => {
+                                Err(DropReason::NotReady.into())
+                            }
                         }
                     }
                     Err(refusal) => {
@@ -253,7 +258,9 @@ impl<'s> Pipeline<'s> {
             proto: quoted.proto,
         };
         let mut flows = self.shared.flows(&key);
-        self.shared.adopt(&mut flows, network, &key, now)?;
+        if ip.dst == quoted.src {
+            self.shared.adopt(&mut flows, network, &key, now)?;
+        }
         let mut tracked = flows.related(network.vni, &quoted, ip.dst, &network.tracking, network.epoch, now);
         if let Tracked::Offloaded { flow, original } = tracked {
             self.shared.reclaim(&mut flows, network, flow, &original, now);

@@ -339,7 +339,8 @@ impl Shared {
         match faster.hold(packet) {
             Hold::Kept => Ok(true),
             Hold::Begun => Ok(false),
-            Hold::Full => Err(DropReason::FlowLimit),
+            // The flow has its permit, and the programs have no room for one of their own either.
+            Hold::Full => Ok(true),
         }
     }
 

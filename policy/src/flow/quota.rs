@@ -138,6 +138,12 @@ impl NetworkQuota {
         lent
     }
 
+    /// Is more in use than a limit says, because it was lowered? Nothing is to be kept for later then.
+    #[must_use]
+    pub fn is_over(&self, of: Population) -> bool {
+        self.own.of(of).is_over() || self.total.gauges.of(of).is_over()
+    }
+
     /// That many lent permits are free again.
     pub fn take_back(&self, of: Population, permits: u32) {
         self.total.gauges.of(of).take_back(permits);
@@ -248,6 +254,10 @@ impl Gauge {
 
     fn keep_lent(&self) {
         self.lent.fetch_sub(1, Relaxed);
+    }
+
+    fn is_over(&self) -> bool {
+        self.used.load(Relaxed) > self.limit.load(Relaxed)
     }
 }
 

@@ -208,8 +208,9 @@ impl KernelPath {
             let counts = POPULATIONS.map(|of| terms.places(*place, index(of)));
             let is_empty = counts.iter().all(|(_, used)| *used == 0);
             for (of, (lent, used)) in POPULATIONS.into_iter().zip(counts) {
-                let keep = if is_empty && lease.idle { 0 } else { used.saturating_mul(2).max(FEW) };
-                if u64::from(used) * 4 < u64::from(lent) && keep < lent {
+                let over = lease.quota.is_over(of);
+                let keep = if over || is_empty && lease.idle { 0 } else { used.saturating_mul(2).max(FEW) };
+                if (over || u64::from(used) * 4 < u64::from(lent)) && keep < lent {
                     lease.quota.take_back(of, terms.take_back(*place, index(of), keep));
                 }
             }

@@ -5,7 +5,7 @@
 //! The programs run for real (BPF_PROG_TEST_RUN), in a network namespace of the test's own; they send nothing.
 //! `EASTGATE_TWIN_FRAMES` and `EASTGATE_TWIN_SEED` make the run longer or another one.
 
-use std::{process::Command, sync::Arc};
+use std::{collections::BTreeSet, process::Command, sync::Arc};
 
 use eastgate_policy::flow::FlowFilter;
 use eastgate_wire::{DropReason, Frame, Offload, PortId, VtepAddr};
@@ -58,6 +58,13 @@ struct Host {
 }
 
 fn config(neighbors: &str, open_web: bool) -> String {
+    config_with(neighbors, open_web, 600, 100_000)
+}
+
+/// `short`: how long half-open flows last, in seconds.
+fn config_with(neighbors: &str, open_web: bool, short: u32, unanswered: u32) -> String {
+    // Nothing ends in one host a moment before it does in the other.
+    let long = 600;
     let web = if open_web { "\"1-65535\"" } else { "\"1-79\", \"81-65535\"" };
     let endpoint = |name: &str, host: &str, n: u8| {
         format!(
@@ -68,6 +75,9 @@ fn config(neighbors: &str, open_web: bool) -> String {
     format!(
         "[host.alpha]\nvtep = \"172.31.0.1\"\ndevice = \"u0\"\n[host.beta]\nvtep = \"172.31.0.2\"\ndevice = \"u0\"\n\
          [tenant.acme.network.app]\nvni = {VNI}\nsubnets = [\"10.1.0.0/24\", \"fd00:1::/64\"]\nneighbors = \"{neighbors}\"\n\
+         [tenant.acme.network.app.timeouts]\ntcp_close = {long}\ntcp_syn = {short}\ntcp_last_ack = {long}\n\
+         tcp_close_wait = {long}\nudp_first = {short}\n\
+         [tenant.acme.network.app.limits]\nunanswered = {unanswered}\n\
          [tenant.acme.group.all]\negress = [{{ to = \"any\" }}]\n\
          ingress = [{{ proto = \"tcp\", ports = [{web}], from = \"any\" }}, {{ proto = \"udp\", ports = [{web}], from = \"any\" }}]\n{}{}{}",
         endpoint("p11", "alpha", 11),
@@ -539,14 +549,7 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
             }
         }
         if expected != found {
-            let (alone, twin) = (alone.flows(), twin.flows());
-            alone
-                .iter()
-                .filter(|flow| !twin.contains(flow))
-                .for_each(|flow| println!("pipeline alone: {flow}"));
-            twin.iter()
-                .filter(|flow| !alone.contains(flow))
-                .for_each(|flow| println!("with programs:  {flow}"));
+            let _ = differences(&alone, &twin);
         }
         assert_eq!(expected, found, "frame {round} of seed {seed}, from station {sender}: {frame:02x?}");
         // What did not arrive was not sent, so that most conversations go on.
@@ -566,11 +569,11 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
             100..150 => talks[which] = Conversation::new(&mut dice),
             22..40 => twin.shared.sweep(clock::now()),
             21 => crate::pipeline::offload::FlowOffload::forget_paths(&*kernel),
-            1..6 => assert_eq!(alone.flows(), twin.flows(), "flows after frame {round} of seed {seed}"),
+            1..6 => same_flows(&alone, &twin, &format!("after frame {round} of seed {seed}")),
             _ => {}
         }
     }
-    assert_eq!(alone.flows(), twin.flows(), "flows at the end of seed {seed}");
+    same_flows(&alone, &twin, &format!("at the end of seed {seed}"));
     let (carried, offloaded) =
         (twin.carried, twin.shared.all_flows().map(|t| lock(t).offloaded()).sum::<u32>());
     println!(
@@ -579,6 +582,73 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
     );
     assert!(born * 5 > opened, "only {born} of {opened} flows began in the kernel");
     assert!(carried * 8 > frames, "the programs carried only {carried} of {frames} frames");
+}
+
+/// How many flows are not in both, each printed.
+fn differences(alone: &Host, twin: &Host) -> usize {
+    let (alone, twin): (BTreeSet<_>, BTreeSet<_>) =
+        (alone.flows().into_iter().collect(), twin.flows().into_iter().collect());
+    alone.difference(&twin).for_each(|flow| println!("pipeline alone: {flow}"));
+    twin.difference(&alone).for_each(|flow| println!("with programs:  {flow}"));
+    alone.symmetric_difference(&twin).count()
+}
+
+fn same_flows(alone: &Host, twin: &Host, when: &str) {
+    assert_eq!(differences(alone, twin), 0, "flows {when}");
+    assert_eq!(alone.flows().len(), twin.flows().len(), "flows in two places {when}");
+}
+
+/// A SYN of station 11 to 12.
+fn syn_of(port: u16) -> Vec<u8> {
+    Talk { a: 11, b: 12, sport: port, dport: 443 }.syn()
+}
+
+fn limits_and_time() {
+    const LIMIT: u32 = 40;
+    let devices = devices();
+    let kernel = Arc::new(KernelPath::load(1000, devices[0], 14_789).unwrap());
+    let mut host = Host::new(&config_with("suppress", true, 4, LIMIT), Some((kernel.clone(), &devices)));
+    let quota = host.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().state.quota.clone();
+    let born = |host: &Host| {
+        let mut born = 0;
+        host.shared.for_each_born(clock::now(), |_| born += 1);
+        born
+    };
+    for port in 2000..2200 {
+        let (outcome, _) = host.tenant(11, &syn_of(port), Offload::default());
+        assert!(matches!(outcome, Outcome::Forward | Outcome::Drop(DropReason::FlowLimit)), "{outcome:?}");
+        assert!(quota.in_use().unanswered <= LIMIT, "more flows than the limit says");
+        assert!(host.shared.flows_in_use().unanswered <= LIMIT);
+    }
+    // Half of the limit may be lent, and what is lent and not used goes to whoever needs it.
+    assert_eq!((born(&host), host.flows().len()), (LIMIT / 2, LIMIT as usize));
+
+    // Their time is over: nothing passes by them, whether or not anyone has looked.
+    let half_open = host.flows().len();
+    std::thread::sleep(std::time::Duration::from_millis(4100));
+    let carried = host.carried;
+    let answer = Talk { a: 11, b: 12, sport: 2001, dport: 443 }.syn_ack();
+    assert!(
+        matches!(host.tenant(12, &answer, Offload::default()).0, Outcome::Drop(_)),
+        "{half_open} flows lasted too long"
+    );
+    assert_eq!((host.carried, born(&host)), (carried, 0));
+    host.shared.sweep(clock::now());
+    for _ in 0..3 {
+        host.shared.sweep(clock::now());
+        host.shared.handle_timeout(0, clock::now() + std::time::Duration::from_secs(5));
+    }
+    assert_eq!((quota.in_use().unanswered, quota.in_use().answered), (0, 0), "permits are missing");
+    let mut places = Vec::new();
+    kernel.programs().page(&mut eastgate_fastpath::Cursor::default(), &mut places).unwrap();
+    assert_eq!(places, [], "places are kept for nobody");
+}
+
+#[test]
+fn flows_that_begin_in_the_kernel_keep_to_limits_and_time() {
+    if nix::unistd::geteuid().is_root() {
+        std::thread::spawn(limits_and_time).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
 }
 
 #[test]
