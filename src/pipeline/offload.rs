@@ -82,6 +82,8 @@ pub struct Resident {
     pub held: bool,
     /// It began there, and is there.
     pub born: Option<Found>,
+    /// A daemon before has left it there.
+    pub left: Option<Found>,
 }
 
 /// A flow that began elsewhere and ended there, when its ends began another one on the same ports.
@@ -388,8 +390,8 @@ impl Shared {
         }
     }
 
-    /// Ends flows that began elsewhere and whose time is over, counts those that have ended, and gives up places that
-    /// are kept for nobody: a daemon before has left them. Called now and then, and looks at some of them each time.
+    /// Ends flows that began elsewhere and whose time is over, counts those that have ended, and gives up what a daemon
+    /// before has left there: places that it kept, and flows that have not been heard since. Called now and then, and looks at some of them each time.
     pub fn sweep(&self, now: Instant) {
         let Some(faster) = self.faster.get() else { return };
         let mut cursor = lock(&self.swept);
@@ -399,15 +401,15 @@ impl Shared {
             let more = faster.page(&mut cursor, &mut residents);
             let snapshot = self.snapshot();
             for resident in &residents {
-                let mut flows = match &resident.born {
-                    Some(born) if is_over(&snapshot, born, now) => self.flows(&resident.packet),
-                    None if resident.held => self.flows(&resident.packet),
-                    _ => continue,
-                };
+                let found = resident.born.as_ref().or(resident.left.as_ref());
+                if !found.map_or(resident.held, |found| is_over(&snapshot, found, now)) {
+                    continue;
+                }
+                let mut flows = self.flows(&resident.packet);
                 if flows.knows(&resident.packet) {
                     continue;
                 }
-                if resident.held {
+                if resident.born.is_none() {
                     faster.end(&resident.packet);
                 } else if let Some(found) = faster.end_if_over(&resident.packet) {
                     self.bury(&mut flows, &snapshot, &found, None);

@@ -110,10 +110,13 @@ impl KernelPath {
     }
 
     fn found(&self, key: &Key, flow: &Flow) -> Option<Found> {
+        found(key, flow, self.is_ours(flow))
+    }
+
+    /// Was it written by this daemon, or born by its permit?
+    fn is_ours(&self, flow: &Flow) -> bool {
         let tables = lock(&self.tables);
-        let ours = tables.live && flow.generation.wrapping_sub(tables.since).cast_signed() >= 0;
-        drop(tables);
-        found(key, flow, ours)
+        tables.live && flow.generation.wrapping_sub(tables.since).cast_signed() >= 0
     }
 
     pub(super) fn residents(&self, cursor: &mut Cursor, out: &mut Vec<Resident>) -> bool {
@@ -127,9 +130,12 @@ impl KernelPath {
             }
         };
         out.extend(page.iter().filter_map(|(key, flow)| {
+            let (packet, ours) = (key.packet()?, self.is_ours(flow));
             let held = flow.marks & FLOW_HELD != 0;
-            let found = if held { None } else { self.found(key, flow) };
-            Some(Resident { packet: key.packet()?, held, born: found.filter(|found| found.born.is_some()) })
+            let found = if held { None } else { found(key, flow, ours) };
+            let (born, left) =
+                if ours { (found.filter(|found| found.born.is_some()), None) } else { (None, found) };
+            Some(Resident { packet, held, born, left })
         }));
         more
     }
