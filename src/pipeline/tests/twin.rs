@@ -498,6 +498,10 @@ fn devices() -> Vec<u32> {
             Command::new("ip").args(["link", "add", name, "type", "veth", "peer", "name", peer]).status();
         assert!(made.unwrap().success());
     }
+    // A namespace without an address takes every address for its own.
+    for words in ["link set lo up", "addr add 172.31.0.1/24 dev u0", "link set u0 up"] {
+        assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success());
+    }
     [index("p11"), index("p12"), index("u0")].to_vec()
 }
 
@@ -580,7 +584,7 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
         "{neighbors}: {frames} frames, {carried} of them carried by the programs, {offloaded} flows offloaded; \
          {opened} flows opened, {born} of them in the kernel"
     );
-    assert!(born * 5 > opened, "only {born} of {opened} flows began in the kernel");
+    assert!(born * 4 > opened, "only {born} of {opened} flows began in the kernel");
     assert!(carried * 8 > frames, "the programs carried only {carried} of {frames} frames");
 }
 
