@@ -14,11 +14,13 @@ fn tcp(number: u8, port: u16) -> std::net::SocketAddr {
     udp(number, port)
 }
 
-/// Whether every flow is with the programs.
+/// Whether every flow of datagrams is with the programs. A connection that comes up at the wrong moment is picked up by
+/// the next daemon; a datagram is lost.
 fn all_carried_in_the_kernel(daemon: &Daemon) -> bool {
     let rows = daemon.ask(&["show", "flows"]);
     let rows = rows["flows"].as_array().unwrap();
-    !rows.is_empty() && rows.iter().all(|flow| flow["offloaded"] == true)
+    rows.iter().any(|flow| flow["offloaded"] == true)
+        && rows.iter().all(|flow| flow["offloaded"] == true || flow["proto"] == "tcp")
 }
 
 /// Whether the programs have carried packets, rather than the workers.
@@ -58,11 +60,23 @@ impl Running {
         self.daemons[host] = Some(self.site.run_with(NAMES[host], "ebpf"));
     }
 
-    fn stop(self) {
+    fn stop(mut self) {
         let spaces = [&self.site.alpha, &self.site.beta];
-        for ((daemon, space), before) in self.daemons.into_iter().zip(spaces).zip(&self.before) {
+        let daemons = std::mem::take(&mut self.daemons);
+        for ((daemon, space), before) in daemons.into_iter().zip(spaces).zip(&self.before) {
             assert!(daemon.expect("it runs").stop().success());
             assert_eq!(before.changes(&Machine::of(space)), Vec::<String>::new());
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for (name, daemon) in NAMES.iter().zip(&self.daemons) {
+                let Some(daemon) = daemon else { continue };
+                eprintln!("{name} dropped {:?}\n{:#}", daemon.drops(), daemon.ask(&["show", "flows"]));
+            }
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     pipeline::{
         counters::Elsewhere,
         decide::receiver_at,
-        offload::{FlowOffload, Handover, Hold, Lane, Offer, Replaced, Resident},
+        offload::{FlowOffload, Handover, Hold, Lane, Offer, Replaced, Resident, Whereabouts},
         shared::lock,
     },
     snapshot::Snapshot,
@@ -449,14 +449,17 @@ impl FlowOffload for KernelPath {
     }
 
     fn withdraw(&self, original: &FlowKey) -> Option<Progress> {
-        self.find(original).map(|found| found.progress)
+        match self.find(original) {
+            Whereabouts::Found(found) => Some(found.progress),
+            Whereabouts::Unknown | Whereabouts::Lost => None,
+        }
     }
 
     fn hold(&self, packet: &FlowKey) -> Hold {
         self.hold_place(packet)
     }
 
-    fn find(&self, packet: &FlowKey) -> Option<Found> {
+    fn find(&self, packet: &FlowKey) -> Whereabouts {
         self.take(packet)
     }
 

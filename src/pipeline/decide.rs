@@ -3,7 +3,10 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use eastgate_policy::{
-    flow::{Admitted, Direction as FlowDirection, FlowTable, Hit, Query, Segment, SegmentKind, Tracked},
+    flow::{
+        Admitted, Direction as FlowDirection, FlowTable, Hit, Query, Segment, SegmentKind, StateSettings,
+        Tracked,
+    },
     fragment::{FragmentSettings, FragmentStep, Verdict},
     rule::{Direction, Header, PortProtocol, Probe},
 };
@@ -135,11 +138,13 @@ impl<'s> Pipeline<'s> {
         now: Instant,
     ) -> Result<Option<Ripe<'s>>, Refusal> {
         let epoch = network.epoch;
-        self.shared.adopt(flows, network, &segment.key, now)?;
-        let mut tracked = flows.track(segment, &network.tracking, epoch, now);
+        let lost = self.shared.adopt(flows, network, &segment.key, now)?;
+        // A connection that a daemon before had when it was killed is picked up in mid-stream, if the policy lets it in.
+        let tracking = StateSettings { loose: network.tracking.loose || lost, ..network.tracking };
+        let mut tracked = flows.track(segment, &tracking, epoch, now);
         if let Tracked::Offloaded { flow, original } = tracked {
             self.shared.reclaim(flows, network, flow, &original, now);
-            tracked = flows.track(segment, &network.tracking, epoch, now);
+            tracked = flows.track(segment, &tracking, epoch, now);
         }
         match tracked {
             Tracked::Pass(hit) if hit.hint == receiver(ends.dst) => Ok(self.ripe(flows, &hit, ends, segment)),
@@ -170,7 +175,7 @@ impl<'s> Pipeline<'s> {
                         return Err(DropReason::NotReady.into());
                     }
                 }
-                let opened = flows.open(segment, &admitted, &network.tracking, &network.state.quota, now);
+                let opened = flows.open(segment, &admitted, &tracking, &network.state.quota, now);
                 let hit = opened.inspect_err(|_| self.shared.let_go(flows, &segment.key))?;
                 flows.set_hint(hit.flow, FlowDirection::Original, receiver(ends.dst));
                 flows.set_hint(hit.flow, FlowDirection::Reply, receiver(ends.src));

@@ -3,7 +3,7 @@
 //! The pipeline says what it does with the packets of each direction ([`Lane`]), and compares that with what it has
 //! just done with one: a flow is handed over only when both agree. Who carries it out is behind [`FlowOffload`].
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use eastgate_fastpath::Cursor;
 use eastgate_policy::{
@@ -41,7 +41,7 @@ pub trait FlowOffload: Borrower {
     fn hold(&self, packet: &FlowKey) -> Hold;
     /// A flow that is there although nobody here has handed it over, and stops its packets from passing. Its place is
     /// kept. The permit of one that began there comes with it.
-    fn find(&self, packet: &FlowKey) -> Option<Found>;
+    fn find(&self, packet: &FlowKey) -> Whereabouts;
     /// Gives a flow's place up, and stops its packets if any passed; the flow, when it was there.
     fn end(&self, packet: &FlowKey) -> Option<Found>;
     /// The same for a flow that began there, when its time is over.
@@ -60,6 +60,17 @@ pub trait FlowOffload: Borrower {
     fn forget_paths(&self);
     /// Where the flow has got to.
     fn peek(&self, original: &FlowKey) -> Option<Progress>;
+}
+
+/// Where a flow is that is not known here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whereabouts {
+    /// Nowhere
+    Unknown,
+    /// It was with a daemon before, which kept its place there and is gone.
+    Lost,
+    /// It was there, and this is what it has come to.
+    Found(Found),
 }
 
 /// Whether the place of a flow is kept.
@@ -287,6 +298,7 @@ impl Shared {
         self.all_flows().for_each(|table| lock(table).keep_places());
         self.book.quota.lend_to(faster.clone());
         // Set once, before the workers get anything to do.
+        let _ = self.offloads_since.set(crate::io::clock::now());
         let _ = self.faster.set(faster);
     }
 
@@ -354,23 +366,28 @@ impl Shared {
         }
     }
 
-    /// Goes on with a flow that the fast path has: it began there, or is from a daemon before.
+    /// Goes on with a flow that the fast path has: it began there, or is from a daemon before. True when that daemon had
+    /// it itself, so that nobody knows its state any more.
     pub(super) fn adopt(
         &self,
         flows: &mut FlowTable,
         network: &Network,
         packet: &FlowKey,
         now: Instant,
-    ) -> Result<(), DropReason> {
-        let Some(faster) = self.faster.get().filter(|_| !flows.knows(packet)) else { return Ok(()) };
-        let Some(found) = faster.find(packet) else { return Ok(()) };
+    ) -> Result<bool, DropReason> {
+        let Some(faster) = self.faster.get().filter(|_| !flows.knows(packet)) else { return Ok(false) };
+        let found = match faster.find(packet) {
+            Whereabouts::Unknown => return Ok(false),
+            Whereabouts::Lost => return Ok(true),
+            Whereabouts::Found(found) => found,
+        };
         network.count_found(&found);
         let adopted = flows.adopt(&found, &network.tracking, &network.state.quota, now);
         self.recall(flows);
         if !flows.knows(packet) {
             faster.end(packet);
         }
-        adopted
+        adopted.map(|()| false)
     }
 
     /// Stops packets of flows that have ended here, and gives their places up, unless the next flow of the same key is
@@ -395,6 +412,8 @@ impl Shared {
     /// are kept for nobody: a daemon before has left them. Called now and then, and looks at some of them each time.
     pub fn sweep(&self, now: Instant) {
         let Some(faster) = self.faster.get() else { return };
+        let since = self.offloads_since.get().copied().unwrap_or(now);
+        let keeps_lost = now.since(since) < LOST_FOR;
         let mut cursor = lock(&self.swept);
         let mut residents = Vec::new();
         for _ in 0..PAGES_PER_SWEEP {
@@ -404,14 +423,15 @@ impl Shared {
             for resident in &residents {
                 let is_over = |found: &Found| is_over(&snapshot, found, now);
                 let left = resident.left.as_ref().is_some_and(is_over);
-                if !(left || resident.held || resident.born.as_ref().is_some_and(is_over)) {
+                let held = resident.held && !keeps_lost;
+                if !(left || held || resident.born.as_ref().is_some_and(is_over)) {
                     continue;
                 }
                 let mut flows = self.flows(&resident.packet);
                 if flows.knows(&resident.packet) {
                     continue;
                 }
-                if resident.held || left {
+                if held || left {
                     faster.end(&resident.packet);
                 } else if let Some(found) = faster.end_if_over(&resident.packet) {
                     self.bury(&mut flows, &snapshot, &found, None);
@@ -511,6 +531,9 @@ impl Shared {
         self.faster.get()?.peek(original)
     }
 }
+
+/// How long a connection that a daemon before had may be silent and still be picked up.
+const LOST_FOR: Duration = Duration::from_secs(120);
 
 /// Pages of the table that one sweep reads.
 const PAGES_PER_SWEEP: usize = 128;

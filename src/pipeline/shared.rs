@@ -54,6 +54,7 @@ pub struct Shared {
     expiry: Box<[Mutex<Instant>]>,
     /// Whoever carries packets of flows that have settled
     pub(super) faster: OnceLock<Arc<dyn FlowOffload>>,
+    pub(super) offloads_since: OnceLock<Instant>,
     /// How far the last sweep of its flows came
     pub(super) swept: Mutex<Cursor>,
 }
@@ -83,6 +84,7 @@ impl Shared {
             hasher: RandomState::new(),
             expiry: (0..workers).map(|_| Mutex::new(Instant::ZERO)).collect(),
             faster: OnceLock::new(),
+            offloads_since: OnceLock::new(),
             swept: Mutex::default(),
         }
     }

@@ -19,7 +19,7 @@ use eastgate_wire::{FlowKey, MacAddr, Vni, view::proto};
 
 use super::{KernelPath, Tables, WAY_OPEN, clock, progress, receiver_at};
 use crate::pipeline::{
-    offload::{Hold, Offer, Replaced, Resident},
+    offload::{Hold, Offer, Replaced, Resident, Whereabouts},
     shared::lock,
 };
 
@@ -64,14 +64,18 @@ impl KernelPath {
     }
 
     /// Takes a flow out of the programs' hands, and its permit when it was born there.
-    pub(super) fn take(&self, packet: &FlowKey) -> Option<Found> {
+    pub(super) fn take(&self, packet: &FlowKey) -> Whereabouts {
         let (key, _) = Key::of(packet);
         // What nobody knows is asked for more often than what is there.
-        if matches!(self.fastpath.peek(&key), Ok(None)) {
-            return None;
+        match self.fastpath.peek(&key) {
+            Ok(None) => return Whereabouts::Unknown,
+            Ok(Some(flow)) if flow.marks & FLOW_HELD != 0 => return Whereabouts::Lost,
+            _ => {}
         }
-        let flow = self.taken(&key, self.fastpath.take(&key))?;
-        let found = self.found(&key, &flow)?;
+        let found = self
+            .taken(&key, self.fastpath.take(&key))
+            .and_then(|flow| Some((flow, self.found(&key, &flow)?)));
+        let Some((flow, found)) = found else { return Whereabouts::Unknown };
         if found.born.is_some() {
             let of = found.population();
             self.fastpath.terms().leave_with_place(flow.network, index(of));
@@ -80,7 +84,7 @@ impl KernelPath {
                 self.top_up(flow.network, &lease.quota);
             }
         }
-        Some(found)
+        Whereabouts::Found(found)
     }
 
     /// Gives a flow's place up.
