@@ -131,7 +131,7 @@ fn no_packet_is_lost_and_none_is_let_pass_while_daemons_are_killed_and_started_a
 }
 
 #[test]
-fn a_killed_daemon_changes_nothing_for_flows_that_were_decided_and_lets_none_begin() {
+fn a_killed_daemon_changes_nothing_for_flows_that_were_decided_and_nobody_decides_others() {
     let Some(mut running) = Running::start() else { return };
     let flows = Flows::start(&running.site);
     flows.allowed_arrive("at first");

@@ -123,6 +123,16 @@ static __always_inline bool born(struct desk *desk, __u32 side)
 }
 
 /*
+ * A flow whose epoch is no longer in force may be replaced by one that its opener begins under the epoch that is: the
+ * permit says that the policy lets the old one in as well, so that the pipeline would not have refused it either.
+ */
+static __always_inline bool may_replace(const struct flow *old, const struct packet *p, __u32 side, __u32 generation)
+{
+	return p->proto == IPPROTO_TCP && core_flags(p) == TCP_SYN && !(old->marks & FLOW_HELD) &&
+	       old->marks & FLOW_BORN && old->generation == generation && old->opener == side;
+}
+
+/*
  * A connection that is over makes room for the one that its ends begin on the same ports (RFC 9293 section 3.6.1). The
  * entry stays and becomes the new one under its lock, so that at no moment there is none, or two.
  */

@@ -214,10 +214,12 @@ enum syn_options {
  */
 __noinline int syn_options(struct __sk_buff *skb, __u32 at, __u32 len)
 {
-	__u8 options[TCP_OPTIONS] = {};
+	/* With room behind them, for verifiers that know the bounds less exactly. */
+	__u8 options[64] = {};
 	__u32 here = 0, scale = 0, mss = 0;
 
-	if (len == 0)
+	/* They come in words of four bytes. Put like this, older verifiers see that what is read is not nothing. */
+	if (len < 4)
 		return 0;
 	if (len > TCP_OPTIONS || bpf_skb_load_bytes(skb, at, options, len))
 		return -1;

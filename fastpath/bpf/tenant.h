@@ -79,12 +79,16 @@ static __always_inline const struct way *tenant_way(struct __sk_buff *skb, const
 
 	if (flow) {
 		way = side ? &flow->ways[1] : &flow->ways[0];
-		if (!in_force(flow, config->generation) || !comes_from_port(skb, way, p))
+		if (!in_force(flow, config->generation)) {
+			if (!may_replace(flow, p, side, config->generation))
+				return 0;
+		} else if (!comes_from_port(skb, way, p)) {
 			return 0;
-		if (pass(skb, flow, side, desk))
+		} else if (pass(skb, flow, side, desk)) {
 			return comes_from_port(skb, &desk->way, p) ? &desk->way : 0;
-		if (p->proto != IPPROTO_TCP)
+		} else if (p->proto != IPPROTO_TCP) {
 			return 0;
+		}
 	}
 	if (!may_begin(skb, p) || !permitted(desk, port->vni, config->generation, side))
 		return 0;

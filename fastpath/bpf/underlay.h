@@ -116,8 +116,12 @@ static __always_inline const struct way *underlay_way(struct __sk_buff *skb, con
 	if (flow) {
 		from = side ? &flow->ways[1] : &flow->ways[0];
 		to = side ? &flow->ways[0] : &flow->ways[1];
-		if (!in_force(flow, config->generation) || !comes_this_way(from, &outer->src, inner) ||
-		    largest(skb, p) > from->max_packet)
+		if (!in_force(flow, config->generation)) {
+			if (!may_replace(flow, p, side, config->generation))
+				return 0;
+			goto begins;
+		}
+		if (!comes_this_way(from, &outer->src, inner) || largest(skb, p) > from->max_packet)
 			return 0;
 		if (skb->gso_size) {
 			__u16 port = config->tunnel_port_be;
@@ -132,6 +136,7 @@ static __always_inline const struct way *underlay_way(struct __sk_buff *skb, con
 		if (p->proto != IPPROTO_TCP)
 			return 0;
 	}
+begins:
 	if (!may_begin(skb, p) || !permitted(desk, outer->vni, config->generation, side))
 		return 0;
 	from = &((struct flow *)desk->flow)->ways[side ? 1 : 0];

@@ -38,12 +38,29 @@ pub fn costs() -> Result<Vec<Cost>, Error> {
     for mut program in open.progs_mut() {
         program.set_log_level(STATISTICS);
     }
-    let before = set_print(Some((PrintLevel::Debug, listen)));
-    let loaded = open.load();
-    set_print(before);
-    loaded.map_err(Error::Load)?;
-    let said = std::mem::take(&mut *SAID.lock().unwrap_or_else(PoisonError::into_inner));
+    let mut said = String::new();
+    listening(|| {
+        let loaded = open.load();
+        said = heard();
+        loaded
+    })
+    .map_err(|(source, _)| Error::Load(source))?;
     Ok(read(&said))
+}
+
+fn heard() -> String {
+    SAID.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Does something with libbpf, and gives what it printed when that fails.
+pub(crate) fn listening<T>(
+    work: impl FnOnce() -> Result<T, libbpf_rs::Error>,
+) -> Result<T, (libbpf_rs::Error, String)> {
+    SAID.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    let before = set_print(Some((PrintLevel::Debug, listen)));
+    let done = work();
+    set_print(before);
+    done.map_err(|error| (error, heard()))
 }
 
 /// A log begins with `prog 'NAME': -- BEGIN PROG LOAD LOG --` and has `stack depth A+B` (the program's, and those of

@@ -38,6 +38,15 @@ static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR")
 /// Why the fast path is not to be had.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The kernel did not take the programs, and this is what it said last.
+    #[error("the kernel did not take the eBPF programs: {source}: {said}")]
+    Refused {
+        /// Why
+        #[source]
+        source: libbpf_rs::Error,
+        /// The end of the verifier's log
+        said: String,
+    },
     /// The kernel did not take the programs.
     #[error("the kernel did not take the eBPF programs: {0}")]
     Load(#[source] libbpf_rs::Error),
@@ -180,7 +189,7 @@ impl Fastpath {
                 map.set_max_entries(limits.flows.max(1)).map_err(Error::Load)?;
             }
         }
-        Self::of(open.load().map_err(Error::Load)?)
+        Self::of(load(open)?)
     }
 
     /// Loads the programs with the tables of a daemon before, which the kernel keeps for as long as its programs are
@@ -201,7 +210,7 @@ impl Fastpath {
             }
             map.reuse_fd(kept.as_fd()).map_err(Error::Load)?;
         }
-        let taken = Self::of(open.load().map_err(Error::Load)?)?;
+        let taken = Self::of(load(open)?)?;
         match taken.settings()? {
             settings if settings.layout == LAYOUT => Ok(taken),
             settings => Err(Error::Foreign(format!("layout {}, and this is {LAYOUT}", settings.layout))),
@@ -430,6 +439,17 @@ impl Fastpath {
         })
     }
 }
+
+fn load(open: OpenObject) -> Result<Object, Error> {
+    cost::listening(|| open.load()).map_err(|(source, said)| {
+        let said: Vec<&str> = said.lines().filter(|line| !line.is_empty()).collect();
+        let end = said.iter().rposition(|line| line.starts_with("processed ")).unwrap_or(said.len());
+        Error::Refused { source, said: said[end.saturating_sub(SAID_LINES)..end].join("; ") }
+    })
+}
+
+/// Lines of the verifier's log that say why it refused a program.
+const SAID_LINES: usize = 6;
 
 fn open() -> Result<OpenObject, Error> {
     libbpf_rs::set_print(None);
