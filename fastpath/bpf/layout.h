@@ -279,9 +279,9 @@ enum stat {
 	STAT_UP,
 	/* Not sent up: the port had sent up too many */
 	STAT_UP_LIMITED,
-	/* Not sent up: the kernel had no memory for it */
+	/* Neither sent up nor on: the kernel had no memory for it */
 	STAT_UP_FAILED,
-	/* A superframe whose flow ended while the kernel unwrapped it */
+	/* From a port that is not open, or a superframe whose flow ended while the kernel unwrapped it */
 	STAT_LOST,
 	STAT_COUNT,
 };

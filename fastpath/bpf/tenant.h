@@ -126,11 +126,17 @@ int tenant(struct __sk_buff *skb)
 	struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
 	int verdict;
 
-	if (!config || !port)
-		return TC_ACT_SHOT;
 	count(STAT_FROM_PORTS);
+	if (!config || !port) {
+		count(STAT_LOST);
+		return TC_ACT_SHOT;
+	}
 	verdict = tenant_path(skb, port, config);
 	if (verdict == WRAP_REFUSED)
 		return up(skb, port, config);
-	return verdict == WRAP_BROKEN ? TC_ACT_SHOT : verdict;
+	if (verdict == WRAP_BROKEN) {
+		count(STAT_UP_FAILED);
+		return TC_ACT_SHOT;
+	}
+	return verdict;
 }

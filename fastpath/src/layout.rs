@@ -170,7 +170,7 @@ pub struct Permit {
     pub ways: [Way; 2],
 }
 
-/// How many states of a flow the programs know; they are numbered as in [`Terms::timeouts_ms`].
+/// How many states of a flow the programs know; they are numbered as in `struct terms`.
 pub const STATES: usize = 9;
 
 /// What flows may be born on in a network.

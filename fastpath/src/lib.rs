@@ -95,9 +95,9 @@ pub struct Stats {
     pub up: u64,
     /// Frames dropped because their port had sent up too many
     pub up_limited: u64,
-    /// Frames dropped because the kernel had no memory to send them up
+    /// Frames dropped because the kernel had no memory to send them up or on
     pub up_failed: u64,
-    /// Superframes dropped because their flow went away while the kernel unwrapped them
+    /// Frames of ports that are not open, and superframes whose flow went away while the kernel unwrapped them
     pub lost: u64,
 }
 

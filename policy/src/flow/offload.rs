@@ -47,7 +47,7 @@ pub struct Side {
     pub max_end: u32,
     /// The widest window it offered, in bytes
     pub max_window: u32,
-    /// The furthest acknowledgement it sent; valid with [`Side::ACKED`]
+    /// The furthest acknowledgement it sent; valid when it acknowledged anything
     pub max_ack: u32,
     /// Window scale from its SYN
     pub scale: u8,
