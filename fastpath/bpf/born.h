@@ -48,8 +48,11 @@ static __always_inline __u16 source_port(const struct packet *p)
 	return bpf_htons(from->first + (__u64)bucket * from->available / from->buckets);
 }
 
-/* A flow made ready by the permit for this packet, when there is one in force; it is in no table yet. */
-static __always_inline bool permitted(struct desk *desk, __u32 vni, __u32 generation, __u32 side)
+/*
+ * A flow made ready by the permit for this packet, when there is one in force; it is in no table yet. Its network, and
+ * where the packet goes, on the desk.
+ */
+static __always_inline const struct network *permitted(struct desk *desk, __u32 vni, __u32 generation, __u32 side)
 {
 	const struct packet *p = &desk->packet;
 	struct permit_key key = { .src = p->src, .dst = p->dst, .vni = vni, .dport = p->dport, .proto = p->proto };
@@ -59,32 +62,44 @@ static __always_inline bool permitted(struct desk *desk, __u32 vni, __u32 genera
 	__u32 place;
 
 	if (!permit)
-		return false;
+		return 0;
 	flow->network = permit->network;
 	flow->epoch = permit->epoch;
 	flow->generation = permit->generation;
+	desk->lane = permit->lanes[0];
 	if (side) {
-		flow->ways[1] = permit->ways[0];
-		flow->ways[0] = permit->ways[1];
+		flow->ends.at[1] = permit->ends.at[0];
+		flow->ends.at[0] = permit->ends.at[1];
+		__builtin_memcpy(flow->ends.macs[1], permit->ends.macs[0], 6);
+		__builtin_memcpy(flow->ends.macs[0], permit->ends.macs[1], 6);
+		flow->ways[1].rule = permit->rules[0];
+		flow->ways[0].rule = permit->rules[1];
+		flow->ways[1].lane = permit->lanes[0];
+		flow->ways[0].lane = permit->lanes[1];
 	} else {
-		flow->ways[0] = permit->ways[0];
-		flow->ways[1] = permit->ways[1];
+		flow->ends = permit->ends;
+		flow->ways[0].rule = permit->rules[0];
+		flow->ways[1].rule = permit->rules[1];
+		flow->ways[0].lane = permit->lanes[0];
+		flow->ways[1].lane = permit->lanes[1];
 	}
+	desk->ends = flow->ends;
 	/*
 	 * The table may give the place of an entry to another pair while we read it: what was read would be of both, and
 	 * frames would go to the wrong one. An entry that is still the one of this key was so all the time.
 	 */
 	if (bpf_map_lookup_elem(&permits, &key) != permit || flow->generation != generation)
-		return false;
+		return 0;
 	place = flow->network;
 	network = bpf_map_lookup_elem(&networks, &place);
-	return network && network->vni == vni && network->epoch == flow->epoch;
+	return network && network->vni == vni && network->epoch == flow->epoch ? network : 0;
 }
 
 /* Fills in what is the flow's own. */
-static __always_inline void begin(struct flow *flow, const struct flow_key *key, __u32 side, const struct packet *p,
-				  __u64 now)
+static __always_inline void begin(struct desk *desk, __u32 side, __u64 now)
 {
+	struct flow *flow = (struct flow *)desk->flow;
+	const struct packet *p = &desk->packet;
 	struct way *from = side ? &flow->ways[1] : &flow->ways[0];
 	__u16 port = source_port(p);
 
@@ -92,9 +107,10 @@ static __always_inline void begin(struct flow *flow, const struct flow_key *key,
 	flow->created = milliseconds(now);
 	flow->opener = side;
 	flow->marks = FLOW_BORN;
-	flow->tag = tag_of(key);
-	flow->ways[0].source_port_be = port;
-	flow->ways[1].source_port_be = port;
+	flow->tag = tag_of(&desk->key);
+	flow->ways[0].lane.source_port_be = port;
+	flow->ways[1].lane.source_port_be = port;
+	desk->lane.source_port_be = port;
 	flow->ways[0].packets = flow->ways[0].bytes = 0;
 	flow->ways[1].packets = flow->ways[1].bytes = 0;
 	__builtin_memset(&flow->ways[0].tcp, 0, sizeof(struct tcp_side));
@@ -115,7 +131,7 @@ static __always_inline bool born(struct desk *desk, __u32 side)
 
 	if (!the_terms || clamps(p, the_terms) || !take_place(the_terms, POPULATION_UNANSWERED))
 		return false;
-	begin(flow, &desk->key, side, p, bpf_ktime_get_ns());
+	begin(desk, side, the_time());
 	if (bpf_map_update_elem(&flows, &desk->key, desk->flow, BPF_NOEXIST) == 0)
 		return true;
 	give_place(the_terms, POPULATION_UNANSWERED);
@@ -143,13 +159,13 @@ static __always_inline bool reborn(struct flow *old, struct desk *desk, __u32 si
 	__u32 network = flow->network;
 	struct terms *the_terms = bpf_map_lookup_elem(&terms, &network);
 	struct ended *before_it = &desk->ended;
-	__u64 now = bpf_ktime_get_ns();
+	__u64 now = the_time();
 	struct way *from = side ? &old->ways[1] : &old->ways[0];
 	bool over;
 
 	if (!the_terms || clamps(p, the_terms))
 		return false;
-	begin(flow, &desk->key, side, p, now);
+	begin(desk, side, now);
 	before_it->key = desk->key;
 	bpf_spin_lock(&old->lock);
 	over = (old->marks & (FLOW_BORN | FLOW_ANSWERED | FLOW_HELD)) == (FLOW_BORN | FLOW_ANSWERED) &&
@@ -172,6 +188,7 @@ static __always_inline bool reborn(struct flow *old, struct desk *desk, __u32 si
 		old->created = flow->created;
 		old->opener = flow->opener;
 		old->marks = flow->marks;
+		old->ends = flow->ends;
 		old->ways[0] = flow->ways[0];
 		old->ways[1] = flow->ways[1];
 	}

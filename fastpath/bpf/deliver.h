@@ -36,27 +36,44 @@ struct outer_v6 {
 #define OUTER_V4 (sizeof(struct outer_v4) - sizeof(__u16))
 #define OUTER_V6 (sizeof(struct outer_v6) - sizeof(__u16))
 
-/* Writes both MACs and the ethertype at the start of the frame. */
-static __always_inline bool write_ethernet(struct __sk_buff *skb, const __u8 *macs, bool v6)
-{
-	struct ethhdr header;
+/* Where a packet that passes goes, and as what. */
+struct passage {
+	/* A tenant port or a VTEP, as in `ends.at` */
+	__u32 to;
+	struct lane lane;
+	struct ethhdr ethernet;
+};
 
-	__builtin_memcpy(&header, macs, 12);
-	header.h_proto = v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
-	return bpf_skb_store_bytes(skb, 0, &header, sizeof(header), 0) == 0;
+/* The passage of a packet from this end, by what is on the desk */
+static __always_inline void find_passage(const struct desk *desk, const struct network *network, __u32 side,
+					 struct passage *passage)
+{
+	const __u8 *own = network->mac, *sender = side ? desk->ends.macs[1] : desk->ends.macs[0];
+
+	passage->to = side ? desk->ends.at[0] : desk->ends.at[1];
+	passage->lane = desk->lane;
+	__builtin_memcpy(passage->ethernet.h_dest, side ? desk->ends.macs[0] : desk->ends.macs[1], 6);
+	__builtin_memcpy(passage->ethernet.h_source, desk->lane.flags & LANE_FROM_US ? own : sender, 6);
+	passage->ethernet.h_proto = desk->packet.v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+}
+
+/* Writes the Ethernet header that the frame leaves with. */
+static __always_inline bool write_ethernet(struct __sk_buff *skb, const struct passage *passage)
+{
+	return bpf_skb_store_bytes(skb, 0, &passage->ethernet, sizeof(passage->ethernet), 0) == 0;
 }
 
 /*
  * Out of a tenant port. Straight into the peer of a veth, unless the frame's protocol is not the one the kernel has
  * noted for it (an inner packet of the other family than the outer one's): then through the device, which notes it anew.
  */
-static __always_inline int into_port(struct __sk_buff *skb, const struct way *way, bool noted)
+static __always_inline int into_port(struct __sk_buff *skb, const struct passage *passage, bool noted)
 {
 	count(STAT_TO_PORTS);
-	if (noted && way->flags & WAY_PEER)
-		return bpf_redirect_peer(way->out_port, 0);
+	if (noted && passage->lane.flags & LANE_PEER)
+		return bpf_redirect_peer(passage->to, 0);
 	skb->mark = EASTGATE_MARK;
-	return bpf_redirect(way->out_port, 0);
+	return bpf_redirect(passage->to, 0);
 }
 
 static __always_inline __u16 ip_sum(const struct iphdr *ip)
@@ -73,26 +90,26 @@ static __always_inline __u16 ip_sum(const struct iphdr *ip)
 }
 
 /* RFC 6040, normal mode: the inner ECN field is copied. */
-static __always_inline __u8 outer_tos(const struct way *way, const struct packet *p)
+static __always_inline __u8 outer_tos(const struct lane *lane, const struct packet *p)
 {
-	return way->flags & WAY_INHERIT_TOS ? p->tos : (way->tos & ~3) | (p->tos & 3);
+	return lane->flags & LANE_INHERIT_TOS ? p->tos : (lane->tos & ~3) | (p->tos & 3);
 }
 
-static __always_inline __u8 outer_ttl(const struct way *way, const struct packet *p)
+static __always_inline __u8 outer_ttl(const struct lane *lane, const struct packet *p)
 {
-	return way->flags & WAY_INHERIT_TTL ? p->ttl : way->ttl;
+	return lane->flags & LANE_INHERIT_TTL ? p->ttl : lane->ttl;
 }
 
 /* The outer headers and the inner Ethernet header, in front of the inner packet; the outer MACs are the neighbour's. */
 static __always_inline void fill_v4(struct outer_v4 *out, const struct config *config, const struct vtep *to,
-				    const struct way *way, const struct packet *p, __u32 vni, __u32 len)
+				    const struct passage *passage, const struct packet *p, __u32 vni, __u32 len)
 {
 	struct iphdr ip = {
 		.version = 4,
 		.ihl = 5,
-		.tos = outer_tos(way, p),
+		.tos = outer_tos(&passage->lane, p),
 		.tot_len = bpf_htons(len),
-		.ttl = outer_ttl(way, p),
+		.ttl = outer_ttl(&passage->lane, p),
 		.protocol = IPPROTO_UDP,
 		.saddr = config->vtep.be[3],
 		.daddr = to->addr.be[3],
@@ -106,26 +123,25 @@ static __always_inline void fill_v4(struct outer_v4 *out, const struct config *c
 	out->ip = ip;
 	out->ethertype_be = bpf_htons(ETH_P_IP);
 	out->udp = (struct udphdr){
-		.source = way->source_port_be,
+		.source = passage->lane.source_port_be,
 		.dest = config->vxlan_port_be,
 		.len = bpf_htons(len - sizeof(struct iphdr)),
 	};
 	out->vxlan = (struct vxlan_header){ bpf_htonl(VXLAN_FLAGS), bpf_htonl(vni << 8) };
-	__builtin_memcpy(&out->inner, way->out_macs, 12);
-	out->inner.h_proto = p->v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+	out->inner = passage->ethernet;
 }
 
 static __always_inline void fill_v6(struct outer_v6 *out, const struct config *config, const struct vtep *to,
-				    const struct way *way, const struct packet *p, __u32 vni, __u32 len)
+				    const struct passage *passage, const struct packet *p, __u32 vni, __u32 len)
 {
-	__u8 tos = outer_tos(way, p);
+	__u8 tos = outer_tos(&passage->lane, p);
 
 	out->ip = (struct ipv6hdr){
 		.version = 6,
 		.priority = tos >> 4,
 		.payload_len = bpf_htons(len - sizeof(struct ipv6hdr)),
 		.nexthdr = IPPROTO_UDP,
-		.hop_limit = outer_ttl(way, p),
+		.hop_limit = outer_ttl(&passage->lane, p),
 	};
 	out->ip.flow_lbl[0] = tos << 4;
 	out->ethertype_be = bpf_htons(ETH_P_IPV6);
@@ -133,13 +149,12 @@ static __always_inline void fill_v6(struct outer_v6 *out, const struct config *c
 	__builtin_memcpy(&out->ip.daddr, &to->addr, sizeof(struct addr));
 	/* RFC 6935: a tunnel may leave the checksum zero where both ends are told so, as eastgates are. */
 	out->udp = (struct udphdr){
-		.source = way->source_port_be,
+		.source = passage->lane.source_port_be,
 		.dest = config->vxlan_port_be,
 		.len = bpf_htons(len - sizeof(struct ipv6hdr)),
 	};
 	out->vxlan = (struct vxlan_header){ bpf_htonl(VXLAN_FLAGS), bpf_htonl(vni << 8) };
-	__builtin_memcpy(&out->inner, way->out_macs, 12);
-	out->inner.h_proto = p->v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+	out->inner = passage->ethernet;
 }
 
 #define GROW (BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH | \
@@ -153,10 +168,10 @@ enum wrapped {
 };
 
 /* Wraps a frame from a tenant port and sends it to a VTEP. */
-static __always_inline int into_tunnel(struct __sk_buff *skb, const struct config *config, const struct way *way,
-				       const struct packet *p, __u32 vni)
+static __always_inline int into_tunnel(struct __sk_buff *skb, const struct config *config,
+				       const struct passage *passage, const struct packet *p, __u32 vni)
 {
-	__u32 place = way->out_vtep;
+	__u32 place = passage->to & ~AT_VTEP;
 	const struct vtep *to = bpf_map_lookup_elem(&vteps, &place);
 
 	if (!to)
@@ -166,7 +181,7 @@ static __always_inline int into_tunnel(struct __sk_buff *skb, const struct confi
 
 		if (skb->len + OUTER_V4 - ETH_HLEN > 65535)
 			return WRAP_REFUSED;
-		fill_v4(&out, config, to, way, p, vni, skb->len - ETH_HLEN + OUTER_V4);
+		fill_v4(&out, config, to, passage, p, vni, skb->len - ETH_HLEN + OUTER_V4);
 		if (bpf_skb_adjust_room(skb, OUTER_V4, BPF_ADJ_ROOM_MAC, GROW | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4))
 			return WRAP_REFUSED;
 		if (bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto), &out, sizeof(out), 0))
@@ -176,7 +191,7 @@ static __always_inline int into_tunnel(struct __sk_buff *skb, const struct confi
 
 		if (skb->len + OUTER_V6 - ETH_HLEN > 65535)
 			return WRAP_REFUSED;
-		fill_v6(&out, config, to, way, p, vni, skb->len - ETH_HLEN + OUTER_V6);
+		fill_v6(&out, config, to, passage, p, vni, skb->len - ETH_HLEN + OUTER_V6);
 		if (bpf_skb_adjust_room(skb, OUTER_V6, BPF_ADJ_ROOM_MAC, GROW | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6))
 			return WRAP_REFUSED;
 		if (bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto), &out, sizeof(out), 0))

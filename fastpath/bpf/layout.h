@@ -29,9 +29,10 @@ struct tcp_side {
 	__u32 max_window;
 	__u32 max_ack;
 	/* Window scale from its SYN; valid with SIDE_SCALES */
-	__u16 scale;
+	__u8 scale;
 	/* `side_flags` */
-	__u16 flags;
+	__u8 flags;
+	__u16 spare;
 };
 
 /* As policy has them. A side with one of the others is for the pipeline. */
@@ -66,40 +67,49 @@ enum flow_state {
 	STATE_COUNT,
 };
 
-enum way_flags {
-	/* The packets of this direction may go this way. */
-	WAY_OPEN = 1 << 0,
-	/* The receiving port is a veth: frames go straight into its peer. */
-	WAY_PEER = 1 << 1,
-	WAY_INHERIT_TOS = 1 << 2,
-	WAY_INHERIT_TTL = 1 << 3,
+/* In `ends.at`: not the interface index of a tenant port, but the place of a VTEP in `vteps`. */
+#define AT_VTEP 0x80000000u
+
+/* The two stations of a flow. */
+struct ends {
+	/* Where each is: a tenant port or a VTEP */
+	__u32 at[2];
+	__u8 macs[2][6];
 };
 
-/* One direction of a flow: how its frames come in, and how they leave. */
-struct way {
-	/* Where they come in: a tenant port, or 0 */
-	__u32 in_port;
-	/* Where they come in: the VTEP they are from, by its place in `vteps`; valid when `in_port` is 0 */
-	__u32 in_vtep;
-	/* Where they leave: a tenant port, or 0 */
-	__u32 out_port;
-	/* Where they leave: the VTEP they go to; valid when `out_port` is 0 */
-	__u32 out_vtep;
-	/* Destination and source MAC, as they come in and as they leave */
-	__u8 in_macs[12];
-	__u8 out_macs[12];
-	/* The largest packet that may leave, in bytes from its IP header on */
+enum lane_flags {
+	/* The packets of this direction may go this way. */
+	LANE_OPEN = 1 << 0,
+	/* The receiving port is a veth: frames go straight into its peer. */
+	LANE_PEER = 1 << 1,
+	LANE_INHERIT_TOS = 1 << 2,
+	LANE_INHERIT_TTL = 1 << 3,
+	/* They come in to the network's own MAC, in place of the receiver's. */
+	LANE_TO_US = 1 << 4,
+	/* They leave from the network's own MAC, in place of the sender's. */
+	LANE_FROM_US = 1 << 5,
+};
+
+/* What the packets of one direction are like as they leave. */
+struct lane {
+	/* The largest one, in bytes from its IP header on */
 	__u16 max_packet;
-	/* The outer source port */
+	/* Of the outer headers, where they leave in a tunnel */
 	__u16 source_port_be;
 	__u8 tos;
 	__u8 ttl;
+	/* `lane_flags` */
 	__u16 flags;
+};
+
+/* One direction of a flow. */
+struct way {
 	__u64 packets;
 	__u64 bytes;
 	struct tcp_side tcp;
 	/* The rule that admitted the flow: egress with the opener's way, ingress with the other one */
 	__u32 rule;
+	struct lane lane;
 };
 
 enum flow_marks {
@@ -111,6 +121,10 @@ enum flow_marks {
 	FLOW_ANSWERED = 1 << 2,
 };
 
+/*
+ * With its key and what the kernel adds to both it is just less than 256 bytes, which is what the kernel's allocator then
+ * takes; with one byte more it takes 512.
+ */
 struct flow {
 	struct bpf_spin_lock lock;
 	/* Its network's place in `networks`, and the epoch that must be in force there */
@@ -126,8 +140,11 @@ struct flow {
 	__u8 opener;
 	/* `flow_marks` */
 	__u8 marks;
+	__u16 spare;
+	/* The low end, and the high end */
+	struct ends ends;
 	/* Of a flow that was born here: made of its key, so that no other flow is taken for it when the entry is used again. */
-	__u16 tag;
+	__u32 tag;
 	/* From the low end, and from the high end */
 	struct way ways[2];
 };
@@ -149,9 +166,11 @@ struct permit {
 	__u32 network;
 	__u32 epoch;
 	__u32 generation;
-	__u32 spare;
+	/* The opener, and the other end */
+	struct ends ends;
 	/* The opener's way, and the other one; outer source ports are the flow's own. */
-	struct way ways[2];
+	__u32 rules[2];
+	struct lane lanes[2];
 };
 
 /*
@@ -240,6 +259,9 @@ struct network {
 	__u32 vni;
 	/* The epoch in force there: flows of another one do not pass. */
 	__u32 epoch;
+	/* The MAC that eastgate has there where it speaks for others */
+	__u8 mac[6];
+	__u16 spare;
 };
 
 struct vtep {
@@ -247,7 +269,7 @@ struct vtep {
 };
 
 /* Counts up with every change to what this file says: a daemon takes over no tables that it reads otherwise. */
-#define LAYOUT 3
+#define LAYOUT 4
 
 struct config {
 	/* LAYOUT */

@@ -95,8 +95,9 @@ struct desk {
 	struct flow_key key;
 	struct tcp_side sender;
 	struct tcp_side receiver;
-	/* The way of the packet's flow, as it was under the flow's lock; what it has counted is not there. */
-	struct way way;
+	/* Of the packet's flow and way, as they were under the flow's lock */
+	struct ends ends;
+	struct lane lane;
 	struct ended ended;
 	__u8 flow[sizeof(struct flow)] __attribute__((aligned(8)));
 };

@@ -272,9 +272,19 @@ static __always_inline bool read_options(struct __sk_buff *skb, const __u32 at, 
 	return true;
 }
 
-static __always_inline bool same_macs(const void *frame, const __u8 *macs)
+static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
 {
-	const __u16 *a = frame, *b = (const __u16 *)macs;
+	const __u16 *x = (const __u16 *)a, *y = (const __u16 *)b;
 
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] && a[5] == b[5];
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2];
+}
+
+/* Are the frame's MACs those that packets from this end of the flow come in with? */
+static __always_inline bool right_macs(const struct ethhdr *frame, const struct ends *ends, const struct lane *lane,
+				       const struct network *network, __u32 side)
+{
+	const __u8 *sender = side ? ends->macs[1] : ends->macs[0], *receiver = side ? ends->macs[0] : ends->macs[1];
+
+	return same_mac(frame->h_dest, lane->flags & LANE_TO_US ? network->mac : receiver) &&
+	       same_mac(frame->h_source, sender);
 }

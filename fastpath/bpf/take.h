@@ -34,7 +34,7 @@ int take(struct __sk_buff *skb)
 	the_terms = bpf_map_lookup_elem(&terms, &network);
 	if (!the_terms)
 		return TC_ACT_SHOT;
-	now = bpf_ktime_get_ns();
+	now = the_time();
 	bpf_spin_lock(&flow->lock);
 	if (flow->marks & FLOW_HELD) {
 		result = TAKE_HELD;
@@ -50,6 +50,7 @@ int take(struct __sk_buff *skb)
 		take->flow.created = flow->created;
 		take->flow.opener = flow->opener;
 		take->flow.marks = flow->marks;
+		take->flow.ends = flow->ends;
 		take->flow.ways[0] = flow->ways[0];
 		take->flow.ways[1] = flow->ways[1];
 		flow->marks |= FLOW_HELD;

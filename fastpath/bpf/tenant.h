@@ -52,8 +52,10 @@ static __always_inline int up(struct __sk_buff *skb, struct port *port, const st
 }
 
 /* 1 admit: a flow was admitted from one port with these MACs, and from nowhere else. */
-static __always_inline bool comes_from_port(struct __sk_buff *skb, const struct way *way, const struct packet *p)
+static __always_inline bool comes_from_port(struct __sk_buff *skb, const struct ends *ends, const struct lane *lane,
+					    const struct network *network, __u32 side, const struct packet *p)
 {
+	__u32 from = side ? ends->at[1] : ends->at[0], to = side ? ends->at[0] : ends->at[1];
 	void *data = (void *)(long)skb->data;
 
 	if (data + ETH_HLEN > (void *)(long)skb->data_end)
@@ -62,42 +64,45 @@ static __always_inline bool comes_from_port(struct __sk_buff *skb, const struct 
 	 * A superframe of datagrams that the other VTEP's socket gets uncut, on this very machine, does not tell where to
 	 * cut it. The pipeline cuts it before it goes.
 	 */
-	if (skb->gso_size && p->proto == IPPROTO_UDP && !way->out_port)
+	if (skb->gso_size && p->proto == IPPROTO_UDP && to & AT_VTEP)
 		return false;
-	return way->flags & WAY_OPEN && way->in_port == skb->ifindex && same_macs(data, way->in_macs) &&
-	       largest(skb, p) <= way->max_packet;
+	return lane->flags & LANE_OPEN && from == skb->ifindex && right_macs(data, ends, lane, network, side) &&
+	       largest(skb, p) <= lane->max_packet;
 }
 
-/* 3 track, 4 decide: the way of a packet that passes. */
-static __always_inline const struct way *tenant_way(struct __sk_buff *skb, const struct port *port,
-						    const struct config *config, struct desk *desk)
+/* 3 track, 4 decide: whether the packet passes, and where to. */
+static __always_inline bool tenant_passage(struct __sk_buff *skb, const struct port *port, const struct config *config,
+					   struct desk *desk, struct passage *passage)
 {
 	const struct packet *p = &desk->packet;
 	__u32 side = key_of(p, port->vni, &desk->key);
 	struct flow *flow = bpf_map_lookup_elem(&flows, &desk->key);
-	struct way *way;
+	const struct network *network;
 
 	if (flow) {
-		way = side ? &flow->ways[1] : &flow->ways[0];
-		if (!in_force(flow, config->generation)) {
+		const struct lane *lane = side ? &flow->ways[1].lane : &flow->ways[0].lane;
+
+		network = in_force(flow, config->generation);
+		if (!network) {
 			if (!may_replace(flow, p, side, config->generation))
-				return 0;
-		} else if (!comes_from_port(skb, way, p)) {
-			return 0;
+				return false;
+		} else if (!comes_from_port(skb, &flow->ends, lane, network, side, p)) {
+			return false;
 		} else if (pass(skb, flow, side, desk)) {
-			return comes_from_port(skb, &desk->way, p) ? &desk->way : 0;
+			find_passage(desk, network, side, passage);
+			return comes_from_port(skb, &desk->ends, &desk->lane, network, side, p);
 		} else if (p->proto != IPPROTO_TCP) {
-			return 0;
+			return false;
 		}
 	}
-	if (!may_begin(skb, p) || !permitted(desk, port->vni, config->generation, side))
-		return 0;
-	way = &((struct flow *)desk->flow)->ways[side ? 1 : 0];
-	if (!comes_from_port(skb, way, p))
-		return 0;
-	if (flow ? reborn(flow, desk, side) : born(desk, side))
-		return way;
-	return 0;
+	if (!may_begin(skb, p))
+		return false;
+	network = permitted(desk, port->vni, config->generation, side);
+	if (!network || !comes_from_port(skb, &desk->ends, &desk->lane, network, side, p) ||
+	    !(flow ? reborn(flow, desk, side) : born(desk, side)))
+		return false;
+	find_passage(desk, network, side, passage);
+	return true;
 }
 
 /* The verdict, or WRAP_REFUSED for a frame that has to go up. */
@@ -105,17 +110,15 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct port 
 {
 	struct desk *desk = the_desk();
 	struct packet *p = desk ? &desk->packet : 0;
-	const struct way *way;
+	struct passage passage;
 
-	if (!p || !read_packet(skb, 0, p) || !read_options(skb, 0, p))
-		return WRAP_REFUSED;
-	way = tenant_way(skb, port, config, desk);
-	if (!way)
+	if (!p || !read_packet(skb, 0, p) || !read_options(skb, 0, p) ||
+	    !tenant_passage(skb, port, config, desk, &passage))
 		return WRAP_REFUSED;
 	/* 6 forward, 7 wrap */
-	if (!way->out_port)
-		return into_tunnel(skb, config, way, p, port->vni);
-	return write_ethernet(skb, way->out_macs, p->v6) ? into_port(skb, way, true) : WRAP_BROKEN;
+	if (passage.to & AT_VTEP)
+		return into_tunnel(skb, config, &passage, p, port->vni);
+	return write_ethernet(skb, &passage) ? into_port(skb, &passage, true) : WRAP_BROKEN;
 }
 
 SEC("tc")

@@ -9,8 +9,6 @@
 #include "packet.h"
 #include "tcp.h"
 
-#include <stddef.h>
-
 /* Fills in the key and says from which end the packet comes: 0 the low one, 1 the high one. */
 static __always_inline __u32 key_of(const struct packet *p, __u32 vni, struct flow_key *key)
 {
@@ -37,7 +35,7 @@ static __always_inline __u32 key_of(const struct packet *p, __u32 vni, struct fl
 }
 
 /* What an entry remembers of its key. */
-static __always_inline __u16 tag_of(const struct flow_key *key)
+static __always_inline __u32 tag_of(const struct flow_key *key)
 {
 	__u32 mixed = key->vni;
 
@@ -46,13 +44,19 @@ static __always_inline __u16 tag_of(const struct flow_key *key)
 		mixed = (mixed ^ key->high.be[i]) * 0x85ebca6bu;
 	}
 	mixed ^= (__u32)key->low_port << 16 | key->high_port;
-	return mixed * 0xc2b2ae35u >> 16;
+	return mixed * 0xc2b2ae35u;
 }
 
 /* How many bytes of packet each frame on the wire will have, at most. */
 static __always_inline __u32 largest(const struct __sk_buff *skb, const struct packet *p)
 {
 	return skb->gso_size ? p->headers + skb->gso_size : p->len;
+}
+
+/* The monotonic clock, as of the last tick: time-outs are no finer, and it costs next to nothing. */
+static __always_inline __u64 the_time(void)
+{
+	return bpf_ktime_get_coarse_ns();
 }
 
 static __always_inline __u32 milliseconds(__u64 nanoseconds)
@@ -104,16 +108,16 @@ static __always_inline void give_place(struct terms *terms, enum population of)
 	__sync_fetch_and_add(&terms->leases[of], -1);
 }
 
-/* Are the flow's epoch and generation in force? */
-static __always_inline bool in_force(const struct flow *flow, __u32 generation)
+/* The flow's network, when the flow's epoch and generation are in force. */
+static __always_inline const struct network *in_force(const struct flow *flow, __u32 generation)
 {
 	__u32 place = flow->network;
 	const struct network *network;
 
 	if (flow->marks & FLOW_HELD || flow->generation != generation)
-		return false;
+		return 0;
 	network = bpf_map_lookup_elem(&networks, &place);
-	return network && network->epoch == flow->epoch;
+	return network && network->epoch == flow->epoch ? network : 0;
 }
 
 /* A flow that was handed over: the programs take only what neither opens nor closes it. */
@@ -161,15 +165,15 @@ static __always_inline bool grow(struct flow *flow, struct terms *terms, struct 
 }
 
 /*
- * Holds the packet against the flow's state and lets the state advance; `false` means that it is for the pipeline. What
- * its way is, is on the desk then.
+ * Holds the packet against the flow's state and lets the state advance; `false` means that it is for the pipeline. Where
+ * it goes is on the desk then.
  */
 static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32 side, struct desk *desk)
 {
 	const struct packet *p = &desk->packet;
 	__u32 bytes = p->len + ETH_HLEN, packets = 1, gso_size = skb->gso_size, network = flow->network;
 	struct terms *the_terms = bpf_map_lookup_elem(&terms, &network);
-	__u64 now = bpf_ktime_get_ns();
+	__u64 now = the_time();
 	struct way *from, *to;
 	bool passes = false;
 
@@ -198,7 +202,8 @@ static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32
 		from->packets += packets;
 		from->bytes += bytes;
 		flow->last_seen = now;
-		__builtin_memcpy(&desk->way, from, offsetof(struct way, packets));
+		desk->ends = flow->ends;
+		desk->lane = from->lane;
 	}
 	bpf_spin_unlock(&flow->lock);
 	/*

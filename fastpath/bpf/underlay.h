@@ -80,14 +80,18 @@ static __always_inline bool read_outer_v6(struct __sk_buff *skb, const struct co
 }
 
 /* Is the flow's direction the one by which a frame from this VTEP with these MACs comes in? */
-static __always_inline bool comes_this_way(const struct way *way, const struct addr *from, const void *frame)
+static __always_inline bool comes_this_way(const struct ends *ends, const struct lane *lane,
+					   const struct network *network, __u32 side, const struct addr *from,
+					   const void *frame)
 {
-	__u32 place = way->in_vtep;
+	__u32 at = side ? ends->at[1] : ends->at[0], to = side ? ends->at[0] : ends->at[1];
 	const struct vtep *vtep;
 
-	if (!(way->flags & WAY_OPEN) || way->in_port || !way->out_port || !same_macs(frame, way->in_macs))
+	if (!(lane->flags & LANE_OPEN) || !(at & AT_VTEP) || to & AT_VTEP ||
+	    !right_macs(frame, ends, lane, network, side))
 		return false;
-	vtep = bpf_map_lookup_elem(&vteps, &place);
+	at &= ~AT_VTEP;
+	vtep = bpf_map_lookup_elem(&vteps, &at);
 	return vtep && same_addr(&vtep->addr, from);
 }
 
@@ -97,54 +101,55 @@ static __always_inline bool ecn_unchanged(__u8 outer, __u8 inner)
 	return outer == inner || outer == 0 || (inner == 0 && outer != 3) || inner == 3 || (outer == 2 && inner == 1);
 }
 
-/* 3' track, 4' decide: the way of a packet that passes, `outer_len` bytes behind the start of the frame. */
-static __always_inline const struct way *underlay_way(struct __sk_buff *skb, const struct config *config,
-						      const struct outer *outer, const __u32 outer_len,
-						      const __u32 udp_at, struct desk *desk)
+/* 3' track, 4' decide: whether the packet, `outer_len` bytes behind the start of the frame, passes, and where to. */
+static __always_inline bool underlay_passage(struct __sk_buff *skb, const struct config *config,
+					     const struct outer *outer, const __u32 outer_len, const __u32 udp_at,
+					     struct desk *desk, struct passage *passage)
 {
 	const struct packet *p = &desk->packet;
 	void *data = (void *)(long)skb->data;
 	const void *inner = data + outer_len;
-	struct way *from, *to;
+	const struct network *network;
 	struct flow *flow;
 	__u32 side;
 
 	if (data + outer_len + ETH_HLEN > (void *)(long)skb->data_end)
-		return 0;
+		return false;
 	side = key_of(p, outer->vni, &desk->key);
 	flow = bpf_map_lookup_elem(&flows, &desk->key);
 	if (flow) {
-		from = side ? &flow->ways[1] : &flow->ways[0];
-		to = side ? &flow->ways[0] : &flow->ways[1];
-		if (!in_force(flow, config->generation)) {
+		const struct way *from = side ? &flow->ways[1] : &flow->ways[0];
+		const struct way *to = side ? &flow->ways[0] : &flow->ways[1];
+
+		network = in_force(flow, config->generation);
+		if (!network) {
 			if (!may_replace(flow, p, side, config->generation))
-				return 0;
-			goto begins;
-		}
-		if (!comes_this_way(from, &outer->src, inner) || largest(skb, p) > from->max_packet)
-			return 0;
-		if (skb->gso_size) {
+				return false;
+		} else if (!comes_this_way(&flow->ends, &from->lane, network, side, &outer->src, inner) ||
+			   largest(skb, p) > from->lane.max_packet) {
+			return false;
+		} else if (skb->gso_size) {
 			__u16 port = config->tunnel_port_be;
 
 			/* Judged again, and for good, behind the tunnel. */
 			if (port && would_pass(p, flow, from, to))
 				bpf_skb_store_bytes(skb, udp_at + 2, &port, sizeof(port), 0);
-			return 0;
+			return false;
+		} else if (pass(skb, flow, side, desk)) {
+			find_passage(desk, network, side, passage);
+			return comes_this_way(&desk->ends, &desk->lane, network, side, &outer->src, inner);
+		} else if (p->proto != IPPROTO_TCP) {
+			return false;
 		}
-		if (pass(skb, flow, side, desk))
-			return comes_this_way(&desk->way, &outer->src, inner) ? &desk->way : 0;
-		if (p->proto != IPPROTO_TCP)
-			return 0;
 	}
-begins:
-	if (!may_begin(skb, p) || !permitted(desk, outer->vni, config->generation, side))
-		return 0;
-	from = &((struct flow *)desk->flow)->ways[side ? 1 : 0];
-	if (!comes_this_way(from, &outer->src, inner) || largest(skb, p) > from->max_packet)
-		return 0;
-	if (flow ? reborn(flow, desk, side) : born(desk, side))
-		return from;
-	return 0;
+	if (!may_begin(skb, p))
+		return false;
+	network = permitted(desk, outer->vni, config->generation, side);
+	if (!network || !comes_this_way(&desk->ends, &desk->lane, network, side, &outer->src, inner) ||
+	    largest(skb, p) > desk->lane.max_packet || !(flow ? reborn(flow, desk, side) : born(desk, side)))
+		return false;
+	find_passage(desk, network, side, passage);
+	return true;
 }
 
 /* From here on the outer headers are known to be `outer_len` bytes, the inner Ethernet header included. */
@@ -153,21 +158,19 @@ static __always_inline int unwrap(struct __sk_buff *skb, const struct config *co
 {
 	struct desk *desk = the_desk();
 	struct packet *p = desk ? &desk->packet : 0;
-	const struct way *way;
+	struct passage passage;
 
 	if (!p || !read_packet(skb, outer_len, p) || !ecn_unchanged(outer->ecn, p->tos & 3) ||
-	    !read_options(skb, outer_len, p))
-		return TC_ACT_UNSPEC;
-	way = underlay_way(skb, config, outer, outer_len, udp_at, desk);
-	if (!way)
+	    !read_options(skb, outer_len, p) ||
+	    !underlay_passage(skb, config, outer, outer_len, udp_at, desk, &passage))
 		return TC_ACT_UNSPEC;
 	count(STAT_FROM_UNDERLAY);
 	if (bpf_skb_adjust_room(skb, -(__s32)outer_len, BPF_ADJ_ROOM_MAC, 0) ||
-	    !write_ethernet(skb, way->out_macs, p->v6)) {
+	    !write_ethernet(skb, &passage)) {
 		count(STAT_LOST);
 		return TC_ACT_SHOT;
 	}
-	return into_port(skb, way, p->v6 == outer_v6);
+	return into_port(skb, &passage, p->v6 == outer_v6);
 }
 
 SEC("tc")
@@ -191,9 +194,11 @@ static __always_inline int tunnel_path(struct __sk_buff *skb, const struct confi
 	struct bpf_tunnel_key key = {};
 	struct desk *desk = the_desk();
 	struct packet *p = desk ? &desk->packet : 0;
+	const struct network *network;
+	struct passage passage;
 	struct addr from = {};
 	struct flow *flow;
-	struct way *way;
+	struct lane *lane;
 	__u32 side;
 	void *data;
 
@@ -211,17 +216,19 @@ static __always_inline int tunnel_path(struct __sk_buff *skb, const struct confi
 		return WRAP_REFUSED;
 	side = key_of(p, key.tunnel_id, &desk->key);
 	flow = bpf_map_lookup_elem(&flows, &desk->key);
-	if (!flow || !in_force(flow, config->generation))
+	if (!flow)
 		return WRAP_REFUSED;
-	way = side ? &flow->ways[1] : &flow->ways[0];
+	network = in_force(flow, config->generation);
+	lane = side ? &flow->ways[1].lane : &flow->ways[0].lane;
 	data = (void *)(long)skb->data;
-	if (data + ETH_HLEN > (void *)(long)skb->data_end)
+	if (!network || data + ETH_HLEN > (void *)(long)skb->data_end)
 		return WRAP_REFUSED;
-	if (!comes_this_way(way, &from, data) || largest(skb, p) > way->max_packet ||
-	    !pass(skb, flow, side, desk) || !comes_this_way(&desk->way, &from, data))
+	if (!comes_this_way(&flow->ends, lane, network, side, &from, data) || largest(skb, p) > lane->max_packet ||
+	    !pass(skb, flow, side, desk) || !comes_this_way(&desk->ends, &desk->lane, network, side, &from, data))
 		return WRAP_REFUSED;
 	count(STAT_FROM_UNDERLAY);
-	return write_ethernet(skb, desk->way.out_macs, p->v6) ? into_port(skb, &desk->way, true) : WRAP_BROKEN;
+	find_passage(desk, network, side, &passage);
+	return write_ethernet(skb, &passage) ? into_port(skb, &passage, true) : WRAP_BROKEN;
 }
 
 SEC("tc")

@@ -46,37 +46,44 @@ pub struct TcpSide {
     /// The furthest acknowledgement it sent
     pub max_ack: u32,
     /// Window scale from its SYN
-    pub scale: u16,
+    pub scale: u8,
     /// As policy has them
-    pub flags: u16,
+    pub flags: u8,
+    /// Nothing
+    pub spare: u16,
 }
 
-/// [`Way::flags`]: packets of this direction may pass.
-pub const WAY_OPEN: u16 = 1;
-/// [`Way::flags`]: the receiving port is a veth whose peer is in another network namespace.
-pub const WAY_PEER: u16 = 2;
-/// [`Way::flags`]: the outer TOS is the inner one.
-pub const WAY_INHERIT_TOS: u16 = 4;
-/// [`Way::flags`]: the outer TTL is the inner one.
-pub const WAY_INHERIT_TTL: u16 = 8;
+/// In [`Ends::at`]: not the interface index of a tenant port, but the place of a VTEP.
+pub const AT_VTEP: u32 = 1 << 31;
 
-/// One direction of a flow: how its frames come in, and how they leave.
+/// The two stations of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Way {
-    /// Interface index of the tenant port they come from, or 0
-    pub in_port: u32,
-    /// Place of the VTEP they come from, when `in_port` is 0
-    pub in_vtep: u32,
-    /// Interface index of the tenant port they leave by, or 0
-    pub out_port: u32,
-    /// Place of the VTEP they go to, when `out_port` is 0
-    pub out_vtep: u32,
-    /// Destination and source MAC as they come in
-    pub in_macs: [u8; 12],
-    /// Destination and source MAC as they leave
-    pub out_macs: [u8; 12],
-    /// The largest packet that may leave, in bytes from its IP header on
+pub struct Ends {
+    /// Where each is: the interface index of a tenant port, or [`AT_VTEP`] and the place of a VTEP
+    pub at: [u32; 2],
+    /// Their MACs
+    pub macs: [[u8; 6]; 2],
+}
+
+/// [`Lane::flags`]: packets of this direction may pass.
+pub const LANE_OPEN: u16 = 1;
+/// [`Lane::flags`]: the receiving port is a veth whose peer is in another network namespace.
+pub const LANE_PEER: u16 = 2;
+/// [`Lane::flags`]: the outer TOS is the inner one.
+pub const LANE_INHERIT_TOS: u16 = 4;
+/// [`Lane::flags`]: the outer TTL is the inner one.
+pub const LANE_INHERIT_TTL: u16 = 8;
+/// [`Lane::flags`]: packets come in to the network's own MAC, in place of the receiver's.
+pub const LANE_TO_US: u16 = 16;
+/// [`Lane::flags`]: packets leave from the network's own MAC, in place of the sender's.
+pub const LANE_FROM_US: u16 = 32;
+
+/// What the packets of one direction are like as they leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Lane {
+    /// The largest one, in bytes from its IP header on
     pub max_packet: u16,
     /// The outer source port, in network order
     pub source_port_be: [u8; 2],
@@ -84,8 +91,14 @@ pub struct Way {
     pub tos: u8,
     /// The outer TTL
     pub ttl: u8,
-    /// `WAY_*`
+    /// `LANE_*`
     pub flags: u16,
+}
+
+/// One direction of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Way {
     /// Packets that passed
     pub packets: u64,
     /// Their bytes, Ethernet headers included
@@ -94,6 +107,8 @@ pub struct Way {
     pub tcp: TcpSide,
     /// The rule that admitted the flow: egress with the opener's way, ingress with the other one
     pub rule: u32,
+    /// How they leave
+    pub lane: Lane,
 }
 
 /// [`Flow::marks`]: the pipeline has the flow, and this entry keeps its place.
@@ -123,8 +138,12 @@ pub struct Flow {
     pub opener: u8,
     /// `FLOW_*`
     pub marks: u8,
+    /// Nothing
+    pub spare: u16,
+    /// The low end of the key, and the high one
+    pub ends: Ends,
     /// The programs' own
-    pub tag: u16,
+    pub tag: u32,
     /// From the low end of the key, and from the high one
     pub ways: [Way; 2],
 }
@@ -164,10 +183,12 @@ pub struct Permit {
     pub epoch: u32,
     /// The generation that must be in force
     pub generation: u32,
-    /// Nothing
-    pub spare: u32,
-    /// The opener's way, and the other one
-    pub ways: [Way; 2],
+    /// The opener, and the other end
+    pub ends: Ends,
+    /// [`Way::rule`] of the opener's way, and of the other one
+    pub rules: [u32; 2],
+    /// How packets leave that come from them
+    pub lanes: [Lane; 2],
 }
 
 /// How many states of a flow the programs know; they are numbered as in `struct terms`.
@@ -254,10 +275,14 @@ pub struct Network {
     pub vni: u32,
     /// The epoch in force there: flows of another one do not pass
     pub epoch: u32,
+    /// The MAC that eastgate has there where it speaks for others
+    pub mac: [u8; 6],
+    /// Nothing
+    pub spare: u16,
 }
 
 /// Counts up with every change to what this file says: a daemon takes over no tables that it reads otherwise.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// What holds for all programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

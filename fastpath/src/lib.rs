@@ -23,9 +23,9 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 pub use self::{
     born::{Cursor, Hold, Terms},
     layout::{
-        Ended, Entropy, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, Flow, Key, LAYOUT, Network, Permit, PermitKey,
-        STATES, Settings, TcpSide, UP_HASH_AT, UP_HEADER, WAY_INHERIT_TOS, WAY_INHERIT_TTL, WAY_OPEN,
-        WAY_PEER, Way, address, port_of,
+        AT_VTEP, Ended, Ends, Entropy, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, Flow, Key, LANE_FROM_US,
+        LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER, LANE_TO_US, LAYOUT, Lane, Network, Permit,
+        PermitKey, STATES, Settings, TcpSide, UP_HASH_AT, UP_HEADER, Way, address, port_of,
     },
 };
 

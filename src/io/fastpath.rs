@@ -10,10 +10,12 @@ use std::{
 };
 
 use eastgate_fastpath::{
-    Cursor, Entropy, Error, Fastpath, Flow, Key, LAYOUT, Limits, Network, Settings, Stats, TableIds, TcpSide,
-    WAY_INHERIT_TOS, WAY_INHERIT_TTL, WAY_OPEN, WAY_PEER, Way, address,
+    self as kernel, AT_VTEP, Cursor, Ends, Entropy, Error, Fastpath, Flow, Key, LANE_FROM_US,
+    LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER, LANE_TO_US, LAYOUT, Limits, Network, Settings,
+    Stats, TableIds, TcpSide, address,
 };
 use eastgate_policy::flow::{Count, FlowUse, Found, NetworkQuota, Offloaded, Progress, Side, StateSettings};
+use eastgate_steering::proxy_mac;
 use eastgate_vtep::{
     ecn::{OuterTos, OuterTtl},
     fdb::Location,
@@ -318,7 +320,7 @@ impl KernelPath {
         for (vni, (place, epoch)) in &mut tables.networks {
             let in_force = snapshot.network(*vni).map_or(0, |network| network.epoch);
             if *epoch != in_force {
-                self.fastpath.set_network(*place, Network { vni: vni.get(), epoch: in_force })?;
+                self.fastpath.set_network(*place, network_in_force(*vni, in_force))?;
                 *epoch = in_force;
             }
         }
@@ -348,51 +350,66 @@ impl KernelPath {
             ..Flow::default()
         };
         flow.opener = place as u8;
-        for (direction, lane) in handover.lanes.iter().enumerate() {
-            let open = direction == 0 || offloaded.answered;
-            let mut way = self.way(tables, lane, open)?;
+        let (ends, lanes) = self.lanes(tables, &handover.lanes)?;
+        let rules = [offloaded.admitted.egress_rule, offloaded.admitted.ingress_rule];
+        for direction in 0..2 {
+            flow.ends.at[place ^ direction] = ends.at[direction];
+            flow.ends.macs[place ^ direction] = ends.macs[direction];
+            let way = &mut flow.ways[place ^ direction];
+            way.lane = lanes[direction];
+            if direction == 1 && !offloaded.answered {
+                way.lane.flags &= !LANE_OPEN;
+            }
             way.tcp = tcp_side(&offloaded.sides[direction]);
-            way.rule = [offloaded.admitted.egress_rule, offloaded.admitted.ingress_rule][direction];
-            flow.ways[place ^ direction] = way;
+            way.rule = rules[direction];
         }
         Some((key, flow))
     }
 
-    fn way(&self, tables: &mut Tables, lane: &Lane, open: bool) -> Option<Way> {
-        let mut way = Way {
-            in_macs: macs(&lane.in_macs),
-            out_macs: macs(&lane.out_macs),
+    /// Both ends of a flow, and how what comes from each leaves.
+    fn lanes(&self, tables: &mut Tables, lanes: &[Lane; 2]) -> Option<(Ends, [kernel::Lane; 2])> {
+        let [there, back] = lanes;
+        let ends = Ends {
+            at: [self.station(tables, there.from)?, self.station(tables, there.to)?],
+            macs: [there.in_macs[1].0, there.out_macs[0].0],
+        };
+        Some((ends, [Self::lane(tables, there)?, Self::lane(tables, back)?]))
+    }
+
+    fn station(&self, tables: &mut Tables, at: Location) -> Option<u32> {
+        match at {
+            Location::Local(port) => tables.ports.get(&port).map(|(port, _)| port.ifindex),
+            Location::Remote(vtep) => self.vtep_place(tables, vtep).map(|place| place | AT_VTEP),
+        }
+    }
+
+    fn lane(tables: &Tables, lane: &Lane) -> Option<kernel::Lane> {
+        let mut kernel = kernel::Lane {
             max_packet: lane.max_packet,
             source_port_be: lane.source_port.to_be_bytes(),
-            flags: if open { WAY_OPEN } else { 0 },
-            ..Way::default()
+            flags: LANE_OPEN,
+            ..kernel::Lane::default()
         };
-        match lane.from {
-            Location::Local(port) => way.in_port = tables.ports.get(&port)?.0.ifindex,
-            Location::Remote(vtep) => way.in_vtep = self.vtep_place(tables, vtep)?,
-        }
         match lane.to {
-            Location::Local(port) => {
-                let (port, _) = tables.ports.get(&port)?;
-                way.out_port = port.ifindex;
-                if port.is_veth {
-                    way.flags |= WAY_PEER;
-                }
-            }
-            Location::Remote(vtep) => {
-                way.ttl = tables.underlay?.ttl;
-                way.out_vtep = self.vtep_place(tables, vtep)?;
-            }
+            Location::Local(port) if tables.ports.get(&port)?.0.is_veth => kernel.flags |= LANE_PEER,
+            Location::Local(_) => {}
+            Location::Remote(_) => kernel.ttl = tables.underlay?.ttl,
         }
         match lane.tos {
-            OuterTos::Fixed(tos) => way.tos = tos,
-            OuterTos::Inherit => way.flags |= WAY_INHERIT_TOS,
+            OuterTos::Fixed(tos) => kernel.tos = tos,
+            OuterTos::Inherit => kernel.flags |= LANE_INHERIT_TOS,
         }
         match lane.ttl {
-            OuterTtl::Fixed(ttl) => way.ttl = ttl,
-            OuterTtl::Inherit => way.flags |= WAY_INHERIT_TTL,
+            OuterTtl::Fixed(ttl) => kernel.ttl = ttl,
+            OuterTtl::Inherit => kernel.flags |= LANE_INHERIT_TTL,
         }
-        Some(way)
+        if lane.in_macs[0] != lane.out_macs[0] {
+            kernel.flags |= LANE_TO_US;
+        }
+        if lane.in_macs[1] != lane.out_macs[1] {
+            kernel.flags |= LANE_FROM_US;
+        }
+        Some(kernel)
     }
 
     /// Places are never given to another network: a flow that still names one must not pass by another's epoch.
@@ -404,7 +421,7 @@ impl KernelPath {
         if place >= self.fastpath.places().0 {
             return None;
         }
-        self.written(self.fastpath.set_network(place, Network { vni: vni.get(), epoch }))?;
+        self.written(self.fastpath.set_network(place, network_in_force(vni, epoch)))?;
         tables.networks.insert(vni, (place, epoch));
         Some(place)
     }
@@ -525,6 +542,10 @@ pub fn is_own_address(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
 }
 
+fn network_in_force(vni: Vni, epoch: u32) -> Network {
+    Network { vni: vni.get(), epoch, mac: proxy_mac(vni).0, spare: 0 }
+}
+
 /// `place`: which way the opener's packets take.
 fn progress(flow: &Flow, place: usize) -> Progress {
     let ways = [&flow.ways[place], &flow.ways[place ^ 1]];
@@ -534,8 +555,8 @@ fn progress(flow: &Flow, place: usize) -> Progress {
             max_end: way.tcp.max_end,
             max_window: way.tcp.max_window,
             max_ack: way.tcp.max_ack,
-            scale: way.tcp.scale as u8,
-            flags: way.tcp.flags,
+            scale: way.tcp.scale,
+            flags: way.tcp.flags.into(),
         }),
         counts: ways.map(|way| Count { packets: way.packets, bytes: way.bytes }),
         last_seen: (flow.last_seen != 0).then(|| clock::from_monotonic(flow.last_seen)),
@@ -548,14 +569,8 @@ fn tcp_side(side: &Side) -> TcpSide {
         max_end: side.max_end,
         max_window: side.max_window,
         max_ack: side.max_ack,
-        scale: side.scale.into(),
-        flags: side.flags,
+        scale: side.scale,
+        flags: side.flags as u8,
+        spare: 0,
     }
-}
-
-fn macs([dst, src]: &[eastgate_wire::MacAddr; 2]) -> [u8; 12] {
-    let mut both = [0; 12];
-    both[..6].copy_from_slice(&dst.0);
-    both[6..].copy_from_slice(&src.0);
-    both
 }

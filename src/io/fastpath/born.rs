@@ -17,7 +17,7 @@ use eastgate_policy::flow::{
 use eastgate_vtep::entropy::SourcePorts;
 use eastgate_wire::{FlowKey, MacAddr, Vni, view::proto};
 
-use super::{KernelPath, Tables, WAY_OPEN, clock, progress, receiver_at};
+use super::{KernelPath, LANE_OPEN, Tables, clock, progress, receiver_at};
 use crate::pipeline::{
     offload::{Hold, Offer, Replaced, Resident, Whereabouts},
     shared::lock,
@@ -185,13 +185,9 @@ impl KernelPath {
             return None;
         }
         let network = self.network_place(tables, vni, in_force)?;
-        let mut permit = Permit { network, epoch, generation, ..Permit::default() };
         let rules = [offer.admitted.egress_rule, offer.admitted.ingress_rule];
-        for ((way, lane), rule) in permit.ways.iter_mut().zip(&offer.lanes).zip(rules) {
-            *way = self.way(tables, lane, true)?;
-            way.rule = rule;
-        }
-        Some((network, permit))
+        let (ends, lanes) = self.lanes(tables, &offer.lanes)?;
+        Some((network, Permit { network, epoch, generation, ends, rules, lanes }))
     }
 
     /// Lends a network more, when three quarters of what it was lent are taken.
@@ -322,10 +318,10 @@ fn found(key: &Key, flow: &Flow, ours: bool) -> Option<Found> {
         answered: if was_born {
             flow.marks & FLOW_ANSWERED != 0
         } else {
-            ways.iter().all(|way| way.flags & WAY_OPEN != 0)
+            ways.iter().all(|way| way.lane.flags & LANE_OPEN != 0)
         },
         progress: progress(flow, place),
-        hints: ways.map(|way| receiver_at(MacAddr([0, 1, 2, 3, 4, 5].map(|at| way.out_macs[at])))),
+        hints: [place ^ 1, place].map(|receiver| receiver_at(MacAddr(flow.ends.macs[receiver]))),
         born: (was_born && ours).then_some(born),
     })
 }
