@@ -5,6 +5,7 @@
 //! The programs run for real (BPF_PROG_TEST_RUN), in a network namespace of the test's own; they send nothing.
 //! `EASTGATE_TWIN_FRAMES` and `EASTGATE_TWIN_SEED` make the run longer or another one.
 
+mod echo;
 mod superframes;
 mod two_workers;
 
@@ -13,7 +14,7 @@ use std::{collections::BTreeSet, process::Command, sync::Arc};
 use eastgate_fastpath::Trial;
 use eastgate_policy::flow::FlowFilter;
 use eastgate_wire::{DropReason, Frame, Offload, PortId, VtepAddr};
-use etherparse::{IpHeaders, IpNumber, Ipv4Header, PacketBuilder, TcpHeader};
+use etherparse::{IpHeaders, IpNumber, Ipv4Header, PacketBuilder, PacketBuilderStep, TcpHeader};
 
 use super::{
     frames::*,
@@ -73,6 +74,7 @@ fn config_with(neighbors: &str, open_web: bool, short: u32, unanswered: u32) -> 
     // Nothing ends in one host a moment before it does in the other.
     let long = 600;
     let web = if open_web { "\"1-65535\"" } else { "\"1-79\", \"81-65535\"" };
+    let icmp = if open_web { "" } else { "icmp_type = \"echo-request\", " };
     let endpoint = |name: &str, host: &str, n: u8| {
         format!(
             "[tenant.acme.endpoint.{name}]\nnetwork = \"app\"\nhost = \"{host}\"\nport = \"{name}\"\n\
@@ -83,10 +85,11 @@ fn config_with(neighbors: &str, open_web: bool, short: u32, unanswered: u32) -> 
         "[host.alpha]\nvtep = \"172.31.0.1\"\ndevice = \"u0\"\n[host.beta]\nvtep = \"172.31.0.2\"\ndevice = \"u0\"\n\
          [tenant.acme.network.app]\nvni = {VNI}\nsubnets = [\"10.1.0.0/24\", \"fd00:1::/64\"]\nneighbors = \"{neighbors}\"\n\
          [tenant.acme.network.app.timeouts]\ntcp_close = {long}\ntcp_syn = {short}\ntcp_last_ack = {long}\n\
-         tcp_close_wait = {long}\nudp_first = {short}\n\
+         tcp_close_wait = {long}\nudp_first = {short}\nicmp = {short}\n\
          [tenant.acme.network.app.limits]\nunanswered = {unanswered}\n\
          [tenant.acme.group.all]\negress = [{{ to = \"any\" }}]\n\
-         ingress = [{{ proto = \"tcp\", ports = [{web}], from = \"any\" }}, {{ proto = \"udp\", ports = [{web}], from = \"any\" }}]\n{}{}{}",
+         ingress = [{{ proto = \"tcp\", ports = [{web}], from = \"any\" }}, {{ proto = \"udp\", ports = [{web}], from = \"any\" }}, \
+         {{ proto = \"icmp\", {icmp}from = \"any\" }}]\n{}{}{}",
         endpoint("p11", "alpha", 11),
         endpoint("p12", "alpha", 12),
         endpoint("p21", "beta", 21),
@@ -439,22 +442,7 @@ impl Conversation {
         dport: u16,
         payload: &[u8],
     ) -> Vec<u8> {
-        let ip = if self.v6 {
-            ip6(a, b)
-        } else {
-            ip4(a, b, |ip| {
-                (ip.dscp, ip.ecn) =
-                    ((dice.roll(64) as u8).try_into().unwrap(), (dice.roll(4) as u8).try_into().unwrap());
-                ip.time_to_live = dice.roll(256) as u8;
-                ip.dont_fragment = dice.one_in(2);
-                if dice.one_in(40) {
-                    ip.options = [1, 1, 1, 0][..].try_into().unwrap();
-                }
-                if dice.one_in(60) {
-                    ip.more_fragments = true;
-                }
-            })
-        };
+        let ip = some_ip(dice, self.v6, a, b);
         let mut out = Vec::new();
         match tcp {
             Some(tcp) => ip.tcp_header(tcp).write(&mut out, payload).unwrap(),
@@ -462,6 +450,24 @@ impl Conversation {
         }
         out
     }
+}
+
+fn some_ip(dice: &mut Dice, v6: bool, a: u8, b: u8) -> PacketBuilderStep<IpHeaders> {
+    if v6 {
+        return ip6(a, b);
+    }
+    ip4(a, b, |ip| {
+        (ip.dscp, ip.ecn) =
+            ((dice.roll(64) as u8).try_into().unwrap(), (dice.roll(4) as u8).try_into().unwrap());
+        ip.time_to_live = dice.roll(256) as u8;
+        ip.dont_fragment = dice.one_in(2);
+        if dice.one_in(40) {
+            ip.options = [1, 1, 1, 0][..].try_into().unwrap();
+        }
+        if dice.one_in(60) {
+            ip.more_fragments = true;
+        }
+    })
 }
 
 /// What a SYN says beside itself: in full, in part, and as nobody would.
@@ -543,17 +549,19 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
     let mut dice = Dice(seed);
     let mut talks: Vec<Conversation> = (0..24).map(|_| Conversation::new(&mut dice)).collect();
     let proxy = alone.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().proxy_mac;
-    let (mut open_web, mut opened, mut born) = (true, 0, 0u64);
+    let mut echoes = echo::Echoes::new(&mut dice);
+    let (mut open_web, mut opened, mut born, mut echoed) = (true, 0, 0u64, 0u64);
     for round in 0..frames {
-        let which = dice.roll(talks.len());
-        let uncut = dice.one_in(8).then(|| superframes::roll(&mut dice, &talks[which]));
+        let (which, echo) = (dice.roll(talks.len()), dice.one_in(8));
+        let uncut = (!echo && dice.one_in(8)).then(|| superframes::roll(&mut dice, &talks[which]));
         let (len, offload) =
             uncut.unwrap_or_else(|| ([0, 1, 18, 100, 900, 1410, 1500][dice.roll(7)], Offload::default()));
         let payload = vec![round as u8; len];
         let before = talks[which].clone();
         let opened_before = alone.shared.flow_counters().opened;
         let carried_before = twin.carried;
-        let (sender, mut frame) = talks[which].next(&mut dice, &payload);
+        let (sender, mut frame) =
+            if echo { echoes.next(&mut dice, &payload) } else { talks[which].next(&mut dice, &payload) };
         let offload = superframes::as_tried(&talks[which], sender, offload);
         if neighbors == "proxy" && sender != THERE && !dice.one_in(20) {
             frame = to(frame, proxy.0);
@@ -589,9 +597,10 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
         }
         assert_eq!(expected, found, "frame {round} of seed {seed}, from station {sender}: {frame:02x?}");
         // What did not arrive was not sent, so that most conversations go on.
-        if expected.0 != Outcome::Forward {
+        if expected.0 != Outcome::Forward && !echo {
             talks[which] = if dice.one_in(10) { Conversation::new(&mut dice) } else { before };
         }
+        echoed += u64::from(echo && twin.carried > carried_before);
         if alone.shared.flow_counters().opened > opened_before {
             opened += 1;
             born += u64::from(twin.carried > carried_before);
@@ -616,9 +625,10 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
     println!(
         "{neighbors}: {frames} frames, {carried} of them carried by the programs, {offloaded} flows offloaded; \
          {opened} flows opened, {born} of them in the kernel; \
-         superframes: {uncut} carried from ports, {unwrapped} sent to the tunnel's device"
+         superframes: {uncut} carried from ports, {unwrapped} sent to the tunnel's device; {echoed} echoes carried"
     );
     assert!(uncut * 100 > frames && unwrapped * 400 > frames, "{uncut} and {unwrapped} superframes are few");
+    assert!(echoed * 40 > frames, "the programs carried only {echoed} echoes");
     assert!(born * 4 > opened, "only {born} of {opened} flows began in the kernel");
     assert!(carried * 8 > frames, "the programs carried only {carried} of {frames} frames");
 }
