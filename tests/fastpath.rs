@@ -151,6 +151,36 @@ fn a_killed_daemon_changes_nothing_for_flows_that_were_decided_and_nobody_decide
 }
 
 #[test]
+fn echoes_begin_in_the_kernel_where_one_was_let_in_before() {
+    const ASKED: [&str; 4] = ["10.1.0.12", "fd00:1::12", "10.1.0.21", "fd00:1::21"];
+    let Some(mut running) = Running::start() else { return };
+    // Each is another echo, with an identifier of its own.
+    for to in [ASKED, ASKED].as_flattened() {
+        assert!(running.site.web1.ping(to), "{to}");
+    }
+    for daemon in running.daemons.iter().flatten() {
+        let rows = daemon.ask(&["show", "flows"]);
+        let is_carried = |proto: &str| {
+            let mut rows = rows["flows"].as_array().unwrap().iter();
+            rows.any(|flow| flow["proto"] == proto && flow["offloaded"] == true)
+        };
+        assert!(is_carried("icmp") && is_carried("icmpv6"), "{rows:#}");
+    }
+    running.kill(0);
+    running.kill(1);
+    for to in ASKED {
+        assert!(running.site.web1.ping(to), "{to}, without a daemon");
+    }
+    assert!(!running.site.web2.ping("10.1.0.21"), "what nobody has decided began without a daemon");
+    running.run_again(0);
+    running.run_again(1);
+    for to in ASKED {
+        assert!(running.site.web1.ping(to), "{to}, under the next daemon");
+    }
+    running.stop();
+}
+
+#[test]
 fn the_policy_of_the_next_daemon_holds_for_flows_of_the_one_before() {
     let Some(mut running) = Running::start() else { return };
     running.site.allow_denied();

@@ -21,6 +21,8 @@ static __always_inline bool may_begin(const struct __sk_buff *skb, const struct 
 		return false;
 	if (p->proto == IPPROTO_TCP)
 		return core_flags(p) == TCP_SYN && p->payload == 0;
+	if (p->echo)
+		return p->echo == ECHO_REQUEST;
 	return !has_role(p->sport) && !has_role(p->dport);
 }
 
@@ -48,6 +50,14 @@ static __always_inline __u16 source_port(const struct packet *p)
 	return bpf_htons(from->first + (__u64)bucket * from->available / from->buckets);
 }
 
+/* What a packet asks for, as permits have it */
+static __always_inline __u16 service(const struct packet *p)
+{
+	if (p->echo)
+		return (p->v6 ? ECHO_V6_REQUEST : ECHO_V4_REQUEST) << 8;
+	return p->dport;
+}
+
 /*
  * A flow made ready by the permit for this packet, when there is one in force; it is in no table yet. Its network, and
  * where the packet goes, on the desk.
@@ -55,7 +65,7 @@ static __always_inline __u16 source_port(const struct packet *p)
 static __always_inline const struct network *permitted(struct desk *desk, __u32 vni, __u32 generation, __u32 side)
 {
 	const struct packet *p = &desk->packet;
-	struct permit_key key = { .src = p->src, .dst = p->dst, .vni = vni, .dport = p->dport, .proto = p->proto };
+	struct permit_key key = { .src = p->src, .dst = p->dst, .vni = vni, .dport = service(p), .proto = p->proto };
 	const struct permit *permit = bpf_map_lookup_elem(&permits, &key);
 	struct flow *flow = (struct flow *)desk->flow;
 	const struct network *network;

@@ -12,14 +12,23 @@ struct addr {
 	__u32 be[4];
 };
 
-/* Both directions of a flow have this one key: `low` is the end whose (address, port) is the smaller. */
+/*
+ * Both directions of a flow have this one key: `low` is the end whose (address, port) is the smaller. An echo has its
+ * identifier for both ports, and says in `proto` who asks: with one identifier both ends can ask each other.
+ */
 struct flow_key {
 	struct addr low;
 	struct addr high;
 	__u32 vni;
 	__u16 low_port;
 	__u16 high_port;
+	/* The IP protocol and `key_marks` */
 	__u32 proto;
+};
+
+enum key_marks {
+	/* An echo: the high end asks. */
+	KEY_HIGH_ASKS = 1 << 8,
 };
 
 /* One side of a TCP connection: what policy's `tcp::Side` remembers of it. */
@@ -64,6 +73,9 @@ enum flow_state {
 	STATE_CLOSE_WAIT,
 	STATE_LAST_ACK,
 	STATE_TIME_WAIT,
+	/* As the first two, of an echo */
+	STATE_ECHO_UNANSWERED,
+	STATE_ECHO_ANSWERED,
 	STATE_COUNT,
 };
 
@@ -151,7 +163,8 @@ struct flow {
 
 /*
  * Flows of a pair and service, as the opener's packets travel; the source port is whatever it is. The pipeline gives a
- * permit only where its decision does not depend on that port.
+ * permit only where its decision does not depend on that port. An echo has the type of its request in place of the upper
+ * half of the destination port, and its code in place of the lower one.
  */
 struct permit_key {
 	struct addr src;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * Reading a frame: only what the programs can judge exactly as the pipeline would. IPv4 without options or IPv6
- * without extension headers, whole, TCP or UDP, lengths that agree to the byte. `false` is no verdict: the frame goes
- * up, where wire's `View::parse` says what it is.
+ * without extension headers, whole, TCP, UDP or an echo, lengths that agree to the byte. `false` is no verdict: the frame
+ * goes up, where wire's `View::parse` says what it is.
  */
 #pragma once
 
@@ -24,15 +24,41 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
+/* The types of an echo; its code is 0 (RFC 792, RFC 4443 section 4). */
+enum echo_type {
+	ECHO_V4_REQUEST = 8,
+	ECHO_V4_REPLY = 0,
+	ECHO_V6_REQUEST = 128,
+	ECHO_V6_REPLY = 129,
+};
+
+/* ICMP and ICMPv6 alike */
+struct echo_header {
+	__u8 type;
+	__u8 code;
+	__u16 check;
+	__u16 id_be;
+	__u16 seq_be;
+};
+
+enum echo {
+	ECHO_NONE,
+	ECHO_REQUEST,
+	ECHO_REPLY,
+};
+
 struct packet {
 	struct addr src;
 	struct addr dst;
+	/* An echo has its identifier for both. */
 	__u16 sport;
 	__u16 dport;
 	__u8 proto;
 	__u8 tos;
 	__u8 ttl;
 	bool v6;
+	/* `enum echo` */
+	__u8 echo;
 	/* Of the transport header and what is before it, from the IP header on */
 	__u16 headers;
 	/* From the IP header to the end of the packet */
@@ -110,6 +136,23 @@ static __always_inline bool read_udp(const struct udphdr *udp, void *end, struct
 	return true;
 }
 
+/* As in the pipeline, its checksum is for its receiver. */
+static __always_inline bool read_echo(const struct echo_header *echo, void *end, struct packet *p, __u32 ip_header)
+{
+	if ((void *)(echo + 1) > end || echo->code)
+		return false;
+	if (echo->type == (p->v6 ? ECHO_V6_REQUEST : ECHO_V4_REQUEST))
+		p->echo = ECHO_REQUEST;
+	else if (echo->type == (p->v6 ? ECHO_V6_REPLY : ECHO_V4_REPLY))
+		p->echo = ECHO_REPLY;
+	else
+		return false;
+	p->sport = bpf_ntohs(echo->id_be);
+	p->dport = p->sport;
+	p->headers = ip_header + sizeof(*echo);
+	return true;
+}
+
 /*
  * Reads the frame whose Ethernet header begins `at` bytes behind the start of the buffer. Its headers need not be
  * readable yet; afterwards they are.
@@ -151,7 +194,9 @@ static __always_inline bool read_packet(struct __sk_buff *skb, const __u32 at, s
 		p->dst = (struct addr){ { 0, 0, bpf_htonl(0xffff), ip->daddr } };
 		if (p->proto == IPPROTO_TCP)
 			return read_tcp(data + v4, end, p, sizeof(*ip));
-		return p->proto == IPPROTO_UDP && read_udp(data + v4, end, p, sizeof(*ip));
+		if (p->proto == IPPROTO_UDP)
+			return read_udp(data + v4, end, p, sizeof(*ip));
+		return p->proto == IPPROTO_ICMP && read_echo(data + v4, end, p, sizeof(*ip));
 	}
 	if (ethertype == bpf_htons(ETH_P_IPV6)) {
 		const struct ipv6hdr *ip;
@@ -186,7 +231,9 @@ static __always_inline bool read_packet(struct __sk_buff *skb, const __u32 at, s
 			return false;
 		if (p->proto == IPPROTO_TCP)
 			return read_tcp(data + v6, end, p, sizeof(*ip));
-		return p->proto == IPPROTO_UDP && read_udp(data + v6, end, p, sizeof(*ip));
+		if (p->proto == IPPROTO_UDP)
+			return read_udp(data + v6, end, p, sizeof(*ip));
+		return p->proto == IPPROTO_ICMPV6 && read_echo(data + v6, end, p, sizeof(*ip));
 	}
 	return false;
 }

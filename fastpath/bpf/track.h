@@ -27,6 +27,9 @@ static __always_inline __u32 key_of(const struct packet *p, __u32 vni, struct fl
 		swapped = p->sport > p->dport;
 	key->vni = vni;
 	key->proto = p->proto;
+	/* Who asks travels with the request and against the reply: neither passes the other way. */
+	if (p->echo && swapped == (p->echo == ECHO_REQUEST))
+		key->proto |= KEY_HIGH_ASKS;
 	key->low = swapped ? p->dst : p->src;
 	key->high = swapped ? p->src : p->dst;
 	key->low_port = swapped ? p->dport : p->sport;
@@ -37,7 +40,7 @@ static __always_inline __u32 key_of(const struct packet *p, __u32 vni, struct fl
 /* What an entry remembers of its key. */
 static __always_inline __u32 tag_of(const struct flow_key *key)
 {
-	__u32 mixed = key->vni;
+	__u32 mixed = key->vni ^ key->proto;
 
 	for (int i = 0; i < 4; i++) {
 		mixed = (mixed ^ key->low.be[i]) * 0x9e3779b1u;
@@ -65,10 +68,14 @@ static __always_inline __u32 milliseconds(__u64 nanoseconds)
 }
 
 /* The state of a flow that was born here */
-static __always_inline __u32 state_of(const struct flow *flow, __u32 proto)
+static __always_inline __u32 state_of(const struct flow *flow, __u8 proto)
 {
+	bool answered = flow->marks & FLOW_ANSWERED;
+
+	if (proto == IPPROTO_UDP)
+		return answered ? STATE_ANSWERED : STATE_UNANSWERED;
 	if (proto != IPPROTO_TCP)
-		return flow->marks & FLOW_ANSWERED ? STATE_ANSWERED : STATE_UNANSWERED;
+		return answered ? STATE_ECHO_ANSWERED : STATE_ECHO_UNANSWERED;
 	return flow->opener ? tcp_state(&flow->ways[1].tcp, &flow->ways[0].tcp) :
 			      tcp_state(&flow->ways[0].tcp, &flow->ways[1].tcp);
 }

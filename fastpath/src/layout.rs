@@ -1,10 +1,10 @@
 //! What the programs and the daemon share, byte for byte as in `bpf/layout.h`. A test holds sizes and offsets equal
 //! to what the compiler of the programs noted about them.
 
-use eastgate_wire::{Addr, FlowKey, Vni};
+use eastgate_wire::{Addr, FlowKey, Vni, view::proto};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// A flow's key: the same for both directions.
+/// A flow's key: the same for both directions. An echo's says who asks.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Key {
@@ -16,20 +16,33 @@ pub struct Key {
     proto: u32,
 }
 
+/// [`Key::proto`], of an echo: the high end asks.
+const KEY_HIGH_ASKS: u32 = 1 << 8;
+
 impl Key {
-    /// The key of a packet's flow, and which of the flow's ways the packet takes.
+    /// The key of a packet's flow, and which of the flow's ways the packet takes. Of ICMP the packet is an echo request.
     #[must_use]
     pub fn of(key: &FlowKey) -> (Self, usize) {
         let (low, swapped) = key.canonical();
+        let marks = if swapped && echo_type(key.proto).is_some() { KEY_HIGH_ASKS } else { 0 };
         let stored = Self {
             low: low.src.bits().to_be_bytes(),
             high: low.dst.bits().to_be_bytes(),
             vni: low.vni.get(),
             low_port: low.sport,
             high_port: low.dport,
-            proto: low.proto.into(),
+            proto: u32::from(low.proto) | marks,
         };
         (stored, usize::from(swapped))
+    }
+}
+
+/// The type of an echo request, of the protocols that have one.
+const fn echo_type(protocol: u8) -> Option<u8> {
+    match protocol {
+        proto::ICMP => Some(8),
+        proto::ICMPV6 => Some(128),
+        _ => None,
     }
 }
 
@@ -160,14 +173,15 @@ pub struct PermitKey {
 }
 
 impl PermitKey {
-    /// That of a flow whose first packet has this key.
+    /// That of a flow whose first packet has this key; of ICMP that packet is an echo request.
     #[must_use]
     pub fn of(opened: &FlowKey) -> Self {
+        let service = echo_type(opened.proto).map_or(opened.dport, |kind| u16::from_be_bytes([kind, 0]));
         Self {
             src: address(opened.src),
             dst: address(opened.dst),
             vni: opened.vni.get(),
-            dport: opened.dport,
+            dport: service,
             proto: opened.proto.into(),
         }
     }
@@ -192,7 +206,7 @@ pub struct Permit {
 }
 
 /// How many states of a flow the programs know; they are numbered as in `struct terms`.
-pub const STATES: usize = 9;
+pub const STATES: usize = 11;
 
 /// What flows may be born on in a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -329,17 +343,25 @@ const UP_ETHERTYPE: u16 = 0x88b5;
 pub const UP_HASH_AT: u32 = 4;
 
 impl Key {
-    /// The flow as a packet from its low end has it; nothing when it is no key of a flow.
+    /// A packet by which [`Key::of`] finds this key: of an echo the request, of other flows one from the low end.
+    /// Nothing when it is no key of a flow.
     #[must_use]
     pub fn packet(&self) -> Option<FlowKey> {
-        Some(FlowKey {
+        self.packet_from(usize::from(self.proto & KEY_HIGH_ASKS != 0))
+    }
+
+    /// A packet from the low end (0) or from the high one (1).
+    #[must_use]
+    pub fn packet_from(&self, end: usize) -> Option<FlowKey> {
+        let packet = FlowKey {
             src: Addr::from_bits(u128::from_be_bytes(self.low)),
             dst: Addr::from_bits(u128::from_be_bytes(self.high)),
             vni: Vni::new_checked(self.vni).ok()?,
             sport: self.low_port,
             dport: self.high_port,
-            proto: u8::try_from(self.proto).ok()?,
-        })
+            proto: u8::try_from(self.proto & !KEY_HIGH_ASKS).ok()?,
+        };
+        Some(if end == 0 { packet } else { packet.reversed() })
     }
 }
 

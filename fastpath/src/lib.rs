@@ -155,6 +155,8 @@ pub struct Trial {
     pub verdict: i32,
     /// The frame as the program left it
     pub frame: Vec<u8>,
+    /// Of a superframe: where it is still to be cut; otherwise 0
+    pub segment: u16,
 }
 
 /// `struct __sk_buff` of linux/bpf.h, as far as a trial fills it in.
@@ -291,9 +293,11 @@ impl Fastpath {
         let mut context = [0u8; trial::CONTEXT];
         context[trial::IFINDEX..trial::IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
         context[trial::GSO_SIZE..trial::GSO_SIZE + 4].copy_from_slice(&u32::from(segment).to_ne_bytes());
+        let mut context_left = [0u8; trial::CONTEXT];
         let mut left = vec![0; frame.len() + trial::ROOM];
         let input = ProgramInput {
             context_in: Some(&mut context),
+            context_out: Some(&mut context_left),
             data_in: Some(frame),
             data_out: Some(&mut left),
             ..ProgramInput::default()
@@ -302,7 +306,8 @@ impl Fastpath {
         let (verdict, len) =
             (output.return_value.cast_signed(), output.data.as_ref().map_or(0, |data| data.len()));
         left.truncate(len);
-        Ok(Trial { verdict, frame: left })
+        let segment = u16::from_ne_bytes([context_left[trial::GSO_SIZE], context_left[trial::GSO_SIZE + 1]]);
+        Ok(Trial { verdict, frame: left, segment })
     }
 
     /// The programs.

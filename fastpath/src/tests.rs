@@ -87,6 +87,21 @@ fn both_directions_have_one_key_and_take_different_ways() {
 }
 
 #[test]
+fn an_echo_says_who_asks_and_what_for() {
+    let (a, b) = (Addr::v4([10, 1, 0, 11]), Addr::v4([10, 1, 0, 21]));
+    let asked = FlowKey { src: a, dst: b, vni: Vni::from_wire([0, 0, 5]), sport: 7, dport: 7, proto: 1 };
+    let asked_back = asked.reversed();
+    assert_ne!(Key::of(&asked).0, Key::of(&asked_back).0, "two flows with one identifier");
+    for (request, end) in [(asked, 0), (asked_back, 1)] {
+        let (key, place) = Key::of(&request);
+        assert_eq!((place, key.packet(), key.packet_from(end)), (end, Some(request), Some(request)));
+    }
+    let (a, b) = (PermitKey::of(&asked), PermitKey::of(&FlowKey { sport: 8, dport: 8, ..asked }));
+    assert_eq!((a, a.dport), (b, 0x0800), "whatever its identifier");
+    assert_eq!(PermitKey::of(&FlowKey { proto: 58, ..asked }).dport, 0x8000);
+}
+
+#[test]
 fn only_what_the_programs_sent_up_has_a_port() {
     let mut frame = [0u8; 60];
     assert_eq!(layout::port_of(&frame, 3), None);

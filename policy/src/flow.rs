@@ -54,7 +54,7 @@ pub use self::{
     offload::{Born, Found, Offloaded, Progress, Side},
     quota::{Borrower, FlowLimits, FlowUse, NetworkQuota, Population, Quota},
     report::{Ending, FlowCounters, FlowEvent, FlowFilter, FlowInfo, Happening},
-    segment::{Direction, Later, Query, Segment, SegmentKind},
+    segment::{Direction, Later, Query, Segment, SegmentKind, offload_key},
     settings::{FlowState, OnChange, StateSettings, Timeouts},
     sharding::Sharding,
     slab::Count,

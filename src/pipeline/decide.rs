@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use eastgate_policy::{
     flow::{
         Admitted, Direction as FlowDirection, FlowTable, Hit, Query, Segment, SegmentKind, StateSettings,
-        Tracked,
+        Tracked, offload_key,
     },
     fragment::{FragmentSettings, FragmentStep, Verdict},
     rule::{Direction, Header, PortProtocol, Probe},
@@ -137,8 +137,8 @@ impl<'s> Pipeline<'s> {
         segment: &Segment,
         now: Instant,
     ) -> Result<Option<Ripe<'s>>, Refusal> {
-        let epoch = network.epoch;
-        let lost = self.shared.adopt(flows, network, &segment.key, now)?;
+        let (epoch, elsewhere) = (network.epoch, segment.offload_key());
+        let lost = self.shared.adopt(flows, network, elsewhere, now)?;
         // A connection that a daemon before had when it was killed is picked up in mid-stream, if the policy lets it in.
         let tracking = StateSettings { loose: network.tracking.loose || lost, ..network.tracking };
         let mut tracked = flows.track(segment, &tracking, epoch, now);
@@ -165,18 +165,18 @@ impl<'s> Pipeline<'s> {
                     segment.key.dst,
                     &probe(segment, &segment.key),
                 )?;
-                if !self.shared.hold(&segment.key)? {
+                if !self.shared.hold(elsewhere)? {
                     // It has begun elsewhere since it was looked for.
-                    self.shared.adopt(flows, network, &segment.key, now)?;
-                    if flows.knows(&segment.key) {
+                    self.shared.adopt(flows, network, elsewhere, now)?;
+                    if elsewhere.is_some_and(|key| flows.knows(&key)) {
                         return self.track_in(flows, network, ends, segment, now);
                     }
-                    if !self.shared.hold(&segment.key)? {
+                    if !self.shared.hold(elsewhere)? {
                         return Err(DropReason::NotReady.into());
                     }
                 }
                 let opened = flows.open(segment, &admitted, &tracking, &network.state.quota, now);
-                let hit = opened.inspect_err(|_| self.shared.let_go(flows, &segment.key))?;
+                let hit = opened.inspect_err(|_| self.shared.let_go(flows, elsewhere))?;
                 flows.set_hint(hit.flow, FlowDirection::Original, receiver(ends.dst));
                 flows.set_hint(hit.flow, FlowDirection::Reply, receiver(ends.src));
                 network.count_hits(&admitted);
@@ -221,7 +221,8 @@ impl<'s> Pipeline<'s> {
         let begins = match &segment.kind {
             SegmentKind::Tcp(tcp) => tcp.flags & CORE == tcp_flags::SYN,
             SegmentKind::Udp => true,
-            _ => false,
+            SegmentKind::Query(query) => query.is_echo(),
+            SegmentKind::Other | SegmentKind::Later(_) => false,
         };
         if !begins || !self.shared.offloads() {
             return None;
@@ -262,9 +263,10 @@ impl<'s> Pipeline<'s> {
             dport: quoted.dport,
             proto: quoted.proto,
         };
+        let query = quoted.icmp.and_then(|icmp| Query::of(icmp, quoted.src.is_v4()));
         let mut flows = self.shared.flows(&key);
         if ip.dst == quoted.src {
-            self.shared.adopt(&mut flows, network, &key, now)?;
+            self.shared.adopt(&mut flows, network, offload_key(&key, query), now)?;
         }
         let mut tracked = flows.related(network.vni, &quoted, ip.dst, &network.tracking, network.epoch, now);
         if let Tracked::Offloaded { flow, original } = tracked {
@@ -284,13 +286,9 @@ impl<'s> Pipeline<'s> {
                 // The error goes to the one who sent the quoted packet: its receiver is that packet's sender.
                 let forward = original.src == quoted.src && original.sport == quoted.sport;
                 let ends = if forward { Ends { src: ends.dst, dst: ends.src } } else { ends };
-                let header =
-                    quoted
-                        .icmp
-                        .and_then(|icmp| Query::of(icmp, quoted.src.is_v4()))
-                        .map_or(ports(original.proto, original.sport, original.dport), |query| {
-                            Header::Icmp { kind: query.kind, code: query.code }
-                        });
+                let header = query.map_or(ports(original.proto, original.sport, original.dport), |query| {
+                    Header::Icmp { kind: query.kind, code: query.code }
+                });
                 let probe = Probe { proto: original.proto, header };
                 self.rules(network, ends, original.src, original.dst, &probe).map(drop)
             }

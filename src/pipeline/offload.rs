@@ -28,7 +28,7 @@ use crate::snapshot::{Endpoint, Network, Snapshot};
 /// Flows of these UDP ports stay with the pipeline, which checks each packet's role: DHCP and DHCPv6.
 const ROLES: [u16; 4] = [67, 68, 546, 547];
 
-/// Whoever carries packets of flows that were decided.
+/// Whoever carries packets of flows that were decided. Flows are named as [`eastgate_policy::flow::offload_key`] does.
 pub trait FlowOffload: Borrower {
     /// Counts up whenever what was true of ports and paths may be so no longer.
     fn generation(&self) -> u32;
@@ -343,12 +343,9 @@ impl Shared {
     }
 
     /// Keeps the place of a flow that is about to be opened. False when it has begun elsewhere meanwhile.
-    pub(super) fn hold(&self, packet: &FlowKey) -> Result<bool, DropReason> {
-        let Some(faster) = self.faster.get().filter(|_| matches!(packet.proto, proto::TCP | proto::UDP))
-        else {
-            return Ok(true);
-        };
-        match faster.hold(packet) {
+    pub(super) fn hold(&self, packet: Option<FlowKey>) -> Result<bool, DropReason> {
+        let (Some(faster), Some(packet)) = (self.faster.get(), packet) else { return Ok(true) };
+        match faster.hold(&packet) {
             Hold::Kept => Ok(true),
             Hold::Begun => Ok(false),
             // The flow has its permit, and the programs have no room for one of their own either.
@@ -357,12 +354,11 @@ impl Shared {
     }
 
     /// Gives the place up of a flow that could not be opened.
-    pub(super) fn let_go(&self, flows: &FlowTable, packet: &FlowKey) {
-        if let Some(faster) = self.faster.get()
-            && matches!(packet.proto, proto::TCP | proto::UDP)
-            && !flows.knows(packet)
+    pub(super) fn let_go(&self, flows: &FlowTable, packet: Option<FlowKey>) {
+        if let (Some(faster), Some(packet)) = (self.faster.get(), packet)
+            && !flows.knows(&packet)
         {
-            faster.end(packet);
+            faster.end(&packet);
         }
     }
 
@@ -372,11 +368,14 @@ impl Shared {
         &self,
         flows: &mut FlowTable,
         network: &Network,
-        packet: &FlowKey,
+        packet: Option<FlowKey>,
         now: Instant,
     ) -> Result<bool, DropReason> {
-        let Some(faster) = self.faster.get().filter(|_| !flows.knows(packet)) else { return Ok(false) };
-        let found = match faster.find(packet) {
+        let (Some(faster), Some(packet)) = (self.faster.get(), packet.filter(|packet| !flows.knows(packet)))
+        else {
+            return Ok(false);
+        };
+        let found = match faster.find(&packet) {
             Whereabouts::Unknown => return Ok(false),
             Whereabouts::Lost => return Ok(true),
             Whereabouts::Found(found) => found,
@@ -384,8 +383,8 @@ impl Shared {
         network.count_found(&found);
         let adopted = flows.adopt(&found, &network.tracking, &network.state.quota, now);
         self.recall(flows);
-        if !flows.knows(packet) {
-            faster.end(packet);
+        if !flows.knows(&packet) {
+            faster.end(&packet);
         }
         adopted.map(|()| false)
     }

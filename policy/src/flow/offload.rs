@@ -83,7 +83,7 @@ pub struct Progress {
 /// A flow that the fast path has and this table does not know: it began there, or its daemon is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Found {
-    /// The key of the packet that opened it
+    /// The key of the packet that opened it, as in [`super::offload_key`]
     pub key: FlowKey,
     /// Both sides were heard
     pub answered: bool,
@@ -276,10 +276,10 @@ impl FlowTable {
         }
     }
 
-    /// Does the table know this flow of TCP or UDP? What is of another protocol is nobody else's.
+    /// Does the table know the flow with this [`super::offload_key`]?
     #[must_use]
     pub fn knows(&self, packet: &FlowKey) -> bool {
-        !matches!(packet.proto, proto::TCP | proto::UDP) || self.find(&Key::of(packet, None).0).is_some()
+        self.find(&Key::of_offload(packet).0).is_some()
     }
 
     /// Goes on with a flow that it does not know, unless its time is over. Of a flow that did not begin there nobody
@@ -294,7 +294,7 @@ impl FlowTable {
         quota: &Arc<NetworkQuota>,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let (key, swapped) = Key::of(&found.key, None);
+        let (key, swapped) = Key::of_offload(&found.key);
         let deadline = found.deadline(settings, now);
         if deadline <= now {
             if found.born.is_some() {
@@ -336,7 +336,7 @@ impl FlowTable {
         self.counters.end(ending.unwrap_or(over));
     }
 
-    /// Someone keeps a place for each flow of TCP or UDP that is here, and hears of each that ends.
+    /// Someone keeps a place for each flow that is here and may be offloaded, and hears of each that ends.
     pub const fn keep_places(&mut self) {
         self.places_kept = true;
     }
@@ -384,7 +384,7 @@ impl FlowTable {
     pub(super) fn recall(&mut self, index: u32) {
         let entry = self.slab.at(index);
         let is_away = entry.marks.is_away();
-        if is_away || self.places_kept && matches!(entry.key.proto(), proto::TCP | proto::UDP) {
+        if is_away || self.places_kept && entry.key.may_be_offloaded() {
             self.recalled.push(entry.key.as_travelling(entry.marks.opened_swapped()));
         }
         self.away -= u32::from(is_away);
@@ -393,7 +393,7 @@ impl FlowTable {
     /// Whether a packet of an offloaded flow can pass without taking the flow back: what was on its way here when the
     /// flow was handed over, where no state depends on it.
     pub(super) const fn passes_beside(entry: &mut Entry, segment: &Segment, direction: Direction) -> bool {
-        matches!(segment.kind, SegmentKind::Udp)
+        has_no_connection(segment)
             && (entry.is_answered() || matches!(direction, Direction::Original))
             && entry.marks.pass_beside(entry.counts[direction.index()].packets)
     }
@@ -403,7 +403,7 @@ impl Entry {
     /// Counts a packet towards the season; true when the flow may be offloaded now.
     pub(super) fn ripen(&mut self, segment: &Segment) -> bool {
         let plain = match &segment.kind {
-            SegmentKind::Udp => true,
+            _ if has_no_connection(segment) => true,
             SegmentKind::Tcp(tcp) => {
                 tcp.flags & (tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST) == 0
                     && self.state == FlowState::Established
@@ -415,9 +415,18 @@ impl Entry {
 
     fn steady_sides(&self) -> Option<[Side; 2]> {
         match self.key.proto() {
-            proto::UDP => Some([Side::default(); 2]),
             proto::TCP if self.waiting == NONE => self.connection.steady_sides(),
-            _ => None,
+            proto::TCP => None,
+            _ => self.key.may_be_offloaded().then_some([Side::default(); 2]),
         }
+    }
+}
+
+/// A whole packet of a flow that may be offloaded, where one packet is as good as another.
+const fn has_no_connection(segment: &Segment) -> bool {
+    match &segment.kind {
+        SegmentKind::Udp => true,
+        SegmentKind::Query(query) => query.is_echo(),
+        _ => false,
     }
 }

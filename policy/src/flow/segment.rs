@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 
 use eastgate_wire::{
     Addr, FlowKey, Vni,
-    view::{Icmp, IcmpRole, Ip, Tcp, Transport, tcp_flags},
+    view::{Icmp, IcmpRole, Ip, Tcp, Transport, proto, tcp_flags},
 };
 
 /// A packet, as the flow table sees it.
@@ -73,6 +73,36 @@ impl Segment {
         let key = FlowKey { src: ip.src, dst: ip.dst, vni, sport, dport, proto: ip.proto };
         Some(Self { key, kind, packets, bytes })
     }
+
+    /// [`offload_key`] of this packet.
+    #[must_use]
+    #[inline]
+    pub fn offload_key(&self) -> Option<FlowKey> {
+        offload_key(&self.key, self.query())
+    }
+
+    /// The ICMP query that the packet is, answers or continues.
+    #[inline]
+    pub(super) const fn query(&self) -> Option<Query> {
+        match self.kind {
+            SegmentKind::Query(query) => Some(query),
+            SegmentKind::Later(later) => later.query,
+            SegmentKind::Tcp(_) | SegmentKind::Udp | SegmentKind::Other => None,
+        }
+    }
+}
+
+/// By which something faster than the flow table knows a packet's flow: the key of one of its packets, and of an echo
+/// that of the request, so that it says who asks. Nothing for flows that are nobody else's: those that are neither
+/// TCP, UDP nor an echo.
+#[must_use]
+#[inline]
+pub fn offload_key(packet: &FlowKey, query: Option<Query>) -> Option<FlowKey> {
+    match (packet.proto, query) {
+        (proto::TCP | proto::UDP, _) => Some(*packet),
+        (_, Some(query)) if query.is_echo() => Some(if query.request { *packet } else { packet.reversed() }),
+        _ => None,
+    }
 }
 
 impl Query {
@@ -90,6 +120,21 @@ impl Query {
             (false, kind) => kind - 1,
         };
         Some(Self { request, kind, code: icmp.code })
+    }
+
+    /// Is it an echo request, or the reply to one (RFC 792, RFC 4443 section 4)?
+    #[must_use]
+    pub const fn is_echo(&self) -> bool {
+        matches!((self.kind, self.code), (8 | 128, 0))
+    }
+
+    /// The echo request of a protocol that has one.
+    const fn echo(protocol: u8) -> Option<Self> {
+        match protocol {
+            proto::ICMP => Some(Self { request: true, kind: 8, code: 0 }),
+            proto::ICMPV6 => Some(Self { request: true, kind: 128, code: 0 }),
+            _ => None,
+        }
     }
 }
 
@@ -162,12 +207,18 @@ impl Key {
 
     #[inline]
     pub(super) fn of_segment(segment: &Segment) -> (Self, bool) {
-        let query = match segment.kind {
-            SegmentKind::Query(query) => Some(query),
-            SegmentKind::Later(later) => later.query,
-            SegmentKind::Tcp(_) | SegmentKind::Udp | SegmentKind::Other => None,
-        };
-        Self::of(&segment.key, query)
+        Self::of(&segment.key, segment.query())
+    }
+
+    /// That of an [`offload_key`].
+    pub(super) fn of_offload(packet: &FlowKey) -> (Self, bool) {
+        Self::of(packet, Query::echo(packet.proto))
+    }
+
+    /// Do its flow's packets have an [`offload_key`]?
+    pub(super) fn may_be_offloaded(&self) -> bool {
+        let query = (self.asker != 0).then_some(Query { request: true, kind: self.query, code: self.code });
+        offload_key(&self.as_travelling(false), query).is_some()
     }
 
     /// The key as a packet from the low end (`swapped` false) or from the high end has it.

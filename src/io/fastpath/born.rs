@@ -145,10 +145,10 @@ impl KernelPath {
 
     pub(super) fn replaced(&self) -> Option<Replaced> {
         let ended = self.fastpath.pop_ended()?;
-        let (packet, opener) = (ended.key.packet()?, ended.opener as usize & 1);
+        let opener = ended.opener as usize & 1;
         let ends = [opener, opener ^ 1];
         Some(Replaced {
-            key: if opener == 0 { packet } else { packet.reversed() },
+            key: ended.key.packet_from(opener)?,
             admitted: Admitted {
                 epoch: ended.epoch,
                 egress_rule: ended.rules[ends[0]],
@@ -284,28 +284,29 @@ const fn index(of: Population) -> usize {
 
 /// By the numbers of `enum flow_state`.
 fn timeouts(settings: &StateSettings) -> [u32; STATES] {
-    const IN_ORDER: [FlowState; STATES] = [
-        FlowState::Unanswered,
-        FlowState::Answered,
-        FlowState::SynSent,
-        FlowState::SynReceived,
-        FlowState::Established,
-        FlowState::FinWait,
-        FlowState::CloseWait,
-        FlowState::LastAck,
-        FlowState::TimeWait,
+    const IN_ORDER: [(FlowState, u8); STATES] = [
+        (FlowState::Unanswered, proto::UDP),
+        (FlowState::Answered, proto::UDP),
+        (FlowState::SynSent, proto::TCP),
+        (FlowState::SynReceived, proto::TCP),
+        (FlowState::Established, proto::TCP),
+        (FlowState::FinWait, proto::TCP),
+        (FlowState::CloseWait, proto::TCP),
+        (FlowState::LastAck, proto::TCP),
+        (FlowState::TimeWait, proto::TCP),
+        (FlowState::Unanswered, proto::ICMP),
+        (FlowState::Answered, proto::ICMP),
     ];
     // Weeks are for the programs to compare in milliseconds; a state that lasts longer comes up that often.
     let longest = u32::MAX / 2;
-    IN_ORDER.map(|state| {
-        let lasts = settings.timeouts.of(proto::UDP, state).as_millis();
+    IN_ORDER.map(|(state, protocol)| {
+        let lasts = settings.timeouts.of(protocol, state).as_millis();
         u32::try_from(lasts).unwrap_or(longest).min(longest)
     })
 }
 
 /// `ours`: it was written by this daemon, or born by its permit.
 fn found(key: &Key, flow: &Flow, ours: bool) -> Option<Found> {
-    let packet = key.packet()?;
     let place = usize::from(flow.opener & 1);
     let ways = [&flow.ways[place], &flow.ways[place ^ 1]];
     let was_born = flow.marks & FLOW_BORN != 0;
@@ -314,7 +315,7 @@ fn found(key: &Key, flow: &Flow, ours: bool) -> Option<Found> {
         created: clock::from_wrapped_millis(flow.created),
     };
     Some(Found {
-        key: if place == 0 { packet } else { packet.reversed() },
+        key: key.packet_from(place)?,
         answered: if was_born {
             flow.marks & FLOW_ANSWERED != 0
         } else {

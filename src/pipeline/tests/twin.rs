@@ -5,11 +5,16 @@
 //! The programs run for real (BPF_PROG_TEST_RUN), in a network namespace of the test's own; they send nothing.
 //! `EASTGATE_TWIN_FRAMES` and `EASTGATE_TWIN_SEED` make the run longer or another one.
 
+mod echo;
+mod superframes;
+mod two_workers;
+
 use std::{collections::BTreeSet, process::Command, sync::Arc};
 
+use eastgate_fastpath::Trial;
 use eastgate_policy::flow::FlowFilter;
 use eastgate_wire::{DropReason, Frame, Offload, PortId, VtepAddr};
-use etherparse::{IpHeaders, IpNumber, Ipv4Header, PacketBuilder, TcpHeader};
+use etherparse::{IpHeaders, IpNumber, Ipv4Header, PacketBuilder, PacketBuilderStep, TcpHeader};
 
 use super::{
     frames::*,
@@ -37,12 +42,12 @@ const VNI: u32 = 5001;
 const HERE: [u8; 2] = [11, 12];
 const THERE: u8 = 21;
 
-/// What became of a frame: who gets which bytes.
+/// What became of a frame: who gets which bytes, and what size of segment they are still to be cut to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Sent {
-    Port(PortId, Vec<u8>),
+    Port(PortId, u16, Vec<u8>),
     /// Outer TOS and TTL, inner frame behind its VXLAN header
-    Tunnel(u8, u8, Vec<u8>),
+    Tunnel(u8, u8, u16, Vec<u8>),
 }
 
 type Verdict = (Outcome, Vec<Sent>);
@@ -53,8 +58,11 @@ struct Host {
     registry: PortRegistry,
     kernel: Option<Arc<KernelPath>>,
     ports: Vec<u32>,
-    /// Frames that the programs carried by themselves
+    /// Frames that the programs carried by themselves, and those of them that are superframes
     carried: u64,
+    carried_uncut: u64,
+    /// Superframes that the program of the underlay sent to the tunnel's device
+    unwrapped: u64,
 }
 
 fn config(neighbors: &str, open_web: bool) -> String {
@@ -66,6 +74,7 @@ fn config_with(neighbors: &str, open_web: bool, short: u32, unanswered: u32) -> 
     // Nothing ends in one host a moment before it does in the other.
     let long = 600;
     let web = if open_web { "\"1-65535\"" } else { "\"1-79\", \"81-65535\"" };
+    let icmp = if open_web { "" } else { "icmp_type = \"echo-request\", " };
     let endpoint = |name: &str, host: &str, n: u8| {
         format!(
             "[tenant.acme.endpoint.{name}]\nnetwork = \"app\"\nhost = \"{host}\"\nport = \"{name}\"\n\
@@ -76,10 +85,11 @@ fn config_with(neighbors: &str, open_web: bool, short: u32, unanswered: u32) -> 
         "[host.alpha]\nvtep = \"172.31.0.1\"\ndevice = \"u0\"\n[host.beta]\nvtep = \"172.31.0.2\"\ndevice = \"u0\"\n\
          [tenant.acme.network.app]\nvni = {VNI}\nsubnets = [\"10.1.0.0/24\", \"fd00:1::/64\"]\nneighbors = \"{neighbors}\"\n\
          [tenant.acme.network.app.timeouts]\ntcp_close = {long}\ntcp_syn = {short}\ntcp_last_ack = {long}\n\
-         tcp_close_wait = {long}\nudp_first = {short}\n\
+         tcp_close_wait = {long}\nudp_first = {short}\nicmp = {short}\n\
          [tenant.acme.network.app.limits]\nunanswered = {unanswered}\n\
          [tenant.acme.group.all]\negress = [{{ to = \"any\" }}]\n\
-         ingress = [{{ proto = \"tcp\", ports = [{web}], from = \"any\" }}, {{ proto = \"udp\", ports = [{web}], from = \"any\" }}]\n{}{}{}",
+         ingress = [{{ proto = \"tcp\", ports = [{web}], from = \"any\" }}, {{ proto = \"udp\", ports = [{web}], from = \"any\" }}, \
+         {{ proto = \"icmp\", {icmp}from = \"any\" }}]\n{}{}{}",
         endpoint("p11", "alpha", 11),
         endpoint("p12", "alpha", 12),
         endpoint("p21", "beta", 21),
@@ -93,7 +103,15 @@ impl Host {
         let mut registry = PortRegistry::default();
         let snapshot = Snapshot::compile(&config, "alpha", None, &mut registry, &book).unwrap();
         let shared = Shared::new(snapshot, book, 1);
-        let mut host = Self { shared, registry, kernel: None, ports: Vec::new(), carried: 0 };
+        let mut host = Self {
+            shared,
+            registry,
+            kernel: None,
+            ports: Vec::new(),
+            carried: 0,
+            carried_uncut: 0,
+            unwrapped: 0,
+        };
         if let Some((kernel, devices)) = kernel {
             let snapshot = host.shared.snapshot_arc();
             for (name, ifindex) in ["p11", "p12"].into_iter().zip(devices) {
@@ -138,7 +156,7 @@ impl Host {
             return self.pipeline(Some(station), frame, 0, offload);
         };
         let device = self.ports[usize::from(station != HERE[0])];
-        let segment = offload.gso.map_or(0, |gso| gso.segment);
+        let segment = segment(&offload);
         let trial = loop {
             let limited = kernel.stats().unwrap().up_limited;
             let trial = kernel.programs().try_program("tenant", frame, device, segment).unwrap();
@@ -148,50 +166,36 @@ impl Host {
             }
         };
         assert_eq!(trial.verdict, REDIRECT, "a frame that is neither carried nor sent up");
+        assert_eq!(trial.segment, segment, "another size of segment");
         if eastgate_fastpath::port_of(&trial.frame, kernel.session()) == Some(self.port(station).0) {
             assert_eq!(&trial.frame[eastgate_fastpath::UP_HEADER..], frame, "changed on the way up");
             return self.pipeline(Some(station), frame, 0, offload);
         }
         self.carried += 1;
-        (Outcome::Forward, vec![self.carried_frame(trial.frame, frame.len())])
+        self.carried_uncut += u64::from(segment > 0);
+        (Outcome::Forward, vec![self.carried_frame(trial, frame.len())])
     }
 
-    fn underlay(&mut self, tos: u8, frame: &[u8]) -> Verdict {
-        let payload = vxlan(VNI, frame);
+    fn underlay(&mut self, tos: u8, frame: &[u8], offload: Offload) -> Verdict {
+        if segment(&offload) > 0 {
+            return self.underlay_uncut(tos, frame, offload);
+        }
         if let Some(kernel) = &self.kernel {
-            let mut ip = Ipv4Header::new(
-                payload.len() as u16 + 8,
-                64,
-                IpNumber::UDP,
-                [172, 31, 0, 2],
-                [172, 31, 0, 1],
-            )
-            .unwrap();
-            ip.dont_fragment = true;
-            (ip.dscp, ip.ecn) = ((tos >> 2).try_into().unwrap(), (tos & 3).try_into().unwrap());
-            let mut outer = Vec::new();
-            let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 1, 2], [2, 0, 0, 0, 1, 1]);
-            builder
-                .ip(IpHeaders::Ipv4(ip, Default::default()))
-                .udp(50_000, 4789)
-                .write(&mut outer, &payload)
-                .unwrap();
-            // RFC 7348 section 4.1: zero.
-            outer[40..42].fill(0);
+            let outer = datagram(tos, frame);
             let trial = kernel.programs().try_program("underlay", &outer, self.ports[2], 0).unwrap();
             if trial.verdict == REDIRECT {
                 self.carried += 1;
-                return (Outcome::Forward, vec![self.carried_frame(trial.frame, frame.len())]);
+                return (Outcome::Forward, vec![self.carried_frame(trial, frame.len())]);
             }
             assert_eq!((trial.verdict, &trial.frame), (PASS_ON, &outer), "changed on the way to the socket");
         }
-        self.pipeline(None, &payload, tos, Offload::default())
+        self.pipeline(None, &vxlan(VNI, frame), tos, offload)
     }
 
     /// What a program left of a frame that it carries: wrapped, or for the one port whose station it is addressed to.
-    fn carried_frame(&self, left: Vec<u8>, len: usize) -> Sent {
+    fn carried_frame(&self, Trial { frame: left, segment, .. }: Trial, len: usize) -> Sent {
         if left.len() == len {
-            return Sent::Port(self.port(left[5]), left);
+            return Sent::Port(self.port(left[5]), segment, left);
         }
         let ip = &left[14..34];
         assert_eq!((left.len(), left[12], left[13], ip[0], ip[9]), (len + 50, 8, 0, 0x45, 17));
@@ -202,7 +206,7 @@ impl Host {
         let (source, udp) = (u16::from_be_bytes([left[34], left[35]]), &left[36..42]);
         assert!(source >= 49152, "a source port of the overlay: {source}");
         assert_eq!(udp, [&4789u16.to_be_bytes()[..], &(len as u16 + 16).to_be_bytes(), &[0, 0]].concat());
-        Sent::Tunnel(ip[1], ip[8], left[42..].to_vec())
+        Sent::Tunnel(ip[1], ip[8], segment, left[42..].to_vec())
     }
 
     fn pipeline(&mut self, station: Option<u8>, bytes: &[u8], tos: u8, offload: Offload) -> Verdict {
@@ -223,9 +227,10 @@ impl Host {
         let sent = out.emits().iter().map(|emit| {
             let from = if emit.origin == Origin::Made { out.made() } else { &buffer };
             let bytes = from[emit.range.start as usize..emit.range.end as usize].to_vec();
+            let segment = segment(&emit.offload);
             match emit.to {
-                Egress::Port(port) => Sent::Port(port, bytes),
-                Egress::Tunnel(tunnel) => Sent::Tunnel(tunnel.tos, tunnel.ttl.unwrap_or(64), bytes),
+                Egress::Port(port) => Sent::Port(port, segment, bytes),
+                Egress::Tunnel(tunnel) => Sent::Tunnel(tunnel.tos, tunnel.ttl.unwrap_or(64), segment, bytes),
             }
         });
         let verdict = (outcome, sent.collect());
@@ -266,6 +271,30 @@ impl Host {
         };
         all.iter().map(describe).collect()
     }
+}
+
+fn segment(offload: &Offload) -> u16 {
+    offload.gso.map_or(0, |gso| gso.segment)
+}
+
+/// A frame as the other VTEP wraps it, Ethernet header and all.
+fn datagram(tos: u8, frame: &[u8]) -> Vec<u8> {
+    let payload = vxlan(VNI, frame);
+    let mut ip =
+        Ipv4Header::new(payload.len() as u16 + 8, 64, IpNumber::UDP, [172, 31, 0, 2], [172, 31, 0, 1])
+            .unwrap();
+    ip.dont_fragment = true;
+    (ip.dscp, ip.ecn) = ((tos >> 2).try_into().unwrap(), (tos & 3).try_into().unwrap());
+    let mut outer = Vec::new();
+    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 1, 2], [2, 0, 0, 0, 1, 1]);
+    builder
+        .ip(IpHeaders::Ipv4(ip, Default::default()))
+        .udp(50_000, 4789)
+        .write(&mut outer, &payload)
+        .unwrap();
+    // RFC 7348 section 4.1: zero.
+    outer[40..42].fill(0);
+    outer
 }
 
 /// xorshift64*.
@@ -413,22 +442,7 @@ impl Conversation {
         dport: u16,
         payload: &[u8],
     ) -> Vec<u8> {
-        let ip = if self.v6 {
-            ip6(a, b)
-        } else {
-            ip4(a, b, |ip| {
-                (ip.dscp, ip.ecn) =
-                    ((dice.roll(64) as u8).try_into().unwrap(), (dice.roll(4) as u8).try_into().unwrap());
-                ip.time_to_live = dice.roll(256) as u8;
-                ip.dont_fragment = dice.one_in(2);
-                if dice.one_in(40) {
-                    ip.options = [1, 1, 1, 0][..].try_into().unwrap();
-                }
-                if dice.one_in(60) {
-                    ip.more_fragments = true;
-                }
-            })
-        };
+        let ip = some_ip(dice, self.v6, a, b);
         let mut out = Vec::new();
         match tcp {
             Some(tcp) => ip.tcp_header(tcp).write(&mut out, payload).unwrap(),
@@ -436,6 +450,24 @@ impl Conversation {
         }
         out
     }
+}
+
+fn some_ip(dice: &mut Dice, v6: bool, a: u8, b: u8) -> PacketBuilderStep<IpHeaders> {
+    if v6 {
+        return ip6(a, b);
+    }
+    ip4(a, b, |ip| {
+        (ip.dscp, ip.ecn) =
+            ((dice.roll(64) as u8).try_into().unwrap(), (dice.roll(4) as u8).try_into().unwrap());
+        ip.time_to_live = dice.roll(256) as u8;
+        ip.dont_fragment = dice.one_in(2);
+        if dice.one_in(40) {
+            ip.options = [1, 1, 1, 0][..].try_into().unwrap();
+        }
+        if dice.one_in(60) {
+            ip.more_fragments = true;
+        }
+    })
 }
 
 /// What a SYN says beside itself: in full, in part, and as nobody would.
@@ -511,20 +543,26 @@ fn setting(name: &str, otherwise: u64) -> u64 {
 
 fn play(neighbors: &str, frames: u64, seed: u64) {
     let devices = devices();
-    let kernel = Arc::new(KernelPath::load(200_000, devices[0], 14_789).unwrap());
+    let kernel = Arc::new(KernelPath::load(200_000, devices[0], superframes::TUNNEL_PORT).unwrap());
     let mut alone = Host::new(&config(neighbors, true), None);
     let mut twin = Host::new(&config(neighbors, true), Some((kernel.clone(), &devices)));
     let mut dice = Dice(seed);
     let mut talks: Vec<Conversation> = (0..24).map(|_| Conversation::new(&mut dice)).collect();
     let proxy = alone.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().proxy_mac;
-    let (mut open_web, mut opened, mut born) = (true, 0, 0u64);
+    let mut echoes = echo::Echoes::new(&mut dice);
+    let (mut open_web, mut opened, mut born, mut echoed) = (true, 0, 0u64, 0u64);
     for round in 0..frames {
-        let payload = vec![round as u8; [0, 1, 18, 100, 900, 1410, 1500][dice.roll(7)]];
-        let which = dice.roll(talks.len());
+        let (which, echo) = (dice.roll(talks.len()), dice.one_in(8));
+        let uncut = (!echo && dice.one_in(8)).then(|| superframes::roll(&mut dice, &talks[which]));
+        let (len, offload) =
+            uncut.unwrap_or_else(|| ([0, 1, 18, 100, 900, 1410, 1500][dice.roll(7)], Offload::default()));
+        let payload = vec![round as u8; len];
         let before = talks[which].clone();
         let opened_before = alone.shared.flow_counters().opened;
         let carried_before = twin.carried;
-        let (sender, mut frame) = talks[which].next(&mut dice, &payload);
+        let (sender, mut frame) =
+            if echo { echoes.next(&mut dice, &payload) } else { talks[which].next(&mut dice, &payload) };
+        let offload = superframes::as_tried(&talks[which], sender, offload);
         if neighbors == "proxy" && sender != THERE && !dice.one_in(20) {
             frame = to(frame, proxy.0);
         }
@@ -538,12 +576,14 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
         if frame.len() < least {
             continue;
         }
+        if sender == THERE && superframes::seems_uncut(&frame) {
+            continue;
+        }
         let (mut expected, mut found) = if sender == THERE {
             let tos = dice.roll(256) as u8;
-            (alone.underlay(tos, &frame), twin.underlay(tos, &frame))
+            (alone.underlay(tos, &frame, offload), twin.underlay(tos, &frame, offload))
         } else {
             let sender = if dice.one_in(100) { HERE[dice.roll(2)] } else { sender };
-            let offload = Offload::default();
             (alone.tenant(sender, &frame, offload), twin.tenant(sender, &frame, offload))
         };
         // Answers are limited by the clock, which is not the same moment for both.
@@ -557,9 +597,10 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
         }
         assert_eq!(expected, found, "frame {round} of seed {seed}, from station {sender}: {frame:02x?}");
         // What did not arrive was not sent, so that most conversations go on.
-        if expected.0 != Outcome::Forward {
+        if expected.0 != Outcome::Forward && !echo {
             talks[which] = if dice.one_in(10) { Conversation::new(&mut dice) } else { before };
         }
+        echoed += u64::from(echo && twin.carried > carried_before);
         if alone.shared.flow_counters().opened > opened_before {
             opened += 1;
             born += u64::from(twin.carried > carried_before);
@@ -580,10 +621,14 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
     same_flows(&alone, &twin, &format!("at the end of seed {seed}"));
     let (carried, offloaded) =
         (twin.carried, twin.shared.all_flows().map(|t| lock(t).offloaded()).sum::<u32>());
+    let (uncut, unwrapped) = (twin.carried_uncut, twin.unwrapped);
     println!(
         "{neighbors}: {frames} frames, {carried} of them carried by the programs, {offloaded} flows offloaded; \
-         {opened} flows opened, {born} of them in the kernel"
+         {opened} flows opened, {born} of them in the kernel; \
+         superframes: {uncut} carried from ports, {unwrapped} sent to the tunnel's device; {echoed} echoes carried"
     );
+    assert!(uncut * 100 > frames && unwrapped * 400 > frames, "{uncut} and {unwrapped} superframes are few");
+    assert!(echoed * 40 > frames, "the programs carried only {echoed} echoes");
     assert!(born * 4 > opened, "only {born} of {opened} flows began in the kernel");
     assert!(carried * 8 > frames, "the programs carried only {carried} of {frames} frames");
 }

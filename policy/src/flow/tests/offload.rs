@@ -210,6 +210,53 @@ fn a_connection_outlives_the_daemon_that_knew_it() {
     assert_eq!((info.original.packets, info.reply.packets), (9, 7));
 }
 
+/// One identifier, asked by both ends.
+#[test]
+fn an_echo_is_known_by_its_request_and_other_queries_are_nobody_elses() {
+    let mut world = World::new();
+    let query = |key, request, kind, code| Segment {
+        key,
+        kind: SegmentKind::Query(Query { request, kind, code }),
+        packets: 1,
+        bytes: 98,
+    };
+    let there = FlowKey { sport: 7, dport: 7, ..key(1, proto::ICMP, 1) };
+    let back = there.reversed();
+    assert_eq!(query(there, true, 8, 0).offload_key(), Some(there));
+    assert_eq!(query(back, false, 8, 0).offload_key(), Some(there));
+    assert_eq!(
+        (query(there, true, 8, 1).offload_key(), query(there, true, 13, 0).offload_key()),
+        (None, None)
+    );
+
+    assert_eq!(world.send(&query(there, true, 8, 0)), Fate::Opened);
+    assert!(world.table.knows(&there) && !world.table.knows(&back));
+    let mut hit = None;
+    for n in 0..8 {
+        let packet = if n % 2 == 0 { query(back, false, 8, 0) } else { query(there, true, 8, 0) };
+        let Tracked::Pass(passed) = track(&mut world, &packet) else { panic!("it was let in") };
+        hit = passed.ripe.then_some(passed).or(hit);
+    }
+    let offloaded = world.table.offload(hit.unwrap().flow).unwrap();
+    assert_eq!((offloaded.key, offloaded.answered), (there, true));
+
+    assert_eq!(world.send(&query(there, true, 13, 0)), Fate::Opened);
+    for _ in 0..20 {
+        let Tracked::Pass(passed) = track(&mut world, &query(there, true, 13, 0)) else { panic!() };
+        assert!(!passed.ripe && world.table.offload(passed.flow).is_none(), "no echo");
+    }
+
+    let found =
+        Found { key: back, answered: true, progress: progress(1, 1, world.now), hints: [0; 2], born: None };
+    let quota = world.page(back.vni);
+    world.table.adopt(&found, &world.settings, &quota, world.now).unwrap();
+    assert!(world.table.knows(&back));
+    let Tracked::Stale { original, .. } = track(&mut world, &query(there, false, 8, 0)) else {
+        panic!("nobody has admitted it yet");
+    };
+    assert_eq!(original, back);
+}
+
 #[test]
 fn a_flow_whose_time_is_over_or_that_finds_no_room_is_not_adopted() {
     let few = FlowLimits { answered: 1, unanswered: 1 };
