@@ -247,26 +247,12 @@ impl Worker {
             // The device went down or away; the daemon hears of it from netlink and decides.
             Err(error) => return tracing::debug!(?port, %error, "no frames from a port"),
         };
-        if count == 0 {
-            return;
-        }
-        let now = clock::now();
-        self.batch.clear();
-        let snapshot = self.shared.snapshot();
-        let mut pipeline = Pipeline::new(&self.shared, &snapshot, self.index);
-        for message in 0..count {
-            self.batch.begin(message);
-            match packet_socket::frame(&mut self.received, message) {
-                Some(mut frame) => {
-                    let _ = pipeline.handle_tenant(port, &mut frame, now, &mut self.batch);
-                }
-                None => {
-                    let _ = pipeline.refuse(Location::Local(port), DropReason::DeviceError, now);
-                }
-            }
-        }
-        drop(pipeline);
-        self.flush();
+        self.decide(count, |pipeline, received, message, batch, now| {
+            let _ = match packet_socket::frame(received, message) {
+                Some(mut frame) => pipeline.handle_tenant(port, &mut frame, now, batch),
+                None => pipeline.refuse(Location::Local(port), DropReason::DeviceError, now),
+            };
+        });
     }
 
     /// Frames of all tenant ports, each behind the number of the one it came from.
@@ -276,31 +262,21 @@ impl Worker {
             Ok(count) => (count, *session),
             Err(error) => return tracing::debug!(%error, "no frames from the kernel's programs"),
         };
-        if count == 0 {
-            return;
-        }
-        let now = clock::now();
-        self.batch.clear();
-        let snapshot = self.shared.snapshot();
-        let mut pipeline = Pipeline::new(&self.shared, &snapshot, self.index);
-        for message in 0..count {
-            self.batch.begin(message);
-            let Some(mut frame) = packet_socket::frame(&mut self.received, message) else {
-                self.shared.count_drop(self.index, unknown_device(), now);
-                continue;
+        let (shared, index) = (self.shared.clone(), self.index);
+        self.decide(count, |pipeline, received, message, batch, now| {
+            let Some(mut frame) = packet_socket::frame(received, message) else {
+                return shared.count_drop(index, unknown_device(), now);
             };
             // Anyone with the privilege can put frames on a device of this namespace: what has no port is no tenant's.
             // Nor has what was sent up to the daemon before, whose ports had other numbers.
             let port = port_of(frame.bytes(), session).map(PortId);
             match port.filter(|_| frame.pull_front(UP_HEADER)) {
                 Some(port) => {
-                    let _ = pipeline.handle_tenant(port, &mut frame, now, &mut self.batch);
+                    let _ = pipeline.handle_tenant(port, &mut frame, now, batch);
                 }
-                None => self.shared.count_drop(self.index, unknown_device(), now),
+                None => shared.count_drop(index, unknown_device(), now),
             }
-        }
-        drop(pipeline);
-        self.flush();
+        });
     }
 
     fn serve_listener(&mut self, index: usize) {
@@ -309,6 +285,31 @@ impl Worker {
             Ok(count) => count,
             Err(error) => return tracing::debug!(%error, "no datagrams from the underlay"),
         };
+        self.decide(count, |pipeline, received, message, batch, now| {
+            let info = message_info(received, message);
+            let Some(from) = received.sender(message).map(VtepAddr) else { return };
+            let (buffer, start, end) = received.message(message, Prefix::None);
+            let segment = info.segment.unwrap_or(end - start).max(1);
+            let mut at = start;
+            // An empty datagram counts as one that is too short.
+            loop {
+                let next = (at + segment).min(end);
+                let mut datagram = Frame::new(buffer, at, next, Offload::default());
+                let _ = pipeline.handle_underlay(from, info.tos, &mut datagram, now, batch);
+                at = next;
+                if at >= end {
+                    break;
+                }
+            }
+        });
+    }
+
+    /// Decides what has been received, and sends what comes of it.
+    fn decide(
+        &mut self,
+        count: usize,
+        mut each: impl FnMut(&mut Pipeline<'_>, &mut RecvBatch, usize, &mut Batch, Instant),
+    ) {
         if count == 0 {
             return;
         }
@@ -318,21 +319,7 @@ impl Worker {
         let mut pipeline = Pipeline::new(&self.shared, &snapshot, self.index);
         for message in 0..count {
             self.batch.begin(message);
-            let info = message_info(&self.received, message);
-            let Some(from) = self.received.sender(message).map(VtepAddr) else { continue };
-            let (buffer, start, end) = self.received.message(message, Prefix::None);
-            let segment = info.segment.unwrap_or(end - start).max(1);
-            let mut at = start;
-            // An empty datagram counts as one that is too short.
-            loop {
-                let next = (at + segment).min(end);
-                let mut datagram = Frame::new(buffer, at, next, Offload::default());
-                let _ = pipeline.handle_underlay(from, info.tos, &mut datagram, now, &mut self.batch);
-                at = next;
-                if at >= end {
-                    break;
-                }
-            }
+            each(&mut pipeline, &mut self.received, message, &mut self.batch, now);
         }
         drop(pipeline);
         self.flush();

@@ -154,102 +154,112 @@ fn accept(listener: &TcpListener, over: &AtomicBool) -> Option<TcpStream> {
     None
 }
 
-/// A TCP connection on which one end asks and the other answers, all the time. It ends when it is dropped.
-pub struct Dialogue {
-    rounds: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
+/// A TCP connection between two machines, and what its ends count on it. It ends when it is dropped.
+struct Connection {
+    state: Arc<ConnectionState>,
     threads: [Option<JoinHandle<()>>; 2],
 }
+
+#[derive(Default)]
+struct ConnectionState {
+    progress: AtomicU64,
+    over: AtomicBool,
+}
+
+impl Connection {
+    /// Connects `from` with `to`, and lets each end do its part.
+    fn start(
+        from: &Space,
+        to: (&Space, SocketAddr),
+        asker: impl FnOnce(TcpStream, &ConnectionState) + Send + 'static,
+        answerer: impl FnOnce(TcpStream, &ConnectionState) + Send + 'static,
+    ) -> Self {
+        let listener = to.0.enter(move || TcpListener::bind(to.1).unwrap());
+        let state = Arc::new(ConnectionState::default());
+        let (here, there) = (state.clone(), state.clone());
+        let answers = thread::spawn(move || {
+            if let Some(stream) = accept(&listener, &there.over) {
+                answerer(stream, &there);
+            }
+        });
+        let asks = from.spawn(move || asker(TcpStream::connect_timeout(&to.1, BOUND).unwrap(), &here));
+        Self { state, threads: [Some(asks), Some(answers)] }
+    }
+
+    /// Returns when as much more has been counted after this call.
+    fn goes_on(&self, what: &str, when: &str, more: u64) {
+        let enough = self.state.progress.load(SeqCst) + more;
+        wait_for(&format!("{what} goes on {when}"), || self.state.progress.load(SeqCst) >= enough);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        for thread in &mut self.threads {
+            end(&self.state.over, thread);
+        }
+    }
+}
+
+/// A TCP connection on which one end asks and the other answers, all the time. It ends when it is dropped.
+pub struct Dialogue(Connection);
 
 impl Dialogue {
     /// Connects `from` with `to`, and begins.
     pub fn start(from: &Space, to: (&Space, SocketAddr)) -> Self {
-        let listener = to.0.enter(move || TcpListener::bind(to.1).unwrap());
-        let (rounds, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let (counter, end, over) = (rounds.clone(), stop.clone(), stop.clone());
-        let answerer = thread::spawn(move || {
-            let Some(mut stream) = accept(&listener, &over) else { return };
-            stream.set_read_timeout(Some(BOUND)).unwrap();
-            let mut number = [0; 8];
-            while stream.read_exact(&mut number).is_ok() && stream.write_all(&number).is_ok() {}
-        });
-        let asker = from.spawn(move || {
-            let mut stream = TcpStream::connect_timeout(&to.1, BOUND).unwrap();
+        let asker = |mut stream: TcpStream, state: &ConnectionState| {
             stream.set_read_timeout(Some(BOUND)).unwrap();
             let mut answer = [0; 8];
-            while !end.load(SeqCst) {
-                let number = counter.load(SeqCst) + 1;
+            while !state.over.load(SeqCst) {
+                let number = state.progress.load(SeqCst) + 1;
                 stream.write_all(&number.to_be_bytes()).unwrap();
                 stream.read_exact(&mut answer).unwrap();
                 assert_eq!(u64::from_be_bytes(answer), number);
-                counter.store(number, SeqCst);
+                state.progress.store(number, SeqCst);
                 thread::sleep(PACE);
             }
-        });
-        Self { rounds, stop, threads: [Some(asker), Some(answerer)] }
+        };
+        let answerer = |mut stream: TcpStream, _: &ConnectionState| {
+            stream.set_read_timeout(Some(BOUND)).unwrap();
+            let mut number = [0; 8];
+            while stream.read_exact(&mut number).is_ok() && stream.write_all(&number).is_ok() {}
+        };
+        Self(Connection::start(from, to, asker, answerer))
     }
 
     /// Returns when something has been asked and answered after this call.
     pub fn goes_on(&self, when: &str) {
-        let rounds = self.rounds.load(SeqCst) + 2;
-        wait_for(&format!("the connection goes on {when}"), || self.rounds.load(SeqCst) >= rounds);
-    }
-}
-
-impl Drop for Dialogue {
-    fn drop(&mut self) {
-        for thread in &mut self.threads {
-            end(&self.stop, thread);
-        }
+        self.0.goes_on("the connection", when, 2);
     }
 }
 
 /// A TCP connection on which one end sends as fast as it can. It ends when it is dropped.
-pub struct Transfer {
-    received: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    threads: [Option<JoinHandle<()>>; 2],
-}
+pub struct Transfer(Connection);
 
 impl Transfer {
     /// Connects `from` with `to`, and begins.
     pub fn start(from: &Space, to: (&Space, SocketAddr)) -> Self {
-        let listener = to.0.enter(move || TcpListener::bind(to.1).unwrap());
-        let (received, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let (counter, end, over) = (received.clone(), stop.clone(), stop.clone());
-        let receiver = thread::spawn(move || {
-            let Some(mut stream) = accept(&listener, &over) else { return };
-            stream.set_read_timeout(Some(TICK)).unwrap();
-            let mut buffer = vec![0; 1 << 16];
-            while !over.load(SeqCst) {
-                // A time-out is looked at as any other moment: is it over?
-                counter.fetch_add(stream.read(&mut buffer).unwrap_or(0) as u64, SeqCst);
-            }
-        });
-        let sender = from.spawn(move || {
-            let mut stream = TcpStream::connect_timeout(&to.1, BOUND).unwrap();
+        // A time-out is looked at as any other moment: is it over?
+        let sender = |mut stream: TcpStream, state: &ConnectionState| {
             stream.set_write_timeout(Some(TICK)).unwrap();
             let begun = Instant::now();
-            while !end.load(SeqCst) && begun.elapsed() < LONGEST {
-                // A time-out is looked at as any other moment: is it over?
+            while !state.over.load(SeqCst) && begun.elapsed() < LONGEST {
                 let _ = stream.write(&[7; 1 << 16]);
             }
-        });
-        Self { received, stop, threads: [Some(sender), Some(receiver)] }
+        };
+        let receiver = |mut stream: TcpStream, state: &ConnectionState| {
+            stream.set_read_timeout(Some(TICK)).unwrap();
+            let mut buffer = vec![0; 1 << 16];
+            while !state.over.load(SeqCst) {
+                state.progress.fetch_add(stream.read(&mut buffer).unwrap_or(0) as u64, SeqCst);
+            }
+        };
+        Self(Connection::start(from, to, sender, receiver))
     }
 
     /// Returns when megabytes have arrived after this call.
     pub fn goes_on(&self, when: &str) {
-        let enough = self.received.load(SeqCst) + (8 << 20);
-        wait_for(&format!("the transfer goes on {when}"), || self.received.load(SeqCst) >= enough);
-    }
-}
-
-impl Drop for Transfer {
-    fn drop(&mut self) {
-        for thread in &mut self.threads {
-            end(&self.stop, thread);
-        }
+        self.0.goes_on("the transfer", when, 8 << 20);
     }
 }
 
