@@ -158,6 +158,9 @@ static __always_inline int unwrap(struct __sk_buff *skb, const struct config *co
 	if (!p || !read_packet(skb, outer_len, p) || !ecn_unchanged(outer->ecn, p->tos & 3) ||
 	    !read_options(skb, outer_len, p))
 		return TC_ACT_UNSPEC;
+	/* The kernel takes nothing off that leaves less than an IPv6 header of a packet that came as IPv6. */
+	if (outer_v6 && p->len < sizeof(struct ipv6hdr))
+		return TC_ACT_UNSPEC;
 	way = underlay_way(skb, config, outer, outer_len, udp_at, desk);
 	if (!way)
 		return TC_ACT_UNSPEC;
