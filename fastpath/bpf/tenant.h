@@ -114,7 +114,7 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct port 
 		return WRAP_REFUSED;
 	/* 6 forward, 7 wrap */
 	if (!way->out_port)
-		return into_tunnel(skb, config, way, p, port->vni);
+		return into_tunnel(skb, config, way, desk, port->vni, 0);
 	return write_ethernet(skb, way->out_macs, p->v6) ? into_port(skb, way, true) : WRAP_BROKEN;
 }
 

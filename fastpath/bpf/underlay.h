@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * The path of a datagram from another VTEP. What is not decided here goes on to the daemon's socket as if there were
- * no program. A superframe is not cut out of its tunnel here: only the kernel's own vxlan device resets what the kernel
- * notes about it, so it is sent there, by way of its destination port, and met again in `tunnel`.
+ * no program. A superframe for a port is not cut out of its tunnel here: only the kernel's own vxlan device resets what
+ * the kernel notes about it, so it is sent there, by way of its destination port, and met again in `tunnel`. One for
+ * another VTEP stays wrapped: what is noted about it goes on being true.
  */
 #pragma once
 
@@ -79,13 +80,15 @@ static __always_inline bool read_outer_v6(struct __sk_buff *skb, const struct co
 	return read_vxlan(skb, ETH_HLEN + sizeof(*ip), config, outer);
 }
 
-/* Is the flow's direction the one by which a frame from this VTEP with these MACs comes in? */
-static __always_inline bool comes_this_way(const struct way *way, const struct addr *from, const void *frame)
+/* Is the flow's direction the one by which this frame, from this VTEP with these MACs, comes in, and does it fit? */
+static __always_inline bool comes_this_way(const struct __sk_buff *skb, const struct packet *p, const struct way *way,
+					   const struct addr *from, const void *frame)
 {
 	__u32 place = way->in_vtep;
 	const struct vtep *vtep;
 
-	if (!(way->flags & WAY_OPEN) || way->in_port || !way->out_port || !same_macs(frame, way->in_macs))
+	if (!(way->flags & WAY_OPEN) || way->in_port || !same_macs(frame, way->in_macs) ||
+	    largest(skb, p) > way->max_packet)
 		return false;
 	vtep = bpf_map_lookup_elem(&vteps, &place);
 	return vtep && same_addr(&vtep->addr, from);
@@ -121,9 +124,9 @@ static __always_inline const struct way *underlay_way(struct __sk_buff *skb, con
 				return 0;
 			goto begins;
 		}
-		if (!comes_this_way(from, &outer->src, inner) || largest(skb, p) > from->max_packet)
+		if (!comes_this_way(skb, p, from, &outer->src, inner))
 			return 0;
-		if (skb->gso_size) {
+		if (skb->gso_size && from->out_port) {
 			__u16 port = config->tunnel_port_be;
 
 			/* Judged again, and for good, behind the tunnel. */
@@ -132,7 +135,7 @@ static __always_inline const struct way *underlay_way(struct __sk_buff *skb, con
 			return 0;
 		}
 		if (pass(skb, flow, side, desk))
-			return comes_this_way(&desk->way, &outer->src, inner) ? &desk->way : 0;
+			return comes_this_way(skb, p, &desk->way, &outer->src, inner) ? &desk->way : 0;
 		if (p->proto != IPPROTO_TCP)
 			return 0;
 	}
@@ -140,11 +143,26 @@ begins:
 	if (!may_begin(skb, p) || !permitted(desk, outer->vni, config->generation, side))
 		return 0;
 	from = &((struct flow *)desk->flow)->ways[side ? 1 : 0];
-	if (!comes_this_way(from, &outer->src, inner) || largest(skb, p) > from->max_packet)
+	if (!comes_this_way(skb, p, from, &outer->src, inner))
 		return 0;
 	if (flow ? reborn(flow, desk, side) : born(desk, side))
 		return from;
 	return 0;
+}
+
+/* On to another VTEP: what came in `outer_len` bytes of outer headers leaves in as many. */
+static __always_inline int onward(struct __sk_buff *skb, const struct config *config, const struct way *way,
+				  struct desk *desk, __u32 vni, const __u32 outer_len)
+{
+	int verdict = into_tunnel(skb, config, way, desk, vni, outer_len);
+
+	if (verdict == WRAP_REFUSED)
+		return TC_ACT_UNSPEC;
+	count(STAT_FROM_UNDERLAY);
+	if (verdict != WRAP_BROKEN)
+		return verdict;
+	count(STAT_LOST);
+	return TC_ACT_SHOT;
 }
 
 /* From here on the outer headers are known to be `outer_len` bytes, the inner Ethernet header included. */
@@ -164,6 +182,9 @@ static __always_inline int unwrap(struct __sk_buff *skb, const struct config *co
 	way = underlay_way(skb, config, outer, outer_len, udp_at, desk);
 	if (!way)
 		return TC_ACT_UNSPEC;
+	/* 6' forward */
+	if (!way->out_port)
+		return onward(skb, config, way, desk, outer->vni, outer_len);
 	count(STAT_FROM_UNDERLAY);
 	if (bpf_skb_adjust_room(skb, -(__s32)outer_len, BPF_ADJ_ROOM_MAC, 0) ||
 	    !write_ethernet(skb, way->out_macs, p->v6)) {
@@ -220,8 +241,9 @@ static __always_inline int tunnel_path(struct __sk_buff *skb, const struct confi
 	data = (void *)(long)skb->data;
 	if (data + ETH_HLEN > (void *)(long)skb->data_end)
 		return WRAP_REFUSED;
-	if (!comes_this_way(way, &from, data) || largest(skb, p) > way->max_packet ||
-	    !pass(skb, flow, side, desk) || !comes_this_way(&desk->way, &from, data))
+	/* A frame for another VTEP was never sent here. */
+	if (!way->out_port || !comes_this_way(skb, p, way, &from, data) || !pass(skb, flow, side, desk) ||
+	    !desk->way.out_port || !comes_this_way(skb, p, &desk->way, &from, data))
 		return WRAP_REFUSED;
 	count(STAT_FROM_UNDERLAY);
 	return write_ethernet(skb, desk->way.out_macs, p->v6) ? into_port(skb, &desk->way, true) : WRAP_BROKEN;
