@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Daemon, Dialogue, Machine, Sink, Stream, Transfer, site::*, wait_within};
+use common::{Daemon, Dialogue, Machine, Sink, Stream, Transfer, bulk, hub::Hub, site::*, wait_within};
 
 /// Refused, and many.
 const FLOODED: u16 = 7002;
@@ -245,6 +245,48 @@ fn a_path_that_gets_narrower_is_learned_although_only_the_programs_send_there() 
     transfer.goes_on("on a narrower path");
     assert!(alpha.log().contains("the path to a VTEP is narrower than the link"), "{}", alpha.log());
     drop((transfer, beta));
+}
+
+/// A hub has no port of its own: all there is comes from one VTEP and goes to another.
+#[test]
+fn a_hub_carries_in_the_kernel_what_comes_from_one_vtep_and_goes_to_another() {
+    let Some(site) = Hub::new() else { return };
+    let before = Machine::of(&site.hub);
+    let daemon = site.run("ebpf");
+    assert_eq!(daemon.ask(&["status"])["dataplane"], "ebpf");
+    let [two, three] = &site.spokes;
+    let both_ways = |bytes| {
+        bulk(two, (three, tcp(3, 5432)), bytes);
+        bulk(three, (two, tcp(2, 5432)), bytes);
+    };
+    let sink = Sink::start(three, udp(3, ALLOWED));
+    let stream = Stream::start(two, udp(2, 1000), udp(3, ALLOWED));
+    let denied_sink = Sink::start(three, udp(3, DENIED));
+    let denied = Stream::start(two, udp(2, 1001), udp(3, DENIED));
+    stream.arrives("at first", &sink);
+    both_ways(1_000_000);
+    wait_within(SOON, "flows are offloaded", || all_carried_in_the_kernel(&daemon));
+
+    // Now nobody else can.
+    daemon.kill();
+    stream.arrives("without a daemon", &sink);
+    let (frames, bytes) = site.sent();
+    both_ways(50_000_000);
+    let (frames, bytes) = (site.sent().0 - frames, site.sent().1 - bytes);
+    assert!(
+        bytes > 100_000_000 && bytes / frames > 5_000,
+        "{bytes} bytes in {frames} frames: cut at the hub"
+    );
+
+    let daemon = site.run("ebpf");
+    stream.arrives("under the next daemon", &sink);
+    both_ways(1_000_000);
+    denied.send_more(20);
+    assert_eq!(denied_sink.count(), 0, "of {} denied datagrams", denied.sent());
+    wait_within(SOON, "flows are offloaded", || all_carried_in_the_kernel(&daemon));
+    drop((stream, denied));
+    assert!(daemon.stop().success());
+    assert_eq!(before.changes(&Machine::of(&site.hub)), Vec::<String>::new());
 }
 
 /// What it takes: nothing of root's but these.

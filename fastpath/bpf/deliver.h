@@ -22,7 +22,7 @@ struct outer_v4 {
 	struct udphdr udp;
 	struct vxlan_header vxlan;
 	struct ethhdr inner;
-} __attribute__((packed));
+} __attribute__((packed, aligned(2)));
 
 struct outer_v6 {
 	__u16 ethertype_be;
@@ -30,11 +30,13 @@ struct outer_v6 {
 	struct udphdr udp;
 	struct vxlan_header vxlan;
 	struct ethhdr inner;
-} __attribute__((packed));
+} __attribute__((packed, aligned(2)));
 
 /* What is around an inner packet, between the outer Ethernet header and the inner IP header. */
 #define OUTER_V4 (sizeof(struct outer_v4) - sizeof(__u16))
 #define OUTER_V6 (sizeof(struct outer_v6) - sizeof(__u16))
+
+_Static_assert(sizeof(struct outer_v4) <= OUTER_ROOM && sizeof(struct outer_v6) <= OUTER_ROOM, "room on the desk");
 
 /* Where a packet that passes goes, and as what. */
 struct passage {
@@ -50,7 +52,7 @@ static __always_inline void find_passage(const struct desk *desk, const struct n
 {
 	const __u8 *own = network->mac, *sender = side ? desk->ends.macs[1] : desk->ends.macs[0];
 
-	passage->to = side ? desk->ends.at[0] : desk->ends.at[1];
+	passage->to = where_to(&desk->ends, side);
 	passage->lane = desk->lane;
 	__builtin_memcpy(passage->ethernet.h_dest, side ? desk->ends.macs[0] : desk->ends.macs[1], 6);
 	__builtin_memcpy(passage->ethernet.h_source, desk->lane.flags & LANE_FROM_US ? own : sender, 6);
@@ -167,34 +169,42 @@ enum wrapped {
 	WRAP_BROKEN = -2,
 };
 
-/* Wraps a frame from a tenant port and sends it to a VTEP. */
+/*
+ * Sends a frame to a VTEP. One from a tenant port is wrapped; one that is wrapped already, in `wrapped` bytes, gets
+ * other outer headers in place of those it came with, and is a superframe still if it was one.
+ */
 static __always_inline int into_tunnel(struct __sk_buff *skb, const struct config *config,
-				       const struct passage *passage, const struct packet *p, __u32 vni)
+				       const struct passage *passage, struct desk *desk, __u32 vni,
+				       const __u32 wrapped)
 {
+	const struct packet *p = &desk->packet;
+	const __u64 sum = wrapped ? BPF_F_RECOMPUTE_CSUM : 0;
 	__u32 place = passage->to & ~AT_VTEP;
 	const struct vtep *to = bpf_map_lookup_elem(&vteps, &place);
 
 	if (!to)
 		return WRAP_REFUSED;
 	if (is_mapped(to->addr.be)) {
-		struct outer_v4 out;
+		struct outer_v4 *out = (struct outer_v4 *)desk->outer;
 
-		if (skb->len + OUTER_V4 - ETH_HLEN > 65535)
+		if (p->len + OUTER_V4 > 65535 || (wrapped && wrapped != OUTER_V4))
 			return WRAP_REFUSED;
-		fill_v4(&out, config, to, passage, p, vni, skb->len - ETH_HLEN + OUTER_V4);
-		if (bpf_skb_adjust_room(skb, OUTER_V4, BPF_ADJ_ROOM_MAC, GROW | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4))
+		fill_v4(out, config, to, passage, p, vni, p->len + OUTER_V4);
+		if (!wrapped &&
+		    bpf_skb_adjust_room(skb, OUTER_V4, BPF_ADJ_ROOM_MAC, GROW | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4))
 			return WRAP_REFUSED;
-		if (bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto), &out, sizeof(out), 0))
+		if (bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto), out, sizeof(*out), sum))
 			return WRAP_BROKEN;
 	} else {
-		struct outer_v6 out;
+		struct outer_v6 *out = (struct outer_v6 *)desk->outer;
 
-		if (skb->len + OUTER_V6 - ETH_HLEN > 65535)
+		if (p->len + OUTER_V6 > 65535 || (wrapped && wrapped != OUTER_V6))
 			return WRAP_REFUSED;
-		fill_v6(&out, config, to, passage, p, vni, skb->len - ETH_HLEN + OUTER_V6);
-		if (bpf_skb_adjust_room(skb, OUTER_V6, BPF_ADJ_ROOM_MAC, GROW | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6))
+		fill_v6(out, config, to, passage, p, vni, p->len + OUTER_V6);
+		if (!wrapped &&
+		    bpf_skb_adjust_room(skb, OUTER_V6, BPF_ADJ_ROOM_MAC, GROW | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6))
 			return WRAP_REFUSED;
-		if (bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto), &out, sizeof(out), 0))
+		if (bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto), out, sizeof(*out), sum))
 			return WRAP_BROKEN;
 	}
 	count(STAT_TO_UNDERLAY);

@@ -86,8 +86,10 @@ struct {
 	__type(value, struct ended);
 } ended SEC(".maps");
 
+#define OUTER_ROOM 72
+
 /*
- * What is too large for the stack: the packet in hand, and a flow that is made ready before it goes into the table. The
+ * What is too large for the stack: the packet in hand, the headers that are put around it, and a flow that is made ready before it goes into the table. The
  * programs run one after the other on a processor. The flow's lock is no lock here, which the type says to the verifier.
  */
 struct desk {
@@ -100,6 +102,8 @@ struct desk {
 	struct lane lane;
 	struct ended ended;
 	__u8 flow[sizeof(struct flow)] __attribute__((aligned(8)));
+	/* struct outer_v4 or outer_v6 */
+	__u8 outer[OUTER_ROOM] __attribute__((aligned(8)));
 };
 
 struct {

@@ -326,6 +326,12 @@ static __always_inline bool same_mac(const __u8 *a, const __u8 *b)
 	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2];
 }
 
+/* Where packets from this end of the flow go */
+static __always_inline __u32 where_to(const struct ends *ends, __u32 side)
+{
+	return side ? ends->at[0] : ends->at[1];
+}
+
 /* Are the frame's MACs those that packets from this end of the flow come in with? */
 static __always_inline bool right_macs(const struct ethhdr *frame, const struct ends *ends, const struct lane *lane,
 				       const struct network *network, __u32 side)

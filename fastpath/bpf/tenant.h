@@ -55,7 +55,7 @@ static __always_inline int up(struct __sk_buff *skb, struct port *port, const st
 static __always_inline bool comes_from_port(struct __sk_buff *skb, const struct ends *ends, const struct lane *lane,
 					    const struct network *network, __u32 side, const struct packet *p)
 {
-	__u32 from = side ? ends->at[1] : ends->at[0], to = side ? ends->at[0] : ends->at[1];
+	__u32 from = side ? ends->at[1] : ends->at[0];
 	void *data = (void *)(long)skb->data;
 
 	if (data + ETH_HLEN > (void *)(long)skb->data_end)
@@ -64,7 +64,7 @@ static __always_inline bool comes_from_port(struct __sk_buff *skb, const struct 
 	 * A superframe of datagrams that the other VTEP's socket gets uncut, on this very machine, does not tell where to
 	 * cut it. The pipeline cuts it before it goes.
 	 */
-	if (skb->gso_size && p->proto == IPPROTO_UDP && to & AT_VTEP)
+	if (skb->gso_size && p->proto == IPPROTO_UDP && where_to(ends, side) & AT_VTEP)
 		return false;
 	return lane->flags & LANE_OPEN && from == skb->ifindex && right_macs(data, ends, lane, network, side) &&
 	       largest(skb, p) <= lane->max_packet;
@@ -117,7 +117,7 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct port 
 		return WRAP_REFUSED;
 	/* 6 forward, 7 wrap */
 	if (passage.to & AT_VTEP)
-		return into_tunnel(skb, config, &passage, p, port->vni);
+		return into_tunnel(skb, config, &passage, desk, port->vni, 0);
 	return write_ethernet(skb, &passage) ? into_port(skb, &passage, true) : WRAP_BROKEN;
 }
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * The path of a datagram from another VTEP. What is not decided here goes on to the daemon's socket as if there were
- * no program. A superframe is not cut out of its tunnel here: only the kernel's own vxlan device resets what the kernel
- * notes about it, so it is sent there, by way of its destination port, and met again in `tunnel`.
+ * no program. A superframe for a port is not cut out of its tunnel here: only the kernel's own vxlan device resets what
+ * the kernel notes about it, so it is sent there, by way of its destination port, and met again in `tunnel`. One for
+ * another VTEP stays wrapped: what is noted about it goes on being true.
  */
 #pragma once
 
@@ -79,16 +80,16 @@ static __always_inline bool read_outer_v6(struct __sk_buff *skb, const struct co
 	return read_vxlan(skb, ETH_HLEN + sizeof(*ip), config, outer);
 }
 
-/* Is the flow's direction the one by which a frame from this VTEP with these MACs comes in? */
-static __always_inline bool comes_this_way(const struct ends *ends, const struct lane *lane,
-					   const struct network *network, __u32 side, const struct addr *from,
-					   const void *frame)
+/* Is the flow's direction the one by which this frame, from this VTEP with these MACs, comes in, and does it fit? */
+static __always_inline bool comes_this_way(const struct __sk_buff *skb, const struct packet *p, const struct ends *ends,
+					   const struct lane *lane, const struct network *network, __u32 side,
+					   const struct addr *from, const void *frame)
 {
-	__u32 at = side ? ends->at[1] : ends->at[0], to = side ? ends->at[0] : ends->at[1];
+	__u32 at = side ? ends->at[1] : ends->at[0];
 	const struct vtep *vtep;
 
-	if (!(lane->flags & LANE_OPEN) || !(at & AT_VTEP) || to & AT_VTEP ||
-	    !right_macs(frame, ends, lane, network, side))
+	if (!(lane->flags & LANE_OPEN) || !(at & AT_VTEP) || !right_macs(frame, ends, lane, network, side) ||
+	    largest(skb, p) > lane->max_packet)
 		return false;
 	at &= ~AT_VTEP;
 	vtep = bpf_map_lookup_elem(&vteps, &at);
@@ -125,10 +126,9 @@ static __always_inline bool underlay_passage(struct __sk_buff *skb, const struct
 		if (!network) {
 			if (!may_replace(flow, p, side, config->generation))
 				return false;
-		} else if (!comes_this_way(&flow->ends, &from->lane, network, side, &outer->src, inner) ||
-			   largest(skb, p) > from->lane.max_packet) {
+		} else if (!comes_this_way(skb, p, &flow->ends, &from->lane, network, side, &outer->src, inner)) {
 			return false;
-		} else if (skb->gso_size) {
+		} else if (skb->gso_size && !(where_to(&flow->ends, side) & AT_VTEP)) {
 			__u16 port = config->tunnel_port_be;
 
 			/* Judged again, and for good, behind the tunnel. */
@@ -137,7 +137,7 @@ static __always_inline bool underlay_passage(struct __sk_buff *skb, const struct
 			return false;
 		} else if (pass(skb, flow, side, desk)) {
 			find_passage(desk, network, side, passage);
-			return comes_this_way(&desk->ends, &desk->lane, network, side, &outer->src, inner);
+			return comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &outer->src, inner);
 		} else if (p->proto != IPPROTO_TCP) {
 			return false;
 		}
@@ -145,11 +145,26 @@ static __always_inline bool underlay_passage(struct __sk_buff *skb, const struct
 	if (!may_begin(skb, p))
 		return false;
 	network = permitted(desk, outer->vni, config->generation, side);
-	if (!network || !comes_this_way(&desk->ends, &desk->lane, network, side, &outer->src, inner) ||
-	    largest(skb, p) > desk->lane.max_packet || !(flow ? reborn(flow, desk, side) : born(desk, side)))
+	if (!network || !comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &outer->src, inner) ||
+	    !(flow ? reborn(flow, desk, side) : born(desk, side)))
 		return false;
 	find_passage(desk, network, side, passage);
 	return true;
+}
+
+/* On to another VTEP: what came in `outer_len` bytes of outer headers leaves in as many. */
+static __always_inline int onward(struct __sk_buff *skb, const struct config *config, const struct passage *passage,
+				  struct desk *desk, __u32 vni, const __u32 outer_len)
+{
+	int verdict = into_tunnel(skb, config, passage, desk, vni, outer_len);
+
+	if (verdict == WRAP_REFUSED)
+		return TC_ACT_UNSPEC;
+	count(STAT_FROM_UNDERLAY);
+	if (verdict != WRAP_BROKEN)
+		return verdict;
+	count(STAT_LOST);
+	return TC_ACT_SHOT;
 }
 
 /* From here on the outer headers are known to be `outer_len` bytes, the inner Ethernet header included. */
@@ -161,9 +176,16 @@ static __always_inline int unwrap(struct __sk_buff *skb, const struct config *co
 	struct passage passage;
 
 	if (!p || !read_packet(skb, outer_len, p) || !ecn_unchanged(outer->ecn, p->tos & 3) ||
-	    !read_options(skb, outer_len, p) ||
-	    !underlay_passage(skb, config, outer, outer_len, udp_at, desk, &passage))
+	    !read_options(skb, outer_len, p))
 		return TC_ACT_UNSPEC;
+	/* The kernel takes nothing off that leaves less than an IPv6 header of a packet that came as IPv6. */
+	if (outer_v6 && p->len < sizeof(struct ipv6hdr))
+		return TC_ACT_UNSPEC;
+	if (!underlay_passage(skb, config, outer, outer_len, udp_at, desk, &passage))
+		return TC_ACT_UNSPEC;
+	/* 6' forward */
+	if (passage.to & AT_VTEP)
+		return onward(skb, config, &passage, desk, outer->vni, outer_len);
 	count(STAT_FROM_UNDERLAY);
 	if (bpf_skb_adjust_room(skb, -(__s32)outer_len, BPF_ADJ_ROOM_MAC, 0) ||
 	    !write_ethernet(skb, &passage)) {
@@ -223,8 +245,10 @@ static __always_inline int tunnel_path(struct __sk_buff *skb, const struct confi
 	data = (void *)(long)skb->data;
 	if (!network || data + ETH_HLEN > (void *)(long)skb->data_end)
 		return WRAP_REFUSED;
-	if (!comes_this_way(&flow->ends, lane, network, side, &from, data) || largest(skb, p) > lane->max_packet ||
-	    !pass(skb, flow, side, desk) || !comes_this_way(&desk->ends, &desk->lane, network, side, &from, data))
+	/* A frame for another VTEP was never sent here. */
+	if (where_to(&flow->ends, side) & AT_VTEP || !comes_this_way(skb, p, &flow->ends, lane, network, side, &from, data) ||
+	    !pass(skb, flow, side, desk) || where_to(&desk->ends, side) & AT_VTEP ||
+	    !comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &from, data))
 		return WRAP_REFUSED;
 	count(STAT_FROM_UNDERLAY);
 	find_passage(desk, network, side, &passage);

@@ -250,7 +250,7 @@ impl<'s> Pipeline<'s> {
     }
 
     /// How packets from one endpoint to another travel; nothing when that is not for the fast path: checks that are
-    /// not of the flow, a way from tunnel to tunnel, a peer that wants a checksum in the outer header.
+    /// not of the flow, a peer that wants a checksum in the outer header.
     fn lane(
         &self,
         network: &Network,
@@ -268,7 +268,6 @@ impl<'s> Pipeline<'s> {
         };
         let (from, to) = (src.location, dst.location);
         let max_packet = match (from, to) {
-            (Location::Remote(_), Location::Remote(_)) => return None,
             (_, Location::Local(_)) => u16::MAX,
             (_, Location::Remote(vtep)) if plain(to) && vtep.0.is_ipv6() => return None,
             (_, Location::Remote(vtep)) => {
@@ -567,13 +566,14 @@ impl Network {
         }
     }
 
-    /// Counts what passed elsewhere for the flow's two ends.
+    /// Counts what passed elsewhere for the flow's two ends, as far as they are here.
     fn count_progress(&self, original: &FlowKey, progress: &Progress) {
         for (key, count) in [original, &original.reversed()].into_iter().zip(&progress.counts) {
-            if let Some(src) = self.by_address(key.src) {
+            let at_a_port = |address| self.by_address(address).filter(|end| end.port().is_some());
+            if let Some(src) = at_a_port(key.src) {
                 src.state.sent(count.packets, count.bytes);
             }
-            if let Some(dst) = self.by_address(key.dst) {
+            if let Some(dst) = at_a_port(key.dst) {
                 dst.state.received(count.packets, count.bytes);
             }
         }

@@ -12,6 +12,7 @@
 
 mod capture;
 mod daemon;
+pub mod hub;
 mod machine;
 pub mod site;
 mod traffic;

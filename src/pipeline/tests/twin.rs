@@ -6,16 +6,19 @@
 //! `EASTGATE_TWIN_FRAMES` and `EASTGATE_TWIN_SEED` make the run longer or another one.
 
 mod echo;
+mod hub;
+mod scene;
 mod superframes;
 mod two_workers;
 
-use std::{collections::BTreeSet, process::Command, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, process::Command, sync::Arc};
 
 use eastgate_fastpath::Trial;
 use eastgate_policy::flow::FlowFilter;
 use eastgate_wire::{DropReason, Frame, Offload, PortId, VtepAddr};
-use etherparse::{IpHeaders, IpNumber, Ipv4Header, PacketBuilder, PacketBuilderStep, TcpHeader};
+use etherparse::{IpHeaders, PacketBuilderStep, TcpHeader};
 
+use self::scene::{SCENES, Scene};
 use super::{
     frames::*,
     net::{parse, vxlan},
@@ -38,22 +41,32 @@ const PASS_ON: i32 = -1;
 const SHOT: i32 = 2;
 const REDIRECT: i32 = 7;
 const VNI: u32 = 5001;
-/// Stations: two here, one behind the other VTEP.
+/// Stations: two here, others behind other VTEPs.
 const HERE: [u8; 2] = [11, 12];
-const THERE: u8 = 21;
+const THERE: [u8; 2] = [21, 31];
 
 /// What became of a frame: who gets which bytes, and what size of segment they are still to be cut to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Sent {
     Port(PortId, u16, Vec<u8>),
-    /// Outer TOS and TTL, inner frame behind its VXLAN header
-    Tunnel(u8, u8, u16, Vec<u8>),
+    /// VTEP, outer TOS and TTL, inner frame behind its VXLAN header
+    Tunnel(IpAddr, u8, u8, u16, Vec<u8>),
 }
 
 type Verdict = (Outcome, Vec<Sent>);
 
+/// Where a frame comes in.
+#[derive(Clone, Copy)]
+enum Entry {
+    /// At the port of this station
+    Station(u8),
+    /// From this VTEP, with the TOS of the outer header
+    Vtep(u8, u8),
+}
+
 /// A host, with or without programs in front of its pipeline.
 struct Host {
+    scene: Scene,
     shared: Shared,
     registry: PortRegistry,
     kernel: Option<Arc<KernelPath>>,
@@ -65,45 +78,15 @@ struct Host {
     unwrapped: u64,
 }
 
-fn config(neighbors: &str, open_web: bool) -> String {
-    config_with(neighbors, open_web, 600, 100_000)
-}
-
-/// `short`: how long half-open flows last, in seconds.
-fn config_with(neighbors: &str, open_web: bool, short: u32, unanswered: u32) -> String {
-    // Nothing ends in one host a moment before it does in the other.
-    let long = 600;
-    let web = if open_web { "\"1-65535\"" } else { "\"1-79\", \"81-65535\"" };
-    let icmp = if open_web { "" } else { "icmp_type = \"echo-request\", " };
-    let endpoint = |name: &str, host: &str, n: u8| {
-        format!(
-            "[tenant.acme.endpoint.{name}]\nnetwork = \"app\"\nhost = \"{host}\"\nport = \"{name}\"\n\
-             mac = \"02:00:00:00:00:{n:02x}\"\naddresses = [\"10.1.0.{n}\", \"fd00:1::{n:x}\"]\ngroups = [\"all\"]\n"
-        )
-    };
-    format!(
-        "[host.alpha]\nvtep = \"172.31.0.1\"\ndevice = \"u0\"\n[host.beta]\nvtep = \"172.31.0.2\"\ndevice = \"u0\"\n\
-         [tenant.acme.network.app]\nvni = {VNI}\nsubnets = [\"10.1.0.0/24\", \"fd00:1::/64\"]\nneighbors = \"{neighbors}\"\n\
-         [tenant.acme.network.app.timeouts]\ntcp_close = {long}\ntcp_syn = {short}\ntcp_last_ack = {long}\n\
-         tcp_close_wait = {long}\nudp_first = {short}\nicmp = {short}\n\
-         [tenant.acme.network.app.limits]\nunanswered = {unanswered}\n\
-         [tenant.acme.group.all]\negress = [{{ to = \"any\" }}]\n\
-         ingress = [{{ proto = \"tcp\", ports = [{web}], from = \"any\" }}, {{ proto = \"udp\", ports = [{web}], from = \"any\" }}, \
-         {{ proto = \"icmp\", {icmp}from = \"any\" }}]\n{}{}{}",
-        endpoint("p11", "alpha", 11),
-        endpoint("p12", "alpha", 12),
-        endpoint("p21", "beta", 21),
-    )
-}
-
 impl Host {
-    fn new(text: &str, kernel: Option<(Arc<KernelPath>, &[u32])>) -> Self {
+    fn new(scene: Scene, text: &str, kernel: Option<(Arc<KernelPath>, &[u32])>) -> Self {
         let config = parse(text);
         let book = Arc::new(StateBook::new(config.limits));
         let mut registry = PortRegistry::default();
         let snapshot = Snapshot::compile(&config, "alpha", None, &mut registry, &book).unwrap();
         let shared = Shared::new(snapshot, book, 1);
         let mut host = Self {
+            scene,
             shared,
             registry,
             kernel: None,
@@ -153,7 +136,7 @@ impl Host {
 
     fn tenant(&mut self, station: u8, frame: &[u8], offload: Offload) -> Verdict {
         let Some(kernel) = self.kernel.clone() else {
-            return self.pipeline(Some(station), frame, 0, offload);
+            return self.pipeline(Entry::Station(station), frame, offload);
         };
         let device = self.ports[usize::from(station != HERE[0])];
         let segment = segment(&offload);
@@ -169,19 +152,20 @@ impl Host {
         assert_eq!(trial.segment, segment, "another size of segment");
         if eastgate_fastpath::port_of(&trial.frame, kernel.session()) == Some(self.port(station).0) {
             assert_eq!(&trial.frame[eastgate_fastpath::UP_HEADER..], frame, "changed on the way up");
-            return self.pipeline(Some(station), frame, 0, offload);
+            return self.pipeline(Entry::Station(station), frame, offload);
         }
         self.carried += 1;
         self.carried_uncut += u64::from(segment > 0);
         (Outcome::Forward, vec![self.carried_frame(trial, frame.len())])
     }
 
-    fn underlay(&mut self, tos: u8, frame: &[u8], offload: Offload) -> Verdict {
+    fn underlay(&mut self, from: u8, tos: u8, frame: &[u8], offload: Offload) -> Verdict {
         if segment(&offload) > 0 {
-            return self.underlay_uncut(tos, frame, offload);
+            return self.underlay_uncut(from, tos, frame, offload);
         }
+        let payload = vxlan(VNI, frame);
         if let Some(kernel) = &self.kernel {
-            let outer = datagram(tos, frame);
+            let outer = self.scene.datagram(from, tos, &payload);
             let trial = kernel.programs().try_program("underlay", &outer, self.ports[2], 0).unwrap();
             if trial.verdict == REDIRECT {
                 self.carried += 1;
@@ -189,7 +173,7 @@ impl Host {
             }
             assert_eq!((trial.verdict, &trial.frame), (PASS_ON, &outer), "changed on the way to the socket");
         }
-        self.pipeline(None, &vxlan(VNI, frame), tos, offload)
+        self.pipeline(Entry::Vtep(from, tos), &payload, offload)
     }
 
     /// What a program left of a frame that it carries: wrapped, or for the one port whose station it is addressed to.
@@ -197,19 +181,12 @@ impl Host {
         if left.len() == len {
             return Sent::Port(self.port(left[5]), segment, left);
         }
-        let ip = &left[14..34];
-        assert_eq!((left.len(), left[12], left[13], ip[0], ip[9]), (len + 50, 8, 0, 0x45, 17));
-        assert_eq!(ones_sum(ip), 0xffff, "outer header checksum");
-        assert_eq!(u16::from_be_bytes([ip[2], ip[3]]) as usize, left.len() - 14);
-        assert_eq!(ip[12..], [172, 31, 0, 1, 172, 31, 0, 2]);
-        assert_eq!(ip[6..8], [0x40, 0], "DF");
-        let (source, udp) = (u16::from_be_bytes([left[34], left[35]]), &left[36..42]);
-        assert!(source >= 49152, "a source port of the overlay: {source}");
-        assert_eq!(udp, [&4789u16.to_be_bytes()[..], &(len as u16 + 16).to_be_bytes(), &[0, 0]].concat());
-        Sent::Tunnel(ip[1], ip[8], segment, left[42..].to_vec())
+        assert_eq!(left.len(), len + self.scene.around());
+        let (to, tos, ttl, payload) = self.scene.read(&left);
+        Sent::Tunnel(to, tos, ttl, segment, payload)
     }
 
-    fn pipeline(&mut self, station: Option<u8>, bytes: &[u8], tos: u8, offload: Offload) -> Verdict {
+    fn pipeline(&mut self, from: Entry, bytes: &[u8], offload: Offload) -> Verdict {
         let now = clock::now();
         let snapshot = self.shared.snapshot_arc();
         let mut pipeline = Pipeline::new(&self.shared, &snapshot, 0);
@@ -217,10 +194,10 @@ impl Host {
         let end = buffer.len();
         let mut frame = Frame::new(&mut buffer, HEAD_ROOM, end, offload);
         let mut out = Batch::default();
-        let outcome = match station {
-            Some(station) => pipeline.handle_tenant(self.port(station), &mut frame, now, &mut out),
-            None => {
-                let from = VtepAddr([172, 31, 0, 2].into());
+        let outcome = match from {
+            Entry::Station(station) => pipeline.handle_tenant(self.port(station), &mut frame, now, &mut out),
+            Entry::Vtep(vtep, tos) => {
+                let from = VtepAddr(self.scene.address(vtep));
                 pipeline.handle_underlay(from, tos, &mut frame, now, &mut out)
             }
         };
@@ -230,7 +207,9 @@ impl Host {
             let segment = segment(&emit.offload);
             match emit.to {
                 Egress::Port(port) => Sent::Port(port, segment, bytes),
-                Egress::Tunnel(tunnel) => Sent::Tunnel(tunnel.tos, tunnel.ttl.unwrap_or(64), segment, bytes),
+                Egress::Tunnel(tunnel) => {
+                    Sent::Tunnel(tunnel.to, tunnel.tos, tunnel.ttl.unwrap_or(64), segment, bytes)
+                }
             }
         });
         let verdict = (outcome, sent.collect());
@@ -277,26 +256,6 @@ fn segment(offload: &Offload) -> u16 {
     offload.gso.map_or(0, |gso| gso.segment)
 }
 
-/// A frame as the other VTEP wraps it, Ethernet header and all.
-fn datagram(tos: u8, frame: &[u8]) -> Vec<u8> {
-    let payload = vxlan(VNI, frame);
-    let mut ip =
-        Ipv4Header::new(payload.len() as u16 + 8, 64, IpNumber::UDP, [172, 31, 0, 2], [172, 31, 0, 1])
-            .unwrap();
-    ip.dont_fragment = true;
-    (ip.dscp, ip.ecn) = ((tos >> 2).try_into().unwrap(), (tos & 3).try_into().unwrap());
-    let mut outer = Vec::new();
-    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 1, 2], [2, 0, 0, 0, 1, 1]);
-    builder
-        .ip(IpHeaders::Ipv4(ip, Default::default()))
-        .udp(50_000, 4789)
-        .write(&mut outer, &payload)
-        .unwrap();
-    // RFC 7348 section 4.1: zero.
-    outer[40..42].fill(0);
-    outer
-}
-
 /// xorshift64*.
 struct Dice(u64);
 
@@ -330,8 +289,8 @@ struct Conversation {
 }
 
 impl Conversation {
-    fn new(dice: &mut Dice) -> Self {
-        let ends = [[11, 12], [11, 21], [21, 11], [12, 21], [12, 11]][dice.roll(5)];
+    fn new(scene: Scene, dice: &mut Dice) -> Self {
+        let ends = scene.pairs()[dice.roll(scene.pairs().len())];
         let ports = [1024 + dice.roll(400) as u16, [80, 443, 53, 67, 80, 443, 80, 443][dice.roll(8)]];
         let seq = [dice.0 as u32, (dice.0 >> 20) as u32];
         let (v6, tcp, hasty) = (dice.one_in(3), !dice.one_in(4), !dice.one_in(3));
@@ -504,10 +463,10 @@ fn disturb(dice: &mut Dice, frame: &mut Vec<u8>) {
             let at = dice.roll(frame.len());
             frame[at] ^= 1 << dice.roll(8);
         }
-        2 => *frame = from(std::mem::take(frame), mac(HERE[dice.roll(2)])),
+        2 => *frame = from(std::mem::take(frame), mac([HERE, THERE].concat()[dice.roll(4)])),
         3 => {
-            *frame =
-                to(std::mem::take(frame), [mac(THERE), mac(HERE[0]), [2, 0xea, 0x57, 0, 0, 1]][dice.roll(3)])
+            let macs = [mac(THERE[0]), mac(THERE[1]), mac(HERE[0]), [2, 0xea, 0x57, 0, 0, 1]];
+            *frame = to(std::mem::take(frame), macs[dice.roll(4)]);
         }
         4 => *frame = tagged(frame, 7),
         5 => frame.extend_from_slice(&[0; 6][..dice.roll(6) + 1]),
@@ -522,7 +481,7 @@ fn disturb(dice: &mut Dice, frame: &mut Vec<u8>) {
 }
 
 /// Devices for the programs to think that frames came in there.
-fn devices() -> Vec<u32> {
+fn devices(scene: Scene) -> Vec<u32> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
     let index = |name: &str| nix::net::if_::if_nametoindex(name).unwrap();
     for (name, peer) in [("p11", "q11"), ("p12", "q12"), ("u0", "u1")] {
@@ -531,7 +490,13 @@ fn devices() -> Vec<u32> {
         assert!(made.unwrap().success());
     }
     // A namespace without an address takes every address for its own.
-    for words in ["link set lo up", "addr add 172.31.0.1/24 dev u0", "link set u0 up"] {
+    let address = format!(
+        "addr add {}/{} dev u0{}",
+        scene.address(1),
+        scene.prefix(),
+        if scene.v6 { " nodad" } else { "" }
+    );
+    for words in ["link set lo up", &address, "link set u0 up"] {
         assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success());
     }
     [index("p11"), index("p12"), index("u0")].to_vec()
@@ -541,29 +506,29 @@ fn setting(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
-fn play(neighbors: &str, frames: u64, seed: u64) {
-    let devices = devices();
+fn play(scene: Scene, frames: u64, seed: u64) {
+    let devices = devices(scene);
     let kernel = Arc::new(KernelPath::load(200_000, devices[0], superframes::TUNNEL_PORT).unwrap());
-    let mut alone = Host::new(&config(neighbors, true), None);
-    let mut twin = Host::new(&config(neighbors, true), Some((kernel.clone(), &devices)));
+    let mut alone = Host::new(scene, &scene.config(true), None);
+    let mut twin = Host::new(scene, &scene.config(true), Some((kernel.clone(), &devices)));
     let mut dice = Dice(seed);
-    let mut talks: Vec<Conversation> = (0..24).map(|_| Conversation::new(&mut dice)).collect();
+    let mut talks: Vec<Conversation> = (0..24).map(|_| Conversation::new(scene, &mut dice)).collect();
     let proxy = alone.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().proxy_mac;
-    let mut echoes = echo::Echoes::new(&mut dice);
+    let mut echoes = echo::Echoes::new(scene, &mut dice);
     let (mut open_web, mut opened, mut born, mut echoed) = (true, 0, 0u64, 0u64);
     for round in 0..frames {
         let (which, echo) = (dice.roll(talks.len()), dice.one_in(8));
         let uncut = (!echo && dice.one_in(8)).then(|| superframes::roll(&mut dice, &talks[which]));
-        let (len, offload) =
-            uncut.unwrap_or_else(|| ([0, 1, 18, 100, 900, 1410, 1500][dice.roll(7)], Offload::default()));
+        let (len, offload) = uncut
+            .unwrap_or_else(|| ([0, 1, 18, 100, 900, 1390, 1410, 1500][dice.roll(8)], Offload::default()));
         let payload = vec![round as u8; len];
         let before = talks[which].clone();
         let opened_before = alone.shared.flow_counters().opened;
         let carried_before = twin.carried;
         let (sender, mut frame) =
             if echo { echoes.next(&mut dice, &payload) } else { talks[which].next(&mut dice, &payload) };
-        let offload = superframes::as_tried(&talks[which], sender, offload);
-        if neighbors == "proxy" && sender != THERE && !dice.one_in(20) {
+        let offload = superframes::as_tried(scene, &talks[which], sender, offload);
+        if scene.asks_the_appliance(sender) && !dice.one_in(20) {
             frame = to(frame, proxy.0);
         }
         disturb(&mut dice, &mut frame);
@@ -576,12 +541,15 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
         if frame.len() < least {
             continue;
         }
-        if sender == THERE && superframes::seems_uncut(&frame) {
+        let behind = scene.vtep_of(sender);
+        if behind.is_some() && superframes::seems_uncut(&frame) {
             continue;
         }
-        let (mut expected, mut found) = if sender == THERE {
+        let (mut expected, mut found) = if let Some(vtep) = behind {
             let tos = dice.roll(256) as u8;
-            (alone.underlay(tos, &frame, offload), twin.underlay(tos, &frame, offload))
+            // VTEPs lie, too.
+            let vtep = if dice.one_in(100) { 2 + dice.roll(2) as u8 } else { vtep };
+            (alone.underlay(vtep, tos, &frame, offload), twin.underlay(vtep, tos, &frame, offload))
         } else {
             let sender = if dice.one_in(100) { HERE[dice.roll(2)] } else { sender };
             (alone.tenant(sender, &frame, offload), twin.tenant(sender, &frame, offload))
@@ -595,10 +563,13 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
         if expected != found {
             let _ = differences(&alone, &twin);
         }
-        assert_eq!(expected, found, "frame {round} of seed {seed}, from station {sender}: {frame:02x?}");
+        assert_eq!(
+            expected, found,
+            "{scene:?}: frame {round} of seed {seed}, from station {sender}: {frame:02x?}"
+        );
         // What did not arrive was not sent, so that most conversations go on.
         if expected.0 != Outcome::Forward && !echo {
-            talks[which] = if dice.one_in(10) { Conversation::new(&mut dice) } else { before };
+            talks[which] = if dice.one_in(10) { Conversation::new(scene, &mut dice) } else { before };
         }
         echoed += u64::from(echo && twin.carried > carried_before);
         if alone.shared.flow_counters().opened > opened_before {
@@ -608,10 +579,10 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
         match dice.roll(8000) {
             0 => {
                 open_web = !open_web;
-                alone.install(&config(neighbors, open_web));
-                twin.install(&config(neighbors, open_web));
+                alone.install(&scene.config(open_web));
+                twin.install(&scene.config(open_web));
             }
-            100..150 => talks[which] = Conversation::new(&mut dice),
+            100..150 => talks[which] = Conversation::new(scene, &mut dice),
             22..40 => twin.shared.sweep(clock::now()),
             21 => crate::pipeline::offload::FlowOffload::forget_paths(&*kernel),
             1..6 => same_flows(&alone, &twin, &format!("after frame {round} of seed {seed}")),
@@ -623,12 +594,17 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
         (twin.carried, twin.shared.all_flows().map(|t| lock(t).offloaded()).sum::<u32>());
     let (uncut, unwrapped) = (twin.carried_uncut, twin.unwrapped);
     println!(
-        "{neighbors}: {frames} frames, {carried} of them carried by the programs, {offloaded} flows offloaded; \
+        "{scene:?}: {frames} frames, {carried} of them carried by the programs, {offloaded} flows offloaded; \
          {opened} flows opened, {born} of them in the kernel; \
          superframes: {uncut} carried from ports, {unwrapped} sent to the tunnel's device; {echoed} echoes carried"
     );
-    assert!(uncut * 100 > frames && unwrapped * 400 > frames, "{uncut} and {unwrapped} superframes are few");
-    assert!(echoed * 40 > frames, "the programs carried only {echoed} echoes");
+    // At a hub fewer stations are near, and what is far from both ends is not tried uncut.
+    let rarer = if scene.hub { 3 } else { 1 };
+    assert!(
+        uncut * 100 * rarer > frames && unwrapped * 400 * rarer > frames,
+        "{uncut} and {unwrapped} superframes are few"
+    );
+    assert!(echoed * 40 * rarer > frames, "the programs carried only {echoed} echoes");
     assert!(born * 4 > opened, "only {born} of {opened} flows began in the kernel");
     assert!(carried * 8 > frames, "the programs carried only {carried} of {frames} frames");
 }
@@ -654,9 +630,10 @@ fn syn_of(port: u16) -> Vec<u8> {
 
 fn limits_and_time() {
     const LIMIT: u32 = 40;
-    let devices = devices();
+    let scene = SCENES[0];
+    let devices = devices(scene);
     let kernel = Arc::new(KernelPath::load(1000, devices[0], 14_789).unwrap());
-    let mut host = Host::new(&config_with("suppress", true, 4, LIMIT), Some((kernel.clone(), &devices)));
+    let mut host = Host::new(scene, &scene.config_with(true, 4, LIMIT), Some((kernel.clone(), &devices)));
     let quota = host.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().state.quota.clone();
     let born = |host: &Host| {
         let mut born = 0;
@@ -706,10 +683,10 @@ fn the_programs_do_what_the_pipeline_does() {
         eprintln!("skipped: needs root");
         return;
     }
-    let (frames, seed) = (setting("EASTGATE_TWIN_FRAMES", 200_000), setting("EASTGATE_TWIN_SEED", 1));
-    for (number, neighbors) in ["suppress", "proxy"].into_iter().enumerate() {
+    let (frames, seed) = (setting("EASTGATE_TWIN_FRAMES", 300_000), setting("EASTGATE_TWIN_SEED", 1));
+    for (number, scene) in SCENES.into_iter().enumerate() {
         // A thread of its own, so that its namespace ends with it.
-        std::thread::spawn(move || play(neighbors, frames / 2, seed + number as u64))
+        std::thread::spawn(move || play(scene, frames / SCENES.len() as u64, seed + number as u64))
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     }

@@ -6,14 +6,15 @@ use super::*;
 
 /// Who asks whom with which identifier: few enough that flows meet, and that both ends ask with the same one.
 pub(super) struct Echoes {
+    scene: Scene,
     first_id: u16,
     /// The echo before, as a sender sees it who is told that it failed
     last: Option<([u8; 2], Vec<u8>)>,
 }
 
 impl Echoes {
-    pub(super) fn new(dice: &mut Dice) -> Self {
-        Self { first_id: dice.roll(1 << 16) as u16, last: None }
+    pub(super) fn new(scene: Scene, dice: &mut Dice) -> Self {
+        Self { scene, first_id: dice.roll(1 << 16) as u16, last: None }
     }
 
     /// The next frame, and which end sends it. Nobody remembers whether there was a request.
@@ -25,7 +26,8 @@ impl Echoes {
             let from = if dice.one_in(4) { HERE[dice.roll(2)] } else { ends[1] };
             return (from, icmp_error(from, ends[0], [3, 11][dice.roll(2)], 1, &about));
         }
-        let ends = [[11, 12], [11, 21], [21, 11], [12, 21], [12, 11]][dice.roll(5)];
+        let pairs = self.scene.pairs();
+        let ends = pairs[dice.roll(pairs.len())];
         let v6 = dice.one_in(3);
         let (request, reply, others) =
             if v6 { (128, 129, [1, 4, 127, 130, 200]) } else { (8, 0, [13, 14, 17, 5, 128]) };
@@ -51,9 +53,10 @@ impl Echoes {
 
 fn asked_and_answered() {
     const SHORT: u32 = 2;
-    let devices = devices();
+    let scene = SCENES[0];
+    let devices = devices(scene);
     let kernel = Arc::new(KernelPath::load(1000, devices[0], superframes::TUNNEL_PORT).unwrap());
-    let mut host = Host::new(&config_with("suppress", true, SHORT, 100), Some((kernel, &devices)));
+    let mut host = Host::new(scene, &scene.config_with(true, SHORT, 100), Some((kernel, &devices)));
     let unsolicited = Outcome::Drop(DropReason::IcmpUnsolicited);
     let mut try_one = |frame: &[u8]| {
         let carried = host.carried;

@@ -5,13 +5,11 @@
 use eastgate_vtep::offload::note_unfinished_checksum;
 use eastgate_wire::{Frame, Gso, GsoKind, Offload, View};
 
-use super::{super::net::vxlan, Conversation, Dice, Host, PASS_ON, THERE, VNI, Verdict, datagram, segment};
+use super::{super::net::vxlan, Conversation, Dice, Entry, Host, PASS_ON, Scene, VNI, Verdict, segment};
 use crate::pipeline::Outcome;
 
 /// Where the kernel's own tunnel device listens.
 pub(super) const TUNNEL_PORT: u16 = 14_789;
-/// Where in a datagram its destination port is, Ethernet header included.
-const PORT_AT: std::ops::Range<usize> = 36..38;
 /// A trial has one page for the frame, and for what the kernel needs around it.
 const MOST: usize = 3000;
 
@@ -29,10 +27,12 @@ pub(super) fn roll(dice: &mut Dice, talk: &Conversation) -> (usize, Offload) {
 }
 
 /// What is left to cut of the next frame of this conversation. A trial says nothing of the kind of a superframe, without
-/// which the kernel makes no room in front of it: what TCP sends into the tunnel is tried uncut by the labs alone.
-pub(super) fn as_tried(talk: &Conversation, sender: u8, offload: Offload) -> Offload {
-    let into_the_tunnel = sender != THERE && talk.ends.contains(&THERE);
-    if talk.tcp && into_the_tunnel { Offload::default() } else { offload }
+/// which the kernel makes no room in front of it: what TCP sends into the tunnel is tried uncut by the labs alone. What
+/// goes from one VTEP to another is tried in `hub`.
+pub(super) fn as_tried(scene: Scene, talk: &Conversation, sender: u8, offload: Offload) -> Offload {
+    let into_the_tunnel = talk.ends.iter().any(|end| *end != sender && scene.vtep_of(*end).is_some());
+    let from_it = scene.vtep_of(sender).is_some();
+    if into_the_tunnel && (talk.tcp || from_it) { Offload::default() } else { offload }
 }
 
 /// Would the pipeline take the frame for one of this very machine that nobody has cut? Of frames that come from another
@@ -47,22 +47,24 @@ pub(super) fn seems_uncut(frame: &[u8]) -> bool {
 
 impl Host {
     /// A superframe from the underlay. What the program decides is nothing yet that the flow remembers.
-    pub(super) fn underlay_uncut(&mut self, tos: u8, frame: &[u8], offload: Offload) -> Verdict {
+    pub(super) fn underlay_uncut(&mut self, from: u8, tos: u8, frame: &[u8], offload: Offload) -> Verdict {
         let to_device = self.kernel.as_ref().is_some_and(|kernel| {
-            let outer = datagram(tos, frame);
+            let outer = self.scene.datagram(from, tos, &vxlan(VNI, frame));
+            // Behind it are the UDP header's length and checksum, and the VXLAN header.
+            let port = self.scene.around() - 14..self.scene.around() - 12;
             let trial =
                 kernel.programs().try_program("underlay", &outer, self.ports[2], segment(&offload)).unwrap();
             assert_eq!((trial.verdict, trial.segment), (PASS_ON, segment(&offload)));
-            let changed = trial.frame[PORT_AT] == TUNNEL_PORT.to_be_bytes();
+            let changed = trial.frame[port.clone()] == TUNNEL_PORT.to_be_bytes();
             let mut expected = outer;
             if changed {
-                expected[PORT_AT].copy_from_slice(&TUNNEL_PORT.to_be_bytes());
+                expected[port].copy_from_slice(&TUNNEL_PORT.to_be_bytes());
             }
             assert_eq!(trial.frame, expected, "only the port may change");
             changed
         });
         self.unwrapped += u64::from(to_device);
-        let verdict = self.pipeline(None, &vxlan(VNI, frame), tos, offload);
+        let verdict = self.pipeline(Entry::Vtep(from, tos), &vxlan(VNI, frame), offload);
         assert!(!to_device || verdict.0 == Outcome::Forward, "{verdict:?} of what the program lets pass");
         verdict
     }

@@ -18,6 +18,9 @@ use nix::{
 
 use super::*;
 
+/// A station behind another VTEP
+const FAR: u8 = THERE[0];
+
 /// Packets of each direction.
 const PACKETS: u32 = 20_000;
 /// How many of them pass before the flow is taken, where it is, and how many are tried after that.
@@ -79,8 +82,8 @@ impl Carried {
 impl Host {
     fn send(&mut self, station: u8, frame: &[u8]) {
         let offload = Offload::default();
-        let (outcome, _) = if station == THERE {
-            self.underlay(0, frame, offload)
+        let (outcome, _) = if station == FAR {
+            self.underlay(2, 0, frame, offload)
         } else {
             self.tenant(station, frame, offload)
         };
@@ -120,8 +123,8 @@ impl Run<'_> {
         let frame = self.flow.frame(side, &[7; DATA as usize]);
         let len = frame.len() as u64;
         let station = [self.flow.talk.a, self.flow.talk.b][side];
-        let (program, device, mut bytes) = if station == THERE {
-            ("underlay", host.ports[2], datagram(0, &frame))
+        let (program, device, mut bytes) = if station == FAR {
+            ("underlay", host.ports[2], host.scene.datagram(2, 0, &vxlan(VNI, &frame)))
         } else {
             ("tenant", host.ports[usize::from(station != HERE[0])], frame)
         };
@@ -225,10 +228,11 @@ fn run(host: &Host, flow: Carried, ends: bool) {
 }
 
 fn both_at_once() {
-    let devices = devices();
+    let scene = SCENES[0];
+    let devices = devices(scene);
     let kernel = Arc::new(KernelPath::load(1000, devices[0], superframes::TUNNEL_PORT).unwrap());
-    let mut host = Host::new(&config("suppress", true), Some((kernel, &devices)));
-    for (tcp, b) in [(false, 12), (false, THERE), (true, 12), (true, THERE)] {
+    let mut host = Host::new(scene, &scene.config(true), Some((kernel, &devices)));
+    for (tcp, b) in [(false, 12), (false, FAR), (true, 12), (true, FAR)] {
         // The first flow of its kind is handed over, the next one begins in the kernel.
         for (sport, born) in [(3000, false), (3001, true)] {
             let flow = Carried { tcp, talk: Talk { a: 11, b, sport, dport: 443 } };

@@ -1,0 +1,99 @@
+//! A hub that runs eastgate, and spokes that do not: the kernel's vxlan devices, which know nobody but the hub.
+
+use std::path::PathBuf;
+
+use super::{Daemon, Space, World};
+
+const CONFIG: &str = r#"
+[host.hub]
+vtep = "192.0.2.1"
+device = "underlay0"
+[host.spoke2]
+vtep = "192.0.2.2"
+device = "underlay0"
+runs = "vxlan"
+[host.spoke3]
+vtep = "192.0.2.3"
+device = "underlay0"
+runs = "vxlan"
+
+[tenant.acme.network.lan]
+vni = 5001
+subnets = ["10.1.0.0/24"]
+topology = "hub"
+hub = "hub"
+neighbors = "proxy"
+
+[tenant.acme.group.all]
+ingress = [
+  { proto = "udp", ports = [7000], from = "any" },
+  { proto = "tcp", ports = ["5432-5433"], from = "any" },
+]
+egress = [{ to = "any" }]
+
+[tenant.acme.endpoint.m2]
+network = "lan"
+host = "spoke2"
+mac = "02:00:00:00:00:02"
+addresses = ["10.1.0.2"]
+groups = ["all"]
+
+[tenant.acme.endpoint.m3]
+network = "lan"
+host = "spoke3"
+mac = "02:00:00:00:00:03"
+addresses = ["10.1.0.3"]
+groups = ["all"]
+"#;
+
+/// The hub, and machines 2 and 3, each on the vxlan device of its spoke itself, so that the device gets superframes.
+pub struct Hub {
+    pub world: World,
+    pub hub: Space,
+    pub spokes: [Space; 2],
+    fabric: Space,
+    config: PathBuf,
+}
+
+impl Hub {
+    pub fn new() -> Option<Self> {
+        let mut world = World::new()?;
+        let fabric = world.space("fabric");
+        fabric.ip("link add fabric type bridge mcast_snooping 0");
+        fabric.ip("link set fabric up");
+        let hub = world.space("hub");
+        let spokes = [2, 3].map(|number| world.space(&format!("spoke{number}")));
+        let config = world.write("eastgate.toml", CONFIG);
+        let this = Self { world, hub, spokes, fabric, config };
+        this.plug(&this.hub, 1);
+        for (spoke, number) in this.spokes.iter().zip([2, 3]) {
+            this.plug(spoke, number);
+            spoke.ip(&format!(
+                "link add vx0 address 02:00:00:00:00:0{number} mtu 1500 type vxlan id 5001 dstport 4789 \
+                 local 192.0.2.{number} remote 192.0.2.1 dev underlay0 nolearning noudpcsum"
+            ));
+            spoke.ip("link set vx0 up");
+            spoke.ip(&format!("addr add 10.1.0.{number}/24 dev vx0"));
+        }
+        Some(this)
+    }
+
+    fn plug(&self, host: &Space, number: u8) {
+        let port = format!("port{number}");
+        self.world.cable((host, "underlay0"), (&self.fabric, &port), 1700);
+        self.fabric.ip(&format!("link set {port} master fabric"));
+        host.ip(&format!("addr add 192.0.2.{number}/24 dev underlay0"));
+    }
+
+    pub fn run(&self, dataplane: &str) -> Daemon {
+        Daemon::start(&self.world, &self.hub, &self.config, "hub", &["--dataplane", dataplane])
+    }
+
+    /// Frames and bytes that the hub's underlay device has sent.
+    pub fn sent(&self) -> (u64, u64) {
+        let shown = self.hub.ip("-s -j link show dev underlay0");
+        let links: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        let sent = &links[0]["stats64"]["tx"];
+        (sent["packets"].as_u64().unwrap(), sent["bytes"].as_u64().unwrap())
+    }
+}
