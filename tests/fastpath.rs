@@ -5,12 +5,20 @@
 
 mod common;
 
-use common::{Daemon, Dialogue, Machine, Sink, Stream, Transfer, site::*, wait_within};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+};
+
+use common::{Daemon, Dialogue, Machine, Sink, Space, Stream, Transfer, site::*, wait_for, wait_within};
 
 /// Refused, and many.
 const FLOODED: u16 = 7002;
 
-fn tcp(number: u8, port: u16) -> std::net::SocketAddr {
+fn tcp(number: u8, port: u16) -> SocketAddr {
     udp(number, port)
 }
 
@@ -248,6 +256,92 @@ fn it_runs_as_a_user_of_its_own_with_few_capabilities() {
     drop((flows, beta));
     assert!(alpha.stop().success());
     assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
+}
+
+/// Ends when it is dropped.
+struct Flood {
+    sent: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Flood {
+    /// What a flood may come to that nobody stops: a quarter of a minute of it.
+    const MOST: u64 = 5_000_000;
+
+    /// The same datagram over and over, as fast as one core can.
+    fn start(space: &Space, from: SocketAddr, to: SocketAddr, datagram: Vec<u8>) -> Self {
+        let (sent, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (counter, end) = (sent.clone(), stop.clone());
+        let thread = space.spawn(move || {
+            let socket = UdpSocket::bind(from).unwrap();
+            while !end.load(SeqCst) && counter.fetch_add(1, SeqCst) < Self::MOST {
+                let _ = socket.send_to(&datagram, to);
+            }
+        });
+        Self { sent, stop, thread: Some(thread) }
+    }
+
+    fn comes_to(&self, count: u64) {
+        wait_for("a flood swells", || self.sent.load(SeqCst) >= count);
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.stop.store(true, SeqCst);
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+/// Frames dropped on their way up, by network.
+fn limited(daemon: &Daemon, vni: Option<u64>) -> u64 {
+    let rows = daemon.ask(&["show", "drops"]);
+    let rows = rows["drops"].as_array().unwrap().iter();
+    let rows = rows.filter(|row| row["reason"] == "slow-path-limit" && row["vni"].as_u64() == vni);
+    rows.map(|row| row["frames"].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn a_flood_of_one_tenant_does_not_keep_others_from_the_pipeline() {
+    const FLOODER: u64 = 5002;
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    // web2 becomes another tenant's.
+    site.rewrite(|text| {
+        text.replace(
+            "[tenant.acme.endpoint.web2]",
+            "[tenant.rude.network.lan]\nvni = 5002\nsubnets = [\"10.1.0.0/24\"]\nhosts = [\"beta\"]\n\
+             slow_path_limit = 1000\n[tenant.rude.group.all]\negress = [{ to = \"any\" }]\n\
+             [tenant.rude.endpoint.web2]",
+        )
+        .replace("\"10.1.0.12\", \"fd00:1::12\"", "\"10.1.0.12\"")
+    });
+    // One worker for all of them.
+    let alpha = site.run_more("alpha", &["--dataplane", "ebpf", "--workers", "1"]);
+    let beta = site.run_with("beta", "ebpf");
+    // What goes up with each packet, and comes back: echoes are none of the programs' business.
+    let echoes = "-c 100 -i 0.01 10.1.0.21";
+    assert!(site.web1.ping(echoes), "at first");
+
+    site.web2.ip("neigh add 10.1.0.99 lladdr 02:00:00:00:00:99 dev eth0 nud permanent");
+    let flood = Flood::start(&site.web2, udp(12, 9000), udp(99, 9), vec![0; 18]);
+    flood.comes_to(20_000);
+    assert!(site.web1.ping(echoes), "beside a flood from a port: {:?}", alpha.drops());
+    assert!(site.db1.ping("-c 100 -i 0.01 10.1.0.11"), "beside a flood from a port: {:?}", alpha.drops());
+    drop(flood);
+    let from_port = limited(&alpha, Some(FLOODER));
+    assert!(from_port > 10_000, "{from_port} frames were dropped");
+
+    // From a VTEP, with a checksum, as other VTEPs write it.
+    let datagram = [&[8, 0, 0, 0, 0, 0x13, 0x8a, 0][..], &[0xff; 60]].concat();
+    let vtep = |number: u8, port: u16| SocketAddr::from(([192, 0, 2, number], port));
+    let flood = Flood::start(&site.beta, vtep(2, 44_789), vtep(1, 4789), datagram);
+    flood.comes_to(20_000);
+    assert!(site.web1.ping(echoes), "beside a flood from the tunnel: {:?}", alpha.drops());
+    drop(flood);
+    assert!(limited(&alpha, Some(FLOODER)) > from_port + 10_000, "{:?}", alpha.drops());
+    assert_eq!((limited(&alpha, Some(5001)), limited(&alpha, None)), (0, 0));
+    drop(beta);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 mod born;
 pub mod cost;
 mod layout;
+mod slow;
 #[cfg(test)]
 mod tests;
 
@@ -93,7 +94,7 @@ pub struct Stats {
     pub to_underlay: u64,
     /// Frames sent up to the pipeline
     pub up: u64,
-    /// Frames dropped because their port had sent up too many
+    /// Frames dropped because too many of their network were sent up
     pub up_limited: u64,
     /// Frames dropped because the kernel had no memory to send them up or on
     pub up_failed: u64,
@@ -109,6 +110,7 @@ pub struct Fastpath {
     ports: MapHandle,
     networks: MapHandle,
     vteps: MapHandle,
+    buckets: MapHandle,
     settings: MapHandle,
     stats: MapHandle,
     permits: MapHandle,
@@ -234,6 +236,7 @@ impl Fastpath {
             tunnel: program("tunnel")?,
         };
         let (permits, entropy, ended) = (map("permits")?, map("entropy")?, map("ended")?);
+        let buckets = map("buckets")?;
         let terms_table = map("terms")?;
         let terms = Terms::of(&terms_table)?;
         let take = program("take")?;
@@ -243,6 +246,7 @@ impl Fastpath {
             ports,
             networks,
             vteps,
+            buckets,
             settings,
             stats,
             permits,
@@ -338,7 +342,7 @@ impl Fastpath {
     /// # Errors
     /// [`Error::Table`].
     pub fn set_port(&self, ifindex: u32, id: u32, vni: u32) -> Result<(), Error> {
-        write(&self.ports, "ports", &ifindex, &layout::Port { id, vni, ..layout::Port::default() })
+        write(&self.ports, "ports", &ifindex, &layout::Port { id, vni })
     }
 
     /// Closes a tenant port: nothing passes from it any more, not even up.

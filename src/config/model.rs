@@ -151,6 +151,8 @@ pub struct Network {
     pub multicast: Unknown,
     /// Broadcast, unknown unicast and multicast frames a second on one host.
     pub bum_limit: u32,
+    /// Packets a second that may go up from the fast path to the pipeline on one host.
+    pub slow_path_limit: u32,
     /// MACs learned on one host.
     pub mac_limit: u32,
     /// How long a learned MAC that is silent is remembered.

@@ -155,6 +155,8 @@ table! {
         default multicast: Unknown = Unknown::Drop,
         /// Broadcast, unknown unicast and multicast frames a second on one host.
         default bum_limit: Int<0, 4_294_967_295> = Int(1_000),
+        /// Packets a second that may go up from the fast path to the pipeline on one host, a fifth of them at once.
+        default slow_path_limit: Int<1, 4_294_967_295> = Int(500_000),
         /// MACs learned on one host.
         default mac_limit: Int<0, 100_000_000> = Int(1_024),
         /// Seconds that a silent learned MAC is remembered.

@@ -95,6 +95,7 @@ impl Daemon {
         };
         let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
         machine.remember_tables(kernel.table_ids()?)?;
+        kernel.limit(&self.view.shared.snapshot());
         machine.tap(&self.netlink, device(&links, TUNNEL)?, kernel.tunnel_program()).await?;
         Ok(Arc::new(kernel))
     }

@@ -5,6 +5,8 @@
 //! The programs run for real (BPF_PROG_TEST_RUN), in a network namespace of the test's own; they send nothing.
 //! `EASTGATE_TWIN_FRAMES` and `EASTGATE_TWIN_SEED` make the run longer or another one.
 
+mod limits;
+
 use std::{collections::BTreeSet, process::Command, sync::Arc};
 
 use eastgate_policy::flow::FlowFilter;
