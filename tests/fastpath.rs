@@ -7,13 +7,17 @@ mod common;
 
 use std::{
     net::{SocketAddr, UdpSocket},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
 };
 
-use common::{Daemon, Dialogue, Machine, Sink, Space, Stream, Transfer, site::*, wait_for, wait_within};
+use common::{
+    Daemon, Dialogue, EASTGATE, Machine, Sink, Space, Stream, Transfer, site::*, wait_for, wait_within,
+};
 
 /// Refused, and many.
 const FLOODED: u16 = 7002;
@@ -256,6 +260,109 @@ fn it_runs_as_a_user_of_its_own_with_few_capabilities() {
     drop((flows, beta));
     assert!(alpha.stop().success());
     assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
+}
+
+/// A bpffs in a folder of the test's own, gone when it is dropped.
+struct BpfFs(PathBuf);
+
+impl BpfFs {
+    fn mount(folder: PathBuf) -> Self {
+        std::fs::create_dir(&folder).unwrap();
+        let nothing: Option<&str> = None;
+        nix::mount::mount(Some("bpf"), &folder, Some("bpf"), nix::mount::MsFlags::empty(), nothing).unwrap();
+        Self(folder)
+    }
+
+    /// What is pinned: folders, and files in them.
+    fn entries(&self) -> (usize, usize) {
+        let all = std::fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().path());
+        // The kernel has files of its own there.
+        let folders: Vec<_> = all.filter(|path| path.is_dir()).collect();
+        let files = folders.iter().map(|folder| {
+            let mode = std::fs::metadata(folder).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{folder:?}");
+            std::fs::read_dir(folder).unwrap().count()
+        });
+        (folders.len(), files.sum())
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn with_pinned_tables_flows_are_taken_over_without_more_capabilities() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let before = Machine::of(&site.alpha);
+    let bpffs = BpfFs::mount(site.world.path("bpffs"));
+    let pin = bpffs.0.to_str().unwrap();
+    let start = || {
+        let options = ["--dataplane", "ebpf", "--pin", pin];
+        Daemon::start_with(&site.world, &site.alpha, &site.config, "alpha", &CAPABILITIES, &options)
+    };
+    let beta = site.run_with("beta", "ebpf");
+    let alpha = start();
+    assert_eq!(bpffs.entries(), (1, 6));
+    let flows = Flows::start(&site);
+    let dialogue = Dialogue::start(&site.web1, (&site.db1, tcp(21, 5432)));
+    flows.allowed_arrive("at first");
+    dialogue.goes_on("at first");
+    wait_within(SOON, "flows are offloaded", || all_carried_in_the_kernel(&alpha));
+    let from = flows.allowed.each_ref().map(|(stream, sink)| {
+        stream.arrives("what is counted from here on", sink);
+        let count = sink.count();
+        (sink.last(), count)
+    });
+    let mut alpha = alpha;
+    for _ in 0..2 {
+        alpha.kill();
+        flows.allowed_arrive("without a daemon");
+        alpha = start();
+        assert_eq!(bpffs.entries(), (1, 6));
+        flows.allowed_arrive("taken over");
+        dialogue.goes_on("taken over");
+        wait_within(SOON, "flows are offloaded", || all_carried_in_the_kernel(&alpha));
+    }
+    let log = alpha.log();
+    assert_eq!(log.matches("the programs of the daemon before go on").count(), 2, "{log}");
+    flows.denied_never_arrived();
+    let Flows { allowed, denied } = flows;
+    for ((stream, sink), (first, count)) in allowed.into_iter().zip(from) {
+        let sent = stream.finish() - first;
+        wait_within(SOON, "every datagram arrives", || sink.count() - count >= sent);
+    }
+    drop((denied, dialogue, beta));
+
+    let socket = alpha.socket().to_owned();
+    assert!(alpha.stop().success());
+    assert_eq!(bpffs.entries(), (0, 0), "after a stop");
+    assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
+    start().kill();
+    assert_eq!(bpffs.entries(), (1, 6), "after a kill");
+    site.run_with("alpha", "userspace").kill();
+    assert_eq!(bpffs.entries(), (0, 0), "nobody uses the tables");
+    start().kill();
+    let undone = site.alpha.command(EASTGATE).arg("teardown").arg("--socket").arg(&socket).output().unwrap();
+    assert!(undone.status.success(), "{undone:?}");
+    assert_eq!(bpffs.entries(), (0, 0), "after a teardown");
+    assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
+}
+
+#[test]
+fn tables_are_pinned_on_a_bpffs_or_not_at_all() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let folder = site.world.path("plain");
+    std::fs::create_dir(&folder).unwrap();
+    let mut run = site.alpha.command(EASTGATE);
+    run.args(["run", "--host", "alpha", "--config"]).arg(&site.config).arg("--socket");
+    let refused = run.arg(site.world.path("alpha.sock")).arg("--pin").arg(&folder).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("mount -t bpf bpf {}", folder.display())), "{said}");
+    assert!(!site.world.path("alpha.sock").exists());
 }
 
 /// Ends when it is dropped.

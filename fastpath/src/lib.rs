@@ -9,6 +9,7 @@
 mod born;
 pub mod cost;
 mod layout;
+mod pins;
 mod slow;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ mod tests;
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    path::Path,
 };
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, Object, ObjectBuilder, OpenObject, ProgramInput};
@@ -28,6 +30,7 @@ pub use self::{
         STATES, Settings, TcpSide, UP_HASH_AT, UP_HEADER, WAY_INHERIT_TOS, WAY_INHERIT_TTL, WAY_OPEN,
         WAY_PEER, Way, address, port_of,
     },
+    pins::unpin,
 };
 
 /// The compiled programs. ELF readers want the start of a file aligned.
@@ -69,6 +72,9 @@ pub enum Error {
     /// The tables of the daemon before are gone, or another version's.
     #[error("the tables of the daemon before cannot be taken over: {0}")]
     Foreign(String),
+    /// Tables could not be pinned.
+    #[error("eBPF tables cannot be pinned: {0}")]
+    Pin(#[source] libbpf_rs::Error),
     /// A file descriptor could not be duplicated.
     #[error("out of file descriptors: {0}")]
     Descriptor(#[from] io::Error),
@@ -137,6 +143,12 @@ pub struct TableIds {
 }
 
 impl TableIds {
+    /// A name that no other tables on this machine have while these are there
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("eastgate-{}", self.flows)
+    }
+
     fn id(&self, table: &str) -> Option<u32> {
         Some(match table {
             "flows" => self.flows,
@@ -195,16 +207,24 @@ impl Fastpath {
     }
 
     /// Loads the programs with the tables of a daemon before, which the kernel keeps for as long as its programs are
-    /// attached. What was counted begins anew.
+    /// attached. They are found where they are `pinned`, or else by their numbers. What was counted begins anew.
     ///
     /// # Errors
     /// [`Error::Foreign`] when the tables are gone, or of another layout; what the kernel says.
-    pub fn take_over(tables: &TableIds) -> Result<Self, Error> {
+    pub fn take_over(tables: &TableIds, pinned: Option<&Path>) -> Result<Self, Error> {
+        let foreign = |error: libbpf_rs::Error| Error::Foreign(error.to_string());
         let mut open = open()?;
         for mut map in open.maps_mut() {
-            let Some(id) = map.name().to_str().and_then(|name| tables.id(name)) else { continue };
-            let kept = MapHandle::from_map_id(id).map_err(|error| Error::Foreign(error.to_string()))?;
-            let same = kept.name() == map.name()
+            let Some((name, id)) = map.name().to_str().and_then(|name| Some((name, tables.id(name)?))) else {
+                continue;
+            };
+            let kept = match pinned {
+                Some(folder) => pins::pinned(folder, name),
+                None => MapHandle::from_map_id(id),
+            };
+            let kept = kept.map_err(foreign)?;
+            let same = MapInfo::new(kept.as_fd()).map_err(foreign)?.info.id == id
+                && kept.name() == map.name()
                 && kept.map_type() == map.map_type()
                 && (kept.key_size(), kept.value_size()) == (map.key_size(), map.value_size());
             if !same {

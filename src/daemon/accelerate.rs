@@ -1,8 +1,14 @@
 //! Sets up the fast path: programs, the device by which frames go up, the one that unwraps superframes.
 
-use std::{collections::BTreeMap, os::fd::AsFd, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Daemon;
 use crate::{
@@ -95,6 +101,7 @@ impl Daemon {
         };
         let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
         machine.remember_tables(kernel.table_ids()?)?;
+        pin(machine, &kernel, self.options.pin.as_deref())?;
         kernel.limit(&self.view.shared.snapshot());
         machine.tap(&self.netlink, device(&links, TUNNEL)?, kernel.tunnel_program()).await?;
         Ok(Arc::new(kernel))
@@ -109,7 +116,10 @@ impl Daemon {
         if device(&links, UP[1]).is_err() || device(&links, TUNNEL).is_err() {
             return Ok(None);
         }
-        match KernelPath::take_over(&tables, up.index) {
+        let pins = self.machine.as_ref().and_then(Machine::pins);
+        // Those of another place are found as without any.
+        let pins = pins.filter(|pins| pins.parent() == self.options.pin.as_deref());
+        match KernelPath::take_over(&tables, pins, up.index) {
             Ok(kernel) => {
                 tracing::info!("the programs of the daemon before go on");
                 Ok(Some((kernel, links)))
@@ -180,6 +190,36 @@ impl Daemon {
 }
 
 type Links = BTreeMap<String, Link>;
+
+/// Where tables can be pinned: a folder on a bpffs, by its whole path.
+pub(super) fn pin_folder(folder: &Path) -> Result<PathBuf> {
+    let shown = folder.display();
+    let remedy = || format!("--pin {shown}: mkdir -p {shown} && mount -t bpf bpf {shown}");
+    let found = statfs(folder).with_context(remedy)?;
+    if found.filesystem_type() != BPF_FS_MAGIC {
+        return Err(anyhow!("it is not on a bpffs").context(remedy()));
+    }
+    Ok(std::path::absolute(folder)?)
+}
+
+/// Pins the tables below `folder`, or nowhere, and takes away what was pinned elsewhere.
+fn pin(machine: &mut Machine, kernel: &KernelPath, folder: Option<&Path>) -> Result<()> {
+    let wanted = match folder {
+        Some(folder) => Some(folder.join(kernel.table_ids()?.name())),
+        None => None,
+    };
+    if machine.pins() == wanted.as_deref() {
+        return Ok(());
+    }
+    machine.remove_pins()?;
+    let Some(wanted) = wanted else { return Ok(()) };
+    machine.will_pin(&wanted)?;
+    // No tables that are there have this name: what has it is left from some that are gone.
+    eastgate_fastpath::unpin(&wanted)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| Ok(kernel.pin(&wanted)?))
+        .with_context(|| format!("--pin: {} must be ours to write in", wanted.display()))
+}
 
 fn device<'l>(links: &'l Links, name: &str) -> Result<&'l Link> {
     links.get(name).ok_or_else(|| anyhow!("device {name} is gone"))

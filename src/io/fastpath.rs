@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, Ipv6Addr, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
+    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -121,8 +122,8 @@ impl KernelPath {
     ///
     /// # Errors
     /// When they are gone, or of another layout; what the kernel says.
-    pub fn take_over(ids: &TableIds, up: u32) -> Result<Self, Error> {
-        let fastpath = Fastpath::take_over(ids)?;
+    pub fn take_over(ids: &TableIds, pinned: Option<&Path>, up: u32) -> Result<Self, Error> {
+        let fastpath = Fastpath::take_over(ids, pinned)?;
         let mut settings = fastpath.settings()?;
         (settings.session, settings.up_device) = (settings.session.wrapping_add(1), up);
         fastpath.limit(None, OF_STRANGERS)?;
@@ -149,6 +150,14 @@ impl KernelPath {
     /// What the kernel says.
     pub fn table_ids(&self) -> Result<TableIds, Error> {
         self.fastpath.table_ids()
+    }
+
+    /// Pins the tables in a folder of their own, for a daemon that follows with no right to find them by number.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn pin(&self, folder: &Path) -> Result<(), Error> {
+        self.fastpath.pin(folder)
     }
 
     /// Which daemon frames go up to: this one.
