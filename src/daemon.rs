@@ -573,6 +573,7 @@ impl Daemon {
                 crate::pipeline::offload::FlowOffload::forget_paths(&**kernel);
             }
         }
+        self.note_sizes();
         self.reconcile().await;
         self.wait_for_workers().await;
         Ok(done)

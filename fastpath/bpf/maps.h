@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* The tables. The daemon writes them; the programs write into flows, permits, terms, buckets, ended and stats. */
+/*
+ * The tables; the daemon says before they are made how large those are that are not of one entry. It writes them; the programs write into
+ * flows, permits, terms, buckets, ended and stats.
+ */
 #pragma once
 
 #include "layout.h"

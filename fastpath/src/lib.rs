@@ -85,6 +85,33 @@ pub enum Error {
 pub struct Limits {
     /// Flows
     pub flows: u32,
+    /// Networks with flows
+    pub networks: u32,
+    /// VTEPs that they go to and come from
+    pub vteps: u32,
+    /// Tenant ports
+    pub ports: u32,
+    /// Pairs and services whose flows begin in the kernel
+    pub permits: u32,
+    /// Flows that ended there and were not asked for yet
+    pub ended: u32,
+}
+
+impl Limits {
+    fn of(&self, table: &str) -> Option<u32> {
+        let entries = match table {
+            "flows" => self.flows,
+            "networks" | "terms" => self.networks,
+            // One is that of strangers.
+            "buckets" => self.networks.saturating_add(1),
+            "vteps" => self.vteps,
+            "ports" => self.ports,
+            "permits" => self.permits,
+            "ended" => self.ended,
+            _ => return None,
+        };
+        Some(entries.max(1))
+    }
 }
 
 /// What the programs have counted.
@@ -197,23 +224,18 @@ impl Fastpath {
     /// # Errors
     /// What the kernel says; without the privilege to load programs above all.
     pub fn load(limits: Limits) -> Result<Self, Error> {
-        let mut open = open()?;
-        for mut map in open.maps_mut() {
-            if map.name() == "flows" {
-                map.set_max_entries(limits.flows.max(1)).map_err(Error::Load)?;
-            }
-        }
-        Self::of(load(open)?)
+        Self::of(load(open(&limits)?)?)
     }
 
     /// Loads the programs with the tables of a daemon before, which the kernel keeps for as long as its programs are
-    /// attached. They are found where they are `pinned`, or else by their numbers. What was counted begins anew.
+    /// attached. They are found where they are `pinned`, or else by their numbers, and keep their size; `limits` are for
+    /// the others. What was counted begins anew.
     ///
     /// # Errors
     /// [`Error::Foreign`] when the tables are gone, or of another layout; what the kernel says.
-    pub fn take_over(tables: &TableIds, pinned: Option<&Path>) -> Result<Self, Error> {
+    pub fn take_over(tables: &TableIds, pinned: Option<&Path>, limits: &Limits) -> Result<Self, Error> {
         let foreign = |error: libbpf_rs::Error| Error::Foreign(error.to_string());
-        let mut open = open()?;
+        let mut open = open(limits)?;
         for mut map in open.maps_mut() {
             let Some((name, id)) = map.name().to_str().and_then(|name| Some((name, tables.id(name)?))) else {
                 continue;
@@ -333,6 +355,17 @@ impl Fastpath {
     #[must_use]
     pub const fn programs(&self) -> &Programs {
         &self.programs
+    }
+
+    /// The tables that are not as large as `limits` say: name, entries they may have, entries they should.
+    #[must_use]
+    pub fn missized(&self, limits: &Limits) -> Vec<(String, u32, u32)> {
+        let sizes = self.object.maps().filter_map(|map| {
+            let name = map.name().to_str()?.to_owned();
+            let wanted = limits.of(&name)?;
+            Some((name, map.max_entries(), wanted))
+        });
+        sizes.filter(|(_, has, wanted)| has != wanted).collect()
     }
 
     /// How many networks and VTEPs there are places for.
@@ -475,9 +508,15 @@ fn load(open: OpenObject) -> Result<Object, Error> {
 /// Lines of the verifier's log that say why it refused a program.
 const SAID_LINES: usize = 6;
 
-fn open() -> Result<OpenObject, Error> {
+fn open(limits: &Limits) -> Result<OpenObject, Error> {
     libbpf_rs::set_print(None);
-    ObjectBuilder::default().open_memory(&OBJECT.0).map_err(Error::Load)
+    let mut open = ObjectBuilder::default().open_memory(&OBJECT.0).map_err(Error::Load)?;
+    for mut map in open.maps_mut() {
+        if let Some(entries) = map.name().to_str().and_then(|name| limits.of(name)) {
+            map.set_max_entries(entries).map_err(Error::Load)?;
+        }
+    }
+    Ok(open)
 }
 
 fn read<V: FromZeros + FromBytes + IntoBytes>(

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use eastgate_fastpath::Limits;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Daemon;
@@ -69,6 +70,7 @@ impl Daemon {
                 self.view.shared.offload_to(kernel.clone());
                 // Set here and nowhere else.
                 let _ = self.view.kernel.set(kernel);
+                self.note_sizes();
                 Ok("ebpf".into())
             }
             Err(error) if wanted == Dataplane::Auto => {
@@ -119,7 +121,7 @@ impl Daemon {
         let pins = self.machine.as_ref().and_then(Machine::pins);
         // Those of another place are found as without any.
         let pins = pins.filter(|pins| pins.parent() == self.options.pin.as_deref());
-        match KernelPath::take_over(&tables, pins, up.index) {
+        match KernelPath::take_over(&tables, pins, &self.table_sizes(), up.index) {
             Ok(kernel) => {
                 tracing::info!("the programs of the daemon before go on");
                 Ok(Some((kernel, links)))
@@ -148,10 +150,35 @@ impl Daemon {
             let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"), "1");
         }
         let links = self.netlink.links().await?;
-        let limits = self.view.shared.snapshot().config.limits;
-        let flows = limits.flows.saturating_add(limits.unanswered);
-        let kernel = KernelPath::load(flows, device(&links, UP[0])?.index, port)?;
+        let kernel = KernelPath::load(self.table_sizes(), device(&links, UP[0])?.index, port)?;
         Ok((kernel, links))
+    }
+
+    /// As the configuration in force has them
+    fn table_sizes(&self) -> Limits {
+        let snapshot = self.view.shared.snapshot();
+        let (limits, tables) = (snapshot.config.limits, snapshot.config.kernel_tables);
+        Limits {
+            flows: limits.flows.saturating_add(limits.unanswered),
+            networks: tables.networks,
+            vteps: tables.vteps,
+            ports: tables.ports,
+            permits: tables.permits,
+            ended: tables.ended,
+        }
+    }
+
+    /// Says which tables have another size than the configuration wants: they keep it while programs use them.
+    pub(super) fn note_sizes(&self) {
+        let Some(kernel) = self.view.kernel.get() else { return };
+        for (table, entries, wanted) in kernel.programs().missized(&self.table_sizes()) {
+            tracing::warn!(
+                table,
+                entries,
+                wanted,
+                "a table of the fast path keeps its size until the daemon has stopped in order, or `eastgate teardown`, and is started again"
+            );
+        }
     }
 
     /// Ports and underlay are served: what was decided before this daemon passes no more, and is decided by it.

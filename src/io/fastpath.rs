@@ -100,8 +100,8 @@ impl KernelPath {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn load(flows: u32, up: u32, tunnel_port: u16) -> Result<Self, Error> {
-        let fastpath = Fastpath::load(Limits { flows })?;
+    pub fn load(limits: Limits, up: u32, tunnel_port: u16) -> Result<Self, Error> {
+        let fastpath = Fastpath::load(limits)?;
         let settings = Settings {
             layout: LAYOUT,
             session: 1,
@@ -122,8 +122,8 @@ impl KernelPath {
     ///
     /// # Errors
     /// When they are gone, or of another layout; what the kernel says.
-    pub fn take_over(ids: &TableIds, pinned: Option<&Path>, up: u32) -> Result<Self, Error> {
-        let fastpath = Fastpath::take_over(ids, pinned)?;
+    pub fn take_over(ids: &TableIds, pinned: Option<&Path>, limits: &Limits, up: u32) -> Result<Self, Error> {
+        let fastpath = Fastpath::take_over(ids, pinned, limits)?;
         let mut settings = fastpath.settings()?;
         (settings.session, settings.up_device) = (settings.session.wrapping_add(1), up);
         fastpath.limit(None, OF_STRANGERS)?;
@@ -313,7 +313,10 @@ impl KernelPath {
             }
             None => {}
         }
-        self.fastpath.set_port(port.ifindex, id.0, vni.get())
+        self.fastpath.set_port(port.ifindex, id.0, vni.get()).inspect_err(|_| {
+            // To be tried again, and not taken for open.
+            tables.ports.remove(&id);
+        })
     }
 
     /// Closes a tenant port.

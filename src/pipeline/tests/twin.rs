@@ -9,6 +9,7 @@ mod limits;
 
 use std::{collections::BTreeSet, process::Command, sync::Arc};
 
+use eastgate_fastpath::Limits;
 use eastgate_policy::flow::FlowFilter;
 use eastgate_wire::{DropReason, Frame, Offload, PortId, VtepAddr};
 use etherparse::{IpHeaders, IpNumber, Ipv4Header, PacketBuilder, TcpHeader};
@@ -507,13 +508,17 @@ fn devices() -> Vec<u32> {
     [index("p11"), index("p12"), index("u0")].to_vec()
 }
 
+fn tables(flows: u32) -> Limits {
+    Limits { flows, networks: 64, vteps: 64, ports: 64, permits: 16_384, ended: 16_384 }
+}
+
 fn setting(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
 fn play(neighbors: &str, frames: u64, seed: u64) {
     let devices = devices();
-    let kernel = Arc::new(KernelPath::load(200_000, devices[0], 14_789).unwrap());
+    let kernel = Arc::new(KernelPath::load(tables(200_000), devices[0], 14_789).unwrap());
     let mut alone = Host::new(&config(neighbors, true), None);
     let mut twin = Host::new(&config(neighbors, true), Some((kernel.clone(), &devices)));
     let mut dice = Dice(seed);
@@ -612,7 +617,7 @@ fn syn_of(port: u16) -> Vec<u8> {
 fn limits_and_time() {
     const LIMIT: u32 = 40;
     let devices = devices();
-    let kernel = Arc::new(KernelPath::load(1000, devices[0], 14_789).unwrap());
+    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], 14_789).unwrap());
     let mut host = Host::new(&config_with("suppress", true, 4, LIMIT), Some((kernel.clone(), &devices)));
     let quota = host.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().state.quota.clone();
     let born = |host: &Host| {

@@ -31,7 +31,7 @@ struct Limited {
 impl Limited {
     fn new(limit: u32) -> Self {
         let devices = devices();
-        let kernel = Arc::new(KernelPath::load(1000, devices[0], 14_789).unwrap());
+        let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], 14_789).unwrap());
         let host = Host::new(&two_networks(limit), Some((kernel.clone(), &devices)));
         Self { host, kernel }
     }
@@ -217,6 +217,27 @@ fn counts_outlive_limits_and_networks() {
     assert_eq!((limited.dropped(Some(VNI)), limited.dropped(None)), (0, before));
 }
 
+fn tables_hold_as_many_as_they_are_told() {
+    let devices = devices();
+    let few = Limits { networks: 1, ports: 1, ..tables(1000) };
+    let kernel = KernelPath::load(few, devices[0], 14_789).unwrap();
+    assert_eq!(kernel.programs().missized(&few), []);
+    let more = kernel.programs().missized(&Limits { ended: 7, ..few });
+    assert_eq!(more, [("ended".to_owned(), 16_384, 7)]);
+    let port = |number: usize| KernelPort { ifindex: devices[number], is_veth: true };
+    let vni = eastgate_wire::Vni::new_checked(VNI).unwrap();
+    kernel.set_port(PortId(0), port(0), vni).unwrap();
+    for _ in 0..2 {
+        assert!(kernel.set_port(PortId(1), port(1), vni).is_err(), "a second port of one");
+    }
+    kernel.remove_port(PortId(0)).unwrap();
+    kernel.set_port(PortId(1), port(1), vni).unwrap();
+    // A network that there is no room for has the limit of strangers.
+    let programs = kernel.programs();
+    programs.limit(Some(1), 5).unwrap();
+    assert!(programs.limit(Some(2), 5).is_err(), "a second network of one");
+}
+
 #[test]
 fn what_goes_up_is_limited_for_each_network() {
     if !nix::unistd::geteuid().is_root() {
@@ -229,6 +250,7 @@ fn what_goes_up_is_limited_for_each_network() {
         strangers_have_one_for_all,
         superframes_count_as_their_packets,
         counts_outlive_limits_and_networks,
+        tables_hold_as_many_as_they_are_told,
     ] {
         std::thread::spawn(test).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     }
