@@ -62,6 +62,8 @@ pub struct Options {
     pub dataplane: Dataplane,
     /// What a stop leaves behind
     pub on_stop: OnStop,
+    /// Where tables are pinned: a folder on a bpffs
+    pub pin: Option<PathBuf>,
 }
 
 /// What a stop leaves of the fast path. A kill always keeps it.
@@ -188,6 +190,7 @@ struct ActiveUnderlay {
 
 impl Daemon {
     async fn start(options: &Options) -> Result<Self> {
+        let pin = options.pin.as_deref().map(accelerate::pin_folder).transpose()?;
         let mut loader = Loader::new(&options.config);
         let config = load(&mut loader, std::io::IsTerminal::is_terminal(&std::io::stderr()))?;
         for warning in loader.warnings().iter() {
@@ -222,7 +225,7 @@ impl Daemon {
         });
         let control = tokio::spawn(server::serve(listener, view.clone()));
         let mut daemon = Self {
-            options: options.clone(),
+            options: Options { pin, ..options.clone() },
             host,
             loader: Some(loader),
             registry,
@@ -570,6 +573,7 @@ impl Daemon {
                 crate::pipeline::offload::FlowOffload::forget_paths(&**kernel);
             }
         }
+        self.note_sizes();
         self.reconcile().await;
         self.wait_for_workers().await;
         Ok(done)

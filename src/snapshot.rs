@@ -292,6 +292,12 @@ impl Snapshot {
         self.networks.get(&vni)
     }
 
+    /// Packets a second that may go up of each network that this host has a part in
+    pub fn slow_path_limits(&self) -> impl Iterator<Item = (Vni, u32)> {
+        let networks = self.config.networks_of(&self.host);
+        networks.map(|(_, network)| (network.vni, network.slow_path_limit))
+    }
+
     /// All networks that this host has a part in, by VNI.
     #[must_use]
     pub fn networks(&self) -> Vec<&Arc<Network>> {

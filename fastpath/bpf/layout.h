@@ -261,12 +261,25 @@ struct port {
 	__u32 id;
 	/* Its network; a port that is closed is not in the table */
 	__u32 vni;
-	struct bpf_spin_lock lock;
-	__u32 pad;
-	/* What it may still send up: frames, and when they were counted, in nanoseconds */
-	__u64 tokens;
-	__u64 filled_at;
 };
+
+/* What may go up to the pipeline of one network, from its ports and from the tunnel together. */
+struct bucket {
+	struct bpf_spin_lock lock;
+	/* Packets a second, and how many at once */
+	__u32 rate;
+	__u32 burst;
+	__u32 pad;
+	/* Billionths of packets that may go up now; below 0 after a superframe of more packets than there were left */
+	__s64 left;
+	/* When that was counted, in nanoseconds of the monotonic clock */
+	__u64 filled_at;
+	/* Frames that were dropped */
+	__u64 dropped;
+};
+
+/* Where the networks that this host does not serve have their one bucket: no VNI is as large. */
+#define STRANGERS 0xffffffff
 
 struct network {
 	__u32 vni;
@@ -301,9 +314,6 @@ struct config {
 	struct addr vtep;
 	/* Set DF on the outer packet (IPv4) */
 	__u32 dont_fragment;
-	/* Frames a second that one port may send up, and how many at once */
-	__u32 up_rate;
-	__u32 up_burst;
 };
 
 enum stat {
@@ -312,7 +322,7 @@ enum stat {
 	STAT_TO_PORTS,
 	STAT_TO_UNDERLAY,
 	STAT_UP,
-	/* Not sent up: the port had sent up too many */
+	/* Not sent up: too many of the network were */
 	STAT_UP_LIMITED,
 	/* Neither sent up nor on: the kernel had no memory for it */
 	STAT_UP_FAILED,

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* The tables. The daemon writes them; the programs write into flows, ports and stats. */
+/*
+ * The tables; the daemon says before they are made how large those are that are not of one entry. It writes them; the programs write into
+ * flows, permits, terms, buckets, ended and stats.
+ */
 #pragma once
 
 #include "layout.h"
@@ -41,6 +44,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct vtep);
 } vteps SEC(".maps");
+
+/* By VNI: the networks of this host, and STRANGERS */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, (1 << 16) + 1);
+	__type(key, __u32);
+	__type(value, struct bucket);
+} buckets SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

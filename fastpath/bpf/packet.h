@@ -96,6 +96,11 @@ static __always_inline bool right_sum(const struct iphdr *ip)
 	return sum == 0xffff;
 }
 
+static __always_inline bool same_addr(const struct addr *a, const struct addr *b)
+{
+	return a->be[0] == b->be[0] && a->be[1] == b->be[1] && a->be[2] == b->be[2] && a->be[3] == b->be[3];
+}
+
 static __always_inline bool is_mapped(const __u32 *be)
 {
 	return be[0] == 0 && be[1] == 0 && be[2] == bpf_htonl(0xffff);

@@ -4,40 +4,15 @@
 
 #include "born.h"
 #include "deliver.h"
-
-/* Takes one of the port's tokens. */
-static __always_inline bool may_go_up(struct port *port, const struct config *config)
-{
-	__u64 now = bpf_ktime_get_ns(), rate = config->up_rate, burst = config->up_burst, gained, since;
-	bool may;
-
-	bpf_spin_lock(&port->lock);
-	since = now - port->filled_at;
-	if (since > 1000000000)
-		since = 1000000000;
-	gained = since * rate / 1000000000;
-	if (gained) {
-		port->tokens += gained;
-		if (port->tokens > burst)
-			port->tokens = burst;
-		port->filled_at = now;
-	}
-	may = port->tokens > 0;
-	if (may)
-		port->tokens -= 1;
-	bpf_spin_unlock(&port->lock);
-	return may;
-}
+#include "slow.h"
 
 /* What is not decided here is decided by the pipeline; the frame goes there whole, with the port it came from. */
-static __always_inline int up(struct __sk_buff *skb, struct port *port, const struct config *config)
+static __always_inline int up(struct __sk_buff *skb, const struct port *port, const struct config *config)
 {
 	struct up_header header = { .ethertype_be = bpf_htons(UP_ETHERTYPE) };
 
-	if (!may_go_up(port, config)) {
-		count(STAT_UP_LIMITED);
+	if (!may_go_up(skb, port->vni))
 		return TC_ACT_SHOT;
-	}
 	header.port_be = bpf_htonl(port->id);
 	header.session_be = bpf_htonl(config->session);
 	header.hash_be = bpf_htonl(bpf_get_hash_recalc(skb));
@@ -126,7 +101,7 @@ int tenant(struct __sk_buff *skb)
 {
 	const struct config *config = the_config();
 	__u32 ifindex = skb->ifindex;
-	struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
+	const struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
 	int verdict;
 
 	count(STAT_FROM_PORTS);

@@ -9,12 +9,15 @@
 
 #include "born.h"
 #include "deliver.h"
+#include "slow.h"
 
 /* The outer headers that the path needs again behind the inner ones. */
 struct outer {
 	struct addr src;
 	__u32 vni;
 	__u8 ecn;
+	/* It goes to the kernel's own vxlan device from here. */
+	bool to_tunnel;
 };
 
 /* The UDP header at `at`, and what follows it: is it a VXLAN header as we write them ourselves? */
@@ -35,11 +38,6 @@ static __always_inline bool read_vxlan(struct __sk_buff *skb, const __u32 at, co
 		return false;
 	outer->vni = bpf_ntohl(vxlan->vni_be) >> 8;
 	return true;
-}
-
-static __always_inline bool same_addr(const struct addr *a, const struct addr *b)
-{
-	return a->be[0] == b->be[0] && a->be[1] == b->be[1] && a->be[2] == b->be[2] && a->be[3] == b->be[3];
 }
 
 static __always_inline bool read_outer_v4(struct __sk_buff *skb, const struct config *config, struct outer *outer)
@@ -104,7 +102,7 @@ static __always_inline bool ecn_unchanged(__u8 outer, __u8 inner)
 
 /* 3' track, 4' decide: whether the packet, `outer_len` bytes behind the start of the frame, passes, and where to. */
 static __always_inline bool underlay_passage(struct __sk_buff *skb, const struct config *config,
-					     const struct outer *outer, const __u32 outer_len, const __u32 udp_at,
+					     struct outer *outer, const __u32 outer_len, const __u32 udp_at,
 					     struct desk *desk, struct passage *passage)
 {
 	const struct packet *p = &desk->packet;
@@ -133,7 +131,8 @@ static __always_inline bool underlay_passage(struct __sk_buff *skb, const struct
 
 			/* Judged again, and for good, behind the tunnel. */
 			if (port && would_pass(p, flow, from, to))
-				bpf_skb_store_bytes(skb, udp_at + 2, &port, sizeof(port), 0);
+				outer->to_tunnel =
+					!bpf_skb_store_bytes(skb, udp_at + 2, &port, sizeof(port), 0);
 			return false;
 		} else if (pass(skb, flow, side, desk)) {
 			find_passage(desk, network, side, passage);
@@ -159,7 +158,7 @@ static __always_inline int onward(struct __sk_buff *skb, const struct config *co
 	int verdict = into_tunnel(skb, config, passage, desk, vni, outer_len);
 
 	if (verdict == WRAP_REFUSED)
-		return TC_ACT_UNSPEC;
+		return verdict;
 	count(STAT_FROM_UNDERLAY);
 	if (verdict != WRAP_BROKEN)
 		return verdict;
@@ -168,7 +167,7 @@ static __always_inline int onward(struct __sk_buff *skb, const struct config *co
 }
 
 /* From here on the outer headers are known to be `outer_len` bytes, the inner Ethernet header included. */
-static __always_inline int unwrap(struct __sk_buff *skb, const struct config *config, const struct outer *outer,
+static __always_inline int unwrap(struct __sk_buff *skb, const struct config *config, struct outer *outer,
 				  const __u32 outer_len, const __u32 udp_at, bool outer_v6)
 {
 	struct desk *desk = the_desk();
@@ -177,12 +176,12 @@ static __always_inline int unwrap(struct __sk_buff *skb, const struct config *co
 
 	if (!p || !read_packet(skb, outer_len, p) || !ecn_unchanged(outer->ecn, p->tos & 3) ||
 	    !read_options(skb, outer_len, p))
-		return TC_ACT_UNSPEC;
+		return WRAP_REFUSED;
 	/* The kernel takes nothing off that leaves less than an IPv6 header of a packet that came as IPv6. */
 	if (outer_v6 && p->len < sizeof(struct ipv6hdr))
-		return TC_ACT_UNSPEC;
+		return WRAP_REFUSED;
 	if (!underlay_passage(skb, config, outer, outer_len, udp_at, desk, &passage))
-		return TC_ACT_UNSPEC;
+		return WRAP_REFUSED;
 	/* 6' forward */
 	if (passage.to & AT_VTEP)
 		return onward(skb, config, &passage, desk, outer->vni, outer_len);
@@ -195,19 +194,31 @@ static __always_inline int unwrap(struct __sk_buff *skb, const struct config *co
 	return into_port(skb, &passage, p->v6 == outer_v6);
 }
 
+/* The verdict, or WRAP_REFUSED for a datagram that is left as it is. */
+static __always_inline int underlay_path(struct __sk_buff *skb, const struct config *config, struct outer *outer)
+{
+	if (skb->vlan_present)
+		return WRAP_REFUSED;
+	if (skb->protocol == bpf_htons(ETH_P_IP) && read_outer_v4(skb, config, outer))
+		return unwrap(skb, config, outer, OUTER_V4, ETH_HLEN + sizeof(struct iphdr), false);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6) && read_outer_v6(skb, config, outer))
+		return unwrap(skb, config, outer, OUTER_V6, ETH_HLEN + sizeof(struct ipv6hdr), true);
+	return WRAP_REFUSED;
+}
+
 SEC("tc")
 int underlay(struct __sk_buff *skb)
 {
 	const struct config *config = the_config();
 	struct outer outer = {};
+	int verdict;
 
-	if (!config || skb->vlan_present)
+	if (!config)
 		return TC_ACT_UNSPEC;
-	if (skb->protocol == bpf_htons(ETH_P_IP) && read_outer_v4(skb, config, &outer))
-		return unwrap(skb, config, &outer, OUTER_V4, ETH_HLEN + sizeof(struct iphdr), false);
-	if (skb->protocol == bpf_htons(ETH_P_IPV6) && read_outer_v6(skb, config, &outer))
-		return unwrap(skb, config, &outer, OUTER_V6, ETH_HLEN + sizeof(struct ipv6hdr), true);
-	return TC_ACT_UNSPEC;
+	verdict = underlay_path(skb, config, &outer);
+	if (verdict != WRAP_REFUSED)
+		return verdict;
+	return outer.to_tunnel ? TC_ACT_UNSPEC : leave(skb);
 }
 
 /* A superframe that `underlay` sent through the kernel's vxlan device. Nothing else has business there. */

@@ -275,11 +275,22 @@ pub(crate) const TAKE_TAKEN: u8 = 2;
 pub(crate) struct Port {
     pub(crate) id: u32,
     pub(crate) vni: u32,
-    pub(crate) lock: u32,
-    pub(crate) pad: u32,
-    pub(crate) tokens: u64,
-    pub(crate) filled_at: u64,
 }
+
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Bucket {
+    pub(crate) lock: u32,
+    pub(crate) rate: u32,
+    pub(crate) burst: u32,
+    pub(crate) pad: u32,
+    pub(crate) left: i64,
+    pub(crate) filled_at: u64,
+    pub(crate) dropped: u64,
+}
+
+/// The place of the bucket that all networks have in common which this host does not serve.
+pub(crate) const STRANGERS: u32 = u32::MAX;
 
 /// A network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -320,10 +331,6 @@ pub struct Settings {
     pub vtep: [u8; 16],
     /// 1: outer IPv4 packets are not to be fragmented
     pub dont_fragment: u32,
-    /// Frames a second that one port may send up
-    pub up_rate: u32,
-    /// How many of them at once
-    pub up_burst: u32,
 }
 
 /// Bytes in front of a frame that goes up.

@@ -9,12 +9,15 @@
 mod born;
 pub mod cost;
 mod layout;
+mod pins;
+mod slow;
 #[cfg(test)]
 mod tests;
 
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    path::Path,
 };
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, Object, ObjectBuilder, OpenObject, ProgramInput};
@@ -27,6 +30,7 @@ pub use self::{
         LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER, LANE_TO_US, LAYOUT, Lane, Network, Permit,
         PermitKey, STATES, Settings, TcpSide, UP_HASH_AT, UP_HEADER, Way, address, port_of,
     },
+    pins::unpin,
 };
 
 /// The compiled programs. ELF readers want the start of a file aligned.
@@ -68,6 +72,9 @@ pub enum Error {
     /// The tables of the daemon before are gone, or another version's.
     #[error("the tables of the daemon before cannot be taken over: {0}")]
     Foreign(String),
+    /// Tables could not be pinned.
+    #[error("eBPF tables cannot be pinned: {0}")]
+    Pin(#[source] libbpf_rs::Error),
     /// A file descriptor could not be duplicated.
     #[error("out of file descriptors: {0}")]
     Descriptor(#[from] io::Error),
@@ -78,6 +85,33 @@ pub enum Error {
 pub struct Limits {
     /// Flows
     pub flows: u32,
+    /// Networks with flows
+    pub networks: u32,
+    /// VTEPs that they go to and come from
+    pub vteps: u32,
+    /// Tenant ports
+    pub ports: u32,
+    /// Pairs and services whose flows begin in the kernel
+    pub permits: u32,
+    /// Flows that ended there and were not asked for yet
+    pub ended: u32,
+}
+
+impl Limits {
+    fn of(&self, table: &str) -> Option<u32> {
+        let entries = match table {
+            "flows" => self.flows,
+            "networks" | "terms" => self.networks,
+            // One is that of strangers.
+            "buckets" => self.networks.saturating_add(1),
+            "vteps" => self.vteps,
+            "ports" => self.ports,
+            "permits" => self.permits,
+            "ended" => self.ended,
+            _ => return None,
+        };
+        Some(entries.max(1))
+    }
 }
 
 /// What the programs have counted.
@@ -93,7 +127,7 @@ pub struct Stats {
     pub to_underlay: u64,
     /// Frames sent up to the pipeline
     pub up: u64,
-    /// Frames dropped because their port had sent up too many
+    /// Frames dropped because too many of their network were sent up
     pub up_limited: u64,
     /// Frames dropped because the kernel had no memory to send them up or on
     pub up_failed: u64,
@@ -109,6 +143,7 @@ pub struct Fastpath {
     ports: MapHandle,
     networks: MapHandle,
     vteps: MapHandle,
+    buckets: MapHandle,
     settings: MapHandle,
     stats: MapHandle,
     permits: MapHandle,
@@ -135,6 +170,12 @@ pub struct TableIds {
 }
 
 impl TableIds {
+    /// A name that no other tables on this machine have while these are there
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("eastgate-{}", self.flows)
+    }
+
     fn id(&self, table: &str) -> Option<u32> {
         Some(match table {
             "flows" => self.flows,
@@ -185,26 +226,29 @@ impl Fastpath {
     /// # Errors
     /// What the kernel says; without the privilege to load programs above all.
     pub fn load(limits: Limits) -> Result<Self, Error> {
-        let mut open = open()?;
-        for mut map in open.maps_mut() {
-            if map.name() == "flows" {
-                map.set_max_entries(limits.flows.max(1)).map_err(Error::Load)?;
-            }
-        }
-        Self::of(load(open)?)
+        Self::of(load(open(&limits)?)?)
     }
 
     /// Loads the programs with the tables of a daemon before, which the kernel keeps for as long as its programs are
-    /// attached. What was counted begins anew.
+    /// attached. They are found where they are `pinned`, or else by their numbers, and keep their size; `limits` are for
+    /// the others. What was counted begins anew.
     ///
     /// # Errors
     /// [`Error::Foreign`] when the tables are gone, or of another layout; what the kernel says.
-    pub fn take_over(tables: &TableIds) -> Result<Self, Error> {
-        let mut open = open()?;
+    pub fn take_over(tables: &TableIds, pinned: Option<&Path>, limits: &Limits) -> Result<Self, Error> {
+        let foreign = |error: libbpf_rs::Error| Error::Foreign(error.to_string());
+        let mut open = open(limits)?;
         for mut map in open.maps_mut() {
-            let Some(id) = map.name().to_str().and_then(|name| tables.id(name)) else { continue };
-            let kept = MapHandle::from_map_id(id).map_err(|error| Error::Foreign(error.to_string()))?;
-            let same = kept.name() == map.name()
+            let Some((name, id)) = map.name().to_str().and_then(|name| Some((name, tables.id(name)?))) else {
+                continue;
+            };
+            let kept = match pinned {
+                Some(folder) => pins::pinned(folder, name),
+                None => MapHandle::from_map_id(id),
+            };
+            let kept = kept.map_err(foreign)?;
+            let same = MapInfo::new(kept.as_fd()).map_err(foreign)?.info.id == id
+                && kept.name() == map.name()
                 && kept.map_type() == map.map_type()
                 && (kept.key_size(), kept.value_size()) == (map.key_size(), map.value_size());
             if !same {
@@ -236,6 +280,7 @@ impl Fastpath {
             tunnel: program("tunnel")?,
         };
         let (permits, entropy, ended) = (map("permits")?, map("entropy")?, map("ended")?);
+        let buckets = map("buckets")?;
         let terms_table = map("terms")?;
         let terms = Terms::of(&terms_table)?;
         let take = program("take")?;
@@ -245,6 +290,7 @@ impl Fastpath {
             ports,
             networks,
             vteps,
+            buckets,
             settings,
             stats,
             permits,
@@ -316,6 +362,17 @@ impl Fastpath {
         &self.programs
     }
 
+    /// The tables that are not as large as `limits` say: name, entries they may have, entries they should.
+    #[must_use]
+    pub fn missized(&self, limits: &Limits) -> Vec<(String, u32, u32)> {
+        let sizes = self.object.maps().filter_map(|map| {
+            let name = map.name().to_str()?.to_owned();
+            let wanted = limits.of(&name)?;
+            Some((name, map.max_entries(), wanted))
+        });
+        sizes.filter(|(_, has, wanted)| has != wanted).collect()
+    }
+
     /// How many networks and VTEPs there are places for.
     #[must_use]
     pub fn places(&self) -> (u32, u32) {
@@ -343,7 +400,7 @@ impl Fastpath {
     /// # Errors
     /// [`Error::Table`].
     pub fn set_port(&self, ifindex: u32, id: u32, vni: u32) -> Result<(), Error> {
-        write(&self.ports, "ports", &ifindex, &layout::Port { id, vni, ..layout::Port::default() })
+        write(&self.ports, "ports", &ifindex, &layout::Port { id, vni })
     }
 
     /// Closes a tenant port: nothing passes from it any more, not even up.
@@ -456,9 +513,15 @@ fn load(open: OpenObject) -> Result<Object, Error> {
 /// Lines of the verifier's log that say why it refused a program.
 const SAID_LINES: usize = 6;
 
-fn open() -> Result<OpenObject, Error> {
+fn open(limits: &Limits) -> Result<OpenObject, Error> {
     libbpf_rs::set_print(None);
-    ObjectBuilder::default().open_memory(&OBJECT.0).map_err(Error::Load)
+    let mut open = ObjectBuilder::default().open_memory(&OBJECT.0).map_err(Error::Load)?;
+    for mut map in open.maps_mut() {
+        if let Some(entries) = map.name().to_str().and_then(|name| limits.of(name)) {
+            map.set_max_entries(entries).map_err(Error::Load)?;
+        }
+    }
+    Ok(open)
 }
 
 fn read<V: FromZeros + FromBytes + IntoBytes>(

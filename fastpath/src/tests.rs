@@ -55,11 +55,11 @@ fn structures_are_the_same_on_both_sides() {
     assert_eq!(noted("ended"), layout_of!(Ended: key, epoch, packets, bytes, rules, opener, spare));
     // What is in no table is not noted; the same is asserted in C.
     assert_eq!(size_of::<layout::Take>(), 16 + size_of::<Key>() + size_of::<Flow>());
-    assert_eq!(noted("port"), layout_of!(layout::Port: id, vni, lock, pad, tokens, filled_at));
+    assert_eq!(noted("port"), layout_of!(layout::Port: id, vni));
+    assert_eq!(noted("bucket"), layout_of!(layout::Bucket: lock, rate, burst, pad, left, filled_at, dropped));
     assert_eq!(
         noted("config"),
-        layout_of!(Settings: layout, session, generation, underlay, up_device, vxlan_port_be, tunnel_port_be, vtep, dont_fragment,
-            up_rate, up_burst)
+        layout_of!(Settings: layout, session, generation, underlay, up_device, vxlan_port_be, tunnel_port_be, vtep, dont_fragment)
     );
     assert_eq!(noted("network"), layout_of!(Network: vni, epoch, mac, spare));
     assert_eq!(noted("flow_key"), layout::key_layout());

@@ -178,6 +178,9 @@ pub struct Run {
     /// What a stop leaves of the fast path
     #[arg(long, value_enum, default_value = "restore", env = "EASTGATE_ON_STOP")]
     pub on_stop: crate::daemon::OnStop,
+    /// Pin the fast path's tables below this folder of a bpffs: the next `run` takes them over without CAP_SYS_ADMIN
+    #[arg(long, value_name = "DIR", env = "EASTGATE_PIN")]
+    pub pin: Option<PathBuf>,
     /// How to log; EASTGATE_LOG chooses what (such as `info` or `eastgate=debug`)
     #[arg(long, value_enum, default_value = "text")]
     pub log_format: Format,

@@ -88,6 +88,7 @@ fn serve(options: &Run) -> Result<u8> {
         workers,
         dataplane: options.dataplane,
         on_stop: options.on_stop,
+        pin: options.pin.clone(),
     })?;
     Ok(exit::OK)
 }

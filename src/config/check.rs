@@ -16,7 +16,7 @@ use toml::de::DeTable;
 use super::{
     islands,
     leaf::Runs,
-    model::{Host, HostRef, Limits, Name, Overlay, Tenant},
+    model::{Host, HostRef, KernelTables, Limits, Name, Overlay, Tenant},
     place::{Place, Source},
     problem::{Diagnostic, Near, Problem},
     read::{At, Named, Reader, Span, Table as _},
@@ -35,6 +35,8 @@ pub(super) struct FileContent {
     pub(super) overlay: Option<(Overlay, Place)>,
     /// Likewise.
     pub(super) limits: Option<(Limits, Place)>,
+    /// Of the same table.
+    pub(super) kernel_tables: Option<KernelTables>,
     /// Its hosts.
     pub(super) hosts: Vec<HostClaim>,
     /// Its tenants. Those of a file with errors lack what is wrong with them, and are never handed out.
@@ -96,6 +98,7 @@ impl FileContent {
             include: Vec::new(),
             overlay: None,
             limits: None,
+            kernel_tables: None,
             hosts: Vec::new(),
             tenants: Vec::new(),
             diagnostics: vec![found],
@@ -132,6 +135,7 @@ pub(super) fn file(source: Arc<Source>, included: bool) -> FileContent {
     let overlay =
         file.overlay.good().map(|table| (overlay(&table.value, &mut reader), reader.place(table.span)));
     let limits = file.limits.good().map(|table| (limits(&table.value), reader.place(table.span)));
+    let kernel_tables = file.limits.good().map(|table| kernel_tables(&table.value));
     let hosts = hosts(&file.host.value, &mut reader);
     let tenants = if broken { Vec::new() } else { tenants(&file.tenant.value, &mut reader) };
     let include =
@@ -141,6 +145,7 @@ pub(super) fn file(source: Arc<Source>, included: bool) -> FileContent {
         include,
         overlay,
         limits,
+        kernel_tables,
         hosts,
         tenants,
         diagnostics: reader.diagnostics,
@@ -208,6 +213,22 @@ fn limits(table: &HostLimitsTable) -> Limits {
         flows: table.flows.value.get(),
         unanswered: table.unanswered.value.get(),
         fragments: table.fragments.value.get(),
+    }
+}
+
+fn kernel_tables(table: &HostLimitsTable) -> KernelTables {
+    KernelTables {
+        networks: table.networks.value.get(),
+        vteps: table.vteps.value.get(),
+        ports: table.ports.value.get(),
+        permits: table.permits.value.get(),
+        ended: table.ended.value.get(),
+    }
+}
+
+impl Default for KernelTables {
+    fn default() -> Self {
+        kernel_tables(&HostLimitsTable::default())
     }
 }
 

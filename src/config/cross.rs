@@ -304,6 +304,7 @@ impl<'f> Whole<'f> {
         Config {
             overlay: overlay.map_or_else(Overlay::default, |(overlay, _)| overlay.clone()),
             limits: limits.map_or_else(Limits::of_host, |(limits, _)| *limits),
+            kernel_tables: first.and_then(|first| first.kernel_tables).unwrap_or_default(),
             hosts: hosts.collect(),
             tenants: tenants.collect(),
         }

@@ -27,6 +27,8 @@ pub struct Config {
     pub overlay: Overlay,
     /// Limits of one host, over all its networks.
     pub limits: Limits,
+    /// Sizes of the fast path's tables on one host.
+    pub kernel_tables: KernelTables,
     /// The hosts, by name.
     pub hosts: BTreeMap<Name, Host>,
     /// The tenants, by name. A tenant whose file did not change is the same `Arc` after a reload.
@@ -61,6 +63,21 @@ pub struct Limits {
     pub unanswered: u32,
     /// Datagrams in fragments.
     pub fragments: u32,
+}
+
+/// Sizes of the fast path's tables on one host, beside that of flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KernelTables {
+    /// Networks with flows.
+    pub networks: u32,
+    /// VTEPs of flows.
+    pub vteps: u32,
+    /// Tenant ports.
+    pub ports: u32,
+    /// Pairs and services whose flows begin in the kernel.
+    pub permits: u32,
+    /// Connections that others have replaced and that are not counted yet.
+    pub ended: u32,
 }
 
 /// A machine with a VTEP.
@@ -151,6 +168,8 @@ pub struct Network {
     pub multicast: Unknown,
     /// Broadcast, unknown unicast and multicast frames a second on one host.
     pub bum_limit: u32,
+    /// Packets a second that may go up from the fast path to the pipeline on one host.
+    pub slow_path_limit: u32,
     /// MACs learned on one host.
     pub mac_limit: u32,
     /// How long a learned MAC that is silent is remembered.

@@ -24,6 +24,8 @@ const TABLE_MAX: u64 = 100_000_000;
 
 pub(super) type Mtu = Int<MTU_MIN, MTU_MAX>;
 pub(super) type TableSize = Int<1, TABLE_MAX>;
+/// The kernel takes the memory of such a table when it is made.
+pub(super) type KernelTable = Int<1, 1_048_576>;
 /// Up to ten years.
 pub(super) type Seconds = Int<1, 315_360_000>;
 
@@ -77,6 +79,17 @@ table! {
         default unanswered: TableSize = Int(65_536),
         /// Datagrams in fragments.
         default fragments: TableSize = Int(4_096),
+        /// Fast path: networks with flows; those of others stay with the pipeline.
+        default networks: KernelTable = Int(65_536),
+        /// Fast path: VTEPs of flows, this one aside; flows of others stay with the pipeline.
+        default vteps: KernelTable = Int(16_384),
+        /// Fast path: tenant ports; others are not served.
+        default ports: KernelTable = Int(16_384),
+        /// Fast path: pairs and services whose flows begin in the kernel; the ones used last are kept.
+        default permits: KernelTable = Int(16_384),
+        /// Fast path: connections replaced by others on the same ports that are not counted yet, which is done each
+        /// second; what is more is not counted for its endpoints and rules.
+        default ended: KernelTable = Int(16_384),
     }
 }
 
@@ -155,6 +168,8 @@ table! {
         default multicast: Unknown = Unknown::Drop,
         /// Broadcast, unknown unicast and multicast frames a second on one host.
         default bum_limit: Int<0, 4_294_967_295> = Int(1_000),
+        /// Packets a second that may go up from the fast path to the pipeline on one host, a fifth of them at once.
+        default slow_path_limit: Int<1, 4_294_967_295> = Int(500_000),
         /// MACs learned on one host.
         default mac_limit: Int<0, 100_000_000> = Int(1_024),
         /// Seconds that a silent learned MAC is remembered.

@@ -1,8 +1,15 @@
 //! Sets up the fast path: programs, the device by which frames go up, the one that unwraps superframes.
 
-use std::{collections::BTreeMap, os::fd::AsFd, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, anyhow, bail};
+use eastgate_fastpath::Limits;
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Daemon;
 use crate::{
@@ -63,6 +70,7 @@ impl Daemon {
                 self.view.shared.offload_to(kernel.clone());
                 // Set here and nowhere else.
                 let _ = self.view.kernel.set(kernel);
+                self.note_sizes();
                 Ok("ebpf".into())
             }
             Err(error) if wanted == Dataplane::Auto => {
@@ -95,6 +103,8 @@ impl Daemon {
         };
         let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
         machine.remember_tables(kernel.table_ids()?)?;
+        pin(machine, &kernel, self.options.pin.as_deref())?;
+        kernel.limit(&self.view.shared.snapshot());
         machine.tap(&self.netlink, device(&links, TUNNEL)?, kernel.tunnel_program()).await?;
         Ok(Arc::new(kernel))
     }
@@ -108,7 +118,10 @@ impl Daemon {
         if device(&links, UP[1]).is_err() || device(&links, TUNNEL).is_err() {
             return Ok(None);
         }
-        match KernelPath::take_over(&tables, up.index) {
+        let pins = self.machine.as_ref().and_then(Machine::pins);
+        // Those of another place are found as without any.
+        let pins = pins.filter(|pins| pins.parent() == self.options.pin.as_deref());
+        match KernelPath::take_over(&tables, pins, &self.table_sizes(), up.index) {
             Ok(kernel) => {
                 tracing::info!("the programs of the daemon before go on");
                 Ok(Some((kernel, links)))
@@ -137,10 +150,35 @@ impl Daemon {
             let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"), "1");
         }
         let links = self.netlink.links().await?;
-        let limits = self.view.shared.snapshot().config.limits;
-        let flows = limits.flows.saturating_add(limits.unanswered);
-        let kernel = KernelPath::load(flows, device(&links, UP[0])?.index, port)?;
+        let kernel = KernelPath::load(self.table_sizes(), device(&links, UP[0])?.index, port)?;
         Ok((kernel, links))
+    }
+
+    /// As the configuration in force has them
+    fn table_sizes(&self) -> Limits {
+        let snapshot = self.view.shared.snapshot();
+        let (limits, tables) = (snapshot.config.limits, snapshot.config.kernel_tables);
+        Limits {
+            flows: limits.flows.saturating_add(limits.unanswered),
+            networks: tables.networks,
+            vteps: tables.vteps,
+            ports: tables.ports,
+            permits: tables.permits,
+            ended: tables.ended,
+        }
+    }
+
+    /// Says which tables have another size than the configuration wants: they keep it while programs use them.
+    pub(super) fn note_sizes(&self) {
+        let Some(kernel) = self.view.kernel.get() else { return };
+        for (table, entries, wanted) in kernel.programs().missized(&self.table_sizes()) {
+            tracing::warn!(
+                table,
+                entries,
+                wanted,
+                "a table of the fast path keeps its size until the daemon has stopped in order, or `eastgate teardown`, and is started again"
+            );
+        }
     }
 
     /// Ports and underlay are served: what was decided before this daemon passes no more, and is decided by it.
@@ -179,6 +217,36 @@ impl Daemon {
 }
 
 type Links = BTreeMap<String, Link>;
+
+/// Where tables can be pinned: a folder on a bpffs, by its whole path.
+pub(super) fn pin_folder(folder: &Path) -> Result<PathBuf> {
+    let shown = folder.display();
+    let remedy = || format!("--pin {shown}: mkdir -p {shown} && mount -t bpf bpf {shown}");
+    let found = statfs(folder).with_context(remedy)?;
+    if found.filesystem_type() != BPF_FS_MAGIC {
+        return Err(anyhow!("it is not on a bpffs").context(remedy()));
+    }
+    Ok(std::path::absolute(folder)?)
+}
+
+/// Pins the tables below `folder`, or nowhere, and takes away what was pinned elsewhere.
+fn pin(machine: &mut Machine, kernel: &KernelPath, folder: Option<&Path>) -> Result<()> {
+    let wanted = match folder {
+        Some(folder) => Some(folder.join(kernel.table_ids()?.name())),
+        None => None,
+    };
+    if machine.pins() == wanted.as_deref() {
+        return Ok(());
+    }
+    machine.remove_pins()?;
+    let Some(wanted) = wanted else { return Ok(()) };
+    machine.will_pin(&wanted)?;
+    // No tables that are there have this name: what has it is left from some that are gone.
+    eastgate_fastpath::unpin(&wanted)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| Ok(kernel.pin(&wanted)?))
+        .with_context(|| format!("--pin: {} must be ours to write in", wanted.display()))
+}
 
 fn device<'l>(links: &'l Links, name: &str) -> Result<&'l Link> {
     links.get(name).ok_or_else(|| anyhow!("device {name} is gone"))

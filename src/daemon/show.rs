@@ -264,10 +264,10 @@ impl View {
     fn drops(&self, snapshot: &Snapshot, filter: &Filter) -> Vec<DropRow> {
         let now = clock::now();
         let mut rows = drops(&self.shared.counters);
-        // The programs count by reason alone, and do not say when.
-        rows.extend(self.elsewhere().drops.into_iter().filter(|(_, frames)| *frames > 0).map(
-            |(reason, frames)| {
-                let key = DropKey { vni: None, reason, from: None, by: None, rule: None };
+        // The programs count by network and reason at most, and do not say when.
+        rows.extend(self.elsewhere().drops.into_iter().filter(|(.., frames)| *frames > 0).map(
+            |(vni, reason, frames)| {
+                let key = DropKey { vni, reason, from: None, by: None, rule: None };
                 (key, DropCount { frames, bytes: 0, last_at: now, last: None })
             },
         ));

@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, Ipv6Addr, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
+    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -35,10 +36,8 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// Frames a second that one port may send up, and how many at once: a few workers decide several hundred thousand, so
-/// that no tenant can keep them from the others.
-const UP_RATE: u32 = 100_000;
-const UP_BURST: u32 = 20_000;
+/// Datagrams a second of networks that this host does not serve: the pipeline does nothing with them but count them.
+const OF_STRANGERS: u32 = 10_000;
 
 /// A tenant port in the kernel's tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +92,8 @@ struct Tables {
     /// The generation from which on it does
     since: u32,
     entropy: Entropy,
+    /// What the limit of each network is that has one of its own
+    limits: HashMap<Vni, u32>,
 }
 
 impl KernelPath {
@@ -101,19 +102,18 @@ impl KernelPath {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn load(flows: u32, up: u32, tunnel_port: u16) -> Result<Self, Error> {
-        let fastpath = Fastpath::load(Limits { flows })?;
+    pub fn load(limits: Limits, up: u32, tunnel_port: u16) -> Result<Self, Error> {
+        let fastpath = Fastpath::load(limits)?;
         let settings = Settings {
             layout: LAYOUT,
             session: 1,
             generation: 1,
             up_device: up,
             tunnel_port_be: tunnel_port.to_be_bytes(),
-            up_rate: UP_RATE,
-            up_burst: UP_BURST,
             ..Settings::default()
         };
         fastpath.set_settings(&settings)?;
+        fastpath.limit(None, OF_STRANGERS)?;
         prove_withdrawal(&fastpath)?;
         let tables = Tables { settings, ..Tables::default() };
         Ok(Self { fastpath, tables: Mutex::new(tables), leases: Mutex::default() })
@@ -124,11 +124,11 @@ impl KernelPath {
     ///
     /// # Errors
     /// When they are gone, or of another layout; what the kernel says.
-    pub fn take_over(ids: &TableIds, up: u32) -> Result<Self, Error> {
-        let fastpath = Fastpath::take_over(ids)?;
+    pub fn take_over(ids: &TableIds, pinned: Option<&Path>, limits: &Limits, up: u32) -> Result<Self, Error> {
+        let fastpath = Fastpath::take_over(ids, pinned, limits)?;
         let mut settings = fastpath.settings()?;
         (settings.session, settings.up_device) = (settings.session.wrapping_add(1), up);
-        (settings.up_rate, settings.up_burst) = (UP_RATE, UP_BURST);
+        fastpath.limit(None, OF_STRANGERS)?;
         let networks = fastpath.networks()?;
         let vteps = fastpath.vteps()?;
         let mut tables = Tables { settings, ..Tables::default() };
@@ -152,6 +152,14 @@ impl KernelPath {
     /// What the kernel says.
     pub fn table_ids(&self) -> Result<TableIds, Error> {
         self.fastpath.table_ids()
+    }
+
+    /// Pins the tables in a folder of their own, for a daemon that follows with no right to find them by number.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn pin(&self, folder: &Path) -> Result<(), Error> {
+        self.fastpath.pin(folder)
     }
 
     /// Which daemon frames go up to: this one.
@@ -232,20 +240,64 @@ impl KernelPath {
     /// When the table cannot be read.
     pub fn traffic(&self) -> Result<Elsewhere, Error> {
         let stats = self.stats()?;
-        let drops = vec![
-            (DropReason::SlowPathLimit, stats.up_limited),
-            (DropReason::DeviceError, stats.up_failed),
-            (DropReason::NotReady, stats.lost),
-        ];
+        let mut drops = self.limited(stats.up_limited)?;
+        drops.push((None, DropReason::DeviceError, stats.up_failed));
+        drops.push((None, DropReason::NotReady, stats.lost));
         let traffic = Traffic {
             from_ports: stats.from_ports - stats.up.min(stats.from_ports),
             from_underlay: stats.from_underlay,
             to_ports: stats.to_ports,
             to_underlay: stats.to_underlay,
             answers: 0,
-            dropped: drops.iter().map(|(_, frames)| frames).sum(),
+            dropped: drops.iter().map(|(.., frames)| frames).sum(),
         };
         Ok(Elsewhere { traffic, drops })
+    }
+
+    /// Of `all` frames that were dropped for a limit on the way up: those of each network, and with no network those of
+    /// strangers, and of networks that are here no more.
+    fn limited(&self, all: u64) -> Result<Vec<(Option<Vni>, DropReason, u64)>, Error> {
+        let mut drops = Vec::new();
+        let mut rest = all;
+        if all > 0 {
+            let mut networks: Vec<Vni> = lock(&self.tables).limits.keys().copied().collect();
+            networks.sort_unstable();
+            for vni in networks {
+                // What came later than the sum is told the next time.
+                let frames = self.fastpath.limited(vni.get())?.min(rest);
+                rest -= frames;
+                drops.push((Some(vni), DropReason::SlowPathLimit, frames));
+            }
+        }
+        drops.push((None, DropReason::SlowPathLimit, rest));
+        Ok(drops)
+    }
+
+    /// Limits what goes up of each network of a snapshot, which has to be before anything of it does.
+    pub fn limit(&self, snapshot: &Snapshot) {
+        self.limit_networks(&mut lock(&self.tables), snapshot);
+    }
+
+    /// A network that there is no room for has the limit of strangers, which is safe and slow.
+    fn limit_networks(&self, tables: &mut Tables, snapshot: &Snapshot) {
+        let gone: Vec<Vni> =
+            tables.limits.keys().copied().filter(|vni| snapshot.network(*vni).is_none()).collect();
+        let mut failed = Ok(());
+        for vni in gone {
+            failed = failed.and(self.fastpath.unlimit(vni.get()));
+            tables.limits.remove(&vni);
+        }
+        for (vni, limit) in snapshot.slow_path_limits() {
+            if tables.limits.get(&vni) != Some(&limit) {
+                match self.fastpath.limit(Some(vni.get()), limit) {
+                    Ok(()) => _ = tables.limits.insert(vni, limit),
+                    Err(error) => failed = failed.and(Err(error)),
+                }
+            }
+        }
+        if let Err(error) = failed {
+            tracing::warn!(%error, "some networks have the slow-path limit of those that are not served here");
+        }
     }
 
     /// Opens a tenant port of a network.
@@ -263,7 +315,10 @@ impl KernelPath {
             }
             None => {}
         }
-        self.fastpath.set_port(port.ifindex, id.0, vni.get())
+        self.fastpath.set_port(port.ifindex, id.0, vni.get()).inspect_err(|_| {
+            // To be tried again, and not taken for open.
+            tables.ports.remove(&id);
+        })
     }
 
     /// Closes a tenant port.
@@ -315,6 +370,7 @@ impl KernelPath {
         let tables = &mut *tables;
         tables.snapshot = Some(snapshot.clone());
         self.spread(tables, snapshot.ports)?;
+        self.limit_networks(tables, snapshot);
         // Each is written on its own: no network's flows depend on another's.
         #[allow(clippy::iter_over_hash_type)]
         for (vni, (place, epoch)) in &mut tables.networks {

@@ -35,6 +35,15 @@ pub enum MachineError {
     /// A setting could not be read or written.
     #[error("interface settings: {0}")]
     Setting(#[source] io::Error),
+    /// Tables are pinned, and stay so.
+    #[error("pinned tables in {}: {source}", .path.display())]
+    Pins {
+        /// Their folder
+        path: PathBuf,
+        /// Why
+        #[source]
+        source: io::Error,
+    },
     /// A port could not be guarded.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
@@ -48,6 +57,7 @@ pub struct Machine {
     guards: BTreeMap<String, Guard>,
     devices: BTreeSet<String>,
     tables: Option<TableIds>,
+    pins: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -70,6 +80,9 @@ struct Record {
     /// The tables of the programs that are attached
     #[serde(default)]
     tables: Option<TableIds>,
+    /// The folder in which they are pinned
+    #[serde(default)]
+    pins: Option<PathBuf>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -103,14 +116,18 @@ impl Machine {
             let SavedSetting { file, before, written } = saved;
             Some(Saved { id: file.parse().ok()?, before, written })
         });
-        let (guards, devices, tables) = (read.guards, read.devices, read.tables);
-        Ok(Self { record, settings: settings.collect(), guards, devices, tables })
+        let (guards, devices) = (read.guards, read.devices);
+        let (tables, pins) = (read.tables, read.pins);
+        Ok(Self { record, settings: settings.collect(), guards, devices, tables, pins })
     }
 
     /// Is there anything to undo?
     #[must_use]
     pub fn is_untouched(&self) -> bool {
-        self.guards.is_empty() && self.devices.is_empty() && self.settings.iter().next().is_none()
+        self.guards.is_empty()
+            && self.devices.is_empty()
+            && self.pins.is_none()
+            && self.settings.iter().next().is_none()
     }
 
     /// Closes a port to the kernel's own stack. What comes in is for `program`, or for packet sockets.
@@ -184,7 +201,7 @@ impl Machine {
             }
         }
         self.tables = None;
-        Ok(())
+        self.remove_pins()
     }
 
     /// The tables that a daemon before has left to its programs.
@@ -199,6 +216,33 @@ impl Machine {
     /// When the record cannot be written.
     pub fn remember_tables(&mut self, tables: TableIds) -> Result<(), MachineError> {
         self.tables = Some(tables);
+        self.save()
+    }
+
+    /// The folder in which a daemon before has pinned its tables.
+    #[must_use]
+    pub fn pins(&self) -> Option<&Path> {
+        self.pins.as_deref()
+    }
+
+    /// Notes the folder in which tables are about to be pinned, so that it is taken away whatever happens.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn will_pin(&mut self, folder: &Path) -> Result<(), MachineError> {
+        self.pins = Some(folder.to_owned());
+        self.save()
+    }
+
+    /// Takes the folder away in which tables are pinned.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn remove_pins(&mut self) -> Result<(), MachineError> {
+        let Some(folder) = &self.pins else { return Ok(()) };
+        eastgate_fastpath::unpin(folder)
+            .map_err(|source| MachineError::Pins { path: folder.clone(), source })?;
+        self.pins = None;
         self.save()
     }
 
@@ -277,6 +321,7 @@ impl Machine {
             result = result.and(self.open_port(netlink, &name).await);
         }
         result = result.and(self.remove_devices(netlink).await);
+        result = result.and(self.remove_pins());
         if result.is_ok() {
             match std::fs::remove_file(&self.record) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -311,6 +356,7 @@ impl Machine {
             guards: self.guards.clone(),
             devices: self.devices.clone(),
             tables: self.tables,
+            pins: self.pins.clone(),
         };
         let fail = |source| MachineError::Record { path: self.record.clone(), source };
         if let Some(folder) = self.record.parent() {

@@ -94,6 +94,7 @@ fn build(
         mss_clamp: table.mss_clamp.value,
         multicast: table.multicast.value,
         bum_limit: table.bum_limit.value.get(),
+        slow_path_limit: table.slow_path_limit.value.get(),
         mac_limit: table.mac_limit.value.get(),
         mac_age: seconds(table.mac_age.value),
         timeouts: table.timeouts.good().map(|table| timeouts(&table.value)).unwrap_or_default(),

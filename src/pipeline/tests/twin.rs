@@ -7,13 +7,14 @@
 
 mod echo;
 mod hub;
+mod limits;
 mod scene;
 mod superframes;
 mod two_workers;
 
 use std::{collections::BTreeSet, net::IpAddr, process::Command, sync::Arc};
 
-use eastgate_fastpath::Trial;
+use eastgate_fastpath::{Limits, Trial};
 use eastgate_policy::flow::FlowFilter;
 use eastgate_wire::{DropReason, Frame, Offload, PortId, VtepAddr};
 use etherparse::{IpHeaders, PacketBuilderStep, TcpHeader};
@@ -502,13 +503,17 @@ fn devices(scene: Scene) -> Vec<u32> {
     [index("p11"), index("p12"), index("u0")].to_vec()
 }
 
+fn tables(flows: u32) -> Limits {
+    Limits { flows, networks: 64, vteps: 64, ports: 64, permits: 16_384, ended: 16_384 }
+}
+
 fn setting(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
 fn play(scene: Scene, frames: u64, seed: u64) {
     let devices = devices(scene);
-    let kernel = Arc::new(KernelPath::load(200_000, devices[0], superframes::TUNNEL_PORT).unwrap());
+    let kernel = Arc::new(KernelPath::load(tables(200_000), devices[0], superframes::TUNNEL_PORT).unwrap());
     let mut alone = Host::new(scene, &scene.config(true), None);
     let mut twin = Host::new(scene, &scene.config(true), Some((kernel.clone(), &devices)));
     let mut dice = Dice(seed);
@@ -632,7 +637,7 @@ fn limits_and_time() {
     const LIMIT: u32 = 40;
     let scene = SCENES[0];
     let devices = devices(scene);
-    let kernel = Arc::new(KernelPath::load(1000, devices[0], 14_789).unwrap());
+    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], superframes::TUNNEL_PORT).unwrap());
     let mut host = Host::new(scene, &scene.config_with(true, 4, LIMIT), Some((kernel.clone(), &devices)));
     let quota = host.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().state.quota.clone();
     let born = |host: &Host| {

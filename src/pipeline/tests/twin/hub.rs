@@ -6,7 +6,7 @@ use eastgate_wire::Offload;
 
 use super::{
     super::{frames::*, net::vxlan},
-    Host, PASS_ON, REDIRECT, SCENES, VNI, devices,
+    Host, PASS_ON, REDIRECT, SCENES, VNI, devices, tables,
 };
 use crate::{
     io::{clock, fastpath::KernelPath},
@@ -21,7 +21,8 @@ const TOO_LARGE: u16 = 1420;
 fn superframes_go_on() {
     let scene = SCENES.into_iter().find(|scene| scene.hub && scene.neighbors == "suppress").unwrap();
     let devices = devices(scene);
-    let kernel = Arc::new(KernelPath::load(1000, devices[0], super::superframes::TUNNEL_PORT).unwrap());
+    let kernel =
+        Arc::new(KernelPath::load(tables(1000), devices[0], super::superframes::TUNNEL_PORT).unwrap());
     let mut host = Host::new(scene, &scene.config(true), Some((kernel.clone(), &devices)));
     let talk = |sport| Talk { a: 21, b: 31, sport, dport: 443 };
     // The first connection is decided, the second begins in the kernel.

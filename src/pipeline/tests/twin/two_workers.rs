@@ -230,7 +230,7 @@ fn run(host: &Host, flow: Carried, ends: bool) {
 fn both_at_once() {
     let scene = SCENES[0];
     let devices = devices(scene);
-    let kernel = Arc::new(KernelPath::load(1000, devices[0], superframes::TUNNEL_PORT).unwrap());
+    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], superframes::TUNNEL_PORT).unwrap());
     let mut host = Host::new(scene, &scene.config(true), Some((kernel, &devices)));
     for (tcp, b) in [(false, 12), (false, FAR), (true, 12), (true, FAR)] {
         // The first flow of its kind is handed over, the next one begins in the kernel.

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * The way to the pipeline is limited for each network, so that one tenant's flood of what the programs do not carry is
+ * that tenant's loss. Nothing here is on the path of a packet that they carry.
+ */
+#pragma once
+
+#include "deliver.h"
+
+#include <stddef.h>
+
+#define SECOND 1000000000ULL
+
+/*
+ * May this frame of a network go up? A superframe counts as the packets in it. Not static, so that the verifier looks at
+ * it once and by itself.
+ */
+__noinline int may_go_up(struct __sk_buff *skb, __u32 vni)
+{
+	__u32 strangers = STRANGERS, packets = 1, gso_size = skb->gso_size;
+	struct bucket *bucket = bpf_map_lookup_elem(&buckets, &vni);
+	__u64 now = bpf_ktime_get_ns();
+	__s64 since;
+	bool may;
+
+	if (!bucket)
+		bucket = bpf_map_lookup_elem(&buckets, &strangers);
+	if (!bucket) {
+		count(STAT_UP_LIMITED);
+		return 0;
+	}
+	if (gso_size)
+		packets = (skb->len + gso_size - 1) / gso_size;
+	bpf_spin_lock(&bucket->lock);
+	/* Another processor may have read the clock after us and come first. */
+	since = now - bucket->filled_at;
+	if (since > 0) {
+		bucket->left += (since > SECOND ? SECOND : since) * bucket->rate;
+		if (bucket->left > (__s64)(bucket->burst * SECOND))
+			bucket->left = bucket->burst * SECOND;
+		bucket->filled_at = now;
+	}
+	may = bucket->left > 0;
+	if (may)
+		bucket->left -= packets * SECOND;
+	else
+		bucket->dropped += 1;
+	bpf_spin_unlock(&bucket->lock);
+	if (!may)
+		count(STAT_UP_LIMITED);
+	return may;
+}
+
+/* Is a datagram to this address one that the daemon might get? To our VTEP, or to a group. */
+static __always_inline bool to_us_v4(__u32 be, const struct config *config)
+{
+	return (is_mapped(config->vtep.be) && be == config->vtep.be[3]) ||
+	       (be & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000);
+}
+
+static __always_inline bool to_us_v6(const struct addr *to, const struct config *config)
+{
+	return same_addr(to, &config->vtep) || (to->be[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+}
+
+/* Where the UDP header of a datagram is that the daemon's socket might get, or 0. Of fragments, the first has it. */
+static __always_inline __u32 udp_header_at(struct __sk_buff *skb, const struct config *config)
+{
+	const __u32 behind_v6 = ETH_HLEN + sizeof(struct ipv6hdr);
+	/* One at a time, for the stack is small. */
+	union {
+		struct iphdr ip;
+		struct addr to;
+		struct {
+			__u8 next, spare;
+			__u16 offset_be;
+			__u32 id_be;
+		} fragment;
+	} read;
+	__u8 next;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, &read.ip, sizeof(read.ip)) || read.ip.protocol != IPPROTO_UDP ||
+		    read.ip.frag_off & bpf_htons(0x1fff) || !to_us_v4(read.ip.daddr, config))
+			return 0;
+		return ETH_HLEN + read.ip.ihl * 4;
+	}
+	if (skb->protocol != bpf_htons(ETH_P_IPV6) ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, daddr), &read.to, sizeof(read.to)) ||
+	    !to_us_v6(&read.to, config) ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, nexthdr), &next, sizeof(next)))
+		return 0;
+	if (next == IPPROTO_UDP)
+		return behind_v6;
+	if (next != IPPROTO_FRAGMENT || bpf_skb_load_bytes(skb, behind_v6, &read.fragment, sizeof(read.fragment)) ||
+	    read.fragment.next != IPPROTO_UDP || read.fragment.offset_be & bpf_htons(0xfff8))
+		return 0;
+	return behind_v6 + sizeof(read.fragment);
+}
+
+/*
+ * The verdict on a datagram that is left to the kernel: to the daemon's socket, or to whomever else it is for. It is
+ * read more generously than one that is carried, as the daemon does: options, a checksum, reserved bits. One for our
+ * port that is no VXLAN is a stranger's.
+ */
+__noinline int leave(struct __sk_buff *skb)
+{
+	const struct config *config = the_config();
+	__u32 at = config ? udp_header_at(skb, config) : 0, vni = STRANGERS;
+	struct vxlan_header vxlan;
+	__u16 port;
+
+	if (!at || bpf_skb_load_bytes(skb, at + offsetof(struct udphdr, dest), &port, sizeof(port)) ||
+	    port != config->vxlan_port_be)
+		return TC_ACT_UNSPEC;
+	if (!bpf_skb_load_bytes(skb, at + sizeof(struct udphdr), &vxlan, sizeof(vxlan)) &&
+	    vxlan.flags_be & bpf_htonl(VXLAN_FLAGS))
+		vni = bpf_ntohl(vxlan.vni_be) >> 8;
+	if (may_go_up(skb, vni))
+		return TC_ACT_UNSPEC;
+	count(STAT_FROM_UNDERLAY);
+	return TC_ACT_SHOT;
+}
