@@ -64,6 +64,14 @@ struct {
 	__type(value, struct permit);
 } permits SEC(".maps");
 
+/* What the pipeline has answered; those that nobody asks for give way to others. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1 << 14);
+	__type(key, struct answer_key);
+	__type(value, struct answer);
+} answers SEC(".maps");
+
 /* By place of the network, as `networks` */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -99,6 +107,10 @@ struct desk {
 	struct way way;
 	struct ended ended;
 	__u8 flow[sizeof(struct flow)] __attribute__((aligned(8)));
+	/* A request for an address, its key, and the answer as it was when nobody else had its place */
+	__u8 request[ANSWER_MAX] __attribute__((aligned(8)));
+	struct answer_key asked;
+	struct answer answer;
 };
 
 struct {

@@ -2,6 +2,7 @@
 /* The path of a frame that a tenant sends. */
 #pragma once
 
+#include "answer.h"
 #include "born.h"
 #include "deliver.h"
 
@@ -107,7 +108,12 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct port 
 	struct packet *p = desk ? &desk->packet : 0;
 	const struct way *way;
 
-	if (!p || !read_packet(skb, 0, p) || !read_options(skb, 0, p))
+	if (!p)
+		return WRAP_REFUSED;
+	/* 2 answer: what is no packet of a flow may be a request for an address. */
+	if (!read_packet(skb, 0, p))
+		return answer_again(skb, port->vni, config->generation);
+	if (!read_options(skb, 0, p))
 		return WRAP_REFUSED;
 	way = tenant_way(skb, port, config, desk);
 	if (!way)

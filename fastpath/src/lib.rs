@@ -23,9 +23,9 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 pub use self::{
     born::{Cursor, Hold, Terms},
     layout::{
-        Ended, Entropy, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, Flow, Key, LAYOUT, Network, Permit, PermitKey,
-        STATES, Settings, TcpSide, UP_HASH_AT, UP_HEADER, WAY_INHERIT_TOS, WAY_INHERIT_TTL, WAY_OPEN,
-        WAY_PEER, Way, address, port_of,
+        ANSWER_MAX, Answer, AnswerKey, Ended, Entropy, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, FORM_NAMES_MAC,
+        FORM_ND, FORM_TO_ALL, Flow, Key, LAYOUT, Network, Permit, PermitKey, STATES, Settings, TcpSide,
+        UP_HASH_AT, UP_HEADER, WAY_INHERIT_TOS, WAY_INHERIT_TTL, WAY_OPEN, WAY_PEER, Way, address, port_of,
     },
 };
 
@@ -99,6 +99,8 @@ pub struct Stats {
     pub up_failed: u64,
     /// Frames of ports that are not open, and superframes whose flow went away while the kernel unwrapped them
     pub lost: u64,
+    /// Requests for addresses that were answered here
+    pub answered: u64,
 }
 
 /// The loaded programs and their tables. They live until the last program is detached and this is dropped.
@@ -112,6 +114,7 @@ pub struct Fastpath {
     settings: MapHandle,
     stats: MapHandle,
     permits: MapHandle,
+    answers: MapHandle,
     entropy: MapHandle,
     ended: MapHandle,
     /// The table that `terms` is mapped from
@@ -132,6 +135,7 @@ pub struct TableIds {
     vteps: u32,
     settings: u32,
     terms: u32,
+    answers: u32,
 }
 
 impl TableIds {
@@ -143,6 +147,7 @@ impl TableIds {
             "vteps" => self.vteps,
             "settings" => self.settings,
             "terms" => self.terms,
+            "answers" => self.answers,
             _ => return None,
         })
     }
@@ -233,7 +238,8 @@ impl Fastpath {
             underlay: program("underlay")?,
             tunnel: program("tunnel")?,
         };
-        let (permits, entropy, ended) = (map("permits")?, map("entropy")?, map("ended")?);
+        let (permits, answers) = (map("permits")?, map("answers")?);
+        let (entropy, ended) = (map("entropy")?, map("ended")?);
         let terms_table = map("terms")?;
         let terms = Terms::of(&terms_table)?;
         let take = program("take")?;
@@ -246,6 +252,7 @@ impl Fastpath {
             settings,
             stats,
             permits,
+            answers,
             entropy,
             ended,
             terms_table,
@@ -271,6 +278,7 @@ impl Fastpath {
             vteps: id(&self.vteps, "vteps")?,
             settings: id(&self.settings, "settings")?,
             terms: id(&self.terms_table, "terms")?,
+            answers: id(&self.answers, "answers")?,
         })
     }
 
@@ -414,6 +422,24 @@ impl Fastpath {
         found.map(|found| found.then_some(flow)).map_err(|source| Error::Table { table: "flows", source })
     }
 
+    /// Lets the programs give an answer again, in the place of one that they had for such requests.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn set_answer(&self, key: &AnswerKey, answer: &Answer) -> Result<(), Error> {
+        write(&self.answers, "answers", key, answer)
+    }
+
+    /// What the programs answer such requests with.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn answer(&self, key: &AnswerKey) -> Result<Option<Answer>, Error> {
+        let mut answer = Answer::new_zeroed();
+        let found = self.answers.lookup_into(key.as_bytes(), answer.as_mut_bytes(), MapFlags::ANY);
+        found.map(|found| found.then_some(answer)).map_err(|source| Error::Table { table: "answers", source })
+    }
+
     /// What the programs have counted, on all processors together.
     ///
     /// # Errors
@@ -436,6 +462,7 @@ impl Fastpath {
             up_limited: sum(5)?,
             up_failed: sum(6)?,
             lost: sum(7)?,
+            answered: sum(8)?,
         })
     }
 }

@@ -10,7 +10,9 @@ use libbpf_rs::btf::{
     types::{MemberAttr, Struct},
 };
 
-use crate::layout::{self, Ended, Entropy, Flow, Key, Network, Permit, PermitKey, Settings, TcpSide, Way};
+use crate::layout::{
+    self, Answer, AnswerKey, Ended, Entropy, Flow, Key, Network, Permit, PermitKey, Settings, TcpSide, Way,
+};
 
 /// Size in bytes of a structure of the programs, and the offsets of its members.
 fn noted(name: &str) -> (usize, Vec<(String, usize)>) {
@@ -47,6 +49,8 @@ fn structures_are_the_same_on_both_sides() {
     );
     assert_eq!(noted("permit_key"), layout_of!(PermitKey: src, dst, vni, dport, proto));
     assert_eq!(noted("permit"), layout_of!(Permit: network, epoch, generation, spare, ways));
+    assert_eq!(noted("answer_key"), layout_of!(AnswerKey: port, mac, form, sender, target));
+    assert_eq!(noted("answer"), layout_of!(Answer: network, epoch, generation, len, loan, frame));
     assert_eq!(noted("terms"), layout_of!(layout::Terms: leases, timeouts, mss_mtu));
     assert_eq!(noted("entropy"), layout_of!(Entropy: secret, first, available, buckets, spare));
     assert_eq!(noted("ended"), layout_of!(Ended: key, epoch, packets, bytes, rules, opener, spare));

@@ -5,6 +5,8 @@
 //! The programs run for real (BPF_PROG_TEST_RUN), in a network namespace of the test's own; they send nothing.
 //! `EASTGATE_TWIN_FRAMES` and `EASTGATE_TWIN_SEED` make the run longer or another one.
 
+mod answers;
+
 use std::{collections::BTreeSet, process::Command, sync::Arc};
 
 use eastgate_policy::flow::FlowFilter;
@@ -139,18 +141,21 @@ impl Host {
         };
         let device = self.ports[usize::from(station != HERE[0])];
         let segment = offload.gso.map_or(0, |gso| gso.segment);
-        let trial = loop {
-            let limited = kernel.stats().unwrap().up_limited;
+        let (before, trial) = loop {
+            let before = kernel.stats().unwrap();
             let trial = kernel.programs().try_program("tenant", frame, device, segment).unwrap();
             // The test is faster than a tenant may be: then again.
-            if trial.verdict != SHOT || kernel.stats().unwrap().up_limited == limited {
-                break trial;
+            if trial.verdict != SHOT || kernel.stats().unwrap().up_limited == before.up_limited {
+                break (before, trial);
             }
         };
         assert_eq!(trial.verdict, REDIRECT, "a frame that is neither carried nor sent up");
         if eastgate_fastpath::port_of(&trial.frame, kernel.session()) == Some(self.port(station).0) {
             assert_eq!(&trial.frame[eastgate_fastpath::UP_HEADER..], frame, "changed on the way up");
             return self.pipeline(Some(station), frame, 0, offload);
+        }
+        if kernel.stats().unwrap().answered > before.answered {
+            return (Outcome::Reply, vec![Sent::Port(self.port(station), trial.frame)]);
         }
         self.carried += 1;
         (Outcome::Forward, vec![self.carried_frame(trial.frame, frame.len())])
@@ -231,6 +236,9 @@ impl Host {
         let verdict = (outcome, sent.collect());
         for offer in out.offers() {
             self.shared.offer(offer);
+        }
+        for answer in out.answers() {
+            self.shared.leave_answer(answer, clock::now());
         }
         for handover in out.handovers() {
             self.shared.hand_over(handover, clock::now());
@@ -514,6 +522,9 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
     let kernel = Arc::new(KernelPath::load(200_000, devices[0], 14_789).unwrap());
     let mut alone = Host::new(&config(neighbors, true), None);
     let mut twin = Host::new(&config(neighbors, true), Some((kernel.clone(), &devices)));
+    for host in [&alone, &twin] {
+        host.set_answers(answers::MANY);
+    }
     let mut dice = Dice(seed);
     let mut talks: Vec<Conversation> = (0..24).map(|_| Conversation::new(&mut dice)).collect();
     let proxy = alone.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().proxy_mac;
@@ -524,10 +535,13 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
         let before = talks[which].clone();
         let opened_before = alone.shared.flow_counters().opened;
         let carried_before = twin.carried;
-        let (sender, mut frame) = talks[which].next(&mut dice, &payload);
-        if neighbors == "proxy" && sender != THERE && !dice.one_in(20) {
-            frame = to(frame, proxy.0);
-        }
+        let (sender, mut frame) = if dice.one_in(16) {
+            answers::request(&mut dice, proxy.0)
+        } else {
+            let (sender, frame) = talks[which].next(&mut dice, &payload);
+            let by_proxy = neighbors == "proxy" && sender != THERE && !dice.one_in(20);
+            (sender, if by_proxy { to(frame, proxy.0) } else { frame })
+        };
         disturb(&mut dice, &mut frame);
         // Trials take nothing that is shorter than the network header it announces.
         let least = match frame.get(12..14) {
@@ -578,12 +592,16 @@ fn play(neighbors: &str, frames: u64, seed: u64) {
         }
     }
     same_flows(&alone, &twin, &format!("at the end of seed {seed}"));
+    let (answered, repeated) = (alone.answers(), kernel.stats().unwrap().answered);
+    assert_eq!(answered, twin.answers(), "answers to requests for addresses");
     let (carried, offloaded) =
         (twin.carried, twin.shared.all_flows().map(|t| lock(t).offloaded()).sum::<u32>());
     println!(
         "{neighbors}: {frames} frames, {carried} of them carried by the programs, {offloaded} flows offloaded; \
-         {opened} flows opened, {born} of them in the kernel"
+         {opened} flows opened, {born} of them in the kernel; {answered} requests answered, {repeated} of them by the \
+         programs"
     );
+    assert!(repeated * 4 > answered, "the programs answered only {repeated} of {answered} requests");
     assert!(born * 4 > opened, "only {born} of {opened} flows began in the kernel");
     assert!(carried * 8 > frames, "the programs carried only {carried} of {frames} frames");
 }
