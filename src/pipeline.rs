@@ -4,6 +4,7 @@
 //! The pipeline composes the pure crates (`vtep`, `steering`, `policy`) over the tables of one [`Snapshot`]; it
 //! does no I/O. Frames go in one by one with the time; what is to be sent comes out in a [`Batch`].
 
+pub mod answers;
 pub mod batch;
 pub mod counters;
 pub(crate) mod decide;
@@ -320,6 +321,7 @@ impl<'s> Pipeline<'s> {
             Answer::Reply => {
                 self.may_answer(arrival, now)?;
                 self.send_back(arrival, out);
+                out.leave_answer(self.answer_offer(arrival, view, frame));
                 Ok(Asked::Done(Outcome::Reply))
             }
             Answer::Ask => {

@@ -13,6 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
+    time::{Duration, Instant},
 };
 
 use common::{
@@ -618,6 +619,68 @@ fn the_underlay_and_ports_may_come_and_go() {
     site.assert_programmed("veth-web2");
     flows.allowed[1].0.arrives("after the port came back", &flows.allowed[1].1);
     flows.denied_never_arrived();
+}
+
+/// Web2 on the same host and db1 on the other one, in both families.
+const NEIGHBORS: [&str; 4] = ["10.1.0.12", "fd00:1::12", "10.1.0.21", "fd00:1::21"];
+
+/// A machine forgets its neighbours, sends to one of them, and has to ask who that is. What it is told.
+fn resolve_anew(machine: &Space, address: &str) -> Option<String> {
+    machine.ip("neigh flush dev eth0");
+    let to = SocketAddr::new(address.parse().unwrap(), ALLOWED);
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    machine.enter(move || UdpSocket::bind(any).unwrap().send_to(b"who?", to).unwrap());
+    let until = Instant::now() + Duration::from_millis(700);
+    while Instant::now() < until {
+        let known = machine.ip(&format!("-j neigh show to {address} dev eth0"));
+        let known: serde_json::Value = serde_json::from_str(&known).unwrap();
+        if let Some(mac) = known[0]["lladdr"].as_str() {
+            return Some(mac.to_owned());
+        }
+    }
+    None
+}
+
+/// Answers that the programs gave again.
+fn repeated(daemon: &Daemon) -> u64 {
+    daemon.ask(&["status"])["traffic"]["answers_repeated"].as_u64().unwrap()
+}
+
+fn neighbors_are_told_by_the_kernel(mode: &str) {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    site.rewrite(|text| text.replace("vni = 5001", &format!("vni = 5001\nneighbors = \"{mode}\"")));
+    let alpha = site.run_with("alpha", "ebpf");
+    let told = NEIGHBORS.map(|address| {
+        let told = resolve_anew(&site.web1, address).expect("the pipeline answers");
+        assert_eq!(told.starts_with("02:00:00:00:00:"), mode == "suppress", "{told} in mode {mode}");
+        let before = repeated(&alpha);
+        assert_eq!(resolve_anew(&site.web1, address).as_ref(), Some(&told), "{address} in mode {mode}");
+        assert!(repeated(&alpha) > before, "nobody repeated the answer for {address} in mode {mode}");
+        told
+    });
+    let answers = &alpha.ask(&["status"])["traffic"]["answers"];
+    assert!(answers.as_u64().unwrap() >= repeated(&alpha) + 4, "{answers}");
+
+    alpha.kill();
+    for (address, told) in NEIGHBORS.iter().zip(&told) {
+        assert_eq!(resolve_anew(&site.web1, address).as_ref(), Some(told), "{address} without a daemon");
+    }
+    assert_eq!(resolve_anew(&site.web2, "10.1.0.21"), None, "web2 has asked nobody who could decide");
+    let more = (0..20).take_while(|_| resolve_anew(&site.web1, NEIGHBORS[0]).is_some()).count();
+    assert!((1..8).contains(&more), "{more} more answers with the tokens that were lent for 8");
+
+    let alpha = site.run_with("alpha", "ebpf");
+    assert_eq!(repeated(&alpha), 0);
+    for (address, told) in NEIGHBORS.iter().zip(&told) {
+        assert_eq!(resolve_anew(&site.web1, address).as_ref(), Some(told), "{address} under the next daemon");
+    }
+}
+
+#[test]
+fn a_neighbor_that_was_told_is_told_again_by_the_kernel_with_a_daemon_and_without() {
+    for mode in ["suppress", "proxy"] {
+        neighbors_are_told_by_the_kernel(mode);
+    }
 }
 
 /// What the verifier said when it was last looked at, on the kernel that is named there.

@@ -256,6 +256,46 @@ struct take {
 	struct flow flow;
 } __attribute__((packed));
 
+/* How a request for an address is sent: `answer_key.form`. */
+enum answer_form {
+	/* A neighbour solicitation, and not ARP */
+	FORM_ND = 1 << 0,
+	/* To everyone: broadcast, or the target's solicited-node group */
+	FORM_TO_ALL = 1 << 1,
+	/* A solicitation with the sender's link-layer address in it */
+	FORM_NAMES_MAC = 1 << 2,
+};
+
+/* What a request for an address is made of: nothing else in it moves the pipeline's answer. */
+struct answer_key {
+	/* The tenant port it comes from */
+	__u32 port;
+	/* Its sender's, in all places */
+	__u8 mac[6];
+	/* `answer_form` */
+	__u16 form;
+	struct addr sender;
+	struct addr target;
+};
+
+/* The largest answer is a neighbour advertisement: 86 bytes. */
+#define ANSWER_MAX 88
+
+/* What the pipeline has answered, and would answer again while epoch and generation stand. */
+struct answer {
+	__u32 network;
+	__u32 epoch;
+	__u32 generation;
+	/* Bytes of `frame` */
+	__u32 len;
+	/*
+	 * How many times it may still be given, in the lower half: so many of the sender's tokens are lent. The upper half is
+	 * the loan's number, which no other of the same daemon has.
+	 */
+	__u64 loan;
+	__u8 frame[ANSWER_MAX];
+};
+
 struct port {
 	/* The daemon's number for the port */
 	__u32 id;
@@ -328,6 +368,8 @@ enum stat {
 	STAT_UP_FAILED,
 	/* From a port that is not open, or a superframe whose flow ended while the kernel unwrapped it */
 	STAT_LOST,
+	/* Requests for addresses that were answered here */
+	STAT_ANSWERED,
 	STAT_COUNT,
 };
 

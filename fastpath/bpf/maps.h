@@ -76,6 +76,14 @@ struct {
 	__type(value, struct permit);
 } permits SEC(".maps");
 
+/* What the pipeline has answered; those that nobody asks for give way to others. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1 << 14);
+	__type(key, struct answer_key);
+	__type(value, struct answer);
+} answers SEC(".maps");
+
 /* By place of the network, as `networks` */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -116,6 +124,10 @@ struct desk {
 	__u8 flow[sizeof(struct flow)] __attribute__((aligned(8)));
 	/* struct outer_v4 or outer_v6 */
 	__u8 outer[OUTER_ROOM] __attribute__((aligned(8)));
+	/* A request for an address, its key, and the answer as it was when nobody else had its place */
+	__u8 request[ANSWER_MAX] __attribute__((aligned(8)));
+	struct answer_key asked;
+	struct answer answer;
 };
 
 struct {

@@ -2,6 +2,7 @@
 /* The path of a frame that a tenant sends. */
 #pragma once
 
+#include "answer.h"
 #include "born.h"
 #include "deliver.h"
 #include "slow.h"
@@ -87,8 +88,12 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct port 
 	struct packet *p = desk ? &desk->packet : 0;
 	struct passage passage;
 
-	if (!p || !read_packet(skb, 0, p) || !read_options(skb, 0, p) ||
-	    !tenant_passage(skb, port, config, desk, &passage))
+	if (!p)
+		return WRAP_REFUSED;
+	/* 2 answer: what is no packet of a flow may be a request for an address. */
+	if (!read_packet(skb, 0, p))
+		return answer_again(skb, port->vni, config->generation);
+	if (!read_options(skb, 0, p) || !tenant_passage(skb, port, config, desk, &passage))
 		return WRAP_REFUSED;
 	/* 6 forward, 7 wrap */
 	if (passage.to & AT_VTEP)

@@ -270,6 +270,50 @@ pub(crate) const TAKE_ABSENT: u8 = 0;
 pub(crate) const TAKE_HELD: u8 = 1;
 pub(crate) const TAKE_TAKEN: u8 = 2;
 
+/// [`AnswerKey::form`]: a neighbour solicitation, and not ARP.
+pub const FORM_ND: u16 = 1;
+/// [`AnswerKey::form`]: to broadcast, or to the target's solicited-node group.
+pub const FORM_TO_ALL: u16 = 2;
+/// [`AnswerKey::form`]: a solicitation with the sender's link-layer address in it.
+pub const FORM_NAMES_MAC: u16 = 4;
+
+/// What a request for an address is made of: nothing else in it moves the answer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct AnswerKey {
+    /// Interface index of the tenant port it comes from
+    pub port: u32,
+    /// Its sender's MAC
+    pub mac: [u8; 6],
+    /// `FORM_*`
+    pub form: u16,
+    /// Who asks
+    pub sender: [u8; 16],
+    /// For whom
+    pub target: [u8; 16],
+}
+
+/// The largest answer is a neighbour advertisement.
+pub const ANSWER_MAX: usize = 88;
+
+/// What such a request is answered with while epoch and generation are in force.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Answer {
+    /// Place of its network
+    pub network: u32,
+    /// The epoch that must be in force in that network
+    pub epoch: u32,
+    /// The generation that must be in force
+    pub generation: u32,
+    /// Bytes of `frame`
+    pub len: u32,
+    /// How many times it may still be given in the lower half, the loan's number in the upper one
+    pub loan: u64,
+    /// The answer, in its first bytes
+    pub frame: [u8; ANSWER_MAX],
+}
+
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Port {

@@ -26,9 +26,10 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 pub use self::{
     born::{Cursor, Hold, Terms},
     layout::{
-        AT_VTEP, Ended, Ends, Entropy, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, Flow, Key, LANE_FROM_US,
-        LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER, LANE_TO_US, LAYOUT, Lane, Network, Permit,
-        PermitKey, STATES, Settings, TcpSide, UP_HASH_AT, UP_HEADER, Way, address, port_of,
+        ANSWER_MAX, AT_VTEP, Answer, AnswerKey, Ended, Ends, Entropy, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD,
+        FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, Flow, Key, LANE_FROM_US, LANE_INHERIT_TOS, LANE_INHERIT_TTL,
+        LANE_OPEN, LANE_PEER, LANE_TO_US, LAYOUT, Lane, Network, Permit, PermitKey, STATES, Settings,
+        TcpSide, UP_HASH_AT, UP_HEADER, Way, address, port_of,
     },
     pins::unpin,
 };
@@ -133,6 +134,8 @@ pub struct Stats {
     pub up_failed: u64,
     /// Frames of ports that are not open, and superframes whose flow went away while the kernel unwrapped them
     pub lost: u64,
+    /// Requests for addresses that were answered here
+    pub answered: u64,
 }
 
 /// The loaded programs and their tables. They live until the last program is detached and this is dropped.
@@ -147,6 +150,7 @@ pub struct Fastpath {
     settings: MapHandle,
     stats: MapHandle,
     permits: MapHandle,
+    answers: MapHandle,
     entropy: MapHandle,
     ended: MapHandle,
     /// The table that `terms` is mapped from
@@ -167,6 +171,7 @@ pub struct TableIds {
     vteps: u32,
     settings: u32,
     terms: u32,
+    answers: u32,
 }
 
 impl TableIds {
@@ -184,6 +189,7 @@ impl TableIds {
             "vteps" => self.vteps,
             "settings" => self.settings,
             "terms" => self.terms,
+            "answers" => self.answers,
             _ => return None,
         })
     }
@@ -279,8 +285,8 @@ impl Fastpath {
             underlay: program("underlay")?,
             tunnel: program("tunnel")?,
         };
-        let (permits, entropy, ended) = (map("permits")?, map("entropy")?, map("ended")?);
-        let buckets = map("buckets")?;
+        let (permits, answers) = (map("permits")?, map("answers")?);
+        let (entropy, ended, buckets) = (map("entropy")?, map("ended")?, map("buckets")?);
         let terms_table = map("terms")?;
         let terms = Terms::of(&terms_table)?;
         let take = program("take")?;
@@ -294,6 +300,7 @@ impl Fastpath {
             settings,
             stats,
             permits,
+            answers,
             entropy,
             ended,
             terms_table,
@@ -319,6 +326,7 @@ impl Fastpath {
             vteps: id(&self.vteps, "vteps")?,
             settings: id(&self.settings, "settings")?,
             terms: id(&self.terms_table, "terms")?,
+            answers: id(&self.answers, "answers")?,
         })
     }
 
@@ -476,6 +484,24 @@ impl Fastpath {
         found.map(|found| found.then_some(flow)).map_err(|source| Error::Table { table: "flows", source })
     }
 
+    /// Lets the programs give an answer again, in the place of one that they had for such requests.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn set_answer(&self, key: &AnswerKey, answer: &Answer) -> Result<(), Error> {
+        write(&self.answers, "answers", key, answer)
+    }
+
+    /// What the programs answer such requests with.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn answer(&self, key: &AnswerKey) -> Result<Option<Answer>, Error> {
+        let mut answer = Answer::new_zeroed();
+        let found = self.answers.lookup_into(key.as_bytes(), answer.as_mut_bytes(), MapFlags::ANY);
+        found.map(|found| found.then_some(answer)).map_err(|source| Error::Table { table: "answers", source })
+    }
+
     /// What the programs have counted, on all processors together.
     ///
     /// # Errors
@@ -498,6 +524,7 @@ impl Fastpath {
             up_limited: sum(5)?,
             up_failed: sum(6)?,
             lost: sum(7)?,
+            answered: sum(8)?,
         })
     }
 }

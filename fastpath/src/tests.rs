@@ -11,7 +11,8 @@ use libbpf_rs::btf::{
 };
 
 use crate::layout::{
-    self, Ended, Ends, Entropy, Flow, Key, Lane, Network, Permit, PermitKey, Settings, TcpSide, Way,
+    self, Answer, AnswerKey, Ended, Ends, Entropy, Flow, Key, Lane, Network, Permit, PermitKey, Settings,
+    TcpSide, Way,
 };
 
 /// Size in bytes of a structure of the programs, and the offsets of its members.
@@ -50,6 +51,8 @@ fn structures_are_the_same_on_both_sides() {
     );
     assert_eq!(noted("permit_key"), layout_of!(PermitKey: src, dst, vni, dport, proto));
     assert_eq!(noted("permit"), layout_of!(Permit: network, epoch, generation, ends, rules, lanes));
+    assert_eq!(noted("answer_key"), layout_of!(AnswerKey: port, mac, form, sender, target));
+    assert_eq!(noted("answer"), layout_of!(Answer: network, epoch, generation, len, loan, frame));
     assert_eq!(noted("terms"), layout_of!(layout::Terms: leases, timeouts, mss_mtu));
     assert_eq!(noted("entropy"), layout_of!(Entropy: secret, first, available, buckets, spare));
     assert_eq!(noted("ended"), layout_of!(Ended: key, epoch, packets, bytes, rules, opener, spare));

@@ -47,7 +47,11 @@ pub(super) fn status(status: &Status) -> String {
     let traffic = &status.traffic;
     line("ports", format!("{} frames in, {} out", traffic.from_ports, traffic.to_ports));
     line("underlay", format!("{} datagrams in, {} out", traffic.from_underlay, traffic.to_underlay));
-    line("answers", format!("{} to ARP and ND", traffic.answers));
+    let repeated = match traffic.answers_repeated {
+        0 => String::new(),
+        answers => format!(", {answers} of them given again by the kernel"),
+    };
+    line("answers", format!("{} to ARP and ND{repeated}", traffic.answers));
     line("dropped", format!("{} frames (see `eastgate show drops`)", traffic.dropped));
     if status.settings_restored > 0 {
         line("settings", format!("{} were changed by someone else and put right", status.settings_restored));

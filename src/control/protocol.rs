@@ -169,6 +169,8 @@ pub struct Traffic {
     pub to_underlay: u64,
     /// ARP and ND answers given
     pub answers: u64,
+    /// Those of them that the kernel's programs gave again
+    pub answers_repeated: u64,
     /// Frames dropped
     pub dropped: u64,
 }

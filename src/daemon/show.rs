@@ -109,6 +109,7 @@ impl View {
             to_ports: here.to_ports + there.to_ports,
             to_underlay: here.to_underlay + there.to_underlay,
             answers: here.answers + there.answers,
+            answers_repeated: here.answers_repeated + there.answers_repeated,
             dropped: here.dropped + there.dropped,
         }
     }

@@ -1,5 +1,6 @@
 //! The kernel's side of the fast path: who is where in its tables, and flows written into them.
 
+mod answers;
 mod born;
 
 use std::{
@@ -21,19 +22,20 @@ use eastgate_vtep::{
     ecn::{OuterTos, OuterTtl},
     fdb::Location,
 };
-use eastgate_wire::{Addr, DropReason, FlowKey, PortId, Vni, VtepAddr};
+use eastgate_wire::{Addr, DropReason, FlowKey, Instant, PortId, Vni, VtepAddr};
 
 use self::born::Leases;
 use super::{clock, sysopt};
 use crate::{
     control::protocol::Traffic,
     pipeline::{
+        answers::AnswerOffer,
         counters::Elsewhere,
         decide::receiver_at,
         offload::{FlowOffload, Handover, Hold, Lane, Offer, Replaced, Resident, Whereabouts},
         shared::lock,
     },
-    snapshot::Snapshot,
+    snapshot::{Snapshot, state::EndpointState},
 };
 
 /// Datagrams a second of networks that this host does not serve: the pipeline does nothing with them but count them.
@@ -94,6 +96,8 @@ struct Tables {
     entropy: Entropy,
     /// What the limit of each network is that has one of its own
     limits: HashMap<Vni, u32>,
+    /// How often tokens were lent for answers
+    loans: u32,
 }
 
 impl KernelPath {
@@ -248,7 +252,8 @@ impl KernelPath {
             from_underlay: stats.from_underlay,
             to_ports: stats.to_ports,
             to_underlay: stats.to_underlay,
-            answers: 0,
+            answers: stats.answered,
+            answers_repeated: stats.answered,
             dropped: drops.iter().map(|(.., frames)| frames).sum(),
         };
         Ok(Elsewhere { traffic, drops })
@@ -546,6 +551,10 @@ impl FlowOffload for KernelPath {
 
     fn permit(&self, offer: &Offer, quota: &Arc<NetworkQuota>, settings: &StateSettings) {
         self.allow_births(offer, quota, settings);
+    }
+
+    fn answer(&self, offer: &AnswerOffer, sender: &EndpointState, now: Instant) {
+        self.leave_answer(offer, sender, now);
     }
 
     fn page(&self, cursor: &mut Cursor, out: &mut Vec<Resident>) -> bool {

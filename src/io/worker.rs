@@ -359,6 +359,9 @@ impl Worker {
         for offer in self.batch.offers() {
             self.shared.offer(offer);
         }
+        for answer in self.batch.answers() {
+            self.shared.leave_answer(answer, clock::now());
+        }
         for handover in self.batch.handovers() {
             self.shared.hand_over(handover, clock::now());
         }

@@ -4,7 +4,10 @@ use std::{net::IpAddr, ops::Range};
 
 use eastgate_wire::{Frame, Offload, PortId, Vni};
 
-use super::offload::{Handover, Offer};
+use super::{
+    answers::AnswerOffer,
+    offload::{Handover, Offer},
+};
 
 /// Where a frame to send has its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,6 +62,7 @@ pub struct Batch {
     made: Vec<u8>,
     handovers: Vec<Handover>,
     offers: Vec<Offer>,
+    answers: Vec<AnswerOffer>,
     message: u32,
 }
 
@@ -98,6 +102,17 @@ impl Batch {
     /// Lets flows like one that was opened begin elsewhere.
     pub fn offer(&mut self, offer: Option<Offer>) {
         self.offers.extend(offer);
+    }
+
+    /// Lets an answer be given again elsewhere.
+    pub fn leave_answer(&mut self, answer: Option<AnswerOffer>) {
+        self.answers.extend(answer);
+    }
+
+    /// What may be answered elsewhere.
+    #[must_use]
+    pub fn answers(&self) -> &[AnswerOffer] {
+        &self.answers
     }
 
     /// What may begin elsewhere.
@@ -145,5 +160,6 @@ impl Batch {
         self.made.clear();
         self.handovers.clear();
         self.offers.clear();
+        self.answers.clear();
     }
 }

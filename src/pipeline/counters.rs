@@ -126,6 +126,7 @@ pub fn traffic(workers: &[Counters]) -> Traffic {
         to_ports: sum(|w| &w.to_ports),
         to_underlay: sum(|w| &w.to_underlay),
         answers: sum(|w| &w.answers),
+        answers_repeated: 0,
         dropped: drops(workers).iter().map(|(_, count)| count.frames).sum(),
     }
 }

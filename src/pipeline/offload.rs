@@ -22,8 +22,10 @@ use eastgate_vtep::{
 };
 use eastgate_wire::{DropReason, FlowKey, Instant, MacAddr, View, view::proto};
 
-use super::{Arrival, Destination, Pipeline, Shared, batch::Batch, forward::family, shared::lock};
-use crate::snapshot::{Endpoint, Network, Snapshot};
+use super::{
+    Arrival, Destination, Pipeline, Shared, answers::AnswerOffer, batch::Batch, forward::family, shared::lock,
+};
+use crate::snapshot::{Endpoint, Network, Snapshot, state::EndpointState};
 
 /// Flows of these UDP ports stay with the pipeline, which checks each packet's role: DHCP and DHCPv6.
 const ROLES: [u16; 4] = [67, 68, 546, 547];
@@ -48,6 +50,8 @@ pub trait FlowOffload: Borrower {
     fn end_if_over(&self, packet: &FlowKey) -> Option<Found>;
     /// Flows of this pair and service may begin there.
     fn permit(&self, offer: &Offer, quota: &Arc<NetworkQuota>, settings: &StateSettings);
+    /// Such requests may be answered there, as often as the sender has tokens to lend.
+    fn answer(&self, offer: &AnswerOffer, sender: &EndpointState, now: Instant);
     /// Some of the flows whose places are there. False when these were the last.
     fn page(&self, cursor: &mut Cursor, out: &mut Vec<Resident>) -> bool;
     /// A flow that began there, and that another one of the same key has taken the place of.

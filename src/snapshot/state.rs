@@ -74,6 +74,13 @@ impl EndpointState {
         }
     }
 
+    /// Takes some of the answers that it may still ask for, to be given elsewhere. How many.
+    #[must_use]
+    pub fn lend_answers(&self, now: Instant) -> u32 {
+        let mut bucket = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        bucket.take_some(LENT, RESERVED, now)
+    }
+
     /// Counts frames that it sent.
     pub fn sent(&self, frames: u64, bytes: u64) {
         self.tx_frames.fetch_add(frames, Relaxed);
@@ -90,6 +97,10 @@ impl EndpointState {
 /// Answers to ARP and ND that one endpoint may ask for: one that comes up with a full subnet to resolve is not
 /// slowed down.
 const ANSWERS: Rate = Rate { per_second: 100, burst: 200 };
+/// How many of them are lent at once, and how many are not: what is lent for one address is not there for another, of
+/// which there may be many when a machine comes up.
+const LENT: u32 = 8;
+const RESERVED: u32 = 150;
 /// Too-big messages a second in one network.
 const ERRORS: Rate = Rate { per_second: 100, burst: 100 };
 

@@ -11,7 +11,7 @@ pub mod settings;
 
 pub use bindings::{Known, Learn, LearnLimits, Learned};
 pub use responder::{
-    AllowedPair, Answer, Answers, Asker, Binding, Bindings, Claim, Conflict, Identity, Mode, Onward, Unknown,
-    answer, claim,
+    AllowedPair, Answer, Answers, Asker, Binding, Bindings, Claim, Conflict, Identity, Mode, Onward,
+    Question, Unknown, answer, claim, question,
 };
 pub use rewrite::{proxy_mac, rewrite};

@@ -50,6 +50,16 @@ impl TokenBucket {
         enough
     }
 
+    /// Takes up to `most` tokens, and leaves at least `reserve` of them. How many it took.
+    #[must_use]
+    pub fn take_some(&mut self, most: u32, reserve: u32, now: Instant) -> u32 {
+        self.fill(now);
+        let spare = self.level.saturating_sub(u64::from(reserve) * MICRO) / MICRO;
+        let taken = most.min(u32::try_from(spare).unwrap_or(u32::MAX));
+        self.level -= u64::from(taken) * MICRO;
+        taken
+    }
+
     /// Takes a new rate over; what is in the bucket stays, up to the new burst.
     pub fn set_rate(&mut self, rate: Rate, now: Instant) {
         self.fill(now);
@@ -96,6 +106,17 @@ mod tests {
         let mut bucket = TokenBucket::new(Rate { per_second: u32::MAX, burst: u32::MAX }, Instant::ZERO);
         assert!(bucket.take_many(u32::MAX, Instant::from_micros(u64::MAX)));
         assert!(!bucket.take(Instant::ZERO), "a clock that went back gives nothing");
+    }
+
+    #[test]
+    fn some_are_taken_and_the_reserve_stays() {
+        let mut bucket = TokenBucket::new(Rate { per_second: 1, burst: 10 }, Instant::ZERO);
+        assert_eq!(bucket.take_some(4, 5, Instant::ZERO), 4);
+        assert_eq!(bucket.take_some(4, 5, Instant::ZERO), 1);
+        assert_eq!(bucket.take_some(4, 5, Instant::from_micros(999_999)), 0, "a fraction is none");
+        assert_eq!((0..9).filter(|_| bucket.take(Instant::from_micros(999_999))).count(), 5);
+        assert_eq!(bucket.take_some(4, 5, Instant::from_micros(999_999)), 0, "the reserve itself is used up");
+        assert_eq!(bucket.take_some(u32::MAX, 0, Instant::from_secs(1000)), 10);
     }
 
     #[test]

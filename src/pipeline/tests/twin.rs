@@ -5,6 +5,7 @@
 //! The programs run for real (BPF_PROG_TEST_RUN), in a network namespace of the test's own; they send nothing.
 //! `EASTGATE_TWIN_FRAMES` and `EASTGATE_TWIN_SEED` make the run longer or another one.
 
+mod answers;
 mod echo;
 mod hub;
 mod limits;
@@ -141,12 +142,12 @@ impl Host {
         };
         let device = self.ports[usize::from(station != HERE[0])];
         let segment = segment(&offload);
-        let trial = loop {
-            let limited = kernel.stats().unwrap().up_limited;
+        let (before, trial) = loop {
+            let before = kernel.stats().unwrap();
             let trial = kernel.programs().try_program("tenant", frame, device, segment).unwrap();
             // The test is faster than a tenant may be: then again.
-            if trial.verdict != SHOT || kernel.stats().unwrap().up_limited == limited {
-                break trial;
+            if trial.verdict != SHOT || kernel.stats().unwrap().up_limited == before.up_limited {
+                break (before, trial);
             }
         };
         assert_eq!(trial.verdict, REDIRECT, "a frame that is neither carried nor sent up");
@@ -154,6 +155,9 @@ impl Host {
         if eastgate_fastpath::port_of(&trial.frame, kernel.session()) == Some(self.port(station).0) {
             assert_eq!(&trial.frame[eastgate_fastpath::UP_HEADER..], frame, "changed on the way up");
             return self.pipeline(Entry::Station(station), frame, offload);
+        }
+        if kernel.stats().unwrap().answered > before.answered {
+            return (Outcome::Reply, vec![Sent::Port(self.port(station), 0, trial.frame)]);
         }
         self.carried += 1;
         self.carried_uncut += u64::from(segment > 0);
@@ -216,6 +220,9 @@ impl Host {
         let verdict = (outcome, sent.collect());
         for offer in out.offers() {
             self.shared.offer(offer);
+        }
+        for answer in out.answers() {
+            self.shared.leave_answer(answer, clock::now());
         }
         for handover in out.handovers() {
             self.shared.hand_over(handover, clock::now());
@@ -516,6 +523,9 @@ fn play(scene: Scene, frames: u64, seed: u64) {
     let kernel = Arc::new(KernelPath::load(tables(200_000), devices[0], superframes::TUNNEL_PORT).unwrap());
     let mut alone = Host::new(scene, &scene.config(true), None);
     let mut twin = Host::new(scene, &scene.config(true), Some((kernel.clone(), &devices)));
+    for host in [&alone, &twin] {
+        host.set_answers(answers::MANY);
+    }
     let mut dice = Dice(seed);
     let mut talks: Vec<Conversation> = (0..24).map(|_| Conversation::new(scene, &mut dice)).collect();
     let proxy = alone.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().proxy_mac;
@@ -530,10 +540,20 @@ fn play(scene: Scene, frames: u64, seed: u64) {
         let before = talks[which].clone();
         let opened_before = alone.shared.flow_counters().opened;
         let carried_before = twin.carried;
-        let (sender, mut frame) =
-            if echo { echoes.next(&mut dice, &payload) } else { talks[which].next(&mut dice, &payload) };
-        let offload = superframes::as_tried(scene, &talks[which], sender, offload);
-        if scene.asks_the_appliance(sender) && !dice.one_in(20) {
+        let request = dice.one_in(16);
+        let (sender, mut frame) = if request {
+            answers::request(&mut dice, proxy.0)
+        } else if echo {
+            echoes.next(&mut dice, &payload)
+        } else {
+            talks[which].next(&mut dice, &payload)
+        };
+        let offload = if request {
+            Offload::default()
+        } else {
+            superframes::as_tried(scene, &talks[which], sender, offload)
+        };
+        if !request && scene.asks_the_appliance(sender) && !dice.one_in(20) {
             frame = to(frame, proxy.0);
         }
         disturb(&mut dice, &mut frame);
@@ -595,13 +615,16 @@ fn play(scene: Scene, frames: u64, seed: u64) {
         }
     }
     same_flows(&alone, &twin, &format!("at the end of seed {seed}"));
+    let (answered, repeated) = (alone.answers(), kernel.stats().unwrap().answered);
+    assert_eq!(answered, twin.answers(), "answers to requests for addresses");
     let (carried, offloaded) =
         (twin.carried, twin.shared.all_flows().map(|t| lock(t).offloaded()).sum::<u32>());
     let (uncut, unwrapped) = (twin.carried_uncut, twin.unwrapped);
     println!(
         "{scene:?}: {frames} frames, {carried} of them carried by the programs, {offloaded} flows offloaded; \
          {opened} flows opened, {born} of them in the kernel; \
-         superframes: {uncut} carried from ports, {unwrapped} sent to the tunnel's device; {echoed} echoes carried"
+         superframes: {uncut} carried from ports, {unwrapped} sent to the tunnel's device; {echoed} echoes carried; \
+         {answered} requests answered, {repeated} of them by the programs"
     );
     // At a hub fewer stations are near, and what is far from both ends is not tried uncut.
     let rarer = if scene.hub { 3 } else { 1 };
@@ -610,6 +633,7 @@ fn play(scene: Scene, frames: u64, seed: u64) {
         "{uncut} and {unwrapped} superframes are few"
     );
     assert!(echoed * 40 * rarer > frames, "the programs carried only {echoed} echoes");
+    assert!(repeated * 4 > answered, "the programs answered only {repeated} of {answered} requests");
     assert!(born * 4 > opened, "only {born} of {opened} flows began in the kernel");
     assert!(carried * 8 > frames, "the programs carried only {carried} of {frames} frames");
 }

@@ -228,6 +228,19 @@ pub struct Claim {
     pub mac: MacAddr,
 }
 
+/// A request for an address: with the sender's MAC, all of it that an answer depends on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Question {
+    /// Who asks
+    pub sender: Addr,
+    /// For whom
+    pub target: Addr,
+    /// It is for everyone (broadcast, or the target's solicited-node group), or else for one MAC.
+    pub to_all: bool,
+    /// ND: the sender's link-layer address is in it
+    pub names_mac: bool,
+}
+
 /// Decides on a frame of a network. `view` is the frame's; `bindings` and `mode` are the network's; `reply`
 /// is cleared, and holds a frame when the answer says so: with the tags of the request, without padding.
 ///
@@ -266,6 +279,22 @@ pub fn answer(
 pub fn claim(frame: &[u8], view: &View) -> Option<Claim> {
     let address = read(frame, view).ok()??.claim?;
     Some(Claim { address, mac: view.src })
+}
+
+/// The request for an address that a frame is, when it is well formed and addressed as stacks do: ARP to broadcast or to
+/// one MAC, a solicitation to the target's group or to the target. For whoever gives an answer again.
+#[must_use]
+pub fn question(frame: &[u8], view: &View) -> Option<Question> {
+    let Message { act: Act::Ask(target), from: Some(sender), claim, unicast } = read(frame, view).ok()??
+    else {
+        return None;
+    };
+    let addressed = match &view.net {
+        Net::Ip(ip) => unicast == (ip.dst == target),
+        Net::Arp | Net::Other => unicast || view.dst == MacAddr::BROADCAST,
+    };
+    let names_mac = view.ip().is_some() && claim.is_some();
+    addressed.then_some(Question { sender, target, to_all: !unicast, names_mac })
 }
 
 /// What a frame wants, the same for ARP and neighbour discovery.

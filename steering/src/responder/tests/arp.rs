@@ -102,6 +102,21 @@ fn padding_is_ignored() {
     );
 }
 
+/// What an answer depends on is in the question; what is addressed as no stack does asks none.
+#[test]
+fn questions() {
+    let of = |frame: Vec<u8>| question(&frame, &View::parse(&frame).unwrap());
+    let plain = Question { sender: addr(A4), target: addr(B4), to_all: true, names_mac: false };
+    let ask = Arp::request(A, A4, B4);
+    assert_eq!(of(ask.bytes()), Some(plain));
+    assert_eq!(of(Arp { tha: ALL, ..ask }.bytes()), Some(plain));
+    assert_eq!(of(ask.to(B).bytes()), Some(Question { to_all: false, ..plain }));
+    assert_eq!(of(ask.to(MacAddr([0x33, 0x33, 0, 0, 0, 1])).bytes()), None);
+    for other in [Arp::request(A, A4, A4), Arp::request(A, "0.0.0.0", B4), Arp::reply(A, A4, B, B4)] {
+        assert_eq!(of(other.bytes()), None);
+    }
+}
+
 #[test]
 fn malformed() {
     let good = Arp::request(A, A4, B4);

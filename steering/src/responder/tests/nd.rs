@@ -64,6 +64,23 @@ fn solicitations() {
     );
 }
 
+/// What an answer depends on is in the question; what is addressed as no stack does asks none.
+#[test]
+fn questions() {
+    let of = |frame: Vec<u8>| question(&frame, &View::parse(&frame).unwrap());
+    let plain = Question { sender: addr(A6), target: addr(B6), to_all: true, names_mac: true };
+    assert_eq!(of(Nd::ns(A, A6, B6).bytes()), Some(plain));
+    let silent = Nd { options: Vec::new(), ..Nd::ns(A, A6, B6) };
+    assert_eq!(of(silent.bytes()), Some(Question { names_mac: false, ..plain }));
+    let poll = of(Nd::poll(A, A6, B, B6).bytes());
+    assert!(poll.is_some_and(|poll| !poll.to_all && poll.target == plain.target));
+    let mut astray = Nd::ns(A, A6, B6).bytes();
+    astray[..6].copy_from_slice(&B.0);
+    assert_eq!(of(astray), None, "for the group, and sent to one");
+    assert_eq!(of(Nd::na(A, A6, B, B6, S).bytes()), None);
+    assert_eq!(of(Nd::ns(A, "::", B6).bytes()), None);
+}
+
 /// RFC 4861 section 4.3 has the option in multicast solicitations and section 7.1.1 does not ask for it.
 #[test]
 fn a_solicitation_without_options_is_answered() {

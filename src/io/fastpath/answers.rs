@@ -1,0 +1,74 @@
+//! Answers to ARP and ND that the programs give again.
+//!
+//! Each costs one of the asker's tokens, as it would in the pipeline: an answer is left together with some of them, and
+//! when they are used up, the next request comes up. Tokens of an answer that goes away unused are lost.
+
+use eastgate_fastpath::{ANSWER_MAX, Answer, AnswerKey, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, address};
+use eastgate_wire::Instant;
+
+use super::{KernelPath, Tables};
+use crate::{
+    pipeline::{answers::AnswerOffer, shared::lock},
+    snapshot::state::EndpointState,
+};
+
+impl KernelPath {
+    pub(super) fn leave_answer(&self, offer: &AnswerOffer, sender: &EndpointState, now: Instant) {
+        // Locked until it is written: what it was held against stays in force as long.
+        let mut tables = lock(&self.tables);
+        let Some((key, mut answer)) = self.answer_for(&mut tables, offer) else { return };
+        // One that stands has tokens that would be lost.
+        if self
+            .written(self.fastpath.answer(&key))
+            .flatten()
+            .is_some_and(|standing| stands(&standing, &answer))
+        {
+            return;
+        }
+        let lent = sender.lend_answers(now);
+        if lent == 0 {
+            return;
+        }
+        tables.loans = tables.loans.wrapping_add(1);
+        answer.loan = u64::from(tables.loans) << 32 | u64::from(lent);
+        self.written(self.fastpath.set_answer(&key, &answer));
+    }
+
+    fn answer_for(&self, tables: &mut Tables, offer: &AnswerOffer) -> Option<(AnswerKey, Answer)> {
+        let vni = offer.vni;
+        let in_force = tables.snapshot.as_ref()?.network(vni)?.epoch;
+        let (epoch, generation) = (offer.epoch, offer.generation);
+        if !tables.live || (epoch, generation) != (in_force, tables.settings.generation) {
+            return None;
+        }
+        let (port, _) = tables.ports.get(&offer.port).filter(|(_, of)| *of == vni)?;
+        let key = AnswerKey {
+            port: port.ifindex,
+            mac: offer.mac.0,
+            form: form(offer),
+            sender: address(offer.question.sender),
+            target: address(offer.question.target),
+        };
+        let mut frame = [0; ANSWER_MAX];
+        frame.get_mut(..offer.reply.len())?.copy_from_slice(&offer.reply);
+        let network = self.network_place(tables, vni, in_force)?;
+        let len = offer.reply.len() as u32;
+        Some((key, Answer { network, epoch, generation, len, loan: 0, frame }))
+    }
+}
+
+/// Would the programs still give it?
+const fn stands(standing: &Answer, new: &Answer) -> bool {
+    standing.network == new.network
+        && standing.epoch == new.epoch
+        && standing.generation == new.generation
+        && standing.loan as u32 != 0
+}
+
+fn form(offer: &AnswerOffer) -> u16 {
+    let question = &offer.question;
+    let flag = |set: bool, flag: u16| if set { flag } else { 0 };
+    flag(!question.target.is_v4(), FORM_ND)
+        | flag(question.to_all, FORM_TO_ALL)
+        | flag(question.names_mac, FORM_NAMES_MAC)
+}
