@@ -379,7 +379,7 @@ fn with_pinned_tables_flows_are_taken_over_without_more_capabilities() {
     };
     let beta = site.run_with("beta", "ebpf");
     let alpha = start();
-    assert_eq!(bpffs.entries(), (1, 6));
+    assert_eq!(bpffs.entries(), (1, 7));
     let flows = Flows::start(&site);
     let dialogue = Dialogue::start(&site.web1, (&site.db1, tcp(21, 5432)));
     flows.allowed_arrive("at first");
@@ -395,7 +395,7 @@ fn with_pinned_tables_flows_are_taken_over_without_more_capabilities() {
         alpha.kill();
         flows.allowed_arrive("without a daemon");
         alpha = start();
-        assert_eq!(bpffs.entries(), (1, 6));
+        assert_eq!(bpffs.entries(), (1, 7));
         flows.allowed_arrive("taken over");
         dialogue.goes_on("taken over");
         wait_within(SOON, "flows are offloaded", || all_carried_in_the_kernel(&alpha));
@@ -415,7 +415,7 @@ fn with_pinned_tables_flows_are_taken_over_without_more_capabilities() {
     assert_eq!(bpffs.entries(), (0, 0), "after a stop");
     assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
     start().kill();
-    assert_eq!(bpffs.entries(), (1, 6), "after a kill");
+    assert_eq!(bpffs.entries(), (1, 7), "after a kill");
     site.run_with("alpha", "userspace").kill();
     assert_eq!(bpffs.entries(), (0, 0), "nobody uses the tables");
     start().kill();

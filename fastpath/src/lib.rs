@@ -94,6 +94,8 @@ pub struct Limits {
     pub ports: u32,
     /// Pairs and services whose flows begin in the kernel
     pub permits: u32,
+    /// Requests for addresses that are answered in the kernel
+    pub answers: u32,
     /// Flows that ended there and were not asked for yet
     pub ended: u32,
 }
@@ -108,6 +110,7 @@ impl Limits {
             "vteps" => self.vteps,
             "ports" => self.ports,
             "permits" => self.permits,
+            "answers" => self.answers,
             "ended" => self.ended,
             _ => return None,
         };

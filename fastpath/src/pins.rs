@@ -8,7 +8,7 @@ use libbpf_rs::{MapCore, MapHandle};
 use crate::{Error, Fastpath};
 
 /// The tables that outlive a daemon.
-pub(crate) const KEPT: [&str; 6] = ["flows", "ports", "networks", "vteps", "settings", "terms"];
+pub(crate) const KEPT: [&str; 7] = ["flows", "ports", "networks", "vteps", "settings", "terms", "answers"];
 
 impl Fastpath {
     /// Pins the tables that outlive a daemon in a folder that is made for them, on a bpffs. Nobody but this user finds

@@ -222,6 +222,7 @@ fn kernel_tables(table: &HostLimitsTable) -> KernelTables {
         vteps: table.vteps.value.get(),
         ports: table.ports.value.get(),
         permits: table.permits.value.get(),
+        answers: table.answers.value.get(),
         ended: table.ended.value.get(),
     }
 }

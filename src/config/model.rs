@@ -76,6 +76,8 @@ pub struct KernelTables {
     pub ports: u32,
     /// Pairs and services whose flows begin in the kernel.
     pub permits: u32,
+    /// Requests for addresses that are answered in the kernel.
+    pub answers: u32,
     /// Connections that others have replaced and that are not counted yet.
     pub ended: u32,
 }

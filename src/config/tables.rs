@@ -87,6 +87,8 @@ table! {
         default ports: KernelTable = Int(16_384),
         /// Fast path: pairs and services whose flows begin in the kernel; the ones used last are kept.
         default permits: KernelTable = Int(16_384),
+        /// Fast path: askers and addresses that are answered in the kernel; the ones used last are kept.
+        default answers: KernelTable = Int(16_384),
         /// Fast path: connections replaced by others on the same ports that are not counted yet, which is done each
         /// second; what is more is not counted for its endpoints and rules.
         default ended: KernelTable = Int(16_384),

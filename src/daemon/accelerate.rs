@@ -164,6 +164,7 @@ impl Daemon {
             vteps: tables.vteps,
             ports: tables.ports,
             permits: tables.permits,
+            answers: tables.answers,
             ended: tables.ended,
         }
     }

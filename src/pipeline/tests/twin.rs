@@ -511,7 +511,7 @@ fn devices(scene: Scene) -> Vec<u32> {
 }
 
 fn tables(flows: u32) -> Limits {
-    Limits { flows, networks: 64, vteps: 64, ports: 64, permits: 16_384, ended: 16_384 }
+    Limits { flows, networks: 64, vteps: 64, ports: 64, permits: 16_384, answers: 16_384, ended: 16_384 }
 }
 
 fn setting(name: &str, otherwise: u64) -> u64 {
