@@ -522,15 +522,20 @@ fn a_flood_of_one_tenant_does_not_keep_others_from_the_pipeline() {
     // One worker for all of them.
     let alpha = site.run_more("alpha", &["--dataplane", "ebpf", "--workers", "1"]);
     let beta = site.run_with("beta", "ebpf");
-    // What goes up with each packet, and comes back: echoes are none of the programs' business.
-    let echoes = "-c 100 -i 0.01 10.1.0.21";
+    // What goes up with each packet, and comes back: fragments are none of the programs' business.
+    let echoes = "-c 100 -i 0.01 -s 3000 10.1.0.21";
     assert!(site.web1.ping(echoes), "at first");
+    assert!(!carried_in_the_kernel(&alpha), "{:?}", alpha.ask(&["show", "flows"]));
 
     site.web2.ip("neigh add 10.1.0.99 lladdr 02:00:00:00:00:99 dev eth0 nud permanent");
     let flood = Flood::start(&site.web2, udp(12, 9000), udp(99, 9), vec![0; 18]);
     flood.comes_to(20_000);
     assert!(site.web1.ping(echoes), "beside a flood from a port: {:?}", alpha.drops());
-    assert!(site.db1.ping("-c 100 -i 0.01 10.1.0.11"), "beside a flood from a port: {:?}", alpha.drops());
+    assert!(
+        site.db1.ping("-c 100 -i 0.01 -s 3000 10.1.0.11"),
+        "beside a flood from a port: {:?}",
+        alpha.drops()
+    );
     drop(flood);
     let from_port = limited(&alpha, Some(FLOODER));
     assert!(from_port > 10_000, "{from_port} frames were dropped");

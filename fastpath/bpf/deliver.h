@@ -78,19 +78,6 @@ static __always_inline int into_port(struct __sk_buff *skb, const struct passage
 	return bpf_redirect(passage->to, 0);
 }
 
-static __always_inline __u16 ip_sum(const struct iphdr *ip)
-{
-	const __u16 *word = (const void *)ip;
-	__u32 sum = 0;
-
-#pragma unroll
-	for (int i = 0; i < 10; i++)
-		sum += word[i];
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
-}
-
 /* RFC 6040, normal mode: the inner ECN field is copied. */
 static __always_inline __u8 outer_tos(const struct lane *lane, const struct packet *p)
 {
@@ -121,7 +108,7 @@ static __always_inline void fill_v4(struct outer_v4 *out, const struct config *c
 		ip.frag_off = bpf_htons(0x4000);
 	else
 		ip.id = bpf_get_prandom_u32();
-	ip.check = ip_sum(&ip);
+	ip.check = ~header_sum(&ip);
 	out->ip = ip;
 	out->ethertype_be = bpf_htons(ETH_P_IP);
 	out->udp = (struct udphdr){

@@ -134,8 +134,8 @@ enum flow_marks {
 };
 
 /*
- * With its key and what the kernel adds to both it is just less than 256 bytes, which is what the kernel's allocator then
- * takes; with one byte more it takes 512.
+ * With its key and what the kernel adds to both it is 256 bytes, which is what the kernel's allocator then takes;
+ * with one byte more it takes 512.
  */
 struct flow {
 	struct bpf_spin_lock lock;

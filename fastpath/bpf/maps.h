@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * The tables; the daemon says before they are made how large those are that are not of one entry. It writes them; the programs write into
- * flows, permits, terms, buckets, ended and stats.
+ * flows, answers, terms, buckets, ended and stats.
  */
 #pragma once
 

@@ -83,7 +83,8 @@ static __always_inline bool readable(struct __sk_buff *skb, __u32 len)
 	return bpf_skb_pull_data(skb, len) == 0 && (void *)(long)skb->data + len <= (void *)(long)skb->data_end;
 }
 
-static __always_inline bool right_sum(const struct iphdr *ip)
+/* The ones' complement sum of a header without options, its checksum included */
+static __always_inline __u16 header_sum(const struct iphdr *ip)
 {
 	const __u16 *word = (const void *)ip;
 	__u32 sum = 0;
@@ -92,8 +93,7 @@ static __always_inline bool right_sum(const struct iphdr *ip)
 	for (int i = 0; i < 10; i++)
 		sum += word[i];
 	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum == 0xffff;
+	return (sum & 0xffff) + (sum >> 16);
 }
 
 static __always_inline bool same_addr(const struct addr *a, const struct addr *b)
@@ -190,7 +190,7 @@ static __always_inline bool read_packet(struct __sk_buff *skb, const __u32 at, s
 		p->len = bpf_ntohs(ip->tot_len);
 		/* Version 4 without options; neither a fragment nor the reserved bit; nothing behind the packet. */
 		if (*(const __u8 *)ip != 0x45 || ip->frag_off & bpf_htons(0xbfff) ||
-		    p->len + at + ETH_HLEN != skb->len || p->len < sizeof(*ip) + sizeof(struct udphdr) || !right_sum(ip))
+		    p->len + at + ETH_HLEN != skb->len || p->len < sizeof(*ip) + sizeof(struct udphdr) || header_sum(ip) != 0xffff)
 			return false;
 		p->v6 = false;
 		p->tos = ip->tos;

@@ -51,7 +51,7 @@ static __always_inline bool read_outer_v4(struct __sk_buff *skb, const struct co
 		return false;
 	if (*(const __u8 *)ip != 0x45 || ip->protocol != IPPROTO_UDP || ip->frag_off & bpf_htons(0xbfff) ||
 	    ip->daddr != config->vtep.be[3] || !is_mapped(config->vtep.be) ||
-	    bpf_ntohs(ip->tot_len) + ETH_HLEN != skb->len || !right_sum(ip))
+	    bpf_ntohs(ip->tot_len) + ETH_HLEN != skb->len || header_sum(ip) != 0xffff)
 		return false;
 	outer->src = (struct addr){ { 0, 0, bpf_htonl(0xffff), ip->saddr } };
 	outer->ecn = ip->tos & 3;
@@ -186,7 +186,8 @@ static __always_inline int unwrap(struct __sk_buff *skb, const struct config *co
 	if (passage.to & AT_VTEP)
 		return onward(skb, config, &passage, desk, outer->vni, outer_len);
 	count(STAT_FROM_UNDERLAY);
-	if (bpf_skb_adjust_room(skb, -(__s32)outer_len, BPF_ADJ_ROOM_MAC, 0) ||
+	/* A superframe whose flow was one to another VTEP a moment ago has no business here. */
+	if (skb->gso_size || bpf_skb_adjust_room(skb, -(__s32)outer_len, BPF_ADJ_ROOM_MAC, 0) ||
 	    !write_ethernet(skb, &passage)) {
 		count(STAT_LOST);
 		return TC_ACT_SHOT;
@@ -245,7 +246,8 @@ static __always_inline int tunnel_path(struct __sk_buff *skb, const struct confi
 			return WRAP_REFUSED;
 		__builtin_memcpy(&from, key.remote_ipv6, sizeof(from));
 	}
-	if (!p || !read_packet(skb, 0, p))
+	/* No superframe has SYN; anyone may write to the device's port. */
+	if (!p || !read_packet(skb, 0, p) || (p->proto == IPPROTO_TCP && p->flags & TCP_SYN))
 		return WRAP_REFUSED;
 	side = key_of(p, key.tunnel_id, &desk->key);
 	flow = bpf_map_lookup_elem(&flows, &desk->key);

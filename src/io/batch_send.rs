@@ -489,6 +489,8 @@ fn run_length(group: &[Emit], bursts: bool) -> usize {
             || len > size
             || emit.offload.gso.is_some()
             || emit.to != first.to
+            // What arrives as one is counted, and limited, for one network.
+            || emit.vni != first.vni
         {
             break;
         }

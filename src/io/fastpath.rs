@@ -496,7 +496,7 @@ impl KernelPath {
             tables.vteps.insert(vtep, None);
             return None;
         }
-        let place = tables.vteps.len() as u32;
+        let place = tables.vteps.values().flatten().count() as u32;
         if place >= self.fastpath.places().1 {
             return None;
         }

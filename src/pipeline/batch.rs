@@ -133,16 +133,16 @@ impl Batch {
         &self.emits
     }
 
-    /// Puts frames for the same place beside each other; frames for one place keep their order.
+    /// Puts frames for the same place, of the same network, beside each other; those keep their order.
     pub fn group(&mut self) {
         let key = |emit: &Emit| match emit.to {
-            Egress::Port(PortId(port)) => (0, 0, port),
+            Egress::Port(PortId(port)) => (0, 0, port, emit.vni),
             Egress::Tunnel(Tunnel { to, source, .. }) => {
                 let to = match to {
                     IpAddr::V4(ip) => u128::from(ip.to_bits()),
                     IpAddr::V6(ip) => ip.to_bits(),
                 };
-                (1, to, u32::from(source))
+                (1, to, u32::from(source), emit.vni)
             }
         };
         self.emits.sort_by_key(key);

@@ -699,10 +699,35 @@ fn limits_and_time() {
     assert_eq!(places, [], "places are kept for nobody");
 }
 
+/// Places that are lent and not used go back when a reload leaves fewer than there are flows.
+fn lowered_limit() {
+    const LIMITS: [u32; 2] = [200, 20];
+    let scene = SCENES[0];
+    let devices = devices(scene);
+    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], superframes::TUNNEL_PORT).unwrap());
+    let mut host = Host::new(scene, &scene.config_with(true, 600, LIMITS[0]), Some((kernel, &devices)));
+    let quota = host.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().state.quota.clone();
+    let opened = |host: &mut Host, ports: std::ops::Range<u16>| {
+        ports.filter(|port| host.tenant(11, &syn_of(*port), Offload::default()).0 == Outcome::Forward).count()
+    };
+    assert_eq!(opened(&mut host, 2000..2060), 60);
+    let before = host.shared.flows_in_use().unanswered;
+    assert!(before > 2 * LIMITS[1] && host.carried > 2 * u64::from(LIMITS[1]), "{before}");
+    host.install(&scene.config_with(true, 600, LIMITS[1]));
+    host.shared.sweep(clock::now());
+    let (carried, used) = (host.carried, quota.in_use().unanswered);
+    assert!(used <= before, "{used} of {before}: what nobody used is still lent");
+    opened(&mut host, 3000..3100);
+    assert_eq!(host.carried, carried, "flows began in the kernel although there are too many");
+    assert!(quota.in_use().unanswered <= used);
+}
+
 #[test]
 fn flows_that_begin_in_the_kernel_keep_to_limits_and_time() {
     if nix::unistd::geteuid().is_root() {
-        std::thread::spawn(limits_and_time).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        for test in [limits_and_time, lowered_limit] {
+            std::thread::spawn(test).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
     }
 }
 
