@@ -553,6 +553,35 @@ fn a_flood_of_one_tenant_does_not_keep_others_from_the_pipeline() {
 }
 
 #[test]
+fn what_the_programs_carry_is_counted_while_it_goes_on() {
+    let Some(running) = Running::start() else { return };
+    let flows = Flows::start(&running.site);
+    flows.allowed_arrive("at first");
+    running.wait_until_carried();
+    let daemon = running.daemons[0].as_ref().unwrap();
+    let counts = || {
+        let rows = daemon.ask(&["show", "endpoints"]);
+        let rows = rows["endpoints"].as_array().unwrap().iter().filter(|row| row["host"] == "alpha");
+        rows.fold([0, 0], |[tx, rx], row| {
+            [tx + row["tx_frames"].as_u64().unwrap(), rx + row["rx_frames"].as_u64().unwrap()]
+        })
+    };
+    let sent = || flows.allowed.iter().chain(&flows.denied).map(|(stream, _)| stream.sent()).sum::<u64>();
+    let (sent_before, before) = (sent(), counts());
+    for (stream, sink) in &flows.allowed {
+        stream.send_more(500);
+        stream.arrives("what is counted", sink);
+    }
+    assert!(carried_in_the_kernel(daemon));
+    let after = counts();
+    // Twice 500 at least, and nothing twice; what else a machine sends is little.
+    let (counted, most) = (after[0] - before[0], sent() - sent_before + 50);
+    assert!((1000..=most).contains(&counted), "{counted} of {most} at most: {before:?} {after:?}");
+    drop(flows);
+    running.stop();
+}
+
+#[test]
 fn without_programs_the_next_daemon_takes_nothing_over() {
     let Some(mut running) = Running::start() else { return };
     let flows = Flows::start(&running.site);

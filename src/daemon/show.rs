@@ -134,6 +134,7 @@ impl View {
 
     fn endpoints(&self, snapshot: &Snapshot, filter: &Filter) -> Vec<EndpointRow> {
         let mut rows = Vec::new();
+        let uncounted = self.shared.uncounted(snapshot);
         for network in networks(snapshot, filter) {
             let Some(config) = network.config() else { continue };
             for (endpoint, config_of) in network.endpoints.iter().zip(&config.endpoints) {
@@ -142,6 +143,8 @@ impl View {
                 if !wanted {
                     continue;
                 }
+                let [sent, received] =
+                    uncounted.get(&(network.vni, endpoint.id)).copied().unwrap_or_default();
                 rows.push(EndpointRow {
                     vni: network.vni,
                     endpoint: format!("{}/{}", network.tenant.name, endpoint.name),
@@ -151,8 +154,8 @@ impl View {
                     mac: endpoint.mac,
                     addresses: endpoint.sender.addresses.clone(),
                     groups: config_of.groups.iter().map(|group| group.to_string()).collect(),
-                    tx_frames: endpoint.state.tx_frames.load(Relaxed),
-                    rx_frames: endpoint.state.rx_frames.load(Relaxed),
+                    tx_frames: endpoint.state.tx_frames.load(Relaxed) + sent,
+                    rx_frames: endpoint.state.rx_frames.load(Relaxed) + received,
                 });
             }
         }

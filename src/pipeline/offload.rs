@@ -3,7 +3,7 @@
 //! The pipeline says what it does with the packets of each direction ([`Lane`]), and compares that with what it has
 //! just done with one: a flow is handed over only when both agree. Who carries it out is behind [`FlowOffload`].
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use eastgate_fastpath::Cursor;
 use eastgate_policy::{
@@ -20,7 +20,7 @@ use eastgate_vtep::{
     mtu,
     peers::PeerKind,
 };
-use eastgate_wire::{DropReason, FlowKey, Instant, MacAddr, View, view::proto};
+use eastgate_wire::{DropReason, EndpointId, FlowKey, Instant, MacAddr, View, Vni, view::proto};
 
 use super::{
     Arrival, Destination, Pipeline, Shared, answers::AnswerOffer, batch::Batch, forward::family, shared::lock,
@@ -95,10 +95,10 @@ pub struct Resident {
     pub packet: FlowKey,
     /// The place is kept for a flow that is here.
     pub held: bool,
-    /// It began there, and is there.
-    pub born: Option<Found>,
+    /// It is there.
+    pub found: Option<Found>,
     /// It is of a daemon before, and has not come up since.
-    pub left: Option<Found>,
+    pub left: bool,
 }
 
 /// A flow that began elsewhere and ended there, when its ends began another one on the same ports.
@@ -423,17 +423,18 @@ impl Shared {
             let more = faster.page(&mut cursor, &mut residents);
             let snapshot = self.snapshot();
             for resident in &residents {
-                let is_over = |found: &Found| is_over(&snapshot, found, now);
-                let left = resident.left.as_ref().is_some_and(is_over);
+                // The deadline of one that was handed over is in its table.
+                let found = resident.found.filter(|found| resident.left || found.born.is_some());
+                let is_over = found.is_some_and(|found| is_over(&snapshot, &found, now));
                 let held = resident.held && !keeps_lost;
-                if !(left || held || resident.born.as_ref().is_some_and(is_over)) {
+                if !(is_over || held) {
                     continue;
                 }
                 let mut flows = self.flows(&resident.packet);
                 if flows.knows(&resident.packet) {
                     continue;
                 }
-                if held || left {
+                if held || resident.left {
                     faster.end(&resident.packet);
                 } else if let Some(found) = faster.end_if_over(&resident.packet) {
                     self.bury(&mut flows, &snapshot, &found, None);
@@ -460,19 +461,42 @@ impl Shared {
 
     /// Flows that began elsewhere, and are there.
     pub fn for_each_born(&self, now: Instant, mut each: impl FnMut(&FlowInfo)) {
+        let snapshot = self.snapshot_arc();
+        self.for_each_carried(|found| {
+            let info = found.info(&tracking(&snapshot, found), now);
+            if found.born.is_some() && info.deadline > now {
+                each(&info);
+            }
+        });
+    }
+
+    /// All flows that are elsewhere, and how far they have got there.
+    fn for_each_carried(&self, mut each: impl FnMut(&Found)) {
         let Some(faster) = self.faster.get() else { return };
         let (mut cursor, mut residents, mut more) = (Cursor::default(), Vec::new(), true);
-        let snapshot = self.snapshot_arc();
         while more {
             residents.clear();
             more = faster.page(&mut cursor, &mut residents);
-            for found in residents.iter().filter_map(|resident| resident.born.as_ref()) {
-                let info = found.info(&tracking(&snapshot, found), now);
-                if info.deadline > now {
-                    each(&info);
-                }
-            }
+            residents
+                .iter()
+                .filter(|resident| !resident.left)
+                .filter_map(|it| it.found.as_ref())
+                .for_each(&mut each);
         }
+    }
+
+    /// What passed elsewhere for endpoints of this host and is not counted yet: frames that they sent, and that were sent
+    /// to them.
+    #[must_use]
+    pub fn uncounted(&self, snapshot: &Snapshot) -> HashMap<(Vni, EndpointId), [u64; 2]> {
+        let mut frames: HashMap<_, [u64; 2]> = HashMap::new();
+        self.for_each_carried(|found| {
+            let Some(network) = snapshot.network(found.key.vni) else { return };
+            network.for_each_end(&found.key, &found.progress, |end, which, count| {
+                frames.entry((network.vni, end.id)).or_default()[which.index()] += count.packets;
+            });
+        });
+        frames
     }
 
     /// Ends those of them that fit. How many.
@@ -540,6 +564,19 @@ const LOST_FOR: Duration = Duration::from_secs(120);
 /// Pages of the table that one sweep reads.
 const PAGES_PER_SWEEP: usize = 128;
 
+/// What an endpoint did with packets.
+#[derive(Clone, Copy)]
+enum Passed {
+    Sent,
+    Received,
+}
+
+impl Passed {
+    const fn index(self) -> usize {
+        self as usize
+    }
+}
+
 fn tracking(snapshot: &Snapshot, found: &Found) -> StateSettings {
     snapshot.network(found.key.vni).map_or_else(StateSettings::default, |network| network.tracking)
 }
@@ -572,13 +609,23 @@ impl Network {
 
     /// Counts what passed elsewhere for the flow's two ends, as far as they are here.
     fn count_progress(&self, original: &FlowKey, progress: &Progress) {
+        self.for_each_end(original, progress, |end, which, count| match which {
+            Passed::Sent => end.state.sent(count.packets, count.bytes),
+            Passed::Received => end.state.received(count.packets, count.bytes),
+        });
+    }
+
+    fn for_each_end(
+        &self,
+        original: &FlowKey,
+        progress: &Progress,
+        mut each: impl FnMut(&Endpoint, Passed, &Count),
+    ) {
         for (key, count) in [original, &original.reversed()].into_iter().zip(&progress.counts) {
-            let at_a_port = |address| self.by_address(address).filter(|end| end.port().is_some());
-            if let Some(src) = at_a_port(key.src) {
-                src.state.sent(count.packets, count.bytes);
-            }
-            if let Some(dst) = at_a_port(key.dst) {
-                dst.state.received(count.packets, count.bytes);
+            for (address, which) in [(key.src, Passed::Sent), (key.dst, Passed::Received)] {
+                if let Some(end) = self.by_address(address).filter(|end| end.port().is_some()) {
+                    each(end, which, count);
+                }
             }
         }
     }

@@ -135,10 +135,9 @@ impl KernelPath {
         };
         out.extend(page.iter().filter_map(|(key, flow)| {
             let held = flow.marks & FLOW_HELD != 0;
-            let found = if held { None } else { self.found(key, flow) };
-            let left = if self.is_ours(flow) { None } else { found };
-            let born = found.filter(|found| found.born.is_some());
-            Some(Resident { packet: key.packet()?, held, born, left })
+            let ours = self.is_ours(flow);
+            let found = if held { None } else { found(key, flow, ours) };
+            Some(Resident { packet: key.packet()?, held, found, left: !held && !ours })
         }));
         more
     }
