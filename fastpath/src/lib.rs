@@ -184,17 +184,21 @@ impl TableIds {
         format!("eastgate-{}", self.flows)
     }
 
+    /// With the tables' names. This is the list of what outlives a daemon.
+    const fn named(&self) -> [(&'static str, u32); 7] {
+        [
+            ("flows", self.flows),
+            ("ports", self.ports),
+            ("networks", self.networks),
+            ("vteps", self.vteps),
+            ("settings", self.settings),
+            ("terms", self.terms),
+            ("answers", self.answers),
+        ]
+    }
+
     fn id(&self, table: &str) -> Option<u32> {
-        Some(match table {
-            "flows" => self.flows,
-            "ports" => self.ports,
-            "networks" => self.networks,
-            "vteps" => self.vteps,
-            "settings" => self.settings,
-            "terms" => self.terms,
-            "answers" => self.answers,
-            _ => return None,
-        })
+        self.named().into_iter().find_map(|(name, id)| (name == table).then_some(id))
     }
 }
 

@@ -5,10 +5,7 @@ use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path};
 
 use libbpf_rs::{MapCore, MapHandle};
 
-use crate::{Error, Fastpath};
-
-/// The tables that outlive a daemon.
-pub(crate) const KEPT: [&str; 7] = ["flows", "ports", "networks", "vteps", "settings", "terms", "answers"];
+use crate::{Error, Fastpath, TableIds};
 
 impl Fastpath {
     /// Pins the tables that outlive a daemon in a folder that is made for them, on a bpffs. Nobody but this user finds
@@ -18,8 +15,8 @@ impl Fastpath {
     /// [`Error::Pin`].
     pub fn pin(&self, folder: &Path) -> Result<(), Error> {
         fs::DirBuilder::new().mode(0o700).create(folder).map_err(|source| Error::Pin(source.into()))?;
-        let kept = self.object.maps().filter(|map| KEPT.iter().any(|name| map.name() == *name));
-        for map in kept {
+        let kept = kept();
+        for map in self.object.maps().filter(|map| kept.iter().any(|name| map.name() == *name)) {
             let mut handle = MapHandle::try_from(&map).map_err(Error::Pin)?;
             handle.pin(folder.join(map.name())).map_err(Error::Pin)?;
         }
@@ -32,10 +29,14 @@ impl Fastpath {
 /// # Errors
 /// What the file system says.
 pub fn unpin(folder: &Path) -> io::Result<()> {
-    for table in KEPT {
+    for table in kept() {
         absent_or(fs::remove_file(folder.join(table)))?;
     }
     absent_or(fs::remove_dir(folder))
+}
+
+fn kept() -> [&'static str; 7] {
+    TableIds::default().named().map(|(name, _)| name)
 }
 
 fn absent_or(removed: io::Result<()>) -> io::Result<()> {

@@ -6,11 +6,13 @@
 //! `EASTGATE_TWIN_FRAMES` and `EASTGATE_TWIN_SEED` make the run longer or another one.
 
 mod answers;
+mod births;
 mod echo;
 mod hub;
 mod limits;
 mod scene;
 mod superframes;
+mod traffic;
 mod two_workers;
 
 use std::{collections::BTreeSet, net::IpAddr, process::Command, sync::Arc};
@@ -18,9 +20,11 @@ use std::{collections::BTreeSet, net::IpAddr, process::Command, sync::Arc};
 use eastgate_fastpath::{Limits, Trial};
 use eastgate_policy::flow::FlowFilter;
 use eastgate_wire::{DropReason, Frame, Offload, PortId, VtepAddr};
-use etherparse::{IpHeaders, PacketBuilderStep, TcpHeader};
 
-use self::scene::{SCENES, Scene};
+use self::{
+    scene::{SCENES, Scene},
+    traffic::{Conversation, Dice, disturb, some_ip},
+};
 use super::{
     frames::*,
     net::{parse, vxlan},
@@ -264,230 +268,6 @@ fn segment(offload: &Offload) -> u16 {
     offload.gso.map_or(0, |gso| gso.segment)
 }
 
-/// xorshift64*.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) as usize % sides
-    }
-
-    fn one_in(&mut self, sides: usize) -> bool {
-        self.roll(sides) == 0
-    }
-}
-
-/// Two stations that talk, mostly as they should.
-#[derive(Clone)]
-struct Conversation {
-    ends: [u8; 2],
-    ports: [u16; 2],
-    v6: bool,
-    tcp: bool,
-    /// What each end has sent, and how far along the opening is
-    seq: [u32; 2],
-    opened: u8,
-    /// Who has sent all there is to send
-    finished: [bool; 2],
-    /// Says little, and begins anew soon
-    hasty: bool,
-}
-
-impl Conversation {
-    fn new(scene: Scene, dice: &mut Dice) -> Self {
-        let ends = scene.pairs()[dice.roll(scene.pairs().len())];
-        let ports = [1024 + dice.roll(400) as u16, [80, 443, 53, 67, 80, 443, 80, 443][dice.roll(8)]];
-        let seq = [dice.0 as u32, (dice.0 >> 20) as u32];
-        let (v6, tcp, hasty) = (dice.one_in(3), !dice.one_in(4), !dice.one_in(3));
-        Self { ends, ports, v6, tcp, seq, opened: 0, finished: [false; 2], hasty }
-    }
-
-    /// The same ends and ports begin anew, as a client does that runs out of ports, or the other way round.
-    fn begin_again(&mut self, dice: &mut Dice) {
-        if dice.one_in(5) {
-            (self.ends, self.ports, self.seq) =
-                ([self.ends[1], self.ends[0]], [self.ports[1], self.ports[0]], [self.seq[1], self.seq[0]]);
-        }
-        // Sometimes with a number that the connection before had.
-        let ahead =
-            if dice.one_in(6) { 0u32.wrapping_sub(dice.roll(3) as u32) } else { dice.roll(1 << 20) as u32 };
-        self.seq = [self.seq[0].wrapping_add(ahead), dice.0 as u32];
-        (self.opened, self.finished) = (0, [false; 2]);
-    }
-
-    /// The next frame, and which end sends it.
-    fn next(&mut self, dice: &mut Dice, payload: &[u8]) -> (u8, Vec<u8>) {
-        if self.tcp && self.finished == [true; 2] && dice.one_in(4) || self.opened > 0 && dice.one_in(2000) {
-            self.begin_again(dice);
-            if dice.one_in(2) {
-                self.ports[0] = 1024 + dice.roll(400) as u16;
-            }
-        }
-        if !self.tcp && self.hasty && dice.one_in(6) {
-            self.ports[0] = 1024 + dice.roll(400) as u16;
-        }
-        let side = if self.opened < 3 { usize::from(self.opened == 1) } else { dice.roll(2) };
-        let (a, b) = (self.ends[side], self.ends[1 - side]);
-        let (sport, dport) = (self.ports[side], self.ports[1 - side]);
-        if !self.tcp {
-            let side = if dice.one_in(3) { 1 } else { 0 };
-            let (a, b) = (self.ends[side], self.ends[1 - side]);
-            return (a, self.wrap(a, b, dice, None, self.ports[side], self.ports[1 - side], payload));
-        }
-        let mut tcp = TcpHeader::new(sport, dport, self.seq[side], [500, 4096, 65535][dice.roll(3)]);
-        tcp.acknowledgment_number = self.seq[1 - side];
-        tcp.ack = self.opened > 0;
-        let mut payload = payload;
-        match self.opened {
-            0 | 1 => {
-                tcp.syn = true;
-                // Data on a SYN is rare, and is for the pipeline.
-                payload = if dice.one_in(20) { &payload[..payload.len().min(3)] } else { &[] };
-                syn_options(dice, &mut tcp);
-                self.seq[side] = self.seq[side].wrapping_add(1);
-                self.opened += 1;
-                // A server that nobody has asked.
-                tcp.ack |= dice.one_in(60);
-            }
-            // Nobody has answered the SYN, or the SYN-ACK got lost.
-            2 if dice.one_in(5) => {
-                let side = usize::from(dice.one_in(2));
-                (tcp.source_port, tcp.destination_port) = (self.ports[side], self.ports[1 - side]);
-                tcp.sequence_number = self.seq[side].wrapping_sub(1);
-                tcp.acknowledgment_number = self.seq[1 - side];
-                (tcp.syn, tcp.ack) = (true, side == 1);
-                syn_options(dice, &mut tcp);
-                let (a, b) = (self.ends[side], self.ends[1 - side]);
-                return (a, self.wrap(a, b, dice, Some(tcp), self.ports[side], self.ports[1 - side], &[]));
-            }
-            2 => {
-                payload = &[];
-                self.opened += 1;
-            }
-            _ if self.finished[side] && !dice.one_in(12) => payload = &[],
-            _ if dice.one_in(if self.hasty { 3 } else { 40 }) => {
-                tcp.fin = true;
-                self.finished[side] = true;
-                self.seq[side] = self.seq[side].wrapping_add(payload.len() as u32 + 1);
-            }
-            _ => match dice.roll(100) {
-                0 => tcp.sequence_number = tcp.sequence_number.wrapping_add(dice.0 as u32 >> dice.roll(32)),
-                1 => {
-                    tcp.acknowledgment_number =
-                        tcp.acknowledgment_number.wrapping_add(dice.0 as u32 >> dice.roll(32))
-                }
-                2 => {
-                    tcp.sequence_number =
-                        tcp.sequence_number.wrapping_sub(dice.0 as u32 >> (8 + dice.roll(24)))
-                }
-                3 => {
-                    tcp.acknowledgment_number =
-                        tcp.acknowledgment_number.wrapping_sub(dice.0 as u32 >> (8 + dice.roll(24)))
-                }
-                4 if dice.one_in(8) => tcp.fin = true,
-                5 => tcp.rst = dice.one_in(4),
-                6 if dice.one_in(8) => (tcp.syn, tcp.ack) = (true, dice.one_in(2)),
-                7 => tcp.ack = false,
-                8 => tcp.window_size = 0,
-                _ => self.seq[side] = self.seq[side].wrapping_add(payload.len() as u32),
-            },
-        }
-        (a, self.wrap(a, b, dice, Some(tcp), sport, dport, payload))
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "what a packet is made of")]
-    fn wrap(
-        &self,
-        a: u8,
-        b: u8,
-        dice: &mut Dice,
-        tcp: Option<TcpHeader>,
-        sport: u16,
-        dport: u16,
-        payload: &[u8],
-    ) -> Vec<u8> {
-        let ip = some_ip(dice, self.v6, a, b);
-        let mut out = Vec::new();
-        match tcp {
-            Some(tcp) => ip.tcp_header(tcp).write(&mut out, payload).unwrap(),
-            None => ip.udp(sport, dport).write(&mut out, payload).unwrap(),
-        }
-        out
-    }
-}
-
-fn some_ip(dice: &mut Dice, v6: bool, a: u8, b: u8) -> PacketBuilderStep<IpHeaders> {
-    if v6 {
-        return ip6(a, b);
-    }
-    ip4(a, b, |ip| {
-        (ip.dscp, ip.ecn) =
-            ((dice.roll(64) as u8).try_into().unwrap(), (dice.roll(4) as u8).try_into().unwrap());
-        ip.time_to_live = dice.roll(256) as u8;
-        ip.dont_fragment = dice.one_in(2);
-        if dice.one_in(40) {
-            ip.options = [1, 1, 1, 0][..].try_into().unwrap();
-        }
-        if dice.one_in(60) {
-            ip.more_fragments = true;
-        }
-    })
-}
-
-/// What a SYN says beside itself: in full, in part, and as nobody would.
-fn syn_options(dice: &mut Dice, tcp: &mut TcpHeader) {
-    use etherparse::TcpOptionElement::{
-        MaximumSegmentSize, Noop, SelectiveAcknowledgementPermitted, Timestamp, WindowScale,
-    };
-    let scale = WindowScale(dice.roll(18) as u8);
-    match dice.roll(10) {
-        0 => {}
-        1 => tcp.set_options_raw(&[1; 20]).unwrap(),
-        2 => tcp.set_options(&[scale, WindowScale(dice.roll(8) as u8)]).unwrap(),
-        3 => {
-            let junk: Vec<u8> = (0..4 * dice.roll(11)).map(|_| dice.roll(6) as u8).collect();
-            tcp.set_options_raw(&junk).unwrap();
-        }
-        _ => tcp
-            .set_options(&[
-                MaximumSegmentSize(1400 + dice.roll(100) as u16),
-                SelectiveAcknowledgementPermitted,
-                Timestamp(1, 2),
-                Noop,
-                scale,
-            ])
-            .unwrap(),
-    }
-}
-
-/// What goes wrong on the way, or is done on purpose.
-fn disturb(dice: &mut Dice, frame: &mut Vec<u8>) {
-    match dice.roll(150) {
-        0 => frame.truncate(dice.roll(frame.len())),
-        1 => {
-            let at = dice.roll(frame.len());
-            frame[at] ^= 1 << dice.roll(8);
-        }
-        2 => *frame = from(std::mem::take(frame), mac([HERE, THERE].concat()[dice.roll(4)])),
-        3 => {
-            let macs = [mac(THERE[0]), mac(THERE[1]), mac(HERE[0]), [2, 0xea, 0x57, 0, 0, 1]];
-            *frame = to(std::mem::take(frame), macs[dice.roll(4)]);
-        }
-        4 => *frame = tagged(frame, 7),
-        5 => frame.extend_from_slice(&[0; 6][..dice.roll(6) + 1]),
-        6 => {
-            for _ in 0..3 {
-                let at = dice.roll(frame.len());
-                frame[at] = dice.0 as u8;
-            }
-        }
-        _ => {}
-    }
-}
-
 /// Devices for the programs to think that frames came in there.
 fn devices(scene: Scene) -> Vec<u32> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
@@ -653,84 +433,6 @@ fn same_flows(alone: &Host, twin: &Host, when: &str) {
 }
 
 /// A SYN of station 11 to 12.
-fn syn_of(port: u16) -> Vec<u8> {
-    Talk { a: 11, b: 12, sport: port, dport: 443 }.syn()
-}
-
-fn limits_and_time() {
-    const LIMIT: u32 = 40;
-    let scene = SCENES[0];
-    let devices = devices(scene);
-    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], superframes::TUNNEL_PORT).unwrap());
-    let mut host = Host::new(scene, &scene.config_with(true, 4, LIMIT), Some((kernel.clone(), &devices)));
-    let quota = host.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().state.quota.clone();
-    let born = |host: &Host| {
-        let mut born = 0;
-        host.shared.for_each_born(clock::now(), |_| born += 1);
-        born
-    };
-    for port in 2000..2200 {
-        let (outcome, _) = host.tenant(11, &syn_of(port), Offload::default());
-        assert!(matches!(outcome, Outcome::Forward | Outcome::Drop(DropReason::FlowLimit)), "{outcome:?}");
-        assert!(quota.in_use().unanswered <= LIMIT, "more flows than the limit says");
-        assert!(host.shared.flows_in_use().unanswered <= LIMIT);
-    }
-    // Half of the limit may be lent, and what is lent and not used goes to whoever needs it.
-    assert_eq!((born(&host), host.flows().len()), (LIMIT / 2, LIMIT as usize));
-
-    // Their time is over: nothing passes by them, whether or not anyone has looked.
-    let half_open = host.flows().len();
-    std::thread::sleep(std::time::Duration::from_millis(4100));
-    let carried = host.carried;
-    let answer = Talk { a: 11, b: 12, sport: 2001, dport: 443 }.syn_ack();
-    assert!(
-        matches!(host.tenant(12, &answer, Offload::default()).0, Outcome::Drop(_)),
-        "{half_open} flows lasted too long"
-    );
-    assert_eq!((host.carried, born(&host)), (carried, 0));
-    host.shared.sweep(clock::now());
-    for _ in 0..3 {
-        host.shared.sweep(clock::now());
-        host.shared.handle_timeout(0, clock::now() + std::time::Duration::from_secs(5));
-    }
-    assert_eq!((quota.in_use().unanswered, quota.in_use().answered), (0, 0), "permits are missing");
-    let mut places = Vec::new();
-    kernel.programs().page(&mut eastgate_fastpath::Cursor::default(), &mut places).unwrap();
-    assert_eq!(places, [], "places are kept for nobody");
-}
-
-/// Places that are lent and not used go back when a reload leaves fewer than there are flows.
-fn lowered_limit() {
-    const LIMITS: [u32; 2] = [200, 20];
-    let scene = SCENES[0];
-    let devices = devices(scene);
-    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], superframes::TUNNEL_PORT).unwrap());
-    let mut host = Host::new(scene, &scene.config_with(true, 600, LIMITS[0]), Some((kernel, &devices)));
-    let quota = host.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().state.quota.clone();
-    let opened = |host: &mut Host, ports: std::ops::Range<u16>| {
-        ports.filter(|port| host.tenant(11, &syn_of(*port), Offload::default()).0 == Outcome::Forward).count()
-    };
-    assert_eq!(opened(&mut host, 2000..2060), 60);
-    let before = host.shared.flows_in_use().unanswered;
-    assert!(before > 2 * LIMITS[1] && host.carried > 2 * u64::from(LIMITS[1]), "{before}");
-    host.install(&scene.config_with(true, 600, LIMITS[1]));
-    host.shared.sweep(clock::now());
-    let (carried, used) = (host.carried, quota.in_use().unanswered);
-    assert!(used <= before, "{used} of {before}: what nobody used is still lent");
-    opened(&mut host, 3000..3100);
-    assert_eq!(host.carried, carried, "flows began in the kernel although there are too many");
-    assert!(quota.in_use().unanswered <= used);
-}
-
-#[test]
-fn flows_that_begin_in_the_kernel_keep_to_limits_and_time() {
-    if nix::unistd::geteuid().is_root() {
-        for test in [limits_and_time, lowered_limit] {
-            std::thread::spawn(test).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        }
-    }
-}
-
 #[test]
 fn the_programs_do_what_the_pipeline_does() {
     if !nix::unistd::geteuid().is_root() {
