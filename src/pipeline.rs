@@ -8,7 +8,7 @@ pub mod answers;
 pub mod batch;
 pub mod counters;
 pub(crate) mod decide;
-mod forward;
+pub(crate) mod forward;
 pub mod offload;
 pub mod shared;
 #[cfg(test)]

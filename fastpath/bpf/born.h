@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include "decide.h"
 #include "track.h"
 
 /* Flows of these UDP ports are the pipeline's, which checks each packet's role: DHCP and DHCPv6. */
@@ -58,24 +59,42 @@ static __always_inline __u16 service(const struct packet *p)
 	return p->dport;
 }
 
-/*
- * A flow made ready by the permit for this packet, when there is one in force; it is in no table yet. Its network, and
- * where the packet goes, on the desk.
- */
-static __always_inline const struct network *permitted(struct desk *desk, __u32 vni, __u32 generation, __u32 side)
+/* Copies the permit for the packet in hand to the desk, when the pipeline has left one. */
+static __always_inline bool find_permit(struct desk *desk, __u32 vni)
 {
 	const struct packet *p = &desk->packet;
 	struct permit_key key = { .src = p->src, .dst = p->dst, .vni = vni, .dport = service(p), .proto = p->proto };
-	const struct permit *permit = bpf_map_lookup_elem(&permits, &key);
+	const struct permit *found = bpf_map_lookup_elem(&permits, &key);
+
+	if (!found)
+		return false;
+	desk->permit = *found;
+	/*
+	 * The table may give the place of an entry to another pair while we read it: what was read would be of both, and
+	 * frames would go to the wrong one. An entry that is still the one of this key was so all the time.
+	 */
+	return bpf_map_lookup_elem(&permits, &key) == found;
+}
+
+/*
+ * A flow made ready for this packet, when the policy lets it begin or the pipeline has left a permit; it is in no table
+ * yet. Its network; and on the desk where the packet goes, and whether it may: SAID_ALLOW or SAID_DENY.
+ */
+static __always_inline const struct network *permitted(struct desk *desk, __u32 vni, __u32 generation, __u32 side)
+{
 	struct flow *flow = (struct flow *)desk->flow;
+	const struct permit *permit = &desk->permit;
 	const struct network *network;
 	__u32 place;
 
-	if (!permit)
+	desk->said = decide(desk, vni, generation);
+	if (desk->said == SAID_NOTHING && find_permit(desk, vni) && permit->generation == generation)
+		desk->said = SAID_ALLOW;
+	if (desk->said > SAID_DENY)
 		return 0;
 	flow->network = permit->network;
 	flow->epoch = permit->epoch;
-	flow->generation = permit->generation;
+	flow->generation = generation;
 	desk->lane = permit->lanes[0];
 	if (side) {
 		flow->ends.at[1] = permit->ends.at[0];
@@ -94,12 +113,6 @@ static __always_inline const struct network *permitted(struct desk *desk, __u32 
 		flow->ways[1].lane = permit->lanes[1];
 	}
 	desk->ends = flow->ends;
-	/*
-	 * The table may give the place of an entry to another pair while we read it: what was read would be of both, and
-	 * frames would go to the wrong one. An entry that is still the one of this key was so all the time.
-	 */
-	if (bpf_map_lookup_elem(&permits, &key) != permit || flow->generation != generation)
-		return 0;
 	place = flow->network;
 	network = bpf_map_lookup_elem(&networks, &place);
 	return network && network->vni == vni && network->epoch == flow->epoch ? network : 0;

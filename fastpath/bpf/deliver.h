@@ -38,6 +38,15 @@ struct outer_v6 {
 
 _Static_assert(sizeof(struct outer_v4) <= OUTER_ROOM && sizeof(struct outer_v6) <= OUTER_ROOM, "room on the desk");
 
+/* What becomes of a packet. */
+enum passing {
+	/* The pipeline says. */
+	GOES_UP,
+	PASSES,
+	/* The rules have refused it, and it is counted. */
+	DENIED,
+};
+
 /* Where a packet that passes goes, and as what. */
 struct passage {
 	/* A tenant port or a VTEP, as in `ends.at` */

@@ -186,6 +186,95 @@ struct permit {
 	struct lane lanes[2];
 };
 
+struct station_key {
+	struct addr addr;
+	__u32 vni;
+};
+
+enum station_flags {
+	/* Its port is a veth: frames go straight into its peer. */
+	STATION_PEER = 1 << 0,
+	/* eastgate speaks for others to it, by the network's own MAC. */
+	STATION_SPOKEN_TO = 1 << 1,
+};
+
+enum direction {
+	INGRESS,
+	EGRESS,
+};
+
+/* In place of a ruleset or of a rule's number: nobody was asked, the other host's eastgate asks. */
+#define NO_RULE 0xffffffff
+
+/*
+ * An endpoint's address: where it is, and what the policy knows it as. One that may be sent from with this MAC alone, and
+ * that owes no other check.
+ */
+struct station {
+	/* Its network's place in `networks` */
+	__u32 network;
+	/* As `ends.at` */
+	__u32 at;
+	__u8 mac[6];
+	/* `station_flags` */
+	__u16 flags;
+	/* What rules about its peers know it by */
+	__u32 identity;
+	/* Its ordered rules by `direction`, or NO_RULE */
+	__u32 rulesets[2];
+	/* Its number in the epoch of its network */
+	__u32 endpoint;
+};
+
+/* What packets are that the rules have not let begin a flow; each kind is counted by itself. */
+struct denial_key {
+	/* Place of the network, and its epoch: under another one the numbers below mean others. */
+	__u32 network;
+	__u32 epoch;
+	/* Where they come from, as `ends.at` */
+	__u32 from;
+	/* Whose rules refuse them, which of them, and in which `direction` */
+	__u32 endpoint;
+	__u32 rule;
+	__u32 direction;
+};
+
+struct denial {
+	struct bpf_spin_lock lock;
+	__u32 spare;
+	__u64 packets;
+	/* Of their frames, with the VXLAN header of those that came through the tunnel */
+	__u64 bytes;
+	/* The last of them: when, in nanoseconds of the monotonic clock, and what */
+	__u64 last_at;
+	struct addr src;
+	struct addr dst;
+	__u16 sport;
+	__u16 dport;
+	__u32 proto;
+};
+
+/*
+ * The compiled policy of a network, as policy's `Compiled::words` lays it out: first what `policy_head` names, then the
+ * tables. It goes up whole, so that no program ever sees half of one.
+ */
+#define POLICY_BLOCK 16
+
+struct policy_block {
+	__u32 words[POLICY_BLOCK];
+};
+
+enum policy_head {
+	/* The epoch that it is of */
+	POLICY_EPOCH,
+	/* Where each table begins, in words */
+	POLICY_RULESETS,
+	POLICY_RULES,
+	POLICY_IDENTITIES,
+	POLICY_FURTHER,
+	POLICY_LISTS,
+};
+
 /*
  * What flows may be born on in a network. The daemon has this in its memory too; both sides change `leases` by atomic
  * steps only.
@@ -327,15 +416,27 @@ struct network {
 	__u32 epoch;
 	/* The MAC that eastgate has there where it speaks for others */
 	__u8 mac[6];
-	__u16 spare;
+	/* `lane_flags` that all lanes of the network have, and what they have into the tunnel: `lane.tos` and `lane.ttl` */
+	__u16 lane_flags;
+	__u8 tos;
+	__u8 ttl;
+	/* `network_marks` */
+	__u16 marks;
+};
+
+enum network_marks {
+	/* What comes from one VTEP may go to another. */
+	NETWORK_HUB = 1 << 0,
 };
 
 struct vtep {
 	struct addr addr;
+	/* The largest packet that a path to it takes, from its IP header on */
+	__u32 max_packet;
 };
 
 /* Counts up with every change to what this file says: a daemon takes over no tables that it reads otherwise. */
-#define LAYOUT 4
+#define LAYOUT 5
 
 struct config {
 	/* LAYOUT */
@@ -354,6 +455,11 @@ struct config {
 	struct addr vtep;
 	/* Set DF on the outer packet (IPv4) */
 	__u32 dont_fragment;
+	/*
+	 * Some flow of the pipeline has no place here: what seems to begin one may be a part of it, so that the rules alone do not
+	 * refuse it.
+	 */
+	__u32 crowded;
 };
 
 enum stat {
@@ -370,6 +476,8 @@ enum stat {
 	STAT_LOST,
 	/* Requests for addresses that were answered here */
 	STAT_ANSWERED,
+	/* Refused by the rules */
+	STAT_DENIED,
 	STAT_COUNT,
 };
 

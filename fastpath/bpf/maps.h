@@ -76,6 +76,38 @@ struct {
 	__type(value, struct permit);
 } permits SEC(".maps");
 
+/* The endpoints of this host's networks, as far as flows between them can be decided here. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 18);
+	__type(key, struct station_key);
+	__type(value, struct station);
+} stations SEC(".maps");
+
+/* Compiled policies, by place of the network: each as large as it is, and exchanged in one step. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1 << 16);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__uint(map_flags, BPF_F_INNER_MAP);
+		__uint(max_entries, 1);
+		__uint(key_size, sizeof(__u32));
+		__uint(value_size, sizeof(struct policy_block));
+	});
+} policies SEC(".maps");
+
+/* What the rules have refused here */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 14);
+	__type(key, struct denial_key);
+	__type(value, struct denial);
+} denials SEC(".maps");
+
 /* What the pipeline has answered; those that nobody asks for give way to others. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -120,6 +152,15 @@ struct desk {
 	/* Of the packet's flow and way, as they were under the flow's lock */
 	struct ends ends;
 	struct lane lane;
+	/* What a flow would begin by, who its ends are, and what was said to it */
+	struct permit permit;
+	struct station_key station_keys[2];
+	struct station stations[2];
+	/* `enum said` */
+	__u32 said;
+	struct denial_key refused;
+	/* Never written: what a denial begins as, its lock not one here */
+	__u8 nothing[sizeof(struct denial)] __attribute__((aligned(8)));
 	struct ended ended;
 	__u8 flow[sizeof(struct flow)] __attribute__((aligned(8)));
 	/* struct outer_v4 or outer_v6 */

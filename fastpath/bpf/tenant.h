@@ -5,6 +5,7 @@
 #include "answer.h"
 #include "born.h"
 #include "deliver.h"
+#include "deny.h"
 #include "slow.h"
 
 /* What is not decided here is decided by the pipeline; the frame goes there whole, with the port it came from. */
@@ -47,8 +48,9 @@ static __always_inline bool comes_from_port(struct __sk_buff *skb, const struct 
 }
 
 /* 3 track, 4 decide: whether the packet passes, and where to. */
-static __always_inline bool tenant_passage(struct __sk_buff *skb, const struct port *port, const struct config *config,
-					   struct desk *desk, struct passage *passage)
+static __always_inline enum passing tenant_passage(struct __sk_buff *skb, const struct port *port,
+						   const struct config *config, struct desk *desk,
+						   struct passage *passage)
 {
 	const struct packet *p = &desk->packet;
 	__u32 side = key_of(p, port->vni, &desk->key);
@@ -61,24 +63,27 @@ static __always_inline bool tenant_passage(struct __sk_buff *skb, const struct p
 		network = in_force(flow, config->generation);
 		if (!network) {
 			if (!may_replace(flow, p, side, config->generation))
-				return false;
+				return GOES_UP;
 		} else if (!comes_from_port(skb, &flow->ends, lane, network, side, p)) {
-			return false;
+			return GOES_UP;
 		} else if (pass(skb, flow, side, desk)) {
 			find_passage(desk, network, side, passage);
-			return comes_from_port(skb, &desk->ends, &desk->lane, network, side, p);
+			return comes_from_port(skb, &desk->ends, &desk->lane, network, side, p) ? PASSES : GOES_UP;
 		} else if (p->proto != IPPROTO_TCP) {
-			return false;
+			return GOES_UP;
 		}
 	}
 	if (!may_begin(skb, p))
-		return false;
+		return GOES_UP;
 	network = permitted(desk, port->vni, config->generation, side);
-	if (!network || !comes_from_port(skb, &desk->ends, &desk->lane, network, side, p) ||
-	    !(flow ? reborn(flow, desk, side) : born(desk, side)))
-		return false;
+	if (!network || !comes_from_port(skb, &desk->ends, &desk->lane, network, side, p))
+		return GOES_UP;
+	if (desk->said == SAID_DENY)
+		return !flow && count_denial(desk, config, 0) ? DENIED : GOES_UP;
+	if (!(flow ? reborn(flow, desk, side) : born(desk, side)))
+		return GOES_UP;
 	find_passage(desk, network, side, passage);
-	return true;
+	return PASSES;
 }
 
 /* The verdict, or WRAP_REFUSED for a frame that has to go up. */
@@ -93,8 +98,16 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct port 
 	/* 2 answer: what is no packet of a flow may be a request for an address. */
 	if (!read_packet(skb, 0, p))
 		return answer_again(skb, port->vni, config->generation);
-	if (!read_options(skb, 0, p) || !tenant_passage(skb, port, config, desk, &passage))
+	if (!read_options(skb, 0, p))
 		return WRAP_REFUSED;
+	switch (tenant_passage(skb, port, config, desk, &passage)) {
+	case GOES_UP:
+		return WRAP_REFUSED;
+	case DENIED:
+		return TC_ACT_SHOT;
+	case PASSES:
+		break;
+	}
 	/* 6 forward, 7 wrap */
 	if (passage.to & AT_VTEP)
 		return into_tunnel(skb, config, &passage, desk, port->vni, 0);

@@ -9,6 +9,7 @@
 
 #include "born.h"
 #include "deliver.h"
+#include "deny.h"
 #include "slow.h"
 
 /* The outer headers that the path needs again behind the inner ones. */
@@ -101,9 +102,9 @@ static __always_inline bool ecn_unchanged(__u8 outer, __u8 inner)
 }
 
 /* 3' track, 4' decide: whether the packet, `outer_len` bytes behind the start of the frame, passes, and where to. */
-static __always_inline bool underlay_passage(struct __sk_buff *skb, const struct config *config,
-					     struct outer *outer, const __u32 outer_len, const __u32 udp_at,
-					     struct desk *desk, struct passage *passage)
+static __always_inline enum passing underlay_passage(struct __sk_buff *skb, const struct config *config,
+						     struct outer *outer, const __u32 outer_len,
+						     const __u32 udp_at, struct desk *desk, struct passage *passage)
 {
 	const struct packet *p = &desk->packet;
 	void *data = (void *)(long)skb->data;
@@ -113,7 +114,7 @@ static __always_inline bool underlay_passage(struct __sk_buff *skb, const struct
 	__u32 side;
 
 	if (data + outer_len + ETH_HLEN > (void *)(long)skb->data_end)
-		return false;
+		return GOES_UP;
 	side = key_of(p, outer->vni, &desk->key);
 	flow = bpf_map_lookup_elem(&flows, &desk->key);
 	if (flow) {
@@ -123,9 +124,9 @@ static __always_inline bool underlay_passage(struct __sk_buff *skb, const struct
 		network = in_force(flow, config->generation);
 		if (!network) {
 			if (!may_replace(flow, p, side, config->generation))
-				return false;
+				return GOES_UP;
 		} else if (!comes_this_way(skb, p, &flow->ends, &from->lane, network, side, &outer->src, inner)) {
-			return false;
+			return GOES_UP;
 		} else if (skb->gso_size && !(where_to(&flow->ends, side) & AT_VTEP)) {
 			__u16 port = config->tunnel_port_be;
 
@@ -133,22 +134,26 @@ static __always_inline bool underlay_passage(struct __sk_buff *skb, const struct
 			if (port && would_pass(p, flow, from, to))
 				outer->to_tunnel =
 					!bpf_skb_store_bytes(skb, udp_at + 2, &port, sizeof(port), 0);
-			return false;
+			return GOES_UP;
 		} else if (pass(skb, flow, side, desk)) {
 			find_passage(desk, network, side, passage);
-			return comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &outer->src, inner);
+			return comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &outer->src, inner) ? PASSES :
+														   GOES_UP;
 		} else if (p->proto != IPPROTO_TCP) {
-			return false;
+			return GOES_UP;
 		}
 	}
 	if (!may_begin(skb, p))
-		return false;
+		return GOES_UP;
 	network = permitted(desk, outer->vni, config->generation, side);
-	if (!network || !comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &outer->src, inner) ||
-	    !(flow ? reborn(flow, desk, side) : born(desk, side)))
-		return false;
+	if (!network || !comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &outer->src, inner))
+		return GOES_UP;
+	if (desk->said == SAID_DENY)
+		return !flow && count_denial(desk, config, sizeof(struct vxlan_header)) ? DENIED : GOES_UP;
+	if (!(flow ? reborn(flow, desk, side) : born(desk, side)))
+		return GOES_UP;
 	find_passage(desk, network, side, passage);
-	return true;
+	return PASSES;
 }
 
 /* On to another VTEP: what came in `outer_len` bytes of outer headers leaves in as many. */
@@ -180,8 +185,15 @@ static __always_inline int unwrap(struct __sk_buff *skb, const struct config *co
 	/* The kernel takes nothing off that leaves less than an IPv6 header of a packet that came as IPv6. */
 	if (outer_v6 && p->len < sizeof(struct ipv6hdr))
 		return WRAP_REFUSED;
-	if (!underlay_passage(skb, config, outer, outer_len, udp_at, desk, &passage))
+	switch (underlay_passage(skb, config, outer, outer_len, udp_at, desk, &passage)) {
+	case GOES_UP:
 		return WRAP_REFUSED;
+	case DENIED:
+		count(STAT_FROM_UNDERLAY);
+		return TC_ACT_SHOT;
+	case PASSES:
+		break;
+	}
 	/* 6' forward */
 	if (passage.to & AT_VTEP)
 		return onward(skb, config, &passage, desk, outer->vni, outer_len);

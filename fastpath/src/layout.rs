@@ -346,12 +346,115 @@ pub struct Network {
     pub epoch: u32,
     /// The MAC that eastgate has there where it speaks for others
     pub mac: [u8; 6],
+    /// `LANE_*` that all its lanes have
+    pub lane_flags: u16,
+    /// [`Lane::tos`] of all its lanes
+    pub tos: u8,
+    /// [`Lane::ttl`] of all its lanes
+    pub ttl: u8,
+    /// `NETWORK_*`
+    pub marks: u16,
+}
+
+/// [`Network::marks`]: what comes from one VTEP may go to another.
+pub const NETWORK_HUB: u16 = 1;
+
+/// A VTEP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Vtep {
+    /// Its address
+    pub addr: [u8; 16],
+    /// The largest packet that the path to it takes, in bytes from the IP header on
+    pub max_packet: u32,
+}
+
+/// An address in a network.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct StationKey {
+    /// The address
+    pub addr: [u8; 16],
+    /// The network
+    pub vni: u32,
+}
+
+/// [`Station::flags`]: its port is a veth whose peer is in another network namespace.
+pub const STATION_PEER: u16 = 1;
+/// [`Station::flags`]: eastgate speaks for others to it, by the network's own MAC.
+pub const STATION_SPOKEN_TO: u16 = 2;
+
+/// Nobody was asked: in place of a ruleset, or of a rule.
+pub const NO_RULE: u32 = u32::MAX;
+
+/// An endpoint's address: where it is, and what the policy knows it as.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Station {
+    /// Place of its network
+    pub network: u32,
+    /// As [`Ends::at`]
+    pub at: u32,
+    /// The only MAC that it sends with
+    pub mac: [u8; 6],
+    /// `STATION_*`
+    pub flags: u16,
+    /// What rules about its peers know it by
+    pub identity: u32,
+    /// Its ordered rules for what it is sent, and for what it sends; or [`NO_RULE`]
+    pub rulesets: [u32; 2],
+    /// Its number in the epoch of its network
+    pub endpoint: u32,
+}
+
+/// What packets are that the rules have refused.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct DenialKey {
+    /// Place of their network
+    pub network: u32,
+    /// The epoch in which the numbers below mean what they mean
+    pub epoch: u32,
+    /// Where they come from, as [`Ends::at`]
+    pub from: u32,
+    /// Whose rules
+    pub endpoint: u32,
+    /// Which of them; [`NO_RULE`] where none matched
+    pub rule: u32,
+    /// 0 for what the endpoint is sent, 1 for what it sends
+    pub direction: u32,
+}
+
+/// How many they were, and the last one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Denial {
+    /// The programs' lock; of no meaning here
+    pub lock: u32,
     /// Nothing
-    pub spare: u16,
+    pub spare: u32,
+    /// How many
+    pub packets: u64,
+    /// Bytes of their frames, VXLAN headers included
+    pub bytes: u64,
+    /// When the last one was, in nanoseconds of the monotonic clock
+    pub last_at: u64,
+    /// Its source
+    pub src: [u8; 16],
+    /// Its destination
+    pub dst: [u8; 16],
+    /// Its source port
+    pub sport: u16,
+    /// Its destination port
+    pub dport: u16,
+    /// Its protocol
+    pub proto: u32,
 }
 
 /// Counts up with every change to what this file says: a daemon takes over no tables that it reads otherwise.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// What holds for all programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -375,6 +478,8 @@ pub struct Settings {
     pub vtep: [u8; 16],
     /// 1: outer IPv4 packets are not to be fragmented
     pub dont_fragment: u32,
+    /// 1: some flow has no place in the table of flows
+    pub crowded: u32,
 }
 
 /// Bytes in front of a frame that goes up.

@@ -1,15 +1,15 @@
-//! The packet's path in the kernel, for flows that the pipeline has decided and handed over, and for new ones of a pair
-//! and service that it has decided before.
+//! The packet's path in the kernel, for flows between endpoints.
 //!
-//! The programs (`bpf/`) hold frames of such flows to the flow's state, and deliver or wrap them. Decisions are the
-//! pipeline's; the kernel repeats them for the same pair and service while the policy's epoch stands. What it does not
-//! know or what does not fit goes up. This crate loads the programs and writes their tables; where they are attached is
+//! The programs (`bpf/`) hold frames of flows to the flow's state, and deliver or wrap them. New flows are decided by the
+//! pipeline's own compiled policy, copied into tables; by a permit, where the pipeline has decided for the same pair and
+//! service before; or by the pipeline. What the programs do not know or what does not fit goes up. This crate loads the programs and writes their tables; where they are attached is
 //! the caller's business.
 
 mod born;
 pub mod cost;
 mod layout;
 mod pins;
+mod policy;
 mod slow;
 #[cfg(test)]
 mod tests;
@@ -26,12 +26,14 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 pub use self::{
     born::{Cursor, Hold, Terms},
     layout::{
-        ANSWER_MAX, AT_VTEP, Answer, AnswerKey, Ended, Ends, Entropy, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD,
-        FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, Flow, Key, LANE_FROM_US, LANE_INHERIT_TOS, LANE_INHERIT_TTL,
-        LANE_OPEN, LANE_PEER, LANE_TO_US, LAYOUT, Lane, Network, Permit, PermitKey, STATES, Settings,
-        TcpSide, UP_HASH_AT, UP_HEADER, Way, address, port_of,
+        ANSWER_MAX, AT_VTEP, Answer, AnswerKey, Denial, DenialKey, Ended, Ends, Entropy, FLOW_ANSWERED,
+        FLOW_BORN, FLOW_HELD, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, Flow, Key, LANE_FROM_US,
+        LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER, LANE_TO_US, LAYOUT, Lane, NETWORK_HUB,
+        NO_RULE, Network, Permit, PermitKey, STATES, STATION_PEER, STATION_SPOKEN_TO, Settings, Station,
+        StationKey, TcpSide, UP_HASH_AT, UP_HEADER, Vtep, Way, address, port_of,
     },
     pins::unpin,
+    policy::Policy,
 };
 
 /// The compiled programs. ELF readers want the start of a file aligned.
@@ -86,32 +88,48 @@ pub enum Error {
 pub struct Limits {
     /// Flows
     pub flows: u32,
-    /// Networks with flows
+    /// All others
+    pub tables: TableSizes,
+}
+
+/// How large tables may become beside that of flows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TableSizes {
+    /// Networks
     pub networks: u32,
-    /// VTEPs that they go to and come from
+    /// VTEPs that flows go to and come from
     pub vteps: u32,
     /// Tenant ports
     pub ports: u32,
-    /// Pairs and services whose flows begin in the kernel
+    /// Addresses of endpoints
+    pub stations: u32,
+    /// Compiled policies, in MiB of memory over all networks
+    pub policy_mib: u32,
+    /// Pairs and services whose flows begin in the kernel because the pipeline has let one begin
     pub permits: u32,
     /// Requests for addresses that are answered in the kernel
     pub answers: u32,
     /// Flows that ended there and were not asked for yet
     pub ended: u32,
+    /// Kinds of packets that the rules have refused, each counted by itself
+    pub denials: u32,
 }
 
 impl Limits {
     fn of(&self, table: &str) -> Option<u32> {
+        let sizes = self.tables;
         let entries = match table {
             "flows" => self.flows,
-            "networks" | "terms" => self.networks,
+            "networks" | "terms" | "policies" => sizes.networks,
             // One is that of strangers.
-            "buckets" => self.networks.saturating_add(1),
-            "vteps" => self.vteps,
-            "ports" => self.ports,
-            "permits" => self.permits,
-            "answers" => self.answers,
-            "ended" => self.ended,
+            "buckets" => sizes.networks.saturating_add(1),
+            "vteps" => sizes.vteps,
+            "ports" => sizes.ports,
+            "stations" => sizes.stations,
+            "permits" => sizes.permits,
+            "answers" => sizes.answers,
+            "ended" => sizes.ended,
+            "denials" => sizes.denials,
             _ => return None,
         };
         Some(entries.max(1))
@@ -139,6 +157,8 @@ pub struct Stats {
     pub lost: u64,
     /// Requests for addresses that were answered here
     pub answered: u64,
+    /// Packets that the rules have refused here
+    pub denied: u64,
 }
 
 /// The loaded programs and their tables. They live until the last program is detached and this is dropped.
@@ -156,6 +176,9 @@ pub struct Fastpath {
     answers: MapHandle,
     entropy: MapHandle,
     ended: MapHandle,
+    stations: MapHandle,
+    policies: MapHandle,
+    denials: MapHandle,
     /// The table that `terms` is mapped from
     terms_table: MapHandle,
     terms: Terms,
@@ -294,6 +317,7 @@ impl Fastpath {
         };
         let (permits, answers) = (map("permits")?, map("answers")?);
         let (entropy, ended, buckets) = (map("entropy")?, map("ended")?, map("buckets")?);
+        let (stations, policies, denials) = (map("stations")?, map("policies")?, map("denials")?);
         let terms_table = map("terms")?;
         let terms = Terms::of(&terms_table)?;
         let take = program("take")?;
@@ -310,6 +334,9 @@ impl Fastpath {
             answers,
             entropy,
             ended,
+            stations,
+            policies,
+            denials,
             terms_table,
             terms,
             take,
@@ -453,16 +480,16 @@ impl Fastpath {
     ///
     /// # Errors
     /// [`Error::Table`].
-    pub fn vteps(&self) -> Result<Vec<[u8; 16]>, Error> {
-        taken(&self.vteps, "vteps", &[0; 16])
+    pub fn vteps(&self) -> Result<Vec<Vtep>, Error> {
+        taken(&self.vteps, "vteps", &Vtep::default())
     }
 
     /// Puts a VTEP at a place. A place is never given to another VTEP: flows may still name it.
     ///
     /// # Errors
     /// [`Error::Table`].
-    pub fn set_vtep(&self, place: u32, address: [u8; 16]) -> Result<(), Error> {
-        write(&self.vteps, "vteps", &place, &address)
+    pub fn set_vtep(&self, place: u32, vtep: Vtep) -> Result<(), Error> {
+        write(&self.vteps, "vteps", &place, &vtep)
     }
 
     /// Lets a flow pass.
@@ -532,6 +559,7 @@ impl Fastpath {
             up_failed: sum(6)?,
             lost: sum(7)?,
             answered: sum(8)?,
+            denied: sum(9)?,
         })
     }
 }

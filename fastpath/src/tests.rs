@@ -10,9 +10,12 @@ use libbpf_rs::btf::{
     types::{MemberAttr, Struct},
 };
 
-use crate::layout::{
-    self, Answer, AnswerKey, Ended, Ends, Entropy, Flow, Key, Lane, Network, Permit, PermitKey, Settings,
-    TcpSide, Way,
+use crate::{
+    layout::{
+        self, Answer, AnswerKey, Denial, DenialKey, Ended, Ends, Entropy, Flow, Key, Lane, Network, Permit,
+        PermitKey, Settings, Station, StationKey, TcpSide, Vtep, Way,
+    },
+    policy::POLICY_BLOCK,
 };
 
 /// Size in bytes of a structure of the programs, and the offsets of its members.
@@ -62,9 +65,18 @@ fn structures_are_the_same_on_both_sides() {
     assert_eq!(noted("bucket"), layout_of!(layout::Bucket: lock, rate, burst, pad, left, filled_at, dropped));
     assert_eq!(
         noted("config"),
-        layout_of!(Settings: layout, session, generation, underlay, up_device, vxlan_port_be, tunnel_port_be, vtep, dont_fragment)
+        layout_of!(Settings: layout, session, generation, underlay, up_device, vxlan_port_be, tunnel_port_be, vtep, dont_fragment, crowded)
     );
-    assert_eq!(noted("network"), layout_of!(Network: vni, epoch, mac, spare));
+    assert_eq!(noted("network"), layout_of!(Network: vni, epoch, mac, lane_flags, tos, ttl, marks));
+    assert_eq!(noted("vtep"), layout_of!(Vtep: addr, max_packet));
+    assert_eq!(noted("station_key"), layout_of!(StationKey: addr, vni));
+    assert_eq!(noted("station"), layout_of!(Station: network, at, mac, flags, identity, rulesets, endpoint));
+    assert_eq!(noted("denial_key"), layout_of!(DenialKey: network, epoch, from, endpoint, rule, direction));
+    assert_eq!(
+        noted("denial"),
+        layout_of!(Denial: lock, spare, packets, bytes, last_at, src, dst, sport, dport, proto)
+    );
+    assert_eq!(noted("policy_block"), (POLICY_BLOCK, vec![("words".to_owned(), 0)]));
     assert_eq!(noted("flow_key"), layout::key_layout());
 }
 

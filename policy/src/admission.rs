@@ -316,6 +316,16 @@ fn is_martian(ip: &Ip) -> bool {
         || is_never_an_address(destination)
 }
 
+/// Can a station have this address, so that packets from it and to it are no martians?
+#[must_use]
+pub fn is_usable(addr: Addr) -> bool {
+    !(addr.is_multicast()
+        || addr.is_loopback()
+        || addr.is_unspecified()
+        || addr.is_limited_broadcast()
+        || is_never_an_address(addr))
+}
+
 /// 0.0.0.0/8 without 0.0.0.0, and class E without the limited broadcast (RFC 1122 section 3.2.1.3, RFC 1112).
 fn is_never_an_address(addr: Addr) -> bool {
     addr.is_v4() && {

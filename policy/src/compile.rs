@@ -14,7 +14,7 @@
 //! identity would save those few steps, at the price of tables that grow with the product of wide rules,
 //! narrow rules and rulesets; this way they grow with their sum.
 //!
-//! All tables are flat arrays of plain integers, so that the eBPF side can read the same ones.
+//! All tables are flat arrays of plain integers, and the eBPF side reads the same ones ([`words`]).
 
 use eastgate_wire::{Addr, EndpointId};
 
@@ -28,6 +28,7 @@ pub(crate) mod address;
 mod build;
 mod intervals;
 mod search;
+pub mod words;
 
 /// Why a policy cannot be compiled. The policy in force stays as it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -87,9 +88,25 @@ pub const DEFAULT_ENTRY_LIMIT: usize = 1 << 25;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct IdentityId(u32);
 
+impl IdentityId {
+    /// Its number, as [`words`] has it
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// One ordered rule list. Only meaningful for the [`Compiled`] it is from.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RulesetId(u32);
+
+impl RulesetId {
+    /// Its number, as [`words`] has it
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
 
 /// A network's policy, compiled.
 #[derive(Debug)]

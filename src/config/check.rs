@@ -10,13 +10,14 @@ mod tenant;
 
 use std::{net::IpAddr, sync::Arc};
 
+use eastgate_fastpath::TableSizes;
 use eastgate_wire::{Vni, VtepAddr};
 use toml::de::DeTable;
 
 use super::{
     islands,
     leaf::Runs,
-    model::{Host, HostRef, KernelTables, Limits, Name, Overlay, Tenant},
+    model::{Host, HostRef, Limits, Name, Overlay, Tenant},
     place::{Place, Source},
     problem::{Diagnostic, Near, Problem},
     read::{At, Named, Reader, Span, Table as _},
@@ -36,7 +37,7 @@ pub(super) struct FileContent {
     /// Likewise.
     pub(super) limits: Option<(Limits, Place)>,
     /// Of the same table.
-    pub(super) kernel_tables: Option<KernelTables>,
+    pub(super) kernel_tables: Option<TableSizes>,
     /// Its hosts.
     pub(super) hosts: Vec<HostClaim>,
     /// Its tenants. Those of a file with errors lack what is wrong with them, and are never handed out.
@@ -216,20 +217,22 @@ fn limits(table: &HostLimitsTable) -> Limits {
     }
 }
 
-fn kernel_tables(table: &HostLimitsTable) -> KernelTables {
-    KernelTables {
+/// What one host's tables are like if nothing is said.
+pub(super) fn default_tables() -> TableSizes {
+    kernel_tables(&HostLimitsTable::default())
+}
+
+fn kernel_tables(table: &HostLimitsTable) -> TableSizes {
+    TableSizes {
         networks: table.networks.value.get(),
         vteps: table.vteps.value.get(),
         ports: table.ports.value.get(),
+        stations: table.stations.value.get(),
+        policy_mib: table.policy_mib.value.get(),
         permits: table.permits.value.get(),
         answers: table.answers.value.get(),
         ended: table.ended.value.get(),
-    }
-}
-
-impl Default for KernelTables {
-    fn default() -> Self {
-        kernel_tables(&HostLimitsTable::default())
+        denials: table.denials.value.get(),
     }
 }
 

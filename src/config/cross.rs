@@ -13,7 +13,7 @@ use eastgate_wire::Vni;
 use ipnet::IpNet;
 
 use super::{
-    check::{Claims, FileContent, HostClaim, NetworkClaim},
+    check::{Claims, FileContent, HostClaim, NetworkClaim, default_tables},
     leaf::Runs,
     model::{Config, HostRef, Limits, Name, OVERHEAD_V6, Overlay, Tenant},
     place::Place,
@@ -304,7 +304,7 @@ impl<'f> Whole<'f> {
         Config {
             overlay: overlay.map_or_else(Overlay::default, |(overlay, _)| overlay.clone()),
             limits: limits.map_or_else(Limits::of_host, |(limits, _)| *limits),
-            kernel_tables: first.and_then(|first| first.kernel_tables).unwrap_or_default(),
+            kernel_tables: first.and_then(|first| first.kernel_tables).unwrap_or_else(default_tables),
             hosts: hosts.collect(),
             tenants: tenants.collect(),
         }

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
+use eastgate_fastpath::TableSizes;
 use eastgate_wire::{Addr, Family, MacAddr, Vni, VtepAddr};
 use ipnet::IpNet;
 
@@ -28,7 +29,7 @@ pub struct Config {
     /// Limits of one host, over all its networks.
     pub limits: Limits,
     /// Sizes of the fast path's tables on one host.
-    pub kernel_tables: KernelTables,
+    pub kernel_tables: TableSizes,
     /// The hosts, by name.
     pub hosts: BTreeMap<Name, Host>,
     /// The tenants, by name. A tenant whose file did not change is the same `Arc` after a reload.
@@ -63,23 +64,6 @@ pub struct Limits {
     pub unanswered: u32,
     /// Datagrams in fragments.
     pub fragments: u32,
-}
-
-/// Sizes of the fast path's tables on one host, beside that of flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KernelTables {
-    /// Networks with flows.
-    pub networks: u32,
-    /// VTEPs of flows.
-    pub vteps: u32,
-    /// Tenant ports.
-    pub ports: u32,
-    /// Pairs and services whose flows begin in the kernel.
-    pub permits: u32,
-    /// Requests for addresses that are answered in the kernel.
-    pub answers: u32,
-    /// Connections that others have replaced and that are not counted yet.
-    pub ended: u32,
 }
 
 /// A machine with a VTEP.

@@ -79,19 +79,28 @@ table! {
         default unanswered: TableSize = Int(65_536),
         /// Datagrams in fragments.
         default fragments: TableSize = Int(4_096),
-        /// Fast path: networks with flows; those of others stay with the pipeline.
+        /// Fast path: networks; flows of others stay with the pipeline.
         default networks: KernelTable = Int(65_536),
         /// Fast path: VTEPs of flows, this one aside; flows of others stay with the pipeline.
         default vteps: KernelTable = Int(16_384),
         /// Fast path: tenant ports; others are not served.
         default ports: KernelTable = Int(16_384),
-        /// Fast path: pairs and services whose flows begin in the kernel; the ones used last are kept.
+        /// Fast path: addresses of endpoints between which flows are decided in the kernel; flows of others are
+        /// decided by the pipeline.
+        default stations: KernelTable = Int(262_144),
+        /// Fast path: memory for compiled policies, in MiB over all networks; networks that there is none for are
+        /// decided by the pipeline.
+        default policy_mib: Int<1, 65536> = Int(256),
+        /// Fast path: other pairs and services whose flows begin in the kernel; the ones used last are kept.
         default permits: KernelTable = Int(16_384),
         /// Fast path: askers and addresses that are answered in the kernel; the ones used last are kept.
         default answers: KernelTable = Int(16_384),
         /// Fast path: connections replaced by others on the same ports that are not counted yet, which is done each
         /// second; what is more is not counted for its endpoints and rules.
         default ended: KernelTable = Int(16_384),
+        /// Fast path: kinds of packets that rules refuse in the kernel, by sender, rule and direction; others are
+        /// refused by the pipeline.
+        default denials: KernelTable = Int(16_384),
     }
 }
 

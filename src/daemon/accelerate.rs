@@ -157,15 +157,10 @@ impl Daemon {
     /// As the configuration in force has them
     fn table_sizes(&self) -> Limits {
         let snapshot = self.view.shared.snapshot();
-        let (limits, tables) = (snapshot.config.limits, snapshot.config.kernel_tables);
+        let limits = snapshot.config.limits;
         Limits {
             flows: limits.flows.saturating_add(limits.unanswered),
-            networks: tables.networks,
-            vteps: tables.vteps,
-            ports: tables.ports,
-            permits: tables.permits,
-            answers: tables.answers,
-            ended: tables.ended,
+            tables: snapshot.config.kernel_tables,
         }
     }
 

@@ -268,13 +268,7 @@ impl View {
     fn drops(&self, snapshot: &Snapshot, filter: &Filter) -> Vec<DropRow> {
         let now = clock::now();
         let mut rows = drops(&self.shared.counters);
-        // The programs count by network and reason at most, and do not say when.
-        rows.extend(self.elsewhere().drops.into_iter().filter(|(.., frames)| *frames > 0).map(
-            |(vni, reason, frames)| {
-                let key = DropKey { vni, reason, from: None, by: None, rule: None };
-                (key, DropCount { frames, bytes: 0, last_at: now, last: None })
-            },
-        ));
+        rows.extend(self.elsewhere().drops.into_iter().filter(|(_, count)| count.frames > 0));
         let wanted = |key: &DropKey, count: &DropCount| {
             filter.vni.is_none_or(|vni| key.vni == Some(vni))
                 && filter.address.is_none_or(|ip| {

@@ -2,9 +2,11 @@
 
 mod answers;
 mod born;
+mod denials;
+mod stations;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     net::{IpAddr, Ipv6Addr, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
     path::Path,
@@ -12,25 +14,27 @@ use std::{
 };
 
 use eastgate_fastpath::{
-    self as kernel, AT_VTEP, Cursor, Ends, Entropy, Error, Fastpath, Flow, Key, LANE_FROM_US,
-    LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER, LANE_TO_US, LAYOUT, Limits, Network, Settings,
-    Stats, TableIds, TcpSide, address,
+    self as kernel, AT_VTEP, Cursor, DenialKey, Ends, Entropy, Error, Fastpath, Flow, Key, LANE_FROM_US,
+    LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER, LANE_TO_US, LAYOUT, Limits, Settings, Stats,
+    TableIds, TableSizes, TcpSide, address,
 };
-use eastgate_policy::flow::{Count, FlowUse, Found, NetworkQuota, Offloaded, Progress, Side, StateSettings};
-use eastgate_steering::proxy_mac;
+use eastgate_policy::flow::{Count, FlowUse, Found, NetworkQuota, Offloaded, Progress, Side};
 use eastgate_vtep::{
     ecn::{OuterTos, OuterTtl},
     fdb::Location,
 };
 use eastgate_wire::{Addr, DropReason, FlowKey, Instant, PortId, Vni, VtepAddr};
 
-use self::born::Leases;
+use self::{
+    born::Leases,
+    stations::{Decided, first_path, network_row, vtep_row},
+};
 use super::{clock, sysopt};
 use crate::{
     control::protocol::Traffic,
     pipeline::{
         answers::AnswerOffer,
-        counters::Elsewhere,
+        counters::{DropCount, DropKey, Elsewhere},
         decide::receiver_at,
         offload::{FlowOffload, Handover, Hold, Lane, Offer, Replaced, Resident, Whereabouts},
         shared::lock,
@@ -71,6 +75,7 @@ pub struct KernelUnderlay {
 #[derive(Debug)]
 pub struct KernelPath {
     fastpath: Fastpath,
+    sizes: TableSizes,
     tables: Mutex<Tables>,
     /// Locked after `tables`, where both are
     leases: Mutex<Leases>,
@@ -86,7 +91,11 @@ struct Tables {
     /// Networks by their place, each with the epoch written there
     networks: HashMap<Vni, (u32, u32)>,
     /// VTEPs by their place; none for one of this very machine
-    vteps: HashMap<VtepAddr, Option<u32>>,
+    vteps: HashMap<VtepAddr, Option<Place>>,
+    /// Networks whose flows the programs decide
+    decided: HashMap<Vni, Decided>,
+    /// Denials whose epoch was over when they were last looked at
+    over: HashSet<DenialKey>,
     /// Ports of the daemon before that this one has not opened
     inherited: BTreeSet<u32>,
     /// This daemon's word counts. Until then flows go on as the daemon before has left them.
@@ -98,6 +107,14 @@ struct Tables {
     limits: HashMap<Vni, u32>,
     /// How often tokens were lent for answers
     loans: u32,
+}
+
+/// Where a VTEP is in its table.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    place: u32,
+    /// The largest packet that its path takes
+    max_packet: u32,
 }
 
 impl KernelPath {
@@ -120,7 +137,11 @@ impl KernelPath {
         fastpath.limit(None, OF_STRANGERS)?;
         prove_withdrawal(&fastpath)?;
         let tables = Tables { settings, ..Tables::default() };
-        Ok(Self { fastpath, tables: Mutex::new(tables), leases: Mutex::default() })
+        Ok(Self::of(fastpath, tables, limits.tables))
+    }
+
+    fn of(fastpath: Fastpath, tables: Tables, sizes: TableSizes) -> Self {
+        Self { fastpath, sizes, tables: Mutex::new(tables), leases: Mutex::default() }
     }
 
     /// Loads the programs with the tables of a daemon before. Its flows go on as they were decided until
@@ -142,12 +163,12 @@ impl KernelPath {
             }
         }
         for (place, vtep) in (0..).zip(vteps) {
-            let ip = Ipv6Addr::from_octets(vtep).to_canonical();
-            tables.vteps.insert(VtepAddr(ip), Some(place));
+            let ip = Ipv6Addr::from_octets(vtep.addr).to_canonical();
+            tables.vteps.insert(VtepAddr(ip), Some(Place { place, max_packet: vtep.max_packet }));
         }
         tables.inherited = fastpath.open_ports().into_iter().collect();
         fastpath.set_settings(&settings)?;
-        Ok(Self { fastpath, tables: Mutex::new(tables), leases: Mutex::default() })
+        Ok(Self::of(fastpath, tables, limits.tables))
     }
 
     /// By which the daemon that follows finds the tables.
@@ -244,9 +265,16 @@ impl KernelPath {
     /// When the table cannot be read.
     pub fn traffic(&self) -> Result<Elsewhere, Error> {
         let stats = self.stats()?;
-        let mut drops = self.limited(stats.up_limited)?;
-        drops.push((None, DropReason::DeviceError, stats.up_failed));
-        drops.push((None, DropReason::NotReady, stats.lost));
+        // By network and reason at most, and nobody knows when.
+        let mut unknown = self.limited(stats.up_limited)?;
+        unknown.push((None, DropReason::DeviceError, stats.up_failed));
+        unknown.push((None, DropReason::NotReady, stats.lost));
+        let now = clock::now();
+        let mut drops = self.denied()?;
+        drops.extend(unknown.into_iter().map(|(vni, reason, frames)| {
+            let key = DropKey { vni, reason, from: None, by: None, rule: None };
+            (key, DropCount { frames, bytes: 0, last_at: now, last: None })
+        }));
         let traffic = Traffic {
             from_ports: stats.from_ports - stats.up.min(stats.from_ports),
             from_underlay: stats.from_underlay,
@@ -254,7 +282,7 @@ impl KernelPath {
             to_underlay: stats.to_underlay,
             answers: stats.answered,
             answers_repeated: stats.answered,
-            dropped: drops.iter().map(|(.., frames)| frames).sum(),
+            dropped: drops.iter().map(|(_, count)| count.frames).sum(),
         };
         Ok(Elsewhere { traffic, drops })
     }
@@ -323,7 +351,8 @@ impl KernelPath {
         self.fastpath.set_port(port.ifindex, id.0, vni.get()).inspect_err(|_| {
             // To be tried again, and not taken for open.
             tables.ports.remove(&id);
-        })
+        })?;
+        self.renew_station(&mut tables, id)
     }
 
     /// Closes a tenant port.
@@ -334,6 +363,7 @@ impl KernelPath {
         let mut tables = lock(&self.tables);
         let Some((before, _)) = tables.ports.remove(&id) else { return Ok(()) };
         self.fastpath.remove_port(before.ifindex)?;
+        self.renew_station(&mut tables, id)?;
         self.renew(&mut tables)
     }
 
@@ -353,6 +383,7 @@ impl KernelPath {
             tables.settings.vxlan_port_be = underlay.port.to_be_bytes();
             tables.settings.dont_fragment = underlay.dont_fragment.into();
         }
+        self.narrow_to_link(&mut tables)?;
         self.renew(&mut tables)
     }
 
@@ -366,22 +397,26 @@ impl KernelPath {
         self.fastpath.set_settings(&tables.settings)
     }
 
-    /// A snapshot is in force: flows of networks that it compiled anew come up once more.
+    /// A snapshot is in force: flows of networks that it compiled anew come up once more, and new ones are decided by it.
     ///
     /// # Errors
     /// When a table cannot be written.
     pub fn take_snapshot(&self, snapshot: &Arc<Snapshot>) -> Result<(), Error> {
-        let mut tables = lock(&self.tables);
-        let tables = &mut *tables;
+        self.end_epochs(&mut lock(&self.tables), snapshot)?;
+        self.decide_by(snapshot)
+    }
+
+    fn end_epochs(&self, tables: &mut Tables, snapshot: &Arc<Snapshot>) -> Result<(), Error> {
         tables.snapshot = Some(snapshot.clone());
         self.spread(tables, snapshot.ports)?;
         self.limit_networks(tables, snapshot);
         // Each is written on its own: no network's flows depend on another's.
         #[allow(clippy::iter_over_hash_type)]
         for (vni, (place, epoch)) in &mut tables.networks {
-            let in_force = snapshot.network(*vni).map_or(0, |network| network.epoch);
+            let network = snapshot.network(*vni).map(AsRef::as_ref);
+            let in_force = network.map_or(0, |network| network.epoch);
             if *epoch != in_force {
-                self.fastpath.set_network(*place, network_in_force(*vni, in_force))?;
+                self.fastpath.set_network(*place, network_row(network, *vni, in_force))?;
                 *epoch = in_force;
             }
         }
@@ -482,14 +517,16 @@ impl KernelPath {
         if place >= self.fastpath.places().0 {
             return None;
         }
-        self.written(self.fastpath.set_network(place, network_in_force(vni, epoch)))?;
+        let snapshot = tables.snapshot.clone();
+        let network = snapshot.as_ref().and_then(|snapshot| snapshot.network(vni)).map(AsRef::as_ref);
+        self.written(self.fastpath.set_network(place, network_row(network, vni, epoch)))?;
         tables.networks.insert(vni, (place, epoch));
         Some(place)
     }
 
     fn vtep_place(&self, tables: &mut Tables, vtep: VtepAddr) -> Option<u32> {
         if let Some(place) = tables.vteps.get(&vtep) {
-            return *place;
+            return place.map(|place| place.place);
         }
         // What goes to an address of this machine never meets the underlay device.
         if is_own_address(vtep.0) {
@@ -500,8 +537,9 @@ impl KernelPath {
         if place >= self.fastpath.places().1 {
             return None;
         }
-        self.written(self.fastpath.set_vtep(place, address(vtep.0.into())))?;
-        tables.vteps.insert(vtep, Some(place));
+        let row = Place { place, max_packet: first_path(tables, vtep) };
+        self.written(self.fastpath.set_vtep(place, vtep_row(vtep, &row)))?;
+        tables.vteps.insert(vtep, Some(row));
         Some(place)
     }
 
@@ -549,8 +587,8 @@ impl FlowOffload for KernelPath {
         self.end_flow(packet, true)
     }
 
-    fn permit(&self, offer: &Offer, quota: &Arc<NetworkQuota>, settings: &StateSettings) {
-        self.allow_births(offer, quota, settings);
+    fn permit(&self, offer: &Offer, quota: &Arc<NetworkQuota>) {
+        self.allow_births(offer, quota);
     }
 
     fn answer(&self, offer: &AnswerOffer, sender: &EndpointState, now: Instant) {
@@ -579,6 +617,19 @@ impl FlowOffload for KernelPath {
         }
     }
 
+    fn set_path_mtus(&self, mtu_to: &dyn Fn(VtepAddr) -> u16) {
+        if let Err(error) = self.set_path_mtus(mtu_to) {
+            tracing::error!(%error, "new flows begin without knowing how narrow their path is");
+        }
+    }
+
+    fn settle_drops(&self) -> Vec<(DropKey, DropCount)> {
+        self.settle_denied().unwrap_or_else(|error| {
+            tracing::error!(%error, "what the rules have refused in the kernel cannot be read");
+            Vec::new()
+        })
+    }
+
     fn peek(&self, original: &FlowKey) -> Option<Progress> {
         let (key, place) = Key::of(original);
         let flow = self.fastpath.peek(&key).ok().flatten()?;
@@ -605,10 +656,6 @@ fn prove_withdrawal(fastpath: &Fastpath) -> Result<(), Error> {
 #[must_use]
 pub fn is_own_address(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
-}
-
-fn network_in_force(vni: Vni, epoch: u32) -> Network {
-    Network { vni: vni.get(), epoch, mac: proxy_mac(vni).0, spare: 0 }
 }
 
 /// `place`: which way the opener's packets take.

@@ -112,8 +112,8 @@ pub fn drops(workers: &[Counters]) -> Vec<(DropKey, DropCount)> {
 pub struct Elsewhere {
     /// Frames and datagrams; `dropped` is the sum of `drops`
     pub traffic: Traffic,
-    /// Drops by network, where it is known, and reason
-    pub drops: Vec<(Option<Vni>, DropReason, u64)>,
+    /// Drops, as far as anything is known of them
+    pub drops: Vec<(DropKey, DropCount)>,
 }
 
 /// Frames and bytes of all workers together.

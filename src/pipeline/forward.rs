@@ -609,6 +609,6 @@ fn plays(arrival: &Arrival<'_>, role: Role) -> bool {
     arrival.sender.is_some_and(|sender| role.is_played_by(sender))
 }
 
-pub(super) fn family(vtep: VtepAddr) -> Family {
+pub(crate) fn family(vtep: VtepAddr) -> Family {
     if vtep.0.is_ipv4() { Family::V4 } else { Family::V6 }
 }

@@ -20,10 +20,15 @@ use eastgate_vtep::{
     mtu,
     peers::PeerKind,
 };
-use eastgate_wire::{DropReason, EndpointId, FlowKey, Instant, MacAddr, View, Vni, view::proto};
+use eastgate_wire::{DropReason, EndpointId, FlowKey, Instant, MacAddr, View, Vni, VtepAddr, view::proto};
 
 use super::{
-    Arrival, Destination, Pipeline, Shared, answers::AnswerOffer, batch::Batch, forward::family, shared::lock,
+    Arrival, Destination, Pipeline, Shared,
+    answers::AnswerOffer,
+    batch::Batch,
+    counters::{DropCount, DropKey},
+    forward::family,
+    shared::lock,
 };
 use crate::snapshot::{Endpoint, Network, Snapshot, state::EndpointState};
 
@@ -48,8 +53,9 @@ pub trait FlowOffload: Borrower {
     fn end(&self, packet: &FlowKey) -> Option<Found>;
     /// The same for a flow that began there, when its time is over.
     fn end_if_over(&self, packet: &FlowKey) -> Option<Found>;
-    /// Flows of this pair and service may begin there.
-    fn permit(&self, offer: &Offer, quota: &Arc<NetworkQuota>, settings: &StateSettings);
+    /// Flows of this network may begin there, as far as its quota has places to lend: those that it can decide by itself, and
+    /// those of this pair and service.
+    fn permit(&self, offer: &Offer, quota: &Arc<NetworkQuota>);
     /// Such requests may be answered there, as often as the sender has tokens to lend.
     fn answer(&self, offer: &AnswerOffer, sender: &EndpointState, now: Instant);
     /// Some of the flows whose places are there. False when these were the last.
@@ -62,6 +68,10 @@ pub trait FlowOffload: Borrower {
     fn unused(&self) -> FlowUse;
     /// What flows were told of paths is no longer so: each comes up once more.
     fn forget_paths(&self);
+    /// The MTU of the path to each VTEP is this.
+    fn set_path_mtus(&self, mtu_to: &dyn Fn(VtepAddr) -> u16);
+    /// What was dropped there under policies that are in force no more, and is not counted there any longer.
+    fn settle_drops(&self) -> Vec<(DropKey, DropCount)>;
     /// Where the flow has got to.
     fn peek(&self, original: &FlowKey) -> Option<Progress>;
 }
@@ -123,8 +133,8 @@ pub struct Offer {
     pub generation: u32,
     /// Both directions, by [`Direction`]
     pub lanes: [Lane; 2],
-    /// A SYN whose MSS stands for larger packets is for the pipeline, which lowers it; 0 where it does not
-    pub mss_mtu: u16,
+    /// Its source port took part in that: it says nothing of flows from others.
+    pub by_source_port: bool,
 }
 
 /// What the packets of one direction of a flow are like, and what is to be done with them.
@@ -228,29 +238,20 @@ impl<'s> Pipeline<'s> {
         if ripe.opened.is_none() {
             out.hand_over(handover);
         } else {
-            out.offer(handover.and_then(|like| self.offer(arrival.network, ripe, like, left)));
+            out.offer(handover.and_then(|like| self.offer(arrival.network, ripe, like)));
         }
     }
 
-    /// What it takes to let flows like the one that was opened begin elsewhere: nothing of the decision may hang on
-    /// what such a flow can have otherwise, which is its source port.
-    pub(super) fn offer(
-        &self,
-        network: &Network,
-        ripe: &Ripe<'s>,
-        like: Handover,
-        view: &View,
-    ) -> Option<Offer> {
+    /// What it takes to let flows like the one that was opened begin elsewhere.
+    pub(super) fn offer(&self, network: &Network, ripe: &Ripe<'s>, like: Handover) -> Option<Offer> {
         let admitted = ripe.opened?;
         let asks = |endpoint: &Endpoint, direction| {
             endpoint.policed_here && network.policy.asks_source_port(endpoint.id, direction)
         };
-        if asks(ripe.src, rule::Direction::Egress) || asks(ripe.dst, rule::Direction::Ingress) {
-            return None;
-        }
-        let mss_mtu = if network.mss_clamp { self.tenant_mtu(network, view) } else { 0 };
+        let by_source_port =
+            asks(ripe.src, rule::Direction::Egress) || asks(ripe.dst, rule::Direction::Ingress);
         let Handover { generation, lanes, .. } = like;
-        Some(Offer { opened: ripe.key, admitted, generation, lanes, mss_mtu })
+        Some(Offer { opened: ripe.key, admitted, generation, lanes, by_source_port })
     }
 
     /// How packets from one endpoint to another travel; nothing when that is not for the fast path: checks that are
@@ -341,7 +342,7 @@ impl Shared {
     pub fn offer(&self, offer: &Offer) {
         if let (Some(faster), Some(network)) = (self.faster.get(), self.snapshot().network(offer.opened.vni))
         {
-            faster.permit(offer, &network.state.quota, &network.tracking);
+            faster.permit(offer, &network.state.quota);
         }
     }
 
@@ -450,6 +451,12 @@ impl Shared {
             }
         }
         faster.balance();
+        faster.set_path_mtus(&|vtep| self.path_mtu_to(vtep, now));
+        if let Some(counters) = self.counters.first() {
+            for (key, count) in faster.settle_drops() {
+                counters.add(key, &count);
+            }
+        }
     }
 
     fn bury(&self, flows: &mut FlowTable, snapshot: &Snapshot, found: &Found, ending: Option<Ending>) {

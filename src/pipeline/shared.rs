@@ -149,6 +149,7 @@ impl Shared {
         if narrower > 0
             && let Some(faster) = self.faster.get()
         {
+            faster.set_path_mtus(&|vtep| self.path_mtu_to(vtep, now));
             faster.forget_paths();
         }
     }

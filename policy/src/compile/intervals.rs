@@ -46,6 +46,10 @@ pub(super) struct Point {
 
 impl ListId {
     pub(super) const NONE: Self = Self(u32::MAX);
+
+    pub(super) const fn number(self) -> u32 {
+        self.0
+    }
 }
 
 impl Point {
@@ -64,6 +68,11 @@ impl Point {
             _ => (UNREAD, UNREAD),
         };
         Self { key: key(probe.proto, below), source }
+    }
+
+    #[cfg(test)]
+    pub(super) const fn parts(self) -> (u32, u32) {
+        (self.key, self.source)
     }
 }
 
@@ -84,6 +93,10 @@ impl Lists {
         let len = *len as usize;
         let at = search::predecessor(behind, len, behind.get(2 * len..)?, key);
         behind.get(len + at).copied()
+    }
+
+    pub(super) fn words(&self) -> &[u32] {
+        &self.words
     }
 
     pub(super) fn len(&self) -> usize {

@@ -128,10 +128,26 @@ fn decides_as_the_ordered_rules_do() {
     let asked = (source(), proptest::collection::vec(question(), QUESTIONS));
     let outcome = TestRunner::new(config).run(&asked, |(source, questions)| {
         let compiled = Compiled::compile(&source).unwrap();
+        let words = compiled.words(7);
+        prop_assert_eq!((words[0], words.len() % words::BLOCK), (7, 0));
         for (endpoint, direction, peer, probe) in questions {
             let expected = naive::decide(&source, endpoint, direction, peer, &probe);
             let decided = compiled.decide(endpoint, direction, peer, &probe);
             prop_assert_eq!(decided, expected, "{:?} {:?} {} {:?}", endpoint, direction, peer, probe);
+            if let Some((ruleset, identity)) =
+                compiled.ruleset(endpoint, direction).zip(compiled.identity(peer))
+            {
+                let read = words::decide(&words, ruleset, identity, &probe);
+                prop_assert_eq!(
+                    read,
+                    expected,
+                    "by words: {:?} {:?} {} {:?}",
+                    endpoint,
+                    direction,
+                    peer,
+                    probe
+                );
+            }
             decisions.set(decisions.get() + 1);
             allowed.set(allowed.get() + u32::from(decided.verdict == Verdict::Allow));
             by_rule.set(by_rule.get() + u32::from(decided.rule.is_some()));

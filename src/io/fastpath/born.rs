@@ -58,8 +58,18 @@ impl KernelPath {
             },
             Err(error) => {
                 tracing::debug!(%error, "no room to keep a flow's place");
+                self.note_crowd();
                 Hold::Full
             }
+        }
+    }
+
+    /// Some flow has no place in the kernel: its packets must not be refused there as if they began one.
+    fn note_crowd(&self) {
+        let mut tables = lock(&self.tables);
+        if tables.settings.crowded == 0 {
+            tables.settings.crowded = 1;
+            self.written(self.fastpath.set_settings(&tables.settings));
         }
     }
 
@@ -157,13 +167,12 @@ impl KernelPath {
         })
     }
 
-    /// Tells the programs what a new flow of this pair and service would be told.
-    pub(super) fn allow_births(&self, offer: &Offer, quota: &Arc<NetworkQuota>, settings: &StateSettings) {
+    /// Lends the network places to begin flows on, and tells the programs what a new flow of this pair and service would be
+    /// told.
+    pub(super) fn allow_births(&self, offer: &Offer, quota: &Arc<NetworkQuota>) {
         // Locked until it is written: what it was held against stays in force as long.
         let mut tables = lock(&self.tables);
         let Some((place, permit)) = self.permit_for(&mut tables, offer) else { return };
-        let terms = self.fastpath.terms();
-        terms.set(place, &timeouts(settings), offer.mss_mtu.into());
         let mut leases = lock(&self.leases);
         let lease = leases.networks.entry(place).or_insert_with(|| Lease {
             vni: offer.opened.vni,
@@ -173,7 +182,9 @@ impl KernelPath {
         lease.idle = false;
         self.top_up(place, &lease.quota);
         drop(leases);
-        self.written(self.fastpath.set_permit(&PermitKey::of(&offer.opened), &permit));
+        if !offer.by_source_port {
+            self.written(self.fastpath.set_permit(&PermitKey::of(&offer.opened), &permit));
+        }
     }
 
     fn permit_for(&self, tables: &mut Tables, offer: &Offer) -> Option<(u32, Permit)> {
@@ -282,7 +293,7 @@ const fn index(of: Population) -> usize {
 }
 
 /// By the numbers of `enum flow_state`.
-fn timeouts(settings: &StateSettings) -> [u32; STATES] {
+pub(super) fn timeouts(settings: &StateSettings) -> [u32; STATES] {
     const IN_ORDER: [(FlowState, u8); STATES] = [
         (FlowState::Unanswered, proto::UDP),
         (FlowState::Answered, proto::UDP),

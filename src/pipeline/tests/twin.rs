@@ -15,10 +15,18 @@ mod superframes;
 mod traffic;
 mod two_workers;
 
-use std::{collections::BTreeSet, net::IpAddr, process::Command, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    process::Command,
+    sync::Arc,
+};
 
-use eastgate_fastpath::{Limits, Trial};
-use eastgate_policy::flow::FlowFilter;
+use eastgate_fastpath::{Denial, DenialKey, Limits, NO_RULE, TableSizes, Trial};
+use eastgate_policy::{
+    flow::{Borrower, FlowFilter, Population},
+    rule::{self, Decision, Direction, RuleId},
+};
 use eastgate_wire::{DropReason, Frame, Offload, PortId, VtepAddr};
 
 use self::{
@@ -37,6 +45,7 @@ use crate::{
     pipeline::{
         Outcome, Pipeline, Shared,
         batch::{Batch, Egress, Origin},
+        counters::{DropCount, DropKey, drops},
         shared::lock,
     },
     snapshot::{PortRegistry, Snapshot, state::StateBook},
@@ -82,6 +91,24 @@ struct Host {
     carried_uncut: u64,
     /// Superframes that the program of the underlay sent to the tunnel's device
     unwrapped: u64,
+    /// Frames that the programs have refused, and what was refused when the last one of them was
+    denials: u64,
+    there: BTreeMap<DenialKey, Denial>,
+}
+
+/// Frames and bytes that the rules have refused
+type Refused = BTreeMap<DropKey, (u64, u64)>;
+
+fn refused(rows: impl IntoIterator<Item = Vec<(DropKey, DropCount)>>) -> Refused {
+    use DropReason::{EgressDenied, EgressRule, IngressDenied, IngressRule};
+    let mut all = Refused::new();
+    for (key, count) in rows.into_iter().flatten() {
+        if matches!(key.reason, EgressDenied | EgressRule | IngressDenied | IngressRule) {
+            let row = all.entry(key).or_default();
+            *row = (row.0 + count.frames, row.1 + count.bytes);
+        }
+    }
+    all
 }
 
 impl Host {
@@ -100,6 +127,8 @@ impl Host {
             carried: 0,
             carried_uncut: 0,
             unwrapped: 0,
+            denials: 0,
+            there: BTreeMap::new(),
         };
         if let Some((kernel, devices)) = kernel {
             let snapshot = host.shared.snapshot_arc();
@@ -154,6 +183,10 @@ impl Host {
                 break (before, trial);
             }
         };
+        if kernel.stats().unwrap().denied > before.denied {
+            assert_eq!(trial.verdict, SHOT);
+            return self.denied();
+        }
         assert_eq!(trial.verdict, REDIRECT, "a frame that is neither carried nor sent up");
         assert_eq!(trial.segment, segment, "another size of segment");
         if eastgate_fastpath::port_of(&trial.frame, kernel.session()) == Some(self.port(station).0) {
@@ -175,7 +208,12 @@ impl Host {
         let payload = vxlan(VNI, frame);
         if let Some(kernel) = &self.kernel {
             let outer = self.scene.datagram(from, tos, &payload);
+            let before = kernel.stats().unwrap();
             let trial = kernel.programs().try_program("underlay", &outer, self.ports[2], 0).unwrap();
+            if kernel.stats().unwrap().denied > before.denied {
+                assert_eq!(trial.verdict, SHOT);
+                return self.denied();
+            }
             if trial.verdict == REDIRECT {
                 self.carried += 1;
                 return (Outcome::Forward, vec![self.carried_frame(trial, frame.len())]);
@@ -183,6 +221,39 @@ impl Host {
             assert_eq!((trial.verdict, &trial.frame), (PASS_ON, &outer), "changed on the way to the socket");
         }
         self.pipeline(Entry::Vtep(from, tos), &payload, offload)
+    }
+
+    /// The rules have refused a frame in the kernel: by what has been counted there since the last one was.
+    fn denied(&mut self) -> Verdict {
+        let now: BTreeMap<_, _> =
+            self.kernel.as_ref().unwrap().programs().denials().unwrap().into_iter().collect();
+        let more = now
+            .iter()
+            .filter(|(key, it)| self.there.get(key).is_none_or(|before| before.packets < it.packets));
+        let reasons: Vec<_> = more
+            .map(|(key, _)| {
+                let rule = (key.rule != NO_RULE).then_some(RuleId(key.rule));
+                let direction = [Direction::Ingress, Direction::Egress][key.direction as usize];
+                Decision { verdict: rule::Verdict::Deny, rule }.drop_reason(direction).unwrap()
+            })
+            .collect();
+        assert_eq!(reasons.len(), 1, "one frame is one drop: {now:?}");
+        self.there = now;
+        self.denials += 1;
+        (Outcome::Drop(reasons[0]), Vec::new())
+    }
+
+    /// Nothing is lent any more but what is in use: the next flow begins in the pipeline.
+    fn take_places_back(&self) {
+        for of in [Population::Unanswered, Population::Answered] {
+            while self.kernel.as_ref().unwrap().give_back(None, of) {}
+        }
+    }
+
+    /// What the rules have refused, wherever that was.
+    fn refused(&self) -> Refused {
+        let there = self.kernel.as_ref().map(|kernel| kernel.traffic().unwrap().drops);
+        refused([drops(&self.shared.counters)].into_iter().chain(there))
     }
 
     /// What a program left of a frame that it carries: wrapped, or for the one port whose station it is addressed to.
@@ -291,7 +362,19 @@ fn devices(scene: Scene) -> Vec<u32> {
 }
 
 fn tables(flows: u32) -> Limits {
-    Limits { flows, networks: 64, vteps: 64, ports: 64, permits: 16_384, answers: 16_384, ended: 16_384 }
+    let (few, many) = (64, 16_384);
+    let tables = TableSizes {
+        networks: few,
+        vteps: few,
+        ports: few,
+        stations: many,
+        policy_mib: few,
+        permits: many,
+        answers: many,
+        ended: many,
+        denials: many,
+    };
+    Limits { flows, tables }
 }
 
 fn setting(name: &str, otherwise: u64) -> u64 {
@@ -400,11 +483,13 @@ fn play(scene: Scene, frames: u64, seed: u64) {
     let (carried, offloaded) =
         (twin.carried, twin.shared.all_flows().map(|t| lock(t).offloaded()).sum::<u32>());
     let (uncut, unwrapped) = (twin.carried_uncut, twin.unwrapped);
+    let (refused, denials) = (alone.refused().values().map(|(frames, _)| frames).sum::<u64>(), twin.denials);
     println!(
         "{scene:?}: {frames} frames, {carried} of them carried by the programs, {offloaded} flows offloaded; \
          {opened} flows opened, {born} of them in the kernel; \
          superframes: {uncut} carried from ports, {unwrapped} sent to the tunnel's device; {echoed} echoes carried; \
-         {answered} requests answered, {repeated} of them by the programs"
+         {answered} requests answered, {repeated} of them by the programs; \
+         {refused} frames refused by rules, {denials} of them by the programs"
     );
     // At a hub fewer stations are near, and what is far from both ends is not tried uncut.
     let rarer = if scene.hub { 3 } else { 1 };
@@ -414,6 +499,7 @@ fn play(scene: Scene, frames: u64, seed: u64) {
     );
     assert!(echoed * 40 * rarer > frames, "the programs carried only {echoed} echoes");
     assert!(repeated * 4 > answered, "the programs answered only {repeated} of {answered} requests");
+    assert!(denials * 2 > refused && refused * 100 > frames, "the programs refused {denials} of {refused}");
     assert!(born * 4 > opened, "only {born} of {opened} flows began in the kernel");
     assert!(carried * 8 > frames, "the programs carried only {carried} of {frames} frames");
 }
@@ -430,6 +516,7 @@ fn differences(alone: &Host, twin: &Host) -> usize {
 fn same_flows(alone: &Host, twin: &Host, when: &str) {
     assert_eq!(differences(alone, twin), 0, "flows {when}");
     assert_eq!(alone.flows().len(), twin.flows().len(), "flows in two places {when}");
+    assert_eq!(alone.refused(), twin.refused(), "what the rules have refused {when}");
 }
 
 /// A SYN of station 11 to 12.

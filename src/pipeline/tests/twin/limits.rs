@@ -60,10 +60,10 @@ impl Limited {
 
     fn dropped(&self, vni: Option<u32>) -> u64 {
         let drops = self.kernel.traffic().unwrap().drops;
-        let of_network = drops.iter().filter(|(of, reason, _)| {
-            of.map(eastgate_wire::Vni::get) == vni && *reason == DropReason::SlowPathLimit
+        let of_network = drops.iter().filter(|(of, _)| {
+            of.vni.map(eastgate_wire::Vni::get) == vni && of.reason == DropReason::SlowPathLimit
         });
-        of_network.map(|(.., frames)| frames).sum()
+        of_network.map(|(_, count)| count.frames).sum()
     }
 }
 
@@ -221,10 +221,11 @@ fn counts_outlive_limits_and_networks() {
 
 fn tables_hold_as_many_as_they_are_told() {
     let devices = devices(SCENES[0]);
-    let few = Limits { networks: 1, ports: 1, ..tables(1000) };
+    let usual = tables(1000);
+    let few = Limits { tables: TableSizes { networks: 1, ports: 1, ..usual.tables }, ..usual };
     let kernel = KernelPath::load(few, devices[0], superframes::TUNNEL_PORT).unwrap();
     assert_eq!(kernel.programs().missized(&few), []);
-    let more = kernel.programs().missized(&Limits { ended: 7, ..few });
+    let more = kernel.programs().missized(&Limits { tables: TableSizes { ended: 7, ..few.tables }, ..few });
     assert_eq!(more, [("ended".to_owned(), 16_384, 7)]);
     let port = |number: usize| KernelPort { ifindex: devices[number], is_veth: true };
     let vni = eastgate_wire::Vni::new_checked(VNI).unwrap();

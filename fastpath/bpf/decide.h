@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * Step 4 for a flow between two endpoints that are known: what the compiled policy says of it. The tables are the
+ * pipeline's own (policy's `Compiled`), copied; what is here looks up in them as `Compiled::decide` does, but bisects
+ * where that has tables to jump by: every word costs a call here.
+ */
+#pragma once
+
+#include "maps.h"
+#include "packet.h"
+
+/* As policy's: no rule of a list matches. */
+#define NOWHERE ((1u << 31) - 1)
+/* The rest of a value is a list over source ports. */
+#define BY_SOURCE (1u << 31)
+/* In place of ports that a packet does not have */
+#define UNREAD (1u << 16)
+/* An identity that nobody has; a ruleset's entry that is not there */
+#define NOBODY 0xffffffff
+
+/* How deep the prefixes of rules lie in each other, at most; a policy with deeper ones decides in the pipeline. */
+#define POLICY_DEPTH 32
+/* So many halvings find a word among all that a policy can have. */
+#define HALVINGS 28
+
+/* What the rules of one end say: one of these in the upper half, and the rule in the lower one. */
+enum said {
+	/* As policy's `Verdict` */
+	SAID_ALLOW,
+	SAID_DENY,
+	SAID_REJECT,
+	/* The tables do not say. */
+	SAID_NOTHING,
+};
+
+#define SAYS(what, rule) ((__u64)(what) << 32 | (rule))
+
+/* Words that do not cross a block: those of a row, at a multiple of its length. */
+static __always_inline const __u32 *policy_row(void *policy, __u32 at, const __u32 len)
+{
+	__u32 block = at / POLICY_BLOCK, in = at & (POLICY_BLOCK - len);
+	const struct policy_block *found = bpf_map_lookup_elem(policy, &block);
+
+	return found ? &found->words[in] : 0;
+}
+
+/*
+ * In `count` sorted keys that are `stride` words apart: the place of the last one that is not above `key`; 0 when all
+ * are. Not static, so that the verifier looks at it once.
+ */
+__noinline __u32 policy_search(__u32 place, __u32 keys, __u32 count, __u32 stride, __u32 key)
+{
+	void *policy = bpf_map_lookup_elem(&policies, &place);
+	__u32 first = 0;
+
+	if (!policy)
+		return 0;
+	for (int i = 0; i < HALVINGS && count > 1; i++) {
+		__u32 half = count / 2;
+		const __u32 *middle = policy_row(policy, keys + (first + half) * stride, 1);
+
+		if (middle && *middle <= key)
+			first += half;
+		count -= half;
+	}
+	return first;
+}
+
+/* What a list says of a key: how far behind its first rule the one that decides stands, or NOWHERE. */
+__noinline __u32 policy_value(__u32 place, __u32 list, __u32 key)
+{
+	void *policy = bpf_map_lookup_elem(&policies, &place);
+	const __u32 *len, *value;
+
+	if (!policy)
+		return NOWHERE;
+	len = policy_row(policy, list, 1);
+	if (!len)
+		return NOWHERE;
+	value = policy_row(policy, list + 1 + *len + policy_search(place, list + 1, *len, 1, key), 1);
+	return value ? *value : NOWHERE;
+}
+
+/* What an identity has of a ruleset, as policy's `Entry`. */
+struct policy_entry {
+	__u32 ruleset;
+	__u32 list;
+	__u32 base;
+	__u32 spare;
+};
+
+/* As policy's `IdentityRow` */
+struct policy_identity {
+	__u32 parent;
+	__u32 further_from;
+	__u32 further_to;
+	__u32 spare;
+	struct policy_entry entry;
+};
+
+#define WORDS(type) (sizeof(type) / sizeof(__u32))
+
+/* What one end's rules say of the other: `said`, and the rule. */
+__noinline __u64 policy_says(__u32 place, __u32 ruleset, __u32 identity, __u32 key, __u32 source)
+{
+	void *policy = bpf_map_lookup_elem(&policies, &place);
+	__u32 zero = 0, first = NOWHERE;
+	const struct policy_block *head;
+	const __u32 *from, *rule;
+
+	head = policy ? bpf_map_lookup_elem(policy, &zero) : 0;
+	if (!head)
+		return SAYS(SAID_NOTHING, NO_RULE);
+	for (int i = 0; i < POLICY_DEPTH && identity != NOBODY; i++) {
+		const struct policy_identity *row =
+			(const void *)policy_row(policy, head->words[POLICY_IDENTITIES] + identity * WORDS(*row), WORDS(*row));
+		const struct policy_entry *entry;
+
+		if (!row)
+			return SAYS(SAID_NOTHING, NO_RULE);
+		entry = &row->entry;
+		if (entry->ruleset != ruleset && row->further_to > row->further_from) {
+			__u32 further = head->words[POLICY_FURTHER] + row->further_from * WORDS(*entry);
+
+			further += WORDS(*entry) *
+				   policy_search(place, further, row->further_to - row->further_from, WORDS(*entry), ruleset);
+			entry = (const void *)policy_row(policy, further, WORDS(*entry));
+			if (!entry)
+				return SAYS(SAID_NOTHING, NO_RULE);
+		}
+		if (entry->ruleset == ruleset) {
+			__u32 lists = head->words[POLICY_LISTS], value = policy_value(place, lists + entry->list, key);
+
+			if (value & BY_SOURCE)
+				value = policy_value(place, lists + (value & ~BY_SOURCE), source);
+			if (entry->base + value < first)
+				first = entry->base + value;
+		}
+		/* The widest one there is names itself. */
+		identity = row->parent == identity ? NOBODY : row->parent;
+	}
+	if (identity != NOBODY)
+		return SAYS(SAID_NOTHING, NO_RULE);
+	if (first >= NOWHERE)
+		return SAYS(SAID_DENY, NO_RULE);
+	from = policy_row(policy, head->words[POLICY_RULESETS] + ruleset, 1);
+	if (!from)
+		return SAYS(SAID_NOTHING, NO_RULE);
+	rule = policy_row(policy, head->words[POLICY_RULES] + 2 * (*from + first), 2);
+	if (!rule)
+		return SAYS(SAID_NOTHING, NO_RULE);
+	return SAYS(rule[1], rule[0]);
+}
+
+/* What rules look at in a packet, as policy's `Point`: the protocol and, below it, port or type. */
+static __always_inline __u32 policy_key(const struct packet *p)
+{
+	__u32 below = p->echo ? (p->v6 ? ECHO_V6_REQUEST : ECHO_V4_REQUEST) << 8 : p->dport;
+
+	return (__u32)p->proto << 17 | below;
+}
+
+/* How packets from one station to the other leave */
+static __always_inline bool lay_lane(struct lane *lane, const struct network *network, const struct station *from,
+				     const struct station *to)
+{
+	*lane = (struct lane){
+		.max_packet = 0xffff,
+		.tos = network->tos,
+		.ttl = network->ttl,
+		.flags = LANE_OPEN | network->lane_flags,
+	};
+	if (to->at & AT_VTEP) {
+		__u32 place = to->at & ~AT_VTEP;
+		const struct vtep *vtep = bpf_map_lookup_elem(&vteps, &place);
+
+		if (!vtep)
+			return false;
+		lane->max_packet = vtep->max_packet;
+	}
+	if (to->flags & STATION_PEER)
+		lane->flags |= LANE_PEER;
+	if (from->flags & STATION_SPOKEN_TO)
+		lane->flags |= LANE_TO_US;
+	if (to->flags & STATION_SPOKEN_TO)
+		lane->flags |= LANE_FROM_US;
+	return true;
+}
+
+/* Copies what is known of an end; `false` when it is not known, or changes just now. */
+static __always_inline bool find_station(const struct station_key *key, struct station *station)
+{
+	const struct station *found = bpf_map_lookup_elem(&stations, key);
+
+	if (!found)
+		return false;
+	*station = *found;
+	/* One that is taken away leaves its entry to another. One that is still found was this one all the time. */
+	return bpf_map_lookup_elem(&stations, key) == found;
+}
+
+/* The epoch in force, read before what was read before it and after what is read after it. */
+static __always_inline __u32 epoch_now(struct network *network)
+{
+	return __sync_fetch_and_add(&network->epoch, 0);
+}
+
+/* Asks the rules of one end about the other one, and notes on the desk what they say. */
+static __always_inline enum said ask(struct desk *desk, const struct station *whose, const struct station *peer,
+				     enum direction direction, __u32 *rule)
+{
+	const struct packet *p = &desk->packet;
+	__u32 ruleset = whose->rulesets[direction], source = p->echo ? UNREAD : p->sport;
+	__u64 says;
+
+	*rule = NO_RULE;
+	if (ruleset == NO_RULE)
+		return SAID_ALLOW;
+	says = policy_says(whose->network, ruleset, peer->identity, policy_key(p), source);
+	*rule = says;
+	desk->refused.endpoint = whose->endpoint;
+	desk->refused.rule = says;
+	desk->refused.direction = direction;
+	return says >> 32;
+}
+
+/*
+ * What the rules of both ends say of the packet in hand as the first of a flow. By which permit it would begin is on the
+ * desk, also where they do not let it; and by what it is refused then.
+ */
+static __always_inline enum said decide(struct desk *desk, __u32 vni, __u32 generation)
+{
+	const struct packet *p = &desk->packet;
+	struct station_key *keys = desk->station_keys;
+	struct station *src = &desk->stations[0], *dst = &desk->stations[1];
+	struct permit *permit = &desk->permit;
+	const struct policy_block *head;
+	struct network *network;
+	__u32 place, epoch, zero = 0;
+	enum said said;
+	void *policy;
+
+	keys[0] = (struct station_key){ p->src, vni };
+	keys[1] = (struct station_key){ p->dst, vni };
+	if (!find_station(&keys[0], src))
+		return SAID_NOTHING;
+	place = src->network;
+	network = bpf_map_lookup_elem(&networks, &place);
+	policy = bpf_map_lookup_elem(&policies, &place);
+	head = policy ? bpf_map_lookup_elem(policy, &zero) : 0;
+	if (!network || !head || network->vni != vni)
+		return SAID_NOTHING;
+	/*
+	 * A change of the network begins with its epoch in `networks`, goes on with its stations and ends with its policy.
+	 * Where both say the same before the stations are read, and still do when everything was, all of it is of one epoch.
+	 */
+	epoch = head->words[POLICY_EPOCH];
+	if (epoch_now(network) != epoch || !find_station(&keys[0], src) || !find_station(&keys[1], dst) ||
+	    src->network != place || dst->network != place)
+		return SAID_NOTHING;
+	/* Back to where it came from: only a hub sends to VTEPs what VTEPs have sent. */
+	if (same_addr(&p->src, &p->dst) ||
+	    (src->at & dst->at & AT_VTEP ? !(network->marks & NETWORK_HUB) : src->at == dst->at))
+		return SAID_NOTHING;
+	permit->network = place;
+	permit->epoch = epoch;
+	permit->generation = generation;
+	permit->ends.at[0] = src->at;
+	permit->ends.at[1] = dst->at;
+	__builtin_memcpy(permit->ends.macs[0], src->mac, 6);
+	__builtin_memcpy(permit->ends.macs[1], dst->mac, 6);
+	if (!lay_lane(&permit->lanes[0], network, src, dst) || !lay_lane(&permit->lanes[1], network, dst, src))
+		return SAID_NOTHING;
+	said = ask(desk, src, dst, EGRESS, &permit->rules[0]);
+	if (said == SAID_ALLOW)
+		said = ask(desk, dst, src, INGRESS, &permit->rules[1]);
+	return epoch_now(network) == epoch ? said : SAID_NOTHING;
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * Packets that the rules do not let begin a flow. They are dropped here, and counted as the pipeline counts them: by who
+ * sent them, whose rules refused them, and by which.
+ */
+#pragma once
+
+#include "decide.h"
+#include "track.h"
+
+/*
+ * Counts a packet that the rules have refused, `around` bytes of it not its own. `false` when there is no room to, and when
+ * it might be of a flow that is not known here.
+ */
+static __always_inline bool count_denial(struct desk *desk, const struct config *config, __u32 around)
+{
+	const struct packet *p = &desk->packet;
+	__u64 now = the_time();
+	struct denial *denial;
+
+	if (config->crowded)
+		return false;
+	desk->refused.network = desk->permit.network;
+	desk->refused.epoch = desk->permit.epoch;
+	desk->refused.from = desk->permit.ends.at[0];
+	denial = bpf_map_lookup_elem(&denials, &desk->refused);
+	if (!denial) {
+		bpf_map_update_elem(&denials, &desk->refused, desk->nothing, BPF_NOEXIST);
+		denial = bpf_map_lookup_elem(&denials, &desk->refused);
+	}
+	if (!denial)
+		return false;
+	bpf_spin_lock(&denial->lock);
+	denial->packets += 1;
+	denial->bytes += p->len + ETH_HLEN + around;
+	denial->last_at = now;
+	denial->src = p->src;
+	denial->dst = p->dst;
+	denial->sport = p->sport;
+	denial->dport = p->dport;
+	denial->proto = p->proto;
+	bpf_spin_unlock(&denial->lock);
+	count(STAT_DENIED);
+	return true;
+}
