@@ -14,6 +14,9 @@ use super::{BOUND, Space, World, wait_for};
 /// The binary under test.
 pub const EASTGATE: &str = env!("CARGO_BIN_EXE_eastgate");
 
+/// What a daemon needs: nothing of root's but these.
+pub const CAPABILITIES: [&str; 4] = ["net_admin", "net_raw", "bpf", "perfmon"];
+
 /// A running `eastgate run`. It is killed when it goes out of scope.
 pub struct Daemon {
     child: Child,

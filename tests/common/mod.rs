@@ -14,12 +14,13 @@ mod capture;
 mod daemon;
 pub mod hub;
 mod machine;
+pub mod running;
 pub mod site;
 mod traffic;
 mod world;
 
 pub use capture::{Capture, arp_request, hardware_address, icmp_echo, neighbor_solicitation, send_frame};
-pub use daemon::{Daemon, EASTGATE, eastgate};
+pub use daemon::{CAPABILITIES, Daemon, EASTGATE, eastgate};
 pub use machine::Machine;
 pub use traffic::{Dialogue, Sink, Stream, Transfer, accept_bulk, bulk, datagram_arrives};
 pub use world::{Space, World};

@@ -185,6 +185,10 @@ pub fn udp(number: u8, port: u16) -> SocketAddr {
     SocketAddr::from(([10, 1, 0, number], port))
 }
 
+pub fn tcp(number: u8, port: u16) -> SocketAddr {
+    udp(number, port)
+}
+
 /// Both kinds of flow from web1, to db1 on the other host and to web2 on the same one.
 pub struct Flows {
     pub allowed: [(Stream, Sink); 2],
