@@ -13,9 +13,15 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Stdio},
 };
 
-use common::{Capture, Daemon, Space, World, bulk, datagram_arrives, hardware_address, send_frame, wait_for};
+use common::{
+    Capture, Daemon, Space, World, bulk,
+    config::{Endpoint, Host, Tenant, configuration},
+    datagram_arrives, hardware_address, send_frame, wait_for,
+};
+use eastgate_wire::Family;
 use etherparse::{IpDscp, IpEcn, IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
 
+/// What acme lets in.
 const PORT: u16 = 7000;
 
 /// The family of the underlay.
@@ -72,60 +78,47 @@ impl Site {
         machine.ip(&format!("addr add 10.1.0.{number:x}/24 dev eth0"));
     }
 
-    /// Starts eastgate on alpha. `overlay` and `network` are lines of those tables, `more` whole tables.
-    fn run(&self, overlay: &str, network: &str, more: &str) -> Daemon {
+    /// Starts eastgate on alpha. `overlay` is lines of that table.
+    fn run(&self, overlay: &str, tenants: &[Tenant<'_>]) -> Daemon {
         let (alpha, peer) = (self.underlay.address(1), self.underlay.address(2));
-        let text = format!(
-            r#"
-[overlay]
-{overlay}
-[host.alpha]
-vtep = "{alpha}"
-device = "underlay0"
-[host.peer]
-vtep = "{peer}"
-device = "underlay0"
-runs = "vxlan"
-
-[tenant.acme.network.lan]
-vni = 5001
-subnets = ["10.1.0.0/24", "fd00:1::/64"]
-hosts = ["peer"]
-{network}
-
-[tenant.acme.group.all]
-ingress = [
-  {{ proto = "udp", ports = {PORT}, from = "any" }},
-  {{ proto = "tcp", ports = 5432, from = "any" }},
-  {{ proto = "icmp", from = "any" }},
-]
-egress = [{{ to = "any" }}]
-
-[tenant.acme.endpoint.web1]
-network = "lan"
-host = "alpha"
-port = "veth-web1"
-mac = "02:00:00:00:00:11"
-addresses = ["10.1.0.11", "fd00:1::11"]
-groups = ["all"]
-{more}
-"#
-        );
+        let hosts = [Host::new("alpha", &alpha), Host::plain("peer", &peer)];
+        let text = format!("[overlay]\n{overlay}\n{}", configuration(&hosts, tenants));
         let config = self.world.write("eastgate.toml", &text);
         // One worker: what is sent in order is heard and counted in order.
         Daemon::start(&self.world, &self.alpha, &config, "alpha", &["--workers", "1"])
     }
 }
 
+const WEB1: Endpoint<'_> = Endpoint { name: "web1", host: "alpha", port: Some("veth-web1"), number: 0x11 };
+
 /// A machine behind the peer that the configuration names.
-const FAR1: &str = r#"
-[tenant.acme.endpoint.far1]
-network = "lan"
-host = "peer"
-mac = "02:00:00:00:00:31"
-addresses = ["10.1.0.31", "fd00:1::31"]
-groups = ["all"]
-"#;
+const FAR1: Endpoint<'_> = Endpoint { name: "far1", host: "peer", port: None, number: 0x31 };
+
+/// A network with machines behind the peer that nobody has named.
+const ACME: Tenant<'_> = Tenant {
+    name: "acme",
+    vni: 5001,
+    families: &[Family::V4, Family::V6],
+    network: r#"hosts = ["peer"]"#,
+    ingress: &[
+        r#"{ proto = "udp", ports = 7000, from = "any" }"#,
+        r#"{ proto = "tcp", ports = 5432, from = "any" }"#,
+        r#"{ proto = "icmp", from = "any" }"#,
+    ],
+    endpoints: &[WEB1],
+};
+
+const ACME_WITH_FAR1: Tenant<'_> = Tenant { endpoints: &[WEB1, FAR1], ..ACME };
+
+/// The addresses and MACs of acme, in a network that reads the VXLAN header's reserved bits.
+const STRICT: Tenant<'_> = Tenant {
+    name: "strict",
+    vni: 5002,
+    families: &[Family::V4],
+    network: "strict_reserved = true",
+    ingress: &[r#"{ from = "any" }"#],
+    endpoints: &[Endpoint { name: "web2", port: Some("veth-web2"), ..WEB1 }, FAR1],
+};
 
 fn v4(number: u8, port: u16) -> SocketAddr {
     SocketAddr::from(([10, 1, 0, number], port))
@@ -165,7 +158,8 @@ fn interoperates(underlay: Underlay, multicast: bool) {
     };
     let learning =
         "learning = true\nmac_age = 3\nunknown_neighbors = \"flood\"\nunknown_destinations = \"flood\"";
-    let daemon = site.run("", &format!("{learning}\n{flood}"), "");
+    let network = format!("{}\n{learning}\n{flood}", ACME.network);
+    let daemon = site.run("", &[Tenant { network: &network, ..ACME }]);
     if multicast {
         kernel_vtep(&site, &format!("group {}", underlay.group()));
     } else {
@@ -266,7 +260,7 @@ fn odd_packets(from: u8, to: u8) -> Vec<Vec<u8>> {
 #[test]
 fn an_allowed_packet_leaves_as_it_came() {
     let Some(site) = Site::new(Underlay::V4) else { return };
-    let _daemon = site.run("", "", FAR1);
+    let _daemon = site.run("", &[ACME_WITH_FAR1]);
     kernel_vtep(&site, "");
     site.peer.bridge("fdb append 02:00:00:00:00:11 dev vx0 dst 192.0.2.1");
     let captures = [Capture::start(&site.peer, "vx0"), Capture::start(&site.web1, "eth0")];
@@ -359,29 +353,7 @@ impl Bench {
             machine.set("net/ipv6/conf/eth0/disable_ipv6", "1");
             machine.ip("neigh replace 10.1.0.31 lladdr 02:00:00:00:00:31 dev eth0");
         }
-        let strict = r#"
-[tenant.strict.network.lan]
-vni = 5002
-subnets = ["10.1.0.0/24"]
-strict_reserved = true
-[tenant.strict.group.all]
-ingress = [{ from = "any" }]
-egress = [{ to = "any" }]
-[tenant.strict.endpoint.web2]
-network = "lan"
-host = "alpha"
-port = "veth-web2"
-mac = "02:00:00:00:00:11"
-addresses = ["10.1.0.11"]
-groups = ["all"]
-[tenant.strict.endpoint.far1]
-network = "lan"
-host = "peer"
-mac = "02:00:00:00:00:31"
-addresses = ["10.1.0.31"]
-groups = ["all"]
-"#;
-        let daemon = site.run("", "", &format!("{FAR1}{strict}"));
+        let daemon = site.run("", &[ACME_WITH_FAR1, STRICT]);
         let listen = |machine: &Space| machine.enter(|| UdpSocket::bind(("0.0.0.0", PORT)).unwrap());
         let sockets = [listen(&site.web1), listen(&web2)];
         let captures = [Capture::start(&site.web1, "eth0"), Capture::start(&web2, "eth0")];
@@ -558,7 +530,7 @@ impl Outer {
 fn what_leaves_is_as_the_rfc_says(underlay: Underlay) {
     const FLOWS: u16 = 256;
     let Some(site) = Site::new(underlay) else { return };
-    let _daemon = site.run("ttl = 33", "", FAR1);
+    let _daemon = site.run("ttl = 33", &[ACME_WITH_FAR1]);
     let capture = Capture::start(&site.peer, "underlay0");
     let at: IpAddr = underlay.address(2).parse().unwrap();
     // Someone listens, so that the peer's kernel does not answer with ICMP.

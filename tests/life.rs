@@ -13,8 +13,9 @@ use std::{
 };
 
 use common::{
-    Capture, Daemon, EASTGATE, Machine, Sink, Stream, World, arp_request, bulk, datagram_arrives, eastgate,
-    hardware_address, icmp_echo, neighbor_solicitation, send_frame, site::*, wait_for, wait_within,
+    Capture, Daemon, EASTGATE, Machine, Sink, Stream, World, arp_request, bulk, config::Host,
+    datagram_arrives, eastgate, hardware_address, icmp_echo, neighbor_solicitation, send_frame, site::*,
+    wait_for, wait_within,
 };
 use eastgate_wire::MacAddr;
 
@@ -148,7 +149,7 @@ fn a_port_that_comes_back_is_served_again() {
     assert_eq!(denied.count(), 0, "a new port was open before it was guarded");
 }
 
-fn underlay_comes_and_goes(hosts: &str) {
+fn underlay_comes_and_goes(hosts: &[Host<'_>]) {
     let Some(site) = Site::new(hosts) else { return };
     let (alpha, _beta) = (site.run("alpha"), site.run("beta"));
     let sink = Sink::start(&site.db1, udp(21, ALLOWED));
@@ -193,7 +194,7 @@ fn a_daemon_that_starts_before_its_devices_serves_them_as_they_come() {
     let Some(mut world) = World::new() else { return };
     let (alpha, beta) = (world.space("alpha"), world.space("beta"));
     let (web1, web2, db1) = (world.space("web1"), world.space("web2"), world.space("db1"));
-    let config = world.write("eastgate.toml", &format!("{HOSTS_V4}{TENANT}"));
+    let config = world.write("eastgate.toml", &acme_on(HOSTS_V4));
     let site = Site { world, alpha, beta, web1, web2, db1, config };
     let (alpha, _beta) = (site.run("alpha"), site.run("beta"));
     assert_eq!(alpha.port_state("veth-web1"), "absent");
@@ -344,7 +345,7 @@ fn two_daemons_in_one_namespace_talk_to_each_other() {
     let Some(mut world) = World::new() else { return };
     let both = world.space("both");
     let (web1, web2, db1) = (world.space("web1"), world.space("web2"), world.space("db1"));
-    let config = world.write("eastgate.toml", &format!("{HOSTS_V4}{TENANT}"));
+    let config = world.write("eastgate.toml", &acme_on(HOSTS_V4));
     both.ip("link add underlay0 mtu 1700 type bridge");
     both.ip("link set underlay0 up");
     let site = Site { world, alpha: both.clone(), beta: both.clone(), web1, web2, db1, config };
@@ -473,7 +474,7 @@ fn exit_codes_are_what_the_help_says() {
         std::fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let good = file("good.toml", &format!("{HOSTS_V4}{TENANT}"));
+    let good = file("good.toml", &acme_on(HOSTS_V4));
     let broken = file("broken.toml", "[host.alpha]\nvtep = \"192.0.2.300\"\ndevice = \"underlay0\"\n");
     let plain_file = file("plain", "");
     let nowhere = folder.join("nowhere.sock").to_str().unwrap().to_owned();

@@ -2,49 +2,30 @@
 
 use std::path::PathBuf;
 
-use super::{Daemon, Space, World};
+use eastgate_wire::Family;
 
-const CONFIG: &str = r#"
-[host.hub]
-vtep = "192.0.2.1"
-device = "underlay0"
-[host.spoke2]
-vtep = "192.0.2.2"
-device = "underlay0"
-runs = "vxlan"
-[host.spoke3]
-vtep = "192.0.2.3"
-device = "underlay0"
-runs = "vxlan"
+use super::{
+    Daemon, Space, World,
+    config::{Endpoint, Host, Tenant, configuration},
+};
 
-[tenant.acme.network.lan]
-vni = 5001
-subnets = ["10.1.0.0/24"]
-topology = "hub"
-hub = "hub"
-neighbors = "proxy"
+const HOSTS: &[Host<'_>] =
+    &[Host::new("hub", "192.0.2.1"), Host::plain("spoke2", "192.0.2.2"), Host::plain("spoke3", "192.0.2.3")];
 
-[tenant.acme.group.all]
-ingress = [
-  { proto = "udp", ports = [7000], from = "any" },
-  { proto = "tcp", ports = ["5432-5433"], from = "any" },
-]
-egress = [{ to = "any" }]
-
-[tenant.acme.endpoint.m2]
-network = "lan"
-host = "spoke2"
-mac = "02:00:00:00:00:02"
-addresses = ["10.1.0.2"]
-groups = ["all"]
-
-[tenant.acme.endpoint.m3]
-network = "lan"
-host = "spoke3"
-mac = "02:00:00:00:00:03"
-addresses = ["10.1.0.3"]
-groups = ["all"]
-"#;
+const ACME: Tenant<'_> = Tenant {
+    name: "acme",
+    vni: 5001,
+    families: &[Family::V4],
+    network: "topology = \"hub\"\nhub = \"hub\"\nneighbors = \"proxy\"",
+    ingress: &[
+        r#"{ proto = "udp", ports = [7000], from = "any" }"#,
+        r#"{ proto = "tcp", ports = ["5432-5433"], from = "any" }"#,
+    ],
+    endpoints: &[
+        Endpoint { name: "m2", host: "spoke2", port: None, number: 2 },
+        Endpoint { name: "m3", host: "spoke3", port: None, number: 3 },
+    ],
+};
 
 /// The hub, and machines 2 and 3, each on the vxlan device of its spoke itself, so that the device gets superframes.
 pub struct Hub {
@@ -63,7 +44,7 @@ impl Hub {
         fabric.ip("link set fabric up");
         let hub = world.space("hub");
         let spokes = [2, 3].map(|number| world.space(&format!("spoke{number}")));
-        let config = world.write("eastgate.toml", CONFIG);
+        let config = world.write("eastgate.toml", &configuration(HOSTS, &[ACME]));
         let this = Self { world, hub, spokes, fabric, config };
         this.plug(&this.hub, 1);
         for (spoke, number) in this.spokes.iter().zip([2, 3]) {

@@ -11,6 +11,7 @@
 )]
 
 mod capture;
+pub mod config;
 mod daemon;
 pub mod hub;
 mod machine;

@@ -2,9 +2,12 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use eastgate_wire::MacAddr;
+use eastgate_wire::{Family, MacAddr};
 
-use super::{Daemon, Sink, Space, Stream, World};
+use super::{
+    Daemon, Sink, Space, Stream, World,
+    config::{Endpoint, Host, Tenant, configuration},
+};
 
 /// What a daemon must have put right or found out by then.
 pub const SOON: Duration = Duration::from_secs(2);
@@ -12,62 +15,31 @@ pub const SOON: Duration = Duration::from_secs(2);
 pub const ALLOWED: u16 = 7000;
 pub const DENIED: u16 = 7001;
 
-pub const HOSTS_V4: &str = r#"
-[host.alpha]
-vtep = "192.0.2.1"
-device = "underlay0"
-[host.beta]
-vtep = "192.0.2.2"
-device = "underlay0"
-"#;
+pub const HOSTS_V4: &[Host<'_>] = &[Host::new("alpha", "192.0.2.1"), Host::new("beta", "192.0.2.2")];
+pub const HOSTS_V6: &[Host<'_>] = &[Host::new("alpha", "2001:db8::1"), Host::new("beta", "2001:db8::2")];
 
-pub const HOSTS_V6: &str = r#"
-[host.alpha]
-vtep = "2001:db8::1"
-device = "underlay0"
-[host.beta]
-vtep = "2001:db8::2"
-device = "underlay0"
-"#;
+const ACME: Tenant<'_> = Tenant {
+    name: "acme",
+    vni: 5001,
+    families: &[Family::V4, Family::V6],
+    network: "",
+    ingress: &[
+        r#"{ proto = "udp", ports = [7000], from = "any" }"#,
+        r#"{ proto = "tcp", ports = ["5432-5433"], from = "any" }"#,
+        r#"{ proto = "sctp", ports = 3868, from = "any" }"#,
+        r#"{ proto = "icmp", from = "any" }"#,
+    ],
+    endpoints: &[
+        Endpoint { name: "web1", host: "alpha", port: Some("veth-web1"), number: 0x11 },
+        Endpoint { name: "web2", host: "alpha", port: Some("veth-web2"), number: 0x12 },
+        Endpoint { name: "db1", host: "beta", port: Some("veth-db1"), number: 0x21 },
+    ],
+};
 
-pub const TENANT: &str = r#"
-[tenant.acme.network.lan]
-vni = 5001
-subnets = ["10.1.0.0/24", "fd00:1::/64"]
-
-[tenant.acme.group.all]
-ingress = [
-  { proto = "udp", ports = [7000], from = "any" },
-  { proto = "tcp", ports = ["5432-5433"], from = "any" },
-  { proto = "sctp", ports = 3868, from = "any" },
-  { proto = "icmp", from = "any" },
-]
-egress = [{ to = "any" }]
-
-[tenant.acme.endpoint.web1]
-network = "lan"
-host = "alpha"
-port = "veth-web1"
-mac = "02:00:00:00:00:11"
-addresses = ["10.1.0.11", "fd00:1::11"]
-groups = ["all"]
-
-[tenant.acme.endpoint.web2]
-network = "lan"
-host = "alpha"
-port = "veth-web2"
-mac = "02:00:00:00:00:12"
-addresses = ["10.1.0.12", "fd00:1::12"]
-groups = ["all"]
-
-[tenant.acme.endpoint.db1]
-network = "lan"
-host = "beta"
-port = "veth-db1"
-mac = "02:00:00:00:00:21"
-addresses = ["10.1.0.21", "fd00:1::21"]
-groups = ["all"]
-"#;
+/// The configuration of two such hosts.
+pub fn acme_on(hosts: &[Host<'_>]) -> String {
+    configuration(hosts, &[ACME])
+}
 
 pub const WEB1: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x11]);
 
@@ -83,11 +55,11 @@ pub struct Site {
 }
 
 impl Site {
-    pub fn new(hosts: &str) -> Option<Self> {
+    pub fn new(hosts: &[Host<'_>]) -> Option<Self> {
         let mut world = World::new()?;
         let (alpha, beta) = (world.space("alpha"), world.space("beta"));
         let (web1, web2, db1) = (world.space("web1"), world.space("web2"), world.space("db1"));
-        let config = world.write("eastgate.toml", &format!("{hosts}{TENANT}"));
+        let config = world.write("eastgate.toml", &acme_on(hosts));
         let site = Self { world, alpha, beta, web1, web2, db1, config };
         site.lay_underlay();
         site.plug(&site.alpha, "veth-web1", &site.web1, 0x11);
