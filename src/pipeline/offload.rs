@@ -282,6 +282,10 @@ impl<'s> Pipeline<'s> {
         let is_local = |at: Location| matches!(at, Location::Local(_));
         let asked_for_us = network.proxy && (is_local(from) || plain(from));
         let speak_for = network.proxy && (is_local(to) || plain(to));
+        // Who asks the appliance is sent on by the address alone.
+        if asked_for_us && network.by_address(key.dst).is_none_or(|found| found.id != dst.id) {
+            return None;
+        }
         let ports = network.encapsulation.ports;
         Some(Lane {
             from,

@@ -40,11 +40,19 @@ impl Scene {
         let host = |name: &str, vtep: u8, runs: &str| {
             format!("[host.{name}]\nvtep = \"{}\"\ndevice = \"u0\"\n{runs}\n", self.address(vtep))
         };
+        // Their peers lie in each other's prefixes, some are known by their groups, and some rules ask for source ports.
+        let groups = |n: u8| match n {
+            12 => "\"all\", \"db\"",
+            21 => "\"db\", \"all\"",
+            22 => "\"db\"",
+            _ => "\"all\"",
+        };
         let endpoint = |host: &str, port: bool, n: u8| {
+            let groups = groups(n);
             let port = if port { format!("port = \"p{n}\"\n") } else { String::new() };
             format!(
                 "[tenant.acme.endpoint.p{n}]\nnetwork = \"app\"\nhost = \"{host}\"\n{port}\
-                 mac = \"02:00:00:00:00:{n:02x}\"\naddresses = [\"10.1.0.{n}\", \"fd00:1::{n:x}\"]\ngroups = [\"all\"]\n"
+                 mac = \"02:00:00:00:00:{n:02x}\"\naddresses = [\"10.1.0.{n}\", \"fd00:1::{n:x}\"]\ngroups = [{groups}]\n"
             )
         };
         let plain = self.is_plain(2);
@@ -63,7 +71,13 @@ impl Scene {
              [tenant.acme.network.app.limits]\nunanswered = {unanswered}\n\
              [tenant.acme.group.all]\negress = [{{ to = \"any\" }}]\n\
              ingress = [{{ proto = \"tcp\", ports = [{web}], from = \"any\" }}, {{ proto = \"udp\", ports = [{web}], from = \"any\" }}, \
-             {{ proto = \"icmp\", {icmp}from = \"any\" }}]\n{}",
+             {{ proto = \"icmp\", {icmp}from = \"any\" }}]\n\
+             [tenant.acme.group.db]\n\
+             egress = [{{ proto = \"tcp\", ports = [443], source_ports = [\"1024-1200\"], to = \"any\" }}, {{ to = \"group:all\" }}, \
+             {{ proto = \"udp\", to = \"10.1.0.16/28\" }}, {{ proto = \"udp\", ports = [53, 443], to = \"fd00:1::/64\" }}]\n\
+             ingress = [{{ proto = \"tcp\", ports = [{web}], source_ports = [\"1024-1223\"], from = \"any\" }}, \
+             {{ proto = \"udp\", ports = [\"53-443\"], from = \"10.1.0.0/27\" }}, {{ proto = \"udp\", ports = [443], from = \"group:db\" }}, \
+             {{ proto = \"tcp\", ports = [{web}], from = \"10.1.0.8/29\" }}]\n{}",
             who.concat(),
         )
     }

@@ -1,6 +1,6 @@
 //! What stations say to each other: mostly as they should, sometimes not, by dice.
 
-use etherparse::{IpHeaders, PacketBuilderStep, TcpHeader};
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader};
 
 use super::{super::frames::*, HERE, Scene, THERE};
 
@@ -34,6 +34,8 @@ pub(super) struct Conversation {
     finished: [bool; 2],
     /// Says little, and begins anew soon
     hasty: bool,
+    /// By addresses that the ends make of their MACs (IPv6): no configuration names them.
+    link_local: bool,
 }
 
 impl Conversation {
@@ -42,7 +44,8 @@ impl Conversation {
         let ports = [1024 + dice.roll(400) as u16, [80, 443, 53, 67, 80, 443, 80, 443][dice.roll(8)]];
         let seq = [dice.0 as u32, (dice.0 >> 20) as u32];
         let (v6, tcp, hasty) = (dice.one_in(3), !dice.one_in(4), !dice.one_in(3));
-        Self { ends, ports, v6, tcp, seq, opened: 0, finished: [false; 2], hasty }
+        let link_local = dice.one_in(3);
+        Self { ends, ports, v6, tcp, seq, opened: 0, finished: [false; 2], hasty, link_local }
     }
 
     /// The same ends and ports begin anew, as a client does that runs out of ports, or the other way round.
@@ -149,7 +152,7 @@ impl Conversation {
         dport: u16,
         payload: &[u8],
     ) -> Vec<u8> {
-        let ip = some_ip(dice, self.v6, a, b);
+        let ip = if self.v6 && self.link_local { link_local(a, b) } else { some_ip(dice, self.v6, a, b) };
         let mut out = Vec::new();
         match tcp {
             Some(tcp) => ip.tcp_header(tcp).write(&mut out, payload).unwrap(),
@@ -157,6 +160,12 @@ impl Conversation {
         }
         out
     }
+}
+
+fn link_local(a: u8, b: u8) -> PacketBuilderStep<IpHeaders> {
+    // RFC 4291 appendix A
+    let own = |n| [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, n];
+    PacketBuilder::ethernet2(mac(a), mac(b)).ipv6(own(a), own(b), 64)
 }
 
 pub(super) fn some_ip(dice: &mut Dice, v6: bool, a: u8, b: u8) -> PacketBuilderStep<IpHeaders> {
