@@ -63,18 +63,19 @@ fn no_packet_is_lost_and_none_is_let_pass_while_daemons_are_killed_and_started_a
 }
 
 #[test]
-fn a_killed_daemon_changes_nothing_for_flows_that_were_decided_and_nobody_decides_others() {
+fn a_killed_daemon_changes_nothing_and_its_policy_goes_on_to_decide() {
     let Some(mut running) = Running::start() else { return };
     let flows = Flows::start(&running.site);
     flows.allowed_arrive("at first");
     running.wait_until_carried();
+    assert!(running.site.web2.ping("10.1.0.11"), "each knows the other's MAC from here on");
     running.kill(0);
     flows.allowed_arrive("while no daemon runs on the sender's host");
     flows.denied_never_arrived();
     for port in ["veth-web1", "veth-web2"] {
         running.site.assert_programmed(port);
     }
-    assert!(!running.site.web1.ping("10.1.0.12"), "what nobody has decided began without a daemon");
+    assert!(running.site.web1.ping("10.1.0.12"), "the policy allows it, and the kernel has it");
     running.run_again(0);
     assert!(running.site.web1.ping("10.1.0.12"));
     flows.denied_never_arrived();
@@ -103,7 +104,7 @@ fn echoes_begin_in_the_kernel_where_one_was_let_in_before() {
     for to in ASKED {
         assert!(running.site.web1.ping(to), "{to}, without a daemon");
     }
-    assert!(!running.site.web2.ping("10.1.0.21"), "what nobody has decided began without a daemon");
+    assert!(!running.site.web2.ping("10.1.0.21"), "nobody has told it where that is");
     running.run_again(0);
     running.run_again(1);
     for to in ASKED {
@@ -334,7 +335,8 @@ fn kernel_release() -> String {
 }
 
 /// A program that grew by more than a tenth is to be looked at, and `EASTGATE_BLESS=1` writes down what it is now.
-/// Another kernel counts otherwise: there only the halves of the limits hold.
+/// Another kernel counts otherwise: there only the half of the limit holds. That the stack is not too deep
+/// each kernel says when it loads them.
 #[test]
 fn programs_keep_to_their_budget() {
     if !nix::unistd::geteuid().is_root() {
@@ -352,7 +354,7 @@ fn programs_keep_to_their_budget() {
     let before = std::fs::read_to_string(BUDGET).unwrap();
     let same_kernel = before.starts_with(&format!("kernel {}\n", kernel_release()));
     for cost in &costs {
-        assert!(cost.instructions > 0 && cost.instructions <= 500_000 && cost.stack <= 512, "{cost:?}");
+        assert!(cost.instructions > 0 && cost.instructions <= 500_000, "{cost:?}");
         let row = before.lines().find_map(|line| line.strip_prefix(&format!("{} ", cost.program)));
         let (instructions, stack) = row.and_then(|row| row.split_once(' ')).expect("a row for each program");
         let most = instructions.parse::<u32>().unwrap() * 11 / 10;

@@ -17,7 +17,8 @@ use std::{
 };
 
 use common::{
-    CAPABILITIES, Daemon, Dialogue, EASTGATE, Machine, Space, running::*, site::*, wait_for, wait_within,
+    CAPABILITIES, Daemon, Dialogue, EASTGATE, Machine, Sink, Space, running::*, site::*, wait_for,
+    wait_within,
 };
 
 /// A bpffs in a folder of the test's own, gone when it is dropped.
@@ -262,6 +263,51 @@ fn what_the_programs_carry_is_counted_while_it_goes_on() {
     let (counted, most) = (after[0] - before[0], sent() - sent_before + 50);
     assert!((1000..=most).contains(&counted), "{counted} of {most} at most: {before:?} {after:?}");
     drop(flows);
+    running.stop();
+}
+
+#[test]
+fn pairs_that_never_met_are_decided_in_the_kernel_by_both_hosts() {
+    const DATAGRAMS: u64 = 5;
+    let Some(running) = Running::start() else { return };
+    let site = &running.site;
+    // The first flow of a network brings the places that others begin on.
+    assert!(site.web1.ping("10.1.0.12") && site.web1.ping("10.1.0.21"));
+    let address = |number: u8, port: u16| SocketAddr::from(([10, 1, 0, number], port));
+    let say = |from: (&Space, u8), port: u16| {
+        let own = address(from.1, 4000);
+        from.0.enter(move || {
+            let socket = UdpSocket::bind(own).unwrap();
+            for _ in 0..DATAGRAMS {
+                socket.send_to(b"nobody has said this before", address(21, port)).unwrap();
+            }
+        });
+    };
+    // Someone listens: what nobody hears is answered by an error, which is for the pipeline, and the flow with it.
+    let _sink = Sink::start(&site.db1, address(21, ALLOWED));
+    say((&site.web2, 12), ALLOWED);
+    for daemon in running.daemons.iter().flatten() {
+        wait_for("the flow is in the kernel, too soon to have been handed over", || {
+            let rows = daemon.ask(&["show", "flows", "--proto", "udp"]);
+            let rows = rows["flows"].as_array().unwrap();
+            let carried = rows.iter().filter(|row| row["dport"] == ALLOWED && row["offloaded"] == true);
+            carried.map(|row| row["packets"].as_u64().unwrap()).sum::<u64>() == DATAGRAMS
+        });
+    }
+    let denied = |daemon: &Daemon| {
+        let rows = daemon.ask(&["show", "drops"]);
+        let rows = rows["drops"].as_array().unwrap().iter();
+        rows.filter(|row| row["reason"] == "ingress-denied").cloned().collect::<Vec<_>>()
+    };
+    say((&site.web2, 12), DENIED);
+    let beta = running.daemons[1].as_ref().unwrap();
+    wait_for("each denied datagram is counted", || {
+        denied(beta).iter().map(|row| row["frames"].as_u64().unwrap()).sum::<u64>() == DATAGRAMS
+    });
+    let row = &denied(beta)[0];
+    assert_eq!(row["from"], "192.0.2.1", "{row:#}");
+    assert_eq!(row["rule"], "default deny: no rule of acme/all allows it", "{row:#}");
+    assert_eq!(row["last"], format!("udp 10.1.0.12:4000 -> 10.1.0.21:{DENIED}"), "{row:#}");
     running.stop();
 }
 

@@ -15,7 +15,7 @@ pub struct Cost {
     /// Instructions that the verifier went through, each as often as it met it in another state; the limit is
     /// 1,000,000
     pub instructions: u32,
-    /// Bytes of stack; the limit is 512
+    /// Bytes of stack, its own and those of all functions that it calls; at once there may be 512
     pub stack: u32,
 }
 

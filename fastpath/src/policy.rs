@@ -25,7 +25,7 @@ impl Policy {
     /// [`Error::Table`]: no memory for it, above all.
     pub fn load(words: &[u32]) -> Result<Self, Error> {
         let failed = |source| Error::Table { table: "policy", source };
-        let blocks = (words.len() * size_of::<u32>()).div_ceil(POLICY_BLOCK) as u32;
+        let blocks = size_of_val(words).div_ceil(POLICY_BLOCK) as u32;
         let options = libbpf_sys::bpf_map_create_opts {
             sz: size_of::<libbpf_sys::bpf_map_create_opts>() as _,
             map_flags: libbpf_sys::BPF_F_INNER_MAP,

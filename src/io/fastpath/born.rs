@@ -25,6 +25,8 @@ use crate::pipeline::{
 
 /// Places that a network is lent at first, and that it keeps while flows are born there now and then.
 const FEW: u32 = 1024;
+/// A network in which no flow has been for so many looks, one a second, gives back what it was lent.
+const IDLE: u32 = 60;
 /// Networks that are asked for places at once, where the host's limit is reached.
 const ASKED_AT_ONCE: usize = 64;
 
@@ -42,8 +44,8 @@ pub(super) struct Leases {
 struct Lease {
     vni: Vni,
     quota: Arc<NetworkQuota>,
-    /// Nothing was there when it was last looked at
-    idle: bool,
+    /// How often it was looked at since something was there
+    idle: u32,
 }
 
 impl KernelPath {
@@ -177,9 +179,9 @@ impl KernelPath {
         let lease = leases.networks.entry(place).or_insert_with(|| Lease {
             vni: offer.opened.vni,
             quota: quota.clone(),
-            idle: false,
+            idle: 0,
         });
-        lease.idle = false;
+        lease.idle = 0;
         self.top_up(place, &lease.quota);
         drop(leases);
         if !offer.by_source_port {
@@ -217,14 +219,14 @@ impl KernelPath {
         lock(&self.leases).networks.retain(|place, lease| {
             let counts = POPULATIONS.map(|of| terms.places(*place, index(of)));
             let is_empty = counts.iter().all(|(_, used)| *used == 0);
+            lease.idle = if is_empty { lease.idle + 1 } else { 0 };
             for (of, (lent, used)) in POPULATIONS.into_iter().zip(counts) {
                 let over = lease.quota.is_over(of);
-                let keep = if over || is_empty && lease.idle { 0 } else { used.saturating_mul(2).max(FEW) };
+                let keep = if over || lease.idle >= IDLE { 0 } else { used.saturating_mul(2).max(FEW) };
                 if (over || u64::from(used) * 4 < u64::from(lent)) && keep < lent {
                     lease.quota.take_back(of, terms.take_back(*place, index(of), keep));
                 }
             }
-            lease.idle = is_empty;
             POPULATIONS.iter().any(|of| terms.places(*place, index(*of)).0 > 0) || !is_empty
         });
     }
