@@ -568,9 +568,12 @@ impl Daemon {
         self.view.shared.install(snapshot);
         if let Some(kernel) = self.view.kernel.get() {
             // The snapshot is in force whatever becomes of this: then no flow passes without it.
-            if let Err(error) = kernel.take_snapshot(&self.view.shared.snapshot_arc()) {
-                tracing::error!(%error, "the fast path does not know the new snapshot");
-                crate::pipeline::offload::FlowOffload::forget_paths(&**kernel);
+            match kernel.take_snapshot(&self.view.shared.snapshot_arc()) {
+                Ok(()) => kernel.decide_soon(),
+                Err(error) => {
+                    tracing::error!(%error, "the fast path does not know the new snapshot");
+                    crate::pipeline::offload::FlowOffload::forget_paths(&**kernel);
+                }
             }
         }
         self.note_sizes();

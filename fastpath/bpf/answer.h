@@ -173,7 +173,7 @@ static __always_inline bool take_answer(struct desk *desk, __u32 vni, __u32 gene
 	if (!answer)
 		return false;
 	*copy = *answer;
-	/* As in `permitted`: an entry that is still the one of this key was so all the time. */
+	/* As in `find_permit`: an entry that is still the one of this key was so all the time. */
 	if (bpf_map_lookup_elem(&answers, &desk->asked) != answer || copy->generation != generation)
 		return false;
 	place = copy->network;

@@ -77,17 +77,18 @@ static __always_inline bool find_permit(struct desk *desk, __u32 vni)
 }
 
 /*
- * A flow made ready for this packet, when the policy lets it begin or the pipeline has left a permit; it is in no table
- * yet. Its network; and on the desk where the packet goes, and whether it may: SAID_ALLOW or SAID_DENY.
+ * What becomes of the first packet of a flow, by the policy or by a permit that the pipeline has left: SAID_ALLOW or SAID_DENY
+ * on the desk, with the flow made ready, in no table yet, and where the packet goes. Its network; none where the pipeline is
+ * to say.
  */
-static __always_inline const struct network *permitted(struct desk *desk, __u32 vni, __u32 generation, __u32 side)
+static __always_inline const struct network *judge(struct desk *desk, const struct config *config, __u32 vni, __u32 side)
 {
 	struct flow *flow = (struct flow *)desk->flow;
 	const struct permit *permit = &desk->permit;
+	__u32 place, generation = config->generation;
 	const struct network *network;
-	__u32 place;
 
-	desk->said = decide(desk, vni, generation);
+	desk->said = decide(desk, config, vni);
 	if (desk->said == SAID_NOTHING && find_permit(desk, vni) && permit->generation == generation)
 		desk->said = SAID_ALLOW;
 	if (desk->said > SAID_DENY)

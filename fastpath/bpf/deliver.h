@@ -47,14 +47,6 @@ enum passing {
 	DENIED,
 };
 
-/* Where a packet that passes goes, and as what. */
-struct passage {
-	/* A tenant port or a VTEP, as in `ends.at` */
-	__u32 to;
-	struct lane lane;
-	struct ethhdr ethernet;
-};
-
 /* The passage of a packet from this end, by what is on the desk */
 static __always_inline void find_passage(const struct desk *desk, const struct network *network, __u32 side,
 					 struct passage *passage)

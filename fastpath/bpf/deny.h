@@ -9,20 +9,20 @@
 #include "track.h"
 
 /*
- * Counts a packet that the rules have refused, `around` bytes of it not its own. `false` when there is no room to, and when
- * it might be of a flow that is not known here.
+ * Counts a packet that the rules have refused; `bytes` of frame came, `from` a port by the daemon's number or a VTEP by its
+ * place. `false` when there is no room to, and when it might be of a flow that is not known here.
  */
-static __always_inline bool count_denial(struct desk *desk, const struct config *config, __u32 around)
+static __always_inline bool count_denial(struct desk *desk, const struct config *config, __u32 from, __u32 bytes)
 {
 	const struct packet *p = &desk->packet;
 	__u64 now = the_time();
 	struct denial *denial;
 
-	if (config->crowded)
+	if (config->flags & CONFIG_CROWDED)
 		return false;
 	desk->refused.network = desk->permit.network;
 	desk->refused.epoch = desk->permit.epoch;
-	desk->refused.from = desk->permit.ends.at[0];
+	desk->refused.from = from;
 	denial = bpf_map_lookup_elem(&denials, &desk->refused);
 	if (!denial) {
 		bpf_map_update_elem(&denials, &desk->refused, desk->nothing, BPF_NOEXIST);
@@ -32,7 +32,7 @@ static __always_inline bool count_denial(struct desk *desk, const struct config 
 		return false;
 	bpf_spin_lock(&denial->lock);
 	denial->packets += 1;
-	denial->bytes += p->len + ETH_HLEN + around;
+	denial->bytes += bytes;
 	denial->last_at = now;
 	denial->src = p->src;
 	denial->dst = p->dst;

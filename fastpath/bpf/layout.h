@@ -231,7 +231,7 @@ struct denial_key {
 	/* Place of the network, and its epoch: under another one the numbers below mean others. */
 	__u32 network;
 	__u32 epoch;
-	/* Where they come from, as `ends.at` */
+	/* Where they come from: the daemon's number for a port, or a VTEP as in `ends.at` */
 	__u32 from;
 	/* Whose rules refuse them, which of them, and in which `direction` */
 	__u32 endpoint;
@@ -263,6 +263,7 @@ struct denial {
 struct policy_block {
 	__u32 words[POLICY_BLOCK];
 };
+_Static_assert(sizeof(struct policy_block) == 64, "as policy's `words::BLOCK` and src/policy.rs have it");
 
 enum policy_head {
 	/* The epoch that it is of */
@@ -455,11 +456,18 @@ struct config {
 	struct addr vtep;
 	/* Set DF on the outer packet (IPv4) */
 	__u32 dont_fragment;
+	/* `config_flags` */
+	__u32 flags;
+};
+
+enum config_flags {
 	/*
-	 * Some flow of the pipeline has no place here: what seems to begin one may be a part of it, so that the rules alone do not
-	 * refuse it.
+	 * Some flow of the pipeline has no place here: what seems to begin one may be a part of it, so that the rules alone do
+	 * not refuse it.
 	 */
-	__u32 crowded;
+	CONFIG_CROWDED = 1 << 0,
+	/* The policies here may not be those in force: the pipeline decides. */
+	CONFIG_UNDECIDED = 1 << 1,
 };
 
 enum stat {

@@ -140,6 +140,14 @@ struct {
 
 #define OUTER_ROOM 72
 
+/* Where a packet that passes goes, and as what. */
+struct passage {
+	/* A tenant port or a VTEP, as in `ends.at` */
+	__u32 to;
+	struct lane lane;
+	struct ethhdr ethernet;
+};
+
 /*
  * What is too large for the stack: the packet in hand, the headers that are put around it, and a flow that is made ready before it goes into the table. The
  * programs run one after the other on a processor. The flow's lock is no lock here, which the type says to the verifier.
@@ -152,12 +160,15 @@ struct desk {
 	/* Of the packet's flow and way, as they were under the flow's lock */
 	struct ends ends;
 	struct lane lane;
+	struct passage passage;
 	/* What a flow would begin by, who its ends are, and what was said to it */
 	struct permit permit;
 	struct station_key station_keys[2];
 	struct station stations[2];
 	/* `enum said` */
 	__u32 said;
+	/* Only to order reads by */
+	__u32 fence;
 	struct denial_key refused;
 	/* Never written: what a denial begins as, its lock not one here */
 	__u8 nothing[sizeof(struct denial)] __attribute__((aligned(8)));

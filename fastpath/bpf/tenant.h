@@ -75,11 +75,11 @@ static __always_inline enum passing tenant_passage(struct __sk_buff *skb, const 
 	}
 	if (!may_begin(skb, p))
 		return GOES_UP;
-	network = permitted(desk, port->vni, config->generation, side);
+	network = judge(desk, config, port->vni, side);
 	if (!network || !comes_from_port(skb, &desk->ends, &desk->lane, network, side, p))
 		return GOES_UP;
 	if (desk->said == SAID_DENY)
-		return !flow && count_denial(desk, config, 0) ? DENIED : GOES_UP;
+		return !flow && count_denial(desk, config, port->id, skb->len) ? DENIED : GOES_UP;
 	if (!(flow ? reborn(flow, desk, side) : born(desk, side)))
 		return GOES_UP;
 	find_passage(desk, network, side, passage);
@@ -91,16 +91,16 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct port 
 {
 	struct desk *desk = the_desk();
 	struct packet *p = desk ? &desk->packet : 0;
-	struct passage passage;
+	struct passage *passage = desk ? &desk->passage : 0;
 
-	if (!p)
+	if (!p || !passage)
 		return WRAP_REFUSED;
 	/* 2 answer: what is no packet of a flow may be a request for an address. */
 	if (!read_packet(skb, 0, p))
 		return answer_again(skb, port->vni, config->generation);
 	if (!read_options(skb, 0, p))
 		return WRAP_REFUSED;
-	switch (tenant_passage(skb, port, config, desk, &passage)) {
+	switch (tenant_passage(skb, port, config, desk, passage)) {
 	case GOES_UP:
 		return WRAP_REFUSED;
 	case DENIED:
@@ -109,9 +109,9 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct port 
 		break;
 	}
 	/* 6 forward, 7 wrap */
-	if (passage.to & AT_VTEP)
-		return into_tunnel(skb, config, &passage, desk, port->vni, 0);
-	return write_ethernet(skb, &passage) ? into_port(skb, &passage, true) : WRAP_BROKEN;
+	if (passage->to & AT_VTEP)
+		return into_tunnel(skb, config, passage, desk, port->vni, 0);
+	return write_ethernet(skb, passage) ? into_port(skb, passage, true) : WRAP_BROKEN;
 }
 
 SEC("tc")

@@ -145,11 +145,13 @@ static __always_inline enum passing underlay_passage(struct __sk_buff *skb, cons
 	}
 	if (!may_begin(skb, p))
 		return GOES_UP;
-	network = permitted(desk, outer->vni, config->generation, side);
+	network = judge(desk, config, outer->vni, side);
 	if (!network || !comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &outer->src, inner))
 		return GOES_UP;
 	if (desk->said == SAID_DENY)
-		return !flow && count_denial(desk, config, sizeof(struct vxlan_header)) ? DENIED : GOES_UP;
+		return !flow && count_denial(desk, config, desk->permit.ends.at[0], skb->len - udp_at - sizeof(struct udphdr)) ?
+			       DENIED :
+			       GOES_UP;
 	if (!(flow ? reborn(flow, desk, side) : born(desk, side)))
 		return GOES_UP;
 	find_passage(desk, network, side, passage);
@@ -177,15 +179,15 @@ static __always_inline int unwrap(struct __sk_buff *skb, const struct config *co
 {
 	struct desk *desk = the_desk();
 	struct packet *p = desk ? &desk->packet : 0;
-	struct passage passage;
+	struct passage *passage = desk ? &desk->passage : 0;
 
-	if (!p || !read_packet(skb, outer_len, p) || !ecn_unchanged(outer->ecn, p->tos & 3) ||
+	if (!p || !passage || !read_packet(skb, outer_len, p) || !ecn_unchanged(outer->ecn, p->tos & 3) ||
 	    !read_options(skb, outer_len, p))
 		return WRAP_REFUSED;
 	/* The kernel takes nothing off that leaves less than an IPv6 header of a packet that came as IPv6. */
 	if (outer_v6 && p->len < sizeof(struct ipv6hdr))
 		return WRAP_REFUSED;
-	switch (underlay_passage(skb, config, outer, outer_len, udp_at, desk, &passage)) {
+	switch (underlay_passage(skb, config, outer, outer_len, udp_at, desk, passage)) {
 	case GOES_UP:
 		return WRAP_REFUSED;
 	case DENIED:
@@ -195,16 +197,16 @@ static __always_inline int unwrap(struct __sk_buff *skb, const struct config *co
 		break;
 	}
 	/* 6' forward */
-	if (passage.to & AT_VTEP)
-		return onward(skb, config, &passage, desk, outer->vni, outer_len);
+	if (passage->to & AT_VTEP)
+		return onward(skb, config, passage, desk, outer->vni, outer_len);
 	count(STAT_FROM_UNDERLAY);
 	/* A superframe whose flow was one to another VTEP a moment ago has no business here. */
 	if (skb->gso_size || bpf_skb_adjust_room(skb, -(__s32)outer_len, BPF_ADJ_ROOM_MAC, 0) ||
-	    !write_ethernet(skb, &passage)) {
+	    !write_ethernet(skb, passage)) {
 		count(STAT_LOST);
 		return TC_ACT_SHOT;
 	}
-	return into_port(skb, &passage, p->v6 == outer_v6);
+	return into_port(skb, passage, p->v6 == outer_v6);
 }
 
 /* The verdict, or WRAP_REFUSED for a datagram that is left as it is. */
@@ -241,7 +243,7 @@ static __always_inline int tunnel_path(struct __sk_buff *skb, const struct confi
 	struct desk *desk = the_desk();
 	struct packet *p = desk ? &desk->packet : 0;
 	const struct network *network;
-	struct passage passage;
+	struct passage *passage;
 	struct addr from = {};
 	struct flow *flow;
 	struct lane *lane;
@@ -276,8 +278,9 @@ static __always_inline int tunnel_path(struct __sk_buff *skb, const struct confi
 	    !comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &from, data))
 		return WRAP_REFUSED;
 	count(STAT_FROM_UNDERLAY);
-	find_passage(desk, network, side, &passage);
-	return write_ethernet(skb, &passage) ? into_port(skb, &passage, true) : WRAP_BROKEN;
+	passage = &desk->passage;
+	find_passage(desk, network, side, passage);
+	return write_ethernet(skb, passage) ? into_port(skb, passage, true) : WRAP_BROKEN;
 }
 
 SEC("tc")

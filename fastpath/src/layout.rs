@@ -417,7 +417,7 @@ pub struct DenialKey {
     pub network: u32,
     /// The epoch in which the numbers below mean what they mean
     pub epoch: u32,
-    /// Where they come from, as [`Ends::at`]
+    /// Where they come from: the number of a port ([`Fastpath::set_port`](crate::Fastpath::set_port)), or [`AT_VTEP`] and the place of a VTEP
     pub from: u32,
     /// Whose rules
     pub endpoint: u32,
@@ -478,9 +478,14 @@ pub struct Settings {
     pub vtep: [u8; 16],
     /// 1: outer IPv4 packets are not to be fragmented
     pub dont_fragment: u32,
-    /// 1: some flow has no place in the table of flows
-    pub crowded: u32,
+    /// `CONFIG_*`
+    pub flags: u32,
 }
+
+/// [`Settings::flags`]: some flow of the pipeline has no place in the table of flows.
+pub const CONFIG_CROWDED: u32 = 1;
+/// [`Settings::flags`]: new flows are for the pipeline to decide.
+pub const CONFIG_UNDECIDED: u32 = 2;
 
 /// Bytes in front of a frame that goes up.
 pub const UP_HEADER: usize = 14;

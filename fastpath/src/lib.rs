@@ -26,11 +26,11 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 pub use self::{
     born::{Cursor, Hold, Terms},
     layout::{
-        ANSWER_MAX, AT_VTEP, Answer, AnswerKey, Denial, DenialKey, Ended, Ends, Entropy, FLOW_ANSWERED,
-        FLOW_BORN, FLOW_HELD, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, Flow, Key, LANE_FROM_US,
-        LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER, LANE_TO_US, LAYOUT, Lane, NETWORK_HUB,
-        NO_RULE, Network, Permit, PermitKey, STATES, STATION_PEER, STATION_SPOKEN_TO, Settings, Station,
-        StationKey, TcpSide, UP_HASH_AT, UP_HEADER, Vtep, Way, address, port_of,
+        ANSWER_MAX, AT_VTEP, Answer, AnswerKey, CONFIG_CROWDED, CONFIG_UNDECIDED, Denial, DenialKey, Ended,
+        Ends, Entropy, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, Flow, Key,
+        LANE_FROM_US, LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER, LANE_TO_US, LAYOUT, Lane,
+        NETWORK_HUB, NO_RULE, Network, Permit, PermitKey, STATES, STATION_PEER, STATION_SPOKEN_TO, Settings,
+        Station, StationKey, TcpSide, UP_HASH_AT, UP_HEADER, Vtep, Way, address, port_of,
     },
     pins::unpin,
     policy::Policy,

@@ -42,29 +42,34 @@ impl Policy {
 }
 
 impl Fastpath {
-    /// Puts compiled policies in force, each at its network's place and in one step.
+    /// Puts compiled policies in force, each at its network's place and in one step. The call waits until no program has
+    /// those before in hand.
     ///
     /// # Errors
     /// [`Error::Table`]; some of them may be in force then.
-    pub fn set_policies(&self, policies: &[(u32, Policy)]) -> Result<(), Error> {
+    pub fn set_policies(&self, policies: &[(u32, &Policy)]) -> Result<(), Error> {
         let places: Vec<u32> = policies.iter().map(|(place, _)| *place).collect();
         let handles: Vec<i32> = policies.iter().map(|(_, Policy(map))| map.as_fd().as_raw_fd()).collect();
         if policies.is_empty() {
             return Ok(());
         }
-        // Together: the kernel waits after each call until no program has the policy before in hand.
         let count = policies.len() as u32;
         self.policies
             .update_batch(places.as_bytes(), handles.as_bytes(), count, MapFlags::ANY, MapFlags::ANY)
             .map_err(|source| Error::Table { table: "policies", source })
     }
 
-    /// No policy is in force at a place.
+    /// No policy is in force at these places.
     ///
     /// # Errors
     /// [`Error::Table`].
-    pub fn remove_policy(&self, place: u32) -> Result<(), Error> {
-        remove(&self.policies, "policies", place.as_bytes())
+    pub fn clear_policies(&self, places: &[u32]) -> Result<(), Error> {
+        if places.is_empty() {
+            return Ok(());
+        }
+        // Of an epoch that no network has. It is put there in one call; to take policies out takes one for each.
+        let nothing = Policy::load(&[u32::MAX; POLICY_BLOCK / size_of::<u32>()])?;
+        self.set_policies(&places.iter().map(|place| (*place, &nothing)).collect::<Vec<_>>())
     }
 
     /// Says who has an address.

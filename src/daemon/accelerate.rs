@@ -190,7 +190,9 @@ impl Daemon {
         }
         // What comes up from the next line on finds them listening.
         self.wait_for_workers().await;
-        Ok(kernel.go_live(&self.view.shared.snapshot_arc())?)
+        kernel.go_live(&self.view.shared.snapshot_arc())?;
+        kernel.decide_soon();
+        Ok(())
     }
 
     /// Puts the program on the underlay device, or says that there is none.

@@ -267,8 +267,8 @@ impl View {
 
     fn drops(&self, snapshot: &Snapshot, filter: &Filter) -> Vec<DropRow> {
         let now = clock::now();
-        let mut rows = drops(&self.shared.counters);
-        rows.extend(self.elsewhere().drops.into_iter().filter(|(_, count)| count.frames > 0));
+        let mut rows = drops(&self.shared.counters, self.elsewhere().drops);
+        rows.retain(|(_, count)| count.frames > 0);
         let wanted = |key: &DropKey, count: &DropCount| {
             filter.vni.is_none_or(|vni| key.vni == Some(vni))
                 && filter.address.is_none_or(|ip| {

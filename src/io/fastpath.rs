@@ -6,7 +6,7 @@ mod denials;
 mod stations;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     net::{IpAddr, Ipv6Addr, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
     path::Path,
@@ -14,9 +14,9 @@ use std::{
 };
 
 use eastgate_fastpath::{
-    self as kernel, AT_VTEP, Cursor, DenialKey, Ends, Entropy, Error, Fastpath, Flow, Key, LANE_FROM_US,
-    LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER, LANE_TO_US, LAYOUT, Limits, Settings, Stats,
-    TableIds, TableSizes, TcpSide, address,
+    self as kernel, AT_VTEP, CONFIG_UNDECIDED, Cursor, Ends, Entropy, Error, Fastpath, Flow, Key,
+    LANE_FROM_US, LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER, LANE_TO_US, LAYOUT, Limits,
+    Network, Settings, Station, Stats, TableIds, TableSizes, TcpSide, address,
 };
 use eastgate_policy::flow::{Count, FlowUse, Found, NetworkQuota, Offloaded, Progress, Side};
 use eastgate_vtep::{
@@ -77,6 +77,8 @@ pub struct KernelPath {
     fastpath: Fastpath,
     sizes: TableSizes,
     tables: Mutex<Tables>,
+    /// Held by whoever writes policies. Locked before `tables`
+    deciding: Mutex<()>,
     /// Locked after `tables`, where both are
     leases: Mutex<Leases>,
 }
@@ -88,14 +90,18 @@ struct Tables {
     ports: HashMap<PortId, (KernelPort, Vni)>,
     /// What flows must have been decided under
     snapshot: Option<Arc<Snapshot>>,
-    /// Networks by their place, each with the epoch written there
-    networks: HashMap<Vni, (u32, u32)>,
+    /// Networks by their place, each with what is written there
+    networks: HashMap<Vni, (u32, Network)>,
     /// VTEPs by their place; none for one of this very machine
     vteps: HashMap<VtepAddr, Option<Place>>,
+    /// The link's MTU, as far as it was ever known
+    link_mtu: u16,
+    /// The stations in the kernel's table, in force or not
+    stations: HashMap<Vni, HashMap<Addr, Station>>,
     /// Networks whose flows the programs decide
     decided: HashMap<Vni, Decided>,
-    /// Denials whose epoch was over when they were last looked at
-    over: HashSet<DenialKey>,
+    /// What their policies take up, and those that will be theirs in a moment
+    policy_bytes: usize,
     /// Ports of the daemon before that this one has not opened
     inherited: BTreeSet<u32>,
     /// This daemon's word counts. Until then flows go on as the daemon before has left them.
@@ -141,7 +147,13 @@ impl KernelPath {
     }
 
     fn of(fastpath: Fastpath, tables: Tables, sizes: TableSizes) -> Self {
-        Self { fastpath, sizes, tables: Mutex::new(tables), leases: Mutex::default() }
+        Self {
+            fastpath,
+            sizes,
+            tables: Mutex::new(tables),
+            deciding: Mutex::default(),
+            leases: Mutex::default(),
+        }
     }
 
     /// Loads the programs with the tables of a daemon before. Its flows go on as they were decided until
@@ -159,7 +171,7 @@ impl KernelPath {
         let mut tables = Tables { settings, ..Tables::default() };
         for (place, network) in (0..).zip(networks) {
             if let Ok(vni) = Vni::new_checked(network.vni) {
-                tables.networks.insert(vni, (place, network.epoch));
+                tables.networks.insert(vni, (place, network));
             }
         }
         for (place, vtep) in (0..).zip(vteps) {
@@ -217,6 +229,8 @@ impl KernelPath {
             // Before any epoch is written: those of two daemons may be the same number.
             let mut tables = lock(&self.tables);
             tables.live = true;
+            // What only the daemon before knew is gone with it.
+            tables.settings.flags = 0;
             self.renew(&mut tables)?;
             tables.since = tables.settings.generation;
             // What a program that began before that still counts must not be taken for what is counted from now on.
@@ -340,19 +354,28 @@ impl KernelPath {
     pub fn set_port(&self, id: PortId, port: KernelPort, vni: Vni) -> Result<(), Error> {
         let mut tables = lock(&self.tables);
         tables.inherited.remove(&port.ifindex);
-        match tables.ports.insert(id, (port, vni)) {
-            Some(before) if before == (port, vni) => return Ok(()),
-            Some((before, _)) => {
-                self.fastpath.remove_port(before.ifindex)?;
-                self.renew(&mut tables)?;
-            }
-            None => {}
+        let before = tables.ports.insert(id, (port, vni));
+        if before == Some((port, vni)) {
+            return Ok(());
+        }
+        if let Some((before, _)) = before {
+            self.fastpath.remove_port(before.ifindex)?;
+            self.tell_station(&mut tables, id);
+            self.renew(&mut tables)?;
         }
         self.fastpath.set_port(port.ifindex, id.0, vni.get()).inspect_err(|_| {
             // To be tried again, and not taken for open.
             tables.ports.remove(&id);
         })?;
-        self.renew_station(&mut tables, id)
+        self.tell_station(&mut tables, id);
+        Ok(())
+    }
+
+    /// A station that cannot be written is not there, or is at a port that is closed.
+    fn tell_station(&self, tables: &mut Tables, port: PortId) {
+        if let Err(error) = self.renew_station(tables, port) {
+            tracing::warn!(%error, "new flows of an endpoint are decided by the pipeline");
+        }
     }
 
     /// Closes a tenant port.
@@ -363,7 +386,7 @@ impl KernelPath {
         let mut tables = lock(&self.tables);
         let Some((before, _)) = tables.ports.remove(&id) else { return Ok(()) };
         self.fastpath.remove_port(before.ifindex)?;
-        self.renew_station(&mut tables, id)?;
+        self.tell_station(&mut tables, id);
         self.renew(&mut tables)
     }
 
@@ -382,9 +405,14 @@ impl KernelPath {
             tables.settings.vtep = address(underlay.vtep.0.into());
             tables.settings.vxlan_port_be = underlay.port.to_be_bytes();
             tables.settings.dont_fragment = underlay.dont_fragment.into();
+            tables.link_mtu = u16::try_from(underlay.mtu).unwrap_or(u16::MAX);
         }
-        self.narrow_to_link(&mut tables)?;
-        self.renew(&mut tables)
+        let narrowed = self.narrow_to_link(&mut tables);
+        let renewed = self.renew(&mut tables);
+        narrowed.and(renewed).inspect_err(|_| {
+            // To be tried again.
+            tables.underlay = None;
+        })
     }
 
     /// What flows were told of devices and paths is no longer so: each comes up once more. Flows of a daemon before
@@ -397,38 +425,52 @@ impl KernelPath {
         self.fastpath.set_settings(&tables.settings)
     }
 
-    /// A snapshot is in force: flows of networks that it compiled anew come up once more, and new ones are decided by it.
+    /// A snapshot is in force: flows of networks that it compiled anew come up once more, and the pipeline decides new ones
+    /// until [`KernelPath::decide`] is done.
     ///
     /// # Errors
-    /// When a table cannot be written.
+    /// When a table cannot be written; the programs decide nothing then.
     pub fn take_snapshot(&self, snapshot: &Arc<Snapshot>) -> Result<(), Error> {
-        self.end_epochs(&mut lock(&self.tables), snapshot)?;
-        self.decide_by(snapshot)
+        let mut tables = lock(&self.tables);
+        let ended = self.end_epochs(&mut tables, snapshot);
+        let flags = tables.settings.flags;
+        tables.settings.flags =
+            if ended.is_ok() { flags & !CONFIG_UNDECIDED } else { flags | CONFIG_UNDECIDED };
+        if tables.settings.flags != flags {
+            self.fastpath.set_settings(&tables.settings)?;
+        }
+        ended
     }
 
     fn end_epochs(&self, tables: &mut Tables, snapshot: &Arc<Snapshot>) -> Result<(), Error> {
         tables.snapshot = Some(snapshot.clone());
-        self.spread(tables, snapshot.ports)?;
-        self.limit_networks(tables, snapshot);
+        let mut ended = Ok(());
+        let mut networks = std::mem::take(&mut tables.networks);
         // Each is written on its own: no network's flows depend on another's.
         #[allow(clippy::iter_over_hash_type)]
-        for (vni, (place, epoch)) in &mut tables.networks {
+        for (vni, (place, row)) in &mut networks {
             let network = snapshot.network(*vni).map(AsRef::as_ref);
-            let in_force = network.map_or(0, |network| network.epoch);
-            if *epoch != in_force {
-                self.fastpath.set_network(*place, network_row(network, *vni, in_force))?;
-                *epoch = in_force;
+            let in_force = network_row(network, *vni);
+            if *row != in_force {
+                ended = ended.and(self.fastpath.set_network(*place, in_force));
+                *row = in_force;
+            }
+            if let Some(network) = network {
+                self.set_terms(tables, snapshot, network, *place);
             }
         }
+        tables.networks = networks;
+        ended = ended.and(self.spread(tables, snapshot.ports));
+        self.limit_networks(tables, snapshot);
         for (id, network, _) in snapshot.tenant_ports() {
             if let Some((port, vni)) = tables.ports.get_mut(&id)
                 && *vni != network.vni
             {
                 *vni = network.vni;
-                self.fastpath.set_port(port.ifindex, id.0, network.vni.get())?;
+                ended = ended.and(self.fastpath.set_port(port.ifindex, id.0, network.vni.get()));
             }
         }
-        Ok(())
+        ended
     }
 
     fn flow(&self, tables: &mut Tables, handover: &Handover, offloaded: &Offloaded) -> Option<(Key, Flow)> {
@@ -438,7 +480,7 @@ impl KernelPath {
             return None;
         }
         let (key, place) = Key::of(&offloaded.key);
-        let network = self.network_place(tables, vni, in_force)?;
+        let network = self.network_place(tables, vni)?;
         let mut flow = Flow {
             network,
             epoch: handover.epoch,
@@ -509,18 +551,20 @@ impl KernelPath {
     }
 
     /// Places are never given to another network: a flow that still names one must not pass by another's epoch.
-    fn network_place(&self, tables: &mut Tables, vni: Vni, epoch: u32) -> Option<u32> {
+    fn network_place(&self, tables: &mut Tables, vni: Vni) -> Option<u32> {
         if let Some((place, _)) = tables.networks.get(&vni) {
             return Some(*place);
         }
+        let snapshot = tables.snapshot.clone()?;
+        let network = snapshot.network(vni)?;
         let place = tables.networks.len() as u32;
         if place >= self.fastpath.places().0 {
             return None;
         }
-        let snapshot = tables.snapshot.clone();
-        let network = snapshot.as_ref().and_then(|snapshot| snapshot.network(vni)).map(AsRef::as_ref);
-        self.written(self.fastpath.set_network(place, network_row(network, vni, epoch)))?;
-        tables.networks.insert(vni, (place, epoch));
+        let row = network_row(Some(network), vni);
+        self.set_terms(tables, &snapshot, network, place);
+        self.written(self.fastpath.set_network(place, row))?;
+        tables.networks.insert(vni, (place, row));
         Some(place)
     }
 
@@ -618,7 +662,7 @@ impl FlowOffload for KernelPath {
     }
 
     fn set_path_mtus(&self, mtu_to: &dyn Fn(VtepAddr) -> u16) {
-        if let Err(error) = self.set_path_mtus(mtu_to) {
+        if let Err(error) = self.widen_paths(mtu_to) {
             tracing::error!(%error, "new flows begin without knowing how narrow their path is");
         }
     }

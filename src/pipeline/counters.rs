@@ -90,18 +90,22 @@ impl Counters {
     }
 }
 
-/// The drops of all workers together, by network, reason and source.
+/// The drops of all workers together with `others`, by network, reason and source.
 #[must_use]
-pub fn drops(workers: &[Counters]) -> Vec<(DropKey, DropCount)> {
+pub fn drops(workers: &[Counters], others: Vec<(DropKey, DropCount)>) -> Vec<(DropKey, DropCount)> {
     let mut all: HashMap<DropKey, DropCount> = HashMap::new();
+    let mut add = |key: DropKey, count: &DropCount| {
+        all.entry(key).and_modify(|row| row.add(count)).or_insert(*count);
+    };
     for worker in workers {
         let drops = worker.drops.lock().unwrap_or_else(PoisonError::into_inner);
         // Sums do not depend on the order.
         #[allow(clippy::iter_over_hash_type)]
         for (key, count) in drops.iter() {
-            all.entry(*key).and_modify(|row| row.add(count)).or_insert(*count);
+            add(*key, count);
         }
     }
+    others.iter().for_each(|(key, count)| add(*key, count));
     let mut rows: Vec<_> = all.into_iter().collect();
     rows.sort_by_key(|(key, _)| *key);
     rows
@@ -127,7 +131,7 @@ pub fn traffic(workers: &[Counters]) -> Traffic {
         to_underlay: sum(|w| &w.to_underlay),
         answers: sum(|w| &w.answers),
         answers_repeated: 0,
-        dropped: drops(workers).iter().map(|(_, count)| count.frames).sum(),
+        dropped: drops(workers, Vec::new()).iter().map(|(_, count)| count.frames).sum(),
     }
 }
 
@@ -148,7 +152,7 @@ mod tests {
             workers[0].drop_frame(key, 60, None, Instant::from_secs(n.into()));
             workers[0].drop_frame(key, 60, None, Instant::from_secs(n.into()));
         }
-        let rows = drops(&workers);
+        let rows = drops(&workers, Vec::new());
         // A row of its own for as many as there is room for, and one of each network for all others.
         assert_eq!(rows.len(), DROP_ROWS + 3);
         assert_eq!(rows.iter().filter(|(key, _)| key.from.is_none()).count(), 3);

@@ -51,7 +51,7 @@ impl KernelPath {
         };
         let mut frame = [0; ANSWER_MAX];
         frame.get_mut(..offer.reply.len())?.copy_from_slice(&offer.reply);
-        let network = self.network_place(tables, vni, in_force)?;
+        let network = self.network_place(tables, vni)?;
         let len = offer.reply.len() as u32;
         Some((key, Answer { network, epoch, generation, len, loan: 0, frame }))
     }

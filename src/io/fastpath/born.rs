@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ahash::RandomState;
 use eastgate_fastpath::{
-    Cursor, Entropy, Error, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, Flow, Hold as Taken, Key, Permit, PermitKey,
-    STATES,
+    CONFIG_CROWDED, Cursor, Entropy, Error, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, Flow, Hold as Taken, Key,
+    Permit, PermitKey, STATES,
 };
 use eastgate_policy::flow::{
     Admitted, Born, Borrower, Count, FlowState, FlowUse, Found, NetworkQuota, Population, StateSettings,
@@ -69,8 +69,8 @@ impl KernelPath {
     /// Some flow has no place in the kernel: its packets must not be refused there as if they began one.
     fn note_crowd(&self) {
         let mut tables = lock(&self.tables);
-        if tables.settings.crowded == 0 {
-            tables.settings.crowded = 1;
+        if tables.settings.flags & CONFIG_CROWDED == 0 {
+            tables.settings.flags |= CONFIG_CROWDED;
             self.written(self.fastpath.set_settings(&tables.settings));
         }
     }
@@ -117,6 +117,7 @@ impl KernelPath {
             Ok(Taken::Absent | Taken::Held | Taken::Alive) => None,
             Err(error) => {
                 tracing::error!(%error, "a flow could not be taken back");
+                self.note_crowd();
                 if self.fastpath.remove_flow(key).is_err() {
                     super::FlowOffload::forget_paths(self);
                 }
@@ -196,7 +197,7 @@ impl KernelPath {
         if !tables.live || (epoch, generation) != (in_force, tables.settings.generation) {
             return None;
         }
-        let network = self.network_place(tables, vni, in_force)?;
+        let network = self.network_place(tables, vni)?;
         let rules = [offer.admitted.egress_rule, offer.admitted.ingress_rule];
         let (ends, lanes) = self.lanes(tables, &offer.lanes)?;
         Some((network, Permit { network, epoch, generation, ends, rules, lanes }))

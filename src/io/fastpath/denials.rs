@@ -1,13 +1,13 @@
 //! What the rules have refused in the kernel, as drops like all others.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use eastgate_fastpath::{AT_VTEP, Denial, DenialKey, Error, NO_RULE};
 use eastgate_policy::rule::{Decision, Direction, RuleId, Verdict};
 use eastgate_vtep::fdb::Location;
-use eastgate_wire::{Addr, EndpointId, FlowKey, Vni};
+use eastgate_wire::{Addr, EndpointId, FlowKey, PortId, Vni, VtepAddr};
 
-use super::{KernelPath, Tables, clock};
+use super::{KernelPath, Tables, clock, sysopt};
 use crate::pipeline::{
     counters::{DropCount, DropKey},
     shared::lock,
@@ -17,59 +17,69 @@ impl KernelPath {
     /// All of them so far, but for those that were settled.
     pub(super) fn denied(&self) -> Result<Vec<(DropKey, DropCount)>, Error> {
         let denials = self.fastpath.denials()?;
-        let tables = lock(&self.tables);
-        Ok(denials.iter().filter_map(|(key, denial)| row(&tables, key, denial)).collect())
+        let who = Who::of(&lock(&self.tables));
+        Ok(denials.iter().filter_map(|(key, denial)| who.row(key, denial)).collect())
     }
 
-    /// Takes those out whose epoch is over, to be counted elsewhere. Not before they are met a second time: a program may
-    /// count in them when it is just over.
+    /// Takes those out whose epoch is over, to be counted elsewhere.
     pub(super) fn settle_denied(&self) -> Result<Vec<(DropKey, DropCount)>, Error> {
-        let denials = self.fastpath.denials()?;
-        let tables = &mut *lock(&self.tables);
-        let over: Vec<_> = denials.iter().filter(|(key, _)| !is_in_force(tables, key)).collect();
-        let mut settled = Vec::new();
-        for (key, denial) in over.iter().filter(|(key, _)| tables.over.contains(key)) {
-            self.fastpath.remove_denial(key)?;
-            settled.extend(row(tables, key, denial));
+        let over = |who: &Who, denials: Vec<(DenialKey, Denial)>| -> Vec<_> {
+            denials.into_iter().filter(|(key, _)| !who.is_in_force(key)).collect()
+        };
+        let who = Who::of(&lock(&self.tables));
+        if over(&who, self.fastpath.denials()?).is_empty() {
+            return Ok(Vec::new());
         }
-        tables.over = over.iter().map(|(key, _)| *key).collect::<HashSet<_>>();
+        // Programs that have begun before their epoch was over count in them until they are done.
+        sysopt::wait_for_programs();
+        let mut settled = Vec::new();
+        for (key, denial) in over(&who, self.fastpath.denials()?) {
+            match self.fastpath.remove_denial(&key) {
+                Ok(()) => settled.extend(who.row(&key, &denial)),
+                // It is there, and is met again.
+                Err(error) => tracing::error!(%error, "what the rules have refused takes up room"),
+            }
+        }
         Ok(settled)
     }
 }
 
-fn is_in_force(tables: &Tables, key: &DenialKey) -> bool {
-    tables.networks.values().any(|(place, epoch)| (*place, *epoch) == (key.network, key.epoch))
+/// Who is meant by the places in a table.
+struct Who {
+    networks: HashMap<u32, (Vni, u32)>,
+    vteps: HashMap<u32, VtepAddr>,
 }
 
-fn row(tables: &Tables, key: &DenialKey, denial: &Denial) -> Option<(DropKey, DropCount)> {
-    let (vni, _) = tables.networks.iter().find(|(_, (place, _))| *place == key.network)?;
-    let rule = (key.rule != NO_RULE).then_some(key.rule);
-    let direction = if key.direction == 0 { Direction::Ingress } else { Direction::Egress };
-    let decision = Decision { verdict: Verdict::Deny, rule: rule.map(RuleId) };
-    let key = DropKey {
-        vni: Some(*vni),
-        reason: decision.drop_reason(direction)?,
-        from: location(tables, key.from),
-        by: Some(EndpointId(key.endpoint)),
-        rule,
-    };
-    let count = DropCount {
-        frames: denial.packets,
-        bytes: denial.bytes,
-        last_at: clock::from_monotonic(denial.last_at),
-        last: last(*vni, denial),
-    };
-    Some((key, count))
-}
-
-fn location(tables: &Tables, at: u32) -> Option<Location> {
-    if at & AT_VTEP == 0 {
-        let port = tables.ports.iter().find(|(_, (port, _))| port.ifindex == at);
-        return port.map(|(id, _)| Location::Local(*id));
+impl Who {
+    fn of(tables: &Tables) -> Self {
+        let networks = tables.networks.iter().map(|(vni, (place, row))| (*place, (*vni, row.epoch)));
+        let vteps = tables.vteps.iter().filter_map(|(vtep, at)| at.map(|at| (at.place, *vtep)));
+        Self { networks: networks.collect(), vteps: vteps.collect() }
     }
-    let is_it = |place: u32| place == at & !AT_VTEP;
-    let vtep = tables.vteps.iter().find(|(_, place)| place.is_some_and(|place| is_it(place.place)));
-    vtep.map(|(vtep, _)| Location::Remote(*vtep))
+
+    fn is_in_force(&self, key: &DenialKey) -> bool {
+        self.networks.get(&key.network).is_some_and(|(_, epoch)| *epoch == key.epoch)
+    }
+
+    fn row(&self, key: &DenialKey, denial: &Denial) -> Option<(DropKey, DropCount)> {
+        let (vni, _) = *self.networks.get(&key.network)?;
+        let rule = (key.rule != NO_RULE).then_some(key.rule);
+        let direction = if key.direction == 0 { Direction::Ingress } else { Direction::Egress };
+        let decision = Decision { verdict: Verdict::Deny, rule: rule.map(RuleId) };
+        let from = match key.from & AT_VTEP {
+            0 => Some(Location::Local(PortId(key.from))),
+            _ => self.vteps.get(&(key.from & !AT_VTEP)).copied().map(Location::Remote),
+        };
+        let by = Some(EndpointId(key.endpoint));
+        let key = DropKey { vni: Some(vni), reason: decision.drop_reason(direction)?, from, by, rule };
+        let count = DropCount {
+            frames: denial.packets,
+            bytes: denial.bytes,
+            last_at: clock::from_monotonic(denial.last_at),
+            last: last(vni, denial),
+        };
+        Some((key, count))
+    }
 }
 
 fn last(vni: Vni, denial: &Denial) -> Option<FlowKey> {

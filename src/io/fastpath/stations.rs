@@ -4,7 +4,7 @@
 //! its stations are written, as far as they are others than before, and last its policy, which names the epoch. So no
 //! program ever decides by half of a change, and a network that could not be written is decided by the pipeline.
 
-use std::collections::HashMap;
+use std::{collections::HashSet, sync::Arc};
 
 use eastgate_fastpath::{
     Error, LANE_INHERIT_TOS, LANE_INHERIT_TTL, NETWORK_HUB, NO_RULE, Network as Row, Policy, STATION_PEER,
@@ -27,126 +27,217 @@ use crate::{
     snapshot::{Endpoint, Network, Snapshot},
 };
 
-/// Policies that are put in force by one call.
+/// Policies that are put in force by one call: the kernel waits after each until no program has those before in hand.
 const AT_ONCE: usize = 256;
+/// Endpoints that are written before workers get at the tables again
+const ENDPOINTS_AT_ONCE: usize = 256;
 /// The TTL of outer headers that inherit none
 const OUTER_TTL: u8 = 64;
 
-/// What the programs decide by in a network.
-#[derive(Debug)]
+/// A policy that programs decide by.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Decided {
-    place: u32,
     epoch: u32,
-    stations: HashMap<Addr, Station>,
-    /// Memory of its policy
+    /// Memory of it
     bytes: usize,
 }
 
+/// A policy that the kernel has and no program reads yet.
+struct Ready {
+    vni: Vni,
+    place: u32,
+    policy: Policy,
+    decided: Decided,
+}
+
 impl KernelPath {
-    /// The programs decide by the policies of this snapshot. Networks that did not change keep what they have.
-    pub(super) fn decide_by(&self, snapshot: &Snapshot) -> Result<(), Error> {
-        self.forget_networks(snapshot)?;
+    /// Has the programs decide by the snapshot in force, on a thread of its own: kernels before 6.7 wait some milliseconds
+    /// for each network. Until a network's turn comes, the pipeline decides its flows.
+    pub fn decide_soon(self: &Arc<Self>) {
+        let kernel = self.clone();
+        let begun = std::thread::Builder::new().name("decide".into()).spawn(move || kernel.decide());
+        if let Err(error) = begun {
+            tracing::warn!(%error, "new flows are decided by the pipeline");
+        }
+    }
+
+    /// The programs decide by the snapshot in force. Networks that did not change keep what they have.
+    pub fn decide(&self) {
+        let _turn = lock(&self.deciding);
+        let snapshot = {
+            let tables = lock(&self.tables);
+            tables.snapshot.clone().filter(|_| tables.live)
+        };
+        let Some(snapshot) = snapshot else { return };
+        if let Err(error) = self.forget_networks(&snapshot) {
+            tracing::warn!(%error, "policies of networks that are gone take up memory");
+        }
         let mut ready = Vec::new();
         for network in snapshot.networks() {
-            // Not for longer: workers want the tables, too.
-            let mut tables = lock(&self.tables);
-            if !tables.live || tables.decided.get(&network.vni).is_some_and(|it| it.epoch == network.epoch) {
-                continue;
-            }
-            match self.write_network(&mut tables, snapshot, network) {
+            match self.prepare(&snapshot, network) {
                 Ok(policy) => ready.extend(policy),
                 Err(error) => {
-                    tables.decided.remove(&network.vni);
                     tracing::warn!(network = %network.name, %error, "new flows are decided by the pipeline");
                 }
             }
-            drop(tables);
             if ready.len() >= AT_ONCE {
-                self.fastpath.set_policies(&ready)?;
-                ready.clear();
+                self.put_in_force(std::mem::take(&mut ready));
             }
         }
-        self.fastpath.set_policies(&ready)
+        self.put_in_force(ready);
     }
 
-    fn forget_networks(&self, snapshot: &Snapshot) -> Result<(), Error> {
-        let mut tables = lock(&self.tables);
-        let gone: Vec<Vni> =
-            tables.decided.keys().copied().filter(|vni| snapshot.network(*vni).is_none()).collect();
-        for vni in gone {
-            let Some(decided) = tables.decided.remove(&vni) else { continue };
-            for addr in decided.stations.into_keys() {
-                self.fastpath.remove_station(&station_key(vni, addr))?;
-            }
-            self.fastpath.remove_policy(decided.place)?;
-        }
-        Ok(())
-    }
-
-    /// Writes all but the last step, which is to put the policy in force; nothing where there is no room for one.
-    fn write_network(
-        &self,
-        tables: &mut Tables,
-        snapshot: &Snapshot,
-        network: &Network,
-    ) -> Result<Option<(u32, Policy)>, Error> {
-        let vni = network.vni;
-        let Some(place) = self.network_place(tables, vni, network.epoch) else { return Ok(None) };
-        let before = tables.decided.remove(&vni);
-        let words = network.policy.words(network.epoch);
-        let bytes = size_of_val(&*words);
-        let others: usize = tables.decided.values().map(|decided| decided.bytes).sum();
-        let room = (self.sizes.policy_mib as usize) << 20;
-        let mut decided = Decided {
-            place,
-            epoch: network.epoch,
-            stations: before.map_or_else(HashMap::new, |it| it.stations),
-            bytes,
+    fn forget_networks(&self, snapshot: &Arc<Snapshot>) -> Result<(), Error> {
+        let gone: Vec<Vni> = {
+            let tables = lock(&self.tables);
+            tables.stations.keys().copied().filter(|vni| snapshot.network(*vni).is_none()).collect()
         };
-        let wanted = self.stations_of(tables, snapshot, network, place);
-        let gone: Vec<Addr> =
-            decided.stations.keys().copied().filter(|addr| !wanted.contains_key(addr)).collect();
-        for addr in gone {
-            self.fastpath.remove_station(&station_key(vni, addr))?;
-            decided.stations.remove(&addr);
-        }
-        let mut written = Ok(());
-        // Each is written on its own, and none counts before the policy is in force.
-        #[allow(clippy::iter_over_hash_type)]
-        for (addr, station) in wanted {
-            if decided.stations.get(&addr) != Some(&station) {
-                written = written.and(self.fastpath.set_station(&station_key(vni, addr), &station));
-                decided.stations.insert(addr, station);
+        let mut places = Vec::new();
+        for vni in gone {
+            let mut tables = lock(&self.tables);
+            if !is_in_force(&tables, snapshot) {
+                return Ok(());
             }
+            self.keep_stations(&mut tables, vni, |_| false)?;
+            tables.stations.remove(&vni);
+            forget_policy(&mut tables, vni);
+            places.extend(tables.networks.get(&vni).map(|(place, _)| *place));
         }
-        self.set_terms(tables, snapshot, network, place);
-        if others + bytes > room {
-            tracing::warn!(network = %network.name, bytes, "limits.policy_mib has no room for a network's policy: new flows are decided by the pipeline");
-            tables.decided.insert(vni, Decided { bytes: 0, ..decided });
-            self.fastpath.remove_policy(place)?;
+        self.fastpath.clear_policies(&places)
+    }
+
+    /// Does all but the last step, which is to put the policy in force; nothing where there is none to be put.
+    fn prepare(&self, snapshot: &Arc<Snapshot>, network: &Network) -> Result<Option<Ready>, Error> {
+        let (vni, epoch) = (network.vni, network.epoch);
+        let place = {
+            let mut tables = lock(&self.tables);
+            let done = tables.decided.get(&vni).is_some_and(|decided| decided.epoch == epoch);
+            if done || !is_in_force(&tables, snapshot) {
+                return Ok(None);
+            }
+            forget_policy(&mut tables, vni);
+            self.network_place(&mut tables, vni)
+        };
+        let Some(place) = place else { return Ok(None) };
+        if !self.write_stations(snapshot, network, place)? {
             return Ok(None);
         }
-        tables.decided.insert(vni, decided);
-        written?;
-        Ok(Some((place, Policy::load(&words)?)))
+        let words = network.policy.words(epoch);
+        let decided = Decided { epoch, bytes: size_of_val(&*words) };
+        if !self.reserve(decided.bytes) {
+            tracing::warn!(network = %network.name, bytes = decided.bytes,
+                "limits.policy_mib has no room for its policy: new flows are decided by the pipeline");
+            self.fastpath.clear_policies(&[place])?;
+            return Ok(None);
+        }
+        let policy =
+            Policy::load(&words).inspect_err(|_| lock(&self.tables).policy_bytes -= decided.bytes)?;
+        Ok(Some(Ready { vni, place, policy, decided }))
     }
 
-    fn stations_of(
+    fn reserve(&self, bytes: usize) -> bool {
+        let mut tables = lock(&self.tables);
+        let fits = tables.policy_bytes + bytes <= (self.sizes.policy_mib as usize) << 20;
+        if fits {
+            tables.policy_bytes += bytes;
+        }
+        fits
+    }
+
+    fn put_in_force(&self, ready: Vec<Ready>) {
+        let policies: Vec<_> = ready.iter().map(|ready| (ready.place, &ready.policy)).collect();
+        let done = self.fastpath.set_policies(&policies);
+        let mut tables = lock(&self.tables);
+        for Ready { vni, decided, .. } in ready {
+            // One that is changing again at this moment has its turn to come.
+            let stands = tables.networks.get(&vni).is_some_and(|(_, row)| row.epoch == decided.epoch);
+            if done.is_ok() && stands {
+                tables.decided.insert(vni, decided);
+            } else {
+                tables.policy_bytes -= decided.bytes;
+            }
+        }
+        if let Err(error) = done {
+            tracing::warn!(%error, "new flows of some networks are decided by the pipeline");
+        }
+    }
+
+    /// False when there is another snapshot in force meanwhile.
+    fn write_stations(&self, snapshot: &Arc<Snapshot>, network: &Network, place: u32) -> Result<bool, Error> {
+        let addresses = |endpoint: &Endpoint| endpoint.sender.addresses.clone();
+        let wanted: HashSet<Addr> = network.endpoints.iter().flat_map(addresses).collect();
+        for endpoints in network.endpoints.chunks(ENDPOINTS_AT_ONCE) {
+            let mut tables = lock(&self.tables);
+            if !is_in_force(&tables, snapshot) {
+                return Ok(false);
+            }
+            for endpoint in endpoints {
+                self.write_endpoint(&mut tables, snapshot, network, place, endpoint)?;
+            }
+        }
+        let mut tables = lock(&self.tables);
+        let stands = is_in_force(&tables, snapshot);
+        if stands {
+            self.keep_stations(&mut tables, network.vni, |addr| wanted.contains(addr))?;
+        }
+        Ok(stands)
+    }
+
+    fn write_endpoint(
         &self,
         tables: &mut Tables,
         snapshot: &Snapshot,
         network: &Network,
         place: u32,
-    ) -> HashMap<Addr, Station> {
-        let mut stations = HashMap::new();
-        for endpoint in &network.endpoints {
-            for addr in &endpoint.sender.addresses {
-                if let Some(station) = self.station_at(tables, snapshot, network, place, endpoint, *addr) {
-                    stations.insert(*addr, station);
+        endpoint: &Endpoint,
+    ) -> Result<(), Error> {
+        for addr in &endpoint.sender.addresses {
+            let station = self.station_at(tables, snapshot, network, place, endpoint, *addr);
+            let known = tables.stations.entry(network.vni).or_default();
+            if known.get(addr) == station.as_ref() {
+                continue;
+            }
+            let key = station_key(network.vni, *addr);
+            match station {
+                Some(station) => {
+                    self.fastpath.set_station(&key, &station)?;
+                    known.insert(*addr, station);
+                }
+                None => {
+                    self.fastpath.remove_station(&key)?;
+                    known.remove(addr);
                 }
             }
         }
-        stations
+        Ok(())
+    }
+
+    /// Takes those stations of a network away that are not to be kept.
+    fn keep_stations(
+        &self,
+        tables: &mut Tables,
+        vni: Vni,
+        keep: impl Fn(&Addr) -> bool,
+    ) -> Result<(), Error> {
+        let Some(known) = tables.stations.get_mut(&vni) else { return Ok(()) };
+        let gone: Vec<Addr> = known.keys().copied().filter(|addr| !keep(addr)).collect();
+        for addr in gone {
+            self.fastpath.remove_station(&station_key(vni, addr))?;
+            known.remove(&addr);
+        }
+        Ok(())
+    }
+
+    /// The endpoint at a port has come, or has gone.
+    pub(super) fn renew_station(&self, tables: &mut Tables, port: PortId) -> Result<(), Error> {
+        let Some(snapshot) = tables.snapshot.clone() else { return Ok(()) };
+        let Some((network, endpoint)) = snapshot.at_port(port) else { return Ok(()) };
+        // A network whose turn has not come is written then.
+        let place = tables.networks.get(&network.vni).map(|(place, _)| *place);
+        match place.filter(|_| tables.stations.contains_key(&network.vni)) {
+            Some(place) => self.write_endpoint(tables, &snapshot, network, place, endpoint),
+            None => Ok(()),
+        }
     }
 
     /// An endpoint's address for the programs. None where there is more to check than where its packets come from and with
@@ -207,39 +298,12 @@ impl KernelPath {
         })
     }
 
-    /// The endpoint at a port has come, or has gone.
-    pub(super) fn renew_station(&self, tables: &mut Tables, port: PortId) -> Result<(), Error> {
-        let Some(snapshot) = tables.snapshot.clone() else { return Ok(()) };
-        let Some((network, endpoint)) = snapshot.at_port(port) else { return Ok(()) };
-        let (vni, epoch) = (network.vni, network.epoch);
-        let Some(place) = tables.decided.get(&vni).filter(|it| it.epoch == epoch).map(|it| it.place) else {
-            return Ok(());
-        };
-        for addr in &endpoint.sender.addresses {
-            let station = self.station_at(tables, &snapshot, network, place, endpoint, *addr);
-            let Some(decided) = tables.decided.get_mut(&vni) else { continue };
-            if decided.stations.get(addr) == station.as_ref() {
-                continue;
-            }
-            match station {
-                Some(station) => {
-                    self.fastpath.set_station(&station_key(vni, *addr), &station)?;
-                    decided.stations.insert(*addr, station);
-                }
-                None => {
-                    self.fastpath.remove_station(&station_key(vni, *addr))?;
-                    decided.stations.remove(addr);
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// What flows of a network last, and which SYNs are not for the programs.
-    fn set_terms(&self, tables: &Tables, snapshot: &Snapshot, network: &Network, place: u32) {
+    pub(super) fn set_terms(&self, tables: &Tables, snapshot: &Snapshot, network: &Network, place: u32) {
         let mss_mtu = if network.mss_clamp {
-            let derived = mtu::tenant_mtu(link_mtu(tables), family(snapshot.vtep), 0);
-            network.mtu.map_or(derived, |mtu| mtu.min(derived))
+            let derived = mtu::tenant_mtu(tables.link_mtu, family(snapshot.vtep), 0);
+            // Where nothing is known of the link, any MSS is too large.
+            network.mtu.map_or(derived, |mtu| mtu.min(derived)).max(1)
         } else {
             0
         };
@@ -248,22 +312,21 @@ impl KernelPath {
 
     /// The link's MTU is another one: nothing that is larger is sent before someone has looked at each path.
     pub(super) fn narrow_to_link(&self, tables: &mut Tables) -> Result<(), Error> {
-        let link = link_mtu(tables);
-        self.set_paths(tables, |vtep, before| before.min(mtu::tenant_mtu(link, family(vtep), 0).into()))?;
+        let link = tables.link_mtu;
         if let Some(snapshot) = tables.snapshot.clone() {
             // Each is written on its own.
             #[allow(clippy::iter_over_hash_type)]
-            for (vni, decided) in &tables.decided {
+            for (vni, (place, _)) in &tables.networks {
                 if let Some(network) = snapshot.network(*vni) {
-                    self.set_terms(tables, &snapshot, network, decided.place);
+                    self.set_terms(tables, &snapshot, network, *place);
                 }
             }
         }
-        Ok(())
+        self.set_paths(tables, |vtep, before| before.min(mtu::tenant_mtu(link, family(vtep), 0).into()))
     }
 
     /// Says of each VTEP how large packets to it may be, by the MTU of the path.
-    pub(super) fn set_path_mtus(&self, mtu_to: &dyn Fn(VtepAddr) -> u16) -> Result<(), Error> {
+    pub(super) fn widen_paths(&self, mtu_to: &dyn Fn(VtepAddr) -> u16) -> Result<(), Error> {
         let tables = &mut *lock(&self.tables);
         self.set_paths(tables, |vtep, _| mtu::tenant_mtu(mtu_to(vtep), family(vtep), 0).into())
     }
@@ -275,17 +338,27 @@ impl KernelPath {
             let Some(place) = place else { continue };
             let max_packet = max_packet(*vtep, place.max_packet);
             if max_packet != place.max_packet {
+                self.fastpath.set_vtep(place.place, vtep_row(*vtep, &Place { max_packet, ..*place }))?;
                 place.max_packet = max_packet;
-                self.fastpath.set_vtep(place.place, vtep_row(*vtep, place))?;
             }
         }
         Ok(())
     }
 }
 
+fn is_in_force(tables: &Tables, snapshot: &Arc<Snapshot>) -> bool {
+    tables.snapshot.as_ref().is_some_and(|in_force| Arc::ptr_eq(in_force, snapshot))
+}
+
+fn forget_policy(tables: &mut Tables, vni: Vni) {
+    if let Some(before) = tables.decided.remove(&vni) {
+        tables.policy_bytes -= before.bytes;
+    }
+}
+
 /// A VTEP that nothing is known of yet but the link to it.
 pub(super) fn first_path(tables: &Tables, vtep: VtepAddr) -> u32 {
-    mtu::tenant_mtu(link_mtu(tables), family(vtep), 0).into()
+    mtu::tenant_mtu(tables.link_mtu, family(vtep), 0).into()
 }
 
 pub(super) fn vtep_row(vtep: VtepAddr, place: &Place) -> Vtep {
@@ -293,9 +366,10 @@ pub(super) fn vtep_row(vtep: VtepAddr, place: &Place) -> Vtep {
 }
 
 /// A network with the epoch that is in force there; with none of it left, nothing is.
-pub(super) fn network_row(network: Option<&Network>, vni: Vni, epoch: u32) -> Row {
-    let mut row = Row { vni: vni.get(), epoch, mac: proxy_mac(vni).0, ttl: OUTER_TTL, ..Row::default() };
+pub(super) fn network_row(network: Option<&Network>, vni: Vni) -> Row {
+    let mut row = Row { vni: vni.get(), mac: proxy_mac(vni).0, ttl: OUTER_TTL, ..Row::default() };
     let Some(network) = network else { return row };
+    row.epoch = network.epoch;
     match network.encapsulation.tos {
         OuterTos::Fixed(tos) => row.tos = tos,
         OuterTos::Inherit => row.lane_flags |= LANE_INHERIT_TOS,
@@ -314,8 +388,4 @@ pub(super) fn network_row(network: Option<&Network>, vni: Vni, epoch: u32) -> Ro
 
 fn station_key(vni: Vni, addr: Addr) -> StationKey {
     StationKey { addr: address(addr), vni: vni.get() }
-}
-
-fn link_mtu(tables: &Tables) -> u16 {
-    tables.underlay.map_or(0, |underlay| u16::try_from(underlay.mtu).unwrap_or(u16::MAX))
 }

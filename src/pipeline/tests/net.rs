@@ -193,7 +193,7 @@ impl Net {
             let by = key.by.and_then(|id| Some(network?.endpoint(id)?.name.to_string()));
             DropRow { reason: key.reason, vni: key.vni.map(|vni| vni.get()), by, frames: count.frames }
         };
-        counters::drops(&shared.counters).into_iter().map(row).collect()
+        counters::drops(&shared.counters, Vec::new()).into_iter().map(row).collect()
     }
 
     fn port_of(&self, endpoint: &str) -> (String, PortId) {
@@ -240,7 +240,7 @@ impl Net {
         let mut frame = Frame::new(&mut buffer, HEAD_ROOM, end, work.offload);
         let mut out = Batch::default();
         let too_big = || {
-            let counted = counters::drops(&shared.counters);
+            let counted = counters::drops(&shared.counters, Vec::new());
             let rows = counted.iter().filter(|(key, _)| key.reason == DropReason::TooBig);
             rows.map(|(_, count)| count.frames).sum::<u64>()
         };
@@ -327,7 +327,8 @@ impl Drop for Net {
         }
         for (name, host) in &self.hosts {
             let Some(shared) = &host.shared else { continue };
-            let counted: u64 = counters::drops(&shared.counters).iter().map(|(_, count)| count.frames).sum();
+            let counted: u64 =
+                counters::drops(&shared.counters, Vec::new()).iter().map(|(_, count)| count.frames).sum();
             assert_eq!(counted, host.refused, "drops counted on {name}, and drops returned");
         }
     }

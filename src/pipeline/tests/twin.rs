@@ -12,6 +12,7 @@ mod hub;
 mod limits;
 mod scene;
 mod superframes;
+mod takeover;
 mod traffic;
 mod two_workers;
 
@@ -22,7 +23,7 @@ use std::{
     sync::Arc,
 };
 
-use eastgate_fastpath::{Denial, DenialKey, Limits, NO_RULE, TableSizes, Trial};
+use eastgate_fastpath::{Denial, DenialKey, Limits, NETWORK_HUB, NO_RULE, TableSizes, Trial};
 use eastgate_policy::{
     flow::{Borrower, FlowFilter, Population},
     rule::{self, Decision, Direction, RuleId},
@@ -147,6 +148,7 @@ impl Host {
             };
             kernel.set_underlay(Some(underlay)).unwrap();
             kernel.go_live(&snapshot).unwrap();
+            kernel.decide();
             host.shared.offload_to(kernel.clone());
             host.ports = devices.to_vec();
             host.kernel = Some(kernel);
@@ -162,6 +164,7 @@ impl Host {
         self.shared.install(next);
         if let Some(kernel) = &self.kernel {
             kernel.take_snapshot(&self.shared.snapshot_arc()).unwrap();
+            kernel.decide();
         }
     }
 
@@ -253,7 +256,7 @@ impl Host {
     /// What the rules have refused, wherever that was.
     fn refused(&self) -> Refused {
         let there = self.kernel.as_ref().map(|kernel| kernel.traffic().unwrap().drops);
-        refused([drops(&self.shared.counters)].into_iter().chain(there))
+        refused([drops(&self.shared.counters, there.unwrap_or_default())])
     }
 
     /// What a program left of a frame that it carries: wrapped, or for the one port whose station it is addressed to.
