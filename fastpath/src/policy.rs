@@ -11,34 +11,79 @@ use crate::{
     remove, write,
 };
 
-/// Bytes of a block of a compiled policy
-pub(crate) const POLICY_BLOCK: usize = 64;
+/// Bytes and words of a block of a compiled policy
+const POLICY_BLOCK: usize = 64;
+const BLOCK_WORDS: usize = POLICY_BLOCK / size_of::<u32>();
 
-/// A compiled policy that the kernel has, and that is in force nowhere yet.
+/// A compiled policy that the kernel has.
 #[derive(Debug)]
-pub struct Policy(MapHandle);
+pub struct Policy {
+    map: MapHandle,
+    words: Vec<u32>,
+}
 
 impl Policy {
-    /// Gives a compiled policy to the kernel: whole blocks, as the programs read them.
+    /// Gives a compiled policy to the kernel: whole blocks, as the programs read them, the first one with its epoch.
     ///
     /// # Errors
     /// [`Error::Table`]: no memory for it, above all.
-    pub fn load(words: &[u32]) -> Result<Self, Error> {
-        let failed = |source| Error::Table { table: "policy", source };
-        let blocks = size_of_val(words).div_ceil(POLICY_BLOCK) as u32;
+    pub fn load(words: Vec<u32>) -> Result<Self, Error> {
         let options = libbpf_sys::bpf_map_create_opts {
             sz: size_of::<libbpf_sys::bpf_map_create_opts>() as _,
             map_flags: libbpf_sys::BPF_F_INNER_MAP,
             ..Default::default()
         };
-        let (key, value) = (size_of::<u32>() as u32, POLICY_BLOCK as u32);
-        let map = MapHandle::create(MapType::Array, Some("policy"), key, value, blocks.max(1), &options)
-            .map_err(failed)?;
-        let places: Vec<u32> = (0..blocks).collect();
-        map.update_batch(places.as_bytes(), words.as_bytes(), blocks, MapFlags::ANY, MapFlags::ANY)
-            .map_err(failed)?;
-        Ok(Self(map))
+        let (key, value, blocks) =
+            (size_of::<u32>() as u32, POLICY_BLOCK as u32, blocks(&words).max(1) as u32);
+        let map = MapHandle::create(MapType::Array, Some("policy"), key, value, blocks, &options)
+            .map_err(|source| Error::Table { table: "policy", source })?;
+        let policy = Self { map, words };
+        policy.write(&(0..blocks).collect::<Vec<_>>(), &policy.words)?;
+        Ok(policy)
     }
+
+    /// Makes another policy of it, and writes only the blocks that differ, last the first one. How many; nothing when there is
+    /// no room in it. It must not be in force meanwhile: the epoch of its network is another one already.
+    ///
+    /// # Errors
+    /// [`Error::Table`]; it is none any more then.
+    pub fn change(&mut self, words: Vec<u32>) -> Result<Option<usize>, Error> {
+        if blocks(&words) > blocks(&self.words) {
+            return Ok(None);
+        }
+        let (old, new) = (self.words.chunks(BLOCK_WORDS), words.chunks(BLOCK_WORDS));
+        let differ = (0..).zip(new.zip(old)).filter(|(_, (new, old))| new != old);
+        let (mut places, mut values) = (Vec::new(), Vec::new());
+        for (place, (block, _)) in differ.filter(|(place, _)| *place > 0) {
+            places.push(place);
+            values.extend_from_slice(block);
+        }
+        self.write(&places, &values)?;
+        self.write(&[0], words.get(..BLOCK_WORDS).unwrap_or(&[]))?;
+        // What is behind a shorter one stays as it is, and is known to.
+        self.words.splice(..words.len(), words);
+        Ok(Some(places.len() + 1))
+    }
+
+    /// Memory that it takes up, in bytes
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.words)
+    }
+
+    fn write(&self, places: &[u32], words: &[u32]) -> Result<(), Error> {
+        if places.is_empty() {
+            return Ok(());
+        }
+        let count = places.len() as u32;
+        self.map
+            .update_batch(places.as_bytes(), words.as_bytes(), count, MapFlags::ANY, MapFlags::ANY)
+            .map_err(|source| Error::Table { table: "policy", source })
+    }
+}
+
+fn blocks(words: &[u32]) -> usize {
+    words.len().div_ceil(BLOCK_WORDS)
 }
 
 impl Fastpath {
@@ -49,7 +94,7 @@ impl Fastpath {
     /// [`Error::Table`]; some of them may be in force then.
     pub fn set_policies(&self, policies: &[(u32, &Policy)]) -> Result<(), Error> {
         let places: Vec<u32> = policies.iter().map(|(place, _)| *place).collect();
-        let handles: Vec<i32> = policies.iter().map(|(_, Policy(map))| map.as_fd().as_raw_fd()).collect();
+        let handles: Vec<i32> = policies.iter().map(|(_, policy)| policy.map.as_fd().as_raw_fd()).collect();
         if policies.is_empty() {
             return Ok(());
         }
@@ -68,7 +113,7 @@ impl Fastpath {
             return Ok(());
         }
         // Of an epoch that no network has. It is put there in one call; to take policies out takes one for each.
-        let nothing = Policy::load(&[u32::MAX; POLICY_BLOCK / size_of::<u32>()])?;
+        let nothing = Policy::load(vec![u32::MAX; BLOCK_WORDS])?;
         self.set_policies(&places.iter().map(|place| (*place, &nothing)).collect::<Vec<_>>())
     }
 

@@ -34,20 +34,27 @@ const ENDPOINTS_AT_ONCE: usize = 256;
 /// The TTL of outer headers that inherit none
 const OUTER_TTL: u8 = 64;
 
+/// Policies from this size on are kept in hand, so that a change writes what changed of them and no more; smaller ones are
+/// written anew. Each takes up a file descriptor.
+const LARGE: usize = 4096;
+/// So many of them
+const KEPT: usize = 256;
+
 /// A policy that programs decide by.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Decided {
     epoch: u32,
     /// Memory of it
     bytes: usize,
+    policy: Option<Policy>,
 }
 
 /// A policy that the kernel has and no program reads yet.
 struct Ready {
     vni: Vni,
     place: u32,
+    epoch: u32,
     policy: Policy,
-    decided: Decided,
 }
 
 impl KernelPath {
@@ -100,7 +107,8 @@ impl KernelPath {
             }
             self.keep_stations(&mut tables, vni, |_| false)?;
             tables.stations.remove(&vni);
-            forget_policy(&mut tables, vni);
+            let decided = tables.decided.remove(&vni);
+            tables.policy_bytes -= decided.map_or(0, |decided| decided.bytes);
             places.extend(tables.networks.get(&vni).map(|(place, _)| *place));
         }
         self.fastpath.clear_policies(&places)
@@ -109,30 +117,51 @@ impl KernelPath {
     /// Does all but the last step, which is to put the policy in force; nothing where there is none to be put.
     fn prepare(&self, snapshot: &Arc<Snapshot>, network: &Network) -> Result<Option<Ready>, Error> {
         let (vni, epoch) = (network.vni, network.epoch);
-        let place = {
+        let (place, before) = {
             let mut tables = lock(&self.tables);
             let done = tables.decided.get(&vni).is_some_and(|decided| decided.epoch == epoch);
             if done || !is_in_force(&tables, snapshot) {
                 return Ok(None);
             }
-            forget_policy(&mut tables, vni);
-            self.network_place(&mut tables, vni)
+            let Some(place) = self.network_place(&mut tables, vni) else { return Ok(None) };
+            let before = tables.decided.remove(&vni);
+            // What is written in its place takes up room of its own.
+            tables.policy_bytes -= before.as_ref().map_or(0, |before| before.bytes);
+            (place, before.and_then(|before| before.policy))
         };
-        let Some(place) = place else { return Ok(None) };
         if !self.write_stations(snapshot, network, place)? {
             return Ok(None);
         }
         let words = network.policy.words(epoch);
-        let decided = Decided { epoch, bytes: size_of_val(&*words) };
-        if !self.reserve(decided.bytes) {
-            tracing::warn!(network = %network.name, bytes = decided.bytes,
+        let policy = match before {
+            Some(policy) if size_of_val(&*words) <= policy.bytes() => {
+                self.change(vni, epoch, policy, words)?;
+                return Ok(None);
+            }
+            _ => words,
+        };
+        if !self.reserve(size_of_val(&*policy)) {
+            tracing::warn!(network = %network.name, bytes = size_of_val(&*policy),
                 "limits.policy_mib has no room for its policy: new flows are decided by the pipeline");
             self.fastpath.clear_policies(&[place])?;
             return Ok(None);
         }
-        let policy =
-            Policy::load(&words).inspect_err(|_| lock(&self.tables).policy_bytes -= decided.bytes)?;
-        Ok(Some(Ready { vni, place, policy, decided }))
+        let bytes = size_of_val(&*policy);
+        let policy = Policy::load(policy).inspect_err(|_| lock(&self.tables).policy_bytes -= bytes)?;
+        Ok(Some(Ready { vni, place, epoch, policy }))
+    }
+
+    /// Writes into a policy that is at its place what has changed of it.
+    fn change(&self, vni: Vni, epoch: u32, mut policy: Policy, words: Vec<u32>) -> Result<(), Error> {
+        let blocks = policy.change(words)?;
+        tracing::debug!(%vni, ?blocks, "changed blocks of a policy were written");
+        let mut tables = lock(&self.tables);
+        if blocks.is_some() {
+            let decided = Decided { epoch, bytes: policy.bytes(), policy: Some(policy) };
+            tables.policy_bytes += decided.bytes;
+            tables.decided.insert(vni, decided);
+        }
+        Ok(())
     }
 
     fn reserve(&self, bytes: usize) -> bool {
@@ -148,14 +177,18 @@ impl KernelPath {
         let policies: Vec<_> = ready.iter().map(|ready| (ready.place, &ready.policy)).collect();
         let done = self.fastpath.set_policies(&policies);
         let mut tables = lock(&self.tables);
-        for Ready { vni, decided, .. } in ready {
+        let mut kept = tables.decided.values().filter(|decided| decided.policy.is_some()).count();
+        for Ready { vni, epoch, policy, .. } in ready {
+            let bytes = policy.bytes();
             // One that is changing again at this moment has its turn to come.
-            let stands = tables.networks.get(&vni).is_some_and(|(_, row)| row.epoch == decided.epoch);
-            if done.is_ok() && stands {
-                tables.decided.insert(vni, decided);
-            } else {
-                tables.policy_bytes -= decided.bytes;
+            let stands = tables.networks.get(&vni).is_some_and(|(_, row)| row.epoch == epoch);
+            if done.is_err() || !stands {
+                tables.policy_bytes -= bytes;
+                continue;
             }
+            let keep = bytes >= LARGE && kept < KEPT;
+            kept += usize::from(keep);
+            tables.decided.insert(vni, Decided { epoch, bytes, policy: keep.then_some(policy) });
         }
         if let Err(error) = done {
             tracing::warn!(%error, "new flows of some networks are decided by the pipeline");
@@ -348,12 +381,6 @@ impl KernelPath {
 
 fn is_in_force(tables: &Tables, snapshot: &Arc<Snapshot>) -> bool {
     tables.snapshot.as_ref().is_some_and(|in_force| Arc::ptr_eq(in_force, snapshot))
-}
-
-fn forget_policy(tables: &mut Tables, vni: Vni) {
-    if let Some(before) = tables.decided.remove(&vni) {
-        tables.policy_bytes -= before.bytes;
-    }
 }
 
 /// A VTEP that nothing is known of yet but the link to it.

@@ -7,6 +7,7 @@
 
 mod answers;
 mod births;
+mod changes;
 mod echo;
 mod hub;
 mod limits;

@@ -47,6 +47,11 @@ impl Scene {
             22 => "\"db\"",
             _ => "\"all\"",
         };
+        // As many as make a policy that is changed in its place.
+        let others: Vec<_> = (0..150)
+            .map(|n| format!("{{ proto = \"tcp\", ports = [{}], from = \"10.200.0.{n}\" }}", 2000 + n))
+            .collect();
+        let others = others.join(", ");
         let endpoint = |host: &str, port: bool, n: u8| {
             let groups = groups(n);
             let port = if port { format!("port = \"p{n}\"\n") } else { String::new() };
@@ -77,7 +82,7 @@ impl Scene {
              {{ proto = \"udp\", to = \"10.1.0.16/28\" }}, {{ proto = \"udp\", ports = [53, 443], to = \"fd00:1::/64\" }}]\n\
              ingress = [{{ proto = \"tcp\", ports = [{web}], source_ports = [\"1024-1223\"], from = \"any\" }}, \
              {{ proto = \"udp\", ports = [\"53-443\"], from = \"10.1.0.0/27\" }}, {{ proto = \"udp\", ports = [443], from = \"group:db\" }}, \
-             {{ proto = \"tcp\", ports = [{web}], from = \"10.1.0.8/29\" }}]\n{}",
+             {{ proto = \"tcp\", ports = [{web}], from = \"10.1.0.8/29\" }}, {others}]\n{}",
             who.concat(),
         )
     }
