@@ -29,6 +29,7 @@ use eastgate_policy::{
     flow::{Borrower, FlowFilter, Population},
     rule::{self, Decision, Direction, RuleId},
 };
+use eastgate_vtep::ecn::OuterTtl;
 use eastgate_wire::{DropReason, Frame, Offload, PortId, VtepAddr};
 
 use self::{
@@ -285,6 +286,11 @@ impl Host {
                 pipeline.handle_underlay(from, tos, &mut frame, now, &mut out)
             }
         };
+        // Where it is not said with a datagram, it is the socket's.
+        let usual = match snapshot.network(VNI.try_into().unwrap()).map(|network| network.encapsulation.ttl) {
+            Some(OuterTtl::Fixed(ttl)) => ttl,
+            _ => 64,
+        };
         let sent = out.emits().iter().map(|emit| {
             let from = if emit.origin == Origin::Made { out.made() } else { &buffer };
             let bytes = from[emit.range.start as usize..emit.range.end as usize].to_vec();
@@ -292,7 +298,7 @@ impl Host {
             match emit.to {
                 Egress::Port(port) => Sent::Port(port, segment, bytes),
                 Egress::Tunnel(tunnel) => {
-                    Sent::Tunnel(tunnel.to, tunnel.tos, tunnel.ttl.unwrap_or(64), segment, bytes)
+                    Sent::Tunnel(tunnel.to, tunnel.tos, tunnel.ttl.unwrap_or(usual), segment, bytes)
                 }
             }
         });
@@ -333,7 +339,11 @@ impl Host {
                     count.bytes += more.bytes;
                 }
             }
-            format!("{:?} {:?} answered {} {original:?} {reply:?}", flow.key, flow.state, flow.answered)
+            let rules = [flow.egress_rule, flow.ingress_rule].map(u32::cast_signed);
+            format!(
+                "{:?} {:?} answered {} {original:?} {reply:?} by rules {rules:?}",
+                flow.key, flow.state, flow.answered
+            )
         };
         all.iter().map(describe).collect()
     }
