@@ -313,6 +313,33 @@ fn rules_of_all_kinds() {
     assert!(by_programs * 5 > FRAMES * 3 && carried * 10 > FRAMES as u64, "{carried} and {denials}");
 }
 
+/// An echo is asked for by another type in each family.
+fn types_of_icmp() {
+    let text = |[v4, v6]: [u8; 2]| {
+        let rules = |peer| {
+            format!(
+                "[{{ proto = \"udp\", {peer} = \"any\" }}, {{ proto = \"icmp\", icmp_type = {v4}, {peer} = \"any\" }}, \
+                 {{ proto = \"icmpv6\", icmp_type = {v6}, {peer} = \"any\" }}]"
+            )
+        };
+        let groups =
+            format!("[tenant.acme.group.all]\negress = {}\ningress = {}\n", rules("to"), rules("from"));
+        network(MESH, "", &groups, &[], &[(11, ""), (12, "")])
+    };
+    let mut pair = Pair::new(MESH, &text([8, 128]), 1000);
+    pair.prime(11, 12);
+    let denied = Outcome::Drop(DropReason::EgressDenied);
+    for (types, expected) in [([8, 128], Outcome::Forward), ([128, 8], denied), ([0, 129], denied)] {
+        pair.install(&text(types));
+        let mut v6 = Vec::new();
+        ip6(11, 12).icmpv6_echo_request(u16::from(types[0]), 1).write(&mut v6, b"ping").unwrap();
+        for frame in [ping(11, 12, types[0].into()), v6] {
+            assert_eq!(pair.send(11, &frame), (expected, true), "{types:?}");
+        }
+    }
+    pair.same();
+}
+
 fn what_a_reload_changes() {
     let groups = format!(
         "{EVERYONE}[tenant.acme.group.deaf]\negress = [{{ to = \"any\" }}]\n\
@@ -564,6 +591,7 @@ fn new_flows_are_decided_as_the_pipeline_decides_them() {
         stations_behind_plain_vteps,
         a_hub_and_its_spokes,
         rules_of_all_kinds,
+        types_of_icmp,
         what_a_reload_changes,
         outer_headers,
         ports_and_paths,
