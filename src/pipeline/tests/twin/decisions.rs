@@ -28,8 +28,12 @@ struct Pair {
 
 impl Pair {
     fn new(scene: Scene, text: &str, flows: u32) -> Self {
+        Self::within(scene, text, tables(flows))
+    }
+
+    fn within(scene: Scene, text: &str, limits: Limits) -> Self {
         let devices = devices(scene);
-        let kernel = Arc::new(KernelPath::load(tables(flows), devices[0], superframes::TUNNEL_PORT).unwrap());
+        let kernel = Arc::new(KernelPath::load(limits, devices[0], superframes::TUNNEL_PORT).unwrap());
         let alone = Host::new(scene, text, None);
         let twin = Host::new(scene, text, Some((kernel.clone(), &devices)));
         Self { alone, twin, kernel, devices }
@@ -130,6 +134,13 @@ fn network(scene: Scene, network: &str, groups: &str, plain: &[u8], endpoints: &
 
 fn syn(a: u8, b: u8, sport: u16) -> Vec<u8> {
     Talk { a, b, sport, dport: 443 }.syn()
+}
+
+/// A packet of station 11 between addresses that nobody configured: such flows begin by permits.
+fn unconfigured(b: u8, sport: u16, payload: usize) -> Vec<u8> {
+    let own = |n| [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, n];
+    let ip = etherparse::PacketBuilder::ethernet2(mac(11), mac(b)).ipv6(own(11), own(b), 64);
+    udp_of(ip, sport, 443, &vec![7; payload])
 }
 
 /// Each kind of first packet between two stations: who carries it?
@@ -369,6 +380,10 @@ fn what_a_reload_changes() {
     assert!(!pair.send(11, &udp(11, 12, 3003, 443)).1, "nobody has the address");
     assert!(!pair.send(12, &udp(12, 11, 3003, 443)).1, "nobody has the address");
 
+    pair.install(&text("", "", ""));
+    pair.install(&text("", "", "addresses = [\"10.1.0.13\"]"));
+    assert!(!pair.send(11, &udp(11, 12, 3010, 443)).1, "nobody has the address");
+
     // The network goes, and comes back with less
     pair.install(&text("", "", ""));
     assert_eq!(pair.send(11, &udp(11, 12, 3004, 443)), (Outcome::Forward, true));
@@ -438,15 +453,10 @@ fn ports_and_paths() {
         pair.kernel.set_underlay(Some(underlay)).unwrap();
     };
     // Whose addresses nobody configured begin by permits, which are of these paths.
-    let unconfigured = |sport: u16, payload: usize| {
-        let own = |n| [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, n];
-        let ip = etherparse::PacketBuilder::ethernet2(mac(11), mac(21)).ipv6(own(11), own(21), 64);
-        udp_of(ip, sport, 443, &vec![7; payload])
-    };
-    assert_eq!(pair.send(11, &unconfigured(1, 9)), (Outcome::Forward, false));
-    assert_eq!(pair.send(11, &unconfigured(2, 1402)), (Outcome::Forward, true));
+    assert_eq!(pair.send(11, &unconfigured(21, 1, 9)), (Outcome::Forward, false));
+    assert_eq!(pair.send(11, &unconfigured(21, 2, 1402)), (Outcome::Forward, true));
     link(&pair, 1400);
-    assert_eq!(pair.send(11, &unconfigured(3, 1402)), (Outcome::Drop(DropReason::TooBig), false));
+    assert_eq!(pair.send(11, &unconfigured(21, 3, 1402)), (Outcome::Drop(DropReason::TooBig), false));
     fits(&mut pair, 1350, 1310);
     link(&pair, 1500);
     pair.sweep();
@@ -516,6 +526,31 @@ fn denials_and_flows() {
     let left = pair.kernel.programs().denials().unwrap();
     let epoch = pair.twin.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().epoch;
     assert!(!left.is_empty() && left.iter().all(|(key, _)| key.epoch == epoch), "{left:?}");
+}
+
+/// A permit says nothing of other source ports where a rule asks for them.
+fn no_permit_by_source_port() {
+    let groups = "[tenant.acme.group.all]\negress = [{ proto = \"udp\", source_ports = [1], to = \"any\" }]\n\
+         ingress = [{ from = \"any\" }]\n";
+    let mut pair = Pair::new(MESH, &network(MESH, "", groups, &[], &[(11, ""), (12, "")]), 1000);
+    assert_eq!(pair.send(11, &udp(11, 12, 1, 443)), (Outcome::Forward, false));
+    assert_eq!(pair.send(11, &unconfigured(12, 1, 9)), (Outcome::Forward, false));
+    let denied = Outcome::Drop(DropReason::EgressDenied);
+    assert_eq!(pair.send(11, &unconfigured(12, 2, 9)), (denied, false));
+    pair.same();
+}
+
+/// What cannot be counted is refused by the pipeline, which counts it.
+fn no_room_for_denials() {
+    let endpoints = [(11, ""), (12, "groups = [\"serves\"]"), (21, "groups = [\"serves\"]")];
+    let text = network(MESH, "", ASKS_AND_SERVES, &[], &endpoints);
+    let usual = tables(1000);
+    let few = Limits { tables: TableSizes { denials: 1, ..usual.tables }, ..usual };
+    let mut pair = Pair::within(MESH, &text, few);
+    assert!(pair.send(12, &udp(12, 11, 1, 1)).1);
+    assert!(!pair.send(21, &udp(21, 11, 1, 1)).1);
+    assert!(pair.send(12, &udp(12, 11, 1, 2)).1);
+    pair.same();
 }
 
 /// Where the table has no room for a flow's place, what looks like the first packet of one may be a part of it.
@@ -596,6 +631,8 @@ fn new_flows_are_decided_as_the_pipeline_decides_them() {
         outer_headers,
         ports_and_paths,
         denials_and_flows,
+        no_permit_by_source_port,
+        no_room_for_denials,
         no_room_for_places,
         no_half_of_a_change,
     ] {
