@@ -28,7 +28,7 @@ fn one_rule_of_many() {
     assert_eq!(policy.change([after.clone(), after].concat()).unwrap(), None, "no room for more");
     assert_eq!(policy.change(vec![0; 16]).unwrap(), Some(1), "less has room");
     let syn = |port| Talk { a: 11, b: 12, sport: 3000, dport: port }.syn();
-    host.tenant(11, &syn(443), Offload::default());
+    assert_eq!(host.tenant(11, &syn(443), Offload::default()).0, Outcome::Forward);
     let carried = host.carried;
     assert_eq!(host.tenant(11, &syn(81), Offload::default()).0, Outcome::Forward);
     assert_eq!(host.carried, carried + 1, "a policy that was changed in its place is in force");

@@ -76,7 +76,7 @@ impl Pair {
 
     /// Of each kind of frame that only the programs have refused: the last one is the pipeline's last one.
     fn same_last(&self) {
-        let expected = drops(&self.alone.shared.counters);
+        let expected = drops(&self.alone.shared.counters, Vec::new());
         let found = self.kernel.traffic().unwrap().drops;
         let found: Vec<_> = found.into_iter().filter(|(key, _)| key.by.is_some()).collect();
         assert!(!found.is_empty());
