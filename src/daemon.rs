@@ -36,6 +36,7 @@ use crate::{
         machine::{Machine, record_beside},
         netlink::{Link, LinkEvent, Netlink},
         packet_socket::PacketSocket,
+        sysopt::raise_open_files,
         underlay::{Listener, Speakers, UnderlayConfig},
         worker::{Command, WorkerHandle},
     },
@@ -110,6 +111,7 @@ pub fn choose_host(config: &crate::config::Config, named: Option<&str>) -> Resul
 /// # Errors
 /// Why it could not start, or what it could not undo.
 pub fn run(options: &Options) -> Result<()> {
+    raise_open_files();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut daemon = Daemon::start(options).await?;

@@ -452,8 +452,10 @@ impl KernelPath {
             let network = snapshot.network(*vni).map(AsRef::as_ref);
             let in_force = network_row(network, *vni);
             if *row != in_force {
-                ended = ended.and(self.fastpath.set_network(*place, in_force));
-                *row = in_force;
+                match self.fastpath.set_network(*place, in_force) {
+                    Ok(()) => *row = in_force,
+                    Err(error) => ended = ended.and(Err(error)),
+                }
             }
             if let Some(network) = network {
                 self.set_terms(tables, snapshot, network, *place);

@@ -5,6 +5,7 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use zerocopy::FromBytes;
 
 /// `UDP_SEGMENT`: bytes of each datagram that a large write is cut into (linux/udp.h).
@@ -123,6 +124,16 @@ pub fn refuse_everything(fd: BorrowedFd<'_>) -> io::Result<()> {
     let mut refuse = [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
     let program = libc::sock_fprog { len: 1, filter: refuse.as_mut_ptr() };
     set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
+}
+
+/// Takes as many file descriptors as the system lets us have: a port takes one for each worker, and shells give few.
+pub fn raise_open_files() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, soft, "no more files can be opened than this");
+    }
 }
 
 #[cfg(test)]

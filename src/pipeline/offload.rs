@@ -304,7 +304,8 @@ impl Shared {
     /// Lets whoever is faster carry packets of flows from here on.
     pub fn offload_to(&self, faster: Arc<dyn FlowOffload>) {
         self.all_flows().for_each(|table| lock(table).keep_places());
-        self.book.quota.lend_to(faster.clone());
+        let borrower: Arc<dyn Borrower> = faster.clone();
+        self.book.quota.lend_to(&borrower);
         // Set once, before the workers get anything to do.
         let _ = self.offloads_since.set(crate::io::clock::now());
         let _ = self.faster.set(faster);

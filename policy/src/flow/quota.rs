@@ -12,7 +12,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
 };
@@ -53,7 +53,8 @@ pub struct Quota {
 #[derive(Debug)]
 struct Total {
     gauges: Gauges,
-    borrower: OnceLock<Arc<dyn Borrower>>,
+    /// Weak: what it was lent holds on to this.
+    borrower: OnceLock<Weak<dyn Borrower>>,
 }
 
 /// A network's page in the book.
@@ -93,9 +94,9 @@ impl Quota {
         self.total.gauges.set(limits);
     }
 
-    /// Permits may be lent to `borrower` from here on; to one only.
-    pub fn lend_to(&self, borrower: Arc<dyn Borrower>) {
-        let _ = self.total.borrower.set(borrower);
+    /// Permits may be lent to `borrower` from here on, as long as someone else holds on to it; to one only.
+    pub fn lend_to(&self, borrower: &Arc<dyn Borrower>) {
+        let _ = self.total.borrower.set(Arc::downgrade(borrower));
     }
 
     /// The page of a network, with these limits from now on. It is the same page for as long as anyone holds it.
@@ -165,7 +166,7 @@ impl NetworkQuota {
             Full::Network => Some(self.vni),
             Full::Total => None,
         };
-        match self.total.borrower.get() {
+        match self.total.borrower.get().and_then(Weak::upgrade) {
             Some(borrower) if borrower.give_back(asked, of) => self.take_once(of),
             _ => Err(full),
         }

@@ -1,4 +1,4 @@
-//! A change writes what changed.
+//! A change writes what changed, and what there is no room for is decided by the pipeline.
 
 use eastgate_fastpath::Policy;
 
@@ -32,6 +32,43 @@ fn one_rule_of_many() {
     let carried = host.carried;
     assert_eq!(host.tenant(11, &syn(81), Offload::default()).0, Outcome::Forward);
     assert_eq!(host.carried, carried + 1, "a policy that was changed in its place is in force");
+}
+
+/// How many of ten connections to services of their own begin in the kernel; all of them begin.
+fn begun_there(sizes: TableSizes, rules: u32) -> u64 {
+    let scene = SCENES[0];
+    let devices = devices(scene);
+    let limits = Limits { flows: 1000, tables: sizes };
+    let kernel = Arc::new(KernelPath::load(limits, devices[0], superframes::TUNNEL_PORT).unwrap());
+    let one = "{ proto = \"tcp\", ports = [2077], from = \"10.200.0.77\" }";
+    let more: String = (0..rules)
+        .map(|n| {
+            let [_, b, c, d] = n.to_be_bytes();
+            format!(", {{ proto = \"tcp\", ports = [22], from = \"172.{b}.{c}.{d}\" }}")
+        })
+        .collect();
+    let text = scene.config(true).replace(one, &format!("{one}{more}"));
+    let mut host = Host::new(scene, &text, Some((kernel, &devices)));
+    for port in 81..91 {
+        let syn = Talk { a: 11, b: 12, sport: 3000, dport: port }.syn();
+        assert_eq!(host.tenant(11, &syn, Offload::default()).0, Outcome::Forward);
+    }
+    host.carried
+}
+
+fn no_room() {
+    let usual = tables(0).tables;
+    assert_eq!(begun_there(usual, 0), 9, "all but the first, which brings places");
+    assert_eq!(begun_there(TableSizes { stations: 3, ..usual }, 0), 0, "three of six addresses have room");
+    assert_eq!(begun_there(TableSizes { policy_mib: 4, ..usual }, 40_000), 9);
+    assert_eq!(begun_there(TableSizes { policy_mib: 1, ..usual }, 40_000), 0, "a policy of more than 1 MiB");
+}
+
+#[test]
+fn what_has_no_room_in_the_kernel_is_decided_by_the_pipeline() {
+    if nix::unistd::geteuid().is_root() {
+        std::thread::spawn(no_room).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
 }
 
 #[test]
