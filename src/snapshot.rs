@@ -25,9 +25,10 @@ use eastgate_vtep::{
     entropy::SourcePorts,
     fdb::Location,
     flood::{Flood, FloodMode, Topology},
+    mtu,
     peers::{PeerKind, Peers},
 };
-use eastgate_wire::{Addr, EndpointId, MacAddr, PortId, Vni, VtepAddr};
+use eastgate_wire::{Addr, EndpointId, Family, MacAddr, PortId, Vni, VtepAddr};
 
 use self::{
     rules::{RuleTable, prefix},
@@ -258,6 +259,14 @@ impl Network {
     #[must_use]
     pub fn learns(&self) -> bool {
         self.learning || self.unsecured
+    }
+
+    /// The largest packet of its tenants, in bytes: what the underlay leaves of a link's MTU, or less where the configuration
+    /// says so.
+    #[must_use]
+    pub fn tenant_mtu(&self, link: u16, underlay: Family, tags: u8) -> u16 {
+        let derived = mtu::tenant_mtu(link, underlay, tags);
+        self.mtu.map_or(derived, |mtu| mtu.min(derived))
     }
 
     /// How many VLAN tags a frame in it may carry.

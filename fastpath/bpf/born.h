@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Flows that begin here. The decision is the pipeline's: it gives a permit for a pair and service when it has let such
- * a flow in, and here it is repeated while the policy's epoch stands. There may be as many as the daemon has lent
- * places for; a key that is in the table already, because the pipeline has the flow, is not born a second time.
+ * Flows that begin here, while the epoch stands that decided them: by the compiled policy, or by a permit that the
+ * pipeline has left for the pair and service. There may be as many as the daemon has lent places for; a key that is in
+ * the table already, because the pipeline has the flow, is not born a second time.
  */
 #pragma once
 
@@ -164,7 +164,7 @@ static __always_inline bool born(struct desk *desk, __u32 side)
 
 /*
  * A flow whose epoch is no longer in force may be replaced by one that its opener begins under the epoch that is: the
- * permit says that the policy lets the old one in as well, so that the pipeline would not have refused it either.
+ * decision is that the policy lets the old one in as well, so that the pipeline would not have refused it either.
  */
 static __always_inline bool may_replace(const struct flow *old, const struct packet *p, __u32 side, __u32 generation)
 {

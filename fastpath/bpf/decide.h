@@ -200,8 +200,8 @@ static __always_inline bool find_station(const struct station_key *key, struct s
 }
 
 /*
- * The epoch in force, read after what was read before it and before what is read after it. The word that orders them is this processor's own: nobody else's
- * cache line moves.
+ * The epoch in force, read behind all reads before it and ahead of all after it. What orders them is a word of this
+ * processor's own, so that nobody else's cache line moves.
  */
 static __always_inline __u32 epoch_now(struct desk *desk, const struct network *network)
 {

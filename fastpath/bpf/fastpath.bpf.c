@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * The packet's path in the kernel, for flows that the pipeline has decided and handed over, and for new ones of a pair
- * and service that it has decided before. Three programs at tc: `tenant` on every tenant port, `underlay` on the
- * underlay device, `tunnel` on the vxlan device that unwraps superframes. They never decide anything new: what they do
- * not know goes up. Requests for addresses are answered as they were before. `take` is the daemon's.
+ * The packet's path in the kernel, for flows between endpoints. Three programs at tc: `tenant` on every tenant port,
+ * `underlay` on the underlay device, `tunnel` on the vxlan device that unwraps superframes. New flows are decided by the
+ * pipeline's compiled policy, or as it has decided before; what the programs do not know goes up. Requests for addresses
+ * are answered as they were before. `take` is the daemon's.
  */
 #include "take.h"
 #include "tenant.h"

@@ -127,7 +127,7 @@ struct way {
 enum flow_marks {
 	/* The pipeline has the flow, and this entry keeps its place: nothing passes by it, all its packets go up. */
 	FLOW_HELD = 1 << 0,
-	/* It began here, by a permit: its state, its time and its place in the limits are here and nowhere else. */
+	/* It began here, by the policy or by a permit: its state, its time and its place in the limits are here and nowhere else. */
 	FLOW_BORN = 1 << 1,
 	/* It counts among the answered flows of its network; said of flows that were born here. */
 	FLOW_ANSWERED = 1 << 2,

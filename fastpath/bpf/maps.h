@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * The tables; the daemon says before they are made how large those are that are not of one entry. It writes them; the programs write into
- * flows, answers, terms, buckets, ended and stats.
+ * The tables; the daemon says before they are made how large those are that are not of one entry. It writes them; the
+ * programs write into flows, answers, terms, buckets, denials, ended and stats.
  */
 #pragma once
 
@@ -30,7 +30,7 @@ struct {
 	__type(value, struct port);
 } ports SEC(".maps");
 
-/* Networks that have flows here. */
+/* Networks of this host */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1 << 16);
@@ -68,7 +68,7 @@ struct {
 	__type(value, __u64);
 } stats SEC(".maps");
 
-/* What the pipeline has decided for pairs and services; those that nobody asks for give way to others. */
+/* What the pipeline has decided for pairs and services that the policies here do not say; those that nobody asks for give way to others. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1 << 14);

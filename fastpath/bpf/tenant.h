@@ -90,11 +90,13 @@ static __always_inline enum passing tenant_passage(struct __sk_buff *skb, const 
 static __always_inline int tenant_path(struct __sk_buff *skb, const struct port *port, const struct config *config)
 {
 	struct desk *desk = the_desk();
-	struct packet *p = desk ? &desk->packet : 0;
-	struct passage *passage = desk ? &desk->passage : 0;
+	struct passage *passage;
+	struct packet *p;
 
-	if (!p || !passage)
+	if (!desk)
 		return WRAP_REFUSED;
+	p = &desk->packet;
+	passage = &desk->passage;
 	/* 2 answer: what is no packet of a flow may be a request for an address. */
 	if (!read_packet(skb, 0, p))
 		return answer_again(skb, port->vni, config->generation);

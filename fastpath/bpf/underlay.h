@@ -178,10 +178,14 @@ static __always_inline int unwrap(struct __sk_buff *skb, const struct config *co
 				  const __u32 outer_len, const __u32 udp_at, bool outer_v6)
 {
 	struct desk *desk = the_desk();
-	struct packet *p = desk ? &desk->packet : 0;
-	struct passage *passage = desk ? &desk->passage : 0;
+	struct passage *passage;
+	struct packet *p;
 
-	if (!p || !passage || !read_packet(skb, outer_len, p) || !ecn_unchanged(outer->ecn, p->tos & 3) ||
+	if (!desk)
+		return WRAP_REFUSED;
+	p = &desk->packet;
+	passage = &desk->passage;
+	if (!read_packet(skb, outer_len, p) || !ecn_unchanged(outer->ecn, p->tos & 3) ||
 	    !read_options(skb, outer_len, p))
 		return WRAP_REFUSED;
 	/* The kernel takes nothing off that leaves less than an IPv6 header of a packet that came as IPv6. */

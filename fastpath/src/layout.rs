@@ -126,7 +126,7 @@ pub struct Way {
 
 /// [`Flow::marks`]: the pipeline has the flow, and this entry keeps its place.
 pub const FLOW_HELD: u8 = 1;
-/// [`Flow::marks`]: it began in the kernel, by a permit.
+/// [`Flow::marks`]: it began in the kernel.
 pub const FLOW_BORN: u8 = 2;
 /// [`Flow::marks`]: it counts among the answered flows; said of flows that were born in the kernel.
 pub const FLOW_ANSWERED: u8 = 4;
@@ -417,7 +417,8 @@ pub struct DenialKey {
     pub network: u32,
     /// The epoch in which the numbers below mean what they mean
     pub epoch: u32,
-    /// Where they come from: the number of a port ([`Fastpath::set_port`](crate::Fastpath::set_port)), or [`AT_VTEP`] and the place of a VTEP
+    /// Where they come from: the number of a port ([`Fastpath::set_port`](crate::Fastpath::set_port)), or [`AT_VTEP`] and
+    /// the place of a VTEP
     pub from: u32,
     /// Whose rules
     pub endpoint: u32,

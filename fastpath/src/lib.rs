@@ -2,8 +2,8 @@
 //!
 //! The programs (`bpf/`) hold frames of flows to the flow's state, and deliver or wrap them. New flows are decided by the
 //! pipeline's own compiled policy, copied into tables; by a permit, where the pipeline has decided for the same pair and
-//! service before; or by the pipeline. What the programs do not know or what does not fit goes up. This crate loads the programs and writes their tables; where they are attached is
-//! the caller's business.
+//! service before; or by the pipeline. What the programs do not know or what does not fit goes up. This crate loads the
+//! programs and writes their tables; where they are attached is the caller's business.
 
 mod born;
 pub mod cost;

@@ -13,7 +13,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Daemon;
 use crate::{
-    config::{Host, OuterField},
+    config::Host,
     io::{
         fastpath::{KernelPath, KernelUnderlay, is_own_address},
         machine::Machine,
@@ -258,10 +258,6 @@ fn kernel_underlay(snapshot: &Snapshot, link: &Link) -> KernelUnderlay {
         vtep: snapshot.vtep,
         port: overlay.port,
         dont_fragment: overlay.dont_fragment,
-        ttl: match overlay.ttl {
-            OuterField::Fixed(ttl) => ttl,
-            OuterField::Inherit => 64,
-        },
     }
 }
 

@@ -3,6 +3,7 @@
 mod answers;
 mod born;
 mod denials;
+mod handover;
 mod stations;
 
 use std::{
@@ -14,19 +15,16 @@ use std::{
 };
 
 use eastgate_fastpath::{
-    self as kernel, AT_VTEP, CONFIG_UNDECIDED, Cursor, Ends, Entropy, Error, Fastpath, Flow, Key,
-    LANE_FROM_US, LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER, LANE_TO_US, LAYOUT, Limits,
-    Network, Settings, Station, Stats, TableIds, TableSizes, TcpSide, address,
+    AT_VTEP, CONFIG_UNDECIDED, Cursor, Entropy, Error, Fastpath, Flow, Key, LAYOUT, Limits, Network,
+    Settings, Station, Stats, TableIds, TableSizes, address,
 };
-use eastgate_policy::flow::{Count, FlowUse, Found, NetworkQuota, Offloaded, Progress, Side};
-use eastgate_vtep::{
-    ecn::{OuterTos, OuterTtl},
-    fdb::Location,
-};
+use eastgate_policy::flow::{FlowUse, Found, NetworkQuota, Offloaded, Progress};
+use eastgate_vtep::fdb::Location;
 use eastgate_wire::{Addr, DropReason, FlowKey, Instant, PortId, Vni, VtepAddr};
 
 use self::{
     born::Leases,
+    handover::progress,
     stations::{Decided, first_path, network_row, vtep_row},
 };
 use super::{clock, sysopt};
@@ -35,8 +33,7 @@ use crate::{
     pipeline::{
         answers::AnswerOffer,
         counters::{DropCount, DropKey, Elsewhere},
-        decide::receiver_at,
-        offload::{FlowOffload, Handover, Hold, Lane, Offer, Replaced, Resident, Whereabouts},
+        offload::{FlowOffload, Handover, Hold, Offer, Replaced, Resident, Whereabouts},
         shared::lock,
     },
     snapshot::{Snapshot, state::EndpointState},
@@ -67,8 +64,6 @@ pub struct KernelUnderlay {
     pub port: u16,
     /// Set DF on outer IPv4 packets
     pub dont_fragment: bool,
-    /// The outer TTL where it is not inherited
-    pub ttl: u8,
 }
 
 /// The loaded programs, and who is where in their tables.
@@ -94,6 +89,8 @@ struct Tables {
     networks: HashMap<Vni, (u32, Network)>,
     /// VTEPs by their place; none for one of this very machine
     vteps: HashMap<VtepAddr, Option<Place>>,
+    /// An epoch is over, and what it has refused may still be in the kernel's table.
+    unsettled: bool,
     /// The link's MTU, as far as it was ever known
     link_mtu: u16,
     /// The stations in the kernel's table, in force or not
@@ -444,6 +441,7 @@ impl KernelPath {
 
     fn end_epochs(&self, tables: &mut Tables, snapshot: &Arc<Snapshot>) -> Result<(), Error> {
         tables.snapshot = Some(snapshot.clone());
+        tables.unsettled = true;
         let mut ended = Ok(());
         let mut networks = std::mem::take(&mut tables.networks);
         // Each is written on its own: no network's flows depend on another's.
@@ -475,81 +473,11 @@ impl KernelPath {
         ended
     }
 
-    fn flow(&self, tables: &mut Tables, handover: &Handover, offloaded: &Offloaded) -> Option<(Key, Flow)> {
-        let vni = offloaded.key.vni;
-        let in_force = tables.snapshot.as_ref()?.network(vni)?.epoch;
-        if (handover.epoch, handover.generation) != (in_force, tables.settings.generation) {
-            return None;
-        }
-        let (key, place) = Key::of(&offloaded.key);
-        let network = self.network_place(tables, vni)?;
-        let mut flow = Flow {
-            network,
-            epoch: handover.epoch,
-            generation: tables.settings.generation,
-            ..Flow::default()
-        };
-        flow.opener = place as u8;
-        let (ends, lanes) = self.lanes(tables, &handover.lanes)?;
-        let rules = [offloaded.admitted.egress_rule, offloaded.admitted.ingress_rule];
-        for direction in 0..2 {
-            flow.ends.at[place ^ direction] = ends.at[direction];
-            flow.ends.macs[place ^ direction] = ends.macs[direction];
-            let way = &mut flow.ways[place ^ direction];
-            way.lane = lanes[direction];
-            if direction == 1 && !offloaded.answered {
-                way.lane.flags &= !LANE_OPEN;
-            }
-            way.tcp = tcp_side(&offloaded.sides[direction]);
-            way.rule = rules[direction];
-        }
-        Some((key, flow))
-    }
-
-    /// Both ends of a flow, and how what comes from each leaves.
-    fn lanes(&self, tables: &mut Tables, lanes: &[Lane; 2]) -> Option<(Ends, [kernel::Lane; 2])> {
-        let [there, back] = lanes;
-        let ends = Ends {
-            at: [self.station(tables, there.from)?, self.station(tables, there.to)?],
-            macs: [there.in_macs[1].0, there.out_macs[0].0],
-        };
-        Some((ends, [Self::lane(tables, there)?, Self::lane(tables, back)?]))
-    }
-
     fn station(&self, tables: &mut Tables, at: Location) -> Option<u32> {
         match at {
             Location::Local(port) => tables.ports.get(&port).map(|(port, _)| port.ifindex),
             Location::Remote(vtep) => self.vtep_place(tables, vtep).map(|place| place | AT_VTEP),
         }
-    }
-
-    fn lane(tables: &Tables, lane: &Lane) -> Option<kernel::Lane> {
-        let mut kernel = kernel::Lane {
-            max_packet: lane.max_packet,
-            source_port_be: lane.source_port.to_be_bytes(),
-            flags: LANE_OPEN,
-            ..kernel::Lane::default()
-        };
-        match lane.to {
-            Location::Local(port) if tables.ports.get(&port)?.0.is_veth => kernel.flags |= LANE_PEER,
-            Location::Local(_) => {}
-            Location::Remote(_) => kernel.ttl = tables.underlay?.ttl,
-        }
-        match lane.tos {
-            OuterTos::Fixed(tos) => kernel.tos = tos,
-            OuterTos::Inherit => kernel.flags |= LANE_INHERIT_TOS,
-        }
-        match lane.ttl {
-            OuterTtl::Fixed(ttl) => kernel.ttl = ttl,
-            OuterTtl::Inherit => kernel.flags |= LANE_INHERIT_TTL,
-        }
-        if lane.in_macs[0] != lane.out_macs[0] {
-            kernel.flags |= LANE_TO_US;
-        }
-        if lane.in_macs[1] != lane.out_macs[1] {
-            kernel.flags |= LANE_FROM_US;
-        }
-        Some(kernel)
     }
 
     /// Places are never given to another network: a flow that still names one must not pass by another's epoch.
@@ -702,33 +630,4 @@ fn prove_withdrawal(fastpath: &Fastpath) -> Result<(), Error> {
 #[must_use]
 pub fn is_own_address(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
-}
-
-/// `place`: which way the opener's packets take.
-fn progress(flow: &Flow, place: usize) -> Progress {
-    let ways = [&flow.ways[place], &flow.ways[place ^ 1]];
-    Progress {
-        sides: ways.map(|way| Side {
-            end: way.tcp.end,
-            max_end: way.tcp.max_end,
-            max_window: way.tcp.max_window,
-            max_ack: way.tcp.max_ack,
-            scale: way.tcp.scale,
-            flags: way.tcp.flags.into(),
-        }),
-        counts: ways.map(|way| Count { packets: way.packets, bytes: way.bytes }),
-        last_seen: (flow.last_seen != 0).then(|| clock::from_monotonic(flow.last_seen)),
-    }
-}
-
-fn tcp_side(side: &Side) -> TcpSide {
-    TcpSide {
-        end: side.end,
-        max_end: side.max_end,
-        max_window: side.max_window,
-        max_ack: side.max_ack,
-        scale: side.scale,
-        flags: side.flags as u8,
-        spare: 0,
-    }
 }

@@ -259,8 +259,7 @@ impl<'s> Pipeline<'s> {
     /// configuration says so.
     pub(super) fn tenant_mtu(&self, network: &Network, view: &View) -> u16 {
         let link = u16::try_from(self.shared.link_mtu.load(Relaxed)).unwrap_or(u16::MAX);
-        let derived = mtu::tenant_mtu(link, family(self.snapshot.vtep), view.tags);
-        network.mtu.unwrap_or(derived).min(derived)
+        network.tenant_mtu(link, family(self.snapshot.vtep), view.tags)
     }
 
     /// Step 7: into the tunnel to one VTEP, if it fits.

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use ahash::RandomState;
 use eastgate_fastpath::{
     CONFIG_CROWDED, Cursor, Entropy, Error, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, Flow, Hold as Taken, Key,
-    Permit, PermitKey, STATES,
+    LANE_OPEN, Permit, PermitKey, STATES,
 };
 use eastgate_policy::flow::{
     Admitted, Born, Borrower, Count, FlowState, FlowUse, Found, NetworkQuota, Population, StateSettings,
@@ -17,8 +17,9 @@ use eastgate_policy::flow::{
 use eastgate_vtep::entropy::SourcePorts;
 use eastgate_wire::{FlowKey, MacAddr, Vni, view::proto};
 
-use super::{KernelPath, LANE_OPEN, Tables, clock, progress, receiver_at};
+use super::{KernelPath, Tables, clock, handover::progress};
 use crate::pipeline::{
+    decide::receiver_at,
     offload::{Hold, Offer, Replaced, Resident, Whereabouts},
     shared::lock,
 };

@@ -23,20 +23,25 @@ impl KernelPath {
 
     /// Takes those out whose epoch is over, to be counted elsewhere.
     pub(super) fn settle_denied(&self) -> Result<Vec<(DropKey, DropCount)>, Error> {
-        let over = |who: &Who, denials: Vec<(DenialKey, Denial)>| -> Vec<_> {
-            denials.into_iter().filter(|(key, _)| !who.is_in_force(key)).collect()
+        let who = {
+            let mut tables = lock(&self.tables);
+            // Reading them all each second would be for nothing.
+            if !std::mem::take(&mut tables.unsettled) {
+                return Ok(Vec::new());
+            }
+            Who::of(&tables)
         };
-        let who = Who::of(&lock(&self.tables));
-        if over(&who, self.fastpath.denials()?).is_empty() {
-            return Ok(Vec::new());
-        }
         // Programs that have begun before their epoch was over count in them until they are done.
         sysopt::wait_for_programs();
+        let again = |error: Error| {
+            lock(&self.tables).unsettled = true;
+            error
+        };
         let mut settled = Vec::new();
-        for (key, denial) in over(&who, self.fastpath.denials()?) {
-            match self.fastpath.remove_denial(&key) {
-                Ok(()) => settled.extend(who.row(&key, &denial)),
-                // It is there, and is met again.
+        let denials = self.fastpath.denials().map_err(again)?;
+        for (key, denial) in denials.iter().filter(|(key, _)| !who.is_in_force(key)) {
+            match self.fastpath.remove_denial(key).map_err(again) {
+                Ok(()) => settled.extend(who.row(key, denial)),
                 Err(error) => tracing::error!(%error, "what the rules have refused takes up room"),
             }
         }

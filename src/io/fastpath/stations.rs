@@ -7,21 +7,15 @@
 use std::{collections::HashSet, sync::Arc};
 
 use eastgate_fastpath::{
-    Error, LANE_INHERIT_TOS, LANE_INHERIT_TTL, NETWORK_HUB, NO_RULE, Network as Row, Policy, STATION_PEER,
-    STATION_SPOKEN_TO, Station, StationKey, Vtep, address,
+    Error, NETWORK_HUB, NO_RULE, Network as Row, Policy, STATION_PEER, STATION_SPOKEN_TO, Station,
+    StationKey, Vtep, address,
 };
 use eastgate_policy::{admission, rule::Direction};
 use eastgate_steering::proxy_mac;
-use eastgate_vtep::{
-    ecn::{OuterTos, OuterTtl},
-    fdb::Location,
-    flood::split_horizon,
-    mtu,
-    peers::PeerKind,
-};
+use eastgate_vtep::{carriage::Encapsulation, fdb::Location, flood::split_horizon, mtu, peers::PeerKind};
 use eastgate_wire::{Addr, PortId, Vni, VtepAddr};
 
-use super::{KernelPath, Place, Tables, born::timeouts};
+use super::{KernelPath, Place, Tables, born::timeouts, handover::outer_fields};
 use crate::{
     pipeline::{forward::family, shared::lock},
     snapshot::{Endpoint, Network, Snapshot},
@@ -31,8 +25,6 @@ use crate::{
 const AT_ONCE: usize = 256;
 /// Endpoints that are written before workers get at the tables again
 const ENDPOINTS_AT_ONCE: usize = 256;
-/// The TTL of outer headers that inherit none
-const OUTER_TTL: u8 = 64;
 
 /// Policies from this size on are kept in hand, so that a change writes what changed of them and no more; smaller ones are
 /// written anew. Each takes up a file descriptor.
@@ -94,6 +86,13 @@ impl KernelPath {
         self.put_in_force(ready);
     }
 
+    /// What policies take up, and how many networks there are stations of.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> (usize, usize) {
+        let tables = lock(&self.tables);
+        (tables.policy_bytes, tables.stations.len())
+    }
+
     fn forget_networks(&self, snapshot: &Arc<Snapshot>) -> Result<(), Error> {
         let gone: Vec<Vni> = {
             let tables = lock(&self.tables);
@@ -124,6 +123,8 @@ impl KernelPath {
                 return Ok(None);
             }
             let Some(place) = self.network_place(&mut tables, vni) else { return Ok(None) };
+            // From here on ports that come and go are told; and it is known, with or without addresses.
+            tables.stations.entry(vni).or_default();
             let before = tables.decided.remove(&vni);
             // What is written in its place takes up room of its own.
             tables.policy_bytes -= before.as_ref().map_or(0, |before| before.bytes);
@@ -133,21 +134,17 @@ impl KernelPath {
             return Ok(None);
         }
         let words = network.policy.words(epoch);
-        let policy = match before {
-            Some(policy) if size_of_val(&*words) <= policy.bytes() => {
-                self.change(vni, epoch, policy, words)?;
-                return Ok(None);
-            }
-            _ => words,
-        };
-        if !self.reserve(size_of_val(&*policy)) {
-            tracing::warn!(network = %network.name, bytes = size_of_val(&*policy),
+        let bytes = size_of_val(&*words);
+        if let Some(policy) = before.filter(|before| bytes <= before.bytes()) {
+            return self.change(vni, epoch, policy, words).map(|()| None);
+        }
+        if !self.reserve(bytes) {
+            tracing::warn!(network = %network.name, bytes,
                 "limits.policy_mib has no room for its policy: new flows are decided by the pipeline");
             self.fastpath.clear_policies(&[place])?;
             return Ok(None);
         }
-        let bytes = size_of_val(&*policy);
-        let policy = Policy::load(policy).inspect_err(|_| lock(&self.tables).policy_bytes -= bytes)?;
+        let policy = Policy::load(words).inspect_err(|_| lock(&self.tables).policy_bytes -= bytes)?;
         Ok(Some(Ready { vni, place, epoch, policy }))
     }
 
@@ -334,9 +331,8 @@ impl KernelPath {
     /// What flows of a network last, and which SYNs are not for the programs.
     pub(super) fn set_terms(&self, tables: &Tables, snapshot: &Snapshot, network: &Network, place: u32) {
         let mss_mtu = if network.mss_clamp {
-            let derived = mtu::tenant_mtu(tables.link_mtu, family(snapshot.vtep), 0);
             // Where nothing is known of the link, any MSS is too large.
-            network.mtu.map_or(derived, |mtu| mtu.min(derived)).max(1)
+            network.tenant_mtu(tables.link_mtu, family(snapshot.vtep), 0).max(1)
         } else {
             0
         };
@@ -394,17 +390,11 @@ pub(super) fn vtep_row(vtep: VtepAddr, place: &Place) -> Vtep {
 
 /// A network with the epoch that is in force there; with none of it left, nothing is.
 pub(super) fn network_row(network: Option<&Network>, vni: Vni) -> Row {
-    let mut row = Row { vni: vni.get(), mac: proxy_mac(vni).0, ttl: OUTER_TTL, ..Row::default() };
+    let mut row = Row { vni: vni.get(), mac: proxy_mac(vni).0, ..Row::default() };
     let Some(network) = network else { return row };
     row.epoch = network.epoch;
-    match network.encapsulation.tos {
-        OuterTos::Fixed(tos) => row.tos = tos,
-        OuterTos::Inherit => row.lane_flags |= LANE_INHERIT_TOS,
-    }
-    match network.encapsulation.ttl {
-        OuterTtl::Fixed(ttl) => row.ttl = ttl,
-        OuterTtl::Inherit => row.lane_flags |= LANE_INHERIT_TTL,
-    }
+    let Encapsulation { tos, ttl, .. } = network.encapsulation;
+    (row.lane_flags, row.tos, row.ttl) = outer_fields(tos, ttl);
     // Whichever VTEPs they are
     let somewhere = Location::Remote(VtepAddr(std::net::Ipv4Addr::UNSPECIFIED.into()));
     if split_horizon(network.topology, somewhere, somewhere).is_ok() {

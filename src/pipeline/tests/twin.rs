@@ -147,7 +147,6 @@ impl Host {
                 vtep: snapshot.vtep,
                 port: 4789,
                 dont_fragment: true,
-                ttl: 64,
             };
             kernel.set_underlay(Some(underlay)).unwrap();
             kernel.go_live(&snapshot).unwrap();

@@ -64,6 +64,33 @@ fn no_room() {
     assert_eq!(begun_there(TableSizes { policy_mib: 1, ..usual }, 40_000), 0, "a policy of more than 1 MiB");
 }
 
+/// Of a network that goes nothing is left, whether or not it had endpoints.
+fn nothing_is_left() {
+    let scene = SCENES[0];
+    let devices = devices(scene);
+    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], superframes::TUNNEL_PORT).unwrap());
+    let text = scene.config(true);
+    let mut host = Host::new(scene, &text, Some((kernel.clone(), &devices)));
+    let alpha = "[host.alpha]\nvtep = \"172.31.0.1\"\ndevice = \"u0\"\n";
+    let deserted = format!(
+        "{alpha}[tenant.acme.network.app]\nvni = {VNI}\nhosts = [\"alpha\"]\nsubnets = [\"10.1.0.0/24\"]\n"
+    );
+    for text in [text, deserted] {
+        host.install(&text);
+        let (bytes, networks) = kernel.held();
+        assert!(bytes > 0 && networks == 1, "{bytes} bytes, {networks} networks");
+        host.install(alpha);
+        assert_eq!(kernel.held(), (0, 0));
+    }
+}
+
+#[test]
+fn a_network_that_goes_leaves_nothing_in_the_kernel() {
+    if nix::unistd::geteuid().is_root() {
+        std::thread::spawn(nothing_is_left).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
+}
+
 #[test]
 fn what_has_no_room_in_the_kernel_is_decided_by_the_pipeline() {
     if nix::unistd::geteuid().is_root() {

@@ -449,7 +449,7 @@ fn ports_and_paths() {
             host.shared.link_mtu.store(mtu, std::sync::atomic::Ordering::Relaxed);
         }
         let (ifindex, vtep) = (pair.devices[2], pair.twin.shared.snapshot().vtep);
-        let underlay = KernelUnderlay { ifindex, mtu, vtep, port: 4789, dont_fragment: true, ttl: 64 };
+        let underlay = KernelUnderlay { ifindex, mtu, vtep, port: 4789, dont_fragment: true };
         pair.kernel.set_underlay(Some(underlay)).unwrap();
     };
     // Whose addresses nobody configured begin by permits, which are of these paths.

@@ -148,7 +148,6 @@ fn over_ipv6_as_well() {
         vtep: VtepAddr(std::net::Ipv6Addr::from(vtep(1)).into()),
         port: 4789,
         dont_fragment: true,
-        ttl: 64,
     };
     limited.kernel.set_underlay(Some(underlay)).unwrap();
     let inner = vxlan(VNI, &ping(21, 11, 1));

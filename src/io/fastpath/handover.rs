@@ -1,0 +1,127 @@
+//! A flow that the pipeline hands over, as the programs have it.
+
+use eastgate_fastpath::{
+    self as kernel, Ends, Flow, Key, LANE_FROM_US, LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER,
+    LANE_TO_US, TcpSide,
+};
+use eastgate_policy::flow::{Count, Offloaded, Progress, Side};
+use eastgate_vtep::{
+    ecn::{OuterTos, OuterTtl},
+    fdb::Location,
+};
+
+use super::{KernelPath, Tables, clock};
+use crate::pipeline::offload::{Handover, Lane};
+
+impl KernelPath {
+    pub(super) fn flow(
+        &self,
+        tables: &mut Tables,
+        handover: &Handover,
+        offloaded: &Offloaded,
+    ) -> Option<(Key, Flow)> {
+        let vni = offloaded.key.vni;
+        let in_force = tables.snapshot.as_ref()?.network(vni)?.epoch;
+        if (handover.epoch, handover.generation) != (in_force, tables.settings.generation) {
+            return None;
+        }
+        let (key, place) = Key::of(&offloaded.key);
+        let network = self.network_place(tables, vni)?;
+        let mut flow = Flow {
+            network,
+            epoch: handover.epoch,
+            generation: tables.settings.generation,
+            ..Flow::default()
+        };
+        flow.opener = place as u8;
+        let (ends, lanes) = self.lanes(tables, &handover.lanes)?;
+        let rules = [offloaded.admitted.egress_rule, offloaded.admitted.ingress_rule];
+        for direction in 0..2 {
+            flow.ends.at[place ^ direction] = ends.at[direction];
+            flow.ends.macs[place ^ direction] = ends.macs[direction];
+            let way = &mut flow.ways[place ^ direction];
+            way.lane = lanes[direction];
+            if direction == 1 && !offloaded.answered {
+                way.lane.flags &= !LANE_OPEN;
+            }
+            way.tcp = tcp_side(&offloaded.sides[direction]);
+            way.rule = rules[direction];
+        }
+        Some((key, flow))
+    }
+
+    /// Both ends of a flow, and how what comes from each leaves.
+    pub(super) fn lanes(&self, tables: &mut Tables, lanes: &[Lane; 2]) -> Option<(Ends, [kernel::Lane; 2])> {
+        let [there, back] = lanes;
+        let ends = Ends {
+            at: [self.station(tables, there.from)?, self.station(tables, there.to)?],
+            macs: [there.in_macs[1].0, there.out_macs[0].0],
+        };
+        Some((ends, [Self::lane(tables, there)?, Self::lane(tables, back)?]))
+    }
+
+    fn lane(tables: &Tables, lane: &Lane) -> Option<kernel::Lane> {
+        let (flags, tos, ttl) = outer_fields(lane.tos, lane.ttl);
+        let mut kernel = kernel::Lane {
+            max_packet: lane.max_packet,
+            source_port_be: lane.source_port.to_be_bytes(),
+            tos,
+            ttl,
+            flags: flags | LANE_OPEN,
+        };
+        match lane.to {
+            Location::Local(port) if tables.ports.get(&port)?.0.is_veth => kernel.flags |= LANE_PEER,
+            Location::Local(_) => {}
+            Location::Remote(_) => _ = tables.underlay?,
+        }
+        if lane.in_macs[0] != lane.out_macs[0] {
+            kernel.flags |= LANE_TO_US;
+        }
+        if lane.in_macs[1] != lane.out_macs[1] {
+            kernel.flags |= LANE_FROM_US;
+        }
+        Some(kernel)
+    }
+}
+
+/// `LANE_*`, TOS and TTL of outer headers. What is inherited has no value of its own.
+pub(super) const fn outer_fields(tos: OuterTos, ttl: OuterTtl) -> (u16, u8, u8) {
+    let (tos_flag, tos) = match tos {
+        OuterTos::Fixed(tos) => (0, tos),
+        OuterTos::Inherit => (LANE_INHERIT_TOS, 0),
+    };
+    let (ttl_flag, ttl) = match ttl {
+        OuterTtl::Fixed(ttl) => (0, ttl),
+        OuterTtl::Inherit => (LANE_INHERIT_TTL, 0),
+    };
+    (tos_flag | ttl_flag, tos, ttl)
+}
+
+/// `place`: which way the opener's packets take.
+pub(super) fn progress(flow: &Flow, place: usize) -> Progress {
+    let ways = [&flow.ways[place], &flow.ways[place ^ 1]];
+    Progress {
+        sides: ways.map(|way| Side {
+            end: way.tcp.end,
+            max_end: way.tcp.max_end,
+            max_window: way.tcp.max_window,
+            max_ack: way.tcp.max_ack,
+            scale: way.tcp.scale,
+            flags: way.tcp.flags.into(),
+        }),
+        counts: ways.map(|way| Count { packets: way.packets, bytes: way.bytes }),
+        last_seen: (flow.last_seen != 0).then(|| clock::from_monotonic(flow.last_seen)),
+    }
+}
+
+fn tcp_side(side: &Side) -> TcpSide {
+    TcpSide {
+        end: side.end,
+        max_end: side.max_end,
+        max_window: side.max_window,
+        max_ack: side.max_ack,
+        scale: side.scale,
+        flags: side.flags as u8,
+        spare: 0,
+    }
+}
