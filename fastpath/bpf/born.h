@@ -16,15 +16,18 @@ static __always_inline bool has_role(__u16 port)
 }
 
 /* Can the packet be the first of a flow that is decided here? */
-static __always_inline bool may_begin(const struct __sk_buff *skb, const struct packet *p)
+static __always_inline bool may_begin(const struct __sk_buff *skb, struct packet *p)
 {
 	if (skb->gso_size)
-		return false;
-	if (p->proto == IPPROTO_TCP)
-		return core_flags(p) == TCP_SYN && p->payload == 0;
+		return punt(p, PUNT_GSO);
+	if (p->proto == IPPROTO_TCP) {
+		if (core_flags(p) != TCP_SYN)
+			return punt(p, PUNT_NOT_SYN);
+		return !p->payload || punt(p, PUNT_SYN_DATA);
+	}
 	if (p->echo)
 		return p->echo == ECHO_REQUEST;
-	return !has_role(p->sport) && !has_role(p->dport);
+	return (!has_role(p->sport) && !has_role(p->dport)) || punt(p, PUNT_DHCP);
 }
 
 /* The outer source port of a flow that is born here, in network order */
@@ -91,8 +94,10 @@ static __always_inline const struct network *judge(struct desk *desk, const stru
 	desk->said = decide(desk, config, vni);
 	if (desk->said == SAID_NOTHING && find_permit(desk, vni) && permit->generation == generation)
 		desk->said = SAID_ALLOW;
-	if (desk->said > SAID_DENY)
+	if (desk->said > SAID_DENY) {
+		punt(&desk->packet, PUNT_UNDECIDED);
 		return 0;
+	}
 	flow->network = permit->network;
 	flow->epoch = permit->epoch;
 	flow->generation = generation;
@@ -148,18 +153,20 @@ static __always_inline void begin(struct desk *desk, __u32 side, __u64 now)
 /* Puts the flow into the table, unless someone was quicker or there are too many. */
 static __always_inline bool born(struct desk *desk, __u32 side)
 {
-	const struct packet *p = &desk->packet;
+	struct packet *p = &desk->packet;
 	struct flow *flow = (struct flow *)desk->flow;
 	__u32 network = flow->network;
 	struct terms *the_terms = bpf_map_lookup_elem(&terms, &network);
 
-	if (!the_terms || clamps(p, the_terms) || !take_place(the_terms, POPULATION_UNANSWERED))
-		return false;
+	if (the_terms && clamps(p, the_terms))
+		return punt(p, PUNT_SYN_MSS);
+	if (!the_terms || !take_place(the_terms, POPULATION_UNANSWERED))
+		return punt(p, PUNT_NO_CREDIT);
 	begin(desk, side, the_time());
 	if (bpf_map_update_elem(&flows, &desk->key, desk->flow, BPF_NOEXIST) == 0)
 		return true;
 	give_place(the_terms, POPULATION_UNANSWERED);
-	return false;
+	return punt(p, PUNT_HELD);
 }
 
 /*
@@ -178,7 +185,7 @@ static __always_inline bool may_replace(const struct flow *old, const struct pac
  */
 static __always_inline bool reborn(struct flow *old, struct desk *desk, __u32 side)
 {
-	const struct packet *p = &desk->packet;
+	struct packet *p = &desk->packet;
 	struct flow *flow = (struct flow *)desk->flow;
 	__u32 network = flow->network;
 	struct terms *the_terms = bpf_map_lookup_elem(&terms, &network);
@@ -188,7 +195,7 @@ static __always_inline bool reborn(struct flow *old, struct desk *desk, __u32 si
 	bool over;
 
 	if (!the_terms || clamps(p, the_terms))
-		return false;
+		return punt(p, PUNT_SYN_MSS);
 	begin(desk, side, now);
 	before_it->key = desk->key;
 	bpf_spin_lock(&old->lock);
@@ -220,5 +227,5 @@ static __always_inline bool reborn(struct flow *old, struct desk *desk, __u32 si
 	/* Where the daemon does not keep up, its counters of frames lack these. */
 	if (over)
 		bpf_map_push_elem(&ended, before_it, 0);
-	return over;
+	return over || punt(p, PUNT_TCP_IRREGULAR);
 }

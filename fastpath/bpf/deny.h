@@ -14,10 +14,11 @@
  */
 static __always_inline bool count_denial(struct desk *desk, const struct config *config, __u32 from, __u32 bytes)
 {
-	const struct packet *p = &desk->packet;
+	struct packet *p = &desk->packet;
 	__u64 now = the_time();
 	struct denial *denial;
 
+	p->punt = PUNT_DENIED;
 	if (config->flags & CONFIG_CROWDED)
 		return false;
 	desk->refused.network = desk->permit.network;

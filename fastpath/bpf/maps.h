@@ -68,6 +68,14 @@ struct {
 	__type(value, __u64);
 } stats SEC(".maps");
 
+/* What went up, by `enum punt` */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PUNT_COUNT);
+	__type(key, __u32);
+	__type(value, __u64);
+} punts SEC(".maps");
+
 /* What the pipeline has decided for pairs and services that the policies here do not say; those that nobody asks for give way to others. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -199,6 +207,15 @@ static __always_inline struct desk *the_desk(void)
 static __always_inline void count(__u32 what)
 {
 	__u64 *value = bpf_map_lookup_elem(&stats, &what);
+
+	if (value)
+		*value += 1;
+}
+
+/* A packet went up. */
+static __always_inline void count_punt(__u32 why)
+{
+	__u64 *value = bpf_map_lookup_elem(&punts, &why);
 
 	if (value)
 		*value += 1;

@@ -32,6 +32,10 @@ enum echo_type {
 	ECHO_V6_REPLY = 129,
 };
 
+/* Types of neighbour discovery (RFC 4861 section 4) */
+#define ND_FIRST 133
+#define ND_LAST 137
+
 /* ICMP and ICMPv6 alike */
 struct echo_header {
 	__u8 type;
@@ -73,7 +77,16 @@ struct packet {
 	bool scales;
 	__u8 scale;
 	__u16 mss;
+	/* Why it is punted, should it be */
+	enum punt punt;
 };
+
+/* Notes why the packet is punted: for `return punt(...)` where a step gives `false` for that. */
+static __always_inline bool punt(struct packet *p, enum punt why)
+{
+	p->punt = why;
+	return false;
+}
 
 /* Makes the first `len` bytes readable at `data`. */
 static __always_inline bool readable(struct __sk_buff *skb, __u32 len)
@@ -111,10 +124,10 @@ static __always_inline bool read_tcp(const struct tcphdr *tcp, void *end, struct
 	__u32 header;
 
 	if ((void *)(tcp + 1) > end)
-		return false;
+		return punt(p, PUNT_MALFORMED);
 	header = tcp->doff * 4;
 	if (header < sizeof(*tcp) || ip_header + header > p->len)
-		return false;
+		return punt(p, PUNT_MALFORMED);
 	p->sport = bpf_ntohs(tcp->source);
 	p->dport = bpf_ntohs(tcp->dest);
 	p->seq = bpf_ntohl(tcp->seq);
@@ -131,10 +144,10 @@ static __always_inline bool read_udp(const struct udphdr *udp, void *end, struct
 	__u32 said;
 
 	if ((void *)(udp + 1) > end)
-		return false;
+		return punt(p, PUNT_MALFORMED);
 	said = bpf_ntohs(udp->len);
 	if (said < sizeof(*udp) || said > p->len - ip_header)
-		return false;
+		return punt(p, PUNT_MALFORMED);
 	p->sport = bpf_ntohs(udp->source);
 	p->dport = bpf_ntohs(udp->dest);
 	p->headers = ip_header + sizeof(*udp);
@@ -145,17 +158,32 @@ static __always_inline bool read_udp(const struct udphdr *udp, void *end, struct
 static __always_inline bool read_echo(const struct echo_header *echo, void *end, struct packet *p, __u32 ip_header)
 {
 	if ((void *)(echo + 1) > end || echo->code)
-		return false;
+		return punt(p, PUNT_PROTOCOL);
 	if (echo->type == (p->v6 ? ECHO_V6_REQUEST : ECHO_V4_REQUEST))
 		p->echo = ECHO_REQUEST;
 	else if (echo->type == (p->v6 ? ECHO_V6_REPLY : ECHO_V4_REPLY))
 		p->echo = ECHO_REPLY;
 	else
-		return false;
+		return punt(p, p->v6 && echo->type >= ND_FIRST && echo->type <= ND_LAST ? PUNT_ARP_ND : PUNT_PROTOCOL);
 	p->sport = bpf_ntohs(echo->id_be);
 	p->dport = p->sport;
 	p->headers = ip_header + sizeof(*echo);
 	return true;
+}
+
+/* Why a packet of IPv6 with this next header is not for the programs */
+static __always_inline enum punt why_not_v6(__u8 next)
+{
+	switch (next) {
+	case IPPROTO_FRAGMENT:
+		return PUNT_FRAGMENT;
+	case IPPROTO_HOPOPTS:
+	case IPPROTO_ROUTING:
+	case IPPROTO_DSTOPTS:
+		return PUNT_IP_OPTIONS;
+	default:
+		return PUNT_PROTOCOL;
+	}
 }
 
 /*
@@ -169,8 +197,10 @@ static __always_inline bool read_packet(struct __sk_buff *skb, const __u32 at, s
 	__u16 ethertype;
 
 	*p = (struct packet){};
-	if (skb->vlan_present || !readable(skb, v4 + sizeof(struct udphdr)))
-		return false;
+	if (skb->vlan_present)
+		return punt(p, PUNT_VLAN);
+	if (!readable(skb, v4 + sizeof(struct udphdr)))
+		return skb->protocol == bpf_htons(ETH_P_ARP) && punt(p, PUNT_ARP_ND);
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
 	if (data + v4 + sizeof(struct udphdr) > end)
@@ -189,9 +219,13 @@ static __always_inline bool read_packet(struct __sk_buff *skb, const __u32 at, s
 			return false;
 		p->len = bpf_ntohs(ip->tot_len);
 		/* Version 4 without options; neither a fragment nor the reserved bit; nothing behind the packet. */
-		if (*(const __u8 *)ip != 0x45 || ip->frag_off & bpf_htons(0xbfff) ||
-		    p->len + at + ETH_HLEN != skb->len || p->len < sizeof(*ip) + sizeof(struct udphdr) || header_sum(ip) != 0xffff)
-			return false;
+		if (ip->frag_off & bpf_htons(0x3fff))
+			return punt(p, PUNT_FRAGMENT);
+		if (*(const __u8 *)ip != 0x45)
+			return punt(p, *(const __u8 *)ip >> 4 == 4 ? PUNT_IP_OPTIONS : PUNT_MALFORMED);
+		if (ip->frag_off & bpf_htons(0x8000) || p->len + at + ETH_HLEN != skb->len ||
+		    p->len < sizeof(*ip) + sizeof(struct udphdr) || header_sum(ip) != 0xffff)
+			return punt(p, PUNT_MALFORMED);
 		p->v6 = false;
 		p->tos = ip->tos;
 		p->ttl = ip->ttl;
@@ -201,7 +235,7 @@ static __always_inline bool read_packet(struct __sk_buff *skb, const __u32 at, s
 			return read_tcp(data + v4, end, p, sizeof(*ip));
 		if (p->proto == IPPROTO_UDP)
 			return read_udp(data + v4, end, p, sizeof(*ip));
-		return p->proto == IPPROTO_ICMP && read_echo(data + v4, end, p, sizeof(*ip));
+		return p->proto == IPPROTO_ICMP ? read_echo(data + v4, end, p, sizeof(*ip)) : punt(p, PUNT_PROTOCOL);
 	}
 	if (ethertype == bpf_htons(ETH_P_IPV6)) {
 		const struct ipv6hdr *ip;
@@ -226,27 +260,35 @@ static __always_inline bool read_packet(struct __sk_buff *skb, const __u32 at, s
 		p->len = bpf_ntohs(ip->payload_len) + sizeof(*ip);
 		if (ip->version != 6 || p->len + at + ETH_HLEN != skb->len ||
 		    p->len < sizeof(*ip) + sizeof(struct udphdr))
-			return false;
+			return punt(p, PUNT_MALFORMED);
 		p->v6 = true;
 		p->tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
 		p->ttl = ip->hop_limit;
 		__builtin_memcpy(&p->src, &ip->saddr, sizeof(p->src));
 		__builtin_memcpy(&p->dst, &ip->daddr, sizeof(p->dst));
 		if (is_mapped(p->src.be) || is_mapped(p->dst.be))
-			return false;
+			return punt(p, PUNT_MALFORMED);
 		if (p->proto == IPPROTO_TCP)
 			return read_tcp(data + v6, end, p, sizeof(*ip));
 		if (p->proto == IPPROTO_UDP)
 			return read_udp(data + v6, end, p, sizeof(*ip));
-		return p->proto == IPPROTO_ICMPV6 && read_echo(data + v6, end, p, sizeof(*ip));
+		if (p->proto == IPPROTO_ICMPV6)
+			return read_echo(data + v6, end, p, sizeof(*ip));
+		return punt(p, why_not_v6(p->proto));
 	}
-	return false;
+	return punt(p, ethertype == bpf_htons(ETH_P_ARP) ? PUNT_ARP_ND : PUNT_PROTOCOL);
 }
 
 /* Flags without those that go with all segments */
 static __always_inline __u8 core_flags(const struct packet *p)
 {
 	return p->flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK);
+}
+
+/* TCP that would open a connection */
+static __always_inline bool is_syn(const struct packet *p)
+{
+	return p->proto == IPPROTO_TCP && core_flags(p) == TCP_SYN;
 }
 
 #define TCP_OPTIONS 40
@@ -317,7 +359,7 @@ static __always_inline bool read_options(struct __sk_buff *skb, const __u32 at, 
 		return true;
 	options = syn_options(skb, at + ETH_HLEN + tcp, p->headers - tcp);
 	if (options < 0)
-		return false;
+		return punt(p, PUNT_SYN_DATA);
 	p->scales = options & SYN_SCALES;
 	p->scale = options >> SYN_SCALE_SHIFT & SYN_SCALE;
 	p->mss = options & SYN_MSS;

@@ -101,11 +101,12 @@ static __always_inline __u32 udp_header_at(struct __sk_buff *skb, const struct c
 /*
  * The verdict on a datagram that is left to the kernel: to the daemon's socket, or to whomever else it is for. It is
  * read more generously than one that is carried, as the daemon does: options, a checksum, reserved bits. One for our
- * port that is no VXLAN is a stranger's.
+ * port that is no VXLAN is a stranger's. `read` says that the programs have read the inner packet.
  */
-__noinline int leave(struct __sk_buff *skb)
+__noinline int leave(struct __sk_buff *skb, __u32 read)
 {
 	const struct config *config = the_config();
+	const struct desk *desk = read ? the_desk() : 0;
 	__u32 at = config ? udp_header_at(skb, config) : 0, vni = STRANGERS;
 	struct vxlan_header vxlan;
 	__u16 port;
@@ -116,8 +117,10 @@ __noinline int leave(struct __sk_buff *skb)
 	if (!bpf_skb_load_bytes(skb, at + sizeof(struct udphdr), &vxlan, sizeof(vxlan)) &&
 	    vxlan.flags_be & bpf_htonl(VXLAN_FLAGS))
 		vni = bpf_ntohl(vxlan.vni_be) >> 8;
-	if (may_go_up(skb, vni))
+	if (may_go_up(skb, vni)) {
+		count_punt(desk ? desk->packet.punt : PUNT_OUTER);
 		return TC_ACT_UNSPEC;
+	}
 	count(STAT_FROM_UNDERLAY);
 	return TC_ACT_SHOT;
 }

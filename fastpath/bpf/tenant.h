@@ -8,11 +8,23 @@
 #include "deny.h"
 #include "slow.h"
 
+static __always_inline bool to_many(struct __sk_buff *skb)
+{
+	const struct ethhdr *ethernet = (void *)(long)skb->data;
+
+	return (void *)(ethernet + 1) <= (void *)(long)skb->data_end && ethernet->h_dest[0] & 1;
+}
+
 /* What is not decided here is decided by the pipeline; the frame goes there whole, with the port it came from. */
 static __always_inline int up(struct __sk_buff *skb, const struct port *port, const struct config *config)
 {
 	struct up_header header = { .ethertype_be = bpf_htons(UP_ETHERTYPE) };
+	const struct desk *desk = the_desk();
+	__u32 why = desk ? desk->packet.punt : PUNT_OTHER;
 
+	/* Of what goes to many nothing is done here. */
+	if ((why == PUNT_UNDECIDED || why == PUNT_PROTOCOL) && to_many(skb))
+		why = PUNT_MULTICAST;
 	if (!may_go_up(skb, port->vni))
 		return TC_ACT_SHOT;
 	header.port_be = bpf_htonl(port->id);
@@ -24,27 +36,29 @@ static __always_inline int up(struct __sk_buff *skb, const struct port *port, co
 		return TC_ACT_SHOT;
 	}
 	count(STAT_UP);
+	count_punt(why);
 	skb->mark = EASTGATE_MARK;
 	return bpf_redirect(config->up_device, 0);
 }
 
 /* 1 admit: a flow was admitted from one port with these MACs, and from nowhere else. */
 static __always_inline bool comes_from_port(struct __sk_buff *skb, const struct ends *ends, const struct lane *lane,
-					    const struct network *network, __u32 side, const struct packet *p)
+					    const struct network *network, __u32 side, struct packet *p)
 {
 	__u32 from = side ? ends->at[1] : ends->at[0];
 	void *data = (void *)(long)skb->data;
 
 	if (data + ETH_HLEN > (void *)(long)skb->data_end)
-		return false;
+		return punt(p, PUNT_MALFORMED);
 	/*
 	 * A superframe of datagrams that the other VTEP's socket gets uncut, on this very machine, does not tell where to
 	 * cut it. The pipeline cuts it before it goes.
 	 */
 	if (skb->gso_size && p->proto == IPPROTO_UDP && where_to(ends, side) & AT_VTEP)
-		return false;
-	return lane->flags & LANE_OPEN && from == skb->ifindex && right_macs(data, ends, lane, network, side) &&
-	       largest(skb, p) <= lane->max_packet;
+		return punt(p, PUNT_GSO);
+	return (lane->flags & LANE_OPEN && from == skb->ifindex && right_macs(data, ends, lane, network, side) &&
+		largest(skb, p) <= lane->max_packet) ||
+	       punt(p, PUNT_PATH);
 }
 
 /* 3 track, 4 decide: whether the packet passes, and where to. */
@@ -52,7 +66,7 @@ static __always_inline enum passing tenant_passage(struct __sk_buff *skb, const 
 						   const struct config *config, struct desk *desk,
 						   struct passage *passage)
 {
-	const struct packet *p = &desk->packet;
+	struct packet *p = &desk->packet;
 	__u32 side = key_of(p, port->vni, &desk->key);
 	struct flow *flow = bpf_map_lookup_elem(&flows, &desk->key);
 	const struct network *network;
@@ -62,14 +76,16 @@ static __always_inline enum passing tenant_passage(struct __sk_buff *skb, const 
 
 		network = in_force(flow, config->generation);
 		if (!network) {
-			if (!may_replace(flow, p, side, config->generation))
+			if (!may_replace(flow, p, side, config->generation)) {
+				p->punt = why_not_in_force(flow);
 				return GOES_UP;
+			}
 		} else if (!comes_from_port(skb, &flow->ends, lane, network, side, p)) {
 			return GOES_UP;
 		} else if (pass(skb, flow, side, desk)) {
 			find_passage(desk, network, side, passage);
 			return comes_from_port(skb, &desk->ends, &desk->lane, network, side, p) ? PASSES : GOES_UP;
-		} else if (p->proto != IPPROTO_TCP) {
+		} else if (!is_syn(p)) {
 			return GOES_UP;
 		}
 	}

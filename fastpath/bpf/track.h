@@ -115,6 +115,12 @@ static __always_inline void give_place(struct terms *terms, enum population of)
 	__sync_fetch_and_add(&terms->leases[of], -1);
 }
 
+/* Why a packet of a flow that is not in force is punted */
+static __always_inline enum punt why_not_in_force(const struct flow *flow)
+{
+	return flow->marks & FLOW_HELD ? PUNT_HELD : PUNT_STALE;
+}
+
 /* The flow's network, when the flow's epoch and generation are in force. */
 static __always_inline const struct network *in_force(const struct flow *flow, __u32 generation)
 {
@@ -146,23 +152,25 @@ static __always_inline bool grow(struct flow *flow, struct terms *terms, struct 
 				 struct way *from, struct way *to, __u64 now)
 {
 	struct tcp_side *sender = &desk->sender, *receiver = &desk->receiver;
-	const struct packet *p = &desk->packet;
+	struct packet *p = &desk->packet;
 	bool answers;
 
 	if (flow->tag != tag_of(&desk->key) || is_over(flow, state_of(flow, p->proto), terms, now))
-		return false;
+		return punt(p, PUNT_EXPIRED);
 	*sender = from->tcp;
 	*receiver = to->tcp;
 	if (p->proto == IPPROTO_TCP) {
-		if (clamps(p, terms) || !tcp_step(p, is_reply, sender, receiver))
-			return false;
+		if (clamps(p, terms))
+			return punt(p, PUNT_SYN_MSS);
+		if (!tcp_step(p, is_reply, sender, receiver))
+			return punt(p, PUNT_TCP_IRREGULAR);
 		answers = (is_reply ? tcp_state(receiver, sender) : tcp_state(sender, receiver)) >= STATE_ESTABLISHED;
 	} else {
 		answers = is_reply;
 	}
 	if (answers && !(flow->marks & FLOW_ANSWERED)) {
 		if (!take_place(terms, POPULATION_ANSWERED))
-			return false;
+			return punt(p, PUNT_NO_CREDIT);
 		give_place(terms, POPULATION_UNANSWERED);
 		flow->marks |= FLOW_ANSWERED;
 	}
@@ -177,7 +185,7 @@ static __always_inline bool grow(struct flow *flow, struct terms *terms, struct 
  */
 static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32 side, struct desk *desk)
 {
-	const struct packet *p = &desk->packet;
+	struct packet *p = &desk->packet;
 	__u32 bytes = p->len + ETH_HLEN, packets = 1, gso_size = skb->gso_size, network = flow->network;
 	struct terms *the_terms = bpf_map_lookup_elem(&terms, &network);
 	__u64 now = the_time();
@@ -185,7 +193,7 @@ static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32
 	bool passes = false;
 
 	if (!the_terms || (gso_size && p->proto == IPPROTO_TCP && p->flags & TCP_SYN))
-		return false;
+		return punt(p, PUNT_GSO);
 	if (gso_size)
 		packets = (bytes + gso_size - 1) / gso_size;
 	if (side) {
@@ -195,9 +203,10 @@ static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32
 		from = &flow->ways[0];
 		to = &flow->ways[1];
 	}
+	p->punt = PUNT_TCP_IRREGULAR;
 	bpf_spin_lock(&flow->lock);
 	if (flow->marks & FLOW_HELD || flow->network != network) {
-		passes = false;
+		punt(p, PUNT_HELD);
 	} else if (flow->marks & FLOW_BORN) {
 		passes = grow(flow, the_terms, desk, side != flow->opener, from, to, now);
 	} else if (steady(p, from, to)) {

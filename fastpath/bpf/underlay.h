@@ -19,6 +19,8 @@ struct outer {
 	__u8 ecn;
 	/* It goes to the kernel's own vxlan device from here. */
 	bool to_tunnel;
+	/* The outer headers were read: why it is punted is with the inner packet. */
+	bool read;
 };
 
 /* The UDP header at `at`, and what follows it: is it a VXLAN header as we write them ourselves? */
@@ -80,7 +82,7 @@ static __always_inline bool read_outer_v6(struct __sk_buff *skb, const struct co
 }
 
 /* Is the flow's direction the one by which this frame, from this VTEP with these MACs, comes in, and does it fit? */
-static __always_inline bool comes_this_way(const struct __sk_buff *skb, const struct packet *p, const struct ends *ends,
+static __always_inline bool comes_this_way(const struct __sk_buff *skb, struct packet *p, const struct ends *ends,
 					   const struct lane *lane, const struct network *network, __u32 side,
 					   const struct addr *from, const void *frame)
 {
@@ -89,10 +91,10 @@ static __always_inline bool comes_this_way(const struct __sk_buff *skb, const st
 
 	if (!(lane->flags & LANE_OPEN) || !(at & AT_VTEP) || !right_macs(frame, ends, lane, network, side) ||
 	    largest(skb, p) > lane->max_packet)
-		return false;
+		return punt(p, PUNT_PATH);
 	at &= ~AT_VTEP;
 	vtep = bpf_map_lookup_elem(&vteps, &at);
-	return vtep && same_addr(&vtep->addr, from);
+	return (vtep && same_addr(&vtep->addr, from)) || punt(p, PUNT_PATH);
 }
 
 /* RFC 6040 figure 4: would the inner ECN field have to change, or the packet be dropped? */
@@ -106,7 +108,7 @@ static __always_inline enum passing underlay_passage(struct __sk_buff *skb, cons
 						     struct outer *outer, const __u32 outer_len,
 						     const __u32 udp_at, struct desk *desk, struct passage *passage)
 {
-	const struct packet *p = &desk->packet;
+	struct packet *p = &desk->packet;
 	void *data = (void *)(long)skb->data;
 	const void *inner = data + outer_len;
 	const struct network *network;
@@ -123,13 +125,16 @@ static __always_inline enum passing underlay_passage(struct __sk_buff *skb, cons
 
 		network = in_force(flow, config->generation);
 		if (!network) {
-			if (!may_replace(flow, p, side, config->generation))
+			if (!may_replace(flow, p, side, config->generation)) {
+				p->punt = why_not_in_force(flow);
 				return GOES_UP;
+			}
 		} else if (!comes_this_way(skb, p, &flow->ends, &from->lane, network, side, &outer->src, inner)) {
 			return GOES_UP;
 		} else if (skb->gso_size && !(where_to(&flow->ends, side) & AT_VTEP)) {
 			__u16 port = config->tunnel_port_be;
 
+			p->punt = PUNT_GSO;
 			/* Judged again, and for good, behind the tunnel. */
 			if (port && would_pass(p, flow, from, to))
 				outer->to_tunnel =
@@ -139,7 +144,7 @@ static __always_inline enum passing underlay_passage(struct __sk_buff *skb, cons
 			find_passage(desk, network, side, passage);
 			return comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &outer->src, inner) ? PASSES :
 														   GOES_UP;
-		} else if (p->proto != IPPROTO_TCP) {
+		} else if (!is_syn(p)) {
 			return GOES_UP;
 		}
 	}
@@ -185,8 +190,14 @@ static __always_inline int unwrap(struct __sk_buff *skb, const struct config *co
 		return WRAP_REFUSED;
 	p = &desk->packet;
 	passage = &desk->passage;
-	if (!read_packet(skb, outer_len, p) || !ecn_unchanged(outer->ecn, p->tos & 3) ||
-	    !read_options(skb, outer_len, p))
+	outer->read = true;
+	if (!read_packet(skb, outer_len, p))
+		return WRAP_REFUSED;
+	if (!ecn_unchanged(outer->ecn, p->tos & 3)) {
+		p->punt = PUNT_ECN;
+		return WRAP_REFUSED;
+	}
+	if (!read_options(skb, outer_len, p))
 		return WRAP_REFUSED;
 	/* The kernel takes nothing off that leaves less than an IPv6 header of a packet that came as IPv6. */
 	if (outer_v6 && p->len < sizeof(struct ipv6hdr))
@@ -237,7 +248,7 @@ int underlay(struct __sk_buff *skb)
 	verdict = underlay_path(skb, config, &outer);
 	if (verdict != WRAP_REFUSED)
 		return verdict;
-	return outer.to_tunnel ? TC_ACT_UNSPEC : leave(skb);
+	return outer.to_tunnel ? TC_ACT_UNSPEC : leave(skb, outer.read);
 }
 
 /* A superframe that `underlay` sent through the kernel's vxlan device. Nothing else has business there. */

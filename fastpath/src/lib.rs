@@ -10,6 +10,7 @@ pub mod cost;
 mod layout;
 mod pins;
 mod policy;
+mod punt;
 mod slow;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub use self::{
     },
     pins::unpin,
     policy::Policy,
+    punt::PUNTS,
 };
 
 /// The compiled programs. ELF readers want the start of a file aligned.
@@ -172,6 +174,7 @@ pub struct Fastpath {
     buckets: MapHandle,
     settings: MapHandle,
     stats: MapHandle,
+    punts: MapHandle,
     permits: MapHandle,
     answers: MapHandle,
     entropy: MapHandle,
@@ -309,7 +312,7 @@ impl Fastpath {
             Ok::<_, Error>(found.as_fd().try_clone_to_owned()?)
         };
         let (flows, ports, networks) = (map("flows")?, map("ports")?, map("networks")?);
-        let (vteps, settings, stats) = (map("vteps")?, map("settings")?, map("stats")?);
+        let (vteps, settings, stats, punts) = (map("vteps")?, map("settings")?, map("stats")?, map("punts")?);
         let programs = Programs {
             tenant: program("tenant")?,
             underlay: program("underlay")?,
@@ -330,6 +333,7 @@ impl Fastpath {
             buckets,
             settings,
             stats,
+            punts,
             permits,
             answers,
             entropy,
@@ -541,14 +545,7 @@ impl Fastpath {
     /// # Errors
     /// [`Error::Table`].
     pub fn stats(&self) -> Result<Stats, Error> {
-        let sum = |what: u32| {
-            let values = self
-                .stats
-                .lookup_percpu(what.as_bytes(), MapFlags::ANY)
-                .map_err(|source| Error::Table { table: "stats", source })?;
-            let of_cpu = |value: &Vec<u8>| u64::read_from_prefix(value).map_or(0, |(value, _)| value);
-            Ok::<u64, Error>(values.iter().flatten().map(of_cpu).sum())
-        };
+        let sum = |what: u32| counted(&self.stats, "stats", what);
         Ok(Stats {
             from_ports: sum(0)?,
             from_underlay: sum(1)?,
@@ -562,6 +559,27 @@ impl Fastpath {
             denied: sum(9)?,
         })
     }
+
+    /// How many packets the programs have left to the pipeline, by cause: as many as [`PUNTS`] names.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn punts(&self) -> Result<[u64; PUNTS.len()], Error> {
+        let mut all = [0; PUNTS.len()];
+        for (cause, packets) in all.iter_mut().enumerate() {
+            *packets = counted(&self.punts, "punts", cause as u32)?;
+        }
+        Ok(all)
+    }
+}
+
+/// A counter, on all processors together.
+fn counted(map: &MapHandle, table: &'static str, what: u32) -> Result<u64, Error> {
+    let values = map
+        .lookup_percpu(what.as_bytes(), MapFlags::ANY)
+        .map_err(|source| Error::Table { table, source })?;
+    let of_cpu = |value: &Vec<u8>| u64::read_from_prefix(value).map_or(0, |(value, _)| value);
+    Ok(values.iter().flatten().map(of_cpu).sum())
 }
 
 fn load(open: OpenObject) -> Result<Object, Error> {

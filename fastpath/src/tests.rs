@@ -7,7 +7,7 @@ use std::mem::offset_of;
 use eastgate_wire::{Addr, FlowKey, Vni};
 use libbpf_rs::btf::{
     Btf, HasSize,
-    types::{MemberAttr, Struct},
+    types::{Enum, MemberAttr, Struct},
 };
 
 use crate::layout::{
@@ -74,6 +74,19 @@ fn structures_are_the_same_on_both_sides() {
         layout_of!(Denial: lock, spare, packets, bytes, last_at, src, dst, sport, dport, proto)
     );
     assert_eq!(noted("flow_key"), layout::key_layout());
+}
+
+#[test]
+fn causes_of_punts_have_the_names_of_the_programs() {
+    let btf = Btf::from_path(concat!(env!("OUT_DIR"), "/fastpath.bpf.o")).unwrap();
+    let causes: Enum<'_> = btf.type_by_name("punt").unwrap();
+    let names: Vec<String> = causes
+        .iter()
+        .filter_map(|member| member.name?.to_str()?.strip_prefix("PUNT_").map(str::to_owned))
+        .map(|name| name.to_lowercase().replace('_', "-"))
+        .collect();
+    let (last, names) = names.split_last().unwrap();
+    assert_eq!((last.as_str(), names), ("count", &crate::PUNTS.map(str::to_owned)[..]));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Answers as people read them.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use eastgate_wire::DropReason;
 
@@ -52,6 +52,9 @@ pub(super) fn status(status: &Status) -> String {
         answers => format!(", {answers} of them given again by the kernel"),
     };
     line("answers", format!("{} to ARP and ND{repeated}", traffic.answers));
+    if !status.punts.is_empty() {
+        line("punt", punts(&status.punts));
+    }
     line("dropped", format!("{} frames (see `eastgate show drops`)", traffic.dropped));
     if status.settings_restored > 0 {
         line("settings", format!("{} were changed by someone else and put right", status.settings_restored));
@@ -65,6 +68,18 @@ pub(super) fn status(status: &Status) -> String {
         let _ = write!(text, "\n{table}");
     }
     text
+}
+
+/// Packets that the kernel's programs have left to the pipeline, the most frequent cause first.
+fn punts(causes: &BTreeMap<String, u64>) -> String {
+    let mut causes: Vec<_> = causes.iter().filter(|(_, packets)| **packets > 0).collect();
+    causes.sort_by_key(|(_, packets)| std::cmp::Reverse(**packets));
+    let all: u64 = causes.iter().map(|(_, packets)| **packets).sum();
+    let each: Vec<String> = causes.iter().map(|(cause, packets)| format!("{cause} {packets}")).collect();
+    match &each[..] {
+        [] => "no packets left to the pipeline".to_owned(),
+        each => format!("{all} packets left to the pipeline: {}", each.join(", ")),
+    }
 }
 
 fn or_none(table: &Table, what: &str) -> String {

@@ -1,6 +1,6 @@
 //! What is asked and answered. These types are what `-o json` prints, so their field names are an interface.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use eastgate_wire::{Addr, MacAddr, Vni};
 use serde::{Deserialize, Serialize};
@@ -113,6 +113,9 @@ pub struct Status {
     pub settings_restored: u64,
     /// Frames and bytes
     pub traffic: Traffic,
+    /// Packets that the kernel's programs have left to the pipeline (punted), by cause; nothing without programs
+    #[serde(default)]
+    pub punts: BTreeMap<String, u64>,
 }
 
 /// The VTEP of this host.

@@ -5,6 +5,7 @@ use std::{
     sync::atomic::Ordering::Relaxed,
 };
 
+use eastgate_fastpath::PUNTS;
 use eastgate_policy::flow::{FlowFilter, FlowInfo};
 use eastgate_steering::Answers;
 use eastgate_vtep::{
@@ -97,7 +98,15 @@ impl View {
             flows: FlowCounts { answered: in_use.answered.into(), unanswered: in_use.unanswered.into() },
             settings_restored: visible.settings_restored,
             traffic: self.traffic(),
+            punts: self.punts(),
         }
+    }
+
+    fn punts(&self) -> BTreeMap<String, u64> {
+        let Some(Ok(counts)) = self.kernel.get().map(|kernel| kernel.punts()) else {
+            return BTreeMap::new();
+        };
+        PUNTS.iter().map(|cause| (*cause).to_owned()).zip(counts).collect()
     }
 
     fn traffic(&self) -> Traffic {

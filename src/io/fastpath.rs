@@ -15,7 +15,7 @@ use std::{
 };
 
 use eastgate_fastpath::{
-    AT_VTEP, CONFIG_UNDECIDED, Cursor, Entropy, Error, Fastpath, Flow, Key, LAYOUT, Limits, Network,
+    AT_VTEP, CONFIG_UNDECIDED, Cursor, Entropy, Error, Fastpath, Flow, Key, LAYOUT, Limits, Network, PUNTS,
     Settings, Station, Stats, TableIds, TableSizes, address,
 };
 use eastgate_policy::flow::{FlowUse, Found, NetworkQuota, Offloaded, Progress};
@@ -268,6 +268,14 @@ impl KernelPath {
     /// When the table cannot be read.
     pub fn stats(&self) -> Result<Stats, Error> {
         self.fastpath.stats()
+    }
+
+    /// How many packets the programs have left to the pipeline, by cause: as many as `PUNTS` names.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn punts(&self) -> Result<[u64; PUNTS.len()], Error> {
+        self.fastpath.punts()
     }
 
     /// What the programs add to the counters. Frames that they sent up are counted by the pipeline.
