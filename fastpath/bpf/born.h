@@ -22,11 +22,11 @@ static __always_inline bool may_begin(const struct __sk_buff *skb, struct packet
 		return punt(p, PUNT_GSO);
 	if (p->proto == IPPROTO_TCP) {
 		if (core_flags(p) != TCP_SYN)
-			return punt(p, PUNT_NOT_SYN);
+			return punt(p, PUNT_NO_FLOW);
 		return !p->payload || punt(p, PUNT_SYN_DATA);
 	}
 	if (p->echo)
-		return p->echo == ECHO_REQUEST;
+		return p->echo == ECHO_REQUEST || punt(p, PUNT_NO_FLOW);
 	return (!has_role(p->sport) && !has_role(p->dport)) || punt(p, PUNT_DHCP);
 }
 
@@ -94,10 +94,9 @@ static __always_inline const struct network *judge(struct desk *desk, const stru
 	desk->said = decide(desk, config, vni);
 	if (desk->said == SAID_NOTHING && find_permit(desk, vni) && permit->generation == generation)
 		desk->said = SAID_ALLOW;
-	if (desk->said > SAID_DENY) {
-		punt(&desk->packet, PUNT_UNDECIDED);
+	punt(&desk->packet, PUNT_UNDECIDED);
+	if (desk->said > SAID_DENY)
 		return 0;
-	}
 	flow->network = permit->network;
 	flow->epoch = permit->epoch;
 	flow->generation = generation;

@@ -165,11 +165,12 @@ static __always_inline int into_tunnel(struct __sk_buff *skb, const struct confi
 				       const struct passage *passage, struct desk *desk, __u32 vni,
 				       const __u32 wrapped)
 {
-	const struct packet *p = &desk->packet;
+	struct packet *p = &desk->packet;
 	const __u64 sum = wrapped ? BPF_F_RECOMPUTE_CSUM : 0;
 	__u32 place = passage->to & ~AT_VTEP;
 	const struct vtep *to = bpf_map_lookup_elem(&vteps, &place);
 
+	p->punt = PUNT_PATH;
 	if (!to)
 		return WRAP_REFUSED;
 	if (is_mapped(to->addr.be)) {

@@ -521,8 +521,8 @@ enum punt {
 	PUNT_SYN_MSS,
 	/* A segment that is no regular step of its connection */
 	PUNT_TCP_IRREGULAR,
-	/* TCP without a flow, and not a SYN */
-	PUNT_NOT_SYN,
+	/* Without a flow, and nothing that begins one: a segment that is no SYN, the reply of an echo */
+	PUNT_NO_FLOW,
 	/* The pipeline has the flow. */
 	PUNT_HELD,
 	/* The flow was decided under another epoch, or before a path or port changed. */

@@ -196,7 +196,7 @@ static __always_inline bool read_packet(struct __sk_buff *skb, const __u32 at, s
 	void *data, *end;
 	__u16 ethertype;
 
-	*p = (struct packet){};
+	*p = (struct packet){ .punt = PUNT_MALFORMED };
 	if (skb->vlan_present)
 		return punt(p, PUNT_VLAN);
 	if (!readable(skb, v4 + sizeof(struct udphdr)))

@@ -200,8 +200,10 @@ static __always_inline int unwrap(struct __sk_buff *skb, const struct config *co
 	if (!read_options(skb, outer_len, p))
 		return WRAP_REFUSED;
 	/* The kernel takes nothing off that leaves less than an IPv6 header of a packet that came as IPv6. */
-	if (outer_v6 && p->len < sizeof(struct ipv6hdr))
+	if (outer_v6 && p->len < sizeof(struct ipv6hdr)) {
+		p->punt = PUNT_OUTER;
 		return WRAP_REFUSED;
+	}
 	switch (underlay_passage(skb, config, outer, outer_len, udp_at, desk, passage)) {
 	case GOES_UP:
 		return WRAP_REFUSED;

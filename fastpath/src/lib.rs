@@ -575,9 +575,8 @@ impl Fastpath {
 
 /// A counter, on all processors together.
 fn counted(map: &MapHandle, table: &'static str, what: u32) -> Result<u64, Error> {
-    let values = map
-        .lookup_percpu(what.as_bytes(), MapFlags::ANY)
-        .map_err(|source| Error::Table { table, source })?;
+    let values =
+        map.lookup_percpu(what.as_bytes(), MapFlags::ANY).map_err(|source| Error::Table { table, source })?;
     let of_cpu = |value: &Vec<u8>| u64::read_from_prefix(value).map_or(0, |(value, _)| value);
     Ok(values.iter().flatten().map(of_cpu).sum())
 }

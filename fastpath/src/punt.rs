@@ -17,7 +17,7 @@ pub const PUNTS: [&str; 24] = [
     "syn-data",
     "syn-mss",
     "tcp-irregular",
-    "not-syn",
+    "no-flow",
     "held",
     "stale",
     "expired",

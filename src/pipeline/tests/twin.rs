@@ -25,7 +25,7 @@ use std::{
     sync::Arc,
 };
 
-use eastgate_fastpath::{Denial, DenialKey, Limits, NETWORK_HUB, NO_RULE, TableSizes, Trial};
+use eastgate_fastpath::{Denial, DenialKey, Limits, NETWORK_HUB, NO_RULE, PUNTS, TableSizes, Trial};
 use eastgate_policy::{
     flow::{Borrower, FlowFilter, Population},
     rule::{self, Decision, Direction, RuleId},
@@ -98,6 +98,8 @@ struct Host {
     /// Frames that the programs have refused, and what was refused when the last one of them was
     denials: u64,
     there: BTreeMap<DenialKey, Denial>,
+    /// Frames that the programs have left to the pipeline
+    punted: u64,
 }
 
 /// Frames and bytes that the rules have refused
@@ -133,6 +135,7 @@ impl Host {
             unwrapped: 0,
             denials: 0,
             there: BTreeMap::new(),
+            punted: 0,
         };
         if let Some((kernel, devices)) = kernel {
             let snapshot = host.shared.snapshot_arc();
@@ -196,6 +199,7 @@ impl Host {
         assert_eq!(trial.segment, segment, "another size of segment");
         if eastgate_fastpath::port_of(&trial.frame, kernel.session()) == Some(self.port(station).0) {
             assert_eq!(&trial.frame[eastgate_fastpath::UP_HEADER..], frame, "changed on the way up");
+            self.punted += 1;
             return self.pipeline(Entry::Station(station), frame, offload);
         }
         if kernel.stats().unwrap().answered > before.answered {
@@ -224,6 +228,7 @@ impl Host {
                 return (Outcome::Forward, vec![self.carried_frame(trial, frame.len())]);
             }
             assert_eq!((trial.verdict, &trial.frame), (PASS_ON, &outer), "changed on the way to the socket");
+            self.punted += 1;
         }
         self.pipeline(Entry::Vtep(from, tos), &payload, offload)
     }
@@ -505,6 +510,10 @@ fn play(scene: Scene, frames: u64, seed: u64) {
          {answered} requests answered, {repeated} of them by the programs; \
          {refused} frames refused by rules, {denials} of them by the programs"
     );
+    let causes: Vec<_> = PUNTS.into_iter().zip(kernel.punts().unwrap()).filter(|(_, n)| *n > 0).collect();
+    println!("punted: {causes:?}");
+    assert_eq!(causes.iter().map(|(_, packets)| packets).sum::<u64>(), twin.punted, "each has a cause");
+    assert!(causes.iter().all(|(cause, _)| *cause != "other"), "a cause without a name");
     // At a hub fewer stations are near, and what is far from both ends is not tried uncut.
     let rarer = if scene.hub { 3 } else { 1 };
     assert!(

@@ -64,6 +64,7 @@ impl Host {
             changed
         });
         self.unwrapped += u64::from(to_device);
+        self.punted += u64::from(!to_device && self.kernel.is_some());
         let verdict = self.pipeline(Entry::Vtep(from, tos), &vxlan(VNI, frame), offload);
         assert!(!to_device || verdict.0 == Outcome::Forward, "{verdict:?} of what the program lets pass");
         verdict
