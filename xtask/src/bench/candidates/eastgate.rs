@@ -12,9 +12,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::super::cpu;
-use super::super::traffic::{ALLOWS, Pair};
+use super::super::traffic::{ALLOWS, Pair, Tenant};
 use super::super::work::{Reach, USUAL_RULES};
 use super::Candidate;
+use super::hub::HubTopology;
 use super::topology::{SUBNET, Topology, UNDERLAY_DEVICE, VNI};
 use crate::{run, stop};
 
@@ -27,7 +28,10 @@ pub(super) struct Eastgate {
     // Before the topology: a daemon undoes its changes while its namespace still stands.
     daemons: Vec<Daemon>,
     topology: Topology,
+    hub: HubTopology,
     config: PathBuf,
+    /// Default limits on flows are in force, not those of a million flows.
+    default_limits: bool,
 }
 
 impl Eastgate {
@@ -38,7 +42,7 @@ impl Eastgate {
         fs::create_dir(scratch)?;
         let topology = Topology::build(dataplane)?;
         let config = scratch.join("eastgate.toml");
-        fs::write(&config, configuration(&topology, USUAL_RULES)?)?;
+        fs::write(&config, configuration(&topology, USUAL_RULES, false)?)?;
         let mut daemons = Vec::new();
         for (host, _) in topology.hosts() {
             let name = host_name(host.vtep);
@@ -46,21 +50,40 @@ impl Eastgate {
             command.args(["run", "--dataplane", dataplane, "--host", &name, "--config"]).arg(&config);
             daemons.push(Daemon::start(command, &binary, scratch, &name)?);
         }
+        let hub = HubTopology::build(dataplane)?;
+        let hub_config = scratch.join("hub.toml");
+        fs::write(&hub_config, hub_configuration(&hub)?)?;
+        let mut command = hub.hub.namespace.command(&binary);
+        command.args(["run", "--dataplane", dataplane, "--host", "hub", "--config"]).arg(&hub_config);
+        daemons.push(Daemon::start(command, &binary, scratch, "hub")?);
         daemons.iter_mut().try_for_each(Daemon::wait)?;
-        Ok(Self { daemons, topology, config })
+        Ok(Self { daemons, topology, hub, config, default_limits: false })
+    }
+
+    /// Puts another policy in force on the hosts; the hub's stays.
+    fn configure(&self, count: usize) -> Result<()> {
+        fs::write(&self.config, configuration(&self.topology, count, self.default_limits)?)?;
+        self.daemons.iter().take(self.topology.hosts().len()).try_for_each(Daemon::reload)
     }
 }
 
 impl Candidate for Eastgate {
-    fn pair(&self, reach: Reach) -> Pair<'_> {
-        self.topology.pair(reach)
+    fn pair(&self, reach: Reach) -> Option<Pair<'_>> {
+        match reach {
+            Reach::ThroughHub => Some(self.hub.pair()),
+            _ => self.topology.pair(reach),
+        }
     }
 
     fn load_rules(&mut self, count: usize) -> Result<Option<Duration>> {
-        fs::write(&self.config, configuration(&self.topology, count)?)?;
         let start = Instant::now();
-        self.daemons.iter().try_for_each(Daemon::reload)?;
+        self.configure(count)?;
         Ok(Some(start.elapsed()))
+    }
+
+    fn use_default_limits(&mut self, default: bool) -> Result<()> {
+        self.default_limits = default;
+        self.configure(USUAL_RULES)
     }
 
     fn resident(&self) -> Result<Option<u64>> {
@@ -69,16 +92,57 @@ impl Candidate for Eastgate {
 }
 
 /// The same policy `neutron` has: `count` ingress rules of which the allows come last, everything out.
-fn configuration(topology: &Topology, count: usize) -> Result<String> {
-    // A million flows and what other work leaves behind.
-    let mut text = String::from("[limits]\nflows = 1_500_000\nunanswered = 65_536\n");
+fn configuration(topology: &Topology, count: usize, default_limits: bool) -> Result<String> {
+    let mut text = String::new();
+    if !default_limits {
+        // A million flows and what other work leaves behind.
+        text += "[limits]\nflows = 1_500_000\nunanswered = 65_536\n";
+    }
     for (host, _) in topology.hosts() {
         let (name, vtep) = (host_name(host.vtep), host.vtep);
         writeln!(text, "[host.{name}]\nvtep = \"{vtep}\"\ndevice = \"{UNDERLAY_DEVICE}\"")?;
     }
     writeln!(text, "[tenant.bench.network.lan]\nvni = {VNI}\nsubnets = [\"{SUBNET}\"]")?;
-    text += "limits = { flows = 1_500_000, unanswered = 65_536 }\ntimeouts = { udp_answered = 3600 }\n";
-    text += "[tenant.bench.group.servers]\negress = [{ to = \"any\" }]\ningress = [\n";
+    if !default_limits {
+        text += "limits = { flows = 1_500_000, unanswered = 65_536 }\ntimeouts = { udp_answered = 3600 }\n";
+    }
+    text += &group(count)?;
+    for (host, tenant, port) in topology.ports() {
+        let host = host_name(host.vtep);
+        text += &endpoint(port, &host, Some(port), tenant);
+    }
+    Ok(text)
+}
+
+/// A hub between two VTEPs of the kernel, with the same policy.
+fn hub_configuration(hub: &HubTopology) -> Result<String> {
+    let mut text = format!("[host.hub]\nvtep = \"{}\"\ndevice = \"{UNDERLAY_DEVICE}\"\n", hub.hub.vtep);
+    for (spoke, _) in hub.spokes() {
+        let (name, vtep) = (host_name(spoke.vtep), spoke.vtep);
+        writeln!(text, "[host.{name}]\nvtep = \"{vtep}\"\ndevice = \"{UNDERLAY_DEVICE}\"\nruns = \"vxlan\"")?;
+    }
+    writeln!(text, "[tenant.bench.network.lan]\nvni = {VNI}\nsubnets = [\"{SUBNET}\"]")?;
+    text += "topology = \"hub\"\nhub = \"hub\"\n";
+    text += &group(USUAL_RULES)?;
+    for (spoke, tenant) in hub.spokes() {
+        let host = host_name(spoke.vtep);
+        text += &endpoint(&format!("behind-{host}"), &host, None, tenant);
+    }
+    Ok(text)
+}
+
+fn endpoint(name: &str, host: &str, port: Option<&str>, tenant: &Tenant) -> String {
+    let port = port.map(|port| format!("port = \"{port}\"\n")).unwrap_or_default();
+    format!(
+        "[tenant.bench.endpoint.{name}]\nnetwork = \"lan\"\nhost = \"{host}\"\n{port}\
+         mac = \"{}\"\naddresses = [\"{}\"]\ngroups = [\"servers\"]\n",
+        tenant.mac, tenant.address
+    )
+}
+
+/// `count` ingress rules of which the allows come last, everything out.
+fn group(count: usize) -> Result<String> {
+    let mut text = String::from("[tenant.bench.group.servers]\negress = [{ to = \"any\" }]\ningress = [\n");
     for (index, source) in super::other_sources().take(count.saturating_sub(ALLOWS.len())).enumerate() {
         let first = super::other_port(index);
         writeln!(text, "  {{ proto = \"tcp\", ports = [{first}, {}], from = \"{source}/32\" }},", first + 1)?;
@@ -88,14 +152,6 @@ fn configuration(topology: &Topology, count: usize) -> Result<String> {
         writeln!(text, "  {{ proto = \"{protocol}\", ports = \"{first}-{last}\", from = \"any\" }},")?;
     }
     text += "]\n";
-    for (host, tenant, port) in topology.ports() {
-        let (name, mac, address) = (host_name(host.vtep), &tenant.mac, tenant.address);
-        writeln!(
-            text,
-            "[tenant.bench.endpoint.{port}]\nnetwork = \"lan\"\nhost = \"{name}\"\nport = \"{port}\""
-        )?;
-        writeln!(text, "mac = \"{mac}\"\naddresses = [\"{address}\"]\ngroups = [\"servers\"]")?;
-    }
     Ok(text)
 }
 

@@ -2,6 +2,7 @@
 //! measured are idle.
 
 mod eastgate;
+mod hub;
 mod neutron;
 mod plain;
 mod topology;
@@ -75,8 +76,8 @@ impl Name {
             Self::Eastgate => Box::new(eastgate::Eastgate::build(target, scratch, "ebpf")?),
             Self::EastgateUserspace => Box::new(eastgate::Eastgate::build(target, scratch, "userspace")?),
         };
-        for reach in [Reach::CrossHost, Reach::SameHost] {
-            let pair = candidate.pair(reach);
+        for reach in [Reach::CrossHost, Reach::SameHost, Reach::ThroughHub] {
+            let Some(pair) = candidate.pair(reach) else { continue };
             if !arrives(pair, ports::PACKETS)? {
                 bail!("{}: an allowed datagram does not arrive ({reach:?})", self.text());
             }
@@ -91,12 +92,17 @@ impl Name {
 
 /// Something that carries frames between tenants.
 pub(crate) trait Candidate {
-    /// The tenants to measure between.
-    fn pair(&self, reach: Reach) -> Pair<'_>;
+    /// The tenants to measure between; none where the candidate has no such pair.
+    fn pair(&self, reach: Reach) -> Option<Pair<'_>>;
 
     /// Puts a policy of `count` rules in force, the allows last, and returns how long that took; `None` from a
     /// candidate that has no policy.
     fn load_rules(&mut self, count: usize) -> Result<Option<Duration>>;
+
+    /// Has the limits on flows that a user gets who says nothing, or those that the benchmark is usually made with.
+    fn use_default_limits(&mut self, _default: bool) -> Result<()> {
+        Ok(())
+    }
 
     /// Raises what stands in the way of tracking `count` flows.
     fn make_room_for_flows(&mut self, _count: usize) -> Result<()> {

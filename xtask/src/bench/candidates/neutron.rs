@@ -47,7 +47,7 @@ impl Neutron {
 }
 
 impl Candidate for Neutron {
-    fn pair(&self, reach: Reach) -> Pair<'_> {
+    fn pair(&self, reach: Reach) -> Option<Pair<'_>> {
         self.topology.pair(reach)
     }
 

@@ -1,4 +1,5 @@
-//! `plain`: the kernel's vxlan device and a bridge on each host, forwarding entries configured, no policy.
+//! `plain`: the kernel's vxlan device and a bridge on each host, forwarding entries configured, no policy. As a hub, the
+//! same on one host, whose bridge sends frames back out of the vxlan device by which they came (hairpin).
 
 use std::time::Duration;
 
@@ -7,22 +8,43 @@ use anyhow::Result;
 use super::super::traffic::Pair;
 use super::super::work::Reach;
 use super::Candidate;
+use super::hub::HubTopology;
 use super::topology::{Topology, UNDERLAY_DEVICE, VNI, VXLAN_DEVICE};
 
 #[derive(Debug)]
 pub(super) struct Plain {
     topology: Topology,
+    hub: HubTopology,
 }
 
 impl Plain {
     pub(super) fn build() -> Result<Self> {
-        Ok(Self { topology: bridged("plain", false)? })
+        let hub = HubTopology::build("plain")?;
+        let namespace = &hub.hub.namespace;
+        namespace.ip("link add br0 type bridge stp_state 0 mcast_snooping 0")?;
+        namespace.ip(&format!(
+            "link add {VXLAN_DEVICE} type vxlan id {VNI} local {} dev {UNDERLAY_DEVICE} dstport 4789 nolearning",
+            hub.hub.vtep
+        ))?;
+        namespace.ip(&format!("link set {VXLAN_DEVICE} master br0 up"))?;
+        namespace.bridge(&format!("link set dev {VXLAN_DEVICE} learning off hairpin on"))?;
+        switch_filtering(namespace, false)?;
+        for (spoke, tenant) in hub.spokes() {
+            namespace.bridge(&format!("fdb replace {} dev {VXLAN_DEVICE} master static", tenant.mac))?;
+            namespace
+                .bridge(&format!("fdb append {} dev {VXLAN_DEVICE} dst {} self", tenant.mac, spoke.vtep))?;
+        }
+        namespace.ip("link set br0 up")?;
+        Ok(Self { topology: bridged("plain", false)?, hub })
     }
 }
 
 impl Candidate for Plain {
-    fn pair(&self, reach: Reach) -> Pair<'_> {
-        self.topology.pair(reach)
+    fn pair(&self, reach: Reach) -> Option<Pair<'_>> {
+        match reach {
+            Reach::ThroughHub => Some(self.hub.pair()),
+            _ => self.topology.pair(reach),
+        }
     }
 
     fn load_rules(&mut self, _count: usize) -> Result<Option<Duration>> {

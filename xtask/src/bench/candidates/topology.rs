@@ -67,10 +67,11 @@ impl Topology {
     }
 
     /// The tenants to measure between.
-    pub(crate) fn pair(&self, reach: Reach) -> Pair<'_> {
+    pub(crate) fn pair(&self, reach: Reach) -> Option<Pair<'_>> {
         match reach {
-            Reach::CrossHost => Pair { client: &self.a, server: &self.b },
-            Reach::SameHost => Pair { client: &self.a, server: &self.c },
+            Reach::CrossHost => Some(Pair { client: &self.a, server: &self.b }),
+            Reach::SameHost => Some(Pair { client: &self.a, server: &self.c }),
+            Reach::ThroughHub => None,
         }
     }
 
@@ -101,6 +102,7 @@ pub(crate) fn tenant(role: &str, letter: &str, number: u8) -> Result<Tenant> {
     // Thousands of connections a second would run out of ports in TIME_WAIT.
     namespace.sysctl("ipv4/ip_local_port_range", "1024 65535")?;
     namespace.sysctl("ipv4/tcp_tw_reuse", "1")?;
+    namespace.sysctl("ipv4/tcp_max_tw_buckets", "0")?;
     Ok(Tenant {
         namespace,
         address: Ipv4Addr::new(10, 77, 0, number),
@@ -146,13 +148,13 @@ pub(crate) mod neighbours {
     }
 }
 
-fn host(role: &str, name: &str, number: u8) -> Result<Host> {
+pub(crate) fn host(role: &str, name: &str, number: u8) -> Result<Host> {
     let namespace = quiet_namespace(&format!("{role}-{name}"))?;
     Ok(Host { namespace, vtep: Ipv4Addr::new(192, 0, 2, number) })
 }
 
 /// A namespace in which the kernel sends nothing of its own accord.
-fn quiet_namespace(role: &str) -> Result<Namespace> {
+pub(crate) fn quiet_namespace(role: &str) -> Result<Namespace> {
     let namespace = Namespace::create(role)?;
     for scope in ["all", "default"] {
         namespace.sysctl(&format!("ipv6/conf/{scope}/disable_ipv6"), "1")?;
@@ -160,6 +162,6 @@ fn quiet_namespace(role: &str) -> Result<Namespace> {
     Ok(namespace)
 }
 
-fn underlay_mac(host: &Host) -> String {
+pub(crate) fn underlay_mac(host: &Host) -> String {
     format!("02:00:00:00:02:{:02x}", host.vtep.octets()[3])
 }

@@ -28,8 +28,8 @@ impl Veth {
 }
 
 impl Candidate for Veth {
-    fn pair(&self, _reach: Reach) -> Pair<'_> {
-        Pair { client: &self.a, server: &self.b }
+    fn pair(&self, reach: Reach) -> Option<Pair<'_>> {
+        (reach != Reach::ThroughHub).then_some(Pair { client: &self.a, server: &self.b })
     }
 
     fn load_rules(&mut self, _count: usize) -> Result<Option<Duration>> {

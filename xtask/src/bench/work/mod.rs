@@ -2,6 +2,7 @@
 
 mod bulk;
 mod connections;
+mod exchanges;
 mod grid;
 mod latency;
 mod neighbours;
@@ -12,7 +13,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::candidates::Candidate;
-use super::traffic::{Cores, Seen, Window};
+use super::traffic::{Cores, Pair, Seen, Window};
+use connections::Closing;
 use grid::Grid;
 
 pub(crate) use packets::bind;
@@ -39,13 +41,19 @@ pub(crate) enum Reach {
     CrossHost,
     /// Tenants on one host.
     SameHost,
+    /// Tenants behind VTEPs of the kernel with its default settings, which know nobody but the candidate as their hub.
+    ThroughHub,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Bulk { streams: usize },
     Packets { flows: usize },
-    Connections,
+    Fragments,
+    Segmented,
+    Connections { closing: Closing },
+    Sustained,
+    Exchanges,
     Latency,
     FirstAnswer,
     Rules { count: usize },
@@ -76,7 +84,7 @@ pub(crate) struct Settings {
 }
 
 /// All work, in the order it is done: what leaves many flows behind comes last.
-pub(crate) const ALL: [Work; 18] = [
+pub(crate) const ALL: [Work; 26] = [
     work("tcp-1", "bulk TCP, one stream", Reach::CrossHost, Kind::Bulk { streams: 1 }, true),
     work("tcp-8", "bulk TCP, 8 streams", Reach::CrossHost, Kind::Bulk { streams: 8 }, true),
     work("udp-1", "UDP, 18-byte payload, one flow", Reach::CrossHost, Kind::Packets { flows: 1 }, true),
@@ -91,7 +99,38 @@ pub(crate) const ALL: [Work; 18] = [
         "connect",
         "connect, request, response, close; one client",
         Reach::CrossHost,
-        Kind::Connections,
+        Kind::Connections { closing: Closing::Fin },
+        true,
+    ),
+    work(
+        "reset",
+        "connect, request, response, RST; one client",
+        Reach::CrossHost,
+        Kind::Connections { closing: Closing::Reset },
+        true,
+    ),
+    work(
+        "reset-reuse",
+        "the same from 2,000 source ports in turn",
+        Reach::CrossHost,
+        Kind::Connections { closing: Closing::ResetOnFewPorts },
+        true,
+    ),
+    work("dns", "question and answer over UDP, a socket each", Reach::CrossHost, Kind::Exchanges, true),
+    work("fragments", "UDP, 4,000-byte payload: three fragments", Reach::CrossHost, Kind::Fragments, true),
+    work("udp-gso", "UDP, 40 segments of 1,400 bytes a call", Reach::CrossHost, Kind::Segmented, true),
+    work(
+        "hub-tcp",
+        "through a hub: bulk TCP, one stream",
+        Reach::ThroughHub,
+        Kind::Bulk { streams: 1 },
+        true,
+    ),
+    work(
+        "hub-connect",
+        "through a hub: connect, request, response, close",
+        Reach::ThroughHub,
+        Kind::Connections { closing: Closing::Fin },
         true,
     ),
     work("ping", "UDP ping-pong, one byte", Reach::CrossHost, Kind::Latency, true),
@@ -108,7 +147,7 @@ pub(crate) const ALL: [Work; 18] = [
         "local-connect",
         "same host: connect, request, response, close",
         Reach::SameHost,
-        Kind::Connections,
+        Kind::Connections { closing: Closing::Fin },
         false,
     ),
     work("local-ping", "same host: UDP ping-pong, one byte", Reach::SameHost, Kind::Latency, false),
@@ -134,6 +173,13 @@ pub(crate) const ALL: [Work; 18] = [
         Kind::Rules { count: 10_000 },
         false,
     ),
+    work(
+        "sustained",
+        "connect, request, response, close for a minute, on default limits",
+        Reach::CrossHost,
+        Kind::Sustained,
+        false,
+    ),
     work("memory", "resident memory of the daemon on one host", Reach::CrossHost, Kind::Memory, true),
     work("flows-1", "UDP over a grid of one tracked flow", Reach::CrossHost, Kind::Flows { side: 1 }, false),
     work(
@@ -156,7 +202,8 @@ impl Work {
         let Kind::Flows { side } = self.kind else { return Ok(Vec::new()) };
         candidate.make_room_for_flows(side * side)?;
         let before = candidate.flow_memory()?;
-        let opened = Grid { side }.open(candidate.pair(self.reach), settings.cores)?;
+        let Some(pair) = candidate.pair(self.reach) else { return Ok(Vec::new()) };
+        let opened = Grid { side }.open(pair, settings.cores)?;
         let after = candidate.flow_memory()?;
         let (Some(before), Some(after)) = (before, after) else { return Ok(Vec::new()) };
         // A grid this small drowns in what else the daemon allocates.
@@ -170,17 +217,27 @@ impl Work {
     /// Measures one candidate once.
     pub(crate) fn measure(&self, candidate: &mut dyn Candidate, settings: Settings) -> Result<Vec<Sample>> {
         let Settings { window, cores } = settings;
+        // Not every candidate is a hub.
+        let Some(pair) = candidate.pair(self.reach) else { return Ok(Vec::new()) };
         match self.kind {
-            Kind::Bulk { streams } => {
-                let seen = bulk::measure(candidate.pair(self.reach), streams, cores, window)?;
-                Ok(bulk_samples(seen))
-            }
+            Kind::Bulk { streams } => Ok(bulk_samples(bulk::measure(pair, streams, cores, window)?)),
             Kind::Packets { flows } => {
-                Ok(packet_samples(packets::measure(candidate.pair(self.reach), flows, cores, window)?))
+                Ok(packet_samples(packets::measure(pair, flows, &packets::PAYLOAD, cores, window)?))
             }
-            Kind::Connections => new_connections(candidate, self.reach, settings),
+            Kind::Fragments => {
+                Ok(packet_samples(packets::measure(pair, 1, &packets::FRAGMENTED, cores, window)?))
+            }
+            Kind::Segmented => Ok(packet_samples(packets::measure_segmented(pair, cores, window)?)),
+            Kind::Connections { closing } => new_connections(pair, closing, settings),
+            Kind::Exchanges => Ok(flow_samples("exchanges", exchanges::measure(pair, cores, window)?)),
+            Kind::Sustained => {
+                candidate.use_default_limits(true)?;
+                let measured = sustained(candidate, self.reach, cores);
+                candidate.use_default_limits(false)?;
+                measured
+            }
             Kind::Latency => {
-                let times = latency::measure(candidate.pair(self.reach), cores, window)?;
+                let times = latency::measure(pair, cores, window)?;
                 let mut samples = vec![
                     sample("round trip p50", "us", false, microseconds(times.median)),
                     sample("round trip p99", "us", false, microseconds(times.p99)),
@@ -190,21 +247,20 @@ impl Work {
             }
             Kind::FirstAnswer => {
                 const TRIALS: usize = 9;
-                let time = neighbours::measure(candidate.pair(self.reach), TRIALS, cores)?;
+                let time = neighbours::measure(pair, TRIALS, cores)?;
                 Ok(vec![sample("first answer", "us", false, microseconds(time))])
             }
             Kind::Rules { count } => {
                 let reload = candidate.load_rules(count)?;
-                let measured = new_connections(candidate, self.reach, settings);
+                let pair = candidate.pair(self.reach).context("a pair across hosts")?;
+                let measured = new_connections(pair, Closing::Fin, settings);
                 candidate.load_rules(USUAL_RULES)?;
                 let mut samples = measured?;
                 samples
                     .extend(reload.map(|time| sample("policy load", "ms", false, time.as_secs_f64() * 1e3)));
                 Ok(samples)
             }
-            Kind::Flows { side } => {
-                Ok(packet_samples(Grid { side }.measure(candidate.pair(self.reach), cores, window)?))
-            }
+            Kind::Flows { side } => Ok(packet_samples(Grid { side }.measure(pair, cores, window)?)),
             Kind::Memory => {
                 let resident = candidate.resident().context("resident memory")?;
                 Ok(resident
@@ -216,10 +272,31 @@ impl Work {
     }
 }
 
-fn new_connections(candidate: &mut dyn Candidate, reach: Reach, settings: Settings) -> Result<Vec<Sample>> {
-    let (seen, failed) = connections::measure(candidate.pair(reach), settings.cores, settings.window)?;
-    let mut samples = vec![sample("connections", "/s", true, seen.rate())];
+fn new_connections(pair: Pair<'_>, closing: Closing, settings: Settings) -> Result<Vec<Sample>> {
+    let measured = connections::measure(pair, closing, settings.cores, settings.window)?;
+    Ok(flow_samples("connections", measured))
+}
+
+/// Flows that began and ended, and how many could not.
+fn flow_samples(name: &'static str, (seen, failed): (Seen, u64)) -> Vec<Sample> {
+    let mut samples = vec![sample(name, "/s", true, seen.rate())];
+    let each = seen.cpu.as_secs_f64() * 1e3 / seen.count as f64;
+    samples.extend((seen.count > 0).then(|| sample("CPU", "s/1000", false, each)));
     samples.extend((failed > 0).then(|| sample("failed", "", false, failed as f64)));
+    samples
+}
+
+fn sustained(candidate: &dyn Candidate, reach: Reach, cores: Cores) -> Result<Vec<Sample>> {
+    const PARTS: [&str; 6] = ["0-10 s", "10-20 s", "20-30 s", "30-40 s", "40-50 s", "50-60 s"];
+    const LENGTH: Duration = Duration::from_secs(10);
+    let pair = candidate.pair(reach).context("a pair across hosts")?;
+    let (seen, failed) = connections::sustain(pair, cores, PARTS.len(), LENGTH)?;
+    let mut samples: Vec<_> =
+        PARTS.iter().zip(&seen).map(|(part, seen)| sample(part, "/s", true, seen.rate())).collect();
+    let (cpu, count) =
+        seen.iter().fold((0.0, 0), |(cpu, count), seen| (cpu + seen.cpu.as_secs_f64(), count + seen.count));
+    samples.extend((count > 0).then(|| sample("CPU", "s/1000", false, cpu * 1e3 / count as f64)));
+    samples.push(sample("failed", "", false, failed as f64));
     Ok(samples)
 }
 

@@ -1,4 +1,5 @@
-//! Small UDP datagrams as fast as one sender can, over one flow or over many: packets that ARRIVE are counted.
+//! UDP datagrams as fast as one sender can, over one flow or over many: packets that ARRIVE are counted. Small ones, ones
+//! that travel in fragments, and ones that leave in bulk for the kernel or a device to cut (UDP GSO, as QUIC sends).
 
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
@@ -12,13 +13,47 @@ use super::super::traffic::{self, Cores, Ending, PATIENCE, Pair, Seen, Window, p
 
 /// Makes a 60-byte Ethernet frame: the smallest there is.
 pub(crate) const PAYLOAD: [u8; 18] = [0x5a; 18];
+/// A payload that makes three fragments where a packet has 1,500 bytes.
+pub(crate) const FRAGMENTED: [u8; 4000] = [0x5a; 4000];
+/// What a QUIC stack gives the kernel at once: segments of 1,400 bytes.
+const SEGMENT: u16 = 1400;
+const SEGMENTS: usize = 40;
 /// A sender changes flow after this many packets.
 const BURST: usize = 16;
 /// Receive buffer, bytes: large enough that a receiver put off the core for a tick loses nothing.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// Packets received while one sender goes round `flows` flows (equal addresses, one source port each).
-pub(crate) fn measure(pair: Pair<'_>, flows: usize, cores: Cores, window: Window) -> Result<Seen> {
+pub(crate) fn measure(
+    pair: Pair<'_>,
+    flows: usize,
+    payload: &'static [u8],
+    cores: Cores,
+    window: Window,
+) -> Result<Seen> {
+    between(pair, flows, cores, window, |senders, done| flood(senders, payload, done))
+}
+
+/// Datagrams received that left many at a time (`UDP_SEGMENT`).
+pub(crate) fn measure_segmented(pair: Pair<'_>, cores: Cores, window: Window) -> Result<Seen> {
+    between(pair, 1, cores, window, |senders, done| {
+        let socket = senders.first().context("no sender")?;
+        setsockopt(socket, sockopt::UdpGsoSegment, &i32::from(SEGMENT)).context("UDP_SEGMENT")?;
+        let bulk = vec![0x5a; usize::from(SEGMENT) * SEGMENTS];
+        while !done.load(Ordering::Relaxed) {
+            let _ = socket.send(&bulk);
+        }
+        Ok(())
+    })
+}
+
+fn between(
+    pair: Pair<'_>,
+    flows: usize,
+    cores: Cores,
+    window: Window,
+    send: impl FnOnce(&[UdpSocket], &AtomicBool) -> Result<()> + Send,
+) -> Result<Seen> {
     let receiver = pair.server.namespace.enter(|| bind(pair.server.at(ports::PACKETS)))??;
     let senders = pair.client.namespace.enter(|| -> Result<Vec<UdpSocket>> {
         (0..flows)
@@ -34,7 +69,7 @@ pub(crate) fn measure(pair: Pair<'_>, flows: usize, cores: Cores, window: Window
         let ending = Ending(&done);
         let workers = [
             traffic::worker(scope, cores.server, || count(&receiver, &received, &done)),
-            traffic::worker(scope, cores.client, || flood(&senders, &done)),
+            traffic::worker(scope, cores.client, || send(&senders, &done)),
         ];
         let seen = window.watch(&received);
         drop(ending);
@@ -51,8 +86,8 @@ pub(crate) fn bind(address: std::net::SocketAddrV4) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-fn flood(sockets: &[UdpSocket], done: &AtomicBool) -> Result<()> {
-    let mut batch = Outgoing::connected(&PAYLOAD, BURST);
+fn flood(sockets: &[UdpSocket], payload: &[u8], done: &AtomicBool) -> Result<()> {
+    let mut batch = Outgoing::connected(payload, BURST);
     while !done.load(Ordering::Relaxed) {
         for socket in sockets {
             // A full queue or a refusal is part of the game: only arrivals count.
