@@ -25,7 +25,7 @@ use eastgate_vtep::{
     offload::{note_uncut, note_unfinished_checksum},
     peers::PeerKind,
 };
-use eastgate_wire::{DropReason, EndpointId, FlowKey, Frame, Instant, PortId, View, Vni, VtepAddr};
+use eastgate_wire::{DropReason, EndpointId, FlowKey, Frame, Instant, Leg, PortId, View, Vni, VtepAddr};
 
 use self::{
     batch::Batch,
@@ -433,7 +433,7 @@ impl<'s> Pipeline<'s> {
 fn flow_of(vni: Vni, view: &View) -> Option<FlowKey> {
     let ip = view.ip()?;
     let (sport, dport) = ip.ports();
-    Some(FlowKey { src: ip.src, dst: ip.dst, vni, sport, dport, proto: ip.proto })
+    Some(FlowKey { src: ip.src, dst: ip.dst, vni, sport, dport, proto: ip.proto, leg: Leg::DIRECT })
 }
 
 /// What step 2 made of a frame.

@@ -3,6 +3,7 @@
 //! A tenant that did not change keeps its compiled networks, so a reload costs what changed. What a network has
 //! learned and counted ([`NetworkState`], [`EndpointState`]) outlives every snapshot.
 
+pub mod holders;
 pub mod rules;
 pub mod state;
 
@@ -31,6 +32,7 @@ use eastgate_vtep::{
 use eastgate_wire::{Addr, EndpointId, Family, MacAddr, PortId, Vni, VtepAddr};
 
 use self::{
+    holders::PrefixHolders,
     rules::{RuleTable, prefix},
     state::{EndpointState, NetworkState, StateBook},
 };
@@ -153,6 +155,7 @@ pub struct Network {
     unsecured: bool,
     by_mac: HashMap<MacAddr, EndpointId, RandomState>,
     by_address: HashMap<Addr, EndpointId, RandomState>,
+    holders: PrefixHolders,
 }
 
 /// A station of a network.
@@ -471,6 +474,10 @@ impl NetworkSite<'_> {
             .iter()
             .flat_map(|endpoint| endpoint.sender.addresses.iter().map(|address| (*address, endpoint.id)))
             .collect();
+        let prefixes = endpoints.iter().flat_map(|endpoint: &Endpoint| {
+            endpoint.sender.pairs.iter().map(|pair| ((pair.network, pair.len), endpoint.id))
+        });
+        let holders = PrefixHolders::new(prefixes);
         Ok(Network {
             vni: network.vni,
             flood: self.flood(network, topology, hub_here, &peers)?,
@@ -524,6 +531,7 @@ impl NetworkSite<'_> {
             state,
             by_mac,
             by_address,
+            holders,
         })
     }
 

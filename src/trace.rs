@@ -53,6 +53,7 @@ pub fn trace(snapshot: &Snapshot, request: &TraceRequest) -> Result<TraceReport,
         sport: request.sport,
         dport: request.dport,
         proto: request.proto,
+        leg: eastgate_wire::Leg::DIRECT,
     };
     let packet = format!("vni {} {}", request.vni, names::packet(&key));
     Ok(TraceReport { packet, steps: walk.steps, verdict })

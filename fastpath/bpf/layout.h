@@ -24,6 +24,8 @@ struct flow_key {
 	__u16 high_port;
 	/* The IP protocol and `key_marks` */
 	__u32 proto;
+	/* The leg of the packets' way, where an endpoint forwards them: see leg.h. 0 is the direct one. */
+	__u32 leg;
 };
 
 enum key_marks {
@@ -311,12 +313,11 @@ enum population {
 struct ended {
 	struct flow_key key;
 	__u32 epoch;
+	__u32 opener;
 	/* From the low end, and from the high end */
 	__u64 packets[2];
 	__u64 bytes[2];
 	__u32 rules[2];
-	__u32 opener;
-	__u32 spare;
 };
 
 enum take_how {

@@ -6,6 +6,7 @@
 #include "born.h"
 #include "deliver.h"
 #include "deny.h"
+#include "leg.h"
 #include "slow.h"
 
 static __always_inline bool to_many(struct __sk_buff *skb)
@@ -68,8 +69,13 @@ static __always_inline enum passing tenant_passage(struct __sk_buff *skb, const 
 {
 	struct packet *p = &desk->packet;
 	__u32 side = key_of(p, port->vni, &desk->key);
-	struct flow *flow = bpf_map_lookup_elem(&flows, &desk->key);
+	const void *frame = (void *)(long)skb->data;
 	const struct network *network;
+	struct flow *flow;
+
+	if (frame + ETH_HLEN > (void *)(long)skb->data_end)
+		return GOES_UP;
+	flow = find_flow(desk, frame, side);
 
 	if (flow) {
 		const struct lane *lane = side ? &flow->ways[1].lane : &flow->ways[0].lane;
@@ -89,7 +95,8 @@ static __always_inline enum passing tenant_passage(struct __sk_buff *skb, const 
 			return GOES_UP;
 		}
 	}
-	if (!may_begin(skb, p))
+	/* Flows of other legs than the direct one are opened by the pipeline. */
+	if (desk->key.leg || !may_begin(skb, p))
 		return GOES_UP;
 	network = judge(desk, config, port->vni, side);
 	if (!network || !comes_from_port(skb, &desk->ends, &desk->lane, network, side, p))

@@ -9,7 +9,7 @@
 #include "packet.h"
 #include "tcp.h"
 
-/* Fills in the key and says from which end the packet comes: 0 the low one, 1 the high one. */
+/* Fills in the key, on the direct leg, and says from which end the packet comes: 0 the low one, 1 the high one. */
 static __always_inline __u32 key_of(const struct packet *p, __u32 vni, struct flow_key *key)
 {
 	bool swapped = false;
@@ -27,6 +27,7 @@ static __always_inline __u32 key_of(const struct packet *p, __u32 vni, struct fl
 		swapped = p->sport > p->dport;
 	key->vni = vni;
 	key->proto = p->proto;
+	key->leg = 0;
 	/* Who asks travels with the request and against the reply: neither passes the other way. */
 	if (p->echo && swapped == (p->echo == ECHO_REQUEST))
 		key->proto |= KEY_HIGH_ASKS;
@@ -40,7 +41,7 @@ static __always_inline __u32 key_of(const struct packet *p, __u32 vni, struct fl
 /* What an entry remembers of its key. */
 static __always_inline __u32 tag_of(const struct flow_key *key)
 {
-	__u32 mixed = key->vni ^ key->proto;
+	__u32 mixed = key->vni ^ key->proto ^ key->leg;
 
 	for (int i = 0; i < 4; i++) {
 		mixed = (mixed ^ key->low.be[i]) * 0x9e3779b1u;

@@ -10,6 +10,7 @@
 #include "born.h"
 #include "deliver.h"
 #include "deny.h"
+#include "leg.h"
 #include "slow.h"
 
 /* The outer headers that the path needs again behind the inner ones. */
@@ -118,7 +119,7 @@ static __always_inline enum passing underlay_passage(struct __sk_buff *skb, cons
 	if (data + outer_len + ETH_HLEN > (void *)(long)skb->data_end)
 		return GOES_UP;
 	side = key_of(p, outer->vni, &desk->key);
-	flow = bpf_map_lookup_elem(&flows, &desk->key);
+	flow = find_flow(desk, inner, side);
 	if (flow) {
 		const struct way *from = side ? &flow->ways[1] : &flow->ways[0];
 		const struct way *to = side ? &flow->ways[0] : &flow->ways[1];
@@ -148,7 +149,7 @@ static __always_inline enum passing underlay_passage(struct __sk_buff *skb, cons
 			return GOES_UP;
 		}
 	}
-	if (!may_begin(skb, p))
+	if (desk->key.leg || !may_begin(skb, p))
 		return GOES_UP;
 	network = judge(desk, config, outer->vni, side);
 	if (!network || !comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &outer->src, inner))
@@ -281,13 +282,15 @@ static __always_inline int tunnel_path(struct __sk_buff *skb, const struct confi
 	if (!p || !read_packet(skb, 0, p) || (p->proto == IPPROTO_TCP && p->flags & TCP_SYN))
 		return WRAP_REFUSED;
 	side = key_of(p, key.tunnel_id, &desk->key);
-	flow = bpf_map_lookup_elem(&flows, &desk->key);
+	data = (void *)(long)skb->data;
+	if (data + ETH_HLEN > (void *)(long)skb->data_end)
+		return WRAP_REFUSED;
+	flow = find_flow(desk, data, side);
 	if (!flow)
 		return WRAP_REFUSED;
 	network = in_force(flow, config->generation);
 	lane = side ? &flow->ways[1].lane : &flow->ways[0].lane;
-	data = (void *)(long)skb->data;
-	if (!network || data + ETH_HLEN > (void *)(long)skb->data_end)
+	if (!network)
 		return WRAP_REFUSED;
 	/* A frame for another VTEP was never sent here. */
 	if (where_to(&flow->ends, side) & AT_VTEP || !comes_this_way(skb, p, &flow->ends, lane, network, side, &from, data) ||

@@ -1,7 +1,7 @@
 //! What the programs and the daemon share, byte for byte as in `bpf/layout.h`. A test holds sizes and offsets equal
 //! to what the compiler of the programs noted about them.
 
-use eastgate_wire::{Addr, FlowKey, Vni, view::proto};
+use eastgate_wire::{Addr, FlowKey, Leg, Vni, view::proto};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// A flow's key: the same for both directions. An echo's says who asks.
@@ -14,6 +14,7 @@ pub struct Key {
     low_port: u16,
     high_port: u16,
     proto: u32,
+    leg: u32,
 }
 
 /// [`Key::proto`], of an echo: the high end asks.
@@ -32,6 +33,7 @@ impl Key {
             low_port: low.sport,
             high_port: low.dport,
             proto: u32::from(low.proto) | marks,
+            leg: low.leg.bits(),
         };
         (stored, usize::from(swapped))
     }
@@ -241,16 +243,14 @@ pub struct Ended {
     pub key: Key,
     /// The epoch that admitted it
     pub epoch: u32,
+    /// Which end opened it
+    pub opener: u32,
     /// Packets from the low end of the key, and from the high one
     pub packets: [u64; 2],
     /// Their bytes
     pub bytes: [u64; 2],
     /// The rules that admitted it, as [`Way::rule`] of both ways
     pub rules: [u32; 2],
-    /// Which end opened it
-    pub opener: u32,
-    /// Nothing
-    pub spare: u32,
 }
 
 /// What is asked of the program `take`.
@@ -522,6 +522,7 @@ impl Key {
             sport: self.low_port,
             dport: self.high_port,
             proto: u8::try_from(self.proto & !KEY_HIGH_ASKS).ok()?,
+            leg: Leg::from_bits(self.leg),
         };
         Some(if end == 0 { packet } else { packet.reversed() })
     }
@@ -544,6 +545,7 @@ pub(crate) fn key_layout() -> (usize, Vec<(String, usize)>) {
         ("low_port", offset_of!(Key, low_port)),
         ("high_port", offset_of!(Key, high_port)),
         ("proto", offset_of!(Key, proto)),
+        ("leg", offset_of!(Key, leg)),
     ];
     (size_of::<Key>(), members.map(|(name, offset)| (name.to_owned(), offset)).to_vec())
 }

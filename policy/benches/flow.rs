@@ -7,7 +7,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use eastgate_policy::flow::{
     Admitted, FlowLimits, FlowTable, NetworkQuota, Quota, Segment, SegmentKind, StateSettings, Tracked,
 };
-use eastgate_wire::{Addr, FlowKey, Instant, Vni, view::Tcp};
+use eastgate_wire::{Addr, FlowKey, Instant, Leg, Vni, view::Tcp};
 
 const ADMITTED: Admitted = Admitted { epoch: 1, egress_rule: 1, ingress_rule: 2 };
 const PLENTY: FlowLimits = FlowLimits { answered: 2_000_000, unanswered: 2_000_000 };
@@ -21,6 +21,7 @@ fn key(n: u32, proto: u8) -> FlowKey {
         sport: (n % 50_000) as u16,
         dport: 443,
         proto,
+        leg: Leg::DIRECT,
     }
 }
 

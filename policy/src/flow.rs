@@ -290,12 +290,12 @@ impl FlowTable {
         index.is_some()
     }
 
-    /// Whether an ICMP error passes: it must quote a packet that a live flow of this network has sent, and go
+    /// Whether an ICMP error passes: it must quote a `packet` that a live flow of its network has sent, and go
     /// `to` the one who sent it (RFC 5927 section 4); of TCP the quoted number must be one that was sent lately.
     /// The direction of the hit is that of the error. The flow is neither prolonged nor counted.
     pub fn related(
         &mut self,
-        vni: Vni,
+        packet: &FlowKey,
         quoted: &Quoted,
         to: Addr,
         settings: &StateSettings,
@@ -303,9 +303,9 @@ impl FlowTable {
         now: Instant,
     ) -> Tracked {
         const UNRELATED: Tracked = Tracked::Drop(DropReason::IcmpUnrelated);
-        let Quoted { src, dst, proto: protocol, sport, dport, seq, icmp } = *quoted;
+        let Quoted { src, proto: protocol, seq, icmp, .. } = *quoted;
         let query = icmp.and_then(|icmp| Query::of(icmp, src.is_v4()));
-        let (key, swapped) = Key::of(&FlowKey { src, dst, vni, sport, dport, proto: protocol }, query);
+        let (key, swapped) = Key::of(packet, query);
         let Some(index) = self.live(&key, now).filter(|_| to == src) else { return UNRELATED };
         let entry = self.slab.at(index);
         if entry.marks.is_away() {

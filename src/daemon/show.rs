@@ -351,7 +351,7 @@ fn flow_filter(filter: &Filter) -> FlowFilter {
 }
 
 fn flow_row(snapshot: &Snapshot, flow: &FlowInfo, now: Instant) -> FlowRow {
-    let FlowKey { src, dst, vni, sport, dport, proto } = flow.key;
+    let FlowKey { src, dst, vni, sport, dport, proto, .. } = flow.key;
     let rule = |id: u32| {
         let network = snapshot.network(vni)?;
         network.rules.reference(&network.tenant.name, id)

@@ -20,7 +20,7 @@ use eastgate_fastpath::{
 };
 use eastgate_policy::flow::{FlowUse, Found, NetworkQuota, Offloaded, Progress};
 use eastgate_vtep::fdb::Location;
-use eastgate_wire::{Addr, DropReason, FlowKey, Instant, PortId, Vni, VtepAddr};
+use eastgate_wire::{Addr, DropReason, FlowKey, Instant, Leg, PortId, Vni, VtepAddr};
 
 use self::{
     born::Leases,
@@ -628,6 +628,7 @@ fn prove_withdrawal(fastpath: &Fastpath) -> Result<(), Error> {
         sport: 0,
         dport: 0,
         proto: 0,
+        leg: Leg::DIRECT,
     };
     let (key, _) = Key::of(&nobody);
     fastpath.install(&key, &Flow::default())?;

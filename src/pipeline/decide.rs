@@ -12,7 +12,7 @@ use eastgate_policy::{
 };
 use eastgate_vtep::fdb::Location;
 use eastgate_wire::{
-    Addr, DropReason, FlowKey, Frame, Instant, MacAddr, View,
+    Addr, DropReason, FlowKey, Frame, Instant, Leg, MacAddr, View,
     view::{IcmpRole, Ip, Transport, tcp_flags},
 };
 
@@ -110,7 +110,10 @@ impl<'s> Pipeline<'s> {
             return self.related(network, ends, ip, frame, now).map(|()| (None, None));
         }
         match Segment::of(network.vni, ip, packets(frame), frame.len() as u32) {
-            Some(segment) => self.track(network, ends, &segment, now).map(|ripe| (Some(segment), ripe)),
+            Some(segment) => {
+                let segment = Segment { key: network.on_leg(segment.key, ends.src, ends.dst), ..segment };
+                self.track(network, ends, &segment, now).map(|ripe| (Some(segment), ripe))
+            }
             // ICMP that is neither query nor error begins no flow: each message is decided by itself.
             None => self.rules(network, ends, ip.src, ip.dst, &Probe::of(ip)?).map(|_| (None, None)),
         }
@@ -147,12 +150,19 @@ impl<'s> Pipeline<'s> {
             tracked = flows.track(segment, &tracking, epoch, now);
         }
         match tracked {
-            Tracked::Pass(hit) if hit.hint == receiver(ends.dst) => Ok(self.ripe(flows, &hit, ends, segment)),
-            Tracked::Pass(_) => {
-                // The flow was decided for another receiver: the same addresses with another MAC are no way
-                // around this one's rules, nor does this packet change for whom the flow was decided.
-                let FlowKey { src, dst, .. } = segment.key;
-                self.rules(network, ends, src, dst, &probe(segment, &segment.key)).map(|_| None)
+            Tracked::Pass(hit) if is_of_its_ends(flows, &hit, ends) => {
+                Ok(self.ripe(flows, &hit, ends, segment))
+            }
+            Tracked::Pass(hit) => {
+                // The flow was decided for other ends: the same addresses with another MAC are no way around these
+                // ones' rules, nor does this packet change for whom the flow was decided. Between these ends, too, a
+                // reply passes where the packet that it answers would.
+                let (original, ends) = match hit.direction {
+                    FlowDirection::Original => (segment.key, ends),
+                    FlowDirection::Reply => (segment.key.reversed(), Ends { src: ends.dst, dst: ends.src }),
+                };
+                let probe = probe(segment, &original);
+                self.rules(network, ends, original.src, original.dst, &probe).map(|_| None)
             }
             Tracked::Drop(reason) => Err(reason.into()),
             // It was taken back a moment ago, under the same lock.
@@ -238,9 +248,7 @@ impl<'s> Pipeline<'s> {
             return None;
         }
         let (src, dst) = (ends.src?, ends.dst?);
-        // Both directions were decided for these receivers, and for no others.
-        let decided = flows.hint(hit.flow, hit.direction) == receiver(ends.dst)
-            && flows.hint(hit.flow, hit.direction.reversed()) == receiver(ends.src);
+        let decided = is_of_its_ends(flows, hit, ends);
         let (flow, direction) = (hit.flow, hit.direction);
         decided.then_some(Ripe { flow, key: segment.key, direction, src, dst, opened: None })
     }
@@ -262,16 +270,19 @@ impl<'s> Pipeline<'s> {
             sport: quoted.sport,
             dport: quoted.dport,
             proto: quoted.proto,
+            leg: Leg::DIRECT,
         };
+        // The quoted packet went the other way, on the same leg.
+        let key = network.on_leg(key, ends.dst, ends.src);
         let query = quoted.icmp.and_then(|icmp| Query::of(icmp, quoted.src.is_v4()));
         let mut flows = self.shared.flows(&key);
         if ip.dst == quoted.src {
             self.shared.adopt(&mut flows, network, offload_key(&key, query), now)?;
         }
-        let mut tracked = flows.related(network.vni, &quoted, ip.dst, &network.tracking, network.epoch, now);
+        let mut tracked = flows.related(&key, &quoted, ip.dst, &network.tracking, network.epoch, now);
         if let Tracked::Offloaded { flow, original } = tracked {
             self.shared.reclaim(&mut flows, network, flow, &original, now);
-            tracked = flows.related(network.vni, &quoted, ip.dst, &network.tracking, network.epoch, now);
+            tracked = flows.related(&key, &quoted, ip.dst, &network.tracking, network.epoch, now);
         }
         match tracked {
             Tracked::Pass(hit) if hit.hint == receiver(ends.dst) => Ok(()),
@@ -349,6 +360,11 @@ impl Network {
     }
 }
 
+/// Was the flow decided for the ends of this packet?
+fn is_of_its_ends(flows: &FlowTable, hit: &Hit, ends: Ends<'_>) -> bool {
+    hit.hint == receiver(ends.dst) && flows.hint(hit.flow, hit.direction.reversed()) == receiver(ends.src)
+}
+
 /// What a flow remembers of the endpoint that packets of one direction go to: its MAC, which unlike its number
 /// means the same after a reload. Never 0, which is nothing.
 fn receiver(endpoint: Option<&Endpoint>) -> u64 {
@@ -359,6 +375,14 @@ fn receiver(endpoint: Option<&Endpoint>) -> u64 {
 pub(crate) fn receiver_at(mac: MacAddr) -> u64 {
     let [a, b, c, d, e, f] = mac.0;
     u64::from_be_bytes([0, 1, a, b, c, d, e, f])
+}
+
+impl Network {
+    /// The endpoint that a flow remembers as [`receiver_at`].
+    pub(super) fn received_by(&self, hint: u64) -> Option<&Endpoint> {
+        let [0, 1, a, b, c, d, e, f] = hint.to_be_bytes() else { return None };
+        self.by_mac(MacAddr([a, b, c, d, e, f]))
+    }
 }
 
 /// How many packets a frame stands for.

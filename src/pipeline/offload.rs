@@ -20,7 +20,9 @@ use eastgate_vtep::{
     mtu,
     peers::PeerKind,
 };
-use eastgate_wire::{DropReason, EndpointId, FlowKey, Instant, MacAddr, View, Vni, VtepAddr, view::proto};
+use eastgate_wire::{
+    DropReason, EndpointId, FlowKey, Instant, Leg, MacAddr, View, Vni, VtepAddr, view::proto,
+};
 
 use super::{
     Arrival, Destination, Pipeline, Shared,
@@ -244,7 +246,8 @@ impl<'s> Pipeline<'s> {
 
     /// What it takes to let flows like the one that was opened begin elsewhere.
     pub(super) fn offer(&self, network: &Network, ripe: &Ripe<'s>, like: Handover) -> Option<Offer> {
-        let admitted = ripe.opened?;
+        // The programs look for a permit before they know of a leg; a flow of one is opened here, and handed over.
+        let admitted = ripe.opened.filter(|_| ripe.key.leg == Leg::DIRECT)?;
         let asks = |endpoint: &Endpoint, direction| {
             endpoint.policed_here && network.policy.asks_source_port(endpoint.id, direction)
         };
@@ -338,7 +341,8 @@ impl Shared {
     ) {
         let progress = self.faster.get().and_then(|faster| faster.withdraw(original));
         if let Some(progress) = &progress {
-            network.count_progress(original, progress);
+            let hints = [Direction::Original, Direction::Reply].map(|direction| flows.hint(flow, direction));
+            network.count_progress(original, hints, progress);
         }
         flows.reclaim(flow, progress.as_ref(), &network.tracking, now);
     }
@@ -403,15 +407,15 @@ impl Shared {
     pub(crate) fn recall(&self, flows: &mut FlowTable) {
         let Some(faster) = self.faster.get() else { return };
         while let Some(key) = flows.pop_recalled() {
-            let progress = if flows.knows(&key) {
-                faster.withdraw(&key)
+            let found = if flows.knows(&key) {
+                faster.withdraw(&key).map(|progress| (NO_HINTS, progress))
             } else {
-                faster.end(&key).map(|found| found.progress)
+                faster.end(&key).map(|found| (found.hints, found.progress))
             };
-            if let Some(progress) = progress
+            if let Some((hints, progress)) = found
                 && let Some(network) = self.snapshot().network(key.vni)
             {
-                network.count_progress(&key, &progress);
+                network.count_progress(&key, hints, &progress);
             }
         }
     }
@@ -504,7 +508,7 @@ impl Shared {
         let mut frames: HashMap<_, [u64; 2]> = HashMap::new();
         self.for_each_carried(|found| {
             let Some(network) = snapshot.network(found.key.vni) else { return };
-            network.for_each_end(&found.key, &found.progress, |end, which, count| {
+            network.for_each_end(&found.key, found.hints, &found.progress, |end, which, count| {
                 frames.entry((network.vni, end.id)).or_default()[which.index()] += count.packets;
             });
         });
@@ -570,6 +574,9 @@ impl Shared {
     }
 }
 
+/// Of a flow of which nobody knows whom it was decided for.
+const NO_HINTS: [u64; 2] = [0; 2];
+
 /// How long a connection that a daemon before had may be silent and still be picked up.
 const LOST_FOR: Duration = Duration::from_secs(120);
 
@@ -600,7 +607,7 @@ fn is_over(snapshot: &Snapshot, found: &Found, now: Instant) -> bool {
 impl Network {
     /// Counts a flow that began elsewhere, as far as it has got.
     fn count_found(&self, found: &Found) {
-        self.count_progress(&found.key, &found.progress);
+        self.count_progress(&found.key, found.hints, &found.progress);
         if let Some(born) = &found.born {
             self.count_repeated(&born.admitted);
         }
@@ -608,7 +615,8 @@ impl Network {
 
     fn count_replaced(&self, replaced: &Replaced) {
         let Replaced { key, admitted, counts } = *replaced;
-        self.count_progress(&key, &Progress { sides: Default::default(), counts, last_seen: None });
+        let progress = Progress { sides: Default::default(), counts, last_seen: None };
+        self.count_progress(&key, NO_HINTS, &progress);
         self.count_repeated(&admitted);
     }
 
@@ -620,8 +628,8 @@ impl Network {
     }
 
     /// Counts what passed elsewhere for the flow's two ends, as far as they are here.
-    fn count_progress(&self, original: &FlowKey, progress: &Progress) {
-        self.for_each_end(original, progress, |end, which, count| match which {
+    fn count_progress(&self, original: &FlowKey, hints: [u64; 2], progress: &Progress) {
+        self.for_each_end(original, hints, progress, |end, which, count| match which {
             Passed::Sent => end.state.sent(count.packets, count.bytes),
             Passed::Received => end.state.received(count.packets, count.bytes),
         });
@@ -630,14 +638,18 @@ impl Network {
     fn for_each_end(
         &self,
         original: &FlowKey,
+        hints: [u64; 2],
         progress: &Progress,
         mut each: impl FnMut(&Endpoint, Passed, &Count),
     ) {
-        for (key, count) in [original, &original.reversed()].into_iter().zip(&progress.counts) {
-            for (address, which) in [(key.src, Passed::Sent), (key.dst, Passed::Received)] {
-                if let Some(end) = self.by_address(address).filter(|end| end.port().is_some()) {
-                    each(end, which, count);
-                }
+        let [receiver, opener] = hints;
+        for (hint, address, passed) in [
+            (opener, original.src, [Passed::Sent, Passed::Received]),
+            (receiver, original.dst, [Passed::Received, Passed::Sent]),
+        ] {
+            let end = if hint == 0 { self.by_address(address) } else { self.received_by(hint) };
+            if let Some(end) = end.filter(|end| end.port().is_some()) {
+                passed.into_iter().zip(&progress.counts).for_each(|(which, count)| each(end, which, count));
             }
         }
     }

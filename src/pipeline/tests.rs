@@ -10,6 +10,7 @@ mod chores;
 mod decisions;
 mod fragments;
 mod frames;
+mod legs;
 mod limits;
 mod neighbors;
 mod net;

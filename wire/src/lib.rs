@@ -18,7 +18,7 @@ pub mod vni;
 
 pub use addr::{Addr, Family};
 pub use drop_reason::{DropGroup, DropReason};
-pub use flow::FlowKey;
+pub use flow::{FlowKey, Leg};
 pub use frame::{Frame, Gso, GsoKind, Offload, PartialChecksum};
 pub use id::{EndpointId, Location, PortId, VtepAddr};
 pub use mac::MacAddr;

@@ -3,7 +3,7 @@
 use std::hash::{Hash, Hasher};
 
 use eastgate_wire::{
-    Addr, FlowKey, Vni,
+    Addr, FlowKey, Leg, Vni,
     view::{Icmp, IcmpRole, Ip, Tcp, Transport, proto, tcp_flags},
 };
 
@@ -70,7 +70,7 @@ impl Segment {
             Transport::LaterFragment | Transport::Incomplete => return None,
         };
         let (sport, dport) = ip.ports();
-        let key = FlowKey { src: ip.src, dst: ip.dst, vni, sport, dport, proto: ip.proto };
+        let key = FlowKey { src: ip.src, dst: ip.dst, vni, sport, dport, proto: ip.proto, leg: Leg::DIRECT };
         Some(Self { key, kind, packets, bytes })
     }
 
@@ -164,7 +164,7 @@ impl Direction {
     }
 }
 
-/// A flow's key as the table stores it: the same for both directions, in 44 bytes.
+/// A flow's key as the table stores it: the same for both directions, in 48 bytes.
 ///
 /// An ICMP query has besides its identifier its type, its code and who asks in the key. Without them an allowed
 /// ping would let timestamp requests of the same identifier pass, and requests of the other side.
@@ -180,6 +180,7 @@ pub(super) struct Key {
     code: u8,
     /// 0: no query; 1: the low end asks; 2: the high end does
     asker: u8,
+    leg: u32,
 }
 
 impl Key {
@@ -201,6 +202,7 @@ impl Key {
             query: kind,
             code,
             asker,
+            leg: canonical.leg.bits(),
         };
         (stored, swapped)
     }
@@ -230,6 +232,7 @@ impl Key {
             sport: self.low_port,
             dport: self.high_port,
             proto: self.proto,
+            leg: Leg::from_bits(self.leg),
         };
         if swapped { key.reversed() } else { key }
     }
@@ -254,7 +257,8 @@ impl Hash for Key {
         state.write_u64(
             u64::from(self.vni) << 32 | u64::from(self.low_port) << 16 | u64::from(self.high_port),
         );
-        state.write_u32(u32::from_be_bytes([self.proto, self.query, self.code, self.asker]));
+        let kind = u32::from_be_bytes([self.proto, self.query, self.code, self.asker]);
+        state.write_u64(u64::from(kind) << 32 | u64::from(self.leg));
     }
 }
 

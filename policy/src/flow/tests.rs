@@ -8,7 +8,7 @@ mod simulation;
 
 use std::{sync::Arc, time::Duration};
 
-use eastgate_wire::view::Tcp;
+use eastgate_wire::{Leg, view::Tcp};
 use proptest::prelude::*;
 
 use super::*;
@@ -98,6 +98,7 @@ pub(super) fn key(network: u32, proto: u8, n: u16) -> FlowKey {
         sport: n,
         dport: 443,
         proto,
+        leg: Leg::DIRECT,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Datagrams in fragments, well made and not.
 
 use eastgate_wire::{
-    FlowKey, View,
+    FlowKey, Leg, View,
     view::{Icmp, Tcp},
 };
 use proptest::prelude::*;
@@ -423,6 +423,7 @@ fn a_late_verdict_is_ignored() {
         sport: 7,
         dport: 53,
         proto: UDP,
+        leg: Leg::DIRECT,
     };
     let stolen = Segment { key, kind: SegmentKind::Udp, packets: 1, bytes: 1 };
     world.table.settle(id, Verdict::Allowed { first: Some(stolen), hint: HINT });

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use eastgate_fastpath::{AT_VTEP, Denial, DenialKey, Error, NO_RULE};
 use eastgate_policy::rule::{Decision, Direction, RuleId, Verdict};
 use eastgate_vtep::fdb::Location;
-use eastgate_wire::{Addr, EndpointId, FlowKey, PortId, Vni, VtepAddr};
+use eastgate_wire::{Addr, EndpointId, FlowKey, Leg, PortId, Vni, VtepAddr};
 
 use super::{KernelPath, Tables, clock, sysopt};
 use crate::pipeline::{
@@ -95,5 +95,6 @@ fn last(vni: Vni, denial: &Denial) -> Option<FlowKey> {
         sport: denial.sport,
         dport: denial.dport,
         proto: u8::try_from(denial.proto).ok()?,
+        leg: Leg::DIRECT,
     })
 }

@@ -483,12 +483,13 @@ fn play(scene: Scene, frames: u64, seed: u64) {
             opened += 1;
             born += u64::from(twin.carried > carried_before);
         }
+        // By the count, so that each way lasts long enough for the rules to refuse something.
+        if round % 6000 == 5999 {
+            open_web = !open_web;
+            alone.install(&scene.config(open_web));
+            twin.install(&scene.config(open_web));
+        }
         match dice.roll(8000) {
-            0 => {
-                open_web = !open_web;
-                alone.install(&scene.config(open_web));
-                twin.install(&scene.config(open_web));
-            }
             100..150 => talks[which] = Conversation::new(scene, &mut dice),
             22..40 => twin.shared.sweep(clock::now()),
             21 => crate::pipeline::offload::FlowOffload::forget_paths(&*kernel),

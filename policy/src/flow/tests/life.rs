@@ -176,7 +176,9 @@ fn hints_are_kept_by_direction() {
 }
 
 fn related(world: &mut World, network: u32, quoted: Quoted, to: Addr) -> Tracked {
-    world.table.related(vni(network), &quoted, to, &world.settings, world.epoch, world.now)
+    let Quoted { src, dst, proto, sport, dport, .. } = quoted;
+    let packet = FlowKey { src, dst, vni: vni(network), sport, dport, proto, leg: Leg::DIRECT };
+    world.table.related(&packet, &quoted, to, &world.settings, world.epoch, world.now)
 }
 
 fn quote(key: FlowKey, seq: Option<u32>) -> Quoted {

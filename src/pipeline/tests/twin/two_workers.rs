@@ -10,7 +10,7 @@ use std::{
 };
 
 use eastgate_fastpath::{Flow, Hold, Key, Way};
-use eastgate_wire::{Addr, FlowKey};
+use eastgate_wire::{Addr, FlowKey, Leg};
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
@@ -45,7 +45,7 @@ impl Carried {
         let Talk { a, b, sport, dport } = self.talk;
         let (src, dst) = (Addr::v4(v4(a)), Addr::v4(v4(b)));
         let proto = if self.tcp { 6 } else { 17 };
-        Key::of(&FlowKey { src, dst, vni: VNI.try_into().unwrap(), sport, dport, proto })
+        Key::of(&FlowKey { src, dst, vni: VNI.try_into().unwrap(), sport, dport, proto, leg: Leg::DIRECT })
     }
 
     /// A frame of the opener, or of the other end.
