@@ -518,7 +518,7 @@ fn play(scene: Scene, frames: u64, seed: u64) {
     // At a hub fewer stations are near, and what is far from both ends is not tried uncut.
     let rarer = if scene.hub { 3 } else { 1 };
     assert!(
-        uncut * 100 * rarer > frames && unwrapped * 400 * rarer > frames,
+        uncut * 100 * rarer > frames && unwrapped * 600 * rarer > frames,
         "{uncut} and {unwrapped} superframes are few"
     );
     assert!(echoed * 40 * rarer > frames, "the programs carried only {echoed} echoes");

@@ -379,7 +379,7 @@ fn a_million_flows_fit() {
     }
     assert_eq!((world.table.len(), quota.in_use().answered), (FLOWS, FLOWS));
     let each = world.table.memory() as f64 / f64::from(FLOWS);
-    assert!(each <= 200.0, "{each:.1} bytes each");
+    assert!(each <= 208.0, "{each:.1} bytes each");
 }
 
 fn any_segment() -> impl Strategy<Value = Segment> {
