@@ -40,22 +40,22 @@ static __always_inline bool has_macs(const struct flow *flow, const struct ethhd
  */
 static __always_inline struct flow *find_flow(struct desk *desk, const struct ethhdr *frame, __u32 side)
 {
-	struct flow *direct, *found;
-	__u32 low, high, tried;
+	struct flow *found = bpf_map_lookup_elem(&flows, &desk->key);
+	__u32 high, tried;
 
-	direct = bpf_map_lookup_elem(&flows, &desk->key);
-	if (direct && !(direct->marks & FLOW_HELD) && has_macs(direct, frame, side))
-		return direct;
-	low = leg_half(side ? frame->h_dest : frame->h_source);
+	if (found && !(found->marks & FLOW_HELD) && has_macs(found, frame, side))
+		return found;
+	/* On the desk, since the stack is short. */
+	desk->leg_low = leg_half(side ? frame->h_dest : frame->h_source);
 	high = leg_half(side ? frame->h_source : frame->h_dest);
-	high = high << 16 | high >> 16;
+	desk->leg_high = high << 16 | high >> 16;
 #pragma unroll
 	for (tried = LEG_LOW; tried <= (LEG_LOW | LEG_HIGH); tried++) {
-		desk->key.leg = (tried & LEG_LOW ? low : 0) ^ (tried & LEG_HIGH ? high : 0);
+		desk->key.leg = (tried & LEG_LOW ? desk->leg_low : 0) ^ (tried & LEG_HIGH ? desk->leg_high : 0);
 		found = bpf_map_lookup_elem(&flows, &desk->key);
 		if (found && (found->marks & FLOW_HELD || has_macs(found, frame, side)))
 			return found;
 	}
 	desk->key.leg = 0;
-	return direct;
+	return bpf_map_lookup_elem(&flows, &desk->key);
 }

@@ -163,6 +163,9 @@ struct passage {
 struct desk {
 	struct packet packet;
 	struct flow_key key;
+	/* What the frame's MACs make of `key.leg` */
+	__u32 leg_low;
+	__u32 leg_high;
 	struct tcp_side sender;
 	struct tcp_side receiver;
 	/* Of the packet's flow and way, as they were under the flow's lock */
