@@ -179,8 +179,9 @@ static __always_inline bool may_replace(const struct flow *old, const struct pac
 }
 
 /*
- * A connection that is over makes room for the one that its ends begin on the same ports (RFC 9293 section 3.6.1). The
- * entry stays and becomes the new one under its lock, so that at no moment there is none, or two.
+ * A connection that is over, or whose time is, makes room for the one that its ends begin on the same ports (RFC 9293
+ * section 3.6.1), whatever its number: as `Connection::syn`. The entry stays and becomes the new one under its lock, so that
+ * at no moment there is none, or two.
  */
 static __always_inline bool reborn(struct flow *old, struct desk *desk, __u32 side)
 {
@@ -190,20 +191,28 @@ static __always_inline bool reborn(struct flow *old, struct desk *desk, __u32 si
 	struct terms *the_terms = bpf_map_lookup_elem(&terms, &network);
 	struct ended *before_it = &desk->ended;
 	__u64 now = the_time();
-	struct way *from = side ? &old->ways[1] : &old->ways[0];
-	bool over;
+	enum punt why = PUNT_TCP_IRREGULAR;
+	bool over = false;
+	__u32 state;
 
 	if (!the_terms || clamps(p, the_terms))
 		return punt(p, PUNT_SYN_MSS);
 	begin(desk, side, now);
 	before_it->key = desk->key;
 	bpf_spin_lock(&old->lock);
-	over = (old->marks & (FLOW_BORN | FLOW_ANSWERED | FLOW_HELD)) == (FLOW_BORN | FLOW_ANSWERED) &&
-	       old->network == network && old->tag == flow->tag && state_of(old, IPPROTO_TCP) == STATE_TIME_WAIT &&
-	       !is_over(old, STATE_TIME_WAIT, the_terms, now) && !before(p->seq, from->tcp.end) &&
-	       take_place(the_terms, POPULATION_UNANSWERED);
+	if ((old->marks & (FLOW_BORN | FLOW_HELD)) == FLOW_BORN && old->network == network && old->tag == flow->tag) {
+		state = state_of(old, IPPROTO_TCP);
+		over = state == STATE_TIME_WAIT || state == STATE_CLOSE || is_over(old, state, the_terms, now);
+	}
+	/* One that nobody had answered leaves its place to it. */
+	if (over && old->marks & FLOW_ANSWERED) {
+		over = take_place(the_terms, POPULATION_UNANSWERED);
+		if (over)
+			give_place(the_terms, POPULATION_ANSWERED);
+		else
+			why = PUNT_NO_CREDIT;
+	}
 	if (over) {
-		give_place(the_terms, POPULATION_ANSWERED);
 		before_it->epoch = old->epoch;
 		before_it->opener = old->opener;
 		before_it->packets[0] = old->ways[0].packets;
@@ -226,5 +235,5 @@ static __always_inline bool reborn(struct flow *old, struct desk *desk, __u32 si
 	/* Where the daemon does not keep up, its counters of frames lack these. */
 	if (over)
 		bpf_map_push_elem(&ended, before_it, 0);
-	return over || punt(p, PUNT_TCP_IRREGULAR);
+	return over || punt(p, why);
 }

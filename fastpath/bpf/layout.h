@@ -62,6 +62,8 @@ enum side_flags {
 	SIDE_SCALES = 0x20,
 	/* It acknowledged something: `max_ack` is valid. */
 	SIDE_ACKED = 0x40,
+	/* A RST that ended the connection came from it. */
+	SIDE_RESET = 0x80,
 };
 
 /* The states of a flow; policy's `FlowState` as far as programs carry flows in it. */
@@ -78,6 +80,8 @@ enum flow_state {
 	/* As the first two, of an echo */
 	STATE_ECHO_UNANSWERED,
 	STATE_ECHO_ANSWERED,
+	/* A RST ended the connection. */
+	STATE_CLOSE,
 	STATE_COUNT,
 };
 
@@ -292,6 +296,7 @@ struct terms {
 	__u32 timeouts[STATE_COUNT];
 	/* A SYN with an MSS option that does not fit this many bytes of packet is not for here; 0 where any will do. */
 	__u32 mss_mtu;
+	__u32 spare;
 };
 
 /* How flows that are born here come to their outer source port: vtep's `SourcePorts`, with a hash of its own. */
@@ -438,7 +443,7 @@ struct vtep {
 };
 
 /* Counts up with every change to what this file says: a daemon takes over no tables that it reads otherwise. */
-#define LAYOUT 6
+#define LAYOUT 7
 
 struct config {
 	/* LAYOUT */

@@ -37,6 +37,8 @@ static __always_inline __u32 tcp_state(const struct tcp_side *opener, const stru
 {
 	__u32 either = opener->flags | other->flags, both = opener->flags & other->flags;
 
+	if (either & SIDE_RESET)
+		return STATE_CLOSE;
 	if (!(other->flags & SIDE_HEARD))
 		return STATE_SYN_SENT;
 	if (!(both & SIDE_SYN_ACKED))
@@ -65,16 +67,22 @@ static __always_inline bool ack_fits(const struct packet *p, const struct tcp_si
 	return !before(to->end, p->ack) && !before(p->ack, to->end - stale);
 }
 
-/* A SYN that nothing is known of, or the same one once more, makes this of its side. */
+/* Has a connection in this state had its handshake? */
+static __always_inline bool is_past_handshake(__u32 state)
+{
+	return state >= STATE_ESTABLISHED && state <= STATE_TIME_WAIT;
+}
+
+/* A SYN that nothing is known of, the same one once more, or one from another number in its place makes this of its side. */
 static __always_inline void hear_syn(const struct packet *p, struct tcp_side *from)
 {
-	bool again = from->flags & SIDE_SYN_ONLY;
+	bool again = from->flags & SIDE_SYN_ONLY && from->end == p->seq + 1;
 
 	from->end = p->seq + 1;
 	from->max_end = p->seq + 1;
 	from->max_window = at_least(again ? at_least(from->max_window, p->window) : p->window, 1);
 	from->scale = again && from->scale > p->scale ? from->scale : p->scale;
-	from->flags = SIDE_HEARD | SIDE_SYN_ONLY | (from->flags & SIDE_SCALES) | (p->scales ? SIDE_SCALES : 0);
+	from->flags = SIDE_HEARD | SIDE_SYN_ONLY | (again ? from->flags & SIDE_SCALES : 0) | (p->scales ? SIDE_SCALES : 0);
 }
 
 /* Takes over what a segment with ACK says, as `Connection::learn`. */
@@ -117,41 +125,67 @@ static __always_inline void hear_syn_ack(const struct packet *p, struct tcp_side
 	from->flags = SIDE_HEARD | (p->scales ? SIDE_SCALES : 0);
 }
 
-/*
- * Takes a segment that a connection as it should be has, and lets both sides advance. `false` says that it is for the
- * pipeline; the sides are no longer to be used then.
- */
-static __always_inline bool tcp_step(const struct packet *p, bool is_reply, struct tcp_side *from, struct tcp_side *to)
+enum step {
+	/* It is for the pipeline, and the sides are no longer to be used. */
+	STEP_PUNT,
+	STEP_ON,
+	/* It passes, and the connection lasts no longer for it. */
+	STEP_BESIDE,
+};
+
+/* As `Connection::reset`: a RST at exactly the next number ends the connection, or one that refuses its SYN. */
+static __always_inline enum step reset(const struct packet *p, struct tcp_side *from, const struct tcp_side *to)
 {
-	__u16 heard = from->flags & to->flags & SIDE_HEARD, silent = (from->flags | to->flags) & SIDE_SYN_ONLY;
+	bool acked = to->flags & SIDE_ACKED, was_over;
+
+	if (!(from->flags & SIDE_HEARD)) {
+		if (!(p->flags & TCP_ACK) || !(to->flags & SIDE_SYN_ONLY) || p->ack != to->end)
+			return STEP_PUNT;
+	} else if (p->seq != from->end && !(acked && p->seq == to->max_ack)) {
+		/* Somewhere else in the window it is for its receiver to challenge. */
+		return !(acked && before(p->seq, to->max_ack)) && seq_fits(p, from, to) ? STEP_BESIDE : STEP_PUNT;
+	}
+	was_over = (from->flags | to->flags) & SIDE_RESET;
+	from->flags |= SIDE_RESET;
+	return was_over ? STEP_BESIDE : STEP_ON;
+}
+
+/* Takes a segment that a connection as it should be has, and lets both sides advance. */
+static __always_inline enum step tcp_step(const struct packet *p, bool is_reply, struct tcp_side *from,
+					  struct tcp_side *to)
+{
+	__u16 heard = from->flags & to->flags & SIDE_HEARD, either = from->flags | to->flags;
 
 	switch (core_flags(p)) {
+	case TCP_RST:
+	case TCP_RST | TCP_ACK:
+		return either & SIDE_SYN_ONLY && heard ? STEP_PUNT : reset(p, from, to);
 	case TCP_SYN:
-		/* Sent again, and nobody has said anything to it. */
-		if (is_reply || p->payload || to->flags || !(from->flags & SIDE_SYN_ONLY) || from->end != p->seq + 1 ||
+		/* Sent again, perhaps from another number, and nobody has said anything to it. */
+		if (is_reply || p->payload || to->flags || !(from->flags & SIDE_SYN_ONLY) || either & SIDE_RESET ||
 		    from->max_end != from->end)
-			return false;
+			return STEP_PUNT;
 		hear_syn(p, from);
-		return true;
+		return STEP_ON;
 	case TCP_SYN | TCP_ACK:
-		if (!is_reply || p->payload)
-			return false;
+		if (!is_reply || p->payload || either & SIDE_RESET)
+			return STEP_PUNT;
 		if (to->flags & SIDE_SYN_ONLY) {
 			if (from->flags || p->ack != to->end || to->max_end != to->end)
-				return false;
+				return STEP_PUNT;
 			hear_syn_ack(p, from, to);
-		} else if (!heard || silent || !seq_fits(p, from, to) || !ack_fits(p, from, to)) {
-			return false;
+		} else if (!heard || either & SIDE_SYN_ONLY || !seq_fits(p, from, to) || !ack_fits(p, from, to)) {
+			return STEP_PUNT;
 		}
 		break;
 	case TCP_ACK:
 	case TCP_FIN | TCP_ACK:
-		if (!heard || silent || !seq_fits(p, from, to) || !ack_fits(p, from, to))
-			return false;
+		if (!heard || either & SIDE_SYN_ONLY || !seq_fits(p, from, to) || !ack_fits(p, from, to))
+			return STEP_PUNT;
 		break;
 	default:
-		return false;
+		return STEP_PUNT;
 	}
 	learn(p, from, to);
-	return true;
+	return either & SIDE_RESET ? STEP_BESIDE : STEP_ON;
 }

@@ -154,6 +154,7 @@ static __always_inline bool grow(struct flow *flow, struct terms *terms, struct 
 {
 	struct tcp_side *sender = &desk->sender, *receiver = &desk->receiver;
 	struct packet *p = &desk->packet;
+	enum step step = STEP_ON;
 	bool answers;
 
 	if (flow->tag != tag_of(&desk->key) || is_over(flow, state_of(flow, p->proto), terms, now))
@@ -163,9 +164,10 @@ static __always_inline bool grow(struct flow *flow, struct terms *terms, struct 
 	if (p->proto == IPPROTO_TCP) {
 		if (clamps(p, terms))
 			return punt(p, PUNT_SYN_MSS);
-		if (!tcp_step(p, is_reply, sender, receiver))
+		step = tcp_step(p, is_reply, sender, receiver);
+		if (step == STEP_PUNT)
 			return punt(p, PUNT_TCP_IRREGULAR);
-		answers = (is_reply ? tcp_state(receiver, sender) : tcp_state(sender, receiver)) >= STATE_ESTABLISHED;
+		answers = is_past_handshake(is_reply ? tcp_state(receiver, sender) : tcp_state(sender, receiver));
 	} else {
 		answers = is_reply;
 	}
@@ -177,6 +179,8 @@ static __always_inline bool grow(struct flow *flow, struct terms *terms, struct 
 	}
 	from->tcp = *sender;
 	to->tcp = *receiver;
+	if (step == STEP_ON)
+		flow->last_seen = now;
 	return true;
 }
 
@@ -212,13 +216,13 @@ static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32
 		passes = grow(flow, the_terms, desk, side != flow->opener, from, to, now);
 	} else if (steady(p, from, to)) {
 		passes = true;
+		flow->last_seen = now;
 		if (p->proto == IPPROTO_TCP)
 			learn(p, &from->tcp, &to->tcp);
 	}
 	if (passes) {
 		from->packets += packets;
 		from->bytes += bytes;
-		flow->last_seen = now;
 		desk->ends = flow->ends;
 		desk->lane = from->lane;
 	}

@@ -208,7 +208,7 @@ pub struct Permit {
 }
 
 /// How many states of a flow the programs know; they are numbered as in `struct terms`.
-pub const STATES: usize = 11;
+pub const STATES: usize = 12;
 
 /// What flows may be born on in a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -217,6 +217,7 @@ pub(crate) struct Terms {
     pub(crate) leases: [u64; 2],
     pub(crate) timeouts: [u32; STATES],
     pub(crate) mss_mtu: u32,
+    pub(crate) spare: u32,
 }
 
 /// How flows that are born in the kernel come to their outer source port.
@@ -455,7 +456,7 @@ pub struct Denial {
 }
 
 /// Counts up with every change to what this file says: a daemon takes over no tables that it reads otherwise.
-pub const LAYOUT: u32 = 6;
+pub const LAYOUT: u32 = 7;
 
 /// What holds for all programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -53,7 +53,7 @@ fn structures_are_the_same_on_both_sides() {
     assert_eq!(noted("permit"), layout_of!(Permit: network, epoch, generation, ends, rules, lanes));
     assert_eq!(noted("answer_key"), layout_of!(AnswerKey: port, mac, form, sender, target));
     assert_eq!(noted("answer"), layout_of!(Answer: network, epoch, generation, len, loan, frame));
-    assert_eq!(noted("terms"), layout_of!(layout::Terms: leases, timeouts, mss_mtu));
+    assert_eq!(noted("terms"), layout_of!(layout::Terms: leases, timeouts, mss_mtu, spare));
     assert_eq!(noted("entropy"), layout_of!(Entropy: secret, first, available, buckets, spare));
     assert_eq!(noted("ended"), layout_of!(Ended: key, epoch, opener, packets, bytes, rules));
     // What is in no table is not noted; the same is asserted in C, and for the blocks of a policy.

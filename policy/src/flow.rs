@@ -19,7 +19,8 @@
 //!   room: where it has none, the packet is dropped (`flow-limit`).
 //! - Answered flows are never put out by others. When their limit is reached, an answer that would make one more
 //!   is dropped (`flow-limit`), and so is the end of a handshake; the flow stays among the unanswered and its
-//!   ends may try again. An `answered` flow of TCP is one whose handshake is complete.
+//!   ends may try again. An `answered` flow of TCP is one whose handshake is complete, or one in whose place its opener
+//!   has begun anew.
 //! - Hashes are keyed; nobody outside can choose which flows collide.
 //!
 //! # Shards
@@ -214,10 +215,14 @@ impl FlowTable {
         }
         let passed = match &segment.kind {
             SegmentKind::Tcp(tcp) => match self.step(index, direction, tcp, settings, now) {
-                Ok(Some(())) => Ok(()),
-                Ok(None) => {
+                Ok(Stepped::On) => Ok(()),
+                Ok(Stepped::Over) => {
                     self.remove(index, Ending::Closed, now);
                     return Tracked::New;
+                }
+                Ok(Stepped::Gone(reason)) => {
+                    self.remove(index, Ending::Closed, now);
+                    return Tracked::Drop(reason);
                 }
                 Err(reason) => Err(reason),
             },
@@ -362,9 +367,19 @@ impl FlowTable {
     }
 }
 
+/// What a TCP segment was to its flow.
+enum Stepped {
+    /// It passes.
+    On,
+    /// The flow is over, and the segment begins another.
+    Over,
+    /// The flow is over, and the segment does not pass.
+    Gone(DropReason),
+}
+
 /// How packets move a flow.
 impl FlowTable {
-    /// Takes a TCP segment; nothing when it begins another connection.
+    /// Takes a TCP segment.
     #[inline]
     fn step(
         &mut self,
@@ -373,16 +388,24 @@ impl FlowTable {
         tcp: &Tcp,
         settings: &StateSettings,
         now: Instant,
-    ) -> Result<Option<()>, DropReason> {
+    ) -> Result<Stepped, DropReason> {
         let entry = self.slab.at(index);
         let mut connection = entry.connection;
         let state = match connection.step(direction, tcp) {
             Step::Pass(state) => state,
             Step::Challenge => {
                 self.slab.at_mut(index).connection = connection;
-                return Ok(Some(()));
+                return Ok(Stepped::On);
             }
-            Step::Reopen => return Ok(None),
+            Step::Restart => {
+                let (connection, state) = connection.restarted(tcp);
+                let entry = self.slab.at_mut(index);
+                (entry.connection, entry.created) = (connection, now);
+                self.enter(index, state, settings, now);
+                return Ok(Stepped::On);
+            }
+            Step::Reopen => return Ok(Stepped::Over),
+            Step::Gone(reason) => return Ok(Stepped::Gone(reason)),
             Step::Drop(reason) => return Err(reason),
         };
         if !entry.is_answered() && state.is_past_handshake() {
@@ -390,7 +413,7 @@ impl FlowTable {
         }
         self.slab.at_mut(index).connection = connection;
         self.enter(index, state, settings, now);
-        Ok(Some(()))
+        Ok(Stepped::On)
     }
 
     /// Takes a packet of a protocol without connections.

@@ -201,9 +201,9 @@ table! {
         /// TCP, handshake done.
         default tcp_established: Seconds = Int(7440),
         /// TCP, one side has sent FIN.
-        default tcp_fin_wait: Seconds = Int(120),
+        default tcp_fin_wait: Seconds = Int(7440),
         /// TCP, that FIN is acknowledged.
-        default tcp_close_wait: Seconds = Int(60),
+        default tcp_close_wait: Seconds = Int(7440),
         /// TCP, both sides have sent FIN.
         default tcp_last_ack: Seconds = Int(30),
         /// TCP, both FINs are acknowledged.

@@ -36,7 +36,8 @@ pub struct Timeouts {
     pub syn_received: Duration,
     /// TCP: both SYNs are acknowledged
     pub established: Duration,
-    /// TCP: one side sent its FIN
+    /// TCP: one side sent its FIN. The other one may send for as long as it likes: RFC 5382 section 5 asks for no less
+    /// than for an established connection.
     pub fin_wait: Duration,
     /// TCP: that FIN is acknowledged
     pub close_wait: Duration,
@@ -63,8 +64,8 @@ impl Default for Timeouts {
             syn_sent: secs(30),
             syn_received: secs(30),
             established: secs(7440),
-            fin_wait: secs(120),
-            close_wait: secs(60),
+            fin_wait: secs(7440),
+            close_wait: secs(7440),
             last_ack: secs(30),
             time_wait: secs(120),
             close: secs(10),

@@ -11,6 +11,12 @@
 //! 4. its acknowledgement is no staler than what an end would still take (RFC 5961 section 5).
 //!
 //! A segment that breaks one is one that its receiver would not accept either: a delayed duplicate, or blind.
+//!
+//! A SYN beside a connection that is not over passes and moves nothing: one of its ends may have crashed and come back
+//! on the same ports, and only the other end knows. What that one answers says how it is: a challenge ACK and the reset
+//! that it brings about (RFC 5961 section 4, RFC 9293 section 3.5.1) end the connection, so does a reset that
+//! acknowledges the SYN; a SYN-ACK to it begins another one in its place.
+//!
 //! It promises that a segment that a receiver would accept passes, whatever the network lost, doubled or
 //! reordered on either side of us.
 
@@ -30,6 +36,11 @@ pub(super) enum Step {
     Challenge,
     /// The connection is over, and this SYN begins another.
     Reopen,
+    /// Its receiver has answered a SYN of the opener that passed beside this connection: another one has taken its
+    /// place, see [`Connection::restarted`].
+    Restart,
+    /// It does not pass, and shows that the connection is gone.
+    Gone(DropReason),
     /// It does not pass.
     Drop(DropReason),
 }
@@ -38,6 +49,34 @@ pub(super) enum Step {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Connection {
     sides: [Side; 2],
+    attempt: Attempt,
+}
+
+/// A SYN that passed beside a connection that is not over, as long as nobody has shown what it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Attempt {
+    seq: u32,
+    payload: u16,
+    /// Window scale, or [`Attempt::UNSCALED`]
+    scale: u8,
+    /// Who sent it; nothing when there is none
+    from: Option<Direction>,
+}
+
+impl Attempt {
+    const UNSCALED: u8 = u8::MAX;
+
+    fn of(direction: Direction, tcp: &Tcp) -> Self {
+        let Tcp { seq, payload, window_scale, .. } = *tcp;
+        Self { seq, payload, scale: window_scale.unwrap_or(Self::UNSCALED), from: Some(direction) }
+    }
+
+    /// Whether a segment that travels in `direction` acknowledges the SYN, with or without the data on it.
+    fn is_acknowledged(&self, direction: Direction, tcp: &Tcp) -> bool {
+        self.from == Some(direction.reversed())
+            && tcp.flags & tcp_flags::ACK != 0
+            && tcp.ack.wrapping_sub(self.seq.wrapping_add(1)) <= u32::from(self.payload)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -114,6 +153,20 @@ impl Connection {
         (connection, FlowState::SynSent)
     }
 
+    /// The connection in the place of this one: of the opener's SYN that passed beside it, and of its answer.
+    pub(super) fn restarted(&self, syn_ack: &Tcp) -> (Self, FlowState) {
+        let Attempt { seq, payload, scale, .. } = self.attempt;
+        // What it offered is not remembered: as much as a SYN can.
+        let (flags, window) = (tcp_flags::SYN, u16::MAX);
+        let window_scale = (scale != Attempt::UNSCALED).then_some(scale);
+        let syn = Tcp { seq, ack: 0, flags, window, window_scale, payload, ..*syn_ack };
+        let (mut connection, opened) = Self::opened(&syn);
+        match connection.syn_ack(Direction::Reply, syn_ack) {
+            Step::Pass(state) => (connection, state),
+            _ => (connection, opened),
+        }
+    }
+
     /// The connection that an ACK in mid-stream belongs to. Its window scales went by unseen: the largest is
     /// assumed.
     pub(super) fn picked_up(tcp: &Tcp) -> (Self, FlowState) {
@@ -136,7 +189,7 @@ impl Connection {
             scale: 14,
             flags,
         };
-        (Self { sides: [sender, receiver] }, FlowState::PickedUp)
+        (Self { sides: [sender, receiver], attempt: Attempt::default() }, FlowState::PickedUp)
     }
 
     /// Takes a segment that travels in `direction`. The flags have been found to make sense.
@@ -172,6 +225,9 @@ impl Connection {
         let (sender, receiver) = self.pair(direction);
         let highest = if sender.is(Side::SYN_ONLY) { sender.max_end } else { sender.end };
         let reach = receiver.max_window.clamp(SLACK, WIDEST);
+        if self.attempt.from == Some(direction) && self.attempt.seq == seq {
+            return true;
+        }
         sender.is(Side::HEARD) && !after(seq, highest) && !before(seq, highest.wrapping_sub(reach))
     }
 
@@ -196,12 +252,16 @@ impl Connection {
         }
     }
 
-    /// Both sides of a connection in which only data and acknowledgements move on; nothing in any other state, and
-    /// for one that was picked up in mid-stream, whose bounds are wider.
+    /// Both sides of a connection in which only data and acknowledgements move on; nothing in any other state, for
+    /// one beside which a SYN passed that nobody has answered, and for one that was picked up in mid-stream, whose
+    /// bounds are wider.
     pub(super) fn steady_sides(&self) -> Option<[offload::Side; 2]> {
         const STEADY: u16 = Side::HEARD | Side::SYN_ACKED | Side::SCALES | Side::ACKED;
         let [a, b] = &self.sides;
-        if self.state() != FlowState::Established || (a.flags | b.flags) & !STEADY != 0 {
+        if self.state() != FlowState::Established
+            || self.attempt.from.is_some()
+            || (a.flags | b.flags) & !STEADY != 0
+        {
             return None;
         }
         Some([a, b].map(|side| offload::Side {
@@ -265,15 +325,19 @@ impl Connection {
 
     fn syn(&mut self, direction: Direction, tcp: &Tcp) -> Step {
         match self.state() {
-            FlowState::Close => Step::Reopen,
-            // RFC 9293 section 3.6.1: larger than the largest number of the connection before.
-            FlowState::TimeWait if !before(tcp.seq, self.side(direction).end) => Step::Reopen,
+            // Whatever its number: an end that still waits and does not take it answers as to any other SYN beside
+            // a connection (RFC 9293 section 3.6.1).
+            FlowState::Close | FlowState::TimeWait => Step::Reopen,
             FlowState::SynSent => {
                 self.hear_syn(direction, tcp);
                 Step::Pass(self.state())
             }
-            _ if self.side(direction).is(Side::HEARD) && self.seq_fits(direction, tcp) => Step::Challenge,
-            _ => Step::Drop(DropReason::TcpWindow),
+            // It would bring data to whoever listens now, and nobody has decided that this end may.
+            _ if direction == Direction::Reply && tcp.payload > 0 => Step::Drop(DropReason::TcpState),
+            _ => {
+                self.attempt = Attempt::of(direction, tcp);
+                Step::Challenge
+            }
         }
     }
 
@@ -299,10 +363,19 @@ impl Connection {
 
     fn syn_ack(&mut self, direction: Direction, tcp: &Tcp) -> Step {
         let (sender, receiver) = self.pair(direction);
+        let fits = receiver.is(Side::HEARD) && self.ack_fits(direction, tcp);
+        if self.attempt.is_acknowledged(direction, tcp) && !(fits && self.seq_fits(direction, tcp)) {
+            // Where the end that did not open the flow has come back, the rules have to decide first.
+            return if direction == Direction::Reply {
+                Step::Restart
+            } else {
+                Step::Gone(DropReason::TcpState)
+            };
+        }
         if !receiver.is(Side::HEARD) {
             return Step::Drop(DropReason::TcpState);
         }
-        if !self.ack_fits(direction, tcp) {
+        if !fits {
             return Step::Drop(DropReason::TcpWindow);
         }
         // The answer to a SYN; or another one, of a server that has forgotten the first (its half-open
@@ -353,6 +426,10 @@ impl Connection {
             return Step::Drop(DropReason::TcpWindow);
         }
         self.learn(direction, tcp);
+        if self.attempt.from == Some(direction) {
+            // Who has sent that SYN goes on with this connection: it was an old one.
+            self.attempt.from = None;
+        }
         Step::Pass(self.state())
     }
 
@@ -412,7 +489,7 @@ impl Connection {
             // The SYN is refused (RFC 9293 section 3.10.7.3): valid when it acknowledges it.
             tcp.flags & tcp_flags::ACK != 0 && receiver.is(Side::HEARD) && self.ack_fits(direction, tcp)
         };
-        if exact {
+        if exact || self.attempt.is_acknowledged(direction, tcp) {
             self.side_mut(direction).flags |= Side::RESET;
             return Step::Pass(FlowState::Close);
         }

@@ -310,6 +310,7 @@ pub(super) fn timeouts(settings: &StateSettings) -> [u32; STATES] {
         (FlowState::TimeWait, proto::TCP),
         (FlowState::Unanswered, proto::ICMP),
         (FlowState::Answered, proto::ICMP),
+        (FlowState::Close, proto::TCP),
     ];
     // Weeks are for the programs to compare in milliseconds; a state that lasts longer comes up that often.
     let longest = u32::MAX / 2;

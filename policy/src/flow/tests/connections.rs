@@ -314,9 +314,10 @@ fn windows() {
         (
             "SYN in the middle",
             &[
-                (0, A, SYN, 900_000, 0, 0, Out(TcpWindow)),
-                (0, B, SYN, 900_000, 0, 0, Out(TcpWindow)),
+                (0, A, SYN, 900_000, 0, 0, In(Established)),
+                (0, B, SYN, 900_000, 0, 0, In(Established)),
                 (0, A, SYN, 1500, 0, 0, In(Established)),
+                (0, B, SYN, 900_000, 0, 10, Out(TcpState)),
                 (0, A, ACK, 1001, 5001, 10, In(Established)),
             ],
         ),
@@ -338,6 +339,157 @@ fn windows() {
     for (name, lines) in stories {
         play(name, false, &[HANDSHAKE, lines]);
     }
+}
+
+/// An end crashes, and its machine comes back on the same ports: only the other end knows that there was a connection.
+#[test]
+fn comebacks() {
+    // As RFC 9293 section 3.5.1, figure 9, with RFC 5961's challenge ACK.
+    const FAR: u32 = 3_000_000_000;
+    let back = |seq: u32| {
+        vec![
+            (60, A, SYN, seq, 0, 0, In(Established)),
+            (0, B, ACK, 5001, 1001, 0, In(Established)),
+            (0, A, RST, 1001, 0, 0, In(Close)),
+            (1, A, SYN, seq, 0, 0, Open),
+            (0, B, SA, 70_000, seq.wrapping_add(1), 0, In(SynReceived)),
+            (0, A, ACK, seq.wrapping_add(1), 70_001, 0, In(Established)),
+        ]
+    };
+    for seq in [900_000, 900, 1500, 1000, 1001, FAR, u32::MAX] {
+        play(&format!("opener, from {seq}"), false, &[HANDSHAKE, &back(seq)]);
+    }
+    let stories: &[(&str, &[Line])] = &[
+        (
+            "the other end, by its own policy",
+            &[
+                (60, B, SYN, FAR, 0, 0, In(Established)),
+                (0, A, ACK, 1001, 5001, 0, In(Established)),
+                (0, B, RST, 5001, 0, 0, In(Close)),
+                (1, B, SYN, FAR, 0, 0, Open),
+                (0, A, SA, 70_000, FAR + 1, 0, In(SynReceived)),
+            ],
+        ),
+        (
+            "both, and the one asked listens",
+            &[
+                (60, A, SYN, FAR, 0, 0, In(Established)),
+                (0, B, SA, 70_000, FAR + 1, 0, In(SynReceived)),
+                (0, A, ACK, FAR + 1, 70_001, 0, In(Established)),
+                (0, A, ACK, FAR + 1, 70_001, 10, In(Established)),
+                (0, B, ACK, 70_001, FAR + 11, 0, In(Established)),
+                (0, B, ACK, 5001, 1001, 10, Out(TcpWindow)),
+            ],
+        ),
+        (
+            "both, and the one asked that was asked before listens: for the rules to decide",
+            &[
+                (60, B, SYN, FAR, 0, 0, In(Established)),
+                (0, A, SA, 70_000, FAR + 1, 0, Out(TcpState)),
+                (1, B, SYN, FAR, 0, 0, Open),
+                (0, A, SA, 70_000, FAR + 1, 0, In(SynReceived)),
+            ],
+        ),
+        (
+            "both, and nobody listens",
+            &[
+                (60, A, SYN, FAR, 0, 0, In(Established)),
+                (0, B, RA, 0, FAR, 0, Out(TcpWindow)),
+                (0, B, RA, 0, FAR + 1, 0, In(Close)),
+                (1, A, SYN, FAR + 500, 0, 0, Open),
+            ],
+        ),
+        (
+            "both, and the answer takes a while",
+            &[
+                (60, A, SYN, FAR, 0, 0, In(Established)),
+                (1, A, SYN, FAR, 0, 0, In(Established)),
+                (2, B, SA, 70_000, FAR + 1, 0, In(SynReceived)),
+                (29, B, SA, 70_000, FAR + 1, 0, In(SynReceived)),
+                (0, A, ACK, FAR + 1, 70_001, 0, In(Established)),
+            ],
+        ),
+        (
+            "an answer that acknowledges neither",
+            &[
+                (60, A, SYN, FAR, 0, 0, In(Established)),
+                (0, B, SA, 70_000, FAR + 2, 0, Out(TcpWindow)),
+                (0, B, SA, 70_000, FAR, 0, Out(TcpWindow)),
+                (0, A, ACK, 1001, 5001, 10, In(Established)),
+            ],
+        ),
+        (
+            "an old SYN, and an old answer when all goes on",
+            &[
+                (1, A, ACK, 1001, 5001, 10_000, In(Established)),
+                (0, B, ACK, 5001, 11_001, 0, In(Established)),
+                (0, A, ACK, 11_001, 5001, 10_000, In(Established)),
+                (0, A, SYN, 1000, 0, 0, In(Established)),
+                (0, A, ACK, 21_001, 5001, 0, In(Established)),
+                (0, B, SA, 3_000_000, 1001, 0, Out(TcpWindow)),
+                (0, A, ACK, 21_001, 5001, 10, In(Established)),
+            ],
+        ),
+        (
+            "while it closes",
+            &[
+                (0, A, FA, 1001, 5001, 0, In(FinWait)),
+                (60, A, SYN, 900, 0, 0, In(FinWait)),
+                (0, B, ACK, 5001, 1002, 0, In(CloseWait)),
+                (0, A, SYN, 900, 0, 0, In(CloseWait)),
+                (0, B, ACK, 5001, 1002, 0, In(CloseWait)),
+                (0, A, RST, 1002, 0, 0, In(Close)),
+                (1, A, SYN, 900, 0, 0, Open),
+            ],
+        ),
+        (
+            "while it closes, and the other end is done",
+            &[
+                (0, A, FA, 1001, 5001, 0, In(FinWait)),
+                (0, B, FA, 5001, 1002, 0, In(LastAck)),
+                (5, A, SYN, FAR, 0, 0, In(LastAck)),
+                (0, B, SA, 70_000, FAR + 1, 0, In(SynReceived)),
+                (0, A, ACK, FAR + 1, 70_001, 0, In(Established)),
+            ],
+        ),
+        (
+            "a challenge ACK acknowledges no FIN that nobody has seen",
+            &[
+                (0, B, FA, 5001, 1001, 0, In(FinWait)),
+                (0, A, ACK, 1001, 5002, 0, In(CloseWait)),
+                (5, A, SYN, FAR, 0, 0, In(CloseWait)),
+                (0, B, ACK, 5002, 1001, 0, In(CloseWait)),
+                (0, A, RST, 1001, 0, 0, In(Close)),
+                (1, A, SYN, FAR, 0, 0, Open),
+            ],
+        ),
+    ];
+    for (name, lines) in stories {
+        play(name, false, &[HANDSHAKE, lines]);
+    }
+    play(
+        "before the handshake is over",
+        false,
+        &[&[
+            HANDSHAKE[0],
+            HANDSHAKE[1],
+            (1, A, SYN, FAR, 0, 0, In(SynReceived)),
+            (0, B, ACK, 5001, 1001, 0, In(SynReceived)),
+            (0, A, RST, 1001, 0, 0, In(Close)),
+            (1, A, SYN, FAR, 0, 0, Open),
+        ]],
+    );
+    play(
+        "before the handshake is over, at a server that keeps no state",
+        false,
+        &[&[
+            HANDSHAKE[0],
+            HANDSHAKE[1],
+            (1, A, SYN, FAR, 0, 0, In(SynReceived)),
+            (0, B, SA, 70_000, FAR + 1, 0, In(SynReceived)),
+            (0, A, ACK, FAR + 1, 70_001, 0, In(Established)),
+        ]],
+    );
 }
 
 #[test]
@@ -405,12 +557,19 @@ fn ends() {
             &[CLOSED, &[(5, B, SYN, 70_000, 0, 0, Open), (0, A, SA, 9_000, 70_001, 0, In(SynReceived))]],
         ),
         (
-            "an older SYN does not",
+            "an older SYN too",
+            &[CLOSED, &[(5, A, SYN, 900, 0, 0, Open), (0, B, SA, 9_000, 901, 0, In(SynReceived))]],
+        ),
+        (
+            "an older SYN that the other end, which still waits, does not take",
             &[
                 CLOSED,
                 &[
-                    (5, A, SYN, 900, 0, 0, In(TimeWait)),
-                    (0, A, SYN, 1001u32.wrapping_sub(1_000_000), 0, 0, Out(TcpWindow)),
+                    (5, A, SYN, 900, 0, 0, Open),
+                    (0, B, ACK, 5002, 1002, 0, In(SynSent)),
+                    (0, A, RST, 1002, 0, 0, In(Close)),
+                    (1, A, SYN, 900, 0, 0, Open),
+                    (0, B, SA, 9_000, 901, 0, In(SynReceived)),
                 ],
             ],
         ),
@@ -484,14 +643,15 @@ fn timeouts() {
             ],
         ),
         (
-            "FIN wait 120 s, close wait 60 s",
+            "half closed lasts as long as established",
             &[
                 HANDSHAKE[0],
                 HANDSHAKE[1],
                 HANDSHAKE[2],
                 (0, A, FA, 1001, 5001, 0, In(FinWait)),
-                (119, B, ACK, 5001, 1002, 0, In(CloseWait)),
-                (60, B, FA, 5001, 1002, 0, Out(NotSyn)),
+                (7439, B, ACK, 5001, 1002, 0, In(CloseWait)),
+                (7439, B, ACK, 5001, 1002, 1000, In(CloseWait)),
+                (7440, B, FA, 6001, 1002, 0, Out(NotSyn)),
             ],
         ),
     ];

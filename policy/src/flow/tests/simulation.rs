@@ -394,8 +394,16 @@ impl Run {
             unreachable!()
         };
         let fate = self.judge(from, shot);
-        assert!(matches!(fate, Fate::Dropped(DropReason::TcpWindow)), "{fate:?} for {shot:?}");
-        assert_eq!(self.world.flows(), [before_shot], "{shot:?}");
+        if flags == SYN {
+            // For its receiver to challenge; it counts, and that is all.
+            assert_eq!(fate, Fate::Passed(FlowState::Established), "{shot:?}");
+            let [flow] = self.world.flows()[..] else { panic!("another flow") };
+            let FlowInfo { original, reply, .. } = before_shot;
+            assert_eq!(FlowInfo { original, reply, ..flow }, before_shot, "{shot:?}");
+        } else {
+            assert!(matches!(fate, Fate::Dropped(DropReason::TcpWindow)), "{fate:?} for {shot:?}");
+            assert_eq!(self.world.flows(), [before_shot], "{shot:?}");
+        }
         self.shots += 1;
         self.shoot_near();
     }

@@ -54,9 +54,12 @@ impl Conversation {
             (self.ends, self.ports, self.seq) =
                 ([self.ends[1], self.ends[0]], [self.ports[1], self.ports[0]], [self.seq[1], self.seq[0]]);
         }
-        // Sometimes with a number that the connection before had.
-        let ahead =
-            if dice.one_in(6) { 0u32.wrapping_sub(dice.roll(3) as u32) } else { dice.roll(1 << 20) as u32 };
+        // Sometimes with a number that the connection before had, or with an older one.
+        let ahead = match dice.roll(6) {
+            0 => 0u32.wrapping_sub(dice.roll(3) as u32),
+            1 => 0u32.wrapping_sub(dice.0 as u32 >> dice.roll(32)),
+            _ => dice.roll(1 << 20) as u32,
+        };
         self.seq = [self.seq[0].wrapping_add(ahead), dice.0 as u32];
         (self.opened, self.finished) = (0, [false; 2]);
     }
@@ -111,6 +114,11 @@ impl Conversation {
                 self.opened += 1;
             }
             _ if self.finished[side] && !dice.one_in(12) => payload = &[],
+            // Not all say goodbye.
+            _ if dice.one_in(if self.hasty { 9 } else { 120 }) => {
+                (tcp.rst, tcp.ack) = (true, dice.one_in(2));
+                (payload, self.finished) = (&[], [true; 2]);
+            }
             _ if dice.one_in(if self.hasty { 3 } else { 40 }) => {
                 tcp.fin = true;
                 self.finished[side] = true;
