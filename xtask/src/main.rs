@@ -1,7 +1,9 @@
-//! What a contributor runs: `cargo xtask demo`, `cargo xtask test`, `cargo xtask soak`, `cargo xtask bench`.
+//! What a contributor runs: `cargo xtask demo`, `cargo xtask test`, `cargo xtask ci`, `cargo xtask soak`, `cargo xtask bench`.
 
 mod bench;
+mod ci;
 mod demo;
+mod dependencies;
 mod kernel;
 mod leftover;
 mod netns;
@@ -37,6 +39,8 @@ enum Task {
     Demo(demo::Options),
     /// Run every test, those in network namespaces included; or the labs' stories on another kernel
     Test(test::Options),
+    /// Everything that a change must pass: format, lints, documentation, dependencies, tests
+    Ci(ci::Options),
     /// Test for long: both dataplanes with millions of frames, daemons killed a hundred times under load
     Soak(soak::Options),
     /// Compare eastgate's speed with plain VXLAN and with Neutron's rules, interleaved, in one call
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         Task::Prepare => packages::install(packages::Need::Build),
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Ci(options) => ci::run(&options),
         Task::Soak(options) => soak::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::AsRoot { program } => privilege::exec_test(&program),

@@ -72,10 +72,16 @@ const PACKAGES: &[Package] = &[
         reason: "labs and benchmarks are built of network namespaces and veth pairs",
     },
     Package {
+        name: "ethtool",
+        probe: &["ethtool", "--version"],
+        needed_by: &[Need::Test],
+        reason: "where packets are compared as they are, no device may cut or merge them",
+    },
+    Package {
         name: "iptables",
         probe: &["iptables", "--version"],
-        needed_by: &[Need::Bench],
-        reason: "the `neutron` candidate is compared by its real rules",
+        needed_by: &[Need::Test, Need::Bench],
+        reason: "eastgate is compared with Linux's own firewall, and with Neutron's rules",
     },
     Package {
         name: "python3-scapy",

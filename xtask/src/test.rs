@@ -20,6 +20,13 @@ pub(crate) struct Options {
     kernel: Option<kernel::Version>,
 }
 
+impl Options {
+    /// On this kernel.
+    pub(crate) const fn all(quick: bool) -> Self {
+        Self { quick, kernel: None }
+    }
+}
+
 /// What test harnesses said, added up.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {

@@ -33,7 +33,7 @@ impl HubTopology {
                 (host(&role, "s1", 1)?, tenant(&role, "a", 1)?),
                 (host(&role, "s2", 2)?, tenant(&role, "b", 2)?),
             ],
-            switch: switch,
+            switch,
         };
         topology.plug(&topology.hub)?;
         for (spoke, tenant) in topology.spokes() {
