@@ -3,8 +3,9 @@
 //! sent that every one of them carries on its slowest path, so that what has not come out before it never will.
 
 use std::{
+    collections::BTreeMap,
     io,
-    process::{Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -40,8 +41,8 @@ pub struct Device {
     pub name: &'static str,
     ports: Vec<Port>,
     marker: u16,
-    /// Not in Linux
-    daemon: Option<Daemon>,
+    /// None in Linux
+    daemons: Vec<Daemon>,
 }
 
 /// The far end of one of its ports.
@@ -61,51 +62,100 @@ pub struct Seen {
 
 const HOSTS: [Host; 3] = [frames::A, frames::B, frames::C];
 
-/// Everything that is compared, in one world. Frames are forged in a namespace of their own for each.
-pub fn all(world: &mut World) -> Vec<Device> {
-    vec![linux(world), eastgate(world, "ebpf"), eastgate(world, "userspace")]
+/// Where the machines are: all on one host, or `a` on one and the others on another, with VXLAN between the hosts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Placement {
+    OneHost,
+    TwoHosts,
 }
 
-fn cables(world: &mut World, name: &str) -> (Space, Space) {
-    let (device, ends) = (world.space(name), world.space(&format!("{name}-ends")));
-    for host in HOSTS {
-        let number = host.0;
-        world.cable(
-            (&device, &format!("port{number}")),
-            (&ends, &format!("end{number}")),
-            frames::MTU as u16,
-        );
-        ends.ip(&format!("link set end{number} address 02:00:00:00:00:{number:02x}"));
-        // Frames are as they are written: no device is to merge, cut or finish anything.
-        for end in [(&device, "port"), (&ends, "end")] {
-            let port = format!("{}{number}", end.1);
-            ethtool(end.0, &port);
+impl Placement {
+    const fn hosts(self) -> usize {
+        match self {
+            Self::OneHost => 1,
+            Self::TwoHosts => 2,
         }
     }
-    (device, ends)
-}
 
-fn ethtool(space: &Space, device: &str) {
-    let mut command = space.command("ethtool");
-    command.args(["-K", device, "tx", "off", "gro", "off", "gso", "off", "tso", "off"]);
-    let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
-}
-
-/// Linux: a bridge whose packets go through iptables, with strict TCP tracking.
-fn linux(world: &mut World) -> Device {
-    let (machine, ends) = cables(world, "linux");
-    machine.ip("link add br0 type bridge mcast_snooping 0");
-    machine.ip("link set br0 up");
-    for host in HOSTS {
-        machine.ip(&format!("link set port{} master br0", host.0));
-        machine.bridge(&format!("fdb add 02:00:00:00:00:{:02x} dev port{0} master static", host.0));
+    /// The host that a machine is on.
+    fn of(self, machine: Host) -> usize {
+        usize::from(self == Self::TwoHosts && machine != frames::A)
     }
+}
+
+/// Everything that is compared, in one world: Linux first.
+pub fn all(world: &mut World, placement: Placement) -> Vec<Device> {
+    vec![linux(world, placement), eastgate(world, placement, "ebpf"), eastgate(world, placement, "userspace")]
+}
+
+/// The hosts of a device, joined by an underlay, and the namespace with the far ends of all ports.
+fn cables(world: &mut World, name: &str, placement: Placement) -> (Vec<Space>, Space) {
+    let hosts: Vec<_> =
+        (0..placement.hosts()).map(|number| world.space(&format!("{name}{number}"))).collect();
+    let ends = world.space(&format!("{name}-ends"));
+    let far = if let [_, far] = &hosts[..] { far } else { &ends };
+    world.cable((&hosts[0], "underlay0"), (far, "underlay0"), 1700);
+    for (number, host) in (1..).zip(&hosts) {
+        host.ip(&format!("addr add 192.0.2.{number}/24 dev underlay0"));
+    }
+    for machine in HOSTS {
+        let (host, number) = (&hosts[placement.of(machine)], machine.0);
+        world.cable((host, &port(machine)), (&ends, &format!("end{number}")), frames::MTU as u16);
+        ends.ip(&format!("link set end{number} address {}", mac(machine)));
+        // Frames are as they are written: no device is to merge, cut or finish anything.
+        without_offloads(host, &port(machine));
+        without_offloads(&ends, &format!("end{number}"));
+    }
+    (hosts, ends)
+}
+
+fn port(machine: Host) -> String {
+    format!("port{}", machine.0)
+}
+
+fn mac(machine: Host) -> String {
+    format!("02:00:00:00:00:{:02x}", machine.0)
+}
+
+fn without_offloads(space: &Space, device: &str) {
+    let options = ["-K", device, "tx", "off", "gro", "off", "gso", "off", "tso", "off"];
+    run(space.command("ethtool").args(options));
+}
+
+/// Linux: bridges whose packets go through iptables, with strict TCP tracking.
+fn linux(world: &mut World, placement: Placement) -> Device {
+    let (hosts, ends) = cables(world, "linux", placement);
     if !std::path::Path::new("/proc/sys/net/bridge").exists() {
-        let _ = Command::new("modprobe").arg("br_netfilter").status();
+        run(Command::new("modprobe").arg("br_netfilter"));
     }
-    for family in ["iptables", "ip6tables"] {
-        machine.set(&format!("net/bridge/bridge-nf-call-{family}"), "1");
-        let icmp = if family == "iptables" { "icmp" } else { "ipv6-icmp" };
+    for (number, host) in hosts.iter().enumerate() {
+        host.ip("link add br0 type bridge mcast_snooping 0");
+        host.ip("link set br0 up");
+        if placement == Placement::TwoHosts {
+            host.ip(&format!(
+                "link add vx0 type vxlan id 5001 local 192.0.2.{} remote 192.0.2.{} dstport 4789 dev underlay0 nolearning",
+                number + 1,
+                2 - number
+            ));
+            host.ip("link set vx0 master br0 up");
+        }
+        for machine in HOSTS {
+            let here = placement.of(machine) == number;
+            let port = if here { port(machine) } else { "vx0".to_owned() };
+            if here {
+                host.ip(&format!("link set {port} master br0"));
+            }
+            host.bridge(&format!("fdb add {} dev {port} master static", mac(machine)));
+        }
+        filter(host);
+    }
+    Device::open("Linux", &ends, Vec::new())
+}
+
+/// The rules that eastgate has, as a stateful firewall on a bridge has them.
+fn filter(host: &Space) {
+    for (family, icmp) in [("iptables", "icmp"), ("ip6tables", "ipv6-icmp")] {
+        host.set(&format!("net/bridge/bridge-nf-call-{family}"), "1");
         for rule in [
             "-P FORWARD DROP".to_owned(),
             "-A FORWARD -m conntrack --ctstate INVALID -j DROP".to_owned(),
@@ -115,26 +165,30 @@ fn linux(world: &mut World) -> Device {
             format!("-A FORWARD -p {icmp} -m conntrack --ctstate NEW -j ACCEPT"),
             "-A FORWARD -p 132 -j ACCEPT".to_owned(),
             "-A FORWARD -p 47 -j ACCEPT".to_owned(),
+            // Machines may send what they like; who may receive it is for the other host to say.
+            "-A FORWARD -m physdev --physdev-out vx0 -m conntrack --ctstate NEW -j ACCEPT".to_owned(),
         ] {
-            run(machine.command(family).args(rule.split(' ')));
+            run(host.command(family).args(rule.split(' ')));
         }
     }
-    machine.set("net/netfilter/nf_conntrack_tcp_loose", "0");
-    Device::open("Linux", &ends, None)
+    host.set("net/netfilter/nf_conntrack_tcp_loose", "0");
 }
 
-/// eastgate on one host, with the same services.
-fn eastgate(world: &mut World, dataplane: &'static str) -> Device {
-    let (machine, ends) = cables(world, dataplane);
-    let nowhere = world.space(&format!("{dataplane}-underlay"));
-    world.cable((&machine, "underlay0"), (&nowhere, "underlay0"), 1700);
-    machine.ip("addr add 192.0.2.1/24 dev underlay0");
-    let ports = HOSTS.map(|host| format!("port{}", host.0));
+/// eastgate, with the same services.
+fn eastgate(world: &mut World, placement: Placement, dataplane: &'static str) -> Device {
+    let (hosts, ends) = cables(world, dataplane, placement);
+    let names: Vec<_> = (0..hosts.len()).map(|number| format!("{dataplane}{number}")).collect();
+    let ports = HOSTS.map(port);
     let endpoints: Vec<_> = ["a", "b", "c"]
         .into_iter()
         .zip(&ports)
         .zip(HOSTS)
-        .map(|((name, port), host)| Endpoint { name, host: dataplane, port: Some(port), number: host.0 })
+        .map(|((name, port), machine)| Endpoint {
+            name,
+            host: &names[placement.of(machine)],
+            port: Some(port),
+            number: machine.0,
+        })
         .collect();
     let tcp = format!(r#"{{ proto = "tcp", ports = {TCP_OPEN}, from = "any" }}"#);
     let udp = format!(r#"{{ proto = "udp", ports = {UDP_OPEN}, from = "any" }}"#);
@@ -152,12 +206,16 @@ fn eastgate(world: &mut World, dataplane: &'static str) -> Device {
         ],
         endpoints: &endpoints,
     };
-    let text = configuration(&[Vtep::new(dataplane, "192.0.2.1")], &[tenant]);
-    let config = world.write(&format!("{dataplane}.toml"), &text);
+    let vteps: Vec<_> = (1..=hosts.len()).map(|number| format!("192.0.2.{number}")).collect();
+    let vteps: Vec<_> = names.iter().zip(&vteps).map(|(name, vtep)| Vtep::new(name, vtep)).collect();
+    let config = world.write(&format!("{dataplane}.toml"), &configuration(&vteps, &[tenant]));
+    // One worker keeps the order in which frames came.
     let options = ["--dataplane", dataplane, "--workers", "1"];
-    let daemon = Daemon::start(world, &machine, &config, dataplane, &options);
+    let daemons =
+        hosts.iter().zip(&names).map(|(host, name)| Daemon::start(world, host, &config, name, &options));
     let name = if dataplane == "ebpf" { "eastgate (eBPF)" } else { "eastgate (userspace)" };
-    Device::open(name, &ends, Some(daemon))
+    let daemons = daemons.collect();
+    Device::open(name, &ends, daemons)
 }
 
 fn run(command: &mut Command) {
@@ -166,9 +224,9 @@ fn run(command: &mut Command) {
 }
 
 impl Device {
-    fn open(name: &'static str, ends: &Space, daemon: Option<Daemon>) -> Self {
+    fn open(name: &'static str, ends: &Space, daemons: Vec<Daemon>) -> Self {
         let ports = ends.enter(|| HOSTS.map(Port::open).into_iter().collect());
-        let mut device = Self { name, ports, marker: 0, daemon };
+        let mut device = Self { name, ports, marker: 0, daemons };
         // A bridge's port forwards a moment after it came up.
         for host in HOSTS {
             device.send(host, &[]);
@@ -185,7 +243,7 @@ impl Device {
     }
 
     /// What comes out before a marker that `from` sends to each of the others.
-    fn settle(&mut self, from: Host) -> Vec<Seen> {
+    pub fn settle(&mut self, from: Host) -> Vec<Seen> {
         let (mut seen, begun) = (Vec::new(), Instant::now());
         let first = self.marker.wrapping_add(1);
         let mut waiting: Vec<Host> = HOSTS.into_iter().filter(|host| *host != from).collect();
@@ -226,8 +284,12 @@ impl Device {
     }
 
     /// Frames that it has dropped, by reason; none of Linux, which does not say.
-    pub fn drops(&self) -> std::collections::BTreeMap<String, u64> {
-        self.daemon.as_ref().map(Daemon::drops).unwrap_or_default()
+    pub fn drops(&self) -> BTreeMap<String, u64> {
+        let mut drops = BTreeMap::new();
+        for (reason, frames) in self.daemons.iter().flat_map(Daemon::drops) {
+            *drops.entry(reason).or_default() += frames;
+        }
+        drops
     }
 }
 

@@ -26,6 +26,7 @@ use std::path::Path;
 
 use common::World;
 use compare::Comparison;
+use device::Placement;
 use dice::Dice;
 use sequence::Sequence;
 
@@ -49,10 +50,20 @@ fn sequence(index: u64, seed: u64) -> Sequence {
 
 #[test]
 #[ignore = "differs until what issue 10 lists is mended"]
-fn what_linux_carries_is_carried() {
+fn what_linux_carries_is_carried_on_one_host() {
+    compare(Placement::OneHost);
+}
+
+#[test]
+#[ignore = "differs until what issue 10 lists is mended"]
+fn what_linux_carries_is_carried_from_host_to_host() {
+    compare(Placement::TwoHosts);
+}
+
+fn compare(placement: Placement) {
     let Some(mut world) = World::new() else { return };
     device::stay_on_one_core();
-    let mut comparison = Comparison::new(device::all(&mut world));
+    let mut comparison = Comparison::new(device::all(&mut world, placement));
     let seed = number("EASTGATE_LINUX_SEED", 1);
     for index in 0..number("EASTGATE_LINUX_SEQUENCES", 2_400) {
         comparison.run(&sequence(index, seed));
