@@ -8,7 +8,9 @@ pub mod table;
 use std::process::ExitCode;
 
 use clap::Parser;
+use serde_json::json;
 
+use self::args::Format;
 use crate::{control::client::ClientError, daemon::ConfigRefused};
 
 /// Exit codes, the same for every command.
@@ -25,6 +27,8 @@ pub mod exit {
     pub const NO_DAEMON: u8 = 4;
     /// `trace`: the packet would be dropped.
     pub const DROPPED: u8 = 5;
+    /// `status`: something that should pass does not.
+    pub const NOT_READY: u8 = 6;
 }
 
 /// Runs the command line of this process.
@@ -34,22 +38,30 @@ pub fn main() -> ExitCode {
     // every other tool.
     crate::io::restore_default_sigpipe();
     let args = args::Args::parse();
+    let output = args.command.output();
     match commands::run(args) {
         Ok(code) => code,
-        Err(error) => ExitCode::from(tell(&error)),
+        Err(error) => ExitCode::from(tell(&error, output)),
     }
 }
 
-/// Says why it could not be done; the exit code.
-fn tell(error: &anyhow::Error) -> u8 {
-    if let Some(refused) = error.downcast_ref::<ConfigRefused>() {
+/// Says why it could not be done; the exit code. Who wants JSON gets an object whatever happens.
+fn tell(error: &anyhow::Error, output: Format) -> u8 {
+    let mut object = json!({ "error": format!("{error:#}") });
+    let code = if let Some(refused) = error.downcast_ref::<ConfigRefused>() {
         // A rendered picture of the places, which says itself what it is.
         eprint!("{refused}");
-        return exit::CONFIG;
+        object["diagnostics"] = refused.diagnostics.clone();
+        exit::CONFIG
+    } else {
+        eprintln!("eastgate: {error:#}");
+        match error.downcast_ref() {
+            Some(ClientError::Connect { .. } | ClientError::Late { .. }) => exit::NO_DAEMON,
+            _ => exit::FAILED,
+        }
+    };
+    if output == Format::Json {
+        println!("{object:#}");
     }
-    eprintln!("eastgate: {error:#}");
-    match error.downcast_ref() {
-        Some(ClientError::Connect { .. }) => exit::NO_DAEMON,
-        _ => exit::FAILED,
-    }
+    code
 }

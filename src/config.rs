@@ -8,6 +8,7 @@
 mod check;
 mod cross;
 pub mod diagnostics;
+mod digest;
 mod include;
 mod islands;
 pub mod leaf;
@@ -21,6 +22,7 @@ mod tables;
 mod values;
 
 pub use diagnostics::Diagnostics;
+pub use digest::Digest;
 pub use leaf::*;
 pub use loader::{Loader, load_str};
 pub use model::*;

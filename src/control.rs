@@ -4,6 +4,7 @@
 //! open the socket (mode 0600, owned by the daemon's user) may do everything.
 
 pub mod client;
+pub mod filter;
 pub mod protocol;
 pub mod server;
 

@@ -26,10 +26,12 @@ use tokio::{
 };
 
 use crate::{
+    changes::Changes,
     config::{Host, Loader, UdpChecksum},
     control::{
+        client::Presence,
         protocol::{Done, Request},
-        server,
+        server::{self, Refused, SocketFile, SocketState},
     },
     io::{
         fastpath::{KernelPath, KernelPort},
@@ -77,17 +79,25 @@ pub enum OnStop {
     Keep,
 }
 
-/// A configuration that was refused, rendered for a person.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigRefused(pub String);
+/// A configuration that was refused.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct ConfigRefused {
+    /// Rendered for a person
+    pub text: String,
+    /// The same for a program
+    pub diagnostics: Value,
+}
 
 /// Loads a configuration, or says everything that is wrong with it.
 ///
 /// # Errors
 /// [`ConfigRefused`].
 pub fn load(loader: &mut Loader, color: bool) -> Result<Arc<crate::config::Config>, ConfigRefused> {
-    loader.load().map_err(|diagnostics| ConfigRefused(diagnostics.render(color)))
+    loader.load().map_err(|diagnostics| ConfigRefused {
+        text: diagnostics.render(color),
+        diagnostics: json!(diagnostics),
+    })
 }
 
 /// The host to be: the one named, or the only one that runs eastgate.
@@ -133,13 +143,15 @@ pub(crate) struct View {
     started: Instant,
     config: PathBuf,
     state: Mutex<Visible>,
-    changes: mpsc::Sender<oneshot::Sender<Result<Done, String>>>,
+    changes: mpsc::Sender<oneshot::Sender<Result<Done, Refused>>>,
 }
 
 /// What the daemon's task tells those who ask.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Visible {
     ready: bool,
+    digest: String,
+    control_restored: u64,
     reload_error: Option<String>,
     ports: BTreeMap<Arc<str>, PortState>,
     names: BTreeMap<PortId, Arc<str>>,
@@ -172,13 +184,16 @@ struct Daemon {
     machine: Option<Machine>,
     workers: Vec<WorkerHandle>,
     view: Arc<View>,
-    reloads: mpsc::Receiver<oneshot::Sender<Result<Done, String>>>,
+    reloads: mpsc::Receiver<oneshot::Sender<Result<Done, Refused>>>,
     /// Ports with sockets, and the device they are on
     serving: BTreeMap<PortId, u32>,
     underlay: Option<ActiveUnderlay>,
     /// The device that the underlay's program is on
     tapped: Option<u32>,
     control: tokio::task::JoinHandle<()>,
+    socket_file: SocketFile,
+    /// It is gone and could not be made again, which was said.
+    socket_missed: bool,
     sweeping: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -203,7 +218,7 @@ impl Daemon {
         let mut registry = PortRegistry::default();
         let snapshot = Snapshot::compile(&config, &host, None, &mut registry, &book)?;
 
-        let listener = server::listen(&options.socket)
+        let (listener, socket_file) = server::listen(&options.socket)
             .with_context(|| format!("cannot listen at {}", options.socket.display()))?;
         let machine = Machine::take_over(record_beside(&options.socket))?;
         let netlink = Netlink::connect()?;
@@ -242,11 +257,20 @@ impl Daemon {
             underlay: None,
             tapped: None,
             control,
+            socket_file,
+            socket_missed: false,
             sweeping: None,
         };
         let dataplane = daemon.choose_dataplane().await?;
         tracing::info!(dataplane);
-        lock(&daemon.view.state).dataplane = dataplane;
+        {
+            let mut visible = lock(&daemon.view.state);
+            visible.dataplane = dataplane;
+            visible.digest = config.digest().to_string();
+        }
+        if let Some(warning) = nothing_to_do(&daemon.view.shared.snapshot_arc()) {
+            tracing::warn!("{warning}");
+        }
         daemon.reconcile().await;
         daemon.go_live().await?;
         lock(&daemon.view.state).ready = true;
@@ -301,7 +325,7 @@ impl Daemon {
             Some(machine) => machine.undo(&self.netlink).await,
             None => Ok(()),
         };
-        let _ = std::fs::remove_file(&self.options.socket);
+        self.socket_file.remove();
         tracing::info!("stopped");
         Ok(undone?)
     }
@@ -310,7 +334,7 @@ impl Daemon {
     fn abandon(mut self) {
         self.control.abort();
         self.workers.clear();
-        let _ = std::fs::remove_file(&self.options.socket);
+        self.socket_file.remove();
     }
 
     async fn note(&mut self, event: LinkEvent) {
@@ -339,6 +363,7 @@ impl Daemon {
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
         self.sweep();
+        self.keep_listening();
         let restored = self.apply_settings();
         if restored > 0 {
             tracing::warn!(restored, "interface settings were changed by someone else and put right");
@@ -350,6 +375,27 @@ impl Daemon {
             self.reconcile().await;
         }
         Ok(())
+    }
+
+    /// Makes the control socket again where someone has removed it. What stands in its place is left there.
+    fn keep_listening(&mut self) {
+        if self.socket_file.state() == SocketState::There {
+            return;
+        }
+        match server::listen(&self.options.socket) {
+            Ok((listener, file)) => {
+                self.control.abort();
+                self.control = tokio::spawn(server::serve(listener, self.view.clone()));
+                self.socket_file = file;
+                self.socket_missed = false;
+                lock(&self.view.state).control_restored += 1;
+                tracing::warn!(socket = %self.options.socket.display(), "the control socket was removed and is made again");
+            }
+            Err(error) if !std::mem::replace(&mut self.socket_missed, true) => {
+                tracing::error!(socket = %self.options.socket.display(), %error, "the control socket is gone");
+            }
+            Err(_) => {}
+        }
     }
 
     /// Ends what has run out of time in the kernel, beside everything else; one sweep after the other.
@@ -402,7 +448,8 @@ impl Daemon {
         }
         let mut visible = lock(&self.view.state);
         visible.ports = states;
-        visible.names = wanted.iter().map(|port| (port.id, port.name.clone())).collect();
+        // Those of ports that are gone stay: what was counted of them is still told. Their numbers are not given again.
+        visible.names.extend(wanted.iter().map(|port| (port.id, port.name.clone())));
         visible.underlay = self.links.get(&*host.device).cloned();
         visible.listening = self.underlay.is_some();
     }
@@ -529,42 +576,66 @@ impl Daemon {
     }
 
     /// Reads the configuration again and puts it in force, whole or not at all.
-    async fn reload(&mut self) -> Result<Done, String> {
+    async fn reload(&mut self) -> Result<Done, Refused> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
         let result = self.try_reload().await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         match &result {
-            Ok(done) => tracing::info!(epoch = done.epoch, "configuration in force"),
-            Err(error) => {
-                tracing::error!("the configuration was refused, the one before stays in force:\n{error}")
+            Ok(done) => {
+                let text = done.changes.as_ref().map_or_else(String::new, Changes::text);
+                tracing::info!(
+                    epoch = done.epoch,
+                    digest = done.digest,
+                    "configuration in force\n{}",
+                    text.trim_end()
+                );
+            }
+            Err(refused) => {
+                tracing::error!(
+                    "the configuration was refused, the one before stays in force:\n{}",
+                    refused.text
+                )
             }
         }
-        lock(&self.view.state).reload_error = result.as_ref().err().cloned();
+        let mut visible = lock(&self.view.state);
+        visible.reload_error = result.as_ref().err().map(|refused| refused.text.clone());
+        if let Ok(Done { digest: Some(digest), .. }) = &result {
+            visible.digest.clone_from(digest);
+        }
+        drop(visible);
         result
     }
 
-    async fn try_reload(&mut self) -> Result<Done, String> {
+    async fn try_reload(&mut self) -> Result<Done, Refused> {
         let Some(mut loader) = self.loader.take() else { return Err("a reload is under way".into()) };
-        let current = self.view.shared.snapshot_arc();
+        let before = self.view.shared.snapshot_arc();
+        let current = before.clone();
         let mut registry = std::mem::take(&mut self.registry);
         let (host, book) = (self.host.clone(), self.view.shared.book.clone());
         // Parsing and compiling take their time; signals and devices are heard meanwhile.
         let work = tokio::task::spawn_blocking(move || {
-            let config = load(&mut loader, false).map_err(|error| error.to_string());
+            let config = load(&mut loader, false);
+            let config = config.map_err(|ConfigRefused { text, diagnostics }| Refused {
+                text,
+                diagnostics: Some(diagnostics),
+            });
             let snapshot = config.and_then(|config| {
-                Snapshot::compile(&config, &host, Some(&current), &mut registry, &book)
-                    .map_err(|error| error.to_string())
+                let snapshot = Snapshot::compile(&config, &host, Some(&current), &mut registry, &book)
+                    .map_err(|error| error.to_string())?;
+                let changes = Changes::between(&current.config, &config);
+                Ok((snapshot, changes, config.digest()))
             });
             (loader, registry, snapshot)
         });
         let (loader, registry, snapshot) =
             work.await.map_err(|error| format!("the reload failed: {error}"))?;
-        let warnings =
+        let mut warnings: Vec<String> =
             loader.warnings().iter().map(|warning| format!("{}: {}", warning.at, warning.problem)).collect();
         self.loader = Some(loader);
         self.registry = registry;
-        let snapshot = snapshot?;
-        let done = Done { count: 1, epoch: snapshot.epoch, warnings };
+        let (snapshot, changes, digest) = snapshot?;
+        warnings.extend(nothing_to_do(&snapshot));
+        let epoch = snapshot.epoch;
         // Frames of ports that the new snapshot does not name are refused from here on, before their sockets are
         // closed; new ports are guarded before they get any.
         self.view.shared.install(snapshot);
@@ -581,7 +652,19 @@ impl Daemon {
         self.note_sizes();
         self.reconcile().await;
         self.wait_for_workers().await;
-        Ok(done)
+        // Only now: no worker opens a flow under the snapshot before any more.
+        let shared = self.view.shared.clone();
+        let ended = tokio::task::spawn_blocking(move || {
+            shared.end_orphans(&before, &shared.snapshot_arc(), crate::io::clock::now())
+        });
+        Ok(Done {
+            count: 1,
+            epoch,
+            digest: Some(digest.to_string()),
+            changes: Some(changes),
+            flows_ended: ended.await.ok(),
+            warnings,
+        })
     }
 
     /// Returns when every worker has finished what it had in hand.
@@ -602,7 +685,7 @@ impl Daemon {
 }
 
 impl server::Handler for View {
-    async fn handle(&self, request: Request) -> Result<Value, String> {
+    async fn handle(&self, request: Request) -> Result<Value, Refused> {
         match request {
             Request::Reload {} => {
                 let (answer, result) = oneshot::channel();
@@ -613,6 +696,13 @@ impl server::Handler for View {
             other => self.show(other),
         }
     }
+}
+
+/// Whether there is anything for this host in a snapshot, which nobody would notice otherwise.
+fn nothing_to_do(snapshot: &Snapshot) -> Option<String> {
+    let host = &snapshot.host;
+    let missing = snapshot.networks().is_empty() && !snapshot.config.tenants.is_empty();
+    missing.then(|| format!("no network has a part on host {host}: nothing is carried here"))
 }
 
 /// One list of listeners for each worker. Groups are heard by the first alone: each member of a group would get
@@ -636,7 +726,9 @@ fn open_listeners(wanted: &ActiveUnderlay, workers: usize) -> std::io::Result<Ve
 /// # Errors
 /// When a daemon runs, or the kernel refuses.
 pub fn teardown(socket: &std::path::Path) -> Result<bool> {
-    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+    let presence = Presence::of(socket)
+        .with_context(|| format!("{} cannot be looked at, whether a daemon runs there", socket.display()))?;
+    if presence == Presence::Alive {
         return Err(anyhow!(
             "a daemon runs at {}; stop it instead: it leaves the machine as it was",
             socket.display()
@@ -650,7 +742,9 @@ pub fn teardown(socket: &std::path::Path) -> Result<bool> {
     runtime.block_on(async {
         let netlink = Netlink::connect()?;
         machine.undo(&netlink).await?;
-        let _ = std::fs::remove_file(socket);
+        if presence == Presence::Dead {
+            let _ = std::fs::remove_file(socket);
+        }
         Ok(true)
     })
 }

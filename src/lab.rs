@@ -19,14 +19,11 @@ mod plan;
 mod process;
 mod record;
 mod report;
+mod story;
 mod topology;
 mod traffic;
 
-use std::{
-    os::unix::process::CommandExt,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{os::unix::process::CommandExt, path::PathBuf, process::Command};
 
 pub use cli::{GraphFormat, LabCommand, ReportFormat, run};
 pub use error::LabError;
@@ -66,7 +63,7 @@ impl Options {
     }
 }
 
-/// Builds the lab of `story` (a folder, or the name of one below `labs/`) and starts its daemons. It runs until
+/// Builds the lab of `story` (a folder, the name of one below `labs/`, or of one that the program carries) and starts its daemons. It runs until
 /// [`down`].
 ///
 /// # Errors
@@ -81,9 +78,10 @@ pub fn up(story: &str, options: &Options) -> Result<Record, LabError> {
 /// # Errors
 /// Why the check could not be made. An expectation that fails is no error: [`Report::ok`] tells.
 pub fn check(lab: &str, options: &Options) -> Result<Report, LabError> {
+    needs_root()?;
     match Record::find(lab) {
         Ok(mut record) => check::check(&mut record, options),
-        Err(LabError::NotRunning(_)) if story_folder(lab).is_ok() => {
+        Err(LabError::NotRunning(_)) if story::folder(lab).is_ok() => {
             let mut guard = build(lab, options)?;
             let report = check::check(&mut guard.record, options)?;
             guard.tear_down()?;
@@ -104,6 +102,7 @@ pub fn exec(
     command: &[String],
     options: &Options,
 ) -> Result<std::convert::Infallible, LabError> {
+    needs_root()?;
     let mut entering = command_inside(&Record::find(lab)?, node, command, options)?;
     Err(LabError::Command { command: command.join(" "), output: entering.exec().to_string() })
 }
@@ -141,7 +140,7 @@ fn command_inside(
 pub fn graph(lab: &str, format: GraphFormat) -> Result<String, LabError> {
     let folder = match Record::find(lab) {
         Ok(record) => record.folder,
-        Err(_) => story_folder(lab)?,
+        Err(_) => story::folder(lab)?,
     };
     let model = Model::read(&folder)?;
     Ok(match format {
@@ -155,6 +154,7 @@ pub fn graph(lab: &str, format: GraphFormat) -> Result<String, LabError> {
 /// # Errors
 /// What could not be removed; the lab stays on record then.
 pub fn down(lab: &str, options: &Options) -> Result<(), LabError> {
+    needs_root()?;
     build::tear_down(&Record::find(lab)?, options.verbose)
 }
 
@@ -166,21 +166,14 @@ pub fn list() -> Result<Vec<Record>, LabError> {
     Record::all()
 }
 
-/// The folder of a story: given as a path, or by the name of a folder below `labs/` here or above.
-fn story_folder(story: &str) -> Result<PathBuf, LabError> {
-    let is_story = |folder: &Path| folder.join("topology.toml").is_file();
-    let here = std::env::current_dir().map_err(LabError::file("."))?;
-    let below_labs = here.ancestors().map(|folder| folder.join("labs").join(story));
-    let mut candidates = std::iter::once(here.join(story)).chain(below_labs);
-    let found = candidates.find(|folder| is_story(folder)).ok_or_else(|| LabError::NoStory(story.into()))?;
-    found.canonicalize().map_err(LabError::file(&found))
+/// Namespaces of labs are root's, and so are the processes in them.
+fn needs_root() -> Result<(), LabError> {
+    if nix::unistd::geteuid().is_root() { Ok(()) } else { Err(LabError::NeedsRoot) }
 }
 
 fn build(story: &str, options: &Options) -> Result<Guard, LabError> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(LabError::NeedsRoot);
-    }
-    let model = Model::read(&story_folder(story)?)?;
+    needs_root()?;
+    let model = Model::read(&story::folder(story)?)?;
     let record = Record::create(&model)?;
     let plan = plan::Plan::new(&model, &record.id);
     let mut guard = Guard { record, verbose: options.verbose, armed: true };

@@ -4,6 +4,7 @@
 //! tables that the path works with. [`daemon`] puts the two together with [`io`], the only place with sockets,
 //! netlink, procfs, clocks and threads.
 
+pub mod changes;
 pub mod cli;
 pub mod config;
 pub mod control;

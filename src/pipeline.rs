@@ -8,6 +8,7 @@ pub mod answers;
 pub mod batch;
 pub mod counters;
 pub(crate) mod decide;
+mod ending;
 pub(crate) mod forward;
 pub mod offload;
 pub mod shared;
@@ -22,14 +23,15 @@ use eastgate_vtep::{
     carriage::{self, Decapsulation},
     ecn::Ecn,
     fdb::{Learned, Location},
+    header::VXLAN_LEN,
     offload::{note_uncut, note_unfinished_checksum},
     peers::PeerKind,
 };
-use eastgate_wire::{DropReason, EndpointId, FlowKey, Frame, Instant, Leg, PortId, View, Vni, VtepAddr};
+use eastgate_wire::{DropReason, EndpointId, Frame, Instant, PortId, View, Vni, VtepAddr};
 
 use self::{
     batch::Batch,
-    counters::{Counters, DropKey},
+    counters::{Counters, DropKey, Subject},
     shared::lock,
 };
 pub use self::{forward::Destination, shared::Shared};
@@ -160,7 +162,15 @@ impl<'s> Pipeline<'s> {
             Ok(unwrapped) => unwrapped,
             Err((vni, reason)) => {
                 let key = DropKey { vni, reason, from: Some(Location::Remote(from)), by: None, rule: None };
-                self.counters.drop_frame(key, before, None, now);
+                let subject = match vni {
+                    None => Subject::of_datagram(datagram.bytes()),
+                    // Its VXLAN header is gone or not, as far as it got.
+                    Some(vni) if datagram.len() < before => Subject::of_frame(vni, datagram.bytes()),
+                    Some(vni) => {
+                        Subject::of_frame(vni, datagram.bytes().get(VXLAN_LEN..).unwrap_or_default())
+                    }
+                };
+                self.counters.drop_frame(key, before, Some(subject), now);
                 return Outcome::Drop(reason);
             }
         };
@@ -420,20 +430,13 @@ impl<'s> Pipeline<'s> {
         now: Instant,
     ) -> Outcome {
         let vni = arrival.network.vni;
-        let flow = View::parse(frame.bytes()).ok().and_then(|view| flow_of(vni, &view));
+        let subject = Subject::of_frame(vni, frame.bytes());
         let Refusal { reason, by, rule } = refusal;
         let key = DropKey { vni: Some(vni), reason, from: Some(arrival.from), by, rule };
-        self.counters.drop_frame(key, bytes, flow, now);
-        tracing::trace!(%vni, %reason, from = ?arrival.from, ?flow, "dropped");
+        self.counters.drop_frame(key, bytes, Some(subject), now);
+        tracing::trace!(%vni, %reason, from = ?arrival.from, ?subject, "dropped");
         Outcome::Drop(reason)
     }
-}
-
-/// The flow that a packet of this network would be of.
-fn flow_of(vni: Vni, view: &View) -> Option<FlowKey> {
-    let ip = view.ip()?;
-    let (sport, dport) = ip.ports();
-    Some(FlowKey { src: ip.src, dst: ip.dst, vni, sport, dport, proto: ip.proto, leg: Leg::DIRECT })
 }
 
 /// What step 2 made of a frame.

@@ -8,6 +8,31 @@
 #include "decide.h"
 #include "track.h"
 
+/* Of the packet that is refused: by what it differs from others of its kind */
+static __always_inline void remember_denied(struct desk *desk, __u32 bytes, __u64 now)
+{
+	const struct packet *p = &desk->packet;
+	struct denied_key *key = &desk->denied;
+	struct denied *seen;
+
+	key->kind = desk->refused;
+	key->src = p->src;
+	key->dst = p->dst;
+	key->sport = p->sport;
+	key->dport = p->dport;
+	key->proto = p->proto;
+	seen = bpf_map_lookup_elem(&denied, key);
+	if (!seen) {
+		bpf_map_update_elem(&denied, key, desk->nothing, BPF_NOEXIST);
+		seen = bpf_map_lookup_elem(&denied, key);
+	}
+	if (!seen)
+		return;
+	__sync_fetch_and_add(&seen->packets, 1);
+	__sync_fetch_and_add(&seen->bytes, bytes);
+	seen->last_at = now;
+}
+
 /*
  * Counts a packet that the rules have refused; `bytes` of frame came, `from` a port by the daemon's number or a VTEP by its
  * place. `false` when there is no room to, and when it might be of a flow that is not known here.
@@ -41,6 +66,7 @@ static __always_inline bool count_denial(struct desk *desk, const struct config 
 	denial->dport = p->dport;
 	denial->proto = p->proto;
 	bpf_spin_unlock(&denial->lock);
+	remember_denied(desk, bytes, now);
 	count(STAT_DENIED);
 	return true;
 }

@@ -260,6 +260,24 @@ struct denial {
 	__u32 proto;
 };
 
+/* A packet that the rules have not let begin a flow. */
+struct denied_key {
+	struct denial_key kind;
+	struct addr src;
+	struct addr dst;
+	__u16 sport;
+	__u16 dport;
+	__u32 proto;
+};
+
+/* How many such packets, their bytes, and when the last one was; as in `denial` */
+struct denied {
+	__u64 packets;
+	__u64 bytes;
+	__u64 last_at;
+};
+_Static_assert(sizeof(struct denied) <= sizeof(struct denial), "a desk's `nothing` is what both begin as");
+
 /*
  * The compiled policy of a network, as policy's `Compiled::words` lays it out: first what `policy_head` names, then the
  * tables. It goes up whole, so that no program ever sees half of one.

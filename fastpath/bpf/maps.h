@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * The tables; the daemon says before they are made how large those are that are not of one entry. It writes them; the
- * programs write into flows, answers, terms, buckets, denials, ended and stats.
+ * programs write into flows, answers, terms, buckets, denials, denied, ended and stats.
  */
 #pragma once
 
@@ -116,6 +116,14 @@ struct {
 	__type(value, struct denial);
 } denials SEC(".maps");
 
+/* The same packet by packet, as far as there is room: those that were not seen for longest give way. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1 << 14);
+	__type(key, struct denied_key);
+	__type(value, struct denied);
+} denied SEC(".maps");
+
 /* What the pipeline has answered; those that nobody asks for give way to others. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -181,6 +189,7 @@ struct desk {
 	/* Only to order reads by */
 	__u32 fence;
 	struct denial_key refused;
+	struct denied_key denied;
 	/* Never written: what a denial begins as, its lock not one here */
 	__u8 nothing[sizeof(struct denial)] __attribute__((aligned(8)));
 	struct ended ended;

@@ -455,6 +455,36 @@ pub struct Denial {
     pub proto: u32,
 }
 
+/// A packet that the rules have refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DeniedKey {
+    /// What it has in common with others
+    pub kind: DenialKey,
+    /// Source
+    pub src: [u8; 16],
+    /// Destination
+    pub dst: [u8; 16],
+    /// Source port
+    pub sport: u16,
+    /// Destination port
+    pub dport: u16,
+    /// Protocol
+    pub proto: u32,
+}
+
+/// How many such packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Denied {
+    /// How many
+    pub packets: u64,
+    /// Bytes of their frames, as in [`Denial`]
+    pub bytes: u64,
+    /// When the last one was, in nanoseconds of the monotonic clock
+    pub last_at: u64,
+}
+
 /// Counts up with every change to what this file says: a daemon takes over no tables that it reads otherwise.
 pub const LAYOUT: u32 = 7;
 

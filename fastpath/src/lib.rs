@@ -27,11 +27,12 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 pub use self::{
     born::{Cursor, Hold, Terms},
     layout::{
-        ANSWER_MAX, AT_VTEP, Answer, AnswerKey, CONFIG_CROWDED, CONFIG_UNDECIDED, Denial, DenialKey, Ended,
-        Ends, Entropy, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, Flow, Key,
-        LANE_FROM_US, LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER, LANE_TO_US, LAYOUT, Lane,
-        NETWORK_HUB, NO_RULE, Network, Permit, PermitKey, STATES, STATION_PEER, STATION_SPOKEN_TO, Settings,
-        Station, StationKey, TcpSide, UP_HASH_AT, UP_HEADER, Vtep, Way, address, port_of,
+        ANSWER_MAX, AT_VTEP, Answer, AnswerKey, CONFIG_CROWDED, CONFIG_UNDECIDED, Denial, DenialKey, Denied,
+        DeniedKey, Ended, Ends, Entropy, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, FORM_NAMES_MAC, FORM_ND,
+        FORM_TO_ALL, Flow, Key, LANE_FROM_US, LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER,
+        LANE_TO_US, LAYOUT, Lane, NETWORK_HUB, NO_RULE, Network, Permit, PermitKey, STATES, STATION_PEER,
+        STATION_SPOKEN_TO, Settings, Station, StationKey, TcpSide, UP_HASH_AT, UP_HEADER, Vtep, Way, address,
+        port_of,
     },
     pins::unpin,
     policy::Policy,
@@ -131,7 +132,7 @@ impl Limits {
             "permits" => sizes.permits,
             "answers" => sizes.answers,
             "ended" => sizes.ended,
-            "denials" => sizes.denials,
+            "denials" | "denied" => sizes.denials,
             _ => return None,
         };
         Some(entries.max(1))
@@ -182,6 +183,7 @@ pub struct Fastpath {
     stations: MapHandle,
     policies: MapHandle,
     denials: MapHandle,
+    denied: MapHandle,
     /// The table that `terms` is mapped from
     terms_table: MapHandle,
     terms: Terms,
@@ -321,6 +323,7 @@ impl Fastpath {
         let (permits, answers) = (map("permits")?, map("answers")?);
         let (entropy, ended, buckets) = (map("entropy")?, map("ended")?, map("buckets")?);
         let (stations, policies, denials) = (map("stations")?, map("policies")?, map("denials")?);
+        let denied = map("denied")?;
         let terms_table = map("terms")?;
         let terms = Terms::of(&terms_table)?;
         let take = program("take")?;
@@ -341,6 +344,7 @@ impl Fastpath {
             stations,
             policies,
             denials,
+            denied,
             terms_table,
             terms,
             take,

@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::{
     Error, Fastpath,
-    layout::{Denial, DenialKey, Station, StationKey},
+    layout::{Denial, DenialKey, Denied, DeniedKey, Station, StationKey},
     remove, write,
 };
 
@@ -147,6 +147,30 @@ impl Fastpath {
                 .map_err(|source| Error::Table { table: "denials", source })
         });
         rows.filter_map(Result::transpose).collect()
+    }
+
+    /// The packets that they were, as far as these are remembered.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn denied(&self) -> Result<Vec<(DeniedKey, Denied)>, Error> {
+        let keys = self.denied.keys().filter_map(|key| DeniedKey::read_from_bytes(&key).ok());
+        let rows = keys.map(|key| {
+            let mut denied = Denied::new_zeroed();
+            let found = self.denied.lookup_into(key.as_bytes(), denied.as_mut_bytes(), MapFlags::ANY);
+            found
+                .map(|found| found.then_some((key, denied)))
+                .map_err(|source| Error::Table { table: "denied", source })
+        });
+        rows.filter_map(Result::transpose).collect()
+    }
+
+    /// Forgets one of them.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn remove_denied(&self, key: &DeniedKey) -> Result<(), Error> {
+        remove(&self.denied, "denied", key.as_bytes())
     }
 
     /// Forgets a row of it. What a program counts there at this moment is lost.

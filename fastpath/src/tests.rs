@@ -11,8 +11,8 @@ use libbpf_rs::btf::{
 };
 
 use crate::layout::{
-    self, Answer, AnswerKey, Denial, DenialKey, Ended, Ends, Entropy, Flow, Key, Lane, Network, Permit,
-    PermitKey, Settings, Station, StationKey, TcpSide, Vtep, Way,
+    self, Answer, AnswerKey, Denial, DenialKey, Denied, DeniedKey, Ended, Ends, Entropy, Flow, Key, Lane,
+    Network, Permit, PermitKey, Settings, Station, StationKey, TcpSide, Vtep, Way,
 };
 
 /// Size in bytes of a structure of the programs, and the offsets of its members.
@@ -73,6 +73,8 @@ fn structures_are_the_same_on_both_sides() {
         noted("denial"),
         layout_of!(Denial: lock, spare, packets, bytes, last_at, src, dst, sport, dport, proto)
     );
+    assert_eq!(noted("denied_key"), layout_of!(DeniedKey: kind, src, dst, sport, dport, proto));
+    assert_eq!(noted("denied"), layout_of!(Denied: packets, bytes, last_at));
     assert_eq!(noted("flow_key"), layout::key_layout());
 }
 

@@ -21,7 +21,8 @@ const EXAMPLES: &str = "Examples:
   eastgate reload                                   put an edited configuration in force, whole or not at all
   eastgate lab up labs/01-two-hosts                 two hosts in namespaces, to try it all
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 wrong configuration, 4 no daemon answers, 5 traced packet dropped.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 wrong configuration, 4 no daemon answers,
+5 traced packet dropped, 6 `status`: something that should pass does not.";
 
 /// VXLAN overlay and east-west traffic steering with stateful policy.
 #[derive(Parser, Debug)]
@@ -102,12 +103,18 @@ pub enum Command {
         output: Output,
     },
     /// Put the edited configuration in force, whole or not at all
+    #[command(
+        after_help = "Says what changed. Exit code 3 when the configuration is refused: then nothing has changed."
+    )]
     Reload(Ask),
     /// How the daemon is
+    #[command(
+        after_help = "Exit code 6 when it is not ready, does not listen, or a port cannot be served: the answer's `problems` say which."
+    )]
     Status(Ask),
     /// Print tables of the running daemon
     #[command(
-        after_help = "Examples:\n  eastgate show flows --vni 5001 --address 10.1.0.11\n  eastgate show drops -o json"
+        after_help = "An option that the table has no column for is refused.\n\nExamples:\n  eastgate show flows --vni 5001 --address 10.1.0.11\n  eastgate show drops --port 22\n  eastgate show drops -o json"
     )]
     Show {
         /// Which table
@@ -195,6 +202,26 @@ pub struct Ask {
     /// Output
     #[command(flatten)]
     pub output: Output,
+    /// How long to wait for the answer; 30 unless told otherwise, and 600 for a reload
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
+}
+
+impl Command {
+    /// How its answer is printed.
+    #[must_use]
+    pub const fn output(&self) -> Format {
+        match self {
+            Self::Check { output, .. } | Self::Plan { output, .. } | Self::DropReasons { output } => {
+                output.output
+            }
+            Self::Reload(ask) | Self::Status(ask) | Self::Show { ask, .. } => ask.output.output,
+            Self::Fdb { action: FdbAction::Flush { ask, .. } } => ask.output.output,
+            Self::Flows { action: FlowsAction::Kill { ask, .. } } => ask.output.output,
+            Self::Trace(trace) => trace.ask.output.output,
+            Self::Run(_) | Self::Schema | Self::Teardown { .. } | Self::Lab { .. } => Format::Text,
+        }
+    }
 }
 
 /// The tables of a running daemon.
@@ -226,21 +253,25 @@ pub struct FilterArgs {
     /// Only rows with this MAC
     #[arg(long)]
     pub mac: Option<MacAddr>,
-    /// Only flows with this port on either side
+    /// Only flows and drops with this port on either side
     #[arg(long)]
     pub port: Option<u16>,
-    /// Only flows of this protocol: tcp, udp, icmp, icmpv6 or a number
+    /// Only flows and drops of this protocol: tcp, udp, icmp, icmpv6 or a number
     #[arg(long, value_parser = parse_proto)]
     pub proto: Option<u8>,
-    /// At most this many rows
+    /// At most this many rows; of `flows kill`, at most this many flows
     #[arg(long)]
     pub limit: Option<usize>,
+    /// `show drops`: chatter too, which every guest sends of its own accord; `flows kill`: all flows that the rest does not
+    /// exclude
+    #[arg(long)]
+    pub all: bool,
 }
 
 impl From<FilterArgs> for Filter {
     fn from(args: FilterArgs) -> Self {
-        let FilterArgs { vni, address, mac, port, proto, limit } = args;
-        Self { vni, address, mac, port, proto, limit }
+        let FilterArgs { vni, address, mac, port, proto, limit, all } = args;
+        Self { vni, address, mac, port, proto, limit, all }
     }
 }
 
@@ -262,14 +293,13 @@ pub enum FdbAction {
 #[derive(Subcommand, Debug)]
 pub enum FlowsAction {
     /// End flows: their next packet is decided anew
-    #[command(after_help = "Example:\n  eastgate flows kill --vni 5001 --address 10.1.0.11")]
+    #[command(
+        after_help = "All that is given must match. Without anything that says which, --all is needed.\n\nExamples:\n  eastgate flows kill --vni 5001 --address 10.1.0.11\n  eastgate flows kill --proto tcp --port 22 --limit 5"
+    )]
     Kill {
         /// Which
         #[command(flatten)]
         filter: FilterArgs,
-        /// All of them; needed when nothing else says which
-        #[arg(long)]
-        all: bool,
         /// The daemon
         #[command(flatten)]
         ask: Ask,

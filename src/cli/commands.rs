@@ -1,6 +1,6 @@
 //! What each command does.
 
-use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
+use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use eastgate_wire::DropReason;
@@ -14,12 +14,12 @@ use super::{
 use crate::{
     config::{Config, Loader, Severity, schema},
     control::{
-        client::ask,
-        protocol::{Done, Filter, Request, Status, TraceReport, TraceRequest},
+        client::{self, ClientError},
+        protocol::{Done, DropRows, Filter, Request, Status, TraceReport, TraceRequest},
     },
     daemon::{self, choose_host},
     io::netlink::Netlink,
-    plan,
+    names, plan,
     snapshot::{PortRegistry, Snapshot, state::StateBook},
     trace::trace,
 };
@@ -39,20 +39,16 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         Command::Plan { site, output, .. } => show_plan(&site, output.output)?,
         Command::Reload(options) => reload(&options)?,
         Command::Status(options) => {
-            let status: Status = ask(&options.daemon.socket, &Request::Status {})?;
-            emit(&options.output, &status, print::status)?
+            let status: Status = ask(&options, &Request::Status {})?;
+            emit(&options.output, &status, print::status)?;
+            if status.problems.is_empty() { exit::OK } else { exit::NOT_READY }
         }
         Command::Show { table, filter, ask: options } => show(table, filter.into(), &options)?,
         Command::Fdb { action: FdbAction::Flush { filter, ask } } => {
-            count(&ask, Request::FdbFlush(filter.into()), "learned entries forgotten")?
+            count(&ask, Request::FdbFlush(filter.into()), "learned entry", "forgotten")?
         }
-        Command::Flows { action: FlowsAction::Kill { filter, all, ask } } => {
-            let filter = Filter::from(filter);
-            if !all && filter == Filter::default() {
-                eprintln!("eastgate: say which flows: --vni, --address, --port, --proto, or --all");
-                return Ok(ExitCode::from(exit::USAGE));
-            }
-            count(&ask, Request::FlowsKill(filter), "flows ended")?
+        Command::Flows { action: FlowsAction::Kill { filter, ask } } => {
+            count(&ask, Request::FlowsKill(filter.into()), "flow", "ended")?
         }
         Command::Trace(options) => walk(&options)?,
         Command::DropReasons { output } => drop_reasons(&output)?,
@@ -64,6 +60,14 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         Command::Lab { command } => return Ok(crate::lab::cli::run(command)?),
     };
     Ok(ExitCode::from(code))
+}
+
+/// Asks the daemon, and waits as long as the command line says.
+fn ask<T: DeserializeOwned>(options: &Ask, request: &Request) -> Result<T, ClientError> {
+    let usual = if matches!(request, Request::Reload {}) { 600 } else { 30 };
+    // More is for ever, and would not fit the kernel's clock.
+    let seconds = options.timeout.unwrap_or(usual).clamp(1, 1 << 30);
+    client::ask(&options.daemon.socket, request, Duration::from_secs(seconds))
 }
 
 /// Prints an answer as JSON or as text.
@@ -118,12 +122,15 @@ fn check(files: &[std::path::PathBuf], output: Format) -> u8 {
             }
         };
         match output {
-            Format::Json => found.extend(diagnostics.iter().map(|diagnostic| json!(diagnostic))),
+            Format::Json => found.extend(json!(diagnostics).as_array().cloned().unwrap_or_default()),
             Format::Text => {
                 eprint!("{}", diagnostics.render(color));
                 match &result {
                     Ok(config) => println!("{}: {}", file.display(), print::summary(config)),
-                    Err(_) => eprintln!("{}: {} errors", file.display(), diagnostics.count(Severity::Error)),
+                    Err(_) => {
+                        let errors = names::count(diagnostics.count(Severity::Error), "error");
+                        eprintln!("{}: {errors}", file.display());
+                    }
                 }
             }
         }
@@ -154,31 +161,52 @@ fn show_plan(site: &Site, output: Format) -> Result<u8> {
 }
 
 fn reload(options: &Ask) -> Result<u8> {
-    let done: Done = match ask(&options.daemon.socket, &Request::Reload {}) {
-        Err(crate::control::client::ClientError::Refused(text)) => {
+    let done: Done = match ask(options, &Request::Reload {}) {
+        Err(ClientError::Refused { text, diagnostics }) => {
             eprintln!("{text}\neastgate: refused; the configuration before stays in force");
+            if options.output.output == Format::Json {
+                println!(
+                    "{:#}",
+                    json!({ "error": text, "diagnostics": diagnostics.unwrap_or_else(|| json!([])) })
+                );
+            }
             return Ok(exit::CONFIG);
         }
         answer => answer?,
     };
-    emit(&options.output, &done, |done| {
-        let warnings: String = done.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
-        format!("{warnings}in force: epoch {}\n", done.epoch)
-    })
+    emit(&options.output, &done, print::reloaded)
 }
 
-fn count(options: &Ask, request: Request, what: &str) -> Result<u8> {
-    let done: Done = ask(&options.daemon.socket, &request)?;
-    emit(&options.output, &done, |done| format!("{} {what}\n", done.count))
+fn count(options: &Ask, request: Request, what: &str, done_to_it: &str) -> Result<u8> {
+    if let Some(code) = misused(&request) {
+        return Ok(code);
+    }
+    let done: Done = ask(options, &request)?;
+    emit(&options.output, &done, |done| format!("{} {done_to_it}\n", names::count(done.count, what)))
 }
 
-fn show(table: ShowTable, filter: Filter, options: &Ask) -> Result<u8> {
+/// The exit code for a request that is refused before anyone is asked.
+fn misused(request: &Request) -> Option<u8> {
+    let error = request.check().err()?;
+    eprintln!("eastgate: {error}");
+    Some(exit::USAGE)
+}
+
+fn show(table: ShowTable, mut filter: Filter, options: &Ask) -> Result<u8> {
+    // Programs sort chatter out by its class.
+    filter.all |= table == ShowTable::Drops && options.output.output == Format::Json;
     match table {
         ShowTable::Endpoints => rows(options, Request::Endpoints(filter), "endpoints", print::endpoints),
         ShowTable::Fdb => rows(options, Request::Fdb(filter), "fdb", print::fdb),
         ShowTable::Flows => rows(options, Request::Flows(filter), "flows", print::flows),
         ShowTable::Neighbors => rows(options, Request::Neighbors(filter), "neighbors", print::neighbors),
-        ShowTable::Drops => rows(options, Request::Drops(filter), "drops", print::drops),
+        ShowTable::Drops => {
+            if let Some(code) = misused(&Request::Drops(filter.clone())) {
+                return Ok(code);
+            }
+            let answer: DropRows = ask(options, &Request::Drops(filter))?;
+            emit(&options.output, &answer, print::drops)
+        }
         ShowTable::Policy => rows(options, Request::Policy(filter), "policy", print::policy),
     }
 }
@@ -189,12 +217,17 @@ fn rows<T: DeserializeOwned>(
     key: &str,
     text: impl Fn(&[T]) -> String,
 ) -> Result<u8> {
-    let answer: Value = ask(&options.daemon.socket, &request)?;
+    if let Some(code) = misused(&request) {
+        return Ok(code);
+    }
+    let answer: Value = ask(options, &request)?;
     match options.output.output {
         Format::Json => println!("{answer:#}"),
         Format::Text => {
-            let rows = answer.get(key).cloned().unwrap_or_default();
-            print!("{}", text(&serde_json::from_value::<Vec<T>>(rows)?));
+            let rows: Vec<T> = serde_json::from_value(answer.get(key).cloned().unwrap_or_default())?;
+            let total =
+                answer.get("total").and_then(Value::as_u64).and_then(|total| usize::try_from(total).ok());
+            print!("{}{}", text(&rows), print::some_of_all(rows.len(), total, key));
         }
     }
     Ok(exit::OK)
@@ -216,7 +249,7 @@ fn walk(options: &Trace) -> Result<u8> {
             drop(config);
             trace(&first, &request).map_err(anyhow::Error::msg)?
         }
-        None => ask(&options.ask.daemon.socket, &Request::Trace(request))?,
+        None => ask(&options.ask, &Request::Trace(request))?,
     };
     emit(&options.ask.output, &report, print::trace)?;
     Ok(if report.verdict == "forwarded" { exit::OK } else { exit::DROPPED })

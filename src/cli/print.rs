@@ -6,21 +6,26 @@ use eastgate_wire::DropReason;
 
 use super::table::Table;
 use crate::{
+    changes::Changes,
     config::Config,
     control::protocol::{
-        DropRow, EndpointRow, FdbRow, FlowRow, NeighborRow, PolicyRow, RuleRef, Status, TraceReport,
+        Done, DropRow, DropRows, EndpointRow, FdbRow, FlowRow, NeighborRow, PolicyRow, RuleRef, Status,
+        TraceReport,
     },
+    names,
     plan::Step,
 };
 
 pub(super) fn summary(config: &Config) -> String {
     let networks = config.networks().count();
     let endpoints: usize = config.networks().map(|(_, network)| network.endpoints.len()).sum();
-    format!(
-        "fine: {} hosts, {} tenants, {networks} networks, {endpoints} endpoints",
-        config.hosts.len(),
-        config.tenants.len()
-    )
+    let numbers = [
+        names::count(config.hosts.len(), "host"),
+        names::count(config.tenants.len(), "tenant"),
+        names::count(networks, "network"),
+        names::count(endpoints, "endpoint"),
+    ];
+    format!("fine: {}", numbers.join(", "))
 }
 
 pub(super) fn status(status: &Status) -> String {
@@ -30,7 +35,10 @@ pub(super) fn status(status: &Status) -> String {
     };
     line("host", format!("{} ({})", status.host, if status.ready { "ready" } else { "not ready" }));
     line("version", status.version.clone());
-    line("config", format!("{}, epoch {}", status.config, status.epoch));
+    line("config", format!("{}, epoch {}, digest {}", status.config, status.epoch, status.digest));
+    if status.networks == 0 {
+        line("networks", "none: the configuration has nothing for this host".into());
+    }
     if let Some(error) = &status.reload_error {
         line("reload", format!("REFUSED, the configuration before stays in force:\n{error}"));
     }
@@ -42,7 +50,7 @@ pub(super) fn status(status: &Status) -> String {
     };
     line("vtep", format!("{} udp {} on {} ({state})", vtep.address, vtep.port, vtep.device));
     line("mtu", format!("underlay {}, tenants {}", vtep.mtu, vtep.tenant_mtu));
-    line("dataplane", format!("{}, {} workers", status.dataplane, status.workers));
+    line("dataplane", format!("{}, {}", status.dataplane, names::count(status.workers, "worker")));
     line("flows", format!("{} answered, {} unanswered", status.flows.answered, status.flows.unanswered));
     let traffic = &status.traffic;
     line("ports", format!("{} frames in, {} out", traffic.from_ports, traffic.to_ports));
@@ -55,11 +63,19 @@ pub(super) fn status(status: &Status) -> String {
     if !status.punts.is_empty() {
         line("punt", punts(&status.punts));
     }
-    line("dropped", format!("{} frames (see `eastgate show drops`)", traffic.dropped));
+    line("dropped", format!("{} (see `eastgate show drops`)", names::count(traffic.dropped, "frame")));
     if status.settings_restored > 0 {
-        line("settings", format!("{} were changed by someone else and put right", status.settings_restored));
+        let settings = names::count(status.settings_restored, "setting");
+        line("settings", format!("{settings} changed by someone else and put right"));
+    }
+    if status.control_restored > 0 {
+        let times = names::count(status.control_restored, "time");
+        line("socket", format!("removed by someone else and made again, {times}"));
     }
     line("uptime", format!("{} s", status.uptime_s));
+    for problem in &status.problems {
+        line("PROBLEM", problem.clone());
+    }
     let mut table = Table::new(["PORT", "ENDPOINT", "VNI", "STATE"]);
     for port in &status.ports {
         table.row([port.name.clone(), port.endpoint.clone(), port.vni.to_string(), port.state.clone()]);
@@ -78,8 +94,17 @@ fn punts(causes: &BTreeMap<String, u64>) -> String {
     let each: Vec<String> = causes.iter().map(|(cause, packets)| format!("{cause} {packets}")).collect();
     match &each[..] {
         [] => "no packets left to the pipeline".to_owned(),
-        each => format!("{all} packets left to the pipeline: {}", each.join(", ")),
+        each => format!("{} left to the pipeline: {}", names::count(all, "packet"), each.join(", ")),
     }
+}
+
+/// Things of a list that are named in a cell; JSON has them all.
+const LISTED: usize = 8;
+
+/// A sentence with a list in it, of which the first few are named.
+fn short(text: &str) -> String {
+    let parts: Vec<String> = text.split(", ").map(str::to_owned).collect();
+    if text.len() > 200 { names::some_of(&parts, LISTED, ", ") } else { text.to_owned() }
 }
 
 fn or_none(table: &Table, what: &str) -> String {
@@ -97,8 +122,8 @@ pub(super) fn endpoints(rows: &[EndpointRow]) -> String {
             row.host.clone(),
             row.port.clone().unwrap_or_default(),
             row.mac.to_string(),
-            addresses.join(","),
-            row.groups.join(","),
+            names::some_of(&addresses, LISTED, ","),
+            names::some_of(&row.groups, LISTED, ","),
             row.tx_frames.to_string(),
             row.rx_frames.to_string(),
         ]);
@@ -172,7 +197,33 @@ pub(super) fn flows(rows: &[FlowRow]) -> String {
     or_none(&table, "flows")
 }
 
-pub(super) fn drops(rows: &[DropRow]) -> String {
+/// How many of all rows are shown, where not all are.
+pub(super) fn some_of_all(shown: usize, total: Option<usize>, what: &str) -> String {
+    match total {
+        Some(total) if total > shown => format!("\n{shown} of {total} {what}\n"),
+        _ => String::new(),
+    }
+}
+
+pub(super) fn drops(answer: &DropRows) -> String {
+    let mut text = drop_table(&answer.drops);
+    text += &some_of_all(answer.drops.len(), Some(answer.total), "rows");
+    if answer.chatter_frames > 0 {
+        text += &format!(
+            "\n{} of chatter (MLD, IGMP, router solicitations, own DAD, LLDP, STP, mDNS, LLMNR, SSDP) not shown: --all shows them\n",
+            names::count(answer.chatter_frames, "frame")
+        );
+    }
+    if answer.unknown_frames > 0 {
+        text += &format!(
+            "\n{} more are counted without what is asked for: `show drops` alone shows their rows\n",
+            names::count(answer.unknown_frames, "frame")
+        );
+    }
+    text
+}
+
+fn drop_table(rows: &[DropRow]) -> String {
     let mut table = Table::new(["VNI", "REASON", "FROM", "FRAMES", "LAST", "AGO", "RULE", "AT"]);
     for row in rows {
         table.row([
@@ -180,7 +231,10 @@ pub(super) fn drops(rows: &[DropRow]) -> String {
             row.reason.clone(),
             row.from.clone().unwrap_or_default(),
             row.frames.to_string(),
-            row.last.clone().unwrap_or_default(),
+            match (&row.last, row.kinds) {
+                (Some(last), 2..) => format!("{last} (+{})", names::count(row.kinds - 1, "other")),
+                (last, _) => last.clone().unwrap_or_default(),
+            },
             format!("{}s", row.last_s),
             row.rule.clone().unwrap_or_default(),
             row.at.clone().unwrap_or_default(),
@@ -194,15 +248,22 @@ pub(super) fn policy(rows: &[PolicyRow]) -> String {
     for row in rows {
         let _ = writeln!(
             text,
-            "vni {} {}: {} rules in {} rulesets, {} identities, {} interval lists, {} bytes",
-            row.vni, row.network, row.rules, row.rulesets, row.identities, row.lists, row.bytes
+            "vni {} {}: {} in {}, {}, {}, {}",
+            row.vni,
+            row.network,
+            names::count(row.rules, "rule"),
+            names::count(row.rulesets, "ruleset"),
+            if row.identities == 1 { "1 identity".into() } else { format!("{} identities", row.identities) },
+            names::count(row.lists, "interval list"),
+            names::count(row.bytes, "byte")
         );
         for group in &row.groups {
-            let _ = writeln!(text, "\n  {} ({})", group.group, group.members.join(", "));
+            let members = names::some_of(&group.members, LISTED, ", ");
+            let _ = writeln!(text, "\n  {} ({members})", group.group);
             let mut table = Table::new(["    RULE", "ALLOWS", "FLOWS", "AT"]);
             for rule in &group.rules {
                 let name = format!("    {}", rule.rule);
-                table.row([name, rule.text.clone(), rule.flows.to_string(), rule.at.clone()]);
+                table.row([name, short(&rule.text), rule.flows.to_string(), rule.at.clone()]);
             }
             let _ = write!(text, "{table}");
         }
@@ -238,6 +299,21 @@ pub(super) fn plan(steps: &[Step]) -> String {
         table.row([step.action.clone(), step.object.clone(), step.detail.clone(), step.why.clone()]);
     }
     if table.is_empty() { "nothing to do\n".into() } else { table.to_string() }
+}
+
+/// What a reload has put in force.
+pub(super) fn reloaded(done: &Done) -> String {
+    let mut text: String = done.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+    let _ = write!(text, "in force: epoch {}", done.epoch);
+    if let Some(digest) = &done.digest {
+        let _ = write!(text, ", digest {digest}");
+    }
+    text.push('\n');
+    text += &done.changes.as_ref().map_or_else(String::new, Changes::text);
+    if let Some(ended @ 1..) = done.flows_ended {
+        let _ = writeln!(text, "{} ended with the ends they had", names::count(ended, "flow"));
+    }
+    text
 }
 
 pub(super) fn drop_reasons() -> String {

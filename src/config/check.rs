@@ -15,6 +15,7 @@ use eastgate_wire::{Vni, VtepAddr};
 use toml::de::DeTable;
 
 use super::{
+    diagnostics::{Found, KEPT},
     islands,
     leaf::Runs,
     model::{Host, HostRef, Limits, Name, Overlay, Tenant},
@@ -43,7 +44,7 @@ pub(super) struct FileContent {
     /// Its tenants. Those of a file with errors lack what is wrong with them, and are never handed out.
     pub(super) tenants: Vec<(Arc<Tenant>, Claims)>,
     /// What is wrong with it.
-    pub(super) diagnostics: Vec<Diagnostic>,
+    pub(super) found: Found,
     /// Whether all of it could be read, so that what it does not name does not exist.
     pub(super) whole: bool,
 }
@@ -94,6 +95,10 @@ pub(super) struct EndpointClaim {
 impl FileContent {
     /// A file of which nothing is known but what is wrong with it.
     pub(super) fn only(source: Arc<Source>, found: Diagnostic) -> Self {
+        Self { found: std::iter::once(found).collect(), ..Self::empty(source) }
+    }
+
+    fn empty(source: Arc<Source>) -> Self {
         Self {
             source,
             include: Vec::new(),
@@ -102,7 +107,7 @@ impl FileContent {
             kernel_tables: None,
             hosts: Vec::new(),
             tenants: Vec::new(),
-            diagnostics: vec![found],
+            found: Found::default(),
             whole: false,
         }
     }
@@ -111,6 +116,9 @@ impl FileContent {
 /// Reads and checks one file. `included` says that another file brought it in.
 pub(super) fn file(source: Arc<Source>, included: bool) -> FileContent {
     let mut reader = Reader::new(source.clone());
+    if is_no_configuration(&source, &mut reader) {
+        return FileContent { found: reader.found, ..FileContent::empty(source) };
+    }
     let blanked;
     let mut parsed = DeTable::parse_recoverable(source.text());
     let mut broken = false;
@@ -125,11 +133,8 @@ pub(super) fn file(source: Arc<Source>, included: bool) -> FileContent {
     }
     let (table, errors) = parsed;
     key_errors(&errors, &mut reader);
+    reader.guesses = !broken;
     let file = FileTable::read_table(table.get_ref(), Span::default(), &mut reader);
-    if broken {
-        // Keys may be lost with a table: that one is missing would be a guess.
-        reader.diagnostics.retain(|found| !matches!(found.problem, Problem::MissingKey { .. }));
-    }
     if included {
         refuse_misplaced(table.get_ref(), &mut reader);
     }
@@ -149,9 +154,30 @@ pub(super) fn file(source: Arc<Source>, included: bool) -> FileContent {
         kernel_tables,
         hosts,
         tenants,
-        diagnostics: reader.diagnostics,
+        found: reader.found,
         whole: !broken,
     }
+}
+
+/// Text as large as this is looked through before it is read whole: something else than a configuration, taken for one,
+/// would become many times its size in memory.
+const LARGE: usize = 1 << 20;
+
+/// Whether a large text has more syntax errors than are ever told; these are reported.
+fn is_no_configuration(source: &Source, reader: &mut Reader) -> bool {
+    if source.text().len() < LARGE {
+        return false;
+    }
+    let mut errors = Found::default();
+    for (message, range) in islands::errors_in_parts(source.text(), LARGE).take(KEPT) {
+        errors.push(Diagnostic::new(Problem::Syntax { message }, reader.place(range.into())));
+    }
+    let full = errors.is_full();
+    if full {
+        errors.give_up();
+        reader.found.append(&errors);
+    }
+    full
 }
 
 /// Reports keys that contradict others: there twice, or a table where there is a value already.
@@ -160,7 +186,7 @@ fn key_errors(errors: &[toml::de::Error], reader: &mut Reader) {
     for (range, first) in islands::duplicates(source.text(), errors) {
         let at = source.place(range);
         let found = Diagnostic::new(Problem::DuplicateKey { key: at.text().to_owned() }, at);
-        reader.diagnostics.push(match first {
+        reader.found.push(match first {
             Some(first) => found.and(source.place(first), "first here"),
             None => found,
         });

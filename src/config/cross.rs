@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use super::{
     check::{Claims, FileContent, HostClaim, NetworkClaim, default_tables},
+    diagnostics::Found,
     leaf::Runs,
     model::{Config, HostRef, Limits, Name, OVERHEAD_V6, Overlay, Tenant},
     place::Place,
@@ -31,7 +32,7 @@ pub(super) struct Good {
     /// By host and port.
     ports: HashMap<Name, HashMap<Arc<str>, Owner>>,
     /// By tenant: warnings of addresses that are hosts'.
-    of_hosts: HashMap<Name, Vec<Diagnostic>>,
+    of_hosts: HashMap<Name, Found>,
 }
 
 /// Who has something, and where that is written.
@@ -54,9 +55,9 @@ pub(super) struct Whole<'f> {
     same: HashSet<Name>,
     /// Every file could be read, so a host that is not there does not exist.
     complete: bool,
-    diagnostics: Vec<Diagnostic>,
+    diagnostics: Found,
     /// By tenant: warnings of addresses that are hosts'.
-    of_hosts: HashMap<Name, Vec<Diagnostic>>,
+    of_hosts: HashMap<Name, Found>,
 }
 
 impl<'f> Whole<'f> {
@@ -70,7 +71,7 @@ impl<'f> Whole<'f> {
             changed: Vec::new(),
             same: HashSet::new(),
             complete,
-            diagnostics: Vec::new(),
+            diagnostics: Found::default(),
             of_hosts: HashMap::new(),
         };
         let mut in_order: Vec<&Arc<FileContent>> = contents.iter().collect();
@@ -122,7 +123,7 @@ impl<'f> Whole<'f> {
 
     /// Looks at everything that may have become wrong since `good`.
     pub(super) fn check(&mut self, good: Option<&Good>) {
-        let mut found = Vec::new();
+        let mut found = Found::default();
         self.vteps(&mut found);
         for (_, claims) in &self.changed {
             for network in &claims.networks {
@@ -133,16 +134,18 @@ impl<'f> Whole<'f> {
         self.vnis(good, &mut found);
         self.ports(good, &mut found);
         self.addresses_of_hosts(good);
-        found.extend(self.of_hosts.values().flatten().cloned());
-        self.diagnostics.append(&mut found);
+        let mut of_hosts: Vec<_> = self.of_hosts.iter().collect();
+        of_hosts.sort_by_key(|(tenant, _)| *tenant);
+        of_hosts.into_iter().for_each(|(_, of_host)| found.append(of_host));
+        self.diagnostics.append(&found);
     }
 
     /// What was found.
-    pub(super) fn take_diagnostics(&mut self) -> Vec<Diagnostic> {
+    pub(super) fn take_diagnostics(&mut self) -> Found {
         std::mem::take(&mut self.diagnostics)
     }
 
-    fn vteps(&self, found: &mut Vec<Diagnostic>) {
+    fn vteps(&self, found: &mut Found) {
         let mut owners: HashMap<IpAddr, (&Name, &Place)> = HashMap::new();
         let mut in_order: Vec<_> =
             self.hosts.values().filter_map(|host| Some((host, host.vtep.as_ref()?))).collect();
@@ -163,8 +166,7 @@ impl<'f> Whole<'f> {
         let reserved = ReservedAddresses::of(self.hosts.values().copied());
         for (tenant, claims) in &self.changed {
             let addresses = claims.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
-            let found: Vec<Diagnostic> =
-                addresses.filter_map(|(address, at)| reserved.warning(*address, at)).collect();
+            let found: Found = addresses.filter_map(|(address, at)| reserved.warning(*address, at)).collect();
             if !found.is_empty() {
                 self.of_hosts.insert(tenant.name.clone(), found);
             }
@@ -175,7 +177,7 @@ impl<'f> Whole<'f> {
     }
 
     /// The host, or the report that there is none.
-    fn host(&self, host: &HostRef, found: &mut Vec<Diagnostic>) -> Option<&'f HostClaim> {
+    fn host(&self, host: &HostRef, found: &mut Found) -> Option<&'f HostClaim> {
         let known = self.hosts.get(&host.host).copied();
         if known.is_none() && self.complete {
             let near = Near::new(&host.host, self.hosts.keys().map(|name| &**name));
@@ -185,7 +187,7 @@ impl<'f> Whole<'f> {
         known
     }
 
-    fn network(&self, network: &NetworkClaim, found: &mut Vec<Diagnostic>) {
+    fn network(&self, network: &NetworkClaim, found: &mut Found) {
         for host in &network.hosts {
             self.host(host, found);
         }
@@ -225,7 +227,7 @@ impl<'f> Whole<'f> {
         }
     }
 
-    fn endpoints(&self, claims: &Claims, found: &mut Vec<Diagnostic>) {
+    fn endpoints(&self, claims: &Claims, found: &mut Found) {
         for endpoint in &claims.endpoints {
             let Some(host) = endpoint.host.as_ref().and_then(|host| self.host(host, found)) else { continue };
             if endpoint.port_missing && host.runs == Runs::Eastgate {
@@ -235,7 +237,7 @@ impl<'f> Whole<'f> {
         }
     }
 
-    fn vnis(&self, good: Option<&Good>, found: &mut Vec<Diagnostic>) {
+    fn vnis(&self, good: Option<&Good>, found: &mut Found) {
         let mut owners: HashMap<Vni, Owner> = HashMap::new();
         for (tenant, claims) in &self.changed {
             for (vni, mine) in vni_claims(tenant, claims) {
@@ -252,7 +254,7 @@ impl<'f> Whole<'f> {
         }
     }
 
-    fn ports(&self, good: Option<&Good>, found: &mut Vec<Diagnostic>) {
+    fn ports(&self, good: Option<&Good>, found: &mut Found) {
         let mut owners: HashMap<(&Name, &Arc<str>), Owner> = HashMap::new();
         for (tenant, claims) in &self.changed {
             for (host, port, mine) in port_claims(tenant, claims) {
@@ -425,7 +427,7 @@ fn port_claims<'c>(
 fn settle(
     first: Option<Owner>,
     mine: Owner,
-    found: &mut Vec<Diagnostic>,
+    found: &mut Found,
     problem: impl FnOnce(&Owner) -> Problem,
 ) -> Owner {
     let Some(other) = first else { return mine };

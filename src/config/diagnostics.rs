@@ -3,32 +3,127 @@
 use std::{fmt, ops::Range};
 
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
-use serde::{Serialize, Serializer, ser::SerializeStruct as _};
+use serde::{
+    Serialize, Serializer,
+    ser::{SerializeSeq as _, SerializeStruct as _},
+};
+use serde_json::json;
 
 use super::{
     place::Place,
     problem::{Diagnostic, Severity},
 };
+use crate::names;
+
+/// So many errors, and as many warnings, are kept of a file and of a whole configuration; the others are counted.
+pub(super) const KEPT: usize = 100;
+
+/// What is found while a configuration is looked at: the first of each severity, and how many more.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Found {
+    list: Vec<Diagnostic>,
+    kept: Counts,
+    more: Counts,
+    given_up: bool,
+}
+
+/// Errors and warnings
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Counts {
+    errors: usize,
+    warnings: usize,
+}
+
+impl Counts {
+    fn of(&mut self, severity: Severity) -> &mut usize {
+        match severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        }
+    }
+}
+
+impl Found {
+    pub(super) fn push(&mut self, found: Diagnostic) {
+        let severity = found.problem.severity();
+        if *self.kept.of(severity) < KEPT {
+            *self.kept.of(severity) += 1;
+            self.list.push(found);
+            return;
+        }
+        *self.more.of(severity) += 1;
+        // Tables are not read in the order in which they are written.
+        let same = self.list.iter_mut().filter(|kept| kept.problem.severity() == severity);
+        if let Some(last) = same.max_by(|a, b| a.at.order().cmp(&b.at.order()))
+            && found.at.order() < last.at.order()
+        {
+            *last = found;
+        }
+    }
+
+    /// There are more, and nobody has counted them.
+    pub(super) const fn give_up(&mut self) {
+        self.given_up = true;
+    }
+
+    pub(super) fn append(&mut self, other: &Self) {
+        self.extend(other.list.iter().cloned());
+        self.given_up |= other.given_up;
+        self.more.errors += other.more.errors;
+        self.more.warnings += other.more.warnings;
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(super) const fn has_errors(&self) -> bool {
+        self.kept.errors > 0
+    }
+
+    /// As many errors as are ever shown.
+    pub(super) const fn is_full(&self) -> bool {
+        self.kept.errors >= KEPT
+    }
+}
+
+impl Extend<Diagnostic> for Found {
+    fn extend<I: IntoIterator<Item = Diagnostic>>(&mut self, all: I) {
+        all.into_iter().for_each(|found| self.push(found));
+    }
+}
+
+impl FromIterator<Diagnostic> for Found {
+    fn from_iter<I: IntoIterator<Item = Diagnostic>>(all: I) -> Self {
+        let mut found = Self::default();
+        found.extend(all);
+        found
+    }
+}
 
 /// Everything that was found in a configuration, sorted by file, line and column. Shows as text without colour;
-/// serialises as a list of `{file, line, column, severity, code, message, remedy}`.
+/// serialises as a list of `{file, line, column, severity, code, message, remedy}`. Of very many the first are told, and how
+/// many more there are.
 #[derive(Clone, Debug, Default)]
 pub struct Diagnostics {
     list: Vec<Diagnostic>,
+    more: Counts,
+    given_up: bool,
 }
 
 impl Diagnostics {
     /// Sorts what was found, and takes out what was found twice.
     #[must_use]
-    pub fn new(mut list: Vec<Diagnostic>) -> Self {
+    pub(super) fn new(found: Found) -> Self {
+        let Found { mut list, more, given_up, .. } = found;
         list.sort_by(|a, b| {
             a.at.order().cmp(&b.at.order()).then_with(|| a.problem.code().cmp(b.problem.code()))
         });
         list.dedup_by(|a, b| a.at.order() == b.at.order() && a.problem == b.problem);
-        Self { list }
+        Self { list, more, given_up }
     }
 
-    /// Each of them.
+    /// Each of those that are told.
     pub fn iter(&self) -> impl Iterator<Item = &Diagnostic> {
         self.list.iter()
     }
@@ -42,7 +137,8 @@ impl Diagnostics {
     /// How many of them have this severity.
     #[must_use]
     pub fn count(&self, severity: Severity) -> usize {
-        self.list.iter().filter(|found| found.problem.severity() == severity).count()
+        let told = self.list.iter().filter(|found| found.problem.severity() == severity).count();
+        told + *self.more.clone().of(severity)
     }
 
     /// Whether the configuration is refused for them.
@@ -60,6 +156,10 @@ impl Diagnostics {
             text.push_str(&render(found, &renderer));
             text.push_str("\n\n");
         }
+        if let Some(more) = self.not_told() {
+            text.push_str(&more);
+            text.push_str("\n\n");
+        }
         if !self.list.is_empty() {
             text.push_str(&self.summary());
             text.push('\n');
@@ -68,14 +168,23 @@ impl Diagnostics {
     }
 
     fn summary(&self) -> String {
-        let count = |severity, name| match self.count(severity) {
-            0 => None,
-            1 => Some(format!("1 {name}")),
-            many => Some(format!("{many} {name}s")),
-        };
-        let counts = [count(Severity::Error, "error"), count(Severity::Warning, "warning")];
-        counts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+        in_words(Counts { errors: self.count(Severity::Error), warnings: self.count(Severity::Warning) }, "")
     }
+
+    /// How many there are beside those that are told.
+    fn not_told(&self) -> Option<String> {
+        match self.more {
+            _ if self.given_up => Some("... and more: the rest was not looked at".into()),
+            none if none == Counts::default() => None,
+            more => Some(format!("... and {}", in_words(more, "more "))),
+        }
+    }
+}
+
+fn in_words(counts: Counts, more: &str) -> String {
+    let count = |number: usize, word| (number > 0).then(|| names::count(number, &format!("{more}{word}")));
+    let counts = [count(counts.errors, "error"), count(counts.warnings, "warning")];
+    counts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 fn render(found: &Diagnostic, renderer: &Renderer) -> String {
@@ -126,7 +235,22 @@ impl std::error::Error for Diagnostics {}
 
 impl Serialize for Diagnostics {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(&self.list)
+        let Some(more) = self.not_told() else { return serializer.collect_seq(&self.list) };
+        let mut list = serializer.serialize_seq(Some(self.list.len() + 1))?;
+        self.list.iter().try_for_each(|found| list.serialize_element(found))?;
+        // Of the form of the others, at the place of the last of them.
+        let last = self.list.last().map(|found| &found.at);
+        list.serialize_element(&json!({
+            "file": last.map_or("", |at| at.file()),
+            "line": last.map_or(0, |at| at.line()),
+            "column": last.map_or(0, |at| at.column()),
+            "severity": if self.has_errors() { Severity::Error } else { Severity::Warning },
+            "code": "more",
+            "message": more,
+            "remedy": "mend these first",
+            "also": null,
+        }))?;
+        list.end()
     }
 }
 

@@ -28,6 +28,34 @@ pub(super) fn blank_errors(text: &str) -> (String, Vec<SyntaxError>) {
     (good, errors)
 }
 
+/// The syntax errors of a text, looked for in parts of about `size` bytes that end where a table does; a table that is
+/// larger by far is looked at as far as that. Errors that only the whole shows are not among them.
+pub(super) fn errors_in_parts(text: &str, size: usize) -> impl Iterator<Item = SyntaxError> {
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    let mut at = 0;
+    for section in sections(text) {
+        let end = at + section.len();
+        match parts.last_mut() {
+            Some(part) if end - part.start <= size => part.end = end,
+            _ => parts.push(at..end),
+        }
+        at = end;
+    }
+    parts.into_iter().flat_map(move |part| {
+        let (start, whole) = (part.start, text.get(part).unwrap_or_default());
+        let cut = whole.len() > size;
+        let seen = if cut { whole.floor_char_boundary(size) } else { whole.len() };
+        let seen = whole.get(..seen).unwrap_or_default();
+        let (_, errors) = blank_errors(seen);
+        // Where it was cut off there are errors that are none, and one of them may hide what comes before.
+        let sure = if cut { seen.len().saturating_sub(size / 2) } else { usize::MAX };
+        errors
+            .into_iter()
+            .filter(move |(_, range)| range.start < sure)
+            .map(move |(message, range)| (message, start + range.start..start + range.end))
+    })
+}
+
 /// Whether some text is not TOML, and not only says something twice.
 pub(super) fn has_syntax_errors(errors: &[toml::de::Error]) -> bool {
     errors.iter().any(is_syntax_error)

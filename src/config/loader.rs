@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
     io::{self, Read as _},
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     slice,
     sync::Arc,
@@ -15,7 +15,7 @@ use std::{
 use super::{
     check::{self, FileContent},
     cross::{Good, Whole},
-    diagnostics::Diagnostics,
+    diagnostics::{Diagnostics, Found},
     include,
     model::Config,
     place::{Place, Source},
@@ -68,7 +68,7 @@ impl Loader {
     /// # Errors
     /// Everything that is wrong, and all warnings; [`Loader::last_good`] stays as it was.
     pub fn load(&mut self) -> Result<Arc<Config>, Diagnostics> {
-        let mut found = Vec::new();
+        let mut found = Found::default();
         let path = self.path.clone();
         let first = match self.fetch(slice::from_ref(&path), false).pop() {
             Some(Err(error)) => Arc::new(unreadable_first(&self.path, &error)),
@@ -104,13 +104,19 @@ impl Loader {
     fn bring_together(
         &mut self,
         contents: &[Arc<FileContent>],
-        mut found: Vec<Diagnostic>,
+        mut found: Found,
         complete: bool,
     ) -> Result<Arc<Config>, Diagnostics> {
         let mut whole = Whole::new(contents, self.good.as_ref(), complete);
         whole.check(self.good.as_ref());
-        found.append(&mut whole.take_diagnostics());
-        found.extend(contents.iter().flat_map(|content| &content.diagnostics).cloned());
+        // What is wrong with a file by itself comes first: what it says together with others may follow from that.
+        contents.iter().for_each(|content| found.append(&content.found));
+        found.append(&whole.take_diagnostics());
+        let errors_or_tenants =
+            found.has_errors() || contents.iter().any(|content| !content.tenants.is_empty());
+        if let Some(first) = contents.first().filter(|_| !errors_or_tenants) {
+            found.push(Diagnostic::new(Problem::NoTenants {}, first.source.place(0..0)));
+        }
         let diagnostics = Diagnostics::new(found);
         if diagnostics.has_errors() {
             return Err(diagnostics);
@@ -123,7 +129,7 @@ impl Loader {
     }
 
     /// The files that the first one includes, sorted, and for each the place of a pattern that means it.
-    fn included(&self, first: &FileContent, found: &mut Vec<Diagnostic>) -> (Vec<PathBuf>, Vec<Place>) {
+    fn included(&self, first: &FileContent, found: &mut Found) -> (Vec<PathBuf>, Vec<Place>) {
         let folder = self.path.parent().unwrap_or(Path::new(""));
         let mut paths: BTreeMap<PathBuf, Place> = BTreeMap::new();
         for (pattern, at) in &first.include {
@@ -184,21 +190,33 @@ pub fn load_str(name: &str, text: &str) -> Result<Arc<Config>, Diagnostics> {
     let nothing = |(pattern, at): &(Arc<str>, Place)| {
         Diagnostic::new(Problem::IncludeNothing { pattern: pattern.to_string() }, at.clone())
     };
-    let found: Vec<Diagnostic> = first.include.iter().map(nothing).collect();
+    let found: Found = first.include.iter().map(nothing).collect();
     let complete = found.is_empty();
     loader.bring_together(&[first], found, complete)
 }
 
 /// What a file says, unless it is the one in the cache after all.
 fn read_file(path: &Path, included: bool, cached: Option<&Cached>) -> Result<Cached, io::Error> {
-    let mut file = fs::File::open(path)?;
+    // Opening a pipe waits for a writer unless told not to.
+    let mut file =
+        fs::File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
     // Taken before reading: a write in between shows in the stamp next time.
-    let stamp = Stamp::of(&file.metadata()?);
-    if stamp.len > LARGEST {
-        return Err(io::Error::other(format!("it is larger than {} MiB", LARGEST >> 20)));
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other(format!("it is {}, and no regular file", kind(metadata.file_type()))));
     }
+    let stamp = Stamp::of(&metadata);
+    let too_large = || io::Error::other(format!("it is larger than {} MiB", LARGEST >> 20));
+    if stamp.len > LARGEST {
+        return Err(too_large());
+    }
+    // One that grows meanwhile ends where it ended when it was opened: what is written behind that is half of something.
+    let most = if stamp.len == 0 { LARGEST + 1 } else { stamp.len };
     let mut bytes = Vec::new();
-    file.by_ref().take(LARGEST).read_to_end(&mut bytes)?;
+    file.by_ref().take(most).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(too_large());
+    }
     if let Some(cached) = cached.filter(|cached| cached.content.source.text().as_bytes() == bytes) {
         return Ok(Cached { stamp, content: cached.content.clone() });
     }
@@ -208,6 +226,16 @@ fn read_file(path: &Path, included: bool, cached: Option<&Cached>) -> Result<Cac
         Err(error) => not_text(&name, &error),
     };
     Ok(Cached { stamp, content: Arc::new(content) })
+}
+
+fn kind(file: fs::FileType) -> &'static str {
+    match file {
+        file if file.is_dir() => "a folder",
+        file if file.is_fifo() => "a pipe",
+        file if file.is_socket() => "a socket",
+        file if file.is_char_device() || file.is_block_device() => "a device",
+        _ => "something else",
+    }
 }
 
 fn not_text(name: &str, error: &std::string::FromUtf8Error) -> FileContent {

@@ -346,6 +346,10 @@ problems! {
     NetworkEmpty { name: String } Warning "network-empty"
         "no host has a part in network `{name}`"
         "add endpoints, or `hosts = [\"NAME\"]`";
+    /// Nothing to carry anything for.
+    NoTenants {} Warning "no-tenants"
+        "there is no tenant: nothing is carried"
+        "add tenants, here or in files that `include` names; if there were some, look where they went";
 }
 
 /// A problem and where it is.

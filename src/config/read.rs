@@ -13,6 +13,7 @@ use toml::{
 };
 
 use super::{
+    diagnostics::Found,
     place::{Place, Source},
     problem::{Diagnostic, Near, Problem},
 };
@@ -34,7 +35,9 @@ pub(super) struct At<T> {
 /// What is known while one file is read.
 pub(super) struct Reader {
     source: Arc<Source>,
-    pub(super) diagnostics: Vec<Diagnostic>,
+    pub(super) found: Found,
+    /// Keys may be lost with what is no TOML: that one is missing would be a guess.
+    pub(super) guesses: bool,
 }
 
 /// What can stand as a value.
@@ -59,7 +62,7 @@ impl Span {
 
 impl Reader {
     pub(super) fn new(source: Arc<Source>) -> Self {
-        Self { source, diagnostics: Vec::new() }
+        Self { source, found: Found::default(), guesses: true }
     }
 
     pub(super) fn source(&self) -> &Arc<Source> {
@@ -71,11 +74,13 @@ impl Reader {
     }
 
     pub(super) fn report(&mut self, problem: Problem, span: Span) {
-        self.diagnostics.push(Diagnostic::new(problem, self.place(span)));
+        if self.guesses || !matches!(problem, Problem::MissingKey { .. }) {
+            self.found.push(Diagnostic::new(problem, self.place(span)));
+        }
     }
 
     pub(super) fn report_also(&mut self, problem: Problem, span: Span, also: Span, what: &'static str) {
-        self.diagnostics.push(Diagnostic::new(problem, self.place(span)).and(self.place(also), what));
+        self.found.push(Diagnostic::new(problem, self.place(span)).and(self.place(also), what));
     }
 
     pub(super) fn wrong_type<T>(

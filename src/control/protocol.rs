@@ -5,6 +5,9 @@ use std::{collections::BTreeMap, net::IpAddr};
 use eastgate_wire::{Addr, MacAddr, Vni};
 use serde::{Deserialize, Serialize};
 
+pub use super::filter::Filter;
+use crate::changes::Changes;
+
 /// A request to the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -31,30 +34,6 @@ pub enum Request {
     FlowsKill(Filter),
     /// Walks a hypothetical packet through the path
     Trace(TraceRequest),
-}
-
-/// Which rows are wanted; all that is given must match.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Filter {
-    /// Only this network
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub vni: Option<Vni>,
-    /// Only rows with this address on either side
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub address: Option<IpAddr>,
-    /// Only rows with this MAC
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mac: Option<MacAddr>,
-    /// Only rows with this port on either side
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
-    /// Only rows with this IP protocol number
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub proto: Option<u8>,
-    /// At most this many rows
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<usize>,
 }
 
 /// A packet that nobody sent.
@@ -95,6 +74,10 @@ pub struct Status {
     pub uptime_s: u64,
     /// The configuration file
     pub config: String,
+    /// What the configuration in force means, in a short form: hosts of one version with the same one run the same
+    pub digest: String,
+    /// What is not as it should be: nothing passes, or not everywhere. With any of it `eastgate status` exits with 6
+    pub problems: Vec<String>,
     /// Why the last reload was refused; nothing when it was not
     pub reload_error: Option<String>,
     /// Its VTEP
@@ -111,6 +94,8 @@ pub struct Status {
     pub flows: FlowCounts,
     /// Settings that someone else changed and that were put right
     pub settings_restored: u64,
+    /// How often the control socket was made again because someone had removed it
+    pub control_restored: u64,
     /// Frames and bytes
     pub traffic: Traffic,
     /// Packets that the kernel's programs have left to the pipeline (punted), by cause; nothing without programs
@@ -290,6 +275,8 @@ pub struct DropRow {
     pub reason: String,
     /// The reason in a sentence
     pub text: String,
+    /// `refusal`, or `chatter`: what every guest sends of its own accord and does not miss
+    pub class: String,
     /// The port or VTEP it came from
     pub from: Option<String>,
     /// The port it came from, when it was one
@@ -306,6 +293,38 @@ pub struct DropRow {
     pub last: Option<String>,
     /// Seconds since the last one
     pub last_s: u64,
+    /// Its source MAC
+    pub src_mac: Option<MacAddr>,
+    /// Its destination MAC
+    pub dst_mac: Option<MacAddr>,
+    /// How many different frames are remembered one by one
+    pub kinds: usize,
+    /// The latest of these
+    pub recent: Vec<RecentDrop>,
+}
+
+/// Frames of a row of `show drops` that differ in nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RecentDrop {
+    /// In words
+    pub what: String,
+    /// How many
+    pub frames: u64,
+    /// Seconds since the last one
+    pub last_s: u64,
+}
+
+/// The answer to `show drops`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DropRows {
+    /// The rows
+    pub drops: Vec<DropRow>,
+    /// How many there are without a limit
+    pub total: usize,
+    /// Frames of rows that were left out as chatter
+    pub chatter_frames: u64,
+    /// With a filter for addresses, MACs, ports or protocols: frames of which these are remembered no more
+    pub unknown_frames: u64,
 }
 
 /// What `show policy` tells of a network.
@@ -383,12 +402,21 @@ pub struct TraceReport {
 }
 
 /// What a command did.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Done {
     /// How many rows it touched
     pub count: u64,
     /// Number of the snapshot in force afterwards
     pub epoch: u32,
+    /// Of a reload: [`Status::digest`] of what is in force now
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Of a reload: what is not as it was
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Changes>,
+    /// Of a reload: flows that were ended because one of their ends is configured no more
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows_ended: Option<u64>,
     /// Warnings
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

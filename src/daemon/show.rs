@@ -1,5 +1,7 @@
 //! What the daemon tells about itself: one function for each question.
 
+mod drops;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::atomic::Ordering::Relaxed,
@@ -13,18 +15,20 @@ use eastgate_vtep::{
     mtu::tenant_mtu,
 };
 use eastgate_wire::{Family, FlowKey, Instant, Vni};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{PortState, View};
 use crate::{
     control::protocol::{
-        Done, DropRow, EndpointRow, FdbRow, Filter, FlowCounts, FlowRow, GroupRow, NeighborRow, PolicyRow,
-        PortStatus, Request, RuleRef, RuleRow, Status, Traffic, VtepStatus,
+        Done, EndpointRow, FdbRow, Filter, FlowCounts, FlowRow, GroupRow, NeighborRow, PolicyRow, PortStatus,
+        Request, RuleRow, Status, Traffic, VtepStatus,
     },
+    control::server::Refused,
     io::clock,
     names,
     pipeline::{
-        counters::{DropCount, DropKey, Elsewhere, drops, traffic},
+        counters::{Elsewhere, traffic},
         shared::lock,
     },
     snapshot::{Network, Snapshot},
@@ -34,17 +38,45 @@ use crate::{
 /// Places of the flow table looked at while a shard is locked.
 const PAGE: u32 = 4096;
 
+/// The first rows of many, without all of them at once in memory.
+struct First {
+    limit: usize,
+    found: Vec<FlowInfo>,
+    total: usize,
+}
+
+impl First {
+    fn add(&mut self, mut more: Vec<FlowInfo>) {
+        self.total += more.len();
+        self.found.append(&mut more);
+        if self.found.len() >= self.limit.saturating_mul(2).saturating_add(PAGE as usize) {
+            self.cut();
+        }
+    }
+
+    fn cut(&mut self) {
+        self.found.sort_by_key(|flow| flow.key);
+        self.found.truncate(self.limit);
+    }
+}
+
 impl View {
-    pub(super) fn show(&self, request: Request) -> Result<Value, String> {
+    pub(super) fn show(&self, request: Request) -> Result<Value, Refused> {
+        request.check()?;
         let snapshot = self.shared.snapshot_arc();
         match request {
             Request::Status {} => Ok(json!(self.status(&snapshot))),
-            Request::Endpoints(filter) => Ok(json!({ "endpoints": self.endpoints(&snapshot, &filter) })),
-            Request::Fdb(filter) => Ok(json!({ "fdb": self.fdb(&snapshot, &filter) })),
-            Request::Flows(filter) => Ok(json!({ "flows": self.flows(&snapshot, &filter) })),
-            Request::Neighbors(filter) => Ok(json!({ "neighbors": neighbors(&snapshot, &filter) })),
-            Request::Drops(filter) => Ok(json!({ "drops": self.drops(&snapshot, &filter) })),
-            Request::Policy(filter) => Ok(json!({ "policy": self.policy(&snapshot, &filter) })),
+            Request::Endpoints(filter) => {
+                Ok(limited("endpoints", self.endpoints(&snapshot, &filter), &filter))
+            }
+            Request::Fdb(filter) => Ok(limited("fdb", self.fdb(&snapshot, &filter), &filter)),
+            Request::Flows(filter) => {
+                let (flows, total) = self.flows(&snapshot, &filter);
+                Ok(json!({ "flows": flows, "total": total }))
+            }
+            Request::Neighbors(filter) => Ok(limited("neighbors", neighbors(&snapshot, &filter), &filter)),
+            Request::Drops(filter) => Ok(json!(self.drops(&snapshot, &filter))),
+            Request::Policy(filter) => Ok(limited("policy", self.policy(&snapshot, &filter), &filter)),
             Request::FdbFlush(filter) => Ok(json!(fdb_flush(&snapshot, &filter))),
             Request::FlowsKill(filter) => Ok(json!(self.flows_kill(&snapshot, &filter))),
             Request::Trace(packet) => Ok(json!(trace::trace(&snapshot, &packet)?)),
@@ -74,7 +106,20 @@ impl View {
                 state,
             }
         });
+        let ports: Vec<PortStatus> = ports.collect();
+        let vtep = VtepStatus {
+            address: snapshot.vtep.0,
+            port: snapshot.config.overlay.port,
+            device,
+            up: visible.underlay.as_ref().is_some_and(|link| link.up),
+            mtu,
+            tenant_mtu: tenant_mtu(u16::try_from(mtu).unwrap_or(u16::MAX), family, 0).into(),
+            listening: visible.listening,
+        };
         Status {
+            problems: problems(visible.ready, &vtep, &ports),
+            digest: visible.digest.clone(),
+            control_restored: visible.control_restored,
             ready: visible.ready,
             host: snapshot.host.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -82,19 +127,11 @@ impl View {
             uptime_s: self.started.elapsed().as_secs(),
             config: self.config.display().to_string(),
             reload_error: visible.reload_error,
-            vtep: VtepStatus {
-                address: snapshot.vtep.0,
-                port: snapshot.config.overlay.port,
-                device,
-                up: visible.underlay.as_ref().is_some_and(|link| link.up),
-                mtu,
-                tenant_mtu: tenant_mtu(u16::try_from(mtu).unwrap_or(u16::MAX), family, 0).into(),
-                listening: visible.listening,
-            },
+            vtep,
             dataplane: visible.dataplane,
             workers: self.shared.counters.len(),
             networks: snapshot.networks().len(),
-            ports: ports.collect(),
+            ports,
             flows: FlowCounts { answered: in_use.answered.into(), unanswered: in_use.unanswered.into() },
             settings_restored: visible.settings_restored,
             traffic: self.traffic(),
@@ -168,7 +205,7 @@ impl View {
                 });
             }
         }
-        limited(rows, filter)
+        rows
     }
 
     fn fdb(&self, snapshot: &Snapshot, filter: &Filter) -> Vec<FdbRow> {
@@ -200,34 +237,32 @@ impl View {
             }));
         }
         rows.retain(|row| filter.mac.is_none_or(|mac| mac == row.mac));
-        limited(rows, filter)
+        rows
     }
 
-    fn flows(&self, snapshot: &Snapshot, filter: &Filter) -> Vec<FlowRow> {
+    /// The first of the flows that fit, in the order of their keys, and how many fit.
+    fn flows(&self, snapshot: &Snapshot, filter: &Filter) -> (Vec<FlowRow>, usize) {
         let now = clock::now();
         let wanted = flow_filter(filter);
         let limit = filter.limit.unwrap_or(usize::MAX);
-        let mut found = Vec::new();
+        let mut first = First { limit, found: Vec::new(), total: 0 };
         for shard in self.shared.all_flows() {
             let mut from = Some(0);
             while let Some(place) = from {
-                from = lock(shard).page(place, PAGE, &wanted, now, &mut found);
-            }
-            if found.len() >= limit {
-                break;
+                let mut page = Vec::new();
+                from = lock(shard).page(place, PAGE, &wanted, now, &mut page);
+                first.add(page);
             }
         }
+        self.shared.for_each_born(now, |flow| {
+            if wanted.fits(flow) {
+                first.add(vec![*flow]);
+            }
+        });
+        first.cut();
+        let First { mut found, total, .. } = first;
         found.iter_mut().filter(|flow| flow.offloaded).for_each(|flow| self.catch_up(snapshot, flow));
-        if found.len() < limit {
-            self.shared.for_each_born(now, |flow| {
-                if wanted.fits(flow) {
-                    found.push(*flow);
-                }
-            });
-        }
-        found.sort_by_key(|flow| flow.key);
-        found.truncate(limit);
-        found.iter().map(|flow| flow_row(snapshot, flow, now)).collect()
+        (found.iter().map(|flow| flow_row(snapshot, flow, now)).collect(), total)
     }
 
     /// A flow that began in the kernel is counted for its rules when it leaves.
@@ -260,72 +295,26 @@ impl View {
     fn flows_kill(&self, snapshot: &Snapshot, filter: &Filter) -> Done {
         let now = clock::now();
         let wanted = flow_filter(filter);
-        let mut count = self.shared.kill_born(&wanted, now);
-        for shard in self.shared.all_flows() {
-            let mut from = Some(0);
-            while let Some(place) = from {
-                let mut flows = lock(shard);
-                let (killed, next) = flows.kill(place, PAGE, &wanted, now);
-                self.shared.recall(&mut flows);
-                count += u64::from(killed);
-                from = next;
-            }
-        }
-        Done { count, epoch: snapshot.epoch, warnings: Vec::new() }
-    }
-
-    fn drops(&self, snapshot: &Snapshot, filter: &Filter) -> Vec<DropRow> {
-        let now = clock::now();
-        let mut rows = drops(&self.shared.counters, self.elsewhere().drops);
-        rows.retain(|(_, count)| count.frames > 0);
-        let wanted = |key: &DropKey, count: &DropCount| {
-            filter.vni.is_none_or(|vni| key.vni == Some(vni))
-                && filter.address.is_none_or(|ip| {
-                    count.last.is_some_and(|flow| flow.src == ip.into() || flow.dst == ip.into())
-                })
-                && filter.proto.is_none_or(|proto| count.last.is_some_and(|flow| flow.proto == proto))
-                && filter.port.is_none_or(|port| {
-                    count.last.is_some_and(|flow| flow.sport == port || flow.dport == port)
-                })
-        };
-        let rows = rows.iter().filter(|(key, count)| wanted(key, count));
-        limited(rows.map(|(key, count)| self.drop_row(snapshot, key, count, now)).collect(), filter)
-    }
-
-    fn drop_row(&self, snapshot: &Snapshot, key: &DropKey, count: &DropCount, now: Instant) -> DropRow {
-        let by = key.vni.and_then(|vni| snapshot.network(vni)).and_then(|network| refused_by(network, key));
-        let from = key.from.map(|location| self.location_name(location));
-        DropRow {
-            vni: key.vni,
-            reason: key.reason.name().to_owned(),
-            text: key.reason.describe().to_owned(),
-            port: matches!(key.from, Some(Location::Local(_))).then(|| from.clone()).flatten(),
-            from,
-            rule: by.as_ref().map(|by| by.rule.clone()),
-            at: by.map(|by| by.at),
-            frames: count.frames,
-            bytes: count.bytes,
-            last: count.last.as_ref().map(names::packet),
-            last_s: now.since(count.last_at).as_secs(),
-        }
+        let most = filter.limit.map_or(u64::MAX, |limit| limit as u64);
+        let count = self.shared.end_flows(&|flow| wanted.fits(flow), most, now);
+        Done { count, epoch: snapshot.epoch, ..Done::default() }
     }
 }
 
-/// The rule that refused, or whose groups had no rule that allows it.
-fn refused_by(network: &Network, key: &DropKey) -> Option<RuleRef> {
-    if let Some(rule) = key.rule {
-        return network.rules.reference(&network.tenant.name, rule);
+/// What keeps frames from passing that should pass. A port that is down or not there yet is its owner's business.
+fn problems(ready: bool, vtep: &VtepStatus, ports: &[PortStatus]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !ready {
+        problems.push("not ready: nothing passes yet".to_owned());
     }
-    let endpoint = network.config()?.endpoints.get(key.by?.0 as usize)?;
-    let tenant = &network.tenant.name;
-    let rule = if endpoint.groups.is_empty() {
-        format!("default deny: {tenant}/{} is in no group", endpoint.name)
-    } else {
-        let groups: Vec<String> = endpoint.groups.iter().map(|group| format!("{tenant}/{group}")).collect();
-        format!("default deny: no rule of {} allows it", groups.join(", "))
-    };
-    let group = endpoint.groups.first().and_then(|name| network.tenant.groups.get(name));
-    Some(RuleRef { rule, at: group.map_or(&endpoint.at, |group| &group.at).to_string() })
+    if !vtep.listening {
+        problems.push(format!("not listening at {} on {}", vtep.address, vtep.device));
+    } else if !vtep.up {
+        problems.push(format!("the underlay device {} is down", vtep.device));
+    }
+    let failed = ports.iter().filter(|port| !matches!(&*port.state, "forwarding" | "down" | "absent"));
+    problems.extend(failed.map(|port| format!("port {}: {}", port.name, port.state)));
+    problems
 }
 
 fn networks<'s>(snapshot: &'s Snapshot, filter: &Filter) -> Vec<&'s std::sync::Arc<Network>> {
@@ -335,9 +324,11 @@ fn networks<'s>(snapshot: &'s Snapshot, filter: &Filter) -> Vec<&'s std::sync::A
     }
 }
 
-fn limited<T>(mut rows: Vec<T>, filter: &Filter) -> Vec<T> {
+/// The rows that were asked for, and how many there are without a limit.
+fn limited<T: Serialize>(key: &str, mut rows: Vec<T>, filter: &Filter) -> Value {
+    let total = rows.len();
     rows.truncate(filter.limit.unwrap_or(usize::MAX));
-    rows
+    json!({ key: rows, "total": total })
 }
 
 fn flow_filter(filter: &Filter) -> FlowFilter {
@@ -409,7 +400,7 @@ fn neighbors(snapshot: &Snapshot, filter: &Filter) -> Vec<NeighborRow> {
         filter.mac.is_none_or(|mac| mac == row.mac)
             && filter.address.is_none_or(|ip| row.address == ip.into())
     });
-    limited(rows, filter)
+    rows
 }
 
 /// Flows that rules have let in and that are not counted yet: by network and number of the rule.
@@ -429,7 +420,7 @@ fn policy(snapshot: &Snapshot, filter: &Filter, uncounted: &Uncounted) -> Vec<Po
             groups: groups(network, uncounted),
         }
     });
-    limited(rows.collect(), filter)
+    rows.collect()
 }
 
 fn groups(network: &Network, uncounted: &Uncounted) -> Vec<GroupRow> {
@@ -469,5 +460,5 @@ fn fdb_flush(snapshot: &Snapshot, filter: &Filter) -> Done {
     let vni: Option<Vni> = filter.vni;
     let networks = snapshot.learning_networks().filter(|network| vni.is_none_or(|vni| vni == network.vni));
     let count = networks.map(|network| lock(&network.state.fdb).flush(which) as u64).sum();
-    Done { count, epoch: snapshot.epoch, warnings: Vec::new() }
+    Done { count, epoch: snapshot.epoch, ..Done::default() }
 }

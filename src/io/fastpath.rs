@@ -32,7 +32,7 @@ use crate::{
     control::protocol::Traffic,
     pipeline::{
         answers::AnswerOffer,
-        counters::{DropCount, DropKey, Elsewhere},
+        counters::{DropCount, DropKey, Elsewhere, SettledDrop},
         offload::{FlowOffload, Handover, Hold, Offer, Replaced, Resident, Whereabouts},
         shared::lock,
     },
@@ -605,7 +605,7 @@ impl FlowOffload for KernelPath {
         }
     }
 
-    fn settle_drops(&self) -> Vec<(DropKey, DropCount)> {
+    fn settle_drops(&self) -> Vec<SettledDrop> {
         self.settle_denied().unwrap_or_else(|error| {
             tracing::error!(%error, "what the rules have refused in the kernel cannot be read");
             Vec::new()

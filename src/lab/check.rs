@@ -76,7 +76,7 @@ fn tell(model: &Model, record: &mut Record, options: &Options) -> Result<Report,
 /// short, has changed.
 fn restore(model: &Model, record: &mut Record, options: &Options) -> Result<(), LabError> {
     let original = model.folder.join(&model.topology.config);
-    let read = |path: &std::path::Path| std::fs::read(path).map_err(LabError::file(path));
+    let read = |path: &std::path::Path| super::story::read(path).map_err(LabError::file(path));
     let changed = read(&original)? != read(&record.config())?;
     if changed {
         daemon::install_config(record, &original)?;

@@ -26,7 +26,7 @@ pub enum LabCommand {
 /// `eastgate lab up`
 #[derive(Debug, Args)]
 pub struct UpArgs {
-    /// A folder with a topology.toml, or the name of one below labs/
+    /// A folder with a topology.toml, or the name of a story: of one below labs/ here, or of those that the program carries
     story: String,
     /// Show every command that builds the lab
     #[arg(short, long)]
@@ -117,10 +117,12 @@ pub enum GraphFormat {
 pub fn run(command: LabCommand) -> Result<ExitCode, LabError> {
     match command {
         LabCommand::Up(args) => {
+            super::needs_root()?;
             let lab = super::up(&args.story, &options(args.verbose)?)?;
             print(&welcome(&lab));
         }
         LabCommand::Check(args) => {
+            super::needs_root()?;
             let report = super::check(&args.lab, &options(args.verbose)?)?;
             match args.output {
                 ReportFormat::Table => print(&report.to_string()),
@@ -133,6 +135,7 @@ pub fn run(command: LabCommand) -> Result<ExitCode, LabError> {
         }
         LabCommand::Graph(args) => print(&super::graph(&args.lab, args.output)?),
         LabCommand::Down(args) => {
+            super::needs_root()?;
             let options = options(args.verbose)?;
             match args.lab {
                 Some(lab) => super::down(&lab, &options)?,
@@ -173,7 +176,13 @@ fn print_labs(labs: &[Record], output: ReportFormat) {
         ReportFormat::Json => print(&json(&labs)),
         ReportFormat::Table => {
             let line = |lab: &Record| {
-                format!("{}  {:>3} nodes  {}  {}\n", lab.id, lab.nodes.len(), lab.folder.display(), lab.title)
+                format!(
+                    "{}  {:>9}  {}  {}\n",
+                    lab.id,
+                    crate::names::count(lab.nodes.len(), "node"),
+                    lab.folder.display(),
+                    lab.title
+                )
             };
             print(&labs.iter().map(line).collect::<String>());
         }

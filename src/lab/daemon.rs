@@ -48,7 +48,8 @@ pub(super) fn start(record: &mut Record, hosts: &[String], options: &Options) ->
 /// Gives the daemons of a lab its configuration from `from`.
 pub(super) fn install_config(record: &Record, from: &Path) -> Result<(), LabError> {
     // A copy, so that a story can change it and the folder of the story stays as it is.
-    fs::copy(from, record.config()).map(|_| ()).map_err(LabError::file(from))
+    let text = super::story::read(from).map_err(LabError::file(from))?;
+    fs::write(record.config(), text).map_err(LabError::file(record.config()))
 }
 
 /// Asks the daemon on `host`: `eastgate COMMAND --socket .. -o json`.

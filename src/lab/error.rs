@@ -6,7 +6,7 @@ use std::{io, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     /// Neither a folder with a `topology.toml` nor the name of a story below `labs/`.
-    #[error("no lab story `{0}`: expected a folder with a topology.toml, or the name of one below labs/")]
+    #[error("no lab story `{0}`: expected a folder with a topology.toml, or one of {known}", known = super::story::names().collect::<Vec<_>>().join(", "))]
     NoStory(String),
     /// No running lab has this id, and none was started from this folder.
     #[error("no running lab `{0}`; `eastgate lab list` shows those that run")]
@@ -94,7 +94,7 @@ pub enum LabError {
     #[error("interrupted")]
     Interrupted,
     /// Network namespaces need privileges.
-    #[error("labs are made of network namespaces, which needs root")]
+    #[error("labs are made of network namespaces, which are root's: try again as root (sudo)")]
     NeedsRoot,
 }
 

@@ -146,7 +146,7 @@ impl Model {
                 }
             }
             let again = step.reload.as_ref().map(|file| self.folder.join(file));
-            if let Some(file) = again.filter(|file| !file.is_file()) {
+            if let Some(file) = again.filter(|file| super::story::read(file).is_err()) {
                 return Err(format!("step `{}`: there is no file {}", step.say, file.display()));
             }
         }

@@ -90,7 +90,7 @@ struct Tenant {
 impl Overlay {
     /// Reads `path`.
     pub(super) fn read(path: &Path) -> Result<Self, LabError> {
-        let text = std::fs::read_to_string(path).map_err(LabError::file(path))?;
+        let text = super::story::read(path).map_err(LabError::file(path))?;
         Self::parse(&text).map_err(|error| LabError::Toml { path: path.into(), message: error.to_string() })
     }
 

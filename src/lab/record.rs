@@ -121,7 +121,7 @@ impl Record {
 
     /// The lab with this id, or the only one that was started from this story.
     pub(super) fn find(lab: &str) -> Result<Self, LabError> {
-        let folder = super::story_folder(lab).ok();
+        let folder = super::story::folder(lab).ok();
         let named = |record: &Self| {
             record.id == lab || folder.as_ref().is_some_and(|folder| *folder == record.folder)
         };

@@ -287,7 +287,7 @@ impl Topology {
     /// Reads `topology.toml` of the story in `folder`.
     pub(super) fn read(folder: &Path) -> Result<Self, LabError> {
         let path = folder.join("topology.toml");
-        let text = std::fs::read_to_string(&path).map_err(LabError::file(&path))?;
+        let text = super::story::read(&path).map_err(LabError::file(&path))?;
         toml::from_str(&text).map_err(|error| LabError::Toml { path, message: error.to_string() })
     }
 

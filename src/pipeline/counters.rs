@@ -1,7 +1,10 @@
 //! What passed and what did not, counted where it happens and added up when someone asks.
 
+mod recent;
+mod subject;
+
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap, btree_map, hash_map::Entry},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -9,8 +12,13 @@ use std::{
 };
 
 use ahash::RandomState;
-use eastgate_wire::{DropReason, EndpointId, FlowKey, Instant, Location, Vni};
+use eastgate_wire::{DropReason, EndpointId, Instant, Location, Vni};
 
+use self::recent::Recent;
+pub use self::{
+    recent::Seen,
+    subject::{Subject, What},
+};
 use crate::control::protocol::Traffic;
 
 /// Rows of the table of drops that one worker keeps. Past it, new combinations count under their network and
@@ -41,8 +49,8 @@ pub struct DropCount {
     pub bytes: u64,
     /// When the last one was
     pub last_at: Instant,
-    /// The last one's flow, when it was IP
-    pub last: Option<FlowKey>,
+    /// The last one, as far as it is known
+    pub last: Option<Subject>,
 }
 
 impl DropCount {
@@ -54,6 +62,44 @@ impl DropCount {
             self.last = other.last.or(self.last);
         }
     }
+}
+
+/// A row of drops with the different frames it was made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DropDetail {
+    /// What the frames have in common
+    pub key: DropKey,
+    /// They are what every guest sends of its own accord ([`Subject::is_chatter`]).
+    pub chatter: bool,
+    /// All of them
+    pub count: DropCount,
+    /// Those that are remembered one by one
+    pub seen: Vec<Seen>,
+}
+
+/// Drops that were counted elsewhere and are not any longer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SettledDrop {
+    /// What the frames have in common
+    pub key: DropKey,
+    /// All of them
+    pub count: DropCount,
+    /// Those that are known one by one
+    pub seen: Vec<Seen>,
+}
+
+#[derive(Debug)]
+struct Row {
+    count: DropCount,
+    recent: Recent,
+}
+
+/// Rows by what they have in common, chatter apart from the rest.
+#[derive(Debug, Default)]
+struct Drops {
+    rows: HashMap<(DropKey, bool), Row, RandomState>,
+    /// Frames that all rows remember
+    remembered: usize,
 }
 
 /// The counters of one worker. Only that worker writes them, so a counter costs no contention.
@@ -69,31 +115,54 @@ pub struct Counters {
     pub to_underlay: AtomicU64,
     /// ARP and ND answers
     pub answers: AtomicU64,
-    drops: Mutex<HashMap<DropKey, DropCount, RandomState>>,
+    drops: Mutex<Drops>,
 }
 
 impl Counters {
     /// Counts a dropped frame.
-    pub fn drop_frame(&self, key: DropKey, bytes: usize, flow: Option<FlowKey>, now: Instant) {
-        self.add(key, &DropCount { frames: 1, bytes: bytes as u64, last_at: now, last: flow });
+    pub fn drop_frame(&self, key: DropKey, bytes: usize, subject: Option<Subject>, now: Instant) {
+        self.add(key, &DropCount { frames: 1, bytes: bytes as u64, last_at: now, last: subject });
     }
 
-    /// Counts dropped frames.
+    /// Counts dropped frames, of which the last stands for all.
     pub fn add(&self, key: DropKey, count: &DropCount) {
+        self.add_seen(key, count, seen_of(count).as_slice());
+    }
+
+    /// Counts dropped frames of which `seen` are known one by one.
+    pub fn add_seen(&self, key: DropKey, count: &DropCount, seen: &[Seen]) {
         let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = if drops.len() >= DROP_ROWS && !drops.contains_key(&key) {
+        let Drops { rows, remembered } = &mut *drops;
+        let chatter = count.last.is_some_and(|subject| subject.is_chatter(key.reason));
+        let key = if rows.len() >= DROP_ROWS && !rows.contains_key(&(key, chatter)) {
             DropKey { from: None, by: None, rule: None, ..key }
         } else {
             key
         };
-        drops.entry(key).and_modify(|row| row.add(count)).or_insert(*count);
+        let row = match rows.entry((key, chatter)) {
+            Entry::Occupied(row) => {
+                let row = row.into_mut();
+                row.count.add(count);
+                row
+            }
+            Entry::Vacant(place) => place.insert(Row { count: *count, recent: Recent::default() }),
+        };
+        for seen in seen {
+            *remembered += row.recent.add(seen, recent::OF_A_WORKER.saturating_sub(*remembered));
+        }
     }
+}
+
+/// A count whose frames are all like the last.
+fn seen_of(count: &DropCount) -> Option<Seen> {
+    let DropCount { frames, bytes, last_at, last } = *count;
+    last.map(|subject| Seen { subject, frames, bytes, last_at })
 }
 
 /// The drops of all workers together with `others`, by network, reason and source.
 #[must_use]
 pub fn drops(workers: &[Counters], others: Vec<(DropKey, DropCount)>) -> Vec<(DropKey, DropCount)> {
-    let mut all: HashMap<DropKey, DropCount> = HashMap::new();
+    let mut all: BTreeMap<DropKey, DropCount> = BTreeMap::new();
     let mut add = |key: DropKey, count: &DropCount| {
         all.entry(key).and_modify(|row| row.add(count)).or_insert(*count);
     };
@@ -101,14 +170,51 @@ pub fn drops(workers: &[Counters], others: Vec<(DropKey, DropCount)>) -> Vec<(Dr
         let drops = worker.drops.lock().unwrap_or_else(PoisonError::into_inner);
         // Sums do not depend on the order.
         #[allow(clippy::iter_over_hash_type)]
-        for (key, count) in drops.iter() {
-            add(*key, count);
+        for ((key, _), row) in &drops.rows {
+            add(*key, &row.count);
         }
     }
     others.iter().for_each(|(key, count)| add(*key, count));
-    let mut rows: Vec<_> = all.into_iter().collect();
-    rows.sort_by_key(|(key, _)| *key);
-    rows
+    all.into_iter().collect()
+}
+
+/// The same with what is remembered of the frames, chatter in rows of its own. `seen` are frames of `others`.
+#[must_use]
+pub fn drop_details(
+    workers: &[Counters],
+    others: Vec<(DropKey, DropCount)>,
+    seen: Vec<(DropKey, Seen)>,
+) -> Vec<DropDetail> {
+    let mut all: BTreeMap<(DropKey, bool), (DropCount, HashMap<Subject, Seen>)> = BTreeMap::new();
+    let mut add = |at: (DropKey, bool), count: &DropCount| match all.entry(at) {
+        btree_map::Entry::Occupied(row) => row.into_mut().0.add(count),
+        btree_map::Entry::Vacant(place) => _ = place.insert((*count, HashMap::new())),
+    };
+    let mut remembered = Vec::new();
+    for worker in workers {
+        let drops = worker.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        // Sums do not depend on the order.
+        #[allow(clippy::iter_over_hash_type)]
+        for (at, row) in &drops.rows {
+            add(*at, &row.count);
+            remembered.extend(row.recent.iter().map(|seen| (*at, *seen)));
+        }
+    }
+    others.iter().for_each(|(key, count)| add((*key, false), count));
+    remembered.extend(seen.into_iter().map(|(key, seen)| ((key, false), seen)));
+    for (at, new) in remembered {
+        let Some((_, seen)) = all.get_mut(&at) else { continue };
+        let sum = seen.entry(new.subject).or_insert(Seen { frames: 0, bytes: 0, ..new });
+        sum.frames += new.frames;
+        sum.bytes += new.bytes;
+        sum.last_at = sum.last_at.max(new.last_at);
+    }
+    let rows = all.into_iter().map(|((key, chatter), (count, seen))| {
+        let mut seen: Vec<Seen> = seen.into_values().collect();
+        seen.sort_by_key(|seen| std::cmp::Reverse(seen.last_at));
+        DropDetail { key, chatter, count, seen }
+    });
+    rows.collect()
 }
 
 /// What every frame that passed elsewhere, or was dropped there, adds to the counters.

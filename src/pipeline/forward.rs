@@ -15,15 +15,14 @@ use eastgate_vtep::{
     peers::PeerKind,
 };
 use eastgate_wire::{
-    DropReason, Family, FlowKey, Frame, Instant, View, VtepAddr,
+    DropReason, Family, Frame, Instant, View, VtepAddr,
     view::{Ip, Transport, proto, tcp_flags},
 };
 
 use super::{
     Arrival, Outcome, Pipeline, Refusal,
     batch::{Batch, Egress, Tunnel},
-    counters::{DropCount, DropKey},
-    flow_of,
+    counters::{DropCount, DropKey, Subject},
     shared::lock,
 };
 use crate::{
@@ -488,7 +487,7 @@ impl<'s> Pipeline<'s> {
             let vni = Some(arrival.network.vni);
             let key = DropKey { vni, reason, from: Some(arrival.from), by: None, rule: None };
             let bytes = lost.bytes / lost.frames * frames;
-            self.counters.add(key, &DropCount { frames, bytes, last_at: now, last: lost.flow });
+            self.counters.add(key, &DropCount { frames, bytes, last_at: now, last: Some(lost.subject) });
         }
         if copies == 0 { Err(DropReason::TooBig.into()) } else { Ok(Outcome::Flood) }
     }
@@ -520,8 +519,8 @@ impl<'s> Pipeline<'s> {
             return None;
         }
         self.tell_too_big(arrival, narrowest, view, frame, now, out);
-        let flow = flow_of(arrival.network.vni, view);
-        Some(LostCopies { frames, bytes: frames * frame.len() as u64, flow })
+        let subject = Subject::of_view(arrival.network.vni, view, frame.bytes());
+        Some(LostCopies { frames, bytes: frames * frame.len() as u64, subject })
     }
 
     /// One copy of the frame for each VTEP: one wrapping, many outer headers. They fit.
@@ -583,7 +582,7 @@ struct LostCopies {
     /// At least one
     frames: u64,
     bytes: u64,
-    flow: Option<FlowKey>,
+    subject: Subject,
 }
 
 /// Where a frame to a group goes.

@@ -8,8 +8,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use eastgate_fastpath::Cursor;
 use eastgate_policy::{
     flow::{
-        Admitted, Borrower, Count, Direction, Ending, FlowFilter, FlowId, FlowInfo, FlowTable, FlowUse,
-        Found, NetworkQuota, Offloaded, Progress, StateSettings,
+        Admitted, Borrower, Count, Direction, Ending, FlowId, FlowInfo, FlowTable, FlowUse, Found,
+        NetworkQuota, Offloaded, Progress, StateSettings,
     },
     rule,
 };
@@ -25,12 +25,8 @@ use eastgate_wire::{
 };
 
 use super::{
-    Arrival, Destination, Pipeline, Shared,
-    answers::AnswerOffer,
-    batch::Batch,
-    counters::{DropCount, DropKey},
-    forward::family,
-    shared::lock,
+    Arrival, Destination, Pipeline, Shared, answers::AnswerOffer, batch::Batch, counters::SettledDrop,
+    forward::family, shared::lock,
 };
 use crate::snapshot::{Endpoint, Network, Snapshot, state::EndpointState};
 
@@ -73,7 +69,7 @@ pub trait FlowOffload: Borrower {
     /// The MTU of the path to each VTEP is this.
     fn set_path_mtus(&self, mtu_to: &dyn Fn(VtepAddr) -> u16);
     /// What was dropped there under policies that are in force no more, and is not counted there any longer.
-    fn settle_drops(&self) -> Vec<(DropKey, DropCount)>;
+    fn settle_drops(&self) -> Vec<SettledDrop>;
     /// Where the flow has got to.
     fn peek(&self, original: &FlowKey) -> Option<Progress>;
 }
@@ -462,13 +458,19 @@ impl Shared {
         faster.balance();
         faster.set_path_mtus(&|vtep| self.path_mtu_to(vtep, now));
         if let Some(counters) = self.counters.first() {
-            for (key, count) in faster.settle_drops() {
-                counters.add(key, &count);
+            for SettledDrop { key, count, seen } in faster.settle_drops() {
+                counters.add_seen(key, &count, &seen);
             }
         }
     }
 
-    fn bury(&self, flows: &mut FlowTable, snapshot: &Snapshot, found: &Found, ending: Option<Ending>) {
+    pub(super) fn bury(
+        &self,
+        flows: &mut FlowTable,
+        snapshot: &Snapshot,
+        found: &Found,
+        ending: Option<Ending>,
+    ) {
         flows.bury(found, ending);
         if let Some(network) = snapshot.network(found.key.vni) {
             network.count_found(found);
@@ -513,30 +515,6 @@ impl Shared {
             });
         });
         frames
-    }
-
-    /// Ends those of them that fit. How many.
-    pub fn kill_born(&self, filter: &FlowFilter, now: Instant) -> u64 {
-        let Some(faster) = self.faster.get() else { return 0 };
-        let mut wanted = Vec::new();
-        self.for_each_born(now, |info| {
-            if filter.fits(info) {
-                wanted.push(info.key);
-            }
-        });
-        let snapshot = self.snapshot_arc();
-        let mut killed = 0;
-        for key in wanted {
-            let mut flows = self.flows(&key);
-            if flows.knows(&key) {
-                continue;
-            }
-            if let Some(found) = faster.end(&key) {
-                self.bury(&mut flows, &snapshot, &found, Some(Ending::Killed));
-                killed += 1;
-            }
-        }
-        killed
     }
 
     /// How many flows there are, here and elsewhere: permits that are lent and held by no flow do not count.

@@ -10,6 +10,7 @@ mod chores;
 mod decisions;
 mod fragments;
 mod frames;
+mod groups;
 mod legs;
 mod limits;
 mod neighbors;

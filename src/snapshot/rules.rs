@@ -1,7 +1,7 @@
 //! From the groups of a tenant's configuration to the rules that the policy crate compiles, and back from a
 //! rule's number to its name and place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use eastgate_policy::rule::{
     Direction, EndpointRules, Group, GroupId, Peer, PortProtocol, PortRange, Rule, RuleId, Service, Source,
@@ -112,8 +112,34 @@ impl RuleTable {
             .values()
             .map(|group| Group { ingress: numbered(&group.ingress), egress: numbered(&group.egress) })
             .collect();
-        let endpoints = network.endpoints.iter().map(|endpoint| self.endpoint(endpoint)).collect();
-        Source { groups, endpoints }
+        let endpoints = network.endpoints.iter().map(|endpoint| self.endpoint(endpoint));
+        Source { groups, endpoints: endpoints.chain(self.members_elsewhere(tenant, network)).collect() }
+    }
+
+    /// A group is the tenant's: who is in it in another network is meant by `group:` here too, by its own addresses. They
+    /// come behind this network's endpoints, whose numbers stay. Their packets get here through a machine that may send
+    /// what is not its own; a network without any is spared looking at all the tenant has. An address that an endpoint
+    /// here has is that endpoint's.
+    fn members_elsewhere(&self, tenant: &Tenant, network: &config::Network) -> Vec<EndpointRules> {
+        let forwards = |endpoint: &config::Endpoint| {
+            endpoint.router || !endpoint.port_security || !endpoint.allowed_pairs.is_empty()
+        };
+        if !network.endpoints.iter().any(forwards) {
+            return Vec::new();
+        }
+        let here: BTreeSet<Addr> =
+            network.endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
+        let others = tenant.networks.values().filter(|other| other.name != network.name);
+        let members =
+            others.flat_map(|other| &other.endpoints).filter(|endpoint| !endpoint.groups.is_empty());
+        members
+            .filter_map(|endpoint| {
+                let own = endpoint.addresses.iter().filter(|address| !here.contains(*address));
+                let addresses: Vec<(Addr, u8)> = own.map(|address| (*address, 128)).collect();
+                let groups = endpoint.groups.iter().filter_map(|name| self.groups.get(name).copied());
+                (!addresses.is_empty()).then(|| EndpointRules { addresses, groups: groups.collect() })
+            })
+            .collect()
     }
 
     fn endpoint(&self, endpoint: &config::Endpoint) -> EndpointRules {

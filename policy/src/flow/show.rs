@@ -3,7 +3,7 @@
 
 use eastgate_wire::Instant;
 
-use super::{Ending, FlowCounters, FlowEvent, FlowFilter, FlowId, FlowInfo, FlowTable};
+use super::{Ending, FlowCounters, FlowEvent, FlowFilter, FlowId, FlowInfo, FlowTable, slab::Entry};
 
 impl FlowTable {
     /// A flow as it is now.
@@ -25,9 +25,7 @@ impl FlowTable {
     ) -> Option<u32> {
         let until = from.saturating_add(budget).min(self.slab.places());
         for index in from..until {
-            if let Some(entry) =
-                self.slab.get(index).filter(|entry| entry.deadline() > now || entry.marks.is_away())
-            {
+            if let Some(entry) = self.slab.get(index).filter(|entry| Self::is_shown(entry, now)) {
                 let info = FlowInfo::of(entry);
                 if filter.fits(&info) {
                     out.push(info);
@@ -40,15 +38,35 @@ impl FlowTable {
     /// Ends the flows that fit among `budget` places from place `from`. How many, and where to go on, or nothing
     /// when this was the end.
     pub fn kill(&mut self, from: u32, budget: u32, filter: &FlowFilter, now: Instant) -> (u32, Option<u32>) {
+        self.kill_some(from, budget, u32::MAX, &|flow| filter.fits(flow), now)
+    }
+
+    /// The same with flows that are `wanted`, and no more than `most`. Flows whose time is over are none any more: they do not count.
+    pub fn kill_some(
+        &mut self,
+        from: u32,
+        budget: u32,
+        most: u32,
+        wanted: &dyn Fn(&FlowInfo) -> bool,
+        now: Instant,
+    ) -> (u32, Option<u32>) {
         let until = from.saturating_add(budget).min(self.slab.places());
         let mut killed = 0;
         for index in from..until {
-            if self.slab.get(index).is_some_and(|entry| filter.fits(&FlowInfo::of(entry))) {
+            let lives = |entry: &&_| Self::is_shown(entry, now);
+            if killed < most
+                && self.slab.get(index).filter(lives).is_some_and(|entry| wanted(&FlowInfo::of(entry)))
+            {
                 self.remove(index, Ending::Killed, now);
                 killed += 1;
             }
         }
-        (killed, (until < self.slab.places()).then_some(until))
+        (killed, (killed < most && until < self.slab.places()).then_some(until))
+    }
+
+    /// One whose time is over and that nobody has looked at since is there no more.
+    fn is_shown(entry: &Entry, now: Instant) -> bool {
+        entry.deadline() > now || entry.marks.is_away()
     }
 
     /// How many flows are held, those included whose time is over and that were not looked at since.

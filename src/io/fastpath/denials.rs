@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use eastgate_fastpath::{AT_VTEP, Denial, DenialKey, Error, NO_RULE};
+use eastgate_fastpath::{AT_VTEP, Denial, DenialKey, Denied, DeniedKey, Error, NO_RULE};
 use eastgate_policy::rule::{Decision, Direction, RuleId, Verdict};
 use eastgate_vtep::fdb::Location;
 use eastgate_wire::{Addr, EndpointId, FlowKey, Leg, PortId, Vni, VtepAddr};
 
 use super::{KernelPath, Tables, clock, sysopt};
 use crate::pipeline::{
-    counters::{DropCount, DropKey},
+    counters::{DropCount, DropKey, Seen, SettledDrop, Subject},
     shared::lock,
 };
 
@@ -21,8 +21,18 @@ impl KernelPath {
         Ok(denials.iter().filter_map(|(key, denial)| who.row(key, denial)).collect())
     }
 
+    /// The packets that they were, as far as these are remembered.
+    ///
+    /// # Errors
+    /// When a table cannot be read.
+    pub fn seen_denied(&self) -> Result<Vec<(DropKey, Seen)>, Error> {
+        let denied = self.fastpath.denied()?;
+        let who = Who::of(&lock(&self.tables));
+        Ok(denied.iter().filter_map(|(key, denied)| who.seen(key, denied)).collect())
+    }
+
     /// Takes those out whose epoch is over, to be counted elsewhere.
-    pub(super) fn settle_denied(&self) -> Result<Vec<(DropKey, DropCount)>, Error> {
+    pub(super) fn settle_denied(&self) -> Result<Vec<SettledDrop>, Error> {
         let who = {
             let mut tables = lock(&self.tables);
             // Reading them all each second would be for nothing.
@@ -39,13 +49,32 @@ impl KernelPath {
         };
         let mut settled = Vec::new();
         let denials = self.fastpath.denials().map_err(again)?;
+        let mut seen = self.settle_seen(&who);
         for (key, denial) in denials.iter().filter(|(key, _)| !who.is_in_force(key)) {
             match self.fastpath.remove_denial(key).map_err(again) {
-                Ok(()) => settled.extend(who.row(key, denial)),
+                Ok(()) => settled.extend(who.row(key, denial).map(|(row, count)| SettledDrop {
+                    key: row,
+                    count,
+                    seen: seen.remove(key).unwrap_or_default(),
+                })),
                 Err(error) => tracing::error!(%error, "what the rules have refused takes up room"),
             }
         }
         Ok(settled)
+    }
+
+    /// Takes the packets out whose epoch is over. What cannot be read is only not told packet by packet.
+    fn settle_seen(&self, who: &Who) -> HashMap<DenialKey, Vec<Seen>> {
+        let mut settled: HashMap<DenialKey, Vec<Seen>> = HashMap::new();
+        let denied = self.fastpath.denied().unwrap_or_default();
+        for (key, denied) in denied.iter().filter(|(key, _)| !who.is_in_force(&key.kind)) {
+            // One that has just given way to another is gone as it should be.
+            let _ = self.fastpath.remove_denied(key);
+            if let Some((_, seen)) = who.seen(key, denied) {
+                settled.entry(key.kind).or_default().push(seen);
+            }
+        }
+        settled
     }
 }
 
@@ -67,6 +96,38 @@ impl Who {
     }
 
     fn row(&self, key: &DenialKey, denial: &Denial) -> Option<(DropKey, DropCount)> {
+        let key = self.key(key)?;
+        let vni = key.vni?;
+        let count = DropCount {
+            frames: denial.packets,
+            bytes: denial.bytes,
+            last_at: clock::from_monotonic(denial.last_at),
+            last: last(vni, denial).map(Subject::of_flow),
+        };
+        Some((key, count))
+    }
+
+    fn seen(&self, key: &DeniedKey, denied: &Denied) -> Option<(DropKey, Seen)> {
+        let row = self.key(&key.kind)?;
+        let flow = FlowKey {
+            src: Addr::from_bits(u128::from_be_bytes(key.src)),
+            dst: Addr::from_bits(u128::from_be_bytes(key.dst)),
+            vni: row.vni?,
+            sport: key.sport,
+            dport: key.dport,
+            proto: u8::try_from(key.proto).ok()?,
+            leg: Leg::DIRECT,
+        };
+        let seen = Seen {
+            subject: Subject::of_flow(flow),
+            frames: denied.packets,
+            bytes: denied.bytes,
+            last_at: clock::from_monotonic(denied.last_at),
+        };
+        Some((row, seen))
+    }
+
+    fn key(&self, key: &DenialKey) -> Option<DropKey> {
         let (vni, _) = *self.networks.get(&key.network)?;
         let rule = (key.rule != NO_RULE).then_some(key.rule);
         let direction = if key.direction == 0 { Direction::Ingress } else { Direction::Egress };
@@ -76,14 +137,7 @@ impl Who {
             _ => self.vteps.get(&(key.from & !AT_VTEP)).copied().map(Location::Remote),
         };
         let by = Some(EndpointId(key.endpoint));
-        let key = DropKey { vni: Some(vni), reason: decision.drop_reason(direction)?, from, by, rule };
-        let count = DropCount {
-            frames: denial.packets,
-            bytes: denial.bytes,
-            last_at: clock::from_monotonic(denial.last_at),
-            last: last(vni, denial),
-        };
-        Some((key, count))
+        Some(DropKey { vni: Some(vni), reason: decision.drop_reason(direction)?, from, by, rule })
     }
 }
 

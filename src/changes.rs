@@ -1,0 +1,271 @@
+//! What a reload changed, by name: the answer to "what have I just put in force?".
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt::Debug,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::{Config, Digest, Network, Rule, Tenant},
+    names,
+    trace::rule_text,
+};
+
+/// Everything that is not as it was.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Changes {
+    /// `overlay`, `limits`
+    pub settings: Vec<String>,
+    /// Hosts
+    pub hosts: Named,
+    /// Tenants; those with changes in their networks, groups and endpoints are changed
+    pub tenants: Named,
+    /// Networks, as tenant/name
+    pub networks: Named,
+    /// Endpoints, as tenant/name
+    pub endpoints: Named,
+    /// Groups, as tenant/name
+    pub groups: Named,
+    /// Rules, as `tenant/group ingress #2: tcp port 443 with any`
+    pub rules: Named,
+}
+
+/// Names of things of one kind.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Named {
+    /// They were not there before.
+    pub added: Vec<String>,
+    /// They are there no more.
+    pub removed: Vec<String>,
+    /// They are not what they were.
+    pub changed: Vec<String>,
+}
+
+impl Named {
+    fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
+    }
+}
+
+/// Names that a line of text has room for; JSON has them all.
+const LISTED: usize = 5;
+
+impl Changes {
+    /// From one configuration to the next. Where things are written is no difference.
+    #[must_use]
+    pub fn between(before: &Config, after: &Config) -> Self {
+        let mut changes = Self::default();
+        let settings = [
+            ("overlay", before.overlay != after.overlay),
+            ("limits", before.limits != after.limits || before.kernel_tables != after.kernel_tables),
+        ];
+        changes.settings =
+            settings.iter().filter(|(_, other)| *other).map(|(name, _)| (*name).to_owned()).collect();
+        let hosts = |config: &Config| digests(config.hosts.iter());
+        changes.hosts = compare(&hosts(before), &hosts(after));
+        let names: BTreeSet<_> = before.tenants.keys().chain(after.tenants.keys()).collect();
+        for name in names {
+            match (before.tenants.get(name), after.tenants.get(name)) {
+                (Some(before), Some(after)) if std::sync::Arc::ptr_eq(before, after) => {}
+                (before, after) => changes.tenant(name, before.map(AsRef::as_ref), after.map(AsRef::as_ref)),
+            }
+        }
+        changes
+    }
+
+    fn tenant(&mut self, name: &str, before: Option<&Tenant>, after: Option<&Tenant>) {
+        match (before, after) {
+            (None, _) => self.tenants.added.push(name.to_owned()),
+            (_, None) => self.tenants.removed.push(name.to_owned()),
+            (Some(before), Some(after)) if Digest::of(before) == Digest::of(after) => return,
+            _ => self.tenants.changed.push(name.to_owned()),
+        }
+        let all = |tenant: Option<&Tenant>| Parts::of(name, tenant);
+        let (before, after) = (all(before), all(after));
+        self.networks.append(compare(&before.networks, &after.networks));
+        self.endpoints.append(compare(&before.endpoints, &after.endpoints));
+        self.groups.append(compare(&before.groups, &after.groups));
+        let lists: BTreeSet<_> = before.rules.keys().chain(after.rules.keys()).collect();
+        for list in lists {
+            let rules = |parts: &Parts| parts.rules.get(list).cloned().unwrap_or_default();
+            self.rules.append(compare_rules(list, &rules(&before), &rules(&after)));
+        }
+    }
+
+    fn kinds(&self) -> [(&'static str, &Named); 6] {
+        [
+            ("host", &self.hosts),
+            ("tenant", &self.tenants),
+            ("network", &self.networks),
+            ("endpoint", &self.endpoints),
+            ("group", &self.groups),
+            ("rule", &self.rules),
+        ]
+    }
+
+    /// Nothing is different.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.settings.is_empty() && self.kinds().iter().all(|(_, named)| named.is_empty())
+    }
+
+    /// For a person: a line for each kind and what became of it.
+    #[must_use]
+    pub fn text(&self) -> String {
+        if self.is_empty() {
+            return "nothing changed\n".into();
+        }
+        let mut text = String::new();
+        if !self.settings.is_empty() {
+            text += &format!("changed: {}\n", self.settings.join(", "));
+        }
+        for (kind, named) in self.kinds() {
+            let lists = [("added", &named.added), ("removed", &named.removed), ("changed", &named.changed)];
+            for (what, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
+                text += &format!(
+                    "{} {what}: {}\n",
+                    names::count(list.len(), kind),
+                    names::some_of(list, LISTED, "; ")
+                );
+            }
+        }
+        text
+    }
+}
+
+impl Named {
+    fn append(&mut self, mut other: Self) {
+        self.added.append(&mut other.added);
+        self.removed.append(&mut other.removed);
+        self.changed.append(&mut other.changed);
+    }
+}
+
+type Digests = BTreeMap<String, Digest>;
+
+fn digests<'a, T: Debug + 'a>(all: impl Iterator<Item = (&'a std::sync::Arc<str>, &'a T)>) -> Digests {
+    all.map(|(name, one)| (name.to_string(), Digest::of(one))).collect()
+}
+
+fn compare(before: &Digests, after: &Digests) -> Named {
+    let missing = |here: &Digests, there: &Digests| -> Vec<String> {
+        here.keys().filter(|name| !there.contains_key(*name)).cloned().collect()
+    };
+    let changed = after.iter().filter(|(name, digest)| before.get(*name).is_some_and(|old| old != *digest));
+    Named {
+        added: missing(after, before),
+        removed: missing(before, after),
+        changed: changed.map(|(name, _)| name.clone()).collect(),
+    }
+}
+
+/// What a tenant is made of.
+#[derive(Default)]
+struct Parts {
+    networks: Digests,
+    endpoints: Digests,
+    groups: Digests,
+    /// By the name of their list
+    rules: BTreeMap<String, Vec<(Digest, String)>>,
+}
+
+impl Parts {
+    fn of(name: &str, tenant: Option<&Tenant>) -> Self {
+        let mut parts = Self::default();
+        let Some(tenant) = tenant else { return parts };
+        for network in tenant.networks.values() {
+            // Its endpoints are things of their own.
+            let alone = Network { endpoints: Vec::new(), ..network.clone() };
+            parts.networks.insert(format!("{name}/{}", network.name), Digest::of(&alone));
+            for endpoint in &network.endpoints {
+                parts
+                    .endpoints
+                    .insert(format!("{name}/{}", endpoint.name), Digest::of(&(&network.name, endpoint)));
+            }
+        }
+        for group in tenant.groups.values() {
+            let whole = format!("{name}/{}", group.name);
+            for (direction, list) in [("ingress", &group.ingress), ("egress", &group.egress)] {
+                let rules = list.iter().map(|rule: &Rule| (Digest::of(rule), rule_text(rule))).collect();
+                parts.rules.insert(format!("{whole} {direction}"), rules);
+            }
+            parts.groups.insert(whole, Digest::of(group));
+        }
+        parts
+    }
+}
+
+/// Rules have no names: of those that are in one list only, the ones at the same place are one that has changed.
+fn compare_rules(list: &str, before: &[(Digest, String)], after: &[(Digest, String)]) -> Named {
+    let only = |here: &[(Digest, String)], there: &[(Digest, String)]| -> BTreeMap<usize, String> {
+        let mut others: HashMap<Digest, usize> = HashMap::new();
+        there.iter().for_each(|(digest, _)| *others.entry(*digest).or_default() += 1);
+        let mut only = BTreeMap::new();
+        for (number, (digest, text)) in (1..).zip(here) {
+            match others.get_mut(digest).filter(|left| **left > 0) {
+                Some(left) => *left -= 1,
+                None => drop(only.insert(number, text.clone())),
+            }
+        }
+        only
+    };
+    let (gone, new) = (only(before, after), only(after, before));
+    let say = |(number, text): (&usize, &String)| format!("{list} #{number}: {text}");
+    let alone = |these: &BTreeMap<usize, String>, those: &BTreeMap<usize, String>| {
+        these.iter().filter(|(number, _)| !those.contains_key(*number)).map(say).collect()
+    };
+    Named {
+        added: alone(&new, &gone),
+        removed: alone(&gone, &new),
+        changed: new.iter().filter(|(number, _)| gone.contains_key(*number)).map(say).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load_str;
+
+    const BEFORE: &str = r#"
+[host.a]
+vtep = "192.0.2.1"
+device = "e"
+[tenant.x.network.n]
+vni = 1
+subnets = ["10.1.0.0/24"]
+[tenant.x.group.web]
+ingress = [{ proto = "tcp", ports = 80, from = "any" }, { proto = "tcp", ports = 443, from = "any" }]
+egress = [{ to = "any" }]
+[tenant.x.endpoint.one]
+network = "n"
+host = "a"
+port = "p1"
+mac = "02:00:00:00:00:01"
+addresses = ["10.1.0.1"]
+groups = ["web"]
+"#;
+
+    fn changes(change: impl Fn(&str) -> String) -> Changes {
+        let load = |text: &str| load_str("any", text).unwrap();
+        Changes::between(&load(BEFORE), &load(&change(BEFORE)))
+    }
+
+    #[test]
+    fn each_change_has_its_name() {
+        assert_eq!(changes(|text| format!("# new\n{text}")).text(), "nothing changed\n");
+        let rules = changes(|text| text.replace("ports = 443", "ports = 8443")).rules;
+        assert_eq!(rules.changed, ["x/web ingress #2: tcp port 8443 with any"]);
+        let rules =
+            changes(|text| text.replace("{ proto = \"tcp\", ports = 80, from = \"any\" }, ", "")).rules;
+        assert_eq!((rules.removed.len(), rules.added.len(), rules.changed.len()), (1, 0, 0), "{rules:?}");
+        let moved = changes(|text| text.replace("\"10.1.0.1\"", "\"10.1.0.2\""));
+        assert_eq!(moved.endpoints.changed, ["x/one"]);
+        assert!(moved.networks.is_empty() && moved.rules.is_empty(), "{moved:?}");
+        let gone = changes(|text| text[..text.find("[tenant").unwrap()].to_owned());
+        assert_eq!((gone.tenants.removed, gone.endpoints.removed), (vec!["x".into()], vec!["x/one".into()]));
+        let other = changes(|text| format!("[overlay]\nport = 8472\n{text}"));
+        assert_eq!(other.text(), "changed: overlay\n");
+    }
+}

@@ -1,0 +1,148 @@
+//! Which rows are wanted, and of which questions that can be asked.
+
+use std::net::IpAddr;
+
+use eastgate_wire::{MacAddr, Vni};
+use serde::{Deserialize, Serialize};
+
+use super::protocol::Request;
+
+/// Which rows are wanted; all that is given must match.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Filter {
+    /// Only this network
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vni: Option<Vni>,
+    /// Only rows with this address on either side
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// Only rows with this MAC
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+    /// Only rows with this port on either side
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Only rows with this IP protocol number
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proto: Option<u8>,
+    /// At most this many rows
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Drops: chatter too. Ending flows: all that the rest does not exclude, also when the rest excludes nothing
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+}
+
+/// What can be given in a filter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Criterion {
+    /// `vni`
+    Vni,
+    /// `address`
+    Address,
+    /// `mac`
+    Mac,
+    /// `port`
+    Port,
+    /// `proto`
+    Proto,
+    /// `limit`
+    Limit,
+    /// `all`
+    All,
+}
+
+impl Criterion {
+    /// As the command line calls it.
+    #[must_use]
+    pub const fn option(self) -> &'static str {
+        match self {
+            Self::Vni => "--vni",
+            Self::Address => "--address",
+            Self::Mac => "--mac",
+            Self::Port => "--port",
+            Self::Proto => "--proto",
+            Self::Limit => "--limit",
+            Self::All => "--all",
+        }
+    }
+}
+
+impl Filter {
+    fn given(&self) -> Vec<Criterion> {
+        let all = [
+            (self.vni.is_some(), Criterion::Vni),
+            (self.address.is_some(), Criterion::Address),
+            (self.mac.is_some(), Criterion::Mac),
+            (self.port.is_some(), Criterion::Port),
+            (self.proto.is_some(), Criterion::Proto),
+            (self.limit.is_some(), Criterion::Limit),
+            (self.all, Criterion::All),
+        ];
+        all.into_iter().filter(|(given, _)| *given).map(|(_, criterion)| criterion).collect()
+    }
+
+    /// Says which: a limit alone says how many.
+    fn says_which(&self) -> bool {
+        self.given().iter().any(|criterion| *criterion != Criterion::Limit)
+    }
+}
+
+impl Request {
+    /// Why this cannot be asked as it is: a criterion that its rows cannot be held against would be ignored, and more would
+    /// be shown, or done, than was meant. It is found before anything is done.
+    ///
+    /// # Errors
+    /// What is wrong, and what can be asked instead.
+    pub fn check(&self) -> Result<(), String> {
+        use Criterion::{Address, All, Limit, Mac, Port, Proto, Vni};
+        let (name, filter, known): (&str, &Filter, &[Criterion]) = match self {
+            Self::Endpoints(filter) => ("show endpoints", filter, &[Vni, Address, Mac, Limit]),
+            Self::Fdb(filter) => ("show fdb", filter, &[Vni, Mac, Limit]),
+            Self::Flows(filter) => ("show flows", filter, &[Vni, Address, Port, Proto, Limit]),
+            Self::Neighbors(filter) => ("show neighbors", filter, &[Vni, Address, Mac, Limit]),
+            Self::Drops(filter) => ("show drops", filter, &[Vni, Address, Mac, Port, Proto, Limit, All]),
+            Self::Policy(filter) => ("show policy", filter, &[Vni, Limit]),
+            Self::FdbFlush(filter) => ("fdb flush", filter, &[Vni, Mac]),
+            Self::FlowsKill(filter) => ("flows kill", filter, &[Vni, Address, Port, Proto, Limit, All]),
+            Self::Status {} | Self::Reload {} | Self::Trace(_) => return Ok(()),
+        };
+        let names = |list: &[Criterion]| list.iter().map(|one| one.option()).collect::<Vec<_>>().join(", ");
+        let unknown: Vec<Criterion> =
+            filter.given().into_iter().filter(|criterion| !known.contains(criterion)).collect();
+        if !unknown.is_empty() {
+            return Err(format!("`{name}` has no {}; it has {}", names(&unknown), names(known)));
+        }
+        if matches!(self, Self::FlowsKill(_)) && !filter.says_which() {
+            return Err("say which flows: --vni, --address, --port, --proto, or --all".into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_criterion_counts_or_is_refused() {
+        let port = Filter { port: Some(22), ..Filter::default() };
+        assert!(Request::Flows(port.clone()).check().is_ok());
+        for request in [Request::Fdb(port.clone()), Request::Policy(port.clone()), Request::FdbFlush(port)] {
+            let refused = request.check().unwrap_err();
+            assert!(refused.contains("no --port; it has --vni"), "{refused}");
+        }
+        let mac = Filter { mac: Some(MacAddr::ZERO), ..Filter::default() };
+        assert!(Request::Flows(mac.clone()).check().is_err() && Request::Drops(mac).check().is_ok());
+    }
+
+    #[test]
+    fn nothing_is_ended_that_was_not_named() {
+        let kill = |filter| Request::FlowsKill(filter).check();
+        assert!(kill(Filter::default()).is_err());
+        assert!(kill(Filter { limit: Some(5), ..Filter::default() }).is_err(), "how many says not which");
+        assert!(kill(Filter { limit: Some(5), all: true, ..Filter::default() }).is_ok());
+        assert!(kill(Filter { port: Some(5), ..Filter::default() }).is_ok());
+    }
+}

@@ -1,0 +1,131 @@
+//! What was dropped: rows of what frames have in common, narrowed to those that a question is about.
+
+use eastgate_wire::{Instant, Location, MacAddr};
+
+use super::View;
+use crate::{
+    control::protocol::{DropRow, DropRows, Filter, RecentDrop, RuleRef},
+    io::clock,
+    names,
+    pipeline::counters::{DropCount, DropDetail, DropKey, Seen, Subject, drop_details},
+    snapshot::{Network, Snapshot},
+};
+
+/// Frames that a row lists one by one.
+const LISTED: usize = 16;
+
+impl View {
+    pub(super) fn drops(&self, snapshot: &Snapshot, filter: &Filter) -> DropRows {
+        let now = clock::now();
+        let seen = self.kernel.get().map(|kernel| kernel.seen_denied());
+        let seen = seen.and_then(|seen| seen.inspect_err(|error| tracing::error!(%error)).ok());
+        let others = self.elsewhere().drops;
+        let rows = drop_details(&self.shared.counters, others, seen.unwrap_or_default());
+        let mut found = DropRows::default();
+        for row in rows.into_iter().filter(|row| row.count.frames > 0) {
+            if !filter.vni.is_none_or(|vni| row.key.vni == Some(vni)) {
+                continue;
+            }
+            let Some(row) = narrowed(snapshot, row, filter, &mut found.unknown_frames) else { continue };
+            if row.chatter && !filter.all {
+                found.chatter_frames += row.count.frames;
+                continue;
+            }
+            found.total += 1;
+            if filter.limit.is_none_or(|limit| found.drops.len() < limit) {
+                found.drops.push(self.drop_row(snapshot, &row, now));
+            }
+        }
+        found
+    }
+
+    fn drop_row(&self, snapshot: &Snapshot, row: &DropDetail, now: Instant) -> DropRow {
+        let DropDetail { key, chatter, count, seen } = row;
+        let by = key.vni.and_then(|vni| snapshot.network(vni)).and_then(|network| refused_by(network, key));
+        let from = key.from.map(|location| self.location_name(location));
+        let what = |subject: &Subject| names::dropped(key.reason, subject);
+        let recent = seen.iter().take(LISTED).map(|seen| RecentDrop {
+            what: what(&seen.subject),
+            frames: seen.frames,
+            last_s: now.since(seen.last_at).as_secs(),
+        });
+        DropRow {
+            vni: key.vni,
+            reason: key.reason.name().to_owned(),
+            text: key.reason.describe().to_owned(),
+            class: if *chatter { "chatter" } else { "refusal" }.to_owned(),
+            port: matches!(key.from, Some(Location::Local(_))).then(|| from.clone()).flatten(),
+            from,
+            rule: by.as_ref().map(|by| by.rule.clone()),
+            at: by.map(|by| by.at),
+            frames: count.frames,
+            bytes: count.bytes,
+            last: count.last.as_ref().map(what).filter(|text| !text.is_empty()),
+            last_s: now.since(count.last_at).as_secs(),
+            src_mac: count.last.and_then(|last| last.macs).map(|[_, src]| src),
+            dst_mac: count.last.and_then(|last| last.macs).map(|[dst, _]| dst),
+            kinds: seen.len(),
+            recent: recent.collect(),
+        }
+    }
+}
+
+/// A row with no more than the frames that the filter is about; none when there is none. Frames that are not remembered
+/// one by one may be of those, and are counted as `unknown`.
+fn narrowed(snapshot: &Snapshot, row: DropDetail, filter: &Filter, unknown: &mut u64) -> Option<DropDetail> {
+    if filter.address.is_none() && filter.mac.is_none() && filter.proto.is_none() && filter.port.is_none() {
+        return Some(row);
+    }
+    let known: u64 = row.seen.iter().map(|seen| seen.frames).sum();
+    *unknown += row.count.frames.saturating_sub(known);
+    let seen: Vec<Seen> =
+        row.seen.into_iter().filter(|seen| is_about(snapshot, &row.key, &seen.subject, filter)).collect();
+    let last = *seen.first()?;
+    let count = DropCount {
+        frames: seen.iter().map(|seen| seen.frames).sum(),
+        bytes: seen.iter().map(|seen| seen.bytes).sum(),
+        last_at: last.last_at,
+        last: Some(last.subject),
+    };
+    Some(DropDetail { count, seen, ..row })
+}
+
+fn is_about(snapshot: &Snapshot, key: &DropKey, subject: &Subject, filter: &Filter) -> bool {
+    let flow = subject.flow();
+    filter.address.is_none_or(|ip| subject.addresses().any(|address| address == ip.into()))
+        && filter.proto.is_none_or(|proto| flow.is_some_and(|flow| flow.proto == proto))
+        && filter.port.is_none_or(|port| {
+            flow.is_some_and(|flow| {
+                names::has_ports(flow.proto) && (flow.sport == port || flow.dport == port)
+            })
+        })
+        && filter.mac.is_none_or(|mac| macs(snapshot, key, subject).contains(&mac))
+}
+
+/// The MACs of a frame. What the kernel's programs refuse comes with the MACs of the endpoints that have its addresses:
+/// they look at nothing else.
+fn macs(snapshot: &Snapshot, key: &DropKey, subject: &Subject) -> Vec<MacAddr> {
+    if let Some(macs) = subject.macs {
+        return macs.to_vec();
+    }
+    let Some(network) = key.vni.and_then(|vni| snapshot.network(vni)) else { return Vec::new() };
+    let owner = |address| network.by_address(address).map(|endpoint| endpoint.mac);
+    subject.addresses().filter_map(owner).collect()
+}
+
+/// The rule that refused, or whose groups had no rule that allows it.
+fn refused_by(network: &Network, key: &DropKey) -> Option<RuleRef> {
+    if let Some(rule) = key.rule {
+        return network.rules.reference(&network.tenant.name, rule);
+    }
+    let endpoint = network.config()?.endpoints.get(key.by?.0 as usize)?;
+    let tenant = &network.tenant.name;
+    let rule = if endpoint.groups.is_empty() {
+        format!("default deny: {tenant}/{} is in no group", endpoint.name)
+    } else {
+        let groups: Vec<String> = endpoint.groups.iter().map(|group| format!("{tenant}/{group}")).collect();
+        format!("default deny: no rule of {} allows it", groups.join(", "))
+    };
+    let group = endpoint.groups.first().and_then(|name| network.tenant.groups.get(name));
+    Some(RuleRef { rule, at: group.map_or(&endpoint.at, |group| &group.at).to_string() })
+}

@@ -1,0 +1,230 @@
+//! The operator's day: lists, filters and what ends flows, asked with the real command line about real packets.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::net::{Ipv4Addr, UdpSocket};
+
+use common::{Daemon, Space, arp_request, send_frame, site::*, wait_for};
+use eastgate_wire::MacAddr;
+use serde_json::Value;
+
+const DATAPLANES: [&str; 2] = ["userspace", "ebpf"];
+
+/// Sends a datagram from each of `sources` of web1 to each of `ports` of 10.1.0.`to`.
+fn datagrams(site: &Site, sources: std::ops::Range<u16>, to: u8, ports: std::ops::Range<u16>) {
+    site.web1.enter(move || {
+        for source in sources {
+            let socket = UdpSocket::bind(udp(11, source)).unwrap();
+            for port in ports.clone() {
+                socket.send_to(b"x", udp(to, port)).unwrap();
+            }
+        }
+    });
+}
+
+fn said(daemon: &Daemon, command: &str) -> (i32, String, String) {
+    let output = daemon.run(&command.split_whitespace().collect::<Vec<_>>());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+fn ask(daemon: &Daemon, command: &str) -> Value {
+    daemon.ask(&command.split_whitespace().collect::<Vec<_>>())
+}
+
+#[test]
+fn a_kill_ends_no_more_than_it_was_told() {
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        let alpha = site.run_with("alpha", dataplane);
+        assert!(site.web1.ping("10.1.0.12"));
+        datagrams(&site, 4000..4040, 12, ALLOWED..ALLOWED + 1);
+        let live = |filter: &str| ask(&alpha, &format!("show flows {filter}"))["total"].as_u64().unwrap();
+        let of_the_test = format!("--port {ALLOWED} --proto udp");
+        wait_for("the flows are there", || live(&of_the_test) == 40);
+        for useless in ["", "--limit 5", "--mac 02:00:00:00:00:11", "--all --mac 02:00:00:00:00:11"] {
+            let (code, _, error) = said(&alpha, &format!("flows kill {useless}"));
+            assert_eq!(code, 2, "{dataplane}: kill {useless}: {error}");
+        }
+        let killed = |filter: &str| ask(&alpha, &format!("flows kill {filter}"))["count"].as_u64().unwrap();
+        assert_eq!(killed(&format!("{of_the_test} --address 10.1.0.21")), 0, "criteria combine");
+        assert_eq!(killed(&format!("{of_the_test} --limit 0")), 0);
+        assert_eq!((killed(&format!("{of_the_test} --limit 5")), live(&of_the_test)), (5, 35), "{dataplane}");
+        assert_eq!((killed("--port 4020"), live(&of_the_test)), (u64::from(live("--port 4020") == 0), 34));
+        let (_, text, _) = said(&alpha, "show flows --limit 3");
+        assert!(text.ends_with(&format!("\n3 of {} flows\n", live(""))), "{text}");
+        let all = live("");
+        assert_eq!((killed("--all --limit 1"), live("")), (1, all - 1));
+        assert_eq!(
+            (killed(&format!("--vni 5001 {of_the_test}")), live(&of_the_test)),
+            (33, 0),
+            "{dataplane}"
+        );
+    }
+}
+
+#[test]
+fn a_filter_filters_or_is_refused() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let alpha = site.run("alpha");
+    for (command, option) in [
+        ("show endpoints --port 5", "--port"),
+        ("show fdb --address 10.1.0.11", "--address"),
+        ("show flows --mac 02:00:00:00:00:11", "--mac"),
+        ("show flows --all", "--all"),
+        ("show neighbors --proto udp", "--proto"),
+        ("show policy --address 10.1.0.11", "--address"),
+        ("fdb flush --port 5", "--port"),
+        ("fdb flush --limit 5", "--limit"),
+    ] {
+        let (code, _, error) = said(&alpha, command);
+        assert!(
+            code == 2 && error.contains(&format!("has no {option}; it has --vni")),
+            "{command}: {code} {error}"
+        );
+    }
+    for table in ["endpoints", "fdb", "neighbors"] {
+        let all = ask(&alpha, &format!("show {table}"));
+        let some = ask(&alpha, &format!("show {table} --limit 1"));
+        assert_eq!(
+            (some["total"].as_u64(), some[table].as_array().unwrap().len()),
+            (all["total"].as_u64(), 1)
+        );
+        let (_, text, _) = said(&alpha, &format!("show {table} --limit 1"));
+        assert!(text.ends_with(&format!("\n1 of {} {table}\n", all["total"])), "{text}");
+    }
+    let of_web2 = ask(&alpha, "show neighbors --mac 02:00:00:00:00:12");
+    assert!(of_web2["neighbors"].as_array().unwrap().iter().all(|row| row["endpoint"] == "acme/web2"));
+}
+
+fn drops(daemon: &Daemon, filter: &str) -> Vec<Value> {
+    ask(daemon, &format!("show drops {filter}"))["drops"].as_array().unwrap().clone()
+}
+
+fn frames(rows: &[Value]) -> u64 {
+    rows.iter().map(|row| row["frames"].as_u64().unwrap()).sum()
+}
+
+/// Frames but for those that a machine's kernel sends of its own accord, at times of its own.
+fn sent_by_hand(rows: &[Value]) -> u64 {
+    let recent = rows.iter().flat_map(|row| row["recent"].as_array().unwrap());
+    let by_hand = recent.filter(|seen| !seen["what"].as_str().unwrap().starts_with("icmpv6"));
+    by_hand.map(|seen| seen["frames"].as_u64().unwrap()).sum()
+}
+
+/// A frame to the group of bridges, or to anyone, with this ethertype.
+fn other(dst: [u8; 6], src: MacAddr, ethertype: u16) -> Vec<u8> {
+    [&dst[..], &src.0, &ethertype.to_be_bytes(), &[0; 46]].concat()
+}
+
+fn udp_frame(dst: [u8; 6], src: MacAddr, to: [u8; 4], port: u16) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = etherparse::PacketBuilder::ethernet2(src.0, dst).ipv4([10, 1, 0, 11], to, 64);
+    builder.udp(5000, port).write(&mut frame, b"x").unwrap();
+    frame
+}
+
+#[test]
+fn drops_are_found_by_what_was_dropped() {
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        let alpha = site.run_with("alpha", dataplane);
+        // Until the address is resolved the machine itself drops what it cannot keep.
+        assert!(site.web1.ping("10.1.0.12"));
+        datagrams(&site, 5000..5003, 12, 8000..8100);
+        let denied = |filter: &str| {
+            let rows = drops(&alpha, filter);
+            frames(&rows.into_iter().filter(|row| row["reason"] == "ingress-denied").collect::<Vec<_>>())
+        };
+        wait_for("all are counted", || denied("") == 300);
+        // The first, one in the middle, the last.
+        for port in [8000, 8042, 8099] {
+            assert_eq!(denied(&format!("--port {port}")), 3, "{dataplane} {port}: {:#?}", drops(&alpha, ""));
+        }
+        assert_eq!(denied("--port 5001"), 100, "{dataplane}");
+        assert_eq!(
+            (denied("--address 10.1.0.12 --port 8042"), denied("--address 10.1.0.21 --port 8042")),
+            (3, 0)
+        );
+        assert_eq!((denied("--address 10.1.0.11"), denied("--address 10.1.0.21")), (300, 0), "{dataplane}");
+        assert_eq!((denied("--mac 02:00:00:00:00:11"), denied("--mac 02:00:00:00:00:21")), (300, 0));
+        assert_eq!((denied("--proto udp"), denied("--proto tcp")), (300, 0), "{dataplane}");
+        let row = &drops(&alpha, "--port 8042")[0];
+        assert!(row["last"].as_str().unwrap().ends_with("-> 10.1.0.12:8042"), "{row:#}");
+        let (_, text, _) = said(&alpha, "show drops --port 8042");
+        assert!(text.contains("10.1.0.12:8042 (+2 others)"), "{text}");
+        assert!(said(&alpha, "show drops --port 9999").1.starts_with("no drops\n"));
+    }
+}
+
+#[test]
+fn a_row_names_what_it_is_about_and_chatter_is_told_apart() {
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        let alpha = site.run_with("alpha", dataplane);
+        let send = |frame: &[u8]| send_frame(&site.web1, "eth0", frame);
+        let me = Ipv4Addr::new(10, 1, 0, 11);
+        let stranger = MacAddr([2, 0, 0, 0, 0, 0x77]);
+        for nobody in [97, 98, 99] {
+            send(&arp_request(WEB1, me, Ipv4Addr::new(10, 1, 0, nobody)));
+        }
+        send(&arp_request(WEB1, Ipv4Addr::new(10, 1, 0, 12), Ipv4Addr::new(10, 1, 0, 21)));
+        send(&other([2, 0, 0, 0, 0, 0x12], WEB1, 0x8864));
+        send(&udp_frame([2, 0, 0, 0, 0, 0x12], stranger, [10, 1, 0, 12], 7000));
+        // Chatter: LLDP, spanning tree, mDNS, its own announcement.
+        send(&other([1, 0x80, 0xc2, 0, 0, 0x0e], WEB1, 0x88cc));
+        send(&other([1, 0x80, 0xc2, 0, 0, 0], WEB1, 38));
+        send(&udp_frame([1, 0, 0x5e, 0, 0, 0xfb], WEB1, [224, 0, 0, 251], 5353));
+        send(&arp_request(WEB1, me, me));
+        wait_for("all are counted, once", || sent_by_hand(&drops(&alpha, "")) == 10);
+
+        let last = |reason: &str| {
+            let rows = drops(&alpha, "");
+            let row = rows.into_iter().find(|row| row["reason"] == reason);
+            row.unwrap_or_else(|| panic!("{dataplane}: no {reason}"))["last"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
+        assert_eq!(last("neighbor-unknown"), "arp who-has 10.1.0.99 tell 10.1.0.11");
+        assert!(last("arp-spoofed").contains("tell 10.1.0.12"));
+        assert!(last("ethertype-refused").contains("0x8864"));
+        assert!(last("mac-spoofed").contains("02:00:00:00:00:77"));
+        for asked in ["10.1.0.97", "10.1.0.98"] {
+            assert_eq!(frames(&drops(&alpha, &format!("--address {asked}"))), 1, "{dataplane}");
+        }
+        assert_eq!(frames(&drops(&alpha, "--mac 02:00:00:00:00:77")), 1, "{dataplane}");
+
+        let (_, text, _) = said(&alpha, "show drops");
+        assert!(text.contains("frames of chatter") && !text.contains("link-protocol"), "{text}");
+        assert!(text.contains("neighbor-unknown") && text.contains("0x8864"), "{text}");
+        let (_, text, _) = said(&alpha, "show drops --all");
+        assert!(!text.contains("frames of chatter") && text.contains("link-protocol"), "{text}");
+        let chatter: Vec<Value> =
+            drops(&alpha, "").into_iter().filter(|row| row["class"] == "chatter").collect();
+        assert_eq!(sent_by_hand(&chatter), 4, "{chatter:#?}");
+
+        // A port that is gone keeps its name.
+        unplug_web1(&site, &alpha);
+        let rows = drops(&alpha, "--address 10.1.0.99");
+        assert_eq!((rows.len(), &rows[0]["from"]), (1, &"veth-web1".into()), "{dataplane}: {rows:#?}");
+    }
+}
+
+/// The endpoint web1 is configured no more, and its port is gone.
+fn unplug_web1(site: &Site, alpha: &Daemon) {
+    site.rewrite(|text| {
+        let begin = text.find("[tenant.acme.endpoint.web1]").unwrap();
+        let end = text[begin + 1..].find("[tenant.").map_or(text.len(), |at| begin + 1 + at);
+        text[..begin].to_owned() + &text[end..]
+    });
+    let (code, _, error) = said(alpha, "reload");
+    assert_eq!(code, 0, "{error}");
+    unplug(&site.alpha);
+}
+
+fn unplug(host: &Space) {
+    host.ip("link del veth-web1");
+}
