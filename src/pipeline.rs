@@ -10,6 +10,8 @@ pub mod counters;
 pub(crate) mod decide;
 mod ending;
 pub(crate) mod forward;
+mod holders;
+mod members;
 pub mod offload;
 pub mod shared;
 #[cfg(test)]
@@ -17,8 +19,8 @@ mod tests;
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use eastgate_policy::admission;
-use eastgate_steering::{Answer, Asker, Conflict, Identity, Known, Learn, Onward, answer, claim};
+use eastgate_policy::admission::{self, Context};
+use eastgate_steering::{Answer, Asker, Claim, Conflict, Learn, Onward, answer, claim};
 use eastgate_vtep::{
     carriage::{self, Decapsulation},
     ecn::Ecn,
@@ -27,11 +29,13 @@ use eastgate_vtep::{
     offload::{note_uncut, note_unfinished_checksum},
     peers::PeerKind,
 };
-use eastgate_wire::{DropReason, EndpointId, Frame, Instant, PortId, View, Vni, VtepAddr};
+use eastgate_wire::{DropReason, EndpointId, Frame, Holdings, Instant, PortId, View, Vni, VtepAddr};
 
 use self::{
     batch::Batch,
     counters::{Counters, DropKey, Subject},
+    holders::Neighbors,
+    members::ToPorts,
     shared::lock,
 };
 pub use self::{forward::Destination, shared::Shared};
@@ -127,14 +131,14 @@ impl<'s> Pipeline<'s> {
     ) -> Result<Outcome, Refusal> {
         let mut view = View::parse(frame.bytes())?;
         // 1 admit
-        self.admit(arrival, sender, &view, frame)?;
+        self.admit(arrival, sender, &view, frame, now)?;
         // 2 answer
         let plain = match self.answer(arrival, &view, frame, now, out)? {
             Asked::Done(outcome) => return Ok(outcome),
             Asked::Neighbor => false,
             Asked::No => true,
         };
-        let to = self.locate(arrival, &view, plain, now)?;
+        let to = self.find(arrival, &view, plain, now, out)?;
         // 3 track, 4 decide
         let ripe = self.decide(arrival, &to, &view, frame, now)?;
         // 6 forward, 7 wrap
@@ -196,7 +200,7 @@ impl<'s> Pipeline<'s> {
             Asked::Neighbor => false,
             Asked::No => true,
         };
-        let to = self.locate(arrival, &view, plain, now)?;
+        let to = self.find(arrival, &view, plain, now, out)?;
         // 3' track, 4' decide
         let ripe = self.decide(arrival, &to, &view, frame, now)?;
         // 6' forward
@@ -234,7 +238,8 @@ impl<'s> Pipeline<'s> {
         // A VTEP on the same machine whose frames the kernel wrapped left this to a device that they never met.
         note_unfinished_checksum(datagram, &view);
         note_uncut(datagram, &view, self.tenant_mtu(network, &view));
-        Ok((Arrival { network, from: Location::Remote(from), sender: network.by_mac(view.src) }, view))
+        let from = Location::Remote(from);
+        Ok((Arrival { network, from, sender: network.sender_at(view.src, from) }, view))
     }
 
     /// Step 1: may this port send this frame?
@@ -244,11 +249,42 @@ impl<'s> Pipeline<'s> {
         sender: &Endpoint,
         view: &View,
         frame: &Frame<'_>,
+        now: Instant,
     ) -> Result<(), Refusal> {
         if view.src == arrival.network.proxy_mac {
             return Err(DropReason::BadSourceMac.into());
         }
-        admission::admit(view, frame.bytes(), &sender.sender, &self.snapshot.site)?;
+        self.admit_sender(arrival, sender, view, frame, now)?;
+        self.learn_nested(arrival, sender, view, now)
+    }
+
+    /// A machine behind an endpoint that may bridge for others is where that endpoint is.
+    fn learn_nested(
+        &self,
+        arrival: &Arrival<'s>,
+        sender: &Endpoint,
+        view: &View,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let nested = !sender.sender.port_security && !sender.holdings().has_mac(view.src);
+        if nested { self.learn_mac(arrival, view, now) } else { Ok(()) }
+    }
+
+    /// The checks of a sender that is configured; what it sends tells where its addresses are.
+    fn admit_sender(
+        &self,
+        arrival: &Arrival<'s>,
+        sender: &Endpoint,
+        view: &View,
+        frame: &Frame<'_>,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let network = arrival.network;
+        let chosen = self.has_chosen(network, sender, view, now);
+        let (ownership, site) = (&network.ownership, &*self.snapshot.site);
+        let context = Context { sender: &sender.sender, ownership, site, chosen };
+        admission::admit(view, frame.bytes(), &context)?;
+        self.hear(arrival, view.src, view.ip().map(|ip| ip.src), now);
         Ok(())
     }
 
@@ -266,15 +302,25 @@ impl<'s> Pipeline<'s> {
         match arrival.sender {
             Some(sender) if sender.location != arrival.from => Err(DropReason::MacSpoofed.into()),
             Some(sender) if network.peers.kind(from) == Some(PeerKind::Plain) => {
-                Ok(admission::admit(view, frame.bytes(), &sender.sender, &self.snapshot.site)?)
+                self.admit_sender(arrival, sender, view, frame, now)?;
+                self.learn_nested(arrival, sender, view, now)
             }
-            Some(_) => Ok(()),
-            None if !network.learning => Err(DropReason::UnknownEndpoint.into()),
+            // Its own host has checked what it sends.
+            Some(sender) => {
+                let _ = self.has_chosen(network, sender, view, now);
+                self.hear(arrival, view.src, view.ip().map(|ip| ip.src), now);
+                self.learn_nested(arrival, sender, view, now)
+            }
+            // Behind one of several that may bridge for others there, whose host has checked what they send
+            None if !network.learning
+                && !(network.peers.kind(from) == Some(PeerKind::Eastgate)
+                    && network.unsecured_at(arrival.from).next().is_some()) =>
+            {
+                Err(DropReason::UnknownEndpoint.into())
+            }
             None => {
-                admission::admit_stranger(view, frame.bytes(), network.max_tags(), &self.snapshot.site)?;
-                if view.ip().is_some_and(|ip| network.by_address(ip.src).is_some()) {
-                    return Err(DropReason::IpSpoofed.into());
-                }
+                let (ownership, site) = (&network.ownership, &self.snapshot.site);
+                admission::admit_stranger(view, frame.bytes(), network.max_tags(), ownership, site)?;
                 self.learn_mac(arrival, view, now)
             }
         }
@@ -303,25 +349,29 @@ impl<'s> Pipeline<'s> {
         out: &mut Batch,
     ) -> Result<Asked, Refusal> {
         let network = arrival.network;
+        let stranger = Holdings::new(view.src);
         let asker = Asker {
             origin: arrival.from,
-            identity: arrival
-                .sender
-                .map_or_else(|| Identity { mac: view.src, ..Identity::default() }, Endpoint::identity),
+            holdings: arrival.sender.map_or(&stranger, Endpoint::holdings),
+            ownership: &network.ownership,
             port_security: arrival.sender.is_some_and(|sender| sender.sender.port_security),
         };
-        let said = if network.learns() {
-            let learned = lock(&network.state.learned);
-            let known = Known { configured: &**network, learned: &learned, now };
-            answer(frame.bytes(), view, &asker, &known, &network.neighbors, &mut self.made)
-        } else {
-            answer(frame.bytes(), view, &asker, &**network, &network.neighbors, &mut self.made)
+        self.choose_named(arrival, view, frame, now);
+        let said = {
+            let holders = lock(&network.state.holders);
+            let learned = network.learns().then(|| lock(&network.state.learned));
+            let neighbors = Neighbors { network, holders: &holders, learned: learned.as_deref(), now };
+            answer(frame.bytes(), view, &asker, &neighbors, &network.neighbors, &mut self.made)
         };
         if matches!(said, Answer::NotNeighbor) {
             return Ok(Asked::No);
         }
-        if network.learns() && said.is_believed() {
-            self.learn_neighbor(arrival, view, frame, now);
+        if said.is_believed() {
+            let claim = claim(frame.bytes(), view);
+            self.hear(arrival, view.src, claim.map(|claim| claim.address), now);
+            if network.learns() {
+                self.learn_neighbor(arrival, claim, now);
+            }
         }
         match said {
             Answer::NotNeighbor => Ok(Asked::No),
@@ -341,6 +391,14 @@ impl<'s> Pipeline<'s> {
                 self.flood_overlay(arrival, view, frame, now, out)?;
                 Ok(Asked::Done(Outcome::Flood))
             }
+            Answer::Seek { target, reply } => {
+                self.may_answer(arrival, now)?;
+                let to_ports = if reply { ToPorts::Made } else { ToPorts::Frame };
+                self.seek(arrival, target, to_ports, view, frame, now, out).map(Asked::Done)
+            }
+            Answer::Announce { news: false, .. } if !self.may_repeat(arrival, now) => {
+                Err(DropReason::NeighborOwn.into())
+            }
             Answer::Announce { onward, .. } => match onward {
                 Onward::Everywhere => Ok(Asked::Neighbor),
                 Onward::Overlay => {
@@ -358,6 +416,27 @@ impl<'s> Pipeline<'s> {
         }
     }
 
+    /// Step 3. A packet for an address that moves and that nobody is known to have now is lost, and those who may have it are
+    /// asked, so that the next one is not.
+    fn find(
+        &mut self,
+        arrival: &Arrival<'s>,
+        view: &View,
+        plain: bool,
+        now: Instant,
+        out: &mut Batch,
+    ) -> Result<Destination<'s>, Refusal> {
+        let located = self.locate(arrival, view, plain, now);
+        if let (Err(refusal), Some(ip)) = (&located, view.ip())
+            && matches!(refusal.reason, DropReason::UnknownDestination | DropReason::NotForUs)
+            && plain
+            && arrival.network.moves(ip.dst)
+        {
+            self.ask_holders(arrival, ip.dst, view, now, out);
+        }
+        located
+    }
+
     /// Takes one of the sender's tokens: eastgate works on its behalf.
     fn may_answer(&self, arrival: &Arrival<'s>, now: Instant) -> Result<(), Refusal> {
         let bucket =
@@ -369,11 +448,16 @@ impl<'s> Pipeline<'s> {
         Ok(())
     }
 
-    fn learn_neighbor(&self, arrival: &Arrival<'s>, view: &View, frame: &Frame<'_>, now: Instant) {
+    /// May the sender say again what is known? Others may have heard otherwise, or nothing.
+    fn may_repeat(&self, arrival: &Arrival<'s>, now: Instant) -> bool {
+        arrival.sender.is_none_or(|sender| lock(&sender.state.announcements).take(now))
+    }
+
+    fn learn_neighbor(&self, arrival: &Arrival<'s>, claim: Option<Claim>, now: Instant) {
         if arrival.sender.is_some_and(|sender| sender.sender.port_security) {
             return;
         }
-        let Some(claim) = claim(frame.bytes(), view) else { return };
+        let Some(claim) = claim else { return };
         let mut learned = lock(&arrival.network.state.learned);
         match learned.learn(claim.address, claim.mac, arrival.from, &**arrival.network, now) {
             Learn::Frozen { first: true } => {
@@ -432,10 +516,33 @@ impl<'s> Pipeline<'s> {
         let vni = arrival.network.vni;
         let subject = Subject::of_frame(vni, frame.bytes());
         let Refusal { reason, by, rule } = refusal;
+        if matches!(reason, DropReason::IpSpoofed | DropReason::ArpSpoofed | DropReason::NdSpoofed)
+            && let Ok(view) = View::parse(frame.bytes())
+        {
+            report_theft(arrival, &view, frame, now);
+        }
         let key = DropKey { vni: Some(vni), reason, from: Some(arrival.from), by, rule };
         self.counters.drop_frame(key, bytes, Some(subject), now);
         tracing::trace!(%vni, %reason, from = ?arrival.from, ?subject, "dropped");
         Outcome::Drop(reason)
+    }
+}
+
+/// Says who has tried to use an address that is configured for others. At a limited rate: who forges one packet forges many.
+fn report_theft(arrival: &Arrival<'_>, view: &View, frame: &Frame<'_>, now: Instant) {
+    let network = arrival.network;
+    let used = match view.ip() {
+        Some(ip) if !ip.src.is_link_local() => Some(ip.src),
+        _ => claim(frame.bytes(), view).map(|claim| claim.address),
+    };
+    let Some(address) = used else { return };
+    let nobody = Holdings::new(view.src);
+    let who = arrival.sender.map_or(&nobody, Endpoint::holdings);
+    if network.ownership.is_of_others(who, address) && lock(&network.state.thefts).take(now) {
+        let owner = network.at_address(address).map(|(owner, _)| owner.name.to_string());
+        let by = arrival.sender.map(|sender| sender.name.to_string());
+        tracing::warn!(network = %network.name, %address, ?owner, ?by, mac = %view.src, from = ?arrival.from,
+            "somebody uses an address that is configured for another");
     }
 }
 

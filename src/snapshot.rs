@@ -14,12 +14,12 @@ use std::{
 
 use ahash::RandomState;
 use eastgate_policy::{
-    admission::{self, AddressPair, BadReserved, Sender, Site},
+    admission::{self, BadReserved, Sender, Site},
     compile::{CompileError, Compiled},
     flow::StateSettings,
     rule::Source,
 };
-use eastgate_steering::{AllowedPair, Answers, Binding, Bindings, Identity, Mode, Unknown, proxy_mac};
+use eastgate_steering::{Answers, Binding, Bindings, Mode, Unknown, proxy_mac};
 use eastgate_vtep::{
     carriage::Encapsulation,
     ecn::{OuterTos, OuterTtl},
@@ -29,7 +29,9 @@ use eastgate_vtep::{
     mtu,
     peers::{PeerKind, Peers},
 };
-use eastgate_wire::{Addr, EndpointId, Family, MacAddr, PortId, Vni, VtepAddr};
+use eastgate_wire::{
+    Addr, AddressPair, EndpointId, Family, Holdings, MacAddr, Ownership, PortId, Vni, VtepAddr,
+};
 
 use self::{
     holders::PrefixHolders,
@@ -152,9 +154,13 @@ pub struct Network {
     pub hits: Box<[AtomicU64]>,
     /// What outlives snapshots
     pub state: Arc<NetworkState>,
-    unsecured: bool,
+    /// Who owns which address in it
+    pub ownership: Ownership,
+    /// Those of its rules that name multicast groups; none where no rule does
+    pub(crate) multicast: Option<Source>,
+    /// Endpoints without port security
+    pub(crate) unsecured: Vec<EndpointId>,
     by_mac: HashMap<MacAddr, EndpointId, RandomState>,
-    by_address: HashMap<Addr, EndpointId, RandomState>,
     holders: PrefixHolders,
 }
 
@@ -171,8 +177,6 @@ pub struct Endpoint {
     pub location: Location,
     /// What it may send
     pub sender: Sender,
-    /// What it may claim in ARP and ND
-    pub claims: Vec<AllowedPair>,
     /// Its rules are applied on this host: it is here, or at a VTEP that applies none.
     pub policed_here: bool,
     /// What outlives snapshots
@@ -212,15 +216,10 @@ impl PortRegistry {
 }
 
 impl Endpoint {
-    /// What it is to the ARP and ND responder.
+    /// Its MACs and addresses
     #[must_use]
-    pub fn identity(&self) -> Identity<'_> {
-        Identity {
-            endpoint: Some(self.id),
-            mac: self.mac,
-            addresses: &self.sender.addresses,
-            allowed: &self.claims,
-        }
+    pub fn holdings(&self) -> &Holdings {
+        &self.sender.holdings
     }
 
     /// Its port, when it is on this host.
@@ -252,16 +251,29 @@ impl Network {
         self.endpoint(*self.by_mac.get(&mac)?)
     }
 
-    /// The endpoint that has this address.
+    /// The endpoint whose own address this is: configured, or formed from its MAC.
     #[must_use]
     pub fn by_address(&self, address: Addr) -> Option<&Endpoint> {
-        self.endpoint(*self.by_address.get(&address)?)
+        self.endpoint(self.ownership.owner(address)?)
     }
 
     /// Whether anything is learned in it: from strangers, or from ports whose senders are not checked.
     #[must_use]
     pub fn learns(&self) -> bool {
-        self.learning || self.unsecured
+        self.learning || !self.unsecured.is_empty()
+    }
+
+    /// The endpoint that an unknown station at a place is behind, where only one can be it.
+    #[must_use]
+    pub fn nested_behind(&self, at: Location) -> Option<&Endpoint> {
+        let mut there = self.unsecured_at(at).filter(|_| !self.learning);
+        let first = there.next()?;
+        there.next().is_none().then_some(first)
+    }
+
+    /// The endpoints without port security at a place.
+    pub fn unsecured_at(&self, at: Location) -> impl Iterator<Item = &Endpoint> {
+        self.unsecured.iter().filter_map(|id| self.endpoint(*id)).filter(move |it| it.location == at)
     }
 
     /// The largest packet of its tenants, in bytes: what the underlay leaves of a link's MTU, or less where the configuration
@@ -294,6 +306,10 @@ impl Bindings for Network {
             at: endpoint.location,
             router: endpoint.sender.router,
         })
+    }
+
+    fn may_be_held(&self, address: Addr) -> bool {
+        self.has_candidates(address)
     }
 }
 
@@ -449,7 +465,9 @@ impl NetworkSite<'_> {
         book: &StateBook,
     ) -> Result<Network, SnapshotError> {
         let name = format!("{}/{}", tenant.name, network.name);
-        let policy = Compiled::compile(&rules.source(tenant, network)).map_err(|source| {
+        let source = rules.source(tenant, network);
+        let multicast = rules::multicast(&source);
+        let policy = Compiled::compile(&source).map_err(|source| {
             SnapshotError::Policy { at: network.at.clone(), network: name.clone(), source }
         })?;
         let state = book.network(network, self.config);
@@ -470,12 +488,11 @@ impl NetworkSite<'_> {
             endpoints.push(self.endpoint(EndpointId(index as u32), network, endpoint, registry, &state)?);
         }
         let by_mac = endpoints.iter().map(|endpoint| (endpoint.mac, endpoint.id)).collect();
-        let by_address = endpoints
-            .iter()
-            .flat_map(|endpoint| endpoint.sender.addresses.iter().map(|address| (*address, endpoint.id)))
-            .collect();
+        let unsecured = endpoints.iter().filter(|endpoint| !endpoint.sender.port_security);
+        let unsecured = unsecured.map(|endpoint| endpoint.id).collect();
+        let ownership = Ownership::new(endpoints.iter().map(Endpoint::holdings));
         let prefixes = endpoints.iter().flat_map(|endpoint: &Endpoint| {
-            endpoint.sender.pairs.iter().map(|pair| ((pair.network, pair.len), endpoint.id))
+            endpoint.holdings().pairs.iter().map(|pair| ((pair.network, pair.len), endpoint.id))
         });
         let holders = PrefixHolders::new(prefixes);
         Ok(Network {
@@ -527,10 +544,11 @@ impl NetworkSite<'_> {
             oversize: network.oversize,
             mss_clamp: network.mss_clamp,
             hits: (0..rules.len()).map(|_| AtomicU64::new(0)).collect(),
-            unsecured: network.endpoints.iter().any(|endpoint| !endpoint.port_security),
+            unsecured,
             state,
+            ownership,
+            multicast,
             by_mac,
-            by_address,
             holders,
         })
     }
@@ -580,22 +598,21 @@ impl NetworkSite<'_> {
             let (address, len) = prefix(&pair.address);
             AddressPair { mac: pair.mac.unwrap_or(endpoint.mac), network: address, len }
         });
-        let claims = endpoint.allowed_pairs.iter().map(|pair| {
-            let (address, len) = prefix(&pair.address);
-            AllowedPair { mac: pair.mac, network: address, prefix_len: len }
-        });
+        let holdings = Holdings {
+            endpoint: Some(id),
+            mac: endpoint.mac,
+            addresses: endpoint.addresses.clone(),
+            pairs: pairs.collect(),
+        };
         Ok(Endpoint {
             id,
             name: endpoint.name.clone(),
             mac: endpoint.mac,
             location,
-            claims: claims.collect(),
             policed_here: here || !host.runs_eastgate(),
             state: state.endpoint(&endpoint.name),
             sender: Sender {
-                mac: endpoint.mac,
-                addresses: endpoint.addresses.clone(),
-                pairs: pairs.collect(),
+                holdings: Arc::new(holdings),
                 port_security: endpoint.port_security,
                 router: endpoint.router,
                 dhcp_server: endpoint.dhcp_server,

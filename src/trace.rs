@@ -5,7 +5,7 @@
 //! ends: the steps of the receiving host follow those of the sending one.
 
 use eastgate_policy::{
-    admission,
+    admission::{self, Context},
     naive::{Explanation, Miss, Step, explain},
     rule::{Direction, Probe, Verdict},
 };
@@ -72,8 +72,8 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn run(&mut self) -> Result<(), Stop> {
         let network = self.network;
-        let src = network.by_address(self.request.src);
-        let dst = network.by_address(self.request.dst);
+        let src = network.at_address(self.request.src).map(|(endpoint, _)| endpoint);
+        let dst = network.at_address(self.request.dst).map(|(endpoint, _)| endpoint);
         let frame = self.build(src, dst)?;
         let view =
             View::parse(&frame).map_err(|reason| self.stop("parse", "", reason.name(), reason.describe()))?;
@@ -165,7 +165,9 @@ impl<'a> Walk<'a> {
             });
             return Err(Stop("ip-spoofed".into()));
         };
-        for (check, result) in admission::explain(view, frame, &src.sender, &self.snapshot.site) {
+        let (ownership, site) = (&self.network.ownership, &*self.snapshot.site);
+        let context = Context { sender: &src.sender, ownership, site, chosen: false };
+        for (check, result) in admission::explain(view, frame, &context) {
             if let Err(reason) = result {
                 let text = format!("{check}: no ({})", reason.describe());
                 return Err(self.stop_at(
@@ -336,7 +338,7 @@ impl<'a> Walk<'a> {
             .network
             .endpoints
             .iter()
-            .flat_map(|endpoint| endpoint.sender.addresses.iter().map(move |own| (*own, endpoint)))
+            .flat_map(|endpoint| endpoint.holdings().addresses.iter().map(move |own| (*own, endpoint)))
             .filter(|(own, _)| own.family() == address.family())
             .map(|(own, endpoint)| ((own.bits() ^ address.bits()).count_ones(), own, endpoint))
             .collect();

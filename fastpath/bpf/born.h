@@ -100,6 +100,7 @@ static __always_inline const struct network *judge(struct desk *desk, const stru
 	flow->network = permit->network;
 	flow->epoch = permit->epoch;
 	flow->generation = generation;
+	flow->bindings = permit->bindings;
 	desk->lane = permit->lanes[0];
 	if (side) {
 		flow->ends.at[1] = permit->ends.at[0];
@@ -120,7 +121,9 @@ static __always_inline const struct network *judge(struct desk *desk, const stru
 	desk->ends = flow->ends;
 	place = flow->network;
 	network = bpf_map_lookup_elem(&networks, &place);
-	return network && network->vni == vni && network->epoch == flow->epoch ? network : 0;
+	return network && network->vni == vni && network->epoch == flow->epoch && still_held(flow->bindings, network) ?
+		       network :
+		       0;
 }
 
 /* Fills in what is the flow's own. */
@@ -227,6 +230,7 @@ static __always_inline bool reborn(struct flow *old, struct desk *desk, __u32 si
 		old->created = flow->created;
 		old->opener = flow->opener;
 		old->marks = flow->marks;
+		old->bindings = flow->bindings;
 		old->ends = flow->ends;
 		old->ways[0] = flow->ways[0];
 		old->ways[1] = flow->ways[1];

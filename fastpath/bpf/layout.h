@@ -158,7 +158,8 @@ struct flow {
 	__u8 opener;
 	/* `flow_marks` */
 	__u8 marks;
-	__u16 spare;
+	/* `network.bindings` that it was decided under, where one of its addresses moves between endpoints; else 0 */
+	__u16 bindings;
 	/* The low end, and the high end */
 	struct ends ends;
 	/* Of a flow that was born here: made of its key, so that no other flow is taken for it when the entry is used again. */
@@ -190,6 +191,9 @@ struct permit {
 	/* The opener's way, and the other one; outer source ports are the flow's own. */
 	__u32 rules[2];
 	struct lane lanes[2];
+	/* As `flow.bindings` */
+	__u16 bindings;
+	__u16 spare;
 };
 
 struct station_key {
@@ -447,6 +451,9 @@ struct network {
 	__u8 ttl;
 	/* `network_marks` */
 	__u16 marks;
+	/* Another number whenever an address of it has changed hands; never 0 */
+	__u16 bindings;
+	__u16 spare;
 };
 
 enum network_marks {

@@ -122,7 +122,13 @@ static __always_inline enum punt why_not_in_force(const struct flow *flow)
 	return flow->marks & FLOW_HELD ? PUNT_HELD : PUNT_STALE;
 }
 
-/* The flow's network, when the flow's epoch and generation are in force. */
+/* Do the addresses of a flow or of a permit have the holders that it was decided for? Most have one for ever. */
+static __always_inline bool still_held(__u16 bindings, const struct network *network)
+{
+	return !bindings || bindings == *(volatile const __u16 *)&network->bindings;
+}
+
+/* The flow's network, when the flow's epoch and generation are in force, and its addresses where they were. */
 static __always_inline const struct network *in_force(const struct flow *flow, __u32 generation)
 {
 	__u32 place = flow->network;
@@ -131,7 +137,7 @@ static __always_inline const struct network *in_force(const struct flow *flow, _
 	if (flow->marks & FLOW_HELD || flow->generation != generation)
 		return 0;
 	network = bpf_map_lookup_elem(&networks, &place);
-	return network && network->epoch == flow->epoch ? network : 0;
+	return network && network->epoch == flow->epoch && still_held(flow->bindings, network) ? network : 0;
 }
 
 /* A flow that was handed over: the programs take only what neither opens nor closes it. */

@@ -153,8 +153,8 @@ pub struct Flow {
     pub opener: u8,
     /// `FLOW_*`
     pub marks: u8,
-    /// Nothing
-    pub spare: u16,
+    /// [`Network::bindings`] that it was decided under, where one of its addresses moves between endpoints; else 0
+    pub bindings: u16,
     /// The low end of the key, and the high one
     pub ends: Ends,
     /// The programs' own
@@ -205,6 +205,10 @@ pub struct Permit {
     pub rules: [u32; 2],
     /// How packets leave that come from them
     pub lanes: [Lane; 2],
+    /// As [`Flow::bindings`]
+    pub bindings: u16,
+    /// Nothing
+    pub spare: u16,
 }
 
 /// How many states of a flow the programs know; they are numbered as in `struct terms`.
@@ -355,6 +359,10 @@ pub struct Network {
     pub ttl: u8,
     /// `NETWORK_*`
     pub marks: u16,
+    /// Another number whenever an address of it has changed hands; never 0
+    pub bindings: u16,
+    /// Nothing
+    pub spare: u16,
 }
 
 /// [`Network::marks`]: what comes from one VTEP may go to another.

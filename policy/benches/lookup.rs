@@ -7,14 +7,14 @@ use std::{hint::black_box, net::Ipv4Addr};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use eastgate_policy::{
-    admission::{self, Sender, Site},
+    admission::{self, Context, Sender, Site},
     compile::Compiled,
     rule::{
         Direction, EndpointRules, Group, GroupId, Header, Peer, PortProtocol, PortRange, Probe, Rule, RuleId,
         Service, Source, Verdict,
     },
 };
-use eastgate_wire::{Addr, EndpointId, Family, MacAddr, View};
+use eastgate_wire::{Addr, EndpointId, Family, Holdings, MacAddr, Ownership, View};
 
 const SIZES: [u32; 5] = [10, 100, 1_000, 10_000, 100_000];
 
@@ -141,10 +141,13 @@ fn admit(c: &mut Criterion) {
         .write(&mut frame, b"payload")
         .unwrap();
     let view = View::parse(&frame).unwrap();
-    let mut sender = Sender::new(MacAddr(mac));
-    sender.addresses.push(Addr::v4([10, 1, 0, 11]));
+    let mut holdings = Holdings { endpoint: Some(EndpointId(0)), ..Holdings::new(MacAddr(mac)) };
+    holdings.addresses.push(Addr::v4([10, 1, 0, 11]));
+    let ownership = Ownership::new([&holdings]);
+    let sender = Sender { holdings: holdings.into(), ..Sender::new(MacAddr(mac)) };
     let site = Site::new(&[MacAddr([2, 0, 0, 0, 0xff, 1])], &[(Addr::v4([192, 0, 2, 0]), 120)]).unwrap();
-    c.bench_function("admit", |b| b.iter(|| admission::admit(black_box(&view), &frame, &sender, &site)));
+    let context = Context { sender: &sender, ownership: &ownership, site: &site, chosen: false };
+    c.bench_function("admit", |b| b.iter(|| admission::admit(black_box(&view), &frame, &context)));
 }
 
 criterion_group!(benches, lookup, compile, admit);

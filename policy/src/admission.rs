@@ -5,10 +5,11 @@
 //! DHCP server) that the sender does not have, and is not addressed to the overlay's own infrastructure. What
 //! ARP and neighbour discovery claim inside is checked where they are answered (the `steering` crate).
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
+pub use eastgate_wire::AddressPair;
 use eastgate_wire::{
-    Addr, DropReason, MacAddr, View,
+    Addr, DropReason, Holdings, MacAddr, Ownership, View,
     view::{Icmp, Ip, Transport, ethertype, proto},
 };
 
@@ -17,14 +18,11 @@ use crate::compile::address::{AddressMap, Prefix};
 /// Who sends, and what it may.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sender {
-    /// The endpoint's MAC
-    pub mac: MacAddr,
-    /// The addresses that belong to that MAC
-    pub addresses: Vec<Addr>,
-    /// Allowed address pairs: further addresses, each with the MAC it may be used from
-    pub pairs: Vec<AddressPair>,
-    /// Hold it to its MACs, addresses and roles. Without it the sender may bridge and route for others; tags,
-    /// ethertypes, impossible addresses and reserved destinations are refused all the same.
+    /// Its MACs and addresses
+    pub holdings: Arc<Holdings>,
+    /// Hold it to its MACs, addresses and roles. Without it the sender may bridge and route for others; MACs and
+    /// addresses that are configured for others, tags, ethertypes, impossible addresses and reserved destinations
+    /// are refused all the same.
     pub port_security: bool,
     /// May advertise itself as a router (RFC 6105) and send redirects
     pub router: bool,
@@ -35,17 +33,6 @@ pub struct Sender {
     /// The most VLAN tags a frame may carry; 0 in a network that is not `vlan_aware`. More than two are never
     /// read and never pass.
     pub max_tags: u8,
-}
-
-/// An allowed address pair.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct AddressPair {
-    /// Source MAC
-    pub mac: MacAddr,
-    /// The prefix that it may send from
-    pub network: Addr,
-    /// Its length in the 128-bit form
-    pub len: u8,
 }
 
 /// What holds for every sender of a host.
@@ -92,73 +79,67 @@ pub enum Check {
     Destination,
 }
 
+/// Who sends a frame, among whom, and on which host.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'c> {
+    /// Who sends it
+    pub sender: &'c Sender,
+    /// Whose which address is in its network
+    pub ownership: &'c Ownership,
+    /// What holds for every sender of the host
+    pub site: &'c Site,
+    /// The source address is a link-local one that the sender has chosen, and that nobody had before it.
+    pub chosen: bool,
+}
+
 /// Whether the sender may send this frame. `frame` is what `view` was parsed from.
 ///
 /// # Errors
 /// The reason of the first [`Check`] that refuses it.
 #[inline]
-pub fn admit(view: &View, frame: &[u8], sender: &Sender, site: &Site) -> Result<(), DropReason> {
-    Check::ALL.iter().try_for_each(|check| check.apply(view, frame, sender, site))
+pub fn admit(view: &View, frame: &[u8], context: &Context<'_>) -> Result<(), DropReason> {
+    Check::ALL.iter().try_for_each(|check| check.apply(view, frame, context))
 }
 
-/// Whether a station that nobody configured may send this frame: it owns nothing that could be checked, and no
-/// role. Whether its address belongs to someone who is configured is for the caller to see. `max_tags` is what
-/// the network takes.
+/// Whether a station that nobody configured may send this frame: it has no role, and no MAC or address that is somebody's.
+/// `max_tags` is what the network takes.
 ///
 /// # Errors
 /// The reason of the first [`Check`] that refuses it.
-pub fn admit_stranger(view: &View, frame: &[u8], max_tags: u8, site: &Site) -> Result<(), DropReason> {
-    let stranger = Sender { max_tags, ..Sender::new(view.src) };
-    Check::ALL
-        .iter()
-        .filter(|check| !matches!(check, Check::MacOwned | Check::AddressOwned))
-        .try_for_each(|check| check.apply(view, frame, &stranger, site))
+pub fn admit_stranger(
+    view: &View,
+    frame: &[u8],
+    max_tags: u8,
+    ownership: &Ownership,
+    site: &Site,
+) -> Result<(), DropReason> {
+    let sender = &Sender { max_tags, port_security: false, ..Sender::new(view.src) };
+    let context = Context { sender, ownership, site, chosen: false };
+    Check::ALL.iter().try_for_each(|check| match check {
+        Check::DhcpServer => refuse_if(view.ip().is_some_and(serves_dhcp), DropReason::DhcpServerGuard),
+        Check::Router => refuse_if(view.ip().is_some_and(acts_as_router), DropReason::RaGuard),
+        check => check.apply(view, frame, &context),
+    })
 }
 
 /// Every check with what it says, those behind the first refusal included: what `trace` shows.
 #[must_use]
-pub fn explain(
-    view: &View,
-    frame: &[u8],
-    sender: &Sender,
-    site: &Site,
-) -> Vec<(Check, Result<(), DropReason>)> {
-    Check::ALL.iter().map(|check| (*check, check.apply(view, frame, sender, site))).collect()
+pub fn explain(view: &View, frame: &[u8], context: &Context<'_>) -> Vec<(Check, Result<(), DropReason>)> {
+    Check::ALL.iter().map(|check| (*check, check.apply(view, frame, context))).collect()
 }
 
 impl Sender {
-    /// An endpoint with port security and nothing but its MAC.
+    /// A station with port security and nothing but its MAC.
     #[must_use]
-    pub const fn new(mac: MacAddr) -> Self {
+    pub fn new(mac: MacAddr) -> Self {
         Self {
-            mac,
-            addresses: Vec::new(),
-            pairs: Vec::new(),
+            holdings: Arc::new(Holdings::new(mac)),
             port_security: true,
             router: false,
             dhcp_server: false,
             ethertypes: Vec::new(),
             max_tags: 0,
         }
-    }
-
-    /// May it send from this MAC?
-    #[must_use]
-    pub fn owns_mac(&self, mac: MacAddr) -> bool {
-        mac == self.mac || self.pairs.iter().any(|pair| pair.mac == mac)
-    }
-
-    /// May it send from this address with this MAC? A MAC that is its own always has the link-local address
-    /// that follows from it (RFC 4291 appendix A).
-    #[must_use]
-    pub fn owns(&self, mac: MacAddr, addr: Addr) -> bool {
-        mac == self.mac && self.addresses.contains(&addr)
-            || self.pairs.iter().any(|pair| {
-                pair.mac == mac
-                    && pair.network.family() == addr.family()
-                    && addr.in_prefix(pair.network, pair.len)
-            })
-            || self.owns_mac(mac) && addr == eui64_link_local(mac)
     }
 }
 
@@ -203,7 +184,8 @@ impl Check {
     ];
 
     #[inline]
-    fn apply(self, view: &View, frame: &[u8], sender: &Sender, site: &Site) -> Result<(), DropReason> {
+    fn apply(self, view: &View, frame: &[u8], context: &Context<'_>) -> Result<(), DropReason> {
+        let Context { sender, ownership, site, .. } = *context;
         let ip = view.ip();
         let secured = sender.port_security;
         match self {
@@ -211,10 +193,13 @@ impl Check {
             Self::LinkProtocol => refuse_if(is_link_protocol(view), DropReason::LinkProtocol),
             Self::VlanTags => vlan_tags(view, sender),
             Self::Ethertype => ethertype(view, frame, sender),
-            Self::MacOwned => refuse_if(secured && !sender.owns_mac(view.src), DropReason::MacSpoofed),
+            Self::MacOwned => refuse_if(
+                !ownership.may_use_mac(&sender.holdings, secured, view.src),
+                DropReason::MacSpoofed,
+            ),
             Self::Martian => refuse_if(ip.is_some_and(is_martian), DropReason::Martian),
             Self::AddressOwned => {
-                refuse_if(secured && ip.is_some_and(|ip| !may_use(view, ip, sender)), DropReason::IpSpoofed)
+                refuse_if(ip.is_some_and(|ip| !may_use(view, ip, context)), DropReason::IpSpoofed)
             }
             Self::Readable => refuse_if(
                 ip.is_some_and(|ip| ip.transport == Transport::Incomplete),
@@ -334,8 +319,12 @@ fn is_never_an_address(addr: Addr) -> bool {
     }
 }
 
-fn may_use(view: &View, ip: &Ip, sender: &Sender) -> bool {
-    if ip.src.is_unspecified() { asks_for_address(view, ip) } else { sender.owns(view.src, ip.src) }
+fn may_use(view: &View, ip: &Ip, context: &Context<'_>) -> bool {
+    let Context { sender, ownership, chosen, .. } = *context;
+    if ip.src.is_unspecified() {
+        return !sender.port_security || asks_for_address(view, ip);
+    }
+    chosen || ownership.may_send(&sender.holdings, sender.port_security, view.src, ip.src)
 }
 
 /// What a machine without an address has to send: the DHCP client's broadcasts (RFC 2131 section 4.1); over
@@ -343,7 +332,8 @@ fn may_use(view: &View, ip: &Ip, sender: &Sender) -> bool {
 fn asks_for_address(view: &View, ip: &Ip) -> bool {
     let link_multicast = ip.dst.bits() >> 112 == 0xff02;
     match ip.transport {
-        Transport::Udp { sport: 68, dport: 67 } => {
+        // From whatever port: stacks have others than 68.
+        Transport::Udp { dport: 67, .. } => {
             ip.src.is_v4() && ip.dst.is_limited_broadcast() && view.dst.is_broadcast()
         }
         Transport::Icmp(Icmp { kind: 135, code: 0, .. }) => {
@@ -371,12 +361,6 @@ fn acts_as_router(ip: &Ip) -> bool {
         (Transport::Icmp(icmp), proto::ICMP) => matches!(icmp.kind, 5 | 9),
         _ => false,
     }
-}
-
-/// The link-local address that a MAC makes by the modified EUI-64 (RFC 4291 appendix A).
-fn eui64_link_local(mac: MacAddr) -> Addr {
-    let [a, b, c, d, e, f] = mac.0;
-    Addr::v6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
 }
 
 #[cfg(test)]

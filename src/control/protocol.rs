@@ -197,7 +197,7 @@ pub struct FdbRow {
     pub mac: MacAddr,
     /// Port name, or VTEP address
     pub at: String,
-    /// `configured`, `learned` or `frozen`
+    /// `configured`, `held` by an endpoint for now, `learned` or `frozen`
     pub kind: String,
     /// Seconds since it was last heard
     pub age_s: Option<u64>,
@@ -216,7 +216,7 @@ pub struct NeighborRow {
     pub answered_with: Option<MacAddr>,
     /// As tenant/name, when it is an endpoint
     pub endpoint: Option<String>,
-    /// `configured`, `learned` or `frozen`
+    /// `configured`, `held` by an endpoint for now, `learned` or `frozen`
     pub kind: String,
 }
 

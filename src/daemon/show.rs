@@ -185,7 +185,7 @@ impl View {
             let Some(config) = network.config() else { continue };
             for (endpoint, config_of) in network.endpoints.iter().zip(&config.endpoints) {
                 let wanted = filter.mac.is_none_or(|mac| mac == endpoint.mac)
-                    && filter.address.is_none_or(|ip| endpoint.sender.addresses.contains(&ip.into()));
+                    && filter.address.is_none_or(|ip| endpoint.holdings().addresses.contains(&ip.into()));
                 if !wanted {
                     continue;
                 }
@@ -198,7 +198,7 @@ impl View {
                     host: config_of.host.host.to_string(),
                     port: endpoint.port().and(config_of.port.as_ref()).map(|port| port.to_string()),
                     mac: endpoint.mac,
-                    addresses: endpoint.sender.addresses.clone(),
+                    addresses: endpoint.holdings().addresses.clone(),
                     groups: config_of.groups.iter().map(|group| group.to_string()).collect(),
                     tx_frames: endpoint.state.tx_frames.load(Relaxed) + sent,
                     rx_frames: endpoint.state.rx_frames.load(Relaxed) + received,
@@ -377,7 +377,7 @@ fn neighbors(snapshot: &Snapshot, filter: &Filter) -> Vec<NeighborRow> {
             Answers::Proxy { mac } => Some(mac),
         };
         for endpoint in &network.endpoints {
-            rows.extend(endpoint.sender.addresses.iter().map(|address| NeighborRow {
+            rows.extend(endpoint.holdings().addresses.iter().map(|address| NeighborRow {
                 vni: network.vni,
                 address: *address,
                 mac: endpoint.mac,
@@ -386,6 +386,18 @@ fn neighbors(snapshot: &Snapshot, filter: &Filter) -> Vec<NeighborRow> {
                 kind: "configured".into(),
             }));
         }
+        let held: Vec<_> = lock(&network.state.holders).entries().collect();
+        rows.extend(held.into_iter().filter_map(|(address, held)| {
+            let endpoint = network.by_mac(held.endpoint)?;
+            Some(NeighborRow {
+                vni: network.vni,
+                address,
+                mac: held.mac,
+                answered_with: answered_with(held.mac),
+                endpoint: Some(format!("{}/{}", network.tenant.name, endpoint.name)),
+                kind: "held".into(),
+            })
+        }));
         let learned = lock(&network.state.learned).entries(now);
         rows.extend(learned.into_iter().map(|entry| NeighborRow {
             vni: network.vni,

@@ -36,7 +36,7 @@ use crate::{
         offload::{FlowOffload, Handover, Hold, Offer, Replaced, Resident, Whereabouts},
         shared::lock,
     },
-    snapshot::{Snapshot, state::EndpointState},
+    snapshot::{self, Snapshot, state::EndpointState},
 };
 
 /// Datagrams a second of networks that this host does not serve: the pipeline does nothing with them but count them.
@@ -506,6 +506,24 @@ impl KernelPath {
         Some(place)
     }
 
+    /// Do addresses that move have the holders that something was decided for?
+    fn still_held(&self, tables: &Tables, vni: Vni, bindings: u16) -> bool {
+        bindings == 0 || tables.networks.get(&vni).is_some_and(|(_, row)| row.bindings == bindings)
+    }
+
+    fn set_bindings(&self, network: &snapshot::Network) {
+        let tables = &mut *lock(&self.tables);
+        // Read under the lock, so that the last one written is the last there was.
+        let version = lock(&network.state.holders).version();
+        let Some((place, row)) = tables.networks.get_mut(&network.vni) else { return };
+        row.bindings = version;
+        let written = self.fastpath.set_network(*place, *row);
+        if self.written(written).is_none() {
+            // Nothing passes by entries of another generation.
+            let _ = self.written(self.renew(tables));
+        }
+    }
+
     fn vtep_place(&self, tables: &mut Tables, vtep: VtepAddr) -> Option<u32> {
         if let Some(place) = tables.vteps.get(&vtep) {
             return place.map(|place| place.place);
@@ -591,6 +609,10 @@ impl FlowOffload for KernelPath {
 
     fn unused(&self) -> FlowUse {
         self.unused_places()
+    }
+
+    fn rebind(&self, network: &snapshot::Network) {
+        self.set_bindings(network);
     }
 
     fn forget_paths(&self) {

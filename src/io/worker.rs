@@ -192,6 +192,7 @@ impl Worker {
                 self.asked_at = now;
                 self.count_overruns(now);
                 self.hear_of_narrow_paths(now);
+                self.announce();
             }
         }
     }
@@ -339,6 +340,17 @@ impl Worker {
         for (key, frames) in ports.chain(listeners).chain(up).filter(|(_, frames)| *frames > 0) {
             self.shared.count_drops(self.index, key, frames, now);
         }
+    }
+
+    /// One worker tells for all where addresses have gone.
+    fn announce(&mut self) {
+        if self.index != 0 {
+            return;
+        }
+        self.batch.clear();
+        let snapshot = self.shared.snapshot();
+        Pipeline::new(&self.shared, &snapshot, self.index).announce(&mut self.batch);
+        self.flush();
     }
 
     /// One worker asks for all: they share the sockets.

@@ -40,13 +40,17 @@ impl<'s> Pipeline<'s> {
         if network.learns() || view.tags != 0 {
             return None;
         }
+        let question = question(frame.bytes(), view)?;
+        if network.moves(question.target) {
+            return None;
+        }
         let generation = self.shared.faster.get()?.generation();
         Some(AnswerOffer {
             port,
             vni: network.vni,
             sender: sender.id,
             mac: view.src,
-            question: question(frame.bytes(), view)?,
+            question,
             epoch: network.epoch,
             generation,
             reply: self.made.clone(),

@@ -43,8 +43,9 @@ impl<'s> Pipeline<'s> {
         match *to {
             Destination::Station { control: true, .. }
             | Destination::Everyone { control: true }
-            | Destination::Role(_) => Ok(None),
-            Destination::Everyone { control: false } => {
+            | Destination::Role(_)
+            | Destination::Sharers => Ok(None),
+            Destination::Group | Destination::Everyone { control: false } => {
                 let ends = Ends { src: arrival.sender, dst: None };
                 self.rules(arrival.network, ends, ip.src, ip.dst, &Probe::of(ip)?).map(|_| None)
             }
@@ -157,12 +158,22 @@ impl<'s> Pipeline<'s> {
                 // The flow was decided for other ends: the same addresses with another MAC are no way around these
                 // ones' rules, nor does this packet change for whom the flow was decided. Between these ends, too, a
                 // reply passes where the packet that it answers would.
+                let of_packet = ends;
                 let (original, ends) = match hit.direction {
                     FlowDirection::Original => (segment.key, ends),
                     FlowDirection::Reply => (segment.key.reversed(), Ends { src: ends.dst, dst: ends.src }),
                 };
                 let probe = probe(segment, &original);
-                self.rules(network, ends, original.src, original.dst, &probe).map(|_| None)
+                self.rules(network, ends, original.src, original.dst, &probe)?;
+                // But an address itself may be at another one by now.
+                let FlowKey { src, dst, .. } = segment.key;
+                let to = (of_packet.dst, dst, hit.direction);
+                for (end, address, direction) in [to, (of_packet.src, src, hit.direction.reversed())] {
+                    if end.is_some_and(|end| network.has_moved_to(address, end)) {
+                        flows.set_hint(hit.flow, direction, receiver(end));
+                    }
+                }
+                Ok(None)
             }
             Tracked::Drop(reason) => Err(reason.into()),
             // It was taken back a moment ago, under the same lock.

@@ -15,7 +15,7 @@ use eastgate_vtep::{
     peers::PeerKind,
 };
 use eastgate_wire::{
-    DropReason, Family, Frame, Instant, View, VtepAddr,
+    Addr, DropReason, Family, Frame, Instant, View, VtepAddr,
     view::{Ip, Transport, proto, tcp_flags},
 };
 
@@ -23,6 +23,7 @@ use super::{
     Arrival, Outcome, Pipeline, Refusal,
     batch::{Batch, Egress, Tunnel},
     counters::{DropCount, DropKey, Subject},
+    members::ToPorts,
     shared::lock,
 };
 use crate::{
@@ -44,6 +45,10 @@ pub enum Destination<'s> {
     },
     /// To the endpoints with a role: what a client asks a DHCP server, a host a router
     Role(Role),
+    /// To those who share an address with the sender, and settle by this which of them has it
+    Sharers,
+    /// To the members of the network whose rules let it in: the sender's rules name the group that it is for
+    Group,
     /// To everyone in the network
     Everyone {
         /// As above
@@ -90,10 +95,12 @@ enum Chore {
 
 fn chore(ip: &Ip) -> Option<Chore> {
     match ip.transport {
-        Transport::Udp { sport: 68, dport: 67 } if ip.src.is_v4() => Some(Chore::AskDhcp),
-        Transport::Udp { sport: 67, dport: 68 } if ip.src.is_v4() => Some(Chore::AnswerDhcp),
-        Transport::Udp { sport: 546, dport: 547 } if !ip.src.is_v4() => Some(Chore::AskDhcp),
-        Transport::Udp { sport: 547, dport: 546 } if !ip.src.is_v4() => Some(Chore::AnswerDhcp),
+        // By the port they are for: what they come from is up to the stack (RFC 8415 section 7.2), and relays have one of
+        // their own (RFC 2131 section 4.1).
+        Transport::Udp { dport: 67, .. } if ip.src.is_v4() => Some(Chore::AskDhcp),
+        Transport::Udp { dport: 68, .. } if ip.src.is_v4() => Some(Chore::AnswerDhcp),
+        Transport::Udp { dport: 547, .. } if !ip.src.is_v4() => Some(Chore::AskDhcp),
+        Transport::Udp { dport: 546, .. } if !ip.src.is_v4() => Some(Chore::AnswerDhcp),
         Transport::Icmp(icmp) if ip.proto == proto::ICMPV6 && ip.ttl == 255 => match icmp.kind {
             133 => Some(Chore::SolicitRouter),
             134 => Some(Chore::AdvertiseRouter),
@@ -117,11 +124,12 @@ impl<'s> Pipeline<'s> {
             return to_many(arrival, view, plain);
         }
         if network.proxy && view.dst == network.proxy_mac {
-            return self.behind_proxy(network, view, now);
+            return self.behind_proxy(arrival, view, now);
         }
-        if let Some(endpoint) = network.by_mac(view.dst) {
+        if let Some(endpoint) = network.at_mac(view.dst) {
             let chore = view.ip().and_then(chore);
             let control = !plain
+                || elects(arrival, endpoint, view)
                 || chore == Some(Chore::AskDhcp) && endpoint.sender.dhcp_server
                 || chore == Some(Chore::AnswerDhcp) && plays(arrival, Role::DhcpServer)
                 || chore == Some(Chore::AdvertiseRouter) && plays(arrival, Role::Router);
@@ -129,8 +137,9 @@ impl<'s> Pipeline<'s> {
         }
         if network.learns()
             && let Some(at) = lock(&network.state.fdb).lookup(view.dst, now)
+            && let Some(endpoint) = self.nested_at(network, at)
         {
-            return Ok(Destination::Station { endpoint: None, at, control: !plain });
+            return Ok(Destination::Station { endpoint, at, control: !plain });
         }
         if network.flood_unknown {
             return Ok(Destination::Everyone { control: !plain });
@@ -141,22 +150,36 @@ impl<'s> Pipeline<'s> {
     /// The station behind an address, for a frame that came addressed to the appliance.
     fn behind_proxy(
         &self,
-        network: &'s Network,
+        arrival: &Arrival<'s>,
         view: &View,
         now: Instant,
     ) -> Result<Destination<'s>, Refusal> {
+        let network = arrival.network;
         let address = view.ip().ok_or(DropReason::NotForUs)?.dst;
-        if let Some(endpoint) = network.by_address(address) {
+        if let Some((endpoint, _)) = network.at_address(address) {
             return Ok(Destination::Station {
                 endpoint: Some(endpoint),
                 at: endpoint.location,
-                control: false,
+                control: elects(arrival, endpoint, view),
             });
         }
         let learned =
             network.learns().then(|| lock(&network.state.learned).by_address(address, now)).flatten();
         let at = learned.ok_or(DropReason::NotForUs)?.at;
-        Ok(Destination::Station { endpoint: None, at, control: false })
+        let endpoint = self.nested_at(network, at).ok_or(DropReason::NotForUs)?;
+        Ok(Destination::Station { endpoint, at, control: false })
+    }
+
+    /// The endpoint without port security that a station is behind which was learned at this place, if it is known: its
+    /// rules are the station's. Nothing when the place is of this network no longer.
+    fn nested_at(&self, network: &'s Network, at: Location) -> Option<Option<&'s Endpoint>> {
+        match at {
+            Location::Local(port) => {
+                let (there, endpoint) = self.snapshot.at_port(port)?;
+                (there.vni == network.vni && !endpoint.sender.port_security).then_some(Some(endpoint))
+            }
+            Location::Remote(_) => Some(network.nested_behind(at)),
+        }
     }
 
     /// Sends a frame where it goes.
@@ -174,7 +197,17 @@ impl<'s> Pipeline<'s> {
                 self.reach_station(arrival, endpoint, at, view, frame, now, out)?;
                 Ok(Outcome::Forward)
             }
-            Destination::Role(role) => self.reach_role(arrival, role, view, frame, now, out),
+            Destination::Role(role) => {
+                let players = arrival.network.endpoints.iter().filter(|it| role.is_played_by(it));
+                let players: Vec<_> = players.collect();
+                self.reach_some(arrival, &players, ToPorts::Frame, view, frame, now, out)
+            }
+            Destination::Sharers => {
+                let sharers = arrival.sender.map(|sender| arrival.network.sharers_with(sender));
+                let sharers = sharers.unwrap_or_default();
+                self.reach_some(arrival, &sharers, ToPorts::Frame, view, frame, now, out)
+            }
+            Destination::Group => self.reach_group(arrival, view, frame, now, out),
             Destination::Everyone { control } => self.reach_everyone(arrival, control, view, frame, now, out),
         }
     }
@@ -236,7 +269,8 @@ impl<'s> Pipeline<'s> {
                 let address = view.ip()?.dst;
                 Some(lock(&network.state.learned).by_address(address, now)?.mac)
             };
-            view.dst = endpoint.map(|endpoint| endpoint.mac).or_else(learned).unwrap_or(view.dst);
+            let held = || network.at_address(view.ip()?.dst).map(|(_, mac)| mac);
+            view.dst = held().or_else(learned).or(endpoint.map(|endpoint| endpoint.mac)).unwrap_or(view.dst);
         }
         if to_the_station {
             view.src = network.proxy_mac;
@@ -359,8 +393,12 @@ impl<'s> Pipeline<'s> {
 
     /// Sends the frame that eastgate made to where the frame in hand came from.
     pub(super) fn send_back(&self, arrival: &Arrival<'s>, out: &mut Batch) {
-        let network = arrival.network;
-        match arrival.from {
+        self.send_made_to(arrival.network, arrival.from, out);
+    }
+
+    /// Sends the frame that eastgate made to one place.
+    pub(super) fn send_made_to(&self, network: &Network, at: Location, out: &mut Batch) {
+        match at {
             Location::Local(port) => out.send_made(&[&self.made], Egress::Port(port), network.vni),
             Location::Remote(vtep) => {
                 let tunnel = self.tunnel_for(network, vtep, &self.made);
@@ -387,44 +425,6 @@ impl<'s> Pipeline<'s> {
                 out.send_made(&[&header, frame.bytes()], Egress::Tunnel(tunnel), network.vni);
             }
         }
-    }
-
-    /// To the endpoints with a role. Another VTEP gets one copy however many of them it has.
-    fn reach_role(
-        &mut self,
-        arrival: &Arrival<'s>,
-        role: Role,
-        view: &mut View,
-        frame: &mut Frame<'_>,
-        now: Instant,
-        out: &mut Batch,
-    ) -> Result<Outcome, Refusal> {
-        let network = arrival.network;
-        self.may_flood(network, now)?;
-        // All copies share the frame's bytes, and those for the tunnel need it whole.
-        offload::finish_checksum(frame)?;
-        let mut vteps: Vec<VtepAddr> = Vec::new();
-        let mut copies = 0;
-        for endpoint in network.endpoints.iter().filter(|endpoint| role.is_played_by(endpoint)) {
-            match endpoint.location {
-                Location::Local(port) if arrival.from != endpoint.location => {
-                    out.send(frame, Egress::Port(port), network.vni);
-                    copies += 1;
-                }
-                Location::Remote(vtep)
-                    if split_horizon(network.topology, arrival.from, endpoint.location).is_ok()
-                        && arrival.from != endpoint.location
-                        && !vteps.contains(&vtep) =>
-                {
-                    vteps.push(vtep);
-                }
-                _ => {}
-            }
-        }
-        let lost = self.leave_out_too_big(arrival, &mut vteps, view, frame, now, out);
-        copies += vteps.len();
-        self.replicate(network, &vteps, view, frame, out)?;
-        self.flooded(arrival, copies, lost, DropReason::UnknownDestination.into(), now)
     }
 
     /// To everyone but where it came from; to each receiver only what its rules let in.
@@ -471,7 +471,7 @@ impl<'s> Pipeline<'s> {
 
     /// What became of a frame to many, of which `lost` copies did not fit: each of those counts. Where no copy
     /// went anywhere, the frame is dropped as one of them, or else for the reason `nobody`.
-    fn flooded(
+    pub(super) fn flooded(
         &self,
         arrival: &Arrival<'s>,
         copies: usize,
@@ -495,7 +495,7 @@ impl<'s> Pipeline<'s> {
     /// Leaves out the VTEPs that no copy of the frame fits on its way to, and tells the sender where it can be
     /// told. Copies are not cut: what is flooded is multicast, which asks for no answer, or on its way to somebody
     /// whose place is not known yet.
-    fn leave_out_too_big(
+    pub(super) fn leave_out_too_big(
         &mut self,
         arrival: &Arrival<'s>,
         vteps: &mut Vec<VtepAddr>,
@@ -524,7 +524,7 @@ impl<'s> Pipeline<'s> {
     }
 
     /// One copy of the frame for each VTEP: one wrapping, many outer headers. They fit.
-    fn replicate(
+    pub(super) fn replicate(
         &self,
         network: &Network,
         vteps: &[VtepAddr],
@@ -578,7 +578,7 @@ impl<'s> Pipeline<'s> {
 
 /// Copies of a frame to many that do not fit the paths they would take.
 #[derive(Clone, Copy)]
-struct LostCopies {
+pub(super) struct LostCopies {
     /// At least one
     frames: u64,
     bytes: u64,
@@ -598,9 +598,30 @@ fn to_many<'s>(arrival: &Arrival<'s>, view: &View, plain: bool) -> Result<Destin
         Some(Chore::AdvertiseRouter) if plays(arrival, Role::Router) => {
             Ok(Destination::Everyone { control: true })
         }
+        _ if is_vrrp(view) && arrival.sender.is_some_and(|it| network.shares_at_all(it)) => {
+            Ok(Destination::Sharers)
+        }
         _ if network.flood_multicast => Ok(Destination::Everyone { control: false }),
+        _ if arrival.sender.is_some_and(|sender| network.names_group(sender, view)) => Ok(Destination::Group),
         _ => Err(DropReason::MulticastRefused.into()),
     }
+}
+
+/// The two that VRRP has, and CARP with it (RFC 9568 sections 5.1.1.2 and 5.1.2.2)
+const VRRP_GROUPS: [Addr; 2] =
+    [Addr::v4([224, 0, 0, 18]), Addr::v6([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x12])];
+const VRRP: u8 = 112;
+
+/// An advertisement of VRRP for all routers of the link
+fn is_vrrp(view: &View) -> bool {
+    view.ip().is_some_and(|ip| ip.proto == VRRP && ip.ttl == 255 && VRRP_GROUPS.contains(&ip.dst))
+}
+
+/// VRRP between two that share an address, and have each other's own: which of them is the master is for them to settle,
+/// as the configuration that lets both have the address says.
+fn elects(arrival: &Arrival<'_>, to: &Endpoint, view: &View) -> bool {
+    view.ip().is_some_and(|ip| ip.proto == VRRP && to.holdings().has(ip.dst))
+        && arrival.sender.is_some_and(|sender| sender.shares_with(to))
 }
 
 fn plays(arrival: &Arrival<'_>, role: Role) -> bool {

@@ -26,7 +26,7 @@ use eastgate_wire::{
 
 use super::{
     Arrival, Destination, Pipeline, Shared, answers::AnswerOffer, batch::Batch, counters::SettledDrop,
-    forward::family, shared::lock,
+    forward::family, holders::bindings_of, shared::lock,
 };
 use crate::snapshot::{Endpoint, Network, Snapshot, state::EndpointState};
 
@@ -64,6 +64,8 @@ pub trait FlowOffload: Borrower {
     fn balance(&self);
     /// Lent permits that no flow holds.
     fn unused(&self) -> FlowUse;
+    /// An address of this network has changed hands: what was decided of those that move holds no longer.
+    fn rebind(&self, network: &Network);
     /// What flows were told of paths is no longer so: each comes up once more.
     fn forget_paths(&self);
     /// The MTU of the path to each VTEP is this.
@@ -129,6 +131,8 @@ pub struct Offer {
     pub admitted: Admitted,
     /// [`FlowOffload::generation`] before the lanes were laid
     pub generation: u32,
+    /// The version of who holds what that it was decided under, where an address of it moves; else 0
+    pub bindings: u16,
     /// Both directions, by [`Direction`]
     pub lanes: [Lane; 2],
     /// Its source port took part in that: it says nothing of flows from others.
@@ -167,6 +171,8 @@ pub struct Handover {
     pub epoch: u32,
     /// [`FlowOffload::generation`] before the lanes were laid
     pub generation: u32,
+    /// The version of who holds what that it was decided under, where an address of it moves; else 0
+    pub bindings: u16,
     /// Both directions, by [`Direction`]
     pub lanes: [Lane; 2],
 }
@@ -203,6 +209,7 @@ impl<'s> Pipeline<'s> {
             return None;
         }
         let generation = self.shared.faster.get()?.generation();
+        let bindings = bindings_of(network, [key.src, key.dst]);
         let lane = self.lane(network, ripe.src, ripe.dst, &key, now)?;
         let back = self.lane(network, ripe.dst, ripe.src, &key.reversed(), now)?;
         let done = (lane.from, lane.to, lane.in_macs, lane.out_macs);
@@ -213,7 +220,7 @@ impl<'s> Pipeline<'s> {
             Direction::Original => [lane, back],
             Direction::Reply => [back, lane],
         };
-        Some(Handover { flow: ripe.flow, key, epoch: network.epoch, generation, lanes })
+        Some(Handover { flow: ripe.flow, key, epoch: network.epoch, generation, bindings, lanes })
     }
 
     /// Step 8: the flow of the packet in hand goes elsewhere, or flows like it may begin there.
@@ -249,8 +256,8 @@ impl<'s> Pipeline<'s> {
         };
         let by_source_port =
             asks(ripe.src, rule::Direction::Egress) || asks(ripe.dst, rule::Direction::Ingress);
-        let Handover { generation, lanes, .. } = like;
-        Some(Offer { opened: ripe.key, admitted, generation, lanes, by_source_port })
+        let Handover { generation, bindings, lanes, .. } = like;
+        Some(Offer { opened: ripe.key, admitted, generation, bindings, lanes, by_source_port })
     }
 
     /// How packets from one endpoint to another travel; nothing when that is not for the fast path: checks that are
@@ -263,7 +270,8 @@ impl<'s> Pipeline<'s> {
         key: &FlowKey,
         now: Instant,
     ) -> Option<Lane> {
-        if !src.sender.port_security || !dst.sender.port_security || !src.sender.owns(src.mac, key.src) {
+        let owns = network.ownership.may_send(src.holdings(), true, src.mac, key.src);
+        if !src.sender.port_security || !dst.sender.port_security || !owns {
             return None;
         }
         let plain = |at: Location| match at {
@@ -282,15 +290,21 @@ impl<'s> Pipeline<'s> {
         let asked_for_us = network.proxy && (is_local(from) || plain(from));
         let speak_for = network.proxy && (is_local(to) || plain(to));
         // Who asks the appliance is sent on by the address alone.
-        if asked_for_us && network.by_address(key.dst).is_none_or(|found| found.id != dst.id) {
+        if asked_for_us && network.at_address(key.dst).is_none_or(|(found, _)| found.id != dst.id) {
             return None;
         }
+        // An address that moves has a MAC of its own at whoever holds it.
+        let mac_of = |endpoint: &Endpoint, address| match network.at_address(address) {
+            Some((holder, mac)) if holder.id == endpoint.id => mac,
+            _ => endpoint.mac,
+        };
+        let (src_mac, dst_mac) = (mac_of(src, key.src), mac_of(dst, key.dst));
         let ports = network.encapsulation.ports;
         Some(Lane {
             from,
             to,
-            in_macs: [if asked_for_us { network.proxy_mac } else { dst.mac }, src.mac],
-            out_macs: [dst.mac, if speak_for { network.proxy_mac } else { src.mac }],
+            in_macs: [if asked_for_us { network.proxy_mac } else { dst_mac }, src_mac],
+            out_macs: [dst_mac, if speak_for { network.proxy_mac } else { src_mac }],
             max_packet,
             source_port: ports.port(ports.bucket(key_hash(key, &self.shared.hasher))),
             tos: network.encapsulation.tos,
@@ -625,7 +639,8 @@ impl Network {
             (opener, original.src, [Passed::Sent, Passed::Received]),
             (receiver, original.dst, [Passed::Received, Passed::Sent]),
         ] {
-            let end = if hint == 0 { self.by_address(address) } else { self.received_by(hint) };
+            let known = || self.at_address(address).map(|(end, _)| end);
+            let end = if hint == 0 { known() } else { self.received_by(hint) };
             if let Some(end) = end.filter(|end| end.port().is_some()) {
                 passed.into_iter().zip(&progress.counts).for_each(|(which, count)| each(end, which, count));
             }

@@ -52,6 +52,8 @@ pub struct Shared {
     narrow: AtomicBool,
     pub(super) hasher: RandomState,
     expiry: Box<[Mutex<Instant>]>,
+    /// Some address is elsewhere now, and others are to be told.
+    pub(super) has_changed: AtomicBool,
     /// Whoever carries packets of flows that have settled
     pub(super) faster: OnceLock<Arc<dyn FlowOffload>>,
     pub(super) offloads_since: OnceLock<Instant>,
@@ -83,6 +85,7 @@ impl Shared {
             narrow: AtomicBool::new(false),
             hasher: RandomState::new(),
             expiry: (0..workers).map(|_| Mutex::new(Instant::ZERO)).collect(),
+            has_changed: AtomicBool::new(false),
             faster: OnceLock::new(),
             offloads_since: OnceLock::new(),
             swept: Mutex::default(),
@@ -105,6 +108,13 @@ impl Shared {
     pub fn install(&self, snapshot: Snapshot) {
         lock(&self.fragments).set_limit(snapshot.config.limits.fragments);
         self.book.set_limits(snapshot.config.limits);
+        for network in snapshot.networks() {
+            network.prune_holders();
+            if let Some(before) = self.snapshot().network(network.vni) {
+                network.note_changes(before);
+            }
+        }
+        self.has_changed.store(true, Relaxed);
         self.snapshot.store(Arc::new(snapshot));
         self.book.prune();
     }

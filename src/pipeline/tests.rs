@@ -13,6 +13,7 @@ mod frames;
 mod groups;
 mod legs;
 mod limits;
+mod movable;
 mod neighbors;
 mod net;
 mod noise;

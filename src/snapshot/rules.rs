@@ -22,6 +22,29 @@ pub fn prefix(net: &IpNet) -> (Addr, u8) {
     (net.network().into(), net.prefix_len() + added)
 }
 
+/// Those egress rules of a policy that name multicast groups; none where none does.
+pub(super) fn multicast(source: &Source) -> Option<Source> {
+    let names_groups = |rule: &Rule| match &rule.peer {
+        Peer::Prefix { network, len } => {
+            network.is_multicast() && *len >= if network.is_v4() { 96 + 4 } else { 8 }
+        }
+        _ => false,
+    };
+    let naming = |group: &Group| Group {
+        ingress: Vec::new(),
+        egress: group.egress.iter().filter(|rule| names_groups(rule)).cloned().collect(),
+    };
+    let groups: Vec<Group> = source.groups.iter().map(naming).collect();
+    let any = groups.iter().any(|group| !group.egress.is_empty());
+    any.then(|| {
+        let members = |endpoint: &EndpointRules| EndpointRules {
+            addresses: Vec::new(),
+            groups: endpoint.groups.clone(),
+        };
+        Source { groups, endpoints: source.endpoints.iter().map(members).collect() }
+    })
+}
+
 /// The rules of a tenant by number. The numbers follow the order of groups by name, ingress before egress.
 #[derive(Debug, Default)]
 pub struct RuleTable {
@@ -144,7 +167,8 @@ impl RuleTable {
 
     fn endpoint(&self, endpoint: &config::Endpoint) -> EndpointRules {
         let own = endpoint.addresses.iter().map(|address| (*address, 128));
-        let pairs = endpoint.allowed_pairs.iter().map(|pair| prefix(&pair.address));
+        // A range of addresses that an endpoint may use makes nobody in it a member of the endpoint's groups.
+        let pairs = endpoint.allowed_pairs.iter().map(|pair| prefix(&pair.address)).filter(|(_, len)| *len == 128);
         let groups = endpoint.groups.iter().filter_map(|name| self.groups.get(name).copied());
         EndpointRules { addresses: own.chain(pairs).collect(), groups: groups.collect() }
     }

@@ -1,7 +1,7 @@
 //! What outlives snapshots: what networks have learned, and what endpoints have sent and received.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -10,12 +10,12 @@ use std::{
 
 use ahash::RandomState;
 use eastgate_policy::flow::{FlowLimits, NetworkQuota, Quota};
-use eastgate_steering::{LearnLimits, Learned};
+use eastgate_steering::{HolderLimits, Holders, LearnLimits, Learned};
 use eastgate_vtep::{
     fdb::{Fdb, FdbSettings},
     mtu::too_big::TooBig,
 };
-use eastgate_wire::{Instant, Rate, TokenBucket, Vni};
+use eastgate_wire::{Addr, Instant, Rate, TokenBucket, Vni};
 
 use crate::config::{self, Config, Name};
 
@@ -24,6 +24,10 @@ use crate::config::{self, Config, Name};
 pub struct NetworkState {
     /// Where learned MACs are
     pub fdb: Mutex<Fdb>,
+    /// Who holds addresses that move between endpoints
+    pub holders: Mutex<Holders>,
+    /// Addresses that are elsewhere now, or at another MAC, and that others are to be told of
+    pub changed: Mutex<Changed>,
     /// Learned neighbours
     pub learned: Mutex<Learned>,
     /// Broadcast, unknown unicast and multicast frames it may still send
@@ -32,6 +36,8 @@ pub struct NetworkState {
     pub too_big: Mutex<TooBig>,
     /// Answers to ARP and ND that its strangers may still ask for
     pub stranger_answers: Mutex<TokenBucket>,
+    /// Attempts on others' addresses that may still be reported one by one
+    pub thefts: Mutex<TokenBucket>,
     /// Its flows
     pub quota: Arc<NetworkQuota>,
     /// Its datagrams in fragments, at most
@@ -48,6 +54,29 @@ struct Settings {
     limits: config::Limits,
 }
 
+/// Addresses that are waiting to be announced, each once.
+#[derive(Debug, Default)]
+pub struct Changed(BTreeSet<Addr>);
+
+impl Changed {
+    /// So many are waiting at most; what comes on top is found out by asking.
+    const MOST: usize = 65_536;
+
+    /// One more
+    pub fn note(&mut self, address: Addr) {
+        if self.0.len() < Self::MOST {
+            self.0.insert(address);
+        }
+    }
+
+    /// Up to so many of them, which are waiting no longer.
+    pub fn take(&mut self, most: usize) -> Vec<Addr> {
+        let taken: Vec<Addr> = self.0.iter().copied().take(most).collect();
+        taken.iter().for_each(|address| _ = self.0.remove(address));
+        taken
+    }
+}
+
 /// What an endpoint has sent and received through eastgate on this host.
 #[derive(Debug)]
 pub struct EndpointState {
@@ -61,6 +90,8 @@ pub struct EndpointState {
     pub rx_bytes: AtomicU64,
     /// Answers to ARP and ND it may still ask for
     pub answers: Mutex<TokenBucket>,
+    /// Announcements of what is known already that it may still have passed on
+    pub announcements: Mutex<TokenBucket>,
 }
 
 impl EndpointState {
@@ -71,6 +102,7 @@ impl EndpointState {
             rx_frames: AtomicU64::new(0),
             rx_bytes: AtomicU64::new(0),
             answers: Mutex::new(TokenBucket::new(ANSWERS, Instant::ZERO)),
+            announcements: Mutex::new(TokenBucket::new(ANNOUNCEMENTS, Instant::ZERO)),
         }
     }
 
@@ -97,10 +129,14 @@ impl EndpointState {
 /// Answers to ARP and ND that one endpoint may ask for: one that comes up with a full subnet to resolve is not
 /// slowed down.
 const ANSWERS: Rate = Rate { per_second: 100, burst: 200 };
+/// Announcements of an address that say what is known already: to one who comes back, others may still have what was so before.
+const ANNOUNCEMENTS: Rate = Rate { per_second: 1, burst: 10 };
 /// How many of them are lent at once, and how many are not: what is lent for one address is not there for another, of
 /// which there may be many when a machine comes up.
 const LENT: u32 = 8;
 const RESERVED: u32 = 150;
+/// Attempts on others' addresses that are reported one by one, in one network; all are counted.
+const REPORTS: Rate = Rate { per_second: 1, burst: 5 };
 /// Too-big messages a second in one network.
 const ERRORS: Rate = Rate { per_second: 100, burst: 100 };
 
@@ -109,9 +145,12 @@ impl NetworkState {
         let bum = Rate { per_second: settings.bum, burst: settings.bum };
         Self {
             fdb: Mutex::new(Fdb::new(settings.fdb, RandomState::new())),
+            changed: Mutex::default(),
+            holders: Mutex::new(Holders::new(HolderLimits::default())),
             learned: Mutex::new(Learned::new(LearnLimits::default())),
             bum: Mutex::new(TokenBucket::new(bum, Instant::ZERO)),
             too_big: Mutex::new(TooBig::new(ERRORS, Instant::ZERO)),
+            thefts: Mutex::new(TokenBucket::new(REPORTS, Instant::ZERO)),
             stranger_answers: Mutex::new(TokenBucket::new(ANSWERS, Instant::ZERO)),
             quota,
             fragments: settings.limits.fragments,

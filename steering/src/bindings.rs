@@ -313,6 +313,10 @@ impl<B: Bindings> Bindings for Known<'_, B> {
     fn steered(&self, asker: &crate::Asker<'_>, target: &Binding) -> bool {
         self.configured.steered(asker, target)
     }
+
+    fn may_be_held(&self, address: Addr) -> bool {
+        self.configured.may_be_held(address)
+    }
 }
 
 #[cfg(test)]

@@ -5,13 +5,15 @@
 //! out.
 
 pub mod bindings;
+pub mod holders;
 pub mod responder;
 pub mod rewrite;
 pub mod settings;
 
+pub use holders::{Heard, Holder, HolderLimits, Holders, Title};
 pub use bindings::{Known, Learn, LearnLimits, Learned};
 pub use responder::{
-    AllowedPair, Answer, Answers, Asker, Binding, Bindings, Claim, Conflict, Identity, Mode, Onward,
-    Question, Unknown, answer, claim, question,
+    Answer, Answers, Asker, Binding, Bindings, Claim, Conflict, Mode, Onward, Question, Unknown, announcement, answer, ask,
+    choice, claim, question,
 };
 pub use rewrite::{proxy_mac, rewrite};

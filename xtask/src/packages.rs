@@ -96,6 +96,12 @@ const PACKAGES: &[Package] = &[
         reason: "tests send the echo requests a reader would type",
     },
     Package {
+        name: "keepalived",
+        probe: &["keepalived", "--version"],
+        needed_by: &[Need::Test],
+        reason: "moves addresses between machines as people do it (VRRP)",
+    },
+    Package {
         name: "qemu-system-x86",
         probe: &["qemu-system-x86_64", "--version"],
         needed_by: &[Need::Kernel],

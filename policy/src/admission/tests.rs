@@ -1,6 +1,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use eastgate_wire::view::Net;
+use eastgate_wire::{EndpointId, view::Net};
 use etherparse::{IpNumber, PacketBuilder};
 use proptest::prelude::*;
 
@@ -18,13 +18,30 @@ fn addr(text: &str) -> Addr {
 
 /// An endpoint with one address of each family, and a pair for a virtual router.
 fn sender() -> Sender {
-    let mut sender = Sender::new(MacAddr(MINE));
-    sender.addresses = vec![addr("10.1.0.11"), addr("fd00::11")];
-    sender.pairs = vec![
-        AddressPair { mac: MacAddr(PAIRED), network: addr("10.1.0.100"), len: 128 },
-        AddressPair { mac: MacAddr(MINE), network: addr("10.9.0.0"), len: 96 + 16 },
-    ];
-    sender
+    Sender { holdings: holdings().into(), ..Sender::new(MacAddr(MINE)) }
+}
+
+fn holdings() -> Holdings {
+    Holdings {
+        endpoint: Some(EndpointId(0)),
+        mac: MacAddr(MINE),
+        addresses: vec![addr("10.1.0.11"), addr("fd00::11")],
+        pairs: vec![
+            AddressPair { mac: MacAddr(PAIRED), network: addr("10.1.0.100"), len: 128 },
+            AddressPair { mac: MacAddr(MINE), network: addr("10.9.0.0"), len: 96 + 16 },
+        ],
+    }
+}
+
+/// What the sender owns, and what somebody else does.
+fn ownership(sender: &Sender) -> Ownership {
+    let other = Holdings {
+        endpoint: Some(EndpointId(1)),
+        mac: MacAddr(OTHER),
+        addresses: vec![addr("10.1.0.21"), addr("10.9.0.7"), addr("fd00::21")],
+        pairs: vec![AddressPair { mac: MacAddr(OTHER), network: addr("10.9.0.8"), len: 128 }],
+    };
+    Ownership::new([&*sender.holdings, &other])
 }
 
 fn site() -> Site {
@@ -34,9 +51,10 @@ fn site() -> Site {
 
 fn try_as(sender: &Sender, frame: &[u8]) -> Result<(), DropReason> {
     let view = View::parse(frame).unwrap();
-    let site = site();
-    let result = admit(&view, frame, sender, &site);
-    let first = explain(&view, frame, sender, &site).into_iter().find_map(|(_, said)| said.err());
+    let (ownership, site) = (ownership(sender), site());
+    let context = Context { sender, ownership: &ownership, site: &site, chosen: false };
+    let result = admit(&view, frame, &context);
+    let first = explain(&view, frame, &context).into_iter().find_map(|(_, said)| said.err());
     assert_eq!(result.err(), first, "the explanation names the reason");
     result
 }
@@ -159,7 +177,9 @@ fn a_source_mac_is_a_stations_own() {
         assert_eq!(attempt(&frame), Err(DropReason::BadSourceMac), "{:?}", MacAddr(mac));
         let mut trusted = sender();
         trusted.port_security = false;
-        trusted.pairs.push(AddressPair { mac: MacAddr(mac), network: addr("0.0.0.0"), len: 96 });
+        let mut holdings = holdings();
+        holdings.pairs.push(AddressPair { mac: MacAddr(mac), network: addr("0.0.0.0"), len: 96 });
+        trusted.holdings = holdings.into();
         assert_eq!(try_as(&trusted, &frame), Err(DropReason::BadSourceMac), "whatever the port may do");
     }
 }
@@ -175,14 +195,14 @@ fn a_source_mac_is_the_senders() {
 }
 
 #[test]
-fn a_source_address_is_the_senders_for_that_mac() {
+fn a_source_address_is_the_senders() {
     for packet in [
         tcp("10.1.0.12", "10.1.0.21"),
         tcp("fd00::12", "fd00::21"),
-        // Owned, but with the other MAC
-        tcp("10.1.0.100", "10.1.0.21"),
-        tcp("10.1.0.11", "10.1.0.21").sent_by(PAIRED),
         tcp("10.10.0.0", "10.1.0.21"),
+        // In the prefix of a pair, and another's: configured, or named by a pair
+        tcp("10.9.0.7", "10.1.0.1"),
+        tcp("10.9.0.8", "10.1.0.1"),
         // Link-local: of another MAC, not from a MAC at all, or outside fe80::/64
         tcp("fe80::ff:fe00:2", "fd00::21"),
         tcp("fe80::1", "fd00::21"),
@@ -193,9 +213,43 @@ fn a_source_address_is_the_senders_for_that_mac() {
     }
     assert_eq!(attempt(&tcp("fe80::ff:fe00:1", "fd00::21").frame()), Ok(()));
     assert_eq!(attempt(&tcp("fe80::ff:fe00:99", "fd00::21").sent_by(PAIRED).frame()), Ok(()));
-    let mut configured = sender();
-    configured.addresses.push(addr("fe80::1"));
+    // Addresses of one MAC leave with another: a macvlan's by its parent device, and the other way round.
+    assert_eq!(attempt(&tcp("10.1.0.100", "10.1.0.21").frame()), Ok(()));
+    assert_eq!(attempt(&tcp("10.1.0.11", "10.1.0.21").sent_by(PAIRED).frame()), Ok(()));
+    let mut holdings = holdings();
+    holdings.addresses.push(addr("fe80::1"));
+    let configured = Sender { holdings: holdings.into(), ..sender() };
     assert_eq!(try_as(&configured, &tcp("fe80::1", "fd00::21").frame()), Ok(()));
+}
+
+/// Without port security a sender bridges and routes for others, and takes nobody's address all the same.
+#[test]
+fn what_is_configured_for_others_is_refused_without_port_security_too() {
+    let mut open = sender();
+    open.port_security = false;
+    for (packet, wants) in [
+        (tcp("198.51.100.9", "10.1.0.1"), Ok(())),
+        (tcp("10.1.0.77", "10.1.0.1").sent_by([2, 0, 0, 0, 0, 0x77]), Ok(())),
+        (tcp("10.9.0.7", "10.1.0.1"), Err(DropReason::IpSpoofed)),
+        (Packet::udp("10.9.0.7", "10.1.0.1", 5000, 53), Err(DropReason::IpSpoofed)),
+        (tcp("fd00::21", "fd00::1"), Err(DropReason::IpSpoofed)),
+        (tcp("fe80::ff:fe00:2", "fd00::1"), Err(DropReason::IpSpoofed)),
+        (tcp("10.9.0.8", "10.1.0.1").sent_by([2, 0, 0, 0, 0, 0x77]), Err(DropReason::IpSpoofed)),
+        (tcp("10.1.0.77", "10.1.0.1").sent_by(OTHER), Err(DropReason::MacSpoofed)),
+    ] {
+        assert_eq!(try_as(&open, &packet.frame()), wants, "{} {:?}", packet.src, packet.macs);
+    }
+}
+
+/// A link-local address of the sender's own choice: whoever keeps the table of them says that it is the sender's.
+#[test]
+fn a_chosen_address_is_the_senders() {
+    let (frame, sender) = (Packet::icmp("fe80::1234", "ff02::2", 133).hops(255).frame(), sender());
+    let view = View::parse(&frame).unwrap();
+    let (ownership, site) = (ownership(&sender), site());
+    let context = Context { sender: &sender, ownership: &ownership, site: &site, chosen: false };
+    assert_eq!(admit(&view, &frame, &context), Err(DropReason::IpSpoofed));
+    assert_eq!(admit(&view, &frame, &Context { chosen: true, ..context }), Ok(()));
 }
 
 #[test]
@@ -204,6 +258,7 @@ fn the_unspecified_address_only_asks_for_one() {
     let detection = || Packet::icmp("::", "ff02::1:ff00:11", 135).hops(255);
     for packet in [
         client(),
+        Packet::udp("0.0.0.0", "255.255.255.255", 1068, 67).sent_to(ALL),
         detection(),
         Packet::icmp("::", "ff02::16", 143).hops(1),
         Packet::icmp("::", "ff02::1:ff00:11", 131).hops(1),
@@ -216,7 +271,6 @@ fn the_unspecified_address_only_asks_for_one() {
         client().sent_to(OTHER),
         Packet::udp("0.0.0.0", "10.1.0.1", 68, 67).sent_to(ALL),
         Packet::udp("0.0.0.0", "255.255.255.255", 68, 53).sent_to(ALL),
-        Packet::udp("0.0.0.0", "255.255.255.255", 1068, 67).sent_to(ALL),
         tcp("0.0.0.0", "10.1.0.21"),
         Packet::icmp("0.0.0.0", "10.1.0.21", 8),
         detection().hops(64),
@@ -433,7 +487,7 @@ fn without_port_security_a_sender_may_stand_for_others() {
     let mut open = sender();
     open.port_security = false;
     for packet in [
-        tcp("10.77.0.1", "10.1.0.21").sent_by(OTHER),
+        tcp("10.77.0.1", "10.1.0.21").sent_by([2, 0, 0, 0, 0, 0x77]),
         Packet::udp("10.1.0.11", "10.1.0.21", 67, 68),
         Packet::icmp("fe80::9", "ff02::1", 134).hops(255),
     ] {
@@ -447,7 +501,10 @@ fn without_port_security_a_sender_may_stand_for_others() {
 #[test]
 fn a_trace_sees_every_check() {
     let frame = Packet::udp("10.1.0.12", "192.0.2.1", 67, 68).frame();
-    let said = explain(&View::parse(&frame).unwrap(), &frame, &sender(), &site());
+    let (sender, site) = (sender(), site());
+    let ownership = ownership(&sender);
+    let context = Context { sender: &sender, ownership: &ownership, site: &site, chosen: false };
+    let said = explain(&View::parse(&frame).unwrap(), &frame, &context);
     let refused: Vec<_> =
         said.iter().filter_map(|(check, result)| result.err().map(|why| (*check, why))).collect();
     assert_eq!(
@@ -488,12 +545,15 @@ proptest! {
             frame[24..26].copy_from_slice(&sum.to_be_bytes());
         }
         let who = sender();
-        if let Ok(view) = View::parse(&frame) && admit(&view, &frame, &who, &site()).is_ok() {
-            prop_assert!(who.owns_mac(view.src) && view.tags == 0);
+        let (ownership, site) = (ownership(&who), site());
+        let context = Context { sender: &who, ownership: &ownership, site: &site, chosen: false };
+        if let Ok(view) = View::parse(&frame) && admit(&view, &frame, &context).is_ok() {
+            prop_assert!(who.holdings.has_mac(view.src) && view.tags == 0);
             match view.net {
                 Net::Ip(ip) => {
-                    prop_assert!(who.owns(view.src, ip.src) || ip.src.is_unspecified());
-                    prop_assert!(ip.src != ip.dst && !site().is_reserved(ip.dst));
+                    let owned = ownership.may_send(&who.holdings, true, view.src, ip.src);
+                    prop_assert!(owned || ip.src.is_unspecified());
+                    prop_assert!(ip.src != ip.dst && !site.is_reserved(ip.dst));
                 }
                 Net::Arp => {}
                 Net::Other => prop_assert_eq!(view.ethertype, ethertype::RARP),

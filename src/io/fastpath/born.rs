@@ -199,9 +199,13 @@ impl KernelPath {
             return None;
         }
         let network = self.network_place(tables, vni)?;
+        if !self.still_held(tables, vni, offer.bindings) {
+            return None;
+        }
+        let bindings = offer.bindings;
         let rules = [offer.admitted.egress_rule, offer.admitted.ingress_rule];
         let (ends, lanes) = self.lanes(tables, &offer.lanes)?;
-        Some((network, Permit { network, epoch, generation, ends, rules, lanes }))
+        Some((network, Permit { network, epoch, generation, ends, rules, lanes, bindings, spare: 0 }))
     }
 
     /// Lends a network more, when three quarters of what it was lent are taken.

@@ -27,10 +27,14 @@ impl KernelPath {
         }
         let (key, place) = Key::of(&offloaded.key);
         let network = self.network_place(tables, vni)?;
+        if !self.still_held(tables, vni, handover.bindings) {
+            return None;
+        }
         let mut flow = Flow {
             network,
             epoch: handover.epoch,
             generation: tables.settings.generation,
+            bindings: handover.bindings,
             ..Flow::default()
         };
         flow.opener = place as u8;

@@ -194,7 +194,7 @@ impl KernelPath {
 
     /// False when there is another snapshot in force meanwhile.
     fn write_stations(&self, snapshot: &Arc<Snapshot>, network: &Network, place: u32) -> Result<bool, Error> {
-        let addresses = |endpoint: &Endpoint| endpoint.sender.addresses.clone();
+        let addresses = |endpoint: &Endpoint| endpoint.holdings().addresses.clone();
         let wanted: HashSet<Addr> = network.endpoints.iter().flat_map(addresses).collect();
         for endpoints in network.endpoints.chunks(ENDPOINTS_AT_ONCE) {
             let mut tables = lock(&self.tables);
@@ -221,7 +221,7 @@ impl KernelPath {
         place: u32,
         endpoint: &Endpoint,
     ) -> Result<(), Error> {
-        for addr in &endpoint.sender.addresses {
+        for addr in &endpoint.holdings().addresses {
             let station = self.station_at(tables, snapshot, network, place, endpoint, *addr);
             let known = tables.stations.entry(network.vni).or_default();
             if known.get(addr) == station.as_ref() {
@@ -295,7 +295,8 @@ impl KernelPath {
             && admission::is_usable(addr)
             && !snapshot.site.is_reserved(addr)
             && owns(network.by_mac(endpoint.mac))
-            && owns(network.by_address(addr));
+            && owns(network.by_address(addr))
+            && network.ownership.sharers(addr).is_empty();
         if !usable {
             return None;
         }
@@ -393,6 +394,7 @@ pub(super) fn network_row(network: Option<&Network>, vni: Vni) -> Row {
     let mut row = Row { vni: vni.get(), mac: proxy_mac(vni).0, ..Row::default() };
     let Some(network) = network else { return row };
     row.epoch = network.epoch;
+    row.bindings = lock(&network.state.holders).version();
     let Encapsulation { tos, ttl, .. } = network.encapsulation;
     (row.lane_flags, row.tos, row.ttl) = outer_fields(tos, ttl);
     // Whichever VTEPs they are

@@ -212,7 +212,36 @@ impl Net {
 
     fn run(&mut self, first: Work) -> Fate {
         let mut fate = Fate::default();
-        let mut queue = VecDeque::from([first]);
+        self.drain(VecDeque::from([first]), &mut fate);
+        fate
+    }
+
+    /// What hosts say of their own accord after a reload.
+    pub(super) fn announcements(&mut self) -> Fate {
+        let mut fate = Fate::default();
+        let mut queue = VecDeque::new();
+        let ours = self.hosts.iter().filter(|(_, host)| host.shared.is_some());
+        let names: Vec<String> = ours.map(|(name, _)| name.clone()).collect();
+        for host in names {
+            let (shared, snapshot) = (self.shared(&host), self.snapshot(&host));
+            let mut out = Batch::default();
+            Pipeline::new(shared, &snapshot, 0).announce(&mut out);
+            let sent = |emit: &crate::pipeline::batch::Emit| {
+                let bytes = out.made()[emit.range.start as usize..emit.range.end as usize].to_vec();
+                Sent { bytes, offload: emit.offload, to: emit.to, vni: emit.vni }
+            };
+            for sent in out.emits().iter().map(sent).collect::<Vec<_>>() {
+                match sent.to {
+                    Egress::Port(port) => fate.deliveries.push(self.deliver(&host, port, sent)),
+                    Egress::Tunnel(tunnel) => self.carry(&host, tunnel, &sent, &mut fate, &mut queue),
+                }
+            }
+        }
+        self.drain(queue, &mut fate);
+        fate
+    }
+
+    fn drain(&mut self, mut queue: VecDeque<Work>, fate: &mut Fate) {
         while let Some(work) = queue.pop_front() {
             assert!(fate.datagrams.len() < 1000, "a loop: {fate:?}");
             let host = work.host.clone();
@@ -221,11 +250,10 @@ impl Net {
             for sent in sent {
                 match sent.to {
                     Egress::Port(port) => fate.deliveries.push(self.deliver(&host, port, sent)),
-                    Egress::Tunnel(tunnel) => self.carry(&host, tunnel, &sent, &mut fate, &mut queue),
+                    Egress::Tunnel(tunnel) => self.carry(&host, tunnel, &sent, fate, &mut queue),
                 }
             }
         }
-        fate
     }
 
     /// What the path makes of a frame: why it is dropped (of a flood: copies that did not fit), and what is sent.

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use eastgate_wire::{EndpointId, Location, PortId};
+use eastgate_wire::{EndpointId, Holdings, Location, Ownership, PortId};
 use proptest::prelude::*;
 
 use super::*;
@@ -84,7 +84,13 @@ fn configured_ones_win() {
     let learned = known.by_address(host(1)).unwrap();
     assert_eq!((learned.mac, learned.at, learned.endpoint), (M1, port(1), None));
     assert_eq!(known.by_address(host(2)), None);
-    let asker = crate::Asker { origin: port(1), identity: crate::Identity::default(), port_security: false };
+    let (holdings, ownership) = (Holdings::new(MacAddr::ZERO), Ownership::default());
+    let asker = crate::Asker {
+        origin: port(1),
+        holdings: &holdings,
+        ownership: &ownership,
+        port_security: false,
+    };
     assert!(known.steered(&asker, &CONFIGURED) && !known.steered(&asker, &learned));
 }
 

@@ -1,6 +1,6 @@
 //! What becomes of a message that is well formed. Reads no bytes and writes none.
 
-use eastgate_wire::{Addr, DropReason, Location, MacAddr, View, view::Net};
+use eastgate_wire::{Addr, DropReason, Location, MacAddr, Ownership, View, view::Net};
 
 use super::{
     Act, Answer, Answers, Asker, Binding, Bindings, Conflict, Message, Mode, Onward, Spoken, Unknown, Words,
@@ -46,21 +46,48 @@ struct Case<'c, B> {
 }
 
 impl<B: Bindings> Case<'_, B> {
-    /// Under port security a frame may name no address and no MAC but the port's.
+    /// A frame may name no address and no MAC but its sender's. What one without port security says of an address of
+    /// somebody who is known is contested.
     fn check_sender(&self) -> Result<(), DropReason> {
-        let identity = &self.asker.identity;
-        let addresses = [self.message.from, self.message.claim];
-        let honest = identity.has_mac(self.mac)
-            && addresses.into_iter().flatten().all(|address| identity.owns(self.mac, address));
-        if honest || !self.asker.port_security { Ok(()) } else { Err(self.spoofed) }
+        let Asker { holdings, ownership, port_security, .. } = *self.asker;
+        let Message { from, claim, act, .. } = *self.message;
+        let tells = matches!(act, Act::Announce { .. } | Act::Tell { .. });
+        let may_say = |address| {
+            let entitled = if tells { Ownership::may_claim } else { Ownership::may_send };
+            entitled(ownership, holdings, port_security, self.mac, address) || self.holds(address)
+        };
+        // The address that a stack sends an advertisement from need not be the one that it is about.
+        let may_send = |address| {
+            ownership.may_send(holdings, port_security, self.mac, address) || self.holds(address)
+        };
+        let honest = ownership.may_use_mac(holdings, port_security, self.mac)
+            && from.is_none_or(may_send)
+            && claim.is_none_or(may_say);
+        if honest || self.contested().is_some() { Ok(()) } else { Err(self.spoofed) }
+    }
+
+    /// It is known to have the address, with this MAC.
+    fn holds(&self, address: Addr) -> bool {
+        let endpoint = self.asker.holdings.endpoint;
+        endpoint.is_some()
+            && self
+                .bindings
+                .by_address(address)
+                .is_some_and(|binding| binding.endpoint == endpoint && binding.mac == self.mac)
     }
 
     /// The configured endpoint whose address somebody without port security says is its own. A learned host
     /// loses its address to the latest to claim it, which the table of learned bindings damps and reports.
     fn contested(&self) -> Option<(Addr, Binding)> {
-        let address = self.message.claim.filter(|_| !self.asker.port_security)?;
+        let address = self.message.claim.filter(|address| !self.asker.port_security && !self.shares(*address))?;
         let owner = self.bindings.by_address(address)?;
         (owner.endpoint.is_some() && !self.is_own(address, Some(&owner))).then_some((address, owner))
+    }
+
+    /// A pair of its own names the address: it is the sender's whenever it takes it.
+    fn shares(&self, address: Addr) -> bool {
+        let holdings = self.asker.holdings;
+        holdings.pairs.iter().any(|pair| pair.is_exact() && pair.network == address)
     }
 
     fn defend(&self, (address, owner): (Addr, Binding)) -> Decision {
@@ -72,8 +99,16 @@ impl<B: Bindings> Case<'_, B> {
 
     /// Duplicate address detection (RFC 5227 section 2.1.1, RFC 4862 section 5.4).
     fn probe(&self, target: Addr) -> Decision {
+        if self.shares(target) && !self.message.unicast {
+            // Whoever has it now answers for itself, if it is still there.
+            return Ok((Answer::Seek { target, reply: false }, None));
+        }
         let binding = self.bindings.by_address(target);
         if self.is_own(target, binding.as_ref()) {
+            if is_chosen_kind(target) && !self.asker.holdings.has(target) {
+                // Others may have chosen the same one, at hosts that are told by this.
+                return Ok((Answer::Pass, None));
+            }
             // Where every host is known nobody else can have it; elsewhere somebody might, and says so.
             return match self.mode.unknown {
                 Unknown::Flood => Ok((Answer::Pass, None)),
@@ -87,9 +122,15 @@ impl<B: Bindings> Case<'_, B> {
                 Ok(self.conflict(target, owner, owner_answers || !self.asker.port_security))
             }
             // A probe teaches nobody a MAC, so it goes on as it is in proxy mode too.
-            None if self.message.unicast || self.mode.unknown == Unknown::Flood => Ok((Answer::Pass, None)),
+            None if self.message.unicast || self.floods(target) => Ok((Answer::Pass, None)),
+            None if self.bindings.may_be_held(target) => Ok((Answer::Seek { target, reply: false }, None)),
             None => Err(DropReason::NeighborUnknown),
         }
+    }
+
+    /// Are requests for an address that nobody is known to have flooded? Link-local ones are the hosts' own choice.
+    fn floods(&self, target: Addr) -> bool {
+        self.mode.unknown == Unknown::Flood || is_chosen_kind(target)
     }
 
     fn ask(&self, target: Addr) -> Decision {
@@ -126,16 +167,22 @@ impl<B: Bindings> Case<'_, B> {
     }
 
     fn ask_unknown(&self, target: Addr) -> Decision {
-        match (self.mode.answers, self.mode.unknown, self.message.from) {
-            (Answers::Proxy { mac }, Unknown::Flood, Some(from)) => {
-                let to_mac = group(target);
-                let words = Words::Who { from };
-                Ok((Answer::Ask, Some(Spoken { to_mac, mac, address: target, words })))
+        // A poll is for a host that the asker knows; whether its MAC leads anywhere is the FDB's to say.
+        let poll = self.message.unicast;
+        let in_our_name = match (self.mode.answers, self.message.from) {
+            (Answers::Proxy { mac }, Some(from)) => {
+                Some(Spoken { to_mac: group(target), mac, address: target, words: Words::Who { from } })
             }
-            (Answers::Proxy { .. }, ..) => Err(DropReason::NeighborUnknown),
-            // A poll is for a host that the asker knows; whether its MAC leads anywhere is the FDB's to say.
-            (_, Unknown::Drop, _) if !self.message.unicast => Err(DropReason::NeighborUnknown),
-            _ => Ok((Answer::Pass, None)),
+            _ => None,
+        };
+        match (self.mode.answers, in_our_name) {
+            (Answers::Off | Answers::Suppress, _) if poll || self.floods(target) => Ok((Answer::Pass, None)),
+            (Answers::Proxy { .. }, Some(spoken)) if self.floods(target) => Ok((Answer::Ask, Some(spoken))),
+            (Answers::Proxy { .. }, None) => Err(DropReason::NeighborUnknown),
+            (_, spoken) if self.bindings.may_be_held(target) => {
+                Ok((Answer::Seek { target, reply: spoken.is_some() }, spoken))
+            }
+            _ => Err(DropReason::NeighborUnknown),
         }
     }
 
@@ -144,7 +191,6 @@ impl<B: Bindings> Case<'_, B> {
         let proxy = matches!(self.mode.answers, Answers::Proxy { .. });
         match known {
             _ if self.mode.answers == Answers::Off => self.pass_on(self.message.claim),
-            Some(known) if self.is_here(&known) => Err(DropReason::NeighborOwn),
             // Without the override flag an advertisement changes no entry (RFC 4861 section 7.2.5).
             Some(known) if !overrides && known.mac != self.mac && proxy => Err(DropReason::NeighborOwn),
             Some(known) if !overrides && known.mac != self.mac => Ok((Answer::Pass, None)),
@@ -171,7 +217,9 @@ impl<B: Bindings> Case<'_, B> {
             (Answers::Proxy { .. }, Location::Local(_)) => Onward::Overlay,
             (Answers::Proxy { .. }, Location::Remote(_)) => Onward::Nowhere,
         };
-        Ok((Answer::Announce { address, mac: self.mac, onward }, None))
+        let known = address.and_then(|address| self.bindings.by_address(address));
+        let news = self.mode.answers == Answers::Off || !known.is_some_and(|known| self.is_here(&known));
+        Ok((Answer::Announce { address, mac: self.mac, onward, news }, None))
     }
 
     fn conflict(&self, address: Addr, owner: Binding, tell_owner: bool) -> (Answer, Option<Spoken>) {
@@ -194,10 +242,11 @@ impl<B: Bindings> Case<'_, B> {
 
     /// The address is the asker's, and nobody answers a host for itself (RFC 4389 section 4.1.3.1).
     fn is_own(&self, address: Addr, binding: Option<&Binding>) -> bool {
-        let identity = &self.asker.identity;
-        identity.has(address)
+        let holdings = self.asker.holdings;
+        let others_have_it = binding.is_some_and(|binding| binding.endpoint != holdings.endpoint);
+        holdings.has(address) && !others_have_it
             || binding.is_some_and(|binding| {
-                binding.mac == self.mac || binding.endpoint.is_some() && binding.endpoint == identity.endpoint
+                binding.mac == self.mac || binding.endpoint.is_some() && binding.endpoint == holdings.endpoint
             })
     }
 
@@ -211,6 +260,11 @@ impl<B: Bindings> Case<'_, B> {
     }
 }
 
+/// IPv6 link-local: a host makes up such an address by itself, from its MAC or from anything else (RFC 7217).
+fn is_chosen_kind(address: Addr) -> bool {
+    !address.is_v4() && address.is_link_local()
+}
+
 fn spoofed(view: &View) -> DropReason {
     match view.net {
         Net::Ip(_) => DropReason::NdSpoofed,
@@ -219,6 +273,6 @@ fn spoofed(view: &View) -> DropReason {
 }
 
 /// The MAC that a question for this address is flooded to.
-fn group(target: Addr) -> MacAddr {
+pub(super) fn group(target: Addr) -> MacAddr {
     if target.is_v4() { MacAddr::BROADCAST } else { nd::group_mac(nd::solicited_node(target)) }
 }

@@ -26,7 +26,7 @@ mod nd;
 mod tests;
 
 use eastgate_wire::{
-    Addr, DropReason, EndpointId, Location, MacAddr, View,
+    Addr, DropReason, EndpointId, Holdings, Location, MacAddr, Ownership, View,
     view::{Net, ethertype},
 };
 
@@ -53,61 +53,22 @@ pub trait Bindings {
     fn steered(&self, _asker: &Asker<'_>, _target: &Binding) -> bool {
         true
     }
-}
 
-/// A MAC and address range that a port may use beside its own. Addresses in the 128-bit form.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct AllowedPair {
-    /// The MAC; the port's own when there is none
-    pub mac: Option<MacAddr>,
-    /// The prefix's address
-    pub network: Addr,
-    /// The prefix's length in the 128-bit form: an IPv4 prefix has 96 added
-    pub prefix_len: u8,
-}
-
-/// What a sender is configured to be. Empty for a host that nobody configured.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Identity<'a> {
-    /// The endpoint
-    pub endpoint: Option<EndpointId>,
-    /// Its MAC
-    pub mac: MacAddr,
-    /// Its addresses; the link-local address formed from the MAC (RFC 4291 appendix A) is its own without
-    /// being listed
-    pub addresses: &'a [Addr],
-    /// What else it may use
-    pub allowed: &'a [AllowedPair],
-}
-
-impl Identity<'_> {
-    /// Whether the sender may say that `mac` has `address`.
-    #[must_use]
-    pub fn owns(&self, mac: MacAddr, address: Addr) -> bool {
-        mac == self.mac && self.has(address)
-            || self.allowed.iter().any(|pair| {
-                pair.mac.unwrap_or(self.mac) == mac && address.in_prefix(pair.network, pair.prefix_len)
-            })
-    }
-
-    /// Whether it may send from `mac` at all.
-    fn has_mac(&self, mac: MacAddr) -> bool {
-        mac == self.mac || self.allowed.iter().any(|pair| pair.mac == Some(mac))
-    }
-
-    /// Whether `address` is its very own. An allowed prefix does not count: it may hold addresses of others.
-    fn has(&self, address: Addr) -> bool {
-        self.addresses.contains(&address) || address == link_local(self.mac)
+    /// Whether there is a host that may have this address, and that can be asked, when nobody is known to have it.
+    fn may_be_held(&self, _address: Addr) -> bool {
+        false
     }
 }
 
 /// The host that sent the frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Asker<'a> {
     /// Where the frame came in
     pub origin: Location,
     /// What the sender is configured to be
-    pub identity: Identity<'a>,
+    pub holdings: &'a Holdings,
+    /// Whose which address is in its network
+    pub ownership: &'a Ownership,
     /// Hold it to that
     pub port_security: bool,
 }
@@ -162,7 +123,15 @@ pub enum Answer {
     /// Flood `reply` to the ports in its place: the same question in the appliance's name. Other VTEPs get
     /// the frame itself, as flooding has it; their hosts ask in their own name there.
     Ask,
-    /// The sender says what it is entitled to say, and it is news: update the bindings at once.
+    /// Give the question to those who may have the address and to nobody else: the frame itself to VTEPs; to ports
+    /// `reply` in its place where there is one, which is the same question in the appliance's name.
+    Seek {
+        /// The address
+        target: Addr,
+        /// `reply` holds the question for ports.
+        reply: bool,
+    },
+    /// The sender says what it is entitled to say: update the bindings at once.
     Announce {
         /// The address; none in a RARP announcement, which only tells where the MAC is
         address: Option<Addr>,
@@ -170,6 +139,8 @@ pub enum Answer {
         mac: MacAddr,
         /// Where the frame goes then
         onward: Onward,
+        /// It was not known before.
+        news: bool,
     },
     /// Two hosts use one address. Report it.
     Conflict(Conflict),
@@ -186,7 +157,12 @@ impl Answer {
         match self {
             Self::NotNeighbor | Self::Conflict(_) => false,
             Self::Drop(reason) => matches!(reason, NeighborOwn | NeighborUnknown | SplitHorizon),
-            Self::Reply | Self::Pass | Self::Elsewhere | Self::Ask | Self::Announce { .. } => true,
+            Self::Reply
+            | Self::Pass
+            | Self::Elsewhere
+            | Self::Ask
+            | Self::Seek { .. }
+            | Self::Announce { .. } => true,
         }
     }
 }
@@ -245,7 +221,8 @@ pub struct Question {
 /// is cleared, and holds a frame when the answer says so: with the tags of the request, without padding.
 ///
 /// Answering costs the appliance work on a tenant's behalf: the caller takes a token of the port's
-/// [`eastgate_wire::TokenBucket`] for every [`Answer::Reply`], [`Answer::Ask`] and [`Answer::Conflict`].
+/// [`eastgate_wire::TokenBucket`] for every [`Answer::Reply`], [`Answer::Ask`], [`Answer::Seek`] and
+/// [`Answer::Conflict`].
 pub fn answer(
     frame: &[u8],
     view: &View,
@@ -265,11 +242,30 @@ pub fn answer(
         Err(reason) => return Answer::Drop(reason),
     };
     if let Some(spoken) = spoken {
-        let header = Header { dst: spoken.to_mac, src: spoken.mac, tags: tags(frame, view) };
-        let emit = if spoken.address.is_v4() { arp::emit } else { nd::emit };
-        emit(&header, &spoken, reply);
+        emit(&spoken, tags(frame, view), reply);
     }
     answer
+}
+
+/// The question who has `target`, as `mac` with the address `from` asks it, for everyone.
+pub fn ask(target: Addr, from: Addr, mac: MacAddr, out: &mut Vec<u8>) {
+    let to_mac = decide::group(target);
+    emit(&Spoken { to_mac, mac, address: target, words: Words::Who { from } }, &[], out);
+}
+
+/// The announcement that `mac` has `address`, for everyone: a gratuitous ARP reply, or an unsolicited advertisement that
+/// overrides what is known.
+pub fn announcement(address: Addr, mac: MacAddr, router: bool, out: &mut Vec<u8>) {
+    let (to_mac, to) =
+        if address.is_v4() { (MacAddr::BROADCAST, Some(address)) } else { (nd::ALL_NODES_MAC, None) };
+    emit(&Spoken { to_mac, mac, address, words: Words::Has { to, router } }, &[], out);
+}
+
+fn emit(spoken: &Spoken, tags: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    let header = Header { dst: spoken.to_mac, src: spoken.mac, tags };
+    let emit = if spoken.address.is_v4() { arp::emit } else { nd::emit };
+    emit(&header, spoken, out);
 }
 
 /// What a frame says about its sender, when it is ARP or neighbour discovery, well formed, and says anything.
@@ -279,6 +275,19 @@ pub fn answer(
 pub fn claim(frame: &[u8], view: &View) -> Option<Claim> {
     let address = read(frame, view).ok()??.claim?;
     Some(Claim { address, mac: view.src })
+}
+
+/// The IPv6 link-local address that a frame says its sender has, or is about to have, when it is well formed neighbour
+/// discovery. What is not in a message but in the header of another packet is for the caller to see.
+#[must_use]
+pub fn choice(frame: &[u8], view: &View) -> Option<Addr> {
+    let message = read(frame, view).ok()??;
+    let probed = match message.act {
+        Act::Probe(target) => Some(target),
+        _ => None,
+    };
+    let named = message.claim.or(probed).or(message.from)?;
+    (!named.is_v4() && named.is_link_local()).then_some(named)
 }
 
 /// The request for an address that a frame is, when it is well formed and addressed as stacks do: ARP to broadcast or to
@@ -383,11 +392,4 @@ fn read(frame: &[u8], view: &View) -> Result<Option<Message>, DropReason> {
 
 fn tags<'f>(frame: &'f [u8], view: &View) -> &'f [u8] {
     frame.get(12..usize::from(view.l3).saturating_sub(2)).unwrap_or_default()
-}
-
-/// The link-local address formed from a MAC (RFC 2464 section 5).
-fn link_local(mac: MacAddr) -> Addr {
-    let [a, b, c, d, e, f] = mac.0;
-    let [a, b, c, d, e, f] = [a ^ 2, b, c, d, e, f];
-    Addr::v6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a, b, c, 0xff, 0xfe, d, e, f])
 }

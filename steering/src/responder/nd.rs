@@ -32,6 +32,9 @@ const HOP_LIMIT: u8 = 255;
 const IPV6_HEADER: u16 = 40;
 const ALL_NODES: Addr = Addr::v6([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
 
+/// The MAC that all nodes listen to (RFC 2464 section 7)
+pub(super) const ALL_NODES_MAC: MacAddr = group_mac(ALL_NODES);
+
 /// The fixed part of a solicitation or advertisement.
 const FIXED: usize = 24;
 

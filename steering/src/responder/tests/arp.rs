@@ -35,7 +35,7 @@ fn requests() {
                 .saying(says(PROXY, B4)),
             case("poll to the real MAC, proxy", ask(B4).to(B).bytes(), a(), PROXIED, Answer::Reply)
                 .saying(says(PROXY, B4)),
-            case("own address", ask(A4).bytes(), a(), SUPPRESS, drop(NeighborOwn)),
+            case("own address", ask(A4).bytes(), a(), SUPPRESS, repeat(A4, A, Onward::Everywhere)),
             case("unknown, flood", ask(NOBODY).bytes(), a(), SUPPRESS, Answer::Pass),
             case("unknown, drop", ask(NOBODY).bytes(), a(), CLOSED, drop(NeighborUnknown)),
             case("unknown, poll", ask(NOBODY).to(B).bytes(), a(), CLOSED, Answer::Pass),
@@ -52,13 +52,7 @@ fn requests() {
 /// addresses; only its very own are not answered.
 #[test]
 fn own_is_what_is_configured_not_what_is_allowed() {
-    let allowed = [AllowedPair { mac: None, network: addr("10.1.0.0"), prefix_len: 96 + 24 }];
-    let identity = Identity {
-        allowed: &*allowed.to_vec().leak(),
-        addresses: addresses(&[A4, "10.1.0.12"]),
-        ..a().identity
-    };
-    let asker = Asker { identity, ..a() };
+    let asker = asker(PORT_A, holdings(Some(0), A, &[A4, "10.1.0.12"], &[(A, "10.1.0.0", 96 + 24)]));
     let mut world = World::new();
     world.bindings.insert(addr("10.1.0.13"), Binding { endpoint: None, ..world.bindings[&addr(A4)] });
     check(
@@ -216,8 +210,8 @@ fn announcements() {
         check(
             &world,
             vec![
-                case(a(), SUPPRESS, drop(NeighborOwn)),
-                case(a(), PROXIED, drop(NeighborOwn)),
+                case(a(), SUPPRESS, repeat(A4, A, Onward::Everywhere)),
+                case(a(), PROXIED, repeat(A4, A, Onward::Overlay)),
                 case(a(), OFF, announce(A4, A, Onward::Everywhere)),
                 case(moved, SUPPRESS, announce(A4, A, Onward::Everywhere)),
                 case(moved, PROXIED, announce(A4, A, Onward::Nowhere)),
@@ -225,9 +219,7 @@ fn announcements() {
         );
     }
     // B had it until now, and A may have it too (an address that moves between two).
-    let allowed = [AllowedPair { mac: None, network: addr("10.1.0.50"), prefix_len: 128 }];
-    let identity = Identity { allowed: &*allowed.to_vec().leak(), ..a().identity };
-    let asker = Asker { identity, ..a() };
+    let asker = asker(PORT_A, holdings(Some(0), A, &[A4], &[(A, "10.1.0.50", 128)]));
     world.bindings.insert(addr("10.1.0.50"), world.bindings[&addr(B4)]);
     let frame = Arp::request(A, "10.1.0.50", "10.1.0.50").bytes();
     check(
@@ -359,7 +351,7 @@ fn one_answer_in_a_mesh() {
 fn rarp_tells_where_a_mac_is() {
     let rarp =
         |src: MacAddr| Arp { kind: [0x80, 0x35], op: 3, tha: src, ..Arp::request(src, "0.0.0.0", "0.0.0.0") };
-    let here = |onward| Answer::Announce { address: None, mac: A, onward };
+    let here = |onward| Answer::Announce { address: None, mac: A, onward, news: true };
     check(
         &World::new(),
         vec![

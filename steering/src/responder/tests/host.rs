@@ -114,7 +114,7 @@ struct Network {
 impl Network {
     fn new(mode: Mode) -> Self {
         let askers = [a(), b()];
-        let hosts = [Host::new(A, askers[0].identity.addresses), Host::new(B, askers[1].identity.addresses)];
+        let hosts = [Host::new(A, &askers[0].holdings.addresses), Host::new(B, &askers[1].holdings.addresses)];
         Self { world: World::new(), mode, hosts, askers, now: Instant::ZERO, carried: Vec::new() }
     }
 

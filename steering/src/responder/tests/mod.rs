@@ -9,7 +9,7 @@ mod noise;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use eastgate_wire::{Addr, EndpointId, Location, MacAddr, PortId, View, Vni, VtepAddr};
+use eastgate_wire::{Addr, AddressPair, EndpointId, Location, MacAddr, PortId, View, Vni, VtepAddr};
 
 use super::*;
 
@@ -73,7 +73,7 @@ impl Bindings for World {
 
     fn steered(&self, asker: &Asker<'_>, target: &Binding) -> bool {
         let apart = |endpoint: Option<EndpointId>| endpoint.is_some() && endpoint == self.unsteered;
-        !apart(target.endpoint) && !apart(asker.identity.endpoint)
+        !apart(target.endpoint) && !apart(asker.holdings.endpoint)
     }
 }
 
@@ -85,43 +85,46 @@ const CLOSED_PROXY: Mode = Mode { unknown: Unknown::Drop, ..PROXIED };
 const HUB: Mode = Mode { hub: true, ..SUPPRESS };
 
 /// Leaks a few bytes a test, which keeps the tables of cases free of bindings.
-fn addresses(list: &[&str]) -> &'static [Addr] {
-    list.iter().map(|text| addr(text)).collect::<Vec<_>>().leak()
+fn holdings(
+    endpoint: Option<u32>,
+    mac: MacAddr,
+    addresses: &[&str],
+    pairs: &[(MacAddr, &str, u8)],
+) -> &'static Holdings {
+    let pair = |(mac, network, len): &(MacAddr, &str, u8)| AddressPair {
+        mac: *mac,
+        network: addr(network),
+        len: *len,
+    };
+    Box::leak(Box::new(Holdings {
+        endpoint: endpoint.map(EndpointId),
+        mac,
+        addresses: addresses.iter().map(|text| addr(text)).collect(),
+        pairs: pairs.iter().map(pair).collect(),
+    }))
+}
+
+fn asker(origin: Location, holdings: &'static Holdings) -> Asker<'static> {
+    let port_security = holdings.endpoint.is_some();
+    let ownership = Box::leak(Box::new(Ownership::new([holdings])));
+    Asker { origin, holdings, ownership, port_security }
 }
 
 fn a() -> Asker<'static> {
-    let identity = Identity {
-        endpoint: Some(EndpointId(0)),
-        mac: A,
-        addresses: addresses(&["10.1.0.10", "fd00::10"]),
-        allowed: &[],
-    };
-    Asker { origin: PORT_A, identity, port_security: true }
+    asker(PORT_A, holdings(Some(0), A, &["10.1.0.10", "fd00::10"], &[]))
 }
 
 fn b() -> Asker<'static> {
-    let identity = Identity {
-        endpoint: Some(EndpointId(1)),
-        mac: B,
-        addresses: addresses(&["10.1.0.11", "fd00::11"]),
-        allowed: &[],
-    };
-    Asker { origin: PORT_B, identity, port_security: true }
+    asker(PORT_B, holdings(Some(1), B, &["10.1.0.11", "fd00::11"], &[]))
 }
 
 /// A port without port security, whose host nobody configured.
 fn stranger() -> Asker<'static> {
-    Asker { origin: Location::Local(PortId(9)), identity: Identity::default(), port_security: false }
+    asker(Location::Local(PortId(9)), holdings(None, MacAddr::ZERO, &[], &[]))
 }
 
 fn router() -> Asker<'static> {
-    let identity = Identity {
-        endpoint: Some(EndpointId(2)),
-        mac: ROUTER,
-        addresses: addresses(&["10.1.0.1", "fd00::1"]),
-        allowed: &[],
-    };
-    Asker { origin: vtep(1), identity, port_security: true }
+    asker(vtep(1), holdings(Some(2), ROUTER, &["10.1.0.1", "fd00::1"], &[]))
 }
 
 fn remote_stranger() -> Asker<'static> {
@@ -157,7 +160,11 @@ impl Case {
 }
 
 fn announce(address: &str, mac: MacAddr, onward: Onward) -> Answer {
-    Answer::Announce { address: Some(addr(address)), mac, onward }
+    Answer::Announce { address: Some(addr(address)), mac, onward, news: true }
+}
+
+fn repeat(address: &str, mac: MacAddr, onward: Onward) -> Answer {
+    Answer::Announce { address: Some(addr(address)), mac, onward, news: false }
 }
 
 fn conflict(world: &World, address: &str, claimant: MacAddr, reply: bool, tell_owner: bool) -> Answer {
@@ -169,24 +176,6 @@ fn conflict(world: &World, address: &str, claimant: MacAddr, reply: bool, tell_o
 #[test]
 fn the_proxy_mac_of_the_tests_is_the_networks() {
     assert_eq!(crate::proxy_mac(VNI), PROXY);
-}
-
-#[test]
-fn an_identity_owns_what_it_is_configured_with() {
-    let allowed = [
-        AllowedPair { mac: None, network: addr("10.2.0.0"), prefix_len: 96 + 16 },
-        AllowedPair { mac: Some(STRANGER), network: addr("10.3.0.9"), prefix_len: 128 },
-    ];
-    let identity = Identity { allowed: &allowed, ..a().identity };
-    assert!(identity.owns(A, addr("10.1.0.10")) && identity.owns(A, addr("fd00::10")));
-    assert!(identity.owns(A, addr("fe80::ff:fe00:10a")), "the link-local address of its MAC");
-    assert!(identity.owns(A, addr("10.2.200.1")) && identity.owns(STRANGER, addr("10.3.0.9")));
-    for (mac, address) in
-        [(A, "10.1.0.11"), (B, "10.1.0.10"), (STRANGER, "10.1.0.10"), (A, "10.3.0.9"), (STRANGER, "10.2.0.1")]
-    {
-        assert!(!identity.owns(mac, addr(address)), "{mac} {address}");
-    }
-    assert!(!identity.owns(B, addr("fe80::ff:fe00:10b")));
 }
 
 /// A host that only ever announces what is known stays learned; one that lies does not get in.

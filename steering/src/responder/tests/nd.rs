@@ -265,7 +265,7 @@ fn unsolicited_advertisements() {
     check(
         &world,
         vec![
-            case("known", frame(), a(), SUPPRESS, drop(NeighborOwn)),
+            case("known", frame(), a(), SUPPRESS, repeat(A6, A, Onward::Everywhere)),
             case("off", frame(), a(), OFF, announce(A6, A, Onward::Everywhere)),
             case("moved", frame(), moved, SUPPRESS, announce(A6, A, Onward::Everywhere)),
             case("moved, proxy", frame(), moved, PROXIED, announce(A6, A, Onward::Nowhere)),

@@ -46,7 +46,7 @@ fn sound(frame: &[u8], view: &View, asker: &Asker<'_>, mode: &Mode) {
     assert_eq!(reply[..6], view.src.0, "the reply goes to the asker");
     assert_eq!(reply[12..usize::from(view.l3) - 2], frame[12..usize::from(view.l3) - 2], "with its tags");
     let (about, mac) = well_formed(&reply);
-    assert!(!asker.identity.addresses.contains(&about), "nobody is answered for itself");
+    assert!(!asker.holdings.addresses.contains(&about), "nobody is answered for itself");
     let owner = world.by_address(about).expect("only for known bindings");
     let shown = if let Answers::Proxy { mac } = mode.answers { mac } else { owner.mac };
     assert_eq!(mac, shown);
