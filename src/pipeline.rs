@@ -270,7 +270,7 @@ impl<'s> Pipeline<'s> {
         if nested { self.learn_mac(arrival, view, now) } else { Ok(()) }
     }
 
-    /// The checks of a sender that is configured; what it sends tells where its addresses are.
+    /// The checks of a sender that is configured.
     fn admit_sender(
         &self,
         arrival: &Arrival<'s>,
@@ -283,9 +283,7 @@ impl<'s> Pipeline<'s> {
         let chosen = self.has_chosen(network, sender, view, now);
         let (ownership, site) = (&network.ownership, &*self.snapshot.site);
         let context = Context { sender: &sender.sender, ownership, site, chosen };
-        admission::admit(view, frame.bytes(), &context)?;
-        self.hear(arrival, view.src, view.ip().map(|ip| ip.src), now);
-        Ok(())
+        Ok(admission::admit(view, frame.bytes(), &context)?)
     }
 
     /// Step 1': an endpoint is heard only from the VTEP it is behind. Where that VTEP does not run eastgate,
@@ -308,7 +306,6 @@ impl<'s> Pipeline<'s> {
             // Its own host has checked what it sends.
             Some(sender) => {
                 let _ = self.has_chosen(network, sender, view, now);
-                self.hear(arrival, view.src, view.ip().map(|ip| ip.src), now);
                 self.learn_nested(arrival, sender, view, now)
             }
             // Behind one of several that may bridge for others there, whose host has checked what they send
@@ -364,6 +361,8 @@ impl<'s> Pipeline<'s> {
             answer(frame.bytes(), view, &asker, &neighbors, &network.neighbors, &mut self.made)
         };
         if matches!(said, Answer::NotNeighbor) {
+            // What is sent tells as much as an announcement, whose news is judged before.
+            self.hear(arrival, view.src, view.ip().map(|ip| ip.src), now);
             return Ok(Asked::No);
         }
         if said.is_believed() {

@@ -467,8 +467,10 @@ impl NetworkSite<'_> {
         let name = format!("{}/{}", tenant.name, network.name);
         let source = rules.source(tenant, network);
         let multicast = rules::multicast(&source);
-        let policy = Compiled::compile(&source).map_err(|source| {
-            SnapshotError::Policy { at: network.at.clone(), network: name.clone(), source }
+        let policy = Compiled::compile(&source).map_err(|source| SnapshotError::Policy {
+            at: network.at.clone(),
+            network: name.clone(),
+            source,
         })?;
         let state = book.network(network, self.config);
         let hasher = RandomState::new();

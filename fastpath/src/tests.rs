@@ -50,7 +50,10 @@ fn structures_are_the_same_on_both_sides() {
         layout_of!(Flow: lock, network, epoch, generation, last_seen, created, opener, marks, bindings, ends, tag, ways)
     );
     assert_eq!(noted("permit_key"), layout_of!(PermitKey: src, dst, vni, dport, proto));
-    assert_eq!(noted("permit"), layout_of!(Permit: network, epoch, generation, ends, rules, lanes, bindings, spare));
+    assert_eq!(
+        noted("permit"),
+        layout_of!(Permit: network, epoch, generation, ends, rules, lanes, bindings, spare)
+    );
     assert_eq!(noted("answer_key"), layout_of!(AnswerKey: port, mac, form, sender, target));
     assert_eq!(noted("answer"), layout_of!(Answer: network, epoch, generation, len, loan, frame));
     assert_eq!(noted("terms"), layout_of!(layout::Terms: leases, timeouts, mss_mtu, spare));
@@ -64,7 +67,10 @@ fn structures_are_the_same_on_both_sides() {
         noted("config"),
         layout_of!(Settings: layout, session, generation, underlay, up_device, vxlan_port_be, tunnel_port_be, vtep, dont_fragment, flags)
     );
-    assert_eq!(noted("network"), layout_of!(Network: vni, epoch, mac, lane_flags, tos, ttl, marks, bindings, spare));
+    assert_eq!(
+        noted("network"),
+        layout_of!(Network: vni, epoch, mac, lane_flags, tos, ttl, marks, bindings, spare)
+    );
     assert_eq!(noted("vtep"), layout_of!(Vtep: addr, max_packet));
     assert_eq!(noted("station_key"), layout_of!(StationKey: addr, vni));
     assert_eq!(noted("station"), layout_of!(Station: network, at, mac, flags, identity, rulesets, endpoint));

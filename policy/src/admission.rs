@@ -193,10 +193,9 @@ impl Check {
             Self::LinkProtocol => refuse_if(is_link_protocol(view), DropReason::LinkProtocol),
             Self::VlanTags => vlan_tags(view, sender),
             Self::Ethertype => ethertype(view, frame, sender),
-            Self::MacOwned => refuse_if(
-                !ownership.may_use_mac(&sender.holdings, secured, view.src),
-                DropReason::MacSpoofed,
-            ),
+            Self::MacOwned => {
+                refuse_if(!ownership.may_use_mac(&sender.holdings, secured, view.src), DropReason::MacSpoofed)
+            }
             Self::Martian => refuse_if(ip.is_some_and(is_martian), DropReason::Martian),
             Self::AddressOwned => {
                 refuse_if(ip.is_some_and(|ip| !may_use(view, ip, context)), DropReason::IpSpoofed)

@@ -59,7 +59,8 @@ impl Network {
         if endpoint.holdings().pair_for(address).is_some() {
             return Some(Title::InPrefix);
         }
-        (!address.is_v4() && address.is_link_local() && endpoint.sender.port_security).then_some(Title::Chosen)
+        (!address.is_v4() && address.is_link_local() && endpoint.sender.port_security)
+            .then_some(Title::Chosen)
     }
 
     fn may_hold(&self, address: Addr, held: &Holder) -> bool {
@@ -203,7 +204,14 @@ impl<'s> Pipeline<'s> {
         }
     }
 
-    fn choose(&self, network: &Network, sender: &Endpoint, mac: MacAddr, address: Addr, now: Instant) -> bool {
+    fn choose(
+        &self,
+        network: &Network,
+        sender: &Endpoint,
+        mac: MacAddr,
+        address: Addr,
+        now: Instant,
+    ) -> bool {
         if address.is_v4() || !address.is_link_local() || !sender.holdings().has_mac(mac) {
             return false;
         }
@@ -234,8 +242,10 @@ fn mac_with(sender: &Endpoint, said: MacAddr, address: Addr, title: Title) -> Op
 /// neither does.
 pub(super) fn bindings_of(network: &Network, addresses: [Addr; 2]) -> u16 {
     let holders = lock(&network.state.holders);
-    let moves = |address| network.moves(address) && {
-        !network.ownership.sharers(address).is_empty() || holders.of_address(address).is_some()
+    let moves = |address| {
+        network.moves(address) && {
+            !network.ownership.sharers(address).is_empty() || holders.of_address(address).is_some()
+        }
     };
     if addresses.into_iter().any(moves) { holders.version() } else { 0 }
 }

@@ -170,7 +170,8 @@ impl<'s> Pipeline<'s> {
         eastgate_steering::announcement(address, mac, endpoint.sender.router, &mut self.made);
         // In proxy mode nobody here knows another MAC than ours.
         let ports = network.endpoints.iter().filter(|it| !network.proxy && it.location != endpoint.location);
-        let ports: Vec<Location> = ports.map(|it| it.location).filter(|at| matches!(at, Location::Local(_))).collect();
+        let ports: Vec<Location> =
+            ports.map(|it| it.location).filter(|at| matches!(at, Location::Local(_))).collect();
         // VTEPs that run eastgate tell their own ports, when their configuration says so.
         let speaks = network.hub_here || endpoint.port().is_some();
         let plain = network.peers.iter().filter(|(_, kind)| speaks && *kind == PeerKind::Plain);

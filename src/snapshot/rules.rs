@@ -168,7 +168,8 @@ impl RuleTable {
     fn endpoint(&self, endpoint: &config::Endpoint) -> EndpointRules {
         let own = endpoint.addresses.iter().map(|address| (*address, 128));
         // A range of addresses that an endpoint may use makes nobody in it a member of the endpoint's groups.
-        let pairs = endpoint.allowed_pairs.iter().map(|pair| prefix(&pair.address)).filter(|(_, len)| *len == 128);
+        let pairs =
+            endpoint.allowed_pairs.iter().map(|pair| prefix(&pair.address)).filter(|(_, len)| *len == 128);
         let groups = endpoint.groups.iter().filter_map(|name| self.groups.get(name).copied());
         EndpointRules { addresses: own.chain(pairs).collect(), groups: groups.collect() }
     }

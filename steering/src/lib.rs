@@ -10,10 +10,10 @@ pub mod responder;
 pub mod rewrite;
 pub mod settings;
 
-pub use holders::{Heard, Holder, HolderLimits, Holders, Title};
 pub use bindings::{Known, Learn, LearnLimits, Learned};
+pub use holders::{Heard, Holder, HolderLimits, Holders, Title};
 pub use responder::{
-    Answer, Answers, Asker, Binding, Bindings, Claim, Conflict, Mode, Onward, Question, Unknown, announcement, answer, ask,
-    choice, claim, question,
+    Answer, Answers, Asker, Binding, Bindings, Claim, Conflict, Mode, Onward, Question, Unknown,
+    announcement, answer, ask, choice, claim, question,
 };
 pub use rewrite::{proxy_mac, rewrite};

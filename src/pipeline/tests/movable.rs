@@ -18,14 +18,17 @@ fn shared(network: &str, mac: &str) -> Net {
         "allowed_pairs = [{{ address = \"10.1.0.{VIP}\"{mac} }}, {{ address = \"fd00:1::{VIP:x}\"{mac} }}]"
     );
     let on = ["alpha", "beta", "alpha"];
-    let lbs = BACKUPS.iter().zip(on).map(|((name, number), host)| {
-        endpoint("acme", name, host, *number, "lb", &pair)
-    });
+    let lbs = BACKUPS
+        .iter()
+        .zip(on)
+        .map(|((name, number), host)| endpoint("acme", name, host, *number, "lb", &pair));
     let lbs: String = lbs.collect();
     let groups = "[tenant.acme.group.lb]\n\
         ingress = [{ proto = \"udp\", ports = 53, from = \"group:web\" }, { proto = \"icmp\", from = \"any\" }]\n\
         [tenant.acme.group.mon]\negress = [{ proto = \"udp\", to = \"group:lb\" }]\n";
-    Net::new(&[scene(network), groups.to_owned(), lbs, endpoint("acme", "mon", "gamma", 41, "mon", "")].concat())
+    Net::new(
+        &[scene(network), groups.to_owned(), lbs, endpoint("acme", "mon", "gamma", 41, "mon", "")].concat(),
+    )
 }
 
 const V_MAC: &str = ", mac = \"00:00:5e:00:01:33\"";
@@ -124,7 +127,11 @@ fn in_proxy_mode_too() {
 #[test]
 fn traffic_and_rarp_are_announcements() {
     let mut net = shared("", "");
-    assert_eq!(net.send("lb2", from(pong(VIP, WEB1, 7), mac(32))).deliveries.len(), 0, "no flow; but it was heard");
+    assert_eq!(
+        net.send("lb2", from(pong(VIP, WEB1, 7), mac(32))).deliveries.len(),
+        0,
+        "no flow; but it was heard"
+    );
     let said = net.send("lb1", from(ping(VIP, WEB1, 8), mac(31)));
     assert!(said.deliveries.is_empty(), "no egress rule");
     let fate = net.send("web1", who_has(WEB1, VIP));
@@ -265,7 +272,10 @@ fn machines_behind_an_open_port_are_bounded() {
     let mut net = Net::new(&[scene("mac_limit = 8"), hyper].concat());
     let heard = (0..20u8).filter(|n| {
         let frame = from(udp(77, WEB1, 53, 4000), [2, 0, 0, 0, 9, *n]);
-        !net.send("hyper", frame).drops.iter().any(|(host, reason)| host == "beta" && reason.name() == "mac-limit")
+        !net.send("hyper", frame)
+            .drops
+            .iter()
+            .any(|(host, reason)| host == "beta" && reason.name() == "mac-limit")
     });
     assert_eq!(heard.count(), 8);
 }
@@ -310,7 +320,8 @@ fn a_guest_chooses_its_link_local_address() {
         assert_eq!(fate.at(other)[80..86], mac(WEB1), "{other}");
     }
     // What it sends from there is its own.
-    let solicitation = icmp6(WEB1, [0x33, 0x33, 0, 0, 0, 2], chosen(1), ROUTERS, 133, &[&[1, 1][..], &mac(WEB1)].concat());
+    let solicitation =
+        icmp6(WEB1, [0x33, 0x33, 0, 0, 0, 2], chosen(1), ROUTERS, 133, &[&[1, 1][..], &mac(WEB1)].concat());
     assert_eq!(net.send("web1", solicitation), "unknown-destination at alpha", "there is no router");
     let ask = asks(WEB1, chosen(1), v6(DB1));
     assert_eq!(net.send("web1", ask), "web1");
@@ -326,7 +337,10 @@ fn addresses_formed_from_macs_are_resolved_without_being_listed() {
         let fate = net.send("web1", asks(WEB1, formed(WEB1), formed(target)));
         assert_eq!(fate.at("web1")[80..86], mac(target));
     }
-    assert_eq!(net.send("web3", icmp6(WEB3, [0x33, 0x33, 0, 0, 0, 2], formed(WEB1), ROUTERS, 133, &[])), "ip-spoofed at alpha");
+    assert_eq!(
+        net.send("web3", icmp6(WEB3, [0x33, 0x33, 0, 0, 0, 2], formed(WEB1), ROUTERS, 133, &[])),
+        "ip-spoofed at alpha"
+    );
 }
 
 #[test]
@@ -398,7 +412,8 @@ fn a_reload_tells_plain_vteps_where_an_endpoint_has_gone() {
 #[test]
 fn dhcp_is_known_by_the_port_it_is_for() {
     let groups = [scene(""), endpoint("acme", "dhcp", "beta", 41, "db", "dhcp_server = true")].concat();
-    let mut net = Net::new(&[groups, endpoint("acme", "relay", "alpha", 42, "db", "dhcp_server = true")].concat());
+    let mut net =
+        Net::new(&[groups, endpoint("acme", "relay", "alpha", 42, "db", "dhcp_server = true")].concat());
     let v4_of = |from: u8, src: [u8; 4], to_mac: [u8; 6], dst: [u8; 4], ports: (u16, u16)| {
         let mut out = Vec::new();
         let builder = PacketBuilder::ethernet2(mac(from), to_mac).ipv4(src, dst, 64);
@@ -408,7 +423,10 @@ fn dhcp_is_known_by_the_port_it_is_for() {
     assert_eq!(net.send("web1", v4_of(WEB1, [0; 4], BROADCAST, [255; 4], (49152, 67))), "dhcp, relay");
     let offer = v4_of(41, v4(41), mac(WEB1), v4(WEB1), (1067, 68));
     assert_eq!(net.send("dhcp", offer), "web1");
-    assert_eq!(net.send("web2", v4_of(WEB2, v4(WEB2), mac(WEB1), v4(WEB1), (1067, 68))), "dhcp-server-guard at beta");
+    assert_eq!(
+        net.send("web2", v4_of(WEB2, v4(WEB2), mac(WEB1), v4(WEB1), (1067, 68))),
+        "dhcp-server-guard at beta"
+    );
     assert_eq!(net.send("relay", v4_of(42, v4(42), mac(41), v4(41), (67, 67))), "dhcp");
     assert_eq!(net.send("dhcp", v4_of(41, v4(41), mac(42), v4(42), (67, 67))), "relay");
     let v6_of = |from: u8, src: [u8; 16], to_mac: [u8; 6], dst: [u8; 16], ports: (u16, u16)| {

@@ -85,12 +85,8 @@ fn configured_ones_win() {
     assert_eq!((learned.mac, learned.at, learned.endpoint), (M1, port(1), None));
     assert_eq!(known.by_address(host(2)), None);
     let (holdings, ownership) = (Holdings::new(MacAddr::ZERO), Ownership::default());
-    let asker = crate::Asker {
-        origin: port(1),
-        holdings: &holdings,
-        ownership: &ownership,
-        port_security: false,
-    };
+    let asker =
+        crate::Asker { origin: port(1), holdings: &holdings, ownership: &ownership, port_security: false };
     assert!(known.steered(&asker, &CONFIGURED) && !known.steered(&asker, &learned));
 }
 

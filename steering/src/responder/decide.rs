@@ -57,9 +57,8 @@ impl<B: Bindings> Case<'_, B> {
             entitled(ownership, holdings, port_security, self.mac, address) || self.holds(address)
         };
         // The address that a stack sends an advertisement from need not be the one that it is about.
-        let may_send = |address| {
-            ownership.may_send(holdings, port_security, self.mac, address) || self.holds(address)
-        };
+        let may_send =
+            |address| ownership.may_send(holdings, port_security, self.mac, address) || self.holds(address);
         let honest = ownership.may_use_mac(holdings, port_security, self.mac)
             && from.is_none_or(may_send)
             && claim.is_none_or(may_say);
@@ -79,7 +78,8 @@ impl<B: Bindings> Case<'_, B> {
     /// The configured endpoint whose address somebody without port security says is its own. A learned host
     /// loses its address to the latest to claim it, which the table of learned bindings damps and reports.
     fn contested(&self) -> Option<(Addr, Binding)> {
-        let address = self.message.claim.filter(|address| !self.asker.port_security && !self.shares(*address))?;
+        let address =
+            self.message.claim.filter(|address| !self.asker.port_security && !self.shares(*address))?;
         let owner = self.bindings.by_address(address)?;
         (owner.endpoint.is_some() && !self.is_own(address, Some(&owner))).then_some((address, owner))
     }

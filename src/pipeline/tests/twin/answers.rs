@@ -109,6 +109,7 @@ impl Host {
         let snapshot = self.shared.snapshot_arc();
         for endpoint in &snapshot.network(VNI.try_into().unwrap()).unwrap().endpoints {
             *lock(&endpoint.state.answers) = TokenBucket::new(rate, clock::now());
+            *lock(&endpoint.state.announcements) = TokenBucket::new(rate, clock::now());
         }
     }
 

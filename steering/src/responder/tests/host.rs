@@ -114,7 +114,8 @@ struct Network {
 impl Network {
     fn new(mode: Mode) -> Self {
         let askers = [a(), b()];
-        let hosts = [Host::new(A, &askers[0].holdings.addresses), Host::new(B, &askers[1].holdings.addresses)];
+        let hosts =
+            [Host::new(A, &askers[0].holdings.addresses), Host::new(B, &askers[1].holdings.addresses)];
         Self { world: World::new(), mode, hosts, askers, now: Instant::ZERO, carried: Vec::new() }
     }
 
