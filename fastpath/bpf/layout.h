@@ -468,7 +468,7 @@ struct vtep {
 };
 
 /* Counts up with every change to what this file says: a daemon takes over no tables that it reads otherwise. */
-#define LAYOUT 7
+#define LAYOUT 8
 
 struct config {
 	/* LAYOUT */
