@@ -88,13 +88,11 @@ impl Gone {
         if std::ptr::eq(before, after) {
             return None;
         }
-        let addresses = before.endpoints.iter().flat_map(|endpoint| &endpoint.sender.addresses);
+        let addresses = before.endpoints.iter().flat_map(|endpoint| &endpoint.holdings().addresses);
         // Another endpoint may send from it all the same.
         let has_owner = |address: Addr| {
             after.by_address(address).is_some()
-                || after.endpoints.iter().any(|endpoint| {
-                    endpoint.sender.pairs.iter().any(|pair| endpoint.sender.owns(pair.mac, address))
-                })
+                || after.endpoints.iter().any(|endpoint| endpoint.holdings().pair_for(address).is_some())
         };
         let gone: BTreeSet<Addr> = addresses.copied().filter(|address| !has_owner(*address)).collect();
         (!gone.is_empty()).then_some(Self::Addresses(gone))

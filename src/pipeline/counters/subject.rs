@@ -90,7 +90,15 @@ impl Subject {
         let what = match view.net {
             Net::Ip(ip) => {
                 let (sport, dport) = ip.ports();
-                let flow = FlowKey { src: ip.src, dst: ip.dst, vni, sport, dport, proto: ip.proto, leg: Leg::DIRECT };
+                let flow = FlowKey {
+                    src: ip.src,
+                    dst: ip.dst,
+                    vni,
+                    sport,
+                    dport,
+                    proto: ip.proto,
+                    leg: Leg::DIRECT,
+                };
                 let icmp = match ip.transport {
                     Transport::Icmp(Icmp { kind, code, .. }) => Some((kind, code)),
                     _ => None,
