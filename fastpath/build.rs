@@ -1,10 +1,16 @@
-//! Compiles the programs in `bpf/` with clang into the object that the crate embeds.
+//! Compiles the programs in `bpf/` with clang into the objects that the crate embeds.
 
-use std::{env, path::PathBuf, process::Command};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use libbpf_cargo::SkeletonBuilder;
 
-const SOURCE: &str = "bpf/fastpath.bpf.c";
+/// What is compiled, and the object it becomes.
+const OBJECTS: [(&str, &str); 2] =
+    [("bpf/fastpath.bpf.c", "fastpath.bpf.o"), ("bpf/guard.bpf.c", "guard.bpf.o")];
 
 fn main() {
     println!("cargo::rerun-if-changed=bpf");
@@ -12,15 +18,21 @@ fn main() {
     if !clang.is_ok_and(|output| output.status.success()) {
         fail("clang is not installed; on Debian: apt-get install clang libelf-dev zlib1g-dev");
     }
-    let object = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("fastpath.bpf.o");
+    let folder = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    for (source, object) in OBJECTS {
+        compile(source, &folder.join(object));
+    }
+}
+
+fn compile(source: &str, object: &Path) {
     let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
     // The second folder is where Debian keeps <asm/types.h>, which clang does not search for this target.
     let arguments = ["-Wall", "-Werror", "-mcpu=v3"]
         .map(str::to_owned)
         .into_iter()
         .chain([format!("-I/usr/include/{arch}-linux-gnu")]);
-    if let Err(error) = SkeletonBuilder::new().source(SOURCE).obj(&object).clang_args(arguments).build() {
-        fail(&format!("{SOURCE} does not compile: {error:?}"));
+    if let Err(error) = SkeletonBuilder::new().source(source).obj(object).clang_args(arguments).build() {
+        fail(&format!("{source} does not compile: {error:?}"));
     }
 }
 

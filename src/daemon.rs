@@ -6,6 +6,7 @@
 
 mod accelerate;
 mod show;
+mod upkeep;
 
 pub use self::accelerate::Dataplane;
 
@@ -30,11 +31,13 @@ use crate::{
     config::{Host, Loader, UdpChecksum},
     control::{
         client::Presence,
-        protocol::{Done, Request},
-        server::{self, Refused, SocketFile, SocketState},
+        protocol::{Done, Request, Restored},
+        server::{self, Refused, SocketFile},
     },
     io::{
         fastpath::{KernelPath, KernelPort},
+        guard::{Attach, Hooks, HostTraffic, Role},
+        lock::NamespaceLock,
         machine::{Machine, record_beside},
         netlink::{Link, LinkEvent, Netlink},
         packet_socket::PacketSocket,
@@ -43,7 +46,7 @@ use crate::{
         worker::{Command, WorkerHandle},
     },
     pipeline::{Shared, shared::lock},
-    plan::{WantedPort, multicast_groups, wanted_ports, wanted_settings},
+    plan::{WantedPort, multicast_groups, unfit, wanted_ports},
     snapshot::{PortRegistry, Snapshot, state::StateBook},
 };
 
@@ -63,6 +66,8 @@ pub struct Options {
     pub workers: usize,
     /// What carries frames
     pub dataplane: Dataplane,
+    /// By what programs are attached to devices
+    pub attach: Attach,
     /// What a stop leaves behind
     pub on_stop: OnStop,
     /// Where tables are pinned: a folder on a bpffs
@@ -158,6 +163,12 @@ pub(crate) struct Visible {
     underlay: Option<Link>,
     listening: bool,
     settings_restored: u64,
+    restored: Restored,
+    /// What could not be put back, and why
+    missing: BTreeMap<&'static str, String>,
+    /// What the host has on ports that does not hold
+    notes: BTreeMap<Arc<str>, &'static str>,
+    attached_by: &'static str,
     dataplane: String,
 }
 
@@ -169,7 +180,7 @@ pub(crate) enum PortState {
     Down,
     /// There is no such device yet.
     Absent,
-    /// It could not be served; tried again every second.
+    /// It cannot be served, and is closed; tried again every second.
     Failed(String),
 }
 
@@ -190,6 +201,11 @@ struct Daemon {
     underlay: Option<ActiveUnderlay>,
     /// The device that the underlay's program is on
     tapped: Option<u32>,
+    /// The devices of the fast path, by name
+    made: BTreeMap<&'static str, u32>,
+    /// What the host has of its own on ports that are served
+    host_traffic: BTreeMap<PortId, HostTraffic>,
+    _alone: NamespaceLock,
     control: tokio::task::JoinHandle<()>,
     socket_file: SocketFile,
     /// It is gone and could not be made again, which was said.
@@ -218,10 +234,14 @@ impl Daemon {
         let mut registry = PortRegistry::default();
         let snapshot = Snapshot::compile(&config, &host, None, &mut registry, &book)?;
 
+        // First the socket: whoever has both is told of the one that was named.
         let (listener, socket_file) = server::listen(&options.socket)
             .with_context(|| format!("cannot listen at {}", options.socket.display()))?;
-        let machine = Machine::take_over(record_beside(&options.socket))?;
+        let alone = NamespaceLock::take().inspect_err(|_| socket_file.remove())?;
+        let mut machine = Machine::take_over(record_beside(&options.socket))?;
+        machine.attach_by(Hooks::choose(options.attach).context("--attach")?);
         let netlink = Netlink::connect()?;
+        machine.list_qdiscs(&netlink).await;
         // Watching begins before listing, so that nothing that happens in between is missed.
         let events = Netlink::watch_links()?;
         let links = netlink.links().await?;
@@ -256,6 +276,9 @@ impl Daemon {
             serving: BTreeMap::new(),
             underlay: None,
             tapped: None,
+            made: BTreeMap::new(),
+            host_traffic: BTreeMap::new(),
+            _alone: alone,
             control,
             socket_file,
             socket_missed: false,
@@ -267,6 +290,7 @@ impl Daemon {
             let mut visible = lock(&daemon.view.state);
             visible.dataplane = dataplane;
             visible.digest = config.digest().to_string();
+            visible.attached_by = daemon.machine.as_ref().map_or("", Machine::attaches_by);
         }
         if let Some(warning) = nothing_to_do(&daemon.view.shared.snapshot_arc()) {
             tracing::warn!("{warning}");
@@ -299,11 +323,12 @@ impl Daemon {
                 }
                 event = self.events.recv() => {
                     let Some(event) = event else { return Err(anyhow!("the kernel's notifications ended")) };
-                    self.note(event).await;
+                    let mut news = upkeep::News::default();
+                    self.note(event, &mut news).await;
                     while let Ok(event) = self.events.try_recv() {
-                        self.note(event).await;
+                        self.note(event, &mut news).await;
                     }
-                    self.reconcile().await;
+                    self.hear(news).await;
                 }
                 _ = tick.tick() => self.watch().await?,
             }
@@ -337,87 +362,10 @@ impl Daemon {
         self.socket_file.remove();
     }
 
-    async fn note(&mut self, event: LinkEvent) {
-        match event {
-            LinkEvent::Is(link) => {
-                self.links.retain(|_, known| known.index != link.index);
-                self.links.insert(link.name.clone(), link);
-            }
-            LinkEvent::Gone { index } => self.links.retain(|_, known| known.index != index),
-            LinkEvent::Addresses => {}
-            LinkEvent::Lost => self.list_links().await,
-        }
-    }
-
     async fn list_links(&mut self) {
         match self.netlink.links().await {
             Ok(links) => self.links = links,
             Err(error) => tracing::warn!(%error, "devices could not be listed"),
-        }
-    }
-
-    /// Every second: settings that someone else changed are put right, devices that failed are tried again.
-    async fn watch(&mut self) -> Result<()> {
-        if let Some(dead) = self.workers.iter().position(|worker| !worker.alive()) {
-            return Err(anyhow!("worker {dead} died; nothing new passes until the daemon is started again"));
-        }
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
-        self.sweep();
-        self.keep_listening();
-        let restored = self.apply_settings();
-        if restored > 0 {
-            tracing::warn!(restored, "interface settings were changed by someone else and put right");
-            lock(&self.view.state).settings_restored += restored;
-        }
-        let incomplete = self.underlay.is_none()
-            || lock(&self.view.state).ports.values().any(|state| matches!(state, PortState::Failed(_)));
-        if incomplete {
-            self.reconcile().await;
-        }
-        Ok(())
-    }
-
-    /// Makes the control socket again where someone has removed it. What stands in its place is left there.
-    fn keep_listening(&mut self) {
-        if self.socket_file.state() == SocketState::There {
-            return;
-        }
-        match server::listen(&self.options.socket) {
-            Ok((listener, file)) => {
-                self.control.abort();
-                self.control = tokio::spawn(server::serve(listener, self.view.clone()));
-                self.socket_file = file;
-                self.socket_missed = false;
-                lock(&self.view.state).control_restored += 1;
-                tracing::warn!(socket = %self.options.socket.display(), "the control socket was removed and is made again");
-            }
-            Err(error) if !std::mem::replace(&mut self.socket_missed, true) => {
-                tracing::error!(socket = %self.options.socket.display(), %error, "the control socket is gone");
-            }
-            Err(_) => {}
-        }
-    }
-
-    /// Ends what has run out of time in the kernel, beside everything else; one sweep after the other.
-    fn sweep(&mut self) {
-        if self.sweeping.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
-            let shared = self.view.shared.clone();
-            self.sweeping = Some(tokio::task::spawn_blocking(move || shared.sweep(crate::io::clock::now())));
-        }
-    }
-
-    /// How many settings were not as wanted.
-    fn apply_settings(&mut self) -> u64 {
-        let snapshot = self.view.shared.snapshot_arc();
-        let Some(host) = snapshot.config.host(&self.host) else { return 0 };
-        let wanted = wanted_settings(host, &wanted_ports(&snapshot), &self.links);
-        let Some(machine) = &mut self.machine else { return 0 };
-        match machine.apply(&wanted) {
-            Ok(changes) => changes.len() as u64,
-            Err(error) => {
-                tracing::error!(%error, "interface settings could not be applied");
-                0
-            }
         }
     }
 
@@ -426,11 +374,15 @@ impl Daemon {
         let snapshot = self.view.shared.snapshot_arc();
         let Some(host) = snapshot.config.host(&self.host).cloned() else { return };
         let wanted = wanted_ports(&snapshot);
+        // Those of ports that are gone stay: what was counted of them is still told. Their numbers are not given again.
+        let names = wanted.iter().map(|port| (port.id, port.name.clone()));
+        lock(&self.view.state).names.extend(names);
         self.release_ports(&wanted).await;
+        self.list_qdiscs().await;
         self.apply_settings();
         let mut states = BTreeMap::new();
         for port in &wanted {
-            let state = match self.serve_port(port).await {
+            let state = match self.serve_port(port, &host).await {
                 Ok(state) => state,
                 Err(error) => PortState::Failed(format!("{error:#}")),
             };
@@ -447,9 +399,8 @@ impl Daemon {
             tracing::error!("datagrams take the slow path: {error:#}");
         }
         let mut visible = lock(&self.view.state);
+        visible.notes.retain(|name, _| matches!(states.get(name), Some(PortState::Forwarding | PortState::Down)));
         visible.ports = states;
-        // Those of ports that are gone stay: what was counted of them is still told. Their numbers are not given again.
-        visible.names.extend(wanted.iter().map(|port| (port.id, port.name.clone())));
         visible.underlay = self.links.get(&*host.device).cloned();
         visible.listening = self.underlay.is_some();
     }
@@ -466,15 +417,7 @@ impl Daemon {
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
-            self.serving.remove(&id);
-            if let Some(kernel) = self.view.kernel.get()
-                && let Err(error) = kernel.remove_port(id)
-            {
-                tracing::error!(%error, "a port could not be closed in the fast path");
-            }
-            for worker in &self.workers {
-                worker.tell(Command::RemovePort(id));
-            }
+            self.stop_serving(id);
             let Some(name) = self.registry.name(id).cloned() else { continue };
             tracing::info!(port = %name, "no longer served");
             let unwanted = !wanted.iter().any(|port| port.id == id);
@@ -487,17 +430,39 @@ impl Daemon {
         }
     }
 
-    async fn serve_port(&mut self, port: &WantedPort) -> Result<PortState> {
-        let Some(link) = self.links.get(&*port.name) else { return Ok(PortState::Absent) };
+    /// Closes a port in the fast path and takes its sockets away; the guard stays.
+    fn stop_serving(&mut self, id: PortId) {
+        self.serving.remove(&id);
+        self.host_traffic.remove(&id);
+        if let Some(kernel) = self.view.kernel.get()
+            && let Err(error) = kernel.remove_port(id)
+        {
+            tracing::error!(%error, "a port could not be closed in the fast path");
+        }
+        for worker in &self.workers {
+            worker.tell(Command::RemovePort(id));
+        }
+    }
+
+    async fn serve_port(&mut self, port: &WantedPort, host: &Host) -> Result<PortState> {
+        let Some(link) = self.links.get(&*port.name).cloned() else { return Ok(PortState::Absent) };
+        if let Some(why) = unfit(&link, host, &self.links) {
+            if self.serving.contains_key(&port.id) {
+                self.stop_serving(port.id);
+            }
+            return Ok(PortState::Failed(why));
+        }
         let state = if link.up { PortState::Forwarding } else { PortState::Down };
         if self.serving.get(&port.id) == Some(&link.index) {
-            self.open_in_kernel(port, link)?;
+            self.open_in_kernel(port.id, &link)?;
             return Ok(state);
         }
         let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
         let kernel = self.view.kernel.get();
         let program = kernel.map(|kernel| kernel.tenant_program());
-        machine.close_port(&self.netlink, link, program).await?;
+        machine.hold(&self.netlink, &link, Role::Port(program)).await?;
+        self.look_at_host(port.id, &link, true).await;
+        let kernel = self.view.kernel.get();
         let sockets = match kernel {
             Some(_) => self.workers.iter().map(|_| PacketSocket::open_sender(link.index)).collect(),
             None => PacketSocket::open(link.index, self.workers.len()),
@@ -507,21 +472,21 @@ impl Daemon {
             worker.tell(Command::AddPort(port.id, socket));
         }
         // Sockets first: frames that come up are answered.
-        self.open_in_kernel(port, link)?;
+        self.open_in_kernel(port.id, &link)?;
         self.serving.insert(port.id, link.index);
         tracing::info!(port = %port.name, "served");
         Ok(state)
     }
 
     /// Opens a port to the flows of its network in the fast path, or closes it while it is down.
-    fn open_in_kernel(&self, port: &WantedPort, link: &Link) -> Result<()> {
+    fn open_in_kernel(&self, id: PortId, link: &Link) -> Result<()> {
         let Some(kernel) = self.view.kernel.get() else { return Ok(()) };
-        match self.view.shared.snapshot().at_port(port.id) {
+        match self.view.shared.snapshot().at_port(id) {
             Some((network, _)) if link.up => {
-                let at = KernelPort { ifindex: link.index, is_veth: link.is_veth };
-                kernel.set_port(port.id, at, network.vni)?;
+                let is_veth = link.is_veth && !self.wants_egress(id);
+                kernel.set_port(id, KernelPort { ifindex: link.index, is_veth }, network.vni)?;
             }
-            _ => kernel.remove_port(port.id)?,
+            _ => kernel.remove_port(id)?,
         }
         Ok(())
     }
@@ -738,6 +703,8 @@ pub fn teardown(socket: &std::path::Path) -> Result<bool> {
     if machine.is_untouched() {
         return Ok(false);
     }
+    // What one with another socket has attached by now is not to be taken away.
+    let _alone = NamespaceLock::take()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let netlink = Netlink::connect()?;

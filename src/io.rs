@@ -8,6 +8,7 @@ pub mod batch_send;
 pub mod clock;
 pub mod fastpath;
 pub mod guard;
+pub mod lock;
 pub mod machine;
 pub mod mmsg;
 pub mod netlink;

@@ -11,11 +11,21 @@ use serde::Serialize;
 use crate::{
     config::{Config, Host},
     io::{
+        guard::HostTraffic,
         machine::{Machine, MachineError},
         netlink::Link,
     },
     snapshot::Snapshot,
 };
+
+/// Frames go up by the first, and the workers listen at the second.
+pub const UP: [&str; 2] = ["eastgate-up0", "eastgate-up1"];
+
+/// The kernel's vxlan device that unwraps superframes.
+pub const TUNNEL: &str = "eastgate-vx0";
+
+/// The devices that the fast path makes.
+pub const OWN_DEVICES: [&str; 3] = [UP[0], UP[1], TUNNEL];
 
 /// A tenant port that the configuration names.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,6 +50,61 @@ pub fn wanted_ports(snapshot: &Snapshot) -> Vec<WantedPort> {
     ports
 }
 
+/// Why a device cannot be a tenant port, and what can be done about it.
+#[must_use]
+pub fn unfit(link: &Link, host: &Host, links: &BTreeMap<String, Link>) -> Option<String> {
+    let name = &link.name;
+    let by_index = |index: u32| links.values().find(|link| link.index == index);
+    if **name == *host.device {
+        return Some("it is the underlay device: give the endpoint a device of its own".into());
+    }
+    if OWN_DEVICES.contains(&&**name) {
+        return Some("it is one of eastgate's own devices: give the endpoint a device of its own".into());
+    }
+    if !link.is_ethernet {
+        return Some(
+            "it does not carry Ethernet frames (a loopback or layer 3 device): use a veth, or a tap device              (ip tuntap add mode tap)"
+                .into(),
+        );
+    }
+    if matches!(link.kind.as_deref(), Some("bridge" | "vrf" | "openvswitch" | "ovs")) {
+        return Some(
+            "it is a bridge or router of the host's: name the device of the machine itself, taken out of it".into(),
+        );
+    }
+    if let Some(controller) = link.controller {
+        let by = by_index(controller).map_or("another device", |link| &link.name);
+        return Some(format!("it belongs to {by}: take it out (ip link set {name} nomaster)"));
+    }
+    // What stands below the underlay carries everything of it.
+    let mut below = links.get(&*host.device).and_then(|link| link.lower);
+    for _ in 0..MOST_LOWER {
+        let lower = below.and_then(by_index)?;
+        if lower.index == link.index {
+            return Some(format!(
+                "the underlay device {} stands on it: give the endpoint a device of its own",
+                host.device
+            ));
+        }
+        below = lower.lower;
+    }
+    None
+}
+
+/// As many devices as the kernel lets stand on each other.
+const MOST_LOWER: usize = 8;
+
+/// The ports among `ports` whose devices are there, and can be ports.
+fn usable<'p>(
+    host: &Host,
+    ports: &'p [WantedPort],
+    links: &BTreeMap<String, Link>,
+) -> impl Iterator<Item = &'p WantedPort> {
+    ports.iter().filter(move |port| {
+        links.get(&*port.name).is_some_and(|link| unfit(link, host, links).is_none())
+    })
+}
+
 /// The settings wanted on the devices that are there.
 #[must_use]
 pub fn wanted_settings(host: &Host, ports: &[WantedPort], links: &BTreeMap<String, Link>) -> Vec<Setting> {
@@ -47,7 +112,7 @@ pub fn wanted_settings(host: &Host, ports: &[WantedPort], links: &BTreeMap<Strin
     if links.contains_key(&*host.device) {
         settings.extend(port_settings(&PortRole::Underlay { interface: &host.device }));
     }
-    for port in ports.iter().filter(|port| links.contains_key(&*port.name)) {
+    for port in usable(host, ports, links) {
         settings.extend(port_settings(&PortRole::Tenant { interface: &port.name }));
     }
     settings
@@ -56,7 +121,7 @@ pub fn wanted_settings(host: &Host, ports: &[WantedPort], links: &BTreeMap<Strin
 /// One thing that `run` would do.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Step {
-    /// `close port`, `set`, `listen`, `join`, `missing`
+    /// `close port`, `refuse port`, `set`, `listen`, `join`, `missing`, `note`
     pub action: String,
     /// On what
     pub object: String,
@@ -70,7 +135,12 @@ pub struct Step {
 ///
 /// # Errors
 /// When procfs cannot be read.
-pub fn steps(snapshot: &Snapshot, links: &BTreeMap<String, Link>) -> Result<Vec<Step>, MachineError> {
+pub fn steps(
+    snapshot: &Snapshot,
+    links: &BTreeMap<String, Link>,
+    traffic: &BTreeMap<u32, HostTraffic>,
+    attach: &str,
+) -> Result<Vec<Step>, MachineError> {
     let config: &Config = &snapshot.config;
     let Some(host) = config.host(&snapshot.host) else { return Ok(Vec::new()) };
     let ports = wanted_ports(snapshot);
@@ -79,20 +149,23 @@ pub fn steps(snapshot: &Snapshot, links: &BTreeMap<String, Link>) -> Result<Vec<
         steps.push(Step { action: action.into(), object, detail, why: why.into() });
     };
     for port in &ports {
-        if links.contains_key(&*port.name) {
-            add(
-                "close port",
-                port.name.to_string(),
-                "clsact: drop ingress, egress only with eastgate's mark".into(),
-                "the kernel neither hears the tenant nor speaks to it",
-            );
-        } else {
-            add(
-                "missing",
-                port.name.to_string(),
-                "no such device yet".into(),
-                "served as soon as it appears",
-            );
+        let Some(link) = links.get(&*port.name) else {
+            let detail = "no such device yet".into();
+            add("missing", port.name.to_string(), detail, "served as soon as it appears");
+            continue;
+        };
+        if let Some(why) = unfit(link, host, links) {
+            add("refuse port", port.name.to_string(), why, "it cannot be a tenant port");
+            continue;
+        }
+        add(
+            "close port",
+            port.name.to_string(),
+            format!("{attach}: drop ingress, egress only with eastgate's mark"),
+            "the kernel neither hears the tenant nor speaks to it",
+        );
+        if let Some(note) = traffic.get(&link.index).and_then(HostTraffic::note) {
+            add("note", port.name.to_string(), note.into(), "eastgate comes before them");
         }
     }
     let settings = Machine::compare(&wanted_settings(host, &ports, links))?;

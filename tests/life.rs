@@ -341,35 +341,33 @@ fn lend_v4(site: &Site) {
 }
 
 #[test]
-fn two_daemons_in_one_namespace_talk_to_each_other() {
-    let Some(mut world) = World::new() else { return };
-    let both = world.space("both");
-    let (web1, web2, db1) = (world.space("web1"), world.space("web2"), world.space("db1"));
-    let config = world.write("eastgate.toml", &acme_on(HOSTS_V4));
-    both.ip("link add underlay0 mtu 1700 type bridge");
-    both.ip("link set underlay0 up");
-    let site = Site { world, alpha: both.clone(), beta: both.clone(), web1, web2, db1, config };
-    site.address_underlay(&both, 1);
-    site.address_underlay(&both, 2);
-    site.plug(&both, "veth-web1", &site.web1, 0x11);
-    site.plug(&both, "veth-web2", &site.web2, 0x12);
-    site.plug(&both, "veth-db1", &site.db1, 0x21);
-    let before = Machine::of(&both);
-    let (alpha, beta) = (site.run("alpha"), site.run("beta"));
-    assert!(site.web1.ping("10.1.0.21") && site.db1.ping("fd00:1::12"));
-    bulk(&site.web1, (&site.db1, udp(21, 5432)), 10_000_000);
-    let flows = Flows::start(&site);
-    flows.allowed_arrive("between two daemons of one machine");
-    flows.denied_never_arrived();
-    drop(flows);
-    assert!(alpha.stop().success());
-    // What the first one gave back, the second one still needs.
-    wait_within(SOON, "the other one keeps its settings", || {
-        let restored = beta.ask(&["status"])["settings_restored"].as_u64().unwrap();
-        restored > 0 && site.beta.get("net/ipv4/conf/veth-db1/arp_ignore") == "8"
-    });
-    assert!(beta.stop().success());
-    assert_eq!(before.changes(&Machine::of(&both)), Vec::<String>::new());
+fn a_second_daemon_in_the_namespace_is_refused_and_harms_nothing() {
+    for dataplane in ["userspace", "ebpf"] {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        let (alpha, _beta) = (site.run_with("alpha", dataplane), site.run_with("beta", dataplane));
+        let flows = Flows::start(&site);
+        flows.allowed_arrive("at first");
+        let before = Machine::of(&site.alpha);
+        // Its name, and with it its socket and record, are others.
+        site.rewrite(|text| format!("[host.other]\nvtep = \"192.0.2.9\"\ndevice = \"underlay0\"\n{text}"));
+        let options = ["--dataplane", dataplane];
+        let mut second = Daemon::launch(&site.world, &site.alpha, &site.config, "other", &options);
+        assert_eq!(second.wait().code(), Some(1));
+        let said = second.log();
+        let named =
+            format!("another eastgate runs in this network namespace: process {} (eastgate", alpha.pid());
+        assert!(said.contains(&named), "{said}");
+        assert!(!second.socket().exists(), "a socket that nobody answers is left");
+        assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
+        assert_eq!(alpha.ask(&["status"])["settings_restored"], 0);
+        flows.allowed_arrive("after a second daemon was refused");
+        flows.denied_never_arrived();
+        // The kernel gives the lock back however its holder ends.
+        alpha.kill();
+        let alpha = site.run_with("alpha", dataplane);
+        flows.allowed_arrive("under the next one");
+        assert!(alpha.stop().success());
+    }
 }
 
 #[test]

@@ -7,11 +7,13 @@
 
 mod born;
 pub mod cost;
+mod guard;
 mod layout;
 mod pins;
 mod policy;
 mod punt;
 mod slow;
+pub mod tcx;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +28,7 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 pub use self::{
     born::{Cursor, Hold, Terms},
+    guard::Guard,
     layout::{
         ANSWER_MAX, AT_VTEP, Answer, AnswerKey, CONFIG_CROWDED, CONFIG_UNDECIDED, Denial, DenialKey, Denied,
         DeniedKey, Ended, Ends, Entropy, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, FORM_NAMES_MAC, FORM_ND,
@@ -34,7 +37,7 @@ pub use self::{
         STATION_SPOKEN_TO, Settings, Station, StationKey, TcpSide, UP_HASH_AT, UP_HEADER, Vtep, Way, address,
         port_of,
     },
-    pins::unpin,
+    pins::{is_pinned, unpin},
     policy::Policy,
     punt::PUNTS,
 };
@@ -250,7 +253,7 @@ mod trial {
     pub(super) const ROOM: usize = 128;
 }
 
-/// The programs, to be attached by clsact.
+/// The programs, to be attached at the ingress of devices.
 #[derive(Debug)]
 pub struct Programs {
     /// At the ingress of every tenant port

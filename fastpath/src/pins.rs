@@ -24,6 +24,12 @@ impl Fastpath {
     }
 }
 
+/// Is all there that [`Fastpath::pin`] has made?
+#[must_use]
+pub fn is_pinned(folder: &Path) -> bool {
+    kept().iter().all(|table| folder.join(table).exists())
+}
+
 /// Takes away what [`Fastpath::pin`] has made, or what is left of it. The tables live on while programs use them.
 ///
 /// # Errors

@@ -182,6 +182,9 @@ pub struct Run {
     /// What carries frames
     #[arg(long, value_enum, default_value = "auto", env = "EASTGATE_DATAPLANE")]
     pub dataplane: crate::daemon::Dataplane,
+    /// By what programs are attached to devices
+    #[arg(long, value_enum, default_value = "auto", env = "EASTGATE_ATTACH")]
+    pub attach: crate::io::guard::Attach,
     /// What a stop leaves of the fast path
     #[arg(long, value_enum, default_value = "restore", env = "EASTGATE_ON_STOP")]
     pub on_stop: crate::daemon::OnStop,

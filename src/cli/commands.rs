@@ -1,6 +1,8 @@
 //! What each command does.
 
-use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration,
+};
 
 use anyhow::{Context, Result};
 use eastgate_wire::DropReason;
@@ -18,7 +20,11 @@ use crate::{
         protocol::{Done, DropRows, Filter, Request, Status, TraceReport, TraceRequest},
     },
     daemon::{self, choose_host},
-    io::netlink::Netlink,
+    io::{
+        guard::{Attach, Hooks},
+        machine::{Machine, record_beside},
+        netlink::{Netlink, NetlinkError},
+    },
     names, plan,
     snapshot::{PortRegistry, Snapshot, state::StateBook},
     trace::trace,
@@ -36,7 +42,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
             println!("{}", serde_json::to_string_pretty(&schema())?);
             exit::OK
         }
-        Command::Plan { site, output, .. } => show_plan(&site, output.output)?,
+        Command::Plan { site, daemon, output } => show_plan(&site, &daemon.socket, output.output)?,
         Command::Reload(options) => reload(&options)?,
         Command::Status(options) => {
             let status: Status = ask(&options, &Request::Status {})?;
@@ -91,6 +97,7 @@ fn serve(options: &Run) -> Result<u8> {
         socket: options.daemon.socket.clone(),
         workers,
         dataplane: options.dataplane,
+        attach: options.attach,
         on_stop: options.on_stop,
         pin: options.pin.clone(),
     })?;
@@ -151,12 +158,29 @@ fn offline(path: &Path, host: Option<&str>) -> Result<(Arc<Config>, Snapshot)> {
     Ok((config, snapshot))
 }
 
-fn show_plan(site: &Site, output: Format) -> Result<u8> {
+fn show_plan(site: &Site, socket: &Path, output: Format) -> Result<u8> {
     let (_, snapshot) = offline(&site.config, site.host.as_deref())?;
+    // A daemon that runs has attached programs, which are not the host's.
+    let mut machine = Machine::take_over(record_beside(socket)).ok();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let links =
-        runtime.block_on(async { Netlink::connect()?.links().await }).context("cannot list devices")?;
-    let steps = plan::steps(&snapshot, &links)?;
+    let (links, traffic) = runtime
+        .block_on(async {
+            let netlink = Netlink::connect()?;
+            let links = netlink.links().await?;
+            let mut traffic = BTreeMap::new();
+            if let Some(machine) = &mut machine {
+                machine.list_qdiscs(&netlink).await;
+            }
+            for port in plan::wanted_ports(&snapshot) {
+                if let (Some(link), Some(machine)) = (links.get(&*port.name), &machine) {
+                    traffic.insert(link.index, machine.host_traffic(&netlink, link).await);
+                }
+            }
+            Ok::<_, NetlinkError>((links, traffic))
+        })
+        .context("cannot list devices")?;
+    let attach = Hooks::choose(Attach::Auto).map_or("clsact", |hooks| hooks.name());
+    let steps = plan::steps(&snapshot, &links, &traffic, attach)?;
     emit(&Output { output }, &steps, |steps| print::plan(steps))
 }
 

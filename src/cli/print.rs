@@ -9,7 +9,7 @@ use crate::{
     changes::Changes,
     config::Config,
     control::protocol::{
-        Done, DropRow, DropRows, EndpointRow, FdbRow, FlowRow, NeighborRow, PolicyRow, RuleRef, Status,
+        Done, DropRow, DropRows, EndpointRow, FdbRow, FlowRow, NeighborRow, PolicyRow, Restored, RuleRef, Status,
         TraceReport,
     },
     names,
@@ -72,6 +72,12 @@ pub(super) fn status(status: &Status) -> String {
         let times = names::count(status.control_restored, "time");
         line("socket", format!("removed by someone else and made again, {times}"));
     }
+    let restored = &status.restored;
+    if let Some(last) = &restored.last {
+        let Restored { programs, devices, files, .. } = restored;
+        let counts = format!("{programs} programs, {devices} devices, {files} files");
+        line("restored", format!("{counts} that someone else took away; last: {last}"));
+    }
     line("uptime", format!("{} s", status.uptime_s));
     for problem in &status.problems {
         line("PROBLEM", problem.clone());
@@ -82,6 +88,9 @@ pub(super) fn status(status: &Status) -> String {
     }
     if !table.is_empty() {
         let _ = write!(text, "\n{table}");
+    }
+    for (name, note) in status.ports.iter().filter_map(|port| Some((&port.name, port.note.as_ref()?))) {
+        let _ = writeln!(text, "note: {name}: {note}");
     }
     text
 }

@@ -96,11 +96,30 @@ pub struct Status {
     pub settings_restored: u64,
     /// How often the control socket was made again because someone had removed it
     pub control_restored: u64,
+    /// What attaches programs to devices: `tcx` or `clsact`
+    pub attached_by: String,
+    /// What someone else took away and that was put back
+    pub restored: Restored,
     /// Frames and bytes
     pub traffic: Traffic,
     /// Packets that the kernel's programs have left to the pipeline (punted), by cause; nothing without programs
     #[serde(default)]
     pub punts: BTreeMap<String, u64>,
+}
+
+/// What eastgate had made, someone else took away, and it put back.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Restored {
+    /// Programs and filters on devices
+    pub programs: u64,
+    /// Devices of the fast path
+    pub devices: u64,
+    /// Pinned tables, and the record of changes
+    pub files: u64,
+    /// The last of them
+    pub last: Option<String>,
+    /// What is missing and could not be put back yet, with the reason
+    pub missing: Vec<String>,
 }
 
 /// The VTEP of this host.
@@ -133,6 +152,9 @@ pub struct PortStatus {
     pub vni: Vni,
     /// `forwarding`, `down`, `absent`, or what went wrong
     pub state: String,
+    /// What the host has on it that does not hold, and what to use instead
+    #[serde(default)]
+    pub note: Option<String>,
 }
 
 /// Sizes of the flow table.

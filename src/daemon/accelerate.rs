@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,11 +15,13 @@ use crate::{
     config::Host,
     io::{
         fastpath::{KernelPath, KernelUnderlay, is_own_address},
+        guard::Role,
         machine::Machine,
         netlink::Link,
         packet_socket::PacketSocket,
         worker::{Command, UpSocket},
     },
+    plan::{OWN_DEVICES, TUNNEL, UP},
     snapshot::Snapshot,
 };
 
@@ -48,11 +49,8 @@ impl Dataplane {
     }
 }
 
-/// Frames go up by the first, and the workers listen at the second.
-const UP: [&str; 2] = ["eastgate-up0", "eastgate-up1"];
-const TUNNEL: &str = "eastgate-vx0";
 /// Room for any frame with the header that goes up in front of it.
-const UP_MTU: u32 = 65_000;
+pub(super) const UP_MTU: u32 = 65_000;
 /// Where the kernel's own vxlan device may listen, one after the other: outside of the ranges that source ports are
 /// taken from.
 const TUNNEL_PORTS: [u16; 4] = [14_789, 24_789, 44_789, 4_788];
@@ -93,6 +91,7 @@ impl Daemon {
         let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
         machine.stop_programs(&self.netlink, &self.links).await?;
         machine.remove_devices(&self.netlink).await?;
+        self.made.clear();
         Ok(())
     }
 
@@ -105,7 +104,9 @@ impl Daemon {
         machine.remember_tables(kernel.table_ids()?)?;
         pin(machine, &kernel, self.options.pin.as_deref())?;
         kernel.limit(&self.view.shared.snapshot());
-        machine.tap(&self.netlink, device(&links, TUNNEL)?, kernel.tunnel_program()).await?;
+        machine.hold(&self.netlink, device(&links, TUNNEL)?, Role::Own(kernel.tunnel_program())).await?;
+        self.made.extend(OWN_DEVICES.iter().filter_map(|name| Some((*name, links.get(*name)?.index))));
+        self.links = links;
         Ok(Arc::new(kernel))
     }
 
@@ -136,22 +137,50 @@ impl Daemon {
     /// Devices of its own, and empty tables.
     async fn begin(&mut self) -> Result<(KernelPath, Links)> {
         self.clear_away().await?;
-        let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
         let there = self.netlink.links().await?;
         if let Some(name) = UP.into_iter().chain([TUNNEL]).find(|name| there.contains_key(*name)) {
             bail!("there is a device {name} already; another eastgate in this network namespace?");
         }
-        machine.will_make(UP[0])?;
+        self.make_up().await?;
+        let port = self.make_tunnel().await?;
+        let up = device(&self.links, UP[0])?.index;
+        Ok((KernelPath::load(self.table_sizes(), up, port)?, self.links.clone()))
+    }
+
+    /// The pair by which frames go up
+    pub(super) async fn make_up(&mut self) -> Result<()> {
+        self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?.will_make(UP[0])?;
         self.netlink.add_veth(UP[0], UP[1], UP_MTU).await?;
-        machine.will_make(TUNNEL)?;
-        let port = make_tunnel(&self.netlink).await?;
-        for device in UP.into_iter().chain([TUNNEL]) {
-            // They carry frames of tenants and have no addresses of their own. Without IPv6 there is nothing to turn off.
-            let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"), "1");
+        self.know_devices(&UP).await
+    }
+
+    /// The kernel's vxlan device, at the first port that is free, which is given
+    pub(super) async fn make_tunnel(&mut self) -> Result<u16> {
+        self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?.will_make(TUNNEL)?;
+        let mut refused = anyhow!("no port for the kernel's vxlan device");
+        for port in TUNNEL_PORTS {
+            match self.netlink.add_external_vxlan(TUNNEL, port).await {
+                Ok(()) => {
+                    self.know_devices(&[TUNNEL]).await?;
+                    return Ok(port);
+                }
+                Err(error) => refused = error.into(),
+            }
+            self.netlink.delete_link(TUNNEL).await?;
         }
-        let links = self.netlink.links().await?;
-        let kernel = KernelPath::load(self.table_sizes(), device(&links, UP[0])?.index, port)?;
-        Ok((kernel, links))
+        Err(refused)
+    }
+
+    async fn know_devices(&mut self, names: &[&'static str]) -> Result<()> {
+        for name in names {
+            // They carry frames of tenants and have no addresses of their own. Without IPv6 there is nothing to turn off.
+            let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+        }
+        self.links = self.netlink.links().await?;
+        for name in names {
+            self.made.insert(name, device(&self.links, name)?.index);
+        }
+        Ok(())
     }
 
     /// As the configuration in force has them
@@ -182,16 +211,22 @@ impl Daemon {
         let Some(kernel) = self.view.kernel.get().cloned() else { return Ok(()) };
         // First, for what they send up would be taken for another port's.
         kernel.close_inherited()?;
+        self.listen_up(&kernel)?;
+        // What comes up from the next line on finds them listening.
+        self.wait_for_workers().await;
+        kernel.go_live(&self.view.shared.snapshot_arc())?;
+        kernel.decide_soon();
+        Ok(())
+    }
+
+    /// The workers listen for frames that go up.
+    pub(super) fn listen_up(&self, kernel: &KernelPath) -> Result<()> {
         let up = nix::net::if_::if_nametoindex(UP[1]).with_context(|| format!("device {} is gone", UP[1]))?;
         let sockets =
             PacketSocket::open_up(up, self.workers.len()).context("cannot listen for frames that go up")?;
         for (worker, socket) in self.workers.iter().zip(sockets) {
             worker.tell(Command::Up(UpSocket { socket, session: kernel.session() }));
         }
-        // What comes up from the next line on finds them listening.
-        self.wait_for_workers().await;
-        kernel.go_live(&self.view.shared.snapshot_arc())?;
-        kernel.decide_soon();
         Ok(())
     }
 
@@ -205,7 +240,7 @@ impl Daemon {
             && self.tapped != Some(link.index)
             && let Some(machine) = &mut self.machine
         {
-            machine.tap(&self.netlink, link, kernel.underlay_program().as_fd()).await?;
+            machine.hold(&self.netlink, link, Role::Shared(kernel.underlay_program())).await?;
             machine.untap_others(&self.netlink, &[TUNNEL, &link.name]).await?;
             self.tapped = Some(link.index);
         }
@@ -246,7 +281,7 @@ fn pin(machine: &mut Machine, kernel: &KernelPath, folder: Option<&Path>) -> Res
         .with_context(|| format!("--pin: {} must be ours to write in", wanted.display()))
 }
 
-fn device<'l>(links: &'l Links, name: &str) -> Result<&'l Link> {
+pub(super) fn device<'l>(links: &'l Links, name: &str) -> Result<&'l Link> {
     links.get(name).ok_or_else(|| anyhow!("device {name} is gone"))
 }
 
@@ -259,17 +294,4 @@ fn kernel_underlay(snapshot: &Snapshot, link: &Link) -> KernelUnderlay {
         port: overlay.port,
         dont_fragment: overlay.dont_fragment,
     }
-}
-
-/// The kernel's vxlan device, at the first port that is free.
-async fn make_tunnel(netlink: &crate::io::netlink::Netlink) -> Result<u16> {
-    let mut refused = anyhow!("no port for the kernel's vxlan device");
-    for port in TUNNEL_PORTS {
-        match netlink.add_external_vxlan(TUNNEL, port).await {
-            Ok(()) => return Ok(port),
-            Err(error) => refused = error.into(),
-        }
-        netlink.delete_link(TUNNEL).await?;
-    }
-    Err(refused)
 }

@@ -22,7 +22,7 @@ use super::{PortState, View};
 use crate::{
     control::protocol::{
         Done, EndpointRow, FdbRow, Filter, FlowCounts, FlowRow, GroupRow, NeighborRow, PolicyRow, PortStatus,
-        Request, RuleRow, Status, Traffic, VtepStatus,
+        Request, Restored, RuleRow, Status, Traffic, VtepStatus,
     },
     control::server::Refused,
     io::clock,
@@ -96,10 +96,11 @@ impl View {
             let state = match visible.ports.get(&*name) {
                 Some(PortState::Forwarding) => "forwarding".to_owned(),
                 Some(PortState::Down) => "down".to_owned(),
-                Some(PortState::Failed(problem)) => problem.clone(),
+                Some(PortState::Failed(problem)) => format!("failed: {problem}"),
                 Some(PortState::Absent) | None => "absent".to_owned(),
             };
             PortStatus {
+                note: visible.notes.get(&*name).map(|note| (*note).to_owned()),
                 endpoint: format!("{}/{}", network.tenant.name, endpoint.name),
                 vni: network.vni,
                 name,
@@ -117,7 +118,7 @@ impl View {
             listening: visible.listening,
         };
         Status {
-            problems: problems(visible.ready, &vtep, &ports),
+            problems: problems(visible.ready, &vtep, &ports, visible.missing.values()),
             digest: visible.digest.clone(),
             control_restored: visible.control_restored,
             ready: visible.ready,
@@ -134,6 +135,8 @@ impl View {
             ports,
             flows: FlowCounts { answered: in_use.answered.into(), unanswered: in_use.unanswered.into() },
             settings_restored: visible.settings_restored,
+            attached_by: visible.attached_by.to_owned(),
+            restored: Restored { missing: visible.missing.into_values().collect(), ..visible.restored },
             traffic: self.traffic(),
             punts: self.punts(),
         }
@@ -302,7 +305,12 @@ impl View {
 }
 
 /// What keeps frames from passing that should pass. A port that is down or not there yet is its owner's business.
-fn problems(ready: bool, vtep: &VtepStatus, ports: &[PortStatus]) -> Vec<String> {
+fn problems<'m>(
+    ready: bool,
+    vtep: &VtepStatus,
+    ports: &[PortStatus],
+    missing: impl Iterator<Item = &'m String>,
+) -> Vec<String> {
     let mut problems = Vec::new();
     if !ready {
         problems.push("not ready: nothing passes yet".to_owned());
@@ -314,6 +322,7 @@ fn problems(ready: bool, vtep: &VtepStatus, ports: &[PortStatus]) -> Vec<String>
     }
     let failed = ports.iter().filter(|port| !matches!(&*port.state, "forwarding" | "down" | "absent"));
     problems.extend(failed.map(|port| format!("port {}: {}", port.name, port.state)));
+    problems.extend(missing.map(|missing| format!("taken away by someone else, and not put back yet: {missing}")));
     problems
 }
 

@@ -47,7 +47,7 @@ const OF_STRANGERS: u32 = 10_000;
 pub struct KernelPort {
     /// Interface index
     pub ifindex: u32,
-    /// One end of a veth pair whose other end is in another network namespace
+    /// One end of a veth pair whose other end is in another network namespace, and nothing of the host's on the way there
     pub is_veth: bool,
 }
 
@@ -393,6 +393,18 @@ impl KernelPath {
         self.fastpath.remove_port(before.ifindex)?;
         self.tell_station(&mut tables, id);
         self.renew(&mut tables)
+    }
+
+    /// Says by which device frames go up, and at which port the kernel's vxlan device listens.
+    ///
+    /// # Errors
+    /// When a table cannot be written.
+    pub fn reach(&self, up: Option<u32>, tunnel_port: Option<u16>) -> Result<(), Error> {
+        let mut tables = lock(&self.tables);
+        let settings = &mut tables.settings;
+        settings.up_device = up.unwrap_or(settings.up_device);
+        settings.tunnel_port_be = tunnel_port.map_or(settings.tunnel_port_be, u16::to_be_bytes);
+        self.fastpath.set_settings(&tables.settings)
     }
 
     /// Says where the underlay is, or that there is none.

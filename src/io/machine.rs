@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    os::fd::BorrowedFd,
     path::{Path, PathBuf},
 };
 
@@ -15,8 +14,8 @@ use eastgate_steering::settings::{Change, Plan, Restore, Saved, Setting, diff};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    guard::{self, Closed},
-    netlink::{Link, Netlink, NetlinkError},
+    guard::{Clsact, GuardError, Hooks, HostTraffic, Role, clsact, tcx},
+    netlink::{Link, Netlink, NetlinkError, Qdiscs},
     sysctl,
 };
 
@@ -46,6 +45,9 @@ pub enum MachineError {
     },
     /// A port could not be guarded.
     #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// The kernel refused something.
+    #[error(transparent)]
     Netlink(#[from] NetlinkError),
 }
 
@@ -55,6 +57,10 @@ pub struct Machine {
     record: PathBuf,
     settings: Restore,
     guards: BTreeMap<String, Guard>,
+    hooks: Hooks,
+    programs: BTreeSet<u32>,
+    /// Of all devices, as they were listed last
+    qdiscs: BTreeMap<u32, Qdiscs>,
     devices: BTreeSet<String>,
     tables: Option<TableIds>,
     pins: Option<PathBuf>,
@@ -63,7 +69,12 @@ pub struct Machine {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Guard {
     index: u32,
-    closed: Closed,
+    /// Filters on a clsact qdisc
+    #[serde(default)]
+    closed: Option<Clsact>,
+    /// Programs in the tcx lists, some of those that the record has
+    #[serde(default)]
+    tcx: bool,
     /// On a device that stays open to the kernel's own stack
     #[serde(default)]
     tap: bool,
@@ -74,6 +85,9 @@ struct Guard {
 struct Record {
     settings: Vec<SavedSetting>,
     guards: BTreeMap<String, Guard>,
+    /// Programs that may be attached by tcx, by the kernel's numbers
+    #[serde(default)]
+    programs: BTreeSet<u32>,
     /// Devices that eastgate made
     #[serde(default)]
     devices: BTreeSet<String>,
@@ -118,7 +132,18 @@ impl Machine {
         });
         let (guards, devices) = (read.guards, read.devices);
         let (tables, pins) = (read.tables, read.pins);
-        Ok(Self { record, settings: settings.collect(), guards, devices, tables, pins })
+        // Numbers of programs that are gone could be someone else's one day.
+        let standing = guards.values().map(|guard| tcx::standing(guard.index, &read.programs));
+        let programs = standing.flatten().collect();
+        let hooks = Hooks::default();
+        let settings = settings.collect();
+        let qdiscs = BTreeMap::new();
+        Ok(Self { record, settings, guards, hooks, programs, qdiscs, devices, tables, pins })
+    }
+
+    /// Attaches by these from here on; what is attached otherwise is taken over device by device.
+    pub fn attach_by(&mut self, hooks: Hooks) {
+        self.hooks = hooks;
     }
 
     /// Is there anything to undo?
@@ -130,32 +155,106 @@ impl Machine {
             && self.settings.iter().next().is_none()
     }
 
-    /// Closes a port to the kernel's own stack. What comes in is for `program`, or for packet sockets.
+    /// Attaches to a device what its role asks for, and says which directions lacked something. Doing it twice is the same as
+    /// once.
     ///
     /// # Errors
-    /// When the kernel refuses; the port must then not be used.
-    pub async fn close_port(
+    /// When the kernel refuses; a port must then not be used.
+    pub async fn hold(
         &mut self,
         netlink: &Netlink,
         link: &Link,
-        program: Option<BorrowedFd<'_>>,
-    ) -> Result<(), MachineError> {
-        let closed = guard::close(netlink, link.index, program).await?;
-        self.remember_guard(link, closed, false)
+        role: Role<'_>,
+    ) -> Result<Vec<&'static str>, MachineError> {
+        let known = self.guards.get(&link.name).filter(|guard| guard.index == link.index).copied();
+        let mut guard = known.unwrap_or(Guard { index: link.index, closed: None, tcx: false, tap: false });
+        guard.tap = role.is_tap();
+        if let Some(programs) = self.hooks.tcx() {
+            guard.tcx = true;
+            let ids = programs.ids(role).map_err(|source| GuardError::Tcx { index: link.index, source })?;
+            // Written down first: whatever happens from here on, they are found again.
+            self.remember(link, guard, &ids)?;
+        }
+        let missing = match self.hooks.tcx() {
+            Some(programs) => programs.hold(link.index, role, &self.programs)?,
+            None => {
+                let missing = clsact::missing(netlink, link.index, role).await;
+                if guard.closed.is_none() || !missing.is_empty() {
+                    guard.closed = Some(self.make_room(guard.closed, link));
+                    self.remember(link, guard, &BTreeSet::new())?;
+                }
+                if !missing.is_empty() {
+                    clsact::attach(netlink, link, role).await?;
+                }
+                missing
+            }
+        };
+        // What a daemon before has attached in the other way stood until here.
+        match guard.closed {
+            Some(closed) if guard.tcx && self.hooks.tcx().is_some() => {
+                clsact::open(netlink, link.index, closed).await?;
+                guard.closed = None;
+            }
+            Some(_) if guard.tcx => {
+                tcx::open(link.index, &self.programs)?;
+                guard.tcx = false;
+            }
+            _ => return Ok(missing),
+        }
+        self.remember(link, guard, &BTreeSet::new())?;
+        Ok(missing)
     }
 
-    /// Runs `program` on what comes in at a device.
+    /// Whether the qdisc for the filters is, or is about to be, ours.
+    fn make_room(&self, before: Option<Clsact>, link: &Link) -> Clsact {
+        let there = self.qdiscs.get(&link.index).and_then(|qdiscs| qdiscs.ingress.as_deref());
+        // Whoever put another in the place of ours keeps it.
+        let was_ours = before.is_some_and(|before| before.made_qdisc) && there == Some("clsact");
+        Clsact { made_qdisc: there.is_none() || was_ours }
+    }
+
+    /// Finds out what qdiscs there are. They are told of when they change.
+    pub async fn list_qdiscs(&mut self, netlink: &Netlink) {
+        self.qdiscs = netlink.qdiscs().await;
+    }
+
+    fn remember(&mut self, link: &Link, guard: Guard, programs: &BTreeSet<u32>) -> Result<(), MachineError> {
+        let known = self.guards.insert(link.name.clone(), guard) == Some(guard);
+        if known && programs.is_subset(&self.programs) {
+            return Ok(());
+        }
+        self.programs.extend(programs);
+        self.save()
+    }
+
+    /// What attaches programs: `tcx` or `clsact`.
+    #[must_use]
+    pub const fn attaches_by(&self) -> &'static str {
+        self.hooks.name()
+    }
+
+    /// What the host has of its own in traffic control of a device.
+    pub async fn host_traffic(&self, netlink: &Netlink, link: &Link) -> HostTraffic {
+        let qdiscs = self.qdiscs.get(&link.index).cloned().unwrap_or_default();
+        HostTraffic::on(netlink, link, &qdiscs, &self.programs).await
+    }
+
+    /// The same, where nothing but programs in the tcx lists can have changed.
+    #[must_use]
+    pub fn host_programs(&self, link: &Link, known: &HostTraffic) -> HostTraffic {
+        known.with_programs(link, &self.programs)
+    }
+
+    /// Writes the record again if someone has taken it away, and says whether that was so.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub async fn tap(
-        &mut self,
-        netlink: &Netlink,
-        link: &Link,
-        program: BorrowedFd<'_>,
-    ) -> Result<(), MachineError> {
-        let closed = guard::tap(netlink, link.index, program).await?;
-        self.remember_guard(link, closed, true)
+    /// When it cannot be written.
+    pub fn keep_record(&self) -> Result<bool, MachineError> {
+        let is_lost = !self.is_untouched() && !self.record.exists();
+        if is_lost {
+            self.save()?;
+        }
+        Ok(is_lost)
     }
 
     /// Takes programs off devices that stay open to the kernel's own stack, other than these.
@@ -170,15 +269,6 @@ impl Machine {
         Ok(())
     }
 
-    fn remember_guard(&mut self, link: &Link, mut closed: Closed, tap: bool) -> Result<(), MachineError> {
-        // Found closed already, by a daemon before: whether the qdisc was ours is in its record.
-        if let Some(before) = self.guards.get(&link.name).filter(|guard| guard.index == link.index) {
-            closed.made_qdisc |= before.closed.made_qdisc;
-        }
-        self.guards.insert(link.name.clone(), Guard { index: link.index, closed, tap });
-        self.save()
-    }
-
     /// Stops the programs that a daemon before has left attached: ports are closed to everything, other devices are
     /// left alone. Nobody could take a flow back from them, or tell them of a new policy.
     ///
@@ -191,13 +281,15 @@ impl Machine {
     ) -> Result<(), MachineError> {
         for (name, guard) in self.guards.clone() {
             // By its index: it may have another name by now.
-            if !links.values().any(|link| link.index == guard.index) {
-                continue;
-            }
+            let Some(link) = links.values().find(|link| link.index == guard.index) else { continue };
             if guard.tap {
                 self.open_port(netlink, &name).await?;
             } else {
-                guard::close(netlink, guard.index, None).await?;
+                match self.hold(netlink, &Link { name, ..link.clone() }, Role::Port(None)).await {
+                    // It is closed all the same.
+                    Err(MachineError::Guard(error @ GuardError::IngressQdisc(_))) => tracing::warn!("{error}"),
+                    held => drop(held?),
+                }
             }
         }
         self.tables = None;
@@ -272,7 +364,12 @@ impl Machine {
     /// When the kernel refuses.
     pub async fn open_port(&mut self, netlink: &Netlink, name: &str) -> Result<(), MachineError> {
         if let Some(guard) = self.guards.get(name) {
-            guard::open(netlink, guard.index, guard.closed).await?;
+            if let Some(closed) = guard.closed {
+                clsact::open(netlink, guard.index, closed).await?;
+            }
+            if guard.tcx {
+                tcx::open(guard.index, &self.programs)?;
+            }
             self.guards.remove(name);
             self.save()?;
         }
@@ -354,6 +451,7 @@ impl Machine {
         let record = Record {
             settings: settings.collect(),
             guards: self.guards.clone(),
+            programs: self.programs.clone(),
             devices: self.devices.clone(),
             tables: self.tables,
             pins: self.pins.clone(),

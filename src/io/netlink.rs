@@ -6,12 +6,13 @@ use futures_util::stream::{StreamExt, TryStreamExt};
 use rtnetlink::{
     Handle, LinkUnspec, LinkVeth, LinkVxlan, MulticastGroup,
     packet_core::{
-        NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+        NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+        NetlinkPayload,
     },
     packet_route::{
         RouteNetlinkMessage,
-        link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
-        tc::TcMessage,
+        link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+        tc::{TcAttribute, TcHandle, TcMessage},
     },
 };
 use tokio::sync::mpsc;
@@ -29,6 +30,23 @@ pub struct Link {
     pub up: bool,
     /// One end of a veth pair whose other end is in another network namespace
     pub is_veth: bool,
+    /// It carries Ethernet frames
+    pub is_ethernet: bool,
+    /// What made it, as `ip -d link` names it: `veth`, `bridge`, `vlan`; nothing for a network card
+    pub kind: Option<String>,
+    /// Index of the bridge, bond or other device that it belongs to
+    pub controller: Option<u32>,
+    /// Index of the device of this namespace that it stands on, as a VLAN's does
+    pub lower: Option<u32>,
+}
+
+/// The kinds of qdiscs that a device has.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Qdiscs {
+    /// Where frames go out; nothing where that is none that does anything
+    pub(super) root: Option<String>,
+    /// In the one place for `clsact` and `ingress`
+    pub(super) ingress: Option<String>,
 }
 
 /// What went wrong between eastgate and the kernel.
@@ -60,12 +78,17 @@ pub enum LinkEvent {
     },
     /// Some device has an address more or less.
     Addresses,
+    /// A qdisc or filter of a device has changed.
+    Qdiscs {
+        /// Interface index
+        index: u32,
+    },
     /// Messages were lost: everything has to be read again.
     Lost,
 }
 
-const WATCHED: [MulticastGroup; 3] =
-    [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+const WATCHED: [MulticastGroup; 4] =
+    [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr, MulticastGroup::Tc];
 
 /// A connection to the kernel, driven by a task of the current tokio runtime.
 #[derive(Clone, Debug)]
@@ -116,6 +139,12 @@ impl Netlink {
                     NetlinkPayload::InnerMessage(
                         RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_),
                     ) => Some(LinkEvent::Addresses),
+                    NetlinkPayload::InnerMessage(
+                        RouteNetlinkMessage::NewQueueDiscipline(message)
+                        | RouteNetlinkMessage::DelQueueDiscipline(message)
+                        | RouteNetlinkMessage::NewTrafficFilter(message)
+                        | RouteNetlinkMessage::DelTrafficFilter(message),
+                    ) => Some(LinkEvent::Qdiscs { index: message.header.index.cast_unsigned() }),
                     NetlinkPayload::Overrun(_) => Some(LinkEvent::Lost),
                     _ => None,
                 };
@@ -137,11 +166,20 @@ impl Netlink {
         let refused = |source| NetlinkError::Refused { what: format!("make veth {name} and {peer}"), source };
         let add = self.handle.link().add(LinkVeth::new(name, peer).build());
         add.execute().await.map_err(refused)?;
-        for name in [name, peer] {
-            let set = LinkUnspec::new_with_name(name).mtu(mtu).up().build();
-            self.handle.link().set(set).execute().await.map_err(refused)?;
-        }
-        Ok(())
+        self.bring_up(name, mtu).await?;
+        self.bring_up(peer, mtu).await
+    }
+
+    /// Sets a device up, with this MTU.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn bring_up(&self, name: &str, mtu: u32) -> Result<(), NetlinkError> {
+        let set = LinkUnspec::new_with_name(name).mtu(mtu).up().build();
+        self.handle.link().set(set).execute().await.map_err(|source| NetlinkError::Refused {
+            what: format!("set {name} up with an MTU of {mtu}"),
+            source,
+        })
     }
 
     /// Makes a vxlan device that unwraps whatever comes to a UDP port, with what was around it as metadata.
@@ -166,14 +204,64 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses.
     pub async fn delete_link(&self, name: &str) -> Result<(), NetlinkError> {
-        let links = self.links().await?;
-        let Some(link) = links.get(name) else { return Ok(()) };
+        match self.links().await?.get(name) {
+            Some(link) => self.delete_device(link).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes a device away, whatever its name is by now. One that is gone is fine.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn delete_device(&self, link: &Link) -> Result<(), NetlinkError> {
         match self.handle.link().del(link.index).execute().await {
             Err(error) if errno(&error) != Some(libc::ENODEV) => {
-                Err(NetlinkError::Refused { what: format!("delete device {name}"), source: error })
+                Err(NetlinkError::Refused { what: format!("delete device {}", link.name), source: error })
             }
             _ => Ok(()),
         }
+    }
+
+    /// The qdiscs of all devices, by interface index. There is no way to ask for one that does not also tell everyone else.
+    pub(super) async fn qdiscs(&self) -> BTreeMap<u32, Qdiscs> {
+        let mut all = BTreeMap::<u32, Qdiscs>::new();
+        for message in self.list(RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default())).await {
+            let RouteNetlinkMessage::NewQueueDiscipline(message) = message else { continue };
+            let of_device = all.entry(message.header.index.cast_unsigned()).or_default();
+            match message.header.parent {
+                TcHandle::ROOT => of_device.root = kind(&message),
+                TcHandle::CLSACT => of_device.ingress = kind(&message),
+                _ => {}
+            }
+        }
+        all
+    }
+
+    /// The filters in one direction of a device that has a qdisc for them.
+    pub(super) async fn filters(&self, index: u32, direction: u16) -> Vec<TcMessage> {
+        let mut message = TcMessage::with_index(index.cast_signed());
+        message.header.parent = TcHandle { major: u16::MAX, minor: direction };
+        let found = self.list(RouteNetlinkMessage::GetTrafficFilter(message)).await;
+        let filters = found.into_iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewTrafficFilter(message) => Some(message),
+            _ => None,
+        });
+        filters.collect()
+    }
+
+    /// What the kernel lists; nothing where what is asked for is not there.
+    async fn list(&self, message: RouteNetlinkMessage) -> Vec<RouteNetlinkMessage> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let Ok(mut answers) = self.handle.clone().request(request) else { return Vec::new() };
+        let mut found = Vec::new();
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::InnerMessage(message) = answer.payload {
+                found.push(message);
+            }
+        }
+        found
     }
 
     /// Adds a queueing discipline; one that is there already is an error of kind `EEXIST`.
@@ -209,6 +297,13 @@ impl Netlink {
     }
 }
 
+fn kind(message: &TcMessage) -> Option<String> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        TcAttribute::Kind(kind) => Some(kind.clone()),
+        _ => None,
+    })
+}
+
 fn link(message: &LinkMessage) -> Option<Link> {
     let mut link = Link {
         index: message.header.index,
@@ -216,20 +311,33 @@ fn link(message: &LinkMessage) -> Option<Link> {
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
         is_veth: false,
+        is_ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        kind: None,
+        controller: None,
+        lower: None,
     };
-    let (mut is_veth, mut peer_elsewhere) = (false, false);
+    let mut peer_elsewhere = false;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::LinkNetNsId(_) => peer_elsewhere = true,
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Controller(index) => link.controller = Some(*index).filter(|index| *index != 0),
+            LinkAttribute::Link(index) => link.lower = Some(*index).filter(|index| *index != link.index),
             LinkAttribute::LinkInfo(info) => {
-                is_veth = info.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+                link.kind = info.iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
             }
             _ => {}
         }
     }
-    link.is_veth = is_veth && peer_elsewhere;
+    if peer_elsewhere {
+        // The number is one of another namespace.
+        link.lower = None;
+    }
+    link.is_veth = link.kind.as_deref() == Some("veth") && peer_elsewhere;
     (!link.name.is_empty()).then_some(link)
 }
 

@@ -6,7 +6,9 @@ use std::{
     path::Path,
 };
 
-use super::Space;
+use eastgate_fastpath::tcx::Way;
+
+use super::{Space, hooks};
 
 /// Settings, devices and traffic control of a namespace.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,6 +39,10 @@ impl Machine {
                     "filter {device} {way} {}",
                     space.tc(&format!("filter show dev {device} {way}"))
                 ));
+            }
+            for way in Way::ALL {
+                let programs = hooks::programs(space, &device, way);
+                facts.insert(format!("tcx {device} {} {programs:?}", way.name()));
             }
         }
         facts.extend(space.tc("qdisc show").lines().map(|line| format!("qdisc {line}")));

@@ -13,6 +13,7 @@
 mod capture;
 pub mod config;
 mod daemon;
+pub mod hooks;
 pub mod hub;
 mod machine;
 pub mod running;

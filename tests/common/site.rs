@@ -2,10 +2,11 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use eastgate_fastpath::tcx::{self, Way};
 use eastgate_wire::{Family, MacAddr};
 
 use super::{
-    Daemon, Sink, Space, Stream, World,
+    Daemon, Sink, Space, Stream, World, hooks,
     config::{Endpoint, Host, Tenant, configuration},
 };
 
@@ -104,9 +105,22 @@ impl Site {
         machine.ip(&format!("addr add fd00:1::{number:x}/64 dev eth0 nodad"));
     }
 
-    /// The kernel of alpha hears nothing from this port, and of its own says nothing there: the filters that see to
-    /// it are classic BPF, of which it shows no name but the code.
+    /// The kernel of alpha hears nothing from this port, and of its own says nothing there.
     pub fn assert_guarded(&self, port: &str) {
+        if !tcx::is_available() {
+            return self.assert_guarded_by_clsact(port);
+        }
+        for (way, program) in [(Way::Ingress, "refuse_all"), (Way::Egress, "only_marked")] {
+            let names = hooks::names(&self.alpha, port, way);
+            assert!(
+                names.len() >= 2 && [names.first(), names.last()] == [Some(&program.to_owned()); 2],
+                "{port} is open: {names:?}"
+            );
+        }
+    }
+
+    /// The filters that see to it are classic BPF, of which the kernel shows no name but the code.
+    pub fn assert_guarded_by_clsact(&self, port: &str) {
         let refuse_all = "bytecode '1,6 0 0 2'";
         for (way, code) in
             [("ingress", refuse_all), ("egress", "bytecode '4,32 0 0 4294963220,21 0 1 1700885364,")]
@@ -136,6 +150,11 @@ impl Site {
 
     /// Nothing but the programs hears this port.
     pub fn assert_programmed(&self, port: &str) {
+        if tcx::is_available() {
+            let names = hooks::names(&self.alpha, port, Way::Ingress);
+            assert_eq!(names, ["tenant", "refuse_all"], "{port} is open");
+            return;
+        }
         let filter = self.alpha.tc(&format!("filter show dev {port} ingress"));
         assert!(
             filter.contains("handle 0xea57 eastgate-ingress direct-action") && filter.contains("name tenant"),

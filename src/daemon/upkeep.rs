@@ -1,0 +1,354 @@
+//! What eastgate has made on the machine stays as it made it: programs, devices, settings and files that someone else
+//! takes away are put back within a second, counted and said.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use anyhow::{Context, Result, anyhow, bail};
+use eastgate_fastpath::is_pinned;
+use eastgate_wire::PortId;
+
+use super::{Daemon, PortState, accelerate::device};
+use crate::{
+    control::server::{self, SocketState},
+    io::{
+        fastpath::KernelPath,
+        guard::{HostTraffic, Role},
+        netlink::{Link, LinkEvent},
+    },
+    pipeline::shared::lock,
+    plan::{OWN_DEVICES, TUNNEL, UP, wanted_ports, wanted_settings},
+};
+
+/// What the kernel has told of at one time.
+#[derive(Default)]
+pub(super) struct News {
+    /// Devices or addresses have changed.
+    devices: bool,
+    /// Qdiscs or filters of these have.
+    qdiscs: BTreeSet<u32>,
+    /// Not everything was heard.
+    lost: bool,
+}
+
+/// What someone else took away.
+#[derive(Clone, Copy)]
+enum Lost {
+    Program,
+    Device,
+    File,
+}
+
+impl Daemon {
+    /// Takes in what has happened to devices.
+    pub(super) async fn note(&mut self, event: LinkEvent, news: &mut News) {
+        match event {
+            LinkEvent::Qdiscs { index } => {
+                news.qdiscs.insert(index);
+                return;
+            }
+            LinkEvent::Is(link) => {
+                self.links.retain(|_, known| known.index != link.index);
+                self.links.insert(link.name.clone(), link);
+            }
+            LinkEvent::Gone { index } => self.links.retain(|_, known| known.index != index),
+            LinkEvent::Addresses => {}
+            LinkEvent::Lost => {
+                news.lost = true;
+                self.list_links().await;
+            }
+        }
+        news.devices = true;
+    }
+
+    /// Does what the news calls for; what closes ports first.
+    pub(super) async fn hear(&mut self, news: News) {
+        if news.lost {
+            self.list_qdiscs().await;
+            self.host_traffic.clear();
+            self.hold_all(None).await;
+        } else if !news.qdiscs.is_empty() {
+            self.hold_all(Some(&news.qdiscs)).await;
+        }
+        if news.devices {
+            self.keep_devices().await;
+            self.reconcile().await;
+        }
+    }
+
+    /// Reads qdiscs again that are not told of one by one.
+    pub(super) async fn list_qdiscs(&mut self) {
+        if let Some(machine) = &mut self.machine {
+            machine.list_qdiscs(&self.netlink).await;
+        }
+    }
+
+    /// Every second: what someone else changed is put right, what failed is tried again.
+    pub(super) async fn watch(&mut self) -> Result<()> {
+        if let Some(dead) = self.workers.iter().position(|worker| !worker.alive()) {
+            return Err(anyhow!("worker {dead} died; nothing new passes until the daemon is started again"));
+        }
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        self.sweep();
+        self.keep_listening();
+        // The kernel tells of filters, and not of programs in the tcx lists.
+        if self.machine.as_ref().is_some_and(|machine| machine.attaches_by() == "tcx") {
+            self.hold_all(None).await;
+        }
+        self.keep_devices().await;
+        self.keep_files();
+        let restored = self.apply_settings();
+        if restored > 0 {
+            tracing::warn!(restored, "interface settings were changed by someone else and put right");
+            lock(&self.view.state).settings_restored += restored;
+        }
+        let incomplete = self.underlay.is_none()
+            || lock(&self.view.state).ports.values().any(|state| matches!(state, PortState::Failed(_)));
+        if incomplete {
+            self.reconcile().await;
+        }
+        Ok(())
+    }
+
+    /// Makes the control socket again where someone has removed it. What stands in its place is left there.
+    fn keep_listening(&mut self) {
+        if self.socket_file.state() == SocketState::There {
+            return;
+        }
+        match server::listen(&self.options.socket) {
+            Ok((listener, file)) => {
+                self.control.abort();
+                self.control = tokio::spawn(server::serve(listener, self.view.clone()));
+                self.socket_file = file;
+                self.socket_missed = false;
+                lock(&self.view.state).control_restored += 1;
+                tracing::warn!(socket = %self.options.socket.display(), "the control socket was removed and is made again");
+            }
+            Err(error) if !std::mem::replace(&mut self.socket_missed, true) => {
+                tracing::error!(socket = %self.options.socket.display(), %error, "the control socket is gone");
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Ends what has run out of time in the kernel, beside everything else; one sweep after the other.
+    fn sweep(&mut self) {
+        if self.sweeping.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+            let shared = self.view.shared.clone();
+            self.sweeping = Some(tokio::task::spawn_blocking(move || shared.sweep(crate::io::clock::now())));
+        }
+    }
+
+    /// How many settings were not as wanted.
+    pub(super) fn apply_settings(&mut self) -> u64 {
+        let snapshot = self.view.shared.snapshot_arc();
+        let Some(host) = snapshot.config.host(&self.host) else { return 0 };
+        let wanted = wanted_settings(host, &wanted_ports(&snapshot), &self.links);
+        let Some(machine) = &mut self.machine else { return 0 };
+        match machine.apply(&wanted) {
+            Ok(changes) => changes.len() as u64,
+            Err(error) => {
+                tracing::error!(%error, "interface settings could not be applied");
+                0
+            }
+        }
+    }
+
+    /// Programs and filters on all devices, or on these.
+    async fn hold_all(&mut self, only: Option<&BTreeSet<u32>>) {
+        let kernel = self.view.kernel.get().cloned();
+        if only.is_some() {
+            self.list_qdiscs().await;
+        }
+        let is_asked = |link: &Link| only.is_none_or(|only| only.contains(&link.index));
+        let by_index = |index: u32| self.links.values().find(|link| link.index == index);
+        let ports = self.serving.iter().filter_map(|(id, index)| Some((*id, by_index(*index)?.clone())));
+        for (id, link) in ports.filter(|(_, link)| is_asked(link)).collect::<Vec<_>>() {
+            let program = kernel.as_ref().map(|kernel| kernel.tenant_program());
+            let held = self.hold_again(&link, Role::Port(program)).await;
+            if let Err(error) = held {
+                self.close_for_good(id, &link, &error);
+            } else if self.look_at_host(id, &link, only.is_some()).await
+                && let Err(error) = self.open_in_kernel(id, &link)
+            {
+                tracing::error!(port = link.name, "how frames get to a port is not known to the fast path: {error:#}");
+            }
+        }
+        let Some(kernel) = kernel else { return };
+        let underlay = self.tapped.and_then(|index| self.links.values().find(|link| link.index == index));
+        let shared = underlay.map(|link| (link.clone(), Role::Shared(kernel.underlay_program())));
+        let own = self.links.get(TUNNEL).filter(|link| self.made.get(TUNNEL) == Some(&link.index));
+        let own = own.map(|link| (link.clone(), Role::Own(kernel.tunnel_program())));
+        for (link, role) in [shared, own].into_iter().flatten().filter(|(link, _)| is_asked(link)) {
+            if let Err(error) = self.hold_again(&link, role).await {
+                tracing::error!(device = link.name, "programs could not be put back: {error:#}");
+            }
+        }
+    }
+
+    async fn hold_again(&mut self, link: &Link, role: Role<'_>) -> Result<()> {
+        let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
+        let missing = machine.hold(&self.netlink, link, role).await?;
+        for way in missing {
+            self.count_restored(Lost::Program, format!("the program at {way} of {}", link.name));
+        }
+        Ok(())
+    }
+
+    /// A port that cannot be guarded any more is served no more.
+    fn close_for_good(&mut self, id: PortId, link: &Link, error: &anyhow::Error) {
+        tracing::error!(port = link.name, "a port lost its guard and is closed: {error:#}");
+        self.stop_serving(id);
+        let mut visible = lock(&self.view.state);
+        if let Some(name) = visible.names.get(&id).cloned() {
+            visible.ports.insert(name, PortState::Failed(format!("{error:#}")));
+        }
+    }
+
+    /// What the host has on a port decides how frames get there: whether that has changed. The kernel has told of
+    /// qdiscs and filters, or there is nothing new of these.
+    pub(super) async fn look_at_host(&mut self, id: PortId, link: &Link, told: bool) -> bool {
+        let Some(machine) = &self.machine else { return false };
+        let known = self.host_traffic.get(&id);
+        let found = match known {
+            Some(known) if !told => machine.host_programs(link, known),
+            _ => machine.host_traffic(&self.netlink, link).await,
+        };
+        if known == Some(&found) {
+            return false;
+        }
+        let note = found.note();
+        let mut visible = lock(&self.view.state);
+        if let Some(name) = visible.names.get(&id).cloned() {
+            let before = visible.notes.remove(&name);
+            if let Some(note) = note {
+                visible.notes.insert(name, note);
+                if before.is_none() {
+                    tracing::warn!(port = link.name, "{note}");
+                }
+            }
+        }
+        drop(visible);
+        let wanted = found.wants_egress();
+        self.host_traffic.insert(id, found).is_some_and(|before| before.wants_egress() != wanted)
+    }
+
+    pub(super) fn wants_egress(&self, id: PortId) -> bool {
+        self.host_traffic.get(&id).is_some_and(HostTraffic::wants_egress)
+    }
+
+    fn devices_stand(&self) -> bool {
+        self.made.iter().all(|(name, index)| {
+            let link = self.links.get(*name).filter(|link| link.index == *index);
+            link.is_some_and(|link| link.up && (*name == TUNNEL || link.mtu == super::accelerate::UP_MTU))
+        })
+    }
+
+    /// The devices of the fast path are there, up, and have their names.
+    async fn keep_devices(&mut self) {
+        let Some(kernel) = self.view.kernel.get().cloned() else { return };
+        if self.devices_stand() {
+            return;
+        }
+        // They may only not have been heard of yet.
+        self.list_links().await;
+        if self.devices_stand() {
+            return;
+        }
+        let result = self.remake_devices(&kernel).await;
+        self.say_missing("devices of the fast path", result);
+    }
+
+    /// What cannot be put back is tried again every second, and said once.
+    fn say_missing(&self, what: &'static str, result: Result<()>) {
+        let mut visible = lock(&self.view.state);
+        match result {
+            Ok(()) => drop(visible.missing.remove(what)),
+            Err(error) => {
+                let error = format!("{what}: {error:#}");
+                if visible.missing.get(what) != Some(&error) {
+                    tracing::error!("not put back yet: {error}");
+                }
+                visible.missing.insert(what, error);
+            }
+        }
+    }
+
+    async fn remake_devices(&mut self, kernel: &Arc<KernelPath>) -> Result<()> {
+        let is_lost = |daemon: &Self, name: &str| {
+            let link = daemon.links.get(name);
+            link.map(|link| link.index) != daemon.made.get(name).copied()
+        };
+        let (up, tunnel) = (UP.into_iter().any(|name| is_lost(self, name)), is_lost(self, TUNNEL));
+        // Under another name it is no use, and would be left behind.
+        for name in OWN_DEVICES.into_iter().filter(|name| if *name == TUNNEL { tunnel } else { up }) {
+            let renamed = self.links.values().find(|link| self.made.get(name) == Some(&link.index)).cloned();
+            if let Some(renamed) = renamed {
+                self.netlink.delete_device(&renamed).await?;
+                self.links.remove(&renamed.name);
+            }
+            if self.links.get(name).is_some_and(|link| self.made.get(name) != Some(&link.index)) {
+                bail!("there is a device {name} that eastgate has not made: delete or rename it");
+            }
+        }
+        if up {
+            self.make_up().await?;
+            let link = device(&self.links, UP[0])?;
+            kernel.reach(Some(link.index), None)?;
+            self.listen_up(kernel)?;
+            self.count_restored(Lost::Device, format!("{} and {}", UP[0], UP[1]));
+        }
+        if tunnel {
+            let port = self.make_tunnel().await?;
+            let link = device(&self.links, TUNNEL)?.clone();
+            let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
+            machine.hold(&self.netlink, &link, Role::Own(kernel.tunnel_program())).await?;
+            kernel.reach(None, Some(port))?;
+            self.count_restored(Lost::Device, TUNNEL.into());
+        }
+        for name in OWN_DEVICES {
+            let link = device(&self.links, name)?;
+            let mtu = if name == TUNNEL { link.mtu } else { super::accelerate::UP_MTU };
+            if !link.up || link.mtu != mtu {
+                self.netlink.bring_up(name, mtu).await?;
+                self.count_restored(Lost::Device, format!("{name} was down, or had another MTU"));
+            }
+        }
+        self.list_links().await;
+        Ok(())
+    }
+
+    /// Pinned tables, and the record of changes.
+    fn keep_files(&mut self) {
+        let (Some(machine), kernel) = (&self.machine, self.view.kernel.get()) else { return };
+        let mut put_back = Vec::new();
+        let mut keep = || -> Result<()> {
+            if machine.keep_record()? {
+                put_back.push("the record of changes".to_owned());
+            }
+            if let (Some(kernel), Some(folder)) = (kernel, machine.pins().filter(|folder| !is_pinned(folder))) {
+                let pinned = eastgate_fastpath::unpin(folder).map_err(anyhow::Error::from);
+                pinned
+                    .and_then(|()| Ok(kernel.pin(folder)?))
+                    .with_context(|| format!("pinned tables in {}", folder.display()))?;
+                put_back.push(format!("pinned tables in {}", folder.display()));
+            }
+            Ok(())
+        };
+        self.say_missing("files", keep());
+        for what in put_back {
+            self.count_restored(Lost::File, what);
+        }
+    }
+
+    fn count_restored(&self, lost: Lost, what: String) {
+        tracing::warn!("someone else took away {what}: put back");
+        let mut visible = lock(&self.view.state);
+        let restored = &mut visible.restored;
+        match lost {
+            Lost::Program => restored.programs += 1,
+            Lost::Device => restored.devices += 1,
+            Lost::File => restored.files += 1,
+        }
+        restored.last = Some(what);
+    }
+}
