@@ -399,7 +399,9 @@ impl Daemon {
             tracing::error!("datagrams take the slow path: {error:#}");
         }
         let mut visible = lock(&self.view.state);
-        visible.notes.retain(|name, _| matches!(states.get(name), Some(PortState::Forwarding | PortState::Down)));
+        visible
+            .notes
+            .retain(|name, _| matches!(states.get(name), Some(PortState::Forwarding | PortState::Down)));
         visible.ports = states;
         visible.underlay = self.links.get(&*host.device).cloned();
         visible.listening = self.underlay.is_some();

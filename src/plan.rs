@@ -69,7 +69,8 @@ pub fn unfit(link: &Link, host: &Host, links: &BTreeMap<String, Link>) -> Option
     }
     if matches!(link.kind.as_deref(), Some("bridge" | "vrf" | "openvswitch" | "ovs")) {
         return Some(
-            "it is a bridge or router of the host's: name the device of the machine itself, taken out of it".into(),
+            "it is a bridge or router of the host's: name the device of the machine itself, taken out of it"
+                .into(),
         );
     }
     if let Some(controller) = link.controller {
@@ -100,9 +101,9 @@ fn usable<'p>(
     ports: &'p [WantedPort],
     links: &BTreeMap<String, Link>,
 ) -> impl Iterator<Item = &'p WantedPort> {
-    ports.iter().filter(move |port| {
-        links.get(&*port.name).is_some_and(|link| unfit(link, host, links).is_none())
-    })
+    ports
+        .iter()
+        .filter(move |port| links.get(&*port.name).is_some_and(|link| unfit(link, host, links).is_none()))
 }
 
 /// The settings wanted on the devices that are there.

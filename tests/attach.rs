@@ -16,18 +16,16 @@ const DATAPLANES: [&str; 2] = ["userspace", "ebpf"];
 /// By tcx and by clsact, with either dataplane; by clsact alone where the kernel has nothing else.
 fn ways_to_attach() -> Vec<[&'static str; 4]> {
     let by = if tcx::is_available() { &["tcx", "clsact"][..] } else { &["clsact"] };
-    let all = by.iter().flat_map(|attach| {
-        DATAPLANES.map(|dataplane| ["--dataplane", dataplane, "--attach", attach])
-    });
+    let all = by
+        .iter()
+        .flat_map(|attach| DATAPLANES.map(|dataplane| ["--dataplane", dataplane, "--attach", attach]));
     all.collect()
 }
 
 /// What libvirt does for `<bandwidth>`, as far as every kernel has it: an `ingress` qdisc with a filter that ends with `ok`.
 fn limit_like_libvirt(site: &Site, port: &str) {
     site.alpha.tc(&format!("qdisc add dev {port} ingress"));
-    site.alpha.tc(&format!(
-        "filter add dev {port} parent ffff: protocol all u32 match u32 0 0 flowid :1"
-    ));
+    site.alpha.tc(&format!("filter add dev {port} parent ffff: protocol all u32 match u32 0 0 flowid :1"));
 }
 
 fn restored(daemon: &Daemon, what: &str) -> u64 {
@@ -100,7 +98,11 @@ fn without_tcx_an_ingress_qdisc_closes_the_port_and_says_so() {
         let options = ["--dataplane", dataplane, "--attach", "clsact"];
         let (alpha, _beta) = (site.run_more("alpha", &options), site.run_more("beta", &options));
         let state = alpha.port_state("veth-web1");
-        assert!(state.starts_with("failed: its `ingress` qdisc") && state.contains("tc qdisc del dev veth-web1 ingress"), "{state}");
+        assert!(
+            state.starts_with("failed: its `ingress` qdisc")
+                && state.contains("tc qdisc del dev veth-web1 ingress"),
+            "{state}"
+        );
         lend_address(&site);
         assert!(!site.web1.ping("-c 1 -W 0.2 10.1.0.99"), "the machine reaches the host");
         assert_eq!(alpha.port_state("veth-web2"), "forwarding");
@@ -277,7 +279,7 @@ fn devices_that_eastgate_made_and_lost_are_made_again() {
 fn a_device_of_someone_elses_by_our_name_is_left_alone() {
     let Some(site) = Site::new(HOSTS_V4) else { return };
     let alpha = site.run_with("alpha", "ebpf");
-    site.alpha.ip("link add other0 type dummy");
+    site.alpha.ip("link add other0 type bridge");
     let link = |command: &str| {
         let mut ip = std::process::Command::new("ip");
         ip.args(["-n", site.alpha.name(), "link"]).args(command.split_whitespace());
@@ -402,7 +404,10 @@ fn a_device_that_cannot_be_a_port_is_refused_and_left_alone() {
             let begun = uptime();
             wait_within(2 * SOON, "some seconds go by", || uptime() >= begun + 3);
             let status = alpha.ask(&["status"]);
-            assert_eq!((&status["settings_restored"], &status["restored"]["programs"]), (&0.into(), &0.into()));
+            assert_eq!(
+                (&status["settings_restored"], &status["restored"]["programs"]),
+                (&0.into(), &0.into())
+            );
             assert!(alpha.stop().success());
             assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
         }
@@ -419,7 +424,9 @@ fn a_port_that_becomes_one_of_a_bridge_is_closed_until_it_is_taken_out() {
         site.alpha.ip("link add br0 type bridge");
         site.alpha.ip("link set br0 up");
         site.alpha.ip("link set veth-web1 master br0");
-        wait_within(SOON, "it is said", || alpha.port_state("veth-web1").starts_with("failed: it belongs to br0"));
+        wait_within(SOON, "it is said", || {
+            alpha.port_state("veth-web1").starts_with("failed: it belongs to br0")
+        });
         assert!(flows.allowed[0].0.is_cut(&flows.allowed[0].1, 50));
         let heard = Capture::start(&site.alpha, "br0");
         flows.denied_never_arrived();

@@ -12,11 +12,11 @@ use std::{
 };
 
 use libbpf_rs::{
+    libbpf_sys as sys,
     libbpf_sys::{
         BPF_F_AFTER, BPF_F_BEFORE, BPF_F_ID, BPF_TCX_EGRESS, BPF_TCX_INGRESS, bpf_attach_type,
         bpf_prog_attach_opts, bpf_prog_detach_opts, bpf_prog_query_opts,
     },
-    libbpf_sys as sys,
 };
 
 /// A direction, as the host sees it.

@@ -170,7 +170,10 @@ impl Daemon {
             } else if self.look_at_host(id, &link, only.is_some()).await
                 && let Err(error) = self.open_in_kernel(id, &link)
             {
-                tracing::error!(port = link.name, "how frames get to a port is not known to the fast path: {error:#}");
+                tracing::error!(
+                    port = link.name,
+                    "how frames get to a port is not known to the fast path: {error:#}"
+                );
             }
         }
         let Some(kernel) = kernel else { return };
@@ -325,7 +328,8 @@ impl Daemon {
             if machine.keep_record()? {
                 put_back.push("the record of changes".to_owned());
             }
-            if let (Some(kernel), Some(folder)) = (kernel, machine.pins().filter(|folder| !is_pinned(folder))) {
+            if let (Some(kernel), Some(folder)) = (kernel, machine.pins().filter(|folder| !is_pinned(folder)))
+            {
                 let pinned = eastgate_fastpath::unpin(folder).map_err(anyhow::Error::from);
                 pinned
                     .and_then(|()| Ok(kernel.pin(folder)?))

@@ -110,9 +110,7 @@ impl Hooks {
             Attach::Tcx => Ok(Self { programs: Some(load()?) }),
             Attach::Auto if !eastgate_fastpath::tcx::is_available() => Ok(Self::default()),
             Attach::Auto => Ok(Self {
-                programs: load()
-                    .inspect_err(|error| tracing::info!("clsact guards the ports: {error}"))
-                    .ok(),
+                programs: load().inspect_err(|error| tracing::info!("clsact guards the ports: {error}")).ok(),
             }),
         }
     }

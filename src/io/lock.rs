@@ -20,7 +20,9 @@ const NAME: &str = "eastgate";
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process has it.
-    #[error("another eastgate runs in this network namespace: {0}; there is one in each, so stop that one first")]
+    #[error(
+        "another eastgate runs in this network namespace: {0}; there is one in each, so stop that one first"
+    )]
     Held(String),
     /// The kernel refused.
     #[error("cannot lock the network namespace: {0}")]

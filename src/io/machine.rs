@@ -287,7 +287,9 @@ impl Machine {
             } else {
                 match self.hold(netlink, &Link { name, ..link.clone() }, Role::Port(None)).await {
                     // It is closed all the same.
-                    Err(MachineError::Guard(error @ GuardError::IngressQdisc(_))) => tracing::warn!("{error}"),
+                    Err(MachineError::Guard(error @ GuardError::IngressQdisc(_))) => {
+                        tracing::warn!("{error}")
+                    }
                     held => drop(held?),
                 }
             }

@@ -6,8 +6,9 @@ use eastgate_fastpath::tcx::{self, Way};
 use eastgate_wire::{Family, MacAddr};
 
 use super::{
-    Daemon, Sink, Space, Stream, World, hooks,
+    Daemon, Sink, Space, Stream, World,
     config::{Endpoint, Host, Tenant, configuration},
+    hooks,
 };
 
 /// What a daemon must have put right or found out by then.

@@ -99,11 +99,7 @@ pub struct Clsact {
 ///
 /// # Errors
 /// When the kernel refuses, or there is no place for them. Where an `ingress` qdisc has it, it then drops what comes in.
-pub(in crate::io) async fn attach(
-    netlink: &Netlink,
-    link: &Link,
-    role: Role<'_>,
-) -> Result<(), GuardError> {
+pub(in crate::io) async fn attach(netlink: &Netlink, link: &Link, role: Role<'_>) -> Result<(), GuardError> {
     let refuse_all = refuse_all();
     match netlink.add_qdisc(qdisc(link.index)).await {
         Ok(()) => {}
@@ -136,12 +132,7 @@ fn direction(way: &str) -> u16 {
     if way == INGRESS { TcHandle::MIN_INGRESS } else { TcHandle::MIN_EGRESS }
 }
 
-async fn put(
-    netlink: &Netlink,
-    link: &Link,
-    way: &'static str,
-    what: Filter<'_>,
-) -> Result<(), GuardError> {
+async fn put(netlink: &Netlink, link: &Link, way: &'static str, what: Filter<'_>) -> Result<(), GuardError> {
     let name = format!("eastgate-{way}");
     match netlink.replace_filter(filter(link.index, direction(way), &name, what)).await {
         // A preference belongs to one kind and protocol.
@@ -202,9 +193,8 @@ impl Runs {
 
 /// Which directions of a device, ingress and egress, have filters that are not eastgate's.
 pub(in crate::io) async fn others(netlink: &Netlink, index: u32, qdisc: Option<&str>) -> (bool, bool) {
-    let foreign = async |way| {
-        netlink.filters(index, direction(way)).await.iter().any(|message| !is_ours(message))
-    };
+    let foreign =
+        async |way| netlink.filters(index, direction(way)).await.iter().any(|message| !is_ours(message));
     match qdisc {
         Some("clsact") => (foreign(INGRESS).await, foreign(EGRESS).await),
         Some(_) => (foreign(INGRESS).await, false),
@@ -233,7 +223,10 @@ pub(in crate::io) async fn open(netlink: &Netlink, index: u32, clsact: Clsact) -
     if clsact.made_qdisc && others(netlink, index, Some("clsact")).await == (false, false) {
         result = result.and(gone(netlink.delete_qdisc(qdisc(index)).await));
     }
-    result.map_err(|source| NetlinkError::Refused { what: format!("take the guard off device {index}"), source })
+    result.map_err(|source| NetlinkError::Refused {
+        what: format!("take the guard off device {index}"),
+        source,
+    })
 }
 
 fn gone(result: Result<(), rtnetlink::Error>) -> Result<(), rtnetlink::Error> {
