@@ -13,9 +13,8 @@ use std::{
 };
 
 use common::{
-    Capture, Daemon, EASTGATE, Machine, Sink, Stream, World, arp_request, config::Host,
-    datagram_arrives, eastgate, hardware_address, icmp_echo, neighbor_solicitation, send_frame, site::*,
-    wait_for, wait_within,
+    Capture, Daemon, EASTGATE, Machine, Sink, Stream, World, arp_request, config::Host, datagram_arrives,
+    eastgate, hardware_address, icmp_echo, neighbor_solicitation, send_frame, site::*, wait_for, wait_within,
 };
 use eastgate_wire::MacAddr;
 

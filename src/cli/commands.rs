@@ -1,8 +1,6 @@
 //! What each command does.
 
-use std::{
-    collections::BTreeMap, io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration,
-};
+use std::{collections::BTreeMap, io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use eastgate_wire::DropReason;

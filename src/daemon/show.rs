@@ -322,7 +322,9 @@ fn problems<'m>(
     }
     let failed = ports.iter().filter(|port| !matches!(&*port.state, "forwarding" | "down" | "absent"));
     problems.extend(failed.map(|port| format!("port {}: {}", port.name, port.state)));
-    problems.extend(missing.map(|missing| format!("taken away by someone else, and not put back yet: {missing}")));
+    problems.extend(
+        missing.map(|missing| format!("taken away by someone else, and not put back yet: {missing}")),
+    );
     problems
 }
 
