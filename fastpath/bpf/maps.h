@@ -155,6 +155,8 @@ struct {
 } ended SEC(".maps");
 
 #define OUTER_ROOM 72
+/* Bytes that a checksum is made of at once */
+#define CHUNK 512
 
 /* Where a packet that passes goes, and as what. */
 struct passage {
@@ -194,6 +196,7 @@ struct desk {
 	__u8 nothing[sizeof(struct denial)] __attribute__((aligned(8)));
 	struct ended ended;
 	__u8 flow[sizeof(struct flow)] __attribute__((aligned(8)));
+	__u8 chunk[CHUNK] __attribute__((aligned(8)));
 	/* struct outer_v4 or outer_v6 */
 	__u8 outer[OUTER_ROOM] __attribute__((aligned(8)));
 	/* A request for an address, its key, and the answer as it was when nobody else had its place */

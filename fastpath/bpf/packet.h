@@ -65,6 +65,9 @@ struct packet {
 	__u8 echo;
 	/* Of the transport header and what is before it, from the IP header on */
 	__u16 headers;
+	/* The transport checksum as it stands there, and of how many bytes it is */
+	__u16 check;
+	__u16 summed;
 	/* From the IP header to the end of the packet */
 	__u32 len;
 	/* TCP */
@@ -134,6 +137,8 @@ static __always_inline bool read_tcp(const struct tcphdr *tcp, void *end, struct
 	p->ack = bpf_ntohl(tcp->ack_seq);
 	p->window = bpf_ntohs(tcp->window);
 	p->flags = ((const __u8 *)tcp)[13];
+	p->check = tcp->check;
+	p->summed = p->len - ip_header;
 	p->headers = ip_header + header;
 	p->payload = p->len - p->headers;
 	return true;
@@ -150,11 +155,12 @@ static __always_inline bool read_udp(const struct udphdr *udp, void *end, struct
 		return punt(p, PUNT_MALFORMED);
 	p->sport = bpf_ntohs(udp->source);
 	p->dport = bpf_ntohs(udp->dest);
+	p->check = udp->check;
+	p->summed = said;
 	p->headers = ip_header + sizeof(*udp);
 	return true;
 }
 
-/* As in the pipeline, its checksum is for its receiver. */
 static __always_inline bool read_echo(const struct echo_header *echo, void *end, struct packet *p, __u32 ip_header)
 {
 	if ((void *)(echo + 1) > end || echo->code)
@@ -167,6 +173,8 @@ static __always_inline bool read_echo(const struct echo_header *echo, void *end,
 		return punt(p, p->v6 && echo->type >= ND_FIRST && echo->type <= ND_LAST ? PUNT_ARP_ND : PUNT_PROTOCOL);
 	p->sport = bpf_ntohs(echo->id_be);
 	p->dport = p->sport;
+	p->check = echo->check;
+	p->summed = p->len - ip_header;
 	p->headers = ip_header + sizeof(*echo);
 	return true;
 }

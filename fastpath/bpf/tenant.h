@@ -4,6 +4,7 @@
 
 #include "answer.h"
 #include "born.h"
+#include "checksum.h"
 #include "deliver.h"
 #include "deny.h"
 #include "leg.h"
@@ -96,7 +97,7 @@ static __always_inline enum passing tenant_passage(struct __sk_buff *skb, const 
 		}
 	}
 	/* Flows of other legs than the direct one are opened by the pipeline. */
-	if (desk->key.leg || !may_begin(skb, p))
+	if (desk->key.leg || !may_begin(skb, p) || !beginning_fits(skb, 0, p, 0))
 		return GOES_UP;
 	network = judge(desk, config, port->vni, side);
 	if (!network || !comes_from_port(skb, &desk->ends, &desk->lane, network, side, p))
@@ -123,7 +124,7 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct port 
 	/* 2 answer: what is no packet of a flow may be a request for an address. */
 	if (!read_packet(skb, 0, p))
 		return answer_again(skb, port->vni, config->generation);
-	if (!read_options(skb, 0, p))
+	if (!read_options(skb, 0, p) || !segment_fits(skb, 0, p, 0))
 		return WRAP_REFUSED;
 	switch (tenant_passage(skb, port, config, desk, passage)) {
 	case GOES_UP:

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "born.h"
+#include "checksum.h"
 #include "deliver.h"
 #include "deny.h"
 #include "leg.h"
@@ -149,7 +150,7 @@ static __always_inline enum passing underlay_passage(struct __sk_buff *skb, cons
 			return GOES_UP;
 		}
 	}
-	if (desk->key.leg || !may_begin(skb, p))
+	if (desk->key.leg || !may_begin(skb, p) || !beginning_fits(skb, outer_len, p, 1))
 		return GOES_UP;
 	network = judge(desk, config, outer->vni, side);
 	if (!network || !comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &outer->src, inner))
@@ -198,7 +199,7 @@ static __always_inline int unwrap(struct __sk_buff *skb, const struct config *co
 		p->punt = PUNT_ECN;
 		return WRAP_REFUSED;
 	}
-	if (!read_options(skb, outer_len, p))
+	if (!read_options(skb, outer_len, p) || !segment_fits(skb, outer_len, p, 1))
 		return WRAP_REFUSED;
 	/* The kernel takes nothing off that leaves less than an IPv6 header of a packet that came as IPv6. */
 	if (outer_v6 && p->len < sizeof(struct ipv6hdr)) {
@@ -279,7 +280,8 @@ static __always_inline int tunnel_path(struct __sk_buff *skb, const struct confi
 		__builtin_memcpy(&from, key.remote_ipv6, sizeof(from));
 	}
 	/* No superframe has SYN; anyone may write to the device's port. */
-	if (!p || !read_packet(skb, 0, p) || (p->proto == IPPROTO_TCP && p->flags & TCP_SYN))
+	if (!p || !read_packet(skb, 0, p) || (p->proto == IPPROTO_TCP && p->flags & TCP_SYN) ||
+	    !segment_fits(skb, 0, p, 0))
 		return WRAP_REFUSED;
 	side = key_of(p, key.tunnel_id, &desk->key);
 	data = (void *)(long)skb->data;

@@ -10,7 +10,7 @@ use eastgate_policy::{
     fragment::{FragmentSettings, FragmentStep, Verdict},
     rule::{Direction, Header, PortProtocol, Probe},
 };
-use eastgate_vtep::fdb::Location;
+use eastgate_vtep::{fdb::Location, offload::checksum_fits};
 use eastgate_wire::{
     Addr, DropReason, FlowKey, Frame, Instant, Leg, MacAddr, View,
     view::{IcmpRole, Ip, Transport, tcp_flags},
@@ -88,7 +88,7 @@ impl<'s> Pipeline<'s> {
             }
             FragmentStep::Later { segment: Some(segment), .. } => {
                 let segment = Segment { bytes: frame.len() as u32, ..segment };
-                self.track(network, ends, &segment, now).map(|_| None)
+                self.track(network, ends, &segment, &|| true, now).map(|_| None)
             }
             FragmentStep::Later { segment: None, .. } => Ok(None),
             FragmentStep::Drop(reason) => Err(reason.into()),
@@ -110,25 +110,32 @@ impl<'s> Pipeline<'s> {
         {
             return self.related(network, ends, ip, frame, now).map(|()| (None, None));
         }
+        let intact = || checksum_fits(frame, ip);
+        // What its receiver will not believe moves nothing here either.
+        if matches!(ip.transport, Transport::Tcp(_)) && !intact() {
+            return Err(DropReason::BadChecksum.into());
+        }
         match Segment::of(network.vni, ip, packets(frame), frame.len() as u32) {
             Some(segment) => {
                 let segment = Segment { key: network.on_leg(segment.key, ends.src, ends.dst), ..segment };
-                self.track(network, ends, &segment, now).map(|ripe| (Some(segment), ripe))
+                self.track(network, ends, &segment, &intact, now).map(|ripe| (Some(segment), ripe))
             }
             // ICMP that is neither query nor error begins no flow: each message is decided by itself.
             None => self.rules(network, ends, ip.src, ip.dst, &Probe::of(ip)?).map(|_| (None, None)),
         }
     }
 
+    /// `intact` says whether the packet's checksum is right; it is asked before the packet begins a flow.
     fn track(
         &self,
         network: &'s Arc<Network>,
         ends: Ends<'s>,
         segment: &Segment,
+        intact: &dyn Fn() -> bool,
         now: Instant,
     ) -> Result<Option<Ripe<'s>>, Refusal> {
         let mut flows = self.shared.flows(&segment.key);
-        let tracked = self.track_in(&mut flows, network, ends, segment, now);
+        let tracked = self.track_in(&mut flows, network, ends, segment, intact, now);
         self.shared.recall(&mut flows);
         tracked
     }
@@ -139,6 +146,7 @@ impl<'s> Pipeline<'s> {
         network: &'s Arc<Network>,
         ends: Ends<'s>,
         segment: &Segment,
+        intact: &dyn Fn() -> bool,
         now: Instant,
     ) -> Result<Option<Ripe<'s>>, Refusal> {
         let (epoch, elsewhere) = (network.epoch, segment.offload_key());
@@ -178,6 +186,7 @@ impl<'s> Pipeline<'s> {
             Tracked::Drop(reason) => Err(reason.into()),
             // It was taken back a moment ago, under the same lock.
             Tracked::Offloaded { .. } => Err(DropReason::NotReady.into()),
+            Tracked::New if !intact() => Err(DropReason::BadChecksum.into()),
             Tracked::New => {
                 let admitted = self.rules(
                     network,
@@ -190,7 +199,7 @@ impl<'s> Pipeline<'s> {
                     // It has begun elsewhere since it was looked for.
                     self.shared.adopt(flows, network, elsewhere, now)?;
                     if elsewhere.is_some_and(|key| flows.knows(&key)) {
-                        return self.track_in(flows, network, ends, segment, now);
+                        return self.track_in(flows, network, ends, segment, intact, now);
                     }
                     if !self.shared.hold(elsewhere)? {
                         return Err(DropReason::NotReady.into());
@@ -219,7 +228,9 @@ impl<'s> Pipeline<'s> {
                         match flows.track(segment, &network.tracking, epoch, now) {
                             Tracked::Drop(reason) => Err(reason.into()),
                             // A SYN on the ports of a connection that is over: another one, and its ends may be others.
-                            Tracked::New => self.track_in(flows, network, ends_of_packet, segment, now),
+                            Tracked::New => {
+                                self.track_in(flows, network, ends_of_packet, segment, intact, now)
+                            }
                             Tracked::Pass(hit) => Ok(self.ripe(flows, &hit, ends_of_packet, segment)),
                             // It was confirmed, or taken back, a moment ago under the same lock.
                             Tracked::Stale { .. } | Tracked::Offloaded { .. } => {

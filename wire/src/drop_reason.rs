@@ -68,6 +68,7 @@ drop_reasons! {
     FrameTruncated, "frame-truncated", Malformed, "The frame ends before the header it announces.";
     BadIpHeader, "bad-ip-header", Malformed, "The IP version, header length or total length is wrong, or the IPv4 header checksum is.";
     BadL4Header, "bad-l4-header", Malformed, "The TCP, UDP or ICMP header is too short or its length field is wrong.";
+    BadChecksum, "bad-checksum", Malformed, "The TCP checksum is wrong, or that of a UDP or ICMP packet that would begin a flow.";
     SourceRoute, "source-route", Malformed, "The packet carries a source route (IPv4 LSRR or SSRR, IPv6 routing header type 0).";
     IpOptions, "ip-options", Malformed, "The IPv4 options or the IPv6 extension header chain is malformed or too long.";
     MappedAddress, "mapped-address", Malformed, "An IPv6 header carries a v4-mapped address.";

@@ -1,6 +1,9 @@
 //! Frames of the scene's stations, built by etherparse.
 
-use eastgate_wire::{Offload, PartialChecksum};
+use eastgate_wire::{
+    Offload, PartialChecksum,
+    checksum::{Sum, pseudo_header},
+};
 use etherparse::{
     IpFragOffset, IpHeaders, IpNumber, Ipv4Header, PacketBuilder, PacketBuilderStep, SlicedPacket, TcpHeader,
     TransportSlice,
@@ -118,6 +121,29 @@ impl Talk {
         ip4(self.b, self.a, df).tcp_header(tcp).write(&mut out, payload).unwrap();
         out
     }
+}
+
+/// Puts the transport checksum right, where there is one.
+pub(super) fn mend(frame: &mut [u8]) {
+    let Ok(view) = eastgate_wire::View::parse(frame) else { return };
+    let Some(ip) = view.ip().filter(|ip| ip.fragment.is_none()) else { return };
+    let (l3, l4) = (usize::from(view.l3), usize::from(ip.l4));
+    let at = l4
+        + match ip.proto {
+            1 | 58 => 2,
+            6 => 16,
+            17 => 6,
+            _ => return,
+        };
+    let len = if ip.proto == 17 { u16::from_be_bytes([frame[l4 + 4], frame[l4 + 5]]) } else { ip.l4_len };
+    let addresses = if ip.src.is_v4() { l3 + 12..l3 + 20 } else { l3 + 8..l3 + 40 };
+    let pseudo = match ip.proto {
+        1 => Sum::ZERO,
+        protocol => pseudo_header(&frame[addresses], &[], protocol, len.into()),
+    };
+    frame[at..at + 2].fill(0);
+    let sum = pseudo.bytes(&frame[l4..l4 + usize::from(len)]).finish();
+    frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
 pub(super) fn df(header: &mut Ipv4Header) {

@@ -48,6 +48,9 @@ impl Noise {
             let sum = !ones_sum(header);
             header[10..12].copy_from_slice(&sum.to_be_bytes());
         }
+        if !self.next().is_multiple_of(8) {
+            mend(&mut bytes[ip - 14..]);
+        }
     }
 }
 

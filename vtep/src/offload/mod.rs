@@ -8,6 +8,9 @@ use eastgate_wire::{
 
 pub mod coalesce;
 pub mod segment;
+mod verify;
+
+pub use verify::checksum_fits;
 
 /// Finishes the checksum that the sender of a frame left open. Does nothing when there is none, nor to a
 /// superframe, whose checksums are made when it is cut up.

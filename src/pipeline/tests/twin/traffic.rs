@@ -222,7 +222,8 @@ fn syn_options(dice: &mut Dice, tcp: &mut TcpHeader) {
 
 /// What goes wrong on the way, or is done on purpose.
 pub(super) fn disturb(dice: &mut Dice, frame: &mut Vec<u8>) {
-    match dice.roll(150) {
+    let what = dice.roll(150);
+    match what {
         0 => frame.truncate(dice.roll(frame.len())),
         1 => {
             let at = dice.roll(frame.len());
@@ -241,6 +242,15 @@ pub(super) fn disturb(dice: &mut Dice, frame: &mut Vec<u8>) {
                 frame[at] = dice.0 as u8;
             }
         }
+        // A checksum that is wrong, and nothing else; one that says that there is none.
+        7 if frame.len() > 52 => {
+            let at = [24, 36, 40, 50][dice.roll(4)];
+            frame[at..at + 2].copy_from_slice(&[(dice.0 as u8), (dice.0 >> 8) as u8][..2]);
+        }
+        8 if frame.len() > 42 => frame[40..42].fill(0),
         _ => {}
+    }
+    if matches!(what, 1 | 6) && !dice.one_in(3) {
+        mend(frame);
     }
 }

@@ -136,6 +136,7 @@ impl Run<'_> {
             if self.flow.tcp {
                 bytes[at + SEQ_AT..at + ACK_AT].copy_from_slice(&seq.to_be_bytes());
                 bytes[at + ACK_AT..at + ACK_AT + 4].copy_from_slice(&ack.to_be_bytes());
+                mend(&mut bytes[at..]);
             }
             let trial = kernel.programs().try_program(program, &bytes, device, 0).unwrap();
             let went_up = eastgate_fastpath::port_of(&trial.frame, kernel.session()).is_some();

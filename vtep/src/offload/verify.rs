@@ -1,0 +1,102 @@
+//! Whether a packet's transport checksum is right, as far as it can be told here.
+
+use eastgate_wire::{
+    Addr, Frame, checksum,
+    view::{Ip, Transport, proto},
+};
+
+/// False when the TCP, UDP or ICMP checksum of a packet is wrong, as its receiver would find. What cannot be wrong yet
+/// is taken for right: a checksum that the sender has left to a device (see [`super::note_unfinished_checksum`]), that of a
+/// superframe, which is made when it is cut, none at all (UDP), and that of a datagram of which this is only a fragment.
+/// `ip` is of the view of `frame`.
+#[must_use]
+pub fn checksum_fits(frame: &Frame<'_>, ip: &Ip) -> bool {
+    if ip.fragment.is_some() || frame.offload.checksum.is_some() || frame.offload.gso.is_some() {
+        return true;
+    }
+    let (offset, pseudo) = match ip.transport {
+        Transport::Tcp(_) => (16, true),
+        Transport::Udp { .. } => (6, true),
+        Transport::Icmp(_) => (2, ip.proto == proto::ICMPV6),
+        _ => return true,
+    };
+    let from = usize::from(ip.l4);
+    let Some(summed) = frame.bytes().get(from..from + usize::from(ip.l4_len)) else { return false };
+    // UDP has a length of its own, which may end before the packet does.
+    let own = summed.get(4..).and_then(|rest| rest.first_chunk::<2>());
+    let len = own.filter(|_| ip.proto == proto::UDP).map_or(ip.l4_len, |own| u16::from_be_bytes(*own));
+    let Some(summed) = summed.get(..usize::from(len)) else { return false };
+    let Some(field) = summed.get(offset..).and_then(|rest| rest.first_chunk::<2>()) else { return false };
+    let field = u16::from_be_bytes(*field);
+    if field == 0 && ip.proto == proto::UDP {
+        return true;
+    }
+    let before = if pseudo { pseudo_header(ip, len) } else { checksum::Sum::ZERO };
+    // The bare sum of the pseudo-header: it is to be finished by a device that the packet has not met.
+    pseudo && field == before.folded() || before.bytes(summed).finish() == 0
+}
+
+fn pseudo_header(ip: &Ip, len: u16) -> checksum::Sum {
+    let (src, dst) = (octets(ip.src), octets(ip.dst));
+    let used = if ip.src.is_v4() { 12.. } else { 0.. };
+    checksum::pseudo_header(&src[used.clone()], &dst[used], ip.proto, u32::from(len))
+}
+
+fn octets(address: Addr) -> [u8; 16] {
+    address.bits().to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use eastgate_wire::{Gso, GsoKind, Offload, View};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::test_frames::*;
+
+    fn fits(bytes: &mut [u8], offload: Offload) -> bool {
+        let len = bytes.len();
+        let view = View::parse(bytes).unwrap();
+        checksum_fits(&Frame::new(bytes, 0, len, offload), view.ip().unwrap())
+    }
+
+    proptest! {
+        /// etherparse's checksum is the oracle. A bit that is flipped behind the ports is always found.
+        #[test]
+        fn one_wrong_bit_is_found(payload in proptest::collection::vec(any::<u8>(), 0..300), port in 1u16.., at: usize, bit in 0u8..8) {
+            for built in [tcp_v4(port, 2, 3, &payload), tcp_v6(port, 2, 3, &payload), udp_v4(port, 2, &payload), udp_v6(port, 2, &payload)] {
+                let ip = *View::parse(&built).unwrap().ip().unwrap();
+                prop_assert!(fits(&mut built.clone(), Offload::default()));
+                // Not lengths and header lengths, which are another matter.
+                let header = if ip.proto == proto::TCP { 13 } else { 8 };
+                let summed = usize::from(ip.l4) + header..built.len();
+                if summed.is_empty() {
+                    continue;
+                }
+                let mut wrong = built.clone();
+                wrong[summed.start + at % summed.len()] ^= 1 << bit;
+                let unfinished = {
+                    let field = usize::from(ip.l4) + if ip.proto == proto::TCP { 16 } else { 6 };
+                    u16::from_be_bytes([wrong[field], wrong[field + 1]]) == pseudo_header(&ip, ip.l4_len).folded()
+                };
+                prop_assert_eq!(fits(&mut wrong, Offload::default()), unfinished);
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_wrong_yet_fits() {
+        let mut frame = tcp_v4(1, 2, 3, &[7; 100]);
+        let at = 14 + 20 + 16;
+        let ip = *View::parse(&frame).unwrap().ip().unwrap();
+        frame[at] ^= 0x55;
+        assert!(!fits(&mut frame, Offload::default()));
+        let gso = Some(Gso { kind: GsoKind::TcpV4, segment: 50 });
+        assert!(fits(&mut frame, Offload { checksum: None, gso }), "a superframe");
+        frame[at..at + 2].copy_from_slice(&pseudo_header(&ip, ip.l4_len).folded().to_be_bytes());
+        assert!(fits(&mut frame, Offload::default()), "left to a device");
+        let mut none = udp_v4(1, 2, b"payload");
+        none[14 + 20 + 6..14 + 20 + 8].fill(0);
+        assert!(fits(&mut none, Offload::default()), "no checksum");
+    }
+}
