@@ -1,6 +1,7 @@
 """A machine whose TCP does what it is told, line by line: also to crash, to begin at a number, and to send segments with
 wrong checksums. Each line is answered by one."""
 
+import errno
 import socket
 import struct
 import sys
@@ -13,6 +14,7 @@ TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ = 19, 20, 21
 RECEIVED, SENT = 1, 2
 DEVICE = "eth0"
 PATIENCE = 20
+CRASH = b"crash"
 
 connections = {}
 listeners = {}
@@ -35,6 +37,9 @@ def serve(listener, how):
 def echo(connection, how):
     try:
         while heard := connection.recv(1000):
+            if heard == CRASH:
+                vanish(connection)
+                return
             connection.sendall(heard)
             if how == "once":
                 break
@@ -44,6 +49,12 @@ def echo(connection, how):
             held.append(connection)
     except OSError:
         pass
+
+
+def vanish(connection):
+    """No FIN and no RST, as when the power fails."""
+    connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    connection.close()
 
 
 def listen(address, port, how="echo"):
@@ -72,6 +83,8 @@ def begin(sport, address, number):
         connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, SENT)
         connection.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack("I", int(number) % 2**32))
         connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
+        # Which the other option has taken back.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     connection.settimeout(PATIENCE)
     return connection
 
@@ -84,9 +97,10 @@ def open_(name, sport, address, port, number=None):
             connection.connect((address, int(port)))
             connections[name] = connection
             return "open"
-        except ConnectionRefusedError:
+        except OSError as error:
+            # Refused; or the connection before waits for its last acknowledgement.
             connection.close()
-            if time.monotonic() > until:
+            if error.errno not in (errno.ECONNREFUSED, errno.EADDRNOTAVAIL) or time.monotonic() > until:
                 raise
 
 
@@ -112,10 +126,13 @@ def hear(name):
 
 
 def crash(name):
-    connection = connections.pop(name)
-    connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
-    connection.close()
+    vanish(connections.pop(name))
     return "crashed"
+
+
+def crash_other(name):
+    connections[name].sendall(CRASH)
+    return "told"
 
 
 def reset(name):
@@ -190,6 +207,7 @@ WORDS = {
     "say-only": say_only,
     "hear": hear,
     "crash": crash,
+    "crash-other": crash_other,
     "reset": reset,
     "finish": finish,
     "close": close,
