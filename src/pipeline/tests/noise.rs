@@ -31,7 +31,7 @@ impl Noise {
     }
 
     /// Changes one to three bytes, the first of them at `at`; half the time the IPv4 header's checksum is made
-    /// right again, so that it is not what stops everything.
+    /// right again, and that of what is in the packet, so that they are not what stops everything.
     fn disturb(&mut self, bytes: &mut [u8], at: usize, ip: usize) {
         bytes[at] = self.next() as u8;
         for _ in 0..self.below(3) {
@@ -48,9 +48,7 @@ impl Noise {
             let sum = !ones_sum(header);
             header[10..12].copy_from_slice(&sum.to_be_bytes());
         }
-        if !self.next().is_multiple_of(8) {
-            mend(&mut bytes[ip - 14..]);
-        }
+        mend(&mut bytes[ip - 14..]);
     }
 }
 
