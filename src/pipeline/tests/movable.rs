@@ -441,3 +441,25 @@ fn dhcp_is_known_by_the_port_it_is_for() {
     assert_eq!(net.send("dhcp", v6_of(41, chosen(41), mac(WEB1), chosen(9), (40_000, 546))), "web1");
     assert_eq!(net.send("relay", v6_of(42, v6(42), mac(41), v6(41), (547, 547))), "dhcp");
 }
+
+/// A prefix of any width entitles to what is in nobody's name, and makes no member of a group.
+#[test]
+fn a_wide_pair_does_not_reach_what_is_configured() {
+    let pairs = "allowed_pairs = [{ address = \"0.0.0.0/0\" }, { address = \"::/0\" }]";
+    let wide = endpoint("acme", "wide", "alpha", 61, "web", pairs);
+    let mut net = Net::new(&[scene(""), wide].concat());
+    let forged = [udp(WEB2, DB1, 4000, 53), udp6(WEB2, DB1, 4000, 53)];
+    for frame in forged {
+        assert_eq!(net.send("wide", from(frame, mac(61))), "ip-spoofed at alpha");
+    }
+    let gratuitous = from_mac(arp(1, BROADCAST, DB1, [0; 6], v4(DB1)), mac(61));
+    assert_eq!(net.send("wide", gratuitous), "arp-spoofed at alpha");
+    let answer = from_mac(arp(2, mac(WEB1), DB1, mac(WEB1), v4(WEB1)), mac(61));
+    assert_eq!(net.send("wide", answer), "arp-spoofed at alpha");
+    let advert = icmp6(61, mac(WEB1), v6(61), v6(WEB1), 136, &[&v6(DB1)[..], &[2, 1], &mac(61)].concat());
+    assert_eq!(net.send("wide", advert), "nd-spoofed at alpha");
+    let free = from(udp(200, DB1, 4000, 53), mac(61));
+    assert_eq!(net.send("wide", free), "ingress-denied at beta", "it is no web server by that");
+    let fate = net.send("web1", who_has(WEB1, DB1));
+    assert_eq!(arp_says(fate.at("web1")), (2, mac(DB1), v4(DB1)));
+}
