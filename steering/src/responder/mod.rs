@@ -253,12 +253,15 @@ pub fn ask(target: Addr, from: Addr, mac: MacAddr, out: &mut Vec<u8>) {
     emit(&Spoken { to_mac, mac, address: target, words: Words::Who { from } }, &[], out);
 }
 
-/// The announcement that `mac` has `address`, for everyone: a gratuitous ARP reply, or an unsolicited advertisement that
-/// overrides what is known.
+/// The announcement that `mac` has `address`, for everyone: an ARP request for itself (RFC 5227 section 2.3), which stacks take
+/// however new what they know is, or an unsolicited advertisement that overrides what is known.
 pub fn announcement(address: Addr, mac: MacAddr, router: bool, out: &mut Vec<u8>) {
-    let (to_mac, to) =
-        if address.is_v4() { (MacAddr::BROADCAST, Some(address)) } else { (nd::ALL_NODES_MAC, None) };
-    emit(&Spoken { to_mac, mac, address, words: Words::Has { to, router } }, &[], out);
+    let (to_mac, words) = if address.is_v4() {
+        (MacAddr::BROADCAST, Words::Who { from: address })
+    } else {
+        (nd::ALL_NODES_MAC, Words::Has { to: None, router })
+    };
+    emit(&Spoken { to_mac, mac, address, words }, &[], out);
 }
 
 fn emit(spoken: &Spoken, tags: &[u8], out: &mut Vec<u8>) {
