@@ -53,6 +53,23 @@ impl Drop for BpfFs {
 }
 
 #[test]
+fn pins_that_someone_takes_away_are_made_again() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let bpffs = BpfFs::mount(site.world.path("bpffs"));
+    let alpha = site.run_more("alpha", &["--dataplane", "ebpf", "--pin", bpffs.0.to_str().unwrap()]);
+    let folder = std::fs::read_dir(&bpffs.0).unwrap().next().unwrap().unwrap().path();
+    let made_again = |times: u64| alpha.ask(&["status"])["restored"]["files"] == times;
+    std::fs::remove_file(folder.join("flows")).unwrap();
+    wait_within(SOON, "one of them is made again, and counted", || made_again(1));
+    assert_eq!(bpffs.entries(), (1, 7));
+    std::fs::remove_dir_all(&folder).unwrap();
+    wait_within(SOON, "all of them are made again, and counted", || made_again(2));
+    assert_eq!(bpffs.entries(), (1, 7));
+    assert!(alpha.stop().success());
+    assert_eq!(bpffs.entries(), (0, 0), "after a stop");
+}
+
+#[test]
 fn with_pinned_tables_flows_are_taken_over_without_more_capabilities() {
     let Some(site) = Site::new(HOSTS_V4) else { return };
     let before = Machine::of(&site.alpha);
