@@ -113,7 +113,7 @@ impl<'s> Pipeline<'s> {
                 (arrival, self.tenant_path(&arrival, endpoint, &mut frame, now, out))
             }
             (Location::Remote(_), _, Some(network), Ok(view)) => {
-                let arrival = Arrival { network, from: *from, sender: network.by_mac(view.src) };
+                let arrival = Arrival { network, from: *from, sender: network.sender_at(view.src, *from) };
                 (arrival, self.underlay_path(&arrival, view, &mut frame, now, out))
             }
             // The network, or the port's place in it, has changed while the fragment waited.
