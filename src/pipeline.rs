@@ -4,6 +4,7 @@
 //! The pipeline composes the pure crates (`vtep`, `steering`, `policy`) over the tables of one [`Snapshot`]; it
 //! does no I/O. Frames go in one by one with the time; what is to be sent comes out in a [`Batch`].
 
+mod again;
 pub mod answers;
 pub mod batch;
 pub mod counters;
@@ -13,13 +14,17 @@ pub(crate) mod forward;
 mod holders;
 mod members;
 pub mod offload;
+mod oversize;
 pub mod shared;
 #[cfg(test)]
 mod tests;
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use eastgate_policy::admission::{self, Context};
+use eastgate_policy::{
+    admission::{self, Context},
+    fragment::Waiting,
+};
 use eastgate_steering::{Answer, Asker, Claim, Conflict, Learn, Onward, answer, claim};
 use eastgate_vtep::{
     carriage::{self, Decapsulation},
@@ -28,12 +33,14 @@ use eastgate_vtep::{
     header::VXLAN_LEN,
     offload::{note_uncut, note_unfinished_checksum},
     peers::PeerKind,
+    vlan,
 };
-use eastgate_wire::{DropReason, EndpointId, Frame, Holdings, Instant, PortId, View, Vni, VtepAddr};
+use eastgate_wire::{DropReason, EndpointId, Frame, GsoKind, Holdings, Instant, PortId, View, Vni, VtepAddr};
 
 use self::{
     batch::Batch,
     counters::{Counters, DropKey, Subject},
+    decide::Decided,
     holders::Neighbors,
     members::ToPorts,
     shared::lock,
@@ -51,6 +58,8 @@ pub enum Outcome {
     Flood,
     /// It was answered, here or by the host it concerns, and ends here.
     Reply,
+    /// A fragment that waits for the first of its datagram.
+    Wait,
     /// It ends here, for this reason.
     Drop(DropReason),
 }
@@ -90,6 +99,8 @@ pub struct Pipeline<'s> {
     counters: &'s Counters,
     /// A frame that eastgate makes, before it goes into the batch
     made: Vec<u8>,
+    /// Fragments whose first was decided just now
+    released: Vec<(Vni, Waiting)>,
 }
 
 impl<'s> Pipeline<'s> {
@@ -97,7 +108,7 @@ impl<'s> Pipeline<'s> {
     #[must_use]
     pub fn new(shared: &'s Shared, snapshot: &'s Snapshot, index: usize) -> Self {
         let counters = &shared.counters[index.min(shared.counters.len() - 1)];
-        Self { shared, snapshot, counters, made: Vec::new() }
+        Self { shared, snapshot, counters, made: Vec::new(), released: Vec::new() }
     }
 
     /// Takes a frame from a tenant port.
@@ -113,11 +124,18 @@ impl<'s> Pipeline<'s> {
             return self.refuse(Location::Local(port), DropReason::NotReady, now);
         };
         let arrival = Arrival { network, from: Location::Local(port), sender: Some(endpoint) };
+        if frame.offload.gso.is_some()
+            && let Some(outcome) = self.cut_tunneled(&arrival, endpoint, frame, now, out)
+        {
+            return outcome;
+        }
         let before = frame.len();
-        match self.tenant_path(&arrival, endpoint, frame, now, out) {
+        let outcome = match self.tenant_path(&arrival, endpoint, frame, now, out) {
             Ok(outcome) => outcome,
             Err(refusal) => self.drop_frame(&arrival, refusal, frame, before, now),
-        }
+        };
+        self.go_on_with_released(now, out);
+        outcome
     }
 
     /// The way of a frame that a tenant sends.
@@ -129,6 +147,7 @@ impl<'s> Pipeline<'s> {
         now: Instant,
         out: &mut Batch,
     ) -> Result<Outcome, Refusal> {
+        vlan::strip_priority(frame, arrival.network.encapsulation.vlan_aware);
         let mut view = View::parse(frame.bytes())?;
         // 1 admit
         self.admit(arrival, sender, &view, frame, now)?;
@@ -140,7 +159,9 @@ impl<'s> Pipeline<'s> {
         };
         let to = self.find(arrival, &view, plain, now, out)?;
         // 3 track, 4 decide
-        let ripe = self.decide(arrival, &to, &view, frame, now)?;
+        let Decided::Passes(ripe) = self.decide(arrival, &to, &view, frame, now)? else {
+            return Ok(Outcome::Wait);
+        };
         // 6 forward, 7 wrap
         let came = [view.dst, view.src];
         let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?;
@@ -178,10 +199,15 @@ impl<'s> Pipeline<'s> {
                 return Outcome::Drop(reason);
             }
         };
-        match self.underlay_path(&arrival, view, datagram, now, out) {
+        if datagram.offload.gso.is_some_and(|gso| gso.kind == GsoKind::Udp) {
+            return self.cut_datagrams(&arrival, &view, datagram, now, out);
+        }
+        let outcome = match self.underlay_path(&arrival, view, datagram, now, out) {
             Ok(outcome) => outcome,
             Err(refusal) => self.drop_frame(&arrival, refusal, datagram, before, now),
-        }
+        };
+        self.go_on_with_released(now, out);
+        outcome
     }
 
     /// The way of a frame that came through the tunnel.
@@ -202,7 +228,9 @@ impl<'s> Pipeline<'s> {
         };
         let to = self.find(arrival, &view, plain, now, out)?;
         // 3' track, 4' decide
-        let ripe = self.decide(arrival, &to, &view, frame, now)?;
+        let Decided::Passes(ripe) = self.decide(arrival, &to, &view, frame, now)? else {
+            return Ok(Outcome::Wait);
+        };
         // 6' forward
         let came = [view.dst, view.src];
         let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?;

@@ -79,6 +79,15 @@ pub enum SnapshotError {
     },
 }
 
+/// What the kernel's programs may do of one network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KernelLimits {
+    /// Packets a second that go up
+    pub slow_path: u32,
+    /// Datagrams in fragments that are carried at a time
+    pub datagrams: u32,
+}
+
 /// One host's part of a configuration, compiled.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -320,10 +329,13 @@ impl Snapshot {
         self.networks.get(&vni)
     }
 
-    /// Packets a second that may go up of each network that this host has a part in
-    pub fn slow_path_limits(&self) -> impl Iterator<Item = (Vni, u32)> {
+    /// What the kernel's programs may do of each network that this host has a part in
+    pub fn kernel_limits(&self) -> impl Iterator<Item = (Vni, KernelLimits)> {
         let networks = self.config.networks_of(&self.host);
-        networks.map(|(_, network)| (network.vni, network.slow_path_limit))
+        networks.map(|(_, network)| {
+            let (slow_path, datagrams) = (network.slow_path_limit, network.limits.fragments);
+            (network.vni, KernelLimits { slow_path, datagrams })
+        })
     }
 
     /// All networks that this host has a part in, by VNI.

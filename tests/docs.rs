@@ -70,7 +70,7 @@ const GROUPS: [(DropGroup, &str, &str); 10] = [
         "Questions, answers and announcements that are wrong, untrue, or too many.",
     ),
     (DropGroup::State, "Flow state", "The packet does not fit the state of its flow."),
-    (DropGroup::Fragment, "Fragments", "See also [ADR 0005](adr/0005-fragments-are-not-held.md)."),
+    (DropGroup::Fragment, "Fragments", "See also [ADR 0005](adr/0005-fragments-wait-for-their-first.md)."),
     (
         DropGroup::Policy,
         "Policy",

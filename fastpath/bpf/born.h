@@ -20,6 +20,8 @@ static __always_inline bool may_begin(const struct __sk_buff *skb, struct packet
 {
 	if (skb->gso_size)
 		return punt(p, PUNT_GSO);
+	if (p->fragment == FRAGMENT_LATER)
+		return punt(p, PUNT_FRAGMENT);
 	if (p->proto == IPPROTO_TCP) {
 		if (core_flags(p) != TCP_SYN)
 			return punt(p, PUNT_NO_FLOW);

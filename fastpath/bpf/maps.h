@@ -54,6 +54,14 @@ struct {
 	__type(value, struct bucket);
 } buckets SEC(".maps");
 
+/* Datagrams in fragments. Allocated ahead: a place that is in use may be written again, and is taken away only idle. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 12);
+	__type(key, struct datagram_key);
+	__type(value, struct datagram);
+} datagrams SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -154,6 +162,22 @@ struct {
 	__type(value, struct ended);
 } ended SEC(".maps");
 
+/* A fragment in hand, and where its datagram's note may be. */
+struct fragment {
+	struct datagram_id id;
+	struct datagram_key place;
+	__u32 hash;
+	/* How many places the network has */
+	__u32 places;
+	struct piece piece;
+	bool more;
+	/* Neither options nor bytes behind it */
+	bool plain;
+	/* Of the note, when it was held against it */
+	__u16 count;
+	__u64 until;
+};
+
 #define OUTER_ROOM 72
 /* Bytes that a checksum is made of at once */
 #define CHUNK 512
@@ -203,6 +227,9 @@ struct desk {
 	__u8 request[ANSWER_MAX] __attribute__((aligned(8)));
 	struct answer_key asked;
 	struct answer answer;
+	struct fragment fragment;
+	/* A note of a datagram that is made ready; its lock is no lock here. */
+	__u8 datagram[sizeof(struct datagram)] __attribute__((aligned(8)));
 };
 
 struct {

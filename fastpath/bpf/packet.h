@@ -51,6 +51,15 @@ enum echo {
 	ECHO_REPLY,
 };
 
+enum fragment_kind {
+	/* None, or one of a datagram that is not carried here at all */
+	FRAGMENT_NONE,
+	FRAGMENT_FIRST,
+	FRAGMENT_LATER,
+	/* The pipeline has its datagram, or gets it now. */
+	FRAGMENT_UP,
+};
+
 struct packet {
 	struct addr src;
 	struct addr dst;
@@ -63,6 +72,8 @@ struct packet {
 	bool v6;
 	/* `enum echo` */
 	__u8 echo;
+	/* `enum fragment_kind` */
+	__u8 fragment;
 	/* Of the transport header and what is before it, from the IP header on */
 	__u16 headers;
 	/* The transport checksum as it stands there, and of how many bytes it is */

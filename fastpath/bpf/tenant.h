@@ -7,6 +7,7 @@
 #include "checksum.h"
 #include "deliver.h"
 #include "deny.h"
+#include "fragment.h"
 #include "leg.h"
 #include "slow.h"
 
@@ -52,12 +53,6 @@ static __always_inline bool comes_from_port(struct __sk_buff *skb, const struct 
 
 	if (data + ETH_HLEN > (void *)(long)skb->data_end)
 		return punt(p, PUNT_MALFORMED);
-	/*
-	 * A superframe of datagrams that the other VTEP's socket gets uncut, on this very machine, does not tell where to
-	 * cut it. The pipeline cuts it before it goes.
-	 */
-	if (skb->gso_size && p->proto == IPPROTO_UDP && where_to(ends, side) & AT_VTEP)
-		return punt(p, PUNT_GSO);
 	return (lane->flags & LANE_OPEN && from == skb->ifindex && right_macs(data, ends, lane, network, side) &&
 		largest(skb, p) <= lane->max_packet) ||
 	       punt(p, PUNT_PATH);
@@ -102,12 +97,34 @@ static __always_inline enum passing tenant_passage(struct __sk_buff *skb, const 
 	network = judge(desk, config, port->vni, side);
 	if (!network || !comes_from_port(skb, &desk->ends, &desk->lane, network, side, p))
 		return GOES_UP;
+	/* The other fragments of what is refused are the pipeline's to refuse. */
 	if (desk->said == SAID_DENY)
-		return !flow && count_denial(desk, config, port->id, skb->len) ? DENIED : GOES_UP;
+		return !flow && !p->fragment && count_denial(desk, config, port->id, skb->len) ? DENIED : GOES_UP;
 	if (!(flow ? reborn(flow, desk, side) : born(desk, side)))
 		return GOES_UP;
 	find_passage(desk, network, side, passage);
 	return PASSES;
+}
+
+/* The packet on the desk was counted and goes up after all, where it is counted again. */
+static __always_inline void uncount(struct __sk_buff *skb, struct desk *desk)
+{
+	const struct packet *p = &desk->packet;
+	struct flow *flow = bpf_map_lookup_elem(&flows, &desk->key);
+	__u32 bytes = p->len + ETH_HLEN, packets = 1, gso_size = skb->gso_size;
+	struct way *way;
+
+	if (!flow)
+		return;
+	if (gso_size)
+		packets = (bytes + gso_size - 1) / gso_size;
+	way = same_addr(&p->src, &desk->key.low) ? &flow->ways[0] : &flow->ways[1];
+	bpf_spin_lock(&flow->lock);
+	if (way->packets >= packets && way->bytes >= bytes) {
+		way->packets -= packets;
+		way->bytes -= bytes;
+	}
+	bpf_spin_unlock(&flow->lock);
 }
 
 /* The verdict, or WRAP_REFUSED for a frame that has to go up. */
@@ -122,9 +139,9 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct port 
 	p = &desk->packet;
 	passage = &desk->passage;
 	/* 2 answer: what is no packet of a flow may be a request for an address. */
-	if (!read_packet(skb, 0, p))
+	if (!read_packet(skb, 0, p) && (skb->vlan_present || read_fragment(skb, 0, port->vni) == FRAGMENT_NONE))
 		return answer_again(skb, port->vni, config->generation);
-	if (!read_options(skb, 0, p) || !segment_fits(skb, 0, p, 0))
+	if (p->fragment == FRAGMENT_UP || !read_options(skb, 0, p) || !segment_fits(skb, 0, p, 0))
 		return WRAP_REFUSED;
 	switch (tenant_passage(skb, port, config, desk, passage)) {
 	case GOES_UP:
@@ -134,9 +151,16 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct port 
 	case PASSES:
 		break;
 	}
+	if (p->fragment && !fragment_passes())
+		return WRAP_REFUSED;
 	/* 6 forward, 7 wrap */
-	if (passage->to & AT_VTEP)
-		return into_tunnel(skb, config, passage, desk, port->vni, 0);
+	if (passage->to & AT_VTEP) {
+		int verdict = into_tunnel(skb, config, passage, desk, port->vni, 0);
+
+		if (verdict == WRAP_REFUSED)
+			uncount(skb, desk);
+		return verdict;
+	}
 	return write_ethernet(skb, passage) ? into_port(skb, passage, true) : WRAP_BROKEN;
 }
 
@@ -154,8 +178,13 @@ int tenant(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	}
 	verdict = tenant_path(skb, port, config);
-	if (verdict == WRAP_REFUSED)
+	if (verdict == WRAP_REFUSED) {
+		const struct desk *desk = the_desk();
+
+		if (desk && desk->packet.fragment)
+			fragment_goes_up();
 		return up(skb, port, config);
+	}
 	if (verdict == WRAP_BROKEN) {
 		count(STAT_UP_FAILED);
 		return TC_ACT_SHOT;

@@ -11,6 +11,7 @@
 #include "checksum.h"
 #include "deliver.h"
 #include "deny.h"
+#include "fragment.h"
 #include "leg.h"
 #include "slow.h"
 
@@ -156,7 +157,7 @@ static __always_inline enum passing underlay_passage(struct __sk_buff *skb, cons
 	if (!network || !comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &outer->src, inner))
 		return GOES_UP;
 	if (desk->said == SAID_DENY)
-		return !flow && count_denial(desk, config, desk->permit.ends.at[0], skb->len - udp_at - sizeof(struct udphdr)) ?
+		return !flow && !p->fragment && count_denial(desk, config, desk->permit.ends.at[0], skb->len - udp_at - sizeof(struct udphdr)) ?
 			       DENIED :
 			       GOES_UP;
 	if (!(flow ? reborn(flow, desk, side) : born(desk, side)))
@@ -181,8 +182,8 @@ static __always_inline int onward(struct __sk_buff *skb, const struct config *co
 }
 
 /* From here on the outer headers are known to be `outer_len` bytes, the inner Ethernet header included. */
-static __always_inline int unwrap(struct __sk_buff *skb, const struct config *config, struct outer *outer,
-				  const __u32 outer_len, const __u32 udp_at, bool outer_v6)
+static __always_inline int unwrap_inner(struct __sk_buff *skb, const struct config *config, struct outer *outer,
+					const __u32 outer_len, const __u32 udp_at, bool outer_v6)
 {
 	struct desk *desk = the_desk();
 	struct passage *passage;
@@ -193,7 +194,8 @@ static __always_inline int unwrap(struct __sk_buff *skb, const struct config *co
 	p = &desk->packet;
 	passage = &desk->passage;
 	outer->read = true;
-	if (!read_packet(skb, outer_len, p))
+	if ((!read_packet(skb, outer_len, p) && read_fragment(skb, outer_len, outer->vni) == FRAGMENT_NONE) ||
+	    p->fragment == FRAGMENT_UP)
 		return WRAP_REFUSED;
 	if (!ecn_unchanged(outer->ecn, p->tos & 3)) {
 		p->punt = PUNT_ECN;
@@ -215,6 +217,8 @@ static __always_inline int unwrap(struct __sk_buff *skb, const struct config *co
 	case PASSES:
 		break;
 	}
+	if (p->fragment && !fragment_passes())
+		return WRAP_REFUSED;
 	/* 6' forward */
 	if (passage->to & AT_VTEP)
 		return onward(skb, config, passage, desk, outer->vni, outer_len);
@@ -226,6 +230,17 @@ static __always_inline int unwrap(struct __sk_buff *skb, const struct config *co
 		return TC_ACT_SHOT;
 	}
 	return into_port(skb, passage, p->v6 == outer_v6);
+}
+
+static __always_inline int unwrap(struct __sk_buff *skb, const struct config *config, struct outer *outer,
+				  const __u32 outer_len, const __u32 udp_at, bool outer_v6)
+{
+	int verdict = unwrap_inner(skb, config, outer, outer_len, udp_at, outer_v6);
+	const struct desk *desk = the_desk();
+
+	if (verdict == WRAP_REFUSED && desk && desk->packet.fragment)
+		fragment_goes_up();
+	return verdict;
 }
 
 /* The verdict, or WRAP_REFUSED for a datagram that is left as it is. */

@@ -7,6 +7,7 @@
 
 mod born;
 pub mod cost;
+mod datagram;
 mod guard;
 mod layout;
 mod pins;
@@ -28,6 +29,7 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 pub use self::{
     born::{Cursor, Hold, Terms},
+    datagram::{DatagramOf, Passed},
     guard::Guard,
     layout::{
         ANSWER_MAX, AT_VTEP, Answer, AnswerKey, CONFIG_CROWDED, CONFIG_UNDECIDED, Denial, DenialKey, Denied,
@@ -119,6 +121,8 @@ pub struct TableSizes {
     pub ended: u32,
     /// Kinds of packets that the rules have refused, each counted by itself
     pub denials: u32,
+    /// Datagrams in fragments
+    pub datagrams: u32,
 }
 
 impl Limits {
@@ -136,6 +140,7 @@ impl Limits {
             "answers" => sizes.answers,
             "ended" => sizes.ended,
             "denials" | "denied" => sizes.denials,
+            "datagrams" => sizes.datagrams,
             _ => return None,
         };
         Some(entries.max(1))
@@ -187,6 +192,7 @@ pub struct Fastpath {
     policies: MapHandle,
     denials: MapHandle,
     denied: MapHandle,
+    pub(crate) datagrams: MapHandle,
     /// The table that `terms` is mapped from
     terms_table: MapHandle,
     terms: Terms,
@@ -327,6 +333,7 @@ impl Fastpath {
         let (entropy, ended, buckets) = (map("entropy")?, map("ended")?, map("buckets")?);
         let (stations, policies, denials) = (map("stations")?, map("policies")?, map("denials")?);
         let denied = map("denied")?;
+        let datagrams = map("datagrams")?;
         let terms_table = map("terms")?;
         let terms = Terms::of(&terms_table)?;
         let take = program("take")?;
@@ -348,6 +355,7 @@ impl Fastpath {
             policies,
             denials,
             denied,
+            datagrams,
             terms_table,
             terms,
             take,

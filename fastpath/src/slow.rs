@@ -13,15 +13,17 @@ use crate::{
 const BURSTS: u32 = 5;
 
 impl Fastpath {
-    /// Limits what goes up of a network to `rate` packets a second, a fifth of them at once; with no network, of all
-    /// those together that have no limit of their own. What it has dropped so far stays counted.
+    /// Limits what goes up of a network to `rate` packets a second, a fifth of them at once, and what is carried of it
+    /// in fragments to `datagrams` at a time; with no network, of all those together that have no limit of their own.
+    /// What it has dropped so far stays counted.
     ///
     /// # Errors
     /// [`Error::Table`]; when the table is full among it.
-    pub fn limit(&self, vni: Option<u32>, rate: u32) -> Result<(), Error> {
+    pub fn limit(&self, vni: Option<u32>, rate: u32, datagrams: u32) -> Result<(), Error> {
         let key = vni.unwrap_or(STRANGERS);
         let before = self.bucket(key)?;
-        let bucket = Bucket { rate, burst: (rate / BURSTS).max(1), ..before.unwrap_or_default() };
+        let burst = (rate / BURSTS).max(1);
+        let bucket = Bucket { rate, burst, datagrams, ..before.unwrap_or_default() };
         // One that is there stays where it is: programs may have it in hand.
         let flags = if before.is_some() { MapFlags::LOCK } else { MapFlags::ANY };
         let written = self.buckets.update(key.as_bytes(), bucket.as_bytes(), flags);
@@ -42,6 +44,11 @@ impl Fastpath {
     /// [`Error::Table`].
     pub fn limited(&self, vni: u32) -> Result<u64, Error> {
         Ok(self.bucket(vni)?.map_or(0, |bucket| bucket.dropped))
+    }
+
+    /// How many datagrams in fragments of a network are carried at a time.
+    pub(crate) fn datagrams_of(&self, vni: u32) -> Result<u32, Error> {
+        Ok(self.bucket(vni)?.map_or(0, |bucket| bucket.datagrams))
     }
 
     fn bucket(&self, key: u32) -> Result<Option<Bucket>, Error> {

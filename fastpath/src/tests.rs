@@ -62,7 +62,10 @@ fn structures_are_the_same_on_both_sides() {
     // What is in no table is not noted; the same is asserted in C, and for the blocks of a policy.
     assert_eq!(size_of::<layout::Take>(), 16 + size_of::<Key>() + size_of::<Flow>());
     assert_eq!(noted("port"), layout_of!(layout::Port: id, vni));
-    assert_eq!(noted("bucket"), layout_of!(layout::Bucket: lock, rate, burst, pad, left, filled_at, dropped));
+    assert_eq!(
+        noted("bucket"),
+        layout_of!(layout::Bucket: lock, rate, burst, datagrams, left, filled_at, dropped)
+    );
     assert_eq!(
         noted("config"),
         layout_of!(Settings: layout, session, generation, underlay, up_device, vxlan_port_be, tunnel_port_be, vtep, dont_fragment, flags)
@@ -81,6 +84,12 @@ fn structures_are_the_same_on_both_sides() {
     );
     assert_eq!(noted("denied_key"), layout_of!(DeniedKey: kind, src, dst, sport, dport, proto));
     assert_eq!(noted("denied"), layout_of!(Denied: packets, bytes, last_at));
+    assert_eq!(noted("datagram_key"), layout_of!(layout::DatagramKey: vni, slot));
+    assert_eq!(noted("datagram_id"), layout_of!(layout::DatagramId: src, dst, id, proto));
+    assert_eq!(
+        noted("datagram"),
+        layout_of!(layout::Datagram: lock, state, until, id, sport, dport, proto, echo, count, end, furthest, covered, pieces, spare)
+    );
     assert_eq!(noted("flow_key"), layout::key_layout());
 }
 

@@ -1,17 +1,20 @@
 //! Datagrams in fragments: the first fragment decides, the later ones inherit.
 //!
-//! Nothing is reassembled and nothing held back. A datagram is remembered from its first fragment until its last
-//! byte went by, or until its time is over. What the memory promises:
+//! Nothing is reassembled. A datagram is remembered from its first fragment until its last byte went by, or until its
+//! time is over. What the memory promises:
 //!
 //! - A later fragment passes only behind a first one that was allowed, and is counted on that one's flow. One
-//!   that comes before its first, or after the datagram was complete, is dropped (`fragment-first-missing`).
+//!   that comes before its first is decided is held until then, for a short time and within a bound on bytes
+//!   ([`waiting`]), and then looked at as if it had come behind it. One that waits in vain, as those do that come after
+//!   their datagram was complete, is dropped (`fragment-first-missing`).
 //! - A first fragment has the whole transport header in it (RFC 1858, RFC 7112), and nothing writes over it:
 //!   fragments that overlap are dropped and so is all that follows of their datagram (RFC 5722), TCP at offset 8
 //!   in any case (RFC 3128). A fragment that comes twice is dropped the second time, and harms nothing else.
 //! - A datagram has one end and it is at most 65,535 bytes; every fragment before the end is a multiple of 8.
 //! - A datagram nobody allowed, or nobody decided about, lets nothing pass.
-//! - The number of datagrams remembered is bounded, of each network and of all, exactly; a first fragment beyond
-//!   that is dropped (`fragment-limit`), and those that are remembered stay.
+//! - The number of datagrams remembered is bounded, of each network and of all, exactly. At the limit the datagram of the
+//!   network makes room whose fragments have waited longest for their first; where none waits, a further datagram is
+//!   dropped (`fragment-limit`), and those that are remembered stay.
 //!
 //! Datagrams are told apart by network, addresses, protocol and identification (RFC 791); in IPv6 without the
 //! protocol (RFC 8200 section 4.5). Later fragments name no ports, so that shards of the flow table cannot be
@@ -19,9 +22,12 @@
 
 #[cfg(test)]
 mod tests;
+mod waiting;
+
+pub use waiting::{Lost, Waiting};
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     time::Duration,
 };
 
@@ -40,19 +46,29 @@ pub struct FragmentSettings {
     pub timeout: Duration,
     /// How many datagrams of the network are remembered at a time
     pub limit: u32,
+    /// How long fragments wait for the first of their datagram
+    pub wait: Duration,
+    /// How many bytes of the network's frames wait at a time
+    pub waiting_bytes: u32,
 }
 
 impl Default for FragmentSettings {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(30), limit: 1024 }
+        Self {
+            timeout: Duration::from_secs(30),
+            limit: 1024,
+            wait: Duration::from_secs(5),
+            waiting_bytes: 1 << 20,
+        }
     }
 }
 
 /// A datagram in fragments. Good until the datagram is forgotten.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct DatagramId {
-    index: u32,
+    /// Counts up
     generation: u32,
+    index: u32,
 }
 
 /// What was decided about a datagram.
@@ -77,6 +93,8 @@ pub enum FragmentStep {
     Whole,
     /// A first fragment: to be decided like a packet, and then to be [settled](FragmentTable::settle).
     First(DatagramId),
+    /// A later fragment of a datagram of which nothing is decided yet: to be [held](FragmentTable::hold).
+    Early(DatagramId),
     /// A later fragment of a datagram that passed.
     Later {
         /// To be tracked as this (its counts are of one packet of `l4_len` bytes, for the caller to change); none
@@ -84,6 +102,8 @@ pub enum FragmentStep {
         segment: Option<Segment>,
         /// The first fragment's note
         hint: u64,
+        /// The datagram is complete now.
+        last: bool,
     },
     /// It does not pass.
     Drop(DropReason),
@@ -99,30 +119,68 @@ const VISITS_AT_LIMIT: usize = 16;
 #[derive(Debug)]
 pub struct FragmentTable {
     limit: u32,
-    index: HashMap<Key, u32, RandomState>,
+    index: HashMap<DatagramKey, u32, RandomState>,
     datagrams: Vec<Option<Datagram>>,
     free: Vec<u32>,
     generation: u32,
     deadlines: BTreeSet<(Instant, u32)>,
     in_use: HashMap<Vni, u32, RandomState>,
+    /// Datagrams whose first fragment has not come, by network and deadline
+    firstless: BTreeSet<(Vni, Instant, DatagramId)>,
+    /// Bytes of frames that wait, of each network and of all
+    waiting: HashMap<Vni, u32, RandomState>,
+    waiting_in_all: u32,
+    lost: VecDeque<Lost>,
 }
 
+/// By what datagrams are told apart.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Key {
-    src: Addr,
-    dst: Addr,
-    vni: Vni,
-    id: u32,
+pub struct DatagramKey {
+    /// Source address
+    pub src: Addr,
+    /// Destination address
+    pub dst: Addr,
+    /// Network
+    pub vni: Vni,
+    /// Identification
+    pub id: u32,
     /// 0 in IPv6
-    proto: u8,
+    pub proto: u8,
+}
+
+impl DatagramKey {
+    /// The datagram that a packet of a network is a fragment of.
+    #[must_use]
+    pub fn of(vni: Vni, ip: &Ip) -> Option<Self> {
+        let proto = if ip.src.is_v4() { ip.proto } else { 0 };
+        Some(Self { src: ip.src, dst: ip.dst, vni, id: ip.fragment?.id, proto })
+    }
+}
+
+/// A datagram whose first fragment has passed elsewhere.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Adopted {
+    /// The first fragment
+    pub first: Segment,
+    /// Start and end of each piece that has passed, without overlaps, in no order
+    pub pieces: Vec<(u16, u16)>,
+    /// Where it ends, once that is known
+    pub end: Option<u16>,
+    /// When it is to be forgotten
+    pub deadline: Instant,
 }
 
 #[derive(Debug)]
 struct Datagram {
-    key: Key,
+    key: DatagramKey,
     generation: u32,
     deadline: Instant,
-    verdict: Verdict,
+    /// Its first fragment has come.
+    has_first: bool,
+    /// Once its first fragment is decided
+    verdict: Option<Verdict>,
+    /// What came before that, in order
+    waiting: Vec<Waiting>,
     /// What went wrong with it: the rest of it is dropped for this.
     poison: Option<DropReason>,
     /// Start and end of each fragment, in order, without overlaps
@@ -144,7 +202,11 @@ impl FragmentTable {
             free: Vec::new(),
             generation: 0,
             deadlines: BTreeSet::new(),
-            in_use: HashMap::with_hasher(hasher),
+            in_use: HashMap::with_hasher(hasher.clone()),
+            firstless: BTreeSet::new(),
+            waiting: HashMap::with_hasher(hasher),
+            waiting_in_all: 0,
+            lost: VecDeque::new(),
         }
     }
 
@@ -161,24 +223,61 @@ impl FragmentTable {
             Ok(piece) => piece,
             Err(reason) => return FragmentStep::Drop(reason),
         };
-        let is_v4 = ip.src.is_v4();
-        let proto = if is_v4 { ip.proto } else { 0 };
-        let key = Key { src: ip.src, dst: ip.dst, vni, id: fragment.id, proto };
-        let known = self.known(&key, now);
-        match known {
-            None if fragment.offset != 0 => FragmentStep::Drop(DropReason::FragmentFirstMissing),
+        let Some(key) = DatagramKey::of(vni, ip) else { return FragmentStep::Whole };
+        match self.known(&key, now) {
             None => self.begin(key, ip, &fragment, settings, now),
-            Some(index) => self.go_on(index, &fragment, piece),
+            Some(index) => self.go_on(index, ip, &fragment, piece, settings, now),
         }
     }
 
-    /// Says what was decided about a datagram whose first fragment was looked at. Nothing happens when it was
-    /// forgotten in between.
-    pub fn settle(&mut self, datagram: DatagramId, verdict: Verdict) {
-        let place = self.datagrams.get_mut(datagram.index as usize).and_then(Option::as_mut);
-        if let Some(known) = place.filter(|known| known.generation == datagram.generation) {
-            known.verdict = verdict;
+    /// Says what was decided about a datagram whose first fragment was looked at, and gives what has waited for that: to
+    /// be looked at again, behind the first. Nothing happens when it was forgotten in between.
+    pub fn settle(&mut self, datagram: DatagramId, verdict: Verdict) -> Vec<Waiting> {
+        let Some(known) = self.datagram(datagram) else { return Vec::new() };
+        known.verdict = Some(verdict);
+        let (vni, waiting) = (known.key.vni, std::mem::take(&mut known.waiting));
+        self.release(vni, &waiting);
+        waiting
+    }
+
+    fn datagram(&mut self, id: DatagramId) -> Option<&mut Datagram> {
+        let place = self.datagrams.get_mut(id.index as usize).and_then(Option::as_mut);
+        place.filter(|known| known.generation == id.generation)
+    }
+
+    /// Is anything known about this datagram?
+    #[must_use]
+    pub fn knows(&mut self, key: &DatagramKey, now: Instant) -> bool {
+        self.known(key, now).is_some()
+    }
+
+    /// Goes on with a datagram that nothing is known about here. Where there is no room for it, its fragments are as those
+    /// whose first has not come.
+    pub fn adopt(
+        &mut self,
+        key: DatagramKey,
+        adopted: Adopted,
+        hint: u64,
+        settings: &FragmentSettings,
+        now: Instant,
+    ) {
+        if !self.has_room(key.vni, settings, now) {
+            return;
         }
+        let Adopted { first, mut pieces, end, deadline } = adopted;
+        pieces.sort_unstable();
+        self.remember(Datagram {
+            key,
+            generation: 0,
+            deadline,
+            has_first: true,
+            verdict: Some(Verdict::Allowed { first: Some(first), hint }),
+            waiting: Vec::new(),
+            poison: None,
+            pieces,
+            end,
+            tcp_base: None,
+        });
     }
 
     /// When [`FragmentTable::handle_timeout`] should be called next.
@@ -217,7 +316,7 @@ impl FragmentTable {
         self.in_use.get(&vni).copied().unwrap_or(0)
     }
 
-    fn known(&mut self, key: &Key, now: Instant) -> Option<u32> {
+    fn known(&mut self, key: &DatagramKey, now: Instant) -> Option<u32> {
         let index = *self.index.get(key)?;
         let deadline = self.datagrams.get(index as usize)?.as_ref()?.deadline;
         if deadline <= now {
@@ -229,37 +328,60 @@ impl FragmentTable {
 
     fn begin(
         &mut self,
-        key: Key,
+        key: DatagramKey,
         ip: &Ip,
         fragment: &Fragment,
         settings: &FragmentSettings,
         now: Instant,
     ) -> FragmentStep {
-        if self.is_full(key.vni, settings) {
-            self.handle_timeout(now, VISITS_AT_LIMIT);
-            if self.is_full(key.vni, settings) {
-                return FragmentStep::Drop(DropReason::FragmentLimit);
-            }
+        if !self.has_room(key.vni, settings, now) {
+            return FragmentStep::Drop(DropReason::FragmentLimit);
         }
-        self.generation = self.generation.wrapping_add(1);
+        let has_first = fragment.offset == 0;
         let datagram = Datagram {
             key,
-            generation: self.generation,
-            deadline: now + settings.timeout,
-            verdict: Verdict::Refused,
+            generation: 0,
+            deadline: now + if has_first { settings.timeout } else { settings.wait },
+            has_first,
+            verdict: None,
+            waiting: Vec::new(),
             poison: None,
-            pieces: vec![(0, fragment.len)],
+            pieces: if has_first { vec![(0, fragment.len)] } else { Vec::new() },
             end: None,
             tcp_base: tcp_base(ip, fragment),
         };
-        let id = DatagramId { index: self.place(), generation: datagram.generation };
-        self.deadlines.insert((datagram.deadline, id.index));
+        let id = self.remember(datagram);
+        if has_first { FragmentStep::First(id) } else { FragmentStep::Early(id) }
+    }
+
+    fn remember(&mut self, mut datagram: Datagram) -> DatagramId {
+        self.generation = self.generation.wrapping_add(1);
+        datagram.generation = self.generation;
+        let id = DatagramId { index: self.place(), generation: self.generation };
+        let (key, deadline) = (datagram.key, datagram.deadline);
+        self.deadlines.insert((deadline, id.index));
+        if !datagram.has_first {
+            self.firstless.insert((key.vni, deadline, id));
+        }
         self.index.insert(key, id.index);
         *self.in_use.entry(key.vni).or_insert(0) += 1;
         if let Some(place) = self.datagrams.get_mut(id.index as usize) {
             *place = Some(datagram);
         }
-        FragmentStep::First(id)
+        id
+    }
+
+    /// Is there room for one more, now that those have gone that could?
+    fn has_room(&mut self, vni: Vni, settings: &FragmentSettings, now: Instant) -> bool {
+        if self.is_full(vni, settings) {
+            self.handle_timeout(now, VISITS_AT_LIMIT);
+        }
+        while self.is_full(vni, settings) {
+            if !self.forget_who_waits_longest(vni) {
+                return false;
+            }
+        }
+        true
     }
 
     fn is_full(&self, vni: Vni, settings: &FragmentSettings) -> bool {
@@ -273,20 +395,46 @@ impl FragmentTable {
         })
     }
 
-    fn go_on(&mut self, index: u32, fragment: &Fragment, piece: (u16, u16)) -> FragmentStep {
+    fn go_on(
+        &mut self,
+        index: u32,
+        ip: &Ip,
+        fragment: &Fragment,
+        piece: (u16, u16),
+        settings: &FragmentSettings,
+        now: Instant,
+    ) -> FragmentStep {
         let Some(datagram) = self.datagrams.get_mut(index as usize).and_then(Option::as_mut) else {
             return FragmentStep::Drop(DropReason::FragmentFirstMissing);
         };
+        let id = DatagramId { index, generation: datagram.generation };
+        let first_now = !datagram.has_first && fragment.offset == 0;
+        if first_now {
+            let (vni, waited_until) = (datagram.key.vni, datagram.deadline);
+            datagram.has_first = true;
+            datagram.deadline = now + settings.timeout;
+            datagram.tcp_base = tcp_base(ip, fragment);
+            datagram.pieces = vec![piece];
+            self.deadlines.remove(&(waited_until, index));
+            self.deadlines.insert((datagram.deadline, index));
+            self.firstless.remove(&(vni, waited_until, id));
+            return FragmentStep::First(id);
+        }
+        // A second first fragment while nobody has decided the one before is told as any other that comes twice.
+        if datagram.verdict.is_none() && fragment.offset != 0 {
+            return FragmentStep::Early(id);
+        }
         if let Err(reason) = datagram.take(piece, fragment.more) {
             return FragmentStep::Drop(reason);
         }
+        let last = datagram.is_complete();
         let step = match datagram.verdict {
-            Verdict::Refused => FragmentStep::Drop(DropReason::FragmentRefused),
-            Verdict::Allowed { first, hint } => {
-                FragmentStep::Later { segment: first.map(|first| datagram.later(&first, piece)), hint }
+            None | Some(Verdict::Refused) => FragmentStep::Drop(DropReason::FragmentRefused),
+            Some(Verdict::Allowed { first, hint }) => {
+                FragmentStep::Later { segment: first.map(|first| datagram.later(&first, piece)), hint, last }
             }
         };
-        if datagram.is_complete() {
+        if last {
             self.forget(index);
         }
         step
@@ -295,6 +443,11 @@ impl FragmentTable {
     fn forget(&mut self, index: u32) {
         let Some(datagram) = self.datagrams.get_mut(index as usize).and_then(Option::take) else { return };
         self.deadlines.remove(&(datagram.deadline, index));
+        if !datagram.has_first {
+            let id = DatagramId { index, generation: datagram.generation };
+            self.firstless.remove(&(datagram.key.vni, datagram.deadline, id));
+        }
+        self.lose(datagram.key.vni, datagram.waiting);
         self.index.remove(&datagram.key);
         self.free.push(index);
         let vni = datagram.key.vni;

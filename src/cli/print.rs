@@ -60,6 +60,9 @@ pub(super) fn status(status: &Status) -> String {
         answers => format!(", {answers} of them given again by the kernel"),
     };
     line("answers", format!("{} to ARP and ND{repeated}", traffic.answers));
+    if traffic.fragmented > 0 {
+        line("fragmented", format!("{} packets that did not fit the tunnel", traffic.fragmented));
+    }
     if !status.punts.is_empty() {
         line("punt", punts(&status.punts));
     }

@@ -259,6 +259,7 @@ fn kernel_tables(table: &HostLimitsTable) -> TableSizes {
         answers: table.answers.value.get(),
         ended: table.ended.value.get(),
         denials: table.denials.value.get(),
+        datagrams: table.fragments.value.get(),
     }
 }
 

@@ -171,8 +171,9 @@ table! {
         default tcp: TcpMode = TcpMode::Strict,
         /// Flows when the policy changes: decided again, or kept.
         default on_change: OnChange = OnChange::Recheck,
-        /// Packets that do not fit the tunnel and may be fragmented.
-        default oversize: Oversize = Oversize::Drop,
+        /// Packets that do not fit the tunnel and may be fragmented (IPv4 without DF): cut, or dropped. Senders of others
+        /// are told what fits.
+        default oversize: Oversize = Oversize::Fragment,
         /// The MSS of TCP SYNs is lowered to what fits.
         default mss_clamp: bool = false,
         /// Multicast and broadcast beyond ARP, ND and DHCP.

@@ -181,6 +181,9 @@ pub struct Traffic {
     pub answers: u64,
     /// Those of them that the kernel's programs gave again
     pub answers_repeated: u64,
+    /// Packets that did not fit the tunnel and were cut into fragments
+    #[serde(default)]
+    pub fragmented: u64,
     /// Frames dropped
     pub dropped: u64,
 }

@@ -159,6 +159,7 @@ impl View {
             to_underlay: here.to_underlay + there.to_underlay,
             answers: here.answers + there.answers,
             answers_repeated: here.answers_repeated + there.answers_repeated,
+            fragmented: here.fragmented + there.fragmented,
             dropped: here.dropped + there.dropped,
         }
     }

@@ -23,13 +23,19 @@ const FIRST_MICROS: u64 = 1_000_000;
 /// Microseconds since the machine started. Monotonic, and the same for the daemon that follows this one.
 #[must_use]
 pub fn now() -> Instant {
-    from_monotonic(START.monotonic + START.at.elapsed().as_nanos() as u64)
+    from_monotonic(monotonic())
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, as the kernel's programs note them
+#[must_use]
+pub fn monotonic() -> u64 {
+    START.monotonic + START.at.elapsed().as_nanos() as u64
 }
 
 /// A moment within the last weeks that the kernel noted in milliseconds of `CLOCK_MONOTONIC`, as far as they fit.
 #[must_use]
 pub fn from_wrapped_millis(millis: u32) -> Instant {
-    let now = (START.monotonic + START.at.elapsed().as_nanos() as u64) / 1_000_000;
+    let now = monotonic() / 1_000_000;
     // The kernel's clock may be a moment ahead of what was read here: that is no age.
     let age = (now as u32).wrapping_sub(millis).cast_signed().max(0).cast_unsigned();
     from_monotonic(now.saturating_sub(u64::from(age)) * 1_000_000)

@@ -2,6 +2,7 @@
 
 mod answers;
 mod born;
+mod datagrams;
 mod denials;
 mod handover;
 mod stations;
@@ -18,7 +19,10 @@ use eastgate_fastpath::{
     AT_VTEP, CONFIG_UNDECIDED, Cursor, Entropy, Error, Fastpath, Flow, Key, LAYOUT, Limits, Network, PUNTS,
     Settings, Station, Stats, TableIds, TableSizes, address,
 };
-use eastgate_policy::flow::{FlowUse, Found, NetworkQuota, Offloaded, Progress};
+use eastgate_policy::{
+    flow::{FlowUse, Found, NetworkQuota, Offloaded, Progress},
+    fragment::{Adopted, DatagramKey},
+};
 use eastgate_vtep::fdb::Location;
 use eastgate_wire::{Addr, DropReason, FlowKey, Instant, Leg, PortId, Vni, VtepAddr};
 
@@ -36,7 +40,7 @@ use crate::{
         offload::{FlowOffload, Handover, Hold, Offer, Replaced, Resident, Whereabouts},
         shared::lock,
     },
-    snapshot::{self, Snapshot, state::EndpointState},
+    snapshot::{self, KernelLimits, Snapshot, state::EndpointState},
 };
 
 /// Datagrams a second of networks that this host does not serve: the pipeline does nothing with them but count them.
@@ -107,7 +111,7 @@ struct Tables {
     since: u32,
     entropy: Entropy,
     /// What the limit of each network is that has one of its own
-    limits: HashMap<Vni, u32>,
+    limits: HashMap<Vni, KernelLimits>,
     /// How often tokens were lent for answers
     loans: u32,
 }
@@ -137,7 +141,7 @@ impl KernelPath {
             ..Settings::default()
         };
         fastpath.set_settings(&settings)?;
-        fastpath.limit(None, OF_STRANGERS)?;
+        fastpath.limit(None, OF_STRANGERS, 0)?;
         prove_withdrawal(&fastpath)?;
         let tables = Tables { settings, ..Tables::default() };
         Ok(Self::of(fastpath, tables, limits.tables))
@@ -162,7 +166,7 @@ impl KernelPath {
         let fastpath = Fastpath::take_over(ids, pinned, limits)?;
         let mut settings = fastpath.settings()?;
         (settings.session, settings.up_device) = (settings.session.wrapping_add(1), up);
-        fastpath.limit(None, OF_STRANGERS)?;
+        fastpath.limit(None, OF_STRANGERS, 0)?;
         let networks = fastpath.networks()?;
         let vteps = fastpath.vteps()?;
         let mut tables = Tables { settings, ..Tables::default() };
@@ -301,6 +305,7 @@ impl KernelPath {
             to_underlay: stats.to_underlay,
             answers: stats.answered,
             answers_repeated: stats.answered,
+            fragmented: 0,
             dropped: drops.iter().map(|(_, count)| count.frames).sum(),
         };
         Ok(Elsewhere { traffic, drops })
@@ -339,9 +344,9 @@ impl KernelPath {
             failed = failed.and(self.fastpath.unlimit(vni.get()));
             tables.limits.remove(&vni);
         }
-        for (vni, limit) in snapshot.slow_path_limits() {
+        for (vni, limit) in snapshot.kernel_limits() {
             if tables.limits.get(&vni) != Some(&limit) {
-                match self.fastpath.limit(Some(vni.get()), limit) {
+                match self.fastpath.limit(Some(vni.get()), limit.slow_path, limit.datagrams) {
                     Ok(()) => _ = tables.limits.insert(vni, limit),
                     Err(error) => failed = failed.and(Err(error)),
                 }
@@ -617,6 +622,7 @@ impl FlowOffload for KernelPath {
 
     fn balance(&self) {
         self.balance_leases();
+        self.clear_datagrams();
     }
 
     fn unused(&self) -> FlowUse {
@@ -644,6 +650,14 @@ impl FlowOffload for KernelPath {
             tracing::error!(%error, "what the rules have refused in the kernel cannot be read");
             Vec::new()
         })
+    }
+
+    fn take_datagram(&self, key: &DatagramKey) -> Option<Adopted> {
+        self.adopted(key)
+    }
+
+    fn forget_datagram(&self, key: &DatagramKey) {
+        self.forgotten(key);
     }
 
     fn peek(&self, original: &FlowKey) -> Option<Progress> {

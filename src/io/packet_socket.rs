@@ -150,10 +150,9 @@ impl AsFd for PacketSocket {
     }
 }
 
-/// Message `index` of a batch from a packet socket as a frame, with the VLAN tag that the kernel took out put
-/// back, so that no check is evaded by a tag. Nothing when its offload is of a kind that eastgate cannot keep
-/// whole.
-pub fn frame(batch: &mut RecvBatch, index: usize) -> Option<Frame<'_>> {
+/// Message `index` of a batch from a packet socket. Nothing when its offload is of a kind that eastgate cannot
+/// keep whole.
+pub fn received(batch: &mut RecvBatch, index: usize) -> Option<Received<'_>> {
     let mut tag = None;
     batch.controls(index, |level, kind, data| {
         if level == libc::SOL_PACKET && kind == PACKET_AUXDATA {
@@ -162,13 +161,32 @@ pub fn frame(batch: &mut RecvBatch, index: usize) -> Option<Frame<'_>> {
     });
     let offload = batch.vnet(index).offload()?;
     let (buffer, start, end) = batch.message(index, Prefix::Vnet);
-    let mut frame = Frame::new(buffer, start, end, offload);
-    if let Some((tpid, tci)) = tag
-        && !frame.insert_vlan(tpid, tci)
-    {
-        return None;
+    Some(Received { frame: Frame::new(buffer, start, end, offload), tag })
+}
+
+/// What a packet socket gave: bytes, and beside them the outermost VLAN tag, which the kernel keeps as metadata.
+#[derive(Debug)]
+pub struct Received<'b> {
+    frame: Frame<'b>,
+    /// TPID and TCI
+    tag: Option<(u16, u16)>,
+}
+
+impl<'b> Received<'b> {
+    /// The bytes, as they lie in the buffer.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.frame.bytes()
     }
-    Some(frame)
+
+    /// The frame that begins `header` bytes into the message, its tag put back behind its own addresses: no check is
+    /// evaded by a tag, and none lands in a header that stands before the frame. Nothing when there is no room.
+    #[must_use]
+    pub fn behind(self, header: usize) -> Option<Frame<'b>> {
+        let Self { mut frame, tag } = self;
+        let whole = frame.pull_front(header) && tag.is_none_or(|(tpid, tci)| frame.insert_vlan(tpid, tci));
+        whole.then_some(frame)
+    }
 }
 
 /// TPID and TCI out of a `struct tpacket_auxdata`.
@@ -180,4 +198,32 @@ fn vlan_of(data: &[u8]) -> Option<(u16, u16)> {
     }
     let tpid = if status & TP_STATUS_VLAN_TPID_VALID != 0 { word(18)? } else { 0x8100 };
     Some((tpid, word(16)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use eastgate_fastpath::UP_HEADER;
+    use eastgate_wire::Offload;
+
+    use super::*;
+
+    /// The frame behind a header of another's, as the programs send it up, with one tag beside it or none.
+    fn behind(header: usize, tag: Option<(u16, u16)>) -> Vec<u8> {
+        let room = 8;
+        let frame: Vec<u8> = (0..40).collect();
+        let mut buffer = [&vec![0xee; room + header][..], &frame].concat();
+        let end = buffer.len();
+        let received = Received { frame: Frame::new(&mut buffer, room, end, Offload::default()), tag };
+        received.behind(header).unwrap().bytes().to_vec()
+    }
+
+    #[test]
+    fn a_tag_goes_behind_the_frames_own_addresses() {
+        let frame: Vec<u8> = (0..40).collect();
+        let tagged = [&frame[..12], &[0x81, 0, 0x20, 0x64], &frame[12..]].concat();
+        for header in [0, UP_HEADER] {
+            assert_eq!(behind(header, None), frame);
+            assert_eq!(behind(header, Some((0x8100, 0x2064))), tagged);
+        }
+    }
 }

@@ -14,7 +14,10 @@ use std::{
 };
 
 use eastgate_fastpath::{UP_HEADER, port_of};
-use eastgate_wire::{DropReason, Frame, Instant, Location, Offload, PortId, VtepAddr};
+use eastgate_vtep::header::VXLAN_LEN;
+use eastgate_wire::{
+    DropReason, Frame, Gso, GsoKind, Instant, Location, Offload, PortId, VtepAddr, view::ethertype,
+};
 use nix::sys::{
     epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
     eventfd::{EfdFlags, EventFd},
@@ -249,7 +252,8 @@ impl Worker {
             Err(error) => return tracing::debug!(?port, %error, "no frames from a port"),
         };
         self.decide(count, |pipeline, received, message, batch, now| {
-            let _ = match packet_socket::frame(received, message) {
+            let frame = packet_socket::received(received, message).and_then(|received| received.behind(0));
+            let _ = match frame {
                 Some(mut frame) => pipeline.handle_tenant(port, &mut frame, now, batch),
                 None => pipeline.refuse(Location::Local(port), DropReason::DeviceError, now),
             };
@@ -265,14 +269,14 @@ impl Worker {
         };
         let (shared, index) = (self.shared.clone(), self.index);
         self.decide(count, |pipeline, received, message, batch, now| {
-            let Some(mut frame) = packet_socket::frame(received, message) else {
+            let Some(received) = packet_socket::received(received, message) else {
                 return shared.count_drop(index, unknown_device(), now);
             };
             // Anyone with the privilege can put frames on a device of this namespace: what has no port is no tenant's.
             // Nor has what was sent up to the daemon before, whose ports had other numbers.
-            let port = port_of(frame.bytes(), session).map(PortId);
-            match port.filter(|_| frame.pull_front(UP_HEADER)) {
-                Some(port) => {
+            let port = port_of(received.bytes(), session).map(PortId);
+            match port.zip(received.behind(UP_HEADER)) {
+                Some((port, mut frame)) => {
                     let _ = pipeline.handle_tenant(port, &mut frame, now, batch);
                 }
                 None => shared.count_drop(index, unknown_device(), now),
@@ -291,6 +295,13 @@ impl Worker {
             let Some(from) = received.sender(message).map(VtepAddr) else { return };
             let (buffer, start, end) = received.message(message, Prefix::None);
             let segment = info.segment.unwrap_or(end - start).max(1);
+            // Merged on the way, each datagram is as long as said; uncut, the one packet inside is as long as all.
+            if end - start > segment && is_uncut(buffer.get(start..end).unwrap_or_default()) {
+                let gso = Some(Gso { kind: GsoKind::Udp, segment: segment as u16 });
+                let mut datagram = Frame::new(buffer, start, end, Offload { checksum: None, gso });
+                let _ = pipeline.handle_underlay(from, info.tos, &mut datagram, now, batch);
+                return;
+            }
             let mut at = start;
             // An empty datagram counts as one that is too short.
             loop {
@@ -377,6 +388,19 @@ impl Worker {
         for handover in self.batch.handovers() {
             self.shared.hand_over(handover, clock::now());
         }
+    }
+}
+
+/// Is this one VXLAN datagram, whose inner packet says that it goes on to its end? Of what a VTEP on the same machine has
+/// not cut, the kernel tells the size of the inner datagrams in place of the outer ones'.
+fn is_uncut(message: &[u8]) -> bool {
+    let inner = message.get(VXLAN_LEN..).unwrap_or_default();
+    let Some(header) = inner.first_chunk::<20>() else { return false };
+    let word = |at: usize| usize::from(u16::from_be_bytes([header[at], header[at + 1]]));
+    match word(12) as u16 {
+        ethertype::IPV4 => 14 + word(16) == inner.len(),
+        ethertype::IPV6 => 14 + 40 + word(18) == inner.len(),
+        _ => false,
     }
 }
 

@@ -64,16 +64,30 @@ pub struct Batch {
     offers: Vec<Offer>,
     answers: Vec<AnswerOffer>,
     message: u32,
+    /// Frames that follow are in no received message.
+    apart: bool,
 }
 
 impl Batch {
     /// Says which received message the frames that follow are in.
     pub fn begin(&mut self, message: usize) {
-        self.message = message as u32;
+        (self.message, self.apart) = (message as u32, false);
     }
 
-    /// Sends the received frame as it is now. Its bytes must not change until the batch is sent.
+    /// Says that the frames that follow are in no received message, or again in the one that they were in.
+    pub fn set_apart(&mut self, apart: bool) {
+        self.apart = apart;
+    }
+
+    /// Sends the frame in hand as it is now. Its bytes must not change until the batch is sent.
     pub fn send(&mut self, frame: &Frame<'_>, to: Egress, vni: Vni) {
+        if self.apart {
+            self.send_made(&[frame.bytes()], to, vni);
+            if let Some(emit) = self.emits.last_mut() {
+                emit.offload = frame.offload;
+            }
+            return;
+        }
         let range = frame.range();
         self.emits.push(Emit {
             origin: Origin::Received(self.message),

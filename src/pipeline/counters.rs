@@ -12,7 +12,8 @@ use std::{
 };
 
 use ahash::RandomState;
-use eastgate_wire::{DropReason, EndpointId, Instant, Location, Vni};
+use eastgate_policy::fragment::{FragmentTable, Lost, Waiting};
+use eastgate_wire::{DropReason, EndpointId, Instant, Location, View, Vni};
 
 use self::recent::Recent;
 pub use self::{
@@ -115,6 +116,8 @@ pub struct Counters {
     pub to_underlay: AtomicU64,
     /// ARP and ND answers
     pub answers: AtomicU64,
+    /// Packets cut into fragments because they did not fit
+    pub fragmented: AtomicU64,
     drops: Mutex<Drops>,
 }
 
@@ -122,6 +125,17 @@ impl Counters {
     /// Counts a dropped frame.
     pub fn drop_frame(&self, key: DropKey, bytes: usize, subject: Option<Subject>, now: Instant) {
         self.add(key, &DropCount { frames: 1, bytes: bytes as u64, last_at: now, last: subject });
+    }
+
+    /// Counts fragments whose first has not come in time.
+    pub fn count_lost_fragments(&self, fragments: &mut FragmentTable, now: Instant) {
+        while let Some(Lost { vni, frame: Waiting { from, frame, .. } }) = fragments.pop_lost() {
+            let reason = DropReason::FragmentFirstMissing;
+            let key = DropKey { vni: Some(vni), reason, from: Some(from), by: None, rule: None };
+            let view = View::parse(&frame).ok();
+            let subject = view.map(|view| Subject::of_view(vni, &view, &frame));
+            self.drop_frame(key, frame.len(), subject, now);
+        }
     }
 
     /// Counts dropped frames, of which the last stands for all.
@@ -237,6 +251,7 @@ pub fn traffic(workers: &[Counters]) -> Traffic {
         to_underlay: sum(|w| &w.to_underlay),
         answers: sum(|w| &w.answers),
         answers_repeated: 0,
+        fragmented: sum(|w| &w.fragmented),
         dropped: drops(workers, Vec::new()).iter().map(|(_, count)| count.frames).sum(),
     }
 }

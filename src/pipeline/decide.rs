@@ -7,7 +7,7 @@ use eastgate_policy::{
         Admitted, Direction as FlowDirection, FlowTable, Hit, Query, Segment, SegmentKind, StateSettings,
         Tracked, offload_key,
     },
-    fragment::{FragmentSettings, FragmentStep, Verdict},
+    fragment::{DatagramKey, FragmentSettings, FragmentStep, Verdict, Waiting},
     rule::{Direction, Header, PortProtocol, Probe},
 };
 use eastgate_vtep::{fdb::Location, offload::checksum_fits};
@@ -21,6 +21,14 @@ use crate::snapshot::{Endpoint, Network};
 
 /// In place of a rule's number where no rule was asked: the other host's eastgate asks it.
 const NO_RULE: u32 = u32::MAX;
+
+/// What came of a packet that no rule refuses.
+pub(super) enum Decided<'s> {
+    /// It goes on. Its flow, when that has settled.
+    Passes(Option<Ripe<'s>>),
+    /// It waits for the first fragment of its datagram.
+    Waits,
+}
 
 /// The two ends of a packet, as far as they are endpoints.
 #[derive(Clone, Copy)]
@@ -38,16 +46,17 @@ impl<'s> Pipeline<'s> {
         view: &View,
         frame: &Frame<'_>,
         now: Instant,
-    ) -> Result<Option<Ripe<'s>>, Refusal> {
-        let Some(ip) = view.ip() else { return to.may_be_other_than_ip().map(|()| None) };
+    ) -> Result<Decided<'s>, Refusal> {
+        let passes = Decided::Passes(None);
+        let Some(ip) = view.ip() else { return to.may_be_other_than_ip().map(|()| passes) };
         match *to {
             Destination::Station { control: true, .. }
             | Destination::Everyone { control: true }
             | Destination::Role(_)
-            | Destination::Sharers => Ok(None),
+            | Destination::Sharers => Ok(passes),
             Destination::Group | Destination::Everyone { control: false } => {
                 let ends = Ends { src: arrival.sender, dst: None };
-                self.rules(arrival.network, ends, ip.src, ip.dst, &Probe::of(ip)?).map(|_| None)
+                self.rules(arrival.network, ends, ip.src, ip.dst, &Probe::of(ip)?).map(|_| passes)
             }
             Destination::Station { endpoint, .. } => {
                 self.police(arrival, Ends { src: arrival.sender, dst: endpoint }, ip, frame, now)
@@ -56,43 +65,93 @@ impl<'s> Pipeline<'s> {
     }
 
     fn police(
-        &self,
+        &mut self,
         arrival: &Arrival<'s>,
         ends: Ends<'s>,
         ip: &Ip,
         frame: &Frame<'_>,
         now: Instant,
-    ) -> Result<Option<Ripe<'s>>, Refusal> {
+    ) -> Result<Decided<'s>, Refusal> {
         if ip.fragment.is_none() {
-            return self.police_packet(arrival, ends, ip, frame, now).map(|(_, ripe)| ripe);
+            return self.police_packet(arrival, ends, ip, frame, now).map(|(_, ripe)| Decided::Passes(ripe));
         }
+        let passes = Decided::Passes(None);
         let network = arrival.network;
         let settings = FragmentSettings { limit: network.state.fragments, ..FragmentSettings::default() };
         // The lock is not held while the flow is looked up: the two tables never wait for each other.
-        let step = lock(&self.shared.fragments).check(network.vni, ip, &settings, now);
-        match step {
-            FragmentStep::Whole => self.police_packet(arrival, ends, ip, frame, now).map(|(_, ripe)| ripe),
+        match self.look_at_fragment(arrival, ends, ip, frame, &settings, now)? {
+            FragmentStep::Whole => {
+                self.police_packet(arrival, ends, ip, frame, now).map(|(_, ripe)| Decided::Passes(ripe))
+            }
             FragmentStep::First(datagram) => {
                 let decided = self.police_packet(arrival, ends, ip, frame, now);
                 let hint = receiver(ends.dst);
                 let verdict = decided
                     .as_ref()
                     .map_or(Verdict::Refused, |(first, _)| Verdict::Allowed { first: *first, hint });
-                lock(&self.shared.fragments).settle(datagram, verdict);
-                decided.map(|_| None)
+                let waited = lock(&self.shared.fragments).settle(datagram, verdict);
+                self.released.extend(waited.into_iter().map(|frame| (network.vni, frame)));
+                // Others like it may begin elsewhere; of the flow itself, the other fragments are still to come.
+                decided.map(|(_, ripe)| Decided::Passes(ripe.filter(|ripe| ripe.opened.is_some())))
             }
+            FragmentStep::Early(_) => Ok(Decided::Waits),
             // Only the receiver that the first fragment was decided for has a use for the others, and its rules are
             // the ones that were asked.
             FragmentStep::Later { hint, .. } if hint != receiver(ends.dst) => {
                 Err(DropReason::FragmentRefused.into())
             }
-            FragmentStep::Later { segment: Some(segment), .. } => {
+            FragmentStep::Later { segment: Some(segment), last, .. } => {
                 let segment = Segment { bytes: frame.len() as u32, ..segment };
-                self.track(network, ends, &segment, &|| true, now).map(|_| None)
+                let ripe = self.track(network, ends, &segment, &|| true, now)?;
+                Ok(Decided::Passes(ripe.filter(|_| last)))
             }
-            FragmentStep::Later { segment: None, .. } => Ok(None),
+            FragmentStep::Later { segment: None, .. } => Ok(passes),
             FragmentStep::Drop(reason) => Err(reason.into()),
         }
+    }
+
+    /// What the table of fragments says of one. Of one that came too early, it has a copy afterwards.
+    fn look_at_fragment(
+        &self,
+        arrival: &Arrival<'s>,
+        ends: Ends<'s>,
+        ip: &Ip,
+        frame: &Frame<'_>,
+        settings: &FragmentSettings,
+        now: Instant,
+    ) -> Result<FragmentStep, Refusal> {
+        let mut fragments = lock(&self.shared.fragments);
+        let elsewhere = DatagramKey::of(arrival.network.vni, ip).zip(self.shared.faster.get());
+        if let Some((key, faster)) = &elsewhere
+            && !fragments.knows(key, now)
+            && let Some(mut adopted) = faster.take_datagram(key)
+        {
+            // Whom the first was decided for is whoever has the address; the flow knows it, too.
+            let hint = receiver(arrival.network.by_address(ip.dst).or(ends.dst));
+            adopted.first.key = arrival.network.on_leg(adopted.first.key, ends.src, ends.dst);
+            fragments.adopt(*key, adopted, hint, settings, now);
+        }
+        let step = fragments.check(arrival.network.vni, ip, settings, now);
+        if let Some((key, faster)) = &elsewhere
+            && matches!(
+                step,
+                FragmentStep::Later { last: true, .. } | FragmentStep::Drop(DropReason::FragmentRefused)
+            )
+            && !fragments.knows(key, now)
+        {
+            faster.forget_datagram(key);
+        }
+        let held = match step {
+            FragmentStep::Early(datagram) => {
+                let copy =
+                    Waiting { from: arrival.from, frame: frame.bytes().into(), offload: frame.offload };
+                fragments.hold(datagram, copy, settings)
+            }
+            _ => Ok(()),
+        };
+        self.counters.count_lost_fragments(&mut fragments, now);
+        held?;
+        Ok(step)
     }
 
     /// The segment of a flow that passed, none for what passes without a flow; and the flow, when it has settled.

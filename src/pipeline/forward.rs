@@ -10,7 +10,7 @@ use eastgate_vtep::{
     fdb::Location,
     flood::split_horizon,
     header,
-    mtu::{self, fragment::fragment_v4, mss, too_big::Speaker},
+    mtu::{self, mss},
     offload,
     peers::PeerKind,
 };
@@ -22,14 +22,12 @@ use eastgate_wire::{
 use super::{
     Arrival, Outcome, Pipeline, Refusal,
     batch::{Batch, Egress, Tunnel},
-    counters::{DropCount, DropKey, Subject},
+    counters::{DropCount, DropKey},
     members::ToPorts,
+    oversize::LostCopies,
     shared::lock,
 };
-use crate::{
-    config::Oversize,
-    snapshot::{Endpoint, Network},
-};
+use crate::snapshot::{Endpoint, Network};
 
 /// Where a frame goes.
 #[derive(Clone, Copy, Debug)]
@@ -331,62 +329,8 @@ impl<'s> Pipeline<'s> {
         })
     }
 
-    /// A packet that does not fit is cut where the network says so and the packet allows it; otherwise its
-    /// sender is told.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "each is a different thing, and a struct would only rename them"
-    )]
-    fn too_big(
-        &mut self,
-        arrival: &Arrival<'s>,
-        to: VtepAddr,
-        path_mtu: u16,
-        view: &mut View,
-        frame: &mut Frame<'_>,
-        now: Instant,
-        out: &mut Batch,
-    ) -> Result<(), Refusal> {
-        let network = arrival.network;
-        let tenant_mtu = mtu::tenant_mtu(path_mtu, family(to), view.tags);
-        let may_be_cut = view.ip().is_some_and(|ip| ip.src.is_v4() && !ip.dont_fragment);
-        if network.oversize == Oversize::Fragment && may_be_cut && frame.offload.gso.is_none() {
-            offload::finish_checksum(frame)?;
-            self.made.clear();
-            let pieces = fragment_v4(frame.bytes(), view, tenant_mtu, &mut self.made)?;
-            let header = header::encode(network.vni);
-            for piece in pieces {
-                let Some(bytes) = self.made.get(piece) else { continue };
-                let tunnel = self.tunnel_for(network, to, bytes);
-                out.send_made(&[&header, bytes], Egress::Tunnel(tunnel), network.vni);
-            }
-            return Ok(());
-        }
-        self.tell_too_big(arrival, tenant_mtu, view, frame, now, out);
-        Err(DropReason::TooBig.into())
-    }
-
-    /// Tells the sender of a packet how large it may be, where the sender can be told.
-    fn tell_too_big(
-        &mut self,
-        arrival: &Arrival<'s>,
-        tenant_mtu: u16,
-        view: &View,
-        frame: &Frame<'_>,
-        now: Instant,
-        out: &mut Batch,
-    ) {
-        let Some(speaker) = Speaker::destination_of(view) else { return };
-        let mut too_big = lock(&arrival.network.state.too_big);
-        let told = too_big.answer(frame.bytes(), view, speaker, tenant_mtu, now, &mut self.made);
-        drop(too_big);
-        if told.is_ok() {
-            self.send_back(arrival, out);
-        }
-    }
-
     /// The outer header for a frame that eastgate made.
-    fn tunnel_for(&self, network: &Network, to: VtepAddr, inner: &[u8]) -> Tunnel {
+    pub(super) fn tunnel_for(&self, network: &Network, to: VtepAddr, inner: &[u8]) -> Tunnel {
         let hash = View::parse(inner).map_or(0, |view| flow_hash(&view, &self.shared.hasher));
         Tunnel { to: to.0, source: network.encapsulation.ports.bucket(hash) as u16, tos: 0, ttl: None }
     }
@@ -492,37 +436,6 @@ impl<'s> Pipeline<'s> {
         if copies == 0 { Err(DropReason::TooBig.into()) } else { Ok(Outcome::Flood) }
     }
 
-    /// Leaves out the VTEPs that no copy of the frame fits on its way to, and tells the sender where it can be
-    /// told. Copies are not cut: what is flooded is multicast, which asks for no answer, or on its way to somebody
-    /// whose place is not known yet.
-    pub(super) fn leave_out_too_big(
-        &mut self,
-        arrival: &Arrival<'s>,
-        vteps: &mut Vec<VtepAddr>,
-        view: &View,
-        frame: &Frame<'_>,
-        now: Instant,
-        out: &mut Batch,
-    ) -> Option<LostCopies> {
-        let before = vteps.len();
-        let mut narrowest = u16::MAX;
-        vteps.retain(|vtep| {
-            let path_mtu = self.shared.path_mtu_to(*vtep, now);
-            let fits = mtu::fits(view, frame.len(), &frame.offload, path_mtu, family(*vtep));
-            if !fits {
-                narrowest = narrowest.min(mtu::tenant_mtu(path_mtu, family(*vtep), view.tags));
-            }
-            fits
-        });
-        let frames = (before - vteps.len()) as u64;
-        if frames == 0 {
-            return None;
-        }
-        self.tell_too_big(arrival, narrowest, view, frame, now, out);
-        let subject = Subject::of_view(arrival.network.vni, view, frame.bytes());
-        Some(LostCopies { frames, bytes: frames * frame.len() as u64, subject })
-    }
-
     /// One copy of the frame for each VTEP: one wrapping, many outer headers. They fit.
     pub(super) fn replicate(
         &self,
@@ -574,15 +487,6 @@ impl<'s> Pipeline<'s> {
     pub(super) fn may_flood(&self, network: &Network, now: Instant) -> Result<(), Refusal> {
         if lock(&network.state.bum).take(now) { Ok(()) } else { Err(DropReason::BumLimit.into()) }
     }
-}
-
-/// Copies of a frame to many that do not fit the paths they would take.
-#[derive(Clone, Copy)]
-pub(super) struct LostCopies {
-    /// At least one
-    frames: u64,
-    bytes: u64,
-    subject: Subject,
 }
 
 /// Where a frame to a group goes.

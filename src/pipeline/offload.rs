@@ -11,6 +11,7 @@ use eastgate_policy::{
         Admitted, Borrower, Count, Direction, Ending, FlowId, FlowInfo, FlowTable, FlowUse, Found,
         NetworkQuota, Offloaded, Progress, StateSettings,
     },
+    fragment::{Adopted, DatagramKey},
     rule,
 };
 use eastgate_vtep::{
@@ -72,6 +73,10 @@ pub trait FlowOffload: Borrower {
     fn set_path_mtus(&self, mtu_to: &dyn Fn(VtepAddr) -> u16);
     /// What was dropped there under policies that are in force no more, and is not counted there any longer.
     fn settle_drops(&self) -> Vec<SettledDrop>;
+    /// A datagram in fragments whose first has passed there, and that is here from now on.
+    fn take_datagram(&self, key: &DatagramKey) -> Option<Adopted>;
+    /// A datagram that came up is over here.
+    fn forget_datagram(&self, key: &DatagramKey);
     /// Where the flow has got to.
     fn peek(&self, original: &FlowKey) -> Option<Progress>;
 }

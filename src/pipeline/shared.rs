@@ -207,7 +207,12 @@ impl Shared {
             self.recall(&mut table);
         }
         if index == 0 {
-            lock(&self.fragments).handle_timeout(now, EXPIRY_BUDGET);
+            let mut fragments = lock(&self.fragments);
+            fragments.handle_timeout(now, EXPIRY_BUDGET);
+            if let Some(counters) = self.counters.get(index) {
+                counters.count_lost_fragments(&mut fragments, now);
+            }
+            drop(fragments);
             for network in self.snapshot().learning_networks() {
                 lock(&network.state.fdb).expire(now, EXPIRY_BUDGET);
                 lock(&network.state.learned).handle_timeout(now);

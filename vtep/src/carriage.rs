@@ -111,6 +111,7 @@ pub fn unwrap<'n>(
     if !datagram.pull_front(header::VXLAN_LEN) {
         return Err(DropReason::VxlanTruncated);
     }
+    vlan::strip_priority(datagram, network.vlan_aware);
     let mut view = View::parse(datagram.bytes())?;
     vlan::check(&view, network.vlan_aware)?;
     if !view.src.is_station() || network.own_macs.contains(&view.src) {

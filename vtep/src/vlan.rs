@@ -1,5 +1,6 @@
 //! Inner VLAN tags (RFC 7348 section 6.1): taken off before wrapping and refused after unwrapping, unless the
-//! network is `vlan_aware`, in which case they travel as they are.
+//! network is `vlan_aware`, in which case they travel as they are. A tag with VID 0 names no VLAN, only a priority
+//! (IEEE 802.1Q section 6.9): the frame is untagged, and goes on as such.
 
 use eastgate_wire::{
     DropReason, Frame, View,
@@ -37,10 +38,23 @@ pub fn strip(frame: &mut Frame<'_>, view: &mut View, vlan_aware: bool) -> Result
     Ok(tags)
 }
 
+/// Takes the priority tags off the front of a frame, unless tags travel. To be done before the frame is parsed, so
+/// that whatever looks at it sees what its receiver will.
+#[inline]
+pub fn strip_priority(frame: &mut Frame<'_>, vlan_aware: bool) {
+    while !vlan_aware && is_priority_tagged(frame.bytes()) && frame.strip_vlan() {}
+}
+
+fn is_priority_tagged(frame: &[u8]) -> bool {
+    let word = |at: usize| frame.get(at..)?.first_chunk().map(|word| u16::from_be_bytes(*word));
+    matches!(word(12), Some(ethertype::VLAN | ethertype::QINQ))
+        && word(14).is_some_and(|tci| tci & 0xfff == 0)
+}
+
 /// Whether an unwrapped frame may have the tags it has.
 ///
 /// # Errors
-/// [`DropReason::InnerVlan`] when it has one, a priority tag included, and the network is not `vlan_aware`.
+/// [`DropReason::InnerVlan`] when it has one and the network is not `vlan_aware`.
 #[inline]
 pub const fn check(view: &View, vlan_aware: bool) -> Result<(), DropReason> {
     if view.tags > 0 && !vlan_aware { Err(DropReason::InnerVlan) } else { Ok(()) }
@@ -85,11 +99,34 @@ mod tests {
 
     #[test]
     fn unwrapped_frames_with_a_tag_are_refused() {
-        for vid in [0, 7] {
-            let view = View::parse(&tag(&udp_v6(1, 2, b""), vid)).unwrap();
-            assert_eq!(check(&view, false), Err(DropReason::InnerVlan));
-        }
+        let view = View::parse(&tag(&udp_v6(1, 2, b""), 7)).unwrap();
+        assert_eq!(check(&view, false), Err(DropReason::InnerVlan));
         assert_eq!(check(&View::parse(&udp_v6(1, 2, b"")).unwrap(), false), Ok(()));
+    }
+
+    #[test]
+    fn a_priority_tag_is_no_vlan() {
+        let plain = udp_v6(1, 2, b"data");
+        let without_priority = |frame: &[u8], vlan_aware: bool| {
+            let mut bytes = frame.to_vec();
+            let len = bytes.len();
+            let mut frame = Frame::new(&mut bytes, 0, len, Offload::default());
+            strip_priority(&mut frame, vlan_aware);
+            frame.bytes().to_vec()
+        };
+        let urgent = tag(&plain, 7 << 13);
+        assert_eq!(without_priority(&urgent, false), plain);
+        assert_eq!(without_priority(&tag(&urgent, 0), false), plain, "however many");
+        assert_eq!(
+            without_priority(&tag(&tag(&plain, 5), 0), false),
+            tag(&plain, 5),
+            "what is behind it stays"
+        );
+        assert_eq!(without_priority(&tag(&urgent, 5), false), tag(&urgent, 5));
+        assert_eq!(without_priority(&urgent, true), urgent);
+        for len in 0..18 {
+            assert_eq!(without_priority(&urgent[..len], false), urgent[..len]);
+        }
     }
 
     #[test]

@@ -79,14 +79,14 @@ drop_reasons! {
     UnknownVtep, "unknown-vtep", Underlay, "The datagram comes from an address that is no VTEP of this VNI.";
     UnknownVni, "unknown-vni", Underlay, "This host has no network with this VNI.";
     OuterEcn, "outer-ecn", Underlay, "The outer header is marked congested and the inner packet is not ECN-capable (RFC 6040).";
-    InnerVlan, "inner-vlan", Underlay, "The inner frame has a VLAN tag in a network that is not vlan_aware.";
+    InnerVlan, "inner-vlan", Underlay, "The inner frame has a VLAN tag (VID 0 is none) in a network that is not vlan_aware.";
     VxlanInVxlan, "vxlan-in-vxlan", Underlay, "The inner packet is VXLAN to a VTEP, underlay or management address.";
 
     BadSourceMac, "bad-source-mac", Admission, "The source MAC is multicast, zero, or one of the appliance's own.";
     MacSpoofed, "mac-spoofed", Admission, "The source MAC does not belong to the port, or comes from a VTEP that does not host it.";
     IpSpoofed, "ip-spoofed", Admission, "The source address does not belong to the sender's MAC.";
     UnknownEndpoint, "unknown-endpoint", Admission, "The sender is no endpoint and the network admits only endpoints.";
-    VlanTagged, "vlan-tagged", Admission, "The port sent a VLAN tag in a network that is not vlan_aware, or more tags than it allows.";
+    VlanTagged, "vlan-tagged", Admission, "The port sent a VLAN tag (VID 0 is none) in a network that is not vlan_aware, or more tags than it allows.";
     EthertypeRefused, "ethertype-refused", Admission, "The ethertype is not IPv4, IPv6 or ARP and the network does not allow it.";
     DhcpServerGuard, "dhcp-server-guard", Admission, "A DHCP or DHCPv6 server message from a port that is no DHCP server.";
     RaGuard, "ra-guard", Admission, "A router advertisement or redirect from a port that is no router (RFC 6105).";
@@ -109,14 +109,14 @@ drop_reasons! {
     IcmpUnrelated, "icmp-unrelated", State, "An ICMP error that quotes no live flow of this network, or quotes it in the wrong direction.";
     IcmpUnsolicited, "icmp-unsolicited", State, "An ICMP reply that nobody asked for.";
 
-    FragmentFirstMissing, "fragment-first-missing", Fragment, "A later fragment whose first one was not seen in time.";
+    FragmentFirstMissing, "fragment-first-missing", Fragment, "A later fragment whose first one did not come in time; it was held until then.";
     FragmentTiny, "fragment-tiny", Fragment, "A first fragment too small for the transport header, or a fragment at offset 1 (RFC 1858, 3128, 7112).";
     FragmentOverlap, "fragment-overlap", Fragment, "A fragment that overlaps another; the whole datagram is lost (RFC 5722).";
     FragmentBadSize, "fragment-bad-size", Fragment, "A fragment whose size is not a multiple of 8, or that ends past 65,535, or contradicts the datagram's end.";
     FragmentDuplicate, "fragment-duplicate", Fragment, "A fragment that was seen before.";
     FragmentRefused, "fragment-refused", Fragment, "A later fragment of a datagram whose first fragment was refused, or went to another receiver.";
     FragmentHeaders, "fragment-headers", Fragment, "More than one IPv6 fragment header in a packet.";
-    FragmentLimit, "fragment-limit", Fragment, "More datagrams in fragments than the limit allows.";
+    FragmentLimit, "fragment-limit", Fragment, "More datagrams in fragments, or bytes of those that wait for their first, than the limits allow.";
 
     EgressDenied, "egress-denied", Policy, "No egress rule of the sender's groups allows it.";
     IngressDenied, "ingress-denied", Policy, "No ingress rule of the receiver's groups allows it.";
@@ -128,7 +128,7 @@ drop_reasons! {
     UnknownDestination, "unknown-destination", Forward, "The destination MAC is unknown and the network does not flood.";
     SplitHorizon, "split-horizon", Forward, "A frame from the overlay would go back to the overlay in a mesh network.";
     Hairpin, "hairpin", Forward, "The frame would go out of the port it came from.";
-    TooBig, "too-big", Forward, "The frame does not fit the tunnel's MTU; the sender was told if it asked to be.";
+    TooBig, "too-big", Forward, "The frame does not fit the tunnel's MTU and may not be cut; its sender was told where that is possible.";
     NoPeer, "no-peer", Forward, "There is no VTEP to send this frame to.";
     PortGone, "port-gone", Forward, "The destination's port does not exist or is down.";
     VtepUnreachable, "vtep-unreachable", Forward, "The kernel has no route to the VTEP, or refused the datagram.";

@@ -108,6 +108,19 @@ impl View {
         Ok(view)
     }
 
+    /// Reads a packet that begins `l3` bytes into a frame, as one inside a tunnel does: MACs and tags are those of no
+    /// frame.
+    ///
+    /// # Errors
+    /// As [`View::parse`].
+    pub fn parse_packet(frame: &[u8], l3: u16, v4: bool) -> Result<Self, DropReason> {
+        let at = usize::from(l3);
+        let ip = if v4 { Ip::parse_v4(frame, at)? } else { Ip::parse_v6(frame, at)? };
+        let ethertype = if v4 { ethertype::IPV4 } else { ethertype::IPV6 };
+        let nobody = MacAddr([0; 6]);
+        Ok(Self { dst: nobody, src: nobody, tags: 0, tci: 0, ethertype, l3, net: Net::Ip(ip) })
+    }
+
     /// The IP header, when there is one.
     #[must_use]
     pub const fn ip(&self) -> Option<&Ip> {

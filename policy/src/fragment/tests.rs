@@ -17,6 +17,14 @@ struct World {
     settings: FragmentSettings,
     now: Instant,
     allows: bool,
+    /// How many frames have waited for a first that came
+    released: usize,
+}
+
+/// A frame of so many bytes.
+fn waiting(len: usize) -> Waiting {
+    let from = eastgate_wire::Location::Local(eastgate_wire::PortId(1));
+    Waiting { from, frame: vec![0; len].into(), offload: Default::default() }
 }
 
 /// What happened to a fragment.
@@ -24,9 +32,10 @@ struct World {
 enum Fate {
     First,
     Passed,
+    Waits,
     Dropped(DropReason),
 }
-use Fate::{Dropped, First, Passed};
+use Fate::{Dropped, First, Passed, Waits};
 
 impl World {
     fn new() -> Self {
@@ -35,25 +44,33 @@ impl World {
             settings: FragmentSettings::default(),
             now: Instant::from_secs(1000),
             allows: true,
+            released: 0,
         }
     }
 
     fn send(&mut self, number: u32, ip: &Ip) -> Fate {
         match self.table.check(vni(number), ip, &self.settings, self.now) {
             FragmentStep::Whole => panic!("a fragment"),
+            FragmentStep::Early(id) => {
+                let frame = waiting(ip.l4_len.into());
+                self.table.hold(id, frame, &self.settings).map_or_else(Dropped, |()| Waits)
+            }
             FragmentStep::First(id) => {
                 let segment = Segment::of(vni(number), ip, 1, u32::from(ip.l4_len));
-                self.table.settle(
-                    id,
-                    if self.allows {
-                        Verdict::Allowed { first: segment, hint: HINT }
-                    } else {
-                        Verdict::Refused
-                    },
-                );
+                self.released += self
+                    .table
+                    .settle(
+                        id,
+                        if self.allows {
+                            Verdict::Allowed { first: segment, hint: HINT }
+                        } else {
+                            Verdict::Refused
+                        },
+                    )
+                    .len();
                 First
             }
-            FragmentStep::Later { segment, hint } => {
+            FragmentStep::Later { segment, hint, .. } => {
                 assert_eq!(hint, HINT);
                 let key = segment.unwrap().key;
                 assert_eq!((key.sport, key.dport, key.vni), (7, 53, vni(number)), "the ports of the first");
@@ -112,20 +129,73 @@ fn a_datagram_passes_in_any_order_behind_its_first() {
 
 #[test]
 fn later_ones_need_their_first() {
-    use DropReason::FragmentFirstMissing;
     let mut world = World::new();
-    world.send_all(&[(1480, 1480, true, Dropped(FragmentFirstMissing)), (0, 1480, true, First)]);
+    world.send_all(&[(0, 1480, true, First)]);
     for (what, other) in [
         ("another identification", udp(2, 1480, 8, true)),
         ("another source", Ip { src: Addr::v4([10, 1, 0, 12]), ..udp(1, 1480, 8, true) }),
         ("another destination", Ip { dst: Addr::v4([10, 1, 0, 22]), ..udp(1, 1480, 8, true) }),
         ("another protocol", Ip { proto: ICMP, ..udp(1, 1480, 8, true) }),
     ] {
-        assert_eq!(world.send(5, &other), Dropped(FragmentFirstMissing), "{what}");
+        assert_eq!(world.send(5, &other), Waits, "{what}");
     }
-    assert_eq!(world.send(6, &udp(1, 1480, 8, true)), Dropped(FragmentFirstMissing), "another network");
+    assert_eq!(world.send(6, &udp(1, 1480, 8, true)), Waits, "another network");
     assert_eq!(world.send(5, &udp(1, 1480, 8, true)), Passed);
-    world.send_all(&[(1488, 8, false, Passed), (1496, 8, false, Dropped(FragmentFirstMissing))]);
+    world.send_all(&[(1488, 8, false, Passed), (1496, 8, false, Waits)]);
+    assert_eq!(world.released, 0);
+    world.now = world.now + world.settings.wait;
+    assert_eq!(world.table.handle_timeout(world.now, 100), 6);
+    let mut lost = 0;
+    while let Some(Lost { frame, .. }) = world.table.pop_lost() {
+        assert_eq!(frame.frame.len(), 8);
+        lost += 1;
+    }
+    assert_eq!((lost, world.table.len(), world.table.waiting(vni(5))), (6, 0, 0));
+}
+
+#[test]
+fn early_ones_wait_for_their_first() {
+    let mut world = World::new();
+    world.send_all(&[(1480, 1480, true, Waits), (2960, 100, false, Waits), (0, 1480, true, First)]);
+    assert_eq!((world.released, world.table.waiting(vni(5))), (2, 0));
+    world.now = world.now + world.settings.wait;
+    world.send_all(&[(1480, 1480, true, Passed), (2960, 100, false, Passed)]);
+    assert!(world.table.is_empty() && world.table.firstless.is_empty());
+}
+
+/// Between a first fragment and its verdict, another worker may have a later one in hand.
+#[test]
+fn what_comes_while_the_first_is_decided_waits_too() {
+    let mut world = World::new();
+    let FragmentStep::First(id) =
+        world.table.check(vni(5), &udp(1, 0, 800, true), &world.settings, world.now)
+    else {
+        panic!("not first");
+    };
+    world.send_all(&[(800, 8, true, Waits), (0, 800, true, Dropped(DropReason::FragmentDuplicate))]);
+    assert_eq!(world.table.settle(id, Verdict::Refused).len(), 1);
+    world.send_all(&[(800, 8, true, Dropped(DropReason::FragmentRefused))]);
+}
+
+#[test]
+fn what_waits_is_bounded_in_bytes_and_the_longest_makes_room() {
+    let mut world = World::new();
+    world.settings.waiting_bytes = 3 * (1000 + 64);
+    let early = |world: &mut World, network, id| world.send(network, &udp(id, 800, 1000, true));
+    for id in 1..=3 {
+        assert_eq!(early(&mut world, 5, id), Waits);
+        world.now = world.now + Duration::from_millis(1);
+    }
+    assert_eq!(early(&mut world, 6, 1), Waits, "another network has its own");
+    assert_eq!(early(&mut world, 5, 4), Waits);
+    assert_eq!((world.table.waiting(vni(5)), world.table.len()), (world.settings.waiting_bytes, 4));
+    assert_eq!(world.send(5, &udp(1, 0, 800, true)), First);
+    assert_eq!(world.released, 0, "it had waited longest");
+    assert_eq!(world.send(5, &udp(2, 0, 800, true)), First);
+    assert_eq!(world.released, 1);
+    let large = udp(9, 800, 4000, true);
+    assert_eq!(world.send(5, &large), Dropped(DropReason::FragmentLimit));
+    assert_eq!(world.table.waiting(vni(5)), 2 * 1064, "nobody makes room for what has none anyway");
 }
 
 #[test]
@@ -135,11 +205,6 @@ fn a_refused_first_refuses_the_rest() {
     let refused = Dropped(DropReason::FragmentRefused);
     world.send_all(&[(0, 1480, true, First), (1480, 1480, true, refused), (2960, 8, false, refused)]);
     assert!(world.table.is_empty());
-    let FragmentStep::First(_) = world.table.check(vni(5), &udp(9, 0, 8, true), &world.settings, world.now)
-    else {
-        panic!("not first");
-    };
-    assert_eq!(world.send(5, &udp(9, 8, 8, true)), refused, "nobody said anything about its first");
 }
 
 #[test]
@@ -214,11 +279,7 @@ fn tiny_fragments() {
     let mut world = World::new();
     let incomplete = Ip { transport: Transport::Incomplete, ..udp(1, 0, 8, true) };
     assert_eq!(world.send(5, &incomplete), TINY);
-    assert_eq!(
-        world.send(5, &udp(1, 8, 8, true)),
-        Dropped(DropReason::FragmentFirstMissing),
-        "it left nothing"
-    );
+    assert_eq!(world.send(5, &udp(1, 8, 8, true)), Waits, "it left nothing");
     let over_flags = Ip { proto: proto::TCP, ..udp(1, 8, 8, true) };
     assert_eq!(world.send(5, &over_flags), TINY, "RFC 3128");
 }
@@ -232,8 +293,7 @@ fn time_runs_out_whatever_comes() {
     world.now = world.now + Duration::from_secs(29);
     world.send_all(&[(800, 800, true, Passed)]);
     world.now = due;
-    world.send_all(&[(1600, 8, false, Dropped(DropReason::FragmentFirstMissing))]);
-    world.send_all(&[(0, 800, true, First)]);
+    world.send_all(&[(1600, 8, false, Waits), (0, 800, true, First)]);
     assert_eq!(world.table.handle_timeout(world.now, 10), 0);
     world.now = world.now + world.settings.timeout;
     assert_eq!(world.table.handle_timeout(world.now, 10), 1);
@@ -246,6 +306,7 @@ fn limits_hold_for_each_network_and_for_all() {
     let mut world = World::new();
     world.settings.limit = 3;
     world.table.set_limit(4);
+    assert_eq!(world.send(5, &udp(9, 800, 8, true)), Waits, "it makes room for those that are decided");
     for (network, id, fate) in
         [(5, 1, First), (5, 2, First), (5, 3, First), (5, 4, full), (6, 1, First), (6, 2, full)]
     {
@@ -401,6 +462,7 @@ proptest! {
         world.now = world.now + world.settings.timeout;
         world.table.handle_timeout(world.now, 100);
         prop_assert_eq!((world.table.len(), world.table.in_use.len(), world.table.deadlines.len()), (0, 0, 0));
+        prop_assert_eq!((world.table.firstless.len(), world.table.waiting.len(), world.table.waiting_in_all), (0, 0, 0));
     }
 }
 
@@ -426,6 +488,6 @@ fn a_late_verdict_is_ignored() {
         leg: Leg::DIRECT,
     };
     let stolen = Segment { key, kind: SegmentKind::Udp, packets: 1, bytes: 1 };
-    world.table.settle(id, Verdict::Allowed { first: Some(stolen), hint: HINT });
+    assert!(world.table.settle(id, Verdict::Allowed { first: Some(stolen), hint: HINT }).is_empty());
     assert_eq!(world.send(5, &udp(1, 800, 8, true)), Dropped(DropReason::FragmentRefused));
 }

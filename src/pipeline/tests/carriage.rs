@@ -113,6 +113,23 @@ fn a_tag_stays_outside_unless_the_network_is_vlan_aware_and_then_travels() {
     assert_eq!(net.send("web1", denied), "egress-denied at alpha", "behind the tag too");
 }
 
+/// VID 0 is no VLAN but a priority (IEEE 802.1Q section 6.9).
+#[test]
+fn a_priority_tagged_frame_is_carried_as_untagged_and_checked_as_such() {
+    let frame = udp(WEB1, DB1, 4000, 53);
+    let urgent = tagged(&frame, 7 << 13);
+    let mut net = Net::new(&scene(""));
+    assert_eq!(net.send("web1", &urgent).at("db1"), frame);
+    assert_eq!(net.send("web1", tagged(&urgent, 3 << 13)).at("db1"), frame);
+    assert_eq!(net.wrap_to("beta", "alpha", VNI, &urgent).at("db1"), frame);
+    assert_eq!(net.send("web1", tagged(&tagged(&frame, 100), 0)), "vlan-tagged at alpha");
+    assert_eq!(net.send("web1", tagged(&urgent, 100)), "vlan-tagged at alpha");
+    assert_eq!(net.send("web1", tagged(&udp(WEB3, DB1, 4000, 53), 0)), "mac-spoofed at alpha");
+    assert_eq!(net.send("web1", tagged(&udp(WEB1, DB1, 4000, 54), 0)), "egress-denied at alpha");
+    let mut net = Net::new(&scene("vlan_aware = true"));
+    assert_eq!(net.send("web1", &urgent).at("db1"), urgent, "where tags travel, so do priorities");
+}
+
 fn mss(frame: &[u8]) -> u16 {
     let packet = SlicedPacket::from_ethernet(frame).unwrap();
     let Some(TransportSlice::Tcp(tcp)) = packet.transport else { panic!("TCP") };

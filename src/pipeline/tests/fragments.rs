@@ -1,5 +1,9 @@
 //! Datagrams in fragments, from end to end: the first decides, the others inherit.
 
+use std::time::Duration;
+
+use eastgate_wire::DropReason;
+
 use super::{frames::*, net::Net, scene::*};
 
 /// The fragments of a datagram from web1 to a station.
@@ -66,14 +70,87 @@ fn also_where_the_first_passed_without_a_flow() {
 }
 
 #[test]
-fn a_later_fragment_before_its_first_is_dropped() {
+fn a_fragment_before_its_first_waits_for_it_and_passes_behind_it() {
+    for (receiver, station) in [("db1", DB1), ("db2", DB2)] {
+        let mut net = Net::new(&scene(""));
+        let pieces = cut(station, 53, 1);
+        assert_eq!(net.send("web1", &pieces[2]), "nobody");
+        assert_eq!(net.send("web1", &pieces[1]), "nobody");
+        let fate = net.send("web1", &pieces[0]);
+        assert_eq!(fate.all_at(receiver), [&pieces[0][..], &pieces[2], &pieces[1]]);
+        net.pass(Duration::from_secs(60));
+        assert!(net.drops("alpha").is_empty(), "nothing is left of it");
+    }
+}
+
+/// Behind a plain VTEP, and in IPv6.
+#[test]
+fn fragments_from_the_tunnel_wait_as_well() {
     let mut net = Net::new(&scene(""));
     let pieces = cut(DB1, 53, 1);
-    assert_eq!(net.send("web1", &pieces[1]), "fragment-first-missing at alpha");
+    assert_eq!(net.wrap_to("beta", "alpha", VNI, &pieces[1]), "nobody");
+    assert_eq!(net.wrap_to("beta", "alpha", VNI, &pieces[2]), "nobody");
+    let fate = net.wrap_to("beta", "alpha", VNI, &pieces[0]);
+    assert_eq!(fate.all_at("db1"), [&pieces[0][..], &pieces[1], &pieces[2]]);
+}
+
+#[test]
+fn what_waited_is_refused_with_its_first() {
+    let mut net = Net::new(&scene(""));
+    let pieces = cut(DB1, 54, 1);
+    assert_eq!(net.send("web1", &pieces[1]), "nobody");
+    assert_eq!(net.send("web1", &pieces[2]), "nobody");
+    assert_eq!(
+        net.send("web1", &pieces[0]),
+        "egress-denied at alpha, fragment-refused at alpha, fragment-refused at alpha"
+    );
+}
+
+#[test]
+fn what_waits_in_vain_is_dropped_and_counted() {
+    let mut net = Net::new(&scene(""));
+    let pieces = cut(DB1, 53, 1);
     assert_eq!(net.send("web1", &pieces[0]), "db1");
     assert_eq!(net.send("web1", &pieces[2]), "db1");
     assert_eq!(net.send("web1", &pieces[1]), "db1");
-    assert_eq!(net.send("web1", &pieces[1]), "fragment-first-missing at alpha", "the datagram is complete");
+    assert_eq!(
+        net.send("web1", &pieces[1]),
+        "nobody",
+        "the datagram is complete: of another one, for all we know"
+    );
+    net.pass(Duration::from_secs(6));
+    let rows = net.drops("alpha");
+    assert_eq!((rows.len(), rows[0].reason, rows[0].frames), (1, DropReason::FragmentFirstMissing, 1));
+    assert_eq!(net.send("web1", &pieces[0]), "db1", "and is not there any more");
+}
+
+/// Who waits is checked as who comes: neither an address nor a MAC is borrowed by waiting.
+#[test]
+fn waiting_is_no_way_around_a_check() {
+    let mut net = Net::new(&scene(""));
+    let pieces = cut(DB2, 53, 1);
+    assert_eq!(net.send("web3", &pieces[1]), "mac-spoofed at alpha");
+    assert_eq!(net.send("web1", to(pieces[1].clone(), mac(WEB3))), "nobody");
+    assert_eq!(net.send("web1", &pieces[0]), "db2, fragment-refused at alpha");
+}
+
+#[test]
+fn a_flood_of_what_waits_shortens_the_wait_of_its_own_network() {
+    let mut net = Net::new(&scene("limits = { fragments = 3 }"));
+    for id in 1..=4 {
+        assert_eq!(
+            net.send("web1", &cut(DB1, 53, id)[1]),
+            if id < 4 { "nobody" } else { "fragment-first-missing at alpha" }
+        );
+    }
+    assert_eq!(
+        net.send("web1", &cut(DB1, 53, 1)[0]),
+        "db1, fragment-first-missing at alpha",
+        "the longest has gone"
+    );
+    assert_eq!(net.send("web1", &cut(DB1, 53, 3)[0]), "db1, db1");
+    assert_eq!(net.send("web1", &cut(DB1, 53, 4)[0]), "db1, db1");
+    assert_eq!(net.send("web1", &cut(DB1, 53, 5)[1]), "fragment-limit at alpha", "decided ones stay");
 }
 
 #[test]

@@ -130,8 +130,12 @@ impl Net {
     /// Lets time go by.
     pub(super) fn pass(&mut self, time: Duration) {
         self.now = self.now + time;
-        for shared in self.hosts.values().filter_map(|host| host.shared.as_ref()) {
+        for host in self.hosts.values_mut() {
+            let Some(shared) = &host.shared else { continue };
+            let count = || dropped(shared).values().sum::<u64>();
+            let before = count();
             shared.handle_timeout(0, self.now);
+            host.refused += count() - before;
         }
     }
 
@@ -267,25 +271,31 @@ impl Net {
         let end = buffer.len();
         let mut frame = Frame::new(&mut buffer, HEAD_ROOM, end, work.offload);
         let mut out = Batch::default();
-        let too_big = || {
-            let counted = counters::drops(&shared.counters, Vec::new());
-            let rows = counted.iter().filter(|(key, _)| key.reason == DropReason::TooBig);
-            rows.map(|(_, count)| count.frames).sum::<u64>()
-        };
-        let before = too_big();
+        let before = dropped(shared);
         let outcome = match work.way {
             Way::Port(port) => pipeline.handle_tenant(port, &mut frame, now, &mut out),
             Way::Underlay { from, tos } => {
                 pipeline.handle_underlay(VtepAddr(from), tos, &mut frame, now, &mut out)
             }
         };
-        let drops = match outcome {
-            Outcome::Drop(DropReason::TooBig) | Outcome::Flood => {
-                vec![DropReason::TooBig; (too_big() - before) as usize]
-            }
+        // Beside what is returned, there are copies of a flood that did not fit, and fragments that have waited.
+        let returned: Vec<DropReason> = match outcome {
             Outcome::Drop(reason) => vec![reason],
-            Outcome::Forward | Outcome::Reply => vec![],
+            Outcome::Forward | Outcome::Flood | Outcome::Reply | Outcome::Wait => vec![],
         };
+        let mut drops = Vec::new();
+        for (reason, frames) in dropped(shared) {
+            let new = frames - before.get(&reason).copied().unwrap_or(0);
+            drops.extend(std::iter::repeat_n(reason, new as usize));
+        }
+        for reason in returned {
+            assert!(drops.contains(&reason), "{reason} was returned and not counted");
+        }
+        let waited = |reason: &DropReason| reason.name().starts_with("fragment");
+        assert!(
+            drops.iter().filter(|reason| **reason != DropReason::TooBig && !waited(reason)).count() <= 1,
+            "one frame, and {drops:?}"
+        );
         host.refused += drops.len() as u64;
         let sent = out.emits().iter().map(|emit| {
             let from = if emit.origin == Origin::Made { out.made() } else { &buffer };
@@ -401,6 +411,15 @@ impl PartialEq<&str> for Fate {
         let seen = self.to_string();
         seen == *text
     }
+}
+
+/// Dropped frames by reason
+fn dropped(shared: &Shared) -> BTreeMap<DropReason, u64> {
+    let mut all = BTreeMap::new();
+    for (key, count) in counters::drops(&shared.counters, Vec::new()) {
+        *all.entry(key.reason).or_default() += count.frames;
+    }
+    all
 }
 
 /// The configuration in a text, or all that is wrong with it.

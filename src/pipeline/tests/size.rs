@@ -4,7 +4,7 @@ use eastgate_wire::{DropReason, Gso, GsoKind, Offload, VtepAddr};
 use etherparse::{SlicedPacket, TransportSlice};
 
 use super::{frames::*, net::Net, scene::*};
-use crate::io::batch_send::NarrowPath;
+use crate::{io::batch_send::NarrowPath, pipeline::counters::traffic};
 
 const TALK: Talk = Talk { a: WEB1, b: DB1, sport: 40000, dport: 5432 };
 
@@ -57,27 +57,58 @@ fn a_narrower_path_counts_as_soon_as_it_is_known() {
 }
 
 #[test]
-fn a_packet_that_may_be_cut_is_dropped_unless_the_network_cuts() {
+fn a_packet_that_may_be_cut_is_cut_and_counted_unless_the_network_drops_it() {
     let big = udp_sized(WEB1, DB1, false, 3000);
-    let mut net = Net::new(&scene(""));
+    let mut net = Net::new(&scene("oversize = \"drop\""));
     assert_eq!(net.send("web1", &big), "too-big at alpha");
-    let mut net = Net::new(&scene("oversize = \"fragment\""));
+    let mut net = Net::new(&scene(""));
     let fate = net.send("web1", &big);
     assert_eq!(fate, "db1, db1, db1");
     let body: Vec<u8> = fate.all_at("db1").iter().flat_map(|piece| piece[34..].to_vec()).collect();
     assert_eq!(body, big[34..]);
     assert!(fate.all_at("db1").iter().all(|piece| piece.len() <= 14 + 1450));
+    assert_eq!(traffic(&net.shared("alpha").counters).fragmented, 1);
     assert_eq!(told(net.send("web1", udp_sized(WEB1, DB1, true, 3000)).at("web1"), DB1), 1450);
 }
 
 #[test]
+fn a_superframe_that_may_be_cut_is_cut_into_packets_and_those_into_fragments() {
+    let mut net = Net::new(&scene(""));
+    let payload: Vec<u8> = (0..4000u32).map(|n| (n % 251) as u8).collect();
+    let (open, mut offload) = left_open(udp_of(ip4(WEB1, DB1, |_| ()), 4000, 53, &payload));
+    offload.gso = Some(Gso { kind: GsoKind::Udp, segment: 1472 });
+    let fate = net.send_offloaded("web1", &open, offload);
+    assert_eq!(fate, "db1, db1, db1, db1, db1", "two datagrams in two pieces, and one that fits");
+    assert!(fate.all_at("db1").iter().all(|piece| piece.len() <= 14 + 1450));
+    let id = |piece: &&[u8]| u16::from_be_bytes([piece[18], piece[19]]);
+    let ids: Vec<u16> = fate.all_at("db1").iter().map(id).collect();
+    assert_eq!((ids[1] - ids[0], ids[2] - ids[0], ids[3] - ids[0], ids[4] - ids[0]), (0, 1, 1, 2));
+    let got: Vec<u8> = fate
+        .all_at("db1")
+        .iter()
+        .flat_map(|piece| {
+            let first = u16::from_be_bytes([piece[20], piece[21]]) & 0x1fff == 0;
+            piece[if first { 42 } else { 34 }..].to_vec()
+        })
+        .collect();
+    assert_eq!(got, payload);
+    assert_eq!(traffic(&net.shared("alpha").counters).fragmented, 2);
+}
+
+#[test]
 fn the_pieces_are_decided_as_one_datagram_on_the_other_side() {
-    let mut net = Net::new(&scene("oversize = \"fragment\""));
+    let mut net = Net::new(&scene(""));
     let refused = net.send("web1", udp_sized(WEB1, WEB2, false, 3000));
     assert_eq!(refused, "fragment-refused at beta, fragment-refused at beta, ingress-denied at beta");
     net.lose(1);
     let first_lost = net.send("web1", udp_sized(WEB1, DB1, false, 3000));
-    assert_eq!(first_lost, "fragment-first-missing at beta, fragment-first-missing at beta");
+    assert_eq!(first_lost, "nobody", "they wait for it");
+    net.pass(std::time::Duration::from_secs(6));
+    let rows = net.drops("beta");
+    assert!(
+        rows.iter().any(|row| row.reason == DropReason::FragmentFirstMissing && row.frames == 2),
+        "{rows:?}"
+    );
 }
 
 /// A packet to many, of this size.

@@ -12,6 +12,7 @@ mod decisions;
 mod echo;
 mod hub;
 mod limits;
+mod pieces;
 mod scene;
 mod superframes;
 mod takeover;
@@ -392,6 +393,7 @@ fn tables(flows: u32) -> Limits {
         answers: many,
         ended: many,
         denials: many,
+        datagrams: many,
     };
     Limits { flows, tables }
 }
@@ -412,6 +414,7 @@ fn play(scene: Scene, frames: u64, seed: u64) {
     let mut talks: Vec<Conversation> = (0..24).map(|_| Conversation::new(scene, &mut dice)).collect();
     let proxy = alone.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().proxy_mac;
     let mut echoes = echo::Echoes::new(scene, &mut dice);
+    let (mut pieces, mut in_pieces, mut pieces_carried) = (pieces::Pieces::default(), 0u64, 0u64);
     let (mut open_web, mut opened, mut born, mut echoed) = (true, 0, 0u64, 0u64);
     for round in 0..frames {
         let (which, echo) = (dice.roll(talks.len()), dice.one_in(8));
@@ -423,14 +426,26 @@ fn play(scene: Scene, frames: u64, seed: u64) {
         let opened_before = alone.shared.flow_counters().opened;
         let carried_before = twin.carried;
         let request = dice.one_in(16);
-        let (sender, mut frame) = if request {
+        let piece = if dice.one_in(2) { pieces.next(&mut dice) } else { None };
+        let is_piece = piece.is_some();
+        let (request, echo) = (request && !is_piece, echo || is_piece);
+        let (sender, mut frame) = if let Some(piece) = piece {
+            piece
+        } else if request {
             answers::request(&mut dice, proxy.0)
         } else if echo {
             echoes.next(&mut dice, &payload)
         } else {
             talks[which].next(&mut dice, &payload)
         };
-        let offload = if request {
+        if !request && !is_piece && uncut.is_none() && dice.one_in(8) && pieces.cut(&mut dice, sender, &frame)
+        {
+            if !echo {
+                talks[which] = before;
+            }
+            continue;
+        }
+        let offload = if request || is_piece {
             Offload::default()
         } else {
             superframes::as_tried(scene, &talks[which], sender, offload)
@@ -478,7 +493,9 @@ fn play(scene: Scene, frames: u64, seed: u64) {
         if expected.0 != Outcome::Forward && !echo {
             talks[which] = if dice.one_in(10) { Conversation::new(scene, &mut dice) } else { before };
         }
-        echoed += u64::from(echo && twin.carried > carried_before);
+        echoed += u64::from(echo && !is_piece && twin.carried > carried_before);
+        in_pieces += u64::from(is_piece);
+        pieces_carried += u64::from(is_piece && twin.carried > carried_before);
         if alone.shared.flow_counters().opened > opened_before {
             opened += 1;
             born += u64::from(twin.carried > carried_before);
@@ -509,7 +526,8 @@ fn play(scene: Scene, frames: u64, seed: u64) {
          {opened} flows opened, {born} of them in the kernel; \
          superframes: {uncut} carried from ports, {unwrapped} sent to the tunnel's device; {echoed} echoes carried; \
          {answered} requests answered, {repeated} of them by the programs; \
-         {refused} frames refused by rules, {denials} of them by the programs"
+         {refused} frames refused by rules, {denials} of them by the programs; \
+         {in_pieces} fragments, {pieces_carried} of them carried by the programs"
     );
     let causes: Vec<_> = PUNTS.into_iter().zip(kernel.punts().unwrap()).filter(|(_, n)| *n > 0).collect();
     println!("punted: {causes:?}");
@@ -521,6 +539,7 @@ fn play(scene: Scene, frames: u64, seed: u64) {
         uncut * 100 * rarer > frames && unwrapped * 600 * rarer > frames,
         "{uncut} and {unwrapped} superframes are few"
     );
+    assert!(pieces_carried * 4 * rarer > in_pieces && in_pieces * 20 > frames, "fragments are few, or go up");
     assert!(echoed * 40 * rarer > frames, "the programs carried only {echoed} echoes");
     assert!(repeated * 4 > answered, "the programs answered only {repeated} of {answered} requests");
     assert!(denials * 2 > refused && refused * 400 > frames, "the programs refused {denials} of {refused}");

@@ -8,6 +8,7 @@ use eastgate_wire::{
 
 pub mod coalesce;
 pub mod segment;
+pub mod tunneled;
 mod verify;
 
 pub use verify::checksum_fits;

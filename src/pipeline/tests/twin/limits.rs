@@ -236,8 +236,8 @@ fn tables_hold_as_many_as_they_are_told() {
     kernel.set_port(PortId(1), port(1), vni).unwrap();
     // A network that there is no room for has the limit of strangers.
     let programs = kernel.programs();
-    programs.limit(Some(1), 5).unwrap();
-    assert!(programs.limit(Some(2), 5).is_err(), "a second network of one");
+    programs.limit(Some(1), 5, 1).unwrap();
+    assert!(programs.limit(Some(2), 5, 1).is_err(), "a second network of one");
 }
 
 #[test]
