@@ -58,6 +58,8 @@ static __always_inline bool comes_from_port(struct __sk_buff *skb, const struct 
 	 */
 	if (skb->gso_size && p->proto == IPPROTO_UDP && where_to(ends, side) & AT_VTEP)
 		return punt(p, PUNT_GSO);
+	if (!sum_can_be_had(skb, ends, side, SUM_NONE))
+		return punt(p, PUNT_OUTER);
 	return (lane->flags & LANE_OPEN && from == skb->ifindex && right_macs(data, ends, lane, network, side) &&
 		largest(skb, p) <= lane->max_packet) ||
 	       punt(p, PUNT_PATH);
@@ -136,7 +138,7 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct port 
 	}
 	/* 6 forward, 7 wrap */
 	if (passage->to & AT_VTEP)
-		return into_tunnel(skb, config, passage, desk, port->vni, 0);
+		return into_tunnel(skb, config, passage, desk, port->vni, 0, SUM_NONE);
 	return write_ethernet(skb, passage) ? into_port(skb, passage, true) : WRAP_BROKEN;
 }
 
