@@ -11,7 +11,7 @@ mod upkeep;
 pub use self::accelerate::Dataplane;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, atomic::Ordering::Relaxed},
@@ -28,14 +28,14 @@ use tokio::{
 
 use crate::{
     changes::Changes,
-    config::{Host, Loader, UdpChecksum},
+    config::{Host, Loader},
     control::{
         client::Presence,
         protocol::{Done, Request, Restored},
         server::{self, Refused, SocketFile},
     },
     io::{
-        fastpath::{KernelPath, KernelPort},
+        fastpath::{KernelPath, KernelPort, is_own_address},
         guard::{Attach, Hooks, HostTraffic, Role},
         lock::NamespaceLock,
         machine::{Machine, record_beside},
@@ -160,8 +160,11 @@ pub(crate) struct Visible {
     reload_error: Option<String>,
     ports: BTreeMap<Arc<str>, PortState>,
     names: BTreeMap<PortId, Arc<str>>,
-    underlay: Option<Link>,
+    /// The devices of the underlay that are there
+    underlay: Vec<Link>,
     listening: bool,
+    /// Why not, as far as it is known
+    not_listening: Option<String>,
     settings_restored: u64,
     restored: Restored,
     /// What could not be put back, and why
@@ -199,8 +202,8 @@ struct Daemon {
     /// Ports with sockets, and the device they are on
     serving: BTreeMap<PortId, u32>,
     underlay: Option<ActiveUnderlay>,
-    /// The device that the underlay's program is on
-    tapped: Option<u32>,
+    /// The devices that the underlay's program is on
+    tapped: BTreeSet<u32>,
     /// The devices of the fast path, by name
     made: BTreeMap<&'static str, u32>,
     /// What the host has of its own on ports that are served
@@ -218,7 +221,8 @@ struct Daemon {
 struct ActiveUnderlay {
     config: UnderlayConfig,
     groups: Vec<IpAddr>,
-    ifindex: u32,
+    /// The devices on which the groups are heard
+    group_devices: Vec<u32>,
 }
 
 impl Daemon {
@@ -275,7 +279,7 @@ impl Daemon {
             reloads,
             serving: BTreeMap::new(),
             underlay: None,
-            tapped: None,
+            tapped: BTreeSet::new(),
             made: BTreeMap::new(),
             host_traffic: BTreeMap::new(),
             _alone: alone,
@@ -403,8 +407,11 @@ impl Daemon {
             .notes
             .retain(|name, _| matches!(states.get(name), Some(PortState::Forwarding | PortState::Down)));
         visible.ports = states;
-        visible.underlay = self.links.get(&*host.device).cloned();
+        visible.underlay = self.underlay_links(&host).cloned().collect();
         visible.listening = self.underlay.is_some();
+        if visible.listening {
+            visible.not_listening = None;
+        }
     }
 
     /// Ports that the snapshot no longer names are given back; sockets on devices that are gone are closed.
@@ -493,13 +500,25 @@ impl Daemon {
         Ok(())
     }
 
+    /// The devices of the underlay that are there.
+    fn underlay_links(&self, host: &Host) -> impl Iterator<Item = &Link> {
+        host.devices.iter().filter_map(|device| self.links.get(&**device))
+    }
+
     fn serve_underlay(&mut self, snapshot: &Snapshot, host: &Host) {
-        let Some(link) = self.links.get(&*host.device) else {
-            self.drop_underlay();
+        let links: Vec<(u32, u32)> = self.underlay_links(host).map(|link| (link.index, link.mtu)).collect();
+        let Some(mtu) = links.iter().map(|(_, mtu)| *mtu).min() else {
+            self.drop_underlay(format!("there is no device {}", host.device_names()));
             return;
         };
-        self.view.shared.link_mtu.store(link.mtu, Relaxed);
+        self.view.shared.link_mtu.store(mtu, Relaxed);
+        // A socket stays bound to an address that the host has no more, and hears nothing.
+        if !is_own_address(snapshot.vtep.0) {
+            self.drop_underlay(format!("{} is no address of this host", snapshot.vtep));
+            return;
+        }
         let overlay = &snapshot.config.overlay;
+        let groups = multicast_groups(snapshot);
         let wanted = ActiveUnderlay {
             config: UnderlayConfig {
                 vtep: snapshot.vtep,
@@ -509,11 +528,15 @@ impl Daemon {
                     crate::config::OuterField::Inherit => 64,
                 },
                 dont_fragment: overlay.dont_fragment,
-                zero_checksum: overlay.udp_checksum == UdpChecksum::Zero,
+                checksums: snapshot.checksums.clone(),
                 source_ports: snapshot.ports.ports().collect(),
             },
-            groups: multicast_groups(snapshot),
-            ifindex: link.index,
+            group_devices: if groups.is_empty() {
+                Vec::new()
+            } else {
+                links.iter().map(|(index, _)| *index).collect()
+            },
+            groups,
         };
         if self.underlay.as_ref() == Some(&wanted) {
             return;
@@ -524,17 +547,22 @@ impl Daemon {
                 for (worker, listeners) in self.workers.iter().zip(listeners) {
                     worker.tell(Command::Underlay { listeners, speakers: Some(speakers.clone()) });
                 }
-                tracing::info!(vtep = %snapshot.vtep, port = overlay.port, device = %host.device, "listening");
+                tracing::info!(vtep = %snapshot.vtep, port = overlay.port, device = %host.device_names(), "listening");
                 self.underlay = Some(wanted);
             }
             Err(error) => {
-                tracing::warn!(vtep = %snapshot.vtep, %error, "cannot listen on the underlay yet");
-                self.drop_underlay();
+                self.drop_underlay(error.to_string());
             }
         }
     }
 
-    fn drop_underlay(&mut self) {
+    fn drop_underlay(&mut self, why: String) {
+        let mut visible = lock(&self.view.state);
+        if visible.not_listening.as_ref() != Some(&why) {
+            tracing::warn!(why, "not listening on the underlay");
+        }
+        visible.not_listening = Some(why);
+        drop(visible);
         if self.underlay.take().is_some() {
             for worker in &self.workers {
                 worker.tell(Command::Underlay { listeners: Vec::new(), speakers: None });
@@ -680,7 +708,7 @@ fn open_listeners(wanted: &ActiveUnderlay, workers: usize) -> std::io::Result<Ve
         let mut listeners = vec![Listener::open(&wanted.config)?];
         if index == 0 {
             for group in &wanted.groups {
-                listeners.push(Listener::open_group(&wanted.config, *group, wanted.ifindex)?);
+                listeners.push(Listener::open_group(&wanted.config, *group, &wanted.group_devices)?);
             }
         }
         all.push(listeners);

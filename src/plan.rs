@@ -5,7 +5,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use eastgate_steering::settings::{PortRole, Setting, Why, port_settings};
-use eastgate_wire::PortId;
+use eastgate_vtep::mtu::tenant_mtu;
+use eastgate_wire::{Family, PortId};
 use serde::Serialize;
 
 use crate::{
@@ -55,7 +56,7 @@ pub fn wanted_ports(snapshot: &Snapshot) -> Vec<WantedPort> {
 pub fn unfit(link: &Link, host: &Host, links: &BTreeMap<String, Link>) -> Option<String> {
     let name = &link.name;
     let by_index = |index: u32| links.values().find(|link| link.index == index);
-    if **name == *host.device {
+    if host.devices.iter().any(|device| **device == **name) {
         return Some("it is the underlay device: give the endpoint a device of its own".into());
     }
     if OWN_DEVICES.contains(&&**name) {
@@ -78,16 +79,17 @@ pub fn unfit(link: &Link, host: &Host, links: &BTreeMap<String, Link>) -> Option
         return Some(format!("it belongs to {by}: take it out (ip link set {name} nomaster)"));
     }
     // What stands below the underlay carries everything of it.
-    let mut below = links.get(&*host.device).and_then(|link| link.lower);
-    for _ in 0..MOST_LOWER {
-        let lower = below.and_then(by_index)?;
-        if lower.index == link.index {
-            return Some(format!(
-                "the underlay device {} stands on it: give the endpoint a device of its own",
-                host.device
-            ));
+    for device in &host.devices {
+        let mut below = links.get(&**device).and_then(|link| link.lower);
+        for _ in 0..MOST_LOWER {
+            let Some(lower) = below.and_then(by_index) else { break };
+            if lower.index == link.index {
+                return Some(format!(
+                    "the underlay device {device} stands on it: give the endpoint a device of its own"
+                ));
+            }
+            below = lower.lower;
         }
-        below = lower.lower;
     }
     None
 }
@@ -110,8 +112,8 @@ fn usable<'p>(
 #[must_use]
 pub fn wanted_settings(host: &Host, ports: &[WantedPort], links: &BTreeMap<String, Link>) -> Vec<Setting> {
     let mut settings = Vec::new();
-    if links.contains_key(&*host.device) {
-        settings.extend(port_settings(&PortRole::Underlay { interface: &host.device }));
+    for device in host.devices.iter().filter(|device| links.contains_key(&***device)) {
+        settings.extend(port_settings(&PortRole::Underlay { interface: device }));
     }
     for port in usable(host, ports, links) {
         settings.extend(port_settings(&PortRole::Tenant { interface: &port.name }));
@@ -186,29 +188,48 @@ pub fn steps(
             "another interface changes with `all`, and no value of its own can keep it",
         );
     }
-    if !links.contains_key(&*host.device) {
-        add(
-            "missing",
-            host.device.to_string(),
-            "no such underlay device".into(),
-            "tunnels work once it is there",
-        );
+    for device in host.devices.iter().filter(|device| !links.contains_key(&***device)) {
+        add("missing", device.to_string(), "no such underlay device".into(), "tunnels work once it is there");
+    }
+    let there = host.devices.iter().filter_map(|device| links.get(&**device));
+    if let Some(link) = there.map(|link| link.mtu).min() {
+        for (network, needed) in too_small_for(snapshot, link) {
+            add(
+                "note",
+                network,
+                format!("its mtu takes an underlay of {needed} bytes, and this one has {link}"),
+                "larger packets are cut or dropped",
+            );
+        }
     }
     add(
         "listen",
         format!("{} udp port {}", host.vtep, config.overlay.port),
-        format!("device {}", host.device),
+        format!("device {}", host.device_names()),
         "datagrams of other VTEPs",
     );
     for group in multicast_groups(snapshot) {
         add(
             "join",
             group.to_string(),
-            format!("on {}", host.device),
+            format!("on {}", host.device_names()),
             "frames to many of networks that flood by multicast",
         );
     }
     Ok(steps)
+}
+
+/// The networks whose own MTU is more than an underlay of `link` bytes carries, and what they would need.
+#[must_use]
+pub fn too_small_for(snapshot: &Snapshot, link: u32) -> Vec<(String, u32)> {
+    let underlay = if snapshot.vtep.0.is_ipv4() { Family::V4 } else { Family::V6 };
+    let carried = u32::from(tenant_mtu(u16::try_from(link).unwrap_or(u16::MAX), underlay, 0));
+    let networks = snapshot.networks().into_iter();
+    let with_own = networks.filter_map(|network| Some((network, u32::from(network.mtu?))));
+    with_own
+        .filter(|(_, mtu)| *mtu > carried)
+        .map(|(network, mtu)| (network.name.clone(), mtu + link.saturating_sub(carried)))
+        .collect()
 }
 
 /// The underlay multicast groups that this host's networks use, each once.

@@ -38,7 +38,9 @@ use self::{
     rules::{RuleTable, prefix},
     state::{EndpointState, NetworkState, StateBook},
 };
-use crate::config::{self, Config, Name, Neighbors, OnChange, OuterField, Oversize, TcpMode, Tenant};
+use crate::config::{
+    self, Checksums, Config, Name, Neighbors, OnChange, OuterField, Oversize, TcpMode, Tenant,
+};
 
 /// Why a configuration cannot be put in force on this host.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +105,8 @@ pub struct Snapshot {
     pub site: Arc<Site>,
     /// How wrapped frames find a source port
     pub ports: SourcePorts,
+    /// What the UDP checksum of its datagrams is like
+    pub checksums: Checksums,
     networks: HashMap<Vni, Arc<Network>, RandomState>,
     by_port: Vec<Option<(Arc<Network>, EndpointId)>>,
     learning: Vec<Arc<Network>>,
@@ -404,6 +408,7 @@ impl Snapshot {
             vtep: own.vtep,
             site,
             ports,
+            checksums: config.checksums(),
             networks: HashMap::default(),
             by_port: Vec::new(),
             learning: Vec::new(),

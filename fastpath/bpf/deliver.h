@@ -4,6 +4,7 @@
 
 #include "maps.h"
 #include "packet.h"
+#include "sum.h"
 
 #include <stddef.h>
 
@@ -87,7 +88,8 @@ static __always_inline __u8 outer_tos(const struct lane *lane, const struct pack
 
 static __always_inline __u8 outer_ttl(const struct lane *lane, const struct packet *p)
 {
-	return lane->flags & LANE_INHERIT_TTL ? p->ttl : lane->ttl;
+	/* A datagram with none left would not leave. */
+	return lane->flags & LANE_INHERIT_TTL ? p->ttl ? p->ttl : 1 : lane->ttl;
 }
 
 /* The outer headers and the inner Ethernet header, in front of the inner packet; the outer MACs are the neighbour's. */
@@ -137,7 +139,6 @@ static __always_inline void fill_v6(struct outer_v6 *out, const struct config *c
 	out->ethertype_be = bpf_htons(ETH_P_IPV6);
 	__builtin_memcpy(&out->ip.saddr, &config->vtep, sizeof(struct addr));
 	__builtin_memcpy(&out->ip.daddr, &to->addr, sizeof(struct addr));
-	/* RFC 6935: a tunnel may leave the checksum zero where both ends are told so, as eastgates are. */
 	out->udp = (struct udphdr){
 		.source = passage->lane.source_port_be,
 		.dest = config->vxlan_port_be,
@@ -158,17 +159,88 @@ enum wrapped {
 };
 
 /*
+ * Can a packet from this end have the checksum that the VTEP wants to which it goes, if any? Superframes are cut by the
+ * kernel, which knows of a sum when it came with them, and only then.
+ */
+static __always_inline bool sum_can_be_had(const struct __sk_buff *skb, const struct ends *ends, __u32 side, __u32 came)
+{
+	__u32 to = where_to(ends, side);
+	const struct vtep *vtep;
+
+	if (!(to & AT_VTEP) || (!skb->gso_size && came != SUM_OPEN))
+		return true;
+	to &= ~AT_VTEP;
+	vtep = bpf_map_lookup_elem(&vteps, &to);
+	return vtep && !(vtep->flags & (came == SUM_OPEN ? VTEP_NO_SUM : VTEP_SUM));
+}
+
+#define FAMILY_V4 2
+#define FAMILY_V6 10
+
+/*
+ * Finds the way that the kernel's routes send the datagram whose outer headers are ready on the desk, with `len` bytes
+ * from its IP header on. The device, and on the desk who is next; 0 where the routes send it nowhere, or where the path is
+ * too narrow: for the daemon's sockets to meet. The device by which frames go up is asked as if the datagram came in there,
+ * for that is the way to ask for any device at all.
+ */
+__noinline __u32 find_route(struct __sk_buff *skb, __u32 v6, __u32 len)
+{
+	const struct config *config = the_config();
+	struct desk *desk = the_desk();
+	struct bpf_redir_neigh *neighbor;
+	struct bpf_fib_lookup *route;
+	const struct udphdr *udp;
+	long found;
+
+	if (!desk || !config || !config->underlay)
+		return 0;
+	route = &desk->route;
+	neighbor = &desk->neighbor;
+	__builtin_memset(route, 0, sizeof(*route));
+	if (v6) {
+		const struct ipv6hdr *ip = (const void *)(desk->outer + sizeof(__u16));
+
+		udp = (const void *)(ip + 1);
+		route->family = FAMILY_V6;
+		route->flowinfo = *(const __be32 *)ip & bpf_htonl(0x0fffffff);
+		__builtin_memcpy(route->ipv6_src, &ip->saddr, sizeof(struct addr));
+		__builtin_memcpy(route->ipv6_dst, &ip->daddr, sizeof(struct addr));
+	} else {
+		const struct iphdr *ip = (const void *)(desk->outer + sizeof(__u16));
+
+		udp = (const void *)(ip + 1);
+		route->family = FAMILY_V4;
+		route->tos = ip->tos;
+		route->ipv4_src = ip->saddr;
+		route->ipv4_dst = ip->daddr;
+	}
+	route->l4_protocol = IPPROTO_UDP;
+	route->sport = udp->source;
+	route->dport = udp->dest;
+	route->tot_len = len;
+	route->ifindex = config->up_device;
+	found = bpf_fib_lookup(skb, route, sizeof(*route), 0);
+	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return 0;
+	/* The next hop may be of the other family. */
+	neighbor->nh_family = route->family;
+	__builtin_memcpy(neighbor->ipv6_nh, route->ipv6_dst, sizeof(neighbor->ipv6_nh));
+	return route->ifindex;
+}
+
+/*
  * Sends a frame to a VTEP. One from a tenant port is wrapped; one that is wrapped already, in `wrapped` bytes, gets
- * other outer headers in place of those it came with, and is a superframe still if it was one.
+ * other outer headers in place of those it came with, and is a superframe still if it was one. `came`: its `outer_sum`
  */
 static __always_inline int into_tunnel(struct __sk_buff *skb, const struct config *config,
 				       const struct passage *passage, struct desk *desk, __u32 vni,
-				       const __u32 wrapped)
+				       const __u32 wrapped, __u32 came)
 {
 	struct packet *p = &desk->packet;
 	const __u64 sum = wrapped ? BPF_F_RECOMPUTE_CSUM : 0;
-	__u32 place = passage->to & ~AT_VTEP;
+	__u32 place = passage->to & ~AT_VTEP, device;
 	const struct vtep *to = bpf_map_lookup_elem(&vteps, &place);
+	int check;
 
 	p->punt = PUNT_PATH;
 	if (!to)
@@ -179,6 +251,11 @@ static __always_inline int into_tunnel(struct __sk_buff *skb, const struct confi
 		if (p->len + OUTER_V4 > 65535 || (wrapped && wrapped != OUTER_V4))
 			return WRAP_REFUSED;
 		fill_v4(out, config, to, passage, p, vni, p->len + OUTER_V4);
+		check = next_sum(skb, came, wrapped, false, to->flags);
+		device = find_route(skb, false, largest(skb, p) + OUTER_V4);
+		if (check < 0 || !device)
+			return WRAP_REFUSED;
+		out->udp.check = check;
 		if (!wrapped &&
 		    bpf_skb_adjust_room(skb, OUTER_V4, BPF_ADJ_ROOM_MAC, GROW | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4))
 			return WRAP_REFUSED;
@@ -190,6 +267,11 @@ static __always_inline int into_tunnel(struct __sk_buff *skb, const struct confi
 		if (p->len + OUTER_V6 > 65535 || (wrapped && wrapped != OUTER_V6))
 			return WRAP_REFUSED;
 		fill_v6(out, config, to, passage, p, vni, p->len + OUTER_V6);
+		check = next_sum(skb, came, wrapped, true, to->flags);
+		device = find_route(skb, true, largest(skb, p) + OUTER_V6);
+		if (check < 0 || !device)
+			return WRAP_REFUSED;
+		out->udp.check = check;
 		if (!wrapped &&
 		    bpf_skb_adjust_room(skb, OUTER_V6, BPF_ADJ_ROOM_MAC, GROW | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6))
 			return WRAP_REFUSED;
@@ -197,5 +279,5 @@ static __always_inline int into_tunnel(struct __sk_buff *skb, const struct confi
 			return WRAP_BROKEN;
 	}
 	count(STAT_TO_UNDERLAY);
-	return bpf_redirect_neigh(config->underlay, 0, 0, 0);
+	return bpf_redirect_neigh(device, &desk->neighbor, sizeof(desk->neighbor), 0);
 }

@@ -525,10 +525,19 @@ struct vtep {
 	struct addr addr;
 	/* The largest packet that a path to it takes, from its IP header on */
 	__u32 max_packet;
+	/* `vtep_flags` */
+	__u32 flags;
+};
+
+enum vtep_flags {
+	/* Datagrams to it have a UDP checksum, or */
+	VTEP_SUM = 1 << 0,
+	/* none. With neither, those that are wrapped here have none, and those that are passed on keep theirs. */
+	VTEP_NO_SUM = 1 << 1,
 };
 
 /* Counts up with every change to what this file says: a daemon takes over no tables that it reads otherwise. */
-#define LAYOUT 12
+#define LAYOUT 13
 
 struct config {
 	/* LAYOUT */
@@ -537,7 +546,7 @@ struct config {
 	__u32 session;
 	/* Flows that were written under another generation do not pass. */
 	__u32 generation;
-	/* The underlay device */
+	/* A device of the underlay; 0 when there is none */
 	__u32 underlay;
 	/* Where frames go up */
 	__u32 up_device;

@@ -182,6 +182,18 @@ struct fragment {
 /* Bytes that a checksum is made of at once */
 #define CHUNK 512
 
+/* The outer UDP checksum of a datagram that came in a tunnel */
+enum outer_sum {
+	/* It has none. */
+	SUM_NONE,
+	/* It is there, and right. */
+	SUM_RIGHT,
+	/* It is left open, for a device to finish: the field has the pseudo-header's sum. */
+	SUM_OPEN,
+	/* It is wrong, or somebody else has to say. */
+	SUM_WRONG,
+};
+
 /* Where a packet that passes goes, and as what. */
 struct passage {
 	/* A tenant port or a VTEP, as in `ends.at` */
@@ -223,6 +235,13 @@ struct desk {
 	__u8 chunk[CHUNK] __attribute__((aligned(8)));
 	/* struct outer_v4 or outer_v6 */
 	__u8 outer[OUTER_ROOM] __attribute__((aligned(8)));
+	/* `enum outer_sum` of a datagram that came in a tunnel */
+	__u32 came;
+	/* Its outer headers, as far as they are summed up */
+	__u8 summed[OUTER_ROOM] __attribute__((aligned(8)));
+	/* The way that the kernel's routes send a datagram, and who is next on it */
+	struct bpf_fib_lookup route;
+	struct bpf_redir_neigh neighbor;
 	/* A request for an address, its key, and the answer as it was when nobody else had its place */
 	__u8 request[ANSWER_MAX] __attribute__((aligned(8)));
 	struct answer_key asked;

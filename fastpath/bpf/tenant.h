@@ -53,6 +53,8 @@ static __always_inline bool comes_from_port(struct __sk_buff *skb, const struct 
 
 	if (data + ETH_HLEN > (void *)(long)skb->data_end)
 		return punt(p, PUNT_MALFORMED);
+	if (!sum_can_be_had(skb, ends, side, SUM_NONE))
+		return punt(p, PUNT_OUTER);
 	return (lane->flags & LANE_OPEN && from == skb->ifindex && right_macs(data, ends, lane, network, side) &&
 		largest(skb, p) <= lane->max_packet) ||
 	       punt(p, PUNT_PATH);
@@ -155,7 +157,7 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct port 
 		return WRAP_REFUSED;
 	/* 6 forward, 7 wrap */
 	if (passage->to & AT_VTEP) {
-		int verdict = into_tunnel(skb, config, passage, desk, port->vni, 0);
+		int verdict = into_tunnel(skb, config, passage, desk, port->vni, 0, SUM_NONE);
 
 		if (verdict == WRAP_REFUSED)
 			uncount(skb, desk);

@@ -39,9 +39,6 @@ static __always_inline bool read_vxlan(struct __sk_buff *skb, const __u32 at, co
 	if (udp->dest != config->vxlan_port_be || bpf_ntohs(udp->len) + at != skb->len ||
 	    vxlan->flags_be != bpf_htonl(VXLAN_FLAGS) || vxlan->vni_be & bpf_htonl(0xff))
 		return false;
-	/* A sum would have to be checked; eastgates leave it out. */
-	if (udp->check)
-		return false;
 	outer->vni = bpf_ntohl(vxlan->vni_be) >> 8;
 	return true;
 }
@@ -106,6 +103,38 @@ static __always_inline bool ecn_unchanged(__u8 outer, __u8 inner)
 	return outer == inner || outer == 0 || (inner == 0 && outer != 3) || inner == 3 || (outer == 2 && inner == 1);
 }
 
+/*
+ * Is the packet, if it is for a port, to be cut out of its tunnel by the kernel's own vxlan device? What is noted about it is
+ * of outer headers, that are gone then.
+ */
+static __always_inline bool goes_by_tunnel(const struct __sk_buff *skb, const struct desk *desk)
+{
+	return skb->gso_size || desk->came == SUM_OPEN;
+}
+
+/* The kernel does not take outer headers off that would leave less than an IPv6 header of a packet that came as one. */
+static __always_inline bool is_small(const struct packet *p, const __u32 udp_at)
+{
+	return udp_at > ETH_HLEN + sizeof(struct iphdr) && p->len < sizeof(struct ipv6hdr);
+}
+
+/* Has the datagram no outer checksum, or one that is not wrong? What it is comes to be on the desk. */
+static __always_inline bool sum_is_right(struct __sk_buff *skb, struct desk *desk, const __u32 udp_at)
+{
+	const struct udphdr *udp = (void *)(long)skb->data + udp_at;
+
+	if ((void *)(udp + 1) > (void *)(long)skb->data_end)
+		return false;
+	desk->came = udp->check ? outer_sum(skb, udp_at) : SUM_NONE;
+	return desk->came != SUM_WRONG;
+}
+
+/* The first answer in a flow that began here: it passes where there is a place for the flow among those that are answered. */
+static __always_inline bool would_answer(const struct packet *p, const struct flow *flow, __u32 side)
+{
+	return p->proto != IPPROTO_TCP && flow->marks & FLOW_BORN && flow->opener != side;
+}
+
 /* 3' track, 4' decide: whether the packet, `outer_len` bytes behind the start of the frame, passes, and where to. */
 static __always_inline enum passing underlay_passage(struct __sk_buff *skb, const struct config *config,
 						     struct outer *outer, const __u32 outer_len,
@@ -134,12 +163,16 @@ static __always_inline enum passing underlay_passage(struct __sk_buff *skb, cons
 			}
 		} else if (!comes_this_way(skb, p, &flow->ends, &from->lane, network, side, &outer->src, inner)) {
 			return GOES_UP;
-		} else if (skb->gso_size && !(where_to(&flow->ends, side) & AT_VTEP)) {
+		} else if ((is_small(p, udp_at) && !(where_to(&flow->ends, side) & AT_VTEP)) ||
+			   !sum_can_be_had(skb, &flow->ends, side, desk->came)) {
+			p->punt = PUNT_OUTER;
+			return GOES_UP;
+		} else if (goes_by_tunnel(skb, desk) && !(where_to(&flow->ends, side) & AT_VTEP)) {
 			__u16 port = config->tunnel_port_be;
 
-			p->punt = PUNT_GSO;
+			p->punt = skb->gso_size ? PUNT_GSO : PUNT_OUTER;
 			/* Judged again, and for good, behind the tunnel. */
-			if (port && would_pass(p, flow, from, to))
+			if (port && (would_pass(p, flow, from, to) || would_answer(p, flow, side)))
 				outer->to_tunnel =
 					!bpf_skb_store_bytes(skb, udp_at + 2, &port, sizeof(port), 0);
 			return GOES_UP;
@@ -156,6 +189,11 @@ static __always_inline enum passing underlay_passage(struct __sk_buff *skb, cons
 	network = judge(desk, config, outer->vni, side);
 	if (!network || !comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &outer->src, inner))
 		return GOES_UP;
+	if (((desk->came == SUM_OPEN || is_small(p, udp_at)) && !(where_to(&desk->ends, side) & AT_VTEP)) ||
+	    !sum_can_be_had(skb, &desk->ends, side, desk->came)) {
+		p->punt = PUNT_OUTER;
+		return GOES_UP;
+	}
 	if (desk->said == SAID_DENY)
 		return !flow && !p->fragment && count_denial(desk, config, desk->permit.ends.at[0], skb->len - udp_at - sizeof(struct udphdr)) ?
 			       DENIED :
@@ -168,9 +206,9 @@ static __always_inline enum passing underlay_passage(struct __sk_buff *skb, cons
 
 /* On to another VTEP: what came in `outer_len` bytes of outer headers leaves in as many. */
 static __always_inline int onward(struct __sk_buff *skb, const struct config *config, const struct passage *passage,
-				  struct desk *desk, __u32 vni, const __u32 outer_len)
+				  struct desk *desk, const struct outer *outer, const __u32 outer_len)
 {
-	int verdict = into_tunnel(skb, config, passage, desk, vni, outer_len);
+	int verdict = into_tunnel(skb, config, passage, desk, outer->vni, outer_len, desk->came);
 
 	if (verdict == WRAP_REFUSED)
 		return verdict;
@@ -203,8 +241,7 @@ static __always_inline int unwrap_inner(struct __sk_buff *skb, const struct conf
 	}
 	if (!read_options(skb, outer_len, p) || !segment_fits(skb, outer_len, p, 1))
 		return WRAP_REFUSED;
-	/* The kernel takes nothing off that leaves less than an IPv6 header of a packet that came as IPv6. */
-	if (outer_v6 && p->len < sizeof(struct ipv6hdr)) {
+	if (!sum_is_right(skb, desk, udp_at)) {
 		p->punt = PUNT_OUTER;
 		return WRAP_REFUSED;
 	}
@@ -221,10 +258,10 @@ static __always_inline int unwrap_inner(struct __sk_buff *skb, const struct conf
 		return WRAP_REFUSED;
 	/* 6' forward */
 	if (passage->to & AT_VTEP)
-		return onward(skb, config, passage, desk, outer->vni, outer_len);
+		return onward(skb, config, passage, desk, outer, outer_len);
 	count(STAT_FROM_UNDERLAY);
 	/* A superframe whose flow was one to another VTEP a moment ago has no business here. */
-	if (skb->gso_size || bpf_skb_adjust_room(skb, -(__s32)outer_len, BPF_ADJ_ROOM_MAC, 0) ||
+	if (goes_by_tunnel(skb, desk) || is_small(p, udp_at) || bpf_skb_adjust_room(skb, -(__s32)outer_len, BPF_ADJ_ROOM_MAC, 0) ||
 	    !write_ethernet(skb, passage)) {
 		count(STAT_LOST);
 		return TC_ACT_SHOT;
@@ -262,9 +299,10 @@ int underlay(struct __sk_buff *skb)
 	struct outer outer = {};
 	int verdict;
 
-	if (!config)
+	/* What is for another machine, and is seen because the device is promiscuous or a switch floods, nobody here takes. */
+	if (!config || skb->pkt_type == PACKET_OTHERHOST)
 		return TC_ACT_UNSPEC;
-	verdict = underlay_path(skb, config, &outer);
+	verdict = skb->pkt_type == PACKET_HOST ? underlay_path(skb, config, &outer) : WRAP_REFUSED;
 	if (verdict != WRAP_REFUSED)
 		return verdict;
 	return outer.to_tunnel ? TC_ACT_UNSPEC : leave(skb, outer.read);

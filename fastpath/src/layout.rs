@@ -435,7 +435,14 @@ pub struct Vtep {
     pub addr: [u8; 16],
     /// The largest packet that the path to it takes, in bytes from the IP header on
     pub max_packet: u32,
+    /// `VTEP_*`
+    pub flags: u32,
 }
+
+/// [`Vtep::flags`]: datagrams to it have a UDP checksum.
+pub const VTEP_SUM: u32 = 1;
+/// [`Vtep::flags`]: they have none.
+pub const VTEP_NO_SUM: u32 = 2;
 
 /// An address in a network.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -553,7 +560,7 @@ pub struct Denied {
 }
 
 /// Counts up with every change to what this file says: a daemon takes over no tables that it reads otherwise.
-pub const LAYOUT: u32 = 12;
+pub const LAYOUT: u32 = 13;
 
 /// What holds for all programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -565,7 +572,7 @@ pub struct Settings {
     pub session: u32,
     /// Flows written under another generation do not pass
     pub generation: u32,
-    /// Interface index of the underlay device
+    /// Interface index of a device of the underlay; 0 when there is none
     pub underlay: u32,
     /// Interface index of the device by which frames go up
     pub up_device: u32,

@@ -74,7 +74,7 @@ fn structures_are_the_same_on_both_sides() {
         noted("network"),
         layout_of!(Network: vni, epoch, mac, lane_flags, tos, ttl, marks, bindings, spare)
     );
-    assert_eq!(noted("vtep"), layout_of!(Vtep: addr, max_packet));
+    assert_eq!(noted("vtep"), layout_of!(Vtep: addr, max_packet, flags));
     assert_eq!(noted("station_key"), layout_of!(StationKey: addr, vni));
     assert_eq!(noted("station"), layout_of!(Station: network, at, mac, flags, identity, rulesets, endpoint));
     assert_eq!(noted("denial_key"), layout_of!(DenialKey: network, epoch, from, endpoint, rule, direction));

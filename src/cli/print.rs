@@ -44,12 +44,22 @@ pub(super) fn status(status: &Status) -> String {
     }
     let vtep = &status.vtep;
     let state = match (vtep.listening, vtep.up) {
-        (true, true) => "listening",
-        (true, false) => "device down",
-        (false, _) => "NOT LISTENING",
+        (true, true) => "listening".to_owned(),
+        (true, false) => "device down".to_owned(),
+        (false, _) => {
+            let why = vtep.problem.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+            format!("NOT LISTENING{why}")
+        }
     };
     line("vtep", format!("{} udp {} on {} ({state})", vtep.address, vtep.port, vtep.device));
     line("mtu", format!("underlay {}, tenants {}", vtep.mtu, vtep.tenant_mtu));
+    if !vtep.too_small_for.is_empty() {
+        let networks = vtep.too_small_for.join(", ");
+        line("", format!("LESS THAN THE mtu OF {networks}: larger packets are cut or dropped"));
+    }
+    if vtep.bursts_refused > 0 {
+        line("bursts", format!("{} were not taken by the kernel and sent one by one", vtep.bursts_refused));
+    }
     line("dataplane", format!("{}, {}", status.dataplane, names::count(status.workers, "worker")));
     line("flows", format!("{} answered, {} unanswered", status.flows.answered, status.flows.unanswered));
     let traffic = &status.traffic;

@@ -214,13 +214,21 @@ fn overlay(table: &OverlayTable, reader: &mut Reader) -> Overlay {
     if !count.is_power_of_two() || count > most {
         reader.report(Problem::EntropyPorts { count, most }, table.entropy_ports.span);
     }
+    if ports.first == 0 {
+        reader
+            .report(Problem::OutOfRange { value: "0".into(), min: 1, max: 65_535 }, table.source_ports.span);
+    }
+    // A socket that only sends from the port on which others listen would get a part of what comes in.
+    if count == 1 && u64::from(ports.first) == table.port.value.0 {
+        reader.report(Problem::OwnSourcePort { port: ports.first }, table.source_ports.span);
+    }
     plain_overlay(table)
 }
 
 fn plain_overlay(table: &OverlayTable) -> Overlay {
     Overlay {
         port: table.port.value.get(),
-        ttl: table.ttl.value,
+        ttl: table.ttl.value.0,
         tos: table.tos.value,
         source_ports: table.source_ports.value,
         entropy_ports: table.entropy_ports.value.get(),
@@ -289,13 +297,25 @@ fn host(name: &At<Name>, table: &HostTable, reader: &mut Reader) -> HostClaim {
             name: name.value.clone(),
             at: at.clone(),
             vtep: VtepAddr(vtep.value),
-            device: device.value.0.clone(),
+            devices: devices(device.value.0.iter().map(|device| &device.value.0)),
+            udp_checksum: table.udp_checksum.good().map(|sum| sum.value),
             runs,
             management: table.management.value.items.iter().map(|prefix| prefix.value).collect(),
         }),
         _ => None,
     };
     HostClaim { name: name.value.clone(), at, vtep, runs, host }
+}
+
+/// Each once, in their order.
+fn devices<'t>(written: impl Iterator<Item = &'t Arc<str>>) -> Box<[Arc<str>]> {
+    let mut devices: Vec<Arc<str>> = Vec::new();
+    for device in written {
+        if !devices.contains(device) {
+            devices.push(device.clone());
+        }
+    }
+    devices.into()
 }
 
 /// Whether other hosts can send to this address: a link-local one would need a device beside it.

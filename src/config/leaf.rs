@@ -93,10 +93,14 @@ pub enum Oversize {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum UdpChecksum {
-    /// Zero on single datagrams; right on bursts handed over whole (GSO), which the kernel insists on.
+    /// As the peer needs it: right to plain VTEPs over IPv6. To others zero on single datagrams; right on bursts handed
+    /// over whole (GSO), which the kernel insists on.
     Auto,
+    /// Right on every datagram.
+    Always,
     /// Zero on every datagram, which costs the bursts.
-    Zero,
+    #[serde(alias = "zero")]
+    Never,
 }
 
 /// A field of the outer IP header.

@@ -75,8 +75,10 @@ pub struct Host {
     pub at: Place,
     /// Its underlay address.
     pub vtep: VtepAddr,
-    /// Its underlay network device.
-    pub device: Arc<str>,
+    /// Its underlay network devices, at least one.
+    pub devices: Box<[Arc<str>]>,
+    /// The UDP checksum of what is sent to it, where it is another than the overlay's.
+    pub udp_checksum: Option<UdpChecksum>,
     /// What runs the VTEP.
     pub runs: Runs,
     /// Prefixes that no tenant may reach.
@@ -384,7 +386,49 @@ impl Network {
     }
 }
 
+/// What the UDP checksum of datagrams is like, by whom they are for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Checksums {
+    vteps: BTreeMap<IpAddr, UdpChecksum>,
+    groups: Option<UdpChecksum>,
+}
+
+impl Checksums {
+    /// Of datagrams to a VTEP or a multicast group. `Auto` is left of those that need none.
+    #[must_use]
+    pub fn to(&self, address: IpAddr) -> UdpChecksum {
+        let of_group = || self.groups.filter(|_| address.is_multicast());
+        self.vteps.get(&address).copied().or_else(of_group).unwrap_or(UdpChecksum::Auto)
+    }
+}
+
+impl Config {
+    /// What the UDP checksums of what is sent are like. Linux, for one, drops datagrams over IPv6 that have none, unless it
+    /// is told otherwise of the port (RFC 6935).
+    #[must_use]
+    pub fn checksums(&self) -> Checksums {
+        let of_host = |host: &Host| match host.udp_checksum.unwrap_or(self.overlay.udp_checksum) {
+            UdpChecksum::Auto if host.vtep.0.is_ipv6() && !host.runs_eastgate() => UdpChecksum::Always,
+            other => other,
+        };
+        let vteps: BTreeMap<_, _> = self.hosts.values().map(|host| (host.vtep.0, of_host(host))).collect();
+        // Whoever hears a group may be one that wants it.
+        let wanted = vteps.values().any(|sum| *sum == UdpChecksum::Always);
+        let groups = match self.overlay.udp_checksum {
+            UdpChecksum::Auto if wanted => UdpChecksum::Always,
+            other => other,
+        };
+        Checksums { vteps, groups: Some(groups) }
+    }
+}
+
 impl Host {
+    /// Its underlay devices, for people.
+    #[must_use]
+    pub fn device_names(&self) -> String {
+        self.devices.join(", ")
+    }
+
     /// Whether eastgate runs it; otherwise it is a plain VTEP.
     #[must_use]
     pub fn runs_eastgate(&self) -> bool {

@@ -202,6 +202,10 @@ problems! {
     HostTwice { name: String } Error "host-twice"
         "host `{name}` stands in two files"
         "keep one of the two";
+    /// Datagrams would be sent from the port on which the VTEP listens.
+    OwnSourcePort { port: u16 } Error "own-source-port"
+        "{port} is the port on which the VTEPs listen, and the only one to send from"
+        "write another port, or a range, such as \"49152-65535\"";
     /// Entropy ports that do not go.
     EntropyPorts { count: u32, most: u32 } Error "entropy-ports"
         "{count} source ports cannot be used"

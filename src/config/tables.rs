@@ -12,7 +12,7 @@ use super::{
     model::OVERHEAD_V4,
     problem::Problem,
     read::{At, Field, Named, Read, Reader, Span, table},
-    values::{AddressOrPrefix, Device, Int, List, NameText, NumberOrWord, OneOrMany},
+    values::{AddressOrPrefix, Device, Int, List, NameText, NumberOrWord, OneOrMany, OuterTtl},
 };
 
 /// The largest MTU that any network can have.
@@ -54,15 +54,16 @@ table! {
         /// UDP port the VTEPs listen on.
         default port: Int<1, 65535> = Int(4789),
         /// TTL or hop limit of the outer header, or "inherit" for that of the inner packet.
-        default ttl: OuterField = OuterField::Fixed(64),
+        default ttl: OuterTtl = OuterTtl(OuterField::Fixed(64)),
         /// TOS or traffic class of the outer header, or "inherit". ECN always follows RFC 6040.
         default tos: OuterField = OuterField::Fixed(0),
         /// Range that outer source ports are taken from.
         default source_ports: PortRange = PortRange { first: 49152, last: 65535 },
         /// Distinct outer source ports used: a power of two.
         default entropy_ports: Int<1, 65536> = Int(256),
-        /// "zero": every datagram with checksum zero; "auto": zero on single datagrams, right on bursts, which the
-        /// kernel insists on.
+        /// UDP checksums of what is sent. "auto": right to plain VTEPs over IPv6, which drop datagrams without one; to
+        /// others zero on single datagrams, right on bursts, which the kernel insists on. "always": right on all.
+        /// "never": zero on all.
         default udp_checksum: UdpChecksum = UdpChecksum::Auto,
         /// DF on outer IPv4 headers.
         default dont_fragment: bool = true,
@@ -110,8 +111,11 @@ table! {
     struct HostTable {
         /// Underlay address of its VTEP, IPv4 or IPv6.
         required vtep: IpAddr = "\"172.31.0.1\"",
-        /// Underlay network device.
-        required device: Device = "\"eth0\"",
+        /// Underlay network device, or a list of them: all by which datagrams of other VTEPs come in. What is sent
+        /// follows the host's routes.
+        required device: OneOrMany<Device> = "\"eth0\"",
+        /// UDP checksums of what is sent to it, where they are others than the overlay's.
+        optional udp_checksum: UdpChecksum,
         /// "eastgate", or "vxlan" for a plain VTEP that nobody here controls.
         default runs: Runs = Runs::Eastgate,
         /// Prefixes that tenants may never reach.

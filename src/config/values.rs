@@ -293,6 +293,25 @@ impl Read for OuterField {
     }
 }
 
+/// The TTL of the outer header: there is none that is 0.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(transparent)]
+pub(super) struct OuterTtl(pub(super) OuterField);
+
+impl Read for OuterTtl {
+    fn read(value: &DeValue<'_>, span: Span, reader: &mut Reader) -> Option<Self> {
+        if matches!(value, DeValue::Integer(_)) {
+            let ttl = Int::<1, 255>::read(value, span, reader)?.get();
+            return Some(Self(OuterField::Fixed(ttl)));
+        }
+        OuterField::read(value, span, reader).map(Self)
+    }
+
+    fn schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "type": "integer", "minimum": 1, "maximum": 255 }, { "const": "inherit" }] })
+    }
+}
+
 impl Read for NumberOrWord {
     fn read(value: &DeValue<'_>, span: Span, reader: &mut Reader) -> Option<Self> {
         match value {

@@ -129,16 +129,25 @@ pub struct VtepStatus {
     pub address: IpAddr,
     /// UDP port
     pub port: u16,
-    /// Underlay device
+    /// Underlay devices
     pub device: String,
-    /// It is there and up
+    /// One of them is there and up
     pub up: bool,
-    /// Its MTU in bytes
+    /// Their smallest MTU in bytes
     pub mtu: u32,
     /// The largest IP packet a tenant can send without tags, in bytes
     pub tenant_mtu: u32,
+    /// Networks whose `mtu` the underlay does not carry
+    #[serde(default)]
+    pub too_small_for: Vec<String>,
     /// Listening
     pub listening: bool,
+    /// Why not
+    #[serde(default)]
+    pub problem: Option<String>,
+    /// Bursts that the kernel did not take, and that were sent one datagram after the other
+    #[serde(default)]
+    pub bursts_refused: u64,
 }
 
 /// A tenant port.

@@ -1,7 +1,7 @@
 //! Sets up the fast path: programs, the device by which frames go up, the one that unwraps superframes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -101,6 +101,7 @@ impl Daemon {
             None => self.begin().await?,
         };
         let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
+        ask_routes();
         machine.remember_tables(kernel.table_ids()?)?;
         pin(machine, &kernel, self.options.pin.as_deref())?;
         kernel.limit(&self.view.shared.snapshot());
@@ -154,11 +155,12 @@ impl Daemon {
         self.know_devices(&UP).await
     }
 
-    /// The kernel's vxlan device, at the first port that is free, which is given
+    /// The kernel's vxlan device, at the first port that is free and not the overlay's own, which is given
     pub(super) async fn make_tunnel(&mut self) -> Result<u16> {
         self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?.will_make(TUNNEL)?;
         let mut refused = anyhow!("no port for the kernel's vxlan device");
-        for port in TUNNEL_PORTS {
+        let overlay = self.view.shared.snapshot().config.overlay.port;
+        for port in TUNNEL_PORTS.into_iter().filter(|port| *port != overlay) {
             match self.netlink.add_external_vxlan(TUNNEL, port).await {
                 Ok(()) => {
                     self.know_devices(&[TUNNEL]).await?;
@@ -230,21 +232,29 @@ impl Daemon {
         Ok(())
     }
 
-    /// Puts the program on the underlay device, or says that there is none.
+    /// Puts the program on the devices of the underlay, or says that there is none.
     pub(super) async fn tap_underlay(&mut self, snapshot: &Snapshot, host: &Host) -> Result<()> {
         let Some(kernel) = self.view.kernel.get().cloned() else { return Ok(()) };
         // The kernel's programs would go on under an address that is no longer this host's.
         let is_ours = self.underlay.is_some() && is_own_address(snapshot.vtep.0);
-        let link = self.links.get(&*host.device).filter(|link| is_ours && link.up);
-        if let Some(link) = link
-            && self.tapped != Some(link.index)
-            && let Some(machine) = &mut self.machine
+        let links: Vec<Link> = self.underlay_links(host).filter(|link| is_ours && link.up).cloned().collect();
+        let wanted: BTreeSet<u32> = links.iter().map(|link| link.index).collect();
+        if let Some(machine) = &mut self.machine
+            && is_ours
+            && self.tapped != wanted
         {
-            machine.hold(&self.netlink, link, Role::Shared(kernel.underlay_program())).await?;
-            machine.untap_others(&self.netlink, &[TUNNEL, &link.name]).await?;
-            self.tapped = Some(link.index);
+            for link in &links {
+                if self.tapped.contains(&link.index) {
+                    continue;
+                }
+                machine.hold(&self.netlink, link, Role::Shared(kernel.underlay_program())).await?;
+                self.tapped.insert(link.index);
+            }
+            let keep: Vec<&str> = host.devices.iter().map(|device| &**device).chain([TUNNEL]).collect();
+            machine.untap_others(&self.netlink, &keep).await?;
+            self.tapped = wanted;
         }
-        kernel.set_underlay(link.map(|link| kernel_underlay(snapshot, link)))?;
+        kernel.set_underlay(kernel_underlay(snapshot, &links))?;
         Ok(())
     }
 }
@@ -285,13 +295,25 @@ pub(super) fn device<'l>(links: &'l Links, name: &str) -> Result<&'l Link> {
     links.get(name).ok_or_else(|| anyhow!("device {name} is gone"))
 }
 
-fn kernel_underlay(snapshot: &Snapshot, link: &Link) -> KernelUnderlay {
+fn kernel_underlay(snapshot: &Snapshot, links: &[Link]) -> Option<KernelUnderlay> {
     let overlay = &snapshot.config.overlay;
-    KernelUnderlay {
-        ifindex: link.index,
-        mtu: link.mtu,
+    Some(KernelUnderlay {
+        ifindex: links.first()?.index,
+        mtu: links.iter().map(|link| link.mtu).min()?,
         vtep: snapshot.vtep,
         port: overlay.port,
         dont_fragment: overlay.dont_fragment,
+    })
+}
+
+/// Lets the programs ask the host's routes where a datagram goes. They ask as if it came in at the device by which frames
+/// go up, and the kernel answers only where that device forwards; nothing that it would forward ever comes in there.
+pub(super) fn ask_routes() {
+    for family in ["ipv4", "ipv6"] {
+        let file = format!("/proc/sys/net/{family}/conf/{}/forwarding", UP[0]);
+        // Who turns forwarding off for all devices turns it off for this one. Without IPv6 there is nothing to turn on.
+        if std::fs::read_to_string(&file).is_ok_and(|value| value.trim() != "1") {
+            let _ = std::fs::write(&file, "1");
+        }
     }
 }

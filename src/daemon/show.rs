@@ -31,6 +31,7 @@ use crate::{
         counters::{Elsewhere, traffic},
         shared::lock,
     },
+    plan::too_small_for,
     snapshot::{Network, Snapshot},
     trace,
 };
@@ -88,9 +89,11 @@ impl View {
         let visible = lock(&self.state).clone();
         let in_use = self.shared.flows_in_use();
         let family = if snapshot.vtep.0.is_ipv4() { Family::V4 } else { Family::V6 };
-        let mtu = visible.underlay.as_ref().map_or(0, |link| link.mtu);
+        let mtu = visible.underlay.iter().map(|link| link.mtu).min().unwrap_or(0);
+        let too_small = if mtu > 0 { too_small_for(snapshot, mtu) } else { Vec::new() };
+        let largest = tenant_mtu(u16::try_from(mtu).unwrap_or(u16::MAX), family, 0);
         let device =
-            snapshot.config.host(&snapshot.host).map_or_else(String::new, |host| host.device.to_string());
+            snapshot.config.host(&snapshot.host).map_or_else(String::new, |host| host.device_names());
         let ports = snapshot.tenant_ports().map(|(id, network, endpoint)| {
             let name = visible.names.get(&id).map_or_else(String::new, |name| name.to_string());
             let state = match visible.ports.get(&*name) {
@@ -112,10 +115,13 @@ impl View {
             address: snapshot.vtep.0,
             port: snapshot.config.overlay.port,
             device,
-            up: visible.underlay.as_ref().is_some_and(|link| link.up),
+            up: visible.underlay.iter().any(|link| link.up),
             mtu,
-            tenant_mtu: tenant_mtu(u16::try_from(mtu).unwrap_or(u16::MAX), family, 0).into(),
+            tenant_mtu: largest.into(),
+            too_small_for: too_small.into_iter().map(|(network, _)| network).collect(),
             listening: visible.listening,
+            problem: visible.not_listening.clone(),
+            bursts_refused: self.shared.bursts_refused.load(Relaxed),
         };
         Status {
             problems: problems(visible.ready, &vtep, &ports, visible.missing.values()),
@@ -317,7 +323,8 @@ fn problems<'m>(
         problems.push("not ready: nothing passes yet".to_owned());
     }
     if !vtep.listening {
-        problems.push(format!("not listening at {} on {}", vtep.address, vtep.device));
+        let why = vtep.problem.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        problems.push(format!("not listening at {} on {}{why}", vtep.address, vtep.device));
     } else if !vtep.up {
         problems.push(format!("the underlay device {} is down", vtep.device));
     }

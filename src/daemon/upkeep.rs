@@ -71,6 +71,9 @@ impl Daemon {
         }
         if news.devices {
             self.keep_devices().await;
+            if self.view.kernel.get().is_some() {
+                super::accelerate::ask_routes();
+            }
             self.reconcile().await;
         }
     }
@@ -177,11 +180,12 @@ impl Daemon {
             }
         }
         let Some(kernel) = kernel else { return };
-        let underlay = self.tapped.and_then(|index| self.links.values().find(|link| link.index == index));
+        let underlay = self.links.values().filter(|link| self.tapped.contains(&link.index));
         let shared = underlay.map(|link| (link.clone(), Role::Shared(kernel.underlay_program())));
+        let shared: Vec<_> = shared.collect();
         let own = self.links.get(TUNNEL).filter(|link| self.made.get(TUNNEL) == Some(&link.index));
         let own = own.map(|link| (link.clone(), Role::Own(kernel.tunnel_program())));
-        for (link, role) in [shared, own].into_iter().flatten().filter(|(link, _)| is_asked(link)) {
+        for (link, role) in shared.into_iter().chain(own).filter(|(link, _)| is_asked(link)) {
             if let Err(error) = self.hold_again(&link, role).await {
                 tracing::error!(device = link.name, "programs could not be put back: {error:#}");
             }

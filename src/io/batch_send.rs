@@ -47,6 +47,8 @@ pub struct Report {
     pub dropped: Vec<(Vni, DropReason, u32)>,
     /// Paths that turned out to be narrower than the link
     pub narrow: Vec<NarrowPath>,
+    /// Bursts that the kernel did not take, and that were sent one datagram after the other
+    pub bursts_refused: u64,
 }
 
 /// A datagram was too big for its path.
@@ -257,15 +259,16 @@ impl Sender {
             return self.drop_group(group, DropReason::VtepUnreachable);
         };
         self.clear();
-        let mut burst = false;
+        let (bursts, sums) = (speakers.bursts_to(tunnel.to), speakers.sums_to(tunnel.to));
+        let mut burst = sums;
         let mut rest = group;
         while let Some(first) = rest.first() {
-            let run = if first.offload.gso.is_some() { 1 } else { run_length(rest, speakers.bursts()) };
-            let as_burst = speakers.bursts() && (run > 1 || first.offload.gso.is_some());
-            // Single datagrams and bursts leave by different sockets: what is queued goes first, in order.
-            if as_burst != burst {
+            let run = if first.offload.gso.is_some() { 1 } else { run_length(rest, bursts) };
+            let as_burst = bursts && (run > 1 || first.offload.gso.is_some());
+            // With and without checksums they leave by different sockets: what is queued goes first, in order.
+            if (as_burst || sums) != burst {
                 self.flush_underlay(tunnel, burst, batch, received, speakers);
-                burst = as_burst;
+                burst = as_burst || sums;
             }
             let (now, later) = rest.split_at(run);
             if first.offload.gso.is_some() {
@@ -354,6 +357,9 @@ impl Sender {
                 _ => DropReason::VtepUnreachable,
             });
         self.report.to_underlay += sent;
+        if self.report.bursts_refused > 0 {
+            speakers.refuse_bursts();
+        }
         self.read_errors(speaker, tunnel.source);
         self.clear();
     }
@@ -407,9 +413,60 @@ impl Sender {
                 continue;
             }
             let message = &self.messages[at];
-            self.report.drop(message.vni, reason(&error), message.frames);
+            match to.as_ref().filter(|_| message.segment.is_some() && error.raw_os_error() == Some(libc::EIO))
+            {
+                Some(to) => {
+                    self.report.bursts_refused += 1;
+                    sent += self.send_singly(fd, to, at, &reason);
+                }
+                None => self.report.drop(message.vni, reason(&error), message.frames),
+            }
             retried = false;
             at += 1;
+        }
+        sent
+    }
+
+    /// Sends the datagrams of a burst that the kernel did not take, one after the other; how many it took.
+    fn send_singly(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        (name, len): &(libc::sockaddr_storage, libc::socklen_t),
+        at: usize,
+        reason: &impl Fn(&io::Error) -> DropReason,
+    ) -> u64 {
+        let message = Message { segment: None, ..self.messages[at].clone() };
+        let segment = usize::from(self.messages[at].segment.unwrap_or(u16::MAX)).max(1);
+        let v4 = libc::c_int::from(name.ss_family) == libc::AF_INET;
+        let mut control = Control([0; 96]);
+        let control_len = write_controls(&message, v4, &mut control);
+        let mut sent = 0;
+        for place in message.pieces.start as usize..message.pieces.end as usize {
+            let whole = self.iovecs[place];
+            for start in (0..whole.iov_len).step_by(segment) {
+                let mut piece = libc::iovec {
+                    iov_base: whole.iov_base.wrapping_byte_add(start),
+                    iov_len: segment.min(whole.iov_len - start),
+                };
+                // SAFETY: all-zero is a valid msghdr.
+                let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+                header.msg_name = std::ptr::from_ref(name).cast_mut().cast();
+                header.msg_namelen = *len;
+                header.msg_iov = &raw mut piece;
+                header.msg_iovlen = 1;
+                if control_len > 0 {
+                    header.msg_control = control.0.as_mut_ptr().cast();
+                    header.msg_controllen = control_len as _;
+                }
+                // SAFETY: the header points to a piece of a message that was described, a control and a name, all of
+                // which live until this call returns.
+                let done = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT) };
+                if done < 0 {
+                    self.report.drop(message.vni, reason(&io::Error::last_os_error()), 1);
+                } else {
+                    sent += 1;
+                }
+            }
         }
         sent
     }

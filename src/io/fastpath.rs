@@ -29,10 +29,11 @@ use eastgate_wire::{Addr, DropReason, FlowKey, Instant, Leg, PortId, Vni, VtepAd
 use self::{
     born::Leases,
     handover::progress,
-    stations::{Decided, first_path, network_row, vtep_row},
+    stations::{Decided, first_path, network_row, vtep_flags, vtep_row},
 };
 use super::{clock, sysopt};
 use crate::{
+    config::UdpChecksum,
     control::protocol::Traffic,
     pipeline::{
         answers::AnswerOffer,
@@ -58,9 +59,9 @@ pub struct KernelPort {
 /// The underlay in the kernel's tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KernelUnderlay {
-    /// Interface index
+    /// Interface index of one of its devices: the way out is the routes'
     pub ifindex: u32,
-    /// Its MTU: flows are decided again when it changes
+    /// The smallest MTU of its devices: flows are decided again when it changes
     pub mtu: u32,
     /// This host's VTEP
     pub vtep: VtepAddr,
@@ -122,6 +123,8 @@ struct Place {
     place: u32,
     /// The largest packet that its path takes
     max_packet: u32,
+    /// `VTEP_*`
+    flags: u32,
 }
 
 impl KernelPath {
@@ -177,7 +180,9 @@ impl KernelPath {
         }
         for (place, vtep) in (0..).zip(vteps) {
             let ip = Ipv6Addr::from_octets(vtep.addr).to_canonical();
-            tables.vteps.insert(VtepAddr(ip), Some(Place { place, max_packet: vtep.max_packet }));
+            tables
+                .vteps
+                .insert(VtepAddr(ip), Some(Place { place, max_packet: vtep.max_packet, flags: vtep.flags }));
         }
         tables.inherited = fastpath.open_ports().into_iter().collect();
         fastpath.set_settings(&settings)?;
@@ -486,6 +491,7 @@ impl KernelPath {
         }
         tables.networks = networks;
         ended = ended.and(self.spread(tables, snapshot.ports));
+        ended = ended.and(self.set_checksums(tables, &snapshot.checksums));
         self.limit_networks(tables, snapshot);
         for (id, network, _) in snapshot.tenant_ports() {
             if let Some((port, vni)) = tables.ports.get_mut(&id)
@@ -554,7 +560,9 @@ impl KernelPath {
         if place >= self.fastpath.places().1 {
             return None;
         }
-        let row = Place { place, max_packet: first_path(tables, vtep) };
+        let checksums = tables.snapshot.as_ref().map(|snapshot| snapshot.checksums.to(vtep.0));
+        let flags = vtep_flags(checksums.unwrap_or(UdpChecksum::Auto));
+        let row = Place { place, max_packet: first_path(tables, vtep), flags };
         self.written(self.fastpath.set_vtep(place, vtep_row(vtep, &row)))?;
         tables.vteps.insert(vtep, Some(row));
         Some(place)

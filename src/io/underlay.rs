@@ -3,13 +3,17 @@
 //! A VXLAN sender puts the flow's entropy into the outer source port (RFC 7348 section 5). The kernel cuts a
 //! large write into datagrams (UDP GSO) only on a socket, and a socket has one source port, so there is one
 //! socket for each source port in use. Two kinds of it: single datagrams go out with checksum zero as the RFC
-//! wants; bursts go out through GSO, for which the kernel insists on a checksum, which the device computes.
+//! wants, where its receiver takes them so; bursts, and what is for VTEPs that want checksums, go out with one, on which
+//! the kernel insists for GSO, and which the device computes.
 
 use std::{
     io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use eastgate_wire::VtepAddr;
@@ -21,6 +25,7 @@ use super::{
     mmsg::{Prefix, RecvBatch, each_control},
     sysopt::{self, Overflow},
 };
+use crate::config::{Checksums, UdpChecksum};
 
 const RECEIVE_BUFFER: libc::c_int = 32 << 20;
 const SEND_BUFFER: libc::c_int = 8 << 20;
@@ -38,8 +43,8 @@ pub struct UnderlayConfig {
     pub ttl: u8,
     /// Ask routers not to fragment (IPv4)
     pub dont_fragment: bool,
-    /// Never send a checksum: no bursts then
-    pub zero_checksum: bool,
+    /// What the UDP checksum of datagrams is like
+    pub checksums: Checksums,
     /// The source ports in use
     pub source_ports: Vec<u16>,
 }
@@ -80,18 +85,20 @@ impl Listener {
         Self::bound_to(config, config.vtep.0)
     }
 
-    /// Listens for a multicast group, on the device with this index, and joins it (IGMP or MLD).
+    /// Listens for a multicast group, on the devices with these indices, and joins it there (IGMP or MLD).
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn open_group(config: &UnderlayConfig, group: IpAddr, ifindex: u32) -> io::Result<Self> {
+    pub fn open_group(config: &UnderlayConfig, group: IpAddr, devices: &[u32]) -> io::Result<Self> {
         let listener = Self::bound_to(config, group)?;
         let socket = socket2::SockRef::from(&listener.fd);
-        match group {
-            IpAddr::V4(group) => {
-                socket.join_multicast_v4_n(&group, &socket2::InterfaceIndexOrAddress::Index(ifindex))?
+        for ifindex in devices.iter().copied() {
+            match group {
+                IpAddr::V4(group) => {
+                    socket.join_multicast_v4_n(&group, &socket2::InterfaceIndexOrAddress::Index(ifindex))?
+                }
+                IpAddr::V6(group) => socket.join_multicast_v6(&group, ifindex)?,
             }
-            IpAddr::V6(group) => socket.join_multicast_v6(&group, ifindex)?,
         }
         Ok(listener)
     }
@@ -288,6 +295,8 @@ pub struct Speakers {
     config: UnderlayConfig,
     single: Box<[OnceLock<Speaker>]>,
     burst: Box<[OnceLock<Speaker>]>,
+    /// The kernel has refused a burst.
+    uncut: AtomicBool,
 }
 
 impl Speakers {
@@ -295,7 +304,7 @@ impl Speakers {
     #[must_use]
     pub fn new(config: UnderlayConfig) -> Self {
         let slots = || (0..config.source_ports.len()).map(|_| OnceLock::new()).collect();
-        Self { single: slots(), burst: slots(), config }
+        Self { single: slots(), burst: slots(), uncut: AtomicBool::new(false), config }
     }
 
     /// The configuration they were made with.
@@ -304,14 +313,29 @@ impl Speakers {
         &self.config
     }
 
-    /// Whether bursts may be sent.
+    /// Whether bursts may be sent to this VTEP or group.
     #[must_use]
-    pub fn bursts(&self) -> bool {
-        !self.config.zero_checksum
+    pub fn bursts_to(&self, to: IpAddr) -> bool {
+        self.config.checksums.to(to) != UdpChecksum::Never && !self.uncut.load(Relaxed)
     }
 
-    /// The socket for a source port, by its place in the list of source ports. `burst` asks for one that the
-    /// kernel takes GSO writes on. A port that another program has is left to it: its flows use the next one.
+    /// Whether single datagrams to it have a checksum.
+    #[must_use]
+    pub fn sums_to(&self, to: IpAddr) -> bool {
+        self.config.checksums.to(to) == UdpChecksum::Always
+    }
+
+    /// Sends no bursts any more: a way out is encrypted (IPsec), or computes no checksums on a kernel before 6.11.
+    pub fn refuse_bursts(&self) {
+        if !self.uncut.swap(true, Relaxed) {
+            tracing::warn!(
+                "the kernel takes no bursts of datagrams on the way to a VTEP: each is sent by itself"
+            );
+        }
+    }
+
+    /// The socket for a source port, by its place in the list of source ports. `burst` asks for one that writes checksums,
+    /// on which the kernel takes GSO writes. A port that another program has is left to it: its flows use the next one.
     ///
     /// # Errors
     /// What the kernel says when the socket is first opened.
@@ -351,6 +375,10 @@ impl Speakers {
         let (Some(slot), Some(port)) = (slots.get(place), self.config.source_ports.get(place)) else {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         };
+        // A part of what comes in would go to that socket.
+        if *port == self.config.port {
+            return Err(io::Error::from(io::ErrorKind::AddrInUse));
+        }
         if let Some(speaker) = slot.get() {
             return Ok(speaker);
         }

@@ -266,7 +266,7 @@ impl<'s> Pipeline<'s> {
     }
 
     /// How packets from one endpoint to another travel; nothing when that is not for the fast path: checks that are
-    /// not of the flow, a peer that wants a checksum in the outer header.
+    /// not of the flow.
     fn lane(
         &self,
         network: &Network,
@@ -286,7 +286,6 @@ impl<'s> Pipeline<'s> {
         let (from, to) = (src.location, dst.location);
         let max_packet = match (from, to) {
             (_, Location::Local(_)) => u16::MAX,
-            (_, Location::Remote(vtep)) if plain(to) && vtep.0.is_ipv6() => return None,
             (_, Location::Remote(vtep)) => {
                 mtu::tenant_mtu(self.shared.path_mtu_to(vtep, now), family(vtep), 0)
             }

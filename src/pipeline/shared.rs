@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -44,6 +44,8 @@ pub struct Shared {
     pub counters: Box<[Counters]>,
     /// The underlay device's MTU in bytes
     pub link_mtu: AtomicU32,
+    /// Bursts that the kernel did not take on the way to the underlay
+    pub bursts_refused: AtomicU64,
     sharding: Sharding,
     flows: Box<[Mutex<FlowTable>]>,
     pub(super) fragments: Mutex<FragmentTable>,
@@ -80,6 +82,7 @@ impl Shared {
             book,
             counters: (0..workers).map(|_| Counters::default()).collect(),
             link_mtu: AtomicU32::new(1500),
+            bursts_refused: AtomicU64::new(0),
             sharding: Sharding::new(RandomState::new(), SHARDS),
             flows: (0..SHARDS).map(|_| Mutex::new(FlowTable::new(RandomState::new(), 0))).collect(),
             narrow: AtomicBool::new(false),
@@ -228,6 +231,7 @@ impl Shared {
         let Some(counters) = self.counters.get(index) else { return };
         counters.to_ports.fetch_add(report.to_ports, Relaxed);
         counters.to_underlay.fetch_add(report.to_underlay, Relaxed);
+        self.bursts_refused.fetch_add(report.bursts_refused, Relaxed);
         for (vni, reason, frames) in &report.dropped {
             let key = DropKey { vni: Some(*vni), reason: *reason, from: None, by: None, rule: None };
             let count = DropCount {

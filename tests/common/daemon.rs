@@ -37,6 +37,22 @@ impl Daemon {
         daemon
     }
 
+    /// Starts it in front of a library that answers for the kernel, and waits until it is ready.
+    pub fn start_behind(
+        world: &World,
+        space: &Space,
+        config: &Path,
+        host: &str,
+        library: &Path,
+        more: &[&str],
+    ) -> Self {
+        let mut command = space.command("env");
+        command.arg(format!("LD_PRELOAD={}", library.display())).arg(EASTGATE);
+        let mut daemon = Self::launch_by(world, command, config, host, more);
+        daemon.wait_until_ready(host);
+        daemon
+    }
+
     fn wait_until_ready(&mut self, host: &str) {
         wait_for(&format!("{host} is ready"), || {
             if let Some(status) = self.child.try_wait().unwrap() {

@@ -9,9 +9,6 @@ use super::{
     config::{Endpoint, Host, Tenant, configuration},
 };
 
-const HOSTS: &[Host<'_>] =
-    &[Host::new("hub", "192.0.2.1"), Host::plain("spoke2", "192.0.2.2"), Host::plain("spoke3", "192.0.2.3")];
-
 const ACME: Tenant<'_> = Tenant {
     name: "acme",
     vni: 5001,
@@ -19,7 +16,8 @@ const ACME: Tenant<'_> = Tenant {
     network: "topology = \"hub\"\nhub = \"hub\"\nneighbors = \"proxy\"",
     ingress: &[
         r#"{ proto = "udp", ports = [7000], from = "any" }"#,
-        r#"{ proto = "tcp", ports = ["5432-5433"], from = "any" }"#,
+        r#"{ proto = "tcp", ports = ["5432-5439"], from = "any" }"#,
+        r#"{ proto = "icmp", from = "any" }"#,
     ],
     endpoints: &[
         Endpoint { name: "m2", host: "spoke2", port: None, number: 2 },
@@ -37,21 +35,35 @@ pub struct Hub {
 }
 
 impl Hub {
+    /// Over IPv4, with spokes that write no UDP checksums.
     pub fn new() -> Option<Self> {
+        Self::over(Family::V4, "noudpcsum")
+    }
+
+    /// `vxlan`: how the spokes' devices are made.
+    pub fn over(underlay: Family, vxlan: &str) -> Option<Self> {
+        let vtep = |number: u8| match underlay {
+            Family::V4 => format!("192.0.2.{number}"),
+            Family::V6 => format!("2001:db8::{number}"),
+        };
         let mut world = World::new()?;
         let fabric = world.space("fabric");
         fabric.ip("link add fabric type bridge mcast_snooping 0");
         fabric.ip("link set fabric up");
         let hub = world.space("hub");
         let spokes = [2, 3].map(|number| world.space(&format!("spoke{number}")));
-        let config = world.write("eastgate.toml", &configuration(HOSTS, &[ACME]));
+        let vteps = [1, 2, 3].map(vtep);
+        let hosts =
+            [Host::new("hub", &vteps[0]), Host::plain("spoke2", &vteps[1]), Host::plain("spoke3", &vteps[2])];
+        let config = world.write("eastgate.toml", &configuration(&hosts, &[ACME]));
         let this = Self { world, hub, spokes, fabric, config };
-        this.plug(&this.hub, 1);
-        for (spoke, number) in this.spokes.iter().zip([2, 3]) {
-            this.plug(spoke, number);
+        this.plug(&this.hub, 1, &vteps[0]);
+        for ((spoke, number), own) in this.spokes.iter().zip([2, 3]).zip(&vteps[1..]) {
+            this.plug(spoke, number, own);
             spoke.ip(&format!(
                 "link add vx0 address 02:00:00:00:00:0{number} mtu 1500 type vxlan id 5001 dstport 4789 \
-                 local 192.0.2.{number} remote 192.0.2.1 dev underlay0 nolearning noudpcsum"
+                 local {own} remote {} dev underlay0 nolearning {vxlan}",
+                vteps[0]
             ));
             spoke.ip("link set vx0 up");
             spoke.ip(&format!("addr add 10.1.0.{number}/24 dev vx0"));
@@ -59,11 +71,12 @@ impl Hub {
         Some(this)
     }
 
-    fn plug(&self, host: &Space, number: u8) {
+    fn plug(&self, host: &Space, number: u8, vtep: &str) {
         let port = format!("port{number}");
         self.world.cable((host, "underlay0"), (&self.fabric, &port), 1700);
         self.fabric.ip(&format!("link set {port} master fabric"));
-        host.ip(&format!("addr add 192.0.2.{number}/24 dev underlay0"));
+        let (prefix, nodad) = if vtep.contains(':') { (64, " nodad") } else { (24, "") };
+        host.ip(&format!("addr add {vtep}/{prefix} dev underlay0{nodad}"));
     }
 
     pub fn run(&self, dataplane: &str) -> Daemon {

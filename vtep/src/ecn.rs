@@ -77,6 +77,8 @@ impl OuterTtl {
     pub const fn encapsulate(self, view: &View) -> u8 {
         match (self, view.ip()) {
             (Self::Fixed(ttl), _) => ttl,
+            // A datagram with none left would not leave.
+            (Self::Inherit, Some(ip)) if ip.ttl == 0 => 1,
             (Self::Inherit, Some(ip)) => ip.ttl,
             (Self::Inherit, None) => DEFAULT_TTL,
         }

@@ -8,7 +8,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use eastgate_fastpath::{
     Error, NETWORK_HUB, NO_RULE, Network as Row, Policy, STATION_PEER, STATION_SPOKEN_TO, Station,
-    StationKey, Vtep, address,
+    StationKey, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
 };
 use eastgate_policy::{admission, rule::Direction};
 use eastgate_steering::proxy_mac;
@@ -17,6 +17,7 @@ use eastgate_wire::{Addr, PortId, Vni, VtepAddr};
 
 use super::{KernelPath, Place, Tables, born::timeouts, handover::outer_fields};
 use crate::{
+    config::{Checksums, UdpChecksum},
     pipeline::{forward::family, shared::lock},
     snapshot::{Endpoint, Network, Snapshot},
 };
@@ -284,10 +285,7 @@ impl KernelPath {
         let owns = |found: Option<&Endpoint>| found.is_some_and(|found| found.id == endpoint.id);
         let is_plain = match endpoint.location {
             Location::Local(_) => false,
-            Location::Remote(vtep) => match network.peers.kind(vtep)? {
-                PeerKind::Plain if vtep.0.is_ipv6() => return None,
-                kind => kind == PeerKind::Plain,
-            },
+            Location::Remote(vtep) => network.peers.kind(vtep)? == PeerKind::Plain,
         };
         let usable = endpoint.sender.port_security
             && endpoint.mac.is_station()
@@ -374,6 +372,21 @@ impl KernelPath {
         }
         Ok(())
     }
+
+    /// What the UDP checksum of datagrams to each VTEP is like.
+    pub(super) fn set_checksums(&self, tables: &mut Tables, checksums: &Checksums) -> Result<(), Error> {
+        // Each is written on its own.
+        #[allow(clippy::iter_over_hash_type)]
+        for (vtep, place) in &mut tables.vteps {
+            let Some(place) = place else { continue };
+            let flags = vtep_flags(checksums.to(vtep.0));
+            if flags != place.flags {
+                self.fastpath.set_vtep(place.place, vtep_row(*vtep, &Place { flags, ..*place }))?;
+                place.flags = flags;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn is_in_force(tables: &Tables, snapshot: &Arc<Snapshot>) -> bool {
@@ -386,7 +399,15 @@ pub(super) fn first_path(tables: &Tables, vtep: VtepAddr) -> u32 {
 }
 
 pub(super) fn vtep_row(vtep: VtepAddr, place: &Place) -> Vtep {
-    Vtep { addr: address(vtep.0.into()), max_packet: place.max_packet }
+    Vtep { addr: address(vtep.0.into()), max_packet: place.max_packet, flags: place.flags }
+}
+
+pub(super) const fn vtep_flags(checksum: UdpChecksum) -> u32 {
+    match checksum {
+        UdpChecksum::Auto => 0,
+        UdpChecksum::Always => VTEP_SUM,
+        UdpChecksum::Never => VTEP_NO_SUM,
+    }
 }
 
 /// A network with the epoch that is in force there; with none of it left, nothing is.

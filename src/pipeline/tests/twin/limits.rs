@@ -6,7 +6,7 @@ use super::*;
 
 const OTHER: u32 = 5002;
 const STRANGE: u32 = 5003;
-const ROUTER: [u8; 12] = [2, 0, 0, 0, 1, 2, 2, 0, 0, 0, 1, 1];
+const ROUTER: [u8; 12] = [2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 2];
 
 /// Stations 11 and 12 in networks of their own.
 fn two_networks(limit: u32) -> String {

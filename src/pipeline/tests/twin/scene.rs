@@ -16,6 +16,9 @@ pub(super) struct Scene {
     pub(super) hub: bool,
 }
 
+/// Of the device of the underlay here
+pub(super) const UNDERLAY_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
+
 pub(super) const SCENES: [Scene; 6] = [
     Scene { neighbors: "suppress", v6: false, hub: false },
     Scene { neighbors: "proxy", v6: false, hub: false },
@@ -101,9 +104,8 @@ impl Scene {
         if station < 20 { None } else { Some(station / 10) }
     }
 
-    /// Plain VTEPs over IPv6 have no part in the fast path.
     const fn is_plain(self, vtep: u8) -> bool {
-        self.hub && !self.v6 && vtep == 2
+        self.hub && vtep == 2
     }
 
     /// Does a station that sends to another one write the appliance's MAC?
@@ -128,8 +130,8 @@ impl Scene {
         if self.v6 { 14 + 40 + 8 + 8 } else { 14 + 20 + 8 + 8 }
     }
 
-    /// A datagram of a VTEP for this host, built by etherparse.
-    pub(super) fn datagram(self, from: u8, tos: u8, payload: &[u8]) -> Vec<u8> {
+    /// A datagram of a VTEP for this host, built by etherparse, with its checksum.
+    pub(super) fn summed(self, from: u8, tos: u8, payload: &[u8]) -> Vec<u8> {
         let len = payload.len() as u16 + 8;
         let ip = match (self.address(from), self.address(1)) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
@@ -154,8 +156,14 @@ impl Scene {
             _ => unreachable!("one family"),
         };
         let mut outer = Vec::new();
-        let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 1, 2], [2, 0, 0, 0, 1, 1]);
+        let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 1, 2], UNDERLAY_MAC);
         builder.ip(ip).udp(50_000, 4789).write(&mut outer, payload).unwrap();
+        outer
+    }
+
+    /// The same without a checksum.
+    pub(super) fn datagram(self, from: u8, tos: u8, payload: &[u8]) -> Vec<u8> {
+        let mut outer = self.summed(from, tos, payload);
         // RFC 7348 section 4.1: zero. The source port, length and checksum are before the VXLAN header.
         let udp = outer.len() - payload.len();
         outer[udp - 2..udp].fill(0);
@@ -185,7 +193,14 @@ impl Scene {
         assert_eq!(usize::from(len), datagram.len() - 14, "outer length");
         assert!(u16::from_be_bytes([udp[0], udp[1]]) >= 49152, "a source port of the overlay: {udp:?}");
         let length = (payload.len() as u16 + 8).to_be_bytes();
-        assert_eq!(udp[2..], [&4789u16.to_be_bytes()[..], &length, &[0, 0]].concat());
+        assert_eq!(udp[2..6], [4789u16.to_be_bytes(), length].concat());
+        let plain_v6 = self.v6 && to == self.address(2) && self.is_plain(2);
+        assert!(!plain_v6 || udp[6..] != [0, 0], "a plain VTEP over IPv6 wants a checksum");
+        if udp[6..] != [0, 0] {
+            let addresses = &ip[if self.v6 { 8 } else { 12 }..];
+            let summed = [addresses, &[0, 17], &length, udp, payload].concat();
+            assert_eq!(ones_sum(&summed), 0xffff, "outer UDP checksum");
+        }
         (to, tos, ttl, payload.to_vec())
     }
 
