@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * Flows that begin here, while the epoch stands that decided them: by the compiled policy, or by a permit that the
- * pipeline has left for the pair and service. There may be as many as the daemon has lent places for; a key that is in
+ * pipeline has left for the pair and service. There may be as many as the limits say; a key that is in
  * the table already, because the pipeline has the flow, is not born a second time.
  */
 #pragma once
@@ -100,6 +100,7 @@ static __always_inline const struct network *judge(struct desk *desk, const stru
 	if (desk->said > SAID_DENY)
 		return 0;
 	flow->network = permit->network;
+	desk->payer.account = permit->account;
 	flow->epoch = permit->epoch;
 	flow->generation = generation;
 	flow->bindings = permit->bindings;
@@ -148,28 +149,41 @@ static __always_inline void begin(struct desk *desk, __u32 side, __u64 now)
 	flow->ways[1].packets = flow->ways[1].bytes = 0;
 	__builtin_memset(&flow->ways[0].tcp, 0, sizeof(struct tcp_side));
 	__builtin_memset(&flow->ways[1].tcp, 0, sizeof(struct tcp_side));
+	flow->ways[0].tcp.account_half = desk->payer.account;
+	flow->ways[1].tcp.account_half = desk->payer.account >> 16;
 	from->packets = 1;
 	from->bytes = p->len + ETH_HLEN;
 	if (p->proto == IPPROTO_TCP)
 		hear_syn(p, &from->tcp);
 }
 
+/* Takes a place for the flow that is to begin. Who pays for it is on the desk. */
+static __always_inline bool pay(struct desk *desk, const struct config *config, const struct terms *terms)
+{
+	const struct flow *flow = (struct flow *)desk->flow;
+	struct payer *payer = &desk->payer;
+
+	payer->network_account = terms->account;
+	payer->is_left = is_left(flow->generation, config);
+	return payer->network_account && take_place(payer, POPULATION_UNANSWERED);
+}
+
 /* Puts the flow into the table, unless someone was quicker or there are too many. */
-static __always_inline bool born(struct desk *desk, __u32 side)
+static __always_inline bool born(struct desk *desk, const struct config *config, __u32 side)
 {
 	struct packet *p = &desk->packet;
 	struct flow *flow = (struct flow *)desk->flow;
 	__u32 network = flow->network;
-	struct terms *the_terms = bpf_map_lookup_elem(&terms, &network);
+	const struct terms *the_terms = bpf_map_lookup_elem(&terms, &network);
 
 	if (the_terms && clamps(p, the_terms))
 		return punt(p, PUNT_SYN_MSS);
-	if (!the_terms || !take_place(the_terms, POPULATION_UNANSWERED))
+	if (!the_terms || !pay(desk, config, the_terms))
 		return punt(p, PUNT_NO_CREDIT);
 	begin(desk, side, the_time());
 	if (bpf_map_update_elem(&flows, &desk->key, desk->flow, BPF_NOEXIST) == 0)
 		return true;
-	give_place(the_terms, POPULATION_UNANSWERED);
+	give_place(&desk->payer, POPULATION_UNANSWERED);
 	return punt(p, PUNT_HELD);
 }
 
@@ -188,20 +202,24 @@ static __always_inline bool may_replace(const struct flow *old, const struct pac
  * section 3.6.1), whatever its number: as `Connection::syn`. The entry stays and becomes the new one under its lock, so that
  * at no moment there is none, or two.
  */
-static __always_inline bool reborn(struct flow *old, struct desk *desk, __u32 side)
+static __always_inline bool reborn(struct flow *old, struct desk *desk, const struct config *config, __u32 side)
 {
 	struct packet *p = &desk->packet;
 	struct flow *flow = (struct flow *)desk->flow;
 	__u32 network = flow->network;
-	struct terms *the_terms = bpf_map_lookup_elem(&terms, &network);
+	const struct terms *the_terms = bpf_map_lookup_elem(&terms, &network);
 	struct ended *before_it = &desk->ended;
 	__u64 now = the_time();
-	enum punt why = PUNT_TCP_IRREGULAR;
+	__u32 state, paid_by = 0, populated = POPULATION_UNANSWERED;
 	bool over = false;
-	__u32 state;
 
 	if (!the_terms || clamps(p, the_terms))
 		return punt(p, PUNT_SYN_MSS);
+	state = state_of(old, IPPROTO_TCP);
+	if (state != STATE_TIME_WAIT && state != STATE_CLOSE && !is_over(old, state, the_terms, now))
+		return punt(p, PUNT_TCP_IRREGULAR);
+	if (!pay(desk, config, the_terms))
+		return punt(p, PUNT_NO_CREDIT);
 	begin(desk, side, now);
 	before_it->key = desk->key;
 	bpf_spin_lock(&old->lock);
@@ -209,15 +227,9 @@ static __always_inline bool reborn(struct flow *old, struct desk *desk, __u32 si
 		state = state_of(old, IPPROTO_TCP);
 		over = state == STATE_TIME_WAIT || state == STATE_CLOSE || is_over(old, state, the_terms, now);
 	}
-	/* One that nobody had answered leaves its place to it. */
-	if (over && old->marks & FLOW_ANSWERED) {
-		over = take_place(the_terms, POPULATION_UNANSWERED);
-		if (over)
-			give_place(the_terms, POPULATION_ANSWERED);
-		else
-			why = PUNT_NO_CREDIT;
-	}
 	if (over) {
+		paid_by = account_of(old);
+		populated = old->marks & FLOW_ANSWERED ? POPULATION_ANSWERED : POPULATION_UNANSWERED;
 		before_it->epoch = old->epoch;
 		before_it->opener = old->opener;
 		before_it->packets[0] = old->ways[0].packets;
@@ -238,8 +250,13 @@ static __always_inline bool reborn(struct flow *old, struct desk *desk, __u32 si
 		old->ways[1] = flow->ways[1];
 	}
 	bpf_spin_unlock(&old->lock);
+	if (!over) {
+		give_place(&desk->payer, POPULATION_UNANSWERED);
+		return punt(p, PUNT_TCP_IRREGULAR);
+	}
+	desk->payer.account = paid_by;
+	give_place(&desk->payer, populated);
 	/* Where the daemon does not keep up, its counters of frames lack these. */
-	if (over)
-		bpf_map_push_elem(&ended, before_it, 0);
-	return over || punt(p, why);
+	bpf_map_push_elem(&ended, before_it, 0);
+	return true;
 }

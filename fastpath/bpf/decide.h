@@ -277,6 +277,7 @@ static __always_inline enum said decide(struct desk *desk, const struct config *
 	permit->generation = config->generation;
 	/* Addresses that move are not among the stations. */
 	permit->bindings = 0;
+	permit->account = src->account;
 	permit->ends.at[0] = src->at;
 	permit->ends.at[1] = dst->at;
 	__builtin_memcpy(permit->ends.macs[0], src->mac, 6);

@@ -43,7 +43,8 @@ struct tcp_side {
 	__u8 scale;
 	/* `side_flags` */
 	__u8 flags;
-	__u16 spare;
+	/* Not of the connection: there is room for it here, and no other left. `account_of` */
+	__u16 account_half;
 };
 
 /* As policy has them. A side with one of the others is for the pipeline. */
@@ -82,6 +83,9 @@ enum flow_state {
 	STATE_ECHO_ANSWERED,
 	/* A RST ended the connection. */
 	STATE_CLOSE,
+	/* An answered one that goes on, and of an echo */
+	STATE_STREAM,
+	STATE_ECHO_STREAM,
 	STATE_COUNT,
 };
 
@@ -137,6 +141,22 @@ enum flow_marks {
 	FLOW_BORN = 1 << 1,
 	/* It counts among the answered flows of its network; said of flows that were born here. */
 	FLOW_ANSWERED = 1 << 2,
+	/* It is no TCP, was born here and answered, and goes on. */
+	FLOW_STREAM = 1 << 3,
+};
+
+/* As policy's `STREAM_AFTER` and `STREAM_IDLE`, in milliseconds */
+#define STREAM_AFTER 2000
+#define STREAM_IDLE 60000
+
+/* What the loss of a flow costs, as policy's `Rank`. */
+enum flow_rank {
+	RANK_UNREPLIED,
+	RANK_FINISHED,
+	RANK_EXCHANGE,
+	/* A stream that is not idle is no cheaper than a connection. */
+	RANK_STREAM,
+	RANK_CONNECTION,
 };
 
 /*
@@ -194,6 +214,8 @@ struct permit {
 	/* As `flow.bindings` */
 	__u16 bindings;
 	__u16 spare;
+	/* Who pays for them */
+	__u32 account;
 };
 
 struct station_key {
@@ -234,6 +256,8 @@ struct station {
 	__u32 rulesets[2];
 	/* Its number in the epoch of its network */
 	__u32 endpoint;
+	/* Where the flows that it opens are counted */
+	__u32 account;
 };
 
 /* What packets are that the rules have not let begin a flow; each kind is counted by itself. */
@@ -305,20 +329,25 @@ enum policy_head {
 };
 
 /*
- * What flows may be born on in a network. The daemon has this in its memory too; both sides change `leases` by atomic
- * steps only.
+ * How many flows an endpoint, a network or the host has, those of the pipeline included: by population, how many there may
+ * be in the upper half, and how many there are in the lower one. The daemon has this in its memory too; both sides change
+ * it by atomic steps only.
  */
+struct account {
+	__u64 flows[2];
+};
+
+/* The host's own */
+#define HOST_ACCOUNT 0
+
+/* How flows live in a network. */
 struct terms {
-	/*
-	 * Unanswered and answered flows that are born here: how many there may be in the upper half, how many there are in
-	 * the lower one.
-	 */
-	__u64 leases[2];
+	/* Where all its flows are counted; none begins here while this is 0. */
+	__u32 account;
 	/* How long a flow lasts in each state, in milliseconds */
 	__u32 timeouts[STATE_COUNT];
 	/* A SYN with an MSS option that does not fit this many bytes of packet is not for here; 0 where any will do. */
 	__u32 mss_mtu;
-	__u32 spare;
 };
 
 /* How flows that are born here come to their outer source port: vtep's `SourcePorts`, with a hash of its own. */
@@ -352,6 +381,9 @@ enum take_how {
 	TAKE_IF_OVER = 1 << 0,
 	/* The entry goes, too. */
 	TAKE_DELETE = 1 << 1,
+	/* Only a born flow of the rank that the upper half of `how` says */
+	TAKE_IF_RANK = 1 << 2,
+	TAKE_RANK_AT = 4,
 };
 
 enum take_result {
@@ -537,7 +569,7 @@ enum vtep_flags {
 };
 
 /* Counts up with every change to what this file says: a daemon takes over no tables that it reads otherwise. */
-#define LAYOUT 13
+#define LAYOUT 14
 
 struct config {
 	/* LAYOUT */
@@ -546,6 +578,8 @@ struct config {
 	__u32 session;
 	/* Flows that were written under another generation do not pass. */
 	__u32 generation;
+	/* From which generation on flows are this daemon's, and counted: those before are of one that is gone. */
+	__u32 since;
 	/* A device of the underlay; 0 when there is none */
 	__u32 underlay;
 	/* Where frames go up */

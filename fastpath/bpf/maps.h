@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * The tables; the daemon says before they are made how large those are that are not of one entry. It writes them; the
- * programs write into flows, answers, terms, buckets, denials, denied, ended and stats.
+ * programs write into flows, answers, accounts, buckets, denials, denied, ended and stats.
  */
 #pragma once
 
@@ -149,6 +149,15 @@ struct {
 	__type(value, struct terms);
 } terms SEC(".maps");
 
+/* By the places that the daemon's book gives; each daemon begins with an empty one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1 << 18);
+	__type(key, __u32);
+	__type(value, struct account);
+} accounts SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -206,6 +215,13 @@ struct passage {
  * What is too large for the stack: the packet in hand, the headers that are put around it, and a flow that is made ready before it goes into the table. The
  * programs run one after the other on a processor. The flow's lock is no lock here, which the type says to the verifier.
  */
+struct payer {
+	__u32 account;
+	__u32 network_account;
+	/* Not 0 where the flow is not counted: it is of a daemon that is gone. */
+	__u32 is_left;
+};
+
 struct desk {
 	struct packet packet;
 	struct flow_key key;
@@ -224,6 +240,8 @@ struct desk {
 	struct station stations[2];
 	/* `enum said` */
 	__u32 said;
+	/* Who pays for a flow that was born here, and in which network */
+	struct payer payer;
 	/* Only to order reads by */
 	__u32 fence;
 	struct denial_key refused;

@@ -15,7 +15,7 @@ SEC("tc")
 int take(struct __sk_buff *skb)
 {
 	struct take *take = (void *)(long)skb->data;
-	struct terms *the_terms;
+	const struct terms *the_terms;
 	struct flow_key key;
 	struct flow *flow;
 	__u32 network;
@@ -41,6 +41,9 @@ int take(struct __sk_buff *skb)
 	} else if (how & TAKE_IF_OVER && !(flow->marks & FLOW_BORN &&
 					   is_over(flow, state_of(flow, key.proto), the_terms, now))) {
 		result = TAKE_ALIVE;
+	} else if (how & TAKE_IF_RANK && !(flow->marks & FLOW_BORN && rank_of(flow, state_of(flow, key.proto), now) ==
+								      how >> TAKE_RANK_AT)) {
+		result = TAKE_ALIVE;
 	} else {
 		result = TAKE_TAKEN;
 		take->flow.network = flow->network;
@@ -57,7 +60,7 @@ int take(struct __sk_buff *skb)
 	}
 	bpf_spin_unlock(&flow->lock);
 	take->result = result;
-	if (how & TAKE_DELETE && (result == TAKE_TAKEN || (result == TAKE_HELD && !(how & TAKE_IF_OVER))))
+	if (how & TAKE_DELETE && (result == TAKE_TAKEN || (result == TAKE_HELD && !(how & (TAKE_IF_OVER | TAKE_IF_RANK)))))
 		bpf_map_delete_elem(&flows, &key);
 	return TC_ACT_OK;
 }

@@ -86,7 +86,7 @@ static __always_inline enum passing tenant_passage(struct __sk_buff *skb, const 
 			}
 		} else if (!comes_from_port(skb, &flow->ends, lane, network, side, p)) {
 			return GOES_UP;
-		} else if (pass(skb, flow, side, desk)) {
+		} else if (pass(skb, flow, side, desk, config)) {
 			find_passage(desk, network, side, passage);
 			return comes_from_port(skb, &desk->ends, &desk->lane, network, side, p) ? PASSES : GOES_UP;
 		} else if (!is_syn(p)) {
@@ -102,7 +102,7 @@ static __always_inline enum passing tenant_passage(struct __sk_buff *skb, const 
 	/* The other fragments of what is refused are the pipeline's to refuse. */
 	if (desk->said == SAID_DENY)
 		return !flow && !p->fragment && count_denial(desk, config, port->id, skb->len) ? DENIED : GOES_UP;
-	if (!(flow ? reborn(flow, desk, side) : born(desk, side)))
+	if (!(flow ? reborn(flow, desk, config, side) : born(desk, config, side)))
 		return GOES_UP;
 	find_passage(desk, network, side, passage);
 	return PASSES;

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "account.h"
 #include "maps.h"
 #include "packet.h"
 #include "tcp.h"
@@ -71,12 +72,12 @@ static __always_inline __u32 milliseconds(__u64 nanoseconds)
 /* The state of a flow that was born here */
 static __always_inline __u32 state_of(const struct flow *flow, __u8 proto)
 {
-	bool answered = flow->marks & FLOW_ANSWERED;
+	bool answered = flow->marks & FLOW_ANSWERED, goes_on = flow->marks & FLOW_STREAM;
 
 	if (proto == IPPROTO_UDP)
-		return answered ? STATE_ANSWERED : STATE_UNANSWERED;
+		return goes_on ? STATE_STREAM : answered ? STATE_ANSWERED : STATE_UNANSWERED;
 	if (proto != IPPROTO_TCP)
-		return answered ? STATE_ECHO_ANSWERED : STATE_ECHO_UNANSWERED;
+		return goes_on ? STATE_ECHO_STREAM : answered ? STATE_ECHO_ANSWERED : STATE_ECHO_UNANSWERED;
 	return flow->opener ? tcp_state(&flow->ways[1].tcp, &flow->ways[0].tcp) :
 			      tcp_state(&flow->ways[0].tcp, &flow->ways[1].tcp);
 }
@@ -94,26 +95,30 @@ static __always_inline bool is_over(const struct flow *flow, __u32 state, const 
 	return flow->last_seen + (__u64)lasts * 1000000 <= now;
 }
 
+/* What the loss of a flow that was born here costs */
+static __always_inline __u32 rank_of(const struct flow *flow, __u32 state, __u64 now)
+{
+	if (!(flow->marks & FLOW_ANSWERED))
+		return RANK_UNREPLIED;
+	switch (state) {
+	case STATE_TIME_WAIT:
+	case STATE_CLOSE:
+		return RANK_FINISHED;
+	case STATE_ANSWERED:
+	case STATE_ECHO_ANSWERED:
+		return RANK_EXCHANGE;
+	case STATE_STREAM:
+	case STATE_ECHO_STREAM:
+		return flow->last_seen + STREAM_IDLE * 1000000ULL <= now ? RANK_STREAM : RANK_CONNECTION;
+	default:
+		return RANK_CONNECTION;
+	}
+}
+
 /* Would the pipeline lower the MSS that a SYN names? */
 static __always_inline bool clamps(const struct packet *p, const struct terms *terms)
 {
 	return p->flags & TCP_SYN && terms->mss_mtu && p->mss && p->mss + (p->v6 ? 60 : 40) > terms->mss_mtu;
-}
-
-/* One flow more of a population, within what the daemon has lent. */
-static __always_inline bool take_place(struct terms *terms, enum population of)
-{
-	__u64 before = __sync_fetch_and_add(&terms->leases[of], 1);
-
-	if ((__u32)before < before >> 32)
-		return true;
-	__sync_fetch_and_add(&terms->leases[of], -1);
-	return false;
-}
-
-static __always_inline void give_place(struct terms *terms, enum population of)
-{
-	__sync_fetch_and_add(&terms->leases[of], -1);
 }
 
 /* Why a packet of a flow that is not in force is punted */
@@ -154,9 +159,12 @@ static __always_inline bool would_pass(const struct packet *p, const struct flow
 	return steady(p, from, to) && (!(flow->marks & FLOW_BORN) || flow->marks & FLOW_ANSWERED);
 }
 
-/* Takes a packet of a flow that was born here. `false` changes nothing. The flow is locked. */
-static __always_inline bool grow(struct flow *flow, struct terms *terms, struct desk *desk, bool is_reply,
-				 struct way *from, struct way *to, __u64 now)
+/*
+ * Takes a packet of a flow that was born here. `false` changes nothing. The flow is locked. `*place` says that one is taken
+ * among the answered flows; it is used up when the flow is the packet's first answer.
+ */
+static __always_inline bool grow(struct flow *flow, const struct terms *terms, struct desk *desk, bool is_reply,
+				 struct way *from, struct way *to, __u64 now, bool *place)
 {
 	struct tcp_side *sender = &desk->sender, *receiver = &desk->receiver;
 	struct packet *p = &desk->packet;
@@ -177,10 +185,13 @@ static __always_inline bool grow(struct flow *flow, struct terms *terms, struct 
 	} else {
 		answers = is_reply;
 	}
-	if (answers && !(flow->marks & FLOW_ANSWERED)) {
-		if (!take_place(terms, POPULATION_ANSWERED))
+	if (flow->marks & FLOW_ANSWERED) {
+		if (p->proto != IPPROTO_TCP && (__s32)(milliseconds(now) - flow->created) >= STREAM_AFTER)
+			flow->marks |= FLOW_STREAM;
+	} else if (answers) {
+		if (!*place)
 			return punt(p, PUNT_NO_CREDIT);
-		give_place(terms, POPULATION_UNANSWERED);
+		*place = false;
 		flow->marks |= FLOW_ANSWERED;
 	}
 	from->tcp = *sender;
@@ -190,18 +201,27 @@ static __always_inline bool grow(struct flow *flow, struct terms *terms, struct 
 	return true;
 }
 
+/* May the packet be a flow's first answer? Of a connection that is the end of its handshake. */
+static __always_inline bool may_answer(const struct flow *flow, const struct packet *p, bool is_reply)
+{
+	return (flow->marks & (FLOW_BORN | FLOW_ANSWERED)) == FLOW_BORN &&
+	       (p->proto == IPPROTO_TCP ? p->flags & TCP_ACK && !(p->flags & TCP_SYN) : is_reply);
+}
+
 /*
  * Holds the packet against the flow's state and lets the state advance; `false` means that it is for the pipeline. Where
  * it goes is on the desk then.
  */
-static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32 side, struct desk *desk)
+static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32 side, struct desk *desk,
+				 const struct config *config)
 {
 	struct packet *p = &desk->packet;
 	__u32 bytes = p->len + ETH_HLEN, packets = 1, gso_size = skb->gso_size, network = flow->network;
-	struct terms *the_terms = bpf_map_lookup_elem(&terms, &network);
+	const struct terms *the_terms = bpf_map_lookup_elem(&terms, &network);
+	struct payer *payer = &desk->payer;
 	__u64 now = the_time();
 	struct way *from, *to;
-	bool passes = false;
+	bool passes = false, may = false, place = false;
 
 	if (!the_terms || (gso_size && p->proto == IPPROTO_TCP && p->flags & TCP_SYN))
 		return punt(p, PUNT_GSO);
@@ -214,12 +234,19 @@ static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32
 		from = &flow->ways[0];
 		to = &flow->ways[1];
 	}
+	/* No table may be asked while the flow is locked: what it may need is taken before. */
+	if (may_answer(flow, p, side != flow->opener)) {
+		payer->account = account_of(flow);
+		payer->network_account = the_terms->account;
+		payer->is_left = is_left(flow->generation, config);
+		may = place = take_place(payer, POPULATION_ANSWERED);
+	}
 	p->punt = PUNT_TCP_IRREGULAR;
 	bpf_spin_lock(&flow->lock);
-	if (flow->marks & FLOW_HELD || flow->network != network) {
+	if (flow->marks & FLOW_HELD || flow->network != network || (place && account_of(flow) != payer->account)) {
 		punt(p, PUNT_HELD);
 	} else if (flow->marks & FLOW_BORN) {
-		passes = grow(flow, the_terms, desk, side != flow->opener, from, to, now);
+		passes = grow(flow, the_terms, desk, side != flow->opener, from, to, now, &place);
 	} else if (steady(p, from, to)) {
 		passes = true;
 		flow->last_seen = now;
@@ -233,6 +260,8 @@ static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32
 		desk->lane = from->lane;
 	}
 	bpf_spin_unlock(&flow->lock);
+	if (may)
+		give_place(payer, place ? POPULATION_ANSWERED : POPULATION_UNANSWERED);
 	/*
 	 * A flow that ends leaves its entry to the next one that is written anywhere, at once, and whoever looked it up
 	 * before has another flow in hand. One that is still found was this one all the time.

@@ -176,7 +176,7 @@ static __always_inline enum passing underlay_passage(struct __sk_buff *skb, cons
 				outer->to_tunnel =
 					!bpf_skb_store_bytes(skb, udp_at + 2, &port, sizeof(port), 0);
 			return GOES_UP;
-		} else if (pass(skb, flow, side, desk)) {
+		} else if (pass(skb, flow, side, desk, config)) {
 			find_passage(desk, network, side, passage);
 			return comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &outer->src, inner) ? PASSES :
 														   GOES_UP;
@@ -198,7 +198,7 @@ static __always_inline enum passing underlay_passage(struct __sk_buff *skb, cons
 		return !flow && !p->fragment && count_denial(desk, config, desk->permit.ends.at[0], skb->len - udp_at - sizeof(struct udphdr)) ?
 			       DENIED :
 			       GOES_UP;
-	if (!(flow ? reborn(flow, desk, side) : born(desk, side)))
+	if (!(flow ? reborn(flow, desk, config, side) : born(desk, config, side)))
 		return GOES_UP;
 	find_passage(desk, network, side, passage);
 	return PASSES;
@@ -349,7 +349,7 @@ static __always_inline int tunnel_path(struct __sk_buff *skb, const struct confi
 		return WRAP_REFUSED;
 	/* A frame for another VTEP was never sent here. */
 	if (where_to(&flow->ends, side) & AT_VTEP || !comes_this_way(skb, p, &flow->ends, lane, network, side, &from, data) ||
-	    !pass(skb, flow, side, desk) || where_to(&desk->ends, side) & AT_VTEP ||
+	    !pass(skb, flow, side, desk, config) || where_to(&desk->ends, side) & AT_VTEP ||
 	    !comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &from, data))
 		return WRAP_REFUSED;
 	count(STAT_FROM_UNDERLAY);

@@ -6,9 +6,9 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd},
     ptr::{self, NonNull},
-    sync::atomic::{
-        AtomicU32, AtomicU64,
-        Ordering::{Relaxed, SeqCst},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -19,7 +19,7 @@ use crate::{
     Error, Fastpath, Flow, Key,
     layout::{
         self, Ended, Entropy, FLOW_HELD, Permit, PermitKey, STATES, TAKE_ABSENT, TAKE_DELETE, TAKE_HELD,
-        TAKE_IF_OVER, TAKE_TAKEN, Take,
+        TAKE_IF_OVER, TAKE_IF_RANK, TAKE_RANK_AT, TAKE_TAKEN, Take,
     },
     write,
 };
@@ -85,6 +85,15 @@ impl Fastpath {
         self.run_take(key, TAKE_DELETE | TAKE_IF_OVER)
     }
 
+    /// [`Fastpath::end`] for a flow that was born in the kernel and is of this rank, by its number; others
+    /// stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Trial`].
+    pub fn end_if_of_rank(&self, key: &Key, rank: u8) -> Result<Hold, Error> {
+        self.run_take(key, TAKE_DELETE | TAKE_IF_RANK | rank << TAKE_RANK_AT)
+    }
+
     fn run_take(&self, key: &Key, how: u8) -> Result<Hold, Error> {
         let mut take = Take::new_zeroed();
         // A frame of no protocol that the kernel would look into.
@@ -133,10 +142,16 @@ impl Fastpath {
         write(&self.entropy, "entropy", &0u32, entropy)
     }
 
-    /// What flows may be born on, by place of the network.
+    /// How flows live, by place of the network.
     #[must_use]
     pub const fn terms(&self) -> &Terms {
         &self.terms
+    }
+
+    /// How many flows there are.
+    #[must_use]
+    pub const fn accounts(&self) -> &Arc<Accounts> {
+        &self.accounts
     }
 
     /// Reads some flows, each as of one moment, and moves the cursor on. False when these were the last.
@@ -191,20 +206,20 @@ impl Fastpath {
     }
 }
 
-/// What flows may be born on in each network: memory that the programs have in their hands too.
+/// An array of the kernel's that the programs have in their hands too.
 #[derive(Debug)]
-pub struct Terms {
-    at: NonNull<layout::Terms>,
+struct Shared<T> {
+    at: NonNull<T>,
     places: u32,
 }
 
 // SAFETY: all that is read or written there is read and written by atomic steps.
-unsafe impl Send for Terms {}
+unsafe impl<T> Send for Shared<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Terms {}
+unsafe impl<T> Sync for Shared<T> {}
 
-impl Terms {
-    pub(crate) fn of(map: &MapHandle) -> Result<Self, Error> {
+impl<T> Shared<T> {
+    fn of(map: &MapHandle) -> Result<Self, Error> {
         let places = map.max_entries();
         // SAFETY: a new mapping, as long as the kernel's table is.
         let at = unsafe {
@@ -222,94 +237,76 @@ impl Terms {
     }
 
     const fn bytes(places: u32) -> usize {
-        places as usize * size_of::<layout::Terms>()
+        places as usize * size_of::<T>()
     }
 
-    fn at(&self, place: u32) -> Option<*mut layout::Terms> {
+    fn at(&self, place: u32) -> Option<*mut T> {
         // SAFETY: within the mapping.
         (place < self.places).then(|| unsafe { self.at.as_ptr().add(place as usize) })
     }
-
-    fn lease(&self, place: u32, of: usize) -> Option<&AtomicU64> {
-        let at = self.at(place)?;
-        // SAFETY: aligned, within the mapping, which lives as long as `self`; nobody changes it but by atomic steps.
-        (of < 2).then(|| unsafe { AtomicU64::from_ptr(&raw mut (*at).leases[of]) })
-    }
-
-    /// How many flows of a population (0 unanswered, 1 answered) may be born in the network at a place, and how many
-    /// are there.
-    #[must_use]
-    pub fn places(&self, place: u32, of: usize) -> (u32, u32) {
-        self.lease(place, of).map_or((0, 0), |lease| halves(lease.load(SeqCst)))
-    }
-
-    /// So many more may be born.
-    pub fn lend(&self, place: u32, of: usize, more: u32) {
-        if let Some(lease) = self.lease(place, of) {
-            lease.fetch_add(u64::from(more) << 32, SeqCst);
-        }
-    }
-
-    /// No more than `keep` may be there, or as many as there are. How many places that frees. One atomic step: a
-    /// program that takes a place at this moment has either taken it before, or finds it gone.
-    pub fn take_back(&self, place: u32, of: usize, keep: u32) -> u32 {
-        let Some(lease) = self.lease(place, of) else { return 0 };
-        let lowered = |word: u64| {
-            let (budget, used) = halves(word);
-            let kept = keep.max(used);
-            (kept < budget).then(|| u64::from(kept) << 32 | u64::from(used))
-        };
-        lease.fetch_update(SeqCst, SeqCst, lowered).map_or(0, |word| {
-            let (budget, used) = halves(word);
-            budget - keep.max(used)
-        })
-    }
-
-    /// A flow that was there is no longer; its place is free.
-    pub fn leave(&self, place: u32, of: usize) {
-        if let Some(lease) = self.lease(place, of) {
-            lease.fetch_sub(1, SeqCst);
-        }
-    }
-
-    /// A flow that was there is no longer, and its place went with it.
-    pub fn leave_with_place(&self, place: u32, of: usize) {
-        if let Some(lease) = self.lease(place, of) {
-            lease.fetch_sub(1 << 32 | 1, SeqCst);
-        }
-    }
-
-    /// Nothing was lent, and nothing is there, in any network.
-    pub fn clear(&self) {
-        for place in 0..self.places {
-            for of in 0..2 {
-                if let Some(lease) = self.lease(place, of) {
-                    lease.store(0, SeqCst);
-                }
-            }
-        }
-    }
-
-    /// How long flows last in each state, in milliseconds, and how large a packet the MSS of a SYN may stand for; 0
-    /// where any will do.
-    pub fn set(&self, place: u32, timeouts_ms: &[u32; STATES], mss_mtu: u32) {
-        let Some(at) = self.at(place) else { return };
-        for (number, timeout) in timeouts_ms.iter().enumerate() {
-            // SAFETY: as in `lease`.
-            unsafe { AtomicU32::from_ptr(&raw mut (*at).timeouts[number]) }.store(*timeout, Relaxed);
-        }
-        // SAFETY: as in `lease`.
-        unsafe { AtomicU32::from_ptr(&raw mut (*at).mss_mtu) }.store(mss_mtu, Relaxed);
-    }
 }
 
-impl Drop for Terms {
+impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
         // SAFETY: mapped in `of`, with this length, and nothing borrowed from it is left.
         unsafe { libc::munmap(self.at.as_ptr().cast(), Self::bytes(self.places)) };
     }
 }
 
-const fn halves(word: u64) -> (u32, u32) {
-    ((word >> 32) as u32, word as u32)
+/// How many flows there are: of the host, of its networks and of their endpoints.
+#[derive(Debug)]
+pub struct Accounts(Shared<layout::Account>);
+
+impl Accounts {
+    pub(crate) fn of(map: &MapHandle) -> Result<Self, Error> {
+        Shared::of(map).map(Self)
+    }
+
+    /// The word of a population (0 unanswered, 1 answered) at a place: the limit in its upper half, and in its lower one
+    /// how many flows there are.
+    #[must_use]
+    pub fn word(&self, place: u32, of: usize) -> Option<&AtomicU64> {
+        let at = self.0.at(place)?;
+        // SAFETY: aligned, within the mapping, which lives as long as `self`; nobody changes it but by atomic steps.
+        (of < 2).then(|| unsafe { AtomicU64::from_ptr(&raw mut (*at).flows[of]) })
+    }
+}
+
+/// How flows live in each network.
+#[derive(Debug)]
+pub struct Terms(Shared<layout::Terms>);
+
+impl Terms {
+    pub(crate) fn of(map: &MapHandle) -> Result<Self, Error> {
+        Shared::of(map).map(Self)
+    }
+
+    /// Where the flows of a network are counted, by its place; nothing while none begins.
+    #[must_use]
+    pub fn account(&self, place: u32) -> Option<u32> {
+        let at = self.0.at(place)?;
+        // SAFETY: as in `Accounts::word`.
+        let account = unsafe { AtomicU32::from_ptr(&raw mut (*at).account) }.load(Relaxed);
+        (account != 0).then_some(account)
+    }
+
+    /// Where its flows are counted; none begins while that is 0.
+    pub fn count_at(&self, place: u32, account: u32) {
+        if let Some(at) = self.0.at(place) {
+            // SAFETY: as in `Accounts::word`.
+            unsafe { AtomicU32::from_ptr(&raw mut (*at).account) }.store(account, Relaxed);
+        }
+    }
+
+    /// How long flows last in each state, in milliseconds, and how large a packet the MSS of a SYN may stand for; 0
+    /// where any will do.
+    pub fn set(&self, place: u32, timeouts_ms: &[u32; STATES], mss_mtu: u32) {
+        let Some(at) = self.0.at(place) else { return };
+        for (number, timeout) in timeouts_ms.iter().enumerate() {
+            // SAFETY: as in `Accounts::word`.
+            unsafe { AtomicU32::from_ptr(&raw mut (*at).timeouts[number]) }.store(*timeout, Relaxed);
+        }
+        // SAFETY: as in `Accounts::word`.
+        unsafe { AtomicU32::from_ptr(&raw mut (*at).mss_mtu) }.store(mss_mtu, Relaxed);
+    }
 }

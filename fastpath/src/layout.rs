@@ -64,8 +64,8 @@ pub struct TcpSide {
     pub scale: u8,
     /// As policy has them
     pub flags: u8,
-    /// Nothing
-    pub spare: u16,
+    /// Half of what [`Flow::account`] says, the lower one with the low end
+    pub account_half: u16,
 }
 
 /// In [`Ends::at`]: not the interface index of a tenant port, but the place of a VTEP.
@@ -132,6 +132,8 @@ pub const FLOW_HELD: u8 = 1;
 pub const FLOW_BORN: u8 = 2;
 /// [`Flow::marks`]: it counts among the answered flows; said of flows that were born in the kernel.
 pub const FLOW_ANSWERED: u8 = 4;
+/// [`Flow::marks`]: it is no TCP, was born in the kernel and answered, and goes on.
+pub const FLOW_STREAM: u8 = 8;
 
 /// A flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -161,6 +163,15 @@ pub struct Flow {
     pub tag: u32,
     /// From the low end of the key, and from the high one
     pub ways: [Way; 2],
+}
+
+impl Flow {
+    /// Of a flow that was born in the kernel: who pays for it, a place in [`Accounts`](crate::Accounts).
+    #[must_use]
+    pub fn account(&self) -> u32 {
+        let [low, high] = self.ways.map(|way| u32::from(way.tcp.account_half));
+        high << 16 | low
+    }
 }
 
 /// Flows of a pair and service: those that a permit is for.
@@ -209,19 +220,27 @@ pub struct Permit {
     pub bindings: u16,
     /// Nothing
     pub spare: u16,
+    /// Who pays for them, as [`Flow::account`]
+    pub account: u32,
 }
 
 /// How many states of a flow the programs know; they are numbered as in `struct terms`.
-pub const STATES: usize = 12;
+pub const STATES: usize = 14;
 
-/// What flows may be born on in a network.
+/// How many flows an endpoint, a network or the host has, and may have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Account {
+    pub(crate) flows: [u64; 2],
+}
+
+/// How flows live in a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Terms {
-    pub(crate) leases: [u64; 2],
+    pub(crate) account: u32,
     pub(crate) timeouts: [u32; STATES],
     pub(crate) mss_mtu: u32,
-    pub(crate) spare: u32,
 }
 
 /// How flows that are born in the kernel come to their outer source port.
@@ -271,6 +290,8 @@ pub(crate) struct Take {
 
 pub(crate) const TAKE_IF_OVER: u8 = 1;
 pub(crate) const TAKE_DELETE: u8 = 2;
+pub(crate) const TAKE_IF_RANK: u8 = 4;
+pub(crate) const TAKE_RANK_AT: u8 = 4;
 pub(crate) const TAKE_ABSENT: u8 = 0;
 pub(crate) const TAKE_HELD: u8 = 1;
 pub(crate) const TAKE_TAKEN: u8 = 2;
@@ -480,6 +501,8 @@ pub struct Station {
     pub rulesets: [u32; 2],
     /// Its number in the epoch of its network
     pub endpoint: u32,
+    /// Where the flows that it opens are counted, as [`Flow::account`]
+    pub account: u32,
 }
 
 /// What packets are that the rules have refused.
@@ -560,7 +583,7 @@ pub struct Denied {
 }
 
 /// Counts up with every change to what this file says: a daemon takes over no tables that it reads otherwise.
-pub const LAYOUT: u32 = 13;
+pub const LAYOUT: u32 = 14;
 
 /// What holds for all programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -572,6 +595,8 @@ pub struct Settings {
     pub session: u32,
     /// Flows written under another generation do not pass
     pub generation: u32,
+    /// From which generation on flows are this daemon's, and counted
+    pub since: u32,
     /// Interface index of a device of the underlay; 0 when there is none
     pub underlay: u32,
     /// Interface index of the device by which frames go up

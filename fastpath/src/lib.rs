@@ -22,18 +22,19 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
+    sync::Arc,
 };
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, Object, ObjectBuilder, OpenObject, ProgramInput};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 pub use self::{
-    born::{Cursor, Hold, Terms},
+    born::{Accounts, Cursor, Hold, Terms},
     datagram::{DatagramOf, Passed},
     guard::Guard,
     layout::{
         ANSWER_MAX, AT_VTEP, Answer, AnswerKey, CONFIG_CROWDED, CONFIG_UNDECIDED, Denial, DenialKey, Denied,
-        DeniedKey, Ended, Ends, Entropy, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, FORM_NAMES_MAC, FORM_ND,
+        DeniedKey, Ended, Ends, Entropy, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, FLOW_STREAM, FORM_NAMES_MAC, FORM_ND,
         FORM_TO_ALL, Flow, Key, LANE_FROM_US, LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER,
         LANE_TO_US, LAYOUT, Lane, NETWORK_HUB, NO_RULE, Network, Permit, PermitKey, STATES, STATION_PEER,
         STATION_SPOKEN_TO, Settings, Station, StationKey, TcpSide, UP_HASH_AT, UP_HEADER, VTEP_NO_SUM,
@@ -136,6 +137,8 @@ impl Limits {
             "vteps" => sizes.vteps,
             "ports" => sizes.ports,
             "stations" => sizes.stations,
+            // The host's, and of each network its own and that of its strangers.
+            "accounts" => sizes.networks.saturating_mul(2).saturating_add(sizes.stations).saturating_add(1),
             "permits" => sizes.permits,
             "answers" => sizes.answers,
             "ended" => sizes.ended,
@@ -196,6 +199,7 @@ pub struct Fastpath {
     /// The table that `terms` is mapped from
     terms_table: MapHandle,
     terms: Terms,
+    accounts: Arc<Accounts>,
     take: OwnedFd,
     programs: Programs,
 }
@@ -336,6 +340,7 @@ impl Fastpath {
         let datagrams = map("datagrams")?;
         let terms_table = map("terms")?;
         let terms = Terms::of(&terms_table)?;
+        let accounts = Arc::new(Accounts::of(&map("accounts")?)?);
         let take = program("take")?;
         Ok(Self {
             object,
@@ -358,6 +363,7 @@ impl Fastpath {
             datagrams,
             terms_table,
             terms,
+            accounts,
             take,
             programs,
         })

@@ -40,7 +40,7 @@ macro_rules! layout_of {
 fn structures_are_the_same_on_both_sides() {
     assert_eq!(
         noted("tcp_side"),
-        layout_of!(TcpSide: end, max_end, max_window, max_ack, scale, flags, spare)
+        layout_of!(TcpSide: end, max_end, max_window, max_ack, scale, flags, account_half)
     );
     assert_eq!(noted("ends"), layout_of!(Ends: at, macs));
     assert_eq!(noted("lane"), layout_of!(Lane: max_packet, source_port_be, tos, ttl, flags));
@@ -52,11 +52,12 @@ fn structures_are_the_same_on_both_sides() {
     assert_eq!(noted("permit_key"), layout_of!(PermitKey: src, dst, vni, dport, proto));
     assert_eq!(
         noted("permit"),
-        layout_of!(Permit: network, epoch, generation, ends, rules, lanes, bindings, spare)
+        layout_of!(Permit: network, epoch, generation, ends, rules, lanes, bindings, spare, account)
     );
     assert_eq!(noted("answer_key"), layout_of!(AnswerKey: port, mac, form, sender, target));
     assert_eq!(noted("answer"), layout_of!(Answer: network, epoch, generation, len, loan, frame));
-    assert_eq!(noted("terms"), layout_of!(layout::Terms: leases, timeouts, mss_mtu, spare));
+    assert_eq!(noted("terms"), layout_of!(layout::Terms: account, timeouts, mss_mtu));
+    assert_eq!(noted("account"), layout_of!(layout::Account: flows));
     assert_eq!(noted("entropy"), layout_of!(Entropy: secret, first, available, buckets, spare));
     assert_eq!(noted("ended"), layout_of!(Ended: key, epoch, opener, packets, bytes, rules));
     // What is in no table is not noted; the same is asserted in C, and for the blocks of a policy.
@@ -68,7 +69,7 @@ fn structures_are_the_same_on_both_sides() {
     );
     assert_eq!(
         noted("config"),
-        layout_of!(Settings: layout, session, generation, underlay, up_device, vxlan_port_be, tunnel_port_be, vtep, dont_fragment, flags)
+        layout_of!(Settings: layout, session, generation, since, underlay, up_device, vxlan_port_be, tunnel_port_be, vtep, dont_fragment, flags)
     );
     assert_eq!(
         noted("network"),
@@ -76,7 +77,10 @@ fn structures_are_the_same_on_both_sides() {
     );
     assert_eq!(noted("vtep"), layout_of!(Vtep: addr, max_packet, flags));
     assert_eq!(noted("station_key"), layout_of!(StationKey: addr, vni));
-    assert_eq!(noted("station"), layout_of!(Station: network, at, mac, flags, identity, rulesets, endpoint));
+    assert_eq!(
+        noted("station"),
+        layout_of!(Station: network, at, mac, flags, identity, rulesets, endpoint, account)
+    );
     assert_eq!(noted("denial_key"), layout_of!(DenialKey: network, epoch, from, endpoint, rule, direction));
     assert_eq!(
         noted("denial"),

@@ -5,7 +5,7 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 use ahash::RandomState;
 use criterion::{Criterion, criterion_group, criterion_main};
 use eastgate_policy::flow::{
-    Admitted, FlowLimits, FlowTable, NetworkQuota, Quota, Segment, SegmentKind, StateSettings, Tracked,
+    Account, Admitted, FlowLimits, FlowTable, Quota, Segment, SegmentKind, StateSettings, Tracked,
 };
 use eastgate_wire::{Addr, FlowKey, Instant, Leg, Vni, view::Tcp};
 
@@ -47,16 +47,17 @@ fn tcp(key: FlowKey, flags: u8, seq: u32, ack: u32) -> Segment {
 
 struct Bench {
     table: FlowTable,
-    quota: Arc<NetworkQuota>,
+    account: Arc<Account>,
     settings: StateSettings,
     now: Instant,
 }
 
 impl Bench {
     fn with_connections(flows: u32) -> Self {
-        let quota = Quota::new(PLENTY).network(key(0, 6).vni, PLENTY);
+        let account = Quota::new(PLENTY).network(key(0, 6).vni, PLENTY).account("", PLENTY);
         let table = FlowTable::new(RandomState::with_seeds(1, 2, 3, 4), flows);
-        let mut bench = Self { table, quota, settings: StateSettings::default(), now: Instant::from_secs(9) };
+        let mut bench =
+            Self { table, account, settings: StateSettings::default(), now: Instant::from_secs(9) };
         for n in 0..flows {
             bench.open(&tcp(key(n, 6), 0x02, 1000, 0));
             assert!(matches!(bench.track(&tcp(key(n, 6).reversed(), 0x12, 5000, 1001)), Tracked::Pass(_)));
@@ -70,7 +71,7 @@ impl Bench {
     }
 
     fn open(&mut self, segment: &Segment) {
-        let opened = self.table.open(segment, &ADMITTED, &self.settings, &self.quota, self.now);
+        let opened = self.table.open(segment, &ADMITTED, &self.settings, &self.account, self.now);
         assert!(opened.is_ok());
     }
 }

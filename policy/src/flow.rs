@@ -13,22 +13,25 @@
 //!   and protocol, and for an ICMP query same type, code, identifier and asker.
 //! - A flow past its deadline is gone, whether or not [`FlowTable::handle_timeout`] has been by. Nothing ever
 //!   walks the whole table; every call but the paged ones costs the same however many flows there are.
-//! - Limits are exact over all shards (see [`Quota`]). Flows that were not answered, half-open TCP included, are
-//!   a population of their own. When it is full, the flow of that network that waited longest makes room; when
-//!   the host's limit is the full one, the flow that waited longest of all. Only flows of this shard can make
-//!   room: where it has none, the packet is dropped (`flow-limit`).
-//! - Answered flows are never put out by others. When their limit is reached, an answer that would make one more
-//!   is dropped (`flow-limit`), and so is the end of a handshake; the flow stays among the unanswered and its
-//!   ends may try again. An `answered` flow of TCP is one whose handshake is complete, or one in whose place its opener
-//!   has begun anew.
+//! - Limits are exact over all shards (see [`Quota`]), for the endpoint that opened a flow, for its network and for
+//!   the host. Flows that were not answered, half-open TCP included, are a population of their own. At a limit the
+//!   cheapest flow makes room ([`Rank`]), of whose limit it is: of the unanswered the one that waited longest; of the
+//!   others first those that are over, then single exchanges, then streams that were silent, of each the one that came
+//!   to its rank first. A TCP connection that is not over is never put out.
+//! - Flows of this shard make room, and those of a [`Carrier`]; [`FlowTable::put_out`] asks other shards. Where there is
+//!   nothing to be put out, the packet is dropped (`flow-limit`): one that opens, an answer, the end of a handshake; the
+//!   flow stays among the unanswered and its ends may try again. An `answered` flow of TCP is one whose handshake is
+//!   complete, or one in whose place its opener has begun anew.
 //! - Hashes are keyed; nobody outside can choose which flows collide.
 //!
 //! # Shards
 //! A daemon with several workers runs several tables, each behind its lock, and sends a packet to the one that
 //! [`Sharding`] names; both directions of a flow, and the errors and fragments that belong to it, meet there.
 
+mod economy;
 mod offload;
 mod quota;
+mod rank;
 mod report;
 mod segment;
 mod settings;
@@ -53,7 +56,10 @@ use hashbrown::HashTable;
 
 pub use self::{
     offload::{Born, Found, Offloaded, Progress, Side},
-    quota::{Borrower, FlowLimits, FlowUse, NetworkQuota, Population, Quota},
+    quota::{
+        Account, Carrier, FlowLimits, FlowUse, Full, HOST, Ledger, NetworkQuota, Population, Quota, give,
+    },
+    rank::{Rank, STREAM_AFTER, STREAM_IDLE},
     report::{Ending, FlowCounters, FlowEvent, FlowFilter, FlowInfo, Happening},
     segment::{Direction, Later, Query, Segment, SegmentKind, offload_key},
     settings::{FlowState, OnChange, StateSettings, Timeouts},
@@ -61,21 +67,13 @@ pub use self::{
     slab::Count,
 };
 use self::{
-    quota::Full,
     report::Events,
     segment::{Key, flags_make_sense},
     slab::{Entry, NONE, Slab},
     tcp::{Connection, Step},
-    waiting::{Queue, Waiting},
+    waiting::{Queues, Waiting},
     wheel::Wheel,
 };
-
-/// How many unanswered flows one new flow may put out: more than one only when another shard was quicker to
-/// take the room, or a limit was lowered.
-const EVICTIONS_PER_OPEN: u32 = 4;
-
-/// How many flows are looked at for having ended when the answered ones are at their limit.
-const VISITS_AT_LIMIT: usize = 64;
 
 /// A flow that is in the table. Good until the flow ends; later calls with it do nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -145,7 +143,9 @@ pub struct FlowTable {
     slab: Slab,
     wheel: Wheel,
     waiting: Waiting,
-    networks: HashMap<Vni, Network, RandomState>,
+    networks: HashMap<Vni, Group, RandomState>,
+    /// Who pays, by the place of the account
+    payers: HashMap<u32, Payer, RandomState>,
     counters: FlowCounters,
     events: Events,
     /// How many flows are offloaded
@@ -156,12 +156,18 @@ pub struct FlowTable {
     places_kept: bool,
 }
 
-/// A network that has flows in this shard.
+/// The flows in this shard of a network, or of one that pays.
 #[derive(Debug)]
-struct Network {
-    quota: Arc<NetworkQuota>,
-    waiting: Queue,
+struct Group {
+    queues: Queues,
     flows: u32,
+}
+
+/// Someone whose flows are in this shard.
+#[derive(Debug)]
+struct Payer {
+    account: Arc<Account>,
+    group: Group,
 }
 
 impl FlowTable {
@@ -174,6 +180,7 @@ impl FlowTable {
             wheel: Wheel::new(),
             waiting: Waiting::new(),
             networks: HashMap::with_hasher(hasher.clone()),
+            payers: HashMap::with_hasher(hasher.clone()),
             counters: FlowCounters::default(),
             events: Events::default(),
             away: 0,
@@ -240,8 +247,7 @@ impl FlowTable {
         Tracked::Pass(Hit { ripe, ..hit(entry, index, direction) })
     }
 
-    /// Opens a flow for a packet that is [`Tracked::New`] and was allowed. `quota` is the page of the packet's
-    /// network.
+    /// Opens a flow for a packet that is [`Tracked::New`] and was allowed. `account` is that of the packet's sender.
     ///
     /// # Errors
     /// `flow-limit` when there is no room; the reason [`FlowTable::track`] gives for a packet that cannot begin
@@ -251,7 +257,7 @@ impl FlowTable {
         segment: &Segment,
         admitted: &Admitted,
         settings: &StateSettings,
-        quota: &Arc<NetworkQuota>,
+        account: &Arc<Account>,
         now: Instant,
     ) -> Result<Hit, DropReason> {
         if let Tracked::Drop(reason) = unknown(segment, settings) {
@@ -266,13 +272,13 @@ impl FlowTable {
             SegmentKind::Tcp(tcp) => Connection::picked_up(tcp),
             _ => (Connection::default(), FlowState::Unanswered),
         };
-        self.make_room(key.vni(), quota, now)?;
+        self.take_permit(account, Population::Unanswered, now)?;
         let mut entry = Entry::new(key, swapped, state, now);
         entry.connection = connection;
         entry.admit(admitted);
         entry.seen(now, now + settings.timeouts.of(key.proto(), state));
         entry.count(Direction::Original, segment.packets, segment.bytes);
-        let index = self.insert(entry, quota, now);
+        let index = self.insert(entry, account, now);
         Ok(hit(self.slab.at(index), index, Direction::Original))
     }
 
@@ -425,11 +431,15 @@ impl FlowTable {
         settings: &StateSettings,
         now: Instant,
     ) -> Result<(), DropReason> {
-        if direction == Direction::Reply && !self.slab.at(index).is_answered() {
+        let entry = self.slab.at(index);
+        let state = if entry.is_answered() {
+            entry.as_it_goes_on(now)
+        } else if direction == Direction::Reply {
             self.answer(index, now)?;
-        }
-        let answered = self.slab.at(index).is_answered();
-        let state = if answered { FlowState::Answered } else { FlowState::Unanswered };
+            FlowState::Answered
+        } else {
+            FlowState::Unanswered
+        };
         self.enter(index, state, settings, now);
         Ok(())
     }
@@ -473,34 +483,7 @@ impl FlowTable {
             self.wheel.unhang(&mut self.slab, index);
             self.wheel.hang(&mut self.slab, index, now);
         }
-    }
-
-    /// Moves a flow to the answered ones.
-    fn answer(&mut self, index: u32, now: Instant) -> Result<(), DropReason> {
-        let vni = self.slab.at(index).key.vni();
-        let Some(quota) = self.networks.get(&vni).map(|network| network.quota.clone()) else {
-            return Err(DropReason::FlowLimit);
-        };
-        if quota.take(Population::Answered).is_err() {
-            self.handle_timeout(now, VISITS_AT_LIMIT);
-            if quota.take(Population::Answered).is_err() {
-                self.counters.limited += 1;
-                return Err(DropReason::FlowLimit);
-            }
-        }
-        self.leave_queue(index);
-        quota.give(Population::Unanswered);
-        Ok(())
-    }
-
-    /// A flow that was answered waits no longer.
-    fn leave_queue(&mut self, index: u32) {
-        let vni = self.slab.at(index).key.vni();
-        let place = std::mem::replace(&mut self.slab.at_mut(index).waiting, NONE);
-        if let Some(network) = self.networks.get_mut(&vni) {
-            self.waiting.leave(&mut network.waiting, place);
-        }
-        self.counters.answered += 1;
+        self.rank_anew(index);
     }
 }
 
@@ -524,41 +507,14 @@ impl FlowTable {
         Some(index)
     }
 
-    /// Takes a permit for an unanswered flow, at the cost of older ones if need be.
-    fn make_room(&mut self, vni: Vni, quota: &Arc<NetworkQuota>, now: Instant) -> Result<(), DropReason> {
-        // What this network's flows hold was taken from its page as they know it.
-        let quota = self.networks.get(&vni).map_or(quota, |network| &network.quota).clone();
-        for _ in 0..EVICTIONS_PER_OPEN {
-            let oldest = match quota.take(Population::Unanswered) {
-                Ok(()) => return Ok(()),
-                Err(Full::Total) => self.waiting.oldest(),
-                Err(Full::Network) => {
-                    self.networks.get(&vni).and_then(|network| self.waiting.oldest_of(&network.waiting))
-                }
-            };
-            let Some(oldest) = oldest else { break };
-            self.remove(oldest, Ending::Evicted, now);
-        }
-        quota.take(Population::Unanswered).map_err(|_| {
-            self.counters.limited += 1;
-            DropReason::FlowLimit
-        })
-    }
-
     /// Puts a flow in for which a permit was taken.
-    fn insert(&mut self, entry: Entry, quota: &Arc<NetworkQuota>, now: Instant) -> u32 {
+    fn insert(&mut self, mut entry: Entry, account: &Arc<Account>, now: Instant) -> u32 {
         let hash = self.hasher.hash_one(entry.key);
-        let vni = entry.key.vni();
+        (entry.account, entry.waiting) = (account.place(), NONE);
         let index = self.slab.insert(entry);
         let (slab, hasher) = (&self.slab, &self.hasher);
         self.index.insert_unique(hash, index, |&other| hasher.hash_one(slab.at(other).key));
-        let network = self.networks.entry(vni).or_insert_with(|| Network {
-            quota: quota.clone(),
-            waiting: Queue::EMPTY,
-            flows: 0,
-        });
-        network.flows += 1;
-        self.slab.at_mut(index).waiting = self.waiting.join(&mut network.waiting, index);
+        self.line_up(index, account);
         self.wheel.hang(&mut self.slab, index, now);
         self.counters.opened += 1;
         self.note(Happening::Opened, index, now);
@@ -576,23 +532,12 @@ impl FlowTable {
         self.counters.end(ending);
         self.note(Happening::Ended(ending), index, now);
         self.wheel.unhang(&mut self.slab, index);
-        let (key, waiting) = (self.slab.at(index).key, self.slab.at(index).waiting);
+        let key = self.slab.at(index).key;
         let hash = self.hasher.hash_one(key);
         if let Ok(found) = self.index.find_entry(hash, |&other| other == index) {
             found.remove();
         }
-        if let Some(network) = self.networks.get_mut(&key.vni()) {
-            if waiting == NONE {
-                network.quota.give(Population::Answered);
-            } else {
-                self.waiting.leave(&mut network.waiting, waiting);
-                network.quota.give(Population::Unanswered);
-            }
-            network.flows -= 1;
-            if network.flows == 0 {
-                self.networks.remove(&key.vni());
-            }
-        }
+        self.step_out(index);
         self.slab.remove(index);
     }
 
@@ -606,9 +551,8 @@ impl FlowTable {
 impl Drop for FlowTable {
     fn drop(&mut self) {
         for entry in (0..self.slab.places()).filter_map(|index| self.slab.get(index)) {
-            if let Some(network) = self.networks.get(&entry.key.vni()) {
-                let answered = entry.is_answered();
-                network.quota.give(if answered { Population::Answered } else { Population::Unanswered });
+            if let Some(payer) = self.payers.get(&entry.account) {
+                payer.account.give(entry.population());
             }
         }
     }

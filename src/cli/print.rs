@@ -9,7 +9,7 @@ use crate::{
     changes::Changes,
     config::Config,
     control::protocol::{
-        Done, DropRow, DropRows, EndpointRow, FdbRow, FlowRow, NeighborRow, PolicyRow, Restored, RuleRef,
+        Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, FlowRow, NeighborRow, PolicyRow, Restored, RuleRef,
         Status, TraceReport,
     },
     names,
@@ -61,7 +61,7 @@ pub(super) fn status(status: &Status) -> String {
         line("bursts", format!("{} were not taken by the kernel and sent one by one", vtep.bursts_refused));
     }
     line("dataplane", format!("{}, {}", status.dataplane, names::count(status.workers, "worker")));
-    line("flows", format!("{} answered, {} unanswered", status.flows.answered, status.flows.unanswered));
+    line("flows", flow_counts(&status.flows));
     let traffic = &status.traffic;
     line("ports", format!("{} frames in, {} out", traffic.from_ports, traffic.to_ports));
     line("underlay", format!("{} datagrams in, {} out", traffic.from_underlay, traffic.to_underlay));
@@ -186,6 +186,17 @@ fn side(address: &eastgate_wire::Addr, port: u16) -> String {
 
 fn rule_name(rule: Option<&RuleRef>) -> String {
     rule.map(|rule| rule.rule.clone()).unwrap_or_default()
+}
+
+/// How many flows there are, and who has made room.
+fn flow_counts(flows: &FlowCounts) -> String {
+    let mut text = format!("{} answered, {} unanswered", flows.answered, flows.unanswered);
+    let gone: Vec<_> = flows.made_room.iter().filter(|(_, count)| **count > 0).collect();
+    if !gone.is_empty() {
+        let gone: Vec<_> = gone.iter().map(|(rank, count)| format!("{rank} {count}")).collect();
+        text += &format!("; made room: {}", gone.join(", "));
+    }
+    text
 }
 
 pub(super) fn flows(rows: &[FlowRow]) -> String {

@@ -247,6 +247,9 @@ fn limits(table: &HostLimitsTable) -> Limits {
     Limits {
         flows: table.flows.value.get(),
         unanswered: table.unanswered.value.get(),
+        // Those of endpoints are their network's to say.
+        endpoint_flows: table.flows.value.get(),
+        endpoint_unanswered: table.unanswered.value.get(),
         fragments: table.fragments.value.get(),
     }
 }

@@ -62,6 +62,10 @@ pub struct Limits {
     pub flows: u32,
     /// Flows not answered yet; the oldest goes first.
     pub unanswered: u32,
+    /// Flows that were answered, of one endpoint that opened them.
+    pub endpoint_flows: u32,
+    /// Flows not answered yet, of one endpoint that opened them.
+    pub endpoint_unanswered: u32,
     /// Datagrams in fragments.
     pub fragments: u32,
 }
@@ -198,9 +202,13 @@ pub struct Timeouts {
     pub tcp_close: Duration,
     /// UDP, no answer yet.
     pub udp_first: Duration,
-    /// UDP, answered.
+    /// UDP, one exchange.
+    pub udp_exchange: Duration,
+    /// UDP, going on.
     pub udp_answered: Duration,
-    /// ICMP echo and the like.
+    /// ICMP echo and the like, one exchange.
+    pub icmp_exchange: Duration,
+    /// ICMP echo and the like, unanswered or going on.
     pub icmp: Duration,
     /// Any other protocol.
     pub other: Duration,

@@ -74,7 +74,7 @@ table! {
     /// Sizes of one host's tables, over all its networks.
     "limits table"
     struct HostLimitsTable {
-        /// Flows that were answered.
+        /// Flows that were answered; at the limit the cheapest makes room.
         default flows: TableSize = Int(1_000_000),
         /// Flows not answered yet; the oldest goes first.
         default unanswered: TableSize = Int(65_536),
@@ -217,9 +217,13 @@ table! {
         default tcp_close: Seconds = Int(10),
         /// UDP, not answered yet.
         default udp_first: Seconds = Int(30),
-        /// UDP, answered.
+        /// UDP, answered, and silent within two seconds.
+        default udp_exchange: Seconds = Int(30),
+        /// UDP, answered, and going on for longer: a stream.
         default udp_answered: Seconds = Int(300),
-        /// ICMP queries.
+        /// ICMP queries, answered, and silent within two seconds.
+        default icmp_exchange: Seconds = Int(30),
+        /// ICMP queries, unanswered or going on.
         default icmp: Seconds = Int(60),
         /// Other protocols.
         default other: Seconds = Int(600),
@@ -230,10 +234,14 @@ table! {
     /// Sizes of one network's tables on one host.
     "limits table"
     struct NetworkLimitsTable {
-        /// Flows that were answered.
+        /// Flows that were answered; at the limit the cheapest makes room.
         default flows: TableSize = Int(100_000),
         /// Flows not answered yet; the oldest goes first.
         default unanswered: TableSize = Int(8_192),
+        /// Of `flows`, those that one endpoint has opened; three quarters if nothing is said.
+        optional endpoint_flows: TableSize,
+        /// Of `unanswered`, those that one endpoint has opened; three quarters if nothing is said.
+        optional endpoint_unanswered: TableSize,
         /// Datagrams in fragments.
         default fragments: TableSize = Int(512),
     }

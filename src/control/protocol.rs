@@ -167,12 +167,14 @@ pub struct PortStatus {
 }
 
 /// Sizes of the flow table.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct FlowCounts {
     /// Seen in both directions
     pub answered: u64,
     /// Seen in one
     pub unanswered: u64,
+    /// Flows that had to make room for others since the start, by what their loss costs
+    pub made_room: BTreeMap<String, u64>,
 }
 
 /// Frames and bytes since the start.

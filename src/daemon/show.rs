@@ -8,7 +8,7 @@ use std::{
 };
 
 use eastgate_fastpath::PUNTS;
-use eastgate_policy::flow::{FlowFilter, FlowInfo};
+use eastgate_policy::flow::{FlowFilter, FlowInfo, Rank};
 use eastgate_steering::Answers;
 use eastgate_vtep::{
     fdb::{Flush, Location},
@@ -139,13 +139,22 @@ impl View {
             workers: self.shared.counters.len(),
             networks: snapshot.networks().len(),
             ports,
-            flows: FlowCounts { answered: in_use.answered.into(), unanswered: in_use.unanswered.into() },
+            flows: FlowCounts {
+                answered: in_use.answered.into(),
+                unanswered: in_use.unanswered.into(),
+                made_room: self.made_room(),
+            },
             settings_restored: visible.settings_restored,
             attached_by: visible.attached_by.to_owned(),
             restored: Restored { missing: visible.missing.into_values().collect(), ..visible.restored },
             traffic: self.traffic(),
             punts: self.punts(),
         }
+    }
+
+    fn made_room(&self) -> BTreeMap<String, u64> {
+        let counts = self.shared.flow_counters().made_room;
+        Rank::ALL.iter().map(|rank| rank.name().to_owned()).zip(counts).collect()
     }
 
     fn punts(&self) -> BTreeMap<String, u64> {
@@ -271,7 +280,9 @@ impl View {
         });
         first.cut();
         let First { mut found, total, .. } = first;
-        found.iter_mut().filter(|flow| flow.offloaded).for_each(|flow| self.catch_up(snapshot, flow));
+        // Of those that are in no table of ours all is told already.
+        let handed_over = |flow: &FlowInfo| flow.offloaded && self.shared.flows(&flow.key).knows(&flow.key);
+        found.iter_mut().filter(|flow| handed_over(flow)).for_each(|flow| self.catch_up(snapshot, flow));
         (found.iter().map(|flow| flow_row(snapshot, flow, now)).collect(), total)
     }
 

@@ -4,6 +4,7 @@ mod answers;
 mod born;
 mod datagrams;
 mod denials;
+mod economy;
 mod handover;
 mod stations;
 
@@ -20,14 +21,14 @@ use eastgate_fastpath::{
     Settings, Station, Stats, TableIds, TableSizes, address,
 };
 use eastgate_policy::{
-    flow::{FlowUse, Found, NetworkQuota, Offloaded, Progress},
+    flow::{Found, Ledger, NetworkQuota, Offloaded, Progress},
     fragment::{Adopted, DatagramKey},
 };
 use eastgate_vtep::fdb::Location;
 use eastgate_wire::{Addr, DropReason, FlowKey, Instant, Leg, PortId, Vni, VtepAddr};
 
 use self::{
-    born::Leases,
+    economy::{Economy, SharedAccounts},
     handover::progress,
     stations::{Decided, first_path, network_row, vtep_flags, vtep_row},
 };
@@ -38,7 +39,7 @@ use crate::{
     pipeline::{
         answers::AnswerOffer,
         counters::{DropCount, DropKey, Elsewhere, SettledDrop},
-        offload::{FlowOffload, Handover, Hold, Offer, Replaced, Resident, Whereabouts},
+        offload::{Candidate, FlowOffload, Handover, Hold, Offer, Replaced, Resident, Whereabouts},
         shared::lock,
     },
     snapshot::{self, KernelLimits, Snapshot, state::EndpointState},
@@ -79,8 +80,8 @@ pub struct KernelPath {
     tables: Mutex<Tables>,
     /// Held by whoever writes policies. Locked before `tables`
     deciding: Mutex<()>,
-    /// Locked after `tables`, where both are
-    leases: Mutex<Leases>,
+    /// Which flows make room; no other lock is taken under it but `tables`
+    economy: Mutex<Economy>,
 }
 
 #[derive(Debug, Default)]
@@ -108,8 +109,8 @@ struct Tables {
     inherited: BTreeSet<u32>,
     /// This daemon's word counts. Until then flows go on as the daemon before has left them.
     live: bool,
-    /// The generation from which on it does
-    since: u32,
+    /// The pages of networks that have a place: flows in the kernel are counted there, whatever snapshots say
+    pages: HashMap<Vni, Arc<NetworkQuota>>,
     entropy: Entropy,
     /// What the limit of each network is that has one of its own
     limits: HashMap<Vni, KernelLimits>,
@@ -139,6 +140,7 @@ impl KernelPath {
             layout: LAYOUT,
             session: 1,
             generation: 1,
+            since: 2,
             up_device: up,
             tunnel_port_be: tunnel_port.to_be_bytes(),
             ..Settings::default()
@@ -156,7 +158,7 @@ impl KernelPath {
             sizes,
             tables: Mutex::new(tables),
             deciding: Mutex::default(),
-            leases: Mutex::default(),
+            economy: Mutex::default(),
         }
     }
 
@@ -169,6 +171,8 @@ impl KernelPath {
         let fastpath = Fastpath::take_over(ids, pinned, limits)?;
         let mut settings = fastpath.settings()?;
         (settings.session, settings.up_device) = (settings.session.wrapping_add(1), up);
+        // What is born before this daemon goes live is of the one before.
+        settings.since = settings.generation.wrapping_add(1);
         fastpath.limit(None, OF_STRANGERS, 0)?;
         let networks = fastpath.networks()?;
         let vteps = fastpath.vteps()?;
@@ -237,12 +241,8 @@ impl KernelPath {
             tables.live = true;
             // What only the daemon before knew is gone with it.
             tables.settings.flags = 0;
+            // From the generation that this makes on flows are this daemon's, and counted (`Settings::since`).
             self.renew(&mut tables)?;
-            tables.since = tables.settings.generation;
-            // What a program that began before that still counts must not be taken for what is counted from now on.
-            sysopt::wait_for_programs();
-            // Of flows that were born for the daemon before nothing moves any more; each is decided, and counted, anew.
-            self.fastpath.terms().clear();
         }
         self.take_snapshot(snapshot)
     }
@@ -487,6 +487,7 @@ impl KernelPath {
             }
             if let Some(network) = network {
                 self.set_terms(tables, snapshot, network, *place);
+                tables.pages.insert(*vni, network.state.quota.clone());
             }
         }
         tables.networks = networks;
@@ -526,6 +527,7 @@ impl KernelPath {
         self.set_terms(tables, &snapshot, network, place);
         self.written(self.fastpath.set_network(place, row))?;
         tables.networks.insert(vni, (place, row));
+        tables.pages.insert(vni, network.state.quota.clone());
         Some(place)
     }
 
@@ -612,8 +614,16 @@ impl FlowOffload for KernelPath {
         self.end_flow(packet, true)
     }
 
-    fn permit(&self, offer: &Offer, quota: &Arc<NetworkQuota>) {
-        self.allow_births(offer, quota);
+    fn ledger(&self) -> Arc<dyn Ledger> {
+        Arc::new(SharedAccounts(self.fastpath.accounts().clone()))
+    }
+
+    fn permit(&self, offer: &Offer) {
+        self.allow_births(offer);
+    }
+
+    fn forgo(&self, found: &Found) {
+        self.forgo_permit(found);
     }
 
     fn answer(&self, offer: &AnswerOffer, sender: &EndpointState, now: Instant) {
@@ -628,13 +638,17 @@ impl FlowOffload for KernelPath {
         self.replaced()
     }
 
-    fn balance(&self) {
-        self.balance_leases();
+    fn weigh(&self, candidates: &[Candidate]) {
+        self.weigh_flows(candidates);
+    }
+
+    fn make_headroom(&self) {
+        self.put_out_ahead();
         self.clear_datagrams();
     }
 
-    fn unused(&self) -> FlowUse {
-        self.unused_places()
+    fn pop_put_out(&self) -> Option<Found> {
+        lock(&self.economy).pop_put_out()
     }
 
     fn rebind(&self, network: &snapshot::Network) {

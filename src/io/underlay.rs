@@ -350,6 +350,16 @@ impl Speakers {
         Err(refused)
     }
 
+    /// Opens what is not open yet: where the kernel's programs send from these ports, what is said of their datagrams
+    /// finds nobody otherwise. A port that somebody else has is tried again the next time.
+    pub fn open_all(&self) {
+        for place in 0..self.config.source_ports.len() {
+            if let Err(error) = self.open(place, false) {
+                tracing::debug!(place, %error, "narrow paths are not heard of at a source port");
+            }
+        }
+    }
+
     /// Paths that have turned out to be too narrow for what was sent from these ports, by whomever: the kernel's
     /// programs send from them too, and hear of nothing.
     #[must_use]

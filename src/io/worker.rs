@@ -369,6 +369,9 @@ impl Worker {
         if self.index == 0
             && let Some(speakers) = &self.sockets.speakers
         {
+            if self.shared.offloads() {
+                speakers.open_all();
+            }
             self.shared.narrow_paths(&speakers.narrowed(), now);
         }
     }

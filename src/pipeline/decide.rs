@@ -4,8 +4,8 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use eastgate_policy::{
     flow::{
-        Admitted, Direction as FlowDirection, FlowTable, Hit, Query, Segment, SegmentKind, StateSettings,
-        Tracked, offload_key,
+        Admitted, Direction as FlowDirection, FlowTable, Hit, Population, Query, Segment, SegmentKind,
+        StateSettings, Tracked, offload_key,
     },
     fragment::{DatagramKey, FragmentSettings, FragmentStep, Verdict, Waiting},
     rule::{Direction, Header, PortProtocol, Probe},
@@ -217,6 +217,12 @@ impl<'s> Pipeline<'s> {
             self.shared.reclaim(flows, network, flow, &original, now);
             tracked = flows.track(segment, &tracking, epoch, now);
         }
+        if tracked == Tracked::Drop(DropReason::FlowLimit)
+            && let Some(account) = flows.payer(segment)
+            && self.shared.make_room_elsewhere(&account, Population::Answered, now)
+        {
+            tracked = flows.track(segment, &tracking, epoch, now);
+        }
         match tracked {
             Tracked::Pass(hit) if is_of_its_ends(flows, &hit, ends) => {
                 Ok(self.ripe(flows, &hit, ends, segment))
@@ -264,7 +270,13 @@ impl<'s> Pipeline<'s> {
                         return Err(DropReason::NotReady.into());
                     }
                 }
-                let opened = flows.open(segment, &admitted, &tracking, &network.state.quota, now);
+                let account = ends.src.map_or(&network.state.strangers, |end| &end.state.flows);
+                let mut opened = flows.open(segment, &admitted, &tracking, account, now);
+                if opened == Err(DropReason::FlowLimit)
+                    && self.shared.make_room_elsewhere(account, Population::Unanswered, now)
+                {
+                    opened = flows.open(segment, &admitted, &tracking, account, now);
+                }
                 let hit = opened.inspect_err(|_| self.shared.let_go(flows, elsewhere))?;
                 flows.set_hint(hit.flow, FlowDirection::Original, receiver(ends.dst));
                 flows.set_hint(hit.flow, FlowDirection::Reply, receiver(ends.src));

@@ -8,8 +8,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use eastgate_fastpath::Cursor;
 use eastgate_policy::{
     flow::{
-        Admitted, Borrower, Count, Direction, Ending, FlowId, FlowInfo, FlowTable, FlowUse, Found,
-        NetworkQuota, Offloaded, Progress, StateSettings,
+        Account, Admitted, Carrier, Count, Direction, Ending, FlowId, FlowInfo, FlowTable, FlowUse, Found,
+        HOST, Ledger, Offloaded, Population, Progress, Rank, STREAM_IDLE, StateSettings,
     },
     fragment::{Adopted, DatagramKey},
     rule,
@@ -22,7 +22,7 @@ use eastgate_vtep::{
     peers::PeerKind,
 };
 use eastgate_wire::{
-    DropReason, EndpointId, FlowKey, Instant, Leg, MacAddr, View, Vni, VtepAddr, view::proto,
+    Addr, DropReason, EndpointId, FlowKey, Instant, Leg, MacAddr, View, Vni, VtepAddr, view::proto,
 };
 
 use super::{
@@ -35,7 +35,9 @@ use crate::snapshot::{Endpoint, Network, Snapshot, state::EndpointState};
 const ROLES: [u16; 4] = [67, 68, 546, 547];
 
 /// Whoever carries packets of flows that were decided. Flows are named as [`eastgate_policy::flow::offload_key`] does.
-pub trait FlowOffload: Borrower {
+pub trait FlowOffload: Carrier {
+    /// Where it counts the flows that begin there.
+    fn ledger(&self) -> Arc<dyn Ledger>;
     /// Counts up whenever what was true of ports and paths may be so no longer.
     fn generation(&self) -> u32;
     /// Lets the packets of a flow pass; false when it cannot, or when epoch or generation are no longer in force.
@@ -52,19 +54,22 @@ pub trait FlowOffload: Borrower {
     fn end(&self, packet: &FlowKey) -> Option<Found>;
     /// The same for a flow that began there, when its time is over.
     fn end_if_over(&self, packet: &FlowKey) -> Option<Found>;
-    /// Flows of this network may begin there, as far as its quota has places to lend: those that it can decide by itself, and
-    /// those of this pair and service.
-    fn permit(&self, offer: &Offer, quota: &Arc<NetworkQuota>);
+    /// Flows of this pair and service may begin there.
+    fn permit(&self, offer: &Offer);
+    /// Gives back the permit of a flow that was found there.
+    fn forgo(&self, found: &Found);
     /// Such requests may be answered there, as often as the sender has tokens to lend.
     fn answer(&self, offer: &AnswerOffer, sender: &EndpointState, now: Instant);
     /// Some of the flows whose places are there. False when these were the last.
     fn page(&self, cursor: &mut Cursor, out: &mut Vec<Resident>) -> bool;
     /// A flow that began there, and that another one of the same key has taken the place of.
     fn pop_ended(&self) -> Option<Replaced>;
-    /// Gives back permits that were lent and are not needed.
-    fn balance(&self);
-    /// Lent permits that no flow holds.
-    fn unused(&self) -> FlowUse;
+    /// These of its flows could make room.
+    fn weigh(&self, candidates: &[Candidate]);
+    /// All have been weighed: ends the cheapest where a limit comes near.
+    fn make_headroom(&self);
+    /// A flow that began there and has made room.
+    fn pop_put_out(&self) -> Option<Found>;
     /// An address of this network has changed hands: what was decided of those that move holds no longer.
     fn rebind(&self, network: &Network);
     /// What flows were told of paths is no longer so: each comes up once more.
@@ -116,6 +121,19 @@ pub struct Resident {
     pub left: bool,
 }
 
+/// A flow that began elsewhere, and what its loss costs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    /// The key of the packet that opened it
+    pub key: FlowKey,
+    /// Where it is counted: endpoint, network, host
+    pub places: [u32; 3],
+    /// One that is not to be put out now is of the highest.
+    pub rank: Rank,
+    /// When a packet of it last passed
+    pub last_seen: Instant,
+}
+
 /// A flow that began elsewhere and ended there, when its ends began another one on the same ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Replaced {
@@ -142,6 +160,8 @@ pub struct Offer {
     pub lanes: [Lane; 2],
     /// Its source port took part in that: it says nothing of flows from others.
     pub by_source_port: bool,
+    /// Where flows of its opener are counted
+    pub account: u32,
 }
 
 /// What the packets of one direction of a flow are like, and what is to be done with them.
@@ -262,7 +282,8 @@ impl<'s> Pipeline<'s> {
         let by_source_port =
             asks(ripe.src, rule::Direction::Egress) || asks(ripe.dst, rule::Direction::Ingress);
         let Handover { generation, bindings, lanes, .. } = like;
-        Some(Offer { opened: ripe.key, admitted, generation, bindings, lanes, by_source_port })
+        let account = ripe.src.state.flows.place();
+        Some(Offer { opened: ripe.key, admitted, generation, bindings, lanes, by_source_port, account })
     }
 
     /// How packets from one endpoint to another travel; nothing when that is not for the fast path: checks that are
@@ -321,8 +342,8 @@ impl Shared {
     /// Lets whoever is faster carry packets of flows from here on.
     pub fn offload_to(&self, faster: Arc<dyn FlowOffload>) {
         self.all_flows().for_each(|table| lock(table).keep_places());
-        let borrower: Arc<dyn Borrower> = faster.clone();
-        self.book.quota.lend_to(&borrower);
+        let carrier: Arc<dyn Carrier> = faster.clone();
+        self.book.quota.share(faster.ledger(), &carrier);
         // Set once, before the workers get anything to do.
         let _ = self.offloads_since.set(crate::io::clock::now());
         let _ = self.faster.set(faster);
@@ -363,9 +384,8 @@ impl Shared {
 
     /// Lets flows like one that was opened begin elsewhere.
     pub fn offer(&self, offer: &Offer) {
-        if let (Some(faster), Some(network)) = (self.faster.get(), self.snapshot().network(offer.opened.vni))
-        {
-            faster.permit(offer, &network.state.quota);
+        if let Some(faster) = self.faster.get() {
+            faster.permit(offer);
         }
     }
 
@@ -402,13 +422,20 @@ impl Shared {
         else {
             return Ok(false);
         };
-        let found = match faster.find(&packet) {
+        let mut found = match faster.find(&packet) {
             Whereabouts::Unknown => return Ok(false),
             Whereabouts::Lost => return Ok(true),
             Whereabouts::Found(found) => found,
         };
         network.count_found(&found);
-        let adopted = flows.adopt(&found, &network.tracking, &network.state.quota, now);
+        let account = found.born.and_then(|born| self.book.quota.account(born.account));
+        let account = account.unwrap_or_else(|| {
+            // Of an endpoint that is here no more: it is decided anew, as a stranger's.
+            faster.forgo(&found);
+            found.born = None;
+            self.account_at(network, found.key.src)
+        });
+        let adopted = flows.adopt(&found, &network.tracking, &account, now);
         self.recall(flows);
         if !flows.knows(&packet) {
             faster.end(&packet);
@@ -441,17 +468,23 @@ impl Shared {
         let since = self.offloads_since.get().copied().unwrap_or(now);
         let keeps_lost = now.since(since) < LOST_FOR;
         let mut cursor = lock(&self.swept);
-        let mut residents = Vec::new();
+        let (mut residents, mut candidates) = (Vec::new(), Vec::new());
         for _ in 0..PAGES_PER_SWEEP {
             residents.clear();
             let more = faster.page(&mut cursor, &mut residents);
             let snapshot = self.snapshot();
+            candidates.clear();
             for resident in &residents {
                 // The deadline of one that was handed over is in its table.
                 let found = resident.found.filter(|found| resident.left || found.born.is_some());
                 let is_over = found.is_some_and(|found| is_over(&snapshot, &found, now));
                 let held = resident.held && !keeps_lost;
                 if !(is_over || held) {
+                    let born = found.filter(|_| !resident.left);
+                    candidates.extend(born.and_then(|found| {
+                        let network = snapshot.network(found.key.vni)?;
+                        candidate(&found, network.state.quota.place(), now)
+                    }));
                     continue;
                 }
                 let mut flows = self.flows(&resident.packet);
@@ -464,16 +497,20 @@ impl Shared {
                     self.bury(&mut flows, &snapshot, &found, None);
                 }
             }
+            faster.weigh(&candidates);
             if !more {
+                faster.make_headroom();
                 break;
             }
+        }
+        while let Some(found) = faster.pop_put_out() {
+            self.bury(&mut self.flows(&found.key), &self.snapshot(), &found, Some(Ending::Evicted));
         }
         while let Some(replaced) = faster.pop_ended() {
             if let Some(network) = self.snapshot().network(replaced.key.vni) {
                 network.count_replaced(&replaced);
             }
         }
-        faster.balance();
         faster.set_path_mtus(&|vtep| self.path_mtu_to(vtep, now));
         if let Some(counters) = self.counters.first() {
             for SettledDrop { key, count, seen } in faster.settle_drops() {
@@ -535,15 +572,29 @@ impl Shared {
         frames
     }
 
-    /// How many flows there are, here and elsewhere: permits that are lent and held by no flow do not count.
+    /// How many flows there are, here and elsewhere.
     #[must_use]
     pub fn flows_in_use(&self) -> FlowUse {
-        let (all, unused) =
-            (self.book.quota.in_use(), self.faster.get().map(|faster| faster.unused()).unwrap_or_default());
-        FlowUse {
-            answered: all.answered.saturating_sub(unused.answered),
-            unanswered: all.unanswered.saturating_sub(unused.unanswered),
-        }
+        self.book.quota.in_use()
+    }
+
+    /// Who pays for flows that come from an address.
+    pub(super) fn account_at(&self, network: &Network, source: Addr) -> Arc<Account> {
+        network.by_address(source).map_or(&network.state.strangers, |end| &end.state.flows).clone()
+    }
+
+    /// Has flows of other shards make room for one more, the cheapest first. Those of shards that somebody is at work in
+    /// are passed over: two that wait for each other would wait for ever. False when nothing went.
+    pub(super) fn make_room_elsewhere(&self, account: &Account, of: Population, now: Instant) -> bool {
+        let Some(full) = account.full(of) else { return true };
+        of.making_room().iter().any(|rank| {
+            self.all_flows().any(|shard| {
+                let Ok(mut flows) = shard.try_lock() else { return false };
+                let went = flows.put_out(account, full, *rank, now);
+                self.recall(&mut flows);
+                went
+            })
+        })
     }
 
     /// Asks about flows whose time seems to be over: those that went on elsewhere go on.
@@ -590,6 +641,17 @@ impl Passed {
     const fn index(self) -> usize {
         self as usize
     }
+}
+
+/// What the loss of a flow would cost that began elsewhere; `network` is where its network's are counted.
+pub(crate) fn candidate(found: &Found, network: u32, now: Instant) -> Option<Candidate> {
+    let account = found.born?.account;
+    let last_seen = found.progress.last_seen.unwrap_or(now);
+    let rank = match Rank::of(found.state(), found.answered) {
+        Rank::Stream if last_seen + STREAM_IDLE > now => Rank::Connection,
+        rank => rank,
+    };
+    Some(Candidate { key: found.key, places: [account, network, HOST], rank, last_seen })
 }
 
 fn tracking(snapshot: &Snapshot, found: &Found) -> StateSettings {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ahash::RandomState;
-use eastgate_policy::flow::{FlowLimits, NetworkQuota, Quota};
+use eastgate_policy::flow::{Account, FlowLimits, NetworkQuota, Quota};
 use eastgate_steering::{HolderLimits, Holders, LearnLimits, Learned};
 use eastgate_vtep::{
     fdb::{Fdb, FdbSettings},
@@ -40,6 +40,8 @@ pub struct NetworkState {
     pub thefts: Mutex<TokenBucket>,
     /// Its flows
     pub quota: Arc<NetworkQuota>,
+    /// Those that are opened by whom it does not know
+    pub strangers: Arc<Account>,
     /// Its datagrams in fragments, at most
     pub fragments: u32,
     settings: Settings,
@@ -92,11 +94,14 @@ pub struct EndpointState {
     pub answers: Mutex<TokenBucket>,
     /// Announcements of what is known already that it may still have passed on
     pub announcements: Mutex<TokenBucket>,
+    /// The flows that it has opened
+    pub flows: Arc<Account>,
 }
 
 impl EndpointState {
-    fn new() -> Self {
+    fn new(flows: Arc<Account>) -> Self {
         Self {
+            flows,
             tx_frames: AtomicU64::new(0),
             tx_bytes: AtomicU64::new(0),
             rx_frames: AtomicU64::new(0),
@@ -142,6 +147,7 @@ const ERRORS: Rate = Rate { per_second: 100, burst: 100 };
 
 impl NetworkState {
     fn new(settings: Settings, quota: Arc<NetworkQuota>) -> Self {
+        let strangers = quota.account("", endpoint_limits(settings.limits));
         let bum = Rate { per_second: settings.bum, burst: settings.bum };
         Self {
             fdb: Mutex::new(Fdb::new(settings.fdb, RandomState::new())),
@@ -153,6 +159,7 @@ impl NetworkState {
             thefts: Mutex::new(TokenBucket::new(REPORTS, Instant::ZERO)),
             stranger_answers: Mutex::new(TokenBucket::new(ANSWERS, Instant::ZERO)),
             quota,
+            strangers,
             fragments: settings.limits.fragments,
             settings,
             endpoints: Mutex::default(),
@@ -166,7 +173,8 @@ impl NetworkState {
         if let Some(state) = endpoints.get(name).and_then(Weak::upgrade) {
             return state;
         }
-        let state = Arc::new(EndpointState::new());
+        let flows = self.quota.account(name, endpoint_limits(self.settings.limits));
+        let state = Arc::new(EndpointState::new(flows));
         endpoints.insert(name.clone(), Arc::downgrade(&state));
         state
     }
@@ -225,4 +233,8 @@ impl StateBook {
 
 fn flow_limits(limits: config::Limits) -> FlowLimits {
     FlowLimits { answered: limits.flows, unanswered: limits.unanswered }
+}
+
+fn endpoint_limits(limits: config::Limits) -> FlowLimits {
+    FlowLimits { answered: limits.endpoint_flows, unanswered: limits.endpoint_unanswered }
 }

@@ -1,5 +1,5 @@
 //! `cargo xtask soak`: what the tests do in seconds, for as long as it takes to meet what is rare: the same frames through
-//! both dataplanes, and daemons killed and started again under load.
+//! both dataplanes, daemons killed and started again under load, and more flows than a table holds.
 
 use std::process::Command;
 
@@ -23,6 +23,9 @@ pub(crate) struct Options {
     /// How often a daemon is killed and started again while traffic goes on
     #[arg(long, value_name = "N", default_value_t = 100)]
     kills: u32,
+    /// For how long 3,000 exchanges of UDP and 3,000 connections a second come and go on default limits
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    churn: u64,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -39,6 +42,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("\n{} times a daemon is killed and started again, under load", options.kills);
         let mut cargo = test_of(&["--test", "fastpath", "no_packet_is_lost"])?;
         cargo.env("EASTGATE_KILLS", options.kills.to_string());
+        run::visible(&mut cargo)?;
+    }
+    if options.churn > 0 {
+        println!(
+            "\n3,000 exchanges and 3,000 connections a second on default limits, for {} s",
+            options.churn
+        );
+        let mut cargo = test_of(&["--test", "economy", "three_thousand"])?;
+        cargo.env("EASTGATE_ECONOMY_SECONDS", options.churn.to_string());
         run::visible(&mut cargo)?;
     }
     privilege::give_back(&target()?)?;

@@ -14,12 +14,8 @@ use eastgate_wire::{
 };
 
 use super::{
-    Admitted, Count, Direction, Ending, FlowId, FlowInfo, FlowState, FlowTable, NetworkQuota, Population,
-    Segment, SegmentKind, StateSettings, flow_id,
-    segment::Key,
-    slab::{Entry, NONE},
-    tcp::Connection,
-    wheel::TICK,
+    Account, Admitted, Count, Direction, Ending, FlowId, FlowInfo, FlowState, FlowTable, Population, Rank,
+    Segment, SegmentKind, StateSettings, flow_id, segment::Key, slab::Entry, tcp::Connection, wheel::TICK,
 };
 
 /// No rule is known to have admitted a flow.
@@ -95,14 +91,18 @@ pub struct Found {
     pub born: Option<Born>,
 }
 
-/// What is known of a flow that began elsewhere, by a decision of ours that was repeated there. It holds a permit that
-/// was lent; whoever takes the flow has the permit.
+/// What is known of a flow that began elsewhere, by a decision of ours that was repeated there. It holds a permit of its
+/// account; whoever takes the flow has the permit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Born {
     /// Whose decision it was
     pub admitted: Admitted,
     /// When it began
     pub created: Instant,
+    /// Place of the account that it is on
+    pub account: u32,
+    /// It is no longer a single exchange.
+    pub goes_on: bool,
 }
 
 impl Found {
@@ -114,7 +114,11 @@ impl Found {
             connection.set_sides(&self.progress.sides);
             return connection.state();
         }
-        if self.answered { FlowState::Answered } else { FlowState::Unanswered }
+        match self.answered {
+            true if self.born.is_some_and(|born| born.goes_on) => FlowState::Stream,
+            true => FlowState::Answered,
+            false => FlowState::Unanswered,
+        }
     }
 
     /// The limits that it counts in.
@@ -270,9 +274,8 @@ impl FlowTable {
             count.packets += more.packets;
             count.bytes += more.bytes;
         }
-        let state = entry.state;
         if let Some(last_seen) = progress.last_seen.filter(|seen| *seen > entry.last_seen()) {
-            self.enter(index, state, settings, last_seen.min(now));
+            self.refresh(flow, last_seen.min(now), settings);
         }
     }
 
@@ -283,7 +286,7 @@ impl FlowTable {
     }
 
     /// Goes on with a flow that it does not know, unless its time is over. Of a flow that did not begin there nobody
-    /// knows who admitted it: no epoch in force has let it in.
+    /// knows who admitted it: no epoch in force has let it in. One that did is on the `account` already.
     ///
     /// # Errors
     /// `flow-limit` when there is no room; a flow that began there brings its permit with it.
@@ -291,20 +294,20 @@ impl FlowTable {
         &mut self,
         found: &Found,
         settings: &StateSettings,
-        quota: &Arc<NetworkQuota>,
+        account: &Arc<Account>,
         now: Instant,
     ) -> Result<(), DropReason> {
         let (key, swapped) = Key::of_offload(&found.key);
         let deadline = found.deadline(settings, now);
         if deadline <= now {
             if found.born.is_some() {
-                quota.give(found.population());
+                account.give(found.population());
                 self.bury(found, None);
             }
             return Ok(());
         }
         if found.born.is_none() {
-            self.make_room(key.vni(), quota, now)?;
+            self.take_permit(account, Population::Unanswered, now)?;
         }
         let mut entry = Entry::new(key, swapped, found.state(), now);
         entry.connection.set_sides(&found.progress.sides);
@@ -313,12 +316,12 @@ impl FlowTable {
         entry.admit(&found.admitted());
         entry.created = found.born.map_or(now, |born| born.created);
         entry.seen(found.progress.last_seen.unwrap_or(now).min(now), deadline);
-        let index = self.insert(entry, quota, now);
+        let index = self.insert(entry, account, now);
         if !found.answered {
             return Ok(());
         }
         if found.born.is_some() {
-            self.leave_queue(index);
+            self.count_answered(index);
             return Ok(());
         }
         let answered = self.answer(index, now);
@@ -330,6 +333,9 @@ impl FlowTable {
 
     /// Counts a flow that began elsewhere and is no longer there: because its time is over, if nothing else is said.
     pub fn bury(&mut self, found: &Found, ending: Option<Ending>) {
+        if ending == Some(Ending::Evicted) {
+            self.counters.made_room[Rank::of(found.state(), found.answered) as usize] += 1;
+        }
         let over = if found.state().is_over() { Ending::Closed } else { Ending::Expired };
         self.counters.opened += 1;
         self.counters.answered += u64::from(found.answered);
@@ -344,7 +350,11 @@ impl FlowTable {
     /// A flow that is offloaded was seen at `last_seen`: its time begins anew.
     pub fn refresh(&mut self, flow: FlowId, last_seen: Instant, settings: &StateSettings) {
         let Some(index) = self.slab.index(flow) else { return };
-        let state = self.slab.at(index).state;
+        let entry = self.slab.at(index);
+        let state = match entry.state {
+            FlowState::Answered => entry.as_it_goes_on(last_seen),
+            state => state,
+        };
         self.enter(index, state, settings, last_seen);
     }
 
@@ -415,7 +425,7 @@ impl Entry {
 
     fn steady_sides(&self) -> Option<[Side; 2]> {
         match self.key.proto() {
-            proto::TCP if self.waiting == NONE => self.connection.steady_sides(),
+            proto::TCP if self.is_answered() => self.connection.steady_sides(),
             proto::TCP => None,
             _ => self.key.may_be_offloaded().then_some([Side::default(); 2]),
         }

@@ -1,25 +1,26 @@
 //! How many flows there may be: one book for all shards, exact.
 //!
-//! A flow holds one permit of its network and one of the host, in the population it belongs to: flows whose
-//! opener alone was heard, and flows that were answered. A permit is taken before the flow exists and given
-//! back after it is gone, so at no moment are there more flows than a limit says. A limit may be lowered below
-//! what is in use; nothing is cut then, and nothing new fits until the use has fallen.
+//! A flow holds one permit of the endpoint that opened it, one of its network and one of the host, in the population it
+//! belongs to: flows whose opener alone was heard, and flows that were answered. A permit is taken before the flow
+//! exists and given back after it is gone, so at no moment are there more flows than a limit says. A limit may be
+//! lowered below what is in use; nothing is cut then, and nothing new fits until the use has fallen.
 //!
-//! Permits can be lent to someone who counts flows by himself ([`NetworkQuota::lend`]), up to half of each limit. They
-//! count as used until they come back; where a limit is reached, the borrower is first asked for those that no flow
-//! holds ([`Borrower`]).
+//! Each count is one word of memory, with its limit. Where someone else has flows of his own ([`Carrier`]), the words are
+//! in memory that both have in their hands ([`Ledger`]), and both change them by atomic steps only.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::SeqCst},
     },
 };
 
 use eastgate_wire::Vni;
 
-/// How many flows there may be, of a network or of the host.
+use super::Rank;
+
+/// How many flows there may be, of an endpoint, of a network or of the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowLimits {
     /// Flows that were answered
@@ -37,11 +38,22 @@ pub struct FlowUse {
     pub unanswered: u32,
 }
 
-/// Who has borrowed permits.
-pub trait Borrower: std::fmt::Debug + Send + Sync {
-    /// Gives back permits that no flow holds: of this network, or of any. False when there were none.
-    fn give_back(&self, vni: Option<Vni>, of: Population) -> bool;
+/// Where flows are counted, as someone else counts them too: a word for each place and population, the limit in its upper
+/// half and the flows there are in its lower one.
+pub trait Ledger: std::fmt::Debug + Send + Sync {
+    /// The word at a place; nothing where there is no such place.
+    fn word(&self, place: u32, of: Population) -> Option<&AtomicU64>;
 }
+
+/// Who has flows of his own that count in the same limits.
+pub trait Carrier: std::fmt::Debug + Send + Sync {
+    /// Ends flows of this population and no higher rank than this one that count at a place of the [`Ledger`]. False when
+    /// there were none.
+    fn make_room(&self, place: u32, of: Population, rank: Rank) -> bool;
+}
+
+/// The place of the host's own count.
+pub const HOST: u32 = 0;
 
 /// The host's book of flows. Shared by all shards.
 #[derive(Debug)]
@@ -53,16 +65,35 @@ pub struct Quota {
 #[derive(Debug)]
 struct Total {
     gauges: Gauges,
-    /// Weak: what it was lent holds on to this.
-    borrower: OnceLock<Weak<dyn Borrower>>,
+    ledger: OnceLock<Arc<dyn Ledger>>,
+    /// Weak: it may hold on to this.
+    carrier: OnceLock<Weak<dyn Carrier>>,
+    places: Mutex<Places>,
+}
+
+/// Who counts where.
+#[derive(Debug, Default)]
+struct Places {
+    /// Places that were ever given, without the host's
+    given: u32,
+    /// Those of whom is gone
+    free: VecDeque<u32>,
+    accounts: BTreeMap<u32, Weak<Account>>,
 }
 
 /// A network's page in the book.
 #[derive(Debug)]
 pub struct NetworkQuota {
     vni: Vni,
-    own: Gauges,
-    total: Arc<Total>,
+    page: Page,
+    accounts: Mutex<BTreeMap<Arc<str>, Weak<Account>>>,
+}
+
+/// Who pays for flows: an endpoint of a network, or all its senders together that are none.
+#[derive(Debug)]
+pub struct Account {
+    page: Page,
+    network: Arc<NetworkQuota>,
 }
 
 /// The two populations of flows.
@@ -74,10 +105,28 @@ pub enum Population {
     Answered,
 }
 
+impl Population {
+    /// Both
+    pub const ALL: [Self; 2] = [Self::Unanswered, Self::Answered];
+
+    /// Which of its flows make room, the cheapest first.
+    #[must_use]
+    pub const fn making_room(self) -> &'static [Rank] {
+        match self {
+            Self::Unanswered => &[Rank::Unreplied],
+            Self::Answered => &[Rank::Finished, Rank::Exchange, Rank::Stream],
+        }
+    }
+}
+
 /// Whose limit is reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Full {
+pub enum Full {
+    /// The endpoint's
+    Endpoint,
+    /// The network's
     Network,
+    /// The host's
     Total,
 }
 
@@ -85,187 +134,284 @@ impl Quota {
     /// An empty book with the host's limits.
     #[must_use]
     pub fn new(limits: FlowLimits) -> Self {
-        let total = Total { gauges: Gauges::new(limits), borrower: OnceLock::new() };
+        let total = Total {
+            gauges: Gauges::new(limits),
+            ledger: OnceLock::new(),
+            carrier: OnceLock::new(),
+            places: Mutex::default(),
+        };
         Self { total: Arc::new(total), networks: Mutex::default() }
     }
 
     /// Changes the host's limits.
     pub fn set_limits(&self, limits: FlowLimits) {
-        self.total.gauges.set(limits);
+        Counter { total: &self.total, place: HOST, own: &self.total.gauges }.set(limits);
     }
 
-    /// Permits may be lent to `borrower` from here on, as long as someone else holds on to it; to one only.
-    pub fn lend_to(&self, borrower: &Arc<dyn Borrower>) {
-        let _ = self.total.borrower.set(Arc::downgrade(borrower));
+    /// `carrier` has flows of his own from here on, as long as someone else holds on to him, and counts them in the
+    /// `ledger`; one only, and before there is any flow.
+    pub fn share(&self, ledger: Arc<dyn Ledger>, carrier: &Arc<dyn Carrier>) {
+        if self.total.ledger.set(ledger).is_err() {
+            return;
+        }
+        let _ = self.total.carrier.set(Arc::downgrade(carrier));
+        let networks = locked(&self.networks);
+        let accounts: Vec<_> = networks.values().flat_map(|network| network.accounts()).collect();
+        let pages = networks.values().map(|network| &network.page);
+        pages.chain(accounts.iter().map(|account| &account.page)).for_each(|page| page.counter().move_over());
+        Counter { total: &self.total, place: HOST, own: &self.total.gauges }.move_over();
     }
 
     /// The page of a network, with these limits from now on. It is the same page for as long as anyone holds it.
     #[must_use]
     pub fn network(&self, vni: Vni, limits: FlowLimits) -> Arc<NetworkQuota> {
-        let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
-        let page = networks.entry(vni).or_insert_with(|| {
-            Arc::new(NetworkQuota { vni, own: Gauges::new(limits), total: self.total.clone() })
+        let mut networks = locked(&self.networks);
+        let network = networks.entry(vni).or_insert_with(|| {
+            let page = Page::new(&self.total, limits);
+            Arc::new(NetworkQuota { vni, page, accounts: Mutex::default() })
         });
-        page.own.set(limits);
-        page.clone()
+        network.page.counter().set(limits);
+        network.clone()
     }
 
     /// Forgets the networks that neither a snapshot nor a flow names any more.
     pub fn prune(&self) {
-        let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
-        networks.retain(|_, page| Arc::strong_count(page) > 1);
+        locked(&self.networks).retain(|_, network| Arc::strong_count(network) > 1);
+    }
+
+    /// Who pays at a place.
+    #[must_use]
+    pub fn account(&self, place: u32) -> Option<Arc<Account>> {
+        locked(&self.total.places).accounts.get(&place).and_then(Weak::upgrade)
     }
 
     /// How many flows the host has.
     #[must_use]
     pub fn in_use(&self) -> FlowUse {
-        self.total.gauges.in_use()
+        Counter { total: &self.total, place: HOST, own: &self.total.gauges }.in_use()
     }
 }
 
 impl NetworkQuota {
+    /// Which network it is
+    #[must_use]
+    pub const fn vni(&self) -> Vni {
+        self.vni
+    }
+
     /// How many flows the network has.
     #[must_use]
     pub fn in_use(&self) -> FlowUse {
-        self.own.in_use()
+        self.page.counter().in_use()
     }
 
-    /// Lends up to `wanted` permits, as far as there are any and no more than half of a limit is lent. How many.
+    /// Where its flows are counted.
     #[must_use]
-    pub fn lend(&self, of: Population, wanted: u32) -> u32 {
-        let own = self.own.of(of).lend(wanted);
-        let lent = self.total.gauges.of(of).lend(own);
-        self.own.of(of).take_back(own - lent);
-        lent
+    pub const fn place(&self) -> u32 {
+        self.page.place
     }
 
-    /// Is more in use than a limit says, because it was lowered? Nothing is to be kept for later then.
+    /// The account of an endpoint by its name, with these limits from now on; the one without a name is for all senders
+    /// that are no endpoint. It is the same one for as long as anyone holds it.
     #[must_use]
-    pub fn is_over(&self, of: Population) -> bool {
-        self.own.of(of).is_over() || self.total.gauges.of(of).is_over()
+    pub fn account(self: &Arc<Self>, name: &str, limits: FlowLimits) -> Arc<Account> {
+        let mut accounts = locked(&self.accounts);
+        if let Some(account) = accounts.get(name).and_then(Weak::upgrade) {
+            account.page.counter().set(limits);
+            return account;
+        }
+        let account = Arc::new(Account { page: Page::new(&self.page.total, limits), network: self.clone() });
+        accounts.insert(name.into(), Arc::downgrade(&account));
+        locked(&self.page.total.places).accounts.insert(account.page.place, Arc::downgrade(&account));
+        account
     }
 
-    /// That many lent permits are free again.
-    pub fn take_back(&self, of: Population, permits: u32) {
-        self.total.gauges.of(of).take_back(permits);
-        self.own.of(of).take_back(permits);
+    fn accounts(&self) -> Vec<Arc<Account>> {
+        locked(&self.accounts).values().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl Account {
+    /// How many flows it pays for.
+    #[must_use]
+    pub fn in_use(&self) -> FlowUse {
+        self.page.counter().in_use()
     }
 
-    /// A lent permit stays with a flow that is no longer the borrower's.
-    pub fn keep_lent(&self, of: Population) {
-        self.total.gauges.of(of).keep_lent();
-        self.own.of(of).keep_lent();
+    /// Where its flows are counted.
+    #[must_use]
+    pub const fn place(&self) -> u32 {
+        self.page.place
+    }
+
+    /// Its network's page
+    #[must_use]
+    pub const fn network(&self) -> &Arc<NetworkQuota> {
+        &self.network
+    }
+
+    /// Whose limit stands in the way of one flow more.
+    #[must_use]
+    pub fn full(&self, of: Population) -> Option<Full> {
+        let scopes = [Full::Endpoint, Full::Network, Full::Total];
+        self.counters().into_iter().zip(scopes).find(|(counter, _)| counter.is_full(of)).map(|(_, full)| full)
     }
 
     pub(super) fn take(&self, of: Population) -> Result<(), Full> {
-        let full = match self.take_once(of) {
-            Ok(()) => return Ok(()),
-            Err(full) => full,
-        };
-        let asked = match full {
-            Full::Network => Some(self.vni),
-            Full::Total => None,
-        };
-        match self.total.borrower.get().and_then(Weak::upgrade) {
-            Some(borrower) if borrower.give_back(asked, of) => self.take_once(of),
-            _ => Err(full),
+        let [own, network, total] = self.counters();
+        if !own.take(of) {
+            return Err(Full::Endpoint);
         }
-    }
-
-    fn take_once(&self, of: Population) -> Result<(), Full> {
-        if !self.own.of(of).take() {
+        if !network.take(of) {
+            own.give(of);
             return Err(Full::Network);
         }
-        if !self.total.gauges.of(of).take() {
-            self.own.of(of).give();
+        if !total.take(of) {
+            network.give(of);
+            own.give(of);
             return Err(Full::Total);
         }
         Ok(())
     }
 
     pub(super) fn give(&self, of: Population) {
-        self.total.gauges.of(of).give();
-        self.own.of(of).give();
+        self.counters().iter().for_each(|counter| counter.give(of));
+    }
+
+    /// Has whoever else has flows make room where it is `full`.
+    pub(super) fn ask_carrier(&self, full: Full, of: Population, rank: Rank) -> bool {
+        let place = match full {
+            Full::Endpoint => self.page.place,
+            Full::Network => self.network.page.place,
+            Full::Total => HOST,
+        };
+        let carrier = self.page.total.carrier.get().and_then(Weak::upgrade);
+        carrier.is_some_and(|carrier| carrier.make_room(place, of, rank))
+    }
+
+    fn counters(&self) -> [Counter<'_>; 3] {
+        let total = &self.page.total;
+        let host = Counter { total, place: HOST, own: &total.gauges };
+        [self.page.counter(), self.network.page.counter(), host]
     }
 }
 
+/// The count of an endpoint or of a network, and where it is.
 #[derive(Debug)]
-struct Gauges {
-    answered: Gauge,
-    unanswered: Gauge,
+struct Page {
+    place: u32,
+    own: Gauges,
+    total: Arc<Total>,
 }
+
+impl Page {
+    fn new(total: &Arc<Total>, limits: FlowLimits) -> Self {
+        let page = Self { place: total.place(), own: Gauges::new(limits), total: total.clone() };
+        page.counter().set(limits);
+        page
+    }
+
+    fn counter(&self) -> Counter<'_> {
+        Counter { total: &self.total, place: self.place, own: &self.own }
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        let mut places = locked(&self.total.places);
+        places.accounts.remove(&self.place);
+        places.free.push_back(self.place);
+    }
+}
+
+/// Places that are looked at for one that nobody counts at any more.
+const LOOKED_AT: usize = 8;
+
+impl Total {
+    /// A place at which nobody counts: the flows of who is gone may outlive him.
+    fn place(&self) -> u32 {
+        let mut places = locked(&self.places);
+        for _ in 0..places.free.len().min(LOOKED_AT) {
+            let Some(place) = places.free.pop_front() else { break };
+            let in_use = |of| self.word(place, of).is_some_and(|word| word.load(SeqCst) as u32 > 0);
+            if !Population::ALL.into_iter().any(in_use) {
+                return place;
+            }
+            places.free.push_back(place);
+        }
+        places.given += 1;
+        places.given
+    }
+
+    fn word(&self, place: u32, of: Population) -> Option<&AtomicU64> {
+        self.ledger.get().and_then(|ledger| ledger.word(place, of))
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A count's words, by population, where nobody else counts
+#[derive(Debug)]
+struct Gauges([AtomicU64; 2]);
 
 impl Gauges {
     fn new(limits: FlowLimits) -> Self {
-        Self { answered: Gauge::new(limits.answered), unanswered: Gauge::new(limits.unanswered) }
+        Self([limits.unanswered, limits.answered].map(|limit| AtomicU64::new(u64::from(limit) << 32)))
+    }
+}
+
+/// A count, wherever its words are
+struct Counter<'p> {
+    total: &'p Total,
+    place: u32,
+    own: &'p Gauges,
+}
+
+impl Counter<'_> {
+    fn word(&self, of: Population) -> &AtomicU64 {
+        self.total.word(self.place, of).unwrap_or(&self.own.0[of as usize])
     }
 
     fn set(&self, limits: FlowLimits) {
-        self.answered.limit.store(limits.answered, Relaxed);
-        self.unanswered.limit.store(limits.unanswered, Relaxed);
-    }
-
-    fn of(&self, population: Population) -> &Gauge {
-        match population {
-            Population::Unanswered => &self.unanswered,
-            Population::Answered => &self.answered,
+        for (of, limit) in Population::ALL.into_iter().zip([limits.unanswered, limits.answered]) {
+            let set = |word: u64| Some(u64::from(limit) << 32 | u64::from(word as u32));
+            let _ = self.word(of).fetch_update(SeqCst, SeqCst, set);
         }
     }
 
+    /// What was counted here goes on where somebody else counts, too.
+    fn move_over(&self) {
+        for of in Population::ALL {
+            self.word(of).store(self.own.0[of as usize].load(SeqCst), SeqCst);
+        }
+    }
+
+    fn take(&self, of: Population) -> bool {
+        let more = |word: u64| (u64::from(word as u32) < word >> 32).then_some(word + 1);
+        self.word(of).fetch_update(SeqCst, SeqCst, more).is_ok()
+    }
+
+    fn is_full(&self, of: Population) -> bool {
+        let word = self.word(of).load(SeqCst);
+        u64::from(word as u32) >= word >> 32
+    }
+
+    fn give(&self, of: Population) {
+        give(self.word(of));
+    }
+
     fn in_use(&self) -> FlowUse {
-        FlowUse { answered: self.answered.used.load(Relaxed), unanswered: self.unanswered.used.load(Relaxed) }
+        let [unanswered, answered] = Population::ALL.map(|of| self.word(of).load(SeqCst) as u32);
+        FlowUse { answered, unanswered }
     }
 }
 
-/// The counter alone carries the meaning and guards no other memory, so relaxed ordering is enough.
-#[derive(Debug)]
-struct Gauge {
-    used: AtomicU32,
-    limit: AtomicU32,
-    /// How many of those in use are lent
-    lent: AtomicU32,
-}
-
-impl Gauge {
-    fn new(limit: u32) -> Self {
-        Self { used: AtomicU32::new(0), limit: AtomicU32::new(limit), lent: AtomicU32::new(0) }
-    }
-
-    fn take(&self) -> bool {
-        let limit = self.limit.load(Relaxed);
-        self.used.fetch_update(Relaxed, Relaxed, |used| (used < limit).then(|| used + 1)).is_ok()
-    }
-
-    fn give(&self) {
-        self.used.fetch_sub(1, Relaxed);
-    }
-
-    fn lend(&self, wanted: u32) -> u32 {
-        let limit = self.limit.load(Relaxed);
-        let lent = add_up_to(&self.lent, wanted, limit / 2);
-        let used = add_up_to(&self.used, lent, limit);
-        self.lent.fetch_sub(lent - used, Relaxed);
-        used
-    }
-
-    fn take_back(&self, permits: u32) {
-        self.used.fetch_sub(permits, Relaxed);
-        self.lent.fetch_sub(permits, Relaxed);
-    }
-
-    fn keep_lent(&self) {
-        self.lent.fetch_sub(1, Relaxed);
-    }
-
-    fn is_over(&self) -> bool {
-        self.used.load(Relaxed) > self.limit.load(Relaxed)
-    }
-}
-
-/// Adds as much of `wanted` as fits below `limit`. How much.
-fn add_up_to(counter: &AtomicU32, wanted: u32, limit: u32) -> u32 {
-    let fitting = |now: u32| wanted.min(limit.saturating_sub(now));
-    counter.fetch_update(Relaxed, Relaxed, |now| Some(now + fitting(now))).map_or(0, fitting)
+/// One flow less in a word of a [`Ledger`].
+pub fn give(word: &AtomicU64) {
+    let less = |word: u64| (word as u32 > 0).then(|| word - 1);
+    let _ = word.fetch_update(SeqCst, SeqCst, less);
 }
 
 #[cfg(test)]
@@ -273,18 +419,25 @@ mod tests {
     use super::*;
 
     const LIMITS: FlowLimits = FlowLimits { answered: 3, unanswered: 2 };
+    const PLENTY: FlowLimits = FlowLimits { answered: 99, unanswered: 99 };
 
     #[test]
-    fn the_network_and_the_host_each_have_a_say() {
+    fn endpoint_network_and_host_each_have_a_say() {
         let quota = Quota::new(LIMITS);
         let page =
             |vni| quota.network(Vni::new_checked(vni).unwrap(), FlowLimits { answered: 2, unanswered: 9 });
-        let (a, b) = (page(1), page(2));
+        let (a, b) = (page(1).account("", PLENTY), page(2).account("", PLENTY));
+        let few = page(2).account("few", FlowLimits { answered: 0, unanswered: 1 });
+        assert_eq!(few.take(Population::Answered), Err(Full::Endpoint));
         assert_eq!((a.take(Population::Answered), a.take(Population::Answered)), (Ok(()), Ok(())));
         assert_eq!(a.take(Population::Answered), Err(Full::Network));
         assert_eq!(b.take(Population::Answered), Ok(()));
-        assert_eq!(b.take(Population::Answered), Err(Full::Total));
-        assert_eq!(b.in_use().answered, 1, "a refusal by the host keeps no permit of the network");
+        assert_eq!(
+            (b.take(Population::Answered), b.full(Population::Answered)),
+            (Err(Full::Total), Some(Full::Total))
+        );
+        assert_eq!(b.in_use().answered, 1, "a refusal by the host keeps no permit of the endpoint");
+        assert_eq!(page(2).in_use().answered, 1, "nor of the network");
         a.give(Population::Answered);
         assert_eq!(b.take(Population::Answered), Ok(()));
         assert_eq!(quota.in_use(), FlowUse { answered: 3, unanswered: 0 });
@@ -294,14 +447,19 @@ mod tests {
     fn a_page_lives_as_long_as_someone_holds_it() {
         let quota = Quota::new(LIMITS);
         let vni = Vni::new_checked(7).unwrap();
-        let page = quota.network(vni, LIMITS);
-        page.take(Population::Unanswered).unwrap();
+        let account = quota.network(vni, LIMITS).account("one", LIMITS);
+        account.take(Population::Unanswered).unwrap();
         quota.prune();
         assert_eq!(quota.network(vni, LIMITS).in_use().unanswered, 1);
-        page.give(Population::Unanswered);
-        drop(page);
+        assert_eq!(quota.network(vni, LIMITS).account("one", LIMITS).in_use().unanswered, 1);
+        account.give(Population::Unanswered);
+        let place = account.place();
+        assert_eq!(quota.account(place).map(|found| found.place()), Some(place));
+        drop(account);
         quota.prune();
-        assert_eq!(quota.networks.lock().unwrap().len(), 0);
+        assert_eq!(locked(&quota.networks).len(), 0);
+        assert!(quota.account(place).is_none());
+        assert!(quota.network(vni, LIMITS).account("two", LIMITS).place() <= place, "places are given again");
     }
 
     #[test]
@@ -309,13 +467,14 @@ mod tests {
     fn threads_never_go_over_a_limit() {
         let quota = Quota::new(FlowLimits { answered: 40, unanswered: 40 });
         let page = quota.network(Vni::new_checked(1).unwrap(), FlowLimits { answered: 30, unanswered: 30 });
+        let accounts = ["a", "b"].map(|name| page.account(name, FlowLimits { answered: 20, unanswered: 20 }));
         std::thread::scope(|scope| {
-            for _ in 0..4 {
+            for account in accounts.iter().chain(&accounts) {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        if page.take(Population::Answered).is_ok() {
-                            assert!(page.in_use().answered <= 30);
-                            page.give(Population::Answered);
+                        if account.take(Population::Answered).is_ok() {
+                            assert!(page.in_use().answered <= 30 && account.in_use().answered <= 20);
+                            account.give(Population::Answered);
                         }
                     }
                 });

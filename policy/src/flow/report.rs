@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use eastgate_wire::{Addr, FlowKey, Instant, Vni};
 
 use super::{
-    FlowState,
+    FlowState, Rank,
     slab::{Count, Entry},
 };
 
@@ -100,7 +100,7 @@ pub enum Ending {
     Closed,
     /// Nothing was heard for as long as its state lasts
     Expired,
-    /// It was not answered, and had to make room for a newer one
+    /// It had to make room for a newer one
     Evicted,
     /// The policy in force does not allow it
     Refused,
@@ -141,6 +141,8 @@ pub struct FlowCounters {
     pub expired: u64,
     /// Flows by [`Ending::Evicted`]
     pub evicted: u64,
+    /// The same, by [`Rank`]
+    pub made_room: [u64; Rank::COUNT],
     /// Flows by [`Ending::Refused`]
     pub refused: u64,
     /// Flows by [`Ending::Killed`]
@@ -199,6 +201,7 @@ impl std::ops::AddAssign for FlowCounters {
         self.closed += other.closed;
         self.expired += other.expired;
         self.evicted += other.evicted;
+        self.made_room.iter_mut().zip(other.made_room).for_each(|(mine, other)| *mine += other);
         self.refused += other.refused;
         self.killed += other.killed;
         self.limited += other.limited;

@@ -49,9 +49,13 @@ pub struct Timeouts {
     pub close: Duration,
     /// UDP: only one side was heard
     pub udp_first: Duration,
-    /// UDP: both were
+    /// UDP: both were, and that was all so far
+    pub udp_exchange: Duration,
+    /// UDP: it goes on
     pub udp_answered: Duration,
-    /// ICMP queries
+    /// ICMP queries: answered, and that was all so far
+    pub icmp_exchange: Duration,
+    /// ICMP queries: not answered, or going on
     pub icmp: Duration,
     /// Every other protocol
     pub other: Duration,
@@ -70,7 +74,9 @@ impl Default for Timeouts {
             time_wait: secs(120),
             close: secs(10),
             udp_first: secs(30),
+            udp_exchange: secs(30),
             udp_answered: secs(300),
+            icmp_exchange: secs(30),
             icmp: secs(60),
             other: secs(600),
         }
@@ -82,8 +88,10 @@ impl Default for Timeouts {
 pub enum FlowState {
     /// No TCP: only the side that opened it was heard
     Unanswered,
-    /// No TCP: both sides were heard
+    /// No TCP: both sides were heard, and that was all so far
     Answered,
+    /// No TCP: both sides were heard, and it goes on
+    Stream,
     /// TCP: a SYN without an answer
     SynSent,
     /// TCP: both SYNs were seen, not both acknowledged
@@ -111,6 +119,7 @@ impl FlowState {
         match self {
             Self::Unanswered => "unanswered",
             Self::Answered => "answered",
+            Self::Stream => "stream",
             Self::SynSent => "syn-sent",
             Self::SynReceived => "syn-received",
             Self::PickedUp => "picked-up",
@@ -153,9 +162,11 @@ impl Timeouts {
             (FlowState::TimeWait, _) => self.time_wait,
             (FlowState::Close, _) => self.close,
             (FlowState::Unanswered, proto::UDP) => self.udp_first,
-            (FlowState::Answered, proto::UDP) => self.udp_answered,
+            (FlowState::Answered, proto::UDP) => self.udp_exchange,
+            (FlowState::Stream, proto::UDP) => self.udp_answered,
+            (FlowState::Answered, proto::ICMP | proto::ICMPV6) => self.icmp_exchange,
             (_, proto::ICMP | proto::ICMPV6) => self.icmp,
-            (FlowState::Unanswered | FlowState::Answered, _) => self.other,
+            (FlowState::Unanswered | FlowState::Answered | FlowState::Stream, _) => self.other,
         }
     }
 }

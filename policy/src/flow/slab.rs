@@ -6,7 +6,7 @@ use std::time::Duration;
 use eastgate_wire::Instant;
 
 use super::{
-    FlowId, FlowState,
+    FlowId, FlowState, Population, Rank,
     offload::Marks,
     segment::{Direction, Key},
     tcp::Connection,
@@ -26,8 +26,10 @@ pub(super) struct Entry {
     pub(super) epoch: u32,
     pub(super) egress_rule: u32,
     pub(super) ingress_rule: u32,
-    /// Its place among the unanswered, or [`NONE`] once it is answered
+    /// Its place in the queues of its rank, or [`NONE`] where that has none
     pub(super) waiting: u32,
+    /// Place of the account that it is on
+    pub(super) account: u32,
     /// Its neighbours in a slot of the wheel; `next` links the free places too
     pub(super) prev: u32,
     pub(super) next: u32,
@@ -42,6 +44,8 @@ pub(super) struct Entry {
     pub(super) slot: u16,
     pub(super) state: FlowState,
     pub(super) marks: Marks,
+    pub(super) rank: Rank,
+    pub(super) answered: bool,
 }
 
 /// Packets and bytes in one direction.
@@ -62,6 +66,7 @@ impl Entry {
             egress_rule: 0,
             ingress_rule: 0,
             waiting: NONE,
+            account: 0,
             prev: NONE,
             next: NONE,
             generation: 0,
@@ -73,11 +78,18 @@ impl Entry {
             slot: 0,
             state,
             marks: Marks::new(opened_swapped),
+            rank: Rank::Unreplied,
+            answered: false,
         }
     }
 
     pub(super) const fn is_answered(&self) -> bool {
-        self.waiting == NONE
+        self.answered
+    }
+
+    /// The limits that it counts in
+    pub(super) const fn population(&self) -> Population {
+        if self.answered { Population::Answered } else { Population::Unanswered }
     }
 
     pub(super) const fn deadline(&self) -> Instant {
@@ -205,6 +217,6 @@ mod tests {
 
     #[test]
     fn an_entry_keeps_its_size() {
-        assert!(size_of::<Entry>() <= 192, "{} bytes", size_of::<Entry>());
+        assert!(size_of::<Entry>() <= 208, "{} bytes", size_of::<Entry>());
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct World {
     pub(super) table: FlowTable,
     pub(super) settings: StateSettings,
     pub(super) limits: FlowLimits,
+    /// Of each endpoint
+    pub(super) endpoint: FlowLimits,
     pub(super) now: Instant,
     pub(super) epoch: u32,
 }
@@ -46,6 +48,7 @@ impl World {
             table: FlowTable::new(RandomState::with_seeds(1, 2, 3, 4), 16),
             settings: StateSettings::default(),
             limits: network,
+            endpoint: PLENTY,
             now: Instant::from_secs(1_000_000),
             epoch: ALLOWED.epoch,
         }
@@ -59,6 +62,11 @@ impl World {
         self.quota.network(vni, self.limits)
     }
 
+    /// Who pays for what the sender of this packet opens
+    pub(super) fn account(&self, key: &FlowKey) -> Arc<Account> {
+        self.page(key.vni).account(&key.src.to_string(), self.endpoint)
+    }
+
     pub(super) fn send(&mut self, segment: &Segment) -> Fate {
         match self.table.track(segment, &self.settings, self.epoch, self.now) {
             Tracked::Pass(hit) => Fate::Passed(self.table.info(hit.flow).unwrap().state),
@@ -66,9 +74,9 @@ impl World {
             Tracked::Offloaded { .. } => panic!("nothing was offloaded"),
             Tracked::Drop(reason) => Fate::Dropped(reason),
             Tracked::New => {
-                let quota = self.page(segment.key.vni);
+                let account = self.account(&segment.key);
                 let admitted = Admitted { epoch: self.epoch, ..ALLOWED };
-                match self.table.open(segment, &admitted, &self.settings, &quota, self.now) {
+                match self.table.open(segment, &admitted, &self.settings, &account, self.now) {
                     Ok(_) => Fate::Opened,
                     Err(reason) => Fate::Dropped(reason),
                 }

@@ -215,7 +215,9 @@ fn timeouts(table: &TimeoutsTable) -> Timeouts {
         tcp_time_wait: seconds(table.tcp_time_wait.value),
         tcp_close: seconds(table.tcp_close.value),
         udp_first: seconds(table.udp_first.value),
+        udp_exchange: seconds(table.udp_exchange.value),
         udp_answered: seconds(table.udp_answered.value),
+        icmp_exchange: seconds(table.icmp_exchange.value),
         icmp: seconds(table.icmp.value),
         other: seconds(table.other.value),
     }
@@ -228,9 +230,17 @@ impl Default for Timeouts {
 }
 
 fn limits(table: &NetworkLimitsTable) -> Limits {
+    // So that no endpoint uses up its network's.
+    let most = |of: u32| (of - of / 4).max(1);
+    let (flows, unanswered) = (table.flows.value.get(), table.unanswered.value.get());
     Limits {
-        flows: table.flows.value.get(),
-        unanswered: table.unanswered.value.get(),
+        flows,
+        unanswered,
+        endpoint_flows: table.endpoint_flows.good().map_or(most(flows), |limit| limit.value.get()),
+        endpoint_unanswered: table
+            .endpoint_unanswered
+            .good()
+            .map_or(most(unanswered), |limit| limit.value.get()),
         fragments: table.fragments.value.get(),
     }
 }

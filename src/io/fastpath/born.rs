@@ -1,21 +1,17 @@
-//! Flows that begin in the kernel: what they are permitted, lent and told, and how they come to the pipeline.
+//! Flows that begin in the kernel: what they are permitted and told, and how they come to the pipeline.
 //!
-//! The programs count the flows that are born against places that are lent to them from the network's quota and the
-//! host's. All changes of hands are made under the lock of the flow's shard, so that a place that is kept belongs to a
-//! flow of that shard, or to one that its holder of the lock is just about to open or to end.
-
-use std::{collections::BTreeMap, sync::Arc};
+//! The programs count the flows that are born where the pipeline counts its own. All changes of hands are made under the
+//! lock of the flow's shard, so that a place that is kept belongs to a flow of that shard, or to one that its holder of the
+//! lock is just about to open or to end. A flow that makes room ([`super::economy`]) goes without it: it changes no hands.
 
 use ahash::RandomState;
 use eastgate_fastpath::{
-    CONFIG_CROWDED, Cursor, Entropy, Error, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, Flow, Hold as Taken, Key,
-    LANE_OPEN, Permit, PermitKey, STATES,
+    CONFIG_CROWDED, Cursor, Entropy, Error, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, FLOW_STREAM, Flow,
+    Hold as Taken, Key, LANE_OPEN, Permit, PermitKey, STATES,
 };
-use eastgate_policy::flow::{
-    Admitted, Born, Borrower, Count, FlowState, FlowUse, Found, NetworkQuota, Population, StateSettings,
-};
+use eastgate_policy::flow::{Admitted, Born, Count, FlowState, Found, HOST, StateSettings, give};
 use eastgate_vtep::entropy::SourcePorts;
-use eastgate_wire::{FlowKey, MacAddr, Vni, view::proto};
+use eastgate_wire::{FlowKey, MacAddr, view::proto};
 
 use super::{KernelPath, Tables, clock, handover::progress};
 use crate::pipeline::{
@@ -23,31 +19,6 @@ use crate::pipeline::{
     offload::{Hold, Offer, Replaced, Resident, Whereabouts},
     shared::lock,
 };
-
-/// Places that a network is lent at first, and that it keeps while flows are born there now and then.
-const FEW: u32 = 1024;
-/// A network in which no flow has been for so many looks, one a second, gives back what it was lent.
-const IDLE: u32 = 60;
-/// Networks that are asked for places at once, where the host's limit is reached.
-const ASKED_AT_ONCE: usize = 64;
-
-const POPULATIONS: [Population; 2] = [Population::Unanswered, Population::Answered];
-
-/// Who was lent places, by place of the network.
-#[derive(Debug, Default)]
-pub(super) struct Leases {
-    networks: BTreeMap<u32, Lease>,
-    /// Whose turn it is to be asked for places
-    next: u32,
-}
-
-#[derive(Debug)]
-struct Lease {
-    vni: Vni,
-    quota: Arc<NetworkQuota>,
-    /// How often it was looked at since something was there
-    idle: u32,
-}
 
 impl KernelPath {
     pub(super) fn hold_place(&self, packet: &FlowKey) -> Hold {
@@ -88,16 +59,7 @@ impl KernelPath {
         let found = self
             .taken(&key, self.fastpath.take(&key))
             .and_then(|flow| Some((flow, self.found(&key, &flow)?)));
-        let Some((flow, found)) = found else { return Whereabouts::Unknown };
-        if found.born.is_some() {
-            let of = found.population();
-            self.fastpath.terms().leave_with_place(flow.network, index(of));
-            if let Some(lease) = lock(&self.leases).networks.get(&flow.network) {
-                lease.quota.keep_lent(of);
-                self.top_up(flow.network, &lease.quota);
-            }
-        }
-        Whereabouts::Found(found)
+        found.map_or(Whereabouts::Unknown, |(_, found)| Whereabouts::Found(found))
     }
 
     /// Gives a flow's place up.
@@ -106,10 +68,27 @@ impl KernelPath {
         let ended = if if_over { self.fastpath.end_if_over(&key) } else { self.fastpath.end(&key) };
         let flow = self.taken(&key, ended)?;
         let found = self.found(&key, &flow)?;
-        if found.born.is_some() {
-            self.fastpath.terms().leave(flow.network, index(found.population()));
-        }
+        self.count_out(&flow, &found);
         Some(found)
+    }
+
+    /// A flow is gone that was born in the kernel: its permit is free.
+    pub(super) fn count_out(&self, flow: &Flow, found: &Found) {
+        let Some(born) = &found.born else { return };
+        let network = self.fastpath.terms().account(flow.network);
+        for place in [Some(born.account), network, Some(HOST)].into_iter().flatten() {
+            if let Some(word) = self.fastpath.accounts().word(place, found.population() as usize) {
+                give(word);
+            }
+        }
+    }
+
+    /// The permit of a flow that was taken is free.
+    pub(super) fn forgo_permit(&self, found: &Found) {
+        let place = lock(&self.tables).networks.get(&found.key.vni).map(|(place, _)| *place);
+        if let Some(network) = place {
+            self.count_out(&Flow { network, ..Flow::default() }, found);
+        }
     }
 
     fn taken(&self, key: &Key, taken: Result<Taken, Error>) -> Option<Flow> {
@@ -127,14 +106,14 @@ impl KernelPath {
         }
     }
 
-    fn found(&self, key: &Key, flow: &Flow) -> Option<Found> {
+    pub(super) fn found(&self, key: &Key, flow: &Flow) -> Option<Found> {
         found(key, flow, self.is_ours(flow))
     }
 
     /// Was it written by this daemon, or born by its permit?
     fn is_ours(&self, flow: &Flow) -> bool {
         let tables = lock(&self.tables);
-        tables.live && flow.generation.wrapping_sub(tables.since).cast_signed() >= 0
+        tables.live && flow.generation.wrapping_sub(tables.settings.since).cast_signed() >= 0
     }
 
     pub(super) fn residents(&self, cursor: &mut Cursor, out: &mut Vec<Resident>) -> bool {
@@ -171,27 +150,19 @@ impl KernelPath {
         })
     }
 
-    /// Lends the network places to begin flows on, and tells the programs what a new flow of this pair and service would be
-    /// told.
-    pub(super) fn allow_births(&self, offer: &Offer, quota: &Arc<NetworkQuota>) {
+    /// Tells the programs what a new flow of this pair and service would be told.
+    pub(super) fn allow_births(&self, offer: &Offer) {
+        if offer.by_source_port {
+            return;
+        }
         // Locked until it is written: what it was held against stays in force as long.
         let mut tables = lock(&self.tables);
-        let Some((place, permit)) = self.permit_for(&mut tables, offer) else { return };
-        let mut leases = lock(&self.leases);
-        let lease = leases.networks.entry(place).or_insert_with(|| Lease {
-            vni: offer.opened.vni,
-            quota: quota.clone(),
-            idle: 0,
-        });
-        lease.idle = 0;
-        self.top_up(place, &lease.quota);
-        drop(leases);
-        if !offer.by_source_port {
+        if let Some(permit) = self.permit_for(&mut tables, offer) {
             self.written(self.fastpath.set_permit(&PermitKey::of(&offer.opened), &permit));
         }
     }
 
-    fn permit_for(&self, tables: &mut Tables, offer: &Offer) -> Option<(u32, Permit)> {
+    fn permit_for(&self, tables: &mut Tables, offer: &Offer) -> Option<Permit> {
         let vni = offer.opened.vni;
         let in_force = tables.snapshot.as_ref()?.network(vni)?.epoch;
         let (epoch, generation) = (offer.admitted.epoch, offer.generation);
@@ -205,50 +176,19 @@ impl KernelPath {
         let bindings = offer.bindings;
         let rules = [offer.admitted.egress_rule, offer.admitted.ingress_rule];
         let (ends, lanes) = self.lanes(tables, &offer.lanes)?;
-        Some((network, Permit { network, epoch, generation, ends, rules, lanes, bindings, spare: 0 }))
+        let account = offer.account;
+        Some(Permit { network, epoch, generation, ends, rules, lanes, bindings, spare: 0, account })
     }
 
-    /// Lends a network more, when three quarters of what it was lent are taken.
-    fn top_up(&self, place: u32, quota: &NetworkQuota) {
-        for of in POPULATIONS {
-            let (lent, used) = self.fastpath.terms().places(place, index(of));
-            if u64::from(used) * 4 >= u64::from(lent) * 3 {
-                let more = quota.lend(of, lent.max(FEW));
-                self.fastpath.terms().lend(place, index(of), more);
-            }
+    /// Whether flows may begin in the kernel, for trials.
+    #[cfg(test)]
+    pub(crate) fn let_flows_begin(&self, may: bool) {
+        let tables = lock(&self.tables);
+        #[allow(clippy::iter_over_hash_type, reason = "each is written on its own")]
+        for (vni, (place, _)) in &tables.networks {
+            let account = tables.pages.get(vni).filter(|_| may).map_or(0, |page| page.place());
+            self.fastpath.terms().count_at(*place, account);
         }
-    }
-
-    /// Takes back what networks do not use: half of it where it is much, all where nothing happens.
-    pub(super) fn balance_leases(&self) {
-        let terms = self.fastpath.terms();
-        lock(&self.leases).networks.retain(|place, lease| {
-            let counts = POPULATIONS.map(|of| terms.places(*place, index(of)));
-            let is_empty = counts.iter().all(|(_, used)| *used == 0);
-            lease.idle = if is_empty { lease.idle + 1 } else { 0 };
-            for (of, (lent, used)) in POPULATIONS.into_iter().zip(counts) {
-                let over = lease.quota.is_over(of);
-                let keep = if over || lease.idle >= IDLE { 0 } else { used.saturating_mul(2).max(FEW) };
-                if (over || u64::from(used) * 4 < u64::from(lent)) && keep < lent {
-                    lease.quota.take_back(of, terms.take_back(*place, index(of), keep));
-                }
-            }
-            POPULATIONS.iter().any(|of| terms.places(*place, index(*of)).0 > 0) || !is_empty
-        });
-    }
-
-    pub(super) fn unused_places(&self) -> FlowUse {
-        let mut unused = FlowUse::default();
-        let leases = lock(&self.leases);
-        for place in leases.networks.keys() {
-            let [unanswered, answered] = POPULATIONS.map(|of| {
-                let (lent, used) = self.fastpath.terms().places(*place, index(of));
-                lent.saturating_sub(used)
-            });
-            unused.unanswered += unanswered;
-            unused.answered += answered;
-        }
-        unused
     }
 
     /// Says how flows that are born come to their outer source port.
@@ -267,39 +207,6 @@ impl KernelPath {
     }
 }
 
-/// What was lent goes back where a limit is reached. The shard of the flow that needs a place is locked.
-impl Borrower for KernelPath {
-    fn give_back(&self, vni: Option<Vni>, of: Population) -> bool {
-        let mut leases = lock(&self.leases);
-        let next = leases.next;
-        let turn = leases.networks.range(next..).chain(leases.networks.range(..next));
-        let mut freed = 0;
-        let mut last = None;
-        for (place, lease) in
-            turn.filter(|(_, lease)| vni.is_none_or(|vni| vni == lease.vni)).take(ASKED_AT_ONCE)
-        {
-            let back = self.fastpath.terms().take_back(*place, index(of), 0);
-            lease.quota.take_back(of, back);
-            freed += back;
-            last = Some(*place);
-            if freed > 0 {
-                break;
-            }
-        }
-        if vni.is_none() {
-            leases.next = last.map_or(0, |last| last + 1);
-        }
-        freed > 0
-    }
-}
-
-const fn index(of: Population) -> usize {
-    match of {
-        Population::Unanswered => 0,
-        Population::Answered => 1,
-    }
-}
-
 /// By the numbers of `enum flow_state`.
 pub(super) fn timeouts(settings: &StateSettings) -> [u32; STATES] {
     const IN_ORDER: [(FlowState, u8); STATES] = [
@@ -315,6 +222,8 @@ pub(super) fn timeouts(settings: &StateSettings) -> [u32; STATES] {
         (FlowState::Unanswered, proto::ICMP),
         (FlowState::Answered, proto::ICMP),
         (FlowState::Close, proto::TCP),
+        (FlowState::Stream, proto::UDP),
+        (FlowState::Stream, proto::ICMP),
     ];
     // Weeks are for the programs to compare in milliseconds; a state that lasts longer comes up that often.
     let longest = u32::MAX / 2;
@@ -332,6 +241,8 @@ fn found(key: &Key, flow: &Flow, ours: bool) -> Option<Found> {
     let born = Born {
         admitted: Admitted { epoch: flow.epoch, egress_rule: ways[0].rule, ingress_rule: ways[1].rule },
         created: clock::from_wrapped_millis(flow.created),
+        account: flow.account(),
+        goes_on: flow.marks & FLOW_STREAM != 0,
     };
     Some(Found {
         key: key.packet_from(place)?,

@@ -126,6 +126,6 @@ fn tcp_side(side: &Side) -> TcpSide {
         max_ack: side.max_ack,
         scale: side.scale,
         flags: side.flags as u8,
-        spare: 0,
+        account_half: 0,
     }
 }

@@ -324,6 +324,7 @@ impl KernelPath {
             identity: network.policy.identity(addr)?.number(),
             rulesets,
             endpoint: endpoint.id.0,
+            account: endpoint.state.flows.place(),
         })
     }
 
@@ -336,6 +337,7 @@ impl KernelPath {
             0
         };
         self.fastpath.terms().set(place, &timeouts(&network.tracking), mss_mtu.into());
+        self.fastpath.terms().count_at(place, network.state.quota.place());
     }
 
     /// The link's MTU is another one: nothing that is larger is sent before someone has looked at each path.

@@ -113,6 +113,27 @@ impl Talk {
         out
     }
 
+    /// The FIN of the client (0) or of the server (1) of a connection in which nothing was sent; the server's
+    /// acknowledges the client's.
+    pub(super) fn fin(self, side: usize) -> Vec<u8> {
+        let (from, to) = [(self.a, self.b), (self.b, self.a)][side];
+        let (sport, dport) = [(self.sport, self.dport), (self.dport, self.sport)][side];
+        let mut tcp = TcpHeader::new(sport, dport, [1001, 5001][side], 65535);
+        (tcp.fin, tcp.ack, tcp.acknowledgment_number) = (true, true, [5001, 1002][side]);
+        let mut out = Vec::new();
+        ip4(from, to, df).tcp_header(tcp).write(&mut out, &[]).unwrap();
+        out
+    }
+
+    /// The client's last segment, behind both FINs.
+    pub(super) fn last_ack(self) -> Vec<u8> {
+        let mut tcp = TcpHeader::new(self.sport, self.dport, 1002, 65535);
+        (tcp.ack, tcp.acknowledgment_number) = (true, 5002);
+        let mut out = Vec::new();
+        ip4(self.a, self.b, df).tcp_header(tcp).write(&mut out, &[]).unwrap();
+        out
+    }
+
     /// Server to client, behind the handshake.
     pub(super) fn answer(self, payload: &[u8]) -> Vec<u8> {
         let mut tcp = TcpHeader::new(self.dport, self.sport, 5001, 65535);

@@ -14,8 +14,8 @@ fn udp_is_answered_by_the_other_side() {
     world.wait(29);
     let reply = Segment { key: segment.key.reversed(), bytes: 0, ..segment };
     assert_eq!(world.send(&reply), Fate::Passed(FlowState::Answered));
-    world.wait(299);
-    assert_eq!(world.send(&segment), Fate::Passed(FlowState::Answered));
+    world.wait(29);
+    assert_eq!(world.send(&segment), Fate::Passed(FlowState::Stream));
     let flow = world.flows()[0];
     assert_eq!((flow.key, flow.answered), (segment.key, true));
     assert_eq!(flow.original, Count { packets: 3, bytes: 300 });
@@ -28,8 +28,8 @@ fn udp_is_answered_by_the_other_side() {
 
 #[test]
 fn each_protocol_has_its_time() {
-    for (proto, first, answered) in
-        [(17, 30, 300), (1, 60, 60), (47, 600, 600), (0, 600, 600), (255, 600, 600)]
+    for (proto, first, exchange, stream) in
+        [(17, 30, 30, 300), (1, 60, 30, 60), (47, 600, 600, 600), (0, 600, 600, 600), (255, 600, 600, 600)]
     {
         let mut world = World::new();
         let one = match proto {
@@ -52,10 +52,21 @@ fn each_protocol_has_its_time() {
         assert!(world.flows().is_empty());
         assert_eq!(world.send(&one), Fate::Opened);
         assert_eq!(world.send(&back), Fate::Passed(FlowState::Answered));
-        world.wait(answered - 1);
-        assert_eq!(world.send(&one), Fate::Passed(FlowState::Answered), "protocol {proto}");
-        world.wait(answered);
+        world.wait(1);
+        assert_eq!(
+            world.send(&one),
+            Fate::Passed(FlowState::Answered),
+            "protocol {proto}: not two seconds old"
+        );
+        world.wait(exchange - 1);
+        assert_eq!(world.send(&one), Fate::Passed(FlowState::Stream), "protocol {proto}");
+        world.wait(stream - 1);
+        assert_eq!(world.send(&back), Fate::Passed(FlowState::Stream), "protocol {proto}");
+        world.wait(stream);
         assert_eq!(world.send(&one), Fate::Opened);
+        assert_eq!(world.send(&back), Fate::Passed(FlowState::Answered));
+        world.wait(exchange);
+        assert_eq!(world.send(&one), Fate::Opened, "protocol {proto}: it was one exchange");
     }
 }
 
@@ -156,8 +167,8 @@ fn a_new_policy_is_asked_about_old_flows() {
 fn hints_are_kept_by_direction() {
     let mut world = World::new();
     let segment = udp(key(5, 17, 1));
-    let quota = world.page(vni(5));
-    let hit = world.table.open(&segment, &ALLOWED, &world.settings, &quota, world.now).unwrap();
+    let account = world.account(&segment.key);
+    let hit = world.table.open(&segment, &ALLOWED, &world.settings, &account, world.now).unwrap();
     assert!(
         world.table.set_hint(hit.flow, Direction::Original, 7)
             && world.table.set_hint(hit.flow, Direction::Reply, 8)
@@ -370,16 +381,16 @@ fn a_million_flows_fit() {
     const FLOWS: u32 = 1_000_000;
     let mut world = World::new();
     world.table = FlowTable::new(RandomState::with_seeds(1, 2, 3, 4), FLOWS);
-    let quota = world.page(vni(5));
+    let account = world.account(&key(5, 17, 1));
     for n in 0..FLOWS {
         let key =
             FlowKey { src: Addr::v4((n / 60_000 + 1).to_be_bytes()), ..key(5, 17, (n % 60_000) as u16) };
-        world.table.open(&udp(key), &ALLOWED, &world.settings, &quota, world.now).unwrap();
+        world.table.open(&udp(key), &ALLOWED, &world.settings, &account, world.now).unwrap();
         let _ = world.table.track(&udp(key.reversed()), &world.settings, 1, world.now);
     }
-    assert_eq!((world.table.len(), quota.in_use().answered), (FLOWS, FLOWS));
+    assert_eq!((world.table.len(), account.in_use().answered), (FLOWS, FLOWS));
     let each = world.table.memory() as f64 / f64::from(FLOWS);
-    assert!(each <= 208.0, "{each:.1} bytes each");
+    assert!(each <= 248.0, "{each:.1} bytes each");
 }
 
 fn any_segment() -> impl Strategy<Value = Segment> {

@@ -1,7 +1,5 @@
 //! Limits: exact, and who makes room.
 
-use std::collections::VecDeque;
-
 use eastgate_wire::view::tcp_flags;
 
 use super::*;
@@ -70,7 +68,6 @@ fn a_handshake_counts_as_an_answer_when_it_is_complete() {
     assert_eq!(world.send(&ack(2)), Fate::Dropped(DropReason::FlowLimit));
     assert_eq!(world.quota.in_use(), FlowUse { answered: 1, unanswered: 1 });
     assert_eq!(world.send(&tcp(key(5, 6, 1), tcp_flags::RST, 1001, 0, 0)), Fate::Passed(FlowState::Close));
-    world.wait(10);
     assert_eq!(
         world.send(&ack(2)),
         Fate::Passed(FlowState::Established),
@@ -91,7 +88,7 @@ fn other_shards_flows_do_not_make_room_here() {
 }
 
 #[test]
-fn a_limit_that_is_lowered_cuts_nothing_and_lets_nothing_in() {
+fn a_limit_that_is_lowered_cuts_nothing_until_something_new_comes() {
     let mut world = World::limited(limits(100, 100), limits(100, 100));
     for n in 0..10 {
         world.send(&udp(key(5, 17, n)));
@@ -100,89 +97,255 @@ fn a_limit_that_is_lowered_cuts_nothing_and_lets_nothing_in() {
     world.limits = limits(5, 5);
     assert_eq!(world.page(vni(5)).in_use().answered, 10);
     assert_eq!(world.send(&udp(key(5, 17, 77))), Fate::Opened);
-    assert_eq!(world.send(&udp(key(5, 17, 77).reversed())), Fate::Dropped(DropReason::FlowLimit));
     assert_eq!(world.send(&udp(key(5, 17, 3))), Fate::Passed(FlowState::Answered));
+    assert_eq!(world.send(&udp(key(5, 17, 77).reversed())), Fate::Passed(FlowState::Answered));
+    assert_eq!(world.page(vni(5)).in_use().answered, 5, "those that are left are as many as fit");
 }
 
-/// The simplest thing that has limits: two lists.
+/// A whole connection, until it is over.
+fn connect(world: &mut World, key: FlowKey, until: FlowState) -> Fate {
+    use FlowState::{Established, TimeWait};
+    use tcp_flags::{ACK, FIN, SYN};
+    let back = key.reversed();
+    assert_eq!(world.send(&tcp(key, SYN, 1000, 0, 0)), Fate::Opened);
+    world.send(&tcp(back, SYN | ACK, 5000, 1001, 0));
+    let established = world.send(&tcp(key, ACK, 1001, 5001, 0));
+    if established != Fate::Passed(Established) || until == Established {
+        return established;
+    }
+    assert_eq!(until, TimeWait);
+    world.send(&tcp(key, FIN | ACK, 1001, 5001, 0));
+    world.send(&tcp(back, FIN | ACK, 5001, 1002, 0));
+    world.send(&tcp(key, ACK, 1002, 5002, 0))
+}
+
+#[test]
+fn the_cheapest_makes_room_and_a_connection_never_does() {
+    const LIMIT: u16 = 40;
+    let mut world = World::limited(limits(1000, 1000), limits(LIMIT.into(), 10));
+    assert_eq!(
+        connect(&mut world, key(5, 6, 9000), FlowState::Established),
+        Fate::Passed(FlowState::Established)
+    );
+    let stream = udp(key(5, 17, 9001));
+    for segment in [stream, udp(stream.key.reversed()), stream] {
+        world.send(&segment);
+        world.wait(3);
+    }
+    // An hour later it is idle, and busy streams and exchanges fill the network's limit.
+    world.wait(3600);
+    assert_eq!(world.send(&stream), Fate::Opened);
+    world.send(&udp(stream.key.reversed()));
+    world.wait(3);
+    assert_eq!(world.send(&stream), Fate::Passed(FlowState::Stream));
+    for n in 1..2000 {
+        assert_eq!(connect(&mut world, key(5, 6, n), FlowState::TimeWait), Fate::Passed(FlowState::TimeWait));
+        world.send(&udp(key(5, 17, n)));
+        assert_eq!(world.send(&udp(key(5, 17, n).reversed())), Fate::Passed(FlowState::Answered));
+        assert!(world.page(vni(5)).in_use().answered <= LIMIT.into());
+    }
+    let room = world.table.counters().made_room;
+    assert!(room[Rank::Finished as usize] > 1900 && room[Rank::Exchange as usize] > 1900, "{room:?}");
+    assert_eq!((room[Rank::Stream as usize], room[Rank::Connection as usize]), (0, 0));
+    assert_eq!(world.send(&stream), Fate::Passed(FlowState::Stream));
+    assert_eq!(
+        world.send(&tcp(key(5, 6, 9000), tcp_flags::ACK, 1001, 5001, 1)),
+        Fate::Passed(FlowState::Established)
+    );
+    // Connections alone fill it: the stream goes once it is idle, and then nobody does.
+    let fates = |world: &mut World, from: u16| -> Vec<Fate> {
+        (from..from + LIMIT).map(|n| connect(world, key(5, 6, n), FlowState::Established)).collect()
+    };
+    let refused =
+        |fates: &[Fate]| fates.iter().filter(|fate| **fate == Fate::Dropped(DropReason::FlowLimit)).count();
+    let first = fates(&mut world, 10_000);
+    assert_eq!(refused(&first), 2, "the one before, and the stream in use");
+    world.wait(61);
+    assert_eq!(
+        connect(&mut world, key(5, 6, 20_000), FlowState::Established),
+        Fate::Passed(FlowState::Established)
+    );
+    assert_eq!(world.table.counters().made_room[Rank::Stream as usize], 1);
+    assert_eq!(
+        connect(&mut world, key(5, 6, 20_001), FlowState::Established),
+        Fate::Dropped(DropReason::FlowLimit)
+    );
+}
+
+#[test]
+fn an_endpoint_uses_up_its_own_limit_and_no_more() {
+    let mut world = World::limited(limits(1000, 1000), limits(100, 100));
+    world.endpoint = limits(10, 10);
+    let other = FlowKey { src: Addr::v4([10, 1, 0, 12]), ..key(5, 6, 1) };
+    assert_eq!(connect(&mut world, other, FlowState::Established), Fate::Passed(FlowState::Established));
+    let waiting = FlowKey { sport: 2, ..other };
+    assert_eq!(world.send(&tcp(waiting, tcp_flags::SYN, 1, 0, 0)), Fate::Opened);
+    for n in 1..=10 {
+        assert_eq!(
+            connect(&mut world, key(5, 6, n), FlowState::Established),
+            Fate::Passed(FlowState::Established)
+        );
+    }
+    for n in 11..500 {
+        assert_eq!(world.send(&tcp(key(5, 6, n), tcp_flags::SYN, 1000, 0, 0)), Fate::Opened);
+        world.send(&tcp(key(5, 6, n).reversed(), tcp_flags::SYN | tcp_flags::ACK, 5000, 1001, 0));
+        assert_eq!(
+            world.send(&tcp(key(5, 6, n), tcp_flags::ACK, 1001, 5001, 0)),
+            Fate::Dropped(DropReason::FlowLimit)
+        );
+    }
+    assert_eq!(world.account(&key(5, 6, 1)).in_use(), FlowUse { answered: 10, unanswered: 10 });
+    assert!(has(&world, waiting), "it waited longest, and is another's");
+    assert_eq!(world.account(&other).in_use(), FlowUse { answered: 1, unanswered: 1 });
+    assert_eq!(
+        connect(&mut world, FlowKey { sport: 3, ..other }, FlowState::Established),
+        Fate::Passed(FlowState::Established)
+    );
+}
+
+/// The simplest thing that has limits and ranks: one list.
 #[derive(Default)]
 struct Reference {
-    unanswered: VecDeque<FlowKey>,
-    answered: Vec<FlowKey>,
+    flows: Vec<Known>,
+    clock: u64,
+}
+
+struct Known {
+    key: FlowKey,
+    answered: bool,
+    state: FlowState,
+    created: Instant,
+    last_seen: Instant,
+    /// When it came to its rank, or was looked at last
+    since: u64,
+}
+
+impl Known {
+    fn population(&self) -> Population {
+        if self.answered { Population::Answered } else { Population::Unanswered }
+    }
 }
 
 impl Reference {
-    fn of(list: impl IntoIterator<Item = FlowKey>, vni: Vni) -> usize {
-        list.into_iter().filter(|key| key.vni == vni).count()
+    /// One more of a population, opened by `payer`.
+    fn take(
+        &mut self,
+        payer: FlowKey,
+        of: Population,
+        [total, network, endpoint]: [u32; 3],
+        now: Instant,
+    ) -> bool {
+        for _ in 0..17 {
+            let own = |known: &Known| known.key.vni == payer.vni && known.key.src == payer.src;
+            let near = |known: &Known| known.key.vni == payer.vni;
+            let all = |_: &Known| true;
+            let count = |fits: &dyn Fn(&Known) -> bool| {
+                self.flows.iter().filter(|known| known.population() == of && fits(known)).count() as u32
+            };
+            let full: &dyn Fn(&Known) -> bool = if count(&own) >= endpoint {
+                &own
+            } else if count(&near) >= network {
+                &near
+            } else if count(&all) >= total {
+                &all
+            } else {
+                return true;
+            };
+            let Some(victim) = of.making_room().iter().find_map(|rank| self.cheapest(full, *rank, now))
+            else {
+                return false;
+            };
+            self.flows.remove(victim);
+        }
+        false
     }
 
-    fn send(&mut self, key: FlowKey, total: FlowLimits, network: FlowLimits) -> Fate {
-        if self.answered.contains(&key) || self.answered.contains(&key.reversed()) {
-            return Fate::Passed(FlowState::Answered);
+    fn cheapest(&mut self, fits: &dyn Fn(&Known) -> bool, rank: Rank, now: Instant) -> Option<usize> {
+        for _ in 0..16 {
+            let of_rank = |known: &Known| Rank::of(known.state, known.answered) == rank && fits(known);
+            let (at, _) =
+                self.flows.iter().enumerate().filter(|(_, it)| of_rank(it)).min_by_key(|(_, it)| it.since)?;
+            if rank != Rank::Stream || self.flows[at].last_seen + STREAM_IDLE <= now {
+                return Some(at);
+            }
+            self.clock += 1;
+            self.flows[at].since = self.clock;
         }
-        if self.unanswered.contains(&key) {
-            return Fate::Passed(FlowState::Unanswered);
-        }
-        if let Some(at) = self.unanswered.iter().position(|known| *known == key.reversed()) {
-            let own = Self::of(self.answered.iter().copied(), key.vni);
-            if self.answered.len() >= total.answered as usize || own >= network.answered as usize {
+        None
+    }
+
+    fn send(&mut self, key: FlowKey, limits: [FlowLimits; 3], now: Instant) -> Fate {
+        self.clock += 1;
+        let clock = self.clock;
+        let found = self.flows.iter().position(|known| known.key == key || known.key == key.reversed());
+        let Some(at) = found else {
+            if !self.take(key, Population::Unanswered, limits.map(|limits| limits.unanswered), now) {
                 return Fate::Dropped(DropReason::FlowLimit);
             }
-            self.answered.extend(self.unanswered.remove(at));
-            return Fate::Passed(FlowState::Answered);
-        }
-        let own = Self::of(self.unanswered.iter().copied(), key.vni);
-        let victim = if own >= network.unanswered as usize {
-            self.unanswered.iter().position(|known| known.vni == key.vni)
-        } else if self.unanswered.len() >= total.unanswered as usize {
-            Some(0)
-        } else {
-            self.unanswered.push_back(key);
+            let state = FlowState::Unanswered;
+            self.flows.push(Known {
+                key,
+                answered: false,
+                state,
+                created: now,
+                last_seen: now,
+                since: clock,
+            });
             return Fate::Opened;
         };
-        match victim {
-            Some(at) if at < self.unanswered.len() => {
-                self.unanswered.remove(at);
-                self.unanswered.push_back(key);
-                Fate::Opened
+        let opener = self.flows[at].key;
+        if !self.flows[at].answered && opener != key {
+            if !self.take(opener, Population::Answered, limits.map(|limits| limits.answered), now) {
+                return Fate::Dropped(DropReason::FlowLimit);
             }
-            _ => Fate::Dropped(DropReason::FlowLimit),
+            let Some(known) = self.flows.iter_mut().find(|known| known.key == opener) else { panic!("gone") };
+            (known.answered, known.state, known.since, known.last_seen) =
+                (true, FlowState::Answered, clock, now);
+            return Fate::Passed(FlowState::Answered);
         }
-    }
-
-    fn kill(&mut self, port: u16) {
-        self.unanswered.retain(|key| key.sport != port && key.dport != port);
-        self.answered.retain(|key| key.sport != port && key.dport != port);
+        let known = &mut self.flows[at];
+        known.last_seen = now;
+        if known.state == FlowState::Answered && now >= known.created + STREAM_AFTER {
+            (known.state, known.since) = (FlowState::Stream, clock);
+        }
+        Fate::Passed(known.state)
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// The table and the two lists agree about every packet.
+    /// The table and the list agree about every packet: who is let in, and who makes room for it.
     #[test]
     fn limits_are_exact(
         total in (0u32..6, 0u32..6),
         network in (0u32..4, 0u32..4),
-        packets in proptest::collection::vec((5u32..8, 1u16..8, any::<bool>(), 0u8..12), 1..250),
+        endpoint in (0u32..4, 0u32..4),
+        packets in proptest::collection::vec((5u32..8, 1u16..8, 0u8..2, any::<bool>(), 0u8..12, 0u64..40), 1..250),
     ) {
-        let (total, network) = (limits(total.0, total.1), limits(network.0, network.1));
-        let mut world = World::limited(total, network);
+        let [total, network, endpoint] = [total, network, endpoint].map(|it| limits(it.0, it.1));
+        let mut world = World { endpoint, ..World::limited(total, network) };
+        let long = Duration::from_secs(1_000_000);
+        let timeouts = &mut world.settings.timeouts;
+        (timeouts.udp_first, timeouts.udp_exchange, timeouts.udp_answered) = (long, long, long);
         let mut reference = Reference::default();
-        for (vni, n, back, action) in packets {
+        for (vni, n, from, back, action, wait) in packets {
             if action == 0 {
                 world.table.kill(0, 100, &FlowFilter { port: Some(n), ..FlowFilter::default() }, world.now);
-                reference.kill(n);
+                reference.flows.retain(|known| known.key.sport != n && known.key.dport != n);
             }
-            let key = key(vni, 17, n);
+            if action == 1 {
+                world.wait(wait);
+            }
+            let key = FlowKey { src: Addr::v4([10, 1, 0, 11 + from]), ..key(vni, 17, n) };
             let key = if back { key.reversed() } else { key };
-            prop_assert_eq!(world.send(&udp(key)), reference.send(key, total, network));
+            prop_assert_eq!(world.send(&udp(key)), reference.send(key, [total, network, endpoint], world.now));
             let used = world.quota.in_use();
-            prop_assert_eq!(used.answered as usize, reference.answered.len());
-            prop_assert_eq!(used.unanswered as usize, reference.unanswered.len());
+            let count = |answered| reference.flows.iter().filter(|known| known.answered == answered).count();
+            prop_assert_eq!((used.answered as usize, used.unanswered as usize), (count(true), count(false)));
         }
         let mut held: Vec<_> = world.flows().iter().map(|flow| flow.key).collect();
-        let mut expected: Vec<_> = reference.answered.iter().chain(&reference.unanswered).copied().collect();
+        let mut expected: Vec<_> = reference.flows.iter().map(|known| known.key).collect();
         held.sort_unstable();
         expected.sort_unstable();
         prop_assert_eq!(held, expected);

@@ -188,10 +188,10 @@ fn a_connection_outlives_the_daemon_that_knew_it() {
     world.wait(60);
     assert!(!world.table.knows(&there) && !world.table.knows(&back));
     assert_eq!(world.send(&tcp(back, ACK, 501, seq + 10, 0)), Fate::Dropped(DropReason::NotSyn));
-    let quota = world.page(there.vni);
-    world.table.adopt(&found, &world.settings, &quota, world.now).unwrap();
+    let account = world.account(&there);
+    world.table.adopt(&found, &world.settings, &account, world.now).unwrap();
     assert!(world.table.knows(&there) && world.table.knows(&back));
-    assert_eq!((quota.in_use().answered, quota.in_use().unanswered), (1, 0));
+    assert_eq!(account.in_use(), FlowUse { answered: 1, unanswered: 0 });
 
     // The policy in force has its say before the first packet passes.
     let Tracked::Stale { flow, original, hint } = track(&mut world, &tcp(back, ACK, 501, seq + 10, 0)) else {
@@ -248,8 +248,8 @@ fn an_echo_is_known_by_its_request_and_other_queries_are_nobody_elses() {
 
     let found =
         Found { key: back, answered: true, progress: progress(1, 1, world.now), hints: [0; 2], born: None };
-    let quota = world.page(back.vni);
-    world.table.adopt(&found, &world.settings, &quota, world.now).unwrap();
+    let account = world.account(&back);
+    world.table.adopt(&found, &world.settings, &account, world.now).unwrap();
     assert!(world.table.knows(&back));
     let Tracked::Stale { original, .. } = track(&mut world, &query(there, false, 8, 0)) else {
         panic!("nobody has admitted it yet");
@@ -261,7 +261,7 @@ fn an_echo_is_known_by_its_request_and_other_queries_are_nobody_elses() {
 fn a_flow_whose_time_is_over_or_that_finds_no_room_is_not_adopted() {
     let few = FlowLimits { answered: 1, unanswered: 1 };
     let mut world = World::limited(few, few);
-    let quota = world.page(vni(1));
+    let account = world.account(&key(1, proto::UDP, 0));
     let found = |n, seen| Found {
         key: key(1, proto::UDP, n),
         answered: true,
@@ -271,10 +271,16 @@ fn a_flow_whose_time_is_over_or_that_finds_no_room_is_not_adopted() {
     };
     let long_ago = world.now;
     world.wait(10_000);
-    let adopt = |world: &mut World, found| world.table.adopt(&found, &world.settings, &quota, world.now);
+    let adopt = |world: &mut World, found| world.table.adopt(&found, &world.settings, &account, world.now);
     assert_eq!((adopt(&mut world, found(1, long_ago)), world.table.len()), (Ok(()), 0));
     let now = world.now;
     assert_eq!(adopt(&mut world, found(2, now)), Ok(()));
-    assert_eq!(adopt(&mut world, found(3, now)), Err(DropReason::FlowLimit));
-    assert_eq!((world.table.len(), quota.in_use()), (1, FlowUse { answered: 1, unanswered: 0 }));
+    assert_eq!(adopt(&mut world, found(3, now)), Ok(()), "an exchange makes room for another");
+    assert_eq!((world.table.len(), account.in_use()), (1, FlowUse { answered: 1, unanswered: 0 }));
+    assert!(world.table.knows(&key(1, proto::UDP, 3)));
+    world.limits = FlowLimits { answered: 0, unanswered: 1 };
+    world.table.kill(0, 10, &FlowFilter::default(), now);
+    let _ = world.page(vni(1));
+    assert_eq!(adopt(&mut world, found(4, now)), Err(DropReason::FlowLimit));
+    assert_eq!((world.table.len(), account.in_use()), (0, FlowUse::default()));
 }

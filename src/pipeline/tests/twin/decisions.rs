@@ -68,9 +68,9 @@ impl Pair {
         (found.0, self.twin.carried + self.twin.denials > before)
     }
 
-    /// From here on there are places to begin flows on.
+    /// From here on the programs decide.
     fn prime(&mut self, from: u8, to: u8) {
-        assert_eq!(self.send(from, &udp(from, to, 999, 999)), (Outcome::Forward, false));
+        assert_eq!(self.send(from, &udp(from, to, 999, 999)).0, Outcome::Forward);
         assert_eq!(self.send(from, &udp(from, to, 998, 999)), (Outcome::Forward, true));
     }
 
@@ -535,7 +535,7 @@ fn no_permit_by_source_port() {
     let groups = "[tenant.acme.group.all]\negress = [{ proto = \"udp\", source_ports = [1], to = \"any\" }]\n\
          ingress = [{ from = \"any\" }]\n";
     let mut pair = Pair::new(MESH, &network(MESH, "", groups, &[], &[(11, ""), (12, "")]), 1000);
-    assert_eq!(pair.send(11, &udp(11, 12, 1, 443)), (Outcome::Forward, false));
+    assert_eq!(pair.send(11, &udp(11, 12, 1, 443)), (Outcome::Forward, true));
     assert_eq!(pair.send(11, &unconfigured(12, 1, 9)), (Outcome::Forward, false));
     let denied = Outcome::Drop(DropReason::EgressDenied);
     assert_eq!(pair.send(11, &unconfigured(12, 2, 9)), (denied, false));
@@ -559,6 +559,7 @@ fn no_room_for_denials() {
 fn no_room_for_places() {
     let endpoints = [(11, ""), (12, "groups = [\"serves\"]"), (21, "groups = [\"serves\"]")];
     let mut pair = Pair::new(MESH, &network(MESH, "", ASKS_AND_SERVES, &[], &endpoints), 1);
+    pair.kernel.let_flows_begin(false);
     for (b, port) in [(12, 1), (12, 2), (21, 3)] {
         assert_eq!(pair.send(11, &udp(11, b, port, 443)), (Outcome::Forward, false));
     }
