@@ -151,6 +151,7 @@ impl<'s> Pipeline<'s> {
         let mut view = View::parse(frame.bytes())?;
         // 1 admit
         self.admit(arrival, sender, &view, frame, now)?;
+        sender.state.is_heard(now);
         // 2 answer
         let plain = match self.answer(arrival, &view, frame, now, out)? {
             Asked::Done(outcome) => return Ok(outcome),
@@ -220,6 +221,9 @@ impl<'s> Pipeline<'s> {
         out: &mut Batch,
     ) -> Result<Outcome, Refusal> {
         self.admit_remote(arrival, &view, frame, now)?;
+        if let Some(sender) = arrival.sender {
+            sender.state.is_heard(now);
+        }
         // 2' answer
         let plain = match self.answer(arrival, &view, frame, now, out)? {
             Asked::Done(outcome) => return Ok(outcome),

@@ -10,6 +10,7 @@ pub mod state;
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
 
 use ahash::RandomState;
@@ -131,6 +132,8 @@ pub struct Network {
     pub policy: Compiled,
     /// How its flows are tracked
     pub tracking: StateSettings,
+    /// How long the connections of an endpoint that has come are picked up
+    pub tcp_pickup: Duration,
     /// The VTEPs that take part
     pub peers: Peers,
     /// Who gets copies of frames to many; none where the network does not flood
@@ -317,7 +320,7 @@ impl Bindings for Network {
             mac: endpoint.mac,
             endpoint: Some(endpoint.id),
             at: endpoint.location,
-            router: endpoint.sender.router,
+            router: endpoint.sender.router || !endpoint.holdings().routes.is_empty(),
         })
     }
 
@@ -511,7 +514,9 @@ impl NetworkSite<'_> {
         let unsecured = unsecured.map(|endpoint| endpoint.id).collect();
         let ownership = Ownership::new(endpoints.iter().map(Endpoint::holdings));
         let prefixes = endpoints.iter().flat_map(|endpoint: &Endpoint| {
-            endpoint.holdings().pairs.iter().map(|pair| ((pair.network, pair.len), endpoint.id))
+            let Holdings { pairs, routes, .. } = endpoint.holdings();
+            let pairs = pairs.iter().map(|pair| (pair.network, pair.len));
+            pairs.chain(routes.iter().copied()).map(|prefix| (prefix, endpoint.id))
         });
         let holders = PrefixHolders::new(prefixes);
         Ok(Network {
@@ -524,6 +529,7 @@ impl NetworkSite<'_> {
             endpoints,
             policy,
             tracking: tracking(network),
+            tcp_pickup: network.tcp_pickup,
             peers,
             topology,
             hub_here,
@@ -622,6 +628,7 @@ impl NetworkSite<'_> {
             mac: endpoint.mac,
             addresses: endpoint.addresses.clone(),
             pairs: pairs.collect(),
+            routes: endpoint.routes.iter().map(prefix).collect(),
         };
         Ok(Endpoint {
             id,

@@ -260,6 +260,33 @@ impl FlowTable {
         account: &Arc<Account>,
         now: Instant,
     ) -> Result<Hit, DropReason> {
+        self.open_as(Direction::Original, segment, admitted, settings, account, now)
+    }
+
+    /// Opens a flow for a segment in mid-stream that was not allowed to begin it, but would answer one that was.
+    ///
+    /// # Errors
+    /// As [`FlowTable::open`].
+    pub fn open_by_reply(
+        &mut self,
+        segment: &Segment,
+        admitted: &Admitted,
+        settings: &StateSettings,
+        account: &Arc<Account>,
+        now: Instant,
+    ) -> Result<Hit, DropReason> {
+        self.open_as(Direction::Reply, segment, admitted, settings, account, now)
+    }
+
+    fn open_as(
+        &mut self,
+        direction: Direction,
+        segment: &Segment,
+        admitted: &Admitted,
+        settings: &StateSettings,
+        account: &Arc<Account>,
+        now: Instant,
+    ) -> Result<Hit, DropReason> {
         if let Tracked::Drop(reason) = unknown(segment, settings) {
             return Err(reason);
         }
@@ -269,17 +296,18 @@ impl FlowTable {
         }
         let (connection, state) = match &segment.kind {
             SegmentKind::Tcp(tcp) if tcp.flags & tcp_flags::SYN != 0 => Connection::opened(tcp),
-            SegmentKind::Tcp(tcp) => Connection::picked_up(tcp),
+            SegmentKind::Tcp(tcp) => Connection::picked_up(direction, tcp),
             _ => (Connection::default(), FlowState::Unanswered),
         };
         self.take_permit(account, Population::Unanswered, now)?;
-        let mut entry = Entry::new(key, swapped, state, now);
+        let opened_swapped = swapped == (direction == Direction::Original);
+        let mut entry = Entry::new(key, opened_swapped, state, now);
         entry.connection = connection;
         entry.admit(admitted);
         entry.seen(now, now + settings.timeouts.of(key.proto(), state));
-        entry.count(Direction::Original, segment.packets, segment.bytes);
+        entry.count(direction, segment.packets, segment.bytes);
         let index = self.insert(entry, account, now);
-        Ok(hit(self.slab.at(index), index, Direction::Original))
+        Ok(hit(self.slab.at(index), index, direction))
     }
 
     /// The policy in force allows a [`Tracked::Stale`] flow too. Its hints are forgotten: where it goes may have
@@ -331,6 +359,16 @@ impl FlowTable {
             return stale(entry, index, sent.reversed());
         }
         Tracked::Pass(hit(entry, index, sent.reversed()))
+    }
+
+    /// Forgets a packet's flow when nothing was heard of it since `then`. False when there is none of that kind.
+    pub fn forget_unheard(&mut self, segment: &Segment, then: Instant, now: Instant) -> bool {
+        let (key, _) = Key::of_segment(segment);
+        let unheard = self.find(&key).filter(|index| self.slab.at(*index).last_seen() <= then);
+        if let Some(index) = unheard {
+            self.remove(index, Ending::Closed, now);
+        }
+        unheard.is_some()
     }
 
     /// Leaves a note on a flow for the packets of one direction; what it means is the caller's business. False

@@ -5,6 +5,7 @@
 mod endpoint;
 mod icmp;
 mod network;
+mod route;
 mod rule;
 mod tenant;
 
@@ -90,6 +91,7 @@ pub(super) struct EndpointClaim {
     pub(super) port: Option<(Arc<str>, Place)>,
     pub(super) port_missing: bool,
     pub(super) addresses: Box<[(IpAddr, Place)]>,
+    pub(super) routes: Box<[(ipnet::IpNet, Place)]>,
 }
 
 impl FileContent {

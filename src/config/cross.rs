@@ -166,7 +166,11 @@ impl<'f> Whole<'f> {
         let reserved = ReservedAddresses::of(self.hosts.values().copied());
         for (tenant, claims) in &self.changed {
             let addresses = claims.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
-            let found: Found = addresses.filter_map(|(address, at)| reserved.warning(*address, at)).collect();
+            let routes = claims.endpoints.iter().flat_map(|endpoint| &endpoint.routes);
+            let found: Found = addresses
+                .filter_map(|(address, at)| reserved.warning(*address, at))
+                .chain(routes.filter_map(|(route, at)| reserved.of_route(*route, at)))
+                .collect();
             if !found.is_empty() {
                 self.of_hosts.insert(tenant.name.clone(), found);
             }
@@ -384,6 +388,20 @@ impl<'h> ReservedAddresses<'h> {
             }
         }
         reserved
+    }
+
+    /// A wider route holds reserved addresses and others.
+    fn of_route(&self, route: IpNet, at: &Place) -> Option<Diagnostic> {
+        let (what, host) =
+            match self.vteps.get(&route.addr()).filter(|_| route.prefix_len() == route.max_prefix_len()) {
+                Some(host) => ("the VTEP", *host),
+                None => (
+                    "of management addresses",
+                    *self.management.iter().find(|(net, _)| net.contains(&route))?.1,
+                ),
+            };
+        let problem = Problem::RouteOfHost { route, what, host: host.to_string() };
+        Some(Diagnostic::new(problem, at.clone()))
     }
 
     fn warning(&self, address: IpAddr, at: &Place) -> Option<Diagnostic> {

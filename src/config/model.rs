@@ -150,6 +150,8 @@ pub struct Network {
     pub strict_reserved: bool,
     /// Where TCP state begins.
     pub tcp: TcpMode,
+    /// How long strict TCP picks up the connections of an endpoint that has come.
+    pub tcp_pickup: Duration,
     /// What becomes of flows when the policy changes.
     pub on_change: OnChange,
     /// What becomes of packets that do not fit and may be fragmented.
@@ -302,9 +304,11 @@ pub struct Endpoint {
     pub groups: Vec<Name>,
     /// What else it may send from.
     pub allowed_pairs: Vec<AllowedPair>,
+    /// Prefixes that it forwards for.
+    pub routes: Vec<IpNet>,
     /// Whether its MAC and addresses are checked.
     pub port_security: bool,
-    /// Whether it may send router advertisements, and packets of others.
+    /// Whether it may send router advertisements and redirects.
     pub router: bool,
     /// Whether it may send DHCP and DHCPv6 server messages.
     pub dhcp_server: bool,

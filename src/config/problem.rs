@@ -296,6 +296,10 @@ problems! {
     AddressTwice { address: IpAddr, other: String } Error "address-twice"
         "{address} is an address of endpoint `{other}` in the same network already"
         "keep it at one endpoint; an address that moves between endpoints goes into `allowed_pairs` of each";
+    /// A prefix that no router has anything behind.
+    RouteKind { route: IpNet } Error "route-kind"
+        "nothing behind a router has an address of {route}"
+        "write unicast prefixes (not loopback, link-local, multicast or unspecified); any is \"0.0.0.0/0\" and \"::/0\"";
     /// An endpoint without a port.
     PortMissing { host: String } Error "port-missing"
         "the endpoint has no port on host `{host}`, which runs eastgate"
@@ -338,6 +342,26 @@ problems! {
     AddressOfHost { address: IpAddr, what: &'static str, host: String } Warning "address-of-host"
         "{address} is {what} of host `{host}`: whatever is sent to it here is dropped"
         "write another address: tenants reach neither VTEPs nor what is in `management` (`reserved-destination`)";
+    /// A route to what no tenant reaches.
+    RouteOfHost { route: IpNet, what: &'static str, host: String } Warning "route-of-host"
+        "{route} is {what} of host `{host}`: whatever is sent there is dropped"
+        "take it out: tenants reach neither VTEPs nor what is in `management` (`reserved-destination`)";
+    /// A route to the network itself.
+    RouteOwnSubnet { route: IpNet, subnet: IpNet } Warning "route-own-subnet"
+        "{route} is behind the endpoint, and {subnet} is on its own network"
+        "write what is behind it; addresses of other endpoints are never sent from by a route, and an address that both hold goes into `allowed_pairs`";
+    /// A route of a family that the network has no subnet of.
+    RouteFamily { route: IpNet, network: String } Warning "route-family"
+        "network `{network}` has no subnet of the family of {route}"
+        "add a subnet, or take the route out";
+    /// A route twice.
+    RouteRepeated { route: IpNet } Warning "route-repeated"
+        "{route} is in this list twice"
+        "keep one of the two";
+    /// A pair where a route was meant.
+    PairWide { address: IpNet } Warning "pair-wide"
+        "with this pair the endpoint may claim every address of {address} that is no other endpoint's, as its own"
+        "a machine that forwards for others has `routes = [\"{address}\"]` instead; a pair is for addresses that it shares, such as those of VRRP";
     /// A rule twice.
     RuleRepeated { } Warning "rule-repeated"
         "this rule repeats another of the same list"

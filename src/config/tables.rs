@@ -173,6 +173,8 @@ table! {
         default strict_reserved: bool = false,
         /// "strict": TCP state begins at a SYN; "loose": at any segment.
         default tcp: TcpMode = TcpMode::Strict,
+        /// Seconds in which "strict" TCP picks up the connections of an endpoint that has come to this host; 0: never.
+        default tcp_pickup: Int<0, 3_600> = Int(60),
         /// Flows when the policy changes: decided again, or kept.
         default on_change: OnChange = OnChange::Recheck,
         /// Packets that do not fit the tunnel and may be fragmented (IPv4 without DF): cut, or dropped. Senders of others
@@ -303,9 +305,11 @@ table! {
         many groups: List<NameText>,
         /// More addresses that it may send from.
         many allowed_pairs: List<AllowedPairTable>,
+        /// Prefixes behind it: it forwards packets from them, and is sent packets to them.
+        many routes: List<AddressOrPrefix>,
         /// Its MAC and addresses are checked.
         default port_security: bool = true,
-        /// It may send router advertisements, and packets of others.
+        /// It may advertise itself as a router and send redirects. What it forwards for is in `routes`.
         default router: bool = false,
         /// It may send DHCP and DHCPv6 server messages.
         default dhcp_server: bool = false,

@@ -194,7 +194,14 @@ impl<'s> Pipeline<'s> {
         now: Instant,
     ) -> Result<Option<Ripe<'s>>, Refusal> {
         let mut flows = self.shared.flows(&segment.key);
-        let tracked = self.track_in(&mut flows, network, ends, segment, intact, now);
+        let mut tracked = self.track_in(&mut flows, network, ends, segment, intact, now);
+        if let Err(Refusal { reason: DropReason::TcpWindow | DropReason::TcpState, .. }) = tracked
+            && let Some(moved) = just_moved(network, ends, now)
+            && flows.forget_unheard(segment, moved, now)
+        {
+            // It was here before, and the connection has gone on elsewhere meanwhile.
+            tracked = self.track_in(&mut flows, network, ends, segment, intact, now);
+        }
         self.shared.recall(&mut flows);
         tracked
     }
@@ -210,8 +217,10 @@ impl<'s> Pipeline<'s> {
     ) -> Result<Option<Ripe<'s>>, Refusal> {
         let (epoch, elsewhere) = (network.epoch, segment.offload_key());
         let lost = self.shared.adopt(flows, network, elsewhere, now)?;
-        // A connection that a daemon before had when it was killed is picked up in mid-stream, if the policy lets it in.
-        let tracking = StateSettings { loose: network.tracking.loose || lost, ..network.tracking };
+        // A connection that a daemon before had when it was killed, or another host before one of its ends has come here, is
+        // picked up in mid-stream, if the policy lets it in.
+        let loose = network.tracking.loose || lost || just_moved(network, ends, now).is_some();
+        let tracking = StateSettings { loose, ..network.tracking };
         let mut tracked = flows.track(segment, &tracking, epoch, now);
         if let Tracked::Offloaded { flow, original } = tracked {
             self.shared.reclaim(flows, network, flow, &original, now);
@@ -253,13 +262,7 @@ impl<'s> Pipeline<'s> {
             Tracked::Offloaded { .. } => Err(DropReason::NotReady.into()),
             Tracked::New if !intact() => Err(DropReason::BadChecksum.into()),
             Tracked::New => {
-                let admitted = self.rules(
-                    network,
-                    ends,
-                    segment.key.src,
-                    segment.key.dst,
-                    &probe(segment, &segment.key),
-                )?;
+                let (admitted, direction) = self.may_begin(network, ends, segment)?;
                 if !self.shared.hold(elsewhere)? {
                     // It has begun elsewhere since it was looked for.
                     self.shared.adopt(flows, network, elsewhere, now)?;
@@ -270,16 +273,24 @@ impl<'s> Pipeline<'s> {
                         return Err(DropReason::NotReady.into());
                     }
                 }
-                let account = ends.src.map_or(&network.state.strangers, |end| &end.state.flows);
-                let mut opened = flows.open(segment, &admitted, &tracking, account, now);
+                let opener = match direction {
+                    FlowDirection::Original => ends.src,
+                    FlowDirection::Reply => ends.dst,
+                };
+                let account = opener.map_or(&network.state.strangers, |end| &end.state.flows);
+                let open = |flows: &mut FlowTable| match direction {
+                    FlowDirection::Original => flows.open(segment, &admitted, &tracking, account, now),
+                    FlowDirection::Reply => flows.open_by_reply(segment, &admitted, &tracking, account, now),
+                };
+                let mut opened = open(flows);
                 if opened == Err(DropReason::FlowLimit)
                     && self.shared.make_room_elsewhere(account, Population::Unanswered, now)
                 {
-                    opened = flows.open(segment, &admitted, &tracking, account, now);
+                    opened = open(flows);
                 }
                 let hit = opened.inspect_err(|_| self.shared.let_go(flows, elsewhere))?;
-                flows.set_hint(hit.flow, FlowDirection::Original, receiver(ends.dst));
-                flows.set_hint(hit.flow, FlowDirection::Reply, receiver(ends.src));
+                flows.set_hint(hit.flow, direction, receiver(ends.dst));
+                flows.set_hint(hit.flow, direction.reversed(), receiver(ends.src));
                 network.count_hits(&admitted);
                 Ok(self.opened(&hit, ends, segment, admitted))
             }
@@ -315,6 +326,29 @@ impl<'s> Pipeline<'s> {
                     }
                 }
             }
+        }
+    }
+
+    /// What lets a packet begin a flow, and which way the packet goes in it. A TCP segment in mid-stream may be a reply: it
+    /// begins a flow also where the rules let the one begin that it answers.
+    fn may_begin(
+        &self,
+        network: &'s Network,
+        ends: Ends<'s>,
+        segment: &Segment,
+    ) -> Result<(Admitted, FlowDirection), Refusal> {
+        let key = segment.key;
+        let refused = match self.rules(network, ends, key.src, key.dst, &probe(segment, &key)) {
+            Ok(admitted) => return Ok((admitted, FlowDirection::Original)),
+            Err(refused) => refused,
+        };
+        match &segment.kind {
+            SegmentKind::Tcp(tcp) if tcp.flags & tcp_flags::SYN == 0 => {
+                let (opener, key) = (Ends { src: ends.dst, dst: ends.src }, key.reversed());
+                let admitted = self.rules(network, opener, key.src, key.dst, &probe(segment, &key));
+                admitted.map(|admitted| (admitted, FlowDirection::Reply)).map_err(|_| refused)
+            }
+            _ => Err(refused),
         }
     }
 
@@ -451,6 +485,12 @@ impl Network {
             }
         }
     }
+}
+
+/// When one of the ends moved, as long as its connections are picked up.
+fn just_moved(network: &Network, ends: Ends<'_>, now: Instant) -> Option<Instant> {
+    let moved = [ends.src, ends.dst].into_iter().flatten();
+    moved.filter_map(|end| end.state.just_moved(network.tcp_pickup, now)).max()
 }
 
 /// Was the flow decided for the ends of this packet?

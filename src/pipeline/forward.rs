@@ -163,7 +163,14 @@ impl<'s> Pipeline<'s> {
         }
         let learned =
             network.learns().then(|| lock(&network.state.learned).by_address(address, now)).flatten();
-        let at = learned.ok_or(DropReason::NotForUs)?.at;
+        let Some(at) = learned.map(|learned| learned.at) else {
+            let endpoint = network.behind(address).ok_or(DropReason::NotForUs)?;
+            return Ok(Destination::Station {
+                endpoint: Some(endpoint),
+                at: endpoint.location,
+                control: false,
+            });
+        };
         let endpoint = self.nested_at(network, at).ok_or(DropReason::NotForUs)?;
         Ok(Destination::Station { endpoint, at, control: false })
     }

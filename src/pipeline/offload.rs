@@ -315,7 +315,8 @@ impl<'s> Pipeline<'s> {
         let asked_for_us = network.proxy && (is_local(from) || plain(from));
         let speak_for = network.proxy && (is_local(to) || plain(to));
         // Who asks the appliance is sent on by the address alone.
-        if asked_for_us && network.at_address(key.dst).is_none_or(|(found, _)| found.id != dst.id) {
+        let reached = network.at_address(key.dst).map(|(found, _)| found).or_else(|| network.behind(key.dst));
+        if asked_for_us && reached.is_none_or(|found| found.id != dst.id) {
             return None;
         }
         // An address that moves has a MAC of its own at whoever holds it.

@@ -109,6 +109,12 @@ impl Shared {
 
     /// Puts a snapshot in force. Frames that a worker has in hand are decided by the one before.
     pub fn install(&self, snapshot: Snapshot) {
+        self.install_at(snapshot, crate::io::clock::now());
+    }
+
+    /// Likewise, at this time.
+    pub(crate) fn install_at(&self, snapshot: Snapshot, now: Instant) {
+        snapshot.note_moves(&self.snapshot(), now);
         lock(&self.fragments).set_limit(snapshot.config.limits.fragments);
         self.book.set_limits(snapshot.config.limits);
         for network in snapshot.networks() {

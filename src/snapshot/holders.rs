@@ -1,11 +1,14 @@
-//! Who holds an address by the configuration, and on which leg of its way a packet is that others forward.
+//! Who holds an address by the configuration, who has moved, and on which leg of its way a packet is that others forward.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use ahash::RandomState;
-use eastgate_wire::{Addr, EndpointId, FlowKey, MacAddr};
+use eastgate_wire::{Addr, EndpointId, FlowKey, Instant, MacAddr};
 
-use super::{Endpoint, Network};
+use super::{Endpoint, Network, Snapshot};
 
 /// The prefixes that endpoints may send from beside their own addresses, by the longest that an address is in.
 #[derive(Debug, Default)]
@@ -55,6 +58,12 @@ impl Network {
         key.on_leg(self.stands_in(sender, key.src), self.stands_in(receiver, key.dst))
     }
 
+    /// The first endpoint that an address is behind which is nobody's here.
+    #[must_use]
+    pub fn behind(&self, address: Addr) -> Option<&Endpoint> {
+        self.endpoint(*self.holders.of(address).first()?)
+    }
+
     /// The endpoint's MAC, when the address is another one's. Endpoints that have a prefix in common stand in for nobody
     /// behind it: what goes out by one of them may come back by the other.
     fn stands_in(&self, endpoint: Option<&Endpoint>, address: Addr) -> Option<MacAddr> {
@@ -69,6 +78,28 @@ impl Network {
             }
         };
         (!holds).then_some(endpoint.mac)
+    }
+}
+
+impl Snapshot {
+    /// Notes which endpoints have another place than in the snapshot before.
+    pub(crate) fn note_moves(&self, before: &Self, now: Instant) {
+        for network in self.networks.values() {
+            let known = before.network(network.vni);
+            if !known.is_some_and(|known| Arc::ptr_eq(known, network)) {
+                let known = known.map_or(&[][..], |known| &known.endpoints);
+                let moved = network.endpoints.iter().filter(|endpoint| has_moved(known, endpoint));
+                moved.for_each(|endpoint| endpoint.state.moved(now));
+            }
+        }
+    }
+}
+
+/// `known` is sorted by name. One that was nowhere may have been elsewhere before it was taken out.
+fn has_moved(known: &[Endpoint], endpoint: &Endpoint) -> bool {
+    match known.binary_search_by(|known| known.name.cmp(&endpoint.name)) {
+        Ok(at) => known.get(at).is_some_and(|known| known.location != endpoint.location),
+        Err(_) => !known.is_empty() || endpoint.port().is_some(),
     }
 }
 

@@ -145,7 +145,10 @@ impl RuleTable {
     /// here has is that endpoint's.
     fn members_elsewhere(&self, tenant: &Tenant, network: &config::Network) -> Vec<EndpointRules> {
         let forwards = |endpoint: &config::Endpoint| {
-            endpoint.router || !endpoint.port_security || !endpoint.allowed_pairs.is_empty()
+            endpoint.router
+                || !endpoint.port_security
+                || !endpoint.allowed_pairs.is_empty()
+                || !endpoint.routes.is_empty()
         };
         if !network.endpoints.iter().any(forwards) {
             return Vec::new();

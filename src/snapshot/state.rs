@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use ahash::RandomState;
@@ -96,7 +97,14 @@ pub struct EndpointState {
     pub announcements: Mutex<TokenBucket>,
     /// The flows that it has opened
     pub flows: Arc<Account>,
+    /// When a reload gave it another place, in microseconds; 0: never
+    moved_at: AtomicU64,
+    /// When it was heard there first; [`NOT_HEARD`] until then
+    heard_at: AtomicU64,
 }
+
+/// An endpoint has another place, and was not heard there yet.
+const NOT_HEARD: u64 = u64::MAX;
 
 impl EndpointState {
     fn new(flows: Arc<Account>) -> Self {
@@ -108,7 +116,35 @@ impl EndpointState {
             rx_bytes: AtomicU64::new(0),
             answers: Mutex::new(TokenBucket::new(ANSWERS, Instant::ZERO)),
             announcements: Mutex::new(TokenBucket::new(ANNOUNCEMENTS, Instant::ZERO)),
+            moved_at: AtomicU64::new(0),
+            heard_at: AtomicU64::new(0),
         }
+    }
+
+    /// It has another place from now on. Its connections began where nobody here saw them.
+    pub fn moved(&self, now: Instant) {
+        self.heard_at.store(NOT_HEARD, Relaxed);
+        self.moved_at.store(now.micros().max(1), Relaxed);
+    }
+
+    /// A frame of it was admitted: if it had moved, it has arrived.
+    pub fn is_heard(&self, now: Instant) {
+        if self.heard_at.load(Relaxed) == NOT_HEARD {
+            self.heard_at.store(now.micros(), Relaxed);
+        }
+    }
+
+    /// When it moved, as long as its connections are picked up: until it was heard at its place for that long.
+    #[must_use]
+    pub fn just_moved(&self, window: Duration, now: Instant) -> Option<Instant> {
+        let (moved, heard) = (self.moved_at.load(Relaxed), self.heard_at.load(Relaxed));
+        let lasts = moved != 0
+            && !window.is_zero()
+            && match heard {
+                NOT_HEARD => now.since(Instant::from_micros(moved)) < SILENCE,
+                heard => now.since(Instant::from_micros(heard)) < window,
+            };
+        lasts.then(|| Instant::from_micros(moved))
     }
 
     /// Takes some of the answers that it may still ask for, to be given elsewhere. How many.
@@ -131,6 +167,8 @@ impl EndpointState {
     }
 }
 
+/// How long an endpoint that has another place is waited for: longer than a machine's memory takes to be copied.
+const SILENCE: Duration = Duration::from_secs(3600);
 /// Answers to ARP and ND that one endpoint may ask for: one that comes up with a full subnet to resolve is not
 /// slowed down.
 const ANSWERS: Rate = Rate { per_second: 100, burst: 200 };

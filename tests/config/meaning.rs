@@ -65,7 +65,7 @@ fn ipv6_costs_twenty_bytes_more() {
     assert_eq!(config.overhead(app), 70);
     assert_eq!(app.mtu, Some(1430));
     let router = app.endpoint("router").unwrap();
-    assert!(router.router && router.dhcp_server && router.allowed_pairs.len() == 2);
+    assert!(router.router && router.dhcp_server && router.routes.len() == 2);
 }
 
 #[test]

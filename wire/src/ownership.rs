@@ -47,13 +47,15 @@ pub struct Holdings {
     pub addresses: Vec<Addr>,
     /// What else it may use
     pub pairs: Vec<AddressPair>,
+    /// Prefixes that it forwards for, lengths in the 128-bit form. It sends from them, and has nothing in them.
+    pub routes: Vec<(Addr, u8)>,
 }
 
 impl Holdings {
     /// A MAC, and no address but the one that follows from it.
     #[must_use]
     pub const fn new(mac: MacAddr) -> Self {
-        Self { endpoint: None, mac, addresses: Vec::new(), pairs: Vec::new() }
+        Self { endpoint: None, mac, addresses: Vec::new(), pairs: Vec::new(), routes: Vec::new() }
     }
 
     /// Is the MAC its own, or one of its pairs'?
@@ -66,6 +68,14 @@ impl Holdings {
     #[must_use]
     pub fn has(&self, addr: Addr) -> bool {
         self.addresses.contains(&addr) || addr == link_local_of(self.mac)
+    }
+
+    /// Is the address behind it?
+    #[must_use]
+    pub fn forwards_for(&self, addr: Addr) -> bool {
+        self.routes.iter().any(|&(network, len)| {
+            network.family() == addr.family() && addr.in_prefix(network, len) && !addr.is_link_local()
+        })
     }
 
     /// The pair by which it has this address: one that names the address exactly before any wider one.
@@ -147,7 +157,7 @@ impl Ownership {
     pub fn may_send(&self, who: &Holdings, port_security: bool, mac: MacAddr, addr: Addr) -> bool {
         self.may_use_mac(who, port_security, mac)
             && !self.is_of_others(who, addr)
-            && (!port_security || who.has_with_any(mac, addr))
+            && (!port_security || who.has_with_any(mac, addr) || mac == who.mac && who.forwards_for(addr))
     }
 
     /// May it say that this MAC has this address?
@@ -249,6 +259,7 @@ mod tests {
                 .iter()
                 .map(|(mac, network, len)| AddressPair { mac: *mac, network: addr(network), len: *len })
                 .collect(),
+            routes: Vec::new(),
         }
     }
 

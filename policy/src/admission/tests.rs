@@ -23,6 +23,7 @@ fn sender() -> Sender {
 
 fn holdings() -> Holdings {
     Holdings {
+        routes: Vec::new(),
         endpoint: Some(EndpointId(0)),
         mac: MacAddr(MINE),
         addresses: vec![addr("10.1.0.11"), addr("fd00::11")],
@@ -36,6 +37,7 @@ fn holdings() -> Holdings {
 /// What the sender owns, and what somebody else does.
 fn ownership(sender: &Sender) -> Ownership {
     let other = Holdings {
+        routes: Vec::new(),
         endpoint: Some(EndpointId(1)),
         mac: MacAddr(OTHER),
         addresses: vec![addr("10.1.0.21"), addr("10.9.0.7"), addr("fd00::21")],

@@ -169,7 +169,7 @@ impl Connection {
 
     /// The connection that an ACK in mid-stream belongs to. Its window scales went by unseen: the largest is
     /// assumed.
-    pub(super) fn picked_up(tcp: &Tcp) -> (Self, FlowState) {
+    pub(super) fn picked_up(direction: Direction, tcp: &Tcp) -> (Self, FlowState) {
         let flags = Side::SYN_ACKED | Side::SCALES | Side::LOOSE;
         let window = u32::from(tcp.window) << 14;
         let (end, ack) = (end_of(tcp), tcp.ack);
@@ -189,7 +189,11 @@ impl Connection {
             scale: 14,
             flags,
         };
-        (Self { sides: [sender, receiver], attempt: Attempt::default() }, FlowState::PickedUp)
+        let sides = match direction {
+            Direction::Original => [sender, receiver],
+            Direction::Reply => [receiver, sender],
+        };
+        (Self { sides, attempt: Attempt::default() }, FlowState::PickedUp)
     }
 
     /// Takes a segment that travels in `direction`. The flags have been found to make sense.
@@ -237,7 +241,8 @@ impl Connection {
         if (a.flags | b.flags) & Side::RESET != 0 {
             return FlowState::Close;
         }
-        if !b.is(Side::HEARD) {
+        // The opener was heard first, unless a reply was picked up.
+        if !(a.is(Side::HEARD) && b.is(Side::HEARD)) {
             return if a.is(Side::SYN_ACKED) { FlowState::PickedUp } else { FlowState::SynSent };
         }
         if !(a.is(Side::SYN_ACKED) && b.is(Side::SYN_ACKED)) {

@@ -10,6 +10,7 @@ use eastgate_wire::{Addr, MacAddr};
 use super::{
     Claims, EndpointClaim, known_name,
     network::{host_ref, reserved_role},
+    route,
 };
 use crate::config::{
     model::{AllowedPair, Endpoint, Name},
@@ -91,6 +92,7 @@ fn check<'t>(
     for pair in &table.allowed_pairs.value.items {
         allowed_pair(&pair.value, reader);
     }
+    route::check(table, index.and_then(|index| tenant.network.value.get(index)), reader);
 }
 
 /// Whether a station of the network can have the address, or the report why not.
@@ -150,6 +152,7 @@ fn allowed_pair(pair: &AllowedPairTable, reader: &mut Reader) {
 
 fn claim(name: &At<Name>, table: &EndpointTable, reader: &Reader) -> EndpointClaim {
     let addresses = table.addresses.good().into_iter().flat_map(|list| &list.value.items);
+    let routes = table.routes.value.items.iter();
     EndpointClaim {
         name: name.value.clone(),
         at: reader.place(name.span),
@@ -157,6 +160,7 @@ fn claim(name: &At<Name>, table: &EndpointTable, reader: &Reader) -> EndpointCla
         port: table.port.good().map(|port| (port.value.0.clone(), reader.place(port.span))),
         port_missing: table.port.is_missing(),
         addresses: addresses.map(|address| (address.value, reader.place(address.span))).collect(),
+        routes: routes.map(|route| (route.value.0, reader.place(route.span))).collect(),
     }
 }
 
@@ -186,6 +190,7 @@ fn build(name: &At<Name>, table: &EndpointTable, reader: &Reader) -> Option<Endp
             .collect(),
         groups,
         allowed_pairs: pairs.collect(),
+        routes: table.routes.value.items.iter().map(|route| route.value.0).collect(),
         port_security: table.port_security.value,
         router: table.router.value,
         dhcp_server: table.dhcp_server.value,

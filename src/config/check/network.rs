@@ -89,6 +89,7 @@ fn build(
         vlan_aware: table.vlan_aware.value,
         strict_reserved: table.strict_reserved.value,
         tcp: table.tcp.value,
+        tcp_pickup: Duration::from_secs(table.tcp_pickup.value.get::<u32>().into()),
         on_change: table.on_change.value,
         oversize: table.oversize.value,
         mss_clamp: table.mss_clamp.value,
@@ -119,23 +120,25 @@ fn subnets(table: &NetworkTable, reader: &mut Reader) -> Vec<IpNet> {
     good.into_iter().map(|subnet| subnet.value).collect()
 }
 
-fn overlap(a: IpNet, b: IpNet) -> bool {
+pub(super) fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b) || b.contains(&a)
 }
 
+/// Prefixes of which no station has an address that others reach it by.
+pub(super) const NOT_FOR_STATIONS: [&str; 8] = [
+    "0.0.0.0/8",
+    "127.0.0.0/8",
+    "224.0.0.0/3",
+    "::/127",
+    "::ffff:0:0/96",
+    "fe80::/10",
+    "ff00::/8",
+    "255.255.255.255/32",
+];
+
 /// Whether stations can have every address of the prefix, its first and last aside.
 fn is_subnet(subnet: IpNet) -> bool {
-    const NEVER: [&str; 8] = [
-        "0.0.0.0/8",
-        "127.0.0.0/8",
-        "224.0.0.0/3",
-        "::/127",
-        "::ffff:0:0/96",
-        "fe80::/10",
-        "ff00::/8",
-        "255.255.255.255/32",
-    ];
-    let mut never = NEVER.iter().filter_map(|text| text.parse::<IpNet>().ok());
+    let mut never = NOT_FOR_STATIONS.iter().filter_map(|text| text.parse::<IpNet>().ok());
     !never.any(|never| overlap(never, subnet))
 }
 

@@ -118,13 +118,17 @@ impl Net {
 
     /// Puts another configuration in force on every host, as a reload does.
     pub(super) fn install(&mut self, config: &Arc<Config>) {
-        for (name, host) in &mut self.hosts {
-            let Some(shared) = &host.shared else { continue };
-            let before = shared.snapshot_arc();
-            let next =
-                Snapshot::compile(config, name, Some(&before), &mut host.registry, &shared.book).unwrap();
-            shared.install(next);
-        }
+        let hosts: Vec<String> = self.hosts.keys().cloned().collect();
+        hosts.iter().for_each(|host| self.install_on(host, config));
+    }
+
+    /// Likewise, on one of them.
+    pub(super) fn install_on(&mut self, name: &str, config: &Arc<Config>) {
+        let host = self.hosts.get_mut(name).unwrap();
+        let Some(shared) = &host.shared else { return };
+        let before = shared.snapshot_arc();
+        let next = Snapshot::compile(config, name, Some(&before), &mut host.registry, &shared.book).unwrap();
+        shared.install_at(next, self.now);
     }
 
     /// Lets time go by.

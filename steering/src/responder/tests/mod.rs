@@ -91,12 +91,14 @@ fn holdings(
     addresses: &[&str],
     pairs: &[(MacAddr, &str, u8)],
 ) -> &'static Holdings {
+    routes: Vec::new(),
     let pair = |(mac, network, len): &(MacAddr, &str, u8)| AddressPair {
         mac: *mac,
         network: addr(network),
         len: *len,
     };
     Box::leak(Box::new(Holdings {
+        routes: Vec::new(),
         endpoint: endpoint.map(EndpointId),
         mac,
         addresses: addresses.iter().map(|text| addr(text)).collect(),
