@@ -213,6 +213,26 @@ fn a_row_names_what_it_is_about_and_chatter_is_told_apart() {
     }
 }
 
+#[test]
+fn a_trace_knows_the_flows_that_live() {
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        let alpha = site.run_with("alpha", dataplane);
+        let flows = Flows::start(&site);
+        flows.allowed[1].0.arrives("to web2", &flows.allowed[1].1);
+        let source = 1000 + ALLOWED + 12;
+        let trace = |from: u16, to: u16| {
+            said(&alpha, &format!("trace --vni 5001 udp 10.1.0.12:{from} 10.1.0.11:{to}"))
+        };
+        let (code, text, _) = trace(ALLOWED, source);
+        assert_eq!(code, 0, "{dataplane}: the reply of a flow that lives: {text}");
+        assert!(text.contains("of a live flow") && text.contains("a reply"), "{text}");
+        let (code, text, _) = trace(ALLOWED + 7, source);
+        assert!(code == 5 && text.ends_with("verdict: ingress-denied\n"), "{dataplane}: {text}");
+        assert_eq!(flows.denied[1].1.count(), 0);
+    }
+}
+
 /// The endpoint web1 is configured no more, and its port is gone.
 fn unplug_web1(site: &Site, alpha: &Daemon) {
     site.rewrite(|text| {
