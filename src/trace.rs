@@ -8,7 +8,7 @@ mod dry;
 mod packet;
 
 use eastgate_policy::{
-    admission,
+    admission::{self, Context},
     flow::FlowInfo,
     naive::{Explanation, Miss, Step, explain},
     rule::{Direction, Probe, Verdict},
@@ -150,23 +150,27 @@ impl<'a> Walk<'a> {
             let name = name.strip_prefix(&format!("{}/", network.tenant.name)).unwrap_or(name);
             let named = network.endpoints.iter().find(|endpoint| *endpoint.name == *name);
             let endpoint = named.ok_or_else(|| format!("{} has no endpoint {name}", network.name))?;
-            return Ok(Sender { endpoint: Some(endpoint), mac: own_mac(endpoint, src), guess: None });
+            return Ok(Sender {
+                endpoint: Some(endpoint),
+                mac: own_mac(network, endpoint, src),
+                guess: None,
+            });
         }
-        if let Some(endpoint) = network.by_address(src) {
-            return Ok(Sender { endpoint: Some(endpoint), mac: endpoint.mac, guess: None });
+        if let Some((endpoint, mac)) = network.at_address(src) {
+            return Ok(Sender { endpoint: Some(endpoint), mac, guess: None });
         }
         if let Some(binding) = self.learned(src) {
             let at_port = |endpoint: &&Endpoint| match binding.at {
                 Location::Local(_) => endpoint.location == binding.at,
                 Location::Remote(_) => {
-                    endpoint.location == binding.at && endpoint.sender.owns_mac(binding.mac)
+                    endpoint.location == binding.at && endpoint.holdings().has_mac(binding.mac)
                 }
             };
             let endpoint = network.endpoints.iter().find(at_port);
             return Ok(Sender { endpoint, mac: binding.mac, guess: None });
         }
         let entitled: Vec<&Endpoint> =
-            network.endpoints.iter().filter(|endpoint| may_send(endpoint, src)).collect();
+            network.endpoints.iter().filter(|endpoint| may_send(network, endpoint, src)).collect();
         if let Some(first) = entitled.first() {
             let several = entitled.len() > 1;
             let guess = several.then(|| {
@@ -175,7 +179,7 @@ impl<'a> Walk<'a> {
                     names::count(entitled.len(), "endpoint")
                 )
             });
-            return Ok(Sender { endpoint: Some(first), mac: own_mac(first, src), guess });
+            return Ok(Sender { endpoint: Some(first), mac: own_mac(network, first, src), guess });
         }
         if network.learning && !src.is_unspecified() {
             return Ok(Sender { endpoint: None, mac: STRANGER, guess: None });
@@ -206,7 +210,8 @@ impl<'a> Walk<'a> {
         let receiver =
             self.network.config().and_then(|config| config.hub.as_ref()).map(|hub| hub.host.clone());
         let receiver = receiver.or_else(|| {
-            let at = self.network.by_address(self.request.dst).and_then(|endpoint| self.host_of(endpoint))?;
+            let at = self.network.at_address(self.request.dst);
+            let at = at.and_then(|(endpoint, _)| self.host_of(endpoint))?;
             at.runs_eastgate().then(|| at.name.clone())
         });
         let receiver = receiver.unwrap_or_else(|| self.snapshot.host.clone());
@@ -237,34 +242,35 @@ impl<'a> Walk<'a> {
         if let Some(mac) = self.owner_mac(dst) {
             return found(mac);
         }
-        // What is elsewhere goes by a router: the one that has it behind it, or that says it is one.
-        let others = || {
-            network
-                .endpoints
-                .iter()
-                .filter(|endpoint| sender.endpoint.is_none_or(|own| own.id != endpoint.id))
-        };
-        let router = others().find(|endpoint| may_send(endpoint, dst));
-        let router = router.or_else(|| others().find(|endpoint| endpoint.sender.router).filter(|_| !local));
-        router.map_or(NOBODY, |endpoint| found(endpoint.mac))
+        if local {
+            return NOBODY;
+        }
+        self.router_for(dst, sender.endpoint).map_or(NOBODY, |endpoint| found(endpoint.mac))
     }
 
-    /// The MAC of who has an address, or is known or entitled to.
+    /// What is elsewhere goes by a router: the one that has it behind it, or that says it is one.
+    fn router_for(&self, dst: Addr, own: Option<&Endpoint>) -> Option<&'a Endpoint> {
+        let network = self.network;
+        let others =
+            || network.endpoints.iter().filter(|endpoint| own.is_none_or(|own| own.id != endpoint.id));
+        let behind = others().find(|endpoint| may_send(network, endpoint, dst));
+        behind.or_else(|| others().find(|endpoint| endpoint.sender.router))
+    }
+
+    /// The MAC of who has an address now.
     fn owner_mac(&self, address: Addr) -> Option<MacAddr> {
         let network = self.network;
-        network
-            .by_address(address)
-            .map(|endpoint| endpoint.mac)
-            .or_else(|| self.learned(address).map(|binding| binding.mac))
-            .or_else(|| {
-                let endpoint = network.endpoints.iter().find(|endpoint| may_send(endpoint, address))?;
-                Some(own_mac(endpoint, address))
-            })
+        let held = network.at_address(address).map(|(_, mac)| mac);
+        held.or_else(|| self.learned(address).map(|binding| binding.mac)).or_else(|| {
+            // Of several that share it none has said that it is there: for the packet they are alike.
+            let first = network.endpoint(*network.ownership.sharers(address).first()?)?;
+            Some(own_mac(network, first, address))
+        })
     }
 
     /// The address of an endpoint whose solicited-node group this is (RFC 4291 section 2.7.1).
     fn of_group(&self, group: Addr) -> Option<Addr> {
-        let mut all = self.network.endpoints.iter().flat_map(|endpoint| &endpoint.sender.addresses);
+        let mut all = self.network.endpoints.iter().flat_map(|endpoint| &endpoint.holdings().addresses);
         let low = |address: Addr| address.bits() & 0xff_ffff;
         let is_group = group.is_multicast() && !group.is_v4();
         let known = all.find(|address| is_group && !address.is_v4() && low(**address) == low(group)).copied();
@@ -274,7 +280,8 @@ impl<'a> Walk<'a> {
     }
 
     fn mac_of(&self, address: Addr) -> MacAddr {
-        self.owner_mac(address).unwrap_or(STRANGER)
+        let router = || self.router_for(address, None).map(|endpoint| endpoint.mac);
+        self.owner_mac(address).or_else(router).unwrap_or(STRANGER)
     }
 
     fn learned(&self, address: Addr) -> Option<eastgate_steering::Binding> {
@@ -283,7 +290,7 @@ impl<'a> Walk<'a> {
 
     /// The steps as far as the packet got, each with what the configuration has to do with it.
     fn tell(&mut self, sender: &Sender<'a>, frame: &[u8], live: Option<&Opened>, fate: &Fate) {
-        let dst = self.network.by_address(self.request.dst);
+        let dst = self.network.at_address(self.request.dst).map(|(endpoint, _)| endpoint);
         let refused = if fate.arrived() { None } else { fate.drops.first().cloned() };
         let ends_at = refused.as_ref().map_or(usize::MAX, |(_, reason)| rank(*reason));
         if ends_at >= ADMIT {
@@ -341,7 +348,7 @@ impl<'a> Walk<'a> {
     }
 
     fn tell_admission(&mut self, sender: &Sender<'a>, frame: &[u8], refused: Option<&(Name, DropReason)>) {
-        let site = &self.snapshot.site;
+        let (ownership, site) = (&self.network.ownership, &*self.snapshot.site);
         let guess = sender.guess.clone();
         let Some(endpoint) = sender.endpoint else {
             let at = self.network_place();
@@ -371,8 +378,9 @@ impl<'a> Walk<'a> {
                 place,
             );
         };
+        let context = Context { sender: &endpoint.sender, ownership, site, chosen: false };
         let explained = View::parse(frame).ok().and_then(|view| {
-            let checks = admission::explain(&view, frame, &endpoint.sender, site);
+            let checks = admission::explain(&view, frame, &context);
             checks.into_iter().find(|(_, result)| *result == Err(*reason)).map(|(check, _)| check.to_string())
         });
         let text = match explained {
@@ -585,7 +593,7 @@ impl<'a> Walk<'a> {
             .network
             .endpoints
             .iter()
-            .flat_map(|endpoint| endpoint.sender.addresses.iter().map(move |own| (*own, endpoint)))
+            .flat_map(|endpoint| endpoint.holdings().addresses.iter().map(move |own| (*own, endpoint)))
             .filter(|(own, _)| own.family() == address.family())
             .map(|(own, endpoint)| ((own.bits() ^ address.bits()).count_ones(), own, endpoint))
             .collect();
@@ -642,18 +650,22 @@ const fn whose(direction: Direction) -> &'static str {
     }
 }
 
-/// Whether an endpoint may send from an address, with one of its MACs.
-fn may_send(endpoint: &Endpoint, address: Addr) -> bool {
-    macs(endpoint).any(|mac| endpoint.sender.owns(mac, address))
+/// Whether an endpoint may send from an address, with one of its MACs, by what the configuration gives it.
+fn may_send(network: &Network, endpoint: &Endpoint, address: Addr) -> bool {
+    let holdings = endpoint.holdings();
+    macs(endpoint).any(|mac| network.ownership.may_send(holdings, true, mac, address))
 }
 
 /// The MAC that goes with an address of an endpoint.
-fn own_mac(endpoint: &Endpoint, address: Addr) -> MacAddr {
-    macs(endpoint).find(|mac| endpoint.sender.owns(*mac, address)).unwrap_or(endpoint.mac)
+fn own_mac(network: &Network, endpoint: &Endpoint, address: Addr) -> MacAddr {
+    let holdings = endpoint.holdings();
+    macs(endpoint)
+        .find(|mac| network.ownership.may_claim(holdings, true, *mac, address))
+        .unwrap_or(endpoint.mac)
 }
 
 fn macs(endpoint: &Endpoint) -> impl Iterator<Item = MacAddr> {
-    std::iter::once(endpoint.mac).chain(endpoint.sender.pairs.iter().map(|pair| pair.mac))
+    std::iter::once(endpoint.mac).chain(endpoint.holdings().pairs.iter().map(|pair| pair.mac))
 }
 
 /// The MAC of a group (RFC 1112 section 6.4, RFC 2464 section 7), or of everyone.

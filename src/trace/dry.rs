@@ -7,6 +7,7 @@ use std::{
 };
 
 use eastgate_policy::flow::{Admitted, Direction, FlowInfo, Segment, StateSettings, Tracked};
+use eastgate_steering::Title;
 use eastgate_vtep::header;
 use eastgate_wire::{DropReason, Frame, Instant, Location, MacAddr, Offload, View, Vni, VtepAddr};
 
@@ -201,6 +202,7 @@ impl<'a> Dry<'a> {
         let shared = Shared::new(snapshot.map_err(|error| error.to_string())?, book, 1);
         // How large packets may be is no matter of this one.
         shared.link_mtu.store(u32::from(u16::MAX), Relaxed);
+        self.hold(&shared);
         if *host == self.live.host {
             self.learn(&shared);
         }
@@ -209,6 +211,24 @@ impl<'a> Dry<'a> {
         }
         self.hosts.insert(host.clone(), shared);
         Ok(())
+    }
+
+    /// Who holds which address that moves, which all hosts are told.
+    fn hold(&self, shared: &Shared) {
+        let snapshot = shared.snapshot_arc();
+        let (Some(live), Some(dry)) = (self.live.network(self.vni), snapshot.network(self.vni)) else {
+            return;
+        };
+        for (address, holder) in lock(&live.state.holders).entries() {
+            let title = if !dry.ownership.sharers(address).is_empty() {
+                Title::Named
+            } else if address.is_link_local() && !address.is_v4() {
+                Title::Chosen
+            } else {
+                Title::InPrefix
+            };
+            let _ = lock(&dry.state.holders).hear(address, title, holder, self.now);
+        }
     }
 
     /// What this host has learned, at the places that it calls otherwise there.
