@@ -141,7 +141,7 @@ pub enum Command {
     },
     /// Walk a hypothetical packet through the path, step by step to its verdict
     #[command(
-        after_help = "Examples:\n  eastgate trace --vni 5001 tcp 10.1.0.11:40000 10.1.0.21:5432\n  eastgate trace --vni 5001 udp [fd00:1::11]:5000 [fd00:1::21]:53\n  eastgate trace --vni 5001 icmp 10.1.0.11 10.1.0.21\n  eastgate trace --config eastgate.toml --vni 5001 tcp 10.1.0.11:1 10.1.0.21:22    without a daemon\n\nExit code 5 when the packet would be dropped."
+        after_help = "Examples:\n  eastgate trace --vni 5001 tcp 10.1.0.11:40000 10.1.0.21:5432\n  eastgate trace --vni 5001 udp [fd00:1::11]:5000 [fd00:1::21]:53\n  eastgate trace --vni 5001 icmp 10.1.0.11 10.1.0.21\n  eastgate trace --vni 5001 udp 0.0.0.0:68 255.255.255.255:67 --from web1\n  eastgate trace --config eastgate.toml --vni 5001 tcp 10.1.0.11:1 10.1.0.21:22    without a daemon\n\nExit code 5 when the packet would be dropped."
     )]
     Trace(Trace),
     /// List the reasons for which frames are dropped
@@ -328,6 +328,9 @@ pub struct Trace {
     /// ICMP code
     #[arg(long, value_name = "N", default_value = "0")]
     pub code: u8,
+    /// The endpoint that sends it, where its source address does not say
+    #[arg(long, value_name = "NAME")]
+    pub from: Option<String>,
     /// Use this configuration instead of asking a daemon
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -264,17 +264,18 @@ fn walk(options: &Trace) -> Result<u8> {
         sport: options.src.port.unwrap_or(0),
         dport: options.dst.port.unwrap_or(0),
         icmp: options.kind.map(|kind| (kind, options.code)),
+        from: options.from.clone(),
     };
     let report: TraceReport = match &options.config {
         Some(path) => {
             let (config, first) = offline_for(path, &request)?;
             drop(config);
-            trace(&first, &request).map_err(anyhow::Error::msg)?
+            trace(&first, &request, &|_| Vec::new(), crate::io::clock::now()).map_err(anyhow::Error::msg)?
         }
         None => ask(&options.ask, &Request::Trace(request))?,
     };
     emit(&options.ask.output, &report, print::trace)?;
-    Ok(if report.verdict == "forwarded" { exit::OK } else { exit::DROPPED })
+    Ok(if matches!(report.verdict.as_str(), "forwarded" | "answered") { exit::OK } else { exit::DROPPED })
 }
 
 /// The snapshot of a host that has a part in the packet's network.

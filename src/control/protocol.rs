@@ -57,6 +57,9 @@ pub struct TraceRequest {
     /// ICMP type and code
     #[serde(default)]
     pub icmp: Option<(u8, u8)>,
+    /// Who sends it, by name, where the address does not say
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
 }
 
 /// How the daemon is.
@@ -433,7 +436,7 @@ pub struct TraceReport {
     pub packet: String,
     /// Step by step
     pub steps: Vec<TraceStep>,
-    /// `forwarded` or the reason of the drop
+    /// `forwarded`, `answered` (ARP and ND, by eastgate itself), or the reason of the drop
     pub verdict: String,
 }
 

@@ -80,7 +80,9 @@ impl View {
             Request::Policy(filter) => Ok(limited("policy", self.policy(&snapshot, &filter), &filter)),
             Request::FdbFlush(filter) => Ok(json!(fdb_flush(&snapshot, &filter))),
             Request::FlowsKill(filter) => Ok(json!(self.flows_kill(&snapshot, &filter))),
-            Request::Trace(packet) => Ok(json!(trace::trace(&snapshot, &packet)?)),
+            Request::Trace(packet) => {
+                Ok(json!(trace::trace(&snapshot, &packet, &|key| self.flows_between(key), clock::now())?))
+            }
             Request::Reload {} => Err("a reload is not a question".into()),
         }
     }
@@ -284,6 +286,30 @@ impl View {
         let handed_over = |flow: &FlowInfo| flow.offloaded && self.shared.flows(&flow.key).knows(&flow.key);
         found.iter_mut().filter(|flow| handed_over(flow)).for_each(|flow| self.catch_up(snapshot, flow));
         (found.iter().map(|flow| flow_row(snapshot, flow, now)).collect(), total)
+    }
+
+    /// The flows between the ends of a packet.
+    fn flows_between(&self, key: &FlowKey) -> Vec<FlowInfo> {
+        let now = clock::now();
+        let filter = FlowFilter {
+            vni: Some(key.vni),
+            addr: Some(key.src),
+            peer: Some(key.dst),
+            ..FlowFilter::default()
+        };
+        let mut found = Vec::new();
+        for shard in self.shared.all_flows() {
+            let mut from = Some(0);
+            while let Some(place) = from {
+                from = lock(shard).page(place, PAGE, &filter, now, &mut found);
+            }
+        }
+        self.shared.for_each_born(now, |flow| {
+            if filter.fits(flow) {
+                found.push(*flow);
+            }
+        });
+        found
     }
 
     /// A flow that began in the kernel is counted for its rules when it leaves.
