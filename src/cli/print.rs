@@ -9,8 +9,8 @@ use crate::{
     changes::Changes,
     config::Config,
     control::protocol::{
-        Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, FlowRow, NeighborRow, PolicyRow, Restored, RuleRef,
-        Status, TraceReport,
+        Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, FlowRow, NeighborRow, PolicyRow, Restored,
+        RuleRef, Status, TraceReport,
     },
     names,
     plan::Step,
