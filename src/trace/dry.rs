@@ -142,7 +142,7 @@ impl<'a> Dry<'a> {
         match outcome {
             Outcome::Drop(reason) => fate.drops.push((host.clone(), reason)),
             Outcome::Reply => fate.answered.push(host.clone()),
-            Outcome::Forward | Outcome::Flood => {}
+            Outcome::Forward | Outcome::Flood | Outcome::Wait => {}
         }
         // What eastgate says itself (an ICMP error, an answer) goes back and is no part of the packet's way.
         let own = matches!(outcome, Outcome::Drop(_) | Outcome::Reply);
@@ -274,8 +274,9 @@ impl<'a> Dry<'a> {
         let epoch = if flow.current { network.epoch } else { network.epoch.wrapping_sub(1) };
         let admitted = Admitted { epoch, egress_rule: u32::MAX, ingress_rule: u32::MAX };
         let loose = StateSettings { loose: true, ..network.tracking };
+        let account = from.map_or(&network.state.strangers, |opener| &opener.state.flows);
         let mut flows = shared.flows(&opening.key);
-        let Ok(hit) = flows.open(&opening, &admitted, &loose, &network.state.quota, self.now) else { return };
+        let Ok(hit) = flows.open(&opening, &admitted, &loose, account, self.now) else { return };
         let receiver = |mac: MacAddr| if network.by_mac(mac).is_some() { receiver_at(mac) } else { 1 };
         flows.set_hint(hit.flow, Direction::Original, receiver(macs[1]));
         flows.set_hint(hit.flow, Direction::Reply, receiver(macs[0]));

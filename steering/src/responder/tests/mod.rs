@@ -91,7 +91,6 @@ fn holdings(
     addresses: &[&str],
     pairs: &[(MacAddr, &str, u8)],
 ) -> &'static Holdings {
-    routes: Vec::new(),
     let pair = |(mac, network, len): &(MacAddr, &str, u8)| AddressPair {
         mac: *mac,
         network: addr(network),
