@@ -84,5 +84,6 @@ static __always_inline bool segment_fits(struct __sk_buff *skb, const __u32 at, 
 
 static __always_inline bool beginning_fits(struct __sk_buff *skb, const __u32 at, struct packet *p, int level)
 {
-	return p->proto == IPPROTO_TCP || checksum_fits(skb, at, p, level) || punt(p, PUNT_CHECKSUM);
+	/* Of a datagram in fragments, none of them has all that is summed up. */
+	return p->proto == IPPROTO_TCP || p->fragment || checksum_fits(skb, at, p, level) || punt(p, PUNT_CHECKSUM);
 }

@@ -127,8 +127,10 @@ impl<'s> Pipeline<'s> {
             && let Some(mut adopted) = faster.take_datagram(key)
         {
             // Whom the first was decided for is whoever has the address; the flow knows it, too.
-            let hint = receiver(arrival.network.by_address(ip.dst).or(ends.dst));
-            adopted.first.key = arrival.network.on_leg(adopted.first.key, ends.src, ends.dst);
+            let network = arrival.network;
+            let (src, dst) = (network.by_address(ip.src).or(ends.src), network.by_address(ip.dst).or(ends.dst));
+            let hint = receiver(dst);
+            adopted.first.key = network.on_leg(adopted.first.key, src, dst);
             fragments.adopt(*key, adopted, hint, settings, now);
         }
         let step = fragments.check(arrival.network.vni, ip, settings, now);
