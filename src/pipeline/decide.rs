@@ -128,7 +128,8 @@ impl<'s> Pipeline<'s> {
         {
             // Whom the first was decided for is whoever has the address; the flow knows it, too.
             let network = arrival.network;
-            let (src, dst) = (network.by_address(ip.src).or(ends.src), network.by_address(ip.dst).or(ends.dst));
+            let (src, dst) =
+                (network.by_address(ip.src).or(ends.src), network.by_address(ip.dst).or(ends.dst));
             let hint = receiver(dst);
             adopted.first.key = network.on_leg(adopted.first.key, src, dst);
             fragments.adopt(*key, adopted, hint, settings, now);
