@@ -35,7 +35,9 @@ use eastgate_vtep::{
     peers::PeerKind,
     vlan,
 };
-use eastgate_wire::{DropReason, EndpointId, Frame, GsoKind, Holdings, Instant, PortId, View, Vni, VtepAddr};
+use eastgate_wire::{
+    Addr, DropReason, EndpointId, Frame, GsoKind, Holdings, Instant, PortId, View, Vni, VtepAddr,
+};
 
 use self::{
     batch::Batch,
@@ -427,7 +429,7 @@ impl<'s> Pipeline<'s> {
                 let to_ports = if reply { ToPorts::Made } else { ToPorts::Frame };
                 self.seek(arrival, target, to_ports, view, frame, now, out).map(Asked::Done)
             }
-            Answer::Announce { news: false, .. } if !self.may_repeat(arrival, now) => {
+            Answer::Announce { news: false, address, .. } if !self.may_repeat(arrival, address, now) => {
                 Err(DropReason::NeighborOwn.into())
             }
             Answer::Announce { onward, .. } => match onward {
@@ -479,9 +481,12 @@ impl<'s> Pipeline<'s> {
         Ok(())
     }
 
-    /// May the sender say again what is known? Others may have heard otherwise, or nothing.
-    fn may_repeat(&self, arrival: &Arrival<'s>, now: Instant) -> bool {
-        arrival.sender.is_none_or(|sender| lock(&sender.state.announcements).take(now))
+    /// May the sender say again what is known? Others may have heard otherwise, or nothing. Each address that moves has an
+    /// allowance of its own: a machine that takes many at once says so of all of them.
+    fn may_repeat(&self, arrival: &Arrival<'s>, address: Option<Addr>, now: Instant) -> bool {
+        let Some(sender) = arrival.sender else { return true };
+        let moved = |address| lock(&arrival.network.state.holders).may_repeat(address, sender.mac, now);
+        address.is_some_and(moved) || lock(&sender.state.announcements).take(now)
     }
 
     fn learn_neighbor(&self, arrival: &Arrival<'s>, claim: Option<Claim>, now: Instant) {

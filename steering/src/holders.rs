@@ -7,6 +7,7 @@
 //! - Never more entries than the limits say. An endpoint that takes up more than its part loses what it was not heard with
 //!   for longest, and nobody else does. Addresses that the configuration names are as many as it names.
 //! - An address changes hands [`BURST`] times at once and once a second in the long run; beyond that it stays where it is.
+//! - Whoever has taken an address may say so again, whatever it says of others: [`REPEATS`] times at once, and once a second.
 //!
 //! Endpoints are named by their own MAC, which means the same after a reload. One table a network; time is handed in.
 
@@ -17,6 +18,11 @@ use eastgate_wire::{Addr, Instant, MacAddr, Rate, TokenBucket};
 /// How often at once an address may change hands.
 pub const BURST: u32 = 8;
 const MOVES: Rate = Rate { per_second: 1, burst: BURST };
+
+/// How often at once the holder of an address may say what is known. Other hosts may have heard the one before it last, and
+/// nothing else tells them; keepalived says it five times, and five times more.
+pub const REPEATS: u32 = 10;
+const SAID_AGAIN: Rate = Rate { per_second: 1, burst: REPEATS };
 
 /// How many addresses are known that no configuration names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,11 +101,13 @@ struct Entry {
     title: Title,
     heard: Instant,
     moves: TokenBucket,
+    repeats: TokenBucket,
 }
 
 impl Entry {
     const fn new(holder: Holder, title: Title, now: Instant) -> Self {
-        Self { holder, title, heard: now, moves: TokenBucket::new(MOVES, now) }
+        let (moves, repeats) = (TokenBucket::new(MOVES, now), TokenBucket::new(SAID_AGAIN, now));
+        Self { holder, title, heard: now, moves, repeats }
     }
 
     fn hear(&mut self, holder: Holder, now: Instant) -> Heard {
@@ -111,6 +119,7 @@ impl Entry {
             return Heard::Damped;
         }
         self.heard = now;
+        self.repeats = TokenBucket::new(SAID_AGAIN, now);
         Heard::Moved { from: std::mem::replace(&mut self.holder, holder) }
     }
 }
@@ -169,6 +178,13 @@ impl Holders {
             self.next_version();
         }
         heard
+    }
+
+    /// May the holder of an address that the configuration names tell everyone once more?
+    pub fn may_repeat(&mut self, address: Addr, endpoint: MacAddr, now: Instant) -> bool {
+        self.addresses.get_mut(&address).is_some_and(|entry| {
+            entry.title == Title::Named && entry.holder.endpoint == endpoint && entry.repeats.take(now)
+        })
     }
 
     /// An endpoint that is entitled to the MAC has sent from it.
@@ -316,6 +332,25 @@ mod tests {
         assert!(matches!(table.hear_mac(VIRTUAL, M[2], T), Heard::Moved { .. }));
         assert_ne!(table.version(), version);
         assert_eq!(table.of_mac(VIRTUAL), Some(M[2]));
+    }
+
+    #[test]
+    fn its_holder_may_say_so_again() {
+        let mut table = table();
+        let _ = table.hear(host(1), Title::Named, at(0), T);
+        let count = |table: &mut Holders, of: usize, now| {
+            (0..100).filter(|_| table.may_repeat(host(1), M[of], now)).count()
+        };
+        assert_eq!(count(&mut table, 1, T), 0, "not the holder");
+        assert_eq!(count(&mut table, 0, T), REPEATS as usize);
+        assert_eq!(count(&mut table, 0, T + Duration::from_secs(2)), 2);
+        let _ = table.hear(host(1), Title::Named, at(1), T);
+        assert_eq!(count(&mut table, 1, T), REPEATS as usize, "whatever the one before has said");
+        let _ = table.hear(host(2), Title::InPrefix, at(0), T);
+        assert!(
+            !table.may_repeat(host(2), M[0], T),
+            "not of what is in a prefix, of which there may be many"
+        );
     }
 
     #[test]

@@ -144,6 +144,27 @@ fn traffic_and_rarp_are_announcements() {
     }
 }
 
+/// What one host hears of the one before, after the address was taken, is put right by the next announcement, however many
+/// the new holder has made of this address and of others.
+#[test]
+fn a_late_word_of_the_one_before_is_put_right() {
+    let mut net = shared("", V_MAC);
+    net.send("lb1", gratuitous(VMAC));
+    for _ in 0..5 {
+        net.send("lb2", gratuitous(VMAC));
+        for _ in 0..4 {
+            net.send("lb2", unsolicited(VMAC, 32));
+        }
+    }
+    // From alpha to alpha: nobody on beta hears of it, where what lb2 says is no news.
+    assert!(
+        net.send("lb1", from(pong(VIP, WEB1, 7), VMAC)).deliveries.is_empty(),
+        "no flow; but it was heard"
+    );
+    net.send("lb2", gratuitous(VMAC));
+    holds(&mut net, "lb2", VMAC);
+}
+
 /// Nobody is known to have it: those who may are asked, and nobody else.
 #[test]
 fn who_may_have_it_is_asked() {
