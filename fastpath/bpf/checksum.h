@@ -9,8 +9,8 @@
 
 #include "maps.h"
 
-/* As many bytes at a time as older kernels sum up, and as many times as a jumbo frame takes. */
-#define CHUNKS 18
+/* No packet has more. */
+#define MOST_SUMMED 65535
 
 static __always_inline __u32 folded(__u64 sum)
 {
@@ -32,31 +32,31 @@ static __always_inline __u32 pseudo_sum(const struct packet *p)
 }
 
 /*
- * Are `len` bytes from `at` on, with what else is summed up, all ones? Not of more than a jumbo frame. Not static, so that
- * the verifier looks at it once and by itself.
+ * The sum of `len` bytes from `at` on, which is an even place of what is summed up, and of `sum`; below 0 when it cannot be
+ * read. Not static, so that the verifier looks at it once and by itself.
  */
-__noinline int sums_up(struct __sk_buff *skb, __u32 at, __u32 len, __u32 more)
+__noinline __s64 sum_bytes(struct __sk_buff *skb, __u32 at, __u32 len, __u32 sum)
 {
 	struct desk *desk = the_desk();
-	__s64 sum = more;
+	__s64 all = sum;
 
-	if (!desk)
-		return 0;
-	for (int i = 0; i < CHUNKS && len; i++) {
-		__u32 here = len < CHUNK ? len : CHUNK;
-
-		/* Words are summed up: what follows the last byte is zero. */
-		*(__u32 *)&desk->chunk[here & (CHUNK - 4)] = 0;
-		asm volatile("" : "+r"(here));
-		if (here == 0 || here > CHUNK || bpf_skb_load_bytes(skb, at, desk->chunk, here))
-			return 0;
-		sum = bpf_csum_diff(0, 0, (__be32 *)desk->chunk, (here + 3) & ~3, sum);
-		if (sum < 0)
-			return 0;
-		at += here;
-		len -= here;
+	if (!desk || len > MOST_SUMMED)
+		return -1;
+	for (; len >= CHUNK; len -= CHUNK) {
+		if (bpf_skb_load_bytes(skb, at, desk->chunk, CHUNK))
+			return -1;
+		all = bpf_csum_diff(0, 0, (__be32 *)desk->chunk, CHUNK, all);
+		at += CHUNK;
 	}
-	return !len && folded(sum) == 0xffff;
+	if (!len)
+		return all;
+	__builtin_memset(desk->chunk, 0, CHUNK);
+	/* In a form that older verifiers see to be neither 0 nor too much */
+	len = (len - 1) & (CHUNK - 1);
+	asm volatile("" : "+r"(len));
+	if (bpf_skb_load_bytes(skb, at, desk->chunk, len + 1))
+		return -1;
+	return bpf_csum_diff(0, 0, (__be32 *)desk->chunk, CHUNK, all);
 }
 
 /*
@@ -67,13 +67,15 @@ static __always_inline bool checksum_fits(struct __sk_buff *skb, const __u32 at,
 {
 	const __u32 transport = at + ETH_HLEN + (p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
 	__u32 pseudo = p->proto == IPPROTO_ICMP ? 0 : pseudo_sum(p);
+	__s64 sum;
 
 	if (skb->gso_size || (p->proto != IPPROTO_ICMP && p->check == pseudo) || (p->proto == IPPROTO_UDP && !p->check))
 		return true;
 	/* Devices do not verify what is neither TCP nor UDP. */
 	if (!p->echo && bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) >= level)
 		return true;
-	return sums_up(skb, transport, p->summed, pseudo);
+	sum = sum_bytes(skb, transport, p->summed, pseudo);
+	return sum >= 0 && folded(sum) == 0xffff;
 }
 
 /* TCP moves its connection with every segment, everything else begins flows alone. */

@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "maps.h"
+#include "checksum.h"
 #include "packet.h"
 
 #include <stddef.h>
@@ -28,36 +28,6 @@ static __always_inline __u16 complement(__u32 sum)
 	__u16 check = ~fold(sum);
 
 	return check ? check : 0xffff;
-}
-
-/*
- * The functions here are not static, so that the verifier looks at each once and by itself.
- *
- * The sum of `len` bytes from `at` on, which is an even place of what is summed up, and of `sum`; below 0 when
- * it cannot be read.
- */
-__noinline __s64 sum_bytes(struct __sk_buff *skb, __u32 at, __u32 len, __u32 sum)
-{
-	struct desk *desk = the_desk();
-	__s64 all = sum;
-
-	if (!desk)
-		return -1;
-	for (int i = 0; i < 65536 / CHUNK && len >= CHUNK; i++) {
-		if (bpf_skb_load_bytes(skb, at, desk->chunk, CHUNK))
-			return -1;
-		all = bpf_csum_diff(0, 0, (__be32 *)desk->chunk, CHUNK, all);
-		at += CHUNK;
-		len -= CHUNK;
-	}
-	if (!len)
-		return all;
-	if (len >= CHUNK)
-		return -1;
-	__builtin_memset(desk->chunk, 0, CHUNK);
-	if (bpf_skb_load_bytes(skb, at, desk->chunk, len))
-		return -1;
-	return bpf_csum_diff(0, 0, (__be32 *)desk->chunk, CHUNK, all);
 }
 
 /*

@@ -21,7 +21,7 @@ use super::{
 };
 
 /// How long a daemon may take to become ready.
-const READY_BOUND: Duration = Duration::from_secs(10);
+const READY_BOUND: Duration = Duration::from_secs(60);
 /// How long a daemon may take to answer a question.
 const ANSWER_BOUND: Duration = Duration::from_secs(2);
 /// How much of a log is shown when a daemon fails.
