@@ -6,7 +6,7 @@ use crate::{
     device::{Device, Seen},
     differences::{self, Carrier, Difference},
     frames::{Piece, as_fragment},
-    sequence::{Sequence, Step},
+    sequence::{Sequence, Step, What},
 };
 
 /// How many differences of a kind are told in full.
@@ -43,7 +43,8 @@ impl Comparison {
 
     /// Behind the first difference the two have another idea of the flow: what follows is no comparison.
     fn compare(&mut self, device: usize, sequence: &Sequence, linux: &[bool], eastgate: &[bool]) {
-        let differs = linux.iter().zip(eastgate).position(|(linux, eastgate)| linux != eastgate);
+        let is_compared = |place: &usize| sequence.steps[*place].what != What::Announcement;
+        let differs = (0..linux.len()).filter(is_compared).find(|place| linux[*place] != eastgate[*place]);
         let Some(place) = differs else { return };
         let step = &sequence.steps[place];
         let carrier = if linux[place] { Carrier::Linux } else { Carrier::Eastgate };
@@ -115,7 +116,18 @@ fn passes(device: &mut Device, step: &Step) -> bool {
 }
 
 fn arrives(step: &Step, seen: &[Seen]) -> bool {
-    seen.iter().any(|seen| seen.at == step.to && seen.frame == step.frame)
+    let frame = without_priority(&step.frame);
+    seen.iter().any(|seen| seen.at == step.to && without_priority(&seen.frame) == frame)
+}
+
+/// A tag with VID 0 says how urgent a frame is, and is nobody's VLAN: it may come off on the way.
+fn without_priority(frame: &[u8]) -> Vec<u8> {
+    match frame {
+        macs if frame.len() > 16 && frame[12..14] == [0x81, 0] && frame[14] & 0xf == 0 && frame[15] == 0 => {
+            [&macs[..12], &frame[16..]].concat()
+        }
+        _ => frame.to_vec(),
+    }
 }
 
 /// Do these pieces make a datagram?

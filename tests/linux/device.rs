@@ -16,6 +16,7 @@ use nix::{
 use pnet::datalink::{self, Channel, Config, DataLinkReceiver, DataLinkSender};
 
 use crate::{
+    cases,
     common::{
         BOUND, Daemon, Space, World,
         config::{Endpoint, Host as Vtep, Tenant, configuration},
@@ -162,7 +163,10 @@ fn filter(host: &Space) {
             "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT".to_owned(),
             format!("-A FORWARD -p tcp --dport {TCP_OPEN} -m conntrack --ctstate NEW -j ACCEPT"),
             format!("-A FORWARD -p udp --dport {UDP_OPEN} -m conntrack --ctstate NEW -j ACCEPT"),
-            format!("-A FORWARD -p {icmp} -m conntrack --ctstate NEW -j ACCEPT"),
+            // Neighbour discovery is not tracked.
+            format!("-A FORWARD -p {icmp} -m conntrack --ctstate NEW,UNTRACKED -j ACCEPT"),
+            "-A FORWARD -p udp --dport 67:68 -j ACCEPT".to_owned(),
+            "-A FORWARD -p 112 -j ACCEPT".to_owned(),
             "-A FORWARD -p 132 -j ACCEPT".to_owned(),
             "-A FORWARD -p 47 -j ACCEPT".to_owned(),
             // Machines may send what they like; who may receive it is for the other host to say.
@@ -208,7 +212,12 @@ fn eastgate(world: &mut World, placement: Placement, dataplane: &'static str) ->
     };
     let vteps: Vec<_> = (1..=hosts.len()).map(|number| format!("192.0.2.{number}")).collect();
     let vteps: Vec<_> = names.iter().zip(&vteps).map(|(name, vtep)| Vtep::new(name, vtep)).collect();
-    let config = world.write(&format!("{dataplane}.toml"), &configuration(&vteps, &[tenant]));
+    let mut text = configuration(&vteps, &[tenant]);
+    for (name, machine) in ["a", "b", "c"].into_iter().zip(HOSTS) {
+        let table = format!("[tenant.acme.endpoint.{name}]\n");
+        text = text.replace(&table, &format!("{table}{}\n", cases::lines_of(machine)));
+    }
+    let config = world.write(&format!("{dataplane}.toml"), &text);
     // One worker keeps the order in which frames came.
     let options = ["--dataplane", dataplane, "--workers", "1"];
     let daemons =

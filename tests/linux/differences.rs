@@ -21,7 +21,54 @@ pub struct Difference {
 }
 
 /// All of them.
-pub const ALL: &[Difference] = &[];
+pub const ALL: &[Difference] = &[
+    Difference {
+        carried_by: Carrier::Linux,
+        what: "a TCP segment that lies further back than a window",
+        reason: "Whoever sends it knows neither what was sent lately nor what is expected; the receiver would answer \
+                 each with an ACK. Retransmissions lie within a window, and pass.",
+        applies: |_, step| step.what == What::Outside && step.label.contains("long ago"),
+    },
+    Difference {
+        carried_by: Carrier::Linux,
+        what: "a SYN, ACK in the middle of a connection, with numbers that are not the connection's",
+        reason: "No end of this connection sends it; the receiver would answer with an ACK and tell where its window is.",
+        applies: |_, step| step.what == What::Unsolicited && step.label.starts_with("SYN, ACK"),
+    },
+    Difference {
+        carried_by: Carrier::Linux,
+        what: "a RST outside of the window of a connection that is over",
+        reason: "A RST passes by what it resets; where nothing is open there is nothing to say.",
+        applies: |_, step| step.what == What::RstOutside,
+    },
+    Difference {
+        carried_by: Carrier::Linux,
+        what: "a datagram of which fragments overlap",
+        reason: "Whose bytes count depends on the receiver, so nobody can say what was let in (RFC 5722, RFC 8200 section \
+                 4.5). Linux takes a fragment for a duplicate by its place alone; eastgate only where it has begun and ended alike before.",
+        applies: |_, step| step.what == What::BrokenPiece && step.label.contains("overlap"),
+    },
+    Difference {
+        carried_by: Carrier::Linux,
+        what: "an ICMP error about a packet that was never sent, in the direction opposite to a flow's only packets",
+        reason: "An error is let in for a packet that has passed (RFC 5927 section 4); Linux asks whether there is a flow.",
+        applies: |_, step| step.what == What::ErrorAboutNothing,
+    },
+    Difference {
+        carried_by: Carrier::Eastgate,
+        what: "a SYN on an open connection by the end that was called",
+        reason: "It may be the one that has crashed and calls from the same port (RFC 9293 section 3.5.1). It changes nothing: the \
+                 other end challenges it, and only its RST ends the connection.",
+        applies: |_, step| step.what == What::SynAgain && step.label.contains("crash"),
+    },
+    Difference {
+        carried_by: Carrier::Eastgate,
+        what: "a UDP or ICMP packet of a known flow, with a wrong checksum",
+        reason: "It begins no flow and changes no state; the receiver sees the checksum as well. TCP segments, which move their \
+                 connection, are dropped (`bad-checksum`).",
+        applies: |_, step| step.what == What::BadChecksum && step.label.starts_with("a question"),
+    },
+];
 
 /// The one that a difference at `step` is, if it is meant.
 pub fn meant(carrier: Carrier, sequence: &Sequence, step: &Step) -> Option<usize> {
@@ -52,9 +99,3 @@ machines send. A packet that one carries and the other does not fails the run, u
 ";
 const LINUX: &str = "Carried by Linux, dropped by eastgate";
 const EASTGATE: &str = "Carried by eastgate, dropped by Linux";
-
-/// Keeps the list's predicates short.
-#[allow(dead_code, reason = "which of these are used follows from the list")]
-pub fn is(step: &Step, what: What) -> bool {
-    step.what == what
-}

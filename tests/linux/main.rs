@@ -11,6 +11,7 @@
     reason = "a test fails by panicking, and its modules are nobody else's"
 )]
 
+mod cases;
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;
@@ -49,13 +50,11 @@ fn sequence(index: u64, seed: u64) -> Sequence {
 }
 
 #[test]
-#[ignore = "differs until what issue 10 lists is mended"]
 fn what_linux_carries_is_carried_on_one_host() {
     compare(Placement::OneHost);
 }
 
 #[test]
-#[ignore = "differs until what issue 10 lists is mended"]
 fn what_linux_carries_is_carried_from_host_to_host() {
     compare(Placement::TwoHosts);
 }
@@ -64,6 +63,9 @@ fn compare(placement: Placement) {
     let Some(mut world) = World::new() else { return };
     device::stay_on_one_core();
     let mut comparison = Comparison::new(device::all(&mut world, placement));
+    for case in cases::all() {
+        comparison.run(&case);
+    }
     let seed = number("EASTGATE_LINUX_SEED", 1);
     for index in 0..number("EASTGATE_LINUX_SEQUENCES", 2_400) {
         comparison.run(&sequence(index, seed));

@@ -35,6 +35,8 @@ pub enum What {
     BrokenPiece,
     /// A packet to a service that no rule lets in
     Closed,
+    /// ARP and the like, which each device makes of what it will: where the packets go that follow is compared
+    Announcement,
 }
 
 /// A frame, and who sends it.
