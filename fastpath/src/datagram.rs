@@ -15,6 +15,9 @@ const TABLE: &str = "datagrams";
 /// For so long a place lies idle before it is cleared, in nanoseconds: a program may be about to write there.
 const IDLE: u64 = 1_000_000_000;
 
+/// As `DATAGRAM_LASTS` and `DATAGRAM_WAITS` of bpf/fragment.h together: the pipeline remembers no datagram for longer.
+const HELD: u64 = 35_000_000_000;
+
 /// Which datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DatagramOf {
@@ -50,19 +53,41 @@ pub struct Passed {
 }
 
 impl Fastpath {
-    /// Takes over a datagram of which a fragment has come up, and whose first has passed here. From now on all of its
-    /// fragments come up.
+    /// Takes over a datagram of which a fragment has come up: with what has passed of it, when its first has passed here.
+    /// From now on all of its fragments come up, also where the programs could not read this one: a tagged frame, a
+    /// superframe, one with outer headers that are the pipeline's. `now` is of the monotonic clock, in nanoseconds.
     ///
     /// # Errors
     /// [`Error::Table`].
-    pub fn take_datagram(&self, of: &DatagramOf) -> Result<Option<Passed>, Error> {
-        let Some((key, found)) = self.note_of(of)?.filter(|(_, found)| found.count > 0) else {
-            return Ok(None);
+    pub fn take_datagram(&self, of: &DatagramOf, now: u64) -> Result<Option<Passed>, Error> {
+        let Some((key, found)) = self.note_of(of)?.filter(|(_, found)| found.until > now) else {
+            return self.hold_datagram(of, now).map(|()| None);
         };
-        let up = Datagram { state: DATAGRAM_UP, count: 0, ..found };
+        let up = Datagram { state: DATAGRAM_UP, until: now.saturating_add(HELD), count: 0, ..found };
         let written = self.datagrams.update(key.as_bytes(), up.as_bytes(), MapFlags::LOCK | MapFlags::EXIST);
         written.map_err(|source| Error::Table { table: TABLE, source })?;
-        Ok(Some(passed(&found)))
+        Ok((found.count > 0).then(|| passed(&found)))
+    }
+
+    /// Leaves a note of a datagram that the programs know nothing about, where there is room for one.
+    fn hold_datagram(&self, of: &DatagramOf, now: u64) -> Result<(), Error> {
+        let id = id_of(of);
+        let mut up = Datagram::new_zeroed();
+        (up.state, up.until, up.id) = (DATAGRAM_UP, now.saturating_add(HELD), id);
+        for key in self.places_of(of)? {
+            let flags = match self.datagram(&key)? {
+                None => MapFlags::NO_EXIST,
+                Some(found) if found.state == DATAGRAM_FREE || found.until <= now => {
+                    MapFlags::LOCK | MapFlags::EXIST
+                }
+                Some(_) => continue,
+            };
+            // A program may have been faster, or the table is full: then the other place.
+            if self.datagrams.update(key.as_bytes(), up.as_bytes(), flags).is_ok() {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// A datagram that came up is over: its place is there for another one.
@@ -80,22 +105,23 @@ impl Fastpath {
 
     /// What is noted of a datagram, and where.
     fn note_of(&self, of: &DatagramOf) -> Result<Option<(DatagramKey, Datagram)>, Error> {
-        let places = self.datagrams_of(of.vni)?;
-        let id = DatagramId {
-            src: of.src.bits().to_be_bytes(),
-            dst: of.dst.bits().to_be_bytes(),
-            id: of.id,
-            proto: of.proto.into(),
-        };
-        for which in 0..DATAGRAM_PLACES {
-            let Some(slot) = id.hash().wrapping_add(which).checked_rem(places) else { break };
-            let key = DatagramKey { vni: of.vni, slot };
+        let id = id_of(of);
+        for key in self.places_of(of)? {
             let found = self.datagram(&key)?.filter(|found| found.id == id && found.state != DATAGRAM_FREE);
             if let Some(found) = found {
                 return Ok(Some((key, found)));
             }
         }
         Ok(None)
+    }
+
+    /// The places that it may be in
+    fn places_of(&self, of: &DatagramOf) -> Result<impl Iterator<Item = DatagramKey>, Error> {
+        let (places, hash, vni) = (self.datagrams_of(of.vni)?, id_of(of).hash(), of.vni);
+        Ok((0..DATAGRAM_PLACES).filter_map(move |which| {
+            let slot = hash.wrapping_add(which).checked_rem(places)?;
+            Some(DatagramKey { vni, slot })
+        }))
     }
 
     /// Clears places whose datagrams are over, so that the places of networks that have none in fragments any more are
@@ -120,6 +146,15 @@ impl Fastpath {
         let mut found = Datagram::new_zeroed();
         let read = self.datagrams.lookup_into(key.as_bytes(), found.as_mut_bytes(), MapFlags::LOCK);
         read.map(|there| there.then_some(found)).map_err(|source| Error::Table { table: TABLE, source })
+    }
+}
+
+fn id_of(of: &DatagramOf) -> DatagramId {
+    DatagramId {
+        src: of.src.bits().to_be_bytes(),
+        dst: of.dst.bits().to_be_bytes(),
+        id: of.id,
+        proto: of.proto.into(),
     }
 }
 

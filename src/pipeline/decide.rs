@@ -123,8 +123,11 @@ impl<'s> Pipeline<'s> {
         let mut fragments = lock(&self.shared.fragments);
         let elsewhere = DatagramKey::of(arrival.network.vni, ip).zip(self.shared.faster.get());
         if let Some((key, faster)) = &elsewhere
-            && !fragments.knows(key, now)
+            && let known = fragments.knows(key, now)
+            // With its first, a datagram that has waited for it is remembered for longer.
+            && (!known || ip.fragment.is_some_and(|fragment| fragment.offset == 0))
             && let Some(mut adopted) = faster.take_datagram(key)
+            && !known
         {
             // Whom the first was decided for is whoever has the address; the flow knows it, too.
             let network = arrival.network;

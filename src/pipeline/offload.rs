@@ -78,7 +78,7 @@ pub trait FlowOffload: Carrier {
     fn set_path_mtus(&self, mtu_to: &dyn Fn(VtepAddr) -> u16);
     /// What was dropped there under policies that are in force no more, and is not counted there any longer.
     fn settle_drops(&self) -> Vec<SettledDrop>;
-    /// A datagram in fragments whose first has passed there, and that is here from now on.
+    /// A datagram in fragments is here from now on, all of it: what has passed of it there, when its first has.
     fn take_datagram(&self, key: &DatagramKey) -> Option<Adopted>;
     /// A datagram that came up is over here.
     fn forget_datagram(&self, key: &DatagramKey);

@@ -12,7 +12,7 @@ use super::{KernelPath, clock};
 impl KernelPath {
     pub(super) fn adopted(&self, key: &DatagramKey) -> Option<Adopted> {
         let DatagramKey { src, dst, vni, .. } = *key;
-        let found = self.fastpath.take_datagram(&of(key));
+        let found = self.fastpath.take_datagram(&of(key), clock::monotonic());
         let passed =
             found.inspect_err(|error| tracing::error!(%error, "a datagram is lost")).ok().flatten()?;
         let kind = match passed.proto {

@@ -8,6 +8,7 @@
 mod answers;
 mod births;
 mod changes;
+mod datagrams;
 mod decisions;
 mod echo;
 mod hub;
