@@ -162,12 +162,14 @@ enum wrapped {
  * Can a packet from this end have the checksum that the VTEP wants to which it goes, if any? Superframes are cut by the
  * kernel, which knows of a sum when it came with them, and only then.
  */
-static __always_inline bool sum_can_be_had(const struct __sk_buff *skb, const struct ends *ends, __u32 side, __u32 came)
+static __always_inline bool sum_can_be_had(const struct __sk_buff *skb, const struct packet *p, const struct ends *ends,
+					   __u32 side, __u32 came)
 {
 	__u32 to = where_to(ends, side);
 	const struct vtep *vtep;
 
-	if (!(to & AT_VTEP) || (!skb->gso_size && came != SUM_OPEN))
+	/* A fragment is not summed up here: most have no checksum to see by what is left open. */
+	if (!(to & AT_VTEP) || (!skb->gso_size && came != SUM_OPEN && !(p->fragment && came == SUM_NONE)))
 		return true;
 	to &= ~AT_VTEP;
 	vtep = bpf_map_lookup_elem(&vteps, &to);

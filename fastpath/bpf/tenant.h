@@ -53,7 +53,7 @@ static __always_inline bool comes_from_port(struct __sk_buff *skb, const struct 
 
 	if (data + ETH_HLEN > (void *)(long)skb->data_end)
 		return punt(p, PUNT_MALFORMED);
-	if (!sum_can_be_had(skb, ends, side, SUM_NONE))
+	if (!sum_can_be_had(skb, p, ends, side, SUM_NONE))
 		return punt(p, PUNT_OUTER);
 	return (lane->flags & LANE_OPEN && from == skb->ifindex && right_macs(data, ends, lane, network, side) &&
 		largest(skb, p) <= lane->max_packet) ||

@@ -164,7 +164,7 @@ static __always_inline enum passing underlay_passage(struct __sk_buff *skb, cons
 		} else if (!comes_this_way(skb, p, &flow->ends, &from->lane, network, side, &outer->src, inner)) {
 			return GOES_UP;
 		} else if ((is_small(p, udp_at) && !(where_to(&flow->ends, side) & AT_VTEP)) ||
-			   !sum_can_be_had(skb, &flow->ends, side, desk->came)) {
+			   !sum_can_be_had(skb, p, &flow->ends, side, desk->came)) {
 			p->punt = PUNT_OUTER;
 			return GOES_UP;
 		} else if (goes_by_tunnel(skb, desk) && !(where_to(&flow->ends, side) & AT_VTEP)) {
@@ -190,7 +190,7 @@ static __always_inline enum passing underlay_passage(struct __sk_buff *skb, cons
 	if (!network || !comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &outer->src, inner))
 		return GOES_UP;
 	if (((desk->came == SUM_OPEN || is_small(p, udp_at)) && !(where_to(&desk->ends, side) & AT_VTEP)) ||
-	    !sum_can_be_had(skb, &desk->ends, side, desk->came)) {
+	    !sum_can_be_had(skb, p, &desk->ends, side, desk->came)) {
 		p->punt = PUNT_OUTER;
 		return GOES_UP;
 	}

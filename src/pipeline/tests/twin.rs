@@ -545,8 +545,8 @@ fn play(scene: Scene, frames: u64, seed: u64) {
         uncut * 100 * rarer > frames && unwrapped * 600 * rarer > frames,
         "{uncut} and {unwrapped} superframes are few"
     );
-    assert!(pieces_carried * 4 * rarer > in_pieces && in_pieces * 20 > frames, "fragments are few, or go up");
-    assert!(echoed * 40 * rarer > frames, "the programs carried only {echoed} echoes");
+    assert!(pieces_carried * 5 * rarer > in_pieces && in_pieces * 20 > frames, "fragments are few, or go up");
+    assert!(echoed * 50 * rarer > frames, "the programs carried only {echoed} echoes");
     assert!(repeated * 4 > answered, "the programs answered only {repeated} of {answered} requests");
     assert!(denials * 2 > refused && refused * 400 > frames, "the programs refused {denials} of {refused}");
     assert!(born * 4 > opened, "only {born} of {opened} flows began in the kernel");
