@@ -344,8 +344,8 @@ impl<'s> Pipeline<'s> {
             }
             // Behind one of several that may bridge for others there, whose host has checked what they send
             None if !network.learning
-                && !(network.peers.kind(from) == Some(PeerKind::Eastgate)
-                    && network.unsecured_at(arrival.from).next().is_some()) =>
+                && (network.peers.kind(from) != Some(PeerKind::Eastgate)
+                    || network.unsecured_at(arrival.from).next().is_none()) =>
             {
                 Err(DropReason::UnknownEndpoint.into())
             }

@@ -1,6 +1,6 @@
 //! A hypothetical packet, walked through the path step by step to its verdict.
 //!
-//! The verdict is that of the real path: a frame built for the purpose goes through it on copies of the tables ([`dry`]), on
+//! The verdict is that of the real path: a frame built for the purpose goes through it on copies of the tables (`dry`), on
 //! every host that it comes to. The steps tell it with the naive form of the policy, which says which rule matched and which
 //! came close. It changes nothing and sends nothing.
 

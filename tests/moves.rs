@@ -1,5 +1,7 @@
 //! A machine goes to another host while it serves: real TCP in namespaces, in both dataplanes.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::{

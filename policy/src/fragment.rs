@@ -5,7 +5,7 @@
 //!
 //! - A later fragment passes only behind a first one that was allowed, and is counted on that one's flow. One
 //!   that comes before its first is decided is held until then, for a short time and within a bound on bytes
-//!   ([`waiting`]), and then looked at as if it had come behind it. One that waits in vain, as those do that come after
+//!   (`waiting`), and then looked at as if it had come behind it. One that waits in vain, as those do that come after
 //!   their datagram was complete, is dropped (`fragment-first-missing`).
 //! - A first fragment has the whole transport header in it (RFC 1858, RFC 7112), and nothing writes over it:
 //!   fragments that overlap are dropped and so is all that follows of their datagram (RFC 5722), TCP at offset 8

@@ -5,9 +5,9 @@
 //! `INPUT`) gets nothing. On egress only what carries eastgate's mark goes out. With the fast path its program stands
 //! first on ingress, and passes what belongs to flows that were decided.
 //!
-//! Where the kernel has tcx ([`tcx`], Linux 6.6) the guard is there, first and once more last: what is taken off by
+//! Where the kernel has tcx (`tcx`, Linux 6.6) the guard is there, first and once more last: what is taken off by
 //! someone else is not missed until it is put back, and the qdiscs of others are left alone, as ours are not in their
-//! way. Older kernels get filters on a clsact qdisc ([`clsact`]). Both stay when the daemon is killed: the port is then closed, not
+//! way. Older kernels get filters on a clsact qdisc (`clsact`). Both stay when the daemon is killed: the port is then closed, not
 //! open.
 
 pub(super) mod clsact;

@@ -75,6 +75,10 @@ impl<'s> Pipeline<'s> {
     }
 
     /// A question for an address that nobody is known to have goes to those who may have it.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is a different thing, and a struct would only rename them"
+    )]
     pub(super) fn seek(
         &mut self,
         arrival: &Arrival<'s>,

@@ -113,12 +113,7 @@ impl<'a> Dry<'a> {
     }
 
     /// One host's part: the very path that its workers take.
-    fn step(
-        &mut self,
-        entry: Entry,
-        bytes: &[u8],
-        fate: &mut Fate,
-    ) -> Result<(Name, Vec<(Egress, Vec<u8>)>), String> {
+    fn step(&mut self, entry: Entry, bytes: &[u8], fate: &mut Fate) -> Result<(Name, Emitted), String> {
         let host = match &entry {
             Entry::Port { host, .. } | Entry::Tunnel { host, .. } => host.clone(),
         };
@@ -291,6 +286,9 @@ fn segment(vni: Vni, frame: &[u8]) -> Option<Segment> {
     let view = View::parse(frame).ok()?;
     Segment::of(vni, view.ip()?, 1, frame.len() as u32)
 }
+
+/// Frames that a host has sent, and where to.
+type Emitted = Vec<(Egress, Vec<u8>)>;
 
 /// The configuration with one network to be compiled; the tenant's others are known by their groups' members.
 fn reduced(config: &Config, tenant: &Tenant, network: &Name) -> Config {

@@ -95,8 +95,7 @@ fn announcement(mac: [u8; 6], address: Ipv4Addr) -> Vec<u8> {
 
 fn moving(name: &str, address: Ipv4Addr, first: [u8; 6], second: [u8; 6]) -> Sequence {
     let mut case = Case::new(name);
-    let mut port = 61_000;
-    for (holder, mac) in [(A, first), (B, second), (A, first)] {
+    for (port, (holder, mac)) in (61_000..).zip([(A, first), (B, second), (A, first)]) {
         case.put(holder, C, What::Announcement, "gratuitous ARP", announcement(mac, address));
         let other = if holder == A { B } else { A };
         case.exchange((C, v4(C)), (holder, mac, address.into()), port, "who has the address now");
@@ -109,7 +108,6 @@ fn moving(name: &str, address: Ipv4Addr, first: [u8; 6], second: [u8; 6]) -> Seq
         // What it sends from the address begins flows too.
         let frame = udp((mac, address.into()), (C.mac(), v4(C)), (port, UDP_OPEN));
         case.put(holder, C, What::Regular, "from the address", frame);
-        port += 1;
     }
     case.0
 }

@@ -23,7 +23,7 @@ impl View {
         let rows = drop_details(&self.shared.counters, others, seen.unwrap_or_default());
         let mut found = DropRows::default();
         for row in rows.into_iter().filter(|row| row.count.frames > 0) {
-            if !filter.vni.is_none_or(|vni| row.key.vni == Some(vni)) {
+            if filter.vni.is_some_and(|vni| row.key.vni != Some(vni)) {
                 continue;
             }
             let Some(row) = narrowed(snapshot, row, filter, &mut found.unknown_frames) else { continue };

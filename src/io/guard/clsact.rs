@@ -88,7 +88,7 @@ fn filter(index: u32, direction: u16, name: &str, what: Filter<'_>) -> TcMessage
     message
 }
 
-/// What eastgate found and made, so that [`open`] can leave the device as it was.
+/// What eastgate found and made, so that `open` can leave the device as it was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Clsact {
     /// The clsact qdisc is ours; otherwise someone else's filters share it.
