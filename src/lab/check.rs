@@ -12,7 +12,9 @@ mod job;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
+    process::Command,
     thread,
+    time::Duration,
 };
 
 use nix::{
@@ -24,7 +26,8 @@ use super::{
     Options, daemon,
     error::LabError,
     model::Model,
-    record::Record,
+    process,
+    record::{NodeKind, Record},
     report::{Report, Row},
     topology::{Expect, Outcome, Proto, Step},
     traffic::{
@@ -34,6 +37,9 @@ use super::{
 };
 use drops::Drops;
 use job::{Held, Job, Scene};
+
+/// How long the kernel may take to forget.
+const FLUSH_BOUND: Duration = Duration::from_secs(5);
 
 /// Checks everything that the story of the running lab `record` expects.
 pub(super) fn check(record: &mut Record, options: &Options) -> Result<Report, LabError> {
@@ -57,6 +63,7 @@ fn lock(record: &Record) -> Result<Flock<File>, LabError> {
 
 fn tell(model: &Model, record: &mut Record, options: &Options) -> Result<Report, LabError> {
     restore(model, record, options)?;
+    forget_unanswered(record);
     let servers = start_servers(model, record)?;
     let mut held = Held::default();
     let mut report = Report { title: model.topology.title.clone(), rows: vec![] };
@@ -86,6 +93,18 @@ fn restore(model: &Model, record: &mut Record, options: &Options) -> Result<(), 
     }
     let missing = daemon::missing(record);
     daemon::start(record, &missing, options)
+}
+
+/// A machine that has just asked for an address in vain does not ask again at once; whatever a check before was about, it
+/// shall ask. Where nothing is to be forgotten, that is fine.
+fn forget_unanswered(record: &Record) {
+    for node in record.nodes.iter().filter(|node| matches!(node.kind, NodeKind::Machine | NodeKind::Vtep)) {
+        for state in ["failed", "incomplete"] {
+            let mut command = Command::new("ip");
+            command.args(["-n", &node.namespace, "neighbor", "flush", "nud", state]);
+            let _ = process::output(&mut command, FLUSH_BOUND);
+        }
+    }
 }
 
 fn take(step: &Step, model: &Model, record: &mut Record, options: &Options) -> Result<(), LabError> {
