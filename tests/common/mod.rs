@@ -58,3 +58,16 @@ pub fn wait_within(bound: Duration, what: &str, mut holds: impl FnMut() -> bool)
     }
     begun.elapsed()
 }
+
+/// Reads something until it `holds`, at most [`BOUND`], and gives what was read last: for comparing with what is
+/// expected, so that the difference is told.
+pub fn settle<T>(mut read: impl FnMut() -> T, mut holds: impl FnMut(&T) -> bool) -> T {
+    let begun = Instant::now();
+    loop {
+        let value = read();
+        if holds(&value) || begun.elapsed() >= BOUND {
+            return value;
+        }
+        thread::sleep(POLL);
+    }
+}

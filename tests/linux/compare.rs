@@ -48,7 +48,7 @@ impl Comparison {
         let Some(place) = differs else { return };
         let step = &sequence.steps[place];
         let carrier = if linux[place] { Carrier::Linux } else { Carrier::Eastgate };
-        if let Some(known) = differences::meant(carrier, sequence, step) {
+        if let Some(known) = differences::meant(carrier, &sequence.steps[..place], step) {
             self.meant[known] += 1;
             return;
         }

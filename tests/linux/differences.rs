@@ -1,6 +1,9 @@
 //! Where eastgate and Linux differ on purpose. `docs/linux-differences.md` is made from this list.
 
-use crate::sequence::{Sequence, Step, What};
+use crate::{
+    frames::B,
+    sequence::{Step, What},
+};
 
 /// Which of the two carries the frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,8 +19,18 @@ pub struct Difference {
     pub what: &'static str,
     /// Why eastgate does otherwise
     pub reason: &'static str,
-    /// Is the difference at this step this one?
-    pub applies: fn(&Sequence, &Step) -> bool,
+    /// Is the difference at this step, behind these, this one?
+    pub applies: fn(&[Step], &Step) -> bool,
+}
+
+/// Whether there is a TCP connection: its handshake has been, and no RST after it. (One that was closed is none of these.)
+fn is_open(before: &[Step]) -> bool {
+    let turn = before.iter().rev().find_map(|step| match step.what {
+        What::RstExact => Some(false),
+        What::Regular | What::SynAgain if step.label.starts_with("SYN, ACK") => Some(true),
+        _ => None,
+    });
+    turn == Some(true)
 }
 
 /// All of them.
@@ -39,7 +52,7 @@ pub const ALL: &[Difference] = &[
         carried_by: Carrier::Linux,
         what: "a RST outside of the window of a connection that is over",
         reason: "A RST passes by what it resets; where nothing is open there is nothing to say.",
-        applies: |_, step| step.what == What::RstOutside,
+        applies: |before, step| step.what == What::RstOutside && !is_open(before),
     },
     Difference {
         carried_by: Carrier::Linux,
@@ -52,27 +65,35 @@ pub const ALL: &[Difference] = &[
         carried_by: Carrier::Linux,
         what: "an ICMP error about a packet that was never sent, in the direction opposite to a flow's only packets",
         reason: "An error is let in for a packet that has passed (RFC 5927 section 4); Linux asks whether there is a flow.",
-        applies: |_, step| step.what == What::ErrorAboutNothing,
+        applies: |before, step| {
+            let opposite = |other: &Step| other.what == What::Unsolicited && other.from == step.from;
+            step.what == What::ErrorAboutNothing && before.iter().any(opposite)
+        },
     },
     Difference {
         carried_by: Carrier::Eastgate,
         what: "a SYN on an open connection by the end that was called",
         reason: "It may be the one that has crashed and calls from the same port (RFC 9293 section 3.5.1). It changes nothing: the \
                  other end challenges it, and only its RST ends the connection.",
-        applies: |_, step| step.what == What::SynAgain && step.label.contains("crash"),
+        applies: |before, step| {
+            step.what == What::SynAgain && step.label.contains("crash") && step.from == B && is_open(before)
+        },
     },
     Difference {
         carried_by: Carrier::Eastgate,
         what: "a UDP or ICMP packet of a known flow, with a wrong checksum",
         reason: "It begins no flow and changes no state; the receiver sees the checksum as well. TCP segments, which move their \
                  connection, are dropped (`bad-checksum`).",
-        applies: |_, step| step.what == What::BadChecksum && step.label.starts_with("a question"),
+        applies: |before, step| {
+            let known = before.iter().any(|other| other.what == What::Regular);
+            step.what == What::BadChecksum && step.label.starts_with("a question") && known
+        },
     },
 ];
 
-/// The one that a difference at `step` is, if it is meant.
-pub fn meant(carrier: Carrier, sequence: &Sequence, step: &Step) -> Option<usize> {
-    ALL.iter().position(|known| known.carried_by == carrier && (known.applies)(sequence, step))
+/// The one that a difference at `step`, behind these, is, if it is meant.
+pub fn meant(carrier: Carrier, before: &[Step], step: &Step) -> Option<usize> {
+    ALL.iter().position(|known| known.carried_by == carrier && (known.applies)(before, step))
 }
 
 /// The page that says all this to whoever comes from Linux.

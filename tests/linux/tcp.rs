@@ -287,9 +287,9 @@ impl Talk<'_> {
                 self.put(1 - from, What::Regular, "answer to a keep-alive", frame);
             }
             Act::OldData => {
-                let back = 1 + self.dice.below(2) as u32 * 3_000_000;
+                let (back, label) = self.dice.one_of(&[(1, "data as of before"), (3_000_001, "data from long ago")]);
                 let frame = self.segment(from, DATA, next.wrapping_sub(back + 100), expects, &[b'o'; 100]);
-                self.put(from, What::Outside, "data from long ago", frame);
+                self.put(from, What::Outside, label, frame);
             }
             Act::BeyondWindow => {
                 let frame = self.segment(from, DATA, next.wrapping_add(40_000_000), expects, &[b'f'; 100]);
