@@ -5,7 +5,7 @@ use std::{
     fmt::Debug,
 };
 
-use serde::{Deserialize, Serialize};
+use eastgate_api::{Changes, Named};
 
 use crate::{
     config::{Config, Digest, Network, Rule, Tenant},
@@ -13,134 +13,79 @@ use crate::{
     trace::rule_text,
 };
 
-/// Everything that is not as it was.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Changes {
-    /// `overlay`, `limits`
-    pub settings: Vec<String>,
-    /// Hosts
-    pub hosts: Named,
-    /// Tenants; those with changes in their networks, groups and endpoints are changed
-    pub tenants: Named,
-    /// Networks, as tenant/name
-    pub networks: Named,
-    /// Endpoints, as tenant/name
-    pub endpoints: Named,
-    /// Groups, as tenant/name
-    pub groups: Named,
-    /// Rules, as `tenant/group ingress #2: tcp port 443 with any`
-    pub rules: Named,
-}
-
-/// Names of things of one kind.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Named {
-    /// They were not there before.
-    pub added: Vec<String>,
-    /// They are there no more.
-    pub removed: Vec<String>,
-    /// They are not what they were.
-    pub changed: Vec<String>,
-}
-
-impl Named {
-    fn is_empty(&self) -> bool {
-        self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
-    }
-}
-
 /// Names that a line of text has room for; JSON has them all.
 const LISTED: usize = 5;
 
-impl Changes {
-    /// From one configuration to the next. Where things are written is no difference.
-    #[must_use]
-    pub fn between(before: &Config, after: &Config) -> Self {
-        let mut changes = Self::default();
-        let settings = [
-            ("overlay", before.overlay != after.overlay),
-            ("limits", before.limits != after.limits || before.kernel_tables != after.kernel_tables),
-        ];
-        changes.settings =
-            settings.iter().filter(|(_, other)| *other).map(|(name, _)| (*name).to_owned()).collect();
-        let hosts = |config: &Config| digests(config.hosts.iter());
-        changes.hosts = compare(&hosts(before), &hosts(after));
-        let names: BTreeSet<_> = before.tenants.keys().chain(after.tenants.keys()).collect();
-        for name in names {
-            match (before.tenants.get(name), after.tenants.get(name)) {
-                (Some(before), Some(after)) if std::sync::Arc::ptr_eq(before, after) => {}
-                (before, after) => changes.tenant(name, before.map(AsRef::as_ref), after.map(AsRef::as_ref)),
+/// From one configuration to the next. Where things are written is no difference.
+#[must_use]
+pub fn between(before: &Config, after: &Config) -> Changes {
+    let mut changes = Changes::default();
+    let settings = [
+        ("overlay", before.overlay != after.overlay),
+        ("limits", before.limits != after.limits || before.kernel_tables != after.kernel_tables),
+    ];
+    changes.settings =
+        settings.iter().filter(|(_, other)| *other).map(|(name, _)| (*name).to_owned()).collect();
+    let hosts = |config: &Config| digests(config.hosts.iter());
+    changes.hosts = compare(&hosts(before), &hosts(after));
+    let names: BTreeSet<_> = before.tenants.keys().chain(after.tenants.keys()).collect();
+    for name in names {
+        match (before.tenants.get(name), after.tenants.get(name)) {
+            (Some(before), Some(after)) if std::sync::Arc::ptr_eq(before, after) => {}
+            (before, after) => {
+                add_tenant(&mut changes, name, before.map(AsRef::as_ref), after.map(AsRef::as_ref));
             }
         }
-        changes
     }
+    changes
+}
 
-    fn tenant(&mut self, name: &str, before: Option<&Tenant>, after: Option<&Tenant>) {
-        match (before, after) {
-            (None, _) => self.tenants.added.push(name.to_owned()),
-            (_, None) => self.tenants.removed.push(name.to_owned()),
-            (Some(before), Some(after)) if Digest::of(before) == Digest::of(after) => return,
-            _ => self.tenants.changed.push(name.to_owned()),
-        }
-        let all = |tenant: Option<&Tenant>| Parts::of(name, tenant);
-        let (before, after) = (all(before), all(after));
-        self.networks.append(compare(&before.networks, &after.networks));
-        self.endpoints.append(compare(&before.endpoints, &after.endpoints));
-        self.groups.append(compare(&before.groups, &after.groups));
-        let lists: BTreeSet<_> = before.rules.keys().chain(after.rules.keys()).collect();
-        for list in lists {
-            let rules = |parts: &Parts| parts.rules.get(list).cloned().unwrap_or_default();
-            self.rules.append(compare_rules(list, &rules(&before), &rules(&after)));
-        }
+fn add_tenant(changes: &mut Changes, name: &str, before: Option<&Tenant>, after: Option<&Tenant>) {
+    match (before, after) {
+        (None, _) => changes.tenants.added.push(name.to_owned()),
+        (_, None) => changes.tenants.removed.push(name.to_owned()),
+        (Some(before), Some(after)) if Digest::of(before) == Digest::of(after) => return,
+        _ => changes.tenants.changed.push(name.to_owned()),
     }
-
-    fn kinds(&self) -> [(&'static str, &Named); 6] {
-        [
-            ("host", &self.hosts),
-            ("tenant", &self.tenants),
-            ("network", &self.networks),
-            ("endpoint", &self.endpoints),
-            ("group", &self.groups),
-            ("rule", &self.rules),
-        ]
-    }
-
-    /// Nothing is different.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.settings.is_empty() && self.kinds().iter().all(|(_, named)| named.is_empty())
-    }
-
-    /// For a person: a line for each kind and what became of it.
-    #[must_use]
-    pub fn text(&self) -> String {
-        if self.is_empty() {
-            return "nothing changed\n".into();
-        }
-        let mut text = String::new();
-        if !self.settings.is_empty() {
-            text += &format!("changed: {}\n", self.settings.join(", "));
-        }
-        for (kind, named) in self.kinds() {
-            let lists = [("added", &named.added), ("removed", &named.removed), ("changed", &named.changed)];
-            for (what, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
-                text += &format!(
-                    "{} {what}: {}\n",
-                    names::count(list.len(), kind),
-                    names::some_of(list, LISTED, "; ")
-                );
-            }
-        }
-        text
+    let all = |tenant: Option<&Tenant>| Parts::of(name, tenant);
+    let (before, after) = (all(before), all(after));
+    append(&mut changes.networks, compare(&before.networks, &after.networks));
+    append(&mut changes.endpoints, compare(&before.endpoints, &after.endpoints));
+    append(&mut changes.groups, compare(&before.groups, &after.groups));
+    let lists: BTreeSet<_> = before.rules.keys().chain(after.rules.keys()).collect();
+    for list in lists {
+        let rules = |parts: &Parts| parts.rules.get(list).cloned().unwrap_or_default();
+        append(&mut changes.rules, compare_rules(list, &rules(&before), &rules(&after)));
     }
 }
 
-impl Named {
-    fn append(&mut self, mut other: Self) {
-        self.added.append(&mut other.added);
-        self.removed.append(&mut other.removed);
-        self.changed.append(&mut other.changed);
+/// For a person: a line for each kind and what became of it.
+#[must_use]
+pub fn text(changes: &Changes) -> String {
+    if changes.is_empty() {
+        return "nothing changed\n".into();
     }
+    let mut text = String::new();
+    if !changes.settings.is_empty() {
+        text += &format!("changed: {}\n", changes.settings.join(", "));
+    }
+    for (kind, named) in changes.kinds() {
+        let lists = [("added", &named.added), ("removed", &named.removed), ("changed", &named.changed)];
+        for (what, list) in lists.into_iter().filter(|(_, list)| !list.is_empty()) {
+            text += &format!(
+                "{} {what}: {}\n",
+                names::count(list.len(), kind),
+                names::some_of(list, LISTED, "; ")
+            );
+        }
+    }
+    text
+}
+
+fn append(named: &mut Named, mut more: Named) {
+    named.added.append(&mut more.added);
+    named.removed.append(&mut more.removed);
+    named.changed.append(&mut more.changed);
 }
 
 type Digests = BTreeMap<String, Digest>;
@@ -249,12 +194,12 @@ groups = ["web"]
 
     fn changes(change: impl Fn(&str) -> String) -> Changes {
         let load = |text: &str| load_str("any", text).unwrap();
-        Changes::between(&load(BEFORE), &load(&change(BEFORE)))
+        between(&load(BEFORE), &load(&change(BEFORE)))
     }
 
     #[test]
     fn each_change_has_its_name() {
-        assert_eq!(changes(|text| format!("# new\n{text}")).text(), "nothing changed\n");
+        assert_eq!(text(&changes(|text| format!("# new\n{text}"))), "nothing changed\n");
         let rules = changes(|text| text.replace("ports = 443", "ports = 8443")).rules;
         assert_eq!(rules.changed, ["x/web ingress #2: tcp port 8443 with any"]);
         let rules =
@@ -266,6 +211,6 @@ groups = ["web"]
         let gone = changes(|text| text[..text.find("[tenant").unwrap()].to_owned());
         assert_eq!((gone.tenants.removed, gone.endpoints.removed), (vec!["x".into()], vec!["x/one".into()]));
         let other = changes(|text| format!("[overlay]\nport = 8472\n{text}"));
-        assert_eq!(other.text(), "changed: overlay\n");
+        assert_eq!(text(&other), "changed: overlay\n");
     }
 }

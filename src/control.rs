@@ -4,8 +4,6 @@
 //! open the socket (mode 0600, owned by the daemon's user) may do everything.
 
 pub mod client;
-pub mod filter;
-pub mod protocol;
 pub mod server;
 
 /// Where the daemon listens unless told otherwise.

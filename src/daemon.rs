@@ -19,6 +19,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
+use eastgate_api::{Done, Request, Restored};
 use eastgate_wire::PortId;
 use serde_json::{Value, json};
 use tokio::{
@@ -27,11 +28,10 @@ use tokio::{
 };
 
 use crate::{
-    changes::Changes,
+    changes,
     config::{Host, Loader},
     control::{
         client::Presence,
-        protocol::{Done, Request, Restored},
         server::{self, Refused, SocketFile},
     },
     io::{
@@ -577,7 +577,7 @@ impl Daemon {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         match &result {
             Ok(done) => {
-                let text = done.changes.as_ref().map_or_else(String::new, Changes::text);
+                let text = done.changes.as_ref().map_or_else(String::new, changes::text);
                 tracing::info!(
                     epoch = done.epoch,
                     digest = done.digest,
@@ -617,7 +617,7 @@ impl Daemon {
             let snapshot = config.and_then(|config| {
                 let snapshot = Snapshot::compile(&config, &host, Some(&current), &mut registry, &book)
                     .map_err(|error| error.to_string())?;
-                let changes = Changes::between(&current.config, &config);
+                let changes = changes::between(&current.config, &config);
                 Ok((snapshot, changes, config.digest()))
             });
             (loader, registry, snapshot)

@@ -7,6 +7,7 @@
 mod dry;
 mod packet;
 
+use eastgate_api::{TraceReport, TraceRequest, TraceStep};
 use eastgate_policy::{
     admission::{self, Context},
     flow::FlowInfo,
@@ -25,7 +26,6 @@ use self::{
 };
 use crate::{
     config::{self, Name},
-    control::protocol::{TraceReport, TraceRequest, TraceStep},
     names,
     pipeline::shared::lock,
     snapshot::{Endpoint, Network, Snapshot},

@@ -7,9 +7,10 @@ use std::{
 };
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use eastgate_api::Filter;
 use eastgate_wire::{MacAddr, Vni};
 
-use crate::control::{DEFAULT_SOCKET, protocol::Filter};
+use crate::control::DEFAULT_SOCKET;
 
 const EXAMPLES: &str = "Examples:
   eastgate check /etc/eastgate/eastgate.toml        what is wrong with a configuration, all at once

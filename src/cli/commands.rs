@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
+use eastgate_api::{Done, DropRows, Filter, Request, Status, TraceReport, TraceRequest};
 use eastgate_wire::DropReason;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -13,10 +14,7 @@ use super::{
 };
 use crate::{
     config::{Config, Loader, Severity, schema},
-    control::{
-        client::{self, ClientError},
-        protocol::{Done, DropRows, Filter, Request, Status, TraceReport, TraceRequest},
-    },
+    control::client::{self, ClientError},
     daemon::{self, choose_host},
     io::{
         guard::{Attach, Hooks},

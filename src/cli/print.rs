@@ -2,19 +2,14 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
+use eastgate_api::{
+    Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, FlowRow, NeighborRow, PolicyRow, Restored,
+    RuleRef, Status, TraceReport,
+};
 use eastgate_wire::DropReason;
 
 use super::table::Table;
-use crate::{
-    changes::Changes,
-    config::Config,
-    control::protocol::{
-        Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, FlowRow, NeighborRow, PolicyRow, Restored,
-        RuleRef, Status, TraceReport,
-    },
-    names,
-    plan::Step,
-};
+use crate::{changes, config::Config, names, plan::Step};
 
 pub(super) fn summary(config: &Config) -> String {
     let networks = config.networks().count();
@@ -342,7 +337,7 @@ pub(super) fn reloaded(done: &Done) -> String {
         let _ = write!(text, ", digest {digest}");
     }
     text.push('\n');
-    text += &done.changes.as_ref().map_or_else(String::new, Changes::text);
+    text += &done.changes.as_ref().map_or_else(String::new, changes::text);
     if let Some(ended @ 1..) = done.flows_ended {
         let _ = writeln!(text, "{} ended with the ends they had", names::count(ended, "flow"));
     }

@@ -7,11 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use eastgate_api::Request;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{protocol::Request, server::is_socket};
+use super::server::is_socket;
 
 /// How long a daemon may take to take up a conversation, where that is all that is asked.
 const KNOCK: Duration = Duration::from_secs(2);

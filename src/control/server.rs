@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use eastgate_api::Request;
 use nix::sys::stat::{Mode, umask};
 use serde_json::{Value, json};
 use tokio::{
@@ -19,7 +20,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{MAX_REQUEST, client::Presence, protocol::Request};
+use super::{MAX_REQUEST, client::Presence};
 
 /// Conversations at one time. The one that has said nothing for longest makes room for another.
 const CONVERSATIONS: usize = 32;

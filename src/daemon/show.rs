@@ -7,6 +7,10 @@ use std::{
     sync::atomic::Ordering::Relaxed,
 };
 
+use eastgate_api::{
+    Done, EndpointRow, FdbRow, Filter, FlowCounts, FlowRow, GroupRow, NeighborRow, PolicyRow, PortStatus,
+    Request, Restored, RuleRow, Status, Traffic, VtepStatus,
+};
 use eastgate_fastpath::PUNTS;
 use eastgate_policy::flow::{FlowFilter, FlowInfo, Rank};
 use eastgate_steering::Answers;
@@ -20,10 +24,6 @@ use serde_json::{Value, json};
 
 use super::{PortState, View};
 use crate::{
-    control::protocol::{
-        Done, EndpointRow, FdbRow, Filter, FlowCounts, FlowRow, GroupRow, NeighborRow, PolicyRow, PortStatus,
-        Request, Restored, RuleRow, Status, Traffic, VtepStatus,
-    },
     control::server::Refused,
     io::clock,
     names,

@@ -35,10 +35,9 @@ use self::{
 use super::{clock, sysopt};
 use crate::{
     config::UdpChecksum,
-    control::protocol::Traffic,
     pipeline::{
         answers::AnswerOffer,
-        counters::{DropCount, DropKey, Elsewhere, SettledDrop},
+        counters::{DropCount, DropKey, Elsewhere, SettledDrop, Traffic},
         offload::{Candidate, FlowOffload, Handover, Hold, Offer, Replaced, Resident, Whereabouts},
         shared::lock,
     },

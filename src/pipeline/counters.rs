@@ -20,7 +20,6 @@ pub use self::{
     recent::Seen,
     subject::{Subject, What},
 };
-use crate::control::protocol::Traffic;
 
 /// Rows of the table of drops that one worker keeps. Past it, new combinations count under their network and
 /// reason alone, so that nothing is ever dropped without being counted.
@@ -229,6 +228,27 @@ pub fn drop_details(
         DropDetail { key, chatter, count, seen }
     });
     rows.collect()
+}
+
+/// Frames and bytes since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traffic {
+    /// Frames from tenant ports
+    pub from_ports: u64,
+    /// Datagrams from the underlay
+    pub from_underlay: u64,
+    /// Frames sent to tenant ports
+    pub to_ports: u64,
+    /// Datagrams sent to the underlay
+    pub to_underlay: u64,
+    /// ARP and ND answers given
+    pub answers: u64,
+    /// Those of them that were given elsewhere
+    pub answers_repeated: u64,
+    /// Packets that did not fit the tunnel and were cut into fragments
+    pub fragmented: u64,
+    /// Frames dropped
+    pub dropped: u64,
 }
 
 /// What every frame that passed elsewhere, or was dropped there, adds to the counters.

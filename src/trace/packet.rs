@@ -1,11 +1,10 @@
 //! The frames that a trace sends: the one that was asked about, and those that a flow which is there was opened by.
 
+use eastgate_api::TraceRequest;
 use eastgate_wire::{Addr, FlowKey, MacAddr, View, view::proto};
 use etherparse::{
     IpHeaders, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder, PacketBuilderStep,
 };
-
-use crate::control::protocol::TraceRequest;
 
 /// Sequence numbers of the two sides of a connection that is there: what has been sent, and what is acknowledged.
 const SEQUENCES: [u32; 2] = [1000, 5000];

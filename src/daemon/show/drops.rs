@@ -1,10 +1,10 @@
 //! What was dropped: rows of what frames have in common, narrowed to those that a question is about.
 
+use eastgate_api::{DropRow, DropRows, Filter, RecentDrop, RuleRef};
 use eastgate_wire::{Instant, Location, MacAddr};
 
 use super::View;
 use crate::{
-    control::protocol::{DropRow, DropRows, Filter, RecentDrop, RuleRef},
     io::clock,
     names,
     pipeline::counters::{DropCount, DropDetail, DropKey, Seen, Subject, drop_details},

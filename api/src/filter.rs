@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use eastgate_wire::{MacAddr, Vni};
 use serde::{Deserialize, Serialize};
 
-use super::protocol::Request;
+use crate::Request;
 
 /// Which rows are wanted; all that is given must match.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

@@ -5,8 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use eastgate_wire::{Addr, MacAddr, Vni};
 use serde::{Deserialize, Serialize};
 
-pub use super::filter::Filter;
-use crate::changes::Changes;
+use crate::{Changes, Filter};
 
 /// A request to the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -1,0 +1,16 @@
+//! What a daemon is asked and what it answers: the types that the control socket, the command line and whoever else asks
+//! have in common. As JSON they are what `-o json` prints, so that their field names are an interface.
+//!
+//! This crate has no sockets, no clocks and no threads; how requests travel is the business of who sends them.
+
+mod changes;
+mod filter;
+mod protocol;
+
+pub use changes::{Changes, Named};
+pub use filter::{Criterion, Filter};
+pub use protocol::{
+    Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, FlowRow, GroupRow, NeighborRow, PolicyRow,
+    PortStatus, RecentDrop, Request, Restored, RuleRef, RuleRow, Status, TraceReport, TraceRequest,
+    TraceStep, Traffic, VtepStatus,
+};
