@@ -55,7 +55,11 @@ fn tell(error: &anyhow::Error, output: Format) -> u8 {
         exit::CONFIG
     } else {
         eprintln!("eastgate: {error:#}");
-        match error.downcast_ref() {
+        let asked = error.downcast_ref::<ClientError>();
+        if let Some(ClientError::Refused(failure)) = asked {
+            object["code"] = json!(failure.code);
+        }
+        match asked {
             Some(ClientError::Connect { .. } | ClientError::Late { .. }) => exit::NO_DAEMON,
             _ => exit::FAILED,
         }

@@ -1,6 +1,7 @@
 //! The conversation between the daemon and the command line: one JSON document a line over a Unix socket.
 //!
-//! A request is an object with one key, the command; the answer is `{"ok": ...}` or `{"error": ...}`. Who may
+//! A request is an object with one key, the command; the answer is `{"ok": ...}`, or a
+//! [failure](eastgate_api::Failure) with `error` and `code`. Who may
 //! open the socket (mode 0600, owned by the daemon's user) may do everything.
 
 pub mod client;

@@ -19,7 +19,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use eastgate_api::{Done, Request, Restored};
+use eastgate_api::{Done, ErrorCode, Failure, Request, Restored};
 use eastgate_wire::PortId;
 use serde_json::{Value, json};
 use tokio::{
@@ -32,7 +32,7 @@ use crate::{
     config::{Host, Loader},
     control::{
         client::Presence,
-        server::{self, Refused, SocketFile},
+        server::{self, SocketFile},
     },
     io::{
         fastpath::{KernelPath, KernelPort, is_own_address},
@@ -148,7 +148,7 @@ pub(crate) struct View {
     started: Instant,
     config: PathBuf,
     state: Mutex<Visible>,
-    changes: mpsc::Sender<oneshot::Sender<Result<Done, Refused>>>,
+    changes: mpsc::Sender<oneshot::Sender<Result<Done, Failure>>>,
 }
 
 /// What the daemon's task tells those who ask.
@@ -198,7 +198,7 @@ struct Daemon {
     machine: Option<Machine>,
     workers: Vec<WorkerHandle>,
     view: Arc<View>,
-    reloads: mpsc::Receiver<oneshot::Sender<Result<Done, Refused>>>,
+    reloads: mpsc::Receiver<oneshot::Sender<Result<Done, Failure>>>,
     /// Ports with sockets, and the device they are on
     serving: BTreeMap<PortId, u32>,
     underlay: Option<ActiveUnderlay>,
@@ -571,7 +571,7 @@ impl Daemon {
     }
 
     /// Reads the configuration again and puts it in force, whole or not at all.
-    async fn reload(&mut self) -> Result<Done, Refused> {
+    async fn reload(&mut self) -> Result<Done, Failure> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
         let result = self.try_reload().await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -601,8 +601,10 @@ impl Daemon {
         result
     }
 
-    async fn try_reload(&mut self) -> Result<Done, Refused> {
-        let Some(mut loader) = self.loader.take() else { return Err("a reload is under way".into()) };
+    async fn try_reload(&mut self) -> Result<Done, Failure> {
+        let Some(mut loader) = self.loader.take() else {
+            return Err(Failure::new(ErrorCode::Busy, "a reload is under way"));
+        };
         let before = self.view.shared.snapshot_arc();
         let current = before.clone();
         let mut registry = std::mem::take(&mut self.registry);
@@ -610,20 +612,22 @@ impl Daemon {
         // Parsing and compiling take their time; signals and devices are heard meanwhile.
         let work = tokio::task::spawn_blocking(move || {
             let config = load(&mut loader, false);
-            let config = config.map_err(|ConfigRefused { text, diagnostics }| Refused {
+            let config = config.map_err(|ConfigRefused { text, diagnostics }| Failure {
                 text,
+                code: ErrorCode::Configuration,
                 diagnostics: Some(diagnostics),
             });
             let snapshot = config.and_then(|config| {
                 let snapshot = Snapshot::compile(&config, &host, Some(&current), &mut registry, &book)
-                    .map_err(|error| error.to_string())?;
+                    .map_err(|error| Failure::new(ErrorCode::Configuration, error.to_string()))?;
                 let changes = changes::between(&current.config, &config);
                 Ok((snapshot, changes, config.digest()))
             });
             (loader, registry, snapshot)
         });
-        let (loader, registry, snapshot) =
-            work.await.map_err(|error| format!("the reload failed: {error}"))?;
+        let (loader, registry, snapshot) = work
+            .await
+            .map_err(|error| Failure::new(ErrorCode::Failed, format!("the reload failed: {error}")))?;
         let mut warnings: Vec<String> =
             loader.warnings().iter().map(|warning| format!("{}: {}", warning.at, warning.problem)).collect();
         self.loader = Some(loader);
@@ -680,12 +684,12 @@ impl Daemon {
 }
 
 impl server::Handler for View {
-    async fn handle(&self, request: Request) -> Result<Value, Refused> {
+    async fn handle(&self, request: Request) -> Result<Value, Failure> {
         match request {
             Request::Reload {} => {
                 let (answer, result) = oneshot::channel();
-                self.changes.send(answer).await.map_err(|_| "the daemon is stopping")?;
-                let done = result.await.map_err(|_| "the daemon is stopping")??;
+                self.changes.send(answer).await.map_err(|_| Failure::stopping())?;
+                let done = result.await.map_err(|_| Failure::stopping())??;
                 Ok(json!(done))
             }
             other => self.show(other),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use eastgate_wire::{MacAddr, Vni};
 use serde::{Deserialize, Serialize};
 
-use crate::Request;
+use crate::{ErrorCode, Failure, Request};
 
 /// Which rows are wanted; all that is given must match.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -95,7 +95,7 @@ impl Request {
     ///
     /// # Errors
     /// What is wrong, and what can be asked instead.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), Failure> {
         use Criterion::{Address, All, Limit, Mac, Port, Proto, Vni};
         let (name, filter, known): (&str, &Filter, &[Criterion]) = match self {
             Self::Endpoints(filter) => ("show endpoints", filter, &[Vni, Address, Mac, Limit]),
@@ -112,10 +112,12 @@ impl Request {
         let unknown: Vec<Criterion> =
             filter.given().into_iter().filter(|criterion| !known.contains(criterion)).collect();
         if !unknown.is_empty() {
-            return Err(format!("`{name}` has no {}; it has {}", names(&unknown), names(known)));
+            let text = format!("`{name}` has no {}; it has {}", names(&unknown), names(known));
+            return Err(Failure::new(ErrorCode::NotApplicable, text));
         }
         if matches!(self, Self::FlowsKill(_)) && !filter.says_which() {
-            return Err("say which flows: --vni, --address, --port, --proto, or --all".into());
+            let text = "say which flows: --vni, --address, --port, --proto, or --all";
+            return Err(Failure::new(ErrorCode::NotApplicable, text));
         }
         Ok(())
     }
@@ -131,7 +133,8 @@ mod tests {
         assert!(Request::Flows(port.clone()).check().is_ok());
         for request in [Request::Fdb(port.clone()), Request::Policy(port.clone()), Request::FdbFlush(port)] {
             let refused = request.check().unwrap_err();
-            assert!(refused.contains("no --port; it has --vni"), "{refused}");
+            assert_eq!(refused.code, ErrorCode::NotApplicable);
+            assert!(refused.text.contains("no --port; it has --vni"), "{refused}");
         }
         let mac = Filter { mac: Some(MacAddr::ZERO), ..Filter::default() };
         assert!(Request::Flows(mac.clone()).check().is_err() && Request::Drops(mac).check().is_ok());

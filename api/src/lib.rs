@@ -4,10 +4,12 @@
 //! This crate has no sockets, no clocks and no threads; how requests travel is the business of who sends them.
 
 mod changes;
+mod failure;
 mod filter;
 mod protocol;
 
 pub use changes::{Changes, Named};
+pub use failure::{ErrorCode, Failure};
 pub use filter::{Criterion, Filter};
 pub use protocol::{
     Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, FlowRow, GroupRow, NeighborRow, PolicyRow,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use eastgate_api::{Done, DropRows, Filter, Request, Status, TraceReport, TraceRequest};
+use eastgate_api::{Done, DropRows, ErrorCode, Filter, Request, Status, TraceReport, TraceRequest};
 use eastgate_wire::DropReason;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -182,13 +182,13 @@ fn show_plan(site: &Site, socket: &Path, output: Format) -> Result<u8> {
 
 fn reload(options: &Ask) -> Result<u8> {
     let done: Done = match ask(options, &Request::Reload {}) {
-        Err(ClientError::Refused { text, diagnostics }) => {
-            eprintln!("{text}\neastgate: refused; the configuration before stays in force");
+        Err(ClientError::Refused(mut failure))
+            if matches!(failure.code, ErrorCode::Configuration | ErrorCode::Unknown) =>
+        {
+            eprintln!("{failure}\neastgate: refused; the configuration before stays in force");
             if options.output.output == Format::Json {
-                println!(
-                    "{:#}",
-                    json!({ "error": text, "diagnostics": diagnostics.unwrap_or_else(|| json!([])) })
-                );
+                failure.diagnostics.get_or_insert_with(|| json!([]));
+                println!("{:#}", json!(failure));
             }
             return Ok(exit::CONFIG);
         }

@@ -7,9 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eastgate_api::Request;
+use eastgate_api::{ErrorCode, Failure, Request};
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::server::is_socket;
@@ -59,20 +58,15 @@ pub enum ClientError {
     #[error("the daemon's answer is not understood, is it of another version? {0}")]
     Form(#[from] serde_json::Error),
     /// The daemon refused.
-    #[error("{text}")]
-    Refused {
-        /// Why
-        text: String,
-        /// What is wrong with the configuration, when it is that
-        diagnostics: Option<Value>,
-    },
+    #[error(transparent)]
+    Refused(Failure),
 }
 
 #[derive(Deserialize)]
 struct Answer<T> {
     ok: Option<T>,
-    error: Option<String>,
-    diagnostics: Option<Value>,
+    #[serde(flatten)]
+    failure: Option<Failure>,
 }
 
 /// What is at the path of a socket.
@@ -150,10 +144,9 @@ pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request, within: Duration
     }
     match serde_json::from_slice(&answer)? {
         Answer { ok: Some(value), .. } => Ok(value),
-        Answer { error, diagnostics, .. } => Err(ClientError::Refused {
-            text: error.unwrap_or_else(|| "no reason was given".into()),
-            diagnostics,
-        }),
+        Answer { failure, .. } => Err(ClientError::Refused(
+            failure.unwrap_or_else(|| Failure::new(ErrorCode::Unknown, "no reason was given")),
+        )),
     }
 }
 

@@ -9,9 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eastgate_api::Request;
+use eastgate_api::{ErrorCode, Failure, Request};
 use nix::sys::stat::{Mode, umask};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -31,25 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of an oversized request that are read and thrown away.
 const MAX_REST: u64 = 1 << 20;
 
-/// Why a request was not carried out.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Refused {
-    /// For a person to read
-    pub text: String,
-    /// What is wrong with the configuration, when it is that: a list as of `eastgate check -o json`
-    pub diagnostics: Option<Value>,
-}
-
-impl<T: Into<String>> From<T> for Refused {
-    fn from(text: T) -> Self {
-        Self { text: text.into(), diagnostics: None }
-    }
-}
-
 /// Who answers requests.
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request.
-    fn handle(&self, request: Request) -> impl Future<Output = Result<Value, Refused>> + Send;
+    fn handle(&self, request: Request) -> impl Future<Output = Result<Value, Failure>> + Send;
 }
 
 /// The file of a socket that was made here, and is told from any other that takes its place.
@@ -242,6 +228,14 @@ impl Drop for Place {
     }
 }
 
+/// The form of an answer.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answer {
+    Ok { ok: Value },
+    Failed(Failure),
+}
+
 async fn converse<H: Handler>(stream: UnixStream, handler: &H, place: &Place) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
@@ -258,20 +252,20 @@ async fn converse<H: Handler>(stream: UnixStream, handler: &H, place: &Place) ->
         place.waits(false);
         let too_long = line.len() > MAX_REQUEST;
         let answer = if too_long {
-            Err(format!("a request has at most {MAX_REQUEST} bytes").into())
+            Err(Failure::new(ErrorCode::TooLong, format!("a request has at most {MAX_REQUEST} bytes")))
         } else {
             match serde_json::from_slice::<Request>(&line) {
                 Ok(request) => handler.handle(request).await,
-                Err(error) => Err(format!("this is no request: {error}").into()),
+                Err(error) => Err(Failure::new(ErrorCode::Malformed, format!("this is no request: {error}"))),
             }
         };
-        let answer = match answer {
-            Ok(value) => json!({ "ok": value }),
-            Err(Refused { text, diagnostics: None }) => json!({ "error": text }),
-            Err(Refused { text, diagnostics }) => json!({ "error": text, "diagnostics": diagnostics }),
-        };
+        let mut answer = serde_json::to_vec(&match answer {
+            Ok(ok) => Answer::Ok { ok },
+            Err(failure) => Answer::Failed(failure),
+        })?;
+        answer.push(b'\n');
         place.waits(true);
-        for part in format!("{answer}\n").as_bytes().chunks(1 << 16) {
+        for part in answer.chunks(1 << 16) {
             timeout(PATIENCE, writer.write_all(part)).await.map_err(late)??;
         }
         if too_long {
@@ -287,12 +281,14 @@ async fn converse<H: Handler>(stream: UnixStream, handler: &H, place: &Place) ->
 mod tests {
     use super::*;
 
+    use serde_json::json;
+
     struct Echo;
     impl Handler for Echo {
-        async fn handle(&self, request: Request) -> Result<Value, Refused> {
+        async fn handle(&self, request: Request) -> Result<Value, Failure> {
             match request {
                 Request::Status {} => Ok(json!("fine")),
-                other => Err(format!("not {other:?}").into()),
+                other => Err(Failure::new(ErrorCode::Failed, format!("not {other:?}"))),
             }
         }
     }
@@ -316,7 +312,7 @@ mod tests {
     #[tokio::test]
     async fn requests_are_answered_one_a_line() {
         let answer = talk(b"{\"status\":{}}\n{\"reload\":{}}\n").await;
-        assert_eq!(answer, "{\"ok\":\"fine\"}\n{\"error\":\"not Reload\"}\n");
+        assert_eq!(answer, "{\"ok\":\"fine\"}\n{\"error\":\"not Reload\",\"code\":\"failed\"}\n");
     }
 
     #[tokio::test]

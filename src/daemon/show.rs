@@ -8,8 +8,8 @@ use std::{
 };
 
 use eastgate_api::{
-    Done, EndpointRow, FdbRow, Filter, FlowCounts, FlowRow, GroupRow, NeighborRow, PolicyRow, PortStatus,
-    Request, Restored, RuleRow, Status, Traffic, VtepStatus,
+    Done, EndpointRow, ErrorCode, Failure, FdbRow, Filter, FlowCounts, FlowRow, GroupRow, NeighborRow,
+    PolicyRow, PortStatus, Request, Restored, RuleRow, Status, Traffic, VtepStatus,
 };
 use eastgate_fastpath::PUNTS;
 use eastgate_policy::flow::{FlowFilter, FlowInfo, Rank};
@@ -24,7 +24,6 @@ use serde_json::{Value, json};
 
 use super::{PortState, View};
 use crate::{
-    control::server::Refused,
     io::clock,
     names,
     pipeline::{
@@ -62,7 +61,7 @@ impl First {
 }
 
 impl View {
-    pub(super) fn show(&self, request: Request) -> Result<Value, Refused> {
+    pub(super) fn show(&self, request: Request) -> Result<Value, Failure> {
         request.check()?;
         let snapshot = self.shared.snapshot_arc();
         match request {
@@ -81,9 +80,10 @@ impl View {
             Request::FdbFlush(filter) => Ok(json!(fdb_flush(&snapshot, &filter))),
             Request::FlowsKill(filter) => Ok(json!(self.flows_kill(&snapshot, &filter))),
             Request::Trace(packet) => {
-                Ok(json!(trace::trace(&snapshot, &packet, &|key| self.flows_between(key), clock::now())?))
+                let report = trace::trace(&snapshot, &packet, &|key| self.flows_between(key), clock::now());
+                Ok(json!(report.map_err(|text| Failure::new(ErrorCode::Invalid, text))?))
             }
-            Request::Reload {} => Err("a reload is not a question".into()),
+            Request::Reload {} => Err(Failure::new(ErrorCode::NotApplicable, "a reload is not a question")),
         }
     }
 
