@@ -19,7 +19,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use eastgate_api::{Done, ErrorCode, Failure, Request, Restored};
+use eastgate_api::{Done, ErrorCode, Failure, Reply, Request, Restored};
 use eastgate_wire::PortId;
 use serde_json::{Value, json};
 use tokio::{
@@ -684,13 +684,13 @@ impl Daemon {
 }
 
 impl server::Handler for View {
-    async fn handle(&self, request: Request) -> Result<Value, Failure> {
+    async fn handle(&self, request: Request) -> Result<Reply, Failure> {
         match request {
             Request::Reload {} => {
                 let (answer, result) = oneshot::channel();
                 self.changes.send(answer).await.map_err(|_| Failure::stopping())?;
                 let done = result.await.map_err(|_| Failure::stopping())??;
-                Ok(json!(done))
+                Ok(Reply::Done(done))
             }
             other => self.show(other),
         }

@@ -7,6 +7,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ErrorCode, Failure, Request};
 
+/// The states of flows, as [`FlowRow::state`](crate::FlowRow::state) has them.
+pub const FLOW_STATES: [&str; 12] = [
+    "unanswered",
+    "answered",
+    "stream",
+    "syn-sent",
+    "syn-received",
+    "picked-up",
+    "established",
+    "fin-wait",
+    "close-wait",
+    "last-ack",
+    "time-wait",
+    "close",
+];
+
+/// What entries of the FDB may be.
+const FDB_KINDS: [&str; 3] = ["configured", "learned", "frozen"];
+
+/// What neighbours may be.
+const NEIGHBOR_KINDS: [&str; 4] = ["configured", "held", "learned", "frozen"];
+
 /// Which rows are wanted; all that is given must match.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -14,6 +36,9 @@ pub struct Filter {
     /// Only this network
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vni: Option<Vni>,
+    /// Only rows of this endpoint, as tenant/name, or by its name alone
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
     /// Only rows with this address on either side
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
@@ -26,9 +51,15 @@ pub struct Filter {
     /// Only rows with this IP protocol number
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proto: Option<u8>,
+    /// Only rows in this state; of the FDB and of neighbours, of this kind
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
     /// At most this many rows
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// Only rows that come after those of an answer: its `next`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
     /// Drops: chatter too. Ending flows: all that the rest does not exclude, also when the rest excludes nothing
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
@@ -39,6 +70,8 @@ pub struct Filter {
 pub enum Criterion {
     /// `vni`
     Vni,
+    /// `endpoint`
+    Endpoint,
     /// `address`
     Address,
     /// `mac`
@@ -47,8 +80,12 @@ pub enum Criterion {
     Port,
     /// `proto`
     Proto,
+    /// `state`
+    State,
     /// `limit`
     Limit,
+    /// `after`
+    After,
     /// `all`
     All,
 }
@@ -59,11 +96,14 @@ impl Criterion {
     pub const fn option(self) -> &'static str {
         match self {
             Self::Vni => "--vni",
+            Self::Endpoint => "--endpoint",
             Self::Address => "--address",
             Self::Mac => "--mac",
             Self::Port => "--port",
             Self::Proto => "--proto",
+            Self::State => "--state",
             Self::Limit => "--limit",
+            Self::After => "--after",
             Self::All => "--all",
         }
     }
@@ -73,11 +113,14 @@ impl Filter {
     fn given(&self) -> Vec<Criterion> {
         let all = [
             (self.vni.is_some(), Criterion::Vni),
+            (self.endpoint.is_some(), Criterion::Endpoint),
             (self.address.is_some(), Criterion::Address),
             (self.mac.is_some(), Criterion::Mac),
             (self.port.is_some(), Criterion::Port),
             (self.proto.is_some(), Criterion::Proto),
+            (self.state.is_some(), Criterion::State),
             (self.limit.is_some(), Criterion::Limit),
+            (self.after.is_some(), Criterion::After),
             (self.all, Criterion::All),
         ];
         all.into_iter().filter(|(given, _)| *given).map(|(_, criterion)| criterion).collect()
@@ -96,16 +139,26 @@ impl Request {
     /// # Errors
     /// What is wrong, and what can be asked instead.
     pub fn check(&self) -> Result<(), Failure> {
-        use Criterion::{Address, All, Limit, Mac, Port, Proto, Vni};
+        use Criterion::{Address, After, All, Endpoint, Limit, Mac, Port, Proto, State, Vni};
         let (name, filter, known): (&str, &Filter, &[Criterion]) = match self {
-            Self::Endpoints(filter) => ("show endpoints", filter, &[Vni, Address, Mac, Limit]),
-            Self::Fdb(filter) => ("show fdb", filter, &[Vni, Mac, Limit]),
-            Self::Flows(filter) => ("show flows", filter, &[Vni, Address, Port, Proto, Limit]),
-            Self::Neighbors(filter) => ("show neighbors", filter, &[Vni, Address, Mac, Limit]),
-            Self::Drops(filter) => ("show drops", filter, &[Vni, Address, Mac, Port, Proto, Limit, All]),
-            Self::Policy(filter) => ("show policy", filter, &[Vni, Limit]),
+            Self::Endpoints(filter) => {
+                ("show endpoints", filter, &[Vni, Endpoint, Address, Mac, Limit, After])
+            }
+            Self::Fdb(filter) => ("show fdb", filter, &[Vni, Endpoint, Mac, State, Limit, After]),
+            Self::Flows(filter) => {
+                ("show flows", filter, &[Vni, Endpoint, Address, Port, Proto, State, Limit, After])
+            }
+            Self::Neighbors(filter) => {
+                ("show neighbors", filter, &[Vni, Endpoint, Address, Mac, State, Limit, After])
+            }
+            Self::Drops(filter) => {
+                ("show drops", filter, &[Vni, Endpoint, Address, Mac, Port, Proto, Limit, After, All])
+            }
+            Self::Policy(filter) => ("show policy", filter, &[Vni, Limit, After]),
             Self::FdbFlush(filter) => ("fdb flush", filter, &[Vni, Mac]),
-            Self::FlowsKill(filter) => ("flows kill", filter, &[Vni, Address, Port, Proto, Limit, All]),
+            Self::FlowsKill(filter) => {
+                ("flows kill", filter, &[Vni, Endpoint, Address, Port, Proto, State, Limit, All])
+            }
             Self::Status {} | Self::Reload {} | Self::Trace(_) => return Ok(()),
         };
         let names = |list: &[Criterion]| list.iter().map(|one| one.option()).collect::<Vec<_>>().join(", ");
@@ -115,8 +168,17 @@ impl Request {
             let text = format!("`{name}` has no {}; it has {}", names(&unknown), names(known));
             return Err(Failure::new(ErrorCode::NotApplicable, text));
         }
+        let states: &[&str] = match self {
+            Self::Fdb(_) => &FDB_KINDS,
+            Self::Neighbors(_) => &NEIGHBOR_KINDS,
+            _ => &FLOW_STATES,
+        };
+        if let Some(state) = filter.state.as_deref().filter(|state| !states.contains(state)) {
+            let text = format!("`{name}` has no state `{state}`; it has {}", states.join(", "));
+            return Err(Failure::new(ErrorCode::NotApplicable, text));
+        }
         if matches!(self, Self::FlowsKill(_)) && !filter.says_which() {
-            let text = "say which flows: --vni, --address, --port, --proto, or --all";
+            let text = "say which flows: --vni, --endpoint, --address, --port, --proto, --state, or --all";
             return Err(Failure::new(ErrorCode::NotApplicable, text));
         }
         Ok(())
@@ -137,7 +199,23 @@ mod tests {
             assert!(refused.text.contains("no --port; it has --vni"), "{refused}");
         }
         let mac = Filter { mac: Some(MacAddr::ZERO), ..Filter::default() };
+        assert!(Request::FlowsKill(Filter { after: Some("1".into()), ..Filter::default() }).check().is_err());
         assert!(Request::Flows(mac.clone()).check().is_err() && Request::Drops(mac).check().is_ok());
+    }
+
+    #[test]
+    fn a_state_is_one_that_there_is() {
+        let of = |state: &str| Filter { state: Some(state.to_owned()), ..Filter::default() };
+        assert!(Request::Flows(of("established")).check().is_ok());
+        assert!(Request::FlowsKill(of("stream")).check().is_ok());
+        assert!(
+            Request::Fdb(of("learned")).check().is_ok() && Request::Neighbors(of("held")).check().is_ok()
+        );
+        for request in [Request::Flows(of("learned")), Request::Fdb(of("held")), Request::Neighbors(of(""))] {
+            let refused = request.check().unwrap_err();
+            assert!(refused.text.contains("; it has "), "{refused}");
+        }
+        assert!(Request::Endpoints(of("configured")).check().unwrap_err().text.contains("no --state"));
     }
 
     #[test]

@@ -7,12 +7,14 @@ mod changes;
 mod failure;
 mod filter;
 mod protocol;
+mod reply;
 
 pub use changes::{Changes, Named};
 pub use failure::{ErrorCode, Failure};
-pub use filter::{Criterion, Filter};
+pub use filter::{Criterion, FLOW_STATES, Filter};
 pub use protocol::{
-    Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, FlowRow, GroupRow, NeighborRow, PolicyRow,
-    PortStatus, RecentDrop, Request, Restored, RuleRef, RuleRow, Status, TraceReport, TraceRequest,
-    TraceStep, Traffic, VtepStatus,
+    Class, Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, FlowRow, GroupRow, NeighborRow,
+    PolicyRow, PortStatus, RecentDrop, Request, Restored, RuleRef, RuleRow, Status, TraceReport,
+    TraceRequest, TraceStep, Traffic, VtepStatus,
 };
+pub use reply::{List, MAX_ROWS, Reply, Row};

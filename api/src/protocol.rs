@@ -35,6 +35,35 @@ pub enum Request {
     Trace(TraceRequest),
 }
 
+/// What it takes to answer a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// A few numbers are read.
+    Summary,
+    /// Tables are walked through, which takes as long as they are.
+    List,
+    /// Something is different afterwards.
+    Change,
+}
+
+impl Request {
+    /// What it takes to answer it.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        match self {
+            Self::Status {} => Class::Summary,
+            Self::Endpoints(_)
+            | Self::Fdb(_)
+            | Self::Flows(_)
+            | Self::Neighbors(_)
+            | Self::Drops(_)
+            | Self::Policy(_)
+            | Self::Trace(_) => Class::List,
+            Self::Reload {} | Self::FdbFlush(_) | Self::FlowsKill(_) => Class::Change,
+        }
+    }
+}
+
 /// A packet that nobody sent.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -361,8 +390,11 @@ pub struct DropRows {
     pub total: usize,
     /// Frames of rows that were left out as chatter
     pub chatter_frames: u64,
-    /// With a filter for addresses, MACs, ports or protocols: frames of which these are remembered no more
+    /// With a filter for endpoints, addresses, MACs, ports or protocols: frames of which these are remembered no more
     pub unknown_frames: u64,
+    /// Where the rows go on, for [`Filter::after`]; nothing after the last
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// What `show policy` tells of a network.

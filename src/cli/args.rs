@@ -115,7 +115,7 @@ pub enum Command {
     Status(Ask),
     /// Print tables of the running daemon
     #[command(
-        after_help = "An option that the table has no column for is refused.\n\nExamples:\n  eastgate show flows --vni 5001 --address 10.1.0.11\n  eastgate show drops --port 22\n  eastgate show drops -o json"
+        after_help = "An option that the table has no column for is refused.\n\nExamples:\n  eastgate show flows --vni 5001 --address 10.1.0.11\n  eastgate show flows --endpoint acme/web1 --state established --limit 20\n  eastgate show drops --port 22\n  eastgate show drops -o json"
     )]
     Show {
         /// Which table
@@ -251,6 +251,9 @@ pub struct FilterArgs {
     /// Only this network
     #[arg(long, value_parser = parse_vni)]
     pub vni: Option<Vni>,
+    /// Only rows of this endpoint: TENANT/NAME, or the name alone
+    #[arg(long, value_name = "NAME")]
+    pub endpoint: Option<String>,
     /// Only rows with this address on either side
     #[arg(long)]
     pub address: Option<IpAddr>,
@@ -263,9 +266,15 @@ pub struct FilterArgs {
     /// Only flows and drops of this protocol: tcp, udp, icmp, icmpv6 or a number
     #[arg(long, value_parser = parse_proto)]
     pub proto: Option<u8>,
+    /// Only flows in this state, such as `established`; only MACs and neighbors of this kind, such as `learned`
+    #[arg(long)]
+    pub state: Option<String>,
     /// At most this many rows; of `flows kill`, at most this many flows
     #[arg(long)]
     pub limit: Option<usize>,
+    /// Only rows that come after those of an answer before: what `-o json` has as `next`
+    #[arg(long, value_name = "PLACE")]
+    pub after: Option<String>,
     /// `show drops`: chatter too, which every guest sends of its own accord; `flows kill`: all flows that the rest does not
     /// exclude
     #[arg(long)]
@@ -274,8 +283,8 @@ pub struct FilterArgs {
 
 impl From<FilterArgs> for Filter {
     fn from(args: FilterArgs) -> Self {
-        let FilterArgs { vni, address, mac, port, proto, limit, all } = args;
-        Self { vni, address, mac, port, proto, limit, all }
+        let FilterArgs { vni, endpoint, address, mac, port, proto, state, limit, after, all } = args;
+        Self { vni, endpoint, address, mac, port, proto, state, limit, after, all }
     }
 }
 

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use eastgate_api::{Done, DropRows, ErrorCode, Filter, Request, Status, TraceReport, TraceRequest};
+use eastgate_api::{
+    Done, DropRows, ErrorCode, Filter, List, Request, Row, Status, TraceReport, TraceRequest,
+};
 use eastgate_wire::DropReason;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -216,41 +218,82 @@ fn show(table: ShowTable, mut filter: Filter, options: &Ask) -> Result<u8> {
     // Programs sort chatter out by its class.
     filter.all |= table == ShowTable::Drops && options.output.output == Format::Json;
     match table {
-        ShowTable::Endpoints => rows(options, Request::Endpoints(filter), "endpoints", print::endpoints),
-        ShowTable::Fdb => rows(options, Request::Fdb(filter), "fdb", print::fdb),
-        ShowTable::Flows => rows(options, Request::Flows(filter), "flows", print::flows),
-        ShowTable::Neighbors => rows(options, Request::Neighbors(filter), "neighbors", print::neighbors),
-        ShowTable::Drops => {
-            if let Some(code) = misused(&Request::Drops(filter.clone())) {
-                return Ok(code);
-            }
-            let answer: DropRows = ask(options, &Request::Drops(filter))?;
-            emit(&options.output, &answer, print::drops)
-        }
-        ShowTable::Policy => rows(options, Request::Policy(filter), "policy", print::policy),
+        ShowTable::Endpoints => list(options, Request::Endpoints, filter, print::endpoints),
+        ShowTable::Fdb => list(options, Request::Fdb, filter, print::fdb),
+        ShowTable::Flows => list(options, Request::Flows, filter, print::flows),
+        ShowTable::Neighbors => list(options, Request::Neighbors, filter, print::neighbors),
+        ShowTable::Drops => rows(options, Request::Drops, filter, print::drops),
+        ShowTable::Policy => list(options, Request::Policy, filter, print::policy),
     }
 }
 
-fn rows<T: DeserializeOwned>(
+fn list<T: Row + Serialize + DeserializeOwned>(
     options: &Ask,
-    request: Request,
-    key: &str,
+    request: fn(Filter) -> Request,
+    filter: Filter,
     text: impl Fn(&[T]) -> String,
 ) -> Result<u8> {
-    if let Some(code) = misused(&request) {
+    rows(options, request, filter, |list: &List<T>| {
+        text(&list.rows) + &print::some_of_all(list.rows.len(), list.total, T::LIST)
+    })
+}
+
+/// An answer that may go on in the next one.
+trait Part: Serialize + DeserializeOwned {
+    fn rows(&self) -> usize;
+    fn next(&self) -> Option<&String>;
+    /// Takes the rows of the answer that came next.
+    fn append(&mut self, more: Self);
+}
+
+impl<T: Row + Serialize + DeserializeOwned> Part for List<T> {
+    fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn next(&self) -> Option<&String> {
+        self.next.as_ref()
+    }
+
+    fn append(&mut self, mut more: Self) {
+        self.rows.append(&mut more.rows);
+        (self.total, self.next) = (more.total, more.next);
+    }
+}
+
+impl Part for DropRows {
+    fn rows(&self) -> usize {
+        self.drops.len()
+    }
+
+    fn next(&self) -> Option<&String> {
+        self.next.as_ref()
+    }
+
+    fn append(&mut self, mut more: Self) {
+        self.drops.append(&mut more.drops);
+        *self = Self { drops: std::mem::take(&mut self.drops), ..more };
+    }
+}
+
+/// Asks for all rows that are wanted, one answer after the other, and prints them.
+fn rows<P: Part>(
+    options: &Ask,
+    request: fn(Filter) -> Request,
+    mut filter: Filter,
+    text: impl Fn(&P) -> String,
+) -> Result<u8> {
+    if let Some(code) = misused(&request(filter.clone())) {
         return Ok(code);
     }
-    let answer: Value = ask(options, &request)?;
-    match options.output.output {
-        Format::Json => println!("{answer:#}"),
-        Format::Text => {
-            let rows: Vec<T> = serde_json::from_value(answer.get(key).cloned().unwrap_or_default())?;
-            let total =
-                answer.get("total").and_then(Value::as_u64).and_then(|total| usize::try_from(total).ok());
-            print!("{}{}", text(&rows), print::some_of_all(rows.len(), total, key));
-        }
+    let limit = filter.limit;
+    let mut all: P = ask(options, &request(filter.clone()))?;
+    while let Some(next) = all.next().filter(|_| limit.is_none_or(|limit| all.rows() < limit)) {
+        filter.after = Some(next.clone());
+        filter.limit = limit.map(|limit| limit - all.rows());
+        all.append(ask(options, &request(filter.clone()))?);
     }
-    Ok(exit::OK)
+    emit(&options.output, &all, text)
 }
 
 fn walk(options: &Trace) -> Result<u8> {

@@ -226,16 +226,13 @@ pub(super) fn flows(rows: &[FlowRow]) -> String {
 }
 
 /// How many of all rows are shown, where not all are.
-pub(super) fn some_of_all(shown: usize, total: Option<usize>, what: &str) -> String {
-    match total {
-        Some(total) if total > shown => format!("\n{shown} of {total} {what}\n"),
-        _ => String::new(),
-    }
+pub(super) fn some_of_all(shown: usize, total: usize, what: &str) -> String {
+    if total > shown { format!("\n{shown} of {total} {what}\n") } else { String::new() }
 }
 
 pub(super) fn drops(answer: &DropRows) -> String {
     let mut text = drop_table(&answer.drops);
-    text += &some_of_all(answer.drops.len(), Some(answer.total), "rows");
+    text += &some_of_all(answer.drops.len(), answer.total, "rows");
     if answer.chatter_frames > 0 {
         text += &format!(
             "\n{} of chatter (MLD, IGMP, router solicitations, own DAD, LLDP, STP, mDNS, LLMNR, SSDP) not shown: --all shows them\n",

@@ -9,10 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eastgate_api::{ErrorCode, Failure, Request};
+use eastgate_api::{ErrorCode, Failure, Reply, Request};
 use nix::sys::stat::{Mode, umask};
 use serde::Serialize;
-use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -35,7 +34,7 @@ const MAX_REST: u64 = 1 << 20;
 /// Who answers requests.
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request.
-    fn handle(&self, request: Request) -> impl Future<Output = Result<Value, Failure>> + Send;
+    fn handle(&self, request: Request) -> impl Future<Output = Result<Reply, Failure>> + Send;
 }
 
 /// The file of a socket that was made here, and is told from any other that takes its place.
@@ -232,7 +231,7 @@ impl Drop for Place {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Answer {
-    Ok { ok: Value },
+    Ok { ok: Reply },
     Failed(Failure),
 }
 
@@ -279,15 +278,15 @@ async fn converse<H: Handler>(stream: UnixStream, handler: &H, place: &Place) ->
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use eastgate_api::Done;
 
-    use serde_json::json;
+    use super::*;
 
     struct Echo;
     impl Handler for Echo {
-        async fn handle(&self, request: Request) -> Result<Value, Failure> {
+        async fn handle(&self, request: Request) -> Result<Reply, Failure> {
             match request {
-                Request::Status {} => Ok(json!("fine")),
+                Request::Status {} => Ok(Reply::Done(Done::default())),
                 other => Err(Failure::new(ErrorCode::Failed, format!("not {other:?}"))),
             }
         }
@@ -312,7 +311,10 @@ mod tests {
     #[tokio::test]
     async fn requests_are_answered_one_a_line() {
         let answer = talk(b"{\"status\":{}}\n{\"reload\":{}}\n").await;
-        assert_eq!(answer, "{\"ok\":\"fine\"}\n{\"error\":\"not Reload\",\"code\":\"failed\"}\n");
+        assert_eq!(
+            answer,
+            "{\"ok\":{\"count\":0,\"epoch\":0}}\n{\"error\":\"not Reload\",\"code\":\"failed\"}\n"
+        );
     }
 
     #[tokio::test]
@@ -354,7 +356,7 @@ mod tests {
             let mut answer = String::new();
             let mut reader = BufReader::new(&mut asker);
             timeout(Duration::from_secs(10), reader.read_line(&mut answer)).await.unwrap().unwrap();
-            assert_eq!(answer, "{\"ok\":\"fine\"}\n");
+            assert_eq!(answer, "{\"ok\":{\"count\":0,\"epoch\":0}}\n");
             idle.push(asker);
         }
         server.abort();

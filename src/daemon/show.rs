@@ -1,31 +1,32 @@
 //! What the daemon tells about itself: one function for each question.
 
 mod drops;
+mod ends;
+mod flows;
+mod part;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, atomic::Ordering::Relaxed},
 };
 
 use eastgate_api::{
-    Done, EndpointRow, ErrorCode, Failure, FdbRow, Filter, FlowCounts, FlowRow, GroupRow, NeighborRow,
-    PolicyRow, PortStatus, Request, Restored, RuleRow, Status, Traffic, VtepStatus,
+    Done, EndpointRow, ErrorCode, Failure, FdbRow, Filter, FlowCounts, GroupRow, List, NeighborRow,
+    PolicyRow, PortStatus, Reply, Request, Restored, RuleRow, Status, Traffic, VtepStatus,
 };
 use eastgate_fastpath::PUNTS;
-use eastgate_policy::flow::{FlowFilter, FlowInfo, Rank};
+use eastgate_policy::flow::Rank;
 use eastgate_steering::Answers;
 use eastgate_vtep::{
     fdb::{Flush, Location},
     mtu::tenant_mtu,
 };
-use eastgate_wire::{Family, FlowKey, Instant, Vni};
-use serde::Serialize;
-use serde_json::{Value, json};
+use eastgate_wire::{Family, Vni};
 
+use self::{ends::Ends, part::Part};
 use super::{PortState, View};
 use crate::{
     io::clock,
-    names,
     pipeline::{
         counters::{Elsewhere, traffic},
         shared::lock,
@@ -35,56 +36,28 @@ use crate::{
     trace,
 };
 
-/// Places of the flow table looked at while a shard is locked.
-const PAGE: u32 = 4096;
-
-/// The first rows of many, without all of them at once in memory.
-struct First {
-    limit: usize,
-    found: Vec<FlowInfo>,
-    total: usize,
-}
-
-impl First {
-    fn add(&mut self, mut more: Vec<FlowInfo>) {
-        self.total += more.len();
-        self.found.append(&mut more);
-        if self.found.len() >= self.limit.saturating_mul(2).saturating_add(PAGE as usize) {
-            self.cut();
-        }
-    }
-
-    fn cut(&mut self) {
-        self.found.sort_by_key(|flow| flow.key);
-        self.found.truncate(self.limit);
-    }
-}
-
 impl View {
-    pub(super) fn show(&self, request: Request) -> Result<Value, Failure> {
+    pub(super) fn show(&self, request: Request) -> Result<Reply, Failure> {
         request.check()?;
         let snapshot = self.shared.snapshot_arc();
-        match request {
-            Request::Status {} => Ok(json!(self.status(&snapshot))),
-            Request::Endpoints(filter) => {
-                Ok(limited("endpoints", self.endpoints(&snapshot, &filter), &filter))
-            }
-            Request::Fdb(filter) => Ok(limited("fdb", self.fdb(&snapshot, &filter), &filter)),
-            Request::Flows(filter) => {
-                let (flows, total) = self.flows(&snapshot, &filter);
-                Ok(json!({ "flows": flows, "total": total }))
-            }
-            Request::Neighbors(filter) => Ok(limited("neighbors", neighbors(&snapshot, &filter), &filter)),
-            Request::Drops(filter) => Ok(json!(self.drops(&snapshot, &filter))),
-            Request::Policy(filter) => Ok(limited("policy", self.policy(&snapshot, &filter), &filter)),
-            Request::FdbFlush(filter) => Ok(json!(fdb_flush(&snapshot, &filter))),
-            Request::FlowsKill(filter) => Ok(json!(self.flows_kill(&snapshot, &filter))),
+        Ok(match request {
+            Request::Status {} => Reply::Status(Box::new(self.status(&snapshot))),
+            Request::Endpoints(filter) => Reply::Endpoints(self.endpoints(&snapshot, &filter)?),
+            Request::Fdb(filter) => Reply::Fdb(self.fdb(&snapshot, &filter)?),
+            Request::Flows(filter) => Reply::Flows(self.flows(&snapshot, &filter)?),
+            Request::Neighbors(filter) => Reply::Neighbors(neighbors(&snapshot, &filter)?),
+            Request::Drops(filter) => Reply::Drops(self.drops(&snapshot, &filter)?),
+            Request::Policy(filter) => Reply::Policy(self.policy(&snapshot, &filter)?),
+            Request::FdbFlush(filter) => Reply::Done(fdb_flush(&snapshot, &filter)),
+            Request::FlowsKill(filter) => Reply::Done(self.flows_kill(&snapshot, &filter)?),
             Request::Trace(packet) => {
                 let report = trace::trace(&snapshot, &packet, &|key| self.flows_between(key), clock::now());
-                Ok(json!(report.map_err(|text| Failure::new(ErrorCode::Invalid, text))?))
+                Reply::Trace(report.map_err(|text| Failure::new(ErrorCode::Invalid, text))?)
             }
-            Request::Reload {} => Err(Failure::new(ErrorCode::NotApplicable, "a reload is not a question")),
-        }
+            Request::Reload {} => {
+                return Err(Failure::new(ErrorCode::NotApplicable, "a reload is not a question"));
+            }
+        })
     }
 
     fn status(&self, snapshot: &Snapshot) -> Status {
@@ -199,13 +172,15 @@ impl View {
         }
     }
 
-    fn endpoints(&self, snapshot: &Snapshot, filter: &Filter) -> Vec<EndpointRow> {
+    fn endpoints(&self, snapshot: &Snapshot, filter: &Filter) -> Result<List<EndpointRow>, Failure> {
+        let (part, ends) = (Part::of(filter)?, Ends::of(snapshot, filter)?);
         let mut rows = Vec::new();
         let uncounted = self.shared.uncounted(snapshot);
         for network in networks(snapshot, filter) {
             let Some(config) = network.config() else { continue };
             for (endpoint, config_of) in network.endpoints.iter().zip(&config.endpoints) {
                 let wanted = filter.mac.is_none_or(|mac| mac == endpoint.mac)
+                    && ends.as_ref().is_none_or(|ends| ends.has(network.vni, endpoint))
                     && filter.address.is_none_or(|ip| endpoint.holdings().addresses.contains(&ip.into()));
                 if !wanted {
                     continue;
@@ -226,10 +201,11 @@ impl View {
                 });
             }
         }
-        rows
+        Ok(part.cut(rows))
     }
 
-    fn fdb(&self, snapshot: &Snapshot, filter: &Filter) -> Vec<FdbRow> {
+    fn fdb(&self, snapshot: &Snapshot, filter: &Filter) -> Result<List<FdbRow>, Failure> {
+        let (part, ends) = (Part::of(filter)?, Ends::of(snapshot, filter)?);
         let now = clock::now();
         let mut rows = Vec::new();
         for network in networks(snapshot, filter) {
@@ -257,63 +233,17 @@ impl View {
                 }
             }));
         }
-        rows.retain(|row| filter.mac.is_none_or(|mac| mac == row.mac));
-        rows
-    }
-
-    /// The first of the flows that fit, in the order of their keys, and how many fit.
-    fn flows(&self, snapshot: &Snapshot, filter: &Filter) -> (Vec<FlowRow>, usize) {
-        let now = clock::now();
-        let wanted = flow_filter(filter);
-        let limit = filter.limit.unwrap_or(usize::MAX);
-        let mut first = First { limit, found: Vec::new(), total: 0 };
-        for shard in self.shared.all_flows() {
-            let mut from = Some(0);
-            while let Some(place) = from {
-                let mut page = Vec::new();
-                from = lock(shard).page(place, PAGE, &wanted, now, &mut page);
-                first.add(page);
-            }
-        }
-        self.shared.for_each_born(now, |flow| {
-            if wanted.fits(flow) {
-                first.add(vec![*flow]);
-            }
+        rows.retain(|row: &FdbRow| {
+            filter.mac.is_none_or(|mac| mac == row.mac)
+                && filter.state.as_ref().is_none_or(|kind| *kind == row.kind)
+                && ends.as_ref().is_none_or(|ends| ends.has_mac(row.vni, row.mac))
         });
-        first.cut();
-        let First { mut found, total, .. } = first;
-        // Of those that are in no table of ours all is told already.
-        let handed_over = |flow: &FlowInfo| flow.offloaded && self.shared.flows(&flow.key).knows(&flow.key);
-        found.iter_mut().filter(|flow| handed_over(flow)).for_each(|flow| self.catch_up(snapshot, flow));
-        (found.iter().map(|flow| flow_row(snapshot, flow, now)).collect(), total)
-    }
-
-    /// The flows between the ends of a packet.
-    fn flows_between(&self, key: &FlowKey) -> Vec<FlowInfo> {
-        let now = clock::now();
-        let filter = FlowFilter {
-            vni: Some(key.vni),
-            addr: Some(key.src),
-            peer: Some(key.dst),
-            ..FlowFilter::default()
-        };
-        let mut found = Vec::new();
-        for shard in self.shared.all_flows() {
-            let mut from = Some(0);
-            while let Some(place) = from {
-                from = lock(shard).page(place, PAGE, &filter, now, &mut found);
-            }
-        }
-        self.shared.for_each_born(now, |flow| {
-            if filter.fits(flow) {
-                found.push(*flow);
-            }
-        });
-        found
+        Ok(part.cut(rows))
     }
 
     /// A flow that began in the kernel is counted for its rules when it leaves.
-    fn policy(&self, snapshot: &Snapshot, filter: &Filter) -> Vec<PolicyRow> {
+    fn policy(&self, snapshot: &Snapshot, filter: &Filter) -> Result<List<PolicyRow>, Failure> {
+        let part = Part::of(filter)?;
         let mut uncounted = Uncounted::new();
         self.shared.for_each_born(clock::now(), |flow| {
             if snapshot.network(flow.key.vni).is_some_and(|network| network.epoch == flow.epoch) {
@@ -322,29 +252,7 @@ impl View {
                 }
             }
         });
-        policy(snapshot, filter, &uncounted)
-    }
-
-    /// Adds what has passed in the kernel since the flow went there.
-    fn catch_up(&self, snapshot: &Snapshot, flow: &mut FlowInfo) {
-        let Some(progress) = self.shared.peek(&flow.key) else { return };
-        for (count, more) in [&mut flow.original, &mut flow.reply].into_iter().zip(progress.counts) {
-            count.packets += more.packets;
-            count.bytes += more.bytes;
-        }
-        if let (Some(seen), Some(network)) = (progress.last_seen, snapshot.network(flow.key.vni)) {
-            flow.last_seen = flow.last_seen.max(seen);
-            flow.deadline =
-                flow.deadline.max(seen + network.tracking.timeouts.of(flow.key.proto, flow.state));
-        }
-    }
-
-    fn flows_kill(&self, snapshot: &Snapshot, filter: &Filter) -> Done {
-        let now = clock::now();
-        let wanted = flow_filter(filter);
-        let most = filter.limit.map_or(u64::MAX, |limit| limit as u64);
-        let count = self.shared.end_flows(&|flow| wanted.fits(flow), most, now);
-        Done { count, epoch: snapshot.epoch, ..Done::default() }
+        Ok(policy(&networks(snapshot, filter), part, &uncounted))
     }
 }
 
@@ -373,57 +281,15 @@ fn problems<'m>(
     problems
 }
 
-fn networks<'s>(snapshot: &'s Snapshot, filter: &Filter) -> Vec<&'s std::sync::Arc<Network>> {
+fn networks<'s>(snapshot: &'s Snapshot, filter: &Filter) -> Vec<&'s Arc<Network>> {
     match filter.vni {
         Some(vni) => snapshot.network(vni).into_iter().collect(),
         None => snapshot.networks(),
     }
 }
 
-/// The rows that were asked for, and how many there are without a limit.
-fn limited<T: Serialize>(key: &str, mut rows: Vec<T>, filter: &Filter) -> Value {
-    let total = rows.len();
-    rows.truncate(filter.limit.unwrap_or(usize::MAX));
-    json!({ key: rows, "total": total })
-}
-
-fn flow_filter(filter: &Filter) -> FlowFilter {
-    FlowFilter {
-        vni: filter.vni,
-        addr: filter.address.map(Into::into),
-        proto: filter.proto,
-        port: filter.port,
-        ..FlowFilter::default()
-    }
-}
-
-fn flow_row(snapshot: &Snapshot, flow: &FlowInfo, now: Instant) -> FlowRow {
-    let FlowKey { src, dst, vni, sport, dport, proto, .. } = flow.key;
-    let rule = |id: u32| {
-        let network = snapshot.network(vni)?;
-        network.rules.reference(&network.tenant.name, id)
-    };
-    FlowRow {
-        vni,
-        proto: names::protocol_name(proto),
-        src,
-        sport,
-        dst,
-        dport,
-        state: flow.state.name().to_owned(),
-        packets: flow.original.packets,
-        bytes: flow.original.bytes,
-        reply_packets: flow.reply.packets,
-        reply_bytes: flow.reply.bytes,
-        offloaded: flow.offloaded,
-        expires_s: flow.deadline.since(now).as_secs(),
-        egress_rule: rule(flow.egress_rule),
-        ingress_rule: rule(flow.ingress_rule),
-        epoch: flow.epoch,
-    }
-}
-
-fn neighbors(snapshot: &Snapshot, filter: &Filter) -> Vec<NeighborRow> {
+fn neighbors(snapshot: &Snapshot, filter: &Filter) -> Result<List<NeighborRow>, Failure> {
+    let (part, ends) = (Part::of(filter)?, Ends::of(snapshot, filter)?);
     let mut rows = Vec::new();
     let now = clock::now();
     for network in networks(snapshot, filter) {
@@ -464,18 +330,24 @@ fn neighbors(snapshot: &Snapshot, filter: &Filter) -> Vec<NeighborRow> {
             kind: if entry.frozen { "frozen" } else { "learned" }.into(),
         }));
     }
-    rows.retain(|row| {
+    rows.retain(|row: &NeighborRow| {
+        let is_of = |ends: &Ends<'_>| match &row.endpoint {
+            Some(_) => ends.has_mac(row.vni, row.mac) || ends.has_address(row.vni, row.address),
+            None => false,
+        };
         filter.mac.is_none_or(|mac| mac == row.mac)
             && filter.address.is_none_or(|ip| row.address == ip.into())
+            && filter.state.as_ref().is_none_or(|kind| *kind == row.kind)
+            && ends.as_ref().is_none_or(is_of)
     });
-    rows
+    Ok(part.cut(rows))
 }
 
 /// Flows that rules have let in and that are not counted yet: by network and number of the rule.
 type Uncounted = HashMap<(Vni, u32), u64>;
 
-fn policy(snapshot: &Snapshot, filter: &Filter, uncounted: &Uncounted) -> Vec<PolicyRow> {
-    let rows = networks(snapshot, filter).into_iter().map(|network| {
+fn policy(networks: &[&Arc<Network>], part: Part, uncounted: &Uncounted) -> List<PolicyRow> {
+    let rows = networks.iter().skip(part.from).map(|network| {
         let stats = network.policy.stats();
         PolicyRow {
             vni: network.vni,
@@ -488,7 +360,8 @@ fn policy(snapshot: &Snapshot, filter: &Filter, uncounted: &Uncounted) -> Vec<Po
             groups: groups(network, uncounted),
         }
     });
-    rows.collect()
+    let rows = part.fill(rows);
+    List { next: part.next(rows.len(), networks.len()), rows, total: networks.len() }
 }
 
 fn groups(network: &Network, uncounted: &Uncounted) -> Vec<GroupRow> {

@@ -113,6 +113,22 @@ pub enum FlowState {
 }
 
 impl FlowState {
+    /// Every state there is.
+    pub const ALL: [Self; 12] = [
+        Self::Unanswered,
+        Self::Answered,
+        Self::Stream,
+        Self::SynSent,
+        Self::SynReceived,
+        Self::PickedUp,
+        Self::Established,
+        Self::FinWait,
+        Self::CloseWait,
+        Self::LastAck,
+        Self::TimeWait,
+        Self::Close,
+    ];
+
     /// The name that the CLI prints.
     #[must_use]
     pub const fn name(self) -> &'static str {

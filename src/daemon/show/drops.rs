@@ -1,9 +1,9 @@
 //! What was dropped: rows of what frames have in common, narrowed to those that a question is about.
 
-use eastgate_api::{DropRow, DropRows, Filter, RecentDrop, RuleRef};
+use eastgate_api::{DropRow, DropRows, Failure, Filter, RecentDrop, RuleRef};
 use eastgate_wire::{Instant, Location, MacAddr};
 
-use super::View;
+use super::{View, ends::Ends, part::Part};
 use crate::{
     io::clock,
     names,
@@ -15,28 +15,31 @@ use crate::{
 const LISTED: usize = 16;
 
 impl View {
-    pub(super) fn drops(&self, snapshot: &Snapshot, filter: &Filter) -> DropRows {
+    pub(super) fn drops(&self, snapshot: &Snapshot, filter: &Filter) -> Result<DropRows, Failure> {
+        let (part, ends) = (Part::of(filter)?, Ends::of(snapshot, filter)?);
+        let about = About { snapshot, filter, ends: ends.as_ref() };
         let now = clock::now();
         let seen = self.kernel.get().map(|kernel| kernel.seen_denied());
         let seen = seen.and_then(|seen| seen.inspect_err(|error| tracing::error!(%error)).ok());
         let others = self.elsewhere().drops;
         let rows = drop_details(&self.shared.counters, others, seen.unwrap_or_default());
         let mut found = DropRows::default();
+        let mut shown = Vec::new();
         for row in rows.into_iter().filter(|row| row.count.frames > 0) {
             if filter.vni.is_some_and(|vni| row.key.vni != Some(vni)) {
                 continue;
             }
-            let Some(row) = narrowed(snapshot, row, filter, &mut found.unknown_frames) else { continue };
+            let Some(row) = about.narrow(row, &mut found.unknown_frames) else { continue };
             if row.chatter && !filter.all {
                 found.chatter_frames += row.count.frames;
                 continue;
             }
-            found.total += 1;
-            if filter.limit.is_none_or(|limit| found.drops.len() < limit) {
-                found.drops.push(self.drop_row(snapshot, &row, now));
-            }
+            shown.push(row);
         }
-        found
+        found.total = shown.len();
+        found.drops = part.fill(shown.iter().skip(part.from).map(|row| self.drop_row(snapshot, row, now)));
+        found.next = part.next(found.drops.len(), found.total);
+        Ok(found)
     }
 
     fn drop_row(&self, snapshot: &Snapshot, row: &DropDetail, now: Instant) -> DropRow {
@@ -70,36 +73,53 @@ impl View {
     }
 }
 
-/// A row with no more than the frames that the filter is about; none when there is none. Frames that are not remembered
-/// one by one may be of those, and are counted as `unknown`.
-fn narrowed(snapshot: &Snapshot, row: DropDetail, filter: &Filter, unknown: &mut u64) -> Option<DropDetail> {
-    if filter.address.is_none() && filter.mac.is_none() && filter.proto.is_none() && filter.port.is_none() {
-        return Some(row);
-    }
-    let known: u64 = row.seen.iter().map(|seen| seen.frames).sum();
-    *unknown += row.count.frames.saturating_sub(known);
-    let seen: Vec<Seen> =
-        row.seen.into_iter().filter(|seen| is_about(snapshot, &row.key, &seen.subject, filter)).collect();
-    let last = *seen.first()?;
-    let count = DropCount {
-        frames: seen.iter().map(|seen| seen.frames).sum(),
-        bytes: seen.iter().map(|seen| seen.bytes).sum(),
-        last_at: last.last_at,
-        last: Some(last.subject),
-    };
-    Some(DropDetail { count, seen, ..row })
+/// What a question is about.
+struct About<'a> {
+    snapshot: &'a Snapshot,
+    filter: &'a Filter,
+    ends: Option<&'a Ends<'a>>,
 }
 
-fn is_about(snapshot: &Snapshot, key: &DropKey, subject: &Subject, filter: &Filter) -> bool {
-    let flow = subject.flow();
-    filter.address.is_none_or(|ip| subject.addresses().any(|address| address == ip.into()))
-        && filter.proto.is_none_or(|proto| flow.is_some_and(|flow| flow.proto == proto))
-        && filter.port.is_none_or(|port| {
-            flow.is_some_and(|flow| {
-                names::has_ports(flow.proto) && (flow.sport == port || flow.dport == port)
+impl About<'_> {
+    /// A row with no more than the frames that the question is about; none when there is none. Frames that are not
+    /// remembered one by one may be of those, and are counted as `unknown`.
+    fn narrow(&self, row: DropDetail, unknown: &mut u64) -> Option<DropDetail> {
+        let Filter { address, mac, proto, port, endpoint, .. } = self.filter;
+        let whole_rows = address.is_none() && mac.is_none() && proto.is_none() && port.is_none();
+        if whole_rows && endpoint.is_none() {
+            return Some(row);
+        }
+        let known: u64 = row.seen.iter().map(|seen| seen.frames).sum();
+        *unknown += row.count.frames.saturating_sub(known);
+        let seen: Vec<Seen> = row.seen.into_iter().filter(|seen| self.has(&row.key, &seen.subject)).collect();
+        let last = *seen.first()?;
+        let count = DropCount {
+            frames: seen.iter().map(|seen| seen.frames).sum(),
+            bytes: seen.iter().map(|seen| seen.bytes).sum(),
+            last_at: last.last_at,
+            last: Some(last.subject),
+        };
+        Some(DropDetail { count, seen, ..row })
+    }
+
+    fn has(&self, key: &DropKey, subject: &Subject) -> bool {
+        let (filter, flow) = (self.filter, subject.flow());
+        let macs = || macs(self.snapshot, key, subject);
+        filter.address.is_none_or(|ip| subject.addresses().any(|address| address == ip.into()))
+            && filter.proto.is_none_or(|proto| flow.is_some_and(|flow| flow.proto == proto))
+            && filter.port.is_none_or(|port| {
+                flow.is_some_and(|flow| {
+                    names::has_ports(flow.proto) && (flow.sport == port || flow.dport == port)
+                })
             })
-        })
-        && filter.mac.is_none_or(|mac| macs(snapshot, key, subject).contains(&mac))
+            && filter.mac.is_none_or(|mac| macs().contains(&mac))
+            && self.ends.is_none_or(|ends| {
+                key.vni.is_some_and(|vni| {
+                    subject.addresses().any(|address| ends.has_address(vni, address))
+                        || macs().iter().any(|mac| ends.has_mac(vni, *mac))
+                })
+            })
+    }
 }
 
 /// The MACs of a frame. What the kernel's programs refuse comes with the MACs of the endpoints that have its addresses:
