@@ -3,8 +3,13 @@
 //! A request is an object with one key, the command; the answer is `{"ok": ...}`, or a
 //! [failure](eastgate_api::Failure) with `error` and `code`. Who may
 //! open the socket (mode 0600, owned by the daemon's user) may do everything.
+//!
+//! The socket is served on a thread of its own, and queries are answered on others: the daemon's loop takes part only in what
+//! changes something.
 
+mod answer;
 pub mod client;
+mod queries;
 pub mod server;
 
 /// Where the daemon listens unless told otherwise.

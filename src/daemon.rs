@@ -32,7 +32,7 @@ use crate::{
     config::{Host, Loader},
     control::{
         client::Presence,
-        server::{self, SocketFile},
+        server::{self, Server, SocketFile},
     },
     io::{
         fastpath::{KernelPath, KernelPort, is_own_address},
@@ -148,7 +148,13 @@ pub(crate) struct View {
     started: Instant,
     config: PathBuf,
     state: Mutex<Visible>,
-    changes: mpsc::Sender<oneshot::Sender<Result<Done, Failure>>>,
+    changes: mpsc::Sender<Change>,
+}
+
+/// What the daemon's task is asked to change, and where the outcome goes.
+struct Change {
+    request: Request,
+    answer: oneshot::Sender<Result<Done, Failure>>,
 }
 
 /// What the daemon's task tells those who ask.
@@ -198,7 +204,7 @@ struct Daemon {
     machine: Option<Machine>,
     workers: Vec<WorkerHandle>,
     view: Arc<View>,
-    reloads: mpsc::Receiver<oneshot::Sender<Result<Done, Failure>>>,
+    changes: mpsc::Receiver<Change>,
     /// Ports with sockets, and the device they are on
     serving: BTreeMap<PortId, u32>,
     underlay: Option<ActiveUnderlay>,
@@ -209,7 +215,8 @@ struct Daemon {
     /// What the host has of its own on ports that are served
     host_traffic: BTreeMap<PortId, HostTraffic>,
     _alone: NamespaceLock,
-    control: tokio::task::JoinHandle<()>,
+    /// None on the way out
+    control: Option<Server>,
     socket_file: SocketFile,
     /// It is gone and could not be made again, which was said.
     socket_missed: bool,
@@ -255,16 +262,16 @@ impl Daemon {
             .map(|index| WorkerHandle::start(index, shared.clone()))
             .collect::<Result<Vec<_>, _>>()
             .context("cannot start the workers")?;
-        let (changes, reloads) = mpsc::channel(1);
+        let (sender, changes) = mpsc::channel(1);
         let view = Arc::new(View {
             shared,
             kernel: OnceLock::new(),
             started: Instant::now(),
             config: options.config.clone(),
             state: Mutex::default(),
-            changes,
+            changes: sender,
         });
-        let control = tokio::spawn(server::serve(listener, view.clone()));
+        let control = Server::start(listener, view.clone()).context("cannot serve the control socket")?;
         let mut daemon = Self {
             options: Options { pin, ..options.clone() },
             host,
@@ -276,14 +283,14 @@ impl Daemon {
             machine: Some(machine),
             workers,
             view,
-            reloads,
+            changes,
             serving: BTreeMap::new(),
             underlay: None,
             tapped: BTreeSet::new(),
             made: BTreeMap::new(),
             host_traffic: BTreeMap::new(),
             _alone: alone,
-            control,
+            control: Some(control),
             socket_file,
             socket_missed: false,
             sweeping: None,
@@ -321,10 +328,7 @@ impl Daemon {
                 _ = hangup.recv() => {
                     let _ = self.reload().await;
                 }
-                Some(answer) = self.reloads.recv() => {
-                    let result = self.reload().await;
-                    let _ = answer.send(result);
-                }
+                Some(change) = self.changes.recv() => self.carry_out(change).await,
                 event = self.events.recv() => {
                     let Some(event) = event else { return Err(anyhow!("the kernel's notifications ended")) };
                     let mut news = upkeep::News::default();
@@ -343,7 +347,7 @@ impl Daemon {
     async fn stop(mut self) -> Result<()> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         lock(&self.view.state).ready = false;
-        self.control.abort();
+        self.control = None;
         if self.options.on_stop == OnStop::Keep && self.view.kernel.get().is_some() {
             self.abandon();
             tracing::info!("stopped; flows go on without a daemon until `run` or `teardown`");
@@ -361,7 +365,7 @@ impl Daemon {
 
     /// Guards and programs stay, as after a kill, and so does the record of changes, for the daemon that follows.
     fn abandon(mut self) {
-        self.control.abort();
+        self.control = None;
         self.workers.clear();
         self.socket_file.remove();
     }
@@ -570,6 +574,22 @@ impl Daemon {
         }
     }
 
+    /// Does what was asked for. What takes as long as there are flows is done beside everything else.
+    async fn carry_out(&mut self, Change { request, answer }: Change) {
+        let result = match request {
+            Request::Reload {} => self.reload().await,
+            Request::FlowsKill(filter) => {
+                let view = self.view.clone();
+                tokio::task::spawn_blocking(move || answer.send(view.flows_kill(&filter)));
+                return;
+            }
+            Request::FdbFlush(filter) => Ok(self.view.fdb_flush(&filter)),
+            _ => Err(Failure::new(ErrorCode::NotApplicable, "this changes nothing")),
+        };
+        // Whoever asked may be gone.
+        let _ = answer.send(result);
+    }
+
     /// Reads the configuration again and puts it in force, whole or not at all.
     async fn reload(&mut self) -> Result<Done, Failure> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
@@ -684,16 +704,14 @@ impl Daemon {
 }
 
 impl server::Handler for View {
-    async fn handle(&self, request: Request) -> Result<Reply, Failure> {
-        match request {
-            Request::Reload {} => {
-                let (answer, result) = oneshot::channel();
-                self.changes.send(answer).await.map_err(|_| Failure::stopping())?;
-                let done = result.await.map_err(|_| Failure::stopping())??;
-                Ok(Reply::Done(done))
-            }
-            other => self.show(other),
-        }
+    fn query(&self, request: Request) -> Result<Reply, Failure> {
+        self.show(request)
+    }
+
+    async fn change(&self, request: Request) -> Result<Reply, Failure> {
+        let (answer, result) = oneshot::channel();
+        self.changes.send(Change { request, answer }).await.map_err(|_| Failure::stopping())?;
+        result.await.map_err(|_| Failure::stopping())?.map(Reply::Done)
     }
 }
 

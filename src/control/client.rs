@@ -13,6 +13,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::server::is_socket;
 
+/// How long a request waits before it is made again that a busy daemon has refused.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// How long a daemon may take to take up a conversation, where that is all that is asked.
 const KNOCK: Duration = Duration::from_secs(2);
 
@@ -116,12 +119,30 @@ fn is_late(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
-/// Asks the daemon at `path`, and waits for its answer no longer than that.
+/// Asks the daemon at `path`, and waits for its answer no longer than that; where others wait before, as long as that too.
 ///
 /// # Errors
 /// When there is no daemon, no answer, or the answer is no.
 pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request, within: Duration) -> Result<T, ClientError> {
     let deadline = Instant::now() + within;
+    loop {
+        match ask_once(path, request, within, deadline) {
+            Err(ClientError::Refused(failure))
+                if failure.code == ErrorCode::Busy && Instant::now() + 2 * AGAIN < deadline =>
+            {
+                std::thread::sleep(AGAIN);
+            }
+            answer => return answer,
+        }
+    }
+}
+
+fn ask_once<T: DeserializeOwned>(
+    path: &Path,
+    request: &Request,
+    within: Duration,
+    deadline: Instant,
+) -> Result<T, ClientError> {
     let failed = |source: Error| {
         let path = path.to_owned();
         if is_late(&source) {
@@ -130,7 +151,8 @@ pub fn ask<T: DeserializeOwned>(path: &Path, request: &Request, within: Duration
             ClientError::Broken { path, source }
         }
     };
-    let mut stream = connect(path, within).map_err(|source| match source.kind() {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let mut stream = connect(path, left).map_err(|source| match source.kind() {
         ErrorKind::PermissionDenied => ClientError::Denied { path: path.to_owned(), source },
         _ if is_late(&source) => failed(source),
         _ => ClientError::Connect { path: path.to_owned(), source },

@@ -3,27 +3,38 @@
 use std::{
     fs,
     io::{Error, ErrorKind},
-    os::unix::fs::{FileTypeExt, MetadataExt},
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt},
+        net::UnixListener as Listener,
+    },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use eastgate_api::{ErrorCode, Failure, Reply, Request};
+use eastgate_api::{Class, ErrorCode, Failure, Reply, Request};
 use nix::sys::stat::{Mode, umask};
-use serde::Serialize;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
-    sync::Notify,
+    sync::{Notify, oneshot},
     task::AbortHandle,
     time::timeout,
 };
 
-use super::{MAX_REQUEST, client::Presence};
+use super::{
+    MAX_REQUEST,
+    answer::{MAX_ANSWER, line as line_of},
+    client::Presence,
+    queries::Queries,
+};
 
 /// Conversations at one time. The one that has said nothing for longest makes room for another.
 const CONVERSATIONS: usize = 32;
+
+/// Bytes of answers that were not read yet. The asker who has taken longest to read its own makes room.
+const UNREAD: usize = 4 * MAX_ANSWER;
 
 /// How long an asker may be silent, and how long it may take to read an answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,8 +44,14 @@ const MAX_REST: u64 = 1 << 20;
 
 /// Who answers requests.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers one request.
-    fn handle(&self, request: Request) -> impl Future<Output = Result<Reply, Failure>> + Send;
+    /// Answers what changes nothing. It is called on threads where it may take its time, and holds nobody up.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    fn query(&self, request: Request) -> Result<Reply, Failure>;
+
+    /// Carries out what changes something.
+    fn change(&self, request: Request) -> impl Future<Output = Result<Reply, Failure>> + Send;
 }
 
 /// The file of a socket that was made here, and is told from any other that takes its place.
@@ -90,7 +107,7 @@ fn identity(path: &Path) -> std::io::Result<Identity> {
 ///
 /// # Errors
 /// When another daemon listens there, something else is there, or the kernel refuses.
-pub fn listen(path: &Path) -> std::io::Result<(UnixListener, SocketFile)> {
+pub fn listen(path: &Path) -> std::io::Result<(Listener, SocketFile)> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
@@ -112,7 +129,7 @@ pub fn listen(path: &Path) -> std::io::Result<(UnixListener, SocketFile)> {
     }
     // From its first moment on nobody else may open it.
     let before = umask(Mode::from_bits_truncate(0o177));
-    let listener = UnixListener::bind(path);
+    let listener = Listener::bind(path);
     umask(before);
     Ok((listener?, SocketFile::of(path)))
 }
@@ -122,8 +139,52 @@ pub(super) fn is_socket(path: &Path) -> std::io::Result<bool> {
     fs::symlink_metadata(path).map(|file| file.file_type().is_socket())
 }
 
-/// Answers until the task is dropped.
-pub async fn serve<H: Handler>(listener: UnixListener, handler: Arc<H>) {
+/// Whoever serves the socket, on a thread of its own. Dropped, it takes no request any more, and what was asked stays
+/// without an answer.
+#[derive(Debug)]
+pub struct Server {
+    /// Dropped to tell the thread that it is over
+    over: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Answers whoever connects.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn start<H: Handler>(listener: Listener, handler: Arc<H>) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        listener.set_nonblocking(true)?;
+        let listener = {
+            let _inside = runtime.enter();
+            UnixListener::from_std(listener)?
+        };
+        let queries = Queries::start(&handler)?;
+        let (over, told) = oneshot::channel::<()>();
+        let thread = thread::Builder::new().name("control".into()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = told => {}
+                    () = serve(listener, handler, Arc::new(queries)) => {}
+                }
+            });
+        })?;
+        Ok(Self { over: Some(over), thread: Some(thread) })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.over.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Answers for ever.
+async fn serve<H: Handler>(listener: UnixListener, handler: Arc<H>, queries: Arc<Queries>) {
     let table = Arc::new(Table::default());
     loop {
         let stream = match listener.accept().await {
@@ -135,10 +196,10 @@ pub async fn serve<H: Handler>(listener: UnixListener, handler: Arc<H>) {
             }
         };
         table.make_room().await;
-        let (handler, place) = (handler.clone(), Place::new(&table));
+        let (handler, queries, place) = (handler.clone(), queries.clone(), Place::new(&table));
         let number = place.number;
         let task = tokio::spawn(async move {
-            if let Err(error) = converse(stream, &*handler, &place).await {
+            if let Err(error) = converse(stream, &*handler, &queries, &place).await {
                 tracing::debug!(%error, "a control conversation broke off");
             }
         });
@@ -162,6 +223,8 @@ struct Entry {
     number: u64,
     /// Since when it waits for the asker; none while it is worked on an answer
     waits_since: Option<Instant>,
+    /// Bytes of an answer that it has not read yet
+    unread: usize,
     task: Option<AbortHandle>,
 }
 
@@ -195,6 +258,24 @@ impl Table {
     }
 }
 
+impl Table {
+    /// Ends conversations whose askers have not read their answers, those that take longest first, until what waits to be
+    /// read is within its bound. The one with the newest answer stays.
+    fn bound_unread(&self, newest: u64) {
+        self.with(|places| {
+            let mut unread: usize = places.iter().map(|entry| entry.unread).sum();
+            while unread > UNREAD {
+                let others = places.iter_mut().filter(|entry| entry.unread > 0 && entry.number != newest);
+                let Some(slowest) = others.min_by_key(|entry| entry.waits_since) else { return };
+                if let Some(task) = &slowest.task {
+                    task.abort();
+                }
+                unread -= std::mem::take(&mut slowest.unread);
+            }
+        });
+    }
+}
+
 /// A conversation's place in the table, given up when it ends in whatever way.
 struct Place {
     table: Arc<Table>,
@@ -205,16 +286,27 @@ impl Place {
     fn new(table: &Arc<Table>) -> Self {
         let number = table.with(|places| {
             let number = places.last().map_or(0, |last| last.number + 1);
-            places.push(Entry { number, waits_since: Some(Instant::now()), task: None });
+            places.push(Entry { number, waits_since: Some(Instant::now()), unread: 0, task: None });
             number
         });
         Self { table: table.clone(), number }
     }
 
-    fn waits(&self, waits: bool) {
+    /// It is worked on an answer.
+    fn works(&self) {
+        self.set(None, 0);
+    }
+
+    /// The asker has so much to read, or nothing, and something to ask.
+    fn waits(&self, unread: usize) {
+        self.set(Some(Instant::now()), unread);
+        self.table.bound_unread(self.number);
+    }
+
+    fn set(&self, since: Option<Instant>, bytes: usize) {
         self.table.with(|places| {
             if let Some(entry) = places.iter_mut().find(|entry| entry.number == self.number) {
-                entry.waits_since = waits.then(Instant::now);
+                (entry.waits_since, entry.unread) = (since, bytes);
             }
         });
     }
@@ -227,15 +319,12 @@ impl Drop for Place {
     }
 }
 
-/// The form of an answer.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Answer {
-    Ok { ok: Reply },
-    Failed(Failure),
-}
-
-async fn converse<H: Handler>(stream: UnixStream, handler: &H, place: &Place) -> std::io::Result<()> {
+async fn converse<H: Handler>(
+    stream: UnixStream,
+    handler: &H,
+    queries: &Queries,
+    place: &Place,
+) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let late = |_| Error::from(ErrorKind::TimedOut);
@@ -248,25 +337,21 @@ async fn converse<H: Handler>(stream: UnixStream, handler: &H, place: &Place) ->
         if got == 0 {
             return Ok(());
         }
-        place.waits(false);
+        place.works();
         let too_long = line.len() > MAX_REQUEST;
         let answer = if too_long {
-            Err(Failure::new(ErrorCode::TooLong, format!("a request has at most {MAX_REQUEST} bytes")))
+            refused(ErrorCode::TooLong, format!("a request has at most {MAX_REQUEST} bytes"))
         } else {
-            match serde_json::from_slice::<Request>(&line) {
-                Ok(request) => handler.handle(request).await,
-                Err(error) => Err(Failure::new(ErrorCode::Malformed, format!("this is no request: {error}"))),
+            match serde_json::from_slice(&line) {
+                Ok(request) => answer(request, handler, queries).await,
+                Err(error) => refused(ErrorCode::Malformed, format!("this is no request: {error}")),
             }
         };
-        let mut answer = serde_json::to_vec(&match answer {
-            Ok(ok) => Answer::Ok { ok },
-            Err(failure) => Answer::Failed(failure),
-        })?;
-        answer.push(b'\n');
-        place.waits(true);
+        place.waits(answer.len());
         for part in answer.chunks(1 << 16) {
             timeout(PATIENCE, writer.write_all(part)).await.map_err(late)??;
         }
+        place.waits(0);
         if too_long {
             // Closing with bytes unread would take the answer away from the asker.
             let rest = async { tokio::io::copy(&mut reader.take(MAX_REST), &mut tokio::io::sink()).await };
@@ -276,26 +361,54 @@ async fn converse<H: Handler>(stream: UnixStream, handler: &H, place: &Place) ->
     }
 }
 
+/// The line that answers a request.
+async fn answer<H: Handler>(request: Request, handler: &H, queries: &Queries) -> Vec<u8> {
+    if let Err(failure) = request.check() {
+        return line_of(&Err(failure));
+    }
+    match request.class() {
+        Class::Summary | Class::List => queries.ask(request).await,
+        Class::Change => line_of(&handler.change(request).await),
+    }
+}
+
+fn refused(code: ErrorCode, text: String) -> Vec<u8> {
+    line_of(&Err(Failure::new(code, text)))
+}
+
 #[cfg(test)]
 mod tests {
     use eastgate_api::Done;
 
     use super::*;
 
+    /// Says that it is done, after a while where a list is asked for.
     struct Echo;
     impl Handler for Echo {
-        async fn handle(&self, request: Request) -> Result<Reply, Failure> {
+        fn query(&self, request: Request) -> Result<Reply, Failure> {
             match request {
                 Request::Status {} => Ok(Reply::Done(Done::default())),
-                other => Err(Failure::new(ErrorCode::Failed, format!("not {other:?}"))),
+                Request::Trace(_) => panic!("on purpose"),
+                _ => {
+                    thread::sleep(SLOW);
+                    Ok(Reply::Done(Done { count: 1, ..Done::default() }))
+                }
             }
         }
+
+        async fn change(&self, request: Request) -> Result<Reply, Failure> {
+            Err(Failure::new(ErrorCode::Failed, format!("not {request:?}")))
+        }
     }
+
+    const FINE: &str = "{\"ok\":{\"count\":0,\"epoch\":0}}\n";
+    const SLOW: Duration = Duration::from_millis(200);
 
     async fn talk(lines: &[u8]) -> String {
         let (client, server) = UnixStream::pair().unwrap();
         let place = Place::new(&Arc::default());
-        let task = tokio::spawn(async move { converse(server, &Echo, &place).await });
+        let queries = Queries::start(&Arc::new(Echo)).unwrap();
+        let task = tokio::spawn(async move { converse(server, &Echo, &queries, &place).await });
         let (mut reader, mut writer) = client.into_split();
         let lines = lines.to_vec();
         let write = tokio::spawn(async move {
@@ -305,6 +418,15 @@ mod tests {
         let _ = reader.read_to_string(&mut answer).await;
         write.await.unwrap();
         let _ = task.await.unwrap();
+        answer
+    }
+
+    async fn ask(path: &Path, request: &str) -> String {
+        let mut asker = UnixStream::connect(path).await.unwrap();
+        asker.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let mut reader = BufReader::new(&mut asker);
+        timeout(Duration::from_secs(10), reader.read_line(&mut answer)).await.unwrap().unwrap();
         answer
     }
 
@@ -345,22 +467,81 @@ mod tests {
         let folder = folder("idle");
         let path = folder.join("sock");
         let (listener, _) = listen(&path).unwrap();
-        let server = tokio::spawn(serve(listener, Arc::new(Echo)));
+        let server = Server::start(listener, Arc::new(Echo)).unwrap();
         let mut idle = Vec::new();
         for _ in 0..4 * CONVERSATIONS {
             idle.push(UnixStream::connect(&path).await.unwrap());
         }
         for _ in 0..4 {
-            let mut asker = UnixStream::connect(&path).await.unwrap();
-            asker.write_all(b"{\"status\":{}}\n").await.unwrap();
-            let mut answer = String::new();
-            let mut reader = BufReader::new(&mut asker);
-            timeout(Duration::from_secs(10), reader.read_line(&mut answer)).await.unwrap().unwrap();
-            assert_eq!(answer, "{\"ok\":{\"count\":0,\"epoch\":0}}\n");
-            idle.push(asker);
+            assert_eq!(ask(&path, "{\"status\":{}}\n").await, FINE);
         }
-        server.abort();
+        drop(server);
         fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_summary_waits_for_no_list_and_those_that_wait_are_bounded() {
+        let folder = folder("lists");
+        let path = folder.join("sock");
+        let (listener, _) = listen(&path).unwrap();
+        let server = Server::start(listener, Arc::new(Echo)).unwrap();
+        let lists: Vec<_> = (0..20)
+            .map(|_| {
+                let path = path.clone();
+                tokio::spawn(async move { ask(&path, "{\"flows\":{}}\n").await })
+            })
+            .collect();
+        let begun = Instant::now();
+        for _ in 0..10 {
+            assert_eq!(ask(&path, "{\"status\":{}}\n").await, FINE);
+        }
+        assert!(begun.elapsed() < 2 * SLOW, "{:?}", begun.elapsed());
+        let mut answered = 0;
+        for list in lists {
+            let answer = list.await.unwrap();
+            let refused = answer.ends_with("\"code\":\"busy\"}\n");
+            assert!(refused || answer.starts_with("{\"ok\":{\"count\":1,"), "{answer}");
+            answered += u32::from(!refused);
+        }
+        assert!((8..=10).contains(&answered), "{answered} of 20");
+        drop(server);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_query_that_fails_fails_alone() {
+        let trace = "{\"trace\":{\"vni\":1,\"proto\":6,\"src\":\"10.1.0.1\",\"dst\":\"10.1.0.2\"}}\n";
+        let answers = talk(
+            format!("{trace}{{\"flows\":{{\"mac\":\"02:00:00:00:00:01\"}}}}\n{{\"fdb\":{{}}}}\n").as_bytes(),
+        )
+        .await;
+        let answers: Vec<&str> = answers.lines().collect();
+        assert!(answers[0].contains("\"code\":\"failed\""), "{answers:?}");
+        assert!(answers[1].contains("\"code\":\"not-applicable\""), "{answers:?}");
+        assert!(answers[2].starts_with("{\"ok\":"), "{answers:?}");
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_makes_room_for_who_does() {
+        let table: Arc<Table> = Arc::default();
+        let places: Vec<Place> = (0..5).map(|_| Place::new(&table)).collect();
+        let tasks: Vec<_> = places.iter().map(|_| tokio::spawn(std::future::pending::<()>())).collect();
+        table.with(|entries| {
+            for (entry, task) in entries.iter_mut().zip(&tasks) {
+                entry.task = Some(task.abort_handle());
+            }
+        });
+        for place in &places {
+            place.waits(UNREAD / 4);
+        }
+        let mut ended = Vec::new();
+        for (number, task) in tasks.into_iter().enumerate() {
+            tokio::task::yield_now().await;
+            if task.is_finished() {
+                ended.push(number);
+            }
+        }
+        assert_eq!(ended, [0], "the one that has had its answer for longest");
     }
 
     #[tokio::test]

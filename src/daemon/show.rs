@@ -37,8 +37,8 @@ use crate::{
 };
 
 impl View {
+    /// Answers a query. It is called on threads beside the daemon's loop, and reads only what they share.
     pub(super) fn show(&self, request: Request) -> Result<Reply, Failure> {
-        request.check()?;
         let snapshot = self.shared.snapshot_arc();
         Ok(match request {
             Request::Status {} => Reply::Status(Box::new(self.status(&snapshot))),
@@ -48,14 +48,12 @@ impl View {
             Request::Neighbors(filter) => Reply::Neighbors(neighbors(&snapshot, &filter)?),
             Request::Drops(filter) => Reply::Drops(self.drops(&snapshot, &filter)?),
             Request::Policy(filter) => Reply::Policy(self.policy(&snapshot, &filter)?),
-            Request::FdbFlush(filter) => Reply::Done(fdb_flush(&snapshot, &filter)),
-            Request::FlowsKill(filter) => Reply::Done(self.flows_kill(&snapshot, &filter)?),
             Request::Trace(packet) => {
                 let report = trace::trace(&snapshot, &packet, &|key| self.flows_between(key), clock::now());
                 Reply::Trace(report.map_err(|text| Failure::new(ErrorCode::Invalid, text))?)
             }
-            Request::Reload {} => {
-                return Err(Failure::new(ErrorCode::NotApplicable, "a reload is not a question"));
+            Request::Reload {} | Request::FdbFlush(_) | Request::FlowsKill(_) => {
+                return Err(Failure::new(ErrorCode::NotApplicable, "this is no query"));
             }
         })
     }
@@ -241,6 +239,16 @@ impl View {
         Ok(part.cut(rows))
     }
 
+    /// Forgets learned entries.
+    pub(super) fn fdb_flush(&self, filter: &Filter) -> Done {
+        let snapshot = self.shared.snapshot_arc();
+        let which = filter.mac.map_or(Flush::All, Flush::Mac);
+        let networks =
+            snapshot.learning_networks().filter(|network| filter.vni.is_none_or(|vni| vni == network.vni));
+        let count = networks.map(|network| lock(&network.state.fdb).flush(which) as u64).sum();
+        Done { count, epoch: snapshot.epoch, ..Done::default() }
+    }
+
     /// A flow that began in the kernel is counted for its rules when it leaves.
     fn policy(&self, snapshot: &Snapshot, filter: &Filter) -> Result<List<PolicyRow>, Failure> {
         let part = Part::of(filter)?;
@@ -394,12 +402,4 @@ fn groups(network: &Network, uncounted: &Uncounted) -> Vec<GroupRow> {
         });
     }
     rows
-}
-
-fn fdb_flush(snapshot: &Snapshot, filter: &Filter) -> Done {
-    let which = filter.mac.map_or(Flush::All, Flush::Mac);
-    let vni: Option<Vni> = filter.vni;
-    let networks = snapshot.learning_networks().filter(|network| vni.is_none_or(|vni| vni == network.vni));
-    let count = networks.map(|network| lock(&network.state.fdb).flush(which) as u64).sum();
-    Done { count, epoch: snapshot.epoch, ..Done::default() }
 }

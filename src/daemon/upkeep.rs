@@ -9,7 +9,7 @@ use eastgate_wire::PortId;
 
 use super::{Daemon, PortState, accelerate::device};
 use crate::{
-    control::server::{self, SocketState},
+    control::server::{self, Server, SocketState},
     io::{
         fastpath::KernelPath,
         guard::{HostTraffic, Role},
@@ -117,10 +117,11 @@ impl Daemon {
         if self.socket_file.state() == SocketState::There {
             return;
         }
-        match server::listen(&self.options.socket) {
-            Ok((listener, file)) => {
-                self.control.abort();
-                self.control = tokio::spawn(server::serve(listener, self.view.clone()));
+        let made = server::listen(&self.options.socket)
+            .and_then(|(listener, file)| Ok((Server::start(listener, self.view.clone())?, file)));
+        match made {
+            Ok((server, file)) => {
+                self.control = Some(server);
                 self.socket_file = file;
                 self.socket_missed = false;
                 lock(&self.view.state).control_restored += 1;

@@ -140,8 +140,9 @@ impl View {
     }
 
     /// Ends the flows that fit.
-    pub(super) fn flows_kill(&self, snapshot: &Snapshot, filter: &Filter) -> Result<Done, Failure> {
-        let wanted = Wanted::of(snapshot, filter)?;
+    pub(in crate::daemon) fn flows_kill(&self, filter: &Filter) -> Result<Done, Failure> {
+        let snapshot = self.shared.snapshot_arc();
+        let wanted = Wanted::of(&snapshot, filter)?;
         let most = filter.limit.map_or(u64::MAX, |limit| limit as u64);
         let is_wanted = |flow: &FlowInfo| wanted.filter.fits(flow) && wanted.fits(flow);
         let count = self.shared.end_flows(&is_wanted, most, clock::now());
