@@ -99,6 +99,74 @@ fn a_filter_filters_or_is_refused() {
     assert!(of_web2["neighbors"].as_array().unwrap().iter().all(|row| row["endpoint"] == "acme/web2"));
 }
 
+#[test]
+fn rows_are_found_by_endpoint_and_state_and_come_in_parts() {
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        let alpha = site.run_with("alpha", dataplane);
+        assert!(site.web1.ping("10.1.0.12"));
+        datagrams(&site, 4000..4010, 12, ALLOWED..ALLOWED + 1);
+        datagrams(&site, 4000..4001, 12, DENIED..DENIED + 1);
+        let of_the_test = format!("--port {ALLOWED} --proto udp");
+        let count = |filter: &str| {
+            ask(&alpha, &format!("show flows {of_the_test} {filter}"))["total"].as_u64().unwrap()
+        };
+        wait_for("the flows are there", || count("") == 10);
+        for (filter, expected) in [
+            ("--endpoint acme/web1", 10),
+            ("--endpoint web2", 10),
+            ("--endpoint db1", 0),
+            ("--state unanswered", 10),
+            ("--state established", 0),
+            ("--endpoint web1 --vni 5001 --state unanswered", 10),
+        ] {
+            assert_eq!(count(filter), expected, "{dataplane}: {filter}");
+        }
+        for (command, why, code) in [
+            ("show flows --state nonsense", "it has unanswered, answered", 2),
+            ("show fdb --state held", "it has configured, learned, frozen", 2),
+            ("show endpoints --state configured", "has no --state", 2),
+            ("show policy --endpoint web1", "has no --endpoint", 2),
+            ("flows kill --after 1", "has no --after", 2),
+            ("show flows --endpoint acme/web9", "no network of this host has an endpoint acme/web9", 1),
+            ("show flows --after nowhere", "goes on after `nowhere`", 1),
+            ("show fdb --after nowhere", "goes on after `nowhere`", 1),
+        ] {
+            let (found, _, error) = said(&alpha, command);
+            assert!(found == code && error.contains(why), "{command}: {found} {error}");
+        }
+        let (mut seen, mut after) = (Vec::new(), String::new());
+        for expected in [4, 4, 2] {
+            let page = ask(&alpha, &format!("show flows {of_the_test} --limit 4 {after}"));
+            let rows = page["flows"].as_array().unwrap();
+            assert_eq!((rows.len(), page["total"].as_u64()), (expected, Some(10)), "{dataplane}");
+            seen.extend(rows.iter().map(|row| row["sport"].as_u64().unwrap()));
+            after = page["next"].as_str().map_or_else(String::new, |next| format!("--after {next}"));
+        }
+        assert_eq!((seen, after.as_str()), ((4000..4010).collect(), ""), "{dataplane}: each once, in order");
+
+        let names = |table: &str, key: &str| -> Vec<Value> {
+            let answer = ask(&alpha, &format!("show {table} --endpoint web1"));
+            answer[table].as_array().unwrap().iter().map(|row| row[key].clone()).collect()
+        };
+        assert_eq!(names("endpoints", "endpoint"), ["acme/web1"]);
+        assert_eq!(names("fdb", "mac"), ["02:00:00:00:00:11"]);
+        assert_eq!(names("neighbors", "endpoint"), ["acme/web1", "acme/web1"]);
+        let denied = |filter: &str| {
+            let rows = drops(&alpha, &format!("--proto udp --port {DENIED} {filter}"));
+            rows.iter().map(|row| row["frames"].as_u64().unwrap()).sum::<u64>()
+        };
+        wait_for("the drop is counted", || denied("") == 1);
+        assert_eq!(
+            (denied("--endpoint web1"), denied("--endpoint web2"), denied("--endpoint db1")),
+            (1, 1, 0)
+        );
+        assert_eq!(ask(&alpha, "flows kill --endpoint db1")["count"], 0);
+        let killed = &ask(&alpha, "flows kill --endpoint web2 --state unanswered")["count"];
+        assert!(killed.as_u64().unwrap() >= 10 && count("") == 0, "{dataplane}: {killed}");
+    }
+}
+
 fn drops(daemon: &Daemon, filter: &str) -> Vec<Value> {
     ask(daemon, &format!("show drops {filter}"))["drops"].as_array().unwrap().clone()
 }

@@ -53,6 +53,22 @@ impl Daemon {
         daemon
     }
 
+    /// Starts it with these settings (`NAME=VALUE`) in its environment, and waits until it is ready.
+    pub fn start_with_environment(
+        world: &World,
+        space: &Space,
+        config: &Path,
+        host: &str,
+        environment: &[&str],
+        more: &[&str],
+    ) -> Self {
+        let mut command = space.command("env");
+        command.args(environment).arg(EASTGATE);
+        let mut daemon = Self::launch_by(world, command, config, host, more);
+        daemon.wait_until_ready(host);
+        daemon
+    }
+
     fn wait_until_ready(&mut self, host: &str) {
         wait_for(&format!("{host} is ready"), || {
             if let Some(status) = self.child.try_wait().unwrap() {
