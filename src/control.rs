@@ -11,6 +11,7 @@ mod answer;
 pub mod client;
 mod queries;
 pub mod server;
+pub mod socket;
 
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/eastgate/eastgate.sock";

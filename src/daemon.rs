@@ -32,7 +32,8 @@ use crate::{
     config::{Host, Loader},
     control::{
         client::Presence,
-        server::{self, Server, SocketFile},
+        server::{self, Server},
+        socket::{self, SocketFile},
     },
     io::{
         fastpath::{KernelPath, KernelPort, is_own_address},
@@ -246,7 +247,7 @@ impl Daemon {
         let snapshot = Snapshot::compile(&config, &host, None, &mut registry, &book)?;
 
         // First the socket: whoever has both is told of the one that was named.
-        let (listener, socket_file) = server::listen(&options.socket)
+        let (listener, socket_file) = socket::listen(&options.socket)
             .with_context(|| format!("cannot listen at {}", options.socket.display()))?;
         let alone = NamespaceLock::take().inspect_err(|_| socket_file.remove())?;
         let mut machine = Machine::take_over(record_beside(&options.socket))?;

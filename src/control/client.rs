@@ -11,7 +11,7 @@ use eastgate_api::{ErrorCode, Failure, Request};
 use serde::{Deserialize, de::DeserializeOwned};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::server::is_socket;
+use super::socket::is_socket;
 
 /// How long a request waits before it is made again that a busy daemon has refused.
 const AGAIN: Duration = Duration::from_millis(100);

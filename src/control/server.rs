@@ -1,20 +1,14 @@
 //! The daemon's side of the conversation.
 
 use std::{
-    fs,
     io::{Error, ErrorKind},
-    os::unix::{
-        fs::{FileTypeExt, MetadataExt},
-        net::UnixListener as Listener,
-    },
-    path::{Path, PathBuf},
+    os::unix::net::UnixListener as Listener,
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use eastgate_api::{Class, ErrorCode, Failure, Reply, Request};
-use nix::sys::stat::{Mode, umask};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -26,7 +20,6 @@ use tokio::{
 use super::{
     MAX_REQUEST,
     answer::{MAX_ANSWER, line as line_of},
-    client::Presence,
     queries::Queries,
 };
 
@@ -52,91 +45,6 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Carries out what changes something.
     fn change(&self, request: Request) -> impl Future<Output = Result<Reply, Failure>> + Send;
-}
-
-/// The file of a socket that was made here, and is told from any other that takes its place.
-#[derive(Debug)]
-pub struct SocketFile {
-    path: PathBuf,
-    id: Option<Identity>,
-}
-
-/// What has become of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SocketState {
-    /// It is there.
-    There,
-    /// There is nothing in its place.
-    Gone,
-    /// There is something else in its place.
-    Replaced,
-}
-
-impl SocketFile {
-    fn of(path: &Path) -> Self {
-        Self { path: path.to_owned(), id: identity(path).ok() }
-    }
-
-    /// What has become of it.
-    #[must_use]
-    pub fn state(&self) -> SocketState {
-        match identity(&self.path) {
-            Ok(id) if Some(id) == self.id => SocketState::There,
-            Err(error) if error.kind() == ErrorKind::NotFound => SocketState::Gone,
-            _ => SocketState::Replaced,
-        }
-    }
-
-    /// Removes it, and nothing else that stands in its place.
-    pub fn remove(&self) {
-        if self.state() == SocketState::There {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Device, inode, and when it was made: the number of an inode is soon another file's.
-type Identity = (u64, u64, i64, i64);
-
-fn identity(path: &Path) -> std::io::Result<Identity> {
-    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino(), file.mtime(), file.mtime_nsec()))
-}
-
-/// Listens at `path`, which only the daemon's user may open. A socket that nobody listens on is replaced; any other file is
-/// left as it is.
-///
-/// # Errors
-/// When another daemon listens there, something else is there, or the kernel refuses.
-pub fn listen(path: &Path) -> std::io::Result<(Listener, SocketFile)> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    match Presence::of(path)? {
-        Presence::Nothing => {}
-        Presence::Dead => fs::remove_file(path)?,
-        Presence::Alive => {
-            let text =
-                format!("another eastgate listens at {}; give this one its own --socket", path.display());
-            return Err(Error::new(ErrorKind::AddrInUse, text));
-        }
-        Presence::Other => {
-            let text = format!(
-                "{} is there and is no socket; it is left as it is: give another --socket",
-                path.display()
-            );
-            return Err(Error::new(ErrorKind::AlreadyExists, text));
-        }
-    }
-    // From its first moment on nobody else may open it.
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let listener = Listener::bind(path);
-    umask(before);
-    Ok((listener?, SocketFile::of(path)))
-}
-
-/// Whether a file is a socket.
-pub(super) fn is_socket(path: &Path) -> std::io::Result<bool> {
-    fs::symlink_metadata(path).map(|file| file.file_type().is_socket())
 }
 
 /// Whoever serves the socket, on a thread of its own. Dropped, it takes no request any more, and what was asked stays
@@ -378,9 +286,15 @@ fn refused(code: ErrorCode, text: String) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+    };
+
     use eastgate_api::Done;
 
     use super::*;
+    use crate::control::socket::listen;
 
     /// Says that it is done, after a while where a list is asked for.
     struct Echo;
@@ -542,29 +456,5 @@ mod tests {
             }
         }
         assert_eq!(ended, [0], "the one that has had its answer for longest");
-    }
-
-    #[tokio::test]
-    async fn only_a_dead_socket_is_replaced() {
-        let folder = folder("file");
-        let path = folder.join("sock");
-        fs::write(&path, "precious").unwrap();
-        assert_eq!(listen(&path).unwrap_err().kind(), ErrorKind::AlreadyExists);
-        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
-        fs::remove_file(&path).unwrap();
-        std::os::unix::fs::symlink(folder.join("nowhere"), &path).unwrap();
-        assert!(listen(&path).is_err());
-        fs::remove_file(&path).unwrap();
-
-        let (listener, file) = listen(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(listen(&path).unwrap_err().kind(), ErrorKind::AddrInUse);
-        drop(listener);
-        let (_listener, again) = listen(&path).unwrap();
-        file.remove();
-        assert_eq!((file.state(), again.state()), (SocketState::Replaced, SocketState::There));
-        again.remove();
-        assert_eq!(again.state(), SocketState::Gone);
-        fs::remove_dir_all(folder).unwrap();
     }
 }

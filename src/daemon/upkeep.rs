@@ -9,7 +9,10 @@ use eastgate_wire::PortId;
 
 use super::{Daemon, PortState, accelerate::device};
 use crate::{
-    control::server::{self, Server, SocketState},
+    control::{
+        server::Server,
+        socket::{self, SocketState},
+    },
     io::{
         fastpath::KernelPath,
         guard::{HostTraffic, Role},
@@ -117,7 +120,7 @@ impl Daemon {
         if self.socket_file.state() == SocketState::There {
             return;
         }
-        let made = server::listen(&self.options.socket)
+        let made = socket::listen(&self.options.socket)
             .and_then(|(listener, file)| Ok((Server::start(listener, self.view.clone())?, file)));
         match made {
             Ok((server, file)) => {
