@@ -112,8 +112,13 @@ impl KernelPath {
 
     /// Was it written by this daemon, or born by its permit?
     fn is_ours(&self, flow: &Flow) -> bool {
+        is_since(self.ours_since(), flow)
+    }
+
+    /// From which generation on flows are of this daemon; none are before it is live.
+    fn ours_since(&self) -> Option<u32> {
         let tables = lock(&self.tables);
-        tables.live && flow.generation.wrapping_sub(tables.settings.since).cast_signed() >= 0
+        tables.live.then_some(tables.settings.since)
     }
 
     pub(super) fn residents(&self, cursor: &mut Cursor, out: &mut Vec<Resident>) -> bool {
@@ -126,9 +131,11 @@ impl KernelPath {
                 false
             }
         };
+        // Once for all of them: ports are opened and closed under the same lock.
+        let since = self.ours_since();
         out.extend(page.iter().filter_map(|(key, flow)| {
             let held = flow.marks & FLOW_HELD != 0;
-            let ours = self.is_ours(flow);
+            let ours = is_since(since, flow);
             let found = if held { None } else { found(key, flow, ours) };
             Some(Resident { packet: key.packet()?, held, found, left: !held && !ours })
         }));
@@ -205,6 +212,10 @@ impl KernelPath {
         }
         Ok(())
     }
+}
+
+fn is_since(since: Option<u32>, flow: &Flow) -> bool {
+    since.is_some_and(|since| flow.generation.wrapping_sub(since).cast_signed() >= 0)
 }
 
 /// By the numbers of `enum flow_state`.
