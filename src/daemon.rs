@@ -5,10 +5,12 @@
 //! snapshot in force, and on the way out workers end before guards are taken off.
 
 mod accelerate;
+mod events;
 mod show;
 mod upkeep;
 
 pub use self::accelerate::Dataplane;
+use self::events::{Collector, Recent};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -149,6 +151,8 @@ pub(crate) struct View {
     started: Instant,
     config: PathBuf,
     state: Mutex<Visible>,
+    /// What has happened of late
+    events: Mutex<Recent>,
     changes: mpsc::Sender<Change>,
 }
 
@@ -218,6 +222,7 @@ struct Daemon {
     _alone: NamespaceLock,
     /// None on the way out
     control: Option<Server>,
+    _collector: Collector,
     socket_file: SocketFile,
     /// It is gone and could not be made again, which was said.
     socket_missed: bool,
@@ -270,8 +275,10 @@ impl Daemon {
             started: Instant::now(),
             config: options.config.clone(),
             state: Mutex::default(),
+            events: Mutex::default(),
             changes: sender,
         });
+        let collector = Collector::start(&view).context("cannot collect events")?;
         let control = Server::start(listener, view.clone()).context("cannot serve the control socket")?;
         let mut daemon = Self {
             options: Options { pin, ..options.clone() },
@@ -292,6 +299,7 @@ impl Daemon {
             host_traffic: BTreeMap::new(),
             _alone: alone,
             control: Some(control),
+            _collector: collector,
             socket_file,
             socket_missed: false,
             sweeping: None,

@@ -10,6 +10,7 @@ pub mod batch;
 pub mod counters;
 pub(crate) mod decide;
 mod ending;
+pub mod events;
 pub(crate) mod forward;
 mod holders;
 mod members;

@@ -4,9 +4,12 @@
 
 mod common;
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::{
+    io::{BufRead, BufReader},
+    net::{Ipv4Addr, UdpSocket},
+};
 
-use common::{Daemon, Space, arp_request, send_frame, site::*, wait_for};
+use common::{BOUND, Daemon, EASTGATE, Space, arp_request, send_frame, site::*, wait_for};
 use eastgate_wire::MacAddr;
 use serde_json::Value;
 
@@ -164,6 +167,85 @@ fn rows_are_found_by_endpoint_and_state_and_come_in_parts() {
         assert_eq!(ask(&alpha, "flows kill --endpoint db1")["count"], 0);
         let killed = &ask(&alpha, "flows kill --endpoint web2 --state unanswered")["count"];
         assert!(killed.as_u64().unwrap() >= 10 && count("") == 0, "{dataplane}: {killed}");
+    }
+}
+
+#[test]
+fn events_tell_what_began_what_ended_and_what_was_refused() {
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        let alpha = site.run_with("alpha", dataplane);
+        assert!(site.web1.ping("10.1.0.12"));
+        let events = |kind: &str, port: u16| -> Vec<Value> {
+            let (code, text, error) = said(&alpha, &format!("events -o json --proto udp --port {port}"));
+            assert_eq!(code, 0, "{error}");
+            let all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            all.filter(|event| event["event"] == kind).collect()
+        };
+        datagrams(&site, 4000..4003, 12, ALLOWED..ALLOWED + 1);
+        datagrams(&site, 4000..4001, 12, DENIED..DENIED + 1);
+        wait_for("beginnings are told", || events("begun", ALLOWED).len() == 3);
+        wait_for("the refusal is told", || events("denied", DENIED).len() == 1);
+        let denied = &events("denied", DENIED)[0];
+        assert_eq!(denied["reason"], "ingress-denied", "{dataplane}: {denied:#}");
+        let by = denied["refused_by"]["rule"].as_str().unwrap();
+        assert!(by.contains("no rule of acme/all allows it"), "{by}");
+        for begun in events("begun", ALLOWED) {
+            assert_eq!(begun["ingress_rule"]["rule"], "acme/all ingress #1", "{dataplane}: {begun:#}");
+        }
+        let mut following = Following::start(&alpha, &["--port", &ALLOWED.to_string()]);
+        assert_eq!(following.next()["event"], "begun");
+        assert_eq!(ask(&alpha, &format!("flows kill --proto udp --port {ALLOWED}"))["count"], 3);
+        let ended: Vec<Value> = std::iter::repeat_with(|| following.next())
+            .skip_while(|event| event["event"] == "begun")
+            .take(3)
+            .collect();
+        for event in &ended {
+            assert_eq!((&event["event"], &event["reason"]), (&"ended".into(), &"killed".into()), "{event:#}");
+            assert_eq!((&event["packets"], &event["state"]), (&1.into(), &"unanswered".into()), "{event:#}");
+        }
+        assert_eq!(events("ended", ALLOWED), ended, "{dataplane}: they are kept for whoever asks later");
+        datagrams(&site, 4100..4101, 12, ALLOWED..ALLOWED + 1);
+        let again = following.next();
+        assert_eq!((&again["event"], &again["sport"]), (&"begun".into(), &4100.into()), "{again:#}");
+
+        let (_, text, _) = said(&alpha, &format!("events --port {DENIED} --limit 1"));
+        let denied =
+            format!(" denied 5001 udp 10.1.0.11:4000 -> 10.1.0.12:{DENIED}, ingress-denied, default deny");
+        assert!(text.contains(&denied) && text.lines().count() == 1, "{text}");
+        let (code, _, error) = said(&alpha, "events --mac 02:00:00:00:00:11");
+        assert!(code == 2 && error.contains("has no --mac"), "{error}");
+    }
+}
+
+/// A running `eastgate events --follow`.
+struct Following {
+    child: std::process::Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Following {
+    fn start(daemon: &Daemon, filter: &[&str]) -> Self {
+        let mut command = std::process::Command::new(EASTGATE);
+        command.args(["events", "--follow", "-o", "json", "--socket"]).arg(daemon.socket()).args(filter);
+        let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let reader = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            reader.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)).ok()
+        });
+        Self { child, lines }
+    }
+
+    fn next(&mut self) -> Value {
+        serde_json::from_str(&self.lines.recv_timeout(BOUND).unwrap()).unwrap()
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

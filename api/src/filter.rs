@@ -155,6 +155,7 @@ impl Request {
                 ("show drops", filter, &[Vni, Endpoint, Address, Mac, Port, Proto, Limit, After, All])
             }
             Self::Policy(filter) => ("show policy", filter, &[Vni, Limit, After]),
+            Self::Events(filter) => ("events", filter, &[Vni, Endpoint, Address, Port, Proto, Limit, After]),
             Self::FdbFlush(filter) => ("fdb flush", filter, &[Vni, Mac]),
             Self::FlowsKill(filter) => {
                 ("flows kill", filter, &[Vni, Endpoint, Address, Port, Proto, State, Limit, All])

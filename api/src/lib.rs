@@ -4,12 +4,14 @@
 //! This crate has no sockets, no clocks and no threads; how requests travel is the business of who sends them.
 
 mod changes;
+mod event;
 mod failure;
 mod filter;
 mod protocol;
 mod reply;
 
 pub use changes::{Changes, Named};
+pub use event::{EventKind, EventRow, Events, MAX_EVENTS};
 pub use failure::{ErrorCode, Failure};
 pub use filter::{Criterion, FLOW_STATES, Filter};
 pub use protocol::{

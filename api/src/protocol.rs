@@ -27,6 +27,8 @@ pub enum Request {
     Drops(Filter),
     /// Compiled policy: sizes, groups and rules with their hits
     Policy(Filter),
+    /// What has happened: the newest, or what came after [`Filter::after`]
+    Events(Filter),
     /// Forgets learned FDB entries
     FdbFlush(Filter),
     /// Ends flows
@@ -38,7 +40,7 @@ pub enum Request {
 /// What it takes to answer a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {
-    /// A few numbers are read.
+    /// Little is read, however large tables are.
     Summary,
     /// Tables are walked through, which takes as long as they are.
     List,
@@ -51,7 +53,7 @@ impl Request {
     #[must_use]
     pub const fn class(&self) -> Class {
         match self {
-            Self::Status {} => Class::Summary,
+            Self::Status {} | Self::Events(_) => Class::Summary,
             Self::Endpoints(_)
             | Self::Fdb(_)
             | Self::Flows(_)

@@ -8,7 +8,9 @@ use serde::{
     ser::SerializeMap,
 };
 
-use crate::{Done, DropRows, EndpointRow, FdbRow, FlowRow, NeighborRow, PolicyRow, Status, TraceReport};
+use crate::{
+    Done, DropRows, EndpointRow, Events, FdbRow, FlowRow, NeighborRow, PolicyRow, Status, TraceReport,
+};
 
 /// The most rows of one answer. Where there are more, it says how to ask for the next.
 pub const MAX_ROWS: usize = 50_000;
@@ -31,6 +33,8 @@ pub enum Reply {
     Drops(DropRows),
     /// To [`Request::Policy`](crate::Request::Policy)
     Policy(List<PolicyRow>),
+    /// To [`Request::Events`](crate::Request::Events)
+    Events(Events),
     /// To [`Request::Trace`](crate::Request::Trace)
     Trace(TraceReport),
     /// To whatever changes something
@@ -112,7 +116,7 @@ impl<'de, T: Row + Deserialize<'de>> Visitor<'de> for Reader<T> {
                 _ => _ = map.next_value::<IgnoredAny>()?,
             }
         }
-        let missing = serde::de::Error::missing_field;
+        let missing = <A::Error as serde::de::Error>::missing_field;
         let rows: Vec<T> = rows.ok_or_else(|| missing(T::LIST))?;
         Ok(List { rows, total: total.ok_or_else(|| missing("total"))?, next })
     }

@@ -128,6 +128,21 @@ pub enum Command {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Print what has happened: flows that began and ended, packets that rules have refused
+    #[command(
+        after_help = "The newest 1,000, or fewer with --limit; with --follow, what happens from then on too. As JSON each is an object on a line\nof its own. Of packets that are refused the first of each kind is told: `show drops` counts them all. Events that nobody fetched in time\nare lost, and it is said how many.\n\nExamples:\n  eastgate events --follow\n  eastgate events --endpoint acme/web1 --limit 20\n  eastgate events -f -o json | jq 'select(.event == \"denied\")'"
+    )]
+    Events {
+        /// Go on with what happens from now on
+        #[arg(short, long)]
+        follow: bool,
+        /// Which events
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// The daemon
+        #[command(flatten)]
+        ask: Ask,
+    },
     /// Work on the forwarding table
     Fdb {
         /// What to do
@@ -219,7 +234,9 @@ impl Command {
             Self::Check { output, .. } | Self::Plan { output, .. } | Self::DropReasons { output } => {
                 output.output
             }
-            Self::Reload(ask) | Self::Status(ask) | Self::Show { ask, .. } => ask.output.output,
+            Self::Reload(ask) | Self::Status(ask) | Self::Show { ask, .. } | Self::Events { ask, .. } => {
+                ask.output.output
+            }
             Self::Fdb { action: FdbAction::Flush { ask, .. } } => ask.output.output,
             Self::Flows { action: FlowsAction::Kill { ask, .. } } => ask.output.output,
             Self::Trace(trace) => trace.ask.output.output,

@@ -2,6 +2,7 @@
 
 mod drops;
 mod ends;
+mod events;
 mod flows;
 mod part;
 
@@ -48,6 +49,7 @@ impl View {
             Request::Neighbors(filter) => Reply::Neighbors(neighbors(&snapshot, &filter)?),
             Request::Drops(filter) => Reply::Drops(self.drops(&snapshot, &filter)?),
             Request::Policy(filter) => Reply::Policy(self.policy(&snapshot, &filter)?),
+            Request::Events(filter) => Reply::Events(self.events(&snapshot, &filter)?),
             Request::Trace(packet) => {
                 let report = trace::trace(&snapshot, &packet, &|key| self.flows_between(key), clock::now());
                 Reply::Trace(report.map_err(|text| Failure::new(ErrorCode::Invalid, text))?)

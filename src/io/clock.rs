@@ -32,6 +32,14 @@ pub fn monotonic() -> u64 {
     START.monotonic + START.at.elapsed().as_nanos() as u64
 }
 
+/// A moment by the clock of the wall, in milliseconds since 1970, as that clock is set now.
+#[must_use]
+pub fn unix_millis(at: Instant) -> u64 {
+    let wall = time::SystemTime::now().duration_since(time::UNIX_EPOCH).unwrap_or_default();
+    let then = wall.saturating_sub(now().since(at));
+    u64::try_from(then.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A moment within the last weeks that the kernel noted in milliseconds of `CLOCK_MONOTONIC`, as far as they fit.
 #[must_use]
 pub fn from_wrapped_millis(millis: u32) -> Instant {

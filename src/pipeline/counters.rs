@@ -4,7 +4,7 @@ mod recent;
 mod subject;
 
 use std::{
-    collections::{BTreeMap, HashMap, btree_map, hash_map::Entry},
+    collections::{BTreeMap, HashMap, VecDeque, btree_map, hash_map::Entry},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -13,7 +13,7 @@ use std::{
 
 use ahash::RandomState;
 use eastgate_policy::fragment::{FragmentTable, Lost, Waiting};
-use eastgate_wire::{DropReason, EndpointId, Instant, Location, View, Vni};
+use eastgate_wire::{DropGroup, DropReason, EndpointId, Instant, Location, View, Vni};
 
 use self::recent::Recent;
 pub use self::{
@@ -100,6 +100,11 @@ struct Drops {
     rows: HashMap<(DropKey, bool), Row, RandomState>,
     /// Frames that all rows remember
     remembered: usize,
+    /// Those that rules have refused and that were not remembered before, until somebody fetches them
+    denied: VecDeque<(DropKey, Seen)>,
+    /// How many are kept
+    denied_limit: usize,
+    denied_lost: u64,
 }
 
 /// The counters of one worker. Only that worker writes them, so a counter costs no contention.
@@ -123,7 +128,23 @@ pub struct Counters {
 impl Counters {
     /// Counts a dropped frame.
     pub fn drop_frame(&self, key: DropKey, bytes: usize, subject: Option<Subject>, now: Instant) {
-        self.add(key, &DropCount { frames: 1, bytes: bytes as u64, last_at: now, last: subject });
+        let count = DropCount { frames: 1, bytes: bytes as u64, last_at: now, last: subject };
+        self.add_row(key, &count, seen_of(&count).as_slice(), true);
+    }
+
+    /// Keeps up to `limit` kinds of packets that rules refuse for [`Counters::take_denied`]. Further ones are lost and counted.
+    pub(super) fn keep_denied(&self, limit: usize) {
+        self.drops.lock().unwrap_or_else(PoisonError::into_inner).denied_limit = limit;
+    }
+
+    /// The kinds of packets that rules have refused since this was asked before, and that were not known until then.
+    pub(super) fn take_denied(&self) -> VecDeque<(DropKey, Seen)> {
+        std::mem::take(&mut self.drops.lock().unwrap_or_else(PoisonError::into_inner).denied)
+    }
+
+    /// How many were lost.
+    pub(super) fn denied_lost(&self) -> u64 {
+        self.drops.lock().unwrap_or_else(PoisonError::into_inner).denied_lost
     }
 
     /// Counts fragments whose first has not come in time.
@@ -144,8 +165,13 @@ impl Counters {
 
     /// Counts dropped frames of which `seen` are known one by one.
     pub fn add_seen(&self, key: DropKey, count: &DropCount, seen: &[Seen]) {
+        self.add_row(key, count, seen, false);
+    }
+
+    /// `is_news`: nobody has told of these frames before.
+    fn add_row(&self, key: DropKey, count: &DropCount, seen: &[Seen], is_news: bool) {
         let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
-        let Drops { rows, remembered } = &mut *drops;
+        let Drops { rows, remembered, denied, denied_limit, denied_lost } = &mut *drops;
         let chatter = count.last.is_some_and(|subject| subject.is_chatter(key.reason));
         let key = if rows.len() >= DROP_ROWS && !rows.contains_key(&(key, chatter)) {
             DropKey { from: None, by: None, rule: None, ..key }
@@ -161,7 +187,16 @@ impl Counters {
             Entry::Vacant(place) => place.insert(Row { count: *count, recent: Recent::default() }),
         };
         for seen in seen {
-            *remembered += row.recent.add(seen, recent::OF_A_WORKER.saturating_sub(*remembered));
+            let Some(more) = row.recent.add(seen, recent::OF_A_WORKER.saturating_sub(*remembered)) else {
+                continue;
+            };
+            *remembered += more;
+            let is_denial = is_news && !chatter && key.reason.group() == DropGroup::Policy;
+            if is_denial && denied.len() < *denied_limit {
+                denied.push_back((key, *seen));
+            } else if is_denial && *denied_limit > 0 {
+                *denied_lost += 1;
+            }
         }
     }
 }

@@ -49,7 +49,7 @@ impl Shared {
                 continue;
             }
             if let Some(found) = faster.end(&key) {
-                self.bury(&mut flows, &snapshot, &found, Some(Ending::Killed));
+                self.bury(&mut flows, &snapshot, &found, Some(Ending::Killed), now);
                 ended += 1;
             }
         }

@@ -9,7 +9,7 @@ use eastgate_fastpath::Cursor;
 use eastgate_policy::{
     flow::{
         Account, Admitted, Carrier, Count, Direction, Ending, FlowId, FlowInfo, FlowTable, FlowUse, Found,
-        HOST, Ledger, Offloaded, Population, Progress, Rank, STREAM_IDLE, StateSettings,
+        HOST, Happening, Ledger, Offloaded, Population, Progress, Rank, STREAM_IDLE, StateSettings,
     },
     fragment::{Adopted, DatagramKey},
     rule,
@@ -428,6 +428,9 @@ impl Shared {
             Whereabouts::Lost => return Ok(true),
             Whereabouts::Found(found) => found,
         };
+        if let Some(born) = &found.born {
+            lock(&self.elsewhere).leave(born.created, || found.info(&network.tracking, now));
+        }
         network.count_found(&found);
         let account = found.born.and_then(|born| self.book.quota.account(born.account));
         let account = account.unwrap_or_else(|| {
@@ -469,6 +472,7 @@ impl Shared {
         let since = self.offloads_since.get().copied().unwrap_or(now);
         let keeps_lost = now.since(since) < LOST_FOR;
         let mut cursor = lock(&self.swept);
+        lock(&self.elsewhere).look(now);
         let (mut residents, mut candidates) = (Vec::new(), Vec::new());
         for _ in 0..PAGES_PER_SWEEP {
             residents.clear();
@@ -482,6 +486,7 @@ impl Shared {
                 let held = resident.held && !keeps_lost;
                 if !(is_over || held) {
                     let born = found.filter(|_| !resident.left);
+                    self.note_beginning(&snapshot, born.as_ref(), now);
                     candidates.extend(born.and_then(|found| {
                         let network = snapshot.network(found.key.vni)?;
                         candidate(&found, network.state.quota.place(), now)
@@ -495,17 +500,18 @@ impl Shared {
                 if held || resident.left {
                     faster.end(&resident.packet);
                 } else if let Some(found) = faster.end_if_over(&resident.packet) {
-                    self.bury(&mut flows, &snapshot, &found, None);
+                    self.bury(&mut flows, &snapshot, &found, None, now);
                 }
             }
             faster.weigh(&candidates);
             if !more {
+                lock(&self.elsewhere).end_round();
                 faster.make_headroom();
                 break;
             }
         }
         while let Some(found) = faster.pop_put_out() {
-            self.bury(&mut self.flows(&found.key), &self.snapshot(), &found, Some(Ending::Evicted));
+            self.bury(&mut self.flows(&found.key), &self.snapshot(), &found, Some(Ending::Evicted), now);
         }
         while let Some(replaced) = faster.pop_ended() {
             if let Some(network) = self.snapshot().network(replaced.key.vni) {
@@ -520,14 +526,23 @@ impl Shared {
         }
     }
 
+    fn note_beginning(&self, snapshot: &Snapshot, found: Option<&Found>, now: Instant) {
+        if let Some((found, born)) = found.and_then(|found| Some((found, found.born?))) {
+            lock(&self.elsewhere).meet(born.created, || found.info(&tracking(snapshot, found), now));
+        }
+    }
+
     pub(super) fn bury(
         &self,
         flows: &mut FlowTable,
         snapshot: &Snapshot,
         found: &Found,
         ending: Option<Ending>,
+        now: Instant,
     ) {
-        flows.bury(found, ending);
+        let ending = flows.bury(found, ending);
+        let info = || found.info(&tracking(snapshot, found), now);
+        lock(&self.elsewhere).end(now, Happening::Ended(ending), info);
         if let Some(network) = snapshot.network(found.key.vni) {
             network.count_found(found);
         }

@@ -20,6 +20,7 @@ use eastgate_wire::{FlowKey, Instant, VtepAddr};
 
 use super::{
     counters::{Counters, DropCount, DropKey},
+    events::Elsewhere,
     offload::FlowOffload,
 };
 use crate::{
@@ -61,6 +62,8 @@ pub struct Shared {
     pub(super) offloads_since: OnceLock<Instant>,
     /// How far the last sweep of its flows came
     pub(super) swept: Mutex<Cursor>,
+    /// What has happened to its flows
+    pub(super) elsewhere: Mutex<Elsewhere>,
 }
 
 /// A poisoned lock means that a worker died between two of its writes. The tables keep their own bounds at every
@@ -92,6 +95,7 @@ impl Shared {
             faster: OnceLock::new(),
             offloads_since: OnceLock::new(),
             swept: Mutex::default(),
+            elsewhere: Mutex::default(),
         }
     }
 

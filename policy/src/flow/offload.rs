@@ -331,15 +331,18 @@ impl FlowTable {
         answered
     }
 
-    /// Counts a flow that began elsewhere and is no longer there: because its time is over, if nothing else is said.
-    pub fn bury(&mut self, found: &Found, ending: Option<Ending>) {
+    /// Counts a flow that began elsewhere and is no longer there: because its time is over, if nothing else is said. Why it
+    /// has ended.
+    pub fn bury(&mut self, found: &Found, ending: Option<Ending>) -> Ending {
         if ending == Some(Ending::Evicted) {
             self.counters.made_room[Rank::of(found.state(), found.answered) as usize] += 1;
         }
         let over = if found.state().is_over() { Ending::Closed } else { Ending::Expired };
         self.counters.opened += 1;
         self.counters.answered += u64::from(found.answered);
-        self.counters.end(ending.unwrap_or(over));
+        let ending = ending.unwrap_or(over);
+        self.counters.end(ending);
+        ending
     }
 
     /// Someone keeps a place for each flow that is here and may be offloaded, and hears of each that ends.

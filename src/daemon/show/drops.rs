@@ -134,7 +134,7 @@ fn macs(snapshot: &Snapshot, key: &DropKey, subject: &Subject) -> Vec<MacAddr> {
 }
 
 /// The rule that refused, or whose groups had no rule that allows it.
-fn refused_by(network: &Network, key: &DropKey) -> Option<RuleRef> {
+pub(super) fn refused_by(network: &Network, key: &DropKey) -> Option<RuleRef> {
     if let Some(rule) = key.rule {
         return network.rules.reference(&network.tenant.name, rule);
     }

@@ -36,8 +36,9 @@ pub(super) struct Recent {
 }
 
 impl Recent {
-    /// Counts a frame. `room` is how many more all rows together may remember; the number of those that are new.
-    pub(super) fn add(&mut self, new: &Seen, room: usize) -> usize {
+    /// Counts a frame. `room` is how many more all rows together may remember; how many more it remembers, or nothing when the
+    /// frame is no news.
+    pub(super) fn add(&mut self, new: &Seen, room: usize) -> Option<usize> {
         if let Some((seen, again)) =
             self.places.get(&new.subject).and_then(|at| self.seen.get_mut(*at as usize))
         {
@@ -45,15 +46,15 @@ impl Recent {
             seen.bytes += new.bytes;
             seen.last_at = seen.last_at.max(new.last_at);
             *again = true;
-            return 0;
+            return None;
         }
         if self.seen.is_empty() || self.seen.len() < OF_A_ROW && room > 0 {
             self.places.insert(new.subject, self.seen.len() as u32);
             self.seen.push((*new, false));
-            return 1;
+            return Some(1);
         }
         self.replace(new);
-        0
+        Some(0)
     }
 
     /// The first one that was not seen again since the hand last passed it gives its place to `new`.
@@ -96,7 +97,7 @@ mod tests {
         let mut recent = Recent::default();
         let mut new = 0;
         for n in 0..10 * OF_A_ROW as u32 {
-            new += recent.add(&frame(n), usize::MAX);
+            new += recent.add(&frame(n), usize::MAX).unwrap_or(0);
             recent.add(&frame(0), usize::MAX);
         }
         assert_eq!((new, recent.iter().count()), (OF_A_ROW, OF_A_ROW));
@@ -108,7 +109,7 @@ mod tests {
     #[test]
     fn without_room_a_row_remembers_one() {
         let mut recent = Recent::default();
-        assert_eq!((1..100).map(|n| recent.add(&frame(n), 0)).sum::<usize>(), 1);
+        assert_eq!((1..100).map(|n| recent.add(&frame(n), 0).unwrap_or(0)).sum::<usize>(), 1);
         assert_eq!(recent.iter().map(|seen| seen.subject).collect::<Vec<_>>(), [frame(99).subject]);
     }
 }

@@ -1,0 +1,210 @@
+//! What has happened of late: the newest events in a ring that nobody has to read, collected from the pipeline and the kernel on
+//! a thread of its own.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io::Result,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use eastgate_policy::flow::Happening;
+
+use super::View;
+use crate::{
+    io::clock,
+    pipeline::{
+        counters::{DropKey, Seen, Subject},
+        events::Event,
+        shared::lock,
+    },
+};
+
+/// Events that are kept.
+const KEPT: usize = 16_384;
+/// Events that wait to be collected, of each part of the flow table and each worker.
+const WAITING: usize = 1024;
+/// How often they are.
+const PERIOD: Duration = Duration::from_millis(250);
+/// How often what the kernel's programs have refused is looked at, in periods.
+const KERNEL: u32 = 4;
+
+/// An event with its number, and its time by the clock of the wall as that was set then, in milliseconds since 1970.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    pub(super) seq: u64,
+    pub(super) time_ms: u64,
+    pub(super) event: Event,
+}
+
+/// The newest events.
+#[derive(Debug)]
+pub(super) struct Recent {
+    events: VecDeque<Told>,
+    /// The number of the next one
+    next: u64,
+    /// How many were lost before they came here
+    lost: u64,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self { events: VecDeque::new(), next: 1, lost: 0 }
+    }
+}
+
+impl Recent {
+    /// Takes events; `lost` is how many never came here, since the start.
+    fn add(&mut self, events: impl IntoIterator<Item = Event>, lost: u64) {
+        // They have had their numbers.
+        self.next += lost.saturating_sub(self.lost);
+        self.lost = self.lost.max(lost);
+        for event in events {
+            if self.events.len() >= KEPT {
+                self.events.pop_front();
+            }
+            let time_ms = clock::unix_millis(event.at());
+            self.events.push_back(Told { seq: self.next, time_ms, event });
+            self.next += 1;
+        }
+    }
+
+    /// The number of the newest.
+    pub(super) const fn last(&self) -> u64 {
+        self.next - 1
+    }
+
+    /// Those with a higher number.
+    pub(super) fn after(&self, number: u64) -> impl DoubleEndedIterator<Item = &Told> {
+        let from = self.events.partition_point(|told| told.seq <= number);
+        self.events.range(from..)
+    }
+
+    /// How many with a higher number there were up to `end` that are not here.
+    pub(super) fn lost_between(&self, number: u64, end: u64) -> u64 {
+        let here = self.after(number).take_while(|told| told.seq <= end).count();
+        end.saturating_sub(number).saturating_sub(here as u64)
+    }
+}
+
+/// The thread that collects. It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Collector {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Collector {
+    pub(super) fn start(view: &Arc<View>) -> Result<Self> {
+        view.shared.keep_events(WAITING, clock::now());
+        let over = Arc::new(AtomicBool::new(false));
+        let (view, told) = (view.clone(), over.clone());
+        let thread = thread::Builder::new().name("events".into()).spawn(move || {
+            let mut refused = Refused::default();
+            for period in 0u32.. {
+                if told.load(Relaxed) {
+                    return;
+                }
+                view.collect(&mut refused, period % KERNEL == 0);
+                thread::park_timeout(PERIOD);
+            }
+        })?;
+        Ok(Self { over, thread: Some(thread) })
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.over.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the kernel's programs are known to have refused.
+type Refused = HashMap<(DropKey, Subject), u64>;
+
+impl View {
+    fn collect(&self, refused: &mut Refused, kernel_too: bool) {
+        let mut events = self.shared.take_events();
+        events.retain(|event| !is_adoption(event));
+        if kernel_too && let Some(kernel) = self.kernel.get() {
+            match kernel.seen_denied() {
+                Ok(seen) => events.extend(news(refused, seen)),
+                Err(error) => tracing::debug!(%error, "what the kernel's programs refuse is not told"),
+            }
+        }
+        lock(&self.events).add(events, self.shared.events_lost());
+    }
+}
+
+/// A flow that began in the kernel has come to the pipeline: that is no beginning.
+fn is_adoption(event: &Event) -> bool {
+    let Event::Flow(event) = event else { return false };
+    event.what == Happening::Opened && event.flow.created < event.at
+}
+
+/// Those that were not there when this was asked before.
+fn news(known: &mut Refused, seen: Vec<(DropKey, Seen)>) -> Vec<Event> {
+    let mut now = Refused::with_capacity(seen.len());
+    let mut events = Vec::new();
+    for (key, seen) in seen {
+        let kind = (key, seen.subject);
+        // One that has fewer frames than before was forgotten meanwhile, and came again.
+        if known.get(&kind).is_none_or(|frames| seen.frames < *frames) {
+            events.push(Event::Denied(key, seen));
+        }
+        now.insert(kind, seen.frames);
+    }
+    *known = now;
+    events.sort_by_key(Event::at);
+    events
+}
+
+#[cfg(test)]
+mod tests {
+    use eastgate_wire::{DropReason, Instant};
+
+    use super::*;
+
+    fn denied(number: u64, frames: u64) -> (DropKey, Seen) {
+        let key = DropKey { vni: None, reason: DropReason::IngressDenied, from: None, by: None, rule: None };
+        let subject = Subject { tag: Some(number as u16), ..Subject::default() };
+        (key, Seen { subject, frames, bytes: 0, last_at: Instant::from_secs(number) })
+    }
+
+    fn event(number: u64) -> Event {
+        let (key, seen) = denied(number, 1);
+        Event::Denied(key, seen)
+    }
+
+    #[test]
+    fn the_newest_are_kept_and_gaps_are_told() {
+        let mut recent = Recent::default();
+        assert_eq!((recent.last(), recent.lost_between(0, 0)), (0, 0));
+        recent.add((0..3).map(event), 0);
+        assert_eq!(recent.after(1).map(|told| told.seq).collect::<Vec<_>>(), [2, 3]);
+        recent.add((3..4).map(event), 5);
+        assert_eq!((recent.last(), recent.lost_between(0, 9), recent.lost_between(3, 9)), (9, 5, 5));
+        recent.add((0..2 * KEPT as u64).map(event), 5);
+        assert_eq!(recent.after(0).count(), KEPT);
+        assert_eq!(recent.lost_between(9, recent.last()), KEPT as u64);
+        assert_eq!(recent.after(recent.last()).count(), 0);
+    }
+
+    #[test]
+    fn a_refusal_is_news_once() {
+        let mut known = Refused::new();
+        let told = |events: Vec<Event>| events.len();
+        assert_eq!(told(news(&mut known, vec![denied(1, 1), denied(2, 1)])), 2);
+        assert_eq!(told(news(&mut known, vec![denied(1, 7), denied(2, 1)])), 0);
+        assert_eq!(told(news(&mut known, vec![denied(1, 2), denied(3, 1)])), 2, "one came again, one is new");
+        assert_eq!(told(news(&mut known, vec![denied(2, 1)])), 1, "it was forgotten");
+    }
+}
