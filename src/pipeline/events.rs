@@ -189,10 +189,10 @@ mod tests {
             let short = millis(round * 1000 + 600);
             elsewhere.end(millis(round * 1000 + 700), Happening::Ended(Ending::Closed), || info(short));
         }
-        let (told, gone): (Vec<_>, Vec<_>) =
+        let (told, gone): (Vec<&FlowEvent>, Vec<&FlowEvent>) =
             elsewhere.queue.iter().partition(|event| event.what == Happening::Opened);
         assert_eq!(gone.len(), 7);
-        let (short, told): (Vec<_>, Vec<_>) =
+        let (short, told): (Vec<&FlowEvent>, Vec<&FlowEvent>) =
             told.into_iter().partition(|event| event.at.micros() % 1_000_000 == 600_000);
         assert_eq!(short.len(), 7);
         let told: Vec<u64> = told.iter().map(|event| event.flow.created.micros() / 1000).collect();

@@ -7,7 +7,12 @@ use eastgate_policy::flow::{FlowFilter, FlowInfo, FlowTable};
 use eastgate_wire::{Addr, FlowKey, Instant, Leg, Vni};
 
 use super::{View, ends::Ends, part};
-use crate::{io::clock, names, pipeline::shared::lock, snapshot::Snapshot};
+use crate::{
+    io::clock,
+    names,
+    pipeline::shared::lock,
+    snapshot::{Network, Snapshot},
+};
 
 /// Places of the flow table looked at while a shard is locked.
 const PAGE: u32 = 1024;
@@ -183,7 +188,7 @@ impl<'a> Wanted<'a> {
 }
 
 fn flow_row(snapshot: &Snapshot, flow: &FlowInfo, now: Instant) -> FlowRow {
-    let FlowKey { src, dst, vni, sport, dport, proto, .. } = flow.key;
+    let FlowKey { src, dst, vni, sport, dport, proto, leg } = flow.key;
     let rule = |id: u32| {
         let network = snapshot.network(vni)?;
         network.rules.reference(&network.tenant.name, id)
@@ -195,6 +200,7 @@ fn flow_row(snapshot: &Snapshot, flow: &FlowInfo, now: Instant) -> FlowRow {
         sport,
         dst,
         dport,
+        via: (leg != Leg::DIRECT).then(|| forwarder(snapshot, vni, leg)),
         state: flow.state.name().to_owned(),
         packets: flow.original.packets,
         bytes: flow.original.bytes,
@@ -206,6 +212,15 @@ fn flow_row(snapshot: &Snapshot, flow: &FlowInfo, now: Instant) -> FlowRow {
         ingress_rule: rule(flow.ingress_rule),
         epoch: flow.epoch,
     }
+}
+
+/// The endpoint that a leg comes from or leads to.
+fn forwarder(snapshot: &Snapshot, vni: Vni, leg: Leg) -> String {
+    let name = |network: &Network| {
+        let endpoint = network.endpoints.iter().find(|endpoint| leg.is_by(endpoint.mac))?;
+        Some(format!("{}/{}", network.tenant.name, endpoint.name))
+    };
+    snapshot.network(vni).and_then(|network| name(network)).unwrap_or_else(|| "several".into())
 }
 
 /// A flow's place in the order of the list, in words.
