@@ -592,7 +592,7 @@ impl Daemon {
             Request::Reload {} => self.reload().await,
             Request::FlowsKill(filter) => {
                 let view = self.view.clone();
-                tokio::task::spawn_blocking(move || answer.send(view.flows_kill(&filter)));
+                tokio::task::spawn_blocking(move || drop(answer.send(view.flows_kill(&filter))));
                 return;
             }
             Request::FdbFlush(filter) => Ok(self.view.fdb_flush(&filter)),
@@ -725,7 +725,7 @@ impl server::Handler for View {
     async fn change(&self, request: Request) -> Result<Reply, Failure> {
         let (answer, result) = oneshot::channel();
         self.changes.send(Change { request, answer }).await.map_err(|_| Failure::stopping())?;
-        result.await.map_err(|_| Failure::stopping())?.map(Reply::Done)
+        result.await.map_err(|_| Failure::stopping())?.map(Reply::from)
     }
 }
 

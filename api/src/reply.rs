@@ -38,7 +38,13 @@ pub enum Reply {
     /// To [`Request::Trace`](crate::Request::Trace)
     Trace(TraceReport),
     /// To whatever changes something
-    Done(Done),
+    Done(Box<Done>),
+}
+
+impl From<Done> for Reply {
+    fn from(done: Done) -> Self {
+        Self::Done(Box::new(done))
+    }
 }
 
 /// A row of a list.

@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_a_line_and_one_that_is_too_long_says_so() {
-        let done = Ok(Reply::Done(Done { warnings: vec!["x".repeat(100)], ..Done::default() }));
+        let done = Ok(Reply::from(Done { warnings: vec!["x".repeat(100)], ..Done::default() }));
         let whole = line(&done);
         assert!(whole.starts_with(b"{\"ok\":{\"count\":0,") && whole.ends_with(b"}}\n"));
         let short = line_within(100, &done);

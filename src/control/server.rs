@@ -301,11 +301,11 @@ mod tests {
     impl Handler for Echo {
         fn query(&self, request: Request) -> Result<Reply, Failure> {
             match request {
-                Request::Status {} => Ok(Reply::Done(Done::default())),
+                Request::Status {} => Ok(Reply::from(Done::default())),
                 Request::Trace(_) => panic!("on purpose"),
                 _ => {
                     thread::sleep(SLOW);
-                    Ok(Reply::Done(Done { count: 1, ..Done::default() }))
+                    Ok(Reply::from(Done { count: 1, ..Done::default() }))
                 }
             }
         }
