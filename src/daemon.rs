@@ -28,7 +28,7 @@ use tokio::{
 
 use crate::{
     changes::Changes,
-    config::{Host, Loader},
+    config::{Config, Host, Loader},
     control::{
         client::Presence,
         protocol::{Done, Request, Restored},
@@ -41,7 +41,7 @@ use crate::{
         machine::{Machine, record_beside},
         netlink::{Link, LinkEvent, Netlink},
         packet_socket::PacketSocket,
-        sysopt::raise_open_files,
+        sysopt::allow_open_files,
         underlay::{Listener, Speakers, UnderlayConfig},
         worker::{Command, WorkerHandle},
     },
@@ -98,7 +98,7 @@ pub struct ConfigRefused {
 ///
 /// # Errors
 /// [`ConfigRefused`].
-pub fn load(loader: &mut Loader, color: bool) -> Result<Arc<crate::config::Config>, ConfigRefused> {
+pub fn load(loader: &mut Loader, color: bool) -> Result<Arc<Config>, ConfigRefused> {
     loader.load().map_err(|diagnostics| ConfigRefused {
         text: diagnostics.render(color),
         diagnostics: json!(diagnostics),
@@ -109,7 +109,7 @@ pub fn load(loader: &mut Loader, color: bool) -> Result<Arc<crate::config::Confi
 ///
 /// # Errors
 /// When none is named and there are several.
-pub fn choose_host(config: &crate::config::Config, named: Option<&str>) -> Result<String> {
+pub fn choose_host(config: &Config, named: Option<&str>) -> Result<String> {
     if let Some(name) = named {
         return Ok(name.to_owned());
     }
@@ -126,7 +126,6 @@ pub fn choose_host(config: &crate::config::Config, named: Option<&str>) -> Resul
 /// # Errors
 /// Why it could not start, or what it could not undo.
 pub fn run(options: &Options) -> Result<()> {
-    raise_open_files();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut daemon = Daemon::start(options).await?;
@@ -236,7 +235,11 @@ impl Daemon {
         let host = choose_host(&config, options.host.as_deref())?;
         let book = Arc::new(StateBook::new(config.limits));
         let mut registry = PortRegistry::default();
-        let snapshot = Snapshot::compile(&config, &host, None, &mut registry, &book)?;
+        let (affordable, warning) = within_open_files(&config);
+        if let Some(warning) = warning {
+            tracing::warn!("{warning}");
+        }
+        let snapshot = Snapshot::compile(&affordable, &host, None, &mut registry, &book)?;
 
         // First the socket: whoever has both is told of the one that was named.
         let (listener, socket_file) = server::listen(&options.socket)
@@ -615,10 +618,11 @@ impl Daemon {
                 diagnostics: Some(diagnostics),
             });
             let snapshot = config.and_then(|config| {
-                let snapshot = Snapshot::compile(&config, &host, Some(&current), &mut registry, &book)
+                let (affordable, warning) = within_open_files(&config);
+                let snapshot = Snapshot::compile(&affordable, &host, Some(&current), &mut registry, &book)
                     .map_err(|error| error.to_string())?;
-                let changes = Changes::between(&current.config, &config);
-                Ok((snapshot, changes, config.digest()))
+                let changes = Changes::between(&current.config, &affordable);
+                Ok((snapshot, changes, config.digest(), warning))
             });
             (loader, registry, snapshot)
         });
@@ -628,7 +632,8 @@ impl Daemon {
             loader.warnings().iter().map(|warning| format!("{}: {}", warning.at, warning.problem)).collect();
         self.loader = Some(loader);
         self.registry = registry;
-        let (snapshot, changes, digest) = snapshot?;
+        let (snapshot, changes, digest, too_many_ports) = snapshot?;
+        warnings.extend(too_many_ports);
         warnings.extend(nothing_to_do(&snapshot));
         let epoch = snapshot.epoch;
         // Frames of ports that the new snapshot does not name are refused from here on, before their sockets are
@@ -691,6 +696,28 @@ impl server::Handler for View {
             other => self.show(other),
         }
     }
+}
+
+/// The configuration with as many source ports as there can be sockets for, and a word about those that are left out: one
+/// that runs out of open files carries nothing.
+fn within_open_files(config: &Arc<Config>) -> (Arc<Config>, Option<String>) {
+    // For everything but source ports: each port of a tenant takes one for each worker.
+    const OTHERS: u64 = 4096;
+    let wanted = config.overlay.entropy_ports;
+    // Two kinds of sockets, see `Speakers`.
+    let limit = allow_open_files(2 * u64::from(wanted) + OTHERS);
+    let most = (limit.saturating_sub(OTHERS) / 2).max(1).ilog2();
+    let used = wanted.min(1u32.checked_shl(most).unwrap_or(wanted));
+    if used == wanted {
+        return (config.clone(), None);
+    }
+    let mut affordable = (**config).clone();
+    affordable.overlay.entropy_ports = used;
+    let warning = format!(
+        "[overlay] entropy_ports = {wanted} takes two open files each, and {limit} may be open: {used} source ports are \
+         used. Raise the limit (LimitNOFILE= in the unit, or ulimit -n), or ask for fewer"
+    );
+    (Arc::new(affordable), Some(warning))
 }
 
 /// Whether there is anything for this host in a snapshot, which nobody would notice otherwise.
