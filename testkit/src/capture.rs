@@ -117,3 +117,35 @@ fn record(mut link: Link, seen: &Seen, stop: &AtomicBool) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        link,
+        netns::{self, Namespace},
+    };
+
+    #[test]
+    fn what_is_sent_is_seen_at_the_other_end_from_the_first_frame_on() {
+        if netns::require_root().is_err() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let namespaces = ["near", "far"].map(|role| Namespace::create("egk", role).unwrap());
+        let [near, far] = &namespaces;
+        netns::veth((near, "near"), (far, "far"), 1500).unwrap();
+        near.ip("link set near up").unwrap();
+        far.ip("link set far up").unwrap();
+        let capture = Capture::start(far, "far").unwrap();
+        let begun = Instant::now();
+        let source = link::hardware_address(near, "near").unwrap();
+        let sent = [&[0xff; 6][..], &source.0, &[0x88, 0xb5], &[7; 100]].concat();
+        link::send_frame(near, "near", &sent).unwrap();
+        let found = capture.wait(Duration::from_secs(5), begun, |frame| (frame == sent).then_some(()));
+        assert!(found.is_some_and(|(at, ())| at >= begun), "{:?}", capture.all());
+        assert_eq!(capture.matching(|frame| frame == sent).len(), 1);
+        let error = Capture::start(far, "near").unwrap_err().to_string();
+        assert_eq!(error, "device near: there is no such device");
+    }
+}

@@ -159,7 +159,11 @@ impl Netns {
             return Ok(());
         }
         end_all(|| self.processes());
-        command::run(Command::new("ip").args(["netns", "delete", &self.name])).map(drop)
+        match command::run(Command::new("ip").args(["netns", "delete", &self.name])) {
+            // Somebody else was faster.
+            Err(_) if !self.exists() => Ok(()),
+            done => done.map(drop),
+        }
     }
 
     fn open(&self) -> Result<File, Error> {
@@ -242,7 +246,7 @@ pub fn sweep(family: &str) -> Result<(), Error> {
 /// What `ip` says.
 pub fn veth((left, a): (&Netns, &str), (right, b): (&Netns, &str), mtu: u32) -> Result<(), Error> {
     let right = right.name();
-    left.ip(&format!("link add {a} mtu {mtu} type veth peer name {b} mtu {mtu} netns {right}")).map(drop)
+    left.ip(&format!("link add name {a} mtu {mtu} type veth peer name {b} mtu {mtu} netns {right}")).map(drop)
 }
 
 /// What tells a namespace from others, whatever it is called.
@@ -306,8 +310,8 @@ mod tests {
         let (left, right) =
             (Namespace::create("egk", "left").unwrap(), Namespace::create("egk", "right").unwrap());
         veth((&left, "a"), (&right, "b"), 1400).unwrap();
-        assert!(right.ip("link show b").unwrap().contains("mtu 1400"));
-        assert!(left.ip("link show b").unwrap_err().to_string().contains("b"));
+        assert!(right.ip("link show dev b").unwrap().contains("mtu 1400"));
+        assert!(left.ip("link show dev b").unwrap_err().to_string().contains("`ip -n egk-"));
         left.set("net/ipv4/ip_forward", "1").unwrap();
         right.set("net/ipv4/ip_forward", "0").unwrap();
         assert_eq!(left.get("net/ipv4/ip_forward").unwrap(), "1");
