@@ -9,8 +9,7 @@ mod common;
 use nix::sys::signal::Signal;
 
 use common::{
-    Daemon, Machine, Sink, Stream, capture_at, datagram_arrives, hardware_address, hooks, site::*,
-    wait_within,
+    Capture, Daemon, Machine, Sink, Stream, datagram_arrives, hardware_address, hooks, site::*, wait_within,
 };
 use eastgate_fastpath::tcx::{self, Way};
 
@@ -52,7 +51,7 @@ fn lend_address(site: &Site) {
 /// The host and the machine at veth-web1 do not hear each other.
 fn assert_closed(site: &Site, when: &str) {
     let port = hardware_address(&site.alpha, "veth-web1").0;
-    let capture = capture_at(&site.web1, "eth0");
+    let capture = Capture::start(&site.web1, "eth0");
     assert!(!site.alpha.ping("-c 1 -W 0.2 -I veth-web1 10.1.0.11"), "the host reaches the machine {when}");
     assert!(!site.web1.ping("-c 1 -W 0.2 10.1.0.99"), "the machine reaches the host {when}");
     let heard = capture.matching(|frame| frame[6..12] == port);
@@ -428,7 +427,7 @@ fn a_port_that_becomes_one_of_a_bridge_is_closed_until_it_is_taken_out() {
             alpha.port_state("veth-web1").starts_with("failed: it belongs to br0")
         });
         assert!(flows.allowed[0].0.is_cut(&flows.allowed[0].1, 50));
-        let heard = capture_at(&site.alpha, "br0");
+        let heard = Capture::start(&site.alpha, "br0");
         flows.denied_never_arrived();
         assert!(heard.matching(|frame| frame[6..12] == WEB1.0).is_empty(), "the bridge hears the machine");
         site.alpha.ip("link set veth-web1 nomaster");

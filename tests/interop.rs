@@ -14,7 +14,7 @@ use std::{
 };
 
 use common::{
-    Capture, Daemon, Space, World, bulk, capture_at,
+    Capture, Daemon, Space, World, bulk,
     config::{Endpoint, Host, Tenant, configuration},
     datagram_arrives, hardware_address, send_frame, settle, wait_for,
 };
@@ -263,7 +263,7 @@ fn an_allowed_packet_leaves_as_it_came() {
     let _daemon = site.run("", &[ACME_WITH_FAR1]);
     kernel_vtep(&site, "");
     site.peer.bridge("fdb append 02:00:00:00:00:11 dev vx0 dst 192.0.2.1");
-    let captures = [capture_at(&site.peer, "vx0"), capture_at(&site.web1, "eth0")];
+    let captures = [Capture::start(&site.peer, "vx0"), Capture::start(&site.web1, "eth0")];
     let ways = [(&site.web1, "eth0", 0x11, 0x31), (&site.peer, "vx0", 0x31, 0x11)];
     for ((space, device, from, to), capture) in ways.into_iter().zip(&captures) {
         for (sent, packet) in (1..).zip(odd_packets(from, to)) {
@@ -356,7 +356,7 @@ impl Bench {
         let daemon = site.run("", &[ACME_WITH_FAR1, STRICT]);
         let listen = |machine: &Space| machine.enter(|| UdpSocket::bind(("0.0.0.0", PORT)).unwrap());
         let sockets = [listen(&site.web1), listen(&web2)];
-        let captures = [capture_at(&site.web1, "eth0"), capture_at(&web2, "eth0")];
+        let captures = [Capture::start(&site.web1, "eth0"), Capture::start(&web2, "eth0")];
         let [web1, web2] = captures;
         let scapy = Scapy::start(&site);
         Some(Self { site, daemon, scapy, web1, web2, markers: 0, _sockets: sockets })
@@ -543,7 +543,7 @@ fn what_leaves_is_as_the_rfc_says(underlay: Underlay) {
     const FLOWS: u16 = 256;
     let Some(site) = Site::new(underlay) else { return };
     let _daemon = site.run("ttl = 33", &[ACME_WITH_FAR1]);
-    let capture = capture_at(&site.peer, "underlay0");
+    let capture = Capture::start(&site.peer, "underlay0");
     let at: IpAddr = underlay.address(2).parse().unwrap();
     // Someone listens, so that the peer's kernel does not answer with ICMP.
     let _listener = site.peer.enter(move || UdpSocket::bind((at, 4789)).unwrap());

@@ -13,7 +13,7 @@ use std::{
 };
 
 use common::{
-    Daemon, EASTGATE, Machine, Sink, Stream, World, arp_request, capture_at, config::Host, datagram_arrives,
+    Capture, Daemon, EASTGATE, Machine, Sink, Stream, World, arp_request, config::Host, datagram_arrives,
     eastgate, hardware_address, icmp_echo, neighbor_solicitation, send_frame, site::*, wait_for, wait_within,
 };
 use eastgate_wire::MacAddr;
@@ -279,7 +279,7 @@ fn answers_of_the_host(site: &Site, port: MacAddr) -> Vec<&'static str> {
     ];
     let mut answered = Vec::new();
     for (kind, question) in questions {
-        let capture = capture_at(&site.web1, "eth0");
+        let capture = Capture::start(&site.web1, "eth0");
         let sent = questions_sent(site);
         // The kernel answers while the frame is handed over or right after; ten questions outlast "right after".
         for _ in 0..10 {
@@ -316,7 +316,7 @@ fn the_kernel_of_the_appliance_is_silent_on_a_tenant_port() {
     let alpha = site.run("alpha");
     lend_v4(&site);
     assert_eq!(answers_of_the_host(&site, port), Vec::<&str>::new(), "while the daemon runs");
-    let capture = capture_at(&site.web1, "eth0");
+    let capture = Capture::start(&site.web1, "eth0");
     send_frame(
         &site.web1,
         "eth0",

@@ -11,8 +11,7 @@ use std::{
 };
 
 use common::{
-    Capture, Daemon, Space, World, bulk, capture_at, datagram_arrives, hardware_address, hub::Hub,
-    send_frame, wait_for,
+    Capture, Daemon, Space, World, bulk, datagram_arrives, hardware_address, hub::Hub, send_frame, wait_for,
 };
 use eastgate_wire::{Family, MacAddr};
 use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
@@ -200,7 +199,7 @@ fn only_what_is_for_this_host_is_unwrapped() {
         site.alpha.ip("link set up0 promisc on");
         let _daemon = site.run(dataplane, "", "\"up0\"");
         let _socket = site.web1.enter(|| UdpSocket::bind(("0.0.0.0", 7000)).unwrap());
-        let capture = capture_at(&site.web1, "eth0");
+        let capture = Capture::start(&site.web1, "eth0");
         let ours = hardware_address(&site.alpha, "up0");
         let send = |to: MacAddr, sport: u16, text: &str| {
             send_frame(&site.peer, "up0", &site.datagram(to, sport, text));
@@ -223,7 +222,7 @@ fn a_checksum_is_none_or_right() {
     each(|site, dataplane| {
         let _daemon = site.run(dataplane, "", "\"up0\"");
         let _socket = site.web1.enter(|| UdpSocket::bind(("0.0.0.0", 7000)).unwrap());
-        let capture = capture_at(&site.web1, "eth0");
+        let capture = Capture::start(&site.web1, "eth0");
         let ours = hardware_address(&site.alpha, "up0");
         for (round, sport) in [(0, 4000), (1, 4000), (2, 4001), (3, 4001)] {
             // Of odd and even lengths, and of more than one piece
@@ -333,7 +332,7 @@ fn checksums_are_as_the_configuration_says() {
                 let config = site.world.write("eastgate.toml", &text);
                 let daemon =
                     Daemon::start(&site.world, &site.alpha, &config, "alpha", &["--dataplane", dataplane]);
-                let capture = capture_at(&site.peer, "up0");
+                let capture = Capture::start(&site.peer, "up0");
                 bulk(&site.web1, (&site.peer, at(31, 5432)), 300_000);
                 assert!(site.ping(3).0, "{dataplane} over {family:?}: {overlay} {host}");
                 let to = site.check_at() - 4;
@@ -462,7 +461,7 @@ fn a_ttl_of_nothing_is_inherited_as_one() {
         site.kernel_vtep("");
         let _daemon = site.run(dataplane, "ttl = \"inherit\"", "\"up0\"");
         assert!(site.ping(3).0, "{dataplane}");
-        let capture = capture_at(&site.peer, "vx0");
+        let capture = Capture::start(&site.peer, "vx0");
         for round in 0..3 {
             let mut frame = Vec::new();
             let text = format!("ttl 0, {round}");

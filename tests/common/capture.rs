@@ -1,18 +1,34 @@
 //! Frames seen and sent past a machine's kernel.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::Deref,
+};
 
 use eastgate_testkit::{
-    Capture, link,
+    link,
     packet::{self, Arp, ArpOp},
 };
 use eastgate_wire::MacAddr;
 
 use super::{Space, world::must};
 
-/// Records what passes a device from when this returns until what it gives is dropped.
-pub fn capture_at(space: &Space, device: &str) -> Capture {
-    must(Capture::start(space.netns(), device))
+/// Everything that passes a device, from when it was started until it is dropped.
+pub struct Capture(eastgate_testkit::Capture);
+
+impl Capture {
+    /// Starts it; it sees what passes from when this returns.
+    pub fn start(space: &Space, device: &str) -> Self {
+        Self(must(eastgate_testkit::Capture::start(space.netns(), device)))
+    }
+}
+
+impl Deref for Capture {
+    type Target = eastgate_testkit::Capture;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
 }
 
 /// Sends a frame out of a device.

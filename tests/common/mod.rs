@@ -22,12 +22,9 @@ pub mod site;
 mod traffic;
 mod world;
 
-pub use capture::{arp_request, capture_at, hardware_address, icmp_echo, neighbor_solicitation, send_frame};
+pub use capture::{Capture, arp_request, hardware_address, icmp_echo, neighbor_solicitation, send_frame};
 pub use daemon::{CAPABILITIES, Daemon, EASTGATE, eastgate};
-pub use eastgate_testkit::{
-    Capture,
-    wait::{BOUND, settle, wait_for, wait_within},
-};
+pub use eastgate_testkit::wait::{BOUND, settle, wait_for, wait_within};
 pub use machine::Machine;
 pub use traffic::{Dialogue, Sink, Stream, Transfer, accept_bulk, bulk, datagram_arrives};
 pub use world::{Space, World, must};
