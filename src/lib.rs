@@ -10,7 +10,6 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod io;
-pub mod lab;
 pub mod names;
 pub mod pipeline;
 pub mod plan;

@@ -250,6 +250,7 @@ fn named_files_and_functions_exist() {
                 "vtep/",
                 "steering/",
                 "policy/",
+                "testkit/",
                 "xtask/",
                 "tests/",
                 "labs/",

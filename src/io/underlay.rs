@@ -6,6 +6,11 @@
 //! wants, where its receiver takes them so; bursts, and what is for VTEPs that want checksums, go out with one, on which
 //! the kernel insists for GSO, and which the device computes.
 
+#![allow(
+    unsafe_code,
+    reason = "the error queue is read by recvmsg, whose addresses are read by their family"
+)]
+
 use std::{
     io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -360,7 +365,7 @@ impl Speakers {
         Err(refused)
     }
 
-    /// Opens what is not open yet, up to [`OPENED_AT_ONCE`] of it: where the kernel's programs send from these ports, what
+    /// Opens what is not open yet, up to `OPENED_AT_ONCE` of it: where the kernel's programs send from these ports, what
     /// is said of their datagrams finds nobody otherwise. A port that somebody else has is tried again later.
     pub fn open_some(&self) {
         let ports = self.config.source_ports.len();
