@@ -1,7 +1,7 @@
 //! The packet's path, top to bottom: `Pipeline::tenant_path` for frames from a tenant port,
 //! `Pipeline::underlay_path` for datagrams from another VTEP. Each step is one call.
 //!
-//! The pipeline composes the pure crates (`vtep`, `steering`, `policy`) over the tables of one [`Snapshot`]; it
+//! The pipeline composes the pure crates (`vtep`, `steering`, `policy`, `conntrack`) over the tables of one [`Snapshot`]; it
 //! does no I/O. Frames go in one by one with the time; what is to be sent comes out in a [`Batch`].
 
 mod again;
@@ -21,10 +21,8 @@ mod tests;
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use eastgate_policy::{
-    admission::{self, Context},
-    fragment::Waiting,
-};
+use eastgate_conntrack::fragment::Waiting;
+use eastgate_policy::admission::{self, Context};
 use eastgate_steering::{Answer, Asker, Claim, Conflict, Learn, Onward, answer, claim};
 use eastgate_vtep::{
     carriage::{self, Decapsulation},

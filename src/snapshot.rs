@@ -14,10 +14,10 @@ use std::{
 };
 
 use ahash::RandomState;
+use eastgate_conntrack::flow::StateSettings;
 use eastgate_policy::{
     admission::{self, BadReserved, Sender, Site},
     compile::{CompileError, Compiled},
-    flow::StateSettings,
     rule::Source,
 };
 use eastgate_steering::{Answers, Binding, Bindings, Mode, Unknown, proxy_mac};
@@ -661,7 +661,7 @@ impl NetworkSite<'_> {
 fn tracking(network: &config::Network) -> StateSettings {
     let from = &network.timeouts;
     StateSettings {
-        timeouts: eastgate_policy::flow::Timeouts {
+        timeouts: eastgate_conntrack::flow::Timeouts {
             syn_sent: from.tcp_syn,
             syn_received: from.tcp_syn,
             established: from.tcp_established,
@@ -679,8 +679,8 @@ fn tracking(network: &config::Network) -> StateSettings {
         },
         loose: network.tcp == TcpMode::Loose,
         on_change: match network.on_change {
-            OnChange::Recheck => eastgate_policy::flow::OnChange::Recheck,
-            OnChange::Keep => eastgate_policy::flow::OnChange::Keep,
+            OnChange::Recheck => eastgate_conntrack::flow::OnChange::Recheck,
+            OnChange::Keep => eastgate_conntrack::flow::OnChange::Keep,
         },
     }
 }

@@ -7,9 +7,9 @@
 mod dry;
 mod packet;
 
+use eastgate_conntrack::flow::FlowInfo;
 use eastgate_policy::{
     admission::{self, Context},
-    flow::FlowInfo,
     naive::{Explanation, Miss, Step, explain},
     rule::{Direction, Probe, Verdict},
 };

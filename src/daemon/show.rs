@@ -7,8 +7,8 @@ use std::{
     sync::atomic::Ordering::Relaxed,
 };
 
+use eastgate_conntrack::flow::{FlowFilter, FlowInfo, Rank};
 use eastgate_fastpath::PUNTS;
-use eastgate_policy::flow::{FlowFilter, FlowInfo, Rank};
 use eastgate_steering::Answers;
 use eastgate_vtep::{
     fdb::{Flush, Location},

@@ -16,13 +16,13 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use eastgate_conntrack::{
+    flow::{Found, Ledger, NetworkQuota, Offloaded, Progress},
+    fragment::{Adopted, DatagramKey},
+};
 use eastgate_fastpath::{
     AT_VTEP, CONFIG_UNDECIDED, Cursor, Entropy, Error, Fastpath, Flow, Key, LAYOUT, Limits, Network, PUNTS,
     Settings, Station, Stats, TableIds, TableSizes, address,
-};
-use eastgate_policy::{
-    flow::{Found, Ledger, NetworkQuota, Offloaded, Progress},
-    fragment::{Adopted, DatagramKey},
 };
 use eastgate_vtep::fdb::Location;
 use eastgate_wire::{Addr, DropReason, FlowKey, Instant, Leg, PortId, Vni, VtepAddr};

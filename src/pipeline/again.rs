@@ -1,7 +1,7 @@
 //! Frames that take the path apart from a received message: fragments that have waited for their first, and what stands
 //! for several packets that cannot be decided, or sent, as one.
 
-use eastgate_policy::fragment::Waiting;
+use eastgate_conntrack::fragment::Waiting;
 use eastgate_vtep::{
     fdb::Location,
     offload::{

@@ -12,7 +12,7 @@ use std::{
 };
 
 use ahash::RandomState;
-use eastgate_policy::fragment::{FragmentTable, Lost, Waiting};
+use eastgate_conntrack::fragment::{FragmentTable, Lost, Waiting};
 use eastgate_wire::{DropReason, EndpointId, Instant, Location, View, Vni};
 
 use self::recent::Recent;

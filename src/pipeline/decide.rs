@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use eastgate_policy::{
+use eastgate_conntrack::{
     flow::{
         Admitted, Direction as FlowDirection, FlowTable, Hit, Population, Query, Segment, SegmentKind,
         StateSettings, Tracked, offload_key,
     },
     fragment::{DatagramKey, FragmentSettings, FragmentStep, Verdict, Waiting},
-    rule::{Direction, Header, PortProtocol, Probe},
 };
+use eastgate_policy::rule::{Direction, Header, PortProtocol, Probe};
 use eastgate_vtep::{fdb::Location, offload::checksum_fits};
 use eastgate_wire::{
     Addr, DropReason, FlowKey, Frame, Instant, Leg, MacAddr, View,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use eastgate_policy::flow::{Ending, FlowInfo};
+use eastgate_conntrack::flow::{Ending, FlowInfo};
 use eastgate_wire::{Addr, Instant, Vni};
 
 use super::shared::{Shared, lock};

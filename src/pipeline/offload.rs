@@ -5,15 +5,15 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use eastgate_fastpath::Cursor;
-use eastgate_policy::{
+use eastgate_conntrack::{
     flow::{
         Account, Admitted, Carrier, Count, Direction, Ending, FlowId, FlowInfo, FlowTable, FlowUse, Found,
         HOST, Ledger, Offloaded, Population, Progress, Rank, STREAM_IDLE, StateSettings,
     },
     fragment::{Adopted, DatagramKey},
-    rule,
 };
+use eastgate_fastpath::Cursor;
+use eastgate_policy::rule;
 use eastgate_vtep::{
     ecn::{OuterTos, OuterTtl},
     entropy::key_hash,
@@ -34,7 +34,7 @@ use crate::snapshot::{Endpoint, Network, Snapshot, state::EndpointState};
 /// Flows of these UDP ports stay with the pipeline, which checks each packet's role: DHCP and DHCPv6.
 const ROLES: [u16; 4] = [67, 68, 546, 547];
 
-/// Whoever carries packets of flows that were decided. Flows are named as [`eastgate_policy::flow::offload_key`] does.
+/// Whoever carries packets of flows that were decided. Flows are named as [`eastgate_conntrack::flow::offload_key`] does.
 pub trait FlowOffload: Carrier {
     /// Where it counts the flows that begin there.
     fn ledger(&self) -> Arc<dyn Ledger>;

@@ -10,11 +10,11 @@ use std::{
 
 use ahash::RandomState;
 use arc_swap::{ArcSwap, Guard};
-use eastgate_fastpath::Cursor;
-use eastgate_policy::{
+use eastgate_conntrack::{
     flow::{FlowCounters, FlowTable, Sharding},
     fragment::FragmentTable,
 };
+use eastgate_fastpath::Cursor;
 use eastgate_vtep::mtu::path::{PathSettings, Paths, Quote};
 use eastgate_wire::{FlowKey, Instant, VtepAddr};
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use ahash::RandomState;
-use eastgate_policy::flow::{Account, FlowLimits, NetworkQuota, Quota};
+use eastgate_conntrack::flow::{Account, FlowLimits, NetworkQuota, Quota};
 use eastgate_steering::{HolderLimits, Holders, LearnLimits, Learned};
 use eastgate_vtep::{
     fdb::{Fdb, FdbSettings},

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use eastgate_policy::flow::{Admitted, Direction, FlowInfo, Segment, StateSettings, Tracked};
+use eastgate_conntrack::flow::{Admitted, Direction, FlowInfo, Segment, StateSettings, Tracked};
 use eastgate_steering::Title;
 use eastgate_vtep::header;
 use eastgate_wire::{DropReason, Frame, Instant, Location, MacAddr, Offload, View, Vni, VtepAddr};

@@ -1,4 +1,4 @@
-use eastgate_policy::flow::{Count, FlowState};
+use eastgate_conntrack::flow::{Count, FlowState};
 use eastgate_wire::Vni;
 
 use super::*;

@@ -287,7 +287,8 @@ impl Talk<'_> {
                 self.put(1 - from, What::Regular, "answer to a keep-alive", frame);
             }
             Act::OldData => {
-                let (back, label) = self.dice.one_of(&[(1, "data as of before"), (3_000_001, "data from long ago")]);
+                let (back, label) =
+                    self.dice.one_of(&[(1, "data as of before"), (3_000_001, "data from long ago")]);
                 let frame = self.segment(from, DATA, next.wrapping_sub(back + 100), expects, &[b'o'; 100]);
                 self.put(from, What::Outside, label, frame);
             }

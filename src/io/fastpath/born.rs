@@ -5,11 +5,11 @@
 //! lock is just about to open or to end. A flow that makes room ([`super::economy`]) goes without it: it changes no hands.
 
 use ahash::RandomState;
+use eastgate_conntrack::flow::{Admitted, Born, Count, FlowState, Found, HOST, StateSettings, give};
 use eastgate_fastpath::{
     CONFIG_CROWDED, Cursor, Entropy, Error, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, FLOW_STREAM, Flow,
     Hold as Taken, Key, LANE_OPEN, Permit, PermitKey, STATES,
 };
-use eastgate_policy::flow::{Admitted, Born, Count, FlowState, Found, HOST, StateSettings, give};
 use eastgate_vtep::entropy::SourcePorts;
 use eastgate_wire::{FlowKey, MacAddr, view::proto};
 

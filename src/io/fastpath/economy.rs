@@ -15,8 +15,8 @@ use std::{
     time::Duration,
 };
 
+use eastgate_conntrack::flow::{Carrier, Found, Ledger, Population, Rank};
 use eastgate_fastpath::{Accounts, Cursor, Hold, Key};
-use eastgate_policy::flow::{Carrier, Found, Ledger, Population, Rank};
 use eastgate_wire::{FlowKey, Instant};
 
 use super::{KernelPath, clock};

@@ -1,10 +1,10 @@
 //! A flow that the pipeline hands over, as the programs have it.
 
+use eastgate_conntrack::flow::{Count, Offloaded, Progress, Side};
 use eastgate_fastpath::{
     self as kernel, Ends, Flow, Key, LANE_FROM_US, LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER,
     LANE_TO_US, TcpSide,
 };
-use eastgate_policy::flow::{Count, Offloaded, Progress, Side};
 use eastgate_vtep::{
     ecn::{OuterTos, OuterTtl},
     fdb::Location,

@@ -27,11 +27,9 @@ use std::{
     sync::Arc,
 };
 
+use eastgate_conntrack::flow::{FlowFilter, FlowState};
 use eastgate_fastpath::{Denial, DenialKey, Limits, NETWORK_HUB, NO_RULE, PUNTS, TableSizes, Trial};
-use eastgate_policy::{
-    flow::{FlowFilter, FlowState},
-    rule::{self, Decision, Direction, RuleId},
-};
+use eastgate_policy::rule::{self, Decision, Direction, RuleId};
 use eastgate_vtep::ecn::OuterTtl;
 use eastgate_wire::{DropReason, Frame, Offload, PortId, VtepAddr};
 
@@ -334,7 +332,7 @@ impl Host {
             all.push(*flow);
         });
         all.sort_by_key(|flow| flow.key);
-        let describe = |flow: &eastgate_policy::flow::FlowInfo| {
+        let describe = |flow: &eastgate_conntrack::flow::FlowInfo| {
             let (mut original, mut reply) = (flow.original, flow.reply);
             if flow.offloaded && !born.contains(&flow.key) {
                 let more = self.shared.peek(&flow.key).expect("an offloaded flow is in the kernel's table");

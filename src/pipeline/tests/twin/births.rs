@@ -1,6 +1,6 @@
 //! Flows that begin in the kernel keep to limits and time-outs.
 
-use eastgate_policy::flow::Rank;
+use eastgate_conntrack::flow::Rank;
 
 use super::*;
 use crate::pipeline::tests::frames::udp;

@@ -4,7 +4,7 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 
 use ahash::RandomState;
 use criterion::{Criterion, criterion_group, criterion_main};
-use eastgate_policy::flow::{
+use eastgate_conntrack::flow::{
     Account, Admitted, FlowLimits, FlowTable, Quota, Segment, SegmentKind, StateSettings, Tracked,
 };
 use eastgate_wire::{Addr, FlowKey, Instant, Leg, Vni, view::Tcp};
