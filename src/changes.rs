@@ -5,11 +5,11 @@ use std::{
     fmt::Debug,
 };
 
+use eastgate_wire::names;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Config, Digest, Network, Rule, Tenant},
-    names,
     trace::rule_text,
 };
 

@@ -11,7 +11,6 @@ pub mod control;
 pub mod daemon;
 pub mod io;
 pub mod lab;
-pub mod names;
 pub mod pipeline;
 pub mod plan;
 pub mod snapshot;

@@ -16,7 +16,7 @@ use eastgate_policy::{
 use eastgate_steering::Answers;
 use eastgate_vtep::mtu::tenant_mtu;
 use eastgate_wire::{
-    Addr, DropGroup, DropReason, Family, FlowKey, Instant, Leg, Location, MacAddr, View, view::proto,
+    Addr, DropGroup, DropReason, Family, FlowKey, Instant, Leg, Location, MacAddr, View, names, view::proto,
 };
 
 use self::{
@@ -26,7 +26,6 @@ use self::{
 use crate::{
     config::{self, Name},
     control::protocol::{TraceReport, TraceRequest, TraceStep},
-    names,
     pipeline::shared::lock,
     snapshot::{Endpoint, Network, Snapshot},
 };

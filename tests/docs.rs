@@ -243,8 +243,19 @@ fn named_files_and_functions_exist() {
             let (file, function) = word.split_once("::").unwrap_or((word, ""));
             // A diagnostic's place: file, line and column.
             let file = file.split(':').next().unwrap_or(file);
-            let ours =
-                ["src/", "wire/", "vtep/", "steering/", "policy/", "conntrack/", "fastpath/", "xtask/", "tests/", "labs/", "configs/"];
+            let ours = [
+                "src/",
+                "wire/",
+                "vtep/",
+                "steering/",
+                "policy/",
+                "conntrack/",
+                "fastpath/",
+                "xtask/",
+                "tests/",
+                "labs/",
+                "configs/",
+            ];
             if !ours.iter().any(|folder| file.starts_with(folder)) {
                 continue;
             }

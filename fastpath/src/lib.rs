@@ -25,11 +25,12 @@ use std::{
     sync::Arc,
 };
 
+use eastgate_wire::TableSizes;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, Object, ObjectBuilder, OpenObject, ProgramInput};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 pub use self::{
-    born::{Accounts, Cursor, Hold, Terms},
+    born::{Accounts, Hold, Terms},
     datagram::{DatagramOf, Passed},
     guard::Guard,
     layout::{
@@ -99,31 +100,6 @@ pub struct Limits {
     pub flows: u32,
     /// All others
     pub tables: TableSizes,
-}
-
-/// How large tables may become beside that of flows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TableSizes {
-    /// Networks
-    pub networks: u32,
-    /// VTEPs that flows go to and come from
-    pub vteps: u32,
-    /// Tenant ports
-    pub ports: u32,
-    /// Addresses of endpoints
-    pub stations: u32,
-    /// Compiled policies, in MiB of memory over all networks
-    pub policy_mib: u32,
-    /// Pairs and services whose flows begin in the kernel because the pipeline has let one begin
-    pub permits: u32,
-    /// Requests for addresses that are answered in the kernel
-    pub answers: u32,
-    /// Flows that ended there and were not asked for yet
-    pub ended: u32,
-    /// Kinds of packets that the rules have refused, each counted by itself
-    pub denials: u32,
-    /// Datagrams in fragments
-    pub datagrams: u32,
 }
 
 impl Limits {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use eastgate_wire::DropReason;
+use eastgate_wire::{DropReason, names};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ use crate::{
         machine::{Machine, record_beside},
         netlink::{Netlink, NetlinkError},
     },
-    names, plan,
+    plan,
     snapshot::{PortRegistry, Snapshot, state::StateBook},
     trace::trace,
 };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use eastgate_wire::DropReason;
+use eastgate_wire::{DropReason, names};
 
 use super::table::Table;
 use crate::{
@@ -12,7 +12,6 @@ use crate::{
         Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, FlowRow, NeighborRow, PolicyRow, Restored,
         RuleRef, Status, TraceReport,
     },
-    names,
     plan::Step,
 };
 

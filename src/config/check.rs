@@ -11,8 +11,7 @@ mod tenant;
 
 use std::{net::IpAddr, sync::Arc};
 
-use eastgate_fastpath::TableSizes;
-use eastgate_wire::{Vni, VtepAddr};
+use eastgate_wire::{TableSizes, Vni, VtepAddr};
 use toml::de::DeTable;
 
 use super::{

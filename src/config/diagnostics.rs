@@ -3,6 +3,7 @@
 use std::{fmt, ops::Range};
 
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
+use eastgate_wire::names;
 use serde::{
     Serialize, Serializer,
     ser::{SerializeSeq as _, SerializeStruct as _},
@@ -13,7 +14,6 @@ use super::{
     place::Place,
     problem::{Diagnostic, Severity},
 };
-use crate::names;
 
 /// So many errors, and as many warnings, are kept of a file and of a whole configuration; the others are counted.
 pub(super) const KEPT: usize = 100;

@@ -5,8 +5,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
-use eastgate_fastpath::TableSizes;
-use eastgate_wire::{Addr, Family, MacAddr, Vni, VtepAddr};
+use eastgate_wire::{Addr, Family, MacAddr, TableSizes, Vni, VtepAddr};
 use ipnet::IpNet;
 
 use super::{

@@ -14,19 +14,20 @@ use eastgate_vtep::{
     fdb::{Flush, Location},
     mtu::tenant_mtu,
 };
-use eastgate_wire::{Family, FlowKey, Instant, Vni};
+use eastgate_wire::{Family, FlowKey, Instant, Vni, names};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{PortState, View};
 use crate::{
-    control::protocol::{
-        Done, EndpointRow, FdbRow, Filter, FlowCounts, FlowRow, GroupRow, NeighborRow, PolicyRow, PortStatus,
-        Request, Restored, RuleRow, Status, Traffic, VtepStatus,
+    control::{
+        protocol::{
+            Done, EndpointRow, FdbRow, Filter, FlowCounts, FlowRow, GroupRow, NeighborRow, PolicyRow,
+            PortStatus, Request, Restored, RuleRow, Status, Traffic, VtepStatus,
+        },
+        server::Refused,
     },
-    control::server::Refused,
     io::clock,
-    names,
     pipeline::{
         counters::{Elsewhere, traffic},
         shared::lock,

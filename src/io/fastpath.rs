@@ -21,11 +21,11 @@ use eastgate_conntrack::{
     fragment::{Adopted, DatagramKey},
 };
 use eastgate_fastpath::{
-    AT_VTEP, CONFIG_UNDECIDED, Cursor, Entropy, Error, Fastpath, Flow, Key, LAYOUT, Limits, Network, PUNTS,
-    Settings, Station, Stats, TableIds, TableSizes, address,
+    AT_VTEP, CONFIG_UNDECIDED, Entropy, Error, Fastpath, Flow, Key, LAYOUT, Limits, Network, PUNTS, Settings,
+    Station, Stats, TableIds, address,
 };
 use eastgate_vtep::fdb::Location;
-use eastgate_wire::{Addr, DropReason, FlowKey, Instant, Leg, PortId, Vni, VtepAddr};
+use eastgate_wire::{Addr, Cursor, DropReason, FlowKey, Instant, Leg, PortId, TableSizes, Vni, VtepAddr};
 
 use self::{
     economy::{Economy, SharedAccounts},

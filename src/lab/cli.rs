@@ -179,7 +179,7 @@ fn print_labs(labs: &[Record], output: ReportFormat) {
                 format!(
                     "{}  {:>9}  {}  {}\n",
                     lab.id,
-                    crate::names::count(lab.nodes.len(), "node"),
+                    eastgate_wire::names::count(lab.nodes.len(), "node"),
                     lab.folder.display(),
                     lab.title
                 )

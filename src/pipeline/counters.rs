@@ -2,6 +2,7 @@
 
 mod recent;
 mod subject;
+mod words;
 
 use std::{
     collections::{BTreeMap, HashMap, btree_map, hash_map::Entry},
@@ -19,6 +20,7 @@ use self::recent::Recent;
 pub use self::{
     recent::Seen,
     subject::{Subject, What},
+    words::dropped,
 };
 use crate::control::protocol::Traffic;
 

@@ -12,7 +12,6 @@ use eastgate_conntrack::{
     },
     fragment::{Adopted, DatagramKey},
 };
-use eastgate_fastpath::Cursor;
 use eastgate_policy::rule;
 use eastgate_vtep::{
     ecn::{OuterTos, OuterTtl},
@@ -22,7 +21,7 @@ use eastgate_vtep::{
     peers::PeerKind,
 };
 use eastgate_wire::{
-    Addr, DropReason, EndpointId, FlowKey, Instant, Leg, MacAddr, View, Vni, VtepAddr, view::proto,
+    Addr, Cursor, DropReason, EndpointId, FlowKey, Instant, Leg, MacAddr, View, Vni, VtepAddr, view::proto,
 };
 
 use super::{

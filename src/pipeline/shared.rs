@@ -14,9 +14,8 @@ use eastgate_conntrack::{
     flow::{FlowCounters, FlowTable, Sharding},
     fragment::FragmentTable,
 };
-use eastgate_fastpath::Cursor;
 use eastgate_vtep::mtu::path::{PathSettings, Paths, Quote};
-use eastgate_wire::{FlowKey, Instant, VtepAddr};
+use eastgate_wire::{Cursor, FlowKey, Instant, VtepAddr};
 
 use super::{
     counters::{Counters, DropCount, DropKey},

@@ -2,9 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use eastgate_policy::rule::PortProtocol;
 use eastgate_wire::{
-    Family,
+    Family, names,
     view::proto::{DCCP, ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE},
 };
 use ipnet::IpNet;
@@ -131,7 +130,7 @@ fn protocol_text(rule: &RuleTable) -> String {
 
 fn ports_possible(rule: &RuleTable, protocol: Protocol, reader: &mut Reader) -> bool {
     if let Protocol::Number(number) = protocol
-        && PortProtocol::from_number(number).is_some()
+        && names::has_ports(number)
     {
         return true;
     }

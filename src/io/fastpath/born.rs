@@ -7,11 +7,11 @@
 use ahash::RandomState;
 use eastgate_conntrack::flow::{Admitted, Born, Count, FlowState, Found, HOST, StateSettings, give};
 use eastgate_fastpath::{
-    CONFIG_CROWDED, Cursor, Entropy, Error, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, FLOW_STREAM, Flow,
-    Hold as Taken, Key, LANE_OPEN, Permit, PermitKey, STATES,
+    CONFIG_CROWDED, Entropy, Error, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, FLOW_STREAM, Flow, Hold as Taken,
+    Key, LANE_OPEN, Permit, PermitKey, STATES,
 };
 use eastgate_vtep::entropy::SourcePorts;
-use eastgate_wire::{FlowKey, MacAddr, view::proto};
+use eastgate_wire::{Cursor, FlowKey, MacAddr, view::proto};
 
 use super::{KernelPath, Tables, clock, handover::progress};
 use crate::pipeline::{

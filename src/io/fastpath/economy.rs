@@ -16,8 +16,8 @@ use std::{
 };
 
 use eastgate_conntrack::flow::{Carrier, Found, Ledger, Population, Rank};
-use eastgate_fastpath::{Accounts, Cursor, Hold, Key};
-use eastgate_wire::{FlowKey, Instant};
+use eastgate_fastpath::{Accounts, Hold, Key};
+use eastgate_wire::{Cursor, FlowKey, Instant};
 
 use super::{KernelPath, clock};
 use crate::pipeline::{

@@ -28,10 +28,10 @@ use std::{
 };
 
 use eastgate_conntrack::flow::{FlowFilter, FlowState};
-use eastgate_fastpath::{Denial, DenialKey, Limits, NETWORK_HUB, NO_RULE, PUNTS, TableSizes, Trial};
+use eastgate_fastpath::{Denial, DenialKey, Limits, NETWORK_HUB, NO_RULE, PUNTS, Trial};
 use eastgate_policy::rule::{self, Decision, Direction, RuleId};
 use eastgate_vtep::ecn::OuterTtl;
-use eastgate_wire::{DropReason, Frame, Offload, PortId, VtepAddr};
+use eastgate_wire::{DropReason, Frame, Offload, PortId, TableSizes, VtepAddr};
 
 use self::{
     scene::{SCENES, Scene},

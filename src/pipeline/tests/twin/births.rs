@@ -48,7 +48,7 @@ fn limits_and_time() {
     host.shared.handle_timeout(0, clock::now() + std::time::Duration::from_secs(5));
     assert_eq!((quota.in_use().unanswered, quota.in_use().answered), (0, 0), "permits are missing");
     let mut places = Vec::new();
-    kernel.programs().page(&mut eastgate_fastpath::Cursor::default(), &mut places).unwrap();
+    kernel.programs().page(&mut eastgate_wire::Cursor::default(), &mut places).unwrap();
     assert_eq!(places, [], "places are kept for nobody");
 }
 
