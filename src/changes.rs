@@ -5,13 +5,11 @@ use std::{
     fmt::Debug,
 };
 
+use eastgate_config::{Config, Digest, Network, Rule, Tenant};
 use eastgate_wire::names;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    config::{Config, Digest, Network, Rule, Tenant},
-    trace::rule_text,
-};
+use crate::trace::rule_text;
 
 /// Everything that is not as it was.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -226,7 +224,7 @@ fn compare_rules(list: &str, before: &[(Digest, String)], after: &[(Digest, Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::load_str;
+    use eastgate_config::load_str;
 
     const BEFORE: &str = r#"
 [host.a]

@@ -8,8 +8,6 @@ mod accelerate;
 mod show;
 mod upkeep;
 
-pub use self::accelerate::Dataplane;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -19,6 +17,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
+use eastgate_config::{Host, Loader};
 use eastgate_wire::PortId;
 use serde_json::{Value, json};
 use tokio::{
@@ -26,9 +25,9 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
+pub use self::accelerate::Dataplane;
 use crate::{
     changes::Changes,
-    config::{Host, Loader},
     control::{
         client::Presence,
         protocol::{Done, Request, Restored},
@@ -98,7 +97,7 @@ pub struct ConfigRefused {
 ///
 /// # Errors
 /// [`ConfigRefused`].
-pub fn load(loader: &mut Loader, color: bool) -> Result<Arc<crate::config::Config>, ConfigRefused> {
+pub fn load(loader: &mut Loader, color: bool) -> Result<Arc<eastgate_config::Config>, ConfigRefused> {
     loader.load().map_err(|diagnostics| ConfigRefused {
         text: diagnostics.render(color),
         diagnostics: json!(diagnostics),
@@ -109,7 +108,7 @@ pub fn load(loader: &mut Loader, color: bool) -> Result<Arc<crate::config::Confi
 ///
 /// # Errors
 /// When none is named and there are several.
-pub fn choose_host(config: &crate::config::Config, named: Option<&str>) -> Result<String> {
+pub fn choose_host(config: &eastgate_config::Config, named: Option<&str>) -> Result<String> {
     if let Some(name) = named {
         return Ok(name.to_owned());
     }
@@ -524,8 +523,8 @@ impl Daemon {
                 vtep: snapshot.vtep,
                 port: overlay.port,
                 ttl: match overlay.ttl {
-                    crate::config::OuterField::Fixed(ttl) => ttl,
-                    crate::config::OuterField::Inherit => 64,
+                    eastgate_config::OuterField::Fixed(ttl) => ttl,
+                    eastgate_config::OuterField::Inherit => 64,
                 },
                 dont_fragment: overlay.dont_fragment,
                 checksums: snapshot.checksums.clone(),

@@ -14,6 +14,9 @@ use std::{
 };
 
 use ahash::RandomState;
+use eastgate_config::{
+    self as config, Checksums, Config, Name, Neighbors, OnChange, OuterField, Oversize, TcpMode, Tenant,
+};
 use eastgate_conntrack::flow::StateSettings;
 use eastgate_policy::{
     admission::{self, BadReserved, Sender, Site},
@@ -38,9 +41,6 @@ use self::{
     holders::PrefixHolders,
     rules::{RuleTable, prefix},
     state::{EndpointState, NetworkState, StateBook},
-};
-use crate::config::{
-    self, Checksums, Config, Name, Neighbors, OnChange, OuterField, Oversize, TcpMode, Tenant,
 };
 
 /// Why a configuration cannot be put in force on this host.

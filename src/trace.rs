@@ -7,6 +7,7 @@
 mod dry;
 mod packet;
 
+use eastgate_config::{self as config, Name};
 use eastgate_conntrack::flow::FlowInfo;
 use eastgate_policy::{
     admission::{self, Context},
@@ -24,7 +25,6 @@ use self::{
     packet::Shape,
 };
 use crate::{
-    config::{self, Name},
     control::protocol::{TraceReport, TraceRequest, TraceStep},
     pipeline::shared::lock,
     snapshot::{Endpoint, Network, Snapshot},

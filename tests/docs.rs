@@ -10,7 +10,8 @@ use std::{
 };
 
 use clap::{Command, CommandFactory};
-use eastgate::{cli::args::Args, config::schema};
+use eastgate::cli::args::Args;
+use eastgate_config::schema;
 use eastgate_wire::{DropGroup, DropReason};
 use serde_json::Value;
 
@@ -250,6 +251,7 @@ fn named_files_and_functions_exist() {
                 "steering/",
                 "policy/",
                 "conntrack/",
+                "config/",
                 "fastpath/",
                 "xtask/",
                 "tests/",

@@ -12,10 +12,8 @@ use std::{
     time::Instant,
 };
 
-use eastgate::{
-    config::{Config, Loader},
-    snapshot::{PortRegistry, Snapshot, state::StateBook},
-};
+use eastgate::snapshot::{PortRegistry, Snapshot, state::StateBook};
+use eastgate_config::{Config, Loader};
 
 /// What all of it may take, whatever the size.
 const MEMORY_MIB: u64 = 500;

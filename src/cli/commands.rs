@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
+use eastgate_config::{Config, Loader, Severity, schema};
 use eastgate_wire::{DropReason, names};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -12,7 +13,6 @@ use super::{
     exit, print,
 };
 use crate::{
-    config::{Config, Loader, Severity, schema},
     control::{
         client::{self, ClientError},
         protocol::{Done, DropRows, Filter, Request, Status, TraceReport, TraceRequest},

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
+use eastgate_config::Config;
 use eastgate_wire::{DropReason, names};
 
 use super::table::Table;
 use crate::{
     changes::Changes,
-    config::Config,
     control::protocol::{
         Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, FlowRow, NeighborRow, PolicyRow, Restored,
         RuleRef, Status, TraceReport,

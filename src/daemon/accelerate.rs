@@ -7,12 +7,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use eastgate_config::Host;
 use eastgate_fastpath::Limits;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Daemon;
 use crate::{
-    config::Host,
     io::{
         fastpath::{KernelPath, KernelUnderlay, is_own_address},
         guard::Role,

@@ -16,6 +16,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use eastgate_config::UdpChecksum;
 use eastgate_conntrack::{
     flow::{Found, Ledger, NetworkQuota, Offloaded, Progress},
     fragment::{Adopted, DatagramKey},
@@ -34,7 +35,6 @@ use self::{
 };
 use super::{clock, sysopt};
 use crate::{
-    config::UdpChecksum,
     control::protocol::Traffic,
     pipeline::{
         answers::AnswerOffer,

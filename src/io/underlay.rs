@@ -16,6 +16,7 @@ use std::{
     },
 };
 
+use eastgate_config::{Checksums, UdpChecksum};
 use eastgate_wire::VtepAddr;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -25,7 +26,6 @@ use super::{
     mmsg::{Prefix, RecvBatch, each_control},
     sysopt::{self, Overflow},
 };
-use crate::config::{Checksums, UdpChecksum};
 
 const RECEIVE_BUFFER: libc::c_int = 32 << 20;
 const SEND_BUFFER: libc::c_int = 8 << 20;

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use eastgate_config::Oversize;
 use eastgate_vtep::{
     header,
     mtu::{self, fragment::fragment_v4, too_big::Speaker},
@@ -17,7 +18,7 @@ use super::{
     forward::family,
     shared::lock,
 };
-use crate::{config::Oversize, snapshot::Network};
+use crate::snapshot::Network;
 
 /// Copies of a frame to many that do not fit the paths they would take.
 #[derive(Clone, Copy)]

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use eastgate_config::{self as config, Name, Place, Protocol, Tenant};
 use eastgate_policy::rule::{
     Direction, EndpointRules, Group, GroupId, Peer, PortProtocol, PortRange, Rule, RuleId, Service, Source,
     Verdict,
@@ -10,10 +11,7 @@ use eastgate_policy::rule::{
 use eastgate_wire::{Addr, Family, view::proto};
 use ipnet::IpNet;
 
-use crate::{
-    config::{self, Name, Place, Protocol, Tenant},
-    control::protocol::RuleRef,
-};
+use crate::control::protocol::RuleRef;
 
 /// A prefix in the 128-bit form that the pure crates use.
 #[must_use]

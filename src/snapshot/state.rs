@@ -10,6 +10,7 @@ use std::{
 };
 
 use ahash::RandomState;
+use eastgate_config::{self as config, Config, Name};
 use eastgate_conntrack::flow::{Account, FlowLimits, NetworkQuota, Quota};
 use eastgate_steering::{HolderLimits, Holders, LearnLimits, Learned};
 use eastgate_vtep::{
@@ -17,8 +18,6 @@ use eastgate_vtep::{
     mtu::too_big::TooBig,
 };
 use eastgate_wire::{Addr, Instant, Rate, TokenBucket, Vni};
-
-use crate::config::{self, Config, Name};
 
 /// What a network has learned and used up.
 #[derive(Debug)]

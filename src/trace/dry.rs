@@ -6,13 +6,13 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
+use eastgate_config::{Config, Name, Network as NetworkConfig, Tenant};
 use eastgate_conntrack::flow::{Admitted, Direction, FlowInfo, Segment, StateSettings, Tracked};
 use eastgate_steering::Title;
 use eastgate_vtep::header;
 use eastgate_wire::{DropReason, Frame, Instant, Location, MacAddr, Offload, View, Vni, VtepAddr};
 
 use crate::{
-    config::{Config, Name, Network as NetworkConfig, Tenant},
     pipeline::{
         Outcome, Pipeline, Shared,
         batch::{Batch, Egress, Origin},

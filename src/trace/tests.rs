@@ -1,11 +1,9 @@
+use eastgate_config::load_str;
 use eastgate_conntrack::flow::{Count, FlowState};
 use eastgate_wire::Vni;
 
 use super::*;
-use crate::{
-    config::load_str,
-    snapshot::{PortRegistry, state::StateBook},
-};
+use crate::snapshot::{PortRegistry, state::StateBook};
 
 const CONFIG: &str = r#"
 [host.alpha]

@@ -6,6 +6,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use eastgate_config::{Checksums, UdpChecksum};
 use eastgate_fastpath::{
     Error, NETWORK_HUB, NO_RULE, Network as Row, Policy, STATION_PEER, STATION_SPOKEN_TO, Station,
     StationKey, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
@@ -17,7 +18,6 @@ use eastgate_wire::{Addr, PortId, Vni, VtepAddr};
 
 use super::{KernelPath, Place, Tables, born::timeouts, handover::outer_fields};
 use crate::{
-    config::{Checksums, UdpChecksum},
     pipeline::{forward::family, shared::lock},
     snapshot::{Endpoint, Network, Snapshot},
 };

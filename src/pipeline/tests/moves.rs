@@ -2,12 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use eastgate_config::Config;
+
 use super::{
     frames::*,
     net::{Net, parse},
     scene::*,
 };
-use crate::config::Config;
 
 const SQL: Talk = Talk { a: WEB1, b: DB1, sport: 40000, dport: 5432 };
 const HOSTS_OF_IT: [&str; 3] = ["alpha", "beta", "gamma"];

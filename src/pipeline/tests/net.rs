@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
+use eastgate_config::{Config, load_str};
 use eastgate_vtep::offload::segment::segment;
 use eastgate_wire::{DropReason, Frame, Instant, Offload, PortId, View, VtepAddr};
 
 use super::frames::finish;
 use crate::{
-    config::{Config, load_str},
     pipeline::{
         Outcome, Pipeline, Shared,
         batch::{Batch, Egress, Origin, Tunnel},
@@ -103,7 +103,7 @@ impl Net {
     }
 
     pub(super) fn of(config: &Arc<Config>) -> Self {
-        let host = |host: &crate::config::Host| {
+        let host = |host: &eastgate_config::Host| {
             let mut registry = PortRegistry::default();
             let shared = host.runs_eastgate().then(|| {
                 let book = Arc::new(StateBook::new(config.limits));

@@ -2,8 +2,9 @@
 
 use std::{fs, path::PathBuf, sync::Arc};
 
+use eastgate_config::{Config, Loader};
+
 use super::{frames::*, net::Net, scene::*};
-use crate::config::{Config, Loader};
 
 const TALK: Talk = Talk { a: WEB1, b: DB1, sport: 40000, dport: 5432 };
 const SQL: &str = "{ proto = \"tcp\", ports = 5432, to = \"group:db\" },";

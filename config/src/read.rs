@@ -211,8 +211,8 @@ macro_rules! table {
     ) => {
         #[doc = $doc]
         #[derive(Clone, Debug)]
-        pub(in crate::config) struct $Table {
-            $($(#[doc = $key_doc])+ pub(in crate::config) $key: table!(@type $mode $Type),)*
+        pub(crate) struct $Table {
+            $($(#[doc = $key_doc])+ pub(crate) $key: table!(@type $mode $Type),)*
         }
 
         impl Default for $Table {
@@ -221,7 +221,7 @@ macro_rules! table {
             }
         }
 
-        impl $crate::config::read::Table for $Table {
+        impl $crate::read::Table for $Table {
             fn read_table(table: &DeTable<'_>, at: Span, reader: &mut Reader) -> Self {
                 reader.unknown_keys(table, $name, &[$(stringify!($key)),*]);
                 Self {
@@ -242,7 +242,7 @@ macro_rules! table {
                     let doc = concat!($($key_doc, "\n"),+);
                     let schema = <$Type as Read>::schema(generator);
                     let default = table!(@shown $mode $Type, $($given)?);
-                    $crate::config::read::schema_property(&mut properties, stringify!($key), doc, schema, default);
+                    $crate::read::schema_property(&mut properties, stringify!($key), doc, schema, default);
                 )*
                 let required = [$(table!(@require $mode stringify!($key))),*];
                 let required: Vec<&str> = required.into_iter().flatten().collect();

@@ -259,6 +259,7 @@ fn unreadable(path: &str, error: &io::Error) -> Problem {
 }
 
 impl Stamp {
+    #[allow(clippy::disallowed_methods, reason = "the clock says whether a file was written only just now")]
     fn of(metadata: &fs::Metadata) -> Self {
         let age = metadata.modified().ok().and_then(|then| SystemTime::now().duration_since(then).ok());
         Self {

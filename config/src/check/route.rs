@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use super::network::{NOT_FOR_STATIONS, overlap};
-use crate::config::{
+use crate::{
     model::Name,
     problem::Problem,
     read::{At, Reader},

@@ -49,7 +49,7 @@ impl Write for Fnv {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::load_str;
+    use crate::load_str;
 
     const HEAD: &str = "[host.a]\nvtep = \"192.0.2.1\"\ndevice = \"e\"\n";
 

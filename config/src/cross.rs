@@ -4,7 +4,7 @@
 //! still are, as long as the hosts are the same.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -32,7 +32,7 @@ pub(super) struct Good {
     /// By host and port.
     ports: HashMap<Name, HashMap<Arc<str>, Owner>>,
     /// By tenant: warnings of addresses that are hosts'.
-    of_hosts: HashMap<Name, Found>,
+    of_hosts: BTreeMap<Name, Found>,
 }
 
 /// Who has something, and where that is written.
@@ -52,12 +52,12 @@ pub(super) struct Whole<'f> {
     /// Tenants to look at, in the order of the files.
     changed: Vec<&'f (Arc<Tenant>, Claims)>,
     /// Tenants that are as they were in the last good configuration.
-    same: HashSet<Name>,
+    same: BTreeSet<Name>,
     /// Every file could be read, so a host that is not there does not exist.
     complete: bool,
     diagnostics: Found,
     /// By tenant: warnings of addresses that are hosts'.
-    of_hosts: HashMap<Name, Found>,
+    of_hosts: BTreeMap<Name, Found>,
 }
 
 impl<'f> Whole<'f> {
@@ -69,10 +69,10 @@ impl<'f> Whole<'f> {
             hosts: BTreeMap::new(),
             tenants: BTreeMap::new(),
             changed: Vec::new(),
-            same: HashSet::new(),
+            same: BTreeSet::new(),
             complete,
             diagnostics: Found::default(),
-            of_hosts: HashMap::new(),
+            of_hosts: BTreeMap::new(),
         };
         let mut in_order: Vec<&Arc<FileContent>> = contents.iter().collect();
         in_order.sort_by(|a, b| a.source.name().cmp(b.source.name()));
@@ -134,9 +134,7 @@ impl<'f> Whole<'f> {
         self.vnis(good, &mut found);
         self.ports(good, &mut found);
         self.addresses_of_hosts(good);
-        let mut of_hosts: Vec<_> = self.of_hosts.iter().collect();
-        of_hosts.sort_by_key(|(tenant, _)| *tenant);
-        of_hosts.into_iter().for_each(|(_, of_host)| found.append(of_host));
+        self.of_hosts.values().for_each(|of_host| found.append(of_host));
         self.diagnostics.append(&found);
     }
 
@@ -325,7 +323,7 @@ impl Good {
             tenants: HashMap::new(),
             vnis: HashMap::new(),
             ports: HashMap::new(),
-            of_hosts: HashMap::new(),
+            of_hosts: BTreeMap::new(),
         }
     }
 
@@ -353,7 +351,7 @@ impl Good {
     }
 
     /// Takes out what belongs to tenants other than these.
-    fn forget(&mut self, same: &HashSet<Name>) {
+    fn forget(&mut self, same: &BTreeSet<Name>) {
         let gone = self.tenants.extract_if(|name, _| !same.contains(name));
         for (_, (content, index)) in gone {
             let Some((tenant, claims)) = content.tenants.get(index) else { continue };

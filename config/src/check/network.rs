@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use ipnet::IpNet;
 
 use super::NetworkClaim;
-use crate::config::{
+use crate::{
     leaf::{Flood, Topology},
     model::{Endpoint, HostRef, Limits, Name, Network, Timeouts},
     problem::Problem,

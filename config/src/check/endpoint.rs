@@ -12,7 +12,7 @@ use super::{
     network::{host_ref, reserved_role},
     route,
 };
-use crate::config::{
+use crate::{
     model::{AllowedPair, Endpoint, Name},
     problem::Problem,
     read::{At, Named, Reader, Span},

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{Claims, endpoint, network, rule};
-use crate::config::{
+use crate::{
     model::{Group, Name, Tenant},
     problem::Problem,
     read::{At, Named, Reader},

@@ -9,7 +9,7 @@ use eastgate_wire::{
 use ipnet::IpNet;
 
 use super::{icmp, known_name};
-use crate::config::{
+use crate::{
     leaf::{PortRange, RuleFamily},
     model::{IcmpMatch, Name, Peer, Protocol, Rule},
     problem::{Near, Problem},
