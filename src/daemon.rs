@@ -632,7 +632,7 @@ impl Daemon {
         let epoch = snapshot.epoch;
         // Frames of ports that the new snapshot does not name are refused from here on, before their sockets are
         // closed; new ports are guarded before they get any.
-        self.view.shared.install(snapshot);
+        self.view.shared.install(snapshot, crate::io::clock::now());
         if let Some(kernel) = self.view.kernel.get() {
             // The snapshot is in force whatever becomes of this: then no flow passes without it.
             match kernel.take_snapshot(&self.view.shared.snapshot_arc()) {

@@ -6,6 +6,7 @@
 
 mod dry;
 mod packet;
+mod report;
 
 use eastgate_config::{self as config, Name};
 use eastgate_conntrack::flow::FlowInfo;
@@ -20,12 +21,12 @@ use eastgate_wire::{
     Addr, DropGroup, DropReason, Family, FlowKey, Instant, Leg, Location, MacAddr, View, names, view::proto,
 };
 
+pub use self::report::{TraceReport, TraceRequest, TraceStep};
 use self::{
     dry::{Dry, Entry, Fate, Opened},
     packet::Shape,
 };
 use crate::{
-    control::protocol::{TraceReport, TraceRequest, TraceStep},
     pipeline::shared::lock,
     snapshot::{Endpoint, Network, Snapshot},
 };

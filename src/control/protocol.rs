@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 
 pub use super::filter::Filter;
 use crate::changes::Changes;
+pub use crate::{
+    pipeline::counters::Traffic,
+    snapshot::rules::RuleRef,
+    trace::{TraceReport, TraceRequest, TraceStep},
+};
 
 /// A request to the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -34,32 +39,6 @@ pub enum Request {
     FlowsKill(Filter),
     /// Walks a hypothetical packet through the path
     Trace(TraceRequest),
-}
-
-/// A packet that nobody sent.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TraceRequest {
-    /// The network
-    pub vni: Vni,
-    /// IP protocol number
-    pub proto: u8,
-    /// Source address
-    pub src: Addr,
-    /// Destination address
-    pub dst: Addr,
-    /// Source port, or 0
-    #[serde(default)]
-    pub sport: u16,
-    /// Destination port, or 0
-    #[serde(default)]
-    pub dport: u16,
-    /// ICMP type and code
-    #[serde(default)]
-    pub icmp: Option<(u8, u8)>,
-    /// Who sends it, by name, where the address does not say
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<String>,
 }
 
 /// How the daemon is.
@@ -180,28 +159,6 @@ pub struct FlowCounts {
     pub made_room: BTreeMap<String, u64>,
 }
 
-/// Frames and bytes since the start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Traffic {
-    /// Frames from tenant ports
-    pub from_ports: u64,
-    /// Datagrams from the underlay
-    pub from_underlay: u64,
-    /// Frames sent to tenant ports
-    pub to_ports: u64,
-    /// Datagrams sent to the underlay
-    pub to_underlay: u64,
-    /// ARP and ND answers given
-    pub answers: u64,
-    /// Those of them that the kernel's programs gave again
-    pub answers_repeated: u64,
-    /// Packets that did not fit the tunnel and were cut into fragments
-    #[serde(default)]
-    pub fragmented: u64,
-    /// Frames dropped
-    pub dropped: u64,
-}
-
 /// One row of `show endpoints`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct EndpointRow {
@@ -294,15 +251,6 @@ pub struct FlowRow {
     pub ingress_rule: Option<RuleRef>,
     /// The snapshot that admitted it
     pub epoch: u32,
-}
-
-/// A rule, and where it is written.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct RuleRef {
-    /// Such as `acme/web ingress #2`
-    pub rule: String,
-    /// Such as `tenants/acme.toml:12:15`
-    pub at: String,
 }
 
 /// One row of `show drops`.
@@ -409,35 +357,6 @@ pub struct RuleRow {
     pub at: String,
     /// Flows it admitted on this host
     pub flows: u64,
-}
-
-/// One step of a trace.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct TraceStep {
-    /// Name of the step, as in the picture of the packet's path
-    pub step: String,
-    /// Which host takes it
-    pub host: String,
-    /// `pass`, `drop`, or `note`
-    pub result: String,
-    /// What was found, in words
-    pub text: String,
-    /// File, line and column of the rule or object that decided
-    pub at: Option<String>,
-    /// Rules that came close, and why they did not match
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub near: Vec<String>,
-}
-
-/// A hypothetical packet's way.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct TraceReport {
-    /// The packet, in words
-    pub packet: String,
-    /// Step by step
-    pub steps: Vec<TraceStep>,
-    /// `forwarded`, `answered` (ARP and ND, by eastgate itself), or the reason of the drop
-    pub verdict: String,
 }
 
 /// What a command did.

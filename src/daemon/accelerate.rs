@@ -14,6 +14,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::Daemon;
 use crate::{
     io::{
+        clock,
         fastpath::{KernelPath, KernelUnderlay, is_own_address},
         guard::Role,
         machine::Machine,
@@ -65,7 +66,7 @@ impl Daemon {
         }
         match self.accelerate().await {
             Ok(kernel) => {
-                self.view.shared.offload_to(kernel.clone());
+                self.view.shared.offload_to(kernel.clone(), clock::now());
                 // Set here and nowhere else.
                 let _ = self.view.kernel.set(kernel);
                 self.note_sizes();

@@ -7,6 +7,8 @@ mod denials;
 mod economy;
 mod handover;
 mod stations;
+#[cfg(test)]
+mod twin;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -35,10 +37,9 @@ use self::{
 };
 use super::{clock, sysopt};
 use crate::{
-    control::protocol::Traffic,
     pipeline::{
         answers::AnswerOffer,
-        counters::{DropCount, DropKey, Elsewhere, SettledDrop},
+        counters::{DropCount, DropKey, Elsewhere, SettledDrop, Traffic},
         offload::{Candidate, FlowOffload, Handover, Hold, Offer, Replaced, Resident, Whereabouts},
         shared::lock,
     },

@@ -22,10 +22,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
-    batch_send::NarrowPath,
     mmsg::{Prefix, RecvBatch, each_control},
     sysopt::{self, Overflow},
 };
+use crate::pipeline::batch::NarrowPath;
 
 const RECEIVE_BUFFER: libc::c_int = 32 << 20;
 const SEND_BUFFER: libc::c_int = 8 << 20;

@@ -379,8 +379,9 @@ impl Worker {
     fn flush(&mut self) {
         self.batch.group();
         let report = self.sender.send(&self.batch, &self.received, &self.sockets);
-        self.shared.count_sent(self.index, &report);
-        self.shared.narrow_paths(&report.narrow, clock::now());
+        let now = clock::now();
+        self.shared.count_sent(self.index, &report, now);
+        self.shared.narrow_paths(&report.narrow, now);
         // Only now: packets that the fast path takes must not overtake those just sent.
         for offer in self.batch.offers() {
             self.shared.offer(offer);

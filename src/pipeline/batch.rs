@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, ops::Range};
 
-use eastgate_wire::{Frame, Offload, PortId, Vni};
+use eastgate_wire::{DropReason, Frame, Offload, PortId, Vni, VtepAddr};
 
 use super::{
     answers::AnswerOffer,
@@ -53,6 +53,42 @@ pub struct Emit {
     pub to: Egress,
     /// The network it belongs to, for counting
     pub vni: Vni,
+}
+
+/// What became of a batch.
+#[derive(Default, Debug)]
+pub struct Report {
+    /// Frames sent to ports
+    pub to_ports: u64,
+    /// Datagrams sent to the underlay
+    pub to_underlay: u64,
+    /// Frames not sent, by network and reason
+    pub dropped: Vec<(Vni, DropReason, u32)>,
+    /// Paths that turned out to be narrower than the link
+    pub narrow: Vec<NarrowPath>,
+    /// Bursts that the kernel did not take, and that were sent one datagram after the other
+    pub bursts_refused: u64,
+}
+
+/// A datagram was too big for its path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NarrowPath {
+    /// Where it was going
+    pub to: VtepAddr,
+    /// From which of the source ports, by its place in the list
+    pub source: u16,
+    /// The path's MTU in bytes of the outer packet
+    pub mtu: u32,
+}
+
+impl Report {
+    /// Counts frames that were not sent.
+    pub fn note_dropped(&mut self, vni: Vni, reason: DropReason, frames: u32) {
+        match self.dropped.last_mut() {
+            Some((v, r, count)) if (*v, *r) == (vni, reason) => *count += frames,
+            _ => self.dropped.push((vni, reason, frames)),
+        }
+    }
 }
 
 /// The frames to send that one batch of received frames led to.

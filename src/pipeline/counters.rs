@@ -15,6 +15,7 @@ use std::{
 use ahash::RandomState;
 use eastgate_conntrack::fragment::{FragmentTable, Lost, Waiting};
 use eastgate_wire::{DropReason, EndpointId, Instant, Location, View, Vni};
+use serde::{Deserialize, Serialize};
 
 use self::recent::Recent;
 pub use self::{
@@ -22,7 +23,6 @@ pub use self::{
     subject::{Subject, What},
     words::dropped,
 };
-use crate::control::protocol::Traffic;
 
 /// Rows of the table of drops that one worker keeps. Past it, new combinations count under their network and
 /// reason alone, so that nothing is ever dropped without being counted.
@@ -231,6 +231,28 @@ pub fn drop_details(
         DropDetail { key, chatter, count, seen }
     });
     rows.collect()
+}
+
+/// Frames and bytes since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Frames from tenant ports
+    pub from_ports: u64,
+    /// Datagrams from the underlay
+    pub from_underlay: u64,
+    /// Frames sent to tenant ports
+    pub to_ports: u64,
+    /// Datagrams sent to the underlay
+    pub to_underlay: u64,
+    /// ARP and ND answers given
+    pub answers: u64,
+    /// Those of them that the kernel's programs gave again
+    pub answers_repeated: u64,
+    /// Packets that did not fit the tunnel and were cut into fragments
+    #[serde(default)]
+    pub fragmented: u64,
+    /// Frames dropped
+    pub dropped: u64,
 }
 
 /// What every frame that passed elsewhere, or was dropped there, adds to the counters.

@@ -339,13 +339,13 @@ impl<'s> Pipeline<'s> {
 }
 
 impl Shared {
-    /// Lets whoever is faster carry packets of flows from here on.
-    pub fn offload_to(&self, faster: Arc<dyn FlowOffload>) {
+    /// Lets whoever is faster carry packets of flows from `now` on.
+    pub fn offload_to(&self, faster: Arc<dyn FlowOffload>, now: Instant) {
         self.all_flows().for_each(|table| lock(table).keep_places());
         let carrier: Arc<dyn Carrier> = faster.clone();
         self.book.quota.share(faster.ledger(), &carrier);
         // Set once, before the workers get anything to do.
-        let _ = self.offloads_since.set(crate::io::clock::now());
+        let _ = self.offloads_since.set(now);
         let _ = self.faster.set(faster);
     }
 

@@ -18,13 +18,11 @@ use eastgate_vtep::mtu::path::{PathSettings, Paths, Quote};
 use eastgate_wire::{Cursor, FlowKey, Instant, VtepAddr};
 
 use super::{
+    batch::{NarrowPath, Report},
     counters::{Counters, DropCount, DropKey},
     offload::FlowOffload,
 };
-use crate::{
-    io::batch_send::{NarrowPath, Report},
-    snapshot::{Snapshot, state::StateBook},
-};
+use crate::snapshot::{Snapshot, state::StateBook};
 
 /// Shards of the flow table: enough that two workers seldom want the same one.
 const SHARDS: u32 = 64;
@@ -107,12 +105,7 @@ impl Shared {
     }
 
     /// Puts a snapshot in force. Frames that a worker has in hand are decided by the one before.
-    pub fn install(&self, snapshot: Snapshot) {
-        self.install_at(snapshot, crate::io::clock::now());
-    }
-
-    /// Likewise, at this time.
-    pub(crate) fn install_at(&self, snapshot: Snapshot, now: Instant) {
+    pub fn install(&self, snapshot: Snapshot, now: Instant) {
         snapshot.note_moves(&self.snapshot(), now);
         lock(&self.fragments).set_limit(snapshot.config.limits.fragments);
         self.book.set_limits(snapshot.config.limits);
@@ -232,19 +225,14 @@ impl Shared {
     }
 
     /// Counts what became of a worker's batch.
-    pub fn count_sent(&self, index: usize, report: &Report) {
+    pub fn count_sent(&self, index: usize, report: &Report, now: Instant) {
         let Some(counters) = self.counters.get(index) else { return };
         counters.to_ports.fetch_add(report.to_ports, Relaxed);
         counters.to_underlay.fetch_add(report.to_underlay, Relaxed);
         self.bursts_refused.fetch_add(report.bursts_refused, Relaxed);
         for (vni, reason, frames) in &report.dropped {
             let key = DropKey { vni: Some(*vni), reason: *reason, from: None, by: None, rule: None };
-            let count = DropCount {
-                frames: u64::from(*frames),
-                bytes: 0,
-                last_at: crate::io::clock::now(),
-                last: None,
-            };
+            let count = DropCount { frames: u64::from(*frames), bytes: 0, last_at: now, last: None };
             counters.add(key, &count);
         }
     }

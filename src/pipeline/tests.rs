@@ -9,7 +9,6 @@ mod carriage;
 mod chores;
 mod decisions;
 mod fragments;
-mod frames;
 mod groups;
 mod legs;
 mod limits;
@@ -25,5 +24,6 @@ mod scene;
 mod size;
 mod tenants;
 mod topology;
-mod twin;
 mod underlay;
+
+use eastgate_testkit::frames;

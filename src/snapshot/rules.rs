@@ -10,8 +10,7 @@ use eastgate_policy::rule::{
 };
 use eastgate_wire::{Addr, Family, view::proto};
 use ipnet::IpNet;
-
-use crate::control::protocol::RuleRef;
+use serde::{Deserialize, Serialize};
 
 /// A prefix in the 128-bit form that the pure crates use.
 #[must_use]
@@ -61,6 +60,15 @@ pub struct RuleInfo {
     pub number: u32,
     /// Where it is written
     pub at: Place,
+}
+
+/// A rule, and where it is written.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RuleRef {
+    /// Such as `acme/web ingress #2`
+    pub rule: String,
+    /// Such as `tenants/acme.toml:12:15`
+    pub at: String,
 }
 
 impl RuleTable {

@@ -5,7 +5,7 @@ use etherparse::{
     IpHeaders, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder, PacketBuilderStep,
 };
 
-use crate::control::protocol::TraceRequest;
+use super::TraceRequest;
 
 /// Sequence numbers of the two sides of a connection that is there: what has been sent, and what is acknowledged.
 const SEQUENCES: [u32; 2] = [1000, 5000];

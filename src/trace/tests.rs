@@ -1,3 +1,5 @@
+use std::net::{IpAddr, SocketAddr};
+
 use eastgate_config::load_str;
 use eastgate_conntrack::flow::{Count, FlowState};
 use eastgate_wire::Vni;
@@ -60,15 +62,18 @@ fn snapshot_of(host: &str) -> Snapshot {
 /// `tcp 10.1.0.11:4000 10.1.0.21:22`, or with an ICMP type behind.
 fn request(text: &str) -> TraceRequest {
     let words: Vec<&str> = text.split(' ').collect();
-    let side = |text: &str| text.parse::<crate::cli::args::AddressPort>().unwrap();
-    let (src, dst) = (side(words[1]), side(words[2]));
+    let side = |text: &str| match text.parse::<SocketAddr>() {
+        Ok(both) => (both.ip(), both.port()),
+        Err(_) => (text.parse::<IpAddr>().unwrap(), 0),
+    };
+    let ((src, sport), (dst, dport)) = (side(words[1]), side(words[2]));
     TraceRequest {
         vni: vni(),
         proto: names::protocol_number(words[0]).unwrap(),
-        src: src.ip.into(),
-        dst: dst.ip.into(),
-        sport: src.port.unwrap_or(0),
-        dport: dst.port.unwrap_or(0),
+        src: src.into(),
+        dst: dst.into(),
+        sport,
+        dport,
         icmp: words.get(3).map(|kind| (kind.parse().unwrap(), 0)),
         from: words.get(4).map(|name| (*name).to_owned()),
     }

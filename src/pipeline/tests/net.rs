@@ -8,11 +8,12 @@ use std::{
     time::Duration,
 };
 
-use eastgate_config::{Config, load_str};
+use eastgate_config::Config;
+use eastgate_testkit::frames::finish;
+pub(super) use eastgate_testkit::{parse, vxlan};
 use eastgate_vtep::offload::segment::segment;
 use eastgate_wire::{DropReason, Frame, Instant, Offload, PortId, View, VtepAddr};
 
-use super::frames::finish;
 use crate::{
     pipeline::{
         Outcome, Pipeline, Shared,
@@ -128,7 +129,7 @@ impl Net {
         let Some(shared) = &host.shared else { return };
         let before = shared.snapshot_arc();
         let next = Snapshot::compile(config, name, Some(&before), &mut host.registry, &shared.book).unwrap();
-        shared.install_at(next, self.now);
+        shared.install(next, self.now);
     }
 
     /// Lets time go by.
@@ -424,17 +425,6 @@ fn dropped(shared: &Shared) -> BTreeMap<DropReason, u64> {
         *all.entry(key.reason).or_default() += count.frames;
     }
     all
-}
-
-/// The configuration in a text, or all that is wrong with it.
-pub(super) fn parse(text: &str) -> Arc<Config> {
-    load_str("test.toml", text).unwrap_or_else(|wrong| panic!("{}", wrong.render(false)))
-}
-
-/// A VXLAN datagram's payload (RFC 7348 section 5), built here so that the path's own encoder is not its judge.
-pub(super) fn vxlan(vni: u32, frame: &[u8]) -> Vec<u8> {
-    let [_, a, b, c] = vni.to_be_bytes();
-    [&[8, 0, 0, 0, a, b, c, 0], frame].concat()
 }
 
 /// What a sender makes of a frame for the tunnel: the datagrams of a superframe, or the one.

@@ -4,7 +4,7 @@ use eastgate_wire::{DropReason, Gso, GsoKind, Offload, VtepAddr};
 use etherparse::{SlicedPacket, TransportSlice};
 
 use super::{frames::*, net::Net, scene::*};
-use crate::{io::batch_send::NarrowPath, pipeline::counters::traffic};
+use crate::pipeline::{batch::NarrowPath, counters::traffic};
 
 const TALK: Talk = Talk { a: WEB1, b: DB1, sport: 40000, dport: 5432 };
 

@@ -9,22 +9,26 @@ use etherparse::{
     TransportSlice,
 };
 
-pub(super) const BROADCAST: [u8; 6] = [0xff; 6];
+/// Everyone
+pub const BROADCAST: [u8; 6] = [0xff; 6];
 
-pub(super) const fn mac(station: u8) -> [u8; 6] {
+/// A station's MAC.
+pub const fn mac(station: u8) -> [u8; 6] {
     [2, 0, 0, 0, 0, station]
 }
 
-pub(super) const fn v4(station: u8) -> [u8; 4] {
+/// A station's IPv4 address.
+pub const fn v4(station: u8) -> [u8; 4] {
     [10, 1, 0, station]
 }
 
-pub(super) const fn v6(station: u8) -> [u8; 16] {
+/// A station's IPv6 address.
+pub const fn v6(station: u8) -> [u8; 16] {
     [0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, station]
 }
 
 /// An IPv4 packet from one station to another, its header changed.
-pub(super) fn ip4(a: u8, b: u8, change: impl FnOnce(&mut Ipv4Header)) -> PacketBuilderStep<IpHeaders> {
+pub fn ip4(a: u8, b: u8, change: impl FnOnce(&mut Ipv4Header)) -> PacketBuilderStep<IpHeaders> {
     let mut header = Ipv4Header::new(0, 64, IpNumber::UDP, v4(a), v4(b)).unwrap();
     header.dont_fragment = false;
     header.identification = 7;
@@ -32,57 +36,69 @@ pub(super) fn ip4(a: u8, b: u8, change: impl FnOnce(&mut Ipv4Header)) -> PacketB
     PacketBuilder::ethernet2(mac(a), mac(b)).ip(IpHeaders::Ipv4(header, Default::default()))
 }
 
-pub(super) fn ip6(a: u8, b: u8) -> PacketBuilderStep<IpHeaders> {
+/// An IPv6 packet from one station to another.
+pub fn ip6(a: u8, b: u8) -> PacketBuilderStep<IpHeaders> {
     PacketBuilder::ethernet2(mac(a), mac(b)).ipv6(v6(a), v6(b), 64)
 }
 
-pub(super) fn udp(a: u8, b: u8, sport: u16, dport: u16) -> Vec<u8> {
+/// A UDP packet over IPv4.
+pub fn udp(a: u8, b: u8, sport: u16, dport: u16) -> Vec<u8> {
     udp_of(ip4(a, b, |_| ()), sport, dport, b"question")
 }
 
-pub(super) fn udp6(a: u8, b: u8, sport: u16, dport: u16) -> Vec<u8> {
+/// A UDP packet over IPv6.
+pub fn udp6(a: u8, b: u8, sport: u16, dport: u16) -> Vec<u8> {
     udp_of(ip6(a, b), sport, dport, b"question")
 }
 
-pub(super) fn udp_of(ip: PacketBuilderStep<IpHeaders>, sport: u16, dport: u16, payload: &[u8]) -> Vec<u8> {
+/// A UDP packet behind these headers.
+pub fn udp_of(ip: PacketBuilderStep<IpHeaders>, sport: u16, dport: u16, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     ip.udp(sport, dport).write(&mut out, payload).unwrap();
     out
 }
 
 /// An IPv4 UDP packet of this many bytes, IP header included.
-pub(super) fn udp_sized(a: u8, b: u8, dont_fragment: bool, len: usize) -> Vec<u8> {
+pub fn udp_sized(a: u8, b: u8, dont_fragment: bool, len: usize) -> Vec<u8> {
     let payload: Vec<u8> = (0..len - 28).map(|n| n as u8).collect();
     udp_of(ip4(a, b, |ip| ip.dont_fragment = dont_fragment), 4000, 53, &payload)
 }
 
-pub(super) fn ping(a: u8, b: u8, id: u16) -> Vec<u8> {
+/// An echo request over IPv4.
+pub fn ping(a: u8, b: u8, id: u16) -> Vec<u8> {
     let mut out = Vec::new();
     ip4(a, b, |_| ()).icmpv4_echo_request(id, 1).write(&mut out, b"ping").unwrap();
     out
 }
 
-pub(super) fn pong(a: u8, b: u8, id: u16) -> Vec<u8> {
+/// The reply to it.
+pub fn pong(a: u8, b: u8, id: u16) -> Vec<u8> {
     let mut out = Vec::new();
     ip4(a, b, |_| ()).icmpv4_echo_reply(id, 1).write(&mut out, b"ping").unwrap();
     out
 }
 
 /// A TCP connection of station `a` to station `b`. The client's numbers begin at 1000, the server's at 5000.
-#[derive(Clone, Copy)]
-pub(super) struct Talk {
+#[derive(Clone, Copy, Debug)]
+pub struct Talk {
+    /// The client
     pub a: u8,
+    /// The server
     pub b: u8,
+    /// The client's port
     pub sport: u16,
+    /// The server's port
     pub dport: u16,
 }
 
 impl Talk {
-    pub(super) fn syn(self) -> Vec<u8> {
+    /// The client's SYN.
+    pub fn syn(self) -> Vec<u8> {
         self.syn_with_mss(1460)
     }
 
-    pub(super) fn syn_with_mss(self, mss: u16) -> Vec<u8> {
+    /// Likewise, with this MSS.
+    pub fn syn_with_mss(self, mss: u16) -> Vec<u8> {
         let options = [
             etherparse::TcpOptionElement::MaximumSegmentSize(mss),
             etherparse::TcpOptionElement::WindowScale(7),
@@ -93,7 +109,8 @@ impl Talk {
         out
     }
 
-    pub(super) fn syn_ack(self) -> Vec<u8> {
+    /// The server's SYN and ACK.
+    pub fn syn_ack(self) -> Vec<u8> {
         let options = [
             etherparse::TcpOptionElement::MaximumSegmentSize(1460),
             etherparse::TcpOptionElement::WindowScale(7),
@@ -105,7 +122,7 @@ impl Talk {
     }
 
     /// Client to server, behind the handshake.
-    pub(super) fn data(self, payload: &[u8]) -> Vec<u8> {
+    pub fn data(self, payload: &[u8]) -> Vec<u8> {
         let mut tcp = TcpHeader::new(self.sport, self.dport, 1001, 65535);
         (tcp.ack, tcp.acknowledgment_number) = (true, 5001);
         let mut out = Vec::new();
@@ -115,7 +132,7 @@ impl Talk {
 
     /// The FIN of the client (0) or of the server (1) of a connection in which nothing was sent; the server's
     /// acknowledges the client's.
-    pub(super) fn fin(self, side: usize) -> Vec<u8> {
+    pub fn fin(self, side: usize) -> Vec<u8> {
         let (from, to) = [(self.a, self.b), (self.b, self.a)][side];
         let (sport, dport) = [(self.sport, self.dport), (self.dport, self.sport)][side];
         let mut tcp = TcpHeader::new(sport, dport, [1001, 5001][side], 65535);
@@ -126,7 +143,7 @@ impl Talk {
     }
 
     /// The client's last segment, behind both FINs.
-    pub(super) fn last_ack(self) -> Vec<u8> {
+    pub fn last_ack(self) -> Vec<u8> {
         let mut tcp = TcpHeader::new(self.sport, self.dport, 1002, 65535);
         (tcp.ack, tcp.acknowledgment_number) = (true, 5002);
         let mut out = Vec::new();
@@ -135,7 +152,7 @@ impl Talk {
     }
 
     /// Server to client, behind the handshake.
-    pub(super) fn answer(self, payload: &[u8]) -> Vec<u8> {
+    pub fn answer(self, payload: &[u8]) -> Vec<u8> {
         let mut tcp = TcpHeader::new(self.dport, self.sport, 5001, 65535);
         (tcp.ack, tcp.acknowledgment_number) = (true, 1001);
         let mut out = Vec::new();
@@ -145,7 +162,7 @@ impl Talk {
 }
 
 /// Puts the transport checksum right, where there is one.
-pub(super) fn mend(frame: &mut [u8]) {
+pub fn mend(frame: &mut [u8]) {
     let Ok(view) = eastgate_wire::View::parse(frame) else { return };
     let Some(ip) = view.ip().filter(|ip| ip.fragment.is_none()) else { return };
     let (l3, l4) = (usize::from(view.l3), usize::from(ip.l4));
@@ -167,12 +184,13 @@ pub(super) fn mend(frame: &mut [u8]) {
     frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
-pub(super) fn df(header: &mut Ipv4Header) {
+/// Forbids routers to cut the packet.
+pub fn df(header: &mut Ipv4Header) {
     header.dont_fragment = true;
 }
 
 /// Part of a datagram: `body` at `offset`, both in bytes.
-pub(super) fn fragment(a: u8, b: u8, id: u16, offset: u16, more: bool, body: &[u8]) -> Vec<u8> {
+pub fn fragment(a: u8, b: u8, id: u16, offset: u16, more: bool, body: &[u8]) -> Vec<u8> {
     let mut ip = Ipv4Header::new(body.len() as u16, 64, IpNumber::UDP, v4(a), v4(b)).unwrap();
     ip.identification = id;
     (ip.more_fragments, ip.dont_fragment) = (more, false);
@@ -182,36 +200,36 @@ pub(super) fn fragment(a: u8, b: u8, id: u16, offset: u16, more: bool, body: &[u
 }
 
 /// The IP payload of a UDP datagram, in pieces of `size` bytes: offset and bytes of each.
-pub(super) fn pieces(frame: &[u8], size: usize) -> Vec<(u16, Vec<u8>)> {
+pub fn pieces(frame: &[u8], size: usize) -> Vec<(u16, Vec<u8>)> {
     frame[34..].chunks(size).enumerate().map(|(n, piece)| ((n * size) as u16, piece.to_vec())).collect()
 }
 
 /// An ARP packet: operation, Ethernet destination, who says so, what is said of whom.
-pub(super) fn arp(operation: u8, to: [u8; 6], sender: u8, target_mac: [u8; 6], target: [u8; 4]) -> Vec<u8> {
+pub fn arp(operation: u8, to: [u8; 6], sender: u8, target_mac: [u8; 6], target: [u8; 4]) -> Vec<u8> {
     let fixed = [8, 6, 0, 1, 8, 0, 6, 4, 0, operation];
     [&to[..], &mac(sender), &fixed, &mac(sender), &v4(sender), &target_mac, &target].concat()
 }
 
 /// Who has `target`? Asked of everyone.
-pub(super) fn who_has(sender: u8, target: u8) -> Vec<u8> {
+pub fn who_has(sender: u8, target: u8) -> Vec<u8> {
     arp(1, BROADCAST, sender, [0; 6], v4(target))
 }
 
 /// What an ARP packet says of its sender: operation, MAC, address.
-pub(super) fn arp_says(frame: &[u8]) -> (u8, [u8; 6], [u8; 4]) {
+pub fn arp_says(frame: &[u8]) -> (u8, [u8; 6], [u8; 4]) {
     assert_eq!(frame[12..20], [8, 6, 0, 1, 8, 0, 6, 4], "ARP for Ethernet and IPv4");
     (frame[21], frame[22..28].try_into().unwrap(), frame[28..32].try_into().unwrap())
 }
 
 /// A neighbour solicitation for `target`, to its solicited-node group.
-pub(super) fn solicit(sender: u8, target: u8) -> Vec<u8> {
+pub fn solicit(sender: u8, target: u8) -> Vec<u8> {
     let group = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, target];
     let body = [&v6(target)[..], &[1, 1], &mac(sender)].concat();
     icmp6(sender, [0x33, 0x33, 0xff, 0, 0, target], v6(sender), group, 135, &body)
 }
 
 /// An ICMPv6 message with hop limit 255; the first four bytes behind the checksum are zero.
-pub(super) fn icmp6(sender: u8, to: [u8; 6], src: [u8; 16], dst: [u8; 16], kind: u8, body: &[u8]) -> Vec<u8> {
+pub fn icmp6(sender: u8, to: [u8; 6], src: [u8; 16], dst: [u8; 16], kind: u8, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let builder = PacketBuilder::ethernet2(mac(sender), to).ipv6(src, dst, 255);
     builder.icmpv6_raw(kind, 0, [0; 4]).write(&mut out, body).unwrap();
@@ -219,32 +237,32 @@ pub(super) fn icmp6(sender: u8, to: [u8; 6], src: [u8; 16], dst: [u8; 16], kind:
 }
 
 /// The same frame to another MAC.
-pub(super) fn to(mut frame: Vec<u8>, mac: [u8; 6]) -> Vec<u8> {
+pub fn to(mut frame: Vec<u8>, mac: [u8; 6]) -> Vec<u8> {
     frame[..6].copy_from_slice(&mac);
     frame
 }
 
 /// The same frame from another MAC.
-pub(super) fn from(mut frame: Vec<u8>, mac: [u8; 6]) -> Vec<u8> {
+pub fn from(mut frame: Vec<u8>, mac: [u8; 6]) -> Vec<u8> {
     frame[6..12].copy_from_slice(&mac);
     frame
 }
 
 /// The same frame behind a VLAN tag.
-pub(super) fn tagged(frame: &[u8], id: u16) -> Vec<u8> {
+pub fn tagged(frame: &[u8], id: u16) -> Vec<u8> {
     let [a, b] = id.to_be_bytes();
     [&frame[..12], &[0x81, 0, a, b], &frame[12..]].concat()
 }
 
 /// An ICMP error about a frame, from station `a` to station `b`: it quotes the packet's first 28 bytes.
-pub(super) fn icmp_error(a: u8, b: u8, kind: u8, code: u8, about: &[u8]) -> Vec<u8> {
+pub fn icmp_error(a: u8, b: u8, kind: u8, code: u8, about: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     ip4(a, b, |_| ()).icmpv4_raw(kind, code, [0; 4]).write(&mut out, &about[14..42]).unwrap();
     out
 }
 
 /// Whether IP and transport checksums are right, as etherparse sees it.
-pub(super) fn checksums_are_right(frame: &[u8]) -> bool {
+pub fn checksums_are_right(frame: &[u8]) -> bool {
     let packet = SlicedPacket::from_ethernet(frame).unwrap();
     let Some(etherparse::NetSlice::Ipv4(ip)) = &packet.net else { panic!("IPv4") };
     let header = ip.header().to_header();
@@ -261,7 +279,7 @@ pub(super) fn checksums_are_right(frame: &[u8]) -> bool {
 }
 
 /// The one's complement sum of some bytes (RFC 1071), folded, not inverted.
-pub(super) fn ones_sum(bytes: &[u8]) -> u16 {
+pub fn ones_sum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|word| u64::from(word[0]) << 8 | u64::from(*word.get(1).unwrap_or(&0)));
     let mut sum: u64 = words.sum();
     while sum > 0xffff {
@@ -271,7 +289,7 @@ pub(super) fn ones_sum(bytes: &[u8]) -> u16 {
 }
 
 /// A UDP or TCP packet over IPv4 as a sender hands it over that leaves its checksum to the device.
-pub(super) fn left_open(mut frame: Vec<u8>) -> (Vec<u8>, Offload) {
+pub fn left_open(mut frame: Vec<u8>) -> (Vec<u8>, Offload) {
     let offset = if frame[23] == 6 { 16 } else { 6 };
     let pseudo = [&frame[26..34], &[0, frame[23]], &(frame.len() as u16 - 34).to_be_bytes()].concat();
     let at = 34 + usize::from(offset);
@@ -280,7 +298,7 @@ pub(super) fn left_open(mut frame: Vec<u8>) -> (Vec<u8>, Offload) {
 }
 
 /// What a device does with a checksum that was left to it.
-pub(super) fn finish(frame: &mut [u8], offload: &Offload) {
+pub fn finish(frame: &mut [u8], offload: &Offload) {
     let Some(PartialChecksum { start, offset }) = offload.checksum else { return };
     let (start, offset) = (usize::from(start), usize::from(offset));
     let sum = !ones_sum(&frame[start..]);

@@ -30,16 +30,13 @@ use std::{
 use eastgate_conntrack::flow::{FlowFilter, FlowState};
 use eastgate_fastpath::{Denial, DenialKey, Limits, NETWORK_HUB, NO_RULE, PUNTS, Trial};
 use eastgate_policy::rule::{self, Decision, Direction, RuleId};
+use eastgate_testkit::{frames::*, parse, vxlan};
 use eastgate_vtep::ecn::OuterTtl;
 use eastgate_wire::{DropReason, Frame, Offload, PortId, TableSizes, VtepAddr};
 
 use self::{
     scene::{SCENES, Scene},
     traffic::{Conversation, Dice, disturb, some_ip},
-};
-use super::{
-    frames::*,
-    net::{parse, vxlan},
 };
 use crate::{
     io::{
@@ -154,7 +151,7 @@ impl Host {
             kernel.set_underlay(Some(underlay)).unwrap();
             kernel.go_live(&snapshot).unwrap();
             kernel.decide();
-            host.shared.offload_to(kernel.clone());
+            host.shared.offload_to(kernel.clone(), clock::now());
             host.ports = devices.to_vec();
             host.kernel = Some(kernel);
         }
@@ -166,7 +163,7 @@ impl Host {
         let next =
             Snapshot::compile(&parse(text), "alpha", Some(&before), &mut self.registry, &self.shared.book)
                 .unwrap();
-        self.shared.install(next);
+        self.shared.install(next, clock::now());
         if let Some(kernel) = &self.kernel {
             kernel.take_snapshot(&self.shared.snapshot_arc()).unwrap();
             kernel.decide();

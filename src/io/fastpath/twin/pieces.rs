@@ -1,6 +1,8 @@
 //! Datagrams in fragments: mostly in order and whole, sometimes not.
 
-use super::{super::frames::ones_sum, Dice};
+use eastgate_testkit::frames::ones_sum;
+
+use super::Dice;
 
 /// What is still to be sent of datagrams, and by which station.
 #[derive(Default)]

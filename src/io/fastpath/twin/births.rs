@@ -3,7 +3,6 @@
 use eastgate_conntrack::flow::Rank;
 
 use super::*;
-use crate::pipeline::tests::frames::udp;
 
 fn syn_of(port: u16) -> Vec<u8> {
     Talk { a: 11, b: 12, sport: port, dport: 443 }.syn()

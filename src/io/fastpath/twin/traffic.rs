@@ -1,8 +1,9 @@
 //! What stations say to each other: mostly as they should, sometimes not, by dice.
 
+use eastgate_testkit::frames::*;
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader};
 
-use super::{super::frames::*, HERE, Scene, THERE};
+use super::{HERE, Scene, THERE};
 
 /// xorshift64*.
 pub(super) struct Dice(pub(super) u64);

@@ -6,7 +6,7 @@ use std::{fmt::Write as _, time::Duration};
 use eastgate_wire::Vni;
 
 use super::*;
-use crate::io::batch_send::NarrowPath;
+use crate::pipeline::batch::NarrowPath;
 
 const MESH: Scene = SCENES[0];
 const MESH_V6: Scene = SCENES[2];
@@ -253,7 +253,7 @@ fn some_first_packet(dice: &mut Dice) -> (u8, Vec<u8>) {
     let (mut out, kind) = (Vec::new(), dice.roll(8));
     if dice.one_in(4) {
         let own = |n, of| {
-            let mut address = super::super::frames::v6(n);
+            let mut address = eastgate_testkit::frames::v6(n);
             address[13] = of;
             address
         };

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
+use eastgate_testkit::{frames::*, vxlan};
 use eastgate_wire::Offload;
 
-use super::{
-    super::{frames::*, net::vxlan},
-    Host, PASS_ON, REDIRECT, SCENES, VNI, devices, tables,
-};
+use super::{Host, PASS_ON, REDIRECT, SCENES, VNI, devices, tables};
 use crate::{
     io::{clock, fastpath::KernelPath},
     pipeline::Outcome,
