@@ -6,10 +6,9 @@ use std::{
 };
 
 use eastgate_config::{Config, Digest, Network, Rule, Tenant};
+use eastgate_dataplane::trace::rule_text;
 use eastgate_wire::names;
 use serde::{Deserialize, Serialize};
-
-use crate::trace::rule_text;
 
 /// Everything that is not as it was.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

@@ -18,6 +18,10 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use eastgate_config::{Host, Loader};
+use eastgate_dataplane::{
+    pipeline::{Shared, shared::lock},
+    snapshot::{PortRegistry, Snapshot, state::StateBook},
+};
 use eastgate_wire::PortId;
 use serde_json::{Value, json};
 use tokio::{
@@ -44,9 +48,7 @@ use crate::{
         underlay::{Listener, Speakers, UnderlayConfig},
         worker::{Command, WorkerHandle},
     },
-    pipeline::{Shared, shared::lock},
     plan::{WantedPort, multicast_groups, unfit, wanted_ports},
-    snapshot::{PortRegistry, Snapshot, state::StateBook},
 };
 
 /// How often settings are compared and failed devices tried again.
@@ -639,7 +641,7 @@ impl Daemon {
                 Ok(()) => kernel.decide_soon(),
                 Err(error) => {
                     tracing::error!(%error, "the fast path does not know the new snapshot");
-                    crate::pipeline::offload::FlowOffload::forget_paths(&**kernel);
+                    eastgate_dataplane::pipeline::offload::FlowOffload::forget_paths(&**kernel);
                 }
             }
         }

@@ -5,18 +5,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use eastgate_config::{Config, Host};
+use eastgate_dataplane::snapshot::Snapshot;
 use eastgate_steering::settings::{PortRole, Setting, Why, port_settings};
 use eastgate_vtep::mtu::tenant_mtu;
 use eastgate_wire::{Family, PortId};
 use serde::Serialize;
 
-use crate::{
-    io::{
-        guard::HostTraffic,
-        machine::{Machine, MachineError},
-        netlink::Link,
-    },
-    snapshot::Snapshot,
+use crate::io::{
+    guard::HostTraffic,
+    machine::{Machine, MachineError},
+    netlink::Link,
 };
 
 /// Frames go up by the first, and the workers listen at the second.

@@ -4,6 +4,10 @@ use std::{collections::BTreeMap, io::IsTerminal, path::Path, process::ExitCode, 
 
 use anyhow::{Context, Result};
 use eastgate_config::{Config, Loader, Severity, schema};
+use eastgate_dataplane::{
+    snapshot::{PortRegistry, Snapshot, state::StateBook},
+    trace::trace,
+};
 use eastgate_wire::{DropReason, names};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -24,8 +28,6 @@ use crate::{
         netlink::{Netlink, NetlinkError},
     },
     plan,
-    snapshot::{PortRegistry, Snapshot, state::StateBook},
-    trace::trace,
 };
 
 /// Does what the command line says; the exit code.

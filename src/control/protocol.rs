@@ -2,16 +2,16 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+pub use eastgate_dataplane::{
+    pipeline::counters::Traffic,
+    snapshot::rules::RuleRef,
+    trace::{TraceReport, TraceRequest, TraceStep},
+};
 use eastgate_wire::{Addr, MacAddr, Vni};
 use serde::{Deserialize, Serialize};
 
 pub use super::filter::Filter;
 use crate::changes::Changes;
-pub use crate::{
-    pipeline::counters::Traffic,
-    snapshot::rules::RuleRef,
-    trace::{TraceReport, TraceRequest, TraceStep},
-};
 
 /// A request to the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use eastgate_config::Host;
+use eastgate_dataplane::snapshot::Snapshot;
 use eastgate_fastpath::Limits;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -23,7 +24,6 @@ use crate::{
         worker::{Command, UpSocket},
     },
     plan::{OWN_DEVICES, TUNNEL, UP},
-    snapshot::Snapshot,
 };
 
 /// What carries frames.

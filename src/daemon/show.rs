@@ -8,6 +8,14 @@ use std::{
 };
 
 use eastgate_conntrack::flow::{FlowFilter, FlowInfo, Rank};
+use eastgate_dataplane::{
+    pipeline::{
+        counters::{Elsewhere, traffic},
+        shared::lock,
+    },
+    snapshot::{Network, Snapshot},
+    trace,
+};
 use eastgate_fastpath::PUNTS;
 use eastgate_steering::Answers;
 use eastgate_vtep::{
@@ -28,13 +36,7 @@ use crate::{
         server::Refused,
     },
     io::clock,
-    pipeline::{
-        counters::{Elsewhere, traffic},
-        shared::lock,
-    },
     plan::too_small_for,
-    snapshot::{Network, Snapshot},
-    trace,
 };
 
 /// Places of the flow table looked at while a shard is locked.

@@ -9,6 +9,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
+use eastgate_dataplane::pipeline::batch::{Batch, Egress, Emit, NarrowPath, Origin, Report, Tunnel};
 use eastgate_vtep::{
     header::VXLAN_LEN,
     offload::{
@@ -27,7 +28,6 @@ use super::{
     underlay::{Speaker, Speakers},
     worker::Sockets,
 };
-use crate::pipeline::batch::{Batch, Egress, Emit, NarrowPath, Origin, Report, Tunnel};
 
 /// Datagrams in one GSO write: `UDP_MAX_SEGMENTS` of the oldest kernels.
 const BURST: usize = 64;

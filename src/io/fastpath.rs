@@ -23,6 +23,15 @@ use eastgate_conntrack::{
     flow::{Found, Ledger, NetworkQuota, Offloaded, Progress},
     fragment::{Adopted, DatagramKey},
 };
+use eastgate_dataplane::{
+    pipeline::{
+        answers::AnswerOffer,
+        counters::{DropCount, DropKey, Elsewhere, SettledDrop, Traffic},
+        offload::{Candidate, FlowOffload, Handover, Hold, Offer, Replaced, Resident, Whereabouts},
+        shared::lock,
+    },
+    snapshot::{self, KernelLimits, Snapshot, state::EndpointState},
+};
 use eastgate_fastpath::{
     AT_VTEP, CONFIG_UNDECIDED, Entropy, Error, Fastpath, Flow, Key, LAYOUT, Limits, Network, PUNTS, Settings,
     Station, Stats, TableIds, address,
@@ -36,15 +45,6 @@ use self::{
     stations::{Decided, first_path, network_row, vtep_flags, vtep_row},
 };
 use super::{clock, sysopt};
-use crate::{
-    pipeline::{
-        answers::AnswerOffer,
-        counters::{DropCount, DropKey, Elsewhere, SettledDrop, Traffic},
-        offload::{Candidate, FlowOffload, Handover, Hold, Offer, Replaced, Resident, Whereabouts},
-        shared::lock,
-    },
-    snapshot::{self, KernelLimits, Snapshot, state::EndpointState},
-};
 
 /// Datagrams a second of networks that this host does not serve: the pipeline does nothing with them but count them.
 const OF_STRANGERS: u32 = 10_000;

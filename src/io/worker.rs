@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use eastgate_dataplane::pipeline::{Pipeline, Shared, batch::Batch, counters::DropKey};
 use eastgate_fastpath::{UP_HEADER, port_of};
 use eastgate_vtep::header::VXLAN_LEN;
 use eastgate_wire::{
@@ -30,7 +31,6 @@ use super::{
     packet_socket::{self, PacketSocket},
     underlay::{Listener, Speakers, message_info},
 };
-use crate::pipeline::{Pipeline, Shared, batch::Batch, counters::DropKey};
 
 /// The longest a worker sleeps, in milliseconds: a stop that lost its wake-up is seen this late.
 const LONGEST_SLEEP_MS: u64 = 1000;

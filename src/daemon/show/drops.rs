@@ -1,13 +1,15 @@
 //! What was dropped: rows of what frames have in common, narrowed to those that a question is about.
 
+use eastgate_dataplane::{
+    pipeline::counters::{DropCount, DropDetail, DropKey, Seen, Subject, drop_details, dropped},
+    snapshot::{Network, Snapshot},
+};
 use eastgate_wire::{Instant, Location, MacAddr, names};
 
 use super::View;
 use crate::{
     control::protocol::{DropRow, DropRows, Filter, RecentDrop, RuleRef},
     io::clock,
-    pipeline::counters::{DropCount, DropDetail, DropKey, Seen, Subject, drop_details, dropped},
-    snapshot::{Network, Snapshot},
 };
 
 /// Frames that a row lists one by one.

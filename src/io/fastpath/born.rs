@@ -6,6 +6,11 @@
 
 use ahash::RandomState;
 use eastgate_conntrack::flow::{Admitted, Born, Count, FlowState, Found, HOST, StateSettings, give};
+use eastgate_dataplane::pipeline::{
+    decide::receiver_at,
+    offload::{Hold, Offer, Replaced, Resident, Whereabouts},
+    shared::lock,
+};
 use eastgate_fastpath::{
     CONFIG_CROWDED, Entropy, Error, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, FLOW_STREAM, Flow, Hold as Taken,
     Key, LANE_OPEN, Permit, PermitKey, STATES,
@@ -14,11 +19,6 @@ use eastgate_vtep::entropy::SourcePorts;
 use eastgate_wire::{Cursor, FlowKey, MacAddr, view::proto};
 
 use super::{KernelPath, Tables, clock, handover::progress};
-use crate::pipeline::{
-    decide::receiver_at,
-    offload::{Hold, Offer, Replaced, Resident, Whereabouts},
-    shared::lock,
-};
 
 impl KernelPath {
     pub(super) fn hold_place(&self, packet: &FlowKey) -> Hold {

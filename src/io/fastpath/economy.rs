@@ -16,14 +16,14 @@ use std::{
 };
 
 use eastgate_conntrack::flow::{Carrier, Found, Ledger, Population, Rank};
+use eastgate_dataplane::pipeline::{
+    offload::{Candidate, candidate},
+    shared::lock,
+};
 use eastgate_fastpath::{Accounts, Hold, Key};
 use eastgate_wire::{Cursor, FlowKey, Instant};
 
 use super::{KernelPath, clock};
-use crate::pipeline::{
-    offload::{Candidate, candidate},
-    shared::lock,
-};
 
 /// Flows that make room at once, at most, when one is asked for: a part of the limit, so that the programs have room for the next ones.
 const AT_ONCE: u32 = 64;

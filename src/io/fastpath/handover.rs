@@ -1,6 +1,7 @@
 //! A flow that the pipeline hands over, as the programs have it.
 
 use eastgate_conntrack::flow::{Count, Offloaded, Progress, Side};
+use eastgate_dataplane::pipeline::offload::{Handover, Lane};
 use eastgate_fastpath::{
     self as kernel, Ends, Flow, Key, LANE_FROM_US, LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER,
     LANE_TO_US, TcpSide,
@@ -11,7 +12,6 @@ use eastgate_vtep::{
 };
 
 use super::{KernelPath, Tables, clock};
-use crate::pipeline::offload::{Handover, Lane};
 
 impl KernelPath {
     pub(super) fn flow(

@@ -28,6 +28,15 @@ use std::{
 };
 
 use eastgate_conntrack::flow::{FlowFilter, FlowState};
+use eastgate_dataplane::{
+    pipeline::{
+        Outcome, Pipeline, Shared,
+        batch::{Batch, Egress, Origin},
+        counters::{DropCount, DropKey, drops},
+        shared::lock,
+    },
+    snapshot::{PortRegistry, Snapshot, state::StateBook},
+};
 use eastgate_fastpath::{Denial, DenialKey, Limits, NETWORK_HUB, NO_RULE, PUNTS, Trial};
 use eastgate_policy::rule::{self, Decision, Direction, RuleId};
 use eastgate_testkit::{frames::*, parse, vxlan};
@@ -38,18 +47,9 @@ use self::{
     scene::{SCENES, Scene},
     traffic::{Conversation, Dice, disturb, some_ip},
 };
-use crate::{
-    io::{
-        clock,
-        fastpath::{KernelPath, KernelPort, KernelUnderlay},
-    },
-    pipeline::{
-        Outcome, Pipeline, Shared,
-        batch::{Batch, Egress, Origin},
-        counters::{DropCount, DropKey, drops},
-        shared::lock,
-    },
-    snapshot::{PortRegistry, Snapshot, state::StateBook},
+use crate::io::{
+    clock,
+    fastpath::{KernelPath, KernelPort, KernelUnderlay},
 };
 
 const HEAD_ROOM: usize = 64;
@@ -510,7 +510,7 @@ fn play(scene: Scene, frames: u64, seed: u64) {
         match dice.roll(8000) {
             100..150 => talks[which] = Conversation::new(scene, &mut dice),
             22..40 => twin.shared.sweep(clock::now()),
-            21 => crate::pipeline::offload::FlowOffload::forget_paths(&*kernel),
+            21 => eastgate_dataplane::pipeline::offload::FlowOffload::forget_paths(&*kernel),
             1..6 => same_flows(&alone, &twin, &format!("after frame {round} of seed {seed}")),
             _ => {}
         }

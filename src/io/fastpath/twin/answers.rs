@@ -1,10 +1,10 @@
 //! Requests for addresses: whoever answers one, the bytes are the same, and so is how many are answered.
 
+use eastgate_dataplane::pipeline::{counters, offload::FlowOffload};
 use eastgate_fastpath::Stats;
 use eastgate_wire::{Rate, TokenBucket};
 
 use super::*;
-use crate::pipeline::{counters, offload::FlowOffload};
 
 /// A station behind another VTEP
 const FAR: u8 = THERE[0];

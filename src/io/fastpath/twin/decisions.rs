@@ -3,10 +3,10 @@
 
 use std::{fmt::Write as _, time::Duration};
 
+use eastgate_dataplane::pipeline::batch::NarrowPath;
 use eastgate_wire::Vni;
 
 use super::*;
-use crate::pipeline::batch::NarrowPath;
 
 const MESH: Scene = SCENES[0];
 const MESH_V6: Scene = SCENES[2];

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
+use eastgate_dataplane::pipeline::Outcome;
 use eastgate_testkit::{frames::*, vxlan};
 use eastgate_wire::Offload;
 
 use super::{Host, PASS_ON, REDIRECT, SCENES, VNI, devices, tables};
-use crate::{
-    io::{clock, fastpath::KernelPath},
-    pipeline::Outcome,
-};
+use crate::io::{clock, fastpath::KernelPath};
 
 /// Bytes of a superframe's payload, and of its segments: three of them, or too large ones.
 const PAYLOAD: usize = 2500;

@@ -2,12 +2,12 @@
 //! sent on to the kernel's own tunnel device, where the flow is asked again: a trial has no such device, so that here
 //! the pipeline has the last word, and may not refuse what the program took for one that passes.
 
+use eastgate_dataplane::pipeline::Outcome;
 use eastgate_testkit::vxlan;
 use eastgate_vtep::offload::note_unfinished_checksum;
 use eastgate_wire::{Frame, Gso, GsoKind, Offload, View};
 
 use super::{Conversation, Dice, Entry, Host, PASS_ON, Scene, VNI, Verdict, segment};
-use crate::pipeline::Outcome;
 
 /// Where the kernel's own tunnel device listens.
 pub(super) const TUNNEL_PORT: u16 = 14_789;

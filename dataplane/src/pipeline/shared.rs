@@ -62,7 +62,7 @@ pub struct Shared {
 
 /// A poisoned lock means that a worker died between two of its writes. The tables keep their own bounds at every
 /// step, and going on with them is safer than a data plane that stops for all tenants.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -15,7 +15,6 @@ use super::{
     Arrival, Pipeline, Refusal,
     batch::{Batch, Egress, Tunnel},
     counters::Subject,
-    forward::family,
     shared::lock,
 };
 use crate::snapshot::Network;
@@ -46,7 +45,7 @@ impl<'s> Pipeline<'s> {
         now: Instant,
         out: &mut Batch,
     ) -> Result<(), Refusal> {
-        let tenant_mtu = mtu::tenant_mtu(path_mtu, family(to), view.tags);
+        let tenant_mtu = mtu::tenant_mtu(path_mtu, to.family(), view.tags);
         if may_be_cut(arrival.network, view) {
             return self.send_in_pieces(arrival.network, to, tenant_mtu, view, frame, out);
         }
@@ -70,9 +69,9 @@ impl<'s> Pipeline<'s> {
         let mut narrowest = u16::MAX;
         vteps.retain(|vtep| {
             let path_mtu = self.shared.path_mtu_to(*vtep, now);
-            let fits = mtu::fits(view, frame.len(), &frame.offload, path_mtu, family(*vtep));
+            let fits = mtu::fits(view, frame.len(), &frame.offload, path_mtu, vtep.family());
             if !fits {
-                narrowest = narrowest.min(mtu::tenant_mtu(path_mtu, family(*vtep), view.tags));
+                narrowest = narrowest.min(mtu::tenant_mtu(path_mtu, vtep.family(), view.tags));
             }
             fits
         });

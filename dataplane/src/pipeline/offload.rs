@@ -26,7 +26,7 @@ use eastgate_wire::{
 
 use super::{
     Arrival, Destination, Pipeline, Shared, answers::AnswerOffer, batch::Batch, counters::SettledDrop,
-    forward::family, holders::bindings_of, shared::lock,
+    holders::bindings_of, shared::lock,
 };
 use crate::snapshot::{Endpoint, Network, Snapshot, state::EndpointState};
 
@@ -307,7 +307,7 @@ impl<'s> Pipeline<'s> {
         let max_packet = match (from, to) {
             (_, Location::Local(_)) => u16::MAX,
             (_, Location::Remote(vtep)) => {
-                mtu::tenant_mtu(self.shared.path_mtu_to(vtep, now), family(vtep), 0)
+                mtu::tenant_mtu(self.shared.path_mtu_to(vtep, now), vtep.family(), 0)
             }
         };
         let is_local = |at: Location| matches!(at, Location::Local(_));
@@ -644,7 +644,7 @@ impl Passed {
 }
 
 /// What the loss of a flow would cost that began elsewhere; `network` is where its network's are counted.
-pub(crate) fn candidate(found: &Found, network: u32, now: Instant) -> Option<Candidate> {
+pub fn candidate(found: &Found, network: u32, now: Instant) -> Option<Candidate> {
     let account = found.born?.account;
     let last_seen = found.progress.last_seen.unwrap_or(now);
     let rank = match Rank::of(found.state(), found.answered) {

@@ -15,7 +15,7 @@ use eastgate_vtep::{
     peers::PeerKind,
 };
 use eastgate_wire::{
-    Addr, DropReason, Family, Frame, Instant, View, VtepAddr,
+    Addr, DropReason, Frame, Instant, View, VtepAddr,
     view::{Ip, Transport, proto, tcp_flags},
 };
 
@@ -297,7 +297,7 @@ impl<'s> Pipeline<'s> {
     /// configuration says so.
     pub(super) fn tenant_mtu(&self, network: &Network, view: &View) -> u16 {
         let link = u16::try_from(self.shared.link_mtu.load(Relaxed)).unwrap_or(u16::MAX);
-        network.tenant_mtu(link, family(self.snapshot.vtep), view.tags)
+        network.tenant_mtu(link, self.snapshot.vtep.family(), view.tags)
     }
 
     /// Step 7: into the tunnel to one VTEP, if it fits.
@@ -311,7 +311,7 @@ impl<'s> Pipeline<'s> {
         out: &mut Batch,
     ) -> Result<(), Refusal> {
         let path_mtu = self.shared.path_mtu_to(to, now);
-        if !mtu::fits(view, frame.len(), &frame.offload, path_mtu, family(to)) {
+        if !mtu::fits(view, frame.len(), &frame.offload, path_mtu, to.family()) {
             return self.too_big(arrival, to, path_mtu, view, frame, now, out);
         }
         let tunnel = self.wrap(arrival.network, to, view, frame)?;
@@ -537,8 +537,4 @@ fn elects(arrival: &Arrival<'_>, to: &Endpoint, view: &View) -> bool {
 
 fn plays(arrival: &Arrival<'_>, role: Role) -> bool {
     arrival.sender.is_some_and(|sender| role.is_played_by(sender))
-}
-
-pub(crate) fn family(vtep: VtepAddr) -> Family {
-    if vtep.0.is_ipv4() { Family::V4 } else { Family::V6 }
 }

@@ -511,7 +511,7 @@ fn receiver(endpoint: Option<&Endpoint>) -> u64 {
 }
 
 /// What a flow remembers of an endpoint with this MAC.
-pub(crate) fn receiver_at(mac: MacAddr) -> u64 {
+pub fn receiver_at(mac: MacAddr) -> u64 {
     let [a, b, c, d, e, f] = mac.0;
     u64::from_be_bytes([0, 1, a, b, c, d, e, f])
 }

@@ -84,8 +84,7 @@ impl Network {
 impl Snapshot {
     /// Notes which endpoints have another place than in the snapshot before.
     pub(crate) fn note_moves(&self, before: &Self, now: Instant) {
-        #[allow(clippy::iter_over_hash_type, reason = "each network's endpoints are its own")]
-        for network in self.networks.values() {
+        for network in self.networks() {
             let known = before.network(network.vni);
             if !known.is_some_and(|known| Arc::ptr_eq(known, network)) {
                 let known = known.map_or(&[][..], |known| &known.endpoints);
