@@ -29,6 +29,7 @@
 //! [`Sharding`] names; both directions of a flow, and the errors and fragments that belong to it, meet there.
 
 mod economy;
+mod moves;
 mod offload;
 mod quota;
 mod rank;
@@ -50,10 +51,19 @@ use std::{collections::HashMap, sync::Arc};
 use ahash::RandomState;
 use eastgate_wire::{
     Addr, DropReason, FlowKey, Instant, Vni,
-    view::{Quoted, Tcp, proto, tcp_flags},
+    view::{Quoted, proto, tcp_flags},
 };
 use hashbrown::HashTable;
 
+use self::{
+    moves::Stepped,
+    report::Events,
+    segment::{Key, flags_make_sense},
+    slab::{Entry, NONE, Slab},
+    tcp::Connection,
+    waiting::{Queues, Waiting},
+    wheel::Wheel,
+};
 pub use self::{
     offload::{Born, Found, Offloaded, Progress, Side},
     quota::{
@@ -65,14 +75,6 @@ pub use self::{
     settings::{FlowState, OnChange, StateSettings, Timeouts},
     sharding::Sharding,
     slab::Count,
-};
-use self::{
-    report::Events,
-    segment::{Key, flags_make_sense},
-    slab::{Entry, NONE, Slab},
-    tcp::{Connection, Step},
-    waiting::{Queues, Waiting},
-    wheel::Wheel,
 };
 
 /// A flow that is in the table. Good until the flow ends; later calls with it do nothing.
@@ -408,120 +410,6 @@ impl FlowTable {
             }
         }
         budget
-    }
-}
-
-/// What a TCP segment was to its flow.
-enum Stepped {
-    /// It passes.
-    On,
-    /// The flow is over, and the segment begins another.
-    Over,
-    /// The flow is over, and the segment does not pass.
-    Gone(DropReason),
-}
-
-/// How packets move a flow.
-impl FlowTable {
-    /// Takes a TCP segment.
-    #[inline]
-    fn step(
-        &mut self,
-        index: u32,
-        direction: Direction,
-        tcp: &Tcp,
-        settings: &StateSettings,
-        now: Instant,
-    ) -> Result<Stepped, DropReason> {
-        let entry = self.slab.at(index);
-        let mut connection = entry.connection;
-        let state = match connection.step(direction, tcp) {
-            Step::Pass(state) => state,
-            Step::Challenge => {
-                self.slab.at_mut(index).connection = connection;
-                return Ok(Stepped::On);
-            }
-            Step::Restart => {
-                let (connection, state) = connection.restarted(tcp);
-                let entry = self.slab.at_mut(index);
-                (entry.connection, entry.created) = (connection, now);
-                self.enter(index, state, settings, now);
-                return Ok(Stepped::On);
-            }
-            Step::Reopen => return Ok(Stepped::Over),
-            Step::Gone(reason) => return Ok(Stepped::Gone(reason)),
-            Step::Drop(reason) => return Err(reason),
-        };
-        if !entry.is_answered() && state.is_past_handshake() {
-            self.answer(index, now)?;
-        }
-        self.slab.at_mut(index).connection = connection;
-        self.enter(index, state, settings, now);
-        Ok(Stepped::On)
-    }
-
-    /// Takes a packet of a protocol without connections.
-    #[inline]
-    fn hear(
-        &mut self,
-        index: u32,
-        direction: Direction,
-        settings: &StateSettings,
-        now: Instant,
-    ) -> Result<(), DropReason> {
-        let entry = self.slab.at(index);
-        let state = if entry.is_answered() {
-            entry.as_it_goes_on(now)
-        } else if direction == Direction::Reply {
-            self.answer(index, now)?;
-            FlowState::Answered
-        } else {
-            FlowState::Unanswered
-        };
-        self.enter(index, state, settings, now);
-        Ok(())
-    }
-
-    /// Takes a later fragment: it prolongs the flow and may be more of a TCP segment, and moves it no further.
-    fn continue_with(
-        &mut self,
-        index: u32,
-        direction: Direction,
-        later: &Later,
-        settings: &StateSettings,
-        now: Instant,
-    ) -> Result<(), DropReason> {
-        let entry = self.slab.at_mut(index);
-        if let Some(end) = later.tcp_end
-            && !entry.connection.extend(direction, end)
-        {
-            return Err(DropReason::TcpWindow);
-        }
-        let state = entry.state;
-        self.enter(index, state, settings, now);
-        Ok(())
-    }
-
-    /// Puts a flow into a state, or keeps it there, and sets its deadline.
-    #[inline]
-    fn enter(&mut self, index: u32, state: FlowState, settings: &StateSettings, now: Instant) {
-        let entry = self.slab.at_mut(index);
-        let before = entry.deadline();
-        let lasts = settings.timeouts.of(entry.key.proto(), state);
-        let deadline = if state.is_half_open() {
-            entry.created + lasts
-        } else if state == FlowState::Close && entry.state == FlowState::Close {
-            before
-        } else {
-            now + lasts
-        };
-        entry.state = state;
-        entry.seen(now, deadline);
-        if deadline < before {
-            self.wheel.unhang(&mut self.slab, index);
-            self.wheel.hang(&mut self.slab, index, now);
-        }
-        self.rank_anew(index);
     }
 }
 

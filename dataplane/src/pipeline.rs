@@ -1,13 +1,15 @@
 //! The packet's path, top to bottom: `Pipeline::tenant_path` for frames from a tenant port,
 //! `Pipeline::underlay_path` for datagrams from another VTEP. Each step is one call.
 //!
-//! The pipeline composes `vtep`, `steering`, `policy` and `conntrack` over the tables of one [`Snapshot`]; it does no I/O. Frames go in one by one with the time; what is to be sent comes out in a [`Batch`].
+//! The pipeline composes `vtep`, `steering`, `policy` and `conntrack` over the tables of one [`Snapshot`]; it does no
+//! I/O. Frames go in one by one with the time; what is to be sent comes out in a [`Batch`].
 
 mod again;
 pub mod answers;
 pub mod batch;
 pub mod counters;
 pub mod decide;
+mod elsewhere;
 mod ending;
 mod forward;
 mod holders;

@@ -33,7 +33,7 @@ enum key_marks {
 	KEY_HIGH_ASKS = 1 << 8,
 };
 
-/* One side of a TCP connection: what policy's `tcp::Side` remembers of it. */
+/* One side of a TCP connection: what conntrack's `tcp::Side` remembers of it. */
 struct tcp_side {
 	__u32 end;
 	__u32 max_end;
@@ -47,7 +47,7 @@ struct tcp_side {
 	__u16 account_half;
 };
 
-/* As policy has them. A side with one of the others is for the pipeline. */
+/* As conntrack has them. A side with one of the others is for the pipeline. */
 enum side_flags {
 	/* It sent a SYN. */
 	SIDE_HEARD = 0x01,
@@ -67,7 +67,7 @@ enum side_flags {
 	SIDE_RESET = 0x80,
 };
 
-/* The states of a flow; policy's `FlowState` as far as programs carry flows in it. */
+/* The states of a flow; conntrack's `FlowState` as far as programs carry flows in it. */
 enum flow_state {
 	STATE_UNANSWERED,
 	STATE_ANSWERED,
@@ -145,11 +145,11 @@ enum flow_marks {
 	FLOW_STREAM = 1 << 3,
 };
 
-/* As policy's `STREAM_AFTER` and `STREAM_IDLE`, in milliseconds */
+/* As conntrack's `STREAM_AFTER` and `STREAM_IDLE`, in milliseconds */
 #define STREAM_AFTER 2000
 #define STREAM_IDLE 60000
 
-/* What the loss of a flow costs, as policy's `Rank`. */
+/* What the loss of a flow costs, as conntrack's `Rank`. */
 enum flow_rank {
 	RANK_UNREPLIED,
 	RANK_FINISHED,

@@ -62,7 +62,7 @@ pub struct TcpSide {
     pub max_ack: u32,
     /// Window scale from its SYN
     pub scale: u8,
-    /// As policy has them
+    /// As conntrack has them
     pub flags: u8,
     /// Half of what [`Flow::account`] says, the lower one with the low end
     pub account_half: u16,

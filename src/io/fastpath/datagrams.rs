@@ -7,7 +7,8 @@ use eastgate_conntrack::{
 use eastgate_fastpath::DatagramOf;
 use eastgate_wire::{FlowKey, Leg, view::proto};
 
-use super::{KernelPath, clock};
+use super::KernelPath;
+use crate::io::clock;
 
 impl KernelPath {
     pub(super) fn adopted(&self, key: &DatagramKey) -> Option<Adopted> {

@@ -11,7 +11,8 @@ use eastgate_policy::rule::{Decision, Direction, RuleId, Verdict};
 use eastgate_vtep::fdb::Location;
 use eastgate_wire::{Addr, EndpointId, FlowKey, Leg, PortId, Vni, VtepAddr};
 
-use super::{KernelPath, Tables, clock, sysopt};
+use super::{KernelPath, Tables};
+use crate::io::{clock, sysopt};
 
 impl KernelPath {
     /// All of them so far, but for those that were settled.

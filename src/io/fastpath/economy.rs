@@ -23,7 +23,8 @@ use eastgate_dataplane::pipeline::{
 use eastgate_fastpath::{Accounts, Hold, Key};
 use eastgate_wire::{Cursor, FlowKey, Instant};
 
-use super::{KernelPath, clock};
+use super::KernelPath;
+use crate::io::clock;
 
 /// Flows that make room at once, at most, when one is asked for: a part of the limit, so that the programs have room for the next ones.
 const AT_ONCE: u32 = 64;

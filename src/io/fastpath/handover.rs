@@ -11,7 +11,8 @@ use eastgate_vtep::{
     fdb::Location,
 };
 
-use super::{KernelPath, Tables, clock};
+use super::{KernelPath, Tables};
+use crate::io::clock;
 
 impl KernelPath {
     pub(super) fn flow(
