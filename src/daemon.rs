@@ -5,14 +5,15 @@
 //! snapshot in force, and on the way out workers end before guards are taken off.
 
 mod accelerate;
+mod reload;
 mod show;
+mod underlay;
 mod upkeep;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -30,25 +31,24 @@ use tokio::{
 };
 
 pub use self::accelerate::Dataplane;
+use self::{reload::nothing_to_do, underlay::ActiveUnderlay};
 use crate::{
-    changes::Changes,
     control::{
         client::Presence,
         protocol::{Done, Request, Restored},
         server::{self, Refused, SocketFile},
     },
     io::{
-        fastpath::{KernelPath, KernelPort, is_own_address},
+        fastpath::{KernelPath, KernelPort},
         guard::{Attach, Hooks, HostTraffic, Role},
         lock::NamespaceLock,
         machine::{Machine, record_beside},
         netlink::{Link, LinkEvent, Netlink},
         packet_socket::PacketSocket,
         sysopt::raise_open_files,
-        underlay::{Listener, Speakers, UnderlayConfig},
         worker::{Command, WorkerHandle},
     },
-    plan::{WantedPort, multicast_groups, unfit, wanted_ports},
+    plan::{WantedPort, unfit, wanted_ports},
 };
 
 /// How often settings are compared and failed devices tried again.
@@ -215,15 +215,6 @@ struct Daemon {
     /// It is gone and could not be made again, which was said.
     socket_missed: bool,
     sweeping: Option<tokio::task::JoinHandle<()>>,
-}
-
-/// The underlay as the workers have it.
-#[derive(PartialEq)]
-struct ActiveUnderlay {
-    config: UnderlayConfig,
-    groups: Vec<IpAddr>,
-    /// The devices on which the groups are heard
-    group_devices: Vec<u32>,
 }
 
 impl Daemon {
@@ -500,184 +491,6 @@ impl Daemon {
         }
         Ok(())
     }
-
-    /// The devices of the underlay that are there.
-    fn underlay_links(&self, host: &Host) -> impl Iterator<Item = &Link> {
-        host.devices.iter().filter_map(|device| self.links.get(&**device))
-    }
-
-    fn serve_underlay(&mut self, snapshot: &Snapshot, host: &Host) {
-        let links: Vec<(u32, u32)> = self.underlay_links(host).map(|link| (link.index, link.mtu)).collect();
-        let Some(mtu) = links.iter().map(|(_, mtu)| *mtu).min() else {
-            self.drop_underlay(format!("there is no device {}", host.device_names()));
-            return;
-        };
-        self.view.shared.link_mtu.store(mtu, Relaxed);
-        // A socket stays bound to an address that the host has no more, and hears nothing.
-        if !is_own_address(snapshot.vtep.0) {
-            self.drop_underlay(format!("{} is no address of this host", snapshot.vtep));
-            return;
-        }
-        let overlay = &snapshot.config.overlay;
-        let groups = multicast_groups(snapshot);
-        let wanted = ActiveUnderlay {
-            config: UnderlayConfig {
-                vtep: snapshot.vtep,
-                port: overlay.port,
-                ttl: match overlay.ttl {
-                    eastgate_config::OuterField::Fixed(ttl) => ttl,
-                    eastgate_config::OuterField::Inherit => 64,
-                },
-                dont_fragment: overlay.dont_fragment,
-                checksums: snapshot.checksums.clone(),
-                source_ports: snapshot.ports.ports().collect(),
-            },
-            group_devices: if groups.is_empty() {
-                Vec::new()
-            } else {
-                links.iter().map(|(index, _)| *index).collect()
-            },
-            groups,
-        };
-        if self.underlay.as_ref() == Some(&wanted) {
-            return;
-        }
-        match open_listeners(&wanted, self.workers.len()) {
-            Ok(listeners) => {
-                let speakers = Arc::new(Speakers::new(wanted.config.clone()));
-                for (worker, listeners) in self.workers.iter().zip(listeners) {
-                    worker.tell(Command::Underlay { listeners, speakers: Some(speakers.clone()) });
-                }
-                tracing::info!(vtep = %snapshot.vtep, port = overlay.port, device = %host.device_names(), "listening");
-                self.underlay = Some(wanted);
-            }
-            Err(error) => {
-                self.drop_underlay(error.to_string());
-            }
-        }
-    }
-
-    fn drop_underlay(&mut self, why: String) {
-        let mut visible = lock(&self.view.state);
-        if visible.not_listening.as_ref() != Some(&why) {
-            tracing::warn!(why, "not listening on the underlay");
-        }
-        visible.not_listening = Some(why);
-        drop(visible);
-        if self.underlay.take().is_some() {
-            for worker in &self.workers {
-                worker.tell(Command::Underlay { listeners: Vec::new(), speakers: None });
-            }
-        }
-    }
-
-    /// Reads the configuration again and puts it in force, whole or not at all.
-    async fn reload(&mut self) -> Result<Done, Refused> {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
-        let result = self.try_reload().await;
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        match &result {
-            Ok(done) => {
-                let text = done.changes.as_ref().map_or_else(String::new, Changes::text);
-                tracing::info!(
-                    epoch = done.epoch,
-                    digest = done.digest,
-                    "configuration in force\n{}",
-                    text.trim_end()
-                );
-            }
-            Err(refused) => {
-                tracing::error!(
-                    "the configuration was refused, the one before stays in force:\n{}",
-                    refused.text
-                )
-            }
-        }
-        let mut visible = lock(&self.view.state);
-        visible.reload_error = result.as_ref().err().map(|refused| refused.text.clone());
-        if let Ok(Done { digest: Some(digest), .. }) = &result {
-            visible.digest.clone_from(digest);
-        }
-        drop(visible);
-        result
-    }
-
-    async fn try_reload(&mut self) -> Result<Done, Refused> {
-        let Some(mut loader) = self.loader.take() else { return Err("a reload is under way".into()) };
-        let before = self.view.shared.snapshot_arc();
-        let current = before.clone();
-        let mut registry = std::mem::take(&mut self.registry);
-        let (host, book) = (self.host.clone(), self.view.shared.book.clone());
-        // Parsing and compiling take their time; signals and devices are heard meanwhile.
-        let work = tokio::task::spawn_blocking(move || {
-            let config = load(&mut loader, false);
-            let config = config.map_err(|ConfigRefused { text, diagnostics }| Refused {
-                text,
-                diagnostics: Some(diagnostics),
-            });
-            let snapshot = config.and_then(|config| {
-                let snapshot = Snapshot::compile(&config, &host, Some(&current), &mut registry, &book)
-                    .map_err(|error| error.to_string())?;
-                let changes = Changes::between(&current.config, &config);
-                Ok((snapshot, changes, config.digest()))
-            });
-            (loader, registry, snapshot)
-        });
-        let (loader, registry, snapshot) =
-            work.await.map_err(|error| format!("the reload failed: {error}"))?;
-        let mut warnings: Vec<String> =
-            loader.warnings().iter().map(|warning| format!("{}: {}", warning.at, warning.problem)).collect();
-        self.loader = Some(loader);
-        self.registry = registry;
-        let (snapshot, changes, digest) = snapshot?;
-        warnings.extend(nothing_to_do(&snapshot));
-        let epoch = snapshot.epoch;
-        // Frames of ports that the new snapshot does not name are refused from here on, before their sockets are
-        // closed; new ports are guarded before they get any.
-        self.view.shared.install(snapshot, crate::io::clock::now());
-        if let Some(kernel) = self.view.kernel.get() {
-            // The snapshot is in force whatever becomes of this: then no flow passes without it.
-            match kernel.take_snapshot(&self.view.shared.snapshot_arc()) {
-                Ok(()) => kernel.decide_soon(),
-                Err(error) => {
-                    tracing::error!(%error, "the fast path does not know the new snapshot");
-                    eastgate_dataplane::pipeline::offload::FlowOffload::forget_paths(&**kernel);
-                }
-            }
-        }
-        self.note_sizes();
-        self.reconcile().await;
-        self.wait_for_workers().await;
-        // Only now: no worker opens a flow under the snapshot before any more.
-        let shared = self.view.shared.clone();
-        let ended = tokio::task::spawn_blocking(move || {
-            shared.end_orphans(&before, &shared.snapshot_arc(), crate::io::clock::now())
-        });
-        Ok(Done {
-            count: 1,
-            epoch,
-            digest: Some(digest.to_string()),
-            changes: Some(changes),
-            flows_ended: ended.await.ok(),
-            warnings,
-        })
-    }
-
-    /// Returns when every worker has finished what it had in hand.
-    async fn wait_for_workers(&self) {
-        let (sender, receiver) = std::sync::mpsc::sync_channel(self.workers.len().max(1));
-        for worker in &self.workers {
-            worker.tell(Command::Sync(sender.clone()));
-        }
-        drop(sender);
-        let count = self.workers.len();
-        let waited = tokio::task::spawn_blocking(move || {
-            (0..count).all(|_| receiver.recv_timeout(Duration::from_secs(5)).is_ok())
-        });
-        if !waited.await.unwrap_or(false) {
-            tracing::warn!("a worker is slow to take the new snapshot");
-        }
-    }
 }
 
 impl server::Handler for View {
@@ -692,29 +505,6 @@ impl server::Handler for View {
             other => self.show(other),
         }
     }
-}
-
-/// Whether there is anything for this host in a snapshot, which nobody would notice otherwise.
-fn nothing_to_do(snapshot: &Snapshot) -> Option<String> {
-    let host = &snapshot.host;
-    let missing = snapshot.networks().is_empty() && !snapshot.config.tenants.is_empty();
-    missing.then(|| format!("no network has a part on host {host}: nothing is carried here"))
-}
-
-/// One list of listeners for each worker. Groups are heard by the first alone: each member of a group would get
-/// its own copy of every datagram.
-fn open_listeners(wanted: &ActiveUnderlay, workers: usize) -> std::io::Result<Vec<Vec<Listener>>> {
-    let mut all = Vec::new();
-    for index in 0..workers {
-        let mut listeners = vec![Listener::open(&wanted.config)?];
-        if index == 0 {
-            for group in &wanted.groups {
-                listeners.push(Listener::open_group(&wanted.config, *group, &wanted.group_devices)?);
-            }
-        }
-        all.push(listeners);
-    }
-    Ok(all)
 }
 
 /// Undoes what a killed daemon left on the machine.
