@@ -18,7 +18,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use eastgate_config::{Host, Loader};
+use eastgate_config::{Config, Host, Loader};
 use eastgate_dataplane::{
     pipeline::{Shared, shared::lock},
     snapshot::{PortRegistry, Snapshot, state::StateBook},
@@ -31,7 +31,10 @@ use tokio::{
 };
 
 pub use self::accelerate::Dataplane;
-use self::{reload::nothing_to_do, underlay::ActiveUnderlay};
+use self::{
+    reload::{nothing_to_do, within_open_files},
+    underlay::ActiveUnderlay,
+};
 use crate::{
     control::{
         client::Presence,
@@ -45,7 +48,6 @@ use crate::{
         machine::{Machine, record_beside},
         netlink::{Link, LinkEvent, Netlink},
         packet_socket::PacketSocket,
-        sysopt::raise_open_files,
         worker::{Command, WorkerHandle},
     },
     plan::{WantedPort, unfit, wanted_ports},
@@ -99,7 +101,7 @@ pub struct ConfigRefused {
 ///
 /// # Errors
 /// [`ConfigRefused`].
-pub fn load(loader: &mut Loader, color: bool) -> Result<Arc<eastgate_config::Config>, ConfigRefused> {
+pub fn load(loader: &mut Loader, color: bool) -> Result<Arc<Config>, ConfigRefused> {
     loader.load().map_err(|diagnostics| ConfigRefused {
         text: diagnostics.render(color),
         diagnostics: json!(diagnostics),
@@ -110,7 +112,7 @@ pub fn load(loader: &mut Loader, color: bool) -> Result<Arc<eastgate_config::Con
 ///
 /// # Errors
 /// When none is named and there are several.
-pub fn choose_host(config: &eastgate_config::Config, named: Option<&str>) -> Result<String> {
+pub fn choose_host(config: &Config, named: Option<&str>) -> Result<String> {
     if let Some(name) = named {
         return Ok(name.to_owned());
     }
@@ -127,7 +129,6 @@ pub fn choose_host(config: &eastgate_config::Config, named: Option<&str>) -> Res
 /// # Errors
 /// Why it could not start, or what it could not undo.
 pub fn run(options: &Options) -> Result<()> {
-    raise_open_files();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut daemon = Daemon::start(options).await?;
@@ -228,7 +229,11 @@ impl Daemon {
         let host = choose_host(&config, options.host.as_deref())?;
         let book = Arc::new(StateBook::new(config.limits));
         let mut registry = PortRegistry::default();
-        let snapshot = Snapshot::compile(&config, &host, None, &mut registry, &book)?;
+        let (affordable, warning) = within_open_files(&config);
+        if let Some(warning) = warning {
+            tracing::warn!("{warning}");
+        }
+        let snapshot = Snapshot::compile(&affordable, &host, None, &mut registry, &book)?;
 
         // First the socket: whoever has both is told of the one that was named.
         let (listener, socket_file) = server::listen(&options.socket)

@@ -11,7 +11,7 @@ use std::{
     process::Stdio,
 };
 
-use common::{Daemon, Sink, Space, bulk, send_frame, site::*, wait_for};
+use common::{Capture, Daemon, Sink, Space, Stream, bulk, send_frame, site::*, wait_for};
 use eastgate_wire::{MacAddr, checksum};
 use etherparse::PacketBuilder;
 
@@ -245,6 +245,43 @@ fn datagrams_in_fragments_arrive_whatever_the_order() {
         for daemon in [&alpha, &beta] {
             let drops = daemon.drops();
             assert!(drops.keys().all(|reason| !reason.starts_with("fragment")), "{dataplane}: {drops:?}");
+        }
+    }
+}
+
+/// A datagram whose first fragment has passed goes on; of others there are no more than the network's limit, which the
+/// programs and the pipeline have each.
+#[test]
+fn datagrams_in_fragments_are_limited_by_network() {
+    const LIMIT: usize = 4;
+    const SENT: u64 = 40;
+    for dataplane in DATAPLANES {
+        let Some((site, [alpha, _beta])) = running(dataplane, &format!("limits = {{ fragments = {LIMIT} }}"))
+        else {
+            return;
+        };
+        for (n, to) in RECEIVERS.into_iter().enumerate() {
+            let receiver = [&site.web2, &site.db1][n];
+            let sink = Sink::start(receiver, udp(to.0, ALLOWED));
+            let capture = Capture::start(receiver, "eth0");
+            // The flow is known, and with the programs where there are any.
+            let stream = Stream::start(&site.web1, udp(11, 4000), udp(to.0, ALLOWED));
+            stream.arrives("what is whole", &sink);
+            drop(stream);
+            let refused = || alpha.drops().get("fragment-limit").copied().unwrap_or(0);
+            let (before, numbers) = (refused(), (n as u64 + 1) * 1000..(n as u64 + 1) * 1000 + SENT);
+            let pieces = numbers.clone().map(|number| in_fragments(false, to, number)).collect::<Vec<_>>();
+            pieces.iter().for_each(|pieces| send_frame(&site.web1, "eth0", &pieces[0]));
+            let firsts = || capture.matching(|frame| frame.len() == 14 + 20 + 1480 && frame[20] & 0x20 != 0);
+            wait_for(&format!("each first fragment passes or counts ({dataplane})"), || {
+                firsts().len() as u64 + refused() - before == SENT
+            });
+            assert!((1..=2 * LIMIT).contains(&firsts().len()), "{} passed ({dataplane})", firsts().len());
+            let id = |frame: &[u8]| u64::from(u16::from_be_bytes([frame[18], frame[19]]));
+            let passed = id(&firsts()[0]);
+            let pieces = &pieces[(passed - numbers.start) as usize];
+            pieces[1..].iter().for_each(|piece| send_frame(&site.web1, "eth0", piece));
+            wait_for(&format!("one that has begun arrives whole ({dataplane})"), || sink.last() == passed);
         }
     }
 }

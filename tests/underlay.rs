@@ -424,7 +424,7 @@ const BOUNDS: &[(&str, &str)] = &[
     ("port = 65535", "dstport 65535"),
     // Where the kernel's own device would be
     ("port = 14789", "dstport 14789"),
-    ("source_ports = \"1-65535\"\nentropy_ports = 256", ""),
+    ("source_ports = \"1-65535\"\nentropy_ports = 32768", ""),
     ("source_ports = 65535\nentropy_ports = 1", ""),
     ("source_ports = 1\nentropy_ports = 1", ""),
     // The VTEPs' own port among them

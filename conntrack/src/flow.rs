@@ -225,10 +225,8 @@ impl FlowTable {
         let passed = match &segment.kind {
             SegmentKind::Tcp(tcp) => match self.step(index, direction, tcp, settings, now) {
                 Ok(Stepped::On) => Ok(()),
-                Ok(Stepped::Over) => {
-                    self.remove(index, Ending::Closed, now);
-                    return Tracked::New;
-                }
+                // Where the next one may not begin, what comes late for this one still finds it.
+                Ok(Stepped::Over) => return Tracked::New,
                 Ok(Stepped::Gone(reason)) => {
                     self.remove(index, Ending::Closed, now);
                     return Tracked::Drop(reason);

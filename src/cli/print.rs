@@ -216,7 +216,10 @@ pub(super) fn flows(rows: &[FlowRow]) -> String {
             row.vni.to_string(),
             row.proto.clone(),
             side(&row.src, row.sport),
-            side(&row.dst, row.dport),
+            match &row.via {
+                Some(via) => format!("{} via {via}", side(&row.dst, row.dport)),
+                None => side(&row.dst, row.dport),
+            },
             // As conntrack marks them.
             format!("{}{}", row.state, if row.offloaded { " [OFFLOAD]" } else { "" }),
             row.packets.to_string(),

@@ -231,6 +231,10 @@ pub struct FlowRow {
     pub dst: Addr,
     /// Its port
     pub dport: u16,
+    /// On a leg of its way (a packet that an endpoint forwards is a flow on either side of it): the endpoint, as tenant/name,
+    /// or `several` where one forwards to another
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
     /// State, in conntrack's words where it has one
     pub state: String,
     /// Packets from the source

@@ -1,14 +1,15 @@
 //! Puts another configuration in force while the daemon runs.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use eastgate_config::Config;
 use eastgate_dataplane::{pipeline::shared::lock, snapshot::Snapshot};
 
 use super::{ConfigRefused, Daemon, load};
 use crate::{
     changes::Changes,
     control::{protocol::Done, server::Refused},
-    io::worker::Command,
+    io::{sysopt::allow_open_files, worker::Command},
 };
 
 impl Daemon {
@@ -57,10 +58,11 @@ impl Daemon {
                 diagnostics: Some(diagnostics),
             });
             let snapshot = config.and_then(|config| {
-                let snapshot = Snapshot::compile(&config, &host, Some(&current), &mut registry, &book)
+                let (affordable, warning) = within_open_files(&config);
+                let snapshot = Snapshot::compile(&affordable, &host, Some(&current), &mut registry, &book)
                     .map_err(|error| error.to_string())?;
-                let changes = Changes::between(&current.config, &config);
-                Ok((snapshot, changes, config.digest()))
+                let changes = Changes::between(&current.config, &affordable);
+                Ok((snapshot, changes, config.digest(), warning))
             });
             (loader, registry, snapshot)
         });
@@ -70,7 +72,8 @@ impl Daemon {
             loader.warnings().iter().map(|warning| format!("{}: {}", warning.at, warning.problem)).collect();
         self.loader = Some(loader);
         self.registry = registry;
-        let (snapshot, changes, digest) = snapshot?;
+        let (snapshot, changes, digest, too_many_ports) = snapshot?;
+        warnings.extend(too_many_ports);
         warnings.extend(nothing_to_do(&snapshot));
         let epoch = snapshot.epoch;
         // Frames of ports that the new snapshot does not name are refused from here on, before their sockets are
@@ -119,6 +122,28 @@ impl Daemon {
             tracing::warn!("a worker is slow to take the new snapshot");
         }
     }
+}
+
+/// The configuration with as many source ports as there can be sockets for, and a word about those that are left out: one
+/// that runs out of open files carries nothing.
+pub(super) fn within_open_files(config: &Arc<Config>) -> (Arc<Config>, Option<String>) {
+    // For everything but source ports: each port of a tenant takes one for each worker.
+    const OTHERS: u64 = 4096;
+    let wanted = config.overlay.entropy_ports;
+    // Two kinds of sockets, see `Speakers`.
+    let limit = allow_open_files(2 * u64::from(wanted) + OTHERS);
+    let most = (limit.saturating_sub(OTHERS) / 2).max(1).ilog2();
+    let used = wanted.min(1u32.checked_shl(most).unwrap_or(wanted));
+    if used == wanted {
+        return (config.clone(), None);
+    }
+    let mut affordable = (**config).clone();
+    affordable.overlay.entropy_ports = used;
+    let warning = format!(
+        "[overlay] entropy_ports = {wanted} takes two open files each, and {limit} may be open: {used} source ports are \
+         used. Raise the limit (LimitNOFILE= in the unit, or ulimit -n), or ask for fewer"
+    );
+    (Arc::new(affordable), Some(warning))
 }
 
 /// Whether there is anything for this host in a snapshot, which nobody would notice otherwise.

@@ -22,7 +22,7 @@ use eastgate_vtep::{
     fdb::{Flush, Location},
     mtu::tenant_mtu,
 };
-use eastgate_wire::{Family, FlowKey, Instant, Vni, names};
+use eastgate_wire::{Family, FlowKey, Instant, Leg, Vni, names};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -401,7 +401,7 @@ fn flow_filter(filter: &Filter) -> FlowFilter {
 }
 
 fn flow_row(snapshot: &Snapshot, flow: &FlowInfo, now: Instant) -> FlowRow {
-    let FlowKey { src, dst, vni, sport, dport, proto, .. } = flow.key;
+    let FlowKey { src, dst, vni, sport, dport, proto, leg } = flow.key;
     let rule = |id: u32| {
         let network = snapshot.network(vni)?;
         network.rules.reference(&network.tenant.name, id)
@@ -413,6 +413,7 @@ fn flow_row(snapshot: &Snapshot, flow: &FlowInfo, now: Instant) -> FlowRow {
         sport,
         dst,
         dport,
+        via: (leg != Leg::DIRECT).then(|| forwarder(snapshot, vni, leg)),
         state: flow.state.name().to_owned(),
         packets: flow.original.packets,
         bytes: flow.original.bytes,
@@ -424,6 +425,15 @@ fn flow_row(snapshot: &Snapshot, flow: &FlowInfo, now: Instant) -> FlowRow {
         ingress_rule: rule(flow.ingress_rule),
         epoch: flow.epoch,
     }
+}
+
+/// The endpoint that a leg comes from or leads to.
+fn forwarder(snapshot: &Snapshot, vni: Vni, leg: Leg) -> String {
+    let name = |network: &Network| {
+        let endpoint = network.endpoints.iter().find(|endpoint| leg.is_by(endpoint.mac))?;
+        Some(format!("{}/{}", network.tenant.name, endpoint.name))
+    };
+    snapshot.network(vni).and_then(|network| name(network)).unwrap_or_else(|| "several".into())
 }
 
 fn neighbors(snapshot: &Snapshot, filter: &Filter) -> Vec<NeighborRow> {

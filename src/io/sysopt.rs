@@ -126,14 +126,18 @@ pub fn refuse_everything(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
 }
 
-/// Takes as many file descriptors as the system lets us have: a port takes one for each worker, and shells give few.
-pub fn raise_open_files() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    {
-        tracing::warn!(%error, soft, "no more files can be opened than this");
+/// Takes as many file descriptors as the system lets us have, `wanted` at least where that is allowed: a port takes one
+/// for each worker, and shells give few. How many there may be then.
+#[must_use]
+pub fn allow_open_files(wanted: u64) -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
+    for (soft, hard) in [(wanted.max(hard), wanted.max(hard)), (hard, hard)] {
+        match setrlimit(Resource::RLIMIT_NOFILE, soft, hard) {
+            Ok(()) => return soft,
+            Err(error) => tracing::debug!(%error, soft, "no more files can be opened than before"),
+        }
     }
+    soft
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::{
         OnceLock,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -31,6 +31,8 @@ const RECEIVE_BUFFER: libc::c_int = 32 << 20;
 const SEND_BUFFER: libc::c_int = 8 << 20;
 /// How many source ports are tried when other programs have the first.
 const NEIGHBORS: usize = 8;
+/// How many sockets are opened ahead in one go: packets wait meanwhile.
+const OPENED_AT_ONCE: usize = 1024;
 
 /// What is fixed for all datagrams of a VTEP.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -297,6 +299,8 @@ pub struct Speakers {
     burst: Box<[OnceLock<Speaker>]>,
     /// The kernel has refused a burst.
     uncut: AtomicBool,
+    /// Where [`Speakers::open_some`] goes on
+    next: AtomicUsize,
 }
 
 impl Speakers {
@@ -304,7 +308,13 @@ impl Speakers {
     #[must_use]
     pub fn new(config: UnderlayConfig) -> Self {
         let slots = || (0..config.source_ports.len()).map(|_| OnceLock::new()).collect();
-        Self { single: slots(), burst: slots(), uncut: AtomicBool::new(false), config }
+        Self {
+            single: slots(),
+            burst: slots(),
+            uncut: AtomicBool::new(false),
+            next: AtomicUsize::new(0),
+            config,
+        }
     }
 
     /// The configuration they were made with.
@@ -350,10 +360,12 @@ impl Speakers {
         Err(refused)
     }
 
-    /// Opens what is not open yet: where the kernel's programs send from these ports, what is said of their datagrams
-    /// finds nobody otherwise. A port that somebody else has is tried again the next time.
-    pub fn open_all(&self) {
-        for place in 0..self.config.source_ports.len() {
+    /// Opens what is not open yet, up to [`OPENED_AT_ONCE`] of it: where the kernel's programs send from these ports, what
+    /// is said of their datagrams finds nobody otherwise. A port that somebody else has is tried again later.
+    pub fn open_some(&self) {
+        let ports = self.config.source_ports.len();
+        let first = self.next.fetch_add(OPENED_AT_ONCE, Relaxed);
+        for place in (first..).take(OPENED_AT_ONCE.min(ports)).map(|place| place % ports) {
             if let Err(error) = self.open(place, false) {
                 tracing::debug!(place, %error, "narrow paths are not heard of at a source port");
             }

@@ -370,7 +370,7 @@ impl Worker {
             && let Some(speakers) = &self.sockets.speakers
         {
             if self.shared.offloads() {
-                speakers.open_all();
+                speakers.open_some();
             }
             self.shared.narrow_paths(&speakers.narrowed(), now);
         }

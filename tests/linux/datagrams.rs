@@ -43,7 +43,7 @@ pub fn udp_exchange(dice: &mut Dice, sport: u16, v6: bool) -> Sequence {
                 steps.push(step(way, What::BadChecksum, "a question with a wrong checksum", frame));
             }
             7 => {
-                let frame = udp(back, (dport, sport ^ 1), b"elsewhere");
+                let frame = udp(back, (dport, sport | 0x8000), b"elsewhere");
                 steps.push(step(back, What::Unsolicited, "an answer to another port", frame));
             }
             8 => {

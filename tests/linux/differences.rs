@@ -50,9 +50,12 @@ pub const ALL: &[Difference] = &[
     },
     Difference {
         carried_by: Carrier::Linux,
-        what: "a RST outside of the window of a connection that is over",
-        reason: "A RST passes by what it resets; where nothing is open there is nothing to say.",
-        applies: |before, step| step.what == What::RstOutside && !is_open(before),
+        what: "a RST outside of the window of a connection that is over, or that both ends have opened at the same time",
+        reason: "Linux looks at the window of a RST in the middle of a connection alone. Its receiver believes none of these.",
+        applies: |before, step| {
+            let at_once = before.iter().any(|step| step.label.contains("simultaneous"));
+            step.what == What::RstOutside && (!is_open(before) || at_once)
+        },
     },
     Difference {
         carried_by: Carrier::Linux,
@@ -66,8 +69,15 @@ pub const ALL: &[Difference] = &[
         what: "an ICMP error about a packet that was never sent, in the direction opposite to a flow's only packets",
         reason: "An error is let in for a packet that has passed (RFC 5927 section 4); Linux asks whether there is a flow.",
         applies: |before, step| {
-            let opposite = |other: &Step| other.what == What::Unsolicited && other.from == step.from;
-            step.what == What::ErrorAboutNothing && before.iter().any(opposite)
+            let passed = |other: &&Step| match other.what {
+                What::ErrorAboutNothing | What::BadChecksum => false,
+                What::Closed => other.from == B,
+                _ => true,
+            };
+            let mut passed = before.iter().filter(passed).peekable();
+            step.what == What::ErrorAboutNothing
+                && passed.peek().is_some()
+                && passed.all(|other| other.from == step.from)
         },
     },
     Difference {
@@ -85,7 +95,10 @@ pub const ALL: &[Difference] = &[
         reason: "It begins no flow and changes no state; the receiver sees the checksum as well. TCP segments, which move their \
                  connection, are dropped (`bad-checksum`).",
         applies: |before, step| {
-            let known = before.iter().any(|other| other.what == What::Regular);
+            // What a closed service says is a flow of its own.
+            let known = before
+                .iter()
+                .any(|other| other.what == What::Regular || other.what == What::Closed && other.from == B);
             step.what == What::BadChecksum && step.label.starts_with("a question") && known
         },
     },

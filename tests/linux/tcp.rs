@@ -315,7 +315,7 @@ impl Talk<'_> {
                 let frame = self.segment(from, RST, next.wrapping_add(far), 0, &[]);
                 self.put(from, What::RstOutside, "RST outside of the window", frame);
             }
-            Act::Syn => self.reboot(from),
+            Act::Syn => return self.reboot(from),
             Act::SynAck => {
                 let number = self.dice.next() as u32;
                 let frame = self.segment(from, SYN_ACK, number, expects, &[]);
@@ -341,8 +341,9 @@ impl Talk<'_> {
         true
     }
 
-    /// One end has crashed and comes back on the same port; the other one has not noticed (RFC 9293 section 3.5.1).
-    fn reboot(&mut self, who: usize) {
+    /// One end has crashed and comes back on the same port; the other one has not noticed (RFC 9293 section 3.5.1). Whether
+    /// there is a connection then: the one before, whose end is not told, or the next one.
+    fn reboot(&mut self, who: usize) -> bool {
         let other = 1 - who;
         let new = self.dice.next() as u32;
         let frame = self.segment(who, SYN, new, 0, &[]);
@@ -350,15 +351,18 @@ impl Talk<'_> {
         let End { next, expects, .. } = self.ends[other];
         let frame = self.segment(other, ACK, next, expects, &[]);
         self.put(other, What::Regular, "challenge ACK", frame);
-        if self.dice.chance(70) {
-            let frame = self.segment(who, RST, expects_of(&self.ends[other]), 0, &[]);
-            self.put(who, What::RstExact, "RST on the challenge ACK", frame);
-            if self.dice.chance(80) && who == CLIENT {
-                self.ends[CLIENT].next = new;
-                self.ends[SERVER].next = self.dice.next() as u32;
-                self.handshake(What::SynAgain);
-            }
+        if !self.dice.chance(70) {
+            return true;
         }
+        let frame = self.segment(who, RST, expects_of(&self.ends[other]), 0, &[]);
+        self.put(who, What::RstExact, "RST on the challenge ACK", frame);
+        let returns = self.dice.chance(80) && who == CLIENT;
+        if returns {
+            self.ends[CLIENT].next = new;
+            self.ends[SERVER].next = self.dice.next() as u32;
+            self.handshake(What::SynAgain);
+        }
+        returns
     }
 
     fn finish(&mut self) {

@@ -45,6 +45,13 @@ impl Leg {
         Self(bits)
     }
 
+    /// Whether on this leg, which is not [`Leg::DIRECT`], this MAC stands in for the holder of one of the addresses, and the
+    /// other one is itself.
+    #[must_use]
+    pub fn is_by(self, mac: MacAddr) -> bool {
+        [Self::standing_in(Some(mac), None), Self::standing_in(None, Some(mac))].contains(&self)
+    }
+
     /// The leg on which these MACs stand in for the holders of the lower and the upper address of the canonical key.
     /// `fastpath/bpf/leg.h` makes it in the same way.
     fn standing_in(low: Option<MacAddr>, high: Option<MacAddr>) -> Self {

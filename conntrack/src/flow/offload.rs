@@ -31,8 +31,10 @@ const WORTH: u64 = 4;
 /// the fast path. The packets that were on their way here when it was handed over bring it back a few times.
 const PATIENCE: u8 = 7;
 
-/// Packets that pass beside an offloaded flow for each of its season.
-const BESIDE: u64 = 1024;
+/// Packets that pass beside an offloaded flow for each of its season: all of them together are more than what a full receive
+/// buffer of 32 MiB holds, at the 768 bytes that the kernel counts for the smallest datagram. A sender that nothing slows down
+/// keeps it full until its flow is handed over.
+const BESIDE: u64 = 8192;
 
 /// One side of an established TCP connection: what it takes to hold segments to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -197,7 +199,7 @@ impl Marks {
     }
 
     /// One packet more, after `packets` others, that came here although its flow is elsewhere; false when there were
-    /// too many for what was on its way when the flow left. A full queue is thousands: each count stands for many.
+    /// too many for what was on its way when the flow left.
     const fn pass_beside(&mut self, packets: u64) -> bool {
         let some_left = self.0 >> Self::SEASON_AT & 7 > 0;
         if some_left && packets.is_multiple_of(BESIDE) {

@@ -107,11 +107,17 @@ impl Incoming {
                 socket.as_raw_fd(),
                 self.headers.as_mut_ptr(),
                 self.headers.len() as u32,
-                libc::MSG_WAITFORONE,
+                libc::MSG_WAITFORONE | libc::MSG_TRUNC,
                 std::ptr::null_mut(),
             )
         };
         usize::try_from(got).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// How long the first `count` datagrams of the last batch were, also where there is no room for all of them; with
+    /// `UDP_GRO` each may be several of one flow.
+    pub(crate) fn lengths(&self, count: usize) -> impl Iterator<Item = usize> + '_ {
+        self.headers.iter().take(count).map(|header| header.msg_len as usize)
     }
 
     /// Who sent the first `count` datagrams of the last batch.
@@ -163,6 +169,11 @@ mod tests {
         let mut incoming = Incoming::new(8);
         assert_eq!(incoming.receive(right.as_fd()).unwrap(), 5);
         assert_eq!(incoming.senders(5).collect::<Vec<_>>(), [v4(&left); 5]);
+
+        let long = [7; 3 * Incoming::ROOM];
+        left.send(&long).unwrap();
+        assert_eq!(incoming.receive(right.as_fd()).unwrap(), 1);
+        assert_eq!(incoming.lengths(1).collect::<Vec<_>>(), [long.len()]);
 
         right.set_nonblocking(true).unwrap();
         assert_eq!(incoming.receive(right.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);

@@ -1,0 +1,156 @@
+//! Endpoints that forward for others, with the kernel's own forwarding: networks behind them, and a way between two
+//! endpoints that leads through a third. In both dataplanes, wherever the machines run.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::net::SocketAddr;
+
+use common::{
+    Daemon, Sink, Space, Stream, bulk, running::carried_in_the_kernel, send_frame, site::*, wait_for,
+};
+use etherparse::PacketBuilder;
+
+const DATAPLANES: [&str; 2] = ["ebpf", "userspace"];
+const MODES: [&str; 2] = ["suppress", "proxy"];
+
+/// An endpoint that may be the router: its number, and the name of its host.
+const ROUTERS: [(u8, &str); 2] = [(0x12, "on the client's host"), (0x21, "on the other host")];
+
+/// The configuration with `lines` for endpoint `number`.
+fn with(text: &str, number: u8, lines: &str) -> String {
+    let mac = format!("mac = \"02:00:00:00:00:{number:02x}\"\n");
+    assert!(text.contains(&mac), "{text}");
+    text.replace(&mac, &format!("{mac}{lines}\n"))
+}
+
+fn start(site: &Site, dataplane: &str, mode: &str) -> [Daemon; 2] {
+    site.rewrite(|text| text.replace("vni = 5001\n", &format!("vni = 5001\nneighbors = \"{mode}\"\n")));
+    ["alpha", "beta"].map(|host| site.run_with(host, dataplane))
+}
+
+fn forwards(router: &Space) {
+    router.set("net/ipv4/ip_forward", "1");
+    router.set("net/ipv6/conf/all/forwarding", "1");
+    for device in ["all", "eth0"] {
+        router.set(&format!("net/ipv4/conf/{device}/send_redirects"), "0");
+    }
+}
+
+#[test]
+fn what_is_behind_a_router_is_reached_and_reaches_others() {
+    for dataplane in DATAPLANES {
+        for mode in MODES {
+            for (number, place) in ROUTERS {
+                let what = format!("{dataplane}, {mode}, {place}");
+                let Some(mut site) = Site::new(HOSTS_V4) else { return };
+                site.rewrite(|text| with(&text, number, r#"routes = ["10.9.0.0/16", "fd00:9::/64"]"#));
+                let behind = site.world.space("behind");
+                let router = if number == 0x12 { &site.web2 } else { &site.db1 };
+                site.world.cable((router, "inside"), (&behind, "eth0"), 1500);
+                for (space, device, last) in [(router, "inside", 1), (&behind, "eth0", 5)] {
+                    space.ip(&format!("addr add 10.9.0.{last}/16 dev {device}"));
+                    space.ip(&format!("addr add fd00:9::{last}/64 dev {device} nodad"));
+                }
+                behind.ip("route add default via 10.9.0.1");
+                behind.ip("-6 route add default via fd00:9::1");
+                forwards(router);
+                site.web1.ip(&format!("route add 10.9.0.0/16 via 10.1.0.{number:x}"));
+                site.web1.ip(&format!("-6 route add fd00:9::/64 via fd00:1::{number:x}"));
+                let [alpha, beta] = start(&site, dataplane, mode);
+
+                for address in ["10.9.0.5", "fd00:9::5"] {
+                    wait_for(&format!("{address} is reached ({what})"), || site.web1.ping(address));
+                }
+                for address in ["10.1.0.11", "fd00:1::11"] {
+                    assert!(behind.ping(address), "{address} from behind ({what})");
+                }
+                for (there, back) in [("10.9.0.5", "10.1.0.11"), ("fd00:9::5", "fd00:1::11")] {
+                    let at = |ip: &str, port| SocketAddr::new(ip.parse().unwrap(), port);
+                    bulk(&site.web1, (&behind, at(there, 5432)), 5_000_000);
+                    bulk(&behind, (&site.web1, at(back, 5432)), 5_000_000);
+                }
+                let sinks = [ALLOWED, DENIED]
+                    .map(|port| Sink::start(&behind, SocketAddr::new("10.9.0.5".parse().unwrap(), port)));
+                let streams = [ALLOWED, DENIED].map(|port| {
+                    Stream::start(
+                        &site.web1,
+                        udp(11, port - 1000),
+                        format!("10.9.0.5:{port}").parse().unwrap(),
+                    )
+                });
+                streams[0].arrives(&format!("what the router's rules allow ({what})"), &sinks[0]);
+                streams[1].send_more(100);
+                assert_eq!(sinks[1].last(), 0, "what they do not allow ({what})");
+
+                // It forwards for its routes alone, and not for what is somebody's.
+                let daemon = if number == 0x12 { &alpha } else { &beta };
+                let spoofed = || daemon.drops().get("ip-spoofed").copied().unwrap_or(0);
+                for source in [[198, 51, 100, 7], [10, 1, 0, 11]] {
+                    let before = spoofed();
+                    let mut frame = Vec::new();
+                    PacketBuilder::ethernet2([2, 0, 0, 0, 0, number], WEB1.0)
+                        .ipv4(source, [10, 1, 0, 11], 64)
+                        .udp(4000, ALLOWED)
+                        .write(&mut frame, b"forged")
+                        .unwrap();
+                    send_frame(router, "eth0", &frame);
+                    wait_for(&format!("{source:?} is refused ({what})"), || spoofed() == before + 1);
+                }
+            }
+        }
+    }
+}
+
+/// web1 and the server send to each other by way of the router: each packet enters and leaves the network twice.
+#[test]
+fn a_way_through_a_third_endpoint_is_two_flows_wherever_the_machines_run() {
+    for dataplane in DATAPLANES {
+        for (number, place) in ROUTERS {
+            let what = format!("{dataplane}, the router {place}");
+            let Some(site) = Site::new(HOSTS_V4) else { return };
+            let (router, server, last) =
+                if number == 0x12 { (&site.web2, &site.db1, 0x21) } else { (&site.db1, &site.web2, 0x12) };
+            let pairs = format!(
+                "allowed_pairs = [{{ address = \"10.1.0.11\" }}, {{ address = \"10.1.0.{last:x}\" }}]"
+            );
+            site.rewrite(|text| with(&text, number, &pairs));
+            forwards(router);
+            for (space, to) in [(&site.web1, last), (server, 0x11)] {
+                space.ip(&format!("route add 10.1.0.{to:x}/32 via 10.1.0.{number:x}"));
+                space.set("net/ipv4/conf/eth0/accept_redirects", "0");
+            }
+            let [alpha, beta] = start(&site, dataplane, "suppress");
+            let at: SocketAddr = format!("10.1.0.{last:x}:5432").parse().unwrap();
+
+            wait_for(&format!("the server is reached ({what})"), || site.web1.ping(&at.ip().to_string()));
+            for _ in 0..2 {
+                bulk(&site.web1, (server, at), 3_000_000);
+                bulk(server, (&site.web1, "10.1.0.11:5432".parse().unwrap()), 3_000_000);
+            }
+            // By the router, and not past it.
+            let forwarded = router.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
+            let ip: Vec<&str> = forwarded.lines().filter_map(|line| line.strip_prefix("Ip: ")).collect();
+            let place = ip[0].split(' ').position(|name| name == "ForwDatagrams").unwrap();
+            let datagrams: u64 = ip[1].split(' ').nth(place).unwrap().parse().unwrap();
+            assert!(datagrams > 1000, "the router forwarded {datagrams} ({what})");
+            for daemon in [&alpha, &beta] {
+                let drops = daemon.drops();
+                assert!(
+                    drops.keys().all(|reason| !reason.contains("denied") && !reason.contains("spoofed")),
+                    "{what}: {drops:?}"
+                );
+            }
+            let name = if number == 0x12 { "acme/web2" } else { "acme/db1" };
+            let flows = alpha.ask(&["show", "flows"]);
+            let legs = flows["flows"].as_array().unwrap().iter().filter(|flow| flow["via"] == name).count();
+            assert!(legs > 0, "legs are told, and whom they are by ({what}): {flows}");
+            if dataplane == "ebpf" {
+                wait_for(&format!("flows are carried in the kernel ({what})"), || {
+                    carried_in_the_kernel(&alpha)
+                });
+            }
+        }
+    }
+}
