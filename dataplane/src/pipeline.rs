@@ -394,8 +394,7 @@ impl<'s> Pipeline<'s> {
             answer(frame.bytes(), view, &asker, &neighbors, &network.neighbors, &mut self.made)
         };
         if matches!(said, Answer::NotNeighbor) {
-            // What is sent tells as much as an announcement, whose news is judged before.
-            self.hear(arrival, view.src, view.ip().map(|ip| ip.src), now);
+            self.hear_traffic(arrival, view, now);
             return Ok(Asked::No);
         }
         if said.is_believed() {

@@ -152,6 +152,16 @@ impl Bindings for Neighbors<'_> {
 }
 
 impl<'s> Pipeline<'s> {
+    /// A packet tells as much as an announcement of the address that it is from, unless that is configured for another
+    /// endpoint: for that one it may be forwarded.
+    pub(super) fn hear_traffic(&self, arrival: &Arrival<'s>, view: &View, now: Instant) {
+        let ownership = &arrival.network.ownership;
+        let is_own = |owner| arrival.sender.is_some_and(|sender| sender.id == owner);
+        let source = view.ip().map(|ip| ip.src);
+        let told = source.filter(|address| ownership.owner(*address).is_none_or(is_own));
+        self.hear(arrival, view.src, told, now);
+    }
+
     /// A sender was heard from this MAC, and with this address: where it is entitled to them, it holds them from now on.
     pub(super) fn hear(&self, arrival: &Arrival<'s>, mac: MacAddr, address: Option<Addr>, now: Instant) {
         let (network, Some(sender)) = (arrival.network, arrival.sender) else { return };

@@ -61,18 +61,23 @@ pub fn note_unfinished_checksum(frame: &mut Frame<'_>, view: &View) {
 /// Where in a UDP header the checksum is; no other transport that leaves one open has it there.
 const UDP_CHECKSUM_AT: u16 = 6;
 
+/// What the guests of nearly all networks can send at most (RFC 894), bytes
+const USUAL_MTU: u16 = 1500;
+/// What every path takes that IPv6 runs over (RFC 8200 section 5), bytes
+const SAFE_MTU: u16 = 1280;
+
 /// Notes on a TCP frame that a sender in the same machine never cut up that it is to be cut. Like the checksum
 /// (see [`note_unfinished_checksum`]), cutting was left to a device that the frame never met, and a datagram
-/// socket hands over the payload whole without the size of its segments. They are then made as large as
-/// `tenant_mtu` allows. `view` is the view of `frame`.
+/// socket hands over the payload whole without the size of its segments. What is larger than the usual packet, or than
+/// `tenant_mtu`, is taken for several, and cut so small that it fits wherever the sender's own segments do: a receiver
+/// that forwards it may have a narrower way than the tunnel is. `view` is the view of `frame`.
 pub fn note_uncut(frame: &mut Frame<'_>, view: &View, tenant_mtu: u16) {
     let (Some(ip), Some(_), None) = (view.ip(), frame.offload.checksum, frame.offload.gso) else { return };
     let Transport::Tcp(tcp) = ip.transport else { return };
     let headers = ip.l4 - view.l3 + u16::from(tcp.header_len);
-    let fits = u32::from(headers) + u32::from(tcp.payload) <= u32::from(tenant_mtu);
-    let Some(segment) =
-        tenant_mtu.checked_sub(headers).filter(|segment| !fits && *segment >= segment::MIN_SEGMENT)
-    else {
+    let fits = u32::from(headers) + u32::from(tcp.payload) <= u32::from(tenant_mtu.min(USUAL_MTU));
+    let segment = tenant_mtu.min(SAFE_MTU).checked_sub(headers);
+    let Some(segment) = segment.filter(|segment| !fits && *segment >= segment::MIN_SEGMENT) else {
         return;
     };
     let kind = if ip.src.is_v4() { GsoKind::TcpV4 } else { GsoKind::TcpV6 };
@@ -182,20 +187,25 @@ mod tests {
 
     #[test]
     fn only_an_unfinished_frame_that_does_not_fit_is_to_be_cut() {
-        let gso_of = |payload: usize, unfinished: bool| {
+        let gso_of = |payload: usize, unfinished: bool, tenant_mtu| {
             let frame = tcp_v4(1, 2, 3, &vec![7; payload]);
             let view = View::parse(&frame).unwrap();
             let (mut frame, partial) = left_open(frame);
             let len = frame.len();
             let offload = Offload { checksum: unfinished.then_some(partial), gso: None };
             let mut frame = Frame::new(&mut frame, 0, len, offload);
-            note_uncut(&mut frame, &view, 1450);
+            note_uncut(&mut frame, &view, tenant_mtu);
             frame.offload.gso
         };
         let headers = 20 + 20;
-        assert_eq!(gso_of(1450 - headers, true), None);
-        assert_eq!(gso_of(1451 - headers, true), Some(Gso { kind: GsoKind::TcpV4, segment: 1410 }));
-        assert_eq!(gso_of(60_000, true), Some(Gso { kind: GsoKind::TcpV4, segment: 1410 }));
-        assert_eq!(gso_of(60_000, false), None);
+        let cut_to = |segment| Some(Gso { kind: GsoKind::TcpV4, segment });
+        assert_eq!(gso_of(1450 - headers, true, 1450), None);
+        assert_eq!(gso_of(1451 - headers, true, 1450), cut_to(1240));
+        assert_eq!(gso_of(60_000, true, 1450), cut_to(1240));
+        assert_eq!(gso_of(60_000, true, 1100), cut_to(1060));
+        assert_eq!(gso_of(60_000, false, 1450), None);
+        // A tunnel that takes more than the guests can send says nothing about the size of their segments.
+        assert_eq!(gso_of(1500 - headers, true, 8950), None);
+        assert_eq!(gso_of(1501 - headers, true, 8950), cut_to(1240));
     }
 }
