@@ -360,7 +360,7 @@ impl Speakers {
         Err(refused)
     }
 
-    /// Opens what is not open yet, up to [`OPENED_AT_ONCE`] of it: where the kernel's programs send from these ports, what
+    /// Opens what is not open yet, up to `OPENED_AT_ONCE` of it: where the kernel's programs send from these ports, what
     /// is said of their datagrams finds nobody otherwise. A port that somebody else has is tried again later.
     pub fn open_some(&self) {
         let ports = self.config.source_ports.len();
