@@ -2,6 +2,7 @@
 
 pub mod args;
 mod commands;
+pub mod lab;
 mod print;
 pub mod table;
 

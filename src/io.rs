@@ -2,7 +2,6 @@
 //!
 //! Everything here moves bytes and carries out what the rest of eastgate decided; no rule of the network lives
 //! here.
-#![allow(unsafe_code)]
 
 pub mod batch_send;
 pub mod clock;
@@ -19,6 +18,10 @@ pub mod underlay;
 pub mod worker;
 
 /// Lets a closed pipe end the process, as command-line tools do; the Rust runtime ignores the signal.
+#[allow(
+    unsafe_code,
+    reason = "what a signal does is changed by a call that is safe only before there are threads"
+)]
 pub fn restore_default_sigpipe() {
     // SAFETY: called before any thread is started; the default action of SIGPIPE has no preconditions.
     unsafe {

@@ -10,5 +10,4 @@ pub mod cli;
 pub mod control;
 pub mod daemon;
 pub mod io;
-pub mod lab;
 pub mod plan;

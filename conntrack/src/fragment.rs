@@ -251,8 +251,9 @@ impl FragmentTable {
         self.known(key, now).is_some()
     }
 
-    /// Goes on with a datagram that nothing is known about here. Where there is no room for it, its fragments are as those
-    /// whose first has not come.
+    /// Goes on with a datagram that nothing is known about here, and has its place elsewhere: where that has as many as this
+    /// table, there are up to twice as many here. Where there is no room for it, its fragments are as those whose first has not
+    /// come.
     pub fn adopt(
         &mut self,
         key: DatagramKey,
@@ -261,7 +262,7 @@ impl FragmentTable {
         settings: &FragmentSettings,
         now: Instant,
     ) {
-        if !self.has_room(key.vni, settings, now) {
+        if !self.has_room(key.vni, 2, settings, now) {
             return;
         }
         let Adopted { first, mut pieces, end, deadline } = adopted;
@@ -334,7 +335,7 @@ impl FragmentTable {
         settings: &FragmentSettings,
         now: Instant,
     ) -> FragmentStep {
-        if !self.has_room(key.vni, settings, now) {
+        if !self.has_room(key.vni, 1, settings, now) {
             return FragmentStep::Drop(DropReason::FragmentLimit);
         }
         let has_first = fragment.offset == 0;
@@ -372,11 +373,12 @@ impl FragmentTable {
     }
 
     /// Is there room for one more, now that those have gone that could?
-    fn has_room(&mut self, vni: Vni, settings: &FragmentSettings, now: Instant) -> bool {
-        if self.is_full(vni, settings) {
+    /// Whether there are fewer than `times` the limits, or room is made.
+    fn has_room(&mut self, vni: Vni, times: u32, settings: &FragmentSettings, now: Instant) -> bool {
+        if self.is_full(vni, times, settings) {
             self.handle_timeout(now, VISITS_AT_LIMIT);
         }
-        while self.is_full(vni, settings) {
+        while self.is_full(vni, times, settings) {
             if !self.forget_who_waits_longest(vni) {
                 return false;
             }
@@ -384,8 +386,9 @@ impl FragmentTable {
         true
     }
 
-    fn is_full(&self, vni: Vni, settings: &FragmentSettings) -> bool {
-        self.index.len() >= self.limit as usize || self.in_use(vni) >= settings.limit
+    fn is_full(&self, vni: Vni, times: u32, settings: &FragmentSettings) -> bool {
+        self.index.len() >= self.limit.saturating_mul(times) as usize
+            || self.in_use(vni) >= settings.limit.saturating_mul(times)
     }
 
     fn place(&mut self) -> u32 {

@@ -211,10 +211,7 @@ struct passage {
 	struct ethhdr ethernet;
 };
 
-/*
- * What is too large for the stack: the packet in hand, the headers that are put around it, and a flow that is made ready before it goes into the table. The
- * programs run one after the other on a processor. The flow's lock is no lock here, which the type says to the verifier.
- */
+/* Who pays for a flow that was born here */
 struct payer {
 	__u32 account;
 	__u32 network_account;
@@ -222,8 +219,25 @@ struct payer {
 	__u32 is_left;
 };
 
+/* The outer headers of a datagram from the underlay that the path needs again behind the inner ones. */
+struct outer {
+	struct addr src;
+	__u32 vni;
+	__u8 ecn;
+	/* It goes to the kernel's own vxlan device from here. */
+	bool to_tunnel;
+	/* The outer headers were read: why it is punted is with the inner packet. */
+	bool read;
+};
+
+/*
+ * What is too large for the stack: the packet in hand, the headers that are put around it, and a flow that is made ready before
+ * it goes into the table. The programs run one after the other on a processor. The flow's lock is no lock here, which the type
+ * says to the verifier.
+ */
 struct desk {
 	struct packet packet;
+	struct outer arrived;
 	struct flow_key key;
 	/* What the frame's MACs make of `key.leg` */
 	__u32 leg_low;

@@ -15,17 +15,6 @@
 #include "leg.h"
 #include "slow.h"
 
-/* The outer headers that the path needs again behind the inner ones. */
-struct outer {
-	struct addr src;
-	__u32 vni;
-	__u8 ecn;
-	/* It goes to the kernel's own vxlan device from here. */
-	bool to_tunnel;
-	/* The outer headers were read: why it is punted is with the inner packet. */
-	bool read;
-};
-
 /* The UDP header at `at`, and what follows it: is it a VXLAN header as we write them ourselves? */
 static __always_inline bool read_vxlan(struct __sk_buff *skb, const __u32 at, const struct config *config,
 				       struct outer *outer)
@@ -296,16 +285,19 @@ SEC("tc")
 int underlay(struct __sk_buff *skb)
 {
 	const struct config *config = the_config();
-	struct outer outer = {};
+	struct desk *desk = the_desk();
+	struct outer *outer;
 	int verdict;
 
 	/* What is for another machine, and is seen because the device is promiscuous or a switch floods, nobody here takes. */
-	if (!config || skb->pkt_type == PACKET_OTHERHOST)
+	if (!config || !desk || skb->pkt_type == PACKET_OTHERHOST)
 		return TC_ACT_UNSPEC;
-	verdict = skb->pkt_type == PACKET_HOST ? underlay_path(skb, config, &outer) : WRAP_REFUSED;
+	outer = &desk->arrived;
+	outer->read = outer->to_tunnel = false;
+	verdict = skb->pkt_type == PACKET_HOST ? underlay_path(skb, config, outer) : WRAP_REFUSED;
 	if (verdict != WRAP_REFUSED)
 		return verdict;
-	return outer.to_tunnel ? TC_ACT_UNSPEC : leave(skb, outer.read);
+	return outer->to_tunnel ? TC_ACT_UNSPEC : leave(skb, outer->read);
 }
 
 /* A superframe that `underlay` sent through the kernel's vxlan device. Nothing else has business there. */

@@ -163,7 +163,7 @@ pub enum Command {
     Lab {
         /// What to do
         #[command(subcommand)]
-        command: crate::lab::cli::LabCommand,
+        command: super::lab::LabCommand,
     },
 }
 

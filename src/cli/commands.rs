@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::{Args, Ask, Command, FdbAction, FlowsAction, Format, Output, Run, ShowTable, Site, Trace},
-    exit, print,
+    exit, lab, print,
 };
 use crate::{
     control::{
@@ -63,7 +63,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
             println!("{}", if undone { "undone: the machine is as it was" } else { "nothing to undo" });
             exit::OK
         }
-        Command::Lab { command } => return Ok(crate::lab::cli::run(command)?),
+        // What was asked is read again there.
+        Command::Lab { .. } => match lab::become_program()? {},
     };
     Ok(ExitCode::from(code))
 }

@@ -4,6 +4,8 @@
 //! gathered from where it was received. To the underlay: datagrams of one tunnel and source port as GSO bursts,
 //! superframes cut up here, once, into exactly the datagrams that go out.
 
+#![allow(unsafe_code, reason = "sendmmsg gathers from where frames were received, by pointers")]
+
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd},

@@ -1,5 +1,10 @@
 //! Many messages in one system call: `recvmmsg` into buffers that are allocated once.
 
+#![allow(
+    unsafe_code,
+    reason = "recvmmsg takes pointers into buffers that outlive the call, and its addresses are read by their family"
+)]
+
 use std::{
     io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

@@ -1,5 +1,7 @@
 //! A packet socket on a tenant port: whole frames with a virtio-net header, VLAN tags put back in place.
 
+#![allow(unsafe_code, reason = "packet sockets and their addresses have no safe form")]
+
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},

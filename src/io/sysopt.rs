@@ -1,5 +1,7 @@
 //! Socket options that no crate has a name for, and the numbers the libc crate lacks.
 
+#![allow(unsafe_code, reason = "setsockopt and getsockopt take a pointer and a length")]
+
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd},

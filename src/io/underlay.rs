@@ -6,6 +6,11 @@
 //! wants, where its receiver takes them so; bursts, and what is for VTEPs that want checksums, go out with one, on which
 //! the kernel insists for GSO, and which the device computes.
 
+#![allow(
+    unsafe_code,
+    reason = "the error queue is read by recvmsg, whose addresses are read by their family"
+)]
+
 use std::{
     io, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},

@@ -1,17 +1,17 @@
-//! A few network namespaces that belong to one test.
+//! A few network namespaces that belong to one test. What fails here fails the test.
 
 use std::{
-    fs::File,
-    path::{Path, PathBuf},
-    process::{Command, Output},
+    io,
+    path::PathBuf,
+    process::Command,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, Once, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     thread,
 };
 
-use nix::sched::{CloneFlags, setns};
+use eastgate_testkit::{Error, Namespace, Netns, leftover, netns};
 
 /// Tests that measure time do not share the machine with each other.
 static MACHINE: Mutex<()> = Mutex::new(());
@@ -19,41 +19,43 @@ static MACHINE: Mutex<()> = Mutex::new(());
 /// Tells the worlds of one process apart.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
+/// What the names of all worlds begin with.
+const FAMILY: &str = "egt";
+
 /// The namespaces and files of one test.
 pub struct World {
-    id: String,
+    number: u32,
     folder: PathBuf,
-    spaces: Vec<Space>,
+    spaces: Vec<Namespace>,
     _alone: MutexGuard<'static, ()>,
 }
 
-/// A network namespace.
+/// A network namespace of a world.
 #[derive(Clone, Debug)]
-pub struct Space {
-    name: String,
-}
+pub struct Space(Netns);
 
 impl World {
     /// An empty world; none without root.
     pub fn new() -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
+        if netns::require_root().is_err() {
             eprintln!("skipped: needs root");
             return None;
         }
         let alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = format!("egt{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let folder = std::env::temp_dir().join(&id);
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(sweep);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("{FAMILY}-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        Some(Self { id, folder, spaces: Vec::new(), _alone: alone })
+        Some(Self { number, folder, spaces: Vec::new(), _alone: alone })
     }
 
     /// A new namespace. Its kernel says nothing of its own accord: no IPv6 link-local addresses and what comes with
     /// them, until an address is given to a device.
     pub fn space(&mut self, name: &str) -> Space {
-        let space = Space { name: format!("{}-{name}", self.id) };
-        run(Command::new("ip").args(["netns", "add", &space.name]));
-        self.spaces.push(space.clone());
-        space.ip("link set lo up");
+        let namespace = must(Namespace::create(FAMILY, &format!("{}-{name}", self.number)));
+        let space = Space((*namespace).clone());
+        self.spaces.push(namespace);
         space.set("net/ipv6/conf/default/addr_gen_mode", "1");
         space.set("net/ipv6/conf/default/router_solicitations", "0");
         space
@@ -61,7 +63,7 @@ impl World {
 
     /// A cable: device `a` in `left`, device `b` in `right`, both up.
     pub fn cable(&self, (left, a): (&Space, &str), (right, b): (&Space, &str), mtu: u16) {
-        left.ip(&format!("link add {a} mtu {mtu} type veth peer name {b} mtu {mtu} netns {}", right.name));
+        must(netns::veth((&left.0, a), (&right.0, b), mtu.into()));
         left.ip(&format!("link set {a} up"));
         right.ip(&format!("link set {b} up"));
     }
@@ -81,68 +83,68 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Nothing here may panic: it also runs while a test fails.
-        for space in &self.spaces {
-            let pids = Command::new("ip").args(["netns", "pids", &space.name]).output();
-            let pids = pids.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-            for pid in pids.unwrap_or_default().lines().filter_map(|line| line.trim().parse().ok()) {
-                // This process is listed where one of its threads has not ended yet.
-                if pid != std::process::id() as i32 {
-                    let _ = nix::sys::signal::kill(
-                        nix::unistd::Pid::from_raw(pid),
-                        nix::sys::signal::Signal::SIGKILL,
-                    );
-                }
-            }
-            let _ = Command::new("ip").args(["netns", "delete", &space.name]).status();
-        }
+        // Nothing here may panic: it also runs while a test fails. What runs in the namespaces may write files.
+        self.spaces.clear();
         let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Takes away what tests left that were killed.
+fn sweep() {
+    must(netns::sweep(FAMILY));
+    let home = std::env::temp_dir();
+    for folder in must(leftover::of_dead_runs(&home, &format!("{FAMILY}-"))) {
+        let _ = std::fs::remove_dir_all(home.join(folder));
     }
 }
 
 impl Space {
     /// Its name.
     pub fn name(&self) -> &str {
-        &self.name
+        self.0.name()
+    }
+
+    /// It, for what may fail.
+    pub fn netns(&self) -> &Netns {
+        &self.0
     }
 
     /// A command that runs inside it.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name]).arg(program);
-        command
+        self.0.command(program)
     }
 
     /// Does `ip COMMAND` and gives what it printed.
     pub fn ip(&self, command: &str) -> String {
-        run(Command::new("ip").args(["-n", &self.name]).args(command.split_whitespace()))
+        must(self.0.ip(command))
     }
 
     /// Does `bridge COMMAND` and gives what it printed.
     pub fn bridge(&self, command: &str) -> String {
-        run(Command::new("bridge").args(["-n", &self.name]).args(command.split_whitespace()))
+        must(self.0.bridge(command))
     }
 
     /// Does `tc COMMAND` and gives what it printed.
     pub fn tc(&self, command: &str) -> String {
-        run(Command::new("tc").args(["-n", &self.name]).args(command.split_whitespace()))
+        must(self.0.tc(command))
     }
 
     /// Writes a kernel setting, such as `net/ipv4/ip_forward`.
     pub fn set(&self, key: &str, value: &str) {
-        let (path, value) = (Path::new("/proc/sys").join(key), value.to_owned());
-        self.enter(move || std::fs::write(&path, value).unwrap_or_else(|error| panic!("{path:?}: {error}")));
+        must(self.0.set(key, value));
     }
 
-    /// Reads a kernel setting.
+    /// Reads a kernel setting; nothing where there is no such thing.
     pub fn get(&self, key: &str) -> String {
-        let path = Path::new("/proc/sys").join(key);
-        self.enter(move || std::fs::read_to_string(path)).unwrap_or_default().trim().to_owned()
+        match self.0.get(key) {
+            Err(Error::File { error, .. }) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            value => must(value),
+        }
     }
 
     /// Does `work` inside it, on a thread of its own.
-    pub fn enter<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        self.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        must(self.0.enter(work))
     }
 
     /// Starts a thread inside it.
@@ -150,9 +152,9 @@ impl Space {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> thread::JoinHandle<T> {
-        let file = File::open(Path::new("/run/netns").join(&self.name)).unwrap();
+        let netns = self.0.clone();
         thread::spawn(move || {
-            setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+            must(netns.join());
             work()
         })
     }
@@ -165,9 +167,7 @@ impl Space {
     }
 }
 
-/// Runs `command`, which must succeed, and gives what it printed.
-fn run(command: &mut Command) -> String {
-    let Output { status, stdout, stderr } = command.output().unwrap();
-    assert!(status.success(), "{command:?}: {}", String::from_utf8_lossy(&stderr));
-    String::from_utf8(stdout).unwrap()
+/// What must succeed in a test.
+pub fn must<T>(done: Result<T, Error>) -> T {
+    done.unwrap_or_else(|error| panic!("{error}"))
 }

@@ -4,22 +4,22 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     process::Command,
     time::{Duration, Instant},
 };
 
+use eastgate_testkit::{Link, command};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
-use pnet::datalink::{self, Channel, Config, DataLinkReceiver, DataLinkSender};
 
 use crate::{
     cases,
     common::{
         BOUND, Daemon, Space, World,
         config::{Endpoint, Host as Vtep, Tenant, configuration},
+        must,
     },
     frames::{self, Host, Way},
 };
@@ -49,8 +49,7 @@ pub struct Device {
 /// The far end of one of its ports.
 struct Port {
     host: Host,
-    sender: Box<dyn DataLinkSender>,
-    receiver: Box<dyn DataLinkReceiver>,
+    link: Link,
 }
 
 /// What came out after a frame had gone in.
@@ -228,8 +227,7 @@ fn eastgate(world: &mut World, placement: Placement, dataplane: &'static str) ->
 }
 
 fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    must(command::run(command));
 }
 
 impl Device {
@@ -304,26 +302,18 @@ impl Device {
 
 impl Port {
     fn open(host: Host) -> Self {
-        let name = format!("end{}", host.0);
-        let interface = datalink::interfaces().into_iter().find(|interface| interface.name == name).unwrap();
-        let config =
-            Config { read_timeout: Some(Duration::ZERO), read_buffer_size: 1 << 17, ..Config::default() };
-        match datalink::channel(&interface, config).unwrap() {
-            Channel::Ethernet(sender, receiver) => Self { host, sender, receiver },
-            _ => panic!("{name} is no Ethernet device"),
-        }
+        Self { host, link: must(Link::open(&format!("end{}", host.0), Duration::ZERO)) }
     }
 
     fn write(&mut self, frame: &[u8]) {
-        self.sender.send_to(frame, None).unwrap().unwrap_or_else(|error| {
+        self.link.send(frame).unwrap_or_else(|error| {
             panic!("a frame of {} bytes does not leave {:?}: {error}", frame.len(), self.host)
         });
     }
 
     fn read(&mut self) -> Option<Vec<u8>> {
-        match self.receiver.next() {
-            Ok(frame) => Some(frame.to_vec()),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => None,
+        match self.link.receive() {
+            Ok(frame) => frame.map(<[u8]>::to_vec),
             Err(error) => panic!("receiving at {:?}: {error}", self.host),
         }
     }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::packages::{self, Need};
-use crate::{cargo, privilege, run, stop, target, workspace};
+use crate::{PROGRAMS, cargo, privilege, run, stop, target, workspace};
 
 /// The lab the story is told with.
 const LAB: &str = "labs/01-two-hosts";
@@ -35,9 +35,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("Building eastgate, quickly rather than for speed; the first time takes some minutes.");
     let workspace = workspace()?;
     run::visible(
-        cargo()
-            .args(["build", "--profile", PROFILE, "--quiet", "--package", "eastgate"])
-            .current_dir(&workspace),
+        cargo().args(["build", "--profile", PROFILE, "--quiet"]).args(PROGRAMS).current_dir(&workspace),
     )?;
     let eastgate = target()?.join(PROFILE).join("eastgate");
     if privilege::is_root() {

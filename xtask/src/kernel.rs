@@ -1,7 +1,7 @@
 //! `cargo xtask test --kernel 6.1`: the labs' stories on another Linux kernel than this machine's.
 //!
-//! Debian's kernel boots in an emulated machine, with the built `eastgate`, the stories and the few programs they
-//! need in its memory. Nothing is installed but the emulator: the kernel is unpacked below `target/`. What counts is
+//! Debian's kernel boots in an emulated machine, with the built `eastgate` and `eastgate-lab`, the stories and the few
+//! programs they need in its memory. Nothing is installed but the emulator: the kernel is unpacked below `target/`. What counts is
 //! what the machine says in lines made for it: a story without such a line has failed.
 
 mod archive;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::packages::{self, Need};
-use crate::{cargo, run, stop, target, workspace};
+use crate::{PROGRAMS, cargo, run, stop, target, workspace};
 use machine::{End, Machine};
 use verdict::Verdict;
 
@@ -54,12 +54,15 @@ pub(crate) fn test(version: Version) -> Result<()> {
     let labs = workspace()?.join("labs");
     let stories = stories(&labs)?;
     packages::install(Need::Kernel)?;
-    let folder = target()?.join("kernel");
+    let target = target()?;
+    let folder = target.join("kernel");
     let kernel = debian::kernel(version.number(), &folder)?;
     println!("Building eastgate; the first time takes some minutes.");
-    run::visible(cargo().args(["build", "--quiet", "--package", "eastgate"]).current_dir(workspace()?))?;
+    run::visible(cargo().args(["build", "--quiet"]).args(PROGRAMS).current_dir(workspace()?))?;
     let image = folder.join("image.cpio");
-    image::write(&image, &kernel, &target()?.join("debug/eastgate"), &labs)?;
+    let built = ["debug/eastgate", "debug/eastgate-lab"].map(|program| target.join(program));
+    let folders: Vec<_> = stories.iter().map(|story| labs.join(story)).collect();
+    image::write(&image, &kernel, &built, &folders)?;
     let console = folder.join("console.log");
     let machine = Machine { kernel: kernel.image, image, console, story_bound: STORY_BOUND };
     watch(&machine, version, &stories)

@@ -5,9 +5,7 @@ mod ci;
 mod demo;
 mod dependencies;
 mod kernel;
-mod leftover;
 mod length;
-mod netns;
 mod packages;
 mod privilege;
 mod rooms;
@@ -87,6 +85,9 @@ fn target() -> Result<PathBuf> {
         None => Ok(workspace()?.join("target")),
     }
 }
+
+/// The packages of the programs that are installed: the appliance, and the one that plays its labs.
+const PROGRAMS: [&str; 4] = ["--package", "eastgate", "--package", "eastgate-lab"];
 
 /// The cargo that started this, so that a toolchain chosen on its command line stays chosen.
 fn cargo() -> std::process::Command {

@@ -39,7 +39,7 @@ use eastgate_dataplane::{
 };
 use eastgate_fastpath::{Denial, DenialKey, Limits, NETWORK_HUB, NO_RULE, PUNTS, Trial};
 use eastgate_policy::rule::{self, Decision, Direction, RuleId};
-use eastgate_testkit::{frames::*, parse, vxlan};
+use eastgate_testkit::{frames::*, parse};
 use eastgate_vtep::ecn::OuterTtl;
 use eastgate_wire::{DropReason, Frame, Offload, PortId, TableSizes, VtepAddr};
 

@@ -16,14 +16,18 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use eastgate_testkit::{leftover, netns};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::packages::{self, Need};
-use crate::{cargo, leftover, netns, run, stop, target, workspace};
+use crate::{cargo, run, stop, target, workspace};
 use candidates::{Candidate, Name};
 use report::Report;
 use traffic::{Cores, Window};
 use work::{Settings, USUAL_RULES, Work};
+
+/// What the names of all namespaces begin with.
+const FAMILY: &str = "egx";
 
 /// What everything is compared to.
 const BASE: Name = Name::Plain;
@@ -73,7 +77,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         build_eastgate()?;
     }
     stop::on_signals()?;
-    netns::sweep()?;
+    netns::sweep(FAMILY)?;
 
     let folder =
         options.output.clone().map_or_else(|| Ok(target()?.join("bench")), Ok::<_, anyhow::Error>)?;

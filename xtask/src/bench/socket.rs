@@ -1,6 +1,6 @@
 //! Sending and receiving many datagrams in one system call, so that what is measured is the network and not the
 //! generator. `std` has no such call: this file holds the benchmark's only unsafe socket code.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "sendmmsg and recvmmsg take pointers into buffers that outlive the call")]
 
 use std::io;
 use std::mem;

@@ -7,11 +7,11 @@ use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use eastgate_testkit::Namespace;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::cpu::CpuTime;
-use crate::netns::Namespace;
 use crate::stop;
 
 /// Server ports, all of them allowed by every candidate's policy.

@@ -9,10 +9,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use eastgate_testkit::{Netns, netns};
 use serde_json::Value;
 
 use super::teller::Teller;
-use crate::netns;
 
 /// Who connects to whom, in the words of the lab's configuration.
 const CLIENT: &str = "acme/web1";
@@ -182,7 +182,7 @@ struct Running {
 
 /// A tenant's machine.
 struct Place {
-    namespace: String,
+    namespace: Netns,
     address: IpAddr,
     socket: String,
 }
@@ -212,7 +212,7 @@ impl Running {
         for name in [CLIENT, SERVER] {
             let node =
                 nodes.iter().find(|node| node["name"] == name).with_context(|| format!("no node {name}"))?;
-            let namespace = node["namespace"].as_str().context("a node without namespace")?.to_owned();
+            let namespace = Netns::named(node["namespace"].as_str().context("a node without namespace")?);
             for socket in &sockets {
                 let rows = teller.ask(&["show", "endpoints", "--socket", socket])?;
                 let here = |row: &&Value| row["endpoint"] == name && !row["port"].is_null();
@@ -253,8 +253,8 @@ impl Running {
     /// A connection from client to server and back over it one exchange; `None` when nobody answers.
     fn connect(&self, port: u16) -> Result<Option<Conversation>> {
         let at = self.server(port);
-        let listener = netns::enter(&self.server.namespace, || TcpListener::bind(at))??;
-        let near = netns::enter(&self.client.namespace, || TcpStream::connect_timeout(&at, ANSWER_WITHIN))?;
+        let listener = self.server.namespace.enter(|| TcpListener::bind(at))??;
+        let near = self.client.namespace.enter(|| TcpStream::connect_timeout(&at, ANSWER_WITHIN))?;
         let near = match near {
             Ok(stream) => stream,
             Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(None),
@@ -303,7 +303,7 @@ fn names(folder: &str) -> Result<BTreeSet<String>> {
 fn left_of(id: &str) -> Result<Vec<String>> {
     let (namespace, files) = (format!("eg-{id}-"), format!("/run/eastgate/labs/{id}"));
     let mut left =
-        names("/run/netns")?.into_iter().filter(|name| name.starts_with(&namespace)).collect::<Vec<_>>();
+        names(netns::FOLDER)?.into_iter().filter(|name| name.starts_with(&namespace)).collect::<Vec<_>>();
     let own = |name: &String| name.starts_with(id);
     left.extend(names("/run/eastgate/labs")?.into_iter().filter(own));
     for process in names("/proc")? {

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use eastgate_testkit::leftover;
 
-use crate::{leftover, packages, run};
+use crate::{packages, run};
 
 /// Depends on the newest build of the kernel that Debian makes for virtual machines, which is small.
 const PACKAGE: &str = "linux-image-cloud-amd64";

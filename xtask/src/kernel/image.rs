@@ -1,4 +1,4 @@
-//! What the machine has in memory: eastgate, the stories, the programs they run with their libraries, and the
+//! What the machine has in memory: eastgate's programs, the stories, the programs they run with their libraries, and the
 //! script that is its first process.
 
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ const PROGRAMS: &str = "/bin";
 const TOOLS: &[&str] = &["busybox", "ip", "bridge"];
 
 /// Writes the image to `path`.
-pub(super) fn write(path: &Path, kernel: &Kernel, eastgate: &Path, labs: &Path) -> Result<()> {
+pub(super) fn write(path: &Path, kernel: &Kernel, built: &[PathBuf], stories: &[PathBuf]) -> Result<()> {
     // Not compressed: the emulated processor would take longer to unpack it than to be given it.
     let mut archive = Archive::new(BufWriter::new(File::create(path)?));
     for folder in ["/dev", "/proc", "/run", "/sys", "/tmp"] {
@@ -34,7 +34,7 @@ pub(super) fn write(path: &Path, kernel: &Kernel, eastgate: &Path, labs: &Path) 
         packages::find_command(name).with_context(|| format!("there is no `{name}` on this machine"))
     });
     let mut programs = tools.collect::<Result<Vec<_>>>()?;
-    programs.push(eastgate.to_owned());
+    programs.extend_from_slice(built);
     let mut libraries = BTreeSet::new();
     for program in &programs {
         let name = program.file_name().context("a program without a name")?;
@@ -45,7 +45,10 @@ pub(super) fn write(path: &Path, kernel: &Kernel, eastgate: &Path, labs: &Path) 
         archive.file(&library, &read(&library)?)?;
     }
     add_modules(&mut archive, kernel)?;
-    add_folder(&mut archive, labs, Path::new("/labs"))?;
+    for story in stories {
+        let name = story.file_name().context("a story without a name")?;
+        add_folder(&mut archive, story, &Path::new("/labs").join(name))?;
+    }
     archive.finish().with_context(|| path.display().to_string())
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use eastgate_config::Config;
 use eastgate_testkit::frames::finish;
-pub(super) use eastgate_testkit::{parse, vxlan};
+pub(super) use eastgate_testkit::{frames::vxlan, parse};
 use eastgate_vtep::offload::segment::segment;
 use eastgate_wire::{DropReason, Frame, Instant, Offload, PortId, View, VtepAddr};
 

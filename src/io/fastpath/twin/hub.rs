@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use eastgate_dataplane::pipeline::Outcome;
-use eastgate_testkit::{frames::*, vxlan};
+use eastgate_testkit::frames::*;
 use eastgate_wire::Offload;
 
 use super::{Host, PASS_ON, REDIRECT, SCENES, VNI, devices, tables};

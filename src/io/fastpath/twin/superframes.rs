@@ -3,7 +3,7 @@
 //! the pipeline has the last word, and may not refuse what the program took for one that passes.
 
 use eastgate_dataplane::pipeline::Outcome;
-use eastgate_testkit::vxlan;
+use eastgate_testkit::frames::vxlan;
 use eastgate_vtep::offload::note_unfinished_checksum;
 use eastgate_wire::{Frame, Gso, GsoKind, Offload, View};
 

@@ -8,6 +8,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use eastgate_testkit::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -183,20 +184,25 @@ impl Daemon {
 
     /// Waits until it says that it is ready.
     fn wait(&mut self) -> Result<()> {
-        let start = Instant::now();
-        while start.elapsed() < READY_WITHIN {
-            stop::check()?;
-            if let Some(status) = self.child.try_wait()? {
-                bail!("the daemon ended at once ({status}): {}", self.last_words());
-            }
-            // Until it listens, asking fails; that is what is being waited for.
-            let status = self.ask("status").unwrap_or_default();
-            if status.get("ready").and_then(serde_json::Value::as_bool) == Some(true) {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_millis(20));
+        let mut looked = Ok(false);
+        wait::until_every(wait::SLOW_POLL, READY_WITHIN, || {
+            looked = self.is_ready();
+            !matches!(looked, Ok(false))
+        });
+        if looked? {
+            return Ok(());
         }
         bail!("the daemon was not ready within {} s: {}", READY_WITHIN.as_secs(), self.last_words())
+    }
+
+    fn is_ready(&mut self) -> Result<bool> {
+        stop::check()?;
+        if let Some(status) = self.child.try_wait()? {
+            bail!("the daemon ended at once ({status}): {}", self.last_words());
+        }
+        // Until it listens, asking fails; that is what is being waited for.
+        let status = self.ask("status").unwrap_or_default();
+        Ok(status.get("ready").and_then(serde_json::Value::as_bool) == Some(true))
     }
 
     fn reload(&self) -> Result<()> {
@@ -219,17 +225,12 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         let id = Pid::from_raw(self.child.id().cast_signed());
-        let asked = Instant::now();
         // It may be gone already, which is what is wanted.
         let _ = kill(id, Signal::SIGTERM);
-        while matches!(self.child.try_wait(), Ok(None)) {
-            if asked.elapsed() > STOPS_WITHIN {
-                eprintln!("warning: eastgate did not stop within {} s, killing it", STOPS_WITHIN.as_secs());
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
+        if !wait::until(STOPS_WITHIN, || !matches!(self.child.try_wait(), Ok(None))) {
+            eprintln!("warning: eastgate did not stop within {} s, killing it", STOPS_WITHIN.as_secs());
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
     }
 }

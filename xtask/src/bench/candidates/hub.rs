@@ -4,13 +4,13 @@
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
+use eastgate_testkit::{Namespace, netns::veth};
 
 use super::super::traffic::{Pair, Tenant};
 use super::topology::{
     Host, TENANT_DEVICE, TENANT_MTU, UNDERLAY_DEVICE, UNDERLAY_MTU, VNI, VXLAN_DEVICE, host, neighbours,
     quiet_namespace, settle, tenant, underlay_mac,
 };
-use crate::netns::{Namespace, veth};
 
 /// The hub, its spokes with a tenant each, and the switch that joins them.
 #[derive(Debug)]
@@ -62,7 +62,8 @@ impl HubTopology {
         veth((namespace, UNDERLAY_DEVICE), (&self.switch, &port), UNDERLAY_MTU)?;
         self.switch.ip(&format!("link set {port} master sw0 up"))?;
         namespace.ip(&format!("link set {UNDERLAY_DEVICE} address {} up", underlay_mac(host)))?;
-        namespace.ip(&format!("address add {}/24 dev {UNDERLAY_DEVICE}", host.vtep))
+        namespace.ip(&format!("address add {}/24 dev {UNDERLAY_DEVICE}", host.vtep))?;
+        Ok(())
     }
 
     fn settle_spoke(&self, spoke: &Host, tenant: &Tenant) -> Result<()> {

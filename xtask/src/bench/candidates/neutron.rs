@@ -5,19 +5,19 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use eastgate_testkit::{Netns, command};
 
 use super::super::traffic::{ALLOWS, Pair, Tenant};
 use super::super::work::{Reach, USUAL_RULES};
 use super::Candidate;
 use super::plain::bridged;
 use super::topology::{Topology, VXLAN_DEVICE};
-use crate::{netns::Namespace, run};
+use crate::run;
 
 const ZONE: u16 = 4097;
 const CONNTRACK_MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
@@ -65,8 +65,8 @@ impl Candidate for Neutron {
         };
         limit.raise_to(3 * count)?;
         for (host, _) in self.topology.hosts() {
-            host.namespace.sysctl("netfilter/nf_conntrack_udp_timeout", "600")?;
-            host.namespace.sysctl("netfilter/nf_conntrack_udp_timeout_stream", "600")?;
+            host.namespace.set("net/netfilter/nf_conntrack_udp_timeout", "600")?;
+            host.namespace.set("net/netfilter/nf_conntrack_udp_timeout_stream", "600")?;
         }
         Ok(())
     }
@@ -150,16 +150,8 @@ fn outgoing(text: &mut String, port: &str, tenant: &Tenant) -> Result<()> {
     Ok(())
 }
 
-fn feed(namespace: &Namespace, restorer: &str, rules: &str) -> Result<()> {
-    let mut command = namespace.command(restorer);
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(|| restorer.to_owned())?;
-    // A program that dies early closes its pipe: what it then says on standard error is the better message.
-    let _ = child.stdin.take().context("no pipe")?.write_all(rules.as_bytes());
-    let done = child.wait_with_output()?;
-    if !done.status.success() {
-        bail!("{restorer}: {}", String::from_utf8_lossy(&done.stderr).trim());
-    }
+fn feed(netns: &Netns, restorer: &str, rules: &str) -> Result<()> {
+    command::run_with(&mut netns.command(restorer), rules)?;
     Ok(())
 }
 

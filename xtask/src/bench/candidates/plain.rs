@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use eastgate_testkit::Netns;
 
 use super::super::traffic::Pair;
 use super::super::work::Reach;
@@ -84,11 +85,12 @@ pub(super) fn bridged(role: &str, filtered: bool) -> Result<Topology> {
     Ok(topology)
 }
 
-fn switch_filtering(namespace: &crate::netns::Namespace, filtered: bool) -> Result<()> {
+fn switch_filtering(namespace: &Netns, filtered: bool) -> Result<()> {
     let there = std::path::Path::new("/proc/sys/net/bridge").exists();
     // Without br_netfilter nothing is filtered, and nothing can be.
     if !there && !filtered {
         return Ok(());
     }
-    namespace.sysctl("bridge/bridge-nf-call-iptables", if filtered { "1" } else { "0" })
+    namespace.set("net/bridge/bridge-nf-call-iptables", if filtered { "1" } else { "0" })?;
+    Ok(())
 }

@@ -4,10 +4,11 @@
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
+use eastgate_testkit::{Namespace, netns::veth};
 
+use super::super::FAMILY;
 use super::super::traffic::{Pair, Tenant};
 use super::super::work::Reach;
-use crate::netns::{Namespace, veth};
 
 /// The tenants' device, inside their namespaces.
 pub(crate) const TENANT_DEVICE: &str = "eth0";
@@ -100,9 +101,9 @@ impl Topology {
 pub(crate) fn tenant(role: &str, letter: &str, number: u8) -> Result<Tenant> {
     let namespace = quiet_namespace(&format!("{role}-{letter}"))?;
     // Thousands of connections a second would run out of ports in TIME_WAIT.
-    namespace.sysctl("ipv4/ip_local_port_range", "1024 65535")?;
-    namespace.sysctl("ipv4/tcp_tw_reuse", "1")?;
-    namespace.sysctl("ipv4/tcp_max_tw_buckets", "0")?;
+    namespace.set("net/ipv4/ip_local_port_range", "1024 65535")?;
+    namespace.set("net/ipv4/tcp_tw_reuse", "1")?;
+    namespace.set("net/ipv4/tcp_max_tw_buckets", "0")?;
     Ok(Tenant {
         namespace,
         address: Ipv4Addr::new(10, 77, 0, number),
@@ -113,7 +114,8 @@ pub(crate) fn tenant(role: &str, letter: &str, number: u8) -> Result<Tenant> {
 /// Gives a tenant's device its MAC and address and brings it up.
 pub(crate) fn settle(tenant: &Tenant, device: &str) -> Result<()> {
     tenant.namespace.ip(&format!("link set {device} address {} up", tenant.mac))?;
-    tenant.namespace.ip(&format!("address add {}/24 dev {device}", tenant.address))
+    tenant.namespace.ip(&format!("address add {}/24 dev {device}", tenant.address))?;
+    Ok(())
 }
 
 /// Static neighbours, and doing without them where ARP is what is measured.
@@ -137,14 +139,16 @@ pub(crate) mod neighbours {
         tenant.namespace.ip(&format!(
             "neighbour replace {} lladdr {} dev {TENANT_DEVICE} nud permanent",
             other.address, other.mac
-        ))
+        ))?;
+        Ok(())
     }
 
     /// Makes `tenant` ask for the MAC of `other` again.
     pub(crate) fn forget(tenant: &Tenant, other: &Tenant) -> Result<()> {
         // Replacing first makes sure there is an entry to delete.
         pin(tenant, other)?;
-        tenant.namespace.ip(&format!("neighbour del {} dev {TENANT_DEVICE}", other.address))
+        tenant.namespace.ip(&format!("neighbour del {} dev {TENANT_DEVICE}", other.address))?;
+        Ok(())
     }
 }
 
@@ -155,9 +159,9 @@ pub(crate) fn host(role: &str, name: &str, number: u8) -> Result<Host> {
 
 /// A namespace in which the kernel sends nothing of its own accord.
 pub(crate) fn quiet_namespace(role: &str) -> Result<Namespace> {
-    let namespace = Namespace::create(role)?;
+    let namespace = Namespace::create(FAMILY, role)?;
     for scope in ["all", "default"] {
-        namespace.sysctl(&format!("ipv6/conf/{scope}/disable_ipv6"), "1")?;
+        namespace.set(&format!("net/ipv6/conf/{scope}/disable_ipv6"), "1")?;
     }
     Ok(namespace)
 }

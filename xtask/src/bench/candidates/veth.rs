@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use eastgate_testkit::netns;
 
 use super::super::traffic::{Pair, Tenant};
 use super::super::work::Reach;
 use super::Candidate;
 use super::topology::{TENANT_DEVICE, TENANT_MTU, neighbours, settle, tenant};
-use crate::netns;
 
 #[derive(Debug)]
 pub(super) struct Veth {

@@ -1,0 +1,177 @@
+//! Topologies that must be refused, and the plan of one that must not.
+
+use std::path::{Path, PathBuf};
+
+use eastgate_testkit::Netns;
+
+use super::{
+    model::Model,
+    plan::{Action, Plan},
+};
+
+const CONFIG: &str = r#"
+    [host.alpha]
+    vtep = "192.0.2.1"
+    device = "underlay0"
+    runs = "vxlan"
+    [host.beta]
+    vtep = "192.0.2.2"
+    runs = "vxlan"
+    [tenant.acme.network.lan]
+    vni = 5001
+    subnets = ["10.1.0.0/24", "fd00:1::/64"]
+    [tenant.acme.endpoint.web1]
+    network = "lan"
+    host = "alpha"
+    port = "veth-web1"
+    mac = "02:00:00:00:00:11"
+    addresses = ["10.1.0.11", "fd00:1::11"]
+    [tenant.acme.endpoint.db1]
+    network = "lan"
+    host = "beta"
+    mac = "02:00:00:00:00:12"
+    addresses = ["10.1.0.12"]
+"#;
+
+const TOPOLOGY: &str = r#"
+    title = "two plain VTEPs"
+    [switch.fabric]
+    subnets = ["192.0.2.0/24"]
+    [vtep.alpha]
+    flood = ["beta"]
+    [vtep.beta]
+    learning = false
+    forward = { "acme/web1" = "alpha" }
+"#;
+
+/// A folder that is gone when it is dropped.
+struct Story(PathBuf);
+
+impl Story {
+    fn new(name: &str, topology: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("eastgate-lab-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("eastgate.toml"), CONFIG).unwrap();
+        std::fs::write(folder.join("topology.toml"), topology).unwrap();
+        Self(folder)
+    }
+
+    fn folder(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn refusal(name: &str, more: &str) -> String {
+    let story = Story::new(name, &format!("{TOPOLOGY}\n{more}"));
+    Model::read(story.folder()).unwrap_err().to_string()
+}
+
+#[test]
+fn machines_come_from_the_configuration() {
+    let story = Story::new("machines", TOPOLOGY);
+    let model = Model::read(story.folder()).unwrap();
+    let web1 = &model.machines["acme/web1"];
+    assert_eq!((web1.port.as_str(), web1.mtu, web1.vni.get()), ("veth-web1", 1550, 5001));
+    assert_eq!(
+        web1.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.1.0.11/24", "fd00:1::11/64"]
+    );
+    assert_eq!(model.machines["acme/db1"].port, "p5001-000012");
+    assert_eq!(model.daemons().count(), 0);
+}
+
+#[test]
+fn the_plan_creates_devices_only_inside_namespaces() {
+    let story = Story::new("plan", TOPOLOGY);
+    let model = Model::read(story.folder()).unwrap();
+    let plan = Plan::new(&model, "abcd");
+    let namespaces: Vec<&String> = plan
+        .steps
+        .iter()
+        .filter_map(|step| if let Action::Namespace(name) = step { Some(name) } else { None })
+        .collect();
+    assert_eq!(
+        namespaces,
+        ["eg-abcd-fabric", "eg-abcd-alpha", "eg-abcd-beta", "eg-abcd-acme.db1", "eg-abcd-acme.web1"]
+    );
+    for step in &plan.steps {
+        let (Action::Ip(namespace, command) | Action::Bridge(namespace, command)) = step else { continue };
+        assert!(namespaces.contains(&namespace), "{command} in {namespace}");
+    }
+    let has = |namespace: &str, command: &str| {
+        plan.steps.contains(&Action::Bridge(namespace.into(), command.into()))
+            || plan.steps.contains(&Action::Ip(namespace.into(), command.into()))
+    };
+    assert!(has("eg-abcd-alpha", "fdb append 00:00:00:00:00:00 dev vx5001 dst 192.0.2.2 self permanent"));
+    assert!(has("eg-abcd-beta", "fdb replace 02:00:00:00:00:11 dev vx5001 dst 192.0.2.1 self permanent"));
+    assert!(has("eg-abcd-acme.web1", "address replace fd00:1::11/64 dev eth0 nodad"));
+}
+
+#[test]
+fn what_would_not_be_checked_is_refused() {
+    let cases = [
+        (
+            "port",
+            "[[expect]]\nstory='s'\nfrom='acme/web1'\nto='acme/db1'\nproto='tcp'",
+            "`port` goes with tcp",
+        ),
+        ("from", "[[expect]]\nstory='s'\nproto='icmp'", "needs `from` and `to`"),
+        (
+            "nobody",
+            "[[expect]]\nstory='s'\nfrom='acme/nobody'\nto='acme/db1'\nproto='icmp'",
+            "no machine `acme/nobody`",
+        ),
+        (
+            "reason",
+            "[[expect]]\nstory='s'\nfrom='acme/web1'\nto='acme/db1'\nproto='icmp'\nreason='bad-luck'",
+            "no drop reason",
+        ),
+        (
+            "at",
+            "[[expect]]\nstory='s'\nfrom='acme/web1'\nto='acme/db1'\nproto='icmp'\nreason='too-big'\nat='alpha'",
+            "no eastgate runs",
+        ),
+        ("key", "[[expect]]\nstory='s'\nform='acme/web1'", "unknown field `form`"),
+        ("kill", "[[step]]\nsay='s'\nkill='alpha'", "no eastgate runs on a host `alpha`"),
+        ("station", "[machine.\"acme/db9\"]\nmtu=1400", "no endpoint of the configuration"),
+        ("link", "[[link]]\nnode='alpha'\nswitch='other'\ndevice='eth1'", "does not exist"),
+    ];
+    for (name, more, wanted) in cases {
+        let said = refusal(name, more);
+        assert!(said.contains(wanted), "{name}: {said}");
+    }
+}
+
+#[test]
+fn a_broken_topology_is_told_with_its_line() {
+    let story = Story::new("broken", "title = \"x\"\n[switch.fabric]\nsubnets = 5\n");
+    let said = Model::read(story.folder()).unwrap_err().to_string();
+    assert!(said.contains("line 3"), "{said}");
+}
+
+#[test]
+fn a_panic_leaves_nothing() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let story = Story::new("panic", TOPOLOGY);
+    let (told, tells) = std::sync::mpsc::channel();
+    let folder = story.folder().to_str().unwrap().to_owned();
+    let panicked = std::thread::spawn(move || {
+        let guard = super::build(&folder, &super::Options::default()).unwrap();
+        told.send(guard.record.clone()).unwrap();
+        panic!("on purpose");
+    });
+    let record = tells.recv().unwrap();
+    assert!(panicked.join().is_err());
+    let left: Vec<_> = record.nodes.iter().map(super::Node::netns).filter(Netns::exists).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert!(!record.file().exists() && !record.dir().exists());
+}
