@@ -6,12 +6,9 @@ use std::{
 };
 
 use eastgate_api::{Changes, Named};
-
-use crate::{
-    config::{Config, Digest, Network, Rule, Tenant},
-    names,
-    trace::rule_text,
-};
+use eastgate_config::{Config, Digest, Network, Rule, Tenant};
+use eastgate_dataplane::trace::rule_text;
+use eastgate_wire::names;
 
 /// Names that a line of text has room for; JSON has them all.
 const LISTED: usize = 5;
@@ -171,7 +168,7 @@ fn compare_rules(list: &str, before: &[(Digest, String)], after: &[(Digest, Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::load_str;
+    use eastgate_config::load_str;
 
     const BEFORE: &str = r#"
 [host.a]

@@ -6,22 +6,25 @@
 
 mod accelerate;
 mod events;
+mod reload;
 mod show;
+mod underlay;
 mod upkeep;
-
-pub use self::accelerate::Dataplane;
-use self::events::{Collector, Recent};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow};
 use eastgate_api::{Done, ErrorCode, Failure, Reply, Request, Restored};
+use eastgate_config::{Config, Host, Loader};
+use eastgate_dataplane::{
+    pipeline::{Shared, shared::lock},
+    snapshot::{PortRegistry, Snapshot, state::StateBook},
+};
 use eastgate_wire::PortId;
 use serde_json::{Value, json};
 use tokio::{
@@ -29,28 +32,28 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
+pub use self::accelerate::Dataplane;
+use self::{
+    events::{Collector, Recent},
+    reload::{nothing_to_do, within_open_files},
+    underlay::ActiveUnderlay,
+};
 use crate::{
-    changes,
-    config::{Config, Host, Loader},
     control::{
         client::Presence,
         server::{self, Server},
         socket::{self, SocketFile},
     },
     io::{
-        fastpath::{KernelPath, KernelPort, is_own_address},
+        fastpath::{KernelPath, KernelPort},
         guard::{Attach, Hooks, HostTraffic, Role},
         lock::NamespaceLock,
         machine::{Machine, record_beside},
         netlink::{Link, LinkEvent, Netlink},
         packet_socket::PacketSocket,
-        sysopt::allow_open_files,
-        underlay::{Listener, Speakers, UnderlayConfig},
         worker::{Command, WorkerHandle},
     },
-    pipeline::{Shared, shared::lock},
-    plan::{WantedPort, multicast_groups, unfit, wanted_ports},
-    snapshot::{PortRegistry, Snapshot, state::StateBook},
+    plan::{WantedPort, unfit, wanted_ports},
 };
 
 /// How often settings are compared and failed devices tried again.
@@ -226,15 +229,6 @@ struct Daemon {
     /// It is gone and could not be made again, which was said.
     socket_missed: bool,
     sweeping: Option<tokio::task::JoinHandle<()>>,
-}
-
-/// The underlay as the workers have it.
-#[derive(PartialEq)]
-struct ActiveUnderlay {
-    config: UnderlayConfig,
-    groups: Vec<IpAddr>,
-    /// The devices on which the groups are heard
-    group_devices: Vec<u32>,
 }
 
 impl Daemon {
@@ -516,76 +510,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// The devices of the underlay that are there.
-    fn underlay_links(&self, host: &Host) -> impl Iterator<Item = &Link> {
-        host.devices.iter().filter_map(|device| self.links.get(&**device))
-    }
-
-    fn serve_underlay(&mut self, snapshot: &Snapshot, host: &Host) {
-        let links: Vec<(u32, u32)> = self.underlay_links(host).map(|link| (link.index, link.mtu)).collect();
-        let Some(mtu) = links.iter().map(|(_, mtu)| *mtu).min() else {
-            self.drop_underlay(format!("there is no device {}", host.device_names()));
-            return;
-        };
-        self.view.shared.link_mtu.store(mtu, Relaxed);
-        // A socket stays bound to an address that the host has no more, and hears nothing.
-        if !is_own_address(snapshot.vtep.0) {
-            self.drop_underlay(format!("{} is no address of this host", snapshot.vtep));
-            return;
-        }
-        let overlay = &snapshot.config.overlay;
-        let groups = multicast_groups(snapshot);
-        let wanted = ActiveUnderlay {
-            config: UnderlayConfig {
-                vtep: snapshot.vtep,
-                port: overlay.port,
-                ttl: match overlay.ttl {
-                    crate::config::OuterField::Fixed(ttl) => ttl,
-                    crate::config::OuterField::Inherit => 64,
-                },
-                dont_fragment: overlay.dont_fragment,
-                checksums: snapshot.checksums.clone(),
-                source_ports: snapshot.ports.ports().collect(),
-            },
-            group_devices: if groups.is_empty() {
-                Vec::new()
-            } else {
-                links.iter().map(|(index, _)| *index).collect()
-            },
-            groups,
-        };
-        if self.underlay.as_ref() == Some(&wanted) {
-            return;
-        }
-        match open_listeners(&wanted, self.workers.len()) {
-            Ok(listeners) => {
-                let speakers = Arc::new(Speakers::new(wanted.config.clone()));
-                for (worker, listeners) in self.workers.iter().zip(listeners) {
-                    worker.tell(Command::Underlay { listeners, speakers: Some(speakers.clone()) });
-                }
-                tracing::info!(vtep = %snapshot.vtep, port = overlay.port, device = %host.device_names(), "listening");
-                self.underlay = Some(wanted);
-            }
-            Err(error) => {
-                self.drop_underlay(error.to_string());
-            }
-        }
-    }
-
-    fn drop_underlay(&mut self, why: String) {
-        let mut visible = lock(&self.view.state);
-        if visible.not_listening.as_ref() != Some(&why) {
-            tracing::warn!(why, "not listening on the underlay");
-        }
-        visible.not_listening = Some(why);
-        drop(visible);
-        if self.underlay.take().is_some() {
-            for worker in &self.workers {
-                worker.tell(Command::Underlay { listeners: Vec::new(), speakers: None });
-            }
-        }
-    }
-
     /// Does what was asked for. What takes as long as there are flows is done beside everything else.
     async fn carry_out(&mut self, Change { request, answer }: Change) {
         let result = match request {
@@ -601,120 +525,6 @@ impl Daemon {
         // Whoever asked may be gone.
         let _ = answer.send(result);
     }
-
-    /// Reads the configuration again and puts it in force, whole or not at all.
-    async fn reload(&mut self) -> Result<Done, Failure> {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
-        let result = self.try_reload().await;
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        match &result {
-            Ok(done) => {
-                let text = done.changes.as_ref().map_or_else(String::new, changes::text);
-                tracing::info!(
-                    epoch = done.epoch,
-                    digest = done.digest,
-                    "configuration in force\n{}",
-                    text.trim_end()
-                );
-            }
-            Err(refused) => {
-                tracing::error!(
-                    "the configuration was refused, the one before stays in force:\n{}",
-                    refused.text
-                )
-            }
-        }
-        let mut visible = lock(&self.view.state);
-        visible.reload_error = result.as_ref().err().map(|refused| refused.text.clone());
-        if let Ok(Done { digest: Some(digest), .. }) = &result {
-            visible.digest.clone_from(digest);
-        }
-        drop(visible);
-        result
-    }
-
-    async fn try_reload(&mut self) -> Result<Done, Failure> {
-        let Some(mut loader) = self.loader.take() else {
-            return Err(Failure::new(ErrorCode::Busy, "a reload is under way"));
-        };
-        let before = self.view.shared.snapshot_arc();
-        let current = before.clone();
-        let mut registry = std::mem::take(&mut self.registry);
-        let (host, book) = (self.host.clone(), self.view.shared.book.clone());
-        // Parsing and compiling take their time; signals and devices are heard meanwhile.
-        let work = tokio::task::spawn_blocking(move || {
-            let config = load(&mut loader, false);
-            let config = config.map_err(|ConfigRefused { text, diagnostics }| Failure {
-                text,
-                code: ErrorCode::Configuration,
-                diagnostics: Some(diagnostics),
-            });
-            let snapshot = config.and_then(|config| {
-                let (affordable, warning) = within_open_files(&config);
-                let snapshot = Snapshot::compile(&affordable, &host, Some(&current), &mut registry, &book)
-                    .map_err(|error| Failure::new(ErrorCode::Configuration, error.to_string()))?;
-                let changes = changes::between(&current.config, &affordable);
-                Ok((snapshot, changes, config.digest(), warning))
-            });
-            (loader, registry, snapshot)
-        });
-        let (loader, registry, snapshot) = work
-            .await
-            .map_err(|error| Failure::new(ErrorCode::Failed, format!("the reload failed: {error}")))?;
-        let mut warnings: Vec<String> =
-            loader.warnings().iter().map(|warning| format!("{}: {}", warning.at, warning.problem)).collect();
-        self.loader = Some(loader);
-        self.registry = registry;
-        let (snapshot, changes, digest, too_many_ports) = snapshot?;
-        warnings.extend(too_many_ports);
-        warnings.extend(nothing_to_do(&snapshot));
-        let epoch = snapshot.epoch;
-        // Frames of ports that the new snapshot does not name are refused from here on, before their sockets are
-        // closed; new ports are guarded before they get any.
-        self.view.shared.install(snapshot);
-        if let Some(kernel) = self.view.kernel.get() {
-            // The snapshot is in force whatever becomes of this: then no flow passes without it.
-            match kernel.take_snapshot(&self.view.shared.snapshot_arc()) {
-                Ok(()) => kernel.decide_soon(),
-                Err(error) => {
-                    tracing::error!(%error, "the fast path does not know the new snapshot");
-                    crate::pipeline::offload::FlowOffload::forget_paths(&**kernel);
-                }
-            }
-        }
-        self.note_sizes();
-        self.reconcile().await;
-        self.wait_for_workers().await;
-        // Only now: no worker opens a flow under the snapshot before any more.
-        let shared = self.view.shared.clone();
-        let ended = tokio::task::spawn_blocking(move || {
-            shared.end_orphans(&before, &shared.snapshot_arc(), crate::io::clock::now())
-        });
-        Ok(Done {
-            count: 1,
-            epoch,
-            digest: Some(digest.to_string()),
-            changes: Some(changes),
-            flows_ended: ended.await.ok(),
-            warnings,
-        })
-    }
-
-    /// Returns when every worker has finished what it had in hand.
-    async fn wait_for_workers(&self) {
-        let (sender, receiver) = std::sync::mpsc::sync_channel(self.workers.len().max(1));
-        for worker in &self.workers {
-            worker.tell(Command::Sync(sender.clone()));
-        }
-        drop(sender);
-        let count = self.workers.len();
-        let waited = tokio::task::spawn_blocking(move || {
-            (0..count).all(|_| receiver.recv_timeout(Duration::from_secs(5)).is_ok())
-        });
-        if !waited.await.unwrap_or(false) {
-            tracing::warn!("a worker is slow to take the new snapshot");
-        }
-    }
 }
 
 impl server::Handler for View {
@@ -727,51 +537,6 @@ impl server::Handler for View {
         self.changes.send(Change { request, answer }).await.map_err(|_| Failure::stopping())?;
         result.await.map_err(|_| Failure::stopping())?.map(Reply::from)
     }
-}
-
-/// The configuration with as many source ports as there can be sockets for, and a word about those that are left out: one
-/// that runs out of open files carries nothing.
-fn within_open_files(config: &Arc<Config>) -> (Arc<Config>, Option<String>) {
-    // For everything but source ports: each port of a tenant takes one for each worker.
-    const OTHERS: u64 = 4096;
-    let wanted = config.overlay.entropy_ports;
-    // Two kinds of sockets, see `Speakers`.
-    let limit = allow_open_files(2 * u64::from(wanted) + OTHERS);
-    let most = (limit.saturating_sub(OTHERS) / 2).max(1).ilog2();
-    let used = wanted.min(1u32.checked_shl(most).unwrap_or(wanted));
-    if used == wanted {
-        return (config.clone(), None);
-    }
-    let mut affordable = (**config).clone();
-    affordable.overlay.entropy_ports = used;
-    let warning = format!(
-        "[overlay] entropy_ports = {wanted} takes two open files each, and {limit} may be open: {used} source ports are \
-         used. Raise the limit (LimitNOFILE= in the unit, or ulimit -n), or ask for fewer"
-    );
-    (Arc::new(affordable), Some(warning))
-}
-
-/// Whether there is anything for this host in a snapshot, which nobody would notice otherwise.
-fn nothing_to_do(snapshot: &Snapshot) -> Option<String> {
-    let host = &snapshot.host;
-    let missing = snapshot.networks().is_empty() && !snapshot.config.tenants.is_empty();
-    missing.then(|| format!("no network has a part on host {host}: nothing is carried here"))
-}
-
-/// One list of listeners for each worker. Groups are heard by the first alone: each member of a group would get
-/// its own copy of every datagram.
-fn open_listeners(wanted: &ActiveUnderlay, workers: usize) -> std::io::Result<Vec<Vec<Listener>>> {
-    let mut all = Vec::new();
-    for index in 0..workers {
-        let mut listeners = vec![Listener::open(&wanted.config)?];
-        if index == 0 {
-            for group in &wanted.groups {
-                listeners.push(Listener::open_group(&wanted.config, *group, &wanted.group_devices)?);
-            }
-        }
-        all.push(listeners);
-    }
-    Ok(all)
 }
 
 /// Undoes what a killed daemon left on the machine.

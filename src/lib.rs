@@ -1,17 +1,13 @@
 //! eastgate: a VXLAN overlay and east-west traffic steering appliance with stateful policy.
 //!
-//! Where to begin reading: [`pipeline`] is the packet's path, top to bottom. [`config`] becomes [`snapshot`], the
-//! tables that the path works with. [`daemon`] puts the two together with [`io`], the only place with sockets,
-//! netlink, procfs, clocks and threads.
+//! This crate is the appliance around the rooms that do the work. Where to begin reading:
+//! [`eastgate_dataplane::pipeline`] is the packet's path, top to bottom. A [configuration](eastgate_config) becomes a
+//! [`snapshot`](eastgate_dataplane::snapshot), the tables that the path works with. [`daemon`] puts the two together
+//! with [`io`], the only place with sockets, netlink, procfs, clocks and threads.
 
 pub mod changes;
 pub mod cli;
-pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod io;
-pub mod names;
-pub mod pipeline;
 pub mod plan;
-pub mod snapshot;
-pub mod trace;

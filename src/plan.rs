@@ -4,19 +4,17 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use eastgate_config::{Config, Host};
+use eastgate_dataplane::snapshot::Snapshot;
 use eastgate_steering::settings::{PortRole, Setting, Why, port_settings};
 use eastgate_vtep::mtu::tenant_mtu;
 use eastgate_wire::{Family, PortId};
 use serde::Serialize;
 
-use crate::{
-    config::{Config, Host},
-    io::{
-        guard::HostTraffic,
-        machine::{Machine, MachineError},
-        netlink::Link,
-    },
-    snapshot::Snapshot,
+use crate::io::{
+    guard::HostTraffic,
+    machine::{Machine, MachineError},
+    netlink::Link,
 };
 
 /// Frames go up by the first, and the workers listen at the second.
@@ -238,7 +236,7 @@ pub fn multicast_groups(snapshot: &Snapshot) -> Vec<std::net::IpAddr> {
     let mut groups: Vec<_> = snapshot
         .config
         .networks_of(&snapshot.host)
-        .filter(|(_, network)| network.flood == crate::config::Flood::Multicast)
+        .filter(|(_, network)| network.flood == eastgate_config::Flood::Multicast)
         .filter_map(|(_, network)| network.multicast_group)
         .collect();
     groups.sort_unstable();

@@ -12,10 +12,8 @@ use std::{
     time::Instant,
 };
 
-use eastgate::{
-    config::{Config, Loader},
-    snapshot::{PortRegistry, Snapshot, state::StateBook},
-};
+use eastgate_config::{Config, Loader};
+use eastgate_dataplane::snapshot::{PortRegistry, Snapshot, state::StateBook};
 
 /// What all of it may take, whatever the size.
 const MEMORY_MIB: u64 = 500;

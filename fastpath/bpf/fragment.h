@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * Datagrams in fragments, of flows that pass here: the first fragment leaves a note by which the later ones, which have
- * no ports, are packets of its flow. What the note promises is what policy's `fragment` promises; a fragment that does
+ * no ports, are packets of its flow. What the note promises is what conntrack's `fragment` promises; a fragment that does
  * not fit it goes up, and the pipeline takes the note over and says why.
  *
  * Notes are in places of their network, as many as the network may have, and each datagram may be in two of them: so a
@@ -16,7 +16,7 @@
 
 #include <stddef.h>
 
-/* As policy's `FragmentSettings`: for so long a datagram is remembered, and for so long its fragments wait for the first. */
+/* As conntrack's `FragmentSettings`: for so long a datagram is remembered, and for so long its fragments wait for the first. */
 #define DATAGRAM_LASTS (30ULL * 1000000000)
 #define DATAGRAM_WAITS (5ULL * 1000000000)
 

@@ -33,7 +33,7 @@ enum key_marks {
 	KEY_HIGH_ASKS = 1 << 8,
 };
 
-/* One side of a TCP connection: what policy's `tcp::Side` remembers of it. */
+/* One side of a TCP connection: what conntrack's `tcp::Side` remembers of it. */
 struct tcp_side {
 	__u32 end;
 	__u32 max_end;
@@ -47,7 +47,7 @@ struct tcp_side {
 	__u16 account_half;
 };
 
-/* As policy has them. A side with one of the others is for the pipeline. */
+/* As conntrack has them. A side with one of the others is for the pipeline. */
 enum side_flags {
 	/* It sent a SYN. */
 	SIDE_HEARD = 0x01,
@@ -67,7 +67,7 @@ enum side_flags {
 	SIDE_RESET = 0x80,
 };
 
-/* The states of a flow; policy's `FlowState` as far as programs carry flows in it. */
+/* The states of a flow; conntrack's `FlowState` as far as programs carry flows in it. */
 enum flow_state {
 	STATE_UNANSWERED,
 	STATE_ANSWERED,
@@ -145,11 +145,11 @@ enum flow_marks {
 	FLOW_STREAM = 1 << 3,
 };
 
-/* As policy's `STREAM_AFTER` and `STREAM_IDLE`, in milliseconds */
+/* As conntrack's `STREAM_AFTER` and `STREAM_IDLE`, in milliseconds */
 #define STREAM_AFTER 2000
 #define STREAM_IDLE 60000
 
-/* What the loss of a flow costs, as policy's `Rank`. */
+/* What the loss of a flow costs, as conntrack's `Rank`. */
 enum flow_rank {
 	RANK_UNREPLIED,
 	RANK_FINISHED,
@@ -469,64 +469,7 @@ struct bucket {
 	__u64 dropped;
 };
 
-/* A place for a datagram in fragments: those of a network are numbered. */
-struct datagram_key {
-	__u32 vni;
-	__u32 slot;
-};
-
-/* The places that one datagram may be in, one behind the other */
-#define DATAGRAM_PLACES 2
-
-/* By what a datagram in fragments is told from others of its network (RFC 791; RFC 8200 section 4.5: no protocol) */
-struct datagram_id {
-	struct addr src;
-	struct addr dst;
-	__u32 id;
-	/* 0 in IPv6 */
-	__u32 proto;
-};
-
-enum datagram_state {
-	/* The place is nobody's, as it is when the time of its datagram is over. */
-	DATAGRAM_FREE,
-	/* The first fragment has passed here. */
-	DATAGRAM_PASSES,
-	/* All of its fragments go up. */
-	DATAGRAM_UP,
-};
-
-/* Where a fragment begins and ends in its datagram, in bytes */
-struct piece {
-	__u16 start;
-	__u16 end;
-};
-
-/* Datagrams of 65,535 bytes in fragments of 1,024, and more; a power of two */
-#define DATAGRAM_PIECES 64
-
-/* What is remembered of a datagram whose first fragment has passed, or of one that is the pipeline's. */
-struct datagram {
-	struct bpf_spin_lock lock;
-	/* `enum datagram_state` */
-	__u32 state;
-	/* Until when, in nanoseconds of the monotonic clock */
-	__u64 until;
-	struct datagram_id id;
-	/* As in `packet`, of the first fragment */
-	__u16 sport;
-	__u16 dport;
-	__u8 proto;
-	__u8 echo;
-	/* How many pieces have passed; 0 when none has here */
-	__u16 count;
-	/* Where it ends, or 0 as long as that is not known; the furthest end of a piece; bytes of all together */
-	__u32 end;
-	__u32 furthest;
-	__u32 covered;
-	struct piece pieces[DATAGRAM_PIECES];
-	__u32 spare;
-};
+#include "layout/datagram.h"
 
 /* Where the networks that this host does not serve have their one bucket: no VNI is as large. */
 #define STRANGERS 0xffffffff
@@ -568,7 +511,7 @@ enum vtep_flags {
 	VTEP_NO_SUM = 1 << 1,
 };
 
-/* Counts up with every change to what this file says: a daemon takes over no tables that it reads otherwise. */
+/* Counts up with every change to what is said here and in layout/: a daemon takes over no tables that it reads otherwise. */
 #define LAYOUT 14
 
 struct config {
@@ -604,77 +547,7 @@ enum config_flags {
 	CONFIG_UNDECIDED = 1 << 1,
 };
 
-enum stat {
-	STAT_FROM_PORTS,
-	STAT_FROM_UNDERLAY,
-	STAT_TO_PORTS,
-	STAT_TO_UNDERLAY,
-	STAT_UP,
-	/* Not sent up: too many of the network were */
-	STAT_UP_LIMITED,
-	/* Neither sent up nor on: the kernel had no memory for it */
-	STAT_UP_FAILED,
-	/* From a port that is not open, or a superframe whose flow ended while the kernel unwrapped it */
-	STAT_LOST,
-	/* Requests for addresses that were answered here */
-	STAT_ANSWERED,
-	/* Refused by the rules */
-	STAT_DENIED,
-	STAT_COUNT,
-};
-
-/*
- * Why a packet is punted: left to the pipeline. `packet.punt` has the cause of the packet in hand, and each that goes up
- * is counted by it. src/punt.rs has their names for people.
- */
-enum punt {
-	/* None of those below */
-	PUNT_OTHER,
-	/* Lengths that do not agree, a wrong header checksum, bytes behind the packet */
-	PUNT_MALFORMED,
-	/* A request for an address, an announcement, or another neighbour message */
-	PUNT_ARP_ND,
-	/* To a group, or to all */
-	PUNT_MULTICAST,
-	/* Neither TCP nor UDP nor an echo */
-	PUNT_PROTOCOL,
-	PUNT_VLAN,
-	PUNT_IP_OPTIONS,
-	PUNT_FRAGMENT,
-	/* Outer headers that are not read here: options, another device's address, a checksum */
-	PUNT_OUTER,
-	/* The ECN field of the inner packet would change. */
-	PUNT_ECN,
-	/* DHCP: its roles are checked packet by packet. */
-	PUNT_DHCP,
-	/* The transport checksum is wrong, or cannot be verified here. */
-	PUNT_CHECKSUM,
-	/* A SYN with data, or with options that are not read here */
-	PUNT_SYN_DATA,
-	/* A SYN whose MSS is to be lowered */
-	PUNT_SYN_MSS,
-	/* A segment that is no regular step of its connection */
-	PUNT_TCP_IRREGULAR,
-	/* Without a flow, and nothing that begins one: a segment that is no SYN, the reply of an echo */
-	PUNT_NO_FLOW,
-	/* The pipeline has the flow. */
-	PUNT_HELD,
-	/* The flow was decided under another epoch, or before a path or port changed. */
-	PUNT_STALE,
-	/* The flow's time is over. */
-	PUNT_EXPIRED,
-	/* A flow may not begin or become answered here: no place is lent for it. */
-	PUNT_NO_CREDIT,
-	/* Neither the policies here nor a permit decide about it. */
-	PUNT_UNDECIDED,
-	/* The rules refuse it, and there is no room to count that here. */
-	PUNT_DENIED,
-	/* It does not fit the flow's path: port or VTEP, MACs, size. */
-	PUNT_PATH,
-	/* A superframe that has to be cut here */
-	PUNT_GSO,
-	PUNT_COUNT,
-};
+#include "layout/count.h"
 
 /* In front of a frame that goes up, in place of another Ethernet header. */
 struct up_header {

@@ -12,6 +12,7 @@ use std::{
     },
 };
 
+use eastgate_wire::Cursor;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, libbpf_sys};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -38,12 +39,6 @@ pub enum Hold {
     Alive,
 }
 
-/// Where to go on reading the flows.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Cursor(Option<[u8; CURSOR]>);
-
-/// The kernel's idea of a place in the table is no larger than a key.
-const CURSOR: usize = 64;
 /// Flows that are read at once; more than there ever are in one slot of the kernel's table.
 const PAGE: usize = 1024;
 
@@ -162,7 +157,7 @@ impl Fastpath {
         let mut keys = vec![Key::new_zeroed(); PAGE];
         let mut flows = vec![Flow::new_zeroed(); PAGE];
         let mut count = PAGE as u32;
-        let mut next = [0u8; CURSOR];
+        let mut next = [0u8; Cursor::LEN];
         let options = libbpf_sys::bpf_map_batch_opts {
             sz: size_of::<libbpf_sys::bpf_map_batch_opts>() as _,
             elem_flags: MapFlags::LOCK.bits(),

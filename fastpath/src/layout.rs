@@ -1,8 +1,16 @@
 //! What the programs and the daemon share, byte for byte as in `bpf/layout.h`. A test holds sizes and offsets equal
 //! to what the compiler of the programs noted about them.
 
+mod datagram;
+mod denial;
+
 use eastgate_wire::{Addr, FlowKey, Leg, Vni, view::proto};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+pub(crate) use self::datagram::{
+    DATAGRAM_FREE, DATAGRAM_PLACES, DATAGRAM_UP, Datagram, DatagramId, DatagramKey,
+};
+pub use self::denial::{Denial, DenialKey, Denied, DeniedKey};
 
 /// A flow's key: the same for both directions. An echo's says who asks.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -62,7 +70,7 @@ pub struct TcpSide {
     pub max_ack: u32,
     /// Window scale from its SYN
     pub scale: u8,
-    /// As policy has them
+    /// As conntrack has them
     pub flags: u8,
     /// Half of what [`Flow::account`] says, the lower one with the low end
     pub account_half: u16,
@@ -359,65 +367,6 @@ pub(crate) struct Bucket {
     pub(crate) dropped: u64,
 }
 
-/// A place for a datagram in fragments.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub(crate) struct DatagramKey {
-    pub(crate) vni: u32,
-    pub(crate) slot: u32,
-}
-
-/// The places that one datagram may be in
-pub(crate) const DATAGRAM_PLACES: u32 = 2;
-/// The place is nobody's.
-pub(crate) const DATAGRAM_FREE: u32 = 0;
-/// All fragments of the datagram go up.
-pub(crate) const DATAGRAM_UP: u32 = 2;
-
-/// By what datagrams in fragments are told apart.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub(crate) struct DatagramId {
-    pub(crate) src: [u8; 16],
-    pub(crate) dst: [u8; 16],
-    pub(crate) id: u32,
-    pub(crate) proto: u32,
-}
-
-impl DatagramId {
-    /// As the programs compute it
-    pub(crate) fn hash(&self) -> u32 {
-        let words = self
-            .as_bytes()
-            .chunks_exact(4)
-            .map(|word| u32::from_ne_bytes(word.first_chunk().copied().unwrap_or_default()));
-        words.fold(0, |hash: u32, word| {
-            let mixed = (hash ^ word).wrapping_mul(0x9e37_79b1);
-            mixed ^ mixed >> 15
-        })
-    }
-}
-
-/// What the programs remember of a datagram in fragments.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub(crate) struct Datagram {
-    pub(crate) lock: u32,
-    pub(crate) state: u32,
-    pub(crate) until: u64,
-    pub(crate) id: DatagramId,
-    pub(crate) sport: u16,
-    pub(crate) dport: u16,
-    pub(crate) proto: u8,
-    pub(crate) echo: u8,
-    pub(crate) count: u16,
-    pub(crate) end: u32,
-    pub(crate) furthest: u32,
-    pub(crate) covered: u32,
-    pub(crate) pieces: [[u16; 2]; 64],
-    pub(crate) spare: u32,
-}
-
 /// The place of the bucket that all networks have in common which this host does not serve.
 pub(crate) const STRANGERS: u32 = u32::MAX;
 
@@ -505,84 +454,7 @@ pub struct Station {
     pub account: u32,
 }
 
-/// What packets are that the rules have refused.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
-#[repr(C)]
-pub struct DenialKey {
-    /// Place of their network
-    pub network: u32,
-    /// The epoch in which the numbers below mean what they mean
-    pub epoch: u32,
-    /// Where they come from: the number of a port ([`Fastpath::set_port`](crate::Fastpath::set_port)), or [`AT_VTEP`] and
-    /// the place of a VTEP
-    pub from: u32,
-    /// Whose rules
-    pub endpoint: u32,
-    /// Which of them; [`NO_RULE`] where none matched
-    pub rule: u32,
-    /// 0 for what the endpoint is sent, 1 for what it sends
-    pub direction: u32,
-}
-
-/// How many they were, and the last one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct Denial {
-    /// The programs' lock; of no meaning here
-    pub lock: u32,
-    /// Nothing
-    pub spare: u32,
-    /// How many
-    pub packets: u64,
-    /// Bytes of their frames, VXLAN headers included
-    pub bytes: u64,
-    /// When the last one was, in nanoseconds of the monotonic clock
-    pub last_at: u64,
-    /// Its source
-    pub src: [u8; 16],
-    /// Its destination
-    pub dst: [u8; 16],
-    /// Its source port
-    pub sport: u16,
-    /// Its destination port
-    pub dport: u16,
-    /// Its protocol
-    pub proto: u32,
-}
-
-/// A packet that the rules have refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct DeniedKey {
-    /// What it has in common with others
-    pub kind: DenialKey,
-    /// Source
-    pub src: [u8; 16],
-    /// Destination
-    pub dst: [u8; 16],
-    /// Source port
-    pub sport: u16,
-    /// Destination port
-    pub dport: u16,
-    /// Protocol
-    pub proto: u32,
-}
-
-/// How many such packets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct Denied {
-    /// How many
-    pub packets: u64,
-    /// Bytes of their frames, as in [`Denial`]
-    pub bytes: u64,
-    /// When the last one was, in nanoseconds of the monotonic clock
-    pub last_at: u64,
-}
-
-/// Counts up with every change to what this file says: a daemon takes over no tables that it reads otherwise.
+/// Counts up with every change to what is said here and below: a daemon takes over no tables that it reads otherwise.
 pub const LAYOUT: u32 = 14;
 
 /// What holds for all programs.

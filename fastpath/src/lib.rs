@@ -14,6 +14,7 @@ mod pins;
 mod policy;
 mod punt;
 mod slow;
+mod stats;
 pub mod tcx;
 #[cfg(test)]
 mod tests;
@@ -25,11 +26,12 @@ use std::{
     sync::Arc,
 };
 
+use eastgate_wire::TableSizes;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, Object, ObjectBuilder, OpenObject, ProgramInput};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 pub use self::{
-    born::{Accounts, Cursor, Hold, Terms},
+    born::{Accounts, Hold, Terms},
     datagram::{DatagramOf, Passed},
     guard::Guard,
     layout::{
@@ -43,6 +45,7 @@ pub use self::{
     pins::{is_pinned, unpin},
     policy::Policy,
     punt::PUNTS,
+    stats::Stats,
 };
 
 /// The compiled programs. ELF readers want the start of a file aligned.
@@ -101,31 +104,6 @@ pub struct Limits {
     pub tables: TableSizes,
 }
 
-/// How large tables may become beside that of flows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TableSizes {
-    /// Networks
-    pub networks: u32,
-    /// VTEPs that flows go to and come from
-    pub vteps: u32,
-    /// Tenant ports
-    pub ports: u32,
-    /// Addresses of endpoints
-    pub stations: u32,
-    /// Compiled policies, in MiB of memory over all networks
-    pub policy_mib: u32,
-    /// Pairs and services whose flows begin in the kernel because the pipeline has let one begin
-    pub permits: u32,
-    /// Requests for addresses that are answered in the kernel
-    pub answers: u32,
-    /// Flows that ended there and were not asked for yet
-    pub ended: u32,
-    /// Kinds of packets that the rules have refused, each counted by itself
-    pub denials: u32,
-    /// Datagrams in fragments
-    pub datagrams: u32,
-}
-
 impl Limits {
     fn of(&self, table: &str) -> Option<u32> {
         let sizes = self.tables;
@@ -148,31 +126,6 @@ impl Limits {
         };
         Some(entries.max(1))
     }
-}
-
-/// What the programs have counted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Stats {
-    /// Frames from tenant ports
-    pub from_ports: u64,
-    /// Datagrams from the underlay that passed here
-    pub from_underlay: u64,
-    /// Frames delivered to tenant ports
-    pub to_ports: u64,
-    /// Frames wrapped and sent
-    pub to_underlay: u64,
-    /// Frames sent up to the pipeline
-    pub up: u64,
-    /// Frames dropped because too many of their network were sent up
-    pub up_limited: u64,
-    /// Frames dropped because the kernel had no memory to send them up or on
-    pub up_failed: u64,
-    /// Frames of ports that are not open, and superframes whose flow went away while the kernel unwrapped them
-    pub lost: u64,
-    /// Requests for addresses that were answered here
-    pub answered: u64,
-    /// Packets that the rules have refused here
-    pub denied: u64,
 }
 
 /// The loaded programs and their tables. They live until the last program is detached and this is dropped.
@@ -560,46 +513,6 @@ impl Fastpath {
         let found = self.answers.lookup_into(key.as_bytes(), answer.as_mut_bytes(), MapFlags::ANY);
         found.map(|found| found.then_some(answer)).map_err(|source| Error::Table { table: "answers", source })
     }
-
-    /// What the programs have counted, on all processors together.
-    ///
-    /// # Errors
-    /// [`Error::Table`].
-    pub fn stats(&self) -> Result<Stats, Error> {
-        let sum = |what: u32| counted(&self.stats, "stats", what);
-        Ok(Stats {
-            from_ports: sum(0)?,
-            from_underlay: sum(1)?,
-            to_ports: sum(2)?,
-            to_underlay: sum(3)?,
-            up: sum(4)?,
-            up_limited: sum(5)?,
-            up_failed: sum(6)?,
-            lost: sum(7)?,
-            answered: sum(8)?,
-            denied: sum(9)?,
-        })
-    }
-
-    /// How many packets the programs have left to the pipeline, by cause: as many as [`PUNTS`] names.
-    ///
-    /// # Errors
-    /// [`Error::Table`].
-    pub fn punts(&self) -> Result<[u64; PUNTS.len()], Error> {
-        let mut all = [0; PUNTS.len()];
-        for (cause, packets) in all.iter_mut().enumerate() {
-            *packets = counted(&self.punts, "punts", cause as u32)?;
-        }
-        Ok(all)
-    }
-}
-
-/// A counter, on all processors together.
-fn counted(map: &MapHandle, table: &'static str, what: u32) -> Result<u64, Error> {
-    let values =
-        map.lookup_percpu(what.as_bytes(), MapFlags::ANY).map_err(|source| Error::Table { table, source })?;
-    let of_cpu = |value: &Vec<u8>| u64::read_from_prefix(value).map_or(0, |(value, _)| value);
-    Ok(values.iter().flatten().map(of_cpu).sum())
 }
 
 fn load(open: OpenObject) -> Result<Object, Error> {

@@ -1,4 +1,4 @@
-//! What may pass: admission of a sender, compiled stateful policy, the flow table.
+//! What may pass: admission of a sender, and rules compiled into tables.
 //!
 //! This crate does no I/O and reads no clock. It promises that the compiled form of a policy decides exactly as
 //! the naive walk down its ordered rules ([`naive`]), that a lookup costs the same with ten rules and with a
@@ -6,7 +6,5 @@
 
 pub mod admission;
 pub mod compile;
-pub mod flow;
-pub mod fragment;
 pub mod naive;
 pub mod rule;

@@ -394,7 +394,7 @@ fn parse_vni(text: &str) -> Result<Vni, String> {
 }
 
 fn parse_proto(text: &str) -> Result<u8, String> {
-    crate::names::protocol_number(text)
+    eastgate_wire::names::protocol_number(text)
         .ok_or_else(|| "write tcp, udp, icmp, icmpv6, sctp, gre, esp, ah or a number from 0 to 255".into())
 }
 

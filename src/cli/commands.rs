@@ -7,7 +7,12 @@ use eastgate_api::{
     Done, DropRows, ErrorCode, Events, Filter, List, MAX_EVENTS, Request, Row, Status, TraceReport,
     TraceRequest,
 };
-use eastgate_wire::DropReason;
+use eastgate_config::{Config, Loader, Severity, schema};
+use eastgate_dataplane::{
+    snapshot::{PortRegistry, Snapshot, state::StateBook},
+    trace::trace,
+};
+use eastgate_wire::{DropReason, names};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
@@ -16,7 +21,6 @@ use super::{
     exit, lab, print,
 };
 use crate::{
-    config::{Config, Loader, Severity, schema},
     control::client::{self, ClientError},
     daemon::{self, choose_host},
     io::{
@@ -24,9 +28,7 @@ use crate::{
         machine::{Machine, record_beside},
         netlink::{Netlink, NetlinkError},
     },
-    names, plan,
-    snapshot::{PortRegistry, Snapshot, state::StateBook},
-    trace::trace,
+    plan,
 };
 
 /// Does what the command line says; the exit code.

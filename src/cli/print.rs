@@ -6,10 +6,11 @@ use eastgate_api::{
     Done, DropRow, DropRows, EndpointRow, EventRow, FdbRow, FlowCounts, FlowRow, NeighborRow, PolicyRow,
     Restored, RuleRef, Status, TraceReport,
 };
-use eastgate_wire::DropReason;
+use eastgate_config::Config;
+use eastgate_wire::{DropReason, names};
 
 use super::table::Table;
-use crate::{changes, config::Config, names, plan::Step};
+use crate::{changes, plan::Step};
 
 pub(super) fn summary(config: &Config) -> String {
     let networks = config.networks().count();

@@ -7,13 +7,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use eastgate_config::Host;
+use eastgate_dataplane::snapshot::Snapshot;
 use eastgate_fastpath::Limits;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::Daemon;
 use crate::{
-    config::Host,
     io::{
+        clock,
         fastpath::{KernelPath, KernelUnderlay, is_own_address},
         guard::Role,
         machine::Machine,
@@ -22,7 +24,6 @@ use crate::{
         worker::{Command, UpSocket},
     },
     plan::{OWN_DEVICES, TUNNEL, UP},
-    snapshot::Snapshot,
 };
 
 /// What carries frames.
@@ -65,7 +66,7 @@ impl Daemon {
         }
         match self.accelerate().await {
             Ok(kernel) => {
-                self.view.shared.offload_to(kernel.clone());
+                self.view.shared.offload_to(kernel.clone(), clock::now());
                 // Set here and nowhere else.
                 let _ = self.view.kernel.set(kernel);
                 self.note_sizes();

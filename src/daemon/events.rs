@@ -12,17 +12,15 @@ use std::{
     time::Duration,
 };
 
-use eastgate_policy::flow::Happening;
+use eastgate_conntrack::flow::Happening;
+use eastgate_dataplane::pipeline::{
+    counters::{DropKey, Seen, Subject},
+    events::Event,
+    shared::lock,
+};
 
 use super::View;
-use crate::{
-    io::clock,
-    pipeline::{
-        counters::{DropKey, Seen, Subject},
-        events::Event,
-        shared::lock,
-    },
-};
+use crate::io::clock;
 
 /// Events that are kept.
 const KEPT: usize = 16_384;

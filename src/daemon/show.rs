@@ -15,8 +15,16 @@ use eastgate_api::{
     Done, EndpointRow, ErrorCode, Failure, FdbRow, Filter, FlowCounts, GroupRow, List, NeighborRow,
     PolicyRow, PortStatus, Reply, Request, Restored, RuleRow, Status, Traffic, VtepStatus,
 };
+use eastgate_conntrack::flow::Rank;
+use eastgate_dataplane::{
+    pipeline::{
+        counters::{Elsewhere, traffic},
+        shared::lock,
+    },
+    snapshot::{Network, Snapshot},
+    trace,
+};
 use eastgate_fastpath::PUNTS;
-use eastgate_policy::flow::Rank;
 use eastgate_steering::Answers;
 use eastgate_vtep::{
     fdb::{Flush, Location},
@@ -26,16 +34,7 @@ use eastgate_wire::{Family, Vni};
 
 use self::{ends::Ends, part::Part};
 use super::{PortState, View};
-use crate::{
-    io::clock,
-    pipeline::{
-        counters::{Elsewhere, traffic},
-        shared::lock,
-    },
-    plan::too_small_for,
-    snapshot::{Network, Snapshot},
-    trace,
-};
+use crate::{io::clock, plan::too_small_for};
 
 impl View {
     /// Answers a query. It is called on threads beside the daemon's loop, and reads only what they share.

@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::{Context, Result, anyhow, bail};
+use eastgate_dataplane::pipeline::shared::lock;
 use eastgate_fastpath::is_pinned;
 use eastgate_wire::PortId;
 
@@ -18,7 +19,6 @@ use crate::{
         guard::{HostTraffic, Role},
         netlink::{Link, LinkEvent},
     },
-    pipeline::shared::lock,
     plan::{OWN_DEVICES, TUNNEL, UP, wanted_ports, wanted_settings},
 };
 

@@ -11,6 +11,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
+use eastgate_dataplane::pipeline::batch::{Batch, Egress, Emit, NarrowPath, Origin, Report, Tunnel};
 use eastgate_vtep::{
     header::VXLAN_LEN,
     offload::{
@@ -19,7 +20,7 @@ use eastgate_vtep::{
     },
 };
 use eastgate_wire::{
-    DropReason, Offload, PortId, View, Vni, VtepAddr,
+    DropReason, Offload, PortId, View, Vni,
     view::{ethertype, proto},
 };
 
@@ -29,7 +30,6 @@ use super::{
     underlay::{Speaker, Speakers},
     worker::Sockets,
 };
-use crate::pipeline::batch::{Batch, Egress, Emit, Origin, Tunnel};
 
 /// Datagrams in one GSO write: `UDP_MAX_SEGMENTS` of the oldest kernels.
 const BURST: usize = 64;
@@ -37,41 +37,6 @@ const BURST: usize = 64;
 const BURST_BYTES: usize = 65_507;
 /// Messages in one `sendmmsg`.
 const MESSAGES: usize = 256;
-
-/// What became of a batch.
-#[derive(Default, Debug)]
-pub struct Report {
-    /// Frames sent to ports
-    pub to_ports: u64,
-    /// Datagrams sent to the underlay
-    pub to_underlay: u64,
-    /// Frames not sent, by network and reason
-    pub dropped: Vec<(Vni, DropReason, u32)>,
-    /// Paths that turned out to be narrower than the link
-    pub narrow: Vec<NarrowPath>,
-    /// Bursts that the kernel did not take, and that were sent one datagram after the other
-    pub bursts_refused: u64,
-}
-
-/// A datagram was too big for its path.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NarrowPath {
-    /// Where it was going
-    pub to: VtepAddr,
-    /// From which of the source ports, by its place in the list
-    pub source: u16,
-    /// The path's MTU in bytes of the outer packet
-    pub mtu: u32,
-}
-
-impl Report {
-    fn drop(&mut self, vni: Vni, reason: DropReason, frames: u32) {
-        match self.dropped.last_mut() {
-            Some((v, r, count)) if (*v, *r) == (vni, reason) => *count += frames,
-            _ => self.dropped.push((vni, reason, frames)),
-        }
-    }
-}
 
 /// Where a piece of a message has its bytes.
 #[derive(Clone, Copy, Debug)]
@@ -165,7 +130,7 @@ impl Sender {
 
     fn drop_group(&mut self, group: &[Emit], reason: DropReason) {
         for emit in group {
-            self.report.drop(emit.vni, reason, 1);
+            self.report.note_dropped(emit.vni, reason, 1);
         }
     }
 
@@ -308,7 +273,7 @@ impl Sender {
         });
         let layout = match layout {
             Ok(layout) => layout,
-            Err(reason) => return self.report.drop(emit.vni, reason, 1),
+            Err(reason) => return self.report.note_dropped(emit.vni, reason, 1),
         };
         let per_message = if burst { BURST.min(BURST_BYTES / layout.size.max(1)).max(1) } else { 1 };
         let mut at = start;
@@ -346,7 +311,7 @@ impl Sender {
             Err(error) => {
                 tracing::warn!(%error, source = tunnel.source, "no socket for a source port");
                 for message in std::mem::take(&mut self.messages) {
-                    self.report.drop(message.vni, DropReason::VtepUnreachable, message.frames);
+                    self.report.note_dropped(message.vni, DropReason::VtepUnreachable, message.frames);
                 }
                 return;
             }
@@ -421,7 +386,7 @@ impl Sender {
                     self.report.bursts_refused += 1;
                     sent += self.send_singly(fd, to, at, &reason);
                 }
-                None => self.report.drop(message.vni, reason(&error), message.frames),
+                None => self.report.note_dropped(message.vni, reason(&error), message.frames),
             }
             retried = false;
             at += 1;
@@ -464,7 +429,7 @@ impl Sender {
                 // which live until this call returns.
                 let done = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT) };
                 if done < 0 {
-                    self.report.drop(message.vni, reason(&io::Error::last_os_error()), 1);
+                    self.report.note_dropped(message.vni, reason(&io::Error::last_os_error()), 1);
                 } else {
                     sent += 1;
                 }

@@ -2,11 +2,15 @@
 
 mod answers;
 mod born;
+mod carrier;
+mod counted;
 mod datagrams;
 mod denials;
 mod economy;
 mod handover;
 mod stations;
+#[cfg(test)]
+mod twin;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,32 +20,22 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use eastgate_fastpath::{
-    AT_VTEP, CONFIG_UNDECIDED, Cursor, Entropy, Error, Fastpath, Flow, Key, LAYOUT, Limits, Network, PUNTS,
-    Settings, Station, Stats, TableIds, TableSizes, address,
+use eastgate_config::UdpChecksum;
+use eastgate_conntrack::flow::NetworkQuota;
+use eastgate_dataplane::{
+    pipeline::shared::lock,
+    snapshot::{self, KernelLimits, Snapshot},
 };
-use eastgate_policy::{
-    flow::{Found, Ledger, NetworkQuota, Offloaded, Progress},
-    fragment::{Adopted, DatagramKey},
+use eastgate_fastpath::{
+    AT_VTEP, CONFIG_UNDECIDED, Entropy, Error, Fastpath, Flow, Key, LAYOUT, Limits, Network, Settings,
+    Station, TableIds, address,
 };
 use eastgate_vtep::fdb::Location;
-use eastgate_wire::{Addr, DropReason, FlowKey, Instant, Leg, PortId, Vni, VtepAddr};
+use eastgate_wire::{Addr, FlowKey, Leg, PortId, TableSizes, Vni, VtepAddr};
 
 use self::{
-    economy::{Economy, SharedAccounts},
-    handover::progress,
+    economy::Economy,
     stations::{Decided, first_path, network_row, vtep_flags, vtep_row},
-};
-use super::{clock, sysopt};
-use crate::{
-    config::UdpChecksum,
-    pipeline::{
-        answers::AnswerOffer,
-        counters::{DropCount, DropKey, Elsewhere, SettledDrop, Traffic},
-        offload::{Candidate, FlowOffload, Handover, Hold, Offer, Replaced, Resident, Whereabouts},
-        shared::lock,
-    },
-    snapshot::{self, KernelLimits, Snapshot, state::EndpointState},
 };
 
 /// Datagrams a second of networks that this host does not serve: the pipeline does nothing with them but count them.
@@ -268,70 +262,6 @@ impl KernelPath {
     #[must_use]
     pub const fn programs(&self) -> &Fastpath {
         &self.fastpath
-    }
-
-    /// What the programs have counted.
-    ///
-    /// # Errors
-    /// When the table cannot be read.
-    pub fn stats(&self) -> Result<Stats, Error> {
-        self.fastpath.stats()
-    }
-
-    /// How many packets the programs have left to the pipeline, by cause: as many as `PUNTS` names.
-    ///
-    /// # Errors
-    /// When the table cannot be read.
-    pub fn punts(&self) -> Result<[u64; PUNTS.len()], Error> {
-        self.fastpath.punts()
-    }
-
-    /// What the programs add to the counters. Frames that they sent up are counted by the pipeline.
-    ///
-    /// # Errors
-    /// When the table cannot be read.
-    pub fn traffic(&self) -> Result<Elsewhere, Error> {
-        let stats = self.stats()?;
-        // By network and reason at most, and nobody knows when.
-        let mut unknown = self.limited(stats.up_limited)?;
-        unknown.push((None, DropReason::DeviceError, stats.up_failed));
-        unknown.push((None, DropReason::NotReady, stats.lost));
-        let now = clock::now();
-        let mut drops = self.denied()?;
-        drops.extend(unknown.into_iter().map(|(vni, reason, frames)| {
-            let key = DropKey { vni, reason, from: None, by: None, rule: None };
-            (key, DropCount { frames, bytes: 0, last_at: now, last: None })
-        }));
-        let traffic = Traffic {
-            from_ports: stats.from_ports - stats.up.min(stats.from_ports),
-            from_underlay: stats.from_underlay,
-            to_ports: stats.to_ports,
-            to_underlay: stats.to_underlay,
-            answers: stats.answered,
-            answers_repeated: stats.answered,
-            fragmented: 0,
-            dropped: drops.iter().map(|(_, count)| count.frames).sum(),
-        };
-        Ok(Elsewhere { traffic, drops })
-    }
-
-    /// Of `all` frames that were dropped for a limit on the way up: those of each network, and with no network those of
-    /// strangers, and of networks that are here no more.
-    fn limited(&self, all: u64) -> Result<Vec<(Option<Vni>, DropReason, u64)>, Error> {
-        let mut drops = Vec::new();
-        let mut rest = all;
-        if all > 0 {
-            let mut networks: Vec<Vni> = lock(&self.tables).limits.keys().copied().collect();
-            networks.sort_unstable();
-            for vni in networks {
-                // What came later than the sum is told the next time.
-                let frames = self.fastpath.limited(vni.get())?.min(rest);
-                rest -= frames;
-                drops.push((Some(vni), DropReason::SlowPathLimit, frames));
-            }
-        }
-        drops.push((None, DropReason::SlowPathLimit, rest));
-        Ok(drops)
     }
 
     /// Limits what goes up of each network of a snapshot, which has to be before anything of it does.
@@ -575,116 +505,6 @@ impl KernelPath {
             tracing::debug!(%error, "a flow stays with the pipeline");
         }
         result.ok()
-    }
-}
-
-impl FlowOffload for KernelPath {
-    fn generation(&self) -> u32 {
-        lock(&self.tables).settings.generation
-    }
-
-    fn install(&self, handover: &Handover, offloaded: &Offloaded) -> bool {
-        // Locked until it is written: what it was held against stays in force as long.
-        let mut tables = lock(&self.tables);
-        let Some((key, flow)) = self.flow(&mut tables, handover, offloaded) else { return false };
-        self.written(self.fastpath.install(&key, &flow)).is_some()
-    }
-
-    fn withdraw(&self, original: &FlowKey) -> Option<Progress> {
-        match self.find(original) {
-            Whereabouts::Found(found) => Some(found.progress),
-            Whereabouts::Unknown | Whereabouts::Lost => None,
-        }
-    }
-
-    fn hold(&self, packet: &FlowKey) -> Hold {
-        self.hold_place(packet)
-    }
-
-    fn find(&self, packet: &FlowKey) -> Whereabouts {
-        self.take(packet)
-    }
-
-    fn end(&self, packet: &FlowKey) -> Option<Found> {
-        self.end_flow(packet, false)
-    }
-
-    fn end_if_over(&self, packet: &FlowKey) -> Option<Found> {
-        self.end_flow(packet, true)
-    }
-
-    fn ledger(&self) -> Arc<dyn Ledger> {
-        Arc::new(SharedAccounts(self.fastpath.accounts().clone()))
-    }
-
-    fn permit(&self, offer: &Offer) {
-        self.allow_births(offer);
-    }
-
-    fn forgo(&self, found: &Found) {
-        self.forgo_permit(found);
-    }
-
-    fn answer(&self, offer: &AnswerOffer, sender: &EndpointState, now: Instant) {
-        self.leave_answer(offer, sender, now);
-    }
-
-    fn page(&self, cursor: &mut Cursor, out: &mut Vec<Resident>) -> bool {
-        self.residents(cursor, out)
-    }
-
-    fn pop_ended(&self) -> Option<Replaced> {
-        self.replaced()
-    }
-
-    fn weigh(&self, candidates: &[Candidate]) {
-        self.weigh_flows(candidates);
-    }
-
-    fn make_headroom(&self) {
-        self.put_out_ahead();
-        self.clear_datagrams();
-    }
-
-    fn pop_put_out(&self) -> Option<Found> {
-        lock(&self.economy).pop_put_out()
-    }
-
-    fn rebind(&self, network: &snapshot::Network) {
-        self.set_bindings(network);
-    }
-
-    fn forget_paths(&self) {
-        if let Err(error) = self.renew(&mut lock(&self.tables)) {
-            tracing::error!(%error, "flows keep to paths that have changed");
-        }
-    }
-
-    fn set_path_mtus(&self, mtu_to: &dyn Fn(VtepAddr) -> u16) {
-        if let Err(error) = self.widen_paths(mtu_to) {
-            tracing::error!(%error, "new flows begin without knowing how narrow their path is");
-        }
-    }
-
-    fn settle_drops(&self) -> Vec<SettledDrop> {
-        self.settle_denied().unwrap_or_else(|error| {
-            tracing::error!(%error, "what the rules have refused in the kernel cannot be read");
-            Vec::new()
-        })
-    }
-
-    fn take_datagram(&self, key: &DatagramKey) -> Option<Adopted> {
-        self.adopted(key)
-    }
-
-    fn forget_datagram(&self, key: &DatagramKey) {
-        self.forgotten(key);
-    }
-
-    fn peek(&self, original: &FlowKey) -> Option<Progress> {
-        let (key, place) = Key::of(original);
-        let flow = self.fastpath.peek(&key).ok().flatten()?;
-        Some(progress(&flow, place))
     }
 }
 

@@ -21,16 +21,16 @@ use std::{
     },
 };
 
+use eastgate_config::{Checksums, UdpChecksum};
+use eastgate_dataplane::pipeline::batch::NarrowPath;
 use eastgate_wire::VtepAddr;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
-    batch_send::NarrowPath,
     mmsg::{Prefix, RecvBatch, each_control},
     sysopt::{self, Overflow},
 };
-use crate::config::{Checksums, UdpChecksum};
 
 const RECEIVE_BUFFER: libc::c_int = 32 << 20;
 const SEND_BUFFER: libc::c_int = 8 << 20;

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use eastgate_dataplane::pipeline::{Pipeline, Shared, batch::Batch, counters::DropKey};
 use eastgate_fastpath::{UP_HEADER, port_of};
 use eastgate_vtep::header::VXLAN_LEN;
 use eastgate_wire::{
@@ -30,7 +31,6 @@ use super::{
     packet_socket::{self, PacketSocket},
     underlay::{Listener, Speakers, message_info},
 };
-use crate::pipeline::{Pipeline, Shared, batch::Batch, counters::DropKey};
 
 /// The longest a worker sleeps, in milliseconds: a stop that lost its wake-up is seen this late.
 const LONGEST_SLEEP_MS: u64 = 1000;
@@ -379,8 +379,9 @@ impl Worker {
     fn flush(&mut self) {
         self.batch.group();
         let report = self.sender.send(&self.batch, &self.received, &self.sockets);
-        self.shared.count_sent(self.index, &report);
-        self.shared.narrow_paths(&report.narrow, clock::now());
+        let now = clock::now();
+        self.shared.count_sent(self.index, &report, now);
+        self.shared.narrow_paths(&report.narrow, now);
         // Only now: packets that the fast path takes must not overtake those just sent.
         for offer in self.batch.offers() {
             self.shared.offer(offer);

@@ -9,8 +9,10 @@
 
 pub mod capture;
 pub mod command;
+mod config;
 mod error;
 pub mod facts;
+pub mod frames;
 pub mod leftover;
 pub mod link;
 pub mod netns;
@@ -19,6 +21,7 @@ pub mod process;
 pub mod wait;
 
 pub use capture::Capture;
+pub use config::parse;
 pub use error::{Error, Failure};
 pub use facts::Facts;
 pub use link::Link;

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, env, fs, path::Path};
 
-use eastgate::config::{Diagnostics, Loader, Problem, Severity};
+use eastgate_config::{Diagnostics, Loader, Problem, Severity};
 
 use crate::{folder, toml_files};
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use eastgate::config::Loader;
+use eastgate_config::Loader;
 
 use crate::{folder, toml_files};
 

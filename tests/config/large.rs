@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eastgate::config::{Loader, load_str};
+use eastgate_config::{Loader, load_str};
 
 use crate::TempFolder;
 

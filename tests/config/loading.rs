@@ -2,7 +2,7 @@
 
 use std::{fs, sync::Arc};
 
-use eastgate::config::{Config, Diagnostics, Loader};
+use eastgate_config::{Config, Diagnostics, Loader};
 use proptest::prelude::*;
 
 use crate::TempFolder;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eastgate::config::{Config, Peer, PortRange, Protocol, Rule, Topology, load_str};
+use eastgate_config::{Config, Peer, PortRange, Protocol, Rule, Topology, load_str};
 use eastgate_wire::{Addr, Family, MacAddr, Vni};
 
 fn load(text: &str) -> Arc<Config> {

@@ -1,6 +1,6 @@
 //! Noise never panics, and what is generated to be good is taken.
 
-use eastgate::config::load_str;
+use eastgate_config::load_str;
 use proptest::prelude::*;
 
 const GOOD: &str = include_str!("../../configs/two-tenants.toml");

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use eastgate::config::{Loader, Overlay, Timeouts, load_str, schema};
+use eastgate_config::{Loader, Overlay, Timeouts, load_str, schema};
 use serde_json::{Value, json};
 
 use crate::{examples::examples, folder, toml_files};

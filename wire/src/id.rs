@@ -4,6 +4,8 @@ use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::Family;
+
 /// A tenant port of this host: an index into the snapshot's list of ports.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct PortId(pub u32);
@@ -24,6 +26,14 @@ pub enum Location {
     Local(PortId),
     /// Behind a VTEP
     Remote(VtepAddr),
+}
+
+impl VtepAddr {
+    /// The family of the underlay between it and others.
+    #[must_use]
+    pub const fn family(self) -> Family {
+        if self.0.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
 }
 
 impl fmt::Display for VtepAddr {

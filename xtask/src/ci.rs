@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::packages::{self, Need};
-use crate::{cargo, dependencies, run, test, workspace};
+use crate::{cargo, dependencies, length, rooms, run, test, workspace};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Options {
@@ -19,9 +19,11 @@ pub(crate) struct Options {
 type Check = fn(&Options) -> Result<()>;
 
 /// The cheapest first.
-const CHECKS: [(&str, Check); 7] = [
+const CHECKS: [(&str, Check); 9] = [
     ("format", |_| cargo_does(&["fmt", "--all", "--check"])),
+    ("length of files", |_| length::check()),
     ("packages", |_| packages::install(Need::Build)),
+    ("order of rooms", |_| rooms::check()),
     ("unused dependencies", |_| dependencies::check()),
     ("licences and origins", |_| licences()),
     ("lints", |_| {

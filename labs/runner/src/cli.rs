@@ -3,13 +3,11 @@
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use eastgate::{
-    cli::{
-        exit,
-        lab::{LabCommand, ReportFormat},
-    },
-    names,
+use eastgate::cli::{
+    exit,
+    lab::{LabCommand, ReportFormat},
 };
+use eastgate_wire::names;
 
 use super::{Interrupt, LabError, Options, Record};
 

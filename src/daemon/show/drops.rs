@@ -1,15 +1,14 @@
 //! What was dropped: rows of what frames have in common, narrowed to those that a question is about.
 
 use eastgate_api::{DropRow, DropRows, Failure, Filter, RecentDrop, RuleRef};
-use eastgate_wire::{Instant, Location, MacAddr};
-
-use super::{View, ends::Ends, part::Part};
-use crate::{
-    io::clock,
-    names,
-    pipeline::counters::{DropCount, DropDetail, DropKey, Seen, Subject, drop_details},
+use eastgate_dataplane::{
+    pipeline::counters::{DropCount, DropDetail, DropKey, Seen, Subject, drop_details, dropped},
     snapshot::{Network, Snapshot},
 };
+use eastgate_wire::{Instant, Location, MacAddr, names};
+
+use super::{View, ends::Ends, part::Part};
+use crate::io::clock;
 
 /// Frames that a row lists one by one.
 const LISTED: usize = 16;
@@ -46,7 +45,7 @@ impl View {
         let DropDetail { key, chatter, count, seen } = row;
         let by = key.vni.and_then(|vni| snapshot.network(vni)).and_then(|network| refused_by(network, key));
         let from = key.from.map(|location| self.location_name(location));
-        let what = |subject: &Subject| names::dropped(key.reason, subject);
+        let what = |subject: &Subject| dropped(key.reason, subject);
         let recent = seen.iter().take(LISTED).map(|seen| RecentDrop {
             what: what(&seen.subject),
             frames: seen.frames,

@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 
 use eastgate_api::{ErrorCode, Failure, Filter};
-use eastgate_wire::{Addr, MacAddr, Vni};
-
-use super::networks;
-use crate::{
+use eastgate_dataplane::{
     pipeline::shared::lock,
     snapshot::{Endpoint, Network, Snapshot},
 };
+use eastgate_wire::{Addr, MacAddr, Vni};
+
+use super::networks;
 
 /// Endpoints that rows are to be about.
 pub(super) struct Ends<'s>(Vec<End<'s>>);

@@ -3,16 +3,15 @@
 use std::time::Duration;
 
 use eastgate_api::{EventKind, EventRow, Events, Failure, Filter, MAX_EVENTS, RuleRef};
-use eastgate_policy::flow::{Ending, FlowEvent, Happening};
-use eastgate_wire::{FlowKey, Vni};
-
-use super::{View, drops::refused_by, ends::Ends, part};
-use crate::{
-    daemon::events::Told,
-    names,
+use eastgate_conntrack::flow::{Ending, FlowEvent, Happening};
+use eastgate_dataplane::{
     pipeline::{events::Event, shared::lock},
     snapshot::Snapshot,
 };
+use eastgate_wire::{FlowKey, Vni, names};
+
+use super::{View, drops::refused_by, ends::Ends, part};
+use crate::daemon::events::Told;
 
 impl View {
     /// The newest events, or the first after a number.

@@ -3,16 +3,15 @@
 use std::sync::Mutex;
 
 use eastgate_api::{Done, Failure, Filter, FlowRow, List};
-use eastgate_policy::flow::{FlowFilter, FlowInfo, FlowTable};
-use eastgate_wire::{Addr, FlowKey, Instant, Leg, Vni};
-
-use super::{View, ends::Ends, part};
-use crate::{
-    io::clock,
-    names,
+use eastgate_conntrack::flow::{FlowFilter, FlowInfo, FlowTable};
+use eastgate_dataplane::{
     pipeline::shared::lock,
     snapshot::{Network, Snapshot},
 };
+use eastgate_wire::{Addr, FlowKey, Instant, Leg, Vni, names};
+
+use super::{View, ends::Ends, part};
+use crate::io::clock;
 
 /// Places of the flow table looked at while a shard is locked.
 const PAGE: u32 = 1024;
@@ -249,7 +248,7 @@ fn parse_place(text: &str) -> Option<FlowKey> {
 #[cfg(test)]
 mod tests {
     use eastgate_api::FLOW_STATES;
-    use eastgate_policy::flow::{Count, FlowState};
+    use eastgate_conntrack::flow::{Count, FlowState};
 
     use super::*;
 

@@ -3,14 +3,14 @@
 //! Each costs one of the asker's tokens, as it would in the pipeline: an answer is left together with some of them, and
 //! when they are used up, the next request comes up. Tokens of an answer that goes away unused are lost.
 
+use eastgate_dataplane::{
+    pipeline::{answers::AnswerOffer, shared::lock},
+    snapshot::state::EndpointState,
+};
 use eastgate_fastpath::{ANSWER_MAX, Answer, AnswerKey, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, address};
 use eastgate_wire::Instant;
 
 use super::{KernelPath, Tables};
-use crate::{
-    pipeline::{answers::AnswerOffer, shared::lock},
-    snapshot::state::EndpointState,
-};
 
 impl KernelPath {
     pub(super) fn leave_answer(&self, offer: &AnswerOffer, sender: &EndpointState, now: Instant) {

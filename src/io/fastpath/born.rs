@@ -5,20 +5,21 @@
 //! lock is just about to open or to end. A flow that makes room ([`super::economy`]) goes without it: it changes no hands.
 
 use ahash::RandomState;
-use eastgate_fastpath::{
-    CONFIG_CROWDED, Cursor, Entropy, Error, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, FLOW_STREAM, Flow,
-    Hold as Taken, Key, LANE_OPEN, Permit, PermitKey, STATES,
-};
-use eastgate_policy::flow::{Admitted, Born, Count, FlowState, Found, HOST, StateSettings, give};
-use eastgate_vtep::entropy::SourcePorts;
-use eastgate_wire::{FlowKey, MacAddr, view::proto};
-
-use super::{KernelPath, Tables, clock, handover::progress};
-use crate::pipeline::{
+use eastgate_conntrack::flow::{Admitted, Born, Count, FlowState, Found, HOST, StateSettings, give};
+use eastgate_dataplane::pipeline::{
     decide::receiver_at,
-    offload::{Hold, Offer, Replaced, Resident, Whereabouts},
+    offload::{FlowOffload, Hold, Offer, Replaced, Resident, Whereabouts},
     shared::lock,
 };
+use eastgate_fastpath::{
+    CONFIG_CROWDED, Entropy, Error, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, FLOW_STREAM, Flow, Hold as Taken,
+    Key, LANE_OPEN, Permit, PermitKey, STATES,
+};
+use eastgate_vtep::entropy::SourcePorts;
+use eastgate_wire::{Cursor, FlowKey, MacAddr, view::proto};
+
+use super::{KernelPath, Tables, handover::progress};
+use crate::io::clock;
 
 impl KernelPath {
     pub(super) fn hold_place(&self, packet: &FlowKey) -> Hold {
@@ -99,7 +100,7 @@ impl KernelPath {
                 tracing::error!(%error, "a flow could not be taken back");
                 self.note_crowd();
                 if self.fastpath.remove_flow(key).is_err() {
-                    super::FlowOffload::forget_paths(self);
+                    FlowOffload::forget_paths(self);
                 }
                 None
             }

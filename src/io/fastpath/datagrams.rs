@@ -1,13 +1,14 @@
 //! Datagrams in fragments that the programs have begun to carry, and leave to the pipeline.
 
-use eastgate_fastpath::DatagramOf;
-use eastgate_policy::{
+use eastgate_conntrack::{
     flow::{Query, Segment, SegmentKind},
     fragment::{Adopted, DatagramKey},
 };
+use eastgate_fastpath::DatagramOf;
 use eastgate_wire::{FlowKey, Leg, view::proto};
 
-use super::{KernelPath, clock};
+use super::KernelPath;
+use crate::io::clock;
 
 impl KernelPath {
     pub(super) fn adopted(&self, key: &DatagramKey) -> Option<Adopted> {

@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 
+use eastgate_dataplane::pipeline::{
+    counters::{DropCount, DropKey, Seen, SettledDrop, Subject},
+    shared::lock,
+};
 use eastgate_fastpath::{AT_VTEP, Denial, DenialKey, Denied, DeniedKey, Error, NO_RULE};
 use eastgate_policy::rule::{Decision, Direction, RuleId, Verdict};
 use eastgate_vtep::fdb::Location;
 use eastgate_wire::{Addr, EndpointId, FlowKey, Leg, PortId, Vni, VtepAddr};
 
-use super::{KernelPath, Tables, clock, sysopt};
-use crate::pipeline::{
-    counters::{DropCount, DropKey, Seen, SettledDrop, Subject},
-    shared::lock,
-};
+use super::{KernelPath, Tables};
+use crate::io::{clock, sysopt};
 
 impl KernelPath {
     /// All of them so far, but for those that were settled.

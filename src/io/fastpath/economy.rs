@@ -15,15 +15,16 @@ use std::{
     time::Duration,
 };
 
-use eastgate_fastpath::{Accounts, Cursor, Hold, Key};
-use eastgate_policy::flow::{Carrier, Found, Ledger, Population, Rank};
-use eastgate_wire::{FlowKey, Instant};
-
-use super::{KernelPath, clock};
-use crate::pipeline::{
+use eastgate_conntrack::flow::{Carrier, Found, Ledger, Population, Rank};
+use eastgate_dataplane::pipeline::{
     offload::{Candidate, candidate},
     shared::lock,
 };
+use eastgate_fastpath::{Accounts, Hold, Key};
+use eastgate_wire::{Cursor, FlowKey, Instant};
+
+use super::KernelPath;
+use crate::io::clock;
 
 /// Flows that make room at once, at most, when one is asked for: a part of the limit, so that the programs have room for the next ones.
 const AT_ONCE: u32 = 64;

@@ -1,17 +1,18 @@
 //! A flow that the pipeline hands over, as the programs have it.
 
+use eastgate_conntrack::flow::{Count, Offloaded, Progress, Side};
+use eastgate_dataplane::pipeline::offload::{Handover, Lane};
 use eastgate_fastpath::{
     self as kernel, Ends, Flow, Key, LANE_FROM_US, LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER,
     LANE_TO_US, TcpSide,
 };
-use eastgate_policy::flow::{Count, Offloaded, Progress, Side};
 use eastgate_vtep::{
     ecn::{OuterTos, OuterTtl},
     fdb::Location,
 };
 
-use super::{KernelPath, Tables, clock};
-use crate::pipeline::offload::{Handover, Lane};
+use super::{KernelPath, Tables};
+use crate::io::clock;
 
 impl KernelPath {
     pub(super) fn flow(

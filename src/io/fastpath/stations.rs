@@ -6,6 +6,11 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use eastgate_config::{Checksums, UdpChecksum};
+use eastgate_dataplane::{
+    pipeline::shared::lock,
+    snapshot::{Endpoint, Network, Snapshot},
+};
 use eastgate_fastpath::{
     Error, NETWORK_HUB, NO_RULE, Network as Row, Policy, STATION_PEER, STATION_SPOKEN_TO, Station,
     StationKey, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
@@ -16,11 +21,6 @@ use eastgate_vtep::{carriage::Encapsulation, fdb::Location, flood::split_horizon
 use eastgate_wire::{Addr, PortId, Vni, VtepAddr};
 
 use super::{KernelPath, Place, Tables, born::timeouts, handover::outer_fields};
-use crate::{
-    config::{Checksums, UdpChecksum},
-    pipeline::{forward::family, shared::lock},
-    snapshot::{Endpoint, Network, Snapshot},
-};
 
 /// Policies that are put in force by one call: the kernel waits after each until no program has those before in hand.
 const AT_ONCE: usize = 256;
@@ -332,7 +332,7 @@ impl KernelPath {
     pub(super) fn set_terms(&self, tables: &Tables, snapshot: &Snapshot, network: &Network, place: u32) {
         let mss_mtu = if network.mss_clamp {
             // Where nothing is known of the link, any MSS is too large.
-            network.tenant_mtu(tables.link_mtu, family(snapshot.vtep), 0).max(1)
+            network.tenant_mtu(tables.link_mtu, snapshot.vtep.family(), 0).max(1)
         } else {
             0
         };
@@ -352,13 +352,13 @@ impl KernelPath {
                 }
             }
         }
-        self.set_paths(tables, |vtep, before| before.min(mtu::tenant_mtu(link, family(vtep), 0).into()))
+        self.set_paths(tables, |vtep, before| before.min(mtu::tenant_mtu(link, vtep.family(), 0).into()))
     }
 
     /// Says of each VTEP how large packets to it may be, by the MTU of the path.
     pub(super) fn widen_paths(&self, mtu_to: &dyn Fn(VtepAddr) -> u16) -> Result<(), Error> {
         let tables = &mut *lock(&self.tables);
-        self.set_paths(tables, |vtep, _| mtu::tenant_mtu(mtu_to(vtep), family(vtep), 0).into())
+        self.set_paths(tables, |vtep, _| mtu::tenant_mtu(mtu_to(vtep), vtep.family(), 0).into())
     }
 
     fn set_paths(&self, tables: &mut Tables, max_packet: impl Fn(VtepAddr, u32) -> u32) -> Result<(), Error> {
@@ -397,7 +397,7 @@ fn is_in_force(tables: &Tables, snapshot: &Arc<Snapshot>) -> bool {
 
 /// A VTEP that nothing is known of yet but the link to it.
 pub(super) fn first_path(tables: &Tables, vtep: VtepAddr) -> u32 {
-    mtu::tenant_mtu(tables.link_mtu, family(vtep), 0).into()
+    mtu::tenant_mtu(tables.link_mtu, vtep.family(), 0).into()
 }
 
 pub(super) fn vtep_row(vtep: VtepAddr, place: &Place) -> Vtep {

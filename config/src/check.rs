@@ -1,0 +1,349 @@
+//! One file by itself: read, checked, and turned into the part of the model that it holds.
+//!
+//! Nothing here looks at another file. What needs several files is noted as [`Claims`] for [`super::cross`].
+
+mod endpoint;
+mod icmp;
+mod network;
+mod route;
+mod rule;
+mod tenant;
+
+use std::{net::IpAddr, sync::Arc};
+
+use eastgate_wire::{TableSizes, Vni, VtepAddr};
+use toml::de::DeTable;
+
+use super::{
+    diagnostics::{Found, KEPT},
+    islands,
+    leaf::Runs,
+    model::{Host, HostRef, Limits, Name, Overlay, Tenant},
+    place::{Place, Source},
+    problem::{Diagnostic, Near, Problem},
+    read::{At, Named, Reader, Span, Table as _},
+    tables::{FileTable, HostLimitsTable, HostTable, OverlayTable},
+    values::is_station_address,
+};
+
+/// What one file says.
+#[derive(Debug)]
+pub(super) struct FileContent {
+    /// Its text.
+    pub(super) source: Arc<Source>,
+    /// The patterns of files that it includes.
+    pub(super) include: Vec<(Arc<str>, Place)>,
+    /// Tables that only the first file may have.
+    pub(super) overlay: Option<(Overlay, Place)>,
+    /// Likewise.
+    pub(super) limits: Option<(Limits, Place)>,
+    /// Of the same table.
+    pub(super) kernel_tables: Option<TableSizes>,
+    /// Its hosts.
+    pub(super) hosts: Vec<HostClaim>,
+    /// Its tenants. Those of a file with errors lack what is wrong with them, and are never handed out.
+    pub(super) tenants: Vec<(Arc<Tenant>, Claims)>,
+    /// What is wrong with it.
+    pub(super) found: Found,
+    /// Whether all of it could be read, so that what it does not name does not exist.
+    pub(super) whole: bool,
+}
+
+/// A host, complete or not: its name counts even if something in it is wrong.
+#[derive(Debug)]
+pub(super) struct HostClaim {
+    pub(super) name: Name,
+    pub(super) at: Place,
+    pub(super) vtep: Option<(IpAddr, Place)>,
+    pub(super) runs: Runs,
+    /// There if nothing is missing.
+    pub(super) host: Option<Host>,
+}
+
+/// What a tenant says that other files have a say in.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    pub(super) networks: Vec<NetworkClaim>,
+    pub(super) endpoints: Vec<EndpointClaim>,
+}
+
+/// What a network says about numbers and hosts.
+#[derive(Debug)]
+pub(super) struct NetworkClaim {
+    pub(super) name: Name,
+    pub(super) vni: Option<(Vni, Place)>,
+    pub(super) mtu: Option<(u16, Place)>,
+    pub(super) hub: Option<HostRef>,
+    /// The hosts of its `hosts` key.
+    pub(super) hosts: Vec<HostRef>,
+    /// Every host with a part in it.
+    pub(super) members: Vec<HostRef>,
+    pub(super) multicast_group: Option<(IpAddr, Place)>,
+}
+
+/// What an endpoint says about hosts.
+#[derive(Debug)]
+pub(super) struct EndpointClaim {
+    pub(super) name: Name,
+    pub(super) at: Place,
+    pub(super) host: Option<HostRef>,
+    pub(super) port: Option<(Arc<str>, Place)>,
+    pub(super) port_missing: bool,
+    pub(super) addresses: Box<[(IpAddr, Place)]>,
+    pub(super) routes: Box<[(ipnet::IpNet, Place)]>,
+}
+
+impl FileContent {
+    /// A file of which nothing is known but what is wrong with it.
+    pub(super) fn only(source: Arc<Source>, found: Diagnostic) -> Self {
+        Self { found: std::iter::once(found).collect(), ..Self::empty(source) }
+    }
+
+    fn empty(source: Arc<Source>) -> Self {
+        Self {
+            source,
+            include: Vec::new(),
+            overlay: None,
+            limits: None,
+            kernel_tables: None,
+            hosts: Vec::new(),
+            tenants: Vec::new(),
+            found: Found::default(),
+            whole: false,
+        }
+    }
+}
+
+/// Reads and checks one file. `included` says that another file brought it in.
+pub(super) fn file(source: Arc<Source>, included: bool) -> FileContent {
+    let mut reader = Reader::new(source.clone());
+    if is_no_configuration(&source, &mut reader) {
+        return FileContent { found: reader.found, ..FileContent::empty(source) };
+    }
+    let blanked;
+    let mut parsed = DeTable::parse_recoverable(source.text());
+    let mut broken = false;
+    if islands::has_syntax_errors(&parsed.1) {
+        let (text, syntax_errors) = islands::blank_errors(source.text());
+        blanked = text;
+        parsed = DeTable::parse_recoverable(&blanked);
+        broken = true;
+        for (message, range) in syntax_errors {
+            reader.report(Problem::Syntax { message }, range.into());
+        }
+    }
+    let (table, errors) = parsed;
+    key_errors(&errors, &mut reader);
+    reader.guesses = !broken;
+    let file = FileTable::read_table(table.get_ref(), Span::default(), &mut reader);
+    if included {
+        refuse_misplaced(table.get_ref(), &mut reader);
+    }
+    let overlay =
+        file.overlay.good().map(|table| (overlay(&table.value, &mut reader), reader.place(table.span)));
+    let limits = file.limits.good().map(|table| (limits(&table.value), reader.place(table.span)));
+    let kernel_tables = file.limits.good().map(|table| kernel_tables(&table.value));
+    let hosts = hosts(&file.host.value, &mut reader);
+    let tenants = if broken { Vec::new() } else { tenants(&file.tenant.value, &mut reader) };
+    let include =
+        file.include.value.items.iter().map(|at| (at.value.clone(), reader.place(at.span))).collect();
+    FileContent {
+        source,
+        include,
+        overlay,
+        limits,
+        kernel_tables,
+        hosts,
+        tenants,
+        found: reader.found,
+        whole: !broken,
+    }
+}
+
+/// Text as large as this is looked through before it is read whole: something else than a configuration, taken for one,
+/// would become many times its size in memory.
+const LARGE: usize = 1 << 20;
+
+/// Whether a large text has more syntax errors than are ever told; these are reported.
+fn is_no_configuration(source: &Source, reader: &mut Reader) -> bool {
+    if source.text().len() < LARGE {
+        return false;
+    }
+    let mut errors = Found::default();
+    for (message, range) in islands::errors_in_parts(source.text(), LARGE).take(KEPT) {
+        errors.push(Diagnostic::new(Problem::Syntax { message }, reader.place(range.into())));
+    }
+    let full = errors.is_full();
+    if full {
+        errors.give_up();
+        reader.found.append(&errors);
+    }
+    full
+}
+
+/// Reports keys that contradict others: there twice, or a table where there is a value already.
+fn key_errors(errors: &[toml::de::Error], reader: &mut Reader) {
+    let source = reader.source().clone();
+    for (range, first) in islands::duplicates(source.text(), errors) {
+        let at = source.place(range);
+        let found = Diagnostic::new(Problem::DuplicateKey { key: at.text().to_owned() }, at);
+        reader.found.push(match first {
+            Some(first) => found.and(source.place(first), "first here"),
+            None => found,
+        });
+    }
+    for error in errors.iter().filter(|error| islands::is_syntax_error(error)) {
+        let span = Span::from(error.span().unwrap_or_default());
+        reader.report(Problem::Syntax { message: error.message().to_owned() }, span);
+    }
+}
+
+fn refuse_misplaced(table: &DeTable<'_>, reader: &mut Reader) {
+    for (key, _) in table {
+        if matches!(key.get_ref().as_ref(), "include" | "overlay" | "limits") {
+            reader.report(Problem::Misplaced { key: key.get_ref().to_string() }, key.span().into());
+        }
+    }
+}
+
+/// The overlay that a table describes.
+fn overlay(table: &OverlayTable, reader: &mut Reader) -> Overlay {
+    let count: u32 = table.entropy_ports.value.get();
+    let ports = table.source_ports.value;
+    // The largest power of two that the range holds.
+    let most = 1 << ports.count().max(1).ilog2();
+    if !count.is_power_of_two() || count > most {
+        reader.report(Problem::EntropyPorts { count, most }, table.entropy_ports.span);
+    }
+    if ports.first == 0 {
+        reader
+            .report(Problem::OutOfRange { value: "0".into(), min: 1, max: 65_535 }, table.source_ports.span);
+    }
+    // A socket that only sends from the port on which others listen would get a part of what comes in.
+    if count == 1 && u64::from(ports.first) == table.port.value.0 {
+        reader.report(Problem::OwnSourcePort { port: ports.first }, table.source_ports.span);
+    }
+    plain_overlay(table)
+}
+
+fn plain_overlay(table: &OverlayTable) -> Overlay {
+    Overlay {
+        port: table.port.value.get(),
+        ttl: table.ttl.value.0,
+        tos: table.tos.value,
+        source_ports: table.source_ports.value,
+        entropy_ports: table.entropy_ports.value.get(),
+        udp_checksum: table.udp_checksum.value,
+        dont_fragment: table.dont_fragment.value,
+    }
+}
+
+impl Default for Overlay {
+    fn default() -> Self {
+        plain_overlay(&OverlayTable::default())
+    }
+}
+
+fn limits(table: &HostLimitsTable) -> Limits {
+    Limits {
+        flows: table.flows.value.get(),
+        unanswered: table.unanswered.value.get(),
+        // Those of endpoints are their network's to say.
+        endpoint_flows: table.flows.value.get(),
+        endpoint_unanswered: table.unanswered.value.get(),
+        fragments: table.fragments.value.get(),
+    }
+}
+
+/// What one host's tables are like if nothing is said.
+pub(super) fn default_tables() -> TableSizes {
+    kernel_tables(&HostLimitsTable::default())
+}
+
+fn kernel_tables(table: &HostLimitsTable) -> TableSizes {
+    TableSizes {
+        networks: table.networks.value.get(),
+        vteps: table.vteps.value.get(),
+        ports: table.ports.value.get(),
+        stations: table.stations.value.get(),
+        policy_mib: table.policy_mib.value.get(),
+        permits: table.permits.value.get(),
+        answers: table.answers.value.get(),
+        ended: table.ended.value.get(),
+        denials: table.denials.value.get(),
+        datagrams: table.fragments.value.get(),
+    }
+}
+
+impl Limits {
+    /// What one host holds over all networks if nothing else is said.
+    #[must_use]
+    pub fn of_host() -> Self {
+        limits(&HostLimitsTable::default())
+    }
+}
+
+fn hosts(tables: &Named<HostTable>, reader: &mut Reader) -> Vec<HostClaim> {
+    tables.iter().map(|(name, table)| host(name, table, reader)).collect()
+}
+
+fn host(name: &At<Name>, table: &HostTable, reader: &mut Reader) -> HostClaim {
+    let at = reader.place(name.span);
+    let runs = table.runs.value;
+    let vtep = table.vtep.good().map(|vtep| (vtep.value, reader.place(vtep.span)));
+    if let Some(vtep) = table.vtep.good()
+        && !is_vtep_address(vtep.value)
+    {
+        reader.report(Problem::VtepAddress { address: vtep.value }, vtep.span);
+    }
+    let host = match (table.vtep.good(), table.device.good()) {
+        (Some(vtep), Some(device)) => Some(Host {
+            name: name.value.clone(),
+            at: at.clone(),
+            vtep: VtepAddr(vtep.value),
+            devices: devices(device.value.0.iter().map(|device| &device.value.0)),
+            udp_checksum: table.udp_checksum.good().map(|sum| sum.value),
+            runs,
+            management: table.management.value.items.iter().map(|prefix| prefix.value).collect(),
+        }),
+        _ => None,
+    };
+    HostClaim { name: name.value.clone(), at, vtep, runs, host }
+}
+
+/// Each once, in their order.
+fn devices<'t>(written: impl Iterator<Item = &'t Arc<str>>) -> Box<[Arc<str>]> {
+    let mut devices: Vec<Arc<str>> = Vec::new();
+    for device in written {
+        if !devices.contains(device) {
+            devices.push(device.clone());
+        }
+    }
+    devices.into()
+}
+
+/// Whether other hosts can send to this address: a link-local one would need a device beside it.
+fn is_vtep_address(address: IpAddr) -> bool {
+    let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    is_station_address(address) && !link_local
+}
+
+fn tenants(tables: &Named<super::tables::TenantTable>, reader: &mut Reader) -> Vec<(Arc<Tenant>, Claims)> {
+    let tenants = tables.iter().map(|(name, table)| tenant::check(name, table, reader));
+    tenants.map(|(tenant, claims)| (Arc::new(tenant), claims)).collect()
+}
+
+/// Reports `name` unless `known` has it.
+fn known_name<T>(
+    kind: &'static str,
+    name: &At<super::values::NameText>,
+    known: &Named<T>,
+    reader: &mut Reader,
+) -> bool {
+    let found = known.binary_search_by(|(known, _)| (*known.value).cmp(&*name.value.0)).is_ok();
+    if !found {
+        let near = Near::new(&name.value.0, known.iter().map(|(name, _)| &*name.value));
+        reader.report(Problem::UnknownName { kind, name: name.value.0.to_string(), near }, name.span);
+    }
+    found
+}

@@ -1,0 +1,198 @@
+//! A tenant's endpoints: where they are and what they are called on the wire.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use eastgate_wire::{Addr, MacAddr};
+
+use super::{
+    Claims, EndpointClaim, known_name,
+    network::{host_ref, reserved_role},
+    route,
+};
+use crate::{
+    model::{AllowedPair, Endpoint, Name},
+    problem::Problem,
+    read::{At, Named, Reader, Span},
+    tables::{AllowedPairTable, EndpointTable, NetworkTable, TenantTable},
+    values::is_station_address,
+};
+
+/// What has been seen in the networks of one tenant: by network's index, whose it is and where.
+#[derive(Default)]
+struct Seen<'t> {
+    macs: HashMap<(Option<usize>, MacAddr), (&'t Name, Span)>,
+    addresses: HashMap<(Option<usize>, IpAddr), (&'t Name, Span)>,
+}
+
+/// Checks the endpoints of a tenant. Returns the good ones by the index of their network; one that has only bad
+/// ones has an empty list.
+pub(super) fn check_all(
+    tenant: &TenantTable,
+    claims: &mut Claims,
+    reader: &mut Reader,
+) -> BTreeMap<usize, Vec<Endpoint>> {
+    let mut by_network: BTreeMap<usize, Vec<Endpoint>> = BTreeMap::new();
+    let mut seen = Seen::default();
+    // In the order written, so that of two equal ones the second is reported.
+    let mut in_order: Vec<&(At<Name>, EndpointTable)> = tenant.endpoint.value.iter().collect();
+    in_order.sort_by_key(|(name, _)| name.span.start());
+    for (name, table) in in_order {
+        let index = network_of(table, &tenant.network.value, reader);
+        check(name, table, tenant, index, &mut seen, reader);
+        claims.endpoints.push(claim(name, table, reader));
+        if let Some(index) = index {
+            by_network.entry(index).or_default().extend(build(name, table, reader));
+        }
+    }
+    by_network
+}
+
+/// The index of the endpoint's network, or the report that there is none.
+fn network_of(table: &EndpointTable, networks: &Named<NetworkTable>, reader: &mut Reader) -> Option<usize> {
+    let name = table.network.good()?;
+    if !known_name("network", name, networks, reader) {
+        return None;
+    }
+    networks.binary_search_by(|(known, _)| (*known.value).cmp(&*name.value.0)).ok()
+}
+
+fn check<'t>(
+    name: &'t At<Name>,
+    table: &'t EndpointTable,
+    tenant: &'t TenantTable,
+    index: Option<usize>,
+    seen: &mut Seen<'t>,
+    reader: &mut Reader,
+) {
+    if let Some(mac) = table.mac.good() {
+        if !mac.value.is_station() {
+            reader.report(Problem::MacKind { mac: mac.value }, mac.span);
+        } else if let (Some(_), Some((other, at))) =
+            (index, seen.macs.insert((index, mac.value), (&name.value, mac.span)))
+        {
+            let problem = Problem::MacTwice { mac: mac.value, other: other.to_string() };
+            reader.report_also(problem, mac.span, at, "first here");
+        }
+    }
+    for address in table.addresses.good().into_iter().flat_map(|list| &list.value.items) {
+        let fits = address_fits(address, tenant, index, reader);
+        if !fits || index.is_none() {
+            continue;
+        }
+        if let Some((other, at)) = seen.addresses.insert((index, address.value), (&name.value, address.span))
+        {
+            let problem = Problem::AddressTwice { address: address.value, other: other.to_string() };
+            reader.report_also(problem, address.span, at, "first here");
+        }
+    }
+    groups(name, table, tenant, reader);
+    for pair in &table.allowed_pairs.value.items {
+        allowed_pair(&pair.value, reader);
+    }
+    route::check(table, index.and_then(|index| tenant.network.value.get(index)), reader);
+}
+
+/// Whether a station of the network can have the address, or the report why not.
+fn address_fits(
+    address: &At<IpAddr>,
+    tenant: &TenantTable,
+    index: Option<usize>,
+    reader: &mut Reader,
+) -> bool {
+    let ip = address.value;
+    if !is_station_address(ip) {
+        reader.report(Problem::AddressKind { address: ip }, address.span);
+        return false;
+    }
+    let Some((name, network)) = index.and_then(|index| tenant.network.value.get(index)) else { return true };
+    let link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    // A subnet that could not be read may be the one that is meant.
+    if link_local || network.subnets.value.partial {
+        return true;
+    }
+    let mut subnets = network.subnets.value.items.iter().map(|subnet| subnet.value);
+    let Some(subnet) = subnets.clone().find(|subnet| subnet.contains(&ip)) else {
+        let known: Vec<String> = subnets.by_ref().map(|subnet| subnet.to_string()).collect();
+        let subnets =
+            if known.is_empty() { "one of its subnets (it has none)".into() } else { known.join(" or ") };
+        let problem = Problem::AddressOutside { address: ip, network: name.value.to_string(), subnets };
+        reader.report_also(problem, address.span, name.span, "the network");
+        return false;
+    };
+    if let Some(role) = reserved_role(ip, subnet) {
+        reader.report(Problem::AddressReserved { address: ip, role, subnet }, address.span);
+        return false;
+    }
+    true
+}
+
+fn groups(name: &At<Name>, table: &EndpointTable, tenant: &TenantTable, reader: &mut Reader) {
+    let groups = &table.groups.value;
+    for (at, group) in groups.items.iter().enumerate() {
+        known_name("group", group, &tenant.group.value, reader);
+        if groups.items.iter().take(at).any(|before| before.value.0 == group.value.0) {
+            reader.report(Problem::NameRepeated { name: group.value.0.to_string() }, group.span);
+        }
+    }
+    if groups.items.is_empty() && !groups.partial {
+        reader.report(Problem::EndpointUngrouped { name: name.value.to_string() }, name.span);
+    }
+}
+
+fn allowed_pair(pair: &AllowedPairTable, reader: &mut Reader) {
+    if let Some(mac) = pair.mac.good()
+        && !mac.value.is_station()
+    {
+        reader.report(Problem::MacKind { mac: mac.value }, mac.span);
+    }
+}
+
+fn claim(name: &At<Name>, table: &EndpointTable, reader: &Reader) -> EndpointClaim {
+    let addresses = table.addresses.good().into_iter().flat_map(|list| &list.value.items);
+    let routes = table.routes.value.items.iter();
+    EndpointClaim {
+        name: name.value.clone(),
+        at: reader.place(name.span),
+        host: table.host.good().map(|host| host_ref(host, reader)),
+        port: table.port.good().map(|port| (port.value.0.clone(), reader.place(port.span))),
+        port_missing: table.port.is_missing(),
+        addresses: addresses.map(|address| (address.value, reader.place(address.span))).collect(),
+        routes: routes.map(|route| (route.value.0, reader.place(route.span))).collect(),
+    }
+}
+
+/// The endpoint, unless something it cannot do without is missing.
+fn build(name: &At<Name>, table: &EndpointTable, reader: &Reader) -> Option<Endpoint> {
+    let mut groups: Vec<Name> = table.groups.value.items.iter().map(|group| group.value.0.clone()).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    let pairs = table.allowed_pairs.value.items.iter().filter_map(|pair| {
+        let mac = pair.value.mac.good().map(|mac| mac.value);
+        Some(AllowedPair { address: pair.value.address.good()?.value.0, mac })
+    });
+    Some(Endpoint {
+        name: name.value.clone(),
+        at: reader.place(name.span),
+        host: host_ref(table.host.good()?, reader),
+        port: table.port.good().map(|port| port.value.0.clone()),
+        port_at: table.port.good().map(|port| reader.place(port.span)),
+        mac: table.mac.good()?.value,
+        addresses: table
+            .addresses
+            .good()?
+            .value
+            .items
+            .iter()
+            .map(|address| Addr::from(address.value))
+            .collect(),
+        groups,
+        allowed_pairs: pairs.collect(),
+        routes: table.routes.value.items.iter().map(|route| route.value.0).collect(),
+        port_security: table.port_security.value,
+        router: table.router.value,
+        dhcp_server: table.dhcp_server.value,
+    })
+}

@@ -1,0 +1,453 @@
+//! What only several files together can tell: whose hosts, VNIs, ports and tenants they are.
+//!
+//! After a good load only what changed is looked at again: tenants that were good together and did not change
+//! still are, as long as the hosts are the same.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use eastgate_wire::Vni;
+use ipnet::IpNet;
+
+use super::{
+    check::{Claims, FileContent, HostClaim, NetworkClaim, default_tables},
+    diagnostics::Found,
+    leaf::Runs,
+    model::{Config, HostRef, Limits, Name, OVERHEAD_V6, Overlay, Tenant},
+    place::Place,
+    problem::{Diagnostic, Near, Problem},
+};
+
+/// The last configuration that was good, and who has what in it.
+#[derive(Debug)]
+pub(super) struct Good {
+    config: Arc<Config>,
+    contents: Vec<Arc<FileContent>>,
+    /// By tenant: the file and the place in its list.
+    tenants: HashMap<Name, (Arc<FileContent>, usize)>,
+    vnis: HashMap<Vni, Owner>,
+    /// By host and port.
+    ports: HashMap<Name, HashMap<Arc<str>, Owner>>,
+    /// By tenant: warnings of addresses that are hosts'.
+    of_hosts: BTreeMap<Name, Found>,
+}
+
+/// Who has something, and where that is written.
+#[derive(Clone, Debug)]
+struct Owner {
+    tenant: Name,
+    /// Its network or endpoint.
+    item: Name,
+    at: Place,
+}
+
+/// What the files say together.
+pub(super) struct Whole<'f> {
+    hosts: BTreeMap<Name, &'f HostClaim>,
+    /// By tenant: the file and the place in its list.
+    tenants: BTreeMap<Name, (&'f Arc<FileContent>, usize)>,
+    /// Tenants to look at, in the order of the files.
+    changed: Vec<&'f (Arc<Tenant>, Claims)>,
+    /// Tenants that are as they were in the last good configuration.
+    same: BTreeSet<Name>,
+    /// Every file could be read, so a host that is not there does not exist.
+    complete: bool,
+    diagnostics: Found,
+    /// By tenant: warnings of addresses that are hosts'.
+    of_hosts: BTreeMap<Name, Found>,
+}
+
+impl<'f> Whole<'f> {
+    /// Brings `contents` together. The first is the file that the others are included by; `complete` says that no
+    /// file is missing.
+    pub(super) fn new(contents: &'f [Arc<FileContent>], good: Option<&Good>, complete: bool) -> Self {
+        let complete = complete && contents.iter().all(|content| content.whole);
+        let mut whole = Self {
+            hosts: BTreeMap::new(),
+            tenants: BTreeMap::new(),
+            changed: Vec::new(),
+            same: BTreeSet::new(),
+            complete,
+            diagnostics: Found::default(),
+            of_hosts: BTreeMap::new(),
+        };
+        let mut in_order: Vec<&Arc<FileContent>> = contents.iter().collect();
+        in_order.sort_by(|a, b| a.source.name().cmp(b.source.name()));
+        for content in &in_order {
+            whole.add_hosts(content);
+        }
+        let good = good.filter(|good| good.has_heads_of(contents));
+        for content in in_order {
+            whole.add_tenants(content, good);
+        }
+        whole
+    }
+
+    fn add_hosts(&mut self, content: &'f FileContent) {
+        for host in &content.hosts {
+            if let Some(first) = self.hosts.get(&host.name) {
+                let problem = Problem::HostTwice { name: host.name.to_string() };
+                self.diagnostics
+                    .push(Diagnostic::new(problem, host.at.clone()).and(first.at.clone(), "first here"));
+            } else {
+                self.hosts.insert(host.name.clone(), host);
+            }
+        }
+    }
+
+    fn add_tenants(&mut self, content: &'f Arc<FileContent>, good: Option<&Good>) {
+        for (index, both) in content.tenants.iter().enumerate() {
+            let tenant = &both.0;
+            if let Some((first, at)) = self.tenants.get(&tenant.name) {
+                let problem = Problem::TenantTwice { name: tenant.name.to_string() };
+                let first = first.tenants.get(*at).map(|(first, _)| first.at.clone());
+                let found = Diagnostic::new(problem, tenant.at.clone());
+                self.diagnostics.push(match first {
+                    Some(first) => found.and(first, "first here"),
+                    None => found,
+                });
+                continue;
+            }
+            self.tenants.insert(tenant.name.clone(), (content, index));
+            let before = good.and_then(|good| good.config.tenants.get(&tenant.name));
+            if before.is_some_and(|before| Arc::ptr_eq(before, tenant)) {
+                self.same.insert(tenant.name.clone());
+            } else {
+                self.changed.push(both);
+            }
+        }
+    }
+
+    /// Looks at everything that may have become wrong since `good`.
+    pub(super) fn check(&mut self, good: Option<&Good>) {
+        let mut found = Found::default();
+        self.vteps(&mut found);
+        for (_, claims) in &self.changed {
+            for network in &claims.networks {
+                self.network(network, &mut found);
+            }
+            self.endpoints(claims, &mut found);
+        }
+        self.vnis(good, &mut found);
+        self.ports(good, &mut found);
+        self.addresses_of_hosts(good);
+        self.of_hosts.values().for_each(|of_host| found.append(of_host));
+        self.diagnostics.append(&found);
+    }
+
+    /// What was found.
+    pub(super) fn take_diagnostics(&mut self) -> Found {
+        std::mem::take(&mut self.diagnostics)
+    }
+
+    fn vteps(&self, found: &mut Found) {
+        let mut owners: HashMap<IpAddr, (&Name, &Place)> = HashMap::new();
+        let mut in_order: Vec<_> =
+            self.hosts.values().filter_map(|host| Some((host, host.vtep.as_ref()?))).collect();
+        in_order.sort_by(|(_, (_, a)), (_, (_, b))| a.order().cmp(&b.order()));
+        for (host, (address, at)) in in_order {
+            if let Some((other, first)) = owners.get(address) {
+                let problem = Problem::VtepTwice { address: *address, other: other.to_string() };
+                found.push(Diagnostic::new(problem, at.clone()).and((*first).clone(), "first here"));
+            } else {
+                owners.insert(*address, (&host.name, at));
+            }
+        }
+    }
+
+    /// Warns of endpoints with addresses that no tenant reaches. What was found of tenants that did not change holds
+    /// again: neither did the hosts.
+    fn addresses_of_hosts(&mut self, good: Option<&Good>) {
+        let reserved = ReservedAddresses::of(self.hosts.values().copied());
+        for (tenant, claims) in &self.changed {
+            let addresses = claims.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+            let routes = claims.endpoints.iter().flat_map(|endpoint| &endpoint.routes);
+            let found: Found = addresses
+                .filter_map(|(address, at)| reserved.warning(*address, at))
+                .chain(routes.filter_map(|(route, at)| reserved.of_route(*route, at)))
+                .collect();
+            if !found.is_empty() {
+                self.of_hosts.insert(tenant.name.clone(), found);
+            }
+        }
+        let known = good.into_iter().flat_map(|good| self.same.iter().map(|name| (name, &good.of_hosts)));
+        let known = known.filter_map(|(name, of_hosts)| Some((name.clone(), of_hosts.get(name)?.clone())));
+        self.of_hosts.extend(known);
+    }
+
+    /// The host, or the report that there is none.
+    fn host(&self, host: &HostRef, found: &mut Found) -> Option<&'f HostClaim> {
+        let known = self.hosts.get(&host.host).copied();
+        if known.is_none() && self.complete {
+            let near = Near::new(&host.host, self.hosts.keys().map(|name| &**name));
+            let problem = Problem::UnknownName { kind: "host", name: host.host.to_string(), near };
+            found.push(Diagnostic::new(problem, host.at.clone()));
+        }
+        known
+    }
+
+    fn network(&self, network: &NetworkClaim, found: &mut Found) {
+        for host in &network.hosts {
+            self.host(host, found);
+        }
+        if let Some(hub) = &network.hub
+            && let Some(host) = self.host(hub, found)
+            && host.runs == Runs::Vxlan
+        {
+            found.push(Diagnostic::new(Problem::HubKind { host: hub.host.to_string() }, hub.at.clone()));
+        }
+        let mut members = network.members.iter().filter_map(|member| {
+            let (address, _) = self.hosts.get(&member.host)?.vtep.as_ref()?;
+            Some((member, address.is_ipv6()))
+        });
+        let Some((first, v6)) = members.next() else { return };
+        for (member, _) in members.filter(|(_, other)| *other != v6) {
+            let problem = Problem::MixedVteps {
+                network: network.name.to_string(),
+                host: member.host.to_string(),
+                other: first.host.to_string(),
+            };
+            found.push(Diagnostic::new(problem, member.at.clone()).and(first.at.clone(), "the other one"));
+        }
+        if let Some((group, at)) = &network.multicast_group
+            && group.is_multicast()
+            && group.is_ipv6() != v6
+        {
+            let problem = Problem::MulticastFamily { address: *group, network: network.name.to_string() };
+            found.push(Diagnostic::new(problem, at.clone()));
+        }
+        let most = u16::MAX - OVERHEAD_V6;
+        if let Some((mtu, at)) = &network.mtu
+            && v6
+            && *mtu > most
+        {
+            let problem = Problem::MtuTooLarge { mtu: *mtu, most, overhead: OVERHEAD_V6 };
+            found.push(Diagnostic::new(problem, at.clone()));
+        }
+    }
+
+    fn endpoints(&self, claims: &Claims, found: &mut Found) {
+        for endpoint in &claims.endpoints {
+            let Some(host) = endpoint.host.as_ref().and_then(|host| self.host(host, found)) else { continue };
+            if endpoint.port_missing && host.runs == Runs::Eastgate {
+                let problem = Problem::PortMissing { host: host.name.to_string() };
+                found.push(Diagnostic::new(problem, endpoint.at.clone()));
+            }
+        }
+    }
+
+    fn vnis(&self, good: Option<&Good>, found: &mut Found) {
+        let mut owners: HashMap<Vni, Owner> = HashMap::new();
+        for (tenant, claims) in &self.changed {
+            for (vni, mine) in vni_claims(tenant, claims) {
+                let before = good
+                    .and_then(|good| good.vnis.get(&vni))
+                    .filter(|owner| self.same.contains(&owner.tenant));
+                let first = owners.get(&vni).or(before).cloned();
+                let kept = settle(first, mine, found, |other| Problem::VniTwice {
+                    vni,
+                    other: format!("network `{}` of tenant `{}`", other.item, other.tenant),
+                });
+                owners.insert(vni, kept);
+            }
+        }
+    }
+
+    fn ports(&self, good: Option<&Good>, found: &mut Found) {
+        let mut owners: HashMap<(&Name, &Arc<str>), Owner> = HashMap::new();
+        for (tenant, claims) in &self.changed {
+            for (host, port, mine) in port_claims(tenant, claims) {
+                let before = good.and_then(|good| good.ports.get(host)?.get(port));
+                let before = before.filter(|owner| self.same.contains(&owner.tenant));
+                let first = owners.get(&(host, port)).or(before).cloned();
+                let kept = settle(first, mine, found, |other| Problem::PortTwice {
+                    port: port.to_string(),
+                    host: host.to_string(),
+                    other: format!("endpoint `{}` of tenant `{}`", other.item, other.tenant),
+                });
+                owners.insert((host, port), kept);
+            }
+        }
+    }
+
+    /// The configuration, for when nothing wrong was found. The same as before if nothing changed.
+    pub(super) fn into_good(self, contents: &'f [Arc<FileContent>], good: Option<Good>) -> Good {
+        let good = good.filter(|good| good.has_heads_of(contents));
+        let unchanged =
+            |good: &Good| self.changed.is_empty() && good.config.tenants.len() == self.tenants.len();
+        let config = match &good {
+            Some(good) if unchanged(good) => good.config.clone(),
+            _ => Arc::new(self.config(contents)),
+        };
+        let mut next = good.unwrap_or_else(|| Good::empty(config.clone()));
+        next.forget(&self.same);
+        for (tenant, claims) in &self.changed {
+            next.remember(tenant, claims);
+            if let Some((content, index)) = self.tenants.get(&tenant.name) {
+                next.tenants.insert(tenant.name.clone(), ((*content).clone(), *index));
+            }
+        }
+        next.config = config;
+        next.contents = contents.to_vec();
+        next.of_hosts = self.of_hosts;
+        next
+    }
+
+    fn config(&self, contents: &[Arc<FileContent>]) -> Config {
+        let first = contents.first();
+        let overlay = first.and_then(|first| first.overlay.as_ref());
+        let limits = first.and_then(|first| first.limits.as_ref());
+        let hosts = self.hosts.values().filter_map(|claim| Some((claim.name.clone(), claim.host.clone()?)));
+        let tenants = self.tenants.iter().filter_map(|(name, (content, index))| {
+            let (tenant, _) = content.tenants.get(*index)?;
+            Some((name.clone(), tenant.clone()))
+        });
+        Config {
+            overlay: overlay.map_or_else(Overlay::default, |(overlay, _)| overlay.clone()),
+            limits: limits.map_or_else(Limits::of_host, |(limits, _)| *limits),
+            kernel_tables: first.and_then(|first| first.kernel_tables).unwrap_or_else(default_tables),
+            hosts: hosts.collect(),
+            tenants: tenants.collect(),
+        }
+    }
+}
+
+impl Good {
+    fn empty(config: Arc<Config>) -> Self {
+        Self {
+            config,
+            contents: Vec::new(),
+            tenants: HashMap::new(),
+            vnis: HashMap::new(),
+            ports: HashMap::new(),
+            of_hosts: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// Whether everything beside tenants comes from the very same files.
+    fn has_heads_of(&self, contents: &[Arc<FileContent>]) -> bool {
+        fn heads(contents: &[Arc<FileContent>]) -> impl Iterator<Item = *const FileContent> {
+            let heads = contents
+                .iter()
+                .enumerate()
+                .filter(|(index, content)| *index == 0 || !content.hosts.is_empty());
+            heads.map(|(_, content)| Arc::as_ptr(content))
+        }
+        heads(&self.contents).eq(heads(contents))
+    }
+
+    fn remember(&mut self, tenant: &Tenant, claims: &Claims) {
+        self.vnis.extend(vni_claims(tenant, claims));
+        for (host, port, owner) in port_claims(tenant, claims) {
+            self.ports.entry(host.clone()).or_default().insert(port.clone(), owner);
+        }
+    }
+
+    /// Takes out what belongs to tenants other than these.
+    fn forget(&mut self, same: &BTreeSet<Name>) {
+        let gone = self.tenants.extract_if(|name, _| !same.contains(name));
+        for (_, (content, index)) in gone {
+            let Some((tenant, claims)) = content.tenants.get(index) else { continue };
+            for (vni, _) in vni_claims(tenant, claims) {
+                self.vnis.remove(&vni);
+            }
+            for (host, port, _) in port_claims(tenant, claims) {
+                if let Some(ports) = self.ports.get_mut(host) {
+                    ports.remove(port);
+                }
+            }
+        }
+    }
+}
+
+/// The addresses that admission keeps all tenants from.
+struct ReservedAddresses<'h> {
+    vteps: HashMap<IpAddr, &'h Name>,
+    /// Most hosts have the same.
+    management: BTreeMap<IpNet, &'h Name>,
+}
+
+impl<'h> ReservedAddresses<'h> {
+    fn of(hosts: impl Iterator<Item = &'h HostClaim>) -> Self {
+        let mut reserved = Self { vteps: HashMap::new(), management: BTreeMap::new() };
+        for claim in hosts {
+            if let Some((address, _)) = &claim.vtep {
+                reserved.vteps.insert(*address, &claim.name);
+            }
+            for prefix in claim.host.iter().flat_map(|host| &host.management) {
+                reserved.management.entry(*prefix).or_insert(&claim.name);
+            }
+        }
+        reserved
+    }
+
+    /// A wider route holds reserved addresses and others.
+    fn of_route(&self, route: IpNet, at: &Place) -> Option<Diagnostic> {
+        let (what, host) =
+            match self.vteps.get(&route.addr()).filter(|_| route.prefix_len() == route.max_prefix_len()) {
+                Some(host) => ("the VTEP", *host),
+                None => (
+                    "of management addresses",
+                    *self.management.iter().find(|(net, _)| net.contains(&route))?.1,
+                ),
+            };
+        let problem = Problem::RouteOfHost { route, what, host: host.to_string() };
+        Some(Diagnostic::new(problem, at.clone()))
+    }
+
+    fn warning(&self, address: IpAddr, at: &Place) -> Option<Diagnostic> {
+        let management = || {
+            Some(("a management address", *self.management.iter().find(|(net, _)| net.contains(&address))?.1))
+        };
+        let vtep = self.vteps.get(&address).map(|name| ("the VTEP", *name));
+        let (what, host) = vtep.or_else(management)?;
+        let problem = Problem::AddressOfHost { address, what, host: host.to_string() };
+        Some(Diagnostic::new(problem, at.clone()))
+    }
+}
+
+/// The VNIs of a tenant in the order written.
+fn vni_claims(tenant: &Tenant, claims: &Claims) -> impl Iterator<Item = (Vni, Owner)> {
+    let mut vnis: Vec<(Vni, Owner)> = claims
+        .networks
+        .iter()
+        .filter_map(|network| {
+            let (vni, at) = network.vni.clone()?;
+            Some((vni, Owner { tenant: tenant.name.clone(), item: network.name.clone(), at }))
+        })
+        .collect();
+    vnis.sort_by_key(|(_, owner)| owner.at.range().start);
+    vnis.into_iter()
+}
+
+/// The ports of a tenant, each with its host, in the order written.
+fn port_claims<'c>(
+    tenant: &Tenant,
+    claims: &'c Claims,
+) -> impl Iterator<Item = (&'c Name, &'c Arc<str>, Owner)> {
+    claims.endpoints.iter().filter_map(|endpoint| {
+        let (port, at) = endpoint.port.as_ref()?;
+        let owner = Owner { tenant: tenant.name.clone(), item: endpoint.name.clone(), at: at.clone() };
+        Some((&endpoint.host.as_ref()?.host, port, owner))
+    })
+}
+
+/// Of two that have the same thing, reports the one written later; returns the other.
+fn settle(
+    first: Option<Owner>,
+    mine: Owner,
+    found: &mut Found,
+    problem: impl FnOnce(&Owner) -> Problem,
+) -> Owner {
+    let Some(other) = first else { return mine };
+    let (first, second) = if other.at.order() <= mine.at.order() { (other, mine) } else { (mine, other) };
+    found.push(Diagnostic::new(problem(&first), second.at).and(first.at.clone(), "first here"));
+    first
+}

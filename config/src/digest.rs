@@ -1,0 +1,74 @@
+//! A short number for what a configuration means, by which two hosts can be seen to run the same.
+
+use std::fmt::{self, Debug, Write};
+
+use super::Config;
+
+/// Of everything that a configuration says, and nothing of how its files are called, divided, laid out and commented. The
+/// same text has another digest in a version that knows more keys.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Digest(u64);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl Config {
+    /// Its digest.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(self)
+    }
+}
+
+impl Digest {
+    /// Of a part of a configuration. All of it is sorted by name, and the derived form leaves no field out; where things are
+    /// written ([`super::Place`]) is not shown with a `+`.
+    #[must_use]
+    pub fn of(part: &impl Debug) -> Self {
+        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+        // Writing into it does not fail.
+        let _ = write!(hash, "{part:+?}");
+        Self(hash.0)
+    }
+}
+
+/// FNV-1a: nobody gains anything by two configurations of one digest.
+struct Fnv(u64);
+
+impl Write for Fnv {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::load_str;
+
+    const HEAD: &str = "[host.a]\nvtep = \"192.0.2.1\"\ndevice = \"e\"\n";
+
+    fn tenant(name: &str, vni: u32) -> String {
+        format!("[tenant.{name}.network.n]\nvni = {vni}\nsubnets = [\"10.1.0.0/24\"]\nhosts = [\"a\"]\n")
+    }
+
+    fn digest(text: &str) -> String {
+        load_str("any", text).unwrap().digest().to_string()
+    }
+
+    #[test]
+    fn it_is_of_the_meaning_alone() {
+        let one = digest(&format!("{HEAD}{}{}", tenant("x", 1), tenant("y", 2)));
+        assert_eq!(one.len(), 16);
+        let other = format!("# the same\n{}\n\n{}{HEAD}", tenant("y", 2), tenant("x", 1));
+        assert_eq!(one, digest(&other));
+        for different in [tenant("y", 3), tenant("z", 2), tenant("y", 2).replace(".1.0", ".2.0")] {
+            assert_ne!(one, digest(&format!("{HEAD}{}{different}", tenant("x", 1))));
+        }
+    }
+}

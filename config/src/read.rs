@@ -1,0 +1,277 @@
+//! TOML into tables of plain values, keeping the place of each and going on after every error.
+//!
+//! [`table!`] declares a table once; the struct, its reader and its JSON schema all come from that declaration,
+//! so the three cannot drift apart.
+
+use std::sync::Arc;
+
+use schemars::{Schema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    diagnostics::Found,
+    place::{Place, Source},
+    problem::{Diagnostic, Near, Problem},
+};
+
+/// A range of bytes of the file being read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Span {
+    start: u32,
+    end: u32,
+}
+
+/// A value and where it is written. Where a default stands in for it, that is the name of its table.
+#[derive(Clone, Debug, Default)]
+pub(super) struct At<T> {
+    pub(super) value: T,
+    pub(super) span: Span,
+}
+
+/// What is known while one file is read.
+pub(super) struct Reader {
+    source: Arc<Source>,
+    pub(super) found: Found,
+    /// Keys may be lost with what is no TOML: that one is missing would be a guess.
+    pub(super) guesses: bool,
+}
+
+/// What can stand as a value.
+pub(super) trait Read: Sized {
+    /// The value, or `None` after reporting why not.
+    fn read(value: &DeValue<'_>, span: Span, reader: &mut Reader) -> Option<Self>;
+    /// What is possible, as JSON schema.
+    fn schema(generator: &mut SchemaGenerator) -> Schema;
+}
+
+impl From<std::ops::Range<usize>> for Span {
+    fn from(range: std::ops::Range<usize>) -> Self {
+        Self { start: range.start as u32, end: range.end as u32 }
+    }
+}
+
+impl Span {
+    pub(super) fn start(self) -> u32 {
+        self.start
+    }
+}
+
+impl Reader {
+    pub(super) fn new(source: Arc<Source>) -> Self {
+        Self { source, found: Found::default(), guesses: true }
+    }
+
+    pub(super) fn source(&self) -> &Arc<Source> {
+        &self.source
+    }
+
+    pub(super) fn place(&self, span: Span) -> Place {
+        self.source.place(span.start as usize..span.end as usize)
+    }
+
+    pub(super) fn report(&mut self, problem: Problem, span: Span) {
+        if self.guesses || !matches!(problem, Problem::MissingKey { .. }) {
+            self.found.push(Diagnostic::new(problem, self.place(span)));
+        }
+    }
+
+    pub(super) fn report_also(&mut self, problem: Problem, span: Span, also: Span, what: &'static str) {
+        self.found.push(Diagnostic::new(problem, self.place(span)).and(self.place(also), what));
+    }
+
+    pub(super) fn wrong_type<T>(
+        &mut self,
+        wanted: &'static str,
+        found: &DeValue<'_>,
+        span: Span,
+    ) -> Option<T> {
+        self.report(Problem::WrongType { wanted, found: type_name(found) }, span);
+        None
+    }
+
+    /// The value of a key, if it is there and good.
+    pub(super) fn field<T: Read>(&mut self, table: &DeTable<'_>, key: &str) -> Field<T> {
+        match table.get(key) {
+            None => Field::Missing,
+            Some(value) => match read_spanned(value, self) {
+                Some(value) => Field::Good(value),
+                None => Field::Bad,
+            },
+        }
+    }
+
+    /// Reports the keys that are not in `known`.
+    pub(super) fn unknown_keys(
+        &mut self,
+        table: &DeTable<'_>,
+        name: &'static str,
+        known: &'static [&'static str],
+    ) {
+        for key in table.keys() {
+            if !known.contains(&key.get_ref().as_ref()) {
+                let near = Near::new(key.get_ref(), known.iter().copied());
+                let problem = Problem::UnknownKey { key: key.get_ref().to_string(), table: name, near };
+                self.report(problem, key.span().into());
+            }
+        }
+    }
+}
+
+/// A key of a table as it was found.
+#[derive(Clone, Debug)]
+pub(super) enum Field<T> {
+    /// It is not there.
+    Missing,
+    /// It is there and has been reported.
+    Bad,
+    /// It is there.
+    Good(At<T>),
+}
+
+impl<T> Field<T> {
+    pub(super) fn good(&self) -> Option<&At<T>> {
+        if let Self::Good(value) = self { Some(value) } else { None }
+    }
+
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing)
+    }
+}
+
+pub(super) fn read_spanned<T: Read>(value: &Spanned<DeValue<'_>>, reader: &mut Reader) -> Option<At<T>> {
+    let span = value.span().into();
+    Some(At { value: T::read(value.get_ref(), span, reader)?, span })
+}
+
+fn type_name(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// A table with keys of one's own choice: names to tables of one kind, sorted by name.
+pub(super) type Named<T> = Vec<(At<super::model::Name>, T)>;
+
+/// A table whose keys are known: what [`table!`] declares.
+pub(super) trait Table: Sized + Default {
+    /// Reads what can be read. `at` is where the table's name is written.
+    fn read_table(table: &DeTable<'_>, at: Span, reader: &mut Reader) -> Self;
+    fn table_schema(generator: &mut SchemaGenerator) -> Schema;
+}
+
+impl<T: Table> Read for T {
+    fn read(value: &DeValue<'_>, span: Span, reader: &mut Reader) -> Option<Self> {
+        match value {
+            DeValue::Table(table) => Some(T::read_table(table, span, reader)),
+            other => reader.wrong_type("a table", other, span),
+        }
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        T::table_schema(generator)
+    }
+}
+
+/// Adds one key to the schema of a table.
+pub(super) fn schema_property(
+    properties: &mut Map<String, Value>,
+    key: &str,
+    doc: &str,
+    schema: Schema,
+    default: Option<Value>,
+) {
+    let mut schema = schema.to_value();
+    if let Value::Object(schema) = &mut schema {
+        schema.insert("description".into(), json!(doc.trim()));
+        if let Some(default) = default {
+            schema.insert("default".into(), default);
+        }
+    }
+    properties.insert(key.to_owned(), schema);
+}
+
+/// Declares a table. Every key is `required` (with an example for the diagnostic), `optional`, has a `default`, or
+/// holds `many` things, of which there may be none.
+macro_rules! table {
+    (
+        #[doc = $doc:literal] $name:literal
+        struct $Table:ident {
+            $($(#[doc = $key_doc:literal])+ $mode:ident $key:ident: $Type:ty $(= $given:expr)?,)*
+        }
+    ) => {
+        #[doc = $doc]
+        #[derive(Clone, Debug)]
+        pub(crate) struct $Table {
+            $($(#[doc = $key_doc])+ pub(crate) $key: table!(@type $mode $Type),)*
+        }
+
+        impl Default for $Table {
+            fn default() -> Self {
+                Self { $($key: table!(@absent $mode Span::default(), $($given)?),)* }
+            }
+        }
+
+        impl $crate::read::Table for $Table {
+            fn read_table(table: &DeTable<'_>, at: Span, reader: &mut Reader) -> Self {
+                reader.unknown_keys(table, $name, &[$(stringify!($key)),*]);
+                Self {
+                    $($key: match reader.field::<$Type>(table, stringify!($key)) {
+                        Field::Good(value) => table!(@present $mode value),
+                        Field::Bad => table!(@bad $mode at, $($given)?),
+                        Field::Missing => {
+                            table!(@missing $mode reader, $name, at, stringify!($key), $($given)?);
+                            table!(@absent $mode at, $($given)?)
+                        }
+                    },)*
+                }
+            }
+
+            fn table_schema(generator: &mut SchemaGenerator) -> Schema {
+                let mut properties = serde_json::Map::new();
+                $(
+                    let doc = concat!($($key_doc, "\n"),+);
+                    let schema = <$Type as Read>::schema(generator);
+                    let default = table!(@shown $mode $Type, $($given)?);
+                    $crate::read::schema_property(&mut properties, stringify!($key), doc, schema, default);
+                )*
+                let required = [$(table!(@require $mode stringify!($key))),*];
+                let required: Vec<&str> = required.into_iter().flatten().collect();
+                schemars::json_schema!({
+                    "type": "object", "description": $doc.trim(), "properties": properties,
+                    "required": required, "additionalProperties": false,
+                })
+            }
+        }
+    };
+    (@type default $Type:ty) => { At<$Type> };
+    (@type many $Type:ty) => { At<$Type> };
+    (@type $mode:ident $Type:ty) => { Field<$Type> };
+    (@present default $value:expr) => { $value };
+    (@present many $value:expr) => { $value };
+    (@present $mode:ident $value:expr) => { Field::Good($value) };
+    (@absent default $at:expr, $given:expr) => { At { value: $given, span: $at } };
+    (@absent many $at:expr,) => { At { value: Default::default(), span: $at } };
+    (@absent $mode:ident $at:expr, $($given:expr)?) => { Field::Missing };
+    (@bad default $at:expr, $given:expr) => { table!(@absent default $at, $given) };
+    (@bad many $at:expr,) => { table!(@absent many $at,) };
+    (@bad $mode:ident $at:expr, $($given:expr)?) => { Field::Bad };
+    (@missing required $reader:expr, $name:expr, $at:expr, $key:expr, $example:expr) => {
+        $reader.report(Problem::MissingKey { key: $key, table: $name, example: $example }, $at)
+    };
+    (@missing $mode:ident $reader:expr, $name:expr, $at:expr, $key:expr, $($given:expr)?) => {};
+    (@shown default $Type:ty, $given:expr) => { serde_json::to_value::<$Type>($given).ok() };
+    (@shown $mode:ident $Type:ty, $($given:expr)?) => { None };
+    (@require required $key:expr) => { Some($key) };
+    (@require $mode:ident $key:expr) => { None };
+}
+pub(super) use table;

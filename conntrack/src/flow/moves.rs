@@ -1,0 +1,124 @@
+//! How packets move a flow from state to state.
+
+use eastgate_wire::{DropReason, Instant, view::Tcp};
+
+use super::{
+    FlowTable,
+    segment::{Direction, Later},
+    settings::{FlowState, StateSettings},
+    tcp::Step,
+};
+
+/// What a TCP segment was to its flow.
+pub(super) enum Stepped {
+    /// It passes.
+    On,
+    /// The flow is over, and the segment begins another.
+    Over,
+    /// The flow is over, and the segment does not pass.
+    Gone(DropReason),
+}
+
+/// How packets move a flow.
+impl FlowTable {
+    /// Takes a TCP segment.
+    #[inline]
+    pub(super) fn step(
+        &mut self,
+        index: u32,
+        direction: Direction,
+        tcp: &Tcp,
+        settings: &StateSettings,
+        now: Instant,
+    ) -> Result<Stepped, DropReason> {
+        let entry = self.slab.at(index);
+        let mut connection = entry.connection;
+        let state = match connection.step(direction, tcp) {
+            Step::Pass(state) => state,
+            Step::Challenge => {
+                self.slab.at_mut(index).connection = connection;
+                return Ok(Stepped::On);
+            }
+            Step::Restart => {
+                let (connection, state) = connection.restarted(tcp);
+                let entry = self.slab.at_mut(index);
+                (entry.connection, entry.created) = (connection, now);
+                self.enter(index, state, settings, now);
+                return Ok(Stepped::On);
+            }
+            Step::Reopen => return Ok(Stepped::Over),
+            Step::Gone(reason) => return Ok(Stepped::Gone(reason)),
+            Step::Drop(reason) => return Err(reason),
+        };
+        if !entry.is_answered() && state.is_past_handshake() {
+            self.answer(index, now)?;
+        }
+        self.slab.at_mut(index).connection = connection;
+        self.enter(index, state, settings, now);
+        Ok(Stepped::On)
+    }
+
+    /// Takes a packet of a protocol without connections.
+    #[inline]
+    pub(super) fn hear(
+        &mut self,
+        index: u32,
+        direction: Direction,
+        settings: &StateSettings,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let entry = self.slab.at(index);
+        let state = if entry.is_answered() {
+            entry.as_it_goes_on(now)
+        } else if direction == Direction::Reply {
+            self.answer(index, now)?;
+            FlowState::Answered
+        } else {
+            FlowState::Unanswered
+        };
+        self.enter(index, state, settings, now);
+        Ok(())
+    }
+
+    /// Takes a later fragment: it prolongs the flow and may be more of a TCP segment, and moves it no further.
+    pub(super) fn continue_with(
+        &mut self,
+        index: u32,
+        direction: Direction,
+        later: &Later,
+        settings: &StateSettings,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let entry = self.slab.at_mut(index);
+        if let Some(end) = later.tcp_end
+            && !entry.connection.extend(direction, end)
+        {
+            return Err(DropReason::TcpWindow);
+        }
+        let state = entry.state;
+        self.enter(index, state, settings, now);
+        Ok(())
+    }
+
+    /// Puts a flow into a state, or keeps it there, and sets its deadline.
+    #[inline]
+    pub(super) fn enter(&mut self, index: u32, state: FlowState, settings: &StateSettings, now: Instant) {
+        let entry = self.slab.at_mut(index);
+        let before = entry.deadline();
+        let lasts = settings.timeouts.of(entry.key.proto(), state);
+        let deadline = if state.is_half_open() {
+            entry.created + lasts
+        } else if state == FlowState::Close && entry.state == FlowState::Close {
+            before
+        } else {
+            now + lasts
+        };
+        entry.state = state;
+        entry.seen(now, deadline);
+        if deadline < before {
+            self.wheel.unhang(&mut self.slab, index);
+            self.wheel.hang(&mut self.slab, index, now);
+        }
+        self.rank_anew(index);
+    }
+}

@@ -1,0 +1,8 @@
+//! What is remembered of packets that passed: flows with their state, limits and who makes room, and datagrams in
+//! fragments.
+//!
+//! This crate does no I/O and reads no clock. It promises that every table in it is bounded, exactly, and that a
+//! packet that belongs to no flow it remembers is never taken for one that does.
+
+pub mod flow;
+pub mod fragment;

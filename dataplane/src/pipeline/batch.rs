@@ -1,0 +1,215 @@
+//! What a batch of frames came to: the frames to send, in order, as references into the buffers they arrived in.
+
+use std::{net::IpAddr, ops::Range};
+
+use eastgate_wire::{DropReason, Frame, Offload, PortId, Vni, VtepAddr};
+
+use super::{
+    answers::AnswerOffer,
+    offload::{Handover, Offer},
+};
+
+/// Where a frame to send has its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// In the buffer of a received message, by its number
+    Received(u32),
+    /// In the batch itself: eastgate made it
+    Made,
+}
+
+/// Where a frame goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Egress {
+    /// Out of a tenant port
+    Port(PortId),
+    /// Into the tunnel; the frame then begins with its VXLAN header
+    Tunnel(Tunnel),
+}
+
+/// The outer header of a wrapped frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tunnel {
+    /// A VTEP, or a multicast group
+    pub to: IpAddr,
+    /// Which of the overlay's source ports, by its place in the list
+    pub source: u16,
+    /// TOS or traffic class
+    pub tos: u8,
+    /// TTL or hop limit; nothing for the overlay's fixed one
+    pub ttl: Option<u8>,
+}
+
+/// One frame to send.
+#[derive(Clone, Debug)]
+pub struct Emit {
+    /// Where its bytes are
+    pub origin: Origin,
+    /// Which bytes, counted from the start of that buffer
+    pub range: Range<u32>,
+    /// What is left undone in it
+    pub offload: Offload,
+    /// Where it goes
+    pub to: Egress,
+    /// The network it belongs to, for counting
+    pub vni: Vni,
+}
+
+/// What became of a batch.
+#[derive(Default, Debug)]
+pub struct Report {
+    /// Frames sent to ports
+    pub to_ports: u64,
+    /// Datagrams sent to the underlay
+    pub to_underlay: u64,
+    /// Frames not sent, by network and reason
+    pub dropped: Vec<(Vni, DropReason, u32)>,
+    /// Paths that turned out to be narrower than the link
+    pub narrow: Vec<NarrowPath>,
+    /// Bursts that the kernel did not take, and that were sent one datagram after the other
+    pub bursts_refused: u64,
+}
+
+/// A datagram was too big for its path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NarrowPath {
+    /// Where it was going
+    pub to: VtepAddr,
+    /// From which of the source ports, by its place in the list
+    pub source: u16,
+    /// The path's MTU in bytes of the outer packet
+    pub mtu: u32,
+}
+
+impl Report {
+    /// Counts frames that were not sent.
+    pub fn note_dropped(&mut self, vni: Vni, reason: DropReason, frames: u32) {
+        match self.dropped.last_mut() {
+            Some((v, r, count)) if (*v, *r) == (vni, reason) => *count += frames,
+            _ => self.dropped.push((vni, reason, frames)),
+        }
+    }
+}
+
+/// The frames to send that one batch of received frames led to.
+#[derive(Default, Debug)]
+pub struct Batch {
+    emits: Vec<Emit>,
+    made: Vec<u8>,
+    handovers: Vec<Handover>,
+    offers: Vec<Offer>,
+    answers: Vec<AnswerOffer>,
+    message: u32,
+    /// Frames that follow are in no received message.
+    apart: bool,
+}
+
+impl Batch {
+    /// Says which received message the frames that follow are in.
+    pub fn begin(&mut self, message: usize) {
+        (self.message, self.apart) = (message as u32, false);
+    }
+
+    /// Says that the frames that follow are in no received message, or again in the one that they were in.
+    pub fn set_apart(&mut self, apart: bool) {
+        self.apart = apart;
+    }
+
+    /// Sends the frame in hand as it is now. Its bytes must not change until the batch is sent.
+    pub fn send(&mut self, frame: &Frame<'_>, to: Egress, vni: Vni) {
+        if self.apart {
+            self.send_made(&[frame.bytes()], to, vni);
+            if let Some(emit) = self.emits.last_mut() {
+                emit.offload = frame.offload;
+            }
+            return;
+        }
+        let range = frame.range();
+        self.emits.push(Emit {
+            origin: Origin::Received(self.message),
+            range: range.start as u32..range.end as u32,
+            offload: frame.offload,
+            to,
+            vni,
+        });
+    }
+
+    /// Sends a frame that eastgate made.
+    pub fn send_made(&mut self, parts: &[&[u8]], to: Egress, vni: Vni) {
+        let start = self.made.len() as u32;
+        for part in parts {
+            self.made.extend_from_slice(part);
+        }
+        let range = start..self.made.len() as u32;
+        self.emits.push(Emit { origin: Origin::Made, range, offload: Offload::default(), to, vni });
+    }
+
+    /// Hands a flow over, once the frames to send are sent.
+    pub fn hand_over(&mut self, handover: Option<Handover>) {
+        self.handovers.extend(handover);
+    }
+
+    /// Lets flows like one that was opened begin elsewhere.
+    pub fn offer(&mut self, offer: Option<Offer>) {
+        self.offers.extend(offer);
+    }
+
+    /// Lets an answer be given again elsewhere.
+    pub fn leave_answer(&mut self, answer: Option<AnswerOffer>) {
+        self.answers.extend(answer);
+    }
+
+    /// What may be answered elsewhere.
+    #[must_use]
+    pub fn answers(&self) -> &[AnswerOffer] {
+        &self.answers
+    }
+
+    /// What may begin elsewhere.
+    #[must_use]
+    pub fn offers(&self) -> &[Offer] {
+        &self.offers
+    }
+
+    /// The flows to hand over.
+    #[must_use]
+    pub fn handovers(&self) -> &[Handover] {
+        &self.handovers
+    }
+
+    /// The frames to send.
+    #[must_use]
+    pub fn emits(&self) -> &[Emit] {
+        &self.emits
+    }
+
+    /// Puts frames for the same place, of the same network, beside each other; those keep their order.
+    pub fn group(&mut self) {
+        let key = |emit: &Emit| match emit.to {
+            Egress::Port(PortId(port)) => (0, 0, port, emit.vni),
+            Egress::Tunnel(Tunnel { to, source, .. }) => {
+                let to = match to {
+                    IpAddr::V4(ip) => u128::from(ip.to_bits()),
+                    IpAddr::V6(ip) => ip.to_bits(),
+                };
+                (1, to, u32::from(source), emit.vni)
+            }
+        };
+        self.emits.sort_by_key(key);
+    }
+
+    /// The bytes of frames that eastgate made.
+    #[must_use]
+    pub fn made(&self) -> &[u8] {
+        &self.made
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.emits.clear();
+        self.made.clear();
+        self.handovers.clear();
+        self.offers.clear();
+        self.answers.clear();
+    }
+}

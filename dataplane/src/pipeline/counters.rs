@@ -1,0 +1,346 @@
+//! What passed and what did not, counted where it happens and added up when someone asks.
+
+mod recent;
+mod subject;
+mod words;
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque, btree_map, hash_map::Entry},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use ahash::RandomState;
+use eastgate_conntrack::fragment::{FragmentTable, Lost, Waiting};
+use eastgate_wire::{DropGroup, DropReason, EndpointId, Instant, Location, View, Vni};
+
+use self::recent::Recent;
+pub use self::{
+    recent::Seen,
+    subject::{Subject, What},
+    words::dropped,
+};
+
+/// Rows of the table of drops that one worker keeps. Past it, new combinations count under their network and
+/// reason alone, so that nothing is ever dropped without being counted.
+const DROP_ROWS: usize = 16_384;
+
+/// What makes two drops the same row.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct DropKey {
+    /// Network, where it is known
+    pub vni: Option<Vni>,
+    /// Why
+    pub reason: DropReason,
+    /// Where the frame came from, where it is known
+    pub from: Option<Location>,
+    /// Whose rules refused it
+    pub by: Option<EndpointId>,
+    /// The rule that refused it
+    pub rule: Option<u32>,
+}
+
+/// What is counted of a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DropCount {
+    /// Frames
+    pub frames: u64,
+    /// Bytes
+    pub bytes: u64,
+    /// When the last one was
+    pub last_at: Instant,
+    /// The last one, as far as it is known
+    pub last: Option<Subject>,
+}
+
+impl DropCount {
+    fn add(&mut self, other: &Self) {
+        self.frames += other.frames;
+        self.bytes += other.bytes;
+        if other.last_at >= self.last_at {
+            self.last_at = other.last_at;
+            self.last = other.last.or(self.last);
+        }
+    }
+}
+
+/// A row of drops with the different frames it was made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DropDetail {
+    /// What the frames have in common
+    pub key: DropKey,
+    /// They are what every guest sends of its own accord ([`Subject::is_chatter`]).
+    pub chatter: bool,
+    /// All of them
+    pub count: DropCount,
+    /// Those that are remembered one by one
+    pub seen: Vec<Seen>,
+}
+
+/// Drops that were counted elsewhere and are not any longer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SettledDrop {
+    /// What the frames have in common
+    pub key: DropKey,
+    /// All of them
+    pub count: DropCount,
+    /// Those that are known one by one
+    pub seen: Vec<Seen>,
+}
+
+#[derive(Debug)]
+struct Row {
+    count: DropCount,
+    recent: Recent,
+}
+
+/// Rows by what they have in common, chatter apart from the rest.
+#[derive(Debug, Default)]
+struct Drops {
+    rows: HashMap<(DropKey, bool), Row, RandomState>,
+    /// Frames that all rows remember
+    remembered: usize,
+    /// Those that rules have refused and that were not remembered before, until somebody fetches them
+    denied: VecDeque<(DropKey, Seen)>,
+    /// How many are kept
+    denied_limit: usize,
+    denied_lost: u64,
+}
+
+/// The counters of one worker. Only that worker writes them, so a counter costs no contention.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Frames from tenant ports
+    pub from_ports: AtomicU64,
+    /// Datagrams from the underlay
+    pub from_underlay: AtomicU64,
+    /// Frames sent to tenant ports
+    pub to_ports: AtomicU64,
+    /// Datagrams sent to the underlay
+    pub to_underlay: AtomicU64,
+    /// ARP and ND answers
+    pub answers: AtomicU64,
+    /// Packets cut into fragments because they did not fit
+    pub fragmented: AtomicU64,
+    drops: Mutex<Drops>,
+}
+
+impl Counters {
+    /// Counts a dropped frame.
+    pub fn drop_frame(&self, key: DropKey, bytes: usize, subject: Option<Subject>, now: Instant) {
+        let count = DropCount { frames: 1, bytes: bytes as u64, last_at: now, last: subject };
+        self.add_row(key, &count, seen_of(&count).as_slice(), true);
+    }
+
+    /// Keeps up to `limit` kinds of packets that rules refuse for [`Counters::take_denied`]. Further ones are lost and counted.
+    pub(super) fn keep_denied(&self, limit: usize) {
+        self.drops.lock().unwrap_or_else(PoisonError::into_inner).denied_limit = limit;
+    }
+
+    /// The kinds of packets that rules have refused since this was asked before, and that were not known until then.
+    pub(super) fn take_denied(&self) -> VecDeque<(DropKey, Seen)> {
+        std::mem::take(&mut self.drops.lock().unwrap_or_else(PoisonError::into_inner).denied)
+    }
+
+    /// How many were lost.
+    pub(super) fn denied_lost(&self) -> u64 {
+        self.drops.lock().unwrap_or_else(PoisonError::into_inner).denied_lost
+    }
+
+    /// Counts fragments whose first has not come in time.
+    pub fn count_lost_fragments(&self, fragments: &mut FragmentTable, now: Instant) {
+        while let Some(Lost { vni, frame: Waiting { from, frame, .. } }) = fragments.pop_lost() {
+            let reason = DropReason::FragmentFirstMissing;
+            let key = DropKey { vni: Some(vni), reason, from: Some(from), by: None, rule: None };
+            let view = View::parse(&frame).ok();
+            let subject = view.map(|view| Subject::of_view(vni, &view, &frame));
+            self.drop_frame(key, frame.len(), subject, now);
+        }
+    }
+
+    /// Counts dropped frames, of which the last stands for all.
+    pub fn add(&self, key: DropKey, count: &DropCount) {
+        self.add_seen(key, count, seen_of(count).as_slice());
+    }
+
+    /// Counts dropped frames of which `seen` are known one by one.
+    pub fn add_seen(&self, key: DropKey, count: &DropCount, seen: &[Seen]) {
+        self.add_row(key, count, seen, false);
+    }
+
+    /// `is_news`: nobody has told of these frames before.
+    fn add_row(&self, key: DropKey, count: &DropCount, seen: &[Seen], is_news: bool) {
+        let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        let Drops { rows, remembered, denied, denied_limit, denied_lost } = &mut *drops;
+        let chatter = count.last.is_some_and(|subject| subject.is_chatter(key.reason));
+        let key = if rows.len() >= DROP_ROWS && !rows.contains_key(&(key, chatter)) {
+            DropKey { from: None, by: None, rule: None, ..key }
+        } else {
+            key
+        };
+        let row = match rows.entry((key, chatter)) {
+            Entry::Occupied(row) => {
+                let row = row.into_mut();
+                row.count.add(count);
+                row
+            }
+            Entry::Vacant(place) => place.insert(Row { count: *count, recent: Recent::default() }),
+        };
+        for seen in seen {
+            let Some(more) = row.recent.add(seen, recent::OF_A_WORKER.saturating_sub(*remembered)) else {
+                continue;
+            };
+            *remembered += more;
+            let is_denial = is_news && !chatter && key.reason.group() == DropGroup::Policy;
+            if is_denial && denied.len() < *denied_limit {
+                denied.push_back((key, *seen));
+            } else if is_denial && *denied_limit > 0 {
+                *denied_lost += 1;
+            }
+        }
+    }
+}
+
+/// A count whose frames are all like the last.
+fn seen_of(count: &DropCount) -> Option<Seen> {
+    let DropCount { frames, bytes, last_at, last } = *count;
+    last.map(|subject| Seen { subject, frames, bytes, last_at })
+}
+
+/// The drops of all workers together with `others`, by network, reason and source.
+#[must_use]
+pub fn drops(workers: &[Counters], others: Vec<(DropKey, DropCount)>) -> Vec<(DropKey, DropCount)> {
+    let mut all: BTreeMap<DropKey, DropCount> = BTreeMap::new();
+    let mut add = |key: DropKey, count: &DropCount| {
+        all.entry(key).and_modify(|row| row.add(count)).or_insert(*count);
+    };
+    for worker in workers {
+        let drops = worker.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        // Sums do not depend on the order.
+        #[allow(clippy::iter_over_hash_type)]
+        for ((key, _), row) in &drops.rows {
+            add(*key, &row.count);
+        }
+    }
+    others.iter().for_each(|(key, count)| add(*key, count));
+    all.into_iter().collect()
+}
+
+/// The same with what is remembered of the frames, chatter in rows of its own. `seen` are frames of `others`.
+#[must_use]
+pub fn drop_details(
+    workers: &[Counters],
+    others: Vec<(DropKey, DropCount)>,
+    seen: Vec<(DropKey, Seen)>,
+) -> Vec<DropDetail> {
+    let mut all: BTreeMap<(DropKey, bool), (DropCount, HashMap<Subject, Seen>)> = BTreeMap::new();
+    let mut add = |at: (DropKey, bool), count: &DropCount| match all.entry(at) {
+        btree_map::Entry::Occupied(row) => row.into_mut().0.add(count),
+        btree_map::Entry::Vacant(place) => _ = place.insert((*count, HashMap::new())),
+    };
+    let mut remembered = Vec::new();
+    for worker in workers {
+        let drops = worker.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        // Sums do not depend on the order.
+        #[allow(clippy::iter_over_hash_type)]
+        for (at, row) in &drops.rows {
+            add(*at, &row.count);
+            remembered.extend(row.recent.iter().map(|seen| (*at, *seen)));
+        }
+    }
+    others.iter().for_each(|(key, count)| add((*key, false), count));
+    remembered.extend(seen.into_iter().map(|(key, seen)| ((key, false), seen)));
+    for (at, new) in remembered {
+        let Some((_, seen)) = all.get_mut(&at) else { continue };
+        let sum = seen.entry(new.subject).or_insert(Seen { frames: 0, bytes: 0, ..new });
+        sum.frames += new.frames;
+        sum.bytes += new.bytes;
+        sum.last_at = sum.last_at.max(new.last_at);
+    }
+    let rows = all.into_iter().map(|((key, chatter), (count, seen))| {
+        let mut seen: Vec<Seen> = seen.into_values().collect();
+        seen.sort_by_key(|seen| std::cmp::Reverse(seen.last_at));
+        DropDetail { key, chatter, count, seen }
+    });
+    rows.collect()
+}
+
+/// Frames and bytes since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traffic {
+    /// Frames from tenant ports
+    pub from_ports: u64,
+    /// Datagrams from the underlay
+    pub from_underlay: u64,
+    /// Frames sent to tenant ports
+    pub to_ports: u64,
+    /// Datagrams sent to the underlay
+    pub to_underlay: u64,
+    /// ARP and ND answers given
+    pub answers: u64,
+    /// Those of them that were given elsewhere
+    pub answers_repeated: u64,
+    /// Packets that did not fit the tunnel and were cut into fragments
+    pub fragmented: u64,
+    /// Frames dropped
+    pub dropped: u64,
+}
+
+/// What every frame that passed elsewhere, or was dropped there, adds to the counters.
+#[derive(Clone, Debug, Default)]
+pub struct Elsewhere {
+    /// Frames and datagrams; `dropped` is the sum of `drops`
+    pub traffic: Traffic,
+    /// Drops, as far as anything is known of them
+    pub drops: Vec<(DropKey, DropCount)>,
+}
+
+/// Frames and bytes of all workers together.
+#[must_use]
+pub fn traffic(workers: &[Counters]) -> Traffic {
+    let sum = |counter: fn(&Counters) -> &AtomicU64| workers.iter().map(|w| counter(w).load(Relaxed)).sum();
+    Traffic {
+        from_ports: sum(|w| &w.from_ports),
+        from_underlay: sum(|w| &w.from_underlay),
+        to_ports: sum(|w| &w.to_ports),
+        to_underlay: sum(|w| &w.to_underlay),
+        answers: sum(|w| &w.answers),
+        answers_repeated: 0,
+        fragmented: sum(|w| &w.fragmented),
+        dropped: drops(workers, Vec::new()).iter().map(|(_, count)| count.frames).sum(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eastgate_wire::PortId;
+
+    use super::*;
+
+    #[test]
+    fn rows_are_bounded_and_nothing_goes_uncounted() {
+        let workers = [Counters::default(), Counters::default()];
+        let vni = |n: u32| Vni::new_checked(n % 3).ok();
+        let many = 2 * DROP_ROWS as u32;
+        for n in 0..many {
+            let from = Some(Location::Local(PortId(n)));
+            let key = DropKey { vni: vni(n), reason: DropReason::NotSyn, from, by: None, rule: Some(n) };
+            workers[0].drop_frame(key, 60, None, Instant::from_secs(n.into()));
+            workers[0].drop_frame(key, 60, None, Instant::from_secs(n.into()));
+        }
+        let rows = drops(&workers, Vec::new());
+        // A row of its own for as many as there is room for, and one of each network for all others.
+        assert_eq!(rows.len(), DROP_ROWS + 3);
+        assert_eq!(rows.iter().filter(|(key, _)| key.from.is_none()).count(), 3);
+        assert_eq!(rows.iter().map(|(_, count)| count.frames).sum::<u64>(), 2 * u64::from(many));
+        assert_eq!(rows.iter().map(|(_, count)| count.bytes).sum::<u64>(), 120 * u64::from(many));
+        for n in 0..3 {
+            let of_network = rows.iter().filter(|(key, _)| key.vni == vni(n));
+            let expected = (0..many).filter(|m| m % 3 == n).count() as u64 * 2;
+            assert_eq!(of_network.map(|(_, count)| count.frames).sum::<u64>(), expected);
+        }
+        assert_eq!(traffic(&workers).dropped, 2 * u64::from(many));
+    }
+}

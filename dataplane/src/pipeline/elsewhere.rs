@@ -1,0 +1,397 @@
+//! Flows that the fast path carries: handed over, found there, taken back, counted, and ended when their time is over.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use eastgate_conntrack::flow::{
+    Account, Admitted, Carrier, Count, Direction, Ending, FlowId, FlowInfo, FlowTable, FlowUse, Found,
+    Happening, Population, Progress, StateSettings,
+};
+use eastgate_wire::{Addr, Cursor, DropReason, EndpointId, FlowKey, Instant, Vni};
+
+use super::{
+    Shared,
+    counters::SettledDrop,
+    offload::{FlowOffload, Handover, Hold, Offer, Replaced, Whereabouts, candidate},
+    shared::lock,
+};
+use crate::snapshot::{Endpoint, Network, Snapshot};
+
+impl Shared {
+    /// Lets whoever is faster carry packets of flows from `now` on.
+    pub fn offload_to(&self, faster: Arc<dyn FlowOffload>, now: Instant) {
+        self.all_flows().for_each(|table| lock(table).keep_places());
+        let carrier: Arc<dyn Carrier> = faster.clone();
+        self.book.quota.share(faster.ledger(), &carrier);
+        // Set once, before the workers get anything to do.
+        let _ = self.offloads_since.set(now);
+        let _ = self.faster.set(faster);
+    }
+
+    /// Is there anyone faster?
+    #[must_use]
+    pub fn offloads(&self) -> bool {
+        self.faster.get().is_some()
+    }
+
+    /// Hands a flow over. The flow's shard is locked meanwhile, so that no packet of it changes its state.
+    pub fn hand_over(&self, handover: &Handover, now: Instant) {
+        let Some(faster) = self.faster.get() else { return };
+        let mut flows = self.flows(&handover.key);
+        let Some(offloaded) = flows.offload(handover.flow) else { return };
+        if !faster.install(handover, &offloaded) {
+            flows.reclaim(handover.flow, None, &Default::default(), now);
+        }
+    }
+
+    /// Takes a flow back, so that its state is here.
+    pub(super) fn reclaim(
+        &self,
+        flows: &mut FlowTable,
+        network: &Network,
+        flow: FlowId,
+        original: &FlowKey,
+        now: Instant,
+    ) {
+        let progress = self.faster.get().and_then(|faster| faster.withdraw(original));
+        if let Some(progress) = &progress {
+            let hints = [Direction::Original, Direction::Reply].map(|direction| flows.hint(flow, direction));
+            network.count_progress(original, hints, progress);
+        }
+        flows.reclaim(flow, progress.as_ref(), &network.tracking, now);
+    }
+
+    /// Lets flows like one that was opened begin elsewhere.
+    pub fn offer(&self, offer: &Offer) {
+        if let Some(faster) = self.faster.get() {
+            faster.permit(offer);
+        }
+    }
+
+    /// Keeps the place of a flow that is about to be opened. False when it has begun elsewhere meanwhile.
+    pub(super) fn hold(&self, packet: Option<FlowKey>) -> Result<bool, DropReason> {
+        let (Some(faster), Some(packet)) = (self.faster.get(), packet) else { return Ok(true) };
+        match faster.hold(&packet) {
+            Hold::Kept => Ok(true),
+            Hold::Begun => Ok(false),
+            // The flow has its permit, and the programs have no room for one of their own either.
+            Hold::Full => Ok(true),
+        }
+    }
+
+    /// Gives the place up of a flow that could not be opened.
+    pub(super) fn let_go(&self, flows: &FlowTable, packet: Option<FlowKey>) {
+        if let (Some(faster), Some(packet)) = (self.faster.get(), packet)
+            && !flows.knows(&packet)
+        {
+            faster.end(&packet);
+        }
+    }
+
+    /// Goes on with a flow that the fast path has: it began there, or is from a daemon before. True when that daemon had
+    /// it itself, so that nobody knows its state any more.
+    pub(super) fn adopt(
+        &self,
+        flows: &mut FlowTable,
+        network: &Network,
+        packet: Option<FlowKey>,
+        now: Instant,
+    ) -> Result<bool, DropReason> {
+        let (Some(faster), Some(packet)) = (self.faster.get(), packet.filter(|packet| !flows.knows(packet)))
+        else {
+            return Ok(false);
+        };
+        let mut found = match faster.find(&packet) {
+            Whereabouts::Unknown => return Ok(false),
+            Whereabouts::Lost => return Ok(true),
+            Whereabouts::Found(found) => found,
+        };
+        if let Some(born) = &found.born {
+            lock(&self.elsewhere).leave(born.created, || found.info(&network.tracking, now));
+        }
+        network.count_found(&found);
+        let account = found.born.and_then(|born| self.book.quota.account(born.account));
+        let account = account.unwrap_or_else(|| {
+            // Of an endpoint that is here no more: it is decided anew, as a stranger's.
+            faster.forgo(&found);
+            found.born = None;
+            self.account_at(network, found.key.src)
+        });
+        let adopted = flows.adopt(&found, &network.tracking, &account, now);
+        self.recall(flows);
+        if !flows.knows(&packet) {
+            faster.end(&packet);
+        }
+        adopted.map(|()| false)
+    }
+
+    /// Stops packets of flows that have ended here, and gives their places up, unless the next flow of the same key is
+    /// here already.
+    pub(crate) fn recall(&self, flows: &mut FlowTable) {
+        let Some(faster) = self.faster.get() else { return };
+        while let Some(key) = flows.pop_recalled() {
+            let found = if flows.knows(&key) {
+                faster.withdraw(&key).map(|progress| (NO_HINTS, progress))
+            } else {
+                faster.end(&key).map(|found| (found.hints, found.progress))
+            };
+            if let Some((hints, progress)) = found
+                && let Some(network) = self.snapshot().network(key.vni)
+            {
+                network.count_progress(&key, hints, &progress);
+            }
+        }
+    }
+
+    /// Ends flows that began elsewhere and whose time is over, counts those that have ended, and gives up places that
+    /// are kept for nobody: a daemon before has left them. Called now and then, and looks at some of them each time.
+    pub fn sweep(&self, now: Instant) {
+        let Some(faster) = self.faster.get() else { return };
+        let since = self.offloads_since.get().copied().unwrap_or(now);
+        let keeps_lost = now.since(since) < LOST_FOR;
+        let mut cursor = lock(&self.swept);
+        lock(&self.elsewhere).look(now);
+        let (mut residents, mut candidates) = (Vec::new(), Vec::new());
+        for _ in 0..PAGES_PER_SWEEP {
+            residents.clear();
+            let more = faster.page(&mut cursor, &mut residents);
+            let snapshot = self.snapshot();
+            candidates.clear();
+            for resident in &residents {
+                // The deadline of one that was handed over is in its table.
+                let found = resident.found.filter(|found| resident.left || found.born.is_some());
+                let is_over = found.is_some_and(|found| is_over(&snapshot, &found, now));
+                let held = resident.held && !keeps_lost;
+                if !(is_over || held) {
+                    let born = found.filter(|_| !resident.left);
+                    self.note_beginning(&snapshot, born.as_ref(), now);
+                    candidates.extend(born.and_then(|found| {
+                        let network = snapshot.network(found.key.vni)?;
+                        candidate(&found, network.state.quota.place(), now)
+                    }));
+                    continue;
+                }
+                let mut flows = self.flows(&resident.packet);
+                if flows.knows(&resident.packet) {
+                    continue;
+                }
+                if held || resident.left {
+                    faster.end(&resident.packet);
+                } else if let Some(found) = faster.end_if_over(&resident.packet) {
+                    self.bury(&mut flows, &snapshot, &found, None, now);
+                }
+            }
+            faster.weigh(&candidates);
+            if !more {
+                lock(&self.elsewhere).end_round();
+                faster.make_headroom();
+                break;
+            }
+        }
+        while let Some(found) = faster.pop_put_out() {
+            self.bury(&mut self.flows(&found.key), &self.snapshot(), &found, Some(Ending::Evicted), now);
+        }
+        while let Some(replaced) = faster.pop_ended() {
+            if let Some(network) = self.snapshot().network(replaced.key.vni) {
+                network.count_replaced(&replaced);
+            }
+        }
+        faster.set_path_mtus(&|vtep| self.path_mtu_to(vtep, now));
+        if let Some(counters) = self.counters.first() {
+            for SettledDrop { key, count, seen } in faster.settle_drops() {
+                counters.add_seen(key, &count, &seen);
+            }
+        }
+    }
+
+    fn note_beginning(&self, snapshot: &Snapshot, found: Option<&Found>, now: Instant) {
+        if let Some((found, born)) = found.and_then(|found| Some((found, found.born?))) {
+            lock(&self.elsewhere).meet(born.created, || found.info(&tracking(snapshot, found), now));
+        }
+    }
+
+    pub(super) fn bury(
+        &self,
+        flows: &mut FlowTable,
+        snapshot: &Snapshot,
+        found: &Found,
+        ending: Option<Ending>,
+        now: Instant,
+    ) {
+        let ending = flows.bury(found, ending);
+        let info = || found.info(&tracking(snapshot, found), now);
+        lock(&self.elsewhere).end(now, Happening::Ended(ending), info);
+        if let Some(network) = snapshot.network(found.key.vni) {
+            network.count_found(found);
+        }
+    }
+
+    /// Flows that began elsewhere, and are there.
+    pub fn for_each_born(&self, now: Instant, mut each: impl FnMut(&FlowInfo)) {
+        let snapshot = self.snapshot_arc();
+        self.for_each_carried(|found| {
+            let info = found.info(&tracking(&snapshot, found), now);
+            if found.born.is_some() && info.deadline > now {
+                each(&info);
+            }
+        });
+    }
+
+    /// All flows that are elsewhere, and how far they have got there.
+    fn for_each_carried(&self, mut each: impl FnMut(&Found)) {
+        let Some(faster) = self.faster.get() else { return };
+        let (mut cursor, mut residents, mut more) = (Cursor::default(), Vec::new(), true);
+        while more {
+            residents.clear();
+            more = faster.page(&mut cursor, &mut residents);
+            residents
+                .iter()
+                .filter(|resident| !resident.left)
+                .filter_map(|it| it.found.as_ref())
+                .for_each(&mut each);
+        }
+    }
+
+    /// What passed elsewhere for endpoints of this host and is not counted yet: frames that they sent, and that were sent
+    /// to them.
+    #[must_use]
+    pub fn uncounted(&self, snapshot: &Snapshot) -> HashMap<(Vni, EndpointId), [u64; 2]> {
+        let mut frames: HashMap<_, [u64; 2]> = HashMap::new();
+        self.for_each_carried(|found| {
+            let Some(network) = snapshot.network(found.key.vni) else { return };
+            network.for_each_end(&found.key, found.hints, &found.progress, |end, which, count| {
+                frames.entry((network.vni, end.id)).or_default()[which.index()] += count.packets;
+            });
+        });
+        frames
+    }
+
+    /// How many flows there are, here and elsewhere.
+    #[must_use]
+    pub fn flows_in_use(&self) -> FlowUse {
+        self.book.quota.in_use()
+    }
+
+    /// Who pays for flows that come from an address.
+    pub(super) fn account_at(&self, network: &Network, source: Addr) -> Arc<Account> {
+        network.by_address(source).map_or(&network.state.strangers, |end| &end.state.flows).clone()
+    }
+
+    /// Has flows of other shards make room for one more, the cheapest first. Those of shards that somebody is at work in
+    /// are passed over: two that wait for each other would wait for ever. False when nothing went.
+    pub(super) fn make_room_elsewhere(&self, account: &Account, of: Population, now: Instant) -> bool {
+        let Some(full) = account.full(of) else { return true };
+        of.making_room().iter().any(|rank| {
+            self.all_flows().any(|shard| {
+                let Ok(mut flows) = shard.try_lock() else { return false };
+                let went = flows.put_out(account, full, *rank, now);
+                self.recall(&mut flows);
+                went
+            })
+        })
+    }
+
+    /// Asks about flows whose time seems to be over: those that went on elsewhere go on.
+    pub(super) fn ask_about_overdue(&self, flows: &mut FlowTable, snapshot: &Snapshot, now: Instant) {
+        while let Some((flow, original)) = flows.pop_overdue() {
+            let Some(network) = snapshot.network(original.vni) else {
+                let _ = self.faster.get().and_then(|faster| faster.withdraw(&original));
+                flows.reclaim(flow, None, &Default::default(), now);
+                continue;
+            };
+            let seen =
+                self.faster.get().and_then(|faster| faster.peek(&original)).and_then(|seen| seen.last_seen);
+            flows.refresh(flow, seen.unwrap_or(Instant::ZERO), &network.tracking);
+            if flows.info(flow).is_none_or(|info| info.deadline <= now) {
+                self.reclaim(flows, network, flow, &original, now);
+            }
+        }
+    }
+
+    /// What is known elsewhere about a flow that is offloaded.
+    #[must_use]
+    pub fn peek(&self, original: &FlowKey) -> Option<Progress> {
+        self.faster.get()?.peek(original)
+    }
+}
+
+/// Of a flow of which nobody knows whom it was decided for.
+const NO_HINTS: [u64; 2] = [0; 2];
+
+/// How long a connection that a daemon before had may be silent and still be picked up.
+const LOST_FOR: Duration = Duration::from_secs(120);
+
+/// Pages of the table that one sweep reads.
+const PAGES_PER_SWEEP: usize = 128;
+
+/// What an endpoint did with packets.
+#[derive(Clone, Copy)]
+enum Passed {
+    Sent,
+    Received,
+}
+
+impl Passed {
+    const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+fn tracking(snapshot: &Snapshot, found: &Found) -> StateSettings {
+    snapshot.network(found.key.vni).map_or_else(StateSettings::default, |network| network.tracking)
+}
+
+fn is_over(snapshot: &Snapshot, found: &Found, now: Instant) -> bool {
+    found.deadline(&tracking(snapshot, found), now) <= now
+}
+
+impl Network {
+    /// Counts a flow that began elsewhere, as far as it has got.
+    fn count_found(&self, found: &Found) {
+        self.count_progress(&found.key, found.hints, &found.progress);
+        if let Some(born) = &found.born {
+            self.count_repeated(&born.admitted);
+        }
+    }
+
+    fn count_replaced(&self, replaced: &Replaced) {
+        let Replaced { key, admitted, counts } = *replaced;
+        let progress = Progress { sides: Default::default(), counts, last_seen: None };
+        self.count_progress(&key, NO_HINTS, &progress);
+        self.count_repeated(&admitted);
+    }
+
+    /// Under another epoch the numbers of rules meant others.
+    fn count_repeated(&self, admitted: &Admitted) {
+        if admitted.epoch == self.epoch {
+            self.count_hits(admitted);
+        }
+    }
+
+    /// Counts what passed elsewhere for the flow's two ends, as far as they are here.
+    fn count_progress(&self, original: &FlowKey, hints: [u64; 2], progress: &Progress) {
+        self.for_each_end(original, hints, progress, |end, which, count| match which {
+            Passed::Sent => end.state.sent(count.packets, count.bytes),
+            Passed::Received => end.state.received(count.packets, count.bytes),
+        });
+    }
+
+    fn for_each_end(
+        &self,
+        original: &FlowKey,
+        hints: [u64; 2],
+        progress: &Progress,
+        mut each: impl FnMut(&Endpoint, Passed, &Count),
+    ) {
+        let [receiver, opener] = hints;
+        for (hint, address, passed) in [
+            (opener, original.src, [Passed::Sent, Passed::Received]),
+            (receiver, original.dst, [Passed::Received, Passed::Sent]),
+        ] {
+            let known = || self.at_address(address).map(|(end, _)| end);
+            let end = if hint == 0 { known() } else { self.received_by(hint) };
+            if let Some(end) = end.filter(|end| end.port().is_some()) {
+                passed.into_iter().zip(&progress.counts).for_each(|(which, count)| each(end, which, count));
+            }
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The promises of the packet's path, each as a test: several hosts, compiled from one configuration, exchange
+//! real frames over a simulated underlay in virtual time.
+//!
+//! Frames are built by `etherparse`, which shares no code with the path. What becomes of one reads as text, who
+//! got it and who dropped it: `assert_eq!(net.send("web1", syn), "db1")`. At the end of every test the drops that
+//! were returned and the drops that were counted are held against each other, on every host.
+
+mod carriage;
+mod chores;
+mod decisions;
+mod fragments;
+mod groups;
+mod legs;
+mod limits;
+mod movable;
+mod moves;
+mod neighbors;
+mod net;
+mod noise;
+mod oracle;
+mod reload;
+mod routes;
+mod scene;
+mod size;
+mod tenants;
+mod topology;
+mod underlay;
+
+use eastgate_testkit::frames;

@@ -1,0 +1,450 @@
+//! What one host does, compiled: immutable tables made from a checked configuration, swapped in whole.
+//!
+//! A tenant that did not change keeps its compiled networks, so a reload costs what changed. What a network has
+//! learned and counted ([`NetworkState`], [`EndpointState`]) outlives every snapshot.
+
+mod compile;
+pub mod holders;
+pub mod rules;
+pub mod state;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use ahash::RandomState;
+use eastgate_config::{self as config, Checksums, Config, Name, Oversize, Tenant};
+use eastgate_conntrack::flow::StateSettings;
+use eastgate_policy::{
+    admission::{BadReserved, Sender, Site},
+    compile::{CompileError, Compiled},
+    rule::Source,
+};
+use eastgate_steering::{Binding, Bindings, Mode};
+use eastgate_vtep::{
+    carriage::Encapsulation,
+    entropy::SourcePorts,
+    fdb::Location,
+    flood::{Flood, Topology},
+    mtu,
+    peers::Peers,
+};
+use eastgate_wire::{Addr, EndpointId, Family, Holdings, MacAddr, Ownership, PortId, Vni, VtepAddr};
+
+use self::{
+    compile::{NetworkSite, same_surroundings, site},
+    holders::PrefixHolders,
+    rules::RuleTable,
+    state::{EndpointState, NetworkState, StateBook},
+};
+
+/// Why a configuration cannot be put in force on this host.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The host is not in the configuration.
+    #[error("there is no [host.{wanted}] in the configuration; it has: {}", .known.join(", "))]
+    UnknownHost {
+        /// The name asked for
+        wanted: String,
+        /// The names there are
+        known: Vec<String>,
+    },
+    /// The host is one that eastgate does not run.
+    #[error("[host.{0}] runs = \"vxlan\": eastgate cannot be that host")]
+    NotOurs(String),
+    /// A network's policy does not compile.
+    #[error("{at}: the policy of network {network} does not compile: {source}")]
+    Policy {
+        /// Where the network is written
+        at: config::Place,
+        /// As tenant/name
+        network: String,
+        /// Why
+        #[source]
+        source: CompileError,
+    },
+    /// A reserved prefix is none.
+    #[error("a management or VTEP address is no prefix: {0}")]
+    Reserved(#[from] BadReserved),
+    /// Source ports or flood settings contradict each other.
+    #[error("{at}: {source}")]
+    Overlay {
+        /// Where, as far as known
+        at: String,
+        /// Why
+        #[source]
+        source: eastgate_vtep::Error,
+    },
+}
+
+/// What the kernel's programs may do of one network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KernelLimits {
+    /// Packets a second that go up
+    pub slow_path: u32,
+    /// Datagrams in fragments that are carried at a time
+    pub datagrams: u32,
+}
+
+/// One host's part of a configuration, compiled.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts up with every snapshot; 0 is none
+    pub epoch: u32,
+    /// The configuration it was made from
+    pub config: Arc<Config>,
+    /// This host's name
+    pub host: Name,
+    /// This host's VTEP
+    pub vtep: VtepAddr,
+    /// What no tenant may reach
+    pub site: Arc<Site>,
+    /// How wrapped frames find a source port
+    pub ports: SourcePorts,
+    /// What the UDP checksum of its datagrams is like
+    pub checksums: Checksums,
+    networks: HashMap<Vni, Arc<Network>, RandomState>,
+    by_port: Vec<Option<(Arc<Network>, EndpointId)>>,
+    learning: Vec<Arc<Network>>,
+}
+
+/// A network, as this host has a part in it.
+#[derive(Debug)]
+pub struct Network {
+    /// Its identifier
+    pub vni: Vni,
+    /// As tenant/name
+    pub name: String,
+    /// Its tenant's configuration
+    pub tenant: Arc<Tenant>,
+    /// The key of its own configuration in the tenant's
+    pub key: Name,
+    /// The rules of its tenant by number
+    pub rules: Arc<RuleTable>,
+    /// Its endpoints, in the order of the configuration
+    pub endpoints: Vec<Endpoint>,
+    /// Its compiled policy
+    pub policy: Compiled,
+    /// How its flows are tracked
+    pub tracking: StateSettings,
+    /// How long the connections of an endpoint that has come are picked up
+    pub tcp_pickup: Duration,
+    /// The VTEPs that take part
+    pub peers: Peers,
+    /// Who gets copies of frames to many; none where the network does not flood
+    pub flood: Option<Flood>,
+    /// Its shape
+    pub topology: Topology,
+    /// This host is its hub.
+    pub hub_here: bool,
+    /// Who answers ARP and ND
+    pub neighbors: Mode,
+    /// The appliance's MAC in it
+    pub proxy_mac: MacAddr,
+    /// Frames come addressed to [`Self::proxy_mac`], and leave from it
+    pub proxy: bool,
+    /// How its frames are wrapped
+    pub encapsulation: Encapsulation,
+    /// MTU of its tenants' interfaces, where the configuration says it
+    pub mtu: Option<u16>,
+    /// The snapshot that it was compiled for: its flows are decided again when this changes
+    pub epoch: u32,
+    /// Strangers behind member VTEPs are admitted and learned
+    pub learning: bool,
+    /// Frames to unknown MACs are flooded
+    pub flood_unknown: bool,
+    /// Multicast and broadcast data is flooded
+    pub flood_multicast: bool,
+    /// Datagrams with reserved VXLAN bits set are refused
+    pub strict_reserved: bool,
+    /// What becomes of packets that are too big and may be cut
+    pub oversize: Oversize,
+    /// The MSS of SYNs is lowered to what fits
+    pub mss_clamp: bool,
+    /// Flows that each rule admitted on this host, by rule number
+    pub hits: Box<[AtomicU64]>,
+    /// What outlives snapshots
+    pub state: Arc<NetworkState>,
+    /// Who owns which address in it
+    pub ownership: Ownership,
+    /// Those of its rules that name multicast groups; none where no rule does
+    pub(crate) multicast: Option<Source>,
+    /// Endpoints without port security
+    pub(crate) unsecured: Vec<EndpointId>,
+    by_mac: HashMap<MacAddr, EndpointId, RandomState>,
+    holders: PrefixHolders,
+}
+
+/// A station of a network.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Its place in the network's list
+    pub id: EndpointId,
+    /// Its name
+    pub name: Name,
+    /// Its MAC
+    pub mac: MacAddr,
+    /// Where it is
+    pub location: Location,
+    /// What it may send
+    pub sender: Sender,
+    /// Its rules are applied on this host: it is here, or at a VTEP that applies none.
+    pub policed_here: bool,
+    /// What outlives snapshots
+    pub state: Arc<EndpointState>,
+}
+
+/// Tenant ports keep their number for as long as the daemon runs, whatever the configuration calls for.
+#[derive(Debug, Default)]
+pub struct PortRegistry {
+    by_name: HashMap<Arc<str>, PortId>,
+    names: Vec<Arc<str>>,
+}
+
+impl PortRegistry {
+    /// The number of a device name.
+    pub fn id(&mut self, name: &Arc<str>) -> PortId {
+        if let Some(id) = self.by_name.get(name) {
+            return *id;
+        }
+        let id = PortId(self.names.len() as u32);
+        self.names.push(name.clone());
+        self.by_name.insert(name.clone(), id);
+        id
+    }
+
+    /// The device name of a number.
+    #[must_use]
+    pub fn name(&self, id: PortId) -> Option<&Arc<str>> {
+        self.names.get(id.0 as usize)
+    }
+
+    /// The number of a device name that has one.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<PortId> {
+        self.by_name.get(name).copied()
+    }
+}
+
+impl Endpoint {
+    /// Its MACs and addresses
+    #[must_use]
+    pub fn holdings(&self) -> &Holdings {
+        &self.sender.holdings
+    }
+
+    /// Its port, when it is on this host.
+    #[must_use]
+    pub const fn port(&self) -> Option<PortId> {
+        match self.location {
+            Location::Local(port) => Some(port),
+            Location::Remote(_) => None,
+        }
+    }
+}
+
+impl Network {
+    /// Its configuration.
+    #[must_use]
+    pub fn config(&self) -> Option<&config::Network> {
+        self.tenant.networks.get(&self.key)
+    }
+
+    /// The endpoint with this number.
+    #[must_use]
+    pub fn endpoint(&self, id: EndpointId) -> Option<&Endpoint> {
+        self.endpoints.get(id.0 as usize)
+    }
+
+    /// The endpoint that has this MAC.
+    #[must_use]
+    pub fn by_mac(&self, mac: MacAddr) -> Option<&Endpoint> {
+        self.endpoint(*self.by_mac.get(&mac)?)
+    }
+
+    /// The endpoint whose own address this is: configured, or formed from its MAC.
+    #[must_use]
+    pub fn by_address(&self, address: Addr) -> Option<&Endpoint> {
+        self.endpoint(self.ownership.owner(address)?)
+    }
+
+    /// Whether anything is learned in it: from strangers, or from ports whose senders are not checked.
+    #[must_use]
+    pub fn learns(&self) -> bool {
+        self.learning || !self.unsecured.is_empty()
+    }
+
+    /// The endpoint that an unknown station at a place is behind, where only one can be it.
+    #[must_use]
+    pub fn nested_behind(&self, at: Location) -> Option<&Endpoint> {
+        let mut there = self.unsecured_at(at).filter(|_| !self.learning);
+        let first = there.next()?;
+        there.next().is_none().then_some(first)
+    }
+
+    /// The endpoints without port security at a place.
+    pub fn unsecured_at(&self, at: Location) -> impl Iterator<Item = &Endpoint> {
+        self.unsecured.iter().filter_map(|id| self.endpoint(*id)).filter(move |it| it.location == at)
+    }
+
+    /// The largest packet of its tenants, in bytes: what the underlay leaves of a link's MTU, or less where the configuration
+    /// says so.
+    #[must_use]
+    pub fn tenant_mtu(&self, link: u16, underlay: Family, tags: u8) -> u16 {
+        let derived = mtu::tenant_mtu(link, underlay, tags);
+        self.mtu.map_or(derived, |mtu| mtu.min(derived))
+    }
+
+    /// How many VLAN tags a frame in it may carry.
+    #[must_use]
+    pub const fn max_tags(&self) -> u8 {
+        if self.encapsulation.vlan_aware { 1 } else { 0 }
+    }
+
+    /// The source form of its policy, for explaining decisions.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        self.config().map(|config| self.rules.source(&self.tenant, config)).unwrap_or_default()
+    }
+}
+
+impl Bindings for Network {
+    fn by_address(&self, address: Addr) -> Option<Binding> {
+        let endpoint = Network::by_address(self, address)?;
+        Some(Binding {
+            mac: endpoint.mac,
+            endpoint: Some(endpoint.id),
+            at: endpoint.location,
+            router: endpoint.sender.router || !endpoint.holdings().routes.is_empty(),
+        })
+    }
+
+    fn may_be_held(&self, address: Addr) -> bool {
+        self.has_candidates(address)
+    }
+}
+
+impl Snapshot {
+    /// The network with this VNI, if this host has a part in it.
+    #[must_use]
+    pub fn network(&self, vni: Vni) -> Option<&Arc<Network>> {
+        self.networks.get(&vni)
+    }
+
+    /// What the kernel's programs may do of each network that this host has a part in
+    pub fn kernel_limits(&self) -> impl Iterator<Item = (Vni, KernelLimits)> {
+        let networks = self.config.networks_of(&self.host);
+        networks.map(|(_, network)| {
+            let (slow_path, datagrams) = (network.slow_path_limit, network.limits.fragments);
+            (network.vni, KernelLimits { slow_path, datagrams })
+        })
+    }
+
+    /// All networks that this host has a part in, by VNI.
+    #[must_use]
+    pub fn networks(&self) -> Vec<&Arc<Network>> {
+        let mut networks: Vec<_> = self.config.networks_of(&self.host).collect();
+        networks.sort_by_key(|(_, network)| network.vni);
+        networks.into_iter().filter_map(|(_, network)| self.networks.get(&network.vni)).collect()
+    }
+
+    /// The networks in which something is learned.
+    pub fn learning_networks(&self) -> impl Iterator<Item = &Arc<Network>> {
+        self.learning.iter()
+    }
+
+    /// The network and endpoint at a tenant port.
+    #[must_use]
+    pub fn at_port(&self, port: PortId) -> Option<(&Arc<Network>, &Endpoint)> {
+        let (network, id) = self.by_port.get(port.0 as usize)?.as_ref()?;
+        Some((network, network.endpoint(*id)?))
+    }
+
+    /// The tenant ports of this host.
+    pub fn tenant_ports(&self) -> impl Iterator<Item = (PortId, &Arc<Network>, &Endpoint)> {
+        self.by_port.iter().enumerate().filter_map(|(index, at)| {
+            let (network, id) = at.as_ref()?;
+            Some((PortId(index as u32), network, network.endpoint(*id)?))
+        })
+    }
+
+    /// Compiles what `host` has to do.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; nothing was changed but numbers given to new ports.
+    pub fn compile(
+        config: &Arc<Config>,
+        host: &str,
+        previous: Option<&Snapshot>,
+        registry: &mut PortRegistry,
+        book: &StateBook,
+    ) -> Result<Self, SnapshotError> {
+        let own = config.host(host).ok_or_else(|| SnapshotError::UnknownHost {
+            wanted: host.to_owned(),
+            known: config.hosts.keys().map(|name| name.to_string()).collect(),
+        })?;
+        if !own.runs_eastgate() {
+            return Err(SnapshotError::NotOurs(host.to_owned()));
+        }
+        let epoch = previous.map_or(0, |previous| previous.epoch) + 1;
+        let previous = previous.filter(|previous| same_surroundings(&previous.config, config));
+        let overlay = &config.overlay;
+        let ports = SourcePorts::new_checked(
+            overlay.source_ports.first,
+            overlay.source_ports.last,
+            overlay.entropy_ports,
+        )
+        .map_err(|source| SnapshotError::Overlay { at: "[overlay]".into(), source })?;
+        let site = match previous {
+            Some(previous) => previous.site.clone(),
+            None => Arc::new(site(config)?),
+        };
+        let mut snapshot = Self {
+            epoch,
+            config: config.clone(),
+            host: own.name.clone(),
+            vtep: own.vtep,
+            site,
+            ports,
+            checksums: config.checksums(),
+            networks: HashMap::default(),
+            by_port: Vec::new(),
+            learning: Vec::new(),
+        };
+        for tenant in config.tenants.values() {
+            let before =
+                previous.filter(|p| p.config.tenant(&tenant.name).is_some_and(|b| Arc::ptr_eq(b, tenant)));
+            let rules = std::cell::OnceCell::new();
+            for network in tenant.networks.values().filter(|network| network.is_member(host)) {
+                let compiled = match before.and_then(|before| before.network(network.vni)) {
+                    Some(kept) => kept.clone(),
+                    None => {
+                        let rules = rules.get_or_init(|| Arc::new(RuleTable::new(tenant)));
+                        let site = NetworkSite { config, host: own, ports, epoch };
+                        Arc::new(site.compile(tenant, network, rules, registry, book)?)
+                    }
+                };
+                snapshot.insert(compiled);
+            }
+        }
+        Ok(snapshot)
+    }
+
+    fn insert(&mut self, network: Arc<Network>) {
+        for endpoint in &network.endpoints {
+            if let Some(PortId(port)) = endpoint.port() {
+                let index = port as usize;
+                if self.by_port.len() <= index {
+                    self.by_port.resize(index + 1, None);
+                }
+                self.by_port[index] = Some((network.clone(), endpoint.id));
+            }
+        }
+        if network.learns() {
+            self.learning.push(network.clone());
+        }
+        self.networks.insert(network.vni, network);
+    }
+}

@@ -1,0 +1,261 @@
+//! From a checked configuration to the tables of each network, as one host has a part in it.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use ahash::RandomState;
+use eastgate_config::{self as config, Config, Neighbors, OnChange, OuterField, TcpMode, Tenant};
+use eastgate_conntrack::flow::StateSettings;
+use eastgate_policy::{
+    admission::{self, BadReserved, Sender, Site},
+    compile::Compiled,
+};
+use eastgate_steering::{Answers, Mode, Unknown, proxy_mac};
+use eastgate_vtep::{
+    carriage::Encapsulation,
+    ecn::{OuterTos, OuterTtl},
+    entropy::SourcePorts,
+    fdb::Location,
+    flood::{Flood, FloodMode, Topology},
+    peers::{PeerKind, Peers},
+};
+use eastgate_wire::{Addr, AddressPair, EndpointId, Holdings, Ownership, VtepAddr};
+
+use super::{
+    Endpoint, Network, PortRegistry, SnapshotError,
+    holders::PrefixHolders,
+    rules::{self, RuleTable, prefix},
+    state::{NetworkState, StateBook},
+};
+
+/// Whether everything outside the tenants that compiled networks depend on is the same.
+pub(super) fn same_surroundings(a: &Config, b: &Config) -> bool {
+    let hosts = |config: &Config| -> Vec<_> {
+        config.hosts.values().map(|h| (h.name.clone(), h.vtep, h.runs, h.management.clone())).collect()
+    };
+    a.overlay == b.overlay && a.limits == b.limits && hosts(a) == hosts(b)
+}
+
+/// VTEP and management addresses of every host.
+pub(super) fn site(config: &Config) -> Result<Site, BadReserved> {
+    let vteps = config.hosts.values().map(|host| (Addr::from(host.vtep.0), 128));
+    let management = config.hosts.values().flat_map(|host| host.management.iter().map(prefix));
+    admission::Site::new(&[], &vteps.chain(management).collect::<Vec<_>>())
+}
+
+/// What compiling a network needs to know of its surroundings.
+pub(super) struct NetworkSite<'c> {
+    pub(super) config: &'c Config,
+    pub(super) host: &'c config::Host,
+    pub(super) ports: SourcePorts,
+    pub(super) epoch: u32,
+}
+
+impl NetworkSite<'_> {
+    pub(super) fn compile(
+        &self,
+        tenant: &Arc<Tenant>,
+        network: &config::Network,
+        rules: &Arc<RuleTable>,
+        registry: &mut PortRegistry,
+        book: &StateBook,
+    ) -> Result<Network, SnapshotError> {
+        let name = format!("{}/{}", tenant.name, network.name);
+        let source = rules.source(tenant, network);
+        let multicast = rules::multicast(&source);
+        let policy = Compiled::compile(&source).map_err(|source| SnapshotError::Policy {
+            at: network.at.clone(),
+            network: name.clone(),
+            source,
+        })?;
+        let state = book.network(network, self.config);
+        let hasher = RandomState::new();
+        let peers =
+            self.config.members(network).filter(|member| member.name != self.host.name).map(|member| {
+                (member.vtep, if member.runs_eastgate() { PeerKind::Eastgate } else { PeerKind::Plain })
+            });
+        let peers = Peers::new(peers, hasher);
+        let topology = match network.topology {
+            config::Topology::Mesh => Topology::Mesh,
+            config::Topology::Hub => Topology::Hub,
+        };
+        let hub_here = network.hub.as_ref().is_some_and(|hub| hub.host == self.host.name);
+        let proxy = proxy_mac(network.vni);
+        let mut endpoints = Vec::with_capacity(network.endpoints.len());
+        for (index, endpoint) in network.endpoints.iter().enumerate() {
+            endpoints.push(self.endpoint(EndpointId(index as u32), network, endpoint, registry, &state)?);
+        }
+        let by_mac = endpoints.iter().map(|endpoint| (endpoint.mac, endpoint.id)).collect();
+        let unsecured = endpoints.iter().filter(|endpoint| !endpoint.sender.port_security);
+        let unsecured = unsecured.map(|endpoint| endpoint.id).collect();
+        let ownership = Ownership::new(endpoints.iter().map(Endpoint::holdings));
+        let prefixes = endpoints.iter().flat_map(|endpoint: &Endpoint| {
+            let Holdings { pairs, routes, .. } = endpoint.holdings();
+            let pairs = pairs.iter().map(|pair| (pair.network, pair.len));
+            pairs.chain(routes.iter().copied()).map(|prefix| (prefix, endpoint.id))
+        });
+        let holders = PrefixHolders::new(prefixes);
+        Ok(Network {
+            vni: network.vni,
+            flood: self.flood(network, topology, hub_here, &peers)?,
+            name,
+            tenant: tenant.clone(),
+            key: network.name.clone(),
+            rules: rules.clone(),
+            endpoints,
+            policy,
+            tracking: tracking(network),
+            tcp_pickup: network.tcp_pickup,
+            peers,
+            topology,
+            hub_here,
+            neighbors: Mode {
+                answers: match network.neighbors {
+                    Neighbors::Off => Answers::Off,
+                    Neighbors::Suppress => Answers::Suppress,
+                    Neighbors::Proxy => Answers::Proxy { mac: proxy },
+                },
+                unknown: match network.unknown_neighbors {
+                    config::Unknown::Drop => Unknown::Drop,
+                    config::Unknown::Flood => Unknown::Flood,
+                },
+                hub: hub_here,
+            },
+            proxy_mac: proxy,
+            proxy: network.neighbors == Neighbors::Proxy,
+            encapsulation: Encapsulation {
+                vni: network.vni,
+                vlan_aware: network.vlan_aware,
+                tos: match self.config.overlay.tos {
+                    OuterField::Inherit => OuterTos::Inherit,
+                    OuterField::Fixed(tos) => OuterTos::Fixed(tos),
+                },
+                ttl: match self.config.overlay.ttl {
+                    OuterField::Inherit => OuterTtl::Inherit,
+                    OuterField::Fixed(ttl) => OuterTtl::Fixed(ttl),
+                },
+                ports: self.ports,
+            },
+            mtu: network.mtu,
+            epoch: self.epoch,
+            learning: network.learning,
+            flood_unknown: network.unknown_destinations == config::Unknown::Flood,
+            flood_multicast: network.multicast == config::Unknown::Flood,
+            strict_reserved: network.strict_reserved,
+            oversize: network.oversize,
+            mss_clamp: network.mss_clamp,
+            hits: (0..rules.len()).map(|_| AtomicU64::new(0)).collect(),
+            unsecured,
+            state,
+            ownership,
+            multicast,
+            by_mac,
+            holders,
+        })
+    }
+
+    fn flood(
+        &self,
+        network: &config::Network,
+        topology: Topology,
+        hub_here: bool,
+        peers: &Peers,
+    ) -> Result<Option<Flood>, SnapshotError> {
+        let mode = match (network.flood, network.multicast_group) {
+            (config::Flood::Off, _) | (config::Flood::Multicast, None) => return Ok(None),
+            (config::Flood::Replicate, _) => FloodMode::HeadEnd,
+            (config::Flood::Multicast, Some(group)) => FloodMode::Group(VtepAddr(group)),
+        };
+        // A spoke sends to its hub, which sends on.
+        let hub = network.hub.as_ref().filter(|_| !hub_here).and_then(|hub| self.config.host(&hub.host));
+        let only_hub = hub.map(|hub| {
+            let kind = peers.kind(hub.vtep).unwrap_or(PeerKind::Eastgate);
+            Peers::new([(hub.vtep, kind)], RandomState::new())
+        });
+        Flood::new(topology, mode, only_hub.as_ref().unwrap_or(peers), &[self.host.vtep])
+            .map(Some)
+            .map_err(|source| SnapshotError::Overlay { at: network.at.to_string(), source })
+    }
+
+    fn endpoint(
+        &self,
+        id: EndpointId,
+        network: &config::Network,
+        endpoint: &config::Endpoint,
+        registry: &mut PortRegistry,
+        state: &NetworkState,
+    ) -> Result<Endpoint, SnapshotError> {
+        let host = self.config.host(&endpoint.host.host).ok_or_else(|| SnapshotError::UnknownHost {
+            wanted: endpoint.host.host.to_string(),
+            known: Vec::new(),
+        })?;
+        let here = host.name == self.host.name;
+        let location = match &endpoint.port {
+            Some(port) if here => Location::Local(registry.id(port)),
+            // In a hub network a spoke reaches everyone else through the hub.
+            _ => Location::Remote(self.towards(network, host)),
+        };
+        let pairs = endpoint.allowed_pairs.iter().map(|pair| {
+            let (address, len) = prefix(&pair.address);
+            AddressPair { mac: pair.mac.unwrap_or(endpoint.mac), network: address, len }
+        });
+        let holdings = Holdings {
+            endpoint: Some(id),
+            mac: endpoint.mac,
+            addresses: endpoint.addresses.clone(),
+            pairs: pairs.collect(),
+            routes: endpoint.routes.iter().map(prefix).collect(),
+        };
+        Ok(Endpoint {
+            id,
+            name: endpoint.name.clone(),
+            mac: endpoint.mac,
+            location,
+            policed_here: here || !host.runs_eastgate(),
+            state: state.endpoint(&endpoint.name),
+            sender: Sender {
+                holdings: Arc::new(holdings),
+                port_security: endpoint.port_security,
+                router: endpoint.router,
+                dhcp_server: endpoint.dhcp_server,
+                ethertypes: Vec::new(),
+                max_tags: if network.vlan_aware { 1 } else { 0 },
+            },
+        })
+    }
+
+    fn towards(&self, network: &config::Network, host: &config::Host) -> VtepAddr {
+        match &network.hub {
+            Some(hub) if hub.host != self.host.name => {
+                self.config.host(&hub.host).map_or(host.vtep, |hub| hub.vtep)
+            }
+            _ => host.vtep,
+        }
+    }
+}
+
+fn tracking(network: &config::Network) -> StateSettings {
+    let from = &network.timeouts;
+    StateSettings {
+        timeouts: eastgate_conntrack::flow::Timeouts {
+            syn_sent: from.tcp_syn,
+            syn_received: from.tcp_syn,
+            established: from.tcp_established,
+            fin_wait: from.tcp_fin_wait,
+            close_wait: from.tcp_close_wait,
+            last_ack: from.tcp_last_ack,
+            time_wait: from.tcp_time_wait,
+            close: from.tcp_close,
+            udp_first: from.udp_first,
+            udp_exchange: from.udp_exchange,
+            udp_answered: from.udp_answered,
+            icmp_exchange: from.icmp_exchange,
+            icmp: from.icmp,
+            other: from.other,
+        },
+        loose: network.tcp == TcpMode::Loose,
+        on_change: match network.on_change {
+            OnChange::Recheck => eastgate_conntrack::flow::OnChange::Recheck,
+            OnChange::Keep => eastgate_conntrack::flow::OnChange::Keep,
+        },
+    }
+}

@@ -1,0 +1,277 @@
+//! What outlives snapshots: what networks have learned, and what endpoints have sent and received.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use ahash::RandomState;
+use eastgate_config::{self as config, Config, Name};
+use eastgate_conntrack::flow::{Account, FlowLimits, NetworkQuota, Quota};
+use eastgate_steering::{HolderLimits, Holders, LearnLimits, Learned};
+use eastgate_vtep::{
+    fdb::{Fdb, FdbSettings},
+    mtu::too_big::TooBig,
+};
+use eastgate_wire::{Addr, Instant, Rate, TokenBucket, Vni};
+
+/// What a network has learned and used up.
+#[derive(Debug)]
+pub struct NetworkState {
+    /// Where learned MACs are
+    pub fdb: Mutex<Fdb>,
+    /// Who holds addresses that move between endpoints
+    pub holders: Mutex<Holders>,
+    /// Addresses that are elsewhere now, or at another MAC, and that others are to be told of
+    pub changed: Mutex<Changed>,
+    /// Learned neighbours
+    pub learned: Mutex<Learned>,
+    /// Broadcast, unknown unicast and multicast frames it may still send
+    pub bum: Mutex<TokenBucket>,
+    /// Tells senders what is too big, at a limited rate
+    pub too_big: Mutex<TooBig>,
+    /// Answers to ARP and ND that its strangers may still ask for
+    pub stranger_answers: Mutex<TokenBucket>,
+    /// Attempts on others' addresses that may still be reported one by one
+    pub thefts: Mutex<TokenBucket>,
+    /// Its flows
+    pub quota: Arc<NetworkQuota>,
+    /// Those that are opened by whom it does not know
+    pub strangers: Arc<Account>,
+    /// Its datagrams in fragments, at most
+    pub fragments: u32,
+    settings: Settings,
+    endpoints: Mutex<HashMap<Name, Weak<EndpointState>>>,
+}
+
+/// The settings that a state was made with; others make a new one.
+#[derive(Clone, PartialEq, Debug)]
+struct Settings {
+    fdb: FdbSettings,
+    bum: u32,
+    limits: config::Limits,
+}
+
+/// Addresses that are waiting to be announced, each once.
+#[derive(Debug, Default)]
+pub struct Changed(BTreeSet<Addr>);
+
+impl Changed {
+    /// So many are waiting at most; what comes on top is found out by asking.
+    const MOST: usize = 65_536;
+
+    /// One more
+    pub fn note(&mut self, address: Addr) {
+        if self.0.len() < Self::MOST {
+            self.0.insert(address);
+        }
+    }
+
+    /// Up to so many of them, which are waiting no longer.
+    pub fn take(&mut self, most: usize) -> Vec<Addr> {
+        let taken: Vec<Addr> = self.0.iter().copied().take(most).collect();
+        taken.iter().for_each(|address| _ = self.0.remove(address));
+        taken
+    }
+}
+
+/// What an endpoint has sent and received through eastgate on this host.
+#[derive(Debug)]
+pub struct EndpointState {
+    /// Frames it sent that passed
+    pub tx_frames: AtomicU64,
+    /// Their bytes
+    pub tx_bytes: AtomicU64,
+    /// Frames that were sent to it
+    pub rx_frames: AtomicU64,
+    /// Their bytes
+    pub rx_bytes: AtomicU64,
+    /// Answers to ARP and ND it may still ask for
+    pub answers: Mutex<TokenBucket>,
+    /// Announcements of what is known already that it may still have passed on
+    pub announcements: Mutex<TokenBucket>,
+    /// The flows that it has opened
+    pub flows: Arc<Account>,
+    /// When a reload gave it another place, in microseconds; 0: never
+    moved_at: AtomicU64,
+    /// When it was heard there first; [`NOT_HEARD`] until then
+    heard_at: AtomicU64,
+}
+
+/// An endpoint has another place, and was not heard there yet.
+const NOT_HEARD: u64 = u64::MAX;
+
+impl EndpointState {
+    fn new(flows: Arc<Account>) -> Self {
+        Self {
+            flows,
+            tx_frames: AtomicU64::new(0),
+            tx_bytes: AtomicU64::new(0),
+            rx_frames: AtomicU64::new(0),
+            rx_bytes: AtomicU64::new(0),
+            answers: Mutex::new(TokenBucket::new(ANSWERS, Instant::ZERO)),
+            announcements: Mutex::new(TokenBucket::new(ANNOUNCEMENTS, Instant::ZERO)),
+            moved_at: AtomicU64::new(0),
+            heard_at: AtomicU64::new(0),
+        }
+    }
+
+    /// It has another place from now on. Its connections began where nobody here saw them.
+    pub fn moved(&self, now: Instant) {
+        self.heard_at.store(NOT_HEARD, Relaxed);
+        self.moved_at.store(now.micros().max(1), Relaxed);
+    }
+
+    /// A frame of it was admitted: if it had moved, it has arrived.
+    pub fn is_heard(&self, now: Instant) {
+        if self.heard_at.load(Relaxed) == NOT_HEARD {
+            self.heard_at.store(now.micros(), Relaxed);
+        }
+    }
+
+    /// When it moved, as long as its connections are picked up: until it was heard at its place for that long.
+    #[must_use]
+    pub fn just_moved(&self, window: Duration, now: Instant) -> Option<Instant> {
+        let (moved, heard) = (self.moved_at.load(Relaxed), self.heard_at.load(Relaxed));
+        let lasts = moved != 0
+            && !window.is_zero()
+            && match heard {
+                NOT_HEARD => now.since(Instant::from_micros(moved)) < SILENCE,
+                heard => now.since(Instant::from_micros(heard)) < window,
+            };
+        lasts.then(|| Instant::from_micros(moved))
+    }
+
+    /// Takes some of the answers that it may still ask for, to be given elsewhere. How many.
+    #[must_use]
+    pub fn lend_answers(&self, now: Instant) -> u32 {
+        let mut bucket = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        bucket.take_some(LENT, RESERVED, now)
+    }
+
+    /// Counts frames that it sent.
+    pub fn sent(&self, frames: u64, bytes: u64) {
+        self.tx_frames.fetch_add(frames, Relaxed);
+        self.tx_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts frames that were sent to it.
+    pub fn received(&self, frames: u64, bytes: u64) {
+        self.rx_frames.fetch_add(frames, Relaxed);
+        self.rx_bytes.fetch_add(bytes, Relaxed);
+    }
+}
+
+/// How long an endpoint that has another place is waited for: longer than a machine's memory takes to be copied.
+const SILENCE: Duration = Duration::from_secs(3600);
+/// Answers to ARP and ND that one endpoint may ask for: one that comes up with a full subnet to resolve is not
+/// slowed down.
+const ANSWERS: Rate = Rate { per_second: 100, burst: 200 };
+/// Announcements of an address that say what is known already: to one who comes back, others may still have what was so before.
+const ANNOUNCEMENTS: Rate = Rate { per_second: 1, burst: 10 };
+/// How many of them are lent at once, and how many are not: what is lent for one address is not there for another, of
+/// which there may be many when a machine comes up.
+const LENT: u32 = 8;
+const RESERVED: u32 = 150;
+/// Attempts on others' addresses that are reported one by one, in one network; all are counted.
+const REPORTS: Rate = Rate { per_second: 1, burst: 5 };
+/// Too-big messages a second in one network.
+const ERRORS: Rate = Rate { per_second: 100, burst: 100 };
+
+impl NetworkState {
+    fn new(settings: Settings, quota: Arc<NetworkQuota>) -> Self {
+        let strangers = quota.account("", endpoint_limits(settings.limits));
+        let bum = Rate { per_second: settings.bum, burst: settings.bum };
+        Self {
+            fdb: Mutex::new(Fdb::new(settings.fdb, RandomState::new())),
+            changed: Mutex::default(),
+            holders: Mutex::new(Holders::new(HolderLimits::default())),
+            learned: Mutex::new(Learned::new(LearnLimits::default())),
+            bum: Mutex::new(TokenBucket::new(bum, Instant::ZERO)),
+            too_big: Mutex::new(TooBig::new(ERRORS, Instant::ZERO)),
+            thefts: Mutex::new(TokenBucket::new(REPORTS, Instant::ZERO)),
+            stranger_answers: Mutex::new(TokenBucket::new(ANSWERS, Instant::ZERO)),
+            quota,
+            strangers,
+            fragments: settings.limits.fragments,
+            settings,
+            endpoints: Mutex::default(),
+        }
+    }
+
+    /// The state of the endpoint with this name: the same for as long as a snapshot names it.
+    #[must_use]
+    pub fn endpoint(&self, name: &Name) -> Arc<EndpointState> {
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = endpoints.get(name).and_then(Weak::upgrade) {
+            return state;
+        }
+        let flows = self.quota.account(name, endpoint_limits(self.settings.limits));
+        let state = Arc::new(EndpointState::new(flows));
+        endpoints.insert(name.clone(), Arc::downgrade(&state));
+        state
+    }
+}
+
+/// The states of all networks of this host.
+#[derive(Debug)]
+pub struct StateBook {
+    /// All flows of the host
+    pub quota: Quota,
+    networks: Mutex<HashMap<Vni, Arc<NetworkState>>>,
+}
+
+impl StateBook {
+    /// An empty book with the host's limits.
+    #[must_use]
+    pub fn new(limits: config::Limits) -> Self {
+        Self { quota: Quota::new(flow_limits(limits)), networks: Mutex::default() }
+    }
+
+    /// Changes the host's limits.
+    pub fn set_limits(&self, limits: config::Limits) {
+        self.quota.set_limits(flow_limits(limits));
+    }
+
+    /// The state of a network. Learned entries are forgotten when its learning settings change.
+    #[must_use]
+    pub fn network(&self, network: &config::Network, _config: &Config) -> Arc<NetworkState> {
+        let settings = Settings {
+            fdb: FdbSettings {
+                limit: network.mac_limit as usize,
+                age: network.mac_age,
+                ..FdbSettings::default()
+            },
+            bum: network.bum_limit,
+            limits: network.limits,
+        };
+        let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = networks.get(&network.vni).filter(|state| state.settings == settings) {
+            return state.clone();
+        }
+        let quota = self.quota.network(network.vni, flow_limits(network.limits));
+        let state = Arc::new(NetworkState::new(settings, quota));
+        networks.insert(network.vni, state.clone());
+        state
+    }
+
+    /// Forgets networks that are in no snapshot any more.
+    pub fn prune(&self) {
+        let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        networks.retain(|_, state| Arc::strong_count(state) > 1);
+        drop(networks);
+        self.quota.prune();
+    }
+}
+
+fn flow_limits(limits: config::Limits) -> FlowLimits {
+    FlowLimits { answered: limits.flows, unanswered: limits.unanswered }
+}
+
+fn endpoint_limits(limits: config::Limits) -> FlowLimits {
+    FlowLimits { answered: limits.endpoint_flows, unanswered: limits.endpoint_unanswered }
+}

@@ -1,0 +1,356 @@
+//! A hypothetical packet, walked through the path step by step to its verdict.
+//!
+//! The verdict is that of the real path: a frame built for the purpose goes through it on copies of the tables (`dry`), on
+//! every host that it comes to. The steps tell it with the naive form of the policy, which says which rule matched and which
+//! came close. It changes nothing and sends nothing.
+
+mod dry;
+mod packet;
+mod tell;
+
+pub use eastgate_api::{TraceReport, TraceRequest, TraceStep};
+use eastgate_config as config;
+use eastgate_conntrack::flow::FlowInfo;
+use eastgate_wire::{Addr, DropReason, FlowKey, Instant, Leg, Location, MacAddr, names, view::proto};
+
+use self::{
+    dry::{Dry, Entry, Opened},
+    packet::Shape,
+};
+use crate::{
+    pipeline::shared::lock,
+    snapshot::{Endpoint, Network, Snapshot},
+};
+
+/// Rules, addresses and receivers that are shown at most.
+const CLOSE_CALLS: usize = 3;
+const RECEIVERS: usize = 8;
+
+/// What is known of flows at the moment: those between two addresses of a network, of a protocol.
+pub type Flows<'a> = &'a dyn Fn(&FlowKey) -> Vec<FlowInfo>;
+
+/// Walks a packet.
+///
+/// # Errors
+/// When the packet makes no sense: no such network, addresses of two families.
+pub fn trace(
+    snapshot: &Snapshot,
+    request: &TraceRequest,
+    flows: Flows<'_>,
+    now: Instant,
+) -> Result<TraceReport, String> {
+    let network = snapshot.network(request.vni).ok_or_else(|| {
+        let known: Vec<String> = snapshot.networks().iter().map(|n| n.vni.to_string()).take(20).collect();
+        format!(
+            "host {} has no part in VNI {}; it has part in: {}",
+            snapshot.host,
+            request.vni,
+            known.join(", ")
+        )
+    })?;
+    if request.src.family() != request.dst.family() {
+        return Err("source and destination are of different families".into());
+    }
+    let mut walk = Walk { snapshot, network, request, now, steps: Vec::new() };
+    let verdict = walk.run(flows)?;
+    let key = walk.key();
+    let packet = format!("vni {} {}", request.vni, names::packet(&key));
+    Ok(TraceReport { packet, steps: walk.steps, verdict })
+}
+
+struct Walk<'a> {
+    snapshot: &'a Snapshot,
+    network: &'a Network,
+    request: &'a TraceRequest,
+    now: Instant,
+    steps: Vec<TraceStep>,
+}
+
+/// Who sends the packet.
+struct Sender<'a> {
+    endpoint: Option<&'a Endpoint>,
+    mac: MacAddr,
+    /// It could be others: said where it is a guess
+    guess: Option<String>,
+}
+
+impl<'a> Walk<'a> {
+    fn key(&self) -> FlowKey {
+        let TraceRequest { vni, proto, src, dst, sport, dport, .. } = *self.request;
+        FlowKey { src, dst, vni, sport, dport, proto, leg: Leg::DIRECT }
+    }
+
+    /// The verdict.
+    fn run(&mut self, flows: Flows<'_>) -> Result<String, String> {
+        let sender = self.sender()?;
+        let entry = self.entry(&sender);
+        let flow = self.flow(flows);
+        let shape = Shape {
+            request: self.request,
+            macs: [self.towards(self.request.dst, &sender), sender.mac],
+            target: self.of_group(self.request.dst),
+            flow: flow.as_ref().map(|flow| flow.key),
+        };
+        let opened = flow.and_then(|info| {
+            let frames = packet::opening(&info.key, &|address| self.mac_of(address))?;
+            Some(Opened { info, frames, current: info.epoch == self.network.epoch })
+        });
+        let frame = shape.build().map_err(|error| format!("there is no such packet: {error}"))?;
+        let live = opened.clone().filter(|opened| packet::is_of(&frame, &opened.info.key));
+        let mut dry = Dry::new(self.snapshot, self.network, opened, self.now);
+        let fate = dry.carry(entry, &frame)?;
+        self.tell(&sender, &frame, live.as_ref(), &fate);
+        Ok(match fate.drops.first() {
+            _ if fate.arrived() && fate.is_answered_only() => "answered".to_owned(),
+            _ if fate.arrived() => "forwarded".to_owned(),
+            Some((_, reason)) => reason.name().to_owned(),
+            None => DropReason::NoPeer.name().to_owned(),
+        })
+    }
+
+    /// The flow that the packet may be of, or that a message about a failure may be about. A query without an identifier is
+    /// of whichever there is between the two.
+    fn flow(&self, flows: Flows<'_>) -> Option<FlowInfo> {
+        let key = self.key();
+        let is_icmp = matches!(key.proto, proto::ICMP | proto::ICMPV6);
+        let mut found = flows(&key);
+        found.sort_by_key(|flow| std::cmp::Reverse(flow.last_seen));
+        let same = |flow: &FlowInfo| {
+            let other = flow.key.reversed();
+            let ports = |one: &FlowKey| (one.src, one.sport, one.dport) == (key.src, key.sport, key.dport);
+            flow.key.proto == key.proto && (ports(&flow.key) || ports(&other))
+        };
+        let kind = self.request.icmp.map_or(8, |(kind, _)| kind);
+        let is_error =
+            if key.proto == proto::ICMP { matches!(kind, 3 | 4 | 11 | 12) } else { matches!(kind, 1..=4) };
+        match is_icmp {
+            true if is_error => found.first().copied(),
+            // An answer goes the other way than the question did.
+            true => found.into_iter().find(|flow| {
+                let answers = matches!((key.proto, kind), (proto::ICMP, 0) | (proto::ICMPV6, 129));
+                flow.key.proto == key.proto && (flow.key.src == key.dst) == answers
+            }),
+            false => found.into_iter().find(same),
+        }
+    }
+
+    /// Who sends it: who has the address, has said that it does, or may; where that is nobody, the first endpoint of this host.
+    fn sender(&self) -> Result<Sender<'a>, String> {
+        let (network, src) = (self.network, self.request.src);
+        if let Some(name) = &self.request.from {
+            let name = name.strip_prefix(&format!("{}/", network.tenant.name)).unwrap_or(name);
+            let named = network.endpoints.iter().find(|endpoint| *endpoint.name == *name);
+            let endpoint = named.ok_or_else(|| format!("{} has no endpoint {name}", network.name))?;
+            return Ok(Sender {
+                endpoint: Some(endpoint),
+                mac: own_mac(network, endpoint, src),
+                guess: None,
+            });
+        }
+        if let Some((endpoint, mac)) = network.at_address(src) {
+            return Ok(Sender { endpoint: Some(endpoint), mac, guess: None });
+        }
+        if let Some(binding) = self.learned(src) {
+            let at_port = |endpoint: &&Endpoint| match binding.at {
+                Location::Local(_) => endpoint.location == binding.at,
+                Location::Remote(_) => {
+                    endpoint.location == binding.at && endpoint.holdings().has_mac(binding.mac)
+                }
+            };
+            let endpoint = network.endpoints.iter().find(at_port);
+            return Ok(Sender { endpoint, mac: binding.mac, guess: None });
+        }
+        let entitled: Vec<&Endpoint> =
+            network.endpoints.iter().filter(|endpoint| may_send(network, endpoint, src)).collect();
+        if let Some(first) = entitled.first() {
+            let several = entitled.len() > 1;
+            let guess = several.then(|| {
+                format!(
+                    "{} may send this; --from NAME says who does",
+                    names::count(entitled.len(), "endpoint")
+                )
+            });
+            return Ok(Sender { endpoint: Some(first), mac: own_mac(network, first, src), guess });
+        }
+        if network.learning && !src.is_unspecified() {
+            return Ok(Sender { endpoint: None, mac: STRANGER, guess: None });
+        }
+        let client = |endpoint: &&Endpoint| !endpoint.sender.dhcp_server && !endpoint.sender.router;
+        let mut here = network.endpoints.iter().filter(|endpoint| endpoint.port().is_some());
+        let any = here.clone().find(client).or_else(|| here.next()).or_else(|| network.endpoints.first());
+        let any = any.ok_or_else(|| {
+            format!("{} has no endpoints: there is nobody who could send this", network.name)
+        })?;
+        let guess = if src.is_unspecified() {
+            "the sender has no address yet: taken for this one; --from NAME says who it is".to_owned()
+        } else {
+            format!("nobody is known to have {src}: taken for this one; --from NAME says who sends it")
+        };
+        Ok(Sender { endpoint: Some(any), mac: any.mac, guess: Some(guess) })
+    }
+
+    /// Where it comes in: at the sender's port, or through the tunnel from a host where nothing looks at it.
+    fn entry(&self, sender: &Sender<'a>) -> Entry {
+        let hosts = &self.snapshot.config.hosts;
+        let home = sender.endpoint.and_then(|endpoint| self.host_of(endpoint));
+        if let (Some(endpoint), Some(host)) = (sender.endpoint, home)
+            && host.runs_eastgate()
+        {
+            return Entry::Port { host: host.name.clone(), mac: endpoint.mac };
+        }
+        let receiver =
+            self.network.config().and_then(|config| config.hub.as_ref()).map(|hub| hub.host.clone());
+        let receiver = receiver.or_else(|| {
+            let at = self.network.at_address(self.request.dst);
+            let at = at.and_then(|(endpoint, _)| self.host_of(endpoint))?;
+            at.runs_eastgate().then(|| at.name.clone())
+        });
+        let receiver = receiver.unwrap_or_else(|| self.snapshot.host.clone());
+        let learned = self.learned(self.request.src).map(|binding| binding.at);
+        let other = || {
+            let members =
+                self.network.config().into_iter().flat_map(|config| self.snapshot.config.members(config));
+            members.filter(|member| member.name != receiver).min_by_key(|member| member.runs_eastgate())
+        };
+        let from = match (home, learned) {
+            (Some(host), _) => host.vtep,
+            (None, Some(Location::Remote(vtep))) => vtep,
+            _ => other().map_or(self.snapshot.vtep, |member| member.vtep),
+        };
+        debug_assert!(hosts.contains_key(&receiver));
+        Entry::Tunnel { host: receiver, from }
+    }
+
+    /// The MAC that its sender sends it to, as ARP and ND would have told it.
+    fn towards(&self, dst: Addr, sender: &Sender<'a>) -> MacAddr {
+        let network = self.network;
+        if let Some(mac) = group_mac(dst) {
+            return mac;
+        }
+        let subnets = network.config().map_or(&[][..], |config| &config.subnets);
+        let local = dst.is_link_local() || subnets.iter().any(|subnet| subnet.contains(&dst.to_ip()));
+        let found = |mac: MacAddr| if network.proxy { network.proxy_mac } else { mac };
+        if let Some(mac) = self.owner_mac(dst) {
+            return found(mac);
+        }
+        if local {
+            return NOBODY;
+        }
+        self.router_for(dst, sender.endpoint).map_or(NOBODY, |endpoint| found(endpoint.mac))
+    }
+
+    /// What is elsewhere goes by a router: the one that has it behind it, or that says it is one.
+    fn router_for(&self, dst: Addr, own: Option<&Endpoint>) -> Option<&'a Endpoint> {
+        let network = self.network;
+        let others =
+            || network.endpoints.iter().filter(|endpoint| own.is_none_or(|own| own.id != endpoint.id));
+        let behind = others().find(|endpoint| may_send(network, endpoint, dst));
+        behind.or_else(|| others().find(|endpoint| endpoint.sender.router))
+    }
+
+    /// The MAC of who has an address now.
+    fn owner_mac(&self, address: Addr) -> Option<MacAddr> {
+        let network = self.network;
+        let held = network.at_address(address).map(|(_, mac)| mac);
+        held.or_else(|| self.learned(address).map(|binding| binding.mac)).or_else(|| {
+            // Of several that share it none has said that it is there: for the packet they are alike.
+            let first = network.endpoint(*network.ownership.sharers(address).first()?)?;
+            Some(own_mac(network, first, address))
+        })
+    }
+
+    /// The address of an endpoint whose solicited-node group this is (RFC 4291 section 2.7.1).
+    fn of_group(&self, group: Addr) -> Option<Addr> {
+        let mut all = self.network.endpoints.iter().flat_map(|endpoint| &endpoint.holdings().addresses);
+        let low = |address: Addr| address.bits() & 0xff_ffff;
+        let is_group = group.is_multicast() && !group.is_v4();
+        let known = all.find(|address| is_group && !address.is_v4() && low(**address) == low(group)).copied();
+        // Nobody's: one like the asker's own.
+        let like_own = Addr::from_bits(self.request.src.bits() & !0xff_ffff | low(group));
+        known.or_else(|| is_group.then_some(like_own))
+    }
+
+    fn mac_of(&self, address: Addr) -> MacAddr {
+        let router = || self.router_for(address, None).map(|endpoint| endpoint.mac);
+        self.owner_mac(address).or_else(router).unwrap_or(STRANGER)
+    }
+
+    fn learned(&self, address: Addr) -> Option<eastgate_steering::Binding> {
+        lock(&self.network.state.learned).by_address(address, self.now)
+    }
+}
+
+/// A station that nobody knows.
+const STRANGER: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+/// Whom a packet is for whose receiver nobody knows.
+const NOBODY: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+
+/// Whether an endpoint may send from an address, with one of its MACs, by what the configuration gives it.
+fn may_send(network: &Network, endpoint: &Endpoint, address: Addr) -> bool {
+    let holdings = endpoint.holdings();
+    macs(endpoint).any(|mac| network.ownership.may_send(holdings, true, mac, address))
+}
+
+/// The MAC that goes with an address of an endpoint.
+fn own_mac(network: &Network, endpoint: &Endpoint, address: Addr) -> MacAddr {
+    let holdings = endpoint.holdings();
+    macs(endpoint)
+        .find(|mac| network.ownership.may_claim(holdings, true, *mac, address))
+        .unwrap_or(endpoint.mac)
+}
+
+fn macs(endpoint: &Endpoint) -> impl Iterator<Item = MacAddr> {
+    std::iter::once(endpoint.mac).chain(endpoint.holdings().pairs.iter().map(|pair| pair.mac))
+}
+
+/// The MAC of a group (RFC 1112 section 6.4, RFC 2464 section 7), or of everyone.
+fn group_mac(address: Addr) -> Option<MacAddr> {
+    let [.., a, b, c, d] = address.bits().to_be_bytes();
+    match address {
+        address if address.is_limited_broadcast() => Some(MacAddr::BROADCAST),
+        address if !address.is_multicast() => None,
+        address if address.is_v4() => Some(MacAddr([0x01, 0x00, 0x5e, b & 0x7f, c, d])),
+        _ => Some(MacAddr([0x33, 0x33, a, b, c, d])),
+    }
+}
+
+/// A rule of the configuration in words: `tcp to port 443, 8000-8099 from any`.
+#[must_use]
+pub fn rule_text(rule: &config::Rule) -> String {
+    let mut text = match rule.protocol {
+        config::Protocol::Any => "any".to_owned(),
+        config::Protocol::Icmp => "icmp".to_owned(),
+        config::Protocol::Number(number) => names::protocol_name(number),
+    };
+    let ranges = |list: &[config::PortRange]| {
+        let range = |r: &config::PortRange| {
+            if r.first == r.last { r.first.to_string() } else { format!("{}-{}", r.first, r.last) }
+        };
+        list.iter().map(range).collect::<Vec<_>>().join(", ")
+    };
+    if !rule.ports.is_empty() {
+        text += &format!(" port {}", ranges(&rule.ports));
+    }
+    if !rule.source_ports.is_empty() {
+        text += &format!(" source port {}", ranges(&rule.source_ports));
+    }
+    if let Some(icmp) = rule.icmp {
+        text += &format!(" type {}", icmp.kind);
+        if let Some(code) = icmp.code {
+            text += &format!(" code {code}");
+        }
+    }
+    let peers: Vec<String> = rule
+        .peers
+        .iter()
+        .map(|peer| match peer {
+            config::Peer::Any => "any".to_owned(),
+            config::Peer::Prefix(net) => net.to_string(),
+            config::Peer::Group(name) => format!("group:{name}"),
+        })
+        .collect();
+    format!("{text} with {}", peers.join(", "))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+use std::net::{IpAddr, SocketAddr};
+
+use eastgate_config::load_str;
+use eastgate_conntrack::flow::{Count, FlowState};
+use eastgate_wire::Vni;
+
+use super::*;
+use crate::snapshot::{PortRegistry, state::StateBook};
+
+const CONFIG: &str = r#"
+[host.alpha]
+vtep = "172.31.0.1"
+device = "eth0"
+[host.beta]
+vtep = "172.31.0.2"
+device = "eth0"
+[tenant.acme.network.app]
+vni = 5001
+subnets = ["10.1.0.0/24", "fd00:1::/64"]
+[tenant.acme.group.web]
+egress = [{ proto = "tcp", ports = 5432, to = "group:db" }, { proto = "udp", ports = 53, to = "any" }, { proto = "icmp", to = "any" }]
+ingress = [{ proto = "icmp", from = "any" }]
+[tenant.acme.group.db]
+ingress = [{ proto = "tcp", ports = 5432, from = "any" }, { proto = "udp", ports = 53, from = "any" }, { proto = "icmp", from = "any" }]
+[tenant.acme.endpoint.web1]
+network = "app"
+host = "alpha"
+port = "p1"
+mac = "02:00:00:00:00:11"
+addresses = ["10.1.0.11", "fd00:1::11"]
+groups = ["web"]
+allowed_pairs = [{ address = "10.1.0.100" }]
+[tenant.acme.endpoint.db1]
+network = "app"
+host = "beta"
+port = "p1"
+mac = "02:00:00:00:00:21"
+addresses = ["10.1.0.21", "fd00:1::21"]
+groups = ["db"]
+[tenant.acme.endpoint.gw]
+network = "app"
+host = "beta"
+port = "p2"
+mac = "02:00:00:00:00:01"
+addresses = ["10.1.0.1", "fd00:1::1"]
+groups = ["web"]
+router = true
+dhcp_server = true
+allowed_pairs = [{ address = "10.9.0.0/24" }]
+"#;
+
+fn vni() -> Vni {
+    Vni::new_checked(5001).unwrap()
+}
+
+fn snapshot_of(host: &str) -> Snapshot {
+    let config = load_str("trace.toml", CONFIG).unwrap();
+    let book = StateBook::new(config.limits);
+    Snapshot::compile(&config, host, None, &mut PortRegistry::default(), &book).unwrap()
+}
+
+/// `tcp 10.1.0.11:4000 10.1.0.21:22`, or with an ICMP type behind.
+fn request(text: &str) -> TraceRequest {
+    let words: Vec<&str> = text.split(' ').collect();
+    let side = |text: &str| match text.parse::<SocketAddr>() {
+        Ok(both) => (both.ip(), both.port()),
+        Err(_) => (text.parse::<IpAddr>().unwrap(), 0),
+    };
+    let ((src, sport), (dst, dport)) = (side(words[1]), side(words[2]));
+    TraceRequest {
+        vni: vni(),
+        proto: names::protocol_number(words[0]).unwrap(),
+        src: src.into(),
+        dst: dst.into(),
+        sport,
+        dport,
+        icmp: words.get(3).map(|kind| (kind.parse().unwrap(), 0)),
+        from: words.get(4).map(|name| (*name).to_owned()),
+    }
+}
+
+fn now() -> Instant {
+    Instant::from_secs(1000)
+}
+
+fn live(opened: &str, state: FlowState, epoch: u32) -> FlowInfo {
+    let TraceRequest { proto, src, dst, sport, dport, .. } = request(opened);
+    FlowInfo {
+        key: FlowKey { src, dst, vni: vni(), sport, dport, proto, leg: Leg::DIRECT },
+        state,
+        answered: state != FlowState::Unanswered,
+        offloaded: false,
+        epoch,
+        egress_rule: 0,
+        ingress_rule: 0,
+        original: Count::default(),
+        reply: Count::default(),
+        created: now(),
+        last_seen: now(),
+        deadline: now() + std::time::Duration::from_secs(60),
+    }
+}
+
+fn verdict(host: &str, text: &str, flows: &[FlowInfo]) -> String {
+    let report = trace(&snapshot_of(host), &request(text), &|_| flows.to_vec(), now()).unwrap();
+    if !matches!(&*report.verdict, "forwarded" | "answered") {
+        assert!(report.steps.iter().any(|step| step.result == "drop"), "{text}: {report:#?}");
+    }
+    report.verdict
+}
+
+#[test]
+fn verdicts_are_those_of_the_path() {
+    for (packet, expected) in [
+        ("tcp 10.1.0.11:4000 10.1.0.21:5432", "forwarded"),
+        ("tcp 10.1.0.11:4000 10.1.0.21:22", "egress-denied"),
+        ("tcp 10.1.0.21:5432 10.1.0.11:4000", "egress-denied"),
+        // A virtual address
+        ("udp 10.1.0.100:4000 10.1.0.21:53", "forwarded"),
+        // What is behind a machine that forwards
+        ("icmp 10.1.0.11 10.9.0.5", "forwarded"),
+        ("icmp 10.9.0.5 10.1.0.11", "forwarded"),
+        ("icmp 10.1.0.11 10.1.0.55", "unknown-destination"),
+        // DHCP, router and neighbour messages are no rule's business.
+        ("udp 0.0.0.0:68 255.255.255.255:67", "forwarded"),
+        ("udp 10.1.0.1:67 255.255.255.255:68", "forwarded"),
+        ("udp 10.1.0.11:67 255.255.255.255:68", "dhcp-server-guard"),
+        ("icmpv6 fe80::ff:fe00:11 ff02::2 133", "forwarded"),
+        ("icmpv6 fe80::ff:fe00:1 ff02::1 134", "forwarded"),
+        ("icmpv6 fe80::ff:fe00:11 ff02::1 134", "ra-guard"),
+        ("icmpv6 fd00:1::11 ff02::1:ff00:21 135", "answered"),
+        ("icmpv6 fd00:1::11 ff02::1:ff00:99 135", "neighbor-unknown"),
+        // Nobody asked, and nothing failed.
+        ("icmp 10.1.0.21 10.1.0.11 0", "icmp-unsolicited"),
+        ("icmp 10.1.0.21 10.1.0.11 3", "icmp-unrelated"),
+        ("icmpv6 fd00:1::21 fd00:1::11 129", "icmp-unsolicited"),
+        ("icmpv6 fd00:1::21 fd00:1::11 1", "icmp-unrelated"),
+        ("udp 10.1.0.11:4000 224.0.0.251:53", "multicast-refused"),
+    ] {
+        for host in ["alpha", "beta"] {
+            assert_eq!(verdict(host, packet, &[]), expected, "{packet} on {host}");
+        }
+    }
+}
+
+#[test]
+fn replies_of_live_flows_pass() {
+    for (opened, state, reply) in [
+        ("udp 10.1.0.11:4000 10.1.0.21:53", FlowState::Unanswered, "udp 10.1.0.21:53 10.1.0.11:4000"),
+        ("udp 10.1.0.11:4000 10.1.0.21:53", FlowState::Answered, "udp 10.1.0.21:53 10.1.0.11:4000"),
+        ("tcp 10.1.0.11:4000 10.1.0.21:5432", FlowState::Established, "tcp 10.1.0.21:5432 10.1.0.11:4000"),
+        ("icmp 10.1.0.11:77 10.1.0.21:77", FlowState::Unanswered, "icmp 10.1.0.21 10.1.0.11 0"),
+        ("udp 10.1.0.11:4000 10.1.0.21:53", FlowState::Unanswered, "icmp 10.1.0.21 10.1.0.11 3"),
+    ] {
+        for host in ["alpha", "beta"] {
+            let flow = live(opened, state, snapshot_of(host).network(vni()).unwrap().epoch);
+            assert_eq!(verdict(host, reply, &[flow]), "forwarded", "{reply} of {opened} on {host}");
+            assert_ne!(verdict(host, reply, &[]), "forwarded", "{reply} of nothing");
+        }
+    }
+    // What another policy let in is decided again.
+    let old = live("tcp 10.1.0.11:4000 10.1.0.21:22", FlowState::Established, 0);
+    assert_ne!(verdict("alpha", "tcp 10.1.0.21:22 10.1.0.11:4000", &[old]), "forwarded");
+}
+
+#[test]
+fn a_trace_leaves_no_trace() {
+    let snapshot = snapshot_of("alpha");
+    let network = snapshot.network(vni()).unwrap();
+    for _ in 0..1000 {
+        let report =
+            trace(&snapshot, &request("udp 10.1.0.11:4000 10.1.0.21:53"), &|_| Vec::new(), now()).unwrap();
+        assert_eq!(report.verdict, "forwarded");
+    }
+    assert!(network.hits.iter().all(|hits| hits.load(std::sync::atomic::Ordering::Relaxed) == 0));
+    assert!(
+        network
+            .endpoints
+            .iter()
+            .all(|end| end.state.tx_frames.load(std::sync::atomic::Ordering::Relaxed) == 0)
+    );
+}

@@ -1,0 +1,103 @@
+//! What a reload changes of what the programs decide by themselves.
+
+use super::*;
+
+pub(super) fn what_a_reload_changes() {
+    let groups = format!(
+        "{EVERYONE}[tenant.acme.group.deaf]\negress = [{{ to = \"any\" }}]\n\
+         [tenant.acme.group.another]\negress = [{{ proto = \"sctp\", to = \"any\" }}]\n"
+    );
+    let text = |more: &str, eleven: &str, twelve: &str| {
+        network(MESH, more, &groups, &[], &[(11, eleven), (12, twelve), (21, ""), (22, "")])
+    };
+    let mut pair = Pair::new(MESH, &text("", "", ""), 1000);
+    pair.prime(11, 12);
+    each_kind(&mut pair, 11, 12, true);
+
+    // Other rules
+    pair.install(&text("", "", "groups = [\"deaf\"]"));
+    let denied = Outcome::Drop(DropReason::IngressDenied);
+    assert_eq!(pair.send(11, &udp(11, 12, 3000, 443)), (denied, true));
+    assert_eq!(pair.send(11, &syn(11, 12, 3000)), (denied, true));
+    // Other numbers for the rulesets and for the endpoints
+    let others =
+        [(11, ""), (12, ""), (20, "groups = [\"another\"]"), (21, "groups = [\"another\", \"all\"]")];
+    pair.install(&network(MESH, "", &groups, &[], &others));
+    assert_eq!(pair.send(11, &udp(11, 12, 3001, 443)), (Outcome::Forward, true));
+    // Another MAC, another address, at the same place
+    pair.install(&text("", "", "mac = \"02:00:00:00:00:0d\"\naddresses = [\"10.1.0.13\", \"10.1.0.12\"]"));
+    assert!(!pair.send(11, &udp(11, 12, 3002, 443)).1);
+    pair.install(&text("", "", "addresses = [\"10.1.0.13\"]"));
+    assert!(!pair.send(11, &udp(11, 12, 3003, 443)).1, "nobody has the address");
+    assert!(!pair.send(12, &udp(12, 11, 3003, 443)).1, "nobody has the address");
+
+    pair.install(&text("", "", ""));
+    pair.install(&text("", "", "addresses = [\"10.1.0.13\"]"));
+    assert!(!pair.send(11, &udp(11, 12, 3010, 443)).1, "nobody has the address");
+
+    // The network goes, and comes back with less
+    pair.install(&text("", "", ""));
+    assert_eq!(pair.send(11, &udp(11, 12, 3004, 443)), (Outcome::Forward, true));
+    let all = text("", "", "");
+    pair.install(&all[..all.find("[tenant").unwrap()]);
+    pair.install(&text("", "", "addresses = [\"10.1.0.13\"]"));
+    assert!(!pair.send(11, &udp(11, 12, 3005, 443)).1, "nobody has the address");
+
+    // Its terms
+    pair.install(&text("[tenant.acme.network.app.timeouts]\nudp_first = 1\n", "groups = [\"deaf\"]", ""));
+    assert_eq!(pair.send(11, &udp(11, 12, 3006, 443)), (Outcome::Forward, true));
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(pair.send(12, &udp(12, 11, 443, 3006)), (denied, false), "its time is over");
+    pair.install(&text("mss_clamp = true", "", ""));
+    assert_eq!(pair.send(11, &syn(11, 21, 3007)), (Outcome::Forward, false), "its MSS does not fit");
+    pair.install(&text("", "", ""));
+    assert_eq!(pair.send(11, &syn(11, 21, 3008)), (Outcome::Forward, true));
+}
+
+/// Frames that every policy allows, while one follows the other: no half of two refuses them.
+pub(super) fn no_half_of_a_change() {
+    const CHANGES: usize = 20;
+    let many: Vec<(u8, String)> = (0..120)
+        .map(|n| (120 + n, format!("host = \"beta\"\nmac = \"02:00:00:00:01:{n:02x}\"\ngroups = [\"a\"]")))
+        .collect();
+    let text = |first: &str| {
+        // Numbers of rulesets follow the endpoints.
+        let groups = format!(
+            "{EVERYONE}[tenant.acme.group.a]\negress = [{{ proto = \"sctp\", to = \"10.1.9.0/24\" }}]\n"
+        );
+        let far: String = many
+            .iter()
+            .map(|(n, more)| {
+                format!(
+                    "[tenant.acme.endpoint.{first}{n}]\nnetwork = \"app\"\nport = \"q{n}\"\n{more}\naddresses = [\"10.1.7.{n}\"]\n"
+                )
+            })
+            .collect();
+        network(MESH, "", &groups, &[], &[(11, ""), (12, ""), (21, "")]) + &far
+    };
+    // The same by other numbers: they sort before the others, or behind them.
+    let texts = ["a", "z"].map(text);
+    let mut pair = Pair::new(MESH, &texts[0], 100_000);
+    pair.prime(11, 12);
+    let (kernel, device) = (pair.kernel.clone(), pair.devices[0]);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let mut tried = 0u32;
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                tried += 1;
+                let frame = udp(11, 12, tried as u16, 443);
+                let denied = kernel.stats().unwrap().denied;
+                kernel.programs().try_program("tenant", &frame, device, 0).unwrap();
+                assert_eq!(kernel.stats().unwrap().denied, denied, "refused by half of a policy");
+            }
+            tried
+        });
+        for change in 0..CHANGES {
+            pair.twin.install(&texts[(change + 1) % 2]);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(sender.join().unwrap() > CHANGES as u32);
+    });
+}
