@@ -139,6 +139,10 @@ fn a_way_through_a_third_endpoint_is_two_flows_wherever_the_machines_run() {
             let place = ip[0].split(' ').position(|name| name == "ForwDatagrams").unwrap();
             let datagrams: u64 = ip[1].split(' ').nth(place).unwrap().parse().unwrap();
             assert!(datagrams > 200, "the router forwarded {datagrams} ({what})");
+            // What the router forwards does not make the client's address its own.
+            for daemon in [&alpha, &beta] {
+                assert!(!daemon.log().contains("an address moved"), "{what}: {}", daemon.log());
+            }
             for daemon in [&alpha, &beta] {
                 let drops = daemon.drops();
                 assert!(

@@ -78,7 +78,7 @@ table! {
         default flows: TableSize = Int(1_000_000),
         /// Flows not answered yet; the oldest goes first.
         default unanswered: TableSize = Int(65_536),
-        /// Datagrams in fragments.
+        /// Datagrams in fragments: so many in the pipeline, and as many in the kernel's programs.
         default fragments: TableSize = Int(4_096),
         /// Fast path: networks; flows of others stay with the pipeline.
         default networks: KernelTable = Int(65_536),
@@ -244,7 +244,7 @@ table! {
         optional endpoint_flows: TableSize,
         /// Of `unanswered`, those that one endpoint has opened; three quarters if nothing is said.
         optional endpoint_unanswered: TableSize,
-        /// Datagrams in fragments.
+        /// Datagrams in fragments: so many in the pipeline, and as many in the kernel's programs.
         default fragments: TableSize = Int(512),
     }
 }

@@ -318,6 +318,33 @@ fn limits_hold_for_each_network_and_for_all() {
     assert_eq!(world.send(6, &udp(2, 0, 800, true)), First, "those whose time is over make room");
 }
 
+/// It has its place where it began, which has as many.
+#[test]
+fn one_that_began_elsewhere_goes_on_where_the_table_is_full() {
+    let mut world = World::new();
+    world.settings.limit = 3;
+    for id in 1..=3 {
+        assert_eq!(world.send(5, &udp(id, 0, 800, true)), First);
+    }
+    let adopt = |world: &mut World, id| {
+        let first = udp(id, 0, 800, true);
+        let adopted = Adopted {
+            first: Segment::of(vni(5), &first, 1, 800).unwrap(),
+            pieces: vec![(0, 800)],
+            end: None,
+            deadline: world.now + world.settings.timeout,
+        };
+        let key = DatagramKey::of(vni(5), &first).unwrap();
+        world.table.adopt(key, adopted, HINT, &world.settings, world.now);
+    };
+    (4..=7).for_each(|id| adopt(&mut world, id));
+    for (id, fate) in [(4, Passed), (6, Passed), (7, Dropped(DropReason::FragmentLimit))] {
+        assert_eq!(world.send(5, &udp(id, 800, 8, false)), fate, "{id}");
+    }
+    let new = world.send(5, &udp(8, 0, 800, true));
+    assert_eq!(new, Dropped(DropReason::FragmentLimit), "nor does it make room for those that begin here");
+}
+
 #[test]
 fn a_datagram_has_a_bounded_number_of_pieces() {
     let mut world = World::new();

@@ -155,10 +155,13 @@ impl<'s> Pipeline<'s> {
     /// A packet tells as much as an announcement of the address that it is from, unless that is configured for another
     /// endpoint: for that one it may be forwarded.
     pub(super) fn hear_traffic(&self, arrival: &Arrival<'s>, view: &View, now: Instant) {
-        let ownership = &arrival.network.ownership;
+        let network = arrival.network;
         let is_own = |owner| arrival.sender.is_some_and(|sender| sender.id == owner);
         let source = view.ip().map(|ip| ip.src);
-        let told = source.filter(|address| ownership.owner(*address).is_none_or(is_own));
+        // Asked first whether it moves: most addresses do not.
+        let told = source.filter(|address| {
+            network.moves(*address) && network.ownership.owner(*address).is_none_or(is_own)
+        });
         self.hear(arrival, view.src, told, now);
     }
 

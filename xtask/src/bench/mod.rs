@@ -34,7 +34,7 @@ const BASE: Name = Name::Plain;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Options {
-    /// Less work, shorter windows: under three minutes after the build
+    /// Less work, shorter windows: under five minutes after the build
     #[arg(long)]
     quick: bool,
     /// Only this work; a name, or the beginning of several (`--list` shows them)
