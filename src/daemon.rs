@@ -23,9 +23,9 @@ use eastgate_api::{Done, ErrorCode, Failure, Reply, Request, Restored};
 use eastgate_config::{Config, Host, Loader};
 use eastgate_dataplane::{
     pipeline::{Shared, shared::lock},
-    snapshot::{PortRegistry, Snapshot, state::StateBook},
+    snapshot::{Attachments, Snapshot, state::StateBook},
 };
-use eastgate_wire::PortId;
+use eastgate_wire::AttachmentId;
 use serde_json::{Value, json};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -45,7 +45,7 @@ use crate::{
         socket::{self, SocketFile},
     },
     io::{
-        fastpath::{KernelPath, KernelPort},
+        fastpath::{KernelAttachment, KernelPath},
         guard::{Attach, Hooks, HostTraffic, Role},
         lock::NamespaceLock,
         machine::{Machine, record_beside},
@@ -172,7 +172,7 @@ pub(crate) struct Visible {
     control_restored: u64,
     reload_error: Option<String>,
     ports: BTreeMap<Arc<str>, PortState>,
-    names: BTreeMap<PortId, Arc<str>>,
+    names: BTreeMap<AttachmentId, Arc<str>>,
     /// The devices of the underlay that are there
     underlay: Vec<Link>,
     listening: bool,
@@ -204,7 +204,7 @@ struct Daemon {
     options: Options,
     host: String,
     loader: Option<Loader>,
-    registry: PortRegistry,
+    registry: Attachments,
     netlink: Netlink,
     links: BTreeMap<String, Link>,
     events: mpsc::UnboundedReceiver<LinkEvent>,
@@ -213,14 +213,14 @@ struct Daemon {
     view: Arc<View>,
     changes: mpsc::Receiver<Change>,
     /// Ports with sockets, and the device they are on
-    serving: BTreeMap<PortId, u32>,
+    serving: BTreeMap<AttachmentId, u32>,
     underlay: Option<ActiveUnderlay>,
     /// The devices that the underlay's program is on
     tapped: BTreeSet<u32>,
     /// The devices of the fast path, by name
     made: BTreeMap<&'static str, u32>,
     /// What the host has of its own on ports that are served
-    host_traffic: BTreeMap<PortId, HostTraffic>,
+    host_traffic: BTreeMap<AttachmentId, HostTraffic>,
     _alone: NamespaceLock,
     /// None on the way out
     control: Option<Server>,
@@ -241,7 +241,7 @@ impl Daemon {
         }
         let host = choose_host(&config, options.host.as_deref())?;
         let book = Arc::new(StateBook::new(config.limits));
-        let mut registry = PortRegistry::default();
+        let mut registry = Attachments::default();
         let (affordable, warning) = within_open_files(&config);
         if let Some(warning) = warning {
             tracing::warn!("{warning}");
@@ -426,7 +426,7 @@ impl Daemon {
 
     /// Ports that the snapshot no longer names are given back; sockets on devices that are gone are closed.
     async fn release_ports(&mut self, wanted: &[WantedPort]) {
-        let gone: Vec<PortId> = self
+        let gone: Vec<AttachmentId> = self
             .serving
             .iter()
             .filter(|(id, ifindex)| {
@@ -450,11 +450,11 @@ impl Daemon {
     }
 
     /// Closes a port in the fast path and takes its sockets away; the guard stays.
-    fn stop_serving(&mut self, id: PortId) {
+    fn stop_serving(&mut self, id: AttachmentId) {
         self.serving.remove(&id);
         self.host_traffic.remove(&id);
         if let Some(kernel) = self.view.kernel.get()
-            && let Err(error) = kernel.remove_port(id)
+            && let Err(error) = kernel.remove_attachment(id)
         {
             tracing::error!(%error, "a port could not be closed in the fast path");
         }
@@ -498,14 +498,14 @@ impl Daemon {
     }
 
     /// Opens a port to the flows of its network in the fast path, or closes it while it is down.
-    fn open_in_kernel(&self, id: PortId, link: &Link) -> Result<()> {
+    fn open_in_kernel(&self, id: AttachmentId, link: &Link) -> Result<()> {
         let Some(kernel) = self.view.kernel.get() else { return Ok(()) };
-        match self.view.shared.snapshot().at_port(id) {
+        match self.view.shared.snapshot().at_attachment(id) {
             Some((network, _)) if link.up => {
                 let is_veth = link.is_veth && !self.wants_egress(id);
-                kernel.set_port(id, KernelPort { ifindex: link.index, is_veth }, network.vni)?;
+                kernel.set_attachment(id, KernelAttachment { ifindex: link.index, is_veth }, network.vni)?;
             }
-            _ => kernel.remove_port(id)?,
+            _ => kernel.remove_attachment(id)?,
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use eastgate_config::{Config, Host};
 use eastgate_dataplane::snapshot::Snapshot;
 use eastgate_steering::settings::{PortRole, Setting, Why, port_settings};
 use eastgate_vtep::mtu::tenant_mtu;
-use eastgate_wire::{Family, PortId};
+use eastgate_wire::{AttachmentId, Family};
 use serde::Serialize;
 
 use crate::io::{
@@ -30,7 +30,7 @@ pub const OWN_DEVICES: [&str; 3] = [UP[0], UP[1], TUNNEL];
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WantedPort {
     /// Its number
-    pub id: PortId,
+    pub id: AttachmentId,
     /// Its device
     pub name: Arc<str>,
 }
@@ -39,7 +39,7 @@ pub struct WantedPort {
 #[must_use]
 pub fn wanted_ports(snapshot: &Snapshot) -> Vec<WantedPort> {
     let mut ports: Vec<WantedPort> = snapshot
-        .tenant_ports()
+        .attachments()
         .filter_map(|(id, network, endpoint)| {
             let port = network.config()?.endpoint(&endpoint.name)?.port.clone()?;
             Some(WantedPort { id, name: port })

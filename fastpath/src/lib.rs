@@ -419,7 +419,7 @@ impl Fastpath {
     ///
     /// # Errors
     /// [`Error::Table`].
-    pub fn set_port(&self, ifindex: u32, id: u32, vni: u32) -> Result<(), Error> {
+    pub fn set_attachment(&self, ifindex: u32, id: u32, vni: u32) -> Result<(), Error> {
         write(&self.ports, "ports", &ifindex, &layout::Port { id, vni })
     }
 
@@ -427,7 +427,7 @@ impl Fastpath {
     ///
     /// # Errors
     /// [`Error::Table`].
-    pub fn remove_port(&self, ifindex: u32) -> Result<(), Error> {
+    pub fn remove_attachment(&self, ifindex: u32) -> Result<(), Error> {
         remove(&self.ports, "ports", ifindex.as_bytes())
     }
 

@@ -9,7 +9,7 @@ use eastgate_api::{
 };
 use eastgate_config::{Config, Loader, Severity, schema};
 use eastgate_dataplane::{
-    snapshot::{PortRegistry, Snapshot, state::StateBook},
+    snapshot::{Attachments, Snapshot, state::StateBook},
     trace::trace,
 };
 use eastgate_wire::{DropReason, names};
@@ -157,7 +157,7 @@ fn offline(path: &Path, host: Option<&str>) -> Result<(Arc<Config>, Snapshot)> {
     let config = daemon::load(&mut loader, std::io::stderr().is_terminal())?;
     let host = choose_host(&config, host)?;
     let book = StateBook::new(config.limits);
-    let snapshot = Snapshot::compile(&config, &host, None, &mut PortRegistry::default(), &book)?;
+    let snapshot = Snapshot::compile(&config, &host, None, &mut Attachments::default(), &book)?;
     Ok((config, snapshot))
 }
 

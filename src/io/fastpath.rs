@@ -31,7 +31,7 @@ use eastgate_fastpath::{
     Station, TableIds, address,
 };
 use eastgate_vtep::fdb::Location;
-use eastgate_wire::{Addr, FlowKey, Leg, PortId, TableSizes, Vni, VtepAddr};
+use eastgate_wire::{Addr, AttachmentId, FlowKey, Leg, TableSizes, Vni, VtepAddr};
 
 use self::{
     economy::Economy,
@@ -43,7 +43,7 @@ const OF_STRANGERS: u32 = 10_000;
 
 /// A tenant port in the kernel's tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct KernelPort {
+pub struct KernelAttachment {
     /// Interface index
     pub ifindex: u32,
     /// One end of a veth pair whose other end is in another network namespace, and nothing of the host's on the way there
@@ -81,7 +81,7 @@ pub struct KernelPath {
 struct Tables {
     settings: Settings,
     underlay: Option<KernelUnderlay>,
-    ports: HashMap<PortId, (KernelPort, Vni)>,
+    ports: HashMap<AttachmentId, (KernelAttachment, Vni)>,
     /// What flows must have been decided under
     snapshot: Option<Arc<Snapshot>>,
     /// Networks by their place, each with what is written there
@@ -216,7 +216,7 @@ impl KernelPath {
     pub fn close_inherited(&self) -> Result<(), Error> {
         let mut tables = lock(&self.tables);
         while let Some(ifindex) = tables.inherited.first().copied() {
-            self.fastpath.remove_port(ifindex)?;
+            self.fastpath.remove_attachment(ifindex)?;
             tables.inherited.remove(&ifindex);
         }
         Ok(())
@@ -295,7 +295,7 @@ impl KernelPath {
     ///
     /// # Errors
     /// When a table cannot be written; the port is closed then.
-    pub fn set_port(&self, id: PortId, port: KernelPort, vni: Vni) -> Result<(), Error> {
+    pub fn set_attachment(&self, id: AttachmentId, port: KernelAttachment, vni: Vni) -> Result<(), Error> {
         let mut tables = lock(&self.tables);
         tables.inherited.remove(&port.ifindex);
         let before = tables.ports.insert(id, (port, vni));
@@ -303,11 +303,11 @@ impl KernelPath {
             return Ok(());
         }
         if let Some((before, _)) = before {
-            self.fastpath.remove_port(before.ifindex)?;
+            self.fastpath.remove_attachment(before.ifindex)?;
             self.tell_station(&mut tables, id);
             self.renew(&mut tables)?;
         }
-        self.fastpath.set_port(port.ifindex, id.0, vni.get()).inspect_err(|_| {
+        self.fastpath.set_attachment(port.ifindex, id.0, vni.get()).inspect_err(|_| {
             // To be tried again, and not taken for open.
             tables.ports.remove(&id);
         })?;
@@ -316,7 +316,7 @@ impl KernelPath {
     }
 
     /// A station that cannot be written is not there, or is at a port that is closed.
-    fn tell_station(&self, tables: &mut Tables, port: PortId) {
+    fn tell_station(&self, tables: &mut Tables, port: AttachmentId) {
         if let Err(error) = self.renew_station(tables, port) {
             tracing::warn!(%error, "new flows of an endpoint are decided by the pipeline");
         }
@@ -326,10 +326,10 @@ impl KernelPath {
     ///
     /// # Errors
     /// When a table cannot be written.
-    pub fn remove_port(&self, id: PortId) -> Result<(), Error> {
+    pub fn remove_attachment(&self, id: AttachmentId) -> Result<(), Error> {
         let mut tables = lock(&self.tables);
         let Some((before, _)) = tables.ports.remove(&id) else { return Ok(()) };
-        self.fastpath.remove_port(before.ifindex)?;
+        self.fastpath.remove_attachment(before.ifindex)?;
         self.tell_station(&mut tables, id);
         self.renew(&mut tables)
     }
@@ -423,12 +423,12 @@ impl KernelPath {
         ended = ended.and(self.spread(tables, snapshot.ports));
         ended = ended.and(self.set_checksums(tables, &snapshot.checksums));
         self.limit_networks(tables, snapshot);
-        for (id, network, _) in snapshot.tenant_ports() {
+        for (id, network, _) in snapshot.attachments() {
             if let Some((port, vni)) = tables.ports.get_mut(&id)
                 && *vni != network.vni
             {
                 *vni = network.vni;
-                ended = ended.and(self.fastpath.set_port(port.ifindex, id.0, network.vni.get()));
+                ended = ended.and(self.fastpath.set_attachment(port.ifindex, id.0, network.vni.get()));
             }
         }
         ended

@@ -17,7 +17,7 @@ use eastgate_dataplane::pipeline::{Pipeline, Shared, batch::Batch, counters::Dro
 use eastgate_fastpath::{UP_HEADER, port_of};
 use eastgate_vtep::header::VXLAN_LEN;
 use eastgate_wire::{
-    DropReason, Frame, Gso, GsoKind, Instant, Location, Offload, PortId, VtepAddr, view::ethertype,
+    AttachmentId, DropReason, Frame, Gso, GsoKind, Instant, Location, Offload, VtepAddr, view::ethertype,
 };
 use nix::sys::{
     epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
@@ -39,9 +39,9 @@ const LONGEST_SLEEP_MS: u64 = 1000;
 #[derive(Debug)]
 pub enum Command {
     /// Serve a tenant port.
-    AddPort(PortId, PacketSocket),
+    AddPort(AttachmentId, PacketSocket),
     /// Stop serving it.
-    RemovePort(PortId),
+    RemovePort(AttachmentId),
     /// Take the frames that the kernel's programs send up.
     Up(UpSocket),
     /// Hear and speak here, instead of where it did.
@@ -114,7 +114,7 @@ impl Drop for WorkerHandle {
 /// The sockets of a worker.
 #[derive(Default)]
 pub(super) struct Sockets {
-    pub(super) ports: BTreeMap<PortId, PacketSocket>,
+    pub(super) ports: BTreeMap<AttachmentId, PacketSocket>,
     pub(super) listeners: Vec<Listener>,
     pub(super) speakers: Option<Arc<Speakers>>,
 }
@@ -186,7 +186,7 @@ impl Worker {
                     }
                     UP => self.serve_up(),
                     data if data & LISTENER != 0 => self.serve_listener((data & !LISTENER) as usize),
-                    data => self.serve_port(PortId(data as u32)),
+                    data => self.serve_port(AttachmentId(data as u32)),
                 }
             }
             let now = clock::now();
@@ -244,7 +244,7 @@ impl Worker {
         }
     }
 
-    fn serve_port(&mut self, port: PortId) {
+    fn serve_port(&mut self, port: AttachmentId) {
         let Some(socket) = self.sockets.ports.get(&port) else { return };
         let count = match socket.recv(&mut self.received) {
             Ok(count) => count,
@@ -274,7 +274,7 @@ impl Worker {
             };
             // Anyone with the privilege can put frames on a device of this namespace: what has no port is no tenant's.
             // Nor has what was sent up to the daemon before, whose ports had other numbers.
-            let port = port_of(received.bytes(), session).map(PortId);
+            let port = port_of(received.bytes(), session).map(AttachmentId);
             match port.zip(received.behind(UP_HEADER)) {
                 Some((port, mut frame)) => {
                     let _ = pipeline.handle_tenant(port, &mut frame, now, batch);
@@ -342,7 +342,7 @@ impl Worker {
         let lost = |vni, from| DropKey { vni, reason: DropReason::Overrun, from, by: None, rule: None };
         let snapshot = self.shared.snapshot();
         let ports = self.sockets.ports.iter_mut().map(|(port, socket)| {
-            let vni = snapshot.at_port(*port).map(|(network, _)| network.vni);
+            let vni = snapshot.at_attachment(*port).map(|(network, _)| network.vni);
             (lost(vni, Some(Location::Local(*port))), socket.newly_dropped())
         });
         let listeners =

@@ -23,7 +23,7 @@ pub use addr::{Addr, Family};
 pub use drop_reason::{DropGroup, DropReason};
 pub use flow::{FlowKey, Leg};
 pub use frame::{Frame, Gso, GsoKind, Offload, PartialChecksum};
-pub use id::{EndpointId, Location, PortId, VtepAddr};
+pub use id::{AttachmentId, EndpointId, Location, VtepAddr};
 pub use mac::MacAddr;
 pub use ownership::{AddressPair, Holdings, Ownership};
 pub use rate::{Rate, TokenBucket};

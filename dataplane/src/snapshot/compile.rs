@@ -21,7 +21,7 @@ use eastgate_vtep::{
 use eastgate_wire::{Addr, AddressPair, EndpointId, Holdings, Ownership, VtepAddr};
 
 use super::{
-    Endpoint, Network, PortRegistry, SnapshotError,
+    Attachments, Endpoint, Network, SnapshotError,
     holders::PrefixHolders,
     rules::{self, RuleTable, prefix},
     state::{NetworkState, StateBook},
@@ -56,7 +56,7 @@ impl NetworkSite<'_> {
         tenant: &Arc<Tenant>,
         network: &config::Network,
         rules: &Arc<RuleTable>,
-        registry: &mut PortRegistry,
+        registry: &mut Attachments,
         book: &StateBook,
     ) -> Result<Network, SnapshotError> {
         let name = format!("{}/{}", tenant.name, network.name);
@@ -181,7 +181,7 @@ impl NetworkSite<'_> {
         id: EndpointId,
         network: &config::Network,
         endpoint: &config::Endpoint,
-        registry: &mut PortRegistry,
+        registry: &mut Attachments,
         state: &NetworkState,
     ) -> Result<Endpoint, SnapshotError> {
         let host = self.config.host(&endpoint.host.host).ok_or_else(|| SnapshotError::UnknownHost {

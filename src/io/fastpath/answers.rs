@@ -41,7 +41,7 @@ impl KernelPath {
         if !tables.live || (epoch, generation) != (in_force, tables.settings.generation) {
             return None;
         }
-        let (port, _) = tables.ports.get(&offer.port).filter(|(_, of)| *of == vni)?;
+        let (port, _) = tables.ports.get(&offer.attachment).filter(|(_, of)| *of == vni)?;
         let key = AnswerKey {
             port: port.ifindex,
             mac: offer.mac.0,

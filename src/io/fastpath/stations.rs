@@ -18,7 +18,7 @@ use eastgate_fastpath::{
 use eastgate_policy::{admission, rule::Direction};
 use eastgate_steering::proxy_mac;
 use eastgate_vtep::{carriage::Encapsulation, fdb::Location, flood::split_horizon, mtu, peers::PeerKind};
-use eastgate_wire::{Addr, PortId, Vni, VtepAddr};
+use eastgate_wire::{Addr, AttachmentId, Vni, VtepAddr};
 
 use super::{KernelPath, Place, Tables, born::timeouts, handover::outer_fields};
 
@@ -260,9 +260,9 @@ impl KernelPath {
     }
 
     /// The endpoint at a port has come, or has gone.
-    pub(super) fn renew_station(&self, tables: &mut Tables, port: PortId) -> Result<(), Error> {
+    pub(super) fn renew_station(&self, tables: &mut Tables, port: AttachmentId) -> Result<(), Error> {
         let Some(snapshot) = tables.snapshot.clone() else { return Ok(()) };
-        let Some((network, endpoint)) = snapshot.at_port(port) else { return Ok(()) };
+        let Some((network, endpoint)) = snapshot.at_attachment(port) else { return Ok(()) };
         // A network whose turn has not come is written then.
         let place = tables.networks.get(&network.vni).map(|(place, _)| *place);
         match place.filter(|_| tables.stations.contains_key(&network.vni)) {
@@ -304,7 +304,7 @@ impl KernelPath {
         {
             flags |= STATION_PEER;
         }
-        if network.proxy && (is_plain || endpoint.port().is_some()) {
+        if network.proxy && (is_plain || endpoint.attachment().is_some()) {
             flags |= STATION_SPOKEN_TO;
         }
         let ruleset = |direction| match network.policy.ruleset(endpoint.id, direction) {

@@ -35,13 +35,13 @@ use eastgate_dataplane::{
         counters::{DropCount, DropKey, drops},
         shared::lock,
     },
-    snapshot::{PortRegistry, Snapshot, state::StateBook},
+    snapshot::{Attachments, Snapshot, state::StateBook},
 };
 use eastgate_fastpath::{Denial, DenialKey, Limits, NETWORK_HUB, NO_RULE, PUNTS, Trial};
 use eastgate_policy::rule::{self, Decision, Direction, RuleId};
 use eastgate_testkit::{frames::*, parse};
 use eastgate_vtep::ecn::OuterTtl;
-use eastgate_wire::{DropReason, Frame, Offload, PortId, TableSizes, VtepAddr};
+use eastgate_wire::{AttachmentId, DropReason, Frame, Offload, TableSizes, VtepAddr};
 
 use self::{
     scene::{SCENES, Scene},
@@ -49,7 +49,7 @@ use self::{
 };
 use crate::io::{
     clock,
-    fastpath::{KernelPath, KernelPort, KernelUnderlay},
+    fastpath::{KernelAttachment, KernelPath, KernelUnderlay},
 };
 
 const HEAD_ROOM: usize = 64;
@@ -64,7 +64,7 @@ const THERE: [u8; 2] = [21, 31];
 /// What became of a frame: who gets which bytes, and what size of segment they are still to be cut to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Sent {
-    Port(PortId, u16, Vec<u8>),
+    Attachment(AttachmentId, u16, Vec<u8>),
     /// VTEP, outer TOS and TTL, inner frame behind its VXLAN header
     Tunnel(IpAddr, u8, u8, u16, Vec<u8>),
 }
@@ -84,7 +84,7 @@ enum Entry {
 struct Host {
     scene: Scene,
     shared: Shared,
-    registry: PortRegistry,
+    registry: Attachments,
     kernel: Option<Arc<KernelPath>>,
     ports: Vec<u32>,
     /// Frames that the programs carried by themselves, and those of them that are superframes
@@ -118,7 +118,7 @@ impl Host {
     fn new(scene: Scene, text: &str, kernel: Option<(Arc<KernelPath>, &[u32])>) -> Self {
         let config = parse(text);
         let book = Arc::new(StateBook::new(config.limits));
-        let mut registry = PortRegistry::default();
+        let mut registry = Attachments::default();
         let snapshot = Snapshot::compile(&config, "alpha", None, &mut registry, &book).unwrap();
         let shared = Shared::new(snapshot, book, 1);
         let mut host = Self {
@@ -138,8 +138,8 @@ impl Host {
             let snapshot = host.shared.snapshot_arc();
             for (name, ifindex) in ["p11", "p12"].into_iter().zip(devices) {
                 let id = host.registry.find(name).unwrap();
-                let port = KernelPort { ifindex: *ifindex, is_veth: true };
-                kernel.set_port(id, port, snapshot.at_port(id).unwrap().0.vni).unwrap();
+                let port = KernelAttachment { ifindex: *ifindex, is_veth: true };
+                kernel.set_attachment(id, port, snapshot.at_attachment(id).unwrap().0.vni).unwrap();
             }
             let underlay = KernelUnderlay {
                 ifindex: devices[2],
@@ -170,7 +170,7 @@ impl Host {
         }
     }
 
-    fn port(&self, station: u8) -> PortId {
+    fn port(&self, station: u8) -> AttachmentId {
         self.registry.find(&format!("p{station}")).unwrap()
     }
 
@@ -200,7 +200,7 @@ impl Host {
             return self.pipeline(Entry::Station(station), frame, offload);
         }
         if kernel.stats().unwrap().answered > before.answered {
-            return (Outcome::Reply, vec![Sent::Port(self.port(station), 0, trial.frame)]);
+            return (Outcome::Reply, vec![Sent::Attachment(self.port(station), 0, trial.frame)]);
         }
         self.carried += 1;
         self.carried_uncut += u64::from(segment > 0);
@@ -263,7 +263,7 @@ impl Host {
     /// What a program left of a frame that it carries: wrapped, or for the one port whose station it is addressed to.
     fn carried_frame(&self, Trial { frame: left, segment, .. }: Trial, len: usize) -> Sent {
         if left.len() == len {
-            return Sent::Port(self.port(left[5]), segment, left);
+            return Sent::Attachment(self.port(left[5]), segment, left);
         }
         assert_eq!(left.len(), len + self.scene.around());
         let (to, tos, ttl, payload) = self.scene.read(&left);
@@ -295,7 +295,7 @@ impl Host {
             let bytes = from[emit.range.start as usize..emit.range.end as usize].to_vec();
             let segment = segment(&emit.offload);
             match emit.to {
-                Egress::Port(port) => Sent::Port(port, segment, bytes),
+                Egress::Attachment(port) => Sent::Attachment(port, segment, bytes),
                 Egress::Tunnel(tunnel) => {
                     Sent::Tunnel(tunnel.to, tunnel.tos, tunnel.ttl.unwrap_or(usual), segment, bytes)
                 }
