@@ -5,8 +5,9 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use eastgate_config::{Config, load_str};
 use eastgate_dataplane::{
+    attachments::Attachments,
     pipeline::{Pipeline, batch::Batch, shared::Shared},
-    snapshot::{Attachments, Snapshot, state::StateBook},
+    snapshot::{Snapshot, state::StateBook},
 };
 use eastgate_vtep::offload;
 use eastgate_wire::{AttachmentId, Frame, Instant, Offload, View, VtepAddr};

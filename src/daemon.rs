@@ -22,8 +22,9 @@ use anyhow::{Context, Result, anyhow};
 use eastgate_api::{Done, ErrorCode, Failure, Reply, Request, Restored};
 use eastgate_config::{Config, Host, Loader};
 use eastgate_dataplane::{
+    attachments::Attachments,
     pipeline::{Shared, shared::lock},
-    snapshot::{Attachments, Snapshot, state::StateBook},
+    snapshot::{Snapshot, state::StateBook},
 };
 use eastgate_wire::AttachmentId;
 use serde_json::{Value, json};
@@ -389,7 +390,7 @@ impl Daemon {
         let Some(host) = snapshot.config.host(&self.host).cloned() else { return };
         let wanted = wanted_ports(&snapshot);
         // Those of ports that are gone stay: what was counted of them is still told. Their numbers are not given again.
-        let names = wanted.iter().map(|port| (port.id, port.name.clone()));
+        let names = wanted.iter().map(|port| (port.id, port.device().clone()));
         lock(&self.view.state).names.extend(names);
         self.release_ports(&wanted).await;
         self.list_qdiscs().await;
@@ -400,13 +401,13 @@ impl Daemon {
                 Ok(state) => state,
                 Err(error) => PortState::Failed(format!("{error:#}")),
             };
-            let before = lock(&self.view.state).ports.get(&port.name).cloned();
+            let before = lock(&self.view.state).ports.get(port.device()).cloned();
             if let PortState::Failed(error) = &state
                 && before.as_ref() != Some(&state)
             {
-                tracing::error!(port = %port.name, error, "a port cannot be served");
+                tracing::error!(port = %port.device(), error, "a port cannot be served");
             }
-            states.insert(port.name.clone(), state);
+            states.insert(port.device().clone(), state);
         }
         self.serve_underlay(&snapshot, &host);
         if let Err(error) = self.tap_underlay(&snapshot, &host).await {
@@ -430,14 +431,14 @@ impl Daemon {
             .serving
             .iter()
             .filter(|(id, ifindex)| {
-                let name = wanted.iter().find(|port| port.id == **id).map(|port| &port.name);
+                let name = wanted.iter().find(|port| port.id == **id).map(WantedPort::device);
                 name.and_then(|name| self.links.get(&**name)).is_none_or(|link| link.index != **ifindex)
             })
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
             self.stop_serving(id);
-            let Some(name) = self.registry.name(id).cloned() else { continue };
+            let Some(name) = self.registry.get(id).map(|at| at.device.clone()) else { continue };
             tracing::info!(port = %name, "no longer served");
             let unwanted = !wanted.iter().any(|port| port.id == id);
             if unwanted
@@ -464,7 +465,7 @@ impl Daemon {
     }
 
     async fn serve_port(&mut self, port: &WantedPort, host: &Host) -> Result<PortState> {
-        let Some(link) = self.links.get(&*port.name).cloned() else { return Ok(PortState::Absent) };
+        let Some(link) = self.links.get(&**port.device()).cloned() else { return Ok(PortState::Absent) };
         if let Some(why) = unfit(&link, host, &self.links) {
             if self.serving.contains_key(&port.id) {
                 self.stop_serving(port.id);
@@ -493,17 +494,19 @@ impl Daemon {
         // Sockets first: frames that come up are answered.
         self.open_in_kernel(port.id, &link)?;
         self.serving.insert(port.id, link.index);
-        tracing::info!(port = %port.name, "served");
+        tracing::info!(port = %port.device(), "served");
         Ok(state)
     }
 
     /// Opens a port to the flows of its network in the fast path, or closes it while it is down.
     fn open_in_kernel(&self, id: AttachmentId, link: &Link) -> Result<()> {
         let Some(kernel) = self.view.kernel.get() else { return Ok(()) };
-        match self.view.shared.snapshot().at_attachment(id) {
-            Some((network, _)) if link.up => {
+        let snapshot = self.view.shared.snapshot();
+        match snapshot.at_attachment(id).zip(self.registry.get(id)) {
+            Some(((network, _), attachment)) if link.up => {
                 let is_veth = link.is_veth && !self.wants_egress(id);
-                kernel.set_attachment(id, KernelAttachment { ifindex: link.index, is_veth }, network.vni)?;
+                let there = KernelAttachment { attachment: attachment.clone(), ifindex: link.index, is_veth };
+                kernel.set_attachment(id, there, network.vni)?;
             }
             _ => kernel.remove_attachment(id)?,
         }

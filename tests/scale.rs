@@ -13,7 +13,10 @@ use std::{
 };
 
 use eastgate_config::{Config, Loader};
-use eastgate_dataplane::snapshot::{Attachments, Snapshot, state::StateBook};
+use eastgate_dataplane::{
+    attachments::Attachments,
+    snapshot::{Snapshot, state::StateBook},
+};
 
 /// What all of it may take, whatever the size.
 const MEMORY_MIB: u64 = 500;

@@ -33,6 +33,8 @@ use eastgate_vtep::{
 };
 use eastgate_wire::{Addr, AttachmentId, EndpointId, Family, Holdings, MacAddr, Ownership, Vni, VtepAddr};
 
+use crate::attachments::Attachments;
+
 use self::{
     compile::{NetworkSite, same_surroundings, site},
     holders::PrefixHolders,
@@ -194,38 +196,6 @@ pub struct Endpoint {
     pub policed_here: bool,
     /// What outlives snapshots
     pub state: Arc<EndpointState>,
-}
-
-/// Tenant ports keep their number for as long as the daemon runs, whatever the configuration calls for.
-#[derive(Debug, Default)]
-pub struct Attachments {
-    by_name: HashMap<Arc<str>, AttachmentId>,
-    names: Vec<Arc<str>>,
-}
-
-impl Attachments {
-    /// The number of a device name.
-    pub fn id(&mut self, name: &Arc<str>) -> AttachmentId {
-        if let Some(id) = self.by_name.get(name) {
-            return *id;
-        }
-        let id = AttachmentId(self.names.len() as u32);
-        self.names.push(name.clone());
-        self.by_name.insert(name.clone(), id);
-        id
-    }
-
-    /// The device name of a number.
-    #[must_use]
-    pub fn name(&self, id: AttachmentId) -> Option<&Arc<str>> {
-        self.names.get(id.0 as usize)
-    }
-
-    /// The number of a device name that has one.
-    #[must_use]
-    pub fn find(&self, name: &str) -> Option<AttachmentId> {
-        self.by_name.get(name).copied()
-    }
 }
 
 impl Endpoint {

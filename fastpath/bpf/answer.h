@@ -146,7 +146,7 @@ static __always_inline bool read_solicitation(struct __sk_buff *skb, struct desk
 	return true;
 }
 
-static __always_inline bool read_request(struct __sk_buff *skb, struct desk *desk)
+static __always_inline bool read_request(struct __sk_buff *skb, struct desk *desk, __u32 attachment)
 {
 	const struct ethhdr *ethernet = (void *)desk->request;
 
@@ -158,7 +158,7 @@ static __always_inline bool read_request(struct __sk_buff *skb, struct desk *des
 	} else if (skb->protocol != bpf_htons(ETH_P_IPV6) || !read_solicitation(skb, desk)) {
 		return false;
 	}
-	desk->asked.port = skb->ifindex;
+	desk->asked.attachment = attachment;
 	__builtin_memcpy(desk->asked.mac, ethernet->h_source, ETH_ALEN);
 	return true;
 }
@@ -207,11 +207,11 @@ static __always_inline int turn_around(struct __sk_buff *skb, const struct desk 
  * The verdict, or WRAP_REFUSED for a frame that has to go up. Not static, so that the verifier looks at it by itself and
  * what packets of flows go through does not become longer.
  */
-__noinline int answer_again(struct __sk_buff *skb, __u32 vni, __u32 generation)
+__noinline int answer_again(struct __sk_buff *skb, __u32 attachment, __u32 vni, __u32 generation)
 {
 	struct desk *desk = the_desk();
 
-	if (!desk || !read_request(skb, desk) || !take_answer(desk, vni, generation))
+	if (!desk || !read_request(skb, desk, attachment) || !take_answer(desk, vni, generation))
 		return WRAP_REFUSED;
 	if (desk->asked.form & FORM_ND)
 		return turn_around(skb, desk, ETH_HLEN + sizeof(struct ipv6hdr), sizeof(struct solicitation));

@@ -178,8 +178,6 @@ static __always_inline bool lay_lane(struct lane *lane, const struct network *ne
 			return false;
 		lane->max_packet = vtep->max_packet;
 	}
-	if (to->flags & STATION_PEER)
-		lane->flags |= LANE_PEER;
 	if (from->flags & STATION_SPOKEN_TO)
 		lane->flags |= LANE_TO_US;
 	if (to->flags & STATION_SPOKEN_TO)

@@ -255,7 +255,7 @@ static __always_inline int unwrap_inner(struct __sk_buff *skb, const struct conf
 		count(STAT_LOST);
 		return TC_ACT_SHOT;
 	}
-	return into_port(skb, passage, p->v6 == outer_v6);
+	return into_attachment(skb, passage, p->v6 == outer_v6);
 }
 
 static __always_inline int unwrap(struct __sk_buff *skb, const struct config *config, struct outer *outer,
@@ -347,7 +347,7 @@ static __always_inline int tunnel_path(struct __sk_buff *skb, const struct confi
 	count(STAT_FROM_UNDERLAY);
 	passage = &desk->passage;
 	find_passage(desk, network, side, passage);
-	return write_ethernet(skb, passage) ? into_port(skb, passage, true) : WRAP_BROKEN;
+	return write_ethernet(skb, passage) ? into_attachment(skb, passage, true) : WRAP_BROKEN;
 }
 
 SEC("tc")

@@ -9,7 +9,8 @@ use eastgate_api::{
 };
 use eastgate_config::{Config, Loader, Severity, schema};
 use eastgate_dataplane::{
-    snapshot::{Attachments, Snapshot, state::StateBook},
+    attachments::Attachments,
+    snapshot::{Snapshot, state::StateBook},
     trace::trace,
 };
 use eastgate_wire::{DropReason, names};
@@ -175,7 +176,7 @@ fn show_plan(site: &Site, socket: &Path, output: Format) -> Result<u8> {
                 machine.list_qdiscs(&netlink).await;
             }
             for port in plan::wanted_ports(&snapshot) {
-                if let (Some(link), Some(machine)) = (links.get(&*port.name), &machine) {
+                if let (Some(link), Some(machine)) = (links.get(&**port.device()), &machine) {
                     traffic.insert(link.index, machine.host_traffic(&netlink, link).await);
                 }
             }

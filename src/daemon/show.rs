@@ -191,7 +191,7 @@ impl View {
                     endpoint: format!("{}/{}", network.tenant.name, endpoint.name),
                     network: network.key.to_string(),
                     host: config_of.host.host.to_string(),
-                    port: endpoint.attachment().and(config_of.port.as_ref()).map(|port| port.to_string()),
+                    port: endpoint.attachment().and(config_of.attachment.as_ref()).map(|it| it.to_string()),
                     mac: endpoint.mac,
                     addresses: endpoint.holdings().addresses.clone(),
                     groups: config_of.groups.iter().map(|group| group.to_string()).collect(),

@@ -14,7 +14,7 @@ use std::{
 };
 
 use eastgate_dataplane::pipeline::{Pipeline, Shared, batch::Batch, counters::DropKey};
-use eastgate_fastpath::{UP_HEADER, port_of};
+use eastgate_fastpath::{UP_HEADER, attachment_of};
 use eastgate_vtep::header::VXLAN_LEN;
 use eastgate_wire::{
     AttachmentId, DropReason, Frame, Gso, GsoKind, Instant, Location, Offload, VtepAddr, view::ethertype,
@@ -272,12 +272,12 @@ impl Worker {
             let Some(received) = packet_socket::received(received, message) else {
                 return shared.count_drop(index, unknown_device(), now);
             };
-            // Anyone with the privilege can put frames on a device of this namespace: what has no port is no tenant's.
-            // Nor has what was sent up to the daemon before, whose ports had other numbers.
-            let port = port_of(received.bytes(), session).map(AttachmentId);
-            match port.zip(received.behind(UP_HEADER)) {
-                Some((port, mut frame)) => {
-                    let _ = pipeline.handle_tenant(port, &mut frame, now, batch);
+            // Anyone with the privilege can put frames on a device of this namespace: what has no attachment is no tenant's.
+            // Nor has what was sent up to the daemon before, whose attachments had other numbers.
+            let from = attachment_of(received.bytes(), session).map(AttachmentId);
+            match from.zip(received.behind(UP_HEADER)) {
+                Some((from, mut frame)) => {
+                    let _ = pipeline.handle_tenant(from, &mut frame, now, batch);
                 }
                 None => shared.count_drop(index, unknown_device(), now),
             }

@@ -20,8 +20,10 @@ use eastgate_vtep::{
 };
 use eastgate_wire::{Addr, AddressPair, EndpointId, Holdings, Ownership, VtepAddr};
 
+use crate::attachments::Attachments;
+
 use super::{
-    Attachments, Endpoint, Network, SnapshotError,
+    Endpoint, Network, SnapshotError,
     holders::PrefixHolders,
     rules::{self, RuleTable, prefix},
     state::{NetworkState, StateBook},
@@ -189,8 +191,8 @@ impl NetworkSite<'_> {
             known: Vec::new(),
         })?;
         let here = host.name == self.host.name;
-        let location = match &endpoint.port {
-            Some(port) if here => Location::Local(registry.id(port)),
+        let location = match &endpoint.attachment {
+            Some(attachment) if here => Location::Local(registry.id(attachment)),
             // In a hub network a spoke reaches everyone else through the hub.
             _ => Location::Remote(self.towards(network, host)),
         };

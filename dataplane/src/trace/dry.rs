@@ -13,13 +13,14 @@ use eastgate_vtep::header;
 use eastgate_wire::{DropReason, Frame, Instant, Location, MacAddr, Offload, View, Vni, VtepAddr};
 
 use crate::{
+    attachments::Attachments,
     pipeline::{
         Outcome, Pipeline, Shared,
         batch::{Batch, Egress, Origin},
         decide::receiver_at,
         shared::lock,
     },
-    snapshot::{Attachments, Network, Snapshot, state::StateBook},
+    snapshot::{Network, Snapshot, state::StateBook},
 };
 
 /// Bytes in front of a frame, as the receive buffers have them.

@@ -5,7 +5,7 @@ use eastgate_conntrack::flow::{Count, FlowState};
 use eastgate_wire::Vni;
 
 use super::*;
-use crate::snapshot::{Attachments, state::StateBook};
+use crate::{attachments::Attachments, snapshot::state::StateBook};
 
 const CONFIG: &str = r#"
 [host.alpha]

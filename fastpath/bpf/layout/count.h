@@ -12,7 +12,7 @@ enum stat {
 	STAT_UP_LIMITED,
 	/* Neither sent up nor on: the kernel had no memory for it */
 	STAT_UP_FAILED,
-	/* From a port that is not open, or a superframe whose flow ended while the kernel unwrapped it */
+	/* From or to an attachment that is not open, or a superframe whose flow ended while the kernel unwrapped it */
 	STAT_LOST,
 	/* Requests for addresses that were answered here */
 	STAT_ANSWERED,

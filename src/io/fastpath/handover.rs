@@ -3,8 +3,8 @@
 use eastgate_conntrack::flow::{Count, Offloaded, Progress, Side};
 use eastgate_dataplane::pipeline::offload::{Handover, Lane};
 use eastgate_fastpath::{
-    self as kernel, Ends, Flow, Key, LANE_FROM_US, LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER,
-    LANE_TO_US, TcpSide,
+    self as kernel, Ends, Flow, Key, LANE_FROM_US, LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_TO_US,
+    TcpSide,
 };
 use eastgate_vtep::{
     ecn::{OuterTos, OuterTtl},
@@ -74,10 +74,8 @@ impl KernelPath {
             ttl,
             flags: flags | LANE_OPEN,
         };
-        match lane.to {
-            Location::Local(port) if tables.ports.get(&port)?.0.is_veth => kernel.flags |= LANE_PEER,
-            Location::Local(_) => {}
-            Location::Remote(_) => _ = tables.underlay?,
+        if matches!(lane.to, Location::Remote(_)) {
+            tables.underlay?;
         }
         if lane.in_macs[0] != lane.out_macs[0] {
             kernel.flags |= LANE_TO_US;

@@ -12,8 +12,8 @@ use eastgate_dataplane::{
     snapshot::{Endpoint, Network, Snapshot},
 };
 use eastgate_fastpath::{
-    Error, NETWORK_HUB, NO_RULE, Network as Row, Policy, STATION_PEER, STATION_SPOKEN_TO, Station,
-    StationKey, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
+    Error, NETWORK_HUB, NO_RULE, Network as Row, Policy, STATION_SPOKEN_TO, Station, StationKey, VTEP_NO_SUM,
+    VTEP_SUM, Vtep, address,
 };
 use eastgate_policy::{admission, rule::Direction};
 use eastgate_steering::proxy_mac;
@@ -259,10 +259,10 @@ impl KernelPath {
         Ok(())
     }
 
-    /// The endpoint at a port has come, or has gone.
-    pub(super) fn renew_station(&self, tables: &mut Tables, port: AttachmentId) -> Result<(), Error> {
+    /// The endpoint at an attachment has come, or has gone.
+    pub(super) fn renew_station(&self, tables: &mut Tables, at: AttachmentId) -> Result<(), Error> {
         let Some(snapshot) = tables.snapshot.clone() else { return Ok(()) };
-        let Some((network, endpoint)) = snapshot.at_attachment(port) else { return Ok(()) };
+        let Some((network, endpoint)) = snapshot.at_attachment(at) else { return Ok(()) };
         // A network whose turn has not come is written then.
         let place = tables.networks.get(&network.vni).map(|(place, _)| *place);
         match place.filter(|_| tables.stations.contains_key(&network.vni)) {
@@ -299,11 +299,6 @@ impl KernelPath {
             return None;
         }
         let mut flags = 0;
-        if let Location::Local(port) = endpoint.location
-            && tables.ports.get(&port)?.0.is_veth
-        {
-            flags |= STATION_PEER;
-        }
         if network.proxy && (is_plain || endpoint.attachment().is_some()) {
             flags |= STATION_SPOKEN_TO;
         }

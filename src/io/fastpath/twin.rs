@@ -29,19 +29,20 @@ use std::{
 
 use eastgate_conntrack::flow::{FlowFilter, FlowState};
 use eastgate_dataplane::{
+    attachments::Attachments,
     pipeline::{
         Outcome, Pipeline, Shared,
         batch::{Batch, Egress, Origin},
         counters::{DropCount, DropKey, drops},
         shared::lock,
     },
-    snapshot::{Attachments, Snapshot, state::StateBook},
+    snapshot::{Snapshot, state::StateBook},
 };
 use eastgate_fastpath::{Denial, DenialKey, Limits, NETWORK_HUB, NO_RULE, PUNTS, Trial};
 use eastgate_policy::rule::{self, Decision, Direction, RuleId};
 use eastgate_testkit::{frames::*, parse};
 use eastgate_vtep::ecn::OuterTtl;
-use eastgate_wire::{AttachmentId, DropReason, Frame, Offload, TableSizes, VtepAddr};
+use eastgate_wire::{Attachment, AttachmentId, DropReason, Frame, Offload, TableSizes, VtepAddr};
 
 use self::{
     scene::{SCENES, Scene},
@@ -138,8 +139,8 @@ impl Host {
             let snapshot = host.shared.snapshot_arc();
             for (name, ifindex) in ["p11", "p12"].into_iter().zip(devices) {
                 let id = host.registry.find(name).unwrap();
-                let port = KernelAttachment { ifindex: *ifindex, is_veth: true };
-                kernel.set_attachment(id, port, snapshot.at_attachment(id).unwrap().0.vni).unwrap();
+                let vni = snapshot.at_attachment(id).unwrap().0.vni;
+                kernel.set_attachment(id, access(name, *ifindex), vni).unwrap();
             }
             let underlay = KernelUnderlay {
                 ifindex: devices[2],
@@ -194,7 +195,7 @@ impl Host {
         }
         assert_eq!(trial.verdict, REDIRECT, "a frame that is neither carried nor sent up");
         assert_eq!(trial.segment, segment, "another size of segment");
-        if eastgate_fastpath::port_of(&trial.frame, kernel.session()) == Some(self.port(station).0) {
+        if eastgate_fastpath::attachment_of(&trial.frame, kernel.session()) == Some(self.port(station).0) {
             assert_eq!(&trial.frame[eastgate_fastpath::UP_HEADER..], frame, "changed on the way up");
             self.punted += 1;
             return self.pipeline(Entry::Station(station), frame, offload);
@@ -352,6 +353,16 @@ impl Host {
 
 fn segment(offload: &Offload) -> u16 {
     offload.gso.map_or(0, |gso| gso.segment)
+}
+
+/// A device of an endpoint's own, a veth.
+fn access(device: &str, ifindex: u32) -> KernelAttachment {
+    KernelAttachment { attachment: Attachment::access(device.into()), ifindex, is_veth: true }
+}
+
+/// Is the device with this name the one with this index?
+fn is_there(device: &str, ifindex: u32) -> bool {
+    nix::net::if_::if_nametoindex(device).is_ok_and(|index| index == ifindex)
 }
 
 /// Devices for the programs to think that frames came in there.

@@ -15,12 +15,13 @@ use eastgate_vtep::offload::segment::segment;
 use eastgate_wire::{AttachmentId, DropReason, Frame, Instant, Offload, View, VtepAddr};
 
 use crate::{
+    attachments::Attachments,
     pipeline::{
         Outcome, Pipeline, Shared,
         batch::{Batch, Egress, Origin, Tunnel},
         counters,
     },
-    snapshot::{Attachments, Snapshot, state::StateBook},
+    snapshot::{Snapshot, state::StateBook},
 };
 
 /// Bytes in front of a frame, as the receive buffers have them.

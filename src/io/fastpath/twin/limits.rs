@@ -226,7 +226,7 @@ fn tables_hold_as_many_as_they_are_told() {
     assert_eq!(kernel.programs().missized(&few), []);
     let more = kernel.programs().missized(&Limits { tables: TableSizes { ended: 7, ..few.tables }, ..few });
     assert_eq!(more, [("ended".to_owned(), 16_384, 7)]);
-    let port = |number: usize| KernelAttachment { ifindex: devices[number], is_veth: true };
+    let port = |number: usize| access(["p11", "p12"][number], devices[number]);
     let vni = eastgate_wire::Vni::new_checked(VNI).unwrap();
     kernel.set_attachment(AttachmentId(0), port(0), vni).unwrap();
     for _ in 0..2 {

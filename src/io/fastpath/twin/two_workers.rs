@@ -139,7 +139,7 @@ impl Run<'_> {
                 mend(&mut bytes[at..]);
             }
             let trial = kernel.programs().try_program(program, &bytes, device, 0).unwrap();
-            let went_up = eastgate_fastpath::port_of(&trial.frame, kernel.session()).is_some();
+            let went_up = eastgate_fastpath::attachment_of(&trial.frame, kernel.session()).is_some();
             if trial.verdict == REDIRECT && !went_up {
                 assert!(!is_over, "a packet passed after the flow was taken");
                 acknowledged = ack;
