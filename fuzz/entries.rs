@@ -7,7 +7,7 @@ use eastgate_config::{Config, load_str};
 use eastgate_dataplane::{
     attachments::Attachments,
     pipeline::{Pipeline, batch::Batch, shared::Shared},
-    snapshot::{Snapshot, state::StateBook},
+    snapshot::{Snapshot, state::StateRegistry},
 };
 use eastgate_vtep::offload;
 use eastgate_wire::{AttachmentId, Frame, Instant, Offload, View, VtepAddr};
@@ -84,9 +84,9 @@ struct Host {
 impl Host {
     fn new() -> Self {
         let config: Arc<Config> = load_str("fuzz.toml", HOST).expect("the host's own configuration is right");
-        let book = Arc::new(StateBook::new(config.limits));
-        let snapshot = Snapshot::compile(&config, "alpha", None, &mut Attachments::default(), &book);
-        Self { shared: Shared::new(snapshot.expect("it compiles"), book, 1), now: Instant::from_secs(1000) }
+        let states = Arc::new(StateRegistry::new(config.limits));
+        let snapshot = Snapshot::compile(&config, "alpha", None, &mut Attachments::default(), &states);
+        Self { shared: Shared::new(snapshot.expect("it compiles"), states, 1), now: Instant::from_secs(1000) }
     }
 
     /// Frames from the port with this number, or datagrams from beta.

@@ -24,7 +24,7 @@ use eastgate_policy::{
 };
 use eastgate_steering::{Binding, Bindings, Mode};
 use eastgate_vtep::{
-    carriage::Encapsulation,
+    encap::Encapsulation,
     entropy::SourcePorts,
     fdb::Location,
     flood::{Flood, Topology},
@@ -39,7 +39,7 @@ use self::{
     compile::{NetworkSite, same_surroundings, site},
     holders::PrefixHolders,
     rules::RuleTable,
-    state::{EndpointState, NetworkState, StateBook},
+    state::{EndpointState, NetworkState, StateRegistry},
 };
 
 /// Why a configuration cannot be put in force on this host.
@@ -84,7 +84,7 @@ pub enum SnapshotError {
 /// What the kernel's programs may do of one network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KernelLimits {
-    /// Packets a second that go up
+    /// Packets a second that are punted
     pub slow_path: u32,
     /// Datagrams in fragments that are carried at a time
     pub datagrams: u32,
@@ -103,7 +103,7 @@ pub struct Snapshot {
     pub vtep: VtepAddr,
     /// What no tenant may reach
     pub site: Arc<Site>,
-    /// How wrapped frames find a source port
+    /// How encapsulated frames find a source port
     pub ports: SourcePorts,
     /// What the UDP checksum of its datagrams is like
     pub checksums: Checksums,
@@ -135,7 +135,7 @@ pub struct Network {
     pub tcp_pickup: Duration,
     /// The VTEPs that take part
     pub peers: Peers,
-    /// Who gets copies of frames to many; none where the network does not flood
+    /// Who gets copies of BUM frames; none where the network does not flood
     pub flood: Option<Flood>,
     /// Its shape
     pub topology: Topology,
@@ -147,13 +147,13 @@ pub struct Network {
     pub proxy_mac: MacAddr,
     /// Frames come addressed to [`Self::proxy_mac`], and leave from it
     pub proxy: bool,
-    /// How its frames are wrapped
+    /// How its frames are encapsulated
     pub encapsulation: Encapsulation,
     /// MTU of its tenants' interfaces, where the configuration says it
     pub mtu: Option<u16>,
     /// The snapshot that it was compiled for: its flows are decided again when this changes
     pub epoch: u32,
-    /// Strangers behind member VTEPs are admitted and learned
+    /// Unknown hosts behind member VTEPs are admitted and learned
     pub learning: bool,
     /// Frames to unknown MACs are flooded
     pub flood_unknown: bool,
@@ -193,7 +193,7 @@ pub struct Endpoint {
     /// What it may send
     pub sender: Sender,
     /// Its rules are applied on this host: it is here, or at a VTEP that applies none.
-    pub policed_here: bool,
+    pub enforced_here: bool,
     /// What outlives snapshots
     pub state: Arc<EndpointState>,
 }
@@ -240,7 +240,7 @@ impl Network {
         self.endpoint(self.ownership.owner(address)?)
     }
 
-    /// Whether anything is learned in it: from strangers, or from ports whose senders are not checked.
+    /// Whether anything is learned in it: from unknown hosts, or from ports whose senders are not checked.
     #[must_use]
     pub fn learns(&self) -> bool {
         self.learning || !self.unsecured.is_empty()
@@ -349,7 +349,7 @@ impl Snapshot {
         host: &str,
         previous: Option<&Snapshot>,
         registry: &mut Attachments,
-        book: &StateBook,
+        states: &StateRegistry,
     ) -> Result<Self, SnapshotError> {
         let own = config.host(host).ok_or_else(|| SnapshotError::UnknownHost {
             wanted: host.to_owned(),
@@ -393,7 +393,7 @@ impl Snapshot {
                     None => {
                         let rules = rules.get_or_init(|| Arc::new(RuleTable::new(tenant)));
                         let site = NetworkSite { config, host: own, ports, epoch };
-                        Arc::new(site.compile(tenant, network, rules, registry, book)?)
+                        Arc::new(site.compile(tenant, network, rules, registry, states)?)
                     }
                 };
                 snapshot.insert(compiled);

@@ -10,7 +10,7 @@ use eastgate_api::{
 use eastgate_config::{Config, Loader, Severity, schema};
 use eastgate_dataplane::{
     attachments::Attachments,
-    snapshot::{Snapshot, state::StateBook},
+    snapshot::{Snapshot, state::StateRegistry},
     trace::trace,
 };
 use eastgate_wire::{DropReason, names};
@@ -157,8 +157,8 @@ fn offline(path: &Path, host: Option<&str>) -> Result<(Arc<Config>, Snapshot)> {
     let mut loader = Loader::new(path);
     let config = daemon::load(&mut loader, std::io::stderr().is_terminal())?;
     let host = choose_host(&config, host)?;
-    let book = StateBook::new(config.limits);
-    let snapshot = Snapshot::compile(&config, &host, None, &mut Attachments::default(), &book)?;
+    let states = StateRegistry::new(config.limits);
+    let snapshot = Snapshot::compile(&config, &host, None, &mut Attachments::default(), &states)?;
     Ok((config, snapshot))
 }
 

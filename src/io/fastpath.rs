@@ -1,15 +1,15 @@
 //! The kernel's side of the fast path: who is where in its tables, and flows written into them.
 
-mod answers;
 mod attachments;
-mod born;
 mod carrier;
 mod counted;
+mod created;
 mod datagrams;
-mod denials;
 mod economy;
+mod endpoints;
 mod handover;
-mod stations;
+mod neighbor_cache;
+mod policy_drops;
 #[cfg(test)]
 mod twin;
 
@@ -28,8 +28,8 @@ use eastgate_dataplane::{
     snapshot::{self, KernelLimits, Snapshot},
 };
 use eastgate_fastpath::{
-    AT_VTEP, CONFIG_UNDECIDED, Entropy, Error, Fastpath, Flow, Key, LAYOUT, Limits, Network, Settings,
-    Station, TableIds, address,
+    AT_VTEP, CONFIG_UNDECIDED, Endpoint as KernelEndpoint, Entropy, Error, Fastpath, Flow, Key, LAYOUT,
+    Limits, Network, Settings, TableIds, address,
 };
 use eastgate_vtep::fdb::Location;
 use eastgate_wire::{Addr, FlowKey, Leg, TableSizes, Vni, VtepAddr};
@@ -38,11 +38,11 @@ pub use self::attachments::KernelAttachment;
 use self::{
     attachments::Numbers,
     economy::Economy,
-    stations::{Decided, first_path, network_row, vtep_flags, vtep_row},
+    endpoints::{Decided, first_path, network_row, vtep_flags, vtep_row},
 };
 
 /// Datagrams a second of networks that this host does not serve: the pipeline does nothing with them but count them.
-const OF_STRANGERS: u32 = 10_000;
+const OF_UNSERVED: u32 = 10_000;
 
 /// The underlay in the kernel's tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,8 +86,8 @@ struct Tables {
     unsettled: bool,
     /// The link's MTU, as far as it was ever known
     link_mtu: u16,
-    /// The stations in the kernel's table, in force or not
-    stations: HashMap<Vni, HashMap<Addr, Station>>,
+    /// The endpoints in the kernel's table, in force or not
+    endpoints: HashMap<Vni, HashMap<Addr, KernelEndpoint>>,
     /// Networks whose flows the programs decide
     decided: HashMap<Vni, Decided>,
     /// What their policies take up, and those that will be theirs in a moment
@@ -97,12 +97,12 @@ struct Tables {
     /// This daemon's word counts.
     live: bool,
     /// The pages of networks that have a place: flows in the kernel are counted there, whatever snapshots say
-    pages: HashMap<Vni, Arc<NetworkQuota>>,
+    quotas: HashMap<Vni, Arc<NetworkQuota>>,
     entropy: Entropy,
     /// What the limit of each network is that has one of its own
     limits: HashMap<Vni, KernelLimits>,
-    /// How often tokens were lent for answers
-    loans: u32,
+    /// How often tokens were granted for answers
+    credits: u32,
 }
 
 /// Where a VTEP is in its table.
@@ -116,7 +116,7 @@ struct Place {
 }
 
 impl KernelPath {
-    /// Loads the programs. Frames go up by the device with index `up`; the kernel's own vxlan device listens at
+    /// Loads the programs. Frames are punted by the device with index `up`; the kernel's own vxlan device listens at
     /// `tunnel_port`.
     ///
     /// # Errors
@@ -128,13 +128,13 @@ impl KernelPath {
             session: 1,
             generation: 1,
             since: 2,
-            up_device: up,
+            punt_device: up,
             tunnel_port_be: tunnel_port.to_be_bytes(),
             ..Settings::default()
         };
         fastpath.set_settings(&settings)?;
-        fastpath.limit(None, OF_STRANGERS, 0)?;
-        prove_withdrawal(&fastpath)?;
+        fastpath.limit(None, OF_UNSERVED, 0)?;
+        prove_unoffload(&fastpath)?;
         let tables = Tables { settings, ..Tables::default() };
         Ok(Self::of(fastpath, tables, limits.tables))
     }
@@ -150,7 +150,7 @@ impl KernelPath {
     }
 
     /// Loads the programs with the tables of a daemon before. Its flows go on as they were decided until
-    /// [`KernelPath::go_live`], but to devices that are gone; frames go up to this daemon from here on. `is_there`: is the device
+    /// [`KernelPath::go_live`], but to devices that are gone; frames are punted to this daemon from here on. `is_there`: is the device
     /// with this name the one with this index?
     ///
     /// # Errors
@@ -164,10 +164,10 @@ impl KernelPath {
     ) -> Result<Self, Error> {
         let fastpath = Fastpath::take_over(ids, pinned, limits)?;
         let mut settings = fastpath.settings()?;
-        (settings.session, settings.up_device) = (settings.session.wrapping_add(1), up);
-        // What is born before this daemon goes live is of the one before.
+        (settings.session, settings.punt_device) = (settings.session.wrapping_add(1), up);
+        // What is created before this daemon goes live is of the one before.
         settings.since = settings.generation.wrapping_add(1);
-        fastpath.limit(None, OF_STRANGERS, 0)?;
+        fastpath.limit(None, OF_UNSERVED, 0)?;
         let networks = fastpath.networks()?;
         let vteps = fastpath.vteps()?;
         let attachments = Numbers::take_over(&fastpath, settings.generation, is_there)?;
@@ -203,7 +203,7 @@ impl KernelPath {
         self.fastpath.pin(folder)
     }
 
-    /// Which daemon frames go up to: this one.
+    /// Which daemon frames are punted to: this one.
     #[must_use]
     pub fn session(&self) -> u32 {
         lock(&self.tables).settings.session
@@ -239,7 +239,7 @@ impl KernelPath {
         self.fastpath.programs().underlay.as_fd()
     }
 
-    /// The program for the vxlan device that unwraps superframes.
+    /// The program for the vxlan device that unwraps GSO packets.
     #[must_use]
     pub fn tunnel_program(&self) -> BorrowedFd<'_> {
         self.fastpath.programs().tunnel.as_fd()
@@ -251,12 +251,12 @@ impl KernelPath {
         &self.fastpath
     }
 
-    /// Limits what goes up of each network of a snapshot, which has to be before anything of it does.
+    /// Limits what is punted of each network of a snapshot, which has to be before anything of it does.
     pub fn limit(&self, snapshot: &Snapshot) {
         self.limit_networks(&mut lock(&self.tables), snapshot);
     }
 
-    /// A network that there is no room for has the limit of strangers, which is safe and slow.
+    /// A network that there is no room for has the limit of unserved networks, which is safe and slow.
     fn limit_networks(&self, tables: &mut Tables, snapshot: &Snapshot) {
         let gone: Vec<Vni> =
             tables.limits.keys().copied().filter(|vni| snapshot.network(*vni).is_none()).collect();
@@ -278,14 +278,14 @@ impl KernelPath {
         }
     }
 
-    /// Says by which device frames go up, and at which port the kernel's vxlan device listens.
+    /// Says by which device frames are punted, and at which port the kernel's vxlan device listens.
     ///
     /// # Errors
     /// When a table cannot be written.
     pub fn reach(&self, up: Option<u32>, tunnel_port: Option<u16>) -> Result<(), Error> {
         let mut tables = lock(&self.tables);
         let settings = &mut tables.settings;
-        settings.up_device = up.unwrap_or(settings.up_device);
+        settings.punt_device = up.unwrap_or(settings.punt_device);
         settings.tunnel_port_be = tunnel_port.map_or(settings.tunnel_port_be, u16::to_be_bytes);
         self.fastpath.set_settings(&tables.settings)
     }
@@ -315,7 +315,7 @@ impl KernelPath {
         })
     }
 
-    /// What flows were told of devices and paths is no longer so: each comes up once more. Flows of a daemon before
+    /// What flows were told of devices and paths is no longer so: each is punted once more. Flows of a daemon before
     /// are not told of new ones, but stopped in the same step ([`KernelPath::go_live`]).
     fn renew(&self, tables: &mut Tables) -> Result<(), Error> {
         if tables.follows {
@@ -359,8 +359,8 @@ impl KernelPath {
                 }
             }
             if let Some(network) = network {
-                self.set_terms(tables, snapshot, network, *place);
-                tables.pages.insert(*vni, network.state.quota.clone());
+                self.set_ct_settings(tables, snapshot, network, *place);
+                tables.quotas.insert(*vni, network.state.quota.clone());
             }
         }
         tables.networks = networks;
@@ -370,7 +370,7 @@ impl KernelPath {
         ended.and(self.reassign(tables, snapshot))
     }
 
-    fn station(&self, tables: &mut Tables, at: Location) -> Option<u32> {
+    fn endpoint(&self, tables: &mut Tables, at: Location) -> Option<u32> {
         match at {
             Location::Local(attachment) => tables.attachments.get(attachment).map(|open| open.number),
             Location::Remote(vtep) => self.vtep_place(tables, vtep).map(|place| place | AT_VTEP),
@@ -389,10 +389,10 @@ impl KernelPath {
             return None;
         }
         let row = network_row(Some(network), vni);
-        self.set_terms(tables, &snapshot, network, place);
+        self.set_ct_settings(tables, &snapshot, network, place);
         self.written(self.fastpath.set_network(place, row))?;
         tables.networks.insert(vni, (place, row));
-        tables.pages.insert(vni, network.state.quota.clone());
+        tables.quotas.insert(vni, network.state.quota.clone());
         Some(place)
     }
 
@@ -445,7 +445,7 @@ impl KernelPath {
 }
 
 /// Flows must be able to come back: a kernel that cannot take one out in one step is none for the fast path.
-fn prove_withdrawal(fastpath: &Fastpath) -> Result<(), Error> {
+fn prove_unoffload(fastpath: &Fastpath) -> Result<(), Error> {
     let nobody = FlowKey {
         src: Addr::v4([0; 4]),
         dst: Addr::v4([0; 4]),

@@ -1,7 +1,7 @@
 //! The attachments of this host in the kernel's tables, and the numbers that flows know them by.
 //!
 //! A number that an attachment had is given to another one only when nothing names it any more: the generation was raised
-//! after it was closed, so that no flow, permit or answer with it passes, and every program that had read one has ended. The
+//! after it was closed, so that no flow, policy-cache entry or answer with it passes, and every program that had read one has ended. The
 //! next daemon takes numbers over together with the flows that name them, but for those of devices that are gone: the
 //! index of such a device may be another one's by then.
 
@@ -187,7 +187,7 @@ impl KernelPath {
             return Err(error);
         }
         tables.attachments.open.insert(id, open);
-        self.tell_station(tables, id);
+        self.tell_endpoint(tables, id);
         Ok(())
     }
 
@@ -202,7 +202,7 @@ impl KernelPath {
     fn close(&self, tables: &mut Tables, id: AttachmentId) -> Result<(), Error> {
         let Some(before) = tables.attachments.open.remove(&id) else { return Ok(()) };
         self.close_number(tables, before.attachment.key(), before.number)?;
-        if !self.tell_station(tables, id) {
+        if !self.tell_endpoint(tables, id) {
             // An endpoint's address names it still: it stays closed for good.
             tables.attachments.closed.retain(|(number, _)| *number != before.number);
         }
@@ -245,9 +245,9 @@ impl KernelPath {
         done
     }
 
-    /// A station that cannot be written is not there, or is at an attachment that is closed. False when it could not be.
-    fn tell_station(&self, tables: &mut Tables, attachment: AttachmentId) -> bool {
-        let renewed = self.renew_station(tables, attachment);
+    /// An endpoint that cannot be written is not there, or is at an attachment that is closed. False when it could not be.
+    fn tell_endpoint(&self, tables: &mut Tables, attachment: AttachmentId) -> bool {
+        let renewed = self.renew_endpoint(tables, attachment);
         if let Err(error) = &renewed {
             tracing::warn!(%error, "new flows of an endpoint are decided by the pipeline");
         }
