@@ -6,6 +6,7 @@
 //! `EASTGATE_TWIN_FRAMES` and `EASTGATE_TWIN_SEED` make the run longer or another one.
 
 mod answers;
+mod attachments;
 mod changes;
 mod creation;
 mod datagrams;

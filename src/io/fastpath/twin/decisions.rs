@@ -315,7 +315,7 @@ fn rules_of_all_kinds() {
         })
         .collect();
     let endpoints: Vec<(u8, &str)> = endpoints.iter().map(|(n, more)| (*n, &more[..])).collect();
-    let limits = "[tenant.acme.network.app.limits]\nunanswered = 60000\n";
+    let limits = "[tenant.acme.network.app.limits]\nunreplied = 60000\n";
     let mut pair = Pair::new(HUB, &network(HUB, limits, &groups, &[2], &endpoints), 100_000);
     let mut by_programs = 0;
     for _ in 0..FRAMES {
