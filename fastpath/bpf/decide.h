@@ -23,14 +23,16 @@
 /* So many halvings find a word among all that a policy can have. */
 #define HALVINGS 28
 
-/* What the rules of one end say: one of these in the upper half, and the rule in the lower one. */
+/* What the policy of one end says: one of these in the upper half, and the rule in the lower one. */
 enum said {
-	/* As policy's `Verdict` */
 	SAID_ALLOW,
 	SAID_DENY,
-	SAID_REJECT,
+	/* More than the programs carry out: a rejection, a log, a trial, a chain. No permit stands for it. */
+	VERDICT_PUNT,
 	/* The tables do not say. */
 	SAID_NOTHING,
+	/* Of a tier: the next one is asked. */
+	VERDICT_PASS,
 };
 
 #define SAYS(what, rule) ((__u64)(what) << 32 | (rule))
@@ -100,17 +102,23 @@ struct policy_identity {
 
 #define WORDS(type) (sizeof(type) / sizeof(__u32))
 
-/* What one end's rules say of the other: `said`, and the rule. */
-__noinline __u64 policy_says(__u32 place, __u32 ruleset, __u32 identity, __u32 key, __u32 source)
+/* What one tier of one end's policy says of the other end: `said`, and the rule. `tier` counts those of all lists before it. */
+__noinline __u64 policy_says(__u32 place, __u32 tier, __u32 identity, __u32 key, __u32 source)
 {
 	void *policy = bpf_map_lookup_elem(&policies, &place);
-	__u32 zero = 0, first = NOWHERE;
+	__u32 zero = 0, first = NOWHERE, ruleset;
 	const struct policy_block *head;
-	const __u32 *from, *rule;
+	const __u32 *from, *rule, *the_tier;
 
 	head = policy ? bpf_map_lookup_elem(policy, &zero) : 0;
 	if (!head)
 		return SAYS(SAID_NOTHING, NO_RULE);
+	the_tier = policy_row(policy, head->words[POLICY_TIER_LISTS] + tier, 1);
+	if (!the_tier)
+		return SAYS(SAID_NOTHING, NO_RULE);
+	if (*the_tier == NO_TIER)
+		return SAYS(SAID_DENY, NO_RULE);
+	ruleset = *the_tier & ~END_PASSES;
 	for (int i = 0; i < POLICY_DEPTH && identity != NOBODY; i++) {
 		const struct policy_identity *row =
 			(const void *)policy_row(policy, head->words[POLICY_IDENTITIES] + identity * WORDS(*row), WORDS(*row));
@@ -142,14 +150,16 @@ __noinline __u64 policy_says(__u32 place, __u32 ruleset, __u32 identity, __u32 k
 	if (identity != NOBODY)
 		return SAYS(SAID_NOTHING, NO_RULE);
 	if (first >= NOWHERE)
-		return SAYS(SAID_DENY, NO_RULE);
+		return SAYS(*the_tier & END_PASSES ? VERDICT_PASS : SAID_DENY, NO_RULE);
 	from = policy_row(policy, head->words[POLICY_RULESETS] + ruleset, 1);
 	if (!from)
 		return SAYS(SAID_NOTHING, NO_RULE);
 	rule = policy_row(policy, head->words[POLICY_RULES] + 2 * (*from + first), 2);
 	if (!rule)
 		return SAYS(SAID_NOTHING, NO_RULE);
-	return SAYS(rule[1], rule[0]);
+	if (rule[1] == RULE_PASS)
+		return SAYS(VERDICT_PASS, NO_RULE);
+	return SAYS(rule[1] <= RULE_DENY ? rule[1] : VERDICT_PUNT, rule[0]);
 }
 
 /* What rules look at in a packet, as policy's `Point`: the protocol and, below it, port or type. */
@@ -213,18 +223,22 @@ static __always_inline __u32 epoch_now(struct desk *desk, const struct network *
 	return epoch;
 }
 
-/* Asks the rules of one end about the other one, and notes on the desk what they say. */
+/* Asks the policy of one end about the other one, tier by tier, and notes on the desk what it says. */
 static __always_inline enum said ask(struct desk *desk, const struct station *whose, const struct station *peer,
 				     enum direction direction, __u32 *rule)
 {
 	const struct packet *p = &desk->packet;
-	__u32 ruleset = whose->rulesets[direction], source = p->echo ? UNREAD : p->sport;
-	__u64 says;
+	__u32 tiers = whose->tiers[direction], source = p->echo ? UNREAD : p->sport;
+	__u64 says = SAYS(VERDICT_PASS, NO_RULE);
 
 	*rule = NO_RULE;
-	if (ruleset == NO_RULE)
+	if (tiers == NO_RULE)
 		return SAID_ALLOW;
-	says = policy_says(whose->network, ruleset, peer->identity, policy_key(p), source);
+	for (int i = 0; i < POLICY_TIERS && says >> 32 == VERDICT_PASS; i++)
+		says = policy_says(whose->network, tiers * POLICY_TIERS + i, peer->identity, policy_key(p), source);
+	/* There is nothing behind the last one. */
+	if (says >> 32 == VERDICT_PASS)
+		says = SAYS(SAID_DENY, NO_RULE);
 	*rule = says;
 	desk->refused.endpoint = whose->endpoint;
 	desk->refused.rule = says;

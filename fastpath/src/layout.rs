@@ -446,8 +446,8 @@ pub struct Station {
     pub flags: u16,
     /// What rules about its peers know it by
     pub identity: u32,
-    /// Its ordered rules for what it is sent, and for what it sends; or [`NO_RULE`]
-    pub rulesets: [u32; 2],
+    /// Its list of tiers for what it is sent, and for what it sends; or [`NO_RULE`]
+    pub tiers: [u32; 2],
     /// Its number in the epoch of its network
     pub endpoint: u32,
     /// Where the flows that it opens are counted, as [`Flow::account`]
@@ -455,7 +455,7 @@ pub struct Station {
 }
 
 /// Counts up with every change to what is said here and below: a daemon takes over no tables that it reads otherwise.
-pub const LAYOUT: u32 = 14;
+pub const LAYOUT: u32 = 15;
 
 /// What holds for all programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

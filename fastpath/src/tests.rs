@@ -79,7 +79,7 @@ fn structures_are_the_same_on_both_sides() {
     assert_eq!(noted("station_key"), layout_of!(StationKey: addr, vni));
     assert_eq!(
         noted("station"),
-        layout_of!(Station: network, at, mac, flags, identity, rulesets, endpoint, account)
+        layout_of!(Station: network, at, mac, flags, identity, tiers, endpoint, account)
     );
     assert_eq!(noted("denial_key"), layout_of!(DenialKey: network, epoch, from, endpoint, rule, direction));
     assert_eq!(

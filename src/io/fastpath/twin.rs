@@ -17,6 +17,7 @@ mod pieces;
 mod scene;
 mod superframes;
 mod takeover;
+mod tiers;
 mod traffic;
 mod two_workers;
 
@@ -119,7 +120,8 @@ impl Host {
         let config = parse(text);
         let book = Arc::new(StateBook::new(config.limits));
         let mut registry = PortRegistry::default();
-        let snapshot = Snapshot::compile(&config, "alpha", None, &mut registry, &book).unwrap();
+        let snapshot =
+            Snapshot::compile_under(&config, "alpha", None, &mut registry, &book, scene.policy).unwrap();
         let shared = Shared::new(snapshot, book, 1);
         let mut host = Self {
             scene,
@@ -160,8 +162,9 @@ impl Host {
 
     fn install(&mut self, text: &str) {
         let before = self.shared.snapshot_arc();
+        let (config, registry, book) = (parse(text), &mut self.registry, &self.shared.book);
         let next =
-            Snapshot::compile(&parse(text), "alpha", Some(&before), &mut self.registry, &self.shared.book)
+            Snapshot::compile_under(&config, "alpha", Some(&before), registry, book, self.scene.policy)
                 .unwrap();
         self.shared.install(next, clock::now());
         if let Some(kernel) = &self.kernel {
@@ -245,7 +248,7 @@ impl Host {
             .map(|(key, _)| {
                 let rule = (key.rule != NO_RULE).then_some(RuleId(key.rule));
                 let direction = [Direction::Ingress, Direction::Egress][key.direction as usize];
-                Decision { verdict: rule::Verdict::Deny, rule }.drop_reason(direction).unwrap()
+                Decision { verdict: rule::Verdict::DENY, rule }.drop_reason(direction).unwrap()
             })
             .collect();
         assert_eq!(reasons.len(), 1, "one frame is one drop: {now:?}");
