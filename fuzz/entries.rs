@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use eastgate_config::{Config, load_str};
 use eastgate_dataplane::{
     pipeline::{Pipeline, batch::Batch, shared::Shared},
-    snapshot::{PortRegistry, Snapshot, state::StateBook},
+    snapshot::{PortRegistry, Snapshot, state::StateRegistry},
 };
 use eastgate_vtep::offload;
 use eastgate_wire::{Frame, Instant, Offload, PortId, View, VtepAddr};
@@ -83,9 +83,9 @@ struct Host {
 impl Host {
     fn new() -> Self {
         let config: Arc<Config> = load_str("fuzz.toml", HOST).expect("the host's own configuration is right");
-        let book = Arc::new(StateBook::new(config.limits));
-        let snapshot = Snapshot::compile(&config, "alpha", None, &mut PortRegistry::default(), &book);
-        Self { shared: Shared::new(snapshot.expect("it compiles"), book, 1), now: Instant::from_secs(1000) }
+        let states = Arc::new(StateRegistry::new(config.limits));
+        let snapshot = Snapshot::compile(&config, "alpha", None, &mut PortRegistry::default(), &states);
+        Self { shared: Shared::new(snapshot.expect("it compiles"), states, 1), now: Instant::from_secs(1000) }
     }
 
     /// Frames from the port with this number, or datagrams from beta.

@@ -23,7 +23,7 @@ use eastgate_api::{Done, ErrorCode, Failure, Reply, Request, Restored};
 use eastgate_config::{Config, Host, Loader};
 use eastgate_dataplane::{
     pipeline::{Shared, shared::lock},
-    snapshot::{PortRegistry, Snapshot, state::StateBook},
+    snapshot::{PortRegistry, Snapshot, state::StateRegistry},
 };
 use eastgate_wire::PortId;
 use serde_json::{Value, json};
@@ -216,7 +216,7 @@ struct Daemon {
     serving: BTreeMap<PortId, u32>,
     underlay: Option<ActiveUnderlay>,
     /// The devices that the underlay's program is on
-    tapped: BTreeSet<u32>,
+    attached: BTreeSet<u32>,
     /// The devices of the fast path, by name
     made: BTreeMap<&'static str, u32>,
     /// What the host has of its own on ports that are served
@@ -240,13 +240,13 @@ impl Daemon {
             tracing::warn!("{}", warning.problem);
         }
         let host = choose_host(&config, options.host.as_deref())?;
-        let book = Arc::new(StateBook::new(config.limits));
+        let states = Arc::new(StateRegistry::new(config.limits));
         let mut registry = PortRegistry::default();
         let (affordable, warning) = within_open_files(&config);
         if let Some(warning) = warning {
             tracing::warn!("{warning}");
         }
-        let snapshot = Snapshot::compile(&affordable, &host, None, &mut registry, &book)?;
+        let snapshot = Snapshot::compile(&affordable, &host, None, &mut registry, &states)?;
 
         // First the socket: whoever has both is told of the one that was named.
         let (listener, socket_file) = socket::listen(&options.socket)
@@ -260,7 +260,7 @@ impl Daemon {
         let events = Netlink::watch_links()?;
         let links = netlink.links().await?;
 
-        let shared = Arc::new(Shared::new(snapshot, book, options.workers));
+        let shared = Arc::new(Shared::new(snapshot, states, options.workers));
         let workers = (0..options.workers)
             .map(|index| WorkerHandle::start(index, shared.clone()))
             .collect::<Result<Vec<_>, _>>()
@@ -291,7 +291,7 @@ impl Daemon {
             changes,
             serving: BTreeMap::new(),
             underlay: None,
-            tapped: BTreeSet::new(),
+            attached: BTreeSet::new(),
             made: BTreeMap::new(),
             host_traffic: BTreeMap::new(),
             _alone: alone,
@@ -409,7 +409,7 @@ impl Daemon {
             states.insert(port.name.clone(), state);
         }
         self.serve_underlay(&snapshot, &host);
-        if let Err(error) = self.tap_underlay(&snapshot, &host).await {
+        if let Err(error) = self.attach_to_underlay(&snapshot, &host).await {
             tracing::error!("datagrams take the slow path: {error:#}");
         }
         let mut visible = lock(&self.view.state);
@@ -490,7 +490,7 @@ impl Daemon {
         for (worker, socket) in self.workers.iter().zip(sockets) {
             worker.tell(Command::AddPort(port.id, socket));
         }
-        // Sockets first: frames that come up are answered.
+        // Sockets first: frames that are punted are answered.
         self.open_in_kernel(port.id, &link)?;
         self.serving.insert(port.id, link.index);
         tracing::info!(port = %port.name, "served");

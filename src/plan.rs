@@ -17,10 +17,10 @@ use crate::io::{
     netlink::Link,
 };
 
-/// Frames go up by the first, and the workers listen at the second.
+/// Frames are punted by the first, and the workers listen at the second.
 pub const UP: [&str; 2] = ["eastgate-up0", "eastgate-up1"];
 
-/// The kernel's vxlan device that unwraps superframes.
+/// The kernel's vxlan device that unwraps GSO packets.
 pub const TUNNEL: &str = "eastgate-vx0";
 
 /// The devices that the fast path makes.
@@ -211,7 +211,7 @@ pub fn steps(
             "join",
             group.to_string(),
             format!("on {}", host.device_names()),
-            "frames to many of networks that flood by multicast",
+            "BUM frames of networks that flood by multicast",
         );
     }
     Ok(steps)

@@ -119,14 +119,14 @@ fn rows_are_found_by_endpoint_and_state_and_come_in_parts() {
             ("--endpoint acme/web1", 10),
             ("--endpoint web2", 10),
             ("--endpoint db1", 0),
-            ("--state unanswered", 10),
+            ("--state unreplied", 10),
             ("--state established", 0),
-            ("--endpoint web1 --vni 5001 --state unanswered", 10),
+            ("--endpoint web1 --vni 5001 --state unreplied", 10),
         ] {
             assert_eq!(count(filter), expected, "{dataplane}: {filter}");
         }
         for (command, why, code) in [
-            ("show flows --state nonsense", "it has unanswered, answered", 2),
+            ("show flows --state nonsense", "it has unreplied, answered", 2),
             ("show fdb --state held", "it has configured, learned, frozen", 2),
             ("show endpoints --state configured", "has no --state", 2),
             ("show policy --endpoint web1", "has no --endpoint", 2),
@@ -165,7 +165,7 @@ fn rows_are_found_by_endpoint_and_state_and_come_in_parts() {
             (1, 1, 0)
         );
         assert_eq!(ask(&alpha, "flows kill --endpoint db1")["count"], 0);
-        let killed = &ask(&alpha, "flows kill --endpoint web2 --state unanswered")["count"];
+        let killed = &ask(&alpha, "flows kill --endpoint web2 --state unreplied")["count"];
         assert!(killed.as_u64().unwrap() >= 10 && count("") == 0, "{dataplane}: {killed}");
     }
 }
@@ -202,7 +202,7 @@ fn events_tell_what_began_what_ended_and_what_was_refused() {
             .collect();
         for event in &ended {
             assert_eq!((&event["event"], &event["reason"]), (&"ended".into(), &"killed".into()), "{event:#}");
-            assert_eq!((&event["packets"], &event["state"]), (&1.into(), &"unanswered".into()), "{event:#}");
+            assert_eq!((&event["packets"], &event["state"]), (&1.into(), &"unreplied".into()), "{event:#}");
         }
         assert_eq!(events("ended", ALLOWED), ended, "{dataplane}: they are kept for whoever asks later");
         datagrams(&site, 4100..4101, 12, ALLOWED..ALLOWED + 1);
@@ -316,13 +316,13 @@ fn a_row_names_what_it_is_about_and_chatter_is_told_apart() {
         let alpha = site.run_with("alpha", dataplane);
         let send = |frame: &[u8]| send_frame(&site.web1, "eth0", frame);
         let me = Ipv4Addr::new(10, 1, 0, 11);
-        let stranger = MacAddr([2, 0, 0, 0, 0, 0x77]);
+        let unknown_host = MacAddr([2, 0, 0, 0, 0, 0x77]);
         for nobody in [97, 98, 99] {
             send(&arp_request(WEB1, me, Ipv4Addr::new(10, 1, 0, nobody)));
         }
         send(&arp_request(WEB1, Ipv4Addr::new(10, 1, 0, 12), Ipv4Addr::new(10, 1, 0, 21)));
         send(&other([2, 0, 0, 0, 0, 0x12], WEB1, 0x8864));
-        send(&udp_frame([2, 0, 0, 0, 0, 0x12], stranger, [10, 1, 0, 12], 7000));
+        send(&udp_frame([2, 0, 0, 0, 0, 0x12], unknown_host, [10, 1, 0, 12], 7000));
         // Chatter: LLDP, spanning tree, mDNS.
         send(&other([1, 0x80, 0xc2, 0, 0, 0x0e], WEB1, 0x88cc));
         send(&other([1, 0x80, 0xc2, 0, 0, 0], WEB1, 38));

@@ -228,7 +228,7 @@ fn small_limits(dataplane: &str) {
     none_refused(&daemons);
     for daemon in &daemons {
         let flows = daemon.ask(&["status"])["flows"].clone();
-        assert!(flows["answered"].as_u64().unwrap() <= FLOWS, "{flows}");
+        assert!(flows["replied"].as_u64().unwrap() <= FLOWS, "{flows}");
         wait_for("those that made room are counted", || {
             made_room(daemon, "finished") > 500 && made_room(daemon, "exchange") > 500
         });
@@ -250,7 +250,7 @@ fn what_is_over_makes_room_in_userspace() {
 /// An endpoint that opens connections and keeps them comes to its own limit; another of its network does not notice.
 fn own_limit(dataplane: &str) {
     let Some(site) = Site::new(HOSTS_V4) else { return };
-    let limits = "flows = 40\nunanswered = 40\nendpoint_flows = 10\nendpoint_unanswered = 10";
+    let limits = "flows = 40\nunanswered = 40\nendpoint_flows = 10\nendpoint_unreplied = 10";
     site.rewrite(|text| format!("{text}\n[tenant.acme.network.lan.limits]\n{limits}\n"));
     let daemons = ["alpha", "beta"].map(|name| site.run_with(name, dataplane));
     let at = tcp(21, 5432);
@@ -276,11 +276,11 @@ fn own_limit(dataplane: &str) {
     let mut other = other;
     other.write_all(&HELLO).unwrap();
     let flows = daemons[0].ask(&["show", "flows"]);
-    let answered = |from: &str| {
+    let replied = |from: &str| {
         let rows = flows["flows"].as_array().unwrap();
         rows.iter().filter(|flow| flow["src"] == from && flow["state"] == "established").count()
     };
-    assert_eq!((answered("10.1.0.11"), answered("10.1.0.12")), (10, 1), "{flows}");
+    assert_eq!((replied("10.1.0.11"), replied("10.1.0.12")), (10, 1), "{flows}");
     assert!(refused > 0);
     drop((greedy, one_more, other));
     drop(daemons);

@@ -1,4 +1,4 @@
-//! The fast path's tables in earnest: where they are pinned and how much fits into them, what may go up beside a flood,
+//! The fast path's tables in earnest: where they are pinned and how much fits into them, what may be punted beside a flood,
 //! what is counted, and which answers are given again.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
@@ -201,7 +201,7 @@ impl Drop for Flood {
 }
 
 /// Whether machine `to` answers a hundred questions for its time (ICMP timestamp, RFC 792), each at the first try: they
-/// go up with each packet, for echoes alone are carried by the programs.
+/// are punted with each packet, for echoes alone are carried by the programs.
 fn timestamps(from: &Space, to: u8) -> bool {
     use socket2::{Domain, Protocol, Socket, Type};
     const QUESTION: u8 = 13;
@@ -396,7 +396,7 @@ fn neighbors_are_told_by_the_kernel(mode: &str) {
     }
     assert_eq!(resolve_anew(&site.web2, "10.1.0.21"), None, "web2 has asked nobody who could decide");
     let more = (0..20).take_while(|_| resolve_anew(&site.web1, NEIGHBORS[0]).is_some()).count();
-    assert!((1..8).contains(&more), "{more} more answers with the tokens that were lent for 8");
+    assert!((1..8).contains(&more), "{more} more answers with the tokens that were granted for 8");
 
     let alpha = site.run_with("alpha", "ebpf");
     assert_eq!(repeated(&alpha), 0);

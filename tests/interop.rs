@@ -129,7 +129,7 @@ fn v6(number: u16, port: u16) -> SocketAddr {
 }
 
 /// The kernel's vxlan device at the peer, with the address of machine far1 on the device itself, so that the
-/// peer's TCP hands whole superframes to it.
+/// peer's TCP hands whole GSO packets to it.
 fn kernel_vtep(site: &Site, how: &str) {
     let (own, device) = (site.underlay.address(2), "vx0");
     site.peer.ip(&format!(
@@ -458,7 +458,7 @@ fn headers_are_read_as_the_rfc_says(underlay: Underlay) {
         ("bad-source-mac", dropped("bad-source-mac", 3)),
         ("mac-spoofed", dropped("mac-spoofed", 1)),
         ("ip-spoofed", dropped("ip-spoofed", 1)),
-        ("stranger", dropped("unknown-endpoint", 1)),
+        ("unknown_host", dropped("unknown-endpoint", 1)),
         ("denied", dropped("ingress-denied", 1)),
     ];
     let mut wrong = Vec::new();

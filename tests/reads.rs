@@ -39,12 +39,12 @@ fn flows() -> u64 {
 }
 
 /// Asks for one thing after the other on one conversation.
-struct Asker {
+struct Requester {
     stream: BufReader<UnixStream>,
     line: Vec<u8>,
 }
 
-impl Asker {
+impl Requester {
     fn new(socket: &Path) -> Self {
         Self { stream: BufReader::new(UnixStream::connect(socket).unwrap()), line: Vec::new() }
     }
@@ -78,7 +78,7 @@ impl Listers {
         let (over, lists) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let requests = [
             r#"{"flows":{}}"#,
-            r#"{"flows":{"state":"unanswered","endpoint":"acme/web1"}}"#,
+            r#"{"flows":{"state":"unreplied","endpoint":"acme/web1"}}"#,
             r#"{"policy":{}}"#,
             r#"{"endpoints":{}}"#,
         ];
@@ -87,9 +87,9 @@ impl Listers {
             let request = requests.get(number).copied().unwrap_or(requests[0]);
             let (over, lists, socket) = (over.clone(), lists.clone(), socket.to_owned());
             thread::spawn(move || {
-                let mut asker = Asker::new(&socket);
+                let mut requester = Requester::new(&socket);
                 while !over.load(SeqCst) {
-                    let answer = asker.ask(request);
+                    let answer = requester.ask(request);
                     if answer.ends_with(b"\"code\":\"busy\"}\n") {
                         thread::sleep(Duration::from_millis(20));
                         continue;
@@ -151,7 +151,7 @@ fn make_room(site: &Site, flows: u64) {
         let limits = format!("flows = {0}\nunanswered = {0}\n", 2 * flows);
         let text = text.replace("ports = [7000]", "ports = \"1024-65535\"");
         format!(
-            "{text}\n[limits]\n{limits}\n[tenant.acme.network.lan.limits]\n{limits}endpoint_unanswered = {0}\n\
+            "{text}\n[limits]\n{limits}\n[tenant.acme.network.lan.limits]\n{limits}endpoint_unreplied = {0}\n\
              [tenant.acme.network.lan.timeouts]\nudp_first = 86400\n\
              [tenant.acme.endpoint.web3]\nnetwork = \"lan\"\nhost = \"alpha\"\nport = \"veth-web3\"\n\
              mac = \"02:00:00:00:00:13\"\naddresses = [\"10.1.0.19\"]\ngroups = [\"all\"]\n",
@@ -162,8 +162,8 @@ fn make_room(site: &Site, flows: u64) {
 
 /// Sends datagrams of so many flows from web1 to web2 until as many are there.
 fn fill(site: &Site, alpha: &Daemon, flows: u64) {
-    let mut asker = Asker::new(alpha.socket());
-    let mut there = || asker.timed(r#"{"flows":{"limit":0,"proto":17}}"#).0["total"].as_u64().unwrap();
+    let mut requester = Requester::new(alpha.socket());
+    let mut there = || requester.timed(r#"{"flows":{"limit":0,"proto":17}}"#).0["total"].as_u64().unwrap();
     assert!(site.web1.ping("10.1.0.12"));
     for _ in 0..10 {
         site.web1.enter(move || {
@@ -185,11 +185,11 @@ fn fill(site: &Site, alpha: &Daemon, flows: u64) {
 }
 
 /// How long it takes until a device that is there is served.
-fn new_port(site: &Site, asker: &mut Asker, dataplane: &str) -> Duration {
+fn new_port(site: &Site, requester: &mut Requester, dataplane: &str) -> Duration {
     site.alpha.ip("link add veth-web3 type veth peer name veth-web3p");
     let begun = Instant::now();
     wait_within(10 * PROMISED, "the new port is served", || {
-        let (status, _) = asker.timed(r#"{"status":{}}"#);
+        let (status, _) = requester.timed(r#"{"status":{}}"#);
         let port = status["ports"].as_array().unwrap().iter().find(|port| port["name"] == "veth-web3");
         port.unwrap()["state"] == "down"
     });
@@ -219,11 +219,11 @@ fn lists_delay_nothing(dataplane: &str) {
 
     let listers = Listers::start(alpha.socket());
     let begun = Instant::now();
-    let mut asker = Asker::new(alpha.socket());
+    let mut requester = Requester::new(alpha.socket());
     let (mut status, mut reload, mut port) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
     for round in 0..10 {
         for _ in 0..20 {
-            let took = asker.timed(r#"{"status":{}}"#).1;
+            let took = requester.timed(r#"{"status":{}}"#).1;
             in_time("status", took, PROMISED);
             status = status.max(took);
         }
@@ -231,11 +231,11 @@ fn lists_delay_nothing(dataplane: &str) {
             0 => text.replace("\"5432-5433\"", "\"5432-5434\""),
             _ => text.replace("\"5432-5434\"", "\"5432-5433\""),
         });
-        let (done, took) = asker.timed(r#"{"reload":{}}"#);
+        let (done, took) = requester.timed(r#"{"reload":{}}"#);
         assert_eq!(done["changes"]["rules"]["changed"].as_array().map(Vec::len), Some(1), "{done:#}");
         in_time("a reload", took, PROMISED);
         reload = reload.max(took);
-        let took = new_port(&site, &mut asker, dataplane);
+        let took = new_port(&site, &mut requester, dataplane);
         in_time("a new port", took, PROMISED);
         port = port.max(took);
     }
@@ -261,11 +261,11 @@ fn lists_delay_nothing(dataplane: &str) {
 
 /// One answer after the other has every flow once.
 fn pages_are_the_whole(alpha: &Daemon, flows: u64) {
-    let mut asker = Asker::new(alpha.socket());
+    let mut requester = Requester::new(alpha.socket());
     let (mut seen, mut after, mut pages) = (HashSet::new(), None::<String>, 0);
     loop {
         let filter = after.map_or_else(String::new, |after| format!(r#","after":"{after}""#));
-        let (page, _) = asker.timed(&format!(r#"{{"flows":{{"proto":17{filter}}}}}"#));
+        let (page, _) = requester.timed(&format!(r#"{{"flows":{{"proto":17{filter}}}}}"#));
         let rows = page["flows"].as_array().unwrap();
         assert!(rows.len() <= 50_000);
         pages += 1;

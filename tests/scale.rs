@@ -13,7 +13,7 @@ use std::{
 };
 
 use eastgate_config::{Config, Loader};
-use eastgate_dataplane::snapshot::{PortRegistry, Snapshot, state::StateBook};
+use eastgate_dataplane::snapshot::{PortRegistry, Snapshot, state::StateRegistry};
 
 /// What all of it may take, whatever the size.
 const MEMORY_MIB: u64 = 500;
@@ -115,10 +115,10 @@ fn many_networks_fit_and_one_change_costs_one_tenant() {
     let files = Files::generate(tenants);
     let (mut loader, mut registry) = (Loader::new(files.main()), PortRegistry::default());
     let config = load(&mut loader);
-    let book = StateBook::new(config.limits);
+    let states = StateRegistry::new(config.limits);
     let mut compile = |config: &Arc<Config>, previous: Option<&Snapshot>| {
         let begun = Instant::now();
-        let snapshot = Snapshot::compile(config, HERE, previous, &mut registry, &book).unwrap();
+        let snapshot = Snapshot::compile(config, HERE, previous, &mut registry, &states).unwrap();
         println!("compile  {:>7} ms, {:>4} MiB resident", begun.elapsed().as_millis(), memory_mib("VmRSS"));
         snapshot
     };

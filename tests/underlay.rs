@@ -207,8 +207,8 @@ fn only_what_is_for_this_host_is_unwrapped() {
         for (round, sport) in [(0, 4000), (1, 4000), (2, 4001)] {
             let (mine, other) = (format!("mine {round}"), format!("other {round}"));
             // Before its flow is there, and after.
-            for stranger in [MacAddr([2, 9, 9, 9, 9, 9]), MacAddr([0; 6])] {
-                send(stranger, sport, &other);
+            for unknown_host in [MacAddr([2, 9, 9, 9, 9, 9]), MacAddr([0; 6])] {
+                send(unknown_host, sport, &other);
             }
             send(ours, sport, &mine);
             wait_for("what is for this host arrives", || arrived(&capture, &mine) == 1);
@@ -262,7 +262,7 @@ fn a_kernel_vtep_with_default_settings_is_a_peer() {
         datagram_arrives((&site.peer, at(31, 7000)), (&site.web1, at(11, 7000)));
         both_ways(5432, 5_000_000);
         if dataplane == "ebpf" {
-            // Superframes are cut for a VTEP that wants checksums where there is a daemon to do it.
+            // GSO packets are cut for a VTEP that wants checksums where there is a daemon to do it.
             if site.family == Family::V6 {
                 site.web1
                     .command("ethtool")

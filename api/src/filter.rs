@@ -9,8 +9,8 @@ use crate::{ErrorCode, Failure, Request};
 
 /// The states of flows, as [`FlowRow::state`](crate::FlowRow::state) has them.
 pub const FLOW_STATES: [&str; 12] = [
-    "unanswered",
-    "answered",
+    "unreplied",
+    "replied",
     "stream",
     "syn-sent",
     "syn-received",

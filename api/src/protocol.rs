@@ -203,9 +203,9 @@ pub struct PortStatus {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct FlowCounts {
     /// Seen in both directions
-    pub answered: u64,
+    pub replied: u64,
     /// Seen in one
-    pub unanswered: u64,
+    pub unreplied: u64,
     /// Flows that had to make room for others since the start, by what their loss costs
     pub made_room: BTreeMap<String, u64>,
 }

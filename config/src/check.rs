@@ -247,10 +247,10 @@ impl Default for Overlay {
 fn limits(table: &HostLimitsTable) -> Limits {
     Limits {
         flows: table.flows.value.get(),
-        unanswered: table.unanswered.value.get(),
+        unreplied: table.unreplied.value.get(),
         // Those of endpoints are their network's to say.
         endpoint_flows: table.flows.value.get(),
-        endpoint_unanswered: table.unanswered.value.get(),
+        endpoint_unreplied: table.unreplied.value.get(),
         fragments: table.fragments.value.get(),
     }
 }
@@ -265,12 +265,12 @@ fn kernel_tables(table: &HostLimitsTable) -> TableSizes {
         networks: table.networks.value.get(),
         vteps: table.vteps.value.get(),
         ports: table.ports.value.get(),
-        stations: table.stations.value.get(),
+        endpoints: table.endpoints.value.get(),
         policy_mib: table.policy_mib.value.get(),
-        permits: table.permits.value.get(),
-        answers: table.answers.value.get(),
-        ended: table.ended.value.get(),
-        denials: table.denials.value.get(),
+        policy_cache: table.policy_cache.value.get(),
+        neighbor_cache: table.neighbor_cache.value.get(),
+        closed_flows: table.closed_flows.value.get(),
+        policy_drops: table.policy_drops.value.get(),
         datagrams: table.fragments.value.get(),
     }
 }

@@ -25,7 +25,7 @@ pub enum Topology {
     Hub,
 }
 
-/// How frames to many (broadcast, unknown unicast, multicast) are sent.
+/// How BUM frames (broadcast, unknown unicast, multicast) are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Flood {

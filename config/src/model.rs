@@ -57,14 +57,14 @@ pub struct Overlay {
 /// Sizes of the tables of flows, of one host or of one network on one host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Flows that were answered.
+    /// Replied flows.
     pub flows: u32,
-    /// Flows not answered yet; the oldest goes first.
-    pub unanswered: u32,
-    /// Flows that were answered, of one endpoint that opened them.
+    /// Unreplied flows; the oldest goes first.
+    pub unreplied: u32,
+    /// Replied flows, of one endpoint that opened them.
     pub endpoint_flows: u32,
-    /// Flows not answered yet, of one endpoint that opened them.
-    pub endpoint_unanswered: u32,
+    /// Unreplied flows, of one endpoint that opened them.
+    pub endpoint_unreplied: u32,
     /// Datagrams in fragments.
     pub fragments: u32,
 }
@@ -131,7 +131,7 @@ pub struct Network {
     pub members: Vec<HostRef>,
     /// Whether unknown stations behind member VTEPs are admitted and learned.
     pub learning: bool,
-    /// How frames to many are sent.
+    /// How BUM frames are sent.
     pub flood: Flood,
     /// The group they are sent to; there exactly when `flood` is multicast.
     pub multicast_group: Option<IpAddr>,
@@ -161,7 +161,7 @@ pub struct Network {
     pub multicast: Unknown,
     /// Broadcast, unknown unicast and multicast frames a second on one host.
     pub bum_limit: u32,
-    /// Packets a second that may go up from the fast path to the pipeline on one host.
+    /// Packets a second that may be punted from the fast path to the pipeline on one host.
     pub slow_path_limit: u32,
     /// MACs learned on one host.
     pub mac_limit: u32,
@@ -206,10 +206,10 @@ pub struct Timeouts {
     /// UDP, one exchange.
     pub udp_exchange: Duration,
     /// UDP, going on.
-    pub udp_answered: Duration,
+    pub udp_replied: Duration,
     /// ICMP echo and the like, one exchange.
     pub icmp_exchange: Duration,
-    /// ICMP echo and the like, unanswered or going on.
+    /// ICMP echo and the like, unreplied or going on.
     pub icmp: Duration,
     /// Any other protocol.
     pub other: Duration,

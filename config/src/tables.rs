@@ -74,10 +74,10 @@ table! {
     /// Sizes of one host's tables, over all its networks.
     "limits table"
     struct HostLimitsTable {
-        /// Flows that were answered; at the limit the cheapest makes room.
+        /// Replied flows; at the limit the cheapest makes room.
         default flows: TableSize = Int(1_000_000),
-        /// Flows not answered yet; the oldest goes first.
-        default unanswered: TableSize = Int(65_536),
+        /// Unreplied flows; the oldest goes first.
+        default unreplied: TableSize = Int(65_536),
         /// Datagrams in fragments: so many in the pipeline, and as many in the kernel's programs.
         default fragments: TableSize = Int(4_096),
         /// Fast path: networks; flows of others stay with the pipeline.
@@ -88,20 +88,20 @@ table! {
         default ports: KernelTable = Int(16_384),
         /// Fast path: addresses of endpoints between which flows are decided in the kernel; flows of others are
         /// decided by the pipeline.
-        default stations: KernelTable = Int(262_144),
+        default endpoints: KernelTable = Int(262_144),
         /// Fast path: memory for compiled policies, in MiB over all networks; networks that there is none for are
         /// decided by the pipeline.
         default policy_mib: Int<1, 65536> = Int(256),
         /// Fast path: other pairs and services whose flows begin in the kernel; the ones used last are kept.
-        default permits: KernelTable = Int(16_384),
+        default policy_cache: KernelTable = Int(16_384),
         /// Fast path: askers and addresses that are answered in the kernel; the ones used last are kept.
-        default answers: KernelTable = Int(16_384),
+        default neighbor_cache: KernelTable = Int(16_384),
         /// Fast path: connections replaced by others on the same ports that are not counted yet, which is done each
         /// second; what is more is not counted for its endpoints and rules.
-        default ended: KernelTable = Int(16_384),
+        default closed_flows: KernelTable = Int(16_384),
         /// Fast path: kinds of packets that rules refuse in the kernel, by sender, rule and direction; others are
         /// refused by the pipeline.
-        default denials: KernelTable = Int(16_384),
+        default policy_drops: KernelTable = Int(16_384),
     }
 }
 
@@ -154,9 +154,9 @@ table! {
         optional hub: NameText,
         /// Hosts with a part in it beside those of its endpoints.
         many hosts: List<NameText>,
-        /// Unknown stations behind members are admitted and learned.
+        /// Unknown hosts behind members are admitted and learned.
         default learning: bool = false,
-        /// How frames to many are sent: a copy to each member, to an underlay multicast group, or not at all.
+        /// How BUM frames are sent: a copy to each member, to an underlay multicast group, or not at all.
         default flood: Flood = Flood::Replicate,
         /// The underlay multicast group.
         optional multicast_group: IpAddr,
@@ -186,7 +186,7 @@ table! {
         default multicast: Unknown = Unknown::Drop,
         /// Broadcast, unknown unicast and multicast frames a second on one host.
         default bum_limit: Int<0, 4_294_967_295> = Int(1_000),
-        /// Packets a second that may go up from the fast path to the pipeline on one host, a fifth of them at once.
+        /// Packets a second that may be punted from the fast path to the pipeline on one host, a fifth of them at once.
         default slow_path_limit: Int<1, 4_294_967_295> = Int(500_000),
         /// MACs learned on one host.
         default mac_limit: Int<0, 100_000_000> = Int(1_024),
@@ -217,15 +217,15 @@ table! {
         default tcp_time_wait: Seconds = Int(120),
         /// TCP, reset.
         default tcp_close: Seconds = Int(10),
-        /// UDP, not answered yet.
+        /// UDP, unreplied.
         default udp_first: Seconds = Int(30),
         /// UDP, answered, and silent within two seconds.
         default udp_exchange: Seconds = Int(30),
         /// UDP, answered, and going on for longer: a stream.
-        default udp_answered: Seconds = Int(300),
+        default udp_replied: Seconds = Int(300),
         /// ICMP queries, answered, and silent within two seconds.
         default icmp_exchange: Seconds = Int(30),
-        /// ICMP queries, unanswered or going on.
+        /// ICMP queries, unreplied or going on.
         default icmp: Seconds = Int(60),
         /// Other protocols.
         default other: Seconds = Int(600),
@@ -236,14 +236,14 @@ table! {
     /// Sizes of one network's tables on one host.
     "limits table"
     struct NetworkLimitsTable {
-        /// Flows that were answered; at the limit the cheapest makes room.
+        /// Replied flows; at the limit the cheapest makes room.
         default flows: TableSize = Int(100_000),
-        /// Flows not answered yet; the oldest goes first.
-        default unanswered: TableSize = Int(8_192),
+        /// Unreplied flows; the oldest goes first.
+        default unreplied: TableSize = Int(8_192),
         /// Of `flows`, those that one endpoint has opened; three quarters if nothing is said.
         optional endpoint_flows: TableSize,
-        /// Of `unanswered`, those that one endpoint has opened; three quarters if nothing is said.
-        optional endpoint_unanswered: TableSize,
+        /// Of `unreplied`, those that one endpoint has opened; three quarters if nothing is said.
+        optional endpoint_unreplied: TableSize,
         /// Datagrams in fragments: so many in the pipeline, and as many in the kernel's programs.
         default fragments: TableSize = Int(512),
     }

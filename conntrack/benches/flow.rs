@@ -10,7 +10,7 @@ use eastgate_conntrack::flow::{
 use eastgate_wire::{Addr, FlowKey, Instant, Leg, Vni, view::Tcp};
 
 const ADMITTED: Admitted = Admitted { epoch: 1, egress_rule: 1, ingress_rule: 2 };
-const PLENTY: FlowLimits = FlowLimits { answered: 2_000_000, unanswered: 2_000_000 };
+const PLENTY: FlowLimits = FlowLimits { replied: 2_000_000, unreplied: 2_000_000 };
 
 fn key(n: u32, proto: u8) -> FlowKey {
     let [_, a, b, c] = (n / 50_000).to_be_bytes();

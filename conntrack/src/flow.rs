@@ -15,12 +15,12 @@
 //!   walks the whole table; every call but the paged ones costs the same however many flows there are.
 //! - Limits are exact over all shards (see [`Quota`]), for the endpoint that opened a flow, for its network and for
 //!   the host. Flows that were not answered, half-open TCP included, are a population of their own. At a limit the
-//!   cheapest flow makes room ([`Rank`]), of whose limit it is: of the unanswered the one that waited longest; of the
+//!   cheapest flow makes room ([`Rank`]), of whose limit it is: of the unreplied the one that waited longest; of the
 //!   others first those that are over, then single exchanges, then streams that were silent, of each the one that came
 //!   to its rank first. A TCP connection that is not over is never put out.
 //! - Flows of this shard make room, and those of a [`Carrier`]; [`FlowTable::put_out`] asks other shards. Where there is
 //!   nothing to be put out, the packet is dropped (`flow-limit`): one that opens, an answer, the end of a handshake; the
-//!   flow stays among the unanswered and its ends may try again. An `answered` flow of TCP is one whose handshake is
+//!   flow stays among the unreplied and its ends may try again. A `replied` flow of TCP is one whose handshake is
 //!   complete, or one in whose place its opener has begun anew.
 //! - Hashes are keyed; nobody outside can choose which flows collide.
 //!
@@ -65,7 +65,7 @@ use self::{
     wheel::Wheel,
 };
 pub use self::{
-    offload::{Born, Found, Offloaded, Progress, Side},
+    offload::{Created, Found, Offloaded, Progress, Side},
     quota::{
         Account, Carrier, FlowLimits, FlowUse, Full, HOST, Ledger, NetworkQuota, Population, Quota, give,
     },
@@ -105,7 +105,7 @@ pub struct Hit {
     /// What [`FlowTable::set_hint`] left for this direction, or 0
     pub hint: u64,
     /// The flow has settled: it may be offloaded.
-    pub ripe: bool,
+    pub settled: bool,
 }
 
 /// What becomes of a packet.
@@ -243,8 +243,8 @@ impl FlowTable {
         }
         let entry = self.slab.at_mut(index);
         entry.count(direction, segment.packets, segment.bytes);
-        let ripe = entry.ripen(segment);
-        Tracked::Pass(Hit { ripe, ..hit(entry, index, direction) })
+        let settled = entry.settle_flow(segment);
+        Tracked::Pass(Hit { settled, ..hit(entry, index, direction) })
     }
 
     /// Opens a flow for a packet that is [`Tracked::New`] and was allowed. `account` is that of the packet's sender.
@@ -297,9 +297,9 @@ impl FlowTable {
         let (connection, state) = match &segment.kind {
             SegmentKind::Tcp(tcp) if tcp.flags & tcp_flags::SYN != 0 => Connection::opened(tcp),
             SegmentKind::Tcp(tcp) => Connection::picked_up(direction, tcp),
-            _ => (Connection::default(), FlowState::Unanswered),
+            _ => (Connection::default(), FlowState::Unreplied),
         };
-        self.take_permit(account, Population::Unanswered, now)?;
+        self.take_slot(account, Population::Unreplied, now)?;
         let opened_swapped = swapped == (direction == Direction::Original);
         let mut entry = Entry::new(key, opened_swapped, state, now);
         entry.connection = connection;
@@ -431,7 +431,7 @@ impl FlowTable {
         Some(index)
     }
 
-    /// Puts a flow in for which a permit was taken.
+    /// Puts a flow in for which a slot was taken.
     fn insert(&mut self, mut entry: Entry, account: &Arc<Account>, now: Instant) -> u32 {
         let hash = self.hasher.hash_one(entry.key);
         (entry.account, entry.waiting) = (account.place(), NONE);
@@ -524,5 +524,5 @@ fn stale(entry: &Entry, index: u32, direction: Direction) -> Tracked {
 }
 
 fn hit(entry: &Entry, index: u32, direction: Direction) -> Hit {
-    Hit { flow: flow_id(entry, index), direction, hint: entry.hints[direction.index()], ripe: false }
+    Hit { flow: flow_id(entry, index), direction, hint: entry.hints[direction.index()], settled: false }
 }

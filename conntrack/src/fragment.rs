@@ -159,7 +159,7 @@ impl DatagramKey {
 
 /// A datagram whose first fragment has passed elsewhere.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Adopted {
+pub struct Imported {
     /// The first fragment
     pub first: Segment,
     /// Start and end of each piece that has passed, without overlaps, in no order
@@ -254,10 +254,10 @@ impl FragmentTable {
     /// Goes on with a datagram that nothing is known about here, and has its place elsewhere: where that has as many as this
     /// table, there are up to twice as many here. Where there is no room for it, its fragments are as those whose first has not
     /// come.
-    pub fn adopt(
+    pub fn import(
         &mut self,
         key: DatagramKey,
-        adopted: Adopted,
+        imported: Imported,
         hint: u64,
         settings: &FragmentSettings,
         now: Instant,
@@ -265,7 +265,7 @@ impl FragmentTable {
         if !self.has_room(key.vni, 2, settings, now) {
             return;
         }
-        let Adopted { first, mut pieces, end, deadline } = adopted;
+        let Imported { first, mut pieces, end, deadline } = imported;
         pieces.sort_unstable();
         self.remember(Datagram {
             key,

@@ -25,10 +25,10 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use eastgate_conntrack::fragment::Waiting;
 use eastgate_policy::admission::{self, Context};
-use eastgate_steering::{Answer, Asker, Claim, Conflict, Learn, Onward, answer, claim};
+use eastgate_steering::{Answer, Claim, Conflict, Learn, Onward, Requester, answer, claim};
 use eastgate_vtep::{
-    carriage::{self, Decapsulation},
     ecn::Ecn,
+    encap::{self, Decapsulation},
     fdb::{Learned, Location},
     header::VXLAN_LEN,
     offload::{note_uncut, note_unfinished_checksum},
@@ -56,7 +56,7 @@ use crate::snapshot::{Endpoint, Network, Snapshot};
 pub enum Outcome {
     /// It goes to one place.
     Forward,
-    /// It goes to many.
+    /// It is BUM traffic.
     Flood,
     /// It was answered, here or by the host it concerns, and ends here.
     Reply,
@@ -162,15 +162,15 @@ impl<'s> Pipeline<'s> {
         };
         let to = self.find(arrival, &view, plain, now, out)?;
         // 3 track, 4 decide
-        let Decided::Passes(ripe) = self.decide(arrival, &to, &view, frame, now)? else {
+        let Decided::Passes(settled) = self.decide(arrival, &to, &view, frame, now)? else {
             return Ok(Outcome::Wait);
         };
-        // 6 forward, 7 wrap
+        // 6 forward, 7 encapsulate
         let came = [view.dst, view.src];
         let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?;
         sender.state.sent(1, frame.len() as u64);
         // 8 hand over
-        self.hand_on(arrival, &to, ripe.as_ref(), came, &view, now, out);
+        self.hand_on(arrival, &to, settled.as_ref(), came, &view, now, out);
         Ok(outcome)
     }
 
@@ -187,7 +187,7 @@ impl<'s> Pipeline<'s> {
         let before = datagram.len();
         // 1' unwrap
         let (arrival, view) = match self.unwrap(from, tos, datagram) {
-            Ok(unwrapped) => unwrapped,
+            Ok(decapsulated) => decapsulated,
             Err((vni, reason)) => {
                 let key = DropKey { vni, reason, from: Some(Location::Remote(from)), by: None, rule: None };
                 let subject = match vni {
@@ -234,14 +234,14 @@ impl<'s> Pipeline<'s> {
         };
         let to = self.find(arrival, &view, plain, now, out)?;
         // 3' track, 4' decide
-        let Decided::Passes(ripe) = self.decide(arrival, &to, &view, frame, now)? else {
+        let Decided::Passes(settled) = self.decide(arrival, &to, &view, frame, now)? else {
             return Ok(Outcome::Wait);
         };
         // 6' forward
         let came = [view.dst, view.src];
         let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?;
         // 8' hand over
-        self.hand_on(arrival, &to, ripe.as_ref(), came, &view, now, out);
+        self.hand_on(arrival, &to, settled.as_ref(), came, &view, now, out);
         Ok(outcome)
     }
 
@@ -255,7 +255,7 @@ impl<'s> Pipeline<'s> {
     ) -> Result<(Arrival<'s>, View), (Option<Vni>, DropReason)> {
         let snapshot = self.snapshot;
         let mut found = None;
-        let unwrapped = carriage::unwrap(datagram, from, Ecn::of_tos(tos), |vni| {
+        let decapsulated = encap::unwrap(datagram, from, Ecn::of_tos(tos), |vni| {
             let network = snapshot.network(vni)?;
             found = Some(network);
             Some(Decapsulation {
@@ -266,10 +266,10 @@ impl<'s> Pipeline<'s> {
             })
         });
         let vni = found.map(|network: &Arc<Network>| network.vni);
-        let unwrapped = unwrapped.map_err(|reason| (vni, reason))?;
-        let view = unwrapped.view;
+        let decapsulated = decapsulated.map_err(|reason| (vni, reason))?;
+        let view = decapsulated.view;
         let network = found.ok_or((None, DropReason::UnknownVni))?;
-        // A VTEP on the same machine whose frames the kernel wrapped left this to a device that they never met.
+        // A VTEP on the same machine whose frames the kernel encapsulated left this to a device that they never met.
         note_unfinished_checksum(datagram, &view);
         note_uncut(datagram, &view, self.tenant_mtu(network, &view));
         let from = Location::Remote(from);
@@ -321,7 +321,7 @@ impl<'s> Pipeline<'s> {
     }
 
     /// Step 1': an endpoint is heard only from the VTEP it is behind. Where that VTEP does not run eastgate,
-    /// nobody has checked what it sends, so it is checked here. Strangers are for networks that learn.
+    /// nobody has checked what it sends, so it is checked here. Unknown hosts are for networks that learn.
     fn admit_remote(
         &self,
         arrival: &Arrival<'s>,
@@ -351,13 +351,13 @@ impl<'s> Pipeline<'s> {
             }
             None => {
                 let (ownership, site) = (&network.ownership, &self.snapshot.site);
-                admission::admit_stranger(view, frame.bytes(), network.max_tags(), ownership, site)?;
+                admission::admit_unknown_host(view, frame.bytes(), network.max_tags(), ownership, site)?;
                 self.learn_mac(arrival, view, now)
             }
         }
     }
 
-    /// Where a stranger's MAC is. A configured MAC never gets here.
+    /// Where an unknown host's MAC is. A configured MAC never gets here.
     fn learn_mac(&self, arrival: &Arrival<'s>, view: &View, now: Instant) -> Result<(), Refusal> {
         let mut fdb = lock(&arrival.network.state.fdb);
         if let Learned::Moved(before) = fdb.learn(view.src, arrival.from, now)? {
@@ -380,10 +380,10 @@ impl<'s> Pipeline<'s> {
         out: &mut Batch,
     ) -> Result<Asked, Refusal> {
         let network = arrival.network;
-        let stranger = Holdings::new(view.src);
-        let asker = Asker {
+        let unknown_host = Holdings::new(view.src);
+        let requester = Requester {
             origin: arrival.from,
-            holdings: arrival.sender.map_or(&stranger, Endpoint::holdings),
+            holdings: arrival.sender.map_or(&unknown_host, Endpoint::holdings),
             ownership: &network.ownership,
             port_security: arrival.sender.is_some_and(|sender| sender.sender.port_security),
         };
@@ -392,7 +392,7 @@ impl<'s> Pipeline<'s> {
             let holders = lock(&network.state.holders);
             let learned = network.learns().then(|| lock(&network.state.learned));
             let neighbors = Neighbors { network, holders: &holders, learned: learned.as_deref(), now };
-            answer(frame.bytes(), view, &asker, &neighbors, &network.neighbors, &mut self.made)
+            answer(frame.bytes(), view, &requester, &neighbors, &network.neighbors, &mut self.made)
         };
         if matches!(said, Answer::NotNeighbor) {
             self.hear_traffic(arrival, view, now);
@@ -411,20 +411,20 @@ impl<'s> Pipeline<'s> {
             Answer::Pass => Ok(Asked::Neighbor),
             Answer::Elsewhere => Ok(Asked::Done(Outcome::Reply)),
             Answer::Reply => {
-                self.may_answer(arrival, now)?;
+                self.take_answer_token(arrival, now)?;
                 self.send_back(arrival, out);
                 out.leave_answer(self.answer_offer(arrival, view, frame));
                 Ok(Asked::Done(Outcome::Reply))
             }
             Answer::Ask => {
-                self.may_answer(arrival, now)?;
-                self.may_flood(network, now)?;
+                self.take_answer_token(arrival, now)?;
+                self.take_bum_token(network, now)?;
                 self.flood_ports(arrival, out);
                 self.flood_overlay(arrival, view, frame, now, out)?;
                 Ok(Asked::Done(Outcome::Flood))
             }
             Answer::Seek { target, reply } => {
-                self.may_answer(arrival, now)?;
+                self.take_answer_token(arrival, now)?;
                 let to_ports = if reply { ToPorts::Made } else { ToPorts::Frame };
                 self.seek(arrival, target, to_ports, view, frame, now, out).map(Asked::Done)
             }
@@ -434,14 +434,14 @@ impl<'s> Pipeline<'s> {
             Answer::Announce { onward, .. } => match onward {
                 Onward::Everywhere => Ok(Asked::Neighbor),
                 Onward::Overlay => {
-                    self.may_flood(network, now)?;
+                    self.take_bum_token(network, now)?;
                     self.flood_overlay(arrival, view, frame, now, out)?;
                     Ok(Asked::Done(Outcome::Flood))
                 }
                 Onward::Nowhere => Ok(Asked::Done(Outcome::Reply)),
             },
             Answer::Conflict(conflict) => {
-                self.may_answer(arrival, now)?;
+                self.take_answer_token(arrival, now)?;
                 self.report_conflict(arrival, &conflict, frame, out);
                 Err(if view.ip().is_some() { DropReason::NdSpoofed } else { DropReason::ArpSpoofed }.into())
             }
@@ -470,9 +470,10 @@ impl<'s> Pipeline<'s> {
     }
 
     /// Takes one of the sender's tokens: eastgate works on its behalf.
-    fn may_answer(&self, arrival: &Arrival<'s>, now: Instant) -> Result<(), Refusal> {
-        let bucket =
-            arrival.sender.map_or(&arrival.network.state.stranger_answers, |sender| &sender.state.answers);
+    fn take_answer_token(&self, arrival: &Arrival<'s>, now: Instant) -> Result<(), Refusal> {
+        let bucket = arrival
+            .sender
+            .map_or(&arrival.network.state.unknown_host_answers, |sender| &sender.state.answers);
         if !lock(bucket).take(now) {
             return Err(DropReason::NeighborLimit.into());
         }

@@ -24,7 +24,7 @@ use eastgate_policy::{
 };
 use eastgate_steering::{Binding, Bindings, Mode};
 use eastgate_vtep::{
-    carriage::Encapsulation,
+    encap::Encapsulation,
     entropy::SourcePorts,
     fdb::Location,
     flood::{Flood, Topology},
@@ -37,7 +37,7 @@ use self::{
     compile::{NetworkSite, same_surroundings, site},
     holders::PrefixHolders,
     rules::RuleTable,
-    state::{EndpointState, NetworkState, StateBook},
+    state::{EndpointState, NetworkState, StateRegistry},
 };
 
 /// Why a configuration cannot be put in force on this host.
@@ -82,7 +82,7 @@ pub enum SnapshotError {
 /// What the kernel's programs may do of one network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KernelLimits {
-    /// Packets a second that go up
+    /// Packets a second that are punted
     pub slow_path: u32,
     /// Datagrams in fragments that are carried at a time
     pub datagrams: u32,
@@ -101,7 +101,7 @@ pub struct Snapshot {
     pub vtep: VtepAddr,
     /// What no tenant may reach
     pub site: Arc<Site>,
-    /// How wrapped frames find a source port
+    /// How encapsulated frames find a source port
     pub ports: SourcePorts,
     /// What the UDP checksum of its datagrams is like
     pub checksums: Checksums,
@@ -133,7 +133,7 @@ pub struct Network {
     pub tcp_pickup: Duration,
     /// The VTEPs that take part
     pub peers: Peers,
-    /// Who gets copies of frames to many; none where the network does not flood
+    /// Who gets copies of BUM frames; none where the network does not flood
     pub flood: Option<Flood>,
     /// Its shape
     pub topology: Topology,
@@ -145,13 +145,13 @@ pub struct Network {
     pub proxy_mac: MacAddr,
     /// Frames come addressed to [`Self::proxy_mac`], and leave from it
     pub proxy: bool,
-    /// How its frames are wrapped
+    /// How its frames are encapsulated
     pub encapsulation: Encapsulation,
     /// MTU of its tenants' interfaces, where the configuration says it
     pub mtu: Option<u16>,
     /// The snapshot that it was compiled for: its flows are decided again when this changes
     pub epoch: u32,
-    /// Strangers behind member VTEPs are admitted and learned
+    /// Unknown hosts behind member VTEPs are admitted and learned
     pub learning: bool,
     /// Frames to unknown MACs are flooded
     pub flood_unknown: bool,
@@ -191,7 +191,7 @@ pub struct Endpoint {
     /// What it may send
     pub sender: Sender,
     /// Its rules are applied on this host: it is here, or at a VTEP that applies none.
-    pub policed_here: bool,
+    pub enforced_here: bool,
     /// What outlives snapshots
     pub state: Arc<EndpointState>,
 }
@@ -270,7 +270,7 @@ impl Network {
         self.endpoint(self.ownership.owner(address)?)
     }
 
-    /// Whether anything is learned in it: from strangers, or from ports whose senders are not checked.
+    /// Whether anything is learned in it: from unknown hosts, or from ports whose senders are not checked.
     #[must_use]
     pub fn learns(&self) -> bool {
         self.learning || !self.unsecured.is_empty()
@@ -379,9 +379,9 @@ impl Snapshot {
         host: &str,
         previous: Option<&Snapshot>,
         registry: &mut PortRegistry,
-        book: &StateBook,
+        states: &StateRegistry,
     ) -> Result<Self, SnapshotError> {
-        Self::compile_under(config, host, previous, registry, book, |policy| policy)
+        Self::compile_under(config, host, previous, registry, states, |policy| policy)
     }
 
     /// The same, where `policy` makes of each network's policy what is to hold in place of it: tiers, say, that no
@@ -394,7 +394,7 @@ impl Snapshot {
         host: &str,
         previous: Option<&Snapshot>,
         registry: &mut PortRegistry,
-        book: &StateBook,
+        states: &StateRegistry,
         policy: fn(Source) -> Source,
     ) -> Result<Self, SnapshotError> {
         let own = config.host(host).ok_or_else(|| SnapshotError::UnknownHost {
@@ -439,7 +439,7 @@ impl Snapshot {
                     None => {
                         let rules = rules.get_or_init(|| Arc::new(RuleTable::new(tenant)));
                         let site = NetworkSite { config, host: own, ports, epoch, policy };
-                        Arc::new(site.compile(tenant, network, rules, registry, book)?)
+                        Arc::new(site.compile(tenant, network, rules, registry, states)?)
                     }
                 };
                 snapshot.insert(compiled);

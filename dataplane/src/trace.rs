@@ -173,7 +173,7 @@ impl<'a> Walk<'a> {
             return Ok(Sender { endpoint: Some(first), mac: own_mac(network, first, src), guess });
         }
         if network.learning && !src.is_unspecified() {
-            return Ok(Sender { endpoint: None, mac: STRANGER, guess: None });
+            return Ok(Sender { endpoint: None, mac: UNKNOWN_HOST, guess: None });
         }
         let client = |endpoint: &&Endpoint| !endpoint.sender.dhcp_server && !endpoint.sender.router;
         let mut here = network.endpoints.iter().filter(|endpoint| endpoint.port().is_some());
@@ -272,7 +272,7 @@ impl<'a> Walk<'a> {
 
     fn mac_of(&self, address: Addr) -> MacAddr {
         let router = || self.router_for(address, None).map(|endpoint| endpoint.mac);
-        self.owner_mac(address).or_else(router).unwrap_or(STRANGER)
+        self.owner_mac(address).or_else(router).unwrap_or(UNKNOWN_HOST)
     }
 
     fn learned(&self, address: Addr) -> Option<eastgate_steering::Binding> {
@@ -281,7 +281,7 @@ impl<'a> Walk<'a> {
 }
 
 /// A station that nobody knows.
-const STRANGER: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const UNKNOWN_HOST: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 /// Whom a packet is for whose receiver nobody knows.
 const NOBODY: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 

@@ -7,10 +7,10 @@
 
 #include "maps.h"
 
-/* Who pays for a flow that was born here: a place in `accounts`, in halves */
+/* Who pays for a flow that was created here: a place in `accounts`, in halves */
 static __always_inline __u32 account_of(const struct flow *flow)
 {
-	return (__u32)flow->ways[1].tcp.account_half << 16 | flow->ways[0].tcp.account_half;
+	return (__u32)flow->dirs[1].tcp.account_half << 16 | flow->dirs[0].tcp.account_half;
 }
 
 /* One flow more at a place. */

@@ -2,8 +2,8 @@
 /*
  * Answers to ARP and neighbour solicitations. What a request is answered with is the pipeline's decision: it leaves the
  * answer's bytes, and here they are given again to requests that differ in nothing that the pipeline looks at, for as
- * long as the policy's epoch stands and for as many tokens of the sender's as it has lent. Only the regular form is read;
- * every other request goes up.
+ * long as the policy's epoch stands and for as many tokens of the sender's as it has granted. Only the regular form is read;
+ * every other request is punted.
  */
 #pragma once
 
@@ -59,12 +59,12 @@ static __always_inline bool is_broadcast(const __u8 *mac)
 }
 
 /* RFC 826, as stacks send it. That the addresses can be those of hosts is part of what was decided. */
-static __always_inline bool read_arp(struct __sk_buff *skb, struct desk *desk)
+static __always_inline bool read_arp(struct __sk_buff *skb, struct scratch *scratch)
 {
-	const struct arp_request *request = (void *)desk->request;
-	struct answer_key *key = &desk->asked;
+	const struct arp_request *request = (void *)scratch->request;
+	struct neighbor_key *key = &scratch->asked;
 
-	if (skb->len > LONGEST_ARP || bpf_skb_load_bytes(skb, 0, desk->request, sizeof(*request)))
+	if (skb->len > LONGEST_ARP || bpf_skb_load_bytes(skb, 0, scratch->request, sizeof(*request)))
 		return false;
 	if (request->ethernet.h_proto != bpf_htons(ETH_P_ARP) || request->hardware != bpf_htons(ARP_ETHERNET) ||
 	    request->protocol != bpf_htons(ETH_P_IP) || request->hardware_len != ETH_ALEN ||
@@ -102,9 +102,9 @@ static __always_inline bool is_to_target(const struct solicitation *request)
 }
 
 /* What is not in the request, behind a solicitation without an option, is zero. */
-static __always_inline bool right_icmp_sum(const struct desk *desk, __u32 len)
+static __always_inline bool right_icmp_sum(const struct scratch *scratch, __u32 len)
 {
-	const __u16 *word = (const void *)&desk->request[PSEUDO_HEADER];
+	const __u16 *word = (const void *)&scratch->request[PSEUDO_HEADER];
 	__u32 sum = bpf_htons(len) + bpf_htons(IPPROTO_ICMPV6);
 
 	for (int i = 0; i < (sizeof(struct solicitation) - PSEUDO_HEADER) / 2; i++)
@@ -115,23 +115,23 @@ static __always_inline bool right_icmp_sum(const struct desk *desk, __u32 len)
 }
 
 /* RFC 4861 section 4.3, with the source link-layer address or without any option */
-static __always_inline bool read_solicitation(struct __sk_buff *skb, struct desk *desk)
+static __always_inline bool read_solicitation(struct __sk_buff *skb, struct scratch *scratch)
 {
-	const struct solicitation *request = (void *)desk->request;
-	struct answer_key *key = &desk->asked;
+	const struct solicitation *request = (void *)scratch->request;
+	struct neighbor_key *key = &scratch->asked;
 	bool names_mac = skb->len == sizeof(*request);
 	__u32 len = skb->len - ETH_HLEN - sizeof(struct ipv6hdr);
 
 	if (!names_mac && skb->len != PLAIN_SOLICITATION)
 		return false;
-	__builtin_memset(desk->request, 0, sizeof(desk->request));
-	if (names_mac ? bpf_skb_load_bytes(skb, 0, desk->request, sizeof(*request)) :
-			bpf_skb_load_bytes(skb, 0, desk->request, PLAIN_SOLICITATION))
+	__builtin_memset(scratch->request, 0, sizeof(scratch->request));
+	if (names_mac ? bpf_skb_load_bytes(skb, 0, scratch->request, sizeof(*request)) :
+			bpf_skb_load_bytes(skb, 0, scratch->request, PLAIN_SOLICITATION))
 		return false;
 	if (request->ethernet.h_proto != bpf_htons(ETH_P_IPV6) || request->ip.version != 6 ||
 	    request->ip.payload_len != bpf_htons(len) || request->ip.nexthdr != IPPROTO_ICMPV6 ||
 	    request->ip.hop_limit != ND_HOP_LIMIT || request->icmp.icmp6_type != ND_SOLICITATION ||
-	    request->icmp.icmp6_code || !right_icmp_sum(desk, len))
+	    request->icmp.icmp6_code || !right_icmp_sum(scratch, len))
 		return false;
 	if (names_mac && (request->option != ND_SOURCE_MAC || request->option_len != 1 ||
 			  !same_mac(request->option_mac, request->ethernet.h_source)))
@@ -146,42 +146,42 @@ static __always_inline bool read_solicitation(struct __sk_buff *skb, struct desk
 	return true;
 }
 
-static __always_inline bool read_request(struct __sk_buff *skb, struct desk *desk)
+static __always_inline bool read_request(struct __sk_buff *skb, struct scratch *scratch)
 {
-	const struct ethhdr *ethernet = (void *)desk->request;
+	const struct ethhdr *ethernet = (void *)scratch->request;
 
 	if (skb->vlan_present || skb->gso_size)
 		return false;
 	if (skb->protocol == bpf_htons(ETH_P_ARP)) {
-		if (!read_arp(skb, desk))
+		if (!read_arp(skb, scratch))
 			return false;
-	} else if (skb->protocol != bpf_htons(ETH_P_IPV6) || !read_solicitation(skb, desk)) {
+	} else if (skb->protocol != bpf_htons(ETH_P_IPV6) || !read_solicitation(skb, scratch)) {
 		return false;
 	}
-	desk->asked.port = skb->ifindex;
-	__builtin_memcpy(desk->asked.mac, ethernet->h_source, ETH_ALEN);
+	scratch->asked.port = skb->ifindex;
+	__builtin_memcpy(scratch->asked.mac, ethernet->h_source, ETH_ALEN);
 	return true;
 }
 
-/* Puts the answer to the request on the desk and takes one of its tokens. */
-static __always_inline bool take_answer(struct desk *desk, __u32 vni, __u32 generation)
+/* Puts the answer to the request in the scratch area and takes one of its tokens. */
+static __always_inline bool take_answer(struct scratch *scratch, __u32 vni, __u32 generation)
 {
-	struct answer *answer = bpf_map_lookup_elem(&answers, &desk->asked), *copy = &desk->answer;
+	struct answer *answer = bpf_map_lookup_elem(&neighbor_cache, &scratch->asked), *copy = &scratch->answer;
 	const struct network *network;
 	__u32 place;
 
 	if (!answer)
 		return false;
 	*copy = *answer;
-	/* As in `find_permit`: an entry that is still the one of this key was so all the time. */
-	if (bpf_map_lookup_elem(&answers, &desk->asked) != answer || copy->generation != generation)
+	/* As in `find_cached_policy`: an entry that is still the one of this key was so all the time. */
+	if (bpf_map_lookup_elem(&neighbor_cache, &scratch->asked) != answer || copy->generation != generation)
 		return false;
 	place = copy->network;
 	network = bpf_map_lookup_elem(&networks, &place);
-	if (!network || network->vni != vni || network->epoch != copy->epoch || !(__u32)copy->loan)
+	if (!network || network->vni != vni || network->epoch != copy->epoch || !(__u32)copy->credit)
 		return false;
 	/* From this loan and no other, should the entry be given away just now. */
-	return __sync_val_compare_and_swap(&answer->loan, copy->loan, copy->loan - 1) == copy->loan;
+	return __sync_val_compare_and_swap(&answer->credit, copy->credit, copy->credit - 1) == copy->credit;
 }
 
 /*
@@ -189,14 +189,14 @@ static __always_inline bool take_answer(struct desk *desk, __u32 vni, __u32 gene
  * for a frame whose checksum was left open, which would be finished in the answer's bytes, and forgets what the device
  * has summed up.
  */
-static __always_inline int turn_around(struct __sk_buff *skb, const struct desk *desk, const __u32 headers,
+static __always_inline int turn_around(struct __sk_buff *skb, const struct scratch *scratch, const __u32 headers,
 				       const __u32 len)
 {
-	if (desk->answer.len != len || bpf_skb_change_tail(skb, headers, 0))
-		return WRAP_REFUSED;
+	if (scratch->answer.len != len || bpf_skb_change_tail(skb, headers, 0))
+		return PATH_PUNT;
 	if (bpf_skb_change_tail(skb, len, 0) ||
-	    bpf_skb_store_bytes(skb, 0, desk->answer.frame, len, BPF_F_INVALIDATE_HASH))
-		return WRAP_BROKEN;
+	    bpf_skb_store_bytes(skb, 0, scratch->answer.frame, len, BPF_F_INVALIDATE_HASH))
+		return PATH_BROKEN;
 	count(STAT_ANSWERED);
 	count(STAT_TO_PORTS);
 	skb->mark = EASTGATE_MARK;
@@ -204,16 +204,16 @@ static __always_inline int turn_around(struct __sk_buff *skb, const struct desk 
 }
 
 /*
- * The verdict, or WRAP_REFUSED for a frame that has to go up. Not static, so that the verifier looks at it by itself and
+ * The verdict, or PATH_PUNT for a frame that has to be punted. Not static, so that the verifier looks at it by itself and
  * what packets of flows go through does not become longer.
  */
 __noinline int answer_again(struct __sk_buff *skb, __u32 vni, __u32 generation)
 {
-	struct desk *desk = the_desk();
+	struct scratch *scratch = the_scratch();
 
-	if (!desk || !read_request(skb, desk) || !take_answer(desk, vni, generation))
-		return WRAP_REFUSED;
-	if (desk->asked.form & FORM_ND)
-		return turn_around(skb, desk, ETH_HLEN + sizeof(struct ipv6hdr), sizeof(struct solicitation));
-	return turn_around(skb, desk, ETH_HLEN, sizeof(struct arp_request));
+	if (!scratch || !read_request(skb, scratch) || !take_answer(scratch, vni, generation))
+		return PATH_PUNT;
+	if (scratch->asked.form & FORM_ND)
+		return turn_around(skb, scratch, ETH_HLEN + sizeof(struct ipv6hdr), sizeof(struct solicitation));
+	return turn_around(skb, scratch, ETH_HLEN, sizeof(struct arp_request));
 }

@@ -37,26 +37,26 @@ static __always_inline __u32 pseudo_sum(const struct packet *p)
  */
 __noinline __s64 sum_bytes(struct __sk_buff *skb, __u32 at, __u32 len, __u32 sum)
 {
-	struct desk *desk = the_desk();
+	struct scratch *scratch = the_scratch();
 	__s64 all = sum;
 
-	if (!desk || len > MOST_SUMMED)
+	if (!scratch || len > MOST_SUMMED)
 		return -1;
 	for (; len >= CHUNK; len -= CHUNK) {
-		if (bpf_skb_load_bytes(skb, at, desk->chunk, CHUNK))
+		if (bpf_skb_load_bytes(skb, at, scratch->chunk, CHUNK))
 			return -1;
-		all = bpf_csum_diff(0, 0, (__be32 *)desk->chunk, CHUNK, all);
+		all = bpf_csum_diff(0, 0, (__be32 *)scratch->chunk, CHUNK, all);
 		at += CHUNK;
 	}
 	if (!len)
 		return all;
-	__builtin_memset(desk->chunk, 0, CHUNK);
+	__builtin_memset(scratch->chunk, 0, CHUNK);
 	/* In a form that older verifiers see to be neither 0 nor too much */
 	len = (len - 1) & (CHUNK - 1);
 	asm volatile("" : "+r"(len));
-	if (bpf_skb_load_bytes(skb, at, desk->chunk, len + 1))
+	if (bpf_skb_load_bytes(skb, at, scratch->chunk, len + 1))
 		return -1;
-	return bpf_csum_diff(0, 0, (__be32 *)desk->chunk, CHUNK, all);
+	return bpf_csum_diff(0, 0, (__be32 *)scratch->chunk, CHUNK, all);
 }
 
 /*

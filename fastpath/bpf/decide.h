@@ -24,18 +24,18 @@
 #define HALVINGS 28
 
 /* What the policy of one end says: one of these in the upper half, and the rule in the lower one. */
-enum said {
-	SAID_ALLOW,
-	SAID_DENY,
-	/* More than the programs carry out: a rejection, a log, a trial, a chain. No permit stands for it. */
+enum verdict {
+	VERDICT_ALLOW,
+	VERDICT_DENY,
+	/* More than the programs carry out: a rejection, a log, a trial, a chain. No policy-cache entry stands for it. */
 	VERDICT_PUNT,
 	/* The tables do not say. */
-	SAID_NOTHING,
+	VERDICT_UNKNOWN,
 	/* Of a tier: the next one is asked. */
 	VERDICT_PASS,
 };
 
-#define SAYS(what, rule) ((__u64)(what) << 32 | (rule))
+#define POLICY_RESULT(what, rule) ((__u64)(what) << 32 | (rule))
 
 /* Words that do not cross a block: those of a row, at a multiple of its length. */
 static __always_inline const __u32 *policy_row(void *policy, __u32 at, const __u32 len)
@@ -103,7 +103,7 @@ struct policy_identity {
 #define WORDS(type) (sizeof(type) / sizeof(__u32))
 
 /* What one tier of one end's policy says of the other end: `said`, and the rule. `tier` counts those of all lists before it. */
-__noinline __u64 policy_says(__u32 place, __u32 tier, __u32 identity, __u32 key, __u32 source)
+__noinline __u64 policy_lookup(__u32 place, __u32 tier, __u32 identity, __u32 key, __u32 source)
 {
 	void *policy = bpf_map_lookup_elem(&policies, &place);
 	__u32 zero = 0, first = NOWHERE, ruleset;
@@ -112,12 +112,12 @@ __noinline __u64 policy_says(__u32 place, __u32 tier, __u32 identity, __u32 key,
 
 	head = policy ? bpf_map_lookup_elem(policy, &zero) : 0;
 	if (!head)
-		return SAYS(SAID_NOTHING, NO_RULE);
+		return POLICY_RESULT(VERDICT_UNKNOWN, NO_RULE);
 	the_tier = policy_row(policy, head->words[POLICY_TIER_LISTS] + tier, 1);
 	if (!the_tier)
-		return SAYS(SAID_NOTHING, NO_RULE);
+		return POLICY_RESULT(VERDICT_UNKNOWN, NO_RULE);
 	if (*the_tier == NO_TIER)
-		return SAYS(SAID_DENY, NO_RULE);
+		return POLICY_RESULT(VERDICT_DENY, NO_RULE);
 	ruleset = *the_tier & ~END_PASSES;
 	for (int i = 0; i < POLICY_DEPTH && identity != NOBODY; i++) {
 		const struct policy_identity *row =
@@ -125,7 +125,7 @@ __noinline __u64 policy_says(__u32 place, __u32 tier, __u32 identity, __u32 key,
 		const struct policy_entry *entry;
 
 		if (!row)
-			return SAYS(SAID_NOTHING, NO_RULE);
+			return POLICY_RESULT(VERDICT_UNKNOWN, NO_RULE);
 		entry = &row->entry;
 		if (entry->ruleset != ruleset && row->further_to > row->further_from) {
 			__u32 further = head->words[POLICY_FURTHER] + row->further_from * WORDS(*entry);
@@ -134,7 +134,7 @@ __noinline __u64 policy_says(__u32 place, __u32 tier, __u32 identity, __u32 key,
 				   policy_search(place, further, row->further_to - row->further_from, WORDS(*entry), ruleset);
 			entry = (const void *)policy_row(policy, further, WORDS(*entry));
 			if (!entry)
-				return SAYS(SAID_NOTHING, NO_RULE);
+				return POLICY_RESULT(VERDICT_UNKNOWN, NO_RULE);
 		}
 		if (entry->ruleset == ruleset) {
 			__u32 lists = head->words[POLICY_LISTS], value = policy_value(place, lists + entry->list, key);
@@ -148,18 +148,18 @@ __noinline __u64 policy_says(__u32 place, __u32 tier, __u32 identity, __u32 key,
 		identity = row->parent == identity ? NOBODY : row->parent;
 	}
 	if (identity != NOBODY)
-		return SAYS(SAID_NOTHING, NO_RULE);
+		return POLICY_RESULT(VERDICT_UNKNOWN, NO_RULE);
 	if (first >= NOWHERE)
-		return SAYS(*the_tier & END_PASSES ? VERDICT_PASS : SAID_DENY, NO_RULE);
+		return POLICY_RESULT(*the_tier & END_PASSES ? VERDICT_PASS : VERDICT_DENY, NO_RULE);
 	from = policy_row(policy, head->words[POLICY_RULESETS] + ruleset, 1);
 	if (!from)
-		return SAYS(SAID_NOTHING, NO_RULE);
+		return POLICY_RESULT(VERDICT_UNKNOWN, NO_RULE);
 	rule = policy_row(policy, head->words[POLICY_RULES] + 2 * (*from + first), 2);
 	if (!rule)
-		return SAYS(SAID_NOTHING, NO_RULE);
+		return POLICY_RESULT(VERDICT_UNKNOWN, NO_RULE);
 	if (rule[1] == RULE_PASS)
-		return SAYS(VERDICT_PASS, NO_RULE);
-	return SAYS(rule[1] <= RULE_DENY ? rule[1] : VERDICT_PUNT, rule[0]);
+		return POLICY_RESULT(VERDICT_PASS, NO_RULE);
+	return POLICY_RESULT(rule[1] <= RULE_DENY ? rule[1] : VERDICT_PUNT, rule[0]);
 }
 
 /* What rules look at in a packet, as policy's `Point`: the protocol and, below it, port or type. */
@@ -170,15 +170,15 @@ static __always_inline __u32 policy_key(const struct packet *p)
 	return (__u32)p->proto << 17 | below;
 }
 
-/* How packets from one station to the other leave */
-static __always_inline bool lay_lane(struct lane *lane, const struct network *network, const struct station *from,
-				     const struct station *to)
+/* How packets from one endpoint to the other leave */
+static __always_inline bool make_template(struct template *template, const struct network *network, const struct endpoint *from,
+				     const struct endpoint *to)
 {
-	*lane = (struct lane){
+	*template = (struct template){
 		.max_packet = 0xffff,
 		.tos = network->tos,
 		.ttl = network->ttl,
-		.flags = LANE_OPEN | network->lane_flags,
+		.flags = TEMPLATE_OPEN | network->template_flags,
 	};
 	if (to->at & AT_VTEP) {
 		__u32 place = to->at & ~AT_VTEP;
@@ -186,120 +186,120 @@ static __always_inline bool lay_lane(struct lane *lane, const struct network *ne
 
 		if (!vtep)
 			return false;
-		lane->max_packet = vtep->max_packet;
+		template->max_packet = vtep->max_packet;
 	}
-	if (to->flags & STATION_PEER)
-		lane->flags |= LANE_PEER;
-	if (from->flags & STATION_SPOKEN_TO)
-		lane->flags |= LANE_TO_US;
-	if (to->flags & STATION_SPOKEN_TO)
-		lane->flags |= LANE_FROM_US;
+	if (to->flags & ENDPOINT_PEER)
+		template->flags |= TEMPLATE_PEER;
+	if (from->flags & ENDPOINT_PROXIED)
+		template->flags |= TEMPLATE_TO_US;
+	if (to->flags & ENDPOINT_PROXIED)
+		template->flags |= TEMPLATE_FROM_US;
 	return true;
 }
 
 /* Copies what is known of an end; `false` when it is not known, or changes just now. */
-static __always_inline bool find_station(const struct station_key *key, struct station *station)
+static __always_inline bool find_endpoint(const struct endpoint_key *key, struct endpoint *endpoint)
 {
-	const struct station *found = bpf_map_lookup_elem(&stations, key);
+	const struct endpoint *found = bpf_map_lookup_elem(&endpoints, key);
 
 	if (!found)
 		return false;
-	*station = *found;
+	*endpoint = *found;
 	/* One that is taken away leaves its entry to another. One that is still found was this one all the time. */
-	return bpf_map_lookup_elem(&stations, key) == found;
+	return bpf_map_lookup_elem(&endpoints, key) == found;
 }
 
 /*
  * The epoch in force, read behind all reads before it and ahead of all after it. What orders them is a word of this
  * processor's own, so that nobody else's cache line moves.
  */
-static __always_inline __u32 epoch_now(struct desk *desk, const struct network *network)
+static __always_inline __u32 epoch_now(struct scratch *scratch, const struct network *network)
 {
 	__u32 epoch;
 
-	__sync_fetch_and_add(&desk->fence, 1);
+	__sync_fetch_and_add(&scratch->fence, 1);
 	epoch = *(volatile const __u32 *)&network->epoch;
-	__sync_fetch_and_add(&desk->fence, 1);
+	__sync_fetch_and_add(&scratch->fence, 1);
 	return epoch;
 }
 
-/* Asks the policy of one end about the other one, tier by tier, and notes on the desk what it says. */
-static __always_inline enum said ask(struct desk *desk, const struct station *whose, const struct station *peer,
+/* Asks the policy of one end about the other one, tier by tier, and notes in the scratch area what it says. */
+static __always_inline enum verdict ask_policy(struct scratch *scratch, const struct endpoint *whose, const struct endpoint *peer,
 				     enum direction direction, __u32 *rule)
 {
-	const struct packet *p = &desk->packet;
+	const struct packet *p = &scratch->packet;
 	__u32 tiers = whose->tiers[direction], source = p->echo ? UNREAD : p->sport;
-	__u64 says = SAYS(VERDICT_PASS, NO_RULE);
+	__u64 result = POLICY_RESULT(VERDICT_PASS, NO_RULE);
 
 	*rule = NO_RULE;
 	if (tiers == NO_RULE)
-		return SAID_ALLOW;
-	for (int i = 0; i < POLICY_TIERS && says >> 32 == VERDICT_PASS; i++)
-		says = policy_says(whose->network, tiers * POLICY_TIERS + i, peer->identity, policy_key(p), source);
+		return VERDICT_ALLOW;
+	for (int i = 0; i < POLICY_TIERS && result >> 32 == VERDICT_PASS; i++)
+		result = policy_lookup(whose->network, tiers * POLICY_TIERS + i, peer->identity, policy_key(p), source);
 	/* There is nothing behind the last one. */
-	if (says >> 32 == VERDICT_PASS)
-		says = SAYS(SAID_DENY, NO_RULE);
-	*rule = says;
-	desk->refused.endpoint = whose->endpoint;
-	desk->refused.rule = says;
-	desk->refused.direction = direction;
-	return says >> 32;
+	if (result >> 32 == VERDICT_PASS)
+		result = POLICY_RESULT(VERDICT_DENY, NO_RULE);
+	*rule = result;
+	scratch->refused.endpoint = whose->endpoint;
+	scratch->refused.rule = result;
+	scratch->refused.direction = direction;
+	return result >> 32;
 }
 
 /*
- * What the rules of both ends say of the packet in hand as the first of a flow. By which permit it would begin is on the
- * desk, also where they do not let it; and by what it is refused then.
+ * What the rules of both ends say of the packet in hand as the first of a flow. By which policy-cache entry it would begin is on the
+ * scratch area, also where they do not let it; and by what it is refused then.
  */
-static __always_inline enum said decide(struct desk *desk, const struct config *config, __u32 vni)
+static __always_inline enum verdict decide(struct scratch *scratch, const struct config *config, __u32 vni)
 {
-	const struct packet *p = &desk->packet;
-	struct station_key *keys = desk->station_keys;
-	struct station *src = &desk->stations[0], *dst = &desk->stations[1];
-	struct permit *permit = &desk->permit;
+	const struct packet *p = &scratch->packet;
+	struct endpoint_key *keys = scratch->endpoint_keys;
+	struct endpoint *src = &scratch->endpoints[0], *dst = &scratch->endpoints[1];
+	struct cached_policy *cached_policy = &scratch->cached_policy;
 	const struct policy_block *head;
 	const struct network *network;
 	__u32 place, epoch, zero = 0;
-	enum said said;
+	enum verdict verdict;
 	void *policy;
 
 	if (config->flags & CONFIG_UNDECIDED)
-		return SAID_NOTHING;
-	keys[0] = (struct station_key){ p->src, vni };
-	keys[1] = (struct station_key){ p->dst, vni };
-	if (!find_station(&keys[0], src))
-		return SAID_NOTHING;
+		return VERDICT_UNKNOWN;
+	keys[0] = (struct endpoint_key){ p->src, vni };
+	keys[1] = (struct endpoint_key){ p->dst, vni };
+	if (!find_endpoint(&keys[0], src))
+		return VERDICT_UNKNOWN;
 	place = src->network;
 	network = bpf_map_lookup_elem(&networks, &place);
 	policy = bpf_map_lookup_elem(&policies, &place);
 	head = policy ? bpf_map_lookup_elem(policy, &zero) : 0;
 	if (!network || !head || network->vni != vni)
-		return SAID_NOTHING;
+		return VERDICT_UNKNOWN;
 	/*
-	 * A change of the network begins with its epoch in `networks`, goes on with its stations and ends with its policy.
-	 * Where both say the same before the stations are read, and still do when everything was, all of it is of one epoch.
+	 * A change of the network begins with its epoch in `networks`, goes on with its endpoints and ends with its policy.
+	 * Where both say the same before the endpoints are read, and still do when everything was, all of it is of one epoch.
 	 */
 	epoch = head->words[POLICY_EPOCH];
-	if (epoch_now(desk, network) != epoch || !find_station(&keys[0], src) || !find_station(&keys[1], dst) ||
+	if (epoch_now(scratch, network) != epoch || !find_endpoint(&keys[0], src) || !find_endpoint(&keys[1], dst) ||
 	    src->network != place || dst->network != place)
-		return SAID_NOTHING;
+		return VERDICT_UNKNOWN;
 	/* Back to where it came from: only a hub sends to VTEPs what VTEPs have sent. */
 	if (same_addr(&p->src, &p->dst) ||
 	    (src->at & dst->at & AT_VTEP ? !(network->marks & NETWORK_HUB) : src->at == dst->at))
-		return SAID_NOTHING;
-	permit->network = place;
-	permit->epoch = epoch;
-	permit->generation = config->generation;
-	/* Addresses that move are not among the stations. */
-	permit->bindings = 0;
-	permit->account = src->account;
-	permit->ends.at[0] = src->at;
-	permit->ends.at[1] = dst->at;
-	__builtin_memcpy(permit->ends.macs[0], src->mac, 6);
-	__builtin_memcpy(permit->ends.macs[1], dst->mac, 6);
-	if (!lay_lane(&permit->lanes[0], network, src, dst) || !lay_lane(&permit->lanes[1], network, dst, src))
-		return SAID_NOTHING;
-	said = ask(desk, src, dst, EGRESS, &permit->rules[0]);
-	if (said == SAID_ALLOW)
-		said = ask(desk, dst, src, INGRESS, &permit->rules[1]);
-	return epoch_now(desk, network) == epoch ? said : SAID_NOTHING;
+		return VERDICT_UNKNOWN;
+	cached_policy->network = place;
+	cached_policy->epoch = epoch;
+	cached_policy->generation = config->generation;
+	/* Addresses that move are not among the endpoints. */
+	cached_policy->bindings = 0;
+	cached_policy->account = src->account;
+	cached_policy->ends.at[0] = src->at;
+	cached_policy->ends.at[1] = dst->at;
+	__builtin_memcpy(cached_policy->ends.macs[0], src->mac, 6);
+	__builtin_memcpy(cached_policy->ends.macs[1], dst->mac, 6);
+	if (!make_template(&cached_policy->templates[0], network, src, dst) || !make_template(&cached_policy->templates[1], network, dst, src))
+		return VERDICT_UNKNOWN;
+	verdict = ask_policy(scratch, src, dst, EGRESS, &cached_policy->rules[0]);
+	if (verdict == VERDICT_ALLOW)
+		verdict = ask_policy(scratch, dst, src, INGRESS, &cached_policy->rules[1]);
+	return epoch_now(scratch, network) == epoch ? verdict : VERDICT_UNKNOWN;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Steps 6 and 7: into a local port, or wrapped and onto the underlay. */
+/* Steps 6 and 7: into a local port, or encapsulated and onto the underlay. */
 #pragma once
 
 #include "maps.h"
@@ -37,71 +37,71 @@ struct outer_v6 {
 #define OUTER_V4 (sizeof(struct outer_v4) - sizeof(__u16))
 #define OUTER_V6 (sizeof(struct outer_v6) - sizeof(__u16))
 
-_Static_assert(sizeof(struct outer_v4) <= OUTER_ROOM && sizeof(struct outer_v6) <= OUTER_ROOM, "room on the desk");
+_Static_assert(sizeof(struct outer_v4) <= OUTER_ROOM && sizeof(struct outer_v6) <= OUTER_ROOM, "room in the scratch area");
 
 /* What becomes of a packet. */
-enum passing {
+enum forward_verdict {
 	/* The pipeline says. */
-	GOES_UP,
-	PASSES,
+	FORWARD_PUNT,
+	FORWARD_PASS,
 	/* The rules have refused it, and it is counted. */
-	DENIED,
+	FORWARD_DENY,
 };
 
-/* The passage of a packet from this end, by what is on the desk */
-static __always_inline void find_passage(const struct desk *desk, const struct network *network, __u32 side,
-					 struct passage *passage)
+/* The forwarding result of a packet from this end, by what is in the scratch area */
+static __always_inline void find_forwarding(const struct scratch *scratch, const struct network *network, __u32 side,
+					 struct forwarding *forwarding)
 {
-	const __u8 *own = network->mac, *sender = side ? desk->ends.macs[1] : desk->ends.macs[0];
+	const __u8 *own = network->mac, *sender = side ? scratch->ends.macs[1] : scratch->ends.macs[0];
 
-	passage->to = where_to(&desk->ends, side);
-	passage->lane = desk->lane;
-	__builtin_memcpy(passage->ethernet.h_dest, side ? desk->ends.macs[0] : desk->ends.macs[1], 6);
-	__builtin_memcpy(passage->ethernet.h_source, desk->lane.flags & LANE_FROM_US ? own : sender, 6);
-	passage->ethernet.h_proto = desk->packet.v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+	forwarding->to = where_to(&scratch->ends, side);
+	forwarding->template = scratch->template;
+	__builtin_memcpy(forwarding->ethernet.h_dest, side ? scratch->ends.macs[0] : scratch->ends.macs[1], 6);
+	__builtin_memcpy(forwarding->ethernet.h_source, scratch->template.flags & TEMPLATE_FROM_US ? own : sender, 6);
+	forwarding->ethernet.h_proto = scratch->packet.v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
 }
 
 /* Writes the Ethernet header that the frame leaves with. */
-static __always_inline bool write_ethernet(struct __sk_buff *skb, const struct passage *passage)
+static __always_inline bool write_ethernet(struct __sk_buff *skb, const struct forwarding *forwarding)
 {
-	return bpf_skb_store_bytes(skb, 0, &passage->ethernet, sizeof(passage->ethernet), 0) == 0;
+	return bpf_skb_store_bytes(skb, 0, &forwarding->ethernet, sizeof(forwarding->ethernet), 0) == 0;
 }
 
 /*
  * Out of a tenant port. Straight into the peer of a veth, unless the frame's protocol is not the one the kernel has
  * noted for it (an inner packet of the other family than the outer one's): then through the device, which notes it anew.
  */
-static __always_inline int into_port(struct __sk_buff *skb, const struct passage *passage, bool noted)
+static __always_inline int into_port(struct __sk_buff *skb, const struct forwarding *forwarding, bool noted)
 {
 	count(STAT_TO_PORTS);
-	if (noted && passage->lane.flags & LANE_PEER)
-		return bpf_redirect_peer(passage->to, 0);
+	if (noted && forwarding->template.flags & TEMPLATE_PEER)
+		return bpf_redirect_peer(forwarding->to, 0);
 	skb->mark = EASTGATE_MARK;
-	return bpf_redirect(passage->to, 0);
+	return bpf_redirect(forwarding->to, 0);
 }
 
 /* RFC 6040, normal mode: the inner ECN field is copied. */
-static __always_inline __u8 outer_tos(const struct lane *lane, const struct packet *p)
+static __always_inline __u8 outer_tos(const struct template *template, const struct packet *p)
 {
-	return lane->flags & LANE_INHERIT_TOS ? p->tos : (lane->tos & ~3) | (p->tos & 3);
+	return template->flags & TEMPLATE_INHERIT_TOS ? p->tos : (template->tos & ~3) | (p->tos & 3);
 }
 
-static __always_inline __u8 outer_ttl(const struct lane *lane, const struct packet *p)
+static __always_inline __u8 outer_ttl(const struct template *template, const struct packet *p)
 {
 	/* A datagram with none left would not leave. */
-	return lane->flags & LANE_INHERIT_TTL ? p->ttl ? p->ttl : 1 : lane->ttl;
+	return template->flags & TEMPLATE_INHERIT_TTL ? p->ttl ? p->ttl : 1 : template->ttl;
 }
 
 /* The outer headers and the inner Ethernet header, in front of the inner packet; the outer MACs are the neighbour's. */
 static __always_inline void fill_v4(struct outer_v4 *out, const struct config *config, const struct vtep *to,
-				    const struct passage *passage, const struct packet *p, __u32 vni, __u32 len)
+				    const struct forwarding *forwarding, const struct packet *p, __u32 vni, __u32 len)
 {
 	struct iphdr ip = {
 		.version = 4,
 		.ihl = 5,
-		.tos = outer_tos(&passage->lane, p),
+		.tos = outer_tos(&forwarding->template, p),
 		.tot_len = bpf_htons(len),
-		.ttl = outer_ttl(&passage->lane, p),
+		.ttl = outer_ttl(&forwarding->template, p),
 		.protocol = IPPROTO_UDP,
 		.saddr = config->vtep.be[3],
 		.daddr = to->addr.be[3],
@@ -115,51 +115,51 @@ static __always_inline void fill_v4(struct outer_v4 *out, const struct config *c
 	out->ip = ip;
 	out->ethertype_be = bpf_htons(ETH_P_IP);
 	out->udp = (struct udphdr){
-		.source = passage->lane.source_port_be,
+		.source = forwarding->template.source_port_be,
 		.dest = config->vxlan_port_be,
 		.len = bpf_htons(len - sizeof(struct iphdr)),
 	};
 	out->vxlan = (struct vxlan_header){ bpf_htonl(VXLAN_FLAGS), bpf_htonl(vni << 8) };
-	out->inner = passage->ethernet;
+	out->inner = forwarding->ethernet;
 }
 
 static __always_inline void fill_v6(struct outer_v6 *out, const struct config *config, const struct vtep *to,
-				    const struct passage *passage, const struct packet *p, __u32 vni, __u32 len)
+				    const struct forwarding *forwarding, const struct packet *p, __u32 vni, __u32 len)
 {
-	__u8 tos = outer_tos(&passage->lane, p);
+	__u8 tos = outer_tos(&forwarding->template, p);
 
 	out->ip = (struct ipv6hdr){
 		.version = 6,
 		.priority = tos >> 4,
 		.payload_len = bpf_htons(len - sizeof(struct ipv6hdr)),
 		.nexthdr = IPPROTO_UDP,
-		.hop_limit = outer_ttl(&passage->lane, p),
+		.hop_limit = outer_ttl(&forwarding->template, p),
 	};
 	out->ip.flow_lbl[0] = tos << 4;
 	out->ethertype_be = bpf_htons(ETH_P_IPV6);
 	__builtin_memcpy(&out->ip.saddr, &config->vtep, sizeof(struct addr));
 	__builtin_memcpy(&out->ip.daddr, &to->addr, sizeof(struct addr));
 	out->udp = (struct udphdr){
-		.source = passage->lane.source_port_be,
+		.source = forwarding->template.source_port_be,
 		.dest = config->vxlan_port_be,
 		.len = bpf_htons(len - sizeof(struct ipv6hdr)),
 	};
 	out->vxlan = (struct vxlan_header){ bpf_htonl(VXLAN_FLAGS), bpf_htonl(vni << 8) };
-	out->inner = passage->ethernet;
+	out->inner = forwarding->ethernet;
 }
 
 #define GROW (BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN) | BPF_F_ADJ_ROOM_ENCAP_L2_ETH | \
 	      BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET)
 
-enum wrapped {
-	/* Nothing was changed: the frame can go up. */
-	WRAP_REFUSED = -1,
+enum encapsulated {
+	/* Nothing was changed: the frame can be punted. */
+	PATH_PUNT = -1,
 	/* It is broken now. */
-	WRAP_BROKEN = -2,
+	PATH_BROKEN = -2,
 };
 
 /*
- * Can a packet from this end have the checksum that the VTEP wants to which it goes, if any? Superframes are cut by the
+ * Can a packet from this end have the checksum that the VTEP wants to which it goes, if any? GSO packets are cut by the
  * kernel, which knows of a sum when it came with them, and only then.
  */
 static __always_inline bool sum_can_be_had(const struct __sk_buff *skb, const struct packet *p, const struct ends *ends,
@@ -180,27 +180,27 @@ static __always_inline bool sum_can_be_had(const struct __sk_buff *skb, const st
 #define FAMILY_V6 10
 
 /*
- * Finds the way that the kernel's routes send the datagram whose outer headers are ready on the desk, with `len` bytes
- * from its IP header on. The device, and on the desk who is next; 0 where the routes send it nowhere, or where the path is
- * too narrow: for the daemon's sockets to meet. The device by which frames go up is asked as if the datagram came in there,
+ * Finds the way that the kernel's routes send the datagram whose outer headers are ready in the scratch area, with `len` bytes
+ * from its IP header on. The device, and in the scratch area who is next; 0 where the routes send it nowhere, or where the path is
+ * too narrow: for the daemon's sockets to meet. The device by which frames are punted is asked as if the datagram came in there,
  * for that is the way to ask for any device at all.
  */
 __noinline __u32 find_route(struct __sk_buff *skb, __u32 v6, __u32 len)
 {
 	const struct config *config = the_config();
-	struct desk *desk = the_desk();
+	struct scratch *scratch = the_scratch();
 	struct bpf_redir_neigh *neighbor;
 	struct bpf_fib_lookup *route;
 	const struct udphdr *udp;
 	long found;
 
-	if (!desk || !config || !config->underlay)
+	if (!scratch || !config || !config->underlay)
 		return 0;
-	route = &desk->route;
-	neighbor = &desk->neighbor;
+	route = &scratch->route;
+	neighbor = &scratch->neighbor;
 	__builtin_memset(route, 0, sizeof(*route));
 	if (v6) {
-		const struct ipv6hdr *ip = (const void *)(desk->outer + sizeof(__u16));
+		const struct ipv6hdr *ip = (const void *)(scratch->outer + sizeof(__u16));
 
 		udp = (const void *)(ip + 1);
 		route->family = FAMILY_V6;
@@ -208,7 +208,7 @@ __noinline __u32 find_route(struct __sk_buff *skb, __u32 v6, __u32 len)
 		__builtin_memcpy(route->ipv6_src, &ip->saddr, sizeof(struct addr));
 		__builtin_memcpy(route->ipv6_dst, &ip->daddr, sizeof(struct addr));
 	} else {
-		const struct iphdr *ip = (const void *)(desk->outer + sizeof(__u16));
+		const struct iphdr *ip = (const void *)(scratch->outer + sizeof(__u16));
 
 		udp = (const void *)(ip + 1);
 		route->family = FAMILY_V4;
@@ -220,7 +220,7 @@ __noinline __u32 find_route(struct __sk_buff *skb, __u32 v6, __u32 len)
 	route->sport = udp->source;
 	route->dport = udp->dest;
 	route->tot_len = len;
-	route->ifindex = config->up_device;
+	route->ifindex = config->punt_device;
 	found = bpf_fib_lookup(skb, route, sizeof(*route), 0);
 	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return 0;
@@ -231,55 +231,55 @@ __noinline __u32 find_route(struct __sk_buff *skb, __u32 v6, __u32 len)
 }
 
 /*
- * Sends a frame to a VTEP. One from a tenant port is wrapped; one that is wrapped already, in `wrapped` bytes, gets
- * other outer headers in place of those it came with, and is a superframe still if it was one. `came`: its `outer_sum`
+ * Sends a frame to a VTEP. One from a tenant port is encapsulated; one that is encapsulated already, in `encapsulated` bytes, gets
+ * other outer headers in place of those it came with, and is a GSO packet still if it was one. `came`: its `outer_sum`
  */
 static __always_inline int into_tunnel(struct __sk_buff *skb, const struct config *config,
-				       const struct passage *passage, struct desk *desk, __u32 vni,
-				       const __u32 wrapped, __u32 came)
+				       const struct forwarding *forwarding, struct scratch *scratch, __u32 vni,
+				       const __u32 encapsulated, __u32 came)
 {
-	struct packet *p = &desk->packet;
-	const __u64 sum = wrapped ? BPF_F_RECOMPUTE_CSUM : 0;
-	__u32 place = passage->to & ~AT_VTEP, device;
+	struct packet *p = &scratch->packet;
+	const __u64 sum = encapsulated ? BPF_F_RECOMPUTE_CSUM : 0;
+	__u32 place = forwarding->to & ~AT_VTEP, device;
 	const struct vtep *to = bpf_map_lookup_elem(&vteps, &place);
 	int check;
 
 	p->punt = PUNT_PATH;
 	if (!to)
-		return WRAP_REFUSED;
+		return PATH_PUNT;
 	if (is_mapped(to->addr.be)) {
-		struct outer_v4 *out = (struct outer_v4 *)desk->outer;
+		struct outer_v4 *out = (struct outer_v4 *)scratch->outer;
 
-		if (p->len + OUTER_V4 > 65535 || (wrapped && wrapped != OUTER_V4))
-			return WRAP_REFUSED;
-		fill_v4(out, config, to, passage, p, vni, p->len + OUTER_V4);
-		check = next_sum(skb, came, wrapped, false, to->flags);
+		if (p->len + OUTER_V4 > 65535 || (encapsulated && encapsulated != OUTER_V4))
+			return PATH_PUNT;
+		fill_v4(out, config, to, forwarding, p, vni, p->len + OUTER_V4);
+		check = next_sum(skb, came, encapsulated, false, to->flags);
 		device = find_route(skb, false, largest(skb, p) + OUTER_V4);
 		if (check < 0 || !device)
-			return WRAP_REFUSED;
+			return PATH_PUNT;
 		out->udp.check = check;
-		if (!wrapped &&
+		if (!encapsulated &&
 		    bpf_skb_adjust_room(skb, OUTER_V4, BPF_ADJ_ROOM_MAC, GROW | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4))
-			return WRAP_REFUSED;
+			return PATH_PUNT;
 		if (bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto), out, sizeof(*out), sum))
-			return WRAP_BROKEN;
+			return PATH_BROKEN;
 	} else {
-		struct outer_v6 *out = (struct outer_v6 *)desk->outer;
+		struct outer_v6 *out = (struct outer_v6 *)scratch->outer;
 
-		if (p->len + OUTER_V6 > 65535 || (wrapped && wrapped != OUTER_V6))
-			return WRAP_REFUSED;
-		fill_v6(out, config, to, passage, p, vni, p->len + OUTER_V6);
-		check = next_sum(skb, came, wrapped, true, to->flags);
+		if (p->len + OUTER_V6 > 65535 || (encapsulated && encapsulated != OUTER_V6))
+			return PATH_PUNT;
+		fill_v6(out, config, to, forwarding, p, vni, p->len + OUTER_V6);
+		check = next_sum(skb, came, encapsulated, true, to->flags);
 		device = find_route(skb, true, largest(skb, p) + OUTER_V6);
 		if (check < 0 || !device)
-			return WRAP_REFUSED;
+			return PATH_PUNT;
 		out->udp.check = check;
-		if (!wrapped &&
+		if (!encapsulated &&
 		    bpf_skb_adjust_room(skb, OUTER_V6, BPF_ADJ_ROOM_MAC, GROW | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6))
-			return WRAP_REFUSED;
+			return PATH_PUNT;
 		if (bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_proto), out, sizeof(*out), sum))
-			return WRAP_BROKEN;
+			return PATH_BROKEN;
 	}
 	count(STAT_TO_UNDERLAY);
-	return bpf_redirect_neigh(device, &desk->neighbor, sizeof(desk->neighbor), 0);
+	return bpf_redirect_neigh(device, &scratch->neighbor, sizeof(scratch->neighbor), 0);
 }

@@ -2,10 +2,10 @@
 /*
  * Datagrams in fragments, of flows that pass here: the first fragment leaves a note by which the later ones, which have
  * no ports, are packets of its flow. What the note promises is what conntrack's `fragment` promises; a fragment that does
- * not fit it goes up, and the pipeline takes the note over and says why.
+ * not fit it is punted, and the pipeline takes the note over and says why.
  *
  * Notes are in places of their network, as many as the network may have, and each datagram may be in two of them: so a
- * network's flood takes no other's place, and nothing has to be cleared away. A fragment that goes up without its first
+ * network's flood takes no other's place, and nothing has to be cleared away. A fragment that is punted without its first
  * leaves a note as well, so that the first one follows it.
  */
 #pragma once
@@ -90,11 +90,11 @@ static __always_inline bool read_piece(struct fragment *f, __u32 offset, __u32 l
 }
 
 /* Reads the IPv4 header at `at`; where the piece begins, or 0. */
-static __always_inline __u32 read_fragment_v4(struct __sk_buff *skb, __u32 at, struct desk *desk)
+static __always_inline __u32 read_fragment_v4(struct __sk_buff *skb, __u32 at, struct scratch *scratch)
 {
-	struct iphdr *ip = (struct iphdr *)desk->request;
-	struct fragment *f = &desk->fragment;
-	struct packet *p = &desk->packet;
+	struct iphdr *ip = (struct iphdr *)scratch->request;
+	struct fragment *f = &scratch->fragment;
+	struct packet *p = &scratch->packet;
 	__u32 field;
 
 	if (bpf_skb_load_bytes(skb, at, ip, sizeof(*ip)) || ip->version != 4 || ip->ihl < 5)
@@ -121,12 +121,12 @@ static __always_inline __u32 read_fragment_v4(struct __sk_buff *skb, __u32 at, s
 	return at + sizeof(*ip);
 }
 
-static __always_inline __u32 read_fragment_v6(struct __sk_buff *skb, __u32 at, struct desk *desk)
+static __always_inline __u32 read_fragment_v6(struct __sk_buff *skb, __u32 at, struct scratch *scratch)
 {
-	struct ipv6hdr *ip = (struct ipv6hdr *)desk->request;
-	struct fragment_header *header = (struct fragment_header *)(desk->request + sizeof(*ip));
-	struct fragment *f = &desk->fragment;
-	struct packet *p = &desk->packet;
+	struct ipv6hdr *ip = (struct ipv6hdr *)scratch->request;
+	struct fragment_header *header = (struct fragment_header *)(scratch->request + sizeof(*ip));
+	struct fragment *f = &scratch->fragment;
+	struct packet *p = &scratch->packet;
 	__u32 field;
 
 	if (bpf_skb_load_bytes(skb, at, ip, sizeof(*ip) + sizeof(*header)) || ip->version != 6 ||
@@ -153,21 +153,21 @@ static __always_inline __u32 read_fragment_v6(struct __sk_buff *skb, __u32 at, s
 }
 
 /* The transport header of a first fragment, all of it (RFC 1858) */
-static __always_inline bool read_ports(struct __sk_buff *skb, __u32 at, struct desk *desk)
+static __always_inline bool read_ports(struct __sk_buff *skb, __u32 at, struct scratch *scratch)
 {
-	struct packet *p = &desk->packet;
+	struct packet *p = &scratch->packet;
 
-	if (desk->fragment.piece.end < sizeof(struct udphdr))
+	if (scratch->fragment.piece.end < sizeof(struct udphdr))
 		return false;
 	if (p->proto == IPPROTO_UDP) {
-		struct udphdr *udp = (struct udphdr *)desk->request;
+		struct udphdr *udp = (struct udphdr *)scratch->request;
 
 		if (bpf_skb_load_bytes(skb, at, udp, sizeof(*udp)) || bpf_ntohs(udp->len) < sizeof(*udp))
 			return false;
 		p->sport = bpf_ntohs(udp->source);
 		p->dport = bpf_ntohs(udp->dest);
 	} else {
-		struct echo_header *echo = (struct echo_header *)desk->request;
+		struct echo_header *echo = (struct echo_header *)scratch->request;
 
 		if (bpf_skb_load_bytes(skb, at, echo, sizeof(*echo)) || echo->code)
 			return false;
@@ -205,12 +205,12 @@ static __always_inline bool piece_fits(const struct datagram *datagram, const st
 
 /*
  * Reads the packet whose Ethernet header is at `at`, when it is a fragment of a datagram that may pass here: afterwards
- * it is on the desk as any packet is, with the ports of its datagram. Gives what it is, as `packet.fragment` says then.
+ * it is in the scratch area as any packet is, with the ports of its datagram. Gives what it is, as `packet.fragment` says then.
  * Not static, so that the verifier looks at it once and by itself.
  */
 __noinline int read_fragment(struct __sk_buff *skb, __u32 at, __u32 vni)
 {
-	struct desk *desk = the_desk();
+	struct scratch *scratch = the_scratch();
 	const struct bucket *bucket = bpf_map_lookup_elem(&buckets, &vni);
 	struct datagram *datagram;
 	struct fragment *f;
@@ -221,25 +221,25 @@ __noinline int read_fragment(struct __sk_buff *skb, __u32 at, __u32 vni)
 	enum punt why;
 	__u32 l4;
 
-	if (!desk || !bucket || !bucket->datagrams || skb->gso_size)
+	if (!scratch || !bucket || !bucket->datagrams || skb->gso_size)
 		return FRAGMENT_NONE;
-	f = &desk->fragment;
-	p = &desk->packet;
+	f = &scratch->fragment;
+	p = &scratch->packet;
 	/* Whatever is no fragment is punted for the reason that it had before. */
 	why = p->punt;
 	*p = (struct packet){ .punt = why };
 	if (bpf_skb_load_bytes(skb, at + offsetof(struct ethhdr, h_proto), &ethertype, sizeof(ethertype)))
 		return FRAGMENT_NONE;
 	if (ethertype == bpf_htons(ETH_P_IP))
-		l4 = read_fragment_v4(skb, at + ETH_HLEN, desk);
+		l4 = read_fragment_v4(skb, at + ETH_HLEN, scratch);
 	else if (ethertype == bpf_htons(ETH_P_IPV6))
-		l4 = read_fragment_v6(skb, at + ETH_HLEN, desk);
+		l4 = read_fragment_v6(skb, at + ETH_HLEN, scratch);
 	else
 		return FRAGMENT_NONE;
 	if (!l4)
 		return FRAGMENT_NONE;
 	carried = p->proto == IPPROTO_UDP || p->proto == (p->v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP);
-	/* The first fragment of another protocol goes up, and with it all others; in IPv6 those need not say so. */
+	/* The first fragment of another protocol is punted, and with it all others; in IPv6 those need not say so. */
 	if (!carried && (!f->piece.start || !p->v6))
 		return FRAGMENT_NONE;
 	p->punt = PUNT_FRAGMENT;
@@ -250,18 +250,18 @@ __noinline int read_fragment(struct __sk_buff *skb, __u32 at, __u32 vni)
 	f->place.vni = vni;
 	datagram = find_datagram(f, now, &room);
 	if (!f->piece.start) {
-		readable = f->plain && read_ports(skb, l4, desk);
-		p->fragment = datagram || !room || !readable ? FRAGMENT_UP : FRAGMENT_FIRST;
+		readable = f->plain && read_ports(skb, l4, scratch);
+		p->fragment = datagram || !room || !readable ? FRAGMENT_PUNT : FRAGMENT_FIRST;
 		return p->fragment;
 	}
-	p->fragment = FRAGMENT_UP;
+	p->fragment = FRAGMENT_PUNT;
 	if (!datagram || !f->plain)
-		return FRAGMENT_UP;
+		return FRAGMENT_PUNT;
 	/* Read before the pieces: who changes them counts. */
 	f->count = *(volatile __u16 *)&datagram->count;
 	f->until = *(volatile __u64 *)&datagram->until;
 	if (datagram->state != DATAGRAM_PASSES || datagram->proto != p->proto || !piece_fits(datagram, f))
-		return FRAGMENT_UP;
+		return FRAGMENT_PUNT;
 	p->sport = datagram->sport;
 	p->dport = datagram->dport;
 	p->echo = datagram->echo;
@@ -270,11 +270,11 @@ __noinline int read_fragment(struct __sk_buff *skb, __u32 at, __u32 vni)
 }
 
 /* Leaves a note of the datagram in hand in a place that is free. */
-static __always_inline bool note_datagram(struct desk *desk, __u32 state, __u64 now, __u64 lasts)
+static __always_inline bool note_datagram(struct scratch *scratch, __u32 state, __u64 now, __u64 lasts)
 {
-	struct datagram *made = (struct datagram *)desk->datagram;
-	const struct packet *p = &desk->packet;
-	struct fragment *f = &desk->fragment;
+	struct datagram *made = (struct datagram *)scratch->datagram;
+	const struct packet *p = &scratch->packet;
+	struct fragment *f = &scratch->fragment;
 
 	made->state = state;
 	made->until = now + lasts;
@@ -320,21 +320,21 @@ static __always_inline bool note_datagram(struct desk *desk, __u32 state, __u64 
 	return false;
 }
 
-/* The fragment on the desk passes: notes it. 0 when something has come in between, and it has to go up. */
+/* The fragment in the scratch area passes: notes it. 0 when something has come in between, and it has to be punted. */
 __noinline int fragment_passes(void)
 {
-	struct desk *desk = the_desk();
+	struct scratch *scratch = the_scratch();
 	struct datagram *datagram;
 	struct fragment *f;
 	__u64 now = the_time();
 	bool room, fits;
 	__u32 count;
 
-	if (!desk)
+	if (!scratch)
 		return 0;
-	f = &desk->fragment;
-	if (desk->packet.fragment == FRAGMENT_FIRST)
-		return note_datagram(desk, DATAGRAM_PASSES, now, DATAGRAM_LASTS);
+	f = &scratch->fragment;
+	if (scratch->packet.fragment == FRAGMENT_FIRST)
+		return note_datagram(scratch, DATAGRAM_PASSES, now, DATAGRAM_LASTS);
 	datagram = find_datagram(f, now, &room);
 	if (!datagram)
 		return 0;
@@ -358,31 +358,31 @@ __noinline int fragment_passes(void)
 }
 
 /*
- * The fragment on the desk goes up: those that follow, and a first one that comes late or again, go after it. The daemon
+ * The fragment in the scratch area is punted: those that follow, and a first one that comes late or again, go after it. The daemon
  * takes the note away when the datagram is complete.
  */
-__noinline int fragment_goes_up(void)
+__noinline int punt_fragment(void)
 {
-	struct desk *desk = the_desk();
+	struct scratch *scratch = the_scratch();
 	struct datagram *datagram;
 	struct fragment *f;
 	__u64 now = the_time();
 	bool room;
 
-	if (!desk)
+	if (!scratch)
 		return 0;
-	f = &desk->fragment;
+	f = &scratch->fragment;
 	datagram = find_datagram(f, now, &room);
 	if (datagram) {
 		bpf_spin_lock(&datagram->lock);
 		if (same_datagram(&datagram->id, &f->id) && !is_free(datagram, now)) {
-			datagram->state = DATAGRAM_UP;
+			datagram->state = DATAGRAM_PUNTED;
 			if (!f->piece.start && !datagram->count)
 				datagram->until = now + DATAGRAM_LASTS;
 		}
 		bpf_spin_unlock(&datagram->lock);
 	} else {
-		note_datagram(desk, DATAGRAM_UP, now, f->piece.start ? DATAGRAM_WAITS : DATAGRAM_LASTS);
+		note_datagram(scratch, DATAGRAM_PUNTED, now, f->piece.start ? DATAGRAM_WAITS : DATAGRAM_LASTS);
 	}
 	return 1;
 }

@@ -69,8 +69,8 @@ enum side_flags {
 
 /* The states of a flow; conntrack's `FlowState` as far as programs carry flows in it. */
 enum flow_state {
-	STATE_UNANSWERED,
-	STATE_ANSWERED,
+	STATE_UNREPLIED,
+	STATE_REPLIED,
 	STATE_SYN_SENT,
 	STATE_SYN_RECEIVED,
 	STATE_ESTABLISHED,
@@ -79,8 +79,8 @@ enum flow_state {
 	STATE_LAST_ACK,
 	STATE_TIME_WAIT,
 	/* As the first two, of an echo */
-	STATE_ECHO_UNANSWERED,
-	STATE_ECHO_ANSWERED,
+	STATE_ECHO_UNREPLIED,
+	STATE_ECHO_REPLIED,
 	/* A RST ended the connection. */
 	STATE_CLOSE,
 	/* An answered one that goes on, and of an echo */
@@ -92,56 +92,56 @@ enum flow_state {
 /* In `ends.at`: not the interface index of a tenant port, but the place of a VTEP in `vteps`. */
 #define AT_VTEP 0x80000000u
 
-/* The two stations of a flow. */
+/* The two endpoints of a flow. */
 struct ends {
 	/* Where each is: a tenant port or a VTEP */
 	__u32 at[2];
 	__u8 macs[2][6];
 };
 
-enum lane_flags {
+enum template_flags {
 	/* The packets of this direction may go this way. */
-	LANE_OPEN = 1 << 0,
+	TEMPLATE_OPEN = 1 << 0,
 	/* The receiving port is a veth: frames go straight into its peer. */
-	LANE_PEER = 1 << 1,
-	LANE_INHERIT_TOS = 1 << 2,
-	LANE_INHERIT_TTL = 1 << 3,
+	TEMPLATE_PEER = 1 << 1,
+	TEMPLATE_INHERIT_TOS = 1 << 2,
+	TEMPLATE_INHERIT_TTL = 1 << 3,
 	/* They come in to the network's own MAC, in place of the receiver's. */
-	LANE_TO_US = 1 << 4,
+	TEMPLATE_TO_US = 1 << 4,
 	/* They leave from the network's own MAC, in place of the sender's. */
-	LANE_FROM_US = 1 << 5,
+	TEMPLATE_FROM_US = 1 << 5,
 };
 
 /* What the packets of one direction are like as they leave. */
-struct lane {
+struct template {
 	/* The largest one, in bytes from its IP header on */
 	__u16 max_packet;
 	/* Of the outer headers, where they leave in a tunnel */
 	__u16 source_port_be;
 	__u8 tos;
 	__u8 ttl;
-	/* `lane_flags` */
+	/* `template_flags` */
 	__u16 flags;
 };
 
 /* One direction of a flow. */
-struct way {
+struct flow_dir {
 	__u64 packets;
 	__u64 bytes;
 	struct tcp_side tcp;
 	/* The rule that admitted the flow: egress with the opener's way, ingress with the other one */
 	__u32 rule;
-	struct lane lane;
+	struct template template;
 };
 
 enum flow_marks {
-	/* The pipeline has the flow, and this entry keeps its place: nothing passes by it, all its packets go up. */
-	FLOW_HELD = 1 << 0,
-	/* It began here, by the policy or by a permit: its state, its time and its place in the limits are here and nowhere else. */
-	FLOW_BORN = 1 << 1,
-	/* It counts among the answered flows of its network; said of flows that were born here. */
-	FLOW_ANSWERED = 1 << 2,
-	/* It is no TCP, was born here and answered, and goes on. */
+	/* The pipeline has the flow, and this entry keeps its place: nothing passes by it, all its packets are punted. */
+	FLOW_RESERVED = 1 << 0,
+	/* It began here, by the policy or by a policy-cache entry: its state, its time and its place in the limits are here and nowhere else. */
+	FLOW_KERNEL_CREATED = 1 << 1,
+	/* It counts among the replied flows of its network; said of flows that were created here. */
+	FLOW_REPLIED = 1 << 2,
+	/* It is no TCP, was created here and answered, and goes on. */
 	FLOW_STREAM = 1 << 3,
 };
 
@@ -172,7 +172,7 @@ struct flow {
 	__u32 generation;
 	/* When a packet of it last passed, by the monotonic clock in nanoseconds */
 	__u64 last_seen;
-	/* When it was born, in milliseconds of that clock; they wrap. */
+	/* When it was created, in milliseconds of that clock; they wrap. */
 	__u32 created;
 	/* Which end opened it: 0 the low one, 1 the high one */
 	__u8 opener;
@@ -182,18 +182,18 @@ struct flow {
 	__u16 bindings;
 	/* The low end, and the high end */
 	struct ends ends;
-	/* Of a flow that was born here: made of its key, so that no other flow is taken for it when the entry is used again. */
+	/* Of a flow that was created here: made of its key, so that no other flow is taken for it when the entry is used again. */
 	__u32 tag;
 	/* From the low end, and from the high end */
-	struct way ways[2];
+	struct flow_dir dirs[2];
 };
 
 /*
  * Flows of a pair and service, as the opener's packets travel; the source port is whatever it is. The pipeline gives a
- * permit only where its decision does not depend on that port. An echo has the type of its request in place of the upper
+ * policy-cache entry only where its decision does not depend on that port. An echo has the type of its request in place of the upper
  * half of the destination port, and its code in place of the lower one.
  */
-struct permit_key {
+struct policy_cache_key {
 	struct addr src;
 	struct addr dst;
 	__u32 vni;
@@ -202,7 +202,7 @@ struct permit_key {
 };
 
 /* What the pipeline has decided for such a flow, and would decide again while epoch and generation stand. */
-struct permit {
+struct cached_policy {
 	__u32 network;
 	__u32 epoch;
 	__u32 generation;
@@ -210,7 +210,7 @@ struct permit {
 	struct ends ends;
 	/* The opener's way, and the other one; outer source ports are the flow's own. */
 	__u32 rules[2];
-	struct lane lanes[2];
+	struct template templates[2];
 	/* As `flow.bindings` */
 	__u16 bindings;
 	__u16 spare;
@@ -218,16 +218,16 @@ struct permit {
 	__u32 account;
 };
 
-struct station_key {
+struct endpoint_key {
 	struct addr addr;
 	__u32 vni;
 };
 
-enum station_flags {
+enum endpoint_flags {
 	/* Its port is a veth: frames go straight into its peer. */
-	STATION_PEER = 1 << 0,
-	/* eastgate speaks for others to it, by the network's own MAC. */
-	STATION_SPOKEN_TO = 1 << 1,
+	ENDPOINT_PEER = 1 << 0,
+	/* eastgate answers for others (proxy) to it, by the network's own MAC. */
+	ENDPOINT_PROXIED = 1 << 1,
 };
 
 enum direction {
@@ -242,13 +242,13 @@ enum direction {
  * An endpoint's address: where it is, and what the policy knows it as. One that may be sent from with this MAC alone, and
  * that owes no other check.
  */
-struct station {
+struct endpoint {
 	/* Its network's place in `networks` */
 	__u32 network;
 	/* As `ends.at` */
 	__u32 at;
 	__u8 mac[6];
-	/* `station_flags` */
+	/* `endpoint_flags` */
 	__u16 flags;
 	/* What rules about its peers know it by */
 	__u32 identity;
@@ -261,7 +261,7 @@ struct station {
 };
 
 /* What packets are that the rules have not let begin a flow; each kind is counted by itself. */
-struct denial_key {
+struct policy_drop_key {
 	/* Place of the network, and its epoch: under another one the numbers below mean others. */
 	__u32 network;
 	__u32 epoch;
@@ -273,7 +273,7 @@ struct denial_key {
 	__u32 direction;
 };
 
-struct denial {
+struct policy_drop {
 	struct bpf_spin_lock lock;
 	__u32 spare;
 	__u64 packets;
@@ -290,7 +290,7 @@ struct denial {
 
 /* A packet that the rules have not let begin a flow. */
 struct denied_key {
-	struct denial_key kind;
+	struct policy_drop_key kind;
 	struct addr src;
 	struct addr dst;
 	__u16 sport;
@@ -298,17 +298,17 @@ struct denied_key {
 	__u32 proto;
 };
 
-/* How many such packets, their bytes, and when the last one was; as in `denial` */
+/* How many such packets, their bytes, and when the last one was; as in `policy_drop` */
 struct denied {
 	__u64 packets;
 	__u64 bytes;
 	__u64 last_at;
 };
-_Static_assert(sizeof(struct denied) <= sizeof(struct denial), "a desk's `nothing` is what both begin as");
+_Static_assert(sizeof(struct denied) <= sizeof(struct policy_drop), "the scratch area's `nothing` is what both begin as");
 
 /*
  * The compiled policy of a network, as policy's `Compiled::words` lays it out: first what `policy_head` names, then the
- * tables. It goes up whole, so that no program ever sees half of one.
+ * tables. It is punted whole, so that no program ever sees half of one.
  */
 #define POLICY_BLOCK 16
 
@@ -356,7 +356,7 @@ struct account {
 #define HOST_ACCOUNT 0
 
 /* How flows live in a network. */
-struct terms {
+struct ct_settings {
 	/* Where all its flows are counted; none begins here while this is 0. */
 	__u32 account;
 	/* How long a flow lasts in each state, in milliseconds */
@@ -365,23 +365,23 @@ struct terms {
 	__u32 mss_mtu;
 };
 
-/* How flows that are born here come to their outer source port: vtep's `SourcePorts`, with a hash of its own. */
+/* How flows that are created here come to their outer source port: vtep's `SourcePorts`, with a hash of its own. */
 struct entropy {
 	__u64 secret;
 	__u32 first;
 	__u32 available;
-	/* A power of two; 0 while nothing is born */
+	/* A power of two; 0 while nothing is created */
 	__u32 buckets;
 	__u32 spare;
 };
 
 enum population {
-	POPULATION_UNANSWERED,
-	POPULATION_ANSWERED,
+	POPULATION_UNREPLIED,
+	POPULATION_REPLIED,
 };
 
 /* A flow that another one of the same key took the place of, for the daemon to count. */
-struct ended {
+struct closed_flow {
 	struct flow_key key;
 	__u32 epoch;
 	__u32 opener;
@@ -392,11 +392,11 @@ struct ended {
 };
 
 enum take_how {
-	/* Only a born flow whose time is over */
+	/* Only a created flow whose time is over */
 	TAKE_IF_OVER = 1 << 0,
 	/* The entry goes, too. */
 	TAKE_DELETE = 1 << 1,
-	/* Only a born flow of the rank that the upper half of `how` says */
+	/* Only a created flow of the rank that the upper half of `how` says */
 	TAKE_IF_RANK = 1 << 2,
 	TAKE_RANK_AT = 4,
 };
@@ -404,7 +404,7 @@ enum take_how {
 enum take_result {
 	TAKE_ABSENT,
 	/* Its place was kept already: it is with the pipeline. */
-	TAKE_HELD,
+	TAKE_RESERVED,
 	/* It was here; now nothing passes by it. */
 	TAKE_TAKEN,
 	/* Its time is not over. */
@@ -421,7 +421,7 @@ struct take {
 	struct flow flow;
 } __attribute__((packed));
 
-/* How a request for an address is sent: `answer_key.form`. */
+/* How a request for an address is sent: `neighbor_key.form`. */
 enum answer_form {
 	/* A neighbour solicitation, and not ARP */
 	FORM_ND = 1 << 0,
@@ -432,7 +432,7 @@ enum answer_form {
 };
 
 /* What a request for an address is made of: nothing else in it moves the pipeline's answer. */
-struct answer_key {
+struct neighbor_key {
 	/* The tenant port it comes from */
 	__u32 port;
 	/* Its sender's, in all places */
@@ -454,10 +454,10 @@ struct answer {
 	/* Bytes of `frame` */
 	__u32 len;
 	/*
-	 * How many times it may still be given, in the lower half: so many of the sender's tokens are lent. The upper half is
-	 * the loan's number, which no other of the same daemon has.
+	 * How many times it may still be given, in the lower half: so many of the sender's tokens are granted. The upper half is
+	 * the credit's number, which no other of the same daemon has.
 	 */
-	__u64 loan;
+	__u64 credit;
 	__u8 frame[ANSWER_MAX];
 };
 
@@ -468,7 +468,7 @@ struct port {
 	__u32 vni;
 };
 
-/* What may go up to the pipeline of one network, from its ports and from the tunnel together. */
+/* What may be punted to the pipeline of one network, from its ports and from the tunnel together. */
 struct bucket {
 	struct bpf_spin_lock lock;
 	/* Packets a second, and how many at once */
@@ -476,7 +476,7 @@ struct bucket {
 	__u32 burst;
 	/* Places that the network has for datagrams in fragments */
 	__u32 datagrams;
-	/* Billionths of packets that may go up now; below 0 after a superframe of more packets than there were left */
+	/* Billionths of packets that may be punted now; below 0 after a GSO packet of more packets than there were left */
 	__s64 left;
 	/* When that was counted, in nanoseconds of the monotonic clock */
 	__u64 filled_at;
@@ -487,16 +487,16 @@ struct bucket {
 #include "layout/datagram.h"
 
 /* Where the networks that this host does not serve have their one bucket: no VNI is as large. */
-#define STRANGERS 0xffffffff
+#define UNSERVED 0xffffffff
 
 struct network {
 	__u32 vni;
 	/* The epoch in force there: flows of another one do not pass. */
 	__u32 epoch;
-	/* The MAC that eastgate has there where it speaks for others */
+	/* The MAC that eastgate has there where it answers for others (proxy) */
 	__u8 mac[6];
-	/* `lane_flags` that all lanes of the network have, and what they have into the tunnel: `lane.tos` and `lane.ttl` */
-	__u16 lane_flags;
+	/* `template_flags` that all templates of the network have, and what they have into the tunnel: `template.tos` and `template.ttl` */
+	__u16 template_flags;
 	__u8 tos;
 	__u8 ttl;
 	/* `network_marks` */
@@ -522,7 +522,7 @@ struct vtep {
 enum vtep_flags {
 	/* Datagrams to it have a UDP checksum, or */
 	VTEP_SUM = 1 << 0,
-	/* none. With neither, those that are wrapped here have none, and those that are passed on keep theirs. */
+	/* none. With neither, those that are encapsulated here have none, and those that are passed on keep theirs. */
 	VTEP_NO_SUM = 1 << 1,
 };
 
@@ -532,7 +532,7 @@ enum vtep_flags {
 struct config {
 	/* LAYOUT */
 	__u32 layout;
-	/* Which daemon it is that frames go up to */
+	/* Which daemon it is that frames are punted to */
 	__u32 session;
 	/* Flows that were written under another generation do not pass. */
 	__u32 generation;
@@ -540,9 +540,9 @@ struct config {
 	__u32 since;
 	/* A device of the underlay; 0 when there is none */
 	__u32 underlay;
-	/* Where frames go up */
-	__u32 up_device;
-	/* The overlay's UDP port, and the one on which the kernel itself unwraps superframes */
+	/* Where frames are punted */
+	__u32 punt_device;
+	/* The overlay's UDP port, and the one on which the kernel itself unwraps GSO packets */
 	__u16 vxlan_port_be;
 	__u16 tunnel_port_be;
 	struct addr vtep;
@@ -564,8 +564,8 @@ enum config_flags {
 
 #include "layout/count.h"
 
-/* In front of a frame that goes up, in place of another Ethernet header. */
-struct up_header {
+/* In front of a frame that is punted, in place of another Ethernet header. */
+struct punt_header {
 	__u32 port_be;
 	__u32 hash_be;
 	/* `config.session`: the number of the port is that daemon's. */
@@ -574,6 +574,6 @@ struct up_header {
 } __attribute__((packed));
 
 /* IEEE 802 local experimental ethertype 1: no protocol of the kernel takes the frame. */
-#define UP_ETHERTYPE 0x88b5
+#define PUNT_ETHERTYPE 0x88b5
 /* The mark without which nothing leaves a tenant port ("east"). */
 #define EASTGATE_MARK 0x65617374

@@ -28,34 +28,34 @@ static __always_inline __u32 leg_half(const __u8 *mac)
 static __always_inline bool has_macs(const struct flow *flow, const struct ethhdr *frame, __u32 side)
 {
 	const struct ends *ends = &flow->ends;
-	const struct lane *lane = side ? &flow->ways[1].lane : &flow->ways[0].lane;
+	const struct template *template = side ? &flow->dirs[1].template : &flow->dirs[0].template;
 
 	return same_mac(frame->h_source, side ? ends->macs[1] : ends->macs[0]) &&
-	       (lane->flags & LANE_TO_US || same_mac(frame->h_dest, side ? ends->macs[0] : ends->macs[1]));
+	       (template->flags & TEMPLATE_TO_US || same_mac(frame->h_dest, side ? ends->macs[0] : ends->macs[1]));
 }
 
 /*
- * The flow of the packet whose key is on the desk, which is the key on the direct leg when this is called, and the flow's
+ * The flow of the packet whose key is in the scratch area, which is the key on the direct leg when this is called, and the flow's
  * own afterwards. `side` is the end that it comes from.
  */
-static __always_inline struct flow *find_flow(struct desk *desk, const struct ethhdr *frame, __u32 side)
+static __always_inline struct flow *find_flow(struct scratch *scratch, const struct ethhdr *frame, __u32 side)
 {
-	struct flow *found = bpf_map_lookup_elem(&flows, &desk->key);
+	struct flow *found = bpf_map_lookup_elem(&flows, &scratch->key);
 	__u32 high, tried;
 
-	if (found && !(found->marks & FLOW_HELD) && has_macs(found, frame, side))
+	if (found && !(found->marks & FLOW_RESERVED) && has_macs(found, frame, side))
 		return found;
-	/* On the desk, since the stack is short. */
-	desk->leg_low = leg_half(side ? frame->h_dest : frame->h_source);
+	/* in the scratch area, since the stack is short. */
+	scratch->leg_low = leg_half(side ? frame->h_dest : frame->h_source);
 	high = leg_half(side ? frame->h_source : frame->h_dest);
-	desk->leg_high = high << 16 | high >> 16;
+	scratch->leg_high = high << 16 | high >> 16;
 #pragma unroll
 	for (tried = LEG_LOW; tried <= (LEG_LOW | LEG_HIGH); tried++) {
-		desk->key.leg = (tried & LEG_LOW ? desk->leg_low : 0) ^ (tried & LEG_HIGH ? desk->leg_high : 0);
-		found = bpf_map_lookup_elem(&flows, &desk->key);
-		if (found && (found->marks & FLOW_HELD || has_macs(found, frame, side)))
+		scratch->key.leg = (tried & LEG_LOW ? scratch->leg_low : 0) ^ (tried & LEG_HIGH ? scratch->leg_high : 0);
+		found = bpf_map_lookup_elem(&flows, &scratch->key);
+		if (found && (found->marks & FLOW_RESERVED || has_macs(found, frame, side)))
 			return found;
 	}
-	desk->key.leg = 0;
-	return bpf_map_lookup_elem(&flows, &desk->key);
+	scratch->key.leg = 0;
+	return bpf_map_lookup_elem(&flows, &scratch->key);
 }

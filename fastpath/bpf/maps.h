@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * The tables; the daemon says before they are made how large those are that are not of one entry. It writes them; the
- * programs write into flows, answers, accounts, buckets, denials, denied, ended and stats.
+ * programs write into flows, answers, accounts, buckets, policy drops, denied, ended and stats.
  */
 #pragma once
 
@@ -11,7 +11,7 @@
 #include <bpf/bpf_helpers.h>
 
 /*
- * Flows: those that the pipeline has handed over, those that were born here, and the places of those that it has
+ * Flows: those that the pipeline has handed over, those that were created here, and the places of those that it has
  * itself. A key is here once, so that a flow is in one place. Not allocated ahead: a host with few flows pays for few.
  */
 struct {
@@ -45,7 +45,7 @@ struct {
 	__type(value, struct vtep);
 } vteps SEC(".maps");
 
-/* By VNI: the networks of this host, and STRANGERS */
+/* By VNI: the networks of this host, and UNSERVED */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -76,7 +76,7 @@ struct {
 	__type(value, __u64);
 } stats SEC(".maps");
 
-/* What went up, by `enum punt` */
+/* What was punted, by `enum punt` */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, PUNT_COUNT);
@@ -88,18 +88,18 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1 << 14);
-	__type(key, struct permit_key);
-	__type(value, struct permit);
-} permits SEC(".maps");
+	__type(key, struct policy_cache_key);
+	__type(value, struct cached_policy);
+} policy_cache SEC(".maps");
 
 /* The endpoints of this host's networks, as far as flows between them can be decided here. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1 << 18);
-	__type(key, struct station_key);
-	__type(value, struct station);
-} stations SEC(".maps");
+	__type(key, struct endpoint_key);
+	__type(value, struct endpoint);
+} endpoints SEC(".maps");
 
 /* Compiled policies, by place of the network: each as large as it is, and exchanged in one step. */
 struct {
@@ -120,9 +120,9 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1 << 14);
-	__type(key, struct denial_key);
-	__type(value, struct denial);
-} denials SEC(".maps");
+	__type(key, struct policy_drop_key);
+	__type(value, struct policy_drop);
+} policy_drops SEC(".maps");
 
 /* The same packet by packet, as far as there is room: those that were not seen for longest give way. */
 struct {
@@ -136,9 +136,9 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1 << 14);
-	__type(key, struct answer_key);
+	__type(key, struct neighbor_key);
 	__type(value, struct answer);
-} answers SEC(".maps");
+} neighbor_cache SEC(".maps");
 
 /* By place of the network, as `networks` */
 struct {
@@ -146,10 +146,10 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1 << 16);
 	__type(key, __u32);
-	__type(value, struct terms);
-} terms SEC(".maps");
+	__type(value, struct ct_settings);
+} ct_settings SEC(".maps");
 
-/* By the places that the daemon's book gives; each daemon begins with an empty one. */
+/* By the places that the daemon's registry gives; each daemon begins with an empty one. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -168,8 +168,8 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_QUEUE);
 	__uint(max_entries, 1 << 14);
-	__type(value, struct ended);
-} ended SEC(".maps");
+	__type(value, struct closed_flow);
+} closed_flows SEC(".maps");
 
 /* A fragment in hand, and where its datagram's note may be. */
 struct fragment {
@@ -204,14 +204,14 @@ enum outer_sum {
 };
 
 /* Where a packet that passes goes, and as what. */
-struct passage {
+struct forwarding {
 	/* A tenant port or a VTEP, as in `ends.at` */
 	__u32 to;
-	struct lane lane;
+	struct template template;
 	struct ethhdr ethernet;
 };
 
-/* Who pays for a flow that was born here */
+/* Who pays for a flow that was created here */
 struct payer {
 	__u32 account;
 	__u32 network_account;
@@ -235,7 +235,7 @@ struct outer {
  * it goes into the table. The programs run one after the other on a processor. The flow's lock is no lock here, which the type
  * says to the verifier.
  */
-struct desk {
+struct scratch {
 	struct packet packet;
 	struct outer arrived;
 	struct flow_key key;
@@ -246,23 +246,23 @@ struct desk {
 	struct tcp_side receiver;
 	/* Of the packet's flow and way, as they were under the flow's lock */
 	struct ends ends;
-	struct lane lane;
-	struct passage passage;
+	struct template template;
+	struct forwarding forwarding;
 	/* What a flow would begin by, who its ends are, and what was said to it */
-	struct permit permit;
-	struct station_key station_keys[2];
-	struct station stations[2];
+	struct cached_policy cached_policy;
+	struct endpoint_key endpoint_keys[2];
+	struct endpoint endpoints[2];
 	/* `enum said` */
-	__u32 said;
-	/* Who pays for a flow that was born here, and in which network */
+	__u32 verdict;
+	/* Who pays for a flow that was created here, and in which network */
 	struct payer payer;
 	/* Only to order reads by */
 	__u32 fence;
-	struct denial_key refused;
+	struct policy_drop_key refused;
 	struct denied_key denied;
 	/* Never written: what a denial begins as, its lock not one here */
-	__u8 nothing[sizeof(struct denial)] __attribute__((aligned(8)));
-	struct ended ended;
+	__u8 nothing[sizeof(struct policy_drop)] __attribute__((aligned(8)));
+	struct closed_flow closed_flows;
 	__u8 flow[sizeof(struct flow)] __attribute__((aligned(8)));
 	__u8 chunk[CHUNK] __attribute__((aligned(8)));
 	/* struct outer_v4 or outer_v6 */
@@ -276,7 +276,7 @@ struct desk {
 	struct bpf_redir_neigh neighbor;
 	/* A request for an address, its key, and the answer as it was when nobody else had its place */
 	__u8 request[ANSWER_MAX] __attribute__((aligned(8)));
-	struct answer_key asked;
+	struct neighbor_key asked;
 	struct answer answer;
 	struct fragment fragment;
 	/* A note of a datagram that is made ready; its lock is no lock here. */
@@ -287,14 +287,14 @@ struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct desk);
-} desks SEC(".maps");
+	__type(value, struct scratch);
+} scratches SEC(".maps");
 
-static __always_inline struct desk *the_desk(void)
+static __always_inline struct scratch *the_scratch(void)
 {
 	__u32 zero = 0;
 
-	return bpf_map_lookup_elem(&desks, &zero);
+	return bpf_map_lookup_elem(&scratches, &zero);
 }
 
 static __always_inline void count(__u32 what)
@@ -305,7 +305,7 @@ static __always_inline void count(__u32 what)
 		*value += 1;
 }
 
-/* A packet went up. */
+/* A packet was punted. */
 static __always_inline void count_punt(__u32 why)
 {
 	__u64 *value = bpf_map_lookup_elem(&punts, &why);

@@ -2,7 +2,7 @@
 /*
  * Reading a frame: only what the programs can judge exactly as the pipeline would. IPv4 without options or IPv6
  * without extension headers, whole, TCP, UDP or an echo, lengths that agree to the byte. `false` is no verdict: the frame
- * goes up, where wire's `View::parse` says what it is.
+ * is punted, where wire's `View::parse` says what it is.
  */
 #pragma once
 
@@ -58,7 +58,7 @@ enum fragment_kind {
 	FRAGMENT_FIRST,
 	FRAGMENT_LATER,
 	/* The pipeline has its datagram, or gets it now. */
-	FRAGMENT_UP,
+	FRAGMENT_PUNT,
 };
 
 struct packet {
@@ -312,7 +312,7 @@ static __always_inline bool is_syn(const struct packet *p)
 }
 
 #define TCP_OPTIONS 40
-/* More than any stack sends; with more of them the SYN goes up. */
+/* More than any stack sends; with more of them the SYN is punted. */
 #define MANY_OPTIONS 12
 
 enum syn_options {
@@ -400,11 +400,11 @@ static __always_inline __u32 where_to(const struct ends *ends, __u32 side)
 }
 
 /* Are the frame's MACs those that packets from this end of the flow come in with? */
-static __always_inline bool right_macs(const struct ethhdr *frame, const struct ends *ends, const struct lane *lane,
+static __always_inline bool right_macs(const struct ethhdr *frame, const struct ends *ends, const struct template *template,
 				       const struct network *network, __u32 side)
 {
 	const __u8 *sender = side ? ends->macs[1] : ends->macs[0], *receiver = side ? ends->macs[0] : ends->macs[1];
 
-	return same_mac(frame->h_dest, lane->flags & LANE_TO_US ? network->mac : receiver) &&
+	return same_mac(frame->h_dest, template->flags & TEMPLATE_TO_US ? network->mac : receiver) &&
 	       same_mac(frame->h_source, sender);
 }

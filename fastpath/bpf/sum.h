@@ -48,7 +48,7 @@ __noinline int is_open(struct __sk_buff *skb, __u32 at)
 	return bpf_skb_store_bytes(skb, at, &before, sizeof(before), 0) ? -1 : 0;
 }
 
-/* The pseudo-header's sum of the packet on the desk. A mapped address sums up as the one that is mapped. */
+/* The pseudo-header's sum of the packet in the scratch area. A mapped address sums up as the one that is mapped. */
 static __always_inline __u32 inner_pseudo(const struct packet *p, __u32 ip_header)
 {
 	__u64 sum = bpf_htons(p->proto) + bpf_htons(p->len - ip_header);
@@ -72,7 +72,7 @@ static __always_inline __u32 inner_check_at(const struct packet *p)
 					 offsetof(struct echo_header, check);
 }
 
-/* Does the packet on the desk, whose IP header is at `at`, have the bare sum of its pseudo-header for a checksum? */
+/* Does the packet in the scratch area, whose IP header is at `at`, have the bare sum of its pseudo-header for a checksum? */
 static __always_inline bool inner_is_bare(struct __sk_buff *skb, const struct packet *p, __u32 at)
 {
 	__u32 ip_header = inner_ip_header(p);
@@ -83,14 +83,14 @@ static __always_inline bool inner_is_bare(struct __sk_buff *skb, const struct pa
 }
 
 /*
- * The sum of the packet on the desk as it will be received; its IP header is at `at`. Where its own checksum is left
+ * The sum of the packet in the scratch area as it will be received; its IP header is at `at`. Where its own checksum is left
  * open, all behind the IP header will sum up to what makes its pseudo-header right, whatever it is (the kernel's local
  * checksum offload). Below 0 when somebody has to look who sees what is open.
  */
 __noinline __s64 inner_sum(struct __sk_buff *skb, __u32 at)
 {
-	struct desk *desk = the_desk();
-	const struct packet *p = desk ? &desk->packet : 0;
+	struct scratch *scratch = the_scratch();
+	const struct packet *p = scratch ? &scratch->packet : 0;
 	__u32 ip_header;
 	int open;
 
@@ -108,19 +108,19 @@ __noinline __s64 inner_sum(struct __sk_buff *skb, __u32 at)
 }
 
 /*
- * What the outer checksum of a datagram says, whose UDP header is at `udp_at` and whose packet is on the desk: an
+ * What the outer checksum of a datagram says, whose UDP header is at `udp_at` and whose packet is in the scratch area: an
  * `outer_sum`. What is wrong, or is not to be told from wrong here, is for the kernel's UDP.
  */
 __noinline int outer_sum(struct __sk_buff *skb, __u32 udp_at)
 {
 	const __u32 addresses = udp_at > ETH_HLEN + sizeof(struct iphdr) ? 2 * sizeof(struct in6_addr) : 2 * sizeof(__u32);
-	struct desk *desk = the_desk();
+	struct scratch *scratch = the_scratch();
 	struct udphdr udp = {};
 	__s64 pseudo, sum;
 	bool bare;
 	int open;
 
-	if (!desk || bpf_skb_load_bytes(skb, udp_at, &udp, sizeof(udp)))
+	if (!scratch || bpf_skb_load_bytes(skb, udp_at, &udp, sizeof(udp)))
 		return SUM_WRONG;
 	if (!udp.check)
 		return SUM_NONE;
@@ -142,7 +142,7 @@ __noinline int outer_sum(struct __sk_buff *skb, __u32 udp_at)
 		/* Either the outer sum is open, or the inner one, and the outer is right for what that will be. */
 		if (!bare)
 			return SUM_RIGHT;
-		return inner_is_bare(skb, &desk->packet, udp_at + WITHIN_UDP) ? SUM_WRONG : SUM_OPEN;
+		return inner_is_bare(skb, &scratch->packet, udp_at + WITHIN_UDP) ? SUM_WRONG : SUM_OPEN;
 	}
 	sum = sum_bytes(skb, udp_at, bpf_ntohs(udp.len), pseudo);
 	return sum >= 0 && fold(sum) == 0xffff ? SUM_RIGHT : SUM_WRONG;
@@ -154,26 +154,26 @@ __noinline int outer_sum(struct __sk_buff *skb, __u32 udp_at)
 _Static_assert(SUMMED_V4 % 4 == 0 && SUMMED_V6 % 4 == 0 && SUMMED_V6 <= OUTER_ROOM, "as bpf_csum_diff wants it");
 
 /*
- * The checksum of a datagram with the outer headers that are ready on the desk, its own field zero there. One that came
- * in a tunnel, in `wrapped` bytes, has `came` for its sum. Below 0 where it cannot be had: the datagram is as it was.
+ * The checksum of a datagram with the outer headers that are ready in the scratch area, its own field zero there. One that came
+ * in a tunnel, in `encapsulated` bytes, has `came` for its sum. Below 0 where it cannot be had: the datagram is as it was.
  */
-__noinline int next_sum(struct __sk_buff *skb, __u32 came, __u32 wrapped, __u32 v6, __u32 flags)
+__noinline int next_sum(struct __sk_buff *skb, __u32 came, __u32 encapsulated, __u32 v6, __u32 flags)
 {
 	const __u32 len = v6 ? SUMMED_V6 : SUMMED_V4;
-	struct desk *desk = the_desk();
+	struct scratch *scratch = the_scratch();
 	const struct udphdr *udp;
 	const __u16 *inner_type;
 	__be32 *ready;
 	__s64 sum;
 
-	if (!desk)
+	if (!scratch)
 		return -1;
 	if (v6) {
-		ready = (__be32 *)(desk->outer + sizeof(__u16) + offsetof(struct ipv6hdr, saddr));
-		udp = (const void *)(desk->outer + sizeof(__u16) + sizeof(struct ipv6hdr));
+		ready = (__be32 *)(scratch->outer + sizeof(__u16) + offsetof(struct ipv6hdr, saddr));
+		udp = (const void *)(scratch->outer + sizeof(__u16) + sizeof(struct ipv6hdr));
 	} else {
-		ready = (__be32 *)(desk->outer + sizeof(__u16) + offsetof(struct iphdr, saddr));
-		udp = (const void *)(desk->outer + sizeof(__u16) + sizeof(struct iphdr));
+		ready = (__be32 *)(scratch->outer + sizeof(__u16) + offsetof(struct iphdr, saddr));
+		udp = (const void *)(scratch->outer + sizeof(__u16) + sizeof(struct iphdr));
 	}
 	if (came == SUM_OPEN) {
 		if (flags & VTEP_NO_SUM)
@@ -185,18 +185,18 @@ __noinline int next_sum(struct __sk_buff *skb, __u32 came, __u32 wrapped, __u32 
 	if (flags & VTEP_NO_SUM || (came == SUM_NONE && !(flags & VTEP_SUM)))
 		return 0;
 	if (came == SUM_RIGHT) {
-		const __u32 before = wrapped + ETH_HLEN - sizeof(__u16) - len;
+		const __u32 before = encapsulated + ETH_HLEN - sizeof(__u16) - len;
 
 		/* What was right stays so when the sum changes as much as what it is of. */
-		if (bpf_skb_load_bytes(skb, before, desk->summed, v6 ? SUMMED_V6 : SUMMED_V4))
+		if (bpf_skb_load_bytes(skb, before, scratch->summed, v6 ? SUMMED_V6 : SUMMED_V4))
 			return -1;
-		sum = bpf_csum_diff((__be32 *)desk->summed, len, ready, len, 0);
+		sum = bpf_csum_diff((__be32 *)scratch->summed, len, ready, len, 0);
 		return sum < 0 ? -1 : complement(sum);
 	}
 	/* The kernel cuts datagrams with a sum only where it made the tunnel. */
 	if (skb->gso_size)
 		return -1;
-	sum = inner_sum(skb, wrapped + ETH_HLEN);
+	sum = inner_sum(skb, encapsulated + ETH_HLEN);
 	if (sum < 0)
 		return -1;
 	inner_type = (const void *)((const __u8 *)ready + len);

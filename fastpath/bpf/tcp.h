@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * A TCP connection as conntrack's flow/tcp.rs knows it, as far as it goes as it should: there the states and the four
- * bounds are explained. A segment that is not of that kind is not judged here: it goes up with its flow.
+ * bounds are explained. A segment that is not of that kind is not judged here: it is punted with its flow.
  */
 #pragma once
 

@@ -3,15 +3,15 @@
 #pragma once
 
 #include "answer.h"
-#include "born.h"
+#include "create.h"
 #include "checksum.h"
 #include "deliver.h"
-#include "deny.h"
+#include "policy_drop.h"
 #include "fragment.h"
 #include "leg.h"
-#include "slow.h"
+#include "punt_limit.h"
 
-static __always_inline bool to_many(struct __sk_buff *skb)
+static __always_inline bool is_bum(struct __sk_buff *skb)
 {
 	const struct ethhdr *ethernet = (void *)(long)skb->data;
 
@@ -19,33 +19,33 @@ static __always_inline bool to_many(struct __sk_buff *skb)
 }
 
 /* What is not decided here is decided by the pipeline; the frame goes there whole, with the port it came from. */
-static __always_inline int up(struct __sk_buff *skb, const struct port *port, const struct config *config)
+static __always_inline int punt_frame(struct __sk_buff *skb, const struct port *port, const struct config *config)
 {
-	struct up_header header = { .ethertype_be = bpf_htons(UP_ETHERTYPE) };
-	const struct desk *desk = the_desk();
-	__u32 why = desk ? desk->packet.punt : PUNT_OTHER;
+	struct punt_header header = { .ethertype_be = bpf_htons(PUNT_ETHERTYPE) };
+	const struct scratch *scratch = the_scratch();
+	__u32 why = scratch ? scratch->packet.punt : PUNT_OTHER;
 
-	/* Of what goes to many nothing is done here. */
-	if ((why == PUNT_UNDECIDED || why == PUNT_PROTOCOL) && to_many(skb))
+	/* Of what is BUM traffic nothing is done here. */
+	if ((why == PUNT_UNDECIDED || why == PUNT_PROTOCOL) && is_bum(skb))
 		why = PUNT_MULTICAST;
-	if (!may_go_up(skb, port->vni))
+	if (!take_punt_token(skb, port->vni))
 		return TC_ACT_SHOT;
 	header.port_be = bpf_htonl(port->id);
 	header.session_be = bpf_htonl(config->session);
 	header.hash_be = bpf_htonl(bpf_get_hash_recalc(skb));
 	if (bpf_skb_change_head(skb, sizeof(header), 0) ||
 	    bpf_skb_store_bytes(skb, 0, &header, sizeof(header), 0)) {
-		count(STAT_UP_FAILED);
+		count(STAT_PUNT_FAILED);
 		return TC_ACT_SHOT;
 	}
-	count(STAT_UP);
+	count(STAT_PUNTED);
 	count_punt(why);
 	skb->mark = EASTGATE_MARK;
-	return bpf_redirect(config->up_device, 0);
+	return bpf_redirect(config->punt_device, 0);
 }
 
 /* 1 admit: a flow was admitted from one port with these MACs, and from nowhere else. */
-static __always_inline bool comes_from_port(struct __sk_buff *skb, const struct ends *ends, const struct lane *lane,
+static __always_inline bool matches_template(struct __sk_buff *skb, const struct ends *ends, const struct template *template,
 					    const struct network *network, __u32 side, struct packet *p)
 {
 	__u32 from = side ? ends->at[1] : ends->at[0];
@@ -55,115 +55,115 @@ static __always_inline bool comes_from_port(struct __sk_buff *skb, const struct 
 		return punt(p, PUNT_MALFORMED);
 	if (!sum_can_be_had(skb, p, ends, side, SUM_NONE))
 		return punt(p, PUNT_OUTER);
-	return (lane->flags & LANE_OPEN && from == skb->ifindex && right_macs(data, ends, lane, network, side) &&
-		largest(skb, p) <= lane->max_packet) ||
+	return (template->flags & TEMPLATE_OPEN && from == skb->ifindex && right_macs(data, ends, template, network, side) &&
+		largest(skb, p) <= template->max_packet) ||
 	       punt(p, PUNT_PATH);
 }
 
 /* 3 track, 4 decide: whether the packet passes, and where to. */
-static __always_inline enum passing tenant_passage(struct __sk_buff *skb, const struct port *port,
-						   const struct config *config, struct desk *desk,
-						   struct passage *passage)
+static __always_inline enum forward_verdict tenant_forward(struct __sk_buff *skb, const struct port *port,
+						   const struct config *config, struct scratch *scratch,
+						   struct forwarding *forwarding)
 {
-	struct packet *p = &desk->packet;
-	__u32 side = key_of(p, port->vni, &desk->key);
+	struct packet *p = &scratch->packet;
+	__u32 side = key_of(p, port->vni, &scratch->key);
 	const void *frame = (void *)(long)skb->data;
 	const struct network *network;
 	struct flow *flow;
 
 	if (frame + ETH_HLEN > (void *)(long)skb->data_end)
-		return GOES_UP;
-	flow = find_flow(desk, frame, side);
+		return FORWARD_PUNT;
+	flow = find_flow(scratch, frame, side);
 
 	if (flow) {
-		const struct lane *lane = side ? &flow->ways[1].lane : &flow->ways[0].lane;
+		const struct template *template = side ? &flow->dirs[1].template : &flow->dirs[0].template;
 
 		network = in_force(flow, config->generation);
 		if (!network) {
 			if (!may_replace(flow, p, side, config->generation)) {
 				p->punt = why_not_in_force(flow);
-				return GOES_UP;
+				return FORWARD_PUNT;
 			}
-		} else if (!comes_from_port(skb, &flow->ends, lane, network, side, p)) {
-			return GOES_UP;
-		} else if (pass(skb, flow, side, desk, config)) {
-			find_passage(desk, network, side, passage);
-			return comes_from_port(skb, &desk->ends, &desk->lane, network, side, p) ? PASSES : GOES_UP;
+		} else if (!matches_template(skb, &flow->ends, template, network, side, p)) {
+			return FORWARD_PUNT;
+		} else if (pass(skb, flow, side, scratch, config)) {
+			find_forwarding(scratch, network, side, forwarding);
+			return matches_template(skb, &scratch->ends, &scratch->template, network, side, p) ? FORWARD_PASS : FORWARD_PUNT;
 		} else if (!is_syn(p)) {
-			return GOES_UP;
+			return FORWARD_PUNT;
 		}
 	}
 	/* Flows of other legs than the direct one are opened by the pipeline. */
-	if (desk->key.leg || !may_begin(skb, p) || !beginning_fits(skb, 0, p, 0))
-		return GOES_UP;
-	network = judge(desk, config, port->vni, side);
-	if (!network || !comes_from_port(skb, &desk->ends, &desk->lane, network, side, p))
-		return GOES_UP;
+	if (scratch->key.leg || !may_begin(skb, p) || !beginning_fits(skb, 0, p, 0))
+		return FORWARD_PUNT;
+	network = decide_new(scratch, config, port->vni, side);
+	if (!network || !matches_template(skb, &scratch->ends, &scratch->template, network, side, p))
+		return FORWARD_PUNT;
 	/* The other fragments of what is refused are the pipeline's to refuse. */
-	if (desk->said == SAID_DENY)
-		return !flow && !p->fragment && count_denial(desk, config, port->id, skb->len) ? DENIED : GOES_UP;
-	if (!(flow ? reborn(flow, desk, config, side) : born(desk, config, side)))
-		return GOES_UP;
-	find_passage(desk, network, side, passage);
-	return PASSES;
+	if (scratch->verdict == VERDICT_DENY)
+		return !flow && !p->fragment && count_policy_drop(scratch, config, port->id, skb->len) ? FORWARD_DENY : FORWARD_PUNT;
+	if (!(flow ? ct_reopen(flow, scratch, config, side) : ct_create(scratch, config, side)))
+		return FORWARD_PUNT;
+	find_forwarding(scratch, network, side, forwarding);
+	return FORWARD_PASS;
 }
 
-/* The packet on the desk was counted and goes up after all, where it is counted again. */
-static __always_inline void uncount(struct __sk_buff *skb, struct desk *desk)
+/* The packet in the scratch area was counted and is punted after all, where it is counted again. */
+static __always_inline void uncount(struct __sk_buff *skb, struct scratch *scratch)
 {
-	const struct packet *p = &desk->packet;
-	struct flow *flow = bpf_map_lookup_elem(&flows, &desk->key);
+	const struct packet *p = &scratch->packet;
+	struct flow *flow = bpf_map_lookup_elem(&flows, &scratch->key);
 	__u32 bytes = p->len + ETH_HLEN, packets = 1, gso_size = skb->gso_size;
-	struct way *way;
+	struct flow_dir *flow_dir;
 
 	if (!flow)
 		return;
 	if (gso_size)
 		packets = (bytes + gso_size - 1) / gso_size;
-	way = same_addr(&p->src, &desk->key.low) ? &flow->ways[0] : &flow->ways[1];
+	flow_dir = same_addr(&p->src, &scratch->key.low) ? &flow->dirs[0] : &flow->dirs[1];
 	bpf_spin_lock(&flow->lock);
-	if (way->packets >= packets && way->bytes >= bytes) {
-		way->packets -= packets;
-		way->bytes -= bytes;
+	if (flow_dir->packets >= packets && flow_dir->bytes >= bytes) {
+		flow_dir->packets -= packets;
+		flow_dir->bytes -= bytes;
 	}
 	bpf_spin_unlock(&flow->lock);
 }
 
-/* The verdict, or WRAP_REFUSED for a frame that has to go up. */
+/* The verdict, or PATH_PUNT for a frame that has to be punted. */
 static __always_inline int tenant_path(struct __sk_buff *skb, const struct port *port, const struct config *config)
 {
-	struct desk *desk = the_desk();
-	struct passage *passage;
+	struct scratch *scratch = the_scratch();
+	struct forwarding *forwarding;
 	struct packet *p;
 
-	if (!desk)
-		return WRAP_REFUSED;
-	p = &desk->packet;
-	passage = &desk->passage;
+	if (!scratch)
+		return PATH_PUNT;
+	p = &scratch->packet;
+	forwarding = &scratch->forwarding;
 	/* 2 answer: what is no packet of a flow may be a request for an address. */
 	if (!read_packet(skb, 0, p) && (skb->vlan_present || read_fragment(skb, 0, port->vni) == FRAGMENT_NONE))
 		return answer_again(skb, port->vni, config->generation);
-	if (p->fragment == FRAGMENT_UP || !read_options(skb, 0, p) || !segment_fits(skb, 0, p, 0))
-		return WRAP_REFUSED;
-	switch (tenant_passage(skb, port, config, desk, passage)) {
-	case GOES_UP:
-		return WRAP_REFUSED;
-	case DENIED:
+	if (p->fragment == FRAGMENT_PUNT || !read_options(skb, 0, p) || !segment_fits(skb, 0, p, 0))
+		return PATH_PUNT;
+	switch (tenant_forward(skb, port, config, scratch, forwarding)) {
+	case FORWARD_PUNT:
+		return PATH_PUNT;
+	case FORWARD_DENY:
 		return TC_ACT_SHOT;
-	case PASSES:
+	case FORWARD_PASS:
 		break;
 	}
 	if (p->fragment && !fragment_passes())
-		return WRAP_REFUSED;
-	/* 6 forward, 7 wrap */
-	if (passage->to & AT_VTEP) {
-		int verdict = into_tunnel(skb, config, passage, desk, port->vni, 0, SUM_NONE);
+		return PATH_PUNT;
+	/* 6 forward, 7 encapsulate */
+	if (forwarding->to & AT_VTEP) {
+		int verdict = into_tunnel(skb, config, forwarding, scratch, port->vni, 0, SUM_NONE);
 
-		if (verdict == WRAP_REFUSED)
-			uncount(skb, desk);
+		if (verdict == PATH_PUNT)
+			uncount(skb, scratch);
 		return verdict;
 	}
-	return write_ethernet(skb, passage) ? into_port(skb, passage, true) : WRAP_BROKEN;
+	return write_ethernet(skb, forwarding) ? into_port(skb, forwarding, true) : PATH_BROKEN;
 }
 
 SEC("tc")
@@ -180,15 +180,15 @@ int tenant(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	}
 	verdict = tenant_path(skb, port, config);
-	if (verdict == WRAP_REFUSED) {
-		const struct desk *desk = the_desk();
+	if (verdict == PATH_PUNT) {
+		const struct scratch *scratch = the_scratch();
 
-		if (desk && desk->packet.fragment)
-			fragment_goes_up();
-		return up(skb, port, config);
+		if (scratch && scratch->packet.fragment)
+			punt_fragment();
+		return punt_frame(skb, port, config);
 	}
-	if (verdict == WRAP_BROKEN) {
-		count(STAT_UP_FAILED);
+	if (verdict == PATH_BROKEN) {
+		count(STAT_PUNT_FAILED);
 		return TC_ACT_SHOT;
 	}
 	return verdict;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * Steps 3 and 4 for a flow that is known: hold the packet against its state. A packet that the flow's state does not
- * take is not dropped here: it goes up, where the pipeline takes the flow back and judges with everything it knows.
+ * take is not dropped here: it is punted, where the pipeline takes the flow back and judges with everything it knows.
  */
 #pragma once
 
@@ -69,43 +69,43 @@ static __always_inline __u32 milliseconds(__u64 nanoseconds)
 	return nanoseconds / 1000000;
 }
 
-/* The state of a flow that was born here */
+/* The state of a flow that was created here */
 static __always_inline __u32 state_of(const struct flow *flow, __u8 proto)
 {
-	bool answered = flow->marks & FLOW_ANSWERED, goes_on = flow->marks & FLOW_STREAM;
+	bool replied = flow->marks & FLOW_REPLIED, goes_on = flow->marks & FLOW_STREAM;
 
 	if (proto == IPPROTO_UDP)
-		return goes_on ? STATE_STREAM : answered ? STATE_ANSWERED : STATE_UNANSWERED;
+		return goes_on ? STATE_STREAM : replied ? STATE_REPLIED : STATE_UNREPLIED;
 	if (proto != IPPROTO_TCP)
-		return goes_on ? STATE_ECHO_STREAM : answered ? STATE_ECHO_ANSWERED : STATE_ECHO_UNANSWERED;
-	return flow->opener ? tcp_state(&flow->ways[1].tcp, &flow->ways[0].tcp) :
-			      tcp_state(&flow->ways[0].tcp, &flow->ways[1].tcp);
+		return goes_on ? STATE_ECHO_STREAM : replied ? STATE_ECHO_REPLIED : STATE_ECHO_UNREPLIED;
+	return flow->opener ? tcp_state(&flow->dirs[1].tcp, &flow->dirs[0].tcp) :
+			      tcp_state(&flow->dirs[0].tcp, &flow->dirs[1].tcp);
 }
 
-/* Is the time of a flow that was born here over? Half-open states last from its first packet, the others from its last. */
-static __always_inline bool is_over(const struct flow *flow, __u32 state, const struct terms *terms, __u64 now)
+/* Is the time of a flow that was created here over? Half-open states last from its first packet, the others from its last. */
+static __always_inline bool is_over(const struct flow *flow, __u32 state, const struct ct_settings *ct, __u64 now)
 {
 	__u32 lasts;
 
 	if (state >= STATE_COUNT)
 		return true;
-	lasts = terms->timeouts[state];
+	lasts = ct->timeouts[state];
 	if (state == STATE_SYN_SENT || state == STATE_SYN_RECEIVED)
 		return (__s32)(milliseconds(now) - flow->created) >= (__s32)lasts;
 	return flow->last_seen + (__u64)lasts * 1000000 <= now;
 }
 
-/* What the loss of a flow that was born here costs */
+/* What the loss of a flow that was created here costs */
 static __always_inline __u32 rank_of(const struct flow *flow, __u32 state, __u64 now)
 {
-	if (!(flow->marks & FLOW_ANSWERED))
+	if (!(flow->marks & FLOW_REPLIED))
 		return RANK_UNREPLIED;
 	switch (state) {
 	case STATE_TIME_WAIT:
 	case STATE_CLOSE:
 		return RANK_FINISHED;
-	case STATE_ANSWERED:
-	case STATE_ECHO_ANSWERED:
+	case STATE_REPLIED:
+	case STATE_ECHO_REPLIED:
 		return RANK_EXCHANGE;
 	case STATE_STREAM:
 	case STATE_ECHO_STREAM:
@@ -116,18 +116,18 @@ static __always_inline __u32 rank_of(const struct flow *flow, __u32 state, __u64
 }
 
 /* Would the pipeline lower the MSS that a SYN names? */
-static __always_inline bool clamps(const struct packet *p, const struct terms *terms)
+static __always_inline bool clamps(const struct packet *p, const struct ct_settings *ct)
 {
-	return p->flags & TCP_SYN && terms->mss_mtu && p->mss && p->mss + (p->v6 ? 60 : 40) > terms->mss_mtu;
+	return p->flags & TCP_SYN && ct->mss_mtu && p->mss && p->mss + (p->v6 ? 60 : 40) > ct->mss_mtu;
 }
 
 /* Why a packet of a flow that is not in force is punted */
 static __always_inline enum punt why_not_in_force(const struct flow *flow)
 {
-	return flow->marks & FLOW_HELD ? PUNT_HELD : PUNT_STALE;
+	return flow->marks & FLOW_RESERVED ? PUNT_RESERVED : PUNT_STALE;
 }
 
-/* Do the addresses of a flow or of a permit have the holders that it was decided for? Most have one for ever. */
+/* Do the addresses of a flow or of a policy-cache entry have the holders that it was decided for? Most have one for ever. */
 static __always_inline bool still_held(__u16 bindings, const struct network *network)
 {
 	return !bindings || bindings == *(volatile const __u16 *)&network->bindings;
@@ -139,60 +139,60 @@ static __always_inline const struct network *in_force(const struct flow *flow, _
 	__u32 place = flow->network;
 	const struct network *network;
 
-	if (flow->marks & FLOW_HELD || flow->generation != generation)
+	if (flow->marks & FLOW_RESERVED || flow->generation != generation)
 		return 0;
 	network = bpf_map_lookup_elem(&networks, &place);
 	return network && network->epoch == flow->epoch && still_held(flow->bindings, network) ? network : 0;
 }
 
 /* A flow that was handed over: the programs take only what neither opens nor closes it. */
-static __always_inline bool steady(const struct packet *p, const struct way *from, const struct way *to)
+static __always_inline bool steady(const struct packet *p, const struct flow_dir *from, const struct flow_dir *to)
 {
 	return p->proto != IPPROTO_TCP ||
 	       (is_plain_segment(p) && seq_fits(p, &from->tcp, &to->tcp) && ack_fits(p, &from->tcp, &to->tcp));
 }
 
 /* Does the packet fit the flow's state, in which neither it nor another of its kind moves anything but numbers? */
-static __always_inline bool would_pass(const struct packet *p, const struct flow *flow, const struct way *from,
-				       const struct way *to)
+static __always_inline bool would_pass(const struct packet *p, const struct flow *flow, const struct flow_dir *from,
+				       const struct flow_dir *to)
 {
-	return steady(p, from, to) && (!(flow->marks & FLOW_BORN) || flow->marks & FLOW_ANSWERED);
+	return steady(p, from, to) && (!(flow->marks & FLOW_KERNEL_CREATED) || flow->marks & FLOW_REPLIED);
 }
 
 /*
- * Takes a packet of a flow that was born here. `false` changes nothing. The flow is locked. `*place` says that one is taken
- * among the answered flows; it is used up when the flow is the packet's first answer.
+ * Takes a packet of a flow that was created here. `false` changes nothing. The flow is locked. `*place` says that one is taken
+ * among the replied flows; it is used up when the flow is the packet's first answer.
  */
-static __always_inline bool grow(struct flow *flow, const struct terms *terms, struct desk *desk, bool is_reply,
-				 struct way *from, struct way *to, __u64 now, bool *place)
+static __always_inline bool grow(struct flow *flow, const struct ct_settings *ct, struct scratch *scratch, bool is_reply,
+				 struct flow_dir *from, struct flow_dir *to, __u64 now, bool *place)
 {
-	struct tcp_side *sender = &desk->sender, *receiver = &desk->receiver;
-	struct packet *p = &desk->packet;
+	struct tcp_side *sender = &scratch->sender, *receiver = &scratch->receiver;
+	struct packet *p = &scratch->packet;
 	enum step step = STEP_ON;
-	bool answers;
+	bool neighbor_cache;
 
-	if (flow->tag != tag_of(&desk->key) || is_over(flow, state_of(flow, p->proto), terms, now))
+	if (flow->tag != tag_of(&scratch->key) || is_over(flow, state_of(flow, p->proto), ct, now))
 		return punt(p, PUNT_EXPIRED);
 	*sender = from->tcp;
 	*receiver = to->tcp;
 	if (p->proto == IPPROTO_TCP) {
-		if (clamps(p, terms))
+		if (clamps(p, ct))
 			return punt(p, PUNT_SYN_MSS);
 		step = tcp_step(p, is_reply, sender, receiver);
 		if (step == STEP_PUNT)
 			return punt(p, PUNT_TCP_IRREGULAR);
-		answers = is_past_handshake(is_reply ? tcp_state(receiver, sender) : tcp_state(sender, receiver));
+		neighbor_cache = is_past_handshake(is_reply ? tcp_state(receiver, sender) : tcp_state(sender, receiver));
 	} else {
-		answers = is_reply;
+		neighbor_cache = is_reply;
 	}
-	if (flow->marks & FLOW_ANSWERED) {
+	if (flow->marks & FLOW_REPLIED) {
 		if (p->proto != IPPROTO_TCP && (__s32)(milliseconds(now) - flow->created) >= STREAM_AFTER)
 			flow->marks |= FLOW_STREAM;
-	} else if (answers) {
+	} else if (neighbor_cache) {
 		if (!*place)
 			return punt(p, PUNT_NO_CREDIT);
 		*place = false;
-		flow->marks |= FLOW_ANSWERED;
+		flow->marks |= FLOW_REPLIED;
 	}
 	from->tcp = *sender;
 	to->tcp = *receiver;
@@ -204,49 +204,49 @@ static __always_inline bool grow(struct flow *flow, const struct terms *terms, s
 /* May the packet be a flow's first answer? Of a connection that is the end of its handshake. */
 static __always_inline bool may_answer(const struct flow *flow, const struct packet *p, bool is_reply)
 {
-	return (flow->marks & (FLOW_BORN | FLOW_ANSWERED)) == FLOW_BORN &&
+	return (flow->marks & (FLOW_KERNEL_CREATED | FLOW_REPLIED)) == FLOW_KERNEL_CREATED &&
 	       (p->proto == IPPROTO_TCP ? p->flags & TCP_ACK && !(p->flags & TCP_SYN) : is_reply);
 }
 
 /*
  * Holds the packet against the flow's state and lets the state advance; `false` means that it is for the pipeline. Where
- * it goes is on the desk then.
+ * it goes is in the scratch area then.
  */
-static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32 side, struct desk *desk,
+static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32 side, struct scratch *scratch,
 				 const struct config *config)
 {
-	struct packet *p = &desk->packet;
+	struct packet *p = &scratch->packet;
 	__u32 bytes = p->len + ETH_HLEN, packets = 1, gso_size = skb->gso_size, network = flow->network;
-	const struct terms *the_terms = bpf_map_lookup_elem(&terms, &network);
-	struct payer *payer = &desk->payer;
+	const struct ct_settings *ct = bpf_map_lookup_elem(&ct_settings, &network);
+	struct payer *payer = &scratch->payer;
 	__u64 now = the_time();
-	struct way *from, *to;
+	struct flow_dir *from, *to;
 	bool passes = false, may = false, place = false;
 
-	if (!the_terms || (gso_size && p->proto == IPPROTO_TCP && p->flags & TCP_SYN))
+	if (!ct || (gso_size && p->proto == IPPROTO_TCP && p->flags & TCP_SYN))
 		return punt(p, PUNT_GSO);
 	if (gso_size)
 		packets = (bytes + gso_size - 1) / gso_size;
 	if (side) {
-		from = &flow->ways[1];
-		to = &flow->ways[0];
+		from = &flow->dirs[1];
+		to = &flow->dirs[0];
 	} else {
-		from = &flow->ways[0];
-		to = &flow->ways[1];
+		from = &flow->dirs[0];
+		to = &flow->dirs[1];
 	}
 	/* No table may be asked while the flow is locked: what it may need is taken before. */
 	if (may_answer(flow, p, side != flow->opener)) {
 		payer->account = account_of(flow);
-		payer->network_account = the_terms->account;
+		payer->network_account = ct->account;
 		payer->is_left = is_left(flow->generation, config);
-		may = place = take_place(payer, POPULATION_ANSWERED);
+		may = place = take_place(payer, POPULATION_REPLIED);
 	}
 	p->punt = PUNT_TCP_IRREGULAR;
 	bpf_spin_lock(&flow->lock);
-	if (flow->marks & FLOW_HELD || flow->network != network || (place && account_of(flow) != payer->account)) {
-		punt(p, PUNT_HELD);
-	} else if (flow->marks & FLOW_BORN) {
-		passes = grow(flow, the_terms, desk, side != flow->opener, from, to, now, &place);
+	if (flow->marks & FLOW_RESERVED || flow->network != network || (place && account_of(flow) != payer->account)) {
+		punt(p, PUNT_RESERVED);
+	} else if (flow->marks & FLOW_KERNEL_CREATED) {
+		passes = grow(flow, ct, scratch, side != flow->opener, from, to, now, &place);
 	} else if (steady(p, from, to)) {
 		passes = true;
 		flow->last_seen = now;
@@ -256,15 +256,15 @@ static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32
 	if (passes) {
 		from->packets += packets;
 		from->bytes += bytes;
-		desk->ends = flow->ends;
-		desk->lane = from->lane;
+		scratch->ends = flow->ends;
+		scratch->template = from->template;
 	}
 	bpf_spin_unlock(&flow->lock);
 	if (may)
-		give_place(payer, place ? POPULATION_ANSWERED : POPULATION_UNANSWERED);
+		give_place(payer, place ? POPULATION_REPLIED : POPULATION_UNREPLIED);
 	/*
 	 * A flow that ends leaves its entry to the next one that is written anywhere, at once, and whoever looked it up
 	 * before has another flow in hand. One that is still found was this one all the time.
 	 */
-	return passes && bpf_map_lookup_elem(&flows, &desk->key) == flow;
+	return passes && bpf_map_lookup_elem(&flows, &scratch->key) == flow;
 }

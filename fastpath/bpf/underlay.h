@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * The path of a datagram from another VTEP. What is not decided here goes on to the daemon's socket as if there were
- * no program. A superframe for a port is not cut out of its tunnel here: only the kernel's own vxlan device resets what
+ * no program. A GSO packet for a port is not cut out of its tunnel here: only the kernel's own vxlan device resets what
  * the kernel notes about it, so it is sent there, by way of its destination port, and met again in `tunnel`. One for
- * another VTEP stays wrapped: what is noted about it goes on being true.
+ * another VTEP stays encapsulated: what is noted about it goes on being true.
  */
 #pragma once
 
-#include "born.h"
+#include "create.h"
 #include "checksum.h"
 #include "deliver.h"
-#include "deny.h"
+#include "policy_drop.h"
 #include "fragment.h"
 #include "leg.h"
-#include "slow.h"
+#include "punt_limit.h"
 
 /* The UDP header at `at`, and what follows it: is it a VXLAN header as we write them ourselves? */
 static __always_inline bool read_vxlan(struct __sk_buff *skb, const __u32 at, const struct config *config,
@@ -72,14 +72,14 @@ static __always_inline bool read_outer_v6(struct __sk_buff *skb, const struct co
 
 /* Is the flow's direction the one by which this frame, from this VTEP with these MACs, comes in, and does it fit? */
 static __always_inline bool comes_this_way(const struct __sk_buff *skb, struct packet *p, const struct ends *ends,
-					   const struct lane *lane, const struct network *network, __u32 side,
+					   const struct template *template, const struct network *network, __u32 side,
 					   const struct addr *from, const void *frame)
 {
 	__u32 at = side ? ends->at[1] : ends->at[0];
 	const struct vtep *vtep;
 
-	if (!(lane->flags & LANE_OPEN) || !(at & AT_VTEP) || !right_macs(frame, ends, lane, network, side) ||
-	    largest(skb, p) > lane->max_packet)
+	if (!(template->flags & TEMPLATE_OPEN) || !(at & AT_VTEP) || !right_macs(frame, ends, template, network, side) ||
+	    largest(skb, p) > template->max_packet)
 		return punt(p, PUNT_PATH);
 	at &= ~AT_VTEP;
 	vtep = bpf_map_lookup_elem(&vteps, &at);
@@ -96,9 +96,9 @@ static __always_inline bool ecn_unchanged(__u8 outer, __u8 inner)
  * Is the packet, if it is for a port, to be cut out of its tunnel by the kernel's own vxlan device? What is noted about it is
  * of outer headers, that are gone then.
  */
-static __always_inline bool goes_by_tunnel(const struct __sk_buff *skb, const struct desk *desk)
+static __always_inline bool goes_by_tunnel(const struct __sk_buff *skb, const struct scratch *scratch)
 {
-	return skb->gso_size || desk->came == SUM_OPEN;
+	return skb->gso_size || scratch->came == SUM_OPEN;
 }
 
 /* The kernel does not take outer headers off that would leave less than an IPv6 header of a packet that came as one. */
@@ -107,29 +107,29 @@ static __always_inline bool is_small(const struct packet *p, const __u32 udp_at)
 	return udp_at > ETH_HLEN + sizeof(struct iphdr) && p->len < sizeof(struct ipv6hdr);
 }
 
-/* Has the datagram no outer checksum, or one that is not wrong? What it is comes to be on the desk. */
-static __always_inline bool sum_is_right(struct __sk_buff *skb, struct desk *desk, const __u32 udp_at)
+/* Has the datagram no outer checksum, or one that is not wrong? What it is comes to be in the scratch area. */
+static __always_inline bool sum_is_right(struct __sk_buff *skb, struct scratch *scratch, const __u32 udp_at)
 {
 	const struct udphdr *udp = (void *)(long)skb->data + udp_at;
 
 	if ((void *)(udp + 1) > (void *)(long)skb->data_end)
 		return false;
-	desk->came = udp->check ? outer_sum(skb, udp_at) : SUM_NONE;
-	return desk->came != SUM_WRONG;
+	scratch->came = udp->check ? outer_sum(skb, udp_at) : SUM_NONE;
+	return scratch->came != SUM_WRONG;
 }
 
 /* The first answer in a flow that began here: it passes where there is a place for the flow among those that are answered. */
 static __always_inline bool would_answer(const struct packet *p, const struct flow *flow, __u32 side)
 {
-	return p->proto != IPPROTO_TCP && flow->marks & FLOW_BORN && flow->opener != side;
+	return p->proto != IPPROTO_TCP && flow->marks & FLOW_KERNEL_CREATED && flow->opener != side;
 }
 
 /* 3' track, 4' decide: whether the packet, `outer_len` bytes behind the start of the frame, passes, and where to. */
-static __always_inline enum passing underlay_passage(struct __sk_buff *skb, const struct config *config,
+static __always_inline enum forward_verdict underlay_forward(struct __sk_buff *skb, const struct config *config,
 						     struct outer *outer, const __u32 outer_len,
-						     const __u32 udp_at, struct desk *desk, struct passage *passage)
+						     const __u32 udp_at, struct scratch *scratch, struct forwarding *forwarding)
 {
-	struct packet *p = &desk->packet;
+	struct packet *p = &scratch->packet;
 	void *data = (void *)(long)skb->data;
 	const void *inner = data + outer_len;
 	const struct network *network;
@@ -137,26 +137,26 @@ static __always_inline enum passing underlay_passage(struct __sk_buff *skb, cons
 	__u32 side;
 
 	if (data + outer_len + ETH_HLEN > (void *)(long)skb->data_end)
-		return GOES_UP;
-	side = key_of(p, outer->vni, &desk->key);
-	flow = find_flow(desk, inner, side);
+		return FORWARD_PUNT;
+	side = key_of(p, outer->vni, &scratch->key);
+	flow = find_flow(scratch, inner, side);
 	if (flow) {
-		const struct way *from = side ? &flow->ways[1] : &flow->ways[0];
-		const struct way *to = side ? &flow->ways[0] : &flow->ways[1];
+		const struct flow_dir *from = side ? &flow->dirs[1] : &flow->dirs[0];
+		const struct flow_dir *to = side ? &flow->dirs[0] : &flow->dirs[1];
 
 		network = in_force(flow, config->generation);
 		if (!network) {
 			if (!may_replace(flow, p, side, config->generation)) {
 				p->punt = why_not_in_force(flow);
-				return GOES_UP;
+				return FORWARD_PUNT;
 			}
-		} else if (!comes_this_way(skb, p, &flow->ends, &from->lane, network, side, &outer->src, inner)) {
-			return GOES_UP;
+		} else if (!comes_this_way(skb, p, &flow->ends, &from->template, network, side, &outer->src, inner)) {
+			return FORWARD_PUNT;
 		} else if ((is_small(p, udp_at) && !(where_to(&flow->ends, side) & AT_VTEP)) ||
-			   !sum_can_be_had(skb, p, &flow->ends, side, desk->came)) {
+			   !sum_can_be_had(skb, p, &flow->ends, side, scratch->came)) {
 			p->punt = PUNT_OUTER;
-			return GOES_UP;
-		} else if (goes_by_tunnel(skb, desk) && !(where_to(&flow->ends, side) & AT_VTEP)) {
+			return FORWARD_PUNT;
+		} else if (goes_by_tunnel(skb, scratch) && !(where_to(&flow->ends, side) & AT_VTEP)) {
 			__u16 port = config->tunnel_port_be;
 
 			p->punt = skb->gso_size ? PUNT_GSO : PUNT_OUTER;
@@ -164,197 +164,197 @@ static __always_inline enum passing underlay_passage(struct __sk_buff *skb, cons
 			if (port && (would_pass(p, flow, from, to) || would_answer(p, flow, side)))
 				outer->to_tunnel =
 					!bpf_skb_store_bytes(skb, udp_at + 2, &port, sizeof(port), 0);
-			return GOES_UP;
-		} else if (pass(skb, flow, side, desk, config)) {
-			find_passage(desk, network, side, passage);
-			return comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &outer->src, inner) ? PASSES :
-														   GOES_UP;
+			return FORWARD_PUNT;
+		} else if (pass(skb, flow, side, scratch, config)) {
+			find_forwarding(scratch, network, side, forwarding);
+			return comes_this_way(skb, p, &scratch->ends, &scratch->template, network, side, &outer->src, inner) ? FORWARD_PASS :
+														   FORWARD_PUNT;
 		} else if (!is_syn(p)) {
-			return GOES_UP;
+			return FORWARD_PUNT;
 		}
 	}
-	if (desk->key.leg || !may_begin(skb, p) || !beginning_fits(skb, outer_len, p, 1))
-		return GOES_UP;
-	network = judge(desk, config, outer->vni, side);
-	if (!network || !comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &outer->src, inner))
-		return GOES_UP;
-	if (((desk->came == SUM_OPEN || is_small(p, udp_at)) && !(where_to(&desk->ends, side) & AT_VTEP)) ||
-	    !sum_can_be_had(skb, p, &desk->ends, side, desk->came)) {
+	if (scratch->key.leg || !may_begin(skb, p) || !beginning_fits(skb, outer_len, p, 1))
+		return FORWARD_PUNT;
+	network = decide_new(scratch, config, outer->vni, side);
+	if (!network || !comes_this_way(skb, p, &scratch->ends, &scratch->template, network, side, &outer->src, inner))
+		return FORWARD_PUNT;
+	if (((scratch->came == SUM_OPEN || is_small(p, udp_at)) && !(where_to(&scratch->ends, side) & AT_VTEP)) ||
+	    !sum_can_be_had(skb, p, &scratch->ends, side, scratch->came)) {
 		p->punt = PUNT_OUTER;
-		return GOES_UP;
+		return FORWARD_PUNT;
 	}
-	if (desk->said == SAID_DENY)
-		return !flow && !p->fragment && count_denial(desk, config, desk->permit.ends.at[0], skb->len - udp_at - sizeof(struct udphdr)) ?
-			       DENIED :
-			       GOES_UP;
-	if (!(flow ? reborn(flow, desk, config, side) : born(desk, config, side)))
-		return GOES_UP;
-	find_passage(desk, network, side, passage);
-	return PASSES;
+	if (scratch->verdict == VERDICT_DENY)
+		return !flow && !p->fragment && count_policy_drop(scratch, config, scratch->cached_policy.ends.at[0], skb->len - udp_at - sizeof(struct udphdr)) ?
+			       FORWARD_DENY :
+			       FORWARD_PUNT;
+	if (!(flow ? ct_reopen(flow, scratch, config, side) : ct_create(scratch, config, side)))
+		return FORWARD_PUNT;
+	find_forwarding(scratch, network, side, forwarding);
+	return FORWARD_PASS;
 }
 
 /* On to another VTEP: what came in `outer_len` bytes of outer headers leaves in as many. */
-static __always_inline int onward(struct __sk_buff *skb, const struct config *config, const struct passage *passage,
-				  struct desk *desk, const struct outer *outer, const __u32 outer_len)
+static __always_inline int onward(struct __sk_buff *skb, const struct config *config, const struct forwarding *forwarding,
+				  struct scratch *scratch, const struct outer *outer, const __u32 outer_len)
 {
-	int verdict = into_tunnel(skb, config, passage, desk, outer->vni, outer_len, desk->came);
+	int verdict = into_tunnel(skb, config, forwarding, scratch, outer->vni, outer_len, scratch->came);
 
-	if (verdict == WRAP_REFUSED)
+	if (verdict == PATH_PUNT)
 		return verdict;
 	count(STAT_FROM_UNDERLAY);
-	if (verdict != WRAP_BROKEN)
+	if (verdict != PATH_BROKEN)
 		return verdict;
 	count(STAT_LOST);
 	return TC_ACT_SHOT;
 }
 
 /* From here on the outer headers are known to be `outer_len` bytes, the inner Ethernet header included. */
-static __always_inline int unwrap_inner(struct __sk_buff *skb, const struct config *config, struct outer *outer,
+static __always_inline int decap_inner(struct __sk_buff *skb, const struct config *config, struct outer *outer,
 					const __u32 outer_len, const __u32 udp_at, bool outer_v6)
 {
-	struct desk *desk = the_desk();
-	struct passage *passage;
+	struct scratch *scratch = the_scratch();
+	struct forwarding *forwarding;
 	struct packet *p;
 
-	if (!desk)
-		return WRAP_REFUSED;
-	p = &desk->packet;
-	passage = &desk->passage;
+	if (!scratch)
+		return PATH_PUNT;
+	p = &scratch->packet;
+	forwarding = &scratch->forwarding;
 	outer->read = true;
 	if ((!read_packet(skb, outer_len, p) && read_fragment(skb, outer_len, outer->vni) == FRAGMENT_NONE) ||
-	    p->fragment == FRAGMENT_UP)
-		return WRAP_REFUSED;
+	    p->fragment == FRAGMENT_PUNT)
+		return PATH_PUNT;
 	if (!ecn_unchanged(outer->ecn, p->tos & 3)) {
 		p->punt = PUNT_ECN;
-		return WRAP_REFUSED;
+		return PATH_PUNT;
 	}
 	if (!read_options(skb, outer_len, p) || !segment_fits(skb, outer_len, p, 1))
-		return WRAP_REFUSED;
-	if (!sum_is_right(skb, desk, udp_at)) {
+		return PATH_PUNT;
+	if (!sum_is_right(skb, scratch, udp_at)) {
 		p->punt = PUNT_OUTER;
-		return WRAP_REFUSED;
+		return PATH_PUNT;
 	}
-	switch (underlay_passage(skb, config, outer, outer_len, udp_at, desk, passage)) {
-	case GOES_UP:
-		return WRAP_REFUSED;
-	case DENIED:
+	switch (underlay_forward(skb, config, outer, outer_len, udp_at, scratch, forwarding)) {
+	case FORWARD_PUNT:
+		return PATH_PUNT;
+	case FORWARD_DENY:
 		count(STAT_FROM_UNDERLAY);
 		return TC_ACT_SHOT;
-	case PASSES:
+	case FORWARD_PASS:
 		break;
 	}
 	if (p->fragment && !fragment_passes())
-		return WRAP_REFUSED;
+		return PATH_PUNT;
 	/* 6' forward */
-	if (passage->to & AT_VTEP)
-		return onward(skb, config, passage, desk, outer, outer_len);
+	if (forwarding->to & AT_VTEP)
+		return onward(skb, config, forwarding, scratch, outer, outer_len);
 	count(STAT_FROM_UNDERLAY);
-	/* A superframe whose flow was one to another VTEP a moment ago has no business here. */
-	if (goes_by_tunnel(skb, desk) || is_small(p, udp_at) || bpf_skb_adjust_room(skb, -(__s32)outer_len, BPF_ADJ_ROOM_MAC, 0) ||
-	    !write_ethernet(skb, passage)) {
+	/* A GSO packet whose flow was one to another VTEP a moment ago has no business here. */
+	if (goes_by_tunnel(skb, scratch) || is_small(p, udp_at) || bpf_skb_adjust_room(skb, -(__s32)outer_len, BPF_ADJ_ROOM_MAC, 0) ||
+	    !write_ethernet(skb, forwarding)) {
 		count(STAT_LOST);
 		return TC_ACT_SHOT;
 	}
-	return into_port(skb, passage, p->v6 == outer_v6);
+	return into_port(skb, forwarding, p->v6 == outer_v6);
 }
 
 static __always_inline int unwrap(struct __sk_buff *skb, const struct config *config, struct outer *outer,
 				  const __u32 outer_len, const __u32 udp_at, bool outer_v6)
 {
-	int verdict = unwrap_inner(skb, config, outer, outer_len, udp_at, outer_v6);
-	const struct desk *desk = the_desk();
+	int verdict = decap_inner(skb, config, outer, outer_len, udp_at, outer_v6);
+	const struct scratch *scratch = the_scratch();
 
-	if (verdict == WRAP_REFUSED && desk && desk->packet.fragment)
-		fragment_goes_up();
+	if (verdict == PATH_PUNT && scratch && scratch->packet.fragment)
+		punt_fragment();
 	return verdict;
 }
 
-/* The verdict, or WRAP_REFUSED for a datagram that is left as it is. */
+/* The verdict, or PATH_PUNT for a datagram that is left as it is. */
 static __always_inline int underlay_path(struct __sk_buff *skb, const struct config *config, struct outer *outer)
 {
 	if (skb->vlan_present)
-		return WRAP_REFUSED;
+		return PATH_PUNT;
 	if (skb->protocol == bpf_htons(ETH_P_IP) && read_outer_v4(skb, config, outer))
 		return unwrap(skb, config, outer, OUTER_V4, ETH_HLEN + sizeof(struct iphdr), false);
 	if (skb->protocol == bpf_htons(ETH_P_IPV6) && read_outer_v6(skb, config, outer))
 		return unwrap(skb, config, outer, OUTER_V6, ETH_HLEN + sizeof(struct ipv6hdr), true);
-	return WRAP_REFUSED;
+	return PATH_PUNT;
 }
 
 SEC("tc")
 int underlay(struct __sk_buff *skb)
 {
 	const struct config *config = the_config();
-	struct desk *desk = the_desk();
+	struct scratch *scratch = the_scratch();
 	struct outer *outer;
 	int verdict;
 
 	/* What is for another machine, and is seen because the device is promiscuous or a switch floods, nobody here takes. */
-	if (!config || !desk || skb->pkt_type == PACKET_OTHERHOST)
+	if (!config || !scratch || skb->pkt_type == PACKET_OTHERHOST)
 		return TC_ACT_UNSPEC;
-	outer = &desk->arrived;
+	outer = &scratch->arrived;
 	outer->read = outer->to_tunnel = false;
-	verdict = skb->pkt_type == PACKET_HOST ? underlay_path(skb, config, outer) : WRAP_REFUSED;
-	if (verdict != WRAP_REFUSED)
+	verdict = skb->pkt_type == PACKET_HOST ? underlay_path(skb, config, outer) : PATH_PUNT;
+	if (verdict != PATH_PUNT)
 		return verdict;
 	return outer->to_tunnel ? TC_ACT_UNSPEC : leave(skb, outer->read);
 }
 
-/* A superframe that `underlay` sent through the kernel's vxlan device. Nothing else has business there. */
+/* A GSO packet that `underlay` sent through the kernel's vxlan device. Nothing else has business there. */
 static __always_inline int tunnel_path(struct __sk_buff *skb, const struct config *config)
 {
 	struct bpf_tunnel_key key = {};
-	struct desk *desk = the_desk();
-	struct packet *p = desk ? &desk->packet : 0;
+	struct scratch *scratch = the_scratch();
+	struct packet *p = scratch ? &scratch->packet : 0;
 	const struct network *network;
-	struct passage *passage;
+	struct forwarding *forwarding;
 	struct addr from = {};
 	struct flow *flow;
-	struct lane *lane;
+	struct template *template;
 	__u32 side;
 	void *data;
 
 	if (is_mapped(config->vtep.be)) {
 		if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
-			return WRAP_REFUSED;
+			return PATH_PUNT;
 		/* The helper gives IPv4 addresses in the byte order of the host. */
 		from = (struct addr){ { 0, 0, bpf_htonl(0xffff), bpf_htonl(key.remote_ipv4) } };
 	} else {
 		if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), BPF_F_TUNINFO_IPV6))
-			return WRAP_REFUSED;
+			return PATH_PUNT;
 		__builtin_memcpy(&from, key.remote_ipv6, sizeof(from));
 	}
-	/* No superframe has SYN; anyone may write to the device's port. */
+	/* No GSO packet has SYN; anyone may write to the device's port. */
 	if (!p || !read_packet(skb, 0, p) || (p->proto == IPPROTO_TCP && p->flags & TCP_SYN) ||
 	    !segment_fits(skb, 0, p, 0))
-		return WRAP_REFUSED;
-	side = key_of(p, key.tunnel_id, &desk->key);
+		return PATH_PUNT;
+	side = key_of(p, key.tunnel_id, &scratch->key);
 	data = (void *)(long)skb->data;
 	if (data + ETH_HLEN > (void *)(long)skb->data_end)
-		return WRAP_REFUSED;
-	flow = find_flow(desk, data, side);
+		return PATH_PUNT;
+	flow = find_flow(scratch, data, side);
 	if (!flow)
-		return WRAP_REFUSED;
+		return PATH_PUNT;
 	network = in_force(flow, config->generation);
-	lane = side ? &flow->ways[1].lane : &flow->ways[0].lane;
+	template = side ? &flow->dirs[1].template : &flow->dirs[0].template;
 	if (!network)
-		return WRAP_REFUSED;
+		return PATH_PUNT;
 	/* A frame for another VTEP was never sent here. */
-	if (where_to(&flow->ends, side) & AT_VTEP || !comes_this_way(skb, p, &flow->ends, lane, network, side, &from, data) ||
-	    !pass(skb, flow, side, desk, config) || where_to(&desk->ends, side) & AT_VTEP ||
-	    !comes_this_way(skb, p, &desk->ends, &desk->lane, network, side, &from, data))
-		return WRAP_REFUSED;
+	if (where_to(&flow->ends, side) & AT_VTEP || !comes_this_way(skb, p, &flow->ends, template, network, side, &from, data) ||
+	    !pass(skb, flow, side, scratch, config) || where_to(&scratch->ends, side) & AT_VTEP ||
+	    !comes_this_way(skb, p, &scratch->ends, &scratch->template, network, side, &from, data))
+		return PATH_PUNT;
 	count(STAT_FROM_UNDERLAY);
-	passage = &desk->passage;
-	find_passage(desk, network, side, passage);
-	return write_ethernet(skb, passage) ? into_port(skb, passage, true) : WRAP_BROKEN;
+	forwarding = &scratch->forwarding;
+	find_forwarding(scratch, network, side, forwarding);
+	return write_ethernet(skb, forwarding) ? into_port(skb, forwarding, true) : PATH_BROKEN;
 }
 
 SEC("tc")
 int tunnel(struct __sk_buff *skb)
 {
 	const struct config *config = the_config();
-	int verdict = config ? tunnel_path(skb, config) : WRAP_REFUSED;
+	int verdict = config ? tunnel_path(skb, config) : PATH_PUNT;
 
 	if (verdict >= 0)
 		return verdict;

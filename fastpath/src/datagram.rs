@@ -6,7 +6,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::{
     Error, Fastpath,
-    layout::{DATAGRAM_FREE, DATAGRAM_PLACES, DATAGRAM_UP, Datagram, DatagramId, DatagramKey},
+    layout::{DATAGRAM_FREE, DATAGRAM_PLACES, DATAGRAM_PUNTED, Datagram, DatagramId, DatagramKey},
     remove,
 };
 
@@ -53,9 +53,9 @@ pub struct Passed {
 }
 
 impl Fastpath {
-    /// Takes over a datagram of which a fragment has come up: with what has passed of it, when its first has passed here.
-    /// From now on all of its fragments come up, also where the programs could not read this one: a tagged frame, a
-    /// superframe, one with outer headers that are the pipeline's. `now` is of the monotonic clock, in nanoseconds.
+    /// Takes over a datagram of which a fragment has been punted: with what has passed of it, when its first has passed here.
+    /// From now on all of its fragments are punted, also where the programs could not read this one: a tagged frame, a
+    /// GSO packet, one with outer headers that are the pipeline's. `now` is of the monotonic clock, in nanoseconds.
     ///
     /// # Errors
     /// [`Error::Table`].
@@ -63,7 +63,7 @@ impl Fastpath {
         let Some((key, found)) = self.note_of(of)?.filter(|(_, found)| found.until > now) else {
             return self.hold_datagram(of, now).map(|()| None);
         };
-        let up = Datagram { state: DATAGRAM_UP, until: now.saturating_add(HELD), count: 0, ..found };
+        let up = Datagram { state: DATAGRAM_PUNTED, until: now.saturating_add(HELD), count: 0, ..found };
         let written = self.datagrams.update(key.as_bytes(), up.as_bytes(), MapFlags::LOCK | MapFlags::EXIST);
         written.map_err(|source| Error::Table { table: TABLE, source })?;
         Ok((found.count > 0).then(|| passed(&found)))
@@ -73,7 +73,7 @@ impl Fastpath {
     fn hold_datagram(&self, of: &DatagramOf, now: u64) -> Result<(), Error> {
         let id = id_of(of);
         let mut up = Datagram::new_zeroed();
-        (up.state, up.until, up.id) = (DATAGRAM_UP, now.saturating_add(HELD), id);
+        (up.state, up.until, up.id) = (DATAGRAM_PUNTED, now.saturating_add(HELD), id);
         for key in self.places_of(of)? {
             let flags = match self.datagram(&key)? {
                 None => MapFlags::NO_EXIST,
@@ -90,13 +90,13 @@ impl Fastpath {
         Ok(())
     }
 
-    /// A datagram that came up is over: its place is there for another one.
+    /// A datagram that was punted is over: its place is there for another one.
     ///
     /// # Errors
     /// [`Error::Table`].
     pub fn forget_datagram(&self, of: &DatagramOf) -> Result<(), Error> {
         match self.note_of(of)? {
-            Some((key, found)) if found.state == DATAGRAM_UP => {
+            Some((key, found)) if found.state == DATAGRAM_PUNTED => {
                 remove(&self.datagrams, TABLE, key.as_bytes())
             }
             _ => Ok(()),

@@ -8,9 +8,9 @@ use eastgate_wire::{Addr, FlowKey, Leg, Vni, view::proto};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub(crate) use self::datagram::{
-    DATAGRAM_FREE, DATAGRAM_PLACES, DATAGRAM_UP, Datagram, DatagramId, DatagramKey,
+    DATAGRAM_FREE, DATAGRAM_PLACES, DATAGRAM_PUNTED, Datagram, DatagramId, DatagramKey,
 };
-pub use self::denial::{Denial, DenialKey, Denied, DeniedKey};
+pub use self::denial::{Denied, DeniedKey, PolicyDrop, PolicyDropKey};
 
 /// A flow's key: the same for both directions. An echo's says who asks.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -79,7 +79,7 @@ pub struct TcpSide {
 /// In [`Ends::at`]: not the interface index of a tenant port, but the place of a VTEP.
 pub const AT_VTEP: u32 = 1 << 31;
 
-/// The two stations of a flow.
+/// The two endpoints of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Ends {
@@ -89,23 +89,23 @@ pub struct Ends {
     pub macs: [[u8; 6]; 2],
 }
 
-/// [`Lane::flags`]: packets of this direction may pass.
-pub const LANE_OPEN: u16 = 1;
-/// [`Lane::flags`]: the receiving port is a veth whose peer is in another network namespace.
-pub const LANE_PEER: u16 = 2;
-/// [`Lane::flags`]: the outer TOS is the inner one.
-pub const LANE_INHERIT_TOS: u16 = 4;
-/// [`Lane::flags`]: the outer TTL is the inner one.
-pub const LANE_INHERIT_TTL: u16 = 8;
-/// [`Lane::flags`]: packets come in to the network's own MAC, in place of the receiver's.
-pub const LANE_TO_US: u16 = 16;
-/// [`Lane::flags`]: packets leave from the network's own MAC, in place of the sender's.
-pub const LANE_FROM_US: u16 = 32;
+/// [`Template::flags`]: packets of this direction may pass.
+pub const TEMPLATE_OPEN: u16 = 1;
+/// [`Template::flags`]: the receiving port is a veth whose peer is in another network namespace.
+pub const TEMPLATE_PEER: u16 = 2;
+/// [`Template::flags`]: the outer TOS is the inner one.
+pub const TEMPLATE_INHERIT_TOS: u16 = 4;
+/// [`Template::flags`]: the outer TTL is the inner one.
+pub const TEMPLATE_INHERIT_TTL: u16 = 8;
+/// [`Template::flags`]: packets come in to the network's own MAC, in place of the receiver's.
+pub const TEMPLATE_TO_US: u16 = 16;
+/// [`Template::flags`]: packets leave from the network's own MAC, in place of the sender's.
+pub const TEMPLATE_FROM_US: u16 = 32;
 
 /// What the packets of one direction are like as they leave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Lane {
+pub struct Template {
     /// The largest one, in bytes from its IP header on
     pub max_packet: u16,
     /// The outer source port, in network order
@@ -114,14 +114,14 @@ pub struct Lane {
     pub tos: u8,
     /// The outer TTL
     pub ttl: u8,
-    /// `LANE_*`
+    /// `TEMPLATE_*`
     pub flags: u16,
 }
 
 /// One direction of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Way {
+pub struct FlowDir {
     /// Packets that passed
     pub packets: u64,
     /// Their bytes, Ethernet headers included
@@ -131,16 +131,16 @@ pub struct Way {
     /// The rule that admitted the flow: egress with the opener's way, ingress with the other one
     pub rule: u32,
     /// How they leave
-    pub lane: Lane,
+    pub template: Template,
 }
 
 /// [`Flow::marks`]: the pipeline has the flow, and this entry keeps its place.
-pub const FLOW_HELD: u8 = 1;
+pub const FLOW_RESERVED: u8 = 1;
 /// [`Flow::marks`]: it began in the kernel.
-pub const FLOW_BORN: u8 = 2;
-/// [`Flow::marks`]: it counts among the answered flows; said of flows that were born in the kernel.
-pub const FLOW_ANSWERED: u8 = 4;
-/// [`Flow::marks`]: it is no TCP, was born in the kernel and answered, and goes on.
+pub const FLOW_KERNEL_CREATED: u8 = 2;
+/// [`Flow::marks`]: it counts among the replied flows; said of flows that were created in the kernel.
+pub const FLOW_REPLIED: u8 = 4;
+/// [`Flow::marks`]: it is no TCP, was created in the kernel and answered, and goes on.
 pub const FLOW_STREAM: u8 = 8;
 
 /// A flow.
@@ -157,7 +157,7 @@ pub struct Flow {
     pub generation: u32,
     /// When a packet last passed, in nanoseconds of the monotonic clock; 0 when none did
     pub last_seen: u64,
-    /// When it was born, in milliseconds of that clock; they wrap.
+    /// When it was created, in milliseconds of that clock; they wrap.
     pub created: u32,
     /// Which end opened it: 0 the low one, 1 the high one
     pub opener: u8,
@@ -170,22 +170,22 @@ pub struct Flow {
     /// The programs' own
     pub tag: u32,
     /// From the low end of the key, and from the high one
-    pub ways: [Way; 2],
+    pub dirs: [FlowDir; 2],
 }
 
 impl Flow {
-    /// Of a flow that was born in the kernel: who pays for it, a place in [`Accounts`](crate::Accounts).
+    /// Of a flow that was created in the kernel: who pays for it, a place in [`Accounts`](crate::Accounts).
     #[must_use]
     pub fn account(&self) -> u32 {
-        let [low, high] = self.ways.map(|way| u32::from(way.tcp.account_half));
+        let [low, high] = self.dirs.map(|way| u32::from(way.tcp.account_half));
         high << 16 | low
     }
 }
 
-/// Flows of a pair and service: those that a permit is for.
+/// Flows of a pair and service: those that a policy-cache entry is for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct PermitKey {
+pub struct PolicyCacheKey {
     pub(crate) src: [u8; 16],
     pub(crate) dst: [u8; 16],
     pub(crate) vni: u32,
@@ -193,7 +193,7 @@ pub struct PermitKey {
     pub(crate) proto: u16,
 }
 
-impl PermitKey {
+impl PolicyCacheKey {
     /// That of a flow whose first packet has this key; of ICMP that packet is an echo request.
     #[must_use]
     pub fn of(opened: &FlowKey) -> Self {
@@ -211,7 +211,7 @@ impl PermitKey {
 /// What was decided for such flows, and holds while epoch and generation are in force.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Permit {
+pub struct CachedPolicy {
     /// Place of their network
     pub network: u32,
     /// The epoch that must be in force in that network
@@ -220,10 +220,10 @@ pub struct Permit {
     pub generation: u32,
     /// The opener, and the other end
     pub ends: Ends,
-    /// [`Way::rule`] of the opener's way, and of the other one
+    /// [`FlowDir::rule`] of the opener's way, and of the other one
     pub rules: [u32; 2],
     /// How packets leave that come from them
-    pub lanes: [Lane; 2],
+    pub templates: [Template; 2],
     /// As [`Flow::bindings`]
     pub bindings: u16,
     /// Nothing
@@ -245,13 +245,13 @@ pub(crate) struct Account {
 /// How flows live in a network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub(crate) struct Terms {
+pub(crate) struct CtSettings {
     pub(crate) account: u32,
     pub(crate) timeouts: [u32; STATES],
     pub(crate) mss_mtu: u32,
 }
 
-/// How flows that are born in the kernel come to their outer source port.
+/// How flows that are created in the kernel come to their outer source port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Entropy {
@@ -270,7 +270,7 @@ pub struct Entropy {
 /// A flow that another one of the same key took the place of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Ended {
+pub struct ClosedFlow {
     /// Its key
     pub key: Key,
     /// The epoch that admitted it
@@ -281,7 +281,7 @@ pub struct Ended {
     pub packets: [u64; 2],
     /// Their bytes
     pub bytes: [u64; 2],
-    /// The rules that admitted it, as [`Way::rule`] of both ways
+    /// The rules that admitted it, as [`FlowDir::rule`] of both ways
     pub rules: [u32; 2],
 }
 
@@ -301,20 +301,20 @@ pub(crate) const TAKE_DELETE: u8 = 2;
 pub(crate) const TAKE_IF_RANK: u8 = 4;
 pub(crate) const TAKE_RANK_AT: u8 = 4;
 pub(crate) const TAKE_ABSENT: u8 = 0;
-pub(crate) const TAKE_HELD: u8 = 1;
+pub(crate) const TAKE_RESERVED: u8 = 1;
 pub(crate) const TAKE_TAKEN: u8 = 2;
 
-/// [`AnswerKey::form`]: a neighbour solicitation, and not ARP.
+/// [`NeighborKey::form`]: a neighbour solicitation, and not ARP.
 pub const FORM_ND: u16 = 1;
-/// [`AnswerKey::form`]: to broadcast, or to the target's solicited-node group.
+/// [`NeighborKey::form`]: to broadcast, or to the target's solicited-node group.
 pub const FORM_TO_ALL: u16 = 2;
-/// [`AnswerKey::form`]: a solicitation with the sender's link-layer address in it.
+/// [`NeighborKey::form`]: a solicitation with the sender's link-layer address in it.
 pub const FORM_NAMES_MAC: u16 = 4;
 
 /// What a request for an address is made of: nothing else in it moves the answer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct AnswerKey {
+pub struct NeighborKey {
     /// Interface index of the tenant port it comes from
     pub port: u32,
     /// Its sender's MAC
@@ -342,8 +342,8 @@ pub struct Answer {
     pub generation: u32,
     /// Bytes of `frame`
     pub len: u32,
-    /// How many times it may still be given in the lower half, the loan's number in the upper one
-    pub loan: u64,
+    /// How many times it may still be given in the lower half, the credit's number in the upper one
+    pub credit: u64,
     /// The answer, in its first bytes
     pub frame: [u8; ANSWER_MAX],
 }
@@ -368,7 +368,7 @@ pub(crate) struct Bucket {
 }
 
 /// The place of the bucket that all networks have in common which this host does not serve.
-pub(crate) const STRANGERS: u32 = u32::MAX;
+pub(crate) const UNSERVED: u32 = u32::MAX;
 
 /// A network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -378,13 +378,13 @@ pub struct Network {
     pub vni: u32,
     /// The epoch in force there: flows of another one do not pass
     pub epoch: u32,
-    /// The MAC that eastgate has there where it speaks for others
+    /// The MAC that eastgate has there where it answers for others (proxy)
     pub mac: [u8; 6],
-    /// `LANE_*` that all its lanes have
-    pub lane_flags: u16,
-    /// [`Lane::tos`] of all its lanes
+    /// `TEMPLATE_*` that all its templates have
+    pub template_flags: u16,
+    /// [`Template::tos`] of all its templates
     pub tos: u8,
-    /// [`Lane::ttl`] of all its lanes
+    /// [`Template::ttl`] of all its templates
     pub ttl: u8,
     /// `NETWORK_*`
     pub marks: u16,
@@ -417,17 +417,17 @@ pub const VTEP_NO_SUM: u32 = 2;
 /// An address in a network.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct StationKey {
+pub struct EndpointKey {
     /// The address
     pub addr: [u8; 16],
     /// The network
     pub vni: u32,
 }
 
-/// [`Station::flags`]: its port is a veth whose peer is in another network namespace.
-pub const STATION_PEER: u16 = 1;
-/// [`Station::flags`]: eastgate speaks for others to it, by the network's own MAC.
-pub const STATION_SPOKEN_TO: u16 = 2;
+/// [`Endpoint::flags`]: its port is a veth whose peer is in another network namespace.
+pub const ENDPOINT_PEER: u16 = 1;
+/// [`Endpoint::flags`]: eastgate answers for others (proxy) to it, by the network's own MAC.
+pub const ENDPOINT_PROXIED: u16 = 2;
 
 /// Nobody was asked: in place of a ruleset, or of a rule.
 pub const NO_RULE: u32 = u32::MAX;
@@ -435,14 +435,14 @@ pub const NO_RULE: u32 = u32::MAX;
 /// An endpoint's address: where it is, and what the policy knows it as.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Station {
+pub struct Endpoint {
     /// Place of its network
     pub network: u32,
     /// As [`Ends::at`]
     pub at: u32,
     /// The only MAC that it sends with
     pub mac: [u8; 6],
-    /// `STATION_*`
+    /// `ENDPOINT_*`
     pub flags: u16,
     /// What rules about its peers know it by
     pub identity: u32,
@@ -463,7 +463,7 @@ pub const LAYOUT: u32 = 15;
 pub struct Settings {
     /// [`LAYOUT`]
     pub layout: u32,
-    /// Which daemon it is that frames go up to
+    /// Which daemon it is that frames are punted to
     pub session: u32,
     /// Flows written under another generation do not pass
     pub generation: u32,
@@ -471,8 +471,8 @@ pub struct Settings {
     pub since: u32,
     /// Interface index of a device of the underlay; 0 when there is none
     pub underlay: u32,
-    /// Interface index of the device by which frames go up
-    pub up_device: u32,
+    /// Interface index of the device by which frames are punted
+    pub punt_device: u32,
     /// The overlay's UDP port, in network order
     pub vxlan_port_be: [u8; 2],
     /// The port of the kernel's own vxlan device, in network order; 0 when there is none
@@ -490,21 +490,21 @@ pub const CONFIG_CROWDED: u32 = 1;
 /// [`Settings::flags`]: new flows are for the pipeline to decide.
 pub const CONFIG_UNDECIDED: u32 = 2;
 
-/// Bytes in front of a frame that goes up.
-pub const UP_HEADER: usize = 14;
+/// Bytes in front of a frame that is punted.
+pub const PUNT_HEADER: usize = 14;
 
-/// The tenant port that a frame came from, when it is one that the programs sent up to the daemon of this session.
+/// The tenant port that a frame came from, when it is one that the programs punted to the daemon of this session.
 #[must_use]
 pub fn port_of(frame: &[u8], session: u32) -> Option<u32> {
-    let header = frame.first_chunk::<UP_HEADER>()?;
-    (header[12..] == UP_ETHERTYPE.to_be_bytes() && header[8..12] == session.to_be_bytes())
+    let header = frame.first_chunk::<PUNT_HEADER>()?;
+    (header[12..] == PUNT_ETHERTYPE.to_be_bytes() && header[8..12] == session.to_be_bytes())
         .then(|| u32::from_be_bytes([header[0], header[1], header[2], header[3]]))
 }
 
-const UP_ETHERTYPE: u16 = 0x88b5;
+const PUNT_ETHERTYPE: u16 = 0x88b5;
 
 /// Where in that header the flow's hash is, in bytes: what frames are spread over sockets by.
-pub const UP_HASH_AT: u32 = 4;
+pub const PUNT_HASH_AT: u32 = 4;
 
 impl Key {
     /// A packet by which [`Key::of`] finds this key: of an echo the request, of other flows one from the low end.

@@ -1,19 +1,19 @@
 //! The packet's path in the kernel, for flows between endpoints.
 //!
-//! The programs (`bpf/`) hold frames of flows to the flow's state, and deliver or wrap them. New flows are decided by the
-//! pipeline's own compiled policy, copied into tables; by a permit, where the pipeline has decided for the same pair and
-//! service before; or by the pipeline. What the programs do not know or what does not fit goes up. This crate loads the
+//! The programs (`bpf/`) hold frames of flows to the flow's state, and deliver or encapsulate them. New flows are decided by the
+//! pipeline's own compiled policy, copied into tables; by a policy-cache entry, where the pipeline has decided for the same pair and
+//! service before; or by the pipeline. What the programs do not know or what does not fit is punted. This crate loads the
 //! programs and writes their tables; where they are attached is the caller's business.
 
-mod born;
 pub mod cost;
+mod created;
 mod datagram;
 mod guard;
 mod layout;
 mod pins;
 mod policy;
 mod punt;
-mod slow;
+mod punt_limit;
 mod stats;
 pub mod tcx;
 #[cfg(test)]
@@ -31,16 +31,17 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, Object, ObjectBuilder, Op
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 pub use self::{
-    born::{Accounts, Hold, Terms},
+    created::{Accounts, CtSettings, TakeResult},
     datagram::{DatagramOf, Passed},
     guard::Guard,
     layout::{
-        ANSWER_MAX, AT_VTEP, Answer, AnswerKey, CONFIG_CROWDED, CONFIG_UNDECIDED, Denial, DenialKey, Denied,
-        DeniedKey, Ended, Ends, Entropy, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, FLOW_STREAM, FORM_NAMES_MAC,
-        FORM_ND, FORM_TO_ALL, Flow, Key, LANE_FROM_US, LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN,
-        LANE_PEER, LANE_TO_US, LAYOUT, Lane, NETWORK_HUB, NO_RULE, Network, Permit, PermitKey, STATES,
-        STATION_PEER, STATION_SPOKEN_TO, Settings, Station, StationKey, TcpSide, UP_HASH_AT, UP_HEADER,
-        VTEP_NO_SUM, VTEP_SUM, Vtep, Way, address, port_of,
+        ANSWER_MAX, AT_VTEP, Answer, CONFIG_CROWDED, CONFIG_UNDECIDED, CachedPolicy, ClosedFlow, Denied,
+        DeniedKey, ENDPOINT_PEER, ENDPOINT_PROXIED, Endpoint, EndpointKey, Ends, Entropy,
+        FLOW_KERNEL_CREATED, FLOW_REPLIED, FLOW_RESERVED, FLOW_STREAM, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL,
+        Flow, FlowDir, Key, LAYOUT, NETWORK_HUB, NO_RULE, NeighborKey, Network, PUNT_HASH_AT, PUNT_HEADER,
+        PolicyCacheKey, PolicyDrop, PolicyDropKey, STATES, Settings, TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS,
+        TEMPLATE_INHERIT_TTL, TEMPLATE_OPEN, TEMPLATE_PEER, TEMPLATE_TO_US, TcpSide, Template, VTEP_NO_SUM,
+        VTEP_SUM, Vtep, address, port_of,
     },
     pins::{is_pinned, unpin},
     policy::Policy,
@@ -109,18 +110,18 @@ impl Limits {
         let sizes = self.tables;
         let entries = match table {
             "flows" => self.flows,
-            "networks" | "terms" | "policies" => sizes.networks,
-            // One is that of strangers.
+            "networks" | "ct_settings" | "policies" => sizes.networks,
+            // One is that of unserved networks.
             "buckets" => sizes.networks.saturating_add(1),
             "vteps" => sizes.vteps,
             "ports" => sizes.ports,
-            "stations" => sizes.stations,
-            // The host's, and of each network its own and that of its strangers.
-            "accounts" => sizes.networks.saturating_mul(2).saturating_add(sizes.stations).saturating_add(1),
-            "permits" => sizes.permits,
-            "answers" => sizes.answers,
-            "ended" => sizes.ended,
-            "denials" | "denied" => sizes.denials,
+            "endpoints" => sizes.endpoints,
+            // The host's, and of each network its own and that of its unknown hosts.
+            "accounts" => sizes.networks.saturating_mul(2).saturating_add(sizes.endpoints).saturating_add(1),
+            "policy_cache" => sizes.policy_cache,
+            "neighbor_cache" => sizes.neighbor_cache,
+            "closed_flows" => sizes.closed_flows,
+            "policy_drops" | "denied" => sizes.policy_drops,
             "datagrams" => sizes.datagrams,
             _ => return None,
         };
@@ -140,18 +141,18 @@ pub struct Fastpath {
     settings: MapHandle,
     stats: MapHandle,
     punts: MapHandle,
-    permits: MapHandle,
-    answers: MapHandle,
+    policy_cache: MapHandle,
+    neighbor_cache: MapHandle,
     entropy: MapHandle,
-    ended: MapHandle,
-    stations: MapHandle,
+    closed_flows: MapHandle,
+    endpoints: MapHandle,
     policies: MapHandle,
-    denials: MapHandle,
+    policy_drops: MapHandle,
     denied: MapHandle,
     pub(crate) datagrams: MapHandle,
-    /// The table that `terms` is mapped from
-    terms_table: MapHandle,
-    terms: Terms,
+    /// The table that `ct_settings` is mapped from
+    ct_settings_table: MapHandle,
+    ct_settings: CtSettings,
     accounts: Arc<Accounts>,
     take: OwnedFd,
     programs: Programs,
@@ -167,8 +168,8 @@ pub struct TableIds {
     networks: u32,
     vteps: u32,
     settings: u32,
-    terms: u32,
-    answers: u32,
+    ct_settings: u32,
+    neighbor_cache: u32,
 }
 
 impl TableIds {
@@ -186,8 +187,8 @@ impl TableIds {
             ("networks", self.networks),
             ("vteps", self.vteps),
             ("settings", self.settings),
-            ("terms", self.terms),
-            ("answers", self.answers),
+            ("ct_settings", self.ct_settings),
+            ("neighbor_cache", self.neighbor_cache),
         ]
     }
 
@@ -203,7 +204,7 @@ pub struct Trial {
     pub verdict: i32,
     /// The frame as the program left it
     pub frame: Vec<u8>,
-    /// Of a superframe: where it is still to be cut; otherwise 0
+    /// Of a GSO packet: where it is still to be cut; otherwise 0
     pub segment: u16,
 }
 
@@ -223,7 +224,7 @@ pub struct Programs {
     pub tenant: OwnedFd,
     /// At the ingress of the underlay device
     pub underlay: OwnedFd,
-    /// At the ingress of the vxlan device that unwraps superframes
+    /// At the ingress of the vxlan device that unwraps GSO packets
     pub tunnel: OwnedFd,
 }
 
@@ -286,13 +287,13 @@ impl Fastpath {
             underlay: program("underlay")?,
             tunnel: program("tunnel")?,
         };
-        let (permits, answers) = (map("permits")?, map("answers")?);
-        let (entropy, ended, buckets) = (map("entropy")?, map("ended")?, map("buckets")?);
-        let (stations, policies, denials) = (map("stations")?, map("policies")?, map("denials")?);
+        let (policy_cache, neighbor_cache) = (map("policy_cache")?, map("neighbor_cache")?);
+        let (entropy, closed_flows, buckets) = (map("entropy")?, map("closed_flows")?, map("buckets")?);
+        let (endpoints, policies, policy_drops) = (map("endpoints")?, map("policies")?, map("policy_drops")?);
         let denied = map("denied")?;
         let datagrams = map("datagrams")?;
-        let terms_table = map("terms")?;
-        let terms = Terms::of(&terms_table)?;
+        let ct_settings_table = map("ct_settings")?;
+        let ct_settings = CtSettings::of(&ct_settings_table)?;
         let accounts = Arc::new(Accounts::of(&map("accounts")?)?);
         let take = program("take")?;
         Ok(Self {
@@ -305,17 +306,17 @@ impl Fastpath {
             settings,
             stats,
             punts,
-            permits,
-            answers,
+            policy_cache,
+            neighbor_cache,
             entropy,
-            ended,
-            stations,
+            closed_flows,
+            endpoints,
             policies,
-            denials,
+            policy_drops,
             denied,
             datagrams,
-            terms_table,
-            terms,
+            ct_settings_table,
+            ct_settings,
             accounts,
             take,
             programs,
@@ -337,13 +338,13 @@ impl Fastpath {
             networks: id(&self.networks, "networks")?,
             vteps: id(&self.vteps, "vteps")?,
             settings: id(&self.settings, "settings")?,
-            terms: id(&self.terms_table, "terms")?,
-            answers: id(&self.answers, "answers")?,
+            ct_settings: id(&self.ct_settings_table, "ct_settings")?,
+            neighbor_cache: id(&self.neighbor_cache, "neighbor_cache")?,
         })
     }
 
     /// Runs a program, by its name, on a frame as if it came in at the device with index `ifindex`, and says what it
-    /// would do with it; nothing is sent. Flows and counters move on as in earnest. `segment` makes it a superframe.
+    /// would do with it; nothing is sent. Flows and counters move on as in earnest. `segment` makes it a GSO packet.
     ///
     /// # Errors
     /// When the kernel does not run it: a frame larger than a page, for one.
@@ -500,18 +501,20 @@ impl Fastpath {
     ///
     /// # Errors
     /// [`Error::Table`].
-    pub fn set_answer(&self, key: &AnswerKey, answer: &Answer) -> Result<(), Error> {
-        write(&self.answers, "answers", key, answer)
+    pub fn set_answer(&self, key: &NeighborKey, answer: &Answer) -> Result<(), Error> {
+        write(&self.neighbor_cache, "neighbor_cache", key, answer)
     }
 
     /// What the programs answer such requests with.
     ///
     /// # Errors
     /// [`Error::Table`].
-    pub fn answer(&self, key: &AnswerKey) -> Result<Option<Answer>, Error> {
+    pub fn answer(&self, key: &NeighborKey) -> Result<Option<Answer>, Error> {
         let mut answer = Answer::new_zeroed();
-        let found = self.answers.lookup_into(key.as_bytes(), answer.as_mut_bytes(), MapFlags::ANY);
-        found.map(|found| found.then_some(answer)).map_err(|source| Error::Table { table: "answers", source })
+        let found = self.neighbor_cache.lookup_into(key.as_bytes(), answer.as_mut_bytes(), MapFlags::ANY);
+        found
+            .map(|found| found.then_some(answer))
+            .map_err(|source| Error::Table { table: "neighbor_cache", source })
     }
 }
 

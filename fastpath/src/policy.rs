@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::{
     Error, Fastpath,
-    layout::{Denial, DenialKey, Denied, DeniedKey, Station, StationKey},
+    layout::{Denied, DeniedKey, Endpoint, EndpointKey, PolicyDrop, PolicyDropKey},
     remove, write,
 };
 
@@ -121,30 +121,30 @@ impl Fastpath {
     ///
     /// # Errors
     /// [`Error::Table`]; when the table is full among it.
-    pub fn set_station(&self, key: &StationKey, station: &Station) -> Result<(), Error> {
-        write(&self.stations, "stations", key, station)
+    pub fn set_endpoint(&self, key: &EndpointKey, endpoint: &Endpoint) -> Result<(), Error> {
+        write(&self.endpoints, "endpoints", key, endpoint)
     }
 
     /// Nobody has it.
     ///
     /// # Errors
     /// [`Error::Table`].
-    pub fn remove_station(&self, key: &StationKey) -> Result<(), Error> {
-        remove(&self.stations, "stations", key.as_bytes())
+    pub fn remove_endpoint(&self, key: &EndpointKey) -> Result<(), Error> {
+        remove(&self.endpoints, "endpoints", key.as_bytes())
     }
 
     /// What the rules have refused in the kernel.
     ///
     /// # Errors
     /// [`Error::Table`].
-    pub fn denials(&self) -> Result<Vec<(DenialKey, Denial)>, Error> {
-        let keys = self.denials.keys().filter_map(|key| DenialKey::read_from_bytes(&key).ok());
+    pub fn policy_drops(&self) -> Result<Vec<(PolicyDropKey, PolicyDrop)>, Error> {
+        let keys = self.policy_drops.keys().filter_map(|key| PolicyDropKey::read_from_bytes(&key).ok());
         let rows = keys.map(|key| {
-            let mut denial = Denial::new_zeroed();
-            let found = self.denials.lookup_into(key.as_bytes(), denial.as_mut_bytes(), MapFlags::LOCK);
+            let mut denial = PolicyDrop::new_zeroed();
+            let found = self.policy_drops.lookup_into(key.as_bytes(), denial.as_mut_bytes(), MapFlags::LOCK);
             found
                 .map(|found| found.then_some((key, denial)))
-                .map_err(|source| Error::Table { table: "denials", source })
+                .map_err(|source| Error::Table { table: "policy_drops", source })
         });
         rows.filter_map(Result::transpose).collect()
     }
@@ -177,7 +177,7 @@ impl Fastpath {
     ///
     /// # Errors
     /// [`Error::Table`].
-    pub fn remove_denial(&self, key: &DenialKey) -> Result<(), Error> {
-        remove(&self.denials, "denials", key.as_bytes())
+    pub fn remove_denial(&self, key: &PolicyDropKey) -> Result<(), Error> {
+        remove(&self.policy_drops, "policy_drops", key.as_bytes())
     }
 }

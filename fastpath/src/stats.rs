@@ -14,15 +14,15 @@ pub struct Stats {
     pub from_underlay: u64,
     /// Frames delivered to tenant ports
     pub to_ports: u64,
-    /// Frames wrapped and sent
+    /// Frames encapsulated and sent
     pub to_underlay: u64,
-    /// Frames sent up to the pipeline
+    /// Frames punted to the pipeline
     pub up: u64,
-    /// Frames dropped because too many of their network were sent up
-    pub up_limited: u64,
+    /// Frames dropped because too many of their network were punted
+    pub punt_limited: u64,
     /// Frames dropped because the kernel had no memory to send them up or on
-    pub up_failed: u64,
-    /// Frames of ports that are not open, and superframes whose flow went away while the kernel unwrapped them
+    pub punt_failed: u64,
+    /// Frames of ports that are not open, and GSO packets whose flow went away while the kernel unwrapped them
     pub lost: u64,
     /// Requests for addresses that were answered here
     pub answered: u64,
@@ -43,8 +43,8 @@ impl Fastpath {
             to_ports: sum(2)?,
             to_underlay: sum(3)?,
             up: sum(4)?,
-            up_limited: sum(5)?,
-            up_failed: sum(6)?,
+            punt_limited: sum(5)?,
+            punt_failed: sum(6)?,
             lost: sum(7)?,
             answered: sum(8)?,
             denied: sum(9)?,

@@ -11,8 +11,9 @@ use libbpf_rs::btf::{
 };
 
 use crate::layout::{
-    self, Answer, AnswerKey, Denial, DenialKey, Denied, DeniedKey, Ended, Ends, Entropy, Flow, Key, Lane,
-    Network, Permit, PermitKey, Settings, Station, StationKey, TcpSide, Vtep, Way,
+    self, Answer, CachedPolicy, ClosedFlow, Denied, DeniedKey, Endpoint, EndpointKey, Ends, Entropy, Flow,
+    FlowDir, Key, NeighborKey, Network, PolicyCacheKey, PolicyDrop, PolicyDropKey, Settings, TcpSide,
+    Template, Vtep,
 };
 
 /// Size in bytes of a structure of the programs, and the offsets of its members.
@@ -43,23 +44,23 @@ fn structures_are_the_same_on_both_sides() {
         layout_of!(TcpSide: end, max_end, max_window, max_ack, scale, flags, account_half)
     );
     assert_eq!(noted("ends"), layout_of!(Ends: at, macs));
-    assert_eq!(noted("lane"), layout_of!(Lane: max_packet, source_port_be, tos, ttl, flags));
-    assert_eq!(noted("way"), layout_of!(Way: packets, bytes, tcp, rule, lane));
+    assert_eq!(noted("template"), layout_of!(Template: max_packet, source_port_be, tos, ttl, flags));
+    assert_eq!(noted("flow_dir"), layout_of!(FlowDir: packets, bytes, tcp, rule, template));
     assert_eq!(
         noted("flow"),
-        layout_of!(Flow: lock, network, epoch, generation, last_seen, created, opener, marks, bindings, ends, tag, ways)
+        layout_of!(Flow: lock, network, epoch, generation, last_seen, created, opener, marks, bindings, ends, tag, dirs)
     );
-    assert_eq!(noted("permit_key"), layout_of!(PermitKey: src, dst, vni, dport, proto));
+    assert_eq!(noted("policy_cache_key"), layout_of!(PolicyCacheKey: src, dst, vni, dport, proto));
     assert_eq!(
-        noted("permit"),
-        layout_of!(Permit: network, epoch, generation, ends, rules, lanes, bindings, spare, account)
+        noted("cached_policy"),
+        layout_of!(CachedPolicy: network, epoch, generation, ends, rules, templates, bindings, spare, account)
     );
-    assert_eq!(noted("answer_key"), layout_of!(AnswerKey: port, mac, form, sender, target));
-    assert_eq!(noted("answer"), layout_of!(Answer: network, epoch, generation, len, loan, frame));
-    assert_eq!(noted("terms"), layout_of!(layout::Terms: account, timeouts, mss_mtu));
+    assert_eq!(noted("neighbor_key"), layout_of!(NeighborKey: port, mac, form, sender, target));
+    assert_eq!(noted("answer"), layout_of!(Answer: network, epoch, generation, len, credit, frame));
+    assert_eq!(noted("ct_settings"), layout_of!(layout::CtSettings: account, timeouts, mss_mtu));
     assert_eq!(noted("account"), layout_of!(layout::Account: flows));
     assert_eq!(noted("entropy"), layout_of!(Entropy: secret, first, available, buckets, spare));
-    assert_eq!(noted("ended"), layout_of!(Ended: key, epoch, opener, packets, bytes, rules));
+    assert_eq!(noted("closed_flow"), layout_of!(ClosedFlow: key, epoch, opener, packets, bytes, rules));
     // What is in no table is not noted; the same is asserted in C, and for the blocks of a policy.
     assert_eq!(size_of::<layout::Take>(), 16 + size_of::<Key>() + size_of::<Flow>());
     assert_eq!(noted("port"), layout_of!(layout::Port: id, vni));
@@ -69,22 +70,25 @@ fn structures_are_the_same_on_both_sides() {
     );
     assert_eq!(
         noted("config"),
-        layout_of!(Settings: layout, session, generation, since, underlay, up_device, vxlan_port_be, tunnel_port_be, vtep, dont_fragment, flags)
+        layout_of!(Settings: layout, session, generation, since, underlay, punt_device, vxlan_port_be, tunnel_port_be, vtep, dont_fragment, flags)
     );
     assert_eq!(
         noted("network"),
-        layout_of!(Network: vni, epoch, mac, lane_flags, tos, ttl, marks, bindings, spare)
+        layout_of!(Network: vni, epoch, mac, template_flags, tos, ttl, marks, bindings, spare)
     );
     assert_eq!(noted("vtep"), layout_of!(Vtep: addr, max_packet, flags));
-    assert_eq!(noted("station_key"), layout_of!(StationKey: addr, vni));
+    assert_eq!(noted("endpoint_key"), layout_of!(EndpointKey: addr, vni));
     assert_eq!(
-        noted("station"),
-        layout_of!(Station: network, at, mac, flags, identity, tiers, endpoint, account)
+        noted("endpoint"),
+        layout_of!(Endpoint: network, at, mac, flags, identity, tiers, endpoint, account)
     );
-    assert_eq!(noted("denial_key"), layout_of!(DenialKey: network, epoch, from, endpoint, rule, direction));
+    assert_eq!(
+        noted("policy_drop_key"),
+        layout_of!(PolicyDropKey: network, epoch, from, endpoint, rule, direction)
+    );
     assert_eq!(
         noted("denial"),
-        layout_of!(Denial: lock, spare, packets, bytes, last_at, src, dst, sport, dport, proto)
+        layout_of!(PolicyDrop: lock, spare, packets, bytes, last_at, src, dst, sport, dport, proto)
     );
     assert_eq!(noted("denied_key"), layout_of!(DeniedKey: kind, src, dst, sport, dport, proto));
     assert_eq!(noted("denied"), layout_of!(Denied: packets, bytes, last_at));
@@ -157,9 +161,9 @@ fn an_echo_says_who_asks_and_what_for() {
         let (key, place) = Key::of(&request);
         assert_eq!((place, key.packet(), key.packet_from(end)), (end, Some(request), Some(request)));
     }
-    let (a, b) = (PermitKey::of(&asked), PermitKey::of(&FlowKey { sport: 8, dport: 8, ..asked }));
+    let (a, b) = (PolicyCacheKey::of(&asked), PolicyCacheKey::of(&FlowKey { sport: 8, dport: 8, ..asked }));
     assert_eq!((a, a.dport), (b, 0x0800), "whatever its identifier");
-    assert_eq!(PermitKey::of(&FlowKey { proto: 58, ..asked }).dport, 0x8000);
+    assert_eq!(PolicyCacheKey::of(&FlowKey { proto: 58, ..asked }).dport, 0x8000);
 }
 
 #[test]
@@ -170,6 +174,6 @@ fn only_what_the_programs_sent_up_has_a_port() {
     frame[..4].copy_from_slice(&7u32.to_be_bytes());
     frame[12..14].copy_from_slice(&[0x88, 0xb5]);
     assert_eq!(layout::port_of(&frame, 3), Some(7));
-    assert_eq!(layout::port_of(&frame, 4), None, "sent up to another daemon");
+    assert_eq!(layout::port_of(&frame, 4), None, "punted to another daemon");
     assert_eq!(layout::port_of(&frame[..13], 3), None);
 }

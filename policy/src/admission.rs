@@ -106,7 +106,7 @@ pub fn admit(view: &View, frame: &[u8], context: &Context<'_>) -> Result<(), Dro
 ///
 /// # Errors
 /// The reason of the first [`Check`] that refuses it.
-pub fn admit_stranger(
+pub fn admit_unknown_host(
     view: &View,
     frame: &[u8],
     max_tags: u8,

@@ -9,7 +9,7 @@ use eastgate_api::{
 };
 use eastgate_config::{Config, Loader, Severity, schema};
 use eastgate_dataplane::{
-    snapshot::{PortRegistry, Snapshot, state::StateBook},
+    snapshot::{PortRegistry, Snapshot, state::StateRegistry},
     trace::trace,
 };
 use eastgate_wire::{DropReason, names};
@@ -156,8 +156,8 @@ fn offline(path: &Path, host: Option<&str>) -> Result<(Arc<Config>, Snapshot)> {
     let mut loader = Loader::new(path);
     let config = daemon::load(&mut loader, std::io::stderr().is_terminal())?;
     let host = choose_host(&config, host)?;
-    let book = StateBook::new(config.limits);
-    let snapshot = Snapshot::compile(&config, &host, None, &mut PortRegistry::default(), &book)?;
+    let states = StateRegistry::new(config.limits);
+    let snapshot = Snapshot::compile(&config, &host, None, &mut PortRegistry::default(), &states)?;
     Ok((config, snapshot))
 }
 

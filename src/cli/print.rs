@@ -186,7 +186,7 @@ fn rule_name(rule: Option<&RuleRef>) -> String {
 
 /// How many flows there are, and who has made room.
 fn flow_counts(flows: &FlowCounts) -> String {
-    let mut text = format!("{} answered, {} unanswered", flows.answered, flows.unanswered);
+    let mut text = format!("{} replied, {} unreplied", flows.replied, flows.unreplied);
     let gone: Vec<_> = flows.made_room.iter().filter(|(_, count)| **count > 0).collect();
     if !gone.is_empty() {
         let gone: Vec<_> = gone.iter().map(|(rank, count)| format!("{rank} {count}")).collect();

@@ -336,10 +336,10 @@ mod tests {
     }
 
     async fn ask(path: &Path, request: &str) -> String {
-        let mut asker = UnixStream::connect(path).await.unwrap();
-        asker.write_all(request.as_bytes()).await.unwrap();
+        let mut requester = UnixStream::connect(path).await.unwrap();
+        requester.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        let mut reader = BufReader::new(&mut asker);
+        let mut reader = BufReader::new(&mut requester);
         timeout(Duration::from_secs(10), reader.read_line(&mut answer)).await.unwrap().unwrap();
         answer
     }

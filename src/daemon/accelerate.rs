@@ -1,4 +1,4 @@
-//! Sets up the fast path: programs, the device by which frames go up, the one that unwraps superframes.
+//! Sets up the fast path: programs, the device by which frames are punted, the one that unwraps GSO packets.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +21,7 @@ use crate::{
         machine::Machine,
         netlink::Link,
         packet_socket::PacketSocket,
-        worker::{Command, UpSocket},
+        worker::{Command, PuntSocket},
     },
     plan::{OWN_DEVICES, TUNNEL, UP},
 };
@@ -50,8 +50,8 @@ impl Dataplane {
     }
 }
 
-/// Room for any frame with the header that goes up in front of it.
-pub(super) const UP_MTU: u32 = 65_000;
+/// Room for any frame with the header that is punted in front of it.
+pub(super) const PUNT_MTU: u32 = 65_000;
 /// Where the kernel's own vxlan device may listen, one after the other: outside of the ranges that source ports are
 /// taken from.
 const TUNNEL_PORTS: [u16; 4] = [14_789, 24_789, 44_789, 4_788];
@@ -149,10 +149,10 @@ impl Daemon {
         Ok((KernelPath::load(self.table_sizes(), up, port)?, self.links.clone()))
     }
 
-    /// The pair by which frames go up
+    /// The pair by which frames are punted
     pub(super) async fn make_up(&mut self) -> Result<()> {
         self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?.will_make(UP[0])?;
-        self.netlink.add_veth(UP[0], UP[1], UP_MTU).await?;
+        self.netlink.add_veth(UP[0], UP[1], PUNT_MTU).await?;
         self.know_devices(&UP).await
     }
 
@@ -190,10 +190,7 @@ impl Daemon {
     fn table_sizes(&self) -> Limits {
         let snapshot = self.view.shared.snapshot();
         let limits = snapshot.config.limits;
-        Limits {
-            flows: limits.flows.saturating_add(limits.unanswered),
-            tables: snapshot.config.kernel_tables,
-        }
+        Limits { flows: limits.flows.saturating_add(limits.unreplied), tables: snapshot.config.kernel_tables }
     }
 
     /// Says which tables have another size than the configuration wants: they keep it while programs use them.
@@ -212,29 +209,29 @@ impl Daemon {
     /// Ports and underlay are served: what was decided before this daemon passes no more, and is decided by it.
     pub(super) async fn go_live(&self) -> Result<()> {
         let Some(kernel) = self.view.kernel.get().cloned() else { return Ok(()) };
-        // First, for what they send up would be taken for another port's.
+        // First, for what they punt would be taken for another port's.
         kernel.close_inherited()?;
-        self.listen_up(&kernel)?;
-        // What comes up from the next line on finds them listening.
+        self.listen_for_punts(&kernel)?;
+        // What is punted from the next line on finds them listening.
         self.wait_for_workers().await;
         kernel.go_live(&self.view.shared.snapshot_arc())?;
         kernel.decide_soon();
         Ok(())
     }
 
-    /// The workers listen for frames that go up.
-    pub(super) fn listen_up(&self, kernel: &KernelPath) -> Result<()> {
+    /// The workers listen for frames that are punted.
+    pub(super) fn listen_for_punts(&self, kernel: &KernelPath) -> Result<()> {
         let up = nix::net::if_::if_nametoindex(UP[1]).with_context(|| format!("device {} is gone", UP[1]))?;
-        let sockets =
-            PacketSocket::open_up(up, self.workers.len()).context("cannot listen for frames that go up")?;
+        let sockets = PacketSocket::open_for_punts(up, self.workers.len())
+            .context("cannot listen for frames that are punted")?;
         for (worker, socket) in self.workers.iter().zip(sockets) {
-            worker.tell(Command::Up(UpSocket { socket, session: kernel.session() }));
+            worker.tell(Command::Up(PuntSocket { socket, session: kernel.session() }));
         }
         Ok(())
     }
 
     /// Puts the program on the devices of the underlay, or says that there is none.
-    pub(super) async fn tap_underlay(&mut self, snapshot: &Snapshot, host: &Host) -> Result<()> {
+    pub(super) async fn attach_to_underlay(&mut self, snapshot: &Snapshot, host: &Host) -> Result<()> {
         let Some(kernel) = self.view.kernel.get().cloned() else { return Ok(()) };
         // The kernel's programs would go on under an address that is no longer this host's.
         let is_ours = self.underlay.is_some() && is_own_address(snapshot.vtep.0);
@@ -242,18 +239,18 @@ impl Daemon {
         let wanted: BTreeSet<u32> = links.iter().map(|link| link.index).collect();
         if let Some(machine) = &mut self.machine
             && is_ours
-            && self.tapped != wanted
+            && self.attached != wanted
         {
             for link in &links {
-                if self.tapped.contains(&link.index) {
+                if self.attached.contains(&link.index) {
                     continue;
                 }
                 machine.hold(&self.netlink, link, Role::Shared(kernel.underlay_program())).await?;
-                self.tapped.insert(link.index);
+                self.attached.insert(link.index);
             }
             let keep: Vec<&str> = host.devices.iter().map(|device| &**device).chain([TUNNEL]).collect();
             machine.untap_others(&self.netlink, &keep).await?;
-            self.tapped = wanted;
+            self.attached = wanted;
         }
         kernel.set_underlay(kernel_underlay(snapshot, &links))?;
         Ok(())
@@ -308,7 +305,7 @@ fn kernel_underlay(snapshot: &Snapshot, links: &[Link]) -> Option<KernelUnderlay
 }
 
 /// Lets the programs ask the host's routes where a datagram goes. They ask as if it came in at the device by which frames
-/// go up, and the kernel answers only where that device forwards; nothing that it would forward ever comes in there.
+/// are punted, and the kernel answers only where that device forwards; nothing that it would forward ever comes in there.
 pub(super) fn ask_routes() {
     for family in ["ipv4", "ipv6"] {
         let file = format!("/proc/sys/net/{family}/conf/{}/forwarding", UP[0]);

@@ -131,7 +131,7 @@ type Refused = HashMap<(DropKey, Subject), u64>;
 impl View {
     fn collect(&self, refused: &mut Refused, kernel_too: bool) {
         let mut events = self.shared.take_events();
-        events.retain(|event| !is_adoption(event));
+        events.retain(|event| !is_import(event));
         if kernel_too && let Some(kernel) = self.kernel.get() {
             match kernel.seen_denied() {
                 Ok(seen) => events.extend(news(refused, seen)),
@@ -143,7 +143,7 @@ impl View {
 }
 
 /// A flow that began in the kernel has come to the pipeline: that is no beginning.
-fn is_adoption(event: &Event) -> bool {
+fn is_import(event: &Event) -> bool {
     let Event::Flow(event) = event else { return false };
     event.what == Happening::Opened && event.flow.created < event.at
 }

@@ -51,7 +51,7 @@ impl Daemon {
         let before = self.view.shared.snapshot_arc();
         let current = before.clone();
         let mut registry = std::mem::take(&mut self.registry);
-        let (host, book) = (self.host.clone(), self.view.shared.book.clone());
+        let (host, states) = (self.host.clone(), self.view.shared.states.clone());
         // Parsing and compiling take their time; signals and devices are heard meanwhile.
         let work = tokio::task::spawn_blocking(move || {
             let config = load(&mut loader, false);
@@ -62,7 +62,7 @@ impl Daemon {
             });
             let snapshot = config.and_then(|config| {
                 let (affordable, warning) = within_open_files(&config);
-                let snapshot = Snapshot::compile(&affordable, &host, Some(&current), &mut registry, &book)
+                let snapshot = Snapshot::compile(&affordable, &host, Some(&current), &mut registry, &states)
                     .map_err(|error| Failure::new(ErrorCode::Configuration, error.to_string()))?;
                 let changes = changes::between(&current.config, &affordable);
                 Ok((snapshot, changes, config.digest(), warning))
@@ -134,7 +134,7 @@ pub(super) fn within_open_files(config: &Arc<Config>) -> (Arc<Config>, Option<St
     // For everything but source ports: each port of a tenant takes one for each worker.
     const OTHERS: u64 = 4096;
     let wanted = config.overlay.entropy_ports;
-    // Two kinds of sockets, see `Speakers`.
+    // Two kinds of sockets, see `TxSockets`.
     let limit = allow_open_files(2 * u64::from(wanted) + OTHERS);
     let most = (limit.saturating_sub(OTHERS) / 2).max(1).ilog2();
     let used = wanted.min(1u32.checked_shl(most).unwrap_or(wanted));

@@ -114,8 +114,8 @@ impl View {
             networks: snapshot.networks().len(),
             ports,
             flows: FlowCounts {
-                answered: in_use.answered.into(),
-                unanswered: in_use.unanswered.into(),
+                replied: in_use.replied.into(),
+                unreplied: in_use.unreplied.into(),
                 made_room: self.made_room(),
             },
             settings_restored: visible.settings_restored,
@@ -254,7 +254,7 @@ impl View {
     fn policy(&self, snapshot: &Snapshot, filter: &Filter) -> Result<List<PolicyRow>, Failure> {
         let part = Part::of(filter)?;
         let mut uncounted = Uncounted::new();
-        self.shared.for_each_born(clock::now(), |flow| {
+        self.shared.for_each_created(clock::now(), |flow| {
             if snapshot.network(flow.key.vni).is_some_and(|network| network.epoch == flow.epoch) {
                 for rule in [flow.egress_rule, flow.ingress_rule] {
                     *uncounted.entry((flow.key.vni, rule)).or_default() += 1;

@@ -13,7 +13,7 @@ use crate::{
     io::{
         fastpath::is_own_address,
         netlink::Link,
-        underlay::{Listener, Speakers, UnderlayConfig},
+        underlay::{RxSocket, TxSockets, UnderlayConfig},
         worker::Command,
     },
     plan::multicast_groups,
@@ -71,10 +71,10 @@ impl Daemon {
             return;
         }
         match open_listeners(&wanted, self.workers.len()) {
-            Ok(listeners) => {
-                let speakers = Arc::new(Speakers::new(wanted.config.clone()));
-                for (worker, listeners) in self.workers.iter().zip(listeners) {
-                    worker.tell(Command::Underlay { listeners, speakers: Some(speakers.clone()) });
+            Ok(rx_sockets) => {
+                let tx_sockets = Arc::new(TxSockets::new(wanted.config.clone()));
+                for (worker, rx_sockets) in self.workers.iter().zip(rx_sockets) {
+                    worker.tell(Command::Underlay { rx_sockets, tx_sockets: Some(tx_sockets.clone()) });
                 }
                 tracing::info!(vtep = %snapshot.vtep, port = overlay.port, device = %host.device_names(), "listening");
                 self.underlay = Some(wanted);
@@ -94,7 +94,7 @@ impl Daemon {
         drop(visible);
         if self.underlay.take().is_some() {
             for worker in &self.workers {
-                worker.tell(Command::Underlay { listeners: Vec::new(), speakers: None });
+                worker.tell(Command::Underlay { rx_sockets: Vec::new(), tx_sockets: None });
             }
         }
     }
@@ -102,16 +102,16 @@ impl Daemon {
 
 /// One list of listeners for each worker. Groups are heard by the first alone: each member of a group would get
 /// its own copy of every datagram.
-fn open_listeners(wanted: &ActiveUnderlay, workers: usize) -> std::io::Result<Vec<Vec<Listener>>> {
+fn open_listeners(wanted: &ActiveUnderlay, workers: usize) -> std::io::Result<Vec<Vec<RxSocket>>> {
     let mut all = Vec::new();
     for index in 0..workers {
-        let mut listeners = vec![Listener::open(&wanted.config)?];
+        let mut rx_sockets = vec![RxSocket::open(&wanted.config)?];
         if index == 0 {
             for group in &wanted.groups {
-                listeners.push(Listener::open_group(&wanted.config, *group, &wanted.group_devices)?);
+                rx_sockets.push(RxSocket::open_group(&wanted.config, *group, &wanted.group_devices)?);
             }
         }
-        all.push(listeners);
+        all.push(rx_sockets);
     }
     Ok(all)
 }

@@ -184,7 +184,7 @@ impl Daemon {
             }
         }
         let Some(kernel) = kernel else { return };
-        let underlay = self.links.values().filter(|link| self.tapped.contains(&link.index));
+        let underlay = self.links.values().filter(|link| self.attached.contains(&link.index));
         let shared = underlay.map(|link| (link.clone(), Role::Shared(kernel.underlay_program())));
         let shared: Vec<_> = shared.collect();
         let own = self.links.get(TUNNEL).filter(|link| self.made.get(TUNNEL) == Some(&link.index));
@@ -250,7 +250,7 @@ impl Daemon {
     fn devices_stand(&self) -> bool {
         self.made.iter().all(|(name, index)| {
             let link = self.links.get(*name).filter(|link| link.index == *index);
-            link.is_some_and(|link| link.up && (*name == TUNNEL || link.mtu == super::accelerate::UP_MTU))
+            link.is_some_and(|link| link.up && (*name == TUNNEL || link.mtu == super::accelerate::PUNT_MTU))
         })
     }
 
@@ -305,7 +305,7 @@ impl Daemon {
             self.make_up().await?;
             let link = device(&self.links, UP[0])?;
             kernel.reach(Some(link.index), None)?;
-            self.listen_up(kernel)?;
+            self.listen_for_punts(kernel)?;
             self.count_restored(Lost::Device, format!("{} and {}", UP[0], UP[1]));
         }
         if tunnel {
@@ -318,7 +318,7 @@ impl Daemon {
         }
         for name in OWN_DEVICES {
             let link = device(&self.links, name)?;
-            let mtu = if name == TUNNEL { link.mtu } else { super::accelerate::UP_MTU };
+            let mtu = if name == TUNNEL { link.mtu } else { super::accelerate::PUNT_MTU };
             if !link.up || link.mtu != mtu {
                 self.netlink.bring_up(name, mtu).await?;
                 self.count_restored(Lost::Device, format!("{name} was down, or had another MTU"));

@@ -1,8 +1,8 @@
 //! Sends what a batch came to: few system calls for many frames.
 //!
-//! To a port: one `sendmmsg`, consecutive TCP segments of a flow merged into one superframe whose payload is
+//! To a port: one `sendmmsg`, consecutive TCP segments of a flow merged into one GSO packet whose payload is
 //! gathered from where it was received. To the underlay: datagrams of one tunnel and source port as GSO bursts,
-//! superframes cut up here, once, into exactly the datagrams that go out.
+//! GSO packets cut up here, once, into exactly the datagrams that go out.
 
 #![allow(unsafe_code, reason = "sendmmsg gathers from where frames were received, by pointers")]
 
@@ -27,7 +27,7 @@ use eastgate_wire::{
 use super::{
     mmsg::{RecvBatch, VnetHeader, socket_address},
     sysopt,
-    underlay::{Speaker, Speakers},
+    underlay::{TxSocket, TxSockets},
     worker::Sockets,
 };
 
@@ -71,7 +71,7 @@ struct Message {
 pub struct Sender {
     pieces: Vec<Piece>,
     messages: Vec<Message>,
-    /// Virtio-net headers, headers of merged frames, datagrams of superframes
+    /// Virtio-net headers, headers of merged frames, datagrams of GSO packets
     scratch: Vec<u8>,
     iovecs: Vec<libc::iovec>,
     headers: Vec<libc::mmsghdr>,
@@ -190,7 +190,7 @@ impl Sender {
         self.report.to_ports += sent;
     }
 
-    /// Merges as many frames from the front of `group` as make one superframe and pushes its pieces; 1, and
+    /// Merges as many frames from the front of `group` as make one GSO packet and pushes its pieces; 1, and
     /// nothing pushed, when there is nothing to merge.
     fn merge<'a>(&mut self, group: &[Emit], bytes: &impl Fn(&Emit) -> &'a [u8]) -> usize {
         let mut run = Coalescer::new();
@@ -222,11 +222,11 @@ impl Sender {
         received: &RecvBatch,
         sockets: &Sockets,
     ) {
-        let Some(speakers) = &sockets.speakers else {
+        let Some(tx_sockets) = &sockets.tx_sockets else {
             return self.drop_group(group, DropReason::VtepUnreachable);
         };
         self.clear();
-        let (bursts, sums) = (speakers.bursts_to(tunnel.to), speakers.sums_to(tunnel.to));
+        let (bursts, sums) = (tx_sockets.bursts_to(tunnel.to), tx_sockets.sums_to(tunnel.to));
         let mut burst = sums;
         let mut rest = group;
         while let Some(first) = rest.first() {
@@ -234,21 +234,21 @@ impl Sender {
             let as_burst = bursts && (run > 1 || first.offload.gso.is_some());
             // With and without checksums they leave by different sockets: what is queued goes first, in order.
             if (as_burst || sums) != burst {
-                self.flush_underlay(tunnel, burst, batch, received, speakers);
+                self.flush_underlay(tunnel, burst, batch, received, tx_sockets);
                 burst = as_burst || sums;
             }
             let (now, later) = rest.split_at(run);
             if first.offload.gso.is_some() {
-                self.push_superframe(first, slice(first, batch, received), as_burst);
+                self.push_gso_packet(first, slice(first, batch, received), as_burst);
             } else {
                 self.push_run(now, as_burst);
             }
             if self.messages.len() >= MESSAGES {
-                self.flush_underlay(tunnel, burst, batch, received, speakers);
+                self.flush_underlay(tunnel, burst, batch, received, tx_sockets);
             }
             rest = later;
         }
-        self.flush_underlay(tunnel, burst, batch, received, speakers);
+        self.flush_underlay(tunnel, burst, batch, received, tx_sockets);
     }
 
     fn push_run(&mut self, run: &[Emit], burst: bool) {
@@ -264,8 +264,8 @@ impl Sender {
         });
     }
 
-    /// Cuts a superframe into its datagrams.
-    fn push_superframe(&mut self, emit: &Emit, bytes: &[u8], burst: bool) {
+    /// Cuts a GSO packet into its datagrams.
+    fn push_gso_packet(&mut self, emit: &Emit, bytes: &[u8], burst: bool) {
         let start = self.scratch.len();
         let layout = bytes.split_at_checked(VXLAN_LEN).zip(emit.offload.gso).ok_or(DropReason::DeviceError);
         let layout = layout.and_then(|((header, inner), gso)| {
@@ -301,13 +301,13 @@ impl Sender {
         burst: bool,
         batch: &Batch,
         received: &RecvBatch,
-        speakers: &Speakers,
+        tx_sockets: &TxSockets,
     ) {
         if self.messages.is_empty() {
             return;
         }
-        let speaker = match speakers.get(usize::from(tunnel.source), burst) {
-            Ok(speaker) => speaker,
+        let tx_socket = match tx_sockets.get(usize::from(tunnel.source), burst) {
+            Ok(tx_socket) => tx_socket,
             Err(error) => {
                 tracing::warn!(%error, source = tunnel.source, "no socket for a source port");
                 for message in std::mem::take(&mut self.messages) {
@@ -316,25 +316,25 @@ impl Sender {
                 return;
             }
         };
-        let to = socket_address(tunnel.to, speakers.config().port);
+        let to = socket_address(tunnel.to, tx_sockets.config().port);
         let sent =
-            self.transmit(speaker.as_fd(), Some(to), batch, received, |error| match error.raw_os_error() {
+            self.transmit(tx_socket.as_fd(), Some(to), batch, received, |error| match error.raw_os_error() {
                 Some(libc::EMSGSIZE) => DropReason::TooBig,
                 Some(libc::ENOBUFS | libc::EAGAIN | libc::ENOMEM) => DropReason::QueueFull,
                 _ => DropReason::VtepUnreachable,
             });
         self.report.to_underlay += sent;
         if self.report.bursts_refused > 0 {
-            speakers.refuse_bursts();
+            tx_sockets.refuse_bursts();
         }
-        self.read_errors(speaker, tunnel.source);
+        self.read_errors(tx_socket, tunnel.source);
         self.clear();
     }
 
-    fn read_errors(&mut self, speaker: &Speaker, source: u16) {
+    fn read_errors(&mut self, tx_socket: &TxSocket, source: u16) {
         let failed = self.report.dropped.iter().any(|(_, reason, _)| *reason == DropReason::TooBig);
         if failed {
-            while let Some((to, mtu)) = speaker.too_big() {
+            while let Some((to, mtu)) = tx_socket.too_big() {
                 self.report.narrow.push(NarrowPath { to, source, mtu });
             }
         }
@@ -549,7 +549,7 @@ fn outer(emit: &Emit) -> Option<(u8, Option<u8>)> {
     }
 }
 
-/// Bytes up to the transport payload of a superframe: what the device replicates.
+/// Bytes up to the transport payload of a GSO packet: what the device replicates.
 fn header_len(frame: &[u8], offload: &Offload) -> u16 {
     let (Some(sum), Some(gso)) = (offload.checksum, offload.gso) else { return 0 };
     let transport = match gso.kind {

@@ -1,14 +1,14 @@
 //! The kernel's side of the fast path: who is where in its tables, and flows written into them.
 
-mod answers;
-mod born;
 mod carrier;
 mod counted;
+mod created;
 mod datagrams;
-mod denials;
 mod economy;
+mod endpoints;
 mod handover;
-mod stations;
+mod neighbor_cache;
+mod policy_drops;
 #[cfg(test)]
 mod twin;
 
@@ -27,19 +27,19 @@ use eastgate_dataplane::{
     snapshot::{self, KernelLimits, Snapshot},
 };
 use eastgate_fastpath::{
-    AT_VTEP, CONFIG_UNDECIDED, Entropy, Error, Fastpath, Flow, Key, LAYOUT, Limits, Network, Settings,
-    Station, TableIds, address,
+    AT_VTEP, CONFIG_UNDECIDED, Endpoint as KernelEndpoint, Entropy, Error, Fastpath, Flow, Key, LAYOUT,
+    Limits, Network, Settings, TableIds, address,
 };
 use eastgate_vtep::fdb::Location;
 use eastgate_wire::{Addr, FlowKey, Leg, PortId, TableSizes, Vni, VtepAddr};
 
 use self::{
     economy::Economy,
-    stations::{Decided, first_path, network_row, vtep_flags, vtep_row},
+    endpoints::{Decided, first_path, network_row, vtep_flags, vtep_row},
 };
 
 /// Datagrams a second of networks that this host does not serve: the pipeline does nothing with them but count them.
-const OF_STRANGERS: u32 = 10_000;
+const OF_UNSERVED: u32 = 10_000;
 
 /// A tenant port in the kernel's tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,8 +92,8 @@ struct Tables {
     unsettled: bool,
     /// The link's MTU, as far as it was ever known
     link_mtu: u16,
-    /// The stations in the kernel's table, in force or not
-    stations: HashMap<Vni, HashMap<Addr, Station>>,
+    /// The endpoints in the kernel's table, in force or not
+    endpoints: HashMap<Vni, HashMap<Addr, KernelEndpoint>>,
     /// Networks whose flows the programs decide
     decided: HashMap<Vni, Decided>,
     /// What their policies take up, and those that will be theirs in a moment
@@ -103,12 +103,12 @@ struct Tables {
     /// This daemon's word counts. Until then flows go on as the daemon before has left them.
     live: bool,
     /// The pages of networks that have a place: flows in the kernel are counted there, whatever snapshots say
-    pages: HashMap<Vni, Arc<NetworkQuota>>,
+    quotas: HashMap<Vni, Arc<NetworkQuota>>,
     entropy: Entropy,
     /// What the limit of each network is that has one of its own
     limits: HashMap<Vni, KernelLimits>,
-    /// How often tokens were lent for answers
-    loans: u32,
+    /// How often tokens were granted for answers
+    credits: u32,
 }
 
 /// Where a VTEP is in its table.
@@ -122,7 +122,7 @@ struct Place {
 }
 
 impl KernelPath {
-    /// Loads the programs. Frames go up by the device with index `up`; the kernel's own vxlan device listens at
+    /// Loads the programs. Frames are punted by the device with index `up`; the kernel's own vxlan device listens at
     /// `tunnel_port`.
     ///
     /// # Errors
@@ -134,13 +134,13 @@ impl KernelPath {
             session: 1,
             generation: 1,
             since: 2,
-            up_device: up,
+            punt_device: up,
             tunnel_port_be: tunnel_port.to_be_bytes(),
             ..Settings::default()
         };
         fastpath.set_settings(&settings)?;
-        fastpath.limit(None, OF_STRANGERS, 0)?;
-        prove_withdrawal(&fastpath)?;
+        fastpath.limit(None, OF_UNSERVED, 0)?;
+        prove_unoffload(&fastpath)?;
         let tables = Tables { settings, ..Tables::default() };
         Ok(Self::of(fastpath, tables, limits.tables))
     }
@@ -156,17 +156,17 @@ impl KernelPath {
     }
 
     /// Loads the programs with the tables of a daemon before. Its flows go on as they were decided until
-    /// [`KernelPath::go_live`]; frames go up to this daemon from here on.
+    /// [`KernelPath::go_live`]; frames are punted to this daemon from here on.
     ///
     /// # Errors
     /// When they are gone, or of another layout; what the kernel says.
     pub fn take_over(ids: &TableIds, pinned: Option<&Path>, limits: &Limits, up: u32) -> Result<Self, Error> {
         let fastpath = Fastpath::take_over(ids, pinned, limits)?;
         let mut settings = fastpath.settings()?;
-        (settings.session, settings.up_device) = (settings.session.wrapping_add(1), up);
-        // What is born before this daemon goes live is of the one before.
+        (settings.session, settings.punt_device) = (settings.session.wrapping_add(1), up);
+        // What is created before this daemon goes live is of the one before.
         settings.since = settings.generation.wrapping_add(1);
-        fastpath.limit(None, OF_STRANGERS, 0)?;
+        fastpath.limit(None, OF_UNSERVED, 0)?;
         let networks = fastpath.networks()?;
         let vteps = fastpath.vteps()?;
         let mut tables = Tables { settings, ..Tables::default() };
@@ -202,7 +202,7 @@ impl KernelPath {
         self.fastpath.pin(folder)
     }
 
-    /// Which daemon frames go up to: this one.
+    /// Which daemon frames are punted to: this one.
     #[must_use]
     pub fn session(&self) -> u32 {
         lock(&self.tables).settings.session
@@ -252,7 +252,7 @@ impl KernelPath {
         self.fastpath.programs().underlay.as_fd()
     }
 
-    /// The program for the vxlan device that unwraps superframes.
+    /// The program for the vxlan device that unwraps GSO packets.
     #[must_use]
     pub fn tunnel_program(&self) -> BorrowedFd<'_> {
         self.fastpath.programs().tunnel.as_fd()
@@ -264,12 +264,12 @@ impl KernelPath {
         &self.fastpath
     }
 
-    /// Limits what goes up of each network of a snapshot, which has to be before anything of it does.
+    /// Limits what is punted of each network of a snapshot, which has to be before anything of it does.
     pub fn limit(&self, snapshot: &Snapshot) {
         self.limit_networks(&mut lock(&self.tables), snapshot);
     }
 
-    /// A network that there is no room for has the limit of strangers, which is safe and slow.
+    /// A network that there is no room for has the limit of unserved networks, which is safe and slow.
     fn limit_networks(&self, tables: &mut Tables, snapshot: &Snapshot) {
         let gone: Vec<Vni> =
             tables.limits.keys().copied().filter(|vni| snapshot.network(*vni).is_none()).collect();
@@ -304,20 +304,20 @@ impl KernelPath {
         }
         if let Some((before, _)) = before {
             self.fastpath.remove_port(before.ifindex)?;
-            self.tell_station(&mut tables, id);
+            self.tell_endpoint(&mut tables, id);
             self.renew(&mut tables)?;
         }
         self.fastpath.set_port(port.ifindex, id.0, vni.get()).inspect_err(|_| {
             // To be tried again, and not taken for open.
             tables.ports.remove(&id);
         })?;
-        self.tell_station(&mut tables, id);
+        self.tell_endpoint(&mut tables, id);
         Ok(())
     }
 
-    /// A station that cannot be written is not there, or is at a port that is closed.
-    fn tell_station(&self, tables: &mut Tables, port: PortId) {
-        if let Err(error) = self.renew_station(tables, port) {
+    /// An endpoint that cannot be written is not there, or is at a port that is closed.
+    fn tell_endpoint(&self, tables: &mut Tables, port: PortId) {
+        if let Err(error) = self.renew_endpoint(tables, port) {
             tracing::warn!(%error, "new flows of an endpoint are decided by the pipeline");
         }
     }
@@ -330,18 +330,18 @@ impl KernelPath {
         let mut tables = lock(&self.tables);
         let Some((before, _)) = tables.ports.remove(&id) else { return Ok(()) };
         self.fastpath.remove_port(before.ifindex)?;
-        self.tell_station(&mut tables, id);
+        self.tell_endpoint(&mut tables, id);
         self.renew(&mut tables)
     }
 
-    /// Says by which device frames go up, and at which port the kernel's vxlan device listens.
+    /// Says by which device frames are punted, and at which port the kernel's vxlan device listens.
     ///
     /// # Errors
     /// When a table cannot be written.
     pub fn reach(&self, up: Option<u32>, tunnel_port: Option<u16>) -> Result<(), Error> {
         let mut tables = lock(&self.tables);
         let settings = &mut tables.settings;
-        settings.up_device = up.unwrap_or(settings.up_device);
+        settings.punt_device = up.unwrap_or(settings.punt_device);
         settings.tunnel_port_be = tunnel_port.map_or(settings.tunnel_port_be, u16::to_be_bytes);
         self.fastpath.set_settings(&tables.settings)
     }
@@ -371,7 +371,7 @@ impl KernelPath {
         })
     }
 
-    /// What flows were told of devices and paths is no longer so: each comes up once more. Flows of a daemon before
+    /// What flows were told of devices and paths is no longer so: each is punted once more. Flows of a daemon before
     /// are not told of new ones, but stopped in the same step ([`KernelPath::go_live`]).
     fn renew(&self, tables: &mut Tables) -> Result<(), Error> {
         if !tables.live {
@@ -415,8 +415,8 @@ impl KernelPath {
                 }
             }
             if let Some(network) = network {
-                self.set_terms(tables, snapshot, network, *place);
-                tables.pages.insert(*vni, network.state.quota.clone());
+                self.set_ct_settings(tables, snapshot, network, *place);
+                tables.quotas.insert(*vni, network.state.quota.clone());
             }
         }
         tables.networks = networks;
@@ -434,7 +434,7 @@ impl KernelPath {
         ended
     }
 
-    fn station(&self, tables: &mut Tables, at: Location) -> Option<u32> {
+    fn endpoint(&self, tables: &mut Tables, at: Location) -> Option<u32> {
         match at {
             Location::Local(port) => tables.ports.get(&port).map(|(port, _)| port.ifindex),
             Location::Remote(vtep) => self.vtep_place(tables, vtep).map(|place| place | AT_VTEP),
@@ -453,10 +453,10 @@ impl KernelPath {
             return None;
         }
         let row = network_row(Some(network), vni);
-        self.set_terms(tables, &snapshot, network, place);
+        self.set_ct_settings(tables, &snapshot, network, place);
         self.written(self.fastpath.set_network(place, row))?;
         tables.networks.insert(vni, (place, row));
-        tables.pages.insert(vni, network.state.quota.clone());
+        tables.quotas.insert(vni, network.state.quota.clone());
         Some(place)
     }
 
@@ -509,7 +509,7 @@ impl KernelPath {
 }
 
 /// Flows must be able to come back: a kernel that cannot take one out in one step is none for the fast path.
-fn prove_withdrawal(fastpath: &Fastpath) -> Result<(), Error> {
+fn prove_unoffload(fastpath: &Fastpath) -> Result<(), Error> {
     let nobody = FlowKey {
         src: Addr::v4([0; 4]),
         dst: Addr::v4([0; 4]),

@@ -18,7 +18,7 @@ pub const BATCH: usize = 64;
 /// Free bytes in front of every received message: room for a VXLAN header and a VLAN tag, and such that the
 /// IP header behind a 14-byte Ethernet header is aligned.
 pub const HEADROOM: usize = 50;
-/// The longest message: a superframe of 64 KiB with its headers.
+/// The longest message: a GSO packet of 64 KiB with its headers.
 const MESSAGE: usize = 65_536 + 128;
 /// Buffers are a little more than a power of two apart, so that the first lines of all of them do not fall
 /// into the same cache sets.

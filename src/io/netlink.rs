@@ -158,7 +158,7 @@ impl Netlink {
         Ok(receiver)
     }
 
-    /// Makes a veth pair, both ends up and with room for superframes.
+    /// Makes a veth pair, both ends up and with room for GSO packets.
     ///
     /// # Errors
     /// When the kernel refuses: a device of that name is there already, for one.

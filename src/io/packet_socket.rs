@@ -7,7 +7,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
-use eastgate_fastpath::UP_HASH_AT;
+use eastgate_fastpath::PUNT_HASH_AT;
 use eastgate_wire::Frame;
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     sysopt::{self, Overflow},
 };
 
-/// Bytes of the receive queue asked for; the kernel doubles it for its own book-keeping.
+/// Bytes of the receive queue asked for; the kernel doubles it for its own registry-keeping.
 const RECEIVE_BUFFER: libc::c_int = 8 << 20;
 const SEND_BUFFER: libc::c_int = 4 << 20;
 
@@ -58,10 +58,10 @@ impl PacketSocket {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn open_up(ifindex: u32, count: usize) -> io::Result<Vec<Self>> {
+    pub fn open_for_punts(ifindex: u32, count: usize) -> io::Result<Vec<Self>> {
         let sockets = Self::share(ifindex, count, sysopt::PACKET_FANOUT_CBPF)?;
         if let Some(any) = sockets.first() {
-            sysopt::spread_by_word(any.as_fd(), UP_HASH_AT)?;
+            sysopt::spread_by_word(any.as_fd(), PUNT_HASH_AT)?;
         }
         Ok(sockets)
     }
@@ -204,7 +204,7 @@ fn vlan_of(data: &[u8]) -> Option<(u16, u16)> {
 
 #[cfg(test)]
 mod tests {
-    use eastgate_fastpath::UP_HEADER;
+    use eastgate_fastpath::PUNT_HEADER;
     use eastgate_wire::Offload;
 
     use super::*;
@@ -223,7 +223,7 @@ mod tests {
     fn a_tag_goes_behind_the_frames_own_addresses() {
         let frame: Vec<u8> = (0..40).collect();
         let tagged = [&frame[..12], &[0x81, 0, 0x20, 0x64], &frame[12..]].concat();
-        for header in [0, UP_HEADER] {
+        for header in [0, PUNT_HEADER] {
             assert_eq!(behind(header, None), frame);
             assert_eq!(behind(header, Some((0x8100, 0x2064))), tagged);
         }

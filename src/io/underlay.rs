@@ -78,12 +78,12 @@ fn socket(ip: IpAddr) -> io::Result<Socket> {
 
 /// One worker's receiving socket.
 #[derive(Debug)]
-pub struct Listener {
+pub struct RxSocket {
     fd: OwnedFd,
     overflow: Overflow,
 }
 
-impl Listener {
+impl RxSocket {
     /// Listens on the VTEP's address. Several of them share the datagrams, each flow staying with one.
     ///
     /// # Errors
@@ -97,8 +97,8 @@ impl Listener {
     /// # Errors
     /// What the kernel says.
     pub fn open_group(config: &UnderlayConfig, group: IpAddr, devices: &[u32]) -> io::Result<Self> {
-        let listener = Self::bound_to(config, group)?;
-        let socket = socket2::SockRef::from(&listener.fd);
+        let rx_socket = Self::bound_to(config, group)?;
+        let socket = socket2::SockRef::from(&rx_socket.fd);
         for ifindex in devices.iter().copied() {
             match group {
                 IpAddr::V4(group) => {
@@ -107,7 +107,7 @@ impl Listener {
                 IpAddr::V6(group) => socket.join_multicast_v6(&group, ifindex)?,
             }
         }
-        Ok(listener)
+        Ok(rx_socket)
     }
 
     fn bound_to(config: &UnderlayConfig, ip: IpAddr) -> io::Result<Self> {
@@ -146,7 +146,7 @@ impl Listener {
     }
 }
 
-impl AsFd for Listener {
+impl AsFd for RxSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -182,11 +182,11 @@ pub fn message_info(batch: &RecvBatch, index: usize) -> MessageInfo {
 
 /// A sending socket of one source port.
 #[derive(Debug)]
-pub struct Speaker {
+pub struct TxSocket {
     fd: OwnedFd,
 }
 
-impl Speaker {
+impl TxSocket {
     fn open(config: &UnderlayConfig, source_port: u16, checksum: bool) -> io::Result<Self> {
         let socket = socket(config.vtep.0)?;
         let fd = socket.as_fd();
@@ -286,7 +286,7 @@ impl Speaker {
     }
 }
 
-impl AsFd for Speaker {
+impl AsFd for TxSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -298,17 +298,17 @@ fn word(data: &[u8], at: usize) -> Option<u32> {
 
 /// All sending sockets of a VTEP, opened when first used, shared by the workers.
 #[derive(Debug)]
-pub struct Speakers {
+pub struct TxSockets {
     config: UnderlayConfig,
-    single: Box<[OnceLock<Speaker>]>,
-    burst: Box<[OnceLock<Speaker>]>,
+    single: Box<[OnceLock<TxSocket>]>,
+    burst: Box<[OnceLock<TxSocket>]>,
     /// The kernel has refused a burst.
     uncut: AtomicBool,
-    /// Where [`Speakers::open_some`] goes on
+    /// Where [`TxSockets::open_some`] goes on
     next: AtomicUsize,
 }
 
-impl Speakers {
+impl TxSockets {
     /// For the source ports of `config`.
     #[must_use]
     pub fn new(config: UnderlayConfig) -> Self {
@@ -354,7 +354,7 @@ impl Speakers {
     ///
     /// # Errors
     /// What the kernel says when the socket is first opened.
-    pub fn get(&self, place: usize, burst: bool) -> io::Result<&Speaker> {
+    pub fn get(&self, place: usize, burst: bool) -> io::Result<&TxSocket> {
         let mut refused = io::Error::from(io::ErrorKind::InvalidInput);
         for next in 0..NEIGHBORS.min(self.config.source_ports.len()) {
             match self.open((place + next) % self.config.source_ports.len(), burst) {
@@ -383,21 +383,25 @@ impl Speakers {
     pub fn narrowed(&self) -> Vec<NarrowPath> {
         let open = [&self.single, &self.burst]
             .map(|slots| (0..).zip(slots).filter_map(|(place, slot)| Some((slot.get()?, place))));
-        let open: Vec<(&Speaker, u16)> = open.into_iter().flatten().collect();
+        let open: Vec<(&TxSocket, u16)> = open.into_iter().flatten().collect();
         // What is waited for is an error, which is told whether or not it was asked for.
         let mut fds: Vec<_> =
-            open.iter().map(|(speaker, _)| PollFd::new(speaker.as_fd(), PollFlags::empty())).collect();
+            open.iter().map(|(tx_socket, _)| PollFd::new(tx_socket.as_fd(), PollFlags::empty())).collect();
         if !poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
             return Vec::new();
         }
         let ready = fds.iter().zip(&open).filter(|(fd, _)| fd.any() == Some(true));
-        let reports = ready.flat_map(|(_, (speaker, source))| {
-            std::iter::from_fn(|| speaker.too_big()).map(|(to, mtu)| NarrowPath { to, source: *source, mtu })
+        let reports = ready.flat_map(|(_, (tx_socket, source))| {
+            std::iter::from_fn(|| tx_socket.too_big()).map(|(to, mtu)| NarrowPath {
+                to,
+                source: *source,
+                mtu,
+            })
         });
         reports.collect()
     }
 
-    fn open(&self, place: usize, burst: bool) -> io::Result<&Speaker> {
+    fn open(&self, place: usize, burst: bool) -> io::Result<&TxSocket> {
         let slots = if burst { &self.burst } else { &self.single };
         let (Some(slot), Some(port)) = (slots.get(place), self.config.source_ports.get(place)) else {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
@@ -406,10 +410,10 @@ impl Speakers {
         if *port == self.config.port {
             return Err(io::Error::from(io::ErrorKind::AddrInUse));
         }
-        if let Some(speaker) = slot.get() {
-            return Ok(speaker);
+        if let Some(tx_socket) = slot.get() {
+            return Ok(tx_socket);
         }
-        let speaker = Speaker::open(&self.config, *port, burst)?;
-        Ok(slot.get_or_init(|| speaker))
+        let tx_socket = TxSocket::open(&self.config, *port, burst)?;
+        Ok(slot.get_or_init(|| tx_socket))
     }
 }

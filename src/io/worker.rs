@@ -14,7 +14,7 @@ use std::{
 };
 
 use eastgate_dataplane::pipeline::{Pipeline, Shared, batch::Batch, counters::DropKey};
-use eastgate_fastpath::{UP_HEADER, port_of};
+use eastgate_fastpath::{PUNT_HEADER, port_of};
 use eastgate_vtep::header::VXLAN_LEN;
 use eastgate_wire::{
     DropReason, Frame, Gso, GsoKind, Instant, Location, Offload, PortId, VtepAddr, view::ethertype,
@@ -29,7 +29,7 @@ use super::{
     clock,
     mmsg::{Prefix, RecvBatch},
     packet_socket::{self, PacketSocket},
-    underlay::{Listener, Speakers, message_info},
+    underlay::{RxSocket, TxSockets, message_info},
 };
 
 /// The longest a worker sleeps, in milliseconds: a stop that lost its wake-up is seen this late.
@@ -42,14 +42,14 @@ pub enum Command {
     AddPort(PortId, PacketSocket),
     /// Stop serving it.
     RemovePort(PortId),
-    /// Take the frames that the kernel's programs send up.
-    Up(UpSocket),
+    /// Take the frames that the kernel's programs punt.
+    Up(PuntSocket),
     /// Hear and speak here, instead of where it did.
     Underlay {
         /// Where to hear
-        listeners: Vec<Listener>,
+        rx_sockets: Vec<RxSocket>,
         /// Where to speak
-        speakers: Option<Arc<Speakers>>,
+        tx_sockets: Option<Arc<TxSockets>>,
     },
     /// Say so when everything before this was carried out.
     Sync(mpsc::SyncSender<()>),
@@ -59,7 +59,7 @@ pub enum Command {
 
 /// Where the kernel's programs send frames up to.
 #[derive(Debug)]
-pub struct UpSocket {
+pub struct PuntSocket {
     /// Frames of all ports
     pub socket: PacketSocket,
     /// Which daemon they must be meant for
@@ -115,8 +115,8 @@ impl Drop for WorkerHandle {
 #[derive(Default)]
 pub(super) struct Sockets {
     pub(super) ports: BTreeMap<PortId, PacketSocket>,
-    pub(super) listeners: Vec<Listener>,
-    pub(super) speakers: Option<Arc<Speakers>>,
+    pub(super) rx_sockets: Vec<RxSocket>,
+    pub(super) tx_sockets: Option<Arc<TxSockets>>,
 }
 
 struct Worker {
@@ -129,7 +129,7 @@ struct Worker {
     received: RecvBatch,
     batch: Batch,
     sender: Sender,
-    up: Option<UpSocket>,
+    up: Option<PuntSocket>,
     /// When sockets were last asked what the kernel noted there
     asked_at: Instant,
 }
@@ -184,7 +184,7 @@ impl Worker {
                             return;
                         }
                     }
-                    UP => self.serve_up(),
+                    UP => self.serve_punts(),
                     data if data & LISTENER != 0 => self.serve_listener((data & !LISTENER) as usize),
                     data => self.serve_port(PortId(data as u32)),
                 }
@@ -222,12 +222,12 @@ impl Worker {
                     self.watch(socket.socket.as_fd(), UP);
                     self.up = Some(socket);
                 }
-                Command::Underlay { listeners, speakers } => {
-                    for (index, listener) in listeners.iter().enumerate() {
-                        self.watch(listener.as_fd(), LISTENER | index as u64);
+                Command::Underlay { rx_sockets, tx_sockets } => {
+                    for (index, rx_socket) in rx_sockets.iter().enumerate() {
+                        self.watch(rx_socket.as_fd(), LISTENER | index as u64);
                     }
-                    self.sockets.listeners = listeners;
-                    self.sockets.speakers = speakers;
+                    self.sockets.rx_sockets = rx_sockets;
+                    self.sockets.tx_sockets = tx_sockets;
                 }
                 Command::Sync(done) => {
                     let _ = done.try_send(());
@@ -261,8 +261,8 @@ impl Worker {
     }
 
     /// Frames of all tenant ports, each behind the number of the one it came from.
-    fn serve_up(&mut self) {
-        let Some(UpSocket { socket, session }) = &self.up else { return };
+    fn serve_punts(&mut self) {
+        let Some(PuntSocket { socket, session }) = &self.up else { return };
         let (count, session) = match socket.recv(&mut self.received) {
             Ok(count) => (count, *session),
             Err(error) => return tracing::debug!(%error, "no frames from the kernel's programs"),
@@ -273,9 +273,9 @@ impl Worker {
                 return shared.count_drop(index, unknown_device(), now);
             };
             // Anyone with the privilege can put frames on a device of this namespace: what has no port is no tenant's.
-            // Nor has what was sent up to the daemon before, whose ports had other numbers.
+            // Nor has what was punted to the daemon before, whose ports had other numbers.
             let port = port_of(received.bytes(), session).map(PortId);
-            match port.zip(received.behind(UP_HEADER)) {
+            match port.zip(received.behind(PUNT_HEADER)) {
                 Some((port, mut frame)) => {
                     let _ = pipeline.handle_tenant(port, &mut frame, now, batch);
                 }
@@ -285,8 +285,8 @@ impl Worker {
     }
 
     fn serve_listener(&mut self, index: usize) {
-        let Some(listener) = self.sockets.listeners.get(index) else { return };
-        let count = match listener.recv(&mut self.received) {
+        let Some(rx_socket) = self.sockets.rx_sockets.get(index) else { return };
+        let count = match rx_socket.recv(&mut self.received) {
             Ok(count) => count,
             Err(error) => return tracing::debug!(%error, "no datagrams from the underlay"),
         };
@@ -345,10 +345,10 @@ impl Worker {
             let vni = snapshot.at_port(*port).map(|(network, _)| network.vni);
             (lost(vni, Some(Location::Local(*port))), socket.newly_dropped())
         });
-        let listeners =
-            self.sockets.listeners.iter_mut().map(|listener| (lost(None, None), listener.newly_dropped()));
+        let rx_sockets =
+            self.sockets.rx_sockets.iter_mut().map(|rx_socket| (lost(None, None), rx_socket.newly_dropped()));
         let up = self.up.iter_mut().map(|up| (lost(None, None), up.socket.newly_dropped()));
-        for (key, frames) in ports.chain(listeners).chain(up).filter(|(_, frames)| *frames > 0) {
+        for (key, frames) in ports.chain(rx_sockets).chain(up).filter(|(_, frames)| *frames > 0) {
             self.shared.count_drops(self.index, key, frames, now);
         }
     }
@@ -367,12 +367,12 @@ impl Worker {
     /// One worker asks for all: they share the sockets.
     fn hear_of_narrow_paths(&self, now: Instant) {
         if self.index == 0
-            && let Some(speakers) = &self.sockets.speakers
+            && let Some(tx_sockets) = &self.sockets.tx_sockets
         {
             if self.shared.offloads() {
-                speakers.open_some();
+                tx_sockets.open_some();
             }
-            self.shared.narrow_paths(&speakers.narrowed(), now);
+            self.shared.narrow_paths(&tx_sockets.narrowed(), now);
         }
     }
 

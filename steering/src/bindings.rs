@@ -310,8 +310,8 @@ impl<B: Bindings> Bindings for Known<'_, B> {
         self.configured.by_address(address).or_else(|| self.learned.by_address(address, self.now))
     }
 
-    fn steered(&self, asker: &crate::Asker<'_>, target: &Binding) -> bool {
-        self.configured.steered(asker, target)
+    fn steered(&self, requester: &crate::Requester<'_>, target: &Binding) -> bool {
+        self.configured.steered(requester, target)
     }
 
     fn may_be_held(&self, address: Addr) -> bool {

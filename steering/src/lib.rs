@@ -13,7 +13,7 @@ pub mod settings;
 pub use bindings::{Known, Learn, LearnLimits, Learned};
 pub use holders::{Heard, Holder, HolderLimits, Holders, Title};
 pub use responder::{
-    Answer, Answers, Asker, Binding, Bindings, Claim, Conflict, Mode, Onward, Question, Unknown,
+    Answer, Answers, Binding, Bindings, Claim, Conflict, Mode, Onward, Question, Requester, Unknown,
     announcement, answer, ask, choice, claim, question,
 };
 pub use rewrite::{proxy_mac, rewrite};

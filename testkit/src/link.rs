@@ -7,7 +7,7 @@ use pnet_datalink::{self as datalink, Channel, Config, DataLinkReceiver, DataLin
 
 use crate::{error::Error, netns::Netns};
 
-/// More than the largest frame a veth hands over: a superframe of 64 KiB with its Ethernet header.
+/// More than the largest frame a veth hands over: a GSO packet of 64 KiB with its Ethernet header.
 const FRAME_MAX: usize = 1 << 17;
 
 /// A packet socket on a device. It stays in the namespace of the thread that opened it.

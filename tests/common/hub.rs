@@ -25,7 +25,7 @@ const ACME: Tenant<'_> = Tenant {
     ],
 };
 
-/// The hub, and machines 2 and 3, each on the vxlan device of its spoke itself, so that the device gets superframes.
+/// The hub, and machines 2 and 3, each on the vxlan device of its spoke itself, so that the device gets GSO packets.
 pub struct Hub {
     pub world: World,
     pub hub: Space,

@@ -8,7 +8,7 @@ use super::{
 
 const NAMES: [&str; 2] = ["alpha", "beta"];
 
-/// Whether every flow of datagrams is with the programs. A connection that comes up at the wrong moment is picked up by
+/// Whether every flow of datagrams is with the programs. A connection that is punted at the wrong moment is picked up by
 /// the next daemon; a datagram is lost.
 pub fn all_carried_in_the_kernel(daemon: &Daemon) -> bool {
     let rows = daemon.ask(&["show", "flows"]);

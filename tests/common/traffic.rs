@@ -171,7 +171,7 @@ impl Connection {
     fn start(
         from: &Space,
         to: (&Space, SocketAddr),
-        asker: impl FnOnce(TcpStream, &ConnectionState) + Send + 'static,
+        requester: impl FnOnce(TcpStream, &ConnectionState) + Send + 'static,
         answerer: impl FnOnce(TcpStream, &ConnectionState) + Send + 'static,
     ) -> Self {
         let listener = to.0.enter(move || TcpListener::bind(to.1).unwrap());
@@ -182,7 +182,7 @@ impl Connection {
                 answerer(stream, &there);
             }
         });
-        let asks = from.spawn(move || asker(TcpStream::connect_timeout(&to.1, BOUND).unwrap(), &here));
+        let asks = from.spawn(move || requester(TcpStream::connect_timeout(&to.1, BOUND).unwrap(), &here));
         Self { state, threads: [Some(asks), Some(answers)] }
     }
 
@@ -207,7 +207,7 @@ pub struct Dialogue(Connection);
 impl Dialogue {
     /// Connects `from` with `to`, and begins.
     pub fn start(from: &Space, to: (&Space, SocketAddr)) -> Self {
-        let asker = |mut stream: TcpStream, state: &ConnectionState| {
+        let requester = |mut stream: TcpStream, state: &ConnectionState| {
             stream.set_read_timeout(Some(BOUND)).unwrap();
             let mut answer = [0; 8];
             while !state.over.load(SeqCst) {
@@ -224,7 +224,7 @@ impl Dialogue {
             let mut number = [0; 8];
             while stream.read_exact(&mut number).is_ok() && stream.write_all(&number).is_ok() {}
         };
-        Self(Connection::start(from, to, asker, answerer))
+        Self(Connection::start(from, to, requester, answerer))
     }
 
     /// Returns when something has been asked and answered after this call.

@@ -234,7 +234,7 @@ impl Device {
     fn open(name: &'static str, ends: &Space, daemons: Vec<Daemon>) -> Self {
         let ports = ends.enter(|| HOSTS.map(Port::open).into_iter().collect());
         let mut device = Self { name, ports, marker: 0, daemons };
-        // A bridge's port forwards a moment after it came up.
+        // A bridge's port forwards a moment after it was punted.
         for host in HOSTS {
             device.send(host, &[]);
         }

@@ -1,16 +1,16 @@
-//! VXLAN carriage without I/O: what goes around a tenant's frame, where it goes, and what may come out.
+//! VXLAN encapsulation without I/O: what goes around a tenant's frame, where it goes, and what may come out.
 //!
 //! This crate promises that nothing in it reads a clock, opens a socket or panics on any bytes: frames,
 //! tables and `now` go in; frames, outcomes and drop reasons come out. Every table in it is bounded, and the
 //! place where it is declared says what happens at the bound.
 //!
-//! Reading order: [`carriage`] is the path of one frame in either direction; it is made of [`header`],
+//! Reading order: [`encap`] is the path of one frame in either direction; it is made of [`header`],
 //! [`entropy`], [`ecn`], [`vlan`] and [`peers`]. [`fdb`] and [`flood`] say where a frame goes, [`mtu`] whether
-//! it fits and who is told, [`offload`] how superframes are cut up and put together, and
+//! it fits and who is told, [`offload`] how GSO packets are cut up and put together, and
 //! [`eastgate_wire::TokenBucket`] how often.
 
-pub mod carriage;
 pub mod ecn;
+pub mod encap;
 pub mod entropy;
 pub mod fdb;
 pub mod flood;

@@ -42,7 +42,7 @@ impl Peers {
         self.kinds.contains_key(&vtep)
     }
 
-    /// What runs there; nothing for a stranger.
+    /// What runs there; nothing for an unknown host.
     #[inline]
     #[must_use]
     pub fn kind(&self, vtep: VtepAddr) -> Option<PeerKind> {
@@ -73,7 +73,7 @@ mod tests {
     use crate::test_frames::{hasher, vtep};
 
     #[test]
-    fn members_and_strangers() {
+    fn members_and_unknown_hosts() {
         let peers = Peers::new(
             [(vtep(3), PeerKind::Plain), (vtep(1), PeerKind::Plain), (vtep(1), PeerKind::Eastgate)],
             hasher(),

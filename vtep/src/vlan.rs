@@ -1,4 +1,4 @@
-//! Inner VLAN tags (RFC 7348 section 6.1): taken off before wrapping and refused after unwrapping, unless the
+//! Inner VLAN tags (RFC 7348 section 6.1): taken off before encapsulating and refused after unwrapping, unless the
 //! network is `vlan_aware`, in which case they travel as they are. A tag with VID 0 names no VLAN, only a priority
 //! (IEEE 802.1Q section 6.9): the frame is untagged, and goes on as such.
 
@@ -7,7 +7,7 @@ use eastgate_wire::{
     view::{Net, Transport, ethertype},
 };
 
-/// Takes the tags off a frame that is about to be wrapped, and keeps `view` true; tells how many there were.
+/// Takes the tags off a frame that is about to be encapsulated, and keeps `view` true; tells how many there were.
 ///
 /// # Errors
 /// [`DropReason::VlanTagged`] when there are more tags than the view looked behind: what they hide was seen

@@ -135,7 +135,7 @@ drop_reasons! {
     NotForUs, "not-for-us", Forward, "A frame to the appliance's MAC for an address that no endpoint has.";
 
     FlowLimit, "flow-limit", Limit, "The network or the host has as many flows as its limit allows.";
-    SlowPathLimit, "slow-path-limit", Limit, "More packets of the network came than may go up from the fast path to the pipeline.";
+    SlowPathLimit, "slow-path-limit", Limit, "More packets of the network came than may be punted from the fast path to the pipeline.";
     BumLimit, "bum-limit", Limit, "More broadcast, unknown unicast and multicast frames a second than the network's limit.";
     MacLimit, "mac-limit", Limit, "The network has learned as many MACs as its limit allows.";
     MacFrozen, "mac-frozen", Limit, "The MAC moved too often and is frozen at its place.";

@@ -1,6 +1,6 @@
 //! A frame in a buffer with head-room, and what is still to be done to it by whoever sends it.
 
-/// Which transport a superframe will be cut at.
+/// Which transport a GSO packet will be cut at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GsoKind {
     /// TCP over IPv4
@@ -40,7 +40,7 @@ pub struct Offload {
     pub gso: Option<Gso>,
 }
 
-/// A frame somewhere inside a buffer, with room in front of it so that wrapping never copies.
+/// A frame somewhere inside a buffer, with room in front of it so that encapsulating never copies.
 #[derive(Debug)]
 pub struct Frame<'b> {
     buffer: &'b mut [u8],

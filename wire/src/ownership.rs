@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn what_is_configured_is_refused_to_all_but_those_who_name_it() {
         let (endpoints, ownership) = world();
-        let stranger = Holdings::new(UNKNOWN);
+        let unknown_host = Holdings::new(UNKNOWN);
         let cases = [
             (&endpoints[0], true, MON, "10.1.0.5", true, true),
             (&endpoints[0], true, VIRTUAL, "10.1.0.100", true, true),
@@ -304,9 +304,9 @@ mod tests {
             (&endpoints[2], false, UNKNOWN, "10.1.0.6", false, false),
             (&endpoints[2], false, FREE, "10.1.0.100", false, false),
             (&endpoints[2], false, MON, "198.51.100.9", false, false),
-            (&stranger, false, UNKNOWN, "10.1.0.77", true, true),
-            (&stranger, false, UNKNOWN, "10.1.0.7", false, false),
-            (&stranger, false, FREE, "10.1.0.77", false, false),
+            (&unknown_host, false, UNKNOWN, "10.1.0.77", true, true),
+            (&unknown_host, false, UNKNOWN, "10.1.0.7", false, false),
+            (&unknown_host, false, FREE, "10.1.0.77", false, false),
         ];
         for (who, port_security, mac, address, send, claim) in cases {
             let said = (

@@ -37,7 +37,7 @@ impl TokenBucket {
         self.take_many(1, now)
     }
 
-    /// Takes `count` tokens, all or none: a superframe counts as the frames it will become.
+    /// Takes `count` tokens, all or none: a GSO packet counts as the frames it will become.
     #[inline]
     #[must_use]
     pub fn take_many(&mut self, count: u32, now: Instant) -> bool {

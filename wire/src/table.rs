@@ -11,17 +11,17 @@ pub struct TableSizes {
     /// Tenant ports
     pub ports: u32,
     /// Addresses of endpoints
-    pub stations: u32,
+    pub endpoints: u32,
     /// Compiled policies, in MiB of memory over all networks
     pub policy_mib: u32,
     /// Pairs and services whose flows begin in the kernel because the pipeline has let one begin
-    pub permits: u32,
+    pub policy_cache: u32,
     /// Requests for addresses that are answered in the kernel
-    pub answers: u32,
+    pub neighbor_cache: u32,
     /// Flows that ended there and were not asked for yet
-    pub ended: u32,
+    pub closed_flows: u32,
     /// Kinds of packets that the rules have refused, each counted by itself
-    pub denials: u32,
+    pub policy_drops: u32,
     /// Datagrams in fragments
     pub datagrams: u32,
 }

@@ -66,7 +66,7 @@ pub(crate) fn check() -> Result<()> {
     let packages = metadata["packages"].as_array().context("no packages")?;
     let names: Vec<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
     let edges: Vec<Edge> = packages.iter().flat_map(edges_of).collect();
-    let faults = [strangers(&names), faults(&edges)].concat();
+    let faults = [unknown_hosts(&names), faults(&edges)].concat();
     if !faults.is_empty() {
         bail!("the rooms are not as LEVELS in xtask/src/rooms.rs says:\n  {}", faults.join("\n  "));
     }
@@ -87,7 +87,7 @@ fn level(name: &str) -> Option<usize> {
 }
 
 /// Crates that have no level, and levels that have no crate.
-fn strangers(names: &[&str]) -> Vec<String> {
+fn unknown_hosts(names: &[&str]) -> Vec<String> {
     let without = names.iter().filter(|name| level(name).is_none());
     let without = without.map(|name| format!("{name} has no level: say what it may know"));
     let gone = LEVELS.iter().copied().flatten().filter(|room| !names.contains(room));
@@ -149,9 +149,9 @@ mod tests {
     #[test]
     fn every_crate_has_a_level_and_every_level_its_crates() {
         let all: Vec<&str> = LEVELS.iter().copied().flatten().copied().collect();
-        assert!(strangers(&all).is_empty());
-        assert_eq!(strangers(&[&all[..], &["eastgate-cellar"]].concat()).len(), 1);
-        assert_eq!(strangers(&all[1..]).len(), 1);
+        assert!(unknown_hosts(&all).is_empty());
+        assert_eq!(unknown_hosts(&[&all[..], &["eastgate-cellar"]].concat()).len(), 1);
+        assert_eq!(unknown_hosts(&all[1..]).len(), 1);
     }
 
     /// The house as it stands.

@@ -219,7 +219,7 @@ fn timeouts(table: &TimeoutsTable) -> Timeouts {
         tcp_close: seconds(table.tcp_close.value),
         udp_first: seconds(table.udp_first.value),
         udp_exchange: seconds(table.udp_exchange.value),
-        udp_answered: seconds(table.udp_answered.value),
+        udp_replied: seconds(table.udp_replied.value),
         icmp_exchange: seconds(table.icmp_exchange.value),
         icmp: seconds(table.icmp.value),
         other: seconds(table.other.value),
@@ -235,15 +235,15 @@ impl Default for Timeouts {
 fn limits(table: &NetworkLimitsTable) -> Limits {
     // So that no endpoint uses up its network's.
     let most = |of: u32| (of - of / 4).max(1);
-    let (flows, unanswered) = (table.flows.value.get(), table.unanswered.value.get());
+    let (flows, unreplied) = (table.flows.value.get(), table.unreplied.value.get());
     Limits {
         flows,
-        unanswered,
+        unreplied,
         endpoint_flows: table.endpoint_flows.good().map_or(most(flows), |limit| limit.value.get()),
-        endpoint_unanswered: table
-            .endpoint_unanswered
+        endpoint_unreplied: table
+            .endpoint_unreplied
             .good()
-            .map_or(most(unanswered), |limit| limit.value.get()),
+            .map_or(most(unreplied), |limit| limit.value.get()),
         fragments: table.fragments.value.get(),
     }
 }

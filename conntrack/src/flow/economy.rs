@@ -16,7 +16,7 @@ use super::{
 /// was lowered.
 const EVICTIONS_PER_PACKET: u32 = 16;
 
-/// How many flows are looked at for having ended when the answered ones are at their limit.
+/// How many flows are looked at for having ended when the replied ones are at their limit.
 const VISITS_AT_LIMIT: usize = 64;
 
 /// How many streams are looked at for having been silent.
@@ -28,7 +28,7 @@ impl Entry {
         if self.state == FlowState::Stream || now >= self.created + STREAM_AFTER {
             FlowState::Stream
         } else {
-            FlowState::Answered
+            FlowState::Replied
         }
     }
 }
@@ -50,8 +50,8 @@ impl FlowTable {
         self.payers.get(&self.slab.at(index).account).map(|payer| payer.account.clone())
     }
 
-    /// Takes a permit, at the cost of cheaper flows if need be.
-    pub(super) fn take_permit(
+    /// Takes a slot, at the cost of cheaper flows if need be.
+    pub(super) fn take_slot(
         &mut self,
         account: &Arc<Account>,
         of: Population,
@@ -74,23 +74,23 @@ impl FlowTable {
         })
     }
 
-    /// Moves a flow to the answered ones.
+    /// Moves a flow to the replied ones.
     pub(super) fn answer(&mut self, index: u32, now: Instant) -> Result<(), DropReason> {
         let account = self.payers.get(&self.slab.at(index).account).map(|payer| payer.account.clone());
         let account = account.ok_or(DropReason::FlowLimit)?;
-        if account.take(Population::Answered).is_err() {
+        if account.take(Population::Replied).is_err() {
             self.handle_timeout(now, VISITS_AT_LIMIT);
-            self.take_permit(&account, Population::Answered, now)?;
+            self.take_slot(&account, Population::Replied, now)?;
         }
-        self.count_answered(index);
-        account.give(Population::Unanswered);
+        self.count_replied(index);
+        account.give(Population::Unreplied);
         Ok(())
     }
 
-    /// A flow has its permit among the answered ones.
-    pub(super) fn count_answered(&mut self, index: u32) {
-        self.slab.at_mut(index).answered = true;
-        self.counters.answered += 1;
+    /// A flow has its slot among the replied ones.
+    pub(super) fn count_replied(&mut self, index: u32) {
+        self.slab.at_mut(index).replied = true;
+        self.counters.replied += 1;
         self.rank_anew(index);
     }
 
@@ -122,7 +122,7 @@ impl FlowTable {
     #[inline]
     pub(super) fn rank_anew(&mut self, index: u32) {
         let entry = self.slab.at(index);
-        let rank = Rank::of(entry.state, entry.answered);
+        let rank = Rank::of(entry.state, entry.replied);
         if rank != entry.rank {
             self.leave_queues(index);
             self.slab.at_mut(index).rank = rank;
@@ -130,18 +130,18 @@ impl FlowTable {
         }
     }
 
-    /// A flow has come, with a permit of an account.
+    /// A flow has come, with a slot of an account.
     pub(super) fn line_up(&mut self, index: u32, account: &Arc<Account>) {
         let empty = || Group { queues: Queues::EMPTY, flows: 0 };
         self.networks.entry(account.network().vni()).or_insert_with(empty).flows += 1;
         let payer = self.payers.entry(account.place());
         payer.or_insert_with(|| Payer { account: account.clone(), group: empty() }).group.flows += 1;
         let entry = self.slab.at_mut(index);
-        entry.rank = Rank::of(entry.state, entry.answered);
+        entry.rank = Rank::of(entry.state, entry.replied);
         self.join_queues(index);
     }
 
-    /// A flow goes, and its permit is free.
+    /// A flow goes, and its slot is free.
     pub(super) fn step_out(&mut self, index: u32) {
         self.leave_queues(index);
         let entry = self.slab.at(index);

@@ -50,7 +50,7 @@ impl FlowTable {
             Step::Gone(reason) => return Ok(Stepped::Gone(reason)),
             Step::Drop(reason) => return Err(reason),
         };
-        if !entry.is_answered() && state.is_past_handshake() {
+        if !entry.is_replied() && state.is_past_handshake() {
             self.answer(index, now)?;
         }
         self.slab.at_mut(index).connection = connection;
@@ -68,13 +68,13 @@ impl FlowTable {
         now: Instant,
     ) -> Result<(), DropReason> {
         let entry = self.slab.at(index);
-        let state = if entry.is_answered() {
+        let state = if entry.is_replied() {
             entry.as_it_goes_on(now)
         } else if direction == Direction::Reply {
             self.answer(index, now)?;
-            FlowState::Answered
+            FlowState::Replied
         } else {
-            FlowState::Unanswered
+            FlowState::Unreplied
         };
         self.enter(index, state, settings, now);
         Ok(())

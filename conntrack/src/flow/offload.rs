@@ -1,7 +1,7 @@
 //! Flows whose packets something faster takes: what it is told of a flow, and what it tells when the flow comes
 //! back.
 //!
-//! An offloaded flow keeps its entry, its permit and its place in the queues; only its packets pass elsewhere. A
+//! An offloaded flow keeps its entry, its slot and its place in the queues; only its packets pass elsewhere. A
 //! packet of it that comes here all the same makes [`FlowTable::track`] answer [`Tracked::Offloaded`], and the flow
 //! is reclaimed before anything is decided about it. So there is one state of a flow at any time, and it is where
 //! the packets are.
@@ -22,19 +22,19 @@ use super::{
 const NO_RULE: u32 = u32::MAX;
 
 /// Packets of a flow that are tracked here before it may be offloaded: a short exchange is not worth the effort.
-const SEASON: u8 = 7;
+const OFFLOAD_AFTER: u8 = 7;
 
 /// Packets that must have passed elsewhere for it to have been worth the effort.
-const WORTH: u64 = 4;
+const WORTHWHILE: u64 = 4;
 
 /// How often in a row it may not be worth the effort before a flow stays for a while: something about it is not for
 /// the fast path. The packets that were on their way here when it was handed over bring it back a few times.
-const PATIENCE: u8 = 7;
+const BACK_OFF_AFTER: u8 = 7;
 
-/// Packets that pass beside an offloaded flow for each of its season: all of them together are more than what a full receive
+/// Packets that pass beside an offloaded flow for each of its threshold: all of them together are more than what a full receive
 /// buffer of 32 MiB holds, at the 768 bytes that the kernel counts for the smallest datagram. A sender that nothing slows down
 /// keeps it full until its flow is handed over.
-const BESIDE: u64 = 8192;
+const IN_FLIGHT: u64 = 8192;
 
 /// One side of an established TCP connection: what it takes to hold segments to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -60,7 +60,7 @@ pub struct Offloaded {
     pub key: FlowKey,
     /// Packets of the reply direction may pass too; otherwise the first of them comes back here, and counts as the
     /// answer.
-    pub answered: bool,
+    pub replied: bool,
     /// TCP: the opener's side and the other one
     pub sides: [Side; 2],
     /// Who admitted it
@@ -84,19 +84,19 @@ pub struct Found {
     /// The key of the packet that opened it, as in [`super::offload_key`]
     pub key: FlowKey,
     /// Both sides were heard
-    pub answered: bool,
+    pub replied: bool,
     /// Where it has got to
     pub progress: Progress,
     /// What [`FlowTable::set_hint`] is to leave for each direction
     pub hints: [u64; 2],
     /// It began there
-    pub born: Option<Born>,
+    pub created: Option<Created>,
 }
 
-/// What is known of a flow that began elsewhere, by a decision of ours that was repeated there. It holds a permit of its
-/// account; whoever takes the flow has the permit.
+/// What is known of a flow that began elsewhere, by a decision of ours that was repeated there. It holds a slot of its
+/// account; whoever takes the flow has the slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Born {
+pub struct Created {
     /// Whose decision it was
     pub admitted: Admitted,
     /// When it began
@@ -116,17 +116,17 @@ impl Found {
             connection.set_sides(&self.progress.sides);
             return connection.state();
         }
-        match self.answered {
-            true if self.born.is_some_and(|born| born.goes_on) => FlowState::Stream,
-            true => FlowState::Answered,
-            false => FlowState::Unanswered,
+        match self.replied {
+            true if self.created.is_some_and(|created| created.goes_on) => FlowState::Stream,
+            true => FlowState::Replied,
+            false => FlowState::Unreplied,
         }
     }
 
     /// The limits that it counts in.
     #[must_use]
     pub const fn population(&self) -> Population {
-        if self.answered { Population::Answered } else { Population::Unanswered }
+        if self.replied { Population::Replied } else { Population::Unreplied }
     }
 
     /// When it ends if nothing more is heard. `now` stands for when it was last seen where nobody knows that.
@@ -134,8 +134,8 @@ impl Found {
     pub fn deadline(&self, settings: &StateSettings, now: Instant) -> Instant {
         let state = self.state();
         let lasts = settings.timeouts.of(self.key.proto, state);
-        match &self.born {
-            Some(born) if state.is_half_open() => born.created + lasts,
+        match &self.created {
+            Some(created) if state.is_half_open() => created.created + lasts,
             _ => self.progress.last_seen.unwrap_or(now).min(now) + lasts,
         }
     }
@@ -148,14 +148,14 @@ impl Found {
         FlowInfo {
             key: self.key,
             state: self.state(),
-            answered: self.answered,
+            replied: self.replied,
             offloaded: true,
             epoch: admitted.epoch,
             egress_rule: admitted.egress_rule,
             ingress_rule: admitted.ingress_rule,
             original: self.progress.counts[0],
             reply: self.progress.counts[1],
-            created: self.born.map_or(last_seen, |born| born.created),
+            created: self.created.map_or(last_seen, |created| created.created),
             last_seen,
             deadline: self.deadline(settings, now),
         }
@@ -164,7 +164,7 @@ impl Found {
     /// No epoch in force has let a flow in of which that is not known.
     fn admitted(&self) -> Admitted {
         let unknown = Admitted { epoch: 0, egress_rule: NO_RULE, ingress_rule: NO_RULE };
-        self.born.map_or(unknown, |born| born.admitted)
+        self.created.map_or(unknown, |created| created.admitted)
     }
 }
 
@@ -176,12 +176,12 @@ impl Marks {
     const SWAPPED: u8 = 0x01;
     const AWAY: u8 = 0x02;
     /// Three bits: packets to be tracked here before it may go
-    const SEASON_AT: u32 = 2;
+    const OFFLOAD_AFTER_AT: u32 = 2;
     /// Three bits: how often in a row it came back too soon
     const RETURNS_AT: u32 = 5;
 
     pub(super) const fn new(opened_swapped: bool) -> Self {
-        Self(if opened_swapped { Self::SWAPPED } else { 0 } | SEASON << Self::SEASON_AT)
+        Self(if opened_swapped { Self::SWAPPED } else { 0 } | OFFLOAD_AFTER << Self::OFFLOAD_AFTER_AT)
     }
 
     /// The opener is the high end of the key.
@@ -195,36 +195,38 @@ impl Marks {
     }
 
     const fn leave(&mut self) {
-        self.0 = self.0 & !(7 << Self::SEASON_AT) | SEASON << Self::SEASON_AT | Self::AWAY;
+        self.0 =
+            self.0 & !(7 << Self::OFFLOAD_AFTER_AT) | OFFLOAD_AFTER << Self::OFFLOAD_AFTER_AT | Self::AWAY;
     }
 
     /// One packet more, after `packets` others, that came here although its flow is elsewhere; false when there were
     /// too many for what was on its way when the flow left.
     const fn pass_beside(&mut self, packets: u64) -> bool {
-        let some_left = self.0 >> Self::SEASON_AT & 7 > 0;
-        if some_left && packets.is_multiple_of(BESIDE) {
-            self.0 -= 1 << Self::SEASON_AT;
+        let some_left = self.0 >> Self::OFFLOAD_AFTER_AT & 7 > 0;
+        if some_left && packets.is_multiple_of(IN_FLIGHT) {
+            self.0 -= 1 << Self::OFFLOAD_AFTER_AT;
         }
         some_left
     }
 
     const fn come_back(&mut self, was_worth_it: bool) {
         let returns = self.0 >> Self::RETURNS_AT;
-        let (returns, season) = match (was_worth_it, returns) {
+        let (returns, offload_after) = match (was_worth_it, returns) {
             (true, _) => (0, 0),
-            (false, PATIENCE) => (returns, SEASON),
+            (false, BACK_OFF_AFTER) => (returns, OFFLOAD_AFTER),
             (false, _) => (returns + 1, 0),
         };
-        self.0 = self.0 & Self::SWAPPED | season << Self::SEASON_AT | returns << Self::RETURNS_AT;
+        self.0 =
+            self.0 & Self::SWAPPED | offload_after << Self::OFFLOAD_AFTER_AT | returns << Self::RETURNS_AT;
     }
 
     /// One packet more; true when it may go.
-    const fn ripen(&mut self) -> bool {
-        let season = self.0 >> Self::SEASON_AT & 7;
-        if season > 0 {
-            self.0 -= 1 << Self::SEASON_AT;
+    const fn settle_flow(&mut self) -> bool {
+        let offload_after = self.0 >> Self::OFFLOAD_AFTER_AT & 7;
+        if offload_after > 0 {
+            self.0 -= 1 << Self::OFFLOAD_AFTER_AT;
         }
-        season <= 1
+        offload_after <= 1
     }
 }
 
@@ -242,7 +244,7 @@ impl FlowTable {
         self.away += 1;
         Some(Offloaded {
             key: entry.key.as_travelling(entry.marks.opened_swapped()),
-            answered: entry.is_answered(),
+            replied: entry.is_replied(),
             sides,
             admitted: Admitted {
                 epoch: entry.epoch,
@@ -267,7 +269,7 @@ impl FlowTable {
             return;
         }
         let passed = progress.map_or(0, |progress| progress.counts.iter().map(|count| count.packets).sum());
-        entry.marks.come_back(passed >= WORTH);
+        entry.marks.come_back(passed >= WORTHWHILE);
         self.away -= 1;
         let Some(progress) = progress else { return };
         let entry = self.slab.at_mut(index);
@@ -291,8 +293,8 @@ impl FlowTable {
     /// knows who admitted it: no epoch in force has let it in. One that did is on the `account` already.
     ///
     /// # Errors
-    /// `flow-limit` when there is no room; a flow that began there brings its permit with it.
-    pub fn adopt(
+    /// `flow-limit` when there is no room; a flow that began there brings its slot with it.
+    pub fn import(
         &mut self,
         found: &Found,
         settings: &StateSettings,
@@ -302,46 +304,46 @@ impl FlowTable {
         let (key, swapped) = Key::of_offload(&found.key);
         let deadline = found.deadline(settings, now);
         if deadline <= now {
-            if found.born.is_some() {
+            if found.created.is_some() {
                 account.give(found.population());
                 self.bury(found, None);
             }
             return Ok(());
         }
-        if found.born.is_none() {
-            self.take_permit(account, Population::Unanswered, now)?;
+        if found.created.is_none() {
+            self.take_slot(account, Population::Unreplied, now)?;
         }
         let mut entry = Entry::new(key, swapped, found.state(), now);
         entry.connection.set_sides(&found.progress.sides);
         entry.counts = found.progress.counts;
         entry.hints = found.hints;
         entry.admit(&found.admitted());
-        entry.created = found.born.map_or(now, |born| born.created);
+        entry.created = found.created.map_or(now, |created| created.created);
         entry.seen(found.progress.last_seen.unwrap_or(now).min(now), deadline);
         let index = self.insert(entry, account, now);
-        if !found.answered {
+        if !found.replied {
             return Ok(());
         }
-        if found.born.is_some() {
-            self.count_answered(index);
+        if found.created.is_some() {
+            self.count_replied(index);
             return Ok(());
         }
-        let answered = self.answer(index, now);
-        if answered.is_err() {
+        let replied = self.answer(index, now);
+        if replied.is_err() {
             self.remove(index, Ending::Evicted, now);
         }
-        answered
+        replied
     }
 
     /// Counts a flow that began elsewhere and is no longer there: because its time is over, if nothing else is said. Why it
     /// has ended.
     pub fn bury(&mut self, found: &Found, ending: Option<Ending>) -> Ending {
         if ending == Some(Ending::Evicted) {
-            self.counters.made_room[Rank::of(found.state(), found.answered) as usize] += 1;
+            self.counters.made_room[Rank::of(found.state(), found.replied) as usize] += 1;
         }
         let over = if found.state().is_over() { Ending::Closed } else { Ending::Expired };
         self.counters.opened += 1;
-        self.counters.answered += u64::from(found.answered);
+        self.counters.replied += u64::from(found.replied);
         let ending = ending.unwrap_or(over);
         self.counters.end(ending);
         ending
@@ -357,7 +359,7 @@ impl FlowTable {
         let Some(index) = self.slab.index(flow) else { return };
         let entry = self.slab.at(index);
         let state = match entry.state {
-            FlowState::Answered => entry.as_it_goes_on(last_seen),
+            FlowState::Replied => entry.as_it_goes_on(last_seen),
             state => state,
         };
         self.enter(index, state, settings, last_seen);
@@ -409,14 +411,14 @@ impl FlowTable {
     /// flow was handed over, where no state depends on it.
     pub(super) const fn passes_beside(entry: &mut Entry, segment: &Segment, direction: Direction) -> bool {
         has_no_connection(segment)
-            && (entry.is_answered() || matches!(direction, Direction::Original))
+            && (entry.is_replied() || matches!(direction, Direction::Original))
             && entry.marks.pass_beside(entry.counts[direction.index()].packets)
     }
 }
 
 impl Entry {
-    /// Counts a packet towards the season; true when the flow may be offloaded now.
-    pub(super) fn ripen(&mut self, segment: &Segment) -> bool {
+    /// Counts a packet towards the threshold; true when the flow may be offloaded now.
+    pub(super) fn settle_flow(&mut self, segment: &Segment) -> bool {
         let plain = match &segment.kind {
             _ if has_no_connection(segment) => true,
             SegmentKind::Tcp(tcp) => {
@@ -425,12 +427,12 @@ impl Entry {
             }
             _ => false,
         };
-        plain && !self.marks.is_away() && self.marks.ripen()
+        plain && !self.marks.is_away() && self.marks.settle_flow()
     }
 
     fn steady_sides(&self) -> Option<[Side; 2]> {
         match self.key.proto() {
-            proto::TCP if self.is_answered() => self.connection.steady_sides(),
+            proto::TCP if self.is_replied() => self.connection.steady_sides(),
             proto::TCP => None,
             _ => self.key.may_be_offloaded().then_some([Side::default(); 2]),
         }

@@ -1,7 +1,7 @@
-//! How many flows there may be: one book for all shards, exact.
+//! How many flows there may be: one registry for all shards, exact.
 //!
-//! A flow holds one permit of the endpoint that opened it, one of its network and one of the host, in the population it
-//! belongs to: flows whose opener alone was heard, and flows that were answered. A permit is taken before the flow
+//! A flow holds one slot of the endpoint that opened it, one of its network and one of the host, in the population it
+//! belongs to: flows whose opener alone was heard, and replied flows. A slot is taken before the flow
 //! exists and given back after it is gone, so at no moment are there more flows than a limit says. A limit may be
 //! lowered below what is in use; nothing is cut then, and nothing new fits until the use has fallen.
 //!
@@ -23,19 +23,19 @@ use super::Rank;
 /// How many flows there may be, of an endpoint, of a network or of the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowLimits {
-    /// Flows that were answered
-    pub answered: u32,
+    /// Replied flows
+    pub replied: u32,
     /// Flows that were not, half-open TCP connections included
-    pub unanswered: u32,
+    pub unreplied: u32,
 }
 
 /// How many flows there are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FlowUse {
-    /// Flows that were answered
-    pub answered: u32,
+    /// Replied flows
+    pub replied: u32,
     /// Flows that were not
-    pub unanswered: u32,
+    pub unreplied: u32,
 }
 
 /// Where flows are counted, as someone else counts them too: a word for each place and population, the limit in its upper
@@ -55,7 +55,7 @@ pub trait Carrier: std::fmt::Debug + Send + Sync {
 /// The place of the host's own count.
 pub const HOST: u32 = 0;
 
-/// The host's book of flows. Shared by all shards.
+/// The host's registry of flows. Shared by all shards.
 #[derive(Debug)]
 pub struct Quota {
     total: Arc<Total>,
@@ -81,18 +81,18 @@ struct Places {
     accounts: BTreeMap<u32, Weak<Account>>,
 }
 
-/// A network's page in the book.
+/// A network's page in the registry.
 #[derive(Debug)]
 pub struct NetworkQuota {
     vni: Vni,
-    page: Page,
+    entry: QuotaEntry,
     accounts: Mutex<BTreeMap<Arc<str>, Weak<Account>>>,
 }
 
 /// Who pays for flows: an endpoint of a network, or all its senders together that are none.
 #[derive(Debug)]
 pub struct Account {
-    page: Page,
+    entry: QuotaEntry,
     network: Arc<NetworkQuota>,
 }
 
@@ -100,21 +100,21 @@ pub struct Account {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Population {
     /// Only the side that opened them was heard
-    Unanswered,
+    Unreplied,
     /// Both were
-    Answered,
+    Replied,
 }
 
 impl Population {
     /// Both
-    pub const ALL: [Self; 2] = [Self::Unanswered, Self::Answered];
+    pub const ALL: [Self; 2] = [Self::Unreplied, Self::Replied];
 
     /// Which of its flows make room, the cheapest first.
     #[must_use]
     pub const fn making_room(self) -> &'static [Rank] {
         match self {
-            Self::Unanswered => &[Rank::Unreplied],
-            Self::Answered => &[Rank::Finished, Rank::Exchange, Rank::Stream],
+            Self::Unreplied => &[Rank::Unreplied],
+            Self::Replied => &[Rank::Finished, Rank::Exchange, Rank::Stream],
         }
     }
 }
@@ -131,7 +131,7 @@ pub enum Full {
 }
 
 impl Quota {
-    /// An empty book with the host's limits.
+    /// An empty registry with the host's limits.
     #[must_use]
     pub fn new(limits: FlowLimits) -> Self {
         let total = Total {
@@ -157,8 +157,10 @@ impl Quota {
         let _ = self.total.carrier.set(Arc::downgrade(carrier));
         let networks = locked(&self.networks);
         let accounts: Vec<_> = networks.values().flat_map(|network| network.accounts()).collect();
-        let pages = networks.values().map(|network| &network.page);
-        pages.chain(accounts.iter().map(|account| &account.page)).for_each(|page| page.counter().move_over());
+        let entries = networks.values().map(|network| &network.entry);
+        entries
+            .chain(accounts.iter().map(|account| &account.entry))
+            .for_each(|entry| entry.counter().move_over());
         Counter { total: &self.total, place: HOST, own: &self.total.gauges }.move_over();
     }
 
@@ -167,10 +169,10 @@ impl Quota {
     pub fn network(&self, vni: Vni, limits: FlowLimits) -> Arc<NetworkQuota> {
         let mut networks = locked(&self.networks);
         let network = networks.entry(vni).or_insert_with(|| {
-            let page = Page::new(&self.total, limits);
-            Arc::new(NetworkQuota { vni, page, accounts: Mutex::default() })
+            let entry = QuotaEntry::new(&self.total, limits);
+            Arc::new(NetworkQuota { vni, entry, accounts: Mutex::default() })
         });
-        network.page.counter().set(limits);
+        network.entry.counter().set(limits);
         network.clone()
     }
 
@@ -202,13 +204,13 @@ impl NetworkQuota {
     /// How many flows the network has.
     #[must_use]
     pub fn in_use(&self) -> FlowUse {
-        self.page.counter().in_use()
+        self.entry.counter().in_use()
     }
 
     /// Where its flows are counted.
     #[must_use]
     pub const fn place(&self) -> u32 {
-        self.page.place
+        self.entry.place
     }
 
     /// The account of an endpoint by its name, with these limits from now on; the one without a name is for all senders
@@ -217,12 +219,13 @@ impl NetworkQuota {
     pub fn account(self: &Arc<Self>, name: &str, limits: FlowLimits) -> Arc<Account> {
         let mut accounts = locked(&self.accounts);
         if let Some(account) = accounts.get(name).and_then(Weak::upgrade) {
-            account.page.counter().set(limits);
+            account.entry.counter().set(limits);
             return account;
         }
-        let account = Arc::new(Account { page: Page::new(&self.page.total, limits), network: self.clone() });
+        let account =
+            Arc::new(Account { entry: QuotaEntry::new(&self.entry.total, limits), network: self.clone() });
         accounts.insert(name.into(), Arc::downgrade(&account));
-        locked(&self.page.total.places).accounts.insert(account.page.place, Arc::downgrade(&account));
+        locked(&self.entry.total.places).accounts.insert(account.entry.place, Arc::downgrade(&account));
         account
     }
 
@@ -235,13 +238,13 @@ impl Account {
     /// How many flows it pays for.
     #[must_use]
     pub fn in_use(&self) -> FlowUse {
-        self.page.counter().in_use()
+        self.entry.counter().in_use()
     }
 
     /// Where its flows are counted.
     #[must_use]
     pub const fn place(&self) -> u32 {
-        self.page.place
+        self.entry.place
     }
 
     /// Its network's page
@@ -281,34 +284,34 @@ impl Account {
     /// Has whoever else has flows make room where it is `full`.
     pub(super) fn ask_carrier(&self, full: Full, of: Population, rank: Rank) -> bool {
         let place = match full {
-            Full::Endpoint => self.page.place,
-            Full::Network => self.network.page.place,
+            Full::Endpoint => self.entry.place,
+            Full::Network => self.network.entry.place,
             Full::Total => HOST,
         };
-        let carrier = self.page.total.carrier.get().and_then(Weak::upgrade);
+        let carrier = self.entry.total.carrier.get().and_then(Weak::upgrade);
         carrier.is_some_and(|carrier| carrier.make_room(place, of, rank))
     }
 
     fn counters(&self) -> [Counter<'_>; 3] {
-        let total = &self.page.total;
+        let total = &self.entry.total;
         let host = Counter { total, place: HOST, own: &total.gauges };
-        [self.page.counter(), self.network.page.counter(), host]
+        [self.entry.counter(), self.network.entry.counter(), host]
     }
 }
 
 /// The count of an endpoint or of a network, and where it is.
 #[derive(Debug)]
-struct Page {
+struct QuotaEntry {
     place: u32,
     own: Gauges,
     total: Arc<Total>,
 }
 
-impl Page {
+impl QuotaEntry {
     fn new(total: &Arc<Total>, limits: FlowLimits) -> Self {
-        let page = Self { place: total.place(), own: Gauges::new(limits), total: total.clone() };
-        page.counter().set(limits);
-        page
+        let entry = Self { place: total.place(), own: Gauges::new(limits), total: total.clone() };
+        entry.counter().set(limits);
+        entry
     }
 
     fn counter(&self) -> Counter<'_> {
@@ -316,7 +319,7 @@ impl Page {
     }
 }
 
-impl Drop for Page {
+impl Drop for QuotaEntry {
     fn drop(&mut self) {
         let mut places = locked(&self.total.places);
         places.accounts.remove(&self.place);
@@ -358,7 +361,7 @@ struct Gauges([AtomicU64; 2]);
 
 impl Gauges {
     fn new(limits: FlowLimits) -> Self {
-        Self([limits.unanswered, limits.answered].map(|limit| AtomicU64::new(u64::from(limit) << 32)))
+        Self([limits.unreplied, limits.replied].map(|limit| AtomicU64::new(u64::from(limit) << 32)))
     }
 }
 
@@ -375,7 +378,7 @@ impl Counter<'_> {
     }
 
     fn set(&self, limits: FlowLimits) {
-        for (of, limit) in Population::ALL.into_iter().zip([limits.unanswered, limits.answered]) {
+        for (of, limit) in Population::ALL.into_iter().zip([limits.unreplied, limits.replied]) {
             let set = |word: u64| Some(u64::from(limit) << 32 | u64::from(word as u32));
             let _ = self.word(of).fetch_update(SeqCst, SeqCst, set);
         }
@@ -403,8 +406,8 @@ impl Counter<'_> {
     }
 
     fn in_use(&self) -> FlowUse {
-        let [unanswered, answered] = Population::ALL.map(|of| self.word(of).load(SeqCst) as u32);
-        FlowUse { answered, unanswered }
+        let [unreplied, replied] = Population::ALL.map(|of| self.word(of).load(SeqCst) as u32);
+        FlowUse { replied, unreplied }
     }
 }
 
@@ -418,29 +421,29 @@ pub fn give(word: &AtomicU64) {
 mod tests {
     use super::*;
 
-    const LIMITS: FlowLimits = FlowLimits { answered: 3, unanswered: 2 };
-    const PLENTY: FlowLimits = FlowLimits { answered: 99, unanswered: 99 };
+    const LIMITS: FlowLimits = FlowLimits { replied: 3, unreplied: 2 };
+    const PLENTY: FlowLimits = FlowLimits { replied: 99, unreplied: 99 };
 
     #[test]
     fn endpoint_network_and_host_each_have_a_say() {
         let quota = Quota::new(LIMITS);
-        let page =
-            |vni| quota.network(Vni::new_checked(vni).unwrap(), FlowLimits { answered: 2, unanswered: 9 });
-        let (a, b) = (page(1).account("", PLENTY), page(2).account("", PLENTY));
-        let few = page(2).account("few", FlowLimits { answered: 0, unanswered: 1 });
-        assert_eq!(few.take(Population::Answered), Err(Full::Endpoint));
-        assert_eq!((a.take(Population::Answered), a.take(Population::Answered)), (Ok(()), Ok(())));
-        assert_eq!(a.take(Population::Answered), Err(Full::Network));
-        assert_eq!(b.take(Population::Answered), Ok(()));
+        let entry =
+            |vni| quota.network(Vni::new_checked(vni).unwrap(), FlowLimits { replied: 2, unreplied: 9 });
+        let (a, b) = (entry(1).account("", PLENTY), entry(2).account("", PLENTY));
+        let few = entry(2).account("few", FlowLimits { replied: 0, unreplied: 1 });
+        assert_eq!(few.take(Population::Replied), Err(Full::Endpoint));
+        assert_eq!((a.take(Population::Replied), a.take(Population::Replied)), (Ok(()), Ok(())));
+        assert_eq!(a.take(Population::Replied), Err(Full::Network));
+        assert_eq!(b.take(Population::Replied), Ok(()));
         assert_eq!(
-            (b.take(Population::Answered), b.full(Population::Answered)),
+            (b.take(Population::Replied), b.full(Population::Replied)),
             (Err(Full::Total), Some(Full::Total))
         );
-        assert_eq!(b.in_use().answered, 1, "a refusal by the host keeps no permit of the endpoint");
-        assert_eq!(page(2).in_use().answered, 1, "nor of the network");
-        a.give(Population::Answered);
-        assert_eq!(b.take(Population::Answered), Ok(()));
-        assert_eq!(quota.in_use(), FlowUse { answered: 3, unanswered: 0 });
+        assert_eq!(b.in_use().replied, 1, "a refusal by the host keeps no slot of the endpoint");
+        assert_eq!(entry(2).in_use().replied, 1, "nor of the network");
+        a.give(Population::Replied);
+        assert_eq!(b.take(Population::Replied), Ok(()));
+        assert_eq!(quota.in_use(), FlowUse { replied: 3, unreplied: 0 });
     }
 
     #[test]
@@ -448,11 +451,11 @@ mod tests {
         let quota = Quota::new(LIMITS);
         let vni = Vni::new_checked(7).unwrap();
         let account = quota.network(vni, LIMITS).account("one", LIMITS);
-        account.take(Population::Unanswered).unwrap();
+        account.take(Population::Unreplied).unwrap();
         quota.prune();
-        assert_eq!(quota.network(vni, LIMITS).in_use().unanswered, 1);
-        assert_eq!(quota.network(vni, LIMITS).account("one", LIMITS).in_use().unanswered, 1);
-        account.give(Population::Unanswered);
+        assert_eq!(quota.network(vni, LIMITS).in_use().unreplied, 1);
+        assert_eq!(quota.network(vni, LIMITS).account("one", LIMITS).in_use().unreplied, 1);
+        account.give(Population::Unreplied);
         let place = account.place();
         assert_eq!(quota.account(place).map(|found| found.place()), Some(place));
         drop(account);
@@ -463,23 +466,23 @@ mod tests {
     }
 
     #[test]
-    #[allow(clippy::disallowed_methods, reason = "shards take permits from several threads")]
+    #[allow(clippy::disallowed_methods, reason = "shards take slots from several threads")]
     fn threads_never_go_over_a_limit() {
-        let quota = Quota::new(FlowLimits { answered: 40, unanswered: 40 });
-        let page = quota.network(Vni::new_checked(1).unwrap(), FlowLimits { answered: 30, unanswered: 30 });
-        let accounts = ["a", "b"].map(|name| page.account(name, FlowLimits { answered: 20, unanswered: 20 }));
+        let quota = Quota::new(FlowLimits { replied: 40, unreplied: 40 });
+        let entry = quota.network(Vni::new_checked(1).unwrap(), FlowLimits { replied: 30, unreplied: 30 });
+        let accounts = ["a", "b"].map(|name| entry.account(name, FlowLimits { replied: 20, unreplied: 20 }));
         std::thread::scope(|scope| {
             for account in accounts.iter().chain(&accounts) {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        if account.take(Population::Answered).is_ok() {
-                            assert!(page.in_use().answered <= 30 && account.in_use().answered <= 20);
-                            account.give(Population::Answered);
+                        if account.take(Population::Replied).is_ok() {
+                            assert!(entry.in_use().replied <= 30 && account.in_use().replied <= 20);
+                            account.give(Population::Replied);
                         }
                     }
                 });
             }
         });
-        assert_eq!((page.in_use().answered, quota.in_use().answered), (0, 0));
+        assert_eq!((entry.in_use().replied, quota.in_use().replied), (0, 0));
     }
 }

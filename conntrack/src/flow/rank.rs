@@ -30,11 +30,11 @@ impl Rank {
 
     /// That of a flow in this state.
     #[must_use]
-    pub const fn of(state: FlowState, answered: bool) -> Self {
+    pub const fn of(state: FlowState, replied: bool) -> Self {
         match state {
-            _ if !answered => Self::Unreplied,
+            _ if !replied => Self::Unreplied,
             FlowState::TimeWait | FlowState::Close => Self::Finished,
-            FlowState::Unanswered | FlowState::Answered => Self::Exchange,
+            FlowState::Unreplied | FlowState::Replied => Self::Exchange,
             FlowState::Stream => Self::Stream,
             _ => Self::Connection,
         }

@@ -17,7 +17,7 @@ pub struct FlowInfo {
     /// State
     pub state: FlowState,
     /// Both sides were heard; for TCP, the handshake is complete
-    pub answered: bool,
+    pub replied: bool,
     /// Its packets pass in the fast path. What is said here of counts and times is as of when it went there.
     pub offloaded: bool,
     /// The epoch of the policy that admitted it
@@ -43,7 +43,7 @@ impl FlowInfo {
         Self {
             key: entry.key.as_travelling(entry.marks.opened_swapped()),
             state: entry.state,
-            answered: entry.is_answered(),
+            replied: entry.is_replied(),
             offloaded: entry.marks.is_away(),
             epoch: entry.epoch,
             egress_rule: entry.egress_rule,
@@ -73,7 +73,7 @@ pub struct FlowFilter {
     /// Admitted by this rule, egress or ingress
     pub rule: Option<u32>,
     /// Answered, or not
-    pub answered: Option<bool>,
+    pub replied: Option<bool>,
 }
 
 impl FlowFilter {
@@ -89,7 +89,7 @@ impl FlowFilter {
             && self.proto.is_none_or(|proto| proto == key.proto)
             && self.port.is_none_or(|port| port == key.sport || port == key.dport)
             && self.rule.is_none_or(|rule| rule == flow.egress_rule || rule == flow.ingress_rule)
-            && self.answered.is_none_or(|answered| answered == flow.answered)
+            && self.replied.is_none_or(|replied| replied == flow.replied)
     }
 }
 
@@ -134,7 +134,7 @@ pub struct FlowCounters {
     /// Flows opened
     pub opened: u64,
     /// Flows answered
-    pub answered: u64,
+    pub replied: u64,
     /// Flows by [`Ending::Closed`]
     pub closed: u64,
     /// Flows by [`Ending::Expired`]
@@ -197,7 +197,7 @@ impl Events {
 impl std::ops::AddAssign for FlowCounters {
     fn add_assign(&mut self, other: Self) {
         self.opened += other.opened;
-        self.answered += other.answered;
+        self.replied += other.replied;
         self.closed += other.closed;
         self.expired += other.expired;
         self.evicted += other.evicted;

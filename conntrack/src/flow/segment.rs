@@ -14,7 +14,7 @@ pub struct Segment {
     pub key: FlowKey,
     /// What it is to its flow
     pub kind: SegmentKind,
-    /// How many packets it stands for: a superframe counts its segments
+    /// How many packets it stands for: a GSO packet counts its segments
     pub packets: u32,
     /// How many bytes it counts for
     pub bytes: u32,
@@ -179,7 +179,7 @@ pub(super) struct Key {
     query: u8,
     code: u8,
     /// 0: no query; 1: the low end asks; 2: the high end does
-    asker: u8,
+    requester: u8,
     leg: u32,
 }
 
@@ -188,7 +188,7 @@ impl Key {
     #[inline]
     pub(super) fn of(key: &FlowKey, query: Option<Query>) -> (Self, bool) {
         let (canonical, swapped) = key.canonical();
-        let (kind, code, asker) = match query {
+        let (kind, code, requester) = match query {
             None => (0, 0, 0),
             Some(query) => (query.kind, query.code, if query.request != swapped { 1 } else { 2 }),
         };
@@ -201,7 +201,7 @@ impl Key {
             proto: canonical.proto,
             query: kind,
             code,
-            asker,
+            requester,
             leg: canonical.leg.bits(),
         };
         (stored, swapped)
@@ -219,7 +219,8 @@ impl Key {
 
     /// Do its flow's packets have an [`offload_key`]?
     pub(super) fn may_be_offloaded(&self) -> bool {
-        let query = (self.asker != 0).then_some(Query { request: true, kind: self.query, code: self.code });
+        let query =
+            (self.requester != 0).then_some(Query { request: true, kind: self.query, code: self.code });
         offload_key(&self.as_travelling(false), query).is_some()
     }
 
@@ -257,7 +258,7 @@ impl Hash for Key {
         state.write_u64(
             u64::from(self.vni) << 32 | u64::from(self.low_port) << 16 | u64::from(self.high_port),
         );
-        let kind = u32::from_be_bytes([self.proto, self.query, self.code, self.asker]);
+        let kind = u32::from_be_bytes([self.proto, self.query, self.code, self.requester]);
         state.write_u64(u64::from(kind) << 32 | u64::from(self.leg));
     }
 }

@@ -52,7 +52,7 @@ pub struct Timeouts {
     /// UDP: both were, and that was all so far
     pub udp_exchange: Duration,
     /// UDP: it goes on
-    pub udp_answered: Duration,
+    pub udp_replied: Duration,
     /// ICMP queries: answered, and that was all so far
     pub icmp_exchange: Duration,
     /// ICMP queries: not answered, or going on
@@ -75,7 +75,7 @@ impl Default for Timeouts {
             close: secs(10),
             udp_first: secs(30),
             udp_exchange: secs(30),
-            udp_answered: secs(300),
+            udp_replied: secs(300),
             icmp_exchange: secs(30),
             icmp: secs(60),
             other: secs(600),
@@ -87,9 +87,9 @@ impl Default for Timeouts {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum FlowState {
     /// No TCP: only the side that opened it was heard
-    Unanswered,
+    Unreplied,
     /// No TCP: both sides were heard, and that was all so far
-    Answered,
+    Replied,
     /// No TCP: both sides were heard, and it goes on
     Stream,
     /// TCP: a SYN without an answer
@@ -115,8 +115,8 @@ pub enum FlowState {
 impl FlowState {
     /// Every state there is.
     pub const ALL: [Self; 12] = [
-        Self::Unanswered,
-        Self::Answered,
+        Self::Unreplied,
+        Self::Replied,
         Self::Stream,
         Self::SynSent,
         Self::SynReceived,
@@ -133,8 +133,8 @@ impl FlowState {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Unanswered => "unanswered",
-            Self::Answered => "answered",
+            Self::Unreplied => "unreplied",
+            Self::Replied => "replied",
             Self::Stream => "stream",
             Self::SynSent => "syn-sent",
             Self::SynReceived => "syn-received",
@@ -177,12 +177,12 @@ impl Timeouts {
             (FlowState::LastAck, _) => self.last_ack,
             (FlowState::TimeWait, _) => self.time_wait,
             (FlowState::Close, _) => self.close,
-            (FlowState::Unanswered, proto::UDP) => self.udp_first,
-            (FlowState::Answered, proto::UDP) => self.udp_exchange,
-            (FlowState::Stream, proto::UDP) => self.udp_answered,
-            (FlowState::Answered, proto::ICMP | proto::ICMPV6) => self.icmp_exchange,
+            (FlowState::Unreplied, proto::UDP) => self.udp_first,
+            (FlowState::Replied, proto::UDP) => self.udp_exchange,
+            (FlowState::Stream, proto::UDP) => self.udp_replied,
+            (FlowState::Replied, proto::ICMP | proto::ICMPV6) => self.icmp_exchange,
             (_, proto::ICMP | proto::ICMPV6) => self.icmp,
-            (FlowState::Unanswered | FlowState::Answered | FlowState::Stream, _) => self.other,
+            (FlowState::Unreplied | FlowState::Replied | FlowState::Stream, _) => self.other,
         }
     }
 }

@@ -45,13 +45,13 @@ pub(super) struct Entry {
     pub(super) state: FlowState,
     pub(super) marks: Marks,
     pub(super) rank: Rank,
-    pub(super) answered: bool,
+    pub(super) replied: bool,
 }
 
 /// Packets and bytes in one direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Count {
-    /// Packets; a superframe counts its segments
+    /// Packets; a GSO packet counts its segments
     pub packets: u64,
     /// Bytes
     pub bytes: u64,
@@ -79,17 +79,17 @@ impl Entry {
             state,
             marks: Marks::new(opened_swapped),
             rank: Rank::Unreplied,
-            answered: false,
+            replied: false,
         }
     }
 
-    pub(super) const fn is_answered(&self) -> bool {
-        self.answered
+    pub(super) const fn is_replied(&self) -> bool {
+        self.replied
     }
 
     /// The limits that it counts in
     pub(super) const fn population(&self) -> Population {
-        if self.answered { Population::Answered } else { Population::Unanswered }
+        if self.replied { Population::Replied } else { Population::Unreplied }
     }
 
     pub(super) const fn deadline(&self) -> Instant {

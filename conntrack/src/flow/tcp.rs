@@ -213,7 +213,7 @@ impl Connection {
         }
     }
 
-    /// Takes a later fragment of a segment: the connection has sent up to `end` then. False when that is more
+    /// Takes a later fragment of a segment: the connection has sent as far as `end` then. False when that is more
     /// than a datagram holds.
     pub(super) fn extend(&mut self, direction: Direction, end: u32) -> bool {
         let side = self.side_mut(direction);

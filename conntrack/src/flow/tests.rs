@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use super::*;
 
 pub(super) const ALLOWED: Admitted = Admitted { epoch: 1, egress_rule: 11, ingress_rule: 22 };
-const PLENTY: FlowLimits = FlowLimits { answered: 1_000_000, unanswered: 1_000_000 };
+const PLENTY: FlowLimits = FlowLimits { replied: 1_000_000, unreplied: 1_000_000 };
 
 /// One table, one clock, and a policy that allows everything.
 pub(super) struct World {

@@ -74,7 +74,7 @@ impl Wheel {
         self.hung -= 1;
     }
 
-    /// An entry whose slot has come up.
+    /// An entry whose slot has been punted.
     pub(super) fn due(&mut self, now: Instant) -> Option<u32> {
         let today = now.micros() / TICK_MICROS;
         match self.next_tick() {
@@ -89,7 +89,7 @@ impl Wheel {
         }
     }
 
-    /// When the next slot with something in it comes up.
+    /// When the next slot with something in it is punted.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.next_tick().map(|tick| Instant::from_micros(tick.saturating_mul(TICK_MICROS)))
     }

@@ -326,18 +326,18 @@ fn one_that_began_elsewhere_goes_on_where_the_table_is_full() {
     for id in 1..=3 {
         assert_eq!(world.send(5, &udp(id, 0, 800, true)), First);
     }
-    let adopt = |world: &mut World, id| {
+    let import = |world: &mut World, id| {
         let first = udp(id, 0, 800, true);
-        let adopted = Adopted {
+        let imported = Imported {
             first: Segment::of(vni(5), &first, 1, 800).unwrap(),
             pieces: vec![(0, 800)],
             end: None,
             deadline: world.now + world.settings.timeout,
         };
         let key = DatagramKey::of(vni(5), &first).unwrap();
-        world.table.adopt(key, adopted, HINT, &world.settings, world.now);
+        world.table.import(key, imported, HINT, &world.settings, world.now);
     };
-    (4..=7).for_each(|id| adopt(&mut world, id));
+    (4..=7).for_each(|id| import(&mut world, id));
     for (id, fate) in [(4, Passed), (6, Passed), (7, Dropped(DropReason::FragmentLimit))] {
         assert_eq!(world.send(5, &udp(id, 800, 8, false)), fate, "{id}");
     }

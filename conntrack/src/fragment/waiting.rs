@@ -1,6 +1,6 @@
 //! Fragments that came before the first of their datagram was decided.
 //!
-//! What is held is memory that a stranger fills, so that it is bounded in bytes, of each network and of all, and so is
+//! What is held is memory that an unknown host fills, so that it is bounded in bytes, of each network and of all, and so is
 //! the time. Whoever needs room takes it from the datagram of the same network that has waited longest: a network that
 //! floods shortens its own time of waiting, and no other's.
 

@@ -18,7 +18,7 @@ use crate::snapshot::Endpoint;
 const HEADROOM: usize = 16;
 
 impl<'s> Pipeline<'s> {
-    /// A superframe inside a tenant's own tunnel takes the path as the packets that its device would have cut it into:
+    /// A GSO packet inside a tenant's own tunnel takes the path as the packets that its device would have cut it into:
     /// nothing behind this knows of tunnels in tunnels. Nothing for a frame that is none.
     pub(super) fn cut_tunneled(
         &mut self,

@@ -44,7 +44,7 @@ impl<'s> Pipeline<'s> {
         if network.moves(question.target) {
             return None;
         }
-        let generation = self.shared.faster.get()?.generation();
+        let generation = self.shared.fastpath.get()?.generation();
         Some(AnswerOffer {
             port,
             vni: network.vni,
@@ -63,10 +63,10 @@ impl Shared {
     pub fn leave_answer(&self, offer: &AnswerOffer, now: Instant) {
         let snapshot = self.snapshot();
         let network = snapshot.network(offer.vni).filter(|network| network.epoch == offer.epoch);
-        if let (Some(faster), Some(network)) = (self.faster.get(), network)
+        if let (Some(fastpath), Some(network)) = (self.fastpath.get(), network)
             && let Some(sender) = network.endpoint(offer.sender)
         {
-            faster.answer(offer, &sender.state, now);
+            fastpath.answer(offer, &sender.state, now);
         }
     }
 }

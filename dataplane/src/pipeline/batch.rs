@@ -27,7 +27,7 @@ pub enum Egress {
     Tunnel(Tunnel),
 }
 
-/// The outer header of a wrapped frame.
+/// The outer header of a encapsulated frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tunnel {
     /// A VTEP, or a multicast group

@@ -16,7 +16,7 @@ use eastgate_wire::{
     view::{IcmpRole, Ip, Transport, tcp_flags},
 };
 
-use super::{Arrival, Destination, Pipeline, Refusal, offload::Ripe, shared::lock};
+use super::{Arrival, Destination, Pipeline, Refusal, offload::Settled, shared::lock};
 use crate::snapshot::{Endpoint, Network};
 
 /// In place of a rule's number where no rule was asked: the other host's eastgate asks it.
@@ -25,7 +25,7 @@ const NO_RULE: u32 = u32::MAX;
 /// What came of a packet that no rule refuses.
 pub(super) enum Decided<'s> {
     /// It goes on. Its flow, when that has settled.
-    Passes(Option<Ripe<'s>>),
+    Passes(Option<Settled<'s>>),
     /// It waits for the first fragment of its datagram.
     Waits,
 }
@@ -51,20 +51,20 @@ impl<'s> Pipeline<'s> {
         let Some(ip) = view.ip() else { return to.may_be_other_than_ip().map(|()| passes) };
         match *to {
             Destination::Station { control: true, .. }
-            | Destination::Everyone { control: true }
+            | Destination::Flood { control: true }
             | Destination::Role(_)
             | Destination::Sharers => Ok(passes),
-            Destination::Group | Destination::Everyone { control: false } => {
+            Destination::Group | Destination::Flood { control: false } => {
                 let ends = Ends { src: arrival.sender, dst: None };
                 self.rules(arrival.network, ends, ip.src, ip.dst, &Probe::of(ip)?).map(|_| passes)
             }
             Destination::Station { endpoint, .. } => {
-                self.police(arrival, Ends { src: arrival.sender, dst: endpoint }, ip, frame, now)
+                self.enforce(arrival, Ends { src: arrival.sender, dst: endpoint }, ip, frame, now)
             }
         }
     }
 
-    fn police(
+    fn enforce(
         &mut self,
         arrival: &Arrival<'s>,
         ends: Ends<'s>,
@@ -73,18 +73,20 @@ impl<'s> Pipeline<'s> {
         now: Instant,
     ) -> Result<Decided<'s>, Refusal> {
         if ip.fragment.is_none() {
-            return self.police_packet(arrival, ends, ip, frame, now).map(|(_, ripe)| Decided::Passes(ripe));
+            return self
+                .enforce_packet(arrival, ends, ip, frame, now)
+                .map(|(_, settled)| Decided::Passes(settled));
         }
         let passes = Decided::Passes(None);
         let network = arrival.network;
         let settings = FragmentSettings { limit: network.state.fragments, ..FragmentSettings::default() };
         // The lock is not held while the flow is looked up: the two tables never wait for each other.
         match self.look_at_fragment(arrival, ends, ip, frame, &settings, now)? {
-            FragmentStep::Whole => {
-                self.police_packet(arrival, ends, ip, frame, now).map(|(_, ripe)| Decided::Passes(ripe))
-            }
+            FragmentStep::Whole => self
+                .enforce_packet(arrival, ends, ip, frame, now)
+                .map(|(_, settled)| Decided::Passes(settled)),
             FragmentStep::First(datagram) => {
-                let decided = self.police_packet(arrival, ends, ip, frame, now);
+                let decided = self.enforce_packet(arrival, ends, ip, frame, now);
                 let hint = receiver(ends.dst);
                 let verdict = decided
                     .as_ref()
@@ -92,7 +94,8 @@ impl<'s> Pipeline<'s> {
                 let waited = lock(&self.shared.fragments).settle(datagram, verdict);
                 self.released.extend(waited.into_iter().map(|frame| (network.vni, frame)));
                 // Others like it may begin elsewhere; of the flow itself, the other fragments are still to come.
-                decided.map(|(_, ripe)| Decided::Passes(ripe.filter(|ripe| ripe.opened.is_some())))
+                decided
+                    .map(|(_, settled)| Decided::Passes(settled.filter(|settled| settled.opened.is_some())))
             }
             FragmentStep::Early(_) => Ok(Decided::Waits),
             // Only the receiver that the first fragment was decided for has a use for the others, and its rules are
@@ -102,8 +105,8 @@ impl<'s> Pipeline<'s> {
             }
             FragmentStep::Later { segment: Some(segment), last, .. } => {
                 let segment = Segment { bytes: frame.len() as u32, ..segment };
-                let ripe = self.track(network, ends, &segment, &|| true, now)?;
-                Ok(Decided::Passes(ripe.filter(|_| last)))
+                let settled = self.track(network, ends, &segment, &|| true, now)?;
+                Ok(Decided::Passes(settled.filter(|_| last)))
             }
             FragmentStep::Later { segment: None, .. } => Ok(passes),
             FragmentStep::Drop(reason) => Err(reason.into()),
@@ -121,12 +124,12 @@ impl<'s> Pipeline<'s> {
         now: Instant,
     ) -> Result<FragmentStep, Refusal> {
         let mut fragments = lock(&self.shared.fragments);
-        let elsewhere = DatagramKey::of(arrival.network.vni, ip).zip(self.shared.faster.get());
-        if let Some((key, faster)) = &elsewhere
+        let elsewhere = DatagramKey::of(arrival.network.vni, ip).zip(self.shared.fastpath.get());
+        if let Some((key, fastpath)) = &elsewhere
             && let known = fragments.knows(key, now)
             // With its first, a datagram that has waited for it is remembered for longer.
             && (!known || ip.fragment.is_some_and(|fragment| fragment.offset == 0))
-            && let Some(mut adopted) = faster.take_datagram(key)
+            && let Some(mut imported) = fastpath.take_datagram(key)
             && !known
         {
             // Whom the first was decided for is whoever has the address; the flow knows it, too.
@@ -134,18 +137,18 @@ impl<'s> Pipeline<'s> {
             let (src, dst) =
                 (network.by_address(ip.src).or(ends.src), network.by_address(ip.dst).or(ends.dst));
             let hint = receiver(dst);
-            adopted.first.key = network.on_leg(adopted.first.key, src, dst);
-            fragments.adopt(*key, adopted, hint, settings, now);
+            imported.first.key = network.on_leg(imported.first.key, src, dst);
+            fragments.import(*key, imported, hint, settings, now);
         }
         let step = fragments.check(arrival.network.vni, ip, settings, now);
-        if let Some((key, faster)) = &elsewhere
+        if let Some((key, fastpath)) = &elsewhere
             && matches!(
                 step,
                 FragmentStep::Later { last: true, .. } | FragmentStep::Drop(DropReason::FragmentRefused)
             )
             && !fragments.knows(key, now)
         {
-            faster.forget_datagram(key);
+            fastpath.forget_datagram(key);
         }
         let held = match step {
             FragmentStep::Early(datagram) => {
@@ -161,14 +164,14 @@ impl<'s> Pipeline<'s> {
     }
 
     /// The segment of a flow that passed, none for what passes without a flow; and the flow, when it has settled.
-    fn police_packet(
+    fn enforce_packet(
         &self,
         arrival: &Arrival<'s>,
         ends: Ends<'s>,
         ip: &Ip,
         frame: &Frame<'_>,
         now: Instant,
-    ) -> Result<(Option<Segment>, Option<Ripe<'s>>), Refusal> {
+    ) -> Result<(Option<Segment>, Option<Settled<'s>>), Refusal> {
         let network = arrival.network;
         if let Transport::Icmp(icmp) = ip.transport
             && icmp.role(ip.src.is_v4()) == IcmpRole::Error
@@ -183,7 +186,7 @@ impl<'s> Pipeline<'s> {
         match Segment::of(network.vni, ip, packets(frame), frame.len() as u32) {
             Some(segment) => {
                 let segment = Segment { key: network.on_leg(segment.key, ends.src, ends.dst), ..segment };
-                self.track(network, ends, &segment, &intact, now).map(|ripe| (Some(segment), ripe))
+                self.track(network, ends, &segment, &intact, now).map(|settled| (Some(segment), settled))
             }
             // ICMP that is neither query nor error begins no flow: each message is decided by itself.
             None => self.rules(network, ends, ip.src, ip.dst, &Probe::of(ip)?).map(|_| (None, None)),
@@ -198,7 +201,7 @@ impl<'s> Pipeline<'s> {
         segment: &Segment,
         intact: &dyn Fn() -> bool,
         now: Instant,
-    ) -> Result<Option<Ripe<'s>>, Refusal> {
+    ) -> Result<Option<Settled<'s>>, Refusal> {
         let mut flows = self.shared.flows(&segment.key);
         let mut tracked = self.track_in(&mut flows, network, ends, segment, intact, now);
         if let Err(Refusal { reason: DropReason::TcpWindow | DropReason::TcpState, .. }) = tracked
@@ -220,9 +223,9 @@ impl<'s> Pipeline<'s> {
         segment: &Segment,
         intact: &dyn Fn() -> bool,
         now: Instant,
-    ) -> Result<Option<Ripe<'s>>, Refusal> {
+    ) -> Result<Option<Settled<'s>>, Refusal> {
         let (epoch, elsewhere) = (network.epoch, segment.offload_key());
-        let lost = self.shared.adopt(flows, network, elsewhere, now)?;
+        let lost = self.shared.import(flows, network, elsewhere, now)?;
         // A connection that a daemon before had when it was killed, or another host before one of its ends has come here, is
         // picked up in mid-stream, if the policy lets it in.
         let loose = network.tracking.loose || lost || just_moved(network, ends, now).is_some();
@@ -234,13 +237,13 @@ impl<'s> Pipeline<'s> {
         }
         if tracked == Tracked::Drop(DropReason::FlowLimit)
             && let Some(account) = flows.payer(segment)
-            && self.shared.make_room_elsewhere(&account, Population::Answered, now)
+            && self.shared.make_room_elsewhere(&account, Population::Replied, now)
         {
             tracked = flows.track(segment, &tracking, epoch, now);
         }
         match tracked {
             Tracked::Pass(hit) if is_of_its_ends(flows, &hit, ends) => {
-                Ok(self.ripe(flows, &hit, ends, segment))
+                Ok(self.settled(flows, &hit, ends, segment))
             }
             Tracked::Pass(hit) => {
                 // The flow was decided for other ends: the same addresses with another MAC are no way around these
@@ -269,13 +272,13 @@ impl<'s> Pipeline<'s> {
             Tracked::New if !intact() => Err(DropReason::BadChecksum.into()),
             Tracked::New => {
                 let (admitted, direction) = self.may_begin(network, ends, segment)?;
-                if !self.shared.hold(elsewhere)? {
+                if !self.shared.reserve(elsewhere)? {
                     // It has begun elsewhere since it was looked for.
-                    self.shared.adopt(flows, network, elsewhere, now)?;
+                    self.shared.import(flows, network, elsewhere, now)?;
                     if elsewhere.is_some_and(|key| flows.knows(&key)) {
                         return self.track_in(flows, network, ends, segment, intact, now);
                     }
-                    if !self.shared.hold(elsewhere)? {
+                    if !self.shared.reserve(elsewhere)? {
                         return Err(DropReason::NotReady.into());
                     }
                 }
@@ -283,18 +286,18 @@ impl<'s> Pipeline<'s> {
                     FlowDirection::Original => ends.src,
                     FlowDirection::Reply => ends.dst,
                 };
-                let account = opener.map_or(&network.state.strangers, |end| &end.state.flows);
+                let account = opener.map_or(&network.state.unknown_hosts, |end| &end.state.flows);
                 let open = |flows: &mut FlowTable| match direction {
                     FlowDirection::Original => flows.open(segment, &admitted, &tracking, account, now),
                     FlowDirection::Reply => flows.open_by_reply(segment, &admitted, &tracking, account, now),
                 };
                 let mut opened = open(flows);
                 if opened == Err(DropReason::FlowLimit)
-                    && self.shared.make_room_elsewhere(account, Population::Unanswered, now)
+                    && self.shared.make_room_elsewhere(account, Population::Unreplied, now)
                 {
                     opened = open(flows);
                 }
-                let hit = opened.inspect_err(|_| self.shared.let_go(flows, elsewhere))?;
+                let hit = opened.inspect_err(|_| self.shared.release(flows, elsewhere))?;
                 flows.set_hint(hit.flow, direction, receiver(ends.dst));
                 flows.set_hint(hit.flow, direction.reversed(), receiver(ends.src));
                 network.count_hits(&admitted);
@@ -319,7 +322,7 @@ impl<'s> Pipeline<'s> {
                             Tracked::New => {
                                 self.track_in(flows, network, ends_of_packet, segment, intact, now)
                             }
-                            Tracked::Pass(hit) => Ok(self.ripe(flows, &hit, ends_of_packet, segment)),
+                            Tracked::Pass(hit) => Ok(self.settled(flows, &hit, ends_of_packet, segment)),
                             // It was confirmed, or taken back, a moment ago under the same lock.
                             Tracked::Stale { .. } | Tracked::Offloaded { .. } => {
                                 Err(DropReason::NotReady.into())
@@ -359,7 +362,13 @@ impl<'s> Pipeline<'s> {
     }
 
     /// The flow that a packet has opened between two endpoints, when others like it can begin elsewhere.
-    fn opened(&self, hit: &Hit, ends: Ends<'s>, segment: &Segment, admitted: Admitted) -> Option<Ripe<'s>> {
+    fn opened(
+        &self,
+        hit: &Hit,
+        ends: Ends<'s>,
+        segment: &Segment,
+        admitted: Admitted,
+    ) -> Option<Settled<'s>> {
         const CORE: u8 = tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST | tcp_flags::ACK;
         let begins = match &segment.kind {
             SegmentKind::Tcp(tcp) => tcp.flags & CORE == tcp_flags::SYN,
@@ -372,18 +381,24 @@ impl<'s> Pipeline<'s> {
         }
         let (src, dst) = (ends.src?, ends.dst?);
         let (flow, direction) = (hit.flow, hit.direction);
-        Some(Ripe { flow, key: segment.key, direction, src, dst, opened: Some(admitted) })
+        Some(Settled { flow, key: segment.key, direction, src, dst, opened: Some(admitted) })
     }
 
     /// The flow of a packet that passed, when it has settled between two endpoints and someone faster can have it.
-    fn ripe(&self, flows: &FlowTable, hit: &Hit, ends: Ends<'s>, segment: &Segment) -> Option<Ripe<'s>> {
-        if !hit.ripe || !self.shared.offloads() {
+    fn settled(
+        &self,
+        flows: &FlowTable,
+        hit: &Hit,
+        ends: Ends<'s>,
+        segment: &Segment,
+    ) -> Option<Settled<'s>> {
+        if !hit.settled || !self.shared.offloads() {
             return None;
         }
         let (src, dst) = (ends.src?, ends.dst?);
         let decided = is_of_its_ends(flows, hit, ends);
         let (flow, direction) = (hit.flow, hit.direction);
-        decided.then_some(Ripe { flow, key: segment.key, direction, src, dst, opened: None })
+        decided.then_some(Settled { flow, key: segment.key, direction, src, dst, opened: None })
     }
 
     /// An ICMP error passes when it quotes a packet of a live flow, on its way to the one who sent it.
@@ -410,7 +425,7 @@ impl<'s> Pipeline<'s> {
         let query = quoted.icmp.and_then(|icmp| Query::of(icmp, quoted.src.is_v4()));
         let mut flows = self.shared.flows(&key);
         if ip.dst == quoted.src {
-            self.shared.adopt(&mut flows, network, offload_key(&key, query), now)?;
+            self.shared.import(&mut flows, network, offload_key(&key, query), now)?;
         }
         let mut tracked = flows.related(&key, &quoted, ip.dst, &network.tracking, network.epoch, now);
         if let Tracked::Offloaded { flow, original } = tracked {
@@ -455,7 +470,7 @@ impl<'s> Pipeline<'s> {
             (ends.dst, Direction::Ingress, src, &mut admitted.ingress_rule),
         ];
         for (endpoint, direction, peer, rule) in sides {
-            let Some(endpoint) = endpoint.filter(|endpoint| endpoint.policed_here) else { continue };
+            let Some(endpoint) = endpoint.filter(|endpoint| endpoint.enforced_here) else { continue };
             let decision = network.policy.decide(endpoint.id, direction, peer, probe);
             if let Some(reason) = decision.drop_reason(direction) {
                 return Err(Refusal {
@@ -469,7 +484,7 @@ impl<'s> Pipeline<'s> {
         Ok(admitted)
     }
 
-    /// Whether one receiver of a frame to many may have it. There is no flow: each frame is decided by itself.
+    /// Whether one receiver of a BUM frame may have it. There is no flow: each frame is decided by itself.
     pub(super) fn may_receive(
         &self,
         network: &'s Network,

@@ -11,34 +11,34 @@ use eastgate_wire::{Addr, Cursor, DropReason, EndpointId, FlowKey, Instant, Vni}
 use super::{
     Shared,
     counters::SettledDrop,
-    offload::{FlowOffload, Handover, Hold, Offer, Replaced, Whereabouts, candidate},
+    offload::{FlowOffload, Handover, Offer, Replaced, Reservation, Whereabouts, candidate},
     shared::lock,
 };
 use crate::snapshot::{Endpoint, Network, Snapshot};
 
 impl Shared {
     /// Lets whoever is faster carry packets of flows from `now` on.
-    pub fn offload_to(&self, faster: Arc<dyn FlowOffload>, now: Instant) {
+    pub fn offload_to(&self, fastpath: Arc<dyn FlowOffload>, now: Instant) {
         self.all_flows().for_each(|table| lock(table).keep_places());
-        let carrier: Arc<dyn Carrier> = faster.clone();
-        self.book.quota.share(faster.ledger(), &carrier);
+        let carrier: Arc<dyn Carrier> = fastpath.clone();
+        self.states.quota.share(fastpath.ledger(), &carrier);
         // Set once, before the workers get anything to do.
         let _ = self.offloads_since.set(now);
-        let _ = self.faster.set(faster);
+        let _ = self.fastpath.set(fastpath);
     }
 
     /// Is there anyone faster?
     #[must_use]
     pub fn offloads(&self) -> bool {
-        self.faster.get().is_some()
+        self.fastpath.get().is_some()
     }
 
     /// Hands a flow over. The flow's shard is locked meanwhile, so that no packet of it changes its state.
     pub fn hand_over(&self, handover: &Handover, now: Instant) {
-        let Some(faster) = self.faster.get() else { return };
+        let Some(fastpath) = self.fastpath.get() else { return };
         let mut flows = self.flows(&handover.key);
         let Some(offloaded) = flows.offload(handover.flow) else { return };
-        if !faster.install(handover, &offloaded) {
+        if !fastpath.install(handover, &offloaded) {
             flows.reclaim(handover.flow, None, &Default::default(), now);
         }
     }
@@ -52,7 +52,7 @@ impl Shared {
         original: &FlowKey,
         now: Instant,
     ) {
-        let progress = self.faster.get().and_then(|faster| faster.withdraw(original));
+        let progress = self.fastpath.get().and_then(|fastpath| fastpath.unoffload(original));
         if let Some(progress) = &progress {
             let hints = [Direction::Original, Direction::Reply].map(|direction| flows.hint(flow, direction));
             network.count_progress(original, hints, progress);
@@ -62,77 +62,78 @@ impl Shared {
 
     /// Lets flows like one that was opened begin elsewhere.
     pub fn offer(&self, offer: &Offer) {
-        if let Some(faster) = self.faster.get() {
-            faster.permit(offer);
+        if let Some(fastpath) = self.fastpath.get() {
+            fastpath.cache_policy(offer);
         }
     }
 
     /// Keeps the place of a flow that is about to be opened. False when it has begun elsewhere meanwhile.
-    pub(super) fn hold(&self, packet: Option<FlowKey>) -> Result<bool, DropReason> {
-        let (Some(faster), Some(packet)) = (self.faster.get(), packet) else { return Ok(true) };
-        match faster.hold(&packet) {
-            Hold::Kept => Ok(true),
-            Hold::Begun => Ok(false),
-            // The flow has its permit, and the programs have no room for one of their own either.
-            Hold::Full => Ok(true),
+    pub(super) fn reserve(&self, packet: Option<FlowKey>) -> Result<bool, DropReason> {
+        let (Some(fastpath), Some(packet)) = (self.fastpath.get(), packet) else { return Ok(true) };
+        match fastpath.reserve(&packet) {
+            Reservation::Kept => Ok(true),
+            Reservation::Begun => Ok(false),
+            // The flow has its slot, and the programs have no room for one of their own either.
+            Reservation::Full => Ok(true),
         }
     }
 
     /// Gives the place up of a flow that could not be opened.
-    pub(super) fn let_go(&self, flows: &FlowTable, packet: Option<FlowKey>) {
-        if let (Some(faster), Some(packet)) = (self.faster.get(), packet)
+    pub(super) fn release(&self, flows: &FlowTable, packet: Option<FlowKey>) {
+        if let (Some(fastpath), Some(packet)) = (self.fastpath.get(), packet)
             && !flows.knows(&packet)
         {
-            faster.end(&packet);
+            fastpath.end(&packet);
         }
     }
 
     /// Goes on with a flow that the fast path has: it began there, or is from a daemon before. True when that daemon had
     /// it itself, so that nobody knows its state any more.
-    pub(super) fn adopt(
+    pub(super) fn import(
         &self,
         flows: &mut FlowTable,
         network: &Network,
         packet: Option<FlowKey>,
         now: Instant,
     ) -> Result<bool, DropReason> {
-        let (Some(faster), Some(packet)) = (self.faster.get(), packet.filter(|packet| !flows.knows(packet)))
+        let (Some(fastpath), Some(packet)) =
+            (self.fastpath.get(), packet.filter(|packet| !flows.knows(packet)))
         else {
             return Ok(false);
         };
-        let mut found = match faster.find(&packet) {
+        let mut found = match fastpath.find(&packet) {
             Whereabouts::Unknown => return Ok(false),
             Whereabouts::Lost => return Ok(true),
             Whereabouts::Found(found) => found,
         };
-        if let Some(born) = &found.born {
-            lock(&self.elsewhere).leave(born.created, || found.info(&network.tracking, now));
+        if let Some(created) = &found.created {
+            lock(&self.elsewhere).leave(created.created, || found.info(&network.tracking, now));
         }
         network.count_found(&found);
-        let account = found.born.and_then(|born| self.book.quota.account(born.account));
+        let account = found.created.and_then(|created| self.states.quota.account(created.account));
         let account = account.unwrap_or_else(|| {
-            // Of an endpoint that is here no more: it is decided anew, as a stranger's.
-            faster.forgo(&found);
-            found.born = None;
+            // Of an endpoint that is here no more: it is decided anew, as an unknown host's.
+            fastpath.release_slot(&found);
+            found.created = None;
             self.account_at(network, found.key.src)
         });
-        let adopted = flows.adopt(&found, &network.tracking, &account, now);
+        let imported = flows.import(&found, &network.tracking, &account, now);
         self.recall(flows);
         if !flows.knows(&packet) {
-            faster.end(&packet);
+            fastpath.end(&packet);
         }
-        adopted.map(|()| false)
+        imported.map(|()| false)
     }
 
     /// Stops packets of flows that have ended here, and gives their places up, unless the next flow of the same key is
     /// here already.
     pub(crate) fn recall(&self, flows: &mut FlowTable) {
-        let Some(faster) = self.faster.get() else { return };
+        let Some(fastpath) = self.fastpath.get() else { return };
         while let Some(key) = flows.pop_recalled() {
             let found = if flows.knows(&key) {
-                faster.withdraw(&key).map(|progress| (NO_HINTS, progress))
+                fastpath.unoffload(&key).map(|progress| (NO_HINTS, progress))
             } else {
-                faster.end(&key).map(|found| (found.hints, found.progress))
+                fastpath.end(&key).map(|found| (found.hints, found.progress))
             };
             if let Some((hints, progress)) = found
                 && let Some(network) = self.snapshot().network(key.vni)
@@ -145,7 +146,7 @@ impl Shared {
     /// Ends flows that began elsewhere and whose time is over, counts those that have ended, and gives up places that
     /// are kept for nobody: a daemon before has left them. Called now and then, and looks at some of them each time.
     pub fn sweep(&self, now: Instant) {
-        let Some(faster) = self.faster.get() else { return };
+        let Some(fastpath) = self.fastpath.get() else { return };
         let since = self.offloads_since.get().copied().unwrap_or(now);
         let keeps_lost = now.since(since) < LOST_FOR;
         let mut cursor = lock(&self.swept);
@@ -153,18 +154,18 @@ impl Shared {
         let (mut residents, mut candidates) = (Vec::new(), Vec::new());
         for _ in 0..PAGES_PER_SWEEP {
             residents.clear();
-            let more = faster.page(&mut cursor, &mut residents);
+            let more = fastpath.page(&mut cursor, &mut residents);
             let snapshot = self.snapshot();
             candidates.clear();
             for resident in &residents {
                 // The deadline of one that was handed over is in its table.
-                let found = resident.found.filter(|found| resident.left || found.born.is_some());
+                let found = resident.found.filter(|found| resident.left || found.created.is_some());
                 let is_over = found.is_some_and(|found| is_over(&snapshot, &found, now));
                 let held = resident.held && !keeps_lost;
                 if !(is_over || held) {
-                    let born = found.filter(|_| !resident.left);
-                    self.note_beginning(&snapshot, born.as_ref(), now);
-                    candidates.extend(born.and_then(|found| {
+                    let created = found.filter(|_| !resident.left);
+                    self.note_beginning(&snapshot, created.as_ref(), now);
+                    candidates.extend(created.and_then(|found| {
                         let network = snapshot.network(found.key.vni)?;
                         candidate(&found, network.state.quota.place(), now)
                     }));
@@ -175,37 +176,37 @@ impl Shared {
                     continue;
                 }
                 if held || resident.left {
-                    faster.end(&resident.packet);
-                } else if let Some(found) = faster.end_if_over(&resident.packet) {
+                    fastpath.end(&resident.packet);
+                } else if let Some(found) = fastpath.end_if_over(&resident.packet) {
                     self.bury(&mut flows, &snapshot, &found, None, now);
                 }
             }
-            faster.weigh(&candidates);
+            fastpath.weigh(&candidates);
             if !more {
                 lock(&self.elsewhere).end_round();
-                faster.make_headroom();
+                fastpath.make_headroom();
                 break;
             }
         }
-        while let Some(found) = faster.pop_put_out() {
+        while let Some(found) = fastpath.pop_put_out() {
             self.bury(&mut self.flows(&found.key), &self.snapshot(), &found, Some(Ending::Evicted), now);
         }
-        while let Some(replaced) = faster.pop_ended() {
+        while let Some(replaced) = fastpath.pop_ended() {
             if let Some(network) = self.snapshot().network(replaced.key.vni) {
                 network.count_replaced(&replaced);
             }
         }
-        faster.set_path_mtus(&|vtep| self.path_mtu_to(vtep, now));
+        fastpath.set_path_mtus(&|vtep| self.path_mtu_to(vtep, now));
         if let Some(counters) = self.counters.first() {
-            for SettledDrop { key, count, seen } in faster.settle_drops() {
+            for SettledDrop { key, count, seen } in fastpath.settle_drops() {
                 counters.add_seen(key, &count, &seen);
             }
         }
     }
 
     fn note_beginning(&self, snapshot: &Snapshot, found: Option<&Found>, now: Instant) {
-        if let Some((found, born)) = found.and_then(|found| Some((found, found.born?))) {
-            lock(&self.elsewhere).meet(born.created, || found.info(&tracking(snapshot, found), now));
+        if let Some((found, created)) = found.and_then(|found| Some((found, found.created?))) {
+            lock(&self.elsewhere).meet(created.created, || found.info(&tracking(snapshot, found), now));
         }
     }
 
@@ -226,11 +227,11 @@ impl Shared {
     }
 
     /// Flows that began elsewhere, and are there.
-    pub fn for_each_born(&self, now: Instant, mut each: impl FnMut(&FlowInfo)) {
+    pub fn for_each_created(&self, now: Instant, mut each: impl FnMut(&FlowInfo)) {
         let snapshot = self.snapshot_arc();
         self.for_each_carried(|found| {
             let info = found.info(&tracking(&snapshot, found), now);
-            if found.born.is_some() && info.deadline > now {
+            if found.created.is_some() && info.deadline > now {
                 each(&info);
             }
         });
@@ -238,11 +239,11 @@ impl Shared {
 
     /// All flows that are elsewhere, and how far they have got there.
     fn for_each_carried(&self, mut each: impl FnMut(&Found)) {
-        let Some(faster) = self.faster.get() else { return };
+        let Some(fastpath) = self.fastpath.get() else { return };
         let (mut cursor, mut residents, mut more) = (Cursor::default(), Vec::new(), true);
         while more {
             residents.clear();
-            more = faster.page(&mut cursor, &mut residents);
+            more = fastpath.page(&mut cursor, &mut residents);
             residents
                 .iter()
                 .filter(|resident| !resident.left)
@@ -268,12 +269,12 @@ impl Shared {
     /// How many flows there are, here and elsewhere.
     #[must_use]
     pub fn flows_in_use(&self) -> FlowUse {
-        self.book.quota.in_use()
+        self.states.quota.in_use()
     }
 
     /// Who pays for flows that come from an address.
     pub(super) fn account_at(&self, network: &Network, source: Addr) -> Arc<Account> {
-        network.by_address(source).map_or(&network.state.strangers, |end| &end.state.flows).clone()
+        network.by_address(source).map_or(&network.state.unknown_hosts, |end| &end.state.flows).clone()
     }
 
     /// Has flows of other shards make room for one more, the cheapest first. Those of shards that somebody is at work in
@@ -294,12 +295,15 @@ impl Shared {
     pub(super) fn ask_about_overdue(&self, flows: &mut FlowTable, snapshot: &Snapshot, now: Instant) {
         while let Some((flow, original)) = flows.pop_overdue() {
             let Some(network) = snapshot.network(original.vni) else {
-                let _ = self.faster.get().and_then(|faster| faster.withdraw(&original));
+                let _ = self.fastpath.get().and_then(|fastpath| fastpath.unoffload(&original));
                 flows.reclaim(flow, None, &Default::default(), now);
                 continue;
             };
-            let seen =
-                self.faster.get().and_then(|faster| faster.peek(&original)).and_then(|seen| seen.last_seen);
+            let seen = self
+                .fastpath
+                .get()
+                .and_then(|fastpath| fastpath.peek(&original))
+                .and_then(|seen| seen.last_seen);
             flows.refresh(flow, seen.unwrap_or(Instant::ZERO), &network.tracking);
             if flows.info(flow).is_none_or(|info| info.deadline <= now) {
                 self.reclaim(flows, network, flow, &original, now);
@@ -310,7 +314,7 @@ impl Shared {
     /// What is known elsewhere about a flow that is offloaded.
     #[must_use]
     pub fn peek(&self, original: &FlowKey) -> Option<Progress> {
-        self.faster.get()?.peek(original)
+        self.fastpath.get()?.peek(original)
     }
 }
 
@@ -348,8 +352,8 @@ impl Network {
     /// Counts a flow that began elsewhere, as far as it has got.
     fn count_found(&self, found: &Found) {
         self.count_progress(&found.key, found.hints, &found.progress);
-        if let Some(born) = &found.born {
-            self.count_repeated(&born.admitted);
+        if let Some(created) = &found.created {
+            self.count_repeated(&created.admitted);
         }
     }
 

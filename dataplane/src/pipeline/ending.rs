@@ -14,7 +14,7 @@ const PAGE: u32 = 4096;
 impl Shared {
     /// Ends the flows that are `wanted`, `most` at most: their next packets are decided anew. How many.
     pub fn end_flows(&self, wanted: &dyn Fn(&FlowInfo) -> bool, most: u64, now: Instant) -> u64 {
-        let mut ended = self.end_born(wanted, most, now);
+        let mut ended = self.end_created(wanted, most, now);
         for shard in self.all_flows() {
             let mut from = Some(0);
             while let Some(place) = from.filter(|_| ended < most) {
@@ -30,10 +30,10 @@ impl Shared {
     }
 
     /// Those of them that began elsewhere and are there.
-    fn end_born(&self, wanted: &dyn Fn(&FlowInfo) -> bool, most: u64, now: Instant) -> u64 {
-        let Some(faster) = self.faster.get() else { return 0 };
+    fn end_created(&self, wanted: &dyn Fn(&FlowInfo) -> bool, most: u64, now: Instant) -> u64 {
+        let Some(fastpath) = self.fastpath.get() else { return 0 };
         let mut keys = Vec::new();
-        self.for_each_born(now, |info| {
+        self.for_each_created(now, |info| {
             if wanted(info) {
                 keys.push(info.key);
             }
@@ -48,7 +48,7 @@ impl Shared {
             if flows.knows(&key) {
                 continue;
             }
-            if let Some(found) = faster.end(&key) {
+            if let Some(found) = fastpath.end(&key) {
                 self.bury(&mut flows, &snapshot, &found, Some(Ending::Killed), now);
                 ended += 1;
             }

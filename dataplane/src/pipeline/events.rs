@@ -158,8 +158,8 @@ mod tests {
         };
         FlowInfo {
             key,
-            state: FlowState::Unanswered,
-            answered: false,
+            state: FlowState::Unreplied,
+            replied: false,
             offloaded: true,
             epoch: 1,
             egress_rule: 0,

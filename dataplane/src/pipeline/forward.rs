@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use eastgate_steering::rewrite;
 use eastgate_vtep::{
-    carriage,
     ecn::OuterTtl,
+    encap,
     entropy::flow_hash,
     fdb::Location,
     flood::split_horizon,
@@ -48,7 +48,7 @@ pub enum Destination<'s> {
     /// To the members of the network whose rules let it in: the sender's rules name the group that it is for
     Group,
     /// To everyone in the network
-    Everyone {
+    Flood {
         /// As above
         control: bool,
     },
@@ -58,7 +58,7 @@ impl Destination<'_> {
     /// Rules say nothing about what is not IP: of that only ARP and the like goes anywhere, whoever admitted it.
     pub(super) fn may_be_other_than_ip(&self) -> Result<(), Refusal> {
         match self {
-            Self::Station { control: true, .. } | Self::Everyone { control: true } => Ok(()),
+            Self::Station { control: true, .. } | Self::Flood { control: true } => Ok(()),
             _ => Err(DropReason::EthertypeRefused.into()),
         }
     }
@@ -84,24 +84,24 @@ impl Role {
 
 /// What a packet is to the network itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Chore {
+enum ControlTraffic {
     AskDhcp,
     AnswerDhcp,
     SolicitRouter,
     AdvertiseRouter,
 }
 
-fn chore(ip: &Ip) -> Option<Chore> {
+fn control_traffic(ip: &Ip) -> Option<ControlTraffic> {
     match ip.transport {
         // By the port they are for: what they come from is up to the stack (RFC 8415 section 7.2), and relays have one of
         // their own (RFC 2131 section 4.1).
-        Transport::Udp { dport: 67, .. } if ip.src.is_v4() => Some(Chore::AskDhcp),
-        Transport::Udp { dport: 68, .. } if ip.src.is_v4() => Some(Chore::AnswerDhcp),
-        Transport::Udp { dport: 547, .. } if !ip.src.is_v4() => Some(Chore::AskDhcp),
-        Transport::Udp { dport: 546, .. } if !ip.src.is_v4() => Some(Chore::AnswerDhcp),
+        Transport::Udp { dport: 67, .. } if ip.src.is_v4() => Some(ControlTraffic::AskDhcp),
+        Transport::Udp { dport: 68, .. } if ip.src.is_v4() => Some(ControlTraffic::AnswerDhcp),
+        Transport::Udp { dport: 547, .. } if !ip.src.is_v4() => Some(ControlTraffic::AskDhcp),
+        Transport::Udp { dport: 546, .. } if !ip.src.is_v4() => Some(ControlTraffic::AnswerDhcp),
         Transport::Icmp(icmp) if ip.proto == proto::ICMPV6 && ip.ttl == 255 => match icmp.kind {
-            133 => Some(Chore::SolicitRouter),
-            134 => Some(Chore::AdvertiseRouter),
+            133 => Some(ControlTraffic::SolicitRouter),
+            134 => Some(ControlTraffic::AdvertiseRouter),
             _ => None,
         },
         _ => None,
@@ -119,18 +119,18 @@ impl<'s> Pipeline<'s> {
     ) -> Result<Destination<'s>, Refusal> {
         let network = arrival.network;
         if view.dst.is_multicast() {
-            return to_many(arrival, view, plain);
+            return is_bum(arrival, view, plain);
         }
         if network.proxy && view.dst == network.proxy_mac {
             return self.behind_proxy(arrival, view, now);
         }
         if let Some(endpoint) = network.at_mac(view.dst) {
-            let chore = view.ip().and_then(chore);
+            let control_traffic = view.ip().and_then(control_traffic);
             let control = !plain
                 || elects(arrival, endpoint, view)
-                || chore == Some(Chore::AskDhcp) && endpoint.sender.dhcp_server
-                || chore == Some(Chore::AnswerDhcp) && plays(arrival, Role::DhcpServer)
-                || chore == Some(Chore::AdvertiseRouter) && plays(arrival, Role::Router);
+                || control_traffic == Some(ControlTraffic::AskDhcp) && endpoint.sender.dhcp_server
+                || control_traffic == Some(ControlTraffic::AnswerDhcp) && plays(arrival, Role::DhcpServer)
+                || control_traffic == Some(ControlTraffic::AdvertiseRouter) && plays(arrival, Role::Router);
             return Ok(Destination::Station { endpoint: Some(endpoint), at: endpoint.location, control });
         }
         if network.learns()
@@ -140,7 +140,7 @@ impl<'s> Pipeline<'s> {
             return Ok(Destination::Station { endpoint, at, control: !plain });
         }
         if network.flood_unknown {
-            return Ok(Destination::Everyone { control: !plain });
+            return Ok(Destination::Flood { control: !plain });
         }
         Err(DropReason::UnknownDestination.into())
     }
@@ -213,7 +213,7 @@ impl<'s> Pipeline<'s> {
                 self.reach_some(arrival, &sharers, ToPorts::Frame, view, frame, now, out)
             }
             Destination::Group => self.reach_group(arrival, view, frame, now, out),
-            Destination::Everyone { control } => self.reach_everyone(arrival, control, view, frame, now, out),
+            Destination::Flood { control } => self.flood(arrival, control, view, frame, now, out),
         }
     }
 
@@ -327,7 +327,7 @@ impl<'s> Pipeline<'s> {
         frame: &mut Frame<'_>,
     ) -> Result<Tunnel, Refusal> {
         offload::finish_checksum(frame)?;
-        let fields = carriage::wrap(frame, view, &network.encapsulation, &self.shared.hasher)?;
+        let fields = encap::wrap(frame, view, &network.encapsulation, &self.shared.hasher)?;
         Ok(Tunnel {
             to: to.0,
             source: fields.bucket as u16,
@@ -379,7 +379,7 @@ impl<'s> Pipeline<'s> {
     }
 
     /// To everyone but where it came from; to each receiver only what its rules let in.
-    fn reach_everyone(
+    fn flood(
         &mut self,
         arrival: &Arrival<'s>,
         control: bool,
@@ -389,7 +389,7 @@ impl<'s> Pipeline<'s> {
         out: &mut Batch,
     ) -> Result<Outcome, Refusal> {
         let network = arrival.network;
-        self.may_flood(network, now)?;
+        self.take_bum_token(network, now)?;
         // All copies share the frame's bytes, and those for the tunnel need it whole.
         offload::finish_checksum(frame)?;
         let mut refused = None;
@@ -420,7 +420,7 @@ impl<'s> Pipeline<'s> {
         }
     }
 
-    /// What became of a frame to many, of which `lost` copies did not fit: each of those counts. Where no copy
+    /// What became of a BUM frame, of which `lost` copies did not fit: each of those counts. Where no copy
     /// went anywhere, the frame is dropped as one of them, or else for the reason `nobody`.
     pub(super) fn flooded(
         &self,
@@ -443,7 +443,7 @@ impl<'s> Pipeline<'s> {
         if copies == 0 { Err(DropReason::TooBig.into()) } else { Ok(Outcome::Flood) }
     }
 
-    /// One copy of the frame for each VTEP: one wrapping, many outer headers. They fit.
+    /// One copy of the frame for each VTEP: one encapsulating, many outer headers. They fit.
     pub(super) fn replicate(
         &self,
         network: &Network,
@@ -491,28 +491,28 @@ impl<'s> Pipeline<'s> {
     }
 
     /// Takes one of the network's tokens: one for a frame, however many copies it becomes.
-    pub(super) fn may_flood(&self, network: &Network, now: Instant) -> Result<(), Refusal> {
+    pub(super) fn take_bum_token(&self, network: &Network, now: Instant) -> Result<(), Refusal> {
         if lock(&network.state.bum).take(now) { Ok(()) } else { Err(DropReason::BumLimit.into()) }
     }
 }
 
 /// Where a frame to a group goes.
-fn to_many<'s>(arrival: &Arrival<'s>, view: &View, plain: bool) -> Result<Destination<'s>, Refusal> {
+fn is_bum<'s>(arrival: &Arrival<'s>, view: &View, plain: bool) -> Result<Destination<'s>, Refusal> {
     let network = arrival.network;
-    match view.ip().and_then(chore) {
-        Some(Chore::AskDhcp) => Ok(Destination::Role(Role::DhcpServer)),
-        Some(Chore::SolicitRouter) => Ok(Destination::Role(Role::Router)),
-        _ if !plain => Ok(Destination::Everyone { control: true }),
-        Some(Chore::AnswerDhcp) if plays(arrival, Role::DhcpServer) => {
-            Ok(Destination::Everyone { control: true })
+    match view.ip().and_then(control_traffic) {
+        Some(ControlTraffic::AskDhcp) => Ok(Destination::Role(Role::DhcpServer)),
+        Some(ControlTraffic::SolicitRouter) => Ok(Destination::Role(Role::Router)),
+        _ if !plain => Ok(Destination::Flood { control: true }),
+        Some(ControlTraffic::AnswerDhcp) if plays(arrival, Role::DhcpServer) => {
+            Ok(Destination::Flood { control: true })
         }
-        Some(Chore::AdvertiseRouter) if plays(arrival, Role::Router) => {
-            Ok(Destination::Everyone { control: true })
+        Some(ControlTraffic::AdvertiseRouter) if plays(arrival, Role::Router) => {
+            Ok(Destination::Flood { control: true })
         }
         _ if is_vrrp(view) && arrival.sender.is_some_and(|it| network.shares_at_all(it)) => {
             Ok(Destination::Sharers)
         }
-        _ if network.flood_multicast => Ok(Destination::Everyone { control: false }),
+        _ if network.flood_multicast => Ok(Destination::Flood { control: false }),
         _ if arrival.sender.is_some_and(|sender| network.names_group(sender, view)) => Ok(Destination::Group),
         _ => Err(DropReason::MulticastRefused.into()),
     }

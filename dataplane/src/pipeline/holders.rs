@@ -129,7 +129,7 @@ impl Network {
 }
 
 /// Who has which address of a network at a moment: by the configuration, by having been heard, by what was learned of
-/// strangers.
+/// unknown hosts.
 pub(super) struct Neighbors<'n> {
     pub network: &'n Network,
     pub holders: &'n Holders,
@@ -176,8 +176,8 @@ impl<'s> Pipeline<'s> {
         if let Some(address) = address.filter(|address| network.moves(*address)) {
             moved |= self.hear_address(network, sender, mac, address, now);
         }
-        if moved && let Some(faster) = self.shared.faster.get() {
-            faster.rebind(network);
+        if moved && let Some(fastpath) = self.shared.fastpath.get() {
+            fastpath.rebind(network);
         }
     }
 

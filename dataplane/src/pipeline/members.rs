@@ -43,7 +43,7 @@ impl<'s> Pipeline<'s> {
         out: &mut Batch,
     ) -> Result<Outcome, Refusal> {
         let network = arrival.network;
-        self.may_flood(network, now)?;
+        self.take_bum_token(network, now)?;
         // All copies share the frame's bytes, and those for the tunnel need it whole.
         offload::finish_checksum(frame)?;
         let mut vteps: Vec<VtepAddr> = Vec::new();
@@ -137,7 +137,7 @@ impl<'s> Pipeline<'s> {
         out: &mut Batch,
     ) {
         let (network, Some(ip)) = (arrival.network, view.ip()) else { return };
-        if ip.src.is_unspecified() || self.may_answer(arrival, now).is_err() {
+        if ip.src.is_unspecified() || self.take_answer_token(arrival, now).is_err() {
             return;
         }
         eastgate_steering::ask(target, ip.src, view.src, &mut self.made);

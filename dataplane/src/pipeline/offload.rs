@@ -1,6 +1,6 @@
-//! Step 8: a flow that has settled is handed to the fast path, and taken back when a packet of it comes up.
+//! Step 8: a flow that has settled is handed to the fast path, and taken back when a packet of it is punted.
 //!
-//! The pipeline says what it does with the packets of each direction ([`Lane`]), and compares that with what it has
+//! The pipeline says what it does with the packets of each direction ([`Template`]), and compares that with what it has
 //! just done with one: a flow is handed over only when both agree. Who carries it out is behind [`FlowOffload`].
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use eastgate_conntrack::{
         Admitted, Carrier, Count, Direction, FlowId, Found, HOST, Ledger, Offloaded, Progress, Rank,
         STREAM_IDLE,
     },
-    fragment::{Adopted, DatagramKey},
+    fragment::{DatagramKey, Imported},
 };
 use eastgate_policy::rule;
 use eastgate_vtep::{
@@ -41,21 +41,21 @@ pub trait FlowOffload: Carrier {
     fn install(&self, handover: &Handover, flow: &Offloaded) -> bool;
     /// Stops them from passing, and says where the flow has got to; nothing when it is not known (any more). Its place
     /// is kept: it does not begin there until [`FlowOffload::end`].
-    fn withdraw(&self, original: &FlowKey) -> Option<Progress>;
+    fn unoffload(&self, original: &FlowKey) -> Option<Progress>;
     /// Keeps the place of a flow that is about to be opened here, so that it does not begin there.
-    fn hold(&self, packet: &FlowKey) -> Hold;
+    fn reserve(&self, packet: &FlowKey) -> Reservation;
     /// A flow that is there although nobody here has handed it over, and stops its packets from passing. Its place is
-    /// kept. The permit of one that began there comes with it.
+    /// kept. The slot of one that began there comes with it.
     fn find(&self, packet: &FlowKey) -> Whereabouts;
     /// Gives a flow's place up, and stops its packets if any passed; the flow, when it was there.
     fn end(&self, packet: &FlowKey) -> Option<Found>;
     /// The same for a flow that began there, when its time is over.
     fn end_if_over(&self, packet: &FlowKey) -> Option<Found>;
     /// Flows of this pair and service may begin there.
-    fn permit(&self, offer: &Offer);
-    /// Gives back the permit of a flow that was found there.
-    fn forgo(&self, found: &Found);
-    /// Such requests may be answered there, as often as the sender has tokens to lend.
+    fn cache_policy(&self, offer: &Offer);
+    /// Gives back the slot of a flow that was found there.
+    fn release_slot(&self, found: &Found);
+    /// Such requests may be answered there, as often as the sender has tokens to grant.
     fn answer(&self, offer: &AnswerOffer, sender: &EndpointState, now: Instant);
     /// Some of the flows whose places are there. False when these were the last.
     fn page(&self, cursor: &mut Cursor, out: &mut Vec<Resident>) -> bool;
@@ -69,15 +69,15 @@ pub trait FlowOffload: Carrier {
     fn pop_put_out(&self) -> Option<Found>;
     /// An address of this network has changed hands: what was decided of those that move holds no longer.
     fn rebind(&self, network: &Network);
-    /// What flows were told of paths is no longer so: each comes up once more.
+    /// What flows were told of paths is no longer so: each is punted once more.
     fn forget_paths(&self);
     /// The MTU of the path to each VTEP is this.
     fn set_path_mtus(&self, mtu_to: &dyn Fn(VtepAddr) -> u16);
     /// What was dropped there under policies that are in force no more, and is not counted there any longer.
     fn settle_drops(&self) -> Vec<SettledDrop>;
     /// A datagram in fragments is here from now on, all of it: what has passed of it there, when its first has.
-    fn take_datagram(&self, key: &DatagramKey) -> Option<Adopted>;
-    /// A datagram that came up is over here.
+    fn take_datagram(&self, key: &DatagramKey) -> Option<Imported>;
+    /// A datagram that was punted is over here.
     fn forget_datagram(&self, key: &DatagramKey);
     /// Where the flow has got to.
     fn peek(&self, original: &FlowKey) -> Option<Progress>;
@@ -96,7 +96,7 @@ pub enum Whereabouts {
 
 /// Whether the place of a flow is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Hold {
+pub enum Reservation {
     /// Nobody but us can have the flow.
     Kept,
     /// It has begun there.
@@ -149,12 +149,12 @@ pub struct Offer {
     pub opened: FlowKey,
     /// Who admitted it
     pub admitted: Admitted,
-    /// [`FlowOffload::generation`] before the lanes were laid
+    /// [`FlowOffload::generation`] before the templates were laid
     pub generation: u32,
     /// The version of who holds what that it was decided under, where an address of it moves; else 0
     pub bindings: u16,
     /// Both directions, by [`Direction`]
-    pub lanes: [Lane; 2],
+    pub templates: [Template; 2],
     /// Its source port took part in that: it says nothing of flows from others.
     pub by_source_port: bool,
     /// Where flows of its opener are counted
@@ -163,7 +163,7 @@ pub struct Offer {
 
 /// What the packets of one direction of a flow are like, and what is to be done with them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Lane {
+pub struct Template {
     /// Where they come from
     pub from: Location,
     /// Where they go
@@ -191,17 +191,17 @@ pub struct Handover {
     pub key: FlowKey,
     /// The epoch of its network
     pub epoch: u32,
-    /// [`FlowOffload::generation`] before the lanes were laid
+    /// [`FlowOffload::generation`] before the templates were laid
     pub generation: u32,
     /// The version of who holds what that it was decided under, where an address of it moves; else 0
     pub bindings: u16,
     /// Both directions, by [`Direction`]
-    pub lanes: [Lane; 2],
+    pub templates: [Template; 2],
 }
 
 /// A packet's flow, when it may be handed over.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ripe<'s> {
+pub(super) struct Settled<'s> {
     pub(super) flow: FlowId,
     pub(super) key: FlowKey,
     pub(super) direction: Direction,
@@ -217,32 +217,32 @@ impl<'s> Pipeline<'s> {
         &self,
         arrival: &Arrival<'s>,
         to: &Destination<'s>,
-        ripe: &Ripe<'s>,
+        settled: &Settled<'s>,
         came: [MacAddr; 2],
         left: &View,
         now: Instant,
     ) -> Option<Handover> {
         let network = arrival.network;
         let Destination::Station { at, control: false, .. } = *to else { return None };
-        let key = ripe.key;
+        let key = settled.key;
         let has_role =
             key.proto == proto::UDP && [key.sport, key.dport].iter().any(|port| ROLES.contains(port));
         if has_role || left.tags != 0 {
             return None;
         }
-        let generation = self.shared.faster.get()?.generation();
+        let generation = self.shared.fastpath.get()?.generation();
         let bindings = bindings_of(network, [key.src, key.dst]);
-        let lane = self.lane(network, ripe.src, ripe.dst, &key, now)?;
-        let back = self.lane(network, ripe.dst, ripe.src, &key.reversed(), now)?;
-        let done = (lane.from, lane.to, lane.in_macs, lane.out_macs);
+        let template = self.template(network, settled.src, settled.dst, &key, now)?;
+        let back = self.template(network, settled.dst, settled.src, &key.reversed(), now)?;
+        let done = (template.from, template.to, template.in_macs, template.out_macs);
         if done != (arrival.from, at, came, [left.dst, left.src]) {
             return None;
         }
-        let lanes = match ripe.direction {
-            Direction::Original => [lane, back],
-            Direction::Reply => [back, lane],
+        let templates = match settled.direction {
+            Direction::Original => [template, back],
+            Direction::Reply => [back, template],
         };
-        Some(Handover { flow: ripe.flow, key, epoch: network.epoch, generation, bindings, lanes })
+        Some(Handover { flow: settled.flow, key, epoch: network.epoch, generation, bindings, templates })
     }
 
     /// Step 8: the flow of the packet in hand goes elsewhere, or flows like it may begin there.
@@ -254,45 +254,53 @@ impl<'s> Pipeline<'s> {
         &self,
         arrival: &Arrival<'s>,
         to: &Destination<'s>,
-        ripe: Option<&Ripe<'s>>,
+        settled: Option<&Settled<'s>>,
         came: [MacAddr; 2],
         left: &View,
         now: Instant,
         out: &mut Batch,
     ) {
-        let Some(ripe) = ripe else { return };
-        let handover = self.handover(arrival, to, ripe, came, left, now);
-        if ripe.opened.is_none() {
+        let Some(settled) = settled else { return };
+        let handover = self.handover(arrival, to, settled, came, left, now);
+        if settled.opened.is_none() {
             out.hand_over(handover);
         } else {
-            out.offer(handover.and_then(|like| self.offer(arrival.network, ripe, like)));
+            out.offer(handover.and_then(|like| self.offer(arrival.network, settled, like)));
         }
     }
 
     /// What it takes to let flows like the one that was opened begin elsewhere.
-    pub(super) fn offer(&self, network: &Network, ripe: &Ripe<'s>, like: Handover) -> Option<Offer> {
-        // The programs look for a permit before they know of a leg; a flow of one is opened here, and handed over.
-        let admitted = ripe.opened.filter(|_| ripe.key.leg == Leg::DIRECT)?;
+    pub(super) fn offer(&self, network: &Network, settled: &Settled<'s>, like: Handover) -> Option<Offer> {
+        // The programs look for a policy-cache entry before they know of a leg; a flow of one is opened here, and handed over.
+        let admitted = settled.opened.filter(|_| settled.key.leg == Leg::DIRECT)?;
         let asks = |endpoint: &Endpoint, direction| {
-            endpoint.policed_here && network.policy.asks_source_port(endpoint.id, direction)
+            endpoint.enforced_here && network.policy.asks_source_port(endpoint.id, direction)
         };
         let by_source_port =
-            asks(ripe.src, rule::Direction::Egress) || asks(ripe.dst, rule::Direction::Ingress);
-        let Handover { generation, bindings, lanes, .. } = like;
-        let account = ripe.src.state.flows.place();
-        Some(Offer { opened: ripe.key, admitted, generation, bindings, lanes, by_source_port, account })
+            asks(settled.src, rule::Direction::Egress) || asks(settled.dst, rule::Direction::Ingress);
+        let Handover { generation, bindings, templates, .. } = like;
+        let account = settled.src.state.flows.place();
+        Some(Offer {
+            opened: settled.key,
+            admitted,
+            generation,
+            bindings,
+            templates,
+            by_source_port,
+            account,
+        })
     }
 
     /// How packets from one endpoint to another travel; nothing when that is not for the fast path: checks that are
     /// not of the flow.
-    fn lane(
+    fn template(
         &self,
         network: &Network,
         src: &Endpoint,
         dst: &Endpoint,
         key: &FlowKey,
         now: Instant,
-    ) -> Option<Lane> {
+    ) -> Option<Template> {
         let owns = network.ownership.may_send(src.holdings(), true, src.mac, key.src);
         if !src.sender.port_security || !dst.sender.port_security || !owns {
             return None;
@@ -323,7 +331,7 @@ impl<'s> Pipeline<'s> {
         };
         let (src_mac, dst_mac) = (mac_of(src, key.src), mac_of(dst, key.dst));
         let ports = network.encapsulation.ports;
-        Some(Lane {
+        Some(Template {
             from,
             to,
             in_macs: [if asked_for_us { network.proxy_mac } else { dst_mac }, src_mac],
@@ -338,9 +346,9 @@ impl<'s> Pipeline<'s> {
 
 /// What the loss of a flow would cost that began elsewhere; `network` is where its network's are counted.
 pub fn candidate(found: &Found, network: u32, now: Instant) -> Option<Candidate> {
-    let account = found.born?.account;
+    let account = found.created?.account;
     let last_seen = found.progress.last_seen.unwrap_or(now);
-    let rank = match Rank::of(found.state(), found.answered) {
+    let rank = match Rank::of(found.state(), found.replied) {
         Rank::Stream if last_seen + STREAM_IDLE > now => Rank::Connection,
         rank => rank,
     };

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::snapshot::Network;
 
-/// Copies of a frame to many that do not fit the paths they would take.
+/// Copies of a BUM frame that do not fit the paths they would take.
 #[derive(Clone, Copy)]
 pub(super) struct LostCopies {
     /// At least one

@@ -23,7 +23,7 @@ use super::{
     events::Happenings,
     offload::FlowOffload,
 };
-use crate::snapshot::{Snapshot, state::StateBook};
+use crate::snapshot::{Snapshot, state::StateRegistry};
 
 /// Shards of the flow table: enough that two workers seldom want the same one.
 const SHARDS: u32 = 64;
@@ -37,7 +37,7 @@ const EXPIRY_EVERY: Duration = Duration::from_millis(500);
 pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
     /// What outlives snapshots
-    pub book: Arc<StateBook>,
+    pub states: Arc<StateRegistry>,
     /// One for each worker
     pub counters: Box<[Counters]>,
     /// The underlay device's MTU in bytes
@@ -55,7 +55,7 @@ pub struct Shared {
     /// Some address is elsewhere now, and others are to be told.
     pub(super) has_changed: AtomicBool,
     /// Whoever carries packets of flows that have settled
-    pub(super) faster: OnceLock<Arc<dyn FlowOffload>>,
+    pub(super) fastpath: OnceLock<Arc<dyn FlowOffload>>,
     pub(super) offloads_since: OnceLock<Instant>,
     /// How far the last sweep of its flows came
     pub(super) swept: Mutex<Cursor>,
@@ -72,14 +72,14 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     /// For `workers` workers, with the first snapshot.
     #[must_use]
-    pub fn new(snapshot: Snapshot, book: Arc<StateBook>, workers: usize) -> Self {
+    pub fn new(snapshot: Snapshot, states: Arc<StateRegistry>, workers: usize) -> Self {
         let settings = PathSettings { vxlan_port: snapshot.config.overlay.port, ..PathSettings::default() };
         let limits = snapshot.config.limits;
         Self {
             paths: Mutex::new(Paths::new(settings, snapshot.ports, RandomState::new())),
             fragments: Mutex::new(FragmentTable::new(RandomState::new(), limits.fragments)),
             snapshot: ArcSwap::from_pointee(snapshot),
-            book,
+            states,
             counters: (0..workers).map(|_| Counters::default()).collect(),
             link_mtu: AtomicU32::new(1500),
             bursts_refused: AtomicU64::new(0),
@@ -89,7 +89,7 @@ impl Shared {
             hasher: RandomState::new(),
             expiry: (0..workers).map(|_| Mutex::new(Instant::ZERO)).collect(),
             has_changed: AtomicBool::new(false),
-            faster: OnceLock::new(),
+            fastpath: OnceLock::new(),
             offloads_since: OnceLock::new(),
             swept: Mutex::default(),
             elsewhere: Mutex::default(),
@@ -112,7 +112,7 @@ impl Shared {
     pub fn install(&self, snapshot: Snapshot, now: Instant) {
         snapshot.note_moves(&self.snapshot(), now);
         lock(&self.fragments).set_limit(snapshot.config.limits.fragments);
-        self.book.set_limits(snapshot.config.limits);
+        self.states.set_limits(snapshot.config.limits);
         for network in snapshot.networks() {
             network.prune_holders();
             if let Some(before) = self.snapshot().network(network.vni) {
@@ -121,7 +121,7 @@ impl Shared {
         }
         self.has_changed.store(true, Relaxed);
         self.snapshot.store(Arc::new(snapshot));
-        self.book.prune();
+        self.states.prune();
     }
 
     /// The part of the flow table that a flow is in.
@@ -160,12 +160,12 @@ impl Shared {
         let hosts = &snapshot.config.hosts;
         let reports = reports.iter().filter(|report| hosts.values().any(|host| host.vtep == report.to));
         let narrower = reports.filter(|report| self.is_narrower(&snapshot, report, now)).count();
-        // Once for all of them: every flow comes up again.
+        // Once for all of them: every flow is punted again.
         if narrower > 0
-            && let Some(faster) = self.faster.get()
+            && let Some(fastpath) = self.fastpath.get()
         {
-            faster.set_path_mtus(&|vtep| self.path_mtu_to(vtep, now));
-            faster.forget_paths();
+            fastpath.set_path_mtus(&|vtep| self.path_mtu_to(vtep, now));
+            fastpath.forget_paths();
         }
     }
 

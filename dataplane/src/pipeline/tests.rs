@@ -5,9 +5,9 @@
 //! got it and who dropped it: `assert_eq!(net.send("web1", syn), "db1")`. At the end of every test the drops that
 //! were returned and the drops that were counted are held against each other, on every host.
 
-mod carriage;
-mod chores;
+mod control_traffic;
 mod decisions;
+mod encap;
 mod fragments;
 mod groups;
 mod legs;

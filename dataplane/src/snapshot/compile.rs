@@ -12,8 +12,8 @@ use eastgate_policy::{
 };
 use eastgate_steering::{Answers, Mode, Unknown, proxy_mac};
 use eastgate_vtep::{
-    carriage::Encapsulation,
     ecn::{OuterTos, OuterTtl},
+    encap::Encapsulation,
     entropy::SourcePorts,
     fdb::Location,
     flood::{Flood, FloodMode, Topology},
@@ -25,7 +25,7 @@ use super::{
     Endpoint, Network, PortRegistry, SnapshotError,
     holders::PrefixHolders,
     rules::{self, RuleTable, prefix},
-    state::{NetworkState, StateBook},
+    state::{NetworkState, StateRegistry},
 };
 
 /// Whether everything outside the tenants that compiled networks depend on is the same.
@@ -59,7 +59,7 @@ impl NetworkSite<'_> {
         network: &config::Network,
         rules: &Arc<RuleTable>,
         registry: &mut PortRegistry,
-        book: &StateBook,
+        states: &StateRegistry,
     ) -> Result<Network, SnapshotError> {
         let name = format!("{}/{}", tenant.name, network.name);
         let source = (self.policy)(rules.source(tenant, network));
@@ -69,7 +69,7 @@ impl NetworkSite<'_> {
             network: name.clone(),
             source,
         })?;
-        let state = book.network(network, self.config);
+        let state = states.network(network, self.config);
         let hasher = RandomState::new();
         let peers =
             self.config.members(network).filter(|member| member.name != self.host.name).map(|member| {
@@ -212,7 +212,7 @@ impl NetworkSite<'_> {
             name: endpoint.name.clone(),
             mac: endpoint.mac,
             location,
-            policed_here: here || !host.runs_eastgate(),
+            enforced_here: here || !host.runs_eastgate(),
             state: state.endpoint(&endpoint.name),
             sender: Sender {
                 holdings: Arc::new(holdings),
@@ -249,7 +249,7 @@ fn tracking(network: &config::Network) -> StateSettings {
             close: from.tcp_close,
             udp_first: from.udp_first,
             udp_exchange: from.udp_exchange,
-            udp_answered: from.udp_answered,
+            udp_replied: from.udp_replied,
             icmp_exchange: from.icmp_exchange,
             icmp: from.icmp,
             other: from.other,

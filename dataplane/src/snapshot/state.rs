@@ -34,14 +34,14 @@ pub struct NetworkState {
     pub bum: Mutex<TokenBucket>,
     /// Tells senders what is too big, at a limited rate
     pub too_big: Mutex<TooBig>,
-    /// Answers to ARP and ND that its strangers may still ask for
-    pub stranger_answers: Mutex<TokenBucket>,
+    /// Answers to ARP and ND that its unknown hosts may still ask for
+    pub unknown_host_answers: Mutex<TokenBucket>,
     /// Attempts on others' addresses that may still be reported one by one
     pub thefts: Mutex<TokenBucket>,
     /// Its flows
     pub quota: Arc<NetworkQuota>,
     /// Those that are opened by whom it does not know
-    pub strangers: Arc<Account>,
+    pub unknown_hosts: Arc<Account>,
     /// Its datagrams in fragments, at most
     pub fragments: u32,
     settings: Settings,
@@ -148,9 +148,9 @@ impl EndpointState {
 
     /// Takes some of the answers that it may still ask for, to be given elsewhere. How many.
     #[must_use]
-    pub fn lend_answers(&self, now: Instant) -> u32 {
+    pub fn take_answer_credit(&self, now: Instant) -> u32 {
         let mut bucket = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        bucket.take_some(LENT, RESERVED, now)
+        bucket.take_some(ANSWER_CREDIT, RESERVED, now)
     }
 
     /// Counts frames that it sent.
@@ -168,14 +168,14 @@ impl EndpointState {
 
 /// How long an endpoint that has another place is waited for: longer than a machine's memory takes to be copied.
 const SILENCE: Duration = Duration::from_secs(3600);
-/// Answers to ARP and ND that one endpoint may ask for: one that comes up with a full subnet to resolve is not
+/// Answers to ARP and ND that one endpoint may ask for: one that starts with a full subnet to resolve is not
 /// slowed down.
 const ANSWERS: Rate = Rate { per_second: 100, burst: 200 };
 /// Announcements of an address that say what is known already: to one who comes back, others may still have what was so before.
 const ANNOUNCEMENTS: Rate = Rate { per_second: 1, burst: 10 };
-/// How many of them are lent at once, and how many are not: what is lent for one address is not there for another, of
-/// which there may be many when a machine comes up.
-const LENT: u32 = 8;
+/// How many of them are granted at once, and how many are not: what is granted for one address is not there for another, of
+/// which there may be many when a machine starts.
+const ANSWER_CREDIT: u32 = 8;
 const RESERVED: u32 = 150;
 /// Attempts on others' addresses that are reported one by one, in one network; all are counted.
 const REPORTS: Rate = Rate { per_second: 1, burst: 5 };
@@ -184,7 +184,7 @@ const ERRORS: Rate = Rate { per_second: 100, burst: 100 };
 
 impl NetworkState {
     fn new(settings: Settings, quota: Arc<NetworkQuota>) -> Self {
-        let strangers = quota.account("", endpoint_limits(settings.limits));
+        let unknown_hosts = quota.account("", endpoint_limits(settings.limits));
         let bum = Rate { per_second: settings.bum, burst: settings.bum };
         Self {
             fdb: Mutex::new(Fdb::new(settings.fdb, RandomState::new())),
@@ -194,9 +194,9 @@ impl NetworkState {
             bum: Mutex::new(TokenBucket::new(bum, Instant::ZERO)),
             too_big: Mutex::new(TooBig::new(ERRORS, Instant::ZERO)),
             thefts: Mutex::new(TokenBucket::new(REPORTS, Instant::ZERO)),
-            stranger_answers: Mutex::new(TokenBucket::new(ANSWERS, Instant::ZERO)),
+            unknown_host_answers: Mutex::new(TokenBucket::new(ANSWERS, Instant::ZERO)),
             quota,
-            strangers,
+            unknown_hosts,
             fragments: settings.limits.fragments,
             settings,
             endpoints: Mutex::default(),
@@ -219,14 +219,14 @@ impl NetworkState {
 
 /// The states of all networks of this host.
 #[derive(Debug)]
-pub struct StateBook {
+pub struct StateRegistry {
     /// All flows of the host
     pub quota: Quota,
     networks: Mutex<HashMap<Vni, Arc<NetworkState>>>,
 }
 
-impl StateBook {
-    /// An empty book with the host's limits.
+impl StateRegistry {
+    /// An empty registry with the host's limits.
     #[must_use]
     pub fn new(limits: config::Limits) -> Self {
         Self { quota: Quota::new(flow_limits(limits)), networks: Mutex::default() }
@@ -269,9 +269,9 @@ impl StateBook {
 }
 
 fn flow_limits(limits: config::Limits) -> FlowLimits {
-    FlowLimits { answered: limits.flows, unanswered: limits.unanswered }
+    FlowLimits { replied: limits.flows, unreplied: limits.unreplied }
 }
 
 fn endpoint_limits(limits: config::Limits) -> FlowLimits {
-    FlowLimits { answered: limits.endpoint_flows, unanswered: limits.endpoint_unanswered }
+    FlowLimits { replied: limits.endpoint_flows, unreplied: limits.endpoint_unreplied }
 }

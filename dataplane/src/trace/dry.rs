@@ -19,7 +19,7 @@ use crate::{
         decide::receiver_at,
         shared::lock,
     },
-    snapshot::{Network, PortRegistry, Snapshot, state::StateBook},
+    snapshot::{Network, PortRegistry, Snapshot, state::StateRegistry},
 };
 
 /// Bytes in front of a frame, as the receive buffers have them.
@@ -191,10 +191,10 @@ impl<'a> Dry<'a> {
         if self.hosts.contains_key(host) {
             return Ok(());
         }
-        let book = Arc::new(StateBook::new(self.config.limits));
+        let states = Arc::new(StateRegistry::new(self.config.limits));
         let mut registry = PortRegistry::default();
-        let snapshot = Snapshot::compile(&self.config, host, None, &mut registry, &book);
-        let shared = Shared::new(snapshot.map_err(|error| error.to_string())?, book, 1);
+        let snapshot = Snapshot::compile(&self.config, host, None, &mut registry, &states);
+        let shared = Shared::new(snapshot.map_err(|error| error.to_string())?, states, 1);
         // How large packets may be is no matter of this one.
         shared.link_mtu.store(u32::from(u16::MAX), Relaxed);
         self.hold(&shared);
@@ -269,13 +269,13 @@ impl<'a> Dry<'a> {
         let epoch = if flow.current { network.epoch } else { network.epoch.wrapping_sub(1) };
         let admitted = Admitted { epoch, egress_rule: u32::MAX, ingress_rule: u32::MAX };
         let loose = StateSettings { loose: true, ..network.tracking };
-        let account = from.map_or(&network.state.strangers, |opener| &opener.state.flows);
+        let account = from.map_or(&network.state.unknown_hosts, |opener| &opener.state.flows);
         let mut flows = shared.flows(&opening.key);
         let Ok(hit) = flows.open(&opening, &admitted, &loose, account, self.now) else { return };
         let receiver = |mac: MacAddr| if network.by_mac(mac).is_some() { receiver_at(mac) } else { 1 };
         flows.set_hint(hit.flow, Direction::Original, receiver(macs[1]));
         flows.set_hint(hit.flow, Direction::Reply, receiver(macs[0]));
-        if flow.info.answered {
+        if flow.info.replied {
             let answered = flows.track(&reply, &loose, epoch, self.now);
             debug_assert!(matches!(answered, Tracked::Pass(_)), "{answered:?}");
         }

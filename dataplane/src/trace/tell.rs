@@ -27,8 +27,8 @@ impl<'a> Walk<'a> {
         if ends_at >= ADMIT {
             self.tell_admission(sender, frame, refused.as_ref().filter(|_| ends_at == ADMIT));
         }
-        let to_many = group_mac(self.request.dst).is_some();
-        if ends_at > ADMIT && !to_many {
+        let is_bum = group_mac(self.request.dst).is_some();
+        if ends_at > ADMIT && !is_bum {
             self.answer(dst);
         }
         if ends_at == LOCATE {
@@ -88,7 +88,7 @@ impl<'a> Walk<'a> {
                 None => self.pass(
                     "admit",
                     "",
-                    "the source is no endpoint; the network admits and learns strangers",
+                    "the source is no endpoint; the network admits and learns unknown hosts",
                     at,
                 ),
             }
@@ -144,8 +144,8 @@ impl<'a> Walk<'a> {
             _ => Vec::new(),
         };
         let nobody = matches!(reason, DropReason::UnknownDestination | DropReason::NotForUs);
-        let to_many = group_mac(self.request.dst).is_some();
-        let text = if nobody && to_many {
+        let is_bum = group_mac(self.request.dst).is_some();
+        let text = if nobody && is_bum {
             format!("nobody in {} takes this: there is no DHCP server, or no router", self.network.name)
         } else if nobody {
             format!("no endpoint of {} has the address {}", self.network.name, self.request.dst)
@@ -241,7 +241,7 @@ impl<'a> Walk<'a> {
         for (from, to) in fate.tunnels.iter().take(RECEIVERS) {
             let vtep =
                 self.snapshot.config.host(to).map_or_else(|| "?".to_owned(), |host| host.vtep.to_string());
-            let text = format!("wrapped in VXLAN to {to} at {vtep}: {overhead} bytes more");
+            let text = format!("encapsulated in VXLAN to {to} at {vtep}: {overhead} bytes more");
             self.pass("forward", from, &text, at.clone());
         }
     }

@@ -5,7 +5,7 @@ use eastgate_conntrack::flow::{Count, FlowState};
 use eastgate_wire::Vni;
 
 use super::*;
-use crate::snapshot::{PortRegistry, state::StateBook};
+use crate::snapshot::{PortRegistry, state::StateRegistry};
 
 const CONFIG: &str = r#"
 [host.alpha]
@@ -55,8 +55,8 @@ fn vni() -> Vni {
 
 fn snapshot_of(host: &str) -> Snapshot {
     let config = load_str("trace.toml", CONFIG).unwrap();
-    let book = StateBook::new(config.limits);
-    Snapshot::compile(&config, host, None, &mut PortRegistry::default(), &book).unwrap()
+    let states = StateRegistry::new(config.limits);
+    Snapshot::compile(&config, host, None, &mut PortRegistry::default(), &states).unwrap()
 }
 
 /// `tcp 10.1.0.11:4000 10.1.0.21:22`, or with an ICMP type behind.
@@ -88,7 +88,7 @@ fn live(opened: &str, state: FlowState, epoch: u32) -> FlowInfo {
     FlowInfo {
         key: FlowKey { src, dst, vni: vni(), sport, dport, proto, leg: Leg::DIRECT },
         state,
-        answered: state != FlowState::Unanswered,
+        replied: state != FlowState::Unreplied,
         offloaded: false,
         epoch,
         egress_rule: 0,
@@ -146,11 +146,11 @@ fn verdicts_are_those_of_the_path() {
 #[test]
 fn replies_of_live_flows_pass() {
     for (opened, state, reply) in [
-        ("udp 10.1.0.11:4000 10.1.0.21:53", FlowState::Unanswered, "udp 10.1.0.21:53 10.1.0.11:4000"),
-        ("udp 10.1.0.11:4000 10.1.0.21:53", FlowState::Answered, "udp 10.1.0.21:53 10.1.0.11:4000"),
+        ("udp 10.1.0.11:4000 10.1.0.21:53", FlowState::Unreplied, "udp 10.1.0.21:53 10.1.0.11:4000"),
+        ("udp 10.1.0.11:4000 10.1.0.21:53", FlowState::Replied, "udp 10.1.0.21:53 10.1.0.11:4000"),
         ("tcp 10.1.0.11:4000 10.1.0.21:5432", FlowState::Established, "tcp 10.1.0.21:5432 10.1.0.11:4000"),
-        ("icmp 10.1.0.11:77 10.1.0.21:77", FlowState::Unanswered, "icmp 10.1.0.21 10.1.0.11 0"),
-        ("udp 10.1.0.11:4000 10.1.0.21:53", FlowState::Unanswered, "icmp 10.1.0.21 10.1.0.11 3"),
+        ("icmp 10.1.0.11:77 10.1.0.21:77", FlowState::Unreplied, "icmp 10.1.0.21 10.1.0.11 0"),
+        ("udp 10.1.0.11:4000 10.1.0.21:53", FlowState::Unreplied, "icmp 10.1.0.21 10.1.0.11 3"),
     ] {
         for host in ["alpha", "beta"] {
             let flow = live(opened, state, snapshot_of(host).network(vni()).unwrap().epoch);

@@ -7,12 +7,12 @@ enum stat {
 	STAT_FROM_UNDERLAY,
 	STAT_TO_PORTS,
 	STAT_TO_UNDERLAY,
-	STAT_UP,
-	/* Not sent up: too many of the network were */
-	STAT_UP_LIMITED,
-	/* Neither sent up nor on: the kernel had no memory for it */
-	STAT_UP_FAILED,
-	/* From a port that is not open, or a superframe whose flow ended while the kernel unwrapped it */
+	STAT_PUNTED,
+	/* Not punted: too many of the network were */
+	STAT_PUNT_LIMITED,
+	/* Neither punted nor on: the kernel had no memory for it */
+	STAT_PUNT_FAILED,
+	/* From a port that is not open, or a GSO packet whose flow ended while the kernel unwrapped it */
 	STAT_LOST,
 	/* Requests for addresses that were answered here */
 	STAT_ANSWERED,
@@ -22,7 +22,7 @@ enum stat {
 };
 
 /*
- * Why a packet is punted: left to the pipeline. `packet.punt` has the cause of the packet in hand, and each that goes up
+ * Why a packet is punted: left to the pipeline. `packet.punt` has the cause of the packet in hand, and each that is punted
  * is counted by it. src/punt.rs has their names for people.
  */
 enum punt {
@@ -56,20 +56,20 @@ enum punt {
 	/* Without a flow, and nothing that begins one: a segment that is no SYN, the reply of an echo */
 	PUNT_NO_FLOW,
 	/* The pipeline has the flow. */
-	PUNT_HELD,
+	PUNT_RESERVED,
 	/* The flow was decided under another epoch, or before a path or port changed. */
 	PUNT_STALE,
 	/* The flow's time is over. */
 	PUNT_EXPIRED,
-	/* A flow may not begin or become answered here: no place is lent for it. */
+	/* A flow may not begin or become answered here: no place is granted for it. */
 	PUNT_NO_CREDIT,
-	/* Neither the policies here nor a permit decide about it. */
+	/* Neither the policies here nor a policy-cache entry decide about it. */
 	PUNT_UNDECIDED,
 	/* The rules refuse it, and there is no room to count that here. */
 	PUNT_DENIED,
 	/* It does not fit the flow's path: port or VTEP, MACs, size. */
 	PUNT_PATH,
-	/* A superframe that has to be cut here */
+	/* A GSO packet that has to be cut here */
 	PUNT_GSO,
 	PUNT_COUNT,
 };

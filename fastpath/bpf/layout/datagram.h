@@ -25,8 +25,8 @@ enum datagram_state {
 	DATAGRAM_FREE,
 	/* The first fragment has passed here. */
 	DATAGRAM_PASSES,
-	/* All of its fragments go up. */
-	DATAGRAM_UP,
+	/* All of its fragments are punted. */
+	DATAGRAM_PUNTED,
 };
 
 /* Where a fragment begins and ends in its datagram, in bytes */

@@ -14,8 +14,8 @@ pub(crate) struct DatagramKey {
 pub(crate) const DATAGRAM_PLACES: u32 = 2;
 /// The place is nobody's.
 pub(crate) const DATAGRAM_FREE: u32 = 0;
-/// All fragments of the datagram go up.
-pub(crate) const DATAGRAM_UP: u32 = 2;
+/// All fragments of the datagram are punted.
+pub(crate) const DATAGRAM_PUNTED: u32 = 2;
 
 /// By what datagrams in fragments are told apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

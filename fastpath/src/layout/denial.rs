@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
-pub struct DenialKey {
+pub struct PolicyDropKey {
     /// Place of their network
     pub network: u32,
     /// The epoch in which the numbers below mean what they mean
@@ -26,7 +26,7 @@ pub struct DenialKey {
 /// How many they were, and the last one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Denial {
+pub struct PolicyDrop {
     /// The programs' lock; of no meaning here
     pub lock: u32,
     /// Nothing
@@ -54,7 +54,7 @@ pub struct Denial {
 #[repr(C)]
 pub struct DeniedKey {
     /// What it has in common with others
-    pub kind: DenialKey,
+    pub kind: PolicyDropKey,
     /// Source
     pub src: [u8; 16],
     /// Destination
@@ -73,7 +73,7 @@ pub struct DeniedKey {
 pub struct Denied {
     /// How many
     pub packets: u64,
-    /// Bytes of their frames, as in [`Denial`]
+    /// Bytes of their frames, as in [`PolicyDrop`]
     pub bytes: u64,
     /// When the last one was, in nanoseconds of the monotonic clock
     pub last_at: u64,

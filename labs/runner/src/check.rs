@@ -61,7 +61,7 @@ fn lock(record: &Record) -> Result<Flock<File>, LabError> {
 
 fn tell(model: &Model, record: &mut Record, options: &Options) -> Result<Report, LabError> {
     restore(model, record, options)?;
-    forget_unanswered(record);
+    forget_unreplied(record);
     let servers = start_servers(model, record)?;
     let mut held = Held::default();
     let mut report = Report { title: model.topology.title.clone(), rows: vec![] };
@@ -95,7 +95,7 @@ fn restore(model: &Model, record: &mut Record, options: &Options) -> Result<(), 
 
 /// A machine that has just asked for an address in vain does not ask again at once; whatever a check before was about, it
 /// shall ask. Where nothing is to be forgotten, that is fine.
-fn forget_unanswered(record: &Record) {
+fn forget_unreplied(record: &Record) {
     for node in record.nodes.iter().filter(|node| matches!(node.kind, NodeKind::Machine | NodeKind::Vtep)) {
         for state in ["failed", "incomplete"] {
             let mut command = Command::new("ip");

@@ -265,12 +265,16 @@ fn place_hosts(topology: &Topology, overlay: &Overlay) -> Result<BTreeMap<String
         return Err(format!("host `{name}` is not in the configuration"));
     }
     for (name, spec) in topology.vtep.iter().filter(|(name, _)| !overlay.hosts.contains_key(*name)) {
-        hosts.insert(name.clone(), place_stranger(&topology.switch, name, spec)?);
+        hosts.insert(name.clone(), place_unknown_host(&topology.switch, name, spec)?);
     }
     Ok(hosts)
 }
 
-fn place_stranger(switches: &BTreeMap<String, Switch>, name: &str, spec: &VtepSpec) -> Result<Host, String> {
+fn place_unknown_host(
+    switches: &BTreeMap<String, Switch>,
+    name: &str,
+    spec: &VtepSpec,
+) -> Result<Host, String> {
     let vtep = spec
         .address
         .ok_or_else(|| format!("vtep `{name}` is not in the configuration and needs `address`"))?;
@@ -314,7 +318,7 @@ fn place_machines(
         topology.machine.keys().find(|name| !stations.iter().any(|(known, ..)| known == *name))
     {
         return Err(format!(
-            "machine `{name}` is no endpoint of the configuration; a stranger goes under [station]"
+            "machine `{name}` is no endpoint of the configuration; an unknown host goes under [station]"
         ));
     }
     for (name, station) in &topology.station {

@@ -122,7 +122,7 @@ impl View {
                 next.is_some()
             });
         }
-        self.shared.for_each_born(now, |flow| {
+        self.shared.for_each_created(now, |flow| {
             if filter.fits(flow) {
                 each(flow);
             }
@@ -265,7 +265,7 @@ mod tests {
         FlowInfo {
             key,
             state: FlowState::Established,
-            answered: true,
+            replied: true,
             offloaded: false,
             epoch: 1,
             egress_rule: 0,

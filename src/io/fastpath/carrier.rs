@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use eastgate_conntrack::{
     flow::{Found, Ledger, Offloaded, Progress},
-    fragment::{Adopted, DatagramKey},
+    fragment::{DatagramKey, Imported},
 };
 use eastgate_dataplane::{
     pipeline::{
         answers::AnswerOffer,
         counters::SettledDrop,
-        offload::{Candidate, FlowOffload, Handover, Hold, Offer, Replaced, Resident, Whereabouts},
+        offload::{Candidate, FlowOffload, Handover, Offer, Replaced, Reservation, Resident, Whereabouts},
         shared::lock,
     },
     snapshot::{self, state::EndpointState},
@@ -32,15 +32,15 @@ impl FlowOffload for KernelPath {
         self.written(self.fastpath.install(&key, &flow)).is_some()
     }
 
-    fn withdraw(&self, original: &FlowKey) -> Option<Progress> {
+    fn unoffload(&self, original: &FlowKey) -> Option<Progress> {
         match self.find(original) {
             Whereabouts::Found(found) => Some(found.progress),
             Whereabouts::Unknown | Whereabouts::Lost => None,
         }
     }
 
-    fn hold(&self, packet: &FlowKey) -> Hold {
-        self.hold_place(packet)
+    fn reserve(&self, packet: &FlowKey) -> Reservation {
+        self.reserve_flow(packet)
     }
 
     fn find(&self, packet: &FlowKey) -> Whereabouts {
@@ -59,12 +59,12 @@ impl FlowOffload for KernelPath {
         Arc::new(SharedAccounts(self.fastpath.accounts().clone()))
     }
 
-    fn permit(&self, offer: &Offer) {
+    fn cache_policy(&self, offer: &Offer) {
         self.allow_births(offer);
     }
 
-    fn forgo(&self, found: &Found) {
-        self.forgo_permit(found);
+    fn release_slot(&self, found: &Found) {
+        self.release_slot(found);
     }
 
     fn answer(&self, offer: &AnswerOffer, sender: &EndpointState, now: Instant) {
@@ -115,8 +115,8 @@ impl FlowOffload for KernelPath {
         })
     }
 
-    fn take_datagram(&self, key: &DatagramKey) -> Option<Adopted> {
-        self.adopted(key)
+    fn take_datagram(&self, key: &DatagramKey) -> Option<Imported> {
+        self.imported(key)
     }
 
     fn forget_datagram(&self, key: &DatagramKey) {

@@ -27,15 +27,15 @@ impl KernelPath {
         self.fastpath.punts()
     }
 
-    /// What the programs add to the counters. Frames that they sent up are counted by the pipeline.
+    /// What the programs add to the counters. Frames that they punted are counted by the pipeline.
     ///
     /// # Errors
     /// When the table cannot be read.
     pub fn traffic(&self) -> Result<Elsewhere, Error> {
         let stats = self.stats()?;
         // By network and reason at most, and nobody knows when.
-        let mut unknown = self.limited(stats.up_limited)?;
-        unknown.push((None, DropReason::DeviceError, stats.up_failed));
+        let mut unknown = self.limited(stats.punt_limited)?;
+        unknown.push((None, DropReason::DeviceError, stats.punt_failed));
         unknown.push((None, DropReason::NotReady, stats.lost));
         let now = clock::now();
         let mut drops = self.denied()?;
@@ -57,7 +57,7 @@ impl KernelPath {
     }
 
     /// Of `all` frames that were dropped for a limit on the way up: those of each network, and with no network those of
-    /// strangers, and of networks that are here no more.
+    /// unknown hosts, and of networks that are here no more.
     fn limited(&self, all: u64) -> Result<Vec<(Option<Vni>, DropReason, u64)>, Error> {
         let mut drops = Vec::new();
         let mut rest = all;

@@ -2,7 +2,7 @@
 
 use eastgate_conntrack::{
     flow::{Query, Segment, SegmentKind},
-    fragment::{Adopted, DatagramKey},
+    fragment::{DatagramKey, Imported},
 };
 use eastgate_fastpath::DatagramOf;
 use eastgate_wire::{FlowKey, Leg, view::proto};
@@ -11,7 +11,7 @@ use super::KernelPath;
 use crate::io::clock;
 
 impl KernelPath {
-    pub(super) fn adopted(&self, key: &DatagramKey) -> Option<Adopted> {
+    pub(super) fn imported(&self, key: &DatagramKey) -> Option<Imported> {
         let DatagramKey { src, dst, vni, .. } = *key;
         let found = self.fastpath.take_datagram(&of(key), clock::monotonic());
         let passed =
@@ -25,7 +25,7 @@ impl KernelPath {
         let leg = Leg::DIRECT;
         let key =
             FlowKey { src, dst, vni, sport: passed.sport, dport: passed.dport, proto: passed.proto, leg };
-        Some(Adopted {
+        Some(Imported {
             first: Segment { key, kind, packets: 1, bytes: 0 },
             pieces: passed.pieces,
             end: passed.end,

@@ -20,7 +20,7 @@ use eastgate_dataplane::pipeline::{
     offload::{Candidate, candidate},
     shared::lock,
 };
-use eastgate_fastpath::{Accounts, Hold, Key};
+use eastgate_fastpath::{Accounts, Key, TakeResult};
 use eastgate_wire::{Cursor, FlowKey, Instant};
 
 use super::KernelPath;
@@ -41,7 +41,7 @@ const REST: u32 = 4;
 /// Flows that have made room and are not counted for their endpoints and rules yet
 const UNCOUNTED: usize = 1 << 17;
 
-/// What the programs and the book of flows both count in.
+/// What the programs and the registry of flows both count in.
 #[derive(Debug)]
 pub(super) struct SharedAccounts(pub(super) Arc<Accounts>);
 
@@ -117,7 +117,7 @@ impl KernelPath {
         };
         for candidate in candidates.iter().filter(|it| it.rank < Rank::Connection) {
             let of =
-                if candidate.rank == Rank::Unreplied { Population::Unanswered } else { Population::Answered };
+                if candidate.rank == Rank::Unreplied { Population::Unreplied } else { Population::Replied };
             for place in candidate.places.into_iter().filter(|place| near(*place, of)) {
                 let ranked = economy.found.entry(place).or_default();
                 ranked.0[candidate.rank as usize].push((candidate.last_seen, candidate.key));
@@ -185,8 +185,8 @@ impl KernelPath {
     fn put_out(&self, packet: &FlowKey, rank: Rank) -> Option<Found> {
         let (key, _) = Key::of(packet);
         let flow = match self.fastpath.end_if_of_rank(&key, rank as u8) {
-            Ok(Hold::Taken(flow)) => flow,
-            Ok(Hold::Absent | Hold::Held | Hold::Alive) => return None,
+            Ok(TakeResult::Taken(flow)) => flow,
+            Ok(TakeResult::Absent | TakeResult::Reserved | TakeResult::Alive) => return None,
             Err(error) => {
                 tracing::debug!(%error, "a flow does not make room");
                 return None;
@@ -228,7 +228,7 @@ impl KernelPath {
     }
 
     fn candidate(&self, found: &Found, now: Instant) -> Option<Candidate> {
-        let network = lock(&self.tables).pages.get(&found.key.vni)?.place();
+        let network = lock(&self.tables).quotas.get(&found.key.vni)?.place();
         candidate(found, network, now)
     }
 }

@@ -1,10 +1,10 @@
 //! A flow that the pipeline hands over, as the programs have it.
 
 use eastgate_conntrack::flow::{Count, Offloaded, Progress, Side};
-use eastgate_dataplane::pipeline::offload::{Handover, Lane};
+use eastgate_dataplane::pipeline::offload::{Handover, Template};
 use eastgate_fastpath::{
-    self as kernel, Ends, Flow, Key, LANE_FROM_US, LANE_INHERIT_TOS, LANE_INHERIT_TTL, LANE_OPEN, LANE_PEER,
-    LANE_TO_US, TcpSide,
+    self as kernel, Ends, Flow, Key, TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS, TEMPLATE_INHERIT_TTL,
+    TEMPLATE_OPEN, TEMPLATE_PEER, TEMPLATE_TO_US, TcpSide,
 };
 use eastgate_vtep::{
     ecn::{OuterTos, OuterTtl},
@@ -39,15 +39,15 @@ impl KernelPath {
             ..Flow::default()
         };
         flow.opener = place as u8;
-        let (ends, lanes) = self.lanes(tables, &handover.lanes)?;
+        let (ends, templates) = self.templates(tables, &handover.templates)?;
         let rules = [offloaded.admitted.egress_rule, offloaded.admitted.ingress_rule];
         for direction in 0..2 {
             flow.ends.at[place ^ direction] = ends.at[direction];
             flow.ends.macs[place ^ direction] = ends.macs[direction];
-            let way = &mut flow.ways[place ^ direction];
-            way.lane = lanes[direction];
-            if direction == 1 && !offloaded.answered {
-                way.lane.flags &= !LANE_OPEN;
+            let way = &mut flow.dirs[place ^ direction];
+            way.template = templates[direction];
+            if direction == 1 && !offloaded.replied {
+                way.template.flags &= !TEMPLATE_OPEN;
             }
             way.tcp = tcp_side(&offloaded.sides[direction]);
             way.rule = rules[direction];
@@ -56,57 +56,61 @@ impl KernelPath {
     }
 
     /// Both ends of a flow, and how what comes from each leaves.
-    pub(super) fn lanes(&self, tables: &mut Tables, lanes: &[Lane; 2]) -> Option<(Ends, [kernel::Lane; 2])> {
-        let [there, back] = lanes;
+    pub(super) fn templates(
+        &self,
+        tables: &mut Tables,
+        templates: &[Template; 2],
+    ) -> Option<(Ends, [kernel::Template; 2])> {
+        let [there, back] = templates;
         let ends = Ends {
-            at: [self.station(tables, there.from)?, self.station(tables, there.to)?],
+            at: [self.endpoint(tables, there.from)?, self.endpoint(tables, there.to)?],
             macs: [there.in_macs[1].0, there.out_macs[0].0],
         };
-        Some((ends, [Self::lane(tables, there)?, Self::lane(tables, back)?]))
+        Some((ends, [Self::template(tables, there)?, Self::template(tables, back)?]))
     }
 
-    fn lane(tables: &Tables, lane: &Lane) -> Option<kernel::Lane> {
-        let (flags, tos, ttl) = outer_fields(lane.tos, lane.ttl);
-        let mut kernel = kernel::Lane {
-            max_packet: lane.max_packet,
-            source_port_be: lane.source_port.to_be_bytes(),
+    fn template(tables: &Tables, template: &Template) -> Option<kernel::Template> {
+        let (flags, tos, ttl) = outer_fields(template.tos, template.ttl);
+        let mut kernel = kernel::Template {
+            max_packet: template.max_packet,
+            source_port_be: template.source_port.to_be_bytes(),
             tos,
             ttl,
-            flags: flags | LANE_OPEN,
+            flags: flags | TEMPLATE_OPEN,
         };
-        match lane.to {
-            Location::Local(port) if tables.ports.get(&port)?.0.is_veth => kernel.flags |= LANE_PEER,
+        match template.to {
+            Location::Local(port) if tables.ports.get(&port)?.0.is_veth => kernel.flags |= TEMPLATE_PEER,
             Location::Local(_) => {}
             Location::Remote(_) => _ = tables.underlay?,
         }
-        if lane.in_macs[0] != lane.out_macs[0] {
-            kernel.flags |= LANE_TO_US;
+        if template.in_macs[0] != template.out_macs[0] {
+            kernel.flags |= TEMPLATE_TO_US;
         }
-        if lane.in_macs[1] != lane.out_macs[1] {
-            kernel.flags |= LANE_FROM_US;
+        if template.in_macs[1] != template.out_macs[1] {
+            kernel.flags |= TEMPLATE_FROM_US;
         }
         Some(kernel)
     }
 }
 
-/// `LANE_*`, TOS and TTL of outer headers. What is inherited has no value of its own.
+/// `TEMPLATE_*`, TOS and TTL of outer headers. What is inherited has no value of its own.
 pub(super) const fn outer_fields(tos: OuterTos, ttl: OuterTtl) -> (u16, u8, u8) {
     let (tos_flag, tos) = match tos {
         OuterTos::Fixed(tos) => (0, tos),
-        OuterTos::Inherit => (LANE_INHERIT_TOS, 0),
+        OuterTos::Inherit => (TEMPLATE_INHERIT_TOS, 0),
     };
     let (ttl_flag, ttl) = match ttl {
         OuterTtl::Fixed(ttl) => (0, ttl),
-        OuterTtl::Inherit => (LANE_INHERIT_TTL, 0),
+        OuterTtl::Inherit => (TEMPLATE_INHERIT_TTL, 0),
     };
     (tos_flag | ttl_flag, tos, ttl)
 }
 
 /// `place`: which way the opener's packets take.
 pub(super) fn progress(flow: &Flow, place: usize) -> Progress {
-    let ways = [&flow.ways[place], &flow.ways[place ^ 1]];
+    let dirs = [&flow.dirs[place], &flow.dirs[place ^ 1]];
     Progress {
-        sides: ways.map(|way| Side {
+        sides: dirs.map(|way| Side {
             end: way.tcp.end,
             max_end: way.tcp.max_end,
             max_window: way.tcp.max_window,
@@ -114,7 +118,7 @@ pub(super) fn progress(flow: &Flow, place: usize) -> Progress {
             scale: way.tcp.scale,
             flags: way.tcp.flags.into(),
         }),
-        counts: ways.map(|way| Count { packets: way.packets, bytes: way.bytes }),
+        counts: dirs.map(|way| Count { packets: way.packets, bytes: way.bytes }),
         last_seen: (flow.last_seen != 0).then(|| clock::from_monotonic(flow.last_seen)),
     }
 }

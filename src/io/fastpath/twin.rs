@@ -6,16 +6,16 @@
 //! `EASTGATE_TWIN_FRAMES` and `EASTGATE_TWIN_SEED` make the run longer or another one.
 
 mod answers;
-mod births;
 mod changes;
+mod creation;
 mod datagrams;
 mod decisions;
 mod echo;
+mod gso;
 mod hub;
 mod limits;
 mod pieces;
 mod scene;
-mod superframes;
 mod takeover;
 mod tiers;
 mod traffic;
@@ -36,9 +36,9 @@ use eastgate_dataplane::{
         counters::{DropCount, DropKey, drops},
         shared::lock,
     },
-    snapshot::{PortRegistry, Snapshot, state::StateBook},
+    snapshot::{PortRegistry, Snapshot, state::StateRegistry},
 };
-use eastgate_fastpath::{Denial, DenialKey, Limits, NETWORK_HUB, NO_RULE, PUNTS, Trial};
+use eastgate_fastpath::{Limits, NETWORK_HUB, NO_RULE, PUNTS, PolicyDrop, PolicyDropKey, Trial};
 use eastgate_policy::rule::{self, Decision, Direction, RuleId};
 use eastgate_testkit::{frames::*, parse};
 use eastgate_vtep::ecn::OuterTtl;
@@ -58,7 +58,7 @@ const PASS_ON: i32 = -1;
 const SHOT: i32 = 2;
 const REDIRECT: i32 = 7;
 const VNI: u32 = 5001;
-/// Stations: two here, others behind other VTEPs.
+/// Endpoints: two here, others behind other VTEPs.
 const HERE: [u8; 2] = [11, 12];
 const THERE: [u8; 2] = [21, 31];
 
@@ -75,8 +75,8 @@ type Verdict = (Outcome, Vec<Sent>);
 /// Where a frame comes in.
 #[derive(Clone, Copy)]
 enum Entry {
-    /// At the port of this station
-    Station(u8),
+    /// At the port of this endpoint
+    KernelEndpoint(u8),
     /// From this VTEP, with the TOS of the outer header
     Vtep(u8, u8),
 }
@@ -88,14 +88,14 @@ struct Host {
     registry: PortRegistry,
     kernel: Option<Arc<KernelPath>>,
     ports: Vec<u32>,
-    /// Frames that the programs carried by themselves, and those of them that are superframes
+    /// Frames that the programs carried by themselves, and those of them that are GSO packets
     carried: u64,
-    carried_uncut: u64,
-    /// Superframes that the program of the underlay sent to the tunnel's device
-    unwrapped: u64,
+    carried_unsegmented: u64,
+    /// GSO packets that the program of the underlay sent to the tunnel's device
+    decapsulated: u64,
     /// Frames that the programs have refused, and what was refused when the last one of them was
-    denials: u64,
-    there: BTreeMap<DenialKey, Denial>,
+    policy_drops: u64,
+    there: BTreeMap<PolicyDropKey, PolicyDrop>,
     /// Frames that the programs have left to the pipeline
     punted: u64,
 }
@@ -118,11 +118,11 @@ fn refused(rows: impl IntoIterator<Item = Vec<(DropKey, DropCount)>>) -> Refused
 impl Host {
     fn new(scene: Scene, text: &str, kernel: Option<(Arc<KernelPath>, &[u32])>) -> Self {
         let config = parse(text);
-        let book = Arc::new(StateBook::new(config.limits));
+        let states = Arc::new(StateRegistry::new(config.limits));
         let mut registry = PortRegistry::default();
         let snapshot =
-            Snapshot::compile_under(&config, "alpha", None, &mut registry, &book, scene.policy).unwrap();
-        let shared = Shared::new(snapshot, book, 1);
+            Snapshot::compile_under(&config, "alpha", None, &mut registry, &states, scene.policy).unwrap();
+        let shared = Shared::new(snapshot, states, 1);
         let mut host = Self {
             scene,
             shared,
@@ -130,9 +130,9 @@ impl Host {
             kernel: None,
             ports: Vec::new(),
             carried: 0,
-            carried_uncut: 0,
-            unwrapped: 0,
-            denials: 0,
+            carried_unsegmented: 0,
+            decapsulated: 0,
+            policy_drops: 0,
             there: BTreeMap::new(),
             punted: 0,
         };
@@ -162,9 +162,9 @@ impl Host {
 
     fn install(&mut self, text: &str) {
         let before = self.shared.snapshot_arc();
-        let (config, registry, book) = (parse(text), &mut self.registry, &self.shared.book);
+        let (config, registry, states) = (parse(text), &mut self.registry, &self.shared.states);
         let next =
-            Snapshot::compile_under(&config, "alpha", Some(&before), registry, book, self.scene.policy)
+            Snapshot::compile_under(&config, "alpha", Some(&before), registry, states, self.scene.policy)
                 .unwrap();
         self.shared.install(next, clock::now());
         if let Some(kernel) = &self.kernel {
@@ -173,21 +173,21 @@ impl Host {
         }
     }
 
-    fn port(&self, station: u8) -> PortId {
-        self.registry.find(&format!("p{station}")).unwrap()
+    fn port(&self, endpoint: u8) -> PortId {
+        self.registry.find(&format!("p{endpoint}")).unwrap()
     }
 
-    fn tenant(&mut self, station: u8, frame: &[u8], offload: Offload) -> Verdict {
+    fn tenant(&mut self, endpoint: u8, frame: &[u8], offload: Offload) -> Verdict {
         let Some(kernel) = self.kernel.clone() else {
-            return self.pipeline(Entry::Station(station), frame, offload);
+            return self.pipeline(Entry::KernelEndpoint(endpoint), frame, offload);
         };
-        let device = self.ports[usize::from(station != HERE[0])];
+        let device = self.ports[usize::from(endpoint != HERE[0])];
         let segment = segment(&offload);
         let (before, trial) = loop {
             let before = kernel.stats().unwrap();
             let trial = kernel.programs().try_program("tenant", frame, device, segment).unwrap();
             // The test is faster than a tenant may be: then again.
-            if trial.verdict != SHOT || kernel.stats().unwrap().up_limited == before.up_limited {
+            if trial.verdict != SHOT || kernel.stats().unwrap().punt_limited == before.punt_limited {
                 break (before, trial);
             }
         };
@@ -195,18 +195,18 @@ impl Host {
             assert_eq!(trial.verdict, SHOT);
             return self.denied();
         }
-        assert_eq!(trial.verdict, REDIRECT, "a frame that is neither carried nor sent up");
+        assert_eq!(trial.verdict, REDIRECT, "a frame that is neither carried nor punted");
         assert_eq!(trial.segment, segment, "another size of segment");
-        if eastgate_fastpath::port_of(&trial.frame, kernel.session()) == Some(self.port(station).0) {
-            assert_eq!(&trial.frame[eastgate_fastpath::UP_HEADER..], frame, "changed on the way up");
+        if eastgate_fastpath::port_of(&trial.frame, kernel.session()) == Some(self.port(endpoint).0) {
+            assert_eq!(&trial.frame[eastgate_fastpath::PUNT_HEADER..], frame, "changed on the way up");
             self.punted += 1;
-            return self.pipeline(Entry::Station(station), frame, offload);
+            return self.pipeline(Entry::KernelEndpoint(endpoint), frame, offload);
         }
         if kernel.stats().unwrap().answered > before.answered {
-            return (Outcome::Reply, vec![Sent::Port(self.port(station), 0, trial.frame)]);
+            return (Outcome::Reply, vec![Sent::Port(self.port(endpoint), 0, trial.frame)]);
         }
         self.carried += 1;
-        self.carried_uncut += u64::from(segment > 0);
+        self.carried_unsegmented += u64::from(segment > 0);
         (Outcome::Forward, vec![self.carried_frame(trial, frame.len())])
     }
 
@@ -240,7 +240,7 @@ impl Host {
     /// The rules have refused a frame in the kernel: by what has been counted there since the last one was.
     fn denied(&mut self) -> Verdict {
         let now: BTreeMap<_, _> =
-            self.kernel.as_ref().unwrap().programs().denials().unwrap().into_iter().collect();
+            self.kernel.as_ref().unwrap().programs().policy_drops().unwrap().into_iter().collect();
         let more = now
             .iter()
             .filter(|(key, it)| self.there.get(key).is_none_or(|before| before.packets < it.packets));
@@ -253,7 +253,7 @@ impl Host {
             .collect();
         assert_eq!(reasons.len(), 1, "one frame is one drop: {now:?}");
         self.there = now;
-        self.denials += 1;
+        self.policy_drops += 1;
         (Outcome::Drop(reasons[0]), Vec::new())
     }
 
@@ -263,7 +263,7 @@ impl Host {
         refused([drops(&self.shared.counters, there.unwrap_or_default())])
     }
 
-    /// What a program left of a frame that it carries: wrapped, or for the one port whose station it is addressed to.
+    /// What a program left of a frame that it carries: encapsulated, or for the one port whose endpoint it is addressed to.
     fn carried_frame(&self, Trial { frame: left, segment, .. }: Trial, len: usize) -> Sent {
         if left.len() == len {
             return Sent::Port(self.port(left[5]), segment, left);
@@ -282,7 +282,9 @@ impl Host {
         let mut frame = Frame::new(&mut buffer, HEAD_ROOM, end, offload);
         let mut out = Batch::default();
         let outcome = match from {
-            Entry::Station(station) => pipeline.handle_tenant(self.port(station), &mut frame, now, &mut out),
+            Entry::KernelEndpoint(endpoint) => {
+                pipeline.handle_tenant(self.port(endpoint), &mut frame, now, &mut out)
+            }
             Entry::Vtep(vtep, tos) => {
                 let from = VtepAddr(self.scene.address(vtep));
                 pipeline.handle_underlay(from, tos, &mut frame, now, &mut out)
@@ -326,15 +328,15 @@ impl Host {
                 from = lock(table).page(place, 1000, &FlowFilter::default(), now, &mut all);
             }
         }
-        let mut born = Vec::new();
-        self.shared.for_each_born(now, |flow| {
-            born.push(flow.key);
+        let mut created = Vec::new();
+        self.shared.for_each_created(now, |flow| {
+            created.push(flow.key);
             all.push(*flow);
         });
         all.sort_by_key(|flow| flow.key);
         let describe = |flow: &eastgate_conntrack::flow::FlowInfo| {
             let (mut original, mut reply) = (flow.original, flow.reply);
-            if flow.offloaded && !born.contains(&flow.key) {
+            if flow.offloaded && !created.contains(&flow.key) {
                 let more = self.shared.peek(&flow.key).expect("an offloaded flow is in the kernel's table");
                 for (count, more) in [&mut original, &mut reply].into_iter().zip(more.counts) {
                     count.packets += more.packets;
@@ -343,10 +345,10 @@ impl Host {
             }
             let rules = [flow.egress_rule, flow.ingress_rule].map(u32::cast_signed);
             // Two seconds are up in one of two hosts a moment before they are in the other.
-            let state = if flow.state == FlowState::Stream { FlowState::Answered } else { flow.state };
+            let state = if flow.state == FlowState::Stream { FlowState::Replied } else { flow.state };
             format!(
                 "{:?} {:?} answered {} {original:?} {reply:?} by rules {rules:?}",
-                flow.key, state, flow.answered
+                flow.key, state, flow.replied
             )
         };
         all.iter().map(describe).collect()
@@ -378,7 +380,7 @@ fn devices(scene: Scene) -> Vec<u32> {
     for words in ["link set lo up", &mac, &address, "link set u0 up", "link set u1 up"] {
         assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success());
     }
-    // Programs ask for routes as if datagrams came in where frames go up.
+    // Programs ask for routes as if datagrams came in where frames are punted.
     for family in ["ipv4", "ipv6"] {
         std::fs::write(format!("/proc/sys/net/{family}/conf/p11/forwarding"), "1").unwrap();
     }
@@ -391,12 +393,12 @@ fn tables(flows: u32) -> Limits {
         networks: few,
         vteps: few,
         ports: few,
-        stations: many,
+        endpoints: many,
         policy_mib: few,
-        permits: many,
-        answers: many,
-        ended: many,
-        denials: many,
+        policy_cache: many,
+        neighbor_cache: many,
+        closed_flows: many,
+        policy_drops: many,
         datagrams: many,
     };
     Limits { flows, tables }
@@ -408,7 +410,7 @@ fn setting(name: &str, otherwise: u64) -> u64 {
 
 fn play(scene: Scene, frames: u64, seed: u64) {
     let devices = devices(scene);
-    let kernel = Arc::new(KernelPath::load(tables(200_000), devices[0], superframes::TUNNEL_PORT).unwrap());
+    let kernel = Arc::new(KernelPath::load(tables(200_000), devices[0], gso::TUNNEL_PORT).unwrap());
     let mut alone = Host::new(scene, &scene.config(true), None);
     let mut twin = Host::new(scene, &scene.config(true), Some((kernel.clone(), &devices)));
     for host in [&alone, &twin] {
@@ -419,11 +421,11 @@ fn play(scene: Scene, frames: u64, seed: u64) {
     let proxy = alone.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().proxy_mac;
     let mut echoes = echo::Echoes::new(scene, &mut dice);
     let (mut pieces, mut in_pieces, mut pieces_carried) = (pieces::Pieces::default(), 0u64, 0u64);
-    let (mut open_web, mut opened, mut born, mut echoed) = (true, 0, 0u64, 0u64);
+    let (mut open_web, mut opened, mut created, mut echoed) = (true, 0, 0u64, 0u64);
     for round in 0..frames {
         let (which, echo) = (dice.roll(talks.len()), dice.one_in(8));
-        let uncut = (!echo && dice.one_in(8)).then(|| superframes::roll(&mut dice, &talks[which]));
-        let (len, offload) = uncut
+        let unsegmented = (!echo && dice.one_in(8)).then(|| gso::roll(&mut dice, &talks[which]));
+        let (len, offload) = unsegmented
             .unwrap_or_else(|| ([0, 1, 18, 100, 900, 1390, 1410, 1500][dice.roll(8)], Offload::default()));
         let payload = vec![round as u8; len];
         let before = talks[which].clone();
@@ -442,7 +444,11 @@ fn play(scene: Scene, frames: u64, seed: u64) {
         } else {
             talks[which].next(&mut dice, &payload)
         };
-        if !request && !is_piece && uncut.is_none() && dice.one_in(8) && pieces.cut(&mut dice, sender, &frame)
+        if !request
+            && !is_piece
+            && unsegmented.is_none()
+            && dice.one_in(8)
+            && pieces.cut(&mut dice, sender, &frame)
         {
             if !echo {
                 talks[which] = before;
@@ -452,7 +458,7 @@ fn play(scene: Scene, frames: u64, seed: u64) {
         let offload = if request || is_piece {
             Offload::default()
         } else {
-            superframes::as_tried(scene, &talks[which], sender, offload)
+            gso::as_tried(scene, &talks[which], sender, offload)
         };
         if !request && scene.asks_the_appliance(sender) && !dice.one_in(20) {
             frame = to(frame, proxy.0);
@@ -468,7 +474,7 @@ fn play(scene: Scene, frames: u64, seed: u64) {
             continue;
         }
         let behind = scene.vtep_of(sender);
-        if behind.is_some() && superframes::seems_uncut(&frame) {
+        if behind.is_some() && gso::seems_uncut(&frame) {
             continue;
         }
         let (mut expected, mut found) = if let Some(vtep) = behind {
@@ -491,7 +497,7 @@ fn play(scene: Scene, frames: u64, seed: u64) {
         }
         assert_eq!(
             expected, found,
-            "{scene:?}: frame {round} of seed {seed}, from station {sender}: {frame:02x?}"
+            "{scene:?}: frame {round} of seed {seed}, from endpoint {sender}: {frame:02x?}"
         );
         // What did not arrive was not sent, so that most conversations go on.
         if expected.0 != Outcome::Forward && !echo {
@@ -502,7 +508,7 @@ fn play(scene: Scene, frames: u64, seed: u64) {
         pieces_carried += u64::from(is_piece && twin.carried > carried_before);
         if alone.shared.flow_counters().opened > opened_before {
             opened += 1;
-            born += u64::from(twin.carried > carried_before);
+            created += u64::from(twin.carried > carried_before);
         }
         // By the count, so that each way lasts long enough for the rules to refuse something.
         if round % 6000 == 5999 {
@@ -523,31 +529,38 @@ fn play(scene: Scene, frames: u64, seed: u64) {
     assert_eq!(answered, twin.answers(), "answers to requests for addresses");
     let (carried, offloaded) =
         (twin.carried, twin.shared.all_flows().map(|t| lock(t).offloaded()).sum::<u32>());
-    let (uncut, unwrapped) = (twin.carried_uncut, twin.unwrapped);
-    let (refused, denials) = (alone.refused().values().map(|(frames, _)| frames).sum::<u64>(), twin.denials);
+    let (unsegmented, decapsulated) = (twin.carried_unsegmented, twin.decapsulated);
+    let (refused, policy_drops) =
+        (alone.refused().values().map(|(frames, _)| frames).sum::<u64>(), twin.policy_drops);
     println!(
         "{scene:?}: {frames} frames, {carried} of them carried by the programs, {offloaded} flows offloaded; \
-         {opened} flows opened, {born} of them in the kernel; \
-         superframes: {uncut} carried from ports, {unwrapped} sent to the tunnel's device; {echoed} echoes carried; \
+         {opened} flows opened, {created} of them in the kernel; \
+         gso_packets: {unsegmented} carried from ports, {decapsulated} sent to the tunnel's device; {echoed} echoes carried; \
          {answered} requests answered, {repeated} of them by the programs; \
-         {refused} frames refused by rules, {denials} of them by the programs; \
+         {refused} frames refused by rules, {policy_drops} of them by the programs; \
          {in_pieces} fragments, {pieces_carried} of them carried by the programs"
     );
     let causes: Vec<_> = PUNTS.into_iter().zip(kernel.punts().unwrap()).filter(|(_, n)| *n > 0).collect();
     println!("punted: {causes:?}");
     assert_eq!(causes.iter().map(|(_, packets)| packets).sum::<u64>(), twin.punted, "each has a cause");
     assert!(causes.iter().all(|(cause, _)| *cause != "other"), "a cause without a name");
-    // At a hub fewer stations are near, and what is far from both ends is not tried uncut.
+    // At a hub fewer endpoints are near, and what is far from both ends is not tried uncut.
     let rarer = if scene.hub { 3 } else { 1 };
     assert!(
-        uncut * 100 * rarer > frames && unwrapped * 600 * rarer > frames,
-        "{uncut} and {unwrapped} superframes are few"
+        unsegmented * 100 * rarer > frames && decapsulated * 600 * rarer > frames,
+        "{unsegmented} and {decapsulated} GSO packets are few"
     );
-    assert!(pieces_carried * 5 * rarer > in_pieces && in_pieces * 20 > frames, "fragments are few, or go up");
+    assert!(
+        pieces_carried * 5 * rarer > in_pieces && in_pieces * 20 > frames,
+        "fragments are few, or are punted"
+    );
     assert!(echoed * 50 * rarer > frames, "the programs carried only {echoed} echoes");
     assert!(repeated * 4 > answered, "the programs answered only {repeated} of {answered} requests");
-    assert!(denials * 2 > refused && refused * 400 > frames, "the programs refused {denials} of {refused}");
-    assert!(born * 4 > opened, "only {born} of {opened} flows began in the kernel");
+    assert!(
+        policy_drops * 2 > refused && refused * 400 > frames,
+        "the programs refused {policy_drops} of {refused}"
+    );
+    assert!(created * 4 > opened, "only {created} of {opened} flows began in the kernel");
     assert!(carried * 8 > frames, "the programs carried only {carried} of {frames} frames");
 }
 
@@ -566,7 +579,7 @@ fn same_flows(alone: &Host, twin: &Host, when: &str) {
     assert_eq!(alone.refused(), twin.refused(), "what the rules have refused {when}");
 }
 
-/// A SYN of station 11 to 12.
+/// A SYN of endpoint 11 to 12.
 #[test]
 fn the_programs_do_what_the_pipeline_does() {
     if !nix::unistd::geteuid().is_root() {

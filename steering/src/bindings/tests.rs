@@ -32,7 +32,7 @@ impl Bindings for Configured {
         (address == host(200)).then_some(CONFIGURED)
     }
 
-    fn steered(&self, _asker: &crate::Asker<'_>, target: &Binding) -> bool {
+    fn steered(&self, _asker: &crate::Requester<'_>, target: &Binding) -> bool {
         target.endpoint.is_some()
     }
 }
@@ -85,9 +85,13 @@ fn configured_ones_win() {
     assert_eq!((learned.mac, learned.at, learned.endpoint), (M1, port(1), None));
     assert_eq!(known.by_address(host(2)), None);
     let (holdings, ownership) = (Holdings::new(MacAddr::ZERO), Ownership::default());
-    let asker =
-        crate::Asker { origin: port(1), holdings: &holdings, ownership: &ownership, port_security: false };
-    assert!(known.steered(&asker, &CONFIGURED) && !known.steered(&asker, &learned));
+    let requester = crate::Requester {
+        origin: port(1),
+        holdings: &holdings,
+        ownership: &ownership,
+        port_security: false,
+    };
+    assert!(known.steered(&requester, &CONFIGURED) && !known.steered(&requester, &learned));
 }
 
 /// An address that is configured after it was learned is forgotten.

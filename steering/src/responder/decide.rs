@@ -3,8 +3,8 @@
 use eastgate_wire::{Addr, DropReason, Location, MacAddr, Ownership, View, view::Net};
 
 use super::{
-    Act, Answer, Answers, Asker, Binding, Bindings, Conflict, Message, Mode, Onward, Spoken, Unknown, Words,
-    nd,
+    Act, Answer, Answers, Binding, Bindings, Conflict, Message, Mode, Onward, Requester, Spoken, Unknown,
+    Words, nd,
 };
 
 type Decision = Result<(Answer, Option<Spoken>), DropReason>;
@@ -16,11 +16,11 @@ type Decision = Result<(Answer, Option<Spoken>), DropReason>;
 pub(super) fn decide(
     message: &Message,
     view: &View,
-    asker: &Asker<'_>,
+    requester: &Requester<'_>,
     bindings: &impl Bindings,
     mode: &Mode,
 ) -> Decision {
-    let case = Case { message, mac: view.src, spoofed: spoofed(view), asker, bindings, mode };
+    let case = Case { message, mac: view.src, spoofed: spoofed(view), requester, bindings, mode };
     case.check_sender()?;
     if let Some(owner) = case.contested() {
         return case.defend(owner);
@@ -40,7 +40,7 @@ struct Case<'c, B> {
     /// The sender's MAC
     mac: MacAddr,
     spoofed: DropReason,
-    asker: &'c Asker<'c>,
+    requester: &'c Requester<'c>,
     bindings: &'c B,
     mode: &'c Mode,
 }
@@ -49,7 +49,7 @@ impl<B: Bindings> Case<'_, B> {
     /// A frame may name no address and no MAC but its sender's. What one without port security says of an address of
     /// somebody who is known is contested.
     fn check_sender(&self) -> Result<(), DropReason> {
-        let Asker { holdings, ownership, port_security, .. } = *self.asker;
+        let Requester { holdings, ownership, port_security, .. } = *self.requester;
         let Message { from, claim, act, .. } = *self.message;
         let tells = matches!(act, Act::Announce { .. } | Act::Tell { .. });
         let may_say = |address| {
@@ -67,7 +67,7 @@ impl<B: Bindings> Case<'_, B> {
 
     /// It is known to have the address, with this MAC.
     fn holds(&self, address: Addr) -> bool {
-        let endpoint = self.asker.holdings.endpoint;
+        let endpoint = self.requester.holdings.endpoint;
         endpoint.is_some()
             && self
                 .bindings
@@ -79,14 +79,14 @@ impl<B: Bindings> Case<'_, B> {
     /// loses its address to the latest to claim it, which the table of learned bindings damps and reports.
     fn contested(&self) -> Option<(Addr, Binding)> {
         let address =
-            self.message.claim.filter(|address| !self.asker.port_security && !self.shares(*address))?;
+            self.message.claim.filter(|address| !self.requester.port_security && !self.shares(*address))?;
         let owner = self.bindings.by_address(address)?;
         (owner.endpoint.is_some() && !self.is_own(address, Some(&owner))).then_some((address, owner))
     }
 
     /// A pair of its own names the address: it is the sender's whenever it takes it.
     fn shares(&self, address: Addr) -> bool {
-        let holdings = self.asker.holdings;
+        let holdings = self.requester.holdings;
         holdings.pairs.iter().any(|pair| pair.is_exact() && pair.network == address)
     }
 
@@ -105,7 +105,7 @@ impl<B: Bindings> Case<'_, B> {
         }
         let binding = self.bindings.by_address(target);
         if self.is_own(target, binding.as_ref()) {
-            if is_chosen_kind(target) && !self.asker.holdings.has(target) {
+            if is_chosen_kind(target) && !self.requester.holdings.has(target) {
                 // Others may have chosen the same one, at hosts that are told by this.
                 return Ok((Answer::Pass, None));
             }
@@ -119,7 +119,7 @@ impl<B: Bindings> Case<'_, B> {
             Some(owner) if self.is_of_others(&owner) => self.leave_to_its_host(),
             Some(owner) => {
                 let owner_answers = self.mode.answers == Answers::Off;
-                Ok(self.conflict(target, owner, owner_answers || !self.asker.port_security))
+                Ok(self.conflict(target, owner, owner_answers || !self.requester.port_security))
             }
             // A probe teaches nobody a MAC, so it goes on as it is in proxy mode too.
             None if self.message.unicast || self.floods(target) => Ok((Answer::Pass, None)),
@@ -143,7 +143,7 @@ impl<B: Bindings> Case<'_, B> {
             return self.leave_to_its_host();
         }
         let poll = self.message.unicast && self.mode.answers == Answers::Suppress;
-        if poll || !self.bindings.steered(self.asker, &owner) {
+        if poll || !self.bindings.steered(self.requester, &owner) {
             return Ok((Answer::Pass, None));
         }
         match self.spoken_for(&owner) {
@@ -199,7 +199,8 @@ impl<B: Bindings> Case<'_, B> {
     }
 
     fn tell(&self, to: Addr) -> Decision {
-        let steered = || self.bindings.by_address(to).is_none_or(|b| self.bindings.steered(self.asker, &b));
+        let steered =
+            || self.bindings.by_address(to).is_none_or(|b| self.bindings.steered(self.requester, &b));
         if !matches!(self.mode.answers, Answers::Proxy { .. }) || !steered() {
             return Ok((Answer::Pass, None));
         }
@@ -212,7 +213,7 @@ impl<B: Bindings> Case<'_, B> {
 
     /// The sender's word is news. In proxy mode it goes no further than to the other hosts' tables.
     fn pass_on(&self, address: Option<Addr>) -> Decision {
-        let onward = match (self.mode.answers, self.asker.origin) {
+        let onward = match (self.mode.answers, self.requester.origin) {
             (Answers::Off | Answers::Suppress, _) => Onward::Everywhere,
             (Answers::Proxy { .. }, Location::Local(_)) => Onward::Overlay,
             (Answers::Proxy { .. }, Location::Remote(_)) => Onward::Nowhere,
@@ -242,7 +243,7 @@ impl<B: Bindings> Case<'_, B> {
 
     /// The address is the asker's, and nobody answers a host for itself (RFC 4389 section 4.1.3.1).
     fn is_own(&self, address: Addr, binding: Option<&Binding>) -> bool {
-        let holdings = self.asker.holdings;
+        let holdings = self.requester.holdings;
         let others_have_it = binding.is_some_and(|binding| binding.endpoint != holdings.endpoint);
         holdings.has(address) && !others_have_it
             || binding.is_some_and(|binding| {
@@ -252,11 +253,12 @@ impl<B: Bindings> Case<'_, B> {
 
     /// Both are behind VTEPs of a mesh: their own hosts answer and report.
     fn is_of_others(&self, owner: &Binding) -> bool {
-        !self.mode.hub && matches!((self.asker.origin, owner.at), (Location::Remote(_), Location::Remote(_)))
+        !self.mode.hub
+            && matches!((self.requester.origin, owner.at), (Location::Remote(_), Location::Remote(_)))
     }
 
     fn is_here(&self, known: &Binding) -> bool {
-        known.mac == self.mac && known.at == self.asker.origin
+        known.mac == self.mac && known.at == self.requester.origin
     }
 }
 

@@ -50,7 +50,7 @@ pub trait Bindings {
 
     /// Whether traffic between the two goes through the appliance. A request for a pair that does not is left
     /// to the real host.
-    fn steered(&self, _asker: &Asker<'_>, _target: &Binding) -> bool {
+    fn steered(&self, _asker: &Requester<'_>, _target: &Binding) -> bool {
         true
     }
 
@@ -62,7 +62,7 @@ pub trait Bindings {
 
 /// The host that sent the frame.
 #[derive(Clone, Copy, Debug)]
-pub struct Asker<'a> {
+pub struct Requester<'a> {
     /// Where the frame came in
     pub origin: Location,
     /// What the sender is configured to be
@@ -226,7 +226,7 @@ pub struct Question {
 pub fn answer(
     frame: &[u8],
     view: &View,
-    asker: &Asker<'_>,
+    requester: &Requester<'_>,
     bindings: &impl Bindings,
     mode: &Mode,
     reply: &mut Vec<u8>,
@@ -237,7 +237,7 @@ pub fn answer(
         Ok(None) => return Answer::NotNeighbor,
         Err(reason) => return Answer::Drop(reason),
     };
-    let (answer, spoken) = match decide::decide(&message, view, asker, bindings, mode) {
+    let (answer, spoken) = match decide::decide(&message, view, requester, bindings, mode) {
         Ok(decision) => decision,
         Err(reason) => return Answer::Drop(reason),
     };

@@ -1,4 +1,4 @@
-//! Fragmenting a tenant's IPv4 packet before it is wrapped (RFC 791 section 3.2), for networks that would
+//! Fragmenting a tenant's IPv4 packet before it is encapsulated (RFC 791 section 3.2), for networks that would
 //! rather deliver a packet without DF in pieces than not at all. The outer packet is never fragmented.
 
 use std::ops::Range;
@@ -13,7 +13,7 @@ const MORE: u16 = 0x2000;
 /// Cuts the packet of `frame` into fragments of at most `mtu` bytes each and appends them to `out` as frames
 /// with the Ethernet header (and tags) of the original; tells where in `out` each lies. The IP ID stays, and
 /// a packet that is a fragment already is cut into smaller ones. `view` is the view of `frame`, whose
-/// checksum is finished and which is no superframe.
+/// checksum is finished and which is no GSO packet.
 ///
 /// # Errors
 /// [`DropReason::TooBig`] when it may not be cut (not IPv4, or DF set) or the MTU is below [`MIN_MTU`];
@@ -107,7 +107,7 @@ mod tests {
         frame
     }
 
-    /// Puts fragments together by the book; panics on a hole, an overlap or a wrong order.
+    /// Puts fragments together by the registry; panics on a hole, an overlap or a wrong order.
     fn reassembled(fragments: &[Vec<u8>]) -> (Vec<u8>, bool) {
         let (mut payload, mut more) = (Vec::new(), true);
         for bytes in fragments {

@@ -1,6 +1,6 @@
 //! What fits into the tunnel, and what happens to that which does not.
 //!
-//! A VTEP must not fragment (RFC 7348 section 4.3), so the size is settled before wrapping: [`tenant_mtu`]
+//! A VTEP must not fragment (RFC 7348 section 4.3), so the size is settled before encapsulating: [`tenant_mtu`]
 //! says what tenants may send, [`path`] what the underlay has been found to carry, [`too_big`] tells the
 //! sender of a packet that may not be fragmented, [`fragment`] cuts one that may, and [`mss`] keeps TCP from
 //! getting there.
@@ -33,7 +33,7 @@ pub const fn tenant_mtu(underlay_mtu: u16, underlay: Family, tags: u8) -> u16 {
 }
 
 /// The size that counts against the tenant MTU, in bytes: the packet behind the Ethernet header and tags. Of
-/// a superframe it is that of the largest frame it will be cut into.
+/// a GSO packet it is that of the largest frame it will be cut into.
 #[inline]
 #[must_use]
 pub fn packet_len(view: &View, frame_len: usize, offload: &Offload) -> usize {
@@ -53,7 +53,7 @@ pub fn packet_len(view: &View, frame_len: usize, offload: &Offload) -> usize {
     }
 }
 
-/// Does the frame, once wrapped, fit the path? `path_mtu` is that of the underlay on the way to the VTEP.
+/// Does the frame, once encapsulated, fit the path? `path_mtu` is that of the underlay on the way to the VTEP.
 #[inline]
 #[must_use]
 pub fn fits(view: &View, frame_len: usize, offload: &Offload, path_mtu: u16, underlay: Family) -> bool {
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_superframe_is_as_large_as_its_segments() {
+    fn a_gso_packet_is_as_large_as_its_segments() {
         let frame = tcp_v4(1, 2, 3, &[0; 60000]);
         let view = View::parse(&frame).unwrap();
         let gso = |segment| Offload { checksum: None, gso: Some(Gso { kind: GsoKind::TcpV4, segment }) };

@@ -1,7 +1,7 @@
-//! Putting consecutive TCP segments together into one superframe (GRO), where the Linux kernel would: the
+//! Putting consecutive TCP segments together into one GSO packet (GRO), where the Linux kernel would: the
 //! port is written to once for dozens of frames, and the payload is not copied.
 //!
-//! Two frames belong together when cutting the superframe gives them back: same Ethernet header, addresses,
+//! Two frames belong together when cutting the GSO packet gives them back: same Ethernet header, addresses,
 //! TTL, TOS, flow label, ports, acknowledgement, window and options, sequence numbers without a gap, equal
 //! payload but for a smaller last one, right checksums. PSH ends a run, and every flag but ACK and PSH,
 //! fragments, IPv4 options and extension headers, and padding keep a frame out of one. IPv4 IDs count up, or
@@ -13,7 +13,7 @@ use eastgate_wire::{
     view::{Tcp, Transport, proto, tcp_flags},
 };
 
-/// The most segments in one superframe.
+/// The most segments in one GSO packet.
 pub const MAX_SEGMENTS: usize = 64;
 
 /// The largest IP packet, in bytes.
@@ -72,7 +72,7 @@ struct Ids {
 
 /// A run of frames, ready for the port: `header` and then every one of `payloads`.
 #[derive(Debug)]
-pub struct Superframe<'c, 'b> {
+pub struct GsoPacket<'c, 'b> {
     /// All headers; the whole frame, as it came, when the run is just one
     pub header: &'c [u8],
     /// Payloads, in order; none when the run is just one
@@ -81,7 +81,7 @@ pub struct Superframe<'c, 'b> {
     pub offload: Offload,
 }
 
-impl Superframe<'_, '_> {
+impl GsoPacket<'_, '_> {
     /// Bytes of all of it.
     #[must_use]
     pub fn total_len(&self) -> usize {
@@ -127,9 +127,9 @@ impl<'b> Coalescer<'b> {
 
     /// The run so far, if there is one; the next frame begins another.
     #[inline]
-    pub fn finish(&mut self) -> Option<Superframe<'_, 'b>> {
+    pub fn finish(&mut self) -> Option<GsoPacket<'_, 'b>> {
         let count = std::mem::take(&mut self.count);
-        let alone = Superframe { header: self.first, payloads: &[], offload: Offload::default() };
+        let alone = GsoPacket { header: self.first, payloads: &[], offload: Offload::default() };
         match (count, self.shape) {
             (0, _) => None,
             (1, _) | (_, None) => Some(alone),
@@ -138,7 +138,7 @@ impl<'b> Coalescer<'b> {
                 header.copy_from_slice(self.first.get(..shape.headers)?);
                 shape.write_header(header)?;
                 let offload = shape.offload();
-                Some(Superframe { header, payloads: self.payloads.get(..count)?, offload })
+                Some(GsoPacket { header, payloads: self.payloads.get(..count)?, offload })
             }
         }
     }
@@ -153,7 +153,7 @@ impl<'b> Coalescer<'b> {
     }
 }
 
-/// The TCP header of a frame that may be part of a superframe.
+/// The TCP header of a frame that may be part of a GSO packet.
 #[inline]
 fn mergeable(frame: &[u8], view: &View) -> Option<(Tcp, bool)> {
     let ip = view.ip()?;
@@ -267,7 +267,7 @@ impl Shape {
         Some(pseudo_header(src, dst, proto::TCP, l4_len as u32))
     }
 
-    /// Makes the first frame's header that of the superframe.
+    /// Makes the first frame's header that of the GSO packet.
     fn write_header(&self, header: &mut [u8]) -> Option<()> {
         let l4_len = self.headers - self.l4 + self.payload;
         let partial = self.pseudo(header, l4_len)?.folded();

@@ -1,4 +1,4 @@
-//! What senders left to the device, done in software: finishing checksums, cutting superframes up
+//! What senders left to the device, done in software: finishing checksums, cutting GSO packets up
 //! ([`segment`]) and putting segments together again ([`coalesce`]).
 
 use eastgate_wire::{
@@ -14,7 +14,7 @@ mod verify;
 pub use verify::checksum_fits;
 
 /// Finishes the checksum that the sender of a frame left open. Does nothing when there is none, nor to a
-/// superframe, whose checksums are made when it is cut up.
+/// GSO packet, whose checksums are made when it is cut up.
 ///
 /// # Errors
 /// [`DropReason::BadL4Header`] when the place of the checksum is not inside the frame.
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn superframes_wait_for_the_cut() {
+    fn gso_packets_wait_for_the_cut() {
         let (mut open, partial) = left_open(tcp_v4(1, 2, 3, &[1; 3000]));
         let before = open.clone();
         let offload =

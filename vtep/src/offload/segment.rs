@@ -1,4 +1,4 @@
-//! Cutting a superframe (GSO) into the frames it stands for, as the Linux kernel does, straight into the
+//! Cutting a GSO packet (GSO) into the frames it stands for, as the Linux kernel does, straight into the
 //! buffer that leaves for the underlay.
 
 use eastgate_wire::{
@@ -10,7 +10,7 @@ use eastgate_wire::{
 use super::udp_checksum;
 
 /// The smallest segment that is cut, in bytes of payload: the kernel's own bound (`TCP_MIN_GSO_SIZE`). Below
-/// it a superframe would be mostly headers: an amplifier.
+/// it a GSO packet would be mostly headers: an amplifier.
 pub const MIN_SEGMENT: u16 = 8;
 
 /// TCP's congestion window reduced flag: meant once, so only the first segment has it.
@@ -39,7 +39,7 @@ impl Layout {
 /// of `prefix` (the VXLAN header). All but the last are equal in size, so `out` can be handed to UDP GSO.
 ///
 /// Every segment has its own IP length, an IPv4 ID that counts up, its own sequence number (TCP) or length
-/// (UDP), and a full checksum, also where the superframe's was partial. FIN and PSH are on the last segment
+/// (UDP), and a full checksum, also where the GSO packet's was partial. FIN and PSH are on the last segment
 /// only, CWR on the first only. A UDP checksum of zero stays zero. `view` is the view of `frame`.
 ///
 /// # Errors
@@ -71,7 +71,7 @@ pub fn segment(
     Ok(Layout { count, size: if count > 1 { whole } else { last }, last })
 }
 
-/// What all segments of a superframe have in common.
+/// What all segments of a GSO packet have in common.
 struct Cut<'f> {
     header: &'f [u8],
     payload: &'f [u8],
@@ -123,7 +123,7 @@ impl<'f> Cut<'f> {
         })
     }
 
-    /// Writes into a segment, which has the superframe's header so far, what is its own.
+    /// Writes into a segment, which has the GSO packet's header so far, what is its own.
     #[inline]
     fn finish(&self, segment: &mut [u8], index: usize, count: usize) -> Option<()> {
         let end = segment.len();

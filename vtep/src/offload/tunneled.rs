@@ -1,4 +1,4 @@
-//! Superframes inside a tunnel of the tenant's own (VXLAN, Geneve, GRE, IP in IP), cut as the Linux kernel cuts them:
+//! GSO packets inside a tunnel of the tenant's own (VXLAN, Geneve, GRE, IP in IP), cut as the Linux kernel cuts them:
 //! into packets that have copies of the outer headers, with lengths, identifications and checksums of their own.
 //!
 //! What is between the outer transport header and the inner packet is the tenant's, and copied as it is. Where the inner

@@ -7,7 +7,7 @@ use eastgate_wire::{
 
 /// False when the TCP, UDP or ICMP checksum of a packet is wrong, as its receiver would find. What cannot be wrong yet
 /// is taken for right: a checksum that the sender has left to a device (see [`super::note_unfinished_checksum`]), that of a
-/// superframe, which is made when it is cut, none at all (UDP), and that of a datagram of which this is only a fragment.
+/// GSO packet, which is made when it is cut, none at all (UDP), and that of a datagram of which this is only a fragment.
 /// `ip` is of the view of `frame`.
 #[must_use]
 pub fn checksum_fits(frame: &Frame<'_>, ip: &Ip) -> bool {
@@ -92,7 +92,7 @@ mod tests {
         frame[at] ^= 0x55;
         assert!(!fits(&mut frame, Offload::default()));
         let gso = Some(Gso { kind: GsoKind::TcpV4, segment: 50 });
-        assert!(fits(&mut frame, Offload { checksum: None, gso }), "a superframe");
+        assert!(fits(&mut frame, Offload { checksum: None, gso }), "a GSO packet");
         frame[at..at + 2].copy_from_slice(&pseudo_header(&ip, ip.l4_len).folded().to_be_bytes());
         assert!(fits(&mut frame, Offload::default()), "left to a device");
         let mut none = udp_v4(1, 2, b"payload");

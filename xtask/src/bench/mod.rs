@@ -2,7 +2,7 @@
 //!
 //! Machines are shared and noisy, so nothing is compared across runs: all candidates stand at once, take turns
 //! round by round, and what is reported is the median of the rounds' ratios to `plain`, its minimum and maximum
-//! beside it. No figure makes it fail; a candidate that does not carry or does not police traffic does.
+//! beside it. No figure makes it fail; a candidate that does not carry or does not enforce traffic does.
 
 mod candidates;
 mod cpu;

@@ -5,19 +5,19 @@ use eastgate_wire::view::{Icmp, Quoted, proto, tcp_flags};
 use super::*;
 
 #[test]
-fn udp_is_answered_by_the_other_side() {
+fn udp_is_replied_by_the_other_side() {
     let mut world = World::new();
     let segment = udp(key(5, 17, 1));
     assert_eq!(world.send(&segment), Fate::Opened);
     world.wait(29);
-    assert_eq!(world.send(&segment), Fate::Passed(FlowState::Unanswered));
+    assert_eq!(world.send(&segment), Fate::Passed(FlowState::Unreplied));
     world.wait(29);
     let reply = Segment { key: segment.key.reversed(), bytes: 0, ..segment };
-    assert_eq!(world.send(&reply), Fate::Passed(FlowState::Answered));
+    assert_eq!(world.send(&reply), Fate::Passed(FlowState::Replied));
     world.wait(29);
     assert_eq!(world.send(&segment), Fate::Passed(FlowState::Stream));
     let flow = world.flows()[0];
-    assert_eq!((flow.key, flow.answered), (segment.key, true));
+    assert_eq!((flow.key, flow.replied), (segment.key, true));
     assert_eq!(flow.original, Count { packets: 3, bytes: 300 });
     assert_eq!(flow.reply, Count { packets: 1, bytes: 0 });
     assert_eq!((flow.egress_rule, flow.ingress_rule, flow.last_seen), (11, 22, world.now));
@@ -47,15 +47,15 @@ fn each_protocol_has_its_time() {
         let back = Segment { key: one.key.reversed(), ..back };
         assert_eq!(world.send(&one), Fate::Opened);
         world.wait(first - 1);
-        assert_eq!(world.send(&one), Fate::Passed(FlowState::Unanswered), "protocol {proto}");
+        assert_eq!(world.send(&one), Fate::Passed(FlowState::Unreplied), "protocol {proto}");
         world.wait(first);
         assert!(world.flows().is_empty());
         assert_eq!(world.send(&one), Fate::Opened);
-        assert_eq!(world.send(&back), Fate::Passed(FlowState::Answered));
+        assert_eq!(world.send(&back), Fate::Passed(FlowState::Replied));
         world.wait(1);
         assert_eq!(
             world.send(&one),
-            Fate::Passed(FlowState::Answered),
+            Fate::Passed(FlowState::Replied),
             "protocol {proto}: not two seconds old"
         );
         world.wait(exchange - 1);
@@ -64,7 +64,7 @@ fn each_protocol_has_its_time() {
         assert_eq!(world.send(&back), Fate::Passed(FlowState::Stream), "protocol {proto}");
         world.wait(stream);
         assert_eq!(world.send(&one), Fate::Opened);
-        assert_eq!(world.send(&back), Fate::Passed(FlowState::Answered));
+        assert_eq!(world.send(&back), Fate::Passed(FlowState::Replied));
         world.wait(exchange);
         assert_eq!(world.send(&one), Fate::Opened, "protocol {proto}: it was one exchange");
     }
@@ -79,11 +79,11 @@ fn two_networks_with_equal_keys_are_two_flows() {
         Fate::Opened,
         "no reply of the other network's flow"
     );
-    assert_eq!(world.send(&udp(key(5, 17, 1).reversed())), Fate::Passed(FlowState::Answered));
-    assert_eq!(world.send(&udp(key(6, 17, 1).reversed())), Fate::Passed(FlowState::Unanswered));
+    assert_eq!(world.send(&udp(key(5, 17, 1).reversed())), Fate::Passed(FlowState::Replied));
+    assert_eq!(world.send(&udp(key(6, 17, 1).reversed())), Fate::Passed(FlowState::Unreplied));
     let of_six = FlowFilter { vni: Some(vni(6)), ..FlowFilter::default() };
     assert_eq!(world.table.kill(0, 100, &of_six, world.now), (1, None));
-    assert_eq!(world.send(&udp(key(5, 17, 1))), Fate::Passed(FlowState::Answered));
+    assert_eq!(world.send(&udp(key(5, 17, 1))), Fate::Passed(FlowState::Replied));
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_query_is_let_back_only_to_who_asked() {
     assert_eq!(world.send(&reply(13, 0, 77)), Fate::Dropped(DropReason::IcmpUnsolicited), "type");
     assert_eq!(world.send(&reply(8, 1, 77)), Fate::Dropped(DropReason::IcmpUnsolicited), "code");
     assert_eq!(world.send(&ping(asked, false)), Fate::Dropped(DropReason::IcmpUnsolicited), "answers itself");
-    assert_eq!(world.send(&reply(8, 0, 77)), Fate::Passed(FlowState::Answered));
+    assert_eq!(world.send(&reply(8, 0, 77)), Fate::Passed(FlowState::Replied));
     let back = FlowKey { sport: 77, ..asked.reversed() };
     assert_eq!(world.send(&ping(back, true)), Fate::Opened, "a ping the other way is decided by itself");
     let other_type = SegmentKind::Query(Query { request: true, kind: 13, code: 0 });
@@ -148,7 +148,7 @@ fn a_new_policy_is_asked_about_old_flows() {
     assert!(world.table.confirm(flow, &Admitted { epoch: 2, egress_rule: 1, ingress_rule: 2 }));
     assert_eq!(
         world.table.track(&reply, &world.settings, 2, world.now),
-        Tracked::Pass(Hit { flow, direction: Direction::Reply, hint: 0, ripe: false })
+        Tracked::Pass(Hit { flow, direction: Direction::Reply, hint: 0, settled: false })
     );
     assert_eq!(world.table.info(flow).unwrap().reply.packets, 2, "the stale packet was counted once");
     world.epoch = 3;
@@ -159,7 +159,7 @@ fn a_new_policy_is_asked_about_old_flows() {
     assert_eq!(world.send(&segment), Fate::Opened);
     world.epoch = 4;
     world.settings.on_change = OnChange::Keep;
-    assert_eq!(world.send(&segment), Fate::Passed(FlowState::Unanswered));
+    assert_eq!(world.send(&segment), Fate::Passed(FlowState::Unreplied));
     assert_eq!(world.flows()[0].epoch, 3);
 }
 
@@ -177,7 +177,7 @@ fn hints_are_kept_by_direction() {
         [(segment.key, Direction::Original, 7), (segment.key.reversed(), Direction::Reply, 8)]
     {
         let tracked = world.table.track(&Segment { key, ..segment }, &world.settings, 1, world.now);
-        assert_eq!(tracked, Tracked::Pass(Hit { flow: hit.flow, direction, hint, ripe: false }));
+        assert_eq!(tracked, Tracked::Pass(Hit { flow: hit.flow, direction, hint, settled: false }));
     }
     let (killed, _) = world.table.kill(0, 10, &FlowFilter::default(), world.now);
     assert_eq!(killed, 1);
@@ -214,7 +214,7 @@ fn icmp_errors_need_a_live_flow_that_sent_what_they_quote() {
     let Tracked::Pass(hit) = related(&mut world, 5, quote(sent, None), sent.src) else { panic!("refused") };
     assert_eq!(hit.direction, Direction::Reply);
     let flow = world.flows()[0];
-    assert!(!flow.answered && flow.reply.packets == 0, "an error is no answer");
+    assert!(!flow.replied && flow.reply.packets == 0, "an error is no answer");
     world.send(&udp(sent.reversed()));
     assert!(matches!(related(&mut world, 5, quote(sent.reversed(), None), sent.dst), Tracked::Pass(_)));
     world.epoch = 2;
@@ -352,8 +352,8 @@ fn filters_choose() {
         (FlowFilter { addr: Some(a), peer: Some(a), ..all }, 0),
         (FlowFilter { rule: Some(22), ..all }, 4),
         (FlowFilter { rule: Some(23), ..all }, 0),
-        (FlowFilter { answered: Some(true), ..all }, 1),
-        (FlowFilter { vni: Some(vni(5)), answered: Some(false), ..all }, 2),
+        (FlowFilter { replied: Some(true), ..all }, 1),
+        (FlowFilter { vni: Some(vni(5)), replied: Some(false), ..all }, 2),
     ] {
         let mut out = Vec::new();
         assert_eq!(world.table.page(0, 100, &filter, world.now, &mut out), None);
@@ -388,7 +388,7 @@ fn a_million_flows_fit() {
         world.table.open(&udp(key), &ALLOWED, &world.settings, &account, world.now).unwrap();
         let _ = world.table.track(&udp(key.reversed()), &world.settings, 1, world.now);
     }
-    assert_eq!((world.table.len(), account.in_use().answered), (FLOWS, FLOWS));
+    assert_eq!((world.table.len(), account.in_use().replied), (FLOWS, FLOWS));
     let each = world.table.memory() as f64 / f64::from(FLOWS);
     assert!(each <= 248.0, "{each:.1} bytes each");
 }
@@ -428,7 +428,7 @@ proptest! {
     /// Whatever comes, the table neither panics nor loses count.
     #[test]
     fn noise(segments in proptest::collection::vec((any_segment(), 0u64..20, 0u32..8), 1..200), loose in any::<bool>()) {
-        let limits = FlowLimits { answered: 3, unanswered: 3 };
+        let limits = FlowLimits { replied: 3, unreplied: 3 };
         let mut world = World::limited(PLENTY, limits);
         world.settings.loose = loose;
         for (segment, wait, action) in segments {
@@ -447,8 +447,8 @@ proptest! {
                 prop_assert!(world.send(&segment) != Fate::Stale);
             }
             let used = world.quota.in_use();
-            prop_assert!(used.answered <= 3 && used.unanswered <= 3);
-            prop_assert_eq!(used.answered + used.unanswered, world.table.len());
+            prop_assert!(used.replied <= 3 && used.unreplied <= 3);
+            prop_assert_eq!(used.replied + used.unreplied, world.table.len());
         }
         world.wait(100_000);
         while world.table.handle_timeout(world.now, 100) == 100 {}

@@ -4,8 +4,8 @@ use eastgate_wire::view::tcp_flags;
 
 use super::*;
 
-const fn limits(answered: u32, unanswered: u32) -> FlowLimits {
-    FlowLimits { answered, unanswered }
+const fn limits(replied: u32, unreplied: u32) -> FlowLimits {
+    FlowLimits { replied, unreplied }
 }
 
 fn has(world: &World, key: FlowKey) -> bool {
@@ -38,7 +38,7 @@ fn the_oldest_of_all_goes_when_the_host_is_full() {
 }
 
 #[test]
-fn a_flood_puts_out_no_answered_flow_and_no_other_network() {
+fn a_flood_puts_out_no_replied_flow_and_no_other_network() {
     let mut world = World::limited(limits(1000, 1000), limits(500, 50));
     world.send(&udp(key(5, 17, 1)));
     world.send(&udp(key(5, 17, 1).reversed()));
@@ -48,11 +48,11 @@ fn a_flood_puts_out_no_answered_flow_and_no_other_network() {
     for n in 100..10_000 {
         assert_eq!(world.send(&tcp(key(5, 6, n), tcp_flags::SYN, 1, 0, 0)), Fate::Opened);
     }
-    assert_eq!(world.send(&udp(key(5, 17, 1))), Fate::Passed(FlowState::Answered));
+    assert_eq!(world.send(&udp(key(5, 17, 1))), Fate::Passed(FlowState::Replied));
     for n in 0..50 {
-        assert_eq!(world.send(&udp(key(6, 17, n))), Fate::Passed(FlowState::Unanswered));
+        assert_eq!(world.send(&udp(key(6, 17, n))), Fate::Passed(FlowState::Unreplied));
     }
-    assert_eq!(world.page(vni(5)).in_use(), FlowUse { answered: 1, unanswered: 50 });
+    assert_eq!(world.page(vni(5)).in_use(), FlowUse { replied: 1, unreplied: 50 });
 }
 
 #[test]
@@ -62,11 +62,11 @@ fn a_handshake_counts_as_an_answer_when_it_is_complete() {
         world.send(&tcp(key(5, 6, n), tcp_flags::SYN, 1000, 0, 0));
         world.send(&tcp(key(5, 6, n).reversed(), tcp_flags::SYN | tcp_flags::ACK, 5000, 1001, 0));
     }
-    assert_eq!(world.quota.in_use(), FlowUse { answered: 0, unanswered: 2 });
+    assert_eq!(world.quota.in_use(), FlowUse { replied: 0, unreplied: 2 });
     let ack = |n| tcp(key(5, 6, n), tcp_flags::ACK, 1001, 5001, 0);
     assert_eq!(world.send(&ack(1)), Fate::Passed(FlowState::Established));
     assert_eq!(world.send(&ack(2)), Fate::Dropped(DropReason::FlowLimit));
-    assert_eq!(world.quota.in_use(), FlowUse { answered: 1, unanswered: 1 });
+    assert_eq!(world.quota.in_use(), FlowUse { replied: 1, unreplied: 1 });
     assert_eq!(world.send(&tcp(key(5, 6, 1), tcp_flags::RST, 1001, 0, 0)), Fate::Passed(FlowState::Close));
     assert_eq!(
         world.send(&ack(2)),
@@ -95,11 +95,11 @@ fn a_limit_that_is_lowered_cuts_nothing_until_something_new_comes() {
         world.send(&udp(key(5, 17, n).reversed()));
     }
     world.limits = limits(5, 5);
-    assert_eq!(world.page(vni(5)).in_use().answered, 10);
+    assert_eq!(world.page(vni(5)).in_use().replied, 10);
     assert_eq!(world.send(&udp(key(5, 17, 77))), Fate::Opened);
-    assert_eq!(world.send(&udp(key(5, 17, 3))), Fate::Passed(FlowState::Answered));
-    assert_eq!(world.send(&udp(key(5, 17, 77).reversed())), Fate::Passed(FlowState::Answered));
-    assert_eq!(world.page(vni(5)).in_use().answered, 5, "those that are left are as many as fit");
+    assert_eq!(world.send(&udp(key(5, 17, 3))), Fate::Passed(FlowState::Replied));
+    assert_eq!(world.send(&udp(key(5, 17, 77).reversed())), Fate::Passed(FlowState::Replied));
+    assert_eq!(world.page(vni(5)).in_use().replied, 5, "those that are left are as many as fit");
 }
 
 /// A whole connection, until it is over.
@@ -141,8 +141,8 @@ fn the_cheapest_makes_room_and_a_connection_never_does() {
     for n in 1..2000 {
         assert_eq!(connect(&mut world, key(5, 6, n), FlowState::TimeWait), Fate::Passed(FlowState::TimeWait));
         world.send(&udp(key(5, 17, n)));
-        assert_eq!(world.send(&udp(key(5, 17, n).reversed())), Fate::Passed(FlowState::Answered));
-        assert!(world.page(vni(5)).in_use().answered <= LIMIT.into());
+        assert_eq!(world.send(&udp(key(5, 17, n).reversed())), Fate::Passed(FlowState::Replied));
+        assert!(world.page(vni(5)).in_use().replied <= LIMIT.into());
     }
     let room = world.table.counters().made_room;
     assert!(room[Rank::Finished as usize] > 1900 && room[Rank::Exchange as usize] > 1900, "{room:?}");
@@ -194,9 +194,9 @@ fn an_endpoint_uses_up_its_own_limit_and_no_more() {
             Fate::Dropped(DropReason::FlowLimit)
         );
     }
-    assert_eq!(world.account(&key(5, 6, 1)).in_use(), FlowUse { answered: 10, unanswered: 10 });
+    assert_eq!(world.account(&key(5, 6, 1)).in_use(), FlowUse { replied: 10, unreplied: 10 });
     assert!(has(&world, waiting), "it waited longest, and is another's");
-    assert_eq!(world.account(&other).in_use(), FlowUse { answered: 1, unanswered: 1 });
+    assert_eq!(world.account(&other).in_use(), FlowUse { replied: 1, unreplied: 1 });
     assert_eq!(
         connect(&mut world, FlowKey { sport: 3, ..other }, FlowState::Established),
         Fate::Passed(FlowState::Established)
@@ -212,7 +212,7 @@ struct Reference {
 
 struct Known {
     key: FlowKey,
-    answered: bool,
+    replied: bool,
     state: FlowState,
     created: Instant,
     last_seen: Instant,
@@ -222,7 +222,7 @@ struct Known {
 
 impl Known {
     fn population(&self) -> Population {
-        if self.answered { Population::Answered } else { Population::Unanswered }
+        if self.replied { Population::Replied } else { Population::Unreplied }
     }
 }
 
@@ -262,7 +262,7 @@ impl Reference {
 
     fn cheapest(&mut self, fits: &dyn Fn(&Known) -> bool, rank: Rank, now: Instant) -> Option<usize> {
         for _ in 0..16 {
-            let of_rank = |known: &Known| Rank::of(known.state, known.answered) == rank && fits(known);
+            let of_rank = |known: &Known| Rank::of(known.state, known.replied) == rank && fits(known);
             let (at, _) =
                 self.flows.iter().enumerate().filter(|(_, it)| of_rank(it)).min_by_key(|(_, it)| it.since)?;
             if rank != Rank::Stream || self.flows[at].last_seen + STREAM_IDLE <= now {
@@ -279,33 +279,26 @@ impl Reference {
         let clock = self.clock;
         let found = self.flows.iter().position(|known| known.key == key || known.key == key.reversed());
         let Some(at) = found else {
-            if !self.take(key, Population::Unanswered, limits.map(|limits| limits.unanswered), now) {
+            if !self.take(key, Population::Unreplied, limits.map(|limits| limits.unreplied), now) {
                 return Fate::Dropped(DropReason::FlowLimit);
             }
-            let state = FlowState::Unanswered;
-            self.flows.push(Known {
-                key,
-                answered: false,
-                state,
-                created: now,
-                last_seen: now,
-                since: clock,
-            });
+            let state = FlowState::Unreplied;
+            self.flows.push(Known { key, replied: false, state, created: now, last_seen: now, since: clock });
             return Fate::Opened;
         };
         let opener = self.flows[at].key;
-        if !self.flows[at].answered && opener != key {
-            if !self.take(opener, Population::Answered, limits.map(|limits| limits.answered), now) {
+        if !self.flows[at].replied && opener != key {
+            if !self.take(opener, Population::Replied, limits.map(|limits| limits.replied), now) {
                 return Fate::Dropped(DropReason::FlowLimit);
             }
             let Some(known) = self.flows.iter_mut().find(|known| known.key == opener) else { panic!("gone") };
-            (known.answered, known.state, known.since, known.last_seen) =
-                (true, FlowState::Answered, clock, now);
-            return Fate::Passed(FlowState::Answered);
+            (known.replied, known.state, known.since, known.last_seen) =
+                (true, FlowState::Replied, clock, now);
+            return Fate::Passed(FlowState::Replied);
         }
         let known = &mut self.flows[at];
         known.last_seen = now;
-        if known.state == FlowState::Answered && now >= known.created + STREAM_AFTER {
+        if known.state == FlowState::Replied && now >= known.created + STREAM_AFTER {
             (known.state, known.since) = (FlowState::Stream, clock);
         }
         Fate::Passed(known.state)
@@ -327,7 +320,7 @@ proptest! {
         let mut world = World { endpoint, ..World::limited(total, network) };
         let long = Duration::from_secs(1_000_000);
         let timeouts = &mut world.settings.timeouts;
-        (timeouts.udp_first, timeouts.udp_exchange, timeouts.udp_answered) = (long, long, long);
+        (timeouts.udp_first, timeouts.udp_exchange, timeouts.udp_replied) = (long, long, long);
         let mut reference = Reference::default();
         for (vni, n, from, back, action, wait) in packets {
             if action == 0 {
@@ -341,8 +334,8 @@ proptest! {
             let key = if back { key.reversed() } else { key };
             prop_assert_eq!(world.send(&udp(key)), reference.send(key, [total, network, endpoint], world.now));
             let used = world.quota.in_use();
-            let count = |answered| reference.flows.iter().filter(|known| known.answered == answered).count();
-            prop_assert_eq!((used.answered as usize, used.unanswered as usize), (count(true), count(false)));
+            let count = |replied| reference.flows.iter().filter(|known| known.replied == replied).count();
+            prop_assert_eq!((used.replied as usize, used.unreplied as usize), (count(true), count(false)));
         }
         let mut held: Vec<_> = world.flows().iter().map(|flow| flow.key).collect();
         let mut expected: Vec<_> = reference.flows.iter().map(|known| known.key).collect();

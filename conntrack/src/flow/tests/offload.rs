@@ -4,22 +4,22 @@ use eastgate_wire::view::{proto, tcp_flags};
 
 use super::*;
 
-/// A flow with both sides heard, ripe for being offloaded.
+/// A flow with both sides heard, settled for being offloaded.
 fn settled(world: &mut World, key: FlowKey) -> Hit {
     assert_eq!(world.send(&udp(key)), Fate::Opened);
-    let mut ripe = None;
+    let mut settled = None;
     for n in 0..20 {
         let key = if n % 2 == 0 { key.reversed() } else { key };
         match world.table.track(&udp(key), &world.settings, world.epoch, world.now) {
-            Tracked::Pass(hit) if hit.ripe => {
-                ripe = Some(hit);
+            Tracked::Pass(hit) if hit.settled => {
+                settled = Some(hit);
                 break;
             }
             Tracked::Pass(_) => {}
             other => panic!("{other:?}"),
         }
     }
-    ripe.expect("a flow with packets both ways ripens")
+    settled.expect("a flow with packets both ways ripens")
 }
 
 fn track(world: &mut World, segment: &Segment) -> Tracked {
@@ -42,7 +42,7 @@ fn a_flow_is_offloaded_once_and_comes_back_with_what_passed() {
     let hit = settled(&mut world, key);
     let before = world.table.info(hit.flow).unwrap();
     let offloaded = world.table.offload(hit.flow).unwrap();
-    assert_eq!((offloaded.key, offloaded.answered), (key, true));
+    assert_eq!((offloaded.key, offloaded.replied), (key, true));
     assert_eq!(world.table.offload(hit.flow), None, "it is away");
     assert_eq!(world.table.offloaded(), 1);
 
@@ -51,7 +51,7 @@ fn a_flow_is_offloaded_once_and_comes_back_with_what_passed() {
     let after = world.table.info(hit.flow).unwrap();
     assert_eq!(after.original.packets, before.original.packets + 40);
     assert_eq!(after.reply.bytes, before.reply.bytes + 3000);
-    assert_eq!(after.deadline, world.now + world.settings.timeouts.udp_answered);
+    assert_eq!(after.deadline, world.now + world.settings.timeouts.udp_replied);
     assert_eq!(world.table.offloaded(), 0);
 }
 
@@ -128,7 +128,7 @@ fn a_connection_is_offloaded_only_while_data_flows() {
     let mut seq = 101;
     let hit = loop {
         match track(&mut world, &tcp(there, ACK, seq, 501, 10)) {
-            Tracked::Pass(hit) if hit.ripe => break hit,
+            Tracked::Pass(hit) if hit.settled => break hit,
             Tracked::Pass(_) => seq += 10,
             other => panic!("{other:?}"),
         }
@@ -149,12 +149,12 @@ fn a_connection_is_offloaded_only_while_data_flows() {
     let Tracked::Pass(end) = track(&mut world, &tcp(there, ACK | tcp_flags::FIN, seq + 1010, 501, 0)) else {
         panic!("a FIN passes");
     };
-    assert!(!end.ripe);
+    assert!(!end.settled);
     assert_eq!(world.table.offload(hit.flow), None, "it is closing");
 }
 
 /// A world after the daemon that knew this one's flows: an empty table, and nothing admitted.
-fn reborn(world: &World) -> World {
+fn reopened(world: &World) -> World {
     World { now: world.now, epoch: world.epoch, ..World::new() }
 }
 
@@ -177,22 +177,22 @@ fn a_connection_outlives_the_daemon_that_knew_it() {
     let mut seq = 101;
     let hit = loop {
         match track(&mut world, &tcp(there, ACK, seq, 501, 10)) {
-            Tracked::Pass(hit) if hit.ripe => break hit,
+            Tracked::Pass(hit) if hit.settled => break hit,
             _ => seq += 10,
         }
     };
     let offloaded = world.table.offload(hit.flow).unwrap();
     let progress = Progress { sides: offloaded.sides, ..progress(7, 5, world.now) };
-    let found = Found { key: there, answered: true, progress, hints: [3, 4], born: None };
+    let found = Found { key: there, replied: true, progress, hints: [3, 4], created: None };
 
-    let mut world = reborn(&world);
+    let mut world = reopened(&world);
     world.wait(60);
     assert!(!world.table.knows(&there) && !world.table.knows(&back));
     assert_eq!(world.send(&tcp(back, ACK, 501, seq + 10, 0)), Fate::Dropped(DropReason::NotSyn));
     let account = world.account(&there);
-    world.table.adopt(&found, &world.settings, &account, world.now).unwrap();
+    world.table.import(&found, &world.settings, &account, world.now).unwrap();
     assert!(world.table.knows(&there) && world.table.knows(&back));
-    assert_eq!(account.in_use(), FlowUse { answered: 1, unanswered: 0 });
+    assert_eq!(account.in_use(), FlowUse { replied: 1, unreplied: 0 });
 
     // The policy in force has its say before the first packet passes.
     let Tracked::Stale { flow, original, hint } = track(&mut world, &tcp(back, ACK, 501, seq + 10, 0)) else {
@@ -236,21 +236,21 @@ fn an_echo_is_known_by_its_request_and_other_queries_are_nobody_elses() {
     for n in 0..8 {
         let packet = if n % 2 == 0 { query(back, false, 8, 0) } else { query(there, true, 8, 0) };
         let Tracked::Pass(passed) = track(&mut world, &packet) else { panic!("it was let in") };
-        hit = passed.ripe.then_some(passed).or(hit);
+        hit = passed.settled.then_some(passed).or(hit);
     }
     let offloaded = world.table.offload(hit.unwrap().flow).unwrap();
-    assert_eq!((offloaded.key, offloaded.answered), (there, true));
+    assert_eq!((offloaded.key, offloaded.replied), (there, true));
 
     assert_eq!(world.send(&query(there, true, 13, 0)), Fate::Opened);
     for _ in 0..20 {
         let Tracked::Pass(passed) = track(&mut world, &query(there, true, 13, 0)) else { panic!() };
-        assert!(!passed.ripe && world.table.offload(passed.flow).is_none(), "no echo");
+        assert!(!passed.settled && world.table.offload(passed.flow).is_none(), "no echo");
     }
 
     let found =
-        Found { key: back, answered: true, progress: progress(1, 1, world.now), hints: [0; 2], born: None };
+        Found { key: back, replied: true, progress: progress(1, 1, world.now), hints: [0; 2], created: None };
     let account = world.account(&back);
-    world.table.adopt(&found, &world.settings, &account, world.now).unwrap();
+    world.table.import(&found, &world.settings, &account, world.now).unwrap();
     assert!(world.table.knows(&back));
     let Tracked::Stale { original, .. } = track(&mut world, &query(there, false, 8, 0)) else {
         panic!("nobody has admitted it yet");
@@ -260,28 +260,28 @@ fn an_echo_is_known_by_its_request_and_other_queries_are_nobody_elses() {
 
 #[test]
 fn a_flow_whose_time_is_over_or_that_finds_no_room_is_not_adopted() {
-    let few = FlowLimits { answered: 1, unanswered: 1 };
+    let few = FlowLimits { replied: 1, unreplied: 1 };
     let mut world = World::limited(few, few);
     let account = world.account(&key(1, proto::UDP, 0));
     let found = |n, seen| Found {
         key: key(1, proto::UDP, n),
-        answered: true,
+        replied: true,
         progress: progress(1, 1, seen),
         hints: [0; 2],
-        born: None,
+        created: None,
     };
     let long_ago = world.now;
     world.wait(10_000);
-    let adopt = |world: &mut World, found| world.table.adopt(&found, &world.settings, &account, world.now);
-    assert_eq!((adopt(&mut world, found(1, long_ago)), world.table.len()), (Ok(()), 0));
+    let import = |world: &mut World, found| world.table.import(&found, &world.settings, &account, world.now);
+    assert_eq!((import(&mut world, found(1, long_ago)), world.table.len()), (Ok(()), 0));
     let now = world.now;
-    assert_eq!(adopt(&mut world, found(2, now)), Ok(()));
-    assert_eq!(adopt(&mut world, found(3, now)), Ok(()), "an exchange makes room for another");
-    assert_eq!((world.table.len(), account.in_use()), (1, FlowUse { answered: 1, unanswered: 0 }));
+    assert_eq!(import(&mut world, found(2, now)), Ok(()));
+    assert_eq!(import(&mut world, found(3, now)), Ok(()), "an exchange makes room for another");
+    assert_eq!((world.table.len(), account.in_use()), (1, FlowUse { replied: 1, unreplied: 0 }));
     assert!(world.table.knows(&key(1, proto::UDP, 3)));
-    world.limits = FlowLimits { answered: 0, unanswered: 1 };
+    world.limits = FlowLimits { replied: 0, unreplied: 1 };
     world.table.kill(0, 10, &FlowFilter::default(), now);
     let _ = world.page(vni(1));
-    assert_eq!(adopt(&mut world, found(4, now)), Err(DropReason::FlowLimit));
+    assert_eq!(import(&mut world, found(4, now)), Err(DropReason::FlowLimit));
     assert_eq!((world.table.len(), account.in_use()), (0, FlowUse::default()));
 }

@@ -185,8 +185,8 @@ impl Subject {
     /// Group membership, router solicitations, and services that look for each other.
     fn is_announcement(&self) -> bool {
         let What::Packet { flow, icmp, .. } = self.what else { return false };
-        let to_many = self.macs.map_or(flow.dst.is_multicast(), |[dst, _]| dst.is_multicast());
-        to_many
+        let is_bum = self.macs.map_or(flow.dst.is_multicast(), |[dst, _]| dst.is_multicast());
+        is_bum
             && match (flow.proto, icmp) {
                 // MLD and MLDv2, router solicitations
                 (proto::ICMPV6, Some((kind, _))) => matches!(kind, 130..=133 | 143),

@@ -54,13 +54,13 @@ fn a_real_mac_in_place_of_the_appliances_avoids_nothing_in_proxy_mode() {
 
 #[test]
 fn an_unknown_mac_leads_nowhere_unless_flooded_and_then_past_the_rules() {
-    let stranger = [2, 0, 0, 0, 9, 9];
-    let question = to(udp(WEB1, DB1, 4000, 53), stranger);
+    let unknown_host = [2, 0, 0, 0, 9, 9];
+    let question = to(udp(WEB1, DB1, 4000, 53), unknown_host);
     let mut net = Net::new(&scene(""));
     assert_eq!(net.send("web1", &question), "unknown-destination at alpha");
     let mut net = Net::new(&scene("unknown_destinations = \"flood\""));
     assert_eq!(net.send("web1", &question), "db1, db2, db3", "and no web server");
-    assert_eq!(net.send("web1", to(Talk { dport: 22, ..SQL }.syn(), stranger)), "egress-denied at alpha");
+    assert_eq!(net.send("web1", to(Talk { dport: 22, ..SQL }.syn(), unknown_host)), "egress-denied at alpha");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn what_is_neither_ip_nor_arp_does_not_pass() {
             let fate = net.send("web1", &frame);
             assert!(fate.deliveries.is_empty(), "{ethertype:04x}: {fate}");
             // A host that was taken over sends it nevertheless.
-            let fate = net.wrap_to("beta", "alpha", VNI, &frame);
+            let fate = net.encap_to("beta", "alpha", VNI, &frame);
             assert!(fate.deliveries.is_empty(), "{ethertype:04x}: {fate}");
         }
     }

@@ -88,9 +88,9 @@ fn a_fragment_before_its_first_waits_for_it_and_passes_behind_it() {
 fn fragments_from_the_tunnel_wait_as_well() {
     let mut net = Net::new(&scene(""));
     let pieces = cut(DB1, 53, 1);
-    assert_eq!(net.wrap_to("beta", "alpha", VNI, &pieces[1]), "nobody");
-    assert_eq!(net.wrap_to("beta", "alpha", VNI, &pieces[2]), "nobody");
-    let fate = net.wrap_to("beta", "alpha", VNI, &pieces[0]);
+    assert_eq!(net.encap_to("beta", "alpha", VNI, &pieces[1]), "nobody");
+    assert_eq!(net.encap_to("beta", "alpha", VNI, &pieces[2]), "nobody");
+    let fate = net.encap_to("beta", "alpha", VNI, &pieces[0]);
     assert_eq!(fate.all_at("db1"), [&pieces[0][..], &pieces[1], &pieces[2]]);
 }
 

@@ -54,8 +54,8 @@ fn a_member_in_another_network_of_the_tenant_is_a_member() {
             "web is let in, wherever it is"
         );
     }
-    for stranger in [[10, 2, 0, 6], [10, 2, 0, 7]] {
-        let fate = net.send("router", forwarded(stranger, DB2));
+    for unknown_host in [[10, 2, 0, 6], [10, 2, 0, 7]] {
+        let fate = net.send("router", forwarded(unknown_host, DB2));
         assert_eq!(fate, "ingress-denied at alpha", "who is not in the group is not");
     }
 }

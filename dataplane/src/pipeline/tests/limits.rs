@@ -37,40 +37,40 @@ fn learning(keys: &str) -> Net {
 #[test]
 fn learned_macs_are_limited_and_known_ones_stay() {
     let mut net = learning("mac_limit = 3");
-    let stranger = |n: u8| udp(100 + n, DB2, 4000, 9000);
+    let unknown_host = |n: u8| udp(100 + n, DB2, 4000, 9000);
     let refused = "ingress-denied at alpha";
     for n in 0..3 {
         assert_eq!(
-            net.wrap_to("alpha", "spoke1", VNI, stranger(n)),
+            net.encap_to("alpha", "spoke1", VNI, unknown_host(n)),
             refused,
             "db2 takes this from web servers only"
         );
     }
-    assert_eq!(net.wrap_to("alpha", "spoke1", VNI, stranger(3)), "mac-limit at alpha");
-    assert_eq!(net.wrap_to("alpha", "spoke1", VNI, stranger(0)), refused);
+    assert_eq!(net.encap_to("alpha", "spoke1", VNI, unknown_host(3)), "mac-limit at alpha");
+    assert_eq!(net.encap_to("alpha", "spoke1", VNI, unknown_host(0)), refused);
     let answer = net.send("web1", udp(WEB1, 101, 4000, 53));
     assert_eq!(answer, "spoke1", "unicast to where it was learned");
     assert_eq!(net.send("web1", udp(WEB1, 103, 4000, 53)), "unknown-destination at alpha");
     net.pass(Duration::from_secs(301));
-    assert_eq!(net.wrap_to("alpha", "spoke1", VNI, stranger(3)), refused, "silent ones were forgotten");
+    assert_eq!(net.encap_to("alpha", "spoke1", VNI, unknown_host(3)), refused, "silent ones were forgotten");
 }
 
 #[test]
-fn a_stranger_never_takes_the_place_of_an_endpoint() {
+fn a_unknown_host_never_takes_the_place_of_an_endpoint() {
     let mut net = learning("");
-    assert_eq!(net.wrap_to("alpha", "spoke1", VNI, udp(DB1, DB2, 4000, 53)), "mac-spoofed at alpha");
+    assert_eq!(net.encap_to("alpha", "spoke1", VNI, udp(DB1, DB2, 4000, 53)), "mac-spoofed at alpha");
     let with_an_endpoints_address = from(udp(WEB2, DB2, 4000, 53), mac(100));
-    assert_eq!(net.wrap_to("alpha", "spoke1", VNI, with_an_endpoints_address), "ip-spoofed at alpha");
+    assert_eq!(net.encap_to("alpha", "spoke1", VNI, with_an_endpoints_address), "ip-spoofed at alpha");
     assert_eq!(
-        net.wrap_to("alpha", "spoke1", VNI, ping(100, DB2, 1)),
+        net.encap_to("alpha", "spoke1", VNI, ping(100, DB2, 1)),
         "db2",
         "what is open to any is open to it"
     );
 }
 
 #[test]
-fn flows_without_answer_are_limited_and_answered_ones_stay() {
-    let mut net = Net::new(&scene("limits = { unanswered = 4, flows = 2 }"));
+fn flows_without_answer_are_limited_and_replied_ones_stay() {
+    let mut net = Net::new(&scene("limits = { unreplied = 4, flows = 2 }"));
     let in_use = |net: &Net, host: &str| net.snapshot(host).networks()[0].state.quota.in_use();
     for sport in [1, 2] {
         assert_eq!(net.send("web1", udp(WEB1, DB1, sport, 53)), "db1");
@@ -81,7 +81,7 @@ fn flows_without_answer_are_limited_and_answered_ones_stay() {
         assert_eq!(fate, "db1", "the one that waited longest makes room, whichever shard it is in");
         for host in ["alpha", "beta"] {
             let usage = in_use(&net, host);
-            assert!(usage.unanswered <= 3 && usage.answered == 2, "{host}: {usage:?}");
+            assert!(usage.unreplied <= 3 && usage.replied == 2, "{host}: {usage:?}");
         }
     }
     for sport in [1, 2] {
@@ -92,7 +92,7 @@ fn flows_without_answer_are_limited_and_answered_ones_stay() {
     for sport in 3..50 {
         assert_eq!(net.send("web1", udp(WEB1, DB1, sport, 53)), "db1");
         assert_eq!(net.send("db1", udp(DB1, WEB1, 53, sport)), "web1", "an exchange that is over makes room");
-        assert!(["alpha", "beta"].iter().all(|host| in_use(&net, host).answered <= 2));
+        assert!(["alpha", "beta"].iter().all(|host| in_use(&net, host).replied <= 2));
     }
     let connections: Vec<_> = (100..104).map(|sport| Talk { a: WEB1, b: DB1, sport, dport: 5432 }).collect();
     let opened = connections.iter().map(|talk| {
@@ -111,8 +111,8 @@ fn flows_without_answer_are_limited_and_answered_ones_stay() {
 fn answers_to_neighbour_requests_are_limited_for_each_endpoint() {
     let mut net = Net::new(&scene(""));
     let fates: Vec<String> = (0..10_000).map(|_| net.send("web1", who_has(WEB1, DB1)).to_string()).collect();
-    let answered = fates.iter().take_while(|fate| *fate == "web1").count();
-    assert!(answered > 0 && answered < 10_000, "{answered}");
-    assert!(fates[answered..].iter().all(|fate| fate == "neighbor-limit at alpha"));
+    let replied = fates.iter().take_while(|fate| *fate == "web1").count();
+    assert!(replied > 0 && replied < 10_000, "{replied}");
+    assert!(fates[replied..].iter().all(|fate| fate == "neighbor-limit at alpha"));
     assert_eq!(net.send("web3", who_has(WEB3, DB1)), "web3", "its neighbour is not the worse for it");
 }

@@ -172,9 +172,9 @@ fn who_may_have_it_is_asked() {
         let mut net = shared(keys, "");
         let fate = net.send("web1", who_has(WEB1, VIP));
         assert_eq!(fate, "lb1, lb2, lb3");
-        let asker = if proxy { net.snapshot("beta").networks()[0].proxy_mac.0 } else { mac(WEB1) };
-        assert_eq!(arp_says(fate.at("lb1")), (1, asker, v4(WEB1)));
-        let answer = arp(2, asker, VIP, asker, v4(WEB1));
+        let requester = if proxy { net.snapshot("beta").networks()[0].proxy_mac.0 } else { mac(WEB1) };
+        assert_eq!(arp_says(fate.at("lb1")), (1, requester, v4(WEB1)));
+        let answer = arp(2, requester, VIP, requester, v4(WEB1));
         let fate = net.send("lb2", from_mac(answer, mac(32)));
         assert_eq!(fate.deliveries.len(), usize::from(!proxy), "{fate:?}");
         let fate = net.send("web1", who_has(WEB1, VIP));
@@ -269,8 +269,8 @@ fn machines_behind_an_open_port_are_learned_and_reached() {
         // A silent one is asked for at the open port, and nowhere else.
         let fate = net.send("web1", who_has(WEB1, 77));
         assert_eq!(fate, "hyper");
-        let asker = if mode == "proxy" { proxy } else { mac(WEB1) };
-        let _ = net.send("hyper", arp(2, asker, 77, asker, v4(WEB1)));
+        let requester = if mode == "proxy" { proxy } else { mac(WEB1) };
+        let _ = net.send("hyper", arp(2, requester, 77, requester, v4(WEB1)));
         let fate = net.send("web1", who_has(WEB1, 77));
         assert_eq!(arp_says(fate.at("web1")), (2, by(mac(77)), v4(77)));
         assert_eq!(net.send("web1", to(udp(WEB1, 77, 4000, 53), by(mac(77)))), "hyper");

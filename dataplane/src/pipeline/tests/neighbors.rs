@@ -61,10 +61,10 @@ fn off_leaves_answers_to_the_endpoints() {
 fn a_question_for_someone_on_another_host_ends_without_a_loss() {
     for mode in ["suppress", "proxy"] {
         let mut net = Net::new(&scene(&format!("neighbors = \"{mode}\"")));
-        assert_eq!(net.wrap_to("gamma", "alpha", VNI, who_has(WEB1, DB1)), "nobody");
-        assert_eq!(net.wrap_to("gamma", "alpha", VNI, solicit(WEB1, DB1)), "nobody");
+        assert_eq!(net.encap_to("gamma", "alpha", VNI, who_has(WEB1, DB1)), "nobody");
+        assert_eq!(net.encap_to("gamma", "alpha", VNI, solicit(WEB1, DB1)), "nobody");
         let astray = arp(1, mac(DB1), WEB1, [0; 6], v4(DB1));
-        assert_eq!(net.wrap_to("gamma", "alpha", VNI, astray), "split-horizon at gamma");
+        assert_eq!(net.encap_to("gamma", "alpha", VNI, astray), "split-horizon at gamma");
     }
 }
 
@@ -73,8 +73,8 @@ fn a_flood_that_reaches_a_host_without_receivers_ends_without_a_loss() {
     let text = scene("neighbors = \"off\"\nmulticast = \"flood\"\nhosts = [\"gamma\"]");
     let (text, _) = text.split_once("[tenant.acme.endpoint.db3]").unwrap();
     let mut net = Net::new(text);
-    assert_eq!(net.wrap_to("gamma", "alpha", VNI, who_has(WEB1, DB1)), "nobody");
-    assert_eq!(net.wrap_to("gamma", "alpha", VNI, to(udp(WEB1, DB1, 4000, 53), BROADCAST)), "nobody");
+    assert_eq!(net.encap_to("gamma", "alpha", VNI, who_has(WEB1, DB1)), "nobody");
+    assert_eq!(net.encap_to("gamma", "alpha", VNI, to(udp(WEB1, DB1, 4000, 53), BROADCAST)), "nobody");
     assert_eq!(net.drops("gamma"), []);
 }
 
@@ -91,8 +91,8 @@ fn requests_for_unknown_addresses_are_dropped_or_flooded() {
     let fate = net.send("web1", who_has(WEB1, 99));
     assert_eq!(fate, "db1, db2, db3, web2, web3");
     for delivery in &fate.deliveries {
-        let (operation, asker, _) = arp_says(&delivery.frame);
-        assert_eq!((operation, asker), (1, proxy), "asked in the appliance's name at {}", delivery.to);
+        let (operation, requester, _) = arp_says(&delivery.frame);
+        assert_eq!((operation, requester), (1, proxy), "asked in the appliance's name at {}", delivery.to);
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
         batch::{Batch, Egress, Origin, Tunnel},
         counters,
     },
-    snapshot::{PortRegistry, Snapshot, state::StateBook},
+    snapshot::{PortRegistry, Snapshot, state::StateRegistry},
 };
 
 /// Bytes in front of a frame, as the receive buffers have them.
@@ -107,9 +107,9 @@ impl Net {
         let host = |host: &eastgate_config::Host| {
             let mut registry = PortRegistry::default();
             let shared = host.runs_eastgate().then(|| {
-                let book = Arc::new(StateBook::new(config.limits));
-                let snapshot = Snapshot::compile(config, &host.name, None, &mut registry, &book).unwrap();
-                Shared::new(snapshot, book, 1)
+                let states = Arc::new(StateRegistry::new(config.limits));
+                let snapshot = Snapshot::compile(config, &host.name, None, &mut registry, &states).unwrap();
+                Shared::new(snapshot, states, 1)
             });
             Host { vtep: host.vtep.0, registry, shared, refused: 0 }
         };
@@ -128,7 +128,8 @@ impl Net {
         let host = self.hosts.get_mut(name).unwrap();
         let Some(shared) = &host.shared else { return };
         let before = shared.snapshot_arc();
-        let next = Snapshot::compile(config, name, Some(&before), &mut host.registry, &shared.book).unwrap();
+        let next =
+            Snapshot::compile(config, name, Some(&before), &mut host.registry, &shared.states).unwrap();
         shared.install(next, self.now);
     }
 
@@ -188,7 +189,7 @@ impl Net {
     }
 
     /// A plain VTEP sends a frame to a host.
-    pub(super) fn wrap_to(&mut self, host: &str, from: &str, vni: u32, frame: impl AsRef<[u8]>) -> Fate {
+    pub(super) fn encap_to(&mut self, host: &str, from: &str, vni: u32, frame: impl AsRef<[u8]>) -> Fate {
         let from = self.vtep(from);
         self.inject(host, from, 0, &vxlan(vni, frame.as_ref()))
     }
@@ -427,7 +428,7 @@ fn dropped(shared: &Shared) -> BTreeMap<DropReason, u64> {
     all
 }
 
-/// What a sender makes of a frame for the tunnel: the datagrams of a superframe, or the one.
+/// What a sender makes of a frame for the tunnel: the datagrams of a GSO packet, or the one.
 fn cut(sent: &Sent) -> Vec<Vec<u8>> {
     let Some(gso) = sent.offload.gso else {
         assert_eq!(sent.offload.checksum, None, "no datagram leaves with an unfinished checksum");

@@ -72,7 +72,7 @@ fn a_packet_that_may_be_cut_is_cut_and_counted_unless_the_network_drops_it() {
 }
 
 #[test]
-fn a_superframe_that_may_be_cut_is_cut_into_packets_and_those_into_fragments() {
+fn a_gso_packet_that_may_be_cut_is_cut_into_packets_and_those_into_fragments() {
     let mut net = Net::new(&scene(""));
     let payload: Vec<u8> = (0..4000u32).map(|n| (n % 251) as u8).collect();
     let (open, mut offload) = left_open(udp_of(ip4(WEB1, DB1, |_| ()), 4000, 53, &payload));
@@ -112,7 +112,7 @@ fn the_pieces_are_decided_as_one_datagram_on_the_other_side() {
 }
 
 /// A packet to many, of this size.
-fn to_many(dont_fragment: bool, len: usize) -> Vec<u8> {
+fn is_bum(dont_fragment: bool, len: usize) -> Vec<u8> {
     to(udp_sized(WEB1, DB1, dont_fragment, len), BROADCAST)
 }
 
@@ -121,14 +121,14 @@ fn copies_that_do_not_fit_are_lost_and_counted_and_the_others_are_not() {
     let mut net = Net::new(&scene("multicast = \"flood\""));
     let narrow = NarrowPath { to: VtepAddr(net.vtep("beta")), source: 0, mtu: 1400 };
     net.shared("alpha").narrow_paths(&[narrow], net.now());
-    assert_eq!(net.send("web1", to_many(false, 1350)), "db1, db2, db3");
-    assert_eq!(net.send("web1", to_many(false, 1351)), "db2, db3, too-big at alpha");
+    assert_eq!(net.send("web1", is_bum(false, 1350)), "db1, db2, db3");
+    assert_eq!(net.send("web1", is_bum(false, 1351)), "db2, db3, too-big at alpha");
     assert_eq!(
-        net.send("web1", to_many(true, 1450)),
+        net.send("web1", is_bum(true, 1450)),
         "db2, db3, too-big at alpha",
         "ICMP answers no multicast"
     );
-    assert_eq!(net.send("web1", to_many(false, 1451)), "db2, too-big at alpha, too-big at alpha");
+    assert_eq!(net.send("web1", is_bum(false, 1451)), "db2, too-big at alpha, too-big at alpha");
     let rows = net.drops("alpha");
     assert_eq!((rows.len(), rows[0].reason, rows[0].frames), (1, DropReason::TooBig, 4), "{rows:?}");
 
@@ -136,7 +136,7 @@ fn copies_that_do_not_fit_are_lost_and_counted_and_the_others_are_not() {
     let (before, db2) = text.split_once("[tenant.acme.endpoint.db2]").unwrap();
     let (_, after) = db2.split_once("[tenant.acme.endpoint.web2]").unwrap();
     let mut net = Net::new(&format!("{before}[tenant.acme.endpoint.web2]{after}"));
-    let fate = net.send("web1", to_many(false, 1451));
+    let fate = net.send("web1", is_bum(false, 1451));
     assert_eq!(fate, "too-big at alpha, too-big at alpha", "web3 takes nothing, no copy goes anywhere");
 }
 
@@ -168,7 +168,7 @@ fn who_sends_too_much_to_a_station_that_nobody_knows_is_told() {
 }
 
 #[test]
-fn a_superframe_to_many_passes_when_its_segments_fit() {
+fn a_gso_packet_to_many_passes_when_its_segments_fit() {
     let mut net = Net::new(&scene("multicast = \"flood\""));
     let frame = to(udp_sized(WEB1, DB1, false, 28 + 5000), BROADCAST);
     let cut_to = |segment| {
@@ -183,23 +183,23 @@ fn a_superframe_to_many_passes_when_its_segments_fit() {
     assert_eq!(fate, "db2, too-big at alpha, too-big at alpha");
 }
 
-fn superframe(segment: u16) -> Offload {
+fn gso_packet(segment: u16) -> Offload {
     Offload { checksum: None, gso: Some(Gso { kind: GsoKind::TcpV4, segment }) }
 }
 
 #[test]
-fn a_superframe_passes_when_its_segments_fit() {
+fn a_gso_packet_passes_when_its_segments_fit() {
     let mut net = Net::new(&scene(""));
     assert_eq!(net.send("web1", TALK.syn()), "db1");
     assert_eq!(net.send("db1", TALK.syn_ack()), "web1");
     let payload: Vec<u8> = (0..14_100u32).map(|n| (n % 251) as u8).collect();
     let frame = TALK.data(&payload);
-    let fate = net.send_offloaded("web1", &frame, superframe(1410));
+    let fate = net.send_offloaded("web1", &frame, gso_packet(1410));
     assert_eq!(fate.all_at("db1").len(), 10, "{fate}");
     let got: Vec<u8> = fate.all_at("db1").iter().flat_map(|segment| segment[54..].to_vec()).collect();
     assert_eq!(got, payload);
     assert!(fate.all_at("db1").iter().all(|segment| checksums_are_right(segment)));
-    let fate = net.send_offloaded("web1", &frame, superframe(1411));
+    let fate = net.send_offloaded("web1", &frame, gso_packet(1411));
     assert_eq!(fate, "web1, too-big at alpha");
     assert_eq!(told(fate.at("web1"), DB1), 1450);
 }
@@ -216,6 +216,6 @@ fn icmp_errors_pass_only_for_live_flows_and_towards_who_sent_what_they_quote() {
     assert_eq!(net.send("db1", other), "icmp-unrelated at beta");
     let backwards = icmp_error(WEB1, DB1, 3, 3, &question);
     assert_eq!(net.send("web1", backwards), "icmp-unrelated at alpha");
-    let unanswered = icmp_error(WEB1, DB1, 3, 3, &udp(DB1, WEB1, 53, 4000));
-    assert_eq!(net.send("web1", unanswered), "icmp-unrelated at alpha", "db1 has sent nothing");
+    let unreplied = icmp_error(WEB1, DB1, 3, 3, &udp(DB1, WEB1, 53, 4000));
+    assert_eq!(net.send("web1", unreplied), "icmp-unrelated at alpha", "db1 has sent nothing");
 }

@@ -22,13 +22,13 @@ fn net() -> Net {
 fn a_known_endpoint_is_heard_only_from_its_own_vtep() {
     let mut net = net();
     let question = udp(WEB1, DB1, 4000, 53);
-    assert_eq!(net.wrap_to("beta", "gamma", VNI, &question), "mac-spoofed at beta");
-    assert_eq!(net.wrap_to("beta", "alpha", VNI, from(question.clone(), mac(DB1))), "mac-spoofed at beta");
-    assert_eq!(net.wrap_to("beta", "alpha", VNI, &question), "acme/db1");
+    assert_eq!(net.encap_to("beta", "gamma", VNI, &question), "mac-spoofed at beta");
+    assert_eq!(net.encap_to("beta", "alpha", VNI, from(question.clone(), mac(DB1))), "mac-spoofed at beta");
+    assert_eq!(net.encap_to("beta", "alpha", VNI, &question), "acme/db1");
 }
 
 #[test]
-fn strangers_and_foreign_networks_are_not_heard() {
+fn unknown_hosts_and_foreign_networks_are_not_heard() {
     let mut net = net();
     let question = udp(WEB1, DB1, 4000, 53);
     let nobody = "203.0.113.9".parse().unwrap();
@@ -36,14 +36,14 @@ fn strangers_and_foreign_networks_are_not_heard() {
     let own = net.vtep("beta");
     assert_eq!(net.inject("beta", own, 0, &vxlan(VNI, &question)), "unknown-vtep at beta");
     assert_eq!(
-        net.wrap_to("beta", "delta", VNI, &question),
+        net.encap_to("beta", "delta", VNI, &question),
         "unknown-vtep at beta",
         "a VTEP, but not of this network"
     );
-    assert_eq!(net.wrap_to("beta", "alpha", 6000, &question), "unknown-vni at beta");
-    assert_eq!(net.wrap_to("beta", "alpha", 0xff_ffff, &question), "unknown-vni at beta");
+    assert_eq!(net.encap_to("beta", "alpha", 6000, &question), "unknown-vni at beta");
+    assert_eq!(net.encap_to("beta", "alpha", 0xff_ffff, &question), "unknown-vni at beta");
     let unknown = from(question, [2, 0, 0, 0, 9, 9]);
-    assert_eq!(net.wrap_to("beta", "alpha", VNI, unknown), "unknown-endpoint at beta");
+    assert_eq!(net.encap_to("beta", "alpha", VNI, unknown), "unknown-endpoint at beta");
 }
 
 #[test]
@@ -102,5 +102,5 @@ fn a_sender_with_the_appliances_mac_is_nobody() {
     let proxy = net.snapshot("alpha").networks()[0].proxy_mac.0;
     let question = from(udp(WEB1, DB1, 4000, 53), proxy);
     assert_eq!(net.send("web1", &question), "bad-source-mac at alpha");
-    assert_eq!(net.wrap_to("beta", "alpha", VNI, &question), "bad-source-mac at beta");
+    assert_eq!(net.encap_to("beta", "alpha", VNI, &question), "bad-source-mac at beta");
 }

@@ -47,11 +47,14 @@ pub(crate) fn ask(
 /// The frame that asks, as it looks wherever it arrives; none when the two are of different families.
 pub(crate) fn question(from: &Party, to: &Party) -> Option<Vec<u8>> {
     match (from.address, to.address) {
-        (IpAddr::V4(asker), IpAddr::V4(target)) => {
-            let arp = Arp { op: ArpOp::Request, sender: (from.mac, asker), target: (MacAddr::ZERO, target) };
+        (IpAddr::V4(requester), IpAddr::V4(target)) => {
+            let arp =
+                Arp { op: ArpOp::Request, sender: (from.mac, requester), target: (MacAddr::ZERO, target) };
             Some(arp.frame(MacAddr::BROADCAST))
         }
-        (IpAddr::V6(asker), IpAddr::V6(target)) => Some(packet::solicitation((from.mac, asker), target)),
+        (IpAddr::V6(requester), IpAddr::V6(target)) => {
+            Some(packet::solicitation((from.mac, requester), target))
+        }
         _ => None,
     }
 }

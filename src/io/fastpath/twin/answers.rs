@@ -6,7 +6,7 @@ use eastgate_wire::{Rate, TokenBucket};
 
 use super::*;
 
-/// A station behind another VTEP
+/// An endpoint behind another VTEP
 const FAR: u8 = THERE[0];
 /// Nobody has this address.
 const NOBODY: u8 = 99;
@@ -122,8 +122,8 @@ impl Host {
         self.kernel.as_ref().map(|kernel| kernel.stats().unwrap()).unwrap_or_default()
     }
 
-    fn asks(&mut self, station: u8, frame: &[u8]) -> Verdict {
-        self.tenant(station, frame, Offload::default())
+    fn asks(&mut self, endpoint: u8, frame: &[u8]) -> Verdict {
+        self.tenant(endpoint, frame, Offload::default())
     }
 }
 
@@ -136,7 +136,7 @@ fn config(neighbors: &'static str) -> String {
 
 fn with_programs(text: &str) -> Host {
     let devices = devices(SCENES[0]);
-    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], superframes::TUNNEL_PORT).unwrap());
+    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], gso::TUNNEL_PORT).unwrap());
     Host::new(SCENES[0], text, Some((kernel, &devices)))
 }
 
@@ -156,7 +156,7 @@ fn tokens() {
     let mut answered = 0;
     for number in 0..3 * BURST {
         let mut frame = if number % 3 == 0 { solicit(11, 12) } else { who_has(11, 12) };
-        // What the programs do not read goes up while the answer stands, and costs the loan nothing.
+        // What the programs do not read is punted while the answer stands, and costs the loan nothing.
         if number % 5 == 0 {
             frame.resize(100, 0);
         }

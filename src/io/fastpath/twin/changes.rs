@@ -7,7 +7,7 @@ use super::*;
 fn one_rule_of_many() {
     let scene = SCENES[0];
     let devices = devices(scene);
-    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], superframes::TUNNEL_PORT).unwrap());
+    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], gso::TUNNEL_PORT).unwrap());
     let text = scene.config(true);
     let mut host = Host::new(scene, &text, Some((kernel, &devices)));
     let words = |host: &Host| {
@@ -39,7 +39,7 @@ fn begun_there(sizes: TableSizes, rules: u32) -> u64 {
     let scene = SCENES[0];
     let devices = devices(scene);
     let limits = Limits { flows: 1000, tables: sizes };
-    let kernel = Arc::new(KernelPath::load(limits, devices[0], superframes::TUNNEL_PORT).unwrap());
+    let kernel = Arc::new(KernelPath::load(limits, devices[0], gso::TUNNEL_PORT).unwrap());
     let one = "{ proto = \"tcp\", ports = [2077], from = \"10.200.0.77\" }";
     let more: String = (0..rules)
         .map(|n| {
@@ -59,7 +59,7 @@ fn begun_there(sizes: TableSizes, rules: u32) -> u64 {
 fn no_room() {
     let usual = tables(0).tables;
     assert_eq!(begun_there(usual, 0), 10);
-    assert_eq!(begun_there(TableSizes { stations: 3, ..usual }, 0), 0, "three of six addresses have room");
+    assert_eq!(begun_there(TableSizes { endpoints: 3, ..usual }, 0), 0, "three of six addresses have room");
     assert_eq!(begun_there(TableSizes { policy_mib: 4, ..usual }, 40_000), 10);
     assert_eq!(begun_there(TableSizes { policy_mib: 1, ..usual }, 40_000), 0, "a policy of more than 1 MiB");
 }
@@ -68,7 +68,7 @@ fn no_room() {
 fn nothing_is_left() {
     let scene = SCENES[0];
     let devices = devices(scene);
-    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], superframes::TUNNEL_PORT).unwrap());
+    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], gso::TUNNEL_PORT).unwrap());
     let text = scene.config(true);
     let mut host = Host::new(scene, &text, Some((kernel.clone(), &devices)));
     let alpha = "[host.alpha]\nvtep = \"172.31.0.1\"\ndevice = \"u0\"\n";

@@ -15,7 +15,7 @@ fn first_of(id: u16, len: usize) -> Vec<u8> {
 fn what_the_programs_cannot_read() {
     let scene = SCENES[0];
     let devices = devices(scene);
-    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], superframes::TUNNEL_PORT).unwrap());
+    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], gso::TUNNEL_PORT).unwrap());
     let mut alone = Host::new(scene, &scene.config(true), None);
     let mut twin = Host::new(scene, &scene.config(true), Some((kernel, &devices)));
     let mut both = |frame: &[u8], offload| {

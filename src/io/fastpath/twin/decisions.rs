@@ -35,7 +35,7 @@ impl Pair {
 
     fn within(scene: Scene, text: &str, limits: Limits) -> Self {
         let devices = devices(scene);
-        let kernel = Arc::new(KernelPath::load(limits, devices[0], superframes::TUNNEL_PORT).unwrap());
+        let kernel = Arc::new(KernelPath::load(limits, devices[0], gso::TUNNEL_PORT).unwrap());
         let alone = Host::new(scene, text, None);
         let twin = Host::new(scene, text, Some((kernel.clone(), &devices)));
         Self { alone, twin, kernel, devices }
@@ -51,9 +51,9 @@ impl Pair {
         self.twin.shared.sweep(clock::now());
     }
 
-    /// A frame of a station through both: what became of it, and whether the programs have seen to that.
+    /// A frame of an endpoint through both: what became of it, and whether the programs have seen to that.
     fn send(&mut self, from: u8, frame: &[u8]) -> (Outcome, bool) {
-        let before = self.twin.carried + self.twin.denials;
+        let before = self.twin.carried + self.twin.policy_drops;
         let [mut expected, mut found] = [&mut self.alone, &mut self.twin].map(|host| {
             let offload = Offload::default();
             match host.scene.vtep_of(from) {
@@ -66,8 +66,8 @@ impl Pair {
             expected.1.clear();
             found.1.clear();
         }
-        assert_eq!(expected, found, "from station {from}: {frame:02x?}");
-        (found.0, self.twin.carried + self.twin.denials > before)
+        assert_eq!(expected, found, "from endpoint {from}: {frame:02x?}");
+        (found.0, self.twin.carried + self.twin.policy_drops > before)
     }
 
     /// From here on the programs decide.
@@ -100,7 +100,7 @@ fn network(scene: Scene, network: &str, groups: &str, plain: &[u8], endpoints: &
     let mut text = String::new();
     for (number, name) in (1..).zip(["alpha", "beta", "gamma"]) {
         let runs = if plain.contains(&number) { "runs = \"vxlan\"\n" } else { "" };
-        // No tenant reaches station 23.
+        // No tenant reaches endpoint 23.
         let management = if number == 1 { "management = [\"10.1.0.23/32\"]\n" } else { "" };
         let vtep = scene.address(number);
         write!(text, "[host.{name}]\nvtep = \"{vtep}\"\ndevice = \"u0\"\n{runs}{management}").unwrap();
@@ -139,14 +139,14 @@ fn syn(a: u8, b: u8, sport: u16) -> Vec<u8> {
     Talk { a, b, sport, dport: 443 }.syn()
 }
 
-/// A packet of station 11 between addresses that nobody configured: such flows begin by permits.
+/// A packet of endpoint 11 between addresses that nobody configured: such flows begin by policy-cache entries.
 fn unconfigured(b: u8, sport: u16, payload: usize) -> Vec<u8> {
     let own = |n| [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, n];
     let ip = etherparse::PacketBuilder::ethernet2(mac(11), mac(b)).ipv6(own(11), own(b), 64);
     udp_of(ip, sport, 443, &vec![7; payload])
 }
 
-/// Each kind of first packet between two stations: who carries it?
+/// Each kind of first packet between two endpoints: who carries it?
 fn each_kind(pair: &mut Pair, a: u8, b: u8, expected: bool) {
     for (which, frame) in [syn(a, b, 2000), udp(a, b, 2000, 443), ping(a, b, 2000)].iter().enumerate() {
         let (outcome, carried) = pair.send(a, frame);
@@ -154,7 +154,7 @@ fn each_kind(pair: &mut Pair, a: u8, b: u8, expected: bool) {
     }
 }
 
-fn stations_that_owe_more() {
+fn endpoints_that_owe_more() {
     let own = eastgate_steering::proxy_mac(VNI.try_into().unwrap());
     let of_the_network = format!("mac = \"{own}\"");
     let endpoints = [
@@ -186,7 +186,7 @@ fn stations_that_owe_more() {
     pair.same();
 }
 
-fn stations_behind_plain_vteps() {
+fn endpoints_behind_plain_vteps() {
     let endpoints = [(11, ""), (12, ""), (21, "")];
     let mut pair = Pair::new(MESH_V6, &network(MESH_V6, "", EVERYONE, &[2], &endpoints), 1000);
     pair.prime(11, 12);
@@ -243,7 +243,7 @@ fn some_rule(dice: &mut Dice, peer: &str) -> String {
     format!("{{ {what}{peer} = \"{whom}\" }}")
 }
 
-/// The stations of `rules_of_all_kinds`, each with as many addresses.
+/// The endpoints of `rules_of_all_kinds`, each with as many addresses.
 const ASKED: [u8; 11] = [11, 12, 21, 22, 23, 24, 25, 26, 31, 32, 33];
 const ADDRESSES: usize = 6;
 
@@ -335,8 +335,8 @@ fn decide_many(scene: Scene) -> (usize, usize, usize) {
         by_programs += usize::from(pair.send(from, &frame).1);
     }
     pair.same();
-    let (carried, denials) = (pair.twin.carried, pair.twin.denials);
-    println!("{carried} of {FRAMES} first packets carried, {denials} refused by the programs");
+    let (carried, policy_drops) = (pair.twin.carried, pair.twin.policy_drops);
+    println!("{carried} of {FRAMES} first packets carried, {policy_drops} refused by the programs");
     (by_programs, FRAMES, carried as usize)
 }
 
@@ -383,7 +383,7 @@ fn outer_headers() {
     }
 }
 
-/// Packets and segments that fit to the byte, and those that do not, of stations behind the tunnel and here.
+/// Packets and segments that fit to the byte, and those that do not, of endpoints behind the tunnel and here.
 fn ports_and_paths() {
     let with = |more: &str| {
         let more = format!("mss_clamp = true\n{more}");
@@ -416,7 +416,7 @@ fn ports_and_paths() {
         let underlay = KernelUnderlay { ifindex, mtu, vtep, port: 4789, dont_fragment: true };
         pair.kernel.set_underlay(Some(underlay)).unwrap();
     };
-    // Whose addresses nobody configured begin by permits, which are of these paths.
+    // Whose addresses nobody configured begin by policy-cache entries, which are of these paths.
     assert_eq!(pair.send(11, &unconfigured(21, 1, 9)), (Outcome::Forward, false));
     assert_eq!(pair.send(11, &unconfigured(21, 2, 1402)), (Outcome::Forward, true));
     link(&pair, 1400);
@@ -446,7 +446,7 @@ fn ports_and_paths() {
     assert!(pair.send(11, &udp(11, 12, 6000, 443)).1);
 }
 
-fn denials_and_flows() {
+fn policy_drops_and_flows() {
     let endpoints = [(11, ""), (12, "groups = [\"serves\"]"), (21, "groups = [\"serves\"]")];
     let text = network(MESH, "", ASKS_AND_SERVES, &[], &endpoints);
     let [no_egress, no_ingress] = [DropReason::EgressDenied, DropReason::IngressDenied].map(Outcome::Drop);
@@ -487,13 +487,13 @@ fn denials_and_flows() {
         pair.same();
         pair.sweep();
     }
-    let left = pair.kernel.programs().denials().unwrap();
+    let left = pair.kernel.programs().policy_drops().unwrap();
     let epoch = pair.twin.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().epoch;
     assert!(!left.is_empty() && left.iter().all(|(key, _)| key.epoch == epoch), "{left:?}");
 }
 
-/// A permit says nothing of other source ports where a rule asks for them.
-fn no_permit_by_source_port() {
+/// A policy-cache entry says nothing of other source ports where a rule asks for them.
+fn no_policy_cache_entry_by_source_port() {
     let groups = "[tenant.acme.group.all]\negress = [{ proto = \"udp\", source_ports = [1], to = \"any\" }]\n\
          ingress = [{ from = \"any\" }]\n";
     let mut pair = Pair::new(MESH, &network(MESH, "", groups, &[], &[(11, ""), (12, "")]), 1000);
@@ -505,11 +505,11 @@ fn no_permit_by_source_port() {
 }
 
 /// What cannot be counted is refused by the pipeline, which counts it.
-fn no_room_for_denials() {
+fn no_room_for_policy_drops() {
     let endpoints = [(11, ""), (12, "groups = [\"serves\"]"), (21, "groups = [\"serves\"]")];
     let text = network(MESH, "", ASKS_AND_SERVES, &[], &endpoints);
     let usual = tables(1000);
-    let few = Limits { tables: TableSizes { denials: 1, ..usual.tables }, ..usual };
+    let few = Limits { tables: TableSizes { policy_drops: 1, ..usual.tables }, ..usual };
     let mut pair = Pair::within(MESH, &text, few);
     assert!(pair.send(12, &udp(12, 11, 1, 1)).1);
     assert!(!pair.send(21, &udp(21, 11, 1, 1)).1);
@@ -538,8 +538,8 @@ fn new_flows_are_decided_as_the_pipeline_decides_them() {
         return;
     }
     for test in [
-        stations_that_owe_more,
-        stations_behind_plain_vteps,
+        endpoints_that_owe_more,
+        endpoints_behind_plain_vteps,
         a_hub_and_its_spokes,
         rules_of_all_kinds,
         tiers_of_all_kinds,
@@ -547,9 +547,9 @@ fn new_flows_are_decided_as_the_pipeline_decides_them() {
         reloads::what_a_reload_changes,
         outer_headers,
         ports_and_paths,
-        denials_and_flows,
-        no_permit_by_source_port,
-        no_room_for_denials,
+        policy_drops_and_flows,
+        no_policy_cache_entry_by_source_port,
+        no_room_for_policy_drops,
         no_room_for_places,
         reloads::no_half_of_a_change,
     ] {

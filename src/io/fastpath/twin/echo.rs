@@ -55,7 +55,7 @@ fn asked_and_answered() {
     const SHORT: u32 = 2;
     let scene = SCENES[0];
     let devices = devices(scene);
-    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], superframes::TUNNEL_PORT).unwrap());
+    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], gso::TUNNEL_PORT).unwrap());
     let mut host = Host::new(scene, &scene.config_with(true, SHORT, 100), Some((kernel, &devices)));
     let unsolicited = Outcome::Drop(DropReason::IcmpUnsolicited);
     let mut try_one = |frame: &[u8]| {

@@ -1,4 +1,4 @@
-//! What only a hub does: a superframe from one VTEP goes on to another one as it is, and counts once.
+//! What only a hub does: a GSO packet from one VTEP goes on to another one as it is, and counts once.
 
 use std::sync::Arc;
 
@@ -9,16 +9,15 @@ use eastgate_wire::Offload;
 use super::{Host, PASS_ON, REDIRECT, SCENES, VNI, devices, tables};
 use crate::io::{clock, fastpath::KernelPath};
 
-/// Bytes of a superframe's payload, and of its segments: three of them, or too large ones.
+/// Bytes of a GSO packet's payload, and of its segments: three of them, or too large ones.
 const PAYLOAD: usize = 2500;
 const SEGMENT: u16 = 1000;
 const TOO_LARGE: u16 = 1420;
 
-fn superframes_go_on() {
+fn gso_packets_go_on() {
     let scene = SCENES.into_iter().find(|scene| scene.hub && scene.neighbors == "suppress").unwrap();
     let devices = devices(scene);
-    let kernel =
-        Arc::new(KernelPath::load(tables(1000), devices[0], super::superframes::TUNNEL_PORT).unwrap());
+    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], super::gso::TUNNEL_PORT).unwrap());
     let mut host = Host::new(scene, &scene.config(true), Some((kernel.clone(), &devices)));
     let talk = |sport| Talk { a: 21, b: 31, sport, dport: 443 };
     for sport in [2000, 2001] {
@@ -30,12 +29,12 @@ fn superframes_go_on() {
     assert!(carried >= 3, "no connection began in the kernel");
     let counts = |host: &Host| {
         let mut counts = None;
-        host.shared.for_each_born(clock::now(), |flow| {
+        host.shared.for_each_created(clock::now(), |flow| {
             if flow.key.sport == 2001 {
                 counts = Some(flow.original);
             }
         });
-        counts.expect("a flow that was born")
+        counts.expect("a flow that was created")
     };
     let before = (counts(&host), kernel.stats().unwrap());
 
@@ -62,8 +61,8 @@ fn superframes_go_on() {
 }
 
 #[test]
-fn superframes_go_from_one_vtep_to_another_as_they_are() {
+fn gso_packets_go_from_one_vtep_to_another_as_they_are() {
     if nix::unistd::geteuid().is_root() {
-        std::thread::spawn(superframes_go_on).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        std::thread::spawn(gso_packets_go_on).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     }
 }

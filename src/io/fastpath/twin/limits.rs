@@ -1,4 +1,4 @@
-//! What may go up of each network: exact for what the programs see, and apart from every other network.
+//! What may be punted of each network: exact for what the programs see, and apart from every other network.
 
 use etherparse::{IpHeaders, IpNumber, Ipv4Header, PacketBuilder};
 
@@ -8,7 +8,7 @@ const OTHER: u32 = 5002;
 const STRANGE: u32 = 5003;
 const ROUTER: [u8; 12] = [2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 2];
 
-/// Stations 11 and 12 in networks of their own.
+/// Endpoints 11 and 12 in networks of their own.
 fn two_networks(limit: u32) -> String {
     let network = |tenant: &str, vni: u32, n: u8, more: &str| {
         format!(
@@ -33,14 +33,14 @@ struct Limited {
 impl Limited {
     fn new(limit: u32) -> Self {
         let devices = devices(SCENES[0]);
-        let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], superframes::TUNNEL_PORT).unwrap());
+        let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], gso::TUNNEL_PORT).unwrap());
         let host = Host::new(SCENES[0], &two_networks(limit), Some((kernel.clone(), &devices)));
         Self { host, kernel }
     }
 
-    /// Whether a frame of a station goes up.
-    fn goes_up(&self, station: u8, frame: &[u8], segment: u16) -> bool {
-        let device = self.host.ports[usize::from(station != HERE[0])];
+    /// Whether a frame of an endpoint is punted.
+    fn is_punted(&self, endpoint: u8, frame: &[u8], segment: u16) -> bool {
+        let device = self.host.ports[usize::from(endpoint != HERE[0])];
         let verdict = self.kernel.programs().try_program("tenant", frame, device, segment).unwrap().verdict;
         assert!(verdict == REDIRECT || verdict == SHOT, "{verdict}");
         verdict == REDIRECT
@@ -55,7 +55,7 @@ impl Limited {
 
     /// Uses up what the network may send.
     fn exhaust(&self) {
-        while self.goes_up(11, &ping(11, 12, 1), 0) {}
+        while self.is_punted(11, &ping(11, 12, 1), 0) {}
     }
 
     fn dropped(&self, vni: Option<u32>) -> u64 {
@@ -84,10 +84,10 @@ fn to_us(payload: &[u8]) -> Vec<u8> {
 fn each_network_has_its_own() {
     let limited = Limited::new(1);
     let begun = std::time::Instant::now();
-    let passed = (0..200).filter(|_| limited.goes_up(11, &ping(11, 12, 1), 0)).count() as u64;
+    let passed = (0..200).filter(|_| limited.is_punted(11, &ping(11, 12, 1), 0)).count() as u64;
     assert!((1..=2 + begun.elapsed().as_secs()).contains(&passed), "{passed} in {:?}", begun.elapsed());
     assert_eq!(limited.dropped(Some(VNI)), 200 - passed);
-    assert!((0..200).all(|_| limited.goes_up(12, &ping(12, 11, 1), 0)), "for another network's flood");
+    assert!((0..200).all(|_| limited.is_punted(12, &ping(12, 11, 1), 0)), "for another network's flood");
     assert_eq!((limited.dropped(Some(OTHER)), limited.dropped(None)), (0, 0));
 
     // What comes by the tunnel draws on the same, however it is written.
@@ -174,7 +174,7 @@ fn over_ipv6_as_well() {
     }
 }
 
-fn strangers_have_one_for_all() {
+fn unknown_hosts_have_one_for_all() {
     let limited = Limited::new(1);
     let mut vni = STRANGE;
     let passed = std::iter::from_fn(|| {
@@ -192,27 +192,27 @@ fn strangers_have_one_for_all() {
     assert_eq!((limited.dropped(Some(VNI)), limited.dropped(Some(OTHER))), (0, 0));
 }
 
-fn superframes_count_as_their_packets() {
+fn gso_packets_count_as_their_packets() {
     let limited = Limited::new(5);
     // An odd one: nobody has opened that flow.
-    let superframe = udp_sized(11, 12, false, 1028);
-    assert!(limited.goes_up(11, &superframe, 100), "a superframe goes up whole while anything may");
+    let gso_packet = udp_sized(11, 12, false, 1028);
+    assert!(limited.is_punted(11, &gso_packet, 100), "a GSO packet is punted whole while anything may");
     std::thread::sleep(std::time::Duration::from_millis(1200));
-    assert!(!limited.goes_up(11, &ping(11, 12, 1), 0), "eleven packets were counted as six at most");
+    assert!(!limited.is_punted(11, &ping(11, 12, 1), 0), "eleven packets were counted as six at most");
 }
 
 fn counts_outlive_limits_and_networks() {
     let mut limited = Limited::new(1);
     limited.exhaust();
     for _ in 0..20 {
-        limited.goes_up(11, &ping(11, 12, 1), 0);
+        limited.is_punted(11, &ping(11, 12, 1), 0);
     }
     let before = limited.dropped(Some(VNI));
     assert!(before >= 20, "{before}");
     limited.host.install(&two_networks(1_000_000));
     assert_eq!((limited.dropped(Some(VNI)), limited.dropped(None)), (before, 0));
     std::thread::sleep(std::time::Duration::from_millis(1));
-    assert!((0..100).all(|_| limited.goes_up(11, &ping(11, 12, 1), 0)), "a new limit holds at once");
+    assert!((0..100).all(|_| limited.is_punted(11, &ping(11, 12, 1), 0)), "a new limit holds at once");
     let text = two_networks(1);
     limited.host.install(&text[..text.find("[tenant.acme").unwrap()]);
     assert_eq!((limited.dropped(Some(VNI)), limited.dropped(None)), (0, before));
@@ -222,10 +222,11 @@ fn tables_hold_as_many_as_they_are_told() {
     let devices = devices(SCENES[0]);
     let usual = tables(1000);
     let few = Limits { tables: TableSizes { networks: 1, ports: 1, ..usual.tables }, ..usual };
-    let kernel = KernelPath::load(few, devices[0], superframes::TUNNEL_PORT).unwrap();
+    let kernel = KernelPath::load(few, devices[0], gso::TUNNEL_PORT).unwrap();
     assert_eq!(kernel.programs().missized(&few), []);
-    let more = kernel.programs().missized(&Limits { tables: TableSizes { ended: 7, ..few.tables }, ..few });
-    assert_eq!(more, [("ended".to_owned(), 16_384, 7)]);
+    let more =
+        kernel.programs().missized(&Limits { tables: TableSizes { closed_flows: 7, ..few.tables }, ..few });
+    assert_eq!(more, [("closed_flows".to_owned(), 16_384, 7)]);
     let port = |number: usize| KernelPort { ifindex: devices[number], is_veth: true };
     let vni = eastgate_wire::Vni::new_checked(VNI).unwrap();
     kernel.set_port(PortId(0), port(0), vni).unwrap();
@@ -234,7 +235,7 @@ fn tables_hold_as_many_as_they_are_told() {
     }
     kernel.remove_port(PortId(0)).unwrap();
     kernel.set_port(PortId(1), port(1), vni).unwrap();
-    // A network that there is no room for has the limit of strangers.
+    // A network that there is no room for has the limit of unserved networks.
     let programs = kernel.programs();
     programs.limit(Some(1), 5, 1).unwrap();
     assert!(programs.limit(Some(2), 5, 1).is_err(), "a second network of one");
@@ -249,8 +250,8 @@ fn what_goes_up_is_limited_for_each_network() {
     for test in [
         each_network_has_its_own,
         over_ipv6_as_well,
-        strangers_have_one_for_all,
-        superframes_count_as_their_packets,
+        unknown_hosts_have_one_for_all,
+        gso_packets_count_as_their_packets,
         counts_outlive_limits_and_networks,
         tables_hold_as_many_as_they_are_told,
     ] {

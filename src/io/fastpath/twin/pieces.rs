@@ -4,7 +4,7 @@ use eastgate_testkit::frames::ones_sum;
 
 use super::Dice;
 
-/// What is still to be sent of datagrams, and by which station.
+/// What is still to be sent of datagrams, and by which endpoint.
 #[derive(Default)]
 pub(super) struct Pieces {
     queue: Vec<(u8, Vec<u8>)>,

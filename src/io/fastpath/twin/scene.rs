@@ -7,7 +7,7 @@ use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
 
 use super::{VNI, ones_sum, tiers};
 
-/// Stations 1x have a port here, 2x are behind VTEP 2, 3x behind VTEP 3.
+/// Endpoints 1x have a port here, 2x are behind VTEP 2, 3x behind VTEP 3.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scene {
     pub(super) neighbors: &'static str,
@@ -42,7 +42,7 @@ impl Scene {
     }
 
     /// `short`: how long half-open flows last, in seconds.
-    pub(super) fn config_with(self, open_web: bool, short: u32, unanswered: u32) -> String {
+    pub(super) fn config_with(self, open_web: bool, short: u32, unreplied: u32) -> String {
         // Nothing ends in one host a moment before it does in the other.
         let long = 600;
         let neighbors = self.neighbors;
@@ -84,7 +84,7 @@ impl Scene {
             "[tenant.acme.network.app]\nvni = {VNI}\nsubnets = [\"10.1.0.0/24\", \"fd00:1::/64\"]\nneighbors = \"{neighbors}\"\n{topology}\
              [tenant.acme.network.app.timeouts]\ntcp_close = {long}\ntcp_syn = {short}\ntcp_last_ack = {long}\n\
              tcp_close_wait = {long}\nudp_first = {short}\nudp_exchange = {long}\nicmp_exchange = {short}\nicmp = {short}\n\
-             [tenant.acme.network.app.limits]\nunanswered = {unanswered}\nfragments = 100000\n\
+             [tenant.acme.network.app.limits]\nunanswered = {unreplied}\nfragments = 100000\n\
              [tenant.acme.group.all]\negress = [{{ to = \"any\" }}]\n\
              ingress = [{{ proto = \"tcp\", ports = [{web}], from = \"any\" }}, {{ proto = \"udp\", ports = [{web}], from = \"any\" }}, \
              {{ proto = \"icmp\", {icmp}from = \"any\" }}]\n\
@@ -107,18 +107,18 @@ impl Scene {
         }
     }
 
-    /// The VTEP that a station is behind; none for one of this host.
-    pub(super) const fn vtep_of(self, station: u8) -> Option<u8> {
-        if station < 20 { None } else { Some(station / 10) }
+    /// The VTEP that an endpoint is behind; none for one of this host.
+    pub(super) const fn vtep_of(self, endpoint: u8) -> Option<u8> {
+        if endpoint < 20 { None } else { Some(endpoint / 10) }
     }
 
     const fn is_plain(self, vtep: u8) -> bool {
         self.hub && vtep == 2
     }
 
-    /// Does a station that sends to another one write the appliance's MAC?
-    pub(super) fn asks_the_appliance(self, station: u8) -> bool {
-        self.neighbors == "proxy" && self.vtep_of(station).is_none_or(|vtep| self.is_plain(vtep))
+    /// Does an endpoint that sends to another one write the appliance's MAC?
+    pub(super) fn asks_the_appliance(self, endpoint: u8) -> bool {
+        self.neighbors == "proxy" && self.vtep_of(endpoint).is_none_or(|vtep| self.is_plain(vtep))
     }
 
     pub(super) fn address(self, vtep: u8) -> IpAddr {

@@ -6,7 +6,7 @@ use super::*;
 fn the_next_daemons_networks_are_its_own() {
     let (hub, mesh) = (SCENES[3], SCENES[0]);
     let devices = devices(hub);
-    let load = || KernelPath::load(tables(1000), devices[0], superframes::TUNNEL_PORT);
+    let load = || KernelPath::load(tables(1000), devices[0], gso::TUNNEL_PORT);
     let first = Arc::new(load().unwrap());
     let _before = Host::new(hub, &hub.config(true), Some((first.clone(), &devices)));
     let ids = first.table_ids().unwrap();

@@ -17,7 +17,7 @@ pub(super) const fn as_written(source: Source) -> Source {
 }
 
 /// What is written in the second of four tiers, so that most of it goes on as it would, and each kind of verdict comes from
-/// some of the ports that stations talk from.
+/// some of the ports that endpoints talk from.
 pub(super) fn around_what_is_written(mut source: Source) -> Source {
     let written = source.groups.len() as u32;
     for rules in [first_tier(), third_tier(), fourth_tier()] {

@@ -1,4 +1,4 @@
-//! What stations say to each other: mostly as they should, sometimes not, by dice.
+//! What endpoints say to each other: mostly as they should, sometimes not, by dice.
 
 use eastgate_testkit::frames::*;
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader};
@@ -21,7 +21,7 @@ impl Dice {
     }
 }
 
-/// Two stations that talk, mostly as they should.
+/// Two endpoints that talk, mostly as they should.
 #[derive(Clone)]
 pub(super) struct Conversation {
     pub(super) ends: [u8; 2],

@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use eastgate_fastpath::{Flow, Hold, Key, Way};
+use eastgate_fastpath::{Flow, FlowDir, Key, TakeResult};
 use eastgate_wire::{Addr, FlowKey, Leg};
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -18,7 +18,7 @@ use nix::{
 
 use super::*;
 
-/// A station behind another VTEP
+/// An endpoint behind another VTEP
 const FAR: u8 = THERE[0];
 
 /// Packets of each direction.
@@ -33,7 +33,7 @@ const ACK_AT: usize = 42;
 /// What `Talk` offers.
 const WINDOW: u32 = 65_535 << 7;
 
-/// A flow of station 11, which the programs carry.
+/// A flow of endpoint 11, which the programs carry.
 #[derive(Clone, Copy)]
 struct Carried {
     tcp: bool,
@@ -59,7 +59,7 @@ impl Carried {
         }
     }
 
-    /// Lets it begin, and brings it to where the programs carry both directions. Was it born there?
+    /// Lets it begin, and brings it to where the programs carry both directions. Was it created there?
     fn begin(&self, host: &mut Host) -> bool {
         let carried = host.carried;
         if self.tcp {
@@ -67,7 +67,7 @@ impl Carried {
             host.send(self.talk.b, &self.talk.syn_ack());
         }
         host.send(self.talk.a, &self.frame(0, b""));
-        let born = host.carried > carried;
+        let created = host.carried > carried;
         let both = |host: &mut Host| {
             let carried = host.carried;
             host.send(self.talk.b, &self.frame(1, b""));
@@ -75,17 +75,17 @@ impl Carried {
             host.carried == carried + 2
         };
         assert!((0..20).any(|_| both(host)), "the programs do not take the flow");
-        born
+        created
     }
 }
 
 impl Host {
-    fn send(&mut self, station: u8, frame: &[u8]) {
+    fn send(&mut self, endpoint: u8, frame: &[u8]) {
         let offload = Offload::default();
-        let (outcome, _) = if station == FAR {
+        let (outcome, _) = if endpoint == FAR {
             self.underlay(2, 0, frame, offload)
         } else {
-            self.tenant(station, frame, offload)
+            self.tenant(endpoint, frame, offload)
         };
         assert_eq!(outcome, Outcome::Forward);
     }
@@ -122,11 +122,11 @@ impl Run<'_> {
         let kernel = host.kernel.as_ref().unwrap();
         let frame = self.flow.frame(side, &[7; DATA as usize]);
         let len = frame.len() as u64;
-        let station = [self.flow.talk.a, self.flow.talk.b][side];
-        let (program, device, mut bytes) = if station == FAR {
+        let endpoint = [self.flow.talk.a, self.flow.talk.b][side];
+        let (program, device, mut bytes) = if endpoint == FAR {
             ("underlay", host.ports[2], host.scene.datagram(2, 0, &vxlan(VNI, &frame)))
         } else {
-            ("tenant", host.ports[usize::from(station != HERE[0])], frame)
+            ("tenant", host.ports[usize::from(endpoint != HERE[0])], frame)
         };
         let at = bytes.len() - len as usize;
         let (mut acknowledged, mut after, mut refused) = (0, 0, 0);
@@ -139,8 +139,8 @@ impl Run<'_> {
                 mend(&mut bytes[at..]);
             }
             let trial = kernel.programs().try_program(program, &bytes, device, 0).unwrap();
-            let went_up = eastgate_fastpath::port_of(&trial.frame, kernel.session()).is_some();
-            if trial.verdict == REDIRECT && !went_up {
+            let was_punted = eastgate_fastpath::port_of(&trial.frame, kernel.session()).is_some();
+            if trial.verdict == REDIRECT && !was_punted {
                 assert!(!is_over, "a packet passed after the flow was taken");
                 acknowledged = ack;
                 self.sent[side].store(seq.wrapping_add(DATA), Release);
@@ -157,8 +157,8 @@ impl Run<'_> {
     /// Counts and bounds of what is carried only grow.
     fn watch(&self, key: &Key, before: &Flow) -> Flow {
         let now = self.host.flow(key);
-        for (before, now) in before.ways.iter().zip(&now.ways) {
-            let bounds = |way: &Way| [way.tcp.end, way.tcp.max_end, way.tcp.max_ack];
+        for (before, now) in before.dirs.iter().zip(&now.dirs) {
+            let bounds = |way: &FlowDir| [way.tcp.end, way.tcp.max_end, way.tcp.max_ack];
             assert!(before.packets <= now.packets && before.bytes <= now.bytes);
             for (before, now) in bounds(before).into_iter().zip(bounds(now)) {
                 assert!(now.wrapping_sub(before) < 1 << 31, "a bound went back");
@@ -172,7 +172,7 @@ impl Run<'_> {
 fn run(host: &Host, flow: Carried, ends: bool) {
     let (key, opener) = flow.key();
     let before = host.flow(&key);
-    let way = |flow: &Flow, side: usize| flow.ways[opener ^ side];
+    let way = |flow: &Flow, side: usize| flow.dirs[opener ^ side];
     let sent = [0, 1].map(|side| if flow.tcp { way(&before, side).tcp.end } else { 0 });
     let run = Run {
         host,
@@ -203,7 +203,7 @@ fn run(host: &Host, flow: Carried, ends: bool) {
             if ends && far && !run.taken.load(SeqCst) {
                 let taken = host.kernel.as_ref().unwrap().programs().take(&key).unwrap();
                 run.taken.store(true, SeqCst);
-                let Hold::Taken(taken) = taken else { panic!("{taken:?}") };
+                let TakeResult::Taken(taken) = taken else { panic!("{taken:?}") };
                 seen = taken;
             }
         }
@@ -231,14 +231,14 @@ fn run(host: &Host, flow: Carried, ends: bool) {
 fn both_at_once() {
     let scene = SCENES[0];
     let devices = devices(scene);
-    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], superframes::TUNNEL_PORT).unwrap());
+    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], gso::TUNNEL_PORT).unwrap());
     let mut host = Host::new(scene, &scene.config(true), Some((kernel, &devices)));
     for (tcp, b) in [(false, 12), (false, FAR), (true, 12), (true, FAR)] {
         // One begins in the pipeline, and is handed over; the next one begins in the kernel.
-        for (sport, born) in [(3000, false), (3001, true)] {
-            host.kernel.as_ref().unwrap().let_flows_begin(born);
+        for (sport, created) in [(3000, false), (3001, true)] {
+            host.kernel.as_ref().unwrap().let_flows_begin(created);
             let flow = Carried { tcp, talk: Talk { a: 11, b, sport, dport: 443 } };
-            assert_eq!(flow.begin(&mut host), born);
+            assert_eq!(flow.begin(&mut host), created);
             run(&host, flow, false);
             run(&host, flow, true);
         }

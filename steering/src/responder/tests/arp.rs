@@ -52,19 +52,25 @@ fn requests() {
 /// addresses; only its very own are not answered.
 #[test]
 fn own_is_what_is_configured_not_what_is_allowed() {
-    let asker = asker(PORT_A, holdings(Some(0), A, &[A4, "10.1.0.12"], &[(A, "10.1.0.0", 96 + 24)]));
+    let requester = requester(PORT_A, holdings(Some(0), A, &[A4, "10.1.0.12"], &[(A, "10.1.0.0", 96 + 24)]));
     let mut world = World::new();
     world.bindings.insert(addr("10.1.0.13"), Binding { endpoint: None, ..world.bindings[&addr(A4)] });
     check(
         &world,
         vec![
-            case("in the prefix", Arp::request(A, A4, B4).bytes(), asker, SUPPRESS, Answer::Reply)
+            case("in the prefix", Arp::request(A, A4, B4).bytes(), requester, SUPPRESS, Answer::Reply)
                 .saying(Arp::reply(B, B4, A, A4).bytes()),
-            case("second one", Arp::request(A, A4, "10.1.0.12").bytes(), asker, SUPPRESS, drop(NeighborOwn)),
+            case(
+                "second one",
+                Arp::request(A, A4, "10.1.0.12").bytes(),
+                requester,
+                SUPPRESS,
+                drop(NeighborOwn),
+            ),
             case(
                 "bound to its MAC",
                 Arp::request(A, A4, "10.1.0.13").bytes(),
-                asker,
+                requester,
                 SUPPRESS,
                 drop(NeighborOwn),
             ),
@@ -167,8 +173,8 @@ fn spoofed() {
             ],
         );
     }
-    let nobody = Asker { port_security: true, ..stranger() };
-    let frame = Arp::request(STRANGER, NOBODY, B4).bytes();
+    let nobody = Requester { port_security: true, ..unknown_host() };
+    let frame = Arp::request(UNKNOWN_HOST, NOBODY, B4).bytes();
     check(&World::new(), vec![case("a secured port of nobody", frame, nobody, SUPPRESS, drop(ArpSpoofed))]);
 }
 
@@ -179,7 +185,7 @@ fn probes() {
     let says = |mac, target| Arp::reply(mac, target, A, "0.0.0.0").bytes();
     let free = |frame| -> Vec<u8> { frame };
     let taken = |reply, tell| conflict(&world, B4, A, reply, tell);
-    let open = Asker { port_security: false, ..a() };
+    let open = Requester { port_security: false, ..a() };
     check(
         &world,
         vec![
@@ -205,8 +211,8 @@ fn announcements() {
     let frame = Arp::request(A, A4, A4);
     let gratuitous = Arp { tha: ALL, ..Arp::reply(A, A4, ALL, A4) };
     for (what, frame) in [("request", frame), ("reply", gratuitous)] {
-        let case = |asker, mode, wants| case(what, frame.bytes(), asker, mode, wants);
-        let moved = Asker { origin: vtep(2), ..a() };
+        let case = |requester, mode, wants| case(what, frame.bytes(), requester, mode, wants);
+        let moved = Requester { origin: vtep(2), ..a() };
         check(
             &world,
             vec![
@@ -219,40 +225,58 @@ fn announcements() {
         );
     }
     // B had it until now, and A may have it too (an address that moves between two).
-    let asker = asker(PORT_A, holdings(Some(0), A, &[A4], &[(A, "10.1.0.50", 128)]));
+    let requester = requester(PORT_A, holdings(Some(0), A, &[A4], &[(A, "10.1.0.50", 128)]));
     world.bindings.insert(addr("10.1.0.50"), world.bindings[&addr(B4)]);
     let frame = Arp::request(A, "10.1.0.50", "10.1.0.50").bytes();
     check(
         &world,
         vec![
-            case("taken over", frame.clone(), asker, SUPPRESS, announce("10.1.0.50", A, Onward::Everywhere)),
-            case("taken over, proxy", frame, asker, PROXIED, announce("10.1.0.50", A, Onward::Overlay)),
+            case(
+                "taken over",
+                frame.clone(),
+                requester,
+                SUPPRESS,
+                announce("10.1.0.50", A, Onward::Everywhere),
+            ),
+            case("taken over, proxy", frame, requester, PROXIED, announce("10.1.0.50", A, Onward::Overlay)),
         ],
     );
 }
 
 #[test]
-fn a_strangers_announcement() {
+fn a_unknown_hosts_announcement() {
     let world = World::new();
-    let frame = |address| Arp::request(STRANGER, address, address).bytes();
-    let defended = Arp::reply(B, B4, STRANGER, "0.0.0.0").bytes();
+    let frame = |address| Arp::request(UNKNOWN_HOST, address, address).bytes();
+    let defended = Arp::reply(B, B4, UNKNOWN_HOST, "0.0.0.0").bytes();
     check(
         &world,
         vec![
-            case("free", frame(NOBODY), stranger(), SUPPRESS, announce(NOBODY, STRANGER, Onward::Everywhere)),
-            case("learned", frame(G4), stranger(), SUPPRESS, announce(G4, STRANGER, Onward::Everywhere)),
-            case("B's", frame(B4), stranger(), SUPPRESS, conflict(&world, B4, STRANGER, true, true))
+            case(
+                "free",
+                frame(NOBODY),
+                unknown_host(),
+                SUPPRESS,
+                announce(NOBODY, UNKNOWN_HOST, Onward::Everywhere),
+            ),
+            case(
+                "learned",
+                frame(G4),
+                unknown_host(),
+                SUPPRESS,
+                announce(G4, UNKNOWN_HOST, Onward::Everywhere),
+            ),
+            case("B's", frame(B4), unknown_host(), SUPPRESS, conflict(&world, B4, UNKNOWN_HOST, true, true))
                 .saying(defended.clone()),
-            case("B's, off", frame(B4), stranger(), OFF, conflict(&world, B4, STRANGER, false, true)),
+            case("B's, off", frame(B4), unknown_host(), OFF, conflict(&world, B4, UNKNOWN_HOST, false, true)),
             case(
                 "B's, from afar",
                 frame(B4),
-                remote_stranger(),
+                remote_unknown_host(),
                 SUPPRESS,
-                conflict(&world, B4, STRANGER, true, true),
+                conflict(&world, B4, UNKNOWN_HOST, true, true),
             )
             .saying(defended),
-            case("remote, from afar: not ours", frame(R4), remote_stranger(), SUPPRESS, drop(ArpSpoofed)),
+            case("remote, from afar: not ours", frame(R4), remote_unknown_host(), SUPPRESS, drop(ArpSpoofed)),
         ],
     );
 }
@@ -261,14 +285,14 @@ fn a_strangers_announcement() {
 #[test]
 fn claims_in_passing() {
     let world = World::new();
-    let defended = || Arp::reply(PROXY, B4, STRANGER, "0.0.0.0").bytes();
-    let taken = conflict(&world, B4, STRANGER, true, true);
+    let defended = || Arp::reply(PROXY, B4, UNKNOWN_HOST, "0.0.0.0").bytes();
+    let taken = conflict(&world, B4, UNKNOWN_HOST, true, true);
     check(
         &world,
         vec![
-            case("request", Arp::request(STRANGER, B4, R4).bytes(), stranger(), PROXIED, taken)
+            case("request", Arp::request(UNKNOWN_HOST, B4, R4).bytes(), unknown_host(), PROXIED, taken)
                 .saying(defended()),
-            case("reply", Arp::reply(STRANGER, B4, A, A4).bytes(), stranger(), PROXIED, taken)
+            case("reply", Arp::reply(UNKNOWN_HOST, B4, A, A4).bytes(), unknown_host(), PROXIED, taken)
                 .saying(defended()),
         ],
     );
@@ -278,7 +302,7 @@ fn claims_in_passing() {
 fn replies() {
     let mut world = World::new();
     let frame = Arp::reply(A, A4, B, B4).bytes();
-    let news = Arp::reply(STRANGER, NOBODY, PROXY, B4).bytes();
+    let news = Arp::reply(UNKNOWN_HOST, NOBODY, PROXY, B4).bytes();
     check(
         &world,
         vec![
@@ -288,16 +312,16 @@ fn replies() {
             case(
                 "proxy: news",
                 news.clone(),
-                stranger(),
+                unknown_host(),
                 PROXIED,
-                announce(NOBODY, STRANGER, Onward::Overlay),
+                announce(NOBODY, UNKNOWN_HOST, Onward::Overlay),
             ),
             case(
                 "proxy: news from afar",
                 news,
-                remote_stranger(),
+                remote_unknown_host(),
                 PROXIED,
-                announce(NOBODY, STRANGER, Onward::Nowhere),
+                announce(NOBODY, UNKNOWN_HOST, Onward::Nowhere),
             ),
         ],
     );
@@ -375,7 +399,7 @@ fn rarp_tells_where_a_mac_is() {
 #[test]
 fn networks_do_not_meet() {
     let mut other = World::new();
-    other.bindings.insert(addr(B4), Binding { mac: STRANGER, ..other.bindings[&addr(B4)] });
+    other.bindings.insert(addr(B4), Binding { mac: UNKNOWN_HOST, ..other.bindings[&addr(B4)] });
     let frame = Arp::request(A, A4, B4).bytes();
     check(
         &World::new(),
@@ -387,7 +411,7 @@ fn networks_do_not_meet() {
         &other,
         vec![
             case("other", frame, a(), SUPPRESS, Answer::Reply)
-                .saying(Arp::reply(STRANGER, B4, A, A4).bytes()),
+                .saying(Arp::reply(UNKNOWN_HOST, B4, A, A4).bytes()),
         ],
     );
 }

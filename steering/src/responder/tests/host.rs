@@ -105,7 +105,7 @@ struct Network {
     world: World,
     mode: Mode,
     hosts: [Host; 2],
-    askers: [Asker<'static>; 2],
+    requesters: [Requester<'static>; 2],
     now: Instant,
     /// (source, destination) MAC of each data frame, as it was sent and as it was delivered
     carried: Vec<[(MacAddr, MacAddr); 2]>,
@@ -113,10 +113,12 @@ struct Network {
 
 impl Network {
     fn new(mode: Mode) -> Self {
-        let askers = [a(), b()];
-        let hosts =
-            [Host::new(A, &askers[0].holdings.addresses), Host::new(B, &askers[1].holdings.addresses)];
-        Self { world: World::new(), mode, hosts, askers, now: Instant::ZERO, carried: Vec::new() }
+        let requesters = [a(), b()];
+        let hosts = [
+            Host::new(A, &requesters[0].holdings.addresses),
+            Host::new(B, &requesters[1].holdings.addresses),
+        ];
+        Self { world: World::new(), mode, hosts, requesters, now: Instant::ZERO, carried: Vec::new() }
     }
 
     fn run(&mut self, rounds: usize) {
@@ -134,7 +136,7 @@ impl Network {
     fn carry(&mut self, from: usize, mut frame: Vec<u8>) {
         let view = View::parse(&frame).unwrap();
         let mut reply = Vec::new();
-        let answer = answer(&frame, &view, &self.askers[from], &self.world, &self.mode, &mut reply);
+        let answer = answer(&frame, &view, &self.requesters[from], &self.world, &self.mode, &mut reply);
         let to = &mut self.hosts[1 - from].wire.inbound;
         match answer {
             Answer::Reply => self.hosts[from].wire.inbound.push_back(reply),

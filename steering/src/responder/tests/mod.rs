@@ -17,7 +17,7 @@ const A: MacAddr = MacAddr([2, 0, 0, 0, 1, 0x0a]);
 const B: MacAddr = MacAddr([2, 0, 0, 0, 1, 0x0b]);
 const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 1, 0x01]);
 const GUEST: MacAddr = MacAddr([2, 0, 0, 0, 1, 0x77]);
-const STRANGER: MacAddr = MacAddr([2, 0, 0, 0, 9, 9]);
+const UNKNOWN_HOST: MacAddr = MacAddr([2, 0, 0, 0, 9, 9]);
 const VNI: Vni = Vni::from_wire([0, 0x13, 0x88]);
 const PROXY: MacAddr = MacAddr([0xe2, 0x67, 0x77, 0, 0x13, 0x88]);
 
@@ -58,10 +58,10 @@ impl World {
         Self { bindings, unsteered: None }
     }
 
-    fn answer(&self, frame: &[u8], asker: &Asker<'_>, mode: &Mode) -> (Answer, Vec<u8>) {
+    fn answer(&self, frame: &[u8], requester: &Requester<'_>, mode: &Mode) -> (Answer, Vec<u8>) {
         let view = View::parse(frame).unwrap();
         let mut reply = b"left over".to_vec();
-        let answer = answer(frame, &view, asker, self, mode, &mut reply);
+        let answer = answer(frame, &view, requester, self, mode, &mut reply);
         (answer, reply)
     }
 }
@@ -71,9 +71,9 @@ impl Bindings for World {
         self.bindings.get(&address).copied()
     }
 
-    fn steered(&self, asker: &Asker<'_>, target: &Binding) -> bool {
+    fn steered(&self, requester: &Requester<'_>, target: &Binding) -> bool {
         let apart = |endpoint: Option<EndpointId>| endpoint.is_some() && endpoint == self.unsteered;
-        !apart(target.endpoint) && !apart(asker.holdings.endpoint)
+        !apart(target.endpoint) && !apart(requester.holdings.endpoint)
     }
 }
 
@@ -105,38 +105,38 @@ fn holdings(
     }))
 }
 
-fn asker(origin: Location, holdings: &'static Holdings) -> Asker<'static> {
+fn requester(origin: Location, holdings: &'static Holdings) -> Requester<'static> {
     let port_security = holdings.endpoint.is_some();
     let ownership = Box::leak(Box::new(Ownership::new([holdings])));
-    Asker { origin, holdings, ownership, port_security }
+    Requester { origin, holdings, ownership, port_security }
 }
 
-fn a() -> Asker<'static> {
-    asker(PORT_A, holdings(Some(0), A, &["10.1.0.10", "fd00::10"], &[]))
+fn a() -> Requester<'static> {
+    requester(PORT_A, holdings(Some(0), A, &["10.1.0.10", "fd00::10"], &[]))
 }
 
-fn b() -> Asker<'static> {
-    asker(PORT_B, holdings(Some(1), B, &["10.1.0.11", "fd00::11"], &[]))
+fn b() -> Requester<'static> {
+    requester(PORT_B, holdings(Some(1), B, &["10.1.0.11", "fd00::11"], &[]))
 }
 
 /// A port without port security, whose host nobody configured.
-fn stranger() -> Asker<'static> {
-    asker(Location::Local(PortId(9)), holdings(None, MacAddr::ZERO, &[], &[]))
+fn unknown_host() -> Requester<'static> {
+    requester(Location::Local(PortId(9)), holdings(None, MacAddr::ZERO, &[], &[]))
 }
 
-fn router() -> Asker<'static> {
-    asker(vtep(1), holdings(Some(2), ROUTER, &["10.1.0.1", "fd00::1"], &[]))
+fn router() -> Requester<'static> {
+    requester(vtep(1), holdings(Some(2), ROUTER, &["10.1.0.1", "fd00::1"], &[]))
 }
 
-fn remote_stranger() -> Asker<'static> {
-    Asker { origin: vtep(2), ..stranger() }
+fn remote_unknown_host() -> Requester<'static> {
+    Requester { origin: vtep(2), ..unknown_host() }
 }
 
 /// One row of a table.
 struct Case {
     what: &'static str,
     frame: Vec<u8>,
-    asker: Asker<'static>,
+    requester: Requester<'static>,
     mode: Mode,
     wants: Answer,
     reply: Vec<u8>,
@@ -144,14 +144,20 @@ struct Case {
 
 fn check(world: &World, cases: Vec<Case>) {
     for case in cases {
-        let (answer, reply) = world.answer(&case.frame, &case.asker, &case.mode);
+        let (answer, reply) = world.answer(&case.frame, &case.requester, &case.mode);
         assert_eq!(answer, case.wants, "{}", case.what);
         assert_eq!(reply, case.reply, "{}: the reply", case.what);
     }
 }
 
-fn case(what: &'static str, frame: Vec<u8>, asker: Asker<'static>, mode: Mode, wants: Answer) -> Case {
-    Case { what, frame, asker, mode, wants, reply: Vec::new() }
+fn case(
+    what: &'static str,
+    frame: Vec<u8>,
+    requester: Requester<'static>,
+    mode: Mode,
+    wants: Answer,
+) -> Case {
+    Case { what, frame, requester, mode, wants, reply: Vec::new() }
 }
 
 impl Case {
@@ -184,8 +190,8 @@ fn the_proxy_mac_of_the_tests_is_the_networks() {
 fn what_is_dropped_as_known_is_believed() {
     let world = World::new();
     let believed =
-        |frame: frames::Arp, asker, mode| world.answer(&frame.bytes(), &asker, &mode).0.is_believed();
-    let guest = Asker { origin: PORT_GUEST, ..stranger() };
+        |frame: frames::Arp, requester, mode| world.answer(&frame.bytes(), &requester, &mode).0.is_believed();
+    let guest = Requester { origin: PORT_GUEST, ..unknown_host() };
     assert!(believed(frames::Arp::request(GUEST, "10.1.0.77", "10.1.0.77"), guest, SUPPRESS));
     assert!(believed(frames::Arp::request(GUEST, "10.1.0.77", "10.1.0.99"), guest, CLOSED));
     assert!(believed(frames::Arp::request(GUEST, "10.1.0.77", "10.1.0.11"), guest, SUPPRESS));

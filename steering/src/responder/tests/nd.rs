@@ -112,7 +112,7 @@ fn duplicate_address_detection() {
     let probe = |target| Nd::ns(A, "::", target).bytes();
     let says = |mac, target, flags| Nd::na(mac, target, A, NODES, flags).bytes();
     let taken = |reply, tell| conflict(&world, B6, A, reply, tell);
-    let open = Asker { port_security: false, ..a() };
+    let open = Requester { port_security: false, ..a() };
     check(
         &world,
         vec![
@@ -233,20 +233,26 @@ fn spoofed() {
 fn advertisements() {
     let mut world = World::new();
     let frame = || Nd::na(A, A6, B, B6, S | O).bytes();
-    let news = || Nd::na(STRANGER, NOBODY, PROXY, B6, S | O).bytes();
+    let news = || Nd::na(UNKNOWN_HOST, NOBODY, PROXY, B6, S | O).bytes();
     check(
         &world,
         vec![
             case("off", frame(), a(), OFF, Answer::Pass),
             case("suppress", frame(), a(), SUPPRESS, Answer::Pass),
             case("proxy: the real MAC stays here", frame(), a(), PROXIED, drop(NeighborOwn)),
-            case("proxy: news", news(), stranger(), PROXIED, announce(NOBODY, STRANGER, Onward::Overlay)),
+            case(
+                "proxy: news",
+                news(),
+                unknown_host(),
+                PROXIED,
+                announce(NOBODY, UNKNOWN_HOST, Onward::Overlay),
+            ),
             case(
                 "proxy: news from afar",
                 news(),
-                remote_stranger(),
+                remote_unknown_host(),
                 PROXIED,
-                announce(NOBODY, STRANGER, Onward::Nowhere),
+                announce(NOBODY, UNKNOWN_HOST, Onward::Nowhere),
             ),
         ],
     );
@@ -258,10 +264,10 @@ fn advertisements() {
 fn unsolicited_advertisements() {
     let world = World::new();
     let frame = || Nd::unsolicited(A, A6).bytes();
-    let moved = Asker { origin: vtep(2), ..a() };
-    let foreign = |address| Nd::unsolicited(STRANGER, address).bytes();
-    let humble = |address| Nd { flags: 0, ..Nd::unsolicited(STRANGER, address) }.bytes();
-    let taken = conflict(&world, B6, STRANGER, true, true);
+    let moved = Requester { origin: vtep(2), ..a() };
+    let foreign = |address| Nd::unsolicited(UNKNOWN_HOST, address).bytes();
+    let humble = |address| Nd { flags: 0, ..Nd::unsolicited(UNKNOWN_HOST, address) }.bytes();
+    let taken = conflict(&world, B6, UNKNOWN_HOST, true, true);
     check(
         &world,
         vec![
@@ -272,28 +278,28 @@ fn unsolicited_advertisements() {
             case(
                 "new",
                 foreign(NOBODY),
-                stranger(),
+                unknown_host(),
                 SUPPRESS,
-                announce(NOBODY, STRANGER, Onward::Everywhere),
+                announce(NOBODY, UNKNOWN_HOST, Onward::Everywhere),
             ),
             case(
                 "learned moves",
                 foreign(G6),
-                stranger(),
+                unknown_host(),
                 SUPPRESS,
-                announce(G6, STRANGER, Onward::Everywhere),
+                announce(G6, UNKNOWN_HOST, Onward::Everywhere),
             ),
-            case("no override: nothing moves", humble(G6), stranger(), SUPPRESS, Answer::Pass),
-            case("no override, proxy", humble(G6), stranger(), PROXIED, drop(NeighborOwn)),
+            case("no override: nothing moves", humble(G6), unknown_host(), SUPPRESS, Answer::Pass),
+            case("no override, proxy", humble(G6), unknown_host(), PROXIED, drop(NeighborOwn)),
             case(
                 "no override, new",
                 humble(NOBODY),
-                stranger(),
+                unknown_host(),
                 SUPPRESS,
-                announce(NOBODY, STRANGER, Onward::Everywhere),
+                announce(NOBODY, UNKNOWN_HOST, Onward::Everywhere),
             ),
-            case("B's", foreign(B6), stranger(), SUPPRESS, taken)
-                .saying(Nd::na(B, B6, STRANGER, NODES, O).bytes()),
+            case("B's", foreign(B6), unknown_host(), SUPPRESS, taken)
+                .saying(Nd::na(B, B6, UNKNOWN_HOST, NODES, O).bytes()),
         ],
     );
 }

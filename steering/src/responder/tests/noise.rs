@@ -18,21 +18,21 @@ fn seeds() -> Vec<Vec<u8>> {
         seeds.push(Arp::request(A, own, target).bytes());
         seeds.push(Arp::request(A, own, target).tagged(&[0x81, 0, 0, 9]).bytes());
         seeds.push(Arp::reply(A, own, B, target).bytes());
-        seeds.push(Arp::request(STRANGER, target, target).bytes());
+        seeds.push(Arp::request(UNKNOWN_HOST, target, target).bytes());
     }
     for (own, target) in [("fd00::10", "fd00::11"), ("fd00::10", "fd00::10"), ("::", "fd00::11")] {
         seeds.push(Nd::ns(A, own, target).bytes());
         seeds.push(Nd { tags: &[0x81, 0, 0, 9], ..Nd::ns(A, own, target) }.bytes());
         seeds.push(Nd::na(A, target, B, "fd00::11", 0x60).bytes());
-        seeds.push(Nd::unsolicited(STRANGER, target).bytes());
+        seeds.push(Nd::unsolicited(UNKNOWN_HOST, target).bytes());
     }
     seeds
 }
 
-fn sound(frame: &[u8], view: &View, asker: &Asker<'_>, mode: &Mode) {
+fn sound(frame: &[u8], view: &View, requester: &Requester<'_>, mode: &Mode) {
     let world = World::new();
     let mut reply = Vec::new();
-    let answer = answer(frame, view, asker, &world, mode, &mut reply);
+    let answer = answer(frame, view, requester, &world, mode, &mut reply);
     let replied = match answer {
         Answer::Reply => true,
         Answer::Conflict(conflict) => conflict.reply,
@@ -46,7 +46,7 @@ fn sound(frame: &[u8], view: &View, asker: &Asker<'_>, mode: &Mode) {
     assert_eq!(reply[..6], view.src.0, "the reply goes to the asker");
     assert_eq!(reply[12..usize::from(view.l3) - 2], frame[12..usize::from(view.l3) - 2], "with its tags");
     let (about, mac) = well_formed(&reply);
-    assert!(!asker.holdings.addresses.contains(&about), "nobody is answered for itself");
+    assert!(!requester.holdings.addresses.contains(&about), "nobody is answered for itself");
     let owner = world.by_address(about).expect("only for known bindings");
     let shown = if let Answers::Proxy { mac } = mode.answers { mac } else { owner.mac };
     assert_eq!(mac, shown);
@@ -55,7 +55,7 @@ fn sound(frame: &[u8], view: &View, asker: &Asker<'_>, mode: &Mode) {
 /// Only proxy mode asks, and never with a real MAC in it.
 fn asked(frame: &[u8]) {
     assert_eq!(frame[6..12], PROXY.0);
-    for real in [A, B, ROUTER, GUEST, STRANGER] {
+    for real in [A, B, ROUTER, GUEST, UNKNOWN_HOST] {
         assert!(!frame.windows(6).any(|window| window == real.0), "{real} leaks");
     }
 }
@@ -90,10 +90,15 @@ fn well_formed(reply: &[u8]) -> (Addr, MacAddr) {
 fn everywhere(frame: &[u8]) {
     let Ok(view) = View::parse(frame) else { return };
     for mode in MODES {
-        for asker in
-            [a(), b(), stranger(), router(), remote_stranger(), Asker { port_security: false, ..a() }]
-        {
-            sound(frame, &view, &asker, &mode);
+        for requester in [
+            a(),
+            b(),
+            unknown_host(),
+            router(),
+            remote_unknown_host(),
+            Requester { port_security: false, ..a() },
+        ] {
+            sound(frame, &view, &requester, &mode);
         }
     }
     let _any = claim(frame, &view);
@@ -154,7 +159,7 @@ proptest! {
     /// A secured port gets nothing said but what it owns, whatever it claims.
     #[test]
     fn a_secured_port_claims_only_its_own(mac in 0usize..5, spa in 0u8..20, tpa in 0u8..20, op in 1u16..3) {
-        let mac = [A, B, ROUTER, GUEST, STRANGER][mac];
+        let mac = [A, B, ROUTER, GUEST, UNKNOWN_HOST][mac];
         let spa = format!("10.1.0.{spa}");
         let frame = Arp { op, tha: B, ..Arp::request(mac, &spa, &format!("10.1.0.{tpa}")) }.bytes();
         let (answer, _) = World::new().answer(&frame, &a(), &SUPPRESS);
@@ -169,8 +174,8 @@ proptest! {
     fn no_real_mac_leaks_through_a_proxy(seed in 0usize..24) {
         let frame = seeds()[seed].clone();
         let view = View::parse(&frame).unwrap();
-        for asker in [a(), stranger()] {
-            let (answer, _) = World::new().answer(&frame, &asker, &PROXIED);
+        for requester in [a(), unknown_host()] {
+            let (answer, _) = World::new().answer(&frame, &requester, &PROXIED);
             let claims = claim(&frame, &view).is_some();
             let leaves = match answer {
                 Answer::Pass => true,

@@ -60,7 +60,7 @@ fn with(frame: &[u8], changes: &[(usize, u8)]) -> Vec<u8> {
     frame
 }
 
-/// Segments of one flow, cut from a superframe with the flags ACK and PSH.
+/// Segments of one flow, cut from a GSO packet with the flags ACK and PSH.
 fn segments(six: bool, payload: &[u8], size: u16) -> Vec<Vec<u8>> {
     let (frame, kind) = match six {
         false => {
@@ -95,7 +95,7 @@ proptest! {
         prop_assert_eq!(again, frames);
     }
 
-    /// A partial checksum, finished as a device would, is that of the whole superframe.
+    /// A partial checksum, finished as a device would, is that of the whole GSO packet.
     #[test]
     fn the_partial_checksum_is_the_pseudo_header(six: bool, payload in proptest::collection::vec(any::<u8>(), 1001..9000)) {
         let delivered = deliver(&segments(six, &payload, 1000));
@@ -179,7 +179,7 @@ fn psh_and_a_short_segment_end_a_run() {
     assert_eq!(runs(&frames), [2, 3]);
     let push = View::parse(&deliver(&frames)[0].bytes).unwrap();
     let Transport::Tcp(tcp) = push.ip().unwrap().transport else { panic!() };
-    assert_eq!(tcp.flags, 0x18, "the superframe has the flag of its last segment");
+    assert_eq!(tcp.flags, 0x18, "the GSO packet has the flag of its last segment");
 
     let short = [
         segments(false, &[7; 2500], 1000),

@@ -76,7 +76,7 @@ fn tcp_at(frame: &[u8]) -> usize {
     usize::from(View::parse(frame).unwrap().ip().unwrap().l4)
 }
 
-fn superframe(kind: usize, seq: u32, payload: &[u8], id: u16, flags: u8) -> (Vec<u8>, GsoKind) {
+fn gso_packet(kind: usize, seq: u32, payload: &[u8], id: u16, flags: u8) -> (Vec<u8>, GsoKind) {
     let (mut frame, kind) = match kind {
         0 => (tcp_v4(1, 2, seq, payload), GsoKind::TcpV4),
         1 => (tcp_v6(1, 2, seq, payload), GsoKind::TcpV6),
@@ -113,7 +113,7 @@ proptest! {
         payload in proptest::collection::vec(any::<u8>(), 0..9000),
     ) {
         let flags = flags & !0x02;
-        let (frame, kind) = superframe(kind, seq, &payload, id, flags);
+        let (frame, kind) = gso_packet(kind, seq, &payload, id, flags);
         let (layout, frames) = cut(&frame, Gso { kind, segment: size }).unwrap();
         prop_assert_eq!(layout.count, payload.len().div_ceil(usize::from(size)).max(1));
         prop_assert!(layout.last <= layout.size);
@@ -136,7 +136,7 @@ proptest! {
 
     #[test]
     fn noise_never_panics(noise in proptest::collection::vec((any::<u16>(), any::<u8>()), 0..8), kind in 0usize..4, gso in 0usize..3, size: u16) {
-        let (mut frame, _) = superframe(kind, 9, &[7; 500], 1, 0x10);
+        let (mut frame, _) = gso_packet(kind, 9, &[7; 500], 1, 0x10);
         for (at, value) in noise {
             let at = usize::from(at) % frame.len();
             frame[at] = value;
@@ -150,7 +150,7 @@ proptest! {
 
 #[test]
 fn tags_and_padding() {
-    let (plain, kind) = superframe(0, 9, &[7; 3000], 1, 0x18);
+    let (plain, kind) = gso_packet(0, 9, &[7; 3000], 1, 0x18);
     let mut tagged = tag(&plain, 5);
     tagged.extend([0xee; 20]);
     let (_, frames) = cut(&tagged, Gso { kind, segment: 1000 }).unwrap();
@@ -173,7 +173,7 @@ fn a_checksum_of_zero_is_sent_as_all_ones_by_udp_alone() {
     for (kind, at, expected) in [(0, 50, [0, 0]), (2, 40, [0xff, 0xff])] {
         let zeros = (0..=u16::MAX).filter(|word| {
             let payload = [&[7; 100][..], &word.to_be_bytes()[..], &[7; 14]].concat();
-            let (frame, kind) = superframe(kind, 9, &payload, 1, 0x18);
+            let (frame, kind) = gso_packet(kind, 9, &payload, 1, 0x18);
             let (_, frames) = cut(&frame, Gso { kind, segment: 100 }).unwrap();
             oracle(&frames[1]);
             frames[1][at..at + 2] == expected
@@ -199,9 +199,9 @@ fn what_cannot_be_cut_is_refused() {
 }
 
 #[test]
-fn the_largest_superframe() {
+fn the_largest_gso_packet() {
     let payload: Vec<u8> = (0..65535 - 40).map(|n| n as u8).collect();
-    let (frame, kind) = superframe(0, u32::MAX, &payload, u16::MAX, 0x18);
+    let (frame, kind) = gso_packet(0, u32::MAX, &payload, u16::MAX, 0x18);
     let (layout, frames) = cut(&frame, Gso { kind, segment: 1448 }).unwrap();
     assert_eq!(layout.count, 46);
     assert_eq!(frames.iter().flat_map(|f| oracle(f).payload).collect::<Vec<u8>>(), payload);

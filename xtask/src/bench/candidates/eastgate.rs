@@ -105,7 +105,7 @@ fn configuration(topology: &Topology, count: usize, default_limits: bool) -> Res
     }
     writeln!(text, "[tenant.bench.network.lan]\nvni = {VNI}\nsubnets = [\"{SUBNET}\"]")?;
     if !default_limits {
-        text += "limits = { flows = 1_500_000, unanswered = 65_536, endpoint_flows = 1_500_000 }\ntimeouts = { udp_exchange = 3600, udp_answered = 3600 }\n";
+        text += "limits = { flows = 1_500_000, unreplied = 65_536, endpoint_flows = 1_500_000 }\ntimeouts = { udp_exchange = 3600, udp_replied = 3600 }\n";
     }
     text += &group(count)?;
     for (host, tenant, port) in topology.ports() {

@@ -58,7 +58,7 @@ impl Name {
     }
 
     /// Whether traffic the rules do not allow must be stopped.
-    fn polices(self) -> bool {
+    fn enforces(self) -> bool {
         matches!(self, Self::Neutron) || self.is_eastgate()
     }
 
@@ -81,8 +81,8 @@ impl Name {
             if !arrives(pair, ports::PACKETS)? {
                 bail!("{}: an allowed datagram does not arrive ({reach:?})", self.text());
             }
-            if arrives(pair, ports::DENIED)? == self.polices() {
-                let found = if self.polices() { "lets through" } else { "stops" };
+            if arrives(pair, ports::DENIED)? == self.enforces() {
+                let found = if self.enforces() { "lets through" } else { "stops" };
                 bail!("{}: {found} a datagram to port {} ({reach:?})", self.text(), ports::DENIED);
             }
         }

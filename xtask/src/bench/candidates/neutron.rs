@@ -1,4 +1,4 @@
-//! `neutron`: what `plain` is, policed by iptables on the bridge, with the chains in the order OpenStack Neutron's
+//! `neutron`: what `plain` is, enforced by iptables on the bridge, with the chains in the order OpenStack Neutron's
 //! hybrid firewall driver puts them: one jump a port and direction by physdev, a shared dispatch chain, and for
 //! each port a chain of what may come in, one of what may go out, and one of who it may claim to be. Every port's
 //! packets are tracked in a conntrack zone of their network.

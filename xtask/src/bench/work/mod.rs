@@ -242,7 +242,7 @@ impl Work {
                     sample("round trip p50", "us", false, microseconds(times.median)),
                     sample("round trip p99", "us", false, microseconds(times.p99)),
                 ];
-                samples.extend((times.lost > 0).then(|| sample("unanswered", "", false, times.lost as f64)));
+                samples.extend((times.lost > 0).then(|| sample("unreplied", "", false, times.lost as f64)));
                 Ok(samples)
             }
             Kind::FirstAnswer => {

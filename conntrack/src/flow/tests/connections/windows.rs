@@ -163,7 +163,7 @@ fn scaling_counts_when_both_offer_it() {
 }
 
 #[test]
-fn superframes_count_their_segments() {
+fn gso_packets_count_their_segments() {
     let mut world = scaled((Some(7), Some(7)));
     let mut frame = tcp(key(5, 6, 40000), ACK | f::PSH, 1001, 5001, 65_160);
     (frame.packets, frame.bytes) = (45, 45 * 66 + 65_160);

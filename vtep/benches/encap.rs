@@ -1,4 +1,4 @@
-//! What carriage costs per frame: wrapping and unwrapping a small one, the FDB, cutting up 64 KB, merging 44
+//! What encapsulation costs per frame: encapsulating and unwrapping a small one, the FDB, cutting up 64 KB, merging 44
 //! segments.
 #![allow(clippy::unwrap_used, reason = "the frames are our own")]
 
@@ -7,8 +7,8 @@ use std::{hint::black_box, net::Ipv4Addr};
 use ahash::RandomState;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use eastgate_vtep::{
-    carriage::{Decapsulation, Encapsulation, unwrap, wrap},
     ecn::{Ecn, OuterTos, OuterTtl},
+    encap::{Decapsulation, Encapsulation, unwrap, wrap},
     entropy::SourcePorts,
     fdb::{Fdb, FdbSettings, Location},
     header,
@@ -47,7 +47,7 @@ fn small_frames(c: &mut Criterion) {
     let hasher = hasher();
     let mut buffer = [&[0u8; 8], &frame[..]].concat();
     let end = buffer.len();
-    c.bench_function("wrap small frame", |b| {
+    c.bench_function("encapsulate small frame", |b| {
         b.iter(|| {
             let mut frame = Frame::new(&mut buffer, 8, end, Offload::default());
             let mut view = View::parse(frame.bytes()).unwrap();
@@ -85,7 +85,7 @@ fn small_frames(c: &mut Criterion) {
     });
 }
 
-fn superframes(c: &mut Criterion) {
+fn gso_packets(c: &mut Criterion) {
     let payload: Vec<u8> = (0..44 * u32::from(SEGMENT)).map(|n| n as u8).collect();
     let frame = tcp(&payload);
     let view = View::parse(&frame).unwrap();
@@ -119,5 +119,5 @@ fn superframes(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, small_frames, superframes);
+criterion_group!(benches, small_frames, gso_packets);
 criterion_main!(benches);

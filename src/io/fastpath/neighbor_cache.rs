@@ -1,13 +1,13 @@
 //! Answers to ARP and ND that the programs give again.
 //!
 //! Each costs one of the asker's tokens, as it would in the pipeline: an answer is left together with some of them, and
-//! when they are used up, the next request comes up. Tokens of an answer that goes away unused are lost.
+//! when they are used up, the next request is punted. Tokens of an answer that goes away unused are lost.
 
 use eastgate_dataplane::{
     pipeline::{answers::AnswerOffer, shared::lock},
     snapshot::state::EndpointState,
 };
-use eastgate_fastpath::{ANSWER_MAX, Answer, AnswerKey, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, address};
+use eastgate_fastpath::{ANSWER_MAX, Answer, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, NeighborKey, address};
 use eastgate_wire::Instant;
 
 use super::{KernelPath, Tables};
@@ -25,16 +25,16 @@ impl KernelPath {
         {
             return;
         }
-        let lent = sender.lend_answers(now);
-        if lent == 0 {
+        let credit = sender.take_answer_credit(now);
+        if credit == 0 {
             return;
         }
-        tables.loans = tables.loans.wrapping_add(1);
-        answer.loan = u64::from(tables.loans) << 32 | u64::from(lent);
+        tables.credits = tables.credits.wrapping_add(1);
+        answer.credit = u64::from(tables.credits) << 32 | u64::from(credit);
         self.written(self.fastpath.set_answer(&key, &answer));
     }
 
-    fn answer_for(&self, tables: &mut Tables, offer: &AnswerOffer) -> Option<(AnswerKey, Answer)> {
+    fn answer_for(&self, tables: &mut Tables, offer: &AnswerOffer) -> Option<(NeighborKey, Answer)> {
         let vni = offer.vni;
         let in_force = tables.snapshot.as_ref()?.network(vni)?.epoch;
         let (epoch, generation) = (offer.epoch, offer.generation);
@@ -42,7 +42,7 @@ impl KernelPath {
             return None;
         }
         let (port, _) = tables.ports.get(&offer.port).filter(|(_, of)| *of == vni)?;
-        let key = AnswerKey {
+        let key = NeighborKey {
             port: port.ifindex,
             mac: offer.mac.0,
             form: form(offer),
@@ -53,7 +53,7 @@ impl KernelPath {
         frame.get_mut(..offer.reply.len())?.copy_from_slice(&offer.reply);
         let network = self.network_place(tables, vni)?;
         let len = offer.reply.len() as u32;
-        Some((key, Answer { network, epoch, generation, len, loan: 0, frame }))
+        Some((key, Answer { network, epoch, generation, len, credit: 0, frame }))
     }
 }
 
@@ -62,7 +62,7 @@ const fn stands(standing: &Answer, new: &Answer) -> bool {
     standing.network == new.network
         && standing.epoch == new.epoch
         && standing.generation == new.generation
-        && standing.loan as u32 != 0
+        && standing.credit as u32 != 0
 }
 
 fn form(offer: &AnswerOffer) -> u16 {

@@ -1,6 +1,6 @@
 //! The path of one frame into the tunnel and out of it, top to bottom.
 //!
-//! Who may send what to whom is decided elsewhere: wrapping comes after every check, unwrapping before all of
+//! Who may send what to whom is decided elsewhere: encapsulating comes after every check, unwrapping before all of
 //! them. What unwrapping itself refuses is what RFC 7348 says a VTEP must not hear.
 
 use std::hash::BuildHasher;
@@ -15,7 +15,7 @@ use crate::{
     vlan,
 };
 
-/// How frames of a network are wrapped.
+/// How frames of a network are encapsulated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Encapsulation {
     /// The network
@@ -30,7 +30,7 @@ pub struct Encapsulation {
     pub ports: SourcePorts,
 }
 
-/// What the outer headers of a wrapped frame are to say. The rest of them is the same for all datagrams:
+/// What the outer headers of a encapsulated frame are to say. The rest of them is the same for all datagrams:
 /// DF set, destination port of the overlay, UDP checksum zero.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OuterFields {
@@ -42,7 +42,7 @@ pub struct OuterFields {
     pub ttl: u8,
 }
 
-/// Wraps a frame: tags off, VXLAN header in front, outer fields chosen. Nothing is copied; `view` is the
+/// Encapsulates a frame: tags off, VXLAN header in front, outer fields chosen. Nothing is copied; `view` is the
 /// view of `frame` and stays that of the inner frame.
 ///
 /// # Errors
@@ -79,7 +79,7 @@ pub struct Decapsulation<'a> {
 
 /// An unwrapped frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Unwrapped {
+pub struct Decapsulated {
     /// The network it belongs to
     pub vni: Vni,
     /// What runs at the VTEP it came from
@@ -92,7 +92,7 @@ pub struct Unwrapped {
 /// `datagram` is the inner frame. `network` finds what the VNI's network says, nothing when this host does
 /// not serve it.
 ///
-/// The order matters: a stranger's datagram is dropped before anything of it is looked at that could be
+/// The order matters: an unknown host's datagram is dropped before anything of it is looked at that could be
 /// learned from, answered or decided on.
 ///
 /// # Errors
@@ -103,7 +103,7 @@ pub fn unwrap<'n>(
     from: VtepAddr,
     outer: Ecn,
     network: impl FnOnce(Vni) -> Option<Decapsulation<'n>>,
-) -> Result<Unwrapped, DropReason> {
+) -> Result<Decapsulated, DropReason> {
     let header = header::decode(datagram.bytes())?;
     let network = network(header.vni).ok_or(DropReason::UnknownVni)?;
     let kind = network.peers.kind(from).ok_or(DropReason::UnknownVtep)?;
@@ -118,7 +118,7 @@ pub fn unwrap<'n>(
         return Err(DropReason::BadSourceMac);
     }
     ecn::decapsulate(outer, datagram.bytes_mut(), &mut view)?;
-    Ok(Unwrapped { vni, kind, view })
+    Ok(Decapsulated { vni, kind, view })
 }
 
 #[cfg(test)]
@@ -141,7 +141,7 @@ mod tests {
         }
     }
 
-    fn wrapped(frame: &[u8], vlan_aware: bool) -> (Vec<u8>, OuterFields) {
+    fn encapsulated(frame: &[u8], vlan_aware: bool) -> (Vec<u8>, OuterFields) {
         let mut buffer = [&[0u8; 16], frame].concat();
         let end = buffer.len();
         let mut view = View::parse(frame).unwrap();
@@ -167,11 +167,11 @@ mod tests {
             datagram: &[u8],
             from: VtepAddr,
             outer: Ecn,
-        ) -> Result<(Unwrapped, Vec<u8>), DropReason> {
+        ) -> Result<(Decapsulated, Vec<u8>), DropReason> {
             let mut bytes = datagram.to_vec();
             let len = bytes.len();
             let mut frame = Frame::new(&mut bytes, 0, len, Offload::default());
-            let unwrapped = unwrap(&mut frame, from, outer, |vni| {
+            let decapsulated = unwrap(&mut frame, from, outer, |vni| {
                 (vni.get() == 5).then_some(Decapsulation {
                     peers: &self.peers,
                     strict: self.strict,
@@ -179,7 +179,7 @@ mod tests {
                     own_macs: &[OWN],
                 })
             })?;
-            Ok((unwrapped, frame.bytes().to_vec()))
+            Ok((decapsulated, frame.bytes().to_vec()))
         }
 
         fn refusal(&self, datagram: &[u8], from: VtepAddr) -> DropReason {
@@ -190,35 +190,35 @@ mod tests {
     #[test]
     fn there_and_back() {
         for frame in [tcp_v4(1, 2, 3, b"data"), udp_v6(1, 2, b"data"), arp()] {
-            let (datagram, _) = wrapped(&frame, false);
+            let (datagram, _) = encapsulated(&frame, false);
             assert_eq!(datagram[..8], [8, 0, 0, 0, 0, 0, 5, 0]);
-            let (unwrapped, inner) = Host::new().hear(&datagram, vtep(2), Ecn::NotEct).unwrap();
+            let (decapsulated, inner) = Host::new().hear(&datagram, vtep(2), Ecn::NotEct).unwrap();
             assert_eq!(inner, frame);
-            assert_eq!((unwrapped.vni.get(), unwrapped.kind), (5, PeerKind::Plain));
-            assert_eq!(unwrapped.view, View::parse(&frame).unwrap());
+            assert_eq!((decapsulated.vni.get(), decapsulated.kind), (5, PeerKind::Plain));
+            assert_eq!(decapsulated.view, View::parse(&frame).unwrap());
         }
     }
 
     #[test]
     fn a_flow_keeps_its_port_and_a_tag_its_place() {
-        let (_, one) = wrapped(&tcp_v4(1, 2, 3, b"data"), false);
-        let (stripped, other) = wrapped(&tag(&tcp_v4(1, 2, 4, b"more"), 9), false);
+        let (_, one) = encapsulated(&tcp_v4(1, 2, 3, b"data"), false);
+        let (stripped, other) = encapsulated(&tag(&tcp_v4(1, 2, 4, b"more"), 9), false);
         assert_eq!(one, other);
         assert_eq!(Host::new().hear(&stripped, vtep(1), Ecn::NotEct).unwrap().1, tcp_v4(1, 2, 4, b"more"));
-        let (kept, _) = wrapped(&tag(&tcp_v4(1, 2, 4, b"more"), 9), true);
+        let (kept, _) = encapsulated(&tag(&tcp_v4(1, 2, 4, b"more"), 9), true);
         assert_eq!(Host::new().refusal(&kept, vtep(1)), DropReason::InnerVlan);
         let aware = Host { vlan_aware: true, ..Host::new() };
         assert_eq!(aware.hear(&kept, vtep(1), Ecn::NotEct).unwrap().1, tag(&tcp_v4(1, 2, 4, b"more"), 9));
     }
 
     #[test]
-    fn strangers_and_foreign_networks_are_not_heard() {
-        let (mut datagram, _) = wrapped(&udp_v4(1, 2, b"data"), false);
+    fn unknown_hosts_and_foreign_networks_are_not_heard() {
+        let (mut datagram, _) = encapsulated(&udp_v4(1, 2, b"data"), false);
         assert_eq!(Host::new().refusal(&datagram, vtep(3)), DropReason::UnknownVtep);
         datagram[6] = 6;
         assert_eq!(Host::new().refusal(&datagram, vtep(1)), DropReason::UnknownVni);
-        // A stranger is told nothing about the frame: not even that it is broken.
-        let mut broken = wrapped(&udp_v4(1, 2, b"data"), false).0;
+        // An unknown host is told nothing about the frame: not even that it is broken.
+        let mut broken = encapsulated(&udp_v4(1, 2, b"data"), false).0;
         broken[8 + 14] = 0;
         assert_eq!(Host::new().refusal(&broken, vtep(3)), DropReason::UnknownVtep);
         assert_eq!(Host::new().refusal(&broken, vtep(1)), DropReason::BadIpHeader);
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn every_truncation_is_refused() {
-        let (datagram, _) = wrapped(&udp_v4(1, 2, b"data"), false);
+        let (datagram, _) = encapsulated(&udp_v4(1, 2, b"data"), false);
         for len in 0..datagram.len() {
             let expected = if len < 22 { DropReason::VxlanTruncated } else { DropReason::FrameTruncated };
             assert_eq!(Host::new().refusal(&datagram[..len], vtep(1)), expected, "{len} bytes");
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn flags_and_reserved_bits() {
-        let (mut datagram, _) = wrapped(&udp_v4(1, 2, b"data"), false);
+        let (mut datagram, _) = encapsulated(&udp_v4(1, 2, b"data"), false);
         datagram[7] = 1;
         assert!(Host::new().hear(&datagram, vtep(1), Ecn::NotEct).is_ok());
         let strict = Host { strict: true, ..Host::new() };
@@ -248,7 +248,7 @@ mod tests {
     fn sources_that_no_other_station_has() {
         let bad = [MacAddr::ZERO, MacAddr::BROADCAST, MacAddr([1, 0, 0x5e, 0, 0, 1]), OWN];
         for mac in bad {
-            let (mut datagram, _) = wrapped(&udp_v4(1, 2, b"data"), false);
+            let (mut datagram, _) = encapsulated(&udp_v4(1, 2, b"data"), false);
             datagram[14..20].copy_from_slice(&mac.0);
             assert_eq!(Host::new().refusal(&datagram, vtep(1)), DropReason::BadSourceMac, "{mac}");
         }
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn congestion_reaches_the_inner_packet_or_drops_it() {
-        let (datagram, fields) = wrapped(&udp_v4(1, 2, b"data"), false);
+        let (datagram, fields) = encapsulated(&udp_v4(1, 2, b"data"), false);
         assert_eq!(fields.tos & 3, 0);
         assert_eq!(Host::new().hear(&datagram, vtep(1), Ecn::Ce).unwrap_err(), DropReason::OuterEcn);
         let mut capable = udp_v4(1, 2, b"data");
@@ -265,11 +265,11 @@ mod tests {
         capable[24..26].fill(0);
         let sum = eastgate_wire::checksum::checksum(&capable[14..34]);
         capable[24..26].copy_from_slice(&sum.to_be_bytes());
-        let (datagram, fields) = wrapped(&capable, false);
+        let (datagram, fields) = encapsulated(&capable, false);
         assert_eq!(fields.tos, 2);
-        let (unwrapped, inner) = Host::new().hear(&datagram, vtep(1), Ecn::Ce).unwrap();
-        assert_eq!(unwrapped.view.ip().unwrap().tos, 3);
-        assert_eq!(View::parse(&inner).unwrap(), unwrapped.view);
+        let (decapsulated, inner) = Host::new().hear(&datagram, vtep(1), Ecn::Ce).unwrap();
+        assert_eq!(decapsulated.view.ip().unwrap().tos, 3);
+        assert_eq!(View::parse(&inner).unwrap(), decapsulated.view);
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! How much may go up to the pipeline of each network, and how much more there was.
+//! How much may be punted to the pipeline of each network, and how much more there was.
 
 use libbpf_rs::{MapCore, MapFlags};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::{
     Error, Fastpath,
-    layout::{Bucket, STRANGERS},
+    layout::{Bucket, UNSERVED},
     remove,
 };
 
@@ -13,14 +13,14 @@ use crate::{
 const BURSTS: u32 = 5;
 
 impl Fastpath {
-    /// Limits what goes up of a network to `rate` packets a second, a fifth of them at once, and what is carried of it
+    /// Limits what is punted of a network to `rate` packets a second, a fifth of them at once, and what is carried of it
     /// in fragments to `datagrams` at a time; with no network, of all those together that have no limit of their own.
     /// What it has dropped so far stays counted.
     ///
     /// # Errors
     /// [`Error::Table`]; when the table is full among it.
     pub fn limit(&self, vni: Option<u32>, rate: u32, datagrams: u32) -> Result<(), Error> {
-        let key = vni.unwrap_or(STRANGERS);
+        let key = vni.unwrap_or(UNSERVED);
         let before = self.bucket(key)?;
         let burst = (rate / BURSTS).max(1);
         let bucket = Bucket { rate, burst, datagrams, ..before.unwrap_or_default() };

@@ -12,21 +12,21 @@ fn limits_and_time() {
     const LIMIT: u32 = 40;
     let scene = SCENES[0];
     let devices = devices(scene);
-    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], superframes::TUNNEL_PORT).unwrap());
+    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], gso::TUNNEL_PORT).unwrap());
     let mut host = Host::new(scene, &scene.config_with(true, 4, LIMIT), Some((kernel.clone(), &devices)));
     let quota = host.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().state.quota.clone();
-    let born = |host: &Host| {
-        let mut born = 0;
-        host.shared.for_each_born(clock::now(), |_| born += 1);
-        born
+    let created = |host: &Host| {
+        let mut created = 0;
+        host.shared.for_each_created(clock::now(), |_| created += 1);
+        created
     };
     // An endpoint has three quarters of its network's, and the one that waited longest makes room, wherever it is.
     let most = LIMIT - LIMIT / 4;
     for port in 2000..2200 {
         let (outcome, _) = host.tenant(11, &syn_of(port), Offload::default());
         assert_eq!(outcome, Outcome::Forward);
-        assert!(quota.in_use().unanswered <= most, "more flows than the limit says");
-        assert!(host.shared.flows_in_use().unanswered <= most);
+        assert!(quota.in_use().unreplied <= most, "more flows than the limit says");
+        assert!(host.shared.flows_in_use().unreplied <= most);
     }
     assert_eq!(host.flows().len(), most as usize);
     assert!(host.carried >= u64::from(most), "{} began in the kernel", host.carried);
@@ -42,10 +42,10 @@ fn limits_and_time() {
         matches!(host.tenant(12, &answer, Offload::default()).0, Outcome::Drop(_)),
         "{half_open} flows lasted too long"
     );
-    assert_eq!((host.carried, born(&host)), (carried, 0));
+    assert_eq!((host.carried, created(&host)), (carried, 0));
     host.shared.sweep(clock::now());
     host.shared.handle_timeout(0, clock::now() + std::time::Duration::from_secs(5));
-    assert_eq!((quota.in_use().unanswered, quota.in_use().answered), (0, 0), "permits are missing");
+    assert_eq!((quota.in_use().unreplied, quota.in_use().replied), (0, 0), "slots are missing");
     let mut places = Vec::new();
     kernel.programs().page(&mut eastgate_wire::Cursor::default(), &mut places).unwrap();
     assert_eq!(places, [], "places are kept for nobody");
@@ -56,18 +56,18 @@ fn lowered_limit() {
     const LIMITS: [u32; 2] = [200, 20];
     let scene = SCENES[0];
     let devices = devices(scene);
-    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], superframes::TUNNEL_PORT).unwrap());
+    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], gso::TUNNEL_PORT).unwrap());
     let mut host = Host::new(scene, &scene.config_with(true, 600, LIMITS[0]), Some((kernel, &devices)));
     let quota = host.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().state.quota.clone();
     let opened = |host: &mut Host, ports: std::ops::Range<u16>| {
         ports.filter(|port| host.tenant(11, &syn_of(*port), Offload::default()).0 == Outcome::Forward).count()
     };
     assert_eq!(opened(&mut host, 2000..2060), 60);
-    assert_eq!(quota.in_use().unanswered, 60);
+    assert_eq!(quota.in_use().unreplied, 60);
     host.install(&scene.config_with(true, 600, LIMITS[1]));
-    assert_eq!(quota.in_use().unanswered, 60);
+    assert_eq!(quota.in_use().unreplied, 60);
     assert_eq!(opened(&mut host, 3000..3100), 100);
-    assert!(quota.in_use().unanswered <= LIMITS[1]);
+    assert!(quota.in_use().unreplied <= LIMITS[1]);
 }
 
 /// What a network of four hundred flows does while thousands of connections and exchanges come and go, most in the kernel: nobody is refused, and a connection and a stream in use stay.
@@ -75,19 +75,19 @@ fn churn() {
     const LIMIT: u32 = 400;
     let scene = SCENES[0];
     let devices = devices(scene);
-    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], superframes::TUNNEL_PORT).unwrap());
-    let text = scene.config_with(true, 600, LIMIT).replace("unanswered = ", "flows = 400\nunanswered = ");
+    let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], gso::TUNNEL_PORT).unwrap());
+    let text = scene.config_with(true, 600, LIMIT).replace("unreplied = ", "flows = 400\nunanswered = ");
     let mut host = Host::new(scene, &text, Some((kernel, &devices)));
     let quota = host.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().state.quota.clone();
-    let pass = |host: &mut Host, station: u8, frame: Vec<u8>| {
-        let (outcome, _) = host.tenant(station, &frame, Offload::default());
+    let pass = |host: &mut Host, endpoint: u8, frame: Vec<u8>| {
+        let (outcome, _) = host.tenant(endpoint, &frame, Offload::default());
         assert_eq!(outcome, Outcome::Forward);
         let used = quota.in_use();
-        assert!(used.answered <= LIMIT - LIMIT / 4 && used.unanswered <= LIMIT - LIMIT / 4, "{used:?}");
+        assert!(used.replied <= LIMIT - LIMIT / 4 && used.unreplied <= LIMIT - LIMIT / 4, "{used:?}");
     };
     let old = Talk { a: 11, b: 12, sport: 1500, dport: 22 };
     let frames = [(11, old.syn()), (12, old.syn_ack()), (11, old.data(b""))];
-    frames.into_iter().for_each(|(station, frame)| pass(&mut host, station, frame));
+    frames.into_iter().for_each(|(endpoint, frame)| pass(&mut host, endpoint, frame));
     let carried = host.carried;
     for n in 0..1000 {
         let talk = Talk { a: 11, b: 12, sport: 2000 + n, dport: 443 };
@@ -101,7 +101,7 @@ fn churn() {
             (11, udp(11, 12, 2000 + n, 53)),
             (12, udp(12, 11, 53, 2000 + n)),
         ];
-        all.into_iter().for_each(|(station, frame)| pass(&mut host, station, frame));
+        all.into_iter().for_each(|(endpoint, frame)| pass(&mut host, endpoint, frame));
         if n % 100 == 99 {
             host.shared.sweep(clock::now());
         }

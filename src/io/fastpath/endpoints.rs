@@ -1,7 +1,7 @@
 //! What the programs decide new flows by: compiled policies, and the endpoints that they are about.
 //!
 //! A network that changes begins with its epoch in `networks`: from then on nothing of it is decided in the kernel. Then
-//! its stations are written, as far as they are others than before, and last its policy, which names the epoch. So no
+//! its endpoints are written, as far as they are others than before, and last its policy, which names the epoch. So no
 //! program ever decides by half of a change, and a network that could not be written is decided by the pipeline.
 
 use std::{collections::HashSet, sync::Arc};
@@ -12,15 +12,15 @@ use eastgate_dataplane::{
     snapshot::{Endpoint, Network, Snapshot},
 };
 use eastgate_fastpath::{
-    Error, NETWORK_HUB, NO_RULE, Network as Row, Policy, STATION_PEER, STATION_SPOKEN_TO, Station,
-    StationKey, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
+    ENDPOINT_PEER, ENDPOINT_PROXIED, Endpoint as KernelEndpoint, EndpointKey, Error, NETWORK_HUB, NO_RULE,
+    Network as Row, Policy, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
 };
 use eastgate_policy::{admission, rule::Direction};
 use eastgate_steering::proxy_mac;
-use eastgate_vtep::{carriage::Encapsulation, fdb::Location, flood::split_horizon, mtu, peers::PeerKind};
+use eastgate_vtep::{encap::Encapsulation, fdb::Location, flood::split_horizon, mtu, peers::PeerKind};
 use eastgate_wire::{Addr, PortId, Vni, VtepAddr};
 
-use super::{KernelPath, Place, Tables, born::timeouts, handover::outer_fields};
+use super::{KernelPath, Place, Tables, created::timeouts, handover::outer_fields};
 
 /// Policies that are put in force by one call: the kernel waits after each until no program has those before in hand.
 const AT_ONCE: usize = 256;
@@ -87,17 +87,17 @@ impl KernelPath {
         self.put_in_force(ready);
     }
 
-    /// What policies take up, and how many networks there are stations of.
+    /// What policies take up, and how many networks there are endpoints of.
     #[cfg(test)]
     pub(crate) fn held(&self) -> (usize, usize) {
         let tables = lock(&self.tables);
-        (tables.policy_bytes, tables.stations.len())
+        (tables.policy_bytes, tables.endpoints.len())
     }
 
     fn forget_networks(&self, snapshot: &Arc<Snapshot>) -> Result<(), Error> {
         let gone: Vec<Vni> = {
             let tables = lock(&self.tables);
-            tables.stations.keys().copied().filter(|vni| snapshot.network(*vni).is_none()).collect()
+            tables.endpoints.keys().copied().filter(|vni| snapshot.network(*vni).is_none()).collect()
         };
         let mut places = Vec::new();
         for vni in gone {
@@ -105,8 +105,8 @@ impl KernelPath {
             if !is_in_force(&tables, snapshot) {
                 return Ok(());
             }
-            self.keep_stations(&mut tables, vni, |_| false)?;
-            tables.stations.remove(&vni);
+            self.keep_endpoints(&mut tables, vni, |_| false)?;
+            tables.endpoints.remove(&vni);
             let decided = tables.decided.remove(&vni);
             tables.policy_bytes -= decided.map_or(0, |decided| decided.bytes);
             places.extend(tables.networks.get(&vni).map(|(place, _)| *place));
@@ -125,13 +125,13 @@ impl KernelPath {
             }
             let Some(place) = self.network_place(&mut tables, vni) else { return Ok(None) };
             // From here on ports that come and go are told; and it is known, with or without addresses.
-            tables.stations.entry(vni).or_default();
+            tables.endpoints.entry(vni).or_default();
             let before = tables.decided.remove(&vni);
             // What is written in its place takes up room of its own.
             tables.policy_bytes -= before.as_ref().map_or(0, |before| before.bytes);
             (place, before.and_then(|before| before.policy))
         };
-        if !self.write_stations(snapshot, network, place)? {
+        if !self.write_endpoints(snapshot, network, place)? {
             return Ok(None);
         }
         let words = network.policy.words(epoch);
@@ -194,7 +194,12 @@ impl KernelPath {
     }
 
     /// False when there is another snapshot in force meanwhile.
-    fn write_stations(&self, snapshot: &Arc<Snapshot>, network: &Network, place: u32) -> Result<bool, Error> {
+    fn write_endpoints(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        network: &Network,
+        place: u32,
+    ) -> Result<bool, Error> {
         let addresses = |endpoint: &Endpoint| endpoint.holdings().addresses.clone();
         let wanted: HashSet<Addr> = network.endpoints.iter().flat_map(addresses).collect();
         for endpoints in network.endpoints.chunks(ENDPOINTS_AT_ONCE) {
@@ -209,7 +214,7 @@ impl KernelPath {
         let mut tables = lock(&self.tables);
         let stands = is_in_force(&tables, snapshot);
         if stands {
-            self.keep_stations(&mut tables, network.vni, |addr| wanted.contains(addr))?;
+            self.keep_endpoints(&mut tables, network.vni, |addr| wanted.contains(addr))?;
         }
         Ok(stands)
     }
@@ -223,19 +228,19 @@ impl KernelPath {
         endpoint: &Endpoint,
     ) -> Result<(), Error> {
         for addr in &endpoint.holdings().addresses {
-            let station = self.station_at(tables, snapshot, network, place, endpoint, *addr);
-            let known = tables.stations.entry(network.vni).or_default();
-            if known.get(addr) == station.as_ref() {
+            let endpoint = self.endpoint_at(tables, snapshot, network, place, endpoint, *addr);
+            let known = tables.endpoints.entry(network.vni).or_default();
+            if known.get(addr) == endpoint.as_ref() {
                 continue;
             }
-            let key = station_key(network.vni, *addr);
-            match station {
-                Some(station) => {
-                    self.fastpath.set_station(&key, &station)?;
-                    known.insert(*addr, station);
+            let key = endpoint_key(network.vni, *addr);
+            match endpoint {
+                Some(endpoint) => {
+                    self.fastpath.set_endpoint(&key, &endpoint)?;
+                    known.insert(*addr, endpoint);
                 }
                 None => {
-                    self.fastpath.remove_station(&key)?;
+                    self.fastpath.remove_endpoint(&key)?;
                     known.remove(addr);
                 }
             }
@@ -243,29 +248,29 @@ impl KernelPath {
         Ok(())
     }
 
-    /// Takes those stations of a network away that are not to be kept.
-    fn keep_stations(
+    /// Takes those endpoints of a network away that are not to be kept.
+    fn keep_endpoints(
         &self,
         tables: &mut Tables,
         vni: Vni,
         keep: impl Fn(&Addr) -> bool,
     ) -> Result<(), Error> {
-        let Some(known) = tables.stations.get_mut(&vni) else { return Ok(()) };
+        let Some(known) = tables.endpoints.get_mut(&vni) else { return Ok(()) };
         let gone: Vec<Addr> = known.keys().copied().filter(|addr| !keep(addr)).collect();
         for addr in gone {
-            self.fastpath.remove_station(&station_key(vni, addr))?;
+            self.fastpath.remove_endpoint(&endpoint_key(vni, addr))?;
             known.remove(&addr);
         }
         Ok(())
     }
 
     /// The endpoint at a port has come, or has gone.
-    pub(super) fn renew_station(&self, tables: &mut Tables, port: PortId) -> Result<(), Error> {
+    pub(super) fn renew_endpoint(&self, tables: &mut Tables, port: PortId) -> Result<(), Error> {
         let Some(snapshot) = tables.snapshot.clone() else { return Ok(()) };
         let Some((network, endpoint)) = snapshot.at_port(port) else { return Ok(()) };
         // A network whose turn has not come is written then.
         let place = tables.networks.get(&network.vni).map(|(place, _)| *place);
-        match place.filter(|_| tables.stations.contains_key(&network.vni)) {
+        match place.filter(|_| tables.endpoints.contains_key(&network.vni)) {
             Some(place) => self.write_endpoint(tables, &snapshot, network, place, endpoint),
             None => Ok(()),
         }
@@ -273,7 +278,7 @@ impl KernelPath {
 
     /// An endpoint's address for the programs. None where there is more to check than where its packets come from and with
     /// which MAC, or where nobody can be reached by it.
-    fn station_at(
+    fn endpoint_at(
         &self,
         tables: &mut Tables,
         snapshot: &Snapshot,
@@ -281,7 +286,7 @@ impl KernelPath {
         place: u32,
         endpoint: &Endpoint,
         addr: Addr,
-    ) -> Option<Station> {
+    ) -> Option<KernelEndpoint> {
         let owns = |found: Option<&Endpoint>| found.is_some_and(|found| found.id == endpoint.id);
         let is_plain = match endpoint.location {
             Location::Local(_) => false,
@@ -302,23 +307,23 @@ impl KernelPath {
         if let Location::Local(port) = endpoint.location
             && tables.ports.get(&port)?.0.is_veth
         {
-            flags |= STATION_PEER;
+            flags |= ENDPOINT_PEER;
         }
         if network.proxy && (is_plain || endpoint.port().is_some()) {
-            flags |= STATION_SPOKEN_TO;
+            flags |= ENDPOINT_PROXIED;
         }
         let tiers = |direction| match network.policy.tiers(endpoint.id, direction) {
-            Some(tiers) if endpoint.policed_here => tiers.number(),
+            Some(tiers) if endpoint.enforced_here => tiers.number(),
             _ => NO_RULE,
         };
-        // One that is policed has tiers in either direction, an empty list where nobody wrote any.
+        // One that is enforced has tiers in either direction, an empty list where nobody wrote any.
         let tiers = [tiers(Direction::Ingress), tiers(Direction::Egress)];
-        if endpoint.policed_here && tiers.contains(&NO_RULE) {
+        if endpoint.enforced_here && tiers.contains(&NO_RULE) {
             return None;
         }
-        Some(Station {
+        Some(KernelEndpoint {
             network: place,
-            at: self.station(tables, endpoint.location)?,
+            at: self.endpoint(tables, endpoint.location)?,
             mac: endpoint.mac.0,
             flags,
             identity: network.policy.identity(addr)?.number(),
@@ -329,15 +334,21 @@ impl KernelPath {
     }
 
     /// What flows of a network last, and which SYNs are not for the programs.
-    pub(super) fn set_terms(&self, tables: &Tables, snapshot: &Snapshot, network: &Network, place: u32) {
+    pub(super) fn set_ct_settings(
+        &self,
+        tables: &Tables,
+        snapshot: &Snapshot,
+        network: &Network,
+        place: u32,
+    ) {
         let mss_mtu = if network.mss_clamp {
             // Where nothing is known of the link, any MSS is too large.
             network.tenant_mtu(tables.link_mtu, snapshot.vtep.family(), 0).max(1)
         } else {
             0
         };
-        self.fastpath.terms().set(place, &timeouts(&network.tracking), mss_mtu.into());
-        self.fastpath.terms().count_at(place, network.state.quota.place());
+        self.fastpath.ct_settings().set(place, &timeouts(&network.tracking), mss_mtu.into());
+        self.fastpath.ct_settings().count_at(place, network.state.quota.place());
     }
 
     /// The link's MTU is another one: nothing that is larger is sent before someone has looked at each path.
@@ -348,7 +359,7 @@ impl KernelPath {
             #[allow(clippy::iter_over_hash_type)]
             for (vni, (place, _)) in &tables.networks {
                 if let Some(network) = snapshot.network(*vni) {
-                    self.set_terms(tables, &snapshot, network, *place);
+                    self.set_ct_settings(tables, &snapshot, network, *place);
                 }
             }
         }
@@ -419,7 +430,7 @@ pub(super) fn network_row(network: Option<&Network>, vni: Vni) -> Row {
     row.epoch = network.epoch;
     row.bindings = lock(&network.state.holders).version();
     let Encapsulation { tos, ttl, .. } = network.encapsulation;
-    (row.lane_flags, row.tos, row.ttl) = outer_fields(tos, ttl);
+    (row.template_flags, row.tos, row.ttl) = outer_fields(tos, ttl);
     // Whichever VTEPs they are
     let somewhere = Location::Remote(VtepAddr(std::net::Ipv4Addr::UNSPECIFIED.into()));
     if split_horizon(network.topology, somewhere, somewhere).is_ok() {
@@ -428,6 +439,6 @@ pub(super) fn network_row(network: Option<&Network>, vni: Vni) -> Row {
     row
 }
 
-fn station_key(vni: Vni, addr: Addr) -> StationKey {
-    StationKey { addr: address(addr), vni: vni.get() }
+fn endpoint_key(vni: Vni, addr: Addr) -> EndpointKey {
+    EndpointKey { addr: address(addr), vni: vni.get() }
 }

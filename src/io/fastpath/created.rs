@@ -1,19 +1,19 @@
 //! Flows that begin in the kernel: what they are permitted and told, and how they come to the pipeline.
 //!
-//! The programs count the flows that are born where the pipeline counts its own. All changes of hands are made under the
+//! The programs count the flows that are created where the pipeline counts its own. All changes of hands are made under the
 //! lock of the flow's shard, so that a place that is kept belongs to a flow of that shard, or to one that its holder of the
 //! lock is just about to open or to end. A flow that makes room ([`super::economy`]) goes without it: it changes no hands.
 
 use ahash::RandomState;
-use eastgate_conntrack::flow::{Admitted, Born, Count, FlowState, Found, HOST, StateSettings, give};
+use eastgate_conntrack::flow::{Admitted, Count, Created, FlowState, Found, HOST, StateSettings, give};
 use eastgate_dataplane::pipeline::{
     decide::receiver_at,
-    offload::{FlowOffload, Hold, Offer, Replaced, Resident, Whereabouts},
+    offload::{FlowOffload, Offer, Replaced, Reservation, Resident, Whereabouts},
     shared::lock,
 };
 use eastgate_fastpath::{
-    CONFIG_CROWDED, Entropy, Error, FLOW_ANSWERED, FLOW_BORN, FLOW_HELD, FLOW_STREAM, Flow, Hold as Taken,
-    Key, LANE_OPEN, Permit, PermitKey, STATES,
+    CONFIG_CROWDED, CachedPolicy, Entropy, Error, FLOW_KERNEL_CREATED, FLOW_REPLIED, FLOW_RESERVED,
+    FLOW_STREAM, Flow, Key, PolicyCacheKey, STATES, TEMPLATE_OPEN, TakeResult,
 };
 use eastgate_vtep::entropy::SourcePorts;
 use eastgate_wire::{Cursor, FlowKey, MacAddr, view::proto};
@@ -22,19 +22,19 @@ use super::{KernelPath, Tables, handover::progress};
 use crate::io::clock;
 
 impl KernelPath {
-    pub(super) fn hold_place(&self, packet: &FlowKey) -> Hold {
+    pub(super) fn reserve_flow(&self, packet: &FlowKey) -> Reservation {
         let (key, _) = Key::of(packet);
         match self.fastpath.hold(&key) {
-            Ok(true) => Hold::Kept,
+            Ok(true) => Reservation::Kept,
             // A place that is kept already is that of the flow before, which ends under the same lock.
             Ok(false) => match self.fastpath.peek(&key) {
-                Ok(Some(flow)) if flow.marks & FLOW_HELD != 0 => Hold::Kept,
-                _ => Hold::Begun,
+                Ok(Some(flow)) if flow.marks & FLOW_RESERVED != 0 => Reservation::Kept,
+                _ => Reservation::Begun,
             },
             Err(error) => {
                 tracing::debug!(%error, "no room to keep a flow's place");
                 self.note_crowd();
-                Hold::Full
+                Reservation::Full
             }
         }
     }
@@ -48,13 +48,13 @@ impl KernelPath {
         }
     }
 
-    /// Takes a flow out of the programs' hands, and its permit when it was born there.
+    /// Takes a flow out of the programs' hands, and its slot when it was created there.
     pub(super) fn take(&self, packet: &FlowKey) -> Whereabouts {
         let (key, _) = Key::of(packet);
         // What nobody knows is asked for more often than what is there.
         match self.fastpath.peek(&key) {
             Ok(None) => return Whereabouts::Unknown,
-            Ok(Some(flow)) if flow.marks & FLOW_HELD != 0 => return Whereabouts::Lost,
+            Ok(Some(flow)) if flow.marks & FLOW_RESERVED != 0 => return Whereabouts::Lost,
             _ => {}
         }
         let found = self
@@ -73,29 +73,29 @@ impl KernelPath {
         Some(found)
     }
 
-    /// A flow is gone that was born in the kernel: its permit is free.
+    /// A flow is gone that was created in the kernel: its slot is free.
     pub(super) fn count_out(&self, flow: &Flow, found: &Found) {
-        let Some(born) = &found.born else { return };
-        let network = self.fastpath.terms().account(flow.network);
-        for place in [Some(born.account), network, Some(HOST)].into_iter().flatten() {
+        let Some(created) = &found.created else { return };
+        let network = self.fastpath.ct_settings().account(flow.network);
+        for place in [Some(created.account), network, Some(HOST)].into_iter().flatten() {
             if let Some(word) = self.fastpath.accounts().word(place, found.population() as usize) {
                 give(word);
             }
         }
     }
 
-    /// The permit of a flow that was taken is free.
-    pub(super) fn forgo_permit(&self, found: &Found) {
+    /// The slot of a flow that was taken is free.
+    pub(super) fn release_slot(&self, found: &Found) {
         let place = lock(&self.tables).networks.get(&found.key.vni).map(|(place, _)| *place);
         if let Some(network) = place {
             self.count_out(&Flow { network, ..Flow::default() }, found);
         }
     }
 
-    fn taken(&self, key: &Key, taken: Result<Taken, Error>) -> Option<Flow> {
+    fn taken(&self, key: &Key, taken: Result<TakeResult, Error>) -> Option<Flow> {
         match taken {
-            Ok(Taken::Taken(flow)) => Some(flow),
-            Ok(Taken::Absent | Taken::Held | Taken::Alive) => None,
+            Ok(TakeResult::Taken(flow)) => Some(flow),
+            Ok(TakeResult::Absent | TakeResult::Reserved | TakeResult::Alive) => None,
             Err(error) => {
                 tracing::error!(%error, "a flow could not be taken back");
                 self.note_crowd();
@@ -111,7 +111,7 @@ impl KernelPath {
         found(key, flow, self.is_ours(flow))
     }
 
-    /// Was it written by this daemon, or born by its permit?
+    /// Was it written by this daemon, or created by its policy-cache entry?
     fn is_ours(&self, flow: &Flow) -> bool {
         is_since(self.ours_since(), flow)
     }
@@ -135,7 +135,7 @@ impl KernelPath {
         // Once for all of them: ports are opened and closed under the same lock.
         let since = self.ours_since();
         out.extend(page.iter().filter_map(|(key, flow)| {
-            let held = flow.marks & FLOW_HELD != 0;
+            let held = flow.marks & FLOW_RESERVED != 0;
             let ours = is_since(since, flow);
             let found = if held { None } else { found(key, flow, ours) };
             Some(Resident { packet: key.packet()?, held, found, left: !held && !ours })
@@ -165,12 +165,12 @@ impl KernelPath {
         }
         // Locked until it is written: what it was held against stays in force as long.
         let mut tables = lock(&self.tables);
-        if let Some(permit) = self.permit_for(&mut tables, offer) {
-            self.written(self.fastpath.set_permit(&PermitKey::of(&offer.opened), &permit));
+        if let Some(cached) = self.cached_policy_for(&mut tables, offer) {
+            self.written(self.fastpath.set_cached_policy(&PolicyCacheKey::of(&offer.opened), &cached));
         }
     }
 
-    fn permit_for(&self, tables: &mut Tables, offer: &Offer) -> Option<Permit> {
+    fn cached_policy_for(&self, tables: &mut Tables, offer: &Offer) -> Option<CachedPolicy> {
         let vni = offer.opened.vni;
         let in_force = tables.snapshot.as_ref()?.network(vni)?.epoch;
         let (epoch, generation) = (offer.admitted.epoch, offer.generation);
@@ -183,9 +183,9 @@ impl KernelPath {
         }
         let bindings = offer.bindings;
         let rules = [offer.admitted.egress_rule, offer.admitted.ingress_rule];
-        let (ends, lanes) = self.lanes(tables, &offer.lanes)?;
+        let (ends, templates) = self.templates(tables, &offer.templates)?;
         let account = offer.account;
-        Some(Permit { network, epoch, generation, ends, rules, lanes, bindings, spare: 0, account })
+        Some(CachedPolicy { network, epoch, generation, ends, rules, templates, bindings, spare: 0, account })
     }
 
     /// Whether flows may begin in the kernel, for trials.
@@ -194,12 +194,12 @@ impl KernelPath {
         let tables = lock(&self.tables);
         #[allow(clippy::iter_over_hash_type, reason = "each is written on its own")]
         for (vni, (place, _)) in &tables.networks {
-            let account = tables.pages.get(vni).filter(|_| may).map_or(0, |page| page.place());
-            self.fastpath.terms().count_at(*place, account);
+            let account = tables.quotas.get(vni).filter(|_| may).map_or(0, |page| page.place());
+            self.fastpath.ct_settings().count_at(*place, account);
         }
     }
 
-    /// Says how flows that are born come to their outer source port.
+    /// Says how flows that are created come to their outer source port.
     pub(super) fn spread(&self, tables: &mut Tables, ports: SourcePorts) -> Result<(), Error> {
         let (first, available) = ports.range();
         let secret = match tables.entropy.secret {
@@ -222,8 +222,8 @@ fn is_since(since: Option<u32>, flow: &Flow) -> bool {
 /// By the numbers of `enum flow_state`.
 pub(super) fn timeouts(settings: &StateSettings) -> [u32; STATES] {
     const IN_ORDER: [(FlowState, u8); STATES] = [
-        (FlowState::Unanswered, proto::UDP),
-        (FlowState::Answered, proto::UDP),
+        (FlowState::Unreplied, proto::UDP),
+        (FlowState::Replied, proto::UDP),
         (FlowState::SynSent, proto::TCP),
         (FlowState::SynReceived, proto::TCP),
         (FlowState::Established, proto::TCP),
@@ -231,8 +231,8 @@ pub(super) fn timeouts(settings: &StateSettings) -> [u32; STATES] {
         (FlowState::CloseWait, proto::TCP),
         (FlowState::LastAck, proto::TCP),
         (FlowState::TimeWait, proto::TCP),
-        (FlowState::Unanswered, proto::ICMP),
-        (FlowState::Answered, proto::ICMP),
+        (FlowState::Unreplied, proto::ICMP),
+        (FlowState::Replied, proto::ICMP),
         (FlowState::Close, proto::TCP),
         (FlowState::Stream, proto::UDP),
         (FlowState::Stream, proto::ICMP),
@@ -245,26 +245,26 @@ pub(super) fn timeouts(settings: &StateSettings) -> [u32; STATES] {
     })
 }
 
-/// `ours`: it was written by this daemon, or born by its permit.
+/// `ours`: it was written by this daemon, or created by its policy-cache entry.
 fn found(key: &Key, flow: &Flow, ours: bool) -> Option<Found> {
     let place = usize::from(flow.opener & 1);
-    let ways = [&flow.ways[place], &flow.ways[place ^ 1]];
-    let was_born = flow.marks & FLOW_BORN != 0;
-    let born = Born {
-        admitted: Admitted { epoch: flow.epoch, egress_rule: ways[0].rule, ingress_rule: ways[1].rule },
+    let dirs = [&flow.dirs[place], &flow.dirs[place ^ 1]];
+    let was_created = flow.marks & FLOW_KERNEL_CREATED != 0;
+    let created = Created {
+        admitted: Admitted { epoch: flow.epoch, egress_rule: dirs[0].rule, ingress_rule: dirs[1].rule },
         created: clock::from_wrapped_millis(flow.created),
         account: flow.account(),
         goes_on: flow.marks & FLOW_STREAM != 0,
     };
     Some(Found {
         key: key.packet_from(place)?,
-        answered: if was_born {
-            flow.marks & FLOW_ANSWERED != 0
+        replied: if was_created {
+            flow.marks & FLOW_REPLIED != 0
         } else {
-            ways.iter().all(|way| way.lane.flags & LANE_OPEN != 0)
+            dirs.iter().all(|way| way.template.flags & TEMPLATE_OPEN != 0)
         },
         progress: progress(flow, place),
         hints: [place ^ 1, place].map(|receiver| receiver_at(MacAddr(flow.ends.macs[receiver]))),
-        born: (was_born && ours).then_some(born),
+        created: (was_created && ours).then_some(created),
     })
 }

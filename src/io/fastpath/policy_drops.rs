@@ -6,7 +6,7 @@ use eastgate_dataplane::pipeline::{
     counters::{DropCount, DropKey, Seen, SettledDrop, Subject},
     shared::lock,
 };
-use eastgate_fastpath::{AT_VTEP, Denial, DenialKey, Denied, DeniedKey, Error, NO_RULE};
+use eastgate_fastpath::{AT_VTEP, Denied, DeniedKey, Error, NO_RULE, PolicyDrop, PolicyDropKey};
 use eastgate_policy::rule::{Decision, Direction, RuleId, Verdict};
 use eastgate_vtep::fdb::Location;
 use eastgate_wire::{Addr, EndpointId, FlowKey, Leg, PortId, Vni, VtepAddr};
@@ -17,9 +17,9 @@ use crate::io::{clock, sysopt};
 impl KernelPath {
     /// All of them so far, but for those that were settled.
     pub(super) fn denied(&self) -> Result<Vec<(DropKey, DropCount)>, Error> {
-        let denials = self.fastpath.denials()?;
+        let policy_drops = self.fastpath.policy_drops()?;
         let who = Who::of(&lock(&self.tables));
-        Ok(denials.iter().filter_map(|(key, denial)| who.row(key, denial)).collect())
+        Ok(policy_drops.iter().filter_map(|(key, drop)| who.row(key, drop)).collect())
     }
 
     /// The packets that they were, as far as these are remembered.
@@ -49,11 +49,11 @@ impl KernelPath {
             error
         };
         let mut settled = Vec::new();
-        let denials = self.fastpath.denials().map_err(again)?;
+        let policy_drops = self.fastpath.policy_drops().map_err(again)?;
         let mut seen = self.settle_seen(&who);
-        for (key, denial) in denials.iter().filter(|(key, _)| !who.is_in_force(key)) {
+        for (key, drop) in policy_drops.iter().filter(|(key, _)| !who.is_in_force(key)) {
             match self.fastpath.remove_denial(key).map_err(again) {
-                Ok(()) => settled.extend(who.row(key, denial).map(|(row, count)| SettledDrop {
+                Ok(()) => settled.extend(who.row(key, drop).map(|(row, count)| SettledDrop {
                     key: row,
                     count,
                     seen: seen.remove(key).unwrap_or_default(),
@@ -65,8 +65,8 @@ impl KernelPath {
     }
 
     /// Takes the packets out whose epoch is over. What cannot be read is only not told packet by packet.
-    fn settle_seen(&self, who: &Who) -> HashMap<DenialKey, Vec<Seen>> {
-        let mut settled: HashMap<DenialKey, Vec<Seen>> = HashMap::new();
+    fn settle_seen(&self, who: &Who) -> HashMap<PolicyDropKey, Vec<Seen>> {
+        let mut settled: HashMap<PolicyDropKey, Vec<Seen>> = HashMap::new();
         let denied = self.fastpath.denied().unwrap_or_default();
         for (key, denied) in denied.iter().filter(|(key, _)| !who.is_in_force(&key.kind)) {
             // One that has just given way to another is gone as it should be.
@@ -92,18 +92,18 @@ impl Who {
         Self { networks: networks.collect(), vteps: vteps.collect() }
     }
 
-    fn is_in_force(&self, key: &DenialKey) -> bool {
+    fn is_in_force(&self, key: &PolicyDropKey) -> bool {
         self.networks.get(&key.network).is_some_and(|(_, epoch)| *epoch == key.epoch)
     }
 
-    fn row(&self, key: &DenialKey, denial: &Denial) -> Option<(DropKey, DropCount)> {
+    fn row(&self, key: &PolicyDropKey, drop: &PolicyDrop) -> Option<(DropKey, DropCount)> {
         let key = self.key(key)?;
         let vni = key.vni?;
         let count = DropCount {
-            frames: denial.packets,
-            bytes: denial.bytes,
-            last_at: clock::from_monotonic(denial.last_at),
-            last: last(vni, denial).map(Subject::of_flow),
+            frames: drop.packets,
+            bytes: drop.bytes,
+            last_at: clock::from_monotonic(drop.last_at),
+            last: last(vni, drop).map(Subject::of_flow),
         };
         Some((key, count))
     }
@@ -128,7 +128,7 @@ impl Who {
         Some((row, seen))
     }
 
-    fn key(&self, key: &DenialKey) -> Option<DropKey> {
+    fn key(&self, key: &PolicyDropKey) -> Option<DropKey> {
         let (vni, _) = *self.networks.get(&key.network)?;
         let rule = (key.rule != NO_RULE).then_some(key.rule);
         let direction = if key.direction == 0 { Direction::Ingress } else { Direction::Egress };
@@ -142,14 +142,14 @@ impl Who {
     }
 }
 
-fn last(vni: Vni, denial: &Denial) -> Option<FlowKey> {
+fn last(vni: Vni, drop: &PolicyDrop) -> Option<FlowKey> {
     Some(FlowKey {
-        src: Addr::from_bits(u128::from_be_bytes(denial.src)),
-        dst: Addr::from_bits(u128::from_be_bytes(denial.dst)),
+        src: Addr::from_bits(u128::from_be_bytes(drop.src)),
+        dst: Addr::from_bits(u128::from_be_bytes(drop.dst)),
         vni,
-        sport: denial.sport,
-        dport: denial.dport,
-        proto: u8::try_from(denial.proto).ok()?,
+        sport: drop.sport,
+        dport: drop.dport,
+        proto: u8::try_from(drop.proto).ok()?,
         leg: Leg::DIRECT,
     })
 }

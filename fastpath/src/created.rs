@@ -19,8 +19,8 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::{
     Error, Fastpath, Flow, Key,
     layout::{
-        self, Ended, Entropy, FLOW_HELD, Permit, PermitKey, STATES, TAKE_ABSENT, TAKE_DELETE, TAKE_HELD,
-        TAKE_IF_OVER, TAKE_IF_RANK, TAKE_RANK_AT, TAKE_TAKEN, Take,
+        self, CachedPolicy, ClosedFlow, Entropy, FLOW_RESERVED, PolicyCacheKey, STATES, TAKE_ABSENT,
+        TAKE_DELETE, TAKE_IF_OVER, TAKE_IF_RANK, TAKE_RANK_AT, TAKE_RESERVED, TAKE_TAKEN, Take,
     },
     write,
 };
@@ -28,11 +28,11 @@ use crate::{
 /// What there was where a flow was to be taken.
 #[allow(clippy::large_enum_variant, reason = "it is looked at once and never kept")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Hold {
+pub enum TakeResult {
     /// Nothing
     Absent,
     /// Its place was kept already.
-    Held,
+    Reserved,
     /// The flow, which does not pass any more: this is where it has got to.
     Taken(Flow),
     /// The flow, whose time is not over.
@@ -48,7 +48,7 @@ impl Fastpath {
     /// # Errors
     /// [`Error::Table`]; when the table is full among it.
     pub fn hold(&self, key: &Key) -> Result<bool, Error> {
-        let flow = Flow { marks: FLOW_HELD, ..Flow::default() };
+        let flow = Flow { marks: FLOW_RESERVED, ..Flow::default() };
         match self.flows.update(key.as_bytes(), flow.as_bytes(), MapFlags::NO_EXIST) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == libbpf_rs::ErrorKind::AlreadyExists => Ok(false),
@@ -60,7 +60,7 @@ impl Fastpath {
     ///
     /// # Errors
     /// [`Error::Trial`].
-    pub fn take(&self, key: &Key) -> Result<Hold, Error> {
+    pub fn take(&self, key: &Key) -> Result<TakeResult, Error> {
         self.run_take(key, 0)
     }
 
@@ -68,28 +68,28 @@ impl Fastpath {
     ///
     /// # Errors
     /// [`Error::Trial`].
-    pub fn end(&self, key: &Key) -> Result<Hold, Error> {
+    pub fn end(&self, key: &Key) -> Result<TakeResult, Error> {
         self.run_take(key, TAKE_DELETE)
     }
 
-    /// [`Fastpath::end`] for a flow that was born in the kernel and whose time is over; others stay as they are.
+    /// [`Fastpath::end`] for a flow that was created in the kernel and whose time is over; others stay as they are.
     ///
     /// # Errors
     /// [`Error::Trial`].
-    pub fn end_if_over(&self, key: &Key) -> Result<Hold, Error> {
+    pub fn end_if_over(&self, key: &Key) -> Result<TakeResult, Error> {
         self.run_take(key, TAKE_DELETE | TAKE_IF_OVER)
     }
 
-    /// [`Fastpath::end`] for a flow that was born in the kernel and is of this rank, by its number; others
+    /// [`Fastpath::end`] for a flow that was created in the kernel and is of this rank, by its number; others
     /// stay as they are.
     ///
     /// # Errors
     /// [`Error::Trial`].
-    pub fn end_if_of_rank(&self, key: &Key, rank: u8) -> Result<Hold, Error> {
+    pub fn end_if_of_rank(&self, key: &Key, rank: u8) -> Result<TakeResult, Error> {
         self.run_take(key, TAKE_DELETE | TAKE_IF_RANK | rank << TAKE_RANK_AT)
     }
 
-    fn run_take(&self, key: &Key, how: u8) -> Result<Hold, Error> {
+    fn run_take(&self, key: &Key, how: u8) -> Result<TakeResult, Error> {
         let mut take = Take::new_zeroed();
         // A frame of no protocol that the kernel would look into.
         (take.ethernet[12], take.ethernet[13]) = (0x88, 0xb5);
@@ -114,10 +114,10 @@ impl Fastpath {
             return Err(Error::Trial(libbpf_rs::Error::from_raw_os_error(libc::EPROTO)));
         }
         Ok(match take.result {
-            TAKE_ABSENT => Hold::Absent,
-            TAKE_HELD => Hold::Held,
-            TAKE_TAKEN => Hold::Taken(take.flow),
-            _ => Hold::Alive,
+            TAKE_ABSENT => TakeResult::Absent,
+            TAKE_RESERVED => TakeResult::Reserved,
+            TAKE_TAKEN => TakeResult::Taken(take.flow),
+            _ => TakeResult::Alive,
         })
     }
 
@@ -125,11 +125,11 @@ impl Fastpath {
     ///
     /// # Errors
     /// [`Error::Table`].
-    pub fn set_permit(&self, key: &PermitKey, permit: &Permit) -> Result<(), Error> {
-        write(&self.permits, "permits", key, permit)
+    pub fn set_cached_policy(&self, key: &PolicyCacheKey, cached: &CachedPolicy) -> Result<(), Error> {
+        write(&self.policy_cache, "policy_cache", key, cached)
     }
 
-    /// Says how flows that are born come to their outer source port.
+    /// Says how flows that are created come to their outer source port.
     ///
     /// # Errors
     /// [`Error::Table`].
@@ -139,8 +139,8 @@ impl Fastpath {
 
     /// How flows live, by place of the network.
     #[must_use]
-    pub const fn terms(&self) -> &Terms {
-        &self.terms
+    pub const fn ct_settings(&self) -> &CtSettings {
+        &self.ct_settings
     }
 
     /// How many flows there are.
@@ -187,12 +187,12 @@ impl Fastpath {
     }
 
     /// A flow that another one of its key took the place of, and that nobody has counted yet.
-    pub fn pop_ended(&self) -> Option<Ended> {
-        let mut ended = Ended::new_zeroed();
+    pub fn pop_ended(&self) -> Option<ClosedFlow> {
+        let mut ended = ClosedFlow::new_zeroed();
         // SAFETY: a queue has no key, and its values are as large as this one.
         let done = unsafe {
             libbpf_sys::bpf_map_lookup_and_delete_elem(
-                self.ended.as_fd().as_raw_fd(),
+                self.closed_flows.as_fd().as_raw_fd(),
                 ptr::null(),
                 ptr::from_mut(&mut ended).cast(),
             )
@@ -257,7 +257,7 @@ impl Accounts {
         Shared::of(map).map(Self)
     }
 
-    /// The word of a population (0 unanswered, 1 answered) at a place: the limit in its upper half, and in its lower one
+    /// The word of a population (0 unreplied, 1 answered) at a place: the limit in its upper half, and in its lower one
     /// how many flows there are.
     #[must_use]
     pub fn word(&self, place: u32, of: usize) -> Option<&AtomicU64> {
@@ -269,9 +269,9 @@ impl Accounts {
 
 /// How flows live in each network.
 #[derive(Debug)]
-pub struct Terms(Shared<layout::Terms>);
+pub struct CtSettings(Shared<layout::CtSettings>);
 
-impl Terms {
+impl CtSettings {
     pub(crate) fn of(map: &MapHandle) -> Result<Self, Error> {
         Shared::of(map).map(Self)
     }

@@ -12,21 +12,21 @@
 #define SECOND 1000000000ULL
 
 /*
- * May this frame of a network go up? A superframe counts as the packets in it. Not static, so that the verifier looks at
+ * May this frame of a network are punted? A GSO packet counts as the packets in it. Not static, so that the verifier looks at
  * it once and by itself.
  */
-__noinline int may_go_up(struct __sk_buff *skb, __u32 vni)
+__noinline int take_punt_token(struct __sk_buff *skb, __u32 vni)
 {
-	__u32 strangers = STRANGERS, packets = 1, gso_size = skb->gso_size;
+	__u32 unserved = UNSERVED, packets = 1, gso_size = skb->gso_size;
 	struct bucket *bucket = bpf_map_lookup_elem(&buckets, &vni);
 	__u64 now = bpf_ktime_get_ns();
 	__s64 since;
 	bool may;
 
 	if (!bucket)
-		bucket = bpf_map_lookup_elem(&buckets, &strangers);
+		bucket = bpf_map_lookup_elem(&buckets, &unserved);
 	if (!bucket) {
-		count(STAT_UP_LIMITED);
+		count(STAT_PUNT_LIMITED);
 		return 0;
 	}
 	if (gso_size)
@@ -47,7 +47,7 @@ __noinline int may_go_up(struct __sk_buff *skb, __u32 vni)
 		bucket->dropped += 1;
 	bpf_spin_unlock(&bucket->lock);
 	if (!may)
-		count(STAT_UP_LIMITED);
+		count(STAT_PUNT_LIMITED);
 	return may;
 }
 
@@ -101,13 +101,13 @@ static __always_inline __u32 udp_header_at(struct __sk_buff *skb, const struct c
 /*
  * The verdict on a datagram that is left to the kernel: to the daemon's socket, or to whomever else it is for. It is
  * read more generously than one that is carried, as the daemon does: options, a checksum, reserved bits. One for our
- * port that is no VXLAN is a stranger's. `read` says that the programs have read the inner packet.
+ * port that is no VXLAN is an unknown host's. `read` says that the programs have read the inner packet.
  */
 __noinline int leave(struct __sk_buff *skb, __u32 read)
 {
 	const struct config *config = the_config();
-	const struct desk *desk = read ? the_desk() : 0;
-	__u32 at = config ? udp_header_at(skb, config) : 0, vni = STRANGERS;
+	const struct scratch *scratch = read ? the_scratch() : 0;
+	__u32 at = config ? udp_header_at(skb, config) : 0, vni = UNSERVED;
 	struct vxlan_header vxlan;
 	__u16 port;
 
@@ -117,8 +117,8 @@ __noinline int leave(struct __sk_buff *skb, __u32 read)
 	if (!bpf_skb_load_bytes(skb, at + sizeof(struct udphdr), &vxlan, sizeof(vxlan)) &&
 	    vxlan.flags_be & bpf_htonl(VXLAN_FLAGS))
 		vni = bpf_ntohl(vxlan.vni_be) >> 8;
-	if (may_go_up(skb, vni)) {
-		count_punt(desk ? desk->packet.punt : PUNT_OUTER);
+	if (take_punt_token(skb, vni)) {
+		count_punt(scratch ? scratch->packet.punt : PUNT_OUTER);
 		return TC_ACT_UNSPEC;
 	}
 	count(STAT_FROM_UNDERLAY);

@@ -105,7 +105,7 @@ fn a_tag_stays_outside_unless_the_network_is_vlan_aware_and_then_travels() {
     let frame = tagged(&udp(WEB1, DB1, 4000, 53), 100);
     let mut net = Net::new(&scene(""));
     assert_eq!(net.send("web1", &frame), "vlan-tagged at alpha");
-    assert_eq!(net.wrap_to("beta", "alpha", VNI, &frame), "inner-vlan at beta");
+    assert_eq!(net.encap_to("beta", "alpha", VNI, &frame), "inner-vlan at beta");
     let mut net = Net::new(&scene("vlan_aware = true"));
     assert_eq!(net.send("web1", &frame).at("db1"), frame);
     assert_eq!(net.send("web1", tagged(&frame, 200)), "vlan-tagged at alpha");
@@ -121,7 +121,7 @@ fn a_priority_tagged_frame_is_carried_as_untagged_and_checked_as_such() {
     let mut net = Net::new(&scene(""));
     assert_eq!(net.send("web1", &urgent).at("db1"), frame);
     assert_eq!(net.send("web1", tagged(&urgent, 3 << 13)).at("db1"), frame);
-    assert_eq!(net.wrap_to("beta", "alpha", VNI, &urgent).at("db1"), frame);
+    assert_eq!(net.encap_to("beta", "alpha", VNI, &urgent).at("db1"), frame);
     assert_eq!(net.send("web1", tagged(&tagged(&frame, 100), 0)), "vlan-tagged at alpha");
     assert_eq!(net.send("web1", tagged(&urgent, 100)), "vlan-tagged at alpha");
     assert_eq!(net.send("web1", tagged(&udp(WEB3, DB1, 4000, 53), 0)), "mac-spoofed at alpha");

@@ -14,7 +14,7 @@ pub(super) const TUNNEL_PORT: u16 = 14_789;
 /// A trial has one page for the frame, and for what the kernel needs around it.
 const MOST: usize = 3000;
 
-/// The payload that a superframe of this conversation carries, and its segments: mostly a few that fit, sometimes one,
+/// The payload that a GSO packet of this conversation carries, and its segments: mostly a few that fit, sometimes one,
 /// sometimes such as do not fit.
 pub(super) fn roll(dice: &mut Dice, talk: &Conversation) -> (usize, Offload) {
     let size: u16 = [16, 100, 500, 1000, 1390, 1410, 1440][dice.roll(7)];
@@ -27,7 +27,7 @@ pub(super) fn roll(dice: &mut Dice, talk: &Conversation) -> (usize, Offload) {
     (len, Offload { checksum: None, gso: Some(Gso { kind, segment: size }) })
 }
 
-/// What is left to cut of the next frame of this conversation. A trial says nothing of the kind of a superframe, without
+/// What is left to cut of the next frame of this conversation. A trial says nothing of the kind of a GSO packet, without
 /// which the kernel makes no room in front of it: what TCP sends into the tunnel is tried uncut by the labs alone. What
 /// goes from one VTEP to another is tried in `hub`.
 pub(super) fn as_tried(scene: Scene, talk: &Conversation, sender: u8, offload: Offload) -> Offload {
@@ -47,7 +47,7 @@ pub(super) fn seems_uncut(frame: &[u8]) -> bool {
 }
 
 impl Host {
-    /// A superframe from the underlay. What the program decides is nothing yet that the flow remembers.
+    /// A GSO packet from the underlay. What the program decides is nothing yet that the flow remembers.
     pub(super) fn underlay_uncut(&mut self, from: u8, tos: u8, frame: &[u8], offload: Offload) -> Verdict {
         let to_device = self.kernel.as_ref().is_some_and(|kernel| {
             let outer = self.scene.datagram(from, tos, &vxlan(VNI, frame));
@@ -64,7 +64,7 @@ impl Host {
             assert_eq!(trial.frame, expected, "only the port may change");
             changed
         });
-        self.unwrapped += u64::from(to_device);
+        self.decapsulated += u64::from(to_device);
         self.punted += u64::from(!to_device && self.kernel.is_some());
         let verdict = self.pipeline(Entry::Vtep(from, tos), &vxlan(VNI, frame), offload);
         assert!(!to_device || verdict.0 == Outcome::Forward, "{verdict:?} of what the program lets pass");
