@@ -102,7 +102,7 @@ struct policy_identity {
 
 #define WORDS(type) (sizeof(type) / sizeof(__u32))
 
-/* What one tier of one end's policy says of the other end: `said`, and the rule. `tier` counts those of all lists before it. */
+/* What one tier of one end's policy says of the other end: `verdict`, and the rule. `tier` counts those of all lists before it. */
 __noinline __u64 policy_lookup(__u32 place, __u32 tier, __u32 identity, __u32 key, __u32 source)
 {
 	void *policy = bpf_map_lookup_elem(&policies, &place);
