@@ -16,8 +16,8 @@ use crate::{
     pipeline::{
         Outcome, Pipeline, Shared,
         batch::{Batch, Egress, Origin},
-        decide::receiver_at,
         shared::lock,
+        track::receiver_at,
     },
     snapshot::{Network, PortRegistry, Snapshot, state::StateRegistry},
 };
