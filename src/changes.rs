@@ -19,7 +19,8 @@ pub fn between(before: &Config, after: &Config) -> Changes {
     let mut changes = Changes::default();
     let settings = [
         ("overlay", before.overlay != after.overlay),
-        ("limits", before.limits != after.limits || before.kernel_tables != after.kernel_tables),
+        ("limits", before.limits != after.limits),
+        ("fastpath", before.kernel_tables != after.kernel_tables),
     ];
     changes.settings =
         settings.iter().filter(|(_, other)| *other).map(|(name, _)| (*name).to_owned()).collect();

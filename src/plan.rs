@@ -18,9 +18,9 @@ use crate::io::{
 };
 
 /// Frames are punted by the first, and the workers listen at the second.
-pub const UP: [&str; 2] = ["eastgate-up0", "eastgate-up1"];
+pub const UP: [&str; 2] = ["eastgate-punt0", "eastgate-punt1"];
 
-/// The kernel's vxlan device that unwraps GSO packets.
+/// The kernel's vxlan device that decapsulates GSO packets.
 pub const TUNNEL: &str = "eastgate-vx0";
 
 /// The devices that the fast path makes.

@@ -246,11 +246,11 @@ fn devices_that_eastgate_made_and_lost_are_made_again() {
         let (alpha, _beta) = (site.run_more("alpha", options), site.run_more("beta", options));
         let mut count = 0;
         let losses = [
-            "link del eastgate-up0",
-            "link del eastgate-up1",
+            "link del eastgate-punt0",
+            "link del eastgate-punt1",
             "link del eastgate-vx0",
-            "link set eastgate-up1 down",
-            "link set eastgate-up0 mtu 1500",
+            "link set eastgate-punt1 down",
+            "link set eastgate-punt0 mtu 1500",
             "link set eastgate-vx0 down",
         ];
         for (number, loss) in (0..).zip(losses) {
@@ -263,8 +263,8 @@ fn devices_that_eastgate_made_and_lost_are_made_again() {
             datagram_arrives((&site.web1, from), (&site.web2, to));
             datagram_arrives((&site.web1, from), (&site.db1, udp(21, ALLOWED)));
         }
-        site.alpha.ip("link set eastgate-up0 down");
-        site.alpha.ip("link set eastgate-up0 name stolen0");
+        site.alpha.ip("link set eastgate-punt0 down");
+        site.alpha.ip("link set eastgate-punt0 name stolen0");
         wait_within(SOON, "a renamed device is made again", || {
             restored(&alpha, "devices") > count && !site.alpha.ip("link show").contains("stolen0")
         });

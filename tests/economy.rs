@@ -221,7 +221,7 @@ fn small_limits(dataplane: &str) {
     const FLOWS: u64 = 400;
     let Some(site) = Site::new(HOSTS_V4) else { return };
     site.rewrite(|text| {
-        format!("{text}\n[tenant.acme.network.lan.limits]\nflows = {FLOWS}\nunanswered = 100\n")
+        format!("{text}\n[tenant.acme.network.lan.limits]\nflows = {FLOWS}\nunreplied = 100\n")
     });
     let daemons = ["alpha", "beta"].map(|name| site.run_with(name, dataplane));
     churn(&site, &daemons, Load { each: 4000, rate: 1500 });
@@ -250,7 +250,7 @@ fn what_is_over_makes_room_in_userspace() {
 /// An endpoint that opens connections and keeps them comes to its own limit; another of its network does not notice.
 fn own_limit(dataplane: &str) {
     let Some(site) = Site::new(HOSTS_V4) else { return };
-    let limits = "flows = 40\nunanswered = 40\nendpoint_flows = 10\nendpoint_unreplied = 10";
+    let limits = "flows = 40\nunreplied = 40\nendpoint_flows = 10\nendpoint_unreplied = 10";
     site.rewrite(|text| format!("{text}\n[tenant.acme.network.lan.limits]\n{limits}\n"));
     let daemons = ["alpha", "beta"].map(|name| site.run_with(name, dataplane));
     let at = tcp(21, 5432);

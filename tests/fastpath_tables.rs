@@ -145,13 +145,13 @@ fn tables_are_pinned_on_a_bpffs_or_not_at_all() {
 #[test]
 fn tables_have_the_configured_size_and_keep_it_as_long_as_flows() {
     let Some(site) = Site::new(HOSTS_V4) else { return };
-    site.rewrite(|text| format!("[limits]\nports = 1\n{text}"));
+    site.rewrite(|text| format!("[fastpath]\nattachments = 1\n{text}"));
     let served =
         |alpha: &Daemon| ["veth-web1", "veth-web2"].map(|port| alpha.port_state(port) == "forwarding");
     let alpha = site.run_with("alpha", "ebpf");
     assert_eq!(served(&alpha).iter().filter(|served| **served).count(), 1, "of one that there is room for");
     assert!(!alpha.log().contains("keeps its size"), "{}", alpha.log());
-    site.rewrite(|text| text.replace("ports = 1\n", "ports = 2\n"));
+    site.rewrite(|text| text.replace("attachments = 1\n", "attachments = 2\n"));
     assert!(alpha.run(&["reload"]).status.success());
     assert_eq!(alpha.log().matches("keeps its size").count(), 1, "{}", alpha.log());
     alpha.kill();

@@ -148,7 +148,7 @@ impl Manager {
 /// Limits for so many flows that nobody answers, which stay, and a place for one more endpoint.
 fn make_room(site: &Site, flows: u64) {
     site.rewrite(|text| {
-        let limits = format!("flows = {0}\nunanswered = {0}\n", 2 * flows);
+        let limits = format!("flows = {0}\nunreplied = {0}\n", 2 * flows);
         let text = text.replace("ports = [7000]", "ports = \"1024-65535\"");
         format!(
             "{text}\n[limits]\n{limits}\n[tenant.acme.network.lan.limits]\n{limits}endpoint_unreplied = {0}\n\

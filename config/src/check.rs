@@ -22,7 +22,7 @@ use super::{
     place::{Place, Source},
     problem::{Diagnostic, Near, Problem},
     read::{At, Named, Reader, Span, Table as _},
-    tables::{FileTable, HostLimitsTable, HostTable, OverlayTable},
+    tables::{FastpathTable, FileTable, HostLimitsTable, HostTable, OverlayTable},
     values::is_station_address,
 };
 
@@ -38,7 +38,7 @@ pub(super) struct FileContent {
     /// Likewise.
     pub(super) limits: Option<(Limits, Place)>,
     /// Of the same table.
-    pub(super) kernel_tables: Option<TableSizes>,
+    pub(super) kernel_tables: TableSizes,
     /// Its hosts.
     pub(super) hosts: Vec<HostClaim>,
     /// Its tenants. Those of a file with errors lack what is wrong with them, and are never handed out.
@@ -105,7 +105,7 @@ impl FileContent {
             include: Vec::new(),
             overlay: None,
             limits: None,
-            kernel_tables: None,
+            kernel_tables: kernel_tables(None, None),
             hosts: Vec::new(),
             tenants: Vec::new(),
             found: Found::default(),
@@ -142,7 +142,8 @@ pub(super) fn file(source: Arc<Source>, included: bool) -> FileContent {
     let overlay =
         file.overlay.good().map(|table| (overlay(&table.value, &mut reader), reader.place(table.span)));
     let limits = file.limits.good().map(|table| (limits(&table.value), reader.place(table.span)));
-    let kernel_tables = file.limits.good().map(|table| kernel_tables(&table.value));
+    let kernel_tables =
+        kernel_tables(file.limits.good().map(|at| &at.value), file.fastpath.good().map(|at| &at.value));
     let hosts = hosts(&file.host.value, &mut reader);
     let tenants = if broken { Vec::new() } else { tenants(&file.tenant.value, &mut reader) };
     let include =
@@ -200,7 +201,7 @@ fn key_errors(errors: &[toml::de::Error], reader: &mut Reader) {
 
 fn refuse_misplaced(table: &DeTable<'_>, reader: &mut Reader) {
     for (key, _) in table {
-        if matches!(key.get_ref().as_ref(), "include" | "overlay" | "limits") {
+        if matches!(key.get_ref().as_ref(), "include" | "overlay" | "limits" | "fastpath") {
             reader.report(Problem::Misplaced { key: key.get_ref().to_string() }, key.span().into());
         }
     }
@@ -255,23 +256,26 @@ fn limits(table: &HostLimitsTable) -> Limits {
     }
 }
 
-/// What one host's tables are like if nothing is said.
+/// The kernel's tables where nothing is said of them.
 pub(super) fn default_tables() -> TableSizes {
-    kernel_tables(&HostLimitsTable::default())
+    kernel_tables(None, None)
 }
 
-fn kernel_tables(table: &HostLimitsTable) -> TableSizes {
+/// How large the kernel's tables are to be; what is not said is as usual.
+fn kernel_tables(limits: Option<&HostLimitsTable>, table: Option<&FastpathTable>) -> TableSizes {
+    let usual = (HostLimitsTable::default(), FastpathTable::default());
+    let (limits, table) = (limits.unwrap_or(&usual.0), table.unwrap_or(&usual.1));
     TableSizes {
         networks: table.networks.value.get(),
         vteps: table.vteps.value.get(),
-        ports: table.ports.value.get(),
+        ports: table.attachments.value.get(),
         endpoints: table.endpoints.value.get(),
         policy_mib: table.policy_mib.value.get(),
         policy_cache: table.policy_cache.value.get(),
         neighbor_cache: table.neighbor_cache.value.get(),
         closed_flows: table.closed_flows.value.get(),
         policy_drops: table.policy_drops.value.get(),
-        datagrams: table.fragments.value.get(),
+        datagrams: limits.fragments.value.get(),
     }
 }
 

@@ -300,6 +300,7 @@ impl<'f> Whole<'f> {
         let first = contents.first();
         let overlay = first.and_then(|first| first.overlay.as_ref());
         let limits = first.and_then(|first| first.limits.as_ref());
+        let kernel_tables = first.map_or_else(default_tables, |first| first.kernel_tables);
         let hosts = self.hosts.values().filter_map(|claim| Some((claim.name.clone(), claim.host.clone()?)));
         let tenants = self.tenants.iter().filter_map(|(name, (content, index))| {
             let (tenant, _) = content.tenants.get(*index)?;
@@ -308,7 +309,7 @@ impl<'f> Whole<'f> {
         Config {
             overlay: overlay.map_or_else(Overlay::default, |(overlay, _)| overlay.clone()),
             limits: limits.map_or_else(Limits::of_host, |(limits, _)| *limits),
-            kernel_tables: first.and_then(|first| first.kernel_tables).unwrap_or_else(default_tables),
+            kernel_tables,
             hosts: hosts.collect(),
             tenants: tenants.collect(),
         }

@@ -40,6 +40,8 @@ table! {
         optional overlay: OverlayTable,
         /// Limits of one host, over all its networks.
         optional limits: HostLimitsTable,
+        /// Sizes of one host's tables in the kernel.
+        optional fastpath: FastpathTable,
         /// The machines with a VTEP, by name.
         many host: Named<HostTable>,
         /// The tenants, by name.
@@ -80,26 +82,35 @@ table! {
         default unreplied: TableSize = Int(65_536),
         /// Datagrams in fragments: so many in the pipeline, and as many in the kernel's programs.
         default fragments: TableSize = Int(4_096),
-        /// Fast path: networks; flows of others stay with the pipeline.
+    }
+}
+
+table! {
+    /// Sizes of the tables of one host's eBPF programs. Their memory is taken when they are made, or as they fill.
+    "fastpath table"
+    struct FastpathTable {
+        /// Networks; flows of others stay with the pipeline.
         default networks: KernelTable = Int(65_536),
-        /// Fast path: VTEPs of flows, this one aside; flows of others stay with the pipeline.
+        /// VTEPs of flows, this one aside; flows of others stay with the pipeline.
         default vteps: KernelTable = Int(16_384),
-        /// Fast path: tenant ports; others are not served.
-        default ports: KernelTable = Int(16_384),
-        /// Fast path: addresses of endpoints between which flows are decided in the kernel; flows of others are
+        /// Attachments (tenant ports); others are not served.
+        default attachments: KernelTable = Int(16_384),
+        /// Addresses of endpoints between which flows are decided in the kernel; flows of others are
         /// decided by the pipeline.
         default endpoints: KernelTable = Int(262_144),
-        /// Fast path: memory for compiled policies, in MiB over all networks; networks that there is none for are
+        /// Memory for compiled policies, in MiB over all networks; networks that there is none for are
         /// decided by the pipeline.
         default policy_mib: Int<1, 65536> = Int(256),
-        /// Fast path: other pairs and services whose flows begin in the kernel; the ones used last are kept.
+        /// Policy cache: pairs and services that the policy tables do not cover and whose flows begin in the kernel all the
+        /// same; the ones used last are kept.
         default policy_cache: KernelTable = Int(16_384),
-        /// Fast path: askers and addresses that are answered in the kernel; the ones used last are kept.
+        /// Neighbor cache: ARP and ND requests, by sender and target, that are answered in the kernel; the ones used last
+        /// are kept.
         default neighbor_cache: KernelTable = Int(16_384),
-        /// Fast path: connections replaced by others on the same ports that are not counted yet, which is done each
+        /// Connections replaced by others on the same ports that are not counted yet, which is done each
         /// second; what is more is not counted for its endpoints and rules.
         default closed_flows: KernelTable = Int(16_384),
-        /// Fast path: kinds of packets that rules refuse in the kernel, by sender, rule and direction; others are
+        /// Policy-drop counters: kinds of packets that rules refuse in the kernel, by sender, rule and direction; others are
         /// refused by the pipeline.
         default policy_drops: KernelTable = Int(16_384),
     }

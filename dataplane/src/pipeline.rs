@@ -59,8 +59,8 @@ pub enum Outcome {
     Forward,
     /// It is BUM traffic.
     Flood,
-    /// It was answered, here or by the host it concerns, and ends here.
-    Reply,
+    /// It ends here, and that is right: a request that was answered, or that nobody has to answer.
+    Consumed,
     /// A fragment that waits for the first of its datagram.
     Wait,
     /// It ends here, for this reason.
@@ -189,8 +189,8 @@ impl<'s> Pipeline<'s> {
     ) -> Outcome {
         self.counters.from_underlay.fetch_add(1, Relaxed);
         let before = datagram.len();
-        // 1' unwrap
-        let (arrival, view) = match self.unwrap(from, tos, datagram) {
+        // 1' decapsulate
+        let (arrival, view) = match self.decapsulate(from, tos, datagram) {
             Ok(decapsulated) => decapsulated,
             Err((vni, reason)) => {
                 let key = DropKey { vni, reason, from: Some(Location::Remote(from)), by: None, rule: None };
@@ -226,7 +226,7 @@ impl<'s> Pipeline<'s> {
         now: Instant,
         out: &mut Batch,
     ) -> Result<Outcome, Refusal> {
-        self.admit_remote(arrival, &view, frame, now)?;
+        self.admit_and_learn(arrival, &view, frame, now)?;
         if let Some(sender) = arrival.sender {
             sender.state.is_heard(now);
         }
@@ -254,7 +254,7 @@ impl<'s> Pipeline<'s> {
 
     /// Takes the VXLAN header off and finds network and sender. The error names the network as far as it is
     /// known.
-    fn unwrap(
+    fn decapsulate(
         &self,
         from: VtepAddr,
         tos: u8,
@@ -262,7 +262,7 @@ impl<'s> Pipeline<'s> {
     ) -> Result<(Arrival<'s>, View), (Option<Vni>, DropReason)> {
         let snapshot = self.snapshot;
         let mut found = None;
-        let decapsulated = encap::unwrap(datagram, from, Ecn::of_tos(tos), |vni| {
+        let decapsulated = encap::decapsulate(datagram, from, Ecn::of_tos(tos), |vni| {
             let network = snapshot.network(vni)?;
             found = Some(network);
             Some(Decapsulation {
@@ -329,7 +329,7 @@ impl<'s> Pipeline<'s> {
 
     /// Step 1': an endpoint is heard only from the VTEP it is behind. Where that VTEP does not run eastgate,
     /// nobody has checked what it sends, so it is checked here. Unknown hosts are for networks that learn.
-    fn admit_remote(
+    fn admit_and_learn(
         &self,
         arrival: &Arrival<'s>,
         view: &View,
@@ -416,12 +416,12 @@ impl<'s> Pipeline<'s> {
             Answer::NotNeighbor => Ok(Asked::No),
             Answer::Drop(reason) => Err(reason.into()),
             Answer::Pass => Ok(Asked::Neighbor),
-            Answer::Elsewhere => Ok(Asked::Done(Outcome::Reply)),
+            Answer::Elsewhere => Ok(Asked::Done(Outcome::Consumed)),
             Answer::Reply => {
                 self.take_answer_token(arrival, now)?;
                 self.send_back(arrival, out);
                 out.leave_answer(self.answer_offer(arrival, view, frame));
-                Ok(Asked::Done(Outcome::Reply))
+                Ok(Asked::Done(Outcome::Consumed))
             }
             Answer::Ask => {
                 self.take_answer_token(arrival, now)?;
@@ -445,7 +445,7 @@ impl<'s> Pipeline<'s> {
                     self.flood_overlay(arrival, view, frame, now, out)?;
                     Ok(Asked::Done(Outcome::Flood))
                 }
-                Onward::Nowhere => Ok(Asked::Done(Outcome::Reply)),
+                Onward::Nowhere => Ok(Asked::Done(Outcome::Consumed)),
             },
             Answer::Conflict(conflict) => {
                 self.take_answer_token(arrival, now)?;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * The packet's path in the kernel, for flows between endpoints. Three programs at tc: `tenant` on every tenant port,
- * `underlay` on the underlay device, `tunnel` on the vxlan device that unwraps GSO packets. New flows are decided by the
+ * `underlay` on the underlay device, `tunnel` on the vxlan device that decapsulates GSO packets. New flows are decided by the
  * pipeline's compiled policy, or as it has decided before; what the programs do not know is punted. Requests for addresses
  * are answered as they were before. `take` is the daemon's.
  */

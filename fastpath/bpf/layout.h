@@ -542,7 +542,7 @@ struct config {
 	__u32 underlay;
 	/* Where frames are punted */
 	__u32 punt_device;
-	/* The overlay's UDP port, and the one on which the kernel itself unwraps GSO packets */
+	/* The overlay's UDP port, and the one on which the kernel itself decapsulates GSO packets */
 	__u16 vxlan_port_be;
 	__u16 tunnel_port_be;
 	struct addr vtep;

@@ -224,7 +224,7 @@ pub struct Programs {
     pub tenant: OwnedFd,
     /// At the ingress of the underlay device
     pub underlay: OwnedFd,
-    /// At the ingress of the vxlan device that unwraps GSO packets
+    /// At the ingress of the vxlan device that decapsulates GSO packets
     pub tunnel: OwnedFd,
 }
 

@@ -87,7 +87,7 @@ fn structures_are_the_same_on_both_sides() {
         layout_of!(PolicyDropKey: network, epoch, from, endpoint, rule, direction)
     );
     assert_eq!(
-        noted("denial"),
+        noted("policy_drop"),
         layout_of!(PolicyDrop: lock, spare, packets, bytes, last_at, src, dst, sport, dport, proto)
     );
     assert_eq!(noted("denied_key"), layout_of!(DeniedKey: kind, src, dst, sport, dport, proto));

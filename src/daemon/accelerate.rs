@@ -1,4 +1,4 @@
-//! Sets up the fast path: programs, the device by which frames are punted, the one that unwraps GSO packets.
+//! Sets up the fast path: programs, the device by which frames are punted, the one that decapsulates GSO packets.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -215,7 +215,7 @@ impl Daemon {
         // What is punted from the next line on finds them listening.
         self.wait_for_workers().await;
         kernel.go_live(&self.view.shared.snapshot_arc())?;
-        kernel.decide_soon();
+        kernel.program_policies_in_background();
         Ok(())
     }
 

@@ -86,7 +86,7 @@ impl Daemon {
         if let Some(kernel) = self.view.kernel.get() {
             // The snapshot is in force whatever becomes of this: then no flow passes without it.
             match kernel.take_snapshot(&self.view.shared.snapshot_arc()) {
-                Ok(()) => kernel.decide_soon(),
+                Ok(()) => kernel.program_policies_in_background(),
                 Err(error) => {
                     tracing::error!(%error, "the fast path does not know the new snapshot");
                     eastgate_dataplane::pipeline::offload::FlowOffload::forget_paths(&**kernel);

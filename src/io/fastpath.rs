@@ -252,7 +252,7 @@ impl KernelPath {
         self.fastpath.programs().underlay.as_fd()
     }
 
-    /// The program for the vxlan device that unwraps GSO packets.
+    /// The program for the vxlan device that decapsulates GSO packets.
     #[must_use]
     pub fn tunnel_program(&self) -> BorrowedFd<'_> {
         self.fastpath.programs().tunnel.as_fd()

@@ -185,7 +185,7 @@ impl Worker {
                         }
                     }
                     UP => self.serve_punts(),
-                    data if data & LISTENER != 0 => self.serve_listener((data & !LISTENER) as usize),
+                    data if data & LISTENER != 0 => self.serve_rx_socket((data & !LISTENER) as usize),
                     data => self.serve_port(PortId(data as u32)),
                 }
             }
@@ -251,7 +251,7 @@ impl Worker {
             // The device went down or away; the daemon hears of it from netlink and decides.
             Err(error) => return tracing::debug!(?port, %error, "no frames from a port"),
         };
-        self.decide(count, |pipeline, received, message, batch, now| {
+        self.process_batch(count, |pipeline, received, message, batch, now| {
             let frame = packet_socket::received(received, message).and_then(|received| received.behind(0));
             let _ = match frame {
                 Some(mut frame) => pipeline.handle_tenant(port, &mut frame, now, batch),
@@ -268,7 +268,7 @@ impl Worker {
             Err(error) => return tracing::debug!(%error, "no frames from the kernel's programs"),
         };
         let (shared, index) = (self.shared.clone(), self.index);
-        self.decide(count, |pipeline, received, message, batch, now| {
+        self.process_batch(count, |pipeline, received, message, batch, now| {
             let Some(received) = packet_socket::received(received, message) else {
                 return shared.count_drop(index, unknown_device(), now);
             };
@@ -284,13 +284,13 @@ impl Worker {
         });
     }
 
-    fn serve_listener(&mut self, index: usize) {
+    fn serve_rx_socket(&mut self, index: usize) {
         let Some(rx_socket) = self.sockets.rx_sockets.get(index) else { return };
         let count = match rx_socket.recv(&mut self.received) {
             Ok(count) => count,
             Err(error) => return tracing::debug!(%error, "no datagrams from the underlay"),
         };
-        self.decide(count, |pipeline, received, message, batch, now| {
+        self.process_batch(count, |pipeline, received, message, batch, now| {
             let info = message_info(received, message);
             let Some(from) = received.sender(message).map(VtepAddr) else { return };
             let (buffer, start, end) = received.message(message, Prefix::None);
@@ -317,7 +317,7 @@ impl Worker {
     }
 
     /// Decides what has been received, and sends what comes of it.
-    fn decide(
+    fn process_batch(
         &mut self,
         count: usize,
         mut each: impl FnMut(&mut Pipeline<'_>, &mut RecvBatch, usize, &mut Batch, Instant),

@@ -8,7 +8,7 @@ use ahash::RandomState;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use eastgate_vtep::{
     ecn::{Ecn, OuterTos, OuterTtl},
-    encap::{Decapsulation, Encapsulation, unwrap, wrap},
+    encap::{Decapsulation, Encapsulation, decapsulate, encapsulate},
     entropy::SourcePorts,
     fdb::{Fdb, FdbSettings, Location},
     header,
@@ -51,18 +51,18 @@ fn small_frames(c: &mut Criterion) {
         b.iter(|| {
             let mut frame = Frame::new(&mut buffer, 8, end, Offload::default());
             let mut view = View::parse(frame.bytes()).unwrap();
-            black_box(wrap(&mut frame, &mut view, &network, &hasher))
+            black_box(encapsulate(&mut frame, &mut view, &network, &hasher))
         });
     });
 
     let from = |n: u32| VtepAddr(Ipv4Addr::from_bits(0x0a00_0000 + n).into());
     let peers =
         Peers::new((0..1000).map(|n| (from(n), PeerKind::Eastgate)), RandomState::with_seeds(5, 6, 7, 8));
-    c.bench_function("unwrap small frame, 1000 peers", |b| {
+    c.bench_function("decapsulate small frame, 1000 peers", |b| {
         b.iter(|| {
             let mut datagram = Frame::new(&mut buffer, 0, end, Offload::default());
             let said = Decapsulation { peers: &peers, strict: false, vlan_aware: false, own_macs: &[] };
-            black_box(unwrap(&mut datagram, from(black_box(500)), Ecn::NotEct, |_| Some(said)))
+            black_box(decapsulate(&mut datagram, from(black_box(500)), Ecn::NotEct, |_| Some(said)))
         });
     });
 

@@ -49,7 +49,7 @@ pub struct OuterFields {
 /// [`DropReason::VlanTagged`] when the tags cannot be taken off; [`DropReason::DeviceError`] when the
 /// device's buffer has no head-room for the header.
 #[inline]
-pub fn wrap(
+pub fn encapsulate(
     frame: &mut Frame<'_>,
     view: &mut View,
     network: &Encapsulation,
@@ -98,7 +98,7 @@ pub struct Decapsulated {
 /// # Errors
 /// The reason to drop it. The datagram may then be half unwrapped.
 #[inline]
-pub fn unwrap<'n>(
+pub fn decapsulate<'n>(
     datagram: &mut Frame<'_>,
     from: VtepAddr,
     outer: Ecn,
@@ -146,7 +146,7 @@ mod tests {
         let end = buffer.len();
         let mut view = View::parse(frame).unwrap();
         let mut frame = Frame::new(&mut buffer, 16, end, Offload::default());
-        let fields = wrap(&mut frame, &mut view, &encapsulation(vlan_aware), &hasher()).unwrap();
+        let fields = encapsulate(&mut frame, &mut view, &encapsulation(vlan_aware), &hasher()).unwrap();
         (frame.bytes().to_vec(), fields)
     }
 
@@ -171,7 +171,7 @@ mod tests {
             let mut bytes = datagram.to_vec();
             let len = bytes.len();
             let mut frame = Frame::new(&mut bytes, 0, len, Offload::default());
-            let decapsulated = unwrap(&mut frame, from, outer, |vni| {
+            let decapsulated = decapsulate(&mut frame, from, outer, |vni| {
                 (vni.get() == 5).then_some(Decapsulation {
                     peers: &self.peers,
                     strict: self.strict,
@@ -278,7 +278,7 @@ mod tests {
         let mut view = View::parse(&bytes).unwrap();
         let len = bytes.len();
         let mut frame = Frame::new(&mut bytes, 0, len, Offload::default());
-        let result = wrap(&mut frame, &mut view, &encapsulation(false), &hasher());
+        let result = encapsulate(&mut frame, &mut view, &encapsulation(false), &hasher());
         assert_eq!(result, Err(DropReason::DeviceError));
     }
 

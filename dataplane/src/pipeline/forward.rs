@@ -314,12 +314,12 @@ impl<'s> Pipeline<'s> {
         if !mtu::fits(view, frame.len(), &frame.offload, path_mtu, to.family()) {
             return self.too_big(arrival, to, path_mtu, view, frame, now, out);
         }
-        let tunnel = self.wrap(arrival.network, to, view, frame)?;
+        let tunnel = self.encapsulate(arrival.network, to, view, frame)?;
         out.send(frame, Egress::Tunnel(tunnel), arrival.network.vni);
         Ok(())
     }
 
-    fn wrap(
+    fn encapsulate(
         &self,
         network: &Network,
         to: VtepAddr,
@@ -327,7 +327,7 @@ impl<'s> Pipeline<'s> {
         frame: &mut Frame<'_>,
     ) -> Result<Tunnel, Refusal> {
         offload::finish_checksum(frame)?;
-        let fields = encap::wrap(frame, view, &network.encapsulation, &self.shared.hasher)?;
+        let fields = encap::encapsulate(frame, view, &network.encapsulation, &self.shared.hasher)?;
         Ok(Tunnel {
             to: to.0,
             source: fields.bucket as u16,
@@ -453,7 +453,7 @@ impl<'s> Pipeline<'s> {
         out: &mut Batch,
     ) -> Result<(), Refusal> {
         let Some(first) = vteps.first() else { return Ok(()) };
-        let tunnel = self.wrap(network, *first, view, frame)?;
+        let tunnel = self.encapsulate(network, *first, view, frame)?;
         for vtep in vteps {
             out.send(frame, Egress::Tunnel(Tunnel { to: vtep.0, ..tunnel }), network.vni);
         }

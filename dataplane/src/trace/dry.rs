@@ -136,11 +136,11 @@ impl<'a> Dry<'a> {
         drop(pipeline);
         match outcome {
             Outcome::Drop(reason) => fate.drops.push((host.clone(), reason)),
-            Outcome::Reply => fate.answered.push(host.clone()),
+            Outcome::Consumed => fate.answered.push(host.clone()),
             Outcome::Forward | Outcome::Flood | Outcome::Wait => {}
         }
         // What eastgate says itself (an ICMP error, an answer) goes back and is no part of the packet's way.
-        let own = matches!(outcome, Outcome::Drop(_) | Outcome::Reply);
+        let own = matches!(outcome, Outcome::Drop(_) | Outcome::Consumed);
         let emits = out.emits().iter().filter(|_| !own).map(|emit| {
             let from = if emit.origin == Origin::Made { out.made() } else { &buffer };
             let range = emit.range.start as usize..emit.range.end as usize;

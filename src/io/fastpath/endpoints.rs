@@ -53,16 +53,17 @@ struct Ready {
 impl KernelPath {
     /// Has the programs decide by the snapshot in force, on a thread of its own: kernels before 6.7 wait some milliseconds
     /// for each network. Until a network's turn comes, the pipeline decides its flows.
-    pub fn decide_soon(self: &Arc<Self>) {
+    pub fn program_policies_in_background(self: &Arc<Self>) {
         let kernel = self.clone();
-        let begun = std::thread::Builder::new().name("decide".into()).spawn(move || kernel.decide());
+        let begun =
+            std::thread::Builder::new().name("policies".into()).spawn(move || kernel.program_policies());
         if let Err(error) = begun {
             tracing::warn!(%error, "new flows are decided by the pipeline");
         }
     }
 
     /// The programs decide by the snapshot in force. Networks that did not change keep what they have.
-    pub fn decide(&self) {
+    pub fn program_policies(&self) {
         let _turn = lock(&self.deciding);
         let snapshot = {
             let tables = lock(&self.tables);
@@ -141,7 +142,7 @@ impl KernelPath {
         }
         if !self.reserve(bytes) {
             tracing::warn!(network = %network.name, bytes,
-                "limits.policy_mib has no room for its policy: new flows are decided by the pipeline");
+                "fastpath.policy_mib has no room for its policy: new flows are decided by the pipeline");
             self.fastpath.clear_policies(&[place])?;
             return Ok(None);
         }

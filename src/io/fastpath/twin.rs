@@ -152,7 +152,7 @@ impl Host {
             };
             kernel.set_underlay(Some(underlay)).unwrap();
             kernel.go_live(&snapshot).unwrap();
-            kernel.decide();
+            kernel.program_policies();
             host.shared.offload_to(kernel.clone(), clock::now());
             host.ports = devices.to_vec();
             host.kernel = Some(kernel);
@@ -169,7 +169,7 @@ impl Host {
         self.shared.install(next, clock::now());
         if let Some(kernel) = &self.kernel {
             kernel.take_snapshot(&self.shared.snapshot_arc()).unwrap();
-            kernel.decide();
+            kernel.program_policies();
         }
     }
 
@@ -203,7 +203,7 @@ impl Host {
             return self.pipeline(Entry::KernelEndpoint(endpoint), frame, offload);
         }
         if kernel.stats().unwrap().answered > before.answered {
-            return (Outcome::Reply, vec![Sent::Port(self.port(endpoint), 0, trial.frame)]);
+            return (Outcome::Consumed, vec![Sent::Port(self.port(endpoint), 0, trial.frame)]);
         }
         self.carried += 1;
         self.carried_unsegmented += u64::from(segment > 0);

@@ -287,7 +287,7 @@ impl Net {
         // Beside what is returned, there are copies of a flood that did not fit, and fragments that have waited.
         let returned: Vec<DropReason> = match outcome {
             Outcome::Drop(reason) => vec![reason],
-            Outcome::Forward | Outcome::Flood | Outcome::Reply | Outcome::Wait => vec![],
+            Outcome::Forward | Outcome::Flood | Outcome::Consumed | Outcome::Wait => vec![],
         };
         let mut drops = Vec::new();
         for (reason, frames) in dropped(shared) {

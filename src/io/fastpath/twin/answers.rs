@@ -161,7 +161,7 @@ fn tokens() {
             frame.resize(100, 0);
         }
         match host.asks(11, &frame).0 {
-            Outcome::Reply => answered += 1,
+            Outcome::Consumed => answered += 1,
             outcome => assert_eq!(outcome, Outcome::Drop(DropReason::NeighborLimit)),
         }
     }
@@ -177,7 +177,7 @@ fn tokens() {
             host.kernel.as_ref().unwrap().forget_paths();
         }
         answered +=
-            u32::from(host.asks(11, &who_has(11, [12, FAR][number as usize % 2])).0 == Outcome::Reply);
+            u32::from(host.asks(11, &who_has(11, [12, FAR][number as usize % 2])).0 == Outcome::Consumed);
     }
     assert!(answered > BURST / 2 && answered <= BURST, "{answered} answers of {BURST} tokens");
 }

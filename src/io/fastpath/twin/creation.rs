@@ -76,7 +76,7 @@ fn churn() {
     let scene = SCENES[0];
     let devices = devices(scene);
     let kernel = Arc::new(KernelPath::load(tables(1000), devices[0], gso::TUNNEL_PORT).unwrap());
-    let text = scene.config_with(true, 600, LIMIT).replace("unreplied = ", "flows = 400\nunanswered = ");
+    let text = scene.config_with(true, 600, LIMIT).replace("unreplied = ", "flows = 400\nunreplied = ");
     let mut host = Host::new(scene, &text, Some((kernel, &devices)));
     let quota = host.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().state.quota.clone();
     let pass = |host: &mut Host, endpoint: u8, frame: Vec<u8>| {

@@ -327,7 +327,9 @@ fn decide_many(scene: Scene) -> (usize, usize, usize) {
         })
         .collect();
     let endpoints: Vec<(u8, &str)> = endpoints.iter().map(|(n, more)| (*n, &more[..])).collect();
-    let limits = "[tenant.acme.network.app.limits]\nunanswered = 60000\n";
+    let limits = "[tenant.acme.network.app.limits]
+unreplied = 60000
+";
     let mut pair = Pair::new(scene, &network(scene, limits, &groups, &[2], &endpoints), 100_000);
     let mut by_programs = 0;
     for _ in 0..FRAMES {

@@ -84,7 +84,7 @@ impl Scene {
             "[tenant.acme.network.app]\nvni = {VNI}\nsubnets = [\"10.1.0.0/24\", \"fd00:1::/64\"]\nneighbors = \"{neighbors}\"\n{topology}\
              [tenant.acme.network.app.timeouts]\ntcp_close = {long}\ntcp_syn = {short}\ntcp_last_ack = {long}\n\
              tcp_close_wait = {long}\nudp_first = {short}\nudp_exchange = {long}\nicmp_exchange = {short}\nicmp = {short}\n\
-             [tenant.acme.network.app.limits]\nunanswered = {unreplied}\nfragments = 100000\n\
+             [tenant.acme.network.app.limits]\nunreplied = {unreplied}\nfragments = 100000\n\
              [tenant.acme.group.all]\negress = [{{ to = \"any\" }}]\n\
              ingress = [{{ proto = \"tcp\", ports = [{web}], from = \"any\" }}, {{ proto = \"udp\", ports = [{web}], from = \"any\" }}, \
              {{ proto = \"icmp\", {icmp}from = \"any\" }}]\n\

@@ -97,7 +97,7 @@ fn configuration(topology: &Topology, count: usize, default_limits: bool) -> Res
     let mut text = String::new();
     if !default_limits {
         // A million flows and what other work leaves behind.
-        text += "[limits]\nflows = 1_500_000\nunanswered = 65_536\n";
+        text += "[limits]\nflows = 1_500_000\nunreplied = 65_536\n";
     }
     for (host, _) in topology.hosts() {
         let (name, vtep) = (host_name(host.vtep), host.vtep);
