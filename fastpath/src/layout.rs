@@ -485,8 +485,8 @@ pub struct Endpoint {
     pub flags: u16,
     /// What rules about its peers know it by
     pub identity: u32,
-    /// Its ordered rules for what it is sent, and for what it sends; or [`NO_RULE`]
-    pub rulesets: [u32; 2],
+    /// Its list of tiers for what it is sent, and for what it sends; or [`NO_RULE`]
+    pub tiers: [u32; 2],
     /// Its number in the epoch of its network
     pub endpoint: u32,
     /// Where the flows that it opens are counted, as [`Flow::account`]

@@ -82,7 +82,7 @@ fn structures_are_the_same_on_both_sides() {
     assert_eq!(noted("endpoint_key"), layout_of!(EndpointKey: addr, vni));
     assert_eq!(
         noted("endpoint"),
-        layout_of!(Endpoint: network, at, mac, flags, identity, rulesets, endpoint, account)
+        layout_of!(Endpoint: network, at, mac, flags, identity, tiers, endpoint, account)
     );
     assert_eq!(
         noted("policy_drop_key"),

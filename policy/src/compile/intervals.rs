@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use eastgate_wire::{Family, view::proto};
 
 use super::{Budget, CompileError, NOWHERE, search};
-use crate::rule::{Header, PortProtocol, PortRange, Probe, Rule, Service, Verdict};
+use crate::rule::{Header, PortProtocol, PortRange, Probe, Rule, Service};
 
 /// Below a protocol: 16 bits of destination port, or ICMP type and code; then one more value for a header that
 /// was not read.
@@ -250,8 +250,8 @@ fn sweep(
 
 /// Where a rule applies, as disjoint spans of keys.
 fn key_spans(rule: &Rule) -> Spans {
-    // What was not read might have been what the rule denies; it never is what the rule allows.
-    let denies = rule.verdict != Verdict::Allow;
+    // What was not read might have been what the rule denies; it never is what the rule allows or passes on.
+    let denies = !rule.then.wants_header();
     match &rule.service {
         Service::Any => vec![(0, LAST_KEY)],
         Service::Protocol(number) => vec![(key(*number, 0), key(*number, BELOW_PROTOCOL))],
@@ -275,7 +275,7 @@ fn key_spans(rule: &Rule) -> Spans {
 fn source_spans(rule: &Rule) -> Option<Spans> {
     match &rule.service {
         Service::Ports { source: Some(ranges), .. } => {
-            Some(merged(port_spans(ranges, rule.verdict != Verdict::Allow)))
+            Some(merged(port_spans(ranges, !rule.then.wants_header())))
         }
         _ => None,
     }

@@ -7,9 +7,9 @@
 use ahash::RandomState;
 use eastgate_conntrack::flow::{Admitted, Count, Created, FlowState, Found, HOST, StateSettings, give};
 use eastgate_dataplane::pipeline::{
-    decide::receiver_at,
     offload::{FlowOffload, Offer, Replaced, Reservation, Resident, Whereabouts},
     shared::lock,
+    track::receiver_at,
 };
 use eastgate_fastpath::{
     CONFIG_CROWDED, CachedPolicy, Entropy, Error, FLOW_KERNEL_CREATED, FLOW_REPLIED, FLOW_RESERVED,

@@ -308,13 +308,13 @@ impl KernelPath {
         if network.proxy && (is_plain || endpoint.attachment().is_some()) {
             flags |= ENDPOINT_PROXIED;
         }
-        let ruleset = |direction| match network.policy.ruleset(endpoint.id, direction) {
-            Some(ruleset) if endpoint.enforced_here => ruleset.number(),
+        let tiers = |direction| match network.policy.tiers(endpoint.id, direction) {
+            Some(tiers) if endpoint.enforced_here => tiers.number(),
             _ => NO_RULE,
         };
-        // One that is enforced has rules in either direction, an empty list where nobody wrote any.
-        let rulesets = [ruleset(Direction::Ingress), ruleset(Direction::Egress)];
-        if endpoint.enforced_here && rulesets.contains(&NO_RULE) {
+        // One that is enforced has tiers in either direction, an empty list where nobody wrote any.
+        let tiers = [tiers(Direction::Ingress), tiers(Direction::Egress)];
+        if endpoint.enforced_here && tiers.contains(&NO_RULE) {
             return None;
         }
         Some(KernelEndpoint {
@@ -323,7 +323,7 @@ impl KernelPath {
             mac: endpoint.mac.0,
             flags,
             identity: network.policy.identity(addr)?.number(),
-            rulesets,
+            tiers,
             endpoint: endpoint.id.0,
             account: endpoint.state.flows.place(),
         })
