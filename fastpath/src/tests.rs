@@ -11,9 +11,9 @@ use libbpf_rs::btf::{
 };
 
 use crate::layout::{
-    self, Answer, Attachment, AttachmentKey, CachedPolicy, ClosedFlow, Denied, DeniedKey, Egress, Endpoint,
-    EndpointKey, Ends, Entropy, Flow, FlowDir, Key, NeighborKey, Network, PolicyCacheKey, PolicyDrop,
-    PolicyDropKey, Settings, TcpSide, Template, Vtep,
+    self, Answer, Attachment, AttachmentKey, CachedPolicy, ChangedKey, ClosedFlow, Denied, DeniedKey, Egress,
+    Endpoint, EndpointKey, Ends, Entropy, Flow, FlowDir, Key, NeighborKey, Network, PolicyCacheKey,
+    PolicyDrop, PolicyDropKey, Settings, TcpSide, Template, Vtep,
 };
 
 /// Size in bytes of a structure of the programs, and the offsets of its members.
@@ -76,8 +76,9 @@ fn structures_are_the_same_on_both_sides() {
     );
     assert_eq!(
         noted("network"),
-        layout_of!(Network: vni, epoch, mac, template_flags, tos, ttl, marks, bindings, spare)
+        layout_of!(Network: vni, epoch, policy, mac, template_flags, tos, ttl, marks, bindings, spare)
     );
+    assert_eq!(noted("changed_key"), layout_of!(ChangedKey: addr, vni, kind));
     assert_eq!(noted("vtep"), layout_of!(Vtep: addr, max_packet, flags));
     assert_eq!(noted("endpoint_key"), layout_of!(EndpointKey: addr, vni));
     assert_eq!(
@@ -86,7 +87,7 @@ fn structures_are_the_same_on_both_sides() {
     );
     assert_eq!(
         noted("policy_drop_key"),
-        layout_of!(PolicyDropKey: network, epoch, from, endpoint, rule, direction)
+        layout_of!(PolicyDropKey: network, policy, from, endpoint, rule, direction)
     );
     assert_eq!(
         noted("policy_drop"),

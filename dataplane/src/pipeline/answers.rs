@@ -51,7 +51,7 @@ impl<'s> Pipeline<'s> {
             sender: sender.id,
             mac: view.src,
             question,
-            epoch: network.epoch,
+            epoch: self.snapshot.epoch,
             generation,
             reply: self.made.clone(),
         })
@@ -62,7 +62,10 @@ impl Shared {
     /// Leaves an answer, unless the policy that it was given under is in force no longer.
     pub fn leave_answer(&self, offer: &AnswerOffer, now: Instant) {
         let snapshot = self.snapshot();
-        let network = snapshot.network(offer.vni).filter(|network| network.epoch == offer.epoch);
+        let addresses = [offer.question.sender, offer.question.target];
+        let network = snapshot.network(offer.vni).filter(|network| {
+            offer.epoch >= network.decided_since([network.endpoint(offer.sender), None], addresses)
+        });
         if let (Some(fastpath), Some(network)) = (self.fastpath.get(), network)
             && let Some(sender) = network.endpoint(offer.sender)
         {

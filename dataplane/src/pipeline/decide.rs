@@ -233,7 +233,8 @@ impl<'s> Pipeline<'s> {
     /// on this host.
     fn ask_policy(&self, network: &'s Network, inquiry: &Inquiry<'s>) -> Result<Admitted, Refusal> {
         let Inquiry { ends, src, dst, probe } = inquiry;
-        let mut admitted = Admitted { epoch: network.epoch, egress_rule: NO_RULE, ingress_rule: NO_RULE };
+        let mut admitted =
+            Admitted { epoch: self.snapshot.epoch, egress_rule: NO_RULE, ingress_rule: NO_RULE };
         let sides = [
             (ends.src, Direction::Egress, *dst, &mut admitted.egress_rule),
             (ends.dst, Direction::Ingress, *src, &mut admitted.ingress_rule),

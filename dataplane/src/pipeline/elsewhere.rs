@@ -364,9 +364,9 @@ impl Network {
         self.count_repeated(&admitted);
     }
 
-    /// Under another epoch the numbers of rules meant others.
+    /// Before the network's epoch the numbers of rules may have meant others.
     fn count_repeated(&self, admitted: &Admitted) {
-        if admitted.epoch == self.epoch {
+        if admitted.epoch >= self.epoch {
             self.count_hits(admitted);
         }
     }

@@ -242,7 +242,14 @@ impl<'s> Pipeline<'s> {
             Direction::Original => [template, back],
             Direction::Reply => [back, template],
         };
-        Some(Handover { flow: settled.flow, key, epoch: network.epoch, generation, bindings, templates })
+        Some(Handover {
+            flow: settled.flow,
+            key,
+            epoch: self.snapshot.epoch,
+            generation,
+            bindings,
+            templates,
+        })
     }
 
     /// Step 8: the flow of the packet in hand goes elsewhere, or flows like it may begin there.

@@ -336,7 +336,8 @@ impl<'s> Pipeline<'s> {
         segment: &Segment,
         now: Instant,
     ) -> Result<Found<'s>, Refusal> {
-        let (epoch, elsewhere) = (network.epoch, segment.offload_key());
+        let elsewhere = segment.offload_key();
+        let epoch = network.decided_since([ends.src, ends.dst], [segment.key.src, segment.key.dst]);
         let lost = self.shared.import(flows, network, elsewhere, now)?;
         // A connection that a daemon before had when it was killed, or another host before one of its ends has come here, is
         // picked up in mid-stream, if the policy lets it in.
@@ -404,10 +405,11 @@ impl<'s> Pipeline<'s> {
         if ip.dst == quoted.src {
             self.shared.import(&mut flows, network, offload_key(&key, query), now)?;
         }
-        let mut tracked = flows.related(&key, &quoted, ip.dst, &network.tracking, network.epoch, now);
+        let epoch = network.decided_since([ends.src, ends.dst], [key.src, key.dst]);
+        let mut tracked = flows.related(&key, &quoted, ip.dst, &network.tracking, epoch, now);
         if let flow::Tracked::Offloaded { flow, original } = tracked {
             self.shared.reclaim(&mut flows, network, flow, &original, now);
-            tracked = flows.related(&key, &quoted, ip.dst, &network.tracking, network.epoch, now);
+            tracked = flows.related(&key, &quoted, ip.dst, &network.tracking, epoch, now);
         }
         match tracked {
             flow::Tracked::Pass(hit) if hit.hint == receiver(ends.dst) => Ok(Tracked::Passes(None)),

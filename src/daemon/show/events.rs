@@ -132,9 +132,9 @@ fn is_partial(event: &FlowEvent) -> bool {
     matches!(event.what, Happening::Ended(_)) && event.flow.offloaded
 }
 
-/// Rules have the numbers of the policy that is in force; what another one admitted is not looked up in it.
+/// Rules keep their numbers from the network's epoch on; what was admitted before is not looked up.
 fn rule(snapshot: &Snapshot, vni: Vni, epoch: u32, id: u32) -> Option<RuleRef> {
-    let network = snapshot.network(vni).filter(|network| network.epoch == epoch)?;
+    let network = snapshot.network(vni).filter(|network| epoch >= network.epoch)?;
     network.rules.reference(&network.tenant.name, id)
 }
 

@@ -490,8 +490,8 @@ fn policy_drops_and_flows() {
         pair.sweep();
     }
     let left = pair.kernel.programs().policy_drops().unwrap();
-    let epoch = pair.twin.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().epoch;
-    assert!(!left.is_empty() && left.iter().all(|(key, _)| key.epoch == epoch), "{left:?}");
+    let epoch = pair.twin.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().compiled;
+    assert!(!left.is_empty() && left.iter().all(|(key, _)| key.policy == epoch), "{left:?}");
 }
 
 /// A policy-cache entry says nothing of other source ports where a rule asks for them.
