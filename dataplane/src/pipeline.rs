@@ -17,6 +17,7 @@ mod holders;
 mod members;
 pub mod offload;
 mod oversize;
+mod ruling;
 pub mod shared;
 #[cfg(test)]
 mod tests;
@@ -167,7 +168,7 @@ impl<'s> Pipeline<'s> {
         // 4 decide
         let settled = match tracked {
             Tracked::Passes(settled) => settled,
-            Tracked::Undecided(undecided) => self.decide(arrival, undecided, now)?,
+            Tracked::Undecided(undecided) => self.decide(arrival, undecided, frame, now)?,
         };
         // 6 forward, 7 encapsulate
         let came = [view.dst, view.src];
@@ -242,7 +243,7 @@ impl<'s> Pipeline<'s> {
         // 4' decide
         let settled = match tracked {
             Tracked::Passes(settled) => settled,
-            Tracked::Undecided(undecided) => self.decide(arrival, undecided, now)?,
+            Tracked::Undecided(undecided) => self.decide(arrival, undecided, frame, now)?,
         };
         // 6' forward
         let came = [view.dst, view.src];

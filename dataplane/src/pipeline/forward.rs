@@ -23,6 +23,7 @@ use super::{
     Arrival, Outcome, Pipeline, Refusal,
     batch::{Batch, Egress, Tunnel},
     counters::{DropCount, DropKey},
+    decide::InHand,
     members::ToPorts,
     oversize::LostCopies,
     shared::lock,
@@ -399,7 +400,8 @@ impl<'s> Pipeline<'s> {
             if arrival.from == endpoint.location {
                 continue;
             }
-            match if control { Ok(()) } else { self.may_receive(network, endpoint, view) } {
+            let packet = InHand { arrival, frame, now };
+            match if control { Ok(()) } else { self.may_receive(&packet, endpoint, view) } {
                 Ok(()) => {
                     out.send(frame, Egress::Port(port), network.vni);
                     endpoint.state.received(1, frame.len() as u64);

@@ -18,8 +18,8 @@ use eastgate_wire::{
 
 use super::{
     Arrival, Destination, Pipeline, Refusal,
-    decide::{Inquiry, probe_of},
     offload::Settled,
+    ruling::{Inquiry, probe_of},
     shared::lock,
 };
 use crate::snapshot::{Endpoint, Network};
