@@ -5,11 +5,12 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use eastgate_config::{Config, load_str};
 use eastgate_dataplane::{
+    attachments::Attachments,
     pipeline::{Pipeline, batch::Batch, shared::Shared},
-    snapshot::{PortRegistry, Snapshot, state::StateRegistry},
+    snapshot::{Snapshot, state::StateRegistry},
 };
 use eastgate_vtep::offload;
-use eastgate_wire::{Frame, Instant, Offload, PortId, View, VtepAddr};
+use eastgate_wire::{AttachmentId, Frame, Instant, Offload, View, VtepAddr};
 
 /// An entry, and its name
 pub type Entry = (&'static str, fn(&[u8]));
@@ -84,7 +85,7 @@ impl Host {
     fn new() -> Self {
         let config: Arc<Config> = load_str("fuzz.toml", HOST).expect("the host's own configuration is right");
         let states = Arc::new(StateRegistry::new(config.limits));
-        let snapshot = Snapshot::compile(&config, "alpha", None, &mut PortRegistry::default(), &states);
+        let snapshot = Snapshot::compile(&config, "alpha", None, &mut Attachments::default(), &states);
         Self { shared: Shared::new(snapshot.expect("it compiles"), states, 1), now: Instant::from_secs(1000) }
     }
 
@@ -98,7 +99,9 @@ impl Host {
         let mut frame = Frame::new(&mut buffer, HEAD_ROOM, end, Offload::default());
         let mut out = Batch::default();
         let _ = match port {
-            Some(port) => pipeline.handle_tenant(PortId(u32::from(port % 3)), &mut frame, self.now, &mut out),
+            Some(port) => {
+                pipeline.handle_tenant(AttachmentId(u32::from(port % 3)), &mut frame, self.now, &mut out)
+            }
             None => {
                 let beta = VtepAddr(IpAddr::from([192, 0, 2, 2]));
                 pipeline.handle_underlay(

@@ -22,10 +22,11 @@ use anyhow::{Context, Result, anyhow};
 use eastgate_api::{Done, ErrorCode, Failure, Reply, Request, Restored};
 use eastgate_config::{Config, Host, Loader};
 use eastgate_dataplane::{
+    attachments::Attachments,
     pipeline::{Shared, shared::lock},
-    snapshot::{PortRegistry, Snapshot, state::StateRegistry},
+    snapshot::{Snapshot, state::StateRegistry},
 };
-use eastgate_wire::PortId;
+use eastgate_wire::AttachmentId;
 use serde_json::{Value, json};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -45,7 +46,7 @@ use crate::{
         socket::{self, SocketFile},
     },
     io::{
-        fastpath::{KernelPath, KernelPort},
+        fastpath::{KernelAttachment, KernelPath},
         guard::{Attach, Hooks, HostTraffic, Role},
         lock::NamespaceLock,
         machine::{Machine, record_beside},
@@ -172,7 +173,7 @@ pub(crate) struct Visible {
     control_restored: u64,
     reload_error: Option<String>,
     ports: BTreeMap<Arc<str>, PortState>,
-    names: BTreeMap<PortId, Arc<str>>,
+    names: BTreeMap<AttachmentId, Arc<str>>,
     /// The devices of the underlay that are there
     underlay: Vec<Link>,
     listening: bool,
@@ -204,7 +205,7 @@ struct Daemon {
     options: Options,
     host: String,
     loader: Option<Loader>,
-    registry: PortRegistry,
+    registry: Attachments,
     netlink: Netlink,
     links: BTreeMap<String, Link>,
     events: mpsc::UnboundedReceiver<LinkEvent>,
@@ -213,14 +214,14 @@ struct Daemon {
     view: Arc<View>,
     changes: mpsc::Receiver<Change>,
     /// Ports with sockets, and the device they are on
-    serving: BTreeMap<PortId, u32>,
+    serving: BTreeMap<AttachmentId, u32>,
     underlay: Option<ActiveUnderlay>,
     /// The devices that the underlay's program is on
     attached: BTreeSet<u32>,
     /// The devices of the fast path, by name
     made: BTreeMap<&'static str, u32>,
     /// What the host has of its own on ports that are served
-    host_traffic: BTreeMap<PortId, HostTraffic>,
+    host_traffic: BTreeMap<AttachmentId, HostTraffic>,
     _alone: NamespaceLock,
     /// None on the way out
     control: Option<Server>,
@@ -241,7 +242,7 @@ impl Daemon {
         }
         let host = choose_host(&config, options.host.as_deref())?;
         let states = Arc::new(StateRegistry::new(config.limits));
-        let mut registry = PortRegistry::default();
+        let mut registry = Attachments::default();
         let (affordable, warning) = within_open_files(&config);
         if let Some(warning) = warning {
             tracing::warn!("{warning}");
@@ -389,7 +390,7 @@ impl Daemon {
         let Some(host) = snapshot.config.host(&self.host).cloned() else { return };
         let wanted = wanted_ports(&snapshot);
         // Those of ports that are gone stay: what was counted of them is still told. Their numbers are not given again.
-        let names = wanted.iter().map(|port| (port.id, port.name.clone()));
+        let names = wanted.iter().map(|port| (port.id, port.device().clone()));
         lock(&self.view.state).names.extend(names);
         self.release_ports(&wanted).await;
         self.list_qdiscs().await;
@@ -400,13 +401,13 @@ impl Daemon {
                 Ok(state) => state,
                 Err(error) => PortState::Failed(format!("{error:#}")),
             };
-            let before = lock(&self.view.state).ports.get(&port.name).cloned();
+            let before = lock(&self.view.state).ports.get(port.device()).cloned();
             if let PortState::Failed(error) = &state
                 && before.as_ref() != Some(&state)
             {
-                tracing::error!(port = %port.name, error, "a port cannot be served");
+                tracing::error!(port = %port.device(), error, "a port cannot be served");
             }
-            states.insert(port.name.clone(), state);
+            states.insert(port.device().clone(), state);
         }
         self.serve_underlay(&snapshot, &host);
         if let Err(error) = self.attach_to_underlay(&snapshot, &host).await {
@@ -426,18 +427,18 @@ impl Daemon {
 
     /// Ports that the snapshot no longer names are given back; sockets on devices that are gone are closed.
     async fn release_ports(&mut self, wanted: &[WantedPort]) {
-        let gone: Vec<PortId> = self
+        let gone: Vec<AttachmentId> = self
             .serving
             .iter()
             .filter(|(id, ifindex)| {
-                let name = wanted.iter().find(|port| port.id == **id).map(|port| &port.name);
+                let name = wanted.iter().find(|port| port.id == **id).map(WantedPort::device);
                 name.and_then(|name| self.links.get(&**name)).is_none_or(|link| link.index != **ifindex)
             })
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
             self.stop_serving(id);
-            let Some(name) = self.registry.name(id).cloned() else { continue };
+            let Some(name) = self.registry.get(id).map(|at| at.device.clone()) else { continue };
             tracing::info!(port = %name, "no longer served");
             let unwanted = !wanted.iter().any(|port| port.id == id);
             if unwanted
@@ -450,11 +451,11 @@ impl Daemon {
     }
 
     /// Closes a port in the fast path and takes its sockets away; the guard stays.
-    fn stop_serving(&mut self, id: PortId) {
+    fn stop_serving(&mut self, id: AttachmentId) {
         self.serving.remove(&id);
         self.host_traffic.remove(&id);
         if let Some(kernel) = self.view.kernel.get()
-            && let Err(error) = kernel.remove_port(id)
+            && let Err(error) = kernel.remove_attachment(id)
         {
             tracing::error!(%error, "a port could not be closed in the fast path");
         }
@@ -464,7 +465,7 @@ impl Daemon {
     }
 
     async fn serve_port(&mut self, port: &WantedPort, host: &Host) -> Result<PortState> {
-        let Some(link) = self.links.get(&*port.name).cloned() else { return Ok(PortState::Absent) };
+        let Some(link) = self.links.get(&**port.device()).cloned() else { return Ok(PortState::Absent) };
         if let Some(why) = unfit(&link, host, &self.links) {
             if self.serving.contains_key(&port.id) {
                 self.stop_serving(port.id);
@@ -493,19 +494,21 @@ impl Daemon {
         // Sockets first: frames that are punted are answered.
         self.open_in_kernel(port.id, &link)?;
         self.serving.insert(port.id, link.index);
-        tracing::info!(port = %port.name, "served");
+        tracing::info!(port = %port.device(), "served");
         Ok(state)
     }
 
     /// Opens a port to the flows of its network in the fast path, or closes it while it is down.
-    fn open_in_kernel(&self, id: PortId, link: &Link) -> Result<()> {
+    fn open_in_kernel(&self, id: AttachmentId, link: &Link) -> Result<()> {
         let Some(kernel) = self.view.kernel.get() else { return Ok(()) };
-        match self.view.shared.snapshot().at_port(id) {
-            Some((network, _)) if link.up => {
+        let snapshot = self.view.shared.snapshot();
+        match snapshot.at_attachment(id).zip(self.registry.get(id)) {
+            Some(((network, _), attachment)) if link.up => {
                 let is_veth = link.is_veth && !self.wants_egress(id);
-                kernel.set_port(id, KernelPort { ifindex: link.index, is_veth }, network.vni)?;
+                let there = KernelAttachment { attachment: attachment.clone(), ifindex: link.index, is_veth };
+                kernel.set_attachment(id, there, network.vni)?;
             }
-            _ => kernel.remove_port(id)?,
+            _ => kernel.remove_attachment(id)?,
         }
         Ok(())
     }

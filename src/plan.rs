@@ -8,7 +8,7 @@ use eastgate_config::{Config, Host};
 use eastgate_dataplane::snapshot::Snapshot;
 use eastgate_steering::settings::{PortRole, Setting, Why, port_settings};
 use eastgate_vtep::mtu::tenant_mtu;
-use eastgate_wire::{Family, PortId};
+use eastgate_wire::{Attachment, AttachmentId, Family};
 use serde::Serialize;
 
 use crate::io::{
@@ -26,26 +26,34 @@ pub const TUNNEL: &str = "eastgate-vx0";
 /// The devices that the fast path makes.
 pub const OWN_DEVICES: [&str; 3] = [UP[0], UP[1], TUNNEL];
 
-/// A tenant port that the configuration names.
+/// An attachment that the configuration names.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WantedPort {
     /// Its number
-    pub id: PortId,
-    /// Its device
-    pub name: Arc<str>,
+    pub id: AttachmentId,
+    /// Its device, and how
+    pub attachment: Attachment,
 }
 
-/// The tenant ports of a snapshot, by device name.
+impl WantedPort {
+    /// Its device.
+    #[must_use]
+    pub const fn device(&self) -> &Arc<str> {
+        &self.attachment.device
+    }
+}
+
+/// The attachments of a snapshot, by device name.
 #[must_use]
 pub fn wanted_ports(snapshot: &Snapshot) -> Vec<WantedPort> {
     let mut ports: Vec<WantedPort> = snapshot
-        .tenant_ports()
+        .attachments()
         .filter_map(|(id, network, endpoint)| {
-            let port = network.config()?.endpoint(&endpoint.name)?.port.clone()?;
-            Some(WantedPort { id, name: port })
+            let attachment = network.config()?.endpoint(&endpoint.name)?.attachment.clone()?;
+            Some(WantedPort { id, attachment })
         })
         .collect();
-    ports.sort_by(|a, b| a.name.cmp(&b.name));
+    ports.sort_by(|a, b| a.attachment.cmp(&b.attachment));
     ports
 }
 
@@ -101,9 +109,9 @@ fn usable<'p>(
     ports: &'p [WantedPort],
     links: &BTreeMap<String, Link>,
 ) -> impl Iterator<Item = &'p WantedPort> {
-    ports
-        .iter()
-        .filter(move |port| links.get(&*port.name).is_some_and(|link| unfit(link, host, links).is_none()))
+    ports.iter().filter(move |port| {
+        links.get(&**port.device()).is_some_and(|link| unfit(link, host, links).is_none())
+    })
 }
 
 /// The settings wanted on the devices that are there.
@@ -114,7 +122,7 @@ pub fn wanted_settings(host: &Host, ports: &[WantedPort], links: &BTreeMap<Strin
         settings.extend(port_settings(&PortRole::Underlay { interface: device }));
     }
     for port in usable(host, ports, links) {
-        settings.extend(port_settings(&PortRole::Tenant { interface: &port.name }));
+        settings.extend(port_settings(&PortRole::Tenant { interface: port.device() }));
     }
     settings
 }
@@ -150,23 +158,23 @@ pub fn steps(
         steps.push(Step { action: action.into(), object, detail, why: why.into() });
     };
     for port in &ports {
-        let Some(link) = links.get(&*port.name) else {
+        let Some(link) = links.get(&**port.device()) else {
             let detail = "no such device yet".into();
-            add("missing", port.name.to_string(), detail, "served as soon as it appears");
+            add("missing", port.device().to_string(), detail, "served as soon as it appears");
             continue;
         };
         if let Some(why) = unfit(link, host, links) {
-            add("refuse port", port.name.to_string(), why, "it cannot be a tenant port");
+            add("refuse port", port.device().to_string(), why, "it cannot be a tenant port");
             continue;
         }
         add(
             "close port",
-            port.name.to_string(),
+            port.device().to_string(),
             format!("{attach}: drop ingress, egress only with eastgate's mark"),
             "the kernel neither hears the tenant nor speaks to it",
         );
         if let Some(note) = traffic.get(&link.index).and_then(HostTraffic::note) {
-            add("note", port.name.to_string(), note.into(), "eastgate comes before them");
+            add("note", port.device().to_string(), note.into(), "eastgate comes before them");
         }
     }
     let settings = Machine::compare(&wanted_settings(host, &ports, links))?;

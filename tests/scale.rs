@@ -13,7 +13,10 @@ use std::{
 };
 
 use eastgate_config::{Config, Loader};
-use eastgate_dataplane::snapshot::{PortRegistry, Snapshot, state::StateRegistry};
+use eastgate_dataplane::{
+    attachments::Attachments,
+    snapshot::{Snapshot, state::StateRegistry},
+};
 
 /// What all of it may take, whatever the size.
 const MEMORY_MIB: u64 = 500;
@@ -113,7 +116,7 @@ fn many_networks_fit_and_one_change_costs_one_tenant() {
         _ => 100,
     };
     let files = Files::generate(tenants);
-    let (mut loader, mut registry) = (Loader::new(files.main()), PortRegistry::default());
+    let (mut loader, mut registry) = (Loader::new(files.main()), Attachments::default());
     let config = load(&mut loader);
     let states = StateRegistry::new(config.limits);
     let mut compile = |config: &Arc<Config>, previous: Option<&Snapshot>| {
@@ -129,7 +132,7 @@ fn many_networks_fit_and_one_change_costs_one_tenant() {
     assert_eq!(snapshot.networks().len(), networks);
     let endpoints: usize = snapshot.networks().iter().map(|network| network.endpoints.len()).sum();
     assert_eq!(endpoints, networks * ENDPOINTS_OF_A_NETWORK);
-    assert_eq!(snapshot.tenant_ports().count(), networks);
+    assert_eq!(snapshot.attachments().count(), networks);
 
     change_one_endpoint(&files.tenant(tenants / 2));
     let changed = load(&mut loader);

@@ -11,7 +11,7 @@ mod tenant;
 
 use std::{net::IpAddr, sync::Arc};
 
-use eastgate_wire::{TableSizes, Vni, VtepAddr};
+use eastgate_wire::{Attachment, TableSizes, Vni, VtepAddr};
 use toml::de::DeTable;
 
 use super::{
@@ -87,7 +87,7 @@ pub(super) struct EndpointClaim {
     pub(super) name: Name,
     pub(super) at: Place,
     pub(super) host: Option<HostRef>,
-    pub(super) port: Option<(Arc<str>, Place)>,
+    pub(super) attachment: Option<(Attachment, Place)>,
     pub(super) port_missing: bool,
     pub(super) addresses: Box<[(IpAddr, Place)]>,
     pub(super) routes: Box<[(ipnet::IpNet, Place)]>,

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use eastgate_wire::Vni;
+use eastgate_wire::{Attachment, VlanId, Vni};
 use ipnet::IpNet;
 
 use super::{
@@ -30,7 +30,7 @@ pub(super) struct Good {
     tenants: HashMap<Name, (Arc<FileContent>, usize)>,
     vnis: HashMap<Vni, Owner>,
     /// By host and port.
-    ports: HashMap<Name, HashMap<Arc<str>, Owner>>,
+    attachments: HashMap<Name, HashMap<Attached, Owner>>,
     /// By tenant: warnings of addresses that are hosts'.
     of_hosts: BTreeMap<Name, Found>,
 }
@@ -132,7 +132,7 @@ impl<'f> Whole<'f> {
             self.endpoints(claims, &mut found);
         }
         self.vnis(good, &mut found);
-        self.ports(good, &mut found);
+        self.attachments(good, &mut found);
         self.addresses_of_hosts(good);
         self.of_hosts.values().for_each(|of_host| found.append(of_host));
         self.diagnostics.append(&found);
@@ -256,19 +256,20 @@ impl<'f> Whole<'f> {
         }
     }
 
-    fn ports(&self, good: Option<&Good>, found: &mut Found) {
-        let mut owners: HashMap<(&Name, &Arc<str>), Owner> = HashMap::new();
+    fn attachments(&self, good: Option<&Good>, found: &mut Found) {
+        let mut owners: HashMap<(&Name, Attached), Owner> = HashMap::new();
         for (tenant, claims) in &self.changed {
-            for (host, port, mine) in port_claims(tenant, claims) {
-                let before = good.and_then(|good| good.ports.get(host)?.get(port));
+            for (host, attachment, mine) in attachment_claims(tenant, claims) {
+                let attached = attached(attachment);
+                let before = good.and_then(|good| good.attachments.get(host)?.get(&attached));
                 let before = before.filter(|owner| self.same.contains(&owner.tenant));
-                let first = owners.get(&(host, port)).or(before).cloned();
+                let first = owners.get(&(host, attached.clone())).or(before).cloned();
                 let kept = settle(first, mine, found, |other| Problem::PortTwice {
-                    port: port.to_string(),
+                    port: attachment.to_string(),
                     host: host.to_string(),
                     other: format!("endpoint `{}` of tenant `{}`", other.item, other.tenant),
                 });
-                owners.insert((host, port), kept);
+                owners.insert((host, attached), kept);
             }
         }
     }
@@ -323,7 +324,7 @@ impl Good {
             contents: Vec::new(),
             tenants: HashMap::new(),
             vnis: HashMap::new(),
-            ports: HashMap::new(),
+            attachments: HashMap::new(),
             of_hosts: BTreeMap::new(),
         }
     }
@@ -346,8 +347,8 @@ impl Good {
 
     fn remember(&mut self, tenant: &Tenant, claims: &Claims) {
         self.vnis.extend(vni_claims(tenant, claims));
-        for (host, port, owner) in port_claims(tenant, claims) {
-            self.ports.entry(host.clone()).or_default().insert(port.clone(), owner);
+        for (host, attachment, owner) in attachment_claims(tenant, claims) {
+            self.attachments.entry(host.clone()).or_default().insert(attached(attachment), owner);
         }
     }
 
@@ -359,9 +360,9 @@ impl Good {
             for (vni, _) in vni_claims(tenant, claims) {
                 self.vnis.remove(&vni);
             }
-            for (host, port, _) in port_claims(tenant, claims) {
-                if let Some(ports) = self.ports.get_mut(host) {
-                    ports.remove(port);
+            for (host, attachment, _) in attachment_claims(tenant, claims) {
+                if let Some(owners) = self.attachments.get_mut(host) {
+                    owners.remove(&attached(attachment));
                 }
             }
         }
@@ -428,15 +429,22 @@ fn vni_claims(tenant: &Tenant, claims: &Claims) -> impl Iterator<Item = (Vni, Ow
     vnis.into_iter()
 }
 
-/// The ports of a tenant, each with its host, in the order written.
-fn port_claims<'c>(
+/// What only one endpoint of a host can be at: a device, and on it a VLAN or none.
+type Attached = (Arc<str>, Option<VlanId>);
+
+fn attached(attachment: &Attachment) -> Attached {
+    (attachment.device.clone(), attachment.vlan)
+}
+
+/// The attachments of a tenant, each with its host, in the order written.
+fn attachment_claims<'c>(
     tenant: &Tenant,
     claims: &'c Claims,
-) -> impl Iterator<Item = (&'c Name, &'c Arc<str>, Owner)> {
+) -> impl Iterator<Item = (&'c Name, &'c Attachment, Owner)> {
     claims.endpoints.iter().filter_map(|endpoint| {
-        let (port, at) = endpoint.port.as_ref()?;
+        let (attachment, at) = endpoint.attachment.as_ref()?;
         let owner = Owner { tenant: tenant.name.clone(), item: endpoint.name.clone(), at: at.clone() };
-        Some((&endpoint.host.as_ref()?.host, port, owner))
+        Some((&endpoint.host.as_ref()?.host, attachment, owner))
     })
 }
 

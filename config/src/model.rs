@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
-use eastgate_wire::{Addr, Family, MacAddr, TableSizes, Vni, VtepAddr};
+use eastgate_wire::{Addr, Attachment, Family, MacAddr, TableSizes, Vni, VtepAddr};
 use ipnet::IpNet;
 
 use super::{
@@ -291,8 +291,8 @@ pub struct Endpoint {
     pub at: Place,
     /// The host it runs on.
     pub host: HostRef,
-    /// Its network device on that host, as the host sees it; none only where the host does not run eastgate.
-    pub port: Option<Arc<str>>,
+    /// How it is attached to that host; none only where the host does not run eastgate.
+    pub attachment: Option<Attachment>,
     /// Where the port is written.
     pub port_at: Option<Place>,
     /// Its MAC.

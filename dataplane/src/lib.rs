@@ -6,6 +6,7 @@
 //! This crate does no I/O, reads no clock and starts no thread: frames come in with the time, what is to be sent goes
 //! out in a batch, and whoever carries packets faster is behind a trait ([`pipeline::offload::FlowOffload`]).
 
+pub mod attachments;
 pub mod pipeline;
 pub mod snapshot;
 pub mod trace;

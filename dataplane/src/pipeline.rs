@@ -38,7 +38,7 @@ use eastgate_vtep::{
     vlan,
 };
 use eastgate_wire::{
-    Addr, DropReason, EndpointId, Frame, GsoKind, Holdings, Instant, PortId, View, Vni, VtepAddr,
+    Addr, AttachmentId, DropReason, EndpointId, Frame, GsoKind, Holdings, Instant, View, Vni, VtepAddr,
 };
 
 use self::{
@@ -118,16 +118,16 @@ impl<'s> Pipeline<'s> {
     /// Takes a frame from a tenant port.
     pub fn handle_tenant(
         &mut self,
-        port: PortId,
+        attachment: AttachmentId,
         frame: &mut Frame<'_>,
         now: Instant,
         out: &mut Batch,
     ) -> Outcome {
         self.counters.from_ports.fetch_add(1, Relaxed);
-        let Some((network, endpoint)) = self.snapshot.at_port(port) else {
-            return self.refuse(Location::Local(port), DropReason::NotReady, now);
+        let Some((network, endpoint)) = self.snapshot.at_attachment(attachment) else {
+            return self.refuse(Location::Local(attachment), DropReason::NotReady, now);
         };
-        let arrival = Arrival { network, from: Location::Local(port), sender: Some(endpoint) };
+        let arrival = Arrival { network, from: Location::Local(attachment), sender: Some(endpoint) };
         if frame.offload.gso.is_some()
             && let Some(outcome) = self.cut_tunneled(&arrival, endpoint, frame, now, out)
         {
@@ -537,7 +537,7 @@ impl<'s> Pipeline<'s> {
     /// Counts a frame that does not get as far as a network.
     pub fn refuse(&self, from: Location, reason: DropReason, now: Instant) -> Outcome {
         let vni = match from {
-            Location::Local(port) => self.snapshot.at_port(port).map(|(network, _)| network.vni),
+            Location::Local(port) => self.snapshot.at_attachment(port).map(|(network, _)| network.vni),
             Location::Remote(_) => None,
         };
         self.counters.drop_frame(

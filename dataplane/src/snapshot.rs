@@ -31,7 +31,9 @@ use eastgate_vtep::{
     mtu,
     peers::Peers,
 };
-use eastgate_wire::{Addr, EndpointId, Family, Holdings, MacAddr, Ownership, PortId, Vni, VtepAddr};
+use eastgate_wire::{Addr, AttachmentId, EndpointId, Family, Holdings, MacAddr, Ownership, Vni, VtepAddr};
+
+use crate::attachments::Attachments;
 
 use self::{
     compile::{NetworkSite, same_surroundings, site},
@@ -106,7 +108,7 @@ pub struct Snapshot {
     /// What the UDP checksum of its datagrams is like
     pub checksums: Checksums,
     networks: HashMap<Vni, Arc<Network>, RandomState>,
-    by_port: Vec<Option<(Arc<Network>, EndpointId)>>,
+    by_attachment: Vec<Option<(Arc<Network>, EndpointId)>>,
     learning: Vec<Arc<Network>>,
 }
 
@@ -196,38 +198,6 @@ pub struct Endpoint {
     pub state: Arc<EndpointState>,
 }
 
-/// Tenant ports keep their number for as long as the daemon runs, whatever the configuration calls for.
-#[derive(Debug, Default)]
-pub struct PortRegistry {
-    by_name: HashMap<Arc<str>, PortId>,
-    names: Vec<Arc<str>>,
-}
-
-impl PortRegistry {
-    /// The number of a device name.
-    pub fn id(&mut self, name: &Arc<str>) -> PortId {
-        if let Some(id) = self.by_name.get(name) {
-            return *id;
-        }
-        let id = PortId(self.names.len() as u32);
-        self.names.push(name.clone());
-        self.by_name.insert(name.clone(), id);
-        id
-    }
-
-    /// The device name of a number.
-    #[must_use]
-    pub fn name(&self, id: PortId) -> Option<&Arc<str>> {
-        self.names.get(id.0 as usize)
-    }
-
-    /// The number of a device name that has one.
-    #[must_use]
-    pub fn find(&self, name: &str) -> Option<PortId> {
-        self.by_name.get(name).copied()
-    }
-}
-
 impl Endpoint {
     /// Its MACs and addresses
     #[must_use]
@@ -235,9 +205,9 @@ impl Endpoint {
         &self.sender.holdings
     }
 
-    /// Its port, when it is on this host.
+    /// Its attachment, when it is on this host.
     #[must_use]
-    pub const fn port(&self) -> Option<PortId> {
+    pub const fn attachment(&self) -> Option<AttachmentId> {
         match self.location {
             Location::Local(port) => Some(port),
             Location::Remote(_) => None,
@@ -355,18 +325,18 @@ impl Snapshot {
         self.learning.iter()
     }
 
-    /// The network and endpoint at a tenant port.
+    /// The network and endpoint at an attachment.
     #[must_use]
-    pub fn at_port(&self, port: PortId) -> Option<(&Arc<Network>, &Endpoint)> {
-        let (network, id) = self.by_port.get(port.0 as usize)?.as_ref()?;
+    pub fn at_attachment(&self, attachment: AttachmentId) -> Option<(&Arc<Network>, &Endpoint)> {
+        let (network, id) = self.by_attachment.get(attachment.0 as usize)?.as_ref()?;
         Some((network, network.endpoint(*id)?))
     }
 
-    /// The tenant ports of this host.
-    pub fn tenant_ports(&self) -> impl Iterator<Item = (PortId, &Arc<Network>, &Endpoint)> {
-        self.by_port.iter().enumerate().filter_map(|(index, at)| {
+    /// The attachments of this host that have an endpoint.
+    pub fn attachments(&self) -> impl Iterator<Item = (AttachmentId, &Arc<Network>, &Endpoint)> {
+        self.by_attachment.iter().enumerate().filter_map(|(index, at)| {
             let (network, id) = at.as_ref()?;
-            Some((PortId(index as u32), network, network.endpoint(*id)?))
+            Some((AttachmentId(index as u32), network, network.endpoint(*id)?))
         })
     }
 
@@ -378,7 +348,7 @@ impl Snapshot {
         config: &Arc<Config>,
         host: &str,
         previous: Option<&Snapshot>,
-        registry: &mut PortRegistry,
+        registry: &mut Attachments,
         states: &StateRegistry,
     ) -> Result<Self, SnapshotError> {
         Self::compile_under(config, host, previous, registry, states, |policy| policy)
@@ -393,7 +363,7 @@ impl Snapshot {
         config: &Arc<Config>,
         host: &str,
         previous: Option<&Snapshot>,
-        registry: &mut PortRegistry,
+        registry: &mut Attachments,
         states: &StateRegistry,
         policy: fn(Source) -> Source,
     ) -> Result<Self, SnapshotError> {
@@ -426,7 +396,7 @@ impl Snapshot {
             ports,
             checksums: config.checksums(),
             networks: HashMap::default(),
-            by_port: Vec::new(),
+            by_attachment: Vec::new(),
             learning: Vec::new(),
         };
         for tenant in config.tenants.values() {
@@ -450,12 +420,12 @@ impl Snapshot {
 
     fn insert(&mut self, network: Arc<Network>) {
         for endpoint in &network.endpoints {
-            if let Some(PortId(port)) = endpoint.port() {
-                let index = port as usize;
-                if self.by_port.len() <= index {
-                    self.by_port.resize(index + 1, None);
+            if let Some(AttachmentId(number)) = endpoint.attachment() {
+                let index = number as usize;
+                if self.by_attachment.len() <= index {
+                    self.by_attachment.resize(index + 1, None);
                 }
-                self.by_port[index] = Some((network.clone(), endpoint.id));
+                self.by_attachment[index] = Some((network.clone(), endpoint.id));
             }
         }
         if network.learns() {

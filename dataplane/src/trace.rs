@@ -151,13 +151,13 @@ impl<'a> Walk<'a> {
             return Ok(Sender { endpoint: Some(endpoint), mac, guess: None });
         }
         if let Some(binding) = self.learned(src) {
-            let at_port = |endpoint: &&Endpoint| match binding.at {
+            let at_attachment = |endpoint: &&Endpoint| match binding.at {
                 Location::Local(_) => endpoint.location == binding.at,
                 Location::Remote(_) => {
                     endpoint.location == binding.at && endpoint.holdings().has_mac(binding.mac)
                 }
             };
-            let endpoint = network.endpoints.iter().find(at_port);
+            let endpoint = network.endpoints.iter().find(at_attachment);
             return Ok(Sender { endpoint, mac: binding.mac, guess: None });
         }
         let entitled: Vec<&Endpoint> =
@@ -176,7 +176,7 @@ impl<'a> Walk<'a> {
             return Ok(Sender { endpoint: None, mac: UNKNOWN_HOST, guess: None });
         }
         let client = |endpoint: &&Endpoint| !endpoint.sender.dhcp_server && !endpoint.sender.router;
-        let mut here = network.endpoints.iter().filter(|endpoint| endpoint.port().is_some());
+        let mut here = network.endpoints.iter().filter(|endpoint| endpoint.attachment().is_some());
         let any = here.clone().find(client).or_else(|| here.next()).or_else(|| network.endpoints.first());
         let any = any.ok_or_else(|| {
             format!("{} has no endpoints: there is nobody who could send this", network.name)

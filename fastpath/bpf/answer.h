@@ -146,7 +146,7 @@ static __always_inline bool read_solicitation(struct __sk_buff *skb, struct scra
 	return true;
 }
 
-static __always_inline bool read_request(struct __sk_buff *skb, struct scratch *scratch)
+static __always_inline bool read_request(struct __sk_buff *skb, struct scratch *scratch, __u32 attachment)
 {
 	const struct ethhdr *ethernet = (void *)scratch->request;
 
@@ -158,7 +158,7 @@ static __always_inline bool read_request(struct __sk_buff *skb, struct scratch *
 	} else if (skb->protocol != bpf_htons(ETH_P_IPV6) || !read_solicitation(skb, scratch)) {
 		return false;
 	}
-	scratch->asked.port = skb->ifindex;
+	scratch->asked.attachment = attachment;
 	__builtin_memcpy(scratch->asked.mac, ethernet->h_source, ETH_ALEN);
 	return true;
 }
@@ -207,11 +207,11 @@ static __always_inline int turn_around(struct __sk_buff *skb, const struct scrat
  * The verdict, or PATH_PUNT for a frame that has to be punted. Not static, so that the verifier looks at it by itself and
  * what packets of flows go through does not become longer.
  */
-__noinline int answer_again(struct __sk_buff *skb, __u32 vni, __u32 generation)
+__noinline int answer_again(struct __sk_buff *skb, __u32 attachment, __u32 vni, __u32 generation)
 {
 	struct scratch *scratch = the_scratch();
 
-	if (!scratch || !read_request(skb, scratch) || !take_answer(scratch, vni, generation))
+	if (!scratch || !read_request(skb, scratch, attachment) || !take_answer(scratch, vni, generation))
 		return PATH_PUNT;
 	if (scratch->asked.form & FORM_ND)
 		return turn_around(skb, scratch, ETH_HLEN + sizeof(struct ipv6hdr), sizeof(struct solicitation));

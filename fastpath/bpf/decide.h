@@ -188,8 +188,6 @@ static __always_inline bool make_template(struct template *template, const struc
 			return false;
 		template->max_packet = vtep->max_packet;
 	}
-	if (to->flags & ENDPOINT_PEER)
-		template->flags |= TEMPLATE_PEER;
 	if (from->flags & ENDPOINT_PROXIED)
 		template->flags |= TEMPLATE_TO_US;
 	if (to->flags & ENDPOINT_PROXIED)

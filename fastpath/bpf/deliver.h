@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Steps 6 and 7: into a local port, or encapsulated and onto the underlay. */
+/* Steps 6 and 7: out of an attachment of this host, or encapsulated and onto the underlay. */
 #pragma once
 
 #include "maps.h"
@@ -68,16 +68,24 @@ static __always_inline bool write_ethernet(struct __sk_buff *skb, const struct f
 }
 
 /*
- * Out of a tenant port. Straight into the peer of a veth, unless the frame's protocol is not the one the kernel has
- * noted for it (an inner packet of the other family than the outer one's): then through the device, which notes it anew.
+ * Out of an attachment, with its tag. Straight into the peer of a veth, unless the frame's protocol is not the one the
+ * kernel has noted for it (an inner packet of the other family than the outer one's): then through the device, which notes
+ * it anew.
  */
-static __always_inline int into_port(struct __sk_buff *skb, const struct forwarding *forwarding, bool noted)
+static __always_inline int into_attachment(struct __sk_buff *skb, const struct forwarding *forwarding, bool noted)
 {
+	__u32 number = forwarding->to;
+	const struct egress *out = bpf_map_lookup_elem(&egress, &number);
+
+	if (!out || !out->ifindex || (out->vlan && bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), out->vlan))) {
+		count(STAT_LOST);
+		return TC_ACT_SHOT;
+	}
 	count(STAT_TO_PORTS);
-	if (noted && forwarding->template.flags & TEMPLATE_PEER)
-		return bpf_redirect_peer(forwarding->to, 0);
+	if (noted && out->flags & ATTACHMENT_PEER)
+		return bpf_redirect_peer(out->ifindex, 0);
 	skb->mark = EASTGATE_MARK;
-	return bpf_redirect(forwarding->to, 0);
+	return bpf_redirect(out->ifindex, 0);
 }
 
 /* RFC 6040, normal mode: the inner ECN field is copied. */

@@ -89,12 +89,56 @@ enum flow_state {
 	STATE_COUNT,
 };
 
-/* In `ends.at`: not the interface index of a tenant port, but the place of a VTEP in `vteps`. */
+/*
+ * How an endpoint of this host is attached: by a device, and on it by the VLAN tag of its frames. Tag 0 is none: it is a
+ * priority, and no VLAN (IEEE 802.1Q section 9.6).
+ */
+struct attachment_key {
+	__u32 ifindex;
+	__u16 vlan;
+	__u16 spare;
+};
+
+enum attachment_flags {
+	/* An access attachment: frames of its device with any tag are its own, whose network says what they mean. */
+	ATTACHMENT_ANY_VLAN = 1 << 0,
+	/* Its device is a veth: frames go straight into its peer. */
+	ATTACHMENT_PEER = 1 << 1,
+};
+
+/* What a frame that comes in by an attachment is resolved to, once. An attachment that is closed is not in the table. */
+struct attachment {
+	/* By which `ends.at` and `egress` know it */
+	__u32 number;
+	/* The daemon's own number for it, which no other one has while that daemon lives */
+	__u32 id;
+	/* Its network */
+	__u32 vni;
+	/* `attachment_flags` */
+	__u32 flags;
+};
+
+#define DEVICE_NAME 16
+
+/*
+ * Where frames to an attachment leave, by its number. A number is not given to another attachment while a flow can name it:
+ * of one that is closed the device is 0, and nothing leaves.
+ */
+struct egress {
+	__u32 ifindex;
+	__u16 vlan;
+	/* `attachment_flags` */
+	__u16 flags;
+	/* Of the device. An index alone is no name: when a device is gone, another one may get it. Never empty where a number was given */
+	__u8 device[DEVICE_NAME];
+};
+
+/* In `ends.at`: not the number of an attachment, but the place of a VTEP in `vteps`. */
 #define AT_VTEP 0x80000000u
 
 /* The two endpoints of a flow. */
 struct ends {
-	/* Where each is: a tenant port or a VTEP */
+	/* Where each is: the number of an attachment, or a VTEP */
 	__u32 at[2];
 	__u8 macs[2][6];
 };
@@ -102,14 +146,12 @@ struct ends {
 enum template_flags {
 	/* The packets of this direction may go this way. */
 	TEMPLATE_OPEN = 1 << 0,
-	/* The receiving port is a veth: frames go straight into its peer. */
-	TEMPLATE_PEER = 1 << 1,
-	TEMPLATE_INHERIT_TOS = 1 << 2,
-	TEMPLATE_INHERIT_TTL = 1 << 3,
+	TEMPLATE_INHERIT_TOS = 1 << 1,
+	TEMPLATE_INHERIT_TTL = 1 << 2,
 	/* They come in to the network's own MAC, in place of the receiver's. */
-	TEMPLATE_TO_US = 1 << 4,
+	TEMPLATE_TO_US = 1 << 3,
 	/* They leave from the network's own MAC, in place of the sender's. */
-	TEMPLATE_FROM_US = 1 << 5,
+	TEMPLATE_FROM_US = 1 << 4,
 };
 
 /* What the packets of one direction are like as they leave. */
@@ -224,10 +266,8 @@ struct endpoint_key {
 };
 
 enum endpoint_flags {
-	/* Its port is a veth: frames go straight into its peer. */
-	ENDPOINT_PEER = 1 << 0,
 	/* eastgate answers for others (proxy) to it, by the network's own MAC. */
-	ENDPOINT_PROXIED = 1 << 1,
+	ENDPOINT_PROXIED = 1 << 0,
 };
 
 enum direction {
@@ -265,7 +305,7 @@ struct policy_drop_key {
 	/* Place of the network, and its epoch: under another one the numbers below mean others. */
 	__u32 network;
 	__u32 epoch;
-	/* Where they come from: the daemon's number for a port, or a VTEP as in `ends.at` */
+	/* Where they come from: an attachment by the daemon's number, or a VTEP as in `ends.at` */
 	__u32 from;
 	/* Whose rules refuse them, which of them, and in which `direction` */
 	__u32 endpoint;
@@ -433,8 +473,8 @@ enum answer_form {
 
 /* What a request for an address is made of: nothing else in it moves the pipeline's answer. */
 struct neighbor_key {
-	/* The tenant port it comes from */
-	__u32 port;
+	/* The number of the attachment it comes from */
+	__u32 attachment;
 	/* Its sender's, in all places */
 	__u8 mac[6];
 	/* `answer_form` */
@@ -461,14 +501,7 @@ struct answer {
 	__u8 frame[ANSWER_MAX];
 };
 
-struct port {
-	/* The daemon's number for the port */
-	__u32 id;
-	/* Its network; a port that is closed is not in the table */
-	__u32 vni;
-};
-
-/* What may be punted to the pipeline of one network, from its ports and from the tunnel together. */
+/* What may be punted to the pipeline of one network, from its attachments and from the tunnel together. */
 struct bucket {
 	struct bpf_spin_lock lock;
 	/* Packets a second, and how many at once */
@@ -566,14 +599,15 @@ enum config_flags {
 
 /* In front of a frame that is punted, in place of another Ethernet header. */
 struct punt_header {
-	__u32 port_be;
+	/* `attachment.id` */
+	__u32 attachment_be;
 	__u32 hash_be;
-	/* `config.session`: the number of the port is that daemon's. */
+	/* `config.session`: the number is that daemon's. */
 	__u32 session_be;
 	__u16 ethertype_be;
 } __attribute__((packed));
 
 /* IEEE 802 local experimental ethertype 1: no protocol of the kernel takes the frame. */
 #define PUNT_ETHERTYPE 0x88b5
-/* The mark without which nothing leaves a tenant port ("east"). */
+/* The mark without which nothing leaves by an attachment ("east"). */
 #define EASTGATE_MARK 0x65617374

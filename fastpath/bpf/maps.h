@@ -22,13 +22,21 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
-/* Tenant ports by interface index. */
+/* The attachments that are open, as frames come in by them */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1 << 14);
+	__type(key, struct attachment_key);
+	__type(value, struct attachment);
+} attachments SEC(".maps");
+
+/* Attachments by number, as frames leave by them. Numbers are given from 0 on, in order. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << 14);
 	__type(key, __u32);
-	__type(value, struct port);
-} ports SEC(".maps");
+	__type(value, struct egress);
+} egress SEC(".maps");
 
 /* Networks of this host */
 struct {
@@ -205,7 +213,7 @@ enum outer_sum {
 
 /* Where a packet that passes goes, and as what. */
 struct forwarding {
-	/* A tenant port or a VTEP, as in `ends.at` */
+	/* An attachment or a VTEP, as in `ends.at` */
 	__u32 to;
 	struct template template;
 	struct ethhdr ethernet;

@@ -20,6 +20,9 @@
 #include <linux/udp.h>
 #include <stdbool.h>
 
+/* Of the two bytes behind a tag's type (IEEE 802.1Q section 9.6) */
+#define VLAN_ID 0x0fff
+
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04

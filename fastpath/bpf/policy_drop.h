@@ -34,8 +34,8 @@ static __always_inline void remember_denied(struct scratch *scratch, __u32 bytes
 }
 
 /*
- * Counts a packet that the rules have refused; `bytes` of frame came, `from` a port by the daemon's number or a VTEP by its
- * place. `false` when there is no room to, and when it might be of a flow that is not known here.
+ * Counts a packet that the rules have refused; `bytes` of frame came, `from` an attachment by the daemon's number or a VTEP
+ * by its place. `false` when there is no room to, and when it might be of a flow that is not known here.
  */
 static __always_inline bool count_policy_drop(struct scratch *scratch, const struct config *config, __u32 from, __u32 bytes)
 {

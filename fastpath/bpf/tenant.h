@@ -18,8 +18,8 @@ static __always_inline bool is_bum(struct __sk_buff *skb)
 	return (void *)(ethernet + 1) <= (void *)(long)skb->data_end && ethernet->h_dest[0] & 1;
 }
 
-/* What is not decided here is decided by the pipeline; the frame goes there whole, with the port it came from. */
-static __always_inline int punt_frame(struct __sk_buff *skb, const struct port *port, const struct config *config)
+/* What is not decided here is decided by the pipeline; the frame goes there whole, with the attachment it came by. */
+static __always_inline int punt_frame(struct __sk_buff *skb, const struct attachment *from, const struct config *config)
 {
 	struct punt_header header = { .ethertype_be = bpf_htons(PUNT_ETHERTYPE) };
 	const struct scratch *scratch = the_scratch();
@@ -28,9 +28,9 @@ static __always_inline int punt_frame(struct __sk_buff *skb, const struct port *
 	/* Of what is BUM traffic nothing is done here. */
 	if ((why == PUNT_UNDECIDED || why == PUNT_PROTOCOL) && is_bum(skb))
 		why = PUNT_MULTICAST;
-	if (!take_punt_token(skb, port->vni))
+	if (!take_punt_token(skb, from->vni))
 		return TC_ACT_SHOT;
-	header.port_be = bpf_htonl(port->id);
+	header.attachment_be = bpf_htonl(from->id);
 	header.session_be = bpf_htonl(config->session);
 	header.hash_be = bpf_htonl(bpf_get_hash_recalc(skb));
 	if (bpf_skb_change_head(skb, sizeof(header), 0) ||
@@ -44,29 +44,30 @@ static __always_inline int punt_frame(struct __sk_buff *skb, const struct port *
 	return bpf_redirect(config->punt_device, 0);
 }
 
-/* 1 admit: a flow was admitted from one port with these MACs, and from nowhere else. */
-static __always_inline bool matches_template(struct __sk_buff *skb, const struct ends *ends, const struct template *template,
-					    const struct network *network, __u32 side, struct packet *p)
+/* 1 admit: a flow was admitted from one attachment with these MACs, and from nowhere else. */
+static __always_inline bool matches_template(struct __sk_buff *skb, const struct attachment *from,
+					      const struct ends *ends, const struct template *template,
+					      const struct network *network, __u32 side, struct packet *p)
 {
-	__u32 from = side ? ends->at[1] : ends->at[0];
+	__u32 at = side ? ends->at[1] : ends->at[0];
 	void *data = (void *)(long)skb->data;
 
 	if (data + ETH_HLEN > (void *)(long)skb->data_end)
 		return punt(p, PUNT_MALFORMED);
 	if (!sum_can_be_had(skb, p, ends, side, SUM_NONE))
 		return punt(p, PUNT_OUTER);
-	return (template->flags & TEMPLATE_OPEN && from == skb->ifindex && right_macs(data, ends, template, network, side) &&
+	return (template->flags & TEMPLATE_OPEN && at == from->number && right_macs(data, ends, template, network, side) &&
 		largest(skb, p) <= template->max_packet) ||
 	       punt(p, PUNT_PATH);
 }
 
 /* 3 track, 4 decide: whether the packet passes, and where to. */
-static __always_inline enum forward_verdict tenant_forward(struct __sk_buff *skb, const struct port *port,
+static __always_inline enum forward_verdict tenant_forward(struct __sk_buff *skb, const struct attachment *from,
 						   const struct config *config, struct scratch *scratch,
 						   struct forwarding *forwarding)
 {
 	struct packet *p = &scratch->packet;
-	__u32 side = key_of(p, port->vni, &scratch->key);
+	__u32 side = key_of(p, from->vni, &scratch->key);
 	const void *frame = (void *)(long)skb->data;
 	const struct network *network;
 	struct flow *flow;
@@ -84,11 +85,11 @@ static __always_inline enum forward_verdict tenant_forward(struct __sk_buff *skb
 				p->punt = why_not_in_force(flow);
 				return FORWARD_PUNT;
 			}
-		} else if (!matches_template(skb, &flow->ends, template, network, side, p)) {
+		} else if (!matches_template(skb, from, &flow->ends, template, network, side, p)) {
 			return FORWARD_PUNT;
 		} else if (pass(skb, flow, side, scratch, config)) {
 			find_forwarding(scratch, network, side, forwarding);
-			return matches_template(skb, &scratch->ends, &scratch->template, network, side, p) ? FORWARD_PASS : FORWARD_PUNT;
+			return matches_template(skb, from, &scratch->ends, &scratch->template, network, side, p) ? FORWARD_PASS : FORWARD_PUNT;
 		} else if (!is_syn(p)) {
 			return FORWARD_PUNT;
 		}
@@ -96,12 +97,12 @@ static __always_inline enum forward_verdict tenant_forward(struct __sk_buff *skb
 	/* Flows of other legs than the direct one are opened by the pipeline. */
 	if (scratch->key.leg || !may_begin(skb, p) || !beginning_fits(skb, 0, p, 0))
 		return FORWARD_PUNT;
-	network = decide_new(scratch, config, port->vni, side);
-	if (!network || !matches_template(skb, &scratch->ends, &scratch->template, network, side, p))
+	network = decide_new(scratch, config, from->vni, side);
+	if (!network || !matches_template(skb, from, &scratch->ends, &scratch->template, network, side, p))
 		return FORWARD_PUNT;
 	/* The other fragments of what is refused are the pipeline's to refuse. */
 	if (scratch->verdict == VERDICT_DENY)
-		return !flow && !p->fragment && count_policy_drop(scratch, config, port->id, skb->len) ? FORWARD_DENY : FORWARD_PUNT;
+		return !flow && !p->fragment && count_policy_drop(scratch, config, from->id, skb->len) ? FORWARD_DENY : FORWARD_PUNT;
 	if (!(flow ? ct_reopen(flow, scratch, config, side) : ct_create(scratch, config, side)))
 		return FORWARD_PUNT;
 	find_forwarding(scratch, network, side, forwarding);
@@ -130,7 +131,7 @@ static __always_inline void uncount(struct __sk_buff *skb, struct scratch *scrat
 }
 
 /* The verdict, or PATH_PUNT for a frame that has to be punted. */
-static __always_inline int tenant_path(struct __sk_buff *skb, const struct port *port, const struct config *config)
+static __always_inline int tenant_path(struct __sk_buff *skb, const struct attachment *from, const struct config *config)
 {
 	struct scratch *scratch = the_scratch();
 	struct forwarding *forwarding;
@@ -141,11 +142,11 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct port 
 	p = &scratch->packet;
 	forwarding = &scratch->forwarding;
 	/* 2 answer: what is no packet of a flow may be a request for an address. */
-	if (!read_packet(skb, 0, p) && (skb->vlan_present || read_fragment(skb, 0, port->vni) == FRAGMENT_NONE))
-		return answer_again(skb, port->vni, config->generation);
+	if (!read_packet(skb, 0, p) && (skb->vlan_present || read_fragment(skb, 0, from->vni) == FRAGMENT_NONE))
+		return answer_again(skb, from->number, from->vni, config->generation);
 	if (p->fragment == FRAGMENT_PUNT || !read_options(skb, 0, p) || !segment_fits(skb, 0, p, 0))
 		return PATH_PUNT;
-	switch (tenant_forward(skb, port, config, scratch, forwarding)) {
+	switch (tenant_forward(skb, from, config, scratch, forwarding)) {
 	case FORWARD_PUNT:
 		return PATH_PUNT;
 	case FORWARD_DENY:
@@ -157,35 +158,64 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct port 
 		return PATH_PUNT;
 	/* 6 forward, 7 encapsulate */
 	if (forwarding->to & AT_VTEP) {
-		int verdict = into_tunnel(skb, config, forwarding, scratch, port->vni, 0, SUM_NONE);
+		int verdict = into_tunnel(skb, config, forwarding, scratch, from->vni, 0, SUM_NONE);
 
 		if (verdict == PATH_PUNT)
 			uncount(skb, scratch);
 		return verdict;
 	}
-	return write_ethernet(skb, forwarding) ? into_port(skb, forwarding, true) : PATH_BROKEN;
+	return write_ethernet(skb, forwarding) ? into_attachment(skb, forwarding, true) : PATH_BROKEN;
+}
+
+/* The VLAN that a frame is of, or 0: its tag is noted beside it, as by the kernel, or stands in it, as in a trial. */
+static __always_inline __u16 vlan_of(struct __sk_buff *skb)
+{
+	__be16 tag;
+
+	if (skb->vlan_present)
+		return skb->vlan_tci & VLAN_ID;
+	if (skb->protocol != bpf_htons(ETH_P_8021Q) || bpf_skb_load_bytes(skb, ETH_HLEN, &tag, sizeof(tag)))
+		return 0;
+	return bpf_ntohs(tag) & VLAN_ID;
+}
+
+/*
+ * The attachment that a frame came by: resolved once, here. One on a VLAN gets its frames without that tag, as it sends
+ * them.
+ */
+static __always_inline const struct attachment *arrived_by(struct __sk_buff *skb)
+{
+	struct attachment_key key = { .ifindex = skb->ifindex, .vlan = vlan_of(skb) };
+	const struct attachment *found = bpf_map_lookup_elem(&attachments, &key);
+
+	if (!key.vlan)
+		return found;
+	if (found)
+		return bpf_skb_vlan_pop(skb) ? 0 : found;
+	key.vlan = 0;
+	found = bpf_map_lookup_elem(&attachments, &key);
+	return found && found->flags & ATTACHMENT_ANY_VLAN ? found : 0;
 }
 
 SEC("tc")
 int tenant(struct __sk_buff *skb)
 {
 	const struct config *config = the_config();
-	__u32 ifindex = skb->ifindex;
-	const struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
+	const struct attachment *from = arrived_by(skb);
 	int verdict;
 
 	count(STAT_FROM_PORTS);
-	if (!config || !port) {
+	if (!config || !from) {
 		count(STAT_LOST);
 		return TC_ACT_SHOT;
 	}
-	verdict = tenant_path(skb, port, config);
+	verdict = tenant_path(skb, from, config);
 	if (verdict == PATH_PUNT) {
 		const struct scratch *scratch = the_scratch();
 
 		if (scratch && scratch->packet.fragment)
 			punt_fragment();
-		return punt_frame(skb, port, config);
+		return punt_frame(skb, from, config);
 	}
 	if (verdict == PATH_BROKEN) {
 		count(STAT_PUNT_FAILED);

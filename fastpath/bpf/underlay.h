@@ -255,7 +255,7 @@ static __always_inline int decap_inner(struct __sk_buff *skb, const struct confi
 		count(STAT_LOST);
 		return TC_ACT_SHOT;
 	}
-	return into_port(skb, forwarding, p->v6 == outer_v6);
+	return into_attachment(skb, forwarding, p->v6 == outer_v6);
 }
 
 static __always_inline int unwrap(struct __sk_buff *skb, const struct config *config, struct outer *outer,
@@ -347,7 +347,7 @@ static __always_inline int tunnel_path(struct __sk_buff *skb, const struct confi
 	count(STAT_FROM_UNDERLAY);
 	forwarding = &scratch->forwarding;
 	find_forwarding(scratch, network, side, forwarding);
-	return write_ethernet(skb, forwarding) ? into_port(skb, forwarding, true) : PATH_BROKEN;
+	return write_ethernet(skb, forwarding) ? into_attachment(skb, forwarding, true) : PATH_BROKEN;
 }
 
 SEC("tc")

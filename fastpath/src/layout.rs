@@ -76,14 +76,64 @@ pub struct TcpSide {
     pub account_half: u16,
 }
 
-/// In [`Ends::at`]: not the interface index of a tenant port, but the place of a VTEP.
+/// By what a frame that comes in is told to be of an attachment.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct AttachmentKey {
+    /// Interface index of its device
+    pub ifindex: u32,
+    /// The VLAN of its frames there; 0 where they have no tag
+    pub vlan: u16,
+    /// Nothing
+    pub spare: u16,
+}
+
+/// [`Attachment::flags`]: an access attachment, which frames of its device with any tag are of.
+pub const ATTACHMENT_ANY_VLAN: u32 = 1;
+/// [`Attachment::flags`]: its device is a veth whose peer is in another network namespace.
+pub const ATTACHMENT_PEER: u32 = 2;
+
+/// What such a frame is resolved to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Attachment {
+    /// By which [`Ends::at`] and [`Egress`] know it
+    pub number: u32,
+    /// The daemon's own number for it
+    pub id: u32,
+    /// Its network
+    pub vni: u32,
+    /// `ATTACHMENT_*`
+    pub flags: u32,
+}
+
+/// Bytes of a device's name, a zero at its end
+pub const DEVICE_NAME: usize = 16;
+
+/// Where frames to an attachment leave, by its number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Egress {
+    /// Interface index; 0 when it is closed
+    pub ifindex: u32,
+    /// The VLAN of its frames there, or 0
+    pub vlan: u16,
+    /// `ATTACHMENT_*`
+    pub flags: u16,
+    /// The device's name; empty where no number was given yet
+    pub device: [u8; DEVICE_NAME],
+}
+
+/// In [`Ends::at`]: not the number of an attachment, but the place of a VTEP.
 pub const AT_VTEP: u32 = 1 << 31;
 
 /// The two endpoints of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Ends {
-    /// Where each is: the interface index of a tenant port, or [`AT_VTEP`] and the place of a VTEP
+    /// Where each is: [`Attachment::number`], or [`AT_VTEP`] and the place of a VTEP
     pub at: [u32; 2],
     /// Their MACs
     pub macs: [[u8; 6]; 2],
@@ -91,16 +141,14 @@ pub struct Ends {
 
 /// [`Template::flags`]: packets of this direction may pass.
 pub const TEMPLATE_OPEN: u16 = 1;
-/// [`Template::flags`]: the receiving port is a veth whose peer is in another network namespace.
-pub const TEMPLATE_PEER: u16 = 2;
 /// [`Template::flags`]: the outer TOS is the inner one.
-pub const TEMPLATE_INHERIT_TOS: u16 = 4;
+pub const TEMPLATE_INHERIT_TOS: u16 = 2;
 /// [`Template::flags`]: the outer TTL is the inner one.
-pub const TEMPLATE_INHERIT_TTL: u16 = 8;
+pub const TEMPLATE_INHERIT_TTL: u16 = 4;
 /// [`Template::flags`]: packets come in to the network's own MAC, in place of the receiver's.
-pub const TEMPLATE_TO_US: u16 = 16;
+pub const TEMPLATE_TO_US: u16 = 8;
 /// [`Template::flags`]: packets leave from the network's own MAC, in place of the sender's.
-pub const TEMPLATE_FROM_US: u16 = 32;
+pub const TEMPLATE_FROM_US: u16 = 16;
 
 /// What the packets of one direction are like as they leave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -315,8 +363,8 @@ pub const FORM_NAMES_MAC: u16 = 4;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct NeighborKey {
-    /// Interface index of the tenant port it comes from
-    pub port: u32,
+    /// [`Attachment::number`] of where it comes from
+    pub attachment: u32,
     /// Its sender's MAC
     pub mac: [u8; 6],
     /// `FORM_*`
@@ -346,13 +394,6 @@ pub struct Answer {
     pub credit: u64,
     /// The answer, in its first bytes
     pub frame: [u8; ANSWER_MAX],
-}
-
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub(crate) struct Port {
-    pub(crate) id: u32,
-    pub(crate) vni: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -424,10 +465,8 @@ pub struct EndpointKey {
     pub vni: u32,
 }
 
-/// [`Endpoint::flags`]: its port is a veth whose peer is in another network namespace.
-pub const ENDPOINT_PEER: u16 = 1;
 /// [`Endpoint::flags`]: eastgate answers for others (proxy) to it, by the network's own MAC.
-pub const ENDPOINT_PROXIED: u16 = 2;
+pub const ENDPOINT_PROXIED: u16 = 1;
 
 /// Nobody was asked: in place of a ruleset, or of a rule.
 pub const NO_RULE: u32 = u32::MAX;
@@ -493,9 +532,10 @@ pub const CONFIG_UNDECIDED: u32 = 2;
 /// Bytes in front of a frame that is punted.
 pub const PUNT_HEADER: usize = 14;
 
-/// The tenant port that a frame came from, when it is one that the programs punted to the daemon of this session.
+/// The attachment that a frame came by ([`Attachment::id`]), when it is one that the programs punted to the daemon of this
+/// session.
 #[must_use]
-pub fn port_of(frame: &[u8], session: u32) -> Option<u32> {
+pub fn attachment_of(frame: &[u8], session: u32) -> Option<u32> {
     let header = frame.first_chunk::<PUNT_HEADER>()?;
     (header[12..] == PUNT_ETHERTYPE.to_be_bytes() && header[8..12] == session.to_be_bytes())
         .then(|| u32::from_be_bytes([header[0], header[1], header[2], header[3]]))

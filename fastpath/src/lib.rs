@@ -35,13 +35,14 @@ pub use self::{
     datagram::{DatagramOf, Passed},
     guard::Guard,
     layout::{
-        ANSWER_MAX, AT_VTEP, Answer, CONFIG_CROWDED, CONFIG_UNDECIDED, CachedPolicy, ClosedFlow, Denied,
-        DeniedKey, ENDPOINT_PEER, ENDPOINT_PROXIED, Endpoint, EndpointKey, Ends, Entropy,
-        FLOW_KERNEL_CREATED, FLOW_REPLIED, FLOW_RESERVED, FLOW_STREAM, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL,
-        Flow, FlowDir, Key, LAYOUT, NETWORK_HUB, NO_RULE, NeighborKey, Network, PUNT_HASH_AT, PUNT_HEADER,
-        PolicyCacheKey, PolicyDrop, PolicyDropKey, STATES, Settings, TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS,
-        TEMPLATE_INHERIT_TTL, TEMPLATE_OPEN, TEMPLATE_PEER, TEMPLATE_TO_US, TcpSide, Template, VTEP_NO_SUM,
-        VTEP_SUM, Vtep, address, port_of,
+        ANSWER_MAX, AT_VTEP, ATTACHMENT_ANY_VLAN, ATTACHMENT_PEER, Answer, Attachment, AttachmentKey,
+        CONFIG_CROWDED, CONFIG_UNDECIDED, CachedPolicy, ClosedFlow, DEVICE_NAME, Denied, DeniedKey,
+        ENDPOINT_PROXIED, Egress, Endpoint, EndpointKey, Ends, Entropy, FLOW_KERNEL_CREATED, FLOW_REPLIED,
+        FLOW_RESERVED, FLOW_STREAM, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, Flow, FlowDir, Key, LAYOUT,
+        NETWORK_HUB, NO_RULE, NeighborKey, Network, PUNT_HASH_AT, PUNT_HEADER, PolicyCacheKey, PolicyDrop,
+        PolicyDropKey, STATES, Settings, TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS, TEMPLATE_INHERIT_TTL,
+        TEMPLATE_OPEN, TEMPLATE_TO_US, TcpSide, Template, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
+        attachment_of,
     },
     pins::{is_pinned, unpin},
     policy::Policy,
@@ -91,6 +92,9 @@ pub enum Error {
     /// Tables could not be pinned.
     #[error("eBPF tables cannot be pinned: {0}")]
     Pin(#[source] libbpf_rs::Error),
+    /// No number is left for another entry: those that are given are still in use.
+    #[error("eBPF table {0} is full")]
+    Full(&'static str),
     /// A file descriptor could not be duplicated.
     #[error("out of file descriptors: {0}")]
     Descriptor(#[from] io::Error),
@@ -114,7 +118,7 @@ impl Limits {
             // One is that of unserved networks.
             "buckets" => sizes.networks.saturating_add(1),
             "vteps" => sizes.vteps,
-            "ports" => sizes.ports,
+            "attachments" | "egress" => sizes.ports,
             "endpoints" => sizes.endpoints,
             // The host's, and of each network its own and that of its unknown hosts.
             "accounts" => sizes.networks.saturating_mul(2).saturating_add(sizes.endpoints).saturating_add(1),
@@ -134,7 +138,8 @@ impl Limits {
 pub struct Fastpath {
     object: Object,
     flows: MapHandle,
-    ports: MapHandle,
+    attachments: MapHandle,
+    egress: MapHandle,
     networks: MapHandle,
     vteps: MapHandle,
     buckets: MapHandle,
@@ -164,7 +169,8 @@ pub struct Fastpath {
 #[serde(default)]
 pub struct TableIds {
     flows: u32,
-    ports: u32,
+    attachments: u32,
+    egress: u32,
     networks: u32,
     vteps: u32,
     settings: u32,
@@ -180,10 +186,11 @@ impl TableIds {
     }
 
     /// With the tables' names. This is the list of what outlives a daemon.
-    const fn named(&self) -> [(&'static str, u32); 7] {
+    const fn named(&self) -> [(&'static str, u32); 8] {
         [
             ("flows", self.flows),
-            ("ports", self.ports),
+            ("attachments", self.attachments),
+            ("egress", self.egress),
             ("networks", self.networks),
             ("vteps", self.vteps),
             ("settings", self.settings),
@@ -220,7 +227,7 @@ mod trial {
 /// The programs, to be attached at the ingress of devices.
 #[derive(Debug)]
 pub struct Programs {
-    /// At the ingress of every tenant port
+    /// At the ingress of every device with attachments
     pub tenant: OwnedFd,
     /// At the ingress of the underlay device
     pub underlay: OwnedFd,
@@ -280,7 +287,8 @@ impl Fastpath {
             let found = object.progs().find(|program| program.name() == name).ok_or(Error::Missing(name))?;
             Ok::<_, Error>(found.as_fd().try_clone_to_owned()?)
         };
-        let (flows, ports, networks) = (map("flows")?, map("ports")?, map("networks")?);
+        let (flows, networks) = (map("flows")?, map("networks")?);
+        let (attachments, egress) = (map("attachments")?, map("egress")?);
         let (vteps, settings, stats, punts) = (map("vteps")?, map("settings")?, map("stats")?, map("punts")?);
         let programs = Programs {
             tenant: program("tenant")?,
@@ -299,7 +307,8 @@ impl Fastpath {
         Ok(Self {
             object,
             flows,
-            ports,
+            attachments,
+            egress,
             networks,
             vteps,
             buckets,
@@ -334,7 +343,8 @@ impl Fastpath {
         };
         Ok(TableIds {
             flows: id(&self.flows, "flows")?,
-            ports: id(&self.ports, "ports")?,
+            attachments: id(&self.attachments, "attachments")?,
+            egress: id(&self.egress, "egress")?,
             networks: id(&self.networks, "networks")?,
             vteps: id(&self.vteps, "vteps")?,
             settings: id(&self.settings, "settings")?,
@@ -416,27 +426,59 @@ impl Fastpath {
         write(&self.settings, "settings", &0u32, settings)
     }
 
-    /// Opens a tenant port, known to the caller as `id`, for the flows of a network.
+    /// Opens an attachment: frames that come in by it are its network's.
     ///
     /// # Errors
     /// [`Error::Table`].
-    pub fn set_port(&self, ifindex: u32, id: u32, vni: u32) -> Result<(), Error> {
-        write(&self.ports, "ports", &ifindex, &layout::Port { id, vni })
+    pub fn set_attachment(&self, key: AttachmentKey, attachment: Attachment) -> Result<(), Error> {
+        write(&self.attachments, "attachments", &key, &attachment)
     }
 
-    /// Closes a tenant port: nothing passes from it any more, not even up.
+    /// Closes an attachment: nothing comes in by it any more, not even to be punted.
     ///
     /// # Errors
     /// [`Error::Table`].
-    pub fn remove_port(&self, ifindex: u32) -> Result<(), Error> {
-        remove(&self.ports, "ports", ifindex.as_bytes())
+    pub fn remove_attachment(&self, key: AttachmentKey) -> Result<(), Error> {
+        remove(&self.attachments, "attachments", key.as_bytes())
     }
 
-    /// The tenant ports that are open, by interface index.
+    /// The attachments that are open.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn attachments(&self) -> Result<Vec<(AttachmentKey, Attachment)>, Error> {
+        let keys = self.attachments.keys().filter_map(|key| AttachmentKey::read_from_bytes(&key).ok());
+        let open = keys.map(|key| {
+            let mut attachment = Attachment::default();
+            let found =
+                self.attachments.lookup_into(key.as_bytes(), attachment.as_mut_bytes(), MapFlags::ANY);
+            found
+                .map(|found| found.then_some((key, attachment)))
+                .map_err(|source| Error::Table { table: "attachments", source })
+        });
+        open.filter_map(Result::transpose).collect()
+    }
+
+    /// Says where frames to the attachment with this number leave.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn set_egress(&self, number: u32, egress: Egress) -> Result<(), Error> {
+        write(&self.egress, "egress", &number, &egress)
+    }
+
+    /// The numbers that attachments were ever given, in their order, with where frames to them leave.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn egress(&self) -> Result<Vec<Egress>, Error> {
+        taken(&self.egress, "egress", &Egress::default())
+    }
+
+    /// How many attachments there are numbers for.
     #[must_use]
-    pub fn open_ports(&self) -> Vec<u32> {
-        let index = |key: Vec<u8>| u32::read_from_bytes(&key).ok();
-        self.ports.keys().filter_map(index).collect()
+    pub fn attachment_numbers(&self) -> u32 {
+        self.egress.max_entries()
     }
 
     /// Puts a network at a place, with the epoch in force there: its flows of other epochs pass no more.

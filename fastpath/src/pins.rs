@@ -41,7 +41,7 @@ pub fn unpin(folder: &Path) -> io::Result<()> {
     absent_or(fs::remove_dir(folder))
 }
 
-fn kept() -> [&'static str; 7] {
+fn kept() -> [&'static str; 8] {
     TableIds::default().named().map(|(name, _)| name)
 }
 

@@ -11,9 +11,9 @@ use libbpf_rs::btf::{
 };
 
 use crate::layout::{
-    self, Answer, CachedPolicy, ClosedFlow, Denied, DeniedKey, Endpoint, EndpointKey, Ends, Entropy, Flow,
-    FlowDir, Key, NeighborKey, Network, PolicyCacheKey, PolicyDrop, PolicyDropKey, Settings, TcpSide,
-    Template, Vtep,
+    self, Answer, Attachment, AttachmentKey, CachedPolicy, ClosedFlow, Denied, DeniedKey, Egress, Endpoint,
+    EndpointKey, Ends, Entropy, Flow, FlowDir, Key, NeighborKey, Network, PolicyCacheKey, PolicyDrop,
+    PolicyDropKey, Settings, TcpSide, Template, Vtep,
 };
 
 /// Size in bytes of a structure of the programs, and the offsets of its members.
@@ -55,7 +55,7 @@ fn structures_are_the_same_on_both_sides() {
         noted("cached_policy"),
         layout_of!(CachedPolicy: network, epoch, generation, ends, rules, templates, bindings, spare, account)
     );
-    assert_eq!(noted("neighbor_key"), layout_of!(NeighborKey: port, mac, form, sender, target));
+    assert_eq!(noted("neighbor_key"), layout_of!(NeighborKey: attachment, mac, form, sender, target));
     assert_eq!(noted("answer"), layout_of!(Answer: network, epoch, generation, len, credit, frame));
     assert_eq!(noted("ct_settings"), layout_of!(layout::CtSettings: account, timeouts, mss_mtu));
     assert_eq!(noted("account"), layout_of!(layout::Account: flows));
@@ -63,7 +63,9 @@ fn structures_are_the_same_on_both_sides() {
     assert_eq!(noted("closed_flow"), layout_of!(ClosedFlow: key, epoch, opener, packets, bytes, rules));
     // What is in no table is not noted; the same is asserted in C, and for the blocks of a policy.
     assert_eq!(size_of::<layout::Take>(), 16 + size_of::<Key>() + size_of::<Flow>());
-    assert_eq!(noted("port"), layout_of!(layout::Port: id, vni));
+    assert_eq!(noted("attachment_key"), layout_of!(AttachmentKey: ifindex, vlan, spare));
+    assert_eq!(noted("attachment"), layout_of!(Attachment: number, id, vni, flags));
+    assert_eq!(noted("egress"), layout_of!(Egress: ifindex, vlan, flags, device));
     assert_eq!(
         noted("bucket"),
         layout_of!(layout::Bucket: lock, rate, burst, datagrams, left, filled_at, dropped)
@@ -167,13 +169,13 @@ fn an_echo_says_who_asks_and_what_for() {
 }
 
 #[test]
-fn only_what_the_programs_sent_up_has_a_port() {
+fn only_what_the_programs_sent_up_has_an_attachment() {
     let mut frame = [0u8; 60];
-    assert_eq!(layout::port_of(&frame, 3), None);
+    assert_eq!(layout::attachment_of(&frame, 3), None);
     frame[11] = 3;
     frame[..4].copy_from_slice(&7u32.to_be_bytes());
     frame[12..14].copy_from_slice(&[0x88, 0xb5]);
-    assert_eq!(layout::port_of(&frame, 3), Some(7));
-    assert_eq!(layout::port_of(&frame, 4), None, "punted to another daemon");
-    assert_eq!(layout::port_of(&frame[..13], 3), None);
+    assert_eq!(layout::attachment_of(&frame, 3), Some(7));
+    assert_eq!(layout::attachment_of(&frame, 4), None, "punted to another daemon");
+    assert_eq!(layout::attachment_of(&frame[..13], 3), None);
 }

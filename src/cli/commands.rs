@@ -9,7 +9,8 @@ use eastgate_api::{
 };
 use eastgate_config::{Config, Loader, Severity, schema};
 use eastgate_dataplane::{
-    snapshot::{PortRegistry, Snapshot, state::StateRegistry},
+    attachments::Attachments,
+    snapshot::{Snapshot, state::StateRegistry},
     trace::trace,
 };
 use eastgate_wire::{DropReason, names};
@@ -157,7 +158,7 @@ fn offline(path: &Path, host: Option<&str>) -> Result<(Arc<Config>, Snapshot)> {
     let config = daemon::load(&mut loader, std::io::stderr().is_terminal())?;
     let host = choose_host(&config, host)?;
     let states = StateRegistry::new(config.limits);
-    let snapshot = Snapshot::compile(&config, &host, None, &mut PortRegistry::default(), &states)?;
+    let snapshot = Snapshot::compile(&config, &host, None, &mut Attachments::default(), &states)?;
     Ok((config, snapshot))
 }
 
@@ -175,7 +176,7 @@ fn show_plan(site: &Site, socket: &Path, output: Format) -> Result<u8> {
                 machine.list_qdiscs(&netlink).await;
             }
             for port in plan::wanted_ports(&snapshot) {
-                if let (Some(link), Some(machine)) = (links.get(&*port.name), &machine) {
+                if let (Some(link), Some(machine)) = (links.get(&**port.device()), &machine) {
                     traffic.insert(link.index, machine.host_traffic(&netlink, link).await);
                 }
             }

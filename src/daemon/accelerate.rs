@@ -124,7 +124,8 @@ impl Daemon {
         let pins = self.machine.as_ref().and_then(Machine::pins);
         // Those of another place are found as without any.
         let pins = pins.filter(|pins| pins.parent() == self.options.pin.as_deref());
-        match KernelPath::take_over(&tables, pins, &self.table_sizes(), up.index) {
+        let is_there = |name: &str, index: u32| links.get(name).is_some_and(|link| link.index == index);
+        match KernelPath::take_over(&tables, pins, &self.table_sizes(), up.index, &is_there) {
             Ok(kernel) => {
                 tracing::info!("the programs of the daemon before go on");
                 Ok(Some((kernel, links)))

@@ -68,7 +68,7 @@ impl View {
         let largest = tenant_mtu(u16::try_from(mtu).unwrap_or(u16::MAX), family, 0);
         let device =
             snapshot.config.host(&snapshot.host).map_or_else(String::new, |host| host.device_names());
-        let ports = snapshot.tenant_ports().map(|(id, network, endpoint)| {
+        let ports = snapshot.attachments().map(|(id, network, endpoint)| {
             let name = visible.names.get(&id).map_or_else(String::new, |name| name.to_string());
             let state = match visible.ports.get(&*name) {
                 Some(PortState::Forwarding) => "forwarding".to_owned(),
@@ -191,7 +191,7 @@ impl View {
                     endpoint: format!("{}/{}", network.tenant.name, endpoint.name),
                     network: network.key.to_string(),
                     host: config_of.host.host.to_string(),
-                    port: endpoint.port().and(config_of.port.as_ref()).map(|port| port.to_string()),
+                    port: endpoint.attachment().and(config_of.attachment.as_ref()).map(|it| it.to_string()),
                     mac: endpoint.mac,
                     addresses: endpoint.holdings().addresses.clone(),
                     groups: config_of.groups.iter().map(|group| group.to_string()).collect(),

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use anyhow::{Context, Result, anyhow, bail};
 use eastgate_dataplane::pipeline::shared::lock;
 use eastgate_fastpath::is_pinned;
-use eastgate_wire::PortId;
+use eastgate_wire::AttachmentId;
 
 use super::{Daemon, PortState, accelerate::device};
 use crate::{
@@ -206,7 +206,7 @@ impl Daemon {
     }
 
     /// A port that cannot be guarded any more is served no more.
-    fn close_for_good(&mut self, id: PortId, link: &Link, error: &anyhow::Error) {
+    fn close_for_good(&mut self, id: AttachmentId, link: &Link, error: &anyhow::Error) {
         tracing::error!(port = link.name, "a port lost its guard and is closed: {error:#}");
         self.stop_serving(id);
         let mut visible = lock(&self.view.state);
@@ -217,7 +217,7 @@ impl Daemon {
 
     /// What the host has on a port decides how frames get there: whether that has changed. The kernel has told of
     /// qdiscs and filters, or there is nothing new of these.
-    pub(super) async fn look_at_host(&mut self, id: PortId, link: &Link, told: bool) -> bool {
+    pub(super) async fn look_at_host(&mut self, id: AttachmentId, link: &Link, told: bool) -> bool {
         let Some(machine) = &self.machine else { return false };
         let known = self.host_traffic.get(&id);
         let found = match known {
@@ -243,7 +243,7 @@ impl Daemon {
         self.host_traffic.insert(id, found).is_some_and(|before| before.wants_egress() != wanted)
     }
 
-    pub(super) fn wants_egress(&self, id: PortId) -> bool {
+    pub(super) fn wants_egress(&self, id: AttachmentId) -> bool {
         self.host_traffic.get(&id).is_some_and(HostTraffic::wants_egress)
     }
 

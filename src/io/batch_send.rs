@@ -20,7 +20,7 @@ use eastgate_vtep::{
     },
 };
 use eastgate_wire::{
-    DropReason, Offload, PortId, View, Vni,
+    AttachmentId, DropReason, Offload, View, Vni,
     view::{ethertype, proto},
 };
 
@@ -108,13 +108,13 @@ impl Sender {
         let mut rest = batch.emits();
         while let Some(first) = rest.first() {
             let place = |emit: &Emit| match emit.to {
-                Egress::Port(port) => (Some(port), None),
+                Egress::Attachment(port) => (Some(port), None),
                 Egress::Tunnel(Tunnel { to, source, .. }) => (None, Some((to, source))),
             };
             let same = rest.iter().take_while(|emit| place(emit) == place(first)).count();
             let (group, others) = rest.split_at(same);
             match first.to {
-                Egress::Port(port) => self.send_to_port(port, group, batch, received, sockets),
+                Egress::Attachment(port) => self.send_to_port(port, group, batch, received, sockets),
                 Egress::Tunnel(tunnel) => self.send_to_underlay(tunnel, group, batch, received, sockets),
             }
             rest = others;
@@ -147,7 +147,7 @@ impl Sender {
 
     fn send_to_port(
         &mut self,
-        port: PortId,
+        port: AttachmentId,
         group: &[Emit],
         batch: &Batch,
         received: &RecvBatch,
@@ -545,7 +545,7 @@ fn piece(emit: &Emit) -> Piece {
 fn outer(emit: &Emit) -> Option<(u8, Option<u8>)> {
     match emit.to {
         Egress::Tunnel(tunnel) => Some((tunnel.tos, tunnel.ttl)),
-        Egress::Port(_) => None,
+        Egress::Attachment(_) => None,
     }
 }
 

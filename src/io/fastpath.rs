@@ -1,5 +1,6 @@
 //! The kernel's side of the fast path: who is where in its tables, and flows written into them.
 
+mod attachments;
 mod carrier;
 mod counted;
 mod created;
@@ -13,7 +14,7 @@ mod policy_drops;
 mod twin;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     net::{IpAddr, Ipv6Addr, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
     path::Path,
@@ -31,24 +32,17 @@ use eastgate_fastpath::{
     Limits, Network, Settings, TableIds, address,
 };
 use eastgate_vtep::fdb::Location;
-use eastgate_wire::{Addr, FlowKey, Leg, PortId, TableSizes, Vni, VtepAddr};
+use eastgate_wire::{Addr, FlowKey, Leg, TableSizes, Vni, VtepAddr};
 
+pub use self::attachments::KernelAttachment;
 use self::{
+    attachments::Numbers,
     economy::Economy,
     endpoints::{Decided, first_path, network_row, vtep_flags, vtep_row},
 };
 
 /// Datagrams a second of networks that this host does not serve: the pipeline does nothing with them but count them.
 const OF_UNSERVED: u32 = 10_000;
-
-/// A tenant port in the kernel's tables.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct KernelPort {
-    /// Interface index
-    pub ifindex: u32,
-    /// One end of a veth pair whose other end is in another network namespace, and nothing of the host's on the way there
-    pub is_veth: bool,
-}
 
 /// The underlay in the kernel's tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,7 +75,7 @@ pub struct KernelPath {
 struct Tables {
     settings: Settings,
     underlay: Option<KernelUnderlay>,
-    ports: HashMap<PortId, (KernelPort, Vni)>,
+    attachments: Numbers,
     /// What flows must have been decided under
     snapshot: Option<Arc<Snapshot>>,
     /// Networks by their place, each with what is written there
@@ -98,9 +92,9 @@ struct Tables {
     decided: HashMap<Vni, Decided>,
     /// What their policies take up, and those that will be theirs in a moment
     policy_bytes: usize,
-    /// Ports of the daemon before that this one has not opened
-    inherited: BTreeSet<u32>,
-    /// This daemon's word counts. Until then flows go on as the daemon before has left them.
+    /// There was a daemon before, and this one's word does not count yet: flows go on as that one has left them.
+    follows: bool,
+    /// This daemon's word counts.
     live: bool,
     /// The pages of networks that have a place: flows in the kernel are counted there, whatever snapshots say
     quotas: HashMap<Vni, Arc<NetworkQuota>>,
@@ -156,11 +150,18 @@ impl KernelPath {
     }
 
     /// Loads the programs with the tables of a daemon before. Its flows go on as they were decided until
-    /// [`KernelPath::go_live`]; frames are punted to this daemon from here on.
+    /// [`KernelPath::go_live`], but to devices that are gone; frames are punted to this daemon from here on. `is_there`: is the device
+    /// with this name the one with this index?
     ///
     /// # Errors
     /// When they are gone, or of another layout; what the kernel says.
-    pub fn take_over(ids: &TableIds, pinned: Option<&Path>, limits: &Limits, up: u32) -> Result<Self, Error> {
+    pub fn take_over(
+        ids: &TableIds,
+        pinned: Option<&Path>,
+        limits: &Limits,
+        up: u32,
+        is_there: &dyn Fn(&str, u32) -> bool,
+    ) -> Result<Self, Error> {
         let fastpath = Fastpath::take_over(ids, pinned, limits)?;
         let mut settings = fastpath.settings()?;
         (settings.session, settings.punt_device) = (settings.session.wrapping_add(1), up);
@@ -169,7 +170,8 @@ impl KernelPath {
         fastpath.limit(None, OF_UNSERVED, 0)?;
         let networks = fastpath.networks()?;
         let vteps = fastpath.vteps()?;
-        let mut tables = Tables { settings, ..Tables::default() };
+        let attachments = Numbers::take_over(&fastpath, settings.generation, is_there)?;
+        let mut tables = Tables { settings, attachments, follows: true, ..Tables::default() };
         for (place, network) in (0..).zip(networks) {
             if let Ok(vni) = Vni::new_checked(network.vni) {
                 tables.networks.insert(vni, (place, network));
@@ -181,7 +183,6 @@ impl KernelPath {
                 .vteps
                 .insert(VtepAddr(ip), Some(Place { place, max_packet: vtep.max_packet, flags: vtep.flags }));
         }
-        tables.inherited = fastpath.open_ports().into_iter().collect();
         fastpath.set_settings(&settings)?;
         Ok(Self::of(fastpath, tables, limits.tables))
     }
@@ -208,20 +209,6 @@ impl KernelPath {
         lock(&self.tables).settings.session
     }
 
-    /// Closes the ports of the daemon before that this one has not opened: their numbers are of that daemon, and may be
-    /// those of other ports now.
-    ///
-    /// # Errors
-    /// When a table cannot be written.
-    pub fn close_inherited(&self) -> Result<(), Error> {
-        let mut tables = lock(&self.tables);
-        while let Some(ifindex) = tables.inherited.first().copied() {
-            self.fastpath.remove_port(ifindex)?;
-            tables.inherited.remove(&ifindex);
-        }
-        Ok(())
-    }
-
     /// Ports and underlay are as this daemon wants them, and its workers listen: from here on nothing passes that was
     /// decided before it.
     ///
@@ -231,7 +218,7 @@ impl KernelPath {
         {
             // Before any epoch is written: those of two daemons may be the same number.
             let mut tables = lock(&self.tables);
-            tables.live = true;
+            (tables.live, tables.follows) = (true, false);
             // What only the daemon before knew is gone with it.
             tables.settings.flags = 0;
             // From the generation that this makes on flows are this daemon's, and counted (`Settings::since`).
@@ -291,49 +278,6 @@ impl KernelPath {
         }
     }
 
-    /// Opens a tenant port of a network.
-    ///
-    /// # Errors
-    /// When a table cannot be written; the port is closed then.
-    pub fn set_port(&self, id: PortId, port: KernelPort, vni: Vni) -> Result<(), Error> {
-        let mut tables = lock(&self.tables);
-        tables.inherited.remove(&port.ifindex);
-        let before = tables.ports.insert(id, (port, vni));
-        if before == Some((port, vni)) {
-            return Ok(());
-        }
-        if let Some((before, _)) = before {
-            self.fastpath.remove_port(before.ifindex)?;
-            self.tell_endpoint(&mut tables, id);
-            self.renew(&mut tables)?;
-        }
-        self.fastpath.set_port(port.ifindex, id.0, vni.get()).inspect_err(|_| {
-            // To be tried again, and not taken for open.
-            tables.ports.remove(&id);
-        })?;
-        self.tell_endpoint(&mut tables, id);
-        Ok(())
-    }
-
-    /// An endpoint that cannot be written is not there, or is at a port that is closed.
-    fn tell_endpoint(&self, tables: &mut Tables, port: PortId) {
-        if let Err(error) = self.renew_endpoint(tables, port) {
-            tracing::warn!(%error, "new flows of an endpoint are decided by the pipeline");
-        }
-    }
-
-    /// Closes a tenant port.
-    ///
-    /// # Errors
-    /// When a table cannot be written.
-    pub fn remove_port(&self, id: PortId) -> Result<(), Error> {
-        let mut tables = lock(&self.tables);
-        let Some((before, _)) = tables.ports.remove(&id) else { return Ok(()) };
-        self.fastpath.remove_port(before.ifindex)?;
-        self.tell_endpoint(&mut tables, id);
-        self.renew(&mut tables)
-    }
-
     /// Says by which device frames are punted, and at which port the kernel's vxlan device listens.
     ///
     /// # Errors
@@ -374,7 +318,7 @@ impl KernelPath {
     /// What flows were told of devices and paths is no longer so: each is punted once more. Flows of a daemon before
     /// are not told of new ones, but stopped in the same step ([`KernelPath::go_live`]).
     fn renew(&self, tables: &mut Tables) -> Result<(), Error> {
-        if !tables.live {
+        if tables.follows {
             return Ok(());
         }
         tables.settings.generation = tables.settings.generation.wrapping_add(1);
@@ -423,20 +367,12 @@ impl KernelPath {
         ended = ended.and(self.spread(tables, snapshot.ports));
         ended = ended.and(self.set_checksums(tables, &snapshot.checksums));
         self.limit_networks(tables, snapshot);
-        for (id, network, _) in snapshot.tenant_ports() {
-            if let Some((port, vni)) = tables.ports.get_mut(&id)
-                && *vni != network.vni
-            {
-                *vni = network.vni;
-                ended = ended.and(self.fastpath.set_port(port.ifindex, id.0, network.vni.get()));
-            }
-        }
-        ended
+        ended.and(self.reassign(tables, snapshot))
     }
 
     fn endpoint(&self, tables: &mut Tables, at: Location) -> Option<u32> {
         match at {
-            Location::Local(port) => tables.ports.get(&port).map(|(port, _)| port.ifindex),
+            Location::Local(attachment) => tables.attachments.get(attachment).map(|open| open.number),
             Location::Remote(vtep) => self.vtep_place(tables, vtep).map(|place| place | AT_VTEP),
         }
     }

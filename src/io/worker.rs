@@ -14,10 +14,10 @@ use std::{
 };
 
 use eastgate_dataplane::pipeline::{Pipeline, Shared, batch::Batch, counters::DropKey};
-use eastgate_fastpath::{PUNT_HEADER, port_of};
+use eastgate_fastpath::{PUNT_HEADER, attachment_of};
 use eastgate_vtep::header::VXLAN_LEN;
 use eastgate_wire::{
-    DropReason, Frame, Gso, GsoKind, Instant, Location, Offload, PortId, VtepAddr, view::ethertype,
+    AttachmentId, DropReason, Frame, Gso, GsoKind, Instant, Location, Offload, VtepAddr, view::ethertype,
 };
 use nix::sys::{
     epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
@@ -39,9 +39,9 @@ const LONGEST_SLEEP_MS: u64 = 1000;
 #[derive(Debug)]
 pub enum Command {
     /// Serve a tenant port.
-    AddPort(PortId, PacketSocket),
+    AddPort(AttachmentId, PacketSocket),
     /// Stop serving it.
-    RemovePort(PortId),
+    RemovePort(AttachmentId),
     /// Take the frames that the kernel's programs punt.
     Up(PuntSocket),
     /// Hear and speak here, instead of where it did.
@@ -114,7 +114,7 @@ impl Drop for WorkerHandle {
 /// The sockets of a worker.
 #[derive(Default)]
 pub(super) struct Sockets {
-    pub(super) ports: BTreeMap<PortId, PacketSocket>,
+    pub(super) ports: BTreeMap<AttachmentId, PacketSocket>,
     pub(super) rx_sockets: Vec<RxSocket>,
     pub(super) tx_sockets: Option<Arc<TxSockets>>,
 }
@@ -186,7 +186,7 @@ impl Worker {
                     }
                     UP => self.serve_punts(),
                     data if data & LISTENER != 0 => self.serve_rx_socket((data & !LISTENER) as usize),
-                    data => self.serve_port(PortId(data as u32)),
+                    data => self.serve_port(AttachmentId(data as u32)),
                 }
             }
             let now = clock::now();
@@ -244,7 +244,7 @@ impl Worker {
         }
     }
 
-    fn serve_port(&mut self, port: PortId) {
+    fn serve_port(&mut self, port: AttachmentId) {
         let Some(socket) = self.sockets.ports.get(&port) else { return };
         let count = match socket.recv(&mut self.received) {
             Ok(count) => count,
@@ -272,12 +272,12 @@ impl Worker {
             let Some(received) = packet_socket::received(received, message) else {
                 return shared.count_drop(index, unknown_device(), now);
             };
-            // Anyone with the privilege can put frames on a device of this namespace: what has no port is no tenant's.
-            // Nor has what was punted to the daemon before, whose ports had other numbers.
-            let port = port_of(received.bytes(), session).map(PortId);
-            match port.zip(received.behind(PUNT_HEADER)) {
-                Some((port, mut frame)) => {
-                    let _ = pipeline.handle_tenant(port, &mut frame, now, batch);
+            // Anyone with the privilege can put frames on a device of this namespace: what has no attachment is no tenant's.
+            // Nor has what was punted to the daemon before, whose attachments had other numbers.
+            let from = attachment_of(received.bytes(), session).map(AttachmentId);
+            match from.zip(received.behind(PUNT_HEADER)) {
+                Some((from, mut frame)) => {
+                    let _ = pipeline.handle_tenant(from, &mut frame, now, batch);
                 }
                 None => shared.count_drop(index, unknown_device(), now),
             }
@@ -342,7 +342,7 @@ impl Worker {
         let lost = |vni, from| DropKey { vni, reason: DropReason::Overrun, from, by: None, rule: None };
         let snapshot = self.shared.snapshot();
         let ports = self.sockets.ports.iter_mut().map(|(port, socket)| {
-            let vni = snapshot.at_port(*port).map(|(network, _)| network.vni);
+            let vni = snapshot.at_attachment(*port).map(|(network, _)| network.vni);
             (lost(vni, Some(Location::Local(*port))), socket.newly_dropped())
         });
         let rx_sockets =

@@ -35,7 +35,10 @@ fn the_smallest_example() {
     assert_eq!(config.members(app).map(|host| &*host.name).collect::<Vec<_>>(), ["alpha", "beta"]);
     assert_eq!(config.overhead(app), 50);
     let web2 = app.endpoint("web2").unwrap();
-    assert_eq!((&*web2.host.host, web2.port.as_deref()), ("beta", Some("veth-web2")));
+    assert_eq!(
+        (&*web2.host.host, web2.attachment.as_ref().map(|at| &*at.device)),
+        ("beta", Some("veth-web2"))
+    );
     assert_eq!(web2.mac, MacAddr([2, 0, 0, 0, 1, 2]));
     assert_eq!(web2.addresses, [Addr::v4([10, 1, 0, 12])]);
     assert_eq!(web2.at.to_string(), "test.toml:37:23");
@@ -55,7 +58,7 @@ fn a_hub_is_a_member_without_endpoints() {
     assert!(network.is_member("spoke1") && !network.is_member("spoke"));
     assert_eq!(config.networks_of("spoke2").count(), 1);
     assert_eq!(config.networks_of("nobody").count(), 0);
-    assert!(network.endpoints.iter().all(|endpoint| endpoint.port.is_none()));
+    assert!(network.endpoints.iter().all(|endpoint| endpoint.attachment.is_none()));
 }
 
 #[test]

@@ -85,7 +85,7 @@ pub const fn split_horizon(
 
 #[cfg(test)]
 mod tests {
-    use eastgate_wire::PortId;
+    use eastgate_wire::AttachmentId;
 
     use super::*;
     use crate::{
@@ -93,7 +93,7 @@ mod tests {
         test_frames::{hasher, vtep},
     };
 
-    const LOCAL: Location = Location::Local(PortId(0));
+    const LOCAL: Location = Location::Local(AttachmentId(0));
 
     fn flood(topology: Topology, mode: FloodMode) -> Result<Flood, Error> {
         let peers = Peers::new([1, 2, 3, 4].map(|n| (vtep(n), PeerKind::Eastgate)), hasher());

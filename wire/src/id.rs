@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Family;
 
-/// A tenant port of this host: an index into the snapshot's list of ports.
+/// Where an endpoint of this host is attached: an index into the snapshot's list of attachments.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub struct PortId(pub u32);
+pub struct AttachmentId(pub u32);
 
 /// An endpoint of one network: an index into that network's list of endpoints. Only meaningful beside a VNI.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -22,8 +22,8 @@ pub struct VtepAddr(pub IpAddr);
 /// Where a station is, or where a frame came in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Location {
-    /// At a port of this host
-    Local(PortId),
+    /// At an attachment of this host
+    Local(AttachmentId),
     /// Behind a VTEP
     Remote(VtepAddr),
 }

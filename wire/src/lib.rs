@@ -5,6 +5,7 @@
 //! and that it knows no other crate of the project.
 
 pub mod addr;
+pub mod attachment;
 pub mod checksum;
 pub mod drop_reason;
 pub mod flow;
@@ -20,10 +21,11 @@ pub mod view;
 pub mod vni;
 
 pub use addr::{Addr, Family};
+pub use attachment::{Attachment, AttachmentMode, VlanId};
 pub use drop_reason::{DropGroup, DropReason};
 pub use flow::{FlowKey, Leg};
 pub use frame::{Frame, Gso, GsoKind, Offload, PartialChecksum};
-pub use id::{EndpointId, Location, PortId, VtepAddr};
+pub use id::{AttachmentId, EndpointId, Location, VtepAddr};
 pub use mac::MacAddr;
 pub use ownership::{AddressPair, Holdings, Ownership};
 pub use rate::{Rate, TokenBucket};

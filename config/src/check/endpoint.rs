@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use eastgate_wire::{Addr, MacAddr};
+use eastgate_wire::{Addr, Attachment, MacAddr};
 
 use super::{
     Claims, EndpointClaim, known_name,
@@ -157,11 +157,16 @@ fn claim(name: &At<Name>, table: &EndpointTable, reader: &Reader) -> EndpointCla
         name: name.value.clone(),
         at: reader.place(name.span),
         host: table.host.good().map(|host| host_ref(host, reader)),
-        port: table.port.good().map(|port| (port.value.0.clone(), reader.place(port.span))),
+        attachment: attachment(table).zip(table.port.good().map(|port| reader.place(port.span))),
         port_missing: table.port.is_missing(),
         addresses: addresses.map(|address| (address.value, reader.place(address.span))).collect(),
         routes: routes.map(|route| (route.value.0, reader.place(route.span))).collect(),
     }
+}
+
+/// `port` names a device of the endpoint's own.
+fn attachment(table: &EndpointTable) -> Option<Attachment> {
+    table.port.good().map(|port| Attachment::access(port.value.0.clone()))
 }
 
 /// The endpoint, unless something it cannot do without is missing.
@@ -177,7 +182,7 @@ fn build(name: &At<Name>, table: &EndpointTable, reader: &Reader) -> Option<Endp
         name: name.value.clone(),
         at: reader.place(name.span),
         host: host_ref(table.host.good()?, reader),
-        port: table.port.good().map(|port| port.value.0.clone()),
+        attachment: attachment(table),
         port_at: table.port.good().map(|port| reader.place(port.span)),
         mac: table.mac.good()?.value,
         addresses: table

@@ -23,7 +23,7 @@ struct World {
 
 /// A frame of so many bytes.
 fn waiting(len: usize) -> Waiting {
-    let from = eastgate_wire::Location::Local(eastgate_wire::PortId(1));
+    let from = eastgate_wire::Location::Local(eastgate_wire::AttachmentId(1));
     Waiting { from, frame: vec![0; len].into(), offload: Default::default() }
 }
 

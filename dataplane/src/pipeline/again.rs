@@ -103,11 +103,13 @@ impl<'s> Pipeline<'s> {
         let mut buffer = [&[0; HEADROOM][..], bytes].concat();
         let end = buffer.len();
         let mut frame = Frame::new(&mut buffer, HEADROOM, end, *offload);
-        let at_port = match *from {
-            Location::Local(port) => self.snapshot.at_port(port).filter(|(network, _)| network.vni == vni),
+        let at_attachment = match *from {
+            Location::Local(port) => {
+                self.snapshot.at_attachment(port).filter(|(network, _)| network.vni == vni)
+            }
             Location::Remote(_) => None,
         };
-        let (arrival, came) = match (*from, at_port, self.snapshot.network(vni), View::parse(bytes)) {
+        let (arrival, came) = match (*from, at_attachment, self.snapshot.network(vni), View::parse(bytes)) {
             (Location::Local(_), Some((network, endpoint)), ..) => {
                 let arrival = Arrival { network, from: *from, sender: Some(endpoint) };
                 (arrival, self.tenant_path(&arrival, endpoint, &mut frame, now, out))

@@ -1,7 +1,7 @@
 //! An answer to ARP or ND is left to whoever can give it again without asking.
 
 use eastgate_steering::{Question, question};
-use eastgate_wire::{EndpointId, Frame, Instant, Location, MacAddr, PortId, View, Vni};
+use eastgate_wire::{AttachmentId, EndpointId, Frame, Instant, Location, MacAddr, View, Vni};
 
 use super::{Arrival, Pipeline, Shared};
 
@@ -9,7 +9,7 @@ use super::{Arrival, Pipeline, Shared};
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AnswerOffer {
     /// Where it came in
-    pub port: PortId,
+    pub attachment: AttachmentId,
     /// Its network
     pub vni: Vni,
     /// The endpoint that asked
@@ -36,7 +36,7 @@ impl<'s> Pipeline<'s> {
         frame: &Frame<'_>,
     ) -> Option<AnswerOffer> {
         let network = arrival.network;
-        let (Location::Local(port), Some(sender)) = (arrival.from, arrival.sender) else { return None };
+        let (Location::Local(attachment), Some(sender)) = (arrival.from, arrival.sender) else { return None };
         if network.learns() || view.tags != 0 {
             return None;
         }
@@ -46,7 +46,7 @@ impl<'s> Pipeline<'s> {
         }
         let generation = self.shared.fastpath.get()?.generation();
         Some(AnswerOffer {
-            port,
+            attachment,
             vni: network.vni,
             sender: sender.id,
             mac: view.src,

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, ops::Range};
 
-use eastgate_wire::{DropReason, Frame, Offload, PortId, Vni, VtepAddr};
+use eastgate_wire::{AttachmentId, DropReason, Frame, Offload, Vni, VtepAddr};
 
 use super::{
     answers::AnswerOffer,
@@ -21,8 +21,8 @@ pub enum Origin {
 /// Where a frame goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Egress {
-    /// Out of a tenant port
-    Port(PortId),
+    /// Out of an attachment of this host
+    Attachment(AttachmentId),
     /// Into the tunnel; the frame then begins with its VXLAN header
     Tunnel(Tunnel),
 }
@@ -186,7 +186,7 @@ impl Batch {
     /// Puts frames for the same place, of the same network, beside each other; those keep their order.
     pub fn group(&mut self) {
         let key = |emit: &Emit| match emit.to {
-            Egress::Port(PortId(port)) => (0, 0, port, emit.vni),
+            Egress::Attachment(AttachmentId(port)) => (0, 0, port, emit.vni),
             Egress::Tunnel(Tunnel { to, source, .. }) => {
                 let to = match to {
                     IpAddr::V4(ip) => u128::from(ip.to_bits()),

@@ -332,7 +332,7 @@ pub fn traffic(workers: &[Counters]) -> Traffic {
 
 #[cfg(test)]
 mod tests {
-    use eastgate_wire::PortId;
+    use eastgate_wire::AttachmentId;
 
     use super::*;
 
@@ -342,7 +342,7 @@ mod tests {
         let vni = |n: u32| Vni::new_checked(n % 3).ok();
         let many = 2 * DROP_ROWS as u32;
         for n in 0..many {
-            let from = Some(Location::Local(PortId(n)));
+            let from = Some(Location::Local(AttachmentId(n)));
             let key = DropKey { vni: vni(n), reason: DropReason::NotSyn, from, by: None, rule: Some(n) };
             workers[0].drop_frame(key, 60, None, Instant::from_secs(n.into()));
             workers[0].drop_frame(key, 60, None, Instant::from_secs(n.into()));

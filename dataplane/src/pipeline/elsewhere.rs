@@ -393,7 +393,7 @@ impl Network {
         ] {
             let known = || self.at_address(address).map(|(end, _)| end);
             let end = if hint == 0 { known() } else { self.received_by(hint) };
-            if let Some(end) = end.filter(|end| end.port().is_some()) {
+            if let Some(end) = end.filter(|end| end.attachment().is_some()) {
                 passed.into_iter().zip(&progress.counts).for_each(|(which, count)| each(end, which, count));
             }
         }

@@ -180,8 +180,8 @@ impl<'s> Pipeline<'s> {
     /// rules are the station's. Nothing when the place is of this network no longer.
     fn nested_at(&self, network: &'s Network, at: Location) -> Option<Option<&'s Endpoint>> {
         match at {
-            Location::Local(port) => {
-                let (there, endpoint) = self.snapshot.at_port(port)?;
+            Location::Local(attachment) => {
+                let (there, endpoint) = self.snapshot.at_attachment(attachment)?;
                 (there.vni == network.vni && !endpoint.sender.port_security).then_some(Some(endpoint))
             }
             Location::Remote(_) => Some(network.nested_behind(at)),
@@ -244,11 +244,11 @@ impl<'s> Pipeline<'s> {
             self.clamp(network, view, frame);
         }
         match at {
-            Location::Local(port) => {
+            Location::Local(attachment) => {
                 if let Some(endpoint) = endpoint {
                     endpoint.state.received(1, frame.len() as u64);
                 }
-                out.send(frame, Egress::Port(port), network.vni);
+                out.send(frame, Egress::Attachment(attachment), network.vni);
             }
             Location::Remote(vtep) => self.reach_vtep(arrival, vtep, view, frame, now, out)?,
         }
@@ -351,7 +351,9 @@ impl<'s> Pipeline<'s> {
     /// Sends the frame that eastgate made to one place.
     pub(super) fn send_made_to(&self, network: &Network, at: Location, out: &mut Batch) {
         match at {
-            Location::Local(port) => out.send_made(&[&self.made], Egress::Port(port), network.vni),
+            Location::Local(attachment) => {
+                out.send_made(&[&self.made], Egress::Attachment(attachment), network.vni)
+            }
             Location::Remote(vtep) => {
                 let tunnel = self.tunnel_for(network, vtep, &self.made);
                 let header = header::encode(network.vni);
@@ -370,7 +372,7 @@ impl<'s> Pipeline<'s> {
     ) {
         let network = arrival.network;
         match at {
-            Location::Local(port) => out.send(frame, Egress::Port(port), network.vni),
+            Location::Local(attachment) => out.send(frame, Egress::Attachment(attachment), network.vni),
             Location::Remote(vtep) => {
                 let tunnel = self.tunnel_for(network, vtep, frame.bytes());
                 let header = header::encode(network.vni);
@@ -396,14 +398,14 @@ impl<'s> Pipeline<'s> {
         let mut refused = None;
         let mut copies = 0;
         for endpoint in &network.endpoints {
-            let Location::Local(port) = endpoint.location else { continue };
+            let Location::Local(attachment) = endpoint.location else { continue };
             if arrival.from == endpoint.location {
                 continue;
             }
             let packet = InHand { arrival, frame, now };
             match if control { Ok(()) } else { self.may_receive(&packet, endpoint, view) } {
                 Ok(()) => {
-                    out.send(frame, Egress::Port(port), network.vni);
+                    out.send(frame, Egress::Attachment(attachment), network.vni);
                     endpoint.state.received(1, frame.len() as u64);
                     copies += 1;
                 }
@@ -466,10 +468,10 @@ impl<'s> Pipeline<'s> {
     pub(super) fn flood_ports(&self, arrival: &Arrival<'s>, out: &mut Batch) {
         let network = arrival.network;
         for endpoint in &network.endpoints {
-            if let Location::Local(port) = endpoint.location
+            if let Location::Local(attachment) = endpoint.location
                 && arrival.from != endpoint.location
             {
-                out.send_made(&[&self.made], Egress::Port(port), network.vni);
+                out.send_made(&[&self.made], Egress::Attachment(attachment), network.vni);
             }
         }
     }

@@ -195,7 +195,7 @@ impl<'s> Pipeline<'s> {
         let heard = lock(&network.state.holders).hear(address, title, holder, now);
         let Heard::Moved { from } = heard else { return title == Title::Named && heard == Heard::New };
         tracing::info!(vni = %network.vni, %address, to = %sender.name, from = %from.endpoint, "an address moved");
-        if from.mac != mac && sender.port().is_some() {
+        if from.mac != mac && sender.attachment().is_some() {
             // Where it was heard in traffic alone, nobody has been told.
             lock(&network.state.changed).note(address);
             self.shared.has_changed.store(true, Relaxed);

@@ -52,10 +52,12 @@ impl<'s> Pipeline<'s> {
         for endpoint in receivers {
             match endpoint.location {
                 at if at == arrival.from => {}
-                Location::Local(port) => {
+                Location::Local(attachment) => {
                     match to_ports {
-                        ToPorts::Frame => out.send(frame, Egress::Port(port), network.vni),
-                        ToPorts::Made => out.send_made(&[&self.made], Egress::Port(port), network.vni),
+                        ToPorts::Frame => out.send(frame, Egress::Attachment(attachment), network.vni),
+                        ToPorts::Made => {
+                            out.send_made(&[&self.made], Egress::Attachment(attachment), network.vni)
+                        }
                     }
                     endpoint.state.received(1, frame.len() as u64);
                     copies += 1;
@@ -178,7 +180,7 @@ impl<'s> Pipeline<'s> {
         let ports: Vec<Location> =
             ports.map(|it| it.location).filter(|at| matches!(at, Location::Local(_))).collect();
         // VTEPs that run eastgate tell their own ports, when their configuration says so.
-        let speaks = network.hub_here || endpoint.port().is_some();
+        let speaks = network.hub_here || endpoint.attachment().is_some();
         let plain = network.peers.iter().filter(|(_, kind)| speaks && *kind == PeerKind::Plain);
         let plain = plain.map(|(vtep, _)| Location::Remote(vtep)).filter(|at| *at != endpoint.location);
         for at in ports.into_iter().chain(plain.collect::<Vec<_>>()) {

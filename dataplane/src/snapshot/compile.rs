@@ -21,8 +21,10 @@ use eastgate_vtep::{
 };
 use eastgate_wire::{Addr, AddressPair, EndpointId, Holdings, Ownership, VtepAddr};
 
+use crate::attachments::Attachments;
+
 use super::{
-    Endpoint, Network, PortRegistry, SnapshotError,
+    Endpoint, Network, SnapshotError,
     holders::PrefixHolders,
     rules::{self, RuleTable, prefix},
     state::{NetworkState, StateRegistry},
@@ -58,7 +60,7 @@ impl NetworkSite<'_> {
         tenant: &Arc<Tenant>,
         network: &config::Network,
         rules: &Arc<RuleTable>,
-        registry: &mut PortRegistry,
+        registry: &mut Attachments,
         states: &StateRegistry,
     ) -> Result<Network, SnapshotError> {
         let name = format!("{}/{}", tenant.name, network.name);
@@ -183,7 +185,7 @@ impl NetworkSite<'_> {
         id: EndpointId,
         network: &config::Network,
         endpoint: &config::Endpoint,
-        registry: &mut PortRegistry,
+        registry: &mut Attachments,
         state: &NetworkState,
     ) -> Result<Endpoint, SnapshotError> {
         let host = self.config.host(&endpoint.host.host).ok_or_else(|| SnapshotError::UnknownHost {
@@ -191,8 +193,8 @@ impl NetworkSite<'_> {
             known: Vec::new(),
         })?;
         let here = host.name == self.host.name;
-        let location = match &endpoint.port {
-            Some(port) if here => Location::Local(registry.id(port)),
+        let location = match &endpoint.attachment {
+            Some(attachment) if here => Location::Local(registry.id(attachment)),
             // In a hub network a spoke reaches everyone else through the hub.
             _ => Location::Remote(self.towards(network, host)),
         };

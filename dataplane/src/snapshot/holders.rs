@@ -99,7 +99,7 @@ impl Snapshot {
 fn has_moved(known: &[Endpoint], endpoint: &Endpoint) -> bool {
     match known.binary_search_by(|known| known.name.cmp(&endpoint.name)) {
         Ok(at) => known.get(at).is_some_and(|known| known.location != endpoint.location),
-        Err(_) => !known.is_empty() || endpoint.port().is_some(),
+        Err(_) => !known.is_empty() || endpoint.attachment().is_some(),
     }
 }
 

@@ -13,13 +13,14 @@ use eastgate_vtep::header;
 use eastgate_wire::{DropReason, Frame, Instant, Location, MacAddr, Offload, View, Vni, VtepAddr};
 
 use crate::{
+    attachments::Attachments,
     pipeline::{
         Outcome, Pipeline, Shared,
         batch::{Batch, Egress, Origin},
         shared::lock,
         track::receiver_at,
     },
-    snapshot::{Network, PortRegistry, Snapshot, state::StateRegistry},
+    snapshot::{Network, Snapshot, state::StateRegistry},
 };
 
 /// Bytes in front of a frame, as the receive buffers have them.
@@ -127,7 +128,7 @@ impl<'a> Dry<'a> {
         let mut pipeline = Pipeline::new(shared, &snapshot, 0);
         let outcome = match entry {
             Entry::Port { mac, .. } => {
-                let port = snapshot.network(self.vni).and_then(|network| network.by_mac(mac)?.port());
+                let port = snapshot.network(self.vni).and_then(|network| network.by_mac(mac)?.attachment());
                 let port = port.ok_or_else(|| format!("{mac} has no port on {host}"))?;
                 pipeline.handle_tenant(port, &mut frame, self.now, &mut out)
             }
@@ -158,9 +159,9 @@ impl<'a> Dry<'a> {
         queue: &mut VecDeque<(Entry, Vec<u8>)>,
     ) {
         match to {
-            Egress::Port(port) => {
+            Egress::Attachment(attachment) => {
                 let snapshot = self.hosts.get(host).map(Shared::snapshot_arc);
-                let at = snapshot.as_ref().and_then(|snapshot| snapshot.at_port(port));
+                let at = snapshot.as_ref().and_then(|snapshot| snapshot.at_attachment(attachment));
                 fate.delivered.extend(at.map(|(_, endpoint)| (host.clone(), endpoint.name.clone())));
             }
             Egress::Tunnel(tunnel) => {
@@ -192,7 +193,7 @@ impl<'a> Dry<'a> {
             return Ok(());
         }
         let states = Arc::new(StateRegistry::new(self.config.limits));
-        let mut registry = PortRegistry::default();
+        let mut registry = Attachments::default();
         let snapshot = Snapshot::compile(&self.config, host, None, &mut registry, &states);
         let shared = Shared::new(snapshot.map_err(|error| error.to_string())?, states, 1);
         // How large packets may be is no matter of this one.
@@ -234,7 +235,7 @@ impl<'a> Dry<'a> {
         };
         let place = |at: Location| match at {
             Location::Local(port) => {
-                let (_, endpoint) = self.live.at_port(port)?;
+                let (_, endpoint) = self.live.at_attachment(port)?;
                 Some(dry.by_mac(endpoint.mac)?.location)
             }
             remote => Some(remote),

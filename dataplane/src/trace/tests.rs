@@ -5,7 +5,7 @@ use eastgate_conntrack::flow::{Count, FlowState};
 use eastgate_wire::Vni;
 
 use super::*;
-use crate::snapshot::{PortRegistry, state::StateRegistry};
+use crate::{attachments::Attachments, snapshot::state::StateRegistry};
 
 const CONFIG: &str = r#"
 [host.alpha]
@@ -56,7 +56,7 @@ fn vni() -> Vni {
 fn snapshot_of(host: &str) -> Snapshot {
     let config = load_str("trace.toml", CONFIG).unwrap();
     let states = StateRegistry::new(config.limits);
-    Snapshot::compile(&config, host, None, &mut PortRegistry::default(), &states).unwrap()
+    Snapshot::compile(&config, host, None, &mut Attachments::default(), &states).unwrap()
 }
 
 /// `tcp 10.1.0.11:4000 10.1.0.21:22`, or with an ICMP type behind.

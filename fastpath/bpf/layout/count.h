@@ -12,7 +12,7 @@ enum stat {
 	STAT_PUNT_LIMITED,
 	/* Neither punted nor on: the kernel had no memory for it */
 	STAT_PUNT_FAILED,
-	/* From a port that is not open, or a GSO packet whose flow ended while the kernel unwrapped it */
+	/* From or to an attachment that is not open, or a GSO packet whose flow ended while the kernel unwrapped it */
 	STAT_LOST,
 	/* Requests for addresses that were answered here */
 	STAT_ANSWERED,

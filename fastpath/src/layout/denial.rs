@@ -12,8 +12,8 @@ pub struct PolicyDropKey {
     pub network: u32,
     /// The epoch in which the numbers below mean what they mean
     pub epoch: u32,
-    /// Where they come from: the number of a port ([`Fastpath::set_port`](crate::Fastpath::set_port)), or [`AT_VTEP`](super::AT_VTEP) and
-    /// the place of a VTEP
+    /// Where they come from: an attachment ([`Attachment::id`](super::Attachment::id)), or [`AT_VTEP`](super::AT_VTEP) and the place of a
+    /// VTEP
     pub from: u32,
     /// Whose rules
     pub endpoint: u32,

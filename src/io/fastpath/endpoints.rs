@@ -12,13 +12,13 @@ use eastgate_dataplane::{
     snapshot::{Endpoint, Network, Snapshot},
 };
 use eastgate_fastpath::{
-    ENDPOINT_PEER, ENDPOINT_PROXIED, Endpoint as KernelEndpoint, EndpointKey, Error, NETWORK_HUB, NO_RULE,
-    Network as Row, Policy, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
+    ENDPOINT_PROXIED, Endpoint as KernelEndpoint, EndpointKey, Error, NETWORK_HUB, NO_RULE, Network as Row,
+    Policy, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
 };
 use eastgate_policy::{admission, rule::Direction};
 use eastgate_steering::proxy_mac;
 use eastgate_vtep::{encap::Encapsulation, fdb::Location, flood::split_horizon, mtu, peers::PeerKind};
-use eastgate_wire::{Addr, PortId, Vni, VtepAddr};
+use eastgate_wire::{Addr, AttachmentId, Vni, VtepAddr};
 
 use super::{KernelPath, Place, Tables, created::timeouts, handover::outer_fields};
 
@@ -265,10 +265,10 @@ impl KernelPath {
         Ok(())
     }
 
-    /// The endpoint at a port has come, or has gone.
-    pub(super) fn renew_endpoint(&self, tables: &mut Tables, port: PortId) -> Result<(), Error> {
+    /// The endpoint at an attachment has come, or has gone.
+    pub(super) fn renew_endpoint(&self, tables: &mut Tables, at: AttachmentId) -> Result<(), Error> {
         let Some(snapshot) = tables.snapshot.clone() else { return Ok(()) };
-        let Some((network, endpoint)) = snapshot.at_port(port) else { return Ok(()) };
+        let Some((network, endpoint)) = snapshot.at_attachment(at) else { return Ok(()) };
         // A network whose turn has not come is written then.
         let place = tables.networks.get(&network.vni).map(|(place, _)| *place);
         match place.filter(|_| tables.endpoints.contains_key(&network.vni)) {
@@ -305,12 +305,7 @@ impl KernelPath {
             return None;
         }
         let mut flags = 0;
-        if let Location::Local(port) = endpoint.location
-            && tables.ports.get(&port)?.0.is_veth
-        {
-            flags |= ENDPOINT_PEER;
-        }
-        if network.proxy && (is_plain || endpoint.port().is_some()) {
+        if network.proxy && (is_plain || endpoint.attachment().is_some()) {
             flags |= ENDPOINT_PROXIED;
         }
         let tiers = |direction| match network.policy.tiers(endpoint.id, direction) {

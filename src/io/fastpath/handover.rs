@@ -4,7 +4,7 @@ use eastgate_conntrack::flow::{Count, Offloaded, Progress, Side};
 use eastgate_dataplane::pipeline::offload::{Handover, Template};
 use eastgate_fastpath::{
     self as kernel, Ends, Flow, Key, TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS, TEMPLATE_INHERIT_TTL,
-    TEMPLATE_OPEN, TEMPLATE_PEER, TEMPLATE_TO_US, TcpSide,
+    TEMPLATE_OPEN, TEMPLATE_TO_US, TcpSide,
 };
 use eastgate_vtep::{
     ecn::{OuterTos, OuterTtl},
@@ -78,10 +78,8 @@ impl KernelPath {
             ttl,
             flags: flags | TEMPLATE_OPEN,
         };
-        match template.to {
-            Location::Local(port) if tables.ports.get(&port)?.0.is_veth => kernel.flags |= TEMPLATE_PEER,
-            Location::Local(_) => {}
-            Location::Remote(_) => _ = tables.underlay?,
+        if matches!(template.to, Location::Remote(_)) {
+            tables.underlay?;
         }
         if template.in_macs[0] != template.out_macs[0] {
             kernel.flags |= TEMPLATE_TO_US;

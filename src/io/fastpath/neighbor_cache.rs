@@ -41,9 +41,9 @@ impl KernelPath {
         if !tables.live || (epoch, generation) != (in_force, tables.settings.generation) {
             return None;
         }
-        let (port, _) = tables.ports.get(&offer.port).filter(|(_, of)| *of == vni)?;
+        let attachment = tables.attachments.get(offer.attachment).filter(|open| open.is_of(vni))?.number;
         let key = NeighborKey {
-            port: port.ifindex,
+            attachment,
             mac: offer.mac.0,
             form: form(offer),
             sender: address(offer.question.sender),

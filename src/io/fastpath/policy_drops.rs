@@ -9,7 +9,7 @@ use eastgate_dataplane::pipeline::{
 use eastgate_fastpath::{AT_VTEP, Denied, DeniedKey, Error, NO_RULE, PolicyDrop, PolicyDropKey};
 use eastgate_policy::rule::{Decision, Direction, RuleId, Verdict};
 use eastgate_vtep::fdb::Location;
-use eastgate_wire::{Addr, EndpointId, FlowKey, Leg, PortId, Vni, VtepAddr};
+use eastgate_wire::{Addr, AttachmentId, EndpointId, FlowKey, Leg, Vni, VtepAddr};
 
 use super::{KernelPath, Tables};
 use crate::io::{clock, sysopt};
@@ -134,7 +134,7 @@ impl Who {
         let direction = if key.direction == 0 { Direction::Ingress } else { Direction::Egress };
         let decision = Decision { verdict: Verdict::DENY, rule: rule.map(RuleId) };
         let from = match key.from & AT_VTEP {
-            0 => Some(Location::Local(PortId(key.from))),
+            0 => Some(Location::Local(AttachmentId(key.from))),
             _ => self.vteps.get(&(key.from & !AT_VTEP)).copied().map(Location::Remote),
         };
         let by = Some(EndpointId(key.endpoint));

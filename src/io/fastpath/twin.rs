@@ -6,6 +6,7 @@
 //! `EASTGATE_TWIN_FRAMES` and `EASTGATE_TWIN_SEED` make the run longer or another one.
 
 mod answers;
+mod attachments;
 mod changes;
 mod creation;
 mod datagrams;
@@ -30,19 +31,20 @@ use std::{
 
 use eastgate_conntrack::flow::{FlowFilter, FlowState};
 use eastgate_dataplane::{
+    attachments::Attachments,
     pipeline::{
         Outcome, Pipeline, Shared,
         batch::{Batch, Egress, Origin},
         counters::{DropCount, DropKey, drops},
         shared::lock,
     },
-    snapshot::{PortRegistry, Snapshot, state::StateRegistry},
+    snapshot::{Snapshot, state::StateRegistry},
 };
 use eastgate_fastpath::{Limits, NETWORK_HUB, NO_RULE, PUNTS, PolicyDrop, PolicyDropKey, Trial};
 use eastgate_policy::rule::{self, Decision, Direction, RuleId};
 use eastgate_testkit::{frames::*, parse};
 use eastgate_vtep::ecn::OuterTtl;
-use eastgate_wire::{DropReason, Frame, Offload, PortId, TableSizes, VtepAddr};
+use eastgate_wire::{Attachment, AttachmentId, DropReason, Frame, Offload, TableSizes, VtepAddr};
 
 use self::{
     scene::{SCENES, Scene},
@@ -50,7 +52,7 @@ use self::{
 };
 use crate::io::{
     clock,
-    fastpath::{KernelPath, KernelPort, KernelUnderlay},
+    fastpath::{KernelAttachment, KernelPath, KernelUnderlay},
 };
 
 const HEAD_ROOM: usize = 64;
@@ -65,7 +67,7 @@ const THERE: [u8; 2] = [21, 31];
 /// What became of a frame: who gets which bytes, and what size of segment they are still to be cut to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Sent {
-    Port(PortId, u16, Vec<u8>),
+    Attachment(AttachmentId, u16, Vec<u8>),
     /// VTEP, outer TOS and TTL, inner frame behind its VXLAN header
     Tunnel(IpAddr, u8, u8, u16, Vec<u8>),
 }
@@ -85,7 +87,7 @@ enum Entry {
 struct Host {
     scene: Scene,
     shared: Shared,
-    registry: PortRegistry,
+    registry: Attachments,
     kernel: Option<Arc<KernelPath>>,
     ports: Vec<u32>,
     /// Frames that the programs carried by themselves, and those of them that are GSO packets
@@ -119,7 +121,7 @@ impl Host {
     fn new(scene: Scene, text: &str, kernel: Option<(Arc<KernelPath>, &[u32])>) -> Self {
         let config = parse(text);
         let states = Arc::new(StateRegistry::new(config.limits));
-        let mut registry = PortRegistry::default();
+        let mut registry = Attachments::default();
         let snapshot =
             Snapshot::compile_under(&config, "alpha", None, &mut registry, &states, scene.policy).unwrap();
         let shared = Shared::new(snapshot, states, 1);
@@ -140,8 +142,8 @@ impl Host {
             let snapshot = host.shared.snapshot_arc();
             for (name, ifindex) in ["p11", "p12"].into_iter().zip(devices) {
                 let id = host.registry.find(name).unwrap();
-                let port = KernelPort { ifindex: *ifindex, is_veth: true };
-                kernel.set_port(id, port, snapshot.at_port(id).unwrap().0.vni).unwrap();
+                let vni = snapshot.at_attachment(id).unwrap().0.vni;
+                kernel.set_attachment(id, access(name, *ifindex), vni).unwrap();
             }
             let underlay = KernelUnderlay {
                 ifindex: devices[2],
@@ -173,7 +175,7 @@ impl Host {
         }
     }
 
-    fn port(&self, endpoint: u8) -> PortId {
+    fn port(&self, endpoint: u8) -> AttachmentId {
         self.registry.find(&format!("p{endpoint}")).unwrap()
     }
 
@@ -197,13 +199,13 @@ impl Host {
         }
         assert_eq!(trial.verdict, REDIRECT, "a frame that is neither carried nor punted");
         assert_eq!(trial.segment, segment, "another size of segment");
-        if eastgate_fastpath::port_of(&trial.frame, kernel.session()) == Some(self.port(endpoint).0) {
+        if eastgate_fastpath::attachment_of(&trial.frame, kernel.session()) == Some(self.port(endpoint).0) {
             assert_eq!(&trial.frame[eastgate_fastpath::PUNT_HEADER..], frame, "changed on the way up");
             self.punted += 1;
             return self.pipeline(Entry::KernelEndpoint(endpoint), frame, offload);
         }
         if kernel.stats().unwrap().answered > before.answered {
-            return (Outcome::Consumed, vec![Sent::Port(self.port(endpoint), 0, trial.frame)]);
+            return (Outcome::Consumed, vec![Sent::Attachment(self.port(endpoint), 0, trial.frame)]);
         }
         self.carried += 1;
         self.carried_unsegmented += u64::from(segment > 0);
@@ -266,7 +268,7 @@ impl Host {
     /// What a program left of a frame that it carries: encapsulated, or for the one port whose endpoint it is addressed to.
     fn carried_frame(&self, Trial { frame: left, segment, .. }: Trial, len: usize) -> Sent {
         if left.len() == len {
-            return Sent::Port(self.port(left[5]), segment, left);
+            return Sent::Attachment(self.port(left[5]), segment, left);
         }
         assert_eq!(left.len(), len + self.scene.around());
         let (to, tos, ttl, payload) = self.scene.read(&left);
@@ -300,7 +302,7 @@ impl Host {
             let bytes = from[emit.range.start as usize..emit.range.end as usize].to_vec();
             let segment = segment(&emit.offload);
             match emit.to {
-                Egress::Port(port) => Sent::Port(port, segment, bytes),
+                Egress::Attachment(port) => Sent::Attachment(port, segment, bytes),
                 Egress::Tunnel(tunnel) => {
                     Sent::Tunnel(tunnel.to, tunnel.tos, tunnel.ttl.unwrap_or(usual), segment, bytes)
                 }
@@ -357,6 +359,16 @@ impl Host {
 
 fn segment(offload: &Offload) -> u16 {
     offload.gso.map_or(0, |gso| gso.segment)
+}
+
+/// A device of an endpoint's own, a veth.
+fn access(device: &str, ifindex: u32) -> KernelAttachment {
+    KernelAttachment { attachment: Attachment::access(device.into()), ifindex, is_veth: true }
+}
+
+/// Is the device with this name the one with this index?
+fn is_there(device: &str, ifindex: u32) -> bool {
+    nix::net::if_::if_nametoindex(device).is_ok_and(|index| index == ifindex)
 }
 
 /// Devices for the programs to think that frames came in there.

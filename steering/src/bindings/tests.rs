@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use eastgate_wire::{EndpointId, Holdings, Location, Ownership, PortId};
+use eastgate_wire::{AttachmentId, EndpointId, Holdings, Location, Ownership};
 use proptest::prelude::*;
 
 use super::*;
@@ -14,7 +14,7 @@ fn host(last: u8) -> Addr {
 }
 
 fn port(number: u32) -> Location {
-    Location::Local(PortId(number))
+    Location::Local(AttachmentId(number))
 }
 
 fn secs(secs: u64) -> Instant {
@@ -25,7 +25,7 @@ fn secs(secs: u64) -> Instant {
 struct Configured;
 
 const CONFIGURED: Binding =
-    Binding { mac: M2, endpoint: Some(EndpointId(0)), at: Location::Local(PortId(7)), router: false };
+    Binding { mac: M2, endpoint: Some(EndpointId(0)), at: Location::Local(AttachmentId(7)), router: false };
 
 impl Bindings for Configured {
     fn by_address(&self, address: Addr) -> Option<Binding> {

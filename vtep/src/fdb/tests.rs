@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use eastgate_wire::PortId;
+use eastgate_wire::AttachmentId;
 use proptest::prelude::*;
 
 use super::*;
@@ -21,7 +21,7 @@ fn remote(last: u8) -> Location {
 }
 
 fn local(port: u32) -> Location {
-    Location::Local(PortId(port))
+    Location::Local(AttachmentId(port))
 }
 
 fn fdb(limit: usize) -> Fdb {

@@ -13,15 +13,16 @@ use eastgate_policy::rule::Source;
 use eastgate_testkit::frames::finish;
 pub(super) use eastgate_testkit::{frames::vxlan, parse};
 use eastgate_vtep::offload::segment::segment;
-use eastgate_wire::{DropReason, Frame, Instant, Offload, PortId, View, VtepAddr};
+use eastgate_wire::{AttachmentId, DropReason, Frame, Instant, Offload, View, VtepAddr};
 
 use crate::{
+    attachments::Attachments,
     pipeline::{
         Outcome, Pipeline, Shared,
         batch::{Batch, Egress, Origin, Tunnel},
         counters,
     },
-    snapshot::{PortRegistry, Snapshot, state::StateRegistry},
+    snapshot::{Snapshot, state::StateRegistry},
 };
 
 /// Bytes in front of a frame, as the receive buffers have them.
@@ -36,7 +37,7 @@ pub(super) struct Net {
 
 struct Host {
     vtep: IpAddr,
-    registry: PortRegistry,
+    registry: Attachments,
     /// None where a plain VTEP runs
     shared: Option<Shared>,
     /// Drops that the path returned, and copies of floods that it lost
@@ -80,7 +81,7 @@ pub(super) struct DropRow {
 }
 
 enum Way {
-    Port(PortId),
+    Attachment(AttachmentId),
     Underlay { from: IpAddr, tos: u8 },
 }
 
@@ -115,7 +116,7 @@ impl Net {
 
     fn compile(config: &Arc<Config>, policy: fn(Source) -> Source) -> Self {
         let host = |host: &eastgate_config::Host| {
-            let mut registry = PortRegistry::default();
+            let mut registry = Attachments::default();
             let shared = host.runs_eastgate().then(|| {
                 let states = Arc::new(StateRegistry::new(config.limits));
                 let snapshot =
@@ -191,7 +192,7 @@ impl Net {
         offload: Offload,
     ) -> Fate {
         let (host, port) = self.port_of(endpoint);
-        self.run(Work { host, way: Way::Port(port), bytes: frame.as_ref().to_vec(), offload })
+        self.run(Work { host, way: Way::Attachment(port), bytes: frame.as_ref().to_vec(), offload })
     }
 
     /// A datagram reaches a host's VXLAN port.
@@ -218,12 +219,12 @@ impl Net {
         counters::drops(&shared.counters, Vec::new()).into_iter().map(row).collect()
     }
 
-    fn port_of(&self, endpoint: &str) -> (String, PortId) {
+    fn port_of(&self, endpoint: &str) -> (String, AttachmentId) {
         for (name, host) in &self.hosts {
             let Some(shared) = &host.shared else { continue };
             let snapshot = shared.snapshot_arc();
             let found = snapshot
-                .tenant_ports()
+                .attachments()
                 .find(|(_, network, at)| is_named(endpoint, &network.tenant.name, &at.name));
             if let Some((port, _, _)) = found {
                 return (name.clone(), port);
@@ -254,7 +255,7 @@ impl Net {
             };
             for sent in out.emits().iter().map(sent).collect::<Vec<_>>() {
                 match sent.to {
-                    Egress::Port(port) => fate.deliveries.push(self.deliver(&host, port, sent)),
+                    Egress::Attachment(port) => fate.deliveries.push(self.deliver(&host, port, sent)),
                     Egress::Tunnel(tunnel) => self.carry(&host, tunnel, &sent, &mut fate, &mut queue),
                 }
             }
@@ -271,7 +272,7 @@ impl Net {
             fate.drops.extend(drops.into_iter().map(|reason| (host.clone(), reason)));
             for sent in sent {
                 match sent.to {
-                    Egress::Port(port) => fate.deliveries.push(self.deliver(&host, port, sent)),
+                    Egress::Attachment(port) => fate.deliveries.push(self.deliver(&host, port, sent)),
                     Egress::Tunnel(tunnel) => self.carry(&host, tunnel, &sent, fate, &mut queue),
                 }
             }
@@ -291,7 +292,7 @@ impl Net {
         let mut out = Batch::default();
         let before = dropped(shared);
         let outcome = match work.way {
-            Way::Port(port) => pipeline.handle_tenant(port, &mut frame, now, &mut out),
+            Way::Attachment(port) => pipeline.handle_tenant(port, &mut frame, now, &mut out),
             Way::Underlay { from, tos } => {
                 pipeline.handle_underlay(VtepAddr(from), tos, &mut frame, now, &mut out)
             }
@@ -324,9 +325,9 @@ impl Net {
     }
 
     /// No frame ever leaves at a port of another network: every test that delivers anything holds to this.
-    fn deliver(&self, host: &str, port: PortId, sent: Sent) -> Delivery {
+    fn deliver(&self, host: &str, port: AttachmentId, sent: Sent) -> Delivery {
         let snapshot = self.snapshot(host);
-        let (network, endpoint) = snapshot.at_port(port).expect("a port that the snapshot knows");
+        let (network, endpoint) = snapshot.at_attachment(port).expect("a port that the snapshot knows");
         assert_eq!(network.vni, sent.vni, "a frame left at a port of another network");
         let alone = snapshot.config.tenants.len() == 1;
         let name = &endpoint.name;

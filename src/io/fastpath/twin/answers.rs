@@ -144,7 +144,7 @@ fn with_programs(text: &str) -> Host {
 fn named(host: &mut Host, frame: &[u8]) -> ([u8; 6], bool) {
     let before = host.stats().answered;
     let (outcome, sent) = host.asks(11, frame);
-    let [Sent::Port(_, _, answer)] = &sent[..] else { panic!("{outcome:?} {sent:02x?}") };
+    let [Sent::Attachment(_, _, answer)] = &sent[..] else { panic!("{outcome:?} {sent:02x?}") };
     (answer[6..12].try_into().unwrap(), host.stats().answered > before)
 }
 

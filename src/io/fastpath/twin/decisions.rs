@@ -478,9 +478,9 @@ fn ports_and_paths() {
 
     // A port that is gone is nowhere to send to.
     let (id, vni) = (pair.twin.port(12), Vni::try_from(VNI).unwrap());
-    pair.kernel.remove_port(id).unwrap();
+    pair.kernel.remove_attachment(id).unwrap();
     each_kind(&mut pair, 11, 12, false);
-    pair.kernel.set_port(id, KernelPort { ifindex: pair.devices[1], is_veth: true }, vni).unwrap();
+    pair.kernel.set_attachment(id, access("p12", pair.devices[1]), vni).unwrap();
     assert!(pair.send(11, &udp(11, 12, 6000, 443)).1);
 }
 

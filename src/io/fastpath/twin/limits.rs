@@ -227,14 +227,14 @@ fn tables_hold_as_many_as_they_are_told() {
     let more =
         kernel.programs().missized(&Limits { tables: TableSizes { closed_flows: 7, ..few.tables }, ..few });
     assert_eq!(more, [("closed_flows".to_owned(), 16_384, 7)]);
-    let port = |number: usize| KernelPort { ifindex: devices[number], is_veth: true };
+    let port = |number: usize| access(["p11", "p12"][number], devices[number]);
     let vni = eastgate_wire::Vni::new_checked(VNI).unwrap();
-    kernel.set_port(PortId(0), port(0), vni).unwrap();
+    kernel.set_attachment(AttachmentId(0), port(0), vni).unwrap();
     for _ in 0..2 {
-        assert!(kernel.set_port(PortId(1), port(1), vni).is_err(), "a second port of one");
+        assert!(kernel.set_attachment(AttachmentId(1), port(1), vni).is_err(), "a second port of one");
     }
-    kernel.remove_port(PortId(0)).unwrap();
-    kernel.set_port(PortId(1), port(1), vni).unwrap();
+    kernel.remove_attachment(AttachmentId(0)).unwrap();
+    kernel.set_attachment(AttachmentId(1), port(1), vni).unwrap();
     // A network that there is no room for has the limit of unserved networks.
     let programs = kernel.programs();
     programs.limit(Some(1), 5, 1).unwrap();

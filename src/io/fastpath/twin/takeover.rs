@@ -10,7 +10,7 @@ fn the_next_daemons_networks_are_its_own() {
     let first = Arc::new(load().unwrap());
     let _before = Host::new(hub, &hub.config(true), Some((first.clone(), &devices)));
     let ids = first.table_ids().unwrap();
-    let next = Arc::new(KernelPath::take_over(&ids, None, &tables(1000), devices[0]).unwrap());
+    let next = Arc::new(KernelPath::take_over(&ids, None, &tables(1000), devices[0], &is_there).unwrap());
     let row = |kernel: &KernelPath| kernel.programs().networks().unwrap()[0];
     assert_eq!((row(&next).epoch, row(&next).marks), (1, NETWORK_HUB));
     let text = format!("[overlay]\ntos = 8\nttl = 9\n{}", mesh.config(true));

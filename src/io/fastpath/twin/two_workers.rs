@@ -139,7 +139,7 @@ impl Run<'_> {
                 mend(&mut bytes[at..]);
             }
             let trial = kernel.programs().try_program(program, &bytes, device, 0).unwrap();
-            let was_punted = eastgate_fastpath::port_of(&trial.frame, kernel.session()).is_some();
+            let was_punted = eastgate_fastpath::attachment_of(&trial.frame, kernel.session()).is_some();
             if trial.verdict == REDIRECT && !was_punted {
                 assert!(!is_over, "a packet passed after the flow was taken");
                 acknowledged = ack;

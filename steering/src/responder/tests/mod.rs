@@ -9,7 +9,7 @@ mod noise;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use eastgate_wire::{Addr, AddressPair, EndpointId, Location, MacAddr, PortId, View, Vni, VtepAddr};
+use eastgate_wire::{Addr, AddressPair, AttachmentId, EndpointId, Location, MacAddr, View, Vni, VtepAddr};
 
 use super::*;
 
@@ -21,9 +21,9 @@ const UNKNOWN_HOST: MacAddr = MacAddr([2, 0, 0, 0, 9, 9]);
 const VNI: Vni = Vni::from_wire([0, 0x13, 0x88]);
 const PROXY: MacAddr = MacAddr([0xe2, 0x67, 0x77, 0, 0x13, 0x88]);
 
-const PORT_A: Location = Location::Local(PortId(1));
-const PORT_B: Location = Location::Local(PortId(2));
-const PORT_GUEST: Location = Location::Local(PortId(3));
+const PORT_A: Location = Location::Local(AttachmentId(1));
+const PORT_B: Location = Location::Local(AttachmentId(2));
+const PORT_GUEST: Location = Location::Local(AttachmentId(3));
 
 fn addr(text: &str) -> Addr {
     text.parse::<IpAddr>().unwrap().into()
@@ -121,7 +121,7 @@ fn b() -> Requester<'static> {
 
 /// A port without port security, whose host nobody configured.
 fn unknown_host() -> Requester<'static> {
-    requester(Location::Local(PortId(9)), holdings(None, MacAddr::ZERO, &[], &[]))
+    requester(Location::Local(AttachmentId(9)), holdings(None, MacAddr::ZERO, &[], &[]))
 }
 
 fn router() -> Requester<'static> {
