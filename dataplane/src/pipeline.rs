@@ -42,7 +42,7 @@ use eastgate_wire::{
 };
 
 use self::{
-    batch::Batch,
+    batch::{AfterSend, Batch},
     counters::{Counters, DropKey, Subject},
     holders::Neighbors,
     members::ToPorts,
@@ -421,7 +421,7 @@ impl<'s> Pipeline<'s> {
             Answer::Reply => {
                 self.take_answer_token(arrival, now)?;
                 self.send_back(arrival, out);
-                out.leave_answer(self.answer_offer(arrival, view, frame));
+                out.after_send(self.answer_offer(arrival, view, frame).map(AfterSend::CacheReply));
                 Ok(Asked::Done(Outcome::Consumed))
             }
             Answer::Ask => {

@@ -60,7 +60,7 @@ impl<'s> Pipeline<'s> {
 
 impl Shared {
     /// Leaves an answer, unless the policy that it was given under is in force no longer.
-    pub fn leave_answer(&self, offer: &AnswerOffer, now: Instant) {
+    pub(super) fn leave_answer(&self, offer: &AnswerOffer, now: Instant) {
         let snapshot = self.snapshot();
         let network = snapshot.network(offer.vni).filter(|network| network.epoch == offer.epoch);
         if let (Some(fastpath), Some(network)) = (self.fastpath.get(), network)

@@ -23,7 +23,10 @@ use eastgate_vtep::{
 use eastgate_wire::{Cursor, FlowKey, Instant, Leg, MacAddr, View, VtepAddr, view::proto};
 
 use super::{
-    Arrival, Destination, Pipeline, answers::AnswerOffer, batch::Batch, counters::SettledDrop,
+    Arrival, Destination, Pipeline,
+    answers::AnswerOffer,
+    batch::{AfterSend, Batch},
+    counters::SettledDrop,
     holders::bindings_of,
 };
 use crate::snapshot::{Endpoint, Network, state::EndpointState};
@@ -262,11 +265,13 @@ impl<'s> Pipeline<'s> {
     ) {
         let Some(settled) = settled else { return };
         let handover = self.handover(arrival, to, settled, came, left, now);
-        if settled.opened.is_none() {
-            out.hand_over(handover);
-        } else {
-            out.offer(handover.and_then(|like| self.offer(arrival.network, settled, like)));
-        }
+        out.after_send(match settled.opened {
+            None => handover.map(AfterSend::Offload),
+            Some(_) => {
+                let offer = handover.and_then(|like| self.offer(arrival.network, settled, like));
+                offer.map(AfterSend::CachePolicy)
+            }
+        });
     }
 
     /// What it takes to let flows like the one that was opened begin elsewhere.
