@@ -5,7 +5,7 @@ use std::{net::IpAddr, ops::Range};
 use eastgate_wire::{AttachmentId, DropReason, Frame, Offload, Vni, VtepAddr};
 
 use super::{
-    answers::AnswerOffer,
+    answer::AnswerOffer,
     offload::{Handover, Offer},
 };
 

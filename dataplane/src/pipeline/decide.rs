@@ -1,4 +1,4 @@
-//! Step 4: what the policy says of a packet that tracking has left undecided, and what that does to its flow.
+//! Step 5: what the policy says of a packet that tracking has left undecided, and what that does to its flow.
 
 use std::sync::atomic::Ordering::Relaxed;
 

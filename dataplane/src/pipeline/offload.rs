@@ -1,4 +1,4 @@
-//! Step 8: a flow that has settled is handed to the fast path, and taken back when a packet of it is punted.
+//! Step 9: a flow that has settled is handed to the fast path, and taken back when a packet of it is punted.
 //!
 //! The pipeline says what it does with the packets of each direction ([`Template`]), and compares that with what it has
 //! just done with one: a flow is handed over only when both agree. Who carries it out is behind [`FlowOffload`].
@@ -24,7 +24,7 @@ use eastgate_wire::{Cursor, FlowKey, Instant, Leg, MacAddr, View, VtepAddr, view
 
 use super::{
     Arrival, Destination, Pipeline,
-    answers::AnswerOffer,
+    answer::AnswerOffer,
     batch::{AfterSend, Batch},
     counters::SettledDrop,
     holders::bindings_of,
@@ -248,7 +248,7 @@ impl<'s> Pipeline<'s> {
         Some(Handover { flow: settled.flow, key, epoch: network.epoch, generation, bindings, templates })
     }
 
-    /// Step 8: the flow of the packet in hand goes elsewhere, or flows like it may begin there.
+    /// Step 9: the flow of the packet in hand goes elsewhere, or flows like it may begin there.
     #[allow(
         clippy::too_many_arguments,
         reason = "each is a different thing, and a struct would only rename them"
