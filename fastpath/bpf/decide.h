@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Step 4 for a flow between two endpoints that are known: what the compiled policy says of it. The tables are the
+ * Step 5 for a flow between two endpoints that are known: what the compiled policy says of it. The tables are the
  * pipeline's own (policy's `Compiled`), copied; what is here looks up in them as `Compiled::decide` does, but bisects
  * where that has tables to jump by: every word costs a call here.
  */

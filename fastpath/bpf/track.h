@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Steps 3 and 4 for a flow that is known: hold the packet against its state. A packet that the flow's state does not
+ * Steps 4 and 5 for a flow that is known: hold the packet against its state. A packet that the flow's state does not
  * take is not dropped here: it is punted, where the pipeline takes the flow back and judges with everything it knows.
  */
 #pragma once

@@ -4,7 +4,7 @@
 //! when they are used up, the next request is punted. Tokens of an answer that goes away unused are lost.
 
 use eastgate_dataplane::{
-    pipeline::{answers::AnswerOffer, shared::lock},
+    pipeline::{answer::AnswerOffer, shared::lock},
     snapshot::state::EndpointState,
 };
 use eastgate_fastpath::{ANSWER_MAX, Answer, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, NeighborKey, address};
