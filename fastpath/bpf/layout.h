@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * What the programs and the daemon share. src/layout.rs is the same in Rust; a test holds sizes and offsets equal.
+ * What the programs and the daemon share. src/layout.rs is the same in Rust; a test holds sizes,
+ * offsets and numbers equal, which is why constants are enumerators here: the compiler notes those.
  * Addresses are 16 bytes, IPv4 mapped into IPv6 (RFC 4291 section 2.5.5.2). Fields named `be` are in network order.
  */
 #pragma once
@@ -118,7 +119,7 @@ struct attachment {
 	__u32 flags;
 };
 
-#define DEVICE_NAME 16
+enum device_name { DEVICE_NAME = 16 };
 
 /*
  * Where frames to an attachment leave, by its number. A number is not given to another attachment while a flow can name it:
@@ -134,7 +135,7 @@ struct egress {
 };
 
 /* In `ends.at`: not the number of an attachment, but the place of a VTEP in `vteps`. */
-#define AT_VTEP 0x80000000u
+enum at_vtep { AT_VTEP = 0x80000000u };
 
 /* The two endpoints of a flow. */
 struct ends {
@@ -188,8 +189,10 @@ enum flow_marks {
 };
 
 /* As conntrack's `STREAM_AFTER` and `STREAM_IDLE`, in milliseconds */
-#define STREAM_AFTER 2000
-#define STREAM_IDLE 60000
+enum stream_time {
+	STREAM_AFTER = 2000,
+	STREAM_IDLE = 60000,
+};
 
 /* What the loss of a flow costs, as conntrack's `Rank`. */
 enum flow_rank {
@@ -276,7 +279,7 @@ enum direction {
 };
 
 /* In place of a ruleset or of a rule's number: nobody was asked, the other host's eastgate asks. */
-#define NO_RULE 0xffffffff
+enum no_rule { NO_RULE = 0xffffffffu };
 
 /*
  * An endpoint's address: where it is, and what the policy knows it as. One that may be sent from with this MAC alone, and
@@ -350,7 +353,7 @@ _Static_assert(sizeof(struct denied) <= sizeof(struct policy_drop), "the scratch
  * The compiled policy of a network, as policy's `Compiled::words` lays it out: first what `policy_head` names, then the
  * tables. It is punted whole, so that no program ever sees half of one.
  */
-#define POLICY_BLOCK 16
+enum policy_block_words { POLICY_BLOCK = 16 };
 
 struct policy_block {
 	__u32 words[POLICY_BLOCK];
@@ -378,7 +381,7 @@ struct account {
 };
 
 /* The host's own */
-#define HOST_ACCOUNT 0
+enum host_account { HOST_ACCOUNT = 0 };
 
 /* How flows live in a network. */
 struct ct_settings {
@@ -469,7 +472,7 @@ struct neighbor_key {
 };
 
 /* The largest answer is a neighbour advertisement: 86 bytes. */
-#define ANSWER_MAX 88
+enum answer_max { ANSWER_MAX = 88 };
 
 /* What the pipeline has answered, and would answer again while epoch and generation stand. */
 struct answer {
@@ -505,7 +508,9 @@ struct bucket {
 #include "layout/datagram.h"
 
 /* Where the networks that this host does not serve have their one bucket: no VNI is as large. */
-#define UNSERVED 0xffffffff
+enum unserved { UNSERVED = 0xffffffffu };
+
+enum control_ports { CONTROL_PORTS = 8 };
 
 struct network {
 	__u32 vni;
@@ -522,6 +527,8 @@ struct network {
 	/* Another number whenever an address of it has changed hands; never 0 */
 	__u16 bindings;
 	__u16 spare;
+	/* UDP ports whose packets the pipeline checks one by one: those of DHCP, and of what reads payloads. 0 is none. */
+	__u16 control_ports[CONTROL_PORTS];
 };
 
 enum network_marks {
@@ -545,7 +552,7 @@ enum vtep_flags {
 };
 
 /* Counts up with every change to what is said here and in layout/: a daemon takes over no tables that it reads otherwise. */
-#define LAYOUT 15
+enum layout { LAYOUT = 15 };
 
 struct config {
 	/* LAYOUT */
@@ -593,6 +600,6 @@ struct punt_header {
 } __attribute__((packed));
 
 /* IEEE 802 local experimental ethertype 1: no protocol of the kernel takes the frame. */
-#define PUNT_ETHERTYPE 0x88b5
+enum punt_ethertype { PUNT_ETHERTYPE = 0x88b5 };
 /* The mark without which nothing leaves by an attachment ("east"). */
-#define EASTGATE_MARK 0x65617374
+enum eastgate_mark { EASTGATE_MARK = 0x65617374 };

@@ -8,7 +8,7 @@ use eastgate_wire::{Addr, FlowKey, Leg, Vni, view::proto};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub(crate) use self::datagram::{
-    DATAGRAM_FREE, DATAGRAM_PLACES, DATAGRAM_PUNTED, Datagram, DatagramId, DatagramKey,
+    DATAGRAM_FREE, DATAGRAM_PIECES, DATAGRAM_PLACES, DATAGRAM_PUNTED, Datagram, DatagramId, DatagramKey,
 };
 pub use self::denial::{Denied, DeniedKey, PolicyDrop, PolicyDropKey};
 
@@ -26,7 +26,7 @@ pub struct Key {
 }
 
 /// [`Key::proto`], of an echo: the high end asks.
-const KEY_HIGH_ASKS: u32 = 1 << 8;
+pub(crate) const KEY_HIGH_ASKS: u32 = 1 << 8;
 
 impl Key {
     /// The key of a packet's flow, and which of the flow's ways the packet takes. Of ICMP the packet is an echo request.
@@ -281,7 +281,7 @@ pub struct CachedPolicy {
 }
 
 /// How many states of a flow the programs know; they are numbered as in `struct terms`.
-pub const STATES: usize = 14;
+pub const STATES: usize = crate::numbers::FLOW_STATES.len();
 
 /// How many flows an endpoint, a network or the host has, and may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -433,7 +433,12 @@ pub struct Network {
     pub bindings: u16,
     /// Nothing
     pub spare: u16,
+    /// UDP ports whose packets the pipeline checks one by one; 0 is none
+    pub control_ports: [u16; CONTROL_PORTS],
 }
+
+/// As many UDP ports as a network can have whose packets are checked one by one
+pub const CONTROL_PORTS: usize = 8;
 
 /// [`Network::marks`]: what comes from one VTEP may go to another.
 pub const NETWORK_HUB: u16 = 1;
@@ -541,7 +546,7 @@ pub fn attachment_of(frame: &[u8], session: u32) -> Option<u32> {
         .then(|| u32::from_be_bytes([header[0], header[1], header[2], header[3]]))
 }
 
-const PUNT_ETHERTYPE: u16 = 0x88b5;
+pub(crate) const PUNT_ETHERTYPE: u16 = 0x88b5;
 
 /// Where in that header the flow's hash is, in bytes: what frames are spread over sockets by.
 pub const PUNT_HASH_AT: u32 = 4;

@@ -10,6 +10,7 @@ mod created;
 mod datagram;
 mod guard;
 mod layout;
+pub mod numbers;
 mod pins;
 mod policy;
 mod punt;
