@@ -126,7 +126,7 @@ fn rows_are_found_by_endpoint_and_state_and_come_in_parts() {
             assert_eq!(count(filter), expected, "{dataplane}: {filter}");
         }
         for (command, why, code) in [
-            ("show flows --state nonsense", "it has unreplied, answered", 2),
+            ("show flows --state nonsense", "it has unreplied, replied", 2),
             ("show fdb --state held", "it has configured, learned, frozen", 2),
             ("show endpoints --state configured", "has no --state", 2),
             ("show policy --endpoint web1", "has no --endpoint", 2),

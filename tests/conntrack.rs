@@ -308,7 +308,7 @@ fn connections_that_end_by_reset_stay_in_the_kernel_also_on_the_same_ports() {
             play.client.must("close a", "closed", "at first");
             offloaded
         });
-        const CAUSES: [&str; 4] = ["tcp-irregular", "held", "no-credit", "no-flow"];
+        const CAUSES: [&str; 4] = ["tcp-irregular", "reserved", "no-credit", "no-flow"];
         let before = CAUSES.map(|cause| punted(&play, cause));
         for number in 0..CONNECTIONS {
             let when = format!("number {number} at {address}");

@@ -8,7 +8,7 @@ mod again;
 pub mod answers;
 pub mod batch;
 pub mod counters;
-pub mod decide;
+mod decide;
 mod elsewhere;
 mod ending;
 pub mod events;
@@ -20,6 +20,7 @@ mod oversize;
 pub mod shared;
 #[cfg(test)]
 mod tests;
+pub mod track;
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -42,10 +43,10 @@ use eastgate_wire::{
 use self::{
     batch::Batch,
     counters::{Counters, DropKey, Subject},
-    decide::Decided,
     holders::Neighbors,
     members::ToPorts,
     shared::lock,
+    track::Tracked,
 };
 pub use self::{forward::Destination, shared::Shared};
 use crate::snapshot::{Endpoint, Network, Snapshot};
@@ -161,9 +162,12 @@ impl<'s> Pipeline<'s> {
             Asked::No => true,
         };
         let to = self.find(arrival, &view, plain, now, out)?;
-        // 3 track, 4 decide
-        let Decided::Passes(settled) = self.decide(arrival, &to, &view, frame, now)? else {
-            return Ok(Outcome::Wait);
+        // 3 track
+        let Some(tracked) = self.track(arrival, &to, &view, frame, now)? else { return Ok(Outcome::Wait) };
+        // 4 decide
+        let settled = match tracked {
+            Tracked::Passes(settled) => settled,
+            Tracked::Undecided(undecided) => self.decide(arrival, undecided, now)?,
         };
         // 6 forward, 7 encapsulate
         let came = [view.dst, view.src];
@@ -233,9 +237,12 @@ impl<'s> Pipeline<'s> {
             Asked::No => true,
         };
         let to = self.find(arrival, &view, plain, now, out)?;
-        // 3' track, 4' decide
-        let Decided::Passes(settled) = self.decide(arrival, &to, &view, frame, now)? else {
-            return Ok(Outcome::Wait);
+        // 3' track
+        let Some(tracked) = self.track(arrival, &to, &view, frame, now)? else { return Ok(Outcome::Wait) };
+        // 4' decide
+        let settled = match tracked {
+            Tracked::Passes(settled) => settled,
+            Tracked::Undecided(undecided) => self.decide(arrival, undecided, now)?,
         };
         // 6' forward
         let came = [view.dst, view.src];

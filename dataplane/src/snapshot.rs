@@ -353,6 +353,22 @@ impl Snapshot {
         registry: &mut Attachments,
         states: &StateRegistry,
     ) -> Result<Self, SnapshotError> {
+        Self::compile_under(config, host, previous, registry, states, |policy| policy)
+    }
+
+    /// The same, where `policy` makes of each network's policy what is to hold in place of it: tiers, say, that no
+    /// configuration can write. It is not asked about networks that are kept, and a trace does not know of it.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; nothing was changed but numbers given to new ports.
+    pub fn compile_under(
+        config: &Arc<Config>,
+        host: &str,
+        previous: Option<&Snapshot>,
+        registry: &mut Attachments,
+        states: &StateRegistry,
+        policy: fn(Source) -> Source,
+    ) -> Result<Self, SnapshotError> {
         let own = config.host(host).ok_or_else(|| SnapshotError::UnknownHost {
             wanted: host.to_owned(),
             known: config.hosts.keys().map(|name| name.to_string()).collect(),
@@ -394,7 +410,7 @@ impl Snapshot {
                     Some(kept) => kept.clone(),
                     None => {
                         let rules = rules.get_or_init(|| Arc::new(RuleTable::new(tenant)));
-                        let site = NetworkSite { config, host: own, ports, epoch };
+                        let site = NetworkSite { config, host: own, ports, epoch, policy };
                         Arc::new(site.compile(tenant, network, rules, registry, states)?)
                     }
                 };

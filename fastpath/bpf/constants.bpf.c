@@ -23,6 +23,11 @@ struct constants {
 	enum no_rule no_rule;
 	enum policy_block_words policy_block_words;
 	enum policy_head policy_head;
+	enum policy_tiers policy_tiers;
+	enum policy_tier policy_tier;
+	enum policy_value policy_value;
+	enum policy_port policy_port;
+	enum rule_action rule_action;
 	enum host_account host_account;
 	enum population population;
 	enum take_how take_how;

@@ -9,12 +9,6 @@
 #include "maps.h"
 #include "packet.h"
 
-/* As policy's: no rule of a list matches. */
-#define NOWHERE ((1u << 31) - 1)
-/* The rest of a value is a list over source ports. */
-#define BY_SOURCE (1u << 31)
-/* In place of ports that a packet does not have */
-#define UNREAD (1u << 16)
 /* An identity that nobody has; a ruleset's entry that is not there */
 #define NOBODY 0xffffffff
 
@@ -23,14 +17,16 @@
 /* So many halvings find a word among all that a policy can have. */
 #define HALVINGS 28
 
-/* What the rules of one end say: one of these in the upper half, and the rule in the lower one. */
+/* What the policy of one end says: one of these in the upper half, and the rule in the lower one. */
 enum verdict {
-	/* As policy's `Verdict` */
 	VERDICT_ALLOW,
 	VERDICT_DENY,
-	VERDICT_REJECT,
+	/* More than the programs carry out: a rejection, a log, a trial, a chain. No policy-cache entry stands for it. */
+	VERDICT_PUNT,
 	/* The tables do not say. */
 	VERDICT_UNKNOWN,
+	/* Of a tier: the next one is asked. */
+	VERDICT_PASS,
 };
 
 #define POLICY_RESULT(what, rule) ((__u64)(what) << 32 | (rule))
@@ -100,17 +96,23 @@ struct policy_identity {
 
 #define WORDS(type) (sizeof(type) / sizeof(__u32))
 
-/* What one end's rules say of the other: `said`, and the rule. */
-__noinline __u64 policy_lookup(__u32 place, __u32 ruleset, __u32 identity, __u32 key, __u32 source)
+/* What one tier of one end's policy says of the other end: `verdict`, and the rule. `tier` counts those of all lists before it. */
+__noinline __u64 policy_lookup(__u32 place, __u32 tier, __u32 identity, __u32 key, __u32 source)
 {
 	void *policy = bpf_map_lookup_elem(&policies, &place);
-	__u32 zero = 0, first = NOWHERE;
+	__u32 zero = 0, first = NOWHERE, ruleset;
 	const struct policy_block *head;
-	const __u32 *from, *rule;
+	const __u32 *from, *rule, *the_tier;
 
 	head = policy ? bpf_map_lookup_elem(policy, &zero) : 0;
 	if (!head)
 		return POLICY_RESULT(VERDICT_UNKNOWN, NO_RULE);
+	the_tier = policy_row(policy, head->words[POLICY_TIER_LISTS] + tier, 1);
+	if (!the_tier)
+		return POLICY_RESULT(VERDICT_UNKNOWN, NO_RULE);
+	if (*the_tier == NO_TIER)
+		return POLICY_RESULT(VERDICT_DENY, NO_RULE);
+	ruleset = *the_tier & ~END_PASSES;
 	for (int i = 0; i < POLICY_DEPTH && identity != NOBODY; i++) {
 		const struct policy_identity *row =
 			(const void *)policy_row(policy, head->words[POLICY_IDENTITIES] + identity * WORDS(*row), WORDS(*row));
@@ -142,14 +144,16 @@ __noinline __u64 policy_lookup(__u32 place, __u32 ruleset, __u32 identity, __u32
 	if (identity != NOBODY)
 		return POLICY_RESULT(VERDICT_UNKNOWN, NO_RULE);
 	if (first >= NOWHERE)
-		return POLICY_RESULT(VERDICT_DENY, NO_RULE);
+		return POLICY_RESULT(*the_tier & END_PASSES ? VERDICT_PASS : VERDICT_DENY, NO_RULE);
 	from = policy_row(policy, head->words[POLICY_RULESETS] + ruleset, 1);
 	if (!from)
 		return POLICY_RESULT(VERDICT_UNKNOWN, NO_RULE);
 	rule = policy_row(policy, head->words[POLICY_RULES] + 2 * (*from + first), 2);
 	if (!rule)
 		return POLICY_RESULT(VERDICT_UNKNOWN, NO_RULE);
-	return POLICY_RESULT(rule[1], rule[0]);
+	if (rule[1] == RULE_PASS)
+		return POLICY_RESULT(VERDICT_PASS, NO_RULE);
+	return POLICY_RESULT(rule[1] <= RULE_DENY ? rule[1] : VERDICT_PUNT, rule[0]);
 }
 
 /* What rules look at in a packet, as policy's `Point`: the protocol and, below it, port or type. */
@@ -211,18 +215,22 @@ static __always_inline __u32 epoch_now(struct scratch *scratch, const struct net
 	return epoch;
 }
 
-/* Asks the rules of one end about the other one, and notes in the scratch area what they say. */
+/* Asks the policy of one end about the other one, tier by tier, and notes in the scratch area what it says. */
 static __always_inline enum verdict ask_policy(struct scratch *scratch, const struct endpoint *whose, const struct endpoint *peer,
 				     enum direction direction, __u32 *rule)
 {
 	const struct packet *p = &scratch->packet;
-	__u32 ruleset = whose->rulesets[direction], source = p->echo ? UNREAD : p->sport;
-	__u64 result;
+	__u32 tiers = whose->tiers[direction], source = p->echo ? UNREAD : p->sport;
+	__u64 result = POLICY_RESULT(VERDICT_PASS, NO_RULE);
 
 	*rule = NO_RULE;
-	if (ruleset == NO_RULE)
+	if (tiers == NO_RULE)
 		return VERDICT_ALLOW;
-	result = policy_lookup(whose->network, ruleset, peer->identity, policy_key(p), source);
+	for (int i = 0; i < POLICY_TIERS && result >> 32 == VERDICT_PASS; i++)
+		result = policy_lookup(whose->network, tiers * POLICY_TIERS + i, peer->identity, policy_key(p), source);
+	/* There is nothing behind the last one. */
+	if (result >> 32 == VERDICT_PASS)
+		result = POLICY_RESULT(VERDICT_DENY, NO_RULE);
 	*rule = result;
 	scratch->refused.endpoint = whose->endpoint;
 	scratch->refused.rule = result;

@@ -278,7 +278,7 @@ enum direction {
 	EGRESS,
 };
 
-/* In place of a ruleset or of a rule's number: nobody was asked, the other host's eastgate asks. */
+/* In place of a list of tiers or of a rule's number: nobody was asked, the other host's eastgate asks. */
 enum no_rule { NO_RULE = 0xffffffffu };
 
 /*
@@ -295,8 +295,8 @@ struct endpoint {
 	__u16 flags;
 	/* What rules about its peers know it by */
 	__u32 identity;
-	/* Its ordered rules by `direction`, or NO_RULE */
-	__u32 rulesets[2];
+	/* Its list of tiers by `direction`, or NO_RULE */
+	__u32 tiers[2];
 	/* Its number in the epoch of its network */
 	__u32 endpoint;
 	/* Where the flows that it opens are counted */
@@ -369,6 +369,33 @@ enum policy_head {
 	POLICY_IDENTITIES,
 	POLICY_FURTHER,
 	POLICY_LISTS,
+	POLICY_TIER_LISTS,
+};
+
+/* The tiers of a list: of each its ruleset, with END_PASSES where it passes when no rule matches; NO_TIER behind the last one. */
+enum policy_tiers { POLICY_TIERS = 4 };
+enum policy_tier {
+	END_PASSES = 1u << 31,
+	NO_TIER = 0xffffffffu,
+};
+
+/* A value in a list of intervals: how far behind its first rule the one that decides stands, or one of these. */
+enum policy_value {
+	/* No rule of the list matches. */
+	NOWHERE = (1u << 31) - 1,
+	/* The rest of the value is a list over source ports. */
+	BY_SOURCE = 1u << 31,
+};
+/* In place of ports that a packet does not have */
+enum policy_port { UNREAD = 1 << 16 };
+
+/* What a rule does: the second of its words. One that has more bits set than these says more than the programs carry out. */
+enum rule_action {
+	RULE_ALLOW,
+	RULE_DENY,
+	RULE_REJECT,
+	/* On to the next tier */
+	RULE_PASS,
 };
 
 /*

@@ -7,8 +7,10 @@ mod denial;
 use eastgate_wire::{Addr, FlowKey, Leg, Vni, view::proto};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+#[cfg(test)]
+pub(crate) use self::datagram::DATAGRAM_PIECES;
 pub(crate) use self::datagram::{
-    DATAGRAM_FREE, DATAGRAM_PIECES, DATAGRAM_PLACES, DATAGRAM_PUNTED, Datagram, DatagramId, DatagramKey,
+    DATAGRAM_FREE, DATAGRAM_PLACES, DATAGRAM_PUNTED, Datagram, DatagramId, DatagramKey,
 };
 pub use self::denial::{Denied, DeniedKey, PolicyDrop, PolicyDropKey};
 
@@ -490,8 +492,8 @@ pub struct Endpoint {
     pub flags: u16,
     /// What rules about its peers know it by
     pub identity: u32,
-    /// Its ordered rules for what it is sent, and for what it sends; or [`NO_RULE`]
-    pub rulesets: [u32; 2],
+    /// Its list of tiers for what it is sent, and for what it sends; or [`NO_RULE`]
+    pub tiers: [u32; 2],
     /// Its number in the epoch of its network
     pub endpoint: u32,
     /// Where the flows that it opens are counted, as [`Flow::account`]

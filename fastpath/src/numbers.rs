@@ -29,7 +29,25 @@ pub const POPULATIONS: [&str; 2] = ["UNREPLIED", "REPLIED"];
 pub const DIRECTIONS: [&str; 2] = ["INGRESS", "EGRESS"];
 
 /// What the words of a policy's first block are, in their order
-pub const POLICY_HEAD: [&str; 6] = ["EPOCH", "RULESETS", "RULES", "IDENTITIES", "FURTHER", "LISTS"];
+pub const POLICY_HEAD: [&str; 7] =
+    ["EPOCH", "RULESETS", "RULES", "IDENTITIES", "FURTHER", "LISTS", "TIER_LISTS"];
+
+/// What a rule does, in the order of the numbers
+pub const RULE_ACTIONS: [&str; 4] = ["ALLOW", "DENY", "REJECT", "PASS"];
+
+/// Tiers of a list
+pub const POLICY_TIERS: usize = 4;
+/// Of a tier of a list: it passes when none of its rules matches
+pub const END_PASSES: u32 = 1 << 31;
+/// In place of a tier, behind the last one
+pub const NO_TIER: u32 = u32::MAX;
+
+/// A value in a list of intervals: no rule matches
+pub const NOWHERE: u32 = (1 << 31) - 1;
+/// A value in a list of intervals: its rest is a list over source ports
+pub const BY_SOURCE: u32 = 1 << 31;
+/// In place of ports that a packet does not have
+pub const UNREAD: u32 = 1 << 16;
 
 /// Words in a block of a policy
 pub const POLICY_BLOCK: usize = 16;

@@ -18,7 +18,7 @@ pub const PUNTS: [&str; 24] = [
     "syn-mss",
     "tcp-irregular",
     "no-flow",
-    "held",
+    "reserved",
     "stale",
     "expired",
     "no-credit",

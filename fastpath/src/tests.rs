@@ -83,14 +83,14 @@ fn structures_are_the_same_on_both_sides() {
     assert_eq!(noted("endpoint_key"), layout_of!(EndpointKey: addr, vni));
     assert_eq!(
         noted("endpoint"),
-        layout_of!(Endpoint: network, at, mac, flags, identity, rulesets, endpoint, account)
+        layout_of!(Endpoint: network, at, mac, flags, identity, tiers, endpoint, account)
     );
     assert_eq!(
         noted("policy_drop_key"),
         layout_of!(PolicyDropKey: network, epoch, from, endpoint, rule, direction)
     );
     assert_eq!(
-        noted("denial"),
+        noted("policy_drop"),
         layout_of!(PolicyDrop: lock, spare, packets, bytes, last_at, src, dst, sport, dport, proto)
     );
     assert_eq!(noted("denied_key"), layout_of!(DeniedKey: kind, src, dst, sport, dport, proto));
@@ -169,11 +169,18 @@ fn shared_numbers() -> BTreeMap<String, u64> {
     in_order("POPULATION_", &numbers::POPULATIONS, None);
     in_order("", &numbers::DIRECTIONS, None);
     in_order("POLICY_", &numbers::POLICY_HEAD, None);
+    in_order("RULE_", &numbers::RULE_ACTIONS, None);
     in_order("STAT_", crate::Stats::NAMES, Some("STAT_COUNT"));
     in_order("PUNT_", &crate::PUNTS, Some("PUNT_COUNT"));
     all.extend((0..).zip(numbers::SIDE_FLAGS).map(|(bit, name)| (format!("SIDE_{name}"), 1u64 << bit)));
     let others = [
         ("POLICY_BLOCK", numbers::POLICY_BLOCK as u64),
+        ("POLICY_TIERS", numbers::POLICY_TIERS as u64),
+        ("END_PASSES", numbers::END_PASSES.into()),
+        ("NO_TIER", numbers::NO_TIER.into()),
+        ("NOWHERE", numbers::NOWHERE.into()),
+        ("BY_SOURCE", numbers::BY_SOURCE.into()),
+        ("UNREAD", numbers::UNREAD.into()),
         ("STREAM_AFTER", numbers::STREAM_AFTER.into()),
         ("STREAM_IDLE", numbers::STREAM_IDLE.into()),
         ("HOST_ACCOUNT", numbers::HOST_ACCOUNT.into()),

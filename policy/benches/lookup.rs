@@ -10,8 +10,8 @@ use eastgate_policy::{
     admission::{self, Context, Sender, Site},
     compile::Compiled,
     rule::{
-        Direction, EndpointRules, Group, GroupId, Header, Peer, PortProtocol, PortRange, Probe, Rule, RuleId,
-        Service, Source, Verdict,
+        Direction, EndpointRules, Group, GroupId, Header, MAX_TIERS, Peer, PortProtocol, PortRange, Probe,
+        Rule, RuleId, Service, Source, Then, Tier, TierEnd, Verdict,
     },
 };
 use eastgate_wire::{Addr, EndpointId, Family, Holdings, MacAddr, Ownership, View};
@@ -27,7 +27,7 @@ fn tcp(port: u16) -> Service {
 }
 
 fn rule(id: u32, peer: Peer, service: Service) -> Rule {
-    Rule { id: RuleId(id), family: Some(Family::V4), peer, service, verdict: Verdict::Allow }
+    Rule { id: RuleId(id), family: Some(Family::V4), peer, service, then: Then::Settle(Verdict::ALLOW) }
 }
 
 /// Spreads consecutive numbers over the space (Knuth's multiplicative hash), so that no search has luck.
@@ -62,8 +62,24 @@ fn one_endpoint(ingress: Vec<Rule>) -> Source {
     let addresses = vec![(Addr::v4([10, 0, 0, 1]), 128)];
     Source {
         groups: vec![Group { ingress, egress: vec![] }],
-        endpoints: vec![EndpointRules { addresses, groups: vec![GroupId(0)] }],
+        endpoints: vec![EndpointRules::of_groups(addresses, vec![GroupId(0)])],
     }
+}
+
+/// The same rules in the last of all tiers. Those before it have as many, which pass on what they match.
+fn behind_tiers(n: u32) -> Source {
+    let mut source = by_prefix(n);
+    let last = source.groups.clone();
+    for rule in source.groups.iter_mut().flat_map(|group| &mut group.ingress) {
+        rule.then = Then::Pass;
+    }
+    let before = source.groups.clone();
+    source.groups = [vec![before; MAX_TIERS - 1], vec![last]].concat().concat();
+    let tiers = (0..MAX_TIERS as u32).map(|group| Tier { groups: vec![GroupId(group)], end: TierEnd::Pass });
+    for endpoint in &mut source.endpoints {
+        endpoint.ingress = tiers.clone().collect();
+    }
+    source
 }
 
 /// Ten endpoints in three groups with ten rules, as most tenants have.
@@ -77,9 +93,7 @@ fn small(seed: u32) -> Source {
     let group = |ingress, id| Group { ingress, egress: vec![any(id)] };
     Source {
         groups: vec![group(web, 3), group(app, 6), group(db, 9)],
-        endpoints: (0..10)
-            .map(|e| EndpointRules { addresses: addresses(e), groups: vec![GroupId(e % 3)] })
-            .collect(),
+        endpoints: (0..10).map(|e| EndpointRules::of_groups(addresses(e), vec![GroupId(e % 3)])).collect(),
     }
 }
 
@@ -89,7 +103,9 @@ fn probes(n: u32) -> Vec<(Addr, Probe)> {
 }
 
 fn lookup(c: &mut Criterion) {
-    for (name, source) in [("prefixes", by_prefix as fn(u32) -> Source), ("ports", by_port)] {
+    for (name, source) in
+        [("prefixes", by_prefix as fn(u32) -> Source), ("ports", by_port), ("tiers", behind_tiers)]
+    {
         let mut group = c.benchmark_group(format!("lookup/{name}"));
         group.throughput(Throughput::Elements(1));
         for n in SIZES {

@@ -4,13 +4,16 @@
 //! - Every prefix and group that a rule names as its peer is a *selector*. Prefixes that carry the same
 //!   selectors, inside the same wider ones, share an **identity**; address -> identity is one longest-prefix
 //!   match.
-//! - Every distinct ordered list of groups' rules that some endpoint has in one direction is a **ruleset**.
+//! - Every distinct ordered list of groups' rules that some tier consists of in one direction is a **ruleset**, and every
+//!   distinct list of tiers that some endpoint has in one direction a **tier list**.
 //! - For each (ruleset, identity) whose selectors the ruleset names, those rules collapse into a list of
 //!   disjoint intervals over (protocol, destination port, source port where asked; ICMP type and code), each
 //!   with one outcome. Equal lists are stored once.
 //!
 //! An identity knows the next wider one it lies in, up to the whole family. A lookup asks the lists along that
-//! chain and takes the outcome that stands first in the ruleset. Folding the wider rules into every narrower
+//! chain and takes the outcome that stands first in the ruleset; where that passes, it does the same with the next tier's.
+//! Tiers cannot be folded into one ruleset: what a wider identity's list has behind a pass would stand ahead of what the
+//! narrower one's has, whichever tier it is of. Folding the wider rules into every narrower
 //! identity would save those few steps, at the price of tables that grow with the product of wide rules,
 //! narrow rules and rulesets; this way they grow with their sum.
 //!
@@ -22,7 +25,7 @@ use self::{
     address::AddressMap,
     intervals::{ListId, Lists, Point},
 };
-use crate::rule::{Decision, Direction, GroupId, Probe, RuleId, Source, Verdict};
+use crate::rule::{Decision, Direction, GroupId, MAX_TIERS, Probe, RuleId, Source, Then, Verdict};
 
 pub(crate) mod address;
 mod build;
@@ -48,6 +51,14 @@ pub enum CompileError {
         endpoint: EndpointId,
         /// The group
         group: GroupId,
+    },
+    /// An endpoint has more tiers in one direction than [`MAX_TIERS`].
+    #[error("endpoint {} has {tiers} tiers in one direction; {MAX_TIERS} is the most", endpoint.0)]
+    TooManyTiers {
+        /// The endpoint
+        endpoint: EndpointId,
+        /// How many it has
+        tiers: usize,
     },
     /// A rule's peer is a prefix longer than an address, or wider than all of IPv4.
     #[error("rule {}: /{len} (in the 128-bit form) is no prefix length for {network}", rule.0)]
@@ -98,9 +109,13 @@ impl IdentityId {
 
 /// One ordered rule list. Only meaningful for the [`Compiled`] it is from.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct RulesetId(u32);
+struct RulesetId(u32);
 
-impl RulesetId {
+/// A list of tiers. Only meaningful for the [`Compiled`] it is from.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TierListId(u32);
+
+impl TierListId {
     /// Its number, as [`words`] has it
     #[must_use]
     pub const fn number(self) -> u32 {
@@ -111,8 +126,9 @@ impl RulesetId {
 /// A network's policy, compiled.
 #[derive(Debug)]
 pub struct Compiled {
-    /// Endpoint -> ruleset for ingress and for egress
-    endpoints: Box<[[RulesetId; 2]]>,
+    /// Endpoint -> tier list for ingress and for egress
+    endpoints: Box<[[TierListId; 2]]>,
+    tier_lists: Box<[[Tier; MAX_TIERS]]>,
     /// Ruleset -> where its rules begin in `rules`
     rulesets: Box<[u32]>,
     rules: Box<[Outcome]>,
@@ -127,10 +143,15 @@ pub struct Compiled {
     depth: u32,
 }
 
+/// A tier's ruleset, with [`words::END_PASSES`] where it passes at its end; or [`words::NO_TIER`]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Tier(u32);
+
 #[derive(Clone, Copy, Debug)]
 struct Outcome {
     rule: RuleId,
-    verdict: Verdict,
+    /// [`Then::word`]
+    then: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -155,6 +176,8 @@ struct Entry {
 /// How large the compiled form is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stats {
+    /// Distinct lists of tiers
+    pub tier_lists: usize,
     /// Distinct ordered rule lists
     pub rulesets: usize,
     /// Rules in them; one that is in several counts in each.
@@ -209,15 +232,15 @@ impl Compiled {
     #[inline]
     #[must_use]
     pub fn decide(&self, endpoint: EndpointId, direction: Direction, peer: Addr, probe: &Probe) -> Decision {
-        let ruleset = self.ruleset(endpoint, direction);
+        let tiers = self.tiers(endpoint, direction);
         let identity = self.identity(peer);
-        ruleset.zip(identity).map_or(Decision::DEFAULT_DENY, |(r, i)| self.decide_between(r, i, probe))
+        tiers.zip(identity).map_or(Decision::DEFAULT_DENY, |(t, i)| self.decide_between(t, i, probe))
     }
 
-    /// The ordered rule list of an endpoint in one direction.
+    /// The tiers of an endpoint in one direction.
     #[inline]
     #[must_use]
-    pub fn ruleset(&self, endpoint: EndpointId, direction: Direction) -> Option<RulesetId> {
+    pub fn tiers(&self, endpoint: EndpointId, direction: Direction) -> Option<TierListId> {
         let [ingress, egress] = *self.endpoints.get(endpoint.0 as usize)?;
         Some(match direction {
             Direction::Ingress => ingress,
@@ -228,8 +251,8 @@ impl Compiled {
     /// Whether what the rules of `endpoint` say can depend on a packet's source port.
     #[must_use]
     pub fn asks_source_port(&self, endpoint: EndpointId, direction: Direction) -> bool {
-        let ruleset = self.ruleset(endpoint, direction);
-        ruleset.is_some_and(|ruleset| self.by_source_port.get(ruleset.0 as usize) != Some(&false))
+        let asks = |tier: &Tier| self.by_source_port.get(tier.ruleset().0 as usize) != Some(&false);
+        self.tiers(endpoint, direction).is_some_and(|tiers| self.tiers_of(tiers).any(asks))
     }
 
     /// The identity of an address.
@@ -239,11 +262,30 @@ impl Compiled {
         self.addresses.get(addr).map(IdentityId)
     }
 
-    /// What a rule list says of a peer.
+    /// What a list of tiers says of a peer.
     #[inline]
     #[must_use]
-    pub fn decide_between(&self, ruleset: RulesetId, identity: IdentityId, probe: &Probe) -> Decision {
+    pub fn decide_between(&self, tiers: TierListId, identity: IdentityId, probe: &Probe) -> Decision {
         let point = Point::of(probe);
+        for tier in self.tiers_of(tiers) {
+            let known = self.first_match(tier.ruleset(), identity, point);
+            // Read in either case: a branch on whether a rule matches is one that no processor can predict.
+            let outcome = known.unwrap_or(tier.end());
+            if let Then::Settle(verdict) = Then::of_word(outcome.then) {
+                return Decision { verdict, rule: known.map(|_| outcome.rule) };
+            }
+        }
+        Decision::DEFAULT_DENY
+    }
+
+    #[inline]
+    fn tiers_of(&self, tiers: TierListId) -> impl Iterator<Item = &Tier> {
+        self.tier_lists.get(tiers.0 as usize).into_iter().flatten().take_while(|tier| **tier != Tier::NONE)
+    }
+
+    /// The first rule of a ruleset that matches, if one does.
+    #[inline]
+    fn first_match(&self, ruleset: RulesetId, identity: IdentityId, point: Point) -> Option<&Outcome> {
         let mut first = NOWHERE;
         let mut at = identity.0;
         while let Some(row) = self.identities.get(at as usize) {
@@ -255,13 +297,15 @@ impl Compiled {
             }
             at = row.parent;
         }
-        self.outcome(ruleset, first)
+        let from = self.rulesets.get(ruleset.0 as usize).copied().unwrap_or(NOWHERE);
+        self.rules.get((from + first) as usize)
     }
 
     /// How large it is.
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats {
+            tier_lists: self.tier_lists.len(),
             rulesets: self.rulesets.len(),
             rules: self.rules.len(),
             identities: self.identities.len(),
@@ -273,6 +317,7 @@ impl Compiled {
             intervals: self.lists.intervals(),
             resident_bytes: size_of::<Self>()
                 + size_of_val(&*self.endpoints)
+                + size_of_val(&*self.tier_lists)
                 + size_of_val(&*self.rulesets)
                 + size_of_val(&*self.rules)
                 + size_of_val(&*self.by_source_port)
@@ -282,19 +327,30 @@ impl Compiled {
                 + self.lists.bytes(),
         }
     }
+}
+
+impl Tier {
+    const NONE: Self = Self(words::NO_TIER);
+
+    const fn new(ruleset: RulesetId, passes: bool) -> Self {
+        Self(ruleset.0 | if passes { words::END_PASSES } else { 0 })
+    }
 
     #[inline]
-    fn outcome(&self, ruleset: RulesetId, place: u32) -> Decision {
-        let from = self.rulesets.get(ruleset.0 as usize).copied().unwrap_or(NOWHERE);
-        let known = self.rules.get((from + place) as usize);
-        // Read in either case: a branch on whether a rule matches is one that no processor can predict.
-        let outcome = known.unwrap_or(&Outcome::NONE);
-        Decision { verdict: outcome.verdict, rule: known.map(|_| outcome.rule) }
+    const fn ruleset(self) -> RulesetId {
+        RulesetId(self.0 & !words::END_PASSES)
+    }
+
+    /// What it does where no rule matches
+    #[inline]
+    const fn end(self) -> &'static Outcome {
+        if self.0 & words::END_PASSES == 0 { &Outcome::DENY } else { &Outcome::PASS }
     }
 }
 
 impl Outcome {
-    const NONE: Self = Self { rule: RuleId(0), verdict: Decision::DEFAULT_DENY.verdict };
+    const DENY: Self = Self { rule: RuleId(0), then: Then::Settle(Verdict::DENY).word() };
+    const PASS: Self = Self { rule: RuleId(0), then: Then::Pass.word() };
 }
 
 impl IdentityRow {

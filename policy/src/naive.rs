@@ -8,10 +8,11 @@ use std::fmt;
 use eastgate_wire::{Addr, EndpointId, Family, view::proto};
 
 use crate::rule::{
-    Decision, Direction, GroupId, Header, Peer, PortRange, Probe, Rule, Service, Source, Verdict,
+    Decision, Direction, GroupId, Header, Peer, PortRange, Probe, Rule, Service, Source, Then, Tier, TierEnd,
 };
 
-/// What the first matching rule says; denied when none matches or the endpoint does not exist.
+/// What the policy of an endpoint says: tier by tier, what the first matching rule does. Denied when nothing is said, or
+/// the endpoint does not exist.
 #[must_use]
 pub fn decide(
     source: &Source,
@@ -20,14 +21,32 @@ pub fn decide(
     peer: Addr,
     probe: &Probe,
 ) -> Decision {
-    walk(source, endpoint, direction)
-        .map(|(_, rule)| rule)
-        .find(|rule| misses(source, rule, peer, probe).is_empty())
-        .map_or(Decision::DEFAULT_DENY, |rule| Decision { verdict: rule.verdict, rule: Some(rule.id) })
+    settled(source, endpoint, direction, peer, probe).map_or(Decision::DEFAULT_DENY, |(_, decision)| decision)
 }
 
-/// Why the policy decides as it does: every rule of the endpoint's ordered list, and what keeps it from
-/// matching.
+/// What a rule says first, and in which tier.
+fn settled(
+    source: &Source,
+    endpoint: EndpointId,
+    direction: Direction,
+    peer: Addr,
+    probe: &Probe,
+) -> Option<(usize, Decision)> {
+    for (number, tier) in tiers(source, endpoint, direction).iter().enumerate() {
+        let matches = |rule: &&Rule| misses(source, rule, peer, probe).is_empty();
+        match walk(source, tier, direction).map(|(_, rule)| rule).find(matches) {
+            Some(Rule { id, then: Then::Settle(verdict), .. }) => {
+                return Some((number, Decision { verdict: *verdict, rule: Some(*id) }));
+            }
+            Some(Rule { then: Then::Pass, .. }) => {}
+            None if tier.end == TierEnd::Pass => {}
+            None => return None,
+        }
+    }
+    None
+}
+
+/// Why the policy decides as it does: every rule of the endpoint's tiers, and what keeps it from matching.
 #[must_use]
 pub fn explain<'s>(
     source: &'s Source,
@@ -36,10 +55,19 @@ pub fn explain<'s>(
     peer: Addr,
     probe: &Probe,
 ) -> Explanation<'s> {
-    let steps = walk(source, endpoint, direction)
-        .map(|(group, rule)| Step { group, rule, misses: misses(source, rule, peer, probe) })
-        .collect();
-    Explanation { decision: decide(source, endpoint, direction, peer, probe), steps }
+    let step = |(number, (group, rule)): (usize, (GroupId, &'s Rule))| Step {
+        tier: number,
+        group,
+        rule,
+        misses: misses(source, rule, peer, probe),
+    };
+    let tiers = tiers(source, endpoint, direction).iter().enumerate();
+    let rules =
+        tiers.flat_map(|(number, tier)| walk(source, tier, direction).map(move |rule| (number, rule)));
+    let steps = rules.map(step).collect();
+    let settled = settled(source, endpoint, direction, peer, probe);
+    let (tier, decision) = settled.unzip();
+    Explanation { decision: decision.unwrap_or(Decision::DEFAULT_DENY), tier, steps }
 }
 
 /// Why a packet is decided as it is.
@@ -47,14 +75,18 @@ pub fn explain<'s>(
 pub struct Explanation<'s> {
     /// What is done
     pub decision: Decision,
-    /// Every rule of the endpoint in that direction, in order; those behind the matching one as well, since a
+    /// Every rule of the endpoint in that direction, in order; those behind the one that decided as well, since a
     /// shadowed rule is worth showing.
     pub steps: Vec<Step<'s>>,
+    /// The tier of the rule that decided
+    tier: Option<usize>,
 }
 
 /// One rule of the walk.
 #[derive(Clone, Debug)]
 pub struct Step<'s> {
+    /// The tier that the rule is of, from 0
+    pub tier: usize,
     /// The group the rule is from
     pub group: GroupId,
     /// The rule
@@ -88,7 +120,8 @@ impl<'s> Explanation<'s> {
     /// The step whose rule decided.
     #[must_use]
     pub fn matched(&self) -> Option<&Step<'s>> {
-        self.steps.iter().find(|step| step.misses.is_empty())
+        let tier = self.tier?;
+        self.steps.iter().find(|step| step.tier == tier && step.misses.is_empty())
     }
 
     /// The rules that did not match, the closest first; equally close ones in their order.
@@ -163,13 +196,18 @@ impl fmt::Display for Miss {
     }
 }
 
-/// The ordered rules of an endpoint. A group that is named twice is walked once.
-fn walk(
-    source: &Source,
-    endpoint: EndpointId,
+/// The policy of an endpoint in one direction.
+fn tiers(source: &Source, endpoint: EndpointId, direction: Direction) -> &[Tier] {
+    source.endpoints.get(endpoint.0 as usize).map_or(&[][..], |endpoint| endpoint.tiers(direction))
+}
+
+/// The ordered rules of a tier. A group that is named twice is walked once.
+fn walk<'s>(
+    source: &'s Source,
+    tier: &'s Tier,
     direction: Direction,
-) -> impl Iterator<Item = (GroupId, &Rule)> + use<'_> {
-    let groups = source.endpoints.get(endpoint.0 as usize).map_or(&[][..], |e| &e.groups);
+) -> impl Iterator<Item = (GroupId, &'s Rule)> {
+    let groups = &tier.groups;
     let first_named = groups.iter().enumerate().filter(|(at, group)| !groups[..*at].contains(group));
     first_named.flat_map(move |(_, &id)| {
         let rules = source.groups.get(id.0 as usize).map_or(&[][..], |group| group.rules(direction));
@@ -181,8 +219,8 @@ fn misses(source: &Source, rule: &Rule, peer: Addr, probe: &Probe) -> Misses {
     let mut misses = Misses::default();
     misses.set(Miss::Family, families(rule).any(|family| family != peer.family()));
     misses.set(Miss::Peer, !is_peer(source, rule.peer, peer));
-    // What cannot be read satisfies no rule that allows by it, and every rule that denies by it.
-    let unread = rule.verdict != Verdict::Allow;
+    // What cannot be read satisfies no rule that allows or passes by it, and every rule that denies by it.
+    let unread = !rule.then.wants_header();
     match &rule.service {
         Service::Any => {}
         Service::Protocol(number) => misses.set(Miss::Protocol, probe.proto != *number),

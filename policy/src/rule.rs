@@ -4,17 +4,19 @@
 //! protocol that has ports, ICMP types only beside the ICMP of one family, a prefix only reaches addresses of
 //! its own family, and a header that could not be read satisfies no rule that allows by it.
 //!
-//! Default deny. The ordered list that holds for an endpoint in one direction is the concatenation of its
-//! groups' rules, in the endpoint's order of groups; the first rule that matches decides. Between rules that
-//! all allow, the order only chooses which of them is named.
+//! An endpoint's policy in one direction is a list of tiers, and a tier is the concatenation of its groups' rules, in
+//! the tier's order of groups. In a tier the first rule that matches acts: it says the verdict, or passes the packet on to
+//! the next tier. Where no rule matches, the tier passes or denies, as it says itself. What passes the last tier is
+//! denied. Between rules that all allow, the order only chooses which of them is named.
+
+use std::num::NonZeroU16;
 
 use eastgate_wire::{
     Addr, DropReason, Family,
     view::{Ip, Transport, proto},
 };
 
-/// A rule's number: whatever the configuration uses to find file and line again. Attributes that do not decide
-/// (a comment, whether to log) are looked up by it.
+/// A rule's number: whatever the configuration uses to find file and line again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RuleId(pub u32);
 
@@ -31,15 +33,51 @@ pub enum Direction {
     Egress,
 }
 
+/// A service chain that flows are led through.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ChainId(pub NonZeroU16);
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Action {
+    /// It passes.
+    Allow,
+    /// It is dropped silently.
+    Deny,
+    /// It is dropped, and its sender told.
+    Reject,
+}
+
+/// What a rule says of the packets that it settles.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Verdict {
+    /// What becomes of them
+    pub action: Action,
+    /// Flows that begin or are refused by it are logged.
+    pub log: bool,
+    /// It is being tried out: what it would deny or reject passes, and that it would have is told. Settled is settled:
+    /// no tier behind it is asked.
+    pub audit: bool,
+    /// What passes is led through this chain.
+    pub chain: Option<ChainId>,
+}
+
 /// What a rule does with what it matches.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Verdict {
-    /// Let it pass.
-    Allow,
-    /// Drop it silently.
+pub enum Then {
+    /// It settles it.
+    Settle(Verdict),
+    /// It leaves it to the next tier.
+    Pass,
+}
+
+/// What a tier does where none of its rules matches.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum TierEnd {
+    /// It leaves it to the next tier.
+    Pass,
+    /// It denies.
     Deny,
-    /// Drop it and tell the sender.
-    Reject,
 }
 
 /// The other end of the conversation.
@@ -130,7 +168,7 @@ pub struct Rule {
     /// About what
     pub service: Service,
     /// What then
-    pub verdict: Verdict,
+    pub then: Then,
 }
 
 /// A security group: ordered rules for each direction.
@@ -142,13 +180,30 @@ pub struct Group {
     pub egress: Vec<Rule>,
 }
 
+/// The most tiers that a policy can have in one direction
+pub const MAX_TIERS: usize = 4;
+
+/// One tier of a policy in one direction.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Tier {
+    /// The groups whose rules of that direction it consists of, in the order in which they hold; naming one twice changes
+    /// nothing.
+    pub groups: Vec<GroupId>,
+    /// What it does where none of them matches
+    pub end: TierEnd,
+}
+
 /// What the policy knows of one endpoint.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct EndpointRules {
     /// Its addresses and allowed address pairs, as prefixes in the 128-bit form
     pub addresses: Vec<(Addr, u8)>,
-    /// Its groups, in the order in which their rules hold; naming one twice changes nothing.
+    /// The groups that it is in: rules that name one of them as their peer mean it.
     pub groups: Vec<GroupId>,
+    /// What may come to it: at most [`MAX_TIERS`]
+    pub ingress: Vec<Tier>,
+    /// What it may send: at most [`MAX_TIERS`]
+    pub egress: Vec<Tier>,
 }
 
 /// One network's policy.
@@ -187,7 +242,7 @@ pub enum Header {
         code: u8,
     },
     /// Nothing: the protocol has no such fields, or the parser does not read them. A rule that allows by ports
-    /// or types does not match then; one that denies by them does, since it might have.
+    /// or types, or passes on by them, does not match then; one that denies by them does, since it might have.
     Unread,
 }
 
@@ -196,19 +251,71 @@ pub enum Header {
 pub struct Decision {
     /// What to do with it
     pub verdict: Verdict,
-    /// The rule that decided; none when no rule matched, which denies.
+    /// The rule that decided; none when none did, which denies.
     pub rule: Option<RuleId>,
+}
+
+impl Verdict {
+    /// It passes, and that is all.
+    pub const ALLOW: Self = Self::only(Action::Allow);
+    /// It is dropped, and that is all.
+    pub const DENY: Self = Self::only(Action::Deny);
+    /// It is dropped, its sender is told, and that is all.
+    pub const REJECT: Self = Self::only(Action::Reject);
+
+    /// This action, and nothing beside it.
+    #[must_use]
+    pub const fn only(action: Action) -> Self {
+        Self { action, log: false, audit: false, chain: None }
+    }
+
+    /// Does a packet go on?
+    #[must_use]
+    pub const fn passes(self) -> bool {
+        matches!(self.action, Action::Allow) || self.audit
+    }
+}
+
+impl Then {
+    /// What this settles allows, or settles nothing yet: it takes a header that was read to match.
+    pub(crate) const fn wants_header(self) -> bool {
+        matches!(self, Self::Pass | Self::Settle(Verdict { action: Action::Allow, .. }))
+    }
+}
+
+impl EndpointRules {
+    /// An endpoint of these security groups: what a rule of any of them allows passes, in either direction.
+    #[must_use]
+    pub fn of_groups(addresses: Vec<(Addr, u8)>, groups: Vec<GroupId>) -> Self {
+        let tier = || vec![Tier { groups: groups.clone(), end: TierEnd::Deny }];
+        Self { addresses, ingress: tier(), egress: tier(), groups }
+    }
+
+    /// Its policy in one direction.
+    #[must_use]
+    pub fn tiers(&self, direction: Direction) -> &[Tier] {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
 }
 
 impl Decision {
     /// No rule matched.
-    pub const DEFAULT_DENY: Self = Self { verdict: Verdict::Deny, rule: None };
+    pub const DEFAULT_DENY: Self = Self { verdict: Verdict::DENY, rule: None };
 
     /// Why the packet is dropped, if it is.
     #[must_use]
     pub const fn drop_reason(self, direction: Direction) -> Option<DropReason> {
-        match (self.verdict, self.rule, direction) {
-            (Verdict::Allow, _, _) => None,
+        if self.verdict.passes() { None } else { self.denial(direction) }
+    }
+
+    /// Why the packet is dropped, or would be if the rule were not being tried out.
+    #[must_use]
+    pub const fn denial(self, direction: Direction) -> Option<DropReason> {
+        match (self.verdict.action, self.rule, direction) {
+            (Action::Allow, _, _) => None,
             (_, None, Direction::Ingress) => Some(DropReason::IngressDenied),
             (_, None, Direction::Egress) => Some(DropReason::EgressDenied),
             (_, Some(_), Direction::Ingress) => Some(DropReason::IngressRule),
@@ -334,12 +441,25 @@ mod tests {
 
     #[test]
     fn a_drop_names_direction_and_cause() {
-        let by_rule = Decision { verdict: Verdict::Reject, rule: Some(RuleId(7)) };
+        let by_rule = Decision { verdict: Verdict::REJECT, rule: Some(RuleId(7)) };
         assert_eq!(by_rule.drop_reason(Direction::Egress), Some(DropReason::EgressRule));
         assert_eq!(by_rule.drop_reason(Direction::Ingress), Some(DropReason::IngressRule));
         assert_eq!(Decision::DEFAULT_DENY.drop_reason(Direction::Egress), Some(DropReason::EgressDenied));
         assert_eq!(Decision::DEFAULT_DENY.drop_reason(Direction::Ingress), Some(DropReason::IngressDenied));
-        let allow = Decision { verdict: Verdict::Allow, rule: Some(RuleId(7)) };
+        let allow = Decision { verdict: Verdict::ALLOW, rule: Some(RuleId(7)) };
         assert_eq!(allow.drop_reason(Direction::Ingress), None);
+    }
+
+    #[test]
+    fn what_is_tried_out_passes_and_says_what_it_would_have_been() {
+        for (verdict, would) in [
+            (Verdict::ALLOW, None),
+            (Verdict::DENY, Some(DropReason::EgressRule)),
+            (Verdict::REJECT, Some(DropReason::EgressRule)),
+        ] {
+            let tried = Decision { verdict: Verdict { audit: true, ..verdict }, rule: Some(RuleId(7)) };
+            assert_eq!(tried.drop_reason(Direction::Egress), None);
+            assert_eq!(tried.denial(Direction::Egress), would);
+        }
     }
 }

@@ -8,6 +8,7 @@ use eastgate_conntrack::flow::StateSettings;
 use eastgate_policy::{
     admission::{self, BadReserved, Sender, Site},
     compile::Compiled,
+    rule::Source,
 };
 use eastgate_steering::{Answers, Mode, Unknown, proxy_mac};
 use eastgate_vtep::{
@@ -50,6 +51,7 @@ pub(super) struct NetworkSite<'c> {
     pub(super) host: &'c config::Host,
     pub(super) ports: SourcePorts,
     pub(super) epoch: u32,
+    pub(super) policy: fn(Source) -> Source,
 }
 
 impl NetworkSite<'_> {
@@ -62,7 +64,7 @@ impl NetworkSite<'_> {
         states: &StateRegistry,
     ) -> Result<Network, SnapshotError> {
         let name = format!("{}/{}", tenant.name, network.name);
-        let source = rules.source(tenant, network);
+        let source = (self.policy)(rules.source(tenant, network));
         let multicast = rules::multicast(&source);
         let policy = Compiled::compile(&source).map_err(|source| SnapshotError::Policy {
             at: network.at.clone(),

@@ -7,7 +7,7 @@ pub use eastgate_api::RuleRef;
 use eastgate_config::{self as config, Name, Place, Protocol, Tenant};
 use eastgate_policy::rule::{
     Direction, EndpointRules, Group, GroupId, Peer, PortProtocol, PortRange, Rule, RuleId, Service, Source,
-    Verdict,
+    Then, Verdict,
 };
 use eastgate_wire::{Addr, Family, view::proto};
 use ipnet::IpNet;
@@ -34,11 +34,11 @@ pub(super) fn multicast(source: &Source) -> Option<Source> {
     let groups: Vec<Group> = source.groups.iter().map(naming).collect();
     let any = groups.iter().any(|group| !group.egress.is_empty());
     any.then(|| {
-        let members = |endpoint: &EndpointRules| EndpointRules {
-            addresses: Vec::new(),
-            groups: endpoint.groups.clone(),
+        let senders = |endpoint: &EndpointRules| EndpointRules {
+            egress: endpoint.egress.clone(),
+            ..EndpointRules::default()
         };
-        Source { groups, endpoints: source.endpoints.iter().map(members).collect() }
+        Source { groups, endpoints: source.endpoints.iter().map(senders).collect() }
     })
 }
 
@@ -160,7 +160,11 @@ impl RuleTable {
                 let own = endpoint.addresses.iter().filter(|address| !here.contains(*address));
                 let addresses: Vec<(Addr, u8)> = own.map(|address| (*address, 128)).collect();
                 let groups = endpoint.groups.iter().filter_map(|name| self.groups.get(name).copied());
-                (!addresses.is_empty()).then(|| EndpointRules { addresses, groups: groups.collect() })
+                (!addresses.is_empty()).then(|| EndpointRules {
+                    addresses,
+                    groups: groups.collect(),
+                    ..EndpointRules::default()
+                })
             })
             .collect()
     }
@@ -171,7 +175,7 @@ impl RuleTable {
         let pairs =
             endpoint.allowed_pairs.iter().map(|pair| prefix(&pair.address)).filter(|(_, len)| *len == 128);
         let groups = endpoint.groups.iter().filter_map(|name| self.groups.get(name).copied());
-        EndpointRules { addresses: own.chain(pairs).collect(), groups: groups.collect() }
+        EndpointRules::of_groups(own.chain(pairs).collect(), groups.collect())
     }
 
     /// One rule as written is one for each peer and service; all have its number.
@@ -195,7 +199,7 @@ impl RuleTable {
                     family: rule.family,
                     peer,
                     service: service.clone(),
-                    verdict: Verdict::Allow,
+                    then: Then::Settle(Verdict::ALLOW),
                 });
             }
         }

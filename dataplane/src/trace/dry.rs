@@ -17,8 +17,8 @@ use crate::{
     pipeline::{
         Outcome, Pipeline, Shared,
         batch::{Batch, Egress, Origin},
-        decide::receiver_at,
         shared::lock,
+        track::receiver_at,
     },
     snapshot::{Network, Snapshot, state::StateRegistry},
 };

@@ -5,7 +5,7 @@ use eastgate_config::{self as config, Name};
 use eastgate_policy::{
     admission::{self, Context},
     naive::{Explanation, Miss, Step, explain},
-    rule::{Direction, Probe, Verdict},
+    rule::{Direction, Probe},
 };
 use eastgate_steering::Answers;
 use eastgate_vtep::mtu::tenant_mtu;
@@ -181,7 +181,7 @@ impl<'a> Walk<'a> {
         };
         let source = self.network.source();
         let explained = explain(&source, endpoint.id, direction, peer, probe);
-        let allowed = explained.decision.verdict == Verdict::Allow;
+        let allowed = explained.decision.verdict.passes();
         match refused {
             None if allowed => self.tell_allowed(endpoint, step, direction, &explained),
             None => self.note(step, "what every network needs: no rule is asked"),

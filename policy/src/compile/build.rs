@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use eastgate_wire::{Addr, EndpointId, Family};
 
 use super::{
-    Budget, CompileError, Compiled, Entry, IdentityRow, Outcome, RulesetId,
+    Budget, CompileError, Compiled, Entry, IdentityRow, Outcome, RulesetId, Tier, TierListId,
     address::{AddressMap, Prefix},
     intervals,
 };
-use crate::rule::{Direction, GroupId, Peer, Rule, Service, Source};
+use crate::rule::{Direction, GroupId, MAX_TIERS, Peer, Rule, Service, Source, TierEnd};
 
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
@@ -17,7 +17,8 @@ const WHOLE: [Family; 2] = [Family::V4, Family::V6];
 
 pub(super) fn build(source: &Source, budget: &mut Budget) -> Result<Compiled, CompileError> {
     check(source)?;
-    let rulesets = Rulesets::of(source, budget)?;
+    let mut rulesets = Rulesets::default();
+    let tier_lists = TierLists::of(source, &mut rulesets, budget)?;
     let identities = Identities::of(source, &rulesets, budget)?;
     let rows = rows(&rulesets, &identities, budget)?;
 
@@ -49,9 +50,10 @@ pub(super) fn build(source: &Source, budget: &mut Budget) -> Result<Compiled, Co
     }
     let asks = |ruleset| rulesets.rules(ruleset).iter().any(|rule| asks_source_port(rule));
     let by_source_port = (0..rulesets.len()).map(asks).collect();
-    let outcomes = rulesets.flat.iter().map(|rule| Outcome { rule: rule.id, verdict: rule.verdict });
+    let outcomes = rulesets.flat.iter().map(|rule| Outcome { rule: rule.id, then: rule.then.word() });
     Ok(Compiled {
-        endpoints: rulesets.of_endpoints.into(),
+        endpoints: tier_lists.of_endpoints.into(),
+        tier_lists: tier_lists.all.into(),
         rules: outcomes.collect(),
         by_source_port,
         rulesets: rulesets.starts.into(),
@@ -83,7 +85,14 @@ fn check(source: &Source) -> Result<(), CompileError> {
     }
     for (endpoint, at) in source.endpoints.iter().zip(0..) {
         let at = EndpointId(at);
-        if let Some(&group) = endpoint.groups.iter().find(|group| !known(**group)) {
+        for tiers in DIRECTIONS.map(|direction| endpoint.tiers(direction)) {
+            if tiers.len() > MAX_TIERS {
+                return Err(CompileError::TooManyTiers { endpoint: at, tiers: tiers.len() });
+            }
+        }
+        let tiers = endpoint.ingress.iter().chain(&endpoint.egress);
+        let mut groups = endpoint.groups.iter().chain(tiers.flat_map(|tier| &tier.groups));
+        if let Some(&group) = groups.find(|group| !known(**group)) {
             return Err(CompileError::UnknownGroup { endpoint: at, group });
         }
         let bad = |(network, len): &&(Addr, u8)| Prefix::new(*network, *len).is_none();
@@ -94,45 +103,79 @@ fn check(source: &Source) -> Result<(), CompileError> {
     Ok(())
 }
 
+/// The distinct lists of tiers, and who has which.
+struct TierLists {
+    of_endpoints: Vec<[TierListId; 2]>,
+    all: Vec<[Tier; MAX_TIERS]>,
+}
+
+impl TierLists {
+    fn of<'s>(
+        source: &'s Source,
+        rulesets: &mut Rulesets<'s>,
+        budget: &mut Budget,
+    ) -> Result<Self, CompileError> {
+        let mut lists = Self { of_endpoints: Vec::with_capacity(source.endpoints.len()), all: vec![] };
+        let mut numbers: HashMap<[Tier; MAX_TIERS], TierListId> = HashMap::new();
+        for endpoint in &source.endpoints {
+            let mut pair = [TierListId(0); 2];
+            for (direction, number) in DIRECTIONS.into_iter().zip(&mut pair) {
+                let mut list = [Tier::NONE; MAX_TIERS];
+                for (tier, at) in endpoint.tiers(direction).iter().zip(&mut list) {
+                    let ruleset = rulesets.number(source, direction, &tier.groups, budget)?;
+                    *at = Tier::new(ruleset, tier.end == TierEnd::Pass);
+                }
+                *number = match numbers.get(&list) {
+                    Some(known) => *known,
+                    None => {
+                        budget.spend(1)?;
+                        let number = TierListId(lists.all.len() as u32);
+                        lists.all.push(list);
+                        numbers.insert(list, number);
+                        number
+                    }
+                };
+            }
+            lists.of_endpoints.push(pair);
+        }
+        Ok(lists)
+    }
+}
+
 /// The distinct ordered rule lists.
+#[derive(Default)]
 struct Rulesets<'s> {
-    of_endpoints: Vec<[RulesetId; 2]>,
+    numbers: HashMap<(Direction, Vec<GroupId>), RulesetId>,
     starts: Vec<u32>,
     flat: Vec<&'s Rule>,
 }
 
 impl<'s> Rulesets<'s> {
-    fn of(source: &'s Source, budget: &mut Budget) -> Result<Self, CompileError> {
-        let mut all =
-            Self { of_endpoints: Vec::with_capacity(source.endpoints.len()), starts: vec![], flat: vec![] };
-        let mut numbers: HashMap<(Direction, Vec<GroupId>), RulesetId> = HashMap::new();
-        for endpoint in &source.endpoints {
-            let mut pair = [RulesetId(0); 2];
-            for (direction, number) in DIRECTIONS.into_iter().zip(&mut pair) {
-                let rules =
-                    |id: &GroupId| source.groups.get(id.0 as usize).map_or(&[][..], |g| g.rules(direction));
-                let mut groups: Vec<GroupId> = Vec::with_capacity(endpoint.groups.len());
-                for id in &endpoint.groups {
-                    if !groups.contains(id) && !rules(id).is_empty() {
-                        groups.push(*id);
-                    }
-                }
-                let key = (direction, groups);
-                *number = match numbers.get(&key) {
-                    Some(known) => *known,
-                    None => {
-                        let number = RulesetId(all.starts.len() as u32);
-                        budget.spend(1 + key.1.iter().map(|id| rules(id).len()).sum::<usize>())?;
-                        all.starts.push(all.flat.len() as u32);
-                        all.flat.extend(key.1.iter().flat_map(rules));
-                        numbers.insert(key, number);
-                        number
-                    }
-                };
+    /// The list that these groups' rules make.
+    fn number(
+        &mut self,
+        source: &'s Source,
+        direction: Direction,
+        named: &[GroupId],
+        budget: &mut Budget,
+    ) -> Result<RulesetId, CompileError> {
+        let rules = |id: &GroupId| source.groups.get(id.0 as usize).map_or(&[][..], |g| g.rules(direction));
+        let mut groups: Vec<GroupId> = Vec::with_capacity(named.len());
+        for id in named {
+            if !groups.contains(id) && !rules(id).is_empty() {
+                groups.push(*id);
             }
-            all.of_endpoints.push(pair);
         }
-        Ok(all)
+        let key = (direction, groups);
+        if let Some(known) = self.numbers.get(&key) {
+            return Ok(*known);
+        }
+        let number = RulesetId(self.len());
+        budget.spend(1 + key.1.iter().map(|id| rules(id).len()).sum::<usize>())?;
+        self.starts.push(self.flat.len() as u32);
+        self.flat.extend(key.1.iter().flat_map(rules));
+        self.numbers.insert(key, number);
+        Ok(number)
     }
 
     fn len(&self) -> u32 {

@@ -9,16 +9,16 @@ use std::collections::{BTreeSet, HashMap};
 use eastgate_wire::{Family, view::proto};
 
 use super::{Budget, CompileError, NOWHERE, search};
-use crate::rule::{Header, PortProtocol, PortRange, Probe, Rule, Service, Verdict};
+use crate::rule::{Header, PortProtocol, PortRange, Probe, Rule, Service};
 
 /// Below a protocol: 16 bits of destination port, or ICMP type and code; then one more value for a header that
 /// was not read.
-const UNREAD: u32 = 1 << 16;
+pub(super) const UNREAD: u32 = 1 << 16;
 const BELOW_PROTOCOL: u32 = 2 * UNREAD - 1;
 const LAST_KEY: u32 = key(u8::MAX, BELOW_PROTOCOL);
 
 /// The rest of the value is a list over source ports.
-const BY_SOURCE: u32 = 1 << 31;
+pub(super) const BY_SOURCE: u32 = 1 << 31;
 
 const fn key(protocol: u8, below: u32) -> u32 {
     (protocol as u32) << 17 | below
@@ -250,8 +250,8 @@ fn sweep(
 
 /// Where a rule applies, as disjoint spans of keys.
 fn key_spans(rule: &Rule) -> Spans {
-    // What was not read might have been what the rule denies; it never is what the rule allows.
-    let denies = rule.verdict != Verdict::Allow;
+    // What was not read might have been what the rule denies; it never is what the rule allows or passes on.
+    let denies = !rule.then.wants_header();
     match &rule.service {
         Service::Any => vec![(0, LAST_KEY)],
         Service::Protocol(number) => vec![(key(*number, 0), key(*number, BELOW_PROTOCOL))],
@@ -275,7 +275,7 @@ fn key_spans(rule: &Rule) -> Spans {
 fn source_spans(rule: &Rule) -> Option<Spans> {
     match &rule.service {
         Service::Ports { source: Some(ranges), .. } => {
-            Some(merged(port_spans(ranges, rule.verdict != Verdict::Allow)))
+            Some(merged(port_spans(ranges, !rule.then.wants_header())))
         }
         _ => None,
     }

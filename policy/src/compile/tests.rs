@@ -1,4 +1,4 @@
-use std::cell::Cell;
+use std::{cell::Cell, num::NonZeroU16};
 
 use eastgate_wire::{EndpointId, Family};
 use proptest::{prelude::*, sample::select, test_runner::TestRunner};
@@ -6,7 +6,10 @@ use proptest::{prelude::*, sample::select, test_runner::TestRunner};
 use super::*;
 use crate::{
     naive,
-    rule::{EndpointRules, Group, Header, Peer, PortProtocol, PortRange, Rule, Service},
+    rule::{
+        Action, ChainId, EndpointRules, Group, Header, Peer, PortProtocol, PortRange, Rule, Service, Tier,
+        TierEnd,
+    },
 };
 
 const GROUPS: u32 = 5;
@@ -74,9 +77,24 @@ fn rule() -> impl Strategy<Value = Rule> {
         4 => prefix().prop_map(|(network, len)| Peer::Prefix { network, len }),
         2 => (0..GROUPS).prop_map(|group| Peer::Group(GroupId(group))),
     ];
-    let verdict = select(vec![Verdict::Allow, Verdict::Allow, Verdict::Deny, Verdict::Reject]);
-    (proptest::option::weighted(0.2, family()), peer, service(), verdict)
-        .prop_map(|(family, peer, service, verdict)| Rule { id: RuleId(0), family, peer, service, verdict })
+    (proptest::option::weighted(0.2, family()), peer, service(), then())
+        .prop_map(|(family, peer, service, then)| Rule { id: RuleId(0), family, peer, service, then })
+}
+
+fn then() -> impl Strategy<Value = Then> {
+    let action = select(vec![Action::Allow, Action::Allow, Action::Deny, Action::Reject]);
+    let chain =
+        proptest::option::weighted(0.2, (1..=u16::MAX).prop_map(|n| ChainId(NonZeroU16::new(n).unwrap())));
+    let rarely = proptest::bool::weighted(0.2);
+    let verdict = (action, rarely, rarely, chain)
+        .prop_map(|(action, log, audit, chain)| Then::Settle(Verdict { action, log, audit, chain }));
+    prop_oneof![3 => verdict, 1 => Just(Then::Pass)]
+}
+
+fn tiers() -> impl Strategy<Value = Vec<Tier>> {
+    let groups = proptest::collection::vec((0..GROUPS).prop_map(GroupId), 0..4);
+    let end = select(vec![TierEnd::Pass, TierEnd::Pass, TierEnd::Deny]);
+    proptest::collection::vec((groups, end).prop_map(|(groups, end)| Tier { groups, end }), 0..=MAX_TIERS)
 }
 
 fn source() -> impl Strategy<Value = Source> {
@@ -85,8 +103,15 @@ fn source() -> impl Strategy<Value = Source> {
     let endpoint = (
         proptest::collection::vec(prefix(), 0..3),
         proptest::collection::vec((0..GROUPS).prop_map(GroupId), 0..4),
+        tiers(),
+        tiers(),
     )
-        .prop_map(|(addresses, groups)| EndpointRules { addresses, groups });
+        .prop_map(|(addresses, groups, ingress, egress)| EndpointRules {
+            addresses,
+            groups,
+            ingress,
+            egress,
+        });
     (
         proptest::collection::vec(group, GROUPS as usize),
         proptest::collection::vec(endpoint, ENDPOINTS as usize),
@@ -123,7 +148,7 @@ fn question() -> impl Strategy<Value = (EndpointId, Direction, Addr, Probe)> {
 fn decides_as_the_ordered_rules_do() {
     const CASES: u32 = 800;
     const QUESTIONS: usize = 150;
-    let [decisions, allowed, by_rule] = [const { Cell::new(0u32) }; 3];
+    let [decisions, allowed, by_rule, behind_a_pass] = [const { Cell::new(0u32) }; 4];
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(CASES) };
     let asked = (source(), proptest::collection::vec(question(), QUESTIONS));
     let outcome = TestRunner::new(config).run(&asked, |(source, questions)| {
@@ -134,10 +159,9 @@ fn decides_as_the_ordered_rules_do() {
             let expected = naive::decide(&source, endpoint, direction, peer, &probe);
             let decided = compiled.decide(endpoint, direction, peer, &probe);
             prop_assert_eq!(decided, expected, "{:?} {:?} {} {:?}", endpoint, direction, peer, probe);
-            if let Some((ruleset, identity)) =
-                compiled.ruleset(endpoint, direction).zip(compiled.identity(peer))
+            if let Some((tiers, identity)) = compiled.tiers(endpoint, direction).zip(compiled.identity(peer))
             {
-                let read = words::decide(&words, ruleset, identity, &probe);
+                let read = words::decide(&words, tiers, identity, &probe);
                 prop_assert_eq!(
                     read,
                     expected,
@@ -149,8 +173,11 @@ fn decides_as_the_ordered_rules_do() {
                 );
             }
             decisions.set(decisions.get() + 1);
-            allowed.set(allowed.get() + u32::from(decided.verdict == Verdict::Allow));
+            allowed.set(allowed.get() + u32::from(decided.verdict.action == Action::Allow));
             by_rule.set(by_rule.get() + u32::from(decided.rule.is_some()));
+            let explained = naive::explain(&source, endpoint, direction, peer, &probe);
+            let tier = explained.matched().map_or(0, |step| step.tier);
+            behind_a_pass.set(behind_a_pass.get() + u32::from(tier > 0));
         }
         Ok(())
     });
@@ -159,20 +186,24 @@ fn decides_as_the_ordered_rules_do() {
     }
     assert!(decisions.get() >= 100_000, "{} decisions", decisions.get());
     // A generator whose questions all miss, or all hit, would prove nothing.
-    let [total, allowed, by_rule] = [decisions, allowed, by_rule].map(Cell::into_inner);
-    for (what, count) in
-        [("allowed", allowed), ("denied by rule", by_rule - allowed), ("missed", total - by_rule)]
-    {
+    let [total, allowed, by_rule, behind] =
+        [decisions, allowed, by_rule, behind_a_pass].map(Cell::into_inner);
+    for (what, count) in [
+        ("allowed", allowed),
+        ("denied by rule", by_rule - allowed),
+        ("missed", total - by_rule),
+        ("behind the first tier", behind),
+    ] {
         assert!(count > total / 25, "{what}: {count} of {total}");
     }
 }
 
 fn endpoint(addresses: &[(Addr, u8)], groups: &[u32]) -> EndpointRules {
-    EndpointRules { addresses: addresses.to_vec(), groups: groups.iter().copied().map(GroupId).collect() }
+    EndpointRules::of_groups(addresses.to_vec(), groups.iter().copied().map(GroupId).collect())
 }
 
 fn allow(id: u32, peer: Peer, service: Service) -> Rule {
-    Rule { id: RuleId(id), family: None, peer, service, verdict: Verdict::Allow }
+    Rule { id: RuleId(id), family: None, peer, service, then: Then::Settle(Verdict::ALLOW) }
 }
 
 fn tcp(port: u16) -> Service {
@@ -219,6 +250,68 @@ fn what_cannot_be_compiled_is_refused_with_its_place() {
     member.endpoints[0].groups.push(GroupId(9));
     let refused = Compiled::compile(&member).unwrap_err();
     assert_eq!(refused, CompileError::UnknownGroup { endpoint: EndpointId(0), group: GroupId(9) });
+    let tier = |group| Tier { groups: vec![GroupId(group)], end: TierEnd::Pass };
+    let mut tiered = ingress(vec![]);
+    tiered.endpoints[0].egress.push(tier(9));
+    let refused = Compiled::compile(&tiered).unwrap_err();
+    assert_eq!(refused, CompileError::UnknownGroup { endpoint: EndpointId(0), group: GroupId(9) });
+    let mut deep = ingress(vec![]);
+    deep.endpoints[0].egress = vec![tier(0); MAX_TIERS];
+    assert!(Compiled::compile(&deep).is_ok());
+    deep.endpoints[0].egress.push(tier(0));
+    let refused = Compiled::compile(&deep).unwrap_err();
+    assert_eq!(refused, CompileError::TooManyTiers { endpoint: EndpointId(0), tiers: MAX_TIERS + 1 });
+}
+
+/// The reason why each tier is looked up by itself: the narrow prefix's list would lead behind its pass, the wider one's
+/// to the rule that the pass has left behind.
+#[test]
+fn a_pass_leaves_its_tier_alone() {
+    let rule = |id, len: u8, then| {
+        let peer = Peer::Prefix { network: v4(10, 1, 0, 0), len: 96 + len };
+        Rule { then, ..allow(id, peer, tcp(22)) }
+    };
+    let deny = Then::Settle(Verdict::DENY);
+    let tier = |group, end| Tier { groups: vec![GroupId(group)], end };
+    let groups = [
+        vec![rule(3, 16, Then::Pass), rule(5, 8, deny)],
+        vec![rule(7, 8, deny), rule(100, 16, Then::Settle(Verdict::ALLOW))],
+        vec![rule(100, 16, Then::Settle(Verdict::ALLOW)), rule(7, 8, deny)],
+    ];
+    let source = |second| Source {
+        groups: groups.iter().map(|rules| Group { ingress: rules.clone(), egress: vec![] }).collect(),
+        endpoints: vec![EndpointRules {
+            ingress: vec![tier(0, TierEnd::Deny), tier(second, TierEnd::Deny)],
+            ..EndpointRules::default()
+        }],
+    };
+    let probe = Probe { proto: 6, header: Header::Ports { source: 1, destination: 22 } };
+    for (second, expected) in [(1, 7), (2, 100)] {
+        let compiled = Compiled::compile(&source(second)).unwrap();
+        let decision = compiled.decide(EndpointId(0), Direction::Ingress, v4(10, 1, 2, 3), &probe);
+        assert_eq!(decision.rule, Some(RuleId(expected)));
+    }
+}
+
+/// Rules that are in several lists of tiers are stored once.
+#[test]
+fn tiers_are_shared() {
+    let rules = || vec![allow(0, Peer::Any, tcp(80))];
+    let tier = |group, end| Tier { groups: vec![GroupId(group)], end };
+    let with = |ingress| EndpointRules { ingress, ..EndpointRules::default() };
+    let (first, last) = (tier(0, TierEnd::Pass), tier(1, TierEnd::Deny));
+    let source = Source {
+        groups: vec![Group { ingress: rules(), egress: vec![] }, Group { ingress: rules(), egress: vec![] }],
+        endpoints: vec![
+            with(vec![first.clone(), last.clone()]),
+            with(vec![first.clone(), last.clone()]),
+            with(vec![last.clone(), first.clone()]),
+            with(vec![tier(0, TierEnd::Deny)]),
+        ],
+    };
+    let stats = Compiled::compile(&source).unwrap().stats();
+    // No tier at all is what all of them have for egress.
+    assert_eq!((stats.tier_lists, stats.rulesets, stats.rules), (4, 2, 2));
 }
 
 #[test]

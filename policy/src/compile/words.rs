@@ -6,19 +6,51 @@
 //! | --- | --- |
 //! | 0 | epoch |
 //! | 1 | rulesets: where the rules of each begin, counted in rules |
-//! | 2 | rules: number and verdict (0 allow, 1 deny, 2 reject) |
+//! | 2 | rules: number, and what it does |
 //! | 3 | identities: parent, from, to (of its further entries), nothing; then its first entry |
 //! | 4 | further entries, of each identity sorted by ruleset |
 //! | 5 | interval lists |
+//! | 6 | tier lists: for each of the tiers its ruleset, with [`END_PASSES`] where it passes when none of its rules matches; [`NO_TIER`] behind the last one |
 //!
 //! An entry is ruleset, list, base, nothing; a list is its length, where its intervals begin, and their values. Each table
 //! begins with a block, so that no row lies across two.
+//!
+//! What a rule does, in its second word:
+//!
+//! | bits | what |
+//! | --- | --- |
+//! | 0 to 7 | 0 allow, 1 deny, 2 reject, 3 pass on to the next tier |
+//! | 8 | log |
+//! | 9 | audit |
+//! | 16 to 31 | the service chain; 0 for none |
+
+use std::num::NonZeroU16;
 
 use super::{Compiled, Entry};
-use crate::rule::Verdict;
+use crate::rule::{Action, ChainId, Then, Verdict};
 
 /// Words in a block
 pub const BLOCK: usize = 16;
+
+/// Of a tier's ruleset: the tier passes where none of its rules matches.
+pub const END_PASSES: u32 = 1 << 31;
+
+/// In place of a ruleset: there is no such tier.
+pub const NO_TIER: u32 = u32::MAX;
+
+/// In a list: no rule matches
+pub const NOWHERE: u32 = super::NOWHERE;
+
+/// In a list: the rest is a list over source ports
+pub const BY_SOURCE: u32 = super::intervals::BY_SOURCE;
+
+/// In place of ports that were not read
+pub const UNREAD: u32 = super::intervals::UNREAD;
+
+const PASS: u32 = 3;
+const LOG: u32 = 1 << 8;
+const AUDIT: u32 = 1 << 9;
+const CHAIN_AT: u32 = 16;
 
 impl Compiled {
     /// The tables in words, as those of an `epoch`.
@@ -34,7 +66,7 @@ impl Compiled {
             words.resize(words.len().next_multiple_of(BLOCK), 0);
         };
         table(&mut words, &mut self.rulesets.iter().copied());
-        table(&mut words, &mut self.rules.iter().flat_map(|rule| [rule.rule.0, number(rule.verdict)]));
+        table(&mut words, &mut self.rules.iter().flat_map(|rule| [rule.rule.0, rule.then]));
         let identities = self.identities.iter().flat_map(|row| {
             let [ruleset, list, base, nothing] = entry(&row.entry);
             [row.parent, row.further_from, row.further_to, 0, ruleset, list, base, nothing]
@@ -42,6 +74,7 @@ impl Compiled {
         table(&mut words, &mut { identities });
         table(&mut words, &mut self.further.iter().flat_map(entry));
         table(&mut words, &mut self.lists.words().iter().copied());
+        table(&mut words, &mut self.tier_lists.iter().flatten().map(|tier| tier.0));
         words
     }
 }
@@ -50,11 +83,34 @@ const fn entry(entry: &Entry) -> [u32; 4] {
     [entry.ruleset.0, entry.list.number(), entry.base, 0]
 }
 
-const fn number(verdict: Verdict) -> u32 {
-    match verdict {
-        Verdict::Allow => 0,
-        Verdict::Deny => 1,
-        Verdict::Reject => 2,
+impl Then {
+    /// As a rule's second word
+    pub(super) const fn word(self) -> u32 {
+        let Verdict { action, log, audit, chain } = match self {
+            Self::Pass => return PASS,
+            Self::Settle(verdict) => verdict,
+        };
+        let chain = match chain {
+            Some(ChainId(number)) => number.get() as u32,
+            None => 0,
+        };
+        action as u32 | if log { LOG } else { 0 } | if audit { AUDIT } else { 0 } | chain << CHAIN_AT
+    }
+
+    /// What such a word says. Nobody writes another action than these; it would deny.
+    #[inline]
+    pub(super) const fn of_word(word: u32) -> Self {
+        let action = match word & 0xff {
+            PASS => return Self::Pass,
+            0 => Action::Allow,
+            2 => Action::Reject,
+            _ => Action::Deny,
+        };
+        let chain = match NonZeroU16::new((word >> CHAIN_AT) as u16) {
+            Some(number) => Some(ChainId(number)),
+            None => None,
+        };
+        Self::Settle(Verdict { action, log: word & LOG != 0, audit: word & AUDIT != 0, chain })
     }
 }
 
@@ -62,12 +118,12 @@ const fn number(verdict: Verdict) -> u32 {
 #[cfg(test)]
 pub(super) fn decide(
     words: &[u32],
-    ruleset: super::RulesetId,
+    tiers: super::TierListId,
     identity: super::IdentityId,
     probe: &crate::rule::Probe,
 ) -> crate::rule::Decision {
     use super::{NOWHERE, intervals::Point};
-    use crate::rule::{Decision, RuleId};
+    use crate::rule::{Decision, MAX_TIERS, RuleId};
 
     let search = |keys: usize, count: usize, stride: usize, key: u32| {
         let keys: Vec<u32> = (0..count).map(|at| words[keys + at * stride]).collect();
@@ -77,33 +133,71 @@ pub(super) fn decide(
         let len = words[list] as usize;
         words[list + 1 + len + search(list + 1, len, 1, key)]
     };
-    let [rulesets, rules, identities, further, lists] = [1, 2, 3, 4, 5].map(|table| words[table] as usize);
+    let [rulesets, rules, identities, further, lists, tier_lists] =
+        [1, 2, 3, 4, 5, 6].map(|table| words[table] as usize);
     let (key, source) = Point::of(probe).parts();
-    let (mut first, mut at) = (NOWHERE, identity.0);
-    loop {
-        let row = &words[identities + at as usize * 8..][..8];
-        let mut entry = &row[4..];
-        if entry[0] != ruleset.0 && row[2] > row[1] {
-            let own = further + row[1] as usize * 4;
-            let place = search(own, (row[2] - row[1]) as usize, 4, ruleset.0);
-            entry = &words[own + place * 4..][..4];
-        }
-        if entry[0] == ruleset.0 {
-            let mut place = value(lists + entry[1] as usize, key);
-            if place >> 31 == 1 {
-                place = value(lists + (place & NOWHERE) as usize, source);
+    let first_match = |ruleset: u32| {
+        let (mut first, mut at) = (NOWHERE, identity.0);
+        loop {
+            let row = &words[identities + at as usize * 8..][..8];
+            let mut entry = &row[4..];
+            if entry[0] != ruleset && row[2] > row[1] {
+                let own = further + row[1] as usize * 4;
+                let place = search(own, (row[2] - row[1]) as usize, 4, ruleset);
+                entry = &words[own + place * 4..][..4];
             }
-            first = first.min(entry[2] + place);
+            if entry[0] == ruleset {
+                let mut place = value(lists + entry[1] as usize, key);
+                if place >> 31 == 1 {
+                    place = value(lists + (place & NOWHERE) as usize, source);
+                }
+                first = first.min(entry[2] + place);
+            }
+            if row[0] == at {
+                return first;
+            }
+            at = row[0];
         }
-        if row[0] == at {
+    };
+    for tier in &words[tier_lists + tiers.0 as usize * MAX_TIERS..][..MAX_TIERS] {
+        if *tier == NO_TIER {
             break;
         }
-        at = row[0];
+        let ruleset = tier & !END_PASSES;
+        let first = first_match(ruleset);
+        if first >= NOWHERE {
+            if tier & END_PASSES == 0 {
+                break;
+            }
+            continue;
+        }
+        let rule = rules + 2 * (words[rulesets + ruleset as usize] + first) as usize;
+        if let Then::Settle(verdict) = Then::of_word(words[rule + 1]) {
+            return Decision { verdict, rule: Some(RuleId(words[rule])) };
+        }
     }
-    if first >= NOWHERE {
-        return Decision::DEFAULT_DENY;
+    Decision::DEFAULT_DENY
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The numbers that the programs know
+    #[test]
+    fn what_a_rule_does_is_a_word() {
+        let chain = Some(ChainId(NonZeroU16::MAX));
+        for (then, word) in [
+            (Then::Settle(Verdict::ALLOW), 0),
+            (Then::Settle(Verdict::DENY), 1),
+            (Then::Settle(Verdict::REJECT), 2),
+            (Then::Pass, 3),
+            (Then::Settle(Verdict { log: true, ..Verdict::ALLOW }), 0x100),
+            (Then::Settle(Verdict { audit: true, ..Verdict::DENY }), 0x201),
+            (Then::Settle(Verdict { chain, ..Verdict::ALLOW }), 0xffff_0000),
+            (Then::Settle(Verdict { log: true, audit: true, chain, ..Verdict::REJECT }), 0xffff_0302),
+        ] {
+            assert_eq!((then.word(), Then::of_word(word)), (word, then), "{then:?}");
+        }
     }
-    let rule = rules + 2 * (words[rulesets + ruleset.0 as usize] + first) as usize;
-    let verdict = [Verdict::Allow, Verdict::Deny, Verdict::Reject][words[rule + 1] as usize];
-    Decision { verdict, rule: Some(RuleId(words[rule])) }
 }

@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::rule::{EndpointRules, Group, PortProtocol, RuleId};
+use crate::rule::{Action, EndpointRules, Group, PortProtocol, RuleId, Verdict};
 
 fn addr(text: &str) -> Addr {
     text.parse::<IpAddr>().unwrap().into()
@@ -22,8 +22,8 @@ fn tcp(port: u16) -> Service {
     }
 }
 
-fn rule(id: u32, peer: Peer, service: Service, verdict: Verdict) -> Rule {
-    Rule { id: RuleId(id), family: None, peer, service, verdict }
+fn rule(id: u32, peer: Peer, service: Service, action: Action) -> Rule {
+    Rule { id: RuleId(id), family: None, peer, service, then: Then::Settle(Verdict::only(action)) }
 }
 
 fn probe(port: u16) -> Probe {
@@ -35,16 +35,16 @@ fn source(groups: Vec<Vec<Rule>>) -> Source {
     let named = (0..groups.len() as u32).map(GroupId).collect();
     Source {
         groups: groups.into_iter().map(|ingress| Group { ingress, egress: vec![] }).collect(),
-        endpoints: vec![EndpointRules { addresses: vec![(addr("10.0.0.1"), 128)], groups: named }],
+        endpoints: vec![EndpointRules::of_groups(vec![(addr("10.0.0.1"), 128)], named)],
     }
 }
 
-fn said(source: &Source, peer: &str, probe: Probe) -> (Verdict, Option<u32>) {
+fn said(source: &Source, peer: &str, probe: Probe) -> (Action, Option<u32>) {
     let decision = decide(source, EndpointId(0), Direction::Ingress, addr(peer), &probe);
-    (decision.verdict, decision.rule.map(|rule| rule.0))
+    (decision.verdict.action, decision.rule.map(|rule| rule.0))
 }
 
-use Verdict::{Allow, Deny, Reject};
+use Action::{Allow, Deny, Reject};
 
 #[test]
 fn what_no_rule_allows_is_denied() {
@@ -109,8 +109,8 @@ fn a_rule_is_never_wider_than_written() {
         ("ICMPv6 is not ICMP", icmp(None, None), echo(58), "fd00::9", false),
     ] {
         let source = source(vec![vec![rule(1, Peer::Any, service.clone(), Allow)]]);
-        let verdict = if matches { Allow } else { Deny };
-        assert_eq!(said(&source, from, probe).0, verdict, "{what}");
+        let expected = if matches { Allow } else { Deny };
+        assert_eq!(said(&source, from, probe).0, expected, "{what}");
     }
     let denies = source(vec![vec![rule(1, Peer::Any, sctp, Deny), rule(2, Peer::Any, Service::Any, Allow)]]);
     assert_eq!(said(&denies, "10.0.0.9", unread(132)), (Deny, Some(1)), "what might be denied is");
@@ -120,9 +120,8 @@ fn a_rule_is_never_wider_than_written() {
 fn members_of_a_group_are_its_endpoints_addresses() {
     let mut source = source(vec![vec![rule(1, Peer::Group(GroupId(1)), tcp(80), Allow)], vec![]]);
     let pair = (addr("10.0.2.0"), 96 + 24);
-    source
-        .endpoints
-        .push(EndpointRules { addresses: vec![(addr("fd00::2"), 128), pair], groups: vec![GroupId(1)] });
+    let addresses = vec![(addr("fd00::2"), 128), pair];
+    source.endpoints.push(EndpointRules { addresses, groups: vec![GroupId(1)], ..EndpointRules::default() });
     assert_eq!(said(&source, "fd00::2", probe(80)), (Allow, Some(1)));
     assert_eq!(said(&source, "10.0.2.77", probe(80)), (Allow, Some(1)));
     assert_eq!(said(&source, "10.0.3.1", probe(80)), (Deny, None));
@@ -156,7 +155,7 @@ fn an_explanation_names_the_match_and_the_near_misses() {
 
     let allowed = explain(&source, EndpointId(0), Direction::Ingress, addr("10.0.0.9"), &probe(443));
     assert_eq!(allowed.matched().unwrap().rule.id, RuleId(4));
-    assert_eq!(allowed.decision, Decision { verdict: Allow, rule: Some(RuleId(4)) });
+    assert_eq!(allowed.decision, Decision { verdict: Verdict::ALLOW, rule: Some(RuleId(4)) });
 }
 
 #[test]
@@ -178,4 +177,70 @@ fn source_ports_and_icmp_are_told_from_ports() {
     assert_eq!(misses(probe(80)), Some(vec!["source port".to_owned()]));
     let reply = Probe { proto: 1, header: Header::Icmp { kind: 0, code: 0 } };
     assert_eq!(misses(reply), Some(vec!["ICMP type or code".to_owned()]));
+}
+
+/// One endpoint with these tiers of ingress rules, a group each.
+fn tiered(tiers: Vec<(Vec<Rule>, TierEnd)>) -> Source {
+    let (rules, ends): (Vec<_>, Vec<_>) = tiers.into_iter().unzip();
+    let ingress =
+        ends.into_iter().zip(0..).map(|(end, group)| Tier { groups: vec![GroupId(group)], end }).collect();
+    Source {
+        groups: rules.into_iter().map(|ingress| Group { ingress, egress: vec![] }).collect(),
+        endpoints: vec![EndpointRules { ingress, ..EndpointRules::default() }],
+    }
+}
+
+fn passing(id: u32, peer: Peer, service: Service) -> Rule {
+    Rule { then: Then::Pass, ..rule(id, peer, service, Allow) }
+}
+
+#[test]
+fn a_tier_acts_by_its_first_match_or_at_its_end() {
+    use TierEnd::{Deny as Denies, Pass as Passes};
+    let first = vec![
+        passing(1, peer("10.1.0.0/16"), tcp(22)),
+        rule(2, peer("10.0.0.0/8"), tcp(22), Deny),
+        rule(3, Peer::Any, tcp(23), Reject),
+    ];
+    let second = vec![rule(4, peer("10.1.2.0/24"), tcp(22), Allow), passing(5, Peer::Any, tcp(25))];
+    let third = vec![rule(6, Peer::Any, Service::Any, Allow)];
+    let both = tiered(vec![(first.clone(), Passes), (second.clone(), Denies), (third.clone(), Denies)]);
+    for (from, port, expected) in [
+        ("10.1.2.3", 22, (Allow, Some(4))),
+        ("10.1.3.3", 22, (Deny, None)),
+        ("10.2.0.1", 22, (Deny, Some(2))),
+        ("10.2.0.1", 23, (Reject, Some(3))),
+        ("10.2.0.1", 25, (Allow, Some(6))),
+        ("10.2.0.1", 26, (Deny, None)),
+    ] {
+        assert_eq!(said(&both, from, probe(port)), expected, "{from} {port}");
+    }
+    let closed = tiered(vec![(first.clone(), Denies), (third.clone(), Denies)]);
+    assert_eq!(said(&closed, "10.2.0.1", probe(26)), (Deny, None), "the first tier denies at its end");
+    assert_eq!(said(&closed, "10.1.0.1", probe(22)), (Allow, Some(6)), "but what it passes on, passes it");
+    let last = tiered(vec![(first, Passes)]);
+    assert_eq!(said(&last, "10.1.0.1", probe(22)), (Deny, None), "there is nothing behind the last tier");
+    assert_eq!(said(&last, "10.2.0.1", probe(26)), (Deny, None), "there is nothing behind the last tier");
+    assert_eq!(said(&tiered(vec![]), "10.2.0.1", probe(26)), (Deny, None));
+
+    let explained = explain(&both, EndpointId(0), Direction::Ingress, addr("10.1.2.3"), &probe(22));
+    let matched = explained.matched().unwrap();
+    assert_eq!((matched.tier, matched.rule.id), (1, RuleId(4)), "and not what passed it on");
+    assert_eq!(explained.steps.iter().map(|step| step.tier).collect::<Vec<_>>(), [0, 0, 0, 1, 1, 2]);
+}
+
+/// Ports that were not read pass nothing on: what stands behind a pass decides.
+#[test]
+fn what_cannot_be_read_is_not_passed_on() {
+    let sctp = Service::Ports {
+        protocol: PortProtocol::Sctp,
+        destination: Some(vec![PortRange::ALL]),
+        source: None,
+    };
+    let tiers = vec![
+        (vec![passing(1, Peer::Any, sctp), rule(2, Peer::Any, Service::Any, Deny)], TierEnd::Pass),
+        (vec![rule(3, Peer::Any, Service::Any, Allow)], TierEnd::Deny),
+    ];
+    let unread = Probe { proto: 132, header: Header::Unread };
+    assert_eq!(said(&tiered(tiers), "10.0.0.9", unread), (Deny, Some(2)));
 }

@@ -291,13 +291,13 @@ impl KernelPath {
         let eligibility = Eligibility::of(network);
         eligibility.address(&snapshot.site, endpoint, addr).ok()?;
         let flags = if eligibility.is_proxied(endpoint.location) { ENDPOINT_PROXIED } else { 0 };
-        let ruleset = |direction| match network.policy.ruleset(endpoint.id, direction) {
-            Some(ruleset) if endpoint.enforced_here => ruleset.number(),
+        let tiers = |direction| match network.policy.tiers(endpoint.id, direction) {
+            Some(tiers) if endpoint.enforced_here => tiers.number(),
             _ => NO_RULE,
         };
-        // One that is enforced has rules in either direction, an empty list where nobody wrote any.
-        let rulesets = [ruleset(Direction::Ingress), ruleset(Direction::Egress)];
-        if endpoint.enforced_here && rulesets.contains(&NO_RULE) {
+        // One that is enforced has tiers in either direction, an empty list where nobody wrote any.
+        let tiers = [tiers(Direction::Ingress), tiers(Direction::Egress)];
+        if endpoint.enforced_here && tiers.contains(&NO_RULE) {
             return None;
         }
         Some(KernelEndpoint {
@@ -306,7 +306,7 @@ impl KernelPath {
             mac: endpoint.mac.0,
             flags,
             identity: network.policy.identity(addr)?.number(),
-            rulesets,
+            tiers,
             endpoint: endpoint.id.0,
             account: endpoint.state.flows.place(),
         })

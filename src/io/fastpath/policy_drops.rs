@@ -132,7 +132,7 @@ impl Who {
         let (vni, _) = *self.networks.get(&key.network)?;
         let rule = (key.rule != NO_RULE).then_some(key.rule);
         let direction = if key.direction == 0 { Direction::Ingress } else { Direction::Egress };
-        let decision = Decision { verdict: Verdict::Deny, rule: rule.map(RuleId) };
+        let decision = Decision { verdict: Verdict::DENY, rule: rule.map(RuleId) };
         let from = match key.from & AT_VTEP {
             0 => Some(Location::Local(AttachmentId(key.from))),
             _ => self.vteps.get(&(key.from & !AT_VTEP)).copied().map(Location::Remote),

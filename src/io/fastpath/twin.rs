@@ -18,6 +18,7 @@ mod limits;
 mod pieces;
 mod scene;
 mod takeover;
+mod tiers;
 mod traffic;
 mod two_workers;
 
@@ -121,7 +122,8 @@ impl Host {
         let config = parse(text);
         let states = Arc::new(StateRegistry::new(config.limits));
         let mut registry = Attachments::default();
-        let snapshot = Snapshot::compile(&config, "alpha", None, &mut registry, &states).unwrap();
+        let snapshot =
+            Snapshot::compile_under(&config, "alpha", None, &mut registry, &states, scene.policy).unwrap();
         let shared = Shared::new(snapshot, states, 1);
         let mut host = Self {
             scene,
@@ -162,8 +164,9 @@ impl Host {
 
     fn install(&mut self, text: &str) {
         let before = self.shared.snapshot_arc();
+        let (config, registry, states) = (parse(text), &mut self.registry, &self.shared.states);
         let next =
-            Snapshot::compile(&parse(text), "alpha", Some(&before), &mut self.registry, &self.shared.states)
+            Snapshot::compile_under(&config, "alpha", Some(&before), registry, states, self.scene.policy)
                 .unwrap();
         self.shared.install(next, clock::now());
         if let Some(kernel) = &self.kernel {
@@ -247,7 +250,7 @@ impl Host {
             .map(|(key, _)| {
                 let rule = (key.rule != NO_RULE).then_some(RuleId(key.rule));
                 let direction = [Direction::Ingress, Direction::Egress][key.direction as usize];
-                Decision { verdict: rule::Verdict::Deny, rule }.drop_reason(direction).unwrap()
+                Decision { verdict: rule::Verdict::DENY, rule }.drop_reason(direction).unwrap()
             })
             .collect();
         assert_eq!(reasons.len(), 1, "one frame is one drop: {now:?}");

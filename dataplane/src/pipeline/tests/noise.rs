@@ -97,7 +97,7 @@ impl Judge {
             let network = snapshot.networks().into_iter().find(|network| network.vni.get() == VNI).unwrap();
             let endpoint = network.endpoints.iter().find(|endpoint| &*endpoint.name == name).unwrap();
             let decision = naive::decide(&network.source(), endpoint.id, direction, peer, &probe);
-            assert_eq!(decision.verdict, Verdict::Allow, "{to} got {frame:02x?}");
+            assert_eq!(decision.verdict, Verdict::ALLOW, "{to} got {frame:02x?}");
         }
         if ip.fragment.is_some() {
             self.first.insert(datagram);

@@ -154,7 +154,7 @@ fn walked(net: &Net, packet: &Packet, probe: &Probe) -> [bool; 2] {
     ends.map(|(end, direction, peer)| {
         let endpoint = network.by_address(Addr::v4(v4(station(end)))).unwrap();
         let peer = Addr::v4(v4(station(peer)));
-        naive::decide(&source, endpoint.id, direction, peer, probe).verdict == Verdict::Allow
+        naive::decide(&source, endpoint.id, direction, peer, probe).verdict == Verdict::ALLOW
     })
 }
 

@@ -277,6 +277,18 @@ fn some_first_packet(dice: &mut Dice) -> (u8, Vec<u8>) {
 }
 
 fn rules_of_all_kinds() {
+    let (by_programs, frames, carried) = decide_many(HUB);
+    assert!(by_programs * 5 > frames * 3 && carried * 10 > frames, "{by_programs} and {carried} of {frames}");
+}
+
+/// The same rules, in tiers that allow, deny, reject and pass on.
+fn tiers_of_all_kinds() {
+    let (by_programs, frames, carried) = decide_many(Scene { policy: tiers::by_dice, ..HUB });
+    assert!(by_programs * 2 > frames && carried * 10 > frames, "{by_programs} and {carried} of {frames}");
+}
+
+/// Sends many first packets. How many of them the programs have decided, all of them, and how many the programs have carried.
+fn decide_many(scene: Scene) -> (usize, usize, usize) {
     const FRAMES: usize = 20_000;
     let mut dice = Dice(setting("EASTGATE_TWIN_SEED", 1));
     let mut groups = String::new();
@@ -315,8 +327,10 @@ fn rules_of_all_kinds() {
         })
         .collect();
     let endpoints: Vec<(u8, &str)> = endpoints.iter().map(|(n, more)| (*n, &more[..])).collect();
-    let limits = "[tenant.acme.network.app.limits]\nunreplied = 60000\n";
-    let mut pair = Pair::new(HUB, &network(HUB, limits, &groups, &[2], &endpoints), 100_000);
+    let limits = "[tenant.acme.network.app.limits]
+unreplied = 60000
+";
+    let mut pair = Pair::new(scene, &network(scene, limits, &groups, &[2], &endpoints), 100_000);
     let mut by_programs = 0;
     for _ in 0..FRAMES {
         let (from, frame) = some_first_packet(&mut dice);
@@ -325,7 +339,7 @@ fn rules_of_all_kinds() {
     pair.same();
     let (carried, policy_drops) = (pair.twin.carried, pair.twin.policy_drops);
     println!("{carried} of {FRAMES} first packets carried, {policy_drops} refused by the programs");
-    assert!(by_programs * 5 > FRAMES * 3 && carried * 10 > FRAMES as u64, "{carried} and {policy_drops}");
+    (by_programs, FRAMES, carried as usize)
 }
 
 /// An echo is asked for by another type in each family.
@@ -530,6 +544,7 @@ fn new_flows_are_decided_as_the_pipeline_decides_them() {
         endpoints_behind_plain_vteps,
         a_hub_and_its_spokes,
         rules_of_all_kinds,
+        tiers_of_all_kinds,
         types_of_icmp,
         reloads::what_a_reload_changes,
         outer_headers,

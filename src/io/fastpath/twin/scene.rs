@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use eastgate_policy::rule::Source;
 use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
 
-use super::{VNI, ones_sum};
+use super::{VNI, ones_sum, tiers};
 
 /// Endpoints 1x have a port here, 2x are behind VTEP 2, 3x behind VTEP 3.
 #[derive(Clone, Copy, Debug)]
@@ -14,18 +15,25 @@ pub(super) struct Scene {
     pub(super) v6: bool,
     /// What comes from one VTEP may go to another, or back to the same one.
     pub(super) hub: bool,
+    /// What it makes of the policy that is written
+    pub(super) policy: fn(Source) -> Source,
 }
 
 /// Of the device of the underlay here
 pub(super) const UNDERLAY_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 
-pub(super) const SCENES: [Scene; 6] = [
-    Scene { neighbors: "suppress", v6: false, hub: false },
-    Scene { neighbors: "proxy", v6: false, hub: false },
-    Scene { neighbors: "suppress", v6: true, hub: false },
-    Scene { neighbors: "suppress", v6: false, hub: true },
-    Scene { neighbors: "proxy", v6: false, hub: true },
-    Scene { neighbors: "proxy", v6: true, hub: true },
+const fn scene(neighbors: &'static str, v6: bool, hub: bool) -> Scene {
+    Scene { neighbors, v6, hub, policy: tiers::as_written }
+}
+
+pub(super) const SCENES: [Scene; 7] = [
+    scene("suppress", false, false),
+    scene("proxy", false, false),
+    scene("suppress", true, false),
+    scene("suppress", false, true),
+    scene("proxy", false, true),
+    scene("proxy", true, true),
+    Scene { policy: tiers::around_what_is_written, ..scene("suppress", false, true) },
 ];
 
 impl Scene {

@@ -1,0 +1,117 @@
+//! Policies that no configuration can write yet: tiers that allow, deny, reject and pass on, and verdicts that say more
+//! than that.
+
+use std::num::NonZeroU16;
+
+use eastgate_policy::rule::{
+    Action, ChainId, EndpointRules, Group, GroupId, MAX_TIERS, Peer, PortProtocol, PortRange, Rule, RuleId,
+    Service, Source, Then, Tier, TierEnd, Verdict,
+};
+use eastgate_wire::Addr;
+
+use super::{Dice, setting};
+
+/// As the configuration has it.
+pub(super) const fn as_written(source: Source) -> Source {
+    source
+}
+
+/// What is written in the second of four tiers, so that most of it goes on as it would, and each kind of verdict comes from
+/// some of the ports that endpoints talk from.
+pub(super) fn around_what_is_written(mut source: Source) -> Source {
+    let written = source.groups.len() as u32;
+    for rules in [first_tier(), third_tier(), fourth_tier()] {
+        source.groups.push(Group { ingress: rules.clone(), egress: rules });
+    }
+    let tier = |number, end| Tier { groups: vec![GroupId(written + number)], end };
+    for EndpointRules { ingress, egress, .. } in &mut source.endpoints {
+        for tiers in [ingress, egress] {
+            for tier in &mut *tiers {
+                tier.end = TierEnd::Pass;
+            }
+            tiers.insert(0, tier(0, TierEnd::Pass));
+            tiers.extend([tier(1, TierEnd::Pass), tier(2, TierEnd::Deny)]);
+        }
+    }
+    source
+}
+
+const TCP: PortProtocol = PortProtocol::Tcp;
+const UDP: PortProtocol = PortProtocol::Udp;
+const DENY: Then = Then::Settle(Verdict::DENY);
+const REJECT: Then = Then::Settle(Verdict::REJECT);
+const ALLOW: Then = Then::Settle(Verdict::ALLOW);
+
+fn first_tier() -> Vec<Rule> {
+    let chain = Some(ChainId(NonZeroU16::MIN));
+    let settle = Then::Settle;
+    vec![
+        from_ports(9000, TCP, 443, 1024..1034, ALLOW),
+        from_ports(9001, UDP, 53, 1034..1044, DENY),
+        from_ports(9002, TCP, 443, 1044..1050, REJECT),
+        from_ports(9003, TCP, 443, 1050..1056, settle(Verdict { audit: true, ..Verdict::DENY })),
+        from_ports(9004, UDP, 443, 1050..1056, settle(Verdict { log: true, ..Verdict::ALLOW })),
+        from_ports(9005, TCP, 443, 1056..1062, settle(Verdict { chain, ..Verdict::ALLOW })),
+        from_ports(9006, TCP, 443, 1062..1068, settle(Verdict { log: true, ..Verdict::DENY })),
+        // A narrower prefix passes on what a wider one behind it denies.
+        Rule { peer: of(8, 125), ..from_ports(9007, TCP, 443, 1068..1088, Then::Pass) },
+        Rule { peer: of(0, 122), ..from_ports(9008, TCP, 443, 1068..1078, DENY) },
+    ]
+}
+
+fn third_tier() -> Vec<Rule> {
+    vec![
+        Rule { peer: of(16, 124), ..from_ports(9010, TCP, 80, 1100..1200, REJECT) },
+        from_ports(9011, TCP, 80, 1100..1150, ALLOW),
+        from_ports(9012, UDP, 443, 1100..1400, Then::Pass),
+    ]
+}
+
+fn fourth_tier() -> Vec<Rule> {
+    let rest = from_ports(9020, TCP, 80, 0..1300, DENY);
+    let anything = Rule { service: Service::Protocol(17), then: ALLOW, id: RuleId(9021), ..rest.clone() };
+    vec![rest, anything]
+}
+
+/// The addresses of `10.1.0.n` that share so many bits with it
+fn of(n: u8, len: u8) -> Peer {
+    Peer::Prefix { network: Addr::v4([10, 1, 0, n]), len }
+}
+
+fn from_ports(id: u32, protocol: PortProtocol, to: u16, from: std::ops::Range<u16>, then: Then) -> Rule {
+    let from = PortRange::new_checked(from.start, from.end - 1).unwrap();
+    let (destination, source) = (Some(vec![PortRange::single(to)]), Some(vec![from]));
+    let service = Service::Ports { protocol, destination, source };
+    Rule { id: RuleId(id), family: None, peer: Peer::Any, service, then }
+}
+
+/// The rules that are written, with other verdicts; in up to four tiers of some of the groups for each endpoint.
+pub(super) fn by_dice(mut source: Source) -> Source {
+    let mut dice = Dice(setting("EASTGATE_TWIN_SEED", 1) ^ 0x7e_a5);
+    for rule in source.groups.iter_mut().flat_map(|group| group.ingress.iter_mut().chain(&mut group.egress)) {
+        rule.then = some_verdict(&mut dice);
+    }
+    let groups = source.groups.len();
+    for EndpointRules { ingress, egress, .. } in &mut source.endpoints {
+        for tiers in [ingress, egress] {
+            *tiers = (0..dice.roll(MAX_TIERS + 1)).map(|_| some_tier(&mut dice, groups)).collect();
+        }
+    }
+    source
+}
+
+fn some_verdict(dice: &mut Dice) -> Then {
+    let action = match dice.roll(12) {
+        0..6 => Action::Allow,
+        6..8 => Action::Deny,
+        8 => Action::Reject,
+        _ => return Then::Pass,
+    };
+    let chain = dice.one_in(20).then(|| ChainId(NonZeroU16::new(1 + dice.roll(9) as u16).unwrap()));
+    Then::Settle(Verdict { action, log: dice.one_in(20), audit: dice.one_in(20), chain })
+}
+
+fn some_tier(dice: &mut Dice, groups: usize) -> Tier {
+    let groups = (0..1 + dice.roll(3)).map(|_| GroupId(dice.roll(groups) as u32)).collect();
+    Tier { groups, end: if dice.one_in(3) { TierEnd::Deny } else { TierEnd::Pass } }
+}
