@@ -1,7 +1,12 @@
 //! The pages that are made from the code, held to the code: drop reasons, command line, configuration keys, and
 //! every file and function that a page names. `EASTGATE_BLESS=1 cargo test --test docs` writes the pages anew.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a helper of tests may fail the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a helper of tests may fail the test"
+)]
 
 use std::{
     fmt::Write as _,

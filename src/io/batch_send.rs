@@ -20,7 +20,7 @@ use eastgate_vtep::{
     },
 };
 use eastgate_wire::{
-    AttachmentId, DropReason, Offload, View, Vni,
+    AttachmentId, DropReason, Offload, View, VlanId, Vni,
     view::{ethertype, proto},
 };
 
@@ -108,13 +108,13 @@ impl Sender {
         let mut rest = batch.emits();
         while let Some(first) = rest.first() {
             let place = |emit: &Emit| match emit.to {
-                Egress::Attachment(port) => (Some(port), None),
+                Egress::Attachment(to) => (Some(to), None),
                 Egress::Tunnel(Tunnel { to, source, .. }) => (None, Some((to, source))),
             };
             let same = rest.iter().take_while(|emit| place(emit) == place(first)).count();
             let (group, others) = rest.split_at(same);
             match first.to {
-                Egress::Attachment(port) => self.send_to_port(port, group, batch, received, sockets),
+                Egress::Attachment(to) => self.send_to_attachment(to, group, batch, received, sockets),
                 Egress::Tunnel(tunnel) => self.send_to_underlay(tunnel, group, batch, received, sockets),
             }
             rest = others;
@@ -145,15 +145,18 @@ impl Sender {
         self.scratch_piece(&header.to_bytes());
     }
 
-    fn send_to_port(
+    fn send_to_attachment(
         &mut self,
-        port: AttachmentId,
+        to: AttachmentId,
         group: &[Emit],
         batch: &Batch,
         received: &RecvBatch,
         sockets: &Sockets,
     ) {
-        let Some(socket) = sockets.ports.get(&port) else {
+        let at = sockets.attached.egress(to);
+        let Some((socket, vlan)) =
+            at.and_then(|(ifindex, vlan)| Some((sockets.devices.get(&ifindex)?, vlan)))
+        else {
             return self.drop_group(group, DropReason::PortGone);
         };
         self.clear();
@@ -162,10 +165,13 @@ impl Sender {
         while let Some(first) = rest.first() {
             let begin = self.pieces.len() as u32;
             let mut taken = 1;
-            if rest.len() > 1 && first.offload == Offload::default() && may_merge(bytes(first)) {
+            let may_merge = rest.len() > 1 && first.offload == Offload::default() && may_merge(bytes(first));
+            if let Some(vlan) = vlan {
+                self.push_tagged(first, bytes(first), vlan);
+            } else if may_merge {
                 taken = self.merge(rest, &bytes);
             }
-            if taken == 1 {
+            if taken == 1 && vlan.is_none() {
                 self.vnet_piece(VnetHeader::for_frame(
                     &first.offload,
                     header_len(bytes(first), &first.offload),
@@ -188,6 +194,23 @@ impl Sender {
             _ => DropReason::DeviceError,
         });
         self.report.to_ports += sent;
+    }
+
+    /// A frame with the tag of its attachment behind its addresses.
+    fn push_tagged(&mut self, emit: &Emit, bytes: &[u8], vlan: VlanId) {
+        let header_len = header_len(bytes, &emit.offload);
+        let mut offload = emit.offload;
+        if let Some(sum) = &mut offload.checksum {
+            sum.start += TAG_LEN;
+        }
+        let header_len = if header_len > 0 { header_len + TAG_LEN } else { 0 };
+        self.vnet_piece(VnetHeader::for_frame(&offload, header_len));
+        let whole = piece(emit);
+        let (addresses, rest) = (whole.len.min(MACS), whole.len.saturating_sub(MACS));
+        self.pieces.push(Piece { len: addresses, ..whole });
+        let [high, low] = vlan.get().to_be_bytes();
+        self.scratch_piece(&[0x81, 0x00, high, low]);
+        self.pieces.push(Piece { start: whole.start + addresses, len: rest, ..whole });
     }
 
     /// Merges as many frames from the front of `group` as make one GSO packet and pushes its pieces; 1, and
@@ -525,6 +548,10 @@ fn run_length(group: &[Emit], bursts: bool) -> usize {
     }
     count
 }
+
+/// Bytes of a VLAN tag (IEEE 802.1Q section 9.3), and of the addresses in front of it
+const TAG_LEN: u16 = 4;
+const MACS: u32 = 12;
 
 fn slice<'a>(emit: &Emit, batch: &'a Batch, received: &'a RecvBatch) -> &'a [u8] {
     let all = match emit.origin {
