@@ -118,7 +118,7 @@ fn with_pinned_tables_flows_are_taken_over_without_more_capabilities() {
     assert_eq!(bpffs.entries(), (0, 0), "after a stop");
     assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
     start().kill();
-    assert_eq!(bpffs.entries(), (1, 7), "after a kill");
+    assert_eq!(bpffs.entries(), (1, 8), "after a kill");
     site.run_with("alpha", "userspace").kill();
     assert_eq!(bpffs.entries(), (0, 0), "nobody uses the tables");
     start().kill();
