@@ -200,3 +200,119 @@ impl<'n> Eligibility<'n> {
 fn unless(holds: bool, why: Userspace) -> Result<(), Userspace> {
     if holds { Ok(()) } else { Err(why) }
 }
+
+#[cfg(test)]
+mod tests {
+    use eastgate_config::load_str;
+    use eastgate_wire::{Leg, Vni};
+
+    use super::*;
+    use crate::{
+        attachments::Attachments,
+        snapshot::{Snapshot, state::StateRegistry},
+    };
+
+    const CONFIG: &str = r#"
+[host.alpha]
+vtep = "172.31.0.1"
+device = "eth0"
+[tenant.acme.network.app]
+vni = 5001
+subnets = ["10.1.0.0/24"]
+neighbors = "proxy"
+[tenant.acme.group.web]
+ingress = [{ from = "any" }]
+egress = [{ to = "any" }]
+[tenant.acme.endpoint.web1]
+network = "app"
+host = "alpha"
+port = "p1"
+mac = "02:00:00:00:00:0b"
+addresses = ["10.1.0.11"]
+groups = ["web"]
+[tenant.acme.endpoint.open]
+network = "app"
+host = "alpha"
+port = "p2"
+mac = "02:00:00:00:00:0c"
+addresses = ["10.1.0.12"]
+groups = ["web"]
+port_security = false
+[tenant.acme.endpoint.shared]
+network = "app"
+host = "alpha"
+port = "p3"
+mac = "02:00:00:00:00:0d"
+addresses = ["10.1.0.13", "10.1.0.14"]
+groups = ["web"]
+[tenant.acme.endpoint.standby]
+network = "app"
+host = "alpha"
+port = "p4"
+mac = "02:00:00:00:00:0e"
+addresses = ["10.1.0.15"]
+groups = ["web"]
+allowed_pairs = [{ address = "10.1.0.14" }]
+"#;
+
+    fn address(last: u8) -> Addr {
+        Addr::v4([10, 1, 0, last])
+    }
+
+    fn udp(from: u8, to: u8, dport: u16) -> FlowKey {
+        FlowKey {
+            src: address(from),
+            dst: address(to),
+            vni: Vni::from_wire([0, 0x13, 0x89]),
+            sport: 4000,
+            dport,
+            proto: proto::UDP,
+            leg: Leg::DIRECT,
+        }
+    }
+
+    #[test]
+    fn each_reason_is_said_of_what_it_is_about() {
+        let config = load_str("eligibility.toml", CONFIG).unwrap();
+        let states = StateRegistry::new(config.limits);
+        let snapshot =
+            Snapshot::compile(&config, "alpha", None, &mut Attachments::default(), &states).unwrap();
+        let network = snapshot.network(Vni::from_wire([0, 0x13, 0x89])).unwrap();
+        let endpoint = |name: &str| network.endpoints.iter().find(|it| &*it.name == name).unwrap();
+        let [web1, open, shared] = ["web1", "open", "shared"].map(endpoint);
+        let eligibility = Eligibility::of(network);
+        let site = &*snapshot.site;
+        for (of, last, expected) in [
+            (web1, 11, Ok(())),
+            (open, 12, Err(Userspace::PortSecurityOff)),
+            (shared, 13, Ok(())),
+            (shared, 14, Err(Userspace::AddressIsShared)),
+            (web1, 13, Err(Userspace::AddressIsAnothers)),
+        ] {
+            assert_eq!(eligibility.address(site, of, address(last)), expected, "{} {last}", of.name);
+        }
+        let vtep = Addr::v4([172, 31, 0, 1]);
+        assert_eq!(eligibility.address(site, web1, vtep), Err(Userspace::AddressIsReserved));
+        let multicast = Addr::v4([224, 0, 0, 1]);
+        assert_eq!(eligibility.address(site, web1, multicast), Err(Userspace::AddressIsNoHost));
+        let told = ["web1", "open", "shared"].map(|name| eligibility.first_reason(site, endpoint(name)));
+        let expected = [
+            None,
+            Some((None, Userspace::PortSecurityOff)),
+            Some((Some(address(14)), Userspace::AddressIsShared)),
+        ];
+        assert_eq!(told, expected);
+
+        for (src, dst, key, expected) in [
+            (web1, shared, udp(11, 13, 53), Ok(())),
+            (web1, shared, udp(11, 13, 67), Err(Userspace::ControlTraffic)),
+            (open, shared, udp(12, 13, 53), Err(Userspace::PortSecurityOff)),
+            (web1, open, udp(11, 12, 53), Err(Userspace::PortSecurityOff)),
+            (web1, shared, udp(13, 11, 53), Err(Userspace::SourceIsNotItsOwn)),
+            (web1, shared, udp(11, 15, 53), Err(Userspace::ProxiedElsewhere)),
+        ] {
+            assert_eq!(eligibility.flow(src, dst, &key), expected, "{key:?}");
+        }
+        assert_eq!((eligibility.packet(0), eligibility.packet(1)), (Ok(()), Err(Userspace::Tagged)));
+    }
+}

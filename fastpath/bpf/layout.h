@@ -90,49 +90,7 @@ enum flow_state {
 	STATE_COUNT,
 };
 
-/*
- * How an endpoint of this host is attached: by a device, and on it by the VLAN tag of its frames. Tag 0 is none: it is a
- * priority, and no VLAN (IEEE 802.1Q section 9.6).
- */
-struct attachment_key {
-	__u32 ifindex;
-	__u16 vlan;
-	__u16 spare;
-};
-
-enum attachment_flags {
-	/* An access attachment: frames of its device with any tag are its own, whose network says what they mean. */
-	ATTACHMENT_ANY_VLAN = 1 << 0,
-	/* Its device is a veth: frames go straight into its peer. */
-	ATTACHMENT_PEER = 1 << 1,
-};
-
-/* What a frame that comes in by an attachment is resolved to, once. An attachment that is closed is not in the table. */
-struct attachment {
-	/* By which `ends.at` and `egress` know it */
-	__u32 number;
-	/* The daemon's own number for it, which no other one has while that daemon lives */
-	__u32 id;
-	/* Its network */
-	__u32 vni;
-	/* `attachment_flags` */
-	__u32 flags;
-};
-
-enum device_name { DEVICE_NAME = 16 };
-
-/*
- * Where frames to an attachment leave, by its number. A number is not given to another attachment while a flow can name it:
- * of one that is closed the device is 0, and nothing leaves.
- */
-struct egress {
-	__u32 ifindex;
-	__u16 vlan;
-	/* `attachment_flags` */
-	__u16 flags;
-	/* Of the device. An index alone is no name: when a device is gone, another one may get it. Never empty where a number was given */
-	__u8 device[DEVICE_NAME];
-};
+#include "layout/attachment.h"
 
 /* In `ends.at`: not the number of an attachment, but the place of a VTEP in `vteps`. */
 enum at_vtep { AT_VTEP = 0x80000000u };
@@ -349,54 +307,7 @@ struct denied {
 };
 _Static_assert(sizeof(struct denied) <= sizeof(struct policy_drop), "the scratch area's `nothing` is what both begin as");
 
-/*
- * The compiled policy of a network, as policy's `Compiled::words` lays it out: first what `policy_head` names, then the
- * tables. It is punted whole, so that no program ever sees half of one.
- */
-enum policy_block_words { POLICY_BLOCK = 16 };
-
-struct policy_block {
-	__u32 words[POLICY_BLOCK];
-};
-_Static_assert(sizeof(struct policy_block) == 64, "as policy's `words::BLOCK` and src/policy.rs have it");
-
-enum policy_head {
-	/* The epoch that it is of */
-	POLICY_EPOCH,
-	/* Where each table begins, in words */
-	POLICY_RULESETS,
-	POLICY_RULES,
-	POLICY_IDENTITIES,
-	POLICY_FURTHER,
-	POLICY_LISTS,
-	POLICY_TIER_LISTS,
-};
-
-/* The tiers of a list: of each its ruleset, with END_PASSES where it passes when no rule matches; NO_TIER behind the last one. */
-enum policy_tiers { POLICY_TIERS = 4 };
-enum policy_tier {
-	END_PASSES = 1u << 31,
-	NO_TIER = 0xffffffffu,
-};
-
-/* A value in a list of intervals: how far behind its first rule the one that decides stands, or one of these. */
-enum policy_value {
-	/* No rule of the list matches. */
-	NOWHERE = (1u << 31) - 1,
-	/* The rest of the value is a list over source ports. */
-	BY_SOURCE = 1u << 31,
-};
-/* In place of ports that a packet does not have */
-enum policy_port { UNREAD = 1 << 16 };
-
-/* What a rule does: the second of its words. One that has more bits set than these says more than the programs carry out. */
-enum rule_action {
-	RULE_ALLOW,
-	RULE_DENY,
-	RULE_REJECT,
-	/* On to the next tier */
-	RULE_PASS,
-};
+#include "layout/policy.h"
 
 /*
  * How many flows an endpoint, a network or the host has, those of the pipeline included: by population, how many there may

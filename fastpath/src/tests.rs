@@ -214,8 +214,10 @@ fn every_enumeration_of_the_layout_is_noted() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/");
     let read = |name: &str| std::fs::read_to_string(format!("{folder}{name}")).unwrap();
     let noted = read("constants.bpf.c");
-    for file in ["layout.h", "layout/count.h", "layout/datagram.h"] {
-        let text = read(file);
+    let parts = std::fs::read_dir(format!("{folder}layout")).unwrap();
+    let parts = parts.map(|part| format!("layout/{}", part.unwrap().file_name().to_str().unwrap()));
+    for file in parts.chain(["layout.h".to_owned()]) {
+        let text = read(&file);
         let names = text.lines().filter_map(|line| line.strip_prefix("enum ")?.split(' ').next());
         for name in names {
             assert!(noted.contains(&format!("\tenum {name} {name};\n")), "{file}: enum {name}");

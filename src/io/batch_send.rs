@@ -6,21 +6,17 @@
 
 #![allow(unsafe_code, reason = "sendmmsg gathers from where frames were received, by pointers")]
 
+mod attachment;
+
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
 use eastgate_dataplane::pipeline::batch::{Batch, Egress, Emit, NarrowPath, Origin, Report, Tunnel};
-use eastgate_vtep::{
-    header::VXLAN_LEN,
-    offload::{
-        coalesce::{Coalescer, MAX_SEGMENTS},
-        segment::segment,
-    },
-};
+use eastgate_vtep::{header::VXLAN_LEN, offload::segment::segment};
 use eastgate_wire::{
-    AttachmentId, DropReason, Offload, View, VlanId, Vni,
+    DropReason, Offload, View, Vni,
     view::{ethertype, proto},
 };
 
@@ -143,98 +139,6 @@ impl Sender {
 
     fn vnet_piece(&mut self, header: VnetHeader) {
         self.scratch_piece(&header.to_bytes());
-    }
-
-    fn send_to_attachment(
-        &mut self,
-        to: AttachmentId,
-        group: &[Emit],
-        batch: &Batch,
-        received: &RecvBatch,
-        sockets: &Sockets,
-    ) {
-        let at = sockets.attached.egress(to);
-        let Some((socket, vlan)) =
-            at.and_then(|(ifindex, vlan)| Some((sockets.devices.get(&ifindex)?, vlan)))
-        else {
-            return self.drop_group(group, DropReason::PortGone);
-        };
-        self.clear();
-        let bytes = |emit: &Emit| slice(emit, batch, received);
-        let mut rest = group;
-        while let Some(first) = rest.first() {
-            let begin = self.pieces.len() as u32;
-            let mut taken = 1;
-            let may_merge = rest.len() > 1 && first.offload == Offload::default() && may_merge(bytes(first));
-            if let Some(vlan) = vlan {
-                self.push_tagged(first, bytes(first), vlan);
-            } else if may_merge {
-                taken = self.merge(rest, &bytes);
-            }
-            if taken == 1 && vlan.is_none() {
-                self.vnet_piece(VnetHeader::for_frame(
-                    &first.offload,
-                    header_len(bytes(first), &first.offload),
-                ));
-                self.pieces.push(piece(first));
-            }
-            self.messages.push(Message {
-                pieces: begin..self.pieces.len() as u32,
-                frames: taken as u32,
-                vni: first.vni,
-                segment: None,
-                outer: None,
-            });
-            rest = rest.get(taken..).unwrap_or_default();
-        }
-        let sent = self.transmit(socket.as_fd(), None, batch, received, |error| match error.raw_os_error() {
-            Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => DropReason::PortGone,
-            Some(libc::ENOBUFS | libc::EAGAIN | libc::ENOMEM) => DropReason::QueueFull,
-            Some(libc::EMSGSIZE) => DropReason::TooBig,
-            _ => DropReason::DeviceError,
-        });
-        self.report.to_ports += sent;
-    }
-
-    /// A frame with the tag of its attachment behind its addresses.
-    fn push_tagged(&mut self, emit: &Emit, bytes: &[u8], vlan: VlanId) {
-        let header_len = header_len(bytes, &emit.offload);
-        let mut offload = emit.offload;
-        if let Some(sum) = &mut offload.checksum {
-            sum.start += TAG_LEN;
-        }
-        let header_len = if header_len > 0 { header_len + TAG_LEN } else { 0 };
-        self.vnet_piece(VnetHeader::for_frame(&offload, header_len));
-        let whole = piece(emit);
-        let (addresses, rest) = (whole.len.min(MACS), whole.len.saturating_sub(MACS));
-        self.pieces.push(Piece { len: addresses, ..whole });
-        let [high, low] = vlan.get().to_be_bytes();
-        self.scratch_piece(&[0x81, 0x00, high, low]);
-        self.pieces.push(Piece { start: whole.start + addresses, len: rest, ..whole });
-    }
-
-    /// Merges as many frames from the front of `group` as make one GSO packet and pushes its pieces; 1, and
-    /// nothing pushed, when there is nothing to merge.
-    fn merge<'a>(&mut self, group: &[Emit], bytes: &impl Fn(&Emit) -> &'a [u8]) -> usize {
-        let mut run = Coalescer::new();
-        let mut taken = 0;
-        for emit in group.iter().take(MAX_SEGMENTS).take_while(|emit| emit.offload == Offload::default()) {
-            let frame = bytes(emit);
-            match View::parse(frame) {
-                Ok(view) if run.push(frame, &view) => taken += 1,
-                _ => break,
-            }
-        }
-        let Some(merged) = run.finish().filter(|merged| !merged.payloads.is_empty()) else { return 1 };
-        self.vnet_piece(VnetHeader::for_frame(&merged.offload, merged.header.len() as u16));
-        self.scratch_piece(merged.header);
-        for (emit, payload) in group.iter().zip(merged.payloads) {
-            // A frame that was merged ends with its payload: no padding.
-            let whole = piece(emit);
-            let start = whole.start + whole.len - payload.len() as u32;
-            self.pieces.push(Piece { start, len: payload.len() as u32, ..whole });
-        }
-        taken
     }
 
     fn send_to_underlay(
@@ -548,10 +452,6 @@ fn run_length(group: &[Emit], bursts: bool) -> usize {
     }
     count
 }
-
-/// Bytes of a VLAN tag (IEEE 802.1Q section 9.3), and of the addresses in front of it
-const TAG_LEN: u16 = 4;
-const MACS: u32 = 12;
 
 fn slice<'a>(emit: &Emit, batch: &'a Batch, received: &'a RecvBatch) -> &'a [u8] {
     let all = match emit.origin {
