@@ -125,21 +125,21 @@ mod tests {
     /// A frame to an attachment on a VLAN of one end of a veth pair is heard at the other end with that tag.
     fn tagged_as_its_attachment_is() {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        for words in ["link add a type veth peer name b", "link set a up", "link set b up"] {
+        for words in ["link add tag0 type veth peer name tag1", "link set tag0 up", "link set tag1 up"] {
             assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success());
         }
         let index = |name: &str| nix::net::if_::if_nametoindex(name).unwrap();
-        let heard = PacketSocket::open(index("b"), 1).unwrap().remove(0);
+        let heard = PacketSocket::open(index("tag1"), 1).unwrap().remove(0);
         let mut sockets = Sockets::default();
-        sockets.devices.insert(index("a"), PacketSocket::open_sender(index("a")).unwrap());
-        let access = Attachment::access("a".into());
+        sockets.devices.insert(index("tag0"), PacketSocket::open_sender(index("tag0")).unwrap());
+        let access = Attachment::access("tag0".into());
         let attached = Arc::make_mut(&mut sockets.attached);
         attached.attach(
             AttachmentId(1),
-            index("a"),
+            index("tag0"),
             &Attachment { vlan: VlanId::new_checked(100), ..access.clone() },
         );
-        attached.attach(AttachmentId(2), index("a"), &access);
+        attached.attach(AttachmentId(2), index("tag0"), &access);
 
         let frame = eastgate_testkit::frames::udp(11, 12, 4000, 443);
         let vni = Vni::new_checked(5001).unwrap();
