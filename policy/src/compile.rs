@@ -24,12 +24,14 @@ use eastgate_wire::{Addr, EndpointId};
 use self::{
     address::AddressMap,
     intervals::{ListId, Lists, Point},
+    numbers::Numbers,
 };
 use crate::rule::{Decision, Direction, GroupId, MAX_TIERS, Probe, RuleId, Source, Then, Verdict};
 
 pub(crate) mod address;
 mod build;
 mod intervals;
+mod numbers;
 mod search;
 pub mod words;
 
@@ -141,6 +143,8 @@ pub struct Compiled {
     further: Box<[Entry]>,
     lists: Lists,
     depth: u32,
+    /// What the numbers stand for, for the compilation that follows
+    numbers: Numbers,
 }
 
 /// A tier's ruleset, with [`words::END_PASSES`] where it passes at its end; or [`words::NO_TIER`]
@@ -224,7 +228,31 @@ impl Compiled {
     pub fn compile_within(source: &Source, limit: usize) -> Result<Self, CompileError> {
         // Above this, positions would not fit their 32 bits.
         let limit = limit.min(1 << 28);
-        build::build(source, &mut Budget { limit, left: limit })
+        build::build(source, None, &mut Budget { limit, left: limit })
+    }
+
+    /// Compiles a network's policy that takes the place of another one: what is the same keeps its number, of rulesets,
+    /// tier lists and identities. Groups and endpoints must have the numbers that they had.
+    ///
+    /// # Errors
+    /// [`CompileError`], with the rule or endpoint at fault.
+    pub fn compile_after(source: &Source, before: &Self) -> Result<Self, CompileError> {
+        let mut budget = Budget { limit: DEFAULT_ENTRY_LIMIT, left: DEFAULT_ENTRY_LIMIT };
+        build::build(source, Some(before), &mut budget)
+    }
+
+    /// Whether the rules of an endpoint are what they were in the compilation that this one was made after. They decide
+    /// about whoever is in the same groups as then ([`Self::is_same_peer`]) as they did.
+    #[must_use]
+    pub fn has_same_rules(&self, before: &Self, endpoint: EndpointId) -> bool {
+        [Direction::Ingress, Direction::Egress].into_iter().all(|direction| {
+            let tiers = self.tiers(endpoint, direction);
+            tiers == before.tiers(endpoint, direction)
+                && tiers.is_some_and(|tiers| {
+                    self.tiers_of(tiers)
+                        .all(|tier| self.numbers.says_the_same(&before.numbers, tier.ruleset()))
+                })
+        })
     }
 
     /// What the rules of `endpoint` say of a packet from (ingress) or to (egress) `peer`. An endpoint that does
@@ -301,6 +329,15 @@ impl Compiled {
         self.rules.get((from + first) as usize)
     }
 
+    /// Whether an address is of the members of the same groups as in the compilation that this one was made after.
+    #[must_use]
+    pub fn is_same_peer(&self, before: &Self, addr: Addr) -> bool {
+        match (self.addresses.get(addr), before.addresses.get(addr)) {
+            (Some(now), Some(was)) => self.numbers.has_same_groups(now, &before.numbers, was),
+            (now, was) => now.is_none() && was.is_none(),
+        }
+    }
+
     /// How large it is.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -324,7 +361,8 @@ impl Compiled {
                 + size_of_val(&*self.identities)
                 + size_of_val(&*self.further)
                 + self.addresses.bytes()
-                + self.lists.bytes(),
+                + self.lists.bytes()
+                + self.numbers.bytes(),
         }
     }
 }

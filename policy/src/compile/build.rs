@@ -1,6 +1,6 @@
 //! From the source form to the tables: check, number the rulesets, find the identities, collapse the services.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashSet};
 
 use eastgate_wire::{Addr, EndpointId, Family};
 
@@ -8,6 +8,7 @@ use super::{
     Budget, CompileError, Compiled, Entry, IdentityRow, Outcome, RulesetId, Tier, TierListId,
     address::{AddressMap, Prefix},
     intervals,
+    numbers::{IdentityKey, Numbering, Numbers},
 };
 use crate::rule::{Direction, GroupId, MAX_TIERS, Peer, Rule, Service, Source, TierEnd};
 
@@ -15,11 +16,16 @@ const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 const WHOLE: [Family; 2] = [Family::V4, Family::V6];
 
-pub(super) fn build(source: &Source, budget: &mut Budget) -> Result<Compiled, CompileError> {
+pub(super) fn build(
+    source: &Source,
+    before: Option<&Compiled>,
+    budget: &mut Budget,
+) -> Result<Compiled, CompileError> {
     check(source)?;
-    let mut rulesets = Rulesets::default();
-    let tier_lists = TierLists::of(source, &mut rulesets, budget)?;
-    let identities = Identities::of(source, &rulesets, budget)?;
+    let mut numbers = Numbers::after(before.map(|before| &before.numbers));
+    let mut rulesets = Rulesets { numbers: &mut numbers.rulesets, ranges: Vec::new(), flat: Vec::new() };
+    let tier_lists = TierLists::of(source, &mut rulesets, &mut numbers.tier_lists, budget)?;
+    let identities = Identities::of(source, &rulesets, &mut numbers.identities, budget)?;
     let rows = rows(&rulesets, &identities, budget)?;
 
     let mut lists = intervals::Builder::new(budget);
@@ -50,13 +56,16 @@ pub(super) fn build(source: &Source, budget: &mut Budget) -> Result<Compiled, Co
     }
     let asks = |ruleset| rulesets.rules(ruleset).iter().any(|rule| asks_source_port(rule));
     let by_source_port = (0..rulesets.len()).map(asks).collect();
-    let outcomes = rulesets.flat.iter().map(|rule| Outcome { rule: rule.id, then: rule.then.word() });
+    let rules = rulesets.flat.iter().map(|rule| Outcome { rule: rule.id, then: rule.then.word() }).collect();
+    let (starts, flat, ranges) = (rulesets.starts(), rulesets.flat, rulesets.ranges);
+    numbers.close(|ruleset| rules_in(&flat, &ranges, ruleset), &identities.members);
     Ok(Compiled {
         endpoints: tier_lists.of_endpoints.into(),
         tier_lists: tier_lists.all.into(),
-        rules: outcomes.collect(),
+        rules,
         by_source_port,
-        rulesets: rulesets.starts.into(),
+        rulesets: starts,
+        numbers,
         addresses: identities.addresses,
         depth: identities.depth,
         identities: table.into(),
@@ -112,11 +121,11 @@ struct TierLists {
 impl TierLists {
     fn of<'s>(
         source: &'s Source,
-        rulesets: &mut Rulesets<'s>,
+        rulesets: &mut Rulesets<'s, '_>,
+        numbers: &mut Numbering<[Tier; MAX_TIERS]>,
         budget: &mut Budget,
     ) -> Result<Self, CompileError> {
         let mut lists = Self { of_endpoints: Vec::with_capacity(source.endpoints.len()), all: vec![] };
-        let mut numbers: HashMap<[Tier; MAX_TIERS], TierListId> = HashMap::new();
         for endpoint in &source.endpoints {
             let mut pair = [TierListId(0); 2];
             for (direction, number) in DIRECTIONS.into_iter().zip(&mut pair) {
@@ -125,16 +134,15 @@ impl TierLists {
                     let ruleset = rulesets.number(source, direction, &tier.groups, budget)?;
                     *at = Tier::new(ruleset, tier.end == TierEnd::Pass);
                 }
-                *number = match numbers.get(&list) {
-                    Some(known) => *known,
+                *number = TierListId(match numbers.get(&list) {
+                    Some(known) => known,
                     None => {
                         budget.spend(1)?;
-                        let number = TierListId(lists.all.len() as u32);
-                        lists.all.push(list);
-                        numbers.insert(list, number);
+                        let number = numbers.add(list);
+                        *row(&mut lists.all, number, [Tier::NONE; MAX_TIERS]) = list;
                         number
                     }
-                };
+                });
             }
             lists.of_endpoints.push(pair);
         }
@@ -142,15 +150,29 @@ impl TierLists {
     }
 }
 
+/// The row with a number, in a table that may have holes.
+fn row<T: Clone>(table: &mut Vec<T>, number: u32, hole: T) -> &mut T {
+    let at = number as usize;
+    if table.len() <= at {
+        table.resize(at + 1, hole);
+    }
+    &mut table[at]
+}
+
 /// The distinct ordered rule lists.
-#[derive(Default)]
-struct Rulesets<'s> {
-    numbers: HashMap<(Direction, Vec<GroupId>), RulesetId>,
-    starts: Vec<u32>,
+struct Rulesets<'s, 'n> {
+    numbers: &'n mut Numbering<(Direction, Vec<GroupId>)>,
+    /// Ruleset -> where its rules are in `flat`; nowhere where no ruleset has the number
+    ranges: Vec<(u32, u32)>,
     flat: Vec<&'s Rule>,
 }
 
-impl<'s> Rulesets<'s> {
+fn rules_in<'a, 's>(flat: &'a [&'s Rule], ranges: &[(u32, u32)], ruleset: u32) -> &'a [&'s Rule] {
+    let (from, to) = ranges.get(ruleset as usize).copied().unwrap_or_default();
+    flat.get(from as usize..to as usize).unwrap_or(&[])
+}
+
+impl<'s> Rulesets<'s, '_> {
     /// The list that these groups' rules make.
     fn number(
         &mut self,
@@ -168,25 +190,26 @@ impl<'s> Rulesets<'s> {
         }
         let key = (direction, groups);
         if let Some(known) = self.numbers.get(&key) {
-            return Ok(*known);
+            return Ok(RulesetId(known));
         }
-        let number = RulesetId(self.len());
         budget.spend(1 + key.1.iter().map(|id| rules(id).len()).sum::<usize>())?;
-        self.starts.push(self.flat.len() as u32);
+        let from = self.flat.len() as u32;
         self.flat.extend(key.1.iter().flat_map(rules));
-        self.numbers.insert(key, number);
-        Ok(number)
+        let number = self.numbers.add(key);
+        *row(&mut self.ranges, number, (0, 0)) = (from, self.flat.len() as u32);
+        Ok(RulesetId(number))
     }
 
     fn len(&self) -> u32 {
-        self.starts.len() as u32
+        self.ranges.len() as u32
+    }
+
+    fn starts(&self) -> Box<[u32]> {
+        self.ranges.iter().map(|(from, _)| *from).collect()
     }
 
     fn rules(&self, ruleset: u32) -> &[&'s Rule] {
-        let at = ruleset as usize;
-        let from = self.starts.get(at).map_or(0, |at| *at as usize);
-        let to = self.starts.get(at + 1).map_or(self.flat.len(), |at| *at as usize);
-        self.flat.get(from..to).unwrap_or(&[])
+        rules_in(&self.flat, &self.ranges, ruleset)
     }
 }
 
@@ -196,6 +219,8 @@ struct Identities {
     parents: Vec<u32>,
     families: Vec<Family>,
     depth: u32,
+    /// Identity -> the groups whose members it is of
+    members: Vec<BTreeSet<GroupId>>,
     /// Prefix that a rule names -> its identity; sorted
     of_prefixes: Vec<(Prefix, u32)>,
     /// Group that a rule names, and an identity its members have; sorted
@@ -203,17 +228,22 @@ struct Identities {
 }
 
 impl Identities {
-    fn of(source: &Source, rulesets: &Rulesets<'_>, budget: &mut Budget) -> Result<Self, CompileError> {
-        let selectors = selectors(source, rulesets, budget)?;
+    fn of(
+        source: &Source,
+        rulesets: &Rulesets<'_, '_>,
+        numbers: &mut Numbering<IdentityKey>,
+        budget: &mut Budget,
+    ) -> Result<Self, CompileError> {
+        let selectors = selectors(source, rulesets, numbers, budget)?;
         let mut all = Self {
             addresses: AddressMap::new(&[], 0),
             parents: Vec::new(),
             families: Vec::new(),
+            members: Vec::new(),
             depth: 1,
             of_prefixes: Vec::new(),
             of_groups: Vec::new(),
         };
-        let mut shared: HashMap<(u32, Vec<GroupId>), u32> = HashMap::new();
         let mut numbered = Vec::new();
         let mut open: Vec<(Prefix, u32)> = Vec::new();
         for same in selectors.chunk_by(|a, b| a.0 == b.0) {
@@ -225,11 +255,23 @@ impl Identities {
             let groups: Vec<GroupId> = same.iter().filter_map(|(_, selector)| selector.group()).collect();
             let parent = open.last().map(|(_, identity)| *identity);
             // A prefix that a rule names is told from all others; the rest differ only by their groups.
-            let identity = match parent {
-                Some(parent) if !named => *shared
-                    .entry((parent, groups.clone()))
-                    .or_insert_with(|| all.add(prefix.family(), Some(parent))),
-                parent => all.add(prefix.family(), parent),
+            let key = IdentityKey {
+                parent,
+                named: (named || parent.is_none()).then_some(prefix),
+                groups: groups.clone(),
+            };
+            let identity = match numbers.get(&key) {
+                Some(known) => known,
+                None => {
+                    let number = numbers.add(key);
+                    *row(&mut all.parents, number, u32::MAX) = parent.unwrap_or(number);
+                    *row(&mut all.families, number, Family::V4) = prefix.family();
+                    let wider = parent.and_then(|parent| all.members.get(parent as usize).cloned());
+                    let mut members = wider.unwrap_or_default();
+                    members.extend(&groups);
+                    *row(&mut all.members, number, BTreeSet::new()) = members;
+                    number
+                }
             };
             if named {
                 all.of_prefixes.push((prefix, identity));
@@ -243,13 +285,6 @@ impl Identities {
         all.of_groups.dedup();
         all.addresses = AddressMap::new(&numbered, u32::MAX);
         Ok(all)
-    }
-
-    fn add(&mut self, family: Family, parent: Option<u32>) -> u32 {
-        let number = self.parents.len() as u32;
-        self.parents.push(parent.unwrap_or(number));
-        self.families.push(family);
-        number
     }
 
     /// The identities that a rule is about.
@@ -301,25 +336,36 @@ impl Selector {
     }
 }
 
-/// Every prefix that a rule in use can tell from others, with the reason; sorted, a prefix before those in it.
+/// Every prefix that is told from others, with the reason; sorted, a prefix before those in it.
+///
+/// Groups are told apart wherever a rule names them, whether or not an endpoint has that rule: who is in which must not
+/// depend on who else is there. Prefixes are many, so that those are told apart that a rule in use names, or that one did in
+/// the compilation before and still could.
 fn selectors(
     source: &Source,
-    rulesets: &Rulesets<'_>,
+    rulesets: &Rulesets<'_, '_>,
+    numbers: &Numbering<IdentityKey>,
     budget: &mut Budget,
 ) -> Result<Vec<(Prefix, Selector)>, CompileError> {
     let mut named_groups = vec![false; source.groups.len()];
     let mut selectors: Vec<_> = WHOLE.map(|family| (Prefix::whole(family), Selector::Prefix)).into();
-    for rule in &rulesets.flat {
-        match rule.peer {
-            Peer::Any => {}
-            Peer::Prefix { network, len } => {
-                selectors.extend(Prefix::new(network, len).map(|prefix| (prefix, Selector::Prefix)));
-            }
-            Peer::Group(group) => {
-                if let Some(named) = named_groups.get_mut(group.0 as usize) {
-                    *named = true;
-                }
-            }
+    let named_before: HashSet<Prefix> = numbers.before().filter_map(|key| key.named).collect();
+    let prefix_of = |rule: &Rule| match rule.peer {
+        Peer::Prefix { network, len } => Prefix::new(network, len),
+        _ => None,
+    };
+    selectors.extend(
+        rulesets.flat.iter().filter_map(|rule| prefix_of(rule)).map(|prefix| (prefix, Selector::Prefix)),
+    );
+    for rule in source.groups.iter().flat_map(|group| group.ingress.iter().chain(&group.egress)) {
+        if let Peer::Group(group) = rule.peer
+            && let Some(named) = named_groups.get_mut(group.0 as usize)
+        {
+            *named = true;
+        }
+        if !named_before.is_empty() {
+            let kept = prefix_of(rule).filter(|prefix| named_before.contains(prefix));
+            selectors.extend(kept.map(|prefix| (prefix, Selector::Prefix)));
         }
     }
     for endpoint in &source.endpoints {
@@ -345,7 +391,7 @@ struct Row {
 }
 
 fn rows(
-    rulesets: &Rulesets<'_>,
+    rulesets: &Rulesets<'_, '_>,
     identities: &Identities,
     budget: &mut Budget,
 ) -> Result<Vec<Row>, CompileError> {

@@ -3,6 +3,7 @@ use std::{cell::Cell, num::NonZeroU16};
 use eastgate_wire::{EndpointId, Family};
 use proptest::{prelude::*, sample::select, test_runner::TestRunner};
 
+use super::address::Prefix;
 use super::*;
 use crate::{
     naive,
@@ -391,4 +392,49 @@ fn thousands_of_prefixes() {
         let expected = naive::decide(&source, EndpointId(0), Direction::Ingress, peer, &probe);
         assert_eq!(compiled.decide(EndpointId(0), Direction::Ingress, peer, &probe), expected, "{peer}");
     }
+}
+
+/// Whose rules and peers are the same as before is decided about as before, whatever else is different; and who is not
+/// touched by a change of one endpoint has the numbers that it had.
+#[test]
+fn what_does_not_change_keeps_its_numbers_and_its_decisions() {
+    const CASES: u32 = 400;
+    let [same, other] = [const { Cell::new(0u32) }; 2];
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(CASES) };
+    let changed = (source(), source(), 0..ENDPOINTS as usize, proptest::bool::ANY);
+    let asked = (changed, proptest::collection::vec(question(), 100));
+    let outcome = TestRunner::new(config).run(&asked, |((first, second, changed, all), questions)| {
+        let before = Compiled::compile(&first).unwrap();
+        let mut next = first.clone();
+        next.endpoints[changed] = second.endpoints[changed].clone();
+        if all {
+            next.groups[0] = second.groups[0].clone();
+        }
+        let after = Compiled::compile_after(&next, &before).unwrap();
+        let touched = [&first, &next].map(|source| source.endpoints[changed].addresses.clone()).concat();
+        let is_touched = |addr: Addr| {
+            let prefixes = touched.iter().filter_map(|(network, len)| Prefix::new(*network, *len));
+            let one = Prefix::new(addr, 128).unwrap();
+            prefixes.into_iter().any(|prefix| prefix.contains(one))
+        };
+        for (endpoint, direction, peer, probe) in questions {
+            let [was, is] = [&before, &after].map(|it| it.decide(endpoint, direction, peer, &probe));
+            prop_assert_eq!(is, naive::decide(&next, endpoint, direction, peer, &probe));
+            let stands = after.has_same_rules(&before, endpoint) && after.is_same_peer(&before, peer);
+            if stands {
+                prop_assert_eq!(is, was, "{:?} {:?} {} {:?}", endpoint, direction, peer, probe);
+            }
+            if !all && endpoint.0 < ENDPOINTS && endpoint.0 as usize != changed {
+                prop_assert!(after.has_same_rules(&before, endpoint), "{endpoint:?}");
+                prop_assert_eq!(after.tiers(endpoint, direction), before.tiers(endpoint, direction));
+                prop_assert!(is_touched(peer) || after.is_same_peer(&before, peer), "{peer}");
+            }
+            if was == is { same.set(same.get() + 1) } else { other.set(other.get() + 1) }
+        }
+        Ok(())
+    });
+    if let Err(failure) = outcome {
+        panic!("{failure}");
+    }
+    assert!(other.get() > 200, "{} of {} decisions changed", other.get(), same.get());
 }
