@@ -8,8 +8,6 @@ mod common;
 use std::{
     io::Read,
     net::{SocketAddr, UdpSocket},
-    os::unix::fs::PermissionsExt,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -18,40 +16,9 @@ use std::{
 };
 
 use common::{
-    BOUND, CAPABILITIES, Daemon, Dialogue, EASTGATE, Machine, Sink, Space, running::*, site::*, wait_for,
-    wait_within,
+    BOUND, BpfFs, CAPABILITIES, Daemon, Dialogue, EASTGATE, Machine, Sink, Space, running::*, site::*,
+    wait_for, wait_within,
 };
-
-/// A bpffs in a folder of the test's own, gone when it is dropped.
-struct BpfFs(PathBuf);
-
-impl BpfFs {
-    fn mount(folder: PathBuf) -> Self {
-        std::fs::create_dir(&folder).unwrap();
-        let nothing: Option<&str> = None;
-        nix::mount::mount(Some("bpf"), &folder, Some("bpf"), nix::mount::MsFlags::empty(), nothing).unwrap();
-        Self(folder)
-    }
-
-    /// What is pinned: folders, and files in them.
-    fn entries(&self) -> (usize, usize) {
-        let all = std::fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().path());
-        // The kernel has files of its own there.
-        let folders: Vec<_> = all.filter(|path| path.is_dir()).collect();
-        let files = folders.iter().map(|folder| {
-            let mode = std::fs::metadata(folder).unwrap().permissions().mode();
-            assert_eq!(mode & 0o777, 0o700, "{folder:?}");
-            std::fs::read_dir(folder).unwrap().count()
-        });
-        (folders.len(), files.sum())
-    }
-}
-
-impl Drop for BpfFs {
-    fn drop(&mut self) {
-        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
-    }
-}
 
 #[test]
 fn pins_that_someone_takes_away_are_made_again() {
@@ -62,10 +29,10 @@ fn pins_that_someone_takes_away_are_made_again() {
     let made_again = |times: u64| alpha.ask(&["status"])["restored"]["files"] == times;
     std::fs::remove_file(folder.join("flows")).unwrap();
     wait_within(SOON, "one of them is made again, and counted", || made_again(1));
-    assert_eq!(bpffs.entries(), (1, 7));
+    assert_eq!(bpffs.entries(), (1, 8));
     std::fs::remove_dir_all(&folder).unwrap();
     wait_within(SOON, "all of them are made again, and counted", || made_again(2));
-    assert_eq!(bpffs.entries(), (1, 7));
+    assert_eq!(bpffs.entries(), (1, 8));
     assert!(alpha.stop().success());
     assert_eq!(bpffs.entries(), (0, 0), "after a stop");
 }
@@ -82,7 +49,7 @@ fn with_pinned_tables_flows_are_taken_over_without_more_capabilities() {
     };
     let beta = site.run_with("beta", "ebpf");
     let alpha = start();
-    assert_eq!(bpffs.entries(), (1, 7));
+    assert_eq!(bpffs.entries(), (1, 8));
     let flows = Flows::start(&site);
     let dialogue = Dialogue::start(&site.web1, (&site.db1, tcp(21, 5432)));
     flows.allowed_arrive("at first");
@@ -98,7 +65,7 @@ fn with_pinned_tables_flows_are_taken_over_without_more_capabilities() {
         alpha.kill();
         flows.allowed_arrive("without a daemon");
         alpha = start();
-        assert_eq!(bpffs.entries(), (1, 7));
+        assert_eq!(bpffs.entries(), (1, 8));
         flows.allowed_arrive("taken over");
         dialogue.goes_on("taken over");
         wait_within(SOON, "flows are offloaded", || all_carried_in_the_kernel(&alpha));
@@ -118,7 +85,7 @@ fn with_pinned_tables_flows_are_taken_over_without_more_capabilities() {
     assert_eq!(bpffs.entries(), (0, 0), "after a stop");
     assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
     start().kill();
-    assert_eq!(bpffs.entries(), (1, 7), "after a kill");
+    assert_eq!(bpffs.entries(), (1, 8), "after a kill");
     site.run_with("alpha", "userspace").kill();
     assert_eq!(bpffs.entries(), (0, 0), "nobody uses the tables");
     start().kill();

@@ -75,6 +75,7 @@ pub use self::{
     settings::{FlowState, OnChange, StateSettings, Timeouts},
     sharding::Sharding,
     slab::Count,
+    tcp::SIDE_FLAGS,
 };
 
 /// A flow that is in the table. Good until the flow ends; later calls with it do nothing.

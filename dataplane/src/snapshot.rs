@@ -19,7 +19,7 @@ use ahash::RandomState;
 use eastgate_config::{self as config, Checksums, Config, Name, Oversize, Tenant};
 use eastgate_conntrack::flow::StateSettings;
 use eastgate_policy::{
-    admission::{BadReserved, Sender, Site},
+    admission::{BadReserved, CONTROL_PORTS, Sender, Site},
     compile::{CompileError, Compiled},
     rule::Source,
 };
@@ -129,6 +129,8 @@ pub struct Network {
     pub rules: Arc<RuleTable>,
     /// Its endpoints, in the order of the configuration
     pub endpoints: Vec<Endpoint>,
+    /// UDP ports whose packets are checked one by one; 0 is none
+    pub control_ports: [u16; CONTROL_PORTS],
     /// Its compiled policy
     pub policy: Compiled,
     /// How its flows are tracked

@@ -9,10 +9,18 @@
 #include "decide.h"
 #include "track.h"
 
-/* Flows of these UDP ports are the pipeline's, which checks each packet's role: DHCP and DHCPv6. */
-static __always_inline bool has_role(__u16 port)
+/* Is the packet of a port whose packets the pipeline checks one by one in this network, as those of DHCP? */
+static __always_inline bool is_control_traffic(const struct network *network, const struct packet *p)
 {
-	return port == 67 || port == 68 || port == 546 || port == 547;
+	if (p->proto != IPPROTO_UDP)
+		return false;
+	for (int i = 0; i < CONTROL_PORTS; i++) {
+		__u16 port = network->control_ports[i];
+
+		if (port && (p->sport == port || p->dport == port))
+			return true;
+	}
+	return false;
 }
 
 /* Can the packet be the first of a flow that is decided here? */
@@ -27,9 +35,7 @@ static __always_inline bool may_begin(const struct __sk_buff *skb, struct packet
 			return punt(p, PUNT_NO_FLOW);
 		return !p->payload || punt(p, PUNT_SYN_DATA);
 	}
-	if (p->echo)
-		return p->echo == ECHO_REQUEST || punt(p, PUNT_NO_FLOW);
-	return (!has_role(p->sport) && !has_role(p->dport)) || punt(p, PUNT_DHCP);
+	return p->echo != ECHO_REPLY || punt(p, PUNT_NO_FLOW);
 }
 
 /* The outer source port of a flow that is created here, in network order */
@@ -156,9 +162,12 @@ static __always_inline const struct network *decide_new(struct scratch *scratch,
 	scratch->ends = flow->ends;
 	place = flow->network;
 	network = bpf_map_lookup_elem(&networks, &place);
-	return network && network->vni == vni && flow->epoch >= network->epoch && still_held(flow->bindings, network) ?
-		       network :
-		       0;
+	if (!network || network->vni != vni || flow->epoch < network->epoch || !still_held(flow->bindings, network))
+		return 0;
+	if (!is_control_traffic(network, &scratch->packet))
+		return network;
+	punt(&scratch->packet, PUNT_DHCP);
+	return 0;
 }
 
 /* Fills in what is the flow's own. */

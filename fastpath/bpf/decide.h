@@ -9,12 +9,6 @@
 #include "maps.h"
 #include "packet.h"
 
-/* As policy's: no rule of a list matches. */
-#define NOWHERE ((1u << 31) - 1)
-/* The rest of a value is a list over source ports. */
-#define BY_SOURCE (1u << 31)
-/* In place of ports that a packet does not have */
-#define UNREAD (1u << 16)
 /* An identity that nobody has; a ruleset's entry that is not there */
 #define NOBODY 0xffffffff
 

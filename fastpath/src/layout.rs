@@ -8,11 +8,15 @@ mod network;
 use eastgate_wire::{Addr, FlowKey, Leg, Vni, view::proto};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+#[cfg(test)]
+pub(crate) use self::datagram::DATAGRAM_PIECES;
 pub(crate) use self::datagram::{
     DATAGRAM_FREE, DATAGRAM_PLACES, DATAGRAM_PUNTED, Datagram, DatagramId, DatagramKey,
 };
 pub use self::denial::{Denied, DeniedKey, PolicyDrop, PolicyDropKey};
-pub use self::network::{CHANGED_ADDRESS, CHANGED_MAC, ChangedKey, NETWORK_HUB, NO_EPOCH, Network};
+pub use self::network::{
+    CHANGED_ADDRESS, CHANGED_MAC, CONTROL_PORTS, ChangedKey, NETWORK_HUB, NO_EPOCH, Network,
+};
 
 /// A flow's key: the same for both directions. An echo's says who asks.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -28,7 +32,7 @@ pub struct Key {
 }
 
 /// [`Key::proto`], of an echo: the high end asks.
-const KEY_HIGH_ASKS: u32 = 1 << 8;
+pub(crate) const KEY_HIGH_ASKS: u32 = 1 << 8;
 
 impl Key {
     /// The key of a packet's flow, and which of the flow's ways the packet takes. Of ICMP the packet is an echo request.
@@ -285,7 +289,7 @@ pub struct CachedPolicy {
 }
 
 /// How many states of a flow the programs know; they are numbered as in `struct terms`.
-pub const STATES: usize = 14;
+pub const STATES: usize = crate::numbers::FLOW_STATES.len();
 
 /// How many flows an endpoint, a network or the host has, and may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -518,7 +522,7 @@ pub fn attachment_of(frame: &[u8], session: u32) -> Option<u32> {
         .then(|| u32::from_be_bytes([header[0], header[1], header[2], header[3]]))
 }
 
-const PUNT_ETHERTYPE: u16 = 0x88b5;
+pub(crate) const PUNT_ETHERTYPE: u16 = 0x88b5;
 
 /// Where in that header the flow's hash is, in bytes: what frames are spread over sockets by.
 pub const PUNT_HASH_AT: u32 = 4;

@@ -5,12 +5,14 @@
 //! service before; or by the pipeline. What the programs do not know or what does not fit is punted. This crate loads the
 //! programs and writes their tables; where they are attached is the caller's business.
 
+mod attachments;
 pub mod cost;
 mod created;
 mod datagram;
 mod guard;
 mod layout;
 mod limits;
+pub mod numbers;
 mod pins;
 mod policy;
 mod punt;
@@ -37,13 +39,13 @@ pub use self::{
     guard::Guard,
     layout::{
         ANSWER_MAX, AT_VTEP, ATTACHMENT_ANY_VLAN, ATTACHMENT_PEER, Answer, Attachment, AttachmentKey,
-        CHANGED_ADDRESS, CHANGED_MAC, CONFIG_CROWDED, CONFIG_UNDECIDED, CachedPolicy, ChangedKey, ClosedFlow,
-        DEVICE_NAME, Denied, DeniedKey, ENDPOINT_PROXIED, Egress, Endpoint, EndpointKey, Ends, Entropy,
-        FLOW_KERNEL_CREATED, FLOW_REPLIED, FLOW_RESERVED, FLOW_STALE, FLOW_STREAM, FORM_NAMES_MAC, FORM_ND,
-        FORM_TO_ALL, Flow, FlowDir, Key, LAYOUT, NETWORK_HUB, NO_EPOCH, NO_RULE, NeighborKey, Network,
-        PUNT_HASH_AT, PUNT_HEADER, PolicyCacheKey, PolicyDrop, PolicyDropKey, STATES, Settings,
-        TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS, TEMPLATE_INHERIT_TTL, TEMPLATE_OPEN, TEMPLATE_TO_US, TcpSide,
-        Template, VTEP_NO_SUM, VTEP_SUM, Vtep, address, attachment_of,
+        CHANGED_ADDRESS, CHANGED_MAC, CONFIG_CROWDED, CONFIG_UNDECIDED, CONTROL_PORTS, CachedPolicy,
+        ChangedKey, ClosedFlow, DEVICE_NAME, Denied, DeniedKey, ENDPOINT_PROXIED, Egress, Endpoint,
+        EndpointKey, Ends, Entropy, FLOW_KERNEL_CREATED, FLOW_REPLIED, FLOW_RESERVED, FLOW_STALE,
+        FLOW_STREAM, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, Flow, FlowDir, Key, LAYOUT, NETWORK_HUB, NO_EPOCH,
+        NO_RULE, NeighborKey, Network, PUNT_HASH_AT, PUNT_HEADER, PolicyCacheKey, PolicyDrop, PolicyDropKey,
+        STATES, Settings, TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS, TEMPLATE_INHERIT_TTL, TEMPLATE_OPEN,
+        TEMPLATE_TO_US, TcpSide, Template, VTEP_NO_SUM, VTEP_SUM, Vtep, address, attachment_of,
     },
     limits::Limits,
     pins::{is_pinned, unpin},
@@ -372,7 +374,8 @@ impl Fastpath {
     pub fn missized(&self, limits: &Limits) -> Vec<(String, u32, u32)> {
         let sizes = self.object.maps().filter_map(|map| {
             let name = map.name().to_str()?.to_owned();
-            let wanted = limits.of(&name)?;
+            // That one is as large as `attachments`, and says nothing more.
+            let wanted = limits.of(&name).filter(|_| name != "egress")?;
             Some((name, map.max_entries(), wanted))
         });
         sizes.filter(|(_, has, wanted)| has != wanted).collect()
@@ -398,61 +401,6 @@ impl Fastpath {
     /// [`Error::Table`].
     pub fn set_settings(&self, settings: &Settings) -> Result<(), Error> {
         write(&self.settings, "settings", &0u32, settings)
-    }
-
-    /// Opens an attachment: frames that come in by it are its network's.
-    ///
-    /// # Errors
-    /// [`Error::Table`].
-    pub fn set_attachment(&self, key: AttachmentKey, attachment: Attachment) -> Result<(), Error> {
-        write(&self.attachments, "attachments", &key, &attachment)
-    }
-
-    /// Closes an attachment: nothing comes in by it any more, not even to be punted.
-    ///
-    /// # Errors
-    /// [`Error::Table`].
-    pub fn remove_attachment(&self, key: AttachmentKey) -> Result<(), Error> {
-        remove(&self.attachments, "attachments", key.as_bytes())
-    }
-
-    /// The attachments that are open.
-    ///
-    /// # Errors
-    /// [`Error::Table`].
-    pub fn attachments(&self) -> Result<Vec<(AttachmentKey, Attachment)>, Error> {
-        let keys = self.attachments.keys().filter_map(|key| AttachmentKey::read_from_bytes(&key).ok());
-        let open = keys.map(|key| {
-            let mut attachment = Attachment::default();
-            let found =
-                self.attachments.lookup_into(key.as_bytes(), attachment.as_mut_bytes(), MapFlags::ANY);
-            found
-                .map(|found| found.then_some((key, attachment)))
-                .map_err(|source| Error::Table { table: "attachments", source })
-        });
-        open.filter_map(Result::transpose).collect()
-    }
-
-    /// Says where frames to the attachment with this number leave.
-    ///
-    /// # Errors
-    /// [`Error::Table`].
-    pub fn set_egress(&self, number: u32, egress: Egress) -> Result<(), Error> {
-        write(&self.egress, "egress", &number, &egress)
-    }
-
-    /// The numbers that attachments were ever given, in their order, with where frames to them leave.
-    ///
-    /// # Errors
-    /// [`Error::Table`].
-    pub fn egress(&self) -> Result<Vec<Egress>, Error> {
-        taken(&self.egress, "egress", &Egress::default())
-    }
-
-    /// How many attachments there are numbers for.
-    #[must_use]
-    pub fn attachment_numbers(&self) -> u32 {
-        self.egress.max_entries()
     }
 
     /// Puts a network at a place, with the epoch in force there: its flows of other epochs pass no more.

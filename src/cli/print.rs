@@ -10,7 +10,7 @@ use eastgate_config::Config;
 use eastgate_wire::{DropReason, names};
 
 use super::table::Table;
-use crate::{changes, plan::Step};
+use crate::{changes, plan::Line};
 
 pub(super) fn summary(config: &Config) -> String {
     let networks = config.networks().count();
@@ -130,8 +130,18 @@ fn or_none(table: &Table, what: &str) -> String {
 }
 
 pub(super) fn endpoints(rows: &[EndpointRow]) -> String {
-    let mut table =
-        Table::new(["VNI", "ENDPOINT", "HOST", "PORT", "MAC", "ADDRESSES", "GROUPS", "SENT", "RECEIVED"]);
+    let mut table = Table::new([
+        "VNI",
+        "ENDPOINT",
+        "HOST",
+        "PORT",
+        "MAC",
+        "ADDRESSES",
+        "GROUPS",
+        "SENT",
+        "RECEIVED",
+        "STAYS IN USERSPACE BECAUSE",
+    ]);
     for row in rows {
         let addresses: Vec<String> = row.addresses.iter().map(ToString::to_string).collect();
         table.row([
@@ -144,6 +154,7 @@ pub(super) fn endpoints(rows: &[EndpointRow]) -> String {
             names::some_of(&row.groups, LISTED, ","),
             row.tx_frames.to_string(),
             row.rx_frames.to_string(),
+            row.userspace.clone().unwrap_or_default(),
         ]);
     }
     or_none(&table, "endpoints")
@@ -355,10 +366,11 @@ pub(super) fn trace(report: &TraceReport) -> String {
     text
 }
 
-pub(super) fn plan(steps: &[Step]) -> String {
-    let mut table = Table::new(["ACTION", "OBJECT", "WHAT", "WHY"]);
-    for step in steps {
-        table.row([step.action.clone(), step.object.clone(), step.detail.clone(), step.why.clone()]);
+pub(super) fn plan(lines: &[Line]) -> String {
+    let mut table = Table::new(["ACTION", "OBJECT", "WHAT", "WHY", "UNDONE BY"]);
+    for line in lines {
+        let undo = line.undo.clone().unwrap_or_default();
+        table.row([line.action.clone(), line.object.clone(), line.detail.clone(), line.why.clone(), undo]);
     }
     if table.is_empty() { "nothing to do\n".into() } else { table.to_string() }
 }

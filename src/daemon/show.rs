@@ -17,11 +17,12 @@ use eastgate_api::{
 };
 use eastgate_conntrack::flow::Rank;
 use eastgate_dataplane::{
+    eligibility::Eligibility,
     pipeline::{
         counters::{Elsewhere, traffic},
         shared::lock,
     },
-    snapshot::{Network, Snapshot},
+    snapshot::{Endpoint, Network, Snapshot},
     trace,
 };
 use eastgate_fastpath::PUNTS;
@@ -171,6 +172,21 @@ impl View {
         }
     }
 
+    /// Why something of an endpoint is not in the hands of the kernel's programs.
+    fn userspace_because(
+        &self,
+        snapshot: &Snapshot,
+        network: &Network,
+        endpoint: &Endpoint,
+    ) -> Option<String> {
+        if self.kernel.get().is_none() {
+            return Some("the dataplane is userspace".to_owned());
+        }
+        let (address, why) = Eligibility::of(network).first_reason(&snapshot.site, endpoint)?;
+        let of = address.map_or_else(String::new, |address| format!("{address}: "));
+        Some(format!("{of}{}", why.because()))
+    }
+
     fn endpoints(&self, snapshot: &Snapshot, filter: &Filter) -> Result<List<EndpointRow>, Failure> {
         let (part, ends) = (Part::of(filter)?, Ends::of(snapshot, filter)?);
         let mut rows = Vec::new();
@@ -195,6 +211,7 @@ impl View {
                     mac: endpoint.mac,
                     addresses: endpoint.holdings().addresses.clone(),
                     groups: config_of.groups.iter().map(|group| group.to_string()).collect(),
+                    userspace: self.userspace_because(snapshot, network, endpoint),
                     tx_frames: endpoint.state.tx_frames.load(Relaxed) + sent,
                     rx_frames: endpoint.state.rx_frames.load(Relaxed) + received,
                 });

@@ -9,6 +9,8 @@ mod economy;
 mod endpoints;
 mod handover;
 mod neighbor_cache;
+#[cfg(test)]
+mod numbers;
 mod policy_drops;
 mod recheck;
 #[cfg(test)]

@@ -18,9 +18,8 @@ use eastgate_vtep::{
     entropy::key_hash,
     fdb::Location,
     mtu,
-    peers::PeerKind,
 };
-use eastgate_wire::{Cursor, FlowKey, Instant, Leg, MacAddr, View, VtepAddr, view::proto};
+use eastgate_wire::{Cursor, FlowKey, Instant, Leg, MacAddr, View, VtepAddr};
 
 use super::{
     Arrival, Destination, Pipeline,
@@ -29,10 +28,10 @@ use super::{
     counters::SettledDrop,
     holders::bindings_of,
 };
-use crate::snapshot::{Endpoint, Network, state::EndpointState};
-
-/// Flows of these UDP ports stay with the pipeline, which checks each packet's role: DHCP and DHCPv6.
-const ROLES: [u16; 4] = [67, 68, 546, 547];
+use crate::{
+    eligibility::Eligibility,
+    snapshot::{Endpoint, Network, state::EndpointState},
+};
 
 /// Whoever carries packets of flows that were decided. Flows are named as [`eastgate_conntrack::flow::offload_key`] does.
 pub trait FlowOffload: Carrier {
@@ -228,11 +227,7 @@ impl<'s> Pipeline<'s> {
         let network = arrival.network;
         let Destination::Station { at, control: false, .. } = *to else { return None };
         let key = settled.key;
-        let has_role =
-            key.proto == proto::UDP && [key.sport, key.dport].iter().any(|port| ROLES.contains(port));
-        if has_role || left.tags != 0 {
-            return None;
-        }
+        Eligibility::of(network).packet(left.tags).ok()?;
         let generation = self.shared.fastpath.get()?.generation();
         let bindings = bindings_of(network, [key.src, key.dst]);
         let template = self.template(network, settled.src, settled.dst, &key, now)?;
@@ -306,14 +301,8 @@ impl<'s> Pipeline<'s> {
         key: &FlowKey,
         now: Instant,
     ) -> Option<Template> {
-        let owns = network.ownership.may_send(src.holdings(), true, src.mac, key.src);
-        if !src.sender.port_security || !dst.sender.port_security || !owns {
-            return None;
-        }
-        let plain = |at: Location| match at {
-            Location::Local(_) => false,
-            Location::Remote(vtep) => network.peers.kind(vtep) == Some(PeerKind::Plain),
-        };
+        let eligibility = Eligibility::of(network);
+        eligibility.flow(src, dst, key).ok()?;
         let (from, to) = (src.location, dst.location);
         let max_packet = match (from, to) {
             (_, Location::Local(_)) => u16::MAX,
@@ -321,14 +310,7 @@ impl<'s> Pipeline<'s> {
                 mtu::tenant_mtu(self.shared.path_mtu_to(vtep, now), vtep.family(), 0)
             }
         };
-        let is_local = |at: Location| matches!(at, Location::Local(_));
-        let asked_for_us = network.proxy && (is_local(from) || plain(from));
-        let speak_for = network.proxy && (is_local(to) || plain(to));
-        // Who asks the appliance is sent on by the address alone.
-        let reached = network.at_address(key.dst).map(|(found, _)| found).or_else(|| network.behind(key.dst));
-        if asked_for_us && reached.is_none_or(|found| found.id != dst.id) {
-            return None;
-        }
+        let (asked_for_us, speak_for) = (eligibility.is_proxied(from), eligibility.is_proxied(to));
         // An address that moves has a MAC of its own at whoever holds it.
         let mac_of = |endpoint: &Endpoint, address| match network.at_address(address) {
             Some((holder, mac)) if holder.id == endpoint.id => mac,

@@ -127,6 +127,8 @@ impl NetworkSite<'_> {
             rules: rules.clone(),
             endpoints,
             policy,
+            // Of every network: each has servers of addresses, or may get them.
+            control_ports: admission::DHCP_PORTS,
             tracking: tracking(network),
             tcp_pickup: network.tcp_pickup,
             peers,

@@ -3,7 +3,9 @@
 #pragma once
 
 /* Above all epochs */
-#define NO_EPOCH 0xffffffff
+enum no_epoch { NO_EPOCH = 0xffffffffu };
+
+enum control_ports { CONTROL_PORTS = 8 };
 
 struct network {
 	__u32 vni;
@@ -22,6 +24,8 @@ struct network {
 	/* Another number whenever an address of it has changed hands; never 0 */
 	__u16 bindings;
 	__u16 spare;
+	/* UDP ports whose packets the pipeline checks one by one: those of DHCP, and of what reads payloads. 0 is none. */
+	__u16 control_ports[CONTROL_PORTS];
 };
 
 enum changed_kind {

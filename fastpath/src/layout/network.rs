@@ -26,7 +26,12 @@ pub struct Network {
     pub bindings: u16,
     /// Nothing
     pub spare: u16,
+    /// UDP ports whose packets the pipeline checks one by one; 0 is none
+    pub control_ports: [u16; CONTROL_PORTS],
 }
+
+/// As many UDP ports as a network can have whose packets are checked one by one
+pub const CONTROL_PORTS: usize = 8;
 
 /// Above all epochs
 pub const NO_EPOCH: u32 = u32::MAX;
