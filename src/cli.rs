@@ -3,6 +3,7 @@
 pub mod args;
 mod commands;
 pub mod lab;
+mod plan;
 mod print;
 pub mod table;
 

@@ -6,6 +6,7 @@
 
 mod accelerate;
 mod events;
+mod execute;
 mod reload;
 mod show;
 mod underlay;
@@ -34,6 +35,7 @@ use tokio::{
 };
 
 pub use self::accelerate::Dataplane;
+pub(crate) use self::accelerate::pin_folder;
 use self::{
     events::{Collector, Recent},
     reload::{nothing_to_do, within_open_files},
@@ -47,14 +49,13 @@ use crate::{
     },
     io::{
         fastpath::{KernelAttachment, KernelPath},
-        guard::{Attach, Hooks, HostTraffic, Role},
+        guard::{Attach, Hooks, HostTraffic},
         lock::NamespaceLock,
         machine::{Machine, record_beside},
         netlink::{Link, LinkEvent, Netlink},
-        packet_socket::PacketSocket,
         worker::{Command, WorkerHandle},
     },
-    plan::{WantedPort, unfit, wanted_ports},
+    plan::{Step, Undo, WantedPort, port_steps, unfit, wanted_ports},
 };
 
 /// How often settings are compared and failed devices tried again.
@@ -220,6 +221,10 @@ struct Daemon {
     attached: BTreeSet<u32>,
     /// The devices of the fast path, by name
     made: BTreeMap<&'static str, u32>,
+    /// The programs that are being brought up
+    loading: Option<Arc<KernelPath>>,
+    /// Where the kernel's own vxlan device listens, if this daemon has made it
+    tunnel_port: Option<u16>,
     /// What the host has of its own on ports that are served
     host_traffic: BTreeMap<AttachmentId, HostTraffic>,
     _alone: NamespaceLock,
@@ -294,6 +299,8 @@ impl Daemon {
             underlay: None,
             attached: BTreeSet::new(),
             made: BTreeMap::new(),
+            loading: None,
+            tunnel_port: None,
             host_traffic: BTreeMap::new(),
             _alone: alone,
             control: Some(control),
@@ -302,6 +309,9 @@ impl Daemon {
             socket_missed: false,
             sweeping: None,
         };
+        Step::Serve { socket: options.socket.clone() }.done();
+        // Before there are devices of its own, which no setting of `all` would then be kept from.
+        daemon.apply_settings().await;
         let dataplane = daemon.choose_dataplane().await?;
         tracing::info!(dataplane);
         {
@@ -366,6 +376,7 @@ impl Daemon {
             None => Ok(()),
         };
         self.socket_file.remove();
+        Undo::Remove { socket: self.options.socket.clone() }.done();
         tracing::info!("stopped");
         Ok(undone?)
     }
@@ -394,7 +405,7 @@ impl Daemon {
         lock(&self.view.state).names.extend(names);
         self.release_ports(&wanted).await;
         self.list_qdiscs().await;
-        self.apply_settings();
+        self.apply_settings().await;
         let mut states = BTreeMap::new();
         for port in &wanted {
             let state = match self.serve_port(port, &host).await {
@@ -409,7 +420,7 @@ impl Daemon {
             }
             states.insert(port.device().clone(), state);
         }
-        self.serve_underlay(&snapshot, &host);
+        self.serve_underlay(&snapshot, &host).await;
         if let Err(error) = self.attach_to_underlay(&snapshot, &host).await {
             tracing::error!("datagrams take the slow path: {error:#}");
         }
@@ -481,21 +492,10 @@ impl Daemon {
             self.open_in_kernel(port.id, &link)?;
             return Ok(state);
         }
-        let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
-        let kernel = self.view.kernel.get();
-        let program = kernel.map(|kernel| kernel.tenant_program());
-        machine.hold(&self.netlink, &link, Role::Port(program)).await?;
+        let [attach, open] = port_steps(port, self.hook(), self.view.kernel.get().is_some());
+        self.execute(&attach).await?;
         self.look_at_host(port.id, &link, true).await;
-        let kernel = self.view.kernel.get();
-        let sockets = match kernel {
-            Some(_) => self.workers.iter().map(|_| PacketSocket::open_sender(link.index)).collect(),
-            None => PacketSocket::open(link.index, self.workers.len()),
-        };
-        let sockets = sockets.context("cannot open a packet socket")?;
-        for (worker, socket) in self.workers.iter().zip(sockets) {
-            worker.tell(Command::Attach(port.id, link.index, port.attachment.clone()));
-            worker.tell(Command::AddDevice(link.index, socket));
-        }
+        self.execute(&open).await?;
         // Sockets first: frames that are punted are answered.
         self.open_in_kernel(port.id, &link)?;
         self.serving.insert(port.id, link.index);

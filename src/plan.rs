@@ -1,17 +1,26 @@
-//! What one host wants of its kernel, as data: ports that are to be closed to it, settings, sockets.
+//! What one host wants of its kernel, as data: devices, programs, settings, sockets, as steps.
 //!
-//! `eastgate plan` prints it, the daemon carries it out, twice with the same result, and undoes it.
+//! `eastgate plan` prints the steps, and the daemon gets them from the same functions when it carries them out. Doing it twice
+//! is the same as once, and each step says what undoes it.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod step;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use eastgate_config::{Config, Host};
 use eastgate_dataplane::snapshot::Snapshot;
-use eastgate_steering::settings::{PortRole, Setting, Why, port_settings};
+use eastgate_fastpath::Limits;
+use eastgate_steering::settings::{Affected, PortRole, Setting, port_settings};
 use eastgate_vtep::mtu::tenant_mtu;
 use eastgate_wire::{Attachment, AttachmentId, Family};
-use serde::Serialize;
 
+pub use self::step::{Line, Place, Step, Undo};
 use crate::io::{
+    fastpath::is_own_address,
     guard::HostTraffic,
     machine::{Machine, MachineError},
     netlink::Link,
@@ -25,6 +34,13 @@ pub const TUNNEL: &str = "eastgate-vx0";
 
 /// The devices that the fast path makes.
 pub const OWN_DEVICES: [&str; 3] = [UP[0], UP[1], TUNNEL];
+
+/// Room for any frame with the header that is punted in front of it.
+pub const PUNT_MTU: u32 = 65_000;
+
+/// Where the kernel's own vxlan device may listen, one after the other: outside of the ranges that source ports are
+/// taken from.
+const TUNNEL_PORTS: [u16; 4] = [14_789, 24_789, 44_789, 4_788];
 
 /// An attachment that the configuration names.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -127,102 +143,227 @@ pub fn wanted_settings(host: &Host, ports: &[WantedPort], links: &BTreeMap<Strin
     settings
 }
 
-/// One thing that `run` would do.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Step {
-    /// `close port`, `refuse port`, `set`, `listen`, `join`, `missing`, `note`
-    pub action: String,
-    /// On what
-    pub object: String,
-    /// From what to what, or with what
-    pub detail: String,
-    /// What for
-    pub why: String,
+/// What the fast path is to be on this machine.
+#[derive(Clone, PartialEq, Debug)]
+pub struct FastpathPlan {
+    /// How large its tables may become
+    pub limits: Limits,
+    /// The programs and devices of the daemon before go on.
+    pub inherits: bool,
+    /// Where tables are pinned, if anywhere
+    pub pin: Option<PathBuf>,
 }
 
-/// Everything that `run` would do on this machine as it is now.
+impl FastpathPlan {
+    /// As a snapshot and the command line have it.
+    #[must_use]
+    pub fn of(snapshot: &Snapshot, pin: Option<&Path>, inherits: bool) -> Self {
+        let limits = snapshot.config.limits;
+        let flows = limits.flows.saturating_add(limits.unreplied);
+        let limits = Limits { flows, tables: snapshot.config.kernel_tables };
+        Self { limits, inherits, pin: pin.map(Path::to_owned) }
+    }
+
+    /// What brings programs, tables and devices, in their order. `pins` is the folder that a daemon before has.
+    #[must_use]
+    pub fn steps(&self, pins: Option<&Path>, hook: &'static str, overlay_port: u16) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if !self.inherits {
+            steps.extend(punt_devices());
+            steps.extend(tunnel_device(overlay_port));
+            steps.push(Step::Load { limits: self.limits });
+        }
+        steps.extend(route_settings());
+        let pins = pins.filter(|_| self.inherits);
+        if pins.and_then(Path::parent) != self.pin.as_deref() {
+            steps.extend(pins.map(|folder| Step::Unpin { folder: folder.to_owned() }));
+            steps.extend(self.pin.clone().map(|below| Step::Pin { below }));
+        }
+        steps.push(Step::Attach { device: TUNNEL.into(), hook, place: Place::Own });
+        steps
+    }
+}
+
+/// The pair by which frames are punted.
+#[must_use]
+pub fn punt_devices() -> Vec<Step> {
+    let mut steps = vec![Step::MakeVeth { device: UP[0], peer: UP[1], mtu: PUNT_MTU }];
+    steps.extend(UP.into_iter().filter_map(without_ipv6));
+    steps
+}
+
+/// The device that decapsulates GSO packets, beside an overlay at this port.
+#[must_use]
+pub fn tunnel_device(overlay_port: u16) -> Vec<Step> {
+    let ports = TUNNEL_PORTS.into_iter().filter(|port| *port != overlay_port).collect();
+    let mut steps = vec![Step::MakeVxlan { device: TUNNEL, ports }];
+    steps.extend(without_ipv6(TUNNEL));
+    steps
+}
+
+/// Own devices carry frames of tenants and have no addresses. Without IPv6 there is nothing to turn off.
+fn without_ipv6(device: &str) -> Option<Step> {
+    let file = format!("net/ipv6/conf/{device}/disable_ipv6");
+    has_family("ipv6").then(|| Step::SetOwn { file, to: 1, why: "it has no addresses" })
+}
+
+/// Lets the programs ask the host's routes where a datagram goes. They ask as if it came in at the device by which frames
+/// are punted, and the kernel answers only where that device forwards; nothing that it would forward ever comes in there.
+#[must_use]
+pub fn route_settings() -> Vec<Step> {
+    let families = ["ipv4", "ipv6"].into_iter().filter(|family| has_family(family));
+    let file = |family| format!("net/{family}/conf/{}/forwarding", UP[0]);
+    families
+        .map(|family| Step::SetOwn { file: file(family), to: 1, why: "programs may ask the host's routes" })
+        .collect()
+}
+
+fn has_family(family: &str) -> bool {
+    Path::new("/proc/sys/net").join(family).join("conf").exists()
+}
+
+/// What serves a tenant port that is there.
+#[must_use]
+pub fn port_steps(port: &WantedPort, hook: &'static str, accelerated: bool) -> [Step; 2] {
+    let device = port.device().to_string();
+    [
+        Step::Attach { device: device.clone(), hook, place: Place::Port { accelerated } },
+        Step::OpenPort { id: port.id, device, hears: !accelerated },
+    ]
+}
+
+/// What puts the fast path on an underlay device.
+#[must_use]
+pub fn underlay_step(device: &str, hook: &'static str) -> Step {
+    Step::Attach { device: device.into(), hook, place: Place::Underlay }
+}
+
+/// What listens for datagrams; why nothing can, otherwise.
+///
+/// # Errors
+/// What is missing.
+pub fn listen_step(snapshot: &Snapshot, host: &Host, links: &BTreeMap<String, Link>) -> Result<Step, String> {
+    if !host.devices.iter().any(|device| links.contains_key(&**device)) {
+        return Err(format!("there is no device {}", host.device_names()));
+    }
+    // A socket stays bound to an address that the host has no more, and hears nothing.
+    if !is_own_address(snapshot.vtep.0) {
+        return Err(format!("{} is no address of this host", snapshot.vtep));
+    }
+    Ok(Step::Listen {
+        vtep: snapshot.vtep,
+        port: snapshot.config.overlay.port,
+        devices: host.device_names(),
+        groups: multicast_groups(snapshot),
+    })
+}
+
+/// The settings that are to be written, each a step.
 ///
 /// # Errors
 /// When procfs cannot be read.
-pub fn steps(
+pub fn setting_steps(
+    host: &Host,
+    ports: &[WantedPort],
+    links: &BTreeMap<String, Link>,
+) -> Result<(Vec<Step>, Vec<Affected>), MachineError> {
+    let plan = Machine::compare(&wanted_settings(host, ports, links))?;
+    Ok((plan.changes.into_iter().map(Step::Set).collect(), plan.affected))
+}
+
+/// The device among eastgate's own that is there already and not its own.
+#[must_use]
+pub fn taken_device(links: &BTreeMap<String, Link>, is_ours: impl Fn(&str) -> bool) -> Option<&'static str> {
+    // The record names one end of the pair.
+    let is_ours = |name: &str| is_ours(if name == UP[1] { UP[0] } else { name });
+    OWN_DEVICES.into_iter().find(|name| links.contains_key(*name) && !is_ours(name))
+}
+
+/// What `run` is told, and finds: the rest of what its steps follow from.
+#[derive(Debug)]
+pub struct Circumstances {
+    /// The control socket
+    pub socket: PathBuf,
+    /// `tcx` or `clsact`
+    pub hook: &'static str,
+    /// The fast path, where there is to be one
+    pub fastpath: Option<FastpathPlan>,
+    /// What a daemon before has left that goes first
+    pub left_behind: Option<Step>,
+    /// The folder of its tables
+    pub pins: Option<PathBuf>,
+    /// What the host has on its devices, by interface index
+    pub traffic: BTreeMap<u32, HostTraffic>,
+}
+
+/// Everything that `run` would do on this machine as it is now, in that order, with notes about it.
+///
+/// # Errors
+/// When procfs cannot be read.
+pub fn lines(
     snapshot: &Snapshot,
     links: &BTreeMap<String, Link>,
-    traffic: &BTreeMap<u32, HostTraffic>,
-    attach: &str,
-) -> Result<Vec<Step>, MachineError> {
+    found: &Circumstances,
+) -> Result<Vec<Line>, MachineError> {
     let config: &Config = &snapshot.config;
     let Some(host) = config.host(&snapshot.host) else { return Ok(Vec::new()) };
     let ports = wanted_ports(snapshot);
-    let mut steps = Vec::new();
-    let mut add = |action: &str, object: String, detail: String, why: &str| {
-        steps.push(Step { action: action.into(), object, detail, why: why.into() });
-    };
+    let accelerated = found.fastpath.is_some();
+    let mut lines = vec![Step::Serve { socket: found.socket.clone() }.line()];
+    let (settings, affected) = setting_steps(host, &ports, links)?;
+    lines.extend(settings.iter().map(Step::line));
+    for affected in affected {
+        let change = format!("{} -> {}", affected.before, affected.after);
+        let why = "another interface changes with `all`, and no value of its own can keep it";
+        lines.push(Line::note("note", affected.id.to_string(), change, why));
+    }
+    lines.extend(found.left_behind.iter().map(Step::line));
+    if let Some(fastpath) = &found.fastpath {
+        let steps = fastpath.steps(found.pins.as_deref(), found.hook, config.overlay.port);
+        lines.extend(steps.iter().map(Step::line));
+    }
     for port in &ports {
-        let Some(link) = links.get(&**port.device()) else {
-            let detail = "no such device yet".into();
-            add("missing", port.device().to_string(), detail, "served as soon as it appears");
+        let device = &**port.device();
+        let Some(link) = links.get(device) else {
+            lines.push(Line::note("missing", device, "no such device yet", "served as soon as it appears"));
             continue;
         };
         if let Some(why) = unfit(link, host, links) {
-            add("refuse port", port.device().to_string(), why, "it cannot be a tenant port");
+            lines.push(Line::note("refuse port", device, why, "it cannot be a tenant port"));
             continue;
         }
-        add(
-            "close port",
-            port.device().to_string(),
-            format!("{attach}: drop ingress, egress only with eastgate's mark"),
-            "the kernel neither hears the tenant nor speaks to it",
-        );
-        if let Some(note) = traffic.get(&link.index).and_then(HostTraffic::note) {
-            add("note", port.device().to_string(), note.into(), "eastgate comes before them");
+        lines.extend(port_steps(port, found.hook, accelerated).iter().map(Step::line));
+        if let Some(note) = found.traffic.get(&link.index).and_then(HostTraffic::note) {
+            lines.push(Line::note("note", device, note, "eastgate comes before them"));
         }
-    }
-    let settings = Machine::compare(&wanted_settings(host, &ports, links))?;
-    for change in &settings.changes {
-        let why = match change.why {
-            Why::Wanted(why) | Why::Unblock(why) => why,
-            Why::Keep => "keeps another interface as it is",
-            Why::Restore => "gives back what was there",
-        };
-        add("set", change.id.to_string(), format!("{} -> {}", change.from, change.to), why);
-    }
-    for affected in &settings.affected {
-        add(
-            "note",
-            affected.id.to_string(),
-            format!("{} -> {}", affected.before, affected.after),
-            "another interface changes with `all`, and no value of its own can keep it",
-        );
     }
     for device in host.devices.iter().filter(|device| !links.contains_key(&***device)) {
-        add("missing", device.to_string(), "no such underlay device".into(), "tunnels work once it is there");
+        lines.push(Line::note(
+            "missing",
+            &**device,
+            "no such underlay device",
+            "tunnels work once it is there",
+        ));
     }
     let there = host.devices.iter().filter_map(|device| links.get(&**device));
-    if let Some(link) = there.map(|link| link.mtu).min() {
+    if let Some(link) = there.clone().map(|link| link.mtu).min() {
         for (network, needed) in too_small_for(snapshot, link) {
-            add(
-                "note",
-                network,
-                format!("its mtu takes an underlay of {needed} bytes, and this one has {link}"),
-                "larger packets are cut or dropped",
-            );
+            let detail = format!("its mtu takes an underlay of {needed} bytes, and this one has {link}");
+            lines.push(Line::note("note", network, detail, "larger packets are cut or dropped"));
         }
     }
-    add(
-        "listen",
-        format!("{} udp port {}", host.vtep, config.overlay.port),
-        format!("device {}", host.device_names()),
-        "datagrams of other VTEPs",
-    );
-    for group in multicast_groups(snapshot) {
-        add(
-            "join",
-            group.to_string(),
-            format!("on {}", host.device_names()),
-            "BUM frames of networks that flood by multicast",
-        );
+    match listen_step(snapshot, host, links) {
+        Ok(step) => {
+            lines.push(step.line());
+            let up = there.filter(|link| accelerated && link.up);
+            lines.extend(up.map(|link| underlay_step(&link.name, found.hook).line()));
+        }
+        Err(why) => lines.push(Line::note("missing", "underlay", why, "tunnels work once it is there")),
     }
-    Ok(steps)
+    if accelerated {
+        lines.push(Step::ListenForPunts { device: UP[1] }.line());
+    }
+    Ok(lines)
 }
 
 /// The networks whose own MTU is more than an underlay of `link` bytes carries, and what they would need.

@@ -33,7 +33,7 @@ use std::{
 
 use ahash::RandomState;
 use eastgate_wire::{
-    Addr, DropReason, Instant, Vni,
+    Addr, DropReason, Instant, Places, Vni,
     view::{Fragment, Ip, Transport, proto, tcp_flags},
 };
 
@@ -120,8 +120,7 @@ const VISITS_AT_LIMIT: usize = 16;
 pub struct FragmentTable {
     limit: u32,
     index: HashMap<DatagramKey, u32, RandomState>,
-    datagrams: Vec<Option<Datagram>>,
-    free: Vec<u32>,
+    datagrams: Places<Datagram>,
     generation: u32,
     deadlines: BTreeSet<(Instant, u32)>,
     in_use: HashMap<Vni, u32, RandomState>,
@@ -198,8 +197,7 @@ impl FragmentTable {
         Self {
             limit,
             index: HashMap::with_hasher(hasher.clone()),
-            datagrams: Vec::new(),
-            free: Vec::new(),
+            datagrams: Places::new(),
             generation: 0,
             deadlines: BTreeSet::new(),
             in_use: HashMap::with_hasher(hasher.clone()),
@@ -241,8 +239,7 @@ impl FragmentTable {
     }
 
     fn datagram(&mut self, id: DatagramId) -> Option<&mut Datagram> {
-        let place = self.datagrams.get_mut(id.index as usize).and_then(Option::as_mut);
-        place.filter(|known| known.generation == id.generation)
+        self.datagrams.get_mut(id.index).filter(|known| known.generation == id.generation)
     }
 
     /// Is anything known about this datagram?
@@ -319,7 +316,7 @@ impl FragmentTable {
 
     fn known(&mut self, key: &DatagramKey, now: Instant) -> Option<u32> {
         let index = *self.index.get(key)?;
-        let deadline = self.datagrams.get(index as usize)?.as_ref()?.deadline;
+        let deadline = self.datagrams.get(index)?.deadline;
         if deadline <= now {
             self.forget(index);
             return None;
@@ -358,17 +355,14 @@ impl FragmentTable {
     fn remember(&mut self, mut datagram: Datagram) -> DatagramId {
         self.generation = self.generation.wrapping_add(1);
         datagram.generation = self.generation;
-        let id = DatagramId { index: self.place(), generation: self.generation };
-        let (key, deadline) = (datagram.key, datagram.deadline);
+        let (key, deadline, has_first) = (datagram.key, datagram.deadline, datagram.has_first);
+        let id = DatagramId { index: self.datagrams.insert(datagram), generation: self.generation };
         self.deadlines.insert((deadline, id.index));
-        if !datagram.has_first {
+        if !has_first {
             self.firstless.insert((key.vni, deadline, id));
         }
         self.index.insert(key, id.index);
         *self.in_use.entry(key.vni).or_insert(0) += 1;
-        if let Some(place) = self.datagrams.get_mut(id.index as usize) {
-            *place = Some(datagram);
-        }
         id
     }
 
@@ -391,13 +385,6 @@ impl FragmentTable {
             || self.in_use(vni) >= settings.limit.saturating_mul(times)
     }
 
-    fn place(&mut self) -> u32 {
-        self.free.pop().unwrap_or_else(|| {
-            self.datagrams.push(None);
-            (self.datagrams.len() - 1) as u32
-        })
-    }
-
     fn go_on(
         &mut self,
         index: u32,
@@ -407,7 +394,7 @@ impl FragmentTable {
         settings: &FragmentSettings,
         now: Instant,
     ) -> FragmentStep {
-        let Some(datagram) = self.datagrams.get_mut(index as usize).and_then(Option::as_mut) else {
+        let Some(datagram) = self.datagrams.get_mut(index) else {
             return FragmentStep::Drop(DropReason::FragmentFirstMissing);
         };
         let id = DatagramId { index, generation: datagram.generation };
@@ -444,7 +431,7 @@ impl FragmentTable {
     }
 
     fn forget(&mut self, index: u32) {
-        let Some(datagram) = self.datagrams.get_mut(index as usize).and_then(Option::take) else { return };
+        let Some(datagram) = self.datagrams.remove(index) else { return };
         self.deadlines.remove(&(datagram.deadline, index));
         if !datagram.has_first {
             let id = DatagramId { index, generation: datagram.generation };
@@ -452,7 +439,6 @@ impl FragmentTable {
         }
         self.lose(datagram.key.vni, datagram.waiting);
         self.index.remove(&datagram.key);
-        self.free.push(index);
         let vni = datagram.key.vni;
         if let Some(in_use) = self.in_use.get_mut(&vni) {
             *in_use -= 1;

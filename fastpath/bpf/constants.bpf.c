@@ -35,6 +35,8 @@ struct constants {
 	enum answer_form answer_form;
 	enum answer_max answer_max;
 	enum unserved unserved;
+	enum no_epoch no_epoch;
+	enum changed_kind changed_kind;
 	enum control_ports control_ports;
 	enum network_marks network_marks;
 	enum vtep_flags vtep_flags;

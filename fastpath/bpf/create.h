@@ -70,6 +70,30 @@ static __always_inline __u16 service(const struct packet *p)
 	return p->dport;
 }
 
+/*
+ * Whether the flow that was just put into the table was decided by what is in force. Where an end of it has changed in
+ * between, the walk of `recheck` may have been there before it.
+ */
+static __always_inline bool still_decided(struct scratch *scratch, __u32 place)
+{
+	const struct network *network = bpf_map_lookup_elem(&networks, &place);
+
+	return network && policy_now(scratch, network) == scratch->policy;
+}
+
+/* Nothing passes by the flow any more; the pipeline is to decide about it. */
+static __always_inline bool give_up(struct scratch *scratch)
+{
+	struct flow *flow = bpf_map_lookup_elem(&flows, &scratch->key);
+
+	if (flow) {
+		bpf_spin_lock(&flow->lock);
+		flow->marks |= FLOW_STALE;
+		bpf_spin_unlock(&flow->lock);
+	}
+	return punt(&scratch->packet, PUNT_STALE);
+}
+
 /* Copies the policy-cache entry for the packet in hand into the scratch area, when the pipeline has left one. */
 static __always_inline bool find_cached_policy(struct scratch *scratch, __u32 vni)
 {
@@ -77,8 +101,16 @@ static __always_inline bool find_cached_policy(struct scratch *scratch, __u32 vn
 	struct policy_cache_key key = { .src = p->src, .dst = p->dst, .vni = vni, .dport = service(p), .proto = p->proto };
 	const struct cached_policy *found = bpf_map_lookup_elem(&policy_cache, &key);
 
+	const struct network *network;
+	__u32 place;
+
 	if (!found)
 		return false;
+	place = found->network;
+	network = bpf_map_lookup_elem(&networks, &place);
+	if (!network)
+		return false;
+	scratch->policy = policy_now(scratch, network);
 	scratch->cached_policy = *found;
 	/*
 	 * The table may give the place of an entry to another pair while we read it: what was read would be of both, and
@@ -130,7 +162,7 @@ static __always_inline const struct network *decide_new(struct scratch *scratch,
 	scratch->ends = flow->ends;
 	place = flow->network;
 	network = bpf_map_lookup_elem(&networks, &place);
-	if (!network || network->vni != vni || network->epoch != flow->epoch || !still_held(flow->bindings, network))
+	if (!network || network->vni != vni || flow->epoch < network->epoch || !still_held(flow->bindings, network))
 		return 0;
 	if (!is_control_traffic(network, &scratch->packet))
 		return network;
@@ -191,7 +223,7 @@ static __always_inline bool ct_create(struct scratch *scratch, const struct conf
 		return punt(p, PUNT_NO_CREDIT);
 	begin(scratch, side, the_time());
 	if (bpf_map_update_elem(&flows, &scratch->key, scratch->flow, BPF_NOEXIST) == 0)
-		return true;
+		return still_decided(scratch, network) || give_up(scratch);
 	give_place(&scratch->payer, POPULATION_UNREPLIED);
 	return punt(p, PUNT_RESERVED);
 }
@@ -267,5 +299,5 @@ static __always_inline bool ct_reopen(struct flow *old, struct scratch *scratch,
 	give_place(&scratch->payer, populated);
 	/* Where the daemon does not keep up, its counters of frames lack these. */
 	bpf_map_push_elem(&closed_flows, before_it, 0);
-	return true;
+	return still_decided(scratch, network) || give_up(scratch);
 }

@@ -144,6 +144,8 @@ enum flow_marks {
 	FLOW_REPLIED = 1 << 2,
 	/* It is no TCP, was created here and answered, and goes on. */
 	FLOW_STREAM = 1 << 3,
+	/* One of its ends is another one than it was decided for: nothing passes by it, its next packet is punted. */
+	FLOW_STALE = 1 << 4,
 };
 
 /* As conntrack's `STREAM_AFTER` and `STREAM_IDLE`, in milliseconds */
@@ -168,7 +170,7 @@ enum flow_rank {
  */
 struct flow {
 	struct bpf_spin_lock lock;
-	/* Its network's place in `networks`, and the epoch that must be in force there */
+	/* Its network's place in `networks`, and the epoch that it was decided in: not before that of its network */
 	__u32 network;
 	__u32 epoch;
 	/* `config.generation` when it was written */
@@ -263,9 +265,9 @@ struct endpoint {
 
 /* What packets are that the rules have not let begin a flow; each kind is counted by itself. */
 struct policy_drop_key {
-	/* Place of the network, and its epoch: under another one the numbers below mean others. */
+	/* Place of the network, and its policy: under another one the numbers below may mean others. */
 	__u32 network;
-	__u32 epoch;
+	__u32 policy;
 	/* Where they come from: an attachment by the daemon's number, or a VTEP as in `ends.at` */
 	__u32 from;
 	/* Whose rules refuse them, which of them, and in which `direction` */
@@ -448,31 +450,7 @@ struct bucket {
 /* Where the networks that this host does not serve have their one bucket: no VNI is as large. */
 enum unserved { UNSERVED = 0xffffffffu };
 
-enum control_ports { CONTROL_PORTS = 8 };
-
-struct network {
-	__u32 vni;
-	/* The epoch in force there: flows of another one do not pass. */
-	__u32 epoch;
-	/* The MAC that eastgate has there where it answers for others (proxy) */
-	__u8 mac[6];
-	/* `template_flags` that all templates of the network have, and what they have into the tunnel: `template.tos` and `template.ttl` */
-	__u16 template_flags;
-	__u8 tos;
-	__u8 ttl;
-	/* `network_marks` */
-	__u16 marks;
-	/* Another number whenever an address of it has changed hands; never 0 */
-	__u16 bindings;
-	__u16 spare;
-	/* UDP ports whose packets the pipeline checks one by one: those of DHCP, and of what reads payloads. 0 is none. */
-	__u16 control_ports[CONTROL_PORTS];
-};
-
-enum network_marks {
-	/* What comes from one VTEP may go to another. */
-	NETWORK_HUB = 1 << 0,
-};
+#include "layout/network.h"
 
 struct vtep {
 	struct addr addr;
@@ -490,7 +468,7 @@ enum vtep_flags {
 };
 
 /* Counts up with every change to what is said here and in layout/: a daemon takes over no tables that it reads otherwise. */
-enum layout { LAYOUT = 15 };
+enum layout { LAYOUT = 16 };
 
 struct config {
 	/* LAYOUT */

@@ -3,6 +3,7 @@
 
 mod datagram;
 mod denial;
+mod network;
 
 use eastgate_wire::{Addr, FlowKey, Leg, Vni, view::proto};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -13,6 +14,9 @@ pub(crate) use self::datagram::{
     DATAGRAM_FREE, DATAGRAM_PLACES, DATAGRAM_PUNTED, Datagram, DatagramId, DatagramKey,
 };
 pub use self::denial::{Denied, DeniedKey, PolicyDrop, PolicyDropKey};
+pub use self::network::{
+    CHANGED_ADDRESS, CHANGED_MAC, CONTROL_PORTS, ChangedKey, NETWORK_HUB, NO_EPOCH, Network,
+};
 
 /// A flow's key: the same for both directions. An echo's says who asks.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -192,6 +196,8 @@ pub const FLOW_KERNEL_CREATED: u8 = 2;
 pub const FLOW_REPLIED: u8 = 4;
 /// [`Flow::marks`]: it is no TCP, was created in the kernel and answered, and goes on.
 pub const FLOW_STREAM: u8 = 8;
+/// [`Flow::marks`]: one of its ends is another one than it was decided for.
+pub const FLOW_STALE: u8 = 16;
 
 /// A flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -413,38 +419,6 @@ pub(crate) struct Bucket {
 /// The place of the bucket that all networks have in common which this host does not serve.
 pub(crate) const UNSERVED: u32 = u32::MAX;
 
-/// A network.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct Network {
-    /// Its VNI
-    pub vni: u32,
-    /// The epoch in force there: flows of another one do not pass
-    pub epoch: u32,
-    /// The MAC that eastgate has there where it answers for others (proxy)
-    pub mac: [u8; 6],
-    /// `TEMPLATE_*` that all its templates have
-    pub template_flags: u16,
-    /// [`Template::tos`] of all its templates
-    pub tos: u8,
-    /// [`Template::ttl`] of all its templates
-    pub ttl: u8,
-    /// `NETWORK_*`
-    pub marks: u16,
-    /// Another number whenever an address of it has changed hands; never 0
-    pub bindings: u16,
-    /// Nothing
-    pub spare: u16,
-    /// UDP ports whose packets the pipeline checks one by one; 0 is none
-    pub control_ports: [u16; CONTROL_PORTS],
-}
-
-/// As many UDP ports as a network can have whose packets are checked one by one
-pub const CONTROL_PORTS: usize = 8;
-
-/// [`Network::marks`]: what comes from one VTEP may go to another.
-pub const NETWORK_HUB: u16 = 1;
-
 /// A VTEP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -501,7 +475,7 @@ pub struct Endpoint {
 }
 
 /// Counts up with every change to what is said here and below: a daemon takes over no tables that it reads otherwise.
-pub const LAYOUT: u32 = 15;
+pub const LAYOUT: u32 = 16;
 
 /// What holds for all programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

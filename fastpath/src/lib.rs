@@ -11,11 +11,13 @@ mod created;
 mod datagram;
 mod guard;
 mod layout;
+mod limits;
 pub mod numbers;
 mod pins;
 mod policy;
 mod punt;
 mod punt_limit;
+mod recheck;
 mod stats;
 pub mod tcx;
 #[cfg(test)]
@@ -28,7 +30,6 @@ use std::{
     sync::Arc,
 };
 
-use eastgate_wire::TableSizes;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, Object, ObjectBuilder, OpenObject, ProgramInput};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -38,14 +39,15 @@ pub use self::{
     guard::Guard,
     layout::{
         ANSWER_MAX, AT_VTEP, ATTACHMENT_ANY_VLAN, ATTACHMENT_PEER, Answer, Attachment, AttachmentKey,
-        CONFIG_CROWDED, CONFIG_UNDECIDED, CONTROL_PORTS, CachedPolicy, ClosedFlow, DEVICE_NAME, Denied,
-        DeniedKey, ENDPOINT_PROXIED, Egress, Endpoint, EndpointKey, Ends, Entropy, FLOW_KERNEL_CREATED,
-        FLOW_REPLIED, FLOW_RESERVED, FLOW_STREAM, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, Flow, FlowDir, Key,
-        LAYOUT, NETWORK_HUB, NO_RULE, NeighborKey, Network, PUNT_HASH_AT, PUNT_HEADER, PolicyCacheKey,
-        PolicyDrop, PolicyDropKey, STATES, Settings, TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS,
-        TEMPLATE_INHERIT_TTL, TEMPLATE_OPEN, TEMPLATE_TO_US, TcpSide, Template, VTEP_NO_SUM, VTEP_SUM, Vtep,
-        address, attachment_of,
+        CHANGED_ADDRESS, CHANGED_MAC, CONFIG_CROWDED, CONFIG_UNDECIDED, CONTROL_PORTS, CachedPolicy,
+        ChangedKey, ClosedFlow, DEVICE_NAME, Denied, DeniedKey, ENDPOINT_PROXIED, Egress, Endpoint,
+        EndpointKey, Ends, Entropy, FLOW_KERNEL_CREATED, FLOW_REPLIED, FLOW_RESERVED, FLOW_STALE,
+        FLOW_STREAM, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, Flow, FlowDir, Key, LAYOUT, NETWORK_HUB, NO_EPOCH,
+        NO_RULE, NeighborKey, Network, PUNT_HASH_AT, PUNT_HEADER, PolicyCacheKey, PolicyDrop, PolicyDropKey,
+        STATES, Settings, TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS, TEMPLATE_INHERIT_TTL, TEMPLATE_OPEN,
+        TEMPLATE_TO_US, TcpSide, Template, VTEP_NO_SUM, VTEP_SUM, Vtep, address, attachment_of,
     },
+    limits::Limits,
     pins::{is_pinned, unpin},
     policy::Policy,
     punt::PUNTS,
@@ -102,39 +104,6 @@ pub enum Error {
     Descriptor(#[from] io::Error),
 }
 
-/// How large the tables may become.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limits {
-    /// Flows
-    pub flows: u32,
-    /// All others
-    pub tables: TableSizes,
-}
-
-impl Limits {
-    fn of(&self, table: &str) -> Option<u32> {
-        let sizes = self.tables;
-        let entries = match table {
-            "flows" => self.flows,
-            "networks" | "ct_settings" | "policies" => sizes.networks,
-            // One is that of unserved networks.
-            "buckets" => sizes.networks.saturating_add(1),
-            "vteps" => sizes.vteps,
-            "attachments" | "egress" => sizes.ports,
-            "endpoints" => sizes.endpoints,
-            // The host's, and of each network its own and that of its unknown hosts.
-            "accounts" => sizes.networks.saturating_mul(2).saturating_add(sizes.endpoints).saturating_add(1),
-            "policy_cache" => sizes.policy_cache,
-            "neighbor_cache" => sizes.neighbor_cache,
-            "closed_flows" => sizes.closed_flows,
-            "policy_drops" | "denied" => sizes.policy_drops,
-            "datagrams" => sizes.datagrams,
-            _ => return None,
-        };
-        Some(entries.max(1))
-    }
-}
-
 /// The loaded programs and their tables. They live until the last program is detached and this is dropped.
 #[derive(Debug)]
 pub struct Fastpath {
@@ -161,7 +130,9 @@ pub struct Fastpath {
     ct_settings_table: MapHandle,
     ct_settings: CtSettings,
     accounts: Arc<Accounts>,
+    changed: MapHandle,
     take: OwnedFd,
+    recheck: OwnedFd,
     programs: Programs,
 }
 
@@ -305,7 +276,8 @@ impl Fastpath {
         let ct_settings_table = map("ct_settings")?;
         let ct_settings = CtSettings::of(&ct_settings_table)?;
         let accounts = Arc::new(Accounts::of(&map("accounts")?)?);
-        let take = program("take")?;
+        let changed = map("changed")?;
+        let (take, recheck) = (program("take")?, program("recheck")?);
         Ok(Self {
             object,
             flows,
@@ -329,7 +301,9 @@ impl Fastpath {
             ct_settings_table,
             ct_settings,
             accounts,
+            changed,
             take,
+            recheck,
             programs,
         })
     }

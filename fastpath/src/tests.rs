@@ -11,9 +11,9 @@ use libbpf_rs::btf::{
 };
 
 use crate::layout::{
-    self, Answer, Attachment, AttachmentKey, CachedPolicy, ClosedFlow, Denied, DeniedKey, Egress, Endpoint,
-    EndpointKey, Ends, Entropy, Flow, FlowDir, Key, NeighborKey, Network, PolicyCacheKey, PolicyDrop,
-    PolicyDropKey, Settings, TcpSide, Template, Vtep,
+    self, Answer, Attachment, AttachmentKey, CachedPolicy, ChangedKey, ClosedFlow, Denied, DeniedKey, Egress,
+    Endpoint, EndpointKey, Ends, Entropy, Flow, FlowDir, Key, NeighborKey, Network, PolicyCacheKey,
+    PolicyDrop, PolicyDropKey, Settings, TcpSide, Template, Vtep,
 };
 use crate::numbers;
 
@@ -77,8 +77,9 @@ fn structures_are_the_same_on_both_sides() {
     );
     assert_eq!(
         noted("network"),
-        layout_of!(Network: vni, epoch, mac, template_flags, tos, ttl, marks, bindings, spare, control_ports)
+        layout_of!(Network: vni, epoch, policy, mac, template_flags, tos, ttl, marks, bindings, spare, control_ports)
     );
+    assert_eq!(noted("changed_key"), layout_of!(ChangedKey: addr, vni, kind));
     assert_eq!(noted("vtep"), layout_of!(Vtep: addr, max_packet, flags));
     assert_eq!(noted("endpoint_key"), layout_of!(EndpointKey: addr, vni));
     assert_eq!(
@@ -87,7 +88,7 @@ fn structures_are_the_same_on_both_sides() {
     );
     assert_eq!(
         noted("policy_drop_key"),
-        layout_of!(PolicyDropKey: network, epoch, from, endpoint, rule, direction)
+        layout_of!(PolicyDropKey: network, policy, from, endpoint, rule, direction)
     );
     assert_eq!(
         noted("policy_drop"),
@@ -126,6 +127,10 @@ fn shared_numbers() -> BTreeMap<String, u64> {
         FLOW_KERNEL_CREATED,
         FLOW_REPLIED,
         FLOW_STREAM,
+        FLOW_STALE,
+        NO_EPOCH,
+        CHANGED_ADDRESS,
+        CHANGED_MAC,
         TAKE_IF_OVER,
         TAKE_DELETE,
         TAKE_IF_RANK,

@@ -91,11 +91,16 @@ pub enum Command {
     /// Print the JSON schema of the configuration
     Schema,
     /// Show what `run` would change on this machine
-    #[command(after_help = "Example:\n  eastgate plan --config configs/bare-host.toml --host alpha")]
+    #[command(
+        after_help = "Takes the options of `run` that decide what is done.\n\nExample:\n  eastgate plan --config configs/bare-host.toml --host alpha"
+    )]
     Plan {
         /// Site
         #[command(flatten)]
         site: Site,
+        /// How frames are to be carried
+        #[command(flatten)]
+        carrier: Carrier,
         /// Where the daemon's state file would be: beside its socket
         #[command(flatten)]
         daemon: Daemon,
@@ -183,6 +188,20 @@ pub enum Command {
     },
 }
 
+/// How frames are carried, and what that leaves on the machine.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Carrier {
+    /// What carries frames
+    #[arg(long, value_enum, default_value = "auto", env = "EASTGATE_DATAPLANE")]
+    pub dataplane: crate::daemon::Dataplane,
+    /// By what programs are attached to devices
+    #[arg(long, value_enum, default_value = "auto", env = "EASTGATE_ATTACH")]
+    pub attach: crate::io::guard::Attach,
+    /// Pin the fast path's tables below this folder of a bpffs: the next `run` takes them over without CAP_SYS_ADMIN
+    #[arg(long, value_name = "DIR", env = "EASTGATE_PIN")]
+    pub pin: Option<PathBuf>,
+}
+
 /// Options of `run`.
 #[derive(ClapArgs, Debug)]
 pub struct Run {
@@ -195,18 +214,12 @@ pub struct Run {
     /// Worker threads; one a core unless told otherwise
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
-    /// What carries frames
-    #[arg(long, value_enum, default_value = "auto", env = "EASTGATE_DATAPLANE")]
-    pub dataplane: crate::daemon::Dataplane,
-    /// By what programs are attached to devices
-    #[arg(long, value_enum, default_value = "auto", env = "EASTGATE_ATTACH")]
-    pub attach: crate::io::guard::Attach,
+    /// How frames are carried
+    #[command(flatten)]
+    pub carrier: Carrier,
     /// What a stop leaves of the fast path
     #[arg(long, value_enum, default_value = "restore", env = "EASTGATE_ON_STOP")]
     pub on_stop: crate::daemon::OnStop,
-    /// Pin the fast path's tables below this folder of a bpffs: the next `run` takes them over without CAP_SYS_ADMIN
-    #[arg(long, value_name = "DIR", env = "EASTGATE_PIN")]
-    pub pin: Option<PathBuf>,
     /// How to log; EASTGATE_LOG chooses what (such as `info` or `eastgate=debug`)
     #[arg(long, value_enum, default_value = "text")]
     pub log_format: Format,

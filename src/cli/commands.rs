@@ -1,6 +1,6 @@
 //! What each command does.
 
-use std::{collections::BTreeMap, io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use eastgate_api::{
@@ -18,18 +18,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
-    args::{Args, Ask, Command, FdbAction, FlowsAction, Format, Output, Run, ShowTable, Site, Trace},
-    exit, lab, print,
+    args::{Args, Ask, Command, FdbAction, FlowsAction, Format, Output, Run, ShowTable, Trace},
+    exit, lab, plan, print,
 };
 use crate::{
     control::client::{self, ClientError},
     daemon::{self, choose_host},
-    io::{
-        guard::{Attach, Hooks},
-        machine::{Machine, record_beside},
-        netlink::{Netlink, NetlinkError},
-    },
-    plan,
 };
 
 /// Does what the command line says; the exit code.
@@ -44,7 +38,11 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
             println!("{}", serde_json::to_string_pretty(&schema())?);
             exit::OK
         }
-        Command::Plan { site, daemon, output } => show_plan(&site, &daemon.socket, output.output)?,
+        Command::Plan { site, carrier, daemon, output } => {
+            let snapshot = offline(&site.config, site.host.as_deref())?.1;
+            let lines = plan::of_machine(&snapshot, &carrier, &daemon.socket)?;
+            emit(&output, &lines, |lines| print::plan(lines))?
+        }
         Command::Reload(options) => reload(&options)?,
         Command::Status(options) => {
             let status: Status = ask(&options, &Request::Status {})?;
@@ -100,10 +98,10 @@ fn serve(options: &Run) -> Result<u8> {
         host: options.site.host.clone(),
         socket: options.daemon.socket.clone(),
         workers,
-        dataplane: options.dataplane,
-        attach: options.attach,
+        dataplane: options.carrier.dataplane,
+        attach: options.carrier.attach,
         on_stop: options.on_stop,
-        pin: options.pin.clone(),
+        pin: options.carrier.pin.clone(),
     })?;
     Ok(exit::OK)
 }
@@ -160,32 +158,6 @@ fn offline(path: &Path, host: Option<&str>) -> Result<(Arc<Config>, Snapshot)> {
     let states = StateRegistry::new(config.limits);
     let snapshot = Snapshot::compile(&config, &host, None, &mut Attachments::default(), &states)?;
     Ok((config, snapshot))
-}
-
-fn show_plan(site: &Site, socket: &Path, output: Format) -> Result<u8> {
-    let (_, snapshot) = offline(&site.config, site.host.as_deref())?;
-    // A daemon that runs has attached programs, which are not the host's.
-    let mut machine = Machine::take_over(record_beside(socket)).ok();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (links, traffic) = runtime
-        .block_on(async {
-            let netlink = Netlink::connect()?;
-            let links = netlink.links().await?;
-            let mut traffic = BTreeMap::new();
-            if let Some(machine) = &mut machine {
-                machine.list_qdiscs(&netlink).await;
-            }
-            for port in plan::wanted_ports(&snapshot) {
-                if let (Some(link), Some(machine)) = (links.get(&**port.device()), &machine) {
-                    traffic.insert(link.index, machine.host_traffic(&netlink, link).await);
-                }
-            }
-            Ok::<_, NetlinkError>((links, traffic))
-        })
-        .context("cannot list devices")?;
-    let attach = Hooks::choose(Attach::Auto).map_or("clsact", |hooks| hooks.name());
-    let steps = plan::steps(&snapshot, &links, &traffic, attach)?;
-    emit(&Output { output }, &steps, |steps| print::plan(steps))
 }
 
 fn reload(options: &Ask) -> Result<u8> {

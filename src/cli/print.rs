@@ -10,7 +10,7 @@ use eastgate_config::Config;
 use eastgate_wire::{DropReason, names};
 
 use super::table::Table;
-use crate::{changes, plan::Step};
+use crate::{changes, plan::Line};
 
 pub(super) fn summary(config: &Config) -> String {
     let networks = config.networks().count();
@@ -66,6 +66,9 @@ pub(super) fn status(status: &Status) -> String {
         answers => format!(", {answers} of them given again by the kernel"),
     };
     line("answers", format!("{} to ARP and ND{repeated}", traffic.answers));
+    if traffic.decided_again > 0 {
+        line("rechecked", format!("{} flows decided again after changes", traffic.decided_again));
+    }
     if traffic.fragmented > 0 {
         line("fragmented", format!("{} packets that did not fit the tunnel", traffic.fragmented));
     }
@@ -366,10 +369,11 @@ pub(super) fn trace(report: &TraceReport) -> String {
     text
 }
 
-pub(super) fn plan(steps: &[Step]) -> String {
-    let mut table = Table::new(["ACTION", "OBJECT", "WHAT", "WHY"]);
-    for step in steps {
-        table.row([step.action.clone(), step.object.clone(), step.detail.clone(), step.why.clone()]);
+pub(super) fn plan(lines: &[Line]) -> String {
+    let mut table = Table::new(["ACTION", "OBJECT", "WHAT", "WHY", "UNDONE BY"]);
+    for line in lines {
+        let undo = line.undo.clone().unwrap_or_default();
+        table.row([line.action.clone(), line.object.clone(), line.detail.clone(), line.why.clone(), undo]);
     }
     if table.is_empty() { "nothing to do\n".into() } else { table.to_string() }
 }

@@ -150,6 +150,7 @@ impl View {
             answers: here.answers + there.answers,
             answers_repeated: here.answers_repeated + there.answers_repeated,
             fragmented: here.fragmented + there.fragmented,
+            decided_again: here.decided_again,
             dropped: here.dropped + there.dropped,
         }
     }
@@ -272,7 +273,7 @@ impl View {
         let part = Part::of(filter)?;
         let mut uncounted = Uncounted::new();
         self.shared.for_each_created(clock::now(), |flow| {
-            if snapshot.network(flow.key.vni).is_some_and(|network| network.epoch == flow.epoch) {
+            if snapshot.network(flow.key.vni).is_some_and(|network| flow.epoch >= network.epoch) {
                 for rule in [flow.egress_rule, flow.ingress_rule] {
                     *uncounted.entry((flow.key.vni, rule)).or_default() += 1;
                 }
@@ -399,10 +400,10 @@ fn groups(network: &Network, uncounted: &Uncounted) -> Vec<GroupRow> {
         }
     }
     let tenant = &network.tenant;
-    let mut next = 0..;
+    let mut numbers = network.rules.in_order().iter().copied();
     let mut rows = Vec::new();
     for group in tenant.groups.values() {
-        let rules = group.ingress.iter().chain(&group.egress).zip(&mut next).filter_map(|(rule, id)| {
+        let rules = group.ingress.iter().chain(&group.egress).zip(&mut numbers).filter_map(|(rule, id)| {
             let name = network.rules.reference(&tenant.name, id)?;
             Some(RuleRow {
                 rule: name.rule,

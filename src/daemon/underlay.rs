@@ -7,16 +7,16 @@ use std::{
 
 use eastgate_config::Host;
 use eastgate_dataplane::{pipeline::shared::lock, snapshot::Snapshot};
+use eastgate_wire::VtepAddr;
 
 use super::Daemon;
 use crate::{
     io::{
-        fastpath::is_own_address,
         netlink::Link,
         underlay::{RxSocket, TxSockets, UnderlayConfig},
         worker::Command,
     },
-    plan::multicast_groups,
+    plan::{Step, listen_step},
 };
 
 /// The underlay as the workers have it.
@@ -34,24 +34,35 @@ impl Daemon {
         host.devices.iter().filter_map(|device| self.links.get(&**device))
     }
 
-    pub(super) fn serve_underlay(&mut self, snapshot: &Snapshot, host: &Host) {
-        let links: Vec<(u32, u32)> = self.underlay_links(host).map(|link| (link.index, link.mtu)).collect();
-        let Some(mtu) = links.iter().map(|(_, mtu)| *mtu).min() else {
-            self.drop_underlay(format!("there is no device {}", host.device_names()));
-            return;
+    pub(super) async fn serve_underlay(&mut self, snapshot: &Snapshot, host: &Host) {
+        let step = match listen_step(snapshot, host, &self.links) {
+            Ok(step) => step,
+            Err(why) => return self.drop_underlay(why),
         };
-        self.view.shared.link_mtu.store(mtu, Relaxed);
-        // A socket stays bound to an address that the host has no more, and hears nothing.
-        if !is_own_address(snapshot.vtep.0) {
-            self.drop_underlay(format!("{} is no address of this host", snapshot.vtep));
+        if let Some(mtu) = self.underlay_links(host).map(|link| link.mtu).min() {
+            self.view.shared.link_mtu.store(mtu, Relaxed);
+        }
+        let Step::Listen { vtep, port, ref groups, .. } = step else { return };
+        if self.underlay.as_ref() == Some(&self.wanted_underlay(vtep, port, groups)) {
             return;
         }
+        match self.execute(&step).await {
+            Ok(_) => {
+                tracing::info!(vtep = %snapshot.vtep, port, device = %host.device_names(), "listening");
+            }
+            Err(error) => self.drop_underlay(format!("{error:#}")),
+        }
+    }
+
+    /// The underlay of the snapshot in force, at this address and port and with these groups
+    fn wanted_underlay(&self, vtep: VtepAddr, port: u16, groups: &[IpAddr]) -> ActiveUnderlay {
+        let snapshot = self.view.shared.snapshot();
         let overlay = &snapshot.config.overlay;
-        let groups = multicast_groups(snapshot);
-        let wanted = ActiveUnderlay {
+        let host = snapshot.config.host(&self.host).filter(|_| !groups.is_empty());
+        ActiveUnderlay {
             config: UnderlayConfig {
-                vtep: snapshot.vtep,
-                port: overlay.port,
+                vtep,
+                port,
                 ttl: match overlay.ttl {
                     eastgate_config::OuterField::Fixed(ttl) => ttl,
                     eastgate_config::OuterField::Inherit => 64,
@@ -60,29 +71,23 @@ impl Daemon {
                 checksums: snapshot.checksums.clone(),
                 source_ports: snapshot.ports.ports().collect(),
             },
-            group_devices: if groups.is_empty() {
-                Vec::new()
-            } else {
-                links.iter().map(|(index, _)| *index).collect()
-            },
-            groups,
-        };
-        if self.underlay.as_ref() == Some(&wanted) {
-            return;
+            group_devices: host
+                .map(|host| self.underlay_links(host).map(|link| link.index).collect())
+                .unwrap_or_default(),
+            groups: groups.to_vec(),
         }
-        match open_listeners(&wanted, self.workers.len()) {
-            Ok(rx_sockets) => {
-                let tx_sockets = Arc::new(TxSockets::new(wanted.config.clone()));
-                for (worker, rx_sockets) in self.workers.iter().zip(rx_sockets) {
-                    worker.tell(Command::Underlay { rx_sockets, tx_sockets: Some(tx_sockets.clone()) });
-                }
-                tracing::info!(vtep = %snapshot.vtep, port = overlay.port, device = %host.device_names(), "listening");
-                self.underlay = Some(wanted);
-            }
-            Err(error) => {
-                self.drop_underlay(error.to_string());
-            }
+    }
+
+    /// The workers listen there.
+    pub(super) fn listen(&mut self, vtep: VtepAddr, port: u16, groups: &[IpAddr]) -> std::io::Result<()> {
+        let wanted = self.wanted_underlay(vtep, port, groups);
+        let rx_sockets = open_listeners(&wanted, self.workers.len())?;
+        let tx_sockets = Arc::new(TxSockets::new(wanted.config.clone()));
+        for (worker, rx_sockets) in self.workers.iter().zip(rx_sockets) {
+            worker.tell(Command::Underlay { rx_sockets, tx_sockets: Some(tx_sockets.clone()) });
         }
+        self.underlay = Some(wanted);
+        Ok(())
     }
 
     pub(super) fn drop_underlay(&mut self, why: String) {

@@ -10,16 +10,13 @@ use eastgate_wire::AttachmentId;
 
 use super::{Daemon, PortState, accelerate::device};
 use crate::{
-    control::{
-        server::Server,
-        socket::{self, SocketState},
-    },
+    control::socket::SocketState,
     io::{
         fastpath::KernelPath,
-        guard::{HostTraffic, Role},
+        guard::HostTraffic,
         netlink::{Link, LinkEvent},
     },
-    plan::{OWN_DEVICES, TUNNEL, UP, wanted_ports, wanted_settings},
+    plan::{OWN_DEVICES, PUNT_MTU, Place, Step, TUNNEL, UP, punt_devices, route_settings, tunnel_device},
 };
 
 /// What the kernel has told of at one time.
@@ -75,7 +72,7 @@ impl Daemon {
         if news.devices {
             self.keep_devices().await;
             if self.view.kernel.get().is_some() {
-                super::accelerate::ask_routes();
+                self.ask_routes().await;
             }
             self.reconcile().await;
         }
@@ -95,14 +92,14 @@ impl Daemon {
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
         self.sweep();
-        self.keep_listening();
+        self.keep_listening().await;
         // The kernel tells of filters, and not of programs in the tcx lists.
         if self.machine.as_ref().is_some_and(|machine| machine.attaches_by() == "tcx") {
             self.hold_all(None).await;
         }
         self.keep_devices().await;
         self.keep_files();
-        let restored = self.apply_settings();
+        let restored = self.apply_settings().await;
         if restored > 0 {
             tracing::warn!(restored, "interface settings were changed by someone else and put right");
             lock(&self.view.state).settings_restored += restored;
@@ -116,22 +113,19 @@ impl Daemon {
     }
 
     /// Makes the control socket again where someone has removed it. What stands in its place is left there.
-    fn keep_listening(&mut self) {
+    async fn keep_listening(&mut self) {
         if self.socket_file.state() == SocketState::There {
             return;
         }
-        let made = socket::listen(&self.options.socket)
-            .and_then(|(listener, file)| Ok((Server::start(listener, self.view.clone())?, file)));
+        let made = self.execute(&Step::Serve { socket: self.options.socket.clone() }).await;
         match made {
-            Ok((server, file)) => {
-                self.control = Some(server);
-                self.socket_file = file;
+            Ok(_) => {
                 self.socket_missed = false;
                 lock(&self.view.state).control_restored += 1;
                 tracing::warn!(socket = %self.options.socket.display(), "the control socket was removed and is made again");
             }
             Err(error) if !std::mem::replace(&mut self.socket_missed, true) => {
-                tracing::error!(socket = %self.options.socket.display(), %error, "the control socket is gone");
+                tracing::error!(socket = %self.options.socket.display(), "the control socket is gone: {error:#}");
             }
             Err(_) => {}
         }
@@ -145,17 +139,15 @@ impl Daemon {
         }
     }
 
-    /// How many settings were not as wanted.
-    pub(super) fn apply_settings(&mut self) -> u64 {
-        let snapshot = self.view.shared.snapshot_arc();
-        let Some(host) = snapshot.config.host(&self.host) else { return 0 };
-        let wanted = wanted_settings(host, &wanted_ports(&snapshot), &self.links);
-        let Some(machine) = &mut self.machine else { return 0 };
-        match machine.apply(&wanted) {
-            Ok(changes) => changes.len() as u64,
-            Err(error) => {
-                tracing::error!(%error, "interface settings could not be applied");
-                0
+    /// Who turns forwarding off for all devices turns it off for the one by which frames are punted, too.
+    async fn ask_routes(&mut self) {
+        for step in route_settings() {
+            let Step::SetOwn { file, to, .. } = &step else { continue };
+            let is_off = |value: String| value.trim() != to.to_string();
+            if std::fs::read_to_string(format!("/proc/sys/{file}")).is_ok_and(is_off)
+                && let Err(error) = self.execute(&step).await
+            {
+                tracing::error!("programs cannot ask the host's routes: {error:#}");
             }
         }
     }
@@ -170,8 +162,7 @@ impl Daemon {
         let by_index = |index: u32| self.links.values().find(|link| link.index == index);
         let ports = self.serving.iter().filter_map(|(id, index)| Some((*id, by_index(*index)?.clone())));
         for (id, link) in ports.filter(|(_, link)| is_asked(link)).collect::<Vec<_>>() {
-            let program = kernel.as_ref().map(|kernel| kernel.tenant_program());
-            let held = self.hold_again(&link, Role::Port(program)).await;
+            let held = self.hold_again(&link, Place::Port { accelerated: kernel.is_some() }).await;
             if let Err(error) = held {
                 self.close_for_good(id, &link, &error);
             } else if self.look_at_host(id, &link, only.is_some()).await
@@ -183,23 +174,24 @@ impl Daemon {
                 );
             }
         }
-        let Some(kernel) = kernel else { return };
+        if kernel.is_none() {
+            return;
+        }
         let underlay = self.links.values().filter(|link| self.attached.contains(&link.index));
-        let shared = underlay.map(|link| (link.clone(), Role::Shared(kernel.underlay_program())));
+        let shared = underlay.map(|link| (link.clone(), Place::Underlay));
         let shared: Vec<_> = shared.collect();
         let own = self.links.get(TUNNEL).filter(|link| self.made.get(TUNNEL) == Some(&link.index));
-        let own = own.map(|link| (link.clone(), Role::Own(kernel.tunnel_program())));
-        for (link, role) in shared.into_iter().chain(own).filter(|(link, _)| is_asked(link)) {
-            if let Err(error) = self.hold_again(&link, role).await {
+        let own = own.map(|link| (link.clone(), Place::Own));
+        for (link, place) in shared.into_iter().chain(own).filter(|(link, _)| is_asked(link)) {
+            if let Err(error) = self.hold_again(&link, place).await {
                 tracing::error!(device = link.name, "programs could not be put back: {error:#}");
             }
         }
     }
 
-    async fn hold_again(&mut self, link: &Link, role: Role<'_>) -> Result<()> {
-        let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
-        let missing = machine.hold(&self.netlink, link, role).await?;
-        for way in missing {
+    async fn hold_again(&mut self, link: &Link, place: Place) -> Result<()> {
+        let step = Step::Attach { device: link.name.clone(), hook: self.hook(), place };
+        for way in self.execute(&step).await? {
             self.count_restored(Lost::Program, format!("the program at {way} of {}", link.name));
         }
         Ok(())
@@ -250,7 +242,7 @@ impl Daemon {
     fn devices_stand(&self) -> bool {
         self.made.iter().all(|(name, index)| {
             let link = self.links.get(*name).filter(|link| link.index == *index);
-            link.is_some_and(|link| link.up && (*name == TUNNEL || link.mtu == super::accelerate::PUNT_MTU))
+            link.is_some_and(|link| link.up && (*name == TUNNEL || link.mtu == PUNT_MTU))
         })
     }
 
@@ -302,23 +294,24 @@ impl Daemon {
             }
         }
         if up {
-            self.make_up().await?;
+            self.execute_all(&punt_devices()).await?;
+            self.execute_all(&route_settings()).await?;
             let link = device(&self.links, UP[0])?;
             kernel.reach(Some(link.index), None)?;
-            self.listen_for_punts(kernel)?;
+            self.execute(&Step::ListenForPunts { device: UP[1] }).await?;
             self.count_restored(Lost::Device, format!("{} and {}", UP[0], UP[1]));
         }
         if tunnel {
-            let port = self.make_tunnel().await?;
-            let link = device(&self.links, TUNNEL)?.clone();
-            let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
-            machine.hold(&self.netlink, &link, Role::Own(kernel.tunnel_program())).await?;
-            kernel.reach(None, Some(port))?;
+            let overlay = self.view.shared.snapshot().config.overlay.port;
+            self.execute_all(&tunnel_device(overlay)).await?;
+            let attach = Step::Attach { device: TUNNEL.into(), hook: self.hook(), place: Place::Own };
+            self.execute(&attach).await?;
+            kernel.reach(None, self.tunnel_port)?;
             self.count_restored(Lost::Device, TUNNEL.into());
         }
         for name in OWN_DEVICES {
             let link = device(&self.links, name)?;
-            let mtu = if name == TUNNEL { link.mtu } else { super::accelerate::PUNT_MTU };
+            let mtu = if name == TUNNEL { link.mtu } else { PUNT_MTU };
             if !link.up || link.mtu != mtu {
                 self.netlink.bring_up(name, mtu).await?;
                 self.count_restored(Lost::Device, format!("{name} was down, or had another MTU"));

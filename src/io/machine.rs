@@ -18,6 +18,7 @@ use super::{
     netlink::{Link, Netlink, NetlinkError, Qdiscs},
     sysctl,
 };
+use crate::plan::{Step, Undo};
 
 /// Why the machine is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -139,6 +140,21 @@ impl Machine {
         let settings = settings.collect();
         let qdiscs = BTreeMap::new();
         Ok(Self { record, settings, guards, hooks, programs, qdiscs, devices, tables, pins })
+    }
+
+    /// What of a daemon before goes when nothing of it can go on.
+    #[must_use]
+    pub fn left_behind(&self) -> Option<Step> {
+        let devices: Vec<String> = self.devices.iter().cloned().collect();
+        let is_tapped = self.guards.values().any(|guard| guard.tap);
+        let is_left = is_tapped || !devices.is_empty() || self.pins.is_some() || self.tables.is_some();
+        is_left.then(|| Step::ClearAway { devices, pins: self.pins.clone() })
+    }
+
+    /// Has eastgate made this device?
+    #[must_use]
+    pub fn has_made(&self, device: &str) -> bool {
+        self.devices.contains(device)
     }
 
     /// Attaches by these from here on; what is attached otherwise is taken over device by device.
@@ -336,6 +352,7 @@ impl Machine {
         let Some(folder) = &self.pins else { return Ok(()) };
         eastgate_fastpath::unpin(folder)
             .map_err(|source| MachineError::Pins { path: folder.clone(), source })?;
+        Undo::Unpin { below: folder.parent().unwrap_or(folder).to_owned() }.done();
         self.pins = None;
         self.save()
     }
@@ -356,6 +373,7 @@ impl Machine {
         for device in self.devices.clone() {
             netlink.delete_link(&device).await?;
             self.devices.remove(&device);
+            Undo::Delete { device }.done();
         }
         self.save()
     }
@@ -374,6 +392,7 @@ impl Machine {
             }
             self.guards.remove(name);
             self.save()?;
+            Undo::Detach { device: name.to_owned() }.done();
         }
         Ok(())
     }
@@ -387,27 +406,28 @@ impl Machine {
         Ok(diff(&observed, wanted))
     }
 
-    /// Puts `wanted` in effect and says what was written.
+    /// Notes settings that are about to be written, all at once.
     ///
     /// # Errors
-    /// When procfs cannot be read or written.
-    pub fn apply(&mut self, wanted: &[Setting]) -> Result<Vec<Change>, MachineError> {
-        let plan = Self::compare(wanted)?;
-        for affected in &plan.affected {
-            tracing::warn!(setting = %affected.id, before = affected.before, after = affected.after,
-                "a setting of another interface changes with `all`");
+    /// When the record cannot be written.
+    pub fn will_set<'c>(&mut self, changes: impl Iterator<Item = &'c Change>) -> Result<(), MachineError> {
+        let mut new = false;
+        for change in changes {
+            if !self.settings.knows(change) {
+                self.settings.remember(change);
+                new = true;
+            }
         }
-        for change in &plan.changes {
-            self.settings.remember(change);
-        }
-        if !plan.changes.is_empty() {
-            self.save()?;
-        }
-        for change in &plan.changes {
-            sysctl::write(change).map_err(MachineError::Setting)?;
-            tracing::debug!(setting = %change.id, from = change.from, to = change.to, "set");
-        }
-        Ok(plan.changes)
+        if new { self.save() } else { Ok(()) }
+    }
+
+    /// Writes a setting, which is in the record before.
+    ///
+    /// # Errors
+    /// When procfs or the record cannot be written.
+    pub fn set(&mut self, change: &Change) -> Result<(), MachineError> {
+        self.will_set(std::iter::once(change))?;
+        sysctl::write(change).map_err(MachineError::Setting)
     }
 
     /// Leaves the machine as it was. Goes on after a failure and reports the first.
@@ -440,7 +460,11 @@ impl Machine {
             tracing::warn!(setting = %foreign.id, written = foreign.written, found = foreign.found,
                 "left alone: someone else has changed it since");
         }
-        undo.changes.iter().try_for_each(sysctl::write).map_err(MachineError::Setting)
+        for change in &undo.changes {
+            sysctl::write(change).map_err(MachineError::Setting)?;
+            Undo::Restore { id: change.id.clone(), to: change.to }.done();
+        }
+        Ok(())
     }
 
     /// Writes the record in whole: a crash leaves the old one or the new one.

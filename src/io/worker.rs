@@ -407,14 +407,8 @@ impl Worker {
         self.shared.count_sent(self.index, &report, now);
         self.shared.narrow_paths(&report.narrow, now);
         // Only now: packets that the fast path takes must not overtake those just sent.
-        for offer in self.batch.offers() {
-            self.shared.offer(offer);
-        }
-        for answer in self.batch.answers() {
-            self.shared.leave_answer(answer, clock::now());
-        }
-        for handover in self.batch.handovers() {
-            self.shared.hand_over(handover, clock::now());
+        for after in self.batch.after() {
+            self.shared.settle(after, clock::now());
         }
     }
 }

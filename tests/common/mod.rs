@@ -11,6 +11,7 @@
     reason = "each test program is a crate, and uses a part of this"
 )]
 
+mod bpffs;
 mod capture;
 pub mod config;
 mod daemon;
@@ -22,6 +23,7 @@ pub mod site;
 mod traffic;
 mod world;
 
+pub use bpffs::BpfFs;
 pub use capture::{Capture, arp_request, hardware_address, icmp_echo, neighbor_solicitation, send_frame};
 pub use daemon::{CAPABILITIES, Daemon, EASTGATE, eastgate};
 pub use eastgate_testkit::wait::{BOUND, settle, wait_for, wait_within};

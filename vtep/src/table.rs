@@ -7,8 +7,7 @@
 use std::{collections::HashMap, hash::Hash};
 
 use ahash::RandomState;
-
-const NONE: u32 = u32::MAX;
+use eastgate_wire::{IndexList, Places};
 
 /// Where an entry is, until it is removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,28 +18,19 @@ struct Node<K, V> {
     key: K,
     value: V,
     pinned: bool,
-    older: u32,
-    newer: u32,
 }
 
 #[derive(Debug)]
 pub(crate) struct AgeTable<K, V> {
     slots: HashMap<K, u32, RandomState>,
-    nodes: Vec<Option<Node<K, V>>>,
-    free: Vec<u32>,
-    oldest: u32,
-    newest: u32,
+    nodes: Places<Node<K, V>>,
+    /// The oldest first
+    order: IndexList,
 }
 
 impl<K: Copy + Eq + Hash, V> AgeTable<K, V> {
     pub(crate) fn new(hasher: RandomState) -> Self {
-        Self {
-            slots: HashMap::with_hasher(hasher),
-            nodes: Vec::new(),
-            free: Vec::new(),
-            oldest: NONE,
-            newest: NONE,
-        }
+        Self { slots: HashMap::with_hasher(hasher), nodes: Places::new(), order: IndexList::EMPTY }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -54,38 +44,29 @@ impl<K: Copy + Eq + Hash, V> AgeTable<K, V> {
 
     #[inline]
     pub(crate) fn get(&self, slot: Slot) -> Option<&V> {
-        Some(&self.node(slot.0)?.value)
+        Some(&self.nodes.get(slot.0)?.value)
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut V> {
-        Some(&mut self.node_mut(slot.0)?.value)
+        Some(&mut self.nodes.get_mut(slot.0)?.value)
     }
 
     /// Puts an entry in as the newest, or outside the order; one with this key must not be there yet.
     pub(crate) fn insert(&mut self, key: K, value: V, pinned: bool) -> Slot {
-        let node = Some(Node { key, value, pinned, older: NONE, newer: NONE });
-        let at = match self.free.pop() {
-            Some(at) => {
-                self.nodes[at as usize] = node;
-                at
-            }
-            None => {
-                self.nodes.push(node);
-                (self.nodes.len() - 1) as u32
-            }
-        };
+        let at = self.nodes.insert(Node { key, value, pinned });
         self.slots.insert(key, at);
         if !pinned {
-            self.link_newest(at);
+            self.order.push_back(&mut self.nodes, at);
         }
         Slot(at)
     }
 
     pub(crate) fn remove(&mut self, slot: Slot) -> Option<(K, V)> {
-        self.unlink(slot.0);
-        let node = self.nodes.get_mut(slot.0 as usize)?.take()?;
-        self.free.push(slot.0);
+        if !self.nodes.get(slot.0)?.pinned {
+            self.order.remove(&mut self.nodes, slot.0);
+        }
+        let node = self.nodes.remove(slot.0)?;
         self.slots.remove(&node.key);
         Some((node.key, node.value))
     }
@@ -93,59 +74,22 @@ impl<K: Copy + Eq + Hash, V> AgeTable<K, V> {
     /// Makes the entry the newest.
     #[inline]
     pub(crate) fn touch(&mut self, slot: Slot) {
-        if self.newest != slot.0 && self.node(slot.0).is_some_and(|node| !node.pinned) {
-            self.unlink(slot.0);
-            self.link_newest(slot.0);
+        if self.order.last() != Some(slot.0) && self.nodes.get(slot.0).is_some_and(|node| !node.pinned) {
+            self.order.remove(&mut self.nodes, slot.0);
+            self.order.push_back(&mut self.nodes, slot.0);
         }
     }
 
     /// The entry that was touched longest ago.
     #[inline]
     pub(crate) fn oldest(&self) -> Option<(Slot, &V)> {
-        Some((Slot(self.oldest), &self.node(self.oldest)?.value))
+        let oldest = self.order.first()?;
+        Some((Slot(oldest), &self.nodes.get(oldest)?.value))
     }
 
     /// All entries, pinned ones included, in no order that means anything, but always in the same one.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &K, &V)> {
-        self.nodes.iter().enumerate().filter_map(|(at, node)| {
-            let node = node.as_ref()?;
-            Some((Slot(at as u32), &node.key, &node.value))
-        })
-    }
-
-    fn node(&self, at: u32) -> Option<&Node<K, V>> {
-        self.nodes.get(at as usize)?.as_ref()
-    }
-
-    fn node_mut(&mut self, at: u32) -> Option<&mut Node<K, V>> {
-        self.nodes.get_mut(at as usize)?.as_mut()
-    }
-
-    fn link_newest(&mut self, at: u32) {
-        let older = std::mem::replace(&mut self.newest, at);
-        match self.node_mut(older) {
-            Some(node) => node.newer = at,
-            None => self.oldest = at,
-        }
-        if let Some(node) = self.node_mut(at) {
-            (node.older, node.newer) = (older, NONE);
-        }
-    }
-
-    fn unlink(&mut self, at: u32) {
-        let Some(node) = self.node(at) else { return };
-        if node.pinned {
-            return;
-        }
-        let (older, newer) = (node.older, node.newer);
-        match self.node_mut(older) {
-            Some(node) => node.newer = newer,
-            None => self.oldest = newer,
-        }
-        match self.node_mut(newer) {
-            Some(node) => node.older = older,
-            None => self.newest = older,
-        }
+        self.nodes.iter().map(|(at, node)| (Slot(at), &node.key, &node.value))
     }
 }
 

@@ -5,8 +5,10 @@
 //! exists and given back after it is gone, so at no moment are there more flows than a limit says. A limit may be
 //! lowered below what is in use; nothing is cut then, and nothing new fits until the use has fallen.
 //!
-//! Each count is one word of memory, with its limit. Where someone else has flows of his own ([`Carrier`]), the words are
+//! Each count is one word of memory, with its limit (`quota/word.rs`). Where someone else has flows of his own ([`Carrier`]), the words are
 //! in memory that both have in their hands ([`Ledger`]), and both change them by atomic steps only.
+
+mod word;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,6 +20,7 @@ use std::{
 
 use eastgate_wire::Vni;
 
+use self::word::{Word, take_all};
 use super::Rank;
 
 /// How many flows there may be, of an endpoint, of a network or of the host.
@@ -261,20 +264,10 @@ impl Account {
     }
 
     pub(super) fn take(&self, of: Population) -> Result<(), Full> {
-        let [own, network, total] = self.counters();
-        if !own.take(of) {
-            return Err(Full::Endpoint);
-        }
-        if !network.take(of) {
-            own.give(of);
-            return Err(Full::Network);
-        }
-        if !total.take(of) {
-            network.give(of);
-            own.give(of);
-            return Err(Full::Total);
-        }
-        Ok(())
+        let counters = self.counters();
+        let scopes = [Full::Endpoint, Full::Network, Full::Total];
+        let words = counters.each_ref().map(|counter| counter.word(of));
+        take_all(words).map_err(|full| scopes.get(full).copied().unwrap_or(Full::Total))
     }
 
     pub(super) fn give(&self, of: Population) {
@@ -336,7 +329,7 @@ impl Total {
         let mut places = locked(&self.places);
         for _ in 0..places.free.len().min(LOOKED_AT) {
             let Some(place) = places.free.pop_front() else { break };
-            let in_use = |of| self.word(place, of).is_some_and(|word| word.load(SeqCst) as u32 > 0);
+            let in_use = |of| self.word(place, of).is_some_and(|word| word.used() > 0);
             if !Population::ALL.into_iter().any(in_use) {
                 return place;
             }
@@ -379,8 +372,7 @@ impl Counter<'_> {
 
     fn set(&self, limits: FlowLimits) {
         for (of, limit) in Population::ALL.into_iter().zip([limits.unreplied, limits.replied]) {
-            let set = |word: u64| Some(u64::from(limit) << 32 | u64::from(word as u32));
-            let _ = self.word(of).fetch_update(SeqCst, SeqCst, set);
+            self.word(of).set_limit(limit);
         }
     }
 
@@ -391,30 +383,23 @@ impl Counter<'_> {
         }
     }
 
-    fn take(&self, of: Population) -> bool {
-        let more = |word: u64| (u64::from(word as u32) < word >> 32).then_some(word + 1);
-        self.word(of).fetch_update(SeqCst, SeqCst, more).is_ok()
-    }
-
     fn is_full(&self, of: Population) -> bool {
-        let word = self.word(of).load(SeqCst);
-        u64::from(word as u32) >= word >> 32
+        self.word(of).is_full()
     }
 
     fn give(&self, of: Population) {
-        give(self.word(of));
+        self.word(of).give();
     }
 
     fn in_use(&self) -> FlowUse {
-        let [unreplied, replied] = Population::ALL.map(|of| self.word(of).load(SeqCst) as u32);
+        let [unreplied, replied] = Population::ALL.map(|of| self.word(of).used());
         FlowUse { replied, unreplied }
     }
 }
 
 /// One flow less in a word of a [`Ledger`].
 pub fn give(word: &AtomicU64) {
-    let less = |word: u64| (word as u32 > 0).then(|| word - 1);
-    let _ = word.fetch_update(SeqCst, SeqCst, less);
+    word.give();
 }
 
 #[cfg(test)]

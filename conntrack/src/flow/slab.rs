@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use eastgate_wire::Instant;
+use eastgate_wire::{FreeList, Instant, Link, Links};
 
 use super::{
     FlowId, FlowState, Population, Rank,
@@ -30,9 +30,8 @@ pub(super) struct Entry {
     pub(super) waiting: u32,
     /// Place of the account that it is on
     pub(super) account: u32,
-    /// Its neighbours in a slot of the wheel; `next` links the free places too
-    pub(super) prev: u32,
-    pub(super) next: u32,
+    /// In a slot of the wheel, or among the free places
+    link: Link,
     /// How many flows were in this place before, and whether one is (odd)
     pub(super) generation: u32,
     /// `deadline` lies this far behind the last packet
@@ -67,8 +66,7 @@ impl Entry {
             ingress_rule: 0,
             waiting: NONE,
             account: 0,
-            prev: NONE,
-            next: NONE,
+            link: Link::NONE,
             generation: 0,
             idle_millis: 0,
             counts: [Count::default(); 2],
@@ -132,13 +130,13 @@ impl Entry {
 #[derive(Debug)]
 pub(super) struct Slab {
     chunks: Vec<Vec<Entry>>,
-    free: u32,
+    free: FreeList,
     live: u32,
 }
 
 impl Slab {
     pub(super) const fn new() -> Self {
-        Self { chunks: Vec::new(), free: NONE, live: 0 }
+        Self { chunks: Vec::new(), free: FreeList::EMPTY, live: 0 }
     }
 
     pub(super) const fn len(&self) -> u32 {
@@ -158,13 +156,12 @@ impl Slab {
     /// Puts an entry in. Limits are in `u32`, so the numbers do not run out before they do.
     pub(super) fn insert(&mut self, mut entry: Entry) -> u32 {
         self.live += 1;
-        if self.free != NONE {
-            let index = self.free;
+        let mut free = self.free;
+        if let Some(index) = free.pop(self) {
+            self.free = free;
             let place = self.at_mut(index);
             entry.generation = place.generation.wrapping_add(1);
-            let next = place.next;
             *place = entry;
-            self.free = next;
             return index;
         }
         if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
@@ -180,11 +177,11 @@ impl Slab {
 
     /// Frees the place of an entry that is in no list any more.
     pub(super) fn remove(&mut self, index: u32) {
-        let free = self.free;
         let entry = self.at_mut(index);
         entry.generation = entry.generation.wrapping_add(1);
-        entry.next = free;
-        self.free = index;
+        let mut free = self.free;
+        free.push(self, index);
+        self.free = free;
         self.live -= 1;
     }
 
@@ -208,6 +205,18 @@ impl Slab {
     /// The number of a flow that is still there.
     pub(super) fn index(&self, flow: FlowId) -> Option<u32> {
         self.get(flow.index).filter(|entry| entry.generation == flow.generation).map(|_| flow.index)
+    }
+}
+
+impl Links for Slab {
+    #[inline]
+    fn link(&self, at: u32) -> Link {
+        self.at(at).link
+    }
+
+    #[inline]
+    fn link_mut(&mut self, at: u32) -> &mut Link {
+        &mut self.at_mut(at).link
     }
 }
 

@@ -1,31 +1,26 @@
 //! The flows that can be put out, in the order in which they came to their rank: of each endpoint, of each network, and
 //! of all.
 
+use eastgate_wire::{FreeList, IndexList, Link, Links};
+
 use super::{Rank, slab::NONE};
 
 /// Ranks whose flows stand in queues: all but the last.
 const QUEUED: usize = Rank::COUNT - 1;
 
-/// A queue: its oldest and its newest place.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Queue {
-    first: u32,
-    last: u32,
-}
-
 /// The queues of an endpoint, of a network or of all: one for each rank.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Queues([Queue; QUEUED]);
+pub(super) struct Queues([IndexList; QUEUED]);
 
 impl Queues {
-    pub(super) const EMPTY: Self = Self([Queue { first: NONE, last: NONE }; QUEUED]);
+    pub(super) const EMPTY: Self = Self([IndexList::EMPTY; QUEUED]);
 }
 
 /// Every flow that can be put out stands in three queues of its rank.
 #[derive(Debug)]
 pub(super) struct Waiting {
     places: Vec<Place>,
-    free: u32,
+    free: FreeList,
     all: Queues,
 }
 
@@ -35,17 +30,24 @@ struct Place {
     links: [Link; 3],
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Link {
-    prev: u32,
-    next: u32,
+/// The places, with the links of the first, second or third queue that each is in.
+struct Of<'p>(&'p mut [Place], usize);
+
+impl Links for Of<'_> {
+    fn link(&self, at: u32) -> Link {
+        self.0[at as usize].links[self.1]
+    }
+
+    fn link_mut(&mut self, at: u32) -> &mut Link {
+        &mut self.0[at as usize].links[self.1]
+    }
 }
 
 const OF_ALL: usize = 2;
 
 impl Waiting {
     pub(super) const fn new() -> Self {
-        Self { places: Vec::new(), free: NONE, all: Queues::EMPTY }
+        Self { places: Vec::new(), free: FreeList::EMPTY, all: Queues::EMPTY }
     }
 
     /// Bytes allocated.
@@ -60,8 +62,8 @@ impl Waiting {
 
     /// The flow that has been of a rank for longest in these queues.
     pub(super) fn oldest_of(&self, queues: &Queues, rank: Rank) -> Option<u32> {
-        let first = queues.0.get(rank as usize)?.first;
-        (first != NONE).then(|| self.places[first as usize].flow)
+        let first = queues.0.get(rank as usize)?.first()?;
+        Some(self.places[first as usize].flow)
     }
 
     /// Lines a flow up behind the others of its rank: with its endpoint's, its network's, and all. Its place; none for a
@@ -73,18 +75,19 @@ impl Waiting {
         else {
             return NONE;
         };
-        let place = Place { flow, links: [Link { prev: NONE, next: NONE }; 3] };
-        let at = if self.free == NONE {
-            self.places.push(place);
-            (self.places.len() - 1) as u32
-        } else {
-            let at = self.free;
-            self.free = self.places[at as usize].links[OF_ALL].next;
-            self.places[at as usize] = place;
-            at
+        let place = Place { flow, links: [Link::NONE; 3] };
+        let at = match self.free.pop(&Of(&mut self.places, OF_ALL)) {
+            Some(at) => {
+                self.places[at as usize] = place;
+                at
+            }
+            None => {
+                self.places.push(place);
+                (self.places.len() - 1) as u32
+            }
         };
         for (which, queue) in [endpoint, network, all].into_iter().enumerate() {
-            append(&mut self.places, queue, which, at);
+            queue.push_back(&mut Of(&mut self.places, which), at);
         }
         at
     }
@@ -98,30 +101,8 @@ impl Waiting {
             return;
         };
         for (which, queue) in [endpoint, network, all].into_iter().enumerate() {
-            unlink(&mut self.places, queue, which, at);
+            queue.remove(&mut Of(&mut self.places, which), at);
         }
-        self.places[at as usize].links[OF_ALL].next = self.free;
-        self.free = at;
-    }
-}
-
-fn append(places: &mut [Place], queue: &mut Queue, which: usize, at: u32) {
-    places[at as usize].links[which] = Link { prev: queue.last, next: NONE };
-    match queue.last {
-        NONE => queue.first = at,
-        last => places[last as usize].links[which].next = at,
-    }
-    queue.last = at;
-}
-
-fn unlink(places: &mut [Place], queue: &mut Queue, which: usize, at: u32) {
-    let Link { prev, next } = places[at as usize].links[which];
-    match prev {
-        NONE => queue.first = next,
-        prev => places[prev as usize].links[which].next = next,
-    }
-    match next {
-        NONE => queue.last = prev,
-        next => places[next as usize].links[which].prev = prev,
+        self.free.push(&mut Of(&mut self.places, OF_ALL), at);
     }
 }

@@ -7,9 +7,9 @@
 
 use std::time::Duration;
 
-use eastgate_wire::Instant;
+use eastgate_wire::{IndexList, Instant};
 
-use super::slab::{NONE, Slab};
+use super::slab::Slab;
 
 const SLOTS: u64 = 4096;
 const TICK_MICROS: u64 = 250_000;
@@ -19,7 +19,7 @@ pub(super) const TICK: Duration = Duration::from_micros(TICK_MICROS);
 
 #[derive(Debug)]
 pub(super) struct Wheel {
-    heads: Box<[u32]>,
+    slots: Box<[IndexList]>,
     occupied: [u64; (SLOTS / 64) as usize],
     /// Every tick before this one has been dealt with; hung ticks are in `cursor..cursor + SLOTS`.
     cursor: u64,
@@ -28,13 +28,13 @@ pub(super) struct Wheel {
 
 impl Wheel {
     pub(super) fn new() -> Self {
-        let heads = vec![NONE; SLOTS as usize].into_boxed_slice();
-        Self { heads, occupied: [0; (SLOTS / 64) as usize], cursor: 0, hung: 0 }
+        let slots = vec![IndexList::EMPTY; SLOTS as usize].into_boxed_slice();
+        Self { slots, occupied: [0; (SLOTS / 64) as usize], cursor: 0, hung: 0 }
     }
 
     /// Bytes allocated.
     pub(super) const fn memory(&self) -> usize {
-        self.heads.len() * size_of::<u32>()
+        self.slots.len() * size_of::<IndexList>()
     }
 
     /// Hangs an entry, which is in no slot, where its deadline says.
@@ -45,31 +45,18 @@ impl Wheel {
         let deadline = slab.at(index).deadline();
         let tick = deadline.micros().div_ceil(TICK_MICROS).clamp(self.cursor, self.cursor + SLOTS - 1);
         let slot = (tick % SLOTS) as usize;
-        let head = self.heads[slot];
-        if head != NONE {
-            slab.at_mut(head).prev = index;
-        }
-        let entry = slab.at_mut(index);
-        (entry.slot, entry.prev, entry.next) = (slot as u16, NONE, head);
-        self.heads[slot] = index;
+        slab.at_mut(index).slot = slot as u16;
+        self.slots[slot].push_front(slab, index);
         self.occupied[slot / 64] |= 1 << (slot % 64);
         self.hung += 1;
     }
 
     /// Takes an entry out of its slot.
     pub(super) fn unhang(&mut self, slab: &mut Slab, index: u32) {
-        let entry = slab.at(index);
-        let (slot, prev, next) = (usize::from(entry.slot), entry.prev, entry.next);
-        if next != NONE {
-            slab.at_mut(next).prev = prev;
-        }
-        if prev != NONE {
-            slab.at_mut(prev).next = next;
-        } else {
-            self.heads[slot] = next;
-            if next == NONE {
-                self.occupied[slot / 64] &= !(1 << (slot % 64));
-            }
+        let slot = usize::from(slab.at(index).slot);
+        self.slots[slot].remove(slab, index);
+        if self.slots[slot].is_empty() {
+            self.occupied[slot / 64] &= !(1 << (slot % 64));
         }
         self.hung -= 1;
     }
@@ -80,7 +67,7 @@ impl Wheel {
         match self.next_tick() {
             Some(tick) if tick <= today => {
                 self.cursor = tick;
-                Some(self.heads[(tick % SLOTS) as usize])
+                self.slots[(tick % SLOTS) as usize].first()
             }
             _ => {
                 self.cursor = self.cursor.max(today);

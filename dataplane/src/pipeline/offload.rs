@@ -1,4 +1,4 @@
-//! Step 8: a flow that has settled is handed to the fast path, and taken back when a packet of it is punted.
+//! Step 9: a flow that has settled is handed to the fast path, and taken back when a packet of it is punted.
 //!
 //! The pipeline says what it does with the packets of each direction ([`Template`]), and compares that with what it has
 //! just done with one: a flow is handed over only when both agree. Who carries it out is behind [`FlowOffload`].
@@ -22,7 +22,10 @@ use eastgate_vtep::{
 use eastgate_wire::{Cursor, FlowKey, Instant, Leg, MacAddr, View, VtepAddr};
 
 use super::{
-    Arrival, Destination, Pipeline, answers::AnswerOffer, batch::Batch, counters::SettledDrop,
+    Arrival, Destination, Pipeline,
+    answer::AnswerOffer,
+    batch::{AfterSend, Batch},
+    counters::SettledDrop,
     holders::bindings_of,
 };
 use crate::{
@@ -36,7 +39,7 @@ pub trait FlowOffload: Carrier {
     fn ledger(&self) -> Arc<dyn Ledger>;
     /// Counts up whenever what was true of ports and paths may be so no longer.
     fn generation(&self) -> u32;
-    /// Lets the packets of a flow pass; false when it cannot, or when epoch or generation are no longer in force.
+    /// Lets the packets of a flow pass; false when it cannot, or when what it was decided by is no longer in force.
     fn install(&self, handover: &Handover, flow: &Offloaded) -> bool;
     /// Stops them from passing, and says where the flow has got to; nothing when it is not known (any more). Its place
     /// is kept: it does not begin there until [`FlowOffload::end`].
@@ -188,7 +191,7 @@ pub struct Handover {
     pub flow: FlowId,
     /// A key of it, in whichever direction
     pub key: FlowKey,
-    /// The epoch of its network
+    /// The snapshot that it was handed over under
     pub epoch: u32,
     /// [`FlowOffload::generation`] before the templates were laid
     pub generation: u32,
@@ -237,10 +240,10 @@ impl<'s> Pipeline<'s> {
             Direction::Original => [template, back],
             Direction::Reply => [back, template],
         };
-        Some(Handover { flow: settled.flow, key, epoch: network.epoch, generation, bindings, templates })
+        Some(Handover { flow: settled.flow, key, epoch: network.compiled, generation, bindings, templates })
     }
 
-    /// Step 8: the flow of the packet in hand goes elsewhere, or flows like it may begin there.
+    /// Step 9: the flow of the packet in hand goes elsewhere, or flows like it may begin there.
     #[allow(
         clippy::too_many_arguments,
         reason = "each is a different thing, and a struct would only rename them"
@@ -257,11 +260,13 @@ impl<'s> Pipeline<'s> {
     ) {
         let Some(settled) = settled else { return };
         let handover = self.handover(arrival, to, settled, came, left, now);
-        if settled.opened.is_none() {
-            out.hand_over(handover);
-        } else {
-            out.offer(handover.and_then(|like| self.offer(arrival.network, settled, like)));
-        }
+        out.after_send(match settled.opened {
+            None => handover.map(AfterSend::Offload),
+            Some(_) => {
+                let offer = handover.and_then(|like| self.offer(arrival.network, settled, like));
+                offer.map(AfterSend::CachePolicy)
+            }
+        });
     }
 
     /// What it takes to let flows like the one that was opened begin elsewhere.

@@ -4,7 +4,7 @@
 
 /*
  * The compiled policy of a network, as policy's `Compiled::words` lays it out: first what `policy_head` names, then the
- * tables. It is punted whole, so that no program ever sees half of one.
+ * tables. It is written whole, so that no program ever sees half of one.
  */
 enum policy_block_words { POLICY_BLOCK = 16 };
 
@@ -14,7 +14,7 @@ struct policy_block {
 _Static_assert(sizeof(struct policy_block) == 64, "as policy's `words::BLOCK` and src/policy.rs have it");
 
 enum policy_head {
-	/* The epoch that it is of */
+	/* The epoch that it was compiled in: `network.policy` */
 	POLICY_EPOCH,
 	/* Where each table begins, in words */
 	POLICY_RULESETS,

@@ -172,9 +172,9 @@ impl KernelPath {
 
     fn cached_policy_for(&self, tables: &mut Tables, offer: &Offer) -> Option<CachedPolicy> {
         let vni = offer.opened.vni;
-        let in_force = tables.snapshot.as_ref()?.network(vni)?.epoch;
         let (epoch, generation) = (offer.admitted.epoch, offer.generation);
-        if !tables.live || (epoch, generation) != (in_force, tables.settings.generation) {
+        let since = tables.decided_since(&offer.opened, &offer.templates)?;
+        if !tables.live || epoch < since || generation != tables.settings.generation {
             return None;
         }
         let network = self.network_place(tables, vni)?;

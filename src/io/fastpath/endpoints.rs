@@ -13,8 +13,8 @@ use eastgate_dataplane::{
     snapshot::{Endpoint, Network, Snapshot},
 };
 use eastgate_fastpath::{
-    ENDPOINT_PROXIED, Endpoint as KernelEndpoint, EndpointKey, Error, NETWORK_HUB, NO_RULE, Network as Row,
-    Policy, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
+    ENDPOINT_PROXIED, Endpoint as KernelEndpoint, EndpointKey, Error, NETWORK_HUB, NO_EPOCH, NO_RULE,
+    Network as Row, Policy, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
 };
 use eastgate_policy::rule::Direction;
 use eastgate_steering::proxy_mac;
@@ -118,7 +118,7 @@ impl KernelPath {
 
     /// Does all but the last step, which is to put the policy in force; nothing where there is none to be put.
     fn prepare(&self, snapshot: &Arc<Snapshot>, network: &Network) -> Result<Option<Ready>, Error> {
-        let (vni, epoch) = (network.vni, network.epoch);
+        let (vni, epoch) = (network.vni, network.compiled);
         let (place, before) = {
             let mut tables = lock(&self.tables);
             let done = tables.decided.get(&vni).is_some_and(|decided| decided.epoch == epoch);
@@ -181,7 +181,7 @@ impl KernelPath {
         for Ready { vni, epoch, policy, .. } in ready {
             let bytes = policy.bytes();
             // One that is changing again at this moment has its turn to come.
-            let stands = tables.networks.get(&vni).is_some_and(|(_, row)| row.epoch == epoch);
+            let stands = tables.networks.get(&vni).is_some_and(|(_, row)| row.policy == epoch);
             if done.is_err() || !stands {
                 tables.policy_bytes -= bytes;
                 continue;
@@ -404,9 +404,9 @@ pub(super) const fn vtep_flags(checksum: UdpChecksum) -> u32 {
 
 /// A network with the epoch that is in force there; with none of it left, nothing is.
 pub(super) fn network_row(network: Option<&Network>, vni: Vni) -> Row {
-    let mut row = Row { vni: vni.get(), mac: proxy_mac(vni).0, ..Row::default() };
+    let mut row = Row { vni: vni.get(), epoch: NO_EPOCH, mac: proxy_mac(vni).0, ..Row::default() };
     let Some(network) = network else { return row };
-    row.epoch = network.epoch;
+    (row.epoch, row.policy) = (network.epoch, network.compiled);
     row.bindings = lock(&network.state.holders).version();
     let Encapsulation { tos, ttl, .. } = network.encapsulation;
     (row.template_flags, row.tos, row.ttl) = outer_fields(tos, ttl);

@@ -311,14 +311,8 @@ impl Host {
             }
         });
         let verdict = (outcome, sent.collect());
-        for offer in out.offers() {
-            self.shared.offer(offer);
-        }
-        for answer in out.answers() {
-            self.shared.leave_answer(answer, clock::now());
-        }
-        for handover in out.handovers() {
-            self.shared.hand_over(handover, clock::now());
+        for after in out.after() {
+            self.shared.settle(after, clock::now());
         }
         verdict
     }

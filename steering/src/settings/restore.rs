@@ -57,6 +57,12 @@ impl Restore {
         self.saved.insert(change.id.clone(), saved);
     }
 
+    /// Whether this write is remembered as the last one of its file.
+    #[must_use]
+    pub fn knows(&self, change: &Change) -> bool {
+        self.saved.get(&change.id).is_some_and(|saved| saved.written == change.to)
+    }
+
     /// What was remembered, in the order of the first writes.
     pub fn iter(&self) -> impl Iterator<Item = &Saved> {
         self.order.iter().filter_map(|id| self.saved.get(id))
