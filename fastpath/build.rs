@@ -9,8 +9,12 @@ use std::{
 use libbpf_cargo::SkeletonBuilder;
 
 /// What is compiled, and the object it becomes.
-const OBJECTS: [(&str, &str); 2] =
-    [("bpf/fastpath.bpf.c", "fastpath.bpf.o"), ("bpf/guard.bpf.c", "guard.bpf.o")];
+const OBJECTS: [(&str, &str); 3] = [
+    ("bpf/fastpath.bpf.c", "fastpath.bpf.o"),
+    ("bpf/guard.bpf.c", "guard.bpf.o"),
+    // For the tests alone
+    ("bpf/constants.bpf.c", "constants.bpf.o"),
+];
 
 fn main() {
     println!("cargo::rerun-if-changed=bpf");

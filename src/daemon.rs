@@ -463,15 +463,19 @@ impl Daemon {
 
     /// Closes a port in the fast path and takes its sockets away; the guard stays.
     fn stop_serving(&mut self, id: AttachmentId) {
-        self.serving.remove(&id);
+        let ifindex = self.serving.remove(&id);
         self.host_traffic.remove(&id);
         if let Some(kernel) = self.view.kernel.get()
             && let Err(error) = kernel.remove_attachment(id)
         {
             tracing::error!(%error, "a port could not be closed in the fast path");
         }
+        let unused = ifindex.filter(|ifindex| !self.serving.values().any(|other| other == ifindex));
         for worker in &self.workers {
-            worker.tell(Command::RemovePort(id));
+            worker.tell(Command::Detach(id));
+            if let Some(ifindex) = unused {
+                worker.tell(Command::RemoveDevice(ifindex));
+            }
         }
     }
 

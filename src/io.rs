@@ -3,6 +3,7 @@
 //! Everything here moves bytes and carries out what the rest of eastgate decided; no rule of the network lives
 //! here.
 
+pub mod attached;
 pub mod batch_send;
 pub mod clock;
 pub mod fastpath;

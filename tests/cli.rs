@@ -397,3 +397,28 @@ fn unplug_web1(site: &Site, alpha: &Daemon) {
 fn unplug(host: &Space) {
     host.ip("link del veth-web1");
 }
+
+#[test]
+fn show_endpoints_says_what_stays_in_userspace_and_why() {
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let mac = "[tenant.acme.endpoint.web2]\n";
+    site.rewrite(|text| text.replace(mac, &format!("{mac}port_security = false\n")));
+    let because = |alpha: &Daemon| {
+        let rows = ask(alpha, "show endpoints");
+        let rows = rows["endpoints"].as_array().unwrap().iter();
+        let rows = rows.map(|row| (row["endpoint"].as_str().unwrap().to_owned(), row["userspace"].clone()));
+        rows.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    {
+        let alpha = site.run_with("alpha", "ebpf");
+        let told = because(&alpha);
+        assert_eq!(told["acme/web1"], serde_json::Value::Null, "{told:?}");
+        let why = told["acme/web2"].as_str().unwrap().to_owned();
+        assert_eq!(why, "port security is off: who sends is found out packet by packet");
+        let (_, text, _) = said(&alpha, "show endpoints");
+        assert!(text.contains("STAYS IN USERSPACE BECAUSE") && text.contains(&why), "{text}");
+        assert!(alpha.stop().success());
+    }
+    let alpha = site.run("alpha");
+    assert!(because(&alpha).values().all(|why| why == "the dataplane is userspace"));
+}

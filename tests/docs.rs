@@ -1,7 +1,12 @@
 //! The pages that are made from the code, held to the code: drop reasons, command line, configuration keys, and
 //! every file and function that a page names. `EASTGATE_BLESS=1 cargo test --test docs` writes the pages anew.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a helper of tests may fail the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a helper of tests may fail the test"
+)]
 
 use std::{
     fmt::Write as _,
@@ -12,6 +17,7 @@ use std::{
 use clap::{Command, CommandFactory};
 use eastgate::cli::args::Args;
 use eastgate_config::schema;
+use eastgate_dataplane::eligibility::Userspace;
 use eastgate_wire::{DropGroup, DropReason};
 use serde_json::Value;
 
@@ -211,6 +217,21 @@ fn configuration() {
     let told = page.matches("<!-- keys of ").count();
     assert_eq!(told, found.len(), "docs/configuration.md has a table that the schema does not have");
     hold("docs/configuration.md", &page);
+}
+
+// ------------------------------------------------------------------------------------------ what stays in userspace
+
+#[test]
+fn reasons_to_stay_in_userspace() {
+    let (begin, end) = ("<!-- reasons: made by tests/docs.rs -->\n", "<!-- end of reasons -->");
+    let page = read("docs/fastpath.md");
+    let (before, rest) = page.split_once(begin).expect("docs/fastpath.md has a place for the reasons");
+    let (_, after) = rest.split_once(end).expect("which ends");
+    let mut table = "| stays in userspace | because |\n| --- | --- |\n".to_owned();
+    for reason in Userspace::ALL {
+        writeln!(table, "| {} | {} |", reason.what(), cell(reason.because())).unwrap();
+    }
+    hold("docs/fastpath.md", &format!("{before}{begin}{table}{end}{after}"));
 }
 
 // ------------------------------------------------------------------------------------------ what pages name

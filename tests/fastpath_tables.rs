@@ -29,10 +29,10 @@ fn pins_that_someone_takes_away_are_made_again() {
     let made_again = |times: u64| alpha.ask(&["status"])["restored"]["files"] == times;
     std::fs::remove_file(folder.join("flows")).unwrap();
     wait_within(SOON, "one of them is made again, and counted", || made_again(1));
-    assert_eq!(bpffs.entries(), (1, 7));
+    assert_eq!(bpffs.entries(), (1, 8));
     std::fs::remove_dir_all(&folder).unwrap();
     wait_within(SOON, "all of them are made again, and counted", || made_again(2));
-    assert_eq!(bpffs.entries(), (1, 7));
+    assert_eq!(bpffs.entries(), (1, 8));
     assert!(alpha.stop().success());
     assert_eq!(bpffs.entries(), (0, 0), "after a stop");
 }
@@ -49,7 +49,7 @@ fn with_pinned_tables_flows_are_taken_over_without_more_capabilities() {
     };
     let beta = site.run_with("beta", "ebpf");
     let alpha = start();
-    assert_eq!(bpffs.entries(), (1, 7));
+    assert_eq!(bpffs.entries(), (1, 8));
     let flows = Flows::start(&site);
     let dialogue = Dialogue::start(&site.web1, (&site.db1, tcp(21, 5432)));
     flows.allowed_arrive("at first");
@@ -65,7 +65,7 @@ fn with_pinned_tables_flows_are_taken_over_without_more_capabilities() {
         alpha.kill();
         flows.allowed_arrive("without a daemon");
         alpha = start();
-        assert_eq!(bpffs.entries(), (1, 7));
+        assert_eq!(bpffs.entries(), (1, 8));
         flows.allowed_arrive("taken over");
         dialogue.goes_on("taken over");
         wait_within(SOON, "flows are offloaded", || all_carried_in_the_kernel(&alpha));
@@ -85,7 +85,7 @@ fn with_pinned_tables_flows_are_taken_over_without_more_capabilities() {
     assert_eq!(bpffs.entries(), (0, 0), "after a stop");
     assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
     start().kill();
-    assert_eq!(bpffs.entries(), (1, 7), "after a kill");
+    assert_eq!(bpffs.entries(), (1, 8), "after a kill");
     site.run_with("alpha", "userspace").kill();
     assert_eq!(bpffs.entries(), (0, 0), "nobody uses the tables");
     start().kill();

@@ -18,6 +18,8 @@ pub enum EventKind {
     Ended,
     /// A packet was refused by the rules, the first of its kind: further ones are counted in `show drops`.
     Denied,
+    /// A packet passed that the rules would have refused, if the one that did were not being tried out; the first of its kind.
+    WouldBeDenied,
 }
 
 impl EventKind {
@@ -28,6 +30,7 @@ impl EventKind {
             Self::Begun => "begun",
             Self::Ended => "ended",
             Self::Denied => "denied",
+            Self::WouldBeDenied => "would-be-denied",
         }
     }
 }

@@ -251,6 +251,8 @@ pub struct EndpointRow {
     pub addresses: Vec<Addr>,
     /// Groups
     pub groups: Vec<String>,
+    /// Why flows of it, or of an address of it, stay in userspace or begin there; nothing where the kernel has them
+    pub userspace: Option<String>,
     /// Frames it sent that passed
     pub tx_frames: u64,
     /// Frames that reached it

@@ -75,6 +75,7 @@ pub use self::{
     settings::{FlowState, OnChange, StateSettings, Timeouts},
     sharding::Sharding,
     slab::Count,
+    tcp::SIDE_FLAGS,
 };
 
 /// A flow that is in the table. Good until the flow ends; later calls with it do nothing.
@@ -513,9 +514,10 @@ fn original(entry: &Entry) -> FlowKey {
     entry.key.as_travelling(entry.marks.opened_swapped())
 }
 
-/// Has the policy in force still to decide about the flow? Nobody in this daemon has decided about one of epoch 0.
+/// Has the policy in force still to decide about the flow, as decisions stand since an `epoch`? Nobody in this daemon has
+/// decided about one of epoch 0.
 fn is_stale(entry: &Entry, settings: &StateSettings, epoch: u32) -> bool {
-    entry.epoch != epoch && (settings.on_change == OnChange::Recheck || entry.epoch == 0)
+    entry.epoch < epoch && (settings.on_change == OnChange::Recheck || entry.epoch == 0)
 }
 
 fn stale(entry: &Entry, index: u32, direction: Direction) -> Tracked {

@@ -7,6 +7,7 @@
 //! out in a batch, and whoever carries packets faster is behind a trait ([`pipeline::offload::FlowOffload`]).
 
 pub mod attachments;
+pub mod eligibility;
 pub mod pipeline;
 pub mod snapshot;
 pub mod trace;

@@ -4,19 +4,23 @@
 //! The pipeline composes `vtep`, `steering`, `policy` and `conntrack` over the tables of one [`Snapshot`]; it does no
 //! I/O. Frames go in one by one with the time; what is to be sent comes out in a [`Batch`].
 
+mod admit;
 mod again;
-pub mod answers;
+pub mod answer;
 pub mod batch;
 pub mod counters;
 mod decide;
 mod elsewhere;
+mod encap;
 mod ending;
 pub mod events;
 mod forward;
 mod holders;
+mod locate;
 mod members;
 pub mod offload;
 mod oversize;
+mod ruling;
 pub mod shared;
 #[cfg(test)]
 mod tests;
@@ -25,30 +29,20 @@ pub mod track;
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use eastgate_conntrack::fragment::Waiting;
-use eastgate_policy::admission::{self, Context};
-use eastgate_steering::{Answer, Claim, Conflict, Learn, Onward, Requester, answer, claim};
-use eastgate_vtep::{
-    ecn::Ecn,
-    encap::{self, Decapsulation},
-    fdb::{Learned, Location},
-    header::VXLAN_LEN,
-    offload::{note_uncut, note_unfinished_checksum},
-    peers::PeerKind,
-    vlan,
-};
+use eastgate_steering::claim;
+use eastgate_vtep::{fdb::Location, header::VXLAN_LEN, vlan};
 use eastgate_wire::{
-    Addr, AttachmentId, DropReason, EndpointId, Frame, GsoKind, Holdings, Instant, View, Vni, VtepAddr,
+    AttachmentId, DropReason, EndpointId, Frame, GsoKind, Holdings, Instant, View, Vni, VtepAddr,
 };
 
 use self::{
+    answer::Asked,
     batch::Batch,
     counters::{Counters, DropKey, Subject},
-    holders::Neighbors,
-    members::ToPorts,
     shared::lock,
     track::Tracked,
 };
-pub use self::{forward::Destination, shared::Shared};
+pub use self::{locate::Destination, shared::Shared};
 use crate::snapshot::{Endpoint, Network, Snapshot};
 
 /// What became of a frame.
@@ -161,19 +155,20 @@ impl<'s> Pipeline<'s> {
             Asked::Neighbor => false,
             Asked::No => true,
         };
-        let to = self.find(arrival, &view, plain, now, out)?;
-        // 3 track
+        // 3 locate
+        let to = self.locate(arrival, &view, plain, now, out)?;
+        // 4 track
         let Some(tracked) = self.track(arrival, &to, &view, frame, now)? else { return Ok(Outcome::Wait) };
-        // 4 decide
+        // 5 decide
         let settled = match tracked {
             Tracked::Passes(settled) => settled,
-            Tracked::Undecided(undecided) => self.decide(arrival, undecided, now)?,
+            Tracked::Undecided(undecided) => self.decide(arrival, undecided, frame, now)?,
         };
-        // 6 forward, 7 encapsulate
+        // 7 forward, 8 encapsulate
         let came = [view.dst, view.src];
         let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?;
         sender.state.sent(1, frame.len() as u64);
-        // 8 hand over
+        // 9 hand over
         self.hand_on(arrival, &to, settled.as_ref(), came, &view, now, out);
         Ok(outcome)
     }
@@ -236,301 +231,21 @@ impl<'s> Pipeline<'s> {
             Asked::Neighbor => false,
             Asked::No => true,
         };
-        let to = self.find(arrival, &view, plain, now, out)?;
-        // 3' track
+        // 3' locate
+        let to = self.locate(arrival, &view, plain, now, out)?;
+        // 4' track
         let Some(tracked) = self.track(arrival, &to, &view, frame, now)? else { return Ok(Outcome::Wait) };
-        // 4' decide
+        // 5' decide
         let settled = match tracked {
             Tracked::Passes(settled) => settled,
-            Tracked::Undecided(undecided) => self.decide(arrival, undecided, now)?,
+            Tracked::Undecided(undecided) => self.decide(arrival, undecided, frame, now)?,
         };
-        // 6' forward
+        // 7' forward, 8' encapsulate
         let came = [view.dst, view.src];
         let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?;
-        // 8' hand over
+        // 9' hand over
         self.hand_on(arrival, &to, settled.as_ref(), came, &view, now, out);
         Ok(outcome)
-    }
-
-    /// Takes the VXLAN header off and finds network and sender. The error names the network as far as it is
-    /// known.
-    fn decapsulate(
-        &self,
-        from: VtepAddr,
-        tos: u8,
-        datagram: &mut Frame<'_>,
-    ) -> Result<(Arrival<'s>, View), (Option<Vni>, DropReason)> {
-        let snapshot = self.snapshot;
-        let mut found = None;
-        let decapsulated = encap::decapsulate(datagram, from, Ecn::of_tos(tos), |vni| {
-            let network = snapshot.network(vni)?;
-            found = Some(network);
-            Some(Decapsulation {
-                peers: &network.peers,
-                strict: network.strict_reserved,
-                vlan_aware: network.encapsulation.vlan_aware,
-                own_macs: std::slice::from_ref(&network.proxy_mac),
-            })
-        });
-        let vni = found.map(|network: &Arc<Network>| network.vni);
-        let decapsulated = decapsulated.map_err(|reason| (vni, reason))?;
-        let view = decapsulated.view;
-        let network = found.ok_or((None, DropReason::UnknownVni))?;
-        // A VTEP on the same machine whose frames the kernel encapsulated left this to a device that they never met.
-        note_unfinished_checksum(datagram, &view);
-        note_uncut(datagram, &view, self.tenant_mtu(network, &view));
-        let from = Location::Remote(from);
-        Ok((Arrival { network, from, sender: network.sender_at(view.src, from) }, view))
-    }
-
-    /// Step 1: may this port send this frame?
-    fn admit(
-        &self,
-        arrival: &Arrival<'s>,
-        sender: &Endpoint,
-        view: &View,
-        frame: &Frame<'_>,
-        now: Instant,
-    ) -> Result<(), Refusal> {
-        if view.src == arrival.network.proxy_mac {
-            return Err(DropReason::BadSourceMac.into());
-        }
-        self.admit_sender(arrival, sender, view, frame, now)?;
-        self.learn_nested(arrival, sender, view, now)
-    }
-
-    /// A machine behind an endpoint that may bridge for others is where that endpoint is.
-    fn learn_nested(
-        &self,
-        arrival: &Arrival<'s>,
-        sender: &Endpoint,
-        view: &View,
-        now: Instant,
-    ) -> Result<(), Refusal> {
-        let nested = !sender.sender.port_security && !sender.holdings().has_mac(view.src);
-        if nested { self.learn_mac(arrival, view, now) } else { Ok(()) }
-    }
-
-    /// The checks of a sender that is configured.
-    fn admit_sender(
-        &self,
-        arrival: &Arrival<'s>,
-        sender: &Endpoint,
-        view: &View,
-        frame: &Frame<'_>,
-        now: Instant,
-    ) -> Result<(), Refusal> {
-        let network = arrival.network;
-        let chosen = self.has_chosen(network, sender, view, now);
-        let (ownership, site) = (&network.ownership, &*self.snapshot.site);
-        let context = Context { sender: &sender.sender, ownership, site, chosen };
-        Ok(admission::admit(view, frame.bytes(), &context)?)
-    }
-
-    /// Step 1': an endpoint is heard only from the VTEP it is behind. Where that VTEP does not run eastgate,
-    /// nobody has checked what it sends, so it is checked here. Unknown hosts are for networks that learn.
-    fn admit_and_learn(
-        &self,
-        arrival: &Arrival<'s>,
-        view: &View,
-        frame: &Frame<'_>,
-        now: Instant,
-    ) -> Result<(), Refusal> {
-        let network = arrival.network;
-        let Location::Remote(from) = arrival.from else { return Ok(()) };
-        match arrival.sender {
-            Some(sender) if sender.location != arrival.from => Err(DropReason::MacSpoofed.into()),
-            Some(sender) if network.peers.kind(from) == Some(PeerKind::Plain) => {
-                self.admit_sender(arrival, sender, view, frame, now)?;
-                self.learn_nested(arrival, sender, view, now)
-            }
-            // Its own host has checked what it sends.
-            Some(sender) => {
-                let _ = self.has_chosen(network, sender, view, now);
-                self.learn_nested(arrival, sender, view, now)
-            }
-            // Behind one of several that may bridge for others there, whose host has checked what they send
-            None if !network.learning
-                && (network.peers.kind(from) != Some(PeerKind::Eastgate)
-                    || network.unsecured_at(arrival.from).next().is_none()) =>
-            {
-                Err(DropReason::UnknownEndpoint.into())
-            }
-            None => {
-                let (ownership, site) = (&network.ownership, &self.snapshot.site);
-                admission::admit_unknown_host(view, frame.bytes(), network.max_tags(), ownership, site)?;
-                self.learn_mac(arrival, view, now)
-            }
-        }
-    }
-
-    /// Where an unknown host's MAC is. A configured MAC never gets here.
-    fn learn_mac(&self, arrival: &Arrival<'s>, view: &View, now: Instant) -> Result<(), Refusal> {
-        let mut fdb = lock(&arrival.network.state.fdb);
-        if let Learned::Moved(before) = fdb.learn(view.src, arrival.from, now)? {
-            tracing::debug!(vni = %arrival.network.vni, mac = %view.src, ?before, to = ?arrival.from, "a MAC moved");
-        }
-        while let Some(frozen) = fdb.take_report() {
-            tracing::warn!(vni = %arrival.network.vni, mac = %frozen.mac, kept = ?frozen.kept, refused = ?frozen.refused,
-                "a MAC moved too often and is frozen");
-        }
-        Ok(())
-    }
-
-    /// Step 2: ARP and ND are answered here, passed on, or dropped.
-    fn answer(
-        &mut self,
-        arrival: &Arrival<'s>,
-        view: &View,
-        frame: &mut Frame<'_>,
-        now: Instant,
-        out: &mut Batch,
-    ) -> Result<Asked, Refusal> {
-        let network = arrival.network;
-        let unknown_host = Holdings::new(view.src);
-        let requester = Requester {
-            origin: arrival.from,
-            holdings: arrival.sender.map_or(&unknown_host, Endpoint::holdings),
-            ownership: &network.ownership,
-            port_security: arrival.sender.is_some_and(|sender| sender.sender.port_security),
-        };
-        self.choose_named(arrival, view, frame, now);
-        let said = {
-            let holders = lock(&network.state.holders);
-            let learned = network.learns().then(|| lock(&network.state.learned));
-            let neighbors = Neighbors { network, holders: &holders, learned: learned.as_deref(), now };
-            answer(frame.bytes(), view, &requester, &neighbors, &network.neighbors, &mut self.made)
-        };
-        if matches!(said, Answer::NotNeighbor) {
-            self.hear_traffic(arrival, view, now);
-            return Ok(Asked::No);
-        }
-        if said.is_believed() {
-            let claim = claim(frame.bytes(), view);
-            self.hear(arrival, view.src, claim.map(|claim| claim.address), now);
-            if network.learns() {
-                self.learn_neighbor(arrival, claim, now);
-            }
-        }
-        match said {
-            Answer::NotNeighbor => Ok(Asked::No),
-            Answer::Drop(reason) => Err(reason.into()),
-            Answer::Pass => Ok(Asked::Neighbor),
-            Answer::Elsewhere => Ok(Asked::Done(Outcome::Consumed)),
-            Answer::Reply => {
-                self.take_answer_token(arrival, now)?;
-                self.send_back(arrival, out);
-                out.leave_answer(self.answer_offer(arrival, view, frame));
-                Ok(Asked::Done(Outcome::Consumed))
-            }
-            Answer::Ask => {
-                self.take_answer_token(arrival, now)?;
-                self.take_bum_token(network, now)?;
-                self.flood_ports(arrival, out);
-                self.flood_overlay(arrival, view, frame, now, out)?;
-                Ok(Asked::Done(Outcome::Flood))
-            }
-            Answer::Seek { target, reply } => {
-                self.take_answer_token(arrival, now)?;
-                let to_ports = if reply { ToPorts::Made } else { ToPorts::Frame };
-                self.seek(arrival, target, to_ports, view, frame, now, out).map(Asked::Done)
-            }
-            Answer::Announce { news: false, address, .. } if !self.may_repeat(arrival, address, now) => {
-                Err(DropReason::NeighborOwn.into())
-            }
-            Answer::Announce { onward, .. } => match onward {
-                Onward::Everywhere => Ok(Asked::Neighbor),
-                Onward::Overlay => {
-                    self.take_bum_token(network, now)?;
-                    self.flood_overlay(arrival, view, frame, now, out)?;
-                    Ok(Asked::Done(Outcome::Flood))
-                }
-                Onward::Nowhere => Ok(Asked::Done(Outcome::Consumed)),
-            },
-            Answer::Conflict(conflict) => {
-                self.take_answer_token(arrival, now)?;
-                self.report_conflict(arrival, &conflict, frame, out);
-                Err(if view.ip().is_some() { DropReason::NdSpoofed } else { DropReason::ArpSpoofed }.into())
-            }
-        }
-    }
-
-    /// Step 3. A packet for an address that moves and that nobody is known to have now is lost, and those who may have it are
-    /// asked, so that the next one is not.
-    fn find(
-        &mut self,
-        arrival: &Arrival<'s>,
-        view: &View,
-        plain: bool,
-        now: Instant,
-        out: &mut Batch,
-    ) -> Result<Destination<'s>, Refusal> {
-        let located = self.locate(arrival, view, plain, now);
-        if let (Err(refusal), Some(ip)) = (&located, view.ip())
-            && matches!(refusal.reason, DropReason::UnknownDestination | DropReason::NotForUs)
-            && plain
-            && arrival.network.moves(ip.dst)
-        {
-            self.ask_holders(arrival, ip.dst, view, now, out);
-        }
-        located
-    }
-
-    /// Takes one of the sender's tokens: eastgate works on its behalf.
-    fn take_answer_token(&self, arrival: &Arrival<'s>, now: Instant) -> Result<(), Refusal> {
-        let bucket = arrival
-            .sender
-            .map_or(&arrival.network.state.unknown_host_answers, |sender| &sender.state.answers);
-        if !lock(bucket).take(now) {
-            return Err(DropReason::NeighborLimit.into());
-        }
-        self.counters.answers.fetch_add(1, Relaxed);
-        Ok(())
-    }
-
-    /// May the sender say again what is known? Others may have heard otherwise, or nothing. Each address that moves has an
-    /// allowance of its own: a machine that takes many at once says so of all of them.
-    fn may_repeat(&self, arrival: &Arrival<'s>, address: Option<Addr>, now: Instant) -> bool {
-        let Some(sender) = arrival.sender else { return true };
-        let moved = |address| lock(&arrival.network.state.holders).may_repeat(address, sender.mac, now);
-        address.is_some_and(moved) || lock(&sender.state.announcements).take(now)
-    }
-
-    fn learn_neighbor(&self, arrival: &Arrival<'s>, claim: Option<Claim>, now: Instant) {
-        if arrival.sender.is_some_and(|sender| sender.sender.port_security) {
-            return;
-        }
-        let Some(claim) = claim else { return };
-        let mut learned = lock(&arrival.network.state.learned);
-        match learned.learn(claim.address, claim.mac, arrival.from, &**arrival.network, now) {
-            Learn::Frozen { first: true } => {
-                tracing::warn!(vni = %arrival.network.vni, address = %claim.address, mac = %claim.mac,
-                    "an address moved too often and is frozen");
-            }
-            Learn::Moved { mac, at } => {
-                tracing::info!(vni = %arrival.network.vni, address = %claim.address, mac = %claim.mac,
-                    had = %mac, was_at = ?at, "an address moved");
-            }
-            _ => {}
-        }
-    }
-
-    /// Two stations use one address: both are told, and so are the people who run this.
-    fn report_conflict(
-        &mut self,
-        arrival: &Arrival<'s>,
-        conflict: &Conflict,
-        frame: &mut Frame<'_>,
-        out: &mut Batch,
-    ) {
-        tracing::warn!(vni = %arrival.network.vni, address = %conflict.address, owner = %conflict.owner.mac,
-            claimant = %conflict.claimant, "two stations use one address");
-        if conflict.reply {
-            self.send_back(arrival, out);
-        }
-        if conflict.tell_owner {
-            self.deliver_copy(arrival, conflict.owner.at, frame, out);
-        }
     }
 
     /// Counts a frame that does not get as far as a network.
@@ -587,14 +302,4 @@ fn report_theft(arrival: &Arrival<'_>, view: &View, frame: &Frame<'_>, now: Inst
         tracing::warn!(network = %network.name, %address, ?owner, ?by, mac = %view.src, from = ?arrival.from,
             "somebody uses an address that is configured for another");
     }
-}
-
-/// What step 2 made of a frame.
-enum Asked {
-    /// It is no ARP or ND.
-    No,
-    /// It is, and goes on like any frame.
-    Neighbor,
-    /// It ends here.
-    Done(Outcome),
 }

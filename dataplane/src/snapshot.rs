@@ -7,6 +7,7 @@ mod compile;
 pub mod holders;
 pub mod rules;
 pub mod state;
+pub mod succession;
 
 use std::{
     collections::HashMap,
@@ -18,7 +19,7 @@ use ahash::RandomState;
 use eastgate_config::{self as config, Checksums, Config, Name, Oversize, Tenant};
 use eastgate_conntrack::flow::StateSettings;
 use eastgate_policy::{
-    admission::{BadReserved, Sender, Site},
+    admission::{BadReserved, CONTROL_PORTS, Sender, Site},
     compile::{CompileError, Compiled},
     rule::Source,
 };
@@ -40,6 +41,7 @@ use self::{
     holders::PrefixHolders,
     rules::RuleTable,
     state::{EndpointState, NetworkState, StateRegistry},
+    succession::Changed,
 };
 
 /// Why a configuration cannot be put in force on this host.
@@ -127,6 +129,8 @@ pub struct Network {
     pub rules: Arc<RuleTable>,
     /// Its endpoints, in the order of the configuration
     pub endpoints: Vec<Endpoint>,
+    /// UDP ports whose packets are checked one by one; 0 is none
+    pub control_ports: [u16; CONTROL_PORTS],
     /// Its compiled policy
     pub policy: Compiled,
     /// How its flows are tracked
@@ -151,8 +155,13 @@ pub struct Network {
     pub encapsulation: Encapsulation,
     /// MTU of its tenants' interfaces, where the configuration says it
     pub mtu: Option<u16>,
-    /// The snapshot that it was compiled for: its flows are decided again when this changes
+    /// The snapshot that it was compiled for
+    pub compiled: u32,
+    /// The snapshot since which its settings are what they are: flows that were decided before are decided again. Of single
+    /// endpoints and addresses see [`Network::decided_since`].
     pub epoch: u32,
+    /// Who is decided about anew since the one that it took the place of; none where that is everyone
+    pub changed: Option<Changed>,
     /// Unknown hosts behind member VTEPs are admitted and learned
     pub learning: bool,
     /// Frames to unknown MACs are flooded
@@ -175,6 +184,12 @@ pub struct Network {
     pub(crate) multicast: Option<Source>,
     /// Endpoints without port security
     pub(crate) unsecured: Vec<EndpointId>,
+    /// Addresses whose owner or groups changed after `epoch`, and in which snapshot; not those of which their endpoint says so
+    changed_addresses: HashMap<Addr, u32, RandomState>,
+    /// Addresses that are in groups
+    members: Box<[Addr]>,
+    /// Number of an endpoint -> its place in `endpoints`
+    by_id: Box<[Option<u32>]>,
     by_mac: HashMap<MacAddr, EndpointId, RandomState>,
     holders: PrefixHolders,
 }
@@ -182,8 +197,10 @@ pub struct Network {
 /// A station of a network.
 #[derive(Debug)]
 pub struct Endpoint {
-    /// Its place in the network's list
+    /// Its number, which it keeps for as long as it is there
     pub id: EndpointId,
+    /// The snapshot since which its place, its rules and its groups are what they are
+    pub epoch: u32,
     /// Its name
     pub name: Name,
     /// Its MAC
@@ -225,7 +242,7 @@ impl Network {
     /// The endpoint with this number.
     #[must_use]
     pub fn endpoint(&self, id: EndpointId) -> Option<&Endpoint> {
-        self.endpoints.get(id.0 as usize)
+        self.endpoints.get((*self.by_id.get(id.0 as usize)?)? as usize)
     }
 
     /// The endpoint that has this MAC.
@@ -276,7 +293,8 @@ impl Network {
     /// The source form of its policy, for explaining decisions.
     #[must_use]
     pub fn source(&self) -> Source {
-        self.config().map(|config| self.rules.source(&self.tenant, config)).unwrap_or_default()
+        let ids: Vec<EndpointId> = self.endpoints.iter().map(|endpoint| endpoint.id).collect();
+        self.config().map(|config| self.rules.source(&self.tenant, config, &ids)).unwrap_or_default()
     }
 }
 
@@ -400,16 +418,25 @@ impl Snapshot {
             learning: Vec::new(),
         };
         for tenant in config.tenants.values() {
-            let before =
+            let same =
                 previous.filter(|p| p.config.tenant(&tenant.name).is_some_and(|b| Arc::ptr_eq(b, tenant)));
+            let before = |network: &config::Network| {
+                previous?
+                    .network(network.vni)
+                    .filter(|before| before.tenant.name == tenant.name && before.key == network.name)
+            };
             let rules = std::cell::OnceCell::new();
             for network in tenant.networks.values().filter(|network| network.is_member(host)) {
-                let compiled = match before.and_then(|before| before.network(network.vni)) {
+                let compiled = match same.and_then(|same| same.network(network.vni)) {
                     Some(kept) => kept.clone(),
                     None => {
-                        let rules = rules.get_or_init(|| Arc::new(RuleTable::new(tenant)));
+                        let rules = rules.get_or_init(|| {
+                            let known = tenant.networks.values().find_map(before).map(|known| &*known.rules);
+                            Arc::new(RuleTable::new(tenant, known))
+                        });
                         let site = NetworkSite { config, host: own, ports, epoch, policy };
-                        Arc::new(site.compile(tenant, network, rules, registry, states)?)
+                        let before = before(network).map(AsRef::as_ref);
+                        Arc::new(site.compile(tenant, network, before, rules, registry, states)?)
                     }
                 };
                 snapshot.insert(compiled);

@@ -93,7 +93,10 @@ impl<'a> Walk<'a> {
         };
         let opened = flow.and_then(|info| {
             let frames = packet::opening(&info.key, &|address| self.mac_of(address))?;
-            Some(Opened { info, frames, current: info.epoch == self.network.epoch })
+            let addresses = [info.key.src, info.key.dst];
+            let ends = addresses.map(|address| self.network.by_address(address));
+            let since = self.network.decided_since(ends, addresses);
+            Some(Opened { info, frames, current: info.epoch >= since })
         });
         let frame = shape.build().map_err(|error| format!("there is no such packet: {error}"))?;
         let live = opened.clone().filter(|opened| packet::is_of(&frame, &opened.info.key));

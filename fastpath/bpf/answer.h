@@ -186,9 +186,9 @@ static __always_inline bool take_answer(struct scratch *scratch, __u32 vni, __u3
 		return false;
 	place = copy->network;
 	network = bpf_map_lookup_elem(&networks, &place);
-	if (!network || network->vni != vni || network->epoch != copy->epoch || !(__u32)copy->credit)
+	if (!network || network->vni != vni || copy->epoch < network->epoch || !(__u32)copy->credit)
 		return false;
-	/* From this loan and no other, should the entry be given away just now. */
+	/* From this credit and no other, should the entry be given away just now. */
 	return __sync_val_compare_and_swap(&answer->credit, copy->credit, copy->credit - 1) == copy->credit;
 }
 

@@ -9,10 +9,18 @@
 #include "decide.h"
 #include "track.h"
 
-/* Flows of these UDP ports are the pipeline's, which checks each packet's role: DHCP and DHCPv6. */
-static __always_inline bool has_role(__u16 port)
+/* Is the packet of a port whose packets the pipeline checks one by one in this network, as those of DHCP? */
+static __always_inline bool is_control_traffic(const struct network *network, const struct packet *p)
 {
-	return port == 67 || port == 68 || port == 546 || port == 547;
+	if (p->proto != IPPROTO_UDP)
+		return false;
+	for (int i = 0; i < CONTROL_PORTS; i++) {
+		__u16 port = network->control_ports[i];
+
+		if (port && (p->sport == port || p->dport == port))
+			return true;
+	}
+	return false;
 }
 
 /* Can the packet be the first of a flow that is decided here? */
@@ -27,9 +35,7 @@ static __always_inline bool may_begin(const struct __sk_buff *skb, struct packet
 			return punt(p, PUNT_NO_FLOW);
 		return !p->payload || punt(p, PUNT_SYN_DATA);
 	}
-	if (p->echo)
-		return p->echo == ECHO_REQUEST || punt(p, PUNT_NO_FLOW);
-	return (!has_role(p->sport) && !has_role(p->dport)) || punt(p, PUNT_DHCP);
+	return p->echo != ECHO_REPLY || punt(p, PUNT_NO_FLOW);
 }
 
 /* The outer source port of a flow that is created here, in network order */
@@ -64,6 +70,30 @@ static __always_inline __u16 service(const struct packet *p)
 	return p->dport;
 }
 
+/*
+ * Whether the flow that was just put into the table was decided by what is in force. Where an end of it has changed in
+ * between, the walk of `recheck` may have been there before it.
+ */
+static __always_inline bool still_decided(struct scratch *scratch, __u32 place)
+{
+	const struct network *network = bpf_map_lookup_elem(&networks, &place);
+
+	return network && policy_now(scratch, network) == scratch->policy;
+}
+
+/* Nothing passes by the flow any more; the pipeline is to decide about it. */
+static __always_inline bool give_up(struct scratch *scratch)
+{
+	struct flow *flow = bpf_map_lookup_elem(&flows, &scratch->key);
+
+	if (flow) {
+		bpf_spin_lock(&flow->lock);
+		flow->marks |= FLOW_STALE;
+		bpf_spin_unlock(&flow->lock);
+	}
+	return punt(&scratch->packet, PUNT_STALE);
+}
+
 /* Copies the policy-cache entry for the packet in hand into the scratch area, when the pipeline has left one. */
 static __always_inline bool find_cached_policy(struct scratch *scratch, __u32 vni)
 {
@@ -71,8 +101,16 @@ static __always_inline bool find_cached_policy(struct scratch *scratch, __u32 vn
 	struct policy_cache_key key = { .src = p->src, .dst = p->dst, .vni = vni, .dport = service(p), .proto = p->proto };
 	const struct cached_policy *found = bpf_map_lookup_elem(&policy_cache, &key);
 
+	const struct network *network;
+	__u32 place;
+
 	if (!found)
 		return false;
+	place = found->network;
+	network = bpf_map_lookup_elem(&networks, &place);
+	if (!network)
+		return false;
+	scratch->policy = policy_now(scratch, network);
 	scratch->cached_policy = *found;
 	/*
 	 * The table may give the place of an entry to another pair while we read it: what was read would be of both, and
@@ -124,9 +162,12 @@ static __always_inline const struct network *decide_new(struct scratch *scratch,
 	scratch->ends = flow->ends;
 	place = flow->network;
 	network = bpf_map_lookup_elem(&networks, &place);
-	return network && network->vni == vni && network->epoch == flow->epoch && still_held(flow->bindings, network) ?
-		       network :
-		       0;
+	if (!network || network->vni != vni || flow->epoch < network->epoch || !still_held(flow->bindings, network))
+		return 0;
+	if (!is_control_traffic(network, &scratch->packet))
+		return network;
+	punt(&scratch->packet, PUNT_DHCP);
+	return 0;
 }
 
 /* Fills in what is the flow's own. */
@@ -182,7 +223,7 @@ static __always_inline bool ct_create(struct scratch *scratch, const struct conf
 		return punt(p, PUNT_NO_CREDIT);
 	begin(scratch, side, the_time());
 	if (bpf_map_update_elem(&flows, &scratch->key, scratch->flow, BPF_NOEXIST) == 0)
-		return true;
+		return still_decided(scratch, network) || give_up(scratch);
 	give_place(&scratch->payer, POPULATION_UNREPLIED);
 	return punt(p, PUNT_RESERVED);
 }
@@ -258,5 +299,5 @@ static __always_inline bool ct_reopen(struct flow *old, struct scratch *scratch,
 	give_place(&scratch->payer, populated);
 	/* Where the daemon does not keep up, its counters of frames lack these. */
 	bpf_map_push_elem(&closed_flows, before_it, 0);
-	return true;
+	return still_decided(scratch, network) || give_up(scratch);
 }

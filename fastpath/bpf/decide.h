@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Step 4 for a flow between two endpoints that are known: what the compiled policy says of it. The tables are the
+ * Step 5 for a flow between two endpoints that are known: what the compiled policy says of it. The tables are the
  * pipeline's own (policy's `Compiled`), copied; what is here looks up in them as `Compiled::decide` does, but bisects
  * where that has tables to jump by: every word costs a call here.
  */
@@ -9,12 +9,6 @@
 #include "maps.h"
 #include "packet.h"
 
-/* As policy's: no rule of a list matches. */
-#define NOWHERE ((1u << 31) - 1)
-/* The rest of a value is a list over source ports. */
-#define BY_SOURCE (1u << 31)
-/* In place of ports that a packet does not have */
-#define UNREAD (1u << 16)
 /* An identity that nobody has; a ruleset's entry that is not there */
 #define NOBODY 0xffffffff
 
@@ -208,17 +202,17 @@ static __always_inline bool find_endpoint(const struct endpoint_key *key, struct
 }
 
 /*
- * The epoch in force, read behind all reads before it and ahead of all after it. What orders them is a word of this
+ * The policy in force, read behind all reads before it and ahead of all after it. What orders them is a word of this
  * processor's own, so that nobody else's cache line moves.
  */
-static __always_inline __u32 epoch_now(struct scratch *scratch, const struct network *network)
+static __always_inline __u32 policy_now(struct scratch *scratch, const struct network *network)
 {
-	__u32 epoch;
+	__u32 policy;
 
 	__sync_fetch_and_add(&scratch->fence, 1);
-	epoch = *(volatile const __u32 *)&network->epoch;
+	policy = *(volatile const __u32 *)&network->policy;
 	__sync_fetch_and_add(&scratch->fence, 1);
-	return epoch;
+	return policy;
 }
 
 /* Asks the policy of one end about the other one, tier by tier, and notes in the scratch area what it says. */
@@ -273,11 +267,12 @@ static __always_inline enum verdict decide(struct scratch *scratch, const struct
 	if (!network || !head || network->vni != vni)
 		return VERDICT_UNKNOWN;
 	/*
-	 * A change of the network begins with its epoch in `networks`, goes on with its endpoints and ends with its policy.
+	 * A change of the network begins with its policy's epoch in `networks`, goes on with its endpoints and ends with its policy.
 	 * Where both say the same before the endpoints are read, and still do when everything was, all of it is of one epoch.
 	 */
 	epoch = head->words[POLICY_EPOCH];
-	if (epoch_now(scratch, network) != epoch || !find_endpoint(&keys[0], src) || !find_endpoint(&keys[1], dst) ||
+	scratch->policy = policy_now(scratch, network);
+	if (scratch->policy != epoch || !find_endpoint(&keys[0], src) || !find_endpoint(&keys[1], dst) ||
 	    src->network != place || dst->network != place)
 		return VERDICT_UNKNOWN;
 	/* Back to where it came from: only a hub sends to VTEPs what VTEPs have sent. */
@@ -299,5 +294,5 @@ static __always_inline enum verdict decide(struct scratch *scratch, const struct
 	verdict = ask_policy(scratch, src, dst, EGRESS, &cached_policy->rules[0]);
 	if (verdict == VERDICT_ALLOW)
 		verdict = ask_policy(scratch, dst, src, INGRESS, &cached_policy->rules[1]);
-	return epoch_now(scratch, network) == epoch ? verdict : VERDICT_UNKNOWN;
+	return policy_now(scratch, network) == epoch ? verdict : VERDICT_UNKNOWN;
 }

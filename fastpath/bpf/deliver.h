@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
-/* Steps 6 and 7: out of an attachment of this host, or encapsulated and onto the underlay. */
+/* Steps 7 and 8: out of an attachment of this host, or encapsulated and onto the underlay. */
 #pragma once
 
 #include "maps.h"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * What the programs and the daemon share. src/layout.rs is the same in Rust; a test holds sizes and offsets equal.
+ * What the programs and the daemon share. src/layout.rs is the same in Rust; a test holds sizes,
+ * offsets and numbers equal, which is why constants are enumerators here: the compiler notes those.
  * Addresses are 16 bytes, IPv4 mapped into IPv6 (RFC 4291 section 2.5.5.2). Fields named `be` are in network order.
  */
 #pragma once
@@ -89,52 +90,10 @@ enum flow_state {
 	STATE_COUNT,
 };
 
-/*
- * How an endpoint of this host is attached: by a device, and on it by the VLAN tag of its frames. Tag 0 is none: it is a
- * priority, and no VLAN (IEEE 802.1Q section 9.6).
- */
-struct attachment_key {
-	__u32 ifindex;
-	__u16 vlan;
-	__u16 spare;
-};
-
-enum attachment_flags {
-	/* An access attachment: frames of its device with any tag are its own, whose network says what they mean. */
-	ATTACHMENT_ANY_VLAN = 1 << 0,
-	/* Its device is a veth: frames go straight into its peer. */
-	ATTACHMENT_PEER = 1 << 1,
-};
-
-/* What a frame that comes in by an attachment is resolved to, once. An attachment that is closed is not in the table. */
-struct attachment {
-	/* By which `ends.at` and `egress` know it */
-	__u32 number;
-	/* The daemon's own number for it, which no other one has while that daemon lives */
-	__u32 id;
-	/* Its network */
-	__u32 vni;
-	/* `attachment_flags` */
-	__u32 flags;
-};
-
-#define DEVICE_NAME 16
-
-/*
- * Where frames to an attachment leave, by its number. A number is not given to another attachment while a flow can name it:
- * of one that is closed the device is 0, and nothing leaves.
- */
-struct egress {
-	__u32 ifindex;
-	__u16 vlan;
-	/* `attachment_flags` */
-	__u16 flags;
-	/* Of the device. An index alone is no name: when a device is gone, another one may get it. Never empty where a number was given */
-	__u8 device[DEVICE_NAME];
-};
+#include "layout/attachment.h"
 
 /* In `ends.at`: not the number of an attachment, but the place of a VTEP in `vteps`. */
-#define AT_VTEP 0x80000000u
+enum at_vtep { AT_VTEP = 0x80000000u };
 
 /* The two endpoints of a flow. */
 struct ends {
@@ -185,11 +144,15 @@ enum flow_marks {
 	FLOW_REPLIED = 1 << 2,
 	/* It is no TCP, was created here and answered, and goes on. */
 	FLOW_STREAM = 1 << 3,
+	/* One of its ends is another one than it was decided for: nothing passes by it, its next packet is punted. */
+	FLOW_STALE = 1 << 4,
 };
 
 /* As conntrack's `STREAM_AFTER` and `STREAM_IDLE`, in milliseconds */
-#define STREAM_AFTER 2000
-#define STREAM_IDLE 60000
+enum stream_time {
+	STREAM_AFTER = 2000,
+	STREAM_IDLE = 60000,
+};
 
 /* What the loss of a flow costs, as conntrack's `Rank`. */
 enum flow_rank {
@@ -207,7 +170,7 @@ enum flow_rank {
  */
 struct flow {
 	struct bpf_spin_lock lock;
-	/* Its network's place in `networks`, and the epoch that must be in force there */
+	/* Its network's place in `networks`, and the epoch that it was decided in: not before that of its network */
 	__u32 network;
 	__u32 epoch;
 	/* `config.generation` when it was written */
@@ -276,7 +239,7 @@ enum direction {
 };
 
 /* In place of a list of tiers or of a rule's number: nobody was asked, the other host's eastgate asks. */
-#define NO_RULE 0xffffffff
+enum no_rule { NO_RULE = 0xffffffffu };
 
 /*
  * An endpoint's address: where it is, and what the policy knows it as. One that may be sent from with this MAC alone, and
@@ -302,9 +265,9 @@ struct endpoint {
 
 /* What packets are that the rules have not let begin a flow; each kind is counted by itself. */
 struct policy_drop_key {
-	/* Place of the network, and its epoch: under another one the numbers below mean others. */
+	/* Place of the network, and its policy: under another one the numbers below may mean others. */
 	__u32 network;
-	__u32 epoch;
+	__u32 policy;
 	/* Where they come from: an attachment by the daemon's number, or a VTEP as in `ends.at` */
 	__u32 from;
 	/* Whose rules refuse them, which of them, and in which `direction` */
@@ -346,42 +309,7 @@ struct denied {
 };
 _Static_assert(sizeof(struct denied) <= sizeof(struct policy_drop), "the scratch area's `nothing` is what both begin as");
 
-/*
- * The compiled policy of a network, as policy's `Compiled::words` lays it out: first what `policy_head` names, then the
- * tables. It is punted whole, so that no program ever sees half of one.
- */
-#define POLICY_BLOCK 16
-
-struct policy_block {
-	__u32 words[POLICY_BLOCK];
-};
-_Static_assert(sizeof(struct policy_block) == 64, "as policy's `words::BLOCK` and src/policy.rs have it");
-
-enum policy_head {
-	/* The epoch that it is of */
-	POLICY_EPOCH,
-	/* Where each table begins, in words */
-	POLICY_RULESETS,
-	POLICY_RULES,
-	POLICY_IDENTITIES,
-	POLICY_FURTHER,
-	POLICY_LISTS,
-	POLICY_TIER_LISTS,
-};
-
-/* The tiers of a list: of each its ruleset, with END_PASSES where it passes when no rule matches; NO_TIER behind the last one. */
-#define POLICY_TIERS 4
-#define END_PASSES (1u << 31)
-#define NO_TIER 0xffffffff
-
-/* What a rule does: the second of its words. One that has more bits set than these says more than the programs carry out. */
-enum rule_action {
-	RULE_ALLOW,
-	RULE_DENY,
-	RULE_REJECT,
-	/* On to the next tier */
-	RULE_PASS,
-};
+#include "layout/policy.h"
 
 /*
  * How many flows an endpoint, a network or the host has, those of the pipeline included: by population, how many there may
@@ -393,7 +321,7 @@ struct account {
 };
 
 /* The host's own */
-#define HOST_ACCOUNT 0
+enum host_account { HOST_ACCOUNT = 0 };
 
 /* How flows live in a network. */
 struct ct_settings {
@@ -484,7 +412,7 @@ struct neighbor_key {
 };
 
 /* The largest answer is a neighbour advertisement: 86 bytes. */
-#define ANSWER_MAX 88
+enum answer_max { ANSWER_MAX = 88 };
 
 /* What the pipeline has answered, and would answer again while epoch and generation stand. */
 struct answer {
@@ -520,29 +448,9 @@ struct bucket {
 #include "layout/datagram.h"
 
 /* Where the networks that this host does not serve have their one bucket: no VNI is as large. */
-#define UNSERVED 0xffffffff
+enum unserved { UNSERVED = 0xffffffffu };
 
-struct network {
-	__u32 vni;
-	/* The epoch in force there: flows of another one do not pass. */
-	__u32 epoch;
-	/* The MAC that eastgate has there where it answers for others (proxy) */
-	__u8 mac[6];
-	/* `template_flags` that all templates of the network have, and what they have into the tunnel: `template.tos` and `template.ttl` */
-	__u16 template_flags;
-	__u8 tos;
-	__u8 ttl;
-	/* `network_marks` */
-	__u16 marks;
-	/* Another number whenever an address of it has changed hands; never 0 */
-	__u16 bindings;
-	__u16 spare;
-};
-
-enum network_marks {
-	/* What comes from one VTEP may go to another. */
-	NETWORK_HUB = 1 << 0,
-};
+#include "layout/network.h"
 
 struct vtep {
 	struct addr addr;
@@ -560,7 +468,7 @@ enum vtep_flags {
 };
 
 /* Counts up with every change to what is said here and in layout/: a daemon takes over no tables that it reads otherwise. */
-#define LAYOUT 15
+enum layout { LAYOUT = 16 };
 
 struct config {
 	/* LAYOUT */
@@ -608,6 +516,6 @@ struct punt_header {
 } __attribute__((packed));
 
 /* IEEE 802 local experimental ethertype 1: no protocol of the kernel takes the frame. */
-#define PUNT_ETHERTYPE 0x88b5
+enum punt_ethertype { PUNT_ETHERTYPE = 0x88b5 };
 /* The mark without which nothing leaves by an attachment ("east"). */
-#define EASTGATE_MARK 0x65617374
+enum eastgate_mark { EASTGATE_MARK = 0x65617374 };

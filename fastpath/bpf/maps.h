@@ -100,6 +100,15 @@ struct {
 	__type(value, struct cached_policy);
 } policy_cache SEC(".maps");
 
+/* Whose flows `recheck` looks for; empty but while it runs */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 16);
+	__type(key, struct changed_key);
+	__type(value, __u8);
+} changed SEC(".maps");
+
 /* The endpoints of this host's networks, as far as flows between them can be decided here. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -260,10 +269,12 @@ struct scratch {
 	struct cached_policy cached_policy;
 	struct endpoint_key endpoint_keys[2];
 	struct endpoint endpoints[2];
-	/* `enum said` */
+	/* `enum verdict` */
 	__u32 verdict;
 	/* Who pays for a flow that was created here, and in which network */
 	struct payer payer;
+	/* `network.policy` when the decision in hand began */
+	__u32 policy;
 	/* Only to order reads by */
 	__u32 fence;
 	struct policy_drop_key refused;

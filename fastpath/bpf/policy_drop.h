@@ -47,7 +47,7 @@ static __always_inline bool count_policy_drop(struct scratch *scratch, const str
 	if (config->flags & CONFIG_CROWDED)
 		return false;
 	scratch->refused.network = scratch->cached_policy.network;
-	scratch->refused.epoch = scratch->cached_policy.epoch;
+	scratch->refused.policy = scratch->cached_policy.epoch;
 	scratch->refused.from = from;
 	policy_drop = bpf_map_lookup_elem(&policy_drops, &scratch->refused);
 	if (!policy_drop) {

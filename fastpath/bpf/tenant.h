@@ -61,7 +61,7 @@ static __always_inline bool matches_template(struct __sk_buff *skb, const struct
 	       punt(p, PUNT_PATH);
 }
 
-/* 3 track, 4 decide: whether the packet passes, and where to. */
+/* 4 track, 5 decide: whether the packet passes, and where to. */
 static __always_inline enum forward_verdict tenant_forward(struct __sk_buff *skb, const struct attachment *from,
 						   const struct config *config, struct scratch *scratch,
 						   struct forwarding *forwarding)
@@ -156,7 +156,7 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct attac
 	}
 	if (p->fragment && !fragment_passes())
 		return PATH_PUNT;
-	/* 6 forward, 7 encapsulate */
+	/* 7 forward, 8 encapsulate */
 	if (forwarding->to & AT_VTEP) {
 		int verdict = into_tunnel(skb, config, forwarding, scratch, from->vni, 0, SUM_NONE);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
- * Steps 3 and 4 for a flow that is known: hold the packet against its state. A packet that the flow's state does not
+ * Steps 4 and 5 for a flow that is known: hold the packet against its state. A packet that the flow's state does not
  * take is not dropped here: it is punted, where the pipeline takes the flow back and judges with everything it knows.
  */
 #pragma once
@@ -139,10 +139,10 @@ static __always_inline const struct network *in_force(const struct flow *flow, _
 	__u32 place = flow->network;
 	const struct network *network;
 
-	if (flow->marks & FLOW_RESERVED || flow->generation != generation)
+	if (flow->marks & (FLOW_RESERVED | FLOW_STALE) || flow->generation != generation)
 		return 0;
 	network = bpf_map_lookup_elem(&networks, &place);
-	return network && network->epoch == flow->epoch && still_held(flow->bindings, network) ? network : 0;
+	return network && flow->epoch >= network->epoch && still_held(flow->bindings, network) ? network : 0;
 }
 
 /* A flow that was handed over: the programs take only what neither opens nor closes it. */
@@ -243,7 +243,7 @@ static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32
 	}
 	p->punt = PUNT_TCP_IRREGULAR;
 	bpf_spin_lock(&flow->lock);
-	if (flow->marks & FLOW_RESERVED || flow->network != network || (place && account_of(flow) != payer->account)) {
+	if (flow->marks & (FLOW_RESERVED | FLOW_STALE) || flow->network != network || (place && account_of(flow) != payer->account)) {
 		punt(p, PUNT_RESERVED);
 	} else if (flow->marks & FLOW_KERNEL_CREATED) {
 		passes = grow(flow, ct, scratch, side != flow->opener, from, to, now, &place);

@@ -124,7 +124,7 @@ static __always_inline bool would_answer(const struct packet *p, const struct fl
 	return p->proto != IPPROTO_TCP && flow->marks & FLOW_KERNEL_CREATED && flow->opener != side;
 }
 
-/* 3' track, 4' decide: whether the packet, `outer_len` bytes behind the start of the frame, passes, and where to. */
+/* 4' track, 5' decide: whether the packet, `outer_len` bytes behind the start of the frame, passes, and where to. */
 static __always_inline enum forward_verdict underlay_forward(struct __sk_buff *skb, const struct config *config,
 						     struct outer *outer, const __u32 outer_len,
 						     const __u32 udp_at, struct scratch *scratch, struct forwarding *forwarding)
@@ -245,7 +245,7 @@ static __always_inline int decap_inner(struct __sk_buff *skb, const struct confi
 	}
 	if (p->fragment && !fragment_passes())
 		return PATH_PUNT;
-	/* 6' forward */
+	/* 7' forward */
 	if (forwarding->to & AT_VTEP)
 		return onward(skb, config, forwarding, scratch, outer, outer_len);
 	count(STAT_FROM_UNDERLAY);

@@ -94,25 +94,7 @@ impl Fastpath {
         // A frame of no protocol that the kernel would look into.
         (take.ethernet[12], take.ethernet[13]) = (0x88, 0xb5);
         (take.how, take.key) = (how, *key);
-        let question = take;
-        let mut options = libbpf_sys::bpf_test_run_opts {
-            sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
-            data_in: ptr::from_ref(&question).cast(),
-            data_size_in: size_of::<Take>() as _,
-            data_out: ptr::from_mut(&mut take).cast(),
-            data_size_out: size_of::<Take>() as _,
-            ..Default::default()
-        };
-        // SAFETY: both buffers outlive the call and are as long as it is told; `Take` is plain bytes.
-        let done = unsafe { libbpf_sys::bpf_prog_test_run_opts(self.take.as_raw_fd(), &raw mut options) };
-        let failed = || Error::Trial(libbpf_rs::Error::from_raw_os_error(-done));
-        if done != 0 {
-            return Err(failed());
-        }
-        // TC_ACT_OK; the program has no other answer to a frame that is what it expects.
-        if options.retval != 0 {
-            return Err(Error::Trial(libbpf_rs::Error::from_raw_os_error(libc::EPROTO)));
-        }
+        crate::recheck::run(&self.take, &mut take)?;
         Ok(match take.result {
             TAKE_ABSENT => TakeResult::Absent,
             TAKE_RESERVED => TakeResult::Reserved,

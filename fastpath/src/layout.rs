@@ -3,14 +3,20 @@
 
 mod datagram;
 mod denial;
+mod network;
 
 use eastgate_wire::{Addr, FlowKey, Leg, Vni, view::proto};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+#[cfg(test)]
+pub(crate) use self::datagram::DATAGRAM_PIECES;
 pub(crate) use self::datagram::{
     DATAGRAM_FREE, DATAGRAM_PLACES, DATAGRAM_PUNTED, Datagram, DatagramId, DatagramKey,
 };
 pub use self::denial::{Denied, DeniedKey, PolicyDrop, PolicyDropKey};
+pub use self::network::{
+    CHANGED_ADDRESS, CHANGED_MAC, CONTROL_PORTS, ChangedKey, NETWORK_HUB, NO_EPOCH, Network,
+};
 
 /// A flow's key: the same for both directions. An echo's says who asks.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -26,7 +32,7 @@ pub struct Key {
 }
 
 /// [`Key::proto`], of an echo: the high end asks.
-const KEY_HIGH_ASKS: u32 = 1 << 8;
+pub(crate) const KEY_HIGH_ASKS: u32 = 1 << 8;
 
 impl Key {
     /// The key of a packet's flow, and which of the flow's ways the packet takes. Of ICMP the packet is an echo request.
@@ -190,6 +196,8 @@ pub const FLOW_KERNEL_CREATED: u8 = 2;
 pub const FLOW_REPLIED: u8 = 4;
 /// [`Flow::marks`]: it is no TCP, was created in the kernel and answered, and goes on.
 pub const FLOW_STREAM: u8 = 8;
+/// [`Flow::marks`]: one of its ends is another one than it was decided for.
+pub const FLOW_STALE: u8 = 16;
 
 /// A flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -281,7 +289,7 @@ pub struct CachedPolicy {
 }
 
 /// How many states of a flow the programs know; they are numbered as in `struct terms`.
-pub const STATES: usize = 14;
+pub const STATES: usize = crate::numbers::FLOW_STATES.len();
 
 /// How many flows an endpoint, a network or the host has, and may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -411,33 +419,6 @@ pub(crate) struct Bucket {
 /// The place of the bucket that all networks have in common which this host does not serve.
 pub(crate) const UNSERVED: u32 = u32::MAX;
 
-/// A network.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct Network {
-    /// Its VNI
-    pub vni: u32,
-    /// The epoch in force there: flows of another one do not pass
-    pub epoch: u32,
-    /// The MAC that eastgate has there where it answers for others (proxy)
-    pub mac: [u8; 6],
-    /// `TEMPLATE_*` that all its templates have
-    pub template_flags: u16,
-    /// [`Template::tos`] of all its templates
-    pub tos: u8,
-    /// [`Template::ttl`] of all its templates
-    pub ttl: u8,
-    /// `NETWORK_*`
-    pub marks: u16,
-    /// Another number whenever an address of it has changed hands; never 0
-    pub bindings: u16,
-    /// Nothing
-    pub spare: u16,
-}
-
-/// [`Network::marks`]: what comes from one VTEP may go to another.
-pub const NETWORK_HUB: u16 = 1;
-
 /// A VTEP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -494,7 +475,7 @@ pub struct Endpoint {
 }
 
 /// Counts up with every change to what is said here and below: a daemon takes over no tables that it reads otherwise.
-pub const LAYOUT: u32 = 15;
+pub const LAYOUT: u32 = 16;
 
 /// What holds for all programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -541,7 +522,7 @@ pub fn attachment_of(frame: &[u8], session: u32) -> Option<u32> {
         .then(|| u32::from_be_bytes([header[0], header[1], header[2], header[3]]))
 }
 
-const PUNT_ETHERTYPE: u16 = 0x88b5;
+pub(crate) const PUNT_ETHERTYPE: u16 = 0x88b5;
 
 /// Where in that header the flow's hash is, in bytes: what frames are spread over sockets by.
 pub const PUNT_HASH_AT: u32 = 4;

@@ -5,15 +5,19 @@
 //! service before; or by the pipeline. What the programs do not know or what does not fit is punted. This crate loads the
 //! programs and writes their tables; where they are attached is the caller's business.
 
+mod attachments;
 pub mod cost;
 mod created;
 mod datagram;
 mod guard;
 mod layout;
+mod limits;
+pub mod numbers;
 mod pins;
 mod policy;
 mod punt;
 mod punt_limit;
+mod recheck;
 mod stats;
 pub mod tcx;
 #[cfg(test)]
@@ -26,7 +30,6 @@ use std::{
     sync::Arc,
 };
 
-use eastgate_wire::TableSizes;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, Object, ObjectBuilder, OpenObject, ProgramInput};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -36,14 +39,15 @@ pub use self::{
     guard::Guard,
     layout::{
         ANSWER_MAX, AT_VTEP, ATTACHMENT_ANY_VLAN, ATTACHMENT_PEER, Answer, Attachment, AttachmentKey,
-        CONFIG_CROWDED, CONFIG_UNDECIDED, CachedPolicy, ClosedFlow, DEVICE_NAME, Denied, DeniedKey,
-        ENDPOINT_PROXIED, Egress, Endpoint, EndpointKey, Ends, Entropy, FLOW_KERNEL_CREATED, FLOW_REPLIED,
-        FLOW_RESERVED, FLOW_STREAM, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, Flow, FlowDir, Key, LAYOUT,
-        NETWORK_HUB, NO_RULE, NeighborKey, Network, PUNT_HASH_AT, PUNT_HEADER, PolicyCacheKey, PolicyDrop,
-        PolicyDropKey, STATES, Settings, TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS, TEMPLATE_INHERIT_TTL,
-        TEMPLATE_OPEN, TEMPLATE_TO_US, TcpSide, Template, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
-        attachment_of,
+        CHANGED_ADDRESS, CHANGED_MAC, CONFIG_CROWDED, CONFIG_UNDECIDED, CONTROL_PORTS, CachedPolicy,
+        ChangedKey, ClosedFlow, DEVICE_NAME, Denied, DeniedKey, ENDPOINT_PROXIED, Egress, Endpoint,
+        EndpointKey, Ends, Entropy, FLOW_KERNEL_CREATED, FLOW_REPLIED, FLOW_RESERVED, FLOW_STALE,
+        FLOW_STREAM, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, Flow, FlowDir, Key, LAYOUT, NETWORK_HUB, NO_EPOCH,
+        NO_RULE, NeighborKey, Network, PUNT_HASH_AT, PUNT_HEADER, PolicyCacheKey, PolicyDrop, PolicyDropKey,
+        STATES, Settings, TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS, TEMPLATE_INHERIT_TTL, TEMPLATE_OPEN,
+        TEMPLATE_TO_US, TcpSide, Template, VTEP_NO_SUM, VTEP_SUM, Vtep, address, attachment_of,
     },
+    limits::Limits,
     pins::{is_pinned, unpin},
     policy::Policy,
     punt::PUNTS,
@@ -100,39 +104,6 @@ pub enum Error {
     Descriptor(#[from] io::Error),
 }
 
-/// How large the tables may become.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limits {
-    /// Flows
-    pub flows: u32,
-    /// All others
-    pub tables: TableSizes,
-}
-
-impl Limits {
-    fn of(&self, table: &str) -> Option<u32> {
-        let sizes = self.tables;
-        let entries = match table {
-            "flows" => self.flows,
-            "networks" | "ct_settings" | "policies" => sizes.networks,
-            // One is that of unserved networks.
-            "buckets" => sizes.networks.saturating_add(1),
-            "vteps" => sizes.vteps,
-            "attachments" | "egress" => sizes.ports,
-            "endpoints" => sizes.endpoints,
-            // The host's, and of each network its own and that of its unknown hosts.
-            "accounts" => sizes.networks.saturating_mul(2).saturating_add(sizes.endpoints).saturating_add(1),
-            "policy_cache" => sizes.policy_cache,
-            "neighbor_cache" => sizes.neighbor_cache,
-            "closed_flows" => sizes.closed_flows,
-            "policy_drops" | "denied" => sizes.policy_drops,
-            "datagrams" => sizes.datagrams,
-            _ => return None,
-        };
-        Some(entries.max(1))
-    }
-}
-
 /// The loaded programs and their tables. They live until the last program is detached and this is dropped.
 #[derive(Debug)]
 pub struct Fastpath {
@@ -159,7 +130,9 @@ pub struct Fastpath {
     ct_settings_table: MapHandle,
     ct_settings: CtSettings,
     accounts: Arc<Accounts>,
+    changed: MapHandle,
     take: OwnedFd,
+    recheck: OwnedFd,
     programs: Programs,
 }
 
@@ -303,7 +276,8 @@ impl Fastpath {
         let ct_settings_table = map("ct_settings")?;
         let ct_settings = CtSettings::of(&ct_settings_table)?;
         let accounts = Arc::new(Accounts::of(&map("accounts")?)?);
-        let take = program("take")?;
+        let changed = map("changed")?;
+        let (take, recheck) = (program("take")?, program("recheck")?);
         Ok(Self {
             object,
             flows,
@@ -327,7 +301,9 @@ impl Fastpath {
             ct_settings_table,
             ct_settings,
             accounts,
+            changed,
             take,
+            recheck,
             programs,
         })
     }
@@ -398,7 +374,8 @@ impl Fastpath {
     pub fn missized(&self, limits: &Limits) -> Vec<(String, u32, u32)> {
         let sizes = self.object.maps().filter_map(|map| {
             let name = map.name().to_str()?.to_owned();
-            let wanted = limits.of(&name)?;
+            // That one is as large as `attachments`, and says nothing more.
+            let wanted = limits.of(&name).filter(|_| name != "egress")?;
             Some((name, map.max_entries(), wanted))
         });
         sizes.filter(|(_, has, wanted)| has != wanted).collect()
@@ -424,61 +401,6 @@ impl Fastpath {
     /// [`Error::Table`].
     pub fn set_settings(&self, settings: &Settings) -> Result<(), Error> {
         write(&self.settings, "settings", &0u32, settings)
-    }
-
-    /// Opens an attachment: frames that come in by it are its network's.
-    ///
-    /// # Errors
-    /// [`Error::Table`].
-    pub fn set_attachment(&self, key: AttachmentKey, attachment: Attachment) -> Result<(), Error> {
-        write(&self.attachments, "attachments", &key, &attachment)
-    }
-
-    /// Closes an attachment: nothing comes in by it any more, not even to be punted.
-    ///
-    /// # Errors
-    /// [`Error::Table`].
-    pub fn remove_attachment(&self, key: AttachmentKey) -> Result<(), Error> {
-        remove(&self.attachments, "attachments", key.as_bytes())
-    }
-
-    /// The attachments that are open.
-    ///
-    /// # Errors
-    /// [`Error::Table`].
-    pub fn attachments(&self) -> Result<Vec<(AttachmentKey, Attachment)>, Error> {
-        let keys = self.attachments.keys().filter_map(|key| AttachmentKey::read_from_bytes(&key).ok());
-        let open = keys.map(|key| {
-            let mut attachment = Attachment::default();
-            let found =
-                self.attachments.lookup_into(key.as_bytes(), attachment.as_mut_bytes(), MapFlags::ANY);
-            found
-                .map(|found| found.then_some((key, attachment)))
-                .map_err(|source| Error::Table { table: "attachments", source })
-        });
-        open.filter_map(Result::transpose).collect()
-    }
-
-    /// Says where frames to the attachment with this number leave.
-    ///
-    /// # Errors
-    /// [`Error::Table`].
-    pub fn set_egress(&self, number: u32, egress: Egress) -> Result<(), Error> {
-        write(&self.egress, "egress", &number, &egress)
-    }
-
-    /// The numbers that attachments were ever given, in their order, with where frames to them leave.
-    ///
-    /// # Errors
-    /// [`Error::Table`].
-    pub fn egress(&self) -> Result<Vec<Egress>, Error> {
-        taken(&self.egress, "egress", &Egress::default())
-    }
-
-    /// How many attachments there are numbers for.
-    #[must_use]
-    pub fn attachment_numbers(&self) -> u32 {
-        self.egress.max_entries()
     }
 
     /// Puts a network at a place, with the epoch in force there: its flows of other epochs pass no more.

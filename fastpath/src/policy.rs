@@ -12,8 +12,8 @@ use crate::{
 };
 
 /// Bytes and words of a block of a compiled policy
-const POLICY_BLOCK: usize = 64;
-const BLOCK_WORDS: usize = POLICY_BLOCK / size_of::<u32>();
+const BLOCK_WORDS: usize = crate::numbers::POLICY_BLOCK;
+const POLICY_BLOCK: usize = BLOCK_WORDS * size_of::<u32>();
 
 /// A compiled policy that the kernel has.
 #[derive(Debug)]

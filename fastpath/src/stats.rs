@@ -5,29 +5,47 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::{Error, Fastpath, PUNTS};
 
-/// What the programs have counted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Stats {
-    /// Frames from tenant ports
-    pub from_ports: u64,
+/// The counters of the programs in the order of their numbers, of which no field has another name than its number has there.
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])* $name:ident),* $(,)?) => {
+        /// What the programs have counted.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct Stats {
+            $($(#[doc = $doc])* pub $name: u64,)*
+        }
+
+        impl Stats {
+            /// The names, in the order of the numbers.
+            pub const NAMES: &[&str] = &[$(stringify!($name)),*];
+
+            fn read(mut next: impl FnMut() -> Result<u64, Error>) -> Result<Self, Error> {
+                Ok(Self { $($name: next()?),* })
+            }
+        }
+    };
+}
+
+counters! {
+    /// Frames from attachments
+    from_ports,
     /// Datagrams from the underlay that passed here
-    pub from_underlay: u64,
-    /// Frames delivered to tenant ports
-    pub to_ports: u64,
+    from_underlay,
+    /// Frames delivered to attachments
+    to_ports,
     /// Frames encapsulated and sent
-    pub to_underlay: u64,
+    to_underlay,
     /// Frames punted to the pipeline
-    pub up: u64,
+    punted,
     /// Frames dropped because too many of their network were punted
-    pub punt_limited: u64,
-    /// Frames dropped because the kernel had no memory to send them up or on
-    pub punt_failed: u64,
-    /// Frames of ports that are not open, and GSO packets whose flow went away while the kernel unwrapped them
-    pub lost: u64,
+    punt_limited,
+    /// Frames dropped because the kernel had no memory to punt them or send them on
+    punt_failed,
+    /// Frames from or to attachments that are not open, and GSO packets whose flow went away while the kernel decapsulated them
+    lost,
     /// Requests for addresses that were answered here
-    pub answered: u64,
+    answered,
     /// Packets that the rules have refused here
-    pub denied: u64,
+    denied,
 }
 
 impl Fastpath {
@@ -36,19 +54,8 @@ impl Fastpath {
     /// # Errors
     /// [`Error::Table`].
     pub fn stats(&self) -> Result<Stats, Error> {
-        let sum = |what: u32| counted(&self.stats, "stats", what);
-        Ok(Stats {
-            from_ports: sum(0)?,
-            from_underlay: sum(1)?,
-            to_ports: sum(2)?,
-            to_underlay: sum(3)?,
-            up: sum(4)?,
-            punt_limited: sum(5)?,
-            punt_failed: sum(6)?,
-            lost: sum(7)?,
-            answered: sum(8)?,
-            denied: sum(9)?,
-        })
+        let mut numbers = 0..;
+        Stats::read(|| counted(&self.stats, "stats", numbers.next().unwrap_or_default()))
     }
 
     /// How many packets the programs have left to the pipeline, by cause: as many as [`PUNTS`] names.

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::mem::offset_of;
+use std::{collections::BTreeMap, mem::offset_of};
 
 use eastgate_wire::{Addr, FlowKey, Leg, Vni};
 use libbpf_rs::btf::{
@@ -11,10 +11,11 @@ use libbpf_rs::btf::{
 };
 
 use crate::layout::{
-    self, Answer, Attachment, AttachmentKey, CachedPolicy, ClosedFlow, Denied, DeniedKey, Egress, Endpoint,
-    EndpointKey, Ends, Entropy, Flow, FlowDir, Key, NeighborKey, Network, PolicyCacheKey, PolicyDrop,
-    PolicyDropKey, Settings, TcpSide, Template, Vtep,
+    self, Answer, Attachment, AttachmentKey, CachedPolicy, ChangedKey, ClosedFlow, Denied, DeniedKey, Egress,
+    Endpoint, EndpointKey, Ends, Entropy, Flow, FlowDir, Key, NeighborKey, Network, PolicyCacheKey,
+    PolicyDrop, PolicyDropKey, Settings, TcpSide, Template, Vtep,
 };
+use crate::numbers;
 
 /// Size in bytes of a structure of the programs, and the offsets of its members.
 fn noted(name: &str) -> (usize, Vec<(String, usize)>) {
@@ -76,8 +77,9 @@ fn structures_are_the_same_on_both_sides() {
     );
     assert_eq!(
         noted("network"),
-        layout_of!(Network: vni, epoch, mac, template_flags, tos, ttl, marks, bindings, spare)
+        layout_of!(Network: vni, epoch, policy, mac, template_flags, tos, ttl, marks, bindings, spare, control_ports)
     );
+    assert_eq!(noted("changed_key"), layout_of!(ChangedKey: addr, vni, kind));
     assert_eq!(noted("vtep"), layout_of!(Vtep: addr, max_packet, flags));
     assert_eq!(noted("endpoint_key"), layout_of!(EndpointKey: addr, vni));
     assert_eq!(
@@ -86,7 +88,7 @@ fn structures_are_the_same_on_both_sides() {
     );
     assert_eq!(
         noted("policy_drop_key"),
-        layout_of!(PolicyDropKey: network, epoch, from, endpoint, rule, direction)
+        layout_of!(PolicyDropKey: network, policy, from, endpoint, rule, direction)
     );
     assert_eq!(
         noted("policy_drop"),
@@ -103,17 +105,131 @@ fn structures_are_the_same_on_both_sides() {
     assert_eq!(noted("flow_key"), layout::key_layout());
 }
 
+/// The numbers of `layout.rs` by the names that the programs have for them.
+macro_rules! numbers_of_layout {
+    ($($name:ident),* $(,)?) => { [$((stringify!($name), layout::$name as u64)),*] };
+}
+
+/// Every number that both sides have, by its name in the programs.
+fn shared_numbers() -> BTreeMap<String, u64> {
+    let mut all: BTreeMap<String, u64> = numbers_of_layout!(
+        KEY_HIGH_ASKS,
+        ATTACHMENT_ANY_VLAN,
+        ATTACHMENT_PEER,
+        DEVICE_NAME,
+        AT_VTEP,
+        TEMPLATE_OPEN,
+        TEMPLATE_INHERIT_TOS,
+        TEMPLATE_INHERIT_TTL,
+        TEMPLATE_TO_US,
+        TEMPLATE_FROM_US,
+        FLOW_RESERVED,
+        FLOW_KERNEL_CREATED,
+        FLOW_REPLIED,
+        FLOW_STREAM,
+        FLOW_STALE,
+        NO_EPOCH,
+        CHANGED_ADDRESS,
+        CHANGED_MAC,
+        TAKE_IF_OVER,
+        TAKE_DELETE,
+        TAKE_IF_RANK,
+        TAKE_RANK_AT,
+        TAKE_ABSENT,
+        TAKE_RESERVED,
+        TAKE_TAKEN,
+        FORM_ND,
+        FORM_TO_ALL,
+        FORM_NAMES_MAC,
+        ANSWER_MAX,
+        UNSERVED,
+        CONTROL_PORTS,
+        NETWORK_HUB,
+        VTEP_SUM,
+        VTEP_NO_SUM,
+        ENDPOINT_PROXIED,
+        NO_RULE,
+        LAYOUT,
+        CONFIG_CROWDED,
+        CONFIG_UNDECIDED,
+        PUNT_ETHERTYPE,
+        DATAGRAM_PLACES,
+        DATAGRAM_PIECES,
+        DATAGRAM_FREE,
+        DATAGRAM_PUNTED,
+    )
+    .into_iter()
+    .map(|(name, number)| (name.to_owned(), number))
+    .collect();
+    let mut in_order = |prefix: &str, names: &[&str], count: Option<&str>| {
+        let named = (0..).zip(names).map(|(number, name)| {
+            let name = name.to_uppercase().replace('-', "_");
+            (format!("{prefix}{name}"), number)
+        });
+        all.extend(named);
+        all.extend(count.map(|count| (count.to_owned(), names.len() as u64)));
+    };
+    in_order("STATE_", &numbers::FLOW_STATES, Some("STATE_COUNT"));
+    in_order("RANK_", &numbers::FLOW_RANKS, None);
+    in_order("POPULATION_", &numbers::POPULATIONS, None);
+    in_order("", &numbers::DIRECTIONS, None);
+    in_order("POLICY_", &numbers::POLICY_HEAD, None);
+    in_order("RULE_", &numbers::RULE_ACTIONS, None);
+    in_order("STAT_", crate::Stats::NAMES, Some("STAT_COUNT"));
+    in_order("PUNT_", &crate::PUNTS, Some("PUNT_COUNT"));
+    all.extend((0..).zip(numbers::SIDE_FLAGS).map(|(bit, name)| (format!("SIDE_{name}"), 1u64 << bit)));
+    let others = [
+        ("POLICY_BLOCK", numbers::POLICY_BLOCK as u64),
+        ("POLICY_TIERS", numbers::POLICY_TIERS as u64),
+        ("END_PASSES", numbers::END_PASSES.into()),
+        ("NO_TIER", numbers::NO_TIER.into()),
+        ("NOWHERE", numbers::NOWHERE.into()),
+        ("BY_SOURCE", numbers::BY_SOURCE.into()),
+        ("UNREAD", numbers::UNREAD.into()),
+        ("STREAM_AFTER", numbers::STREAM_AFTER.into()),
+        ("STREAM_IDLE", numbers::STREAM_IDLE.into()),
+        ("HOST_ACCOUNT", numbers::HOST_ACCOUNT.into()),
+        ("EASTGATE_MARK", numbers::EASTGATE_MARK.into()),
+    ];
+    all.extend(others.map(|(name, number)| (name.to_owned(), number)));
+    all
+}
+
+/// What only the programs say to each other, or what is what remains where the others are told apart.
+const THEIRS_ALONE: [&str; 2] = ["TAKE_ALIVE", "DATAGRAM_PASSES"];
+
 #[test]
-fn causes_of_punts_have_the_names_of_the_programs() {
-    let btf = Btf::from_path(concat!(env!("OUT_DIR"), "/fastpath.bpf.o")).unwrap();
-    let causes: Enum<'_> = btf.type_by_name("punt").unwrap();
-    let names: Vec<String> = causes
-        .iter()
-        .filter_map(|member| member.name?.to_str()?.strip_prefix("PUNT_").map(str::to_owned))
-        .map(|name| name.to_lowercase().replace('_', "-"))
-        .collect();
-    let (last, names) = names.split_last().unwrap();
-    assert_eq!((last.as_str(), names), ("count", &crate::PUNTS.map(str::to_owned)[..]));
+fn numbers_are_the_same_on_both_sides() {
+    let btf = Btf::from_path(concat!(env!("OUT_DIR"), "/constants.bpf.o")).unwrap();
+    let found: Struct<'_> = btf.type_by_name("constants").unwrap();
+    let mut theirs = BTreeMap::new();
+    for member in found.iter() {
+        let numbers: Enum<'_> = btf.type_by_id(member.ty).unwrap();
+        theirs.extend(numbers.iter().map(|number| {
+            let name = number.name.unwrap().to_str().unwrap().to_owned();
+            (name, number.value as u64 & u64::from(u32::MAX))
+        }));
+    }
+    theirs.retain(|name, _| !THEIRS_ALONE.contains(&&**name));
+    assert_eq!(theirs, shared_numbers());
+}
+
+#[test]
+fn every_enumeration_of_the_layout_is_noted() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/");
+    let read = |name: &str| std::fs::read_to_string(format!("{folder}{name}")).unwrap();
+    let noted = read("constants.bpf.c");
+    let parts = std::fs::read_dir(format!("{folder}layout")).unwrap();
+    let parts = parts.map(|part| format!("layout/{}", part.unwrap().file_name().to_str().unwrap()));
+    for file in parts.chain(["layout.h".to_owned()]) {
+        let text = read(&file);
+        let names = text.lines().filter_map(|line| line.strip_prefix("enum ")?.split(' ').next());
+        for name in names {
+            assert!(noted.contains(&format!("\tenum {name} {name};\n")), "{file}: enum {name}");
+        }
+        let defined: Vec<&str> = text.lines().filter(|line| line.starts_with("#define")).collect();
+        assert!(defined.is_empty(), "{file}: the compiler notes no {defined:?}: make it an enumerator");
+    }
 }
 
 #[test]

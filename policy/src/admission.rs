@@ -347,6 +347,12 @@ fn asks_for_address(view: &View, ip: &Ip) -> bool {
 /// The network of solicited-node addresses, a /104 (RFC 4291 section 2.7.1)
 const SOLICITED_NODE: Addr = Addr::v6([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 0]);
 
+/// As many UDP ports as a network can have whose packets are checked one by one
+pub const CONTROL_PORTS: usize = 8;
+
+/// Those of DHCP and DHCPv6, whose roles are: servers and relays, and clients (RFC 2131 section 4.1, RFC 8415 section 7.2).
+pub const DHCP_PORTS: [u16; CONTROL_PORTS] = [67, 68, 546, 547, 0, 0, 0, 0];
+
 fn serves_dhcp(ip: &Ip) -> bool {
     // By the client's port as well: a client's raw socket takes an answer from whatever port it comes.
     let Transport::Udp { sport, dport } = ip.transport else { return false };

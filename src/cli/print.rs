@@ -130,8 +130,18 @@ fn or_none(table: &Table, what: &str) -> String {
 }
 
 pub(super) fn endpoints(rows: &[EndpointRow]) -> String {
-    let mut table =
-        Table::new(["VNI", "ENDPOINT", "HOST", "PORT", "MAC", "ADDRESSES", "GROUPS", "SENT", "RECEIVED"]);
+    let mut table = Table::new([
+        "VNI",
+        "ENDPOINT",
+        "HOST",
+        "PORT",
+        "MAC",
+        "ADDRESSES",
+        "GROUPS",
+        "SENT",
+        "RECEIVED",
+        "STAYS IN USERSPACE BECAUSE",
+    ]);
     for row in rows {
         let addresses: Vec<String> = row.addresses.iter().map(ToString::to_string).collect();
         table.row([
@@ -144,6 +154,7 @@ pub(super) fn endpoints(rows: &[EndpointRow]) -> String {
             names::some_of(&row.groups, LISTED, ","),
             row.tx_frames.to_string(),
             row.rx_frames.to_string(),
+            row.userspace.clone().unwrap_or_default(),
         ]);
     }
     or_none(&table, "endpoints")

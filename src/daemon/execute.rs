@@ -70,8 +70,10 @@ impl Daemon {
                     self.workers.iter().map(|_| PacketSocket::open_sender(index)).collect()
                 };
                 let sockets = sockets.context("cannot open a packet socket")?;
+                let attachment = self.registry.get(*id).context("the port is no attachment")?;
                 for (worker, socket) in self.workers.iter().zip(sockets) {
-                    worker.tell(Command::AddPort(*id, socket));
+                    worker.tell(Command::Attach(*id, index, attachment.clone()));
+                    worker.tell(Command::AddDevice(index, socket));
                 }
             }
             Step::Listen { vtep, port, groups, .. } => self.listen(*vtep, *port, groups)?,

@@ -17,11 +17,12 @@ use eastgate_api::{
 };
 use eastgate_conntrack::flow::Rank;
 use eastgate_dataplane::{
+    eligibility::Eligibility,
     pipeline::{
         counters::{Elsewhere, traffic},
         shared::lock,
     },
-    snapshot::{Network, Snapshot},
+    snapshot::{Endpoint, Network, Snapshot},
     trace,
 };
 use eastgate_fastpath::PUNTS;
@@ -171,6 +172,21 @@ impl View {
         }
     }
 
+    /// Why something of an endpoint is not in the hands of the kernel's programs.
+    fn userspace_because(
+        &self,
+        snapshot: &Snapshot,
+        network: &Network,
+        endpoint: &Endpoint,
+    ) -> Option<String> {
+        if self.kernel.get().is_none() {
+            return Some("the dataplane is userspace".to_owned());
+        }
+        let (address, why) = Eligibility::of(network).first_reason(&snapshot.site, endpoint)?;
+        let of = address.map_or_else(String::new, |address| format!("{address}: "));
+        Some(format!("{of}{}", why.because()))
+    }
+
     fn endpoints(&self, snapshot: &Snapshot, filter: &Filter) -> Result<List<EndpointRow>, Failure> {
         let (part, ends) = (Part::of(filter)?, Ends::of(snapshot, filter)?);
         let mut rows = Vec::new();
@@ -195,6 +211,7 @@ impl View {
                     mac: endpoint.mac,
                     addresses: endpoint.holdings().addresses.clone(),
                     groups: config_of.groups.iter().map(|group| group.to_string()).collect(),
+                    userspace: self.userspace_because(snapshot, network, endpoint),
                     tx_frames: endpoint.state.tx_frames.load(Relaxed) + sent,
                     rx_frames: endpoint.state.rx_frames.load(Relaxed) + received,
                 });
@@ -255,7 +272,7 @@ impl View {
         let part = Part::of(filter)?;
         let mut uncounted = Uncounted::new();
         self.shared.for_each_created(clock::now(), |flow| {
-            if snapshot.network(flow.key.vni).is_some_and(|network| network.epoch == flow.epoch) {
+            if snapshot.network(flow.key.vni).is_some_and(|network| flow.epoch >= network.epoch) {
                 for rule in [flow.egress_rule, flow.ingress_rule] {
                     *uncounted.entry((flow.key.vni, rule)).or_default() += 1;
                 }
@@ -382,10 +399,10 @@ fn groups(network: &Network, uncounted: &Uncounted) -> Vec<GroupRow> {
         }
     }
     let tenant = &network.tenant;
-    let mut next = 0..;
+    let mut numbers = network.rules.in_order().iter().copied();
     let mut rows = Vec::new();
     for group in tenant.groups.values() {
-        let rules = group.ingress.iter().chain(&group.egress).zip(&mut next).filter_map(|(rule, id)| {
+        let rules = group.ingress.iter().chain(&group.egress).zip(&mut numbers).filter_map(|(rule, id)| {
             let name = network.rules.reference(&tenant.name, id)?;
             Some(RuleRow {
                 rule: name.rule,

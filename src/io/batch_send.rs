@@ -6,21 +6,17 @@
 
 #![allow(unsafe_code, reason = "sendmmsg gathers from where frames were received, by pointers")]
 
+mod attachment;
+
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
 use eastgate_dataplane::pipeline::batch::{Batch, Egress, Emit, NarrowPath, Origin, Report, Tunnel};
-use eastgate_vtep::{
-    header::VXLAN_LEN,
-    offload::{
-        coalesce::{Coalescer, MAX_SEGMENTS},
-        segment::segment,
-    },
-};
+use eastgate_vtep::{header::VXLAN_LEN, offload::segment::segment};
 use eastgate_wire::{
-    AttachmentId, DropReason, Offload, View, Vni,
+    DropReason, Offload, View, Vni,
     view::{ethertype, proto},
 };
 
@@ -108,13 +104,13 @@ impl Sender {
         let mut rest = batch.emits();
         while let Some(first) = rest.first() {
             let place = |emit: &Emit| match emit.to {
-                Egress::Attachment(port) => (Some(port), None),
+                Egress::Attachment(to) => (Some(to), None),
                 Egress::Tunnel(Tunnel { to, source, .. }) => (None, Some((to, source))),
             };
             let same = rest.iter().take_while(|emit| place(emit) == place(first)).count();
             let (group, others) = rest.split_at(same);
             match first.to {
-                Egress::Attachment(port) => self.send_to_port(port, group, batch, received, sockets),
+                Egress::Attachment(to) => self.send_to_attachment(to, group, batch, received, sockets),
                 Egress::Tunnel(tunnel) => self.send_to_underlay(tunnel, group, batch, received, sockets),
             }
             rest = others;
@@ -143,75 +139,6 @@ impl Sender {
 
     fn vnet_piece(&mut self, header: VnetHeader) {
         self.scratch_piece(&header.to_bytes());
-    }
-
-    fn send_to_port(
-        &mut self,
-        port: AttachmentId,
-        group: &[Emit],
-        batch: &Batch,
-        received: &RecvBatch,
-        sockets: &Sockets,
-    ) {
-        let Some(socket) = sockets.ports.get(&port) else {
-            return self.drop_group(group, DropReason::PortGone);
-        };
-        self.clear();
-        let bytes = |emit: &Emit| slice(emit, batch, received);
-        let mut rest = group;
-        while let Some(first) = rest.first() {
-            let begin = self.pieces.len() as u32;
-            let mut taken = 1;
-            if rest.len() > 1 && first.offload == Offload::default() && may_merge(bytes(first)) {
-                taken = self.merge(rest, &bytes);
-            }
-            if taken == 1 {
-                self.vnet_piece(VnetHeader::for_frame(
-                    &first.offload,
-                    header_len(bytes(first), &first.offload),
-                ));
-                self.pieces.push(piece(first));
-            }
-            self.messages.push(Message {
-                pieces: begin..self.pieces.len() as u32,
-                frames: taken as u32,
-                vni: first.vni,
-                segment: None,
-                outer: None,
-            });
-            rest = rest.get(taken..).unwrap_or_default();
-        }
-        let sent = self.transmit(socket.as_fd(), None, batch, received, |error| match error.raw_os_error() {
-            Some(libc::ENETDOWN | libc::ENXIO | libc::ENODEV) => DropReason::PortGone,
-            Some(libc::ENOBUFS | libc::EAGAIN | libc::ENOMEM) => DropReason::QueueFull,
-            Some(libc::EMSGSIZE) => DropReason::TooBig,
-            _ => DropReason::DeviceError,
-        });
-        self.report.to_ports += sent;
-    }
-
-    /// Merges as many frames from the front of `group` as make one GSO packet and pushes its pieces; 1, and
-    /// nothing pushed, when there is nothing to merge.
-    fn merge<'a>(&mut self, group: &[Emit], bytes: &impl Fn(&Emit) -> &'a [u8]) -> usize {
-        let mut run = Coalescer::new();
-        let mut taken = 0;
-        for emit in group.iter().take(MAX_SEGMENTS).take_while(|emit| emit.offload == Offload::default()) {
-            let frame = bytes(emit);
-            match View::parse(frame) {
-                Ok(view) if run.push(frame, &view) => taken += 1,
-                _ => break,
-            }
-        }
-        let Some(merged) = run.finish().filter(|merged| !merged.payloads.is_empty()) else { return 1 };
-        self.vnet_piece(VnetHeader::for_frame(&merged.offload, merged.header.len() as u16));
-        self.scratch_piece(merged.header);
-        for (emit, payload) in group.iter().zip(merged.payloads) {
-            // A frame that was merged ends with its payload: no padding.
-            let whole = piece(emit);
-            let start = whole.start + whole.len - payload.len() as u32;
-            self.pieces.push(Piece { start, len: payload.len() as u32, ..whole });
-        }
-        taken
     }
 
     fn send_to_underlay(

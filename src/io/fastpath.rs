@@ -9,7 +9,10 @@ mod economy;
 mod endpoints;
 mod handover;
 mod neighbor_cache;
+#[cfg(test)]
+mod numbers;
 mod policy_drops;
+mod recheck;
 #[cfg(test)]
 mod twin;
 
@@ -343,7 +346,7 @@ impl KernelPath {
     }
 
     fn end_epochs(&self, tables: &mut Tables, snapshot: &Arc<Snapshot>) -> Result<(), Error> {
-        tables.snapshot = Some(snapshot.clone());
+        let before = tables.snapshot.replace(snapshot.clone());
         tables.unsettled = true;
         let mut ended = Ok(());
         let mut networks = std::mem::take(&mut tables.networks);
@@ -364,6 +367,7 @@ impl KernelPath {
             }
         }
         tables.networks = networks;
+        ended = ended.and_then(|()| self.recheck(tables, before.as_deref()));
         ended = ended.and(self.spread(tables, snapshot.ports));
         ended = ended.and(self.set_checksums(tables, &snapshot.checksums));
         self.limit_networks(tables, snapshot);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use eastgate_fastpath::PUNT_HASH_AT;
-use eastgate_wire::Frame;
+use eastgate_wire::{Frame, VlanId};
 
 use super::{
     mmsg::{Prefix, RecvBatch},
@@ -179,6 +179,18 @@ impl<'b> Received<'b> {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.frame.bytes()
+    }
+
+    /// The VLAN of its tag; none where it has no tag, or one that is a priority alone.
+    #[must_use]
+    pub fn vlan(&self) -> Option<VlanId> {
+        self.tag.and_then(|(_, tci)| VlanId::of_tci(tci))
+    }
+
+    /// The frame without its tag.
+    #[must_use]
+    pub fn without_tag(self) -> Frame<'b> {
+        self.frame
     }
 
     /// The frame that begins `header` bytes into the message, its tag put back behind its own addresses: no check is

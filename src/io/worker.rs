@@ -17,7 +17,8 @@ use eastgate_dataplane::pipeline::{Pipeline, Shared, batch::Batch, counters::Dro
 use eastgate_fastpath::{PUNT_HEADER, attachment_of};
 use eastgate_vtep::header::VXLAN_LEN;
 use eastgate_wire::{
-    AttachmentId, DropReason, Frame, Gso, GsoKind, Instant, Location, Offload, VtepAddr, view::ethertype,
+    Attachment, AttachmentId, DropReason, Frame, Gso, GsoKind, Instant, Location, Offload, VtepAddr,
+    view::ethertype,
 };
 use nix::sys::{
     epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
@@ -25,10 +26,11 @@ use nix::sys::{
 };
 
 use super::{
+    attached::Attached,
     batch_send::Sender,
     clock,
     mmsg::{Prefix, RecvBatch},
-    packet_socket::{self, PacketSocket},
+    packet_socket::{self, PacketSocket, Received},
     underlay::{RxSocket, TxSockets, message_info},
 };
 
@@ -38,10 +40,14 @@ const LONGEST_SLEEP_MS: u64 = 1000;
 /// What a worker is told by the daemon.
 #[derive(Debug)]
 pub enum Command {
-    /// Serve a tenant port.
-    AddPort(AttachmentId, PacketSocket),
-    /// Stop serving it.
-    RemovePort(AttachmentId),
+    /// Send and, without programs, receive on a device, by its interface index.
+    AddDevice(u32, PacketSocket),
+    /// Stop doing so.
+    RemoveDevice(u32),
+    /// An attachment is at this device.
+    Attach(AttachmentId, u32, Attachment),
+    /// It is there no longer.
+    Detach(AttachmentId),
     /// Take the frames that the kernel's programs punt.
     Up(PuntSocket),
     /// Hear and speak here, instead of where it did.
@@ -114,7 +120,9 @@ impl Drop for WorkerHandle {
 /// The sockets of a worker.
 #[derive(Default)]
 pub(super) struct Sockets {
-    pub(super) ports: BTreeMap<AttachmentId, PacketSocket>,
+    /// By interface index
+    pub(super) devices: BTreeMap<u32, PacketSocket>,
+    pub(super) attached: Arc<Attached>,
     pub(super) rx_sockets: Vec<RxSocket>,
     pub(super) tx_sockets: Option<Arc<TxSockets>>,
 }
@@ -186,7 +194,7 @@ impl Worker {
                     }
                     UP => self.serve_punts(),
                     data if data & LISTENER != 0 => self.serve_rx_socket((data & !LISTENER) as usize),
-                    data => self.serve_port(AttachmentId(data as u32)),
+                    data => self.serve_device(data as u32),
                 }
             }
             let now = clock::now();
@@ -210,14 +218,18 @@ impl Worker {
     fn obey(&mut self) -> bool {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::AddPort(port, socket) => {
-                    self.watch(socket.as_fd(), u64::from(port.0));
-                    self.sockets.ports.insert(port, socket);
+                Command::AddDevice(ifindex, socket) => {
+                    self.watch(socket.as_fd(), u64::from(ifindex));
+                    self.sockets.devices.insert(ifindex, socket);
                 }
-                Command::RemovePort(port) => {
+                Command::RemoveDevice(ifindex) => {
                     // Closing the socket takes it out of the epoll set.
-                    self.sockets.ports.remove(&port);
+                    self.sockets.devices.remove(&ifindex);
                 }
+                Command::Attach(id, ifindex, attachment) => {
+                    Arc::make_mut(&mut self.sockets.attached).attach(id, ifindex, &attachment);
+                }
+                Command::Detach(id) => Arc::make_mut(&mut self.sockets.attached).detach(id),
                 Command::Up(socket) => {
                     self.watch(socket.socket.as_fd(), UP);
                     self.up = Some(socket);
@@ -244,23 +256,33 @@ impl Worker {
         }
     }
 
-    fn serve_port(&mut self, port: AttachmentId) {
-        let Some(socket) = self.sockets.ports.get(&port) else { return };
+    fn serve_device(&mut self, ifindex: u32) {
+        let Some(socket) = self.sockets.devices.get(&ifindex) else { return };
         let count = match socket.recv(&mut self.received) {
             Ok(count) => count,
             // The device went down or away; the daemon hears of it from netlink and decides.
-            Err(error) => return tracing::debug!(?port, %error, "no frames from a port"),
+            Err(error) => return tracing::debug!(ifindex, %error, "no frames from a device"),
         };
+        let (shared, index, attached) = (self.shared.clone(), self.index, self.sockets.attached.clone());
         self.process_batch(count, |pipeline, received, message, batch, now| {
-            let frame = packet_socket::received(received, message).and_then(|received| received.behind(0));
+            let received = packet_socket::received(received, message);
+            let vlan = received.as_ref().and_then(Received::vlan);
+            let Some(arrival) = attached.arrived(ifindex, vlan) else {
+                return shared.count_drop(index, unknown_device(), now);
+            };
+            let frame = match received {
+                Some(received) if arrival.takes_tag_off => Some(received.without_tag()),
+                received => received.and_then(|received| received.behind(0)),
+            };
+            let from = arrival.attachment;
             let _ = match frame {
-                Some(mut frame) => pipeline.handle_tenant(port, &mut frame, now, batch),
-                None => pipeline.refuse(Location::Local(port), DropReason::DeviceError, now),
+                Some(mut frame) => pipeline.handle_tenant(from, &mut frame, now, batch),
+                None => pipeline.refuse(Location::Local(from), DropReason::DeviceError, now),
             };
         });
     }
 
-    /// Frames of all tenant ports, each behind the number of the one it came from.
+    /// Frames of all devices, each behind the number of the attachment it came by.
     fn serve_punts(&mut self) {
         let Some(PuntSocket { socket, session }) = &self.up else { return };
         let (count, session) = match socket.recv(&mut self.received) {
@@ -341,9 +363,11 @@ impl Worker {
     fn count_overruns(&mut self, now: Instant) {
         let lost = |vni, from| DropKey { vni, reason: DropReason::Overrun, from, by: None, rule: None };
         let snapshot = self.shared.snapshot();
-        let ports = self.sockets.ports.iter_mut().map(|(port, socket)| {
-            let vni = snapshot.at_attachment(*port).map(|(network, _)| network.vni);
-            (lost(vni, Some(Location::Local(*port))), socket.newly_dropped())
+        let attached = &self.sockets.attached;
+        let ports = self.sockets.devices.iter_mut().map(|(ifindex, socket)| {
+            let from = attached.arrived(*ifindex, None).map(|arrival| arrival.attachment);
+            let vni = from.and_then(|from| snapshot.at_attachment(from)).map(|(network, _)| network.vni);
+            (lost(vni, from.map(Location::Local)), socket.newly_dropped())
         });
         let rx_sockets =
             self.sockets.rx_sockets.iter_mut().map(|rx_socket| (lost(None, None), rx_socket.newly_dropped()));
@@ -383,14 +407,8 @@ impl Worker {
         self.shared.count_sent(self.index, &report, now);
         self.shared.narrow_paths(&report.narrow, now);
         // Only now: packets that the fast path takes must not overtake those just sent.
-        for offer in self.batch.offers() {
-            self.shared.offer(offer);
-        }
-        for answer in self.batch.answers() {
-            self.shared.leave_answer(answer, clock::now());
-        }
-        for handover in self.batch.handovers() {
-            self.shared.hand_over(handover, clock::now());
+        for after in self.batch.after() {
+            self.shared.settle(after, clock::now());
         }
     }
 }

@@ -143,7 +143,7 @@ CASES = {
     ],
     "mac-spoofed": lambda: [outer(vxlan(inner(src_mac=WEB1)))],
     "ip-spoofed": lambda: [outer(vxlan(inner(src="10.1.0.77")))],
-    "stranger": lambda: [outer(vxlan(inner(src_mac="02:00:00:00:00:77")))],
+    "unknown_host": lambda: [outer(vxlan(inner(src_mac="02:00:00:00:00:77")))],
     "denied": lambda: [outer(vxlan(inner(dport=22)))],
     "fuzz": fuzz,
 }

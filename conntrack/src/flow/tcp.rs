@@ -94,6 +94,18 @@ struct Side {
     flags: u16,
 }
 
+/// The flags of a side that others carry connections by, as [`Progress`](super::Progress) has them, by name.
+pub const SIDE_FLAGS: [(&str, u16); 8] = [
+    ("HEARD", Side::HEARD),
+    ("SYN_ACKED", Side::SYN_ACKED),
+    ("SYN_ONLY", Side::SYN_ONLY),
+    ("FIN", Side::FIN),
+    ("FIN_ACKED", Side::FIN_ACKED),
+    ("SCALES", Side::SCALES),
+    ("ACKED", Side::ACKED),
+    ("RESET", Side::RESET),
+];
+
 impl Side {
     /// It sent a SYN, or was found sending.
     const HEARD: u16 = 0x01;

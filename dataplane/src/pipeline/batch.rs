@@ -5,7 +5,7 @@ use std::{net::IpAddr, ops::Range};
 use eastgate_wire::{AttachmentId, DropReason, Frame, Offload, Vni, VtepAddr};
 
 use super::{
-    answers::AnswerOffer,
+    answer::AnswerOffer,
     offload::{Handover, Offer},
 };
 
@@ -91,14 +91,23 @@ impl Report {
     }
 }
 
-/// The frames to send that one batch of received frames led to.
+/// What is done once the frames to send are sent: packets that the fast path takes must not overtake them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AfterSend {
+    /// A flow is handed over.
+    Offload(Handover),
+    /// Flows like one that was opened may begin elsewhere.
+    CachePolicy(Offer),
+    /// An answer may be given again elsewhere.
+    CacheReply(AnswerOffer),
+}
+
+/// The frames to send that one batch of received frames led to, and what is done behind them.
 #[derive(Default, Debug)]
 pub struct Batch {
     emits: Vec<Emit>,
     made: Vec<u8>,
-    handovers: Vec<Handover>,
-    offers: Vec<Offer>,
-    answers: Vec<AnswerOffer>,
+    after: Vec<AfterSend>,
     message: u32,
     /// Frames that follow are in no received message.
     apart: bool,
@@ -144,37 +153,15 @@ impl Batch {
         self.emits.push(Emit { origin: Origin::Made, range, offload: Offload::default(), to, vni });
     }
 
-    /// Hands a flow over, once the frames to send are sent.
-    pub fn hand_over(&mut self, handover: Option<Handover>) {
-        self.handovers.extend(handover);
+    /// Has this done once the frames to send are sent.
+    pub fn after_send(&mut self, what: Option<AfterSend>) {
+        self.after.extend(what);
     }
 
-    /// Lets flows like one that was opened begin elsewhere.
-    pub fn offer(&mut self, offer: Option<Offer>) {
-        self.offers.extend(offer);
-    }
-
-    /// Lets an answer be given again elsewhere.
-    pub fn leave_answer(&mut self, answer: Option<AnswerOffer>) {
-        self.answers.extend(answer);
-    }
-
-    /// What may be answered elsewhere.
+    /// What is to be done once they are, in order.
     #[must_use]
-    pub fn answers(&self) -> &[AnswerOffer] {
-        &self.answers
-    }
-
-    /// What may begin elsewhere.
-    #[must_use]
-    pub fn offers(&self) -> &[Offer] {
-        &self.offers
-    }
-
-    /// The flows to hand over.
-    #[must_use]
-    pub fn handovers(&self) -> &[Handover] {
-        &self.handovers
+    pub fn after(&self) -> &[AfterSend] {
+        &self.after
     }
 
     /// The frames to send.
@@ -208,8 +195,6 @@ impl Batch {
     pub fn clear(&mut self) {
         self.emits.clear();
         self.made.clear();
-        self.handovers.clear();
-        self.offers.clear();
-        self.answers.clear();
+        self.after.clear();
     }
 }

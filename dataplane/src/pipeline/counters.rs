@@ -7,7 +7,7 @@ mod words;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque, btree_map, hash_map::Entry},
     sync::{
-        Mutex, PoisonError,
+        Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -22,6 +22,7 @@ pub use self::{
     subject::{Subject, What},
     words::dropped,
 };
+use super::shared::lock;
 
 /// Rows of the table of drops that one worker keeps. Past it, new combinations count under their network and
 /// reason alone, so that nothing is ever dropped without being counted.
@@ -125,28 +126,43 @@ pub struct Counters {
     /// Packets cut into fragments because they did not fit
     pub fragmented: AtomicU64,
     drops: Mutex<Drops>,
+    /// Frames that passed, and would have been dropped if no rule were being tried out
+    would_drop: Mutex<Drops>,
 }
 
 impl Counters {
     /// Counts a dropped frame.
     pub fn drop_frame(&self, key: DropKey, bytes: usize, subject: Option<Subject>, now: Instant) {
         let count = DropCount { frames: 1, bytes: bytes as u64, last_at: now, last: subject };
-        self.add_row(key, &count, seen_of(&count).as_slice(), true);
+        lock(&self.drops).add(key, &count, seen_of(&count).as_slice(), true);
     }
 
-    /// Keeps up to `limit` kinds of packets that rules refuse for [`Counters::take_denied`]. Further ones are lost and counted.
+    /// Counts a frame that passes, although it would be dropped if a rule were not being tried out.
+    pub(super) fn would_drop_frame(&self, key: DropKey, bytes: usize, subject: Subject, now: Instant) {
+        let count = DropCount { frames: 1, bytes: bytes as u64, last_at: now, last: Some(subject) };
+        lock(&self.would_drop).add(key, &count, seen_of(&count).as_slice(), true);
+    }
+
+    /// Keeps up to `limit` kinds of packets that rules refuse for [`Counters::take_denied`], and as many of those that rules
+    /// would refuse. Further ones are lost and counted.
     pub(super) fn keep_denied(&self, limit: usize) {
-        self.drops.lock().unwrap_or_else(PoisonError::into_inner).denied_limit = limit;
+        lock(&self.drops).denied_limit = limit;
+        lock(&self.would_drop).denied_limit = limit;
     }
 
     /// The kinds of packets that rules have refused since this was asked before, and that were not known until then.
     pub(super) fn take_denied(&self) -> VecDeque<(DropKey, Seen)> {
-        std::mem::take(&mut self.drops.lock().unwrap_or_else(PoisonError::into_inner).denied)
+        std::mem::take(&mut lock(&self.drops).denied)
     }
 
-    /// How many were lost.
+    /// The same of those that rules would have refused.
+    pub(super) fn take_would_be_denied(&self) -> VecDeque<(DropKey, Seen)> {
+        std::mem::take(&mut lock(&self.would_drop).denied)
+    }
+
+    /// How many of both were lost.
     pub(super) fn denied_lost(&self) -> u64 {
-        self.drops.lock().unwrap_or_else(PoisonError::into_inner).denied_lost
+        lock(&self.drops).denied_lost + lock(&self.would_drop).denied_lost
     }
 
     /// Counts fragments whose first has not come in time.
@@ -167,13 +183,14 @@ impl Counters {
 
     /// Counts dropped frames of which `seen` are known one by one.
     pub fn add_seen(&self, key: DropKey, count: &DropCount, seen: &[Seen]) {
-        self.add_row(key, count, seen, false);
+        lock(&self.drops).add(key, count, seen, false);
     }
+}
 
+impl Drops {
     /// `is_news`: nobody has told of these frames before.
-    fn add_row(&self, key: DropKey, count: &DropCount, seen: &[Seen], is_news: bool) {
-        let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
-        let Drops { rows, remembered, denied, denied_limit, denied_lost } = &mut *drops;
+    fn add(&mut self, key: DropKey, count: &DropCount, seen: &[Seen], is_news: bool) {
+        let Self { rows, remembered, denied, denied_limit, denied_lost } = self;
         let chatter = count.last.is_some_and(|subject| subject.is_chatter(key.reason));
         let key = if rows.len() >= DROP_ROWS && !rows.contains_key(&(key, chatter)) {
             DropKey { from: None, by: None, rule: None, ..key }
@@ -217,7 +234,7 @@ pub fn drops(workers: &[Counters], others: Vec<(DropKey, DropCount)>) -> Vec<(Dr
         all.entry(key).and_modify(|row| row.add(count)).or_insert(*count);
     };
     for worker in workers {
-        let drops = worker.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        let drops = lock(&worker.drops);
         // Sums do not depend on the order.
         #[allow(clippy::iter_over_hash_type)]
         for ((key, _), row) in &drops.rows {
@@ -242,7 +259,7 @@ pub fn drop_details(
     };
     let mut remembered = Vec::new();
     for worker in workers {
-        let drops = worker.drops.lock().unwrap_or_else(PoisonError::into_inner);
+        let drops = lock(&worker.drops);
         // Sums do not depend on the order.
         #[allow(clippy::iter_over_hash_type)]
         for (at, row) in &drops.rows {

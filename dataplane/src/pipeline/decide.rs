@@ -1,30 +1,29 @@
-//! Step 4: what the policy says of a packet that tracking has left undecided, and what that does to its flow.
+//! Step 5: what the policy says of a packet that tracking has left undecided, and what that does to its flow.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use eastgate_conntrack::flow::{
-    Admitted, Direction as FlowDirection, FlowId, FlowTable, Hit, Population, Query, Segment, SegmentKind,
+    Admitted, Direction as FlowDirection, FlowId, FlowTable, Hit, Population, Segment, SegmentKind,
     StateSettings,
 };
-use eastgate_policy::rule::{Direction, Header, PortProtocol, Probe};
-use eastgate_wire::{Addr, DropReason, FlowKey, Instant, View, view::tcp_flags};
+use eastgate_policy::rule::Probe;
+use eastgate_wire::{DropReason, FlowKey, Frame, Instant, View, view::tcp_flags};
 
 use super::{
     Arrival, Pipeline, Refusal,
+    counters::{DropKey, Subject},
     offload::Settled,
+    ruling::{Fate, Inquiry, Ruling},
     track::{Ends, Pending, Question, Standing, TrackedFlow, Undecided, receiver},
 };
 use crate::snapshot::{Endpoint, Network};
 
-/// In place of a rule's number where no rule was asked: the other host's eastgate asks it.
-const NO_RULE: u32 = u32::MAX;
-
-/// What the policy is asked: whether such a packet may go from one end to the other.
-pub(super) struct Inquiry<'s> {
-    pub(super) ends: Ends<'s>,
-    pub(super) src: Addr,
-    pub(super) dst: Addr,
-    pub(super) probe: Probe,
+/// The packet in hand.
+#[derive(Clone, Copy)]
+pub(super) struct InHand<'a, 's> {
+    pub(super) arrival: &'a Arrival<'s>,
+    pub(super) frame: &'a Frame<'a>,
+    pub(super) now: Instant,
 }
 
 /// What came of a flow that the policy has let pass.
@@ -41,39 +40,40 @@ impl<'s> Pipeline<'s> {
         &mut self,
         arrival: &Arrival<'s>,
         undecided: Undecided<'s>,
+        frame: &Frame<'_>,
         now: Instant,
     ) -> Result<Option<Settled<'s>>, Refusal> {
-        let (network, Undecided { question, part }) = (arrival.network, undecided);
+        let (packet, Undecided { question, part }) = (InHand { arrival, frame, now }, undecided);
         let (segment, decided) = match question {
-            Question::Packet(inquiry) => (None, self.ask_policy(network, &inquiry).map(|_| None)),
-            Question::Flow(pending) => (Some(pending.segment), self.decide_flow(network, pending, now)),
+            Question::Packet(inquiry) => (None, self.ask_policy(&packet, &inquiry).map(|_| None)),
+            Question::Flow(pending) => (Some(pending.segment), self.decide_flow(&packet, pending)),
         };
-        self.note_part(network, part, segment, decided)
+        self.note_part(arrival.network, part, segment, decided)
     }
 
     fn decide_flow(
         &self,
-        network: &'s Arc<Network>,
+        packet: &InHand<'_, 's>,
         mut pending: Pending<'s>,
-        now: Instant,
     ) -> Result<Option<Settled<'s>>, Refusal> {
         let mut confirmed = false;
         loop {
             let decided = match pending.standing {
-                Standing::New { loose } => self.begin(network, &mut pending, loose, now),
+                Standing::New { loose } => self.begin(packet, &mut pending, loose),
                 // It was confirmed a moment ago, under the same lock.
                 Standing::Stale { .. } if confirmed => Err(DropReason::NotReady.into()),
                 Standing::Stale { flow, original } => {
                     confirmed = true;
-                    self.confirm(network, &mut pending, flow, &original, now)
+                    self.confirm(packet, &mut pending, flow, &original)
                 }
-                Standing::OfOthers(hit) => self.pass_between(network, &mut pending, &hit),
+                Standing::OfOthers(hit) => self.pass_between(packet, &mut pending, &hit),
             };
             let decided = match decided {
                 Ok(Decided::Passes(settled)) => Ok(settled),
                 Err(refusal) => Err(refusal),
                 Ok(Decided::Again) => {
                     let Pending { flows, segment, ends, intact, .. } = pending;
+                    let (network, now) = (packet.arrival.network, packet.now);
                     match self.track_in(flows, network, ends, &segment, &|| intact, now)? {
                         TrackedFlow::Passes(settled) => return Ok(settled),
                         TrackedFlow::Undecided(again) => pending = again,
@@ -89,14 +89,15 @@ impl<'s> Pipeline<'s> {
     /// The packet begins a flow, if the policy lets it.
     fn begin(
         &self,
-        network: &'s Arc<Network>,
+        packet: &InHand<'_, 's>,
         pending: &mut Pending<'s>,
         loose: bool,
-        now: Instant,
     ) -> Result<Decided<'s>, Refusal> {
+        let (network, now) = (packet.arrival.network, packet.now);
         let Pending { flows, segment, ends, .. } = pending;
         let elsewhere = segment.offload_key();
-        let (admitted, direction) = self.may_begin(network, *ends, segment)?;
+        let (ruling, direction) = may_begin(network, *ends, segment);
+        let admitted = self.enforce(packet, &ruling)?;
         if !self.shared.reserve(elsewhere)? {
             // It has begun elsewhere since it was looked for.
             self.shared.import(flows, network, elsewhere, now)?;
@@ -127,22 +128,22 @@ impl<'s> Pipeline<'s> {
         flows.set_hint(hit.flow, direction, receiver(ends.dst));
         flows.set_hint(hit.flow, direction.reversed(), receiver(ends.src));
         network.count_hits(&admitted);
-        Ok(Decided::Passes(self.opened(&hit, *ends, segment, admitted)))
+        let like_it = ruling.is_plain().then(|| self.opened(&hit, *ends, segment, admitted));
+        Ok(Decided::Passes(like_it.flatten()))
     }
 
     /// The packet's flow was decided under another epoch: it is decided as its first packet was, whichever way this one goes.
     fn confirm(
         &self,
-        network: &'s Arc<Network>,
+        packet: &InHand<'_, 's>,
         pending: &mut Pending<'s>,
         flow: FlowId,
         original: &FlowKey,
-        now: Instant,
     ) -> Result<Decided<'s>, Refusal> {
         let Pending { flows, segment, ends, .. } = pending;
         let is_forward = original.src == segment.key.src && original.sport == segment.key.sport;
         let ends = if is_forward { *ends } else { ends.reversed() };
-        match self.ask_policy(network, &Inquiry::of_flow(ends, segment, original)) {
+        match self.ask_policy(packet, &Inquiry::of_flow(ends, segment, original)) {
             Ok(admitted) => {
                 flows.confirm(flow, &admitted);
                 flows.set_hint(flow, FlowDirection::Original, receiver(ends.dst));
@@ -151,7 +152,7 @@ impl<'s> Pipeline<'s> {
                 Ok(Decided::Again)
             }
             Err(refusal) => {
-                flows.refuse(flow, now);
+                flows.refuse(flow, packet.now);
                 Err(Refusal { reason: DropReason::PolicyChanged, ..refusal })
             }
         }
@@ -162,7 +163,7 @@ impl<'s> Pipeline<'s> {
     /// that it answers would.
     fn pass_between(
         &self,
-        network: &'s Arc<Network>,
+        packet: &InHand<'_, 's>,
         pending: &mut Pending<'s>,
         hit: &Hit,
     ) -> Result<Decided<'s>, Refusal> {
@@ -171,39 +172,16 @@ impl<'s> Pipeline<'s> {
             FlowDirection::Original => (segment.key, *ends),
             FlowDirection::Reply => (segment.key.reversed(), ends.reversed()),
         };
-        self.ask_policy(network, &Inquiry::of_flow(opener, segment, &original))?;
+        self.ask_policy(packet, &Inquiry::of_flow(opener, segment, &original))?;
         // But an address itself may be at another one by now.
         let FlowKey { src, dst, .. } = segment.key;
         let to = (ends.dst, dst, hit.direction);
         for (end, address, direction) in [to, (ends.src, src, hit.direction.reversed())] {
-            if end.is_some_and(|end| network.has_moved_to(address, end)) {
+            if end.is_some_and(|end| packet.arrival.network.has_moved_to(address, end)) {
                 flows.set_hint(hit.flow, direction, receiver(end));
             }
         }
         Ok(Decided::Passes(None))
-    }
-
-    /// What lets a packet begin a flow, and which way the packet goes in it. A TCP segment in mid-stream may be a reply: it
-    /// begins a flow also where the rules let the one begin that it answers.
-    fn may_begin(
-        &self,
-        network: &'s Network,
-        ends: Ends<'s>,
-        segment: &Segment,
-    ) -> Result<(Admitted, FlowDirection), Refusal> {
-        let key = segment.key;
-        let refused = match self.ask_policy(network, &Inquiry::of_flow(ends, segment, &key)) {
-            Ok(admitted) => return Ok((admitted, FlowDirection::Original)),
-            Err(refused) => refused,
-        };
-        match &segment.kind {
-            SegmentKind::Tcp(tcp) if tcp.flags & tcp_flags::SYN == 0 => {
-                let inquiry = Inquiry::of_flow(ends.reversed(), segment, &key.reversed());
-                let admitted = self.ask_policy(network, &inquiry);
-                admitted.map(|admitted| (admitted, FlowDirection::Reply)).map_err(|_| refused)
-            }
-            _ => Err(refused),
-        }
     }
 
     /// The flow that a packet has opened between two endpoints, when others like it can begin elsewhere.
@@ -229,54 +207,52 @@ impl<'s> Pipeline<'s> {
         Some(Settled { flow, key: segment.key, direction, src, dst, opened: Some(admitted) })
     }
 
-    /// Egress rules of the source, then ingress rules of the destination: of those ends whose rules are applied
-    /// on this host.
-    fn ask_policy(&self, network: &'s Network, inquiry: &Inquiry<'s>) -> Result<Admitted, Refusal> {
-        let Inquiry { ends, src, dst, probe } = inquiry;
-        let mut admitted = Admitted { epoch: network.epoch, egress_rule: NO_RULE, ingress_rule: NO_RULE };
-        let sides = [
-            (ends.src, Direction::Egress, *dst, &mut admitted.egress_rule),
-            (ends.dst, Direction::Ingress, *src, &mut admitted.ingress_rule),
-        ];
-        for (endpoint, direction, peer, rule) in sides {
-            let Some(endpoint) = endpoint.filter(|endpoint| endpoint.enforced_here) else { continue };
-            let decision = network.policy.decide(endpoint.id, direction, peer, probe);
-            if let Some(reason) = decision.drop_reason(direction) {
-                return Err(Refusal {
-                    reason,
-                    by: Some(endpoint.id),
-                    rule: decision.rule.map(|rule| rule.0),
-                });
-            }
-            *rule = decision.rule.map_or(NO_RULE, |rule| rule.0);
+    /// Carries out what the policy says, and tells of what it would say if no rule were being tried out.
+    fn enforce(&self, packet: &InHand<'_, 's>, ruling: &Ruling) -> Result<Admitted, Refusal> {
+        if let Fate::WouldBeDenied(_, refusal) = ruling.fate {
+            let InHand { arrival, frame, now } = *packet;
+            let (vni, Refusal { reason, by, rule }) = (arrival.network.vni, refusal);
+            let key = DropKey { vni: Some(vni), reason, from: Some(arrival.from), by, rule };
+            let subject = Subject::of_frame(vni, frame.bytes());
+            self.counters.would_drop_frame(key, frame.len(), subject, now);
+            tracing::trace!(%vni, %reason, from = ?arrival.from, ?subject, "would be dropped");
         }
-        Ok(admitted)
+        ruling.enforce()
+    }
+
+    fn ask_policy(&self, packet: &InHand<'_, 's>, inquiry: &Inquiry<'s>) -> Result<Admitted, Refusal> {
+        self.enforce(packet, &packet.arrival.network.ask_policy(inquiry))
     }
 
     /// Whether one receiver of a BUM frame may have it. There is no flow: each frame is decided by itself.
     pub(super) fn may_receive(
         &self,
-        network: &'s Network,
+        packet: &InHand<'_, 's>,
         endpoint: &'s Endpoint,
         view: &View,
     ) -> Result<(), Refusal> {
         let Some(ip) = view.ip() else { return Ok(()) };
         let ends = Ends { src: None, dst: Some(endpoint) };
         let inquiry = Inquiry { ends, src: ip.src, dst: ip.dst, probe: Probe::of(ip)? };
-        self.ask_policy(network, &inquiry).map(drop)
+        self.ask_policy(packet, &inquiry).map(drop)
     }
 }
 
-impl<'s> Inquiry<'s> {
-    /// What a flow is decided by that a packet with the key `opener` began, or would have begun.
-    fn of_flow(ends: Ends<'s>, segment: &Segment, opener: &FlowKey) -> Self {
-        let query = match segment.kind {
-            SegmentKind::Query(query) => Some(query),
-            SegmentKind::Later(later) => later.query,
-            _ => None,
-        };
-        Self { ends, src: opener.src, dst: opener.dst, probe: probe_of(query, opener) }
+/// What the policy says of a packet that would begin a flow, and which way the packet would go in it. A TCP segment in
+/// mid-stream may be a reply: it begins a flow also where the rules let the one begin that it answers.
+fn may_begin<'s>(network: &Network, ends: Ends<'s>, segment: &Segment) -> (Ruling, FlowDirection) {
+    let key = segment.key;
+    let ruling = network.ask_policy(&Inquiry::of_flow(ends, segment, &key));
+    if ruling.enforce().is_err()
+        && let SegmentKind::Tcp(tcp) = &segment.kind
+        && tcp.flags & tcp_flags::SYN == 0
+    {
+        let of_opener = network.ask_policy(&Inquiry::of_flow(ends.reversed(), segment, &key.reversed()));
+        if of_opener.enforce().is_ok() {
+            return (of_opener, FlowDirection::Reply);
+        }
     }
+    (ruling, FlowDirection::Original)
 }
 
 impl Network {
@@ -288,14 +264,4 @@ impl Network {
             }
         }
     }
-}
-
-/// What the rules look at in a flow that began with `opener`.
-pub(super) fn probe_of(query: Option<Query>, opener: &FlowKey) -> Probe {
-    let header = match (query, PortProtocol::from_number(opener.proto)) {
-        (Some(query), _) => Header::Icmp { kind: query.kind, code: query.code },
-        (None, Some(_)) => Header::Ports { source: opener.sport, destination: opener.dport },
-        (None, None) => Header::Unread,
-    };
-    Probe { proto: opener.proto, header }
 }

@@ -10,6 +10,7 @@ use eastgate_wire::{Addr, Cursor, DropReason, EndpointId, FlowKey, Instant, Vni}
 
 use super::{
     Shared,
+    batch::AfterSend,
     counters::SettledDrop,
     offload::{FlowOffload, Handover, Offer, Replaced, Reservation, Whereabouts, candidate},
     shared::lock,
@@ -33,8 +34,17 @@ impl Shared {
         self.fastpath.get().is_some()
     }
 
+    /// Does what was left until the frames of a batch were sent.
+    pub fn settle(&self, after: &AfterSend, now: Instant) {
+        match after {
+            AfterSend::Offload(handover) => self.hand_over(handover, now),
+            AfterSend::CachePolicy(offer) => self.offer(offer),
+            AfterSend::CacheReply(offer) => self.leave_answer(offer, now),
+        }
+    }
+
     /// Hands a flow over. The flow's shard is locked meanwhile, so that no packet of it changes its state.
-    pub fn hand_over(&self, handover: &Handover, now: Instant) {
+    fn hand_over(&self, handover: &Handover, now: Instant) {
         let Some(fastpath) = self.fastpath.get() else { return };
         let mut flows = self.flows(&handover.key);
         let Some(offloaded) = flows.offload(handover.flow) else { return };
@@ -61,7 +71,7 @@ impl Shared {
     }
 
     /// Lets flows like one that was opened begin elsewhere.
-    pub fn offer(&self, offer: &Offer) {
+    fn offer(&self, offer: &Offer) {
         if let Some(fastpath) = self.fastpath.get() {
             fastpath.cache_policy(offer);
         }
@@ -364,9 +374,9 @@ impl Network {
         self.count_repeated(&admitted);
     }
 
-    /// Under another epoch the numbers of rules meant others.
+    /// Before the network's epoch the numbers of rules may have meant others.
     fn count_repeated(&self, admitted: &Admitted) {
-        if admitted.epoch == self.epoch {
+        if admitted.epoch >= self.epoch {
             self.count_hits(admitted);
         }
     }

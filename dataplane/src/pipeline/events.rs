@@ -23,6 +23,8 @@ pub enum Event {
     Elsewhere(FlowEvent),
     /// A packet of this kind was refused, for the first time as far as that is remembered
     Denied(DropKey, Seen),
+    /// A packet of this kind passed, and would have been refused if the rule were not being tried out; for the first time
+    WouldBeDenied(DropKey, Seen),
 }
 
 impl Event {
@@ -31,7 +33,7 @@ impl Event {
     pub const fn at(&self) -> Instant {
         match self {
             Self::Flow(event) | Self::Elsewhere(event) => event.at,
-            Self::Denied(_, seen) => seen.last_at,
+            Self::Denied(_, seen) | Self::WouldBeDenied(_, seen) => seen.last_at,
         }
     }
 }
@@ -126,6 +128,8 @@ impl Shared {
         }
         for counters in &self.counters {
             events.extend(counters.take_denied().into_iter().map(|(key, seen)| Event::Denied(key, seen)));
+            let would = counters.take_would_be_denied().into_iter();
+            events.extend(would.map(|(key, seen)| Event::WouldBeDenied(key, seen)));
         }
         events.sort_by_key(Event::at);
         events

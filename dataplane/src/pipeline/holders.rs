@@ -80,7 +80,7 @@ impl Network {
     /// Notes what others are to be told of: addresses that have another MAC than under the configuration before, or another
     /// place.
     pub fn note_changes(&self, before: &Self) {
-        if before.epoch == self.epoch {
+        if before.compiled == self.compiled {
             return;
         }
         let mut changed = lock(&self.state.changed);

@@ -12,6 +12,7 @@ use eastgate_wire::{Addr, DropReason, Frame, Holdings, Instant, View, VtepAddr};
 use super::{
     Arrival, Outcome, Pipeline, Refusal,
     batch::{Batch, Egress},
+    decide::InHand,
     shared::lock,
 };
 use crate::snapshot::{Endpoint, Network};
@@ -114,7 +115,7 @@ impl<'s> Pipeline<'s> {
         let mut refused = None;
         let mut receivers = Vec::new();
         for endpoint in network.endpoints.iter().filter(|endpoint| endpoint.location != arrival.from) {
-            match self.may_receive(network, endpoint, view) {
+            match self.may_receive(&InHand { arrival, frame, now }, endpoint, view) {
                 Ok(()) => receivers.push(endpoint),
                 Err(refusal) => refused = Some(refusal),
             }

@@ -1,4 +1,4 @@
-//! Step 8: a flow that has settled is handed to the fast path, and taken back when a packet of it is punted.
+//! Step 9: a flow that has settled is handed to the fast path, and taken back when a packet of it is punted.
 //!
 //! The pipeline says what it does with the packets of each direction ([`Template`]), and compares that with what it has
 //! just done with one: a flow is handed over only when both agree. Who carries it out is behind [`FlowOffload`].
@@ -18,18 +18,20 @@ use eastgate_vtep::{
     entropy::key_hash,
     fdb::Location,
     mtu,
-    peers::PeerKind,
 };
-use eastgate_wire::{Cursor, FlowKey, Instant, Leg, MacAddr, View, VtepAddr, view::proto};
+use eastgate_wire::{Cursor, FlowKey, Instant, Leg, MacAddr, View, VtepAddr};
 
 use super::{
-    Arrival, Destination, Pipeline, answers::AnswerOffer, batch::Batch, counters::SettledDrop,
+    Arrival, Destination, Pipeline,
+    answer::AnswerOffer,
+    batch::{AfterSend, Batch},
+    counters::SettledDrop,
     holders::bindings_of,
 };
-use crate::snapshot::{Endpoint, Network, state::EndpointState};
-
-/// Flows of these UDP ports stay with the pipeline, which checks each packet's role: DHCP and DHCPv6.
-const ROLES: [u16; 4] = [67, 68, 546, 547];
+use crate::{
+    eligibility::Eligibility,
+    snapshot::{Endpoint, Network, state::EndpointState},
+};
 
 /// Whoever carries packets of flows that were decided. Flows are named as [`eastgate_conntrack::flow::offload_key`] does.
 pub trait FlowOffload: Carrier {
@@ -37,7 +39,7 @@ pub trait FlowOffload: Carrier {
     fn ledger(&self) -> Arc<dyn Ledger>;
     /// Counts up whenever what was true of ports and paths may be so no longer.
     fn generation(&self) -> u32;
-    /// Lets the packets of a flow pass; false when it cannot, or when epoch or generation are no longer in force.
+    /// Lets the packets of a flow pass; false when it cannot, or when what it was decided by is no longer in force.
     fn install(&self, handover: &Handover, flow: &Offloaded) -> bool;
     /// Stops them from passing, and says where the flow has got to; nothing when it is not known (any more). Its place
     /// is kept: it does not begin there until [`FlowOffload::end`].
@@ -189,7 +191,7 @@ pub struct Handover {
     pub flow: FlowId,
     /// A key of it, in whichever direction
     pub key: FlowKey,
-    /// The epoch of its network
+    /// The snapshot that it was handed over under
     pub epoch: u32,
     /// [`FlowOffload::generation`] before the templates were laid
     pub generation: u32,
@@ -225,11 +227,7 @@ impl<'s> Pipeline<'s> {
         let network = arrival.network;
         let Destination::Station { at, control: false, .. } = *to else { return None };
         let key = settled.key;
-        let has_role =
-            key.proto == proto::UDP && [key.sport, key.dport].iter().any(|port| ROLES.contains(port));
-        if has_role || left.tags != 0 {
-            return None;
-        }
+        Eligibility::of(network).packet(left.tags).ok()?;
         let generation = self.shared.fastpath.get()?.generation();
         let bindings = bindings_of(network, [key.src, key.dst]);
         let template = self.template(network, settled.src, settled.dst, &key, now)?;
@@ -242,10 +240,10 @@ impl<'s> Pipeline<'s> {
             Direction::Original => [template, back],
             Direction::Reply => [back, template],
         };
-        Some(Handover { flow: settled.flow, key, epoch: network.epoch, generation, bindings, templates })
+        Some(Handover { flow: settled.flow, key, epoch: network.compiled, generation, bindings, templates })
     }
 
-    /// Step 8: the flow of the packet in hand goes elsewhere, or flows like it may begin there.
+    /// Step 9: the flow of the packet in hand goes elsewhere, or flows like it may begin there.
     #[allow(
         clippy::too_many_arguments,
         reason = "each is a different thing, and a struct would only rename them"
@@ -262,11 +260,13 @@ impl<'s> Pipeline<'s> {
     ) {
         let Some(settled) = settled else { return };
         let handover = self.handover(arrival, to, settled, came, left, now);
-        if settled.opened.is_none() {
-            out.hand_over(handover);
-        } else {
-            out.offer(handover.and_then(|like| self.offer(arrival.network, settled, like)));
-        }
+        out.after_send(match settled.opened {
+            None => handover.map(AfterSend::Offload),
+            Some(_) => {
+                let offer = handover.and_then(|like| self.offer(arrival.network, settled, like));
+                offer.map(AfterSend::CachePolicy)
+            }
+        });
     }
 
     /// What it takes to let flows like the one that was opened begin elsewhere.
@@ -301,14 +301,8 @@ impl<'s> Pipeline<'s> {
         key: &FlowKey,
         now: Instant,
     ) -> Option<Template> {
-        let owns = network.ownership.may_send(src.holdings(), true, src.mac, key.src);
-        if !src.sender.port_security || !dst.sender.port_security || !owns {
-            return None;
-        }
-        let plain = |at: Location| match at {
-            Location::Local(_) => false,
-            Location::Remote(vtep) => network.peers.kind(vtep) == Some(PeerKind::Plain),
-        };
+        let eligibility = Eligibility::of(network);
+        eligibility.flow(src, dst, key).ok()?;
         let (from, to) = (src.location, dst.location);
         let max_packet = match (from, to) {
             (_, Location::Local(_)) => u16::MAX,
@@ -316,14 +310,7 @@ impl<'s> Pipeline<'s> {
                 mtu::tenant_mtu(self.shared.path_mtu_to(vtep, now), vtep.family(), 0)
             }
         };
-        let is_local = |at: Location| matches!(at, Location::Local(_));
-        let asked_for_us = network.proxy && (is_local(from) || plain(from));
-        let speak_for = network.proxy && (is_local(to) || plain(to));
-        // Who asks the appliance is sent on by the address alone.
-        let reached = network.at_address(key.dst).map(|(found, _)| found).or_else(|| network.behind(key.dst));
-        if asked_for_us && reached.is_none_or(|found| found.id != dst.id) {
-            return None;
-        }
+        let (asked_for_us, speak_for) = (eligibility.is_proxied(from), eligibility.is_proxied(to));
         // An address that moves has a MAC of its own at whoever holds it.
         let mac_of = |endpoint: &Endpoint, address| match network.at_address(address) {
             Some((holder, mac)) if holder.id == endpoint.id => mac,

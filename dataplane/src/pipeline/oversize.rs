@@ -1,4 +1,4 @@
-//! Step 7 for what does not fit its path: cut where the network and the packet allow it, else lost, and its sender
+//! Step 8 for what does not fit its path: cut where the network and the packet allow it, else lost, and its sender
 //! told where there is a way to tell it.
 
 use std::sync::atomic::Ordering::Relaxed;

@@ -23,6 +23,7 @@ mod routes;
 mod scene;
 mod size;
 mod tenants;
+mod tiers;
 mod topology;
 mod underlay;
 

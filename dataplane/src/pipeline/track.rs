@@ -1,7 +1,7 @@
-//! Step 3: the flow that a packet belongs to, and what is known of it.
+//! Step 4: the flow that a packet belongs to, and what is known of it.
 //!
 //! A packet of a flow that was decided passes with one look-up. What nobody has decided yet, or decided under another policy
-//! or for others, comes out of here as [`Undecided`], with its part of the flow table locked, and is for step 4.
+//! or for others, comes out of here as [`Undecided`], with its part of the flow table locked, and is for step 5.
 
 use std::sync::{Arc, MutexGuard};
 
@@ -18,8 +18,8 @@ use eastgate_wire::{
 
 use super::{
     Arrival, Destination, Pipeline, Refusal,
-    decide::{Inquiry, probe_of},
     offload::Settled,
+    ruling::{Inquiry, probe_of},
     shared::lock,
 };
 use crate::snapshot::{Endpoint, Network};
@@ -336,7 +336,8 @@ impl<'s> Pipeline<'s> {
         segment: &Segment,
         now: Instant,
     ) -> Result<Found<'s>, Refusal> {
-        let (epoch, elsewhere) = (network.epoch, segment.offload_key());
+        let elsewhere = segment.offload_key();
+        let epoch = network.decided_since([ends.src, ends.dst], [segment.key.src, segment.key.dst]);
         let lost = self.shared.import(flows, network, elsewhere, now)?;
         // A connection that a daemon before had when it was killed, or another host before one of its ends has come here, is
         // picked up in mid-stream, if the policy lets it in.
@@ -404,10 +405,11 @@ impl<'s> Pipeline<'s> {
         if ip.dst == quoted.src {
             self.shared.import(&mut flows, network, offload_key(&key, query), now)?;
         }
-        let mut tracked = flows.related(&key, &quoted, ip.dst, &network.tracking, network.epoch, now);
+        let epoch = network.decided_since([ends.src, ends.dst], [key.src, key.dst]);
+        let mut tracked = flows.related(&key, &quoted, ip.dst, &network.tracking, epoch, now);
         if let flow::Tracked::Offloaded { flow, original } = tracked {
             self.shared.reclaim(&mut flows, network, flow, &original, now);
-            tracked = flows.related(&key, &quoted, ip.dst, &network.tracking, network.epoch, now);
+            tracked = flows.related(&key, &quoted, ip.dst, &network.tracking, epoch, now);
         }
         match tracked {
             flow::Tracked::Pass(hit) if hit.hint == receiver(ends.dst) => Ok(Tracked::Passes(None)),

@@ -1,6 +1,12 @@
 //! From a checked configuration to the tables of each network, as one host has a part in it.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use ahash::RandomState;
 use eastgate_config::{self as config, Config, Neighbors, OnChange, OuterField, TcpMode, Tenant};
@@ -28,6 +34,7 @@ use super::{
     holders::PrefixHolders,
     rules::{self, RuleTable, prefix},
     state::{NetworkState, StateRegistry},
+    succession,
 };
 
 /// Whether everything outside the tenants that compiled networks depend on is the same.
@@ -59,14 +66,21 @@ impl NetworkSite<'_> {
         &self,
         tenant: &Arc<Tenant>,
         network: &config::Network,
+        before: Option<&Network>,
         rules: &Arc<RuleTable>,
         registry: &mut Attachments,
         states: &StateRegistry,
     ) -> Result<Network, SnapshotError> {
         let name = format!("{}/{}", tenant.name, network.name);
-        let source = (self.policy)(rules.source(tenant, network));
+        let before = before.filter(|before| rules.continues(&before.rules));
+        let ids = succession::numbers(network, before);
+        let source = (self.policy)(rules.source(tenant, network, &ids));
         let multicast = rules::multicast(&source);
-        let policy = Compiled::compile(&source).map_err(|source| SnapshotError::Policy {
+        let policy = match before {
+            Some(before) => Compiled::compile_after(&source, &before.policy),
+            None => Compiled::compile(&source),
+        };
+        let policy = policy.map_err(|source| SnapshotError::Policy {
             at: network.at.clone(),
             network: name.clone(),
             source,
@@ -85,9 +99,15 @@ impl NetworkSite<'_> {
         let hub_here = network.hub.as_ref().is_some_and(|hub| hub.host == self.host.name);
         let proxy = proxy_mac(network.vni);
         let mut endpoints = Vec::with_capacity(network.endpoints.len());
-        for (index, endpoint) in network.endpoints.iter().enumerate() {
-            endpoints.push(self.endpoint(EndpointId(index as u32), network, endpoint, registry, &state)?);
+        for (endpoint, id) in network.endpoints.iter().zip(&ids) {
+            endpoints.push(self.endpoint(*id, network, endpoint, registry, &state)?);
         }
+        let mut by_id = vec![None; ids.iter().map(|id| id.0 as usize + 1).max().unwrap_or(0)];
+        for (place, id) in (0..).zip(&ids) {
+            by_id[id.0 as usize] = Some(place);
+        }
+        let members = source.endpoints.iter().filter(|it| !it.groups.is_empty()).flat_map(|it| &it.addresses);
+        let members = members.filter(|(_, len)| *len == 128).map(|(address, _)| *address).collect();
         let by_mac = endpoints.iter().map(|endpoint| (endpoint.mac, endpoint.id)).collect();
         let unsecured = endpoints.iter().filter(|endpoint| !endpoint.sender.port_security);
         let unsecured = unsecured.map(|endpoint| endpoint.id).collect();
@@ -98,7 +118,7 @@ impl NetworkSite<'_> {
             pairs.chain(routes.iter().copied()).map(|prefix| (prefix, endpoint.id))
         });
         let holders = PrefixHolders::new(prefixes);
-        Ok(Network {
+        let mut compiled = Network {
             vni: network.vni,
             flood: self.flood(network, topology, hub_here, &peers)?,
             name,
@@ -107,6 +127,8 @@ impl NetworkSite<'_> {
             rules: rules.clone(),
             endpoints,
             policy,
+            // Of every network: each has servers of addresses, or may get them.
+            control_ports: admission::DHCP_PORTS,
             tracking: tracking(network),
             tcp_pickup: network.tcp_pickup,
             peers,
@@ -140,21 +162,30 @@ impl NetworkSite<'_> {
                 ports: self.ports,
             },
             mtu: network.mtu,
+            compiled: self.epoch,
             epoch: self.epoch,
+            changed: None,
+            changed_addresses: HashMap::default(),
+            members,
+            by_id: by_id.into(),
             learning: network.learning,
             flood_unknown: network.unknown_destinations == config::Unknown::Flood,
             flood_multicast: network.multicast == config::Unknown::Flood,
             strict_reserved: network.strict_reserved,
             oversize: network.oversize,
             mss_clamp: network.mss_clamp,
-            hits: (0..rules.len()).map(|_| AtomicU64::new(0)).collect(),
+            hits: hits(rules, before),
             unsecured,
             state,
             ownership,
             multicast,
             by_mac,
             holders,
-        })
+        };
+        if let Some(before) = before {
+            compiled.follow(before);
+        }
+        Ok(compiled)
     }
 
     fn flood(
@@ -211,6 +242,7 @@ impl NetworkSite<'_> {
         };
         Ok(Endpoint {
             id,
+            epoch: self.epoch,
             name: endpoint.name.clone(),
             mac: endpoint.mac,
             location,
@@ -235,6 +267,13 @@ impl NetworkSite<'_> {
             _ => host.vtep,
         }
     }
+}
+
+/// Counters of rules: those that go on being the same rules go on counting.
+fn hits(rules: &RuleTable, before: Option<&Network>) -> Box<[AtomicU64]> {
+    let known = |number: usize| before.and_then(|before| before.hits.get(number));
+    let count = |number| known(number).map_or(0, |hits| hits.load(Relaxed));
+    (0..rules.len()).map(|number| AtomicU64::new(count(number))).collect()
 }
 
 fn tracking(network: &config::Network) -> StateSettings {

@@ -1,7 +1,11 @@
 //! From the groups of a tenant's configuration to the rules that the policy crate compiles, and back from a
 //! rule's number to its name and place.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
 
 pub use eastgate_api::RuleRef;
 use eastgate_config::{self as config, Name, Place, Protocol, Tenant};
@@ -9,7 +13,7 @@ use eastgate_policy::rule::{
     Direction, EndpointRules, Group, GroupId, Peer, PortProtocol, PortRange, Rule, RuleId, Service, Source,
     Then, Verdict,
 };
-use eastgate_wire::{Addr, Family, view::proto};
+use eastgate_wire::{Addr, EndpointId, Family, view::proto};
 use ipnet::IpNet;
 
 /// A prefix in the 128-bit form that the pure crates use.
@@ -42,12 +46,24 @@ pub(super) fn multicast(source: &Source) -> Option<Source> {
     })
 }
 
-/// The rules of a tenant by number. The numbers follow the order of groups by name, ingress before egress.
+/// The rules of a tenant by number. A rule that stays as it is keeps its number when others come and go around it; a number
+/// is not given to another rule.
 #[derive(Debug, Default)]
 pub struct RuleTable {
-    rules: Vec<RuleInfo>,
+    rules: Vec<Option<RuleInfo>>,
+    /// The numbers in the order of groups by name, ingress before egress
+    order: Vec<u32>,
+    numbers: HashMap<Digest, u32>,
     groups: BTreeMap<Name, GroupId>,
+    /// Numbers mean the same in all tables of one series.
+    series: Arc<()>,
 }
+
+/// Stands for a rule: its group, direction and text, and which of several equal ones it is.
+type Digest = [u64; 2];
+
+/// Numbers that are given before all are given anew, for each that is in use
+const SPARSE: usize = 4;
 
 /// A rule as a person knows it.
 #[derive(Clone, Debug)]
@@ -63,27 +79,76 @@ pub struct RuleInfo {
 }
 
 impl RuleTable {
-    /// The rules of `tenant`.
+    /// The rules of `tenant`, with the numbers that they had in a table `before`, as long as not too many are unused by now.
     #[must_use]
-    pub fn new(tenant: &Tenant) -> Self {
+    pub fn new(tenant: &Tenant, before: Option<&Self>) -> Self {
+        let table = Self::numbered(tenant, before);
+        let (numbers, used) =
+            (table.rules.len().max(table.groups_end()), table.order.len() + table.groups.len());
+        if before.is_some() && numbers > 1024 + SPARSE * used { Self::numbered(tenant, None) } else { table }
+    }
+
+    fn numbered(tenant: &Tenant, before: Option<&Self>) -> Self {
         let mut table = Self::default();
-        for (index, group) in tenant.groups.values().enumerate() {
-            table.groups.insert(group.name.clone(), GroupId(index as u32));
+        if let Some(before) = before {
+            table.series = before.series.clone();
+            table.rules.resize_with(before.rules.len(), || None);
+        }
+        let mut next_group = before.map_or(0, Self::groups_end) as u32;
+        for group in tenant.groups.values() {
+            let known = before.and_then(|before| before.groups.get(&group.name).copied());
+            let id = known.unwrap_or_else(|| {
+                next_group += 1;
+                GroupId(next_group - 1)
+            });
+            table.groups.insert(group.name.clone(), id);
             for (direction, list) in
                 [(Direction::Ingress, &group.ingress), (Direction::Egress, &group.egress)]
             {
-                table.rules.extend(list.iter().zip(1..).map(|(rule, number)| RuleInfo {
-                    group: group.name.clone(),
-                    direction,
-                    number,
-                    at: rule.at.clone(),
-                }));
+                let mut seen: HashMap<Digest, u32> = HashMap::new();
+                for (rule, number) in list.iter().zip(1..) {
+                    let info = RuleInfo { group: group.name.clone(), direction, number, at: rule.at.clone() };
+                    let which = seen.entry(digest(&info, rule, 0)).or_default();
+                    let digest = digest(&info, rule, *which);
+                    *which += 1;
+                    table.add(digest, info, before);
+                }
             }
         }
         table
     }
 
-    /// How many rules there are.
+    fn add(&mut self, digest: Digest, info: RuleInfo, before: Option<&Self>) {
+        let number = match before.and_then(|before| before.numbers.get(&digest)) {
+            Some(number) => *number,
+            None => {
+                self.rules.push(None);
+                self.rules.len() as u32 - 1
+            }
+        };
+        self.rules[number as usize] = Some(info);
+        self.numbers.insert(digest, number);
+        self.order.push(number);
+    }
+
+    /// One more than the largest number of a group
+    fn groups_end(&self) -> usize {
+        self.groups.values().map(|id| id.0 as usize + 1).max().unwrap_or(0)
+    }
+
+    /// Whether rules and groups that both tables have are of the same numbers.
+    #[must_use]
+    pub fn continues(&self, before: &Self) -> bool {
+        Arc::ptr_eq(&self.series, &before.series)
+    }
+
+    /// The numbers of the rules as they are written: of groups by name, ingress before egress.
+    #[must_use]
+    pub fn in_order(&self) -> &[u32] {
+        &self.order
+    }
+
+    /// One more than the largest number of a rule.
     #[must_use]
     pub fn len(&self) -> usize {
         self.rules.len()
@@ -98,7 +163,7 @@ impl RuleTable {
     /// The rule with this number.
     #[must_use]
     pub fn get(&self, id: u32) -> Option<&RuleInfo> {
-        self.rules.get(id as usize)
+        self.rules.get(id as usize)?.as_ref()
     }
 
     /// Name and place of the rule with this number.
@@ -115,25 +180,33 @@ impl RuleTable {
         })
     }
 
-    /// The policy of one network of the tenant, as the policy crate takes it.
+    /// The policy of one network of the tenant, as the policy crate takes it: its endpoints have these numbers, in the order
+    /// of the configuration.
     #[must_use]
-    pub fn source(&self, tenant: &Tenant, network: &config::Network) -> Source {
-        let mut next = 0;
+    pub fn source(&self, tenant: &Tenant, network: &config::Network, ids: &[EndpointId]) -> Source {
+        let mut numbers = self.order.iter();
         let mut numbered = |list: &[config::Rule]| {
             let mut rules = Vec::new();
-            for rule in list {
-                self.expand(RuleId(next), rule, &mut rules);
-                next += 1;
+            for (rule, id) in list.iter().zip(&mut numbers) {
+                self.expand(RuleId(*id), rule, &mut rules);
             }
             rules
         };
-        let groups = tenant
-            .groups
-            .values()
-            .map(|group| Group { ingress: numbered(&group.ingress), egress: numbered(&group.egress) })
-            .collect();
-        let endpoints = network.endpoints.iter().map(|endpoint| self.endpoint(endpoint));
-        Source { groups, endpoints: endpoints.chain(self.members_elsewhere(tenant, network)).collect() }
+        let mut groups = vec![Group::default(); self.groups_end()];
+        for group in tenant.groups.values() {
+            let (ingress, egress) = (numbered(&group.ingress), numbered(&group.egress));
+            if let Some(GroupId(id)) = self.groups.get(&group.name) {
+                groups[*id as usize] = Group { ingress, egress };
+            }
+        }
+        // Numbers that nobody has are of endpoints without addresses, groups and rules.
+        let end = ids.iter().map(|id| id.0 as usize + 1).max().unwrap_or(0);
+        let mut endpoints = vec![EndpointRules::default(); end];
+        for (endpoint, id) in network.endpoints.iter().zip(ids) {
+            endpoints[id.0 as usize] = self.endpoint(endpoint);
+        }
+        endpoints.extend(self.members_elsewhere(tenant, network));
+        Source { groups, endpoints }
     }
 
     /// A group is the tenant's: who is in it in another network is meant by `group:` here too, by its own addresses. They
@@ -204,6 +277,17 @@ impl RuleTable {
             }
         }
     }
+}
+
+fn digest(info: &RuleInfo, rule: &config::Rule, which: u32) -> Digest {
+    let config::Rule { at: _, description: _, protocol, ports, source_ports, icmp, family, peers } = rule;
+    // Two of 64 bits: what a tenant writes must not pass for another rule by chance.
+    [0u8, 1].map(|half| {
+        let mut hasher = DefaultHasher::new();
+        (half, &info.group, info.direction, which).hash(&mut hasher);
+        (protocol, ports, source_ports, icmp, family, peers).hash(&mut hasher);
+        hasher.finish()
+    })
 }
 
 fn services(rule: &config::Rule) -> Vec<Service> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use eastgate_config::{Config, Name, Network as NetworkConfig, Tenant};
-use eastgate_conntrack::flow::{Admitted, Direction, FlowInfo, Segment, StateSettings, Tracked};
+use eastgate_conntrack::flow::{Admitted, Direction, FlowInfo, OnChange, Segment, StateSettings, Tracked};
 use eastgate_steering::Title;
 use eastgate_vtep::header;
 use eastgate_wire::{DropReason, Frame, Instant, Location, MacAddr, Offload, View, Vni, VtepAddr};
@@ -266,8 +266,9 @@ impl<'a> Dry<'a> {
         let [from, to] = macs.map(|mac| network.by_mac(mac));
         opening.key = network.on_leg(opening.key, from, to);
         reply.key = network.on_leg(reply.key, to, from);
-        // Let in by another policy, it is decided again, as it is there.
-        let epoch = if flow.current { network.epoch } else { network.epoch.wrapping_sub(1) };
+        // Let in by another policy, it is decided again, as it is there; where flows are kept, it is not.
+        let stands = flow.current || network.tracking.on_change == OnChange::Keep;
+        let epoch = if stands { network.epoch } else { 0 };
         let admitted = Admitted { epoch, egress_rule: u32::MAX, ingress_rule: u32::MAX };
         let loose = StateSettings { loose: true, ..network.tracking };
         let account = from.map_or(&network.state.unknown_hosts, |opener| &opener.state.flows);

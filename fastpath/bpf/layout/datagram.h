@@ -9,7 +9,7 @@ struct datagram_key {
 };
 
 /* The places that one datagram may be in, one behind the other */
-#define DATAGRAM_PLACES 2
+enum datagram_places { DATAGRAM_PLACES = 2 };
 
 /* By what a datagram in fragments is told from others of its network (RFC 791; RFC 8200 section 4.5: no protocol) */
 struct datagram_id {
@@ -36,7 +36,7 @@ struct piece {
 };
 
 /* Datagrams of 65,535 bytes in fragments of 1,024, and more; a power of two */
-#define DATAGRAM_PIECES 64
+enum datagram_pieces { DATAGRAM_PIECES = 64 };
 
 /* What is remembered of a datagram whose first fragment has passed, or of one that is the pipeline's. */
 struct datagram {

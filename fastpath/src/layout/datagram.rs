@@ -12,6 +12,8 @@ pub(crate) struct DatagramKey {
 
 /// The places that one datagram may be in
 pub(crate) const DATAGRAM_PLACES: u32 = 2;
+/// Pieces of one datagram
+pub(crate) const DATAGRAM_PIECES: usize = 64;
 /// The place is nobody's.
 pub(crate) const DATAGRAM_FREE: u32 = 0;
 /// All fragments of the datagram are punted.
@@ -57,6 +59,6 @@ pub(crate) struct Datagram {
     pub(crate) end: u32,
     pub(crate) furthest: u32,
     pub(crate) covered: u32,
-    pub(crate) pieces: [[u16; 2]; 64],
+    pub(crate) pieces: [[u16; 2]; DATAGRAM_PIECES],
     pub(crate) spare: u32,
 }

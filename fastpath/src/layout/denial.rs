@@ -10,8 +10,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub struct PolicyDropKey {
     /// Place of their network
     pub network: u32,
-    /// The epoch in which the numbers below mean what they mean
-    pub epoch: u32,
+    /// The policy under which the numbers below mean what they mean: [`Network::policy`](super::Network::policy)
+    pub policy: u32,
     /// Where they come from: an attachment ([`Attachment::id`](super::Attachment::id)), or [`AT_VTEP`](super::AT_VTEP) and the place of a
     /// VTEP
     pub from: u32,

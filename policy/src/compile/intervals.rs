@@ -13,12 +13,12 @@ use crate::rule::{Header, PortProtocol, PortRange, Probe, Rule, Service};
 
 /// Below a protocol: 16 bits of destination port, or ICMP type and code; then one more value for a header that
 /// was not read.
-const UNREAD: u32 = 1 << 16;
+pub(super) const UNREAD: u32 = 1 << 16;
 const BELOW_PROTOCOL: u32 = 2 * UNREAD - 1;
 const LAST_KEY: u32 = key(u8::MAX, BELOW_PROTOCOL);
 
 /// The rest of the value is a list over source ports.
-const BY_SOURCE: u32 = 1 << 31;
+pub(super) const BY_SOURCE: u32 = 1 << 31;
 
 const fn key(protocol: u8, below: u32) -> u32 {
     (protocol as u32) << 17 | below

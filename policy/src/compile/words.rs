@@ -38,6 +38,15 @@ pub const END_PASSES: u32 = 1 << 31;
 /// In place of a ruleset: there is no such tier.
 pub const NO_TIER: u32 = u32::MAX;
 
+/// In a list: no rule matches
+pub const NOWHERE: u32 = super::NOWHERE;
+
+/// In a list: the rest is a list over source ports
+pub const BY_SOURCE: u32 = super::intervals::BY_SOURCE;
+
+/// In place of ports that were not read
+pub const UNREAD: u32 = super::intervals::UNREAD;
+
 const PASS: u32 = 3;
 const LOG: u32 = 1 << 8;
 const AUDIT: u32 = 1 << 9;

@@ -137,7 +137,8 @@ pub(super) fn refused_by(network: &Network, key: &DropKey) -> Option<RuleRef> {
     if let Some(rule) = key.rule {
         return network.rules.reference(&network.tenant.name, rule);
     }
-    let endpoint = network.config()?.endpoints.get(key.by?.0 as usize)?;
+    let name = &network.endpoint(key.by?)?.name;
+    let endpoint = network.config()?.endpoints.iter().find(|endpoint| endpoint.name == *name)?;
     let tenant = &network.tenant.name;
     let rule = if endpoint.groups.is_empty() {
         format!("default deny: {tenant}/{} is in no group", endpoint.name)

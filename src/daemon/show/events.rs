@@ -50,7 +50,7 @@ impl View {
 fn subject(event: &Event) -> Option<FlowKey> {
     match event {
         Event::Flow(event) | Event::Elsewhere(event) => Some(event.flow.key),
-        Event::Denied(_, seen) => seen.subject.flow().copied(),
+        Event::Denied(_, seen) | Event::WouldBeDenied(_, seen) => seen.subject.flow().copied(),
     }
 }
 
@@ -74,7 +74,11 @@ fn row(snapshot: &Snapshot, told: &Told) -> Option<EventRow> {
     let row = EventRow {
         seq: *seq,
         time_ms: *time_ms,
-        event: EventKind::Denied,
+        event: if matches!(event, Event::WouldBeDenied(..)) {
+            EventKind::WouldBeDenied
+        } else {
+            EventKind::Denied
+        },
         vni,
         proto: names::protocol_name(proto),
         src,
@@ -96,7 +100,7 @@ fn row(snapshot: &Snapshot, told: &Told) -> Option<EventRow> {
     Some(match event {
         Event::Elsewhere(event) => of_flow(snapshot, event, row),
         Event::Flow(event) => EventRow { partial: is_partial(event), ..of_flow(snapshot, event, row) },
-        Event::Denied(key, _) => EventRow {
+        Event::Denied(key, _) | Event::WouldBeDenied(key, _) => EventRow {
             reason: Some(key.reason.name().to_owned()),
             refused_by: snapshot.network(vni).and_then(|network| refused_by(network, key)),
             ..row
@@ -132,9 +136,9 @@ fn is_partial(event: &FlowEvent) -> bool {
     matches!(event.what, Happening::Ended(_)) && event.flow.offloaded
 }
 
-/// Rules have the numbers of the policy that is in force; what another one admitted is not looked up in it.
+/// Rules keep their numbers from the network's epoch on; what was admitted before is not looked up.
 fn rule(snapshot: &Snapshot, vni: Vni, epoch: u32, id: u32) -> Option<RuleRef> {
-    let network = snapshot.network(vni).filter(|network| network.epoch == epoch)?;
+    let network = snapshot.network(vni).filter(|network| epoch >= network.epoch)?;
     network.rules.reference(&network.tenant.name, id)
 }
 

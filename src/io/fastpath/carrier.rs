@@ -8,7 +8,7 @@ use eastgate_conntrack::{
 };
 use eastgate_dataplane::{
     pipeline::{
-        answers::AnswerOffer,
+        answer::AnswerOffer,
         counters::SettledDrop,
         offload::{Candidate, FlowOffload, Handover, Offer, Replaced, Reservation, Resident, Whereabouts},
         shared::lock,

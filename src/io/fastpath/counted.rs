@@ -44,7 +44,7 @@ impl KernelPath {
             (key, DropCount { frames, bytes: 0, last_at: now, last: None })
         }));
         let traffic = Traffic {
-            from_ports: stats.from_ports - stats.up.min(stats.from_ports),
+            from_ports: stats.from_ports - stats.punted.min(stats.from_ports),
             from_underlay: stats.from_underlay,
             to_ports: stats.to_ports,
             to_underlay: stats.to_underlay,

@@ -172,9 +172,9 @@ impl KernelPath {
 
     fn cached_policy_for(&self, tables: &mut Tables, offer: &Offer) -> Option<CachedPolicy> {
         let vni = offer.opened.vni;
-        let in_force = tables.snapshot.as_ref()?.network(vni)?.epoch;
         let (epoch, generation) = (offer.admitted.epoch, offer.generation);
-        if !tables.live || (epoch, generation) != (in_force, tables.settings.generation) {
+        let since = tables.decided_since(&offer.opened, &offer.templates)?;
+        if !tables.live || epoch < since || generation != tables.settings.generation {
             return None;
         }
         let network = self.network_place(tables, vni)?;
@@ -219,27 +219,28 @@ fn is_since(since: Option<u32>, flow: &Flow) -> bool {
     since.is_some_and(|since| flow.generation.wrapping_sub(since).cast_signed() >= 0)
 }
 
-/// By the numbers of `enum flow_state`.
+/// By the numbers of `enum flow_state`
+pub(super) const STATES_IN_ORDER: [(FlowState, u8); STATES] = [
+    (FlowState::Unreplied, proto::UDP),
+    (FlowState::Replied, proto::UDP),
+    (FlowState::SynSent, proto::TCP),
+    (FlowState::SynReceived, proto::TCP),
+    (FlowState::Established, proto::TCP),
+    (FlowState::FinWait, proto::TCP),
+    (FlowState::CloseWait, proto::TCP),
+    (FlowState::LastAck, proto::TCP),
+    (FlowState::TimeWait, proto::TCP),
+    (FlowState::Unreplied, proto::ICMP),
+    (FlowState::Replied, proto::ICMP),
+    (FlowState::Close, proto::TCP),
+    (FlowState::Stream, proto::UDP),
+    (FlowState::Stream, proto::ICMP),
+];
+
 pub(super) fn timeouts(settings: &StateSettings) -> [u32; STATES] {
-    const IN_ORDER: [(FlowState, u8); STATES] = [
-        (FlowState::Unreplied, proto::UDP),
-        (FlowState::Replied, proto::UDP),
-        (FlowState::SynSent, proto::TCP),
-        (FlowState::SynReceived, proto::TCP),
-        (FlowState::Established, proto::TCP),
-        (FlowState::FinWait, proto::TCP),
-        (FlowState::CloseWait, proto::TCP),
-        (FlowState::LastAck, proto::TCP),
-        (FlowState::TimeWait, proto::TCP),
-        (FlowState::Unreplied, proto::ICMP),
-        (FlowState::Replied, proto::ICMP),
-        (FlowState::Close, proto::TCP),
-        (FlowState::Stream, proto::UDP),
-        (FlowState::Stream, proto::ICMP),
-    ];
     // Weeks are for the programs to compare in milliseconds; a state that lasts longer comes up that often.
     let longest = u32::MAX / 2;
-    IN_ORDER.map(|(state, protocol)| {
+    STATES_IN_ORDER.map(|(state, protocol)| {
         let lasts = settings.timeouts.of(protocol, state).as_millis();
         u32::try_from(lasts).unwrap_or(longest).min(longest)
     })

@@ -8,16 +8,17 @@ use std::{collections::HashSet, sync::Arc};
 
 use eastgate_config::{Checksums, UdpChecksum};
 use eastgate_dataplane::{
+    eligibility::Eligibility,
     pipeline::shared::lock,
     snapshot::{Endpoint, Network, Snapshot},
 };
 use eastgate_fastpath::{
-    ENDPOINT_PROXIED, Endpoint as KernelEndpoint, EndpointKey, Error, NETWORK_HUB, NO_RULE, Network as Row,
-    Policy, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
+    ENDPOINT_PROXIED, Endpoint as KernelEndpoint, EndpointKey, Error, NETWORK_HUB, NO_EPOCH, NO_RULE,
+    Network as Row, Policy, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
 };
-use eastgate_policy::{admission, rule::Direction};
+use eastgate_policy::rule::Direction;
 use eastgate_steering::proxy_mac;
-use eastgate_vtep::{encap::Encapsulation, fdb::Location, flood::split_horizon, mtu, peers::PeerKind};
+use eastgate_vtep::{encap::Encapsulation, fdb::Location, flood::split_horizon, mtu};
 use eastgate_wire::{Addr, AttachmentId, Vni, VtepAddr};
 
 use super::{KernelPath, Place, Tables, created::timeouts, handover::outer_fields};
@@ -117,7 +118,7 @@ impl KernelPath {
 
     /// Does all but the last step, which is to put the policy in force; nothing where there is none to be put.
     fn prepare(&self, snapshot: &Arc<Snapshot>, network: &Network) -> Result<Option<Ready>, Error> {
-        let (vni, epoch) = (network.vni, network.epoch);
+        let (vni, epoch) = (network.vni, network.compiled);
         let (place, before) = {
             let mut tables = lock(&self.tables);
             let done = tables.decided.get(&vni).is_some_and(|decided| decided.epoch == epoch);
@@ -180,7 +181,7 @@ impl KernelPath {
         for Ready { vni, epoch, policy, .. } in ready {
             let bytes = policy.bytes();
             // One that is changing again at this moment has its turn to come.
-            let stands = tables.networks.get(&vni).is_some_and(|(_, row)| row.epoch == epoch);
+            let stands = tables.networks.get(&vni).is_some_and(|(_, row)| row.policy == epoch);
             if done.is_err() || !stands {
                 tables.policy_bytes -= bytes;
                 continue;
@@ -277,8 +278,7 @@ impl KernelPath {
         }
     }
 
-    /// An endpoint's address for the programs. None where there is more to check than where its packets come from and with
-    /// which MAC, or where nobody can be reached by it.
+    /// An endpoint's address for the programs. None where it is not eligible, or where nobody can be reached by it.
     fn endpoint_at(
         &self,
         tables: &mut Tables,
@@ -288,26 +288,9 @@ impl KernelPath {
         endpoint: &Endpoint,
         addr: Addr,
     ) -> Option<KernelEndpoint> {
-        let owns = |found: Option<&Endpoint>| found.is_some_and(|found| found.id == endpoint.id);
-        let is_plain = match endpoint.location {
-            Location::Local(_) => false,
-            Location::Remote(vtep) => network.peers.kind(vtep)? == PeerKind::Plain,
-        };
-        let usable = endpoint.sender.port_security
-            && endpoint.mac.is_station()
-            && endpoint.mac != network.proxy_mac
-            && admission::is_usable(addr)
-            && !snapshot.site.is_reserved(addr)
-            && owns(network.by_mac(endpoint.mac))
-            && owns(network.by_address(addr))
-            && network.ownership.sharers(addr).is_empty();
-        if !usable {
-            return None;
-        }
-        let mut flags = 0;
-        if network.proxy && (is_plain || endpoint.attachment().is_some()) {
-            flags |= ENDPOINT_PROXIED;
-        }
+        let eligibility = Eligibility::of(network);
+        eligibility.address(&snapshot.site, endpoint, addr).ok()?;
+        let flags = if eligibility.is_proxied(endpoint.location) { ENDPOINT_PROXIED } else { 0 };
         let tiers = |direction| match network.policy.tiers(endpoint.id, direction) {
             Some(tiers) if endpoint.enforced_here => tiers.number(),
             _ => NO_RULE,
@@ -421,9 +404,9 @@ pub(super) const fn vtep_flags(checksum: UdpChecksum) -> u32 {
 
 /// A network with the epoch that is in force there; with none of it left, nothing is.
 pub(super) fn network_row(network: Option<&Network>, vni: Vni) -> Row {
-    let mut row = Row { vni: vni.get(), mac: proxy_mac(vni).0, ..Row::default() };
+    let mut row = Row { vni: vni.get(), epoch: NO_EPOCH, mac: proxy_mac(vni).0, ..Row::default() };
     let Some(network) = network else { return row };
-    row.epoch = network.epoch;
+    (row.epoch, row.policy) = (network.epoch, network.compiled);
     row.bindings = lock(&network.state.holders).version();
     let Encapsulation { tos, ttl, .. } = network.encapsulation;
     (row.template_flags, row.tos, row.ttl) = outer_fields(tos, ttl);
@@ -432,6 +415,7 @@ pub(super) fn network_row(network: Option<&Network>, vni: Vni) -> Row {
     if split_horizon(network.topology, somewhere, somewhere).is_ok() {
         row.marks |= NETWORK_HUB;
     }
+    row.control_ports = network.control_ports;
     row
 }
 

@@ -22,8 +22,8 @@ impl KernelPath {
         offloaded: &Offloaded,
     ) -> Option<(Key, Flow)> {
         let vni = offloaded.key.vni;
-        let in_force = tables.snapshot.as_ref()?.network(vni)?.epoch;
-        if (handover.epoch, handover.generation) != (in_force, tables.settings.generation) {
+        let since = tables.decided_since(&offloaded.key, &handover.templates)?;
+        if handover.epoch < since || handover.generation != tables.settings.generation {
             return None;
         }
         let (key, place) = Key::of(&offloaded.key);

@@ -4,7 +4,7 @@
 //! when they are used up, the next request is punted. Tokens of an answer that goes away unused are lost.
 
 use eastgate_dataplane::{
-    pipeline::{answers::AnswerOffer, shared::lock},
+    pipeline::{answer::AnswerOffer, shared::lock},
     snapshot::state::EndpointState,
 };
 use eastgate_fastpath::{ANSWER_MAX, Answer, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, NeighborKey, address};
@@ -16,12 +16,12 @@ impl KernelPath {
     pub(super) fn leave_answer(&self, offer: &AnswerOffer, sender: &EndpointState, now: Instant) {
         // Locked until it is written: what it was held against stays in force as long.
         let mut tables = lock(&self.tables);
-        let Some((key, mut answer)) = self.answer_for(&mut tables, offer) else { return };
+        let Some((since, key, mut answer)) = self.answer_for(&mut tables, offer) else { return };
         // One that stands has tokens that would be lost.
         if self
             .written(self.fastpath.answer(&key))
             .flatten()
-            .is_some_and(|standing| stands(&standing, &answer))
+            .is_some_and(|standing| stands(&standing, &answer, since))
         {
             return;
         }
@@ -34,11 +34,14 @@ impl KernelPath {
         self.written(self.fastpath.set_answer(&key, &answer));
     }
 
-    fn answer_for(&self, tables: &mut Tables, offer: &AnswerOffer) -> Option<(NeighborKey, Answer)> {
+    /// Since which snapshot such answers stand, and what the programs are told.
+    fn answer_for(&self, tables: &mut Tables, offer: &AnswerOffer) -> Option<(u32, NeighborKey, Answer)> {
         let vni = offer.vni;
-        let in_force = tables.snapshot.as_ref()?.network(vni)?.epoch;
+        let network = tables.snapshot.as_ref()?.network(vni)?;
+        let addresses = [offer.question.sender, offer.question.target];
+        let since = network.decided_since([network.by_mac(offer.mac), None], addresses);
         let (epoch, generation) = (offer.epoch, offer.generation);
-        if !tables.live || (epoch, generation) != (in_force, tables.settings.generation) {
+        if !tables.live || epoch < since || generation != tables.settings.generation {
             return None;
         }
         let attachment = tables.attachments.get(offer.attachment).filter(|open| open.is_of(vni))?.number;
@@ -53,14 +56,14 @@ impl KernelPath {
         frame.get_mut(..offer.reply.len())?.copy_from_slice(&offer.reply);
         let network = self.network_place(tables, vni)?;
         let len = offer.reply.len() as u32;
-        Some((key, Answer { network, epoch, generation, len, credit: 0, frame }))
+        Some((since, key, Answer { network, epoch, generation, len, credit: 0, frame }))
     }
 }
 
 /// Would the programs still give it?
-const fn stands(standing: &Answer, new: &Answer) -> bool {
+const fn stands(standing: &Answer, new: &Answer, since: u32) -> bool {
     standing.network == new.network
-        && standing.epoch == new.epoch
+        && standing.epoch >= since
         && standing.generation == new.generation
         && !is_used_up(standing.credit)
 }

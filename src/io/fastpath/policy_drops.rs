@@ -87,13 +87,13 @@ struct Who {
 
 impl Who {
     fn of(tables: &Tables) -> Self {
-        let networks = tables.networks.iter().map(|(vni, (place, row))| (*place, (*vni, row.epoch)));
+        let networks = tables.networks.iter().map(|(vni, (place, row))| (*place, (*vni, row.policy)));
         let vteps = tables.vteps.iter().filter_map(|(vtep, at)| at.map(|at| (at.place, *vtep)));
         Self { networks: networks.collect(), vteps: vteps.collect() }
     }
 
     fn is_in_force(&self, key: &PolicyDropKey) -> bool {
-        self.networks.get(&key.network).is_some_and(|(_, epoch)| *epoch == key.epoch)
+        self.networks.get(&key.network).is_some_and(|(_, policy)| *policy == key.policy)
     }
 
     fn row(&self, key: &PolicyDropKey, drop: &PolicyDrop) -> Option<(DropKey, DropCount)> {

@@ -12,6 +12,7 @@ mod creation;
 mod datagrams;
 mod decisions;
 mod echo;
+mod eligibility;
 mod gso;
 mod hub;
 mod limits;
@@ -47,6 +48,7 @@ use eastgate_vtep::ecn::OuterTtl;
 use eastgate_wire::{Attachment, AttachmentId, DropReason, Frame, Offload, TableSizes, VtepAddr};
 
 use self::{
+    attachments::{access, is_there},
     scene::{SCENES, Scene},
     traffic::{Conversation, Dice, disturb, some_ip},
 };
@@ -309,14 +311,8 @@ impl Host {
             }
         });
         let verdict = (outcome, sent.collect());
-        for offer in out.offers() {
-            self.shared.offer(offer);
-        }
-        for answer in out.answers() {
-            self.shared.leave_answer(answer, clock::now());
-        }
-        for handover in out.handovers() {
-            self.shared.hand_over(handover, clock::now());
+        for after in out.after() {
+            self.shared.settle(after, clock::now());
         }
         verdict
     }
@@ -359,16 +355,6 @@ impl Host {
 
 fn segment(offload: &Offload) -> u16 {
     offload.gso.map_or(0, |gso| gso.segment)
-}
-
-/// A device of an endpoint's own, a veth.
-fn access(device: &str, ifindex: u32) -> KernelAttachment {
-    KernelAttachment { attachment: Attachment::access(device.into()), ifindex, is_veth: true }
-}
-
-/// Is the device with this name the one with this index?
-fn is_there(device: &str, ifindex: u32) -> bool {
-    nix::net::if_::if_nametoindex(device).is_ok_and(|index| index == ifindex)
 }
 
 /// Devices for the programs to think that frames came in there.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use eastgate_config::Config;
+use eastgate_policy::rule::Source;
 use eastgate_testkit::frames::finish;
 pub(super) use eastgate_testkit::{frames::vxlan, parse};
 use eastgate_vtep::offload::segment::segment;
@@ -104,12 +105,23 @@ impl Net {
         Self::of(&parse(text))
     }
 
+    /// Those of a configuration, with another policy than it says.
+    pub(super) fn under(text: &str, policy: fn(Source) -> Source) -> Self {
+        Self::compile(&parse(text), policy)
+    }
+
     pub(super) fn of(config: &Arc<Config>) -> Self {
+        Self::compile(config, |policy| policy)
+    }
+
+    fn compile(config: &Arc<Config>, policy: fn(Source) -> Source) -> Self {
         let host = |host: &eastgate_config::Host| {
             let mut registry = Attachments::default();
             let shared = host.runs_eastgate().then(|| {
                 let states = Arc::new(StateRegistry::new(config.limits));
-                let snapshot = Snapshot::compile(config, &host.name, None, &mut registry, &states).unwrap();
+                let snapshot =
+                    Snapshot::compile_under(config, &host.name, None, &mut registry, &states, policy)
+                        .unwrap();
                 Shared::new(snapshot, states, 1)
             });
             Host { vtep: host.vtep.0, registry, shared, refused: 0 }

@@ -9,6 +9,16 @@ const OURS: Vni = match Vni::new_checked(VNI) {
     Err(_) => panic!(),
 };
 
+/// A device of an endpoint's own, a veth.
+pub(super) fn access(device: &str, ifindex: u32) -> KernelAttachment {
+    KernelAttachment { attachment: Attachment::access(device.into()), ifindex, is_veth: true }
+}
+
+/// Is the device with this name the one with this index?
+pub(super) fn is_there(device: &str, ifindex: u32) -> bool {
+    nix::net::if_::if_nametoindex(device).is_ok_and(|index| index == ifindex)
+}
+
 /// A mesh with a policy that lets 11 speak to 12, carried by the programs.
 struct Carried {
     kernel: Arc<KernelPath>,

@@ -141,9 +141,13 @@ fn syn(a: u8, b: u8, sport: u16) -> Vec<u8> {
 
 /// A packet of endpoint 11 between addresses that nobody configured: such flows begin by policy-cache entries.
 fn unconfigured(b: u8, sport: u16, payload: usize) -> Vec<u8> {
+    unconfigured_to(b, sport, 443, payload)
+}
+
+fn unconfigured_to(b: u8, sport: u16, dport: u16, payload: usize) -> Vec<u8> {
     let own = |n| [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, 0, n];
     let ip = etherparse::PacketBuilder::ethernet2(mac(11), mac(b)).ipv6(own(11), own(b), 64);
-    udp_of(ip, sport, 443, &vec![7; payload])
+    udp_of(ip, sport, dport, &vec![7; payload])
 }
 
 /// Each kind of first packet between two endpoints: who carries it?
@@ -342,6 +346,38 @@ unreplied = 60000
     (by_programs, FRAMES, carried as usize)
 }
 
+/// The programs carry out what says no more than to pass or to drop. The rest is the pipeline's, also after it has let one
+/// such flow begin, and where a policy-cache entry would stand for others like it.
+fn more_than_to_pass_or_to_drop() {
+    let scene = Scene { policy: tiers::by_port, ..MESH };
+    let text = network(scene, "", EVERYONE, &[], &[(11, ""), (12, ""), (21, "")]);
+    let mut pair = Pair::new(scene, &text, 1000);
+    pair.prime(11, 12);
+    let refused = Outcome::Drop(DropReason::EgressRule);
+    let verdicts = [
+        (2001, Outcome::Forward, false),
+        (2002, Outcome::Forward, false),
+        (2003, Outcome::Forward, false),
+        (2004, Outcome::Forward, false),
+        (2005, refused, false),
+        (2006, refused, false),
+        (2007, refused, true),
+        (2008, Outcome::Forward, true),
+        (2009, Outcome::Forward, true),
+    ];
+    for (port, outcome, plain) in verdicts {
+        for (b, sport) in [(12, 4000), (12, 4001), (21, 4002)] {
+            assert_eq!(pair.send(11, &udp(11, b, sport, port)), (outcome, plain), "port {port}");
+        }
+        let allowed = plain && outcome == Outcome::Forward;
+        for (sport, by_programs) in [(4000, false), (4001, allowed)] {
+            let found = pair.send(11, &unconfigured_to(12, sport, port, 9));
+            assert_eq!(found, (outcome, by_programs), "port {port}, of nobody's address");
+        }
+    }
+    pair.same();
+}
+
 /// An echo is asked for by another type in each family.
 fn types_of_icmp() {
     let text = |[v4, v6]: [u8; 2]| {
@@ -490,8 +526,8 @@ fn policy_drops_and_flows() {
         pair.sweep();
     }
     let left = pair.kernel.programs().policy_drops().unwrap();
-    let epoch = pair.twin.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().epoch;
-    assert!(!left.is_empty() && left.iter().all(|(key, _)| key.epoch == epoch), "{left:?}");
+    let epoch = pair.twin.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().compiled;
+    assert!(!left.is_empty() && left.iter().all(|(key, _)| key.policy == epoch), "{left:?}");
 }
 
 /// A policy-cache entry says nothing of other source ports where a rule asks for them.
@@ -545,6 +581,7 @@ fn new_flows_are_decided_as_the_pipeline_decides_them() {
         a_hub_and_its_spokes,
         rules_of_all_kinds,
         tiers_of_all_kinds,
+        more_than_to_pass_or_to_drop,
         types_of_icmp,
         reloads::what_a_reload_changes,
         outer_headers,

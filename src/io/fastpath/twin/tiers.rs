@@ -80,9 +80,40 @@ fn of(n: u8, len: u8) -> Peer {
 
 fn from_ports(id: u32, protocol: PortProtocol, to: u16, from: std::ops::Range<u16>, then: Then) -> Rule {
     let from = PortRange::new_checked(from.start, from.end - 1).unwrap();
-    let (destination, source) = (Some(vec![PortRange::single(to)]), Some(vec![from]));
-    let service = Service::Ports { protocol, destination, source };
+    about(id, protocol, to, Some(vec![from]), then)
+}
+
+fn about(id: u32, protocol: PortProtocol, to: u16, source: Option<Vec<PortRange>>, then: Then) -> Rule {
+    let service = Service::Ports { protocol, destination: Some(vec![PortRange::single(to)]), source };
     Rule { id: RuleId(id), family: None, peer: Peer::Any, service, then }
+}
+
+/// What is written in the second of two tiers; in the first one a verdict of each kind, by the UDP port that is sent to.
+pub(super) fn by_port(mut source: Source) -> Source {
+    let settle = Then::Settle;
+    let chain = Some(ChainId(NonZeroU16::MIN));
+    let rules: Vec<Rule> = (2001..)
+        .zip([
+            settle(Verdict { log: true, ..Verdict::ALLOW }),
+            settle(Verdict { chain, ..Verdict::ALLOW }),
+            settle(Verdict { audit: true, ..Verdict::DENY }),
+            settle(Verdict { audit: true, ..Verdict::REJECT }),
+            REJECT,
+            settle(Verdict { log: true, ..Verdict::DENY }),
+            DENY,
+            ALLOW,
+            Then::Pass,
+        ])
+        .map(|(port, then)| about(u32::from(port), UDP, port, None, then))
+        .collect();
+    let first = GroupId(source.groups.len() as u32);
+    source.groups.push(Group { ingress: rules.clone(), egress: rules });
+    for EndpointRules { ingress, egress, .. } in &mut source.endpoints {
+        for tiers in [ingress, egress] {
+            tiers.insert(0, Tier { groups: vec![first], end: TierEnd::Pass });
+        }
+    }
+    source
 }
 
 /// The rules that are written, with other verdicts; in up to four tiers of some of the groups for each endpoint.

@@ -1,0 +1,121 @@
+//! What the policies of both ends of a packet come to.
+
+use eastgate_conntrack::flow::{Admitted, Query, Segment, SegmentKind};
+use eastgate_policy::rule::{Action, ChainId, Direction, Header, PortProtocol, Probe};
+use eastgate_wire::{Addr, FlowKey};
+
+use super::{Refusal, track::Ends};
+use crate::snapshot::Network;
+
+/// In place of a rule's number where no rule was asked: the other host's eastgate asks it.
+const NO_RULE: u32 = u32::MAX;
+
+/// What the policy is asked: whether such a packet may go from one end to the other.
+pub(super) struct Inquiry<'s> {
+    pub(super) ends: Ends<'s>,
+    pub(super) src: Addr,
+    pub(super) dst: Addr,
+    pub(super) probe: Probe,
+}
+
+/// What becomes of a packet, and what beside that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Ruling {
+    pub(super) fate: Fate,
+    /// A rule that took part wants it logged.
+    pub(super) log: bool,
+    /// The service chains that the source's egress and the destination's ingress lead it through
+    pub(super) chains: [Option<ChainId>; 2],
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fate {
+    /// It passes.
+    Allowed(Admitted),
+    /// It passes, since the rule that would refuse it is being tried out.
+    WouldBeDenied(Admitted, Refusal),
+    /// It is dropped.
+    Denied(Refusal),
+    /// It is dropped, and its sender is to be told.
+    Rejected(Refusal),
+}
+
+impl Ruling {
+    /// By what the packet passes, or why it does not.
+    pub(super) const fn enforce(&self) -> Result<Admitted, Refusal> {
+        match self.fate {
+            Fate::Allowed(admitted) | Fate::WouldBeDenied(admitted, _) => Ok(admitted),
+            Fate::Denied(refusal) | Fate::Rejected(refusal) => Err(refusal),
+        }
+    }
+
+    /// The packet passes, and that is all: flows like its own may begin without anyone here seeing them.
+    pub(super) const fn is_plain(&self) -> bool {
+        matches!((self.fate, self.log, self.chains), (Fate::Allowed(_), false, [None, None]))
+    }
+}
+
+impl<'s> Inquiry<'s> {
+    /// What a flow is decided by that a packet with the key `opener` began, or would have begun.
+    pub(super) fn of_flow(ends: Ends<'s>, segment: &Segment, opener: &FlowKey) -> Self {
+        let query = match segment.kind {
+            SegmentKind::Query(query) => Some(query),
+            SegmentKind::Later(later) => later.query,
+            _ => None,
+        };
+        Self { ends, src: opener.src, dst: opener.dst, probe: probe_of(query, opener) }
+    }
+}
+
+impl Network {
+    /// What the egress policy of the source says, then the ingress policy of the destination: of those ends whose policies
+    /// are applied on this host.
+    pub(super) fn ask_policy(&self, inquiry: &Inquiry<'_>) -> Ruling {
+        let Inquiry { ends, src, dst, probe } = inquiry;
+        let mut admitted = Admitted { epoch: self.compiled, egress_rule: NO_RULE, ingress_rule: NO_RULE };
+        let (mut log, mut chains, mut would_refuse) = (false, [None; 2], None);
+        let sides = [
+            (ends.src, Direction::Egress, *dst, &mut admitted.egress_rule),
+            (ends.dst, Direction::Ingress, *src, &mut admitted.ingress_rule),
+        ];
+        for ((endpoint, direction, peer, rule), chain) in sides.into_iter().zip(&mut chains) {
+            let Some(endpoint) = endpoint.filter(|endpoint| endpoint.enforced_here) else { continue };
+            let decision = self.policy.decide(endpoint.id, direction, peer, probe);
+            let number = decision.rule.map(|rule| rule.0);
+            let refusal = decision.denial(direction).map(|reason| Refusal {
+                reason,
+                by: Some(endpoint.id),
+                rule: number,
+            });
+            log |= decision.verdict.log;
+            match refusal {
+                Some(refusal) if !decision.verdict.passes() => {
+                    let fate = match decision.verdict.action {
+                        Action::Reject => Fate::Rejected(refusal),
+                        Action::Allow | Action::Deny => Fate::Denied(refusal),
+                    };
+                    return Ruling { fate, log, chains: [None; 2] };
+                }
+                refusal => would_refuse = would_refuse.or(refusal),
+            }
+            *chain = decision.verdict.chain;
+            *rule = number.unwrap_or(NO_RULE);
+        }
+        let fate = match would_refuse {
+            None => Fate::Allowed(admitted),
+            Some(refusal) => Fate::WouldBeDenied(admitted, refusal),
+        };
+        Ruling { fate, log, chains }
+    }
+}
+
+/// What the rules look at in a flow that began with `opener`.
+pub(super) fn probe_of(query: Option<Query>, opener: &FlowKey) -> Probe {
+    let header = match (query, PortProtocol::from_number(opener.proto)) {
+        (Some(query), _) => Header::Icmp { kind: query.kind, code: query.code },
+        (None, Some(_)) => Header::Ports { source: opener.sport, destination: opener.dport },
+        (None, None) => Header::Unread,
+    };
+    Probe { proto: opener.proto, header }
+}

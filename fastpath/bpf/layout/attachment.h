@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/* How endpoints of this host are attached; a part of layout.h. */
+#pragma once
+
+/*
+ * How an endpoint of this host is attached: by a device, and on it by the VLAN tag of its frames. Tag 0 is none: it is a
+ * priority, and no VLAN (IEEE 802.1Q section 9.6).
+ */
+struct attachment_key {
+	__u32 ifindex;
+	__u16 vlan;
+	__u16 spare;
+};
+
+enum attachment_flags {
+	/* An access attachment: frames of its device with any tag are its own, whose network says what they mean. */
+	ATTACHMENT_ANY_VLAN = 1 << 0,
+	/* Its device is a veth: frames go straight into its peer. */
+	ATTACHMENT_PEER = 1 << 1,
+};
+
+/* What a frame that comes in by an attachment is resolved to, once. An attachment that is closed is not in the table. */
+struct attachment {
+	/* By which `ends.at` and `egress` know it */
+	__u32 number;
+	/* The daemon's own number for it, which no other one has while that daemon lives */
+	__u32 id;
+	/* Its network */
+	__u32 vni;
+	/* `attachment_flags` */
+	__u32 flags;
+};
+
+enum device_name { DEVICE_NAME = 16 };
+
+/*
+ * Where frames to an attachment leave, by its number. A number is not given to another attachment while a flow can name it:
+ * of one that is closed the device is 0, and nothing leaves.
+ */
+struct egress {
+	__u32 ifindex;
+	__u16 vlan;
+	/* `attachment_flags` */
+	__u16 flags;
+	/* Of the device. An index alone is no name: when a device is gone, another one may get it. Never empty where a number was given */
+	__u8 device[DEVICE_NAME];
+};

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * How a change of single endpoints reaches what was decided about them: the daemon writes who has changed into `changed`,
+ * and runs `recheck` once over all flows, cached decisions and answers. Those that name one of them are in force no more;
+ * nobody else's are touched. It runs by BPF_PROG_RUN alone, as `take` does.
+ *
+ * A program may have decided by what was before and put its flow into the table behind the walk. It notices by itself:
+ * `network.policy` is another one by then (`still_decided`).
+ */
+#pragma once
+
+#include "track.h"
+
+struct rechecked {
+	__u32 flows;
+	__u32 others;
+};
+
+static __always_inline bool has_changed(const struct addr *addr, __u32 vni)
+{
+	struct changed_key key = { .addr = *addr, .vni = vni, .kind = CHANGED_ADDRESS };
+
+	return bpf_map_lookup_elem(&changed, &key);
+}
+
+static __always_inline bool mac_has_changed(const __u8 *mac, __u32 vni)
+{
+	struct changed_key key = { .vni = vni, .kind = CHANGED_MAC };
+
+	__builtin_memcpy(&key.addr, mac, 6);
+	return bpf_map_lookup_elem(&changed, &key);
+}
+
+static __always_inline bool ends_have_changed(const struct ends *ends, __u32 vni)
+{
+	return mac_has_changed(ends->macs[0], vni) || mac_has_changed(ends->macs[1], vni);
+}
+
+static long recheck_flow(void *map, const struct flow_key *key, struct flow *found, struct rechecked *count)
+{
+	struct flow *flow;
+
+	if (found->marks & (FLOW_RESERVED | FLOW_STALE) ||
+	    !(has_changed(&key->low, key->vni) || has_changed(&key->high, key->vni) ||
+	      ends_have_changed(&found->ends, key->vni)))
+		return 0;
+	/* Kernels before 6.2 lock only what a look-up has found. */
+	flow = bpf_map_lookup_elem(&flows, key);
+	if (!flow)
+		return 0;
+	bpf_spin_lock(&flow->lock);
+	flow->marks |= FLOW_STALE;
+	bpf_spin_unlock(&flow->lock);
+	count->flows++;
+	return 0;
+}
+
+static long recheck_cached(void *map, const struct policy_cache_key *key, struct cached_policy *found,
+			   struct rechecked *count)
+{
+	if (has_changed(&key->src, key->vni) || has_changed(&key->dst, key->vni) ||
+	    ends_have_changed(&found->ends, key->vni)) {
+		found->epoch = 0;
+		count->others++;
+	}
+	return 0;
+}
+
+static long recheck_answer(void *map, const struct neighbor_key *key, struct answer *found,
+			   struct rechecked *count)
+{
+	__u32 place = found->network;
+	const struct network *network = bpf_map_lookup_elem(&networks, &place);
+
+	if (network && (has_changed(&key->sender, network->vni) || has_changed(&key->target, network->vni) ||
+			mac_has_changed(key->mac, network->vni))) {
+		found->epoch = 0;
+		count->others++;
+	}
+	return 0;
+}
+
+/* Answers with how many flows are to be decided again, in place of the frame's first bytes. */
+SEC("tc")
+int recheck(struct __sk_buff *skb)
+{
+	struct rechecked count = {};
+
+	bpf_for_each_map_elem(&flows, recheck_flow, &count, 0);
+	bpf_for_each_map_elem(&policy_cache, recheck_cached, &count, 0);
+	bpf_for_each_map_elem(&neighbor_cache, recheck_answer, &count, 0);
+	bpf_skb_store_bytes(skb, 0, &count, sizeof(count), 0);
+	return TC_ACT_OK;
+}

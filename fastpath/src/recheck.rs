@@ -1,0 +1,79 @@
+//! Changes of single endpoints: what was decided about them, and about nobody else, is in force no more.
+
+#![allow(unsafe_code, reason = "libbpf-rs runs programs with buffers of its own")]
+
+use std::{
+    os::fd::{AsRawFd, OwnedFd},
+    ptr,
+};
+
+use libbpf_rs::{MapCore, MapFlags, libbpf_sys};
+use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
+
+use crate::{Error, Fastpath, layout::ChangedKey};
+
+/// So many are looked for in one walk.
+const AT_ONCE: usize = 32_768;
+
+/// What `recheck` answers with, in the place of a frame.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Rechecked {
+    flows: u32,
+    others: u32,
+    rest: [u8; 24],
+}
+
+impl Fastpath {
+    /// Flows, cached decisions and answers that name one of these are in force no more; nobody else's are touched. How many
+    /// flows that were. The policies of their networks must be others already ([`Network::policy`](crate::Network::policy)):
+    /// whatever is decided by what was before is noticed then.
+    ///
+    /// # Errors
+    /// [`Error::Table`], [`Error::Trial`]: some of them may be in force still.
+    pub fn recheck(&self, changed: &[ChangedKey]) -> Result<u32, Error> {
+        let failed = |source| Error::Table { table: "changed", source };
+        let mut flows = 0;
+        for changed in changed.chunks(AT_ONCE) {
+            let (count, there) = (changed.len() as u32, vec![1u8; changed.len()]);
+            self.changed
+                .update_batch(changed.as_bytes(), &there, count, MapFlags::ANY, MapFlags::ANY)
+                .map_err(failed)?;
+            let mut answer = Rechecked::new_zeroed();
+            let walked = run(&self.recheck, &mut answer);
+            self.changed
+                .delete_batch(changed.as_bytes(), count, MapFlags::ANY, MapFlags::ANY)
+                .map_err(failed)?;
+            walked?;
+            flows += answer.flows;
+        }
+        Ok(flows)
+    }
+}
+
+/// Runs a program of the daemon's on a frame that has `value` in it, and reads it back. The programs know a frame of no
+/// protocol that the kernel would look into by its first 14 bytes.
+pub(crate) fn run<T: FromBytes + IntoBytes + Immutable + Copy>(
+    program: &OwnedFd,
+    value: &mut T,
+) -> Result<(), Error> {
+    let question = *value;
+    let mut options = libbpf_sys::bpf_test_run_opts {
+        sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
+        data_in: ptr::from_ref(&question).cast(),
+        data_size_in: size_of::<T>() as _,
+        data_out: ptr::from_mut(value).cast(),
+        data_size_out: size_of::<T>() as _,
+        ..Default::default()
+    };
+    // SAFETY: both buffers outlive the call and are as long as it is told; `T` is plain bytes.
+    let done = unsafe { libbpf_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &raw mut options) };
+    if done != 0 {
+        return Err(Error::Trial(libbpf_rs::Error::from_raw_os_error(-done)));
+    }
+    // TC_ACT_OK; the programs have no other answer to a frame that is what they expect.
+    if options.retval != 0 {
+        return Err(Error::Trial(libbpf_rs::Error::from_raw_os_error(libc::EPROTO)));
+    }
+    Ok(())
+}
