@@ -7,7 +7,7 @@ mod common;
 
 use common::{
     CAPABILITIES, Daemon, Dialogue, Machine, Sink, Stream, Transfer, bulk, hub::Hub, running::*, site::*,
-    wait_within,
+    wait_for, wait_within,
 };
 
 /// Refused, and many.
