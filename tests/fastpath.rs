@@ -347,7 +347,7 @@ fn programs_keep_to_their_budget() {
         return;
     }
     let costs = eastgate_fastpath::cost::costs().unwrap();
-    assert_eq!(costs.len(), 4, "{costs:?}");
+    assert_eq!(costs.len(), 5, "{costs:?}");
     let rows = costs.iter().map(|cost| format!("{} {} {}\n", cost.program, cost.instructions, cost.stack));
     let now =
         format!("kernel {}\nprogram instructions stack\n{}", kernel_release(), rows.collect::<String>());
