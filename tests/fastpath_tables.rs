@@ -320,14 +320,27 @@ fn pairs_that_never_met_are_decided_in_the_kernel_by_both_hosts() {
 /// Web2 on the same host and db1 on the other one, in both families.
 const NEIGHBORS: [&str; 4] = ["10.1.0.12", "fd00:1::12", "10.1.0.21", "fd00:1::21"];
 
+/// How long a machine is waited for that may be told nothing: as long as it asks only once.
+const ONCE: Duration = Duration::from_millis(700);
+
 /// A machine forgets its neighbours, sends to one of them, and has to ask who that is. What it is told.
 fn resolve_anew(machine: &Space, address: &str) -> Option<String> {
+    resolve_within(BOUND, machine, address)
+}
+
+fn resolve_within(bound: Duration, machine: &Space, address: &str) -> Option<String> {
     machine.ip("neigh flush dev eth0");
     let to = SocketAddr::new(address.parse().unwrap(), ALLOWED);
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     machine.enter(move || UdpSocket::bind(any).unwrap().send_to(b"who?", to).unwrap());
-    let until = Instant::now() + Duration::from_millis(700);
-    while Instant::now() < until {
+    let begun = Instant::now();
+    let mut asks_again = begun;
+    while begun.elapsed() < bound {
+        // The kernel gives up after three requests, of which a busy machine may lose all.
+        if asks_again.elapsed() > 5 * ONCE {
+            asks_again = Instant::now();
+            machine.enter(move || UdpSocket::bind(any).unwrap().send_to(b"who?", to).unwrap());
+        }
         let known = machine.ip(&format!("-j neigh show to {address} dev eth0"));
         let known: serde_json::Value = serde_json::from_str(&known).unwrap();
         if let Some(mac) = known[0]["lladdr"].as_str() {
@@ -361,8 +374,9 @@ fn neighbors_are_told_by_the_kernel(mode: &str) {
     for (address, told) in NEIGHBORS.iter().zip(&told) {
         assert_eq!(resolve_anew(&site.web1, address).as_ref(), Some(told), "{address} without a daemon");
     }
-    assert_eq!(resolve_anew(&site.web2, "10.1.0.21"), None, "web2 has asked nobody who could decide");
-    let more = (0..20).take_while(|_| resolve_anew(&site.web1, NEIGHBORS[0]).is_some()).count();
+    assert_eq!(resolve_within(ONCE, &site.web2, "10.1.0.21"), None, "web2 has asked nobody who could decide");
+    assert!(resolve_anew(&site.web1, NEIGHBORS[0]).is_some());
+    let more = 1 + (0..20).take_while(|_| resolve_within(ONCE, &site.web1, NEIGHBORS[0]).is_some()).count();
     assert!((1..8).contains(&more), "{more} more answers with the tokens that were granted for 8");
 
     let alpha = site.run_with("alpha", "ebpf");

@@ -127,11 +127,7 @@ fn a_reload_tells_of_another_mac() {
         for client in [&site.web1, &site.web2] {
             for address in ["10.1.0.21", "fd00:1::21"] {
                 let knows = || client.ip(&format!("neigh show {address}")).contains("02:00:00:00:00:f5");
-                wait_within(
-                    Duration::from_secs(10),
-                    &format!("{} knows of it ({dataplane})", client.name()),
-                    knows,
-                );
+                wait_for(&format!("{} knows of it ({dataplane})", client.name()), knows);
                 wait_for("db1 is reached", || client.ping(&format!("-q {address}")));
             }
         }

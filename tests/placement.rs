@@ -108,7 +108,7 @@ fn nobody_else_notices(dataplane: &str) {
     }
     assert!(total(&mut requester) >= flows, "{:?}", alpha.drops());
 
-    let punts = |status: &Value| status["punts"].as_object().map_or(0, |all| all["stale"].as_u64().unwrap());
+    let punts = |status: &Value| status["punts"]["stale"].as_u64().unwrap_or(0);
     let again = |status: &Value| status["traffic"]["decided_again"].as_u64().unwrap();
     let (before, _) = requester.timed(r#"{"status":{}}"#);
     let mut took = Vec::new();

@@ -130,7 +130,7 @@ impl Site {
     fn ping(&self, count: u32) -> (bool, String) {
         let mut ping = self.web1.command("ping");
         let output =
-            ping.args(["-c", &count.to_string(), "-i", "0.02", "-W", "2", "10.1.0.31"]).output().unwrap();
+            ping.args(["-c", &count.to_string(), "-i", "0.02", "-W", "20", "10.1.0.31"]).output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     }
 

@@ -168,12 +168,20 @@ static __always_inline bool take_answer(struct scratch *scratch, __u32 vni, __u3
 {
 	struct answer *answer = bpf_map_lookup_elem(&neighbor_cache, &scratch->asked), *copy = &scratch->answer;
 	const struct network *network;
+	__u64 credit;
 	__u32 place;
 
 	if (!answer)
 		return false;
+	/*
+	 * Before all else of it: the entry may be given away twice while it is copied, and be the one of this key again. No two
+	 * credits have one number, so that the step below then fails, and what was copied is of one answer when it does not.
+	 */
+	credit = *(volatile __u64 *)&answer->credit;
+	barrier();
 	*copy = *answer;
-	/* As in `find_cached_policy`: an entry that is still the one of this key was so all the time. */
+	copy->credit = credit;
+	/* As in `find_cached_policy`: an entry that is still the one of this key was so all the time, or is so again. */
 	if (bpf_map_lookup_elem(&neighbor_cache, &scratch->asked) != answer || copy->generation != generation)
 		return false;
 	place = copy->network;

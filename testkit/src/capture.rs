@@ -142,7 +142,7 @@ mod tests {
         let source = link::hardware_address(near, "near").unwrap();
         let sent = [&[0xff; 6][..], &source.0, &[0x88, 0xb5], &[7; 100]].concat();
         link::send_frame(near, "near", &sent).unwrap();
-        let found = capture.wait(Duration::from_secs(5), begun, |frame| (frame == sent).then_some(()));
+        let found = capture.wait(crate::wait::BOUND, begun, |frame| (frame == sent).then_some(()));
         assert!(found.is_some_and(|(at, ())| at >= begun), "{:?}", capture.all());
         assert_eq!(capture.matching(|frame| frame == sent).len(), 1);
         let error = Capture::start(far, "near").unwrap_err().to_string();

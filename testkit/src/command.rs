@@ -117,9 +117,9 @@ mod tests {
 
     #[test]
     fn output_is_bounded() {
-        assert_eq!(run_within(Command::new("echo").arg("hi"), Duration::from_secs(5)).unwrap(), "hi\n");
+        assert_eq!(run_within(Command::new("echo").arg("hi"), crate::wait::BOUND).unwrap(), "hi\n");
         let late = run_within(Command::new("sleep").arg("60"), Duration::from_millis(50)).unwrap_err();
         assert!(late.to_string().contains("50 ms"), "{late}");
-        assert!(run_within(&mut Command::new("false"), Duration::from_secs(5)).is_err());
+        assert!(run_within(&mut Command::new("false"), crate::wait::BOUND).is_err());
     }
 }

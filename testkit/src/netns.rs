@@ -31,7 +31,7 @@ use crate::{
 pub const FOLDER: &str = "/run/netns";
 
 /// How long the kernel may take to end killed processes.
-const KILL_BOUND: Duration = Duration::from_secs(5);
+const KILL_BOUND: Duration = Duration::from_secs(30);
 
 /// Says so early, and clearly, when namespaces cannot be made here.
 ///

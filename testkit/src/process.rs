@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::wait::until;
 
 /// How long a process may take to end in order.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(30);
 
 /// A process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

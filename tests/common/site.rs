@@ -6,13 +6,14 @@ use eastgate_fastpath::tcx::{self, Way};
 use eastgate_wire::{Family, MacAddr};
 
 use super::{
-    Daemon, Sink, Space, Stream, World,
+    BOUND, Daemon, Sink, Space, Stream, World,
     config::{Endpoint, Host, Tenant, configuration},
     hooks,
 };
 
-/// What a daemon must have put right or found out by then.
-pub const SOON: Duration = Duration::from_secs(2);
+/// What a daemon must have put right or found out by then: within a second or two where the machine has nothing else to do,
+/// which it may have.
+pub const SOON: Duration = BOUND;
 
 pub const ALLOWED: u16 = 7000;
 pub const DENIED: u16 = 7001;

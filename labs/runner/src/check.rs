@@ -37,7 +37,7 @@ use drops::Drops;
 use job::{Held, Job, Scene};
 
 /// How long the kernel may take to forget.
-const FLUSH_BOUND: Duration = Duration::from_secs(5);
+const FLUSH_BOUND: Duration = Duration::from_secs(30);
 
 /// Checks everything that the story of the running lab `record` expects.
 pub(super) fn check(record: &mut Record, options: &Options) -> Result<Report, LabError> {

@@ -22,7 +22,7 @@ use super::{
 /// How long a daemon may take to become ready.
 const READY_BOUND: Duration = Duration::from_secs(60);
 /// How long a daemon may take to answer a question.
-const ANSWER_BOUND: Duration = Duration::from_secs(2);
+const ANSWER_BOUND: Duration = Duration::from_secs(30);
 /// How much of a log is shown when a daemon fails.
 const LOG_TAIL_LINES: usize = 20;
 

@@ -30,7 +30,7 @@ impl KernelPath {
             return;
         }
         tables.credits = tables.credits.wrapping_add(1);
-        answer.credit = u64::from(tables.credits) << 32 | u64::from(credit);
+        answer.credit = credit_of(tables.credits, credit);
         self.written(self.fastpath.set_answer(&key, &answer));
     }
 
@@ -65,7 +65,17 @@ const fn stands(standing: &Answer, new: &Answer, since: u32) -> bool {
     standing.network == new.network
         && standing.epoch >= since
         && standing.generation == new.generation
-        && standing.credit as u32 != 0
+        && !is_used_up(standing.credit)
+}
+
+/// How often an answer may be given, and the credit's number: no two are equal, so that a program takes from the credit that it
+/// has read or from none.
+const fn credit_of(number: u32, tokens: u32) -> u64 {
+    (number as u64) << 32 | tokens as u64
+}
+
+const fn is_used_up(credit: u64) -> bool {
+    credit as u32 == 0
 }
 
 fn form(offer: &AnswerOffer) -> u16 {
@@ -74,4 +84,107 @@ fn form(offer: &AnswerOffer) -> u16 {
     flag(!question.target.is_v4(), FORM_ND)
         | flag(question.to_all, FORM_TO_ALL)
         | flag(question.names_mac, FORM_NAMES_MAC)
+}
+
+/// Every order in which the steps of daemon and programs can come.
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    };
+
+    use loom::{
+        sync::atomic::{AtomicU64, AtomicUsize},
+        thread,
+    };
+
+    use super::*;
+
+    const ANSWERS: usize = 4;
+
+    /// An entry of the kernel's table. What it says is the number of its answer here.
+    struct Entry {
+        credit: AtomicU64,
+        frame: AtomicU64,
+    }
+
+    impl Entry {
+        fn new(number: u32, tokens: u32) -> Self {
+            let frame = AtomicU64::new(u64::from(number));
+            Self { credit: AtomicU64::new(credit_of(number, tokens)), frame }
+        }
+    }
+
+    /// The table: which entry a key has, and one that is free.
+    struct Table {
+        entries: [Entry; 2],
+        of_key: AtomicUsize,
+        /// How often each answer was given
+        given: [AtomicU32; ANSWERS],
+    }
+
+    impl Table {
+        fn new(tokens: u32) -> Arc<Self> {
+            let entries = [Entry::new(1, tokens), Entry::new(0, 0)];
+            Arc::new(Self { entries, of_key: AtomicUsize::new(0), given: Default::default() })
+        }
+
+        /// What the kernel does where an answer is set: the free entry is written, then has the key, and the one before is free.
+        fn set_answer(&self, number: u32, tokens: u32) {
+            let before = self.of_key.load(SeqCst);
+            let free = 1 - before;
+            self.entries[free].frame.store(u64::from(number), SeqCst);
+            self.entries[free].credit.store(credit_of(number, tokens), SeqCst);
+            self.of_key.store(free, SeqCst);
+        }
+
+        /// `take_answer` of `answer.h`, step by step
+        fn take_answer(&self) -> bool {
+            let at = self.of_key.load(SeqCst);
+            let entry = &self.entries[at];
+            let credit = entry.credit.load(SeqCst);
+            let frame = entry.frame.load(SeqCst);
+            if self.of_key.load(SeqCst) != at || is_used_up(credit) {
+                return false;
+            }
+            let taken = entry.credit.compare_exchange(credit, credit - 1, SeqCst, SeqCst).is_ok();
+            if taken {
+                assert_eq!(frame, credit >> 32, "an answer was given out of another one's credit");
+                self.given[frame as usize].fetch_add(1, SeqCst);
+            }
+            taken
+        }
+    }
+
+    #[test]
+    fn an_answer_is_given_out_of_its_own_credit() {
+        loom::model(|| {
+            let table = Table::new(1);
+            let program = table.clone();
+            let cpu = thread::spawn(move || program.take_answer());
+            // Twice, after which the entry that may have been read has the key again.
+            table.set_answer(2, 1);
+            table.set_answer(3, 1);
+            cpu.join().unwrap();
+            assert!(table.given.iter().all(|given| given.load(SeqCst) <= 1));
+        });
+    }
+
+    #[test]
+    fn no_token_is_used_twice_and_none_goes_astray() {
+        loom::model(|| {
+            let table = Table::new(2);
+            let cpus =
+                [table.clone(), table.clone()].map(|program| thread::spawn(move || program.take_answer()));
+            let mut taken = u32::from(table.take_answer());
+            for cpu in cpus {
+                taken += u32::from(cpu.join().unwrap());
+            }
+            let left = table.entries[0].credit.load(SeqCst);
+            assert_eq!((taken, left >> 32, left as u32), (table.given[1].load(SeqCst), 1, 2 - taken));
+            // One who finds another at it is punted, and the other one has taken.
+            assert!((1..=2).contains(&taken));
+        });
+    }
 }

@@ -9,7 +9,7 @@ use super::job::Job;
 use crate::{Options, daemon, error::LabError, record::Record};
 
 /// How long a counter may lag behind the frame that it counts.
-const COUNTER_BOUND: std::time::Duration = std::time::Duration::from_secs(1);
+const COUNTER_BOUND: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What the daemons have dropped so far.
 #[derive(Debug, Default)]

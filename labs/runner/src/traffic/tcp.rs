@@ -15,9 +15,9 @@ use super::{
 };
 
 /// How long a bulk transfer may stand still.
-const STALL_BOUND: Duration = Duration::from_secs(5);
+const STALL_BOUND: Duration = Duration::from_secs(30);
 /// How long it may take.
-const BULK_BOUND: Duration = Duration::from_secs(30);
+const BULK_BOUND: Duration = Duration::from_secs(120);
 
 /// Opens a connection from inside the machine `from`. A given source port is free again at once afterwards: the
 /// connection ends with a reset.
