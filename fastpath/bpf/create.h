@@ -98,12 +98,13 @@ static __always_inline bool give_up(struct scratch *scratch)
 static __always_inline bool find_cached_policy(struct scratch *scratch, __u32 vni)
 {
 	const struct packet *p = &scratch->packet;
-	struct policy_cache_key key = { .src = p->src, .dst = p->dst, .vni = vni, .dport = service(p), .proto = p->proto };
-	const struct cached_policy *found = bpf_map_lookup_elem(&policy_cache, &key);
-
+	struct policy_cache_key *key = &scratch->policy_cache_key;
+	const struct cached_policy *found;
 	const struct network *network;
 	__u32 place;
 
+	*key = (struct policy_cache_key){ .src = p->src, .dst = p->dst, .vni = vni, .dport = service(p), .proto = p->proto };
+	found = bpf_map_lookup_elem(&policy_cache, key);
 	if (!found)
 		return false;
 	place = found->network;
@@ -116,7 +117,7 @@ static __always_inline bool find_cached_policy(struct scratch *scratch, __u32 vn
 	 * The table may give the place of an entry to another pair while we read it: what was read would be of both, and
 	 * frames would go to the wrong one. An entry that is still the one of this key was so all the time.
 	 */
-	return bpf_map_lookup_elem(&policy_cache, &key) == found;
+	return bpf_map_lookup_elem(&policy_cache, key) == found;
 }
 
 /*

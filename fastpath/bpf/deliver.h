@@ -74,8 +74,7 @@ static __always_inline bool write_ethernet(struct __sk_buff *skb, const struct f
  */
 static __always_inline int into_attachment(struct __sk_buff *skb, const struct forwarding *forwarding, bool noted)
 {
-	__u32 number = forwarding->to;
-	const struct egress *out = bpf_map_lookup_elem(&egress, &number);
+	const struct egress *out = bpf_map_lookup_elem(&egress, &forwarding->to);
 
 	if (!out || !out->ifindex || (out->vlan && bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), out->vlan))) {
 		count(STAT_LOST);

@@ -267,6 +267,8 @@ struct scratch {
 	struct forwarding forwarding;
 	/* What a flow would begin by, who its ends are, and what was said to it */
 	struct cached_policy cached_policy;
+	/* By which it may be in `policy_cache`; here, since the stack is short */
+	struct policy_cache_key policy_cache_key;
 	struct endpoint_key endpoint_keys[2];
 	struct endpoint endpoints[2];
 	/* `enum verdict` */
