@@ -5,9 +5,7 @@
 
 mod common;
 
-use std::time::Duration;
-
-use common::{Daemon, Sink, Stream, send_frame, site::*, wait_for, wait_within};
+use common::{Daemon, Sink, Stream, send_frame, site::*, wait_for};
 
 const DATAPLANES: [&str; 2] = ["ebpf", "userspace"];
 
