@@ -228,6 +228,8 @@ pub struct Traffic {
     /// Packets that did not fit the tunnel and were cut into fragments
     #[serde(default)]
     pub fragmented: u64,
+    /// Flows that a change of the configuration had decided again, each when its next packet came
+    pub decided_again: u64,
     /// Frames dropped
     pub dropped: u64,
 }

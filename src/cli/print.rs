@@ -66,6 +66,9 @@ pub(super) fn status(status: &Status) -> String {
         answers => format!(", {answers} of them given again by the kernel"),
     };
     line("answers", format!("{} to ARP and ND{repeated}", traffic.answers));
+    if traffic.decided_again > 0 {
+        line("rechecked", format!("{} flows decided again after changes", traffic.decided_again));
+    }
     if traffic.fragmented > 0 {
         line("fragmented", format!("{} packets that did not fit the tunnel", traffic.fragmented));
     }

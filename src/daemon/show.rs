@@ -150,6 +150,7 @@ impl View {
             answers: here.answers + there.answers,
             answers_repeated: here.answers_repeated + there.answers_repeated,
             fragmented: here.fragmented + there.fragmented,
+            decided_again: here.decided_again,
             dropped: here.dropped + there.dropped,
         }
     }

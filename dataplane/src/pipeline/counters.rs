@@ -125,6 +125,8 @@ pub struct Counters {
     pub answers: AtomicU64,
     /// Packets cut into fragments because they did not fit
     pub fragmented: AtomicU64,
+    /// Flows that a change of the configuration had decided again
+    pub decided_again: AtomicU64,
     drops: Mutex<Drops>,
     /// Frames that passed, and would have been dropped if no rule were being tried out
     would_drop: Mutex<Drops>,
@@ -301,6 +303,8 @@ pub struct Traffic {
     pub answers_repeated: u64,
     /// Packets that did not fit the tunnel and were cut into fragments
     pub fragmented: u64,
+    /// [`Counters::decided_again`]
+    pub decided_again: u64,
     /// Frames dropped
     pub dropped: u64,
 }
@@ -326,6 +330,7 @@ pub fn traffic(workers: &[Counters]) -> Traffic {
         answers: sum(|w| &w.answers),
         answers_repeated: 0,
         fragmented: sum(|w| &w.fragmented),
+        decided_again: sum(|w| &w.decided_again),
         dropped: drops(workers, Vec::new()).iter().map(|(_, count)| count.frames).sum(),
     }
 }

@@ -143,6 +143,7 @@ impl<'s> Pipeline<'s> {
         let Pending { flows, segment, ends, .. } = pending;
         let is_forward = original.src == segment.key.src && original.sport == segment.key.sport;
         let ends = if is_forward { *ends } else { ends.reversed() };
+        self.counters.decided_again.fetch_add(1, Relaxed);
         match self.ask_policy(packet, &Inquiry::of_flow(ends, segment, original)) {
             Ok(admitted) => {
                 flows.confirm(flow, &admitted);

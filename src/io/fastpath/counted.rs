@@ -51,6 +51,7 @@ impl KernelPath {
             answers: stats.answered,
             answers_repeated: stats.answered,
             fragmented: 0,
+            decided_again: 0,
             dropped: drops.iter().map(|(_, count)| count.frames).sum(),
         };
         Ok(Elsewhere { traffic, drops })

@@ -584,6 +584,7 @@ fn new_flows_are_decided_as_the_pipeline_decides_them() {
         more_than_to_pass_or_to_drop,
         types_of_icmp,
         reloads::what_a_reload_changes,
+        reloads::a_change_of_one_endpoint_is_its_own,
         outer_headers,
         ports_and_paths,
         policy_drops_and_flows,

@@ -54,6 +54,56 @@ pub(super) fn what_a_reload_changes() {
     assert_eq!(pair.send(11, &syn(11, 21, 3008)), (Outcome::Forward, true));
 }
 
+/// Who comes, goes or changes groups is decided about anew; flows of everyone else go on in the kernel, and nobody looks
+/// at them again.
+pub(super) fn a_change_of_one_endpoint_is_its_own() {
+    let groups = format!(
+        "{EVERYONE}[tenant.acme.group.deaf]\negress = [{{ to = \"any\" }}]\n\
+         [tenant.acme.group.some]\ningress = [{{ proto = \"udp\", ports = 443, from = \"group:all\" }}]\n"
+    );
+    let text = |endpoints: &[(u8, &str)]| network(MESH, "", &groups, &[], endpoints);
+    let mut pair = Pair::new(MESH, &text(&[(11, ""), (12, ""), (21, ""), (22, "")]), 1000);
+    pair.prime(11, 12);
+    let flow = |a, b| udp(a, b, 3000 + u16::from(a), 443);
+    for (a, b) in [(11, 12), (12, 21), (11, 21), (11, 22)] {
+        assert_eq!(pair.send(a, &flow(a, b)), (Outcome::Forward, true), "{a} {b}");
+    }
+    let decided_again = |pair: &Pair| {
+        [&pair.alone, &pair.twin]
+            .map(|host| eastgate_dataplane::pipeline::counters::traffic(&host.shared.counters).decided_again)
+    };
+    // 20 comes, 22 goes.
+    pair.install(&text(&[(11, ""), (12, ""), (20, ""), (21, "")]));
+    for (a, b) in [(11, 12), (12, 21), (11, 21)] {
+        assert_eq!(pair.send(a, &flow(a, b)), (Outcome::Forward, true), "{a} {b}");
+    }
+    assert_eq!(decided_again(&pair), [0, 0]);
+    assert_ne!(pair.send(11, &flow(11, 22)).0, Outcome::Forward, "nobody has the address");
+    assert_eq!(pair.send(11, &udp(11, 20, 4000, 443)), (Outcome::Forward, true), "the newcomer is known");
+
+    // 12 hears nobody any more.
+    pair.install(&text(&[(11, ""), (12, "groups = [\"deaf\"]"), (20, ""), (21, "")]));
+    assert_eq!(pair.send(11, &flow(11, 21)), (Outcome::Forward, true));
+    assert_eq!(decided_again(&pair), [0, 0]);
+    let changed = Outcome::Drop(DropReason::PolicyChanged);
+    assert_eq!(pair.send(11, &flow(11, 12)), (changed, false));
+    assert_eq!(pair.send(12, &flow(12, 21)), (Outcome::Forward, false), "its own rules are others");
+    assert_eq!(decided_again(&pair), [2, 2]);
+
+    // 12 lets in who is in a group; 21 leaves it.
+    let some = "groups = [\"some\"]";
+    pair.install(&text(&[(11, ""), (12, some), (20, ""), (21, "")]));
+    for a in [11, 21] {
+        assert_eq!(pair.send(a, &udp(a, 12, 5000, 443)), (Outcome::Forward, true), "{a}");
+    }
+    let before = decided_again(&pair);
+    pair.install(&text(&[(11, ""), (12, some), (20, ""), (21, "groups = [\"deaf\"]")]));
+    assert_eq!(pair.send(11, &udp(11, 12, 5000, 443)), (Outcome::Forward, true));
+    assert_eq!(decided_again(&pair), before);
+    assert_eq!(pair.send(21, &udp(21, 12, 5000, 443)), (changed, false));
+    pair.same();
+}
+
 /// Frames that every policy allows, while one follows the other: no half of two refuses them.
 pub(super) fn no_half_of_a_change() {
     const CHANGES: usize = 20;
