@@ -114,10 +114,10 @@ impl FileContent {
     }
 }
 
-/// Reads and checks one file. `included` says that another file brought it in.
-pub(super) fn file(source: Arc<Source>, included: bool) -> FileContent {
+/// Reads and checks one file. `included` says that another file brought it in, `known` what its text was when it was read last.
+pub(super) fn file(source: Arc<Source>, included: bool, known: Option<&FileContent>) -> FileContent {
     let mut reader = Reader::new(source.clone());
-    if is_no_configuration(&source, &mut reader) {
+    if !is_mostly_known(&source, known) && is_no_configuration(&source, &mut reader) {
         return FileContent { found: reader.found, ..FileContent::empty(source) };
     }
     let blanked;
@@ -164,6 +164,19 @@ pub(super) fn file(source: Arc<Source>, included: bool) -> FileContent {
 /// Text as large as this is looked through before it is read whole: something else than a configuration, taken for one,
 /// would become many times its size in memory.
 const LARGE: usize = 1 << 20;
+
+/// Whether most of a text was there before, without a syntax error: then it is no other thing than a configuration.
+fn is_mostly_known(source: &Source, known: Option<&FileContent>) -> bool {
+    let Some(known) = known.filter(|known| known.whole) else { return false };
+    let (new, old) = (source.text().as_bytes(), known.source.text().as_bytes());
+    let same = |ours: &[u8], theirs: &[u8]| {
+        ours.chunks(4096).zip(theirs.chunks(4096)).take_while(|(a, b)| a == b).count() * 4096
+    };
+    let from_the_end = |ours: &[u8], theirs: &[u8]| {
+        ours.rchunks(4096).zip(theirs.rchunks(4096)).take_while(|(a, b)| a == b).count() * 4096
+    };
+    same(new, old) + from_the_end(new, old) > new.len() / 2
+}
 
 /// Whether a large text has more syntax errors than are ever told; these are reported.
 fn is_no_configuration(source: &Source, reader: &mut Reader) -> bool {

@@ -186,7 +186,7 @@ impl Loader {
 /// Everything that is wrong, and all warnings.
 pub fn load_str(name: &str, text: &str) -> Result<Arc<Config>, Diagnostics> {
     let mut loader = Loader::new(name);
-    let first = Arc::new(check::file(Source::new(name, text), false));
+    let first = Arc::new(check::file(Source::new(name, text), false, None));
     let nothing = |(pattern, at): &(Arc<str>, Place)| {
         Diagnostic::new(Problem::IncludeNothing { pattern: pattern.to_string() }, at.clone())
     };
@@ -222,7 +222,7 @@ fn read_file(path: &Path, included: bool, cached: Option<&Cached>) -> Result<Cac
     }
     let name = path.to_string_lossy();
     let content = match String::from_utf8(bytes) {
-        Ok(text) => check::file(Source::new(&name, &text), included),
+        Ok(text) => check::file(Source::new(&name, &text), included, cached.map(|cached| &*cached.content)),
         Err(error) => not_text(&name, &error),
     };
     Ok(Cached { stamp, content: Arc::new(content) })

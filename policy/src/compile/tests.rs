@@ -294,6 +294,26 @@ fn a_pass_leaves_its_tier_alone() {
     }
 }
 
+/// Whether source ports take part is said of all tiers together: any of them may be the one that decides.
+#[test]
+fn any_tier_may_ask_for_source_ports() {
+    let from = Service::Ports {
+        protocol: PortProtocol::Tcp,
+        destination: None,
+        source: Some(vec![PortRange::single(1)]),
+    };
+    let groups = [tcp(22), tcp(23), from]
+        .map(|service| Group { ingress: vec![allow(0, Peer::Any, service)], egress: vec![] });
+    let tiers = |groups: &[u32]| {
+        let tier = |group: &u32| Tier { groups: vec![GroupId(*group)], end: TierEnd::Pass };
+        EndpointRules { ingress: groups.iter().map(tier).collect(), ..EndpointRules::default() }
+    };
+    let endpoints = vec![tiers(&[0, 1]), tiers(&[0, 1, 2]), tiers(&[2, 0]), tiers(&[])];
+    let compiled = Compiled::compile(&Source { groups: groups.into(), endpoints }).unwrap();
+    let asks = |endpoint| compiled.asks_source_port(EndpointId(endpoint), Direction::Ingress);
+    assert_eq!([0, 1, 2, 3].map(asks), [false, true, true, false]);
+}
+
 /// Rules that are in several lists of tiers are stored once.
 #[test]
 fn tiers_are_shared() {

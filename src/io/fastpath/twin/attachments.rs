@@ -1,5 +1,6 @@
 //! What a device and a VLAN are resolved to, and who may have a number that flows name.
 
+use eastgate_fastpath::AttachmentKey;
 use eastgate_wire::{AttachmentMode, VlanId, Vni};
 
 use super::*;
@@ -93,6 +94,13 @@ fn a_device_and_a_vlan_are_one_attachment() {
     // What a device of the endpoint's own sends is the endpoint's.
     let tagged = with_tag(&frame, 300);
     assert_eq!(sent(&kernel, devices[0], &tagged), (REDIRECT, Some(ours), tagged));
+
+    // Frames without a tag may be somebody's where those with one are not.
+    let untagged = AttachmentKey { ifindex: trunk, ..AttachmentKey::default() };
+    let row = eastgate_fastpath::Attachment { number: 9, id: 9, vni: VNI, flags: 0 };
+    kernel.programs().set_attachment(untagged, row).unwrap();
+    assert_eq!(sent(&kernel, trunk, &frame).1, Some(9));
+    assert_eq!(sent(&kernel, trunk, &with_tag(&frame, 300)).0, SHOT);
 
     kernel.remove_attachment(AttachmentId(100)).unwrap();
     assert_eq!(sent(&kernel, trunk, &with_tag(&frame, 100)).0, SHOT);
