@@ -204,7 +204,7 @@ pub fn tunnel_device(overlay_port: u16) -> Vec<Step> {
 /// Own devices carry frames of tenants and have no addresses. Without IPv6 there is nothing to turn off.
 fn without_ipv6(device: &str) -> Option<Step> {
     let file = format!("net/ipv6/conf/{device}/disable_ipv6");
-    has_family("ipv6").then(|| Step::SetOwn { file, to: 1, why: "it has no addresses" })
+    has_family("ipv6").then_some(Step::SetOwn { file, to: 1, why: "it has no addresses" })
 }
 
 /// Lets the programs ask the host's routes where a datagram goes. They ask as if it came in at the device by which frames
