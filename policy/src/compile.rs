@@ -148,7 +148,7 @@ pub struct Compiled {
 }
 
 /// A tier's ruleset, with [`words::END_PASSES`] where it passes at its end; or [`words::NO_TIER`]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 struct Tier(u32);
 
 #[derive(Clone, Copy, Debug)]

@@ -57,7 +57,8 @@ pub(super) fn numbers(network: &config::Network, before: Option<&Network>) -> Ve
         .flat_map(|before| &before.endpoints)
         .map(|endpoint| (&endpoint.name, endpoint.id))
         .collect();
-    let taken: BTreeSet<u32> = known.values().map(|id| id.0).collect();
+    let taken: BTreeSet<u32> =
+        before.into_iter().flat_map(|before| &before.endpoints).map(|endpoint| endpoint.id.0).collect();
     let mut free = (0..).filter(|number| !taken.contains(number)).map(EndpointId);
     let number = |endpoint: &config::Endpoint| known.get(&endpoint.name).copied().or_else(|| free.next());
     network.endpoints.iter().filter_map(number).collect()

@@ -2,7 +2,7 @@
 //! identity changed are other than before, in the tables and for whoever compares them.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher as _},
 };
 
@@ -22,7 +22,7 @@ pub(super) struct Numbers {
 }
 
 /// What addresses share that have an identity in common.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct IdentityKey {
     /// The next wider identity; none for a whole family
     pub(super) parent: Option<u32>,
@@ -39,21 +39,21 @@ struct Digest([u64; 2]);
 /// Keys and their numbers, which are as small as can be: a table by number has no more rows than two compilations have keys.
 #[derive(Clone, Debug)]
 pub(super) struct Numbering<K> {
-    known: HashMap<K, u32>,
-    before: HashMap<K, u32>,
+    known: BTreeMap<K, u32>,
+    before: BTreeMap<K, u32>,
     /// Numbers of the compilation before: no other key has one of them now
-    kept: HashSet<u32>,
+    kept: BTreeSet<u32>,
     next: u32,
     len: u32,
 }
 
 impl<K> Default for Numbering<K> {
     fn default() -> Self {
-        Self { known: HashMap::new(), before: HashMap::new(), kept: HashSet::new(), next: 0, len: 0 }
+        Self { known: BTreeMap::new(), before: BTreeMap::new(), kept: BTreeSet::new(), next: 0, len: 0 }
     }
 }
 
-impl<K: Hash + Eq> Numbering<K> {
+impl<K: Ord> Numbering<K> {
     /// Numbers for a compilation that follows another one.
     fn after(before: &Self) -> Self
     where
@@ -99,12 +99,12 @@ impl<K: Hash + Eq> Numbering<K> {
 
     /// Forgets what only the next number needs.
     fn close(&mut self) {
-        self.before = HashMap::new();
-        self.kept = HashSet::new();
+        self.before = BTreeMap::new();
+        self.kept = BTreeSet::new();
     }
 
     fn bytes(&self) -> usize {
-        self.known.capacity() * size_of::<(K, u32)>()
+        self.known.len() * size_of::<(K, u32)>()
     }
 }
 
@@ -122,7 +122,7 @@ impl Numbers {
     /// The compilation is done: this is what each ruleset says, and of which groups' members each identity is.
     pub(super) fn close<'r>(&mut self, rules: impl Fn(u32) -> &'r [&'r Rule], members: &[BTreeSet<GroupId>]) {
         self.contents = (0..self.rulesets.len()).map(|ruleset| Digest::of(&rules(ruleset))).collect();
-        self.members = members.iter().map(|groups| Digest::of(groups)).collect();
+        self.members = members.iter().map(Digest::of).collect();
         self.rulesets.close();
         self.tier_lists.close();
         self.identities.close();
