@@ -10,7 +10,7 @@ use std::{
 use libbpf_rs::{MapCore, MapFlags, libbpf_sys};
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
-use crate::{Error, Fastpath, layout::ChangedKey};
+use crate::{Error, Fastpath, layout::ChangedKey, remove};
 
 /// So many are looked for in one walk.
 const AT_ONCE: usize = 32_768;
@@ -32,22 +32,28 @@ impl Fastpath {
     /// # Errors
     /// [`Error::Table`], [`Error::Trial`]: some of them may be in force still.
     pub fn recheck(&self, changed: &[ChangedKey]) -> Result<u32, Error> {
-        let failed = |source| Error::Table { table: "changed", source };
         let mut flows = 0;
         for changed in changed.chunks(AT_ONCE) {
-            let (count, there) = (changed.len() as u32, vec![1u8; changed.len()]);
-            self.changed
-                .update_batch(changed.as_bytes(), &there, count, MapFlags::ANY, MapFlags::ANY)
-                .map_err(failed)?;
             let mut answer = Rechecked::new_zeroed();
-            let walked = run(&self.recheck, &mut answer);
-            self.changed
-                .delete_batch(changed.as_bytes(), count, MapFlags::ANY, MapFlags::ANY)
-                .map_err(failed)?;
-            walked?;
+            let walked = self.note_changed(changed).and_then(|()| run(&self.recheck, &mut answer));
+            // Whatever became of it, the next walk looks for others.
+            let cleared = self.forget_changed();
+            walked.and(cleared)?;
             flows += answer.flows;
         }
         Ok(flows)
+    }
+
+    fn note_changed(&self, changed: &[ChangedKey]) -> Result<(), Error> {
+        let (count, there) = (changed.len() as u32, vec![1u8; changed.len()]);
+        self.changed
+            .update_batch(changed.as_bytes(), &there, count, MapFlags::ANY, MapFlags::ANY)
+            .map_err(|source| Error::Table { table: "changed", source })
+    }
+
+    fn forget_changed(&self) -> Result<(), Error> {
+        let keys: Vec<Vec<u8>> = self.changed.keys().collect();
+        keys.iter().try_for_each(|key| remove(&self.changed, "changed", key))
     }
 }
 

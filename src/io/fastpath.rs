@@ -329,7 +329,7 @@ impl KernelPath {
     }
 
     /// A snapshot is in force: flows of networks that it compiled anew come up once more, and the pipeline decides new ones
-    /// until [`KernelPath::decide`] is done.
+    /// until [`KernelPath::program_policies`] is done.
     ///
     /// # Errors
     /// When a table cannot be written; the programs decide nothing then.
