@@ -1,7 +1,7 @@
 //! Step 4: the flow that a packet belongs to, and what is known of it.
 //!
 //! A packet of a flow that was decided passes with one look-up. What nobody has decided yet, or decided under another policy
-//! or for others, comes out of here as [`Undecided`], with its part of the flow table locked, and is for step 5.
+//! or for others, comes out of here as `Undecided`, with its part of the flow table locked, and is for step 5.
 
 use std::sync::{Arc, MutexGuard};
 
