@@ -16,9 +16,9 @@ pub struct Network {
     pub mac: [u8; 6],
     /// `TEMPLATE_*` that all its templates have
     pub template_flags: u16,
-    /// [`Template::tos`] of all its templates
+    /// `Template::tos` of all its templates
     pub tos: u8,
-    /// [`Template::ttl`] of all its templates
+    /// `Template::ttl` of all its templates
     pub ttl: u8,
     /// `NETWORK_*`
     pub marks: u16,
