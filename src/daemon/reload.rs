@@ -62,10 +62,17 @@ impl Daemon {
             });
             let snapshot = config.and_then(|config| {
                 let (affordable, warning) = within_open_files(&config);
-                let snapshot = Snapshot::compile(&affordable, &host, Some(&current), &mut registry, &states)
-                    .map_err(|error| Failure::new(ErrorCode::Configuration, error.to_string()))?;
-                let changes = changes::between(&current.config, &affordable);
-                Ok((snapshot, changes, config.digest(), warning))
+                // What is told of it does not hold up what is made of it.
+                let (snapshot, (changes, digest)) = std::thread::scope(|scope| {
+                    let told =
+                        scope.spawn(|| (changes::between(&current.config, &affordable), config.digest()));
+                    let snapshot =
+                        Snapshot::compile(&affordable, &host, Some(&current), &mut registry, &states);
+                    (snapshot, told.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                });
+                let snapshot =
+                    snapshot.map_err(|error| Failure::new(ErrorCode::Configuration, error.to_string()))?;
+                Ok((snapshot, changes, digest, warning))
             });
             (loader, registry, snapshot)
         });
