@@ -171,7 +171,7 @@ pub struct Network {
     pub timeouts: Timeouts,
     /// Sizes of its tables on one host.
     pub limits: Limits,
-    /// Its endpoints, sorted by name; [`eastgate_wire::EndpointId`] is an index into this list.
+    /// Its endpoints, sorted by name.
     pub endpoints: Vec<Endpoint>,
 }
 

@@ -72,7 +72,8 @@ impl NetworkSite<'_> {
         states: &StateRegistry,
     ) -> Result<Network, SnapshotError> {
         let name = format!("{}/{}", tenant.name, network.name);
-        let before = before.filter(|before| rules.continues(&before.rules));
+        let continued = before.filter(|before| rules.continues(&before.rules));
+        let before = continued.filter(|before| before.has_dense_numbers(network.endpoints.len()));
         let ids = succession::numbers(network, before);
         let source = (self.policy)(rules.source(tenant, network, &ids));
         let multicast = rules::multicast(&source);
@@ -102,7 +103,9 @@ impl NetworkSite<'_> {
         for (endpoint, id) in network.endpoints.iter().zip(&ids) {
             endpoints.push(self.endpoint(*id, network, endpoint, registry, &state)?);
         }
-        let mut by_id = vec![None; ids.iter().map(|id| id.0 as usize + 1).max().unwrap_or(0)];
+        // It never becomes shorter: a number that was given is known to have been.
+        let known = before.map_or(0, |before| before.by_id.len());
+        let mut by_id = vec![None; ids.iter().map(|id| id.0 as usize + 1).max().unwrap_or(0).max(known)];
         for (place, id) in (0..).zip(&ids) {
             by_id[id.0 as usize] = Some(place);
         }
@@ -174,7 +177,7 @@ impl NetworkSite<'_> {
             strict_reserved: network.strict_reserved,
             oversize: network.oversize,
             mss_clamp: network.mss_clamp,
-            hits: hits(rules, before),
+            hits: hits(rules, continued),
             unsecured,
             state,
             ownership,

@@ -63,7 +63,7 @@ pub struct RuleTable {
 type Digest = [u64; 2];
 
 /// Numbers that are given before all are given anew, for each that is in use
-const SPARSE: usize = 4;
+pub(super) const SPARSE: usize = 4;
 
 /// A rule as a person knows it.
 #[derive(Clone, Debug)]

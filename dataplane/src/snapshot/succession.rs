@@ -10,7 +10,7 @@ use ahash::RandomState;
 use eastgate_config::{self as config, Name};
 use eastgate_wire::{Addr, EndpointId, MacAddr};
 
-use super::{Endpoint, Network};
+use super::{Endpoint, Network, rules::SPARSE};
 
 /// Endpoints and addresses that change one by one; where it is more of them, everyone in the network is decided about anew.
 const MOST: usize = 16_384;
@@ -50,21 +50,30 @@ impl Changed {
     }
 }
 
-/// Numbers for the endpoints of a network: each the one it had, or the smallest that none had.
+/// Numbers for the endpoints of a network: each the one it had, or one that nobody ever had: counters of drops outlive the
+/// endpoints that they name.
 pub(super) fn numbers(network: &config::Network, before: Option<&Network>) -> Vec<EndpointId> {
     let known: HashMap<&Name, EndpointId, RandomState> = before
         .into_iter()
         .flat_map(|before| &before.endpoints)
         .map(|endpoint| (&endpoint.name, endpoint.id))
         .collect();
-    let taken: BTreeSet<u32> =
-        before.into_iter().flat_map(|before| &before.endpoints).map(|endpoint| endpoint.id.0).collect();
-    let mut free = (0..).filter(|number| !taken.contains(number)).map(EndpointId);
+    let mut free = (before.map_or(0, Network::numbers_end)..).map(EndpointId);
     let number = |endpoint: &config::Endpoint| known.get(&endpoint.name).copied().or_else(|| free.next());
     network.endpoints.iter().filter_map(number).collect()
 }
 
 impl Network {
+    /// One more than the largest number that an endpoint of it ever had.
+    fn numbers_end(&self) -> u32 {
+        self.by_id.len() as u32
+    }
+
+    /// Whether a network with so many endpoints may go on with its numbers, or has too many that nobody has.
+    pub(super) fn has_dense_numbers(&self, endpoints: usize) -> bool {
+        self.by_id.len() <= 1024 + SPARSE * endpoints
+    }
+
     /// Takes the place of another one: what was decided about those who are the same goes on standing.
     pub(super) fn follow(&mut self, before: &Self) {
         if !self.has_same_settings(before) {

@@ -306,12 +306,12 @@ impl<'a> Walk<'a> {
     }
 
     pub(super) fn host_of(&self, endpoint: &Endpoint) -> Option<&'a config::Host> {
-        let config = self.network.config()?.endpoints.get(endpoint.id.0 as usize)?;
+        let config = self.network.config()?.endpoint(&endpoint.name)?;
         self.snapshot.config.host(&config.host.host)
     }
 
     fn place_of(&self, endpoint: &Endpoint) -> Option<String> {
-        Some(self.network.config()?.endpoints.get(endpoint.id.0 as usize)?.at.to_string())
+        Some(self.network.config()?.endpoint(&endpoint.name)?.at.to_string())
     }
 
     fn network_place(&self) -> Option<String> {

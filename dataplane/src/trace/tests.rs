@@ -180,3 +180,36 @@ fn a_trace_leaves_no_trace() {
             .all(|end| end.state.tx_frames.load(std::sync::atomic::Ordering::Relaxed) == 0)
     );
 }
+
+/// Numbers of endpoints, groups and rules that were kept from one configuration to the next say what fresh ones would.
+#[test]
+fn numbers_that_were_kept_name_the_same() {
+    let more = "\n[tenant.acme.group.aaa]\ningress = [{ proto = \"tcp\", ports = 9, from = \"any\" }]\n\
+        [tenant.acme.endpoint.aaa]\nnetwork = \"app\"\nhost = \"alpha\"\nport = \"p9\"\nmac = \"02:00:00:00:00:99\"\n\
+        addresses = [\"10.1.0.99\"]\ngroups = [\"aaa\", \"web\"]\n";
+    let config = |text: &str| load_str("trace.toml", text).unwrap();
+    let (before, after) = (config(CONFIG), config(&format!("{CONFIG}{more}")));
+    let states = StateRegistry::new(before.limits);
+    let mut attachments = Attachments::default();
+    let first = Snapshot::compile(&before, "alpha", None, &mut attachments, &states).unwrap();
+    let kept = Snapshot::compile(&after, "alpha", Some(&first), &mut attachments, &states).unwrap();
+    let gone = Snapshot::compile(&before, "alpha", Some(&kept), &mut attachments, &states).unwrap();
+    let fresh = Snapshot::compile(&after, "alpha", None, &mut Attachments::default(), &states).unwrap();
+    let ids = |snapshot: &Snapshot| -> Vec<(String, u32)> {
+        let network = snapshot.network(vni()).unwrap();
+        network.endpoints.iter().map(|endpoint| (endpoint.name.to_string(), endpoint.id.0)).collect()
+    };
+    assert_ne!(ids(&kept), ids(&fresh), "nothing was kept");
+    assert!(ids(&gone).iter().all(|row| ids(&kept).contains(row)));
+    for text in [
+        "tcp 10.1.0.11:4000 10.1.0.21:22",
+        "tcp 10.1.0.11:4000 10.1.0.21:5432",
+        "udp 10.1.0.11:4000 10.1.0.21:53",
+        "tcp 10.1.0.99:4000 10.1.0.21:53",
+        "tcp 10.1.0.11:4000 10.1.0.99:9",
+    ] {
+        let [kept, fresh] =
+            [&kept, &fresh].map(|snapshot| trace(snapshot, &request(text), &|_| Vec::new(), now()));
+        assert_eq!(format!("{kept:?}"), format!("{fresh:?}"), "{text}");
+    }
+}

@@ -137,8 +137,7 @@ pub(super) fn refused_by(network: &Network, key: &DropKey) -> Option<RuleRef> {
     if let Some(rule) = key.rule {
         return network.rules.reference(&network.tenant.name, rule);
     }
-    let name = &network.endpoint(key.by?)?.name;
-    let endpoint = network.config()?.endpoints.iter().find(|endpoint| endpoint.name == *name)?;
+    let endpoint = network.config()?.endpoint(&network.endpoint(key.by?)?.name)?;
     let tenant = &network.tenant.name;
     let rule = if endpoint.groups.is_empty() {
         format!("default deny: {tenant}/{} is in no group", endpoint.name)
