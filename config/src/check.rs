@@ -9,7 +9,10 @@ mod route;
 mod rule;
 mod tenant;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use eastgate_wire::{Attachment, TableSizes, Vni, VtepAddr};
 use toml::de::DeTable;
@@ -22,6 +25,7 @@ use super::{
     place::{Place, Source},
     problem::{Diagnostic, Near, Problem},
     read::{At, Named, Reader, Span, Table as _},
+    reread,
     tables::{FastpathTable, FileTable, HostLimitsTable, HostTable, OverlayTable},
     values::is_station_address,
 };
@@ -47,6 +51,8 @@ pub(super) struct FileContent {
     pub(super) found: Found,
     /// Whether all of it could be read, so that what it does not name does not exist.
     pub(super) whole: bool,
+    /// What [`reread`] needs, for whoever comes first.
+    tables: Mutex<Option<FileTable>>,
 }
 
 /// A host, complete or not: its name counts even if something in it is wrong.
@@ -110,12 +116,22 @@ impl FileContent {
             tenants: Vec::new(),
             found: Found::default(),
             whole: false,
+            tables: Mutex::new(None),
         }
+    }
+
+    /// The tables of a text that is not much another than this one.
+    fn reread(&self, source: &Arc<Source>) -> Option<FileTable> {
+        let part = reread::Part::read(self.source.text(), source)?;
+        part.put_into(self.tables.lock().unwrap_or_else(PoisonError::into_inner).take()?)
     }
 }
 
 /// Reads and checks one file. `included` says that another file brought it in, `known` what its text was when it was read last.
 pub(super) fn file(source: Arc<Source>, included: bool, known: Option<&FileContent>) -> FileContent {
+    if let Some(file) = known.and_then(|known| known.reread(&source)) {
+        return content(file, Reader::new(source), false);
+    }
     let mut reader = Reader::new(source.clone());
     if !is_mostly_known(&source, known) && is_no_configuration(&source, &mut reader) {
         return FileContent { found: reader.found, ..FileContent::empty(source) };
@@ -139,15 +155,23 @@ pub(super) fn file(source: Arc<Source>, included: bool, known: Option<&FileConte
     if included {
         refuse_misplaced(table.get_ref(), &mut reader);
     }
-    let overlay =
-        file.overlay.good().map(|table| (overlay(&table.value, &mut reader), reader.place(table.span)));
+    content(file, reader, broken)
+}
+
+/// What the tables of a file say; `reader` knows what was wrong with them.
+fn content(file: FileTable, mut reader: Reader, broken: bool) -> FileContent {
+    let right = reader.found.is_empty();
+    let reader = &mut reader;
+    let overlay = file.overlay.good().map(|table| (overlay(&table.value, reader), reader.place(table.span)));
     let limits = file.limits.good().map(|table| (limits(&table.value), reader.place(table.span)));
     let kernel_tables =
         kernel_tables(file.limits.good().map(|at| &at.value), file.fastpath.good().map(|at| &at.value));
-    let hosts = hosts(&file.host.value, &mut reader);
-    let tenants = if broken { Vec::new() } else { tenants(&file.tenant.value, &mut reader) };
+    let hosts = hosts(&file.host.value, reader);
+    let tenants = if broken { Vec::new() } else { tenants(&file.tenant.value, reader) };
     let include =
         file.include.value.items.iter().map(|at| (at.value.clone(), reader.place(at.span))).collect();
+    let source = reader.source().clone();
+    let tables = if right { reread::keep(file, source.text()) } else { None };
     FileContent {
         source,
         include,
@@ -156,8 +180,9 @@ pub(super) fn file(source: Arc<Source>, included: bool, known: Option<&FileConte
         kernel_tables,
         hosts,
         tenants,
-        found: reader.found,
+        found: std::mem::take(&mut reader.found),
         whole: !broken,
+        tables: Mutex::new(tables),
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
 pub type Name = Arc<str>;
 
 /// A whole configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
     /// What all tunnels have in common.
     pub overlay: Overlay,
@@ -36,7 +36,7 @@ pub struct Config {
 }
 
 /// What all tunnels have in common.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Overlay {
     /// UDP port the VTEPs listen on.
     pub port: u16,
@@ -55,7 +55,7 @@ pub struct Overlay {
 }
 
 /// Sizes of the tables of flows, of one host or of one network on one host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Replied flows.
     pub flows: u32,
@@ -70,7 +70,7 @@ pub struct Limits {
 }
 
 /// A machine with a VTEP.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Host {
     /// Its name.
     pub name: Name,
@@ -89,7 +89,7 @@ pub struct Host {
 }
 
 /// A tenant. Nothing of one tenant is visible to another.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tenant {
     /// Its name.
     pub name: Name,
@@ -104,7 +104,7 @@ pub struct Tenant {
 }
 
 /// A layer 2 network: one VNI.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Network {
     /// Its name.
     pub name: Name,
@@ -176,7 +176,7 @@ pub struct Network {
 }
 
 /// A host's name and where it is written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostRef {
     /// The host.
     pub host: Name,
@@ -185,7 +185,7 @@ pub struct HostRef {
 }
 
 /// How long a flow in each state is remembered without a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Timeouts {
     /// TCP, SYN seen.
     pub tcp_syn: Duration,
@@ -216,7 +216,7 @@ pub struct Timeouts {
 }
 
 /// A security group: what its members may receive and send. An endpoint in several groups has the union.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Group {
     /// Its name.
     pub name: Name,
@@ -231,7 +231,7 @@ pub struct Group {
 }
 
 /// One rule of a group: it allows what matches all its parts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// Where it is written.
     pub at: Place,
@@ -283,7 +283,7 @@ pub enum Peer {
 }
 
 /// A station of a tenant.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// Its name, unique in the tenant.
     pub name: Name,
@@ -314,7 +314,7 @@ pub struct Endpoint {
 }
 
 /// Another address that an endpoint may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AllowedPair {
     /// The addresses.
     pub address: IpNet,

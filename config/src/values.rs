@@ -339,6 +339,10 @@ impl<T: Read> Read for List<T> {
     fn schema(generator: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "array", "items": T::schema(generator) })
     }
+
+    fn spans(&mut self, each: &mut dyn FnMut(&mut Span)) {
+        self.items.iter_mut().for_each(|item| item.spans(each));
+    }
 }
 
 impl<T: Read> Read for OneOrMany<T> {
@@ -356,6 +360,10 @@ impl<T: Read> Read for OneOrMany<T> {
     fn schema(generator: &mut SchemaGenerator) -> Schema {
         let one = T::schema(generator);
         json_schema!({ "anyOf": [one, { "type": "array", "items": one, "minItems": 1 }] })
+    }
+
+    fn spans(&mut self, each: &mut dyn FnMut(&mut Span)) {
+        self.0.iter_mut().for_each(|item| item.spans(each));
     }
 }
 
@@ -384,6 +392,13 @@ impl<T: Table> Read for Named<T> {
         json_schema!({
             "type": "object", "propertyNames": { "pattern": NAME_PATTERN }, "additionalProperties": table,
         })
+    }
+
+    fn spans(&mut self, each: &mut dyn FnMut(&mut Span)) {
+        for (name, table) in self {
+            each(&mut name.span);
+            table.table_spans(each);
+        }
     }
 }
 
