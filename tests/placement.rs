@@ -136,7 +136,9 @@ fn nobody_else_notices(dataplane: &str) {
     let (after, _) = requester.timed(r#"{"status":{}}"#);
     assert_eq!(again(&after) - again(&before), 0, "flows were decided again");
     assert_eq!(punts(&after) - punts(&before), 0, "packets were punted as stale");
-    println!("{dataplane}: {flows} flows, {ENDPOINTS} endpoints; ms until it is in force, and until it is answered: {took:?}");
+    println!(
+        "{dataplane}: {flows} flows, {ENDPOINTS} endpoints; ms until it is in force, and until it is answered: {took:?}"
+    );
 
     // One end of all of them changes: then each is decided again, and none passes as it was.
     let web2 = |text: String| {

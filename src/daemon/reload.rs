@@ -115,9 +115,8 @@ impl Daemon {
         self.wait_for_workers().await;
         // Only now: no worker opens a flow under the snapshot before any more.
         let shared = self.view.shared.clone();
-        let ended = tokio::task::spawn_blocking(move || {
-            shared.end_orphans(&before, &shared.snapshot_arc(), now())
-        });
+        let ended =
+            tokio::task::spawn_blocking(move || shared.end_orphans(&before, &shared.snapshot_arc(), now()));
         Ok(Done {
             count: 1,
             epoch,
