@@ -22,7 +22,7 @@ const CHAIN: ChainId = ChainId(NonZeroU16::MIN);
 fn about(port: u16, then: Then) -> Rule {
     let destination = Some(vec![PortRange::single(port)]);
     let service = Service::Ports { protocol: PortProtocol::Udp, destination, source: None };
-    Rule { id: RuleId(u32::from(port) * 10), family: None, peer: Peer::Any, service, then }
+    Rule::new(RuleId(u32::from(port) * 10), Peer::Any, service, then)
 }
 
 /// Everyone's policy, by port: in two tiers what may come, in one what may be sent.
