@@ -213,7 +213,7 @@ impl<'s> Pipeline<'s> {
     fn enforce(&self, packet: &InHand<'_, 's>, ruling: &Ruling) -> Result<Admitted, Refusal> {
         if let Fate::WouldBeDenied(_, refusal) = ruling.fate {
             let InHand { arrival, frame, now } = *packet;
-            let (vni, Refusal { reason, by, rule }) = (arrival.network.vni, refusal);
+            let (vni, Refusal { reason, by, rule, .. }) = (arrival.network.vni, refusal);
             let key = DropKey { vni: Some(vni), reason, from: Some(arrival.from), by, rule };
             let subject = Subject::of_frame(vni, frame.bytes());
             self.counters.would_drop_frame(key, frame.len(), subject, now);
@@ -226,7 +226,8 @@ impl<'s> Pipeline<'s> {
         self.enforce(packet, &packet.arrival.network.ask_policy(inquiry))
     }
 
-    /// Whether one receiver of a BUM frame may have it. There is no flow: each frame is decided by itself.
+    /// Whether one receiver of a BUM frame may have it. There is no flow: each frame is decided by itself, and its sender is told
+    /// of none.
     pub(super) fn may_receive(
         &self,
         packet: &InHand<'_, 's>,
@@ -236,7 +237,8 @@ impl<'s> Pipeline<'s> {
         let Some(ip) = view.ip() else { return Ok(()) };
         let ends = Ends { src: None, dst: Some(endpoint) };
         let inquiry = Inquiry { ends, src: ip.src, dst: ip.dst, probe: Probe::of(ip)? };
-        self.ask_policy(packet, &inquiry).map(drop)
+        let asked = self.ask_policy(packet, &inquiry).map(drop);
+        asked.map_err(|refusal| Refusal { reject: false, ..refusal })
     }
 }
 

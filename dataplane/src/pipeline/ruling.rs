@@ -87,6 +87,7 @@ impl Network {
                 reason,
                 by: Some(endpoint.id),
                 rule: number,
+                reject: decision.verdict.action == Action::Reject,
             });
             log |= decision.verdict.log;
             match refusal {
