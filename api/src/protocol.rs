@@ -230,6 +230,12 @@ pub struct Traffic {
     pub fragmented: u64,
     /// Flows that a change of the configuration had decided again, each when its next packet came
     pub decided_again: u64,
+    /// Packets that a rule rejected, and whose senders were told
+    #[serde(default)]
+    pub rejects_told: u64,
+    /// Those of which they were not told, for the limit of 100 a second for each endpoint
+    #[serde(default)]
+    pub rejects_limited: u64,
     /// Frames dropped
     pub dropped: u64,
 }

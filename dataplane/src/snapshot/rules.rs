@@ -267,13 +267,8 @@ impl RuleTable {
                         None => continue,
                     },
                 };
-                into.push(Rule {
-                    id,
-                    family: rule.family,
-                    peer,
-                    service: service.clone(),
-                    then: Then::Settle(Verdict::ALLOW),
-                });
+                let allow = Then::Settle(Verdict::ALLOW);
+                into.push(Rule { family: rule.family, ..Rule::new(id, peer, service.clone(), allow) });
             }
         }
     }
