@@ -7,7 +7,9 @@ use std::{
 };
 
 use eastgate_api::{Changes, Named};
-use eastgate_config::{Config, Endpoint, Group, Name, Network, Rule, Tenant};
+use eastgate_config::{
+    AddressSet, Config, Endpoint, Group, Name, Network, Policy, Rule, SitePolicy, Template, Tenant,
+};
 use eastgate_dataplane::trace::rule_text;
 use eastgate_wire::names;
 
@@ -28,6 +30,9 @@ pub fn between(before: &Config, after: &Config) -> Changes {
     compare(&mut changes.hosts, "", before.hosts.iter(), after.hosts.iter(), |a, b| a == b);
     let same = |a: &&Arc<Tenant>, b: &&Arc<Tenant>| Arc::ptr_eq(a, b) || a == b;
     compare(&mut changes.tenants, "", before.tenants.iter(), after.tenants.iter(), same);
+    if !Arc::ptr_eq(&before.site, &after.site) {
+        add_site(&mut changes, &before.site, &after.site);
+    }
     let names: BTreeSet<_> = before.tenants.keys().chain(after.tenants.keys()).collect();
     for name in names {
         match (before.tenants.get(name), after.tenants.get(name)) {
@@ -48,20 +53,49 @@ fn add_tenant(changes: &mut Changes, name: &str, before: Option<&Tenant>, after:
     compare(&mut changes.networks, &path, networks(before), networks(after), same);
     compare(&mut changes.endpoints, &path, endpoints(before), endpoints(after), |a, b| a == b);
     compare(&mut changes.groups, &path, groups(before), groups(after), |a, b| a == b);
-    let both: BTreeSet<_> = groups(before).chain(groups(after)).map(|(name, _)| name).collect();
-    for group in both {
-        let (before, after) =
-            (before.and_then(|it| it.groups.get(group)), after.and_then(|it| it.groups.get(group)));
-        for (direction, rules) in [("ingress", ingress as RulesOf), ("egress", egress)] {
-            let (before, after) = (before.map_or(&[][..], rules), after.map_or(&[][..], rules));
-            if before != after {
-                append(
-                    &mut changes.rules,
-                    compare_rules(&format!("{path}{group} {direction}"), before, after),
-                );
-            }
+    let lists = |it: &Group| [it.ingress.clone(), it.egress.clone()];
+    let mut rules = compare_lists(&path, groups(before), groups(after), lists);
+    compare(&mut changes.sets, &path, sets(before), sets(after), |a, b| a == b);
+    compare(&mut changes.policies, &path, policies(before), policies(after), |a, b| a == b);
+    let path = format!("{path}policy ");
+    append(&mut rules, compare_lists(&path, policies(before), policies(after), policy_lists));
+    append(&mut changes.rules, rules);
+}
+
+/// What the site lays down.
+fn add_site(changes: &mut Changes, before: &SitePolicy, after: &SitePolicy) {
+    compare(&mut changes.sets, "", before.sets.iter(), after.sets.iter(), |a, b| a == b);
+    compare(&mut changes.templates, "", before.templates.iter(), after.templates.iter(), |a, b| a == b);
+    compare(&mut changes.policies, "", before.policies.iter(), after.policies.iter(), |a, b| a == b);
+    let lists = |it: &Template| [it.ingress.clone(), it.egress.clone()];
+    let rules = compare_lists("template ", before.templates.iter(), after.templates.iter(), lists);
+    append(&mut changes.rules, rules);
+    let rules = compare_lists("policy ", before.policies.iter(), after.policies.iter(), policy_lists);
+    append(&mut changes.rules, rules);
+}
+
+fn policy_lists(policy: &Policy) -> [Vec<Rule>; 2] {
+    [policy.ingress.clone(), policy.egress.clone()]
+}
+
+/// What changed in the rules of things by name.
+fn compare_lists<'a, T: PartialEq + 'a>(
+    path: &str,
+    before: impl Iterator<Item = (&'a Name, &'a T)>,
+    after: impl Iterator<Item = (&'a Name, &'a T)>,
+    lists: impl Fn(&T) -> [Vec<Rule>; 2],
+) -> Named {
+    let mut changes = Named::default();
+    let mut both: BTreeMap<&Name, [Option<&T>; 2]> = BTreeMap::new();
+    before.for_each(|(name, it)| both.entry(name).or_default()[0] = Some(it));
+    after.for_each(|(name, it)| both.entry(name).or_default()[1] = Some(it));
+    for (name, [before, after]) in both.into_iter().filter(|(_, [before, after])| before != after) {
+        let [before, after] = [before, after].map(|it| it.map(&lists).unwrap_or_default());
+        for (direction, (before, after)) in ["ingress", "egress"].into_iter().zip(before.iter().zip(&after)) {
+            append(&mut changes, compare_rules(&format!("{path}{name} {direction}"), before, after));
         }
     }
+    changes
 }
 
 fn networks(tenant: Option<&Tenant>) -> impl Iterator<Item = (&Name, &Network)> {
@@ -72,14 +106,12 @@ fn groups(tenant: Option<&Tenant>) -> impl Iterator<Item = (&Name, &Group)> {
     tenant.into_iter().flat_map(|tenant| &tenant.groups)
 }
 
-type RulesOf = fn(&Group) -> &[Rule];
-
-fn ingress(group: &Group) -> &[Rule] {
-    &group.ingress
+fn sets(tenant: Option<&Tenant>) -> impl Iterator<Item = (&Name, &AddressSet)> {
+    tenant.into_iter().flat_map(|tenant| &tenant.sets)
 }
 
-fn egress(group: &Group) -> &[Rule] {
-    &group.egress
+fn policies(tenant: Option<&Tenant>) -> impl Iterator<Item = (&Name, &Policy)> {
+    tenant.into_iter().flat_map(|tenant| &tenant.policies)
 }
 
 /// The endpoints of a tenant by name, each with its network's.

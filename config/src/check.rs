@@ -4,10 +4,15 @@
 
 mod endpoint;
 mod icmp;
+mod names;
 mod network;
+mod policy;
 mod route;
 mod rule;
+mod site;
 mod tenant;
+
+pub(super) use self::{policy::mixed_own, site::Quotas};
 
 use std::{
     net::IpAddr,
@@ -23,6 +28,7 @@ use super::{
     leaf::Runs,
     model::{Host, HostRef, Limits, Name, Overlay, Tenant},
     place::{Place, Source},
+    policies::SitePolicy,
     problem::{Diagnostic, Near, Problem},
     read::{At, Named, Reader, Span, Table as _},
     reread,
@@ -43,6 +49,12 @@ pub(super) struct FileContent {
     pub(super) limits: Option<(Limits, Place)>,
     /// Of the same table.
     pub(super) kernel_tables: TableSizes,
+    /// What it lays down for tenants; only the first file may.
+    pub(super) site: Arc<SitePolicy>,
+    /// What of tenants that names
+    pub(super) site_names: Vec<Elsewhere>,
+    /// Likewise.
+    pub(super) quotas: Quotas,
     /// Its hosts.
     pub(super) hosts: Vec<HostClaim>,
     /// Its tenants. Those of a file with errors lack what is wrong with them, and are never handed out.
@@ -71,6 +83,32 @@ pub(super) struct HostClaim {
 pub(super) struct Claims {
     pub(super) networks: Vec<NetworkClaim>,
     pub(super) endpoints: Vec<EndpointClaim>,
+    /// What of other tenants its rules name
+    pub(super) elsewhere: Vec<Elsewhere>,
+    /// The tenants that it shares something with
+    pub(super) shared_with: Vec<(Name, Place)>,
+    /// The templates that its groups start from
+    pub(super) templates: Vec<(Name, Place)>,
+}
+
+/// Something of a tenant that is named from outside.
+#[derive(Debug)]
+pub(super) struct Elsewhere {
+    pub(super) kind: Kind,
+    pub(super) tenant: Name,
+    /// Its name in the tenant; of a tenant, its own
+    pub(super) name: Name,
+    pub(super) at: Place,
+}
+
+/// What is named from outside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Tenant,
+    Network,
+    Group,
+    Endpoint,
+    Set,
 }
 
 /// What a network says about numbers and hosts.
@@ -112,6 +150,9 @@ impl FileContent {
             overlay: None,
             limits: None,
             kernel_tables: kernel_tables(None, None),
+            site: Arc::default(),
+            site_names: Vec::new(),
+            quotas: Quotas::default(),
             hosts: Vec::new(),
             tenants: Vec::new(),
             found: Found::default(),
@@ -166,6 +207,8 @@ fn content(file: FileTable, mut reader: Reader, broken: bool) -> FileContent {
     let limits = file.limits.good().map(|table| (limits(&table.value), reader.place(table.span)));
     let kernel_tables =
         kernel_tables(file.limits.good().map(|at| &at.value), file.fastpath.good().map(|at| &at.value));
+    let quotas = file.quota.good().map(|at| Quotas::of(&at.value, reader)).unwrap_or_default();
+    let (site, site_names) = site::check(&file, reader);
     let hosts = hosts(&file.host.value, reader);
     let tenants = if broken { Vec::new() } else { tenants(&file.tenant.value, reader) };
     let include =
@@ -178,6 +221,9 @@ fn content(file: FileTable, mut reader: Reader, broken: bool) -> FileContent {
         overlay,
         limits,
         kernel_tables,
+        site: Arc::new(site),
+        site_names,
+        quotas,
         hosts,
         tenants,
         found: std::mem::take(&mut reader.found),
@@ -239,7 +285,9 @@ fn key_errors(errors: &[toml::de::Error], reader: &mut Reader) {
 
 fn refuse_misplaced(table: &DeTable<'_>, reader: &mut Reader) {
     for (key, _) in table {
-        if matches!(key.get_ref().as_ref(), "include" | "overlay" | "limits" | "fastpath") {
+        const FIRST: [&str; 8] =
+            ["include", "overlay", "limits", "fastpath", "quota", "policy", "set", "template"];
+        if FIRST.contains(&key.get_ref().as_ref()) {
             reader.report(Problem::Misplaced { key: key.get_ref().to_string() }, key.span().into());
         }
     }

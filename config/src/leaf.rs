@@ -103,6 +103,61 @@ pub enum UdpChecksum {
     Never,
 }
 
+/// Whether denials are carried out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// They are.
+    #[default]
+    Enforce,
+    /// They are being tried out: what would be denied passes, and that it would have been is told.
+    Audit,
+}
+
+/// Where a policy stands to the security groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Position {
+    /// Asked before them.
+    Before,
+    /// Asked about what they leave.
+    After,
+}
+
+/// What becomes of packets that no policy of a place settles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PolicyEnd {
+    /// Whoever comes next is asked.
+    Pass,
+    /// They are denied.
+    Deny,
+}
+
+/// What a rule does with what it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It passes, whatever comes behind.
+    Allow,
+    /// It is dropped.
+    Deny,
+    /// It is dropped, and its sender told.
+    Reject,
+    /// Whoever comes next is asked.
+    Pass,
+}
+
+/// What endpoints may send of which no group says anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EgressDefault {
+    /// What a rule allows.
+    Deny,
+    /// Everything, as long as none of their groups has an egress rule.
+    Open,
+}
+
 /// A field of the outer IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -252,6 +252,7 @@ macro_rules! table {
         }
 
         impl $crate::read::Table for $Table {
+            #[allow(unused_variables, reason = "tables without required keys and defaults do not ask for their place")]
             fn read_table(table: &DeTable<'_>, at: Span, reader: &mut Reader) -> Self {
                 reader.unknown_keys(table, $name, &[$(stringify!($key)),*]);
                 Self {

@@ -27,6 +27,8 @@ macro_rules! for_each_kind {
     ($call:ident($($of:expr),*; $($more:expr),*)) => {
         $call($(&mut $of.network),*, "network", $($more),*)?;
         $call($(&mut $of.group),*, "group", $($more),*)?;
+        $call($(&mut $of.set),*, "set", $($more),*)?;
+        $call($(&mut $of.policy),*, "policy", $($more),*)?;
         $call($(&mut $of.endpoint),*, "endpoint", $($more),*)?;
     };
 }
@@ -173,7 +175,7 @@ fn read_part(source: &Arc<Source>, part: Range<usize>) -> Option<FileTable> {
     let mut file = FileTable::read_table(parsed.get_ref(), Span::default(), &mut reader);
     let mut torn = !reader.found.is_empty();
     for (name, tenant) in &mut file.tenant.value {
-        torn |= !tenant.description.is_missing();
+        torn |= !(tenant.description.is_missing() && tenant.mode.is_missing());
         stands_alone(tenant, &name.value, text)?;
     }
     file.table_spans(&mut |span| *span = (start + span.range().start..start + span.range().end).into());

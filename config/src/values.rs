@@ -16,6 +16,7 @@ use super::{
     leaf::*,
     problem::{Near, Problem},
     read::{At, Named, Read, Reader, Span, Table, read_spanned},
+    tables::PeerTable,
 };
 
 /// A number from `MIN` to `MAX`.
@@ -219,6 +220,34 @@ impl Read for IpNet {
 
     fn schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "pattern": "^[0-9a-fA-F:.]+/[0-9]{1,3}$" })
+    }
+}
+
+/// The other side of a rule as it is written: a word, or a prefix but for others.
+#[derive(Clone, Debug)]
+pub(super) enum PeerValue {
+    Word(Arc<str>),
+    Table(PeerTable),
+}
+
+impl Read for PeerValue {
+    fn read(value: &DeValue<'_>, span: Span, reader: &mut Reader) -> Option<Self> {
+        match value {
+            DeValue::String(word) => Some(Self::Word(word.as_ref().into())),
+            DeValue::Table(table) => Some(Self::Table(PeerTable::read_table(table, span, reader))),
+            other => reader.wrong_type("a string, or a table with `prefix` and `except`", other, span),
+        }
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "type": "string" }, PeerTable::table_schema(generator)] })
+    }
+
+    fn spans(&mut self, each: &mut dyn FnMut(&mut Span)) {
+        match self {
+            Self::Word(_) => {}
+            Self::Table(table) => table.table_spans(each),
+        }
     }
 }
 
@@ -442,7 +471,23 @@ macro_rules! words {
         })*
     };
 }
-words!(Runs, Topology, Flood, Neighbors, Unknown, TcpMode, OnChange, Oversize, UdpChecksum, RuleFamily);
+words!(
+    Runs,
+    Topology,
+    Flood,
+    Neighbors,
+    Unknown,
+    TcpMode,
+    OnChange,
+    Oversize,
+    UdpChecksum,
+    RuleFamily,
+    Mode,
+    Position,
+    PolicyEnd,
+    Action,
+    EgressDefault
+);
 
 /// Whether a station can have this address.
 pub(super) fn is_station_address(address: IpAddr) -> bool {
