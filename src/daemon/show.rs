@@ -5,6 +5,7 @@ mod ends;
 mod events;
 mod flows;
 mod part;
+mod rules;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -49,6 +50,7 @@ impl View {
             Request::Neighbors(filter) => Reply::Neighbors(neighbors(&snapshot, &filter)?),
             Request::Drops(filter) => Reply::Drops(self.drops(&snapshot, &filter)?),
             Request::Policy(filter) => Reply::Policy(self.policy(&snapshot, &filter)?),
+            Request::Rules(filter) => Reply::Rules(self.rules(&snapshot, &filter)?),
             Request::Events(filter) => Reply::Events(self.events(&snapshot, &filter)?),
             Request::Trace(packet) => {
                 let report = trace::trace(&snapshot, &packet, &|key| self.flows_between(key), clock::now());
@@ -153,6 +155,7 @@ impl View {
             decided_again: here.decided_again,
             rejects_told: here.rejects_told,
             rejects_limited: here.rejects_limited,
+            would_deny: here.would_deny,
             dropped: here.dropped + there.dropped,
         }
     }
@@ -275,7 +278,7 @@ impl View {
         let part = Part::of(filter)?;
         let mut uncounted = Uncounted::new();
         self.shared.for_each_created(clock::now(), |flow| {
-            if snapshot.network(flow.key.vni).is_some_and(|network| flow.epoch >= network.epoch) {
+            if snapshot.network(flow.key.vni).is_some_and(|network| flow.epoch >= network.numbered) {
                 for rule in [flow.egress_rule, flow.ingress_rule] {
                     *uncounted.entry((flow.key.vni, rule)).or_default() += 1;
                 }
@@ -411,7 +414,7 @@ fn groups(network: &Network, uncounted: &Uncounted) -> Vec<GroupRow> {
                 rule: name.rule,
                 at: name.at,
                 text: trace::rule_text(rule),
-                flows: network.hits.get(id as usize).map_or(0, |hits| hits.load(Relaxed))
+                flows: network.counts.get(id).flows
                     + uncounted.get(&(network.vni, id)).copied().unwrap_or_default(),
             })
         });
