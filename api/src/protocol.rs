@@ -535,6 +535,9 @@ pub struct Done {
     /// Of a reload: [`Status::digest`] of what is in force now
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// Of a reload: milliseconds until it was in force, in the pipeline and in the kernel
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force_after: Option<u64>,
     /// Of a reload: what is not as it was
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changes: Option<Changes>,

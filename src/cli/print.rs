@@ -426,6 +426,9 @@ pub(super) fn reloaded(done: &Done) -> String {
     if let Some(digest) = &done.digest {
         let _ = write!(text, ", digest {digest}");
     }
+    if let Some(millis) = done.in_force_after {
+        let _ = write!(text, ", after {millis} ms");
+    }
     text.push('\n');
     text += &done.changes.as_ref().map_or_else(String::new, changes::text);
     if let Some(ended @ 1..) = done.flows_ended {

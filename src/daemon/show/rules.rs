@@ -18,7 +18,7 @@ impl View {
         let (part, now) = (Part::of(filter)?, clock::now());
         let rules: Vec<(&Network, u32)> = networks(snapshot, filter)
             .into_iter()
-            .flat_map(|network| network.rules.in_order().iter().map(move |rule| (&**network, *rule)))
+            .flat_map(|network| network.rules.in_order().map(move |rule| (&**network, rule)))
             .collect();
         let more = self.shared.not_counted_for_rules(snapshot, &self.elsewhere().drops, now);
         let mut would: BTreeMap<(Vni, u32), u64> = BTreeMap::new();

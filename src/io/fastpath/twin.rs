@@ -278,7 +278,7 @@ impl Host {
             count.add(&more.get(&(network.vni, rule)).copied().unwrap_or_default());
             [count.flows, count.packets, count.bytes]
         };
-        network.rules.in_order().iter().map(|rule| (*rule, of(*rule))).collect()
+        network.rules.in_order().map(|rule| (rule, of(rule))).collect()
     }
 
     /// What a program left of a frame that it carries: encapsulated, or for the one port whose endpoint it is addressed to.
