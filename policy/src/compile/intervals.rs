@@ -13,14 +13,14 @@ use crate::rule::{Header, PortProtocol, PortRange, Probe, Rule, Service};
 
 /// Below a protocol: 16 bits of destination port, or ICMP type and code; then one more value for a header that
 /// was not read.
-pub(super) const UNREAD: u32 = 1 << 16;
-const BELOW_PROTOCOL: u32 = 2 * UNREAD - 1;
+pub(crate) const UNREAD: u32 = 1 << 16;
+pub(crate) const BELOW_PROTOCOL: u32 = 2 * UNREAD - 1;
 const LAST_KEY: u32 = key(u8::MAX, BELOW_PROTOCOL);
 
 /// The rest of the value is a list over source ports.
 pub(super) const BY_SOURCE: u32 = 1 << 31;
 
-const fn key(protocol: u8, below: u32) -> u32 {
+pub(crate) const fn key(protocol: u8, below: u32) -> u32 {
     (protocol as u32) << 17 | below
 }
 
@@ -135,7 +135,7 @@ struct Edge {
     order: u32,
 }
 
-type Spans = Vec<(u32, u32)>;
+pub(crate) type Spans = Vec<(u32, u32)>;
 
 impl<'b> Builder<'b> {
     pub(super) fn new(budget: &'b mut Budget) -> Self {
@@ -249,7 +249,7 @@ fn sweep(
 }
 
 /// Where a rule applies, as disjoint spans of keys.
-fn key_spans(rule: &Rule) -> Spans {
+pub(crate) fn key_spans(rule: &Rule) -> Spans {
     // What was not read might have been what the rule denies; it never is what the rule allows or passes on.
     let denies = !rule.then.wants_header();
     match &rule.service {
@@ -272,7 +272,7 @@ fn key_spans(rule: &Rule) -> Spans {
 }
 
 /// Which source ports a rule asks for; none when it does not ask.
-fn source_spans(rule: &Rule) -> Option<Spans> {
+pub(crate) fn source_spans(rule: &Rule) -> Option<Spans> {
     match &rule.service {
         Service::Ports { source: Some(ranges), .. } => {
             Some(merged(port_spans(ranges, !rule.then.wants_header())))
