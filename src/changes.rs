@@ -1,12 +1,15 @@
 //! What a reload changed, by name: the answer to "what have I just put in force?".
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet, HashMap},
-    fmt::Debug,
+    sync::Arc,
 };
 
 use eastgate_api::{Changes, Named};
-use eastgate_config::{Config, Digest, Network, Rule, Tenant};
+use eastgate_config::{
+    AddressSet, Config, Endpoint, Group, Name, Network, Policy, Rule, SitePolicy, Template, Tenant,
+};
 use eastgate_dataplane::trace::rule_text;
 use eastgate_wire::names;
 
@@ -24,12 +27,16 @@ pub fn between(before: &Config, after: &Config) -> Changes {
     ];
     changes.settings =
         settings.iter().filter(|(_, other)| *other).map(|(name, _)| (*name).to_owned()).collect();
-    let hosts = |config: &Config| digests(config.hosts.iter());
-    changes.hosts = compare(&hosts(before), &hosts(after));
+    compare(&mut changes.hosts, "", before.hosts.iter(), after.hosts.iter(), |a, b| a == b);
+    let same = |a: &&Arc<Tenant>, b: &&Arc<Tenant>| Arc::ptr_eq(a, b) || a == b;
+    compare(&mut changes.tenants, "", before.tenants.iter(), after.tenants.iter(), same);
+    if !Arc::ptr_eq(&before.site, &after.site) {
+        add_site(&mut changes, &before.site, &after.site);
+    }
     let names: BTreeSet<_> = before.tenants.keys().chain(after.tenants.keys()).collect();
     for name in names {
         match (before.tenants.get(name), after.tenants.get(name)) {
-            (Some(before), Some(after)) if std::sync::Arc::ptr_eq(before, after) => {}
+            (Some(before), Some(after)) if Arc::ptr_eq(before, after) => {}
             (before, after) => {
                 add_tenant(&mut changes, name, before.map(AsRef::as_ref), after.map(AsRef::as_ref));
             }
@@ -39,22 +46,79 @@ pub fn between(before: &Config, after: &Config) -> Changes {
 }
 
 fn add_tenant(changes: &mut Changes, name: &str, before: Option<&Tenant>, after: Option<&Tenant>) {
-    match (before, after) {
-        (None, _) => changes.tenants.added.push(name.to_owned()),
-        (_, None) => changes.tenants.removed.push(name.to_owned()),
-        (Some(before), Some(after)) if Digest::of(before) == Digest::of(after) => return,
-        _ => changes.tenants.changed.push(name.to_owned()),
+    let path = format!("{name}/");
+    // Its endpoints are things of their own.
+    let alone = |network: &Network| Network { endpoints: Vec::new(), ..network.clone() };
+    let same = |a: &&Network, b: &&Network| alone(a) == alone(b);
+    compare(&mut changes.networks, &path, networks(before), networks(after), same);
+    compare(&mut changes.endpoints, &path, endpoints(before), endpoints(after), |a, b| a == b);
+    compare(&mut changes.groups, &path, groups(before), groups(after), |a, b| a == b);
+    let lists = |it: &Group| [it.ingress.clone(), it.egress.clone()];
+    let mut rules = compare_lists(&path, groups(before), groups(after), lists);
+    compare(&mut changes.sets, &path, sets(before), sets(after), |a, b| a == b);
+    compare(&mut changes.policies, &path, policies(before), policies(after), |a, b| a == b);
+    let path = format!("{path}policy ");
+    append(&mut rules, compare_lists(&path, policies(before), policies(after), policy_lists));
+    append(&mut changes.rules, rules);
+}
+
+/// What the site lays down.
+fn add_site(changes: &mut Changes, before: &SitePolicy, after: &SitePolicy) {
+    compare(&mut changes.sets, "", before.sets.iter(), after.sets.iter(), |a, b| a == b);
+    compare(&mut changes.templates, "", before.templates.iter(), after.templates.iter(), |a, b| a == b);
+    compare(&mut changes.policies, "", before.policies.iter(), after.policies.iter(), |a, b| a == b);
+    let lists = |it: &Template| [it.ingress.clone(), it.egress.clone()];
+    let rules = compare_lists("template ", before.templates.iter(), after.templates.iter(), lists);
+    append(&mut changes.rules, rules);
+    let rules = compare_lists("policy ", before.policies.iter(), after.policies.iter(), policy_lists);
+    append(&mut changes.rules, rules);
+}
+
+fn policy_lists(policy: &Policy) -> [Vec<Rule>; 2] {
+    [policy.ingress.clone(), policy.egress.clone()]
+}
+
+/// What changed in the rules of things by name.
+fn compare_lists<'a, T: PartialEq + 'a>(
+    path: &str,
+    before: impl Iterator<Item = (&'a Name, &'a T)>,
+    after: impl Iterator<Item = (&'a Name, &'a T)>,
+    lists: impl Fn(&T) -> [Vec<Rule>; 2],
+) -> Named {
+    let mut changes = Named::default();
+    let mut both: BTreeMap<&Name, [Option<&T>; 2]> = BTreeMap::new();
+    before.for_each(|(name, it)| both.entry(name).or_default()[0] = Some(it));
+    after.for_each(|(name, it)| both.entry(name).or_default()[1] = Some(it));
+    for (name, [before, after]) in both.into_iter().filter(|(_, [before, after])| before != after) {
+        let [before, after] = [before, after].map(|it| it.map(&lists).unwrap_or_default());
+        for (direction, (before, after)) in ["ingress", "egress"].into_iter().zip(before.iter().zip(&after)) {
+            append(&mut changes, compare_rules(&format!("{path}{name} {direction}"), before, after));
+        }
     }
-    let all = |tenant: Option<&Tenant>| Parts::of(name, tenant);
-    let (before, after) = (all(before), all(after));
-    append(&mut changes.networks, compare(&before.networks, &after.networks));
-    append(&mut changes.endpoints, compare(&before.endpoints, &after.endpoints));
-    append(&mut changes.groups, compare(&before.groups, &after.groups));
-    let lists: BTreeSet<_> = before.rules.keys().chain(after.rules.keys()).collect();
-    for list in lists {
-        let rules = |parts: &Parts| parts.rules.get(list).cloned().unwrap_or_default();
-        append(&mut changes.rules, compare_rules(list, &rules(&before), &rules(&after)));
-    }
+    changes
+}
+
+fn networks(tenant: Option<&Tenant>) -> impl Iterator<Item = (&Name, &Network)> {
+    tenant.into_iter().flat_map(|tenant| &tenant.networks)
+}
+
+fn groups(tenant: Option<&Tenant>) -> impl Iterator<Item = (&Name, &Group)> {
+    tenant.into_iter().flat_map(|tenant| &tenant.groups)
+}
+
+fn sets(tenant: Option<&Tenant>) -> impl Iterator<Item = (&Name, &AddressSet)> {
+    tenant.into_iter().flat_map(|tenant| &tenant.sets)
+}
+
+fn policies(tenant: Option<&Tenant>) -> impl Iterator<Item = (&Name, &Policy)> {
+    tenant.into_iter().flat_map(|tenant| &tenant.policies)
+}
+
+/// The endpoints of a tenant by name, each with its network's.
+fn endpoints(tenant: Option<&Tenant>) -> impl Iterator<Item = (&Name, (&Name, &Endpoint))> {
+    let mut all: Vec<_> = tenant.into_iter().flat_map(Tenant::endpoints).collect();
+    all.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+    all.into_iter().map(|(network, endpoint)| (&endpoint.name, (&network.name, endpoint)))
 }
 
 /// For a person: a line for each kind and what became of it.
@@ -86,70 +150,45 @@ fn append(named: &mut Named, mut more: Named) {
     named.changed.append(&mut more.changed);
 }
 
-type Digests = BTreeMap<String, Digest>;
-
-fn digests<'a, T: Debug + 'a>(all: impl Iterator<Item = (&'a std::sync::Arc<str>, &'a T)>) -> Digests {
-    all.map(|(name, one)| (name.to_string(), Digest::of(one))).collect()
-}
-
-fn compare(before: &Digests, after: &Digests) -> Named {
-    let missing = |here: &Digests, there: &Digests| -> Vec<String> {
-        here.keys().filter(|name| !there.contains_key(*name)).cloned().collect()
-    };
-    let changed = after.iter().filter(|(name, digest)| before.get(*name).is_some_and(|old| old != *digest));
-    Named {
-        added: missing(after, before),
-        removed: missing(before, after),
-        changed: changed.map(|(name, _)| name.clone()).collect(),
-    }
-}
-
-/// What a tenant is made of.
-#[derive(Default)]
-struct Parts {
-    networks: Digests,
-    endpoints: Digests,
-    groups: Digests,
-    /// By the name of their list
-    rules: BTreeMap<String, Vec<(Digest, String)>>,
-}
-
-impl Parts {
-    fn of(name: &str, tenant: Option<&Tenant>) -> Self {
-        let mut parts = Self::default();
-        let Some(tenant) = tenant else { return parts };
-        for network in tenant.networks.values() {
-            // Its endpoints are things of their own.
-            let alone = Network { endpoints: Vec::new(), ..network.clone() };
-            parts.networks.insert(format!("{name}/{}", network.name), Digest::of(&alone));
-            for endpoint in &network.endpoints {
-                parts
-                    .endpoints
-                    .insert(format!("{name}/{}", endpoint.name), Digest::of(&(&network.name, endpoint)));
-            }
+/// Adds what is different between two lists that are sorted by name; names are told with `path` before them.
+fn compare<'a, T>(
+    named: &mut Named,
+    path: &str,
+    before: impl Iterator<Item = (&'a Name, T)>,
+    after: impl Iterator<Item = (&'a Name, T)>,
+    same: impl Fn(&T, &T) -> bool,
+) {
+    let (mut before, mut after) = (before.peekable(), after.peekable());
+    let say = |name: &Name| format!("{path}{name}");
+    loop {
+        let order = match (before.peek(), after.peek()) {
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return,
+        };
+        let was = before.next_if(|_| order.is_le());
+        let is = after.next_if(|_| order.is_ge());
+        match (was, is) {
+            (Some((_, was)), Some((_, is))) if same(&was, &is) => {}
+            (Some(_), Some((name, _))) => named.changed.push(say(name)),
+            (Some((name, _)), None) => named.removed.push(say(name)),
+            (None, Some((name, _))) => named.added.push(say(name)),
+            (None, None) => return,
         }
-        for group in tenant.groups.values() {
-            let whole = format!("{name}/{}", group.name);
-            for (direction, list) in [("ingress", &group.ingress), ("egress", &group.egress)] {
-                let rules = list.iter().map(|rule: &Rule| (Digest::of(rule), rule_text(rule))).collect();
-                parts.rules.insert(format!("{whole} {direction}"), rules);
-            }
-            parts.groups.insert(whole, Digest::of(group));
-        }
-        parts
     }
 }
 
 /// Rules have no names: of those that are in one list only, the ones at the same place are one that has changed.
-fn compare_rules(list: &str, before: &[(Digest, String)], after: &[(Digest, String)]) -> Named {
-    let only = |here: &[(Digest, String)], there: &[(Digest, String)]| -> BTreeMap<usize, String> {
-        let mut others: HashMap<Digest, usize> = HashMap::new();
-        there.iter().for_each(|(digest, _)| *others.entry(*digest).or_default() += 1);
+fn compare_rules(list: &str, before: &[Rule], after: &[Rule]) -> Named {
+    let only = |here: &[Rule], there: &[Rule]| -> BTreeMap<usize, String> {
+        let mut others: HashMap<&Rule, usize> = HashMap::new();
+        there.iter().for_each(|rule| *others.entry(rule).or_default() += 1);
         let mut only = BTreeMap::new();
-        for (number, (digest, text)) in (1..).zip(here) {
-            match others.get_mut(digest).filter(|left| **left > 0) {
+        for (number, rule) in (1..).zip(here) {
+            match others.get_mut(rule).filter(|left| **left > 0) {
                 Some(left) => *left -= 1,
-                None => drop(only.insert(number, text.clone())),
+                None => drop(only.insert(number, rule_text(rule))),
             }
         }
         only

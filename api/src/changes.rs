@@ -17,6 +17,12 @@ pub struct Changes {
     pub endpoints: Named,
     /// Groups, as tenant/name
     pub groups: Named,
+    /// Address sets, as tenant/name; those of the site as name
+    pub sets: Named,
+    /// Templates
+    pub templates: Named,
+    /// Policies, as tenant/name; those of the site as name
+    pub policies: Named,
     /// Rules, as `tenant/group ingress #2: tcp port 443 with any`
     pub rules: Named,
 }
@@ -43,13 +49,16 @@ impl Named {
 impl Changes {
     /// The names by the kind of thing that they are of, in the singular.
     #[must_use]
-    pub fn kinds(&self) -> [(&'static str, &Named); 6] {
+    pub fn kinds(&self) -> [(&'static str, &Named); 9] {
         [
             ("host", &self.hosts),
             ("tenant", &self.tenants),
             ("network", &self.networks),
             ("endpoint", &self.endpoints),
             ("group", &self.groups),
+            ("set", &self.sets),
+            ("template", &self.templates),
+            ("policy", &self.policies),
             ("rule", &self.rules),
         ]
     }

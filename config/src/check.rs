@@ -4,12 +4,20 @@
 
 mod endpoint;
 mod icmp;
+mod names;
 mod network;
+mod policy;
 mod route;
 mod rule;
+mod site;
 mod tenant;
 
-use std::{net::IpAddr, sync::Arc};
+pub(super) use self::{policy::mixed_own, site::Quotas};
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use eastgate_wire::{Attachment, TableSizes, Vni, VtepAddr};
 use toml::de::DeTable;
@@ -20,8 +28,10 @@ use super::{
     leaf::Runs,
     model::{Host, HostRef, Limits, Name, Overlay, Tenant},
     place::{Place, Source},
+    policies::SitePolicy,
     problem::{Diagnostic, Near, Problem},
     read::{At, Named, Reader, Span, Table as _},
+    reread,
     tables::{FastpathTable, FileTable, HostLimitsTable, HostTable, OverlayTable},
     values::is_station_address,
 };
@@ -39,6 +49,12 @@ pub(super) struct FileContent {
     pub(super) limits: Option<(Limits, Place)>,
     /// Of the same table.
     pub(super) kernel_tables: TableSizes,
+    /// What it lays down for tenants; only the first file may.
+    pub(super) site: Arc<SitePolicy>,
+    /// What of tenants that names
+    pub(super) site_names: Vec<Elsewhere>,
+    /// Likewise.
+    pub(super) quotas: Quotas,
     /// Its hosts.
     pub(super) hosts: Vec<HostClaim>,
     /// Its tenants. Those of a file with errors lack what is wrong with them, and are never handed out.
@@ -47,6 +63,8 @@ pub(super) struct FileContent {
     pub(super) found: Found,
     /// Whether all of it could be read, so that what it does not name does not exist.
     pub(super) whole: bool,
+    /// What [`reread`] needs, for whoever comes first.
+    tables: Mutex<Option<FileTable>>,
 }
 
 /// A host, complete or not: its name counts even if something in it is wrong.
@@ -65,6 +83,32 @@ pub(super) struct HostClaim {
 pub(super) struct Claims {
     pub(super) networks: Vec<NetworkClaim>,
     pub(super) endpoints: Vec<EndpointClaim>,
+    /// What of other tenants its rules name
+    pub(super) elsewhere: Vec<Elsewhere>,
+    /// The tenants that it shares something with
+    pub(super) shared_with: Vec<(Name, Place)>,
+    /// The templates that its groups start from
+    pub(super) templates: Vec<(Name, Place)>,
+}
+
+/// Something of a tenant that is named from outside.
+#[derive(Debug)]
+pub(super) struct Elsewhere {
+    pub(super) kind: Kind,
+    pub(super) tenant: Name,
+    /// Its name in the tenant; of a tenant, its own
+    pub(super) name: Name,
+    pub(super) at: Place,
+}
+
+/// What is named from outside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Tenant,
+    Network,
+    Group,
+    Endpoint,
+    Set,
 }
 
 /// What a network says about numbers and hosts.
@@ -106,16 +150,29 @@ impl FileContent {
             overlay: None,
             limits: None,
             kernel_tables: kernel_tables(None, None),
+            site: Arc::default(),
+            site_names: Vec::new(),
+            quotas: Quotas::default(),
             hosts: Vec::new(),
             tenants: Vec::new(),
             found: Found::default(),
             whole: false,
+            tables: Mutex::new(None),
         }
+    }
+
+    /// The tables of a text that is not much another than this one.
+    fn reread(&self, source: &Arc<Source>) -> Option<FileTable> {
+        let part = reread::Part::read(self.source.text(), source)?;
+        part.put_into(self.tables.lock().unwrap_or_else(PoisonError::into_inner).take()?)
     }
 }
 
 /// Reads and checks one file. `included` says that another file brought it in, `known` what its text was when it was read last.
 pub(super) fn file(source: Arc<Source>, included: bool, known: Option<&FileContent>) -> FileContent {
+    if let Some(file) = known.and_then(|known| known.reread(&source)) {
+        return content(file, Reader::new(source), false);
+    }
     let mut reader = Reader::new(source.clone());
     if !is_mostly_known(&source, known) && is_no_configuration(&source, &mut reader) {
         return FileContent { found: reader.found, ..FileContent::empty(source) };
@@ -139,25 +196,39 @@ pub(super) fn file(source: Arc<Source>, included: bool, known: Option<&FileConte
     if included {
         refuse_misplaced(table.get_ref(), &mut reader);
     }
-    let overlay =
-        file.overlay.good().map(|table| (overlay(&table.value, &mut reader), reader.place(table.span)));
+    content(file, reader, broken)
+}
+
+/// What the tables of a file say; `reader` knows what was wrong with them.
+fn content(file: FileTable, mut reader: Reader, broken: bool) -> FileContent {
+    let right = reader.found.is_empty();
+    let reader = &mut reader;
+    let overlay = file.overlay.good().map(|table| (overlay(&table.value, reader), reader.place(table.span)));
     let limits = file.limits.good().map(|table| (limits(&table.value), reader.place(table.span)));
     let kernel_tables =
         kernel_tables(file.limits.good().map(|at| &at.value), file.fastpath.good().map(|at| &at.value));
-    let hosts = hosts(&file.host.value, &mut reader);
-    let tenants = if broken { Vec::new() } else { tenants(&file.tenant.value, &mut reader) };
+    let quotas = file.quota.good().map(|at| Quotas::of(&at.value, reader)).unwrap_or_default();
+    let (site, site_names) = site::check(&file, reader);
+    let hosts = hosts(&file.host.value, reader);
+    let tenants = if broken { Vec::new() } else { tenants(&file.tenant.value, reader) };
     let include =
         file.include.value.items.iter().map(|at| (at.value.clone(), reader.place(at.span))).collect();
+    let source = reader.source().clone();
+    let tables = if right { reread::keep(file, source.text()) } else { None };
     FileContent {
         source,
         include,
         overlay,
         limits,
         kernel_tables,
+        site: Arc::new(site),
+        site_names,
+        quotas,
         hosts,
         tenants,
-        found: reader.found,
+        found: std::mem::take(&mut reader.found),
         whole: !broken,
+        tables: Mutex::new(tables),
     }
 }
 
@@ -214,7 +285,9 @@ fn key_errors(errors: &[toml::de::Error], reader: &mut Reader) {
 
 fn refuse_misplaced(table: &DeTable<'_>, reader: &mut Reader) {
     for (key, _) in table {
-        if matches!(key.get_ref().as_ref(), "include" | "overlay" | "limits" | "fastpath") {
+        const FIRST: [&str; 8] =
+            ["include", "overlay", "limits", "fastpath", "quota", "policy", "set", "template"];
+        if FIRST.contains(&key.get_ref().as_ref()) {
             reader.report(Problem::Misplaced { key: key.get_ref().to_string() }, key.span().into());
         }
     }

@@ -13,7 +13,7 @@ use eastgate_wire::{Attachment, VlanId, Vni};
 use ipnet::IpNet;
 
 use super::{
-    check::{Claims, FileContent, HostClaim, NetworkClaim, default_tables},
+    check::{Claims, Elsewhere, FileContent, HostClaim, Kind, NetworkClaim, default_tables, mixed_own},
     diagnostics::Found,
     leaf::Runs,
     model::{Config, HostRef, Limits, Name, OVERHEAD_V6, Overlay, Tenant},
@@ -58,6 +58,8 @@ pub(super) struct Whole<'f> {
     diagnostics: Found,
     /// By tenant: warnings of addresses that are hosts'.
     of_hosts: BTreeMap<Name, Found>,
+    /// The first file, which alone speaks for the site
+    first: Option<&'f FileContent>,
 }
 
 impl<'f> Whole<'f> {
@@ -73,6 +75,7 @@ impl<'f> Whole<'f> {
             complete,
             diagnostics: Found::default(),
             of_hosts: BTreeMap::new(),
+            first: contents.first().map(AsRef::as_ref),
         };
         let mut in_order: Vec<&Arc<FileContent>> = contents.iter().collect();
         in_order.sort_by(|a, b| a.source.name().cmp(b.source.name()));
@@ -131,6 +134,8 @@ impl<'f> Whole<'f> {
             }
             self.endpoints(claims, &mut found);
         }
+        self.shares(&mut found);
+        self.site(&mut found);
         self.vnis(good, &mut found);
         self.attachments(good, &mut found);
         self.addresses_of_hosts(good);
@@ -239,6 +244,98 @@ impl<'f> Whole<'f> {
         }
     }
 
+    /// The tenant, or the report that there is none.
+    fn tenant(&self, name: &str, at: &Place, found: &mut Found) -> Option<&'f Tenant> {
+        let known = self.tenants.get(name).and_then(|(content, index)| content.tenants.get(*index));
+        if known.is_none() && self.complete {
+            let near = Near::new(name, self.tenants.keys().map(|name| &**name));
+            found.push(Diagnostic::new(
+                Problem::UnknownName { kind: "tenant", name: name.to_owned(), near },
+                at.clone(),
+            ));
+        }
+        known.map(|(tenant, _)| &**tenant)
+    }
+
+    /// What is named from outside, if it is there, or else the report that it is not: the tenants that it is shared with.
+    fn elsewhere(&self, named: &Elsewhere, found: &mut Found) -> Option<&'f [Name]> {
+        let tenant = self.tenant(&named.tenant, &named.at, found)?;
+        let name = &named.name;
+        let (kind, shared_with, known): (_, _, Vec<&str>) = match named.kind {
+            Kind::Tenant => return None,
+            Kind::Network => ("network", tenant.networks.get(name).map(|_| &[][..]), keys(&tenant.networks)),
+            Kind::Group => {
+                ("group", tenant.groups.get(name).map(|group| &*group.shared_with), keys(&tenant.groups))
+            }
+            Kind::Set => ("set", tenant.sets.get(name).map(|set| &*set.shared_with), keys(&tenant.sets)),
+            Kind::Endpoint => {
+                let known = tenant.endpoints().map(|(_, endpoint)| &*endpoint.name);
+                ("endpoint", tenant.endpoint(name).map(|_| &[][..]), known.collect())
+            }
+        };
+        if shared_with.is_none() {
+            let near = Near::new(name, known);
+            let problem = Problem::UnknownName { kind, name: format!("{}/{name}", named.tenant), near };
+            found.push(Diagnostic::new(problem, named.at.clone()).and(tenant.at.clone(), "the tenant"));
+        }
+        shared_with
+    }
+
+    /// What tenants have of each other and of the site: also those that did not change, since it is others that have it.
+    fn shares(&self, found: &mut Found) {
+        let all = self.tenants.values().filter_map(|(content, index)| content.tenants.get(*index));
+        let templates = self.first.map(|first| &first.site.templates);
+        for (tenant, claims) in all {
+            for named in &claims.elsewhere {
+                let Some(shared_with) = self.elsewhere(named, found) else { continue };
+                if !shared_with.contains(&tenant.name) {
+                    let problem = Problem::NotShared {
+                        kind: if named.kind == Kind::Set { "set" } else { "group" },
+                        name: named.name.to_string(),
+                        tenant: named.tenant.to_string(),
+                        with: tenant.name.to_string(),
+                    };
+                    found.push(Diagnostic::new(problem, named.at.clone()));
+                }
+            }
+            for (with, at) in &claims.shared_with {
+                self.tenant(with, at, found);
+            }
+            for (name, at) in &claims.templates {
+                let known = templates.is_some_and(|templates| templates.contains_key(name));
+                if !known && self.complete {
+                    let near = Near::new(name, templates.into_iter().flat_map(keys));
+                    let problem = Problem::UnknownName { kind: "template", name: name.to_string(), near };
+                    found.push(Diagnostic::new(problem, at.clone()));
+                }
+            }
+        }
+    }
+
+    /// What the site says of its tenants.
+    fn site(&self, found: &mut Found) {
+        let Some(first) = self.first else { return };
+        for named in &first.site_names {
+            self.elsewhere(named, found);
+        }
+        for (name, at) in first.quotas.tenants() {
+            self.tenant(name, at, found);
+        }
+        for (content, index) in self.tenants.values() {
+            let Some((tenant, _)) = content.tenants.get(*index) else { continue };
+            for policy in first.site.policies_for(tenant) {
+                found.extend(mixed_own(policy, tenant));
+            }
+            if self.same.contains(&tenant.name) {
+                continue;
+            }
+            for (what, has, most, at) in first.quotas.exceeded(tenant) {
+                let problem = Problem::QuotaExceeded { tenant: tenant.name.to_string(), what, has, most };
+                found.push(Diagnostic::new(problem, tenant.at.clone()).and(at.clone(), "the quota"));
+            }
+        }
+    }
+
     fn vnis(&self, good: Option<&Good>, found: &mut Found) {
         let mut owners: HashMap<Vni, Owner> = HashMap::new();
         for (tenant, claims) in &self.changed {
@@ -308,6 +405,7 @@ impl<'f> Whole<'f> {
             Some((name.clone(), tenant.clone()))
         });
         Config {
+            site: first.map(|first| first.site.clone()).unwrap_or_default(),
             overlay: overlay.map_or_else(Overlay::default, |(overlay, _)| overlay.clone()),
             limits: limits.map_or_else(Limits::of_host, |(limits, _)| *limits),
             kernel_tables,
@@ -413,6 +511,10 @@ impl<'h> ReservedAddresses<'h> {
         let problem = Problem::AddressOfHost { address, what, host: host.to_string() };
         Some(Diagnostic::new(problem, at.clone()))
     }
+}
+
+fn keys<T>(named: &BTreeMap<Name, T>) -> Vec<&str> {
+    named.keys().map(|name| &**name).collect()
 }
 
 /// The VNIs of a tenant in the order written.

@@ -1,6 +1,9 @@
 //! A short number for what a configuration means, by which two hosts can be seen to run the same.
 
-use std::fmt::{self, Debug, Write};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+};
 
 use super::Config;
 
@@ -24,13 +27,12 @@ impl Config {
 }
 
 impl Digest {
-    /// Of a part of a configuration. All of it is sorted by name, and the derived form leaves no field out; where things are
-    /// written ([`super::Place`]) is not shown with a `+`.
+    /// Of a part of a configuration. All of it is sorted by name, and where things are written ([`super::Place`]) does not
+    /// count.
     #[must_use]
-    pub fn of(part: &impl Debug) -> Self {
+    pub fn of(part: &impl Hash) -> Self {
         let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-        // Writing into it does not fail.
-        let _ = write!(hash, "{part:+?}");
+        part.hash(&mut hash);
         Self(hash.0)
     }
 }
@@ -38,12 +40,15 @@ impl Digest {
 /// FNV-1a: nobody gains anything by two configurations of one digest.
 struct Fnv(u64);
 
-impl Write for Fnv {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
-        Ok(())
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What runs a host's VTEP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Runs {
     /// eastgate
@@ -16,7 +16,7 @@ pub enum Runs {
 }
 
 /// Who sends to whom in a network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Topology {
     /// Every member to every other; what came from the overlay never goes back to it.
@@ -26,7 +26,7 @@ pub enum Topology {
 }
 
 /// How BUM frames (broadcast, unknown unicast, multicast) are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Flood {
     /// One copy to each member (head-end replication).
@@ -38,7 +38,7 @@ pub enum Flood {
 }
 
 /// Who answers ARP and ND.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Neighbors {
     /// eastgate, with the endpoint's MAC.
@@ -50,7 +50,7 @@ pub enum Neighbors {
 }
 
 /// What becomes of something with no known place to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Unknown {
     /// Dropped and counted.
@@ -60,7 +60,7 @@ pub enum Unknown {
 }
 
 /// Where TCP state begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TcpMode {
     /// At a SYN only.
@@ -70,7 +70,7 @@ pub enum TcpMode {
 }
 
 /// What becomes of flows when the policy changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnChange {
     /// Decided again at their next packet.
@@ -80,7 +80,7 @@ pub enum OnChange {
 }
 
 /// What becomes of packets that do not fit the tunnel and may be fragmented.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Oversize {
     /// Dropped and counted.
@@ -90,7 +90,7 @@ pub enum Oversize {
 }
 
 /// The UDP checksum of the outer header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum UdpChecksum {
     /// As the peer needs it: right to plain VTEPs over IPv6. To others zero on single datagrams; right on bursts handed
@@ -103,8 +103,63 @@ pub enum UdpChecksum {
     Never,
 }
 
+/// Whether denials are carried out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// They are.
+    #[default]
+    Enforce,
+    /// They are being tried out: what would be denied passes, and that it would have been is told.
+    Audit,
+}
+
+/// Where a policy stands to the security groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Position {
+    /// Asked before them.
+    Before,
+    /// Asked about what they leave.
+    After,
+}
+
+/// What becomes of packets that no policy of a place settles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PolicyEnd {
+    /// Whoever comes next is asked.
+    Pass,
+    /// They are denied.
+    Deny,
+}
+
+/// What a rule does with what it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It passes, whatever comes behind.
+    Allow,
+    /// It is dropped.
+    Deny,
+    /// It is dropped, and its sender told.
+    Reject,
+    /// Whoever comes next is asked.
+    Pass,
+}
+
+/// What endpoints may send of which no group says anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EgressDefault {
+    /// What a rule allows.
+    Deny,
+    /// Everything, as long as none of their groups has an egress rule.
+    Open,
+}
+
 /// A field of the outer IP header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OuterField {
     /// As in the inner header.
@@ -148,7 +203,7 @@ impl Serialize for PortRange {
 }
 
 /// The family a rule is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum RuleFamily {
     /// IPv4

@@ -1,7 +1,7 @@
 //! The configuration: TOML files in, one checked [`Config`] out, or every error at once, each with its place and
 //! what to do about it.
 //!
-//! From text to [`Config`]: `islands`, `read` and `tables` turn TOML into plain values,
+//! From text to [`Config`]: `islands`, `read` and `tables` turn TOML into plain values (`reread` only what changed),
 //! `check` looks at each file by itself, `cross` at all of them together, and [`Loader`] remembers what did not
 //! change.
 
@@ -15,8 +15,11 @@ pub mod leaf;
 pub mod loader;
 pub mod model;
 pub mod place;
+pub mod policies;
+pub mod prefixes;
 pub mod problem;
 mod read;
+mod reread;
 mod schema;
 mod tables;
 mod values;
@@ -27,5 +30,6 @@ pub use leaf::*;
 pub use loader::{Loader, load_str};
 pub use model::*;
 pub use place::{Place, Source};
+pub use policies::*;
 pub use problem::{Diagnostic, Problem, Severity};
 pub use schema::schema;

@@ -3,17 +3,18 @@
 //! Names that are referred to exist, addresses lie in their subnets, nothing is there twice where it may be
 //! there once. Lists are sorted by name, so the same files give the same order.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use eastgate_wire::{Addr, Attachment, Family, MacAddr, TableSizes, Vni, VtepAddr};
 use ipnet::IpNet;
 
 use super::{
     leaf::{
-        Flood, Neighbors, OnChange, OuterField, Oversize, PortRange, Runs, TcpMode, Topology, UdpChecksum,
-        Unknown,
+        Action, EgressDefault, Flood, Mode, Neighbors, OnChange, OuterField, Oversize, PortRange, Runs,
+        TcpMode, Topology, UdpChecksum, Unknown,
     },
     place::Place,
+    policies::{AddressSet, Policy, SitePolicy},
 };
 
 /// The name of a host, tenant, network, group or endpoint: 1 to 63 characters `a-z A-Z 0-9 _ - .`, the first a
@@ -21,7 +22,7 @@ use super::{
 pub type Name = Arc<str>;
 
 /// A whole configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
     /// What all tunnels have in common.
     pub overlay: Overlay,
@@ -31,12 +32,14 @@ pub struct Config {
     pub kernel_tables: TableSizes,
     /// The hosts, by name.
     pub hosts: BTreeMap<Name, Host>,
+    /// What the site lays down for all tenants. The same `Arc` after a reload of which the first file did not change.
+    pub site: Arc<SitePolicy>,
     /// The tenants, by name. A tenant whose file did not change is the same `Arc` after a reload.
     pub tenants: BTreeMap<Name, Arc<Tenant>>,
 }
 
 /// What all tunnels have in common.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Overlay {
     /// UDP port the VTEPs listen on.
     pub port: u16,
@@ -55,7 +58,7 @@ pub struct Overlay {
 }
 
 /// Sizes of the tables of flows, of one host or of one network on one host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Replied flows.
     pub flows: u32,
@@ -70,7 +73,7 @@ pub struct Limits {
 }
 
 /// A machine with a VTEP.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Host {
     /// Its name.
     pub name: Name,
@@ -88,8 +91,8 @@ pub struct Host {
     pub management: Vec<IpNet>,
 }
 
-/// A tenant. Nothing of one tenant is visible to another.
-#[derive(Clone, Debug)]
+/// A tenant. Nothing of one tenant is visible to another, but groups and sets that it shares.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tenant {
     /// Its name.
     pub name: Name,
@@ -97,14 +100,22 @@ pub struct Tenant {
     pub at: Place,
     /// For people.
     pub description: Option<Arc<str>>,
+    /// Whether its denials are carried out, or are all being tried out
+    pub mode: Mode,
+    /// Where that is written, or else its name
+    pub mode_at: Place,
     /// Its networks, by name, each with its endpoints.
     pub networks: BTreeMap<Name, Network>,
     /// Its groups, by name.
     pub groups: BTreeMap<Name, Group>,
+    /// Its address sets, by name.
+    pub sets: BTreeMap<Name, AddressSet>,
+    /// Its policies, by name.
+    pub policies: BTreeMap<Name, Policy>,
 }
 
 /// A layer 2 network: one VNI.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Network {
     /// Its name.
     pub name: Name,
@@ -153,6 +164,10 @@ pub struct Network {
     pub tcp_pickup: Duration,
     /// What becomes of flows when the policy changes.
     pub on_change: OnChange,
+    /// What endpoints may send none of whose groups has an egress rule.
+    pub egress_default: EgressDefault,
+    /// Where that is written, or else its table.
+    pub egress_default_at: Place,
     /// What becomes of packets that do not fit and may be fragmented.
     pub oversize: Oversize,
     /// Whether the MSS of TCP SYNs is lowered to what fits.
@@ -176,7 +191,7 @@ pub struct Network {
 }
 
 /// A host's name and where it is written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HostRef {
     /// The host.
     pub host: Name,
@@ -185,7 +200,7 @@ pub struct HostRef {
 }
 
 /// How long a flow in each state is remembered without a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Timeouts {
     /// TCP, SYN seen.
     pub tcp_syn: Duration,
@@ -216,7 +231,7 @@ pub struct Timeouts {
 }
 
 /// A security group: what its members may receive and send. An endpoint in several groups has the union.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Group {
     /// Its name.
     pub name: Name,
@@ -224,14 +239,22 @@ pub struct Group {
     pub at: Place,
     /// For people.
     pub description: Option<Arc<str>>,
+    /// The templates whose rules it has beside its own, in the order written.
+    pub like: Vec<Name>,
+    /// Its members may send each other anything: the last rule of both lists says so, and is written there.
+    pub admits_members: bool,
+    /// Addresses in prefixes that its members share are of the group, too.
+    pub wide: bool,
+    /// The tenants whose rules may name it beside its own tenant's.
+    pub shared_with: Vec<Name>,
     /// What members may receive, in the order written.
     pub ingress: Vec<Rule>,
     /// What members may send, in the order written.
     pub egress: Vec<Rule>,
 }
 
-/// One rule of a group: it allows what matches all its parts.
-#[derive(Clone, Debug)]
+/// One rule: what it does with what matches all its parts. A group's rules allow.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// Where it is written.
     pub at: Place,
@@ -249,6 +272,14 @@ pub struct Rule {
     pub family: Option<Family>,
     /// The other side: one of these matches. Never empty.
     pub peers: Vec<Peer>,
+    /// The endpoint's own addresses that it is about; empty for any.
+    pub own: Box<[IpNet]>,
+    /// What it does.
+    pub action: Action,
+    /// Flows that it lets in or refuses are logged.
+    pub log: bool,
+    /// Whether it is being tried out by itself.
+    pub mode: Mode,
 }
 
 /// The protocol of a rule.
@@ -278,12 +309,45 @@ pub enum Peer {
     Any,
     /// Addresses in a prefix.
     Prefix(IpNet),
+    /// Addresses in a prefix but for those in others inside it.
+    Except(IpNet, Box<[IpNet]>),
     /// Members of a group of the same tenant, in the network of the rule's endpoint.
     Group(Name),
+    /// Members of a group of another tenant.
+    GroupOf(Name, Name),
+    /// Addresses in a set of the same tenant; in rules of the site, of the site.
+    Set(Name),
+    /// Addresses in a set of another tenant.
+    SetOf(Name, Name),
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any"),
+            Self::Prefix(net) => write!(f, "{net}"),
+            Self::Except(net, except) => {
+                let except: Vec<String> = except.iter().map(IpNet::to_string).collect();
+                write!(f, "{net} except {}", except.join(" and "))
+            }
+            Self::Group(name) => write!(f, "group:{name}"),
+            Self::GroupOf(tenant, name) => write!(f, "group:{tenant}/{name}"),
+            Self::Set(name) => write!(f, "set:{name}"),
+            Self::SetOf(tenant, name) => write!(f, "set:{tenant}/{name}"),
+        }
+    }
+}
+
+impl Group {
+    /// Whether it says itself what its members may send. That they may send each other anything is not that.
+    #[must_use]
+    pub fn has_egress_rules(&self) -> bool {
+        self.egress.len() > usize::from(self.admits_members)
+    }
 }
 
 /// A station of a tenant.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// Its name, unique in the tenant.
     pub name: Name,
@@ -314,7 +378,7 @@ pub struct Endpoint {
 }
 
 /// Another address that an endpoint may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AllowedPair {
     /// The addresses.
     pub address: IpNet,

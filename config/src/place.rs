@@ -1,6 +1,11 @@
 //! Where something was written: a file that was read, and a range of it.
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    ops::Range,
+    sync::Arc,
+};
 
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
@@ -107,9 +112,22 @@ impl fmt::Display for Place {
 
 impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What a thing means does not depend on where it is written: `digest` asks for it like this.
-        if f.sign_plus() { f.write_str("_") } else { fmt::Display::fmt(self, f) }
+        fmt::Display::fmt(self, f)
     }
+}
+
+/// What a thing means does not depend on where it is written: configurations that say the same are equal, so that all places
+/// are. Compare [`Place::range`] and [`Place::file`] to tell them apart.
+impl PartialEq for Place {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Place {}
+
+impl Hash for Place {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
 impl Serialize for Place {

@@ -120,7 +120,7 @@ problems! {
     /// A table that only the first file may have.
     Misplaced { key: String } Error "misplaced"
         "`{key}` stands in an included file"
-        "move it to the file that has the `include`; included files hold hosts and tenants";
+        "move it to the file that has the `include`; included files hold hosts and tenants only";
     /// A key that nobody reads.
     UnknownKey { key: String, table: &'static str, near: Near } Error "unknown-key"
         "`{key}` is not a key of this {table}"
@@ -183,8 +183,8 @@ problems! {
         "{near} (others go by their number, 0 to 255)";
     /// Not the other side of a rule.
     BadPeer { text: String } Error "bad-peer"
-        "`{text}` is neither an address, a prefix nor a group"
-        "write \"any\", an address, a prefix such as \"10.0.0.0/8\", or \"group:NAME\"";
+        "`{text}` is neither an address, a prefix, a group nor a set"
+        "write \"any\", an address, a prefix such as \"10.0.0.0/8\", \"group:NAME\" or \"set:NAME\"";
     /// Not an ICMP type or code.
     BadIcmp { text: String, what: &'static str, near: Near } Error "bad-icmp"
         "`{text}` is not {what}"
@@ -330,9 +330,59 @@ problems! {
         "{what} is {has}, and the rule is for {family} only: it could never match"
         "take it out, or write a rule for each family";
 
+    /// An exception that excepts nothing.
+    ExceptOutside { except: IpNet, prefix: IpNet } Error "except-outside"
+        "{except} is not inside {prefix}"
+        "take it out, or write a wider `prefix`";
+    /// Exceptions that leave nothing.
+    ExceptAll { prefix: IpNet } Error "except-all"
+        "nothing is left of {prefix}: the rule could never match"
+        "take out some of `except`, or the rule";
+    /// A group of the site, which has none.
+    Whose { kind: &'static str, name: String } Error "whose"
+        "outside of tenants, `{kind}:{name}` does not say whose it is"
+        "write `{kind}:TENANT/{name}`";
+    /// Something of another tenant that it keeps to itself.
+    NotShared { kind: &'static str, name: String, tenant: String, with: String } Error "not-shared"
+        "tenant `{tenant}` does not share its {kind} `{name}` with tenant `{with}`"
+        "add `shared_with = [\"{with}\"]` to it, if that is meant; or write the addresses";
+
+    /// Nothing that a policy applies to.
+    BadScope { text: String, known: &'static str } Error "bad-scope"
+        "`{text}` is nothing that this policy can apply to"
+        "write {known}";
+    /// Nothing comes behind to pass on to.
+    PassAfter { } Error "pass-after"
+        "a policy after the groups passes nothing on: nobody comes behind it"
+        "write `position = \"before\"`, or take the rule out: what no rule settles is denied";
+    /// Nothing comes behind.
+    EndAfter { } Error "end-after"
+        "a policy after the groups has no `end`: what nobody settles is denied"
+        "take it out, or write `position = \"before\"`";
+    /// Nothing to log.
+    LogPass { } Error "log-pass"
+        "a rule that passes on settles nothing that could be logged"
+        "take `log` out: the rule that settles it may log it";
+    /// Nothing to try out.
+    AuditAllow { what: &'static str } Error "audit-allow"
+        "a rule that {what} denies nothing, and so there is nothing to try out"
+        "take `mode` out: it is for rules that deny or reject";
+    /// Addresses inside and outside.
+    OwnMixed { endpoint: String, outside: String } Error "own-mixed"
+        "endpoint `{endpoint}` may send from addresses that `own` means and from others ({outside}), and the rule could not tell"
+        "name all of its addresses or none: `addresses`, `allowed_pairs`, `routes`, of IPv6 also \"fe80::/10\", without port security any; or leave it out of `applies_to`";
+    /// More than a tenant may have.
+    QuotaExceeded { tenant: String, what: &'static str, has: usize, most: u32 } Error "quota-exceeded"
+        "tenant `{tenant}` has more than its quota: {has} of kind {what}, and {most} is the most"
+        "take some out, or raise the quota";
+
+    /// A policy without rules.
+    PolicyEmpty { name: String } Warning "policy-empty"
+        "policy `{name}` has no rules: it changes nothing"
+        "add rules under `ingress` or `egress`, or take it out; one that denies everything has a rule for \"any\"";
     /// A group without members.
     GroupUnused { name: String } Warning "group-unused"
-        "nobody is in group `{name}`, and no other group's rule names it"
+        "nobody is in group `{name}`, and no other rule names it"
         "put it into some endpoint's `groups`, or take it out";
     /// An endpoint that cannot be reached.
     EndpointUngrouped { name: String } Warning "endpoint-ungrouped"

@@ -46,6 +46,25 @@ pub(super) trait Read: Sized {
     fn read(value: &DeValue<'_>, span: Span, reader: &mut Reader) -> Option<Self>;
     /// What is possible, as JSON schema.
     fn schema(generator: &mut SchemaGenerator) -> Schema;
+    /// Hands over the place of everything in it.
+    fn spans(&mut self, _each: &mut dyn FnMut(&mut Span)) {}
+}
+
+impl<T: Read> At<T> {
+    /// Hands over its place, and that of everything in it.
+    pub(super) fn spans(&mut self, each: &mut dyn FnMut(&mut Span)) {
+        each(&mut self.span);
+        self.value.spans(each);
+    }
+}
+
+impl<T: Read> Field<T> {
+    /// Hands over its place, and that of everything in it.
+    pub(super) fn spans(&mut self, each: &mut dyn FnMut(&mut Span)) {
+        if let Self::Good(value) = self {
+            value.spans(each);
+        }
+    }
 }
 
 impl From<std::ops::Range<usize>> for Span {
@@ -57,6 +76,11 @@ impl From<std::ops::Range<usize>> for Span {
 impl Span {
     pub(super) fn start(self) -> u32 {
         self.start
+    }
+
+    /// The bytes of the file
+    pub(super) fn range(self) -> std::ops::Range<usize> {
+        self.start as usize..self.end as usize
     }
 }
 
@@ -167,6 +191,8 @@ pub(super) trait Table: Sized + Default {
     /// Reads what can be read. `at` is where the table's name is written.
     fn read_table(table: &DeTable<'_>, at: Span, reader: &mut Reader) -> Self;
     fn table_schema(generator: &mut SchemaGenerator) -> Schema;
+    /// Hands over the place of everything in it.
+    fn table_spans(&mut self, each: &mut dyn FnMut(&mut Span));
 }
 
 impl<T: Table> Read for T {
@@ -179,6 +205,10 @@ impl<T: Table> Read for T {
 
     fn schema(generator: &mut SchemaGenerator) -> Schema {
         T::table_schema(generator)
+    }
+
+    fn spans(&mut self, each: &mut dyn FnMut(&mut Span)) {
+        self.table_spans(each);
     }
 }
 
@@ -222,6 +252,7 @@ macro_rules! table {
         }
 
         impl $crate::read::Table for $Table {
+            #[allow(unused_variables, reason = "tables without required keys and defaults do not ask for their place")]
             fn read_table(table: &DeTable<'_>, at: Span, reader: &mut Reader) -> Self {
                 reader.unknown_keys(table, $name, &[$(stringify!($key)),*]);
                 Self {
@@ -234,6 +265,10 @@ macro_rules! table {
                         }
                     },)*
                 }
+            }
+
+            fn table_spans(&mut self, each: &mut dyn FnMut(&mut $crate::read::Span)) {
+                $(self.$key.spans(each);)*
             }
 
             fn table_schema(generator: &mut SchemaGenerator) -> Schema {

@@ -12,7 +12,7 @@ use super::{
     model::OVERHEAD_V4,
     problem::Problem,
     read::{At, Field, Named, Read, Reader, Span, table},
-    values::{AddressOrPrefix, Device, Int, List, NameText, NumberOrWord, OneOrMany, OuterTtl},
+    values::{AddressOrPrefix, Device, Int, List, NameText, NumberOrWord, OneOrMany, OuterTtl, PeerValue},
 };
 
 /// The largest MTU that any network can have.
@@ -30,7 +30,7 @@ pub(super) type KernelTable = Int<1, 1_048_576>;
 pub(super) type Seconds = Int<1, 315_360_000>;
 
 table! {
-    /// The configuration of an eastgate overlay: hosts, tenants, networks, groups and endpoints.
+    /// The configuration of an eastgate overlay: hosts, tenants, networks, groups, policies and endpoints.
     "file"
     struct FileTable {
         /// More files, as patterns counted from this file's folder; `*` and `?` in the file name. They hold hosts
@@ -42,8 +42,16 @@ table! {
         optional limits: HostLimitsTable,
         /// Sizes of one host's tables in the kernel.
         optional fastpath: FastpathTable,
+        /// Most of what tenants may have.
+        optional quota: QuotaTable,
         /// The machines with a VTEP, by name.
         many host: Named<HostTable>,
+        /// The site's policies, by name: no tenant can change them.
+        many policy: Named<PolicyTable>,
+        /// The site's address sets, by name: for its policies and templates.
+        many set: Named<SiteSetTable>,
+        /// Rules that groups of any tenant may start from, by name.
+        many template: Named<TemplateTable>,
         /// The tenants, by name.
         many tenant: Named<TenantTable>,
     }
@@ -135,15 +143,66 @@ table! {
 }
 
 table! {
-    /// A tenant; nothing of one is visible to another.
+    /// The most that each tenant may have; what is left out has no limit.
+    "quota table"
+    struct QuotaTable {
+        /// Networks.
+        optional networks: TableSize,
+        /// Endpoints, over all its networks.
+        optional endpoints: TableSize,
+        /// Security groups.
+        optional groups: TableSize,
+        /// Policies.
+        optional policies: TableSize,
+        /// Rules of groups and policies.
+        optional rules: TableSize,
+        /// Address sets.
+        optional sets: TableSize,
+        /// Addresses and prefixes in its sets.
+        optional set_addresses: TableSize,
+        /// Tenants with other quotas, by name: what one says counts instead of what is said above.
+        many tenant: Named<TenantQuotaTable>,
+    }
+}
+
+table! {
+    /// The most that one tenant may have.
+    "quota table"
+    struct TenantQuotaTable {
+        /// Networks.
+        optional networks: TableSize,
+        /// Endpoints, over all its networks.
+        optional endpoints: TableSize,
+        /// Security groups.
+        optional groups: TableSize,
+        /// Policies.
+        optional policies: TableSize,
+        /// Rules of groups and policies.
+        optional rules: TableSize,
+        /// Address sets.
+        optional sets: TableSize,
+        /// Addresses and prefixes in its sets.
+        optional set_addresses: TableSize,
+    }
+}
+
+table! {
+    /// A tenant; nothing of one is visible to another, but what it shares.
     "tenant"
     struct TenantTable {
         /// For people.
         optional description: Arc<str>,
+        /// "audit": what its own rules would deny passes, and is told, and so is what no rule of it allows; "enforce" if
+        /// nothing is said.
+        optional mode: Mode,
         /// Its networks, by name.
         many network: Named<NetworkTable>,
         /// Its security groups, by name.
         many group: Named<GroupTable>,
+        /// Its address sets, by name.
+        many set: Named<SetTable>,
+        /// Its policies, by name.
+        many policy: Named<PolicyTable>,
         /// Its endpoints, by name.
         many endpoint: Named<EndpointTable>,
     }
@@ -188,6 +247,8 @@ table! {
         default tcp_pickup: Int<0, 3_600> = Int(60),
         /// Flows when the policy changes: decided again, or kept.
         default on_change: OnChange = OnChange::Recheck,
+        /// What endpoints may send none of whose groups has an egress rule: nothing ("deny"), or everything ("open").
+        default egress_default: EgressDefault = EgressDefault::Deny,
         /// Packets that do not fit the tunnel and may be fragmented (IPv4 without DF): cut, or dropped. Senders of others
         /// are told what fits.
         default oversize: Oversize = Oversize::Fragment,
@@ -266,10 +327,114 @@ table! {
     struct GroupTable {
         /// For people.
         optional description: Arc<str>,
+        /// A template of the site whose rules it has beside its own, or a list of them.
+        optional like: OneOrMany<NameText>,
+        /// Its members may send each other anything.
+        default admit_members: bool = false,
+        /// Rules that name the group mean also the addresses in prefixes that its members have as `allowed_pairs`.
+        default prefix_pairs: bool = false,
+        /// Tenants whose rules may name it, as "group:TENANT/NAME".
+        many shared_with: List<NameText>,
         /// What members may receive.
         many ingress: List<RuleTable>,
         /// What members may send.
         many egress: List<RuleTable>,
+    }
+}
+
+table! {
+    /// Rules that groups may start from.
+    "template"
+    struct TemplateTable {
+        /// For people.
+        optional description: Arc<str>,
+        /// What members of such a group may receive.
+        many ingress: List<RuleTable>,
+        /// What they may send.
+        many egress: List<RuleTable>,
+    }
+}
+
+table! {
+    /// Addresses with a name: rules mean them by "set:NAME".
+    "set"
+    struct SetTable {
+        /// For people.
+        optional description: Arc<str>,
+        /// Addresses and prefixes, of both families.
+        required addresses: List<AddressOrPrefix> = "[\"192.0.2.0/24\"]",
+        /// Tenants whose rules may name it, as "set:TENANT/NAME".
+        many shared_with: List<NameText>,
+    }
+}
+
+table! {
+    /// Addresses with a name: rules mean them by "set:NAME".
+    "set"
+    struct SiteSetTable {
+        /// For people.
+        optional description: Arc<str>,
+        /// Addresses and prefixes, of both families.
+        required addresses: List<AddressOrPrefix> = "[\"192.0.2.0/24\"]",
+    }
+}
+
+table! {
+    /// A policy: ordered rules, of which the first that matches acts.
+    "policy"
+    struct PolicyTable {
+        /// For people.
+        optional description: Arc<str>,
+        /// Whether it is asked "before" the security groups, or "after" them about what they do not allow.
+        default position: Position = Position::Before,
+        /// Of policies at the same place the lower one is asked first; of equal ones, the first by name.
+        default order: Int<0, 1_000_000> = Int(100),
+        /// "audit": what it would deny passes, and is told.
+        default mode: Mode = Mode::Enforce,
+        /// "deny": packets are denied that no policy at its place settles, in the directions that it has rules for; "pass" if
+        /// nothing is said. Before the groups only.
+        optional end: PolicyEnd,
+        /// Whose packets it is asked about. Of a tenant's policy: "tenant", "network:NAME", "group:NAME", "endpoint:NAME", or a
+        /// list; of the site's: "site", "tenant:TENANT", "network:TENANT/NAME", "group:TENANT/NAME", "endpoint:TENANT/NAME".
+        optional applies_to: OneOrMany<Arc<str>>,
+        /// What may come to them.
+        many ingress: List<PolicyRuleTable>,
+        /// What they may send.
+        many egress: List<PolicyRuleTable>,
+    }
+}
+
+table! {
+    /// A rule of a policy: what it does with what matches all its keys.
+    "policy's rule"
+    struct PolicyRuleTable {
+        /// For people.
+        optional description: Arc<str>,
+        /// "allow" and "deny" settle it; "reject" denies, and tells the sender; "pass" leaves it to what comes behind the
+        /// policies at this place.
+        required action: Action = "\"deny\"",
+        /// Protocol by name or number, or "any". "icmp" without a type is ICMP and ICMPv6; with a type it is ICMP.
+        default proto: NumberOrWord = NumberOrWord("any".into()),
+        /// Destination ports: 443, "443", "8000-8099", or a list; with tcp, udp, sctp, dccp and udplite.
+        optional ports: OneOrMany<PortRange>,
+        /// Source ports, likewise.
+        optional source_ports: OneOrMany<PortRange>,
+        /// ICMP type by name or number; with icmp and icmpv6.
+        optional icmp_type: NumberOrWord,
+        /// ICMP code by name or number; with `icmp_type`.
+        optional icmp_code: NumberOrWord,
+        /// "ipv4" or "ipv6" for a rule of one family.
+        optional family: RuleFamily,
+        /// Ingress: who sends, as in a group's rule.
+        optional from: OneOrMany<PeerValue>,
+        /// Egress: to whom, as in a group's rule.
+        optional to: OneOrMany<PeerValue>,
+        /// Only for endpoints with these addresses: an address, a prefix, or a list.
+        optional own: OneOrMany<AddressOrPrefix>,
+        /// Flows that it lets in or refuses are logged.
+        default log: bool = false,
+        /// "audit": what it would deny passes, and is told.
+        default mode: Mode = Mode::Enforce,
     }
 }
 
@@ -291,10 +456,25 @@ table! {
         optional icmp_code: NumberOrWord,
         /// "ipv4" or "ipv6" for a rule of one family.
         optional family: RuleFamily,
-        /// Ingress: who may send. "any", an address, a prefix, "group:NAME", or a list.
-        optional from: OneOrMany<Arc<str>>,
-        /// Egress: to whom. "any", an address, a prefix, "group:NAME", or a list.
-        optional to: OneOrMany<Arc<str>>,
+        /// Ingress: who may send. "any", an address, a prefix, a prefix but for some as
+        /// `{ prefix = "10.0.0.0/8", except = ["10.1.0.0/16"] }`, "group:NAME", "set:NAME", or a list; of another tenant that
+        /// shares it "group:TENANT/NAME", "set:TENANT/NAME".
+        optional from: OneOrMany<PeerValue>,
+        /// Egress: to whom, likewise.
+        optional to: OneOrMany<PeerValue>,
+        /// Flows that it lets in are logged.
+        default log: bool = false,
+    }
+}
+
+table! {
+    /// A prefix but for others inside it.
+    "peer"
+    struct PeerTable {
+        /// The prefix.
+        required prefix: AddressOrPrefix = "\"10.0.0.0/8\"",
+        /// Addresses and prefixes inside it that are not meant.
+        many except: List<AddressOrPrefix>,
     }
 }
 

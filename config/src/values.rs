@@ -16,6 +16,7 @@ use super::{
     leaf::*,
     problem::{Near, Problem},
     read::{At, Named, Read, Reader, Span, Table, read_spanned},
+    tables::PeerTable,
 };
 
 /// A number from `MIN` to `MAX`.
@@ -222,6 +223,34 @@ impl Read for IpNet {
     }
 }
 
+/// The other side of a rule as it is written: a word, or a prefix but for others.
+#[derive(Clone, Debug)]
+pub(super) enum PeerValue {
+    Word(Arc<str>),
+    Table(PeerTable),
+}
+
+impl Read for PeerValue {
+    fn read(value: &DeValue<'_>, span: Span, reader: &mut Reader) -> Option<Self> {
+        match value {
+            DeValue::String(word) => Some(Self::Word(word.as_ref().into())),
+            DeValue::Table(table) => Some(Self::Table(PeerTable::read_table(table, span, reader))),
+            other => reader.wrong_type("a string, or a table with `prefix` and `except`", other, span),
+        }
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "type": "string" }, PeerTable::table_schema(generator)] })
+    }
+
+    fn spans(&mut self, each: &mut dyn FnMut(&mut Span)) {
+        match self {
+            Self::Word(_) => {}
+            Self::Table(table) => table.table_spans(each),
+        }
+    }
+}
+
 /// A prefix, or an address that stands for itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AddressOrPrefix(pub(super) IpNet);
@@ -339,6 +368,10 @@ impl<T: Read> Read for List<T> {
     fn schema(generator: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "array", "items": T::schema(generator) })
     }
+
+    fn spans(&mut self, each: &mut dyn FnMut(&mut Span)) {
+        self.items.iter_mut().for_each(|item| item.spans(each));
+    }
 }
 
 impl<T: Read> Read for OneOrMany<T> {
@@ -356,6 +389,10 @@ impl<T: Read> Read for OneOrMany<T> {
     fn schema(generator: &mut SchemaGenerator) -> Schema {
         let one = T::schema(generator);
         json_schema!({ "anyOf": [one, { "type": "array", "items": one, "minItems": 1 }] })
+    }
+
+    fn spans(&mut self, each: &mut dyn FnMut(&mut Span)) {
+        self.0.iter_mut().for_each(|item| item.spans(each));
     }
 }
 
@@ -384,6 +421,13 @@ impl<T: Table> Read for Named<T> {
         json_schema!({
             "type": "object", "propertyNames": { "pattern": NAME_PATTERN }, "additionalProperties": table,
         })
+    }
+
+    fn spans(&mut self, each: &mut dyn FnMut(&mut Span)) {
+        for (name, table) in self {
+            each(&mut name.span);
+            table.table_spans(each);
+        }
     }
 }
 
@@ -427,7 +471,23 @@ macro_rules! words {
         })*
     };
 }
-words!(Runs, Topology, Flood, Neighbors, Unknown, TcpMode, OnChange, Oversize, UdpChecksum, RuleFamily);
+words!(
+    Runs,
+    Topology,
+    Flood,
+    Neighbors,
+    Unknown,
+    TcpMode,
+    OnChange,
+    Oversize,
+    UdpChecksum,
+    RuleFamily,
+    Mode,
+    Position,
+    PolicyEnd,
+    Action,
+    EgressDefault
+);
 
 /// Whether a station can have this address.
 pub(super) fn is_station_address(address: IpAddr) -> bool {

@@ -427,12 +427,13 @@ impl Snapshot {
             };
             let rules = std::cell::OnceCell::new();
             for network in tenant.networks.values().filter(|network| network.is_member(host)) {
-                let compiled = match same.and_then(|same| same.network(network.vni)) {
+                let kept = same.and_then(|same| same.network(network.vni));
+                let compiled = match kept.filter(|kept| kept.rules.stands_in(tenant, config)) {
                     Some(kept) => kept.clone(),
                     None => {
                         let rules = rules.get_or_init(|| {
                             let known = tenant.networks.values().find_map(before).map(|known| &*known.rules);
-                            Arc::new(RuleTable::new(tenant, known))
+                            Arc::new(RuleTable::new(tenant, config, known))
                         });
                         let site = NetworkSite { config, host: own, ports, epoch, policy };
                         let before = before(network).map(AsRef::as_ref);

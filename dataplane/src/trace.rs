@@ -317,7 +317,7 @@ fn group_mac(address: Addr) -> Option<MacAddr> {
     }
 }
 
-/// A rule of the configuration in words: `tcp to port 443, 8000-8099 from any`.
+/// A rule of the configuration in words: `tcp port 443, 8000-8099 with any`, `deny udp with group:web`.
 #[must_use]
 pub fn rule_text(rule: &config::Rule) -> String {
     let mut text = match rule.protocol {
@@ -343,16 +343,21 @@ pub fn rule_text(rule: &config::Rule) -> String {
             text += &format!(" code {code}");
         }
     }
-    let peers: Vec<String> = rule
-        .peers
-        .iter()
-        .map(|peer| match peer {
-            config::Peer::Any => "any".to_owned(),
-            config::Peer::Prefix(net) => net.to_string(),
-            config::Peer::Group(name) => format!("group:{name}"),
-        })
-        .collect();
-    format!("{text} with {}", peers.join(", "))
+    let peers: Vec<String> = rule.peers.iter().map(ToString::to_string).collect();
+    text += &format!(" with {}", peers.join(", "));
+    if !rule.own.is_empty() {
+        let own: Vec<String> = rule.own.iter().map(ToString::to_string).collect();
+        text += &format!(", own address {}", own.join(" or "));
+    }
+    let action = match rule.action {
+        config::Action::Allow => "",
+        config::Action::Deny => "deny ",
+        config::Action::Reject => "reject ",
+        config::Action::Pass => "pass ",
+    };
+    let log = if rule.log { ", logged" } else { "" };
+    let mode = if rule.mode == config::Mode::Audit { ", being tried out" } else { "" };
+    format!("{action}{text}{log}{mode}")
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use eastgate_api::{
     Done, EndpointRow, ErrorCode, Failure, FdbRow, Filter, FlowCounts, GroupRow, List, NeighborRow,
     PolicyRow, PortStatus, Reply, Request, Restored, RuleRow, Status, Traffic, VtepStatus,
 };
+use eastgate_config::Rule;
 use eastgate_conntrack::flow::Rank;
 use eastgate_dataplane::{
     eligibility::Eligibility,
@@ -22,10 +23,11 @@ use eastgate_dataplane::{
         counters::{Elsewhere, traffic},
         shared::lock,
     },
-    snapshot::{Endpoint, Network, Snapshot},
+    snapshot::{Endpoint, Network, Snapshot, rules::RuleList},
     trace,
 };
 use eastgate_fastpath::PUNTS;
+use eastgate_policy::rule::Direction;
 use eastgate_steering::Answers;
 use eastgate_vtep::{
     fdb::{Flush, Location},
@@ -151,6 +153,8 @@ impl View {
             answers_repeated: here.answers_repeated + there.answers_repeated,
             fragmented: here.fragmented + there.fragmented,
             decided_again: here.decided_again,
+            rejects_told: here.rejects_told,
+            rejects_limited: here.rejects_limited,
             dropped: here.dropped + there.dropped,
         }
     }
@@ -400,25 +404,40 @@ fn groups(network: &Network, uncounted: &Uncounted) -> Vec<GroupRow> {
         }
     }
     let tenant = &network.tenant;
-    let mut numbers = network.rules.in_order().iter().copied();
-    let mut rows = Vec::new();
-    for group in tenant.groups.values() {
-        let rules = group.ingress.iter().chain(&group.egress).zip(&mut numbers).filter_map(|(rule, id)| {
-            let name = network.rules.reference(&tenant.name, id)?;
-            Some(RuleRow {
-                rule: name.rule,
-                at: name.at,
-                text: trace::rule_text(rule),
-                flows: network.hits.get(id as usize).map_or(0, |hits| hits.load(Relaxed))
-                    + uncounted.get(&(network.vni, id)).copied().unwrap_or_default(),
-            })
+    let row = |list: RuleList, members: Vec<String>, ingress: &[Rule], egress: &[Rule]| {
+        let written = [(Direction::Ingress, ingress), (Direction::Egress, egress)];
+        let rules = written.into_iter().flat_map(|(direction, rules)| {
+            let numbers = network.rules.numbers(&list, direction);
+            rules.iter().zip(numbers).filter_map(|(rule, id)| rule_row(network, rule, *id, uncounted))
         });
         let rules = rules.collect();
-        rows.push(GroupRow {
-            group: format!("{}/{}", tenant.name, group.name),
-            members: members.remove(&*group.name).unwrap_or_default(),
-            rules,
-        });
-    }
+        GroupRow { group: list.name(&tenant.name), members, rules }
+    };
+    let groups = tenant.groups.values().map(|group| {
+        let members = members.remove(&*group.name).unwrap_or_default();
+        row(RuleList::Group(group.name.clone()), members, &group.ingress, &group.egress)
+    });
+    let mut rows: Vec<GroupRow> = groups.collect();
+    rows.extend(network.rules.templates(tenant).map(|template| {
+        let list = RuleList::Template(template.name.clone());
+        row(list, Vec::new(), &template.ingress, &template.egress)
+    }));
+    rows.extend(network.rules.policies(tenant).map(|(owner, policy)| {
+        let applies = |it: &&eastgate_config::Endpoint| policy.applies_to(&tenant.name, &config.name, it);
+        let members = config.endpoints.iter().filter(applies).map(|it| it.name.to_string());
+        let list = RuleList::Policy(owner, policy.name.clone());
+        row(list, members.collect(), &policy.ingress, &policy.egress)
+    }));
     rows
+}
+
+fn rule_row(network: &Network, rule: &Rule, id: u32, uncounted: &Uncounted) -> Option<RuleRow> {
+    let name = network.rules.reference(&network.tenant.name, id)?;
+    Some(RuleRow {
+        rule: name.rule,
+        at: name.at,
+        text: trace::rule_text(rule),
+        flows: network.hits.get(id as usize).map_or(0, |hits| hits.load(Relaxed))
+            + uncounted.get(&(network.vni, id)).copied().unwrap_or_default(),
+    })
 }

@@ -91,3 +91,39 @@ fn one_large_file_is_read_in_linear_time() {
     println!("25,000 endpoints in one file {half:?}, 100,000 {whole:?}");
     assert!(whole < half * 8, "{half:?} {whole:?}");
 }
+
+/// One endpoint comes to a tenant of ten thousand.
+#[test]
+#[ignore = "measures; wants a release build"]
+fn one_of_ten_thousand() {
+    let folder = TempFolder::new("one");
+    let path = folder.write(
+        "eastgate.toml",
+        &tenant(1, 1_000, 0)
+            .replacen("[tenant", "[host.h0]\nvtep = \"172.31.1.1\"\ndevice = \"eth0\"\n[tenant", 1)
+            .replace("host = \"h", "host = \"h0\" # "),
+    );
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut loader = Loader::new(&path);
+    let start = Instant::now();
+    loader.load().unwrap();
+    eprintln!("{} KiB read in {:?}", text.len() >> 10, start.elapsed());
+    for round in 0..6 {
+        let more = format!(
+            "[tenant.t1.endpoint.more{round}]\nnetwork = \"n1\"\nhost = \"h0\"\nport = \"more{round}\"\nmac = \"02:00:00:00:01:{round:02x}\"\naddresses = [\"10.1.0.{}\"]\ngroups = [\"web\"]\n",
+            100 + round
+        );
+        folder.write("eastgate.toml", &format!("{text}{more}"));
+        let before = loader.last_good().unwrap().clone();
+        let start = Instant::now();
+        let after = loader.load().unwrap();
+        let read = start.elapsed();
+        let start = Instant::now();
+        let _ = after.digest();
+        let digest = start.elapsed();
+        let start = Instant::now();
+        let changes = eastgate::changes::between(&before, &after);
+        assert_eq!(changes.endpoints.added.len(), 1);
+        eprintln!("read again in {read:?}, digest {digest:?}, changes {:?}", start.elapsed());
+    }
+}

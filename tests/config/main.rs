@@ -7,6 +7,7 @@ mod examples;
 mod large;
 mod loading;
 mod meaning;
+mod policies;
 mod random;
 mod schema;
 

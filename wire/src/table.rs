@@ -2,7 +2,7 @@
 //! walk through one has come.
 
 /// How large tables may become beside that of flows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct TableSizes {
     /// Networks
     pub networks: u32,

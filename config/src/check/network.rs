@@ -91,6 +91,8 @@ fn build(
         tcp: table.tcp.value,
         tcp_pickup: Duration::from_secs(table.tcp_pickup.value.get::<u32>().into()),
         on_change: table.on_change.value,
+        egress_default: table.egress_default.value,
+        egress_default_at: reader.place(table.egress_default.span),
         oversize: table.oversize.value,
         mss_clamp: table.mss_clamp.value,
         multicast: table.multicast.value,

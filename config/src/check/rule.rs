@@ -1,6 +1,7 @@
-//! A group's rules: protocol, ports, ICMP types, families and the other side must make sense together.
+//! Rules of groups, templates and policies: protocol, ports, ICMP types, families and the other side must make sense
+//! together.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use eastgate_wire::{
     Family, names,
@@ -8,17 +9,19 @@ use eastgate_wire::{
 };
 use ipnet::IpNet;
 
-use super::{icmp, known_name};
+use super::{icmp, names::Names};
 use crate::{
-    leaf::{PortRange, RuleFamily},
-    model::{IcmpMatch, Name, Peer, Protocol, Rule},
+    leaf::{Action, Mode, PortRange, RuleFamily},
+    model::{IcmpMatch, Peer, Protocol, Rule},
+    policies::family_of as family_of_prefix,
+    prefixes::without,
     problem::{Near, Problem},
-    read::{At, Field, Named, Reader, Span},
-    tables::{GroupTable, RuleTable},
-    values::{AddressOrPrefix, List, NameText, NumberOrWord, OneOrMany},
+    read::{At, Field, Reader, Span},
+    tables::{PeerTable, PolicyRuleTable, RuleTable},
+    values::{AddressOrPrefix, List, NumberOrWord, OneOrMany, PeerValue},
 };
 
-/// Which of a group's lists a rule is in.
+/// Which of its lists a rule is in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
     Ingress,
@@ -47,25 +50,73 @@ const PROTOCOLS: [(&str, u8); 16] = [
 
 /// What makes two rules the same.
 type Matched<'r> =
-    (Protocol, &'r [PortRange], &'r [PortRange], Option<IcmpMatch>, Option<Family>, Vec<&'r Peer>);
+    (Protocol, [&'r [PortRange]; 2], Option<IcmpMatch>, Option<Family>, Vec<&'r Peer>, &'r [IpNet]);
 
-/// The good rules of a list.
+/// The good rules of a group's or template's list.
 pub(super) fn check_list(
     tables: &List<RuleTable>,
     direction: Direction,
-    groups: &Named<GroupTable>,
+    names: &mut Names<'_>,
     reader: &mut Reader,
 ) -> Vec<Rule> {
-    let rules: Vec<(Rule, Span)> = tables
-        .items
-        .iter()
-        .filter_map(|table| check(table, direction, groups, reader).map(|rule| (rule, table.span)))
-        .collect();
+    let items = tables.items.iter();
+    let rules =
+        items.filter_map(|at| Some((check(&at.value, None, direction, at.span, names, reader)?, at.span)));
+    without_repeated(rules.collect(), reader)
+}
+
+/// The good rules of a policy's list.
+pub(super) fn check_policy_list(
+    tables: &List<PolicyRuleTable>,
+    direction: Direction,
+    names: &mut Names<'_>,
+    reader: &mut Reader,
+) -> Vec<(Rule, Span)> {
+    let items = tables.items.iter();
+    let rules = items.filter_map(|at| {
+        let own = at.value.own.good();
+        let rule = check(&matched(&at.value), own, direction, at.span, names, reader);
+        let (action, mode) = (at.value.action.good()?.value, at.value.mode.value);
+        if at.value.log.value && action == Action::Pass {
+            reader.report(Problem::LogPass {}, at.value.log.span);
+        }
+        let denies = matches!(action, Action::Deny | Action::Reject);
+        if mode == Mode::Audit && !denies {
+            let what = if action == Action::Pass { "passes on" } else { "allows" };
+            reader.report(Problem::AuditAllow { what }, at.value.mode.span);
+        }
+        Some((Rule { action, mode, ..rule? }, at.span))
+    });
+    let rules: Vec<(Rule, Span)> = rules.collect();
+    let spans: Vec<Span> = rules.iter().map(|(_, span)| *span).collect();
+    without_repeated(rules, reader).into_iter().zip(spans).collect()
+}
+
+/// What a policy's rule has in common with a group's.
+fn matched(table: &PolicyRuleTable) -> RuleTable {
+    let PolicyRuleTable { description, proto, ports, source_ports, icmp_type, icmp_code, family, .. } = table;
+    RuleTable {
+        description: description.clone(),
+        proto: proto.clone(),
+        ports: ports.clone(),
+        source_ports: source_ports.clone(),
+        icmp_type: icmp_type.clone(),
+        icmp_code: icmp_code.clone(),
+        family: family.clone(),
+        from: table.from.clone(),
+        to: table.to.clone(),
+        log: table.log.clone(),
+    }
+}
+
+/// Warns of rules that match what another one before them does.
+fn without_repeated(rules: Vec<(Rule, Span)>, reader: &mut Reader) -> Vec<Rule> {
     let mut seen: BTreeMap<Matched<'_>, Span> = BTreeMap::new();
     for (rule, span) in &rules {
         let mut peers: Vec<&Peer> = rule.peers.iter().collect();
         peers.sort_unstable();
-        let matched = (rule.protocol, &*rule.ports, &*rule.source_ports, rule.icmp, rule.family, peers);
+        let ports = [&*rule.ports, &*rule.source_ports];
+        let matched = (rule.protocol, ports, rule.icmp, rule.family, peers, &*rule.own);
         if let Some(first) = seen.insert(matched, *span) {
             reader.report_also(Problem::RuleRepeated {}, *span, first, "the other one");
         }
@@ -79,20 +130,26 @@ pub(super) fn groups_named(rule: &Rule) -> impl Iterator<Item = &str> {
 }
 
 fn check(
-    table: &At<RuleTable>,
+    rule: &RuleTable,
+    own: Option<&At<OneOrMany<AddressOrPrefix>>>,
     direction: Direction,
-    groups: &Named<GroupTable>,
+    at: Span,
+    names: &mut Names<'_>,
     reader: &mut Reader,
 ) -> Option<Rule> {
-    let rule = &table.value;
-    let peers = peers(rule, direction, table.span, groups, reader);
+    let peers = peers(rule, direction, at, names, reader);
     let protocol = protocol(rule, reader);
     let ports = protocol.is_some_and(|protocol| ports_possible(rule, protocol, reader));
     let icmp = protocol.and_then(|protocol| icmp_match(rule, protocol, reader));
     let (peers, protocol) = (peers?, protocol?);
-    let (family, protocol) = family(rule, protocol, &peers, reader);
+    let own: Vec<At<Peer>> = own
+        .iter()
+        .flat_map(|own| &own.value.0)
+        .map(|at| At { value: Peer::Prefix(at.value.0), span: at.span })
+        .collect();
+    let (family, protocol) = family(rule, protocol, [&peers, &own], reader);
     Some(Rule {
-        at: reader.place(table.span),
+        at: reader.place(at),
         description: rule.description.good().map(|text| text.value.clone()),
         protocol,
         ports: if ports { merged(&rule.ports) } else { Vec::new() },
@@ -100,6 +157,10 @@ fn check(
         icmp,
         family,
         peers: peers.into_iter().map(|peer| peer.value).collect(),
+        own: own.iter().filter_map(|own| prefix_of(&own.value)).copied().collect(),
+        action: Action::Allow,
+        log: rule.log.value,
+        mode: Mode::Enforce,
     })
 }
 
@@ -209,7 +270,7 @@ const fn family_name(family: Family) -> &'static str {
 fn family(
     rule: &RuleTable,
     protocol: Protocol,
-    peers: &[At<Peer>],
+    sides: [&[At<Peer>]; 2],
     reader: &mut Reader,
 ) -> (Option<Family>, Protocol) {
     let said = rule.family.good().map(|family| match family.value {
@@ -230,8 +291,11 @@ fn family(
         reader.report(problem, rule.proto.span);
     }
     let wanted = said.or(by_protocol);
-    for (peer, own) in peers.iter().filter_map(|peer| Some((peer, family_of(&peer.value)?))) {
-        if let (Some(wanted), Peer::Prefix(prefix)) = (wanted, &peer.value)
+    let wanted = wanted.or_else(|| common_family(sides[0])).or_else(|| common_family(sides[1]));
+    for (peer, prefix) in sides.into_iter().flatten().filter_map(|peer| Some((peer, prefix_of(&peer.value)?)))
+    {
+        let own = family_of_prefix(prefix);
+        if let Some(wanted) = wanted
             && own != wanted
         {
             let what = prefix.to_string();
@@ -240,26 +304,24 @@ fn family(
             reader.report(problem, peer.span);
         }
     }
-    let family = wanted.or_else(|| common_family(peers));
-    let protocol = match (protocol, family) {
+    let protocol = match (protocol, wanted) {
         (Protocol::Icmp, Some(Family::V4)) => Protocol::Number(ICMP),
         (Protocol::Icmp, Some(Family::V6)) => Protocol::Number(ICMPV6),
         (protocol, _) => protocol,
     };
-    (family, protocol)
+    (wanted, protocol)
 }
 
-fn family_of(peer: &Peer) -> Option<Family> {
+fn prefix_of(peer: &Peer) -> Option<&IpNet> {
     match peer {
-        Peer::Prefix(IpNet::V4(_)) => Some(Family::V4),
-        Peer::Prefix(IpNet::V6(_)) => Some(Family::V6),
-        Peer::Any | Peer::Group(_) => None,
+        Peer::Prefix(net) | Peer::Except(net, _) => Some(net),
+        _ => None,
     }
 }
 
 /// The family that every peer has.
 fn common_family(peers: &[At<Peer>]) -> Option<Family> {
-    let mut families = peers.iter().map(|peer| family_of(&peer.value));
+    let mut families = peers.iter().map(|peer| prefix_of(&peer.value).map(family_of_prefix));
     let first = families.next()??;
     families.all(|family| family == Some(first)).then_some(first)
 }
@@ -269,7 +331,7 @@ fn peers(
     rule: &RuleTable,
     direction: Direction,
     at: Span,
-    groups: &Named<GroupTable>,
+    names: &mut Names<'_>,
     reader: &mut Reader,
 ) -> Option<Vec<At<Peer>>> {
     let (right, wrong, list, key, not) = match direction {
@@ -283,22 +345,29 @@ fn peers(
         reader.report(Problem::MissingKey { key, table: "rule", example }, at);
     }
     let written = right.good()?;
-    let peers: Vec<At<Peer>> = written.value.0.iter().filter_map(|text| peer(text, groups, reader)).collect();
+    let peers = written.value.0.iter().filter_map(|written| {
+        let value = match &written.value {
+            PeerValue::Word(word) => peer(word, written.span, names, reader)?,
+            PeerValue::Table(table) => excepting(table, reader)?,
+        };
+        Some(At { value, span: written.span })
+    });
+    let peers: Vec<At<Peer>> = peers.collect();
     (!peers.is_empty()).then_some(peers)
 }
 
-fn peer(text: &At<Arc<str>>, groups: &Named<GroupTable>, reader: &mut Reader) -> Option<At<Peer>> {
-    let span = text.span;
-    if &*text.value == "any" {
-        return Some(At { value: Peer::Any, span });
+fn peer(word: &str, span: Span, names: &mut Names<'_>, reader: &mut Reader) -> Option<Peer> {
+    if word == "any" {
+        return Some(Peer::Any);
     }
-    if let Some(group) = text.value.strip_prefix("group:") {
-        let name: Name = group.trim().into();
-        let known = known_name("group", &At { value: NameText(name.clone()), span }, groups, reader);
-        return known.then_some(At { value: Peer::Group(name), span });
+    if let Some(name) = word.strip_prefix("group:") {
+        return names.group(name.trim(), span, reader);
     }
-    match AddressOrPrefix::parse(&text.value) {
-        Ok(AddressOrPrefix(prefix)) => Some(At { value: Peer::Prefix(prefix), span }),
+    if let Some(name) = word.strip_prefix("set:") {
+        return names.set(name.trim(), span, reader);
+    }
+    match AddressOrPrefix::parse(word) {
+        Ok(AddressOrPrefix(prefix)) => Some(Peer::Prefix(prefix)),
         Err(Problem::BadPrefix { text }) => {
             reader.report(Problem::BadPeer { text }, span);
             None
@@ -308,4 +377,29 @@ fn peer(text: &At<Arc<str>>, groups: &Named<GroupTable>, reader: &mut Reader) ->
             None
         }
     }
+}
+
+/// A prefix but for others inside it, of which something must be left.
+fn excepting(table: &PeerTable, reader: &mut Reader) -> Option<Peer> {
+    let prefix = table.prefix.good()?;
+    let (net, listed) = (prefix.value.0, &table.except.value);
+    let mut except: Vec<IpNet> = Vec::with_capacity(listed.items.len());
+    for other in &listed.items {
+        if net.contains(&other.value.0) {
+            except.push(other.value.0);
+        } else {
+            let problem = Problem::ExceptOutside { except: other.value.0, prefix: net };
+            reader.report_also(problem, other.span, prefix.span, "the prefix");
+        }
+    }
+    // One that could not be read would be let in.
+    if listed.partial {
+        return None;
+    }
+    except.sort_unstable();
+    except.dedup();
+    if without(net, &except).is_empty() {
+        reader.report(Problem::ExceptAll { prefix: net }, prefix.span);
+    }
+    Some(if except.is_empty() { Peer::Prefix(net) } else { Peer::Except(net, except.into()) })
 }

@@ -1,20 +1,32 @@
-//! A tenant: its networks, groups and endpoints, and the names between them.
+//! A tenant: its networks, groups, sets, policies and endpoints, and the names between them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
-use super::{Claims, endpoint, network, rule};
+use super::{Claims, endpoint, names::Names, network, policy, rule, site};
 use crate::{
-    model::{Group, Name, Tenant},
+    leaf::{Action, Mode},
+    model::{Group, Name, Peer, Protocol, Rule, Tenant},
+    place::Place,
+    policies::{AddressSet, Policy},
     problem::Problem,
     read::{At, Named, Reader},
-    tables::{EndpointTable, GroupTable, TenantTable},
+    tables::{EndpointTable, GroupTable, SetTable, TenantTable},
+    values::{List, NameText},
 };
 
 /// Checks a tenant.
 pub(super) fn check(name: &At<Name>, table: &TenantTable, reader: &mut Reader) -> (Tenant, Claims) {
-    let groups = groups(&table.group.value, reader);
-    unused_groups(&groups, &table.group.value, &table.endpoint.value, reader);
     let mut claims = Claims::default();
+    let mut names = Names::of_tenant(&name.value, &table.group.value, &table.set.value);
+    let groups = groups(&table.group.value, &mut names, &mut claims, reader);
+    let parts = policy::Parts::of(table);
+    let policies = policy::check_all(&table.policy.value, Some(&parts), &mut names, reader);
+    claims.elsewhere = names.elsewhere;
+    let sets = table.set.value.iter().map(|(name, table)| set(name, table, &mut claims, reader)).collect();
+    unused_groups(&groups, &policies, &table.group.value, &table.endpoint.value, reader);
     let mut endpoints = endpoint::check_all(table, &mut claims, reader);
     let mut networks = BTreeMap::new();
     for (index, (network_name, network_table)) in table.network.value.iter().enumerate() {
@@ -27,30 +39,105 @@ pub(super) fn check(name: &At<Name>, table: &TenantTable, reader: &mut Reader) -
         name: name.value.clone(),
         at: reader.place(name.span),
         description: table.description.good().map(|text| text.value.clone()),
+        mode: table.mode.good().map_or(Mode::Enforce, |mode| mode.value),
+        mode_at: reader.place(table.mode.good().map_or(name.span, |mode| mode.span)),
         networks,
         groups,
+        sets,
+        policies,
     };
+    for policy in tenant.policies.values() {
+        reader.found.extend(policy::mixed_own(policy, &tenant));
+    }
     (tenant, claims)
 }
 
-fn groups(tables: &Named<GroupTable>, reader: &mut Reader) -> BTreeMap<Name, Group> {
+fn groups(
+    tables: &Named<GroupTable>,
+    names: &mut Names<'_>,
+    claims: &mut Claims,
+    reader: &mut Reader,
+) -> BTreeMap<Name, Group> {
     let mut groups = BTreeMap::new();
     for (name, table) in tables {
-        let group = Group {
+        let like = table.like.good().into_iter().flat_map(|list| &list.value.0);
+        let mut group = Group {
             name: name.value.clone(),
             at: reader.place(name.span),
             description: table.description.good().map(|text| text.value.clone()),
-            ingress: rule::check_list(&table.ingress.value, rule::Direction::Ingress, tables, reader),
-            egress: rule::check_list(&table.egress.value, rule::Direction::Egress, tables, reader),
+            like: each_once(like, |template, at| claims.templates.push((template, at)), reader),
+            admits_members: table.admit_members.value,
+            wide: table.prefix_pairs.value,
+            shared_with: shared_with(&table.shared_with.value, claims, reader),
+            ingress: rule::check_list(&table.ingress.value, rule::Direction::Ingress, names, reader),
+            egress: rule::check_list(&table.egress.value, rule::Direction::Egress, names, reader),
         };
+        if group.admits_members {
+            let among_members = among_members(&group.name, reader.place(table.admit_members.span));
+            group.ingress.push(among_members.clone());
+            group.egress.push(among_members);
+        }
         groups.insert(name.value.clone(), group);
     }
     groups
 }
 
-/// Warns of groups that no endpoint is in and no other group speaks of.
+/// The rule by which the members of a group may send each other anything.
+fn among_members(group: &Name, at: Place) -> Rule {
+    Rule {
+        at,
+        description: None,
+        protocol: Protocol::Any,
+        ports: Vec::new(),
+        source_ports: Vec::new(),
+        icmp: None,
+        family: None,
+        peers: vec![Peer::Group(group.clone())],
+        own: Box::default(),
+        action: Action::Allow,
+        log: false,
+        mode: Mode::Enforce,
+    }
+}
+
+fn set(name: &At<Name>, table: &SetTable, claims: &mut Claims, reader: &mut Reader) -> (Name, AddressSet) {
+    let set = AddressSet {
+        name: name.value.clone(),
+        at: reader.place(name.span),
+        description: table.description.good().map(|text| text.value.clone()),
+        addresses: site::addresses(&table.addresses),
+        shared_with: shared_with(&table.shared_with.value, claims, reader),
+    };
+    (name.value.clone(), set)
+}
+
+/// The tenants that something is shared with.
+fn shared_with(written: &List<NameText>, claims: &mut Claims, reader: &mut Reader) -> Vec<Name> {
+    each_once(written.items.iter(), |tenant, at| claims.shared_with.push((tenant, at)), reader)
+}
+
+/// Names in their order, each of them noted with its place; repeated ones are reported.
+fn each_once<'n>(
+    written: impl Iterator<Item = &'n At<NameText>>,
+    mut note: impl FnMut(Arc<str>, Place),
+    reader: &mut Reader,
+) -> Vec<Name> {
+    let mut names: Vec<Name> = Vec::new();
+    for At { value: NameText(name), span } in written {
+        if names.contains(name) {
+            reader.report(Problem::NameRepeated { name: name.to_string() }, *span);
+            continue;
+        }
+        note(name.clone(), reader.place(*span));
+        names.push(name.clone());
+    }
+    names
+}
+
+/// Warns of groups that no endpoint is in and no other group or policy speaks of.
 fn unused_groups(
     groups: &BTreeMap<Name, Group>,
+    policies: &BTreeMap<Name, Policy>,
     tables: &Named<GroupTable>,
     endpoints: &Named<EndpointTable>,
     reader: &mut Reader,
@@ -64,7 +151,9 @@ fn unused_groups(
     for group in groups.values() {
         let named = group.ingress.iter().chain(&group.egress).flat_map(rule::groups_named);
         used.extend(named.filter(|name| **name != *group.name));
+        used.extend((!group.shared_with.is_empty()).then_some(&*group.name));
     }
+    used.extend(policies.values().flat_map(policy::groups_named));
     for (name, _) in tables.iter().filter(|(name, _)| !used.contains(&*name.value)) {
         reader.report(Problem::GroupUnused { name: name.value.to_string() }, name.span);
     }

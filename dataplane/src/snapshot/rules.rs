@@ -1,20 +1,24 @@
-//! From the groups of a tenant's configuration to the rules that the policy crate compiles, and back from a
-//! rule's number to its name and place.
+//! From the groups and policies of a tenant's configuration, and what the site lays down over them, to the rules that the
+//! policy crate compiles, and back from a rule's number to its name and place.
+
+mod source;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
+    hash::{DefaultHasher, Hash, Hasher as _},
     sync::Arc,
 };
 
 pub use eastgate_api::RuleRef;
-use eastgate_config::{self as config, Name, Place, Protocol, Tenant};
-use eastgate_policy::rule::{
-    Direction, EndpointRules, Group, GroupId, Peer, PortProtocol, PortRange, Rule, RuleId, Service, Source,
-    Then, Verdict,
+use eastgate_config::{
+    self as config, AddressSet, Config, EgressDefault, Mode, Name, Place, PolicyEnd, SitePolicy, Tenant,
 };
-use eastgate_wire::{Addr, EndpointId, Family, view::proto};
+use eastgate_policy::rule::{Direction, GroupId};
+use eastgate_wire::Addr;
 use ipnet::IpNet;
+
+pub(super) use self::source::multicast;
+use self::source::parts;
 
 /// A prefix in the 128-bit form that the pure crates use.
 #[must_use]
@@ -23,55 +27,81 @@ pub fn prefix(net: &IpNet) -> (Addr, u8) {
     (net.network().into(), net.prefix_len() + added)
 }
 
-/// Those egress rules of a policy that name multicast groups; none where none does.
-pub(super) fn multicast(source: &Source) -> Option<Source> {
-    let names_groups = |rule: &Rule| match &rule.peer {
-        Peer::Prefix { network, len } => {
-            network.is_multicast() && *len >= if network.is_v4() { 96 + 4 } else { 8 }
-        }
-        _ => false,
-    };
-    let naming = |group: &Group| Group {
-        ingress: Vec::new(),
-        egress: group.egress.iter().filter(|rule| names_groups(rule)).cloned().collect(),
-    };
-    let groups: Vec<Group> = source.groups.iter().map(naming).collect();
-    let any = groups.iter().any(|group| !group.egress.is_empty());
-    any.then(|| {
-        let senders = |endpoint: &EndpointRules| EndpointRules {
-            egress: endpoint.egress.clone(),
-            ..EndpointRules::default()
-        };
-        Source { groups, endpoints: source.endpoints.iter().map(senders).collect() }
-    })
-}
-
-/// The rules of a tenant by number. A rule that stays as it is keeps its number when others come and go around it; a number
-/// is not given to another rule.
+/// The rules that hold for a tenant, by number: its own, and those of the site that concern it. A rule that stays as it is
+/// keeps its number when others come and go around it; a number is not given to another rule.
 #[derive(Debug, Default)]
 pub struct RuleTable {
     rules: Vec<Option<RuleInfo>>,
-    /// The numbers in the order of groups by name, ingress before egress
-    order: Vec<u32>,
     numbers: HashMap<Digest, u32>,
-    groups: BTreeMap<Name, GroupId>,
+    /// Of each list the numbers of its rules as they are written: ingress, egress
+    lists: BTreeMap<RuleList, [Vec<u32>; 2]>,
+    ids: BTreeMap<Part, GroupId>,
+    /// What the tenant is compiled with beside itself
+    site: Arc<SitePolicy>,
+    others: BTreeMap<Name, Arc<Tenant>>,
     /// Numbers mean the same in all tables of one series.
     series: Arc<()>,
 }
 
-/// Stands for a rule: its group, direction and text, and which of several equal ones it is.
+/// Stands for a rule: its list, direction and text, and which of several equal ones it is; or for the prefixes of a set.
 type Digest = [u64; 2];
 
 /// Numbers that are given before all are given anew, for each that is in use
 pub(super) const SPARSE: usize = 4;
 
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+/// Whose a policy is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Owner {
+    /// The site's
+    Site,
+    /// The tenant's
+    Tenant,
+}
+
+/// Rules that are written as one list for each direction, and what stands for a rule that no list has.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum RuleList {
+    /// Of a group of the tenant
+    Group(Name),
+    /// Of a template of the site
+    Template(Name),
+    /// Of a policy
+    Policy(Owner, Name),
+    /// What a policy with `end = "deny"` denies
+    PolicyEnd(Owner, Name),
+    /// What a network with `egress_default = "open"` lets out
+    EgressDefault(Name),
+    /// What a tenant with `mode = "audit"` would deny
+    DefaultDeny,
+}
+
+/// What has a number of its own in a policy's source: rules that stand in tiers together, or whom rules name as their peer.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Part {
+    /// A group of the tenant, and whether prefixes that its members share are of it
+    Group(Name, bool),
+    Template(Name),
+    /// Rules of a policy behind one another that are for the same endpoints
+    Policy(Owner, Name, Direction, u32),
+    PolicyEnd(Owner, Name),
+    EgressDefault(Name),
+    DefaultDeny,
+    /// A group of another tenant: its members
+    GroupOf(Name, Name),
+    /// A set of the site or of a tenant, and what stands for its prefixes. Of prefixes it is not known who is in them: a set
+    /// with others is another one, so that whoever names it is decided about anew.
+    Set(Option<Name>, Name, Digest),
+}
+
 /// A rule as a person knows it.
 #[derive(Clone, Debug)]
 pub struct RuleInfo {
-    /// Its group's name
-    pub group: Name,
-    /// Which of the group's lists it is in
-    pub direction: Direction,
+    /// Where it stands
+    pub list: RuleList,
+    /// In which of the two lists; none where it is for both directions
+    pub direction: Option<Direction>,
     /// Its place in that list, from 1
     pub number: u32,
     /// Where it is written
@@ -79,46 +109,122 @@ pub struct RuleInfo {
 }
 
 impl RuleTable {
-    /// The rules of `tenant`, with the numbers that they had in a table `before`, as long as not too many are unused by now.
+    /// The rules that hold for `tenant`, with the numbers that they had in a table `before`, as long as not too many are
+    /// unused by now.
     #[must_use]
-    pub fn new(tenant: &Tenant, before: Option<&Self>) -> Self {
-        let table = Self::numbered(tenant, before);
-        let (numbers, used) =
-            (table.rules.len().max(table.groups_end()), table.order.len() + table.groups.len());
-        if before.is_some() && numbers > 1024 + SPARSE * used { Self::numbered(tenant, None) } else { table }
+    pub fn new(tenant: &Tenant, config: &Config, before: Option<&Self>) -> Self {
+        let table = Self::numbered(tenant, config, before);
+        let numbers = table.rules.len().max(table.ids_end());
+        let used = table.rules.iter().flatten().count() + table.ids.len();
+        if before.is_some() && numbers > 1024 + SPARSE * used {
+            Self::numbered(tenant, config, None)
+        } else {
+            table
+        }
     }
 
-    fn numbered(tenant: &Tenant, before: Option<&Self>) -> Self {
-        let mut table = Self::default();
+    fn numbered(tenant: &Tenant, config: &Config, before: Option<&Self>) -> Self {
+        let mut table = Self { site: config.site.clone(), ..Self::default() };
         if let Some(before) = before {
             table.series = before.series.clone();
             table.rules.resize_with(before.rules.len(), || None);
         }
-        let mut next_group = before.map_or(0, Self::groups_end) as u32;
-        for group in tenant.groups.values() {
-            let known = before.and_then(|before| before.groups.get(&group.name).copied());
-            let id = known.unwrap_or_else(|| {
-                next_group += 1;
-                GroupId(next_group - 1)
+        table.add_lists(tenant, before);
+        let named = table.rules_over(tenant).flat_map(|(_, rule)| &rule.peers);
+        let tenants = named.filter_map(|peer| match peer {
+            config::Peer::GroupOf(tenant, _) | config::Peer::SetOf(tenant, _) => Some(tenant),
+            _ => None,
+        });
+        let others = tenants.filter(|name| **name != tenant.name);
+        table.others =
+            others.filter_map(|name| Some((name.clone(), config.tenants.get(name)?.clone()))).collect();
+        let mut next = before.map_or(0, Self::ids_end) as u32;
+        for part in table.parts_of(tenant) {
+            let id = before.and_then(|before| before.ids.get(&part).copied()).unwrap_or_else(|| {
+                next += 1;
+                GroupId(next - 1)
             });
-            table.groups.insert(group.name.clone(), id);
-            for (direction, list) in
-                [(Direction::Ingress, &group.ingress), (Direction::Egress, &group.egress)]
-            {
-                let mut seen: HashMap<Digest, u32> = HashMap::new();
-                for (rule, number) in list.iter().zip(1..) {
-                    let info = RuleInfo { group: group.name.clone(), direction, number, at: rule.at.clone() };
-                    let which = seen.entry(digest(&info, rule, 0)).or_default();
-                    let digest = digest(&info, rule, *which);
-                    *which += 1;
-                    table.add(digest, info, before);
-                }
-            }
+            table.ids.insert(part, id);
         }
         table
     }
 
-    fn add(&mut self, digest: Digest, info: RuleInfo, before: Option<&Self>) {
+    /// All rules that may be asked about the tenant's endpoints, and whose they are
+    fn rules_over<'a>(&'a self, tenant: &'a Tenant) -> impl Iterator<Item = (Owner, &'a config::Rule)> {
+        let of_site = self.site.policies_for(tenant).flat_map(config::Policy::rules);
+        let of_templates = self.templates(tenant).flat_map(|it| it.ingress.iter().chain(&it.egress));
+        let of_site = of_site.chain(of_templates).map(|rule| (Owner::Site, rule));
+        of_site.chain(tenant.rules().map(|rule| (Owner::Tenant, rule)))
+    }
+
+    /// The templates that groups of the tenant start from
+    pub fn templates<'a>(&'a self, tenant: &Tenant) -> impl Iterator<Item = &'a config::Template> {
+        let names: BTreeSet<Name> =
+            tenant.groups.values().flat_map(|group| group.like.iter().cloned()).collect();
+        names.into_iter().filter_map(|name| self.site.templates.get(&name))
+    }
+
+    /// The policies that may be asked about the tenant's endpoints, and whose they are
+    pub fn policies<'a>(&'a self, tenant: &'a Tenant) -> impl Iterator<Item = (Owner, &'a config::Policy)> {
+        let of_site = self.site.policies_for(tenant).map(|policy| (Owner::Site, policy));
+        of_site.chain(tenant.policies.values().map(|policy| (Owner::Tenant, policy)))
+    }
+
+    fn add_lists(&mut self, tenant: &Tenant, before: Option<&Self>) {
+        let site = self.site.clone();
+        for group in tenant.groups.values() {
+            let list = RuleList::Group(group.name.clone());
+            self.add_list(&list, [&group.ingress[..], &group.egress[..]], before);
+        }
+        let templates: Vec<Name> = self.templates(tenant).map(|template| template.name.clone()).collect();
+        for template in templates.iter().filter_map(|name| site.templates.get(name)) {
+            let list = RuleList::Template(template.name.clone());
+            self.add_list(&list, [&template.ingress[..], &template.egress[..]], before);
+        }
+        let of_site = site.policies_for(tenant).map(|policy| (Owner::Site, policy));
+        for (owner, policy) in of_site.chain(tenant.policies.values().map(|it| (Owner::Tenant, it))) {
+            let list = RuleList::Policy(owner, policy.name.clone());
+            self.add_list(&list, [&policy.ingress[..], &policy.egress[..]], before);
+            if policy.end == PolicyEnd::Deny {
+                self.add_alone(RuleList::PolicyEnd(owner, policy.name.clone()), &policy.end_at, before);
+            }
+        }
+        for network in tenant.networks.values().filter(|it| it.egress_default == EgressDefault::Open) {
+            let list = RuleList::EgressDefault(network.name.clone());
+            self.add_alone(list, &network.egress_default_at, before);
+        }
+        if tenant.mode == Mode::Audit {
+            self.add_alone(RuleList::DefaultDeny, &tenant.mode_at, before);
+        }
+    }
+
+    fn add_list(&mut self, list: &RuleList, rules: [&[config::Rule]; 2], before: Option<&Self>) {
+        let numbers = [0, 1].map(|which: usize| {
+            let (direction, rules) = (DIRECTIONS[which], rules[which]);
+            let mut seen: HashMap<Digest, u32> = HashMap::new();
+            let mut numbers = Vec::with_capacity(rules.len());
+            for (rule, number) in rules.iter().zip(1..) {
+                let text = (list, direction, text(rule));
+                let which = seen.entry(digest(&text)).or_default();
+                let digest = digest(&(text, *which));
+                *which += 1;
+                let info =
+                    RuleInfo { list: list.clone(), direction: Some(direction), number, at: rule.at.clone() };
+                numbers.push(self.add(digest, info, before));
+            }
+            numbers
+        });
+        self.lists.insert(list.clone(), numbers);
+    }
+
+    /// What stands for one rule that no list has.
+    fn add_alone(&mut self, list: RuleList, at: &Place, before: Option<&Self>) {
+        let info = RuleInfo { list: list.clone(), direction: None, number: 1, at: at.clone() };
+        let number = self.add(digest(&list), info, before);
+        self.lists.insert(list, [vec![number], vec![number]]);
+    }
+
+    fn add(&mut self, digest: Digest, info: RuleInfo, before: Option<&Self>) -> u32 {
         let number = match before.and_then(|before| before.numbers.get(&digest)) {
             Some(number) => *number,
             None => {
@@ -128,12 +234,71 @@ impl RuleTable {
         };
         self.rules[number as usize] = Some(info);
         self.numbers.insert(digest, number);
-        self.order.push(number);
+        number
     }
 
-    /// One more than the largest number of a group
-    fn groups_end(&self) -> usize {
-        self.groups.values().map(|id| id.0 as usize + 1).max().unwrap_or(0)
+    /// Everything that the policy's source has a number for
+    fn parts_of(&self, tenant: &Tenant) -> BTreeSet<Part> {
+        let mut all = BTreeSet::new();
+        all.extend(tenant.groups.values().map(|group| Part::Group(group.name.clone(), group.wide)));
+        all.extend(self.templates(tenant).map(|template| Part::Template(template.name.clone())));
+        for (owner, policy) in self.policies(tenant) {
+            for (direction, rules) in DIRECTIONS.into_iter().zip([&policy.ingress, &policy.egress]) {
+                let parts = (0..).zip(parts(rules));
+                all.extend(parts.map(|(at, _)| Part::Policy(owner, policy.name.clone(), direction, at)));
+            }
+        }
+        all.extend(self.lists.keys().filter_map(|list| match list {
+            RuleList::PolicyEnd(owner, name) => Some(Part::PolicyEnd(*owner, name.clone())),
+            RuleList::EgressDefault(name) => Some(Part::EgressDefault(name.clone())),
+            RuleList::DefaultDeny => Some(Part::DefaultDeny),
+            RuleList::Group(_) | RuleList::Template(_) | RuleList::Policy(..) => None,
+        }));
+        let peers =
+            self.rules_over(tenant).flat_map(|(owner, rule)| rule.peers.iter().map(move |it| (owner, it)));
+        all.extend(peers.filter_map(|(owner, peer)| self.named(tenant, owner, peer)));
+        all
+    }
+
+    /// The group or set that a rule of `owner` names as its peer.
+    fn named(&self, tenant: &Tenant, owner: Owner, peer: &config::Peer) -> Option<Part> {
+        let own_group = |name: &Name| {
+            let group = tenant.groups.get(name)?;
+            Some(Part::Group(name.clone(), group.wide))
+        };
+        match peer {
+            config::Peer::Group(name) => own_group(name),
+            config::Peer::GroupOf(of, name) if *of == tenant.name => own_group(name),
+            config::Peer::GroupOf(of, name) => self
+                .others
+                .get(of)?
+                .groups
+                .contains_key(name)
+                .then(|| Part::GroupOf(of.clone(), name.clone())),
+            config::Peer::Set(name) => {
+                let of = (owner == Owner::Tenant).then(|| tenant.name.clone());
+                Some(Part::Set(of.clone(), name.clone(), wide_digest(self.set(tenant, of.as_ref(), name)?)))
+            }
+            config::Peer::SetOf(of, name) => {
+                let set = self.set(tenant, Some(of), name)?;
+                Some(Part::Set(Some(of.clone()), name.clone(), wide_digest(set)))
+            }
+            config::Peer::Any | config::Peer::Prefix(_) | config::Peer::Except(..) => None,
+        }
+    }
+
+    /// A set of a tenant, or of the site.
+    fn set<'a>(&'a self, tenant: &'a Tenant, of: Option<&Name>, name: &Name) -> Option<&'a AddressSet> {
+        match of {
+            None => self.site.sets.get(name),
+            Some(of) if *of == tenant.name => tenant.sets.get(name),
+            Some(of) => self.others.get(of)?.sets.get(name),
+        }
+    }
+
+    /// One more than the largest number of a part
+    fn ids_end(&self) -> usize {
+        self.ids.values().map(|id| id.0 as usize + 1).max().unwrap_or(0)
     }
 
     /// Whether rules and groups that both tables have are of the same numbers.
@@ -142,10 +307,50 @@ impl RuleTable {
         Arc::ptr_eq(&self.series, &before.series)
     }
 
-    /// The numbers of the rules as they are written: of groups by name, ingress before egress.
+    /// Whether nothing that it took from outside its tenant is another thing in this configuration.
     #[must_use]
-    pub fn in_order(&self) -> &[u32] {
-        &self.order
+    pub fn stands_in(&self, tenant: &Tenant, config: &Config) -> bool {
+        let starts_from_it = tenant.groups.values().any(|group| !group.like.is_empty());
+        let has_a_say = |site: &SitePolicy| starts_from_it || site.policies_for(tenant).next().is_some();
+        let same_site =
+            Arc::ptr_eq(&self.site, &config.site) || !has_a_say(&self.site) && !has_a_say(&config.site);
+        let is_same = |(name, was): (&Name, &Arc<Tenant>)| {
+            config.tenants.get(name).is_some_and(|now| Arc::ptr_eq(was, now))
+        };
+        same_site && self.others.iter().all(is_same)
+    }
+
+    /// The numbers of the rules of a list in one direction, in the order in which they are written.
+    #[must_use]
+    pub fn numbers(&self, list: &RuleList, direction: Direction) -> &[u32] {
+        let [ingress, egress] = match self.lists.get(list) {
+            Some([ingress, egress]) => [ingress, egress].map(Vec::as_slice),
+            None => [&[][..]; 2],
+        };
+        if direction == Direction::Ingress { ingress } else { egress }
+    }
+
+    /// The policies that are asked about an endpoint
+    pub fn policies_of<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        network: &'a str,
+        endpoint: &'a config::Endpoint,
+    ) -> impl Iterator<Item = RuleList> + 'a {
+        let policies = self.policies(tenant);
+        let applying = policies.filter(move |(_, it)| it.applies_to(&tenant.name, network, endpoint));
+        applying.map(|(owner, policy)| RuleList::Policy(owner, policy.name.clone()))
+    }
+
+    /// The tenants that share something with this one which it names, or whose groups and sets the site names for it
+    pub fn others(&self) -> impl Iterator<Item = &Tenant> {
+        self.others.values().map(AsRef::as_ref)
+    }
+
+    /// What the site has laid down when the table was made
+    #[must_use]
+    pub fn site(&self) -> &SitePolicy {
+        &self.site
     }
 
     /// One more than the largest number of a rule.
@@ -170,149 +375,65 @@ impl RuleTable {
     #[must_use]
     pub fn reference(&self, tenant: &str, id: u32) -> Option<RuleRef> {
         let rule = self.get(id)?;
-        let direction = match rule.direction {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
+        let list = rule.list.name(tenant);
+        let rule_name = match rule.direction {
+            Some(Direction::Ingress) => format!("{list} ingress #{}", rule.number),
+            Some(Direction::Egress) => format!("{list} egress #{}", rule.number),
+            None => list,
         };
-        Some(RuleRef {
-            rule: format!("{tenant}/{} {direction} #{}", rule.group, rule.number),
-            at: rule.at.to_string(),
-        })
+        Some(RuleRef { rule: rule_name, at: rule.at.to_string() })
     }
+}
 
-    /// The policy of one network of the tenant, as the policy crate takes it: its endpoints have these numbers, in the order
-    /// of the configuration.
+impl RuleList {
+    /// Its name, where the tenant is called `tenant`: `acme/web`, `acme/policy internet`, `policy hardening`.
     #[must_use]
-    pub fn source(&self, tenant: &Tenant, network: &config::Network, ids: &[EndpointId]) -> Source {
-        let mut numbers = self.order.iter();
-        let mut numbered = |list: &[config::Rule]| {
-            let mut rules = Vec::new();
-            for (rule, id) in list.iter().zip(&mut numbers) {
-                self.expand(RuleId(*id), rule, &mut rules);
+    pub fn name(&self, tenant: &str) -> String {
+        match self {
+            Self::Group(name) => format!("{tenant}/{name}"),
+            Self::Template(name) => format!("template {name}"),
+            Self::Policy(Owner::Site, name) => format!("policy {name}"),
+            Self::Policy(Owner::Tenant, name) => format!("{tenant}/policy {name}"),
+            Self::PolicyEnd(owner, name) => {
+                format!("{} end", Self::Policy(*owner, name.clone()).name(tenant))
             }
-            rules
-        };
-        let mut groups = vec![Group::default(); self.groups_end()];
-        for group in tenant.groups.values() {
-            let (ingress, egress) = (numbered(&group.ingress), numbered(&group.egress));
-            if let Some(GroupId(id)) = self.groups.get(&group.name) {
-                groups[*id as usize] = Group { ingress, egress };
-            }
-        }
-        // Numbers that nobody has are of endpoints without addresses, groups and rules.
-        let end = ids.iter().map(|id| id.0 as usize + 1).max().unwrap_or(0);
-        let mut endpoints = vec![EndpointRules::default(); end];
-        for (endpoint, id) in network.endpoints.iter().zip(ids) {
-            endpoints[id.0 as usize] = self.endpoint(endpoint);
-        }
-        endpoints.extend(self.members_elsewhere(tenant, network));
-        Source { groups, endpoints }
-    }
-
-    /// A group is the tenant's: who is in it in another network is meant by `group:` here too, by its own addresses. They
-    /// come behind this network's endpoints, whose numbers stay. Their packets get here through a machine that may send
-    /// what is not its own; a network without any is spared looking at all the tenant has. An address that an endpoint
-    /// here has is that endpoint's.
-    fn members_elsewhere(&self, tenant: &Tenant, network: &config::Network) -> Vec<EndpointRules> {
-        let forwards = |endpoint: &config::Endpoint| {
-            endpoint.router
-                || !endpoint.port_security
-                || !endpoint.allowed_pairs.is_empty()
-                || !endpoint.routes.is_empty()
-        };
-        if !network.endpoints.iter().any(forwards) {
-            return Vec::new();
-        }
-        let here: BTreeSet<Addr> =
-            network.endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
-        let others = tenant.networks.values().filter(|other| other.name != network.name);
-        let members =
-            others.flat_map(|other| &other.endpoints).filter(|endpoint| !endpoint.groups.is_empty());
-        members
-            .filter_map(|endpoint| {
-                let own = endpoint.addresses.iter().filter(|address| !here.contains(*address));
-                let addresses: Vec<(Addr, u8)> = own.map(|address| (*address, 128)).collect();
-                let groups = endpoint.groups.iter().filter_map(|name| self.groups.get(name).copied());
-                (!addresses.is_empty()).then(|| EndpointRules {
-                    addresses,
-                    groups: groups.collect(),
-                    ..EndpointRules::default()
-                })
-            })
-            .collect()
-    }
-
-    fn endpoint(&self, endpoint: &config::Endpoint) -> EndpointRules {
-        let own = endpoint.addresses.iter().map(|address| (*address, 128));
-        // A range of addresses that an endpoint may use makes nobody in it a member of the endpoint's groups.
-        let pairs =
-            endpoint.allowed_pairs.iter().map(|pair| prefix(&pair.address)).filter(|(_, len)| *len == 128);
-        let groups = endpoint.groups.iter().filter_map(|name| self.groups.get(name).copied());
-        EndpointRules::of_groups(own.chain(pairs).collect(), groups.collect())
-    }
-
-    /// One rule as written is one for each peer and service; all have its number.
-    fn expand(&self, id: RuleId, rule: &config::Rule, into: &mut Vec<Rule>) {
-        for service in services(rule) {
-            for peer in &rule.peers {
-                let peer = match peer {
-                    config::Peer::Any => Peer::Any,
-                    config::Peer::Prefix(net) => {
-                        let (network, len) = prefix(net);
-                        Peer::Prefix { network, len }
-                    }
-                    config::Peer::Group(name) => match self.groups.get(name) {
-                        Some(group) => Peer::Group(*group),
-                        // Checked when the configuration was loaded; a group that is not there has no members.
-                        None => continue,
-                    },
-                };
-                into.push(Rule {
-                    id,
-                    family: rule.family,
-                    peer,
-                    service: service.clone(),
-                    then: Then::Settle(Verdict::ALLOW),
-                });
-            }
+            Self::EgressDefault(network) => format!("{tenant}/network {network} egress_default"),
+            Self::DefaultDeny => format!("default deny of tenant {tenant}"),
         }
     }
 }
 
-fn digest(info: &RuleInfo, rule: &config::Rule, which: u32) -> Digest {
-    let config::Rule { at: _, description: _, protocol, ports, source_ports, icmp, family, peers } = rule;
+fn digest(what: &impl Hash) -> Digest {
     // Two of 64 bits: what a tenant writes must not pass for another rule by chance.
     [0u8, 1].map(|half| {
         let mut hasher = DefaultHasher::new();
-        (half, &info.group, info.direction, which).hash(&mut hasher);
-        (protocol, ports, source_ports, icmp, family, peers).hash(&mut hasher);
+        (half, what).hash(&mut hasher);
         hasher.finish()
     })
 }
 
-fn services(rule: &config::Rule) -> Vec<Service> {
-    let icmp = |family| Service::Icmp {
+/// What a rule says.
+fn text(rule: &config::Rule) -> impl Hash + Copy + '_ {
+    let config::Rule {
+        at: _,
+        description: _,
+        protocol,
+        ports,
+        source_ports,
+        icmp,
         family,
-        kinds: rule.icmp.map(|icmp| vec![icmp.kind]),
-        codes: rule.icmp.and_then(|icmp| icmp.code).map(|code| vec![code]),
-    };
-    match rule.protocol {
-        Protocol::Any => vec![Service::Any],
-        Protocol::Icmp => vec![icmp(Family::V4), icmp(Family::V6)],
-        Protocol::Number(proto::ICMP) => vec![icmp(Family::V4)],
-        Protocol::Number(proto::ICMPV6) => vec![icmp(Family::V6)],
-        Protocol::Number(number) => match PortProtocol::from_number(number) {
-            Some(protocol) if !(rule.ports.is_empty() && rule.source_ports.is_empty()) => {
-                let (destination, source) = (ranges(&rule.ports), ranges(&rule.source_ports));
-                vec![Service::Ports { protocol, destination, source }]
-            }
-            _ => vec![Service::Protocol(number)],
-        },
-    }
+        peers,
+        own,
+        action,
+        log,
+        mode,
+    } = rule;
+    (protocol, ports, source_ports, icmp, family, peers, own, action, log, mode)
 }
 
-/// An empty list in the configuration is any port.
-fn ranges(list: &[config::PortRange]) -> Option<Vec<PortRange>> {
-    (!list.is_empty())
-        .then(|| list.iter().filter_map(|r| PortRange::new_checked(r.first, r.last).ok()).collect())
+/// Of the prefixes of a set; single addresses are known one by one.
+fn wide_digest(set: &AddressSet) -> Digest {
+    let wide = |net: &&IpNet| net.prefix_len() < net.max_prefix_len();
+    let wide: Vec<&IpNet> = set.addresses.iter().filter(wide).collect();
+    if wide.is_empty() { [0; 2] } else { digest(&wide) }
 }

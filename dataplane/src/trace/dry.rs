@@ -88,7 +88,7 @@ pub(super) struct Opened {
 
 impl<'a> Dry<'a> {
     pub(super) fn new(live: &'a Snapshot, network: &Network, flow: Option<Opened>, now: Instant) -> Self {
-        let config = Arc::new(reduced(&live.config, &network.tenant, &network.key));
+        let config = Arc::new(reduced(&live.config, network));
         Self { live, config, vni: network.vni, now, hosts: BTreeMap::new(), flow }
     }
 
@@ -292,17 +292,23 @@ fn segment(vni: Vni, frame: &[u8]) -> Option<Segment> {
 /// Frames that a host has sent, and where to.
 type Emitted = Vec<(Egress, Vec<u8>)>;
 
-/// The configuration with one network to be compiled; the tenant's others are known by their groups' members.
-fn reduced(config: &Config, tenant: &Tenant, network: &Name) -> Config {
-    let mut tenant = tenant.clone();
-    for (name, other) in &mut tenant.networks {
-        if name != network {
-            *other = NetworkConfig { members: Vec::new(), ..other.clone() };
+/// The configuration with one network to be compiled; the tenant's others, and those of tenants that share something with it,
+/// are known by their groups' members.
+fn reduced(config: &Config, network: &Network) -> Config {
+    let without_hosts = |tenant: &Tenant, but: Option<&Name>| {
+        let mut tenant = tenant.clone();
+        for (name, other) in &mut tenant.networks {
+            if but != Some(name) {
+                *other = NetworkConfig { members: Vec::new(), ..other.clone() };
+            }
         }
-    }
-    let tenants = [(tenant.name.clone(), Arc::new(tenant))];
+        (tenant.name.clone(), Arc::new(tenant))
+    };
+    let others = network.rules.others().map(|other| without_hosts(other, None));
+    let tenants = others.chain([without_hosts(&network.tenant, Some(&network.key))]).collect();
     Config {
-        tenants: tenants.into(),
+        tenants,
+        site: config.site.clone(),
         hosts: config.hosts.clone(),
         overlay: config.overlay.clone(),
         ..*config

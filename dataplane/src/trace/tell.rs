@@ -5,7 +5,7 @@ use eastgate_config::{self as config, Name};
 use eastgate_policy::{
     admission::{self, Context},
     naive::{Explanation, Miss, Step, explain},
-    rule::{Direction, Probe},
+    rule::{Action, Direction, Probe},
 };
 use eastgate_steering::Answers;
 use eastgate_vtep::mtu::tenant_mtu;
@@ -201,6 +201,9 @@ impl<'a> Walk<'a> {
         let host = self.host_of(endpoint).map_or_else(String::new, |host| host.name.to_string());
         let rule = explained.decision.rule.and_then(|rule| self.network.rules.reference(&tenant, rule.0));
         let (text, at) = match rule {
+            Some(rule) if explained.decision.denial(direction).is_some() => {
+                (format!("{} would deny it, and is only being tried out", rule.rule), Some(rule.at))
+            }
             Some(rule) => (format!("{} allows it", rule.rule), Some(rule.at)),
             None => (format!("the {} allow it", whose(direction)), None),
         };
@@ -218,6 +221,9 @@ impl<'a> Walk<'a> {
         let host = self.host_of(endpoint).map_or_else(String::new, |host| host.name.to_string());
         let rule = explained.decision.rule.and_then(|rule| self.network.rules.reference(&tenant, rule.0));
         let (text, at) = match rule {
+            Some(rule) if explained.decision.verdict.action == Action::Reject => {
+                (format!("{} rejects it", rule.rule), Some(rule.at))
+            }
             Some(rule) => (format!("{} denies it", rule.rule), Some(rule.at)),
             None => {
                 let rules = explained.steps.len();
@@ -292,6 +298,8 @@ impl<'a> Walk<'a> {
                     Miss::Port => "is for another port",
                     Miss::SourcePort => "is for another source port",
                     Miss::Icmp => "is for another ICMP type",
+                    Miss::Dscp => "is for another DSCP",
+                    Miss::TcpFlags => "is for other TCP flags",
                 })
                 .collect();
             Some(format!("{} ({}) {}", rule.rule, rule.at, misses.join(" and ")))

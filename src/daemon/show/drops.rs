@@ -3,7 +3,7 @@
 use eastgate_api::{DropRow, DropRows, Failure, Filter, RecentDrop, RuleRef};
 use eastgate_dataplane::{
     pipeline::counters::{DropCount, DropDetail, DropKey, Seen, Subject, drop_details, dropped},
-    snapshot::{Network, Snapshot},
+    snapshot::{Network, Snapshot, rules::RuleList},
 };
 use eastgate_wire::{Instant, Location, MacAddr, names};
 
@@ -132,18 +132,21 @@ fn macs(snapshot: &Snapshot, key: &DropKey, subject: &Subject) -> Vec<MacAddr> {
     subject.addresses().filter_map(owner).collect()
 }
 
-/// The rule that refused, or whose groups had no rule that allows it.
+/// The rule that refused, or whose groups and policies had no rule that allows it.
 pub(super) fn refused_by(network: &Network, key: &DropKey) -> Option<RuleRef> {
     if let Some(rule) = key.rule {
         return network.rules.reference(&network.tenant.name, rule);
     }
-    let endpoint = network.config()?.endpoint(&network.endpoint(key.by?)?.name)?;
+    let of_network = network.config()?;
+    let endpoint = of_network.endpoint(&network.endpoint(key.by?)?.name)?;
     let tenant = &network.tenant.name;
-    let rule = if endpoint.groups.is_empty() {
+    let policies = network.rules.policies_of(&network.tenant, &of_network.name, endpoint);
+    let groups = endpoint.groups.iter().map(|group| RuleList::Group(group.clone()));
+    let lists: Vec<String> = groups.chain(policies).map(|list| list.name(tenant)).collect();
+    let rule = if lists.is_empty() {
         format!("default deny: {tenant}/{} is in no group", endpoint.name)
     } else {
-        let groups: Vec<String> = endpoint.groups.iter().map(|group| format!("{tenant}/{group}")).collect();
-        format!("default deny: no rule of {} allows it", groups.join(", "))
+        format!("default deny: no rule of {} allows it", lists.join(", "))
     };
     let group = endpoint.groups.first().and_then(|name| network.tenant.groups.get(name));
     Some(RuleRef { rule, at: group.map_or(&endpoint.at, |group| &group.at).to_string() })

@@ -1,0 +1,492 @@
+//! The source form of one network's policy: the rules of all lists, and the tiers of each endpoint.
+//!
+//! An endpoint's tiers in one direction, each left out where nothing is in it for the endpoint: the site's policies before the
+//! groups, the tenant's, the security groups, and the policies after them, the tenant's first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use eastgate_config::{
+    self as config, Action, EgressDefault, Mode, Name, Policy, PolicyEnd, Position, Protocol, Share, Tenant,
+    prefixes::without,
+};
+use eastgate_policy::rule::{
+    Direction, EndpointRules, Group, GroupId, Peer, PortProtocol, PortRange, Rule, RuleId, Service, Source,
+    Then, Tier, TierEnd, Verdict,
+};
+use eastgate_wire::{Addr, EndpointId, Family, view::proto};
+use ipnet::IpNet;
+
+use super::{DIRECTIONS, Owner, Part, RuleList, RuleTable, prefix};
+
+/// Those egress rules of a policy that name multicast groups; none where none does.
+pub(in crate::snapshot) fn multicast(source: &Source) -> Option<Source> {
+    let is_of_groups =
+        |network: Addr, len: u8| network.is_multicast() && len >= if network.is_v4() { 96 + 4 } else { 8 };
+    let mut of_sets: BTreeMap<GroupId, Vec<(Addr, u8)>> = BTreeMap::new();
+    for endpoint in &source.endpoints {
+        let named = endpoint.addresses.iter().filter(|(network, len)| is_of_groups(*network, *len));
+        for (address, set) in named.flat_map(|address| endpoint.groups.iter().map(move |set| (address, set)))
+        {
+            of_sets.entry(*set).or_default().push(*address);
+        }
+    }
+    let named = |rule: &Rule| -> Vec<Rule> {
+        let prefixes = match rule.peer {
+            Peer::Prefix { network, len } if is_of_groups(network, len) => vec![(network, len)],
+            Peer::Group(set) => of_sets.get(&set).cloned().unwrap_or_default(),
+            Peer::Any | Peer::Prefix { .. } => Vec::new(),
+        };
+        let prefixes = prefixes.into_iter();
+        prefixes.map(|(network, len)| Rule { peer: Peer::Prefix { network, len }, ..rule.clone() }).collect()
+    };
+    let naming =
+        |group: &Group| Group { ingress: Vec::new(), egress: group.egress.iter().flat_map(named).collect() };
+    let groups: Vec<Group> = source.groups.iter().map(naming).collect();
+    let any = groups.iter().any(|group| !group.egress.is_empty());
+    any.then(|| {
+        let senders = |endpoint: &EndpointRules| EndpointRules {
+            egress: endpoint.egress.clone(),
+            ..EndpointRules::default()
+        };
+        Source { groups, endpoints: source.endpoints.iter().map(senders).collect() }
+    })
+}
+
+/// Rules of a policy behind one another that are for the same endpoints.
+#[derive(Clone, Copy)]
+pub(super) struct OfSome<'c> {
+    rules: &'c [config::Rule],
+    /// The place of the first in the list
+    from: usize,
+    /// Only those that are about this family; none where they are for all endpoints
+    family: Option<Family>,
+}
+
+/// The parts that a policy's list consists of, in their order. Rules with `own` are for some endpoints only, and for those by
+/// family: of one that has addresses of both, only those of one may be meant.
+pub(super) fn parts(rules: &[config::Rule]) -> impl Iterator<Item = OfSome<'_>> {
+    let mut from = 0;
+    let runs = rules.chunk_by(|a, b| a.own == b.own);
+    runs.flat_map(move |run| {
+        let start = from;
+        from += run.len();
+        let families: Vec<Option<Family>> = match run.first() {
+            Some(first) if !first.own.is_empty() => {
+                let has = |family: &Family| first.own.iter().any(|net| config::family_of(net) == *family);
+                [Family::V4, Family::V6].into_iter().filter(has).map(Some).collect()
+            }
+            _ => vec![None],
+        };
+        families.into_iter().map(move |family| OfSome { rules: run, from: start, family })
+    })
+}
+
+impl OfSome<'_> {
+    fn is_for(&self, endpoint: &config::Endpoint) -> bool {
+        match (self.family, self.rules.first()) {
+            (Some(family), Some(rule)) => rule.share_of(endpoint, family) == Share::All,
+            _ => true,
+        }
+    }
+}
+
+/// The policies of a network in their order, by where they stand.
+struct Levels<'c> {
+    before: [Vec<&'c Policy>; 2],
+    after: Vec<(Owner, &'c Policy)>,
+}
+
+const OWNERS: [Owner; 2] = [Owner::Site, Owner::Tenant];
+
+impl<'c> Levels<'c> {
+    fn of(table: &'c RuleTable, tenant: &'c Tenant) -> Self {
+        let at = |owner: Owner, position: Position| {
+            let here = table
+                .policies(tenant)
+                .filter(|(whose, policy)| *whose == owner && policy.position == position);
+            let mut here: Vec<&Policy> = here.map(|(_, policy)| policy).collect();
+            here.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
+            here
+        };
+        let after = [Owner::Tenant, Owner::Site]
+            .into_iter()
+            .flat_map(|owner| at(owner, Position::After).into_iter().map(move |policy| (owner, policy)));
+        Self { before: OWNERS.map(|owner| at(owner, Position::Before)), after: after.collect() }
+    }
+}
+
+impl RuleTable {
+    /// The policy of one network of the tenant, as the policy crate takes it: its endpoints have these numbers, in the order
+    /// of the configuration.
+    #[must_use]
+    pub fn source(&self, tenant: &Tenant, network: &config::Network, ids: &[EndpointId]) -> Source {
+        let mut groups = vec![Group::default(); self.ids_end()];
+        for (part, GroupId(id)) in &self.ids {
+            if let Some(group) = groups.get_mut(*id as usize) {
+                *group = self.rules_of(part, tenant);
+            }
+        }
+        // Numbers that nobody has are of endpoints without addresses, groups and rules.
+        let end = ids.iter().map(|id| id.0 as usize + 1).max().unwrap_or(0);
+        let mut endpoints = vec![EndpointRules::default(); end];
+        let levels = Levels::of(self, tenant);
+        for (endpoint, id) in network.endpoints.iter().zip(ids) {
+            endpoints[id.0 as usize] = self.endpoint(tenant, network, endpoint, &levels);
+        }
+        // Whoever is meant by a group or set and is no endpoint here comes behind those, whose numbers stay.
+        endpoints.extend(self.wide_members(tenant, network));
+        endpoints.extend(self.members_elsewhere(tenant, network));
+        endpoints.extend(self.sets(tenant));
+        Source { groups, endpoints }
+    }
+
+    fn rules_of(&self, part: &Part, tenant: &Tenant) -> Group {
+        let both = |list: &RuleList, owner, rules: [&[config::Rule]; 2]| {
+            let of = |direction, rules: &[config::Rule]| {
+                let whole = OfSome { rules, from: 0, family: None };
+                self.expanded(tenant, owner, list, direction, whole, false)
+            };
+            let [ingress, egress] = rules;
+            Group { ingress: of(Direction::Ingress, ingress), egress: of(Direction::Egress, egress) }
+        };
+        match part {
+            Part::Group(name, _) => tenant.groups.get(name).map(|group| {
+                let list = RuleList::Group(name.clone());
+                both(&list, Owner::Tenant, [&group.ingress, &group.egress])
+            }),
+            Part::Template(name) => self.site.templates.get(name).map(|template| {
+                let list = RuleList::Template(name.clone());
+                both(&list, Owner::Site, [&template.ingress, &template.egress])
+            }),
+            Part::Policy(owner, name, direction, at) => self.policy(tenant, *owner, name).map(|policy| {
+                let list = RuleList::Policy(*owner, name.clone());
+                let part = parts(rules_in(policy, *direction)).nth(*at as usize);
+                let audit = self.is_tried_out(tenant, *owner, policy);
+                let rules = part.map(|part| self.expanded(tenant, *owner, &list, *direction, part, audit));
+                match direction {
+                    Direction::Ingress => Group { ingress: rules.unwrap_or_default(), egress: Vec::new() },
+                    Direction::Egress => Group { ingress: Vec::new(), egress: rules.unwrap_or_default() },
+                }
+            }),
+            Part::PolicyEnd(owner, name) => self.policy(tenant, *owner, name).map(|policy| {
+                let audit = self.is_tried_out(tenant, *owner, policy);
+                let rule = self.about_all(
+                    &RuleList::PolicyEnd(*owner, name.clone()),
+                    Verdict { audit, ..Verdict::DENY },
+                );
+                Group { ingress: rule.clone(), egress: rule }
+            }),
+            Part::EgressDefault(name) => {
+                let list = RuleList::EgressDefault(name.clone());
+                Some(Group { ingress: Vec::new(), egress: self.about_all(&list, Verdict::ALLOW) })
+            }
+            Part::DefaultDeny => {
+                let rule = self.about_all(&RuleList::DefaultDeny, Verdict { audit: true, ..Verdict::DENY });
+                Some(Group { ingress: rule.clone(), egress: rule })
+            }
+            Part::GroupOf(..) | Part::Set(..) => None,
+        }
+        .unwrap_or_default()
+    }
+
+    fn policy<'a>(&'a self, tenant: &'a Tenant, owner: Owner, name: &Name) -> Option<&'a Policy> {
+        match owner {
+            Owner::Site => self.site.policies.get(name),
+            Owner::Tenant => tenant.policies.get(name),
+        }
+    }
+
+    /// Whether what a policy denies passes all the same. A tenant's mode is about what is the tenant's.
+    fn is_tried_out(&self, tenant: &Tenant, owner: Owner, policy: &Policy) -> bool {
+        policy.mode == Mode::Audit || owner == Owner::Tenant && tenant.mode == Mode::Audit
+    }
+
+    /// The rule of a list that is about everything.
+    fn about_all(&self, list: &RuleList, verdict: Verdict) -> Vec<Rule> {
+        let number = self.numbers(list, Direction::Egress).first();
+        let then = Then::Settle(verdict);
+        let rule = |id: &u32| Rule::new(RuleId(*id), Peer::Any, Service::Any, then);
+        number.map(rule).into_iter().collect()
+    }
+
+    /// What each endpoint's policy consists of.
+    fn endpoint(
+        &self,
+        tenant: &Tenant,
+        network: &config::Network,
+        endpoint: &config::Endpoint,
+        levels: &Levels<'_>,
+    ) -> EndpointRules {
+        let own = endpoint.addresses.iter().map(|address| (*address, 128));
+        // A range of addresses that an endpoint may use makes nobody in it a member of the endpoint's groups, unless they say so.
+        let pairs =
+            endpoint.allowed_pairs.iter().map(|pair| prefix(&pair.address)).filter(|(_, len)| *len == 128);
+        let groups = endpoint.groups.iter().filter_map(|name| self.group(tenant, name));
+        let [ingress, egress] =
+            DIRECTIONS.map(|direction| self.tiers(tenant, network, endpoint, levels, direction));
+        EndpointRules { addresses: own.chain(pairs).collect(), groups: groups.collect(), ingress, egress }
+    }
+
+    fn group(&self, tenant: &Tenant, name: &Name) -> Option<GroupId> {
+        let group = tenant.groups.get(name)?;
+        self.ids.get(&Part::Group(name.clone(), group.wide)).copied()
+    }
+
+    fn tiers(
+        &self,
+        tenant: &Tenant,
+        network: &config::Network,
+        endpoint: &config::Endpoint,
+        levels: &Levels<'_>,
+        direction: Direction,
+    ) -> Vec<Tier> {
+        let applies = |policy: &Policy| policy.applies_to(&tenant.name, &network.name, endpoint);
+        let mut tiers = Vec::new();
+        for (owner, policies) in OWNERS.into_iter().zip(&levels.before) {
+            let policies: Vec<&Policy> = policies.iter().copied().filter(|policy| applies(policy)).collect();
+            let rules = policies.iter().flat_map(|policy| self.parts_for(owner, policy, endpoint, direction));
+            let end = self.end_of(tenant, owner, &policies, direction);
+            let groups: Vec<GroupId> = rules.chain(end).collect();
+            if !groups.is_empty() {
+                tiers.push(Tier { groups, end: TierEnd::Pass });
+            }
+        }
+        let after = levels.after.iter().filter(|(_, policy)| applies(policy));
+        let after: Vec<GroupId> =
+            after.flat_map(|(owner, policy)| self.parts_for(*owner, policy, endpoint, direction)).collect();
+        let end = if after.is_empty() { TierEnd::Deny } else { TierEnd::Pass };
+        tiers.push(Tier { groups: self.security_groups(tenant, network, endpoint, direction), end });
+        if !after.is_empty() {
+            tiers.push(Tier { groups: after, end: TierEnd::Deny });
+        }
+        if let (Some(last), Some(id)) = (tiers.last_mut(), self.ids.get(&Part::DefaultDeny)) {
+            last.groups.push(*id);
+        }
+        tiers
+    }
+
+    /// What a policy has for an endpoint.
+    fn parts_for<'a>(
+        &'a self,
+        owner: Owner,
+        policy: &'a Policy,
+        endpoint: &'a config::Endpoint,
+        direction: Direction,
+    ) -> impl Iterator<Item = GroupId> + 'a {
+        let parts = (0..).zip(parts(rules_in(policy, direction)));
+        parts.filter(|(_, part)| part.is_for(endpoint)).filter_map(move |(at, _)| {
+            self.ids.get(&Part::Policy(owner, policy.name.clone(), direction, at)).copied()
+        })
+    }
+
+    /// What denies at the end of a level: the first policy that does so and is not only being tried out.
+    fn end_of(
+        &self,
+        tenant: &Tenant,
+        owner: Owner,
+        policies: &[&Policy],
+        direction: Direction,
+    ) -> Option<GroupId> {
+        let denies =
+            |policy: &&&Policy| policy.end == PolicyEnd::Deny && !rules_in(policy, direction).is_empty();
+        let mut ends = policies.iter().filter(denies);
+        let first = ends.clone().next();
+        let end = ends.find(|policy| !self.is_tried_out(tenant, owner, policy)).or(first)?;
+        self.ids.get(&Part::PolicyEnd(owner, end.name.clone())).copied()
+    }
+
+    /// The lists of an endpoint's security groups, and of what those start from.
+    fn security_groups(
+        &self,
+        tenant: &Tenant,
+        network: &config::Network,
+        endpoint: &config::Endpoint,
+        direction: Direction,
+    ) -> Vec<GroupId> {
+        let groups: Vec<&config::Group> =
+            endpoint.groups.iter().filter_map(|name| tenant.groups.get(name)).collect();
+        let template_says =
+            |name: &Name| self.site.templates.get(name).is_some_and(|it| !it.egress.is_empty());
+        let is_open = direction == Direction::Egress
+            && network.egress_default == EgressDefault::Open
+            && !groups.iter().any(|group| group.has_egress_rules() || group.like.iter().any(template_says));
+        if is_open {
+            return self.ids.get(&Part::EgressDefault(network.name.clone())).copied().into_iter().collect();
+        }
+        let lists = groups.into_iter().flat_map(|group| {
+            let own = Part::Group(group.name.clone(), group.wide);
+            std::iter::once(own).chain(group.like.iter().map(|name| Part::Template(name.clone())))
+        });
+        lists.filter_map(|part| self.ids.get(&part).copied()).collect()
+    }
+
+    /// Addresses in prefixes that endpoints share, of those groups that want them: but for those that are in others' names.
+    fn wide_members(&self, tenant: &Tenant, network: &config::Network) -> Vec<EndpointRules> {
+        let wide = |endpoint: &config::Endpoint| -> Vec<GroupId> {
+            let groups =
+                endpoint.groups.iter().filter(|name| tenant.groups.get(*name).is_some_and(|it| it.wide));
+            groups.filter_map(|name| self.group(tenant, name)).collect()
+        };
+        let mut members = Vec::new();
+        for endpoint in &network.endpoints {
+            let prefixes: Vec<IpNet> = endpoint.allowed_pairs.iter().map(|pair| pair.address).collect();
+            let groups = wide(endpoint);
+            if groups.is_empty() || prefixes.iter().all(is_single) {
+                continue;
+            }
+            let others = network.endpoints.iter().filter(|other| other.name != endpoint.name);
+            let others: Vec<IpNet> = others.flat_map(named_addresses).collect();
+            let left = prefixes.iter().filter(|net| !is_single(net)).flat_map(|net| without(*net, &others));
+            let addresses = left.map(|net| prefix(&net)).collect();
+            members.push(EndpointRules { addresses, groups, ..EndpointRules::default() });
+        }
+        members
+    }
+
+    /// A group is the tenant's: who is in it in another network is meant by `group:` here too, by its own addresses; and so is
+    /// who is in a group of another tenant. Their packets get here through a machine that may send what is not its own; a
+    /// network without any is spared looking at all there are. An address that an endpoint here has is that endpoint's.
+    fn members_elsewhere(&self, tenant: &Tenant, network: &config::Network) -> Vec<EndpointRules> {
+        let forwards = |endpoint: &config::Endpoint| {
+            endpoint.router
+                || !endpoint.port_security
+                || !endpoint.allowed_pairs.is_empty()
+                || !endpoint.routes.is_empty()
+        };
+        if !network.endpoints.iter().any(forwards) {
+            return Vec::new();
+        }
+        let here: BTreeSet<Addr> =
+            network.endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
+        let member = |endpoint: &config::Endpoint, id: &dyn Fn(&Name) -> Option<GroupId>| {
+            let groups: Vec<GroupId> = endpoint.groups.iter().filter_map(id).collect();
+            let own = endpoint.addresses.iter().filter(|address| !here.contains(*address));
+            let addresses: Vec<(Addr, u8)> = own.map(|address| (*address, 128)).collect();
+            let is_one = !groups.is_empty() && !addresses.is_empty();
+            is_one.then(|| EndpointRules { addresses, groups, ..EndpointRules::default() })
+        };
+        let of_tenant = |name: &Name| self.group(tenant, name);
+        let networks = tenant.networks.values().filter(|other| other.name != network.name);
+        let own = networks.flat_map(|other| &other.endpoints).filter_map(|it| member(it, &of_tenant));
+        let mut members: Vec<EndpointRules> = own.collect();
+        for (other, its) in &self.others {
+            let of_other = |name: &Name| self.ids.get(&Part::GroupOf(other.clone(), name.clone())).copied();
+            members.extend(its.endpoints().filter_map(|(_, endpoint)| member(endpoint, &of_other)));
+        }
+        members
+    }
+
+    /// The sets that rules name, each as someone who has its addresses.
+    fn sets(&self, tenant: &Tenant) -> Vec<EndpointRules> {
+        let sets = self.ids.iter().filter_map(|(part, id)| match part {
+            Part::Set(of, name, _) => {
+                let addresses = self.set(tenant, of.as_ref(), name)?.addresses.iter().map(prefix).collect();
+                Some(EndpointRules { addresses, groups: vec![*id], ..EndpointRules::default() })
+            }
+            _ => None,
+        });
+        sets.collect()
+    }
+
+    /// The rules of a part, as the policy crate takes them: one as written is one for each peer and service; all have its number.
+    fn expanded(
+        &self,
+        tenant: &Tenant,
+        owner: Owner,
+        list: &RuleList,
+        direction: Direction,
+        part: OfSome<'_>,
+        audit: bool,
+    ) -> Vec<Rule> {
+        let numbers = self.numbers(list, direction).get(part.from..).unwrap_or_default();
+        let mut rules = Vec::new();
+        for (rule, id) in part.rules.iter().zip(numbers) {
+            let family = match (rule.family, part.family) {
+                (Some(own), Some(family)) if own != family => continue,
+                (own, family) => own.or(family),
+            };
+            let then = then(rule, audit);
+            let peers: Vec<Peer> =
+                rule.peers.iter().flat_map(|peer| self.peers(tenant, owner, peer)).collect();
+            for service in services(rule) {
+                let each =
+                    |peer: &Peer| Rule { family, ..Rule::new(RuleId(*id), *peer, service.clone(), then) };
+                rules.extend(peers.iter().map(each));
+            }
+        }
+        rules
+    }
+
+    /// What a peer of the configuration is to the policy crate. What is not there, which was checked when the configuration
+    /// was loaded, has no members.
+    fn peers(&self, tenant: &Tenant, owner: Owner, peer: &config::Peer) -> Vec<Peer> {
+        let of_prefix = |net: &IpNet| {
+            let (network, len) = prefix(net);
+            Peer::Prefix { network, len }
+        };
+        match peer {
+            config::Peer::Any => vec![Peer::Any],
+            config::Peer::Prefix(net) => vec![of_prefix(net)],
+            config::Peer::Except(net, except) => without(*net, except).iter().map(of_prefix).collect(),
+            named => {
+                let id = self.named(tenant, owner, named).and_then(|part| self.ids.get(&part).copied());
+                id.map(Peer::Group).into_iter().collect()
+            }
+        }
+    }
+}
+
+fn rules_in(policy: &Policy, direction: Direction) -> &[config::Rule] {
+    match direction {
+        Direction::Ingress => &policy.ingress,
+        Direction::Egress => &policy.egress,
+    }
+}
+
+fn is_single(net: &IpNet) -> bool {
+    net.prefix_len() == net.max_prefix_len()
+}
+
+/// The addresses that are in an endpoint's name.
+fn named_addresses(endpoint: &config::Endpoint) -> impl Iterator<Item = IpNet> {
+    let own = endpoint.addresses.iter().map(|address| IpNet::from(address.to_ip()));
+    own.chain(endpoint.allowed_pairs.iter().map(|pair| pair.address).filter(is_single))
+}
+
+fn then(rule: &config::Rule, audit: bool) -> Then {
+    let audit = audit || rule.mode == Mode::Audit;
+    let verdict = match rule.action {
+        Action::Pass => return Then::Pass,
+        Action::Allow => Verdict::ALLOW,
+        Action::Deny => Verdict { audit, ..Verdict::DENY },
+        Action::Reject => Verdict { audit, ..Verdict::REJECT },
+    };
+    Then::Settle(Verdict { log: rule.log, ..verdict })
+}
+
+fn services(rule: &config::Rule) -> Vec<Service> {
+    let icmp = |family| Service::Icmp {
+        family,
+        kinds: rule.icmp.map(|icmp| vec![icmp.kind]),
+        codes: rule.icmp.and_then(|icmp| icmp.code).map(|code| vec![code]),
+    };
+    match rule.protocol {
+        Protocol::Any => vec![Service::Any],
+        Protocol::Icmp => vec![icmp(Family::V4), icmp(Family::V6)],
+        Protocol::Number(proto::ICMP) => vec![icmp(Family::V4)],
+        Protocol::Number(proto::ICMPV6) => vec![icmp(Family::V6)],
+        Protocol::Number(number) => match PortProtocol::from_number(number) {
+            Some(protocol) if !(rule.ports.is_empty() && rule.source_ports.is_empty()) => {
+                let (destination, source) = (ranges(&rule.ports), ranges(&rule.source_ports));
+                vec![Service::Ports { protocol, destination, source }]
+            }
+            _ => vec![Service::Protocol(number)],
+        },
+    }
+}
+
+/// An empty list in the configuration is any port.
+fn ranges(list: &[config::PortRange]) -> Option<Vec<PortRange>> {
+    (!list.is_empty())
+        .then(|| list.iter().filter_map(|r| PortRange::new_checked(r.first, r.last).ok()).collect())
+}
