@@ -78,7 +78,7 @@ pub fn load(path: &Path, color: bool) -> Result<Policies> {
     let config = daemon::load(&mut Loader::new(path), color)?;
     let mut networks = Vec::new();
     for tenant in config.tenants.values() {
-        let rules = Arc::new(RuleTable::new(tenant, None));
+        let rules = Arc::new(RuleTable::new(tenant, &config, None));
         for network in tenant.networks.values() {
             let ids: Vec<EndpointId> = (0..).map(EndpointId).take(network.endpoints.len()).collect();
             let source = rules.source(tenant, network, &ids);
@@ -191,6 +191,13 @@ impl NetworkPolicy {
     pub fn rule(&self, id: RuleId) -> Option<(String, String)> {
         let rule = self.rules.reference(&self.tenant.name, id.0)?;
         Some((rule.rule, rule.at))
+    }
+
+    /// The same of rules that somebody wrote as such.
+    #[must_use]
+    pub fn written_rule(&self, id: RuleId) -> Option<(String, String)> {
+        self.rules.get(id.0)?.direction?;
+        self.rule(id)
     }
 
     /// A decision in words.

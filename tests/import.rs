@@ -241,9 +241,11 @@ fn what_neutron_has_and_eastgate_has_not_is_refused_with_its_place() {
     refused("[{\"Name\": \"x\"}]", &["none of the answers that are understood\n  --> groups.json:1:2"]);
     refused("[{\"ID\": 1,,}]", &["this is not JSON", "groups.json:1:11"]);
     refused("[{\"ID\": \"p1\", \"MAC Address\": \"fa:16:3e:00:00:01\"}]", &["a list of ports tells neither"]);
+    // A group of another project is one that this one shares.
     let other = neutron_group(&rule("\"remote_group_id\": \"g2\""), "")
         + "{\"id\": \"g2\", \"name\": \"db\", \"project_id\": \"p2\", \"rules\": []}";
-    refused(&other, &["the remote security group `db` is of another project\n  --> groups.json:2:1"]);
+    let text = import(From::Neutron, &[File::new("groups.json", other)], &Map::default()).unwrap();
+    assert!(text.contains("from = \"group:p2/db\"") && text.contains("shared_with = [\"p1\"]"), "{text}");
     // A list of rules that says less than the rule.
     let row = |protocol: &str, range: &str| {
         format!(

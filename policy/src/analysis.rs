@@ -2,7 +2,7 @@
 //! reaches whom, and which rules do nothing.
 //!
 //! Nothing here is sampled. The space of packets that an endpoint can meet in one direction is cut wherever a rule of its
-//! begins or ends: by the peer's address, by protocol and port (or ICMP type and code), by the source port. Within such a cell no
+//! begins or ends: by the peer's address, by protocol and port (or ICMP type and code), by the source port, DSCP and TCP flags. Within such a cell no
 //! rule tells one packet from another, so that one of them stands for all, and the compiled policy, which is what is enforced, is asked
 //! about that one. Cells of one outcome are put together again and come out as [`Region`]s.
 //!
@@ -21,7 +21,7 @@ pub use self::{
     peers::AddressRange,
     reach::{Passage, passages},
     regions::{Region, difference, regions},
-    services::{Domain, Slice},
+    services::{ByteSet, Domain, Slice},
     standing::{Finding, Packet, Standing, same_match, standings},
 };
 use crate::{

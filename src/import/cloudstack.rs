@@ -1,7 +1,7 @@
 //! Apache CloudStack, by what CloudMonkey prints as JSON: `cmk list securitygroups`, `cmk list virtualmachines`, `cmk list networks`.
 //!
 //! Whether a machine may send whatever it likes depends on all its groups together: as long as none of them has an egress rule it
-//! may, and with the first such rule only what rules allow, and DNS. Each machine gets one of two groups that say so.
+//! may (`egress_default = "open"`), and with the first such rule only what rules allow, and DNS, for which it gets a group.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,8 +17,7 @@ use super::{
 };
 use crate::faults::Faults;
 
-/// The groups that stand for what CloudStack allows without a rule
-const OPEN: &str = "cloudstack-egress-open";
+/// The group that stands for what CloudStack allows without a rule
 const DNS: &str = "cloudstack-egress-dns";
 
 #[derive(Default)]
@@ -40,6 +39,7 @@ pub(super) fn import(files: &[File], map: &Map, faults: &mut Faults) -> Site {
     for (id, machine) in &cloud.machines {
         import.machine(&cloud, id, machine, faults);
     }
+    import.site.share();
     import.site
 }
 
@@ -149,17 +149,9 @@ impl Import<'_> {
                 faults.add(rule.at("securitygroupname"), message, "print the groups with `listall=true`");
                 return None;
             };
-            if other != tenant {
-                let message = format!("the security group `{name}` is of another account: {account}");
-                faults.add(
-                    rule.at("securitygroupname"),
-                    message,
-                    "let both go into one tenant, in the mapping file",
-                );
-                return None;
-            }
-            let name = self.names.get(tenant).and_then(|names| names.known(id))?;
-            made.peers = vec![format!("group:{name}")];
+            let name = self.names.get(other).and_then(|names| names.known(id))?;
+            let of = if other == tenant { String::new() } else { format!("{other}/") };
+            made.peers = vec![format!("group:{of}{name}")];
             return Some(());
         }
         let text = rule.text("cidr");
@@ -198,7 +190,9 @@ impl Import<'_> {
             has_egress |= !known.list("egressrule").is_empty();
             groups.insert(name.to_owned());
         }
-        groups.insert(if has_egress { DNS } else { OPEN }.to_owned());
+        if has_egress {
+            groups.insert(DNS.to_owned());
+        }
         for (number, nic) in nics.iter().enumerate() {
             let mac = nic.text("macaddress");
             let place = self.map.port(&[&nic.text("id"), &mac, id, &wanted]);
@@ -219,7 +213,9 @@ impl Import<'_> {
                 machine.text("instancename")
             )];
             let tenant = self.site.tenants.entry(tenant.clone()).or_default();
-            defaults(has_egress, &mut tenant.groups);
+            if has_egress {
+                tenant.groups.entry(DNS.to_owned()).or_insert_with(dns);
+            }
             let taken = tenant.endpoints.len();
             let name = near(&wanted).unwrap_or_else(|| format!("machine-{taken}"));
             let name = if tenant.endpoints.contains_key(&name) { format!("{name}-{taken}") } else { name };
@@ -260,6 +256,7 @@ impl Import<'_> {
         let made = networks.entry(name.clone()).or_insert_with(|| Network {
             notes: vec![format!("CloudStack network {told} ({id})")],
             vni,
+            egress_open: true,
             subnets: BTreeSet::new(),
         });
         if made.vni != vni {
@@ -272,22 +269,16 @@ impl Import<'_> {
     }
 }
 
-/// What goes without a rule.
-fn defaults(has_egress: bool, groups: &mut BTreeMap<String, Group>) {
-    let (name, note) = if has_egress {
-        (DNS, "Machines with an egress rule in one of their groups: beside what those allow, DNS goes out")
-    } else {
-        (OPEN, "Machines none of whose groups has an egress rule: everything goes out")
-    };
-    let dns = |protocol: &str| Rule {
+/// What goes out without a rule where other rules close the rest.
+fn dns() -> Group {
+    let rule = |protocol: &str| Rule {
         protocol: Some(protocol.into()),
         ports: Some((53, 53)),
         peers: vec!["any".into()],
         ..Rule::default()
     };
-    let egress = if has_egress { vec![dns("udp"), dns("tcp")] } else { vec![Rule::any()] };
-    let made = || Group { notes: vec![note.to_owned()], egress, ..Group::default() };
-    groups.entry(name.to_owned()).or_insert_with(made);
+    let note = "Machines with an egress rule in one of their groups: beside what those allow, DNS goes out";
+    Group { notes: vec![note.to_owned()], egress: vec![rule("udp"), rule("tcp")], ..Group::default() }
 }
 
 /// Protocol, ports and ICMP of a rule.

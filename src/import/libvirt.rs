@@ -216,6 +216,7 @@ impl Import<'_> {
             notes: vec![format!("libvirt {}", it.network)],
             vni,
             subnets: mapped.subnets.iter().copied().collect(),
+            ..Network::default()
         });
         tenant.groups.entry(group).or_insert(meaning.group);
         let domain = place.name.or_else(|| near(&it.domain)).unwrap_or_else(|| "domain".to_owned());

@@ -100,6 +100,8 @@ pub(super) fn import(files: &[File], map: &Map, faults: &mut Faults) -> Site {
             if rule.ingress { own.ingress.push(made) } else { own.egress.push(made) }
         }
     }
+    context.sets(&mut site);
+    site.share();
     ports::import(&context, &mut site, faults);
     site
 }

@@ -15,6 +15,7 @@ pub(super) struct Site {
 pub(super) struct Tenant {
     pub(super) notes: Vec<String>,
     pub(super) networks: BTreeMap<String, Network>,
+    pub(super) sets: BTreeMap<String, AddressSet>,
     pub(super) groups: BTreeMap<String, Group>,
     pub(super) endpoints: BTreeMap<String, Endpoint>,
 }
@@ -23,6 +24,8 @@ pub(super) struct Tenant {
 pub(super) struct Network {
     pub(super) notes: Vec<String>,
     pub(super) vni: u32,
+    /// Who has no egress rule may send everything.
+    pub(super) egress_open: bool,
     pub(super) subnets: BTreeSet<IpNet>,
 }
 
@@ -30,8 +33,19 @@ pub(super) struct Network {
 pub(super) struct Group {
     pub(super) notes: Vec<String>,
     pub(super) description: Option<String>,
+    /// Prefixes that its members share are of it.
+    pub(super) prefix_pairs: bool,
+    /// Tenants whose rules name it
+    pub(super) shared_with: BTreeSet<String>,
     pub(super) ingress: Vec<Rule>,
     pub(super) egress: Vec<Rule>,
+}
+
+/// Addresses with a name.
+#[derive(Clone, Debug, Default)]
+pub(super) struct AddressSet {
+    pub(super) notes: Vec<String>,
+    pub(super) addresses: BTreeSet<IpNet>,
 }
 
 /// A rule that allows.
@@ -67,6 +81,25 @@ pub(super) struct Endpoint {
 }
 
 impl Site {
+    /// Shares each group with the tenants whose rules name it.
+    pub(super) fn share(&mut self) {
+        let mut named: BTreeSet<(String, String, String)> = BTreeSet::new();
+        for (tenant, content) in &self.tenants {
+            let rules = content.groups.values().flat_map(|group| group.ingress.iter().chain(&group.egress));
+            for peer in rules.flat_map(|rule| &rule.peers) {
+                if let Some((of, group)) = peer.strip_prefix("group:").and_then(|name| name.split_once('/')) {
+                    named.insert((of.to_owned(), group.to_owned(), tenant.clone()));
+                }
+            }
+        }
+        for (of, group, with) in named {
+            let group = self.tenants.get_mut(&of).and_then(|tenant| tenant.groups.get_mut(&group));
+            if let Some(group) = group {
+                group.shared_with.insert(with);
+            }
+        }
+    }
+
     /// The hosts that endpoints are on.
     pub(super) fn hosts(&self) -> BTreeSet<&str> {
         let endpoints = self.tenants.values().flat_map(|tenant| tenant.endpoints.values());
@@ -85,7 +118,7 @@ impl Group {
     /// A group that lets everything pass.
     pub(super) fn open(note: &str) -> Self {
         let (ingress, egress) = (vec![Rule::any()], vec![Rule::any()]);
-        Self { notes: vec![note.to_owned()], description: None, ingress, egress }
+        Self { notes: vec![note.to_owned()], ingress, egress, ..Self::default() }
     }
 }
 

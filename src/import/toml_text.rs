@@ -18,6 +18,11 @@ pub(super) fn write(site: &Site, files: &[&str]) -> String {
         for (name, network) in &content.networks {
             write_network(&mut text, &format!("tenant.{tenant}.network.{}", key(name)), network);
         }
+        for (name, set) in &content.sets {
+            notes(&mut text, &set.notes);
+            let addresses = list(set.addresses.iter().map(|net| quoted(&net.to_string())));
+            let _ = writeln!(text, "[tenant.{tenant}.set.{}]\naddresses = {addresses}\n", key(name));
+        }
         for (name, group) in &content.groups {
             write_group(&mut text, &format!("tenant.{tenant}.group.{}", key(name)), group);
         }
@@ -37,7 +42,11 @@ fn notes(text: &mut String, notes: &[String]) {
 fn write_network(text: &mut String, name: &str, network: &Network) {
     notes(text, &network.notes);
     let subnets = list(network.subnets.iter().map(|subnet| quoted(&subnet.to_string())));
-    let _ = writeln!(text, "[{name}]\nvni = {}\nsubnets = {subnets}\n", network.vni);
+    let _ = writeln!(text, "[{name}]\nvni = {}\nsubnets = {subnets}", network.vni);
+    if network.egress_open {
+        let _ = writeln!(text, "egress_default = \"open\"");
+    }
+    text.push('\n');
 }
 
 fn write_group(text: &mut String, name: &str, group: &Group) {
@@ -45,6 +54,12 @@ fn write_group(text: &mut String, name: &str, group: &Group) {
     let _ = writeln!(text, "[{name}]");
     if let Some(description) = group.description.as_ref().filter(|text| !text.is_empty()) {
         let _ = writeln!(text, "description = {}", quoted(description));
+    }
+    if group.prefix_pairs {
+        let _ = writeln!(text, "prefix_pairs = true");
+    }
+    if !group.shared_with.is_empty() {
+        let _ = writeln!(text, "shared_with = {}", list(group.shared_with.iter().map(|it| quoted(it))));
     }
     for (key, peer, rules) in [("ingress", "from", &group.ingress), ("egress", "to", &group.egress)] {
         if rules.is_empty() {

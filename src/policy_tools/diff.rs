@@ -236,6 +236,7 @@ fn network_settings(of: &str, was: &config::Network, is: &config::Network, found
             tcp,
             tcp_pickup,
             on_change,
+            egress_default,
             oversize,
             multicast,
             timeouts,

@@ -20,7 +20,10 @@ use eastgate_dataplane::{
     trace::trace,
 };
 use eastgate_policy::rule::{Action, Decision, Direction, Header, PortProtocol, Probe};
-use eastgate_wire::{Addr, DropReason, EndpointId, Vni, names, view::proto};
+use eastgate_wire::{
+    Addr, DropReason, EndpointId, Vni, names,
+    view::{proto, tcp_flags},
+};
 use serde::Serialize;
 
 pub use self::read::{Expectation, Wanted, read};
@@ -250,7 +253,9 @@ fn probe(request: &TraceRequest) -> Probe {
         }
         _ => Header::Unread,
     };
-    Probe { proto: request.proto, header }
+    // What `trace` sends is the first packet of a flow.
+    let tcp_flags = if request.proto == proto::TCP { tcp_flags::SYN } else { 0 };
+    Probe { tcp_flags, ..Probe::new(request.proto, header) }
 }
 
 fn outcome(network: &Network, decision: &Decision) -> Outcome {

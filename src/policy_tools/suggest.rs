@@ -15,7 +15,10 @@ use anyhow::{Context, Result};
 use eastgate_api::{FlowRow, List};
 use eastgate_config::Name;
 use eastgate_policy::rule::{Action, Direction, Header, PortProtocol, Probe};
-use eastgate_wire::{Addr, EndpointId, Vni, names, view::proto};
+use eastgate_wire::{
+    Addr, EndpointId, Vni, names,
+    view::{proto, tcp_flags},
+};
 use serde::Serialize;
 
 use self::cover::{Candidate, cover};
@@ -164,7 +167,8 @@ fn needs_of(
         proto::ICMP | proto::ICMPV6 => Header::Icmp { kind: echo, code: 0 },
         _ => Header::Unread,
     };
-    let probe = Probe { proto: protocol, header };
+    let tcp_flags = if protocol == proto::TCP { tcp_flags::SYN } else { 0 };
+    let probe = Probe { tcp_flags, ..Probe::new(protocol, header) };
     let ends = [(Direction::Egress, flow.src, flow.dst), (Direction::Ingress, flow.dst, flow.src)];
     let mut needs = Vec::new();
     for (direction, own, other) in ends {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use eastgate_policy::analysis::{AddressRange, Slice};
+use eastgate_policy::analysis::{AddressRange, ByteSet, Slice};
 use eastgate_wire::{Addr, names, view::proto};
 
 /// Services as people write them: `tcp 443`, `icmp type 8`, `any protocol`.
@@ -28,7 +28,41 @@ fn service(slice: &Slice) -> String {
     if let Some((low, high)) = slice.source {
         text += &format!(" from source port {}", span(low, high));
     }
+    if let Some(dscp) = slice.dscp {
+        text += &format!(" with DSCP {}", numbers(dscp));
+    }
+    if let Some(flags) = slice.flags {
+        text += &match (flags.as_mask(), ByteSet::ALL.but(flags).as_mask()) {
+            (Some((set, clear)), _) => format!(" with TCP flags {}", mask(set, clear)),
+            (None, Some((set, clear))) => format!(" with other TCP flags than {}", mask(set, clear)),
+            (None, None) => format!(" with {} of 256 combinations of TCP flags", flags.iter().count()),
+        };
+    }
     text
+}
+
+fn numbers(set: ByteSet) -> String {
+    let mut ranges: Vec<(u8, u8)> = Vec::new();
+    for number in set.iter() {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    let texts: Vec<String> =
+        ranges.into_iter().map(|(first, last)| span(first.into(), last.into())).collect();
+    texts.join(",")
+}
+
+/// Flags that are set, of those that are looked at, as a rule writes them: `syn/syn,ack`.
+fn mask(set: u8, clear: u8) -> String {
+    const NAMES: [&str; 8] = ["fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr"];
+    let names = |bits: u8| {
+        let named = NAMES.iter().enumerate().filter(|(at, _)| bits >> at & 1 == 1);
+        let named: Vec<&str> = named.map(|(_, name)| *name).collect();
+        if named.is_empty() { "none".to_owned() } else { named.join(",") }
+    };
+    format!("{}/{}", names(set), names(set | clear))
 }
 
 fn icmp([low, low_code]: [u8; 2], [high, high_code]: [u8; 2]) -> String {
@@ -122,12 +156,21 @@ mod tests {
 
     #[test]
     fn services_read_as_they_are_written() {
-        let slice = |protocols, below, source| service(&Slice { protocols, below, source });
+        let slice = |protocols, below, source| service(&Slice { protocols, below, source, ..Slice::ANY });
         assert_eq!(slice((0, 255), None, None), "any protocol");
         assert_eq!(slice((7, 16), None, None), "protocols 7-16");
         assert_eq!(slice((6, 6), Some((443, 443)), Some((1, 9))), "tcp 443 from source port 1-9");
         assert_eq!(slice((1, 1), Some((0x800, 0x8ff)), None), "icmp type 8");
         assert_eq!(slice((1, 1), Some((0x304, 0x304)), None), "icmp type 3 code 4");
         assert_eq!(slice((58, 58), Some((0x8000, 0x81ff)), None), "icmpv6 types 128-129");
+        let flags = |fits: fn(u8) -> bool| {
+            let flags = Some(ByteSet::of(fits));
+            service(&Slice { protocols: (6, 6), flags, ..Slice::ANY })
+        };
+        assert_eq!(flags(|it| it & 0x12 == 2), "tcp with TCP flags syn/syn,ack");
+        assert_eq!(flags(|it| it & 0x12 != 2), "tcp with other TCP flags than syn/syn,ack");
+        assert_eq!(flags(|it| it < 3), "tcp with 3 of 256 combinations of TCP flags");
+        let dscp = Some(ByteSet::of(|it| it < 10 || it == 46));
+        assert_eq!(service(&Slice { dscp, ..Slice::ANY }), "any protocol with DSCP 0-9,46");
     }
 }

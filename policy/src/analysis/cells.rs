@@ -2,67 +2,102 @@
 
 use std::collections::BTreeSet;
 
+use super::services::ByteSet;
 use crate::{compile::intervals, rule::Rule};
 
 /// Numbers from the first to the last, both included
 pub(super) type Span = (u32, u32);
 
-/// What a cell is cut by below protocol, port and ICMP: the source port.
-pub(super) const FINER: usize = 1;
+/// All source ports
+pub(super) const SOURCES: Span = (0, u16::MAX as u32);
 
-/// Whatever the finer fields are
-pub(super) const WHOLE: [Span; FINER] = [(0, u16::MAX as u32)];
+/// What a cell is below protocol, port and ICMP.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Cell {
+    pub(super) source: Span,
+    pub(super) dscp: ByteSet,
+    pub(super) flags: ByteSet,
+}
 
-/// A box in the finer fields
-pub(super) type Finer = [Span; FINER];
+impl Cell {
+    /// Whatever it is
+    pub(super) const WHOLE: Self = Self { source: SOURCES, dscp: ByteSet::DSCP, flags: ByteSet::ALL };
+}
 
 /// Which services a rule asks for.
 pub(super) struct Demand {
     /// By the keys of [`intervals`]
     keys: Vec<Span>,
     /// None where it does not ask
-    finer: [Option<Vec<Span>>; FINER],
+    source: Option<Vec<Span>>,
+    dscp: Option<ByteSet>,
+    flags: Option<ByteSet>,
 }
 
 impl Demand {
     pub(super) fn of(rule: &Rule) -> Self {
-        Self { keys: intervals::key_spans(rule), finer: [intervals::source_spans(rule)] }
+        let [source, ..] = intervals::asked_of(rule);
+        Self {
+            keys: intervals::key_spans(rule),
+            source,
+            dscp: rule.dscp.map(|set| ByteSet::of(|value| set.contains(value))),
+            flags: rule.tcp_flags.map(|wanted| ByteSet::of(|value| wanted.contains(value))),
+        }
     }
 }
 
-/// Visits every cell of a domain, in ascending order, with the demands that are met in it, by their place in the list.
-pub(super) fn walk(demands: &[&Demand], domain: &[Span], visit: &mut impl FnMut(Span, &Finer, &[u32])) {
+/// Visits every cell of a domain, those of one key together and keys in ascending order, with the demands that are met in it, by
+/// their place in the list.
+pub(super) fn walk(demands: &[&Demand], domain: &[Span], visit: &mut dyn FnMut(Span, &Cell, &[u32])) {
     for within in domain {
         let spans = demands.iter().map(|demand| &demand.keys[..]);
         sweep(spans.zip(0..), *within, |key, active| {
             let active: Vec<u32> = active.iter().copied().collect();
-            finer(demands, &active, 0, &mut WHOLE.clone(), &mut |cell, met| visit(key, cell, met));
+            by_source(demands, &active, &mut |cell, met| visit(key, cell, met));
         });
     }
 }
 
-/// Cuts by one field after the other, where a rule asks for it.
-fn finer(
+fn by_source(demands: &[&Demand], active: &[u32], visit: &mut dyn FnMut(&Cell, &[u32])) {
+    let asked = |order: &u32| demands.get(*order as usize).and_then(|demand| demand.source.as_deref());
+    if active.iter().all(|order| asked(order).is_none()) {
+        return by_dscp(demands, active, Cell::WHOLE, visit);
+    }
+    let any = [SOURCES];
+    let spans = active.iter().map(|order| (asked(order).unwrap_or(&any), *order));
+    sweep(spans, SOURCES, |source, met| {
+        let met: Vec<u32> = met.iter().copied().collect();
+        by_dscp(demands, &met, Cell { source, ..Cell::WHOLE }, visit);
+    });
+}
+
+fn by_dscp(demands: &[&Demand], active: &[u32], cell: Cell, visit: &mut dyn FnMut(&Cell, &[u32])) {
+    by_values(demands, active, ByteSet::DSCP, |demand| demand.dscp, &mut |dscp, met| {
+        by_values(demands, met, ByteSet::ALL, |demand| demand.flags, &mut |flags, met| {
+            visit(&Cell { dscp, flags, ..cell }, met);
+        });
+    });
+}
+
+/// Cuts the values of a field into those that the same demands take.
+fn by_values(
     demands: &[&Demand],
     active: &[u32],
-    field: usize,
-    cell: &mut Finer,
-    visit: &mut dyn FnMut(&Finer, &[u32]),
+    whole: ByteSet,
+    asked: impl Fn(&Demand) -> Option<ByteSet>,
+    visit: &mut dyn FnMut(ByteSet, &[u32]),
 ) {
-    let (Some(whole), Some(_)) = (WHOLE.get(field), cell.get(field)) else { return visit(cell, active) };
-    let asked =
-        |order: &u32| demands.get(*order as usize).and_then(|demand| demand.finer.get(field)?.as_deref());
-    if !active.iter().any(|order| asked(order).is_some()) {
-        cell[field] = *whole;
-        return finer(demands, active, field + 1, cell, visit);
+    let of = |order: &u32| demands.get(*order as usize).and_then(|demand| asked(demand));
+    let mut parts = vec![whole];
+    for set in active.iter().filter_map(of) {
+        parts = parts.into_iter().flat_map(|part| [part.and(set), part.but(set)]).collect();
+        parts.retain(|part| !part.is_empty());
     }
-    let any = [*whole];
-    let spans = active.iter().map(|order| (asked(order).unwrap_or(&any), *order));
-    sweep(spans, *whole, |span, met| {
-        cell[field] = span;
-        let met: Vec<u32> = met.iter().copied().collect();
-        finer(demands, &met, field + 1, cell, visit);
-    });
+    for part in parts {
+        let takes = |order: &&u32| of(order).is_none_or(|set| !part.and(set).is_empty());
+        let met: Vec<u32> = active.iter().filter(takes).copied().collect();
+        visit(part, &met);
+    }
 }
 
 /// Goes once over the numbers of `within`, from edge to edge, and tells who holds between them.
@@ -100,4 +135,32 @@ fn sweep<'a>(
         visit((start, next - 1), &active);
         start = next;
     }
+}
+
+/// Cells with their outcomes, as few as come of it when those are put together that differ in one field alone. The cells are
+/// disjoint.
+pub(super) fn merged<T: Copy + Ord>(cells: &[(Cell, T)]) -> Vec<(T, Cell)> {
+    use std::collections::BTreeMap;
+    let mut by_flags: BTreeMap<(T, Span, ByteSet), ByteSet> = BTreeMap::new();
+    for (cell, outcome) in cells {
+        let known = by_flags.entry((*outcome, cell.source, cell.dscp)).or_default();
+        *known = known.or(cell.flags);
+    }
+    let mut by_dscp: BTreeMap<(T, Span, ByteSet), ByteSet> = BTreeMap::new();
+    for ((outcome, source, dscp), flags) in by_flags {
+        let known = by_dscp.entry((outcome, source, flags)).or_default();
+        *known = known.or(dscp);
+    }
+    let mut by_source: BTreeMap<(T, ByteSet, ByteSet), Vec<Span>> = BTreeMap::new();
+    for ((outcome, source, flags), dscp) in by_dscp {
+        let spans = by_source.entry((outcome, dscp, flags)).or_default();
+        match spans.last_mut() {
+            Some(last) if last.1 + 1 == source.0 => last.1 = source.1,
+            _ => spans.push(source),
+        }
+    }
+    let cell = |((outcome, dscp, flags), spans): ((T, ByteSet, ByteSet), Vec<Span>)| {
+        spans.into_iter().map(move |source| (outcome, Cell { source, dscp, flags }))
+    };
+    by_source.into_iter().flat_map(cell).collect()
 }

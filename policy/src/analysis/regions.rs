@@ -6,7 +6,7 @@ use eastgate_wire::{Addr, EndpointId, Family};
 
 use super::{
     Side,
-    cells::{self, Demand, Finer, Span},
+    cells::{self, Cell, Demand, Span},
     peers::{AddressRange, Members, classes, merged},
     services::{Domain, Slice},
 };
@@ -153,10 +153,10 @@ fn of_one<const SIDES: usize>(
     found
 }
 
-/// Keys, and what becomes of them by the finer fields.
+/// Keys, and what becomes of them by the fields below.
 struct Row<T> {
     keys: Span,
-    cells: Vec<(Finer, T)>,
+    cells: Vec<(T, Cell)>,
 }
 
 /// The services of a domain by their outcome, as few slices as can be.
@@ -167,60 +167,43 @@ pub(super) fn by_outcome<T: Copy + Ord>(
     decide: impl Fn(&Probe) -> T,
 ) -> BTreeMap<T, Vec<Slice>> {
     let mut rows: Vec<Row<T>> = Vec::new();
-    cells::walk(demands, domain.spans(), &mut |keys, finer, _| {
-        let Some(slice) = Slice::of(keys, finer, family).into_iter().next() else {
-            // No packet is like that: what is before it may go on behind it.
-            if let Some(before) = rows.last_mut() {
-                before.keys.1 = keys.1;
-            }
-            return;
-        };
-        let outcome = decide(&slice.example(family));
-        match rows.last_mut() {
-            Some(row) if row.keys == keys => push_cell(&mut row.cells, *finer, outcome),
-            _ => {
-                close_row(&mut rows);
-                rows.push(Row { keys, cells: vec![(*finer, outcome)] });
-            }
+    let mut open: (Span, Vec<(Cell, T)>) = ((0, 0), Vec::new());
+    cells::walk(demands, domain.spans(), &mut |keys, cell, _| {
+        if keys != open.0 {
+            close(&mut rows, &mut open);
+            open.0 = keys;
+        }
+        // Where no packet is like that there is no slice.
+        if let Some(slice) = Slice::of(keys, cell, family).first() {
+            open.1.push((*cell, decide(&slice.example(family))));
         }
     });
-    close_row(&mut rows);
+    close(&mut rows, &mut open);
     let mut found: BTreeMap<T, Vec<Slice>> = BTreeMap::new();
     for row in rows {
-        for (finer, outcome) in row.cells {
+        for (outcome, cell) in row.cells {
             let slices = found.entry(outcome).or_default();
-            for slice in Slice::of(row.keys, &finer, family) {
-                match slices.last_mut() {
-                    Some(before) if before.joins(&slice) => before.protocols.1 = slice.protocols.1,
-                    _ => slices.push(slice),
+            for slice in Slice::of(row.keys, &cell, family) {
+                let bare = slice.below.is_none();
+                match slices.iter_mut().find(|before| bare && before.joins(&slice)) {
+                    Some(before) => before.protocols.1 = slice.protocols.1,
+                    None => slices.push(slice),
                 }
             }
         }
     }
+    found.values_mut().for_each(|slices| slices.sort_unstable());
     found
 }
 
-/// Adds a cell, or widens the one before it where that has the same outcome and differs in the last field alone.
-fn push_cell<T: Copy + Eq>(cells: &mut Vec<(Finer, T)>, finer: Finer, outcome: T) {
-    if let (Some((before, known)), Some((last, same))) = (cells.last_mut(), finer.split_last())
-        && *known == outcome
-        && before.starts_with(same)
-        && let Some(end) = before.last_mut()
-        && end.1 + 1 == last.0
-    {
-        end.1 = last.1;
-        return;
-    }
-    cells.push((finer, outcome));
-}
-
-/// The last row has all its cells: it is one with the row before it where that one says the same.
-fn close_row<T: Copy + Eq>(rows: &mut Vec<Row<T>>) {
-    if let [.., before, last] = &mut rows[..]
-        && before.cells == last.cells
-        && before.keys.1 + 1 == last.keys.0
-    {
-        before.keys.1 = last.keys.1;
-        rows.pop();
+/// A row has all its cells: it is one with the row before it where that one says the same, or where no packet is like it.
+fn close<T: Copy + Ord>(rows: &mut Vec<Row<T>>, open: &mut (Span, Vec<(Cell, T)>)) {
+    let (keys, cells) = (open.0, cells::merged(&std::mem::take(&mut open.1)));
+    match rows.last_mut() {
+        Some(before) if cells.is_empty() || before.cells == cells && before.keys.1 + 1 == keys.0 => {
+            before.keys.1 = keys.1;
+        }
+        None if cells.is_empty() => {}
+        _ => rows.push(Row { keys, cells }),
     }
 }

@@ -1,8 +1,11 @@
 //! Services in words that a packet has: protocols, ports, ICMP types.
 
-use eastgate_wire::{Family, view::proto};
+use eastgate_wire::{
+    Family,
+    view::{proto, tcp_flags},
+};
 
-use super::cells::{Finer, Span, WHOLE};
+use super::cells::{Cell, SOURCES, Span};
 use crate::{
     compile::intervals::{BELOW_PROTOCOL, UNREAD, key},
     rule::{Header, PortProtocol, Probe},
@@ -18,6 +21,71 @@ pub struct Slice {
     pub below: Option<(u16, u16)>,
     /// Source ports from the first to the last; none for all. Only of a single protocol that has them.
     pub source: Option<(u16, u16)>,
+    /// DSCP; none for all
+    pub dscp: Option<ByteSet>,
+    /// TCP flags; none for all. Only of TCP.
+    pub flags: Option<ByteSet>,
+}
+
+/// Some of the numbers from 0 to 255: combinations of TCP flags, or values of DSCP.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ByteSet([u128; 2]);
+
+impl ByteSet {
+    /// All of them
+    pub const ALL: Self = Self([u128::MAX; 2]);
+    /// All values of DSCP
+    pub const DSCP: Self = Self([(1 << 64) - 1, 0]);
+
+    /// Those that fit.
+    #[must_use]
+    pub fn of(fits: impl Fn(u8) -> bool) -> Self {
+        let half = |from: u8| (0..128).filter(|at| fits(from + at)).fold(0, |half, at| half | 1u128 << at);
+        Self([half(0), half(128)])
+    }
+
+    pub(super) const fn or(self, other: Self) -> Self {
+        let ([a, b], [c, d]) = (self.0, other.0);
+        Self([a | c, b | d])
+    }
+
+    pub(super) const fn and(self, other: Self) -> Self {
+        let ([a, b], [c, d]) = (self.0, other.0);
+        Self([a & c, b & d])
+    }
+
+    /// Those that are not among the others.
+    #[must_use]
+    pub const fn but(self, other: Self) -> Self {
+        let ([a, b], [c, d]) = (self.0, other.0);
+        Self([a & !c, b & !d])
+    }
+
+    /// Are there none?
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        matches!(self.0, [0, 0])
+    }
+
+    /// Is this number among them?
+    #[must_use]
+    pub const fn contains(self, number: u8) -> bool {
+        let [low, high] = self.0;
+        (if number < 128 { low >> number } else { high >> (number - 128) }) & 1 == 1
+    }
+
+    /// Each of them, in ascending order.
+    pub fn iter(self) -> impl Iterator<Item = u8> {
+        (0..=u8::MAX).filter(move |number| self.contains(*number))
+    }
+
+    /// The bits that are set in all of them, and those that are set in none, where they are all numbers like that.
+    #[must_use]
+    pub fn as_mask(self) -> Option<(u8, u8)> {
+        let set = self.iter().fold(u8::MAX, |common, number| common & number);
+        let clear = self.iter().fold(u8::MAX, |common, number| common & !number);
+        (self.iter().count() == 1 << (8 - (set | clear).count_ones().min(8))).then_some((set, clear))
+    }
 }
 
 /// Which services are asked about.
@@ -66,10 +134,16 @@ const fn below(protocol: u8, family: Family) -> (u32, u32) {
 }
 
 impl Slice {
+    /// Every packet
+    pub const ANY: Self =
+        Self { protocols: (0, u8::MAX), below: None, source: None, dscp: None, flags: None };
+
     /// The packets of a family in a span of keys, as slices in ascending order. There may be none.
-    pub(super) fn of(span: Span, finer: &Finer, family: Family) -> Vec<Self> {
-        let [source] = *finer;
-        let source = (source != WHOLE[0]).then_some((source.0 as u16, source.1 as u16));
+    pub(super) fn of(span: Span, cell: &Cell, family: Family) -> Vec<Self> {
+        let Cell { source, dscp, flags } = *cell;
+        let source = (source != SOURCES).then_some((source.0 as u16, source.1 as u16));
+        let dscp = (dscp != ByteSet::DSCP).then_some(dscp);
+        let flags = (flags != ByteSet::ALL).then_some(flags);
         let mut slices: Vec<Self> = Vec::new();
         for protocol in (span.0 >> 17) as u8..=(span.1 >> 17) as u8 {
             let all = below(protocol, family);
@@ -79,7 +153,7 @@ impl Slice {
                 continue;
             }
             let below = ((first, last) != all).then_some((first as u16, last as u16));
-            let slice = Self { protocols: (protocol, protocol), below, source };
+            let slice = Self { protocols: (protocol, protocol), below, source, dscp, flags };
             match slices.last_mut() {
                 Some(before) if before.joins(&slice) => before.protocols.1 = protocol,
                 _ => slices.push(slice),
@@ -90,8 +164,11 @@ impl Slice {
 
     /// The protocols of the other one follow its own, and nothing else is asked of either.
     pub(super) fn joins(&self, next: &Self) -> bool {
-        let bare = |slice: &Self| slice.below.is_none() && slice.source.is_none();
-        bare(self) && bare(next) && self.protocols.1.checked_add(1) == Some(next.protocols.0)
+        let bare = |it: &Self| it.below.is_none() && it.source.is_none() && it.flags.is_none();
+        bare(self)
+            && bare(next)
+            && self.dscp == next.dscp
+            && self.protocols.1.checked_add(1) == Some(next.protocols.0)
     }
 
     /// Whether a packet is in it.
@@ -109,6 +186,8 @@ impl Slice {
             && probe.proto <= self.protocols.1
             && within(self.below, below)
             && within(self.source, source)
+            && self.dscp.is_none_or(|dscp| dscp.contains(probe.dscp))
+            && self.flags.is_none_or(|flags| probe.proto == proto::TCP && flags.contains(probe.tcp_flags))
     }
 
     /// A packet of a family that is in it: of a protocol that people know, where there is one.
@@ -134,6 +213,11 @@ impl Slice {
         } else {
             Header::Unread
         };
-        Probe { proto, header }
+        let dscp = self.dscp.and_then(|dscp| dscp.iter().next()).unwrap_or(0);
+        // The first packet of a connection, where that is possible.
+        let flags = self.flags.unwrap_or(ByteSet::ALL);
+        let syn = Some(tcp_flags::SYN).filter(|syn| flags.contains(*syn)).or_else(|| flags.iter().next());
+        let tcp_flags = syn.filter(|_| proto == proto::TCP).unwrap_or(0);
+        Probe { proto, header, dscp, tcp_flags }
     }
 }

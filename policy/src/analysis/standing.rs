@@ -60,16 +60,6 @@ impl Standing {
             _ => None,
         }
     }
-
-    /// Takes in how the same rule stands in another network.
-    pub fn merge(&mut self, other: &Self) {
-        self.used |= other.used;
-        self.met |= other.met;
-        self.acts = self.acts.or(other.acts);
-        self.needed = self.needed.or(other.needed);
-        self.shadowed_by.extend(&other.shadowed_by);
-        self.redundant_by.extend(&other.redundant_by);
-    }
 }
 
 /// How every rule of a policy stands.
@@ -95,7 +85,7 @@ pub fn standings(source: &Source) -> BTreeMap<RuleId, Standing> {
 pub fn same_match(source: &Source, one: RuleId, other: RuleId) -> bool {
     let parts = |id: RuleId| -> BTreeSet<String> {
         let all = source.groups.iter().flat_map(|group| group.ingress.iter().chain(&group.egress));
-        let part = |rule: &Rule| format!("{:?}", (rule.family, rule.peer, &rule.service, rule.then));
+        let part = |rule: &Rule| format!("{:?}", Rule { id: RuleId(0), ..rule.clone() });
         all.filter(|rule| rule.id == id).map(part).collect()
     };
     parts(one) == parts(other)
@@ -128,8 +118,8 @@ impl<'s> Ranks<'s> {
             let demanded: Vec<&Demand> =
                 class.rules.iter().filter_map(|place| demands.get(*place as usize)).collect();
             let domain = Domain::whole();
-            cells::walk(&demanded, domain.spans(), &mut |keys, finer, met| {
-                let Some(slice) = Slice::of(keys, finer, class.family).into_iter().next() else { return };
+            cells::walk(&demanded, domain.spans(), &mut |keys, cell, met| {
+                let Some(slice) = Slice::of(keys, cell, class.family).into_iter().next() else { return };
                 let met = met.iter().filter_map(|at| class.rules.get(*at as usize));
                 let met: Vec<(usize, &Rule)> =
                     met.filter_map(|place| self.rules.get(*place as usize).copied()).collect();

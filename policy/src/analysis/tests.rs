@@ -36,7 +36,8 @@ fn real(probe: Probe, family: Family) -> Probe {
         _ if is_icmp => Header::Icmp { kind: 3, code: 4 },
         _ => Header::Unread,
     };
-    Probe { header, ..probe }
+    let tcp_flags = if probe.proto == proto::TCP { probe.tcp_flags } else { 0 };
+    Probe { header, tcp_flags, dscp: probe.dscp & 63, ..probe }
 }
 
 fn run<S: Strategy>(cases: u32, what: &S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {
@@ -51,7 +52,7 @@ fn run<S: Strategy>(cases: u32, what: &S, test: impl Fn(S::Value) -> Result<(), 
 fn regions_are_the_whole_truth() {
     let asked = (source(), proptest::collection::vec(question(), 100));
     let found = Cell::new(0u32);
-    run(150, &asked, |(source, questions)| {
+    run(60, &asked, |(source, questions)| {
         let compiled = Compiled::compile(&source).unwrap();
         let side = Side { source: &source, compiled: &compiled };
         let regions = DIRECTIONS.map(|direction| regions(side, &all(), direction, &Domain::whole()));
@@ -72,7 +73,7 @@ fn regions_are_the_whole_truth() {
         }
         Ok(())
     });
-    assert!(found.get() > 8_000);
+    assert!(found.get() > 3_000);
 }
 
 /// Every packet that two policies treat differently lies in a region that says so, and every example is one.
@@ -81,7 +82,7 @@ fn a_difference_is_all_that_differs_and_nothing_else() {
     let changed = (source(), source(), proptest::collection::vec(any::<bool>(), 5));
     let asked = (changed, proptest::collection::vec(question(), 200));
     let [same, other, examples] = [const { Cell::new(0u32) }; 3];
-    run(150, &asked, |((before, drawn, taken), questions)| {
+    run(60, &asked, |((before, drawn, taken), questions)| {
         let mut after = before.clone();
         for ((group, new), _) in
             after.groups.iter_mut().zip(drawn.groups).zip(&taken).filter(|(_, taken)| **taken)
@@ -182,7 +183,7 @@ fn passages_are_what_both_ends_say() {
 fn what_is_said_of_a_rule_is_so() {
     let asked = (source(), proptest::collection::vec(question(), 200));
     let [unused, shadowed, redundant, needed] = [const { Cell::new(0u32) }; 4];
-    run(60, &asked, |(source, questions)| {
+    run(40, &asked, |(source, questions)| {
         let without = |id: RuleId| {
             let mut less = source.clone();
             for group in &mut less.groups {
@@ -238,7 +239,7 @@ fn tcp(first: u16, last: u16) -> Service {
 }
 
 fn rule(id: u32, peer: Peer, service: Service, verdict: Verdict) -> Rule {
-    Rule { id: RuleId(id), family: None, peer, service, then: Then::Settle(verdict) }
+    Rule::new(RuleId(id), peer, service, Then::Settle(verdict))
 }
 
 /// One endpoint with these ingress rules.
@@ -262,7 +263,7 @@ fn a_small_difference_is_told_in_few_words() {
     let [was, is] =
         [(&before, &compiled[0]), (&after, &compiled[1])].map(|(source, compiled)| Side { source, compiled });
     let found = difference(was, is, &[[Some(EndpointId(0)); 2]]);
-    let port = |port| Slice { protocols: (6, 6), below: Some((port, port)), source: None };
+    let port = |port| Slice { protocols: (6, 6), below: Some((port, port)), ..Slice::ANY };
     let told: Vec<_> = found.iter().map(|it| (&it.services[..], it.peers.len())).collect();
     // Of 443 there are three ranges: IPv6 below and above IPv4's numbers, and IPv4.
     assert_eq!(told, [(&[port(23)][..], 1), (&[port(443)][..], 3)]);
@@ -271,8 +272,7 @@ fn a_small_difference_is_told_in_few_words() {
     assert_eq!(liked.0, addr("10.0.0.9"));
     assert!(difference(was, was, &[[Some(EndpointId(0)); 2]]).is_empty());
     let everything = regions(was, &[EndpointId(0)], Direction::Egress, &Domain::whole());
-    let all = Slice { protocols: (0, 255), below: None, source: None };
-    assert_eq!(everything.iter().map(|it| &it.services[..]).collect::<Vec<_>>(), [&[all][..]]);
+    assert_eq!(everything.iter().map(|it| &it.services[..]).collect::<Vec<_>>(), [&[Slice::ANY][..]]);
 }
 
 #[test]

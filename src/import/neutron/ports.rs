@@ -152,7 +152,7 @@ fn network(
         return None;
     }
     let notes = vec![format!("Neutron network {told} ({id})")];
-    let made = Network { notes, vni, subnets: subnets.into_iter().collect() };
+    let made = Network { notes, vni, subnets: subnets.into_iter().collect(), ..Network::default() };
     site.tenants.entry(tenant.to_owned()).or_default().networks.insert(name.clone(), made);
     Some(name)
 }

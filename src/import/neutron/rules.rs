@@ -1,6 +1,6 @@
 //! Neutron's rules as rules here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use eastgate_config::Place;
 use eastgate_wire::{Family, names};
@@ -11,7 +11,7 @@ use crate::{
     faults::Faults,
     import::{
         Map,
-        site::{Names, Rule},
+        site::{AddressSet, Names, Rule, Site},
     },
 };
 
@@ -152,23 +152,9 @@ impl Context<'_> {
                 return None;
             };
             let tenant = tenant_of(self.map, &remote.project);
-            if tenant != own_tenant {
-                let message = format!("the remote security group `{}` is of another project", remote.name);
-                faults.add(
-                    rule.at.clone(),
-                    message,
-                    "let both projects go into one tenant, in the mapping file",
-                );
-                return None;
-            }
-            made.peers = vec![format!("group:{}", self.group_name(&tenant, group)?)];
-            // Neutron's members are the prefixes of allowed pairs as well.
-            let wide = self.wide_pairs(group).into_iter().filter(is_of_family);
-            made.peers.extend(wide.map(|net| net.to_string()));
-            if made.peers.len() > 1 {
-                let note = made.note.take().unwrap_or_default();
-                made.note = Some(format!("{note}; with the prefixes of its members' allowed pairs"));
-            }
+            let name = self.group_name(&tenant, group)?;
+            let of = if tenant == own_tenant { String::new() } else { format!("{tenant}/") };
+            made.peers = vec![format!("group:{of}{name}")];
             return Some(());
         }
         if let Some(id) = &rule.address_group {
@@ -177,17 +163,15 @@ impl Context<'_> {
                 faults.add(rule.at.clone(), message, "give `openstack address group show` of it too");
                 return None;
             };
-            let note = made.note.take().unwrap_or_default();
-            made.note = Some(format!("{note}; of address group {} ({id})", group.name));
             let all: Option<Vec<IpNet>> = group.addresses.iter().map(|text| prefix(text)).collect();
             let Some(all) = all else {
                 let message = format!("address group `{}` has something that is no prefix", group.name);
                 faults.add(rule.at.clone(), message, "print it with `openstack address group show -f json`");
                 return None;
             };
-            made.peers = all.into_iter().filter(is_of_family).map(|net| net.to_string()).collect();
-            // Nobody is like that.
-            return (!made.peers.is_empty()).then_some(());
+            made.peers = vec![format!("set:{}", self.set_name(id)?)];
+            // Where there is no address of the family, nobody is like that.
+            return all.iter().any(is_of_family).then_some(());
         }
         match rule.prefix.as_deref().map(|text| (text, prefix(text))) {
             None => made.peers = vec!["any".into()],
@@ -208,14 +192,48 @@ impl Context<'_> {
         Some(())
     }
 
-    /// The prefixes, longer than one address, of the allowed pairs of a group's members.
-    fn wide_pairs(&self, group: &str) -> Vec<IpNet> {
-        let members = self.cloud.ports.values().filter(|port| port.groups.iter().any(|id| id == group));
-        let pairs = members.flat_map(|port| &port.pairs).filter_map(|pair| prefix(&pair.address));
-        let mut wide: Vec<IpNet> = pairs.filter(|net| net.prefix_len() < net.max_prefix_len()).collect();
-        wide.sort_unstable();
-        wide.dedup();
-        wide
+    /// The name of an address group's set
+    fn set_name(&self, id: &str) -> Option<String> {
+        let mut names = Names::default();
+        for (known, group) in &self.cloud.address_groups {
+            names.of(known, &group.name);
+        }
+        names.known(id).map(str::to_owned)
+    }
+
+    /// The sets that rules name, in each tenant that does.
+    pub(super) fn sets(&self, site: &mut Site) {
+        for tenant in site.tenants.values_mut() {
+            let rules = tenant.groups.values().flat_map(|group| group.ingress.iter().chain(&group.egress));
+            let peers = rules.flat_map(|rule| &rule.peers);
+            let named: BTreeSet<String> =
+                peers.filter_map(|peer| peer.strip_prefix("set:")).map(str::to_owned).collect();
+            for (id, group) in &self.cloud.address_groups {
+                let Some(name) = self.set_name(id).filter(|name| named.contains(name)) else { continue };
+                let addresses = group.addresses.iter().filter_map(|text| prefix(text)).collect();
+                let notes = vec![format!("Neutron address group {} ({id})", group.name)];
+                tenant.sets.insert(name, AddressSet { notes, addresses });
+            }
+        }
+        self.wide_groups(site);
+    }
+
+    /// Neutron's members of a group are the prefixes of its ports' allowed pairs as well.
+    fn wide_groups(&self, site: &mut Site) {
+        for (id, group) in &self.cloud.groups {
+            let members = self.cloud.ports.values().filter(|port| port.groups.contains(id));
+            let mut nets = members.flat_map(|port| &port.pairs).filter_map(|pair| prefix(&pair.address));
+            let is_named = self.cloud.rules.values().any(|(_, rule)| rule.group.as_ref() == Some(id));
+            if !is_named || !nets.any(|net| net.prefix_len() < net.max_prefix_len()) {
+                continue;
+            }
+            let tenant = tenant_of(self.map, &group.project);
+            let name = self.group_name(&tenant, id).unwrap_or_default();
+            let own = site.tenants.get_mut(&tenant).and_then(|tenant| tenant.groups.get_mut(&name));
+            if let Some(own) = own {
+                own.prefix_pairs = true;
+            }
+        }
     }
 }
 
