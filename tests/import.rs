@@ -324,6 +324,19 @@ fn what_cloudstack_has_and_eastgate_has_not_is_refused_with_its_place() {
     ] {
         refused(From::Cloudstack, "groups.json", &group(rule), "", &[why, "  --> groups.json:2:"]);
     }
+    let account = |name: &str, rule: &str| {
+        format!(
+            "{{\"securitygroup\": [{{\"id\": \"{name}\", \"name\": \"g\", \"account\": \"{name}\", \"ingressrule\": [{rule}]}}]}}\n"
+        )
+    };
+    let named =
+        "{\"ruleid\": \"r\", \"protocol\": \"tcp\", \"account\": \"globex\", \"securitygroupname\": \"g\"}";
+    let two = File::new("groups.json", account("acme", named) + &account("globex", ""));
+    let text = import(From::Cloudstack, &[two], &Map::default()).unwrap();
+    assert!(
+        text.contains("from = \"group:globex/g\"") && text.contains("shared_with = [\"acme\"]"),
+        "{text}"
+    );
     refused(From::Cloudstack, "x.json", "{\"count\": 0}", "", &["none of the answers"]);
     let machine = "{\"virtualmachine\": [{\"id\": \"m1\", \"name\": \"web1\", \"account\": \"acme\", \"hostname\": \"kvm1\", \"nic\": [\n\
                    {\"macaddress\": \"1e:00:8a:00:01:01\", \"networkid\": \"n1\", \"networkname\": \"app\", \"ipaddress\": \"10.1.0.11\", \"netmask\": \"255.255.255.0\"}]}]}";
@@ -351,7 +364,6 @@ fn what_libvirt_has_and_eastgate_has_not_is_refused_with_its_place() {
         refused(From::Libvirt, "mine.xml", &filter(&rules), "", &[why, "  --> mine.xml:2:"]);
     }
     for (inside, why) in [
-        ("<rule action='drop' direction='in'><tcp dstportstart='22'/></rule>", "needs a firewall policy"),
         ("<rule action='accept' direction='inout'><tcp dstportstart='22'/></rule>", "write one for each"),
         (
             "<rule action='accept' direction='in' statematch='false'><tcp/></rule>",
@@ -389,6 +401,22 @@ fn what_libvirt_has_and_eastgate_has_not_is_refused_with_its_place() {
     told(&domain(""), &map.replace("host = \"alpha\"\n", ""), "on which host this domain is");
     told("<domain>", "", "this is not XML");
     told("<network/>", "", "neither a filter nor a domain");
+}
+
+/// Rules that drop some of what later ones accept keep their order, in a policy before the group.
+#[test]
+fn rules_of_a_filter_keep_their_order() {
+    let filter = "<filter name='mine' chain='root'>\n\
+        <rule action='accept' direction='in' priority='100'><tcp srcipaddr='10.1.0.5' dstportstart='22'/></rule>\n\
+        <rule action='reject' direction='in' priority='200'><tcp dstportstart='22'/></rule>\n\
+        <rule action='drop' direction='out'><udp-ipv6 dstportstart='53'/></rule>\n</filter>";
+    let text = import(From::Libvirt, &[File::new("mine.xml", filter.to_owned())], &Map::default()).unwrap();
+    let expected = "[tenant.libvirt.group.mine]\ningress = [\n  { from = \"any\" },\n]\negress = [\n  { to = \"any\" },\n]\n\n\
+        # libvirt filter mine: rules in their order\n[tenant.libvirt.policy.mine]\napplies_to = \"group:mine\"\ningress = [\n  \
+        { action = \"allow\", proto = \"tcp\", ports = 22, from = \"10.1.0.5/32\" },\n  \
+        { action = \"reject\", proto = \"tcp\", ports = 22, family = \"ipv4\", from = \"any\" },\n]\negress = [\n  \
+        { action = \"deny\", proto = \"udp\", ports = 53, family = \"ipv6\", to = \"any\" },\n]\n";
+    assert!(text.contains(expected), "{text}");
 }
 
 /// What is said of a mapping file that is wrong.

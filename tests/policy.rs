@@ -393,11 +393,11 @@ fn rules_that_do_nothing_are_told_with_the_one_that_makes_it_so() {
     assert_eq!(
         found,
         [
+            ["unused", "acme/none ingress #1", ""],
             ["shadowed", "acme/db ingress #3", "acme/db ingress #2"],
             ["equal", "acme/db ingress #4", "acme/db ingress #1"],
             ["unmet", "acme/db ingress #5", ""],
             ["redundant", "acme/db ingress #6", "acme/db ingress #7"],
-            ["unused", "acme/none ingress #1", ""],
         ]
     );
     let (_, text, _) = folder.run(&["policy", "lint", "--config", "idle.toml"]);
@@ -405,6 +405,61 @@ fn rules_that_do_nothing_are_told_with_the_one_that_makes_it_so() {
         text.contains("idle.toml:20:3   all it matches is decided by acme/db ingress #2 (idle.toml:19:3)\n"),
         "{text}"
     );
+}
+
+const GUARDED: &str = r#"
+[policy.guard]
+applies_to = "site"
+ingress = [
+  { action = "reject", proto = "tcp", ports = 5432, from = "10.1.0.12" },
+  { action = "pass", proto = "tcp", ports = 5432, from = "any" },
+]
+
+[policy.nobodys]
+applies_to = "group:acme/empty"
+ingress = [{ action = "deny", from = "any" }]
+
+[tenant.acme.group.empty]
+"#;
+
+/// The site's policies stand over a tenant's groups: they are asked, named and looked through as well.
+#[test]
+fn the_sites_policies_count_too() {
+    let folder = Folder::new("site");
+    folder.file("old.toml", SITE);
+    folder.file("new.toml", &(SITE.to_owned() + GUARDED));
+    folder.file(
+        "expect.toml",
+        "[[expect]]\nfrom = \"acme/web2\"\nto = \"acme/db1\"\nport = 5432\nexpect = \"reject\"\nrule = \"policy guard ingress #1\"\n\
+         [[expect]]\nfrom = \"acme/web1\"\nto = \"acme/db1\"\nport = 5432\nexpect = \"allow\"\nrule = \"acme/db ingress #1\"\n",
+    );
+    let (code, text, error) = folder.run(&["policy", "test", "--config", "new.toml", "expect.toml"]);
+    assert_eq!((code, text.as_str()), (0, "3 expectations hold\n"), "{error}");
+    let (code, found) = folder.json(&["policy", "diff", "old.toml", "new.toml"]);
+    let rows = found["traffic"].as_array().unwrap();
+    let of_db: Vec<&Value> = rows.iter().filter(|row| row["endpoints"] == json!(["acme/db1"])).collect();
+    assert_eq!((code, of_db.len()), (1, 1), "{found:#}");
+    assert_eq!(
+        (&of_db[0]["before"]["action"], &of_db[0]["after"]["action"]),
+        (&json!("allow"), &json!("reject"))
+    );
+    assert_eq!(
+        (&of_db[0]["services"], &of_db[0]["peers"]),
+        (&json!(["tcp 5432"]), &json!(["10.1.0.12 (acme/web2)"]))
+    );
+    let (_, who) =
+        folder.json(&["policy", "who", "--config", "new.toml", "--to", "acme/db", "--port", "5432/tcp"]);
+    assert_eq!((who.as_array().unwrap().len(), &who[0]["from"]), (1, &json!("acme/web1")), "{who:#}");
+    let (code, rows) = folder.json(&["policy", "lint", "--config", "new.toml"]);
+    let found: Vec<[&str; 2]> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| [&row["finding"], &row["rule"]].map(|it| it.as_str().unwrap()))
+        .collect();
+    // What it passes on would come to the groups without it as well.
+    assert_eq!(found, [["redundant", "policy guard ingress #2"], ["unused", "policy nobodys ingress #1"]]);
+    assert_eq!(code, 1);
 }
 
 fn flow(proto: &str, src: &str, dst: &str, dport: u16, replies: u64) -> Value {

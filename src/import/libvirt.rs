@@ -21,7 +21,7 @@ use self::{
 use super::{
     File, Map,
     map::NetworkMap,
-    site::{Endpoint, Group, Names, Network, Rule, Site, near},
+    site::{Endpoint, Group, Names, Network, Policy, Rule, Site, near},
 };
 use crate::faults::Faults;
 
@@ -140,6 +140,8 @@ struct Import<'m> {
 struct Meaning {
     layer2: Layer2,
     group: Group,
+    /// Rules whose order counts, before the group's
+    policy: Option<Policy>,
     notes: Vec<String>,
 }
 
@@ -156,7 +158,11 @@ impl Import<'_> {
             meaning.group.notes.push(format!("Endpoints with it have {}", keys(&meaning.layer2)));
             meaning.group.notes.append(&mut meaning.notes);
             let named = self.groups.of(&name, &name);
-            self.site.tenants.entry(self.tenant.clone()).or_default().groups.insert(named, meaning.group);
+            let tenant = self.site.tenants.entry(self.tenant.clone()).or_default();
+            if let Some(policy) = meaning.policy {
+                tenant.policies.insert(named.clone(), Policy { group: named.clone(), ..policy });
+            }
+            tenant.groups.insert(named, meaning.group);
         }
     }
 
@@ -196,7 +202,7 @@ impl Import<'_> {
         };
         let Some(addresses) = addresses(it, &meaning.layer2, faults) else { return };
         let filter = it.filter.as_ref().map_or(OPEN, |(name, _)| name);
-        let group = self.groups.of(&format!("{filter} {:?}", meaning.group), filter);
+        let group = self.groups.of(&format!("{filter} {:?} {:?}", meaning.group, meaning.policy), filter);
         let endpoint = Endpoint {
             notes: [vec![format!("libvirt domain {}, filter {filter}", it.domain)], meaning.notes].concat(),
             network: network.clone(),
@@ -218,6 +224,9 @@ impl Import<'_> {
             subnets: mapped.subnets.iter().copied().collect(),
             ..Network::default()
         });
+        if let Some(policy) = meaning.policy {
+            tenant.policies.insert(group.clone(), Policy { group: group.clone(), ..policy });
+        }
         tenant.groups.entry(group).or_insert(meaning.group);
         let domain = place.name.or_else(|| near(&it.domain)).unwrap_or_else(|| "domain".to_owned());
         let numbered = format!("{domain}-{}", it.number);
@@ -240,6 +249,10 @@ impl Import<'_> {
         let bound: Vec<Bound<'_>> = self.filters.bound(name, at, variables, faults)?;
         let layer2 = layer2::evaluate(&bound, faults)?;
         let mut group = Group { notes: vec![format!("libvirt filter {name}")], ..Group::default() };
+        let mut policy = Policy {
+            notes: vec![format!("libvirt filter {name}: rules in their order")],
+            ..Policy::default()
+        };
         let mut notes = Vec::new();
         for family in [Family::V4, Family::V6] {
             let fates = layer2.fates(family);
@@ -262,8 +275,22 @@ impl Import<'_> {
                 }
             };
             let rules = layer3::rules(&bound, family, faults)?;
-            for (list, made) in [(&mut group.ingress, rules.ingress), (&mut group.egress, rules.egress)] {
-                list.extend(made.into_iter().filter_map(|rule| narrowed(rule, peers.as_deref())));
+            let narrow = |rule: Rule| narrowed(rule, peers.as_deref());
+            for (list, grouped, ordered) in [
+                (rules.ingress, &mut group.ingress, &mut policy.ingress),
+                (rules.egress, &mut group.egress, &mut policy.egress),
+            ] {
+                let is_ordered = list.is_ordered();
+                let rules =
+                    list.ordered.into_iter().filter_map(|(action, rule)| Some((action, narrow(rule)?)));
+                if is_ordered {
+                    ordered.extend(rules);
+                } else if !list.open {
+                    grouped.extend(rules.map(|(_, rule)| rule));
+                }
+                if list.open {
+                    grouped.extend(narrow(layer3::anything(family)));
+                }
             }
             notes.extend(rules.notes);
         }
@@ -272,7 +299,8 @@ impl Import<'_> {
         notes.extend(layer2.notes());
         notes.sort_unstable();
         notes.dedup();
-        Some(Meaning { layer2, group, notes })
+        let policy = Some(policy).filter(|it| !it.ingress.is_empty() || !it.egress.is_empty());
+        Some(Meaning { layer2, group, policy, notes })
     }
 }
 
@@ -283,7 +311,7 @@ impl Meaning {
     /// Without a filter nothing is filtered.
     fn open() -> Self {
         let group = Group::open("Interfaces without a filter");
-        Self { layer2: Layer2::open(), group, notes: Vec::new() }
+        Self { layer2: Layer2::open(), group, policy: None, notes: Vec::new() }
     }
 }
 

@@ -17,6 +17,7 @@ pub(super) struct Tenant {
     pub(super) networks: BTreeMap<String, Network>,
     pub(super) sets: BTreeMap<String, AddressSet>,
     pub(super) groups: BTreeMap<String, Group>,
+    pub(super) policies: BTreeMap<String, Policy>,
     pub(super) endpoints: BTreeMap<String, Endpoint>,
 }
 
@@ -48,7 +49,17 @@ pub(super) struct AddressSet {
     pub(super) addresses: BTreeSet<IpNet>,
 }
 
-/// A rule that allows.
+/// Ordered rules before those of a group, for its members
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Policy {
+    pub(super) notes: Vec<String>,
+    pub(super) group: String,
+    /// With what each of them does
+    pub(super) ingress: Vec<(&'static str, Rule)>,
+    pub(super) egress: Vec<(&'static str, Rule)>,
+}
+
+/// A rule: one of a group allows.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Rule {
     pub(super) note: Option<String>,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use eastgate_wire::Family;
 
-use super::site::{Endpoint, Group, Network, Rule, Site};
+use super::site::{Endpoint, Group, Network, Policy, Rule, Site};
 
 /// The text. Writing to a string does not fail.
 pub(super) fn write(site: &Site, files: &[&str]) -> String {
@@ -25,6 +25,9 @@ pub(super) fn write(site: &Site, files: &[&str]) -> String {
         }
         for (name, group) in &content.groups {
             write_group(&mut text, &format!("tenant.{tenant}.group.{}", key(name)), group);
+        }
+        for (name, policy) in &content.policies {
+            write_policy(&mut text, &format!("tenant.{tenant}.policy.{}", key(name)), policy);
         }
         for (name, endpoint) in &content.endpoints {
             write_endpoint(&mut text, &format!("tenant.{tenant}.endpoint.{}", key(name)), endpoint);
@@ -71,6 +74,22 @@ fn write_group(text: &mut String, name: &str, group: &Group) {
                 let _ = writeln!(text, "  # {}", comment(note));
             }
             let _ = writeln!(text, "  {{ {} }},", rule_text(rule, peer));
+        }
+        text.push_str("]\n");
+    }
+    text.push('\n');
+}
+
+fn write_policy(text: &mut String, name: &str, policy: &Policy) {
+    notes(text, &policy.notes);
+    let _ = writeln!(text, "[{name}]\napplies_to = {}", quoted(&format!("group:{}", policy.group)));
+    for (key, peer, rules) in [("ingress", "from", &policy.ingress), ("egress", "to", &policy.egress)] {
+        if rules.is_empty() {
+            continue;
+        }
+        let _ = writeln!(text, "{key} = [");
+        for (action, rule) in rules {
+            let _ = writeln!(text, "  {{ action = \"{action}\", {} }},", rule_text(rule, peer));
         }
         text.push_str("]\n");
     }

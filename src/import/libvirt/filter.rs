@@ -51,6 +51,7 @@ pub(super) struct Rule {
 pub(super) enum Action {
     Accept,
     Drop,
+    Reject,
     Return,
     Continue,
 }
@@ -188,7 +189,8 @@ fn rules(file: &File, node: Node<'_, '_>, faults: &mut Faults) -> Vec<Rule> {
     let at = file.place(node.range());
     let action = match node.attribute("action") {
         Some("accept") => Action::Accept,
-        Some("drop" | "reject") => Action::Drop,
+        Some("drop") => Action::Drop,
+        Some("reject") => Action::Reject,
         Some("return") => Action::Return,
         Some("continue") => Action::Continue,
         other => {

@@ -193,7 +193,7 @@ fn play<'b>(rules: &[&'b Bound<'_>], class: Class, outgoing: bool) -> Result<Out
                 (Action::Continue, _) => {}
                 (Action::Accept, _) if is_all => return Ok(outcome),
                 (Action::Return, _) if is_all => break,
-                (Action::Drop, _) if is_all => {
+                (Action::Drop | Action::Reject, _) if is_all => {
                     if !owns.is_empty() {
                         // Only its own goes on.
                         outcome.checks.append(&mut owns);
@@ -208,7 +208,7 @@ fn play<'b>(rules: &[&'b Bound<'_>], class: Class, outgoing: bool) -> Result<Out
                 // Admission lets these pass here as well, and takes care of who answers.
                 (Action::Return | Action::Accept, Ask::Needed) => {}
                 // It is not carried here in any case.
-                (Action::Drop, Ask::ToMany) => {}
+                (Action::Drop | Action::Reject, Ask::ToMany) => {}
                 (Action::Accept, Ask::OneMac) => by_mac = true,
                 _ => return Err(rule),
             }

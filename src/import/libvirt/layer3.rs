@@ -13,9 +13,25 @@ use crate::{faults::Faults, import::site::Rule};
 /// The rules of one family
 #[derive(Default)]
 pub(super) struct Rules {
-    pub(super) ingress: Vec<Rule>,
-    pub(super) egress: Vec<Rule>,
+    pub(super) ingress: List,
+    pub(super) egress: List,
     pub(super) notes: Vec<String>,
+}
+
+/// The rules of one family and direction
+#[derive(Default)]
+pub(super) struct List {
+    /// In their order, with what each of them does
+    pub(super) ordered: Vec<(&'static str, Rule)>,
+    /// What no rule settles is accepted.
+    pub(super) open: bool,
+}
+
+impl List {
+    /// Some rule drops what a later one would accept: their order counts.
+    pub(super) fn is_ordered(&self) -> bool {
+        self.ordered.iter().any(|(action, _)| *action != "allow")
+    }
 }
 
 /// The rules that a filter comes to in a family; none where that cannot be said here, which is told.
@@ -36,38 +52,45 @@ pub(super) fn rules(bound: &[Bound<'_>], family: Family, faults: &mut Faults) ->
     all.sort_by_key(|(it, _)| it.rule.priority);
     let mut made = Rules::default();
     for outgoing in [false, true] {
-        let mut list = Vec::new();
-        let mut closed = false;
+        let mut list = List { ordered: Vec::new(), open: true };
         for (it, protocol) in all.iter().filter(|(it, _)| it.rule.is_for(outgoing)) {
-            let is_all = protocol == "all" && it.rule.signature().is_empty();
-            let result = match it.rule.action {
-                Action::Drop if is_all => {
-                    closed = true;
+            let action = match it.rule.action {
+                Action::Accept => "allow",
+                Action::Drop => "deny",
+                Action::Reject => "reject",
+                Action::Continue => continue,
+                Action::Return => {
+                    refuse(it, "`return` among rules for protocols", faults);
+                    return None;
+                }
+            };
+            match matched(it, protocol, family, outgoing, &mut made.notes) {
+                Ok(None) => {}
+                // Nothing is left for those behind it.
+                Ok(Some(rule)) if rule == anything(family) && action == "deny" => {
+                    list.open = false;
                     break;
                 }
-                Action::Drop => {
-                    Err("a rule that drops some of what others accept needs a firewall policy".into())
-                }
-                Action::Return => Err("`return` among rules for protocols".into()),
-                Action::Continue => Ok(None),
-                Action::Accept => accept(it, protocol, family, outgoing, &mut made.notes),
-            };
-            match result {
-                Ok(rule) => list.extend(rule),
+                Ok(Some(rule)) => list.ordered.push((action, rule)),
                 Err(message) => {
-                    let remedy = "describe it by hand; docs/migrating.md says what there is here";
-                    faults.add(it.rule.at.clone(), message, remedy);
+                    refuse(it, &message, faults);
                     return None;
                 }
             }
         }
-        if !closed {
-            // What no rule drops is accepted.
-            list = vec![Rule { family: Some(family), ..Rule::any() }];
-        }
         *(if outgoing { &mut made.egress } else { &mut made.ingress }) = list;
     }
     Some(made)
+}
+
+fn refuse(it: &Bound<'_>, message: &str, faults: &mut Faults) {
+    let remedy = "describe it by hand; docs/migrating.md says what there is here";
+    faults.add(it.rule.at.clone(), message, remedy);
+}
+
+/// Every packet of a family
+pub(super) fn anything(family: Family) -> Rule {
+    Rule { family: Some(family), ..Rule::any() }
 }
 
 /// The protocol of an element, and the family that it is for.
@@ -84,8 +107,8 @@ fn element(name: &str) -> Option<(String, Family)> {
     known.then(|| (protocol.to_owned(), family))
 }
 
-/// A rule that accepts; none where it accepts only answers, which pass by themselves.
-fn accept(
+/// What a rule matches; none where that is only answers, which pass by themselves.
+fn matched(
     it: &Bound<'_>,
     protocol: &str,
     family: Family,
@@ -120,6 +143,9 @@ fn accept(
             "comment" => made.description = Some(value.to_owned()),
             "state" => {
                 let states: Vec<String> = value.split(',').map(|state| state.trim().to_uppercase()).collect();
+                if rule.action != Action::Accept {
+                    return Err(format!("a rule that drops connections in the state {value}"));
+                }
                 if states.iter().all(|state| matches!(state.as_str(), "ESTABLISHED" | "RELATED")) {
                     notes.push(
                         "Answers and errors of connections pass by themselves: rules for them are left out"
