@@ -230,6 +230,12 @@ pub struct Traffic {
     pub fragmented: u64,
     /// Flows that a change of the configuration had decided again, each when its next packet came
     pub decided_again: u64,
+    /// Packets that a rule rejected, and whose senders were told
+    #[serde(default)]
+    pub rejects_told: u64,
+    /// Those of which they were not told, for the limit of 100 a second for each endpoint
+    #[serde(default)]
+    pub rejects_limited: u64,
     /// Frames dropped
     pub dropped: u64,
 }
@@ -491,6 +497,9 @@ pub struct Done {
     /// Of a reload: [`Status::digest`] of what is in force now
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// Of a reload: milliseconds until it was in force, in the pipeline and in the kernel
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force_after: Option<u64>,
     /// Of a reload: what is not as it was
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changes: Option<Changes>,

@@ -431,6 +431,10 @@ table! {
         optional to: OneOrMany<PeerValue>,
         /// Only for endpoints with these addresses: an address, a prefix, or a list.
         optional own: OneOrMany<AddressOrPrefix>,
+        /// DSCPs, by number or name ("ef", "af41"), or a list: of a flow's first packet.
+        optional dscp: OneOrMany<NumberOrWord>,
+        /// TCP flags that are set, of those that are looked at: "syn/syn,ack", "none/fin,rst"; of a flow's first packet.
+        optional tcp_flags: Arc<str>,
         /// Flows that it lets in or refuses are logged.
         default log: bool = false,
         /// "audit": what it would deny passes, and is told.

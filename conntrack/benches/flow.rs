@@ -7,7 +7,10 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use eastgate_conntrack::flow::{
     Account, Admitted, FlowLimits, FlowTable, Quota, Segment, SegmentKind, StateSettings, Tracked,
 };
-use eastgate_wire::{Addr, FlowKey, Instant, Leg, Vni, view::Tcp};
+use eastgate_wire::{
+    Addr, FlowKey, Instant, Leg, Vni,
+    view::{HeaderBits, Tcp},
+};
 
 const ADMITTED: Admitted = Admitted { epoch: 1, egress_rule: 1, ingress_rule: 2 };
 const PLENTY: FlowLimits = FlowLimits { replied: 2_000_000, unreplied: 2_000_000 };
@@ -26,7 +29,7 @@ fn key(n: u32, proto: u8) -> FlowKey {
 }
 
 fn udp(key: FlowKey) -> Segment {
-    Segment { key, kind: SegmentKind::Udp, packets: 1, bytes: 100 }
+    Segment { key, kind: SegmentKind::Udp, packets: 1, bytes: 100, header: HeaderBits::default() }
 }
 
 fn tcp(key: FlowKey, flags: u8, seq: u32, ack: u32) -> Segment {
@@ -42,7 +45,7 @@ fn tcp(key: FlowKey, flags: u8, seq: u32, ack: u32) -> Segment {
         mss_at: None,
         payload: 0,
     };
-    Segment { key, kind: SegmentKind::Tcp(tcp), packets: 1, bytes: 54 }
+    Segment { key, kind: SegmentKind::Tcp(tcp), packets: 1, bytes: 54, header: HeaderBits::default() }
 }
 
 struct Bench {

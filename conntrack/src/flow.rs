@@ -51,7 +51,7 @@ use std::{collections::HashMap, sync::Arc};
 use ahash::RandomState;
 use eastgate_wire::{
     Addr, DropReason, FlowKey, Instant, Vni,
-    view::{Quoted, proto, tcp_flags},
+    view::{HeaderBits, Quoted, proto, tcp_flags},
 };
 use hashbrown::HashTable;
 
@@ -304,6 +304,7 @@ impl FlowTable {
         let opened_swapped = swapped == (direction == Direction::Original);
         let mut entry = Entry::new(key, opened_swapped, state, now);
         entry.connection = connection;
+        entry.header = segment.header;
         entry.admit(admitted);
         entry.seen(now, now + settings.timeouts.of(key.proto(), state));
         entry.count(direction, segment.packets, segment.bytes);
@@ -384,6 +385,12 @@ impl FlowTable {
     #[must_use]
     pub fn hint(&self, flow: FlowId, direction: Direction) -> u64 {
         self.slab.index(flow).map_or(0, |index| self.slab.at(index).hints[direction.index()])
+    }
+
+    /// What a flow's first packet had beside its key. Nothing special when the flow is gone.
+    #[must_use]
+    pub fn header(&self, flow: FlowId) -> HeaderBits {
+        self.slab.index(flow).map_or(HeaderBits::default(), |index| self.slab.at(index).header)
     }
 
     /// When [`FlowTable::handle_timeout`] should be called next.

@@ -20,6 +20,7 @@ mod locate;
 mod members;
 pub mod offload;
 mod oversize;
+mod reject;
 mod ruling;
 pub mod shared;
 #[cfg(test)]
@@ -70,11 +71,13 @@ pub struct Refusal {
     pub by: Option<EndpointId>,
     /// The rule's number
     pub rule: Option<u32>,
+    /// Its sender is to be told.
+    pub reject: bool,
 }
 
 impl From<DropReason> for Refusal {
     fn from(reason: DropReason) -> Self {
-        Self { reason, by: None, rule: None }
+        Self { reason, by: None, rule: None, reject: false }
     }
 }
 
@@ -129,7 +132,7 @@ impl<'s> Pipeline<'s> {
         let before = frame.len();
         let outcome = match self.tenant_path(&arrival, endpoint, frame, now, out) {
             Ok(outcome) => outcome,
-            Err(refusal) => self.drop_frame(&arrival, refusal, frame, before, now),
+            Err(refusal) => self.drop_frame(&arrival, refusal, frame, before, now, out),
         };
         self.go_on_with_released(now, out);
         outcome
@@ -206,7 +209,7 @@ impl<'s> Pipeline<'s> {
         }
         let outcome = match self.underlay_path(&arrival, view, datagram, now, out) {
             Ok(outcome) => outcome,
-            Err(refusal) => self.drop_frame(&arrival, refusal, datagram, before, now),
+            Err(refusal) => self.drop_frame(&arrival, refusal, datagram, before, now, out),
         };
         self.go_on_with_released(now, out);
         outcome
@@ -264,16 +267,17 @@ impl<'s> Pipeline<'s> {
     }
 
     fn drop_frame(
-        &self,
+        &mut self,
         arrival: &Arrival<'s>,
         refusal: Refusal,
         frame: &Frame<'_>,
         bytes: usize,
         now: Instant,
+        out: &mut Batch,
     ) -> Outcome {
         let vni = arrival.network.vni;
         let subject = Subject::of_frame(vni, frame.bytes());
-        let Refusal { reason, by, rule } = refusal;
+        let Refusal { reason, by, rule, reject } = refusal;
         if matches!(reason, DropReason::IpSpoofed | DropReason::ArpSpoofed | DropReason::NdSpoofed)
             && let Ok(view) = View::parse(frame.bytes())
         {
@@ -282,6 +286,9 @@ impl<'s> Pipeline<'s> {
         let key = DropKey { vni: Some(vni), reason, from: Some(arrival.from), by, rule };
         self.counters.drop_frame(key, bytes, Some(subject), now);
         tracing::trace!(%vni, %reason, from = ?arrival.from, ?subject, "dropped");
+        if reject {
+            self.tell_rejected(arrival, frame, now, out);
+        }
         Outcome::Drop(reason)
     }
 }

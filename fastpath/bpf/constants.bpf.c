@@ -26,6 +26,7 @@ struct constants {
 	enum policy_tiers policy_tiers;
 	enum policy_tier policy_tier;
 	enum policy_value policy_value;
+	enum policy_field policy_field;
 	enum policy_port policy_port;
 	enum rule_action rule_action;
 	enum host_account host_account;

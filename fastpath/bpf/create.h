@@ -187,6 +187,8 @@ static __always_inline void begin(struct scratch *scratch, __u32 side, __u64 now
 	flow->dirs[0].template.source_port_be = port;
 	flow->dirs[1].template.source_port_be = port;
 	scratch->template.source_port_be = port;
+	flow->dirs[0].template.header = p->tos >> 2;
+	flow->dirs[1].template.header = p->flags;
 	flow->dirs[0].packets = flow->dirs[0].bytes = 0;
 	flow->dirs[1].packets = flow->dirs[1].bytes = 0;
 	__builtin_memset(&flow->dirs[0].tcp, 0, sizeof(struct tcp_side));

@@ -96,8 +96,24 @@ struct policy_identity {
 
 #define WORDS(type) (sizeof(type) / sizeof(__u32))
 
+/*
+ * The fields by which rules may tell flows of a pair and service apart, in one word: source port, DSCP and TCP flags from the
+ * lowest bit on.
+ */
+#define DSCP_AT 17
+#define TCP_FLAGS_AT 23
+
+static __always_inline __u32 policy_field(__u32 fields, __u32 which)
+{
+	if (which == FIELD_SOURCE_PORT)
+		return fields & ((1 << DSCP_AT) - 1);
+	if (which == FIELD_DSCP)
+		return fields >> DSCP_AT & 0x3f;
+	return fields >> TCP_FLAGS_AT;
+}
+
 /* What one tier of one end's policy says of the other end: `verdict`, and the rule. `tier` counts those of all lists before it. */
-__noinline __u64 policy_lookup(__u32 place, __u32 tier, __u32 identity, __u32 key, __u32 source)
+__noinline __u64 policy_lookup(__u32 place, __u32 tier, __u32 identity, __u32 key, __u32 fields)
 {
 	void *policy = bpf_map_lookup_elem(&policies, &place);
 	__u32 zero = 0, first = NOWHERE, ruleset;
@@ -133,8 +149,9 @@ __noinline __u64 policy_lookup(__u32 place, __u32 tier, __u32 identity, __u32 ke
 		if (entry->ruleset == ruleset) {
 			__u32 lists = head->words[POLICY_LISTS], value = policy_value(place, lists + entry->list, key);
 
-			if (value & BY_SOURCE)
-				value = policy_value(place, lists + (value & ~BY_SOURCE), source);
+			for (int deep = 0; deep < FIELD_COUNT && value & NESTED; deep++)
+				value = policy_value(place, lists + (value & ((1u << FIELD_AT) - 1)),
+						     policy_field(fields, value >> FIELD_AT & 3));
 			if (entry->base + value < first)
 				first = entry->base + value;
 		}
@@ -162,6 +179,12 @@ static __always_inline __u32 policy_key(const struct packet *p)
 	__u32 below = p->echo ? (p->v6 ? ECHO_V6_REQUEST : ECHO_V4_REQUEST) << 8 : p->dport;
 
 	return (__u32)p->proto << 17 | below;
+}
+
+/* `policy_field` takes it apart. An echo has no source port; what it has for TCP flags no rule looks at. */
+static __always_inline __u32 policy_fields(const struct packet *p)
+{
+	return (p->echo ? UNREAD : p->sport) | (__u32)(p->tos >> 2) << DSCP_AT | (__u32)p->flags << TCP_FLAGS_AT;
 }
 
 /* How packets from one endpoint to the other leave */
@@ -218,9 +241,9 @@ static __always_inline __u32 policy_now(struct scratch *scratch, const struct ne
 _Static_assert(POLICY_TIERS == 4, "as many as `ask_policy` asks");
 
 static __always_inline __u64 ask_tier(const struct scratch *scratch, const struct endpoint *whose, const struct endpoint *peer,
-				      __u32 tier, __u32 source)
+				      __u32 tier, __u32 fields)
 {
-	return policy_lookup(whose->network, tier, peer->identity, policy_key(&scratch->packet), source);
+	return policy_lookup(whose->network, tier, peer->identity, policy_key(&scratch->packet), fields);
 }
 
 /* Asks the policy of one end about the other one, tier by tier, and notes in the scratch area what it says. */
@@ -228,20 +251,20 @@ static __always_inline enum verdict ask_policy(struct scratch *scratch, const st
 				     enum direction direction, __u32 *rule)
 {
 	const struct packet *p = &scratch->packet;
-	__u32 tiers = whose->tiers[direction], source = p->echo ? UNREAD : p->sport;
+	__u32 tiers = whose->tiers[direction], fields = policy_fields(p);
 	__u64 result;
 
 	*rule = NO_RULE;
 	if (tiers == NO_RULE)
 		return VERDICT_ALLOW;
 	/* One after the other, and no loop: 6.1 takes none that is fallen into from above, as the compiler would have it. */
-	result = ask_tier(scratch, whose, peer, tiers * POLICY_TIERS, source);
+	result = ask_tier(scratch, whose, peer, tiers * POLICY_TIERS, fields);
 	if (result >> 32 == VERDICT_PASS)
-		result = ask_tier(scratch, whose, peer, tiers * POLICY_TIERS + 1, source);
+		result = ask_tier(scratch, whose, peer, tiers * POLICY_TIERS + 1, fields);
 	if (result >> 32 == VERDICT_PASS)
-		result = ask_tier(scratch, whose, peer, tiers * POLICY_TIERS + 2, source);
+		result = ask_tier(scratch, whose, peer, tiers * POLICY_TIERS + 2, fields);
 	if (result >> 32 == VERDICT_PASS)
-		result = ask_tier(scratch, whose, peer, tiers * POLICY_TIERS + 3, source);
+		result = ask_tier(scratch, whose, peer, tiers * POLICY_TIERS + 3, fields);
 	/* There is nothing behind the last one. */
 	if (result >> 32 == VERDICT_PASS)
 		result = POLICY_RESULT(VERDICT_DENY, NO_RULE);

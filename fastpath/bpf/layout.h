@@ -122,7 +122,12 @@ struct template {
 	__u8 tos;
 	__u8 ttl;
 	/* `template_flags` */
-	__u16 flags;
+	__u8 flags;
+	/*
+	 * Not of the way, but of the flow's first packet, where there is room for it: its DSCP with the low end, its TCP flags with the
+	 * high one. Only of templates that are a flow's.
+	 */
+	__u8 header;
 };
 
 /* One direction of a flow. */
@@ -468,7 +473,7 @@ enum vtep_flags {
 };
 
 /* Counts up with every change to what is said here and in layout/: a daemon takes over no tables that it reads otherwise. */
-enum layout { LAYOUT = 16 };
+enum layout { LAYOUT = 17 };
 
 struct config {
 	/* LAYOUT */

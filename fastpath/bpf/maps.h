@@ -109,6 +109,18 @@ struct {
 	__type(value, __u8);
 } changed SEC(".maps");
 
+/* Which of them there may be: most flows name nobody who has changed, which four bits of this tell. */
+struct changed_filter {
+	__u64 words[64];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct changed_filter);
+} changed_filter SEC(".maps");
+
 /* The endpoints of this host's networks, as far as flows between them can be decided here. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -16,11 +16,39 @@ struct rechecked {
 	__u32 others;
 };
 
+/* The word and the bit of the filter that stand for a key and others */
+static __always_inline __u64 *filter_word(const struct changed_key *key, __u64 *bit)
+{
+	const __u32 *be = key->addr.be;
+	__u32 hash = (be[0] ^ be[1] ^ be[2] ^ be[3] ^ key->vni) * 0x9e3779b1;
+	__u32 zero = 0;
+	struct changed_filter *filter = bpf_map_lookup_elem(&changed_filter, &zero);
+
+	*bit = 1ull << (hash >> 26);
+	return filter ? &filter->words[hash >> 16 & 63] : NULL;
+}
+
+static long note_changed(void *map, const struct changed_key *key, __u8 *there, void *nothing)
+{
+	__u64 bit, *word = filter_word(key, &bit);
+
+	if (word)
+		*word |= bit;
+	return 0;
+}
+
+static __always_inline bool is_changed(const struct changed_key *key)
+{
+	__u64 bit, *word = filter_word(key, &bit);
+
+	return word && *word & bit && bpf_map_lookup_elem(&changed, key);
+}
+
 static __always_inline bool has_changed(const struct addr *addr, __u32 vni)
 {
 	struct changed_key key = { .addr = *addr, .vni = vni, .kind = CHANGED_ADDRESS };
 
-	return bpf_map_lookup_elem(&changed, &key);
+	return is_changed(&key);
 }
 
 static __always_inline bool mac_has_changed(const __u8 *mac, __u32 vni)
@@ -28,7 +56,7 @@ static __always_inline bool mac_has_changed(const __u8 *mac, __u32 vni)
 	struct changed_key key = { .vni = vni, .kind = CHANGED_MAC };
 
 	__builtin_memcpy(&key.addr, mac, 6);
-	return bpf_map_lookup_elem(&changed, &key);
+	return is_changed(&key);
 }
 
 static __always_inline bool ends_have_changed(const struct ends *ends, __u32 vni)
@@ -84,8 +112,15 @@ static long recheck_answer(void *map, const struct neighbor_key *key, struct ans
 SEC("tc")
 int recheck(struct __sk_buff *skb)
 {
+	struct changed_filter *filter;
 	struct rechecked count = {};
+	__u32 zero = 0;
 
+	filter = bpf_map_lookup_elem(&changed_filter, &zero);
+	if (!filter)
+		return TC_ACT_SHOT;
+	__builtin_memset(filter, 0, sizeof(*filter));
+	bpf_for_each_map_elem(&changed, note_changed, NULL, 0);
 	bpf_for_each_map_elem(&flows, recheck_flow, &count, 0);
 	bpf_for_each_map_elem(&policy_cache, recheck_cached, &count, 0);
 	bpf_for_each_map_elem(&neighbor_cache, recheck_answer, &count, 0);

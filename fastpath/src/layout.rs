@@ -146,15 +146,15 @@ pub struct Ends {
 }
 
 /// [`Template::flags`]: packets of this direction may pass.
-pub const TEMPLATE_OPEN: u16 = 1;
+pub const TEMPLATE_OPEN: u8 = 1;
 /// [`Template::flags`]: the outer TOS is the inner one.
-pub const TEMPLATE_INHERIT_TOS: u16 = 2;
+pub const TEMPLATE_INHERIT_TOS: u8 = 2;
 /// [`Template::flags`]: the outer TTL is the inner one.
-pub const TEMPLATE_INHERIT_TTL: u16 = 4;
+pub const TEMPLATE_INHERIT_TTL: u8 = 4;
 /// [`Template::flags`]: packets come in to the network's own MAC, in place of the receiver's.
-pub const TEMPLATE_TO_US: u16 = 8;
+pub const TEMPLATE_TO_US: u8 = 8;
 /// [`Template::flags`]: packets leave from the network's own MAC, in place of the sender's.
-pub const TEMPLATE_FROM_US: u16 = 16;
+pub const TEMPLATE_FROM_US: u8 = 16;
 
 /// What the packets of one direction are like as they leave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -169,7 +169,9 @@ pub struct Template {
     /// The outer TTL
     pub ttl: u8,
     /// `TEMPLATE_*`
-    pub flags: u16,
+    pub flags: u8,
+    /// Not of the way, but of the flow's first packet: its DSCP with the low end, its TCP flags with the high one
+    pub header: u8,
 }
 
 /// One direction of a flow.
@@ -475,7 +477,7 @@ pub struct Endpoint {
 }
 
 /// Counts up with every change to what is said here and below: a daemon takes over no tables that it reads otherwise.
-pub const LAYOUT: u32 = 16;
+pub const LAYOUT: u32 = 17;
 
 /// What holds for all programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

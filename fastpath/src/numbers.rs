@@ -44,8 +44,12 @@ pub const NO_TIER: u32 = u32::MAX;
 
 /// A value in a list of intervals: no rule matches
 pub const NOWHERE: u32 = (1 << 31) - 1;
-/// A value in a list of intervals: its rest is a list over source ports
-pub const BY_SOURCE: u32 = 1 << 31;
+/// A value in a list of intervals: its rest is a list over another field
+pub const NESTED: u32 = 1 << 31;
+/// Where such a value says which field
+pub const FIELD_AT: u32 = 29;
+/// The fields, in the order of their numbers
+pub const POLICY_FIELDS: [&str; 3] = ["SOURCE_PORT", "DSCP", "TCP_FLAGS"];
 /// In place of ports that a packet does not have
 pub const UNREAD: u32 = 1 << 16;
 

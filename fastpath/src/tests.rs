@@ -45,7 +45,7 @@ fn structures_are_the_same_on_both_sides() {
         layout_of!(TcpSide: end, max_end, max_window, max_ack, scale, flags, account_half)
     );
     assert_eq!(noted("ends"), layout_of!(Ends: at, macs));
-    assert_eq!(noted("template"), layout_of!(Template: max_packet, source_port_be, tos, ttl, flags));
+    assert_eq!(noted("template"), layout_of!(Template: max_packet, source_port_be, tos, ttl, flags, header));
     assert_eq!(noted("flow_dir"), layout_of!(FlowDir: packets, bytes, tcp, rule, template));
     assert_eq!(
         noted("flow"),
@@ -174,6 +174,7 @@ fn shared_numbers() -> BTreeMap<String, u64> {
     in_order("POPULATION_", &numbers::POPULATIONS, None);
     in_order("", &numbers::DIRECTIONS, None);
     in_order("POLICY_", &numbers::POLICY_HEAD, None);
+    in_order("FIELD_", &numbers::POLICY_FIELDS, Some("FIELD_COUNT"));
     in_order("RULE_", &numbers::RULE_ACTIONS, None);
     in_order("STAT_", crate::Stats::NAMES, Some("STAT_COUNT"));
     in_order("PUNT_", &crate::PUNTS, Some("PUNT_COUNT"));
@@ -184,7 +185,8 @@ fn shared_numbers() -> BTreeMap<String, u64> {
         ("END_PASSES", numbers::END_PASSES.into()),
         ("NO_TIER", numbers::NO_TIER.into()),
         ("NOWHERE", numbers::NOWHERE.into()),
-        ("BY_SOURCE", numbers::BY_SOURCE.into()),
+        ("NESTED", numbers::NESTED.into()),
+        ("FIELD_AT", numbers::FIELD_AT.into()),
         ("UNREAD", numbers::UNREAD.into()),
         ("STREAM_AFTER", numbers::STREAM_AFTER.into()),
         ("STREAM_IDLE", numbers::STREAM_IDLE.into()),

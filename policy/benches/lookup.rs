@@ -27,7 +27,7 @@ fn tcp(port: u16) -> Service {
 }
 
 fn rule(id: u32, peer: Peer, service: Service) -> Rule {
-    Rule { id: RuleId(id), family: Some(Family::V4), peer, service, then: Then::Settle(Verdict::ALLOW) }
+    Rule { family: Some(Family::V4), ..Rule::new(RuleId(id), peer, service, Then::Settle(Verdict::ALLOW)) }
 }
 
 /// Spreads consecutive numbers over the space (Knuth's multiplicative hash), so that no search has luck.
@@ -98,7 +98,7 @@ fn small(seed: u32) -> Source {
 }
 
 fn probes(n: u32) -> Vec<(Addr, Probe)> {
-    let probe = |port| Probe { proto: 6, header: Header::Ports { source: 40_000, destination: port } };
+    let probe = |port| Probe::new(6, Header::Ports { source: 40_000, destination: port });
     (0..4096).map(|i| spread(i) % n).map(|i| (network(i), probe(1 + (i % 1000) as u16))).collect()
 }
 

@@ -7,8 +7,8 @@
 //! - Every distinct ordered list of groups' rules that some tier consists of in one direction is a **ruleset**, and every
 //!   distinct list of tiers that some endpoint has in one direction a **tier list**.
 //! - For each (ruleset, identity) whose selectors the ruleset names, those rules collapse into a list of
-//!   disjoint intervals over (protocol, destination port, source port where asked; ICMP type and code), each
-//!   with one outcome. Equal lists are stored once.
+//!   disjoint intervals over (protocol, destination port; ICMP type and code; source port, DSCP and TCP flags where
+//!   asked), each with one outcome. Equal lists are stored once.
 //!
 //! An identity knows the next wider one it lies in, up to the whole family. A lookup asks the lists along that
 //! chain and takes the outcome that stands first in the ruleset; where that passes, it does the same with the next tier's.
@@ -85,7 +85,7 @@ pub enum CompileError {
     /// The rules combine to more table entries than the limit allows.
     #[error(
         "the rules of this network combine to more than {limit} table entries; \
-         use fewer overlapping source port ranges or fewer combinations of groups"
+         use fewer overlapping source port ranges, DSCP and TCP flags, or fewer combinations of groups"
     )]
     TooLarge {
         /// The limit, in entries
@@ -134,8 +134,8 @@ pub struct Compiled {
     /// Ruleset -> where its rules begin in `rules`
     rulesets: Box<[u32]>,
     rules: Box<[Outcome]>,
-    /// Ruleset -> whether one of its rules asks for source ports
-    by_source_port: Box<[bool]>,
+    /// Ruleset -> whether one of its rules asks for what flows of one pair and service differ by
+    tells_flows_apart: Box<[bool]>,
     /// Address -> identity
     addresses: AddressMap,
     identities: Box<[IdentityRow]>,
@@ -226,8 +226,8 @@ impl Compiled {
     /// # Errors
     /// [`CompileError`], with the rule or endpoint at fault.
     pub fn compile_within(source: &Source, limit: usize) -> Result<Self, CompileError> {
-        // Above this, positions would not fit their 32 bits.
-        let limit = limit.min(1 << 28);
+        // Above this, positions of lists would not fit their 29 bits.
+        let limit = limit.min(1 << 26);
         build::build(source, None, &mut Budget { limit, left: limit })
     }
 
@@ -276,10 +276,11 @@ impl Compiled {
         })
     }
 
-    /// Whether what the rules of `endpoint` say can depend on a packet's source port.
+    /// Whether what the rules of `endpoint` say can differ between flows of one pair and service: by their source port, or
+    /// by DSCP and TCP flags of their first packet.
     #[must_use]
-    pub fn asks_source_port(&self, endpoint: EndpointId, direction: Direction) -> bool {
-        let asks = |tier: &Tier| self.by_source_port.get(tier.ruleset().0 as usize) != Some(&false);
+    pub fn tells_flows_apart(&self, endpoint: EndpointId, direction: Direction) -> bool {
+        let asks = |tier: &Tier| self.tells_flows_apart.get(tier.ruleset().0 as usize) != Some(&false);
         self.tiers(endpoint, direction).is_some_and(|tiers| self.tiers_of(tiers).any(asks))
     }
 
@@ -357,7 +358,7 @@ impl Compiled {
                 + size_of_val(&*self.tier_lists)
                 + size_of_val(&*self.rulesets)
                 + size_of_val(&*self.rules)
-                + size_of_val(&*self.by_source_port)
+                + size_of_val(&*self.tells_flows_apart)
                 + size_of_val(&*self.identities)
                 + size_of_val(&*self.further)
                 + self.addresses.bytes()

@@ -110,6 +110,10 @@ pub enum Miss {
     SourcePort,
     /// Another ICMP type or code, or they could not be read
     Icmp,
+    /// Another DSCP
+    Dscp,
+    /// Other TCP flags, or they could not be read
+    TcpFlags,
 }
 
 /// The respects in which a rule does not match.
@@ -134,13 +138,21 @@ impl<'s> Explanation<'s> {
 }
 
 impl Miss {
-    const ALL: [Self; 6] =
-        [Self::Family, Self::Peer, Self::Protocol, Self::Port, Self::SourcePort, Self::Icmp];
+    const ALL: [Self; 8] = [
+        Self::Family,
+        Self::Peer,
+        Self::Protocol,
+        Self::Port,
+        Self::SourcePort,
+        Self::Icmp,
+        Self::Dscp,
+        Self::TcpFlags,
+    ];
 
     /// How far off a rule is for this alone. A wrong port is a likely slip; the other family is another topic.
     const fn distance(self) -> u32 {
         match self {
-            Self::Port | Self::SourcePort | Self::Icmp => 1,
+            Self::Port | Self::SourcePort | Self::Icmp | Self::Dscp | Self::TcpFlags => 1,
             Self::Peer => 2,
             Self::Protocol => 4,
             Self::Family => 8,
@@ -192,6 +204,8 @@ impl fmt::Display for Miss {
             Self::Port => "port",
             Self::SourcePort => "source port",
             Self::Icmp => "ICMP type or code",
+            Self::Dscp => "DSCP",
+            Self::TcpFlags => "TCP flags",
         })
     }
 }
@@ -247,6 +261,14 @@ fn misses(source: &Source, rule: &Rule, peer: Addr, probe: &Probe) -> Misses {
                 bytes_match(kinds.as_deref(), kind, unread) && bytes_match(codes.as_deref(), code, unread);
             misses.set(Miss::Icmp, !both);
         }
+    }
+    misses.set(Miss::Dscp, rule.dscp.is_some_and(|set| !set.contains(probe.dscp)));
+    if let Some(flags) = rule.tcp_flags {
+        let matches = match probe.header {
+            Header::Ports { .. } => flags.contains(probe.tcp_flags),
+            _ => unread && !flags.is_empty(),
+        };
+        misses.set(Miss::TcpFlags, probe.proto != proto::TCP || !matches);
     }
     misses
 }

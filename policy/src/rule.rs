@@ -13,7 +13,7 @@ use std::num::NonZeroU16;
 
 use eastgate_wire::{
     Addr, DropReason, Family,
-    view::{Ip, Transport, proto},
+    view::{HeaderBits, Ip, Transport, proto},
 };
 
 /// A rule's number: whatever the configuration uses to find file and line again.
@@ -156,6 +156,20 @@ pub enum Service {
     },
 }
 
+/// Values of DSCP (RFC 2474), which are 0 to 63. An empty set matches nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct DscpSet(u64);
+
+/// TCP flags that have to be set or not: of those in `mask`, exactly those in `set`. With one in `set` that is not in `mask`,
+/// nothing matches.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TcpFlags {
+    /// Flags that are looked at, see [`eastgate_wire::view::tcp_flags`]
+    pub mask: u8,
+    /// Those of them that are set
+    pub set: u8,
+}
+
 /// One rule.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Rule {
@@ -167,6 +181,10 @@ pub struct Rule {
     pub peer: Peer,
     /// About what
     pub service: Service,
+    /// Only packets with one of these; of a flow, its first packet
+    pub dscp: Option<DscpSet>,
+    /// Only TCP, and of it packets with these flags; of a flow, its first packet
+    pub tcp_flags: Option<TcpFlags>,
     /// What then
     pub then: Then,
 }
@@ -222,6 +240,10 @@ pub struct Probe {
     pub proto: u8,
     /// What was read of the transport header
     pub header: Header,
+    /// DSCP
+    pub dscp: u8,
+    /// TCP flags: 0 where it is not TCP. They count as read where ports were.
+    pub tcp_flags: u8,
 }
 
 /// What was read of a transport header.
@@ -324,7 +346,21 @@ impl Decision {
     }
 }
 
+impl Rule {
+    /// A rule that asks for nothing else.
+    #[must_use]
+    pub const fn new(id: RuleId, peer: Peer, service: Service, then: Then) -> Self {
+        Self { id, family: None, peer, service, dscp: None, tcp_flags: None, then }
+    }
+}
+
 impl Probe {
+    /// Of a packet with DSCP 0 and, if it is TCP, no flags.
+    #[must_use]
+    pub const fn new(proto: u8, header: Header) -> Self {
+        Self { proto, header, dscp: 0, tcp_flags: 0 }
+    }
+
     /// What the rules look at in this packet.
     ///
     /// # Errors
@@ -341,7 +377,8 @@ impl Probe {
             Transport::LaterFragment => return Err(DropReason::FragmentFirstMissing),
             Transport::Incomplete => return Err(DropReason::FragmentTiny),
         };
-        Ok(Self { proto: ip.proto, header })
+        let HeaderBits { dscp, tcp_flags } = ip.header_bits();
+        Ok(Self { proto: ip.proto, header, dscp, tcp_flags })
     }
 }
 
@@ -353,6 +390,45 @@ impl Group {
             Direction::Ingress => &self.ingress,
             Direction::Egress => &self.egress,
         }
+    }
+}
+
+impl DscpSet {
+    /// No value
+    pub const EMPTY: Self = Self(0);
+    /// All values
+    pub const ALL: Self = Self(u64::MAX);
+
+    /// With this value in it, too; one above 63 is none.
+    #[must_use]
+    pub const fn with(self, dscp: u8) -> Self {
+        if dscp < 64 { Self(self.0 | 1 << dscp) } else { self }
+    }
+
+    /// Is this value in it?
+    #[must_use]
+    pub const fn contains(self, dscp: u8) -> bool {
+        dscp < 64 && self.0 >> dscp & 1 != 0
+    }
+}
+
+impl FromIterator<u8> for DscpSet {
+    fn from_iter<T: IntoIterator<Item = u8>>(values: T) -> Self {
+        values.into_iter().fold(Self::EMPTY, Self::with)
+    }
+}
+
+impl TcpFlags {
+    /// Are these flags as they have to be?
+    #[must_use]
+    pub const fn contains(self, flags: u8) -> bool {
+        flags & self.mask == self.set
+    }
+
+    /// Can no flags be as they would have to be?
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.set & !self.mask != 0
     }
 }
 

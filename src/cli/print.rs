@@ -69,6 +69,13 @@ pub(super) fn status(status: &Status) -> String {
     if traffic.decided_again > 0 {
         line("rechecked", format!("{} flows decided again after changes", traffic.decided_again));
     }
+    if traffic.rejects_told + traffic.rejects_limited > 0 {
+        let untold = match traffic.rejects_limited {
+            0 => String::new(),
+            untold => format!(", {untold} more were not, for the limit"),
+        };
+        line("rejected", format!("senders of {} packets were told{untold}", traffic.rejects_told));
+    }
     if traffic.fragmented > 0 {
         line("fragmented", format!("{} packets that did not fit the tunnel", traffic.fragmented));
     }
@@ -384,6 +391,9 @@ pub(super) fn reloaded(done: &Done) -> String {
     let _ = write!(text, "in force: epoch {}", done.epoch);
     if let Some(digest) = &done.digest {
         let _ = write!(text, ", digest {digest}");
+    }
+    if let Some(millis) = done.in_force_after {
+        let _ = write!(text, ", after {millis} ms");
     }
     text.push('\n');
     text += &done.changes.as_ref().map_or_else(String::new, changes::text);

@@ -9,7 +9,7 @@ use eastgate_dataplane::{pipeline::shared::lock, snapshot::Snapshot};
 use super::{ConfigRefused, Daemon, load};
 use crate::{
     changes,
-    io::{sysopt::allow_open_files, worker::Command},
+    io::{clock::now, sysopt::allow_open_files, worker::Command},
 };
 
 impl Daemon {
@@ -48,6 +48,7 @@ impl Daemon {
         let Some(mut loader) = self.loader.take() else {
             return Err(Failure::new(ErrorCode::Busy, "a reload is under way"));
         };
+        let begun = now();
         let before = self.view.shared.snapshot_arc();
         let current = before.clone();
         let mut registry = std::mem::take(&mut self.registry);
@@ -55,6 +56,7 @@ impl Daemon {
         // Parsing and compiling take their time; signals and devices are heard meanwhile.
         let work = tokio::task::spawn_blocking(move || {
             let config = load(&mut loader, false);
+            let read = now();
             let config = config.map_err(|ConfigRefused { text, diagnostics }| Failure {
                 text,
                 code: ErrorCode::Configuration,
@@ -72,6 +74,11 @@ impl Daemon {
                 });
                 let snapshot =
                     snapshot.map_err(|error| Failure::new(ErrorCode::Configuration, error.to_string()))?;
+                tracing::debug!(
+                    read = ?read.since(begun),
+                    compiled = ?now().since(begun),
+                    "the snapshot stands"
+                );
                 Ok((snapshot, changes, digest, warning))
             });
             (loader, registry, snapshot)
@@ -89,7 +96,8 @@ impl Daemon {
         let epoch = snapshot.epoch;
         // Frames of ports that the new snapshot does not name are refused from here on, before their sockets are
         // closed; new ports are guarded before they get any.
-        self.view.shared.install(snapshot, crate::io::clock::now());
+        self.view.shared.install(snapshot, now());
+        let installed = now();
         if let Some(kernel) = self.view.kernel.get() {
             // The snapshot is in force whatever becomes of this: then no flow passes without it.
             match kernel.take_snapshot(&self.view.shared.snapshot_arc()) {
@@ -100,18 +108,20 @@ impl Daemon {
                 }
             }
         }
+        let in_force_after = now().since(begun);
+        tracing::debug!(pipeline = ?installed.since(begun), kernel = ?in_force_after, "the snapshot is in force");
         self.note_sizes();
         self.reconcile().await;
         self.wait_for_workers().await;
         // Only now: no worker opens a flow under the snapshot before any more.
         let shared = self.view.shared.clone();
-        let ended = tokio::task::spawn_blocking(move || {
-            shared.end_orphans(&before, &shared.snapshot_arc(), crate::io::clock::now())
-        });
+        let ended =
+            tokio::task::spawn_blocking(move || shared.end_orphans(&before, &shared.snapshot_arc(), now()));
         Ok(Done {
             count: 1,
             epoch,
             digest: Some(digest.to_string()),
+            in_force_after: Some(in_force_after.as_millis() as u64),
             changes: Some(changes),
             flows_ended: ended.await.ok(),
             warnings,

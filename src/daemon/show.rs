@@ -153,6 +153,8 @@ impl View {
             answers_repeated: here.answers_repeated + there.answers_repeated,
             fragmented: here.fragmented + there.fragmented,
             decided_again: here.decided_again,
+            rejects_told: here.rejects_told,
+            rejects_limited: here.rejects_limited,
             dropped: here.dropped + there.dropped,
         }
     }

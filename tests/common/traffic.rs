@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use super::{BOUND, Space, wait_for};
 
 /// Between two datagrams of a stream.
@@ -19,6 +21,9 @@ const PACE: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(900);
 /// How soon a sink sees that it is over.
 const TICK: Duration = Duration::from_millis(20);
+
+/// How many bytes of them may wait for a sink: some ten thousand datagrams.
+const WAITING: usize = 16 << 20;
 
 /// A stream of datagrams with numbers that count up from 1. It ends when it is dropped.
 pub struct Stream {
@@ -101,6 +106,8 @@ impl Sink {
     /// Listens from when this returns.
     pub fn start(space: &Space, at: SocketAddr) -> Self {
         let socket = space.enter(move || UdpSocket::bind(at).unwrap());
+        // What waits here while other programs have the cores was carried: it is not to be lost on the last step.
+        setsockopt(&socket, sockopt::RcvBufForce, &WAITING).unwrap();
         let (count, last) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let stop = Arc::new(AtomicBool::new(false));
         let (counter, highest, end) = (count.clone(), last.clone(), stop.clone());

@@ -16,6 +16,7 @@ pub mod mac;
 pub mod names;
 pub mod ownership;
 pub mod rate;
+pub mod reply;
 pub mod table;
 pub mod time;
 pub mod view;

@@ -11,7 +11,7 @@ mod quoted;
 mod transport;
 
 pub use icmp::{Icmp, IcmpRole};
-pub use ip::{Fragment, Ip, proto};
+pub use ip::{Fragment, HeaderBits, Ip, proto};
 pub use quoted::Quoted;
 pub use transport::{Tcp, Transport, tcp_flags};
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use eastgate_wire::{
     DropReason, FlowKey, Instant,
-    view::{proto, tcp_flags},
+    view::{HeaderBits, proto, tcp_flags},
 };
 
 use super::{
@@ -65,6 +65,8 @@ pub struct Offloaded {
     pub sides: [Side; 2],
     /// Who admitted it
     pub admitted: Admitted,
+    /// What it began with
+    pub header: HeaderBits,
 }
 
 /// What the fast path tells of a flow that comes back.
@@ -91,6 +93,8 @@ pub struct Found {
     pub hints: [u64; 2],
     /// It began there
     pub created: Option<Created>,
+    /// What it began with
+    pub header: HeaderBits,
 }
 
 /// What is known of a flow that began elsewhere, by a decision of ours that was repeated there. It holds a slot of its
@@ -251,6 +255,7 @@ impl FlowTable {
                 egress_rule: entry.egress_rule,
                 ingress_rule: entry.ingress_rule,
             },
+            header: entry.header,
         })
     }
 
@@ -317,6 +322,7 @@ impl FlowTable {
         entry.connection.set_sides(&found.progress.sides);
         entry.counts = found.progress.counts;
         entry.hints = found.hints;
+        entry.header = found.header;
         entry.admit(&found.admitted());
         entry.created = found.created.map_or(now, |created| created.created);
         entry.seen(found.progress.last_seen.unwrap_or(now).min(now), deadline);

@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 
 use eastgate_wire::{
     Addr, FlowKey, Leg, Vni,
-    view::{Icmp, IcmpRole, Ip, Tcp, Transport, proto, tcp_flags},
+    view::{HeaderBits, Icmp, IcmpRole, Ip, Tcp, Transport, proto, tcp_flags},
 };
 
 /// A packet, as the flow table sees it.
@@ -18,6 +18,8 @@ pub struct Segment {
     pub packets: u32,
     /// How many bytes it counts for
     pub bytes: u32,
+    /// What a flow that it opens is remembered to have begun with
+    pub header: HeaderBits,
 }
 
 /// What a packet is to its flow.
@@ -71,7 +73,7 @@ impl Segment {
         };
         let (sport, dport) = ip.ports();
         let key = FlowKey { src: ip.src, dst: ip.dst, vni, sport, dport, proto: ip.proto, leg: Leg::DIRECT };
-        Some(Self { key, kind, packets, bytes })
+        Some(Self { key, kind, packets, bytes, header: ip.header_bits() })
     }
 
     /// [`offload_key`] of this packet.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use eastgate_wire::{FreeList, Instant, Link, Links};
+use eastgate_wire::{FreeList, Instant, Link, Links, view::HeaderBits};
 
 use super::{
     FlowId, FlowState, Population, Rank,
@@ -39,6 +39,8 @@ pub(super) struct Entry {
     pub(super) counts: [Count; 2],
     pub(super) hints: [u64; 2],
     pub(super) created: Instant,
+    /// What it began with
+    pub(super) header: HeaderBits,
     deadline: Instant,
     pub(super) slot: u16,
     pub(super) state: FlowState,
@@ -72,6 +74,7 @@ impl Entry {
             counts: [Count::default(); 2],
             hints: [0; 2],
             created: now,
+            header: HeaderBits::default(),
             deadline: now,
             slot: 0,
             state,

@@ -8,7 +8,10 @@ mod simulation;
 
 use std::{sync::Arc, time::Duration};
 
-use eastgate_wire::{Leg, view::Tcp};
+use eastgate_wire::{
+    Leg,
+    view::{HeaderBits, Tcp},
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -111,13 +114,13 @@ pub(super) fn key(network: u32, proto: u8, n: u16) -> FlowKey {
 }
 
 pub(super) fn udp(key: FlowKey) -> Segment {
-    Segment { key, kind: SegmentKind::Udp, packets: 1, bytes: 100 }
+    Segment { key, kind: SegmentKind::Udp, packets: 1, bytes: 100, header: HeaderBits::default() }
 }
 
 pub(super) fn ping(key: FlowKey, request: bool) -> Segment {
     let query = Query { request, kind: 8, code: 0 };
     let key = FlowKey { dport: key.sport, ..key };
-    Segment { key, kind: SegmentKind::Query(query), packets: 1, bytes: 64 }
+    Segment { key, kind: SegmentKind::Query(query), packets: 1, bytes: 64, header: HeaderBits::default() }
 }
 
 pub(super) fn tcp(key: FlowKey, flags: u8, seq: u32, ack: u32, payload: u16) -> Segment {
@@ -133,5 +136,11 @@ pub(super) fn tcp(key: FlowKey, flags: u8, seq: u32, ack: u32, payload: u16) -> 
         mss_at: None,
         payload,
     };
-    Segment { key, kind: SegmentKind::Tcp(tcp), packets: 1, bytes: 40 + u32::from(payload) }
+    Segment {
+        key,
+        kind: SegmentKind::Tcp(tcp),
+        packets: 1,
+        bytes: 40 + u32::from(payload),
+        header: HeaderBits::default(),
+    }
 }

@@ -2,7 +2,7 @@
 
 use eastgate_wire::{
     FlowKey, Leg, View,
-    view::{Icmp, Tcp},
+    view::{HeaderBits, Icmp, Tcp},
 };
 use proptest::prelude::*;
 
@@ -514,7 +514,7 @@ fn a_late_verdict_is_ignored() {
         proto: UDP,
         leg: Leg::DIRECT,
     };
-    let stolen = Segment { key, kind: SegmentKind::Udp, packets: 1, bytes: 1 };
+    let stolen = Segment { key, kind: SegmentKind::Udp, packets: 1, bytes: 1, header: HeaderBits::default() };
     assert!(world.table.settle(id, Verdict::Allowed { first: Some(stolen), hint: HINT }).is_empty());
     assert_eq!(world.send(5, &udp(1, 800, 8, true)), Dropped(DropReason::FragmentRefused));
 }

@@ -34,7 +34,7 @@ impl<'s> Pipeline<'s> {
             Ok(layout) => self.each_apart(arrival, &packets, layout, now, out, |this, packet, now, out| {
                 this.tenant_path(arrival, sender, packet, now, out)
             }),
-            Err(reason) => self.drop_frame(arrival, reason.into(), frame, frame.len(), now),
+            Err(reason) => self.drop_frame(arrival, reason.into(), frame, frame.len(), now, out),
         })
     }
 
@@ -54,7 +54,7 @@ impl<'s> Pipeline<'s> {
                 let view = View::parse(packet.bytes())?;
                 this.underlay_path(arrival, view, packet, now, out)
             }),
-            Err(reason) => self.drop_frame(arrival, reason.into(), frame, frame.len(), now),
+            Err(reason) => self.drop_frame(arrival, reason.into(), frame, frame.len(), now, out),
         }
     }
 
@@ -79,7 +79,7 @@ impl<'s> Pipeline<'s> {
             let mut frame = Frame::new(&mut buffer, HEADROOM, end, Offload::default());
             outcome = match path(self, &mut frame, now, out) {
                 Ok(outcome) => outcome,
-                Err(refusal) => self.drop_frame(arrival, refusal, &frame, packet.len(), now),
+                Err(refusal) => self.drop_frame(arrival, refusal, &frame, packet.len(), now, out),
             };
         }
         out.set_apart(false);
@@ -126,7 +126,7 @@ impl<'s> Pipeline<'s> {
             }
         };
         if let Err(refusal) = came {
-            let _ = self.drop_frame(&arrival, refusal, &frame, bytes.len(), now);
+            let _ = self.drop_frame(&arrival, refusal, &frame, bytes.len(), now, out);
         }
     }
 }

@@ -127,6 +127,10 @@ pub struct Counters {
     pub fragmented: AtomicU64,
     /// Flows that a change of the configuration had decided again
     pub decided_again: AtomicU64,
+    /// Packets that a rule rejected, and whose senders were told
+    pub rejects_told: AtomicU64,
+    /// Those of which they were not, for the limit of answers
+    pub rejects_limited: AtomicU64,
     drops: Mutex<Drops>,
     /// Frames that passed, and would have been dropped if no rule were being tried out
     would_drop: Mutex<Drops>,
@@ -305,6 +309,10 @@ pub struct Traffic {
     pub fragmented: u64,
     /// [`Counters::decided_again`]
     pub decided_again: u64,
+    /// [`Counters::rejects_told`]
+    pub rejects_told: u64,
+    /// [`Counters::rejects_limited`]
+    pub rejects_limited: u64,
     /// Frames dropped
     pub dropped: u64,
 }
@@ -331,6 +339,8 @@ pub fn traffic(workers: &[Counters]) -> Traffic {
         answers_repeated: 0,
         fragmented: sum(|w| &w.fragmented),
         decided_again: sum(|w| &w.decided_again),
+        rejects_told: sum(|w| &w.rejects_told),
+        rejects_limited: sum(|w| &w.rejects_limited),
         dropped: drops(workers, Vec::new()).iter().map(|(_, count)| count.frames).sum(),
     }
 }

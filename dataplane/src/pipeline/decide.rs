@@ -144,7 +144,7 @@ impl<'s> Pipeline<'s> {
         let is_forward = original.src == segment.key.src && original.sport == segment.key.sport;
         let ends = if is_forward { *ends } else { ends.reversed() };
         self.counters.decided_again.fetch_add(1, Relaxed);
-        match self.ask_policy(packet, &Inquiry::of_flow(ends, segment, original)) {
+        match self.ask_policy(packet, &Inquiry::of_flow(ends, segment, original, flows.header(flow))) {
             Ok(admitted) => {
                 flows.confirm(flow, &admitted);
                 flows.set_hint(flow, FlowDirection::Original, receiver(ends.dst));
@@ -173,7 +173,8 @@ impl<'s> Pipeline<'s> {
             FlowDirection::Original => (segment.key, *ends),
             FlowDirection::Reply => (segment.key.reversed(), ends.reversed()),
         };
-        self.ask_policy(packet, &Inquiry::of_flow(opener, segment, &original))?;
+        let header = flows.header(hit.flow);
+        self.ask_policy(packet, &Inquiry::of_flow(opener, segment, &original, header))?;
         // But an address itself may be at another one by now.
         let FlowKey { src, dst, .. } = segment.key;
         let to = (ends.dst, dst, hit.direction);
@@ -212,7 +213,7 @@ impl<'s> Pipeline<'s> {
     fn enforce(&self, packet: &InHand<'_, 's>, ruling: &Ruling) -> Result<Admitted, Refusal> {
         if let Fate::WouldBeDenied(_, refusal) = ruling.fate {
             let InHand { arrival, frame, now } = *packet;
-            let (vni, Refusal { reason, by, rule }) = (arrival.network.vni, refusal);
+            let (vni, Refusal { reason, by, rule, .. }) = (arrival.network.vni, refusal);
             let key = DropKey { vni: Some(vni), reason, from: Some(arrival.from), by, rule };
             let subject = Subject::of_frame(vni, frame.bytes());
             self.counters.would_drop_frame(key, frame.len(), subject, now);
@@ -225,7 +226,8 @@ impl<'s> Pipeline<'s> {
         self.enforce(packet, &packet.arrival.network.ask_policy(inquiry))
     }
 
-    /// Whether one receiver of a BUM frame may have it. There is no flow: each frame is decided by itself.
+    /// Whether one receiver of a BUM frame may have it. There is no flow: each frame is decided by itself, and its sender is told
+    /// of none.
     pub(super) fn may_receive(
         &self,
         packet: &InHand<'_, 's>,
@@ -235,20 +237,23 @@ impl<'s> Pipeline<'s> {
         let Some(ip) = view.ip() else { return Ok(()) };
         let ends = Ends { src: None, dst: Some(endpoint) };
         let inquiry = Inquiry { ends, src: ip.src, dst: ip.dst, probe: Probe::of(ip)? };
-        self.ask_policy(packet, &inquiry).map(drop)
+        let asked = self.ask_policy(packet, &inquiry).map(drop);
+        asked.map_err(|refusal| Refusal { reject: false, ..refusal })
     }
 }
 
 /// What the policy says of a packet that would begin a flow, and which way the packet would go in it. A TCP segment in
-/// mid-stream may be a reply: it begins a flow also where the rules let the one begin that it answers.
+/// mid-stream may be a reply: it begins a flow also where the rules let the one begin that it answers. What that one had in its
+/// headers beside addresses and ports nobody knows; the segment's own stands for it.
 fn may_begin<'s>(network: &Network, ends: Ends<'s>, segment: &Segment) -> (Ruling, FlowDirection) {
     let key = segment.key;
-    let ruling = network.ask_policy(&Inquiry::of_flow(ends, segment, &key));
+    let ruling = network.ask_policy(&Inquiry::of_flow(ends, segment, &key, segment.header));
     if ruling.enforce().is_err()
         && let SegmentKind::Tcp(tcp) = &segment.kind
         && tcp.flags & tcp_flags::SYN == 0
     {
-        let of_opener = network.ask_policy(&Inquiry::of_flow(ends.reversed(), segment, &key.reversed()));
+        let inquiry = Inquiry::of_flow(ends.reversed(), segment, &key.reversed(), segment.header);
+        let of_opener = network.ask_policy(&inquiry);
         if of_opener.enforce().is_ok() {
             return (of_opener, FlowDirection::Reply);
         }

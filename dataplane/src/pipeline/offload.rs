@@ -157,8 +157,8 @@ pub struct Offer {
     pub bindings: u16,
     /// Both directions, by [`Direction`]
     pub templates: [Template; 2],
-    /// Its source port took part in that: it says nothing of flows from others.
-    pub by_source_port: bool,
+    /// What others of its pair and service may differ by took part in that: it says nothing of them.
+    pub tells_apart: bool,
     /// Where flows of its opener are counted
     pub account: u32,
 }
@@ -274,21 +274,13 @@ impl<'s> Pipeline<'s> {
         // The programs look for a policy-cache entry before they know of a leg; a flow of one is opened here, and handed over.
         let admitted = settled.opened.filter(|_| settled.key.leg == Leg::DIRECT)?;
         let asks = |endpoint: &Endpoint, direction| {
-            endpoint.enforced_here && network.policy.asks_source_port(endpoint.id, direction)
+            endpoint.enforced_here && network.policy.tells_flows_apart(endpoint.id, direction)
         };
-        let by_source_port =
+        let tells_apart =
             asks(settled.src, rule::Direction::Egress) || asks(settled.dst, rule::Direction::Ingress);
         let Handover { generation, bindings, templates, .. } = like;
         let account = settled.src.state.flows.place();
-        Some(Offer {
-            opened: settled.key,
-            admitted,
-            generation,
-            bindings,
-            templates,
-            by_source_port,
-            account,
-        })
+        Some(Offer { opened: settled.key, admitted, generation, bindings, templates, tells_apart, account })
     }
 
     /// How packets from one endpoint to another travel; nothing when that is not for the fast path: checks that are

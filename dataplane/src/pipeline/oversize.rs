@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use eastgate_config::Oversize;
 use eastgate_vtep::{
     header,
-    mtu::{self, fragment::fragment_v4, too_big::Speaker},
+    mtu::{self, fragment::fragment_v4},
     offload::{self, segment::segment},
 };
-use eastgate_wire::{DropReason, Frame, Instant, View, VtepAddr};
+use eastgate_wire::{DropReason, Frame, Instant, View, VtepAddr, reply::Speaker};
 
 use super::{
     Arrival, Pipeline, Refusal,

@@ -2,7 +2,7 @@
 
 use eastgate_conntrack::flow::{Admitted, Query, Segment, SegmentKind};
 use eastgate_policy::rule::{Action, ChainId, Direction, Header, PortProtocol, Probe};
-use eastgate_wire::{Addr, FlowKey};
+use eastgate_wire::{Addr, FlowKey, view::HeaderBits};
 
 use super::{Refusal, track::Ends};
 use crate::snapshot::Network;
@@ -57,14 +57,14 @@ impl Ruling {
 }
 
 impl<'s> Inquiry<'s> {
-    /// What a flow is decided by that a packet with the key `opener` began, or would have begun.
-    pub(super) fn of_flow(ends: Ends<'s>, segment: &Segment, opener: &FlowKey) -> Self {
+    /// What a flow is decided by that a packet with the key `opener` and these bits of its headers began, or would have begun.
+    pub(super) fn of_flow(ends: Ends<'s>, segment: &Segment, opener: &FlowKey, header: HeaderBits) -> Self {
         let query = match segment.kind {
             SegmentKind::Query(query) => Some(query),
             SegmentKind::Later(later) => later.query,
             _ => None,
         };
-        Self { ends, src: opener.src, dst: opener.dst, probe: probe_of(query, opener) }
+        Self { ends, src: opener.src, dst: opener.dst, probe: probe_of(query, opener, header) }
     }
 }
 
@@ -87,6 +87,7 @@ impl Network {
                 reason,
                 by: Some(endpoint.id),
                 rule: number,
+                reject: decision.verdict.action == Action::Reject,
             });
             log |= decision.verdict.log;
             match refusal {
@@ -110,12 +111,13 @@ impl Network {
     }
 }
 
-/// What the rules look at in a flow that began with `opener`.
-pub(super) fn probe_of(query: Option<Query>, opener: &FlowKey) -> Probe {
+/// What the rules look at in a flow that began with a packet with the key `opener` and these bits of its headers.
+pub(super) fn probe_of(query: Option<Query>, opener: &FlowKey, bits: HeaderBits) -> Probe {
     let header = match (query, PortProtocol::from_number(opener.proto)) {
         (Some(query), _) => Header::Icmp { kind: query.kind, code: query.code },
         (None, Some(_)) => Header::Ports { source: opener.sport, destination: opener.dport },
         (None, None) => Header::Unread,
     };
-    Probe { proto: opener.proto, header }
+    let HeaderBits { dscp, tcp_flags } = bits;
+    Probe { proto: opener.proto, header, dscp, tcp_flags }
 }

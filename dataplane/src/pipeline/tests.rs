@@ -18,6 +18,8 @@ mod neighbors;
 mod net;
 mod noise;
 mod oracle;
+mod policies;
+mod reject;
 mod reload;
 mod routes;
 mod scene;

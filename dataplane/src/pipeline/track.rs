@@ -414,11 +414,11 @@ impl<'s> Pipeline<'s> {
         match tracked {
             flow::Tracked::Pass(hit) if hit.hint == receiver(ends.dst) => Ok(Tracked::Passes(None)),
             // Whoever has the receiver's address now, the flow's own packets must have found it first.
-            flow::Tracked::Stale { hint, original, .. } if hint == receiver(ends.dst) => {
+            flow::Tracked::Stale { flow, hint, original } if hint == receiver(ends.dst) => {
                 // The error goes to the one who sent the quoted packet: its receiver is that packet's sender.
                 let forward = original.src == quoted.src && original.sport == quoted.sport;
                 let ends = if forward { ends.reversed() } else { ends };
-                let probe = probe_of(query, &original);
+                let probe = probe_of(query, &original, flows.header(flow));
                 let inquiry = Inquiry { ends, src: original.src, dst: original.dst, probe };
                 Ok(Tracked::undecided(Question::Packet(inquiry)))
             }

@@ -424,11 +424,14 @@ fn text(rule: &config::Rule) -> impl Hash + Copy + '_ {
         family,
         peers,
         own,
+        dscp,
+        tcp_flags,
         action,
         log,
         mode,
     } = rule;
-    (protocol, ports, source_ports, icmp, family, peers, own, action, log, mode)
+    let matched = (protocol, ports, source_ports, icmp, family, peers, own, dscp, tcp_flags);
+    (matched, action, log, mode)
 }
 
 /// Of the prefixes of a set; single addresses are known one by one.

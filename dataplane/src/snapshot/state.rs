@@ -34,6 +34,8 @@ pub struct NetworkState {
     pub bum: Mutex<TokenBucket>,
     /// Tells senders what is too big, at a limited rate
     pub too_big: Mutex<TooBig>,
+    /// Rejected packets of its unknown hosts that those may still be told of
+    pub unknown_host_rejects: Mutex<TokenBucket>,
     /// Answers to ARP and ND that its unknown hosts may still ask for
     pub unknown_host_answers: Mutex<TokenBucket>,
     /// Attempts on others' addresses that may still be reported one by one
@@ -92,6 +94,8 @@ pub struct EndpointState {
     pub rx_bytes: AtomicU64,
     /// Answers to ARP and ND it may still ask for
     pub answers: Mutex<TokenBucket>,
+    /// Rejected packets that it may still be told of
+    pub rejects: Mutex<TokenBucket>,
     /// Announcements of what is known already that it may still have passed on
     pub announcements: Mutex<TokenBucket>,
     /// The flows that it has opened
@@ -114,6 +118,7 @@ impl EndpointState {
             rx_frames: AtomicU64::new(0),
             rx_bytes: AtomicU64::new(0),
             answers: Mutex::new(TokenBucket::new(ANSWERS, Instant::ZERO)),
+            rejects: Mutex::new(TokenBucket::new(ERRORS, Instant::ZERO)),
             announcements: Mutex::new(TokenBucket::new(ANNOUNCEMENTS, Instant::ZERO)),
             moved_at: AtomicU64::new(0),
             heard_at: AtomicU64::new(0),
@@ -179,7 +184,7 @@ const ANSWER_CREDIT: u32 = 8;
 const RESERVED: u32 = 150;
 /// Attempts on others' addresses that are reported one by one, in one network; all are counted.
 const REPORTS: Rate = Rate { per_second: 1, burst: 5 };
-/// Too-big messages a second in one network.
+/// Errors that are told: a second of what is too big in one network, and of what is rejected to one endpoint.
 const ERRORS: Rate = Rate { per_second: 100, burst: 100 };
 
 impl NetworkState {
@@ -194,6 +199,7 @@ impl NetworkState {
             bum: Mutex::new(TokenBucket::new(bum, Instant::ZERO)),
             too_big: Mutex::new(TooBig::new(ERRORS, Instant::ZERO)),
             thefts: Mutex::new(TokenBucket::new(REPORTS, Instant::ZERO)),
+            unknown_host_rejects: Mutex::new(TokenBucket::new(ERRORS, Instant::ZERO)),
             unknown_host_answers: Mutex::new(TokenBucket::new(ANSWERS, Instant::ZERO)),
             quota,
             unknown_hosts,

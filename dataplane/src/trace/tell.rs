@@ -298,6 +298,8 @@ impl<'a> Walk<'a> {
                     Miss::Port => "is for another port",
                     Miss::SourcePort => "is for another source port",
                     Miss::Icmp => "is for another ICMP type",
+                    Miss::Dscp => "is for another DSCP",
+                    Miss::TcpFlags => "is for other TCP flags",
                 })
                 .collect();
             Some(format!("{} ({}) {}", rule.rule, rule.at, misses.join(" and ")))

@@ -36,8 +36,16 @@ enum policy_tier {
 enum policy_value {
 	/* No rule of the list matches. */
 	NOWHERE = (1u << 31) - 1,
-	/* The rest of the value is a list over source ports. */
-	BY_SOURCE = 1u << 31,
+	/* A list over another field: which one is in the two bits from FIELD_AT on, and its place below. */
+	NESTED = 1u << 31,
+	FIELD_AT = 29,
+};
+/* The fields that lists lie in each other by, in that order */
+enum policy_field {
+	FIELD_SOURCE_PORT,
+	FIELD_DSCP,
+	FIELD_TCP_FLAGS,
+	FIELD_COUNT,
 };
 /* In place of ports that a packet does not have */
 enum policy_port { UNREAD = 1 << 16 };

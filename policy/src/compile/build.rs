@@ -54,8 +54,8 @@ pub(super) fn build(
         further.push(entry);
         row.further_to = further.len() as u32;
     }
-    let asks = |ruleset| rulesets.rules(ruleset).iter().any(|rule| asks_source_port(rule));
-    let by_source_port = (0..rulesets.len()).map(asks).collect();
+    let asks = |ruleset| rulesets.rules(ruleset).iter().any(|rule| tells_flows_apart(rule));
+    let tells_flows_apart = (0..rulesets.len()).map(asks).collect();
     let rules = rulesets.flat.iter().map(|rule| Outcome { rule: rule.id, then: rule.then.word() }).collect();
     let (starts, flat, ranges) = (rulesets.starts(), rulesets.flat, rulesets.ranges);
     numbers.close(|ruleset| rules_in(&flat, &ranges, ruleset), &identities.members);
@@ -63,7 +63,7 @@ pub(super) fn build(
         endpoints: tier_lists.of_endpoints.into(),
         tier_lists: tier_lists.all.into(),
         rules,
-        by_source_port,
+        tells_flows_apart,
         rulesets: starts,
         numbers,
         addresses: identities.addresses,
@@ -74,8 +74,10 @@ pub(super) fn build(
     })
 }
 
-fn asks_source_port(rule: &Rule) -> bool {
+fn tells_flows_apart(rule: &Rule) -> bool {
     matches!(rule.service, Service::Ports { source: Some(_), .. })
+        || rule.dscp.is_some()
+        || rule.tcp_flags.is_some()
 }
 
 /// Refuses what would otherwise be read as something else, in groups that nobody is in as well.

@@ -1,5 +1,5 @@
 //! Ordered services collapsed into disjoint intervals over (protocol, destination port or ICMP type and code),
-//! and below that over the source port where a rule asks for it. Equal lists are stored once.
+//! and below that over source port, DSCP and TCP flags where a rule asks for them. Equal lists are stored once.
 //!
 //! A list's outcomes are counted from the first of its rules, so that rules with equal services share one list
 //! wherever they stand.
@@ -17,8 +17,36 @@ pub(super) const UNREAD: u32 = 1 << 16;
 const BELOW_PROTOCOL: u32 = 2 * UNREAD - 1;
 const LAST_KEY: u32 = key(u8::MAX, BELOW_PROTOCOL);
 
-/// The rest of the value is a list over source ports.
-pub(super) const BY_SOURCE: u32 = 1 << 31;
+/// The rest of the value is a list over another field: of [`FIELDS`] the one whose number is in the next two bits.
+pub(super) const NESTED: u32 = 1 << 31;
+pub(super) const FIELD_AT: u32 = 29;
+pub(super) const LIST: u32 = (1 << FIELD_AT) - 1;
+
+/// What rules may ask for below the key, in the order in which lists lie in each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Field {
+    /// 16 bits, or [`UNREAD`]
+    SourcePort,
+    /// 6 bits
+    Dscp,
+    /// 8 bits, or [`FLAGS_UNREAD`]
+    TcpFlags,
+}
+
+pub(super) const FIELDS: [Field; 3] = [Field::SourcePort, Field::Dscp, Field::TcpFlags];
+
+/// In place of TCP flags that were not read
+const FLAGS_UNREAD: u32 = 1 << 8;
+
+impl Field {
+    const fn last(self) -> u32 {
+        match self {
+            Self::SourcePort => UNREAD,
+            Self::Dscp => 63,
+            Self::TcpFlags => FLAGS_UNREAD,
+        }
+    }
+}
 
 const fn key(protocol: u8, below: u32) -> u32 {
     (protocol as u32) << 17 | below
@@ -41,7 +69,8 @@ pub(super) struct Lists {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Point {
     key: u32,
-    source: u32,
+    /// By the numbers of [`FIELDS`]
+    fields: [u32; FIELDS.len()],
 }
 
 impl ListId {
@@ -67,12 +96,16 @@ impl Point {
             }
             _ => (UNREAD, UNREAD),
         };
-        Self { key: key(probe.proto, below), source }
+        let flags = match (probe.proto, probe.header) {
+            (proto::TCP, Header::Ports { .. }) => probe.tcp_flags as u32,
+            _ => FLAGS_UNREAD,
+        };
+        Self { key: key(probe.proto, below), fields: [source, probe.dscp as u32, flags] }
     }
 
     #[cfg(test)]
-    pub(super) const fn parts(self) -> (u32, u32) {
-        (self.key, self.source)
+    pub(super) const fn parts(self) -> (u32, [u32; FIELDS.len()]) {
+        (self.key, self.fields)
     }
 }
 
@@ -80,11 +113,13 @@ impl Lists {
     /// How far behind the list's first rule the one that decides stands; [`NOWHERE`] when no rule matches.
     #[inline]
     pub(super) fn find(&self, list: ListId, point: Point) -> u32 {
-        let value = self.value(list.0, point.key).unwrap_or(NOWHERE);
-        if value & BY_SOURCE == 0 {
-            return value;
+        let mut value = self.value(list.0, point.key).unwrap_or(NOWHERE);
+        // A list over a field leads to lists over those behind it.
+        while value & NESTED != 0 {
+            let field = point.fields.get((value >> FIELD_AT & 3) as usize).copied().unwrap_or(0);
+            value = self.value(value & LIST, field).unwrap_or(NOWHERE);
         }
-        self.value(value & !BY_SOURCE, point.source).unwrap_or(NOWHERE)
+        value
     }
 
     #[inline]
@@ -137,6 +172,9 @@ struct Edge {
 
 type Spans = Vec<(u32, u32)>;
 
+/// By the numbers of [`FIELDS`]: the values that a rule takes, where it asks.
+type Asked = [Option<Spans>; FIELDS.len()];
+
 impl<'b> Builder<'b> {
     pub(super) fn new(budget: &'b mut Budget) -> Self {
         Self { budget, interned: HashMap::new(), words: Vec::new(), intervals: 0 }
@@ -149,42 +187,43 @@ impl<'b> Builder<'b> {
     /// The list of these rules, each with its place in the whole ordered list, ascending.
     pub(super) fn list(&mut self, rules: &[(u32, &Rule)]) -> Result<ListId, CompileError> {
         let base = rules.first().map_or(0, |(rank, _)| *rank);
-        let sources: Vec<Option<Spans>> = rules.iter().map(|(_, rule)| source_spans(rule)).collect();
+        let asked: Vec<Asked> = rules.iter().map(|(_, rule)| asked_of(rule)).collect();
         let spans = rules.iter().map(|(_, rule)| key_spans(rule));
         let mut edges = edges(spans.enumerate().map(|(order, spans)| (order as u32, spans)));
         self.budget.spend(edges.len())?;
         let outcome = |order: u32| rules.get(order as usize).map_or(NOWHERE, |(rank, _)| rank - base);
         let intervals = sweep(&mut edges, LAST_KEY, |active| {
-            let Some(&first) = active.first() else { return Ok(NOWHERE) };
-            let asks = |order: &u32| sources.get(*order as usize).is_some_and(Option::is_some);
-            if !asks(&first) {
-                return Ok(outcome(first));
-            }
-            // The rules down to the first that takes any source port: nothing behind it is reached.
-            let reach = active.iter().take_while(|order| asks(order)).count() + 1;
-            let whole = || vec![(0, UNREAD)];
-            let spans = active
-                .iter()
-                .take(reach)
-                .map(|&order| (order, sources.get(order as usize).cloned().flatten().unwrap_or_else(whole)));
-            self.by_source(spans, outcome)
+            let reach = reach(active.iter().copied(), &asked, 0);
+            self.below(&reach, &asked, 0, &outcome)
         })?;
         self.intern(intervals).map(ListId)
     }
 
-    fn by_source(
+    /// What those of the `active` rules come to that the fields from `field` on tell apart.
+    fn below(
         &mut self,
-        spans: impl Iterator<Item = (u32, Spans)>,
-        outcome: impl Fn(u32) -> u32,
+        active: &[u32],
+        asked: &[Asked],
+        field: usize,
+        outcome: &impl Fn(u32) -> u32,
     ) -> Result<u32, CompileError> {
-        let mut edges = edges(spans);
+        let Some(&first) = active.first() else { return Ok(NOWHERE) };
+        let Some(which) = FIELDS.get(field) else { return Ok(outcome(first)) };
+        let spans_of = |order: u32| asked.get(order as usize).and_then(|asked| asked[field].clone());
+        if active.iter().all(|order| spans_of(*order).is_none()) {
+            return self.below(active, asked, field + 1, outcome);
+        }
+        let whole = || vec![(0, which.last())];
+        let mut edges = edges(active.iter().map(|order| (*order, spans_of(*order).unwrap_or_else(whole))));
         self.budget.spend(edges.len())?;
-        let intervals =
-            sweep(&mut edges, UNREAD, |active| Ok(active.first().map_or(NOWHERE, |&order| outcome(order))))?;
-        // A rule that asks for every source port needs no list of its own.
+        let intervals = sweep(&mut edges, which.last(), |active| {
+            let reach = reach(active.iter().copied(), asked, field + 1);
+            self.below(&reach, asked, field + 1, outcome)
+        })?;
+        // A rule that asks for every value needs no list of its own.
         match intervals.as_slice() {
             [only] => Ok(only.value),
-            _ => Ok(self.intern(intervals)? | BY_SOURCE),
+            _ => Ok(self.intern(intervals)? | NESTED | (field as u32) << FIELD_AT),
         }
     }
 
@@ -250,6 +289,16 @@ fn sweep(
 
 /// Where a rule applies, as disjoint spans of keys.
 fn key_spans(rule: &Rule) -> Spans {
+    let spans = service_spans(rule);
+    if rule.tcp_flags.is_none() {
+        return spans;
+    }
+    let (from, to) = (key(proto::TCP, 0), key(proto::TCP, BELOW_PROTOCOL));
+    let of_tcp = |(first, last): (u32, u32)| (first.max(from), last.min(to));
+    spans.into_iter().map(of_tcp).filter(|(first, last)| first <= last).collect()
+}
+
+fn service_spans(rule: &Rule) -> Spans {
     // What was not read might have been what the rule denies; it never is what the rule allows or passes on.
     let denies = !rule.then.wants_header();
     match &rule.service {
@@ -271,14 +320,42 @@ fn key_spans(rule: &Rule) -> Spans {
     }
 }
 
-/// Which source ports a rule asks for; none when it does not ask.
-fn source_spans(rule: &Rule) -> Option<Spans> {
-    match &rule.service {
-        Service::Ports { source: Some(ranges), .. } => {
-            Some(merged(port_spans(ranges, !rule.then.wants_header())))
+/// The rules down to the first that takes whatever the fields from `field` on say: nothing behind it is reached.
+fn reach(active: impl Iterator<Item = u32>, asked: &[Asked], field: usize) -> Vec<u32> {
+    let asks = |order: u32| {
+        let fields = asked.get(order as usize).and_then(|asked| asked.get(field..));
+        fields.is_some_and(|fields| fields.iter().any(Option::is_some))
+    };
+    let mut reached = Vec::new();
+    for order in active {
+        reached.push(order);
+        if !asks(order) {
+            break;
         }
-        _ => None,
     }
+    reached
+}
+
+fn asked_of(rule: &Rule) -> Asked {
+    let denies = !rule.then.wants_header();
+    let source = match &rule.service {
+        Service::Ports { source: Some(ranges), .. } => Some(merged(port_spans(ranges, denies))),
+        _ => None,
+    };
+    let dscp = rule.dscp.map(|set| values(0..=63, |dscp| set.contains(dscp)));
+    let flags = rule.tcp_flags.map(|wanted| {
+        let mut spans = values(0..=u8::MAX, |flags| wanted.contains(flags));
+        if denies && !spans.is_empty() {
+            spans.push((FLAGS_UNREAD, FLAGS_UNREAD));
+        }
+        merged(spans)
+    });
+    [source, dscp, flags]
+}
+
+/// Those values that fit, as spans.
+fn values(all: std::ops::RangeInclusive<u8>, fits: impl Fn(u8) -> bool) -> Spans {
+    merged(all.filter(|value| fits(*value)).map(|value| (value.into(), value.into())).collect())
 }
 
 fn under(protocol: u8, spans: Spans) -> Spans {

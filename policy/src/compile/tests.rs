@@ -8,8 +8,8 @@ use super::*;
 use crate::{
     naive,
     rule::{
-        Action, ChainId, EndpointRules, Group, Header, Peer, PortProtocol, PortRange, Rule, Service, Tier,
-        TierEnd,
+        Action, ChainId, DscpSet, EndpointRules, Group, Header, Peer, PortProtocol, PortRange, Rule, Service,
+        TcpFlags, Tier, TierEnd,
     },
 };
 
@@ -19,6 +19,8 @@ const ENDPOINTS: u32 = 5;
 /// Numbers that touch each other, so that ranges meet, overlap and miss by one.
 const PORTS: &[u16] = &[0, 1, 2, 79, 80, 81, 255, 256, 443, 1023, 1024, 2048, 32767, 32768, 65534, 65535];
 const BYTES: &[u8] = &[0, 1, 3, 8, 9, 127, 128, 255];
+const DSCPS: &[u8] = &[0, 0, 1, 10, 34, 46, 62, 63];
+const FLAGS: &[u8] = &[0, 0x01, 0x02, 0x02, 0x10, 0x12, 0x29, 0xff];
 const PROTOCOLS: &[u8] = &[0, 1, 5, 6, 7, 17, 33, 47, 58, 132, 136, 255];
 
 /// Addresses close to the edges of a few nested prefixes of both families.
@@ -78,8 +80,17 @@ fn rule() -> impl Strategy<Value = Rule> {
         4 => prefix().prop_map(|(network, len)| Peer::Prefix { network, len }),
         2 => (0..GROUPS).prop_map(|group| Peer::Group(GroupId(group))),
     ];
-    (proptest::option::weighted(0.2, family()), peer, service(), then())
-        .prop_map(|(family, peer, service, then)| Rule { id: RuleId(0), family, peer, service, then })
+    let dscp = proptest::collection::vec(select(DSCPS), 0..4).prop_map(DscpSet::from_iter);
+    let flags = (select(FLAGS), select(FLAGS)).prop_map(|(mask, set)| TcpFlags { mask, set });
+    let more = (proptest::option::weighted(0.2, dscp), proptest::option::weighted(0.2, flags));
+    (proptest::option::weighted(0.2, family()), peer, service(), more, then()).prop_map(
+        |(family, peer, service, (dscp, tcp_flags), then)| Rule {
+            family,
+            dscp,
+            tcp_flags,
+            ..Rule::new(RuleId(0), peer, service, then)
+        },
+    )
 }
 
 fn then() -> impl Strategy<Value = Then> {
@@ -135,7 +146,12 @@ fn probe() -> impl Strategy<Value = Probe> {
     ];
     let proto =
         prop_oneof![5 => Just(6u8), 2 => Just(17), 2 => Just(1), 2 => Just(58), 3 => select(PROTOCOLS)];
-    (proto, header).prop_map(|(proto, header)| Probe { proto, header })
+    // So are flags beside a protocol that has none.
+    (proto, header, select(DSCPS), select(FLAGS)).prop_map(|(proto, header, dscp, tcp_flags)| Probe {
+        dscp,
+        tcp_flags,
+        ..Probe::new(proto, header)
+    })
 }
 
 fn question() -> impl Strategy<Value = (EndpointId, Direction, Addr, Probe)> {
@@ -204,7 +220,7 @@ fn endpoint(addresses: &[(Addr, u8)], groups: &[u32]) -> EndpointRules {
 }
 
 fn allow(id: u32, peer: Peer, service: Service) -> Rule {
-    Rule { id: RuleId(id), family: None, peer, service, then: Then::Settle(Verdict::ALLOW) }
+    Rule::new(RuleId(id), peer, service, Then::Settle(Verdict::ALLOW))
 }
 
 fn tcp(port: u16) -> Service {
@@ -227,7 +243,7 @@ fn ingress(rules: Vec<Rule>) -> Source {
 #[test]
 fn an_empty_policy_denies() {
     let compiled = Compiled::compile(&Source::default()).unwrap();
-    let probe = Probe { proto: 6, header: Header::Unread };
+    let probe = Probe::new(6, Header::Unread);
     let decision = compiled.decide(EndpointId(0), Direction::Ingress, v4(10, 0, 0, 1), &probe);
     assert_eq!(decision, Decision::DEFAULT_DENY);
     assert_eq!(compiled.identity(v4(10, 0, 0, 1)), compiled.identity(v4(0, 0, 0, 0)));
@@ -286,7 +302,7 @@ fn a_pass_leaves_its_tier_alone() {
             ..EndpointRules::default()
         }],
     };
-    let probe = Probe { proto: 6, header: Header::Ports { source: 1, destination: 22 } };
+    let probe = Probe::new(6, Header::Ports { source: 1, destination: 22 });
     for (second, expected) in [(1, 7), (2, 100)] {
         let compiled = Compiled::compile(&source(second)).unwrap();
         let decision = compiled.decide(EndpointId(0), Direction::Ingress, v4(10, 1, 2, 3), &probe);
@@ -294,24 +310,47 @@ fn a_pass_leaves_its_tier_alone() {
     }
 }
 
-/// Whether source ports take part is said of all tiers together: any of them may be the one that decides.
+/// Whether something takes part that flows of a pair and service differ by is said of all tiers together: any of them may be
+/// the one that decides.
 #[test]
-fn any_tier_may_ask_for_source_ports() {
+fn any_tier_may_tell_flows_apart() {
     let from = Service::Ports {
         protocol: PortProtocol::Tcp,
         destination: None,
         source: Some(vec![PortRange::single(1)]),
     };
-    let groups = [tcp(22), tcp(23), from]
-        .map(|service| Group { ingress: vec![allow(0, Peer::Any, service)], egress: vec![] });
+    let [one, another, by_port] = [tcp(22), tcp(23), from].map(|service| allow(0, Peer::Any, service));
+    let by_dscp = Rule { dscp: Some(DscpSet::EMPTY.with(46)), ..one.clone() };
+    let by_flags = Rule { tcp_flags: Some(TcpFlags { mask: 0x12, set: 0x02 }), ..one.clone() };
+    let groups =
+        [one, another, by_port, by_dscp, by_flags].map(|rule| Group { ingress: vec![rule], egress: vec![] });
     let tiers = |groups: &[u32]| {
         let tier = |group: &u32| Tier { groups: vec![GroupId(*group)], end: TierEnd::Pass };
         EndpointRules { ingress: groups.iter().map(tier).collect(), ..EndpointRules::default() }
     };
-    let endpoints = vec![tiers(&[0, 1]), tiers(&[0, 1, 2]), tiers(&[2, 0]), tiers(&[])];
+    let endpoints = [&[0, 1][..], &[0, 1, 2], &[2, 0], &[], &[3], &[0, 4]].into_iter().map(tiers).collect();
     let compiled = Compiled::compile(&Source { groups: groups.into(), endpoints }).unwrap();
-    let asks = |endpoint| compiled.asks_source_port(EndpointId(endpoint), Direction::Ingress);
-    assert_eq!([0, 1, 2, 3].map(asks), [false, true, true, false]);
+    let asks = |endpoint| compiled.tells_flows_apart(EndpointId(endpoint), Direction::Ingress);
+    assert_eq!([0, 1, 2, 3, 4, 5].map(asks), [false, true, true, false, true, true]);
+}
+
+/// Rules that ask for nothing but the key cost nothing more; what others ask for costs a list for each field that is asked
+/// for, and equal lists are stored once.
+#[test]
+fn lists_lie_in_each_other_where_a_rule_asks() {
+    let ef = || Some(DscpSet::EMPTY.with(46));
+    let syn = || Some(TcpFlags { mask: 0x12, set: 0x02 });
+    let with = |dscp, tcp_flags, port| Rule { dscp, tcp_flags, ..allow(0, Peer::Any, tcp(port)) };
+    let lists = |rules: Vec<Rule>| Compiled::compile(&ingress(rules)).unwrap().stats().lists;
+    assert_eq!(lists(vec![with(None, None, 80), with(None, None, 81)]), 1);
+    assert_eq!(lists(vec![with(ef(), None, 80), with(None, None, 81)]), 2);
+    assert_eq!(lists(vec![with(ef(), None, 80), with(ef(), None, 90)]), 3);
+    assert_eq!(lists(vec![with(ef(), syn(), 80)]), 3);
+    assert_eq!(lists(vec![with(Some(DscpSet::ALL), None, 80)]), 1);
+    // The second rule is the first again for what the first leaves.
+    let stats =
+        Compiled::compile(&ingress(vec![with(ef(), syn(), 80), with(None, None, 80)])).unwrap().stats();
+    assert_eq!((stats.lists, stats.intervals), (3, 3 + 3 + 65));
 }
 
 /// Rules that are in several lists of tiers are stored once.
@@ -382,7 +421,7 @@ fn every_port_of_two_protocols() {
     let compiled = Compiled::compile(&source).unwrap();
     for n in (0..100_000).step_by(997).chain([0, 1, 99_998, 99_999]) {
         let header = Header::Ports { source: 1, destination: (n / 2) as u16 };
-        let probe = Probe { proto: protocol(n).number(), header };
+        let probe = Probe::new(protocol(n).number(), header);
         let decision = compiled.decide(EndpointId(0), Direction::Ingress, v4(192, 0, 2, 1), &probe);
         assert_eq!(decision.rule, Some(RuleId(n)));
     }
@@ -406,7 +445,7 @@ fn thousands_of_prefixes() {
     });
     let source = ingress(rules.collect());
     let compiled = Compiled::compile(&source).unwrap();
-    let probe = Probe { proto: 6, header: Header::Ports { source: 1, destination: 443 } };
+    let probe = Probe::new(6, Header::Ports { source: 1, destination: 443 });
     let around = |addr: Addr| [-1, 0, 1].map(|step| Addr::from_bits(addr.bits().wrapping_add_signed(step)));
     for peer in (0..6000).step_by(37).map(peer).flat_map(around) {
         let expected = naive::decide(&source, EndpointId(0), Direction::Ingress, peer, &probe);

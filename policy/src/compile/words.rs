@@ -12,7 +12,8 @@
 //! | 5 | interval lists |
 //! | 6 | tier lists: for each of the tiers its ruleset, with [`END_PASSES`] where it passes when none of its rules matches; [`NO_TIER`] behind the last one |
 //!
-//! An entry is ruleset, list, base, nothing; a list is its length, where its intervals begin, and their values. Each table
+//! An entry is ruleset, list, base, nothing; a list is its length, where its intervals begin, and their values: how far
+//! behind the base the rule stands that decides, [`NOWHERE`], or with [`NESTED`] a list over another field. Each table
 //! begins with a block, so that no row lies across two.
 //!
 //! What a rule does, in its second word:
@@ -41,8 +42,14 @@ pub const NO_TIER: u32 = u32::MAX;
 /// In a list: no rule matches
 pub const NOWHERE: u32 = super::NOWHERE;
 
-/// In a list: the rest is a list over source ports
-pub const BY_SOURCE: u32 = super::intervals::BY_SOURCE;
+/// In a list: the rest is a list over a field, whose number ([`FIELDS`]) stands in the two bits from [`FIELD_AT`] on
+pub const NESTED: u32 = super::intervals::NESTED;
+
+/// Where the number of a field stands; what is below is the place of the list.
+pub const FIELD_AT: u32 = super::intervals::FIELD_AT;
+
+/// The fields that lists may be over, in the order of their numbers
+pub const FIELDS: [&str; 3] = ["SOURCE_PORT", "DSCP", "TCP_FLAGS"];
 
 /// In place of ports that were not read
 pub const UNREAD: u32 = super::intervals::UNREAD;
@@ -135,7 +142,7 @@ pub(super) fn decide(
     };
     let [rulesets, rules, identities, further, lists, tier_lists] =
         [1, 2, 3, 4, 5, 6].map(|table| words[table] as usize);
-    let (key, source) = Point::of(probe).parts();
+    let (key, fields) = Point::of(probe).parts();
     let first_match = |ruleset: u32| {
         let (mut first, mut at) = (NOWHERE, identity.0);
         loop {
@@ -148,8 +155,9 @@ pub(super) fn decide(
             }
             if entry[0] == ruleset {
                 let mut place = value(lists + entry[1] as usize, key);
-                if place >> 31 == 1 {
-                    place = value(lists + (place & NOWHERE) as usize, source);
+                while place & NESTED != 0 {
+                    let list = (place & ((1 << FIELD_AT) - 1)) as usize;
+                    place = value(lists + list, fields[(place >> FIELD_AT & 3) as usize]);
                 }
                 first = first.min(entry[2] + place);
             }

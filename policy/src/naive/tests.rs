@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::rule::{Action, EndpointRules, Group, PortProtocol, RuleId, Verdict};
+use crate::rule::{Action, EndpointRules, Group, PortProtocol, RuleId, TcpFlags, Verdict};
 
 fn addr(text: &str) -> Addr {
     text.parse::<IpAddr>().unwrap().into()
@@ -23,11 +23,11 @@ fn tcp(port: u16) -> Service {
 }
 
 fn rule(id: u32, peer: Peer, service: Service, action: Action) -> Rule {
-    Rule { id: RuleId(id), family: None, peer, service, then: Then::Settle(Verdict::only(action)) }
+    Rule::new(RuleId(id), peer, service, Then::Settle(Verdict::only(action)))
 }
 
 fn probe(port: u16) -> Probe {
-    Probe { proto: 6, header: Header::Ports { source: 40_000, destination: port } }
+    Probe::new(6, Header::Ports { source: 40_000, destination: port })
 }
 
 /// One endpoint with these ingress rules, a group each.
@@ -91,8 +91,8 @@ fn a_rule_is_never_wider_than_written() {
     };
     let icmp = |kinds, codes| Service::Icmp { family: Family::V4, kinds, codes };
     let none = Service::Ports { protocol: PortProtocol::Tcp, destination: Some(vec![]), source: None };
-    let unread = |proto| Probe { proto, header: Header::Unread };
-    let echo = |proto| Probe { proto, header: Header::Icmp { kind: 8, code: 0 } };
+    let unread = |proto| Probe::new(proto, Header::Unread);
+    let echo = |proto| Probe::new(proto, Header::Icmp { kind: 8, code: 0 });
     for (what, service, probe, from, matches) in [
         ("protocol 0 is no wildcard", Service::Protocol(0), probe(80), "10.0.0.9", false),
         ("protocol 0 is a protocol", Service::Protocol(0), unread(0), "10.0.0.9", true),
@@ -175,8 +175,37 @@ fn source_ports_and_icmp_are_told_from_ports() {
             .map(|step| step.misses.iter().map(|m| m.to_string()).collect::<Vec<_>>())
     };
     assert_eq!(misses(probe(80)), Some(vec!["source port".to_owned()]));
-    let reply = Probe { proto: 1, header: Header::Icmp { kind: 0, code: 0 } };
+    let reply = Probe::new(1, Header::Icmp { kind: 0, code: 0 });
     assert_eq!(misses(reply), Some(vec!["ICMP type or code".to_owned()]));
+}
+
+#[test]
+fn dscp_and_tcp_flags_are_told_from_ports() {
+    let asking = |dscp: &[u8], flags| {
+        let dscp = (!dscp.is_empty()).then(|| dscp.iter().copied().collect());
+        Rule { dscp, tcp_flags: flags, ..rule(1, Peer::Any, Service::Any, Allow) }
+    };
+    let misses = |rule: Rule, probe: Probe| {
+        let source = source(vec![vec![rule]]);
+        let explained = explain(&source, EndpointId(0), Direction::Ingress, addr("10.0.0.9"), &probe);
+        explained.steps[0].misses.iter().map(|miss| miss.to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let begins = Some(TcpFlags { mask: 0x12, set: 0x02 });
+    let tcp = |dscp, tcp_flags| Probe { dscp, tcp_flags, ..probe(80) };
+    assert_eq!(misses(asking(&[46, 34], None), tcp(34, 0)), "");
+    assert_eq!(misses(asking(&[46, 34], None), tcp(0, 0)), "DSCP");
+    assert_eq!(misses(asking(&[], begins), tcp(0, 0x02)), "");
+    assert_eq!(misses(asking(&[], begins), tcp(0, 0xc2)), "", "ECN is not looked at");
+    assert_eq!(misses(asking(&[], begins), tcp(0, 0x12)), "TCP flags");
+    let impossible = Some(TcpFlags { mask: 0x10, set: 0x02 });
+    assert_eq!(misses(asking(&[], impossible), tcp(0, 0x02)), "TCP flags");
+    // Not what is no TCP, whatever its rule does; of TCP that was not read, what denies and not what allows.
+    let deny = |flags| Rule { then: Then::Settle(Verdict::DENY), ..asking(&[], flags) };
+    let unread = |proto| Probe::new(proto, Header::Unread);
+    assert_eq!(misses(deny(begins), unread(17)), "TCP flags");
+    assert_eq!(misses(asking(&[], begins), unread(6)), "TCP flags");
+    assert_eq!(misses(deny(begins), unread(6)), "");
+    assert_eq!(misses(deny(impossible), unread(6)), "TCP flags");
 }
 
 /// One endpoint with these tiers of ingress rules, a group each.
@@ -241,6 +270,6 @@ fn what_cannot_be_read_is_not_passed_on() {
         (vec![passing(1, Peer::Any, sctp), rule(2, Peer::Any, Service::Any, Deny)], TierEnd::Pass),
         (vec![rule(3, Peer::Any, Service::Any, Allow)], TierEnd::Deny),
     ];
-    let unread = Probe { proto: 132, header: Header::Unread };
+    let unread = Probe::new(132, Header::Unread);
     assert_eq!(said(&tiered(tiers), "10.0.0.9", unread), (Deny, Some(2)));
 }

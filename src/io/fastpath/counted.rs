@@ -52,6 +52,8 @@ impl KernelPath {
             answers_repeated: stats.answered,
             fragmented: 0,
             decided_again: 0,
+            rejects_told: 0,
+            rejects_limited: 0,
             dropped: drops.iter().map(|(_, count)| count.frames).sum(),
         };
         Ok(Elsewhere { traffic, drops })

@@ -16,7 +16,10 @@ use eastgate_fastpath::{
     FLOW_STREAM, Flow, Key, PolicyCacheKey, STATES, TEMPLATE_OPEN, TakeResult,
 };
 use eastgate_vtep::entropy::SourcePorts;
-use eastgate_wire::{Cursor, FlowKey, MacAddr, view::proto};
+use eastgate_wire::{
+    Cursor, FlowKey, MacAddr,
+    view::{HeaderBits, proto},
+};
 
 use super::{KernelPath, Tables, handover::progress};
 use crate::io::clock;
@@ -160,7 +163,7 @@ impl KernelPath {
 
     /// Tells the programs what a new flow of this pair and service would be told.
     pub(super) fn allow_births(&self, offer: &Offer) {
-        if offer.by_source_port {
+        if offer.tells_apart {
             return;
         }
         // Locked until it is written: what it was held against stays in force as long.
@@ -267,5 +270,6 @@ fn found(key: &Key, flow: &Flow, ours: bool) -> Option<Found> {
         progress: progress(flow, place),
         hints: [place ^ 1, place].map(|receiver| receiver_at(MacAddr(flow.ends.macs[receiver]))),
         created: (was_created && ours).then_some(created),
+        header: HeaderBits { dscp: flow.dirs[0].template.header, tcp_flags: flow.dirs[1].template.header },
     })
 }

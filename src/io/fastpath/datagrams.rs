@@ -5,7 +5,10 @@ use eastgate_conntrack::{
     fragment::{DatagramKey, Imported},
 };
 use eastgate_fastpath::DatagramOf;
-use eastgate_wire::{FlowKey, Leg, view::proto};
+use eastgate_wire::{
+    FlowKey, Leg,
+    view::{HeaderBits, proto},
+};
 
 use super::KernelPath;
 use crate::io::clock;
@@ -26,7 +29,7 @@ impl KernelPath {
         let key =
             FlowKey { src, dst, vni, sport: passed.sport, dport: passed.dport, proto: passed.proto, leg };
         Some(Imported {
-            first: Segment { key, kind, packets: 1, bytes: 0 },
+            first: Segment { key, kind, packets: 1, bytes: 0, header: HeaderBits::default() },
             pieces: passed.pieces,
             end: passed.end,
             deadline: clock::from_monotonic(passed.until),

@@ -409,7 +409,9 @@ pub(super) fn network_row(network: Option<&Network>, vni: Vni) -> Row {
     (row.epoch, row.policy) = (network.epoch, network.compiled);
     row.bindings = lock(&network.state.holders).version();
     let Encapsulation { tos, ttl, .. } = network.encapsulation;
-    (row.template_flags, row.tos, row.ttl) = outer_fields(tos, ttl);
+    let template_flags;
+    (template_flags, row.tos, row.ttl) = outer_fields(tos, ttl);
+    row.template_flags = template_flags.into();
     // Whichever VTEPs they are
     let somewhere = Location::Remote(VtepAddr(std::net::Ipv4Addr::UNSPECIFIED.into()));
     if split_horizon(network.topology, somewhere, somewhere).is_ok() {

@@ -52,6 +52,8 @@ impl KernelPath {
             way.tcp = tcp_side(&offloaded.sides[direction]);
             way.rule = rules[direction];
         }
+        flow.dirs[0].template.header = offloaded.header.dscp;
+        flow.dirs[1].template.header = offloaded.header.tcp_flags;
         Some((key, flow))
     }
 
@@ -77,6 +79,7 @@ impl KernelPath {
             tos,
             ttl,
             flags: flags | TEMPLATE_OPEN,
+            header: 0,
         };
         if matches!(template.to, Location::Remote(_)) {
             tables.underlay?;
@@ -92,7 +95,7 @@ impl KernelPath {
 }
 
 /// `TEMPLATE_*`, TOS and TTL of outer headers. What is inherited has no value of its own.
-pub(super) const fn outer_fields(tos: OuterTos, ttl: OuterTtl) -> (u16, u8, u8) {
+pub(super) const fn outer_fields(tos: OuterTos, ttl: OuterTtl) -> (u8, u8, u8) {
     let (tos_flag, tos) = match tos {
         OuterTos::Fixed(tos) => (0, tos),
         OuterTos::Inherit => (TEMPLATE_INHERIT_TOS, 0),

@@ -54,9 +54,10 @@ fn policies_have_the_programs_numbers() {
     assert_eq!((words::BLOCK, MAX_TIERS), (numbers::POLICY_BLOCK, numbers::POLICY_TIERS));
     assert_eq!((words::END_PASSES, words::NO_TIER), (numbers::END_PASSES, numbers::NO_TIER));
     assert_eq!(
-        (words::NOWHERE, words::BY_SOURCE, words::UNREAD),
-        (numbers::NOWHERE, numbers::BY_SOURCE, numbers::UNREAD)
+        (words::NOWHERE, words::NESTED, words::FIELD_AT, words::UNREAD),
+        (numbers::NOWHERE, numbers::NESTED, numbers::FIELD_AT, numbers::UNREAD)
     );
+    assert_eq!(words::FIELDS, numbers::POLICY_FIELDS);
     for action in [Action::Allow, Action::Deny, Action::Reject] {
         assert_eq!(spelt(action), numbers::RULE_ACTIONS[action as usize]);
     }

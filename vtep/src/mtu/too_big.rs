@@ -2,58 +2,9 @@
 //! Told or not, the packet counts under `DropReason::TooBig`.
 
 use eastgate_wire::{
-    Addr, Instant, MacAddr, View,
-    view::{ETHERNET_LEN, Icmp, Ip, Transport},
+    Instant, Rate, TokenBucket, View,
+    reply::{IcmpError, Silence, Speaker, answerable, icmp_error},
 };
-use smoltcp::wire::{
-    Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpProtocol, Ipv4Packet, Ipv6Packet,
-};
-
-use eastgate_wire::{Rate, TokenBucket};
-
-/// As whom the appliance speaks. The sender accepts a message from the packet's own destination: its address,
-/// and the MAC the sender used for it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Speaker {
-    /// Ethernet source of the message
-    pub mac: MacAddr,
-    /// IP source of the message, of the packet's family
-    pub addr: Addr,
-}
-
-impl Speaker {
-    /// The packet's own destination; nothing for a frame that is not IP.
-    #[must_use]
-    pub fn destination_of(view: &View) -> Option<Self> {
-        Some(Self { mac: view.dst, addr: view.ip()?.dst })
-    }
-}
-
-/// Why the sender is not told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Silence {
-    /// The packet is IPv4 without DF: it asked for fragments, not for an answer.
-    NotAsked,
-    /// Not an IP packet, or the speaker's address is of the other family.
-    NotIp,
-    /// It is an ICMP error or redirect, or too little of an ICMP message to tell.
-    IcmpError,
-    /// It is multicast or broadcast.
-    Multicast,
-    /// It is a fragment that is not the first.
-    LaterFragment,
-    /// Its source is no single host.
-    BadSource,
-    /// The limit of answers a second is reached.
-    RateLimited,
-}
-
-/// The most of a packet that ICMP quotes: the message stays within 576 bytes (RFC 1812 section 4.3.2.3).
-const QUOTE_V4: usize = 576 - 20 - 8;
-/// The message stays within the minimum MTU of IPv6 (RFC 4443 section 2.4 (c)).
-const QUOTE_V6: usize = 1280 - 40 - 8;
-
-const HOP_LIMIT: u8 = 64;
 
 /// Answers packets that are too big, at a limited rate.
 #[derive(Clone, Debug)]
@@ -83,110 +34,23 @@ impl TooBig {
         out: &mut Vec<u8>,
     ) -> Result<(), Silence> {
         out.clear();
-        let ip = may_answer(view, speaker)?;
+        let ip = answerable(view)?;
+        if !ip.dont_fragment {
+            return Err(Silence::NotAsked);
+        }
         if !self.bucket.take(now) {
             return Err(Silence::RateLimited);
         }
-        write(frame, view, ip, speaker, mtu, out).ok_or(Silence::NotIp)
+        icmp_error(frame, view, speaker, IcmpError::TooBig { mtu }, out)
     }
-}
-
-/// RFC 1122 section 3.2.2 and RFC 4443 section 2.4 (e): what no ICMP error is ever sent about. RFC 4443 would
-/// allow too-big for multicast; an answer from every VTEP that a copy does not fit to is not worth having.
-fn may_answer(view: &View, speaker: Speaker) -> Result<&Ip, Silence> {
-    let ip = view.ip().ok_or(Silence::NotIp)?;
-    if speaker.addr.family() != ip.src.family() {
-        return Err(Silence::NotIp);
-    }
-    if !ip.dont_fragment {
-        return Err(Silence::NotAsked);
-    }
-    if view.dst.is_multicast() || ip.dst.is_multicast() || ip.dst.is_limited_broadcast() {
-        return Err(Silence::Multicast);
-    }
-    if ip.fragment.is_some_and(|fragment| fragment.offset != 0) {
-        return Err(Silence::LaterFragment);
-    }
-    let src = ip.src;
-    let nobody =
-        src.is_unspecified() || src.is_multicast() || src.is_limited_broadcast() || src.is_loopback();
-    if nobody || !view.src.is_station() {
-        return Err(Silence::BadSource);
-    }
-    match ip.transport {
-        Transport::Icmp(icmp) if is_error(icmp, src.is_v4()) => Err(Silence::IcmpError),
-        Transport::Incomplete if matches!(ip.proto, 1 | 58) => Err(Silence::IcmpError),
-        _ => Ok(ip),
-    }
-}
-
-const fn is_error(icmp: Icmp, v4: bool) -> bool {
-    if v4 { matches!(icmp.kind, 3 | 4 | 5 | 11 | 12) } else { icmp.kind < 128 || icmp.kind == 137 }
-}
-
-fn write(frame: &[u8], view: &View, ip: &Ip, speaker: Speaker, mtu: u16, out: &mut Vec<u8>) -> Option<()> {
-    let l3 = usize::from(view.l3);
-    let packet = frame.get(l3..usize::from(ip.l4) + usize::from(ip.l4_len))?;
-    out.extend_from_slice(&view.src.0);
-    out.extend_from_slice(&speaker.mac.0);
-    out.extend_from_slice(frame.get(ETHERNET_LEN - 2..l3)?);
-    match (speaker.addr.to_ip(), ip.src.to_ip()) {
-        (std::net::IpAddr::V4(from), std::net::IpAddr::V4(to)) => {
-            write_v4(from, to, mtu, &packet[..packet.len().min(QUOTE_V4)], out)
-        }
-        (std::net::IpAddr::V6(from), std::net::IpAddr::V6(to)) => {
-            write_v6(from, to, mtu, &packet[..packet.len().min(QUOTE_V6)], out)
-        }
-        _ => return None,
-    }
-    Some(())
-}
-
-fn write_v4(from: std::net::Ipv4Addr, to: std::net::Ipv4Addr, mtu: u16, quote: &[u8], out: &mut Vec<u8>) {
-    let at = out.len();
-    out.resize(at + 28, 0);
-    out.extend_from_slice(quote);
-    let packet = &mut out[at..];
-    let mut ip = Ipv4Packet::new_unchecked(&mut *packet);
-    ip.set_version(4);
-    ip.set_header_len(20);
-    ip.set_total_len(28 + quote.len() as u16);
-    ip.set_dont_frag(true);
-    ip.set_hop_limit(HOP_LIMIT);
-    ip.set_next_header(IpProtocol::Icmp);
-    ip.set_src_addr(from);
-    ip.set_dst_addr(to);
-    ip.fill_checksum();
-    let message = &mut packet[20..];
-    // smoltcp has no accessor for the next-hop MTU of RFC 1191 section 4.
-    message[6..8].copy_from_slice(&mtu.to_be_bytes());
-    let mut icmp = Icmpv4Packet::new_unchecked(message);
-    icmp.set_msg_type(Icmpv4Message::DstUnreachable);
-    icmp.set_msg_code(4);
-    icmp.fill_checksum();
-}
-
-fn write_v6(from: std::net::Ipv6Addr, to: std::net::Ipv6Addr, mtu: u16, quote: &[u8], out: &mut Vec<u8>) {
-    let at = out.len();
-    out.resize(at + 48, 0);
-    out.extend_from_slice(quote);
-    let packet = &mut out[at..];
-    let mut ip = Ipv6Packet::new_unchecked(&mut *packet);
-    ip.set_version(6);
-    ip.set_payload_len(8 + quote.len() as u16);
-    ip.set_next_header(IpProtocol::Icmpv6);
-    ip.set_hop_limit(HOP_LIMIT);
-    ip.set_src_addr(from);
-    ip.set_dst_addr(to);
-    let mut icmp = Icmpv6Packet::new_unchecked(&mut packet[40..]);
-    icmp.set_msg_type(Icmpv6Message::PktTooBig);
-    icmp.set_msg_code(0);
-    icmp.set_pkt_too_big_mtu(u32::from(mtu));
-    icmp.fill_checksum(&from, &to);
 }
 
 #[cfg(test)]
 mod tests {
+    use eastgate_wire::{
+        Addr,
+        reply::{QUOTE_V4, QUOTE_V6},
+    };
     use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
     use proptest::prelude::*;
 

@@ -62,7 +62,27 @@ pub struct Fragment {
     pub len: u16,
 }
 
+/// What rules may ask of a packet beside whose it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct HeaderBits {
+    /// DSCP (RFC 2474)
+    pub dscp: u8,
+    /// TCP: its flags, see [`tcp_flags`](super::tcp_flags); otherwise 0
+    pub tcp_flags: u8,
+}
+
 impl Ip {
+    /// What rules may ask of it beside whose it is.
+    #[must_use]
+    #[inline]
+    pub const fn header_bits(&self) -> HeaderBits {
+        let tcp_flags = match self.transport {
+            Transport::Tcp(tcp) => tcp.flags,
+            _ => 0,
+        };
+        HeaderBits { dscp: self.tos >> 2, tcp_flags }
+    }
+
     pub(super) fn parse_v4(frame: &[u8], at: usize) -> Result<Self, DropReason> {
         use DropReason::{BadIpHeader, FrameTruncated};
         let packet = frame.get(at..).ok_or(FrameTruncated)?;

@@ -1,6 +1,6 @@
 //! Flows whose packets pass elsewhere: one state, in one place.
 
-use eastgate_wire::view::{proto, tcp_flags};
+use eastgate_wire::view::{HeaderBits, proto, tcp_flags};
 
 use super::*;
 
@@ -183,7 +183,14 @@ fn a_connection_outlives_the_daemon_that_knew_it() {
     };
     let offloaded = world.table.offload(hit.flow).unwrap();
     let progress = Progress { sides: offloaded.sides, ..progress(7, 5, world.now) };
-    let found = Found { key: there, replied: true, progress, hints: [3, 4], created: None };
+    let found = Found {
+        key: there,
+        replied: true,
+        progress,
+        hints: [3, 4],
+        created: None,
+        header: HeaderBits::default(),
+    };
 
     let mut world = reopened(&world);
     world.wait(60);
@@ -216,6 +223,7 @@ fn a_connection_outlives_the_daemon_that_knew_it() {
 fn an_echo_is_known_by_its_request_and_other_queries_are_nobody_elses() {
     let mut world = World::new();
     let query = |key, request, kind, code| Segment {
+        header: HeaderBits::default(),
         key,
         kind: SegmentKind::Query(Query { request, kind, code }),
         packets: 1,
@@ -247,8 +255,14 @@ fn an_echo_is_known_by_its_request_and_other_queries_are_nobody_elses() {
         assert!(!passed.settled && world.table.offload(passed.flow).is_none(), "no echo");
     }
 
-    let found =
-        Found { key: back, replied: true, progress: progress(1, 1, world.now), hints: [0; 2], created: None };
+    let found = Found {
+        key: back,
+        replied: true,
+        progress: progress(1, 1, world.now),
+        hints: [0; 2],
+        created: None,
+        header: HeaderBits::default(),
+    };
     let account = world.account(&back);
     world.table.import(&found, &world.settings, &account, world.now).unwrap();
     assert!(world.table.knows(&back));
@@ -264,6 +278,7 @@ fn a_flow_whose_time_is_over_or_that_finds_no_room_is_not_adopted() {
     let mut world = World::limited(few, few);
     let account = world.account(&key(1, proto::UDP, 0));
     let found = |n, seen| Found {
+        header: HeaderBits::default(),
         key: key(1, proto::UDP, n),
         replied: true,
         progress: progress(1, 1, seen),

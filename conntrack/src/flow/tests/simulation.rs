@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use eastgate_wire::view::tcp_flags::{ACK, FIN, RST, SYN};
+use eastgate_wire::view::{
+    HeaderBits,
+    tcp_flags::{ACK, FIN, RST, SYN},
+};
 
 use super::*;
 
@@ -360,7 +363,13 @@ impl Run {
         self.world.now = Instant::from_micros(self.now);
         let key = if from == 0 { self.forth } else { self.forth.reversed() };
         let packets = 1 + u32::from(tcp.payload) / 1448;
-        self.world.send(&Segment { key, kind: SegmentKind::Tcp(tcp), packets, bytes: u32::from(tcp.payload) })
+        self.world.send(&Segment {
+            key,
+            kind: SegmentKind::Tcp(tcp),
+            packets,
+            bytes: u32::from(tcp.payload),
+            header: HeaderBits::default(),
+        })
     }
 
     /// A segment of someone who knows the ends and their ports, and nothing else.

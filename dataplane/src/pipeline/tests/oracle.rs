@@ -139,10 +139,10 @@ fn frame(packet: &Packet, flow: u16) -> (Vec<u8>, Probe) {
     match packet.kind {
         Kind::Tcp => {
             let syn = Talk { a, b, sport: flow, dport: packet.dport }.syn();
-            (syn, Probe { proto: 6, header: ports })
+            (syn, Probe::new(6, ports))
         }
-        Kind::Udp => (udp(a, b, flow, packet.dport), Probe { proto: 17, header: ports }),
-        Kind::Ping => (ping(a, b, flow), Probe { proto: 1, header: Header::Icmp { kind: 8, code: 0 } }),
+        Kind::Udp => (udp(a, b, flow, packet.dport), Probe::new(17, ports)),
+        Kind::Ping => (ping(a, b, flow), Probe::new(1, Header::Icmp { kind: 8, code: 0 })),
     }
 }
 

@@ -22,7 +22,7 @@ const CHAIN: ChainId = ChainId(NonZeroU16::MIN);
 fn about(port: u16, then: Then) -> Rule {
     let destination = Some(vec![PortRange::single(port)]);
     let service = Service::Ports { protocol: PortProtocol::Udp, destination, source: None };
-    Rule { id: RuleId(u32::from(port) * 10), family: None, peer: Peer::Any, service, then }
+    Rule::new(RuleId(u32::from(port) * 10), Peer::Any, service, then)
 }
 
 /// Everyone's policy, by port: in two tiers what may come, in one what may be sent.
@@ -63,7 +63,7 @@ fn tiers_are_asked_in_their_order_and_what_is_tried_out_passes_and_is_told() {
     for (port, fate) in [
         (1, "db1"),
         (2, "ingress-rule at beta"),
-        (3, "ingress-rule at beta"),
+        (3, "web1, ingress-rule at beta"),
         (4, "db1"),
         (5, "db1"),
         (6, "db1"),
@@ -111,14 +111,14 @@ fn a_ruling_is_what_both_ends_say() {
     let by = |address| network.by_address(address).unwrap().id;
     let view = View::parse(&udp(WEB1, DB2, 4000, 1)).unwrap();
     let [web, db] = [view.ip().unwrap().src, view.ip().unwrap().dst].map(by);
-    let refused = |end, reason, rule| Refusal { reason, by: Some(end), rule };
+    let refused = |end, reason, rule| Refusal { reason, by: Some(end), rule, reject: false };
     let of_db = |rule| refused(db, DropReason::IngressRule, Some(rule));
 
     let plain = ask(1);
     let Fate::Allowed(admitted) = plain.fate else { panic!("{plain:?}") };
     assert_eq!((admitted.egress_rule, admitted.ingress_rule, plain.is_plain()), (0, 10, true));
     assert_eq!(ask(2).fate, Fate::Denied(of_db(20)));
-    assert_eq!(ask(3).fate, Fate::Rejected(of_db(30)));
+    assert_eq!(ask(3).fate, Fate::Rejected(Refusal { reject: true, ..of_db(30) }));
     assert!(
         matches!(ask(4).fate, Fate::WouldBeDenied(admitted, by) if by == of_db(40) && admitted.ingress_rule == 40)
     );

@@ -10,8 +10,8 @@ use eastgate_config::{
     prefixes::without,
 };
 use eastgate_policy::rule::{
-    Direction, EndpointRules, Group, GroupId, Peer, PortProtocol, PortRange, Rule, RuleId, Service, Source,
-    Then, Tier, TierEnd, Verdict,
+    Direction, DscpSet, EndpointRules, Group, GroupId, Peer, PortProtocol, PortRange, Rule, RuleId, Service,
+    Source, TcpFlags, Then, Tier, TierEnd, Verdict,
 };
 use eastgate_wire::{Addr, EndpointId, Family, view::proto};
 use ipnet::IpNet;
@@ -205,8 +205,7 @@ impl RuleTable {
     fn about_all(&self, list: &RuleList, verdict: Verdict) -> Vec<Rule> {
         let number = self.numbers(list, Direction::Egress).first();
         let then = Then::Settle(verdict);
-        let rule =
-            |id: &u32| Rule { id: RuleId(*id), family: None, peer: Peer::Any, service: Service::Any, then };
+        let rule = |id: &u32| Rule::new(RuleId(*id), Peer::Any, Service::Any, then);
         number.map(rule).into_iter().collect()
     }
 
@@ -409,14 +408,11 @@ impl RuleTable {
             let then = then(rule, audit);
             let peers: Vec<Peer> =
                 rule.peers.iter().flat_map(|peer| self.peers(tenant, owner, peer)).collect();
+            let dscp = (!rule.dscp.is_empty()).then(|| rule.dscp.iter().copied().collect::<DscpSet>());
+            let tcp_flags = rule.tcp_flags.map(|flags| TcpFlags { mask: flags.of, set: flags.set });
             for service in services(rule) {
-                let each = |peer: &Peer| Rule {
-                    id: RuleId(*id),
-                    family,
-                    peer: *peer,
-                    service: service.clone(),
-                    then,
-                };
+                let plain = |peer: &Peer| Rule::new(RuleId(*id), *peer, service.clone(), then);
+                let each = |peer: &Peer| Rule { family, dscp, tcp_flags, ..plain(peer) };
                 rules.extend(peers.iter().map(each));
             }
         }

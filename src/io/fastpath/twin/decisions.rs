@@ -1,12 +1,14 @@
 //! What the programs decide by themselves: for whom, by which rule, and by which state of the tables. A pipeline alone
 //! gets each frame, too, and both come to the same; where that is not all, the test says who has to carry the frame.
 
+mod fields;
 mod reloads;
 
 use std::{fmt::Write as _, time::Duration};
 
 use eastgate_dataplane::pipeline::batch::NarrowPath;
 use eastgate_wire::Vni;
+use etherparse::{IpHeaders, Ipv6Header, PacketBuilder, TcpHeader};
 
 use super::*;
 
@@ -251,29 +253,48 @@ fn some_rule(dice: &mut Dice, peer: &str) -> String {
 const ASKED: [u8; 11] = [11, 12, 21, 22, 23, 24, 25, 26, 31, 32, 33];
 const ADDRESSES: usize = 6;
 
+fn v6_header() -> Ipv6Header {
+    Ipv6Header { hop_limit: 64, ..Ipv6Header::default() }
+}
+
 fn some_first_packet(dice: &mut Dice) -> (u8, Vec<u8>) {
     let [a, b] = [(); 2].map(|()| ASKED[dice.roll(ASKED.len())]);
     let [of_a, of_b] = [(); 2].map(|()| dice.roll(ADDRESSES) as u8);
     let port = |dice: &mut Dice| 995 + dice.roll(150) as u16;
     let (sport, dport) = (port(dice), if dice.one_in(6) { 2 * dice.roll(800) as u16 } else { port(dice) });
     let (mut out, kind) = (Vec::new(), dice.roll(8));
+    let traffic_class = if dice.one_in(2) { 0 } else { dice.roll(256) as u8 };
+    let mut tcp = TcpHeader::new(sport, dport, 1000, 65535);
+    tcp.syn = true;
+    if dice.one_in(2) {
+        (tcp.ece, tcp.cwr, tcp.psh, tcp.urg) =
+            (dice.one_in(2), dice.one_in(2), dice.one_in(4), dice.one_in(4));
+    }
     if dice.one_in(4) {
         let own = |n, of| {
             let mut address = eastgate_testkit::frames::v6(n);
             address[13] = of;
             address
         };
-        let ip = etherparse::PacketBuilder::ethernet2(mac(a), mac(b)).ipv6(own(a, of_a), own(b, of_b), 64);
+        let ip = IpHeaders::Ipv6(
+            Ipv6Header { traffic_class, source: own(a, of_a), destination: own(b, of_b), ..v6_header() },
+            Default::default(),
+        );
+        let ip = PacketBuilder::ethernet2(mac(a), mac(b)).ip(ip);
         match kind {
-            0..3 => ip.tcp(sport, dport, 1000, 65535).syn().write(&mut out, &[]).unwrap(),
+            0..3 => ip.tcp_header(tcp).write(&mut out, &[]).unwrap(),
             3..6 => ip.udp(sport, dport).write(&mut out, b"first").unwrap(),
             _ => ip.icmpv6_echo_request(sport, 1).write(&mut out, b"first").unwrap(),
         }
         return (a, out);
     }
-    let ip = ip4(a, b, |ip| (ip.source[2], ip.destination[2]) = (of_a, of_b));
+    let ip = ip4(a, b, |ip| {
+        (ip.source[2], ip.destination[2]) = (of_a, of_b);
+        (ip.dscp, ip.ecn) =
+            ((traffic_class >> 2).try_into().unwrap(), (traffic_class & 3).try_into().unwrap());
+    });
     match kind {
-        0..3 => ip.tcp(sport, dport, 1000, 65535).syn().write(&mut out, &[]).unwrap(),
+        0..3 => ip.tcp_header(tcp).write(&mut out, &[]).unwrap(),
         3..6 => ip.udp(sport, dport).write(&mut out, b"first").unwrap(),
         _ => ip.icmpv4_echo_request(sport, 1).write(&mut out, b"first").unwrap(),
     }
@@ -344,38 +365,6 @@ unreplied = 60000
     let (carried, policy_drops) = (pair.twin.carried, pair.twin.policy_drops);
     println!("{carried} of {FRAMES} first packets carried, {policy_drops} refused by the programs");
     (by_programs, FRAMES, carried as usize)
-}
-
-/// The programs carry out what says no more than to pass or to drop. The rest is the pipeline's, also after it has let one
-/// such flow begin, and where a policy-cache entry would stand for others like it.
-fn more_than_to_pass_or_to_drop() {
-    let scene = Scene { policy: tiers::by_port, ..MESH };
-    let text = network(scene, "", EVERYONE, &[], &[(11, ""), (12, ""), (21, "")]);
-    let mut pair = Pair::new(scene, &text, 1000);
-    pair.prime(11, 12);
-    let refused = Outcome::Drop(DropReason::EgressRule);
-    let verdicts = [
-        (2001, Outcome::Forward, false),
-        (2002, Outcome::Forward, false),
-        (2003, Outcome::Forward, false),
-        (2004, Outcome::Forward, false),
-        (2005, refused, false),
-        (2006, refused, false),
-        (2007, refused, true),
-        (2008, Outcome::Forward, true),
-        (2009, Outcome::Forward, true),
-    ];
-    for (port, outcome, plain) in verdicts {
-        for (b, sport) in [(12, 4000), (12, 4001), (21, 4002)] {
-            assert_eq!(pair.send(11, &udp(11, b, sport, port)), (outcome, plain), "port {port}");
-        }
-        let allowed = plain && outcome == Outcome::Forward;
-        for (sport, by_programs) in [(4000, false), (4001, allowed)] {
-            let found = pair.send(11, &unconfigured_to(12, sport, port, 9));
-            assert_eq!(found, (outcome, by_programs), "port {port}, of nobody's address");
-        }
-    }
-    pair.same();
 }
 
 /// An echo is asked for by another type in each family.
@@ -530,18 +519,6 @@ fn policy_drops_and_flows() {
     assert!(!left.is_empty() && left.iter().all(|(key, _)| key.policy == epoch), "{left:?}");
 }
 
-/// A policy-cache entry says nothing of other source ports where a rule asks for them.
-fn no_policy_cache_entry_by_source_port() {
-    let groups = "[tenant.acme.group.all]\negress = [{ proto = \"udp\", source_ports = [1], to = \"any\" }]\n\
-         ingress = [{ from = \"any\" }]\n";
-    let mut pair = Pair::new(MESH, &network(MESH, "", groups, &[], &[(11, ""), (12, "")]), 1000);
-    assert_eq!(pair.send(11, &udp(11, 12, 1, 443)), (Outcome::Forward, true));
-    assert_eq!(pair.send(11, &unconfigured(12, 1, 9)), (Outcome::Forward, false));
-    let denied = Outcome::Drop(DropReason::EgressDenied);
-    assert_eq!(pair.send(11, &unconfigured(12, 2, 9)), (denied, false));
-    pair.same();
-}
-
 /// What cannot be counted is refused by the pipeline, which counts it.
 fn no_room_for_policy_drops() {
     let endpoints = [(11, ""), (12, "groups = [\"serves\"]"), (21, "groups = [\"serves\"]")];
@@ -581,14 +558,17 @@ fn new_flows_are_decided_as_the_pipeline_decides_them() {
         a_hub_and_its_spokes,
         rules_of_all_kinds,
         tiers_of_all_kinds,
-        more_than_to_pass_or_to_drop,
+        fields::more_than_to_pass_or_to_drop,
+        fields::dscp_and_tcp_flags,
+        fields::a_flow_is_decided_by_what_it_began_with,
         types_of_icmp,
         reloads::what_a_reload_changes,
         reloads::a_change_of_one_endpoint_is_its_own,
         outer_headers,
         ports_and_paths,
         policy_drops_and_flows,
-        no_policy_cache_entry_by_source_port,
+        fields::no_policy_cache_entry_by_source_port,
+        fields::no_policy_cache_entry_by_dscp,
         no_room_for_policy_drops,
         no_room_for_places,
         reloads::no_half_of_a_change,

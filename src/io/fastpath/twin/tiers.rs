@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 
 use eastgate_policy::rule::{
     Action, ChainId, EndpointRules, Group, GroupId, MAX_TIERS, Peer, PortProtocol, PortRange, Rule, RuleId,
-    Service, Source, Then, Tier, TierEnd, Verdict,
+    Service, Source, TcpFlags, Then, Tier, TierEnd, Verdict,
 };
 use eastgate_wire::Addr;
 
@@ -53,6 +53,12 @@ fn first_tier() -> Vec<Rule> {
         from_ports(9004, UDP, 443, 1050..1056, settle(Verdict { log: true, ..Verdict::ALLOW })),
         from_ports(9005, TCP, 443, 1056..1062, settle(Verdict { chain, ..Verdict::ALLOW })),
         from_ports(9006, TCP, 443, 1062..1068, settle(Verdict { log: true, ..Verdict::DENY })),
+        Rule {
+            dscp: Some((0..32).collect()),
+            tcp_flags: Some(TcpFlags { mask: 0x12, set: 0x02 }),
+            ..from_ports(9009, TCP, 443, 1088..1120, DENY)
+        },
+        Rule { dscp: Some((32..64).collect()), ..from_ports(9013, UDP, 443, 1056..1062, DENY) },
         // A narrower prefix passes on what a wider one behind it denies.
         Rule { peer: of(8, 125), ..from_ports(9007, TCP, 443, 1068..1088, Then::Pass) },
         Rule { peer: of(0, 122), ..from_ports(9008, TCP, 443, 1068..1078, DENY) },
@@ -85,7 +91,7 @@ fn from_ports(id: u32, protocol: PortProtocol, to: u16, from: std::ops::Range<u1
 
 fn about(id: u32, protocol: PortProtocol, to: u16, source: Option<Vec<PortRange>>, then: Then) -> Rule {
     let service = Service::Ports { protocol, destination: Some(vec![PortRange::single(to)]), source };
-    Rule { id: RuleId(id), family: None, peer: Peer::Any, service, then }
+    Rule::new(RuleId(id), Peer::Any, service, then)
 }
 
 /// What is written in the second of two tiers; in the first one a verdict of each kind, by the UDP port that is sent to.
@@ -116,11 +122,42 @@ pub(super) fn by_port(mut source: Source) -> Source {
     source
 }
 
-/// The rules that are written, with other verdicts; in up to four tiers of some of the groups for each endpoint.
+/// What is written in the second of two tiers; in the first one rules that ask for DSCP and TCP flags.
+pub(super) fn by_fields(mut source: Source) -> Source {
+    let dscp = |values: &[u8]| Some(values.iter().copied().collect());
+    let flags = Some(TcpFlags { mask: 0x48, set: 0x40 });
+    let low = Some(vec![PortRange::new_checked(4000, 4999).unwrap()]);
+    let rules = vec![
+        Rule { dscp: dscp(&[40, 46]), ..about(1, UDP, 2001, None, ALLOW) },
+        about(2, UDP, 2001, None, DENY),
+        Rule { dscp: dscp(&[34]), ..about(3, UDP, 2002, None, DENY) },
+        Rule { dscp: dscp(&[10, 12]), ..about(4, UDP, 2003, low, ALLOW) },
+        about(5, UDP, 2003, None, DENY),
+        // ECE, and not PSH
+        Rule { tcp_flags: flags, ..about(6, TCP, 443, None, DENY) },
+    ];
+    let first = GroupId(source.groups.len() as u32);
+    source.groups.push(Group { ingress: rules.clone(), egress: rules });
+    for EndpointRules { ingress, egress, .. } in &mut source.endpoints {
+        for tiers in [ingress, egress] {
+            tiers.insert(0, Tier { groups: vec![first], end: TierEnd::Pass });
+        }
+    }
+    source
+}
+
+/// The rules that are written, with other verdicts, and some that ask for DSCP and TCP flags; in up to four tiers of some of the groups for each endpoint.
 pub(super) fn by_dice(mut source: Source) -> Source {
     let mut dice = Dice(setting("EASTGATE_TWIN_SEED", 1) ^ 0x7e_a5);
     for rule in source.groups.iter_mut().flat_map(|group| group.ingress.iter_mut().chain(&mut group.egress)) {
         rule.then = some_verdict(&mut dice);
+        if dice.one_in(6) {
+            rule.dscp = Some((0..64).filter(|_| dice.one_in(2)).collect());
+        }
+        if dice.one_in(6) && matches!(rule.service, Service::Ports { protocol: TCP, .. }) {
+            let mask = [0x02, 0x12, 0x40, 0x48, 0xc0][dice.roll(5)];
+            rule.tcp_flags = Some(TcpFlags { mask, set: mask & !(dice.roll(256) as u8 & 0xe8) });
+        }
     }
     let groups = source.groups.len();
     for EndpointRules { ingress, egress, .. } in &mut source.endpoints {
