@@ -84,6 +84,18 @@ const PACKAGES: &[Package] = &[
         reason: "eastgate is compared with Linux's own firewall, and with Neutron's rules",
     },
     Package {
+        name: "ipset",
+        probe: &["ipset", "--version"],
+        needed_by: &[Need::Test],
+        reason: "the groups of Neutron's rules are sets of addresses",
+    },
+    Package {
+        name: "nftables",
+        probe: &["nft", "--version"],
+        needed_by: &[Need::Test],
+        reason: "policies are compared with Linux's other firewall too",
+    },
+    Package {
         name: "python3-scapy",
         probe: &["/usr/bin/python3", "-c", "import scapy"],
         needed_by: &[Need::Test],

@@ -1,0 +1,235 @@
+//! The same policies as Linux's firewalls have them: iptables with ipset as Neutron lays them, and nftables.
+
+use std::{fmt::Write as _, process::Command};
+
+use eastgate_testkit::command::run_with;
+
+use super::{
+    case::{Case, MACHINES, Peer, Rule, Service},
+    common::{Space, must},
+};
+
+/// Direction of a rule: from the machine, or to it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Out,
+    In,
+}
+
+fn feed(mut command: Command, text: &str) {
+    must(run_with(&mut command, text));
+}
+
+/// A chain for each machine and direction that returns what is allowed, and drops the rest; groups that rules name are sets
+/// of addresses.
+pub fn iptables(space: &Space, case: &Case) {
+    feed(command(space, "ipset", &["restore", "-exist"]), &ipsets(case));
+    for v6 in [false, true] {
+        let program = if v6 { "ip6tables-restore" } else { "iptables-restore" };
+        feed(command(space, program, &["-w"]), &chains(case, v6));
+    }
+}
+
+fn command(space: &Space, program: &str, arguments: &[&str]) -> Command {
+    let mut command = space.command(program);
+    command.args(arguments);
+    command
+}
+
+fn ipsets(case: &Case) -> String {
+    let mut text = String::new();
+    for group in 0..4 {
+        for (v6, family) in [(false, "inet"), (true, "inet6")] {
+            let name = set(group, v6);
+            let _ = writeln!(text, "create {name} hash:net family {family}\nflush {name}");
+            for machine in case.members_of(group) {
+                let _ = writeln!(text, "add {name} {}", case.address(machine, v6));
+            }
+        }
+    }
+    text
+}
+
+fn set(group: usize, v6: bool) -> String {
+    format!("g{group}v{}", if v6 { 6 } else { 4 })
+}
+
+fn chains(case: &Case, v6: bool) -> String {
+    let mut text = "*filter\n:FORWARD DROP [0:0]\n:machines - [0:0]\n".to_owned();
+    for machine in 0..MACHINES {
+        let _ = writeln!(text, ":o{machine} - [0:0]\n:i{machine} - [0:0]");
+    }
+    text += "-A FORWARD -m physdev --physdev-is-bridged -j machines\n";
+    for (direction, chain) in [("in", "o"), ("out", "i")] {
+        for machine in 0..MACHINES {
+            let _ = writeln!(
+                text,
+                "-A machines -m physdev --physdev-{direction} v{machine} --physdev-is-bridged -j {chain}{machine}"
+            );
+        }
+    }
+    text += "-A machines -j ACCEPT\n";
+    for machine in 0..MACHINES {
+        for (way, chain) in [(Way::Out, "o"), (Way::In, "i")] {
+            let _ = writeln!(text, "-A {chain}{machine} -m state --state RELATED,ESTABLISHED -j RETURN");
+            let _ = writeln!(text, "-A {chain}{machine} -m state --state INVALID -j DROP");
+            for rule in rules(case, machine, way).filter(|rule| rule.v6.is_none_or(|of| of == v6)) {
+                for matches in iptables_matches(case, rule, way, v6) {
+                    let _ = writeln!(text, "-A {chain}{machine}{matches} -j RETURN");
+                }
+            }
+            let _ = writeln!(text, "-A {chain}{machine} -j DROP");
+        }
+    }
+    text + "COMMIT\n"
+}
+
+fn rules(case: &Case, machine: usize, way: Way) -> impl Iterator<Item = &Rule> {
+    case.members[machine].iter().flat_map(move |group| match way {
+        Way::Out => &case.groups[*group].egress,
+        Way::In => &case.groups[*group].ingress,
+    })
+}
+
+/// A rule's matches. One of several ranges of ports is one for each pair of them, since `multiport` takes only one direction's.
+fn iptables_matches(case: &Case, rule: &Rule, way: Way, v6: bool) -> Vec<String> {
+    let mut peer = String::new();
+    let (option, side) = match way {
+        Way::Out => ("-d", "dst"),
+        Way::In => ("-s", "src"),
+    };
+    match rule.peer {
+        Peer::Any => {}
+        Peer::Block { first, bits } => {
+            let _ = write!(peer, " {option} {}", case.block(first, bits, v6));
+        }
+        Peer::Group(group) => {
+            let _ = write!(peer, " -m set --match-set {} {side}", set(group, v6));
+        }
+    }
+    let service = match &rule.service {
+        Service::Any => vec![String::new()],
+        Service::Ports { protocol, to, from } => {
+            let ports = |option: &str, ranges: &[(u16, u16)]| -> Vec<String> {
+                match ranges {
+                    [] => vec![String::new()],
+                    some => some.iter().map(|(first, last)| format!(" {option} {first}:{last}")).collect(),
+                }
+            };
+            let (to, from) = (ports("--dport", to), ports("--sport", from));
+            to.iter()
+                .flat_map(|to| from.iter().map(move |from| format!(" -p {protocol}{to}{from}")))
+                .collect()
+        }
+        Service::Icmp { kind, code } => {
+            let (protocol, option) =
+                if v6 { ("ipv6-icmp", "--icmpv6-type") } else { ("icmp", "--icmp-type") };
+            let what = match (kind, code) {
+                (None, _) => String::new(),
+                (Some(kind), None) => format!(" {option} {kind}"),
+                (Some(kind), Some(code)) => format!(" {option} {kind}/{code}"),
+            };
+            vec![format!(" -p {protocol}{what}")]
+        }
+        Service::Protocol(number) => vec![format!(" -p {number}")],
+    };
+    service.into_iter().map(|service| peer.clone() + &service).collect()
+}
+
+/// One table of the bridge's: what the sender's chain lets go goes on to the receiver's. It has no state: not every kernel can
+/// track what a bridge carries, and each probe is the first packet of its flow.
+pub fn nftables(space: &Space, case: &Case) {
+    feed(command(space, "nft", &["-f", "-"]), &table(case));
+}
+
+fn table(case: &Case) -> String {
+    let mut text = "flush ruleset\ntable bridge policies {\n".to_owned();
+    for group in 0..case.groups.len() {
+        for (v6, kind) in [(false, "ipv4_addr"), (true, "ipv6_addr")] {
+            let members: Vec<String> =
+                case.members_of(group).map(|machine| case.address(machine, v6).to_string()).collect();
+            let elements = match members.as_slice() {
+                [] => String::new(),
+                some => format!("elements = {{ {} }};", some.join(", ")),
+            };
+            let _ = writeln!(text, "set {} {{ type {kind}; {elements} }}", set(group, v6));
+        }
+    }
+    for (way, chain, then) in [(Way::In, "i", "accept"), (Way::Out, "o", "goto receivers")] {
+        if way == Way::Out {
+            text += &by_device("receivers", "oifname", "i");
+        }
+        for machine in 0..MACHINES {
+            let _ = writeln!(text, "chain {chain}{machine} {{");
+            for rule in rules(case, machine, way) {
+                for v6 in [false, true].into_iter().filter(|v6| rule.v6.is_none_or(|of| of == *v6)) {
+                    let _ = writeln!(text, "{} {then}", nft_matches(case, rule, way, v6));
+                }
+            }
+            text += "drop\n}\n";
+        }
+    }
+    text += &by_device("senders", "iifname", "o");
+    text + "chain forward {\ntype filter hook forward priority 0; policy drop;\ngoto senders\n}\n}\n"
+}
+
+fn by_device(chain: &str, key: &str, to: &str) -> String {
+    let rows: Vec<String> =
+        (0..MACHINES).map(|machine| format!("\"v{machine}\" : goto {to}{machine}")).collect();
+    format!("chain {chain} {{\n{key} vmap {{ {} }}\ndrop\n}}\n", rows.join(", "))
+}
+
+fn nft_matches(case: &Case, rule: &Rule, way: Way, v6: bool) -> String {
+    let family = if v6 { "ip6" } else { "ip" };
+    let side = match way {
+        Way::Out => "daddr",
+        Way::In => "saddr",
+    };
+    let mut text = format!("ether type {family}");
+    match rule.peer {
+        Peer::Any => {}
+        Peer::Block { first, bits } => {
+            let _ = write!(text, " {family} {side} {}", case.block(first, bits, v6));
+        }
+        Peer::Group(group) => {
+            let _ = write!(text, " {family} {side} @{}", set(group, v6));
+        }
+    }
+    match &rule.service {
+        Service::Any => {}
+        Service::Ports { protocol, to, from } => {
+            let _ = write!(text, " meta l4proto {protocol}");
+            for (key, ranges) in [("dport", to), ("sport", from)] {
+                if !ranges.is_empty() {
+                    let _ = write!(text, " th {key} {{ {} }}", joined(ranges));
+                }
+            }
+        }
+        Service::Icmp { kind, code } => {
+            let name = if v6 { "icmpv6" } else { "icmp" };
+            let _ = write!(text, " meta l4proto {}", if v6 { 58 } else { 1 });
+            for (key, number) in [("type", kind), ("code", code)] {
+                if let Some(number) = number {
+                    let _ = write!(text, " {name} {key} {number}");
+                }
+            }
+        }
+        Service::Protocol(number) => {
+            let _ = write!(text, " meta l4proto {number}");
+        }
+    }
+    text
+}
+
+/// Ranges, those that overlap as one: a set of nftables takes none that do.
+fn joined(ranges: &[(u16, u16)]) -> String {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_unstable();
+    sorted.dedup_by(|next, before| {
+        let overlaps = next.0 <= before.1;
+        before.1 = if overlaps { before.1.max(next.1) } else { before.1 };
+        overlaps
+    });
+    let words: Vec<String> = sorted.iter().map(|(first, last)| format!("{first}-{last}")).collect();
+    words.join(", ")
+}

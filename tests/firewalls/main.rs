@@ -1,0 +1,124 @@
+//! Policies that nobody here decides about: made-up ones are given to iptables with ipset as Neutron lays them, to nftables,
+//! and to eastgate in both dataplanes. All of them are asked by the same packets, every machine to every other, and all have
+//! to say what the naive walk down the ordered rules says.
+//!
+//! `EASTGATE_POLICIES` says how many policies are made up, `EASTGATE_POLICY_SEED` which ones. Linux is asked about the first
+//! 200 of them at most.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "a test fails by panicking, and its modules are nobody else's"
+)]
+
+mod case;
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../linux/dice.rs"]
+#[allow(dead_code, reason = "another test program uses the rest of it")]
+mod dice;
+mod linux;
+mod probes;
+mod subject;
+
+use std::{collections::BTreeSet, fmt::Write as _};
+
+use case::Case;
+use common::World;
+use dice::Dice;
+use eastgate_config::load_str;
+use eastgate_dataplane::snapshot::rules::RuleTable;
+use eastgate_policy::{naive, rule::Direction};
+use eastgate_wire::EndpointId;
+use probes::Probe;
+use subject::Subject;
+
+/// Linux is asked about so many.
+const BY_LINUX: usize = 200;
+
+fn number(variable: &str, usual: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+fn cases() -> Vec<Case> {
+    let seed = number("EASTGATE_POLICY_SEED", 1);
+    let count = number("EASTGATE_POLICIES", BY_LINUX as u64) as u16;
+    let case = |number| Case::new(number, &mut Dice::new(seed ^ u64::from(number) << 32));
+    (0..count).map(case).collect()
+}
+
+/// The probes of a case that pass, by the naive walk: the sender's egress rules and the receiver's ingress rules let them.
+fn expected(case: &Case, probes: &[Probe]) -> BTreeSet<usize> {
+    let text = case.toml();
+    let config = load_str("case.toml", &text).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+    let tenant = config.tenant("t").unwrap();
+    let network = &tenant.networks["n"];
+    let ids: Vec<EndpointId> = (0..network.endpoints.len() as u32).map(EndpointId).collect();
+    let source = RuleTable::new(tenant, None).source(tenant, network, &ids);
+    let passes = |probe: &Probe| {
+        let [from, to] = [probe.from, probe.to].map(|machine| case.address(machine, probe.v6).into());
+        let decide = |machine: usize, direction, peer| {
+            naive::decide(&source, ids[machine], direction, peer, &probe.asked).verdict.passes()
+        };
+        decide(probe.from, Direction::Egress, to) && decide(probe.to, Direction::Ingress, from)
+    };
+    (0..probes.len()).filter(|probe| passes(&probes[*probe])).collect()
+}
+
+/// Asks a subject about policies; it must say what is expected, and nothing more.
+fn agrees(mut subject: Subject, cases: &[Case]) {
+    let (mut asked, mut passed) = (0, 0);
+    // The first once more at the end: what of the others comes late comes by then.
+    for case in cases.iter().chain(cases.first()) {
+        let probes = probes::all(case);
+        let expected = expected(case, &probes);
+        subject.put_in_force(case);
+        let arrived = subject.ask(&probes, &expected);
+        if arrived != expected {
+            let mut text = String::new();
+            for (what, probe) in arrived
+                .difference(&expected)
+                .map(|probe| ("passes", probe))
+                .chain(expected.difference(&arrived).map(|probe| ("does not pass", probe)))
+                .take(10)
+            {
+                let Probe { from, to, v6, asked, .. } = &probes[*probe];
+                let _ = writeln!(text, "{what}: from m{from} to m{to}, IPv6: {v6}, {asked:?}");
+            }
+            panic!("{}: case {}\n{text}\n{}", subject.name(), case.number, case.toml());
+        }
+        (asked, passed) = (asked + probes.len(), passed + expected.len());
+    }
+    let late = subject.late();
+    assert!(late.is_empty(), "{}: {} packets came later on", subject.name(), late.len());
+    println!("{}: {} policies, {asked} packets asked, {passed} passed", subject.name(), cases.len());
+    assert!(passed > asked / 20 && passed < asked, "the policies say little");
+}
+
+#[test]
+fn iptables_as_neutron_lays_them_say_the_same() {
+    let Some(world) = World::new() else { return };
+    let cases = cases();
+    agrees(Subject::bridge(world, "iptables", linux::iptables), &cases[..cases.len().min(BY_LINUX)]);
+}
+
+#[test]
+fn nftables_say_the_same() {
+    let Some(world) = World::new() else { return };
+    let cases = cases();
+    agrees(Subject::bridge(world, "nftables", linux::nftables), &cases[..cases.len().min(BY_LINUX)]);
+}
+
+#[test]
+fn the_pipeline_says_the_same() {
+    let Some(world) = World::new() else { return };
+    agrees(Subject::eastgate(world, "userspace"), &cases());
+}
+
+#[test]
+fn the_fast_path_says_the_same() {
+    let Some(world) = World::new() else { return };
+    agrees(Subject::eastgate(world, "ebpf"), &cases());
+}
