@@ -7,6 +7,7 @@ mod common;
 use common::{Daemon, Sink, send_frame, site::*, wait_for};
 use eastgate_wire::MacAddr;
 use etherparse::PacketBuilder;
+use serde_json::Value;
 
 const DATAPLANES: [&str; 2] = ["ebpf", "userspace"];
 
@@ -164,15 +165,16 @@ fn who_is_asked_first_with_real_traffic() {
                 );
             }
             // What would have been denied is told, and what settled the others has a name.
-            let told = daemon.ask(&["events", "--port", "7104"]);
-            let told = told["events"].as_array().unwrap().iter();
-            let would = told.filter(|event| event["event"] == "would-be-denied").collect::<Vec<_>>();
+            let told = daemon.run(&["events", "--port", "7104", "-o", "json"]);
+            let told = String::from_utf8_lossy(&told.stdout).into_owned();
+            let told = told.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let would: Vec<Value> = told.filter(|event| event["event"] == "would-be-denied").collect();
             assert!(!would.is_empty(), "{dataplane}: at {}", to.0);
             assert_eq!(would[0]["refused_by"]["rule"], "policy hardening ingress #4", "{would:#?}");
         }
         let trace = |port: u16| {
             let to = format!("10.1.0.21:{port}");
-            let output = alpha.run(&["trace", "--vni", "5001", "udp", "10.1.0.11:4000", &to]);
+            let output = alpha.run(&["trace", "--vni", "5001", "udp", "10.1.0.11:5000", &to]);
             String::from_utf8_lossy(&output.stdout).into_owned()
         };
         for (port, said) in [
@@ -186,7 +188,7 @@ fn who_is_asked_first_with_real_traffic() {
         }
         let told = String::from_utf8_lossy(&alpha.run(&["show", "policy"]).stdout).into_owned();
         for line in [
-            "policy hardening (web1, web2, db1)",
+            "policy hardening (db1, web1, web2)",
             "deny udp port 7100 with any",
             "acme/policy own ingress #5",
         ] {
