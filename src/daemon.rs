@@ -7,6 +7,7 @@
 mod accelerate;
 mod events;
 mod execute;
+mod log;
 mod reload;
 mod show;
 mod underlay;

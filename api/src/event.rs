@@ -16,9 +16,11 @@ pub enum EventKind {
     Begun,
     /// A flow ended.
     Ended,
-    /// A packet was refused by the rules, the first of its kind: further ones are counted in `show drops`.
+    /// A packet was refused by the rules, the first of its kind: further ones are counted in `show drops`. Of a rule with
+    /// `log` each is told.
     Denied,
-    /// A packet passed that the rules would have refused, if the one that did were not being tried out; the first of its kind.
+    /// A packet passed that the rules would have refused, if the one that did were not being tried out; the first of its kind, or
+    /// each, likewise.
     WouldBeDenied,
 }
 
@@ -65,7 +67,7 @@ pub struct EventRow {
     /// Of a flow that ended: how long there was anything of it, in milliseconds
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lasted_ms: Option<u64>,
-    /// Of a flow that ended: packets from the source
+    /// Of a flow that ended: packets from the source. Of packets that were refused: how many of them this tells of
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packets: Option<u64>,
     /// Likewise: bytes
@@ -89,6 +91,9 @@ pub struct EventRow {
     /// Of a packet: the rule, or which groups had none that allows it, and where that is written
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_by: Option<RuleRef>,
+    /// A rule that it comes of has `log`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub log: bool,
 }
 
 /// The answer to [`Request::Events`](crate::Request::Events).

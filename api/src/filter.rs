@@ -63,6 +63,9 @@ pub struct Filter {
     /// Drops: chatter too. Ending flows: all that the rest does not exclude, also when the rest excludes nothing
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
+    /// Drops: in place of what was dropped, what passed and would have been if no rule were being tried out
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub audit: bool,
 }
 
 /// What can be given in a filter.
@@ -88,6 +91,8 @@ pub enum Criterion {
     After,
     /// `all`
     All,
+    /// `audit`
+    Audit,
 }
 
 impl Criterion {
@@ -105,6 +110,7 @@ impl Criterion {
             Self::Limit => "--limit",
             Self::After => "--after",
             Self::All => "--all",
+            Self::Audit => "--audit",
         }
     }
 }
@@ -122,6 +128,7 @@ impl Filter {
             (self.limit.is_some(), Criterion::Limit),
             (self.after.is_some(), Criterion::After),
             (self.all, Criterion::All),
+            (self.audit, Criterion::Audit),
         ];
         all.into_iter().filter(|(given, _)| *given).map(|(_, criterion)| criterion).collect()
     }
@@ -139,7 +146,7 @@ impl Request {
     /// # Errors
     /// What is wrong, and what can be asked instead.
     pub fn check(&self) -> Result<(), Failure> {
-        use Criterion::{Address, After, All, Endpoint, Limit, Mac, Port, Proto, State, Vni};
+        use Criterion::{Address, After, All, Audit, Endpoint, Limit, Mac, Port, Proto, State, Vni};
         let (name, filter, known): (&str, &Filter, &[Criterion]) = match self {
             Self::Endpoints(filter) => {
                 ("show endpoints", filter, &[Vni, Endpoint, Address, Mac, Limit, After])
@@ -152,8 +159,9 @@ impl Request {
                 ("show neighbors", filter, &[Vni, Endpoint, Address, Mac, State, Limit, After])
             }
             Self::Drops(filter) => {
-                ("show drops", filter, &[Vni, Endpoint, Address, Mac, Port, Proto, Limit, After, All])
+                ("show drops", filter, &[Vni, Endpoint, Address, Mac, Port, Proto, Limit, After, All, Audit])
             }
+            Self::Rules(filter) => ("show rules", filter, &[Vni, Limit, After]),
             Self::Policy(filter) => ("show policy", filter, &[Vni, Limit, After]),
             Self::Events(filter) => ("events", filter, &[Vni, Endpoint, Address, Port, Proto, Limit, After]),
             Self::FdbFlush(filter) => ("fdb flush", filter, &[Vni, Mac]),

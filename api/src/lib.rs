@@ -16,7 +16,7 @@ pub use failure::{ErrorCode, Failure};
 pub use filter::{Criterion, FLOW_STATES, Filter};
 pub use protocol::{
     Class, Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, FlowRow, GroupRow, NeighborRow,
-    PolicyRow, PortStatus, RecentDrop, Request, Restored, RuleRef, RuleRow, Status, TraceReport,
-    TraceRequest, TraceStep, Traffic, VtepStatus,
+    PolicyRow, PortStatus, RecentDrop, Request, Restored, RuleCountRow, RuleRef, RuleRow, Status,
+    TraceReport, TraceRequest, TraceStep, Traffic, VtepStatus,
 };
 pub use reply::{List, MAX_ROWS, Reply, Row};

@@ -27,6 +27,8 @@ pub enum Request {
     Drops(Filter),
     /// Compiled policy: sizes, groups and rules with their hits
     Policy(Filter),
+    /// What each rule has done
+    Rules(Filter),
     /// What has happened: the newest, or what came after [`Filter::after`]
     Events(Filter),
     /// Forgets learned FDB entries
@@ -60,6 +62,7 @@ impl Request {
             | Self::Neighbors(_)
             | Self::Drops(_)
             | Self::Policy(_)
+            | Self::Rules(_)
             | Self::Trace(_) => Class::List,
             Self::Reload {} | Self::FdbFlush(_) | Self::FlowsKill(_) => Class::Change,
         }
@@ -236,6 +239,9 @@ pub struct Traffic {
     /// Those of which they were not told, for the limit of 100 a second for each endpoint
     #[serde(default)]
     pub rejects_limited: u64,
+    /// Packets that passed, and would have been refused if the rule that does were not being tried out
+    #[serde(default)]
+    pub would_deny: u64,
     /// Frames dropped
     pub dropped: u64,
 }
@@ -336,6 +342,9 @@ pub struct FlowRow {
     pub egress_rule: Option<RuleRef>,
     /// The ingress rule that admitted it
     pub ingress_rule: Option<RuleRef>,
+    /// One of them would have refused it, if it were not being tried out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub audit: bool,
     /// The snapshot that admitted it
     pub epoch: u32,
 }
@@ -456,6 +465,35 @@ pub struct RuleRow {
     pub at: String,
     /// Flows it admitted on this host
     pub flows: u64,
+}
+
+/// One row of `show rules`: a rule, and what it has done in a network on this host.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RuleCountRow {
+    /// Network
+    pub vni: Vni,
+    /// Such as `acme/web ingress #2`
+    pub rule: String,
+    /// Where it is written
+    pub at: String,
+    /// `allow`, `deny`, `reject` or `pass`; `none` where it is about nobody, such as a group without members
+    pub action: String,
+    /// Flows that it admits and packets that it refuses are logged.
+    pub log: bool,
+    /// It is being tried out: what it would refuse passes.
+    pub audit: bool,
+    /// Flows that it admitted
+    pub flows: u64,
+    /// Packets of these flows, both ways, and packets that it refused or let pass without a flow
+    pub packets: u64,
+    /// Their bytes
+    pub bytes: u64,
+    /// Packets that it would have refused
+    pub would_deny: u64,
+    /// Seconds since it was hit first; nothing when it never was
+    pub first_s: Option<u64>,
+    /// Seconds since it was hit last; nothing when it never was
+    pub last_s: Option<u64>,
 }
 
 /// One step of a trace.

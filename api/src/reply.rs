@@ -9,7 +9,8 @@ use serde::{
 };
 
 use crate::{
-    Done, DropRows, EndpointRow, Events, FdbRow, FlowRow, NeighborRow, PolicyRow, Status, TraceReport,
+    Done, DropRows, EndpointRow, Events, FdbRow, FlowRow, NeighborRow, PolicyRow, RuleCountRow, Status,
+    TraceReport,
 };
 
 /// The most rows of one answer. Where there are more, it says how to ask for the next.
@@ -33,6 +34,8 @@ pub enum Reply {
     Drops(DropRows),
     /// To [`Request::Policy`](crate::Request::Policy)
     Policy(List<PolicyRow>),
+    /// To [`Request::Rules`](crate::Request::Rules)
+    Rules(List<RuleCountRow>),
     /// To [`Request::Events`](crate::Request::Events)
     Events(Events),
     /// To [`Request::Trace`](crate::Request::Trace)
@@ -67,6 +70,10 @@ impl Row for FlowRow {
 
 impl Row for NeighborRow {
     const LIST: &'static str = "neighbors";
+}
+
+impl Row for RuleCountRow {
+    const LIST: &'static str = "rules";
 }
 
 impl Row for PolicyRow {

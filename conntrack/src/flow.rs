@@ -65,7 +65,7 @@ use self::{
     wheel::Wheel,
 };
 pub use self::{
-    offload::{Created, Found, Offloaded, Progress, Side},
+    offload::{Created, Finished, Found, Offloaded, Progress, Recalled, Side},
     quota::{
         Account, Carrier, FlowLimits, FlowUse, Full, HOST, Ledger, NetworkQuota, Population, Quota, give,
     },
@@ -154,7 +154,10 @@ pub struct FlowTable {
     /// How many flows are offloaded
     away: u32,
     overdue: Vec<FlowId>,
-    recalled: Vec<FlowKey>,
+    recalled: Vec<Recalled>,
+    finished: Vec<Finished>,
+    /// Someone wants to know what flows have come to.
+    keeps_finished: bool,
     /// Someone keeps a place for each flow
     places_kept: bool,
 }
@@ -189,6 +192,8 @@ impl FlowTable {
             away: 0,
             overdue: Vec::new(),
             recalled: Vec::new(),
+            finished: Vec::new(),
+            keeps_finished: false,
             places_kept: false,
             hasher,
         }
@@ -461,6 +466,7 @@ impl FlowTable {
 
     fn remove(&mut self, index: u32, ending: Ending, now: Instant) {
         self.recall(index);
+        self.finish(index);
         self.counters.end(ending);
         self.note(Happening::Ended(ending), index, now);
         self.wheel.unhang(&mut self.slab, index);
@@ -491,6 +497,10 @@ impl Drop for FlowTable {
 }
 
 impl Entry {
+    const fn admitted(&self) -> Admitted {
+        Admitted { epoch: self.epoch, egress_rule: self.egress_rule, ingress_rule: self.ingress_rule }
+    }
+
     fn admit(&mut self, admitted: &Admitted) {
         let Admitted { epoch, egress_rule, ingress_rule } = *admitted;
         (self.epoch, self.egress_rule, self.ingress_rule) = (epoch, egress_rule, ingress_rule);

@@ -26,6 +26,7 @@ pub mod shared;
 #[cfg(test)]
 mod tests;
 pub mod track;
+pub mod uncounted;
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -39,7 +40,7 @@ use eastgate_wire::{
 use self::{
     answer::Asked,
     batch::Batch,
-    counters::{Counters, DropKey, Subject},
+    counters::{Counters, DropKey, Subject, packet},
     shared::lock,
     track::Tracked,
 };
@@ -73,11 +74,13 @@ pub struct Refusal {
     pub rule: Option<u32>,
     /// Its sender is to be told.
     pub reject: bool,
+    /// Each packet that it is the end of is told of.
+    pub log: bool,
 }
 
 impl From<DropReason> for Refusal {
     fn from(reason: DropReason) -> Self {
-        Self { reason, by: None, rule: None, reject: false }
+        Self { reason, by: None, rule: None, reject: false, log: false }
     }
 }
 
@@ -277,14 +280,17 @@ impl<'s> Pipeline<'s> {
     ) -> Outcome {
         let vni = arrival.network.vni;
         let subject = Subject::of_frame(vni, frame.bytes());
-        let Refusal { reason, by, rule, reject } = refusal;
+        let Refusal { reason, by, rule, reject, log } = refusal;
         if matches!(reason, DropReason::IpSpoofed | DropReason::ArpSpoofed | DropReason::NdSpoofed)
             && let Ok(view) = View::parse(frame.bytes())
         {
             report_theft(arrival, &view, frame, now);
         }
         let key = DropKey { vni: Some(vni), reason, from: Some(arrival.from), by, rule };
-        self.counters.drop_frame(key, bytes, Some(subject), now);
+        if let Some(rule) = rule {
+            arrival.network.counts.add(rule, &packet(bytes, now));
+        }
+        self.counters.drop_told(key, bytes, subject, now, log);
         tracing::trace!(%vni, %reason, from = ?arrival.from, ?subject, "dropped");
         if reject {
             self.tell_rejected(arrival, frame, now, out);

@@ -5,15 +5,12 @@
 
 mod compile;
 pub mod holders;
+pub mod rule_counts;
 pub mod rules;
 pub mod state;
 pub mod succession;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ahash::RandomState;
 use eastgate_config::{self as config, Checksums, Config, Name, Oversize, Tenant};
@@ -39,6 +36,7 @@ use crate::attachments::Attachments;
 use self::{
     compile::{NetworkSite, same_surroundings, site},
     holders::PrefixHolders,
+    rule_counts::RuleCounts,
     rules::RuleTable,
     state::{EndpointState, NetworkState, StateRegistry},
     succession::Changed,
@@ -174,8 +172,10 @@ pub struct Network {
     pub oversize: Oversize,
     /// The MSS of SYNs is lowered to what fits
     pub mss_clamp: bool,
-    /// Flows that each rule admitted on this host, by rule number
-    pub hits: Box<[AtomicU64]>,
+    /// What each rule has done on this host
+    pub counts: RuleCounts,
+    /// The snapshot since which the rules' numbers mean what they mean
+    pub numbered: u32,
     /// What outlives snapshots
     pub state: Arc<NetworkState>,
     /// Who owns which address in it

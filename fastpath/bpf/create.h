@@ -282,6 +282,8 @@ static __always_inline bool ct_reopen(struct flow *old, struct scratch *scratch,
 		before_it->bytes[1] = old->dirs[1].bytes;
 		before_it->rules[0] = old->dirs[0].rule;
 		before_it->rules[1] = old->dirs[1].rule;
+		before_it->last_seen = old->last_seen;
+		before_it->created = old->created;
 		old->epoch = flow->epoch;
 		old->generation = flow->generation;
 		old->last_seen = flow->last_seen;

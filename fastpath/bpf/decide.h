@@ -21,7 +21,7 @@
 enum verdict {
 	VERDICT_ALLOW,
 	VERDICT_DENY,
-	/* More than the programs carry out: a rejection, a log, a trial, a chain. No policy-cache entry stands for it. */
+	/* More than the programs carry out: a rejection, a trial, a chain. No policy-cache entry stands for it. */
 	VERDICT_PUNT,
 	/* The tables do not say. */
 	VERDICT_UNKNOWN,
@@ -116,7 +116,7 @@ static __always_inline __u32 policy_field(__u32 fields, __u32 which)
 __noinline __u64 policy_lookup(__u32 place, __u32 tier, __u32 identity, __u32 key, __u32 fields)
 {
 	void *policy = bpf_map_lookup_elem(&policies, &place);
-	__u32 zero = 0, first = NOWHERE, ruleset;
+	__u32 zero = 0, first = NOWHERE, ruleset, does;
 	const struct policy_block *head;
 	const __u32 *from, *rule, *the_tier;
 
@@ -168,9 +168,10 @@ __noinline __u64 policy_lookup(__u32 place, __u32 tier, __u32 identity, __u32 ke
 	rule = policy_row(policy, head->words[POLICY_RULES] + 2 * (*from + first), 2);
 	if (!rule)
 		return POLICY_RESULT(VERDICT_UNKNOWN, NO_RULE);
-	if (rule[1] == RULE_PASS)
+	does = rule[1] & ~RULE_LOG;
+	if (does == RULE_PASS)
 		return POLICY_RESULT(VERDICT_PASS, NO_RULE);
-	return POLICY_RESULT(rule[1] <= RULE_DENY ? rule[1] : VERDICT_PUNT, rule[0]);
+	return POLICY_RESULT(does <= RULE_DENY ? does : VERDICT_PUNT, rule[0]);
 }
 
 /* What rules look at in a packet, as policy's `Point`: the protocol and, below it, port or type. */

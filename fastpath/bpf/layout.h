@@ -287,7 +287,8 @@ struct policy_drop {
 	__u64 packets;
 	/* Of their frames, with the VXLAN header of those that came through the tunnel */
 	__u64 bytes;
-	/* The last of them: when, in nanoseconds of the monotonic clock, and what */
+	/* The first and the last of them, in nanoseconds of the monotonic clock; and what the last one was */
+	__u64 first_at;
 	__u64 last_at;
 	struct addr src;
 	struct addr dst;
@@ -362,6 +363,10 @@ struct closed_flow {
 	__u64 packets[2];
 	__u64 bytes[2];
 	__u32 rules[2];
+	/* As in `flow` */
+	__u64 last_seen;
+	__u32 created;
+	__u32 spare;
 };
 
 enum take_how {
@@ -473,7 +478,7 @@ enum vtep_flags {
 };
 
 /* Counts up with every change to what is said here and in layout/: a daemon takes over no tables that it reads otherwise. */
-enum layout { LAYOUT = 17 };
+enum layout { LAYOUT = 18 };
 
 struct config {
 	/* LAYOUT */

@@ -57,6 +57,8 @@ static __always_inline bool count_policy_drop(struct scratch *scratch, const str
 	if (!policy_drop)
 		return false;
 	bpf_spin_lock(&policy_drop->lock);
+	if (!policy_drop->packets)
+		policy_drop->first_at = now;
 	policy_drop->packets += 1;
 	policy_drop->bytes += bytes;
 	policy_drop->last_at = now;

@@ -341,6 +341,12 @@ pub struct ClosedFlow {
     pub bytes: [u64; 2],
     /// The rules that admitted it, as [`FlowDir::rule`] of both ways
     pub rules: [u32; 2],
+    /// As [`Flow::last_seen`]
+    pub last_seen: u64,
+    /// As [`Flow::created`]
+    pub created: u32,
+    /// Nothing
+    pub spare: u32,
 }
 
 /// What is asked of the program `take`.
@@ -477,7 +483,7 @@ pub struct Endpoint {
 }
 
 /// Counts up with every change to what is said here and below: a daemon takes over no tables that it reads otherwise.
-pub const LAYOUT: u32 = 17;
+pub const LAYOUT: u32 = 18;
 
 /// What holds for all programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

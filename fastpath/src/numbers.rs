@@ -35,6 +35,9 @@ pub const POLICY_HEAD: [&str; 7] =
 /// What a rule does, in the order of the numbers
 pub const RULE_ACTIONS: [&str; 4] = ["ALLOW", "DENY", "REJECT", "PASS"];
 
+/// Of what a rule does: it is logged
+pub const RULE_LOG: u32 = 1 << 8;
+
 /// Tiers of a list
 pub const POLICY_TIERS: usize = 4;
 /// Of a tier of a list: it passes when none of its rules matches

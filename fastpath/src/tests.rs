@@ -61,7 +61,10 @@ fn structures_are_the_same_on_both_sides() {
     assert_eq!(noted("ct_settings"), layout_of!(layout::CtSettings: account, timeouts, mss_mtu));
     assert_eq!(noted("account"), layout_of!(layout::Account: flows));
     assert_eq!(noted("entropy"), layout_of!(Entropy: secret, first, available, buckets, spare));
-    assert_eq!(noted("closed_flow"), layout_of!(ClosedFlow: key, epoch, opener, packets, bytes, rules));
+    assert_eq!(
+        noted("closed_flow"),
+        layout_of!(ClosedFlow: key, epoch, opener, packets, bytes, rules, last_seen, created, spare)
+    );
     // What is in no table is not noted; the same is asserted in C, and for the blocks of a policy.
     assert_eq!(size_of::<layout::Take>(), 16 + size_of::<Key>() + size_of::<Flow>());
     assert_eq!(noted("attachment_key"), layout_of!(AttachmentKey: ifindex, vlan, spare));
@@ -92,7 +95,7 @@ fn structures_are_the_same_on_both_sides() {
     );
     assert_eq!(
         noted("policy_drop"),
-        layout_of!(PolicyDrop: lock, spare, packets, bytes, last_at, src, dst, sport, dport, proto)
+        layout_of!(PolicyDrop: lock, spare, packets, bytes, first_at, last_at, src, dst, sport, dport, proto)
     );
     assert_eq!(noted("denied_key"), layout_of!(DeniedKey: kind, src, dst, sport, dport, proto));
     assert_eq!(noted("denied"), layout_of!(Denied: packets, bytes, last_at));
@@ -185,6 +188,7 @@ fn shared_numbers() -> BTreeMap<String, u64> {
         ("END_PASSES", numbers::END_PASSES.into()),
         ("NO_TIER", numbers::NO_TIER.into()),
         ("NOWHERE", numbers::NOWHERE.into()),
+        ("RULE_LOG", numbers::RULE_LOG.into()),
         ("NESTED", numbers::NESTED.into()),
         ("FIELD_AT", numbers::FIELD_AT.into()),
         ("UNREAD", numbers::UNREAD.into()),

@@ -134,6 +134,8 @@ pub struct Compiled {
     /// Ruleset -> where its rules begin in `rules`
     rulesets: Box<[u32]>,
     rules: Box<[Outcome]>,
+    /// What each rule does, by its number; those of no ruleset too
+    does: Box<[Outcome]>,
     /// Ruleset -> whether one of its rules asks for what flows of one pair and service differ by
     tells_flows_apart: Box<[bool]>,
     /// Address -> identity
@@ -284,6 +286,13 @@ impl Compiled {
         self.tiers(endpoint, direction).is_some_and(|tiers| self.tiers_of(tiers).any(asks))
     }
 
+    /// What a rule does; nothing where none has this number.
+    #[must_use]
+    pub fn does(&self, rule: RuleId) -> Option<Then> {
+        let at = self.does.binary_search_by_key(&rule, |outcome| outcome.rule).ok()?;
+        self.does.get(at).map(|outcome| Then::of_word(outcome.then))
+    }
+
     /// The identity of an address.
     #[inline]
     #[must_use]
@@ -358,6 +367,7 @@ impl Compiled {
                 + size_of_val(&*self.tier_lists)
                 + size_of_val(&*self.rulesets)
                 + size_of_val(&*self.rules)
+                + size_of_val(&*self.does)
                 + size_of_val(&*self.tells_flows_apart)
                 + size_of_val(&*self.identities)
                 + size_of_val(&*self.further)

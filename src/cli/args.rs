@@ -273,6 +273,8 @@ pub enum ShowTable {
     Drops,
     /// Groups and rules, with hits
     Policy,
+    /// What each rule has done: flows, packets, bytes, when first and when last; `never` where it is unused
+    Rules,
 }
 
 /// Which rows.
@@ -309,12 +311,15 @@ pub struct FilterArgs {
     /// exclude
     #[arg(long)]
     pub all: bool,
+    /// `show drops`: what passed, and would have been dropped if the rule that says so were not being tried out
+    #[arg(long)]
+    pub audit: bool,
 }
 
 impl From<FilterArgs> for Filter {
     fn from(args: FilterArgs) -> Self {
-        let FilterArgs { vni, endpoint, address, mac, port, proto, state, limit, after, all } = args;
-        Self { vni, endpoint, address, mac, port, proto, state, limit, after, all }
+        let FilterArgs { vni, endpoint, address, mac, port, proto, state, limit, after, all, audit } = args;
+        Self { vni, endpoint, address, mac, port, proto, state, limit, after, all, audit }
     }
 }
 

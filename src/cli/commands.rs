@@ -202,6 +202,7 @@ fn show(table: ShowTable, mut filter: Filter, options: &Ask) -> Result<u8> {
         ShowTable::Neighbors => list(options, Request::Neighbors, filter, print::neighbors),
         ShowTable::Drops => rows(options, Request::Drops, filter, print::drops),
         ShowTable::Policy => list(options, Request::Policy, filter, print::policy),
+        ShowTable::Rules => list(options, Request::Rules, filter, print::rules),
     }
 }
 

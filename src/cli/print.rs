@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use eastgate_api::{
     Done, DropRow, DropRows, EndpointRow, EventRow, FdbRow, FlowCounts, FlowRow, NeighborRow, PolicyRow,
-    Restored, RuleRef, Status, TraceReport,
+    Restored, RuleCountRow, RuleRef, Status, TraceReport,
 };
 use eastgate_config::Config;
 use eastgate_wire::{DropReason, names};
@@ -75,6 +75,9 @@ pub(super) fn status(status: &Status) -> String {
             untold => format!(", {untold} more were not, for the limit"),
         };
         line("rejected", format!("senders of {} packets were told{untold}", traffic.rejects_told));
+    }
+    if traffic.would_deny > 0 {
+        line("audit", format!("{} packets passed that would have been refused", traffic.would_deny));
     }
     if traffic.fragmented > 0 {
         line("fragmented", format!("{} packets that did not fit the tunnel", traffic.fragmented));
@@ -239,7 +242,12 @@ pub(super) fn flows(rows: &[FlowRow]) -> String {
                 None => side(&row.dst, row.dport),
             },
             // As conntrack marks them.
-            format!("{}{}", row.state, if row.offloaded { " [OFFLOAD]" } else { "" }),
+            format!(
+                "{}{}{}",
+                row.state,
+                if row.offloaded { " [OFFLOAD]" } else { "" },
+                if row.audit { " [AUDIT]" } else { "" }
+            ),
             row.packets.to_string(),
             row.reply_packets.to_string(),
             format!("{}s", row.expires_s),
@@ -269,6 +277,9 @@ pub(super) fn event(event: &EventRow) -> String {
         let least = if event.partial { "at least " } else { "" };
         let replies = if replies == 1 { "1 reply".to_owned() } else { format!("{replies} replies") };
         add(format!("{least}{}, {replies}", names::count(packets, "packet")));
+    }
+    if let (Some(packets @ 2..), None) = (event.packets, event.reply_packets) {
+        add(names::count(packets, "packet"));
     }
     let rules = [&event.egress_rule, &event.ingress_rule].into_iter().flatten();
     for rule in rules.chain(&event.refused_by) {
@@ -353,6 +364,29 @@ pub(super) fn policy(rows: &[PolicyRow]) -> String {
         text.push('\n');
     }
     if text.is_empty() { "no networks\n".into() } else { text }
+}
+
+pub(super) fn rules(rows: &[RuleCountRow]) -> String {
+    let mut table =
+        Table::new(["VNI", "RULE", "DOES", "FLOWS", "PACKETS", "BYTES", "WOULD DENY", "FIRST", "LAST", "AT"]);
+    let ago =
+        |seconds: Option<u64>| seconds.map_or_else(|| "never".to_owned(), |seconds| format!("{seconds}s"));
+    for row in rows {
+        let does = [(row.log, " log"), (row.audit, " audit")].into_iter().filter(|(is, _)| *is);
+        table.row([
+            row.vni.to_string(),
+            row.rule.clone(),
+            does.fold(row.action.clone(), |text, (_, more)| text + more),
+            row.flows.to_string(),
+            row.packets.to_string(),
+            row.bytes.to_string(),
+            row.would_deny.to_string(),
+            ago(row.first_s),
+            ago(row.last_s),
+            row.at.clone(),
+        ]);
+    }
+    or_none(&table, "rules")
 }
 
 pub(super) fn trace(report: &TraceReport) -> String {

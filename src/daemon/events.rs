@@ -19,7 +19,10 @@ use eastgate_dataplane::pipeline::{
     shared::lock,
 };
 
-use super::View;
+use super::{
+    View,
+    log::{Log, is_logged},
+};
 use crate::io::clock;
 
 /// Events that are kept.
@@ -103,11 +106,12 @@ impl Collector {
         let (view, told) = (view.clone(), over.clone());
         let thread = thread::Builder::new().name("events".into()).spawn(move || {
             let mut refused = Refused::default();
+            let mut log = Log::default();
             for period in 0u32.. {
                 if told.load(Relaxed) {
                     return;
                 }
-                view.collect(&mut refused, period % KERNEL == 0);
+                view.collect(&mut refused, &mut log, period % KERNEL == 0);
                 thread::park_timeout(PERIOD);
             }
         })?;
@@ -129,15 +133,17 @@ impl Drop for Collector {
 type Refused = HashMap<(DropKey, Subject), u64>;
 
 impl View {
-    fn collect(&self, refused: &mut Refused, kernel_too: bool) {
+    fn collect(&self, refused: &mut Refused, log: &mut Log, kernel_too: bool) {
+        let snapshot = self.shared.snapshot_arc();
         let mut events = self.shared.take_events();
         events.retain(|event| !is_import(event));
         if kernel_too && let Some(kernel) = self.kernel.get() {
             match kernel.seen_denied() {
-                Ok(seen) => events.extend(news(refused, seen)),
+                Ok(seen) => events.extend(news(refused, seen, |key| is_logged(&snapshot, key))),
                 Err(error) => tracing::debug!(%error, "what the kernel's programs refuse is not told"),
             }
         }
+        log.write(&snapshot, &events, clock::now());
         lock(&self.events).add(events, self.shared.events_lost());
     }
 }
@@ -148,15 +154,24 @@ fn is_import(event: &Event) -> bool {
     event.what == Happening::Opened && event.flow.created < event.at
 }
 
-/// Those that were not there when this was asked before.
-fn news(known: &mut Refused, seen: Vec<(DropKey, Seen)>) -> Vec<Event> {
+/// Those that were not there when this was asked before; and of what is to be logged, those that came on top.
+fn news(known: &mut Refused, seen: Vec<(DropKey, Seen)>, is_logged: impl Fn(&DropKey) -> bool) -> Vec<Event> {
     let mut now = Refused::with_capacity(seen.len());
     let mut events = Vec::new();
     for (key, seen) in seen {
         let kind = (key, seen.subject);
         // One that has fewer frames than before was forgotten meanwhile, and came again.
-        if known.get(&kind).is_none_or(|frames| seen.frames < *frames) {
-            events.push(Event::Denied(key, seen));
+        let before = known.get(&kind).copied().filter(|frames| seen.frames >= *frames);
+        match before {
+            None => events.push(Event::Denied(key, seen)),
+            Some(before) if seen.frames > before && is_logged(&key) => {
+                let frames = seen.frames - before;
+                events.push(Event::Denied(
+                    key,
+                    Seen { frames, bytes: seen.bytes / seen.frames * frames, ..seen },
+                ));
+            }
+            Some(_) => {}
         }
         now.insert(kind, seen.frames);
     }
@@ -200,9 +215,32 @@ mod tests {
     fn a_refusal_is_news_once() {
         let mut known = Refused::new();
         let told = |events: Vec<Event>| events.len();
+        let news = |known: &mut Refused, seen| news(known, seen, |_| false);
         assert_eq!(told(news(&mut known, vec![denied(1, 1), denied(2, 1)])), 2);
         assert_eq!(told(news(&mut known, vec![denied(1, 7), denied(2, 1)])), 0);
         assert_eq!(told(news(&mut known, vec![denied(1, 2), denied(3, 1)])), 2, "one came again, one is new");
         assert_eq!(told(news(&mut known, vec![denied(2, 1)])), 1, "it was forgotten");
+    }
+    #[test]
+    fn of_what_is_logged_each_packet_is_told() {
+        let mut known = Refused::new();
+        let frames = |known: &mut Refused, seen| {
+            let events = news(known, seen, |key| key.rule == Some(1));
+            events
+                .iter()
+                .map(|event| match event {
+                    Event::Denied(_, seen) => seen.frames,
+                    _ => 0,
+                })
+                .collect::<Vec<_>>()
+        };
+        let logged = |number, count| {
+            let (key, seen) = denied(number, count);
+            (DropKey { rule: Some(1), ..key }, seen)
+        };
+        assert_eq!(frames(&mut known, vec![logged(1, 2), denied(1, 2)]), [2, 2]);
+        assert_eq!(frames(&mut known, vec![logged(1, 7), denied(1, 7)]), [5]);
+        assert_eq!(frames(&mut known, vec![logged(1, 7), denied(1, 8)]), [0u64; 0]);
+        assert_eq!(frames(&mut known, vec![logged(1, 3)]), [3], "it was forgotten, and came again");
     }
 }

@@ -5,6 +5,7 @@ mod ends;
 mod events;
 mod flows;
 mod part;
+mod rules;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -51,6 +52,7 @@ impl View {
             Request::Neighbors(filter) => Reply::Neighbors(neighbors(&snapshot, &filter)?),
             Request::Drops(filter) => Reply::Drops(self.drops(&snapshot, &filter)?),
             Request::Policy(filter) => Reply::Policy(self.policy(&snapshot, &filter)?),
+            Request::Rules(filter) => Reply::Rules(self.rules(&snapshot, &filter)?),
             Request::Events(filter) => Reply::Events(self.events(&snapshot, &filter)?),
             Request::Trace(packet) => {
                 let report = trace::trace(&snapshot, &packet, &|key| self.flows_between(key), clock::now());
@@ -155,6 +157,7 @@ impl View {
             decided_again: here.decided_again,
             rejects_told: here.rejects_told,
             rejects_limited: here.rejects_limited,
+            would_deny: here.would_deny,
             dropped: here.dropped + there.dropped,
         }
     }
@@ -277,7 +280,7 @@ impl View {
         let part = Part::of(filter)?;
         let mut uncounted = Uncounted::new();
         self.shared.for_each_created(clock::now(), |flow| {
-            if snapshot.network(flow.key.vni).is_some_and(|network| flow.epoch >= network.epoch) {
+            if snapshot.network(flow.key.vni).is_some_and(|network| flow.epoch >= network.numbered) {
                 for rule in [flow.egress_rule, flow.ingress_rule] {
                     *uncounted.entry((flow.key.vni, rule)).or_default() += 1;
                 }
@@ -437,7 +440,6 @@ fn rule_row(network: &Network, rule: &Rule, id: u32, uncounted: &Uncounted) -> O
         rule: name.rule,
         at: name.at,
         text: trace::rule_text(rule),
-        flows: network.hits.get(id as usize).map_or(0, |hits| hits.load(Relaxed))
-            + uncounted.get(&(network.vni, id)).copied().unwrap_or_default(),
+        flows: network.counts.get(id).flows + uncounted.get(&(network.vni, id)).copied().unwrap_or_default(),
     })
 }

@@ -15,11 +15,20 @@ pub const MACHINES: usize = 5;
 /// The ports that probes go to; rules name them, their neighbours and ranges of them.
 pub const PORTS: [u16; 5] = [22, 53, 80, 443, 8080];
 
+/// As many sets, and as many blocks with another one taken out
+pub const SETS: usize = 2;
+
 /// Who may reach whom.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub number: u16,
     pub groups: Vec<Group>,
+    /// In the order of their tiers, and in a tier in the order in which they are asked
+    pub policies: Vec<Policy>,
+    /// The blocks of each set
+    pub sets: [Vec<(u8, u8)>; SETS],
+    /// Blocks, and what of them is not meant
+    pub excepts: [[(u8, u8); 2]; SETS],
     /// Machine -> its groups
     pub members: [Vec<usize>; MACHINES],
 }
@@ -28,6 +37,44 @@ pub struct Case {
 pub struct Group {
     pub ingress: Vec<Rule>,
     pub egress: Vec<Rule>,
+}
+
+/// Ordered rules, before or after the groups.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub tier: Tier,
+    pub applies: Applies,
+    pub denies_at_end: bool,
+    pub ingress: Vec<(Rule, Action)>,
+    pub egress: Vec<(Rule, Action)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Tier {
+    SiteBefore,
+    TenantBefore,
+    TenantAfter,
+    SiteAfter,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Applies {
+    All,
+    Group(usize),
+    Machine(usize),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    Allow,
+    Deny,
+    Pass,
+}
+
+/// What a machine has in one direction: rules, and whether what none of them matches is denied or goes on.
+pub struct Level<'c> {
+    pub rules: Vec<(&'c Rule, Action)>,
+    pub denies_at_end: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -63,6 +110,18 @@ pub enum Peer {
         bits: u8,
     },
     Group(usize),
+    Set(usize),
+    Except(usize),
+}
+
+impl Tier {
+    const fn is_site(self) -> bool {
+        matches!(self, Self::SiteBefore | Self::SiteAfter)
+    }
+
+    const fn is_before(self) -> bool {
+        matches!(self, Self::SiteBefore | Self::TenantBefore)
+    }
 }
 
 impl Case {
@@ -77,7 +136,43 @@ impl Case {
             }
             own
         });
-        Self { number, groups, members }
+        let block = |dice: &mut Dice| (dice.below(8) as u8, dice.below(3) as u8);
+        let sets = std::array::from_fn(|_| (0..1 + dice.below(3)).map(|_| block(dice)).collect());
+        // The outer one is of eight addresses, all that there are.
+        let excepts = std::array::from_fn(|_| [(0, 3), block(dice)]);
+        let mut policies: Vec<Policy> = (0..dice.below(5)).map(|_| Policy::new(dice, count)).collect();
+        policies.sort_by_key(|policy| policy.tier);
+        Self { number, groups, policies, sets, excepts, members }
+    }
+
+    /// The levels that packets of a machine go through.
+    pub fn levels(&self, machine: usize, outwards: bool) -> Vec<Level<'_>> {
+        let applies = |policy: &&Policy| match policy.applies {
+            Applies::All => true,
+            Applies::Group(group) => self.members[machine].contains(&group),
+            Applies::Machine(only) => only == machine,
+        };
+        let of = |tiers: &[Tier]| {
+            let policies = self.policies.iter().filter(applies).filter(|policy| tiers.contains(&policy.tier));
+            let policies = policies.filter(|policy| !policy.rules(outwards).is_empty());
+            let rules = policies.clone().flat_map(|policy| policy.rules(outwards));
+            Level {
+                rules: rules.map(|(rule, action)| (rule, *action)).collect(),
+                denies_at_end: policies.clone().any(|policy| policy.denies_at_end),
+            }
+        };
+        let of_groups = self.members[machine].iter().flat_map(|group| match outwards {
+            true => &self.groups[*group].egress,
+            false => &self.groups[*group].ingress,
+        });
+        let groups =
+            Level { rules: of_groups.map(|rule| (rule, Action::Allow)).collect(), denies_at_end: false };
+        vec![
+            of(&[Tier::SiteBefore]),
+            of(&[Tier::TenantBefore]),
+            groups,
+            of(&[Tier::TenantAfter, Tier::SiteAfter]),
+        ]
     }
 
     pub const fn mac(machine: usize) -> MacAddr {
@@ -124,6 +219,17 @@ impl Case {
                 let _ = writeln!(text, "{direction} = [\n  {}\n]", rules.join(",\n  "));
             }
         }
+        for (number, blocks) in self.sets.iter().enumerate() {
+            let of =
+                |v6| blocks.iter().map(move |(first, bits)| format!("\"{}\"", self.block(*first, *bits, v6)));
+            let mut addresses: Vec<String> = of(false).chain(of(true)).collect();
+            addresses.sort();
+            addresses.dedup();
+            let _ = writeln!(text, "[tenant.t.set.s{number}]\naddresses = [{}]", addresses.join(", "));
+        }
+        for (number, policy) in self.policies.iter().enumerate() {
+            self.policy(&mut text, number, policy);
+        }
         for (machine, groups) in self.members.iter().enumerate() {
             let groups: Vec<String> = groups.iter().map(|group| format!("\"g{group}\"")).collect();
             let _ = writeln!(
@@ -137,6 +243,38 @@ impl Case {
             );
         }
         text
+    }
+
+    fn policy(&self, text: &mut String, number: usize, policy: &Policy) {
+        let site = policy.tier.is_site();
+        let path = if site { "policy" } else { "tenant.t.policy" };
+        let of = if site { "t/" } else { "" };
+        let applies = match policy.applies {
+            Applies::All if site => "site".to_owned(),
+            Applies::All => "tenant".to_owned(),
+            Applies::Group(group) => format!("group:{of}g{group}"),
+            Applies::Machine(machine) => format!("endpoint:{of}m{machine}"),
+        };
+        // The order is by number where they are of one tier: names say the contrary.
+        let _ = writeln!(
+            text,
+            "[{path}.p{}]\nposition = \"{}\"\norder = {number}\napplies_to = \"{applies}\"",
+            9 - number,
+            if policy.tier.is_before() { "before" } else { "after" }
+        );
+        if policy.denies_at_end {
+            text.push_str("end = \"deny\"\n");
+        }
+        for (direction, key, rules) in
+            [("ingress", "from", &policy.ingress), ("egress", "to", &policy.egress)]
+        {
+            let rules = rules.iter().map(|(rule, action)| {
+                let action = format!("{action:?}").to_lowercase();
+                self.rule(rule, key).replacen("{ ", &format!("{{ action = \"{action}\", "), 1)
+            });
+            let rules: Vec<String> = rules.collect();
+            let _ = writeln!(text, "{direction} = [\n  {}\n]", rules.join(",\n  "));
+        }
     }
 
     fn rule(&self, rule: &Rule, key: &str) -> String {
@@ -166,12 +304,48 @@ impl Case {
             Some(v6) => format!(", family = \"{}\"", if v6 { "ipv6" } else { "ipv4" }),
             None => String::new(),
         };
+        let v6 = rule.v6 == Some(true);
         let peer = match rule.peer {
-            Peer::Any => "any".to_owned(),
-            Peer::Block { first, bits } => self.block(first, bits, rule.v6 == Some(true)),
-            Peer::Group(group) => format!("group:g{group}"),
+            Peer::Any => "\"any\"".to_owned(),
+            Peer::Block { first, bits } => format!("\"{}\"", self.block(first, bits, v6)),
+            Peer::Group(group) => format!("\"group:g{group}\""),
+            Peer::Set(set) => format!("\"set:s{set}\""),
+            Peer::Except(number) => {
+                let [outer, inner] = self.excepts[number].map(|(first, bits)| self.block(first, bits, v6));
+                format!("{{ prefix = \"{outer}\", except = [\"{inner}\"] }}")
+            }
         };
-        format!("{{ {service}{family}, {key} = \"{peer}\" }}")
+        format!("{{ {service}{family}, {key} = {peer} }}")
+    }
+}
+
+impl Policy {
+    fn new(dice: &mut Dice, groups: usize) -> Self {
+        let tier = dice.one_of(&[Tier::SiteBefore, Tier::TenantBefore, Tier::TenantAfter, Tier::SiteAfter]);
+        let rules = |dice: &mut Dice| -> Vec<(Rule, Action)> {
+            (0..dice.below(4))
+                .map(|_| {
+                    let actions = [Action::Allow, Action::Deny, Action::Pass];
+                    let action = dice.one_of(if tier.is_before() { &actions } else { &actions[..2] });
+                    // What is a tenant's is not there for the site.
+                    (rule(dice, if tier.is_site() { 0 } else { groups }), action)
+                })
+                .collect()
+        };
+        let (mut ingress, egress) = (rules(dice), rules(dice));
+        if ingress.is_empty() && egress.is_empty() {
+            ingress.push((rule(dice, 0), Action::Deny));
+        }
+        let applies = match dice.below(4) {
+            0..=1 => Applies::All,
+            2 => Applies::Group(dice.below(groups)),
+            _ => Applies::Machine(dice.below(MACHINES)),
+        };
+        Self { tier, applies, denies_at_end: tier.is_before() && dice.chance(25), ingress, egress }
+    }
+
+    fn rules(&self, outwards: bool) -> &[(Rule, Action)] {
+        if outwards { &self.egress } else { &self.ingress }
     }
 }
 
@@ -179,6 +353,7 @@ fn rules(dice: &mut Dice, groups: usize) -> Vec<Rule> {
     (0..dice.below(5)).map(|_| rule(dice, groups)).collect()
 }
 
+/// A rule; where there are no groups it names no sets either.
 fn rule(dice: &mut Dice, groups: usize) -> Rule {
     let service = match dice.below(10) {
         0 => Service::Any,
@@ -194,12 +369,15 @@ fn rule(dice: &mut Dice, groups: usize) -> Rule {
         }
         _ => Service::Protocol(dice.one_of(&[6, 17, 47, 50, 112])),
     };
-    let peer = match dice.below(10) {
+    let peer = match dice.below(12) {
         0..=3 => Peer::Any,
-        4..=6 => Peer::Block { first: dice.below(8) as u8, bits: dice.below(4) as u8 },
-        _ => Peer::Group(dice.below(groups)),
+        7..=8 if groups > 0 => Peer::Group(dice.below(groups)),
+        9..=10 if groups > 0 => Peer::Set(dice.below(SETS)),
+        11 => Peer::Except(dice.below(SETS)),
+        _ => Peer::Block { first: dice.below(8) as u8, bits: dice.below(4) as u8 },
     };
-    let of_one_family = matches!(service, Service::Icmp { .. }) || matches!(peer, Peer::Block { .. });
+    let of_one_family =
+        matches!(service, Service::Icmp { .. }) || matches!(peer, Peer::Block { .. } | Peer::Except(_));
     let v6 = (of_one_family || dice.chance(20)).then(|| dice.chance(50));
     Rule { v6, service, peer }
 }

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, process::Command};
 use eastgate_testkit::command::run_with;
 
 use super::{
-    case::{Case, MACHINES, Peer, Rule, Service},
+    case::{Action, Case, MACHINES, Peer, Rule, SETS, Service},
     common::{Space, must},
 };
 
@@ -47,48 +47,82 @@ fn ipsets(case: &Case) -> String {
             }
         }
     }
+    for number in 0..SETS {
+        for (v6, family) in [(false, "inet"), (true, "inet6")] {
+            let (set, except) = (named("s", number, v6), named("x", number, v6));
+            for name in [&set, &except] {
+                let _ = writeln!(text, "create {name} hash:net family {family}\nflush {name}");
+            }
+            for (first, bits) in &case.sets[number] {
+                let _ = writeln!(text, "add {set} {}", case.block(*first, *bits, v6));
+            }
+            let [outer, inner] = case.excepts[number].map(|(first, bits)| case.block(first, bits, v6));
+            let _ = writeln!(text, "add {except} {outer}\nadd {except} {inner} nomatch");
+        }
+    }
     text
 }
 
-fn set(group: usize, v6: bool) -> String {
-    format!("g{group}v{}", if v6 { 6 } else { 4 })
+fn named(kind: &str, number: usize, v6: bool) -> String {
+    format!("{kind}{number}v{}", if v6 { 6 } else { 4 })
 }
+
+fn set(group: usize, v6: bool) -> String {
+    named("g", group, v6)
+}
+
+/// The chain of a machine's level; behind the last one nothing is let pass.
+fn level_chain(chain: &str, machine: usize, level: usize) -> String {
+    if level < LEVELS { format!("{chain}{machine}l{level}") } else { "none".to_owned() }
+}
+
+const LEVELS: usize = 4;
 
 fn chains(case: &Case, v6: bool) -> String {
     let mut text = "*filter\n:FORWARD DROP [0:0]\n:machines - [0:0]\n".to_owned();
     for machine in 0..MACHINES {
-        let _ = writeln!(text, ":o{machine} - [0:0]\n:i{machine} - [0:0]");
+        for (chain, level) in
+            ["o", "i"].into_iter().flat_map(|chain| (0..LEVELS).map(move |level| (chain, level)))
+        {
+            let _ = writeln!(text, ":{} - [0:0]", level_chain(chain, machine, level));
+        }
     }
+    text += ":none - [0:0]\n-A none -j DROP\n";
     text += "-A FORWARD -m physdev --physdev-is-bridged -j machines\n";
     for (direction, chain) in [("in", "o"), ("out", "i")] {
         for machine in 0..MACHINES {
             let _ = writeln!(
                 text,
-                "-A machines -m physdev --physdev-{direction} v{machine} --physdev-is-bridged -j {chain}{machine}"
+                "-A machines -m physdev --physdev-{direction} v{machine} --physdev-is-bridged -j {}",
+                level_chain(chain, machine, 0)
             );
         }
     }
     text += "-A machines -j ACCEPT\n";
     for machine in 0..MACHINES {
         for (way, chain) in [(Way::Out, "o"), (Way::In, "i")] {
-            let _ = writeln!(text, "-A {chain}{machine} -m state --state RELATED,ESTABLISHED -j RETURN");
-            let _ = writeln!(text, "-A {chain}{machine} -m state --state INVALID -j DROP");
-            for rule in rules(case, machine, way).filter(|rule| rule.v6.is_none_or(|of| of == v6)) {
-                for matches in iptables_matches(case, rule, way, v6) {
-                    let _ = writeln!(text, "-A {chain}{machine}{matches} -j RETURN");
+            let first = level_chain(chain, machine, 0);
+            let _ = writeln!(text, "-A {first} -m state --state RELATED,ESTABLISHED -j RETURN");
+            let _ = writeln!(text, "-A {first} -m state --state INVALID -j DROP");
+            for (level, at) in case.levels(machine, way == Way::Out).into_iter().zip(0..) {
+                let (own, next) = (level_chain(chain, machine, at), level_chain(chain, machine, at + 1));
+                let does = |action| match action {
+                    Action::Allow => "-j RETURN".to_owned(),
+                    Action::Deny => "-j DROP".to_owned(),
+                    Action::Pass => format!("-g {next}"),
+                };
+                for (rule, action) in level.rules.iter().filter(|(rule, _)| rule.v6.is_none_or(|of| of == v6))
+                {
+                    for matches in iptables_matches(case, rule, way, v6) {
+                        let _ = writeln!(text, "-A {own}{matches} {}", does(*action));
+                    }
                 }
+                let end = if level.denies_at_end { Action::Deny } else { Action::Pass };
+                let _ = writeln!(text, "-A {own} {}", does(end));
             }
-            let _ = writeln!(text, "-A {chain}{machine} -j DROP");
         }
     }
     text + "COMMIT\n"
-}
-
-fn rules(case: &Case, machine: usize, way: Way) -> impl Iterator<Item = &Rule> {
-    case.members[machine].iter().flat_map(move |group| match way {
-        Way::Out => &case.groups[*group].egress,
-        Way::In => &case.groups[*group].ingress,
-    })
 }
 
 /// A rule's matches. One of several ranges of ports is one for each pair of them, since `multiport` takes only one direction's.
@@ -105,6 +139,12 @@ fn iptables_matches(case: &Case, rule: &Rule, way: Way, v6: bool) -> Vec<String>
         }
         Peer::Group(group) => {
             let _ = write!(peer, " -m set --match-set {} {side}", set(group, v6));
+        }
+        Peer::Set(number) => {
+            let _ = write!(peer, " -m set --match-set {} {side}", named("s", number, v6));
+        }
+        Peer::Except(number) => {
+            let _ = write!(peer, " -m set --match-set {} {side}", named("x", number, v6));
         }
     }
     let service = match &rule.service {
@@ -155,18 +195,41 @@ fn table(case: &Case) -> String {
             let _ = writeln!(text, "set {} {{ type {kind}; {elements} }}", set(group, v6));
         }
     }
-    for (way, chain, then) in [(Way::In, "i", "accept"), (Way::Out, "o", "goto receivers")] {
+    for (number, blocks) in case.sets.iter().enumerate() {
+        for (v6, kind) in [(false, "ipv4_addr"), (true, "ipv6_addr")] {
+            let elements: Vec<String> =
+                blocks.iter().map(|(first, bits)| case.block(*first, *bits, v6)).collect();
+            let name = named("s", number, v6);
+            let _ = writeln!(
+                text,
+                "set {name} {{ type {kind}; flags interval; auto-merge; elements = {{ {} }}; }}",
+                elements.join(", ")
+            );
+        }
+    }
+    text += "chain none {\ndrop\n}\n";
+    for (way, chain, allow) in [(Way::In, "i", "accept"), (Way::Out, "o", "goto receivers")] {
         if way == Way::Out {
             text += &by_device("receivers", "oifname", "i");
         }
         for machine in 0..MACHINES {
-            let _ = writeln!(text, "chain {chain}{machine} {{");
-            for rule in rules(case, machine, way) {
-                for v6 in [false, true].into_iter().filter(|v6| rule.v6.is_none_or(|of| of == *v6)) {
-                    let _ = writeln!(text, "{} {then}", nft_matches(case, rule, way, v6));
+            // A chain is known to those behind it.
+            for (level, at) in case.levels(machine, way == Way::Out).into_iter().zip(0..LEVELS).rev() {
+                let next = level_chain(chain, machine, at + 1);
+                let does = |action| match action {
+                    Action::Allow => allow.to_owned(),
+                    Action::Deny => "drop".to_owned(),
+                    Action::Pass => format!("goto {next}"),
+                };
+                let _ = writeln!(text, "chain {} {{", level_chain(chain, machine, at));
+                for (rule, action) in level.rules {
+                    for v6 in [false, true].into_iter().filter(|v6| rule.v6.is_none_or(|of| of == *v6)) {
+                        let _ = writeln!(text, "{} {}", nft_matches(case, rule, way, v6), does(action));
+                    }
                 }
+                let end = if level.denies_at_end { Action::Deny } else { Action::Pass };
+                let _ = writeln!(text, "{}\n}}", does(end));
             }
-            text += "drop\n}\n";
         }
     }
     text += &by_device("senders", "iifname", "o");
@@ -174,8 +237,9 @@ fn table(case: &Case) -> String {
 }
 
 fn by_device(chain: &str, key: &str, to: &str) -> String {
-    let rows: Vec<String> =
-        (0..MACHINES).map(|machine| format!("\"v{machine}\" : goto {to}{machine}")).collect();
+    let rows: Vec<String> = (0..MACHINES)
+        .map(|machine| format!("\"v{machine}\" : goto {}", level_chain(to, machine, 0)))
+        .collect();
     format!("chain {chain} {{\n{key} vmap {{ {} }}\ndrop\n}}\n", rows.join(", "))
 }
 
@@ -193,6 +257,13 @@ fn nft_matches(case: &Case, rule: &Rule, way: Way, v6: bool) -> String {
         }
         Peer::Group(group) => {
             let _ = write!(text, " {family} {side} @{}", set(group, v6));
+        }
+        Peer::Set(number) => {
+            let _ = write!(text, " {family} {side} @{}", named("s", number, v6));
+        }
+        Peer::Except(number) => {
+            let [outer, inner] = case.excepts[number].map(|(first, bits)| case.block(first, bits, v6));
+            let _ = write!(text, " {family} {side} {outer} {family} {side} != {inner}");
         }
     }
     match &rule.service {

@@ -56,7 +56,7 @@ fn expected(case: &Case, probes: &[Probe]) -> BTreeSet<usize> {
     let tenant = config.tenant("t").unwrap();
     let network = &tenant.networks["n"];
     let ids: Vec<EndpointId> = (0..network.endpoints.len() as u32).map(EndpointId).collect();
-    let source = RuleTable::new(tenant, None).source(tenant, network, &ids);
+    let source = RuleTable::new(tenant, &config, None).source(tenant, network, &ids);
     let passes = |probe: &Probe| {
         let [from, to] = [probe.from, probe.to].map(|machine| case.address(machine, probe.v6).into());
         let decide = |machine: usize, direction, peer| {

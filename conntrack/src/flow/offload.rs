@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use eastgate_wire::{
-    DropReason, FlowKey, Instant,
+    DropReason, FlowKey, Instant, Vni,
     view::{HeaderBits, proto, tcp_flags},
 };
 
@@ -111,6 +111,15 @@ pub struct Created {
     pub goes_on: bool,
 }
 
+impl Progress {
+    /// What passed, of both directions.
+    #[must_use]
+    pub const fn passed(&self) -> Count {
+        let [there, back] = self.counts;
+        Count { packets: there.packets + back.packets, bytes: there.bytes + back.bytes }
+    }
+}
+
 impl Found {
     /// Its state.
     #[must_use]
@@ -170,6 +179,30 @@ impl Found {
         let unknown = Admitted { epoch: 0, egress_rule: NO_RULE, ingress_rule: NO_RULE };
         self.created.map_or(unknown, |created| created.admitted)
     }
+}
+
+/// A flow that has ended here and whose place elsewhere is to be given up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Recalled {
+    /// The key of the packet that opened it
+    pub key: FlowKey,
+    /// Who admitted it
+    pub admitted: Admitted,
+}
+
+/// What a flow has come to that has ended, for those who admitted it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Finished {
+    /// Its network
+    pub vni: Vni,
+    /// Who admitted it
+    pub admitted: Admitted,
+    /// What passed here, of both directions
+    pub count: Count,
+    /// When it was opened
+    pub created: Instant,
+    /// When a packet of it last passed
+    pub last_seen: Instant,
 }
 
 /// What an entry remembers in one byte, of which there are millions: who opened it, and how offloading went.
@@ -250,11 +283,7 @@ impl FlowTable {
             key: entry.key.as_travelling(entry.marks.opened_swapped()),
             replied: entry.is_replied(),
             sides,
-            admitted: Admitted {
-                epoch: entry.epoch,
-                egress_rule: entry.egress_rule,
-                ingress_rule: entry.ingress_rule,
-            },
+            admitted: entry.admitted(),
             header: entry.header,
         })
     }
@@ -312,6 +341,7 @@ impl FlowTable {
             if found.created.is_some() {
                 account.give(found.population());
                 self.bury(found, None);
+                self.finish_found(found, now);
             }
             return Ok(());
         }
@@ -383,10 +413,52 @@ impl FlowTable {
         None
     }
 
-    /// The key of a flow that ended here and was offloaded, or has a place kept for it elsewhere: its packets must not
-    /// pass there any longer. When the table knows the key again by now, the place is that flow's.
-    pub fn pop_recalled(&mut self) -> Option<FlowKey> {
+    /// A flow that ended here and was offloaded, or has a place kept for it elsewhere: its packets must not pass there any
+    /// longer. When the table knows the key again by now, the place is that flow's.
+    pub fn pop_recalled(&mut self) -> Option<Recalled> {
         self.recalled.pop()
+    }
+
+    /// Keeps what flows have come to that end, for [`FlowTable::pop_finished`].
+    pub const fn keep_finished(&mut self) {
+        self.keeps_finished = true;
+    }
+
+    /// What a flow has come to that has ended.
+    pub fn pop_finished(&mut self) -> Option<Finished> {
+        self.finished.pop()
+    }
+
+    /// A flow that was found elsewhere has ended there.
+    fn finish_found(&mut self, found: &Found, now: Instant) {
+        if !self.keeps_finished {
+            return;
+        }
+        let last_seen = found.progress.last_seen.unwrap_or(now);
+        self.finished.push(Finished {
+            vni: found.key.vni,
+            admitted: found.admitted(),
+            count: found.progress.passed(),
+            created: found.created.map_or(last_seen, |created| created.created),
+            last_seen,
+        });
+    }
+
+    /// A flow is about to end.
+    pub(super) fn finish(&mut self, index: u32) {
+        if !self.keeps_finished {
+            return;
+        }
+        let entry = self.slab.at(index);
+        let [original, reply] = entry.counts;
+        let count = Count { packets: original.packets + reply.packets, bytes: original.bytes + reply.bytes };
+        self.finished.push(Finished {
+            vni: entry.key.vni(),
+            admitted: entry.admitted(),
+            count,
+            created: entry.created,
+            last_seen: entry.last_seen(),
+        });
     }
 
     /// How many flows are offloaded.
@@ -408,7 +480,8 @@ impl FlowTable {
         let entry = self.slab.at(index);
         let is_away = entry.marks.is_away();
         if is_away || self.places_kept && entry.key.may_be_offloaded() {
-            self.recalled.push(entry.key.as_travelling(entry.marks.opened_swapped()));
+            let key = entry.key.as_travelling(entry.marks.opened_swapped());
+            self.recalled.push(Recalled { key, admitted: entry.admitted() });
         }
         self.away -= u32::from(is_away);
     }

@@ -23,6 +23,7 @@ pub use self::{
     words::dropped,
 };
 use super::shared::lock;
+use crate::snapshot::rule_counts::RuleCount;
 
 /// Rows of the table of drops that one worker keeps. Past it, new combinations count under their network and
 /// reason alone, so that nothing is ever dropped without being counted.
@@ -50,6 +51,8 @@ pub struct DropCount {
     pub frames: u64,
     /// Bytes
     pub bytes: u64,
+    /// When the first one was
+    pub first_at: Instant,
     /// When the last one was
     pub last_at: Instant,
     /// The last one, as far as it is known
@@ -57,9 +60,17 @@ pub struct DropCount {
 }
 
 impl DropCount {
+    /// As a rule counts them that has refused them
+    #[must_use]
+    pub const fn of_rule(&self) -> RuleCount {
+        let hit = Some((self.first_at, self.last_at));
+        RuleCount { flows: 0, packets: self.frames, bytes: self.bytes, hit }
+    }
+
     fn add(&mut self, other: &Self) {
         self.frames += other.frames;
         self.bytes += other.bytes;
+        self.first_at = self.first_at.min(other.first_at);
         if other.last_at >= self.last_at {
             self.last_at = other.last_at;
             self.last = other.last.or(self.last);
@@ -89,6 +100,8 @@ pub struct SettledDrop {
     pub count: DropCount,
     /// Those that are known one by one
     pub seen: Vec<Seen>,
+    /// The compilation of the policy whose rules they are
+    pub policy: u32,
 }
 
 #[derive(Debug)]
@@ -139,14 +152,29 @@ pub struct Counters {
 impl Counters {
     /// Counts a dropped frame.
     pub fn drop_frame(&self, key: DropKey, bytes: usize, subject: Option<Subject>, now: Instant) {
-        let count = DropCount { frames: 1, bytes: bytes as u64, last_at: now, last: subject };
-        lock(&self.drops).add(key, &count, seen_of(&count).as_slice(), true);
+        let count = one_frame(bytes, subject, now);
+        lock(&self.drops).add(key, &count, seen_of(&count).as_slice(), Tell::First);
+    }
+
+    /// Counts a dropped frame of which something is known. `each`: it is told of whether or not it is the first of its kind.
+    pub(super) fn drop_told(&self, key: DropKey, bytes: usize, subject: Subject, now: Instant, each: bool) {
+        let count = one_frame(bytes, Some(subject), now);
+        let tell = if each { Tell::Each } else { Tell::First };
+        lock(&self.drops).add(key, &count, seen_of(&count).as_slice(), tell);
     }
 
     /// Counts a frame that passes, although it would be dropped if a rule were not being tried out.
-    pub(super) fn would_drop_frame(&self, key: DropKey, bytes: usize, subject: Subject, now: Instant) {
-        let count = DropCount { frames: 1, bytes: bytes as u64, last_at: now, last: Some(subject) };
-        lock(&self.would_drop).add(key, &count, seen_of(&count).as_slice(), true);
+    pub(super) fn would_drop_frame(
+        &self,
+        key: DropKey,
+        bytes: usize,
+        subject: Subject,
+        now: Instant,
+        each: bool,
+    ) {
+        let count = one_frame(bytes, Some(subject), now);
+        let tell = if each { Tell::Each } else { Tell::First };
+        lock(&self.would_drop).add(key, &count, seen_of(&count).as_slice(), tell);
     }
 
     /// Keeps up to `limit` kinds of packets that rules refuse for [`Counters::take_denied`], and as many of those that rules
@@ -189,13 +217,12 @@ impl Counters {
 
     /// Counts dropped frames of which `seen` are known one by one.
     pub fn add_seen(&self, key: DropKey, count: &DropCount, seen: &[Seen]) {
-        lock(&self.drops).add(key, count, seen, false);
+        lock(&self.drops).add(key, count, seen, Tell::Nothing);
     }
 }
 
 impl Drops {
-    /// `is_news`: nobody has told of these frames before.
-    fn add(&mut self, key: DropKey, count: &DropCount, seen: &[Seen], is_news: bool) {
+    fn add(&mut self, key: DropKey, count: &DropCount, seen: &[Seen], tell: Tell) {
         let Self { rows, remembered, denied, denied_limit, denied_lost } = self;
         let chatter = count.last.is_some_and(|subject| subject.is_chatter(key.reason));
         let key = if rows.len() >= DROP_ROWS && !rows.contains_key(&(key, chatter)) {
@@ -212,11 +239,14 @@ impl Drops {
             Entry::Vacant(place) => place.insert(Row { count: *count, recent: Recent::default() }),
         };
         for seen in seen {
-            let Some(more) = row.recent.add(seen, recent::OF_A_WORKER.saturating_sub(*remembered)) else {
-                continue;
+            let more = row.recent.add(seen, recent::OF_A_WORKER.saturating_sub(*remembered));
+            *remembered += more.unwrap_or_default();
+            let is_told = match tell {
+                Tell::Nothing => false,
+                Tell::First => more.is_some(),
+                Tell::Each => true,
             };
-            *remembered += more;
-            let is_denial = is_news && !chatter && key.reason.group() == DropGroup::Policy;
+            let is_denial = is_told && !chatter && key.reason.group() == DropGroup::Policy;
             if is_denial && denied.len() < *denied_limit {
                 denied.push_back((key, *seen));
             } else if is_denial && *denied_limit > 0 {
@@ -226,21 +256,54 @@ impl Drops {
     }
 }
 
+/// Of which frames that rules refuse it is told.
+#[derive(Clone, Copy)]
+enum Tell {
+    /// Somebody else tells of them.
+    Nothing,
+    /// The first of each kind, as far as that is remembered
+    First,
+    Each,
+}
+
+fn one_frame(bytes: usize, last: Option<Subject>, now: Instant) -> DropCount {
+    DropCount { frames: 1, bytes: bytes as u64, first_at: now, last_at: now, last }
+}
+
+/// A packet that a rule has settled by itself, as the rule counts it.
+pub(super) fn packet(bytes: usize, now: Instant) -> RuleCount {
+    RuleCount { flows: 0, packets: 1, bytes: bytes as u64, hit: Some((now, now)) }
+}
+
 /// A count whose frames are all like the last.
 fn seen_of(count: &DropCount) -> Option<Seen> {
-    let DropCount { frames, bytes, last_at, last } = *count;
+    let DropCount { frames, bytes, last_at, last, .. } = *count;
     last.map(|subject| Seen { subject, frames, bytes, last_at })
 }
 
 /// The drops of all workers together with `others`, by network, reason and source.
 #[must_use]
 pub fn drops(workers: &[Counters], others: Vec<(DropKey, DropCount)>) -> Vec<(DropKey, DropCount)> {
+    rows_of(workers, |worker| &worker.drops, others)
+}
+
+/// Likewise, of what passed, and would have been dropped if no rule were being tried out.
+#[must_use]
+pub fn would_drops(workers: &[Counters]) -> Vec<(DropKey, DropCount)> {
+    rows_of(workers, |worker| &worker.would_drop, Vec::new())
+}
+
+fn rows_of(
+    workers: &[Counters],
+    of: fn(&Counters) -> &Mutex<Drops>,
+    others: Vec<(DropKey, DropCount)>,
+) -> Vec<(DropKey, DropCount)> {
     let mut all: BTreeMap<DropKey, DropCount> = BTreeMap::new();
     let mut add = |key: DropKey, count: &DropCount| {
         all.entry(key).and_modify(|row| row.add(count)).or_insert(*count);
     };
     for worker in workers {
-        let drops = lock(&worker.drops);
+        let drops = lock(of(worker));
         // Sums do not depend on the order.
         #[allow(clippy::iter_over_hash_type)]
         for ((key, _), row) in &drops.rows {
@@ -258,6 +321,21 @@ pub fn drop_details(
     others: Vec<(DropKey, DropCount)>,
     seen: Vec<(DropKey, Seen)>,
 ) -> Vec<DropDetail> {
+    details_of(workers, |worker| &worker.drops, others, seen)
+}
+
+/// Likewise, of what passed, and would have been dropped if no rule were being tried out.
+#[must_use]
+pub fn would_drop_details(workers: &[Counters]) -> Vec<DropDetail> {
+    details_of(workers, |worker| &worker.would_drop, Vec::new(), Vec::new())
+}
+
+fn details_of(
+    workers: &[Counters],
+    of: fn(&Counters) -> &Mutex<Drops>,
+    others: Vec<(DropKey, DropCount)>,
+    seen: Vec<(DropKey, Seen)>,
+) -> Vec<DropDetail> {
     let mut all: BTreeMap<(DropKey, bool), (DropCount, HashMap<Subject, Seen>)> = BTreeMap::new();
     let mut add = |at: (DropKey, bool), count: &DropCount| match all.entry(at) {
         btree_map::Entry::Occupied(row) => row.into_mut().0.add(count),
@@ -265,7 +343,7 @@ pub fn drop_details(
     };
     let mut remembered = Vec::new();
     for worker in workers {
-        let drops = lock(&worker.drops);
+        let drops = lock(of(worker));
         // Sums do not depend on the order.
         #[allow(clippy::iter_over_hash_type)]
         for (at, row) in &drops.rows {
@@ -313,6 +391,8 @@ pub struct Traffic {
     pub rejects_told: u64,
     /// [`Counters::rejects_limited`]
     pub rejects_limited: u64,
+    /// Frames that passed, and would have been dropped if no rule were being tried out
+    pub would_deny: u64,
     /// Frames dropped
     pub dropped: u64,
 }
@@ -324,6 +404,12 @@ pub struct Elsewhere {
     pub traffic: Traffic,
     /// Drops, as far as anything is known of them
     pub drops: Vec<(DropKey, DropCount)>,
+}
+
+fn sum_of(workers: &[Counters], of: fn(&Counters) -> &Mutex<Drops>) -> u64 {
+    // Sums do not depend on the order.
+    #[allow(clippy::iter_over_hash_type)]
+    workers.iter().map(|worker| lock(of(worker)).rows.values().map(|row| row.count.frames).sum::<u64>()).sum()
 }
 
 /// Frames and bytes of all workers together.
@@ -341,7 +427,8 @@ pub fn traffic(workers: &[Counters]) -> Traffic {
         decided_again: sum(|w| &w.decided_again),
         rejects_told: sum(|w| &w.rejects_told),
         rejects_limited: sum(|w| &w.rejects_limited),
-        dropped: drops(workers, Vec::new()).iter().map(|(_, count)| count.frames).sum(),
+        would_deny: sum_of(workers, |worker| &worker.would_drop),
+        dropped: sum_of(workers, |worker| &worker.drops),
     }
 }
 

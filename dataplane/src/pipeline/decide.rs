@@ -11,12 +11,12 @@ use eastgate_wire::{DropReason, FlowKey, Frame, Instant, View, view::tcp_flags};
 
 use super::{
     Arrival, Pipeline, Refusal,
-    counters::{DropKey, Subject},
+    counters::{DropKey, Subject, packet},
     offload::Settled,
     ruling::{Fate, Inquiry, Ruling},
     track::{Ends, Pending, Question, Standing, TrackedFlow, Undecided, receiver},
 };
-use crate::snapshot::{Endpoint, Network};
+use crate::snapshot::{Endpoint, Network, rule_counts::RuleCount};
 
 /// The packet in hand.
 #[derive(Clone, Copy)]
@@ -45,7 +45,10 @@ impl<'s> Pipeline<'s> {
     ) -> Result<Option<Settled<'s>>, Refusal> {
         let (packet, Undecided { question, part }) = (InHand { arrival, frame, now }, undecided);
         let (segment, decided) = match question {
-            Question::Packet(inquiry) => (None, self.ask_policy(&packet, &inquiry).map(|_| None)),
+            Question::Packet(inquiry) => {
+                let admitted = self.ask_policy(&packet, &inquiry);
+                (None, admitted.map(|admitted| packet.count_for(&admitted)).map(|()| None))
+            }
             Question::Flow(pending) => (Some(pending.segment), self.decide_flow(&packet, pending)),
         };
         self.note_part(arrival.network, part, segment, decided)
@@ -127,7 +130,7 @@ impl<'s> Pipeline<'s> {
         let hit = opened.inspect_err(|_| self.shared.release(flows, elsewhere))?;
         flows.set_hint(hit.flow, direction, receiver(ends.dst));
         flows.set_hint(hit.flow, direction.reversed(), receiver(ends.src));
-        network.count_hits(&admitted);
+        network.count_begun(&admitted, now);
         let like_it = ruling.is_plain().then(|| self.opened(&hit, *ends, segment, admitted));
         Ok(Decided::Passes(like_it.flatten()))
     }
@@ -213,10 +216,10 @@ impl<'s> Pipeline<'s> {
     fn enforce(&self, packet: &InHand<'_, 's>, ruling: &Ruling) -> Result<Admitted, Refusal> {
         if let Fate::WouldBeDenied(_, refusal) = ruling.fate {
             let InHand { arrival, frame, now } = *packet;
-            let (vni, Refusal { reason, by, rule, .. }) = (arrival.network.vni, refusal);
+            let (vni, Refusal { reason, by, rule, log, .. }) = (arrival.network.vni, refusal);
             let key = DropKey { vni: Some(vni), reason, from: Some(arrival.from), by, rule };
             let subject = Subject::of_frame(vni, frame.bytes());
-            self.counters.would_drop_frame(key, frame.len(), subject, now);
+            self.counters.would_drop_frame(key, frame.len(), subject, now, log);
             tracing::trace!(%vni, %reason, from = ?arrival.from, ?subject, "would be dropped");
         }
         ruling.enforce()
@@ -237,7 +240,7 @@ impl<'s> Pipeline<'s> {
         let Some(ip) = view.ip() else { return Ok(()) };
         let ends = Ends { src: None, dst: Some(endpoint) };
         let inquiry = Inquiry { ends, src: ip.src, dst: ip.dst, probe: Probe::of(ip)? };
-        let asked = self.ask_policy(packet, &inquiry).map(drop);
+        let asked = self.ask_policy(packet, &inquiry).map(|admitted| packet.count_for(&admitted));
         asked.map_err(|refusal| Refusal { reject: false, ..refusal })
     }
 }
@@ -261,13 +264,24 @@ fn may_begin<'s>(network: &Network, ends: Ends<'s>, segment: &Segment) -> (Rulin
     (ruling, FlowDirection::Original)
 }
 
+impl InHand<'_, '_> {
+    /// Counts it for the rules that let it pass, where it is of no flow.
+    fn count_for(&self, admitted: &Admitted) {
+        let count = packet(self.frame.len(), self.now);
+        self.arrival.network.count_for(admitted, &count);
+    }
+}
+
 impl Network {
-    /// Counts a flow for the rules that admitted it.
-    pub(super) fn count_hits(&self, admitted: &Admitted) {
+    /// Counts a flow that began for the rules that admitted it.
+    pub(super) fn count_begun(&self, admitted: &Admitted, at: Instant) {
+        self.count_for(admitted, &RuleCount { flows: 1, hit: Some((at, at)), ..RuleCount::default() });
+    }
+
+    /// Counts for the rules that admitted something.
+    pub(super) fn count_for(&self, admitted: &Admitted, count: &RuleCount) {
         for rule in [admitted.egress_rule, admitted.ingress_rule] {
-            if let Some(hits) = self.hits.get(rule as usize) {
-                hits.fetch_add(1, Relaxed);
-            }
+            self.counts.add(rule, count);
         }
     }
 }

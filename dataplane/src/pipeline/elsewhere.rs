@@ -3,8 +3,8 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use eastgate_conntrack::flow::{
-    Account, Admitted, Carrier, Count, Direction, Ending, FlowId, FlowInfo, FlowTable, FlowUse, Found,
-    Happening, Population, Progress, StateSettings,
+    Account, Admitted, Carrier, Count, Direction, Ending, Finished, FlowId, FlowInfo, FlowTable, FlowUse,
+    Found, Happening, Population, Progress, Recalled, StateSettings,
 };
 use eastgate_wire::{Addr, Cursor, DropReason, EndpointId, FlowKey, Instant, Vni};
 
@@ -15,7 +15,7 @@ use super::{
     offload::{FlowOffload, Handover, Offer, Replaced, Reservation, Whereabouts, candidate},
     shared::lock,
 };
-use crate::snapshot::{Endpoint, Network, Snapshot};
+use crate::snapshot::{Endpoint, Network, Snapshot, rule_counts::RuleCount};
 
 impl Shared {
     /// Lets whoever is faster carry packets of flows from `now` on.
@@ -138,8 +138,14 @@ impl Shared {
     /// Stops packets of flows that have ended here, and gives their places up, unless the next flow of the same key is
     /// here already.
     pub(crate) fn recall(&self, flows: &mut FlowTable) {
+        while let Some(finished) = flows.pop_finished() {
+            if let Some(network) = self.snapshot().network(finished.vni) {
+                let Finished { admitted, count, created, last_seen, .. } = finished;
+                network.count_passed(&admitted, &count, created, last_seen);
+            }
+        }
         let Some(fastpath) = self.fastpath.get() else { return };
-        while let Some(key) = flows.pop_recalled() {
+        while let Some(Recalled { key, admitted }) = flows.pop_recalled() {
             let found = if flows.knows(&key) {
                 fastpath.unoffload(&key).map(|progress| (NO_HINTS, progress))
             } else {
@@ -149,6 +155,9 @@ impl Shared {
                 && let Some(network) = self.snapshot().network(key.vni)
             {
                 network.count_progress(&key, hints, &progress);
+                if let Some(seen) = progress.last_seen {
+                    network.count_passed(&admitted, &progress.passed(), seen, seen);
+                }
             }
         }
     }
@@ -208,8 +217,13 @@ impl Shared {
         }
         fastpath.set_path_mtus(&|vtep| self.path_mtu_to(vtep, now));
         if let Some(counters) = self.counters.first() {
-            for SettledDrop { key, count, seen } in fastpath.settle_drops() {
+            for SettledDrop { key, count, seen, policy } in fastpath.settle_drops() {
                 counters.add_seen(key, &count, &seen);
+                let snapshot = self.snapshot();
+                let network = key.vni.and_then(|vni| snapshot.network(vni));
+                if let (Some(network), Some(rule)) = (network.filter(|it| policy >= it.numbered), key.rule) {
+                    network.counts.add(rule, &count.of_rule());
+                }
             }
         }
     }
@@ -233,6 +247,10 @@ impl Shared {
         lock(&self.elsewhere).end(now, Happening::Ended(ending), info);
         if let Some(network) = snapshot.network(found.key.vni) {
             network.count_found(found);
+            let last_seen = found.progress.last_seen.unwrap_or(now);
+            if let Some(created) = &found.created {
+                network.count_passed(&created.admitted, &found.progress.passed(), created.created, last_seen);
+            }
         }
     }
 
@@ -363,21 +381,30 @@ impl Network {
     fn count_found(&self, found: &Found) {
         self.count_progress(&found.key, found.hints, &found.progress);
         if let Some(created) = &found.created {
-            self.count_repeated(&created.admitted);
+            self.count_repeated(&created.admitted, created.created);
         }
     }
 
     fn count_replaced(&self, replaced: &Replaced) {
-        let Replaced { key, admitted, counts } = *replaced;
+        let Replaced { key, admitted, counts, created, last_seen } = *replaced;
         let progress = Progress { sides: Default::default(), counts, last_seen: None };
         self.count_progress(&key, NO_HINTS, &progress);
-        self.count_repeated(&admitted);
+        self.count_repeated(&admitted, created);
+        self.count_passed(&admitted, &progress.passed(), created, last_seen);
     }
 
-    /// Before the network's epoch the numbers of rules may have meant others.
-    fn count_repeated(&self, admitted: &Admitted) {
-        if admitted.epoch >= self.epoch {
-            self.count_hits(admitted);
+    /// Before, the numbers of rules may have meant others.
+    fn count_repeated(&self, admitted: &Admitted, created: Instant) {
+        if admitted.epoch >= self.numbered {
+            self.count_begun(admitted, created);
+        }
+    }
+
+    /// Counts what passed in a flow, of both directions, for the rules that admitted it.
+    fn count_passed(&self, admitted: &Admitted, count: &Count, first: Instant, last: Instant) {
+        if admitted.epoch >= self.numbered {
+            let Count { packets, bytes } = *count;
+            self.count_for(admitted, &RuleCount { flows: 0, packets, bytes, hit: Some((first, last)) });
         }
     }
 

@@ -213,7 +213,10 @@ impl<'s> Pipeline<'s> {
             let vni = Some(arrival.network.vni);
             let key = DropKey { vni, reason, from: Some(arrival.from), by: None, rule: None };
             let bytes = lost.bytes / lost.frames * frames;
-            self.counters.add(key, &DropCount { frames, bytes, last_at: now, last: Some(lost.subject) });
+            self.counters.add(
+                key,
+                &DropCount { frames, bytes, first_at: now, last_at: now, last: Some(lost.subject) },
+            );
         }
         if copies == 0 { Err(DropReason::TooBig.into()) } else { Ok(Outcome::Flood) }
     }

@@ -142,6 +142,10 @@ pub struct Replaced {
     pub admitted: Admitted,
     /// What passed, by [`Direction`]
     pub counts: [Count; 2],
+    /// When it began
+    pub created: Instant,
+    /// When a packet of it last passed
+    pub last_seen: Instant,
 }
 
 /// A flow was let in that others of its pair and service are like.

@@ -22,8 +22,6 @@ pub(super) struct Inquiry<'s> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Ruling {
     pub(super) fate: Fate,
-    /// A rule that took part wants it logged.
-    pub(super) log: bool,
     /// The service chains that the source's egress and the destination's ingress lead it through
     pub(super) chains: [Option<ChainId>; 2],
 }
@@ -52,7 +50,7 @@ impl Ruling {
 
     /// The packet passes, and that is all: flows like its own may begin without anyone here seeing them.
     pub(super) const fn is_plain(&self) -> bool {
-        matches!((self.fate, self.log, self.chains), (Fate::Allowed(_), false, [None, None]))
+        matches!((self.fate, self.chains), (Fate::Allowed(_), [None, None]))
     }
 }
 
@@ -74,7 +72,7 @@ impl Network {
     pub(super) fn ask_policy(&self, inquiry: &Inquiry<'_>) -> Ruling {
         let Inquiry { ends, src, dst, probe } = inquiry;
         let mut admitted = Admitted { epoch: self.compiled, egress_rule: NO_RULE, ingress_rule: NO_RULE };
-        let (mut log, mut chains, mut would_refuse) = (false, [None; 2], None);
+        let (mut chains, mut would_refuse) = ([None; 2], None);
         let sides = [
             (ends.src, Direction::Egress, *dst, &mut admitted.egress_rule),
             (ends.dst, Direction::Ingress, *src, &mut admitted.ingress_rule),
@@ -88,15 +86,15 @@ impl Network {
                 by: Some(endpoint.id),
                 rule: number,
                 reject: decision.verdict.action == Action::Reject,
+                log: decision.verdict.log,
             });
-            log |= decision.verdict.log;
             match refusal {
                 Some(refusal) if !decision.verdict.passes() => {
                     let fate = match decision.verdict.action {
                         Action::Reject => Fate::Rejected(refusal),
                         Action::Allow | Action::Deny => Fate::Denied(refusal),
                     };
-                    return Ruling { fate, log, chains: [None; 2] };
+                    return Ruling { fate, chains: [None; 2] };
                 }
                 refusal => would_refuse = would_refuse.or(refusal),
             }
@@ -107,7 +105,7 @@ impl Network {
             None => Fate::Allowed(admitted),
             Some(refusal) => Fate::WouldBeDenied(admitted, refusal),
         };
-        Ruling { fate, log, chains }
+        Ruling { fate, chains }
     }
 }
 

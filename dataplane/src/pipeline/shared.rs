@@ -63,6 +63,13 @@ pub struct Shared {
     pub(super) elsewhere: Mutex<Happenings>,
 }
 
+/// What its flows have come to is counted for rules when they end.
+fn flow_table() -> FlowTable {
+    let mut flows = FlowTable::new(RandomState::new(), 0);
+    flows.keep_finished();
+    flows
+}
+
 /// A poisoned lock means that a worker died between two of its writes. The tables keep their own bounds at every
 /// step, and going on with them is safer than a data plane that stops for all tenants.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -84,7 +91,7 @@ impl Shared {
             link_mtu: AtomicU32::new(1500),
             bursts_refused: AtomicU64::new(0),
             sharding: Sharding::new(RandomState::new(), SHARDS),
-            flows: (0..SHARDS).map(|_| Mutex::new(FlowTable::new(RandomState::new(), 0))).collect(),
+            flows: (0..SHARDS).map(|_| Mutex::new(flow_table())).collect(),
             narrow: AtomicBool::new(false),
             hasher: RandomState::new(),
             expiry: (0..workers).map(|_| Mutex::new(Instant::ZERO)).collect(),
@@ -236,7 +243,8 @@ impl Shared {
         self.bursts_refused.fetch_add(report.bursts_refused, Relaxed);
         for (vni, reason, frames) in &report.dropped {
             let key = DropKey { vni: Some(*vni), reason: *reason, from: None, by: None, rule: None };
-            let count = DropCount { frames: u64::from(*frames), bytes: 0, last_at: now, last: None };
+            let count =
+                DropCount { frames: u64::from(*frames), bytes: 0, first_at: now, last_at: now, last: None };
             counters.add(key, &count);
         }
     }
@@ -244,7 +252,8 @@ impl Shared {
     /// Counts frames that the kernel dropped before anyone saw them.
     pub fn count_drops(&self, index: usize, key: DropKey, frames: u32, now: Instant) {
         if let Some(counters) = self.counters.get(index) {
-            let count = DropCount { frames: frames.into(), bytes: 0, last_at: now, last: None };
+            let count =
+                DropCount { frames: frames.into(), bytes: 0, first_at: now, last_at: now, last: None };
             counters.add(key, &count);
         }
     }

@@ -1,12 +1,6 @@
 //! From a checked configuration to the tables of each network, as one host has a part in it.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-};
+use std::{collections::HashMap, sync::Arc};
 
 use ahash::RandomState;
 use eastgate_config::{self as config, Config, Neighbors, OnChange, OuterField, TcpMode, Tenant};
@@ -32,6 +26,7 @@ use crate::attachments::Attachments;
 use super::{
     Endpoint, Network, SnapshotError,
     holders::PrefixHolders,
+    rule_counts::RuleCounts,
     rules::{self, RuleTable, prefix},
     state::{NetworkState, StateRegistry},
     succession,
@@ -177,7 +172,8 @@ impl NetworkSite<'_> {
             strict_reserved: network.strict_reserved,
             oversize: network.oversize,
             mss_clamp: network.mss_clamp,
-            hits: hits(rules, continued),
+            numbered: continued.map_or(self.epoch, |before| before.numbered),
+            counts: RuleCounts::following(rules.len(), continued.map(|before| &before.counts)),
             unsecured,
             state,
             ownership,
@@ -270,13 +266,6 @@ impl NetworkSite<'_> {
             _ => host.vtep,
         }
     }
-}
-
-/// Counters of rules: those that go on being the same rules go on counting.
-fn hits(rules: &RuleTable, before: Option<&Network>) -> Box<[AtomicU64]> {
-    let known = |number: usize| before.and_then(|before| before.hits.get(number));
-    let count = |number| known(number).map_or(0, |hits| hits.load(Relaxed));
-    (0..rules.len()).map(|number| AtomicU64::new(count(number))).collect()
 }
 
 fn tracking(network: &config::Network) -> StateSettings {

@@ -330,6 +330,16 @@ impl RuleTable {
         if direction == Direction::Ingress { ingress } else { egress }
     }
 
+    /// The numbers of all rules, each once: of list by list, ingress before egress.
+    pub fn in_order(&self) -> impl Iterator<Item = u32> {
+        let of_list = |[ingress, egress]: &[Vec<u32>; 2]| {
+            // What stands for both directions has one number.
+            let both = if ingress == egress { [&ingress[..], &[]] } else { [&ingress[..], &egress[..]] };
+            both.concat()
+        };
+        self.lists.values().flat_map(of_list)
+    }
+
     /// The policies that are asked about an endpoint
     pub fn policies_of<'a>(
         &'a self,

@@ -50,11 +50,15 @@ enum policy_field {
 /* In place of ports that a packet does not have */
 enum policy_port { UNREAD = 1 << 16 };
 
-/* What a rule does: the second of its words. One that has more bits set than these says more than the programs carry out. */
+/*
+ * What a rule does: the second of its words. One that has more bits set than these says more than the programs carry out. What is to
+ * be logged the daemon finds by the rule, in what they count.
+ */
 enum rule_action {
 	RULE_ALLOW,
 	RULE_DENY,
 	RULE_REJECT,
 	/* On to the next tier */
 	RULE_PASS,
+	RULE_LOG = 1 << 8,
 };

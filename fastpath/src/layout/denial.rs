@@ -35,7 +35,9 @@ pub struct PolicyDrop {
     pub packets: u64,
     /// Bytes of their frames, VXLAN headers included
     pub bytes: u64,
-    /// When the last one was, in nanoseconds of the monotonic clock
+    /// When the first one was, in nanoseconds of the monotonic clock
+    pub first_at: u64,
+    /// When the last one was
     pub last_at: u64,
     /// Its source
     pub src: [u8; 16],

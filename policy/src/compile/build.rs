@@ -56,13 +56,23 @@ pub(super) fn build(
     }
     let asks = |ruleset| rulesets.rules(ruleset).iter().any(|rule| tells_flows_apart(rule));
     let tells_flows_apart = (0..rulesets.len()).map(asks).collect();
-    let rules = rulesets.flat.iter().map(|rule| Outcome { rule: rule.id, then: rule.then.word() }).collect();
+    let outcome = |rule: &Rule| Outcome { rule: rule.id, then: rule.then.word() };
+    let rules = rulesets.flat.iter().map(|rule| outcome(rule)).collect();
+    let mut does: Vec<Outcome> = source
+        .groups
+        .iter()
+        .flat_map(|group| group.ingress.iter().chain(&group.egress))
+        .map(outcome)
+        .collect();
+    does.sort_by_key(|outcome| outcome.rule);
+    does.dedup_by_key(|outcome| outcome.rule);
     let (starts, flat, ranges) = (rulesets.starts(), rulesets.flat, rulesets.ranges);
     numbers.close(|ruleset| rules_in(&flat, &ranges, ruleset), &identities.members);
     Ok(Compiled {
         endpoints: tier_lists.of_endpoints.into(),
         tier_lists: tier_lists.all.into(),
         rules,
+        does: does.into(),
         tells_flows_apart,
         rulesets: starts,
         numbers,

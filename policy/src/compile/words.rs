@@ -55,7 +55,8 @@ pub const FIELDS: [&str; 3] = ["SOURCE_PORT", "DSCP", "TCP_FLAGS"];
 pub const UNREAD: u32 = super::intervals::UNREAD;
 
 const PASS: u32 = 3;
-const LOG: u32 = 1 << 8;
+/// Of what a rule does: it is logged
+pub const LOG: u32 = 1 << 8;
 const AUDIT: u32 = 1 << 9;
 const CHAIN_AT: u32 = 16;
 

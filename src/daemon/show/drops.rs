@@ -2,7 +2,9 @@
 
 use eastgate_api::{DropRow, DropRows, Failure, Filter, RecentDrop, RuleRef};
 use eastgate_dataplane::{
-    pipeline::counters::{DropCount, DropDetail, DropKey, Seen, Subject, drop_details, dropped},
+    pipeline::counters::{
+        DropCount, DropDetail, DropKey, Seen, Subject, drop_details, dropped, would_drop_details,
+    },
     snapshot::{Network, Snapshot, rules::RuleList},
 };
 use eastgate_wire::{Instant, Location, MacAddr, names};
@@ -18,10 +20,7 @@ impl View {
         let (part, ends) = (Part::of(filter)?, Ends::of(snapshot, filter)?);
         let about = About { snapshot, filter, ends: ends.as_ref() };
         let now = clock::now();
-        let seen = self.kernel.get().map(|kernel| kernel.seen_denied());
-        let seen = seen.and_then(|seen| seen.inspect_err(|error| tracing::error!(%error)).ok());
-        let others = self.elsewhere().drops;
-        let rows = drop_details(&self.shared.counters, others, seen.unwrap_or_default());
+        let rows = if filter.audit { would_drop_details(&self.shared.counters) } else { self.dropped_rows() };
         let mut found = DropRows::default();
         let mut shown = Vec::new();
         for row in rows.into_iter().filter(|row| row.count.frames > 0) {
@@ -39,6 +38,12 @@ impl View {
         found.drops = part.fill(shown.iter().skip(part.from).map(|row| self.drop_row(snapshot, row, now)));
         found.next = part.next(found.drops.len(), found.total);
         Ok(found)
+    }
+
+    fn dropped_rows(&self) -> Vec<DropDetail> {
+        let seen = self.kernel.get().map(|kernel| kernel.seen_denied());
+        let seen = seen.and_then(|seen| seen.inspect_err(|error| tracing::error!(%error)).ok());
+        drop_details(&self.shared.counters, self.elsewhere().drops, seen.unwrap_or_default())
     }
 
     fn drop_row(&self, snapshot: &Snapshot, row: &DropDetail, now: Instant) -> DropRow {
@@ -95,6 +100,7 @@ impl About<'_> {
         let count = DropCount {
             frames: seen.iter().map(|seen| seen.frames).sum(),
             bytes: seen.iter().map(|seen| seen.bytes).sum(),
+            first_at: row.count.first_at,
             last_at: last.last_at,
             last: Some(last.subject),
         };

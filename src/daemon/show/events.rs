@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eastgate_api::{EventKind, EventRow, Events, Failure, Filter, MAX_EVENTS, RuleRef};
-use eastgate_conntrack::flow::{Ending, FlowEvent, Happening};
+use eastgate_conntrack::flow::{Ending, FlowEvent, FlowInfo, Happening};
 use eastgate_dataplane::{
     pipeline::{events::Event, shared::lock},
     snapshot::Snapshot,
@@ -11,7 +11,10 @@ use eastgate_dataplane::{
 use eastgate_wire::{FlowKey, Vni, names};
 
 use super::{View, drops::refused_by, ends::Ends, part};
-use crate::daemon::events::Told;
+use crate::daemon::{
+    events::Told,
+    log::{is_logged, logged_rules},
+};
 
 impl View {
     /// The newest events, or the first after a number.
@@ -96,16 +99,30 @@ fn row(snapshot: &Snapshot, told: &Told) -> Option<EventRow> {
         egress_rule: None,
         ingress_rule: None,
         refused_by: None,
+        log: is_to_be_logged(snapshot, event),
     };
     Some(match event {
         Event::Elsewhere(event) => of_flow(snapshot, event, row),
         Event::Flow(event) => EventRow { partial: is_partial(event), ..of_flow(snapshot, event, row) },
-        Event::Denied(key, _) | Event::WouldBeDenied(key, _) => EventRow {
+        Event::Denied(key, seen) | Event::WouldBeDenied(key, seen) => EventRow {
             reason: Some(key.reason.name().to_owned()),
+            packets: Some(seen.frames),
             refused_by: snapshot.network(vni).and_then(|network| refused_by(network, key)),
             ..row
         },
     })
+}
+
+/// Does one of the rules that it comes of say so?
+fn is_to_be_logged(snapshot: &Snapshot, event: &Event) -> bool {
+    match event {
+        Event::Flow(event) | Event::Elsewhere(event) => {
+            let FlowInfo { key, epoch, egress_rule, ingress_rule, .. } = event.flow;
+            event.what == Happening::Opened
+                && logged_rules(snapshot, key.vni, epoch, [egress_rule, ingress_rule]).next().is_some()
+        }
+        Event::Denied(key, _) | Event::WouldBeDenied(key, _) => is_logged(snapshot, key),
+    }
 }
 
 fn of_flow(snapshot: &Snapshot, event: &FlowEvent, row: EventRow) -> EventRow {

@@ -209,8 +209,16 @@ fn flow_row(snapshot: &Snapshot, flow: &FlowInfo, now: Instant) -> FlowRow {
         expires_s: flow.deadline.since(now).as_secs(),
         egress_rule: rule(flow.egress_rule),
         ingress_rule: rule(flow.ingress_rule),
+        audit: is_tried_out(snapshot, flow),
         epoch: flow.epoch,
     }
+}
+
+/// Would one of the rules that admitted a flow have refused it, if it were not being tried out?
+fn is_tried_out(snapshot: &Snapshot, flow: &FlowInfo) -> bool {
+    let network = snapshot.network(flow.key.vni).filter(|network| flow.epoch >= network.numbered);
+    let rules = [flow.egress_rule, flow.ingress_rule];
+    network.is_some_and(|network| rules.into_iter().any(|rule| network.tries_out(rule)))
 }
 
 /// The endpoint that a leg comes from or leads to.

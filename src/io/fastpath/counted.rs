@@ -41,7 +41,7 @@ impl KernelPath {
         let mut drops = self.denied()?;
         drops.extend(unknown.into_iter().map(|(vni, reason, frames)| {
             let key = DropKey { vni, reason, from: None, by: None, rule: None };
-            (key, DropCount { frames, bytes: 0, last_at: now, last: None })
+            (key, DropCount { frames, bytes: 0, first_at: now, last_at: now, last: None })
         }));
         let traffic = Traffic {
             from_ports: stats.from_ports - stats.punted.min(stats.from_ports),
@@ -54,6 +54,7 @@ impl KernelPath {
             decided_again: 0,
             rejects_told: 0,
             rejects_limited: 0,
+            would_deny: 0,
             dropped: drops.iter().map(|(_, count)| count.frames).sum(),
         };
         Ok(Elsewhere { traffic, drops })

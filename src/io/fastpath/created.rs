@@ -158,6 +158,8 @@ impl KernelPath {
                 ingress_rule: ended.rules[ends[1]],
             },
             counts: ends.map(|end| Count { packets: ended.packets[end], bytes: ended.bytes[end] }),
+            created: clock::from_wrapped_millis(ended.created),
+            last_seen: clock::from_monotonic(ended.last_seen),
         })
     }
 

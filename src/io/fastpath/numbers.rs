@@ -57,7 +57,7 @@ fn policies_have_the_programs_numbers() {
         (words::NOWHERE, words::NESTED, words::FIELD_AT, words::UNREAD),
         (numbers::NOWHERE, numbers::NESTED, numbers::FIELD_AT, numbers::UNREAD)
     );
-    assert_eq!(words::FIELDS, numbers::POLICY_FIELDS);
+    assert_eq!((words::FIELDS, words::LOG), (numbers::POLICY_FIELDS, numbers::RULE_LOG));
     for action in [Action::Allow, Action::Deny, Action::Reject] {
         assert_eq!(spelt(action), numbers::RULE_ACTIONS[action as usize]);
     }

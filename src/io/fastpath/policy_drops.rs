@@ -57,6 +57,7 @@ impl KernelPath {
                     key: row,
                     count,
                     seen: seen.remove(key).unwrap_or_default(),
+                    policy: key.policy,
                 })),
                 Err(error) => tracing::error!(%error, "what the rules have refused takes up room"),
             }
@@ -102,6 +103,7 @@ impl Who {
         let count = DropCount {
             frames: drop.packets,
             bytes: drop.bytes,
+            first_at: clock::from_monotonic(drop.first_at),
             last_at: clock::from_monotonic(drop.last_at),
             last: last(vni, drop).map(Subject::of_flow),
         };

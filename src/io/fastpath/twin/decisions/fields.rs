@@ -13,12 +13,12 @@ pub(super) fn more_than_to_pass_or_to_drop() {
     pair.prime(11, 12);
     let refused = Outcome::Drop(DropReason::EgressRule);
     let verdicts = [
-        (2001, Outcome::Forward, false),
+        (2001, Outcome::Forward, true),
         (2002, Outcome::Forward, false),
         (2003, Outcome::Forward, false),
         (2004, Outcome::Forward, false),
         (2005, refused, false),
-        (2006, refused, false),
+        (2006, refused, true),
         (2007, refused, true),
         (2008, Outcome::Forward, true),
         (2009, Outcome::Forward, true),
