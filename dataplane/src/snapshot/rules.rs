@@ -2,6 +2,7 @@
 //! policy crate compiles, and back from a rule's number to its name and place.
 
 mod source;
+mod tiers;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -18,7 +19,7 @@ use eastgate_wire::Addr;
 use ipnet::IpNet;
 
 pub(super) use self::source::multicast;
-use self::source::parts;
+use self::tiers::parts;
 
 /// A prefix in the 128-bit form that the pure crates use.
 #[must_use]
@@ -36,6 +37,8 @@ pub struct RuleTable {
     /// Of each list the numbers of its rules as they are written: ingress, egress
     lists: BTreeMap<RuleList, [Vec<u32>; 2]>,
     ids: BTreeMap<Part, GroupId>,
+    /// Those of the tenant's groups, by name: most of what is looked up
+    groups: BTreeMap<Name, GroupId>,
     /// What the tenant is compiled with beside itself
     site: Arc<SitePolicy>,
     others: BTreeMap<Name, Arc<Tenant>>,
@@ -144,6 +147,9 @@ impl RuleTable {
                 next += 1;
                 GroupId(next - 1)
             });
+            if let Part::Group(name, _) = &part {
+                table.groups.insert(name.clone(), id);
+            }
             table.ids.insert(part, id);
         }
         table
@@ -256,6 +262,7 @@ impl RuleTable {
         }));
         let peers =
             self.rules_over(tenant).flat_map(|(owner, rule)| rule.peers.iter().map(move |it| (owner, it)));
+        let peers = peers.filter(|(_, peer)| !matches!(peer, config::Peer::Group(_)));
         all.extend(peers.filter_map(|(owner, peer)| self.named(tenant, owner, peer)));
         all
     }
