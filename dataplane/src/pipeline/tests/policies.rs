@@ -344,6 +344,51 @@ fn a_change_of_the_sites_decides_again_whom_it_concerns() {
     assert!(after[0] > before[0] && after[1] == before[1], "{before:?} {after:?}");
 }
 
+/// The site's and another tenant's words are in force on a tenant whose own file did not change, and a tenant that they do not
+/// concern keeps its tables.
+#[test]
+fn what_a_tenant_takes_from_elsewhere_is_taken_anew() {
+    let folder = std::env::temp_dir().join(format!("eastgate-{}-elsewhere", std::process::id()));
+    std::fs::create_dir_all(folder.join("t")).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+    let main = |policy: &str| format!("include = [\"t/*.toml\"]\n{HOSTS}\n{policy}");
+    let policy = "[policy.p]\napplies_to = \"tenant:acme\"\ningress = [{ action = \"deny\", from = \"group:globex/webs\" }]\n\
+         [tenant.lone.network.app]\nvni = 5010\nhosts = [\"alpha\"]\n[tenant.lone.group.all]\n";
+    let text = shared("shared_with = [\"acme\"]").replacen(HOSTS, "", 1);
+    let (acme, globex) = text.split_at(text.find("[tenant.globex").unwrap());
+    write("eastgate.toml", &main(policy));
+    write("t/acme.toml", acme);
+    write("t/globex.toml", globex);
+    write("t/lone.toml", &app_network("other", 5011, "hosts = [\"alpha\"]"));
+    let mut loader = eastgate_config::Loader::new(folder.join("eastgate.toml"));
+    let mut load = || loader.load().unwrap_or_else(|wrong| panic!("{}", wrong.render(false)));
+    let mut net = Net::of(&load());
+    let from = |last: u8, sport: u16| {
+        let mut frame = Vec::new();
+        etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, DB2])
+            .ipv4([10, 2, 0, last], [10, 1, 0, DB2], 63)
+            .udp(sport, 53)
+            .write(&mut frame, b"x")
+            .unwrap();
+        frame
+    };
+    let other = |net: &Net| {
+        net.snapshot("alpha").network(eastgate_wire::Vni::new_checked(5011).unwrap()).unwrap().clone()
+    };
+    assert_eq!(net.send("acme/router", from(5, 4000)), "ingress-rule at alpha");
+    let kept = other(&net);
+    write("eastgate.toml", &main(&policy.replace("\"deny\"", "\"pass\"")));
+    net.install(&load());
+    assert_eq!(net.send("acme/router", from(5, 4001)), "acme/db2");
+    assert_eq!(net.send("acme/router", from(6, 4001)), "ingress-denied at alpha");
+    write("t/globex.toml", &globex.replace("\"10.2.0.5\"", "\"10.2.0.6\""));
+    net.install(&load());
+    assert_eq!(net.send("acme/router", from(6, 4002)), "acme/db2");
+    assert_eq!(net.send("acme/router", from(5, 4002)), "ingress-denied at alpha");
+    assert!(Arc::ptr_eq(&kept, &other(&net)), "nobody has changed anything for it");
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
 /// A prefix that leaves a set has nobody in it who could be told from others: whoever names the set is decided about anew.
 #[test]
 fn a_prefix_that_leaves_a_set_lets_nothing_on() {
