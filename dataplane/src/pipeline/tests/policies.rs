@@ -438,10 +438,15 @@ fn a_rule_that_denies_everything_denies_what_is_sent_to_groups() {
             .udp(4000, 53)
             .write(&mut frame, b"x")
             .unwrap();
-        Net::new(text).send("web1", frame).deliveries.len()
+        let fate = Net::new(text).send("web1", frame);
+        let dropped = fate.drops.first().map(|(_, reason)| reason.to_string());
+        (fate.deliveries.len(), dropped.unwrap_or_default())
     };
-    assert_eq!(to_group(&scene_with("", groups)), 3);
-    assert_eq!(to_group(&scene_with("", &groups.replace("to = \"224.0.1.0/24\"", "to = \"set:mdns\""))), 3);
+    assert_eq!(to_group(&scene_with("", groups)), (3, String::new()));
+    assert_eq!(
+        to_group(&scene_with("", &groups.replace("to = \"224.0.1.0/24\"", "to = \"set:mdns\""))),
+        (3, String::new())
+    );
     let deny = "[tenant.acme.policy.p]\napplies_to = \"group:web\"\negress = [{ action = \"deny\", to = \"any\" }]\n";
-    assert_eq!(to_group(&format!("{}{deny}", scene_with("", groups))), 0);
+    assert_eq!(to_group(&format!("{}{deny}", scene_with("", groups))), (0, "egress-rule".to_owned()));
 }
