@@ -394,7 +394,7 @@ table! {
         /// "deny": packets are denied that no policy at its place settles, in the directions that it has rules for; "pass" if
         /// nothing is said. Before the groups only.
         optional end: PolicyEnd,
-        /// Whose packets it is asked about. Of a tenant's policy: "tenant", "network:NAME", "group:NAME", "endpoint:NAME", or a
+        /// Required: whose packets it is asked about. Of a tenant's policy: "tenant", "network:NAME", "group:NAME", "endpoint:NAME", or a
         /// list; of the site's: "site", "tenant:TENANT", "network:TENANT/NAME", "group:TENANT/NAME", "endpoint:TENANT/NAME".
         optional applies_to: OneOrMany<Arc<str>>,
         /// What may come to them.

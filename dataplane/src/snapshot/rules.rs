@@ -210,8 +210,8 @@ impl RuleTable {
             let mut seen: HashMap<Digest, u32> = HashMap::new();
             let mut numbers = Vec::with_capacity(rules.len());
             for (rule, number) in rules.iter().zip(1..) {
-                let text = (list, direction, text(rule));
-                let which = seen.entry(digest(&text)).or_default();
+                let text = digest(&(list, direction, text(rule)));
+                let which = seen.entry(text).or_default();
                 let digest = digest(&(text, *which));
                 *which += 1;
                 let info =
