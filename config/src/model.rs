@@ -277,12 +277,25 @@ pub struct Rule {
     pub peers: Vec<Peer>,
     /// The endpoint's own addresses that it is about; empty for any.
     pub own: Box<[IpNet]>,
+    /// DSCPs of a flow's first packet, sorted; empty for any.
+    pub dscp: Box<[u8]>,
+    /// TCP flags of a flow's first packet; only with TCP.
+    pub tcp_flags: Option<FlagMatch>,
     /// What it does.
     pub action: Action,
     /// Flows that it lets in or refuses are logged.
     pub log: bool,
     /// Whether it is being tried out by itself.
     pub mode: Mode,
+}
+
+/// TCP flags that must be set, and those that are looked at for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlagMatch {
+    /// Those that are set, all of them among the others
+    pub set: u8,
+    /// Those that are looked at
+    pub of: u8,
 }
 
 /// The protocol of a rule.

@@ -351,6 +351,19 @@ problems! {
         "tenant `{tenant}` does not share its {kind} `{name}` with tenant `{with}`"
         "add `shared_with = [\"{with}\"]` to it, if that is meant; or write the addresses";
 
+    /// Not a DSCP.
+    BadDscp { text: String, near: Near } Error "bad-dscp"
+        "`{text}` is not a DSCP"
+        "{near} (others go by their number, 0 to 63)";
+    /// Not TCP flags.
+    BadFlags { text: String } Error "bad-flags"
+        "`{text}` does not say which TCP flags are set of which"
+        "write those that are set, and behind `/` those that are looked at, such as \"syn/syn,ack\" or \"none/rst\": of fin, syn, rst, psh, ack, urg, ece, cwr";
+    /// TCP flags of something else.
+    FlagsNotPossible { } Error "flags-not-possible"
+        "only TCP has TCP flags"
+        "write `proto = \"tcp\"`, or take `tcp_flags` out";
+
     /// Nothing that a policy applies to.
     BadScope { text: String, known: &'static str } Error "bad-scope"
         "`{text}` is nothing that this policy can apply to"

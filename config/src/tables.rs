@@ -398,7 +398,7 @@ table! {
         /// "deny": packets are denied that no policy at its place settles, in the directions that it has rules for; "pass" if
         /// nothing is said. Before the groups only.
         optional end: PolicyEnd,
-        /// Whose packets it is asked about. Of a tenant's policy: "tenant", "network:NAME", "group:NAME", "endpoint:NAME", or a
+        /// Required: whose packets it is asked about. Of a tenant's policy: "tenant", "network:NAME", "group:NAME", "endpoint:NAME", or a
         /// list; of the site's: "site", "tenant:TENANT", "network:TENANT/NAME", "group:TENANT/NAME", "endpoint:TENANT/NAME".
         optional applies_to: OneOrMany<Arc<str>>,
         /// What may come to them.
@@ -435,6 +435,10 @@ table! {
         optional to: OneOrMany<PeerValue>,
         /// Only for endpoints with these addresses: an address, a prefix, or a list.
         optional own: OneOrMany<AddressOrPrefix>,
+        /// DSCPs, by number or name ("ef", "af41"), or a list: of a flow's first packet.
+        optional dscp: OneOrMany<NumberOrWord>,
+        /// TCP flags that are set, of those that are looked at: "syn/syn,ack", "none/fin,rst"; of a flow's first packet.
+        optional tcp_flags: Arc<str>,
         /// Flows that it lets in or refuses are logged.
         default log: bool = false,
         /// "audit": what it would deny passes, and is told.
