@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "import/random.rs"]
+mod random;
+
 use std::{
     collections::BTreeSet,
     fs,
