@@ -2,6 +2,7 @@
 //! policy crate compiles, and back from a rule's number to its name and place.
 
 mod source;
+mod tiers;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -18,7 +19,7 @@ use eastgate_wire::Addr;
 use ipnet::IpNet;
 
 pub(super) use self::source::multicast;
-use self::source::parts;
+use self::tiers::parts;
 
 /// A prefix in the 128-bit form that the pure crates use.
 #[must_use]
@@ -36,6 +37,8 @@ pub struct RuleTable {
     /// Of each list the numbers of its rules as they are written: ingress, egress
     lists: BTreeMap<RuleList, [Vec<u32>; 2]>,
     ids: BTreeMap<Part, GroupId>,
+    /// Those of the tenant's groups, by name: most of what is looked up
+    groups: BTreeMap<Name, GroupId>,
     /// What the tenant is compiled with beside itself
     site: Arc<SitePolicy>,
     others: BTreeMap<Name, Arc<Tenant>>,
@@ -144,6 +147,9 @@ impl RuleTable {
                 next += 1;
                 GroupId(next - 1)
             });
+            if let Part::Group(name, _) = &part {
+                table.groups.insert(name.clone(), id);
+            }
             table.ids.insert(part, id);
         }
         table
@@ -204,8 +210,8 @@ impl RuleTable {
             let mut seen: HashMap<Digest, u32> = HashMap::new();
             let mut numbers = Vec::with_capacity(rules.len());
             for (rule, number) in rules.iter().zip(1..) {
-                let text = (list, direction, text(rule));
-                let which = seen.entry(digest(&text)).or_default();
+                let text = digest(&(list, direction, text(rule)));
+                let which = seen.entry(text).or_default();
                 let digest = digest(&(text, *which));
                 *which += 1;
                 let info =
@@ -256,6 +262,7 @@ impl RuleTable {
         }));
         let peers =
             self.rules_over(tenant).flat_map(|(owner, rule)| rule.peers.iter().map(move |it| (owner, it)));
+        let peers = peers.filter(|(_, peer)| !matches!(peer, config::Peer::Group(_)));
         all.extend(peers.filter_map(|(owner, peer)| self.named(tenant, owner, peer)));
         all
     }
@@ -434,11 +441,14 @@ fn text(rule: &config::Rule) -> impl Hash + Copy + '_ {
         family,
         peers,
         own,
+        dscp,
+        tcp_flags,
         action,
         log,
         mode,
     } = rule;
-    (protocol, ports, source_ports, icmp, family, peers, own, action, log, mode)
+    let matched = (protocol, ports, source_ports, icmp, family, peers, own, dscp, tcp_flags);
+    (matched, action, log, mode)
 }
 
 /// Of the prefixes of a set; single addresses are known one by one.
