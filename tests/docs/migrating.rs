@@ -238,8 +238,8 @@ const NWFILTER: &[Row] = &[
     ),
     (
         "Chains vlan and stp",
-        "`vlan_aware` of a network; spanning tree never passes",
-        Some("policy/src/admission/tests.rs::other_protocols_stop_here"),
+        "`vlan_aware`; `ethertypes = [\"stp\"]` of endpoints that may speak it",
+        Some("tests/packets.rs::other_ethertypes_go_between_those_that_may_speak_them"),
     ),
     ("Actions accept, return, continue", "group rules; played through on import", IMPORT_LIBVIRT),
     (
@@ -259,7 +259,11 @@ const NWFILTER: &[Row] = &[
         "`source_ports`",
         Some("policy/src/naive/tests.rs::source_ports_and_icmp_are_told_from_ports"),
     ),
-    ("DSCP, TCP flags", "", None),
+    (
+        "DSCP, TCP flags",
+        "`dscp`, `tcp_flags` of a policy's rule",
+        Some("tests/import.rs::rules_of_a_filter_keep_their_order"),
+    ),
     ("connlimit", "", None),
     (
         "State match",
@@ -299,7 +303,7 @@ const NWFILTER: &[Row] = &[
     ),
     (
         "no-other-l2-traffic, no-other-rarp-traffic",
-        "nothing but IPv4, IPv6, ARP and a machine's own RARP passes",
+        "nothing but IPv4, IPv6, ARP, a machine's own RARP and its `ethertypes` passes",
         SHIPPED,
     ),
     (
