@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "import/random.rs"]
+mod random;
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -351,7 +354,9 @@ fn what_libvirt_has_and_eastgate_has_not_is_refused_with_its_place() {
     for (rule, why) in [
         ("<tcp dstportstart='22' match='no'/>", "a rule for what does not match"),
         ("<tcp dstportstart='22' connlimit-above='3'/>", "nothing here asks for `connlimit-above`"),
-        ("<tcp dscp='46'/>", "nothing here asks for `dscp`"),
+        ("<tcp dscp='64'/>", "`64` is no DSCP"),
+        ("<tcp flags='SYN'/>", "is nothing that TCP flags could be"),
+        ("<tcp flags='SYN/ACK'/>", "is nothing that TCP flags could be"),
         ("<tcp srcipaddr='$WHO'/>", "the variable WHO has no value"),
         ("<tcp srcipaddr='10.0.0.0' srcipmask='x'/>", "`x` is no mask"),
         ("<icmp code='1'/>", "an ICMP code without a type"),
@@ -416,6 +421,14 @@ fn rules_of_a_filter_keep_their_order() {
         { action = \"allow\", proto = \"tcp\", ports = 22, from = \"10.1.0.5/32\" },\n  \
         { action = \"reject\", proto = \"tcp\", ports = 22, family = \"ipv4\", from = \"any\" },\n]\negress = [\n  \
         { action = \"deny\", proto = \"udp\", ports = 53, family = \"ipv6\", to = \"any\" },\n]\n";
+    assert!(text.contains(expected), "{text}");
+    // What a group's rules do not ask for, a policy's do.
+    let filter = "<filter name='fields' chain='root'>\n\
+        <rule action='accept' direction='in'><tcp flags='SYN,ACK/SYN' dscp='46' dstportstart='22'/></rule>\n\
+        <rule action='drop' direction='inout' priority='900'><all/></rule>\n</filter>";
+    let text = import(From::Libvirt, &[File::new("fields.xml", filter.to_owned())], &Map::default()).unwrap();
+    let expected = "ingress = [\n  { action = \"allow\", proto = \"tcp\", ports = 22, dscp = 46, tcp_flags = \"syn/syn,ack\", \
+        family = \"ipv4\", from = \"any\" },\n]\n";
     assert!(text.contains(expected), "{text}");
 }
 

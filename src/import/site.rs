@@ -70,6 +70,10 @@ pub(super) struct Rule {
     pub(super) ports: Option<(u16, u16)>,
     pub(super) source_ports: Option<(u16, u16)>,
     pub(super) icmp: Option<(u8, Option<u8>)>,
+    /// Only of a policy's rule
+    pub(super) dscp: Option<u8>,
+    /// As a configuration writes them; only of a policy's rule
+    pub(super) tcp_flags: Option<String>,
     pub(super) family: Option<Family>,
     /// As a configuration writes them; never empty
     pub(super) peers: Vec<String>,

@@ -111,6 +111,8 @@ fn rule_text(rule: &Rule, peer: &str) -> String {
         parts.push(format!("icmp_type = {kind}"));
         parts.extend(code.map(|code| format!("icmp_code = {code}")));
     }
+    parts.extend(rule.dscp.map(|dscp| format!("dscp = {dscp}")));
+    parts.extend(rule.tcp_flags.as_ref().map(|flags| format!("tcp_flags = {}", quoted(flags))));
     if let Some(family) = rule.family {
         let family = match family {
             Family::V4 => "ipv4",

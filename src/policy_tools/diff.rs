@@ -232,6 +232,7 @@ fn network_settings(of: &str, was: &config::Network, is: &config::Network, found
             unknown_neighbors,
             unknown_destinations,
             vlan_aware,
+            ethertypes,
             strict_reserved,
             tcp,
             tcp_pickup,
@@ -254,7 +255,18 @@ fn endpoint_settings(
     found: &mut Vec<Setting>,
 ) {
     let settings = |it: &config::Endpoint| {
-        settings!(it, mac, addresses, groups, allowed_pairs, routes, port_security, router, dhcp_server)
+        settings!(
+            it,
+            mac,
+            addresses,
+            groups,
+            allowed_pairs,
+            routes,
+            port_security,
+            ethertypes,
+            router,
+            dhcp_server
+        )
     };
     compare(of, was.map(settings), is.map(settings), found);
 }

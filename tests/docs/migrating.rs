@@ -7,6 +7,8 @@ use std::fmt::Write as _;
 type Row = (&'static str, &'static str, Option<&'static str>);
 
 const IMPORT_NEUTRON: Option<&str> = Some("tests/import.rs::a_neutron_project");
+const NEUTRON_AT_RANDOM: Option<&str> =
+    Some("tests/import/random.rs::a_neutron_project_lets_pass_what_neutron_did");
 const IMPORT_CLOUDSTACK: Option<&str> = Some("tests/import.rs::a_cloudstack_account");
 const IMPORT_LIBVIRT: Option<&str> = Some("tests/import.rs::libvirt_domains_with_their_filters");
 const SHIPPED: Option<&str> = Some("tests/import.rs::every_filter_that_is_shipped");
@@ -27,11 +29,11 @@ const NEUTRON: &[Row] = &[
     (
         "Rules by direction, ethertype, protocol by name or number, port range",
         "`ingress`, `egress`, `family`, `proto`, `ports`",
-        IMPORT_NEUTRON,
+        NEUTRON_AT_RANDOM,
     ),
-    ("ICMP type and code", "`icmp_type`, `icmp_code`", IMPORT_NEUTRON),
+    ("ICMP type and code", "`icmp_type`, `icmp_code`", NEUTRON_AT_RANDOM),
     ("Remote prefix, remote group", "`from`, `to`: a prefix, `group:NAME`", AS_NEUTRON),
-    ("Remote address group", "`[tenant.T.set.NAME]`, `set:NAME`", IMPORT_NEUTRON),
+    ("Remote address group", "`[tenant.T.set.NAME]`, `set:NAME`", NEUTRON_AT_RANDOM),
     (
         "Default rules of new groups (templates)",
         "`[template.NAME]`, `like` of a group",
@@ -236,8 +238,8 @@ const NWFILTER: &[Row] = &[
     ),
     (
         "Chains vlan and stp",
-        "`vlan_aware` of a network; spanning tree never passes",
-        Some("policy/src/admission/tests.rs::other_protocols_stop_here"),
+        "`vlan_aware`; `ethertypes = [\"stp\"]` of endpoints that may speak it",
+        Some("tests/packets.rs::other_ethertypes_go_between_those_that_may_speak_them"),
     ),
     ("Actions accept, return, continue", "group rules; played through on import", IMPORT_LIBVIRT),
     (
@@ -257,7 +259,11 @@ const NWFILTER: &[Row] = &[
         "`source_ports`",
         Some("policy/src/naive/tests.rs::source_ports_and_icmp_are_told_from_ports"),
     ),
-    ("DSCP, TCP flags", "", None),
+    (
+        "DSCP, TCP flags",
+        "`dscp`, `tcp_flags` of a policy's rule",
+        Some("tests/import.rs::rules_of_a_filter_keep_their_order"),
+    ),
     ("connlimit", "", None),
     (
         "State match",
@@ -297,7 +303,7 @@ const NWFILTER: &[Row] = &[
     ),
     (
         "no-other-l2-traffic, no-other-rarp-traffic",
-        "nothing but IPv4, IPv6, ARP and a machine's own RARP passes",
+        "nothing but IPv4, IPv6, ARP, a machine's own RARP and its `ethertypes` passes",
         SHIPPED,
     ),
     (

@@ -28,9 +28,12 @@ pub(super) struct List {
 }
 
 impl List {
-    /// Some rule drops what a later one would accept: their order counts.
+    /// Some rule drops what a later one would accept, or asks for what a group's rules do not ask for: it takes a policy.
     pub(super) fn is_ordered(&self) -> bool {
-        self.ordered.iter().any(|(action, _)| *action != "allow")
+        let takes_policy = |(action, rule): &(&str, Rule)| {
+            *action != "allow" || rule.dscp.is_some() || rule.tcp_flags.is_some()
+        };
+        self.ordered.iter().any(takes_policy)
     }
 }
 
@@ -161,6 +164,13 @@ fn matched(
             "dstportend" => ports.1 = Some(number()?),
             "srcportstart" => source_ports.0 = Some(number()?),
             "srcportend" => source_ports.1 = Some(number()?),
+            "dscp" => {
+                let dscp =
+                    value.strip_prefix("0x").map_or_else(|| value.parse(), |hex| u8::from_str_radix(hex, 16));
+                let dscp = dscp.ok().filter(|dscp| *dscp < 64);
+                made.dscp = Some(dscp.ok_or_else(|| format!("`{value}` is no DSCP"))?);
+            }
+            "flags" if protocol == "tcp" => made.tcp_flags = Some(tcp_flags(value)?),
             "type" => icmp.0 = Some(byte()?),
             "code" => icmp.1 = Some(byte()?),
             key if key.strip_prefix(own) == Some("ipaddr") && matches!(value, "$IP" | "$IPV6") => {}
@@ -190,6 +200,26 @@ fn matched(
         made.family = None;
     }
     Ok(Some(made))
+}
+
+/// `SYN,ACK/SYN`, which are looked at and which of them are set, as a configuration writes it: the other way round
+fn tcp_flags(text: &str) -> Result<String, String> {
+    const ALL: &str = "syn,ack,urg,psh,fin,rst";
+    let wrong = || format!("`{text}` is nothing that TCP flags could be");
+    let (mask, set) = text.split_once('/').ok_or_else(wrong)?;
+    let names = |list: &str| {
+        let list = list.to_ascii_lowercase();
+        let list = if list == "all" { ALL.to_owned() } else { list };
+        let known = list.split(',').all(|name| ALL.split(',').any(|known| known == name));
+        (known || list == "none").then_some(list).ok_or_else(wrong)
+    };
+    let (mask, set) = (names(mask)?, names(set)?);
+    if mask == "none"
+        || set != "none" && !set.split(',').all(|name| mask.split(',').any(|known| known == name))
+    {
+        return Err(wrong());
+    }
+    Ok(format!("{set}/{mask}"))
 }
 
 fn range((first, last): (Option<u16>, Option<u16>)) -> Result<Option<(u16, u16)>, String> {
