@@ -9,6 +9,7 @@ use eastgate_wire::{Addr, Attachment, Family, MacAddr, TableSizes, Vni, VtepAddr
 use ipnet::IpNet;
 
 use super::{
+    ethertypes::L2Protocol,
     leaf::{
         Action, EgressDefault, Flood, Mode, Neighbors, OnChange, OuterField, Oversize, PortRange, Runs,
         TcpMode, Topology, UdpChecksum, Unknown,
@@ -156,6 +157,8 @@ pub struct Network {
     pub unknown_destinations: Unknown,
     /// Whether inner frames may carry a VLAN tag.
     pub vlan_aware: bool,
+    /// What its endpoints may speak beside IPv4, IPv6 and ARP, sorted.
+    pub ethertypes: Vec<L2Protocol>,
     /// Whether datagrams with reserved VXLAN bits set are dropped (RFC 7348 says to ignore the bits).
     pub strict_reserved: bool,
     /// Where TCP state begins.
@@ -382,6 +385,8 @@ pub struct Endpoint {
     pub allowed_pairs: Vec<AllowedPair>,
     /// Prefixes that it forwards for.
     pub routes: Vec<IpNet>,
+    /// What it may speak beside IPv4, IPv6, ARP and its network's, sorted.
+    pub ethertypes: Vec<L2Protocol>,
     /// Whether its MAC and addresses are checked.
     pub port_security: bool,
     /// Whether it may send router advertisements and redirects.

@@ -177,6 +177,10 @@ problems! {
     EmptyList { } Error "empty-list"
         "this list is empty, which could be meant as all or as none"
         "list what is meant, or take the key out";
+    /// Not an ethertype that can be allowed.
+    BadEthertype { text: String } Error "bad-ethertype"
+        "{text} is no ethertype that endpoints can be allowed"
+        "write a number from 0x600 to 0xffff, or a name such as \"lldp\"; IP, ARP, tags, flow control and slow protocols are not for this list";
     /// Not a protocol.
     BadProtocol { text: String, near: Near } Error "bad-protocol"
         "`{text}` is not a protocol"

@@ -8,6 +8,7 @@ use schemars::{Schema, SchemaGenerator};
 use toml::de::DeTable;
 
 use super::{
+    ethertypes::L2Protocol,
     leaf::*,
     model::OVERHEAD_V4,
     problem::Problem,
@@ -239,6 +240,9 @@ table! {
         default unknown_destinations: Unknown = Unknown::Drop,
         /// Inner frames may carry a VLAN tag.
         default vlan_aware: bool = false,
+        /// Protocols beside IPv4, IPv6 and ARP that its endpoints may speak with each other: ethertypes such as 0x88b5, or names
+        /// such as "lldp", "mpls", "stp". Rules say nothing about them.
+        many ethertypes: List<L2Protocol>,
         /// Datagrams with reserved VXLAN bits set are dropped.
         default strict_reserved: bool = false,
         /// "strict": TCP state begins at a SYN; "loose": at any segment.
@@ -502,6 +506,8 @@ table! {
         many allowed_pairs: List<AllowedPairTable>,
         /// Prefixes behind it: it forwards packets from them, and is sent packets to them.
         many routes: List<AddressOrPrefix>,
+        /// Protocols beside IPv4, IPv6 and ARP that it may speak with other endpoints that may, beside those of its network.
+        many ethertypes: List<L2Protocol>,
         /// Its MAC and addresses are checked.
         default port_security: bool = true,
         /// It may advertise itself as a router and send redirects. What it forwards for is in `routes`.
