@@ -21,6 +21,7 @@ mod oracle;
 mod reject;
 mod reload;
 mod routes;
+mod rule_counts;
 mod scene;
 mod size;
 mod tenants;
