@@ -46,7 +46,10 @@ mod wheel;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use ahash::RandomState;
 use eastgate_wire::{
@@ -156,6 +159,8 @@ pub struct FlowTable {
     overdue: Vec<FlowId>,
     recalled: Vec<Recalled>,
     finished: Vec<Finished>,
+    /// Place of a flow -> what of it was counted for those who admitted it before others did; of most there is nothing
+    counted: BTreeMap<u32, Count>,
     /// Someone wants to know what flows have come to.
     keeps_finished: bool,
     /// Someone keeps a place for each flow
@@ -193,6 +198,7 @@ impl FlowTable {
             overdue: Vec::new(),
             recalled: Vec::new(),
             finished: Vec::new(),
+            counted: BTreeMap::new(),
             keeps_finished: false,
             places_kept: false,
             hasher,
@@ -321,6 +327,7 @@ impl FlowTable {
     /// changed with the policy. False when it is gone.
     pub fn confirm(&mut self, flow: FlowId, admitted: &Admitted) -> bool {
         let Some(index) = self.slab.index(flow) else { return false };
+        self.hand_down(index, admitted);
         let entry = self.slab.at_mut(index);
         entry.admit(admitted);
         entry.hints = [0; 2];

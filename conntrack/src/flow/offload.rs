@@ -171,6 +171,7 @@ impl Found {
             created: self.created.map_or(last_seen, |created| created.created),
             last_seen,
             deadline: self.deadline(settings, now),
+            counted: Count::default(),
         }
     }
 
@@ -190,7 +191,7 @@ pub struct Recalled {
     pub admitted: Admitted,
 }
 
-/// What a flow has come to that has ended, for those who admitted it.
+/// What a flow has come to that has ended, or that others admit from now on, for those who admitted it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Finished {
     /// Its network
@@ -424,7 +425,7 @@ impl FlowTable {
         self.keeps_finished = true;
     }
 
-    /// What a flow has come to that has ended.
+    /// What a flow has come to that has ended, or that others admit now.
     pub fn pop_finished(&mut self) -> Option<Finished> {
         self.finished.pop()
     }
@@ -449,9 +450,29 @@ impl FlowTable {
         if !self.keeps_finished {
             return;
         }
+        let counted = self.counted.remove(&index).unwrap_or_default();
+        self.count_up(index, counted);
+    }
+
+    /// Others admit a flow from here on: what has passed so far is for those who did.
+    pub(super) fn hand_down(&mut self, index: u32, to: &Admitted) {
         let entry = self.slab.at(index);
-        let [original, reply] = entry.counts;
-        let count = Count { packets: original.packets + reply.packets, bytes: original.bytes + reply.bytes };
+        let rules = |admitted: &Admitted| (admitted.egress_rule, admitted.ingress_rule);
+        if !self.keeps_finished || rules(&entry.admitted()) == rules(to) {
+            return;
+        }
+        let counted = self.counted.insert(index, entry.passed()).unwrap_or_default();
+        self.count_up(index, counted);
+    }
+
+    /// What of a flow was not `counted` before is for those who admit it.
+    fn count_up(&mut self, index: u32, counted: Count) {
+        let entry = self.slab.at(index);
+        let Count { packets, bytes } = entry.passed();
+        let count = Count {
+            packets: packets.saturating_sub(counted.packets),
+            bytes: bytes.saturating_sub(counted.bytes),
+        };
         self.finished.push(Finished {
             vni: entry.key.vni(),
             admitted: entry.admitted(),
@@ -496,6 +517,12 @@ impl FlowTable {
 }
 
 impl Entry {
+    /// What passed, of both directions
+    const fn passed(&self) -> Count {
+        let [original, reply] = self.counts;
+        Count { packets: original.packets + reply.packets, bytes: original.bytes + reply.bytes }
+    }
+
     /// Counts a packet towards the threshold; true when the flow may be offloaded now.
     pub(super) fn settle_flow(&mut self, segment: &Segment) -> bool {
         let plain = match &segment.kind {

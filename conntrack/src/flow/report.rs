@@ -36,6 +36,9 @@ pub struct FlowInfo {
     pub last_seen: Instant,
     /// When it ends if nothing more is heard
     pub deadline: Instant,
+    /// Of both directions together: what was counted for those who admitted it before others did, as far as a page of the
+    /// table says it
+    pub counted: Count,
 }
 
 impl FlowInfo {
@@ -53,6 +56,7 @@ impl FlowInfo {
             created: entry.created,
             last_seen: entry.last_seen(),
             deadline: entry.deadline(),
+            counted: Count::default(),
         }
     }
 }

@@ -26,7 +26,8 @@ impl FlowTable {
         let until = from.saturating_add(budget).min(self.slab.places());
         for index in from..until {
             if let Some(entry) = self.slab.get(index).filter(|entry| Self::is_shown(entry, now)) {
-                let info = FlowInfo::of(entry);
+                let counted = self.counted.get(&index).copied().unwrap_or_default();
+                let info = FlowInfo { counted, ..FlowInfo::of(entry) };
                 if filter.fits(&info) {
                     out.push(info);
                 }

@@ -407,9 +407,7 @@ pub struct Elsewhere {
 }
 
 fn sum_of(workers: &[Counters], of: fn(&Counters) -> &Mutex<Drops>) -> u64 {
-    // Sums do not depend on the order.
-    #[allow(clippy::iter_over_hash_type)]
-    workers.iter().map(|worker| lock(of(worker)).rows.values().map(|row| row.count.frames).sum::<u64>()).sum()
+    rows_of(workers, of, Vec::new()).iter().map(|(_, count)| count.frames).sum()
 }
 
 /// Frames and bytes of all workers together.

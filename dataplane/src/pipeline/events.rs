@@ -173,6 +173,7 @@ mod tests {
             created,
             last_seen: created,
             deadline: created,
+            counted: Count::default(),
         }
     }
 

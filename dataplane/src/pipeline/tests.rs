@@ -22,6 +22,7 @@ mod policies;
 mod reject;
 mod reload;
 mod routes;
+mod rule_counts;
 mod scene;
 mod size;
 mod tenants;

@@ -39,8 +39,8 @@ impl Shared {
             }
             let count = RuleCount {
                 flows,
-                packets: flow.original.packets + flow.reply.packets,
-                bytes: flow.original.bytes + flow.reply.bytes,
+                packets: (flow.original.packets + flow.reply.packets).saturating_sub(flow.counted.packets),
+                bytes: (flow.original.bytes + flow.reply.bytes).saturating_sub(flow.counted.bytes),
                 hit: Some((flow.created, flow.last_seen)),
             };
             for rule in [flow.egress_rule, flow.ingress_rule] {

@@ -283,6 +283,7 @@ mod tests {
             created: Instant::ZERO,
             last_seen: Instant::ZERO,
             deadline: Instant::ZERO,
+            counted: Count::default(),
         }
     }
 

@@ -17,6 +17,7 @@ mod gso;
 mod hub;
 mod limits;
 mod pieces;
+mod rules;
 mod scene;
 mod takeover;
 mod tiers;
@@ -265,20 +266,6 @@ impl Host {
     fn refused(&self) -> Refused {
         let there = self.kernel.as_ref().map(|kernel| kernel.traffic().unwrap().drops);
         refused([drops(&self.shared.counters, there.unwrap_or_default())])
-    }
-
-    /// Flows, packets and bytes of each rule that is written.
-    fn of_rules(&self) -> BTreeMap<u32, [u64; 3]> {
-        let (now, snapshot) = (clock::now(), self.shared.snapshot_arc());
-        let network = snapshot.network(VNI.try_into().unwrap()).unwrap();
-        let there = self.kernel.as_ref().map(|kernel| kernel.traffic().unwrap().drops);
-        let more = self.shared.not_counted_for_rules(&snapshot, &there.unwrap_or_default(), now);
-        let of = |rule: u32| {
-            let mut count = network.counts.get(rule);
-            count.add(&more.get(&(network.vni, rule)).copied().unwrap_or_default());
-            [count.flows, count.packets, count.bytes]
-        };
-        network.rules.in_order().map(|rule| (rule, of(rule))).collect()
     }
 
     /// What a program left of a frame that it carries: encapsulated, or for the one port whose endpoint it is addressed to.
@@ -586,12 +573,10 @@ fn differences(alone: &Host, twin: &Host) -> usize {
 }
 
 fn same_flows(alone: &Host, twin: &Host, when: &str) {
-    // What connections have come to whose place others have taken is fetched by a sweep.
-    [alone, twin].iter().for_each(|host| host.shared.sweep(clock::now()));
     assert_eq!(differences(alone, twin), 0, "flows {when}");
     assert_eq!(alone.flows().len(), twin.flows().len(), "flows in two places {when}");
     assert_eq!(alone.refused(), twin.refused(), "what the rules have refused {when}");
-    assert_eq!(alone.of_rules(), twin.of_rules(), "what the rules have done {when}");
+    rules::same(alone, twin, when);
 }
 
 /// A SYN of endpoint 11 to 12.

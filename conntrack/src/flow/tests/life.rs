@@ -455,3 +455,33 @@ proptest! {
         prop_assert_eq!((world.table.len(), world.quota.in_use()), (0, FlowUse::default()));
     }
 }
+
+/// What has passed is for those who had admitted the flow by then.
+#[test]
+fn a_flow_counts_for_those_who_admitted_it_when_it_passed() {
+    let mut world = World::new();
+    world.table.keep_finished();
+    let segment = udp(key(1, proto::UDP, 1));
+    world.send(&segment);
+    world.send(&segment);
+    let hit = world.table.page(0, 10, &FlowFilter::default(), world.now, &mut Vec::new());
+    assert_eq!((hit, world.table.pop_finished()), (None, None));
+    world.epoch = 2;
+    let tracked = world.table.track(&segment, &world.settings, 2, world.now);
+    let Tracked::Stale { flow, .. } = tracked else { panic!("{tracked:?}") };
+    let other = Admitted { epoch: 2, egress_rule: 5, ingress_rule: 6 };
+    assert!(world.table.confirm(flow, &Admitted { epoch: 2, ..ALLOWED }));
+    assert_eq!(world.table.pop_finished(), None, "the same rules admit it again");
+    assert!(world.table.confirm(flow, &other));
+    let before = world.table.pop_finished().unwrap();
+    assert_eq!((before.admitted.egress_rule, before.count), (11, Count { packets: 2, bytes: 200 }));
+    assert_eq!(world.flows()[0].counted, before.count);
+    for _ in 0..3 {
+        world.send(&segment);
+    }
+    world.table.kill(0, 10, &FlowFilter::default(), world.now);
+    let after = world.table.pop_finished().unwrap();
+    assert_eq!((after.admitted, after.count), (other, Count { packets: 3, bytes: 300 }));
+    world.send(&segment);
+    assert_eq!(world.flows()[0].counted, Count::default(), "another flow in the same place");
+}
