@@ -247,6 +247,36 @@ groups = ["web"]
         assert!(moved.networks.is_empty() && moved.rules.is_empty(), "{moved:?}");
         let gone = changes(|text| text[..text.find("[tenant").unwrap()].to_owned());
         assert_eq!((gone.tenants.removed, gone.endpoints.removed), (vec!["x".into()], vec!["x/one".into()]));
+        let site = "[policy.p]\napplies_to = \"site\"\negress = [{ action = \"deny\", to = \"set:s\" }]\n\
+             [set.s]\naddresses = [\"10.9.0.0/16\"]\n[template.t]\negress = [{ to = \"any\" }]\n";
+        let more = |text: &str| {
+            format!(
+                "{site}{}{text}",
+                site.replace("[policy", "[tenant.x.policy")
+                    .replace("[set", "[tenant.x.set")
+                    .replace("\"site\"", "\"tenant\"")
+                    .replace("[template.t]\negress = [{ to = \"any\" }]\n", "")
+            )
+        };
+        let came = changes(more);
+        assert_eq!(
+            (came.policies.added, came.sets.added),
+            (vec!["p".into(), "x/p".into()], vec!["s".into(), "x/s".into()])
+        );
+        assert_eq!(came.templates.added, ["t"]);
+        let rules = [
+            "template t egress #1: any with any",
+            "policy p egress #1: deny any with set:s",
+            "x/policy p egress #1: deny any with set:s",
+        ];
+        assert_eq!(came.rules.added, rules);
+        let load = |text: &str| load_str("any", text).unwrap();
+        let before = more(BEFORE);
+        let after = between(&load(&before), &load(&before.replacen("\"deny\"", "\"reject\"", 1)));
+        assert_eq!(
+            text(&after),
+            "1 policy changed: p\n1 rule changed: policy p egress #1: reject any with set:s\n"
+        );
         let other = changes(|text| format!("[overlay]\nport = 8472\n{text}"));
         assert_eq!(text(&other), "changed: overlay\n");
     }

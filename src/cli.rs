@@ -2,8 +2,10 @@
 
 pub mod args;
 mod commands;
+pub mod import;
 pub mod lab;
 mod plan;
+pub mod policy;
 mod print;
 pub mod table;
 
@@ -13,13 +15,14 @@ use clap::Parser;
 use serde_json::json;
 
 use self::args::Format;
-use crate::{control::client::ClientError, daemon::ConfigRefused};
+use crate::{control::client::ClientError, daemon::ConfigRefused, faults::Faults, policy_tools::Misnamed};
 
 /// Exit codes, the same for every command.
 pub mod exit {
     /// Done
     pub const OK: u8 = 0;
-    /// It could not be done; the reason is on standard error.
+    /// It could not be done; the reason is on standard error. `policy`: there is a difference, an expectation that fails, a rule
+    /// that does nothing.
     pub const FAILED: u8 = 1;
     /// The command line is wrong.
     pub const USAGE: u8 = 2;
@@ -55,6 +58,13 @@ fn tell(error: &anyhow::Error, output: Format) -> u8 {
         eprint!("{refused}");
         object["diagnostics"] = refused.diagnostics.clone();
         exit::CONFIG
+    } else if let Some(faults) = error.downcast_ref::<Faults>() {
+        eprint!("{faults}");
+        object["diagnostics"] = json!(faults);
+        exit::CONFIG
+    } else if let Some(misnamed) = error.downcast_ref::<Misnamed>() {
+        eprintln!("eastgate: {misnamed}");
+        exit::USAGE
     } else {
         eprintln!("eastgate: {error:#}");
         let asked = error.downcast_ref::<ClientError>();

@@ -9,5 +9,8 @@ pub mod changes;
 pub mod cli;
 pub mod control;
 pub mod daemon;
+pub mod faults;
+pub mod import;
 pub mod io;
 pub mod plan;
+pub mod policy_tools;

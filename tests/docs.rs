@@ -8,6 +8,9 @@
     reason = "a helper of tests may fail the test"
 )]
 
+#[path = "docs/migrating.rs"]
+mod migrating;
+
 use std::{
     fmt::Write as _,
     fs,

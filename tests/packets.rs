@@ -85,6 +85,41 @@ fn tags_are_refused_by_their_name_and_priorities_are_no_tags() {
     }
 }
 
+/// What is neither IP nor ARP goes between those that may speak it, the link's own LLDP too, and to nobody else.
+#[test]
+fn other_ethertypes_go_between_those_that_may_speak_them() {
+    const LLDP: [u8; 6] = [1, 0x80, 0xc2, 0, 0, 0x0e];
+    let frame = |to: [u8; 6], ethertype: u16| {
+        [&to[..], &WEB1.0, &ethertype.to_be_bytes(), b"hello, neighbor, from layer 2"].concat()
+    };
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        for name in ["web1", "db1"] {
+            let table = format!("[tenant.acme.endpoint.{name}]\n");
+            site.rewrite(|text| text.replace(&table, &format!("{table}ethertypes = [\"lldp\", 0x88b5]\n")));
+        }
+        let [alpha, _beta] = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
+        let (at_db1, at_web2) = (Capture::start(&site.db1, "eth0"), Capture::start(&site.web2, "eth0"));
+        let [lldp, own] = [frame(LLDP, 0x88cc), frame(DB1_MAC.0, 0x88b5)];
+        for sent in [&lldp, &own] {
+            send_frame(&site.web1, "eth0", sent);
+            // A veth hands over what it is given; a short frame may be filled up on the way.
+            wait_for("it arrives", || !at_db1.matching(|seen| seen.starts_with(sent)).is_empty());
+        }
+        send_frame(&site.web1, "eth0", &frame(WEB2_MAC.0, 0x88b5));
+        send_frame(&site.web1, "eth0", &frame(DB1_MAC.0, 0x88b6));
+        wait_for("others are refused", || alpha.drops().get("ethertype-refused") == Some(&2));
+        send_frame(&site.web2, "eth0", &lldp);
+        wait_for("nor from others", || alpha.drops().get("link-protocol") == Some(&1));
+        let of_layer_2 = |seen: &[u8]| seen.get(12) == Some(&0x88);
+        assert_eq!(
+            at_web2.matching(|seen| of_layer_2(seen) && seen[6..12] == WEB1.0).len(),
+            1,
+            "{dataplane}: only what web2 itself has sent as web1"
+        );
+    }
+}
+
 /// Waits at a machine for a datagram to the allowed port, and prints the tag that its frame came with.
 const TAG_OF_A_DATAGRAM: &str = "
 import socket, struct

@@ -9,6 +9,7 @@ mod check;
 mod cross;
 pub mod diagnostics;
 mod digest;
+mod ethertypes;
 mod include;
 mod islands;
 pub mod leaf;
@@ -26,6 +27,7 @@ mod values;
 
 pub use diagnostics::Diagnostics;
 pub use digest::Digest;
+pub use ethertypes::L2Protocol;
 pub use leaf::*;
 pub use loader::{Loader, load_str};
 pub use model::*;

@@ -9,6 +9,7 @@ use eastgate_wire::{Addr, Attachment, Family, MacAddr, TableSizes, Vni, VtepAddr
 use ipnet::IpNet;
 
 use super::{
+    ethertypes::L2Protocol,
     leaf::{
         Action, EgressDefault, Flood, Mode, Neighbors, OnChange, OuterField, Oversize, PortRange, Runs,
         TcpMode, Topology, UdpChecksum, Unknown,
@@ -156,6 +157,8 @@ pub struct Network {
     pub unknown_destinations: Unknown,
     /// Whether inner frames may carry a VLAN tag.
     pub vlan_aware: bool,
+    /// What its endpoints may speak beside IPv4, IPv6 and ARP, sorted.
+    pub ethertypes: Vec<L2Protocol>,
     /// Whether datagrams with reserved VXLAN bits set are dropped (RFC 7348 says to ignore the bits).
     pub strict_reserved: bool,
     /// Where TCP state begins.
@@ -274,12 +277,25 @@ pub struct Rule {
     pub peers: Vec<Peer>,
     /// The endpoint's own addresses that it is about; empty for any.
     pub own: Box<[IpNet]>,
+    /// DSCPs of a flow's first packet, sorted; empty for any.
+    pub dscp: Box<[u8]>,
+    /// TCP flags of a flow's first packet; only with TCP.
+    pub tcp_flags: Option<FlagMatch>,
     /// What it does.
     pub action: Action,
     /// Flows that it lets in or refuses are logged.
     pub log: bool,
     /// Whether it is being tried out by itself.
     pub mode: Mode,
+}
+
+/// TCP flags that must be set, and those that are looked at for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlagMatch {
+    /// Those that are set, all of them among the others
+    pub set: u8,
+    /// Those that are looked at
+    pub of: u8,
 }
 
 /// The protocol of a rule.
@@ -369,6 +385,8 @@ pub struct Endpoint {
     pub allowed_pairs: Vec<AllowedPair>,
     /// Prefixes that it forwards for.
     pub routes: Vec<IpNet>,
+    /// What it may speak beside IPv4, IPv6, ARP and its network's, sorted.
+    pub ethertypes: Vec<L2Protocol>,
     /// Whether its MAC and addresses are checked.
     pub port_security: bool,
     /// Whether it may send router advertisements and redirects.

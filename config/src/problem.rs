@@ -177,6 +177,10 @@ problems! {
     EmptyList { } Error "empty-list"
         "this list is empty, which could be meant as all or as none"
         "list what is meant, or take the key out";
+    /// Not an ethertype that can be allowed.
+    BadEthertype { text: String } Error "bad-ethertype"
+        "{text} is no ethertype that endpoints can be allowed"
+        "write a number from 0x600 to 0xffff, or a name such as \"lldp\"; IP, ARP, tags, flow control and slow protocols are not for this list";
     /// Not a protocol.
     BadProtocol { text: String, near: Near } Error "bad-protocol"
         "`{text}` is not a protocol"
@@ -346,6 +350,19 @@ problems! {
     NotShared { kind: &'static str, name: String, tenant: String, with: String } Error "not-shared"
         "tenant `{tenant}` does not share its {kind} `{name}` with tenant `{with}`"
         "add `shared_with = [\"{with}\"]` to it, if that is meant; or write the addresses";
+
+    /// Not a DSCP.
+    BadDscp { text: String, near: Near } Error "bad-dscp"
+        "`{text}` is not a DSCP"
+        "{near} (others go by their number, 0 to 63)";
+    /// Not TCP flags.
+    BadFlags { text: String } Error "bad-flags"
+        "`{text}` does not say which TCP flags are set of which"
+        "write those that are set, and behind `/` those that are looked at, such as \"syn/syn,ack\" or \"none/rst\": of fin, syn, rst, psh, ack, urg, ece, cwr";
+    /// TCP flags of something else.
+    FlagsNotPossible { } Error "flags-not-possible"
+        "only TCP has TCP flags"
+        "write `proto = \"tcp\"`, or take `tcp_flags` out";
 
     /// Nothing that a policy applies to.
     BadScope { text: String, known: &'static str } Error "bad-scope"

@@ -256,6 +256,13 @@ mod tests {
         )
     }
 
+    fn policy(action: &str) -> String {
+        format!(
+            "[tenant.acme.policy.p]\napplies_to = \"tenant\"\n[[tenant.acme.policy.p.ingress]]\naction = \"{action}\"\n\
+             from = {{ prefix = \"10.0.0.0/8\", except = [\"10.1.0.0/16\"] }}\n"
+        )
+    }
+
     fn base() -> String {
         let mut text = "[host.a]\nvtep = \"192.0.2.1\"\ndevice = \"e\"\n".to_owned();
         for (vni, tenant) in (1..).zip(["acme", "beta"]) {
@@ -308,6 +315,11 @@ mod tests {
             ("a rule", base.replace(&all, &all.replace("\"any\"", "\"10.1.0.0/16\""))),
             ("a rule comes", base.replace(&all, &all.replace("\n\n", "\nproto = \"tcp\"\n"))),
             ("a group comes", base.replace(&all, &format!("{all}{}", group("acme", "web")))),
+            ("a policy comes", base.replace(&one, &format!("{one}{}", policy("pass")))),
+            (
+                "a set comes",
+                base.replace(&one, &format!("{one}[tenant.acme.set.s]\naddresses = [\"10.9.0.0/16\"]\n")),
+            ),
             ("a comment", base.replace(&one, &format!("# one\n{one}"))),
             ("nothing", base.clone()),
         ] {
@@ -333,6 +345,18 @@ mod tests {
             (
                 "another spelling",
                 one.replace("[tenant.acme.endpoint.vm050]", "[tenant.acme.endpoint.\"vm050\"]"),
+            ),
+            ("the mode", format!("{one}[tenant.acme]\nmode = \"audit\"\n")),
+            (
+                "a policy of the site",
+                format!(
+                    "{one}{}",
+                    policy("pass").replace("tenant.acme.", "").replace("\"tenant\"", "\"site\"")
+                ),
+            ),
+            (
+                "a part of a policy",
+                format!("{one}[[tenant.acme.policy.p.egress]]\naction = \"deny\"\nto = \"any\"\n"),
             ),
             ("another table", format!("{one}[ tenant . acme ]\ndescription = \"x\"\n")),
             ("nothing of it", "[tenant.acme.endpoint.vm050]\n".to_owned()),

@@ -8,6 +8,7 @@ use schemars::{Schema, SchemaGenerator};
 use toml::de::DeTable;
 
 use super::{
+    ethertypes::L2Protocol,
     leaf::*,
     model::OVERHEAD_V4,
     problem::Problem,
@@ -239,6 +240,9 @@ table! {
         default unknown_destinations: Unknown = Unknown::Drop,
         /// Inner frames may carry a VLAN tag.
         default vlan_aware: bool = false,
+        /// Protocols beside IPv4, IPv6 and ARP that its endpoints may speak with each other: ethertypes such as 0x88b5, or names
+        /// such as "lldp", "mpls", "stp". Rules say nothing about them.
+        many ethertypes: List<L2Protocol>,
         /// Datagrams with reserved VXLAN bits set are dropped.
         default strict_reserved: bool = false,
         /// "strict": TCP state begins at a SYN; "loose": at any segment.
@@ -394,7 +398,7 @@ table! {
         /// "deny": packets are denied that no policy at its place settles, in the directions that it has rules for; "pass" if
         /// nothing is said. Before the groups only.
         optional end: PolicyEnd,
-        /// Whose packets it is asked about. Of a tenant's policy: "tenant", "network:NAME", "group:NAME", "endpoint:NAME", or a
+        /// Required: whose packets it is asked about. Of a tenant's policy: "tenant", "network:NAME", "group:NAME", "endpoint:NAME", or a
         /// list; of the site's: "site", "tenant:TENANT", "network:TENANT/NAME", "group:TENANT/NAME", "endpoint:TENANT/NAME".
         optional applies_to: OneOrMany<Arc<str>>,
         /// What may come to them.
@@ -431,6 +435,10 @@ table! {
         optional to: OneOrMany<PeerValue>,
         /// Only for endpoints with these addresses: an address, a prefix, or a list.
         optional own: OneOrMany<AddressOrPrefix>,
+        /// DSCPs, by number or name ("ef", "af41"), or a list: of a flow's first packet.
+        optional dscp: OneOrMany<NumberOrWord>,
+        /// TCP flags that are set, of those that are looked at: "syn/syn,ack", "none/fin,rst"; of a flow's first packet.
+        optional tcp_flags: Arc<str>,
         /// Flows that it lets in or refuses are logged.
         default log: bool = false,
         /// "audit": what it would deny passes, and is told.
@@ -498,6 +506,8 @@ table! {
         many allowed_pairs: List<AllowedPairTable>,
         /// Prefixes behind it: it forwards packets from them, and is sent packets to them.
         many routes: List<AddressOrPrefix>,
+        /// Protocols beside IPv4, IPv6 and ARP that it may speak with other endpoints that may, beside those of its network.
+        many ethertypes: List<L2Protocol>,
         /// Its MAC and addresses are checked.
         default port_security: bool = true,
         /// It may advertise itself as a router and send redirects. What it forwards for is in `routes`.

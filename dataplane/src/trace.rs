@@ -349,6 +349,13 @@ pub fn rule_text(rule: &config::Rule) -> String {
         let own: Vec<String> = rule.own.iter().map(ToString::to_string).collect();
         text += &format!(", own address {}", own.join(" or "));
     }
+    if !rule.dscp.is_empty() {
+        let dscp: Vec<String> = rule.dscp.iter().map(ToString::to_string).collect();
+        text += &format!(", dscp {}", dscp.join(" or "));
+    }
+    if let Some(flags) = rule.tcp_flags {
+        text += &format!(", tcp flags {flags}");
+    }
     let action = match rule.action {
         config::Action::Allow => "",
         config::Action::Deny => "deny ",

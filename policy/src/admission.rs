@@ -28,8 +28,11 @@ pub struct Sender {
     pub router: bool,
     /// May answer DHCP and DHCPv6
     pub dhcp_server: bool,
-    /// Ethertypes it may use beside IPv4, IPv6 and ARP; 802.3 lengths (below 0x600) are none.
+    /// Ethertypes it may use beside IPv4, IPv6 and ARP; 802.3 lengths (below 0x600) are none, nor are flow control and slow
+    /// protocols.
     pub ethertypes: Vec<u16>,
+    /// May take part in the spanning tree protocols (IEEE 802.1Q)
+    pub stp: bool,
     /// The most VLAN tags a frame may carry; 0 in a network that is not `vlan_aware`. More than two are never
     /// read and never pass.
     pub max_tags: u8,
@@ -138,7 +141,20 @@ impl Sender {
             router: false,
             dhcp_server: false,
             ethertypes: Vec::new(),
+            stp: false,
             max_tags: 0,
+        }
+    }
+
+    /// Whether it may speak what a frame is of beside IPv4, IPv6 and ARP.
+    #[must_use]
+    pub fn speaks(&self, view: &View, frame: &[u8]) -> bool {
+        match view.ethertype {
+            // An 802.3 length: LLC and SNAP can carry IP and ARP past every check.
+            0..0x600 => self.stp && is_stp(view, frame),
+            // They end at the next device, whatever is asked for.
+            0x8808 | 0x8809 => false,
+            other => self.ethertypes.contains(&other),
         }
     }
 }
@@ -190,7 +206,10 @@ impl Check {
         let secured = sender.port_security;
         match self {
             Self::SourceMac => source_mac(view, site),
-            Self::LinkProtocol => refuse_if(is_link_protocol(view), DropReason::LinkProtocol),
+            Self::LinkProtocol => refuse_if(
+                is_link_protocol(view) && !speaks_link(view, frame, sender),
+                DropReason::LinkProtocol,
+            ),
             Self::VlanTags => vlan_tags(view, sender),
             Self::Ethertype => ethertype(view, frame, sender),
             Self::MacOwned => {
@@ -258,6 +277,17 @@ fn is_link_protocol(view: &View) -> bool {
         || matches!(view.ethertype, 0x8808 | 0x8809 | 0x888e | 0x88cc)
 }
 
+/// What is for the next bridge is for the other endpoints where they may speak it: LLDP, 802.1X, spanning trees.
+fn speaks_link(view: &View, frame: &[u8], sender: &Sender) -> bool {
+    matches!(view.ethertype, 0..0x600 | 0x888e | 0x88cc) && sender.speaks(view, frame)
+}
+
+/// A BPDU: LLC with the bridge's access point at both ends and unnumbered information, to the bridge group address.
+fn is_stp(view: &View, frame: &[u8]) -> bool {
+    let llc = frame.get(usize::from(view.l3)..).and_then(|rest| rest.first_chunk::<3>());
+    view.dst.0 == [0x01, 0x80, 0xc2, 0, 0, 0] && view.tags == 0 && llc == Some(&[0x42, 0x42, 0x03])
+}
+
 fn vlan_tags(view: &View, sender: &Sender) -> Result<(), DropReason> {
     let more_behind = matches!(view.ethertype, ethertype::VLAN | ethertype::QINQ);
     refuse_if(view.tags > sender.max_tags || more_behind, DropReason::VlanTagged)
@@ -266,10 +296,8 @@ fn vlan_tags(view: &View, sender: &Sender) -> Result<(), DropReason> {
 fn ethertype(view: &View, frame: &[u8], sender: &Sender) -> Result<(), DropReason> {
     let allowed = match view.ethertype {
         ethertype::IPV4 | ethertype::IPV6 | ethertype::ARP => true,
-        // An 802.3 length: LLC and SNAP can carry IP and ARP past every check.
-        0..0x600 => false,
         ethertype::RARP if is_self_announcement(view, frame) => true,
-        other => sender.ethertypes.contains(&other),
+        _ => sender.speaks(view, frame),
     };
     refuse_if(!allowed, DropReason::EthertypeRefused)
 }

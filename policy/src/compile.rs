@@ -30,7 +30,7 @@ use crate::rule::{Decision, Direction, GroupId, MAX_TIERS, Probe, RuleId, Source
 
 pub(crate) mod address;
 mod build;
-mod intervals;
+pub(crate) mod intervals;
 mod numbers;
 mod search;
 pub mod words;
@@ -426,4 +426,4 @@ impl Budget {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

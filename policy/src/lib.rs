@@ -5,6 +5,7 @@
 //! hundred thousand, and that every table in it is bounded.
 
 pub mod admission;
+pub mod analysis;
 pub mod compile;
 pub mod naive;
 pub mod rule;

@@ -211,8 +211,23 @@ impl fmt::Display for Miss {
 }
 
 /// The policy of an endpoint in one direction.
-fn tiers(source: &Source, endpoint: EndpointId, direction: Direction) -> &[Tier] {
+pub(crate) fn tiers(source: &Source, endpoint: EndpointId, direction: Direction) -> &[Tier] {
     source.endpoints.get(endpoint.0 as usize).map_or(&[][..], |endpoint| endpoint.tiers(direction))
+}
+
+/// All rules of an endpoint in one direction, in order, each with the tier that it is of.
+pub(crate) fn rules_of(
+    source: &Source,
+    endpoint: EndpointId,
+    direction: Direction,
+) -> impl Iterator<Item = (usize, &Rule)> {
+    let tiers = tiers(source, endpoint, direction).iter().enumerate();
+    tiers.flat_map(move |(number, tier)| walk(source, tier, direction).map(move |(_, rule)| (number, rule)))
+}
+
+/// Whether a rule speaks of an address.
+pub(crate) fn is_about(source: &Source, rule: &Rule, peer: Addr) -> bool {
+    families(rule).all(|family| family == peer.family()) && is_peer(source, rule.peer, peer)
 }
 
 /// The ordered rules of a tier. A group that is named twice is walked once.
@@ -274,7 +289,7 @@ fn misses(source: &Source, rule: &Rule, peer: Addr, probe: &Probe) -> Misses {
 }
 
 /// The families that a rule binds itself to, by its own word, its prefix or its ICMP.
-fn families(rule: &Rule) -> impl Iterator<Item = Family> {
+pub(crate) fn families(rule: &Rule) -> impl Iterator<Item = Family> {
     let by_peer = match rule.peer {
         Peer::Prefix { network, .. } => Some(network.family()),
         _ => None,

@@ -202,7 +202,7 @@ pub struct Group {
 pub const MAX_TIERS: usize = 4;
 
 /// One tier of a policy in one direction.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Tier {
     /// The groups whose rules of that direction it consists of, in the order in which they hold; naming one twice changes
     /// nothing.
@@ -269,7 +269,7 @@ pub enum Header {
 }
 
 /// What the rules say of a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Decision {
     /// What to do with it
     pub verdict: Verdict,

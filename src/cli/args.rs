@@ -19,10 +19,12 @@ const EXAMPLES: &str = "Examples:
   eastgate status                                   how the daemon is
   eastgate show drops                               what was dropped, why, and by which rule
   eastgate trace --vni 5001 tcp 10.1.0.11:40000 10.1.0.21:5432
+  eastgate policy who --to acme/db --port 5432/tcp  who may reach it, by which rules
+  eastgate policy diff OLD NEW                      which traffic two versions treat differently
   eastgate reload                                   put an edited configuration in force, whole or not at all
   eastgate lab up labs/01-two-hosts                 two hosts in namespaces, to try it all
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 wrong configuration, 4 no daemon answers,
+Exit codes: 0 done, 1 failed (`policy`: not as expected), 2 wrong usage, 3 wrong configuration, 4 no daemon answers,
 5 traced packet dropped, 6 `status`: something that should pass does not.";
 
 /// VXLAN overlay and east-west traffic steering with stateful policy.
@@ -165,6 +167,15 @@ pub enum Command {
         after_help = "Examples:\n  eastgate trace --vni 5001 tcp 10.1.0.11:40000 10.1.0.21:5432\n  eastgate trace --vni 5001 udp [fd00:1::11]:5000 [fd00:1::21]:53\n  eastgate trace --vni 5001 icmp 10.1.0.11 10.1.0.21\n  eastgate trace --vni 5001 udp 0.0.0.0:68 255.255.255.255:67 --from web1\n  eastgate trace --config eastgate.toml --vni 5001 tcp 10.1.0.11:1 10.1.0.21:22    without a daemon\n\nExit code 5 when the packet would be dropped."
     )]
     Trace(Trace),
+    /// Ask what the rules of a configuration do, without a daemon
+    Policy {
+        /// What to ask
+        #[command(subcommand)]
+        command: super::policy::PolicyCommand,
+    },
+    /// Write policies of Neutron, CloudStack and libvirt as a configuration
+    #[command(after_help = super::import::HELP)]
+    Import(super::import::Import),
     /// List the reasons for which frames are dropped
     DropReasons {
         /// Output
@@ -253,7 +264,10 @@ impl Command {
             Self::Fdb { action: FdbAction::Flush { ask, .. } } => ask.output.output,
             Self::Flows { action: FlowsAction::Kill { ask, .. } } => ask.output.output,
             Self::Trace(trace) => trace.ask.output.output,
-            Self::Run(_) | Self::Schema | Self::Teardown { .. } | Self::Lab { .. } => Format::Text,
+            Self::Policy { command } => command.output(),
+            Self::Run(_) | Self::Schema | Self::Import(_) | Self::Teardown { .. } | Self::Lab { .. } => {
+                Format::Text
+            }
         }
     }
 }

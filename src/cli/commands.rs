@@ -4,7 +4,7 @@ use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Durati
 
 use anyhow::{Context, Result};
 use eastgate_api::{
-    Done, DropRows, ErrorCode, Events, Filter, List, MAX_EVENTS, Request, Row, Status, TraceReport,
+    Done, DropRows, ErrorCode, Events, Filter, FlowRow, List, MAX_EVENTS, Request, Row, Status, TraceReport,
     TraceRequest,
 };
 use eastgate_config::{Config, Loader, Severity, schema};
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::{Args, Ask, Command, FdbAction, FlowsAction, Format, Output, Run, ShowTable, Trace},
-    exit, lab, plan, print,
+    exit, import, lab, plan, policy, print,
 };
 use crate::{
     control::client::{self, ClientError},
@@ -58,6 +58,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
             count(&ask, Request::FlowsKill(filter.into()), "flow", "ended")?
         }
         Command::Trace(options) => walk(&options)?,
+        Command::Policy { command } => policy::run(&command)?,
+        Command::Import(options) => import::run(&options)?,
         Command::DropReasons { output } => drop_reasons(&output)?,
         Command::Teardown { daemon } => {
             let undone = daemon::teardown(&daemon.socket)?;
@@ -79,7 +81,7 @@ fn ask<T: DeserializeOwned>(options: &Ask, request: &Request) -> Result<T, Clien
 }
 
 /// Prints an answer as JSON or as text.
-fn emit<T: Serialize>(output: &Output, answer: &T, text: impl Fn(&T) -> String) -> Result<u8> {
+pub(super) fn emit<T: Serialize>(output: &Output, answer: &T, text: impl Fn(&T) -> String) -> Result<u8> {
     match output.output {
         Format::Json => println!("{}", serde_json::to_string_pretty(answer)?),
         Format::Text => print!("{}", text(answer)),
@@ -259,12 +261,23 @@ impl Part for DropRows {
 fn rows<P: Part>(
     options: &Ask,
     request: fn(Filter) -> Request,
-    mut filter: Filter,
+    filter: Filter,
     text: impl Fn(&P) -> String,
 ) -> Result<u8> {
     if let Some(code) = misused(&request(filter.clone())) {
         return Ok(code);
     }
+    emit(&options.output, &whole(options, request, filter)?, text)
+}
+
+/// All flows that are wanted.
+pub(super) fn all_flows(options: &Ask, filter: Filter) -> Result<Vec<FlowRow>> {
+    let all: List<FlowRow> = whole(options, Request::Flows, filter)?;
+    Ok(all.rows)
+}
+
+/// All rows that are wanted, from one answer after the other.
+fn whole<P: Part>(options: &Ask, request: fn(Filter) -> Request, mut filter: Filter) -> Result<P> {
     let limit = filter.limit;
     let mut all: P = ask(options, &request(filter.clone()))?;
     while let Some(next) = all.next().filter(|_| limit.is_none_or(|limit| all.rows() < limit)) {
@@ -272,7 +285,7 @@ fn rows<P: Part>(
         filter.limit = limit.map(|limit| limit - all.rows());
         all.append(ask(options, &request(filter.clone()))?);
     }
-    emit(&options.output, &all, text)
+    Ok(all)
 }
 
 /// How often it is asked what has happened since.

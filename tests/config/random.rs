@@ -4,6 +4,7 @@ use eastgate_config::load_str;
 use proptest::prelude::*;
 
 const GOOD: &str = include_str!("../../configs/two-tenants.toml");
+const POLICIES: &str = include_str!("../../configs/policies.toml");
 
 /// One change to a text.
 #[derive(Clone, Debug)]
@@ -15,7 +16,7 @@ enum Noise {
 }
 
 /// Words of the format, which get further than random characters do.
-const WORDS: [&str; 24] = [
+const WORDS: [&str; 30] = [
     "[",
     "]",
     "[[",
@@ -34,6 +35,12 @@ const WORDS: [&str; 24] = [
     "18446744073709551616",
     "tenant.acme",
     "group:",
+    "group:acme/",
+    "set:",
+    "tenant:",
+    "policy.hardening",
+    "except = [\"0.0.0.0/0\"]",
+    "syn/",
     "vni = 5001\n",
     "\"10.1.0.0/33\"",
     "1979-05-27",
@@ -110,8 +117,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn noise_never_panics(changes in proptest::collection::vec(noise(), 1..12)) {
-        let mut text = GOOD.to_owned();
+    fn noise_never_panics(changes in proptest::collection::vec(noise(), 1..12), policies in any::<bool>()) {
+        let mut text = if policies { POLICIES } else { GOOD }.to_owned();
         for change in &changes {
             spoil(&mut text, change);
         }

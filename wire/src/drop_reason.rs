@@ -87,12 +87,12 @@ drop_reasons! {
     IpSpoofed, "ip-spoofed", Admission, "The source address does not belong to the sender's MAC.";
     UnknownEndpoint, "unknown-endpoint", Admission, "The sender is no endpoint and the network admits only endpoints.";
     VlanTagged, "vlan-tagged", Admission, "The port sent a VLAN tag (VID 0 is none) in a network that is not vlan_aware, or more tags than it allows.";
-    EthertypeRefused, "ethertype-refused", Admission, "The ethertype is not IPv4, IPv6 or ARP and the network does not allow it.";
+    EthertypeRefused, "ethertype-refused", Admission, "The ethertype is not IPv4, IPv6 or ARP, and `ethertypes` of one of the ends does not allow it.";
     DhcpServerGuard, "dhcp-server-guard", Admission, "A DHCP or DHCPv6 server message from a port that is no DHCP server.";
     RaGuard, "ra-guard", Admission, "A router advertisement or redirect from a port that is no router (RFC 6105).";
     Martian, "martian", Admission, "An address that cannot be on this network: loopback, multicast or broadcast source, land, class E.";
     ReservedDestination, "reserved-destination", Admission, "The packet is for a VTEP, underlay or management address.";
-    LinkProtocol, "link-protocol", Admission, "A frame of the link itself (STP, LLDP, 802.1X, pause), which never leaves a link.";
+    LinkProtocol, "link-protocol", Admission, "A frame of the link itself (STP, LLDP, 802.1X, pause), which leaves it only where `ethertypes` says so.";
 
     ArpMalformed, "arp-malformed", Neighbor, "ARP with a wrong type, length or opcode, or a sender MAC unlike the Ethernet source (RFC 826).";
     ArpSpoofed, "arp-spoofed", Neighbor, "ARP whose sender address does not belong to the sender.";

@@ -114,6 +114,12 @@ const PACKAGES: &[Package] = &[
         reason: "moves addresses between machines as people do it (VRRP)",
     },
     Package {
+        name: "libvirt-daemon-config-nwfilter",
+        probe: &["ls", "/usr/share/libvirt/nwfilter/clean-traffic.xml"],
+        needed_by: &[Need::Test],
+        reason: "the filters that libvirt ships are imported, as they are installed",
+    },
+    Package {
         name: "qemu-system-x86",
         probe: &["qemu-system-x86_64", "--version"],
         needed_by: &[Need::Kernel],

@@ -9,7 +9,7 @@ use eastgate_wire::{Addr, Attachment, MacAddr};
 
 use super::{
     Claims, EndpointClaim, known_name,
-    network::{host_ref, reserved_role},
+    network::{host_ref, protocols, reserved_role},
     route,
 };
 use crate::{
@@ -196,6 +196,7 @@ fn build(name: &At<Name>, table: &EndpointTable, reader: &Reader) -> Option<Endp
         groups,
         allowed_pairs: pairs.collect(),
         routes: table.routes.value.items.iter().map(|route| route.value.0).collect(),
+        ethertypes: protocols(&table.ethertypes.value),
         port_security: table.port_security.value,
         router: table.router.value,
         dhcp_server: table.dhcp_server.value,

@@ -6,12 +6,13 @@ use ipnet::IpNet;
 
 use super::NetworkClaim;
 use crate::{
+    ethertypes::L2Protocol,
     leaf::{Flood, Topology},
     model::{Endpoint, HostRef, Limits, Name, Network, Timeouts},
     problem::Problem,
     read::{At, Reader},
     tables::{NetworkLimitsTable, NetworkTable, Seconds, TimeoutsTable},
-    values::NameText,
+    values::{List, NameText},
 };
 
 /// The smallest MTU of an IPv6 link (RFC 8200 section 5).
@@ -87,6 +88,7 @@ fn build(
         unknown_neighbors: table.unknown_neighbors.value,
         unknown_destinations: table.unknown_destinations.value,
         vlan_aware: table.vlan_aware.value,
+        ethertypes: protocols(&table.ethertypes.value),
         strict_reserved: table.strict_reserved.value,
         tcp: table.tcp.value,
         tcp_pickup: Duration::from_secs(table.tcp_pickup.value.get::<u32>().into()),
@@ -271,4 +273,12 @@ pub(super) fn reserved_role(address: IpAddr, subnet: IpNet) -> Option<&'static s
         IpAddr::V6(_) if address == subnet.network() => Some("the subnet-router anycast address"),
         _ => None,
     }
+}
+
+/// Each once, sorted.
+pub(super) fn protocols(list: &List<L2Protocol>) -> Vec<L2Protocol> {
+    let mut protocols: Vec<L2Protocol> = list.items.iter().map(|at| at.value).collect();
+    protocols.sort_unstable();
+    protocols.dedup();
+    protocols
 }

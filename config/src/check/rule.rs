@@ -9,10 +9,10 @@ use eastgate_wire::{
 };
 use ipnet::IpNet;
 
-use super::{icmp, names::Names};
+use super::{header, icmp, names::Names};
 use crate::{
     leaf::{Action, Mode, PortRange, RuleFamily},
-    model::{IcmpMatch, Peer, Protocol, Rule},
+    model::{FlagMatch, IcmpMatch, Peer, Protocol, Rule},
     policies::family_of as family_of_prefix,
     prefixes::without,
     problem::{Near, Problem},
@@ -49,8 +49,11 @@ const PROTOCOLS: [(&str, u8); 16] = [
 ];
 
 /// What makes two rules the same.
-type Matched<'r> =
-    (Protocol, [&'r [PortRange]; 2], Option<IcmpMatch>, Option<Family>, Vec<&'r Peer>, &'r [IpNet]);
+type Matched<'r> = (
+    (Protocol, [&'r [PortRange]; 2], Option<IcmpMatch>),
+    (Option<Family>, Vec<&'r Peer>, &'r [IpNet]),
+    (&'r [u8], Option<FlagMatch>),
+);
 
 /// The good rules of a group's or template's list.
 pub(super) fn check_list(
@@ -85,7 +88,10 @@ pub(super) fn check_policy_list(
             let what = if action == Action::Pass { "passes on" } else { "allows" };
             reader.report(Problem::AuditAllow { what }, at.value.mode.span);
         }
-        Some((Rule { action, mode, ..rule? }, at.span))
+        let dscp = header::dscp(&at.value, reader);
+        let rule = rule?;
+        let tcp_flags = header::tcp_flags(&at.value, rule.protocol, reader);
+        Some((Rule { action, mode, dscp: dscp?, tcp_flags, ..rule }, at.span))
     });
     let rules: Vec<(Rule, Span)> = rules.collect();
     let spans: Vec<Span> = rules.iter().map(|(_, span)| *span).collect();
@@ -116,7 +122,8 @@ fn without_repeated(rules: Vec<(Rule, Span)>, reader: &mut Reader) -> Vec<Rule> 
         let mut peers: Vec<&Peer> = rule.peers.iter().collect();
         peers.sort_unstable();
         let ports = [&*rule.ports, &*rule.source_ports];
-        let matched = (rule.protocol, ports, rule.icmp, rule.family, peers, &*rule.own);
+        let sides = (rule.family, peers, &*rule.own);
+        let matched = ((rule.protocol, ports, rule.icmp), sides, (&*rule.dscp, rule.tcp_flags));
         if let Some(first) = seen.insert(matched, *span) {
             reader.report_also(Problem::RuleRepeated {}, *span, first, "the other one");
         }
@@ -158,6 +165,8 @@ fn check(
         family,
         peers: peers.into_iter().map(|peer| peer.value).collect(),
         own: own.iter().filter_map(|own| prefix_of(&own.value)).copied().collect(),
+        dscp: Box::default(),
+        tcp_flags: None,
         action: Action::Allow,
         log: rule.log.value,
         mode: Mode::Enforce,

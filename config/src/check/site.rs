@@ -66,8 +66,10 @@ pub(crate) struct Quotas {
 /// Of each kind of thing, the most there may be and where that is written.
 type Quota = [Option<(u32, Place)>; KINDS.len()];
 
-/// What is counted, and how.
-const KINDS: [(&str, fn(&Tenant) -> usize); 7] = [
+/// What is counted, and how
+type Counted = (&'static str, fn(&Tenant) -> usize);
+
+const KINDS: [Counted; 7] = [
     ("network", |tenant| tenant.networks.len()),
     ("endpoint", |tenant| tenant.endpoints().count()),
     ("group", |tenant| tenant.groups.len()),

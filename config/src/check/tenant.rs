@@ -94,6 +94,8 @@ fn among_members(group: &Name, at: Place) -> Rule {
         family: None,
         peers: vec![Peer::Group(group.clone())],
         own: Box::default(),
+        dscp: Box::default(),
+        tcp_flags: None,
         action: Action::Allow,
         log: false,
         mode: Mode::Enforce,

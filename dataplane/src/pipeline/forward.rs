@@ -37,6 +37,12 @@ impl<'s> Pipeline<'s> {
                 let players: Vec<_> = players.collect();
                 self.reach_some(arrival, &players, ToPorts::Frame, view, frame, now, out)
             }
+            Destination::Speakers => {
+                let bytes = frame.bytes();
+                let others = arrival.network.endpoints.iter().filter(|it| it.location != arrival.from);
+                let speakers: Vec<_> = others.filter(|it| it.sender.speaks(view, bytes)).collect();
+                self.reach_some(arrival, &speakers, ToPorts::Frame, view, frame, now, out)
+            }
             Destination::Sharers => {
                 let sharers = arrival.sender.map(|sender| arrival.network.sharers_with(sender));
                 let sharers = sharers.unwrap_or_default();

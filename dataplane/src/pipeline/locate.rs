@@ -3,7 +3,7 @@
 use eastgate_vtep::fdb::Location;
 use eastgate_wire::{
     Addr, DropReason, Instant, View,
-    view::{Ip, Transport, proto},
+    view::{Ip, Net, Transport, proto},
 };
 
 use super::{Arrival, Pipeline, Refusal, batch::Batch, shared::lock};
@@ -23,6 +23,8 @@ pub enum Destination<'s> {
     },
     /// To the endpoints with a role: what a client asks a DHCP server, a host a router
     Role(Role),
+    /// To the endpoints that may speak what the frame is of beside IPv4, IPv6 and ARP
+    Speakers,
     /// To those who share an address with the sender, and settle by this which of them has it
     Sharers,
     /// To the members of the network whose rules let it in: the sender's rules name the group that it is for
@@ -35,10 +37,12 @@ pub enum Destination<'s> {
 }
 
 impl Destination<'_> {
-    /// Rules say nothing about what is not IP: of that only ARP and the like goes anywhere, whoever admitted it.
-    pub(super) fn may_be_other_than_ip(&self) -> Result<(), Refusal> {
+    /// Rules say nothing about what is not IP: of that only ARP and the like goes anywhere, whoever admitted it, and what
+    /// both ends may speak.
+    pub(super) fn may_be_other_than_ip(&self, view: &View, frame: &[u8]) -> Result<(), Refusal> {
         match self {
-            Self::Station { control: true, .. } | Self::Flood { control: true } => Ok(()),
+            Self::Station { control: true, .. } | Self::Flood { control: true } | Self::Speakers => Ok(()),
+            Self::Station { endpoint: Some(endpoint), .. } if endpoint.sender.speaks(view, frame) => Ok(()),
             _ => Err(DropReason::EthertypeRefused.into()),
         }
     }
@@ -196,6 +200,7 @@ fn is_bum<'s>(arrival: &Arrival<'s>, view: &View, plain: bool) -> Result<Destina
         Some(ControlTraffic::AskDhcp) => Ok(Destination::Role(Role::DhcpServer)),
         Some(ControlTraffic::SolicitRouter) => Ok(Destination::Role(Role::Router)),
         _ if !plain => Ok(Destination::Flood { control: true }),
+        _ if view.net == Net::Other && arrival.sender.is_some() => Ok(Destination::Speakers),
         Some(ControlTraffic::AnswerDhcp) if plays(arrival, Role::DhcpServer) => {
             Ok(Destination::Flood { control: true })
         }

@@ -223,17 +223,15 @@ impl Network {
         own_is_shared || !holdings.pairs.is_empty()
     }
 
-    /// Does a rule of the sender name the group that a frame is for, and what it carries, and may it be sent? A rule for any
-    /// destination names none.
+    /// Does a rule of the sender name the group that a frame is for, and what it carries? A rule for any destination names
+    /// none.
     #[must_use]
     pub fn names_group(&self, sender: &Endpoint, view: &View) -> bool {
         let (Some(source), Some(ip)) = (&self.multicast, view.ip()) else { return false };
         ip.dst.is_multicast()
             && Probe::of(ip).is_ok_and(|probe| {
-                // What is left of the rules names groups only: one that denies more than groups is not among them.
-                let named = naive::decide(source, sender.id, Direction::Egress, ip.dst, &probe);
-                let said = self.policy.decide(sender.id, Direction::Egress, ip.dst, &probe);
-                [named, said].iter().all(|said| said.drop_reason(Direction::Egress).is_none())
+                let said = naive::decide(source, sender.id, Direction::Egress, ip.dst, &probe);
+                said.drop_reason(Direction::Egress).is_none()
             })
     }
 

@@ -18,6 +18,7 @@ mod neighbors;
 mod net;
 mod noise;
 mod oracle;
+mod policies;
 mod reject;
 mod reload;
 mod routes;

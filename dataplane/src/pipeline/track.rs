@@ -112,11 +112,14 @@ impl<'s> Pipeline<'s> {
         now: Instant,
     ) -> Result<Option<Tracked<'s>>, Refusal> {
         let passes = Some(Tracked::Passes(None));
-        let Some(ip) = view.ip() else { return to.may_be_other_than_ip().map(|()| passes) };
+        let Some(ip) = view.ip() else {
+            return to.may_be_other_than_ip(view, frame.bytes()).map(|()| passes);
+        };
         match *to {
             Destination::Station { control: true, .. }
             | Destination::Flood { control: true }
             | Destination::Role(_)
+            | Destination::Speakers
             | Destination::Sharers => Ok(passes),
             Destination::Group | Destination::Flood { control: false } => {
                 let ends = Ends { src: arrival.sender, dst: None };

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use ahash::RandomState;
-use eastgate_config::{self as config, Config, Neighbors, OnChange, OuterField, TcpMode, Tenant};
+use eastgate_config::{self as config, Config, L2Protocol, Neighbors, OnChange, OuterField, TcpMode, Tenant};
 use eastgate_conntrack::flow::StateSettings;
 use eastgate_policy::{
     admission::{self, BadReserved, Sender, Site},
@@ -232,6 +232,7 @@ impl NetworkSite<'_> {
             let (address, len) = prefix(&pair.address);
             AddressPair { mac: pair.mac.unwrap_or(endpoint.mac), network: address, len }
         });
+        let protocols = || network.ethertypes.iter().chain(&endpoint.ethertypes);
         let holdings = Holdings {
             endpoint: Some(id),
             mac: endpoint.mac,
@@ -252,7 +253,13 @@ impl NetworkSite<'_> {
                 port_security: endpoint.port_security,
                 router: endpoint.router,
                 dhcp_server: endpoint.dhcp_server,
-                ethertypes: Vec::new(),
+                ethertypes: protocols()
+                    .filter_map(|protocol| match protocol {
+                        L2Protocol::Ethertype(number) => Some(*number),
+                        L2Protocol::Stp => None,
+                    })
+                    .collect(),
+                stp: protocols().any(|protocol| *protocol == L2Protocol::Stp),
                 max_tags: if network.vlan_aware { 1 } else { 0 },
             },
         })

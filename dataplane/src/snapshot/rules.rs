@@ -2,6 +2,7 @@
 //! policy crate compiles, and back from a rule's number to its name and place.
 
 mod source;
+mod tiers;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -18,7 +19,7 @@ use eastgate_wire::Addr;
 use ipnet::IpNet;
 
 pub(super) use self::source::multicast;
-use self::source::parts;
+use self::tiers::parts;
 
 /// A prefix in the 128-bit form that the pure crates use.
 #[must_use]
@@ -32,19 +33,31 @@ pub fn prefix(net: &IpNet) -> (Addr, u8) {
 #[derive(Debug, Default)]
 pub struct RuleTable {
     rules: Vec<Option<RuleInfo>>,
-    numbers: HashMap<Digest, u32>,
-    /// Of each list the numbers of its rules as they are written: ingress, egress
-    lists: BTreeMap<RuleList, [Vec<u32>; 2]>,
+    lists: BTreeMap<RuleList, Arc<Numbered>>,
     ids: BTreeMap<Part, GroupId>,
-    /// What the tenant is compiled with beside itself
+    /// Those of the tenant's groups, by name: most of what is looked up
+    groups: BTreeMap<Name, GroupId>,
+    /// Whose rules they are; none of the empty table
+    tenant: Option<Arc<Tenant>>,
+    /// What it is compiled with beside itself
     site: Arc<SitePolicy>,
     others: BTreeMap<Name, Arc<Tenant>>,
     /// Numbers mean the same in all tables of one series.
     series: Arc<()>,
 }
 
+/// What is written as one list: ingress, egress
+type Lists<'c> = [&'c [config::Rule]; 2];
+
 /// Stands for a rule: its list, direction and text, and which of several equal ones it is; or for the prefixes of a set.
 type Digest = [u64; 2];
+
+/// The rules of a list as they are written: ingress, egress.
+#[derive(Debug, Default)]
+struct Numbered {
+    numbers: [Vec<u32>; 2],
+    digests: [Vec<Digest>; 2],
+}
 
 /// Numbers that are given before all are given anew, for each that is in use
 pub(super) const SPARSE: usize = 4;
@@ -112,7 +125,7 @@ impl RuleTable {
     /// The rules that hold for `tenant`, with the numbers that they had in a table `before`, as long as not too many are
     /// unused by now.
     #[must_use]
-    pub fn new(tenant: &Tenant, config: &Config, before: Option<&Self>) -> Self {
+    pub fn new(tenant: &Arc<Tenant>, config: &Config, before: Option<&Self>) -> Self {
         let table = Self::numbered(tenant, config, before);
         let numbers = table.rules.len().max(table.ids_end());
         let used = table.rules.iter().flatten().count() + table.ids.len();
@@ -123,8 +136,8 @@ impl RuleTable {
         }
     }
 
-    fn numbered(tenant: &Tenant, config: &Config, before: Option<&Self>) -> Self {
-        let mut table = Self { site: config.site.clone(), ..Self::default() };
+    fn numbered(tenant: &Arc<Tenant>, config: &Config, before: Option<&Self>) -> Self {
+        let mut table = Self { tenant: Some(tenant.clone()), site: config.site.clone(), ..Self::default() };
         if let Some(before) = before {
             table.series = before.series.clone();
             table.rules.resize_with(before.rules.len(), || None);
@@ -144,6 +157,9 @@ impl RuleTable {
                 next += 1;
                 GroupId(next - 1)
             });
+            if let Part::Group(name, _) = &part {
+                table.groups.insert(name.clone(), id);
+            }
             table.ids.insert(part, id);
         }
         table
@@ -174,17 +190,17 @@ impl RuleTable {
         let site = self.site.clone();
         for group in tenant.groups.values() {
             let list = RuleList::Group(group.name.clone());
-            self.add_list(&list, [&group.ingress[..], &group.egress[..]], before);
+            self.add_list(&list, [&group.ingress, &group.egress], before);
         }
         let templates: Vec<Name> = self.templates(tenant).map(|template| template.name.clone()).collect();
         for template in templates.iter().filter_map(|name| site.templates.get(name)) {
             let list = RuleList::Template(template.name.clone());
-            self.add_list(&list, [&template.ingress[..], &template.egress[..]], before);
+            self.add_list(&list, [&template.ingress, &template.egress], before);
         }
         let of_site = site.policies_for(tenant).map(|policy| (Owner::Site, policy));
         for (owner, policy) in of_site.chain(tenant.policies.values().map(|it| (Owner::Tenant, it))) {
             let list = RuleList::Policy(owner, policy.name.clone());
-            self.add_list(&list, [&policy.ingress[..], &policy.egress[..]], before);
+            self.add_list(&list, [&policy.ingress, &policy.egress], before);
             if policy.end == PolicyEnd::Deny {
                 self.add_alone(RuleList::PolicyEnd(owner, policy.name.clone()), &policy.end_at, before);
             }
@@ -198,43 +214,82 @@ impl RuleTable {
         }
     }
 
-    fn add_list(&mut self, list: &RuleList, rules: [&[config::Rule]; 2], before: Option<&Self>) {
-        let numbers = [0, 1].map(|which: usize| {
-            let (direction, rules) = (DIRECTIONS[which], rules[which]);
+    fn add_list(&mut self, list: &RuleList, rules: Lists<'_>, before: Option<&Self>) {
+        let known = before.and_then(|before| before.lists.get(list));
+        // Most lists are as they were; only where they are written may be another place.
+        let same = known.filter(|_| before.and_then(|before| before.written(list)) == Some(rules));
+        let numbered = match same {
+            Some(same) => same.clone(),
+            None => Arc::new(self.number(list, rules, known.map(AsRef::as_ref))),
+        };
+        for ((direction, rules), numbers) in DIRECTIONS.into_iter().zip(rules).zip(&numbered.numbers) {
+            for ((rule, id), number) in rules.iter().zip(numbers).zip(1..) {
+                let at = rule.at.clone();
+                self.set_info(*id, RuleInfo { list: list.clone(), direction: Some(direction), number, at });
+            }
+        }
+        self.lists.insert(list.clone(), numbered);
+    }
+
+    /// Numbers for the rules of a list: those that they had, or new ones.
+    fn number(&mut self, list: &RuleList, rules: Lists<'_>, before: Option<&Numbered>) -> Numbered {
+        let mut numbered = Numbered::default();
+        for (at, (direction, rules)) in DIRECTIONS.into_iter().zip(rules).enumerate() {
+            let known: HashMap<&Digest, u32> = before
+                .into_iter()
+                .flat_map(|before| before.digests[at].iter().zip(before.numbers[at].iter().copied()))
+                .collect();
             let mut seen: HashMap<Digest, u32> = HashMap::new();
-            let mut numbers = Vec::with_capacity(rules.len());
-            for (rule, number) in rules.iter().zip(1..) {
-                let text = (list, direction, text(rule));
-                let which = seen.entry(digest(&text)).or_default();
+            for rule in rules {
+                let text = digest(&(list, direction, text(rule)));
+                let which = seen.entry(text).or_default();
                 let digest = digest(&(text, *which));
                 *which += 1;
-                let info =
-                    RuleInfo { list: list.clone(), direction: Some(direction), number, at: rule.at.clone() };
-                numbers.push(self.add(digest, info, before));
+                numbered.numbers[at].push(known.get(&digest).copied().unwrap_or_else(|| self.next_number()));
+                numbered.digests[at].push(digest);
             }
-            numbers
-        });
-        self.lists.insert(list.clone(), numbers);
+        }
+        numbered
     }
 
     /// What stands for one rule that no list has.
     fn add_alone(&mut self, list: RuleList, at: &Place, before: Option<&Self>) {
-        let info = RuleInfo { list: list.clone(), direction: None, number: 1, at: at.clone() };
-        let number = self.add(digest(&list), info, before);
-        self.lists.insert(list, [vec![number], vec![number]]);
+        let known = before.and_then(|before| before.lists.get(&list)).cloned();
+        let numbered = known.unwrap_or_else(|| {
+            let number = vec![self.next_number()];
+            Arc::new(Numbered { numbers: [number.clone(), number], digests: Default::default() })
+        });
+        if let Some(id) = numbered.numbers[0].first() {
+            self.set_info(*id, RuleInfo { list: list.clone(), direction: None, number: 1, at: at.clone() });
+        }
+        self.lists.insert(list, numbered);
     }
 
-    fn add(&mut self, digest: Digest, info: RuleInfo, before: Option<&Self>) -> u32 {
-        let number = match before.and_then(|before| before.numbers.get(&digest)) {
-            Some(number) => *number,
-            None => {
-                self.rules.push(None);
-                self.rules.len() as u32 - 1
+    fn next_number(&mut self) -> u32 {
+        self.rules.push(None);
+        self.rules.len() as u32 - 1
+    }
+
+    fn set_info(&mut self, id: u32, info: RuleInfo) {
+        if let Some(rule) = self.rules.get_mut(id as usize) {
+            *rule = Some(info);
+        }
+    }
+
+    /// The rules of a list as they were written when the table was made; none of what stands for a rule.
+    fn written(&self, list: &RuleList) -> Option<Lists<'_>> {
+        let tenant = self.tenant.as_ref()?;
+        match list {
+            RuleList::Group(name) => tenant.groups.get(name).map(|it| [&it.ingress[..], &it.egress]),
+            RuleList::Template(name) => self.site.templates.get(name).map(|it| [&it.ingress[..], &it.egress]),
+            RuleList::Policy(Owner::Site, name) => {
+                self.site.policies.get(name).map(|it| [&it.ingress[..], &it.egress])
             }
-        };
-        self.rules[number as usize] = Some(info);
-        self.numbers.insert(digest, number);
-        number
+            RuleList::Policy(Owner::Tenant, name) => {
+                tenant.policies.get(name).map(|it| [&it.ingress[..], &it.egress])
+            }
+            RuleList::PolicyEnd(..) | RuleList::EgressDefault(_) | RuleList::DefaultDeny => None,
+        }
     }
 
     /// Everything that the policy's source has a number for
@@ -256,6 +311,7 @@ impl RuleTable {
         }));
         let peers =
             self.rules_over(tenant).flat_map(|(owner, rule)| rule.peers.iter().map(move |it| (owner, it)));
+        let peers = peers.filter(|(_, peer)| !matches!(peer, config::Peer::Group(_)));
         all.extend(peers.filter_map(|(owner, peer)| self.named(tenant, owner, peer)));
         all
     }
@@ -323,16 +379,17 @@ impl RuleTable {
     /// The numbers of the rules of a list in one direction, in the order in which they are written.
     #[must_use]
     pub fn numbers(&self, list: &RuleList, direction: Direction) -> &[u32] {
-        let [ingress, egress] = match self.lists.get(list) {
-            Some([ingress, egress]) => [ingress, egress].map(Vec::as_slice),
-            None => [&[][..]; 2],
+        let Some(Numbered { numbers: [ingress, egress], .. }) = self.lists.get(list).map(AsRef::as_ref)
+        else {
+            return &[];
         };
         if direction == Direction::Ingress { ingress } else { egress }
     }
 
     /// The numbers of all rules, each once: of list by list, ingress before egress.
     pub fn in_order(&self) -> impl Iterator<Item = u32> {
-        let of_list = |[ingress, egress]: &[Vec<u32>; 2]| {
+        let of_list = |numbered: &Arc<Numbered>| {
+            let [ingress, egress] = &numbered.numbers;
             // What stands for both directions has one number.
             let both = if ingress == egress { [&ingress[..], &[]] } else { [&ingress[..], &egress[..]] };
             both.concat()
@@ -434,11 +491,14 @@ fn text(rule: &config::Rule) -> impl Hash + Copy + '_ {
         family,
         peers,
         own,
+        dscp,
+        tcp_flags,
         action,
         log,
         mode,
     } = rule;
-    (protocol, ports, source_ports, icmp, family, peers, own, action, log, mode)
+    let matched = (protocol, ports, source_ports, icmp, family, peers, own, dscp, tcp_flags);
+    (matched, action, log, mode)
 }
 
 /// Of the prefixes of a set; single addresses are known one by one.

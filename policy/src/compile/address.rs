@@ -36,6 +36,10 @@ impl Prefix {
         self.family
     }
 
+    pub(crate) const fn first(self) -> u128 {
+        self.first
+    }
+
     pub(crate) const fn last(self) -> u128 {
         let host_bits = if self.len == 0 { u128::MAX } else { (1u128 << (128 - self.len)) - 1 };
         self.first | host_bits

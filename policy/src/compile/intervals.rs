@@ -13,8 +13,8 @@ use crate::rule::{Header, PortProtocol, PortRange, Probe, Rule, Service};
 
 /// Below a protocol: 16 bits of destination port, or ICMP type and code; then one more value for a header that
 /// was not read.
-pub(super) const UNREAD: u32 = 1 << 16;
-const BELOW_PROTOCOL: u32 = 2 * UNREAD - 1;
+pub(crate) const UNREAD: u32 = 1 << 16;
+pub(crate) const BELOW_PROTOCOL: u32 = 2 * UNREAD - 1;
 const LAST_KEY: u32 = key(u8::MAX, BELOW_PROTOCOL);
 
 /// The rest of the value is a list over another field: of [`FIELDS`] the one whose number is in the next two bits.
@@ -48,7 +48,7 @@ impl Field {
     }
 }
 
-const fn key(protocol: u8, below: u32) -> u32 {
+pub(crate) const fn key(protocol: u8, below: u32) -> u32 {
     (protocol as u32) << 17 | below
 }
 
@@ -170,10 +170,10 @@ struct Edge {
     order: u32,
 }
 
-type Spans = Vec<(u32, u32)>;
+pub(crate) type Spans = Vec<(u32, u32)>;
 
 /// By the numbers of [`FIELDS`]: the values that a rule takes, where it asks.
-type Asked = [Option<Spans>; FIELDS.len()];
+pub(crate) type Asked = [Option<Spans>; FIELDS.len()];
 
 impl<'b> Builder<'b> {
     pub(super) fn new(budget: &'b mut Budget) -> Self {
@@ -288,7 +288,7 @@ fn sweep(
 }
 
 /// Where a rule applies, as disjoint spans of keys.
-fn key_spans(rule: &Rule) -> Spans {
+pub(crate) fn key_spans(rule: &Rule) -> Spans {
     let spans = service_spans(rule);
     if rule.tcp_flags.is_none() {
         return spans;
@@ -336,7 +336,8 @@ fn reach(active: impl Iterator<Item = u32>, asked: &[Asked], field: usize) -> Ve
     reached
 }
 
-fn asked_of(rule: &Rule) -> Asked {
+/// Which values of the fields below the key a rule asks for.
+pub(crate) fn asked_of(rule: &Rule) -> Asked {
     let denies = !rule.then.wants_header();
     let source = match &rule.service {
         Service::Ports { source: Some(ranges), .. } => Some(merged(port_spans(ranges, denies))),

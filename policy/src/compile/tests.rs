@@ -14,7 +14,7 @@ use crate::{
 };
 
 const GROUPS: u32 = 5;
-const ENDPOINTS: u32 = 5;
+pub(crate) const ENDPOINTS: u32 = 5;
 
 /// Numbers that touch each other, so that ranges meet, overlap and miss by one.
 const PORTS: &[u16] = &[0, 1, 2, 79, 80, 81, 255, 256, 443, 1023, 1024, 2048, 32767, 32768, 65534, 65535];
@@ -24,7 +24,7 @@ const FLAGS: &[u8] = &[0, 0x01, 0x02, 0x02, 0x10, 0x12, 0x29, 0xff];
 const PROTOCOLS: &[u8] = &[0, 1, 5, 6, 7, 17, 33, 47, 58, 132, 136, 255];
 
 /// Addresses close to the edges of a few nested prefixes of both families.
-fn address() -> impl Strategy<Value = Addr> {
+pub(crate) fn address() -> impl Strategy<Value = Addr> {
     let host = select(vec![0u32, 1, 2, 127, 128, 254, 255, 256, 257, 65535, 65536, 0x00ff_ffff, 0x0100_0000]);
     let base = select(vec![0u32, 0x0a00_0000, 0x0a01_0000, 0x0a01_0200, 0xffff_ff00]);
     (any::<bool>(), base, host).prop_map(|(v4, base, host)| {
@@ -109,7 +109,7 @@ fn tiers() -> impl Strategy<Value = Vec<Tier>> {
     proptest::collection::vec((groups, end).prop_map(|(groups, end)| Tier { groups, end }), 0..=MAX_TIERS)
 }
 
-fn source() -> impl Strategy<Value = Source> {
+pub(crate) fn source() -> impl Strategy<Value = Source> {
     let rules = || proptest::collection::vec(rule(), 0..24);
     let group = (rules(), rules()).prop_map(|(ingress, egress)| Group { ingress, egress });
     let endpoint = (
@@ -154,7 +154,7 @@ fn probe() -> impl Strategy<Value = Probe> {
     })
 }
 
-fn question() -> impl Strategy<Value = (EndpointId, Direction, Addr, Probe)> {
+pub(crate) fn question() -> impl Strategy<Value = (EndpointId, Direction, Addr, Probe)> {
     let direction = select(vec![Direction::Ingress, Direction::Egress]);
     // One endpoint more than there are.
     ((0..=ENDPOINTS).prop_map(EndpointId), direction, address(), probe())

@@ -188,3 +188,40 @@ fn a_checksum_that_was_left_open_is_right_wherever_the_packet_goes() {
         assert_eq!(delivery.frame, many, "at {}", delivery.to);
     }
 }
+
+/// A frame of another protocol than IP and ARP, with the bridge group address `last` or a MAC as its destination.
+fn other(dst: [u8; 6], from: u8, ethertype: u16) -> Vec<u8> {
+    [&dst[..], &mac(from), &ethertype.to_be_bytes(), b"hello, neighbor"].concat()
+}
+
+#[test]
+fn what_both_ends_may_speak_beside_ip_goes_between_them_and_nowhere_else() {
+    const LLDP: [u8; 6] = [1, 0x80, 0xc2, 0, 0, 0x0e];
+    const EXPERIMENT: u16 = 0x88b5;
+    let speaks = "ethertypes = [\"lldp\", \"stp\", 0x88b5]\n";
+    let text = ["web1", "db1", "db2"].iter().fold(scene(""), |text, name| {
+        let table = format!("[tenant.acme.endpoint.{name}]\n");
+        text.replace(&table, &format!("{table}{speaks}"))
+    });
+    let mut net = Net::new(&text);
+    let lldp = other(LLDP, WEB1, 0x88cc);
+    let fate = net.send("web1", &lldp);
+    assert_eq!((fate.at("db1"), fate.at("db2")), (&*lldp, &*lldp), "on another host, and on its own");
+    assert!(!["web2", "web3", "db3"].iter().any(|name| fate.reached(name)), "{fate:?}");
+    let single = other(mac(DB1), WEB1, EXPERIMENT);
+    assert_eq!(net.send("web1", &single).at("db1"), single);
+    assert_eq!(net.send("web1", other(mac(WEB3), WEB1, EXPERIMENT)), "ethertype-refused at alpha");
+    assert_eq!(net.send("web1", other(mac(DB3), WEB1, EXPERIMENT)), "ethertype-refused at alpha");
+    assert_eq!(net.send("web3", other(mac(DB1), WEB3, EXPERIMENT)), "ethertype-refused at alpha");
+    assert_eq!(net.send("web3", other(LLDP, WEB3, 0x88cc)), "link-protocol at alpha");
+    assert_eq!(net.send("web1", other(mac(DB1), WEB3, EXPERIMENT)), "mac-spoofed at alpha");
+    let bpdu = [&[1, 0x80, 0xc2, 0, 0, 0][..], &mac(WEB1), &[0, 38, 0x42, 0x42, 3], &[0; 35]].concat();
+    assert_eq!(net.send("web1", &bpdu).at("db1"), bpdu);
+    assert_eq!(net.encap_to("beta", "alpha", VNI, &single).at("db1"), single);
+    let unasked = other(mac(WEB2), WEB1, EXPERIMENT);
+    assert_eq!(net.encap_to("beta", "alpha", VNI, unasked), "ethertype-refused at beta");
+    // Of a network it is of all its endpoints.
+    let mut net = Net::new(&scene(speaks));
+    let fate = net.send("web1", &lldp);
+    assert!(["db1", "db2", "web2", "web3", "db3"].iter().all(|name| fate.reached(name)), "{fate:?}");
+}

@@ -1,4 +1,5 @@
-//! Policies that no configuration can write yet: tiers, and verdicts that say more than to let pass or drop.
+//! Policies that no configuration can write, in numbers that a test knows: tiers, and verdicts that say more than to let pass or
+//! drop. Those of a configuration are in `policies`.
 
 use std::num::NonZeroU16;
 

@@ -1,22 +1,19 @@
-//! The source form of one network's policy: the rules of all lists, and the tiers of each endpoint.
-//!
-//! An endpoint's tiers in one direction, each left out where nothing is in it for the endpoint: the site's policies before the
-//! groups, the tenant's, the security groups, and the policies after them, the tenant's first.
+//! The source form of one network's policy: the rules of all lists, the endpoints, and whoever else is meant by groups and sets.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use eastgate_config::{
-    self as config, Action, EgressDefault, Mode, Name, Policy, PolicyEnd, Position, Protocol, Share, Tenant,
-    prefixes::without,
-};
+use eastgate_config::{self as config, Action, Mode, Name, Policy, Protocol, Tenant, prefixes::without};
 use eastgate_policy::rule::{
-    Direction, EndpointRules, Group, GroupId, Peer, PortProtocol, PortRange, Rule, RuleId, Service, Source,
-    Then, Tier, TierEnd, Verdict,
+    Direction, DscpSet, EndpointRules, Group, GroupId, Peer, PortProtocol, PortRange, Rule, RuleId, Service,
+    Source, TcpFlags, Then, Verdict,
 };
 use eastgate_wire::{Addr, EndpointId, Family, view::proto};
 use ipnet::IpNet;
 
-use super::{DIRECTIONS, Owner, Part, RuleList, RuleTable, prefix};
+use super::{
+    Owner, Part, RuleList, RuleTable, prefix,
+    tiers::{OfSome, Tiers, parts, rules_in},
+};
 
 /// Those egress rules of a policy that name multicast groups; none where none does.
 pub(in crate::snapshot) fn multicast(source: &Source) -> Option<Source> {
@@ -52,69 +49,6 @@ pub(in crate::snapshot) fn multicast(source: &Source) -> Option<Source> {
     })
 }
 
-/// Rules of a policy behind one another that are for the same endpoints.
-#[derive(Clone, Copy)]
-pub(super) struct OfSome<'c> {
-    rules: &'c [config::Rule],
-    /// The place of the first in the list
-    from: usize,
-    /// Only those that are about this family; none where they are for all endpoints
-    family: Option<Family>,
-}
-
-/// The parts that a policy's list consists of, in their order. Rules with `own` are for some endpoints only, and for those by
-/// family: of one that has addresses of both, only those of one may be meant.
-pub(super) fn parts(rules: &[config::Rule]) -> impl Iterator<Item = OfSome<'_>> {
-    let mut from = 0;
-    let runs = rules.chunk_by(|a, b| a.own == b.own);
-    runs.flat_map(move |run| {
-        let start = from;
-        from += run.len();
-        let families: Vec<Option<Family>> = match run.first() {
-            Some(first) if !first.own.is_empty() => {
-                let has = |family: &Family| first.own.iter().any(|net| config::family_of(net) == *family);
-                [Family::V4, Family::V6].into_iter().filter(has).map(Some).collect()
-            }
-            _ => vec![None],
-        };
-        families.into_iter().map(move |family| OfSome { rules: run, from: start, family })
-    })
-}
-
-impl OfSome<'_> {
-    fn is_for(&self, endpoint: &config::Endpoint) -> bool {
-        match (self.family, self.rules.first()) {
-            (Some(family), Some(rule)) => rule.share_of(endpoint, family) == Share::All,
-            _ => true,
-        }
-    }
-}
-
-/// The policies of a network in their order, by where they stand.
-struct Levels<'c> {
-    before: [Vec<&'c Policy>; 2],
-    after: Vec<(Owner, &'c Policy)>,
-}
-
-const OWNERS: [Owner; 2] = [Owner::Site, Owner::Tenant];
-
-impl<'c> Levels<'c> {
-    fn of(table: &'c RuleTable, tenant: &'c Tenant) -> Self {
-        let at = |owner: Owner, position: Position| {
-            let here = table
-                .policies(tenant)
-                .filter(|(whose, policy)| *whose == owner && policy.position == position);
-            let mut here: Vec<&Policy> = here.map(|(_, policy)| policy).collect();
-            here.sort_by(|a, b| (a.order, &a.name).cmp(&(b.order, &b.name)));
-            here
-        };
-        let after = [Owner::Tenant, Owner::Site]
-            .into_iter()
-            .flat_map(|owner| at(owner, Position::After).into_iter().map(move |policy| (owner, policy)));
-        Self { before: OWNERS.map(|owner| at(owner, Position::Before)), after: after.collect() }
-    }
-}
-
 impl RuleTable {
     /// The policy of one network of the tenant, as the policy crate takes it: its endpoints have these numbers, in the order
     /// of the configuration.
@@ -129,9 +63,14 @@ impl RuleTable {
         // Numbers that nobody has are of endpoints without addresses, groups and rules.
         let end = ids.iter().map(|id| id.0 as usize + 1).max().unwrap_or(0);
         let mut endpoints = vec![EndpointRules::default(); end];
-        let levels = Levels::of(self, tenant);
+        let mut tiers = Tiers::new(self, tenant, network);
         for (endpoint, id) in network.endpoints.iter().zip(ids) {
-            endpoints[id.0 as usize] = self.endpoint(tenant, network, endpoint, &levels);
+            let own = endpoint.addresses.iter().map(|address| (*address, 128));
+            // A range of addresses that an endpoint may use makes nobody in it a member of its groups, but of those that say so.
+            let pairs = endpoint.allowed_pairs.iter().map(|pair| prefix(&pair.address));
+            let addresses = own.chain(pairs.filter(|(_, len)| *len == 128)).collect();
+            let (groups, [ingress, egress]) = tiers.of(endpoint);
+            endpoints[id.0 as usize] = EndpointRules { addresses, groups, ingress, egress };
         }
         // Whoever is meant by a group or set and is no endpoint here comes behind those, whose numbers stay.
         endpoints.extend(self.wide_members(tenant, network));
@@ -161,7 +100,7 @@ impl RuleTable {
             Part::Policy(owner, name, direction, at) => self.policy(tenant, *owner, name).map(|policy| {
                 let list = RuleList::Policy(*owner, name.clone());
                 let part = parts(rules_in(policy, *direction)).nth(*at as usize);
-                let audit = self.is_tried_out(tenant, *owner, policy);
+                let audit = Self::is_tried_out(tenant, *owner, policy);
                 let rules = part.map(|part| self.expanded(tenant, *owner, &list, *direction, part, audit));
                 match direction {
                     Direction::Ingress => Group { ingress: rules.unwrap_or_default(), egress: Vec::new() },
@@ -169,7 +108,7 @@ impl RuleTable {
                 }
             }),
             Part::PolicyEnd(owner, name) => self.policy(tenant, *owner, name).map(|policy| {
-                let audit = self.is_tried_out(tenant, *owner, policy);
+                let audit = Self::is_tried_out(tenant, *owner, policy);
                 let rule = self.about_all(
                     &RuleList::PolicyEnd(*owner, name.clone()),
                     Verdict { audit, ..Verdict::DENY },
@@ -197,7 +136,7 @@ impl RuleTable {
     }
 
     /// Whether what a policy denies passes all the same. A tenant's mode is about what is the tenant's.
-    fn is_tried_out(&self, tenant: &Tenant, owner: Owner, policy: &Policy) -> bool {
+    pub(super) fn is_tried_out(tenant: &Tenant, owner: Owner, policy: &Policy) -> bool {
         policy.mode == Mode::Audit || owner == Owner::Tenant && tenant.mode == Mode::Audit
     }
 
@@ -209,123 +148,12 @@ impl RuleTable {
         number.map(rule).into_iter().collect()
     }
 
-    /// What each endpoint's policy consists of.
-    fn endpoint(
-        &self,
-        tenant: &Tenant,
-        network: &config::Network,
-        endpoint: &config::Endpoint,
-        levels: &Levels<'_>,
-    ) -> EndpointRules {
-        let own = endpoint.addresses.iter().map(|address| (*address, 128));
-        // A range of addresses that an endpoint may use makes nobody in it a member of the endpoint's groups, unless they say so.
-        let pairs =
-            endpoint.allowed_pairs.iter().map(|pair| prefix(&pair.address)).filter(|(_, len)| *len == 128);
-        let groups = endpoint.groups.iter().filter_map(|name| self.group(tenant, name));
-        let [ingress, egress] =
-            DIRECTIONS.map(|direction| self.tiers(tenant, network, endpoint, levels, direction));
-        EndpointRules { addresses: own.chain(pairs).collect(), groups: groups.collect(), ingress, egress }
-    }
-
-    fn group(&self, tenant: &Tenant, name: &Name) -> Option<GroupId> {
-        let group = tenant.groups.get(name)?;
-        self.ids.get(&Part::Group(name.clone(), group.wide)).copied()
-    }
-
-    fn tiers(
-        &self,
-        tenant: &Tenant,
-        network: &config::Network,
-        endpoint: &config::Endpoint,
-        levels: &Levels<'_>,
-        direction: Direction,
-    ) -> Vec<Tier> {
-        let applies = |policy: &Policy| policy.applies_to(&tenant.name, &network.name, endpoint);
-        let mut tiers = Vec::new();
-        for (owner, policies) in OWNERS.into_iter().zip(&levels.before) {
-            let policies: Vec<&Policy> = policies.iter().copied().filter(|policy| applies(policy)).collect();
-            let rules = policies.iter().flat_map(|policy| self.parts_for(owner, policy, endpoint, direction));
-            let end = self.end_of(tenant, owner, &policies, direction);
-            let groups: Vec<GroupId> = rules.chain(end).collect();
-            if !groups.is_empty() {
-                tiers.push(Tier { groups, end: TierEnd::Pass });
-            }
-        }
-        let after = levels.after.iter().filter(|(_, policy)| applies(policy));
-        let after: Vec<GroupId> =
-            after.flat_map(|(owner, policy)| self.parts_for(*owner, policy, endpoint, direction)).collect();
-        let end = if after.is_empty() { TierEnd::Deny } else { TierEnd::Pass };
-        tiers.push(Tier { groups: self.security_groups(tenant, network, endpoint, direction), end });
-        if !after.is_empty() {
-            tiers.push(Tier { groups: after, end: TierEnd::Deny });
-        }
-        if let (Some(last), Some(id)) = (tiers.last_mut(), self.ids.get(&Part::DefaultDeny)) {
-            last.groups.push(*id);
-        }
-        tiers
-    }
-
-    /// What a policy has for an endpoint.
-    fn parts_for<'a>(
-        &'a self,
-        owner: Owner,
-        policy: &'a Policy,
-        endpoint: &'a config::Endpoint,
-        direction: Direction,
-    ) -> impl Iterator<Item = GroupId> + 'a {
-        let parts = (0..).zip(parts(rules_in(policy, direction)));
-        parts.filter(|(_, part)| part.is_for(endpoint)).filter_map(move |(at, _)| {
-            self.ids.get(&Part::Policy(owner, policy.name.clone(), direction, at)).copied()
-        })
-    }
-
-    /// What denies at the end of a level: the first policy that does so and is not only being tried out.
-    fn end_of(
-        &self,
-        tenant: &Tenant,
-        owner: Owner,
-        policies: &[&Policy],
-        direction: Direction,
-    ) -> Option<GroupId> {
-        let denies =
-            |policy: &&&Policy| policy.end == PolicyEnd::Deny && !rules_in(policy, direction).is_empty();
-        let mut ends = policies.iter().filter(denies);
-        let first = ends.clone().next();
-        let end = ends.find(|policy| !self.is_tried_out(tenant, owner, policy)).or(first)?;
-        self.ids.get(&Part::PolicyEnd(owner, end.name.clone())).copied()
-    }
-
-    /// The lists of an endpoint's security groups, and of what those start from.
-    fn security_groups(
-        &self,
-        tenant: &Tenant,
-        network: &config::Network,
-        endpoint: &config::Endpoint,
-        direction: Direction,
-    ) -> Vec<GroupId> {
-        let groups: Vec<&config::Group> =
-            endpoint.groups.iter().filter_map(|name| tenant.groups.get(name)).collect();
-        let template_says =
-            |name: &Name| self.site.templates.get(name).is_some_and(|it| !it.egress.is_empty());
-        let is_open = direction == Direction::Egress
-            && network.egress_default == EgressDefault::Open
-            && !groups.iter().any(|group| group.has_egress_rules() || group.like.iter().any(template_says));
-        if is_open {
-            return self.ids.get(&Part::EgressDefault(network.name.clone())).copied().into_iter().collect();
-        }
-        let lists = groups.into_iter().flat_map(|group| {
-            let own = Part::Group(group.name.clone(), group.wide);
-            std::iter::once(own).chain(group.like.iter().map(|name| Part::Template(name.clone())))
-        });
-        lists.filter_map(|part| self.ids.get(&part).copied()).collect()
-    }
-
     /// Addresses in prefixes that endpoints share, of those groups that want them: but for those that are in others' names.
     fn wide_members(&self, tenant: &Tenant, network: &config::Network) -> Vec<EndpointRules> {
         let wide = |endpoint: &config::Endpoint| -> Vec<GroupId> {
             let groups =
                 endpoint.groups.iter().filter(|name| tenant.groups.get(*name).is_some_and(|it| it.wide));
-            groups.filter_map(|name| self.group(tenant, name)).collect()
+            groups.filter_map(|name| self.groups.get(name).copied()).collect()
         };
         let mut members = Vec::new();
         for endpoint in &network.endpoints {
@@ -365,7 +193,7 @@ impl RuleTable {
             let is_one = !groups.is_empty() && !addresses.is_empty();
             is_one.then(|| EndpointRules { addresses, groups, ..EndpointRules::default() })
         };
-        let of_tenant = |name: &Name| self.group(tenant, name);
+        let of_tenant = |name: &Name| self.groups.get(name).copied();
         let networks = tenant.networks.values().filter(|other| other.name != network.name);
         let own = networks.flat_map(|other| &other.endpoints).filter_map(|it| member(it, &of_tenant));
         let mut members: Vec<EndpointRules> = own.collect();
@@ -408,9 +236,11 @@ impl RuleTable {
             let then = then(rule, audit);
             let peers: Vec<Peer> =
                 rule.peers.iter().flat_map(|peer| self.peers(tenant, owner, peer)).collect();
+            let dscp = (!rule.dscp.is_empty()).then(|| rule.dscp.iter().copied().collect::<DscpSet>());
+            let tcp_flags = rule.tcp_flags.map(|flags| TcpFlags { mask: flags.of, set: flags.set });
             for service in services(rule) {
-                let each =
-                    |peer: &Peer| Rule { family, ..Rule::new(RuleId(*id), *peer, service.clone(), then) };
+                let plain = |peer: &Peer| Rule::new(RuleId(*id), *peer, service.clone(), then);
+                let each = |peer: &Peer| Rule { family, dscp, tcp_flags, ..plain(peer) };
                 rules.extend(peers.iter().map(each));
             }
         }
@@ -428,18 +258,14 @@ impl RuleTable {
             config::Peer::Any => vec![Peer::Any],
             config::Peer::Prefix(net) => vec![of_prefix(net)],
             config::Peer::Except(net, except) => without(*net, except).iter().map(of_prefix).collect(),
+            config::Peer::Group(name) => {
+                self.groups.get(name).copied().map(Peer::Group).into_iter().collect()
+            }
             named => {
                 let id = self.named(tenant, owner, named).and_then(|part| self.ids.get(&part).copied());
                 id.map(Peer::Group).into_iter().collect()
             }
         }
-    }
-}
-
-fn rules_in(policy: &Policy, direction: Direction) -> &[config::Rule] {
-    match direction {
-        Direction::Ingress => &policy.ingress,
-        Direction::Egress => &policy.egress,
     }
 }
 

@@ -1,0 +1,354 @@
+//! What users of Neutron, FWaaS, CloudStack and libvirt rely on, what that is here, and the test that shows it: the table of
+//! docs/migrating.md.
+
+use std::fmt::Write as _;
+
+/// What there is elsewhere, what it is here, and the test that shows it; none where there is nothing yet
+type Row = (&'static str, &'static str, Option<&'static str>);
+
+const IMPORT_NEUTRON: Option<&str> = Some("tests/import.rs::a_neutron_project");
+const NEUTRON_AT_RANDOM: Option<&str> =
+    Some("tests/import/random.rs::a_neutron_project_lets_pass_what_neutron_did");
+const IMPORT_CLOUDSTACK: Option<&str> = Some("tests/import.rs::a_cloudstack_account");
+const IMPORT_LIBVIRT: Option<&str> = Some("tests/import.rs::libvirt_domains_with_their_filters");
+const SHIPPED: Option<&str> = Some("tests/import.rs::every_filter_that_is_shipped");
+const AS_NEUTRON: Option<&str> = Some("tests/firewalls/main.rs::iptables_as_neutron_lays_them_say_the_same");
+
+const NEUTRON: &[Row] = &[
+    (
+        "Stateful security groups; several an endpoint; union of allow rules; default deny",
+        "`[tenant.T.group.G]`, `groups` of an endpoint",
+        AS_NEUTRON,
+    ),
+    ("Stateless security groups", "", None),
+    (
+        "Default group that admits its own members",
+        "`admit_members = true` of a group",
+        Some("tests/config/policies.rs::the_site_says_of_whom_it_speaks_and_tenants_name_what_is_shared"),
+    ),
+    (
+        "Rules by direction, ethertype, protocol by name or number, port range",
+        "`ingress`, `egress`, `family`, `proto`, `ports`",
+        NEUTRON_AT_RANDOM,
+    ),
+    ("ICMP type and code", "`icmp_type`, `icmp_code`", NEUTRON_AT_RANDOM),
+    ("Remote prefix, remote group", "`from`, `to`: a prefix, `group:NAME`", AS_NEUTRON),
+    ("Remote address group", "`[tenant.T.set.NAME]`, `set:NAME`", NEUTRON_AT_RANDOM),
+    (
+        "Default rules of new groups (templates)",
+        "`[template.NAME]`, `like` of a group",
+        Some("tests/config/policies.rs::the_site_says_of_whom_it_speaks_and_tenants_name_what_is_shared"),
+    ),
+    (
+        "Groups shared between projects",
+        "`shared_with`, `group:TENANT/NAME`",
+        Some("tests/import.rs::what_neutron_has_and_eastgate_has_not_is_refused_with_its_place"),
+    ),
+    (
+        "Quotas",
+        "`[quota]`, `[quota.tenant.T]`",
+        Some("tests/config/policies.rs::quotas_are_exact_and_a_tenants_own_counts_instead"),
+    ),
+    (
+        "Port security: MAC and IP pairs, ARP and ND spoofing",
+        "`port_security`, on by default",
+        Some("policy/src/admission/tests.rs::a_source_address_is_the_senders"),
+    ),
+    (
+        "Allowed address pairs",
+        "`allowed_pairs`",
+        Some("dataplane/src/pipeline/tests/movable.rs::an_address_is_at_whoever_announced_it_last"),
+    ),
+    ("Prefixes of pairs count as members of the group", "`prefix_pairs = true` of a group", IMPORT_NEUTRON),
+    (
+        "Port security off for one port: nothing is filtered there",
+        "`port_security = false` and a group that allows everything",
+        IMPORT_NEUTRON,
+    ),
+    (
+        "DHCP and DHCPv6 client allowed, server role blocked",
+        "always; `dhcp_server`",
+        Some("dataplane/src/pipeline/tests/control_traffic.rs::only_a_dhcp_server_answers"),
+    ),
+    (
+        "Router advertisements from machines blocked",
+        "always; `router`",
+        Some("dataplane/src/pipeline/tests/control_traffic.rs::only_a_router_advertises_itself"),
+    ),
+    (
+        "ND only for a machine's own addresses",
+        "`port_security`",
+        Some("dataplane/src/pipeline/tests/neighbors.rs::announcements_of_others_addresses_are_dropped"),
+    ),
+    (
+        "One conntrack zone a network",
+        "everything that is remembered is keyed by VNI",
+        Some("dataplane/src/pipeline/tests/tenants.rs::equal_tuples_are_two_flows"),
+    ),
+    (
+        "Cost of remote groups by the sum of members, not their product",
+        "identities",
+        Some("policy/src/compile/tests.rs::tables_grow_with_the_rules_not_with_their_product"),
+    ),
+    (
+        "Removing a rule cuts live flows",
+        "`on_change = \"recheck\"`, the default",
+        Some(
+            "dataplane/src/pipeline/tests/reload.rs::a_flow_that_the_new_policy_refuses_ends_and_other_networks_do_not_notice",
+        ),
+    ),
+    (
+        "What cannot be enforced is refused",
+        "diagnostics of `check` and `import`",
+        Some("tests/import.rs::what_neutron_has_and_eastgate_has_not_is_refused_with_its_place"),
+    ),
+];
+
+const FWAAS: &[Row] = &[
+    (
+        "Ordered ingress and egress policies",
+        "`[tenant.T.policy.NAME]`, `[policy.NAME]`",
+        Some("tests/firewalls/main.rs::nftables_say_the_same"),
+    ),
+    (
+        "On sets of ports",
+        "`applies_to`: site, tenant, network, group, endpoint",
+        Some("tests/config/policies.rs::a_policy_has_its_place_its_scope_and_ordered_rules"),
+    ),
+    (
+        "Allow, deny",
+        "`action`",
+        Some(
+            "dataplane/src/pipeline/tests/tiers.rs::tiers_are_asked_in_their_order_and_what_is_tried_out_passes_and_is_told",
+        ),
+    ),
+    (
+        "Reject",
+        "`action = \"reject\"`",
+        Some(
+            "dataplane/src/pipeline/tests/reject.rs::a_sender_is_told_by_the_packets_destination_wherever_it_was_rejected",
+        ),
+    ),
+    (
+        "Source and destination address",
+        "`from`, `to`, and `own` for the endpoint's side",
+        Some("tests/config/policies.rs::own_is_told_by_all_addresses_that_an_endpoint_may_send_from"),
+    ),
+    (
+        "Source and destination ports",
+        "`ports`, `source_ports`",
+        Some("policy/src/compile/tests.rs::decides_as_the_ordered_rules_do"),
+    ),
+    (
+        "Insert before or after another policy",
+        "`position`, `order`",
+        Some("tests/config/policies.rs::a_policy_has_its_place_its_scope_and_ordered_rules"),
+    ),
+    (
+        "Implicit deny",
+        "what no rule allows is denied; `end = \"deny\"`",
+        Some("policy/src/naive/tests.rs::a_tier_acts_by_its_first_match_or_at_its_end"),
+    ),
+    (
+        "Default policy for new ports",
+        "a policy that applies to the tenant or the network",
+        Some("tests/config/policies.rs::a_policy_has_its_place_its_scope_and_ordered_rules"),
+    ),
+    (
+        "A packet must pass group and policy",
+        "tiers: policies before and after the groups",
+        Some("dataplane/src/pipeline/tests/tiers.rs::a_ruling_is_what_both_ends_say"),
+    ),
+    (
+        "Logging of what is accepted and dropped",
+        "`log = true` of a policy's rule",
+        Some("tests/config/policies.rs::a_policy_has_its_place_its_scope_and_ordered_rules"),
+    ),
+    ("Import of FWaaS policies", "", None),
+];
+
+const CLOUDSTACK: &[Row] = &[
+    ("Default deny in", "what no rule allows is denied", IMPORT_CLOUDSTACK),
+    (
+        "Everything out until an egress rule exists",
+        "`egress_default = \"open\"` of a network",
+        IMPORT_CLOUDSTACK,
+    ),
+    ("Rules for tcp, udp, icmp, ah, esp, gre by prefix or group", "`proto`, `from`, `to`", IMPORT_CLOUDSTACK),
+    (
+        "Groups of other accounts",
+        "`shared_with`, `group:TENANT/NAME`",
+        Some("tests/import.rs::what_cloudstack_has_and_eastgate_has_not_is_refused_with_its_place"),
+    ),
+    (
+        "Primary and secondary addresses, spoofed sources dropped",
+        "`addresses`, `port_security`",
+        IMPORT_CLOUDSTACK,
+    ),
+    (
+        "ARP checked: sender's MAC and address, target",
+        "`port_security`; requests are answered, not passed on",
+        Some(
+            "dataplane/src/pipeline/tests/neighbors.rs::suppress_answers_with_the_endpoints_mac_and_tells_nobody_else",
+        ),
+    ),
+    (
+        "DHCP client only",
+        "always; `dhcp_server`",
+        Some("policy/src/admission/tests.rs::only_a_dhcp_server_answers_dhcp"),
+    ),
+    ("DNS out always", "the group `cloudstack-egress-dns` that the import writes", IMPORT_CLOUDSTACK),
+    (
+        "IPv6: RA and ND with hop limit 255, errors of RFC 4890",
+        "always",
+        Some(
+            "dataplane/src/pipeline/tests/size.rs::icmp_errors_pass_only_for_live_flows_and_towards_who_sent_what_they_quote",
+        ),
+    ),
+    (
+        "MLDv2 and DHCPv6 of machines",
+        "DHCPv6 always; multicast where a rule names the group",
+        Some(
+            "dataplane/src/pipeline/tests/movable.rs::a_group_that_a_rule_names_reaches_those_who_may_have_it",
+        ),
+    ),
+    ("System machines accepted", "endpoints in a group that allows everything", IMPORT_NEUTRON),
+    (
+        "Rules made anew after a machine's reboot",
+        "they are of the port: one that comes back is served again",
+        Some("tests/life.rs::a_port_that_comes_back_is_served_again"),
+    ),
+    (
+        "Signature and sequence number to see drift",
+        "`digest` of `status` and `reload`",
+        Some("tests/operator.rs::a_reload_says_what_it_changed_and_hosts_can_be_compared"),
+    ),
+    (
+        "Clean-up after machines that died",
+        "flows end with their endpoint",
+        Some("tests/operator.rs::flows_end_with_their_endpoint"),
+    ),
+];
+
+const NWFILTER: &[Row] = &[
+    (
+        "Chains mac, arp, rarp, ipv4, ipv6 with priorities: spoofing checks",
+        "`port_security`, `allowed_pairs`; the chains are played through on import",
+        SHIPPED,
+    ),
+    (
+        "Chains vlan and stp",
+        "`vlan_aware`; `ethertypes = [\"stp\"]` of endpoints that may speak it",
+        Some("tests/packets.rs::other_ethertypes_go_between_those_that_may_speak_them"),
+    ),
+    ("Actions accept, return, continue", "group rules; played through on import", IMPORT_LIBVIRT),
+    (
+        "Actions drop, reject among others",
+        "a policy before the group, in the filter's order",
+        Some("tests/import.rs::rules_of_a_filter_keep_their_order"),
+    ),
+    ("in, out, inout", "`ingress`, `egress`", IMPORT_LIBVIRT),
+    (
+        "Negation (`match='no'`)",
+        "`except` of a prefix; refused on import",
+        Some("tests/import.rs::what_libvirt_has_and_eastgate_has_not_is_refused_with_its_place"),
+    ),
+    ("Protocols tcp, udp, udplite, sctp, icmp, icmpv6, igmp, esp, ah", "`proto`", IMPORT_LIBVIRT),
+    (
+        "Source ports",
+        "`source_ports`",
+        Some("policy/src/naive/tests.rs::source_ports_and_icmp_are_told_from_ports"),
+    ),
+    (
+        "DSCP, TCP flags",
+        "`dscp`, `tcp_flags` of a policy's rule",
+        Some("tests/import.rs::rules_of_a_filter_keep_their_order"),
+    ),
+    ("connlimit", "", None),
+    (
+        "State match",
+        "rules follow connections; what accepts only answers is left out on import",
+        IMPORT_LIBVIRT,
+    ),
+    ("Variables MAC, IP, IPV6, lists of values", "an endpoint's own; lists of prefixes", IMPORT_LIBVIRT),
+    (
+        "Variable DHCPSERVER",
+        "`dhcp_server` of that endpoint",
+        Some(
+            "dataplane/src/pipeline/tests/control_traffic.rs::a_dhcp_clients_broadcast_reaches_dhcp_servers_and_nobody_else",
+        ),
+    ),
+    ("CTRL_IP_LEARNING", "", None),
+    ("Filters include filters", "resolved on import, with their parameters", IMPORT_LIBVIRT),
+    (
+        "Live update",
+        "`eastgate reload`",
+        Some("dataplane/src/pipeline/tests/reload.rs::a_flow_that_the_new_policy_allows_goes_on"),
+    ),
+    (
+        "clean-traffic, clean-traffic-gateway",
+        "`port_security` and a group; for the gateway, all addresses but those of the own subnets",
+        SHIPPED,
+    ),
+    (
+        "no-mac-spoofing, no-ip-spoofing, no-ipv6-spoofing",
+        "`port_security`, with `allowed_pairs` for what is not checked",
+        SHIPPED,
+    ),
+    ("no-arp-spoofing, no-arp-mac-spoofing, no-arp-ip-spoofing", "`port_security`", SHIPPED),
+    (
+        "no-ip-multicast, no-ipv6-multicast, no-mac-broadcast",
+        "multicast and broadcast pass only where a network or a rule says so",
+        SHIPPED,
+    ),
+    (
+        "no-other-l2-traffic, no-other-rarp-traffic",
+        "nothing but IPv4, IPv6, ARP, a machine's own RARP and its `ethertypes` passes",
+        SHIPPED,
+    ),
+    (
+        "allow-arp, allow-ipv4, allow-ipv6, allow-incoming-ipv4, allow-incoming-ipv6",
+        "a group that allows the family",
+        SHIPPED,
+    ),
+    (
+        "allow-dhcp, allow-dhcp-server, allow-dhcpv6, allow-dhcpv6-server",
+        "always; servers are named by `dhcp_server`",
+        SHIPPED,
+    ),
+    ("qemu-announce-self, qemu-announce-self-rarp", "RARP of a machine's own MAC", SHIPPED),
+    (
+        "Tagged frames evade rules there",
+        "a tag hides nothing here",
+        Some("policy/src/admission/tests.rs::tags_and_lengths_do_not_get_past_the_checks"),
+    ),
+];
+
+/// Sections of the page, with their rows
+const SECTIONS: [(&str, &[Row]); 4] =
+    [("Neutron", NEUTRON), ("FWaaS v2", FWAAS), ("CloudStack", CLOUDSTACK), ("libvirt nwfilter", NWFILTER)];
+
+/// All of them as the page has them.
+fn table() -> String {
+    let mut text = String::new();
+    for (name, rows) in SECTIONS {
+        let _ = write!(text, "\n### {name}\n\n| there | here | shown by |\n| --- | --- | --- |\n");
+        for (there, here, test) in rows {
+            let (here, test) = match test {
+                Some(test) => (*here, format!("`{test}`")),
+                None => ("not yet", String::new()),
+            };
+            let _ = writeln!(text, "| {there} | {here} | {test} |");
+        }
+    }
+    text
+}
+
+#[test]
+fn what_is_elsewhere_and_here() {
+    let (begin, end) = ("<!-- rows: made by tests/docs/migrating.rs -->\n", "\n<!-- end of rows -->");
+    let page = super::read("docs/migrating.md");
+    let (before, rest) = page.split_once(begin).expect("docs/migrating.md has a place for the rows");
+    let (_, after) = rest.split_once(end).expect("which ends");
+    super::hold("docs/migrating.md", &format!("{before}{begin}{}{end}{after}", table()));
+}

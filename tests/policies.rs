@@ -1,0 +1,243 @@
+//! Policies of the site and of a tenant, before and after the security groups, with real traffic in both dataplanes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{Daemon, Sink, send_frame, site::*, wait_for};
+use eastgate_wire::MacAddr;
+use etherparse::PacketBuilder;
+use serde_json::Value;
+
+const DATAPLANES: [&str; 2] = ["ebpf", "userspace"];
+
+/// The receivers of what web1 sends: on its own host, and on the other one.
+const RECEIVERS: [(u8, MacAddr); 2] =
+    [(12, MacAddr([2, 0, 0, 0, 0, 0x12])), (21, MacAddr([2, 0, 0, 0, 0, 0x21]))];
+
+/// Flows of each kind: the first one tells the programs who it is between, and they decide about the others.
+const FLOWS: u64 = 4;
+
+const POLICIES: &str = r#"
+[policy.hardening]
+applies_to = "site"
+ingress = [
+  { action = "deny", proto = "udp", ports = 7100, from = "any" },
+  { action = "pass", proto = "udp", ports = "7101-7102", from = "any" },
+  { action = "allow", proto = "udp", ports = 7103, from = "any" },
+  { action = "deny", proto = "udp", ports = 7104, from = "any", mode = "audit" },
+]
+[policy.last]
+position = "after"
+applies_to = "tenant:acme"
+ingress = [
+  { action = "allow", proto = "udp", ports = 7107, from = { prefix = "10.1.0.0/24", except = ["10.1.0.12"] } },
+  { action = "deny", proto = "udp", ports = 7108, from = "any" },
+]
+[tenant.acme.policy.own]
+applies_to = ["network:lan"]
+ingress = [
+  { action = "allow", proto = "udp", ports = [7100, 7105], from = "any" },
+  { action = "deny", proto = "udp", ports = [7101, 7103, 7104], from = "any" },
+  { action = "pass", proto = "udp", ports = 7106, from = "any" },
+  { action = "deny", proto = "udp", ports = 7106, from = "any" },
+  { action = "deny", proto = "udp", ports = 7112, from = "any", own = "10.1.0.21" },
+]
+[tenant.acme.policy.late]
+position = "after"
+applies_to = "group:all"
+ingress = [{ action = "allow", proto = "udp", ports = 7108, from = "any" }]
+[tenant.acme.set.webs]
+addresses = ["10.1.0.8/29"]
+[tenant.globex.network.far]
+vni = 5002
+subnets = ["10.2.0.0/24"]
+[tenant.globex.group.shared]
+shared_with = ["acme"]
+[tenant.globex.endpoint.far1]
+network = "far"
+host = "beta"
+port = "veth-far1"
+mac = "02:00:00:00:02:05"
+addresses = ["10.2.0.5"]
+groups = ["shared"]
+"#;
+
+/// What else the group lets in.
+const GROUP: &str = r#"ingress = [
+  { proto = "udp", ports = [7101, 7102, 7106, 7112], from = "any" },
+  { proto = "udp", ports = 7110, from = "set:webs" },
+  { proto = "udp", ports = 7111, from = "group:globex/shared" },"#;
+
+/// A destination port, the last two bytes of the source, and whether the datagram arrives at web2 and at db1.
+const CASES: [(u16, [u8; 2], [bool; 2]); 16] = [
+    (7000, [0, 11], [true; 2]),  // the group alone
+    (7001, [0, 11], [false; 2]), // nobody
+    (7100, [0, 11], [false; 2]), // the site denies what the tenant allows
+    (7101, [0, 11], [false; 2]), // the site passes on, the tenant denies what the group allows
+    (7102, [0, 11], [true; 2]),  // the site passes on, the group allows
+    (7103, [0, 11], [true; 2]),  // the site allows what the tenant denies
+    (7104, [0, 11], [true; 2]),  // the site tries out to deny, which settles it
+    (7105, [0, 11], [true; 2]),  // the tenant allows what no group does
+    (7106, [0, 11], [true; 2]),  // the tenant passes on to the group
+    (7107, [0, 11], [true; 2]),  // nobody but the site's last word
+    (7108, [0, 11], [true; 2]),  // the tenant's policy after the groups comes before the site's
+    (7109, [0, 11], [false; 2]),
+    (7110, [0, 11], [true; 2]),     // in the set
+    (7111, [2, 5], [true; 2]),      // a member of another tenant's group
+    (7111, [2, 6], [false; 2]),     // and somebody else there
+    (7112, [0, 11], [true, false]), // denied at one of the two by its own address
+];
+
+fn datagram(source: [u8; 2], to: (u8, MacAddr), sport: u16, port: u16) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let source = if source[0] == 2 { [10, 2, 0, source[1]] } else { [10, 1, 0, source[1]] };
+    PacketBuilder::ethernet2(WEB1.0, to.1.0)
+        .ipv4(source, [10, 1, 0, to.0], 64)
+        .udp(sport, port)
+        .write(&mut frame, &u64::from(sport).to_be_bytes())
+        .unwrap();
+    frame
+}
+
+/// Two hosts whose daemons run under these policies.
+fn running(dataplane: &str) -> Option<(Site, [Daemon; 2])> {
+    let site = Site::new(HOSTS_V4)?;
+    site.rewrite(|text| {
+        let web1 = "[tenant.acme.endpoint.web1]\n";
+        let text = text.replacen("ingress = [", GROUP, 1);
+        text.replace(web1, &format!("{web1}routes = [\"10.2.0.0/24\"]\n")) + POLICIES
+    });
+    let daemons = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
+    Some((site, daemons))
+}
+
+/// Frames that a rule with this name has refused at a daemon.
+fn refused(daemon: &Daemon, rule: &str) -> u64 {
+    let rows = daemon.ask(&["show", "drops"]);
+    let rows = rows["drops"].as_array().unwrap().iter().filter(|row| row["rule"] == rule);
+    rows.map(|row| row["frames"].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn who_is_asked_first_with_real_traffic() {
+    for dataplane in DATAPLANES {
+        let Some((site, [alpha, beta])) = running(dataplane) else { return };
+        for (n, to) in RECEIVERS.into_iter().enumerate() {
+            let space = [&site.web2, &site.db1][n];
+            let sinks = CASES.map(|(port, source, _)| {
+                // Of the two with one port, the sink of the first has all.
+                let first = CASES.iter().any(|(other, from, _)| *other == port && *from == source);
+                (first && (port, source) != (7111, [2, 6])).then(|| Sink::start(space, udp(to.0, port)))
+            });
+            for flow in 0..FLOWS as u16 {
+                for (port, source, _) in CASES {
+                    send_frame(&site.web1, "eth0", &datagram(source, to, 4000 + flow, port));
+                }
+            }
+            for (sink, (port, source, arrives)) in sinks.iter().zip(CASES) {
+                let wanted = if arrives[n] { FLOWS } else { 0 };
+                let Some(sink) = sink else { continue };
+                wait_for(&format!("{dataplane}: port {port} from {source:?} at {}", to.0), || {
+                    sink.count() >= wanted
+                });
+            }
+            // What is refused is counted, under the rule that did it.
+            let daemon = [&alpha, &beta][n];
+            for (rule, kinds) in [
+                ("policy hardening ingress #1", 1),
+                ("acme/policy own ingress #2", 1),
+                ("acme/policy own ingress #5", n as u64),
+                (
+                    "default deny: no rule of acme/all, policy hardening, policy last, acme/policy late, acme/policy own allows it",
+                    3,
+                ),
+            ] {
+                wait_for(&format!("{dataplane}: {rule} at {}", to.0), || {
+                    refused(daemon, rule) == kinds * FLOWS
+                });
+            }
+            for (sink, (port, source, arrives)) in sinks.iter().zip(CASES) {
+                let wanted = if arrives[n] { FLOWS } else { 0 };
+                assert!(
+                    sink.as_ref().is_none_or(|sink| sink.count() == wanted),
+                    "{dataplane}: {port} {source:?}"
+                );
+            }
+            // What would have been denied is told, and what settled the others has a name.
+            let told = daemon.run(&["events", "--port", "7104", "-o", "json"]);
+            let told = String::from_utf8_lossy(&told.stdout).into_owned();
+            let told = told.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let would: Vec<Value> = told.filter(|event| event["event"] == "would-be-denied").collect();
+            assert!(!would.is_empty(), "{dataplane}: at {}", to.0);
+            assert_eq!(would[0]["refused_by"]["rule"], "policy hardening ingress #4", "{would:#?}");
+        }
+        let trace = |port: u16| {
+            let to = format!("10.1.0.21:{port}");
+            let output = alpha.run(&["trace", "--vni", "5001", "udp", "10.1.0.11:5000", &to]);
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        for (port, said) in [
+            (7100, "policy hardening ingress #1 denies it"),
+            (7104, "policy hardening ingress #4 would deny it, and is only being tried out"),
+            (7108, "acme/policy late ingress #1 allows it"),
+            (7112, "acme/policy own ingress #5 denies it"),
+        ] {
+            let told = trace(port);
+            assert!(told.contains(said), "{dataplane}: {port}: {told}");
+        }
+        let told = String::from_utf8_lossy(&alpha.run(&["show", "policy"]).stdout).into_owned();
+        for line in [
+            "policy hardening (db1, web1, web2)",
+            "deny udp port 7100 with any",
+            "acme/policy own ingress #5",
+        ] {
+            assert!(told.contains(line), "{line}: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_reload_names_what_changed_and_takes_away_what_it_takes_away() {
+    for dataplane in DATAPLANES {
+        let Some((site, [alpha, beta])) = running(dataplane) else { return };
+        for (n, to) in RECEIVERS.into_iter().enumerate() {
+            let space = [&site.web2, &site.db1][n];
+            let sink = Sink::start(space, udp(to.0, 7103));
+            let send = |sport: u16| send_frame(&site.web1, "eth0", &datagram([0, 11], to, sport, 7103));
+            (4000..4003).for_each(send);
+            wait_for("the site lets it in", || sink.count() == 3);
+            site.rewrite(|text| {
+                text.replace(
+                    "\"allow\", proto = \"udp\", ports = 7103",
+                    "\"pass\", proto = \"udp\", ports = 7103",
+                )
+            });
+            for daemon in [&alpha, &beta] {
+                let output = daemon.run(&["reload"]);
+                let said = String::from_utf8_lossy(&output.stdout).into_owned();
+                for line in [
+                    "1 policy changed: hardening",
+                    "1 rule changed: policy hardening ingress #3: pass udp port 7103 with any",
+                ] {
+                    assert!(said.contains(line), "{dataplane}: {said}");
+                }
+            }
+            let daemon = [&alpha, &beta][n];
+            let rule = "acme/policy own ingress #2";
+            let before = refused(daemon, rule);
+            (4000..4003).for_each(send);
+            wait_for("flows that it let in are over", || refused(daemon, rule) == before + 3);
+            assert_eq!(sink.count(), 3, "{dataplane}: at {}", to.0);
+            site.rewrite(|text| {
+                text.replace(
+                    "\"pass\", proto = \"udp\", ports = 7103",
+                    "\"allow\", proto = \"udp\", ports = 7103",
+                )
+            });
+            for daemon in [&alpha, &beta] {
+                assert!(daemon.run(&["reload"]).status.success());
+            }
+        }
+    }
+}
