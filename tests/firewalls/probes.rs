@@ -49,7 +49,7 @@ pub fn all(case: &Case) -> Vec<Probe> {
                 add(Asked { proto, header, dscp: 0, tcp_flags: 0 }, query(case, from, to, v6, *kind, id));
             }
             // What has no ports is one conversation in both directions: who has begun it depends on the case.
-            if (from < to) == (case.number % 2 == 0) {
+            if (from < to) == case.number.is_multiple_of(2) {
                 for proto in [47, 50, 112] {
                     let asked = Asked { proto, header: Header::Unread, dscp: 0, tcp_flags: 0 };
                     add(asked, other(case, from, to, v6, proto));
