@@ -72,10 +72,17 @@ impl Part {
 
     /// The tables of the new text, from those of the old. Where there are none, the old ones are of no use any more.
     pub(super) fn put_into(self, mut file: FileTable) -> Option<FileTable> {
+        // A line that looks like a header may be one of a string that goes on from the change.
+        let mut torn = false;
+        let cuts = [self.old.start, self.old.end];
+        file.table_spans(&mut |span| {
+            let Range { start, end } = span.range();
+            torn |= cuts.iter().any(|cut| start < *cut && *cut < end);
+        });
+        (!torn).then_some(())?;
         for (_, tenant) in &mut file.tenant.value {
             for_each_kind!(take_out(tenant; &self.old));
         }
-        let mut torn = false;
         file.table_spans(&mut |span| torn |= !self.move_place(span));
         (!torn).then_some(())?;
         for (name, mut tenant) in self.tables.tenant.value {
@@ -364,6 +371,23 @@ mod tests {
         ] {
             assert!(!is_read_in_part(&base, &base.replace(&one, &change)), "{what}");
         }
+    }
+
+    /// What looks like a table in a string of the change is one when the string is closed before it.
+    #[test]
+    fn a_string_that_goes_on_behind_the_change_is_read_whole() {
+        let base = base();
+        let one = endpoint("acme", "vm050", 50);
+        let string = |quotes: &str| {
+            let policy = |name: &str| {
+                format!(
+                    "[tenant.acme.policy.{name}]\napplies_to = \"tenant\"\ningress = [{{ action = \"deny\", from = \"any\" }}]\n"
+                )
+            };
+            let text = format!("{}description = {quotes}\n{}# \"\"\"\n", policy("p"), policy("hidden"));
+            base.replace(&one, &format!("{text}{one}"))
+        };
+        assert!(!is_read_in_part(&string("\"\"\""), &string("\"\"")));
     }
 
     proptest! {

@@ -206,6 +206,10 @@ fn not_mapped(address: IpAddr) -> Option<IpAddr> {
 /// A prefix without bits beyond its length.
 pub(super) fn exact_prefix(text: &str) -> Result<IpNet, Problem> {
     let prefix: IpNet = text.parse().map_err(|_| Problem::BadPrefix { text: text.into() })?;
+    // A longer one is IPv4 in disguise, and what it is a part of is not IPv6 alone.
+    if prefix.prefix_len() >= 96 {
+        not_mapped(prefix.addr()).ok_or(Problem::AddressKind { address: prefix.addr() })?;
+    }
     if prefix.trunc() == prefix {
         Ok(prefix)
     } else {
@@ -257,8 +261,12 @@ pub(super) struct AddressOrPrefix(pub(super) IpNet);
 
 impl AddressOrPrefix {
     pub(super) fn parse(text: &str) -> Result<Self, Problem> {
-        let address = text.parse::<IpAddr>().map(IpNet::from);
-        address.or_else(|_| exact_prefix(text)).map(Self)
+        match text.parse::<IpAddr>() {
+            Ok(address) => not_mapped(address)
+                .map(|address| Self(address.into()))
+                .ok_or(Problem::AddressKind { address }),
+            Err(_) => exact_prefix(text).map(Self),
+        }
     }
 }
 
@@ -499,6 +507,22 @@ pub(super) fn is_station_address(address: IpAddr) -> bool {
         }
         IpAddr::V6(v6) => {
             !v6.is_unspecified() && !v6.is_loopback() && !v6.is_multicast() && v6.to_ipv4_mapped().is_none()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is IPv4 on the wire is written as IPv4: else a rule and what it is about could be of two families.
+    #[test]
+    fn no_prefix_is_ipv4_in_disguise() {
+        for text in ["::ffff:10.9.0.1", "::ffff:10.9.0.1/128", "::ffff:10.9.0.0/112", "::ffff:0:0/96"] {
+            assert!(matches!(AddressOrPrefix::parse(text), Err(Problem::AddressKind { .. })), "{text}");
+        }
+        for text in ["::/0", "::1:0:0/96", "2001:db8::/96", "10.9.0.0/16", "10.9.0.1"] {
+            assert!(AddressOrPrefix::parse(text).is_ok(), "{text}");
         }
     }
 }

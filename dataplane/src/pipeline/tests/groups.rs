@@ -68,3 +68,25 @@ fn an_address_of_the_network_itself_is_its_endpoints() {
     let mut net = Net::new(&other);
     assert_eq!(net.send("router", forwarded([10, 1, 0, 23], DB2)), "ingress-denied at alpha");
 }
+
+/// Behind a plain VTEP of a network that learns there may be a router, too, whose MAC nobody has written down.
+#[test]
+fn a_member_behind_a_router_that_is_learned_is_a_member() {
+    let far = |name: &str, last: u8, group: &str| {
+        format!(
+            "[tenant.acme.endpoint.{name}]\nnetwork = \"far\"\nhost = \"gamma\"\nport = \"acme-{name}\"\n\
+             mac = \"02:00:00:00:01:{last:02x}\"\naddresses = [\"10.2.0.{last}\"]\ngroups = [\"{group}\"]\n"
+        )
+    };
+    let text = [
+        &scene("learning = true\nhosts = [\"tor\"]"),
+        "[host.tor]\nvtep = \"172.31.0.9\"\ndevice = \"eth0\"\nruns = \"vxlan\"\n",
+        "[tenant.acme.network.far]\nvni = 5009\nsubnets = [\"10.2.0.0/24\"]\n",
+        &far("fweb", 5, "web"),
+        &far("fdb", 6, "db"),
+    ]
+    .concat();
+    let mut net = Net::new(&text);
+    assert_eq!(net.encap_to("beta", "tor", VNI, forwarded([10, 2, 0, 5], DB1)), "db1");
+    assert_eq!(net.encap_to("beta", "tor", VNI, forwarded([10, 2, 0, 6], DB1)), "ingress-denied at beta");
+}

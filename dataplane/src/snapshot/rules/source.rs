@@ -172,8 +172,8 @@ impl RuleTable {
     }
 
     /// A group is the tenant's: who is in it in another network is meant by `group:` here too, by its own addresses; and so is
-    /// who is in a group of another tenant. Their packets get here through a machine that may send what is not its own; a
-    /// network without any is spared looking at all there are. An address that an endpoint here has is that endpoint's.
+    /// who is in a group of another tenant. Their packets get here through a machine that may send what is not its own, or one
+    /// that is learned; a network without any is spared looking at all there are. An address that an endpoint here has is that endpoint's.
     fn members_elsewhere(&self, tenant: &Tenant, network: &config::Network) -> Vec<EndpointRules> {
         let forwards = |endpoint: &config::Endpoint| {
             endpoint.router
@@ -181,7 +181,7 @@ impl RuleTable {
                 || !endpoint.allowed_pairs.is_empty()
                 || !endpoint.routes.is_empty()
         };
-        if !network.endpoints.iter().any(forwards) {
+        if !network.learning && !network.endpoints.iter().any(forwards) {
             return Vec::new();
         }
         let here: BTreeSet<Addr> =
