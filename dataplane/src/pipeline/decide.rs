@@ -246,18 +246,18 @@ impl<'s> Pipeline<'s> {
 }
 
 /// What the policy says of a packet that would begin a flow, and which way the packet would go in it. A TCP segment in
-/// mid-stream may be a reply: it begins a flow also where the rules let the one begin that it answers. What that one had in its
-/// headers beside addresses and ports nobody knows; the segment's own stands for it.
+/// mid-stream may be a reply: it begins a flow also where the rules let the one begin that it answers, and is not one that is
+/// tried out then. What that one had in its headers beside addresses and ports nobody knows; the segment's own stands for it.
 fn may_begin<'s>(network: &Network, ends: Ends<'s>, segment: &Segment) -> (Ruling, FlowDirection) {
     let key = segment.key;
     let ruling = network.ask_policy(&Inquiry::of_flow(ends, segment, &key, segment.header));
-    if ruling.enforce().is_err()
+    if !ruling.allows()
         && let SegmentKind::Tcp(tcp) = &segment.kind
         && tcp.flags & tcp_flags::SYN == 0
     {
         let inquiry = Inquiry::of_flow(ends.reversed(), segment, &key.reversed(), segment.header);
         let of_opener = network.ask_policy(&inquiry);
-        if of_opener.enforce().is_ok() {
+        if of_opener.allows() || ruling.enforce().is_err() && of_opener.enforce().is_ok() {
             return (of_opener, FlowDirection::Reply);
         }
     }

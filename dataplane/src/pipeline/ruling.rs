@@ -48,6 +48,11 @@ impl Ruling {
         }
     }
 
+    /// The rules allow the packet.
+    pub(super) const fn allows(&self) -> bool {
+        matches!(self.fate, Fate::Allowed(_))
+    }
+
     /// The packet passes, and that is all: flows like its own may begin without anyone here seeing them.
     pub(super) const fn is_plain(&self) -> bool {
         matches!((self.fate, self.chains), (Fate::Allowed(_), [None, None]))

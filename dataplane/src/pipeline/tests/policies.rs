@@ -450,3 +450,23 @@ fn a_rule_that_denies_everything_denies_what_is_sent_to_groups() {
     let deny = "[tenant.acme.policy.p]\napplies_to = \"group:web\"\negress = [{ action = \"deny\", to = \"any\" }]\n";
     assert_eq!(to_group(&format!("{}{deny}", scene_with("", groups))), (0, "egress-rule".to_owned()));
 }
+
+/// A connection whose reply is heard first is the one that the rules let begin, also where nothing is denied yet: what is put
+/// in force later must not cut what it allows.
+#[test]
+fn a_reply_that_is_heard_first_is_no_flow_that_is_tried_out() {
+    let enforced = scene("tcp = \"loose\"");
+    let tried = format!("[tenant.acme]\nmode = \"audit\"\n{enforced}");
+    let talk = Talk { a: WEB1, b: DB1, sport: 40000, dport: 5432 };
+    let mut net = Net::new(&tried);
+    assert_eq!(net.send("db1", talk.answer(b"late")), "web1");
+    net.install(&eastgate_testkit::parse(&enforced));
+    assert_eq!(net.send("web1", talk.data(b"more")), "db1");
+    assert_eq!(net.send("db1", talk.answer(b"and more")), "web1");
+    // One that the rules let begin neither way passes as what it is, and not after.
+    let other = Talk { a: DB1, b: WEB1, sport: 40000, dport: 80 };
+    let mut net = Net::new(&tried);
+    assert_eq!(net.send("db1", other.data(b"mid-stream")), "web1");
+    net.install(&eastgate_testkit::parse(&enforced));
+    assert_eq!(net.send("db1", other.data(b"more")), "policy-changed at beta");
+}
