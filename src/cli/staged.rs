@@ -153,11 +153,17 @@ fn promote(options: &Ask) -> Result<u8> {
             files.staged.display()
         );
     }
-    files.exchange()?;
+    // Hosts may share their files: then another one has promoted it already.
+    let promoted = fs::read(&files.config).ok() == fs::read(&files.staged).ok();
+    if !promoted {
+        files.exchange()?;
+    }
     let done = match ask_to_read(options, &Request::Reload {}) {
         Ok(Ok(done)) => done,
         refused => {
-            files.put_back()?;
+            if !promoted {
+                files.put_back()?;
+            }
             return refused?.map(|_| exit::FAILED).or_else(Ok);
         }
     };
