@@ -13,10 +13,12 @@ use std::{
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use common::{Daemon, Sink, Space, World, carried_in_the_kernel, must, send_frame, site::*, wait_for};
+use common::{
+    Daemon, Sink, Space, World, must, running::carried_in_the_kernel, send_frame, site::*, wait_for,
+};
 use eastgate_testkit::command;
 use eastgate_wire::MacAddr;
 use etherparse::PacketBuilder;
@@ -167,9 +169,8 @@ fn is_paced([first, second]: [u64; 2]) -> bool {
     (4..=5).contains(&first) && (2..=4).contains(&second)
 }
 
-#[test]
-fn sources_are_counted_as_iptables_counts_them() {
-    let Some(mut world) = World::new() else { return };
+fn iptables() -> Option<()> {
+    let mut world = World::new()?;
     let (client, server) = linux(&mut world);
     let at = |port| SocketAddr::from(([10, 1, 0, 33], port));
     let _serves = Server::start(&server, at(TCP));
@@ -177,6 +178,14 @@ fn sources_are_counted_as_iptables_counts_them() {
     let sink = Sink::start(&server, at(PACED));
     let paced = story_of_rates(&client, [10, 1, 0, 17], at(PACED), &sink);
     assert!(is_paced(paced), "iptables: {paced:?}");
+    Some(())
+}
+
+#[test]
+fn sources_are_counted_as_iptables_counts_them() {
+    if iptables().is_none() {
+        return;
+    }
     for dataplane in DATAPLANES {
         let Some((site, daemons)) = running(dataplane, "") else { return };
         for (space, number, daemon) in [(&site.web2, 12, &daemons[0]), (&site.db1, 21, &daemons[1])] {
@@ -219,7 +228,7 @@ fn refused(daemon: &Daemon) -> u64 {
 #[test]
 fn flows_that_the_kernel_carries_count_as_long_as_they_live() {
     for dataplane in DATAPLANES {
-        let Some((site, [alpha, beta])) = running(dataplane, "timeouts = { udp_first = 3 }") else { return };
+        let Some((site, [alpha, beta])) = running(dataplane, "timeouts = { udp_first = 6 }") else { return };
         for (to, (space, daemon)) in RECEIVERS.into_iter().zip([(&site.web2, &alpha), (&site.db1, &beta)]) {
             let sink = Sink::start(space, udp(to.0, HELD));
             let send = |sport: u16| send_frame(&site.web1, "eth0", &datagram(to, sport, HELD));
@@ -227,15 +236,12 @@ fn flows_that_the_kernel_carries_count_as_long_as_they_live() {
             (5000..5006).for_each(send);
             wait_for(&format!("{dataplane}: three are refused"), || refused(daemon) == before + 3);
             assert_eq!(sink.count(), 3, "{dataplane}: at {}", to.0);
-            let begun = Instant::now();
             for _ in 0..20 {
                 (5000..5003).for_each(send);
             }
             wait_for(&format!("{dataplane}: they go on"), || sink.count() == 63);
             if dataplane == "ebpf" {
-                wait_for("they are with the programs", || {
-                    carried_in_the_kernel(daemon) || begun.elapsed().as_secs() > 2
-                });
+                wait_for("they are with the programs", || carried_in_the_kernel(daemon));
             }
             // None of them is heard any more, and others take their places.
             wait_for(&format!("{dataplane}: their time is over"), || {
