@@ -253,6 +253,9 @@ impl<'s> Pipeline<'s> {
         let (vni, Refusal { reason, by, rule, log, .. }) = (arrival.network.vni, *refusal);
         let key = DropKey { vni: Some(vni), reason, from: Some(arrival.from), by, rule };
         let subject = Subject::of_frame(vni, frame.bytes());
+        if let Some(rule) = rule {
+            arrival.network.counts.add(rule, &RuleCount { would_deny: 1, ..RuleCount::default() });
+        }
         self.counters.would_drop_frame(key, frame.len(), subject, now, log);
         tracing::trace!(%vni, %reason, from = ?arrival.from, ?subject, "would be dropped");
     }

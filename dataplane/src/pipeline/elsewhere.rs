@@ -404,7 +404,8 @@ impl Network {
     fn count_passed(&self, admitted: &Admitted, count: &Count, first: Instant, last: Instant) {
         if admitted.epoch >= self.numbered {
             let Count { packets, bytes } = *count;
-            self.count_for(admitted, &RuleCount { flows: 0, packets, bytes, hit: Some((first, last)) });
+            let hit = Some((first, last));
+            self.count_for(admitted, &RuleCount { packets, bytes, hit, ..RuleCount::default() });
         }
     }
 

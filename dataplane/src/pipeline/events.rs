@@ -168,6 +168,7 @@ mod tests {
             epoch: 1,
             egress_rule: 0,
             ingress_rule: 0,
+            header: eastgate_wire::view::HeaderBits::default(),
             original: Count::default(),
             reply: Count::default(),
             created,
