@@ -147,20 +147,7 @@ table! {
     /// The most that each tenant may have; what is left out has no limit.
     "quota table"
     struct QuotaTable {
-        /// Networks.
-        optional networks: TableSize,
-        /// Endpoints, over all its networks.
-        optional endpoints: TableSize,
-        /// Security groups.
-        optional groups: TableSize,
-        /// Policies.
-        optional policies: TableSize,
-        /// Rules of groups and policies.
-        optional rules: TableSize,
-        /// Address sets.
-        optional sets: TableSize,
-        /// Addresses and prefixes in its sets.
-        optional set_addresses: TableSize,
+        with most: TenantQuotaTable,
         /// Tenants with other quotas, by name: what one says counts instead of what is said above.
         many tenant: Named<TenantQuotaTable>,
     }
@@ -178,7 +165,7 @@ table! {
         optional groups: TableSize,
         /// Policies.
         optional policies: TableSize,
-        /// Rules of groups and policies.
+        /// Rules of groups and policies, one for each peer that they name.
         optional rules: TableSize,
         /// Address sets.
         optional sets: TableSize,
