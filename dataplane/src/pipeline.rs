@@ -23,6 +23,7 @@ mod oversize;
 mod reject;
 mod ruling;
 pub mod shared;
+mod stateless;
 #[cfg(test)]
 mod tests;
 pub mod track;

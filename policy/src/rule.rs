@@ -60,6 +60,8 @@ pub struct Verdict {
     pub audit: bool,
     /// What passes is led through this chain.
     pub chain: Option<ChainId>,
+    /// What it allows begins no flow: each packet is decided by itself, and what answers it, too.
+    pub stateless: bool,
 }
 
 /// What a rule does with what it matches.
@@ -288,7 +290,7 @@ impl Verdict {
     /// This action, and nothing beside it.
     #[must_use]
     pub const fn only(action: Action) -> Self {
-        Self { action, log: false, audit: false, chain: None }
+        Self { action, log: false, audit: false, chain: None, stateless: false }
     }
 
     /// Does a packet go on?
@@ -302,6 +304,11 @@ impl Then {
     /// What this settles allows, or settles nothing yet: it takes a header that was read to match.
     pub(crate) const fn wants_header(self) -> bool {
         matches!(self, Self::Pass | Self::Settle(Verdict { action: Action::Allow, .. }))
+    }
+
+    /// What this allows begins no flow.
+    pub(crate) const fn is_stateless(self) -> bool {
+        matches!(self, Self::Settle(Verdict { stateless: true, .. }))
     }
 }
 

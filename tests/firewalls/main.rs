@@ -49,6 +49,13 @@ fn cases() -> Vec<Case> {
     (0..count).map(case).collect()
 }
 
+/// Policies by which nobody keeps state, and each packet is asked about by itself
+fn cases_without_state() -> Vec<Case> {
+    let seed = number("EASTGATE_POLICY_SEED", 1) ^ 0x57a7e;
+    let case = |number| Case::new(number, &mut Dice::new(seed ^ u64::from(number) << 32)).without_state();
+    (0..40).map(case).collect()
+}
+
 /// The probes of a case that pass, by the naive walk: the sender's egress rules and the receiver's ingress rules let them.
 fn expected(case: &Case, probes: &[Probe]) -> BTreeSet<usize> {
     let text = case.toml();
@@ -121,4 +128,22 @@ fn the_pipeline_says_the_same() {
 fn the_fast_path_says_the_same() {
     let Some(world) = World::new() else { return };
     agrees(Subject::eastgate(world, "ebpf"), &cases());
+}
+
+#[test]
+fn iptables_that_track_nothing_say_the_same() {
+    let Some(world) = World::new() else { return };
+    agrees(Subject::bridge(world, "iptables", linux::iptables), &cases_without_state());
+}
+
+#[test]
+fn the_pipeline_without_state_says_the_same() {
+    let Some(world) = World::new() else { return };
+    agrees(Subject::eastgate(world, "userspace"), &cases_without_state());
+}
+
+#[test]
+fn the_fast_path_without_state_says_the_same() {
+    let Some(world) = World::new() else { return };
+    agrees(Subject::eastgate(world, "ebpf"), &cases_without_state());
 }

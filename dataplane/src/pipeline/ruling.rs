@@ -11,6 +11,7 @@ use crate::snapshot::Network;
 const NO_RULE: u32 = u32::MAX;
 
 /// What the policy is asked: whether such a packet may go from one end to the other.
+#[derive(Clone, Copy)]
 pub(super) struct Inquiry<'s> {
     pub(super) ends: Ends<'s>,
     pub(super) src: Addr,
@@ -57,6 +58,20 @@ impl Ruling {
     pub(super) const fn is_plain(&self) -> bool {
         matches!((self.fate, self.chains), (Fate::Allowed(_), [None, None]))
     }
+
+    /// The packet passes, and each end that was asked keeps state of it.
+    pub(super) fn is_stateful(&self) -> bool {
+        self.enforce().is_ok_and(|admitted| admitted.stateless == [false; 2])
+    }
+
+    /// The packet passes, and no end that was asked keeps state of it.
+    pub(super) fn is_stateless(&self) -> bool {
+        let Fate::Allowed(Admitted { egress_rule, ingress_rule, stateless, .. }) = self.fate else {
+            return false;
+        };
+        let ends = stateless.into_iter().zip([egress_rule, ingress_rule]);
+        stateless.contains(&true) && { ends }.all(|(stateless, rule)| stateless || rule == NO_RULE)
+    }
 }
 
 impl<'s> Inquiry<'s> {
@@ -69,6 +84,15 @@ impl<'s> Inquiry<'s> {
         };
         Self { ends, src: opener.src, dst: opener.dst, probe: probe_of(query, opener, header) }
     }
+
+    /// What a packet is decided by for itself, whatever it answers.
+    pub(super) fn of_packet(ends: Ends<'s>, segment: &Segment) -> Self {
+        let mut inquiry = Self::of_flow(ends, segment, &segment.key, segment.header);
+        if let SegmentKind::Query(query) = segment.kind {
+            inquiry.probe.header = Header::Icmp { kind: query.own_kind(), code: query.code };
+        }
+        inquiry
+    }
 }
 
 impl Network {
@@ -76,13 +100,19 @@ impl Network {
     /// are applied on this host.
     pub(super) fn ask_policy(&self, inquiry: &Inquiry<'_>) -> Ruling {
         let Inquiry { ends, src, dst, probe } = inquiry;
-        let mut admitted = Admitted { epoch: self.compiled, egress_rule: NO_RULE, ingress_rule: NO_RULE };
+        let mut admitted = Admitted {
+            epoch: self.compiled,
+            egress_rule: NO_RULE,
+            ingress_rule: NO_RULE,
+            stateless: [false; 2],
+        };
         let (mut chains, mut would_refuse) = ([None; 2], None);
         let sides = [
             (ends.src, Direction::Egress, *dst, &mut admitted.egress_rule),
             (ends.dst, Direction::Ingress, *src, &mut admitted.ingress_rule),
         ];
-        for ((endpoint, direction, peer, rule), chain) in sides.into_iter().zip(&mut chains) {
+        let sides = sides.into_iter().zip(&mut admitted.stateless);
+        for (((endpoint, direction, peer, rule), stateless), chain) in sides.zip(&mut chains) {
             let Some(endpoint) = endpoint.filter(|endpoint| endpoint.enforced_here) else { continue };
             let decision = self.policy.decide(endpoint.id, direction, peer, probe);
             let number = decision.rule.map(|rule| rule.0);
@@ -104,6 +134,7 @@ impl Network {
                 refusal => would_refuse = would_refuse.or(refusal),
             }
             *chain = decision.verdict.chain;
+            *stateless = decision.verdict.stateless;
             *rule = number.unwrap_or(NO_RULE);
         }
         let fate = match would_refuse {

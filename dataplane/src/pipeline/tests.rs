@@ -25,6 +25,7 @@ mod routes;
 mod rule_counts;
 mod scene;
 mod size;
+mod stateless;
 mod tenants;
 mod tiers;
 mod topology;
