@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use eastgate_wire::{MacAddr, Vni};
 use ipnet::IpNet;
-use schemars::{Schema, SchemaGenerator};
+use schemars::SchemaGenerator;
 use toml::de::DeTable;
 
 use super::{
@@ -415,42 +415,23 @@ table! {
     /// A rule of a policy: what it does with what matches all its keys.
     "policy's rule"
     struct PolicyRuleTable {
-        /// For people.
-        optional description: Arc<str>,
+        with rule: RuleTable,
         /// "allow" and "deny" settle it; "reject" denies, and tells the sender; "pass" leaves it to what comes behind the
         /// policies at this place.
         required action: Action = "\"deny\"",
-        /// Protocol by name or number, or "any". "icmp" without a type is ICMP and ICMPv6; with a type it is ICMP.
-        default proto: NumberOrWord = NumberOrWord("any".into()),
-        /// Destination ports: 443, "443", "8000-8099", or a list; with tcp, udp, sctp, dccp and udplite.
-        optional ports: OneOrMany<PortRange>,
-        /// Source ports, likewise.
-        optional source_ports: OneOrMany<PortRange>,
-        /// ICMP type by name or number; with icmp and icmpv6.
-        optional icmp_type: NumberOrWord,
-        /// ICMP code by name or number; with `icmp_type`.
-        optional icmp_code: NumberOrWord,
-        /// "ipv4" or "ipv6" for a rule of one family.
-        optional family: RuleFamily,
-        /// Ingress: who sends, as in a group's rule.
-        optional from: OneOrMany<PeerValue>,
-        /// Egress: to whom, as in a group's rule.
-        optional to: OneOrMany<PeerValue>,
         /// Only for endpoints with these addresses: an address, a prefix, or a list.
         optional own: OneOrMany<AddressOrPrefix>,
         /// DSCPs, by number or name ("ef", "af41"), or a list: of a flow's first packet.
         optional dscp: OneOrMany<NumberOrWord>,
         /// TCP flags that are set, of those that are looked at: "syn/syn,ack", "none/fin,rst"; of a flow's first packet.
         optional tcp_flags: Arc<str>,
-        /// Flows that it lets in or refuses are logged.
-        default log: bool = false,
         /// "audit": what it would deny passes, and is told.
         default mode: Mode = Mode::Enforce,
     }
 }
 
 table! {
-    /// A rule: it allows what matches all its keys.
+    /// A group's rule, which allows what matches all its keys, and what a policy's rule has in common with it.
     "rule"
     struct RuleTable {
         /// For people.
@@ -473,7 +454,7 @@ table! {
         optional from: OneOrMany<PeerValue>,
         /// Egress: to whom, likewise.
         optional to: OneOrMany<PeerValue>,
-        /// Flows that it lets in are logged.
+        /// Flows that it lets in are logged, and what a policy's rule refuses.
         default log: bool = false,
     }
 }

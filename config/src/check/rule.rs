@@ -78,10 +78,10 @@ pub(super) fn check_policy_list(
     let items = tables.items.iter();
     let rules = items.filter_map(|at| {
         let own = at.value.own.good();
-        let rule = check(&matched(&at.value), own, direction, at.span, names, reader);
+        let rule = check(&at.value.rule, own, direction, at.span, names, reader);
         let (action, mode) = (at.value.action.good()?.value, at.value.mode.value);
-        if at.value.log.value && action == Action::Pass {
-            reader.report(Problem::LogPass {}, at.value.log.span);
+        if at.value.rule.log.value && action == Action::Pass {
+            reader.report(Problem::LogPass {}, at.value.rule.log.span);
         }
         let denies = matches!(action, Action::Deny | Action::Reject);
         if mode == Mode::Audit && !denies {
@@ -96,23 +96,6 @@ pub(super) fn check_policy_list(
     let rules: Vec<(Rule, Span)> = rules.collect();
     let spans: Vec<Span> = rules.iter().map(|(_, span)| *span).collect();
     without_repeated(rules, reader).into_iter().zip(spans).collect()
-}
-
-/// What a policy's rule has in common with a group's.
-fn matched(table: &PolicyRuleTable) -> RuleTable {
-    let PolicyRuleTable { description, proto, ports, source_ports, icmp_type, icmp_code, family, .. } = table;
-    RuleTable {
-        description: description.clone(),
-        proto: proto.clone(),
-        ports: ports.clone(),
-        source_ports: source_ports.clone(),
-        icmp_type: icmp_type.clone(),
-        icmp_code: icmp_code.clone(),
-        family: family.clone(),
-        from: table.from.clone(),
-        to: table.to.clone(),
-        log: table.log.clone(),
-    }
 }
 
 /// Warns of rules that match what another one before them does.

@@ -8,7 +8,7 @@ use super::{Refusal, track::Ends};
 use crate::snapshot::Network;
 
 /// In place of a rule's number where no rule was asked: the other host's eastgate asks it.
-const NO_RULE: u32 = u32::MAX;
+pub(super) const NO_RULE: u32 = u32::MAX;
 
 /// What the policy is asked: whether such a packet may go from one end to the other.
 #[derive(Clone, Copy)]
