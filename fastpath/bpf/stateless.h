@@ -57,7 +57,7 @@ static __always_inline bool pass_alone(struct __sk_buff *skb, const struct flow 
 	const struct ct_settings *ct = bpf_map_lookup_elem(&ct_settings, &network);
 
 	if (flow || p->fragment)
-		return punt(p, flow ? PUNT_RESERVED : PUNT_FRAGMENT);
+		return punt(p, flow ? PUNT_STALE : PUNT_FRAGMENT);
 	if (!ct || clamps(p, ct))
 		return punt(p, PUNT_SYN_MSS);
 	scratch->template.source_port_be = source_port(p);

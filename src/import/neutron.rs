@@ -9,8 +9,6 @@ mod rules;
 
 use std::collections::BTreeMap;
 
-use eastgate_config::Place;
-
 use super::{
     File, Map,
     site::{Group, Names, Site, near},
