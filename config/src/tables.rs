@@ -325,6 +325,9 @@ table! {
         optional like: OneOrMany<NameText>,
         /// Its members may send each other anything.
         default admit_members: bool = false,
+        /// What its rules allow begins a flow, and its answers pass with it. With `false` each packet is decided by itself: no
+        /// answer passes without a rule of its own, and nobody asks for the state of a TCP connection.
+        default stateful: bool = true,
         /// Rules that name the group mean also the addresses in prefixes that its members have as `allowed_pairs`.
         default prefix_pairs: bool = false,
         /// Tenants whose rules may name it, as "group:TENANT/NAME".

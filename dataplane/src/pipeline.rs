@@ -24,6 +24,7 @@ mod oversize;
 mod reject;
 mod ruling;
 pub mod shared;
+mod stateless;
 #[cfg(test)]
 mod tests;
 pub mod track;
@@ -172,9 +173,9 @@ impl<'s> Pipeline<'s> {
             Tracked::Undecided(undecided) => self.decide(arrival, undecided, frame, now)?,
         };
         // 7 forward, 8 encapsulate
-        let came = [view.dst, view.src];
+        let (came, bytes) = ([view.dst, view.src], frame.len() as u64);
         let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?;
-        sender.state.sent(1, frame.len() as u64);
+        sender.state.sent(1, bytes);
         // 9 hand over
         self.hand_on(arrival, &to, settled.as_ref(), came, &view, now, out);
         Ok(outcome)

@@ -175,6 +175,7 @@ mod tests {
             last_seen: created,
             deadline: created,
             counted: Count::default(),
+            header: Default::default(),
         }
     }
 

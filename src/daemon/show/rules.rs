@@ -11,6 +11,7 @@ use crate::io::clock;
 impl View {
     pub(super) fn rules(&self, snapshot: &Snapshot, filter: &Filter) -> Result<List<RuleCountRow>, Failure> {
         let (part, now) = (Part::of(filter)?, clock::now());
+        self.shared.count_stateless_elsewhere();
         let rules: Vec<(&Network, u32)> = networks(snapshot, filter)
             .into_iter()
             .flat_map(|network| network.rules.in_order().map(move |rule| (&**network, rule)))
@@ -36,6 +37,7 @@ fn row(network: &Network, rule: u32, count: &RuleCount, now: Instant) -> RuleCou
     let action = match (does, verdict.map(|verdict| verdict.action)) {
         (None, _) => "none",
         (_, None) => "pass",
+        (_, Some(Action::Allow)) if verdict.is_some_and(|verdict| verdict.stateless) => "allow-stateless",
         (_, Some(Action::Allow)) => "allow",
         (_, Some(Action::Deny)) => "deny",
         (_, Some(Action::Reject)) => "reject",
