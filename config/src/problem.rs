@@ -300,6 +300,10 @@ problems! {
     AddressTwice { address: IpAddr, other: String } Error "address-twice"
         "{address} is an address of endpoint `{other}` in the same network already"
         "keep it at one endpoint; an address that moves between endpoints goes into `allowed_pairs` of each";
+    /// Nowhere to learn addresses.
+    LearnNowhere { network: String } Error "learn-nowhere"
+        "addresses of this endpoint are to be learned, and network `{network}` has none that may be"
+        "add `subnets` to the network, or take something out of its `learn_except`";
     /// A prefix that no router has anything behind.
     RouteKind { route: IpNet } Error "route-kind"
         "nothing behind a router has an address of {route}"
@@ -368,6 +372,10 @@ problems! {
     BadScope { text: String, known: &'static str } Error "bad-scope"
         "`{text}` is nothing that this policy can apply to"
         "write {known}";
+    /// No endpoint of a tenant.
+    BadExclude { text: String } Error "bad-exclude"
+        "`{text}` does not say whose endpoint it is"
+        "write \"TENANT/ENDPOINT\"";
     /// Nothing comes behind to pass on to.
     PassAfter { } Error "pass-after"
         "a policy after the groups passes nothing on: nobody comes behind it"

@@ -23,6 +23,7 @@ mod oversize;
 mod reject;
 mod ruling;
 pub mod shared;
+pub mod snoop;
 #[cfg(test)]
 mod tests;
 pub mod track;
@@ -170,6 +171,7 @@ impl<'s> Pipeline<'s> {
             Tracked::Passes(settled) => settled,
             Tracked::Undecided(undecided) => self.decide(arrival, undecided, frame, now)?,
         };
+        self.snoop_dhcp(arrival, &to, &view, frame, now);
         // 7 forward, 8 encapsulate
         let came = [view.dst, view.src];
         let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?;
@@ -246,6 +248,7 @@ impl<'s> Pipeline<'s> {
             Tracked::Passes(settled) => settled,
             Tracked::Undecided(undecided) => self.decide(arrival, undecided, frame, now)?,
         };
+        self.snoop_dhcp(arrival, &to, &view, frame, now);
         // 7' forward, 8' encapsulate
         let came = [view.dst, view.src];
         let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?;
@@ -280,11 +283,15 @@ impl<'s> Pipeline<'s> {
     ) -> Outcome {
         let vni = arrival.network.vni;
         let subject = Subject::of_frame(vni, frame.bytes());
-        let Refusal { reason, by, rule, reject, log } = refusal;
+        let Refusal { mut reason, by, rule, reject, log } = refusal;
         if matches!(reason, DropReason::IpSpoofed | DropReason::ArpSpoofed | DropReason::NdSpoofed)
             && let Ok(view) = View::parse(frame.bytes())
         {
-            report_theft(arrival, &view, frame, now);
+            if self.snoop_refused(arrival, &view, frame, now) {
+                reason = DropReason::Unlearned;
+            } else {
+                report_theft(arrival, &view, frame, now);
+            }
         }
         let key = DropKey { vni: Some(vni), reason, from: Some(arrival.from), by, rule };
         if let Some(rule) = rule {
