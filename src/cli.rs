@@ -7,6 +7,7 @@ pub mod lab;
 mod plan;
 pub mod policy;
 mod print;
+pub mod staged;
 pub mod table;
 
 use std::process::ExitCode;

@@ -11,6 +11,7 @@ mod learning;
 mod log;
 mod reload;
 mod show;
+mod staged;
 mod underlay;
 mod upkeep;
 
@@ -42,6 +43,7 @@ use self::{
     events::{Collector, Recent},
     learning::Learner,
     reload::{nothing_to_do, within_open_files},
+    staged::Staged,
     underlay::ActiveUnderlay,
 };
 use crate::{
@@ -160,6 +162,8 @@ pub(crate) struct View {
     state: Mutex<Visible>,
     /// What has happened of late
     events: Mutex<Recent>,
+    /// A version that is tried beside the one in force
+    staged: Mutex<Option<Staged>>,
     changes: mpsc::Sender<Change>,
 }
 
@@ -289,6 +293,7 @@ impl Daemon {
             config: options.config.clone(),
             state: Mutex::default(),
             events: Mutex::default(),
+            staged: Mutex::default(),
             changes: sender,
         });
         let collector = Collector::start(&view).context("cannot collect events")?;
@@ -544,6 +549,12 @@ impl Daemon {
                 tokio::task::spawn_blocking(move || drop(answer.send(view.flows_kill(&filter))));
                 return;
             }
+            Request::Stage { config } => {
+                let view = self.view.clone();
+                tokio::task::spawn_blocking(move || drop(answer.send(view.stage(config.as_ref()))));
+                return;
+            }
+            Request::Unstage {} => Ok(self.view.unstage()),
             Request::FdbFlush(filter) => Ok(self.view.fdb_flush(&filter)),
             _ => Err(Failure::new(ErrorCode::NotApplicable, "this changes nothing")),
         };

@@ -46,23 +46,37 @@ const CLOUDSTACK: [&str; 2] = ["groups.json", "machines.json"];
 const LIBVIRT: [&str; 3] = ["web1.xml", "db1.xml", "web-server.xml"];
 
 fn imported(system: &str) -> String {
-    let map = map(system);
+    imported_by(system, &map(system))
+}
+
+fn imported_by(system: &str, map: &Map) -> String {
     let made = match system {
-        "neutron" => import(From::Neutron, &files(system, &NEUTRON), &map),
-        "cloudstack" => import(From::Cloudstack, &files(system, &CLOUDSTACK), &map),
+        "neutron" => import(From::Neutron, &files(system, &NEUTRON), map),
+        "cloudstack" => import(From::Cloudstack, &files(system, &CLOUDSTACK), map),
         _ => {
             let mut all = files(system, &LIBVIRT);
             all.extend(shipped().into_iter().map(|(name, file)| {
                 // Without the folder of this machine in the result.
                 File::new(&format!("{name}.xml"), file.text().to_owned())
             }));
-            import(From::Libvirt, &all, &map)
+            import(From::Libvirt, &all, map)
         }
     };
     made.unwrap_or_else(|faults| panic!("{system}:\n{faults}"))
 }
 
 const HOSTS: &str = "[host.alpha]\nvtep = \"172.31.0.1\"\ndevice = \"eth0\"\n[host.beta]\nvtep = \"172.31.0.2\"\ndevice = \"eth0\"\n";
+
+const LAB_HOSTS: &str = r#"# A Neutron project and two libvirt domains, as `eastgate import` writes them; the hosts are added.
+
+[host.alpha]
+vtep = "192.0.2.1"
+device = "underlay0"
+
+[host.beta]
+vtep = "192.0.2.2"
+device = "underlay0"
+"#;
 
 /// What is written is what stands in `expected.toml`, and lets pass what the other system did.
 fn holds(system: &str) {
@@ -100,6 +114,20 @@ fn a_cloudstack_account() {
 #[test]
 fn libvirt_domains_with_their_filters() {
     holds("libvirt");
+}
+
+/// The lab with both is what the import writes, and hosts.
+#[test]
+fn the_lab_is_as_imported() {
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("labs/05-migrated");
+    let both =
+        [imported("neutron"), imported_by("libvirt", &Map::read(&lab.join("libvirt-map.toml")).unwrap())];
+    let text = format!("{LAB_HOSTS}\n{}", both.join("\n"));
+    let written = lab.join("eastgate.toml");
+    if std::env::var_os("EASTGATE_BLESS").is_some() {
+        fs::write(&written, &text).unwrap();
+    }
+    assert_eq!(text, fs::read_to_string(&written).unwrap(), "EASTGATE_BLESS=1 writes it anew");
 }
 
 /// Each filter that Debian ships, by itself and with what it includes: a group, and what endpoints with it need.

@@ -51,3 +51,13 @@ fn hub_and_spoke() {
 fn ipv6_underlay() {
     passes("03-ipv6-underlay");
 }
+
+#[test]
+fn tiers() {
+    passes("04-tiers");
+}
+
+#[test]
+fn migrated() {
+    passes("05-migrated");
+}

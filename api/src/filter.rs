@@ -164,11 +164,14 @@ impl Request {
             Self::Rules(filter) => ("show rules", filter, &[Vni, Limit, After]),
             Self::Policy(filter) => ("show policy", filter, &[Vni, Limit, After]),
             Self::Events(filter) => ("events", filter, &[Vni, Endpoint, Address, Port, Proto, Limit, After]),
+            Self::Staged(filter) => ("policy staged", filter, &[Vni, Limit, After]),
             Self::FdbFlush(filter) => ("fdb flush", filter, &[Vni, Mac]),
             Self::FlowsKill(filter) => {
                 ("flows kill", filter, &[Vni, Endpoint, Address, Port, Proto, State, Limit, All])
             }
-            Self::Status {} | Self::Reload {} | Self::Trace(_) => return Ok(()),
+            Self::Status {} | Self::Reload {} | Self::Stage { .. } | Self::Unstage {} | Self::Trace(_) => {
+                return Ok(());
+            }
         };
         let names = |list: &[Criterion]| list.iter().map(|one| one.option()).collect::<Vec<_>>().join(", ");
         let unknown: Vec<Criterion> =

@@ -9,6 +9,7 @@ mod failure;
 mod filter;
 mod protocol;
 mod reply;
+mod staged;
 
 pub use changes::{Changes, Named};
 pub use event::{EventKind, EventRow, Events, MAX_EVENTS};
@@ -20,3 +21,4 @@ pub use protocol::{
     RuleRow, Status, TraceReport, TraceRequest, TraceStep, Traffic, VtepStatus,
 };
 pub use reply::{List, MAX_ROWS, Reply, Row};
+pub use staged::{StagedChange, StagedRow, StagedRows};

@@ -35,6 +35,15 @@ pub enum Request {
     FdbFlush(Filter),
     /// Ends flows
     FlowsKill(Filter),
+    /// Tries a version of the configuration beside the one in force, in place of the one that was tried before
+    Stage {
+        /// Its file, as the daemon can open it
+        config: String,
+    },
+    /// What the staged version would do otherwise
+    Staged(Filter),
+    /// Throws the staged version away
+    Unstage {},
     /// Walks a hypothetical packet through the path
     Trace(TraceRequest),
 }
@@ -63,8 +72,13 @@ impl Request {
             | Self::Drops(_)
             | Self::Policy(_)
             | Self::Rules(_)
+            | Self::Staged(_)
             | Self::Trace(_) => Class::List,
-            Self::Reload {} | Self::FdbFlush(_) | Self::FlowsKill(_) => Class::Change,
+            Self::Reload {}
+            | Self::Stage { .. }
+            | Self::Unstage {}
+            | Self::FdbFlush(_)
+            | Self::FlowsKill(_) => Class::Change,
         }
     }
 }

@@ -9,8 +9,8 @@ use serde::{
 };
 
 use crate::{
-    Done, DropRows, EndpointRow, Events, FdbRow, FlowRow, NeighborRow, PolicyRow, RuleCountRow, Status,
-    TraceReport,
+    Done, DropRows, EndpointRow, Events, FdbRow, FlowRow, NeighborRow, PolicyRow, RuleCountRow, StagedRows,
+    Status, TraceReport,
 };
 
 /// The most rows of one answer. Where there are more, it says how to ask for the next.
@@ -38,6 +38,8 @@ pub enum Reply {
     Rules(List<RuleCountRow>),
     /// To [`Request::Events`](crate::Request::Events)
     Events(Events),
+    /// To [`Request::Staged`](crate::Request::Staged)
+    Staged(StagedRows),
     /// To [`Request::Trace`](crate::Request::Trace)
     Trace(TraceReport),
     /// To whatever changes something

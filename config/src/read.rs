@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use schemars::{Schema, SchemaGenerator};
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 use toml::{
     Spanned,
@@ -128,17 +128,13 @@ impl Reader {
         }
     }
 
-    /// Reports the keys that are not in `known`.
-    pub(super) fn unknown_keys(
-        &mut self,
-        table: &DeTable<'_>,
-        name: &'static str,
-        known: &'static [&'static str],
-    ) {
+    /// Reports the keys that such a table does not have.
+    fn unknown_keys<T: Table>(&mut self, table: &DeTable<'_>) {
+        let known = || T::KEYS.iter().copied().flatten().copied();
         for key in table.keys() {
-            if !known.contains(&key.get_ref().as_ref()) {
-                let near = Near::new(key.get_ref(), known.iter().copied());
-                let problem = Problem::UnknownKey { key: key.get_ref().to_string(), table: name, near };
+            if !known().any(|known| known == key.get_ref()) {
+                let near = Near::new(key.get_ref(), known());
+                let problem = Problem::UnknownKey { key: key.get_ref().to_string(), table: T::NAME, near };
                 self.report(problem, key.span().into());
             }
         }
@@ -188,11 +184,31 @@ pub(super) type Named<T> = Vec<(At<super::model::Name>, T)>;
 
 /// A table whose keys are known: what [`table!`] declares.
 pub(super) trait Table: Sized + Default {
-    /// Reads what can be read. `at` is where the table's name is written.
-    fn read_table(table: &DeTable<'_>, at: Span, reader: &mut Reader) -> Self;
-    fn table_schema(generator: &mut SchemaGenerator) -> Schema;
+    const NAME: &'static str;
+    /// Its own keys, and those that it shares with another kind of table.
+    const KEYS: &'static [&'static [&'static str]];
+    /// Reads what can be read of its keys. `at` is where the table's name is written.
+    fn read_keys(table: &DeTable<'_>, at: Span, reader: &mut Reader) -> Self;
+    /// Adds its keys to a schema.
+    fn add_schema(generator: &mut SchemaGenerator, into: &mut TableSchema);
+    fn description() -> &'static str;
     /// Hands over the place of everything in it.
     fn table_spans(&mut self, each: &mut dyn FnMut(&mut Span));
+
+    /// Reads what can be read, and reports keys that it does not have.
+    fn read_table(table: &DeTable<'_>, at: Span, reader: &mut Reader) -> Self {
+        reader.unknown_keys::<Self>(table);
+        Self::read_keys(table, at, reader)
+    }
+
+    fn table_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut keys = TableSchema::default();
+        Self::add_schema(generator, &mut keys);
+        json_schema!({
+            "type": "object", "description": Self::description(), "properties": keys.properties,
+            "required": keys.required, "additionalProperties": false,
+        })
+    }
 }
 
 impl<T: Table> Read for T {
@@ -212,50 +228,65 @@ impl<T: Table> Read for T {
     }
 }
 
-/// Adds one key to the schema of a table.
-pub(super) fn schema_property(
-    properties: &mut Map<String, Value>,
-    key: &str,
-    doc: &str,
-    schema: Schema,
-    default: Option<Value>,
-) {
-    let mut schema = schema.to_value();
-    if let Value::Object(schema) = &mut schema {
-        schema.insert("description".into(), json!(doc.trim()));
-        if let Some(default) = default {
-            schema.insert("default".into(), default);
+/// The keys of a table, as JSON schema.
+#[derive(Default)]
+pub(super) struct TableSchema {
+    properties: Map<String, Value>,
+    required: Vec<&'static str>,
+}
+
+impl TableSchema {
+    pub(super) fn key(&mut self, key: &str, doc: &str, schema: Schema, default: Option<Value>) {
+        let mut schema = schema.to_value();
+        if let Value::Object(schema) = &mut schema {
+            schema.insert("description".into(), json!(doc.trim()));
+            if let Some(default) = default {
+                schema.insert("default".into(), default);
+            }
         }
+        self.properties.insert(key.to_owned(), schema);
     }
-    properties.insert(key.to_owned(), schema);
+
+    pub(super) fn requires(&mut self, key: Option<&'static str>) {
+        self.required.extend(key);
+    }
 }
 
 /// Declares a table. Every key is `required` (with an example for the diagnostic), `optional`, has a `default`, or
-/// holds `many` things, of which there may be none.
+/// holds `many` things, of which there may be none. `with PART: TABLE` adds the keys of another declaration.
 macro_rules! table {
     (
         #[doc = $doc:literal] $name:literal
         struct $Table:ident {
+            $(with $part:ident: $Part:ty,)?
             $($(#[doc = $key_doc:literal])+ $mode:ident $key:ident: $Type:ty $(= $given:expr)?,)*
         }
     ) => {
         #[doc = $doc]
         #[derive(Clone, Debug)]
         pub(crate) struct $Table {
+            $(pub(crate) $part: $Part,)?
             $($(#[doc = $key_doc])+ pub(crate) $key: table!(@type $mode $Type),)*
         }
 
         impl Default for $Table {
             fn default() -> Self {
-                Self { $($key: table!(@absent $mode Span::default(), $($given)?),)* }
+                Self {
+                    $($part: <$Part>::default(),)?
+                    $($key: table!(@absent $mode Span::default(), $($given)?),)*
+                }
             }
         }
 
         impl $crate::read::Table for $Table {
+            const NAME: &'static str = $name;
+            const KEYS: &'static [&'static [&'static str]] =
+                &[&[$(stringify!($key)),*] $(, <$Part as $crate::read::Table>::KEYS[0])?];
+
             #[allow(unused_variables, reason = "tables without required keys and defaults do not ask for their place")]
-            fn read_table(table: &DeTable<'_>, at: Span, reader: &mut Reader) -> Self {
-                reader.unknown_keys(table, $name, &[$(stringify!($key)),*]);
+            fn read_keys(table: &DeTable<'_>, at: Span, reader: &mut Reader) -> Self {
                 Self {
+                    $($part: <$Part as $crate::read::Table>::read_keys(table, at, reader),)?
                     $($key: match reader.field::<$Type>(table, stringify!($key)) {
                         Field::Good(value) => table!(@present $mode value),
                         Field::Bad => table!(@bad $mode at, $($given)?),
@@ -268,23 +299,22 @@ macro_rules! table {
             }
 
             fn table_spans(&mut self, each: &mut dyn FnMut(&mut $crate::read::Span)) {
+                $($crate::read::Table::table_spans(&mut self.$part, each);)?
                 $(self.$key.spans(each);)*
             }
 
-            fn table_schema(generator: &mut SchemaGenerator) -> Schema {
-                let mut properties = serde_json::Map::new();
+            fn description() -> &'static str {
+                $doc.trim()
+            }
+
+            fn add_schema(generator: &mut SchemaGenerator, into: &mut $crate::read::TableSchema) {
+                $(<$Part as $crate::read::Table>::add_schema(generator, into);)?
                 $(
                     let doc = concat!($($key_doc, "\n"),+);
                     let schema = <$Type as Read>::schema(generator);
-                    let default = table!(@shown $mode $Type, $($given)?);
-                    $crate::read::schema_property(&mut properties, stringify!($key), doc, schema, default);
+                    into.key(stringify!($key), doc, schema, table!(@shown $mode $Type, $($given)?));
+                    into.requires(table!(@require $mode stringify!($key)));
                 )*
-                let required = [$(table!(@require $mode stringify!($key))),*];
-                let required: Vec<&str> = required.into_iter().flatten().collect();
-                schemars::json_schema!({
-                    "type": "object", "description": $doc.trim(), "properties": properties,
-                    "required": required, "additionalProperties": false,
-                })
             }
         }
     };

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use eastgate_wire::{MacAddr, Vni};
 use ipnet::IpNet;
-use schemars::{Schema, SchemaGenerator};
+use schemars::SchemaGenerator;
 use toml::de::DeTable;
 
 use super::{
@@ -252,6 +252,9 @@ table! {
         default tcp: TcpMode = TcpMode::Strict,
         /// Seconds in which "strict" TCP picks up the connections of an endpoint that has come to this host; 0: never.
         default tcp_pickup: Int<0, 3_600> = Int(60),
+        /// TCP segments that are of no connection and begin none: dropped, or answered with a reset where both ends' rules would let
+        /// the sender connect.
+        default tcp_unknown: TcpUnknown = TcpUnknown::Drop,
         /// Flows when the policy changes: decided again, or kept.
         default on_change: OnChange = OnChange::Recheck,
         /// What endpoints may send none of whose groups has an egress rule: nothing ("deny"), or everything ("open").
@@ -426,42 +429,23 @@ table! {
     /// A rule of a policy: what it does with what matches all its keys.
     "policy's rule"
     struct PolicyRuleTable {
-        /// For people.
-        optional description: Arc<str>,
+        with rule: RuleTable,
         /// "allow" and "deny" settle it; "reject" denies, and tells the sender; "pass" leaves it to what comes behind the
         /// policies at this place.
         required action: Action = "\"deny\"",
-        /// Protocol by name or number, or "any". "icmp" without a type is ICMP and ICMPv6; with a type it is ICMP.
-        default proto: NumberOrWord = NumberOrWord("any".into()),
-        /// Destination ports: 443, "443", "8000-8099", or a list; with tcp, udp, sctp, dccp and udplite.
-        optional ports: OneOrMany<PortRange>,
-        /// Source ports, likewise.
-        optional source_ports: OneOrMany<PortRange>,
-        /// ICMP type by name or number; with icmp and icmpv6.
-        optional icmp_type: NumberOrWord,
-        /// ICMP code by name or number; with `icmp_type`.
-        optional icmp_code: NumberOrWord,
-        /// "ipv4" or "ipv6" for a rule of one family.
-        optional family: RuleFamily,
-        /// Ingress: who sends, as in a group's rule.
-        optional from: OneOrMany<PeerValue>,
-        /// Egress: to whom, as in a group's rule.
-        optional to: OneOrMany<PeerValue>,
         /// Only for endpoints with these addresses: an address, a prefix, or a list.
         optional own: OneOrMany<AddressOrPrefix>,
         /// DSCPs, by number or name ("ef", "af41"), or a list: of a flow's first packet.
         optional dscp: OneOrMany<NumberOrWord>,
         /// TCP flags that are set, of those that are looked at: "syn/syn,ack", "none/fin,rst"; of a flow's first packet.
         optional tcp_flags: Arc<str>,
-        /// Flows that it lets in or refuses are logged.
-        default log: bool = false,
         /// "audit": what it would deny passes, and is told.
         default mode: Mode = Mode::Enforce,
     }
 }
 
 table! {
-    /// A rule: it allows what matches all its keys.
+    /// A group's rule, which allows what matches all its keys, and what a policy's rule has in common with it.
     "rule"
     struct RuleTable {
         /// For people.
@@ -484,8 +468,36 @@ table! {
         optional from: OneOrMany<PeerValue>,
         /// Egress: to whom, likewise.
         optional to: OneOrMany<PeerValue>,
-        /// Flows that it lets in are logged.
+        /// Flows that each source may have at once by this rule, with each endpoint whose rule it is; what is more is denied.
+        optional connections: Int<1, 1_000_000>,
+        /// Flows that each source may begin, likewise: `{ per_second = 10, burst = 20 }`; a burst of as many if nothing is said.
+        optional new_connections: NewConnectionsTable,
+        /// How much of an address makes a source: `{ ipv4 = 24, ipv6 = 64 }`; all of it if nothing is said.
+        optional per_prefix: PerPrefixTable,
+        /// Flows that it lets in are logged, and what a policy's rule refuses.
         default log: bool = false,
+    }
+}
+
+table! {
+    /// How often something may begin.
+    "new connections"
+    struct NewConnectionsTable {
+        /// Flows a second.
+        required per_second: Int<1, 1_000_000> = "10",
+        /// Flows at once, after a pause; a second's if nothing is said.
+        optional burst: Int<1, 1_000_000>,
+    }
+}
+
+table! {
+    /// How much of an address makes a source.
+    "prefix lengths"
+    struct PerPrefixTable {
+        /// Of IPv4.
+        default ipv4: Int<0, 32> = Int(32),
+        /// Of IPv6.
+        default ipv6: Int<0, 128> = Int(128),
     }
 }
 

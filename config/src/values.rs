@@ -487,6 +487,7 @@ words!(
     Learn,
     Unknown,
     TcpMode,
+    TcpUnknown,
     OnChange,
     Oversize,
     UdpChecksum,

@@ -19,6 +19,7 @@ mod holders;
 mod locate;
 mod members;
 pub mod offload;
+pub mod opinion;
 mod oversize;
 mod reject;
 mod ruling;

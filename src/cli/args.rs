@@ -245,7 +245,7 @@ pub struct Ask {
     /// Output
     #[command(flatten)]
     pub output: Output,
-    /// How long to wait for the answer; 30 unless told otherwise, and 600 for a reload
+    /// How long to wait for the answer; 30 unless told otherwise, and 600 where a configuration is read
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
 }

@@ -73,8 +73,9 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
 }
 
 /// Asks the daemon, and waits as long as the command line says.
-fn ask<T: DeserializeOwned>(options: &Ask, request: &Request) -> Result<T, ClientError> {
-    let usual = if matches!(request, Request::Reload {}) { 600 } else { 30 };
+pub(super) fn ask<T: DeserializeOwned>(options: &Ask, request: &Request) -> Result<T, ClientError> {
+    let reads = matches!(request, Request::Reload {} | Request::Stage { .. });
+    let usual = if reads { 600 } else { 30 };
     // More is for ever, and would not fit the kernel's clock.
     let seconds = options.timeout.unwrap_or(usual).clamp(1, 1 << 30);
     client::ask(&options.daemon.socket, request, Duration::from_secs(seconds))
@@ -163,7 +164,15 @@ fn offline(path: &Path, host: Option<&str>) -> Result<(Arc<Config>, Snapshot)> {
 }
 
 fn reload(options: &Ask) -> Result<u8> {
-    let done: Done = match ask(options, &Request::Reload {}) {
+    match ask_to_read(options, &Request::Reload {})? {
+        Ok(done) => emit(&options.output, &done, print::reloaded),
+        Err(code) => Ok(code),
+    }
+}
+
+/// Asks for a configuration to be read. What is wrong with it is told here, and the exit code for that comes back.
+pub(super) fn ask_to_read(options: &Ask, request: &Request) -> Result<Result<Done, u8>> {
+    match ask(options, request) {
         Err(ClientError::Refused(mut failure))
             if matches!(failure.code, ErrorCode::Configuration | ErrorCode::Unknown) =>
         {
@@ -172,11 +181,10 @@ fn reload(options: &Ask) -> Result<u8> {
                 failure.diagnostics.get_or_insert_with(|| json!([]));
                 println!("{:#}", json!(failure));
             }
-            return Ok(exit::CONFIG);
+            Ok(Err(exit::CONFIG))
         }
-        answer => answer?,
-    };
-    emit(&options.output, &done, print::reloaded)
+        answer => Ok(Ok(answer?)),
+    }
 }
 
 fn count(options: &Ask, request: Request, what: &str, done_to_it: &str) -> Result<u8> {
@@ -188,7 +196,7 @@ fn count(options: &Ask, request: Request, what: &str, done_to_it: &str) -> Resul
 }
 
 /// The exit code for a request that is refused before anyone is asked.
-fn misused(request: &Request) -> Option<u8> {
+pub(super) fn misused(request: &Request) -> Option<u8> {
     let error = request.check().err()?;
     eprintln!("eastgate: {error}");
     Some(exit::USAGE)

@@ -11,6 +11,7 @@ use super::{
     args::{Ask, Format, Output},
     commands::{self, emit},
     exit,
+    staged::{self, StagedCommand},
     table::Table,
 };
 use crate::policy_tools::{
@@ -121,6 +122,9 @@ pub enum PolicyCommand {
     /// Write rules for flows that were seen
     #[command(after_help = SUGGEST)]
     Suggest(Suggest),
+    /// Try a version of the configuration beside the one in force, on live traffic
+    #[command(flatten)]
+    Staged(StagedCommand),
 }
 
 /// Which configuration, and how to print
@@ -162,6 +166,7 @@ impl PolicyCommand {
             Self::Who { file, .. } | Self::Test { file, .. } | Self::Lint { file } => file.output.output,
             Self::Diff { output, .. } => output.output,
             Self::Suggest(options) => options.ask.output.output,
+            Self::Staged(command) => command.output(),
         }
     }
 }
@@ -195,6 +200,7 @@ pub(super) fn run(command: &PolicyCommand) -> Result<u8> {
             emit(&file.output, &rows, |rows| lint_text(rows))?;
             Ok(code(rows.is_empty()))
         }
+        PolicyCommand::Staged(command) => staged::run(command),
         PolicyCommand::Suggest(options) => {
             let policies = policy_tools::load(&options.config, color)?;
             let flows = flows(options)?;

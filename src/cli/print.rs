@@ -440,8 +440,20 @@ pub(super) fn plan(lines: &[Line]) -> String {
 
 /// What a reload has put in force.
 pub(super) fn reloaded(done: &Done) -> String {
+    let mut text = changed(done, &format!("in force: epoch {}", done.epoch));
+    if let Some(ended @ 1..) = done.flows_ended {
+        let _ = writeln!(text, "{} ended with the ends they had", names::count(ended, "flow"));
+    }
+    text
+}
+
+pub(super) fn staged(done: &Done) -> String {
+    changed(done, "staged")
+}
+
+fn changed(done: &Done, what: &str) -> String {
     let mut text: String = done.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
-    let _ = write!(text, "in force: epoch {}", done.epoch);
+    text += what;
     if let Some(digest) = &done.digest {
         let _ = write!(text, ", digest {digest}");
     }
@@ -449,11 +461,7 @@ pub(super) fn reloaded(done: &Done) -> String {
         let _ = write!(text, ", after {millis} ms");
     }
     text.push('\n');
-    text += &done.changes.as_ref().map_or_else(String::new, changes::text);
-    if let Some(ended @ 1..) = done.flows_ended {
-        let _ = writeln!(text, "{} ended with the ends they had", names::count(ended, "flow"));
-    }
-    text
+    text + &done.changes.as_ref().map_or_else(String::new, changes::text)
 }
 
 pub(super) fn drop_reasons() -> String {

@@ -143,6 +143,7 @@ impl View {
                 Err(error) => tracing::debug!(%error, "what the kernel's programs refuse is not told"),
             }
         }
+        self.compare_with_staged(&snapshot, &events);
         log.write(&snapshot, &events, clock::now());
         lock(&self.events).add(events, self.shared.events_lost());
     }

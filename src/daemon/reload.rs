@@ -39,6 +39,7 @@ impl Daemon {
         visible.reload_error = result.as_ref().err().map(|refused| refused.text.clone());
         if let Ok(Done { digest: Some(digest), .. }) = &result {
             visible.digest.clone_from(digest);
+            self.view.note_in_force(digest);
         }
         drop(visible);
         result

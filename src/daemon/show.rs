@@ -6,6 +6,7 @@ mod events;
 mod flows;
 mod part;
 mod rules;
+mod staged;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -82,7 +83,12 @@ impl View {
                 let report = trace::trace(&snapshot, &packet, &|key| self.flows_between(key), clock::now());
                 Reply::Trace(report.map_err(|text| Failure::new(ErrorCode::Invalid, text))?)
             }
-            Request::Reload {} | Request::FdbFlush(_) | Request::FlowsKill(_) => {
+            Request::Staged(filter) => Reply::Staged(self.staged(&snapshot, &filter)?),
+            Request::Reload {}
+            | Request::Stage { .. }
+            | Request::Unstage {}
+            | Request::FdbFlush(_)
+            | Request::FlowsKill(_) => {
                 return Err(Failure::new(ErrorCode::NotApplicable, "this is no query"));
             }
         })

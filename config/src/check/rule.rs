@@ -9,7 +9,7 @@ use eastgate_wire::{
 };
 use ipnet::IpNet;
 
-use super::{header, icmp, names::Names};
+use super::{header, icmp, limits::limits, names::Names};
 use crate::{
     leaf::{Action, Mode, PortRange, RuleFamily},
     model::{FlagMatch, IcmpMatch, Peer, Protocol, Rule},
@@ -63,8 +63,11 @@ pub(super) fn check_list(
     reader: &mut Reader,
 ) -> Vec<Rule> {
     let items = tables.items.iter();
-    let rules =
-        items.filter_map(|at| Some((check(&at.value, None, direction, at.span, names, reader)?, at.span)));
+    let rules = items.filter_map(|at| {
+        let rule = check(&at.value, None, direction, at.span, names, reader);
+        let limits = limits(&at.value, Action::Allow, reader);
+        Some((Rule { limits, ..rule? }, at.span))
+    });
     without_repeated(rules.collect(), reader)
 }
 
@@ -78,12 +81,13 @@ pub(super) fn check_policy_list(
     let items = tables.items.iter();
     let rules = items.filter_map(|at| {
         let own = at.value.own.good();
-        let rule = check(&matched(&at.value), own, direction, at.span, names, reader);
+        let rule = check(&at.value.rule, own, direction, at.span, names, reader);
         let (action, mode) = (at.value.action.good()?.value, at.value.mode.value);
-        if at.value.log.value && action == Action::Pass {
-            reader.report(Problem::LogPass {}, at.value.log.span);
+        if at.value.rule.log.value && action == Action::Pass {
+            reader.report(Problem::LogPass {}, at.value.rule.log.span);
         }
-        let denies = matches!(action, Action::Deny | Action::Reject);
+        let limits = limits(&at.value.rule, action, reader);
+        let denies = matches!(action, Action::Deny | Action::Reject) || limits.is_some();
         if mode == Mode::Audit && !denies {
             let what = if action == Action::Pass { "passes on" } else { "allows" };
             reader.report(Problem::AuditAllow { what }, at.value.mode.span);
@@ -91,28 +95,11 @@ pub(super) fn check_policy_list(
         let dscp = header::dscp(&at.value, reader);
         let rule = rule?;
         let tcp_flags = header::tcp_flags(&at.value, rule.protocol, reader);
-        Some((Rule { action, mode, dscp: dscp?, tcp_flags, ..rule }, at.span))
+        Some((Rule { action, mode, dscp: dscp?, tcp_flags, limits, ..rule }, at.span))
     });
     let rules: Vec<(Rule, Span)> = rules.collect();
     let spans: Vec<Span> = rules.iter().map(|(_, span)| *span).collect();
     without_repeated(rules, reader).into_iter().zip(spans).collect()
-}
-
-/// What a policy's rule has in common with a group's.
-fn matched(table: &PolicyRuleTable) -> RuleTable {
-    let PolicyRuleTable { description, proto, ports, source_ports, icmp_type, icmp_code, family, .. } = table;
-    RuleTable {
-        description: description.clone(),
-        proto: proto.clone(),
-        ports: ports.clone(),
-        source_ports: source_ports.clone(),
-        icmp_type: icmp_type.clone(),
-        icmp_code: icmp_code.clone(),
-        family: family.clone(),
-        from: table.from.clone(),
-        to: table.to.clone(),
-        log: table.log.clone(),
-    }
 }
 
 /// Warns of rules that match what another one before them does.
@@ -167,6 +154,7 @@ fn check(
         own: own.iter().filter_map(|own| prefix_of(&own.value)).copied().collect(),
         dscp: Box::default(),
         tcp_flags: None,
+        limits: None,
         action: Action::Allow,
         log: rule.log.value,
         mode: Mode::Enforce,

@@ -166,6 +166,7 @@ impl Found {
             epoch: admitted.epoch,
             egress_rule: admitted.egress_rule,
             ingress_rule: admitted.ingress_rule,
+            header: self.header,
             original: self.progress.counts[0],
             reply: self.progress.counts[1],
             created: self.created.map_or(last_seen, |created| created.created),

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use eastgate_wire::{Addr, FlowKey, Instant, Vni};
+use eastgate_wire::{Addr, FlowKey, Instant, Vni, view::HeaderBits};
 
 use super::{
     FlowState, Rank,
@@ -26,6 +26,8 @@ pub struct FlowInfo {
     pub egress_rule: u32,
     /// The ingress rule that admitted it
     pub ingress_rule: u32,
+    /// What it began with
+    pub header: HeaderBits,
     /// What went the way of the packet that opened it
     pub original: Count,
     /// What went the other way
@@ -51,6 +53,7 @@ impl FlowInfo {
             epoch: entry.epoch,
             egress_rule: entry.egress_rule,
             ingress_rule: entry.ingress_rule,
+            header: entry.header,
             original: entry.counts[0],
             reply: entry.counts[1],
             created: entry.created,

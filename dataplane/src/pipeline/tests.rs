@@ -24,11 +24,13 @@ mod reject;
 mod reload;
 mod routes;
 mod rule_counts;
+mod rule_limits;
 mod scene;
 mod size;
 mod tenants;
 mod tiers;
 mod topology;
 mod underlay;
+mod unknown_segments;
 
 use eastgate_testkit::frames;

@@ -87,7 +87,7 @@ fn restore(model: &Model, record: &mut Record, options: &Options) -> Result<(), 
         daemon::install_config(record, &original)?;
     }
     if changed {
-        reload_running(record, options)?;
+        tell_running(record, &["reload"], options)?;
     }
     let missing = daemon::missing(record);
     daemon::start(record, &missing, options)
@@ -118,15 +118,23 @@ fn take(step: &Step, model: &Model, record: &mut Record, options: &Options) -> R
     }
     if let Some(file) = &step.reload {
         daemon::install_config(record, &model.folder.join(file))?;
-        reload_running(record, options)?;
+        tell_running(record, &["reload"], options)?;
+    }
+    if let Some(file) = &step.stage {
+        let staged = daemon::install_staged(record, &model.folder.join(file))?;
+        tell_running(record, &["policy", "stage", &staged.display().to_string()], options)?;
+    }
+    if step.promote {
+        tell_running(record, &["policy", "promote"], options)?;
     }
     Ok(())
 }
 
-fn reload_running(record: &Record, options: &Options) -> Result<(), LabError> {
+/// Has every daemon that runs do something.
+fn tell_running(record: &Record, command: &[&str], options: &Options) -> Result<(), LabError> {
     let missing = daemon::missing(record);
     let mut running = record.hosts().filter(|host| !missing.iter().any(|gone| gone == host));
-    running.try_for_each(|host| daemon::reload(record, host, options))
+    running.try_for_each(|host| daemon::tell(record, host, command, options))
 }
 
 /// Every server that any expectation needs, for the whole story: a connection may be held through it.

@@ -49,9 +49,19 @@ pub(super) fn start(record: &mut Record, hosts: &[String], options: &Options) ->
 
 /// Gives the daemons of a lab its configuration from `from`.
 pub(super) fn install_config(record: &Record, from: &Path) -> Result<(), LabError> {
-    // A copy, so that a story can change it and the folder of the story stays as it is.
+    copy(from, &record.config())
+}
+
+/// The configuration of the story that is to be tried beside the one in force: in its folder.
+pub(super) fn install_staged(record: &Record, from: &Path) -> Result<PathBuf, LabError> {
+    let staged = record.config().with_file_name("staged.toml");
+    copy(from, &staged).map(|()| staged)
+}
+
+/// A copy, so that a story can change it and the folder of the story stays as it is.
+fn copy(from: &Path, to: &Path) -> Result<(), LabError> {
     let text = super::story::read(from).map_err(LabError::file(from))?;
-    fs::write(record.config(), text).map_err(LabError::file(record.config()))
+    fs::write(to, text).map_err(LabError::file(to))
 }
 
 /// Asks the daemon on `host`: `eastgate COMMAND --socket .. -o json`.
@@ -71,12 +81,12 @@ pub(super) fn ask(
     serde_json::from_str(&text).map_err(|error| failed(format!("its answer is no JSON: {error}")))
 }
 
-/// Tells the daemon on `host` to read its configuration again.
-pub(super) fn reload(record: &Record, host: &str, options: &Options) -> Result<(), LabError> {
+/// Has the daemon on `host` do something that may take as long as a configuration takes to be read.
+pub(super) fn tell(record: &Record, host: &str, what: &[&str], options: &Options) -> Result<(), LabError> {
     let mut command = Command::new(&options.eastgate);
-    command.arg("reload").arg("--socket").arg(record.socket(host));
+    command.args(what).arg("--socket").arg(record.socket(host));
     run_within(&mut command, READY_BOUND).map(|_| ()).map_err(|failure| LabError::Command {
-        command: format!("eastgate reload --socket {}", record.socket(host).display()),
+        command: format!("eastgate {} --socket {}", what.join(" "), record.socket(host).display()),
         output: failure.to_string(),
     })
 }

@@ -145,8 +145,8 @@ impl Model {
                     return Err(format!("step `{}`: no eastgate runs on a host `{host}`", step.say));
                 }
             }
-            let again = step.reload.as_ref().map(|file| self.folder.join(file));
-            if let Some(file) = again.filter(|file| super::story::read(file).is_err()) {
+            let mut files = step.reload.iter().chain(&step.stage).map(|file| self.folder.join(file));
+            if let Some(file) = files.find(|file| super::story::read(file).is_err()) {
                 return Err(format!("step `{}`: there is no file {}", step.say, file.display()));
             }
         }

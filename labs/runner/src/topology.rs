@@ -157,6 +157,11 @@ pub(super) struct Step {
     pub(super) start: Option<String>,
     /// Every daemon gets this configuration and is told to reload
     pub(super) reload: Option<PathBuf>,
+    /// Every daemon tries this configuration beside the one in force
+    pub(super) stage: Option<PathBuf>,
+    /// What was staged is put in force everywhere
+    #[serde(default)]
+    pub(super) promote: bool,
     #[serde(default)]
     pub(super) expect: Vec<Expect>,
 }

@@ -23,6 +23,7 @@
 //! | 0 to 7 | 0 allow, 1 deny, 2 reject, 3 pass on to the next tier |
 //! | 8 | log |
 //! | 9 | audit |
+//! | 10 | flows that it allows are counted, by source |
 //! | 16 to 31 | the service chain; 0 for none |
 
 use std::num::NonZeroU16;
@@ -58,6 +59,7 @@ const PASS: u32 = 3;
 /// Of what a rule does: it is logged
 pub const LOG: u32 = 1 << 8;
 const AUDIT: u32 = 1 << 9;
+const LIMITED: u32 = 1 << 10;
 const CHAIN_AT: u32 = 16;
 
 impl Compiled {
@@ -94,7 +96,7 @@ const fn entry(entry: &Entry) -> [u32; 4] {
 impl Then {
     /// As a rule's second word
     pub(super) const fn word(self) -> u32 {
-        let Verdict { action, log, audit, chain } = match self {
+        let Verdict { action, log, audit, chain, limited } = match self {
             Self::Pass => return PASS,
             Self::Settle(verdict) => verdict,
         };
@@ -102,7 +104,8 @@ impl Then {
             Some(ChainId(number)) => number.get() as u32,
             None => 0,
         };
-        action as u32 | if log { LOG } else { 0 } | if audit { AUDIT } else { 0 } | chain << CHAIN_AT
+        let flags = log as u32 * LOG | audit as u32 * AUDIT | limited as u32 * LIMITED;
+        action as u32 | flags | chain << CHAIN_AT
     }
 
     /// What such a word says. Nobody writes another action than these; it would deny.
@@ -118,7 +121,8 @@ impl Then {
             Some(number) => Some(ChainId(number)),
             None => None,
         };
-        Self::Settle(Verdict { action, log: word & LOG != 0, audit: word & AUDIT != 0, chain })
+        let (log, audit, limited) = (word & LOG != 0, word & AUDIT != 0, word & LIMITED != 0);
+        Self::Settle(Verdict { action, log, audit, chain, limited })
     }
 }
 
@@ -203,6 +207,7 @@ mod tests {
             (Then::Pass, 3),
             (Then::Settle(Verdict { log: true, ..Verdict::ALLOW }), 0x100),
             (Then::Settle(Verdict { audit: true, ..Verdict::DENY }), 0x201),
+            (Then::Settle(Verdict { limited: true, ..Verdict::ALLOW }), 0x400),
             (Then::Settle(Verdict { chain, ..Verdict::ALLOW }), 0xffff_0000),
             (Then::Settle(Verdict { log: true, audit: true, chain, ..Verdict::REJECT }), 0xffff_0302),
         ] {

@@ -40,7 +40,7 @@ impl View {
         Ok(found)
     }
 
-    fn dropped_rows(&self) -> Vec<DropDetail> {
+    pub(super) fn dropped_rows(&self) -> Vec<DropDetail> {
         let seen = self.kernel.get().map(|kernel| kernel.seen_denied());
         let seen = seen.and_then(|seen| seen.inspect_err(|error| tracing::error!(%error)).ok());
         drop_details(&self.shared.counters, self.elsewhere().drops, seen.unwrap_or_default())

@@ -154,7 +154,7 @@ fn is_partial(event: &FlowEvent) -> bool {
 }
 
 /// Rules keep their numbers from the network's epoch on; what was admitted before is not looked up.
-fn rule(snapshot: &Snapshot, vni: Vni, epoch: u32, id: u32) -> Option<RuleRef> {
+pub(super) fn rule(snapshot: &Snapshot, vni: Vni, epoch: u32, id: u32) -> Option<RuleRef> {
     let network = snapshot.network(vni).filter(|network| epoch >= network.epoch)?;
     network.rules.reference(&network.tenant.name, id)
 }

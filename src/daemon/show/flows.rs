@@ -116,7 +116,12 @@ impl View {
     }
 
     /// The flows that fit, those in the table and those that began in the kernel.
-    fn for_each_flow(&self, filter: &FlowFilter, now: Instant, mut each: impl FnMut(&FlowInfo)) {
+    pub(in crate::daemon) fn for_each_flow(
+        &self,
+        filter: &FlowFilter,
+        now: Instant,
+        mut each: impl FnMut(&FlowInfo),
+    ) {
         let mut page = Vec::new();
         let mut shards: Vec<(&Mutex<FlowTable>, u32)> =
             self.shared.all_flows().map(|shard| (shard, 0)).collect();
@@ -286,6 +291,7 @@ mod tests {
             epoch: 1,
             egress_rule: 0,
             ingress_rule: 0,
+            header: eastgate_wire::view::HeaderBits::default(),
             original: Count::default(),
             reply: Count::default(),
             created: Instant::ZERO,

@@ -154,6 +154,15 @@ impl Subject {
         }
     }
 
+    /// Its ICMP type and code.
+    #[must_use]
+    pub const fn icmp(&self) -> Option<(u8, u8)> {
+        match self.what {
+            What::Packet { icmp, .. } => icmp,
+            _ => None,
+        }
+    }
+
     /// Whether every guest's operating system sends such frames of its own accord and does not miss them: that they are
     /// dropped for `reason` is nothing to look into.
     #[must_use]

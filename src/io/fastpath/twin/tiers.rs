@@ -176,7 +176,13 @@ fn some_verdict(dice: &mut Dice) -> Then {
         _ => return Then::Pass,
     };
     let chain = dice.one_in(20).then(|| ChainId(NonZeroU16::new(1 + dice.roll(9) as u16).unwrap()));
-    Then::Settle(Verdict { action, log: dice.one_in(20), audit: dice.one_in(20), chain })
+    Then::Settle(Verdict {
+        action,
+        log: dice.one_in(20),
+        audit: dice.one_in(20),
+        chain,
+        limited: dice.one_in(20),
+    })
 }
 
 fn some_tier(dice: &mut Dice, groups: usize) -> Tier {
