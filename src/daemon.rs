@@ -7,6 +7,7 @@
 mod accelerate;
 mod events;
 mod execute;
+mod learning;
 mod log;
 mod reload;
 mod show;
@@ -40,6 +41,7 @@ pub use self::accelerate::Dataplane;
 pub(crate) use self::accelerate::pin_folder;
 use self::{
     events::{Collector, Recent},
+    learning::Learner,
     reload::{nothing_to_do, within_open_files},
     staged::Staged,
     underlay::ActiveUnderlay,
@@ -219,6 +221,8 @@ struct Daemon {
     workers: Vec<WorkerHandle>,
     view: Arc<View>,
     changes: mpsc::Receiver<Change>,
+    /// What is learned, and what is in force with it
+    learner: Learner,
     /// Ports with sockets, and the device they are on
     serving: BTreeMap<AttachmentId, u32>,
     underlay: Option<ActiveUnderlay>,
@@ -257,7 +261,12 @@ impl Daemon {
         if let Some(warning) = warning {
             tracing::warn!("{warning}");
         }
-        let snapshot = Snapshot::compile(&affordable, &host, None, &mut registry, &states)?;
+        let mut snapshot = Snapshot::compile(&affordable, &host, None, &mut registry, &states)?;
+        learning::restore(&snapshot, &options.socket);
+        let effective = learning::effective(&affordable, &snapshot);
+        if !effective.learned().is_empty() {
+            snapshot = Snapshot::compile(effective.config(), &host, Some(&snapshot), &mut registry, &states)?;
+        }
 
         // First the socket: whoever has both is told of the one that was named.
         let (listener, socket_file) = socket::listen(&options.socket)
@@ -301,6 +310,7 @@ impl Daemon {
             workers,
             view,
             changes,
+            learner: Learner::new(&options.socket, effective),
             serving: BTreeMap::new(),
             underlay: None,
             attached: BTreeSet::new(),
@@ -344,7 +354,10 @@ impl Daemon {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(learning::LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let learns = self.has_learners();
             tokio::select! {
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
@@ -362,6 +375,7 @@ impl Daemon {
                     self.hear(news).await;
                 }
                 _ = tick.tick() => self.watch().await?,
+                _ = look.tick(), if learns => self.learn().await,
             }
         }
     }
@@ -369,6 +383,7 @@ impl Daemon {
     /// Leaves the machine as it was (workers first, then guards and settings), unless told to keep the fast path.
     async fn stop(mut self) -> Result<()> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.save_learned();
         lock(&self.view.state).ready = false;
         self.control = None;
         if self.options.on_stop == OnStop::Keep && self.view.kernel.get().is_some() {
@@ -454,6 +469,7 @@ impl Daemon {
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
+            self.forget_learned_at(id);
             self.stop_serving(id);
             let Some(name) = self.registry.get(id).map(|at| at.device.clone()) else { continue };
             tracing::info!(port = %name, "no longer served");
@@ -572,6 +588,7 @@ pub fn teardown(socket: &std::path::Path) -> Result<bool> {
             socket.display()
         ));
     }
+    learning::forget(socket).context("what was learned cannot be forgotten")?;
     let machine = Machine::take_over(record_beside(socket))?;
     if machine.is_untouched() {
         return Ok(false);

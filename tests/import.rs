@@ -430,7 +430,16 @@ fn what_libvirt_has_and_eastgate_has_not_is_refused_with_its_place() {
     let told = |text: &str, map: &str, why: &str| {
         refused(From::Libvirt, "vm.xml", text, map, &[why, "  --> vm.xml:"])
     };
-    told(&domain("<filterref filter='clean-traffic'/>"), map, "libvirt learns the address");
+    let learns = |how: &str| {
+        let parameter = format!("<parameter name='CTRL_IP_LEARNING' value='{how}'/>");
+        domain(&format!("<filterref filter='clean-traffic'>{parameter}</filterref>"))
+    };
+    told(&learns("none"), map, "nobody knows the address");
+    told(
+        &learns("dhcp"),
+        &map.replace("subnets = [\"10.1.0.0/24\"]\n", ""),
+        "the subnets of `br` are not known",
+    );
     told(
         &domain(
             "<filterref filter='clean-traffic-gateway'><parameter name='IP' value='10.1.0.9'/></filterref>",
@@ -442,6 +451,33 @@ fn what_libvirt_has_and_eastgate_has_not_is_refused_with_its_place() {
     told(&domain(""), &map.replace("host = \"alpha\"\n", ""), "on which host this domain is");
     told("<domain>", "", "this is not XML");
     told("<network/>", "", "neither a filter nor a domain");
+}
+
+/// What libvirt learns is learned here: by leases, or once and for all by whatever comes first.
+#[test]
+fn an_address_that_libvirt_learns_is_learned() {
+    let map = "host = \"alpha\"\n[network.br]\nvni = 5001\nsubnets = [\"10.1.0.0/24\"]\n";
+    let map = Map::of("map.toml", map).unwrap();
+    for (how, keys) in [
+        ("", "learn = \"any\"\nlearn_limit = 2\nlearn_lock = true\ngroups"),
+        (
+            "<parameter name='CTRL_IP_LEARNING' value='any'/>",
+            "learn = \"any\"\nlearn_limit = 2\nlearn_lock = true\ngroups",
+        ),
+        ("<parameter name='CTRL_IP_LEARNING' value='dhcp'/>", "learn = \"dhcp\"\ngroups"),
+    ] {
+        let domain = format!(
+            "<domain><name>vm</name><devices><interface><mac address='52:54:00:00:00:09'/><source bridge='br'/>\
+             <target dev='vnet0'/><filterref filter='clean-traffic'>{how}</filterref></interface></devices></domain>"
+        );
+        let text = {
+            let files = shipped().into_iter().map(|(_, file)| file).chain([File::new("vm.xml", domain)]);
+            import(From::Libvirt, &files.collect::<Vec<_>>(), &map).unwrap()
+        };
+        assert!(text.contains(&format!("mac = \"52:54:00:00:00:09\"\n{keys}")), "{how}: {text}");
+        let site = format!("[host.alpha]\nvtep = \"192.0.2.1\"\ndevice = \"e\"\n{text}");
+        eastgate_config::load_str("site", &site).unwrap();
+    }
 }
 
 /// Rules that drop some of what later ones accept keep their order, in a policy before the group.

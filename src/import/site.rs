@@ -89,12 +89,22 @@ pub(super) struct Endpoint {
     pub(super) port: String,
     pub(super) mac: MacAddr,
     pub(super) addresses: Vec<std::net::IpAddr>,
+    pub(super) learn: Option<Learn>,
     pub(super) groups: BTreeSet<String>,
     pub(super) pairs: Vec<(IpNet, Option<MacAddr>)>,
     pub(super) routes: Vec<IpNet>,
     pub(super) port_security: bool,
     pub(super) router: bool,
     pub(super) dhcp_server: bool,
+}
+
+/// By what an address of an endpoint is learned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Learn {
+    /// By leases
+    Dhcp,
+    /// By whatever comes first, and that one stays.
+    Once,
 }
 
 impl Site {

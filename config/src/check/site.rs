@@ -1,12 +1,17 @@
 //! What the site lays down for its tenants: policies, address sets, templates and quotas.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Elsewhere, names::Names, policy, rule};
+use super::{
+    Elsewhere, Kind,
+    names::{Names, Whose},
+    policy, rule,
+};
 use crate::{
     model::{Name, Tenant},
     place::Place,
     policies::{AddressSet, SitePolicy, Template},
+    problem::Problem,
     read::{At, Field, Named, Reader},
     tables::{FileTable, QuotaTable, SiteSetTable, TableSize, TemplateTable, TenantQuotaTable},
     values::{AddressOrPrefix, List},
@@ -21,6 +26,7 @@ pub(super) fn check(file: &FileTable, reader: &mut Reader) -> (SitePolicy, Vec<E
         .map(|(name, table)| (name.value.clone(), template(name, table, &mut names, reader)))
         .collect();
     let policies = policy::check_all(&file.policy.value, None, &mut names, reader);
+    let excluded = excluded(&file.exclude.value, &mut names, reader);
     let sets = sets.iter().map(|(name, table)| {
         let description = table.description.good().map(|text| text.value.clone());
         (
@@ -34,7 +40,32 @@ pub(super) fn check(file: &FileTable, reader: &mut Reader) -> (SitePolicy, Vec<E
             },
         )
     });
-    (SitePolicy { policies, sets: sets.collect(), templates }, names.elsewhere)
+    (SitePolicy { policies, sets: sets.collect(), templates, excluded }, names.elsewhere)
+}
+
+/// The exclusion list.
+fn excluded(
+    list: &List<Arc<str>>,
+    names: &mut Names<'_>,
+    reader: &mut Reader,
+) -> BTreeMap<Name, BTreeMap<Name, Place>> {
+    let mut excluded: BTreeMap<Name, BTreeMap<Name, Place>> = BTreeMap::new();
+    for written in &list.items {
+        let text = written.value.trim();
+        match names.elsewhere(Kind::Endpoint, text, written.span, reader) {
+            Whose::Theirs(tenant, name) => {
+                let of_tenant = excluded.entry(tenant).or_default();
+                if of_tenant.contains_key(&name) {
+                    reader.report(Problem::NameRepeated { name: text.to_owned() }, written.span);
+                } else {
+                    of_tenant.insert(name, reader.place(written.span));
+                }
+            }
+            Whose::Ours(_) => reader.report(Problem::BadExclude { text: text.to_owned() }, written.span),
+            Whose::Nobodys => {}
+        }
+    }
+    excluded
 }
 
 fn template(name: &At<Name>, table: &TemplateTable, names: &mut Names<'_>, reader: &mut Reader) -> Template {

@@ -10,6 +10,7 @@ mod decisions;
 mod encap;
 mod fragments;
 mod groups;
+mod learning;
 mod legs;
 mod limits;
 mod movable;

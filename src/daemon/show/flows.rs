@@ -107,6 +107,14 @@ impl View {
         found
     }
 
+    /// Whether there is any flow from or to an address.
+    pub(in crate::daemon) fn has_flow_with(&self, vni: Vni, address: Addr) -> bool {
+        let filter = FlowFilter { vni: Some(vni), addr: Some(address), ..FlowFilter::default() };
+        let mut found = false;
+        self.for_each_flow(&filter, clock::now(), |_| found = true);
+        found
+    }
+
     /// The flows that fit, those in the table and those that began in the kernel.
     pub(in crate::daemon) fn for_each_flow(
         &self,

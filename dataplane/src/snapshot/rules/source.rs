@@ -122,6 +122,10 @@ impl RuleTable {
                 let list = RuleList::EgressDefault(name.clone());
                 Some(Group { ingress: Vec::new(), egress: self.about_all(&list, Verdict::ALLOW) })
             }
+            Part::Excluded(name) => {
+                let rule = self.about_all(&RuleList::Excluded(name.clone()), Verdict::ALLOW);
+                Some(Group { ingress: rule.clone(), egress: rule })
+            }
             Part::DefaultDeny => {
                 let rule = self.about_all(&RuleList::DefaultDeny, Verdict { audit: true, ..Verdict::DENY });
                 Some(Group { ingress: rule.clone(), egress: rule })

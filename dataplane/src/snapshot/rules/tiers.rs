@@ -1,7 +1,8 @@
 //! The tiers of endpoints: which lists of rules stand in them, and in which order.
 //!
 //! In one direction, each left out where nothing is in it for the endpoint: the site's policies before the groups, the
-//! tenant's, the security groups, and the policies after them, the tenant's first.
+//! tenant's, the security groups, and the policies after them, the tenant's first. An endpoint of the exclusion list has none of
+//! them: it is still a member of its groups, whom the rules of others mean.
 
 use std::collections::BTreeMap;
 
@@ -109,6 +110,13 @@ impl<'c> Tiers<'c> {
             .entry(&endpoint.groups)
             .or_insert_with(|| table.of_groups(tenant, network, &endpoint.groups));
         let (ids, [ingress, egress]) = (groups.ids.clone(), groups.lists.clone());
+        let excluded = || table.ids.get(&Part::Excluded(endpoint.name.clone())).copied();
+        if table.site.excludes(&tenant.name, &endpoint.name)
+            && let Some(excluded) = excluded()
+        {
+            let all = vec![Tier { groups: vec![excluded], end: TierEnd::Deny }];
+            return (ids, [all.clone(), all]);
+        }
         let tiers = [self.tiers(endpoint, 0, ingress), self.tiers(endpoint, 1, egress)];
         (ids, tiers)
     }
