@@ -241,6 +241,15 @@ fn neutron_group(rule: &str, more: &str) -> String {
 }
 
 #[test]
+fn groups_of_neutron_that_keep_no_state_keep_none() {
+    for (more, stateless) in [("", false), (", \"stateful\": true", false), (", \"stateful\": false", true)] {
+        let file = File::new("groups.json", neutron_group("", more));
+        let text = import(From::Neutron, &[file], &Map::default()).unwrap();
+        assert_eq!(text.contains("stateful = false\n"), stateless, "{more}: {text}");
+    }
+}
+
+#[test]
 fn what_neutron_has_and_eastgate_has_not_is_refused_with_its_place() {
     let rule = |what: &str| {
         format!("{{\"id\": \"r1\", \"direction\": \"ingress\", \"ethertype\": \"IPv4\", {what}}}")
@@ -264,7 +273,6 @@ fn what_neutron_has_and_eastgate_has_not_is_refused_with_its_place() {
     ] {
         refused(&neutron_group(&rule(what), ""), &[why, "  --> groups.json:2:1\n"]);
     }
-    refused(&neutron_group("", ", \"stateful\": false"), &["`web` is stateless", "  --> groups.json:1:1\n"]);
     refused(
         "{\"id\": \"g1\", \"rules\": \"direction='ingress'\"}",
         &["prints rules as text", "groups.json:1:23"],

@@ -309,6 +309,15 @@ impl<'f> Whole<'f> {
                     found.push(Diagnostic::new(problem, at.clone()));
                 }
             }
+            for group in tenant.groups.values().filter(|group| !group.stateful) {
+                let like = group.like.iter().filter_map(|name| templates?.get(name));
+                let rules = like.flat_map(|template| template.ingress.iter().chain(&template.egress));
+                let rules = rules.chain(&group.ingress).chain(&group.egress);
+                for rule in rules.filter(|rule| rule.limits.is_some()) {
+                    let diagnostic = Diagnostic::new(Problem::LimitStateless {}, rule.at.clone());
+                    found.push(diagnostic.and(group.at.clone(), "the group"));
+                }
+            }
         }
     }
 

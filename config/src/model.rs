@@ -249,6 +249,8 @@ pub struct Group {
     pub like: Vec<Name>,
     /// Its members may send each other anything: the last rule of both lists says so, and is written there.
     pub admits_members: bool,
+    /// What its rules allow begins a flow, whose answers pass; else each packet is decided by itself.
+    pub stateful: bool,
     /// Addresses in prefixes that its members share are of the group, too.
     pub wide: bool,
     /// The tenants whose rules may name it beside its own tenant's.

@@ -396,6 +396,10 @@ problems! {
     LimitNotAllow { key: &'static str, what: &'static str } Error "limit-not-allow"
         "a rule that {what} lets no flow in that could be counted for `{key}`"
         "take it out, or write it at the rule that allows: what is more than its limits is denied";
+    /// No flow to count.
+    LimitStateless { } Error "limit-stateless"
+        "the limits of this rule are of flows, and its group keeps no state"
+        "take `connections` and `new_connections` out, or write the rule in a group that keeps state";
     /// Nothing that is counted by it.
     PrefixAlone { } Error "prefix-alone"
         "`per_prefix` says whom `connections` and `new_connections` count as one, and there is neither"

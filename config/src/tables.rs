@@ -150,20 +150,7 @@ table! {
     /// The most that each tenant may have; what is left out has no limit.
     "quota table"
     struct QuotaTable {
-        /// Networks.
-        optional networks: TableSize,
-        /// Endpoints, over all its networks.
-        optional endpoints: TableSize,
-        /// Security groups.
-        optional groups: TableSize,
-        /// Policies.
-        optional policies: TableSize,
-        /// Rules of groups and policies.
-        optional rules: TableSize,
-        /// Address sets.
-        optional sets: TableSize,
-        /// Addresses and prefixes in its sets.
-        optional set_addresses: TableSize,
+        with most: TenantQuotaTable,
         /// Tenants with other quotas, by name: what one says counts instead of what is said above.
         many tenant: Named<TenantQuotaTable>,
     }
@@ -181,7 +168,7 @@ table! {
         optional groups: TableSize,
         /// Policies.
         optional policies: TableSize,
-        /// Rules of groups and policies.
+        /// Rules of groups and policies, one for each peer that they name.
         optional rules: TableSize,
         /// Address sets.
         optional sets: TableSize,
@@ -352,6 +339,9 @@ table! {
         optional like: OneOrMany<NameText>,
         /// Its members may send each other anything.
         default admit_members: bool = false,
+        /// What its rules allow begins a flow, and its answers pass with it. With `false` each packet is decided by itself: no
+        /// answer passes without a rule of its own, and nobody asks for the state of a TCP connection.
+        default stateful: bool = true,
         /// Rules that name the group mean also the addresses in prefixes that its members have as `allowed_pairs`.
         default prefix_pairs: bool = false,
         /// Tenants whose rules may name it, as "group:TENANT/NAME".

@@ -25,6 +25,7 @@ mod reject;
 mod ruling;
 pub mod shared;
 pub mod snoop;
+mod stateless;
 #[cfg(test)]
 mod tests;
 pub mod track;
@@ -174,9 +175,9 @@ impl<'s> Pipeline<'s> {
         };
         self.snoop_dhcp(arrival, &to, &view, frame, now);
         // 7 forward, 8 encapsulate
-        let came = [view.dst, view.src];
+        let (came, bytes) = ([view.dst, view.src], frame.len() as u64);
         let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?;
-        sender.state.sent(1, frame.len() as u64);
+        sender.state.sent(1, bytes);
         // 9 hand over
         self.hand_on(arrival, &to, settled.as_ref(), came, &view, now, out);
         Ok(outcome)

@@ -229,6 +229,7 @@ impl View {
 
     fn endpoints(&self, snapshot: &Snapshot, filter: &Filter) -> Result<List<EndpointRow>, Failure> {
         let (part, ends) = (Part::of(filter)?, Ends::of(snapshot, filter)?);
+        self.shared.count_stateless_elsewhere();
         let mut rows = Vec::new();
         let uncounted = self.shared.uncounted(snapshot);
         for network in networks(snapshot, filter) {

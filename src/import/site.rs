@@ -34,6 +34,8 @@ pub(super) struct Network {
 pub(super) struct Group {
     pub(super) notes: Vec<String>,
     pub(super) description: Option<String>,
+    /// Each packet is decided by itself.
+    pub(super) stateless: bool,
     /// Prefixes that its members share are of it.
     pub(super) prefix_pairs: bool,
     /// Tenants whose rules name it

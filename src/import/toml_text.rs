@@ -58,6 +58,9 @@ fn write_group(text: &mut String, name: &str, group: &Group) {
     if let Some(description) = group.description.as_ref().filter(|text| !text.is_empty()) {
         let _ = writeln!(text, "description = {}", quoted(description));
     }
+    if group.stateless {
+        let _ = writeln!(text, "stateful = false");
+    }
     if group.prefix_pairs {
         let _ = writeln!(text, "prefix_pairs = true");
     }

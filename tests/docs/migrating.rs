@@ -20,7 +20,11 @@ const NEUTRON: &[Row] = &[
         "`[tenant.T.group.G]`, `groups` of an endpoint",
         AS_NEUTRON,
     ),
-    ("Stateless security groups", "", None),
+    (
+        "Stateless security groups",
+        "`stateful = false` of a group",
+        Some("tests/firewalls/main.rs::iptables_that_track_nothing_say_the_same"),
+    ),
     (
         "Default group that admits its own members",
         "`admit_members = true` of a group",

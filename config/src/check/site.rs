@@ -103,23 +103,22 @@ const KINDS: [Counted; 7] = [
     ("endpoint", |tenant| tenant.endpoints().count()),
     ("group", |tenant| tenant.groups.len()),
     ("policy", |tenant| tenant.policies.len()),
-    ("rule", |tenant| tenant.rules().count()),
+    ("rule", |tenant| tenant.rules().map(|rule| rule.peers.len().max(1)).sum()),
     ("set", |tenant| tenant.sets.len()),
     ("address of sets", |tenant| tenant.sets.values().map(|set| set.addresses.len()).sum()),
 ];
 
 impl Quotas {
     pub(super) fn of(table: &QuotaTable, reader: &Reader) -> Self {
-        let QuotaTable { networks, endpoints, groups, policies, rules, sets, set_addresses, tenant } = table;
         let place = |at: &Field<TableSize>| at.good().map(|at| (at.value.get(), reader.place(at.span)));
-        let all = [networks, endpoints, groups, policies, rules, sets, set_addresses].map(place);
-        let of_tenants = tenant.value.iter().map(|(name, table)| {
-            let TenantQuotaTable { networks, endpoints, groups, policies, rules, sets, set_addresses } =
-                table;
-            let quota = [networks, endpoints, groups, policies, rules, sets, set_addresses].map(place);
-            (name.value.clone(), (reader.place(name.span), quota))
+        let quota = |table: &TenantQuotaTable| {
+            let TenantQuotaTable { networks, endpoints, groups, policies, rules, sets, set_addresses } = table;
+            [networks, endpoints, groups, policies, rules, sets, set_addresses].map(place)
+        };
+        let of_tenants = table.tenant.value.iter().map(|(name, table)| {
+            (name.value.clone(), (reader.place(name.span), quota(table)))
         });
-        Self { all, of_tenants: of_tenants.collect() }
+        Self { all: quota(&table.most), of_tenants: of_tenants.collect() }
     }
 
     /// The tenants that have quotas of their own, and where that is written

@@ -27,6 +27,7 @@ mod rule_counts;
 mod rule_limits;
 mod scene;
 mod size;
+mod stateless;
 mod tenants;
 mod tiers;
 mod topology;

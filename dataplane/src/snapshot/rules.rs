@@ -100,7 +100,8 @@ pub enum RuleList {
 enum Part {
     /// A group of the tenant, and whether prefixes that its members share are of it
     Group(Name, bool),
-    Template(Name),
+    /// A template of the site, and whether the groups that have its rules keep state
+    Template(Name, bool),
     /// Rules of a policy behind one another that are for the same endpoints
     Policy(Owner, Name, Direction, u32),
     PolicyEnd(Owner, Name),
@@ -309,7 +310,9 @@ impl RuleTable {
     fn parts_of(&self, tenant: &Tenant) -> BTreeSet<Part> {
         let mut all = BTreeSet::new();
         all.extend(tenant.groups.values().map(|group| Part::Group(group.name.clone(), group.wide)));
-        all.extend(self.templates(tenant).map(|template| Part::Template(template.name.clone())));
+        all.extend(tenant.groups.values().flat_map(|group| {
+            group.like.iter().map(|template| Part::Template(template.clone(), group.stateful))
+        }));
         for (owner, policy) in self.policies(tenant) {
             for (direction, rules) in DIRECTIONS.into_iter().zip([&policy.ingress, &policy.egress]) {
                 let parts = (0..).zip(parts(rules));

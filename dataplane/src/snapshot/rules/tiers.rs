@@ -179,10 +179,15 @@ impl RuleTable {
             |name: &Name| self.site.templates.get(name).is_some_and(|it| !it.egress.is_empty());
         let is_open = network.egress_default == EgressDefault::Open
             && !groups.iter().any(|group| group.has_egress_rules() || group.like.iter().any(template_says));
-        let template = |name: &Name| self.ids.get(&Part::Template(name.clone())).copied();
-        let lists = groups.iter().flat_map(|group| {
+        let template = |group: &config::Group, name: &Name| {
+            self.ids.get(&Part::Template(name.clone(), group.stateful)).copied()
+        };
+        // What a rule without state allows is of no flow, whichever other rules allow it as well.
+        let mut by_state = groups.clone();
+        by_state.sort_by_key(|group| group.stateful);
+        let lists = by_state.iter().flat_map(|group| {
             let own = self.groups.get(&group.name).copied();
-            own.into_iter().chain(group.like.iter().filter_map(template))
+            own.into_iter().chain(group.like.iter().filter_map(|name| template(group, name)))
         });
         let ingress: Vec<GroupId> = lists.collect();
         let egress = if is_open {
