@@ -112,12 +112,15 @@ impl Quotas {
     pub(super) fn of(table: &QuotaTable, reader: &Reader) -> Self {
         let place = |at: &Field<TableSize>| at.good().map(|at| (at.value.get(), reader.place(at.span)));
         let quota = |table: &TenantQuotaTable| {
-            let TenantQuotaTable { networks, endpoints, groups, policies, rules, sets, set_addresses } = table;
+            let TenantQuotaTable { networks, endpoints, groups, policies, rules, sets, set_addresses } =
+                table;
             [networks, endpoints, groups, policies, rules, sets, set_addresses].map(place)
         };
-        let of_tenants = table.tenant.value.iter().map(|(name, table)| {
-            (name.value.clone(), (reader.place(name.span), quota(table)))
-        });
+        let of_tenants = table
+            .tenant
+            .value
+            .iter()
+            .map(|(name, table)| (name.value.clone(), (reader.place(name.span), quota(table))));
         Self { all: quota(&table.most), of_tenants: of_tenants.collect() }
     }
 

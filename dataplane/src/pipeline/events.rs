@@ -175,7 +175,6 @@ mod tests {
             last_seen: created,
             deadline: created,
             counted: Count::default(),
-            header: Default::default(),
         }
     }
 

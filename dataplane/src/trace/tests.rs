@@ -100,7 +100,6 @@ fn live(opened: &str, state: FlowState, epoch: u32) -> FlowInfo {
         last_seen: now(),
         deadline: now() + std::time::Duration::from_secs(60),
         counted: Count::default(),
-        header: Default::default(),
     }
 }
 
