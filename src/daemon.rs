@@ -28,7 +28,7 @@ use eastgate_config::{Config, Host, Loader};
 use eastgate_dataplane::{
     attachments::Attachments,
     pipeline::{Shared, shared::lock},
-    snapshot::{Snapshot, state::StateRegistry},
+    snapshot::state::StateRegistry,
 };
 use eastgate_wire::AttachmentId;
 use serde_json::{Value, json};
@@ -261,12 +261,8 @@ impl Daemon {
         if let Some(warning) = warning {
             tracing::warn!("{warning}");
         }
-        let mut snapshot = Snapshot::compile(&affordable, &host, None, &mut registry, &states)?;
-        learning::restore(&snapshot, &options.socket);
-        let effective = learning::effective(&affordable, &snapshot);
-        if !effective.learned().is_empty() {
-            snapshot = Snapshot::compile(effective.config(), &host, Some(&snapshot), &mut registry, &states)?;
-        }
+        let (snapshot, effective) =
+            learning::first(&affordable, &host, &mut registry, &states, &options.socket)?;
 
         // First the socket: whoever has both is told of the one that was named.
         let (listener, socket_file) = socket::listen(&options.socket)
@@ -354,10 +350,8 @@ impl Daemon {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut look = tokio::time::interval(learning::LOOK);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = learning::look();
         loop {
-            let learns = self.has_learners();
             tokio::select! {
                 _ = terminate.recv() => return Ok(()),
                 _ = interrupt.recv() => return Ok(()),
@@ -375,7 +369,7 @@ impl Daemon {
                     self.hear(news).await;
                 }
                 _ = tick.tick() => self.watch().await?,
-                _ = look.tick(), if learns => self.learn().await,
+                _ = look.tick(), if self.has_learners() => self.learn().await,
             }
         }
     }

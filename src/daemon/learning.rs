@@ -8,13 +8,14 @@ use std::{
     time::Duration,
 };
 
-use eastgate_config::Effective;
+use eastgate_config::{Config, Effective};
 use eastgate_dataplane::{
+    attachments::Attachments,
     pipeline::{
         shared::lock,
         snoop::{LearningEvent, LearningNews},
     },
-    snapshot::Snapshot,
+    snapshot::{Snapshot, SnapshotError, state::StateRegistry},
 };
 use eastgate_steering::snooping::{By, Entry, SAID_AGAIN};
 use eastgate_wire::{Addr, AttachmentId, Instant, MacAddr, Vni};
@@ -24,7 +25,7 @@ use super::Daemon;
 use crate::io::clock::{now, unix_millis};
 
 /// How often it is looked whether there is anything.
-pub(super) const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(20);
 /// As many at most are put in force one after the other: what comes meanwhile is put in force together.
 const APART: Duration = Duration::from_millis(150);
 /// How often time is looked at.
@@ -49,6 +50,13 @@ pub(super) struct Learner {
     untold: Vec<LearningNews>,
     /// The file is not what the tables are.
     unsaved: bool,
+}
+
+/// When to look.
+pub(super) fn look() -> tokio::time::Interval {
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    look
 }
 
 /// Beside the control socket, as the record of changes.
@@ -97,7 +105,7 @@ impl Learner {
 }
 
 /// Takes into the tables of a first snapshot what a daemon before has learned.
-pub(super) fn restore(snapshot: &Snapshot, socket: &Path) {
+fn restore(snapshot: &Snapshot, socket: &Path) {
     let file = file_beside(socket);
     let saved = match read(&file) {
         Ok(saved) => saved,
@@ -157,7 +165,11 @@ impl Daemon {
         }
         if at.since(self.learner.expired_at) >= EXPIRE {
             self.learner.expired_at = at;
-            news.extend(self.view.expire_learned(at));
+            let (view, due) = (self.view.clone(), shared.due_learned(at));
+            // It takes as long as there are flows.
+            let in_flows = tokio::task::spawn_blocking(move || view.in_flows(&due)).await;
+            let in_flows = in_flows.unwrap_or_default();
+            news.extend(shared.expire_learned(at, |vni, address| in_flows.contains(&(vni, address))));
         }
         if at.since(self.learner.said_at) >= SAID_AGAIN {
             self.learner.said_at = at;
@@ -267,11 +279,6 @@ impl Daemon {
 }
 
 impl super::View {
-    /// Ends what has run out of time; what is in use is remembered for as long again.
-    fn expire_learned(&self, at: Instant) -> Vec<LearningNews> {
-        self.shared.expire_learned(at, |vni, address| self.has_flow_with(vni, address))
-    }
-
     fn saved_learned(&self) -> Saved {
         let (at, snapshot) = (now(), self.shared.snapshot_arc());
         let mut learned = Vec::new();
@@ -304,7 +311,20 @@ impl super::View {
     }
 }
 
-/// What is in force with what was learned, at the start.
-pub(super) fn effective(written: &Arc<eastgate_config::Config>, snapshot: &Snapshot) -> Effective {
-    Effective::new(written.clone(), snapshot.learned_addresses(), None)
+/// The first snapshot of a daemon, with what the one before has learned.
+pub(super) fn first(
+    written: &Arc<Config>,
+    host: &str,
+    registry: &mut Attachments,
+    states: &StateRegistry,
+    socket: &Path,
+) -> Result<(Snapshot, Effective), SnapshotError> {
+    let snapshot = Snapshot::compile(written, host, None, registry, states)?;
+    restore(&snapshot, socket);
+    let effective = Effective::new(written.clone(), snapshot.learned_addresses(), None);
+    if effective.learned().is_empty() {
+        return Ok((snapshot, effective));
+    }
+    let snapshot = Snapshot::compile(effective.config(), host, Some(&snapshot), registry, states)?;
+    Ok((snapshot, effective))
 }

@@ -321,6 +321,14 @@ impl Snooped {
         if self.entries.len() < MOST { Ok(()) } else { Err(Refused::Full) }
     }
 
+    /// What has run out of time here, and goes on all the same where it is in use.
+    pub fn due(&self, now: Instant) -> impl Iterator<Item = Addr> {
+        let over = move |entry: &Entry| {
+            entry.here && entry.by != By::Dhcp && entry.until.is_some_and(|until| until <= now)
+        };
+        self.entries.iter().filter(move |(_, entry)| over(entry)).map(|(address, _)| *address)
+    }
+
     /// Ends what has run out of time, but for what is in use: that is remembered for as long again.
     pub fn expire(
         &mut self,

@@ -54,11 +54,9 @@ fn excluded(
         let text = written.value.trim();
         match names.elsewhere(Kind::Endpoint, text, written.span, reader) {
             Whose::Theirs(tenant, name) => {
-                let of_tenant = excluded.entry(tenant).or_default();
-                if of_tenant.contains_key(&name) {
+                let at = reader.place(written.span);
+                if excluded.entry(tenant).or_default().insert(name, at).is_some() {
                     reader.report(Problem::NameRepeated { name: text.to_owned() }, written.span);
-                } else {
-                    of_tenant.insert(name, reader.place(written.span));
                 }
             }
             Whose::Ours(_) => reader.report(Problem::BadExclude { text: text.to_owned() }, written.span),

@@ -4,7 +4,7 @@
 //! address alone, and is heard, counts as [`DropReason::Unlearned`](eastgate_wire::DropReason::Unlearned).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -308,6 +308,17 @@ impl Shared {
                 snooped.count_refused(now).then(|| LearningEvent::Refused(why.to_string()))
             }
         }
+    }
+
+    /// The learned addresses that have run out of time and go on all the same where they are in use.
+    #[must_use]
+    pub fn due_learned(&self, now: Instant) -> BTreeSet<(Vni, Addr)> {
+        let snapshot = self.snapshot_arc();
+        let due = |network: &Arc<Network>| {
+            let due: Vec<Addr> = lock(&network.state.snooped).due(now).collect();
+            due.into_iter().map(|address| (network.vni, address)).collect::<Vec<_>>()
+        };
+        snapshot.learner_networks().flat_map(due).collect()
     }
 
     /// Ends what has run out of time, but for what is in use.

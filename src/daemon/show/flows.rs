@@ -1,6 +1,6 @@
 //! Live flows: listed a page at a time, found for a trace, ended.
 
-use std::sync::Mutex;
+use std::{collections::BTreeSet, sync::Mutex};
 
 use eastgate_api::{Done, Failure, Filter, FlowRow, List};
 use eastgate_conntrack::flow::{FlowFilter, FlowInfo, FlowTable};
@@ -107,11 +107,15 @@ impl View {
         found
     }
 
-    /// Whether there is any flow from or to an address.
-    pub(in crate::daemon) fn has_flow_with(&self, vni: Vni, address: Addr) -> bool {
-        let filter = FlowFilter { vni: Some(vni), addr: Some(address), ..FlowFilter::default() };
-        let mut found = false;
-        self.for_each_flow(&filter, clock::now(), |_| found = true);
+    /// Those of these addresses that flows are from or to.
+    pub(in crate::daemon) fn in_flows(&self, addresses: &BTreeSet<(Vni, Addr)>) -> BTreeSet<(Vni, Addr)> {
+        let mut found = BTreeSet::new();
+        if !addresses.is_empty() {
+            self.for_each_flow(&FlowFilter::default(), clock::now(), |flow| {
+                let ends = [flow.key.src, flow.key.dst].map(|address| (flow.key.vni, address));
+                found.extend(ends.into_iter().filter(|end| addresses.contains(end)));
+            });
+        }
         found
     }
 
