@@ -5,6 +5,7 @@
 mod endpoint;
 mod header;
 mod icmp;
+mod limits;
 mod names;
 mod network;
 mod policy;

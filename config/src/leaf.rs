@@ -69,6 +69,16 @@ pub enum TcpMode {
     Loose,
 }
 
+/// What becomes of TCP segments that are of no connection and begin none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TcpUnknown {
+    /// They are dropped.
+    Drop,
+    /// They are dropped, and the sender is told by a reset.
+    Reset,
+}
+
 /// What becomes of flows when the policy changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

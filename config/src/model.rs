@@ -12,7 +12,7 @@ use super::{
     ethertypes::L2Protocol,
     leaf::{
         Action, EgressDefault, Flood, Mode, Neighbors, OnChange, OuterField, Oversize, PortRange, Runs,
-        TcpMode, Topology, UdpChecksum, Unknown,
+        TcpMode, TcpUnknown, Topology, UdpChecksum, Unknown,
     },
     place::Place,
     policies::{AddressSet, Policy, SitePolicy},
@@ -165,6 +165,8 @@ pub struct Network {
     pub tcp: TcpMode,
     /// How long strict TCP picks up the connections of an endpoint that has come.
     pub tcp_pickup: Duration,
+    /// What becomes of TCP segments that are of no connection.
+    pub tcp_unknown: TcpUnknown,
     /// What becomes of flows when the policy changes.
     pub on_change: OnChange,
     /// What endpoints may send none of whose groups has an egress rule.
@@ -283,12 +285,34 @@ pub struct Rule {
     pub dscp: Box<[u8]>,
     /// TCP flags of a flow's first packet; only with TCP.
     pub tcp_flags: Option<FlagMatch>,
+    /// What it grants each source; only where it allows.
+    pub limits: Option<Box<SourceLimits>>,
     /// What it does.
     pub action: Action,
     /// Flows that it lets in or refuses are logged.
     pub log: bool,
     /// Whether it is being tried out by itself.
     pub mode: Mode,
+}
+
+/// How many flows a rule grants each source with each endpoint whose rule it is; one of both is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SourceLimits {
+    /// Flows at once.
+    pub connections: Option<u32>,
+    /// Flows that begin.
+    pub new_connections: Option<NewConnections>,
+    /// The length of the prefix that makes a source, of IPv4 and IPv6.
+    pub per_prefix: [u8; 2],
+}
+
+/// How often flows may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NewConnections {
+    /// Flows a second.
+    pub per_second: u32,
+    /// Flows at once after a pause.
+    pub burst: u32,
 }
 
 /// TCP flags that must be set, and those that are looked at for it.

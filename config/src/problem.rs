@@ -383,7 +383,15 @@ problems! {
     /// Nothing to try out.
     AuditAllow { what: &'static str } Error "audit-allow"
         "a rule that {what} denies nothing, and so there is nothing to try out"
-        "take `mode` out: it is for rules that deny or reject";
+        "take `mode` out: it is for rules that deny or reject, or that allow so much and no more";
+    /// Nothing to count.
+    LimitNotAllow { key: &'static str, what: &'static str } Error "limit-not-allow"
+        "a rule that {what} lets no flow in that could be counted for `{key}`"
+        "take it out, or write it at the rule that allows: what is more than its limits is denied";
+    /// Nothing that is counted by it.
+    PrefixAlone { } Error "prefix-alone"
+        "`per_prefix` says whom `connections` and `new_connections` count as one, and there is neither"
+        "add one of them, or take it out";
     /// Addresses inside and outside.
     OwnMixed { endpoint: String, outside: String } Error "own-mixed"
         "endpoint `{endpoint}` may send from addresses that `own` means and from others ({outside}), and the rule could not tell"

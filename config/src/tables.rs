@@ -249,6 +249,9 @@ table! {
         default tcp: TcpMode = TcpMode::Strict,
         /// Seconds in which "strict" TCP picks up the connections of an endpoint that has come to this host; 0: never.
         default tcp_pickup: Int<0, 3_600> = Int(60),
+        /// TCP segments that are of no connection and begin none: dropped, or answered with a reset where both ends' rules would let
+        /// the sender connect.
+        default tcp_unknown: TcpUnknown = TcpUnknown::Drop,
         /// Flows when the policy changes: decided again, or kept.
         default on_change: OnChange = OnChange::Recheck,
         /// What endpoints may send none of whose groups has an egress rule: nothing ("deny"), or everything ("open").
@@ -454,8 +457,36 @@ table! {
         optional from: OneOrMany<PeerValue>,
         /// Egress: to whom, likewise.
         optional to: OneOrMany<PeerValue>,
+        /// Flows that each source may have at once by this rule, with each endpoint whose rule it is; what is more is denied.
+        optional connections: Int<1, 1_000_000>,
+        /// Flows that each source may begin, likewise: `{ per_second = 10, burst = 20 }`; a burst of as many if nothing is said.
+        optional new_connections: NewConnectionsTable,
+        /// How much of an address makes a source: `{ ipv4 = 24, ipv6 = 64 }`; all of it if nothing is said.
+        optional per_prefix: PerPrefixTable,
         /// Flows that it lets in are logged, and what a policy's rule refuses.
         default log: bool = false,
+    }
+}
+
+table! {
+    /// How often something may begin.
+    "new connections"
+    struct NewConnectionsTable {
+        /// Flows a second.
+        required per_second: Int<1, 1_000_000> = "10",
+        /// Flows at once, after a pause; a second's if nothing is said.
+        optional burst: Int<1, 1_000_000>,
+    }
+}
+
+table! {
+    /// How much of an address makes a source.
+    "prefix lengths"
+    struct PerPrefixTable {
+        /// Of IPv4.
+        default ipv4: Int<0, 32> = Int(32),
+        /// Of IPv6.
+        default ipv6: Int<0, 128> = Int(128),
     }
 }
 

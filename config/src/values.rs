@@ -486,6 +486,7 @@ words!(
     Neighbors,
     Unknown,
     TcpMode,
+    TcpUnknown,
     OnChange,
     Oversize,
     UdpChecksum,

@@ -39,6 +39,7 @@ mod settings;
 mod sharding;
 mod show;
 mod slab;
+mod source;
 mod tcp;
 mod waiting;
 mod wheel;
@@ -78,6 +79,7 @@ pub use self::{
     settings::{FlowState, OnChange, StateSettings, Timeouts},
     sharding::Sharding,
     slab::Count,
+    source::{Grant, Grants, MOST as MOST_SOURCES, SourceCounts, SourceLimits},
     tcp::SIDE_FLAGS,
 };
 
@@ -163,6 +165,8 @@ pub struct FlowTable {
     finished: Vec<Finished>,
     /// Place of a flow -> what of it was counted for those who admitted it before others did; of most there is nothing
     counted: BTreeMap<u32, Count>,
+    /// Place of a flow -> what it holds of limits of the rules that admitted it; most hold nothing
+    grants: BTreeMap<u32, Grants>,
     /// Someone wants to know what flows have come to.
     keeps_finished: bool,
     /// Someone keeps a place for each flow
@@ -201,6 +205,7 @@ impl FlowTable {
             recalled: Vec::new(),
             finished: Vec::new(),
             counted: BTreeMap::new(),
+            grants: BTreeMap::new(),
             keeps_finished: false,
             places_kept: false,
             hasher,
@@ -521,6 +526,7 @@ impl FlowTable {
         }
         self.step_out(index);
         self.slab.remove(index);
+        self.let_go(index);
     }
 
     fn note(&mut self, what: Happening, index: u32, at: Instant) {

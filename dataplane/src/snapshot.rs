@@ -6,6 +6,7 @@
 mod compile;
 pub mod holders;
 pub mod rule_counts;
+pub mod rule_limits;
 pub mod rules;
 pub mod state;
 pub mod succession;
@@ -37,6 +38,7 @@ use self::{
     compile::{NetworkSite, same_surroundings, site},
     holders::PrefixHolders,
     rule_counts::RuleCounts,
+    rule_limits::RuleLimits,
     rules::RuleTable,
     state::{EndpointState, NetworkState, StateRegistry},
     succession::Changed,
@@ -133,6 +135,8 @@ pub struct Network {
     pub policy: Compiled,
     /// How its flows are tracked
     pub tracking: StateSettings,
+    /// Senders of TCP segments that are of no connection are told, where the policy lets them connect.
+    pub resets_unknown: bool,
     /// How long the connections of an endpoint that has come are picked up
     pub tcp_pickup: Duration,
     /// The VTEPs that take part
@@ -174,6 +178,8 @@ pub struct Network {
     pub mss_clamp: bool,
     /// What each rule has done on this host
     pub counts: RuleCounts,
+    /// What its rules grant each source on this host
+    pub limits: RuleLimits,
     /// The snapshot since which the rules' numbers mean what they mean
     pub numbered: u32,
     /// What outlives snapshots

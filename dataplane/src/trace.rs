@@ -356,6 +356,9 @@ pub fn rule_text(rule: &config::Rule) -> String {
     if let Some(flags) = rule.tcp_flags {
         text += &format!(", tcp flags {flags}");
     }
+    if let Some(limits) = &rule.limits {
+        text += &limits_text(limits);
+    }
     let action = match rule.action {
         config::Action::Allow => "",
         config::Action::Deny => "deny ",
@@ -365,6 +368,21 @@ pub fn rule_text(rule: &config::Rule) -> String {
     let log = if rule.log { ", logged" } else { "" };
     let mode = if rule.mode == config::Mode::Audit { ", being tried out" } else { "" };
     format!("{action}{text}{log}{mode}")
+}
+
+/// `, at most 20 flows and 10 new ones a second (20 at once) of each source of /24`
+fn limits_text(limits: &config::SourceLimits) -> String {
+    let flows = limits.connections.map(|most| format!("{most} flows"));
+    let new = limits.new_connections.map(|new| {
+        let config::NewConnections { per_second, burst } = new;
+        format!("{per_second} new ones a second ({burst} at once)")
+    });
+    let most: Vec<String> = flows.into_iter().chain(new).collect();
+    let source = match limits.per_prefix {
+        [32, 128] => String::new(),
+        [v4, v6] => format!(" of /{v4} (IPv6 /{v6})"),
+    };
+    format!(", at most {} of each source{source}", most.join(" and "))
 }
 
 #[cfg(test)]

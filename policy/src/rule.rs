@@ -60,6 +60,9 @@ pub struct Verdict {
     pub audit: bool,
     /// What passes is led through this chain.
     pub chain: Option<ChainId>,
+    /// Of the flows that it allows, each source may have or begin so many only: whoever follows flows counts them. With
+    /// `audit`, that is only being tried out.
+    pub limited: bool,
     /// What it allows begins no flow: each packet is decided by itself, and what answers it, too.
     pub stateless: bool,
 }
@@ -290,7 +293,7 @@ impl Verdict {
     /// This action, and nothing beside it.
     #[must_use]
     pub const fn only(action: Action) -> Self {
-        Self { action, log: false, audit: false, chain: None, stateless: false }
+        Self { action, log: false, audit: false, chain: None, limited: false, stateless: false }
     }
 
     /// Does a packet go on?

@@ -60,6 +60,18 @@ impl TokenBucket {
         taken
     }
 
+    /// When it is full if nothing more is taken; never where nothing flows into it.
+    #[must_use]
+    pub fn full_at(&self) -> Instant {
+        let missing = (u64::from(self.rate.burst) * MICRO).saturating_sub(self.level);
+        let micros = match (missing, u64::from(self.rate.per_second)) {
+            (0, _) => 0,
+            (_, 0) => u64::MAX,
+            (missing, per_second) => missing.div_ceil(per_second),
+        };
+        Instant::from_micros(self.filled.micros().saturating_add(micros))
+    }
+
     /// Takes a new rate over; what is in the bucket stays, up to the new burst.
     pub fn set_rate(&mut self, rate: Rate, now: Instant) {
         self.fill(now);
@@ -117,6 +129,20 @@ mod tests {
         assert_eq!((0..9).filter(|_| bucket.take(Instant::from_micros(999_999))).count(), 5);
         assert_eq!(bucket.take_some(4, 5, Instant::from_micros(999_999)), 0, "the reserve itself is used up");
         assert_eq!(bucket.take_some(u32::MAX, 0, Instant::from_secs(1000)), 10);
+    }
+
+    #[test]
+    fn it_is_full_when_it_says_so() {
+        let rate = Rate { per_second: 3, burst: 5 };
+        let mut bucket = TokenBucket::new(rate, Instant::from_secs(1));
+        assert_eq!(bucket.full_at(), Instant::from_secs(1));
+        assert!(bucket.take_many(2, Instant::from_secs(1)));
+        assert_eq!(bucket.full_at(), Instant::from_micros(1_666_667));
+        let all = |at| bucket.clone().take_many(5, Instant::from_micros(at));
+        assert!(!all(1_666_666) && all(1_666_667));
+        let mut dry = TokenBucket::new(Rate { per_second: 0, burst: 1 }, Instant::ZERO);
+        assert!(dry.take(Instant::ZERO));
+        assert_eq!(dry.full_at(), Instant::from_micros(u64::MAX));
     }
 
     #[test]

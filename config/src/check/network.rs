@@ -92,6 +92,7 @@ fn build(
         strict_reserved: table.strict_reserved.value,
         tcp: table.tcp.value,
         tcp_pickup: Duration::from_secs(table.tcp_pickup.value.get::<u32>().into()),
+        tcp_unknown: table.tcp_unknown.value,
         on_change: table.on_change.value,
         egress_default: table.egress_default.value,
         egress_default_at: reader.place(table.egress_default.span),

@@ -9,7 +9,7 @@ use eastgate_wire::{
 };
 use ipnet::IpNet;
 
-use super::{header, icmp, names::Names};
+use super::{header, icmp, limits::limits, names::Names};
 use crate::{
     leaf::{Action, Mode, PortRange, RuleFamily},
     model::{FlagMatch, IcmpMatch, Peer, Protocol, Rule},
@@ -63,8 +63,11 @@ pub(super) fn check_list(
     reader: &mut Reader,
 ) -> Vec<Rule> {
     let items = tables.items.iter();
-    let rules =
-        items.filter_map(|at| Some((check(&at.value, None, direction, at.span, names, reader)?, at.span)));
+    let rules = items.filter_map(|at| {
+        let rule = check(&at.value, None, direction, at.span, names, reader);
+        let limits = limits(&at.value, Action::Allow, reader);
+        Some((Rule { limits, ..rule? }, at.span))
+    });
     without_repeated(rules.collect(), reader)
 }
 
@@ -83,7 +86,8 @@ pub(super) fn check_policy_list(
         if at.value.rule.log.value && action == Action::Pass {
             reader.report(Problem::LogPass {}, at.value.rule.log.span);
         }
-        let denies = matches!(action, Action::Deny | Action::Reject);
+        let limits = limits(&at.value.rule, action, reader);
+        let denies = matches!(action, Action::Deny | Action::Reject) || limits.is_some();
         if mode == Mode::Audit && !denies {
             let what = if action == Action::Pass { "passes on" } else { "allows" };
             reader.report(Problem::AuditAllow { what }, at.value.mode.span);
@@ -91,7 +95,7 @@ pub(super) fn check_policy_list(
         let dscp = header::dscp(&at.value, reader);
         let rule = rule?;
         let tcp_flags = header::tcp_flags(&at.value, rule.protocol, reader);
-        Some((Rule { action, mode, dscp: dscp?, tcp_flags, ..rule }, at.span))
+        Some((Rule { action, mode, dscp: dscp?, tcp_flags, limits, ..rule }, at.span))
     });
     let rules: Vec<(Rule, Span)> = rules.collect();
     let spans: Vec<Span> = rules.iter().map(|(_, span)| *span).collect();
@@ -150,6 +154,7 @@ fn check(
         own: own.iter().filter_map(|own| prefix_of(&own.value)).copied().collect(),
         dscp: Box::default(),
         tcp_flags: None,
+        limits: None,
         action: Action::Allow,
         log: rule.log.value,
         mode: Mode::Enforce,

@@ -115,6 +115,9 @@ impl FlowTable {
         };
         entry.state = state;
         entry.seen(now, deadline);
+        if state.is_over() {
+            self.let_go(index);
+        }
         if deadline < before {
             self.wheel.unhang(&mut self.slab, index);
             self.wheel.hang(&mut self.slab, index, now);

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use eastgate_conntrack::flow::{
-    Admitted, Direction as FlowDirection, FlowId, FlowTable, Hit, Population, Segment, SegmentKind,
+    Admitted, Direction as FlowDirection, FlowId, FlowTable, Grants, Hit, Population, Segment, SegmentKind,
     StateSettings,
 };
 use eastgate_policy::rule::Probe;
@@ -13,7 +13,7 @@ use super::{
     Arrival, Pipeline, Refusal,
     counters::{DropKey, Subject, packet},
     offload::Settled,
-    ruling::{Fate, Inquiry, Ruling},
+    ruling::{Fate, Inquiry, Limited, Ruling},
     track::{Ends, Pending, Question, Standing, TrackedFlow, Undecided, packets, receiver},
 };
 use crate::{
@@ -119,6 +119,7 @@ impl<'s> Pipeline<'s> {
             packet.count_for(&admitted);
             return Ok(Decided::Alone);
         }
+        let grants = self.claim(packet, &ruling)?;
         if !self.shared.reserve(elsewhere)? {
             // It has begun elsewhere since it was looked for.
             self.shared.import(flows, network, elsewhere, now)?;
@@ -146,6 +147,7 @@ impl<'s> Pipeline<'s> {
             opened = open(flows);
         }
         let hit = opened.inspect_err(|_| self.shared.release(flows, elsewhere))?;
+        flows.hold(hit.flow, grants);
         flows.set_hint(hit.flow, direction, receiver(ends.dst));
         flows.set_hint(hit.flow, direction.reversed(), receiver(ends.src));
         network.count_begun(&admitted, now);
@@ -162,12 +164,13 @@ impl<'s> Pipeline<'s> {
         flow: FlowId,
         original: &FlowKey,
     ) -> Result<Decided<'s>, Refusal> {
+        let network = packet.arrival.network;
         let Pending { flows, segment, ends, .. } = pending;
         let is_forward = original.src == segment.key.src && original.sport == segment.key.sport;
         let (own, ends) = (*ends, if is_forward { *ends } else { ends.reversed() });
         self.counters.decided_again.fetch_add(1, Relaxed);
         let inquiry = Inquiry::of_flow(ends, segment, original, flows.header(flow));
-        let ruling = packet.arrival.network.ask_policy(&inquiry);
+        let ruling = network.ask_policy(&inquiry);
         if ruling.is_stateless() {
             flows.close(flow, packet.now);
             return self.pass_alone(packet, own, segment);
@@ -175,6 +178,7 @@ impl<'s> Pipeline<'s> {
         match self.enforce(packet, &ruling) {
             Ok(admitted) => {
                 flows.confirm(flow, &admitted);
+                flows.hold(flow, network.keep_counting(&ruling));
                 flows.set_hint(flow, FlowDirection::Original, receiver(ends.dst));
                 flows.set_hint(flow, FlowDirection::Reply, receiver(ends.src));
                 // A SYN on the ports of a connection that is over is another one, and its ends may be others.
@@ -253,17 +257,47 @@ impl<'s> Pipeline<'s> {
         Some(Settled { flow, key: segment.key, direction, src, dst, opened: Some(admitted) })
     }
 
+    /// What a flow that begins counts in, where that is not too much.
+    fn claim(&self, packet: &InHand<'_, 's>, ruling: &Ruling) -> Result<Grants, Refusal> {
+        let network = packet.arrival.network;
+        let mut grants = Grants::default();
+        for (limit, grant) in ruling.limits.iter().zip(&mut grants) {
+            let Some((limit, counts)) =
+                limit.as_ref().and_then(|it| Some((it, network.limits.get(it.rule)?)))
+            else {
+                continue;
+            };
+            *grant = counts.take(limit.endpoint, limit.source, packet.now);
+            if grant.is_none() {
+                let refusal = limit.refusal();
+                if !limit.audit {
+                    return Err(refusal);
+                }
+                self.tell_would_be(packet, &refusal);
+                *grant = Some(counts.take_anyway(limit.endpoint, limit.source));
+            }
+        }
+        Ok(grants)
+    }
+
     /// Carries out what the policy says, and tells of what it would say if no rule were being tried out.
     fn enforce(&self, packet: &InHand<'_, 's>, ruling: &Ruling) -> Result<Admitted, Refusal> {
-        if let Fate::WouldBeDenied(_, refusal) = ruling.fate {
-            let InHand { arrival, frame, now } = *packet;
-            let (vni, Refusal { reason, by, rule, log, .. }) = (arrival.network.vni, refusal);
-            let key = DropKey { vni: Some(vni), reason, from: Some(arrival.from), by, rule };
-            let subject = Subject::of_frame(vni, frame.bytes());
-            self.counters.would_drop_frame(key, frame.len(), subject, now, log);
-            tracing::trace!(%vni, %reason, from = ?arrival.from, ?subject, "would be dropped");
+        if let Fate::WouldBeDenied(_, refusal) = &ruling.fate {
+            self.tell_would_be(packet, refusal);
         }
         ruling.enforce()
+    }
+
+    fn tell_would_be(&self, packet: &InHand<'_, 's>, refusal: &Refusal) {
+        let InHand { arrival, frame, now } = *packet;
+        let (vni, Refusal { reason, by, rule, log, .. }) = (arrival.network.vni, *refusal);
+        let key = DropKey { vni: Some(vni), reason, from: Some(arrival.from), by, rule };
+        let subject = Subject::of_frame(vni, frame.bytes());
+        if let Some(rule) = rule {
+            arrival.network.counts.add(rule, &RuleCount { would_deny: 1, ..RuleCount::default() });
+        }
+        self.counters.would_drop_frame(key, frame.len(), subject, now, log);
+        tracing::trace!(%vni, %reason, from = ?arrival.from, ?subject, "would be dropped");
     }
 
     fn ask_policy(&self, packet: &InHand<'_, 's>, inquiry: &Inquiry<'s>) -> Result<Admitted, Refusal> {
@@ -315,7 +349,22 @@ impl InHand<'_, '_> {
     }
 }
 
+impl Limited {
+    const fn refusal(&self) -> Refusal {
+        let (by, rule) = (Some(self.endpoint), Some(self.rule));
+        Refusal { reason: DropReason::RuleLimit, by, rule, reject: false, log: self.log }
+    }
+}
+
 impl Network {
+    /// What a flow counts in that is there already, and goes on also where that is too much.
+    fn keep_counting(&self, ruling: &Ruling) -> Grants {
+        ruling.limits.map(|limit| {
+            let Limited { endpoint, rule, source, .. } = limit?;
+            Some(self.limits.get(rule)?.take_anyway(endpoint, source))
+        })
+    }
+
     /// Counts a flow that began for the rules that admitted it.
     pub(super) fn count_begun(&self, admitted: &Admitted, at: Instant) {
         self.count_for(admitted, &RuleCount { flows: 1, hit: Some((at, at)), ..RuleCount::default() });

@@ -242,7 +242,7 @@ impl Shared {
             }
             let Count { packets, bytes } = passed.count;
             let hit = Some((passed.last, passed.last));
-            network.counts.add(passed.rule, &RuleCount { flows: 0, packets, bytes, hit });
+            network.counts.add(passed.rule, &RuleCount { packets, bytes, hit, ..RuleCount::default() });
             let here = network.endpoint(passed.endpoint).filter(|endpoint| endpoint.attachment().is_some());
             match (here, passed.direction) {
                 (Some(endpoint), rule::Direction::Egress) => endpoint.state.sent(packets, bytes),
@@ -428,7 +428,8 @@ impl Network {
     fn count_passed(&self, admitted: &Admitted, count: &Count, first: Instant, last: Instant) {
         if admitted.epoch >= self.numbered {
             let Count { packets, bytes } = *count;
-            self.count_for(admitted, &RuleCount { flows: 0, packets, bytes, hit: Some((first, last)) });
+            let hit = Some((first, last));
+            self.count_for(admitted, &RuleCount { packets, bytes, hit, ..RuleCount::default() });
         }
     }
 

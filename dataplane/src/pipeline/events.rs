@@ -168,13 +168,13 @@ mod tests {
             epoch: 1,
             egress_rule: 0,
             ingress_rule: 0,
+            header: eastgate_wire::view::HeaderBits::default(),
             original: Count::default(),
             reply: Count::default(),
             created,
             last_seen: created,
             deadline: created,
             counted: Count::default(),
-            header: Default::default(),
         }
     }
 

@@ -1,8 +1,11 @@
 //! What the policies of both ends of a packet come to.
 
 use eastgate_conntrack::flow::{Admitted, Query, Segment, SegmentKind};
-use eastgate_policy::rule::{Action, ChainId, Direction, Header, PortProtocol, Probe};
-use eastgate_wire::{Addr, FlowKey, view::HeaderBits};
+use eastgate_policy::rule::{Action, ChainId, Direction, Header, PortProtocol, Probe, Verdict};
+use eastgate_wire::{
+    Addr, EndpointId, FlowKey,
+    view::{HeaderBits, tcp_flags},
+};
 
 use super::{Refusal, track::Ends};
 use crate::snapshot::Network;
@@ -25,6 +28,23 @@ pub(super) struct Ruling {
     pub(super) fate: Fate,
     /// The service chains that the source's egress and the destination's ingress lead it through
     pub(super) chains: [Option<ChainId>; 2],
+    /// What the flow counts in: of the source's egress and the destination's ingress
+    pub(super) limits: [Option<Limited>; 2],
+}
+
+/// A rule that allows so much for each source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Limited {
+    /// Whose rule it is
+    pub(super) endpoint: EndpointId,
+    /// Its number
+    pub(super) rule: u32,
+    /// Who opens the flow
+    pub(super) source: Addr,
+    /// What is more is logged
+    pub(super) log: bool,
+    /// What is more passes, and is told
+    pub(super) audit: bool,
 }
 
 /// What becomes of a packet.
@@ -56,7 +76,7 @@ impl Ruling {
 
     /// The packet passes, and that is all: flows like its own may begin without anyone here seeing them.
     pub(super) const fn is_plain(&self) -> bool {
-        matches!((self.fate, self.chains), (Fate::Allowed(_), [None, None]))
+        matches!((self.fate, self.chains, self.limits), (Fate::Allowed(_), [None, None], [None, None]))
     }
 
     /// The packet passes, and each end that was asked keeps state of it.
@@ -106,13 +126,15 @@ impl Network {
             ingress_rule: NO_RULE,
             stateless: [false; 2],
         };
-        let (mut chains, mut would_refuse) = ([None; 2], None);
+        let (mut chains, mut limits, mut would_refuse) = ([None; 2], [None; 2], None);
         let sides = [
             (ends.src, Direction::Egress, *dst, &mut admitted.egress_rule),
             (ends.dst, Direction::Ingress, *src, &mut admitted.ingress_rule),
         ];
         let sides = sides.into_iter().zip(&mut admitted.stateless);
-        for (((endpoint, direction, peer, rule), stateless), chain) in sides.zip(&mut chains) {
+        for (((endpoint, direction, peer, rule), stateless), (chain, limit)) in
+            sides.zip(chains.iter_mut().zip(&mut limits))
+        {
             let Some(endpoint) = endpoint.filter(|endpoint| endpoint.enforced_here) else { continue };
             let decision = self.policy.decide(endpoint.id, direction, peer, probe);
             let number = decision.rule.map(|rule| rule.0);
@@ -129,19 +151,41 @@ impl Network {
                         Action::Reject => Fate::Rejected(refusal),
                         Action::Allow | Action::Deny => Fate::Denied(refusal),
                     };
-                    return Ruling { fate, chains: [None; 2] };
+                    return Ruling { fate, chains: [None; 2], limits: [None; 2] };
                 }
                 refusal => would_refuse = would_refuse.or(refusal),
             }
             *chain = decision.verdict.chain;
             *stateless = decision.verdict.stateless;
+            let Verdict { log, audit, limited, .. } = decision.verdict;
+            let limited = number.filter(|_| limited);
+            *limit = limited.map(|rule| Limited { endpoint: endpoint.id, rule, source: *src, log, audit });
             *rule = number.unwrap_or(NO_RULE);
         }
         let fate = match would_refuse {
             None => Fate::Allowed(admitted),
             Some(refusal) => Fate::WouldBeDenied(admitted, refusal),
         };
-        Ruling { fate, chains }
+        Ruling { fate, chains, limits }
+    }
+}
+
+impl Network {
+    /// Whether the sender of a TCP segment that is of no connection is told so: where the network says it, and the policies of both
+    /// ends, on whichever host they are applied, would let it connect. So it learns of nothing that they hide. Who may send from
+    /// any address is told nothing: it may be another's.
+    pub(super) fn tells_unknown(&self, ends: Ends<'_>, segment: &Segment) -> bool {
+        let Ends { src: Some(src), dst: Some(dst) } = ends else { return false };
+        if !self.resets_unknown || !src.sender.port_security {
+            return false;
+        }
+        let key = &segment.key;
+        let first = HeaderBits { tcp_flags: tcp_flags::SYN, ..segment.header };
+        let probe = probe_of(None, key, first);
+        let sides = [(src, Direction::Egress, key.dst), (dst, Direction::Ingress, key.src)];
+        sides.iter().all(|(end, direction, peer)| {
+            self.policy.decide(end.id, *direction, *peer, &probe).verdict.passes()
+        })
     }
 }
 

@@ -35,7 +35,10 @@ impl<'s> Pipeline<'s> {
         let admitted = network.ask_policy(&inquiry.of_some(stateless)).enforce()?;
         if direction == Direction::Reply {
             let (packets, bytes) = (u64::from(segment.packets), u64::from(segment.bytes));
-            network.count_for(&admitted, &RuleCount { flows: 0, packets, bytes, hit: Some((now, now)) });
+            network.count_for(
+                &admitted,
+                &RuleCount { packets, bytes, hit: Some((now, now)), ..RuleCount::default() },
+            );
         }
         Ok(())
     }

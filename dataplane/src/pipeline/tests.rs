@@ -23,6 +23,7 @@ mod reject;
 mod reload;
 mod routes;
 mod rule_counts;
+mod rule_limits;
 mod scene;
 mod size;
 mod stateless;
@@ -30,5 +31,6 @@ mod tenants;
 mod tiers;
 mod topology;
 mod underlay;
+mod unknown_segments;
 
 use eastgate_testkit::frames;

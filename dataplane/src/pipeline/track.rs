@@ -390,7 +390,10 @@ impl<'s> Pipeline<'s> {
             flow::Tracked::Stale { flow, original, .. } => {
                 Ok(Found::Undecided(Standing::Stale { flow, original }))
             }
-            flow::Tracked::Drop(reason) => Err(reason.into()),
+            flow::Tracked::Drop(reason) => {
+                let reject = reason == DropReason::NotSyn && network.tells_unknown(ends, segment);
+                Err(Refusal { reject, ..reason.into() })
+            }
             // It was taken back a moment ago, under the same lock.
             flow::Tracked::Offloaded { .. } => Err(DropReason::NotReady.into()),
         }

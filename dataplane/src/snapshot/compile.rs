@@ -3,7 +3,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use ahash::RandomState;
-use eastgate_config::{self as config, Config, L2Protocol, Neighbors, OnChange, OuterField, TcpMode, Tenant};
+use eastgate_config::{
+    self as config, Config, L2Protocol, Neighbors, OnChange, OuterField, TcpMode, TcpUnknown, Tenant,
+};
 use eastgate_conntrack::flow::StateSettings;
 use eastgate_policy::{
     admission::{self, BadReserved, Sender, Site},
@@ -27,6 +29,7 @@ use super::{
     Endpoint, Network, SnapshotError,
     holders::PrefixHolders,
     rule_counts::RuleCounts,
+    rule_limits::RuleLimits,
     rules::{self, RuleTable, prefix},
     state::{NetworkState, StateRegistry},
     succession,
@@ -128,6 +131,7 @@ impl NetworkSite<'_> {
             // Of every network: each has servers of addresses, or may get them.
             control_ports: admission::DHCP_PORTS,
             tracking: tracking(network),
+            resets_unknown: network.tcp_unknown == TcpUnknown::Reset,
             tcp_pickup: network.tcp_pickup,
             peers,
             topology,
@@ -174,6 +178,8 @@ impl NetworkSite<'_> {
             mss_clamp: network.mss_clamp,
             numbered: continued.map_or(self.epoch, |before| before.numbered),
             counts: RuleCounts::following(rules.len(), continued.map(|before| &before.counts)),
+            // Counted for endpoints by their numbers
+            limits: RuleLimits::following(rules, before.map(|before| &before.limits)),
             unsecured,
             state,
             ownership,

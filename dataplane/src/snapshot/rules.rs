@@ -14,8 +14,9 @@ pub use eastgate_api::RuleRef;
 use eastgate_config::{
     self as config, AddressSet, Config, EgressDefault, Mode, Name, Place, PolicyEnd, SitePolicy, Tenant,
 };
+use eastgate_conntrack::flow::SourceLimits;
 use eastgate_policy::rule::{Direction, GroupId};
-use eastgate_wire::Addr;
+use eastgate_wire::{Addr, Rate};
 use ipnet::IpNet;
 
 pub(super) use self::source::multicast;
@@ -35,6 +36,8 @@ pub struct RuleTable {
     rules: Vec<Option<RuleInfo>>,
     lists: BTreeMap<RuleList, Arc<Numbered>>,
     ids: BTreeMap<Part, GroupId>,
+    /// What rules grant each source, by their numbers
+    limits: BTreeMap<u32, SourceLimits>,
     /// Those of the tenant's groups, by name: most of what is looked up
     groups: BTreeMap<Name, GroupId>,
     /// Whose rules they are; none of the empty table
@@ -226,6 +229,7 @@ impl RuleTable {
         for ((direction, rules), numbers) in DIRECTIONS.into_iter().zip(rules).zip(&numbered.numbers) {
             for ((rule, id), number) in rules.iter().zip(numbers).zip(1..) {
                 let at = rule.at.clone();
+                self.limits.extend(rule.limits.as_ref().map(|limits| (*id, source_limits(limits))));
                 self.set_info(*id, RuleInfo { list: list.clone(), direction: Some(direction), number, at });
             }
         }
@@ -423,6 +427,11 @@ impl RuleTable {
         &self.site
     }
 
+    /// What rules grant each source, by their numbers
+    pub(super) const fn limits(&self) -> &BTreeMap<u32, SourceLimits> {
+        &self.limits
+    }
+
     /// One more than the largest number of a rule.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -473,6 +482,12 @@ impl RuleList {
     }
 }
 
+fn source_limits(written: &config::SourceLimits) -> SourceLimits {
+    let [v4, v6] = written.per_prefix;
+    let new = written.new_connections.map(|new| Rate { per_second: new.per_second, burst: new.burst });
+    SourceLimits { connections: written.connections, new, prefixes: [v4 + 96, v6] }
+}
+
 fn digest(what: &impl Hash) -> Digest {
     // Two of 64 bits: what a tenant writes must not pass for another rule by chance.
     [0u8, 1].map(|half| {
@@ -496,12 +511,14 @@ fn text(rule: &config::Rule) -> impl Hash + Copy + '_ {
         own,
         dscp,
         tcp_flags,
+        limits,
         action,
         log,
         mode,
     } = rule;
     let matched = (protocol, ports, source_ports, icmp, family, peers, own, dscp, tcp_flags);
-    (matched, action, log, mode)
+    // With other limits it goes on counting the flows that there are; but not if it counts by other sources.
+    (matched, action, log, mode, limits.as_ref().map(|limits| limits.per_prefix))
 }
 
 /// Of the prefixes of a set; single addresses are known one by one.

@@ -93,13 +93,13 @@ fn live(opened: &str, state: FlowState, epoch: u32) -> FlowInfo {
         epoch,
         egress_rule: 0,
         ingress_rule: 0,
+        header: eastgate_wire::view::HeaderBits::default(),
         original: Count::default(),
         reply: Count::default(),
         created: now(),
         last_seen: now(),
         deadline: now() + std::time::Duration::from_secs(60),
         counted: Count::default(),
-        header: Default::default(),
     }
 }
 

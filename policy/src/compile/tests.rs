@@ -97,11 +97,12 @@ fn then() -> impl Strategy<Value = Then> {
     let action = select(vec![Action::Allow, Action::Allow, Action::Deny, Action::Reject]);
     let chain =
         proptest::option::weighted(0.2, (1..=u16::MAX).prop_map(|n| ChainId(NonZeroU16::new(n).unwrap())));
-    let rarely = proptest::bool::weighted(0.2);
-    let verdict =
-        (action, rarely, rarely, chain, rarely).prop_map(|(action, log, audit, chain, stateless)| {
-            Then::Settle(Verdict { action, log, audit, chain, stateless })
-        });
+    let rarely = || proptest::bool::weighted(0.2);
+    let verdict = (action, rarely(), rarely(), chain, rarely(), rarely()).prop_map(
+        |(action, log, audit, chain, limited, stateless)| {
+            Then::Settle(Verdict { action, log, audit, chain, limited, stateless })
+        },
+    );
     prop_oneof![3 => verdict, 1 => Just(Then::Pass)]
 }
 

@@ -83,7 +83,8 @@ impl RuleTable {
         let both = |list: &RuleList, owner, rules: [&[config::Rule]; 2], stateful: bool| {
             let of = |direction, rules: &[config::Rule]| {
                 let whole = OfSome { rules, from: 0, family: None };
-                self.expanded(tenant, owner, list, direction, whole, false)
+                let audit = owner == Owner::Tenant && tenant.mode == Mode::Audit;
+                self.expanded(tenant, owner, list, direction, whole, audit)
             };
             let [ingress, egress] = rules;
             let group =
@@ -285,6 +286,7 @@ fn then(rule: &config::Rule, audit: bool) -> Then {
     let audit = audit || rule.mode == Mode::Audit;
     let verdict = match rule.action {
         Action::Pass => return Then::Pass,
+        Action::Allow if rule.limits.is_some() => Verdict { limited: true, audit, ..Verdict::ALLOW },
         Action::Allow => Verdict::ALLOW,
         Action::Deny => Verdict { audit, ..Verdict::DENY },
         Action::Reject => Verdict { audit, ..Verdict::REJECT },

@@ -208,7 +208,14 @@ fn some_verdict(dice: &mut Dice) -> Then {
     };
     let chain = dice.one_in(20).then(|| ChainId(NonZeroU16::new(1 + dice.roll(9) as u16).unwrap()));
     let stateless = action == Action::Allow && dice.one_in(6);
-    Then::Settle(Verdict { action, log: dice.one_in(20), audit: dice.one_in(20), chain, stateless })
+    Then::Settle(Verdict {
+        action,
+        log: dice.one_in(20),
+        audit: dice.one_in(20),
+        chain,
+        limited: dice.one_in(20),
+        stateless,
+    })
 }
 
 fn some_tier(dice: &mut Dice, groups: usize) -> Tier {

@@ -1,0 +1,306 @@
+//! What rules grant each source, with real stacks: the same story through iptables' connlimit and hashlimit, and through eastgate in
+//! both dataplanes. And what senders of segments are told that are of no connection.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use common::{
+    Daemon, Sink, Space, World, must, running::carried_in_the_kernel, send_frame, site::*, wait_for,
+};
+use eastgate_testkit::command;
+use eastgate_wire::MacAddr;
+use etherparse::PacketBuilder;
+use socket2::SockRef;
+
+const DATAPLANES: [&str; 2] = ["ebpf", "userspace"];
+
+/// At most three connections, at most three flows of datagrams, and four of them at once, then one a second
+const TCP: u16 = 7300;
+const HELD: u16 = 7301;
+const PACED: u16 = 7302;
+const OPEN: u16 = 7303;
+
+const POLICY: &str = r#"
+[tenant.acme.policy.few]
+applies_to = "tenant"
+ingress = [
+  { action = "allow", proto = "tcp", ports = 7300, from = "any", connections = 3 },
+  { action = "allow", proto = "udp", ports = 7301, from = "any", connections = 3 },
+  { action = "allow", proto = "udp", ports = 7302, from = "any", new_connections = { per_second = 1, burst = 4 } },
+  { action = "allow", proto = "udp", ports = 7303, from = "any" },
+]
+"#;
+
+/// The receivers of what web1 sends: on its own host, and on the other one.
+const RECEIVERS: [(u8, MacAddr); 2] =
+    [(12, MacAddr([2, 0, 0, 0, 0, 0x12])), (21, MacAddr([2, 0, 0, 0, 0, 0x21]))];
+
+fn running(dataplane: &str, network: &str) -> Option<(Site, [Daemon; 2])> {
+    let site = Site::new(HOSTS_V4)?;
+    site.rewrite(|text| text.replace("vni = 5001", &format!("vni = 5001\n{network}")) + POLICY);
+    let daemons = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
+    Some((site, daemons))
+}
+
+/// Takes connections, and closes those that their clients close.
+struct Server {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(space: &Space, at: SocketAddr) -> Self {
+        let listener = space.enter(move || TcpListener::bind(at).unwrap());
+        listener.set_nonblocking(true).unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let end = over.clone();
+        let thread = thread::spawn(move || {
+            while !end.load(SeqCst) {
+                match listener.accept() {
+                    Ok((mut stream, _)) => drop(thread::spawn(move || {
+                        stream.set_nonblocking(false).unwrap();
+                        let _ = stream.read_to_end(&mut Vec::new());
+                    })),
+                    Err(_) => thread::sleep(Duration::from_millis(5)),
+                }
+            }
+        });
+        Self { over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.over.store(true, SeqCst);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// A connection, where it comes about before its first SYN is sent again.
+fn connect(space: &Space, to: SocketAddr) -> Option<TcpStream> {
+    space.enter(move || TcpStream::connect_timeout(&to, Duration::from_millis(800)).ok())
+}
+
+fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// Waits until a connection comes about in place of one that has just ended.
+fn comes_about(space: &Space, to: SocketAddr, what: &str) -> TcpStream {
+    let mut found = None;
+    wait_for(what, || {
+        found = connect(space, to);
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+/// Three connections are had at once, and not a fourth, however the ones before ended.
+fn story_of_connections(space: &Space, to: SocketAddr, who: &str) {
+    let mut had: Vec<TcpStream> =
+        (0..3).map(|n| comes_about(space, to, &format!("{who}: connection {n}"))).collect();
+    assert!(connect(space, to).is_none(), "{who}: a fourth");
+    drop(had.remove(0));
+    had.push(comes_about(space, to, &format!("{who}: one was closed")));
+    assert!(connect(space, to).is_none(), "{who}: a fourth, since one was closed");
+    reset(had.remove(0));
+    had.push(comes_about(space, to, &format!("{who}: one was reset")));
+    assert!(connect(space, to).is_none(), "{who}: a fourth, since one was reset");
+    // Those that are had are connections.
+    for stream in &mut had {
+        stream.write_all(b"goes on").unwrap();
+    }
+}
+
+/// How many of `flows` that begin at once have arrived, and how many of those that begin after as many seconds.
+fn story_of_rates(space: &Space, from: [u8; 4], to: SocketAddr, sink: &Sink) -> [u64; 2] {
+    let begin = |ports: std::ops::Range<u16>| {
+        space.enter(|| {
+            for port in ports {
+                let socket = UdpSocket::bind(SocketAddr::from((from, port))).unwrap();
+                socket.send_to(&u64::from(port).to_be_bytes(), to).unwrap();
+            }
+        });
+        // What is denied does not come later.
+        thread::sleep(Duration::from_millis(200));
+    };
+    let before = sink.count();
+    begin(20_000..20_010);
+    let first = sink.count() - before;
+    thread::sleep(Duration::from_millis(2100));
+    begin(20_100..20_110);
+    [first, sink.count() - before - first]
+}
+
+/// A host with Linux's own firewall in front of what it serves, and a machine on a cable to it.
+fn linux(world: &mut World) -> (Space, Space) {
+    let (client, server) = (world.space("client"), world.space("server"));
+    world.cable((&client, "eth0"), (&server, "eth0"), 1500);
+    client.ip("addr add 10.1.0.17/24 dev eth0");
+    server.ip("addr add 10.1.0.33/24 dev eth0");
+    for rule in [
+        "-m conntrack --ctstate ESTABLISHED -j ACCEPT",
+        "-p tcp --syn --dport 7300 -m connlimit --connlimit-above 3 -j DROP",
+        "-p tcp --dport 7300 -j ACCEPT",
+        "-p udp --dport 7302 -m hashlimit --hashlimit-upto 1/sec --hashlimit-burst 4 --hashlimit-mode srcip \
+         --hashlimit-name paced -j ACCEPT",
+        "-p udp -j DROP",
+    ] {
+        let rule: Vec<&str> = rule.split_whitespace().collect();
+        must(command::run(server.command("iptables").args(["-A", "INPUT"]).args(rule)));
+    }
+    (client, server)
+}
+
+/// Four at once and then one a second; the clock goes on while they are sent.
+fn is_paced([first, second]: [u64; 2]) -> bool {
+    (4..=5).contains(&first) && (2..=4).contains(&second)
+}
+
+fn iptables() -> Option<()> {
+    let mut world = World::new()?;
+    let (client, server) = linux(&mut world);
+    let at = |port| SocketAddr::from(([10, 1, 0, 33], port));
+    let _serves = Server::start(&server, at(TCP));
+    story_of_connections(&client, at(TCP), "iptables");
+    let sink = Sink::start(&server, at(PACED));
+    let paced = story_of_rates(&client, [10, 1, 0, 17], at(PACED), &sink);
+    assert!(is_paced(paced), "iptables: {paced:?}");
+    Some(())
+}
+
+#[test]
+fn sources_are_counted_as_iptables_counts_them() {
+    if iptables().is_none() {
+        return;
+    }
+    for dataplane in DATAPLANES {
+        let Some((site, daemons)) = running(dataplane, "") else { return };
+        for (space, number, daemon) in [(&site.web2, 12, &daemons[0]), (&site.db1, 21, &daemons[1])] {
+            let _serves = Server::start(space, tcp(number, TCP));
+            story_of_connections(&site.web1, tcp(number, TCP), dataplane);
+            let sink = Sink::start(space, udp(number, PACED));
+            let paced = story_of_rates(&site.web1, [10, 1, 0, 11], udp(number, PACED), &sink);
+            assert!(is_paced(paced), "{dataplane}, at {number}: {paced:?}");
+            // The rule has a name, and what it refused is counted.
+            let rows = daemon.ask(&["show", "drops"]);
+            let rows: Vec<_> = rows["drops"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|row| row["reason"] == "rule-limit")
+                .collect();
+            let rules: Vec<_> = rows.iter().map(|row| row["rule"].as_str().unwrap()).collect();
+            for rule in ["acme/policy few ingress #1", "acme/policy few ingress #3"] {
+                assert!(rules.contains(&rule), "{dataplane}: {rules:?}");
+            }
+        }
+    }
+}
+
+fn datagram(to: (u8, MacAddr), sport: u16, port: u16) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(WEB1.0, to.1.0)
+        .ipv4([10, 1, 0, 11], [10, 1, 0, to.0], 64)
+        .udp(sport, port)
+        .write(&mut frame, &u64::from(sport).to_be_bytes())
+        .unwrap();
+    frame
+}
+
+fn refused(daemon: &Daemon) -> u64 {
+    daemon.drops().get("rule-limit").copied().unwrap_or(0)
+}
+
+/// The programs carry what was let in, begin nothing by such a rule, and what ends with them is given back.
+#[test]
+fn flows_that_the_kernel_carries_count_as_long_as_they_live() {
+    for dataplane in DATAPLANES {
+        let Some((site, [alpha, beta])) = running(dataplane, "timeouts = { udp_first = 6 }") else { return };
+        for (to, (space, daemon)) in RECEIVERS.into_iter().zip([(&site.web2, &alpha), (&site.db1, &beta)]) {
+            let sink = Sink::start(space, udp(to.0, HELD));
+            let send = |sport: u16| send_frame(&site.web1, "eth0", &datagram(to, sport, HELD));
+            let before = refused(daemon);
+            (5000..5006).for_each(send);
+            wait_for(&format!("{dataplane}: three are refused"), || refused(daemon) == before + 3);
+            assert_eq!(sink.count(), 3, "{dataplane}: at {}", to.0);
+            for _ in 0..20 {
+                (5000..5003).for_each(send);
+            }
+            wait_for(&format!("{dataplane}: they go on"), || sink.count() == 63);
+            if dataplane == "ebpf" {
+                wait_for("they are with the programs", || carried_in_the_kernel(daemon));
+            }
+            // None of them is heard any more, and others take their places.
+            wait_for(&format!("{dataplane}: their time is over"), || {
+                send(5100);
+                sink.count() > 63
+            });
+            (5101..5110).for_each(send);
+            wait_for(&format!("{dataplane}: others are refused"), || refused(daemon) >= before + 3 + 7);
+            assert!(sink.count() >= 65, "{dataplane}: at {}: {}", to.0, sink.count());
+        }
+    }
+}
+
+/// Flows that began in the kernel by a rule without limits count by it once it has some.
+#[test]
+fn a_rule_that_gets_a_limit_counts_what_the_kernel_has_begun() {
+    for dataplane in DATAPLANES {
+        let Some((site, daemons)) = running(dataplane, "") else { return };
+        for (to, (space, daemon)) in
+            RECEIVERS.into_iter().zip([(&site.web2, &daemons[0]), (&site.db1, &daemons[1])])
+        {
+            let sink = Sink::start(space, udp(to.0, OPEN));
+            let send = |sport: u16| send_frame(&site.web1, "eth0", &datagram(to, sport, OPEN));
+            (6000..6004).for_each(send);
+            wait_for(&format!("{dataplane}: four begin"), || sink.count() == 4);
+            let reload = |from: &str, to: &str| {
+                site.rewrite(|text| text.replace(from, to));
+                daemons.iter().for_each(|daemon| assert!(daemon.run(&["reload"]).status.success()));
+            };
+            let (without, with) =
+                ("ports = 7303, from = \"any\"", "ports = 7303, from = \"any\", connections = 5");
+            reload(without, with);
+            let before = refused(daemon);
+            (6000..6004).for_each(send);
+            wait_for(&format!("{dataplane}: they go on"), || sink.count() == 8);
+            (6004..6010).for_each(send);
+            wait_for(&format!("{dataplane}: one more and no other"), || refused(daemon) == before + 5);
+            assert_eq!(sink.count(), 9, "{dataplane}: at {}", to.0);
+            reload(with, without);
+            (6004..6010).for_each(send);
+            wait_for(&format!("{dataplane}: all of them"), || sink.count() == 15);
+        }
+    }
+}
+
+#[test]
+fn who_sends_on_a_connection_that_nobody_knows_is_told() {
+    for dataplane in DATAPLANES {
+        let Some((site, daemons)) = running(dataplane, "tcp_unknown = \"reset\"") else { return };
+        for (space, number) in [(&site.web2, 12), (&site.db1, 21)] {
+            let _serves = Server::start(space, tcp(number, TCP));
+            let mut stream = comes_about(&site.web1, tcp(number, TCP), "a connection");
+            for daemon in &daemons {
+                assert!(daemon.run(&["flows", "kill", "--port", "7300"]).status.success());
+            }
+            stream.write_all(b"late").unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let told = stream.read(&mut [0; 1]).map_err(|error| error.kind());
+            assert_eq!(told, Err(std::io::ErrorKind::ConnectionReset), "{dataplane}: at {number}");
+        }
+    }
+}
