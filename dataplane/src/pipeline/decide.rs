@@ -101,7 +101,13 @@ impl<'s> Pipeline<'s> {
         let elsewhere = segment.offload_key();
         let (ruling, direction) = may_begin(network, *ends, segment);
         let admitted = self.enforce(packet, &ruling)?;
+        let opener = match direction {
+            FlowDirection::Original => ends.src,
+            FlowDirection::Reply => ends.dst,
+        };
+        let account = opener.map_or(&network.state.unknown_hosts, |end| &end.state.flows);
         let grants = self.claim(packet, &ruling)?;
+        let start = account.begin(now).ok_or(DropReason::NewFlowLimit)?;
         if !self.shared.reserve(elsewhere)? {
             // It has begun elsewhere since it was looked for.
             self.shared.import(flows, network, elsewhere, now)?;
@@ -112,11 +118,6 @@ impl<'s> Pipeline<'s> {
                 return Err(DropReason::NotReady.into());
             }
         }
-        let opener = match direction {
-            FlowDirection::Original => ends.src,
-            FlowDirection::Reply => ends.dst,
-        };
-        let account = opener.map_or(&network.state.unknown_hosts, |end| &end.state.flows);
         let tracking = StateSettings { loose, ..network.tracking };
         let open = |flows: &mut FlowTable| match direction {
             FlowDirection::Original => flows.open(segment, &admitted, &tracking, account, now),
@@ -129,6 +130,7 @@ impl<'s> Pipeline<'s> {
             opened = open(flows);
         }
         let hit = opened.inspect_err(|_| self.shared.release(flows, elsewhere))?;
+        start.has_begun();
         flows.hold(hit.flow, grants);
         flows.set_hint(hit.flow, direction, receiver(ends.dst));
         flows.set_hint(hit.flow, direction.reversed(), receiver(ends.src));

@@ -168,6 +168,8 @@ mod tests {
             epoch: 1,
             egress_rule: 0,
             ingress_rule: 0,
+            header: eastgate_wire::view::HeaderBits::default(),
+            query: None,
             original: Count::default(),
             reply: Count::default(),
             created,

@@ -98,8 +98,9 @@ fn then() -> impl Strategy<Value = Then> {
     let chain =
         proptest::option::weighted(0.2, (1..=u16::MAX).prop_map(|n| ChainId(NonZeroU16::new(n).unwrap())));
     let rarely = proptest::bool::weighted(0.2);
-    let verdict = (action, rarely, rarely, chain)
-        .prop_map(|(action, log, audit, chain)| Then::Settle(Verdict { action, log, audit, chain }));
+    let verdict = (action, rarely, rarely, chain, rarely).prop_map(|(action, log, audit, chain, limited)| {
+        Then::Settle(Verdict { action, log, audit, chain, limited })
+    });
     prop_oneof![3 => verdict, 1 => Just(Then::Pass)]
 }
 
