@@ -24,6 +24,7 @@ pub fn between(before: &Config, after: &Config) -> Changes {
         ("overlay", before.overlay != after.overlay),
         ("limits", before.limits != after.limits),
         ("fastpath", before.kernel_tables != after.kernel_tables),
+        ("exclude", before.site.excluded != after.site.excluded),
     ];
     changes.settings =
         settings.iter().filter(|(_, other)| *other).map(|(name, _)| (*name).to_owned()).collect();

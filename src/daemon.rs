@@ -7,6 +7,7 @@
 mod accelerate;
 mod events;
 mod execute;
+mod learning;
 mod log;
 mod reload;
 mod show;
@@ -27,7 +28,7 @@ use eastgate_config::{Config, Host, Loader};
 use eastgate_dataplane::{
     attachments::Attachments,
     pipeline::{Shared, shared::lock},
-    snapshot::{Snapshot, state::StateRegistry},
+    snapshot::state::StateRegistry,
 };
 use eastgate_wire::AttachmentId;
 use serde_json::{Value, json};
@@ -40,6 +41,7 @@ pub use self::accelerate::Dataplane;
 pub(crate) use self::accelerate::pin_folder;
 use self::{
     events::{Collector, Recent},
+    learning::Learner,
     reload::{nothing_to_do, within_open_files},
     staged::Staged,
     underlay::ActiveUnderlay,
@@ -219,6 +221,8 @@ struct Daemon {
     workers: Vec<WorkerHandle>,
     view: Arc<View>,
     changes: mpsc::Receiver<Change>,
+    /// What is learned, and what is in force with it
+    learner: Learner,
     /// Ports with sockets, and the device they are on
     serving: BTreeMap<AttachmentId, u32>,
     underlay: Option<ActiveUnderlay>,
@@ -257,7 +261,8 @@ impl Daemon {
         if let Some(warning) = warning {
             tracing::warn!("{warning}");
         }
-        let snapshot = Snapshot::compile(&affordable, &host, None, &mut registry, &states)?;
+        let (snapshot, effective) =
+            learning::first(&affordable, &host, &mut registry, &states, &options.socket)?;
 
         // First the socket: whoever has both is told of the one that was named.
         let (listener, socket_file) = socket::listen(&options.socket)
@@ -301,6 +306,7 @@ impl Daemon {
             workers,
             view,
             changes,
+            learner: Learner::new(&options.socket, effective),
             serving: BTreeMap::new(),
             underlay: None,
             attached: BTreeSet::new(),
@@ -344,6 +350,7 @@ impl Daemon {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = learning::look();
         loop {
             tokio::select! {
                 _ = terminate.recv() => return Ok(()),
@@ -362,6 +369,7 @@ impl Daemon {
                     self.hear(news).await;
                 }
                 _ = tick.tick() => self.watch().await?,
+                _ = look.tick(), if self.has_learners() => self.learn().await,
             }
         }
     }
@@ -369,6 +377,7 @@ impl Daemon {
     /// Leaves the machine as it was (workers first, then guards and settings), unless told to keep the fast path.
     async fn stop(mut self) -> Result<()> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.save_learned();
         lock(&self.view.state).ready = false;
         self.control = None;
         if self.options.on_stop == OnStop::Keep && self.view.kernel.get().is_some() {
@@ -454,6 +463,7 @@ impl Daemon {
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
+            self.forget_learned_at(id);
             self.stop_serving(id);
             let Some(name) = self.registry.get(id).map(|at| at.device.clone()) else { continue };
             tracing::info!(port = %name, "no longer served");
@@ -572,6 +582,7 @@ pub fn teardown(socket: &std::path::Path) -> Result<bool> {
             socket.display()
         ));
     }
+    learning::forget(socket).context("what was learned cannot be forgotten")?;
     let machine = Machine::take_over(record_beside(socket))?;
     if machine.is_untouched() {
         return Ok(false);

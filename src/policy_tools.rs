@@ -19,7 +19,7 @@ use eastgate_dataplane::snapshot::rules::RuleTable;
 use eastgate_policy::{
     analysis::Side,
     compile::Compiled,
-    rule::{Action, Decision, RuleId, Source},
+    rule::{Action, Decision, RuleId, Source, Verdict},
 };
 use eastgate_wire::{Addr, EndpointId};
 use serde::Serialize;
@@ -59,6 +59,9 @@ pub struct Outcome {
     /// It is logged.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub log: bool,
+    /// What it allows begins no flow.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stateless: bool,
     /// The rule; none where no rule says anything, which denies
     pub rule: Option<String>,
     /// Where that is written
@@ -209,7 +212,8 @@ impl NetworkPolicy {
             Action::Deny => "deny",
             Action::Reject => "reject",
         };
-        Outcome { action, audit: decision.verdict.audit, log: decision.verdict.log, rule, at }
+        let Verdict { audit, log, stateless, .. } = decision.verdict;
+        Outcome { action, audit, log, stateless, rule, at }
     }
 }
 
@@ -217,12 +221,9 @@ impl Outcome {
     /// In a few words: `allow by acme/db ingress #1`.
     #[must_use]
     pub fn text(&self) -> String {
-        let marks = match (self.audit, self.log) {
-            (true, true) => " (audit, logged)",
-            (true, false) => " (audit)",
-            (false, true) => " (logged)",
-            (false, false) => "",
-        };
+        let marks = [(self.audit, "audit"), (self.log, "logged"), (self.stateless, "stateless")];
+        let marks: Vec<&str> = marks.into_iter().filter(|(is_so, _)| *is_so).map(|(_, word)| word).collect();
+        let marks = if marks.is_empty() { String::new() } else { format!(" ({})", marks.join(", ")) };
         match (&self.rule, &self.at) {
             (Some(rule), Some(at)) => format!("{}{marks} by {rule} ({at})", self.action),
             (Some(rule), None) => format!("{}{marks} by {rule}", self.action),

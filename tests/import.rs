@@ -241,6 +241,15 @@ fn neutron_group(rule: &str, more: &str) -> String {
 }
 
 #[test]
+fn groups_of_neutron_that_keep_no_state_keep_none() {
+    for (more, stateless) in [("", false), (", \"stateful\": true", false), (", \"stateful\": false", true)] {
+        let file = File::new("groups.json", neutron_group("", more));
+        let text = import(From::Neutron, &[file], &Map::default()).unwrap();
+        assert_eq!(text.contains("stateful = false\n"), stateless, "{more}: {text}");
+    }
+}
+
+#[test]
 fn what_neutron_has_and_eastgate_has_not_is_refused_with_its_place() {
     let rule = |what: &str| {
         format!("{{\"id\": \"r1\", \"direction\": \"ingress\", \"ethertype\": \"IPv4\", {what}}}")
@@ -264,7 +273,6 @@ fn what_neutron_has_and_eastgate_has_not_is_refused_with_its_place() {
     ] {
         refused(&neutron_group(&rule(what), ""), &[why, "  --> groups.json:2:1\n"]);
     }
-    refused(&neutron_group("", ", \"stateful\": false"), &["`web` is stateless", "  --> groups.json:1:1\n"]);
     refused(
         "{\"id\": \"g1\", \"rules\": \"direction='ingress'\"}",
         &["prints rules as text", "groups.json:1:23"],
@@ -422,7 +430,16 @@ fn what_libvirt_has_and_eastgate_has_not_is_refused_with_its_place() {
     let told = |text: &str, map: &str, why: &str| {
         refused(From::Libvirt, "vm.xml", text, map, &[why, "  --> vm.xml:"])
     };
-    told(&domain("<filterref filter='clean-traffic'/>"), map, "libvirt learns the address");
+    let learns = |how: &str| {
+        let parameter = format!("<parameter name='CTRL_IP_LEARNING' value='{how}'/>");
+        domain(&format!("<filterref filter='clean-traffic'>{parameter}</filterref>"))
+    };
+    told(&learns("none"), map, "nobody knows the address");
+    told(
+        &learns("dhcp"),
+        &map.replace("subnets = [\"10.1.0.0/24\"]\n", ""),
+        "the subnets of `br` are not known",
+    );
     told(
         &domain(
             "<filterref filter='clean-traffic-gateway'><parameter name='IP' value='10.1.0.9'/></filterref>",
@@ -434,6 +451,33 @@ fn what_libvirt_has_and_eastgate_has_not_is_refused_with_its_place() {
     told(&domain(""), &map.replace("host = \"alpha\"\n", ""), "on which host this domain is");
     told("<domain>", "", "this is not XML");
     told("<network/>", "", "neither a filter nor a domain");
+}
+
+/// What libvirt learns is learned here: by leases, or once and for all by whatever comes first.
+#[test]
+fn an_address_that_libvirt_learns_is_learned() {
+    let map = "host = \"alpha\"\n[network.br]\nvni = 5001\nsubnets = [\"10.1.0.0/24\"]\n";
+    let map = Map::of("map.toml", map).unwrap();
+    for (how, keys) in [
+        ("", "learn = \"any\"\nlearn_limit = 2\nlearn_lock = true\ngroups"),
+        (
+            "<parameter name='CTRL_IP_LEARNING' value='any'/>",
+            "learn = \"any\"\nlearn_limit = 2\nlearn_lock = true\ngroups",
+        ),
+        ("<parameter name='CTRL_IP_LEARNING' value='dhcp'/>", "learn = \"dhcp\"\ngroups"),
+    ] {
+        let domain = format!(
+            "<domain><name>vm</name><devices><interface><mac address='52:54:00:00:00:09'/><source bridge='br'/>\
+             <target dev='vnet0'/><filterref filter='clean-traffic'>{how}</filterref></interface></devices></domain>"
+        );
+        let text = {
+            let files = shipped().into_iter().map(|(_, file)| file).chain([File::new("vm.xml", domain)]);
+            import(From::Libvirt, &files.collect::<Vec<_>>(), &map).unwrap()
+        };
+        assert!(text.contains(&format!("mac = \"52:54:00:00:00:09\"\n{keys}")), "{how}: {text}");
+        let site = format!("[host.alpha]\nvtep = \"192.0.2.1\"\ndevice = \"e\"\n{text}");
+        eastgate_config::load_str("site", &site).unwrap();
+    }
 }
 
 /// Rules that drop some of what later ones accept keep their order, in a policy before the group.

@@ -16,9 +16,9 @@ pub use event::{EventKind, EventRow, Events, MAX_EVENTS};
 pub use failure::{ErrorCode, Failure};
 pub use filter::{Criterion, FLOW_STATES, Filter};
 pub use protocol::{
-    Class, Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, FlowRow, GroupRow, NeighborRow,
-    PolicyRow, PortStatus, RecentDrop, Request, Restored, RuleCountRow, RuleRef, RuleRow, Status,
-    TraceReport, TraceRequest, TraceStep, Traffic, VtepStatus,
+    Class, Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, FlowRow, GroupRow, LearnedAddress,
+    LearnedCounts, NeighborRow, PolicyRow, PortStatus, RecentDrop, Request, Restored, RuleCountRow, RuleRef,
+    RuleRow, Status, TraceReport, TraceRequest, TraceStep, Traffic, VtepStatus,
 };
 pub use reply::{List, MAX_ROWS, Reply, Row};
 pub use staged::{StagedChange, StagedRow, StagedRows};

@@ -142,6 +142,12 @@ pub struct Status {
     pub ports: Vec<PortStatus>,
     /// Flows in the table
     pub flows: FlowCounts,
+    /// Addresses that were learned
+    #[serde(default)]
+    pub learned: LearnedCounts,
+    /// Endpoints of this host that are carried without policy, as tenant/name
+    #[serde(default)]
+    pub excluded: Vec<String>,
     /// Settings that someone else changed and that were put right
     pub settings_restored: u64,
     /// How often the control socket was made again because someone had removed it
@@ -279,12 +285,42 @@ pub struct EndpointRow {
     pub addresses: Vec<Addr>,
     /// Groups
     pub groups: Vec<String>,
+    /// Those of its addresses that were learned
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub learned: Vec<LearnedAddress>,
+    /// It is carried without policy: the operator has excluded it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub excluded: bool,
     /// Why flows of it, or of an address of it, stay in userspace or begin there; nothing where the kernel has them
     pub userspace: Option<String>,
     /// Frames it sent that passed
     pub tx_frames: u64,
     /// Frames that reached it
     pub rx_frames: u64,
+}
+
+/// An address that was learned of an endpoint.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LearnedAddress {
+    /// The address
+    pub address: Addr,
+    /// `dhcp` (a lease), `nd` (the endpoint's own ARP or neighbour discovery) or `traffic`
+    pub by: String,
+    /// Another host has learned it, and says so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub elsewhere: bool,
+    /// Seconds until it is forgotten if nothing more is heard; none where it has no end
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_s: Option<u64>,
+}
+
+/// What was learned of endpoints in all networks of a host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LearnedCounts {
+    /// Addresses
+    pub addresses: u64,
+    /// How often one was not learned that might have been: of another endpoint, over a limit, locked
+    pub refused: u64,
 }
 
 /// One row of `show fdb`.

@@ -14,7 +14,7 @@ mod rule;
 mod site;
 mod tenant;
 
-pub(super) use self::{policy::mixed_own, site::Quotas};
+pub(super) use self::{network::reserved_role, policy::mixed_own, site::Quotas};
 
 use std::{
     net::IpAddr,
@@ -287,8 +287,8 @@ fn key_errors(errors: &[toml::de::Error], reader: &mut Reader) {
 
 fn refuse_misplaced(table: &DeTable<'_>, reader: &mut Reader) {
     for (key, _) in table {
-        const FIRST: [&str; 8] =
-            ["include", "overlay", "limits", "fastpath", "quota", "policy", "set", "template"];
+        const FIRST: [&str; 9] =
+            ["include", "overlay", "limits", "fastpath", "quota", "policy", "set", "template", "exclude"];
         if FIRST.contains(&key.get_ref().as_ref()) {
             reader.report(Problem::Misplaced { key: key.get_ref().to_string() }, key.span().into());
         }

@@ -49,6 +49,20 @@ pub enum Neighbors {
     Off,
 }
 
+/// By what addresses of an endpoint are learned that are not written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Learn {
+    /// They are not.
+    None,
+    /// By what DHCP and DHCPv6 servers lease to it.
+    Dhcp,
+    /// By its own ARP and neighbour discovery.
+    Nd,
+    /// By any of these, and by its packets.
+    Any,
+}
+
 /// What becomes of something with no known place to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

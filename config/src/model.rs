@@ -9,10 +9,11 @@ use eastgate_wire::{Addr, Attachment, Family, MacAddr, TableSizes, Vni, VtepAddr
 use ipnet::IpNet;
 
 use super::{
+    check::reserved_role,
     ethertypes::L2Protocol,
     leaf::{
-        Action, EgressDefault, Flood, Mode, Neighbors, OnChange, OuterField, Oversize, PortRange, Runs,
-        TcpMode, TcpUnknown, Topology, UdpChecksum, Unknown,
+        Action, EgressDefault, Flood, Learn, Mode, Neighbors, OnChange, OuterField, Oversize, PortRange,
+        Runs, TcpMode, TcpUnknown, Topology, UdpChecksum, Unknown,
     },
     place::Place,
     policies::{AddressSet, Policy, SitePolicy},
@@ -252,6 +253,8 @@ pub struct Group {
     pub like: Vec<Name>,
     /// Its members may send each other anything: the last rule of both lists says so, and is written there.
     pub admits_members: bool,
+    /// What its rules allow begins a flow, whose answers pass; else each packet is decided by itself.
+    pub stateful: bool,
     /// Addresses in prefixes that its members share are of the group, too.
     pub wide: bool,
     /// The tenants whose rules may name it beside its own tenant's.
@@ -407,6 +410,10 @@ pub struct Endpoint {
     pub mac: MacAddr,
     /// Its addresses, each inside a subnet of the network.
     pub addresses: Vec<Addr>,
+    /// Those of them that were learned: none in what the files say.
+    pub learned: Vec<Addr>,
+    /// By what addresses of it are learned; none where they are not.
+    pub learning: Option<Learning>,
     /// The groups it is in, sorted.
     pub groups: Vec<Name>,
     /// What else it may send from.
@@ -421,6 +428,21 @@ pub struct Endpoint {
     pub router: bool,
     /// Whether it may send DHCP and DHCPv6 server messages.
     pub dhcp_server: bool,
+}
+
+/// How addresses of an endpoint are learned.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Learning {
+    /// By what; never [`Learn::None`]
+    pub by: Learn,
+    /// How many at most
+    pub limit: u32,
+    /// The first in each family is the only one.
+    pub lock: bool,
+    /// How long one that is silent is remembered
+    pub age: Duration,
+    /// Where they may be
+    pub within: Box<[IpNet]>,
 }
 
 /// Another address that an endpoint may use.
@@ -497,6 +519,12 @@ impl Network {
     pub fn endpoint(&self, name: &str) -> Option<&Endpoint> {
         let index = self.endpoints.binary_search_by(|endpoint| (*endpoint.name).cmp(name)).ok()?;
         self.endpoints.get(index)
+    }
+
+    /// Whether no station of its subnet can have an address: that of the network, broadcast, the routers' anycast.
+    #[must_use]
+    pub fn is_no_stations(&self, address: Addr) -> bool {
+        self.subnet_of(address).is_some_and(|subnet| reserved_role(address.to_ip(), *subnet).is_some())
     }
 
     /// The subnet that `address` is in.

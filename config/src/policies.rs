@@ -21,6 +21,8 @@ pub struct SitePolicy {
     pub sets: BTreeMap<Name, AddressSet>,
     /// What groups of any tenant may start from, by name
     pub templates: BTreeMap<Name, Template>,
+    /// Endpoints that are carried without policy, by tenant and name, and where that is written
+    pub excluded: BTreeMap<Name, BTreeMap<Name, Place>>,
 }
 
 /// A firewall policy: ordered rules, of which the first that matches acts.
@@ -152,6 +154,17 @@ impl Policy {
 }
 
 impl SitePolicy {
+    /// The endpoints of a tenant that are carried without policy, and where that is written
+    pub fn excluded_of(&self, tenant: &str) -> impl Iterator<Item = (&Name, &Place)> {
+        self.excluded.get(tenant).into_iter().flatten()
+    }
+
+    /// Whether an endpoint is carried without policy.
+    #[must_use]
+    pub fn excludes(&self, tenant: &str, endpoint: &str) -> bool {
+        self.excluded.get(tenant).is_some_and(|of_tenant| of_tenant.contains_key(endpoint))
+    }
+
     /// The policies that may be asked about endpoints of a tenant
     pub fn policies_for<'a>(&'a self, tenant: &'a Tenant) -> impl Iterator<Item = &'a Policy> {
         self.policies.values().filter(|policy| policy.concerns(&tenant.name))
@@ -199,8 +212,8 @@ impl Rule {
 }
 
 impl Endpoint {
-    /// All addresses of a family that it may send from: its own, its pairs, what is behind it; link-local ones of its own
-    /// choice; and any, where its port is not secured.
+    /// All addresses of a family that it may send from: its own, those that may be learned, its pairs, what is behind it;
+    /// link-local ones of its own choice; and any, where its port is not secured.
     #[must_use]
     pub fn may_send_from(&self, family: Family) -> Vec<IpNet> {
         if !self.port_security {
@@ -209,7 +222,8 @@ impl Endpoint {
         let own = self.addresses.iter().map(|address| IpNet::from(address.to_ip()));
         let pairs = self.allowed_pairs.iter().map(|pair| pair.address);
         let link_local = Ipv6Net::new(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10).ok().map(IpNet::from);
-        let all = own.chain(pairs).chain(self.routes.iter().copied()).chain(link_local);
+        let learned = self.learning.iter().flat_map(|learning| learning.within.iter().copied());
+        let all = own.chain(learned).chain(pairs).chain(self.routes.iter().copied()).chain(link_local);
         all.filter(|net| family_of(net) == family).collect()
     }
 }

@@ -300,6 +300,10 @@ problems! {
     AddressTwice { address: IpAddr, other: String } Error "address-twice"
         "{address} is an address of endpoint `{other}` in the same network already"
         "keep it at one endpoint; an address that moves between endpoints goes into `allowed_pairs` of each";
+    /// Nowhere to learn addresses.
+    LearnNowhere { network: String } Error "learn-nowhere"
+        "addresses of this endpoint are to be learned, and network `{network}` has none that may be"
+        "add `subnets` to the network, or take something out of its `learn_except`";
     /// A prefix that no router has anything behind.
     RouteKind { route: IpNet } Error "route-kind"
         "nothing behind a router has an address of {route}"
@@ -368,6 +372,10 @@ problems! {
     BadScope { text: String, known: &'static str } Error "bad-scope"
         "`{text}` is nothing that this policy can apply to"
         "write {known}";
+    /// No endpoint of a tenant.
+    BadExclude { text: String } Error "bad-exclude"
+        "`{text}` does not say whose endpoint it is"
+        "write \"TENANT/ENDPOINT\"";
     /// Nothing comes behind to pass on to.
     PassAfter { } Error "pass-after"
         "a policy after the groups passes nothing on: nobody comes behind it"
@@ -388,6 +396,10 @@ problems! {
     LimitNotAllow { key: &'static str, what: &'static str } Error "limit-not-allow"
         "a rule that {what} lets no flow in that could be counted for `{key}`"
         "take it out, or write it at the rule that allows: what is more than its limits is denied";
+    /// No flow to count.
+    LimitStateless { } Error "limit-stateless"
+        "the limits of this rule are of flows, and its group keeps no state"
+        "take `connections` and `new_connections` out, or write the rule in a group that keeps state";
     /// Nothing that is counted by it.
     PrefixAlone { } Error "prefix-alone"
         "`per_prefix` says whom `connections` and `new_connections` count as one, and there is neither"

@@ -53,6 +53,9 @@ table! {
         many set: Named<SiteSetTable>,
         /// Rules that groups of any tenant may start from, by name.
         many template: Named<TemplateTable>,
+        /// Endpoints that are carried without policy, as "TENANT/ENDPOINT": the exclusion list. Whose packets they are is checked all
+        /// the same, and the rules of the other end hold.
+        many exclude: List<Arc<str>>,
         /// The tenants, by name.
         many tenant: Named<TenantTable>,
     }
@@ -147,20 +150,7 @@ table! {
     /// The most that each tenant may have; what is left out has no limit.
     "quota table"
     struct QuotaTable {
-        /// Networks.
-        optional networks: TableSize,
-        /// Endpoints, over all its networks.
-        optional endpoints: TableSize,
-        /// Security groups.
-        optional groups: TableSize,
-        /// Policies.
-        optional policies: TableSize,
-        /// Rules of groups and policies.
-        optional rules: TableSize,
-        /// Address sets.
-        optional sets: TableSize,
-        /// Addresses and prefixes in its sets.
-        optional set_addresses: TableSize,
+        with most: TenantQuotaTable,
         /// Tenants with other quotas, by name: what one says counts instead of what is said above.
         many tenant: Named<TenantQuotaTable>,
     }
@@ -178,7 +168,7 @@ table! {
         optional groups: TableSize,
         /// Policies.
         optional policies: TableSize,
-        /// Rules of groups and policies.
+        /// Rules of groups and policies, one for each peer that they name.
         optional rules: TableSize,
         /// Address sets.
         optional sets: TableSize,
@@ -272,6 +262,17 @@ table! {
         default mac_limit: Int<0, 100_000_000> = Int(1_024),
         /// Seconds that a silent learned MAC is remembered.
         default mac_age: Seconds = Int(300),
+        /// By what endpoints get their addresses that have none written down: "dhcp" (what a DHCP server leases them), "nd" (their own
+        /// ARP and neighbour discovery) or "any" (both, and their packets).
+        default learn: Learn = Learn::None,
+        /// Addresses that are learned of one endpoint at most, where it says nothing itself.
+        default learn_limit: Int<1, 256> = Int(10),
+        /// The first address that is learned of an endpoint in each family is its only one, where it says nothing itself.
+        default learn_lock: bool = false,
+        /// Seconds that a learned address is remembered without being heard or in use; one that is leased is for as long as that.
+        default learn_age: Seconds = Int(86_400),
+        /// Addresses and prefixes in its subnets that are never learned: those of gateways and the like.
+        many learn_except: List<AddressOrPrefix>,
         /// Seconds that flows without packets are remembered.
         optional timeouts: TimeoutsTable,
         /// Sizes of this network's tables on one host.
@@ -343,6 +344,9 @@ table! {
         optional like: OneOrMany<NameText>,
         /// Its members may send each other anything.
         default admit_members: bool = false,
+        /// What its rules allow begins a flow, and its answers pass with it. With `false` each packet is decided by itself: no
+        /// answer passes without a rule of its own, and nobody asks for the state of a TCP connection.
+        default stateful: bool = true,
         /// Rules that name the group mean also the addresses in prefixes that its members have as `allowed_pairs`.
         default prefix_pairs: bool = false,
         /// Tenants whose rules may name it, as "group:TENANT/NAME".
@@ -515,8 +519,15 @@ table! {
         optional port: Device,
         /// Its MAC.
         required mac: MacAddr = "\"02:00:00:00:01:01\"",
-        /// Its addresses, inside the network's subnets or link-local IPv6.
-        required addresses: List<IpAddr> = "[\"10.1.0.11\"]",
+        /// Its addresses, inside the network's subnets or link-local IPv6. May be left out where they are learned.
+        optional addresses: List<IpAddr>,
+        /// By what addresses are learned beside those: "dhcp", "nd", "any" or "none". If nothing is said, as the network says, unless
+        /// it has `addresses`.
+        optional learn: Learn,
+        /// How many are learned at most; as the network says, if nothing is said.
+        optional learn_limit: Int<1, 256>,
+        /// The first address that is learned in each family is the only one; as the network says, if nothing is said.
+        optional learn_lock: bool,
         /// Its security groups; of several, the union counts.
         many groups: List<NameText>,
         /// More addresses that it may send from.

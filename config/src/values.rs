@@ -484,6 +484,7 @@ words!(
     Topology,
     Flood,
     Neighbors,
+    Learn,
     Unknown,
     TcpMode,
     TcpUnknown,

@@ -12,7 +12,7 @@ use eastgate_wire::{
     view::{HeaderBits, Tcp},
 };
 
-const ADMITTED: Admitted = Admitted { epoch: 1, egress_rule: 1, ingress_rule: 2 };
+const ADMITTED: Admitted = Admitted { epoch: 1, egress_rule: 1, ingress_rule: 2, stateless: [false; 2] };
 const PLENTY: FlowLimits = FlowLimits { replied: 2_000_000, unreplied: 2_000_000 };
 
 fn key(n: u32, proto: u8) -> FlowKey {

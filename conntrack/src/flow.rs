@@ -100,6 +100,8 @@ pub struct Admitted {
     pub egress_rule: u32,
     /// The receiver's rule
     pub ingress_rule: u32,
+    /// Which ends keep no state of it: the sender's, the receiver's
+    pub stateless: [bool; 2],
 }
 
 /// The flow of a packet that passes.
@@ -340,6 +342,15 @@ impl FlowTable {
         true
     }
 
+    /// The policy in force lets the packets of a [`Tracked::Stale`] flow pass without one: it ends. False when it is gone.
+    pub fn close(&mut self, flow: FlowId, now: Instant) -> bool {
+        let index = self.slab.index(flow);
+        if let Some(index) = index {
+            self.remove(index, Ending::Closed, now);
+        }
+        index.is_some()
+    }
+
     /// The policy in force does not allow a [`Tracked::Stale`] flow: it ends. False when it is gone.
     pub fn refuse(&mut self, flow: FlowId, now: Instant) -> bool {
         let index = self.slab.index(flow);
@@ -403,6 +414,32 @@ impl FlowTable {
     #[must_use]
     pub fn hint(&self, flow: FlowId, direction: Direction) -> u64 {
         self.slab.index(flow).map_or(0, |index| self.slab.at(index).hints[direction.index()])
+    }
+
+    /// Which ends of a packet keep no state of its flow, its sender and its receiver, and which way it goes; nothing when its
+    /// flow is not here, or has to be decided again first, as decisions stand since an `epoch`.
+    #[must_use]
+    pub fn stateless_ends(
+        &self,
+        segment: &Segment,
+        settings: &StateSettings,
+        epoch: u32,
+    ) -> Option<([bool; 2], Direction)> {
+        let (key, swapped) = Key::of_segment(segment);
+        let entry = self.slab.at(self.find(&key)?);
+        let direction = entry.direction(swapped);
+        let [opener, other] = entry.stateless;
+        let ends = match direction {
+            Direction::Original => [opener, other],
+            Direction::Reply => [other, opener],
+        };
+        (!is_stale(entry, settings, epoch)).then_some((ends, direction))
+    }
+
+    /// Which ends keep no state of a flow: its opener, the other one.
+    #[must_use]
+    pub fn stateless(&self, flow: FlowId) -> [bool; 2] {
+        self.slab.index(flow).map_or([false; 2], |index| self.slab.at(index).stateless)
     }
 
     /// What a flow's first packet had beside its key. Nothing special when the flow is gone.
@@ -512,12 +549,14 @@ impl Drop for FlowTable {
 
 impl Entry {
     const fn admitted(&self) -> Admitted {
-        Admitted { epoch: self.epoch, egress_rule: self.egress_rule, ingress_rule: self.ingress_rule }
+        let Self { epoch, egress_rule, ingress_rule, stateless, .. } = *self;
+        Admitted { epoch, egress_rule, ingress_rule, stateless }
     }
 
     fn admit(&mut self, admitted: &Admitted) {
-        let Admitted { epoch, egress_rule, ingress_rule } = *admitted;
+        let Admitted { epoch, egress_rule, ingress_rule, stateless } = *admitted;
         (self.epoch, self.egress_rule, self.ingress_rule) = (epoch, egress_rule, ingress_rule);
+        self.stateless = stateless;
     }
 }
 

@@ -36,13 +36,15 @@ pub enum Userspace {
     SourceIsNotItsOwn,
     /// Of a flow
     ProxiedElsewhere,
+    /// Of a flow
+    StateOfOneEnd,
     /// Of a packet
     Tagged,
 }
 
 impl Userspace {
     /// All reasons.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::PortSecurityOff,
         Self::VtepIsNoMember,
         Self::MacIsNoStation,
@@ -55,6 +57,7 @@ impl Userspace {
         Self::ControlTraffic,
         Self::SourceIsNotItsOwn,
         Self::ProxiedElsewhere,
+        Self::StateOfOneEnd,
         Self::Tagged,
     ];
 
@@ -70,7 +73,9 @@ impl Userspace {
             | Self::AddressIsReserved
             | Self::AddressIsAnothers
             | Self::AddressIsShared => "decisions about the address",
-            Self::ControlTraffic | Self::SourceIsNotItsOwn | Self::ProxiedElsewhere => "the flow",
+            Self::ControlTraffic | Self::SourceIsNotItsOwn | Self::ProxiedElsewhere | Self::StateOfOneEnd => {
+                "the flow"
+            }
             Self::Tagged => "the packet",
         }
     }
@@ -92,6 +97,9 @@ impl Userspace {
             Self::SourceIsNotItsOwn => "the source address is not its sender's own",
             Self::ProxiedElsewhere => {
                 "a sender that asks the appliance is sent to another endpoint by the address"
+            }
+            Self::StateOfOneEnd => {
+                "only one of its ends here keeps state of it: the other's rules are asked about each packet"
             }
             Self::Tagged => "it has a VLAN tag of the tenant's",
         }
@@ -151,6 +159,14 @@ impl<'n> Eligibility<'n> {
         let reached = network.at_address(key.dst).map(|(found, _)| found).or_else(|| network.behind(key.dst));
         let agrees = reached.is_some_and(|found| found.id == dst.id);
         unless(agrees || !self.is_proxied(src.location), Userspace::ProxiedElsewhere)
+    }
+
+    /// May a flow be carried of which these ends keep no state?
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn kept(self, stateless: [bool; 2]) -> Result<(), Userspace> {
+        unless(stateless == [false; 2], Userspace::StateOfOneEnd)
     }
 
     /// May a packet with so many VLAN tags be carried?

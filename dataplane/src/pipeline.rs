@@ -24,6 +24,8 @@ mod oversize;
 mod reject;
 mod ruling;
 pub mod shared;
+pub mod snoop;
+mod stateless;
 #[cfg(test)]
 mod tests;
 pub mod track;
@@ -171,10 +173,11 @@ impl<'s> Pipeline<'s> {
             Tracked::Passes(settled) => settled,
             Tracked::Undecided(undecided) => self.decide(arrival, undecided, frame, now)?,
         };
+        self.snoop_dhcp(arrival, &to, &view, frame, now);
         // 7 forward, 8 encapsulate
-        let came = [view.dst, view.src];
+        let (came, bytes) = ([view.dst, view.src], frame.len() as u64);
         let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?;
-        sender.state.sent(1, frame.len() as u64);
+        sender.state.sent(1, bytes);
         // 9 hand over
         self.hand_on(arrival, &to, settled.as_ref(), came, &view, now, out);
         Ok(outcome)
@@ -247,6 +250,7 @@ impl<'s> Pipeline<'s> {
             Tracked::Passes(settled) => settled,
             Tracked::Undecided(undecided) => self.decide(arrival, undecided, frame, now)?,
         };
+        self.snoop_dhcp(arrival, &to, &view, frame, now);
         // 7' forward, 8' encapsulate
         let came = [view.dst, view.src];
         let outcome = self.forward(arrival, &to, &mut view, frame, now, out)?;
@@ -281,11 +285,15 @@ impl<'s> Pipeline<'s> {
     ) -> Outcome {
         let vni = arrival.network.vni;
         let subject = Subject::of_frame(vni, frame.bytes());
-        let Refusal { reason, by, rule, reject, log } = refusal;
+        let Refusal { mut reason, by, rule, reject, log } = refusal;
         if matches!(reason, DropReason::IpSpoofed | DropReason::ArpSpoofed | DropReason::NdSpoofed)
             && let Ok(view) = View::parse(frame.bytes())
         {
-            report_theft(arrival, &view, frame, now);
+            if self.snoop_refused(arrival, &view, frame, now) {
+                reason = DropReason::Unlearned;
+            } else {
+                report_theft(arrival, &view, frame, now);
+            }
         }
         let key = DropKey { vni: Some(vni), reason, from: Some(arrival.from), by, rule };
         if let Some(rule) = rule {

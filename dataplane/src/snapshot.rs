@@ -5,6 +5,7 @@
 
 mod compile;
 pub mod holders;
+mod learning;
 pub mod rule_counts;
 pub mod rule_limits;
 pub mod rules;
@@ -112,6 +113,8 @@ pub struct Snapshot {
     networks: HashMap<Vni, Arc<Network>, RandomState>,
     by_attachment: Vec<Option<(Arc<Network>, EndpointId)>>,
     learning: Vec<Arc<Network>>,
+    /// Those in which addresses of endpoints are learned
+    learners: Vec<Arc<Network>>,
 }
 
 /// A network, as this host has a part in it.
@@ -192,6 +195,8 @@ pub struct Network {
     pub(crate) multicast: Option<Source>,
     /// Endpoints without port security
     pub(crate) unsecured: Vec<EndpointId>,
+    /// Endpoints whose addresses are learned
+    pub(crate) learners: Vec<EndpointId>,
     /// Addresses whose owner or groups changed after `epoch`, and in which snapshot; not those of which their endpoint says so
     changed_addresses: HashMap<Addr, u32, RandomState>,
     /// Addresses that are in groups
@@ -219,6 +224,8 @@ pub struct Endpoint {
     pub sender: Sender,
     /// Its rules are applied on this host: it is here, or at a VTEP that applies none.
     pub enforced_here: bool,
+    /// How addresses of it are learned, where they are
+    pub learning: Option<config::Learning>,
     /// What outlives snapshots
     pub state: Arc<EndpointState>,
 }
@@ -346,6 +353,11 @@ impl Snapshot {
         networks.into_iter().filter_map(|(_, network)| self.networks.get(&network.vni)).collect()
     }
 
+    /// The networks in which addresses of endpoints are learned.
+    pub fn learner_networks(&self) -> impl Iterator<Item = &Arc<Network>> {
+        self.learners.iter()
+    }
+
     /// The networks in which something is learned.
     pub fn learning_networks(&self) -> impl Iterator<Item = &Arc<Network>> {
         self.learning.iter()
@@ -424,6 +436,7 @@ impl Snapshot {
             networks: HashMap::default(),
             by_attachment: Vec::new(),
             learning: Vec::new(),
+            learners: Vec::new(),
         };
         for tenant in config.tenants.values() {
             let same =
@@ -466,6 +479,9 @@ impl Snapshot {
         }
         if network.learns() {
             self.learning.push(network.clone());
+        }
+        if network.has_learners() {
+            self.learners.push(network.clone());
         }
         self.networks.insert(network.vni, network);
     }

@@ -23,7 +23,7 @@ static __always_inline bool is_control_traffic(const struct network *network, co
 	return false;
 }
 
-/* Can the packet be the first of a flow that is decided here? */
+/* Can the packet be the first of a flow that is decided here? Why not is noted. */
 static __always_inline bool may_begin(const struct __sk_buff *skb, struct packet *p)
 {
 	if (skb->gso_size)
@@ -121,8 +121,8 @@ static __always_inline bool find_cached_policy(struct scratch *scratch, __u32 vn
 }
 
 /*
- * What becomes of the first packet of a flow, by the policy or by a policy-cache entry that the pipeline has left: VERDICT_ALLOW or VERDICT_DENY
- * in the scratch area, with the flow made ready, in no table yet, and where the packet goes. Its network; none where the pipeline is
+ * What becomes of the first packet of a flow, by the policy or by a policy-cache entry that the pipeline has left: VERDICT_ALLOW, VERDICT_DENY
+ * or VERDICT_STATELESS in the scratch area, with the flow made ready, in no table yet, and where the packet goes. Its network; none where the pipeline is
  * to say.
  */
 static __always_inline const struct network *decide_new(struct scratch *scratch, const struct config *config, __u32 vni, __u32 side)
@@ -133,10 +133,14 @@ static __always_inline const struct network *decide_new(struct scratch *scratch,
 	const struct network *network;
 
 	scratch->verdict = decide(scratch, config, vni);
-	if (scratch->verdict == VERDICT_UNKNOWN && find_cached_policy(scratch, vni) && cached_policy->generation == generation)
+	if (scratch->packet.lone) {
+		if (scratch->verdict != VERDICT_STATELESS)
+			return 0;
+	} else if (scratch->verdict == VERDICT_UNKNOWN && find_cached_policy(scratch, vni) && cached_policy->generation == generation)
 		scratch->verdict = VERDICT_ALLOW;
-	punt(&scratch->packet, PUNT_UNDECIDED);
-	if (scratch->verdict > VERDICT_DENY)
+	if (!scratch->packet.lone)
+		punt(&scratch->packet, PUNT_UNDECIDED);
+	if (scratch->verdict > VERDICT_DENY && scratch->verdict != VERDICT_STATELESS)
 		return 0;
 	flow->network = cached_policy->network;
 	scratch->payer.account = cached_policy->account;

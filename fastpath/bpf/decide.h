@@ -27,6 +27,10 @@ enum verdict {
 	VERDICT_UNKNOWN,
 	/* Of a tier: the next one is asked. */
 	VERDICT_PASS,
+	/* Allowed, and of no flow */
+	VERDICT_STATELESS,
+	/* Of one end: its policy is not asked here. */
+	VERDICT_NOT_ASKED,
 };
 
 #define POLICY_RESULT(what, rule) ((__u64)(what) << 32 | (rule))
@@ -169,6 +173,8 @@ __noinline __u64 policy_lookup(__u32 place, __u32 tier, __u32 identity, __u32 ke
 	if (!rule)
 		return POLICY_RESULT(VERDICT_UNKNOWN, NO_RULE);
 	does = rule[1] & ~RULE_LOG;
+	if (does == (RULE_ALLOW | RULE_STATELESS))
+		return POLICY_RESULT(VERDICT_STATELESS, rule[0]);
 	if (does == RULE_PASS)
 		return POLICY_RESULT(VERDICT_PASS, NO_RULE);
 	return POLICY_RESULT(does <= RULE_DENY ? does : VERDICT_PUNT, rule[0]);
@@ -177,8 +183,12 @@ __noinline __u64 policy_lookup(__u32 place, __u32 tier, __u32 identity, __u32 ke
 /* What rules look at in a packet, as policy's `Point`: the protocol and, below it, port or type. */
 static __always_inline __u32 policy_key(const struct packet *p)
 {
-	__u32 below = p->echo ? (p->v6 ? ECHO_V6_REQUEST : ECHO_V4_REQUEST) << 8 : p->dport;
+	__u32 below = p->dport;
 
+	if (p->echo == ECHO_REQUEST)
+		below = (p->v6 ? ECHO_V6_REQUEST : ECHO_V4_REQUEST) << 8;
+	else if (p->echo)
+		below = (p->v6 ? ECHO_V6_REPLY : ECHO_V4_REPLY) << 8;
 	return (__u32)p->proto << 17 | below;
 }
 
@@ -257,7 +267,7 @@ static __always_inline enum verdict ask_policy(struct scratch *scratch, const st
 
 	*rule = NO_RULE;
 	if (tiers == NO_RULE)
-		return VERDICT_ALLOW;
+		return VERDICT_NOT_ASKED;
 	/* One after the other, and no loop: 6.1 takes none that is fallen into from above, as the compiler would have it. */
 	result = ask_tier(scratch, whose, peer, tiers * POLICY_TIERS, fields);
 	if (result >> 32 == VERDICT_PASS)
@@ -276,6 +286,16 @@ static __always_inline enum verdict ask_policy(struct scratch *scratch, const st
 	return result >> 32;
 }
 
+/* What the verdict of the receiving end makes of one that lets pass. A flow of which one end keeps no state is the pipeline's. */
+static __always_inline enum verdict both_say(enum verdict sender, enum verdict receiver)
+{
+	if (receiver == VERDICT_NOT_ASKED)
+		return sender == VERDICT_NOT_ASKED ? VERDICT_ALLOW : sender;
+	if ((receiver == VERDICT_ALLOW && sender == VERDICT_STATELESS) || (receiver == VERDICT_STATELESS && sender == VERDICT_ALLOW))
+		return VERDICT_PUNT;
+	return receiver;
+}
+
 /*
  * What the rules of both ends say of the packet in hand as the first of a flow. By which policy-cache entry it would begin is on the
  * scratch area, also where they do not let it; and by what it is refused then.
@@ -289,7 +309,7 @@ static __always_inline enum verdict decide(struct scratch *scratch, const struct
 	const struct policy_block *head;
 	const struct network *network;
 	__u32 place, epoch, zero = 0;
-	enum verdict verdict;
+	enum verdict verdict, other;
 	void *policy;
 
 	if (config->flags & CONFIG_UNDECIDED)
@@ -313,6 +333,8 @@ static __always_inline enum verdict decide(struct scratch *scratch, const struct
 	if (scratch->policy != epoch || !find_endpoint(&keys[0], src) || !find_endpoint(&keys[1], dst) ||
 	    src->network != place || dst->network != place)
 		return VERDICT_UNKNOWN;
+	if (p->lone && !(network->marks & NETWORK_STATELESS))
+		return VERDICT_UNKNOWN;
 	/* Back to where it came from: only a hub sends to VTEPs what VTEPs have sent. */
 	if (same_addr(&p->src, &p->dst) ||
 	    (src->at & dst->at & AT_VTEP ? !(network->marks & NETWORK_HUB) : src->at == dst->at))
@@ -330,7 +352,9 @@ static __always_inline enum verdict decide(struct scratch *scratch, const struct
 	if (!make_template(&cached_policy->templates[0], network, src, dst) || !make_template(&cached_policy->templates[1], network, dst, src))
 		return VERDICT_UNKNOWN;
 	verdict = ask_policy(scratch, src, dst, EGRESS, &cached_policy->rules[0]);
-	if (verdict == VERDICT_ALLOW)
-		verdict = ask_policy(scratch, dst, src, INGRESS, &cached_policy->rules[1]);
+	if (verdict == VERDICT_ALLOW || verdict >= VERDICT_STATELESS) {
+		other = ask_policy(scratch, dst, src, INGRESS, &cached_policy->rules[1]);
+		verdict = both_say(verdict, other);
+	}
 	return policy_now(scratch, network) == epoch ? verdict : VERDICT_UNKNOWN;
 }

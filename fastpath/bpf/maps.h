@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * The tables; the daemon says before they are made how large those are that are not of one entry. It writes them; the
- * programs write into flows, answers, accounts, buckets, policy drops, denied, ended and stats.
+ * programs write into flows, answers, accounts, buckets, policy drops, denied, stateless, ended and stats.
  */
 #pragma once
 
@@ -161,6 +161,15 @@ struct {
 	__type(value, struct denied);
 } denied SEC(".maps");
 
+/* What the rules without state have let pass. Of each as `policy_drops` names who is refused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 14);
+	__type(key, struct policy_drop_key);
+	__type(value, struct denied);
+} stateless SEC(".maps");
+
 /* What the pipeline has answered; those that nobody asks for give way to others. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -292,6 +301,8 @@ struct scratch {
 	/* Only to order reads by */
 	__u32 fence;
 	struct policy_drop_key refused;
+	/* Of a packet that rules without state let pass */
+	struct policy_drop_key passed;
 	struct denied_key denied;
 	/* Never written: what a denial begins as, its lock not one here */
 	__u8 nothing[sizeof(struct policy_drop)] __attribute__((aligned(8)));

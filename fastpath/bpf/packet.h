@@ -95,6 +95,10 @@ struct packet {
 	bool scales;
 	__u8 scale;
 	__u16 mss;
+	/* It is none that a flow begins with: it passes by rules without state, or not here. */
+	bool lone;
+	/* It passes by rules without state, and was counted for them. */
+	bool stateless;
 	/* Why it is punted, should it be */
 	enum punt punt;
 };

@@ -10,6 +10,7 @@
 #include "fragment.h"
 #include "leg.h"
 #include "punt_limit.h"
+#include "stateless.h"
 
 static __always_inline bool is_bum(struct __sk_buff *skb)
 {
@@ -95,7 +96,8 @@ static __always_inline enum forward_verdict tenant_forward(struct __sk_buff *skb
 		}
 	}
 	/* Flows of other legs than the direct one are opened by the pipeline. */
-	if (scratch->key.leg || !may_begin(skb, p) || !beginning_fits(skb, 0, p, 0))
+	p->lone = !may_begin(skb, p);
+	if (scratch->key.leg || p->fragment == FRAGMENT_LATER || !beginning_fits(skb, 0, p, 0))
 		return FORWARD_PUNT;
 	network = decide_new(scratch, config, from->vni, side);
 	if (!network || !matches_template(skb, from, &scratch->ends, &scratch->template, network, side, p))
@@ -103,7 +105,8 @@ static __always_inline enum forward_verdict tenant_forward(struct __sk_buff *skb
 	/* The other fragments of what is refused are the pipeline's to refuse. */
 	if (scratch->verdict == VERDICT_DENY)
 		return !flow && !p->fragment && count_policy_drop(scratch, config, from->id, skb->len) ? FORWARD_DENY : FORWARD_PUNT;
-	if (!(flow ? ct_reopen(flow, scratch, config, side) : ct_create(scratch, config, side)))
+	if (!(scratch->verdict == VERDICT_STATELESS ? pass_alone(skb, flow, scratch) :
+	      flow ? ct_reopen(flow, scratch, config, side) : ct_create(scratch, config, side)))
 		return FORWARD_PUNT;
 	find_forwarding(scratch, network, side, forwarding);
 	return FORWARD_PASS;
@@ -117,8 +120,11 @@ static __always_inline void uncount(struct __sk_buff *skb, struct scratch *scrat
 	__u32 bytes = p->len + ETH_HLEN, packets = 1, gso_size = skb->gso_size;
 	struct flow_dir *flow_dir;
 
-	if (!flow)
+	if (!flow) {
+		if (p->stateless)
+			count_stateless(skb, -1);
 		return;
+	}
 	if (gso_size)
 		packets = (bytes + gso_size - 1) / gso_size;
 	flow_dir = same_addr(&p->src, &scratch->key.low) ? &flow->dirs[0] : &flow->dirs[1];

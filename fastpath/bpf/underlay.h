@@ -14,6 +14,7 @@
 #include "fragment.h"
 #include "leg.h"
 #include "punt_limit.h"
+#include "stateless.h"
 
 /* The UDP header at `at`, and what follows it: is it a VXLAN header as we write them ourselves? */
 static __always_inline bool read_vxlan(struct __sk_buff *skb, const __u32 at, const struct config *config,
@@ -173,21 +174,23 @@ static __always_inline enum forward_verdict underlay_forward(struct __sk_buff *s
 			return FORWARD_PUNT;
 		}
 	}
-	if (scratch->key.leg || !may_begin(skb, p) || !beginning_fits(skb, outer_len, p, 1))
+	p->lone = !may_begin(skb, p);
+	if (scratch->key.leg || p->fragment == FRAGMENT_LATER || !beginning_fits(skb, outer_len, p, 1))
 		return FORWARD_PUNT;
 	network = decide_new(scratch, config, outer->vni, side);
 	if (!network || !comes_this_way(skb, p, &scratch->ends, &scratch->template, network, side, &outer->src, inner))
 		return FORWARD_PUNT;
-	if (((scratch->came == SUM_OPEN || is_small(p, udp_at)) && !(where_to(&scratch->ends, side) & AT_VTEP)) ||
+	if (((goes_by_tunnel(skb, scratch) || is_small(p, udp_at)) && !(where_to(&scratch->ends, side) & AT_VTEP)) ||
 	    !sum_can_be_had(skb, p, &scratch->ends, side, scratch->came)) {
-		p->punt = PUNT_OUTER;
+		p->punt = skb->gso_size ? PUNT_GSO : PUNT_OUTER;
 		return FORWARD_PUNT;
 	}
 	if (scratch->verdict == VERDICT_DENY)
 		return !flow && !p->fragment && count_policy_drop(scratch, config, scratch->cached_policy.ends.at[0], skb->len - udp_at - sizeof(struct udphdr)) ?
 			       FORWARD_DENY :
 			       FORWARD_PUNT;
-	if (!(flow ? ct_reopen(flow, scratch, config, side) : ct_create(scratch, config, side)))
+	if (!(scratch->verdict == VERDICT_STATELESS ? pass_alone(skb, flow, scratch) :
+	      flow ? ct_reopen(flow, scratch, config, side) : ct_create(scratch, config, side)))
 		return FORWARD_PUNT;
 	find_forwarding(scratch, network, side, forwarding);
 	return FORWARD_PASS;

@@ -15,7 +15,8 @@ pub(crate) use self::datagram::{
 };
 pub use self::denial::{Denied, DeniedKey, PolicyDrop, PolicyDropKey};
 pub use self::network::{
-    CHANGED_ADDRESS, CHANGED_MAC, CONTROL_PORTS, ChangedKey, NETWORK_HUB, NO_EPOCH, Network,
+    CHANGED_ADDRESS, CHANGED_MAC, CONTROL_PORTS, ChangedKey, NETWORK_HUB, NETWORK_STATELESS, NO_EPOCH,
+    Network,
 };
 
 /// A flow's key: the same for both directions. An echo's says who asks.

@@ -42,10 +42,11 @@ pub use self::{
         CHANGED_ADDRESS, CHANGED_MAC, CONFIG_CROWDED, CONFIG_UNDECIDED, CONTROL_PORTS, CachedPolicy,
         ChangedKey, ClosedFlow, DEVICE_NAME, Denied, DeniedKey, ENDPOINT_PROXIED, Egress, Endpoint,
         EndpointKey, Ends, Entropy, FLOW_KERNEL_CREATED, FLOW_REPLIED, FLOW_RESERVED, FLOW_STALE,
-        FLOW_STREAM, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, Flow, FlowDir, Key, LAYOUT, NETWORK_HUB, NO_EPOCH,
-        NO_RULE, NeighborKey, Network, PUNT_HASH_AT, PUNT_HEADER, PolicyCacheKey, PolicyDrop, PolicyDropKey,
-        STATES, Settings, TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS, TEMPLATE_INHERIT_TTL, TEMPLATE_OPEN,
-        TEMPLATE_TO_US, TcpSide, Template, VTEP_NO_SUM, VTEP_SUM, Vtep, address, attachment_of,
+        FLOW_STREAM, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, Flow, FlowDir, Key, LAYOUT, NETWORK_HUB,
+        NETWORK_STATELESS, NO_EPOCH, NO_RULE, NeighborKey, Network, PUNT_HASH_AT, PUNT_HEADER,
+        PolicyCacheKey, PolicyDrop, PolicyDropKey, STATES, Settings, TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS,
+        TEMPLATE_INHERIT_TTL, TEMPLATE_OPEN, TEMPLATE_TO_US, TcpSide, Template, VTEP_NO_SUM, VTEP_SUM, Vtep,
+        address, attachment_of,
     },
     limits::Limits,
     pins::{is_pinned, unpin},
@@ -124,6 +125,7 @@ pub struct Fastpath {
     endpoints: MapHandle,
     policies: MapHandle,
     policy_drops: MapHandle,
+    stateless: MapHandle,
     denied: MapHandle,
     pub(crate) datagrams: MapHandle,
     /// The table that `ct_settings` is mapped from
@@ -271,7 +273,7 @@ impl Fastpath {
         let (policy_cache, neighbor_cache) = (map("policy_cache")?, map("neighbor_cache")?);
         let (entropy, closed_flows, buckets) = (map("entropy")?, map("closed_flows")?, map("buckets")?);
         let (endpoints, policies, policy_drops) = (map("endpoints")?, map("policies")?, map("policy_drops")?);
-        let denied = map("denied")?;
+        let (denied, stateless) = (map("denied")?, map("stateless")?);
         let datagrams = map("datagrams")?;
         let ct_settings_table = map("ct_settings")?;
         let ct_settings = CtSettings::of(&ct_settings_table)?;
@@ -297,6 +299,7 @@ impl Fastpath {
             policies,
             policy_drops,
             denied,
+            stateless,
             datagrams,
             ct_settings_table,
             ct_settings,

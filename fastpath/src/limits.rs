@@ -27,7 +27,7 @@ impl Limits {
             "policy_cache" => sizes.policy_cache,
             "neighbor_cache" => sizes.neighbor_cache,
             "closed_flows" => sizes.closed_flows,
-            "policy_drops" | "denied" => sizes.policy_drops,
+            "policy_drops" | "denied" | "stateless" => sizes.policy_drops,
             "datagrams" => sizes.datagrams,
             _ => return None,
         };

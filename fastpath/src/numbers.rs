@@ -37,6 +37,8 @@ pub const RULE_ACTIONS: [&str; 4] = ["ALLOW", "DENY", "REJECT", "PASS"];
 
 /// Of what a rule does: it is logged
 pub const RULE_LOG: u32 = 1 << 8;
+/// Of what a rule does: what it allows begins no flow
+pub const RULE_STATELESS: u32 = 1 << 11;
 
 /// Tiers of a list
 pub const POLICY_TIERS: usize = 4;

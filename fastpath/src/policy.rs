@@ -173,6 +173,30 @@ impl Fastpath {
         remove(&self.denied, "denied", key.as_bytes())
     }
 
+    /// What the rules without state have let pass in the kernel.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn passed_stateless(&self) -> Result<Vec<(PolicyDropKey, Denied)>, Error> {
+        let keys = self.stateless.keys().filter_map(|key| PolicyDropKey::read_from_bytes(&key).ok());
+        let rows = keys.map(|key| {
+            let mut passed = Denied::new_zeroed();
+            let found = self.stateless.lookup_into(key.as_bytes(), passed.as_mut_bytes(), MapFlags::ANY);
+            found
+                .map(|found| found.then_some((key, passed)))
+                .map_err(|source| Error::Table { table: "stateless", source })
+        });
+        rows.filter_map(Result::transpose).collect()
+    }
+
+    /// Forgets one of them.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn remove_stateless(&self, key: &PolicyDropKey) -> Result<(), Error> {
+        remove(&self.stateless, "stateless", key.as_bytes())
+    }
+
     /// Forgets a row of it. What a program counts there at this moment is lost.
     ///
     /// # Errors

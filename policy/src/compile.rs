@@ -138,6 +138,10 @@ pub struct Compiled {
     does: Box<[Outcome]>,
     /// Ruleset -> whether one of its rules asks for what flows of one pair and service differ by
     tells_flows_apart: Box<[bool]>,
+    /// Ruleset -> whether one of its rules allows without state
+    stateless: Box<[bool]>,
+    /// Whether one of any ruleset does
+    has_stateless: bool,
     /// Address -> identity
     addresses: AddressMap,
     identities: Box<[IdentityRow]>,
@@ -286,6 +290,22 @@ impl Compiled {
         self.tiers(endpoint, direction).is_some_and(|tiers| self.tiers_of(tiers).any(asks))
     }
 
+    /// Whether rules of `endpoint`, in whichever direction, allow without state: what it has to do with is no flow then, or
+    /// one of the other end alone.
+    #[must_use]
+    pub fn is_stateless(&self, endpoint: EndpointId) -> bool {
+        let is_stateless = |tier: &Tier| self.stateless.get(tier.ruleset().0 as usize) == Some(&true);
+        [Direction::Ingress, Direction::Egress].into_iter().any(|direction| {
+            self.tiers(endpoint, direction).is_some_and(|tiers| self.tiers_of(tiers).any(is_stateless))
+        })
+    }
+
+    /// Whether any rules allow without state.
+    #[must_use]
+    pub const fn has_stateless(&self) -> bool {
+        self.has_stateless
+    }
+
     /// What a rule does; nothing where none has this number.
     #[must_use]
     pub fn does(&self, rule: RuleId) -> Option<Then> {
@@ -369,6 +389,7 @@ impl Compiled {
                 + size_of_val(&*self.rules)
                 + size_of_val(&*self.does)
                 + size_of_val(&*self.tells_flows_apart)
+                + size_of_val(&*self.stateless)
                 + size_of_val(&*self.identities)
                 + size_of_val(&*self.further)
                 + self.addresses.bytes()

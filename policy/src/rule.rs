@@ -63,6 +63,8 @@ pub struct Verdict {
     /// Of the flows that it allows, each source may have or begin so many only: whoever follows flows counts them. With
     /// `audit`, that is only being tried out.
     pub limited: bool,
+    /// What it allows begins no flow: each packet is decided by itself, and what answers it, too.
+    pub stateless: bool,
 }
 
 /// What a rule does with what it matches.
@@ -291,7 +293,7 @@ impl Verdict {
     /// This action, and nothing beside it.
     #[must_use]
     pub const fn only(action: Action) -> Self {
-        Self { action, log: false, audit: false, chain: None, limited: false }
+        Self { action, log: false, audit: false, chain: None, limited: false, stateless: false }
     }
 
     /// Does a packet go on?
@@ -305,6 +307,11 @@ impl Then {
     /// What this settles allows, or settles nothing yet: it takes a header that was read to match.
     pub(crate) const fn wants_header(self) -> bool {
         matches!(self, Self::Pass | Self::Settle(Verdict { action: Action::Allow, .. }))
+    }
+
+    /// What this allows begins no flow.
+    pub(crate) const fn is_stateless(self) -> bool {
+        matches!(self, Self::Settle(Verdict { stateless: true, .. }))
     }
 }
 

@@ -7,7 +7,7 @@ use eastgate_api::{
     Restored, RuleCountRow, RuleRef, Status, TraceReport,
 };
 use eastgate_config::Config;
-use eastgate_wire::{DropReason, names};
+use eastgate_wire::{Addr, DropReason, names};
 
 use super::table::Table;
 use crate::{changes, plan::Line};
@@ -58,6 +58,13 @@ pub(super) fn status(status: &Status) -> String {
     }
     line("dataplane", format!("{}, {}", status.dataplane, names::count(status.workers, "worker")));
     line("flows", flow_counts(&status.flows));
+    if status.learned.addresses + status.learned.refused > 0 {
+        let learned = names::count(status.learned.addresses, "address");
+        line("learned", format!("{learned}, {} refused", status.learned.refused));
+    }
+    if !status.excluded.is_empty() {
+        line("unprotected", names::some_of(&status.excluded, LISTED, ", "));
+    }
     let traffic = &status.traffic;
     line("ports", format!("{} frames in, {} out", traffic.from_ports, traffic.to_ports));
     line("underlay", format!("{} datagrams in, {} out", traffic.from_underlay, traffic.to_underlay));
@@ -142,6 +149,18 @@ fn or_none(table: &Table, what: &str) -> String {
     if table.is_empty() { format!("no {what}\n") } else { table.to_string() }
 }
 
+/// An address, and how it was learned if it was: `10.1.0.7(dhcp,3600s)`.
+fn address(address: Addr, row: &EndpointRow) -> String {
+    let Some(learned) = row.learned.iter().find(|it| it.address == address) else {
+        return address.to_string();
+    };
+    let by = if learned.elsewhere { "elsewhere" } else { &learned.by };
+    match learned.expires_s {
+        Some(left) => format!("{address}({by},{left}s)"),
+        None => format!("{address}({by})"),
+    }
+}
+
 pub(super) fn endpoints(rows: &[EndpointRow]) -> String {
     let mut table = Table::new([
         "VNI",
@@ -156,7 +175,7 @@ pub(super) fn endpoints(rows: &[EndpointRow]) -> String {
         "STAYS IN USERSPACE BECAUSE",
     ]);
     for row in rows {
-        let addresses: Vec<String> = row.addresses.iter().map(ToString::to_string).collect();
+        let addresses: Vec<String> = row.addresses.iter().map(|it| address(*it, row)).collect();
         table.row([
             row.vni.to_string(),
             row.endpoint.clone(),
@@ -164,7 +183,7 @@ pub(super) fn endpoints(rows: &[EndpointRow]) -> String {
             row.port.clone().unwrap_or_default(),
             row.mac.to_string(),
             names::some_of(&addresses, LISTED, ","),
-            names::some_of(&row.groups, LISTED, ","),
+            if row.excluded { "UNPROTECTED".into() } else { names::some_of(&row.groups, LISTED, ",") },
             row.tx_frames.to_string(),
             row.rx_frames.to_string(),
             row.userspace.clone().unwrap_or_default(),

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use eastgate_api::{Done, ErrorCode, Failure};
-use eastgate_config::Config;
+use eastgate_config::{Config, Effective};
 use eastgate_dataplane::{pipeline::shared::lock, snapshot::Snapshot};
 
 use super::{ConfigRefused, Daemon, load};
@@ -54,6 +54,7 @@ impl Daemon {
         let current = before.clone();
         let mut registry = std::mem::take(&mut self.registry);
         let (host, states) = (self.host.clone(), self.view.shared.states.clone());
+        let known = self.learner.effective.clone();
         // Parsing and compiling take their time; signals and devices are heard meanwhile.
         let work = tokio::task::spawn_blocking(move || {
             let config = load(&mut loader, false);
@@ -66,11 +67,12 @@ impl Daemon {
             let snapshot = config.and_then(|config| {
                 let (affordable, warning) = within_open_files(&config);
                 // What is told of it does not hold up what is made of it.
+                let effective = Effective::new(affordable.clone(), current.learned_addresses(), Some(&known));
                 let (snapshot, (changes, digest)) = std::thread::scope(|scope| {
                     let told =
-                        scope.spawn(|| (changes::between(&current.config, &affordable), config.digest()));
+                        scope.spawn(|| (changes::between(known.written(), &affordable), config.digest()));
                     let snapshot =
-                        Snapshot::compile(&affordable, &host, Some(&current), &mut registry, &states);
+                        Snapshot::compile(effective.config(), &host, Some(&current), &mut registry, &states);
                     (snapshot, told.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
                 });
                 let snapshot =
@@ -80,7 +82,7 @@ impl Daemon {
                     compiled = ?now().since(begun),
                     "the snapshot stands"
                 );
-                Ok((snapshot, changes, digest, warning))
+                Ok((snapshot, effective, changes, digest, warning))
             });
             (loader, registry, snapshot)
         });
@@ -91,26 +93,16 @@ impl Daemon {
             loader.warnings().iter().map(|warning| format!("{}: {}", warning.at, warning.problem)).collect();
         self.loader = Some(loader);
         self.registry = registry;
-        let (snapshot, changes, digest, too_many_ports) = snapshot?;
+        let (snapshot, effective, changes, digest, too_many_ports) = snapshot?;
         warnings.extend(too_many_ports);
         warnings.extend(nothing_to_do(&snapshot));
         let epoch = snapshot.epoch;
         // Frames of ports that the new snapshot does not name are refused from here on, before their sockets are
         // closed; new ports are guarded before they get any.
-        self.view.shared.install(snapshot, now());
-        let installed = now();
-        if let Some(kernel) = self.view.kernel.get() {
-            // The snapshot is in force whatever becomes of this: then no flow passes without it.
-            match kernel.take_snapshot(&self.view.shared.snapshot_arc()) {
-                Ok(()) => kernel.program_policies_in_background(),
-                Err(error) => {
-                    tracing::error!(%error, "the fast path does not know the new snapshot");
-                    eastgate_dataplane::pipeline::offload::FlowOffload::forget_paths(&**kernel);
-                }
-            }
-        }
+        self.install(snapshot);
         let in_force_after = now().since(begun);
-        tracing::debug!(pipeline = ?installed.since(begun), kernel = ?in_force_after, "the snapshot is in force");
+        self.learner.effective = effective;
+        self.follow_learned();
         self.note_sizes();
         self.reconcile().await;
         self.wait_for_workers().await;
@@ -129,6 +121,28 @@ impl Daemon {
             flows_ended: ended.await.ok(),
             warnings,
         })
+    }
+
+    /// Puts a snapshot in force, in the pipeline and in the kernel.
+    pub(super) fn install(&self, snapshot: Snapshot) {
+        let begun = now();
+        self.view.shared.install(snapshot, begun);
+        let installed = now();
+        if let Some(kernel) = self.view.kernel.get() {
+            // The snapshot is in force whatever becomes of this: then no flow passes without it.
+            match kernel.take_snapshot(&self.view.shared.snapshot_arc()) {
+                Ok(()) => kernel.program_policies_in_background(),
+                Err(error) => {
+                    tracing::error!(%error, "the fast path does not know the new snapshot");
+                    eastgate_dataplane::pipeline::offload::FlowOffload::forget_paths(&**kernel);
+                }
+            }
+        }
+        tracing::debug!(
+            pipeline = ?installed.since(begun),
+            kernel = ?now().since(begun),
+            "the snapshot is in force"
+        );
     }
 
     /// Returns when every worker has finished what it had in hand.

@@ -14,8 +14,8 @@ use std::{
 };
 
 use eastgate_api::{
-    Done, EndpointRow, ErrorCode, Failure, FdbRow, Filter, FlowCounts, GroupRow, List, NeighborRow,
-    PolicyRow, PortStatus, Reply, Request, Restored, RuleRow, Status, Traffic, VtepStatus,
+    Done, EndpointRow, ErrorCode, Failure, FdbRow, Filter, FlowCounts, GroupRow, LearnedAddress, List,
+    NeighborRow, PolicyRow, PortStatus, Reply, Request, Restored, RuleRow, Status, Traffic, VtepStatus,
 };
 use eastgate_config::Rule;
 use eastgate_conntrack::flow::Rank;
@@ -40,6 +40,30 @@ use eastgate_wire::{Family, Vni};
 use self::{ends::Ends, part::Part};
 use super::{PortState, View};
 use crate::{io::clock, plan::too_small_for};
+
+/// The endpoints here that are carried without policy.
+fn excluded(snapshot: &Snapshot) -> Vec<String> {
+    let site = &snapshot.config.site;
+    let here = snapshot.attachments().map(|(_, network, endpoint)| (&network.tenant.name, &endpoint.name));
+    let excluded = here.filter(|(tenant, endpoint)| site.excludes(tenant, endpoint));
+    excluded.map(|(tenant, endpoint)| format!("{tenant}/{endpoint}")).collect()
+}
+
+fn learned_of(network: &Network, endpoint: &Endpoint) -> Vec<LearnedAddress> {
+    if endpoint.learning.is_none() {
+        return Vec::new();
+    }
+    let now = clock::now();
+    let snooped = lock(&network.state.snooped);
+    let its = snooped.entries().filter(|(_, entry)| entry.endpoint == endpoint.mac);
+    its.map(|(address, entry)| LearnedAddress {
+        address,
+        by: entry.by.name().to_owned(),
+        elsewhere: !entry.here,
+        expires_s: entry.until.map(|until| until.since(now).as_secs()),
+    })
+    .collect()
+}
 
 impl View {
     /// Answers a query. It is called on threads beside the daemon's loop, and reads only what they share.
@@ -129,6 +153,8 @@ impl View {
                 unreplied: in_use.unreplied.into(),
                 made_room: self.made_room(),
             },
+            learned: self.count_learned(snapshot),
+            excluded: excluded(snapshot),
             settings_restored: visible.settings_restored,
             attached_by: visible.attached_by.to_owned(),
             restored: Restored { missing: visible.missing.into_values().collect(), ..visible.restored },
@@ -203,6 +229,7 @@ impl View {
 
     fn endpoints(&self, snapshot: &Snapshot, filter: &Filter) -> Result<List<EndpointRow>, Failure> {
         let (part, ends) = (Part::of(filter)?, Ends::of(snapshot, filter)?);
+        self.shared.count_stateless_elsewhere();
         let mut rows = Vec::new();
         let uncounted = self.shared.uncounted(snapshot);
         for network in networks(snapshot, filter) {
@@ -225,6 +252,8 @@ impl View {
                     mac: endpoint.mac,
                     addresses: endpoint.holdings().addresses.clone(),
                     groups: config_of.groups.iter().map(|group| group.to_string()).collect(),
+                    learned: learned_of(network, endpoint),
+                    excluded: network.rules.site().excludes(&network.tenant.name, &endpoint.name),
                     userspace: self.userspace_because(snapshot, network, endpoint),
                     tx_frames: endpoint.state.tx_frames.load(Relaxed) + sent,
                     rx_frames: endpoint.state.rx_frames.load(Relaxed) + received,

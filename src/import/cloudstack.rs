@@ -375,6 +375,7 @@ fn endpoint(
         port,
         mac,
         addresses,
+        learn: None,
         groups: BTreeSet::new(),
         pairs: Vec::new(),
         routes: Vec::new(),

@@ -22,7 +22,7 @@ use self::{
 use super::{
     File, Map,
     map::NetworkMap,
-    site::{Endpoint, Group, Names, Network, Policy, Rule, Site, near},
+    site::{Endpoint, Group, Learn, Names, Network, Policy, Rule, Site, near},
 };
 use crate::faults::Faults;
 
@@ -201,7 +201,8 @@ impl Import<'_> {
                 }
             }
         };
-        let Some(addresses) = addresses(it, &meaning.layer2, faults) else { return };
+        let has_subnet = mapped.subnets.iter().any(|net| net.addr().is_ipv4());
+        let Some((addresses, learn)) = addresses(it, &meaning.layer2, has_subnet, faults) else { return };
         let filter = it.filter.as_ref().map_or(OPEN, |(name, _)| name);
         let group = self.groups.of(&format!("{filter} {:?} {:?}", meaning.group, meaning.policy), filter);
         let endpoint = Endpoint {
@@ -211,6 +212,7 @@ impl Import<'_> {
             port,
             mac,
             addresses,
+            learn,
             groups: [group.clone()].into(),
             pairs: meaning.layer2.pairs(),
             routes: Vec::new(),
@@ -391,9 +393,16 @@ fn outside(family: Family, inside: &[IpNet]) -> Vec<IpNet> {
     found
 }
 
-/// The addresses of an interface: what its filter is given as its own.
-fn addresses(it: &Interface, layer2: &Layer2, faults: &mut Faults) -> Option<Vec<std::net::IpAddr>> {
+/// The addresses of an interface: what its filter is given as its own, or by what libvirt learns the one of IPv4. `has_subnet`: the
+/// network has one in which it could be.
+fn addresses(
+    it: &Interface,
+    layer2: &Layer2,
+    has_subnet: bool,
+    faults: &mut Faults,
+) -> Option<(Vec<std::net::IpAddr>, Option<Learn>)> {
     let mut addresses = Vec::new();
+    let mut learn = None;
     for (name, family) in [("IP", Family::V4), ("IPV6", Family::V6)] {
         let values = it.variables.get(name).cloned().unwrap_or_default();
         for value in &values {
@@ -409,15 +418,42 @@ fn addresses(it: &Interface, layer2: &Layer2, faults: &mut Faults) -> Option<Vec
         let check = if family == Family::V4 { Check::Ip } else { Check::Ipv6 };
         let class = if family == Family::V4 { Class::Ipv4 } else { Class::Ipv6 };
         if values.is_empty() && layer2.checks(class).contains(&check) {
+            // What is leased or heard of IPv6 would be its own too, which libvirt does not say.
+            let alone = !layer2.checks(Class::Ipv6).contains(&Check::Ipv6);
+            learn = match learning(it) {
+                Some(learn) if family == Family::V4 && alone => Some(learn),
+                _ => None,
+            };
+            if learn.is_some() && has_subnet {
+                continue;
+            }
+            if learn.is_some() {
+                let message =
+                    format!("the subnets of `{}` are not known, in which its address is learned", it.network);
+                let remedy =
+                    format!("write [network.\"{}\"] subnets = [\"...\"] into the mapping file", it.network);
+                faults.add(it.at.clone(), message, remedy);
+                return None;
+            }
             faults.add(
                 it.at.clone(),
-                format!("libvirt learns the address of this interface: it has no parameter {name}"),
+                format!("nobody knows the address of this interface: it has no parameter {name}"),
                 format!("write <parameter name='{name}' value='...'/> into its <filterref>"),
             );
             return None;
         }
     }
-    Some(addresses)
+    Some((addresses, learn))
+}
+
+/// By what libvirt learns the address of an interface.
+fn learning(it: &Interface) -> Option<Learn> {
+    let said = it.variables.get("CTRL_IP_LEARNING").and_then(|values| values.first());
+    match said.map(String::as_str) {
+        None | Some("any") => Some(Learn::Once),
+        Some("dhcp") => Some(Learn::Dhcp),
+        Some(_) => None,
+    }
 }
 
 /// What an endpoint needs beside its group, in words

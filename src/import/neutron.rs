@@ -9,8 +9,6 @@ mod rules;
 
 use std::collections::BTreeMap;
 
-use eastgate_config::Place;
-
 use super::{
     File, Map,
     site::{Group, Names, Site, near},
@@ -38,7 +36,6 @@ struct Cloud {
 
 #[derive(Clone, Debug)]
 struct GroupIn {
-    at: Place,
     name: String,
     description: String,
     project: String,
@@ -72,14 +69,8 @@ pub(super) fn import(files: &[File], map: &Map, faults: &mut Faults) -> Site {
         if !group.project.is_empty() {
             notes.push(format!("of project {}", group.project));
         }
-        if !group.stateful {
-            faults.add(
-                group.at.clone(),
-                format!("security group `{}` is stateless: rules here always follow connections", group.name),
-                "make it stateful, with rules for the way that connections begin",
-            );
-        }
-        let made = Group { notes, description: Some(group.description.clone()), ..Group::default() };
+        let description = Some(group.description.clone());
+        let made = Group { notes, description, stateless: !group.stateful, ..Group::default() };
         site.tenants.entry(tenant).or_default().groups.insert(name, made);
     }
     let context = Context { cloud: &cloud, map, names: &names };

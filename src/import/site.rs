@@ -34,6 +34,8 @@ pub(super) struct Network {
 pub(super) struct Group {
     pub(super) notes: Vec<String>,
     pub(super) description: Option<String>,
+    /// Each packet is decided by itself.
+    pub(super) stateless: bool,
     /// Prefixes that its members share are of it.
     pub(super) prefix_pairs: bool,
     /// Tenants whose rules name it
@@ -89,12 +91,22 @@ pub(super) struct Endpoint {
     pub(super) port: String,
     pub(super) mac: MacAddr,
     pub(super) addresses: Vec<std::net::IpAddr>,
+    pub(super) learn: Option<Learn>,
     pub(super) groups: BTreeSet<String>,
     pub(super) pairs: Vec<(IpNet, Option<MacAddr>)>,
     pub(super) routes: Vec<IpNet>,
     pub(super) port_security: bool,
     pub(super) router: bool,
     pub(super) dhcp_server: bool,
+}
+
+/// By what an address of an endpoint is learned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Learn {
+    /// By leases
+    Dhcp,
+    /// By whatever comes first, and that one stays.
+    Once,
 }
 
 impl Site {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use eastgate_wire::Family;
 
-use super::site::{Endpoint, Group, Network, Policy, Rule, Site};
+use super::site::{Endpoint, Group, Learn, Network, Policy, Rule, Site};
 
 /// The text. Writing to a string does not fail.
 pub(super) fn write(site: &Site, files: &[&str]) -> String {
@@ -57,6 +57,9 @@ fn write_group(text: &mut String, name: &str, group: &Group) {
     let _ = writeln!(text, "[{name}]");
     if let Some(description) = group.description.as_ref().filter(|text| !text.is_empty()) {
         let _ = writeln!(text, "description = {}", quoted(description));
+    }
+    if group.stateless {
+        let _ = writeln!(text, "stateful = false");
     }
     if group.prefix_pairs {
         let _ = writeln!(text, "prefix_pairs = true");
@@ -138,7 +141,15 @@ fn write_endpoint(text: &mut String, name: &str, it: &Endpoint) {
         let _ = writeln!(text, "{key} = {}", quoted(value));
     }
     let _ = writeln!(text, "mac = {}", quoted(&it.mac.to_string()));
-    let _ = writeln!(text, "addresses = {}", list(it.addresses.iter().map(|ip| quoted(&ip.to_string()))));
+    if it.learn.is_none() || !it.addresses.is_empty() {
+        let _ = writeln!(text, "addresses = {}", list(it.addresses.iter().map(|ip| quoted(&ip.to_string()))));
+    }
+    match it.learn {
+        None => {}
+        Some(Learn::Dhcp) => text.push_str("learn = \"dhcp\"\n"),
+        // One of each family: of which family it is, nobody knows before.
+        Some(Learn::Once) => text.push_str("learn = \"any\"\nlearn_limit = 2\nlearn_lock = true\n"),
+    }
     if !it.groups.is_empty() {
         let _ = writeln!(text, "groups = {}", list(it.groups.iter().map(|group| quoted(group))));
     }

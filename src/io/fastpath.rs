@@ -13,6 +13,7 @@ mod neighbor_cache;
 mod numbers;
 mod policy_drops;
 mod recheck;
+mod stateless;
 #[cfg(test)]
 mod twin;
 
@@ -72,6 +73,8 @@ pub struct KernelPath {
     deciding: Mutex<()>,
     /// Which flows make room; no other lock is taken under it but `tables`
     economy: Mutex<Economy>,
+    /// Locked before `tables`
+    fetched: Mutex<stateless::Fetched>,
 }
 
 #[derive(Debug, Default)]
@@ -149,6 +152,7 @@ impl KernelPath {
             tables: Mutex::new(tables),
             deciding: Mutex::default(),
             economy: Mutex::default(),
+            fetched: Mutex::default(),
         }
     }
 

@@ -19,7 +19,7 @@ use eastgate_dataplane::{
     snapshot::{Network, Snapshot, state::StateRegistry},
     trace::trace,
 };
-use eastgate_policy::rule::{Action, Decision, Direction, Header, PortProtocol, Probe};
+use eastgate_policy::rule::{Action, Decision, Direction, Header, PortProtocol, Probe, Verdict};
 use eastgate_wire::{
     Addr, DropReason, EndpointId, Vni, names,
     view::{proto, tcp_flags},
@@ -266,7 +266,8 @@ fn outcome(network: &Network, decision: &Decision) -> Outcome {
         Action::Deny => "deny",
         Action::Reject => "reject",
     };
-    Outcome { action, audit: decision.verdict.audit, log: decision.verdict.log, rule, at }
+    let Verdict { audit, log, stateless, .. } = decision.verdict;
+    Outcome { action, audit, log, stateless, rule, at }
 }
 
 /// How many hold, in words

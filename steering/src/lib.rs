@@ -9,11 +9,12 @@ pub mod holders;
 pub mod responder;
 pub mod rewrite;
 pub mod settings;
+pub mod snooping;
 
 pub use bindings::{Known, Learn, LearnLimits, Learned};
 pub use holders::{Heard, Holder, HolderLimits, Holders, Title};
 pub use responder::{
     Answer, Answers, Binding, Bindings, Claim, Conflict, Mode, Onward, Question, Requester, Unknown,
-    announcement, answer, ask, choice, claim, question,
+    announced, announcement, answer, ask, choice, claim, question,
 };
 pub use rewrite::{proxy_mac, rewrite};

@@ -256,4 +256,8 @@ fn quotas_are_exact_and_a_tenants_own_counts_instead() {
         ["quota-exceeded"],
         "of the other it has none"
     );
+    let peers = "[tenant.acme.group.more]\ningress = [{ from = [\"10.1.0.1\", \"10.1.0.2\"] }]\n";
+    let with = |most: u32| format!("{HEAD}[quota]\nrules = {most}\n{}", tenant("acme", 1, peers));
+    assert_eq!(codes(&with(3)), [""; 0]);
+    assert_eq!(codes(&with(2)), ["quota-exceeded"], "a rule for two peers is two");
 }

@@ -20,7 +20,11 @@ const NEUTRON: &[Row] = &[
         "`[tenant.T.group.G]`, `groups` of an endpoint",
         AS_NEUTRON,
     ),
-    ("Stateless security groups", "", None),
+    (
+        "Stateless security groups",
+        "`stateful = false` of a group",
+        Some("tests/firewalls/main.rs::iptables_that_track_nothing_say_the_same"),
+    ),
     (
         "Default group that admits its own members",
         "`admit_members = true` of a group",
@@ -282,7 +286,11 @@ const NWFILTER: &[Row] = &[
             "dataplane/src/pipeline/tests/control_traffic.rs::a_dhcp_clients_broadcast_reaches_dhcp_servers_and_nobody_else",
         ),
     ),
-    ("CTRL_IP_LEARNING", "", None),
+    (
+        "CTRL_IP_LEARNING any, dhcp, none",
+        "`learn = \"any\"` with `learn_lock = true`, `learn = \"dhcp\"`, `addresses`; also \"nd\", IPv6, several addresses, kept in migration",
+        Some("tests/learning.rs::what_a_server_leases_is_learned_on_both_hosts_and_kept"),
+    ),
     ("Filters include filters", "resolved on import, with their parameters", IMPORT_LIBVIRT),
     (
         "Live update",

@@ -31,6 +31,8 @@ pub struct Case {
     pub excepts: [[(u8, u8); 2]; SETS],
     /// Machine -> its groups
     pub members: [Vec<usize>; MACHINES],
+    /// Nobody keeps state: the groups are stateless, there are no policies, and answers are asked about as well.
+    pub stateless: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -142,7 +144,11 @@ impl Case {
         let excepts = std::array::from_fn(|_| [(0, 3), block(dice)]);
         let mut policies: Vec<Policy> = (0..dice.below(5)).map(|_| Policy::new(dice, count)).collect();
         policies.sort_by_key(|policy| policy.tier);
-        Self { number, groups, policies, sets, excepts, members }
+        Self { number, groups, policies, sets, excepts, members, stateless: false }
+    }
+
+    pub fn without_state(self) -> Self {
+        Self { policies: Vec::new(), stateless: true, ..self }
     }
 
     /// The levels that packets of a machine go through.
@@ -211,7 +217,7 @@ impl Case {
                         [tenant.t.network.n.limits]\nunreplied = 100000\nendpoint_unreplied = 100000\n"
             .to_owned();
         for (number, group) in self.groups.iter().enumerate() {
-            let _ = writeln!(text, "[tenant.t.group.g{number}]");
+            let _ = writeln!(text, "[tenant.t.group.g{number}]\nstateful = {}", !self.stateless);
             for (direction, key, rules) in
                 [("ingress", "from", &group.ingress), ("egress", "to", &group.egress)]
             {

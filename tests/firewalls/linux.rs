@@ -20,7 +20,8 @@ fn feed(mut command: Command, text: &str) {
     must(run_with(&mut command, text));
 }
 
-/// A chain for each machine and direction that returns what is allowed, and drops the rest; groups that rules name are sets
+/// A chain for each machine and direction that returns what is allowed, and drops the rest, with what nobody keeps state of left
+/// untracked, as for ports all of whose groups are stateless; groups that rules name are sets
 /// of addresses.
 pub fn iptables(space: &Space, case: &Case) {
     feed(command(space, "ipset", &["restore", "-exist"]), &ipsets(case));
@@ -79,7 +80,10 @@ fn level_chain(chain: &str, machine: usize, level: usize) -> String {
 const LEVELS: usize = 4;
 
 fn chains(case: &Case, v6: bool) -> String {
-    let mut text = "*filter\n:FORWARD DROP [0:0]\n:machines - [0:0]\n".to_owned();
+    let tracked = if case.stateless { "-A PREROUTING -j CT --notrack\n" } else { "" };
+    let mut text = format!(
+        "*raw\n:PREROUTING ACCEPT [0:0]\n{tracked}COMMIT\n*filter\n:FORWARD DROP [0:0]\n:machines - [0:0]\n"
+    );
     for machine in 0..MACHINES {
         for (chain, level) in
             ["o", "i"].into_iter().flat_map(|chain| (0..LEVELS).map(move |level| (chain, level)))

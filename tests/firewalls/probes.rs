@@ -1,4 +1,5 @@
-//! The packets that ask: the first of a flow each, from every machine to every other.
+//! The packets that ask, from every machine to every other: the first of a flow each, and where nobody keeps state also what would
+//! answer one.
 
 use std::net::IpAddr;
 
@@ -42,7 +43,25 @@ pub fn all(case: &Case) -> Vec<Probe> {
                     );
                 }
             }
-            let (proto, kinds) = if v6 { (58, &[128][..]) } else { (1, &[8, 13][..]) };
+            if case.stateless {
+                for (index, port) in (0..).zip(PORTS) {
+                    // As the other machine has asked, whether that has come or not
+                    let to_port = 20_000 + (index * 100 + to * 10 + from) as u16;
+                    let header = Header::Ports { source: port, destination: to_port };
+                    for flags in [SYN | ACK, ACK] {
+                        let asked = Asked { proto: 6, header, dscp: 0, tcp_flags: flags };
+                        add(asked, tcp_with(case, from, to, v6, (port, to_port), flags));
+                    }
+                    let asked = Asked { proto: 17, header, dscp: 0, tcp_flags: 0 };
+                    add(asked, udp(case, from, to, v6, port, to_port));
+                }
+            }
+            let (proto, kinds) = match (v6, case.stateless) {
+                (true, false) => (58, &[128][..]),
+                (true, true) => (58, &[128, 129][..]),
+                (false, false) => (1, &[8, 13][..]),
+                (false, true) => (1, &[8, 13, 0, 14][..]),
+            };
             for kind in kinds {
                 let id = (from * 10 + to) as u16 + u16::from(*kind) * 100;
                 let header = Header::Icmp { kind: *kind, code: 0 };
@@ -61,6 +80,7 @@ pub fn all(case: &Case) -> Vec<Probe> {
 }
 
 const SYN: u8 = 2;
+const ACK: u8 = 16;
 
 fn start(
     case: &Case,
@@ -78,6 +98,15 @@ fn start(
 fn tcp(case: &Case, from: usize, to: usize, v6: bool, sport: u16, dport: u16) -> Vec<u8> {
     let mut packet = Vec::new();
     let step = start(case, from, to, v6).tcp(sport, dport, 1000, 64_000).syn();
+    step.write(&mut packet, &[]).unwrap();
+    packet
+}
+
+/// A segment that begins nothing, with a number that nobody has heard of
+fn tcp_with(case: &Case, from: usize, to: usize, v6: bool, (sport, dport): (u16, u16), flags: u8) -> Vec<u8> {
+    let mut packet = Vec::new();
+    let step = start(case, from, to, v6).tcp(sport, dport, 77_000, 64_000).ack(99_000);
+    let step = if flags & SYN != 0 { step.syn() } else { step };
     step.write(&mut packet, &[]).unwrap();
     packet
 }

@@ -85,6 +85,7 @@ drop_reasons! {
     BadSourceMac, "bad-source-mac", Admission, "The source MAC is multicast, zero, or one of the appliance's own.";
     MacSpoofed, "mac-spoofed", Admission, "The source MAC does not belong to the port, or comes from a VTEP that does not host it.";
     IpSpoofed, "ip-spoofed", Admission, "The source address does not belong to the sender's MAC.";
+    Unlearned, "unlearned", Admission, "An address that is learned of its sender, or refused to it: it may be used as soon as it is in force.";
     UnknownEndpoint, "unknown-endpoint", Admission, "The sender is no endpoint and the network admits only endpoints.";
     VlanTagged, "vlan-tagged", Admission, "The port sent a VLAN tag (VID 0 is none) in a network that is not vlan_aware, or more tags than it allows.";
     EthertypeRefused, "ethertype-refused", Admission, "The ethertype is not IPv4, IPv6 or ARP, and `ethertypes` of one of the ends does not allow it.";

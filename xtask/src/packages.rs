@@ -78,6 +78,24 @@ const PACKAGES: &[Package] = &[
         reason: "where packets are compared as they are, no device may cut or merge them",
     },
     Package {
+        name: "dnsmasq-base",
+        probe: &["dnsmasq", "--version"],
+        needed_by: &[Need::Test],
+        reason: "addresses are learned from what a real DHCP and DHCPv6 server leases",
+    },
+    Package {
+        name: "udhcpc",
+        probe: &["sh", "-c", "command -v udhcpc"],
+        needed_by: &[Need::Test],
+        reason: "to a real DHCP client",
+    },
+    Package {
+        name: "isc-dhcp-client",
+        probe: &["sh", "-c", "command -v dhclient"],
+        needed_by: &[Need::Test],
+        reason: "and to a real DHCPv6 client",
+    },
+    Package {
         name: "iptables",
         probe: &["iptables", "--version"],
         needed_by: &[Need::Test, Need::Bench],

@@ -6,14 +6,17 @@ use std::{
 };
 
 use eastgate_wire::{Addr, Attachment, MacAddr};
+use ipnet::IpNet;
 
 use super::{
     Claims, EndpointClaim, known_name,
-    network::{host_ref, protocols, reserved_role},
+    network::{host_ref, is_subnet, protocols, reserved_role},
     route,
 };
 use crate::{
-    model::{AllowedPair, Endpoint, Name},
+    leaf::Learn,
+    model::{AllowedPair, Endpoint, Learning, Name},
+    prefixes::without,
     problem::Problem,
     read::{At, Named, Reader, Span},
     tables::{AllowedPairTable, EndpointTable, NetworkTable, TenantTable},
@@ -43,8 +46,18 @@ pub(super) fn check_all(
         let index = network_of(table, &tenant.network.value, reader);
         check(name, table, tenant, index, &mut seen, reader);
         claims.endpoints.push(claim(name, table, reader));
+        let network = index.and_then(|index| tenant.network.value.get(index));
+        let learning = network.and_then(|network| learning(name, table, network, reader));
+        if let (None, Some((_, network))) = (&learning, network)
+            && table.addresses.is_missing()
+            && learns_by(table, network) == Learn::None
+        {
+            let problem =
+                Problem::MissingKey { key: "addresses", table: "endpoint", example: "[\"10.1.0.11\"]" };
+            reader.report(problem, name.span);
+        }
         if let Some(index) = index {
-            by_network.entry(index).or_default().extend(build(name, table, reader));
+            by_network.entry(index).or_default().extend(build(name, table, learning, reader));
         }
     }
     by_network
@@ -93,6 +106,40 @@ fn check<'t>(
         allowed_pair(&pair.value, reader);
     }
     route::check(table, index.and_then(|index| tenant.network.value.get(index)), reader);
+}
+
+/// By what its addresses are learned: what a network says is meant for endpoints that have none written down.
+fn learns_by(table: &EndpointTable, network: &NetworkTable) -> Learn {
+    let of_network = if table.addresses.is_missing() { network.learn.value } else { Learn::None };
+    table.learn.good().map_or(of_network, |learn| learn.value)
+}
+
+fn learning(
+    name: &At<Name>,
+    table: &EndpointTable,
+    (network_name, network): &(At<Name>, NetworkTable),
+    reader: &mut Reader,
+) -> Option<Learning> {
+    let by = learns_by(table, network);
+    if by == Learn::None {
+        return None;
+    }
+    let except: Vec<IpNet> = network.learn_except.value.items.iter().map(|net| net.value.0).collect();
+    let subnets = network.subnets.value.items.iter().map(|subnet| subnet.value);
+    let within: Box<[IpNet]> =
+        subnets.filter(|subnet| is_subnet(*subnet)).flat_map(|subnet| without(subnet, &except)).collect();
+    if within.is_empty() && !network.subnets.value.partial {
+        let at = table.learn.good().map_or(name.span, |learn| learn.span);
+        let problem = Problem::LearnNowhere { network: network_name.value.to_string() };
+        reader.report_also(problem, at, network_name.span, "the network");
+    }
+    Some(Learning {
+        by,
+        limit: table.learn_limit.good().map_or(network.learn_limit.value, |limit| limit.value).get(),
+        lock: table.learn_lock.good().map_or(network.learn_lock.value, |lock| lock.value),
+        age: std::time::Duration::from_secs(network.learn_age.value.0),
+        within,
+    })
 }
 
 /// Whether a station of the network can have the address, or the report why not.
@@ -170,10 +217,20 @@ fn attachment(table: &EndpointTable) -> Option<Attachment> {
 }
 
 /// The endpoint, unless something it cannot do without is missing.
-fn build(name: &At<Name>, table: &EndpointTable, reader: &Reader) -> Option<Endpoint> {
+fn build(
+    name: &At<Name>,
+    table: &EndpointTable,
+    learning: Option<Learning>,
+    reader: &Reader,
+) -> Option<Endpoint> {
     let mut groups: Vec<Name> = table.groups.value.items.iter().map(|group| group.value.0.clone()).collect();
     groups.sort_unstable();
     groups.dedup();
+    let addresses = match table.addresses.good() {
+        Some(list) => list.value.items.iter().map(|address| Addr::from(address.value)).collect(),
+        None if table.addresses.is_missing() => Vec::new(),
+        None => return None,
+    };
     let pairs = table.allowed_pairs.value.items.iter().filter_map(|pair| {
         let mac = pair.value.mac.good().map(|mac| mac.value);
         Some(AllowedPair { address: pair.value.address.good()?.value.0, mac })
@@ -185,14 +242,9 @@ fn build(name: &At<Name>, table: &EndpointTable, reader: &Reader) -> Option<Endp
         attachment: attachment(table),
         port_at: table.port.good().map(|port| reader.place(port.span)),
         mac: table.mac.good()?.value,
-        addresses: table
-            .addresses
-            .good()?
-            .value
-            .items
-            .iter()
-            .map(|address| Addr::from(address.value))
-            .collect(),
+        addresses,
+        learned: Vec::new(),
+        learning,
         groups,
         allowed_pairs: pairs.collect(),
         routes: table.routes.value.items.iter().map(|route| route.value.0).collect(),

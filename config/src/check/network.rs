@@ -142,7 +142,7 @@ pub(super) const NOT_FOR_STATIONS: [&str; 8] = [
 ];
 
 /// Whether stations can have every address of the prefix, its first and last aside.
-fn is_subnet(subnet: IpNet) -> bool {
+pub(super) fn is_subnet(subnet: IpNet) -> bool {
     let mut never = NOT_FOR_STATIONS.iter().filter_map(|text| text.parse::<IpNet>().ok());
     !never.any(|never| overlap(never, subnet))
 }
@@ -264,7 +264,7 @@ impl Limits {
 }
 
 /// The role of an address that no station of the subnet can have.
-pub(super) fn reserved_role(address: IpAddr, subnet: IpNet) -> Option<&'static str> {
+pub(crate) fn reserved_role(address: IpAddr, subnet: IpNet) -> Option<&'static str> {
     // RFC 3021 and RFC 6164: a point-to-point prefix and a single address have no reserved ones.
     if subnet.max_prefix_len() - subnet.prefix_len() < 2 {
         return None;

@@ -1,12 +1,17 @@
 //! What the site lays down for its tenants: policies, address sets, templates and quotas.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::{Elsewhere, names::Names, policy, rule};
+use super::{
+    Elsewhere, Kind,
+    names::{Names, Whose},
+    policy, rule,
+};
 use crate::{
     model::{Name, Tenant},
     place::Place,
     policies::{AddressSet, SitePolicy, Template},
+    problem::Problem,
     read::{At, Field, Named, Reader},
     tables::{FileTable, QuotaTable, SiteSetTable, TableSize, TemplateTable, TenantQuotaTable},
     values::{AddressOrPrefix, List},
@@ -21,6 +26,7 @@ pub(super) fn check(file: &FileTable, reader: &mut Reader) -> (SitePolicy, Vec<E
         .map(|(name, table)| (name.value.clone(), template(name, table, &mut names, reader)))
         .collect();
     let policies = policy::check_all(&file.policy.value, None, &mut names, reader);
+    let excluded = excluded(&file.exclude.value, &mut names, reader);
     let sets = sets.iter().map(|(name, table)| {
         let description = table.description.good().map(|text| text.value.clone());
         (
@@ -34,7 +40,30 @@ pub(super) fn check(file: &FileTable, reader: &mut Reader) -> (SitePolicy, Vec<E
             },
         )
     });
-    (SitePolicy { policies, sets: sets.collect(), templates }, names.elsewhere)
+    (SitePolicy { policies, sets: sets.collect(), templates, excluded }, names.elsewhere)
+}
+
+/// The exclusion list.
+fn excluded(
+    list: &List<Arc<str>>,
+    names: &mut Names<'_>,
+    reader: &mut Reader,
+) -> BTreeMap<Name, BTreeMap<Name, Place>> {
+    let mut excluded: BTreeMap<Name, BTreeMap<Name, Place>> = BTreeMap::new();
+    for written in &list.items {
+        let text = written.value.trim();
+        match names.elsewhere(Kind::Endpoint, text, written.span, reader) {
+            Whose::Theirs(tenant, name) => {
+                let at = reader.place(written.span);
+                if excluded.entry(tenant).or_default().insert(name, at).is_some() {
+                    reader.report(Problem::NameRepeated { name: text.to_owned() }, written.span);
+                }
+            }
+            Whose::Ours(_) => reader.report(Problem::BadExclude { text: text.to_owned() }, written.span),
+            Whose::Nobodys => {}
+        }
+    }
+    excluded
 }
 
 fn template(name: &At<Name>, table: &TemplateTable, names: &mut Names<'_>, reader: &mut Reader) -> Template {
@@ -74,23 +103,25 @@ const KINDS: [Counted; 7] = [
     ("endpoint", |tenant| tenant.endpoints().count()),
     ("group", |tenant| tenant.groups.len()),
     ("policy", |tenant| tenant.policies.len()),
-    ("rule", |tenant| tenant.rules().count()),
+    ("rule", |tenant| tenant.rules().map(|rule| rule.peers.len().max(1)).sum()),
     ("set", |tenant| tenant.sets.len()),
     ("address of sets", |tenant| tenant.sets.values().map(|set| set.addresses.len()).sum()),
 ];
 
 impl Quotas {
     pub(super) fn of(table: &QuotaTable, reader: &Reader) -> Self {
-        let QuotaTable { networks, endpoints, groups, policies, rules, sets, set_addresses, tenant } = table;
         let place = |at: &Field<TableSize>| at.good().map(|at| (at.value.get(), reader.place(at.span)));
-        let all = [networks, endpoints, groups, policies, rules, sets, set_addresses].map(place);
-        let of_tenants = tenant.value.iter().map(|(name, table)| {
+        let quota = |table: &TenantQuotaTable| {
             let TenantQuotaTable { networks, endpoints, groups, policies, rules, sets, set_addresses } =
                 table;
-            let quota = [networks, endpoints, groups, policies, rules, sets, set_addresses].map(place);
-            (name.value.clone(), (reader.place(name.span), quota))
-        });
-        Self { all, of_tenants: of_tenants.collect() }
+            [networks, endpoints, groups, policies, rules, sets, set_addresses].map(place)
+        };
+        let of_tenants = table
+            .tenant
+            .value
+            .iter()
+            .map(|(name, table)| (name.value.clone(), (reader.place(name.span), quota(table))));
+        Self { all: quota(&table.most), of_tenants: of_tenants.collect() }
     }
 
     /// The tenants that have quotas of their own, and where that is written

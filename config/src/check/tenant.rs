@@ -67,6 +67,7 @@ fn groups(
             description: table.description.good().map(|text| text.value.clone()),
             like: each_once(like, |template, at| claims.templates.push((template, at)), reader),
             admits_members: table.admit_members.value,
+            stateful: table.stateful.value,
             wide: table.prefix_pairs.value,
             shared_with: shared_with(&table.shared_with.value, claims, reader),
             ingress: rule::check_list(&table.ingress.value, rule::Direction::Ingress, names, reader),

@@ -180,7 +180,8 @@ impl Found {
 
     /// No epoch in force has let a flow in of which that is not known.
     fn admitted(&self) -> Admitted {
-        let unknown = Admitted { epoch: 0, egress_rule: NO_RULE, ingress_rule: NO_RULE };
+        let unknown =
+            Admitted { epoch: 0, egress_rule: NO_RULE, ingress_rule: NO_RULE, stateless: [false; 2] };
         self.created.map_or(unknown, |created| created.admitted)
     }
 }

@@ -124,6 +124,16 @@ impl Query {
         Some(Self { request, kind, code: icmp.code })
     }
 
+    /// The type of the message itself
+    #[must_use]
+    pub const fn own_kind(&self) -> u8 {
+        match (self.request, self.kind) {
+            (true, kind) => kind,
+            (false, 8) => 0,
+            (false, kind) => kind.wrapping_add(1),
+        }
+    }
+
     /// Is it an echo request, or the reply to one (RFC 792, RFC 4443 section 4)?
     #[must_use]
     pub const fn is_echo(&self) -> bool {

@@ -47,6 +47,8 @@ pub(super) struct Entry {
     pub(super) marks: Marks,
     pub(super) rank: Rank,
     pub(super) replied: bool,
+    /// Which ends keep no state of it: its opener, the other one
+    pub(super) stateless: [bool; 2],
 }
 
 /// Packets and bytes in one direction.
@@ -81,6 +83,7 @@ impl Entry {
             marks: Marks::new(opened_swapped),
             rank: Rank::Unreplied,
             replied: false,
+            stateless: [false; 2],
         }
     }
 

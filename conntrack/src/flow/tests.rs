@@ -16,7 +16,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-pub(super) const ALLOWED: Admitted = Admitted { epoch: 1, egress_rule: 11, ingress_rule: 22 };
+pub(super) const ALLOWED: Admitted =
+    Admitted { epoch: 1, egress_rule: 11, ingress_rule: 22, stateless: [false; 2] };
 const PLENTY: FlowLimits = FlowLimits { replied: 1_000_000, unreplied: 1_000_000 };
 
 /// One table, one clock, and a policy that allows everything.

@@ -77,6 +77,7 @@ impl<'s> Pipeline<'s> {
         };
         if matches!(said, Answer::NotNeighbor) {
             self.hear_traffic(arrival, view, now);
+            self.snoop_traffic(arrival, view, now);
             return Ok(Asked::No);
         }
         if said.is_believed() {
@@ -85,6 +86,7 @@ impl<'s> Pipeline<'s> {
             if network.learns() {
                 self.learn_neighbor(arrival, claim, now);
             }
+            self.snoop_neighbor(arrival, view, frame, now);
         }
         match said {
             Answer::NotNeighbor => Ok(Asked::No),
@@ -196,7 +198,7 @@ impl<'s> Pipeline<'s> {
     ) -> Option<AnswerOffer> {
         let network = arrival.network;
         let (Location::Local(attachment), Some(sender)) = (arrival.from, arrival.sender) else { return None };
-        if network.learns() || view.tags != 0 {
+        if network.learns() || sender.learning.is_some() || view.tags != 0 {
             return None;
         }
         let question = question(frame.bytes(), view)?;

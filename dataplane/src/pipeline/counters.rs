@@ -64,7 +64,7 @@ impl DropCount {
     #[must_use]
     pub const fn of_rule(&self) -> RuleCount {
         let hit = Some((self.first_at, self.last_at));
-        RuleCount { flows: 0, packets: self.frames, bytes: self.bytes, hit }
+        RuleCount { flows: 0, packets: self.frames, bytes: self.bytes, would_deny: 0, hit }
     }
 
     fn add(&mut self, other: &Self) {
@@ -117,10 +117,37 @@ struct Drops {
     /// Frames that all rows remember
     remembered: usize,
     /// Those that rules have refused and that were not remembered before, until somebody fetches them
-    denied: VecDeque<(DropKey, Seen)>,
+    denied: Denied,
+}
+
+/// What is to be told of what rules refuse. No network takes more room than it leaves: whoever is refused in a flood does not keep
+/// others from being told.
+#[derive(Debug, Default)]
+struct Denied {
+    queue: VecDeque<(DropKey, Seen)>,
+    of_networks: HashMap<Option<Vni>, usize, RandomState>,
     /// How many are kept
-    denied_limit: usize,
-    denied_lost: u64,
+    limit: usize,
+    lost: u64,
+}
+
+impl Denied {
+    fn push(&mut self, key: DropKey, seen: &Seen) {
+        let Self { queue, of_networks, limit, lost } = self;
+        let free = limit.saturating_sub(queue.len());
+        let own = of_networks.entry(key.vni).or_default();
+        if *own < free {
+            *own += 1;
+            queue.push_back((key, *seen));
+        } else if *limit > 0 {
+            *lost += 1;
+        }
+    }
+
+    fn take(&mut self) -> VecDeque<(DropKey, Seen)> {
+        self.of_networks.clear();
+        std::mem::take(&mut self.queue)
+    }
 }
 
 /// The counters of one worker. Only that worker writes them, so a counter costs no contention.
@@ -180,23 +207,23 @@ impl Counters {
     /// Keeps up to `limit` kinds of packets that rules refuse for [`Counters::take_denied`], and as many of those that rules
     /// would refuse. Further ones are lost and counted.
     pub(super) fn keep_denied(&self, limit: usize) {
-        lock(&self.drops).denied_limit = limit;
-        lock(&self.would_drop).denied_limit = limit;
+        lock(&self.drops).denied.limit = limit;
+        lock(&self.would_drop).denied.limit = limit;
     }
 
     /// The kinds of packets that rules have refused since this was asked before, and that were not known until then.
     pub(super) fn take_denied(&self) -> VecDeque<(DropKey, Seen)> {
-        std::mem::take(&mut lock(&self.drops).denied)
+        lock(&self.drops).denied.take()
     }
 
     /// The same of those that rules would have refused.
     pub(super) fn take_would_be_denied(&self) -> VecDeque<(DropKey, Seen)> {
-        std::mem::take(&mut lock(&self.would_drop).denied)
+        lock(&self.would_drop).denied.take()
     }
 
     /// How many of both were lost.
     pub(super) fn denied_lost(&self) -> u64 {
-        lock(&self.drops).denied_lost + lock(&self.would_drop).denied_lost
+        lock(&self.drops).denied.lost + lock(&self.would_drop).denied.lost
     }
 
     /// Counts fragments whose first has not come in time.
@@ -223,14 +250,14 @@ impl Counters {
 
 impl Drops {
     fn add(&mut self, key: DropKey, count: &DropCount, seen: &[Seen], tell: Tell) {
-        let Self { rows, remembered, denied, denied_limit, denied_lost } = self;
+        let Self { rows, remembered, denied } = self;
         let chatter = count.last.is_some_and(|subject| subject.is_chatter(key.reason));
-        let key = if rows.len() >= DROP_ROWS && !rows.contains_key(&(key, chatter)) {
+        let row_key = if rows.len() >= DROP_ROWS && !rows.contains_key(&(key, chatter)) {
             DropKey { from: None, by: None, rule: None, ..key }
         } else {
             key
         };
-        let row = match rows.entry((key, chatter)) {
+        let row = match rows.entry((row_key, chatter)) {
             Entry::Occupied(row) => {
                 let row = row.into_mut();
                 row.count.add(count);
@@ -246,11 +273,8 @@ impl Drops {
                 Tell::First => more.is_some(),
                 Tell::Each => true,
             };
-            let is_denial = is_told && !chatter && key.reason.group() == DropGroup::Policy;
-            if is_denial && denied.len() < *denied_limit {
-                denied.push_back((key, *seen));
-            } else if is_denial && *denied_limit > 0 {
-                *denied_lost += 1;
+            if is_told && !chatter && key.reason.group() == DropGroup::Policy {
+                denied.push(key, seen);
             }
         }
     }
@@ -272,7 +296,7 @@ fn one_frame(bytes: usize, last: Option<Subject>, now: Instant) -> DropCount {
 
 /// A packet that a rule has settled by itself, as the rule counts it.
 pub(super) fn packet(bytes: usize, now: Instant) -> RuleCount {
-    RuleCount { flows: 0, packets: 1, bytes: bytes as u64, hit: Some((now, now)) }
+    RuleCount { packets: 1, bytes: bytes as u64, hit: Some((now, now)), ..RuleCount::default() }
 }
 
 /// A count whose frames are all like the last.
@@ -285,12 +309,6 @@ fn seen_of(count: &DropCount) -> Option<Seen> {
 #[must_use]
 pub fn drops(workers: &[Counters], others: Vec<(DropKey, DropCount)>) -> Vec<(DropKey, DropCount)> {
     rows_of(workers, |worker| &worker.drops, others)
-}
-
-/// Likewise, of what passed, and would have been dropped if no rule were being tried out.
-#[must_use]
-pub fn would_drops(workers: &[Counters]) -> Vec<(DropKey, DropCount)> {
-    rows_of(workers, |worker| &worker.would_drop, Vec::new())
 }
 
 fn rows_of(
@@ -432,9 +450,14 @@ pub fn traffic(workers: &[Counters]) -> Traffic {
 
 #[cfg(test)]
 mod tests {
-    use eastgate_wire::AttachmentId;
+    use eastgate_wire::{Addr, AttachmentId, FlowKey, Leg};
 
     use super::*;
+
+    fn datagram(vni: Vni, sport: u16) -> Subject {
+        let (src, dst) = (Addr::v4([10, 1, 0, 1]), Addr::v4([10, 1, 0, 2]));
+        Subject::of_flow(FlowKey { src, dst, vni, sport, dport: 80, proto: 17, leg: Leg::DIRECT })
+    }
 
     #[test]
     fn rows_are_bounded_and_nothing_goes_uncounted() {
@@ -459,5 +482,56 @@ mod tests {
             assert_eq!(of_network.map(|(_, count)| count.frames).sum::<u64>(), expected);
         }
         assert_eq!(traffic(&workers).dropped, 2 * u64::from(many));
+    }
+
+    #[test]
+    fn a_flood_in_one_network_keeps_no_other_from_being_told() {
+        let counters = Counters::default();
+        counters.keep_denied(64);
+        let deny = |vni: u32, sport: u16| {
+            let vni = Vni::new_checked(vni).unwrap();
+            let key = DropKey {
+                vni: Some(vni),
+                reason: DropReason::IngressRule,
+                from: None,
+                by: None,
+                rule: Some(1),
+            };
+            counters.drop_told(key, 60, datagram(vni, sport), Instant::ZERO, true);
+        };
+        let told = || {
+            let mut told = BTreeMap::new();
+            counters
+                .take_denied()
+                .iter()
+                .for_each(|(key, _)| *told.entry(key.vni.unwrap().get()).or_insert(0) += 1);
+            told
+        };
+        (0..1000).for_each(|sport| deny(1, sport));
+        (0..1000).for_each(|_| deny(2, 7));
+        (0..5).for_each(|sport| deny(3, sport));
+        assert_eq!(told(), BTreeMap::from([(1, 32), (2, 16), (3, 5)]));
+        assert_eq!(counters.denied_lost(), 2005 - 53);
+        (0..5).for_each(|sport| deny(1, sport));
+        assert_eq!(told(), BTreeMap::from([(1, 5)]));
+    }
+
+    #[test]
+    fn what_has_no_row_of_its_own_is_told_with_its_rule() {
+        let counters = Counters::default();
+        counters.keep_denied(8);
+        let key = |n: u32| DropKey {
+            vni: Vni::new_checked(1).ok(),
+            reason: DropReason::IngressRule,
+            from: Some(Location::Local(AttachmentId(n))),
+            by: None,
+            rule: Some(n),
+        };
+        for n in 0..DROP_ROWS as u32 {
+            counters.drop_frame(key(n), 60, None, Instant::ZERO);
+        }
+        let last = key(u32::MAX);
+        counters.drop_told(last, 60, datagram(Vni::new_checked(1).unwrap(), 1), Instant::ZERO, true);
+        assert_eq!(counters.take_denied().into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [last]);
     }
 }

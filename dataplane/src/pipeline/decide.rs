@@ -14,9 +14,12 @@ use super::{
     counters::{DropKey, Subject, packet},
     offload::Settled,
     ruling::{Fate, Inquiry, Limited, Ruling},
-    track::{Ends, Pending, Question, Standing, TrackedFlow, Undecided, receiver},
+    track::{Ends, Pending, Question, Standing, TrackedFlow, Undecided, packets, receiver},
 };
-use crate::snapshot::{Endpoint, Network, rule_counts::RuleCount};
+use crate::{
+    eligibility::Eligibility,
+    snapshot::{Endpoint, Network, rule_counts::RuleCount},
+};
 
 /// The packet in hand.
 #[derive(Clone, Copy)]
@@ -30,6 +33,8 @@ pub(super) struct InHand<'a, 's> {
 enum Decided<'s> {
     /// The packet passes. Its flow, when that may be handed over.
     Passes(Option<Settled<'s>>),
+    /// The packet passes, and is of no flow.
+    Alone,
     /// More is known of the flow now: what the packet is to it is looked up again.
     Again,
 }
@@ -49,16 +54,24 @@ impl<'s> Pipeline<'s> {
                 let admitted = self.ask_policy(&packet, &inquiry);
                 (None, admitted.map(|admitted| packet.count_for(&admitted)).map(|()| None))
             }
-            Question::Flow(pending) => (Some(pending.segment), self.decide_flow(&packet, pending)),
+            Question::Flow(pending) => {
+                let segment = pending.segment;
+                match self.decide_flow(&packet, pending) {
+                    Ok(Some(settled)) => (Some(segment), Ok(settled)),
+                    Ok(None) => (None, Ok(None)),
+                    Err(refusal) => (Some(segment), Err(refusal)),
+                }
+            }
         };
         self.note_part(arrival.network, part, segment, decided)
     }
 
+    /// The flow of a packet that passes, as [`Self::decide`] has it; nothing where it is of none.
     fn decide_flow(
         &self,
         packet: &InHand<'_, 's>,
         mut pending: Pending<'s>,
-    ) -> Result<Option<Settled<'s>>, Refusal> {
+    ) -> Result<Option<Option<Settled<'s>>>, Refusal> {
         let mut confirmed = false;
         loop {
             let decided = match pending.standing {
@@ -72,13 +85,14 @@ impl<'s> Pipeline<'s> {
                 Standing::OfOthers(hit) => self.pass_between(packet, &mut pending, &hit),
             };
             let decided = match decided {
-                Ok(Decided::Passes(settled)) => Ok(settled),
+                Ok(Decided::Passes(settled)) => Ok(Some(settled)),
+                Ok(Decided::Alone) => Ok(None),
                 Err(refusal) => Err(refusal),
                 Ok(Decided::Again) => {
                     let Pending { flows, segment, ends, intact, .. } = pending;
                     let (network, now) = (packet.arrival.network, packet.now);
                     match self.track_in(flows, network, ends, &segment, &|| intact, now)? {
-                        TrackedFlow::Passes(settled) => return Ok(settled),
+                        TrackedFlow::Passes(settled) => return Ok(Some(settled)),
                         TrackedFlow::Undecided(again) => pending = again,
                     }
                     continue;
@@ -101,6 +115,10 @@ impl<'s> Pipeline<'s> {
         let elsewhere = segment.offload_key();
         let (ruling, direction) = may_begin(network, *ends, segment);
         let admitted = self.enforce(packet, &ruling)?;
+        if ruling.is_stateless() {
+            packet.count_for(&admitted);
+            return Ok(Decided::Alone);
+        }
         let opener = match direction {
             FlowDirection::Original => ends.src,
             FlowDirection::Reply => ends.dst,
@@ -135,7 +153,8 @@ impl<'s> Pipeline<'s> {
         flows.set_hint(hit.flow, direction, receiver(ends.dst));
         flows.set_hint(hit.flow, direction.reversed(), receiver(ends.src));
         network.count_begun(&admitted, now);
-        let like_it = ruling.is_plain().then(|| self.opened(&hit, *ends, segment, admitted));
+        let is_plain = ruling.is_plain() && Eligibility::of(network).kept(admitted.stateless).is_ok();
+        let like_it = is_plain.then(|| self.opened(&hit, *ends, segment, admitted));
         Ok(Decided::Passes(like_it.flatten()))
     }
 
@@ -150,9 +169,14 @@ impl<'s> Pipeline<'s> {
         let network = packet.arrival.network;
         let Pending { flows, segment, ends, .. } = pending;
         let is_forward = original.src == segment.key.src && original.sport == segment.key.sport;
-        let ends = if is_forward { *ends } else { ends.reversed() };
+        let (own, ends) = (*ends, if is_forward { *ends } else { ends.reversed() });
         self.counters.decided_again.fetch_add(1, Relaxed);
-        let ruling = network.ask_policy(&Inquiry::of_flow(ends, segment, original, flows.header(flow)));
+        let inquiry = Inquiry::of_flow(ends, segment, original, flows.header(flow));
+        let ruling = network.ask_policy(&inquiry);
+        if ruling.is_stateless() {
+            flows.close(flow, packet.now);
+            return self.pass_alone(packet, own, segment);
+        }
         match self.enforce(packet, &ruling) {
             Ok(admitted) => {
                 flows.confirm(flow, &admitted);
@@ -167,6 +191,22 @@ impl<'s> Pipeline<'s> {
                 Err(Refusal { reason: DropReason::PolicyChanged, ..refusal })
             }
         }
+    }
+
+    /// The packet's flow is one no longer: the packet passes if the rules let it, whichever way it goes.
+    fn pass_alone(
+        &self,
+        packet: &InHand<'_, 's>,
+        ends: Ends<'s>,
+        segment: &Segment,
+    ) -> Result<Decided<'s>, Refusal> {
+        let ruling = packet.arrival.network.ask_policy(&Inquiry::of_packet(ends, segment));
+        let admitted = self.enforce(packet, &ruling)?;
+        if !ruling.is_stateless() {
+            return Ok(Decided::Again);
+        }
+        packet.count_for(&admitted);
+        Ok(Decided::Alone)
     }
 
     /// The packet's flow was decided for other ends: the same addresses with another MAC are no way around these ones' rules,
@@ -255,6 +295,9 @@ impl<'s> Pipeline<'s> {
         let (vni, Refusal { reason, by, rule, log, .. }) = (arrival.network.vni, *refusal);
         let key = DropKey { vni: Some(vni), reason, from: Some(arrival.from), by, rule };
         let subject = Subject::of_frame(vni, frame.bytes());
+        if let Some(rule) = rule {
+            arrival.network.counts.add(rule, &RuleCount { would_deny: 1, ..RuleCount::default() });
+        }
         self.counters.would_drop_frame(key, frame.len(), subject, now, log);
         tracing::trace!(%vni, %reason, from = ?arrival.from, ?subject, "would be dropped");
     }
@@ -291,7 +334,9 @@ fn may_begin<'s>(network: &Network, ends: Ends<'s>, segment: &Segment) -> (Rulin
     {
         let inquiry = Inquiry::of_flow(ends.reversed(), segment, &key.reversed(), segment.header);
         let of_opener = network.ask_policy(&inquiry);
-        if of_opener.allows() || ruling.enforce().is_err() && of_opener.enforce().is_ok() {
+        let begins = of_opener.allows() || ruling.enforce().is_err() && of_opener.enforce().is_ok();
+        // At an end that keeps no state nothing is an answer.
+        if begins && of_opener.is_stateful() {
             return (of_opener, FlowDirection::Reply);
         }
     }
@@ -301,7 +346,7 @@ fn may_begin<'s>(network: &Network, ends: Ends<'s>, segment: &Segment) -> (Rulin
 impl InHand<'_, '_> {
     /// Counts it for the rules that let it pass, where it is of no flow.
     fn count_for(&self, admitted: &Admitted) {
-        let count = packet(self.frame.len(), self.now);
+        let count = RuleCount { packets: packets(self.frame).into(), ..packet(self.frame.len(), self.now) };
         self.arrival.network.count_for(admitted, &count);
     }
 }

@@ -6,6 +6,7 @@ use eastgate_conntrack::flow::{
     Account, Admitted, Carrier, Count, Direction, Ending, Finished, FlowId, FlowInfo, FlowTable, FlowUse,
     Found, Happening, Population, Progress, Recalled, StateSettings,
 };
+use eastgate_policy::rule;
 use eastgate_wire::{Addr, Cursor, DropReason, EndpointId, FlowKey, Instant, Vni};
 
 use super::{
@@ -216,6 +217,7 @@ impl Shared {
             }
         }
         fastpath.set_path_mtus(&|vtep| self.path_mtu_to(vtep, now));
+        self.count_stateless_elsewhere();
         if let Some(counters) = self.counters.first() {
             for SettledDrop { key, count, seen, policy } in fastpath.settle_drops() {
                 counters.add_seen(key, &count, &seen);
@@ -224,6 +226,28 @@ impl Shared {
                 if let (Some(network), Some(rule)) = (network.filter(|it| policy >= it.numbered), key.rule) {
                     network.counts.add(rule, &count.of_rule());
                 }
+            }
+        }
+    }
+
+    /// Counts what rules without state have let pass elsewhere, for the rules and their endpoints.
+    pub fn count_stateless_elsewhere(&self) {
+        let Some(fastpath) = self.fastpath.get() else { return };
+        let snapshot = self.snapshot();
+        for passed in fastpath.take_stateless() {
+            let Some(network) = snapshot.network(passed.vni) else { continue };
+            // Before, the numbers of rules may have meant others.
+            if passed.policy < network.numbered {
+                continue;
+            }
+            let Count { packets, bytes } = passed.count;
+            let hit = Some((passed.last, passed.last));
+            network.counts.add(passed.rule, &RuleCount { packets, bytes, hit, ..RuleCount::default() });
+            let here = network.endpoint(passed.endpoint).filter(|endpoint| endpoint.attachment().is_some());
+            match (here, passed.direction) {
+                (Some(endpoint), rule::Direction::Egress) => endpoint.state.sent(packets, bytes),
+                (Some(endpoint), rule::Direction::Ingress) => endpoint.state.received(packets, bytes),
+                (None, _) => {}
             }
         }
     }
@@ -404,7 +428,8 @@ impl Network {
     fn count_passed(&self, admitted: &Admitted, count: &Count, first: Instant, last: Instant) {
         if admitted.epoch >= self.numbered {
             let Count { packets, bytes } = *count;
-            self.count_for(admitted, &RuleCount { flows: 0, packets, bytes, hit: Some((first, last)) });
+            let hit = Some((first, last));
+            self.count_for(admitted, &RuleCount { packets, bytes, hit, ..RuleCount::default() });
         }
     }
 

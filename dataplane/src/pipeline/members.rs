@@ -162,6 +162,7 @@ impl<'s> Pipeline<'s> {
         }
         let snapshot = self.snapshot;
         for network in snapshot.networks() {
+            self.tell_learned(network, out);
             let due = lock(&network.state.changed).take(ANNOUNCED_AT_ONCE);
             if due.len() == ANNOUNCED_AT_ONCE {
                 self.shared.has_changed.store(true, Relaxed);
@@ -249,7 +250,9 @@ impl Network {
         let covering = wide.filter(|endpoint| endpoint.holdings().pair_for(address).is_some());
         let unsecured = self.unsecured.iter().filter_map(|id| self.endpoint(*id));
         let unsecured = unsecured.filter(|endpoint| endpoint.holdings().pair_for(address).is_none());
-        covering.chain(unsecured).collect()
+        let learners = self.learners.iter().filter_map(|id| self.endpoint(*id));
+        let learners = learners.filter(|endpoint| endpoint.may_come_to(address));
+        covering.chain(unsecured).chain(learners).collect()
     }
 
     /// Is there anyone who may have an address?

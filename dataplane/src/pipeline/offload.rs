@@ -19,7 +19,7 @@ use eastgate_vtep::{
     fdb::Location,
     mtu,
 };
-use eastgate_wire::{Cursor, FlowKey, Instant, Leg, MacAddr, View, VtepAddr};
+use eastgate_wire::{Cursor, EndpointId, FlowKey, Instant, Leg, MacAddr, View, Vni, VtepAddr};
 
 use super::{
     Arrival, Destination, Pipeline,
@@ -77,6 +77,8 @@ pub trait FlowOffload: Carrier {
     fn set_path_mtus(&self, mtu_to: &dyn Fn(VtepAddr) -> u16);
     /// What was dropped there under policies that are in force no more, and is not counted there any longer.
     fn settle_drops(&self) -> Vec<SettledDrop>;
+    /// What rules without state have let pass there since this was asked last.
+    fn take_stateless(&self) -> Vec<Stateless>;
     /// A datagram in fragments is here from now on, all of it: what has passed of it there, when its first has.
     fn take_datagram(&self, key: &DatagramKey) -> Option<Imported>;
     /// A datagram that was punted is over here.
@@ -146,6 +148,25 @@ pub struct Replaced {
     pub created: Instant,
     /// When a packet of it last passed
     pub last_seen: Instant,
+}
+
+/// Packets of no flow that a rule without state has let pass elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stateless {
+    /// Of which network
+    pub vni: Vni,
+    /// The compilation of the policy whose rule it is
+    pub policy: u32,
+    /// The rule
+    pub rule: u32,
+    /// Whose rule
+    pub endpoint: EndpointId,
+    /// Whether it was sent them, or sends them
+    pub direction: rule::Direction,
+    /// How many
+    pub count: Count,
+    /// When the last one was
+    pub last: Instant,
 }
 
 /// A flow was let in that others of its pair and service are like.

@@ -14,6 +14,7 @@ use crate::snapshot::Network;
 pub(super) const NO_RULE: u32 = u32::MAX;
 
 /// What the policy is asked: whether such a packet may go from one end to the other.
+#[derive(Clone, Copy)]
 pub(super) struct Inquiry<'s> {
     pub(super) ends: Ends<'s>,
     pub(super) src: Addr,
@@ -77,6 +78,20 @@ impl Ruling {
     pub(super) const fn is_plain(&self) -> bool {
         matches!((self.fate, self.chains, self.limits), (Fate::Allowed(_), [None, None], [None, None]))
     }
+
+    /// The packet passes, and each end that was asked keeps state of it.
+    pub(super) fn is_stateful(&self) -> bool {
+        self.enforce().is_ok_and(|admitted| admitted.stateless == [false; 2])
+    }
+
+    /// The packet passes, and no end that was asked keeps state of it.
+    pub(super) fn is_stateless(&self) -> bool {
+        let Fate::Allowed(Admitted { egress_rule, ingress_rule, stateless, .. }) = self.fate else {
+            return false;
+        };
+        let ends = stateless.into_iter().zip([egress_rule, ingress_rule]);
+        stateless.contains(&true) && { ends }.all(|(stateless, rule)| stateless || rule == NO_RULE)
+    }
 }
 
 impl<'s> Inquiry<'s> {
@@ -89,6 +104,15 @@ impl<'s> Inquiry<'s> {
         };
         Self { ends, src: opener.src, dst: opener.dst, probe: probe_of(query, opener, header) }
     }
+
+    /// What a packet is decided by for itself, whatever it answers.
+    pub(super) fn of_packet(ends: Ends<'s>, segment: &Segment) -> Self {
+        let mut inquiry = Self::of_flow(ends, segment, &segment.key, segment.header);
+        if let SegmentKind::Query(query) = segment.kind {
+            inquiry.probe.header = Header::Icmp { kind: query.own_kind(), code: query.code };
+        }
+        inquiry
+    }
 }
 
 impl Network {
@@ -96,14 +120,20 @@ impl Network {
     /// are applied on this host.
     pub(super) fn ask_policy(&self, inquiry: &Inquiry<'_>) -> Ruling {
         let Inquiry { ends, src, dst, probe } = inquiry;
-        let mut admitted = Admitted { epoch: self.compiled, egress_rule: NO_RULE, ingress_rule: NO_RULE };
+        let mut admitted = Admitted {
+            epoch: self.compiled,
+            egress_rule: NO_RULE,
+            ingress_rule: NO_RULE,
+            stateless: [false; 2],
+        };
         let (mut chains, mut limits, mut would_refuse) = ([None; 2], [None; 2], None);
         let sides = [
             (ends.src, Direction::Egress, *dst, &mut admitted.egress_rule),
             (ends.dst, Direction::Ingress, *src, &mut admitted.ingress_rule),
         ];
-        for (((endpoint, direction, peer, rule), chain), limit) in
-            sides.into_iter().zip(&mut chains).zip(&mut limits)
+        let sides = sides.into_iter().zip(&mut admitted.stateless);
+        for ((((endpoint, direction, peer, rule), stateless), chain), limit) in
+            sides.zip(&mut chains).zip(&mut limits)
         {
             let Some(endpoint) = endpoint.filter(|endpoint| endpoint.enforced_here) else { continue };
             let decision = self.policy.decide(endpoint.id, direction, peer, probe);
@@ -129,6 +159,7 @@ impl Network {
             let Verdict { log, audit, limited, .. } = decision.verdict;
             let limited = number.filter(|_| limited);
             *limit = limited.map(|rule| Limited { endpoint: endpoint.id, rule, source: *src, log, audit });
+            *stateless = decision.verdict.stateless;
             *rule = number.unwrap_or(NO_RULE);
         }
         let fate = match would_refuse {

@@ -54,6 +54,8 @@ pub struct Shared {
     expiry: Box<[Mutex<Instant>]>,
     /// Some address is elsewhere now, and others are to be told.
     pub(super) has_changed: AtomicBool,
+    /// Something was heard that may be learned.
+    pub(super) has_snooped: AtomicBool,
     /// Whoever carries packets of flows that have settled
     pub(super) fastpath: OnceLock<Arc<dyn FlowOffload>>,
     pub(super) offloads_since: OnceLock<Instant>,
@@ -96,6 +98,7 @@ impl Shared {
             hasher: RandomState::new(),
             expiry: (0..workers).map(|_| Mutex::new(Instant::ZERO)).collect(),
             has_changed: AtomicBool::new(false),
+            has_snooped: AtomicBool::new(false),
             fastpath: OnceLock::new(),
             offloads_since: OnceLock::new(),
             swept: Mutex::default(),

@@ -22,7 +22,10 @@ use super::{
     ruling::{Inquiry, probe_of},
     shared::lock,
 };
-use crate::snapshot::{Endpoint, Network};
+use crate::{
+    eligibility::Eligibility,
+    snapshot::{Endpoint, Network},
+};
 
 /// What is known of a packet.
 pub(super) enum Tracked<'s> {
@@ -261,6 +264,26 @@ impl<'s> Pipeline<'s> {
         frame: &Frame<'_>,
         now: Instant,
     ) -> Result<Tracked<'s>, Refusal> {
+        if !network.has_stateless(ends) {
+            return self.track_known(network, ends, ip, frame, now);
+        }
+        let inquiry = Inquiry { ends, src: ip.src, dst: ip.dst, probe: Probe::of(ip)? };
+        if let Some(segment) = segment_of(network, ends, ip, frame) {
+            self.hold_to_rules(network, &inquiry, &segment, now)?;
+        }
+        let tracked = self.track_known(network, ends, ip, frame, now);
+        tracked.or_else(|refusal| network.passes_alone(inquiry, refusal))
+    }
+
+    /// What the tables of flows say of a packet.
+    fn track_known(
+        &self,
+        network: &'s Arc<Network>,
+        ends: Ends<'s>,
+        ip: &Ip,
+        frame: &Frame<'_>,
+        now: Instant,
+    ) -> Result<Tracked<'s>, Refusal> {
         if let Transport::Icmp(icmp) = ip.transport
             && icmp.role(ip.src.is_v4()) == IcmpRole::Error
         {
@@ -359,7 +382,8 @@ impl<'s> Pipeline<'s> {
         }
         match tracked {
             flow::Tracked::Pass(hit) if is_of_its_ends(flows, &hit, ends) => {
-                Ok(Found::Decided(self.settled(&hit, ends, segment)))
+                let may_go = Eligibility::of(network).kept(flows.stateless(hit.flow)).is_ok();
+                Ok(Found::Decided(self.settled(&hit, ends, segment).filter(|_| may_go)))
             }
             flow::Tracked::Pass(hit) => Ok(Found::Undecided(Standing::OfOthers(hit))),
             flow::Tracked::New => Ok(Found::Undecided(Standing::New { loose })),
@@ -418,7 +442,18 @@ impl<'s> Pipeline<'s> {
             tracked = flows.related(&key, &quoted, ip.dst, &network.tracking, epoch, now);
         }
         match tracked {
-            flow::Tracked::Pass(hit) if hit.hint == receiver(ends.dst) => Ok(Tracked::Passes(None)),
+            flow::Tracked::Pass(hit) if hit.hint == receiver(ends.dst) => {
+                let [opener, other] = flows.stateless(hit.flow);
+                let stateless = match hit.direction {
+                    flow::Direction::Original => [opener, other],
+                    flow::Direction::Reply => [other, opener],
+                };
+                if stateless == [false; 2] {
+                    return Ok(Tracked::Passes(None));
+                }
+                let inquiry = Inquiry { ends, src: ip.src, dst: ip.dst, probe: Probe::of(ip)? };
+                Ok(Tracked::undecided(Question::Packet(inquiry.of_some(stateless))))
+            }
             // Whoever has the receiver's address now, the flow's own packets must have found it first.
             flow::Tracked::Stale { flow, hint, original } if hint == receiver(ends.dst) => {
                 // The error goes to the one who sent the quoted packet: its receiver is that packet's sender.
@@ -446,7 +481,7 @@ enum Found<'s> {
 }
 
 impl<'s> Tracked<'s> {
-    const fn undecided(question: Question<'s>) -> Self {
+    pub(super) const fn undecided(question: Question<'s>) -> Self {
         Self::Undecided(Undecided { question, part: Part::Whole })
     }
 }
@@ -489,7 +524,7 @@ impl Network {
 }
 
 /// How many packets a frame stands for.
-fn packets(frame: &Frame<'_>) -> u32 {
+pub(super) fn packets(frame: &Frame<'_>) -> u32 {
     frame.offload.gso.map_or(1, |gso| (frame.len() as u32).div_ceil(u32::from(gso.segment).max(1)).max(1))
 }
 

@@ -41,6 +41,7 @@ impl Shared {
                 flows,
                 packets: (flow.original.packets + flow.reply.packets).saturating_sub(flow.counted.packets),
                 bytes: (flow.original.bytes + flow.reply.bytes).saturating_sub(flow.counted.bytes),
+                would_deny: 0,
                 hit: Some((flow.created, flow.last_seen)),
             };
             for rule in [flow.egress_rule, flow.ingress_rule] {

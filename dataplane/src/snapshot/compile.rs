@@ -112,6 +112,8 @@ impl NetworkSite<'_> {
         let by_mac = endpoints.iter().map(|endpoint| (endpoint.mac, endpoint.id)).collect();
         let unsecured = endpoints.iter().filter(|endpoint| !endpoint.sender.port_security);
         let unsecured = unsecured.map(|endpoint| endpoint.id).collect();
+        let learners = endpoints.iter().filter(|endpoint| endpoint.learning.is_some());
+        let learners = learners.map(|endpoint| endpoint.id).collect();
         let ownership = Ownership::new(endpoints.iter().map(Endpoint::holdings));
         let prefixes = endpoints.iter().flat_map(|endpoint: &Endpoint| {
             let Holdings { pairs, routes, .. } = endpoint.holdings();
@@ -182,6 +184,7 @@ impl NetworkSite<'_> {
             // Counted for endpoints by their numbers
             limits: RuleLimits::following(rules, before.map(|before| &before.limits)),
             unsecured,
+            learners,
             state,
             ownership,
             multicast,
@@ -254,6 +257,7 @@ impl NetworkSite<'_> {
             mac: endpoint.mac,
             location,
             enforced_here: here || !host.runs_eastgate(),
+            learning: endpoint.learning.clone(),
             state: state.endpoint(&endpoint.name),
             sender: Sender {
                 holdings: Arc::new(holdings),

@@ -27,6 +27,7 @@ struct Cell {
     flows: AtomicU64,
     packets: AtomicU64,
     bytes: AtomicU64,
+    would_deny: AtomicU64,
     first: AtomicU64,
     last: AtomicU64,
 }
@@ -40,6 +41,8 @@ pub struct RuleCount {
     pub packets: u64,
     /// Their bytes
     pub bytes: u64,
+    /// Packets that passed, and that it would have refused if it were not being tried out
+    pub would_deny: u64,
     /// When a packet hit it first and last; nothing when none did
     pub hit: Option<(Instant, Instant)>,
 }
@@ -50,6 +53,7 @@ impl RuleCount {
         self.flows += other.flows;
         self.packets += other.packets;
         self.bytes += other.bytes;
+        self.would_deny += other.would_deny;
         self.hit = match (self.hit, other.hit) {
             (Some((first, last)), Some((earlier, later))) => Some((first.min(earlier), last.max(later))),
             (one, other) => one.or(other),
@@ -68,9 +72,12 @@ impl RuleCounts {
     /// Counts; a number that no rule has counts for nobody.
     pub(crate) fn add(&self, rule: u32, more: &RuleCount) {
         let Some(cell) = self.cell(rule) else { return };
-        for (cell, more) in
-            [(&cell.flows, more.flows), (&cell.packets, more.packets), (&cell.bytes, more.bytes)]
-        {
+        for (cell, more) in [
+            (&cell.flows, more.flows),
+            (&cell.packets, more.packets),
+            (&cell.bytes, more.bytes),
+            (&cell.would_deny, more.would_deny),
+        ] {
             if more > 0 {
                 cell.fetch_add(more, Relaxed);
             }
@@ -91,6 +98,7 @@ impl RuleCounts {
             flows: load(&cell.flows),
             packets: load(&cell.packets),
             bytes: load(&cell.bytes),
+            would_deny: load(&cell.would_deny),
             hit: (first != NEVER).then(|| (Instant::from_micros(first), Instant::from_micros(last))),
         }
     }
@@ -134,6 +142,7 @@ fn cells() -> [Cell; CHUNK] {
         flows: AtomicU64::new(0),
         packets: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
+        would_deny: AtomicU64::new(0),
         first: AtomicU64::new(NEVER),
         last: AtomicU64::new(0),
     })
@@ -146,7 +155,12 @@ mod tests {
     #[test]
     fn a_rule_goes_on_counting_where_it_did() {
         let at = |second| Instant::from_secs(second);
-        let hit = |from, to| RuleCount { packets: 1, bytes: 60, hit: Some((at(from), at(to))), flows: 0 };
+        let hit = |from, to| RuleCount {
+            packets: 1,
+            bytes: 60,
+            hit: Some((at(from), at(to))),
+            ..RuleCount::default()
+        };
         let before = RuleCounts::following(3, None);
         assert!(before.is_untouched());
         before.add(2, &hit(5, 6));
@@ -156,7 +170,7 @@ mod tests {
         before.add(2, &hit(3, 4));
         after.add(2, &hit(7, 8));
         after.add(19, &RuleCount { flows: 1, ..hit(9, 9) });
-        let counted = RuleCount { flows: 0, packets: 3, bytes: 180, hit: Some((at(3), at(8))) };
+        let counted = RuleCount { packets: 3, bytes: 180, hit: Some((at(3), at(8))), ..RuleCount::default() };
         assert_eq!((after.get(2), before.get(2)), (counted, counted));
         assert_eq!((after.get(19).flows, after.get(1)), (1, RuleCount::default()));
         assert_eq!(RuleCounts::following(20, None).get(2), RuleCount::default(), "other rules");
@@ -167,8 +181,11 @@ mod tests {
         let at = |second| Instant::from_secs(second);
         let mut sum = RuleCount::default();
         for hit in [None, Some((at(4), at(5))), None, Some((at(2), at(3)))] {
-            sum.add(&RuleCount { flows: 1, packets: 2, bytes: 3, hit });
+            sum.add(&RuleCount { flows: 1, packets: 2, bytes: 3, would_deny: 4, hit });
         }
-        assert_eq!(sum, RuleCount { flows: 4, packets: 8, bytes: 12, hit: Some((at(2), at(5))) });
+        assert_eq!(
+            sum,
+            RuleCount { flows: 4, packets: 8, bytes: 12, would_deny: 16, hit: Some((at(2), at(5))) }
+        );
     }
 }

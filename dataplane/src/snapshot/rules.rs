@@ -91,6 +91,8 @@ pub enum RuleList {
     EgressDefault(Name),
     /// What a tenant with `mode = "audit"` would deny
     DefaultDeny,
+    /// What an endpoint of the exclusion list may: everything
+    Excluded(Name),
 }
 
 /// What has a number of its own in a policy's source: rules that stand in tiers together, or whom rules name as their peer.
@@ -98,12 +100,14 @@ pub enum RuleList {
 enum Part {
     /// A group of the tenant, and whether prefixes that its members share are of it
     Group(Name, bool),
-    Template(Name),
+    /// A template of the site, and whether the groups that have its rules keep state
+    Template(Name, bool),
     /// Rules of a policy behind one another that are for the same endpoints
     Policy(Owner, Name, Direction, u32),
     PolicyEnd(Owner, Name),
     EgressDefault(Name),
     DefaultDeny,
+    Excluded(Name),
     /// A group of another tenant: its members
     GroupOf(Name, Name),
     /// A set of the site or of a tenant, and what stands for its prefixes. Of prefixes it is not known who is in them: a set
@@ -215,6 +219,9 @@ impl RuleTable {
         if tenant.mode == Mode::Audit {
             self.add_alone(RuleList::DefaultDeny, &tenant.mode_at, before);
         }
+        for (endpoint, at) in site.excluded_of(&tenant.name) {
+            self.add_alone(RuleList::Excluded(endpoint.clone()), at, before);
+        }
     }
 
     fn add_list(&mut self, list: &RuleList, rules: Lists<'_>, before: Option<&Self>) {
@@ -292,7 +299,10 @@ impl RuleTable {
             RuleList::Policy(Owner::Tenant, name) => {
                 tenant.policies.get(name).map(|it| [&it.ingress[..], &it.egress])
             }
-            RuleList::PolicyEnd(..) | RuleList::EgressDefault(_) | RuleList::DefaultDeny => None,
+            RuleList::PolicyEnd(..)
+            | RuleList::EgressDefault(_)
+            | RuleList::DefaultDeny
+            | RuleList::Excluded(_) => None,
         }
     }
 
@@ -300,7 +310,9 @@ impl RuleTable {
     fn parts_of(&self, tenant: &Tenant) -> BTreeSet<Part> {
         let mut all = BTreeSet::new();
         all.extend(tenant.groups.values().map(|group| Part::Group(group.name.clone(), group.wide)));
-        all.extend(self.templates(tenant).map(|template| Part::Template(template.name.clone())));
+        all.extend(tenant.groups.values().flat_map(|group| {
+            group.like.iter().map(|template| Part::Template(template.clone(), group.stateful))
+        }));
         for (owner, policy) in self.policies(tenant) {
             for (direction, rules) in DIRECTIONS.into_iter().zip([&policy.ingress, &policy.egress]) {
                 let parts = (0..).zip(parts(rules));
@@ -311,6 +323,7 @@ impl RuleTable {
             RuleList::PolicyEnd(owner, name) => Some(Part::PolicyEnd(*owner, name.clone())),
             RuleList::EgressDefault(name) => Some(Part::EgressDefault(name.clone())),
             RuleList::DefaultDeny => Some(Part::DefaultDeny),
+            RuleList::Excluded(name) => Some(Part::Excluded(name.clone())),
             RuleList::Group(_) | RuleList::Template(_) | RuleList::Policy(..) => None,
         }));
         let peers =
@@ -371,7 +384,11 @@ impl RuleTable {
     #[must_use]
     pub fn stands_in(&self, tenant: &Tenant, config: &Config) -> bool {
         let starts_from_it = tenant.groups.values().any(|group| !group.like.is_empty());
-        let has_a_say = |site: &SitePolicy| starts_from_it || site.policies_for(tenant).next().is_some();
+        let has_a_say = |site: &SitePolicy| {
+            starts_from_it
+                || site.policies_for(tenant).next().is_some()
+                || site.excluded_of(&tenant.name).next().is_some()
+        };
         let same_site =
             Arc::ptr_eq(&self.site, &config.site) || !has_a_say(&self.site) && !has_a_say(&config.site);
         let is_same = |(name, was): (&Name, &Arc<Tenant>)| {
@@ -475,6 +492,7 @@ impl RuleList {
             }
             Self::EgressDefault(network) => format!("{tenant}/network {network} egress_default"),
             Self::DefaultDeny => format!("default deny of tenant {tenant}"),
+            Self::Excluded(endpoint) => format!("exclude {tenant}/{endpoint}"),
         }
     }
 }

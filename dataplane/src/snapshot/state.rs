@@ -12,7 +12,7 @@ use std::{
 use ahash::RandomState;
 use eastgate_config::{self as config, Config, Name};
 use eastgate_conntrack::flow::{Account, FlowLimits, NetworkQuota, Quota};
-use eastgate_steering::{HolderLimits, Holders, LearnLimits, Learned};
+use eastgate_steering::{HolderLimits, Holders, LearnLimits, Learned, snooping::Snooped};
 use eastgate_vtep::{
     fdb::{Fdb, FdbSettings},
     mtu::too_big::TooBig,
@@ -30,6 +30,10 @@ pub struct NetworkState {
     pub changed: Mutex<Changed>,
     /// Learned neighbours
     pub learned: Mutex<Learned>,
+    /// Learned addresses of endpoints: whatever settings change, they stay.
+    pub snooped: Arc<Mutex<Snooped>>,
+    /// Of those, the ones that other hosts are to be told of
+    pub untold: Mutex<Changed>,
     /// Broadcast, unknown unicast and multicast frames it may still send
     pub bum: Mutex<TokenBucket>,
     /// Tells senders what is too big, at a limited rate
@@ -188,7 +192,7 @@ const REPORTS: Rate = Rate { per_second: 1, burst: 5 };
 const ERRORS: Rate = Rate { per_second: 100, burst: 100 };
 
 impl NetworkState {
-    fn new(settings: Settings, quota: Arc<NetworkQuota>) -> Self {
+    fn new(settings: Settings, quota: Arc<NetworkQuota>, snooped: Arc<Mutex<Snooped>>) -> Self {
         let unknown_hosts = quota.account("", endpoint_limits(settings.limits));
         unknown_hosts.set_new_flows(settings.limits.endpoint_new_flows);
         let bum = Rate { per_second: settings.bum, burst: settings.bum };
@@ -197,6 +201,8 @@ impl NetworkState {
             changed: Mutex::default(),
             holders: Mutex::new(Holders::new(HolderLimits::default())),
             learned: Mutex::new(Learned::new(LearnLimits::default())),
+            snooped,
+            untold: Mutex::default(),
             bum: Mutex::new(TokenBucket::new(bum, Instant::ZERO)),
             too_big: Mutex::new(TooBig::new(ERRORS, Instant::ZERO)),
             thefts: Mutex::new(TokenBucket::new(REPORTS, Instant::ZERO)),
@@ -263,7 +269,8 @@ impl StateRegistry {
         }
         let quota = self.quota.network(network.vni, flow_limits(network.limits));
         quota.set_new_flows(network.limits.new_flows);
-        let state = Arc::new(NetworkState::new(settings, quota));
+        let snooped = networks.get(&network.vni).map(|before| before.snooped.clone()).unwrap_or_default();
+        let state = Arc::new(NetworkState::new(settings, quota, snooped));
         networks.insert(network.vni, state.clone());
         state
     }

@@ -268,8 +268,11 @@ impl<'a> Dry<'a> {
         reply.key = network.on_leg(reply.key, to, from);
         // Let in by another policy, it is decided again, as it is there; where flows are kept, it is not.
         let stands = flow.current || network.tracking.on_change == OnChange::Keep;
-        let epoch = if stands { network.epoch } else { 0 };
-        let admitted = Admitted { epoch, egress_rule: u32::MAX, ingress_rule: u32::MAX };
+        // Which of its ends keep no state of it is found out by deciding.
+        let stateless = [from, to].into_iter().flatten().any(|end| network.policy.is_stateless(end.id));
+        let epoch = if stands && !stateless { network.epoch } else { 0 };
+        let admitted =
+            Admitted { epoch, egress_rule: u32::MAX, ingress_rule: u32::MAX, stateless: [false; 2] };
         let loose = StateSettings { loose: true, ..network.tracking };
         let account = from.map_or(&network.state.unknown_hosts, |opener| &opener.state.flows);
         let mut flows = shared.flows(&opening.key);

@@ -61,7 +61,8 @@ impl<'a> Walk<'a> {
         }
         let decided = live.is_none_or(|opened| !opened.current);
         let probe = View::parse(frame).ok().and_then(|view| Probe::of(view.ip()?).ok());
-        if decided && ends_at >= EGRESS {
+        // Of a live flow, an end that keeps no state of it is asked all the same.
+        if decided && ends_at >= EGRESS || ends_at == EGRESS {
             let refusal = refused.as_ref().filter(|_| ends_at == EGRESS);
             self.tell_decision(sender.endpoint, Direction::Egress, self.request.dst, probe.as_ref(), refusal);
         }
@@ -71,7 +72,7 @@ impl<'a> Walk<'a> {
         if ends_at > FORWARD {
             self.tell_forwarding(sender, dst, fate);
         }
-        if decided && ends_at >= INGRESS && ends_at > FORWARD {
+        if decided && ends_at >= INGRESS && ends_at > FORWARD || ends_at == INGRESS {
             let refusal = refused.as_ref().filter(|_| ends_at == INGRESS);
             self.tell_decision(dst, Direction::Ingress, self.request.src, probe.as_ref(), refusal);
         }
@@ -203,6 +204,9 @@ impl<'a> Walk<'a> {
         let (text, at) = match rule {
             Some(rule) if explained.decision.denial(direction).is_some() => {
                 (format!("{} would deny it, and is only being tried out", rule.rule), Some(rule.at))
+            }
+            Some(rule) if explained.decision.verdict.stateless => {
+                (format!("{} allows it, and keeps no state", rule.rule), Some(rule.at))
             }
             Some(rule) => (format!("{} allows it", rule.rule), Some(rule.at)),
             None => (format!("the {} allow it", whose(direction)), None),

@@ -45,4 +45,6 @@ struct changed_key {
 enum network_marks {
 	/* What comes from one VTEP may go to another. */
 	NETWORK_HUB = 1 << 0,
+	/* Some of its rules keep no state: what is of no flow may pass all the same. */
+	NETWORK_STATELESS = 1 << 1,
 };

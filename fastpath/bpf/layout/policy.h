@@ -61,4 +61,5 @@ enum rule_action {
 	/* On to the next tier */
 	RULE_PASS,
 	RULE_LOG = 1 << 8,
+	RULE_STATELESS = 1 << 11,
 };

@@ -55,3 +55,5 @@ pub const CHANGED_MAC: u32 = 1;
 
 /// [`Network::marks`]: what comes from one VTEP may go to another.
 pub const NETWORK_HUB: u16 = 1;
+/// [`Network::marks`]: some of its rules keep no state.
+pub const NETWORK_STATELESS: u16 = 2;

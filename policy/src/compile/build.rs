@@ -56,6 +56,8 @@ pub(super) fn build(
     }
     let asks = |ruleset| rulesets.rules(ruleset).iter().any(|rule| tells_flows_apart(rule));
     let tells_flows_apart = (0..rulesets.len()).map(asks).collect();
+    let is_stateless = |ruleset| rulesets.rules(ruleset).iter().any(|rule| rule.then.is_stateless());
+    let stateless: Box<[bool]> = (0..rulesets.len()).map(is_stateless).collect();
     let outcome = |rule: &Rule| Outcome { rule: rule.id, then: rule.then.word() };
     let rules = rulesets.flat.iter().map(|rule| outcome(rule)).collect();
     let mut does: Vec<Outcome> = source
@@ -74,6 +76,8 @@ pub(super) fn build(
         rules,
         does: does.into(),
         tells_flows_apart,
+        has_stateless: stateless.contains(&true),
+        stateless,
         rulesets: starts,
         numbers,
         addresses: identities.addresses,

@@ -97,10 +97,12 @@ fn then() -> impl Strategy<Value = Then> {
     let action = select(vec![Action::Allow, Action::Allow, Action::Deny, Action::Reject]);
     let chain =
         proptest::option::weighted(0.2, (1..=u16::MAX).prop_map(|n| ChainId(NonZeroU16::new(n).unwrap())));
-    let rarely = proptest::bool::weighted(0.2);
-    let verdict = (action, rarely, rarely, chain, rarely).prop_map(|(action, log, audit, chain, limited)| {
-        Then::Settle(Verdict { action, log, audit, chain, limited })
-    });
+    let rarely = || proptest::bool::weighted(0.2);
+    let verdict = (action, rarely(), rarely(), chain, rarely(), rarely()).prop_map(
+        |(action, log, audit, chain, limited, stateless)| {
+            Then::Settle(Verdict { action, log, audit, chain, limited, stateless })
+        },
+    );
     prop_oneof![3 => verdict, 1 => Just(Then::Pass)]
 }
 
@@ -333,6 +335,26 @@ fn any_tier_may_tell_flows_apart() {
     let compiled = Compiled::compile(&Source { groups: groups.into(), endpoints }).unwrap();
     let asks = |endpoint| compiled.tells_flows_apart(EndpointId(endpoint), Direction::Ingress);
     assert_eq!([0, 1, 2, 3, 4, 5].map(asks), [false, true, true, false, true, true]);
+}
+
+#[test]
+fn an_endpoint_is_stateless_by_a_rule_of_either_direction() {
+    let stateless = Then::Settle(Verdict { stateless: true, ..Verdict::ALLOW });
+    let rules = |then| vec![Rule { then, ..allow(0, Peer::Any, tcp(22)) }];
+    let keeps = Group { ingress: rules(Then::Settle(Verdict::ALLOW)), egress: vec![] };
+    let hears = Group { ingress: rules(stateless), egress: vec![] };
+    let says = Group { ingress: vec![], egress: rules(stateless) };
+    let in_groups = |groups: &[u32]| {
+        EndpointRules::of_groups(vec![], groups.iter().map(|group| GroupId(*group)).collect())
+    };
+    let source = |members: &[&[u32]]| Source {
+        groups: vec![keeps.clone(), hears.clone(), says.clone()],
+        endpoints: members.iter().map(|groups| in_groups(groups)).collect(),
+    };
+    let compiled = Compiled::compile(&source(&[&[0], &[1], &[0, 2], &[]])).unwrap();
+    let is_stateless = [0, 1, 2, 3].map(|endpoint| compiled.is_stateless(EndpointId(endpoint)));
+    assert_eq!((is_stateless, compiled.has_stateless()), ([false, true, true, false], true));
+    assert!(!Compiled::compile(&source(&[&[0], &[]])).unwrap().has_stateless(), "groups that nobody is in");
 }
 
 /// Rules that ask for nothing but the key cost nothing more; what others ask for costs a list for each field that is asked

@@ -24,6 +24,7 @@
 //! | 8 | log |
 //! | 9 | audit |
 //! | 10 | flows that it allows are counted, by source |
+//! | 11 | stateless |
 //! | 16 to 31 | the service chain; 0 for none |
 
 use std::num::NonZeroU16;
@@ -60,6 +61,8 @@ const PASS: u32 = 3;
 pub const LOG: u32 = 1 << 8;
 const AUDIT: u32 = 1 << 9;
 const LIMITED: u32 = 1 << 10;
+/// Of what a rule does: what it allows begins no flow
+pub const STATELESS: u32 = 1 << 11;
 const CHAIN_AT: u32 = 16;
 
 impl Compiled {
@@ -96,7 +99,7 @@ const fn entry(entry: &Entry) -> [u32; 4] {
 impl Then {
     /// As a rule's second word
     pub(super) const fn word(self) -> u32 {
-        let Verdict { action, log, audit, chain, limited } = match self {
+        let Verdict { action, log, audit, chain, limited, stateless } = match self {
             Self::Pass => return PASS,
             Self::Settle(verdict) => verdict,
         };
@@ -104,7 +107,8 @@ impl Then {
             Some(ChainId(number)) => number.get() as u32,
             None => 0,
         };
-        let flags = log as u32 * LOG | audit as u32 * AUDIT | limited as u32 * LIMITED;
+        let flags =
+            log as u32 * LOG | audit as u32 * AUDIT | limited as u32 * LIMITED | stateless as u32 * STATELESS;
         action as u32 | flags | chain << CHAIN_AT
     }
 
@@ -121,8 +125,14 @@ impl Then {
             Some(number) => Some(ChainId(number)),
             None => None,
         };
-        let (log, audit, limited) = (word & LOG != 0, word & AUDIT != 0, word & LIMITED != 0);
-        Self::Settle(Verdict { action, log, audit, chain, limited })
+        Self::Settle(Verdict {
+            action,
+            log: word & LOG != 0,
+            audit: word & AUDIT != 0,
+            chain,
+            limited: word & LIMITED != 0,
+            stateless: word & STATELESS != 0,
+        })
     }
 }
 
@@ -209,6 +219,7 @@ mod tests {
             (Then::Settle(Verdict { audit: true, ..Verdict::DENY }), 0x201),
             (Then::Settle(Verdict { limited: true, ..Verdict::ALLOW }), 0x400),
             (Then::Settle(Verdict { chain, ..Verdict::ALLOW }), 0xffff_0000),
+            (Then::Settle(Verdict { stateless: true, ..Verdict::ALLOW }), 0x800),
             (Then::Settle(Verdict { log: true, audit: true, chain, ..Verdict::REJECT }), 0xffff_0302),
         ] {
             assert_eq!((then.word(), Then::of_word(word)), (word, then), "{then:?}");

@@ -1,6 +1,6 @@
 //! Live flows: listed a page at a time, found for a trace, ended.
 
-use std::sync::Mutex;
+use std::{collections::BTreeSet, sync::Mutex};
 
 use eastgate_api::{Done, Failure, Filter, FlowRow, List};
 use eastgate_conntrack::flow::{FlowFilter, FlowInfo, FlowTable};
@@ -104,6 +104,18 @@ impl View {
         };
         let mut found = Vec::new();
         self.for_each_flow(&filter, clock::now(), |flow| found.push(*flow));
+        found
+    }
+
+    /// Those of these addresses that flows are from or to.
+    pub(in crate::daemon) fn in_flows(&self, addresses: &BTreeSet<(Vni, Addr)>) -> BTreeSet<(Vni, Addr)> {
+        let mut found = BTreeSet::new();
+        if !addresses.is_empty() {
+            self.for_each_flow(&FlowFilter::default(), clock::now(), |flow| {
+                let ends = [flow.key.src, flow.key.dst].map(|address| (flow.key.vni, address));
+                found.extend(ends.into_iter().filter(|end| addresses.contains(end)));
+            });
+        }
         found
     }
 

@@ -79,7 +79,15 @@ impl About<'_> {
 
     /// A packet that the rules in force refuse: what has no row yet has one if the staged version lets it pass.
     fn packet(&self, key: &DropKey, seen: &Seen, rows: &mut BTreeMap<PassingKey, StagedRow>) {
-        if !matches!(key.reason, DropReason::EgressDenied | DropReason::IngressDenied) {
+        let by_rules = matches!(
+            key.reason,
+            DropReason::EgressDenied
+                | DropReason::IngressDenied
+                | DropReason::EgressRule
+                | DropReason::IngressRule
+                | DropReason::PolicyChanged
+        );
+        if !by_rules {
             return;
         }
         let Some(flow) = seen.subject.flow() else { return };

@@ -240,6 +240,7 @@ fn endpoint(
         port: place.port.unwrap_or_else(|| format!("{prefix}{short}")),
         mac,
         addresses,
+        learn: None,
         groups,
         pairs,
         routes: if is_router { any.to_vec() } else { Vec::new() },

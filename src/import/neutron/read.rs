@@ -57,7 +57,6 @@ fn thing(cloud: &mut Cloud, node: Node<'_>, faults: &mut Faults) {
         cloud.networks.entry(object.text("ID")).or_insert(network);
     } else if has(&["ID", "Name", "Description"]) {
         let group = GroupIn {
-            at: node.at(),
             name: object.text("Name"),
             description: object.text("Description"),
             project: object.text("Project"),
@@ -89,7 +88,6 @@ fn network_shown(object: &Object<'_>) -> NetworkIn {
 fn group_shown(cloud: &mut Cloud, object: &Object<'_>, faults: &mut Faults) {
     let id = object.text("id");
     let group = GroupIn {
-        at: object.node.at(),
         name: object.text("name"),
         description: object.text("description"),
         project: object.word("project_id").unwrap_or_else(|| object.text("tenant_id")),

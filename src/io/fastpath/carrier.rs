@@ -10,7 +10,9 @@ use eastgate_dataplane::{
     pipeline::{
         answer::AnswerOffer,
         counters::SettledDrop,
-        offload::{Candidate, FlowOffload, Handover, Offer, Replaced, Reservation, Resident, Whereabouts},
+        offload::{
+            Candidate, FlowOffload, Handover, Offer, Replaced, Reservation, Resident, Stateless, Whereabouts,
+        },
         shared::lock,
     },
     snapshot::{self, state::EndpointState},
@@ -111,6 +113,13 @@ impl FlowOffload for KernelPath {
     fn settle_drops(&self) -> Vec<SettledDrop> {
         self.settle_denied().unwrap_or_else(|error| {
             tracing::error!(%error, "what the rules have refused in the kernel cannot be read");
+            Vec::new()
+        })
+    }
+
+    fn take_stateless(&self) -> Vec<Stateless> {
+        self.newly_passed().unwrap_or_else(|error| {
+            tracing::error!(%error, "what rules without state have let pass in the kernel cannot be read");
             Vec::new()
         })
     }

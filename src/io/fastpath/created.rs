@@ -156,6 +156,7 @@ impl KernelPath {
                 epoch: ended.epoch,
                 egress_rule: ended.rules[ends[0]],
                 ingress_rule: ended.rules[ends[1]],
+                stateless: [false; 2],
             },
             counts: ends.map(|end| Count { packets: ended.packets[end], bytes: ended.bytes[end] }),
             created: clock::from_wrapped_millis(ended.created),
@@ -257,7 +258,12 @@ fn found(key: &Key, flow: &Flow, ours: bool) -> Option<Found> {
     let dirs = [&flow.dirs[place], &flow.dirs[place ^ 1]];
     let was_created = flow.marks & FLOW_KERNEL_CREATED != 0;
     let created = Created {
-        admitted: Admitted { epoch: flow.epoch, egress_rule: dirs[0].rule, ingress_rule: dirs[1].rule },
+        admitted: Admitted {
+            epoch: flow.epoch,
+            egress_rule: dirs[0].rule,
+            ingress_rule: dirs[1].rule,
+            stateless: [false; 2],
+        },
         created: clock::from_wrapped_millis(flow.created),
         account: flow.account(),
         goes_on: flow.marks & FLOW_STREAM != 0,

@@ -13,8 +13,8 @@ use eastgate_dataplane::{
     snapshot::{Endpoint, Network, Snapshot},
 };
 use eastgate_fastpath::{
-    ENDPOINT_PROXIED, Endpoint as KernelEndpoint, EndpointKey, Error, NETWORK_HUB, NO_EPOCH, NO_RULE,
-    Network as Row, Policy, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
+    ENDPOINT_PROXIED, Endpoint as KernelEndpoint, EndpointKey, Error, NETWORK_HUB, NETWORK_STATELESS,
+    NO_EPOCH, NO_RULE, Network as Row, Policy, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
 };
 use eastgate_policy::rule::Direction;
 use eastgate_steering::proxy_mac;
@@ -416,6 +416,9 @@ pub(super) fn network_row(network: Option<&Network>, vni: Vni) -> Row {
     let somewhere = Location::Remote(VtepAddr(std::net::Ipv4Addr::UNSPECIFIED.into()));
     if split_horizon(network.topology, somewhere, somewhere).is_ok() {
         row.marks |= NETWORK_HUB;
+    }
+    if network.policy.has_stateless() {
+        row.marks |= NETWORK_STATELESS;
     }
     row.control_ports = network.control_ports;
     row

@@ -58,6 +58,7 @@ fn policies_have_the_programs_numbers() {
         (numbers::NOWHERE, numbers::NESTED, numbers::FIELD_AT, numbers::UNREAD)
     );
     assert_eq!((words::FIELDS, words::LOG), (numbers::POLICY_FIELDS, numbers::RULE_LOG));
+    assert_eq!(words::STATELESS, numbers::RULE_STATELESS);
     for action in [Action::Allow, Action::Deny, Action::Reject] {
         assert_eq!(spelt(action), numbers::RULE_ACTIONS[action as usize]);
     }

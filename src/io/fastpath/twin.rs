@@ -555,8 +555,10 @@ fn play(scene: Scene, frames: u64, seed: u64) {
     );
     assert!(echoed * 50 * rarer > frames, "the programs carried only {echoed} echoes");
     assert!(repeated * 4 > answered, "the programs answered only {repeated} of {answered} requests");
+    // Of what would begin no flow only the pipeline says that the rules refuse it.
+    let less = if scene.stateless { 3 } else { 1 };
     assert!(
-        policy_drops * 2 > refused && refused * 400 > frames,
+        policy_drops * 2 * less > refused && refused * 400 > frames,
         "the programs refused {policy_drops} of {refused}"
     );
     assert!(created * 4 > opened, "only {created} of {opened} flows began in the kernel");

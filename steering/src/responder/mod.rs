@@ -280,6 +280,18 @@ pub fn claim(frame: &[u8], view: &View) -> Option<Claim> {
     Some(Claim { address, mac: view.src })
 }
 
+/// The address that a frame says its sender has, or is about to have (a probe for duplicates), when it is well formed ARP or
+/// neighbour discovery.
+#[must_use]
+pub fn announced(frame: &[u8], view: &View) -> Option<Addr> {
+    let message = read(frame, view).ok()??;
+    let probed = match message.act {
+        Act::Probe(target) => Some(target),
+        _ => None,
+    };
+    message.claim.or(probed)
+}
+
 /// The IPv6 link-local address that a frame says its sender has, or is about to have, when it is well formed neighbour
 /// discovery. What is not in a message but in the header of another packet is for the caller to see.
 #[must_use]

@@ -145,7 +145,11 @@ fn a_new_policy_is_asked_about_old_flows() {
     };
     assert_eq!(original, segment.key, "the decision is about the opener's packet");
     assert!(world.table.set_hint(flow, Direction::Reply, 99));
-    assert!(world.table.confirm(flow, &Admitted { epoch: 2, egress_rule: 1, ingress_rule: 2 }));
+    assert!(
+        world
+            .table
+            .confirm(flow, &Admitted { epoch: 2, egress_rule: 1, ingress_rule: 2, stateless: [false; 2] })
+    );
     assert_eq!(
         world.table.track(&reply, &world.settings, 2, world.now),
         Tracked::Pass(Hit { flow, direction: Direction::Reply, hint: 0, settled: false })
@@ -469,7 +473,7 @@ fn a_flow_counts_for_those_who_admitted_it_when_it_passed() {
     world.epoch = 2;
     let tracked = world.table.track(&segment, &world.settings, 2, world.now);
     let Tracked::Stale { flow, .. } = tracked else { panic!("{tracked:?}") };
-    let other = Admitted { epoch: 2, egress_rule: 5, ingress_rule: 6 };
+    let other = Admitted { epoch: 2, egress_rule: 5, ingress_rule: 6, stateless: [false; 2] };
     assert!(world.table.confirm(flow, &Admitted { epoch: 2, ..ALLOWED }));
     assert_eq!(world.table.pop_finished(), None, "the same rules admit it again");
     assert!(world.table.confirm(flow, &other));

@@ -46,7 +46,8 @@ fn a_flow_counts_for_its_rules_when_it_ends_and_before_for_who_asks() {
     assert_eq!(net.send("db1", &back), "web1");
     let last = net.now();
     let rules = [("alpha", "acme/web egress #2"), ("beta", "acme/db ingress #2")];
-    let whole = RuleCount { flows: 1, packets: 2, bytes: len, hit: Some((begun, last)) };
+    let hit = Some((begun, last));
+    let whole = RuleCount { flows: 1, packets: 2, bytes: len, hit, ..RuleCount::default() };
     for (host, rule) in rules {
         let [counted, all] = done(&net, host, rule);
         assert_eq!((counted.flows, counted.packets, all), (1, 0, whole), "{rule} at {host}");
@@ -68,7 +69,8 @@ fn what_a_rule_refuses_counts_at_once() {
         assert_eq!(net.send("web2", &packet), "ingress-rule at beta");
     }
     let now = net.now();
-    let refused = RuleCount { flows: 0, packets: 3, bytes: 3 * packet.len() as u64, hit: Some((now, now)) };
+    let bytes = 3 * packet.len() as u64;
+    let refused = RuleCount { packets: 3, bytes, hit: Some((now, now)), ..RuleCount::default() };
     assert_eq!(done(&net, "beta", "acme/policy guard ingress #1"), [refused; 2]);
     assert_eq!(done(&net, "beta", "acme/policy guard ingress #2")[1], RuleCount::default());
 }

@@ -131,8 +131,8 @@ fn a_limit_that_is_tried_out_is_told_and_lets_pass() {
         assert_eq!(net.send("web1", udp(WEB1, DB1, sport, 53)), "db1");
     }
     assert_eq!(counted(&net)[1], 3);
-    let would = counters::would_drops(&net.shared("beta").counters);
-    let would: Vec<_> = would.into_iter().map(|(key, count)| (key.reason.name(), count.frames)).collect();
+    let would = counters::would_drop_details(&net.shared("beta").counters);
+    let would: Vec<_> = would.into_iter().map(|row| (row.key.reason.name(), row.count.frames)).collect();
     assert_eq!(would, [("rule-limit", 2)]);
 }
 

@@ -80,23 +80,25 @@ impl RuleTable {
     }
 
     fn rules_of(&self, part: &Part, tenant: &Tenant) -> Group {
-        let both = |list: &RuleList, owner, rules: [&[config::Rule]; 2]| {
+        let both = |list: &RuleList, owner, rules: [&[config::Rule]; 2], stateful: bool| {
             let of = |direction, rules: &[config::Rule]| {
                 let whole = OfSome { rules, from: 0, family: None };
                 let audit = owner == Owner::Tenant && tenant.mode == Mode::Audit;
                 self.expanded(tenant, owner, list, direction, whole, audit)
             };
             let [ingress, egress] = rules;
-            Group { ingress: of(Direction::Ingress, ingress), egress: of(Direction::Egress, egress) }
+            let group =
+                Group { ingress: of(Direction::Ingress, ingress), egress: of(Direction::Egress, egress) };
+            if stateful { group } else { without_state(group) }
         };
         match part {
             Part::Group(name, _) => tenant.groups.get(name).map(|group| {
                 let list = RuleList::Group(name.clone());
-                both(&list, Owner::Tenant, [&group.ingress, &group.egress])
+                both(&list, Owner::Tenant, [&group.ingress, &group.egress], group.stateful)
             }),
-            Part::Template(name) => self.site.templates.get(name).map(|template| {
+            Part::Template(name, stateful) => self.site.templates.get(name).map(|template| {
                 let list = RuleList::Template(name.clone());
-                both(&list, Owner::Site, [&template.ingress, &template.egress])
+                both(&list, Owner::Site, [&template.ingress, &template.egress], *stateful)
             }),
             Part::Policy(owner, name, direction, at) => self.policy(tenant, *owner, name).map(|policy| {
                 let list = RuleList::Policy(*owner, name.clone());
@@ -119,6 +121,10 @@ impl RuleTable {
             Part::EgressDefault(name) => {
                 let list = RuleList::EgressDefault(name.clone());
                 Some(Group { ingress: Vec::new(), egress: self.about_all(&list, Verdict::ALLOW) })
+            }
+            Part::Excluded(name) => {
+                let rule = self.about_all(&RuleList::Excluded(name.clone()), Verdict::ALLOW);
+                Some(Group { ingress: rule.clone(), egress: rule })
             }
             Part::DefaultDeny => {
                 let rule = self.about_all(&RuleList::DefaultDeny, Verdict { audit: true, ..Verdict::DENY });
@@ -290,6 +296,16 @@ fn then(rule: &config::Rule, audit: bool) -> Then {
         Action::Reject => Verdict { audit, ..Verdict::REJECT },
     };
     Then::Settle(Verdict { log: rule.log, ..verdict })
+}
+
+/// The rules of a group that keeps no state.
+fn without_state(mut group: Group) -> Group {
+    for rule in group.ingress.iter_mut().chain(&mut group.egress) {
+        if let Then::Settle(verdict) = &mut rule.then {
+            verdict.stateless = true;
+        }
+    }
+    group
 }
 
 fn services(rule: &config::Rule) -> Vec<Service> {

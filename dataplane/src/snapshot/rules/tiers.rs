@@ -1,7 +1,8 @@
 //! The tiers of endpoints: which lists of rules stand in them, and in which order.
 //!
 //! In one direction, each left out where nothing is in it for the endpoint: the site's policies before the groups, the
-//! tenant's, the security groups, and the policies after them, the tenant's first.
+//! tenant's, the security groups, and the policies after them, the tenant's first. An endpoint of the exclusion list has none of
+//! them: it is still a member of its groups, whom the rules of others mean.
 
 use std::collections::BTreeMap;
 
@@ -109,6 +110,13 @@ impl<'c> Tiers<'c> {
             .entry(&endpoint.groups)
             .or_insert_with(|| table.of_groups(tenant, network, &endpoint.groups));
         let (ids, [ingress, egress]) = (groups.ids.clone(), groups.lists.clone());
+        let excluded = || table.ids.get(&Part::Excluded(endpoint.name.clone())).copied();
+        if table.site.excludes(&tenant.name, &endpoint.name)
+            && let Some(excluded) = excluded()
+        {
+            let all = vec![Tier { groups: vec![excluded], end: TierEnd::Deny }];
+            return (ids, [all.clone(), all]);
+        }
         let tiers = [self.tiers(endpoint, 0, ingress), self.tiers(endpoint, 1, egress)];
         (ids, tiers)
     }
@@ -171,10 +179,15 @@ impl RuleTable {
             |name: &Name| self.site.templates.get(name).is_some_and(|it| !it.egress.is_empty());
         let is_open = network.egress_default == EgressDefault::Open
             && !groups.iter().any(|group| group.has_egress_rules() || group.like.iter().any(template_says));
-        let template = |name: &Name| self.ids.get(&Part::Template(name.clone())).copied();
-        let lists = groups.iter().flat_map(|group| {
+        let template = |group: &config::Group, name: &Name| {
+            self.ids.get(&Part::Template(name.clone(), group.stateful)).copied()
+        };
+        // What a rule without state allows is of no flow, whichever other rules allow it as well.
+        let mut by_state = groups.clone();
+        by_state.sort_by_key(|group| group.stateful);
+        let lists = by_state.iter().flat_map(|group| {
             let own = self.groups.get(&group.name).copied();
-            own.into_iter().chain(group.like.iter().filter_map(template))
+            own.into_iter().chain(group.like.iter().filter_map(|name| template(group, name)))
         });
         let ingress: Vec<GroupId> = lists.collect();
         let egress = if is_open {

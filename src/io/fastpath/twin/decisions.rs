@@ -3,6 +3,7 @@
 
 mod fields;
 mod reloads;
+mod stateless;
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -562,6 +563,8 @@ fn new_flows_are_decided_as_the_pipeline_decides_them() {
         fields::dscp_and_tcp_flags,
         fields::a_flow_is_decided_by_what_it_began_with,
         types_of_icmp,
+        stateless::each_packet_by_itself,
+        stateless::state_at_one_end,
         reloads::what_a_reload_changes,
         reloads::a_change_of_one_endpoint_is_its_own,
         outer_headers,

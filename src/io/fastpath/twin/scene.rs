@@ -17,23 +17,26 @@ pub(super) struct Scene {
     pub(super) hub: bool,
     /// What it makes of the policy that is written
     pub(super) policy: fn(Source) -> Source,
+    /// Some of its rules keep no state.
+    pub(super) stateless: bool,
 }
 
 /// Of the device of the underlay here
 pub(super) const UNDERLAY_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 
 const fn scene(neighbors: &'static str, v6: bool, hub: bool) -> Scene {
-    Scene { neighbors, v6, hub, policy: tiers::as_written }
+    Scene { neighbors, v6, hub, policy: tiers::as_written, stateless: false }
 }
 
-pub(super) const SCENES: [Scene; 7] = [
+pub(super) const SCENES: [Scene; 8] = [
     scene("suppress", false, false),
     scene("proxy", false, false),
     scene("suppress", true, false),
     scene("suppress", false, true),
     scene("proxy", false, true),
     scene("proxy", true, true),
-    Scene { policy: tiers::around_what_is_written, ..scene("suppress", false, true) },
+    Scene { policy: tiers::around_what_is_written, stateless: true, ..scene("suppress", false, true) },
+    Scene { policy: tiers::one_group_without_state, stateless: true, ..scene("proxy", false, true) },
 ];
 
 impl Scene {

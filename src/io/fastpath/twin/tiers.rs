@@ -7,7 +7,7 @@ use eastgate_policy::rule::{
     Action, ChainId, EndpointRules, Group, GroupId, MAX_TIERS, Peer, PortProtocol, PortRange, Rule, RuleId,
     Service, Source, TcpFlags, Then, Tier, TierEnd, Verdict,
 };
-use eastgate_wire::Addr;
+use eastgate_wire::{Addr, Family};
 
 use super::{Dice, setting};
 
@@ -23,6 +23,9 @@ pub(super) fn around_what_is_written(mut source: Source) -> Source {
     for rules in [first_tier(), third_tier(), fourth_tier()] {
         source.groups.push(Group { ingress: rules.clone(), egress: rules });
     }
+    let first = &mut source.groups[written as usize];
+    first.ingress.extend(stateless(1180..1300));
+    first.egress.extend(stateless(1120..1240));
     let tier = |number, end| Tier { groups: vec![GroupId(written + number)], end };
     for EndpointRules { ingress, egress, .. } in &mut source.endpoints {
         for tiers in [ingress, egress] {
@@ -63,6 +66,34 @@ fn first_tier() -> Vec<Rule> {
         Rule { peer: of(8, 125), ..from_ports(9007, TCP, 443, 1068..1088, Then::Pass) },
         Rule { peer: of(0, 122), ..from_ports(9008, TCP, 443, 1068..1078, DENY) },
     ]
+}
+
+const STATELESS: Then = Then::Settle(Verdict { stateless: true, ..Verdict::ALLOW });
+
+/// What keeps no state: requests from these ports, and answers to all but some of them; both ways of the echoes of IPv6.
+fn stateless(ports: std::ops::Range<u16>) -> Vec<Rule> {
+    let to = PortRange::new_checked(ports.start, ports.end - 20).unwrap();
+    let answers = |id, protocol| {
+        let (destination, source) = (Some(vec![to]), Some(vec![PortRange::single(443)]));
+        Rule::new(RuleId(id), Peer::Any, Service::Ports { protocol, destination, source }, STATELESS)
+    };
+    let echoes = Service::Icmp { family: Family::V6, kinds: Some(vec![128, 129]), codes: None };
+    vec![
+        from_ports(9030, TCP, 443, ports.clone(), STATELESS),
+        from_ports(9031, UDP, 443, ports, STATELESS),
+        answers(9032, TCP),
+        answers(9033, UDP),
+        Rule::new(RuleId(9034), Peer::Any, echoes, STATELESS),
+    ]
+}
+
+/// The rules of the group that stands first in the tier of some endpoints, and alone in that of one.
+pub(super) fn one_group_without_state(mut source: Source) -> Source {
+    let group = &mut source.groups[1];
+    for rule in group.ingress.iter_mut().chain(&mut group.egress) {
+        rule.then = STATELESS;
+    }
+    source
 }
 
 fn third_tier() -> Vec<Rule> {
@@ -176,13 +207,9 @@ fn some_verdict(dice: &mut Dice) -> Then {
         _ => return Then::Pass,
     };
     let chain = dice.one_in(20).then(|| ChainId(NonZeroU16::new(1 + dice.roll(9) as u16).unwrap()));
-    Then::Settle(Verdict {
-        action,
-        log: dice.one_in(20),
-        audit: dice.one_in(20),
-        chain,
-        limited: dice.one_in(20),
-    })
+    let stateless = action == Action::Allow && dice.one_in(6);
+    let limited = !stateless && dice.one_in(20);
+    Then::Settle(Verdict { action, log: dice.one_in(20), audit: dice.one_in(20), chain, limited, stateless })
 }
 
 fn some_tier(dice: &mut Dice, groups: usize) -> Tier {

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -43,7 +44,7 @@ impl Eastgate {
         fs::create_dir(scratch)?;
         let topology = Topology::build(dataplane)?;
         let config = scratch.join("eastgate.toml");
-        fs::write(&config, configuration(&topology, USUAL_RULES, false)?)?;
+        fs::write(&config, configuration(&topology, Policy::Group(USUAL_RULES), false)?)?;
         let mut daemons = Vec::new();
         for (host, _) in topology.hosts() {
             let name = host_name(host.vtep);
@@ -62,10 +63,25 @@ impl Eastgate {
     }
 
     /// Puts another policy in force on the hosts; the hub's stays.
-    fn configure(&self, count: usize) -> Result<()> {
-        fs::write(&self.config, configuration(&self.topology, count, self.default_limits)?)?;
+    fn configure(&self, policy: Policy) -> Result<()> {
+        fs::write(&self.config, configuration(&self.topology, policy, self.default_limits)?)?;
         self.daemons.iter().take(self.topology.hosts().len()).try_for_each(Daemon::reload)
     }
+
+    fn load(&self, policy: Policy) -> Result<Option<Duration>> {
+        let start = Instant::now();
+        self.configure(policy)?;
+        Ok(Some(start.elapsed()))
+    }
+}
+
+/// How many rules there are, and where.
+#[derive(Clone, Copy, Debug)]
+enum Policy {
+    /// In one group
+    Group(usize),
+    /// In policies of the site and the tenant before the groups, in a group, and in a policy after it, a quarter in each
+    Tiers(usize),
 }
 
 impl Candidate for Eastgate {
@@ -77,14 +93,16 @@ impl Candidate for Eastgate {
     }
 
     fn load_rules(&mut self, count: usize) -> Result<Option<Duration>> {
-        let start = Instant::now();
-        self.configure(count)?;
-        Ok(Some(start.elapsed()))
+        self.load(Policy::Group(count))
+    }
+
+    fn load_tiers(&mut self, count: usize) -> Result<Option<Duration>> {
+        self.load(Policy::Tiers(count))
     }
 
     fn use_default_limits(&mut self, default: bool) -> Result<()> {
         self.default_limits = default;
-        self.configure(USUAL_RULES)
+        self.configure(Policy::Group(USUAL_RULES))
     }
 
     fn resident(&self) -> Result<Option<u64>> {
@@ -92,8 +110,8 @@ impl Candidate for Eastgate {
     }
 }
 
-/// The same policy `neutron` has: `count` ingress rules of which the allows come last, everything out.
-fn configuration(topology: &Topology, count: usize, default_limits: bool) -> Result<String> {
+/// In a group, the same policy as `neutron` has: ingress rules of which the allows come last, everything out.
+fn configuration(topology: &Topology, policy: Policy, default_limits: bool) -> Result<String> {
     let mut text = String::new();
     if !default_limits {
         // A million flows and what other work leaves behind.
@@ -107,7 +125,10 @@ fn configuration(topology: &Topology, count: usize, default_limits: bool) -> Res
     if !default_limits {
         text += "limits = { flows = 1_500_000, unreplied = 65_536, endpoint_flows = 1_500_000 }\ntimeouts = { udp_exchange = 3600, udp_replied = 3600 }\n";
     }
-    text += &group(count)?;
+    text += &match policy {
+        Policy::Group(count) => group(count)?,
+        Policy::Tiers(count) => tiers(count)?,
+    };
     for (host, tenant, port) in topology.ports() {
         let host = host_name(host.vtep);
         text += &endpoint(port, &host, Some(port), tenant);
@@ -144,16 +165,47 @@ fn endpoint(name: &str, host: &str, port: Option<&str>, tenant: &Tenant) -> Stri
 /// `count` ingress rules of which the allows come last, everything out.
 fn group(count: usize) -> Result<String> {
     let mut text = String::from("[tenant.bench.group.servers]\negress = [{ to = \"any\" }]\ningress = [\n");
-    for (index, source) in super::other_sources().take(count.saturating_sub(ALLOWS.len())).enumerate() {
-        let first = super::other_port(index);
-        writeln!(text, "  {{ proto = \"tcp\", ports = [{first}, {}], from = \"{source}/32\" }},", first + 1)?;
-    }
-    for allow in &ALLOWS {
-        let (protocol, first, last) = (allow.protocol, allow.ports.start(), allow.ports.end());
-        writeln!(text, "  {{ proto = \"{protocol}\", ports = \"{first}-{last}\", from = \"any\" }},")?;
-    }
+    other_rules(&mut text, 0..count.saturating_sub(ALLOWS.len()), "")?;
+    allows(&mut text, "")?;
     text += "]\n";
     Ok(text)
+}
+
+/// `count` ingress rules in four tiers, of which only the last lets the traffic in; everything out.
+fn tiers(count: usize) -> Result<String> {
+    let (each, deny, allow) = (count / 4, "action = \"deny\", ", "action = \"allow\", ");
+    let mut text = String::from("[policy.site]\napplies_to = \"site\"\ningress = [\n");
+    other_rules(&mut text, 0..each, deny)?;
+    text += "]\n[tenant.bench.policy.own]\napplies_to = \"tenant\"\ningress = [\n";
+    other_rules(&mut text, each..2 * each, deny)?;
+    text += "]\n[tenant.bench.group.servers]\negress = [{ to = \"any\" }]\ningress = [\n";
+    other_rules(&mut text, 2 * each..3 * each, "")?;
+    text += "]\n[tenant.bench.policy.last]\nposition = \"after\"\napplies_to = \"tenant\"\ningress = [\n";
+    other_rules(&mut text, 3 * each..count.saturating_sub(ALLOWS.len()), allow)?;
+    allows(&mut text, allow)?;
+    text += "]\n";
+    Ok(text)
+}
+
+/// Rules about senders who send nothing here.
+fn other_rules(text: &mut String, which: Range<usize>, action: &str) -> Result<()> {
+    for (index, source) in super::other_sources().enumerate().take(which.end).skip(which.start) {
+        let first = super::other_port(index);
+        let ports = format!("[{first}, {}]", first + 1);
+        writeln!(text, "  {{ {action}proto = \"tcp\", ports = {ports}, from = \"{source}/32\" }},")?;
+    }
+    Ok(())
+}
+
+fn allows(text: &mut String, action: &str) -> Result<()> {
+    for allow in &ALLOWS {
+        let (protocol, first, last) = (allow.protocol, allow.ports.start(), allow.ports.end());
+        writeln!(
+            text,
+            "  {{ {action}proto = \"{protocol}\", ports = \"{first}-{last}\", from = \"any\" }},"
+        )?;
+    }
+    Ok(())
 }
 
 fn host_name(vtep: std::net::Ipv4Addr) -> String {

@@ -99,6 +99,12 @@ pub(crate) trait Candidate {
     /// candidate that has no policy.
     fn load_rules(&mut self, count: usize) -> Result<Option<Duration>>;
 
+    /// Puts `count` rules in force that stand in four tiers, the allows in the last, and returns how long that took; `None` from a
+    /// candidate that has no tiers.
+    fn load_tiers(&mut self, _count: usize) -> Result<Option<Duration>> {
+        Ok(None)
+    }
+
     /// Has the limits on flows that a user gets who says nothing, or those that the benchmark is usually made with.
     fn use_default_limits(&mut self, _default: bool) -> Result<()> {
         Ok(())

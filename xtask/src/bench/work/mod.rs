@@ -57,6 +57,7 @@ enum Kind {
     Latency,
     FirstAnswer,
     Rules { count: usize },
+    Tiers { count: usize },
     Flows { side: usize },
     Memory,
 }
@@ -84,7 +85,7 @@ pub(crate) struct Settings {
 }
 
 /// All work, in the order it is done: what leaves many flows behind comes last.
-pub(crate) const ALL: [Work; 26] = [
+pub(crate) const ALL: [Work; 27] = [
     work("tcp-1", "bulk TCP, one stream", Reach::CrossHost, Kind::Bulk { streams: 1 }, true),
     work("tcp-8", "bulk TCP, 8 streams", Reach::CrossHost, Kind::Bulk { streams: 8 }, true),
     work("udp-1", "UDP, 18-byte payload, one flow", Reach::CrossHost, Kind::Packets { flows: 1 }, true),
@@ -174,6 +175,13 @@ pub(crate) const ALL: [Work; 26] = [
         false,
     ),
     work(
+        "tiers-10000",
+        "4 tiers with 10,000 rules against 1 tier with 10, by turns",
+        Reach::CrossHost,
+        Kind::Tiers { count: 10_000 },
+        false,
+    ),
+    work(
         "sustained",
         "connect, request, response, close for a minute, on default limits",
         Reach::CrossHost,
@@ -260,6 +268,7 @@ impl Work {
                     .extend(reload.map(|time| sample("policy load", "ms", false, time.as_secs_f64() * 1e3)));
                 Ok(samples)
             }
+            Kind::Tiers { count } => tiers(candidate, self.reach, count, settings),
             Kind::Flows { side } => Ok(packet_samples(Grid { side }.measure(pair, cores, window)?)),
             Kind::Memory => {
                 let resident = candidate.resident().context("resident memory")?;
@@ -284,6 +293,35 @@ fn flow_samples(name: &'static str, (seen, failed): (Seen, u64)) -> Vec<Sample> 
     samples.extend((seen.count > 0).then(|| sample("CPU", "s/1000", false, each)));
     samples.extend((failed > 0).then(|| sample("failed", "", false, failed as f64)));
     samples
+}
+
+/// New connections, and packets of one flow that is established, under rules in every tier: as multiples of the same under the usual
+/// rules a moment before.
+fn tiers(
+    candidate: &mut dyn Candidate,
+    reach: Reach,
+    count: usize,
+    settings: Settings,
+) -> Result<Vec<Sample>> {
+    let measure = |candidate: &dyn Candidate| -> Result<[f64; 2]> {
+        let pair = candidate.pair(reach).context("a pair across hosts")?;
+        let Settings { cores, window } = settings;
+        let (connections, _) = connections::measure(pair, Closing::Fin, cores, window)?;
+        let packets = packets::measure(pair, 1, &packets::PAYLOAD, cores, window)?;
+        Ok([connections.rate(), packets.rate()])
+    };
+    let usual = measure(candidate)?;
+    let Some(reload) = candidate.load_tiers(count)? else { return Ok(Vec::new()) };
+    let measured = measure(candidate);
+    candidate.load_rules(USUAL_RULES)?;
+    let [connections, packets] = measured?;
+    Ok(vec![
+        sample("connections", "/s", true, connections),
+        sample("connections, of 1 tier", "x", true, connections / usual[0]),
+        sample("established UDP", "/s", true, packets),
+        sample("established UDP, of 1 tier", "x", true, packets / usual[1]),
+        sample("policy load", "ms", false, reload.as_secs_f64() * 1e3),
+    ])
 }
 
 fn sustained(candidate: &dyn Candidate, reach: Reach, cores: Cores) -> Result<Vec<Sample>> {

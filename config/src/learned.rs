@@ -1,0 +1,154 @@
+//! What was learned of endpoints beside what the files say: the configuration with both.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use eastgate_wire::Addr;
+
+use super::model::{Config, Name, Network, Tenant};
+
+/// Learned addresses, by tenant and endpoint.
+pub type LearnedAddresses = BTreeMap<Name, BTreeMap<Name, Vec<Addr>>>;
+
+/// A configuration as it is written, and as it is in force with what was learned.
+#[derive(Clone, Debug)]
+pub struct Effective {
+    written: Arc<Config>,
+    learned: LearnedAddresses,
+    config: Arc<Config>,
+}
+
+impl Effective {
+    /// What is written, with what was learned. A tenant that is as it was in the one `before` is the same `Arc` again, so that its
+    /// networks are not compiled anew.
+    ///
+    /// Nothing is added to an endpoint of which nothing is learned, nor an address that the files name for somebody.
+    #[must_use]
+    pub fn new(written: Arc<Config>, learned: LearnedAddresses, before: Option<&Self>) -> Self {
+        if learned.is_empty() {
+            return Self { config: written.clone(), written, learned };
+        }
+        let mut config = (*written).clone();
+        for (name, of_tenant) in &learned {
+            let Some(tenant) = config.tenants.get_mut(name) else { continue };
+            let same = before.filter(|before| {
+                before.written.tenants.get(name).is_some_and(|was| Arc::ptr_eq(was, tenant))
+                    && before.learned.get(name) == Some(of_tenant)
+            });
+            match same.and_then(|before| before.config.tenants.get(name)) {
+                Some(known) => *tenant = known.clone(),
+                None => *tenant = Arc::new(with_learned(tenant, of_tenant)),
+            }
+        }
+        Self { written, learned, config: Arc::new(config) }
+    }
+
+    /// What the files say
+    #[must_use]
+    pub const fn written(&self) -> &Arc<Config> {
+        &self.written
+    }
+
+    /// What is in force
+    #[must_use]
+    pub const fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// What was added
+    #[must_use]
+    pub const fn learned(&self) -> &LearnedAddresses {
+        &self.learned
+    }
+}
+
+fn with_learned(tenant: &Tenant, learned: &BTreeMap<Name, Vec<Addr>>) -> Tenant {
+    let mut tenant = tenant.clone();
+    for network in tenant.networks.values_mut() {
+        let mut taken = named(network);
+        for endpoint in network.endpoints.iter_mut().filter(|endpoint| endpoint.learning.is_some()) {
+            let news = learned.get(&endpoint.name).into_iter().flatten().filter(|it| taken.insert(**it));
+            let news: Vec<Addr> = news.copied().collect();
+            endpoint.addresses.extend(&news);
+            endpoint.learned = news;
+        }
+    }
+    tenant
+}
+
+/// The addresses that are in somebody's name.
+fn named(network: &Network) -> HashSet<Addr> {
+    let single = |net: &ipnet::IpNet| net.prefix_len() == net.max_prefix_len();
+    let endpoints = network.endpoints.iter();
+    endpoints
+        .flat_map(|endpoint| {
+            let pairs = endpoint.allowed_pairs.iter().map(|pair| pair.address).filter(single);
+            endpoint.addresses.iter().copied().chain(pairs.map(|net| Addr::from(net.addr())))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::loader::load_str;
+
+    const TEXT: &str = r#"
+[host.a]
+vtep = "192.0.2.1"
+device = "e"
+[tenant.x.network.n]
+vni = 1
+subnets = ["10.1.0.0/24"]
+learn = "dhcp"
+[tenant.x.group.all]
+ingress = [{ from = "any" }]
+[tenant.x.endpoint.one]
+network = "n"
+host = "a"
+port = "p1"
+mac = "02:00:00:00:00:01"
+groups = ["all"]
+[tenant.x.endpoint.two]
+network = "n"
+host = "a"
+port = "p2"
+mac = "02:00:00:00:00:02"
+addresses = ["10.1.0.2"]
+groups = ["all"]
+[tenant.y.network.n]
+vni = 2
+hosts = ["a"]
+"#;
+
+    fn learned(endpoint: &str, addresses: &[&str]) -> LearnedAddresses {
+        let addr = |text: &&str| Addr::from(text.parse::<IpAddr>().unwrap());
+        let of_tenant = BTreeMap::from([(endpoint.into(), addresses.iter().map(addr).collect())]);
+        BTreeMap::from([("x".into(), of_tenant)])
+    }
+
+    #[test]
+    fn what_was_learned_is_added_where_it_may_be() {
+        let written = load_str("any", TEXT).unwrap();
+        let before = Effective::new(written.clone(), BTreeMap::new(), None);
+        assert!(Arc::ptr_eq(before.config(), &written));
+        let effective =
+            Effective::new(written.clone(), learned("one", &["10.1.0.7", "10.1.0.2"]), Some(&before));
+        let one = effective.config().tenants["x"].endpoint("one").unwrap().1;
+        assert_eq!((one.addresses.len(), one.learned.len()), (1, 1), "the other one is somebody's");
+        assert!(Arc::ptr_eq(&effective.config().tenants["y"], &written.tenants["y"]));
+        let again =
+            Effective::new(written.clone(), learned("one", &["10.1.0.7", "10.1.0.2"]), Some(&effective));
+        assert!(Arc::ptr_eq(&again.config().tenants["x"], &effective.config().tenants["x"]));
+        let none = Effective::new(written, learned("two", &["10.1.0.7"]), None);
+        assert_eq!(
+            none.config().tenants["x"].endpoint("two").unwrap().1.addresses.len(),
+            1,
+            "it learns none"
+        );
+    }
+}
