@@ -389,7 +389,7 @@ fn what_libvirt_has_and_eastgate_has_not_is_refused_with_its_place() {
     let filter = |inside: &str| format!("<filter name='mine' chain='root'>\n{inside}\n</filter>");
     for (rule, why) in [
         ("<tcp dstportstart='22' match='no'/>", "a rule for what does not match"),
-        ("<tcp dstportstart='22' connlimit-above='3'/>", "nothing here asks for `connlimit-above`"),
+        ("<tcp dstportstart='22' connlimit-above='3'/>", "`connlimit-above` in a rule that does not drop"),
         ("<tcp dscp='64'/>", "`64` is no DSCP"),
         ("<tcp flags='SYN'/>", "is nothing that TCP flags could be"),
         ("<tcp flags='SYN/ACK'/>", "is nothing that TCP flags could be"),
@@ -502,6 +502,54 @@ fn rules_of_a_filter_keep_their_order() {
     let expected = "ingress = [\n  { action = \"allow\", proto = \"tcp\", ports = 22, dscp = 46, tcp_flags = \"syn/syn,ack\", \
         family = \"ipv4\", from = \"any\" },\n]\n";
     assert!(text.contains(expected), "{text}");
+}
+
+/// The example of libvirt's own documentation (formatnwfilter.html, "Limiting number of connections"), and what is not the same here.
+#[test]
+fn connections_are_counted_by_the_rule_that_accepts_them() {
+    let filter = |more: &str| {
+        format!(
+            "<filter name='few' chain='root'>\n\
+             <rule action='drop' direction='in' priority='400'><tcp connlimit-above='1'/></rule>\n\
+             <rule action='accept' direction='in' priority='500'><tcp dstportstart='22'/></rule>\n{more}\
+             <rule action='drop' direction='out' priority='400'><icmp connlimit-above='1'/></rule>\n\
+             <rule action='accept' direction='out' priority='500'><icmp/></rule>\n\
+             <rule action='accept' direction='out' priority='500'><udp dstportstart='53'/></rule>\n\
+             <rule action='drop' direction='inout' priority='1000'><all/></rule>\n</filter>"
+        )
+    };
+    let read = |text: String| import(From::Libvirt, &[File::new("few.xml", text)], &Map::default());
+    let text = read(filter("")).unwrap();
+    for expected in [
+        "{ proto = \"tcp\", ports = 22, family = \"ipv4\", from = \"any\", connections = 1 },",
+        "{ proto = \"icmp\", family = \"ipv4\", to = \"any\", connections = 1 },",
+        "{ proto = \"udp\", ports = 53, family = \"ipv4\", to = \"any\" },",
+    ] {
+        assert!(text.contains(expected), "{text}");
+    }
+    for (more, told) in [
+        (
+            "<rule action='accept' direction='in'><tcp dstportstart='80'/></rule>",
+            "what several rules accept together",
+        ),
+        ("<rule action='accept' direction='in'><all/></rule>", "for a part of what a rule accepts"),
+        (
+            "<rule action='drop' direction='in' priority='300'><tcp dstportstart='22' connlimit-above='3'/></rule>",
+            "two rules with `connlimit-above`",
+        ),
+        (
+            "<rule action='accept' direction='in'><tcp dstportstart='1' connlimit-above='3'/></rule>",
+            "in a rule that does not drop",
+        ),
+    ] {
+        let refused = read(filter(more)).unwrap_err().to_string();
+        assert!(refused.contains(told), "{refused}");
+    }
+    let open = filter("").replace("<rule action='drop' direction='inout' priority='1000'><all/></rule>", "");
+    let open = open
+        .replace("<rule action='accept' direction='in' priority='500'><tcp dstportstart='22'/></rule>", "");
+    let refused = read(open).unwrap_err().to_string();
+    assert!(refused.contains("for what no rule accepts by itself"), "{refused}");
 }
 
 /// What is said of a mapping file that is wrong.

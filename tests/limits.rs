@@ -13,7 +13,7 @@ use std::{
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use common::{
@@ -244,13 +244,13 @@ fn flows_that_the_kernel_carries_count_as_long_as_they_live() {
                 wait_for("they are with the programs", || carried_in_the_kernel(daemon));
             }
             // None of them is heard any more, and others take their places.
-            wait_for(&format!("{dataplane}: their time is over"), || {
-                send(5100);
-                sink.count() > 63
-            });
-            (5101..5110).for_each(send);
-            wait_for(&format!("{dataplane}: others are refused"), || refused(daemon) >= before + 3 + 7);
-            assert!(sink.count() >= 65, "{dataplane}: at {}: {}", to.0, sink.count());
+            let live = || daemon.ask(&["show", "flows", "--port", "7301"])["flows"].as_array().unwrap().len();
+            wait_for(&format!("{dataplane}: their time is over"), || live() == 0);
+            // Those whose time is over are taken out of the table twice a second.
+            thread::sleep(Duration::from_millis(1500));
+            (5100..5110).for_each(send);
+            wait_for(&format!("{dataplane}: others are refused"), || refused(daemon) == before + 3 + 7);
+            wait_for(&format!("{dataplane}: three others begin"), || sink.count() == 66);
         }
     }
 }
@@ -301,6 +301,73 @@ fn who_sends_on_a_connection_that_nobody_knows_is_told() {
             stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             let told = stream.read(&mut [0; 1]).map_err(|error| error.kind());
             assert_eq!(told, Err(std::io::ErrorKind::ConnectionReset), "{dataplane}: at {number}");
+        }
+    }
+}
+
+/// Flows that a rule let begin are over when it is taken away, where the network says so, also those that nobody sends anything on.
+#[test]
+fn flows_of_a_rule_that_is_taken_away_are_cut_at_once_where_asked() {
+    for (dataplane, cuts) in DATAPLANES.into_iter().flat_map(|it| [(it, true), (it, false)]) {
+        let network = if cuts { "on_change = \"cut\"" } else { "" };
+        let Some((site, daemons)) = running(dataplane, network) else { return };
+        let flows = || {
+            let all = daemons.iter().map(|daemon| daemon.ask(&["show", "flows", "--port", "7303"]));
+            all.map(|rows| rows["flows"].as_array().unwrap().len()).collect::<Vec<_>>()
+        };
+        for (to, space) in RECEIVERS.into_iter().zip([&site.web2, &site.db1]) {
+            let sink = Sink::start(space, udp(to.0, OPEN));
+            (6000..6004).for_each(|sport| send_frame(&site.web1, "eth0", &datagram(to, sport, OPEN)));
+            wait_for(&format!("{dataplane}: four begin"), || sink.count() == 4);
+        }
+        assert_eq!(flows(), [8, 4], "{dataplane}");
+        site.rewrite(|text| {
+            text.replace(
+                "\"allow\", proto = \"udp\", ports = 7303",
+                "\"deny\", proto = \"udp\", ports = 7303",
+            )
+        });
+        for daemon in &daemons {
+            assert!(daemon.run(&["reload"]).status.success());
+        }
+        // What the rules of the other host's endpoint refuse is cut there.
+        assert_eq!(flows(), if cuts { [4, 0] } else { [8, 4] }, "{dataplane}, {network}");
+    }
+}
+
+/// New flows of one endpoint, sent as fast as can be: as many pass as the limit says, whoever decides about them.
+#[test]
+fn an_endpoint_begins_as_many_flows_as_it_may() {
+    const PER_SECOND: u64 = 20;
+    for dataplane in DATAPLANES {
+        let limits = format!("limits = {{ endpoint_new_flows = {PER_SECOND} }}");
+        let Some((site, daemons)) = running(dataplane, &limits) else { return };
+        for (to, space) in RECEIVERS.into_iter().zip([&site.web2, &site.db1]) {
+            thread::sleep(Duration::from_millis(1100));
+            let sink = Sink::start(space, udp(to.0, OPEN));
+            let (begun, mut sport) = (Instant::now(), 10_000);
+            while begun.elapsed() < Duration::from_secs(3) {
+                (0..20).for_each(|n| send_frame(&site.web1, "eth0", &datagram(to, sport + n, OPEN)));
+                sport += 20;
+                thread::sleep(Duration::from_millis(10));
+            }
+            let lasted = begun.elapsed().as_millis() as u64;
+            thread::sleep(Duration::from_millis(300));
+            let (passed, most) = (sink.count(), PER_SECOND + lasted * PER_SECOND / 1000);
+            let sent = u64::from(sport - 10_000);
+            assert!(passed <= most + 1, "{dataplane}, at {}: {passed} of {sent} in {lasted} ms", to.0);
+            assert!(
+                passed >= most.min(sent) * 8 / 10,
+                "{dataplane}, at {}: {passed} of {sent} in {lasted} ms",
+                to.0
+            );
+            let dropped: u64 =
+                daemons.iter().map(|daemon| daemon.drops().get("new-flow-limit").copied().unwrap_or(0)).sum();
+            assert!(dropped > 0, "{dataplane}: {sent} in {lasted} ms");
+        }
+        if dataplane == "ebpf" {
+            let status = daemons[0].ask(&["status"]);
+            assert!(status["punts"]["no-credit"].as_u64().is_some_and(|punts| punts > 0), "{status}");
         }
     }
 }

@@ -340,6 +340,8 @@ fn limits(table: &HostLimitsTable) -> Limits {
         // Those of endpoints are their network's to say.
         endpoint_flows: table.flows.value.get(),
         endpoint_unreplied: table.unreplied.value.get(),
+        new_flows: None,
+        endpoint_new_flows: None,
         fragments: table.fragments.value.get(),
     }
 }

@@ -99,6 +99,8 @@ pub enum TcpUnknown {
 pub enum OnChange {
     /// Decided again at their next packet.
     Recheck,
+    /// The same, and those that are allowed no more end at once.
+    Cut,
     /// Kept until they end.
     Keep,
 }

@@ -70,6 +70,10 @@ pub struct Limits {
     pub endpoint_flows: u32,
     /// Unreplied flows, of one endpoint that opened them.
     pub endpoint_unreplied: u32,
+    /// Flows that may begin each second, and at once; none where any number may.
+    pub new_flows: Option<u32>,
+    /// The same, of one endpoint that opens them.
+    pub endpoint_new_flows: Option<u32>,
     /// Datagrams in fragments.
     pub fragments: u32,
 }

@@ -242,7 +242,8 @@ table! {
         /// TCP segments that are of no connection and begin none: dropped, or answered with a reset where both ends' rules would let
         /// the sender connect.
         default tcp_unknown: TcpUnknown = TcpUnknown::Drop,
-        /// Flows when the policy changes: decided again, or kept.
+        /// Flows when the policy changes: decided again at their next packet ("recheck"), or at once where they are allowed no more
+        /// ("cut"), or kept.
         default on_change: OnChange = OnChange::Recheck,
         /// What endpoints may send none of whose groups has an egress rule: nothing ("deny"), or everything ("open").
         default egress_default: EgressDefault = EgressDefault::Deny,
@@ -324,6 +325,10 @@ table! {
         optional endpoint_flows: TableSize,
         /// Of `unreplied`, those that one endpoint has opened; three quarters if nothing is said.
         optional endpoint_unreplied: TableSize,
+        /// Flows that may begin each second, as many of them at once; any number if nothing is said.
+        optional new_flows: Int<1, 1_000_000>,
+        /// The same of those that one endpoint opens.
+        optional endpoint_new_flows: Int<1, 1_000_000>,
         /// Datagrams in fragments: so many in the pipeline, and as many in the kernel's programs.
         default fragments: TableSize = Int(512),
     }

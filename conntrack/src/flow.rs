@@ -71,7 +71,8 @@ use self::{
 pub use self::{
     offload::{Created, Finished, Found, Offloaded, Progress, Recalled, Side},
     quota::{
-        Account, Carrier, FlowLimits, FlowUse, Full, HOST, Ledger, NetworkQuota, Population, Quota, give,
+        Account, Carrier, FlowLimits, FlowUse, Full, HOST, Ledger, NetworkQuota, Population, Quota, Start,
+        give,
     },
     rank::{Rank, STREAM_AFTER, STREAM_IDLE},
     report::{Ending, FlowCounters, FlowEvent, FlowFilter, FlowInfo, Happening},

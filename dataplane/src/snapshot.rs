@@ -138,6 +138,8 @@ pub struct Network {
     pub policy: Compiled,
     /// How its flows are tracked
     pub tracking: StateSettings,
+    /// Flows that are allowed no more end when the policy changes, and not at their next packet.
+    pub cuts: bool,
     /// Senders of TCP segments that are of no connection are told, where the policy lets them connect.
     pub resets_unknown: bool,
     /// How long the connections of an endpoint that has come are picked up

@@ -36,6 +36,64 @@ static __always_inline void give_at(__u32 place, __u32 of)
 		__sync_fetch_and_add(&account->flows[of & 1], -1);
 }
 
+/* So often is tried to change a word that others change, too. */
+#define PACE_ATTEMPTS 4
+
+/*
+ * One flow begins at a place, if that keeps the pace: as `Words::begin` in conntrack's `quota/pace.rs`. Where others are quicker time and
+ * again, the pipeline is to say.
+ */
+static __always_inline bool begin_at(__u32 place, __u64 now)
+{
+	struct account *account = bpf_map_lookup_elem(&accounts, &place);
+	__u64 pace, between, most;
+
+	if (!account)
+		return false;
+	pace = *(volatile const __u64 *)&account->pace;
+	if (!pace)
+		return true;
+	between = (__u32)pace;
+	most = (pace >> 32) * between;
+	for (int i = 0; i < PACE_ATTEMPTS; i++) {
+		__u64 next = *(volatile const __u64 *)&account->next;
+		__u64 then = (next > now ? next : now) + between;
+
+		if (then - now > most)
+			return false;
+		if (__sync_val_compare_and_swap(&account->next, next, then) == next)
+			return true;
+	}
+	return false;
+}
+
+/* One that was to begin has not. */
+static __always_inline void give_back_at(__u32 place)
+{
+	struct account *account = bpf_map_lookup_elem(&accounts, &place);
+
+	if (account)
+		__sync_fetch_and_add(&account->next, -(__u64)(__u32)account->pace);
+}
+
+__noinline int give_back_start(__u32 account, __u32 network)
+{
+	give_back_at(network);
+	give_back_at(account);
+	return 0;
+}
+
+/* One flow begins of an endpoint and its network, as often as both may; `now` by the daemon's clock. */
+__noinline int take_start(__u32 account, __u32 network, __u64 now)
+{
+	if (!begin_at(account, now))
+		return 0;
+	if (begin_at(network, now))
+		return 1;
+	give_back_at(account);
+	return 0;
+}
+
 /* Not static, so that the verifier looks at it once. */
 __noinline int give_places(__u32 account, __u32 network, __u32 of)
 {

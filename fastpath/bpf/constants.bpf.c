@@ -30,6 +30,7 @@ struct constants {
 	enum policy_port policy_port;
 	enum rule_action rule_action;
 	enum host_account host_account;
+	enum daemon_clock daemon_clock;
 	enum population population;
 	enum take_how take_how;
 	enum take_result take_result;

@@ -205,7 +205,7 @@ static __always_inline void begin(struct scratch *scratch, __u32 side, __u64 now
 		hear_syn(p, &from->tcp);
 }
 
-/* Takes a place for the flow that is to begin. Who pays for it is in the scratch area. */
+/* Takes a place for the flow that is to begin, and its turn. Who pays for it is in the scratch area. */
 static __always_inline bool pay(struct scratch *scratch, const struct config *config, const struct ct_settings *ct)
 {
 	const struct flow *flow = (struct flow *)scratch->flow;
@@ -213,7 +213,20 @@ static __always_inline bool pay(struct scratch *scratch, const struct config *co
 
 	payer->network_account = ct->account;
 	payer->is_left = is_left(flow->generation, config);
-	return payer->network_account && take_place(payer, POPULATION_UNREPLIED);
+	if (!payer->network_account || !take_place(payer, POPULATION_UNREPLIED))
+		return false;
+	if (payer->is_left || take_start(payer->account, payer->network_account, the_time() + DAEMON_CLOCK_AHEAD))
+		return true;
+	give_place(payer, POPULATION_UNREPLIED);
+	return false;
+}
+
+/* The flow that was paid for has not begun. */
+static __always_inline void pay_back(const struct payer *payer)
+{
+	give_place(payer, POPULATION_UNREPLIED);
+	if (!payer->is_left)
+		give_back_start(payer->account, payer->network_account);
 }
 
 /* Puts the flow into the table, unless someone was quicker or there are too many. */
@@ -231,7 +244,7 @@ static __always_inline bool ct_create(struct scratch *scratch, const struct conf
 	begin(scratch, side, the_time());
 	if (bpf_map_update_elem(&flows, &scratch->key, scratch->flow, BPF_NOEXIST) == 0)
 		return still_decided(scratch, network) || give_up(scratch);
-	give_place(&scratch->payer, POPULATION_UNREPLIED);
+	pay_back(&scratch->payer);
 	return punt(p, PUNT_RESERVED);
 }
 
@@ -301,7 +314,7 @@ static __always_inline bool ct_reopen(struct flow *old, struct scratch *scratch,
 	}
 	bpf_spin_unlock(&old->lock);
 	if (!over) {
-		give_place(&scratch->payer, POPULATION_UNREPLIED);
+		pay_back(&scratch->payer);
 		return punt(p, PUNT_TCP_IRREGULAR);
 	}
 	scratch->payer.account = paid_by;

@@ -324,7 +324,14 @@ _Static_assert(sizeof(struct denied) <= sizeof(struct policy_drop), "the scratch
  */
 struct account {
 	__u64 flows[2];
+	/* When the next one would begin that keeps the pace, by the daemon's clock in nanoseconds */
+	__u64 next;
+	/* Nanoseconds between two that begin, and how many may at once in the upper half; 0 where any number may */
+	__u64 pace;
 };
+
+/* By how much the daemon's clock is ahead of this one, in nanoseconds */
+enum daemon_clock { DAEMON_CLOCK_AHEAD = 1000000000 };
 
 /* The host's own */
 enum host_account { HOST_ACCOUNT = 0 };
@@ -478,7 +485,7 @@ enum vtep_flags {
 };
 
 /* Counts up with every change to what is said here and in layout/: a daemon takes over no tables that it reads otherwise. */
-enum layout { LAYOUT = 18 };
+enum layout { LAYOUT = 19 };
 
 struct config {
 	/* LAYOUT */

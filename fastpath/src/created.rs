@@ -249,6 +249,16 @@ impl Accounts {
     }
 }
 
+impl Accounts {
+    /// The words at a place that say how often flows may begin: by when the next one would keep the pace, and the pace.
+    #[must_use]
+    pub fn pace(&self, place: u32) -> Option<[&AtomicU64; 2]> {
+        let at = self.0.at(place)?;
+        // SAFETY: as in `Accounts::word`.
+        Some(unsafe { [AtomicU64::from_ptr(&raw mut (*at).next), AtomicU64::from_ptr(&raw mut (*at).pace)] })
+    }
+}
+
 /// How flows live in each network.
 #[derive(Debug)]
 pub struct CtSettings(Shared<layout::CtSettings>);

@@ -294,11 +294,13 @@ pub struct CachedPolicy {
 /// How many states of a flow the programs know; they are numbered as in `struct terms`.
 pub const STATES: usize = crate::numbers::FLOW_STATES.len();
 
-/// How many flows an endpoint, a network or the host has, and may have.
+/// How many flows an endpoint, a network or the host has, and may have, and how often they may begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Account {
     pub(crate) flows: [u64; 2],
+    pub(crate) next: u64,
+    pub(crate) pace: u64,
 }
 
 /// How flows live in a network.
@@ -484,7 +486,7 @@ pub struct Endpoint {
 }
 
 /// Counts up with every change to what is said here and below: a daemon takes over no tables that it reads otherwise.
-pub const LAYOUT: u32 = 18;
+pub const LAYOUT: u32 = 19;
 
 /// What holds for all programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

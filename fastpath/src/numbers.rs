@@ -73,5 +73,8 @@ pub const STREAM_IDLE: u32 = 60_000;
 /// Where the flows of the whole host are counted
 pub const HOST_ACCOUNT: u32 = 0;
 
+/// By how much the daemon's clock is ahead of the programs', in nanoseconds
+pub const DAEMON_CLOCK_AHEAD: u64 = 1_000_000_000;
+
 /// The mark without which nothing leaves by an attachment
 pub const EASTGATE_MARK: u32 = 0x6561_7374;

@@ -59,7 +59,7 @@ fn structures_are_the_same_on_both_sides() {
     assert_eq!(noted("neighbor_key"), layout_of!(NeighborKey: attachment, mac, form, sender, target));
     assert_eq!(noted("answer"), layout_of!(Answer: network, epoch, generation, len, credit, frame));
     assert_eq!(noted("ct_settings"), layout_of!(layout::CtSettings: account, timeouts, mss_mtu));
-    assert_eq!(noted("account"), layout_of!(layout::Account: flows));
+    assert_eq!(noted("account"), layout_of!(layout::Account: flows, next, pace));
     assert_eq!(noted("entropy"), layout_of!(Entropy: secret, first, available, buckets, spare));
     assert_eq!(
         noted("closed_flow"),
@@ -197,6 +197,7 @@ fn shared_numbers() -> BTreeMap<String, u64> {
         ("STREAM_AFTER", numbers::STREAM_AFTER.into()),
         ("STREAM_IDLE", numbers::STREAM_IDLE.into()),
         ("HOST_ACCOUNT", numbers::HOST_ACCOUNT.into()),
+        ("DAEMON_CLOCK_AHEAD", numbers::DAEMON_CLOCK_AHEAD),
         ("EASTGATE_MARK", numbers::EASTGATE_MARK.into()),
     ];
     all.extend(others.map(|(name, number)| (name.to_owned(), number)));

@@ -108,8 +108,10 @@ impl Daemon {
         self.wait_for_workers().await;
         // Only now: no worker opens a flow under the snapshot before any more.
         let shared = self.view.shared.clone();
-        let ended =
-            tokio::task::spawn_blocking(move || shared.end_orphans(&before, &shared.snapshot_arc(), now()));
+        let ended = tokio::task::spawn_blocking(move || {
+            let after = shared.snapshot_arc();
+            shared.end_orphans(&before, &after, now()) + shared.end_refused(&after, now())
+        });
         Ok(Done {
             count: 1,
             epoch,

@@ -4,6 +4,7 @@
 //! `port_security`; it is worked out what comes of all its chains together for each kind of frame ([`layer2`]). What it does with TCP,
 //! UDP and the like becomes a group ([`layer3`]).
 
+mod counted;
 mod filter;
 mod layer2;
 mod layer3;

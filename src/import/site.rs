@@ -79,6 +79,8 @@ pub(super) struct Rule {
     pub(super) family: Option<Family>,
     /// As a configuration writes them; never empty
     pub(super) peers: Vec<String>,
+    /// How many flows each source may have
+    pub(super) connections: Option<u32>,
 }
 
 #[derive(Clone, Debug)]

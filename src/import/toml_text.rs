@@ -127,6 +127,7 @@ fn rule_text(rule: &Rule, peer: &str) -> String {
         [only] => format!("{peer} = {}", quoted(only)),
         several => format!("{peer} = {}", list(several.iter().map(|peer| quoted(peer)))),
     });
+    parts.extend(rule.connections.map(|most| format!("connections = {most}")));
     if let Some(description) = rule.description.as_ref().filter(|text| !text.is_empty()) {
         parts.push(format!("description = {}", quoted(description)));
     }

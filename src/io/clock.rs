@@ -2,6 +2,7 @@
 
 use std::{sync::LazyLock, time};
 
+use eastgate_fastpath::numbers::DAEMON_CLOCK_AHEAD;
 use eastgate_wire::Instant;
 
 /// The same moment by both clocks that eastgate hears of.
@@ -18,7 +19,7 @@ static START: LazyLock<Start> = LazyLock::new(|| {
 });
 
 /// One second is added so that a table that subtracts a short age from a moment right after boot stays above zero.
-const FIRST_MICROS: u64 = 1_000_000;
+const FIRST_MICROS: u64 = DAEMON_CLOCK_AHEAD / 1000;
 
 /// Microseconds since the machine started. Monotonic, and the same for the daemon that follows this one.
 #[must_use]

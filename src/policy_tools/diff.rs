@@ -236,6 +236,7 @@ fn network_settings(of: &str, was: &config::Network, is: &config::Network, found
             strict_reserved,
             tcp,
             tcp_pickup,
+            tcp_unknown,
             on_change,
             egress_default,
             oversize,

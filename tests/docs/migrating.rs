@@ -268,7 +268,11 @@ const NWFILTER: &[Row] = &[
         "`dscp`, `tcp_flags` of a policy's rule",
         Some("tests/import.rs::rules_of_a_filter_keep_their_order"),
     ),
-    ("connlimit", "", None),
+    (
+        "connlimit",
+        "`connections` of the rule that allows",
+        Some("tests/import.rs::connections_are_counted_by_the_rule_that_accepts_them"),
+    ),
     (
         "State match",
         "rules follow connections; what accepts only answers is left out on import",

@@ -249,6 +249,8 @@ fn limits(table: &NetworkLimitsTable) -> Limits {
             .endpoint_unreplied
             .good()
             .map_or(most(unreplied), |limit| limit.value.get()),
+        new_flows: table.new_flows.good().map(|limit| limit.value.get()),
+        endpoint_new_flows: table.endpoint_new_flows.good().map(|limit| limit.value.get()),
         fragments: table.fragments.value.get(),
     }
 }

@@ -14,8 +14,9 @@ use eastgate_wire::{
 };
 
 use super::{
-    Account, Admitted, Count, Direction, Ending, FlowId, FlowInfo, FlowState, FlowTable, Population, Rank,
-    Segment, SegmentKind, StateSettings, flow_id, segment::Key, slab::Entry, tcp::Connection, wheel::TICK,
+    Account, Admitted, Count, Direction, Ending, FlowId, FlowInfo, FlowState, FlowTable, Population, Query,
+    Rank, Segment, SegmentKind, StateSettings, flow_id, segment::Key, slab::Entry, tcp::Connection,
+    wheel::TICK,
 };
 
 /// No rule is known to have admitted a flow.
@@ -169,6 +170,7 @@ impl Found {
             header: self.header,
             original: self.progress.counts[0],
             reply: self.progress.counts[1],
+            query: Query::echo(self.key.proto),
             created: self.created.map_or(last_seen, |created| created.created),
             last_seen,
             deadline: self.deadline(settings, now),

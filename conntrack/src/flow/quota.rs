@@ -8,6 +8,7 @@
 //! Each count is one word of memory, with its limit (`quota/word.rs`). Where someone else has flows of his own ([`Carrier`]), the words are
 //! in memory that both have in their hands ([`Ledger`]), and both change them by atomic steps only.
 
+mod pace;
 mod word;
 
 use std::{
@@ -18,9 +19,12 @@ use std::{
     },
 };
 
-use eastgate_wire::Vni;
+use eastgate_wire::{Instant, Vni};
 
-use self::word::{Word, take_all};
+use self::{
+    pace::{Pace, Words},
+    word::{Word, take_all},
+};
 use super::Rank;
 
 /// How many flows there may be, of an endpoint, of a network or of the host.
@@ -46,6 +50,8 @@ pub struct FlowUse {
 pub trait Ledger: std::fmt::Debug + Send + Sync {
     /// The word at a place; nothing where there is no such place.
     fn word(&self, place: u32, of: Population) -> Option<&AtomicU64>;
+    /// The words that say how often flows may begin that count at a place: see `quota/pace.rs`.
+    fn pace(&self, place: u32) -> Option<[&AtomicU64; 2]>;
 }
 
 /// Who has flows of his own that count in the same limits.
@@ -161,9 +167,10 @@ impl Quota {
         let networks = locked(&self.networks);
         let accounts: Vec<_> = networks.values().flat_map(|network| network.accounts()).collect();
         let entries = networks.values().map(|network| &network.entry);
-        entries
-            .chain(accounts.iter().map(|account| &account.entry))
-            .for_each(|entry| entry.counter().move_over());
+        entries.chain(accounts.iter().map(|account| &account.entry)).for_each(|entry| {
+            entry.counter().move_over();
+            entry.pace.words().move_to(&entry.pace());
+        });
         Counter { total: &self.total, place: HOST, own: &self.total.gauges }.move_over();
     }
 
@@ -202,6 +209,11 @@ impl NetworkQuota {
     #[must_use]
     pub const fn vni(&self) -> Vni {
         self.vni
+    }
+
+    /// So many of its flows may begin each second, and at once; any number where that is none.
+    pub fn set_new_flows(&self, per_second: Option<u32>) {
+        self.entry.pace().set(per_second);
     }
 
     /// How many flows the network has.
@@ -263,6 +275,26 @@ impl Account {
         self.counters().into_iter().zip(scopes).find(|(counter, _)| counter.is_full(of)).map(|(_, full)| full)
     }
 
+    /// So many of its flows may begin each second, and at once; any number where that is none.
+    pub fn set_new_flows(&self, per_second: Option<u32>) {
+        self.entry.pace().set(per_second);
+    }
+
+    /// One flow begins, if endpoint and network may begin one now. Nothing where they may not.
+    #[must_use]
+    pub fn begin(&self, now: Instant) -> Option<Start<'_>> {
+        let paces = [self.entry.pace(), self.network.entry.pace()];
+        let begins = paces[0].begin(now) && {
+            let begins = paces[1].begin(now);
+            if !begins {
+                paces[0].give_back();
+            }
+            begins
+        };
+        // Not made where it does not begin: what is dropped is given back.
+        begins.then(|| Start { paces: Some(paces) })
+    }
+
     pub(super) fn take(&self, of: Population) -> Result<(), Full> {
         let counters = self.counters();
         let scopes = [Full::Endpoint, Full::Network, Full::Total];
@@ -292,23 +324,50 @@ impl Account {
     }
 }
 
+/// A flow that is about to begin. It was none unless it [has begun](Start::has_begun).
+#[derive(Debug)]
+pub struct Start<'a> {
+    paces: Option<[Words<'a>; 2]>,
+}
+
+impl Start<'_> {
+    /// It has.
+    pub fn has_begun(mut self) {
+        self.paces = None;
+    }
+}
+
+impl Drop for Start<'_> {
+    fn drop(&mut self) {
+        self.paces.iter().flatten().for_each(Words::give_back);
+    }
+}
+
 /// The count of an endpoint or of a network, and where it is.
 #[derive(Debug)]
 struct QuotaEntry {
     place: u32,
     own: Gauges,
+    pace: Pace,
     total: Arc<Total>,
 }
 
 impl QuotaEntry {
     fn new(total: &Arc<Total>, limits: FlowLimits) -> Self {
-        let entry = Self { place: total.place(), own: Gauges::new(limits), total: total.clone() };
+        let (place, own, pace) = (total.place(), Gauges::new(limits), Pace::default());
+        let entry = Self { place, own, pace, total: total.clone() };
         entry.counter().set(limits);
+        entry.pace().forget();
         entry
     }
 
     fn counter(&self) -> Counter<'_> {
         Counter { total: &self.total, place: self.place, own: &self.own }
+    }
+
+    fn pace(&self) -> Words<'_> {
+        let shared = self.total.ledger.get().and_then(|ledger| ledger.pace(self.place));
+        shared.map_or_else(|| self.pace.words(), Words)
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use eastgate_wire::{Addr, FlowKey, Instant, Vni, view::HeaderBits};
 
 use super::{
-    FlowState, Rank,
+    FlowState, Query, Rank,
     slab::{Count, Entry},
 };
 
@@ -32,6 +32,8 @@ pub struct FlowInfo {
     pub original: Count,
     /// What went the other way
     pub reply: Count,
+    /// What it asks, where it is an ICMP query
+    pub query: Option<Query>,
     /// When it was opened
     pub created: Instant,
     /// When a packet of it last passed, to a millisecond
@@ -56,6 +58,7 @@ impl FlowInfo {
             header: entry.header,
             original: entry.counts[0],
             reply: entry.counts[1],
+            query: entry.key.query(),
             created: entry.created,
             last_seen: entry.last_seen(),
             deadline: entry.deadline(),

@@ -141,7 +141,7 @@ impl Query {
     }
 
     /// The echo request of a protocol that has one.
-    const fn echo(protocol: u8) -> Option<Self> {
+    pub(super) const fn echo(protocol: u8) -> Option<Self> {
         match protocol {
             proto::ICMP => Some(Self { request: true, kind: 8, code: 0 }),
             proto::ICMPV6 => Some(Self { request: true, kind: 128, code: 0 }),
@@ -231,9 +231,12 @@ impl Key {
 
     /// Do its flow's packets have an [`offload_key`]?
     pub(super) fn may_be_offloaded(&self) -> bool {
-        let query =
-            (self.requester != 0).then_some(Query { request: true, kind: self.query, code: self.code });
-        offload_key(&self.as_travelling(false), query).is_some()
+        offload_key(&self.as_travelling(false), self.query()).is_some()
+    }
+
+    /// What its flow's first packet asks, where it is a query.
+    pub(super) fn query(&self) -> Option<Query> {
+        (self.requester != 0).then_some(Query { request: true, kind: self.query, code: self.code })
     }
 
     /// The key as a packet from the low end (`swapped` false) or from the high end has it.

@@ -39,12 +39,13 @@ impl FlowTable {
     /// Ends the flows that fit among `budget` places from place `from`. How many, and where to go on, or nothing
     /// when this was the end.
     pub fn kill(&mut self, from: u32, budget: u32, filter: &FlowFilter, now: Instant) -> (u32, Option<u32>) {
-        self.kill_some(from, budget, u32::MAX, &|flow| filter.fits(flow), now)
+        self.end_some(Ending::Killed, from, budget, u32::MAX, &|flow| filter.fits(flow), now)
     }
 
     /// The same with flows that are `wanted`, and no more than `most`. Flows whose time is over are none any more: they do not count.
-    pub fn kill_some(
+    pub fn end_some(
         &mut self,
+        ending: Ending,
         from: u32,
         budget: u32,
         most: u32,
@@ -52,17 +53,17 @@ impl FlowTable {
         now: Instant,
     ) -> (u32, Option<u32>) {
         let until = from.saturating_add(budget).min(self.slab.places());
-        let mut killed = 0;
+        let mut ended = 0;
         for index in from..until {
             let lives = |entry: &&_| Self::is_shown(entry, now);
-            if killed < most
+            if ended < most
                 && self.slab.get(index).filter(lives).is_some_and(|entry| wanted(&FlowInfo::of(entry)))
             {
-                self.remove(index, Ending::Killed, now);
-                killed += 1;
+                self.remove(index, ending, now);
+                ended += 1;
             }
         }
-        (killed, (killed < most && until < self.slab.places()).then_some(until))
+        (ended, (ended < most && until < self.slab.places()).then_some(until))
     }
 
     /// One whose time is over and that nobody has looked at since is there no more.

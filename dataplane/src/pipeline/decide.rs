@@ -119,7 +119,13 @@ impl<'s> Pipeline<'s> {
             packet.count_for(&admitted);
             return Ok(Decided::Alone);
         }
+        let opener = match direction {
+            FlowDirection::Original => ends.src,
+            FlowDirection::Reply => ends.dst,
+        };
+        let account = opener.map_or(&network.state.unknown_hosts, |end| &end.state.flows);
         let grants = self.claim(packet, &ruling)?;
+        let start = account.begin(now).ok_or(DropReason::NewFlowLimit)?;
         if !self.shared.reserve(elsewhere)? {
             // It has begun elsewhere since it was looked for.
             self.shared.import(flows, network, elsewhere, now)?;
@@ -130,11 +136,6 @@ impl<'s> Pipeline<'s> {
                 return Err(DropReason::NotReady.into());
             }
         }
-        let opener = match direction {
-            FlowDirection::Original => ends.src,
-            FlowDirection::Reply => ends.dst,
-        };
-        let account = opener.map_or(&network.state.unknown_hosts, |end| &end.state.flows);
         let tracking = StateSettings { loose, ..network.tracking };
         let open = |flows: &mut FlowTable| match direction {
             FlowDirection::Original => flows.open(segment, &admitted, &tracking, account, now),
@@ -147,6 +148,7 @@ impl<'s> Pipeline<'s> {
             opened = open(flows);
         }
         let hit = opened.inspect_err(|_| self.shared.release(flows, elsewhere))?;
+        start.has_begun();
         flows.hold(hit.flow, grants);
         flows.set_hint(hit.flow, direction, receiver(ends.dst));
         flows.set_hint(hit.flow, direction.reversed(), receiver(ends.src));

@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use eastgate_conntrack::flow::{Ending, FlowInfo};
-use eastgate_wire::{Addr, Instant, Vni};
+use eastgate_wire::{Addr, Instant, Leg, Vni};
 
-use super::shared::{Shared, lock};
+use super::{
+    ruling::{Inquiry, probe_of},
+    shared::{Shared, lock},
+    track::Ends,
+};
 use crate::snapshot::{Network, Snapshot};
 
 /// Places of the flow table looked at while a shard is locked.
@@ -14,13 +18,17 @@ const PAGE: u32 = 4096;
 impl Shared {
     /// Ends the flows that are `wanted`, `most` at most: their next packets are decided anew. How many.
     pub fn end_flows(&self, wanted: &dyn Fn(&FlowInfo) -> bool, most: u64, now: Instant) -> u64 {
-        let mut ended = self.end_created(wanted, most, now);
+        self.end_as(Ending::Killed, wanted, most, now)
+    }
+
+    fn end_as(&self, ending: Ending, wanted: &dyn Fn(&FlowInfo) -> bool, most: u64, now: Instant) -> u64 {
+        let mut ended = self.end_created(ending, wanted, most, now);
         for shard in self.all_flows() {
             let mut from = Some(0);
             while let Some(place) = from.filter(|_| ended < most) {
                 let mut flows = lock(shard);
                 let left = u32::try_from(most - ended).unwrap_or(u32::MAX);
-                let (some, next) = flows.kill_some(place, PAGE, left, wanted, now);
+                let (some, next) = flows.end_some(ending, place, PAGE, left, wanted, now);
                 self.recall(&mut flows);
                 ended += u64::from(some);
                 from = next;
@@ -30,7 +38,13 @@ impl Shared {
     }
 
     /// Those of them that began elsewhere and are there.
-    fn end_created(&self, wanted: &dyn Fn(&FlowInfo) -> bool, most: u64, now: Instant) -> u64 {
+    fn end_created(
+        &self,
+        ending: Ending,
+        wanted: &dyn Fn(&FlowInfo) -> bool,
+        most: u64,
+        now: Instant,
+    ) -> u64 {
         let Some(fastpath) = self.fastpath.get() else { return 0 };
         let mut keys = Vec::new();
         self.for_each_created(now, |info| {
@@ -49,7 +63,7 @@ impl Shared {
                 continue;
             }
             if let Some(found) = fastpath.end(&key) {
-                self.bury(&mut flows, &snapshot, &found, Some(Ending::Killed), now);
+                self.bury(&mut flows, &snapshot, &found, Some(ending), now);
                 ended += 1;
             }
         }
@@ -73,6 +87,32 @@ impl Shared {
             gone.get(&flow.key.vni).is_some_and(|gone| gone.has(flow.key.src) || gone.has(flow.key.dst))
         };
         self.end_flows(&orphaned, u64::MAX, now)
+    }
+
+    /// Ends the flows that a policy which `after` has put in force allows no more, in networks that say so. How many.
+    pub fn end_refused(&self, after: &Snapshot, now: Instant) -> u64 {
+        let networks = after.networks().into_iter().filter(|it| it.cuts && it.compiled == after.epoch);
+        let networks: BTreeMap<Vni, &Network> = networks.map(|it| (it.vni, &**it)).collect();
+        if networks.is_empty() {
+            return 0;
+        }
+        let refused = |flow: &FlowInfo| networks.get(&flow.key.vni).is_some_and(|it| it.refuses(flow));
+        self.end_as(Ending::Refused, &refused, u64::MAX, now)
+    }
+}
+
+impl Network {
+    /// Whether its policy does not allow a flow that was decided before. One that is on a leg of its way, or to or from whom no
+    /// endpoint's address says who it is, is decided by its next packet.
+    fn refuses(&self, flow: &FlowInfo) -> bool {
+        let key = &flow.key;
+        let [src, dst] = [key.src, key.dst].map(|address| self.at_address(address).map(|(end, _)| end));
+        if key.leg != Leg::DIRECT || flow.epoch >= self.decided_since([src, dst], [key.src, key.dst]) {
+            return false;
+        }
+        let probe = probe_of(flow.query, key, flow.header);
+        let inquiry = Inquiry { ends: Ends { src, dst }, src: key.src, dst: key.dst, probe };
+        self.ask_policy(&inquiry).enforce().is_err()
     }
 }
 

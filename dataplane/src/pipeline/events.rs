@@ -169,6 +169,7 @@ mod tests {
             egress_rule: 0,
             ingress_rule: 0,
             header: eastgate_wire::view::HeaderBits::default(),
+            query: None,
             original: Count::default(),
             reply: Count::default(),
             created,

@@ -134,6 +134,7 @@ impl NetworkSite<'_> {
             control_ports: admission::DHCP_PORTS,
             tracking: tracking(network),
             resets_unknown: network.tcp_unknown == TcpUnknown::Reset,
+            cuts: network.on_change == OnChange::Cut,
             tcp_pickup: network.tcp_pickup,
             peers,
             topology,
@@ -306,7 +307,7 @@ fn tracking(network: &config::Network) -> StateSettings {
         },
         loose: network.tcp == TcpMode::Loose,
         on_change: match network.on_change {
-            OnChange::Recheck => eastgate_conntrack::flow::OnChange::Recheck,
+            OnChange::Recheck | OnChange::Cut => eastgate_conntrack::flow::OnChange::Recheck,
             OnChange::Keep => eastgate_conntrack::flow::OnChange::Keep,
         },
     }

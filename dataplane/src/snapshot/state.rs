@@ -194,6 +194,7 @@ const ERRORS: Rate = Rate { per_second: 100, burst: 100 };
 impl NetworkState {
     fn new(settings: Settings, quota: Arc<NetworkQuota>, snooped: Arc<Mutex<Snooped>>) -> Self {
         let unknown_hosts = quota.account("", endpoint_limits(settings.limits));
+        unknown_hosts.set_new_flows(settings.limits.endpoint_new_flows);
         let bum = Rate { per_second: settings.bum, burst: settings.bum };
         Self {
             fdb: Mutex::new(Fdb::new(settings.fdb, RandomState::new())),
@@ -223,6 +224,7 @@ impl NetworkState {
             return state;
         }
         let flows = self.quota.account(name, endpoint_limits(self.settings.limits));
+        flows.set_new_flows(self.settings.limits.endpoint_new_flows);
         let state = Arc::new(EndpointState::new(flows));
         endpoints.insert(name.clone(), Arc::downgrade(&state));
         state
@@ -266,6 +268,7 @@ impl StateRegistry {
             return state.clone();
         }
         let quota = self.quota.network(network.vni, flow_limits(network.limits));
+        quota.set_new_flows(network.limits.new_flows);
         let snooped = networks.get(&network.vni).map(|before| before.snooped.clone()).unwrap_or_default();
         let state = Arc::new(NetworkState::new(settings, quota, snooped));
         networks.insert(network.vni, state.clone());

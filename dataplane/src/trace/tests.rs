@@ -94,6 +94,7 @@ fn live(opened: &str, state: FlowState, epoch: u32) -> FlowInfo {
         egress_rule: 0,
         ingress_rule: 0,
         header: eastgate_wire::view::HeaderBits::default(),
+        query: None,
         original: Count::default(),
         reply: Count::default(),
         created: now(),

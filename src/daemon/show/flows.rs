@@ -298,6 +298,7 @@ mod tests {
             header: eastgate_wire::view::HeaderBits::default(),
             original: Count::default(),
             reply: Count::default(),
+            query: None,
             created: Instant::ZERO,
             last_seen: Instant::ZERO,
             deadline: Instant::ZERO,

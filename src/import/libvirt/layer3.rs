@@ -5,6 +5,7 @@ use eastgate_wire::{Addr, Family, names};
 use ipnet::IpNet;
 
 use super::{
+    counted::Counted,
     filter::{Action, Bound},
     layer2::is_below_ip,
 };
@@ -56,6 +57,7 @@ pub(super) fn rules(bound: &[Bound<'_>], family: Family, faults: &mut Faults) ->
     let mut made = Rules::default();
     for outgoing in [false, true] {
         let mut list = List { ordered: Vec::new(), open: true };
+        let mut counted = Counted::default();
         for (it, protocol) in all.iter().filter(|(it, _)| it.rule.is_for(outgoing)) {
             let action = match it.rule.action {
                 Action::Accept => "allow",
@@ -74,12 +76,28 @@ pub(super) fn rules(bound: &[Bound<'_>], family: Family, faults: &mut Faults) ->
                     list.open = false;
                     break;
                 }
-                Ok(Some(rule)) => list.ordered.push((action, rule)),
+                Ok(Some(mut rule)) => match (rule.connections.take(), action) {
+                    (Some(most), _) => counted.add(rule, most),
+                    (None, "allow") => match counted.limit(&mut rule) {
+                        Ok(()) => list.ordered.push((action, rule)),
+                        Err(message) => {
+                            refuse(it, &message, faults);
+                            return None;
+                        }
+                    },
+                    (None, _) => list.ordered.push((action, rule)),
+                },
                 Err(message) => {
                     refuse(it, &message, faults);
                     return None;
                 }
             }
+        }
+        if list.open
+            && let (Err(message), Some((last, _))) = (counted.end_open(), all.last())
+        {
+            refuse(last, &message, faults);
+            return None;
         }
         *(if outgoing { &mut made.egress } else { &mut made.ingress }) = list;
     }
@@ -143,6 +161,11 @@ fn matched(
         match key {
             "match" if matches!(value, "yes" | "1" | "true") => {}
             "match" => return Err("a rule for what does not match".into()),
+            "connlimit-above" if rule.action == Action::Drop => {
+                let most = value.parse::<u32>().ok().filter(|most| *most > 0);
+                made.connections = Some(most.ok_or_else(|| format!("at most `{value}` connections"))?);
+            }
+            "connlimit-above" => return Err("`connlimit-above` in a rule that does not drop".into()),
             "comment" => made.description = Some(value.to_owned()),
             "state" => {
                 let states: Vec<String> = value.split(',').map(|state| state.trim().to_uppercase()).collect();

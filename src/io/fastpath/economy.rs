@@ -49,6 +49,10 @@ impl Ledger for SharedAccounts {
     fn word(&self, place: u32, of: Population) -> Option<&AtomicU64> {
         self.0.word(place, of as usize)
     }
+
+    fn pace(&self, place: u32) -> Option<[&AtomicU64; 2]> {
+        self.0.pace(place)
+    }
 }
 
 /// Who would make room.

@@ -108,6 +108,28 @@ fn flows_without_answer_are_limited_and_replied_ones_stay() {
 }
 
 #[test]
+fn flows_begin_as_often_as_endpoint_and_network_may() {
+    let mut net = Net::new(&scene("limits = { new_flows = 10, endpoint_new_flows = 6, unreplied = 2 }"));
+    let burst = |net: &mut Net, endpoint: &str, from: u8, sport: u16| {
+        let ports = sport..sport + 20;
+        ports.filter(|sport| net.send(endpoint, udp(from, DB2, *sport, 53)).reached("db2")).count()
+    };
+    assert_eq!(burst(&mut net, "web1", WEB1, 1000), 6);
+    assert_eq!(burst(&mut net, "web3", WEB3, 1000), 4, "the network's");
+    assert_eq!(net.send("web3", udp(WEB3, DB2, 1000, 53)), "new-flow-limit at alpha", "it was put out");
+    assert_eq!(net.send("web3", udp(WEB3, DB2, 1003, 53)), "db2", "packets of a flow are not counted");
+    // Times between flows are rounded up.
+    net.pass(Duration::from_millis(501));
+    assert_eq!(burst(&mut net, "web1", WEB1, 2000), 3);
+    assert_eq!(burst(&mut net, "web3", WEB3, 2000), 2);
+    // What the rules refuse, and what finds no room, has not begun.
+    net.pass(Duration::from_secs(1));
+    (0..20)
+        .for_each(|sport| assert_eq!(net.send("web1", udp(WEB1, DB2, sport, 99)), "egress-denied at alpha"));
+    assert_eq!(burst(&mut net, "web1", WEB1, 3000), 6);
+}
+
+#[test]
 fn answers_to_neighbour_requests_are_limited_for_each_endpoint() {
     let mut net = Net::new(&scene(""));
     let fates: Vec<String> = (0..10_000).map(|_| net.send("web1", who_has(WEB1, DB1)).to_string()).collect();

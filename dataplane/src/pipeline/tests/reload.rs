@@ -4,7 +4,10 @@ use std::{fs, path::PathBuf, sync::Arc};
 
 use eastgate_config::{Config, Loader};
 
+use eastgate_conntrack::flow::FlowFilter;
+
 use super::{frames::*, net::Net, scene::*};
+use crate::pipeline::shared::lock;
 
 const TALK: Talk = Talk { a: WEB1, b: DB1, sport: 40000, dport: 5432 };
 const SQL: &str = "{ proto = \"tcp\", ports = 5432, to = \"group:db\" },";
@@ -113,6 +116,28 @@ fn a_network_may_keep_its_flows_when_the_policy_changes() {
         "egress-denied at alpha",
         "but opens none"
     );
+}
+
+/// Flows that nobody sends anything on, too.
+#[test]
+fn a_network_may_cut_flows_that_are_allowed_no_more() {
+    let live = |net: &Net| {
+        let (mut live, filter) = (Vec::new(), FlowFilter::default());
+        for shard in net.shared("alpha").all_flows() {
+            lock(shard).page(0, u32::MAX, &filter, net.now(), &mut live);
+        }
+        live.len()
+    };
+    for (keys, ended) in [("on_change = \"cut\"", 1), ("", 0), ("on_change = \"keep\"", 0)] {
+        let (net, _files) = after_change("cut", keys, |acme| acme.replace(SQL, ""));
+        assert_eq!(live(&net), 2);
+        let cut = net.shared("alpha").end_refused(&net.snapshot("alpha"), net.now());
+        assert_eq!((cut, live(&net)), (ended, 2 - ended as usize), "{keys}");
+        assert_eq!(net.shared("alpha").flow_counters().refused, ended);
+    }
+    let (net, _files) =
+        after_change("cut", "on_change = \"cut\"", |acme| acme.replace("[53, 9000]", "[53, 9001]"));
+    assert_eq!(net.shared("alpha").end_refused(&net.snapshot("alpha"), net.now()), 0, "it is allowed");
 }
 
 #[test]
