@@ -107,9 +107,11 @@ impl Then {
             Some(ChainId(number)) => number.get() as u32,
             None => 0,
         };
-        let flags =
-            log as u32 * LOG | audit as u32 * AUDIT | limited as u32 * LIMITED | stateless as u32 * STATELESS;
-        action as u32 | flags | chain << CHAIN_AT
+        let flags = (log as u32 * LOG)
+            | (audit as u32 * AUDIT)
+            | (limited as u32 * LIMITED)
+            | (stateless as u32 * STATELESS);
+        action as u32 | flags | (chain << CHAIN_AT)
     }
 
     /// What such a word says. Nobody writes another action than these; it would deny.
