@@ -263,7 +263,6 @@ impl Daemon {
         }
         let (snapshot, effective) =
             learning::first(&affordable, &host, &mut registry, &states, &options.socket)?;
-
         // First the socket: whoever has both is told of the one that was named.
         let (listener, socket_file) = socket::listen(&options.socket)
             .with_context(|| format!("cannot listen at {}", options.socket.display()))?;

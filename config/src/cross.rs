@@ -286,7 +286,6 @@ impl<'f> Whole<'f> {
         let all = self.tenants.values().filter_map(|(content, index)| content.tenants.get(*index));
         let templates = self.first.map(|first| &first.site.templates);
         for (tenant, claims) in all {
-            self.uncounted(tenant, found);
             for named in &claims.elsewhere {
                 let Some(shared_with) = self.elsewhere(named, found) else { continue };
                 if !shared_with.contains(&tenant.name) {
@@ -318,21 +317,6 @@ impl<'f> Whole<'f> {
                     let diagnostic = Diagnostic::new(Problem::LimitStateless {}, rule.at.clone());
                     found.push(diagnostic.and(group.at.clone(), "the group"));
                 }
-            }
-        }
-    }
-
-    /// Rules of a group that keeps no state, its templates' among them, have no flows to count.
-    fn uncounted(&self, tenant: &Tenant, found: &mut Found) {
-        for group in tenant.groups.values().filter(|group| !group.stateful) {
-            let templates = self.first.map(|first| &first.site.templates);
-            let like = group.like.iter().filter_map(|name| templates?.get(name));
-            let of_templates = like.flat_map(|template| template.ingress.iter().chain(&template.egress));
-            for rule in group.ingress.iter().chain(&group.egress).chain(of_templates) {
-                let Some(limits) = &rule.limits else { continue };
-                let key = if limits.connections.is_some() { "connections" } else { "new_connections" };
-                let problem = Problem::LimitNotAllow { key, what: "keeps no state" };
-                found.push(Diagnostic::new(problem, rule.at.clone()).and(group.at.clone(), "the group"));
             }
         }
     }

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::{
     command,
     error::Error,
+    leftover,
     netns::{FOLDER, Netns},
 };
 
@@ -57,12 +58,20 @@ impl Facts {
         let mut facts = Self::default();
         let devices = command::run(Command::new("ip").args(["-j", "link"]))?;
         facts.extend(links(&devices).into_iter().map(|(device, _)| format!("device {device}")));
-        facts.extend(
-            files_below(Path::new(FOLDER))?.iter().map(|path| format!("namespace {}", path.display())),
-        );
+        // Tests of other checkouts may run at the same time.
+        let is_others = |path: &Path| {
+            path.file_name().is_some_and(|name| leftover::is_of_another_run(&name.to_string_lossy()))
+        };
+        let namespaces = files_below(Path::new(FOLDER))?;
+        let namespaces = namespaces.iter().filter(|path| !is_others(path));
+        facts.extend(namespaces.map(|path| format!("namespace {}", path.display())));
         let mounts = Path::new("/proc/self/mounts");
         let mounts = fs::read_to_string(mounts).map_err(Error::file(mounts))?;
-        facts.extend(mounts.lines().filter(|line| line.contains(FOLDER)).map(|line| format!("mount {line}")));
+        let ours = |line: &&str| {
+            let at = line.split_whitespace().nth(1).unwrap_or_default();
+            line.contains(FOLDER) && !is_others(Path::new(at))
+        };
+        facts.extend(mounts.lines().filter(ours).map(|line| format!("mount {line}")));
         facts.extend(files_below(folder)?.iter().map(|path| format!("file {}", path.display())));
         facts.extend(processes_that_name(folder)?);
         Ok(facts)

@@ -14,12 +14,27 @@ pub fn of_dead_runs(folder: &Path, prefix: &str) -> Result<Vec<String>, Error> {
     let mut names = Vec::new();
     for entry in entries {
         let name = entry.map_err(Error::file(folder))?.file_name().to_string_lossy().into_owned();
-        let owner = name.strip_prefix(prefix).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-        if owner.is_some_and(|id| !Path::new("/proc").join(id.to_string()).exists()) {
+        if name.strip_prefix(prefix).and_then(leading_id).is_some_and(|id| !runs(id)) {
             names.push(name);
         }
     }
     Ok(names)
+}
+
+/// Whether `name` has the form `<family>-<process id>` or `<family>-<process id>-<anything>` of a process that runs, and is not this
+/// one: what it has is nobody else's business.
+#[must_use]
+pub fn is_of_another_run(name: &str) -> bool {
+    let owner = name.split_once('-').and_then(|(_, rest)| leading_id(rest));
+    owner.is_some_and(|id| id != std::process::id() && runs(id))
+}
+
+fn leading_id(text: &str) -> Option<u32> {
+    text.split('-').next()?.parse().ok()
+}
+
+fn runs(id: u32) -> bool {
+    Path::new("/proc").join(id.to_string()).exists()
 }
 
 #[cfg(test)]
@@ -38,6 +53,11 @@ mod tests {
         found.sort();
         fs::remove_dir_all(&folder).unwrap();
         assert_eq!(found, ["x-4999999", "x-4999999-h1"]);
+        // Process 1 always runs.
+        assert_eq!(
+            ["x-1-h1", "x-1", "x-4999999-h1", &format!("x-{own}-h1"), "x-h1", "x"].map(is_of_another_run),
+            [true, true, false, false, false, false]
+        );
         assert!(of_dead_runs(&folder, "x-").unwrap().is_empty());
     }
 }

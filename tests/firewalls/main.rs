@@ -75,7 +75,7 @@ fn expected(case: &Case, probes: &[Probe]) -> BTreeSet<usize> {
 }
 
 /// As many as fit the queues of a kernel at once
-const AT_ONCE: usize = 500;
+const AT_ONCE: usize = 200;
 
 /// Which probes arrive, by their numbers.
 fn ask(subject: &mut Subject, probes: &[Probe], expected: &BTreeSet<usize>) -> BTreeSet<usize> {
