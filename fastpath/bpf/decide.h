@@ -254,7 +254,7 @@ _Static_assert(POLICY_TIERS == 4, "as many as `ask_policy` asks");
 static __always_inline __u64 ask_tier(const struct scratch *scratch, const struct endpoint *whose, const struct endpoint *peer,
 				      __u32 tier, __u32 fields)
 {
-	return policy_lookup(whose->network, tier, peer->identity, policy_key(&scratch->packet), fields);
+	return policy_lookup(whose->network, tier, peer->identity, scratch->policy_key, fields);
 }
 
 /* Asks the policy of one end about the other one, tier by tier, and notes in the scratch area what it says. */
@@ -351,6 +351,7 @@ static __always_inline enum verdict decide(struct scratch *scratch, const struct
 	__builtin_memcpy(cached_policy->ends.macs[1], dst->mac, 6);
 	if (!make_template(&cached_policy->templates[0], network, src, dst) || !make_template(&cached_policy->templates[1], network, dst, src))
 		return VERDICT_UNKNOWN;
+	scratch->policy_key = policy_key(p);
 	verdict = ask_policy(scratch, src, dst, EGRESS, &cached_policy->rules[0]);
 	if (verdict == VERDICT_ALLOW || verdict >= VERDICT_STATELESS) {
 		other = ask_policy(scratch, dst, src, INGRESS, &cached_policy->rules[1]);

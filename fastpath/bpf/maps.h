@@ -294,6 +294,8 @@ struct scratch {
 	struct endpoint endpoints[2];
 	/* `enum verdict` */
 	__u32 verdict;
+	/* What rules look at in the packet: here, since the stack is full while they are asked */
+	__u32 policy_key;
 	/* Who pays for a flow that was created here, and in which network */
 	struct payer payer;
 	/* `network.policy` when the decision in hand began */
