@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn sources_are_bounded() {
         let counts = counts(Some(1), None);
-        let source = |n: usize| Addr::from_bits(u128::from(u64::MAX) << 64 | n as u128 + 1);
+        let source = |n: usize| Addr::from_bits((u128::from(u64::MAX) << 64) | (n as u128 + 1));
         let narrow = SourceLimits { connections: Some(1), new: None, prefixes: [128; 2] };
         counts.set_limits(narrow);
         let held: Vec<Grant> =
