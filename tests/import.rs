@@ -3,16 +3,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "import/lab.rs"]
+mod lab;
 #[path = "import/random.rs"]
 mod random;
+#[path = "import/shipped.rs"]
+mod shipped;
 
 use std::{
-    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
+use self::shipped::shipped;
 use eastgate::import::{File, From, Map, import};
 use proptest::{prelude::*, sample::Index};
 
@@ -26,18 +30,6 @@ fn files(system: &str, names: &[&str]) -> Vec<File> {
 
 fn map(system: &str) -> Map {
     Map::read(&folder(system).join("map.toml")).unwrap()
-}
-
-/// The filters that Debian ships, where its package has installed them.
-const SHIPPED: &str = "/usr/share/libvirt/nwfilter";
-
-fn shipped() -> Vec<(String, File)> {
-    let entries = fs::read_dir(SHIPPED).unwrap_or_else(|error| {
-        panic!("{SHIPPED}: {error}; `cargo xtask test` installs libvirt-daemon-config-nwfilter")
-    });
-    let paths: BTreeSet<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    let name = |path: &Path| path.file_stem().unwrap().to_string_lossy().into_owned();
-    paths.iter().map(|path| (name(path), File::read(path).unwrap())).collect()
 }
 
 const NEUTRON: [&str; 6] =
@@ -66,17 +58,6 @@ fn imported_by(system: &str, map: &Map) -> String {
 }
 
 const HOSTS: &str = "[host.alpha]\nvtep = \"172.31.0.1\"\ndevice = \"eth0\"\n[host.beta]\nvtep = \"172.31.0.2\"\ndevice = \"eth0\"\n";
-
-const LAB_HOSTS: &str = r#"# A Neutron project and two libvirt domains, as `eastgate import` writes them; the hosts are added.
-
-[host.alpha]
-vtep = "192.0.2.1"
-device = "underlay0"
-
-[host.beta]
-vtep = "192.0.2.2"
-device = "underlay0"
-"#;
 
 /// What is written is what stands in `expected.toml`, and lets pass what the other system did.
 fn holds(system: &str) {
@@ -114,20 +95,6 @@ fn a_cloudstack_account() {
 #[test]
 fn libvirt_domains_with_their_filters() {
     holds("libvirt");
-}
-
-/// The lab with both is what the import writes, and hosts.
-#[test]
-fn the_lab_is_as_imported() {
-    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("labs/05-migrated");
-    let both =
-        [imported("neutron"), imported_by("libvirt", &Map::read(&lab.join("libvirt-map.toml")).unwrap())];
-    let text = format!("{LAB_HOSTS}\n{}", both.join("\n"));
-    let written = lab.join("eastgate.toml");
-    if std::env::var_os("EASTGATE_BLESS").is_some() {
-        fs::write(&written, &text).unwrap();
-    }
-    assert_eq!(text, fs::read_to_string(&written).unwrap(), "EASTGATE_BLESS=1 writes it anew");
 }
 
 /// Each filter that Debian ships, by itself and with what it includes: a group, and what endpoints with it need.
