@@ -16,10 +16,10 @@ use eastgate_wire::{Addr, names};
 use super::{
     args::{Ask, FilterArgs, Format},
     commands::{ask, ask_to_read, emit, misused},
-    exit, print,
+    print,
     table::Table,
 };
-use crate::daemon;
+use crate::{control::client::ClientError, daemon};
 
 const STAGE: &str = "Nothing that is carried changes. The daemon holds each flow that lives or begins, and each packet that the rules in force refuse,
 against the staged version too: `eastgate policy staged` tells what that would do otherwise. Each host has its own, for the ends whose
@@ -32,7 +32,7 @@ Example:
   eastgate policy promote";
 
 const STAGED: &str = "Flows that pass and would be refused are told since the version was staged, those that lived then included; packets that are refused
-and would pass, since then. Exit code 1 when there is a difference.
+and would pass, since then.
 
 Example:
   eastgate policy staged --vni 5001 -o json";
@@ -101,8 +101,7 @@ pub(super) fn run(command: &StagedCommand) -> Result<u8> {
                 return Ok(code);
             }
             let rows: StagedRows = ask(options, &request)?;
-            emit(&options.output, &rows, text)?;
-            Ok(if rows.total == 0 { exit::OK } else { exit::FAILED })
+            emit(&options.output, &rows, text)
         }
         StagedCommand::Promote { ask } => promote(ask),
         StagedCommand::Unstage { ask: options } => {
@@ -158,18 +157,31 @@ fn promote(options: &Ask) -> Result<u8> {
     if !promoted {
         files.exchange()?;
     }
-    let done = match ask_to_read(options, &Request::Reload {}) {
-        Ok(Ok(done)) => done,
-        refused => {
-            if !promoted {
-                files.put_back()?;
-            }
-            return refused?.map(|_| exit::FAILED).or_else(Ok);
+    let refused = match ask_to_read(options, &Request::Reload {}) {
+        Ok(Ok(done)) if done.digest.as_deref() != Some(&*digest) => {
+            bail!(
+                "{} is in force, and is not what was staged: it was changed meanwhile",
+                files.config.display()
+            );
+        }
+        Ok(Ok(done)) => {
+            return emit(&options.output, &done, |done| {
+                format!("{}the version before is {}\n", print::reloaded(done), files.before.display())
+            });
+        }
+        Ok(Err(code)) => Ok(code),
+        Err(error) if matches!(error.downcast_ref(), Some(ClientError::Refused(_))) => Err(error),
+        // It may be in force by now.
+        Err(error) => {
+            let what =
+                format!("{} is the staged version; `eastgate reload` tells more", files.config.display());
+            return Err(error.context(what));
         }
     };
-    emit(&options.output, &done, |done| {
-        format!("{}the version before is {}\n", print::reloaded(done), files.before.display())
-    })
+    if !promoted {
+        files.put_back()?;
+    }
+    refused
 }
 
 /// What a file includes is named from its own folder: elsewhere it would mean other files.

@@ -122,12 +122,15 @@ fn restore(snapshot: &Snapshot, socket: &Path) {
         let endpoint = network.by_mac(it.mac).filter(|endpoint| *endpoint.name == *it.endpoint);
         let (Some(endpoint), Some(by)) = (endpoint, By::from_name(&it.by)) else { continue };
         let left = it.left.map(|left| Duration::from_millis(left).saturating_sub(gone));
-        if left.is_some_and(|left| left.is_zero()) || endpoint.terms().is_none() {
+        if left.is_some_and(|left| left.is_zero()) {
             continue;
         }
         if network.may_learn(&snapshot.site, endpoint, it.address, at).is_ok() {
             let until = left.map(|left| at + left);
             let entry = Entry { endpoint: it.mac, by, here: it.here, since: at, until };
+            if !endpoint.terms().is_some_and(|terms| terms.keeps(&entry)) {
+                continue;
+            }
             lock(&network.state.snooped).restore(it.address, entry);
         }
     }

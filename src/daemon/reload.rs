@@ -39,9 +39,11 @@ impl Daemon {
         visible.reload_error = result.as_ref().err().map(|refused| refused.text.clone());
         if let Ok(Done { digest: Some(digest), .. }) = &result {
             visible.digest.clone_from(digest);
-            self.view.note_in_force(digest);
         }
         drop(visible);
+        if let Ok(Done { digest: Some(digest), .. }) = &result {
+            self.view.note_in_force(digest);
+        }
         result
     }
 

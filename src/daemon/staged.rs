@@ -7,12 +7,12 @@ use std::{
 };
 
 use eastgate_api::{Changes, Done, ErrorCode, Failure};
-use eastgate_config::Loader;
-use eastgate_conntrack::flow::{FlowInfo, Happening};
+use eastgate_config::{Effective, Loader};
+use eastgate_conntrack::flow::{FlowFilter, FlowInfo, Happening};
 use eastgate_dataplane::{
     attachments::Attachments,
     pipeline::{events::Event, opinion::Opinion, shared::lock},
-    snapshot::{Snapshot, state::StateRegistry},
+    snapshot::{Endpoint, Snapshot, state::StateRegistry},
 };
 use eastgate_wire::{Addr, FlowKey, Instant, Vni, names, view::HeaderBits};
 
@@ -84,12 +84,15 @@ impl Staged {
         })?;
         // It serves no port and knows of no flow: numbers and states are its own.
         let (mut registry, states) = (Attachments::default(), StateRegistry::new(config.limits));
-        let snapshot = Snapshot::compile(&config, &current.host, None, &mut registry, &states)
+        // What endpoints have learned they have under any version.
+        let effective = Effective::new(config, current.learned_addresses(), None);
+        let config = effective.config();
+        let snapshot = Snapshot::compile(config, &current.host, None, &mut registry, &states)
             .map_err(|error| Failure::new(ErrorCode::Configuration, error.to_string()))?;
         let warnings = loader.warnings().iter().map(|warning| format!("{}: {}", warning.at, warning.problem));
         let staged = Self {
             path: path.to_owned(),
-            digest: config.digest().to_string(),
+            digest: effective.written().digest().to_string(),
             snapshot,
             since: clock::now(),
             refused: BTreeMap::new(),
@@ -97,7 +100,7 @@ impl Staged {
             more: 0,
             lost_before: view.shared.events_lost(),
         };
-        Ok((staged, changes::between(&current.config, &config), warnings.collect()))
+        Ok((staged, changes::between(&current.config, config), warnings.collect()))
     }
 
     /// What it says of a flow between two ends that `live` knows.
@@ -109,14 +112,24 @@ impl Staged {
         header: HeaderBits,
     ) -> Says {
         let Some(network) = self.snapshot.network(key.vni) else { return Says::NoNetwork };
-        let is_gone = |address: &Addr| {
-            let was = live.network(key.vni).and_then(|network| network.at_address(*address));
-            was.is_some() && network.at_address(*address).is_none()
-        };
-        match [key.src, key.dst].into_iter().find(is_gone) {
-            Some(address) => Says::NoEndpoint(address),
-            None => Says::Policy(network.opinion(key, icmp, header)),
+        let mut ends = [None; 2];
+        for (end, address) in ends.iter_mut().zip([key.src, key.dst]) {
+            // Who has an address for now, only the version in force knows.
+            let has_it = live.network(key.vni).and_then(|network| network.at_address(address));
+            let Some((has_it, mac)) = has_it else {
+                *end = network.at_address(address).map(|(endpoint, _)| endpoint);
+                continue;
+            };
+            let same = network.by_mac(has_it.mac);
+            let may_send = |it: &&Endpoint| {
+                network.ownership.may_send(it.holdings(), it.sender.port_security, mac, address)
+            };
+            *end = same.filter(may_send);
+            if end.is_none() {
+                return Says::NoEndpoint(address);
+            }
         }
+        Says::Policy(network.opinion(ends, key, icmp, header))
     }
 
     /// Holds a flow that passes against it.
@@ -157,21 +170,20 @@ impl View {
     /// it, and as there are flows.
     pub(super) fn stage(&self, path: &Path) -> Result<Done, Failure> {
         let (staged, changes, warnings) = Staged::read(path, self)?;
-        let (since, digest, epoch) = (staged.since, staged.digest.clone(), staged.snapshot.epoch);
-        *lock(&self.staged) = Some(staged);
+        let (digest, epoch, since) = (staged.digest.clone(), staged.snapshot.epoch, clock::now());
+        *lock(&self.staged) = Some(Staged { since, ..staged });
         // Those that begin from now on are told as events.
-        let mut living = Vec::new();
-        self.for_each_flow(&eastgate_conntrack::flow::FlowFilter::default(), clock::now(), |flow| {
-            if flow.created < since {
-                living.push(*flow);
+        let (live, mut count) = (self.shared.snapshot_arc(), 0);
+        self.for_each_flow(&FlowFilter::default(), since, |flow| {
+            let mut staged = lock(&self.staged);
+            // Another one may have been staged meanwhile.
+            if let Some(staged) = staged.as_mut().filter(|staged| staged.since == since)
+                && flow.created < since
+            {
+                staged.hold(&live, flow);
+                count += 1;
             }
         });
-        let live = self.shared.snapshot_arc();
-        let mut count = 0;
-        if let Some(staged) = lock(&self.staged).as_mut() {
-            living.iter().for_each(|flow| staged.hold(&live, flow));
-            count = staged.flows;
-        }
         Ok(Done { count, epoch, digest: Some(digest), changes: Some(changes), warnings, ..Done::default() })
     }
 

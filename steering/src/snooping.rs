@@ -368,6 +368,10 @@ impl Snooped {
                 gone.push((*address, *entry));
                 return false;
             };
+            // What was locked to its endpoint ages as soon as it is not.
+            if entry.here && terms.here && !terms.lock && entry.by != By::Dhcp && entry.until.is_none() {
+                entry.until = Some(now + terms.age);
+            }
             if entry.here != terms.here {
                 entry.here = terms.here;
                 let hearsay = now + HEARSAY;
@@ -428,6 +432,18 @@ impl Snooped {
 }
 
 impl Terms {
+    /// May an endpoint have on these terms what it has learned on others? Of what another host has let it use, that one says.
+    #[must_use]
+    pub const fn keeps(&self, entry: &Entry) -> bool {
+        !self.here
+            || !entry.here
+            || match entry.by {
+                By::Dhcp => self.by_dhcp,
+                By::Nd => self.by_nd,
+                By::Traffic => self.by_traffic,
+            }
+    }
+
     /// By what a word counts and for how long, if it does.
     fn allow(&self, word: Word, now: Instant) -> Option<(By, Option<Instant>)> {
         let lasts = if self.here { self.age } else { HEARSAY };

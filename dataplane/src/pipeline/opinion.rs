@@ -2,7 +2,7 @@
 
 use eastgate_conntrack::flow::Query;
 use eastgate_wire::{
-    Addr, DropReason, EndpointId, FlowKey,
+    DropReason, EndpointId, FlowKey,
     view::{HeaderBits, proto},
 };
 
@@ -34,13 +34,17 @@ pub enum Opinion {
 }
 
 impl Network {
-    /// What its policies say of a packet with this key and these bits of its headers, between those who have its addresses. A rule that
-    /// is tried out refuses nothing.
+    /// What its policies say of a packet with this key and these bits of its headers, between these ends: sender and receiver, where they
+    /// are endpoints. A rule that is tried out refuses nothing.
     #[must_use]
-    pub fn opinion(&self, opener: &FlowKey, icmp: Option<(u8, u8)>, header: HeaderBits) -> Opinion {
-        let at =
-            |address: Addr| -> Option<&Endpoint> { self.at_address(address).map(|(endpoint, _)| endpoint) };
-        let ends = Ends { src: at(opener.src), dst: at(opener.dst) };
+    pub fn opinion(
+        &self,
+        [src, dst]: [Option<&Endpoint>; 2],
+        opener: &FlowKey,
+        icmp: Option<(u8, u8)>,
+        header: HeaderBits,
+    ) -> Opinion {
+        let ends = Ends { src, dst };
         // Of a flow of ICMP whose first message is not known, that was an echo request.
         let echo = match opener.proto {
             proto::ICMP => Some((8, 0)),

@@ -11,9 +11,9 @@ use std::{
 
 use eastgate_config::{LearnedAddresses, Name};
 use eastgate_steering::{
-    announced,
+    announced, claim,
     snooping::{
-        By, Entry, Heard, Word,
+        By, Entry, Heard, Terms, Word,
         dhcp::{Message, Says},
     },
 };
@@ -36,7 +36,7 @@ impl<'s> Pipeline<'s> {
         now: Instant,
     ) -> bool {
         let Some(sender) = learner(arrival, view) else { return false };
-        let said = announced(frame.bytes(), view).map(|address| (address, Word::Announced));
+        let said = said(sender, view, frame).map(|address| (address, Word::Announced));
         let used = view.ip().map(|ip| (ip.src, Word::Used));
         [said, used]
             .into_iter()
@@ -47,7 +47,7 @@ impl<'s> Pipeline<'s> {
     /// A neighbour message was believed.
     pub(super) fn snoop_neighbor(&self, arrival: &Arrival<'s>, view: &View, frame: &Frame<'_>, now: Instant) {
         let Some(sender) = learner(arrival, view) else { return };
-        let Some(address) = announced(frame.bytes(), view) else { return };
+        let Some(address) = said(sender, view, frame) else { return };
         match &sender.learning {
             Some(learning) if sender.holdings().addresses.contains(&address) => {
                 lock(&arrival.network.state.snooped).touch(sender.mac, address, learning.age, now);
@@ -185,6 +185,15 @@ impl<'s> Pipeline<'s> {
 /// The endpoint that sends, where its addresses are learned and this is its own MAC.
 fn learner<'s>(arrival: &Arrival<'s>, view: &View) -> Option<&'s Endpoint> {
     arrival.sender.filter(|sender| sender.learning.is_some() && view.src == sender.mac)
+}
+
+/// The address that a neighbour message says its sender has. A probe says that too where its sender's own host hears it; elsewhere
+/// that host passes it on to whoever might object, and believes nothing.
+fn said(sender: &Endpoint, view: &View, frame: &Frame<'_>) -> Option<Addr> {
+    match sender.enforced_here {
+        true => announced(frame.bytes(), view),
+        false => claim(frame.bytes(), view).map(|claim| claim.address),
+    }
 }
 
 /// Whom a server's answer is for: the client that it names, and the frame goes to nobody else.
@@ -351,7 +360,8 @@ impl Shared {
             let terms = |address: Addr, entry: &Entry| {
                 let endpoint = network.by_mac(entry.endpoint)?;
                 let in_force = endpoint.holdings().addresses.contains(&address);
-                endpoint.terms().filter(|_| in_force && endpoint.learns_in(address))
+                let fits = |terms: &Terms| in_force && endpoint.learns_in(address) && terms.keeps(entry);
+                endpoint.terms().filter(fits)
             };
             let gone = lock(&network.state.snooped).follow(terms, now);
             news.extend(ended_as(network, gone, "by another configuration"));

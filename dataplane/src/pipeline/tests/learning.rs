@@ -247,6 +247,39 @@ fn only_a_server_that_was_asked_leases() {
 }
 
 #[test]
+fn a_probe_teaches_no_other_host_what_its_senders_own_does_not_learn() {
+    let mut site = Learning::new(&text("learn = \"dhcp\""));
+    let to_all = arp(DB1, [0; 4], [10, 1, 0, 77]);
+    let mut to_one = to_all.clone();
+    to_one[..6].copy_from_slice(&mac(DB2));
+    for _ in 0..2 {
+        assert_eq!(site.net.send("db1", &to_one), "db2", "it is passed on to who might object");
+        let _ = site.net.send("db1", &to_all);
+        site.settle();
+        assert!(site.on_all("db1").concat().is_empty(), "{:?}", site.on_all("db1"));
+    }
+}
+
+#[test]
+fn what_was_learned_on_wider_terms_ends_with_them() {
+    let any = text("learn = \"any\"");
+    let mut site = Learning::new(&any);
+    let _ = site.net.send("db1", announce(DB1, 77));
+    site.settle();
+    assert_eq!(site.on_all("db1"), [["10.1.0.77"]; 3]);
+    // On its own host: the others take that one's word until it is not given any more.
+    let stricter = parse(&any.replace("learn = \"any\"", "learn = \"dhcp\""));
+    for (host, before) in &mut site.effective {
+        *before = Effective::new(stricter.clone(), before.learned().clone(), None);
+        site.net.install_on(host, before.config());
+        let now = site.net.now();
+        site.net.shared(host).follow_learned(now);
+    }
+    site.settle();
+    assert!(site.addresses("beta", "db1").is_empty(), "{:?}", site.on_all("db1"));
+}
+
+#[test]
 fn no_lease_is_of_somebody_elses_address() {
     let mut site = Learning::new(&text("learn = \"dhcp\"\nlearn_except = [\"10.1.0.1\"]"));
     let mut xid = 100;
