@@ -183,6 +183,12 @@ impl<'s> Pipeline<'s> {
                 flows.hold(flow, network.keep_counting(&ruling));
                 flows.set_hint(flow, FlowDirection::Original, receiver(ends.dst));
                 flows.set_hint(flow, FlowDirection::Reply, receiver(ends.src));
+                // An end that keeps no state is asked about each answer.
+                let [opener, other] = admitted.stateless;
+                if !is_forward && (opener || other) {
+                    let inquiry = Inquiry::of_packet(own, segment).of_some([other, opener]);
+                    self.enforce(packet, &network.ask_policy(&inquiry))?;
+                }
                 // A SYN on the ports of a connection that is over is another one, and its ends may be others.
                 Ok(Decided::Again)
             }

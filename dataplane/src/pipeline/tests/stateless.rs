@@ -106,6 +106,18 @@ fn nothing_is_picked_up_as_the_answer_to_what_nobody_remembers() {
 }
 
 #[test]
+fn an_end_without_state_is_asked_about_answers_also_after_a_change() {
+    let config = |network: &str| eastgate_testkit::parse(&scene_with(network, &groups(false, true, "")));
+    let mut net = Net::of(&config(""));
+    assert_eq!(net.send("web3", NEAR.syn()), "db2");
+    assert_eq!(net.send("db2", NEAR.syn_ack()), "ingress-denied at alpha");
+    net.install(&config("tcp = \"loose\""));
+    for _ in 0..2 {
+        assert_eq!(net.send("db2", NEAR.syn_ack()), "ingress-denied at alpha");
+    }
+}
+
+#[test]
 fn later_fragments_go_as_the_first_did() {
     let whole = udp_of(ip4(WEB1, DB1, |_| ()), 4000, 53, &[7; 100]);
     let mut net = both(false);
