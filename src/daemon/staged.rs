@@ -114,7 +114,7 @@ impl Staged {
         let Some(network) = self.snapshot.network(key.vni) else { return Says::NoNetwork };
         let mut ends = [None; 2];
         for (end, address) in ends.iter_mut().zip([key.src, key.dst]) {
-            // Who has an address for now, only the version in force knows.
+            // Who has an address at the moment, only the version in force knows.
             let has_it = live.network(key.vni).and_then(|network| network.at_address(address));
             let Some((has_it, mac)) = has_it else {
                 *end = network.at_address(address).map(|(endpoint, _)| endpoint);
