@@ -34,6 +34,9 @@ const fn before(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) < 0
 }
 
+/// Between two retransmissions, in microseconds.
+const RETRANSMISSION: u64 = 300_000;
+
 /// One end of a connection: as much of RFC 9293 as moves data, with retransmission, probes and keep-alives.
 #[derive(Debug)]
 struct End {
@@ -157,7 +160,7 @@ impl End {
         }
         let waits = self.una != self.last.wrapping_add(1);
         if waits && now >= self.retry && (self.heard || self.una == self.iss) {
-            self.retry = now + 300_000;
+            self.retry = now + RETRANSMISSION;
             // A probe goes one byte over the edge.
             let tcp = self.from(self.una, 1 + dice.below(self.segment));
             let over = tcp.seq.wrapping_add(u32::from(tcp.payload)).wrapping_sub(self.peer_edge) as i32;
@@ -297,13 +300,19 @@ impl Run {
         }
     }
 
-    /// Until both ends have all data of the other, and know it.
+    /// Until both ends have all data of the other, and know it. How long that takes is the network's affair, not
+    /// the tracker's: a thousand retransmissions in a row that move nothing are a connection that got stuck.
     fn go(&mut self, shooting: bool) {
-        let deadline = self.now + 2_000_000_000;
+        const PATIENCE: u64 = 1000 * RETRANSMISSION;
         let mut tick = self.now;
+        let (mut acknowledged, mut moved) = (None, self.now);
         while !(self.ends[0].is_done() && self.ends[1].is_done()) {
+            let now_acknowledged = Some([self.ends[0].una, self.ends[1].una]);
+            if acknowledged != now_acknowledged {
+                (acknowledged, moved) = (now_acknowledged, self.now);
+            }
             assert!(
-                self.now < deadline,
+                self.now < moved + PATIENCE,
                 "stuck: {} of {} dropped, {:?}",
                 self.dropped,
                 self.count,
