@@ -64,6 +64,7 @@ use self::{
     report::Events,
     segment::{Key, flags_make_sense},
     slab::{Entry, NONE, Slab},
+    source::Held,
     tcp::Connection,
     waiting::{Queues, Waiting},
     wheel::Wheel,
@@ -80,7 +81,7 @@ pub use self::{
     settings::{FlowState, OnChange, StateSettings, Timeouts},
     sharding::Sharding,
     slab::Count,
-    source::{Grant, Grants, MOST as MOST_SOURCES, SourceCounts, SourceLimits},
+    source::{DOUBT, Grant, Grants, MOST as MOST_SOURCES, SourceCounts, SourceLimits},
     tcp::SIDE_FLAGS,
 };
 
@@ -167,7 +168,7 @@ pub struct FlowTable {
     /// Place of a flow -> what of it was counted for those who admitted it before others did; of most there is nothing
     counted: BTreeMap<u32, Count>,
     /// Place of a flow -> what it holds of limits of the rules that admitted it; most hold nothing
-    grants: BTreeMap<u32, Grants>,
+    grants: BTreeMap<u32, Held>,
     /// Someone wants to know what flows have come to.
     keeps_finished: bool,
     /// Someone keeps a place for each flow

@@ -34,7 +34,13 @@ impl FlowTable {
         let entry = self.slab.at(index);
         let mut connection = entry.connection;
         let state = match connection.step(direction, tcp) {
+            Step::Pass(_) if self.ends_doubt(index, direction, tcp, &mut connection) => FlowState::Close,
             Step::Pass(state) => state,
+            Step::Reset { agreed } if !agreed && self.is_counted(index) => {
+                self.doubt(index, tcp.seq, now);
+                return Ok(Stepped::On);
+            }
+            Step::Reset { .. } => FlowState::Close,
             Step::Challenge => {
                 self.slab.at_mut(index).connection = connection;
                 return Ok(Stepped::On);
@@ -43,6 +49,7 @@ impl FlowTable {
                 let (connection, state) = connection.restarted(tcp);
                 let entry = self.slab.at_mut(index);
                 (entry.connection, entry.created) = (connection, now);
+                self.goes_on(index, Direction::Original);
                 self.enter(index, state, settings, now);
                 return Ok(Stepped::On);
             }
@@ -50,6 +57,7 @@ impl FlowTable {
             Step::Gone(reason) => return Ok(Stepped::Gone(reason)),
             Step::Drop(reason) => return Err(reason),
         };
+        let entry = self.slab.at(index);
         if !entry.is_replied() && state.is_past_handshake() {
             self.answer(index, now)?;
         }
@@ -89,6 +97,7 @@ impl FlowTable {
         settings: &StateSettings,
         now: Instant,
     ) -> Result<(), DropReason> {
+        self.goes_on(index, direction);
         let entry = self.slab.at_mut(index);
         if let Some(end) = later.tcp_end
             && !entry.connection.extend(direction, end)
@@ -118,6 +127,7 @@ impl FlowTable {
         if state.is_over() {
             self.let_go(index);
         }
+        let deadline = self.at_most_in_doubt(index, deadline, now);
         if deadline < before {
             self.wheel.unhang(&mut self.slab, index);
             self.wheel.hang(&mut self.slab, index, now);
