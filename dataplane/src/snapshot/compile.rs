@@ -74,7 +74,7 @@ impl NetworkSite<'_> {
         let before = continued.filter(|before| before.has_dense_numbers(network.endpoints.len()));
         let ids = succession::numbers(network, before);
         let source = (self.policy)(rules.source(tenant, network, &ids));
-        let multicast = rules::multicast(&source);
+        let multicast = rules::multicast(&source, rules);
         let policy = match before {
             Some(before) => Compiled::compile_after(&source, &before.policy),
             None => Compiled::compile(&source),
