@@ -96,6 +96,12 @@ const PACKAGES: &[Package] = &[
         reason: "and to a real DHCPv6 client",
     },
     Package {
+        name: "libusrsctp-examples",
+        probe: &["sh", "-c", "test -x /usr/lib/usrsctp/echo_server"],
+        needed_by: &[Need::Test],
+        reason: "associations of SCTP are those of a real stack",
+    },
+    Package {
         name: "iptables",
         probe: &["iptables", "--version"],
         needed_by: &[Need::Test, Need::Bench],

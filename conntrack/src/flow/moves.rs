@@ -1,9 +1,12 @@
 //! How packets move a flow from state to state.
 
-use eastgate_wire::{DropReason, Instant, view::Tcp};
+use eastgate_wire::{
+    DropReason, Instant,
+    view::{Sctp, Tcp},
+};
 
 use super::{
-    FlowTable,
+    FlowTable, association,
     segment::{Direction, Later},
     settings::{FlowState, StateSettings},
     tcp::Step,
@@ -66,6 +69,36 @@ impl FlowTable {
         Ok(Stepped::On)
     }
 
+    /// Takes a packet of SCTP.
+    pub(super) fn step_sctp(
+        &mut self,
+        index: u32,
+        direction: Direction,
+        sctp: &Sctp,
+        settings: &StateSettings,
+        now: Instant,
+    ) -> Result<Stepped, DropReason> {
+        let entry = self.slab.at(index);
+        let mut association = self.associations.get(&index).copied().unwrap_or_default();
+        let state = match association.step(entry.state, direction, sctp) {
+            association::Step::Pass(state) => state,
+            association::Step::Abort { agreed } if agreed || !self.is_counted(index) => FlowState::Closed,
+            association::Step::Beside | association::Step::Abort { .. } => {
+                self.associations.insert(index, association);
+                return Ok(Stepped::On);
+            }
+            association::Step::Reopen => return Ok(Stepped::Over),
+            association::Step::Gone(reason) => return Ok(Stepped::Gone(reason)),
+            association::Step::Drop(reason) => return Err(reason),
+        };
+        if !self.slab.at(index).is_replied() && state.is_past_handshake() {
+            self.answer(index, now)?;
+        }
+        self.associations.insert(index, association);
+        self.enter(index, state, settings, now);
+        Ok(Stepped::On)
+    }
+
     /// Takes a packet of a protocol without connections.
     #[inline]
     pub(super) fn hear(
@@ -117,7 +150,7 @@ impl FlowTable {
         let lasts = settings.timeouts.of(entry.key.proto(), state);
         let deadline = if state.is_half_open() {
             entry.created + lasts
-        } else if state == FlowState::Close && entry.state == FlowState::Close {
+        } else if matches!(state, FlowState::Close | FlowState::Closed) && entry.state == state {
             before
         } else {
             now + lasts

@@ -8,7 +8,8 @@
 //! Whoever opens a connection can send a reset that its receiver does not believe, behind a gap in what it sent, and go on. So a
 //! connection that counts is over by a reset of its opener's only where its other end has acknowledged all that was sent: before
 //! the reset, or after it while the opener says nothing more. Otherwise it is in doubt and goes on; it ends when both are silent
-//! for [`DOUBT`]. An honest client's is too, whose last segment was under way when it gave up.
+//! for [`DOUBT`]. An honest client's is too, whose last segment was under way when it gave up. An association of SCTP ends by its opener's
+//! ABORT only where it is known by which tag its other end takes that.
 //!
 //! It promises that at no moment a source has more flows by [`SourceCounts::take`] than the limit, nor has begun more than the
 //! rate lets it; and that a source is remembered only as long as it has a flow or owes the rate something. There are [`MOST`]
