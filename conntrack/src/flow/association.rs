@@ -109,11 +109,8 @@ impl Way {
     }
 
     fn offer(&mut self, tag: u32, with: u32) {
-        if let Some(known) = self.offered.iter_mut().find(|offer| offer.tag == tag) {
-            known.with = with;
-            return;
-        }
-        self.offered.rotate_right(1);
+        let known = self.offered.iter().position(|offer| offer.tag == tag);
+        self.offered[..=known.unwrap_or(OFFERED - 1)].rotate_right(1);
         self.offered[0] = Offer { tag, with };
     }
 
@@ -295,15 +292,15 @@ impl Association {
     }
 
     /// The end that sends in `direction` has answered by this tag, if it can have: then it and the one that was echoed with it
-    /// are in force. Cookies for other tags are still to be answered.
+    /// are in force. Cookies that were echoed after it are still to be answered; of those before it, an answer would come late.
     fn take_over(&mut self, direction: Direction, tag: u32) -> bool {
         let back = self.way(direction.reversed());
         let is_answered = |echoed: &Offer| echoed.tag != 0 && [0, tag].contains(&echoed.with);
         let mut answered = back.echoed.into_iter().filter(is_answered).map(|echoed| echoed.tag);
         let Some(by) = answered.next() else { return false };
         (back.tag, back.other, back.acked) = (by, answered.next().unwrap_or_default(), false);
-        let mut left = back.echoed.into_iter().filter(|echoed| !is_answered(echoed));
-        back.echoed = [left.next().unwrap_or_default(), left.next().unwrap_or_default()];
+        let later = back.echoed[0];
+        back.echoed = [if is_answered(&later) { Offer::default() } else { later }, Offer::default()];
         let way = self.way(direction);
         (way.tag, way.other, way.acked) = (tag, 0, false);
         true
