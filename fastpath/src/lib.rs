@@ -119,6 +119,7 @@ pub struct Fastpath {
     stats: MapHandle,
     punts: MapHandle,
     policy_cache: MapHandle,
+    expected: MapHandle,
     neighbor_cache: MapHandle,
     entropy: MapHandle,
     closed_flows: MapHandle,
@@ -271,6 +272,7 @@ impl Fastpath {
             tunnel: program("tunnel")?,
         };
         let (policy_cache, neighbor_cache) = (map("policy_cache")?, map("neighbor_cache")?);
+        let expected = map("expected")?;
         let (entropy, closed_flows, buckets) = (map("entropy")?, map("closed_flows")?, map("buckets")?);
         let (endpoints, policies, policy_drops) = (map("endpoints")?, map("policies")?, map("policy_drops")?);
         let (denied, stateless) = (map("denied")?, map("stateless")?);
@@ -292,6 +294,7 @@ impl Fastpath {
             stats,
             punts,
             policy_cache,
+            expected,
             neighbor_cache,
             entropy,
             closed_flows,

@@ -189,6 +189,7 @@ fn shared_numbers() -> BTreeMap<String, u64> {
         ("END_PASSES", numbers::END_PASSES.into()),
         ("NO_TIER", numbers::NO_TIER.into()),
         ("NOWHERE", numbers::NOWHERE.into()),
+        ("EXPECTED_MAX", numbers::EXPECTED_MAX as u64),
         ("RULE_LOG", numbers::RULE_LOG.into()),
         ("RULE_STATELESS", numbers::RULE_STATELESS.into()),
         ("NESTED", numbers::NESTED.into()),

@@ -209,6 +209,7 @@ fn show(table: ShowTable, mut filter: Filter, options: &Ask) -> Result<u8> {
         ShowTable::Endpoints => list(options, Request::Endpoints, filter, print::endpoints),
         ShowTable::Fdb => list(options, Request::Fdb, filter, print::fdb),
         ShowTable::Flows => list(options, Request::Flows, filter, print::flows),
+        ShowTable::Expectations => list(options, Request::Expectations, filter, print::expectations),
         ShowTable::Neighbors => list(options, Request::Neighbors, filter, print::neighbors),
         ShowTable::Drops => rows(options, Request::Drops, filter, print::drops),
         ShowTable::Policy => list(options, Request::Policy, filter, print::policy),

@@ -3,6 +3,7 @@
 mod drops;
 mod ends;
 mod events;
+mod expectations;
 mod flows;
 mod part;
 mod rules;
@@ -74,6 +75,7 @@ impl View {
             Request::Endpoints(filter) => Reply::Endpoints(self.endpoints(&snapshot, &filter)?),
             Request::Fdb(filter) => Reply::Fdb(self.fdb(&snapshot, &filter)?),
             Request::Flows(filter) => Reply::Flows(self.flows(&snapshot, &filter)?),
+            Request::Expectations(filter) => Reply::Expectations(self.expectations(&snapshot, &filter)?),
             Request::Neighbors(filter) => Reply::Neighbors(neighbors(&snapshot, &filter)?),
             Request::Drops(filter) => Reply::Drops(self.drops(&snapshot, &filter)?),
             Request::Policy(filter) => Reply::Policy(self.policy(&snapshot, &filter)?),
@@ -153,6 +155,7 @@ impl View {
                 unreplied: in_use.unreplied.into(),
                 made_room: self.made_room(),
             },
+            helpers: self.helper_counts(),
             learned: self.count_learned(snapshot),
             excluded: excluded(snapshot),
             settings_restored: visible.settings_restored,

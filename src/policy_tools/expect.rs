@@ -21,7 +21,7 @@ use eastgate_dataplane::{
 };
 use eastgate_policy::rule::{Action, Decision, Direction, Header, PortProtocol, Probe, Verdict};
 use eastgate_wire::{
-    Addr, DropReason, EndpointId, Vni, names,
+    Addr, DropReason, EndpointId, Helper, Vni, names,
     view::{proto, tcp_flags},
 };
 use serde::Serialize;
@@ -266,8 +266,9 @@ fn outcome(network: &Network, decision: &Decision) -> Outcome {
         Action::Deny => "deny",
         Action::Reject => "reject",
     };
-    let Verdict { audit, log, stateless, .. } = decision.verdict;
-    Outcome { action, audit, log, stateless, rule, at }
+    let Verdict { audit, log, stateless, helper, .. } = decision.verdict;
+    let helper = helper.map(Helper::name);
+    Outcome { action, audit, log, stateless, helper, rule, at }
 }
 
 /// How many hold, in words

@@ -117,6 +117,7 @@ impl FlowTable {
         entry.seen(now, deadline);
         if state.is_over() {
             self.let_go(index);
+            self.unfollow(index);
         }
         if deadline < before {
             self.wheel.unhang(&mut self.slab, index);

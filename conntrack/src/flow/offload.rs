@@ -168,6 +168,8 @@ impl Found {
             egress_rule: admitted.egress_rule,
             ingress_rule: admitted.ingress_rule,
             header: self.header,
+            helper: None,
+            related: None,
             original: self.progress.counts[0],
             reply: self.progress.counts[1],
             query: Query::echo(self.key.proto),

@@ -280,6 +280,7 @@ impl<'a> Dry<'a> {
         let receiver = |mac: MacAddr| if network.by_mac(mac).is_some() { receiver_at(mac) } else { 1 };
         flows.set_hint(hit.flow, Direction::Original, receiver(macs[1]));
         flows.set_hint(hit.flow, Direction::Reply, receiver(macs[0]));
+        flows.relate(hit.flow, flow.info.related);
         if flow.info.replied {
             let answered = flows.track(&reply, &loose, epoch, self.now);
             debug_assert!(matches!(answered, Tracked::Pass(_)), "{answered:?}");

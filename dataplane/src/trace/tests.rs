@@ -94,6 +94,8 @@ fn live(opened: &str, state: FlowState, epoch: u32) -> FlowInfo {
         egress_rule: 0,
         ingress_rule: 0,
         header: eastgate_wire::view::HeaderBits::default(),
+        helper: None,
+        related: None,
         query: None,
         original: Count::default(),
         reply: Count::default(),
