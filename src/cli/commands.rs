@@ -11,7 +11,7 @@ use eastgate_config::{Config, Loader, Severity, schema};
 use eastgate_dataplane::{
     attachments::Attachments,
     snapshot::{Snapshot, state::StateRegistry},
-    trace::trace,
+    trace::{Live, trace},
 };
 use eastgate_wire::{DropReason, names};
 use serde::{Serialize, de::DeserializeOwned};
@@ -345,7 +345,7 @@ fn walk(options: &Trace) -> Result<u8> {
         Some(path) => {
             let (config, first) = offline_for(path, &request)?;
             drop(config);
-            trace(&first, &request, &|_| Vec::new(), crate::io::clock::now()).map_err(anyhow::Error::msg)?
+            trace(&first, &request, Live::NOTHING, crate::io::clock::now()).map_err(anyhow::Error::msg)?
         }
         None => ask(&options.ask, &Request::Trace(request))?,
     };

@@ -82,7 +82,11 @@ impl View {
             Request::Rules(filter) => Reply::Rules(self.rules(&snapshot, &filter)?),
             Request::Events(filter) => Reply::Events(self.events(&snapshot, &filter)?),
             Request::Trace(packet) => {
-                let report = trace::trace(&snapshot, &packet, &|key| self.flows_between(key), clock::now());
+                let live = trace::Live {
+                    flows: &|key| self.flows_between(key),
+                    expected: &|key| self.shared.helpers.find(key, clock::now()),
+                };
+                let report = trace::trace(&snapshot, &packet, live, clock::now());
                 Reply::Trace(report.map_err(|text| Failure::new(ErrorCode::Invalid, text))?)
             }
             Request::Staged(filter) => Reply::Staged(self.staged(&snapshot, &filter)?),

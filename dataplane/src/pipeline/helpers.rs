@@ -84,6 +84,12 @@ impl Helpers {
         lock(&self.expectations).iter().map(|(expectation, until)| (*expectation, until)).collect()
     }
 
+    /// What is expected that a packet with this key would begin.
+    #[must_use]
+    pub fn find(&self, packet: &FlowKey, now: Instant) -> Option<Expectation> {
+        lock(&self.expectations).find(packet, now).copied()
+    }
+
     fn count(&self, heard: &Heard) {
         for (counter, more) in self.unheeded.iter().zip(heard.unheeded) {
             if more > 0 {
@@ -189,7 +195,8 @@ impl<'s> Pipeline<'s> {
 }
 
 impl Shared {
-    fn expect(&self, expectation: &Expectation, now: Instant) {
+    /// Expects a flow from `now` on.
+    pub(crate) fn expect(&self, expectation: &Expectation, now: Instant) {
         let mut table = lock(&self.helpers.expectations);
         match table.expect(expectation, now) {
             Ok(made_room) => {

@@ -131,10 +131,7 @@ impl Then {
             2 => Action::Reject,
             _ => Action::Deny,
         };
-        let chain = match NonZeroU16::new((word >> CHAIN_AT) as u16) {
-            Some(number) => Some(ChainId(number)),
-            None => None,
-        };
+        let chain = NonZeroU16::new((word >> CHAIN_AT) as u16).map(ChainId);
         Self::Settle(Verdict {
             action,
             log: word & LOG != 0,
