@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "changed.h"
 #include "deliver.h"
 #include "maps.h"
 
@@ -187,6 +188,8 @@ static __always_inline bool take_answer(struct scratch *scratch, __u32 vni, __u3
 	place = copy->network;
 	network = bpf_map_lookup_elem(&networks, &place);
 	if (!network || network->vni != vni || copy->epoch < network->epoch || !(__u32)copy->credit)
+		return false;
+	if ((is_changing(network) && answer_is_superseded(scratch, vni)) || *(volatile const __u32 *)&answer->epoch != copy->epoch)
 		return false;
 	/* From this credit and no other, should the entry be given away just now. */
 	return __sync_val_compare_and_swap(&answer->credit, copy->credit, copy->credit - 1) == copy->credit;

@@ -125,7 +125,10 @@ static __always_inline bool find_cached_policy(struct scratch *scratch, __u32 vn
 	 * The table may give the place of an entry to another pair while we read it: what was read would be of both, and
 	 * frames would go to the wrong one. An entry that is still the one of this key was so all the time.
 	 */
-	return bpf_map_lookup_elem(&policy_cache, key) == found;
+	if (bpf_map_lookup_elem(&policy_cache, key) != found || (is_changing(network) && cached_is_superseded(scratch)))
+		return false;
+	/* Last, since who changed is forgotten once the walk has been here. */
+	return *(volatile const __u32 *)&found->epoch == scratch->cached_policy.epoch;
 }
 
 /*

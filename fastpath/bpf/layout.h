@@ -485,7 +485,7 @@ enum vtep_flags {
 };
 
 /* Counts up with every change to what is said here and in layout/: a daemon takes over no tables that it reads otherwise. */
-enum layout { LAYOUT = 20 };
+enum layout { LAYOUT = 21 };
 
 struct config {
 	/* LAYOUT */

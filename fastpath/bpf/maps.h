@@ -112,16 +112,16 @@ struct {
 	__type(value, __u8);
 } expected SEC(".maps");
 
-/* Whose flows `recheck` looks for; empty but while it runs */
+/* Who is decided about anew, and since which epoch; empty but until `recheck` has gone through the tables */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1 << 16);
 	__type(key, struct changed_key);
-	__type(value, __u8);
+	__type(value, __u32);
 } changed SEC(".maps");
 
-/* Which of them there may be: most flows name nobody who has changed, which four bits of this tell. */
+/* Which of them `recheck` looks for: most flows name nobody who has changed, which four bits of this tell. */
 struct changed_filter {
 	__u64 words[64];
 };
@@ -285,6 +285,14 @@ struct outer {
  * it goes into the table. The programs run one after the other on a processor. The flow's lock is no lock here, which the type
  * says to the verifier.
  */
+/* Whom a decision is about, and which epoch's it is; `key` is room to ask by. */
+struct parties {
+	struct addr addrs[2];
+	__u8 macs[2][6];
+	__u32 epoch;
+	struct changed_key key;
+};
+
 struct scratch {
 	struct packet packet;
 	struct outer arrived;
@@ -314,6 +322,7 @@ struct scratch {
 	__u32 policy;
 	/* Only to order reads by */
 	__u32 fence;
+	struct parties parties;
 	struct policy_drop_key refused;
 	/* Of a packet that rules without state let pass */
 	struct policy_drop_key passed;

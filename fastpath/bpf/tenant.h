@@ -80,7 +80,7 @@ static __always_inline enum forward_verdict tenant_forward(struct __sk_buff *skb
 	if (flow) {
 		const struct template *template = side ? &flow->dirs[1].template : &flow->dirs[0].template;
 
-		network = in_force(flow, config->generation);
+		network = in_force(scratch, flow, config->generation);
 		if (!network) {
 			if (!may_replace(flow, p, side, config->generation)) {
 				p->punt = why_not_in_force(flow);

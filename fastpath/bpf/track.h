@@ -6,6 +6,7 @@
 #pragma once
 
 #include "account.h"
+#include "changed.h"
 #include "maps.h"
 #include "packet.h"
 #include "tcp.h"
@@ -133,8 +134,8 @@ static __always_inline bool still_held(__u16 bindings, const struct network *net
 	return !bindings || bindings == *(volatile const __u16 *)&network->bindings;
 }
 
-/* The flow's network, when the flow's epoch and generation are in force, and its addresses where they were. */
-static __always_inline const struct network *in_force(const struct flow *flow, __u32 generation)
+/* The network of the flow whose key is in the scratch area, when the flow's epoch and generation are in force, and its ends as they were. */
+static __always_inline const struct network *in_force(struct scratch *scratch, const struct flow *flow, __u32 generation)
 {
 	__u32 place = flow->network;
 	const struct network *network;
@@ -142,7 +143,9 @@ static __always_inline const struct network *in_force(const struct flow *flow, _
 	if (flow->marks & (FLOW_RESERVED | FLOW_STALE) || flow->generation != generation)
 		return 0;
 	network = bpf_map_lookup_elem(&networks, &place);
-	return network && flow->epoch >= network->epoch && still_held(flow->bindings, network) ? network : 0;
+	if (!network || flow->epoch < network->epoch || !still_held(flow->bindings, network))
+		return 0;
+	return is_changing(network) && flow_is_superseded(scratch, flow) ? 0 : network;
 }
 
 /* A flow that was handed over: the programs take only what neither opens nor closes it. */

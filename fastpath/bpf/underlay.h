@@ -145,7 +145,7 @@ static __always_inline enum forward_verdict underlay_forward(struct __sk_buff *s
 		const struct flow_dir *from = side ? &flow->dirs[1] : &flow->dirs[0];
 		const struct flow_dir *to = side ? &flow->dirs[0] : &flow->dirs[1];
 
-		network = in_force(flow, config->generation);
+		network = in_force(scratch, flow, config->generation);
 		if (!network) {
 			if (!may_replace(flow, p, side, config->generation)) {
 				p->punt = why_not_in_force(flow);
@@ -338,7 +338,7 @@ static __always_inline int tunnel_path(struct __sk_buff *skb, const struct confi
 	flow = find_flow(scratch, data, side);
 	if (!flow)
 		return PATH_PUNT;
-	network = in_force(flow, config->generation);
+	network = in_force(scratch, flow, config->generation);
 	template = side ? &flow->dirs[1].template : &flow->dirs[0].template;
 	if (!network)
 		return PATH_PUNT;

@@ -15,8 +15,8 @@ pub(crate) use self::datagram::{
 };
 pub use self::denial::{Denied, DeniedKey, PolicyDrop, PolicyDropKey};
 pub use self::network::{
-    CHANGED_ADDRESS, CHANGED_MAC, CONTROL_PORTS, ChangedKey, NETWORK_HUB, NETWORK_STATELESS, NO_EPOCH,
-    Network,
+    CHANGED_ADDRESS, CHANGED_MAC, CONTROL_PORTS, ChangedKey, NETWORK_CHANGING, NETWORK_HUB,
+    NETWORK_STATELESS, NO_EPOCH, Network,
 };
 
 /// A flow's key: the same for both directions. An echo's says who asks.
@@ -486,7 +486,7 @@ pub struct Endpoint {
 }
 
 /// Counts up with every change to what is said here and below: a daemon takes over no tables that it reads otherwise.
-pub const LAYOUT: u32 = 20;
+pub const LAYOUT: u32 = 21;
 
 /// What holds for all programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -12,9 +12,6 @@ use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use crate::{Error, Fastpath, layout::ChangedKey, remove};
 
-/// So many are looked for in one walk.
-const AT_ONCE: usize = 32_768;
-
 /// What `recheck` answers with, in the place of a frame.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
@@ -25,33 +22,35 @@ struct Rechecked {
 }
 
 impl Fastpath {
-    /// Flows, cached decisions and answers that name one of these are in force no more; nobody else's are touched. How many
+    /// What was decided about these before the epoch `since` is in force no more once their networks' rows say
+    /// [`NETWORK_CHANGING`](crate::NETWORK_CHANGING): packet by packet, until [`recheck`](Self::recheck) has ended it.
+    ///
+    /// # Errors
+    /// [`Error::Table`], also when they are more than there is room for: some of them may be known then.
+    pub fn note_changed(&self, changed: &[ChangedKey], since: u32) -> Result<(), Error> {
+        let (count, since) = (changed.len() as u32, vec![since; changed.len()]);
+        self.changed
+            .update_batch(changed.as_bytes(), since.as_bytes(), count, MapFlags::ANY, MapFlags::ANY)
+            .map_err(|source| Error::Table { table: "changed", source })
+    }
+
+    /// Ends the flows, cached decisions and answers that name one of those who changed; nobody else's are touched. How many
     /// flows that were. The policies of their networks must be others already ([`Network::policy`](crate::Network::policy)):
     /// whatever is decided by what was before is noticed then.
     ///
     /// # Errors
-    /// [`Error::Table`], [`Error::Trial`]: some of them may be in force still.
-    pub fn recheck(&self, changed: &[ChangedKey]) -> Result<u32, Error> {
-        let mut flows = 0;
-        for changed in changed.chunks(AT_ONCE) {
-            let mut answer = Rechecked::new_zeroed();
-            let walked = self.note_changed(changed).and_then(|()| run(&self.recheck, &mut answer));
-            // Whatever became of it, the next walk looks for others.
-            let cleared = self.forget_changed();
-            walked.and(cleared)?;
-            flows += answer.flows;
-        }
-        Ok(flows)
+    /// [`Error::Trial`]: some of them may be in force still.
+    pub fn recheck(&self) -> Result<u32, Error> {
+        let mut answer = Rechecked::new_zeroed();
+        run(&self.recheck, &mut answer)?;
+        Ok(answer.flows)
     }
 
-    fn note_changed(&self, changed: &[ChangedKey]) -> Result<(), Error> {
-        let (count, there) = (changed.len() as u32, vec![1u8; changed.len()]);
-        self.changed
-            .update_batch(changed.as_bytes(), &there, count, MapFlags::ANY, MapFlags::ANY)
-            .map_err(|source| Error::Table { table: "changed", source })
-    }
-
-    fn forget_changed(&self) -> Result<(), Error> {
+    /// Nobody has changed; to be called once no network's row says that someone has.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn forget_changed(&self) -> Result<(), Error> {
         let keys: Vec<Vec<u8>> = self.changed.keys().collect();
         keys.iter().try_for_each(|key| remove(&self.changed, "changed", key))
     }

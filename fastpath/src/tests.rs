@@ -148,6 +148,7 @@ fn shared_numbers() -> BTreeMap<String, u64> {
         UNSERVED,
         CONTROL_PORTS,
         NETWORK_HUB,
+        NETWORK_CHANGING,
         NETWORK_STATELESS,
         VTEP_SUM,
         VTEP_NO_SUM,

@@ -33,7 +33,7 @@ use eastgate_dataplane::{
 };
 use eastgate_fastpath::{
     AT_VTEP, CONFIG_UNDECIDED, Endpoint as KernelEndpoint, Entropy, Error, Fastpath, Flow, Key, LAYOUT,
-    Limits, Network, Settings, TableIds, address,
+    Limits, NETWORK_CHANGING, Network, Settings, TableIds, address,
 };
 use eastgate_vtep::fdb::Location;
 use eastgate_wire::{Addr, FlowKey, Leg, TableSizes, Vni, VtepAddr};
@@ -43,6 +43,7 @@ use self::{
     attachments::Numbers,
     economy::Economy,
     endpoints::{Decided, first_path, network_row, vtep_flags, vtep_row},
+    recheck::Changing,
 };
 
 /// Datagrams a second of networks that this host does not serve: the pipeline does nothing with them but count them.
@@ -94,6 +95,8 @@ struct Tables {
     link_mtu: u16,
     /// The endpoints in the kernel's table, in force or not
     endpoints: HashMap<Vni, HashMap<Addr, KernelEndpoint>>,
+    /// Whose flows are looked for just now
+    changing: Changing,
     /// Networks whose flows the programs decide
     decided: HashMap<Vni, Decided>,
     /// What their policies take up, and those that will be theirs in a moment
@@ -181,6 +184,10 @@ impl KernelPath {
         let mut tables = Tables { settings, attachments, follows: true, ..Tables::default() };
         for (place, network) in (0..).zip(networks) {
             if let Ok(vni) = Vni::new_checked(network.vni) {
+                if network.marks & NETWORK_CHANGING != 0 {
+                    // The daemon before was looking for them; this one finishes it.
+                    tables.changing.networks.insert(vni);
+                }
                 tables.networks.insert(vni, (place, network));
             }
         }
@@ -352,13 +359,16 @@ impl KernelPath {
     fn end_epochs(&self, tables: &mut Tables, snapshot: &Arc<Snapshot>) -> Result<(), Error> {
         let before = tables.snapshot.replace(snapshot.clone());
         tables.unsettled = true;
-        let mut ended = Ok(());
+        let mut ended = self.note_changes(tables, before.as_deref(), snapshot);
         let mut networks = std::mem::take(&mut tables.networks);
         // Each is written on its own: no network's flows depend on another's.
         #[allow(clippy::iter_over_hash_type)]
         for (vni, (place, row)) in &mut networks {
             let network = snapshot.network(*vni).map(AsRef::as_ref);
-            let in_force = network_row(network, *vni);
+            let mut in_force = network_row(network, *vni);
+            if tables.changing.networks.contains(vni) {
+                in_force.marks |= NETWORK_CHANGING;
+            }
             if *row != in_force {
                 match self.fastpath.set_network(*place, in_force) {
                     Ok(()) => *row = in_force,
@@ -371,7 +381,6 @@ impl KernelPath {
             }
         }
         tables.networks = networks;
-        ended = ended.and_then(|()| self.recheck(tables, before.as_deref()));
         ended = ended.and(self.spread(tables, snapshot.ports));
         ended = ended.and(self.set_checksums(tables, &snapshot.checksums));
         self.limit_networks(tables, snapshot);

@@ -47,4 +47,6 @@ enum network_marks {
 	NETWORK_HUB = 1 << 0,
 	/* Some of its rules keep no state: what is of no flow may pass all the same. */
 	NETWORK_STATELESS = 1 << 1,
+	/* Ends of it are decided about anew, and `changed` says which. */
+	NETWORK_CHANGING = 1 << 2,
 };

@@ -57,3 +57,5 @@ pub const CHANGED_MAC: u32 = 1;
 pub const NETWORK_HUB: u16 = 1;
 /// [`Network::marks`]: some of its rules keep no state.
 pub const NETWORK_STATELESS: u16 = 2;
+/// [`Network::marks`]: ends of it are decided about anew, and the table of changes says which.
+pub const NETWORK_CHANGING: u16 = 4;

@@ -66,6 +66,12 @@ impl KernelPath {
     /// The programs decide by the snapshot in force. Networks that did not change keep what they have.
     pub fn program_policies(&self) {
         let _turn = lock(&self.deciding);
+        self.write_policies();
+        self.finish_changes();
+    }
+
+    /// Without the walk through what was decided before
+    pub(super) fn write_policies(&self) {
         let snapshot = {
             let tables = lock(&self.tables);
             tables.snapshot.clone().filter(|_| tables.live)

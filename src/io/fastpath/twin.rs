@@ -105,21 +105,6 @@ struct Host {
     punted: u64,
 }
 
-/// Frames and bytes that the rules have refused
-type Refused = BTreeMap<DropKey, (u64, u64)>;
-
-fn refused(rows: impl IntoIterator<Item = Vec<(DropKey, DropCount)>>) -> Refused {
-    use DropReason::{EgressDenied, EgressRule, IngressDenied, IngressRule};
-    let mut all = Refused::new();
-    for (key, count) in rows.into_iter().flatten() {
-        if matches!(key.reason, EgressDenied | EgressRule | IngressDenied | IngressRule) {
-            let row = all.entry(key).or_default();
-            *row = (row.0 + count.frames, row.1 + count.bytes);
-        }
-    }
-    all
-}
-
 impl Host {
     fn new(scene: Scene, text: &str, kernel: Option<(Arc<KernelPath>, &[u32])>) -> Self {
         let config = parse(text);
@@ -166,6 +151,13 @@ impl Host {
     }
 
     fn install(&mut self, text: &str) {
+        self.put_in_force(text);
+        if let Some(kernel) = &self.kernel {
+            kernel.program_policies();
+        }
+    }
+
+    fn put_in_force(&mut self, text: &str) {
         let before = self.shared.snapshot_arc();
         let (config, registry, states) = (parse(text), &mut self.registry, &self.shared.states);
         let next =
@@ -174,7 +166,6 @@ impl Host {
         self.shared.install(next, clock::now());
         if let Some(kernel) = &self.kernel {
             kernel.take_snapshot(&self.shared.snapshot_arc()).unwrap();
-            kernel.program_policies();
         }
     }
 
@@ -263,9 +254,9 @@ impl Host {
     }
 
     /// What the rules have refused, wherever that was.
-    fn refused(&self) -> Refused {
+    fn refused(&self) -> rules::Refused {
         let there = self.kernel.as_ref().map(|kernel| kernel.traffic().unwrap().drops);
-        refused([drops(&self.shared.counters, there.unwrap_or_default())])
+        rules::refused([drops(&self.shared.counters, there.unwrap_or_default())])
     }
 
     /// What a program left of a frame that it carries: encapsulated, or for the one port whose endpoint it is addressed to.

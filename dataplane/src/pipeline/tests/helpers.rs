@@ -280,6 +280,20 @@ fn nobody_opens_anything_at_a_third_one_nor_at_a_service() {
     }
 }
 
+/// What cannot begin for another reason goes on being expected.
+#[test]
+fn an_expectation_waits_for_a_flow_that_has_no_room() {
+    let mut net = Net::new(&scene_with("limits = { new_flows = 2 }", FILES));
+    let mut control = control(&mut net, SERVERS[0], 40_000, Family::V4);
+    announce_passive(&mut net, &mut control, 50_000);
+    // The last one that may begin for now
+    assert_eq!(net.send("web1", tftp(WEB1, DB2, [7000, 69], b"\0\x01f\0octet\0", Family::V4)), "db2");
+    let mut data = Connection::new(CLIENT, SERVERS[0], [40_001, 50_000], Family::V4);
+    assert_eq!(data.syn(&mut net), "new-flow-limit at alpha");
+    net.pass(Duration::from_secs(2));
+    assert!(data.opens(&mut net));
+}
+
 #[test]
 fn without_a_helper_nobody_reads_anything() {
     let mut net = Net::new(&scene_with("", &FILES.replace(", helper = \"ftp\"", "")));

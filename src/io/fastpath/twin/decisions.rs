@@ -569,6 +569,8 @@ fn new_flows_are_decided_as_the_pipeline_decides_them() {
         stateless::state_at_one_end,
         reloads::what_a_reload_changes,
         reloads::a_change_of_one_endpoint_is_its_own,
+        reloads::a_change_of_one_endpoint_is_in_force_at_once,
+        reloads::cached_decisions_end_at_once,
         outer_headers,
         ports_and_paths,
         policy_drops_and_flows,

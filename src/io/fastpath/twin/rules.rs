@@ -2,6 +2,21 @@
 
 use super::*;
 
+/// Frames and bytes that the rules have refused
+pub(super) type Refused = BTreeMap<DropKey, (u64, u64)>;
+
+pub(super) fn refused(rows: impl IntoIterator<Item = Vec<(DropKey, DropCount)>>) -> Refused {
+    use DropReason::{EgressDenied, EgressRule, IngressDenied, IngressRule};
+    let mut all = Refused::new();
+    for (key, count) in rows.into_iter().flatten() {
+        if matches!(key.reason, EgressDenied | EgressRule | IngressDenied | IngressRule) {
+            let row = all.entry(key).or_default();
+            *row = (row.0 + count.frames, row.1 + count.bytes);
+        }
+    }
+    all
+}
+
 /// Flows, packets and bytes of each rule that is written
 fn done(host: &Host) -> BTreeMap<u32, [u64; 3]> {
     // What connections have come to whose place others have taken is fetched by a sweep.

@@ -1,5 +1,7 @@
 //! What a reload changes of what the programs decide by themselves.
 
+use eastgate_fastpath::NETWORK_CHANGING;
+
 use super::*;
 
 pub(super) fn what_a_reload_changes() {
@@ -54,9 +56,46 @@ pub(super) fn what_a_reload_changes() {
     assert_eq!(pair.send(11, &syn(11, 21, 3008)), (Outcome::Forward, true));
 }
 
+pub(super) fn a_change_of_one_endpoint_is_its_own() {
+    one_endpoint_changes(Pair::install);
+}
+
+/// Before the tables were walked through, each packet is told by itself who changed.
+pub(super) fn a_change_of_one_endpoint_is_in_force_at_once() {
+    one_endpoint_changes(|pair, text| {
+        pair.alone.install(text);
+        pair.twin.put_in_force(text);
+        pair.kernel.write_policies();
+        let changing = |row: &eastgate_fastpath::Network| row.marks & NETWORK_CHANGING != 0;
+        assert!(pair.kernel.programs().networks().unwrap().iter().any(changing), "nobody looks");
+    });
+}
+
+/// The same for what the pipeline has decided in the programs' stead, which no policy in the kernel says.
+pub(super) fn cached_decisions_end_at_once() {
+    let groups = format!("{EVERYONE}[tenant.acme.group.deaf]\negress = [{{ to = \"any\" }}]\n");
+    let text = |more: &str| network(MESH, "", &groups, &[], &[(11, ""), (12, more), (21, "")]);
+    let mut pair = Pair::new(MESH, &text(""), 1000);
+    let put_in_force = |pair: &mut Pair, more: &str| {
+        pair.alone.install(&text(more));
+        pair.twin.put_in_force(&text(more));
+    };
+    // From here on the policy in the kernel is another one than that in force.
+    put_in_force(&mut pair, "groups = [\"all\", \"deaf\"]");
+    for b in [12, 21] {
+        assert_eq!(pair.send(11, &udp(11, b, 6000, 443)), (Outcome::Forward, false), "{b}");
+        assert_eq!(pair.send(11, &udp(11, b, 6001, 443)), (Outcome::Forward, true), "{b}");
+    }
+    put_in_force(&mut pair, "groups = [\"deaf\"]");
+    assert_eq!(pair.send(11, &udp(11, 21, 6002, 443)), (Outcome::Forward, true));
+    let denied = Outcome::Drop(DropReason::IngressDenied);
+    assert_eq!(pair.send(11, &udp(11, 12, 6002, 443)), (denied, false));
+    pair.same();
+}
+
 /// Who comes, goes or changes groups is decided about anew; flows of everyone else go on in the kernel, and nobody looks
 /// at them again.
-pub(super) fn a_change_of_one_endpoint_is_its_own() {
+fn one_endpoint_changes(install: impl Fn(&mut Pair, &str)) {
     let groups = format!(
         "{EVERYONE}[tenant.acme.group.deaf]\negress = [{{ to = \"any\" }}]\n\
          [tenant.acme.group.some]\ningress = [{{ proto = \"udp\", ports = 443, from = \"group:all\" }}]\n"
@@ -73,7 +112,7 @@ pub(super) fn a_change_of_one_endpoint_is_its_own() {
             .map(|host| eastgate_dataplane::pipeline::counters::traffic(&host.shared.counters).decided_again)
     };
     // 20 comes, 22 goes.
-    pair.install(&text(&[(11, ""), (12, ""), (20, ""), (21, "")]));
+    install(&mut pair, &text(&[(11, ""), (12, ""), (20, ""), (21, "")]));
     for (a, b) in [(11, 12), (12, 21), (11, 21)] {
         assert_eq!(pair.send(a, &flow(a, b)), (Outcome::Forward, true), "{a} {b}");
     }
@@ -82,7 +121,7 @@ pub(super) fn a_change_of_one_endpoint_is_its_own() {
     assert_eq!(pair.send(11, &udp(11, 20, 4000, 443)), (Outcome::Forward, true), "the newcomer is known");
 
     // 12 hears nobody any more.
-    pair.install(&text(&[(11, ""), (12, "groups = [\"deaf\"]"), (20, ""), (21, "")]));
+    install(&mut pair, &text(&[(11, ""), (12, "groups = [\"deaf\"]"), (20, ""), (21, "")]));
     assert_eq!(pair.send(11, &flow(11, 21)), (Outcome::Forward, true));
     assert_eq!(decided_again(&pair), [0, 0]);
     let changed = Outcome::Drop(DropReason::PolicyChanged);
@@ -92,15 +131,20 @@ pub(super) fn a_change_of_one_endpoint_is_its_own() {
 
     // 12 lets in who is in a group; 21 leaves it.
     let some = "groups = [\"some\"]";
-    pair.install(&text(&[(11, ""), (12, some), (20, ""), (21, "")]));
+    install(&mut pair, &text(&[(11, ""), (12, some), (20, ""), (21, "")]));
     for a in [11, 21] {
         assert_eq!(pair.send(a, &udp(a, 12, 5000, 443)), (Outcome::Forward, true), "{a}");
     }
     let before = decided_again(&pair);
-    pair.install(&text(&[(11, ""), (12, some), (20, ""), (21, "groups = [\"deaf\"]")]));
+    install(&mut pair, &text(&[(11, ""), (12, some), (20, ""), (21, "groups = [\"deaf\"]")]));
     assert_eq!(pair.send(11, &udp(11, 12, 5000, 443)), (Outcome::Forward, true));
     assert_eq!(decided_again(&pair), before);
     assert_eq!(pair.send(21, &udp(21, 12, 5000, 443)), (changed, false));
+    pair.same();
+    pair.kernel.program_policies();
+    let rows = pair.kernel.programs().networks().unwrap();
+    assert!(rows.iter().all(|row| row.marks & NETWORK_CHANGING == 0), "the walk is over: {rows:?}");
+    assert_eq!(pair.send(11, &udp(11, 12, 5000, 443)), (Outcome::Forward, true));
     pair.same();
 }
 
