@@ -290,6 +290,48 @@ fn a_transfer_is_carried_and_decided_again_like_any_other_flow() {
     }
 }
 
+/// The programs carry it while there is no daemon, and the next one knows by what it was let in.
+#[test]
+fn a_transfer_outlives_the_daemon() {
+    for way in [WAYS[0], WAYS[3]] {
+        let Some((site, [alpha, beta])) = running("ebpf") else { return };
+        site.web1.set("net/ipv4/tcp_rmem", "4096 16384 65536");
+        site.db1.set("net/ipv4/tcp_wmem", "4096 16384 65536");
+        let server = Server::start(&site, &site.db1, "21");
+        let begin = || {
+            let (slow, got) = (["--limit-rate", "500k", "-o"], site.world.path("got"));
+            let options: Vec<&str> = way.1.iter().copied().chain(slow).chain(got.to_str()).collect();
+            Running(server.curl(&site.web1, 0, "ftp", "file", &options).spawn().unwrap())
+        };
+        let is_carried = |daemon: &Daemon| {
+            related(daemon, "ftp").iter().any(|row| row["offloaded"] == true && row["state"] == "established")
+        };
+        let mut transfer = begin();
+        for daemon in [&alpha, &beta] {
+            wait_for("it is carried", || is_carried(daemon));
+        }
+        alpha.kill();
+        beta.kill();
+        let [alpha, beta] = ["alpha", "beta"].map(|host| site.run_with(host, "ebpf"));
+        for daemon in [&alpha, &beta] {
+            wait_for("it is known to the next daemon", || is_carried(daemon));
+        }
+        assert!(transfer.0.wait().unwrap().success(), "{}", way.0);
+        assert!(std::fs::read(site.world.path("got")).unwrap() == content());
+        // By its policy: without the helper it ends there, as with a reload.
+        let mut transfer = begin();
+        for daemon in [&alpha, &beta] {
+            wait_for("it is carried", || is_carried(daemon));
+        }
+        beta.kill();
+        configure(&site, false);
+        let beta = site.run_with("beta", "ebpf");
+        wait_for("it is refused", || beta.drops().contains_key("policy-changed"));
+        transfer.0.kill().unwrap();
+        transfer.0.wait().unwrap();
+    }
+}
+
 /// Whether a connection comes about before its first SYN is sent again.
 fn opens(from: &Space, to: &Space, at: SocketAddr) -> bool {
     // Where something else listens there, it is reached as well.

@@ -131,6 +131,7 @@ fn shared_numbers() -> BTreeMap<String, u64> {
         FLOW_REPLIED,
         FLOW_STREAM,
         FLOW_STALE,
+        FLOW_RELATED,
         NO_EPOCH,
         CHANGED_ADDRESS,
         CHANGED_MAC,

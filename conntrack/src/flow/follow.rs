@@ -31,7 +31,18 @@ pub(super) struct Helpers {
 
 impl Helpers {
     pub(super) fn info(&self, index: u32, entry: &Entry) -> FlowInfo {
-        FlowInfo { related: self.related.get(&index).copied(), ..FlowInfo::of(entry) }
+        FlowInfo { related: self.related_of(index), ..FlowInfo::of(entry) }
+    }
+
+    pub(super) fn related_of(&self, index: u32) -> Option<Related> {
+        self.related.get(&index).copied()
+    }
+
+    pub(super) fn relate(&mut self, index: u32, related: Option<Related>) {
+        match related {
+            Some(related) => _ = self.related.insert(index, related),
+            None => self.forget(index),
+        }
     }
 
     /// The flow in this place is gone.
@@ -140,17 +151,15 @@ impl FlowTable {
 
     /// Says what a flow follows from.
     pub fn relate(&mut self, flow: FlowId, related: Option<Related>) {
-        let Some(index) = self.slab.index(flow) else { return };
-        match related {
-            Some(related) => drop(self.helpers.related.insert(index, related)),
-            None => drop(self.helpers.related.remove(&index)),
+        if let Some(index) = self.slab.index(flow) {
+            self.helpers.relate(index, related);
         }
     }
 
     /// What a flow follows from, where its rules alone would not have let it pass.
     #[must_use]
     pub fn relation(&self, flow: FlowId) -> Option<Related> {
-        self.slab.index(flow).and_then(|index| self.helpers.related.get(&index).copied())
+        self.slab.index(flow).and_then(|index| self.helpers.related_of(index))
     }
 
     /// A flow is over, or gone, or nobody follows it any more.

@@ -85,11 +85,7 @@ impl Ruling {
 
     /// The packet passes, and that is all: flows like its own may begin without anyone here seeing them.
     pub(super) const fn is_plain(&self) -> bool {
-        let Self { fate, chains, limits, helpers } = self;
-        matches!(
-            (fate, chains, limits, helpers),
-            (Fate::Allowed(_), [None, None], [None, None], [None, None])
-        )
+        matches!((self.fate, self.chains, self.limits), (Fate::Allowed(_), [None, None], [None, None]))
     }
 
     /// Who is to follow the flow.
