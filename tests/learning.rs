@@ -42,9 +42,14 @@ impl Drop for Running {
 
 /// web1 is the DHCP server; db1 has no address; group members may reach each other, and nobody else.
 fn learning(site: &mut Site, how: &str) {
+    learning_with(site, how, "");
+}
+
+/// The same with more that the network says.
+fn learning_with(site: &mut Site, how: &str, more: &str) {
     let text = acme_on(HOSTS_V4)
         .replace("from = \"any\"", "from = \"group:all\"")
-        .replace("\nvni = 5001\n", &format!("\nvni = 5001\nlearn = \"{how}\"\n"))
+        .replace("\nvni = 5001\n", &format!("\nvni = 5001\nlearn = \"{how}\"\n{more}\n"))
         .replace("addresses = [\"10.1.0.21\", \"fd00:1::21\"]\n", "")
         .replace("mac = \"02:00:00:00:00:11\"\n", "mac = \"02:00:00:00:00:11\"\ndhcp_server = true\n");
     site.config = site.world.write("eastgate.toml", &text);
@@ -263,6 +268,60 @@ fn what_a_machine_says_itself_is_learned_and_gone_with_its_port() {
         assert!(beta.ask(&["status"])["learned"]["addresses"].as_u64().unwrap() >= 3);
         site.beta.ip("link del veth-db1");
         wait_for("it is forgotten with its port", || learned(&beta, "acme/db1").is_empty());
+    }
+}
+
+/// The keys that say what is not learned, and for how long it is.
+#[test]
+fn what_is_learned_is_bounded_as_the_network_says() {
+    for dataplane in DATAPLANES {
+        let Some(mut site) = Site::new(HOSTS_V4) else { return };
+        learning_with(
+            &mut site,
+            "nd",
+            "learn_lock = true\nlearn_except = [\"10.1.0.64/26\", \"fd00:1::1:0/112\"]",
+        );
+        let [alpha, beta] = run(&site, dataplane);
+        let reaches = |own: &str, other: &str| site.db1.ping(&format!("-q -W 1 -I {own} {other}"));
+        let addresses = |daemon: &Daemon| {
+            let mut all: Vec<_> =
+                learned(daemon, "acme/db1").into_iter().map(|(address, _)| address).collect();
+            all.sort();
+            all
+        };
+        // What is excepted is nobody's, however often it is announced, and takes nobody's place.
+        for (own, prefix, other) in [("10.1.0.77", 24, "10.1.0.12"), ("fd00:1::1:7", 64, "fd00:1::12")] {
+            site.db1.ip(&format!("addr add {own}/{prefix} dev eth0"));
+            assert!((0..2).all(|_| !reaches(own, other)), "{dataplane}: {own}");
+            site.db1.ip(&format!("addr del {own}/{prefix} dev eth0"));
+        }
+        assert!(addresses(&beta).is_empty(), "{dataplane}: {:?}", addresses(&beta));
+        // The first one of each family is the only one.
+        for (own, prefix, other) in [("10.1.0.21", 24, "10.1.0.12"), ("fd00:1::21", 64, "fd00:1::12")] {
+            site.db1.ip(&format!("addr add {own}/{prefix} dev eth0"));
+            wait_for(&format!("{dataplane}: {own} is learned"), || reaches(own, other));
+        }
+        for (own, prefix, other) in [("10.1.0.22", 24, "10.1.0.12"), ("fd00:1::22", 64, "fd00:1::12")] {
+            site.db1.ip(&format!("addr add {own}/{prefix} dev eth0"));
+            site.db1.ip("neigh flush dev eth0");
+            assert!((0..2).all(|_| !reaches(own, other)), "{dataplane}: {own}");
+        }
+        assert_eq!(addresses(&beta), ["10.1.0.21", "fd00:1::21"], "{dataplane}");
+        assert_eq!(addresses(&alpha), addresses(&beta), "{dataplane}");
+        assert!(beta.log().contains("learn_lock"), "{dataplane}");
+        // Unlocked, with room for others, what is silent for longer than its age is forgotten, and learned again when it is heard.
+        let text = std::fs::read_to_string(&site.config).unwrap();
+        let aged =
+            text.replace("learn_lock = true", "learn_age = 3\ntimeouts = { icmp = 1, icmp_exchange = 1 }");
+        site.world.write("eastgate.toml", &aged);
+        for daemon in [&alpha, &beta] {
+            assert!(daemon.run(&["reload"]).status.success());
+        }
+        wait_for(&format!("{dataplane}: the other is learned"), || reaches("10.1.0.22", "10.1.0.12"));
+        site.db1.ip("addr flush dev eth0 scope global");
+        wait_for(&format!("{dataplane}: they are forgotten"), || learned(&beta, "acme/db1").is_empty());
+        site.db1.ip("addr add 10.1.0.21/24 dev eth0");
+        wait_for(&format!("{dataplane}: it is learned again"), || reaches("10.1.0.21", "10.1.0.12"));
     }
 }
 

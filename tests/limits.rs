@@ -17,10 +17,10 @@ use std::{
 };
 
 use common::{
-    Daemon, Sink, Space, World, must, running::carried_in_the_kernel, send_frame, site::*, wait_for,
+    Capture, Daemon, Sink, Space, World, must, running::carried_in_the_kernel, send_frame, site::*, wait_for,
 };
 use eastgate_testkit::command;
-use eastgate_wire::MacAddr;
+use eastgate_wire::{MacAddr, View, view::Transport};
 use etherparse::PacketBuilder;
 use socket2::SockRef;
 
@@ -31,6 +31,8 @@ const TCP: u16 = 7300;
 const HELD: u16 = 7301;
 const PACED: u16 = 7302;
 const OPEN: u16 = 7303;
+/// One flow of all machines together
+const SHARED: u16 = 7304;
 
 const POLICY: &str = r#"
 [tenant.acme.policy.few]
@@ -40,6 +42,7 @@ ingress = [
   { action = "allow", proto = "udp", ports = 7301, from = "any", connections = 3 },
   { action = "allow", proto = "udp", ports = 7302, from = "any", new_connections = { per_second = 1, burst = 4 } },
   { action = "allow", proto = "udp", ports = 7303, from = "any" },
+  { action = "allow", proto = "udp", ports = 7304, from = "any", connections = 1, per_prefix = { ipv4 = 24, ipv6 = 64 } },
 ]
 "#;
 
@@ -211,9 +214,13 @@ fn sources_are_counted_as_iptables_counts_them() {
 }
 
 fn datagram(to: (u8, MacAddr), sport: u16, port: u16) -> Vec<u8> {
+    datagram_from((11, WEB1), to, sport, port)
+}
+
+fn datagram_from(from: (u8, MacAddr), to: (u8, MacAddr), sport: u16, port: u16) -> Vec<u8> {
     let mut frame = Vec::new();
-    PacketBuilder::ethernet2(WEB1.0, to.1.0)
-        .ipv4([10, 1, 0, 11], [10, 1, 0, to.0], 64)
+    PacketBuilder::ethernet2(from.1.0, to.1.0)
+        .ipv4([10, 1, 0, from.0], [10, 1, 0, to.0], 64)
         .udp(sport, port)
         .write(&mut frame, &u64::from(sport).to_be_bytes())
         .unwrap();
@@ -252,6 +259,87 @@ fn flows_that_the_kernel_carries_count_as_long_as_they_live() {
             wait_for(&format!("{dataplane}: others are refused"), || refused(daemon) == before + 3 + 7);
             wait_for(&format!("{dataplane}: three others begin"), || sink.count() == 66);
         }
+    }
+}
+
+/// Where a prefix is a source, all machines in it are one.
+#[test]
+fn machines_of_one_prefix_share_what_it_may_have() {
+    for dataplane in DATAPLANES {
+        let Some((site, [_alpha, beta])) = running(dataplane, "") else { return };
+        let [web2, db1] = RECEIVERS;
+        let (sink, before) = (Sink::start(&site.db1, udp(db1.0, SHARED)), refused(&beta));
+        let send = |sport: u16| {
+            send_frame(&site.web1, "eth0", &datagram(db1, sport, SHARED));
+            wait_for(&format!("{dataplane}: the first one has come"), || sink.count() >= 1);
+            send_frame(&site.web2, "eth0", &datagram_from(web2, db1, sport, SHARED));
+        };
+        (5000..5003).for_each(send);
+        wait_for(&format!("{dataplane}: all others are refused"), || refused(&beta) == before + 5);
+        assert_eq!(sink.count(), 1, "{dataplane}");
+        send_frame(&site.web1, "eth0", &datagram(db1, 5000, SHARED));
+        wait_for(&format!("{dataplane}: the one goes on"), || sink.count() == 2);
+    }
+}
+
+/// A client resets where its server has not got to, and keeps the connection.
+#[test]
+fn a_reset_that_the_server_does_not_believe_makes_no_room() {
+    for dataplane in DATAPLANES {
+        let Some((site, daemons)) = running(dataplane, "") else { return };
+        // Linux believes a reset at the edge of what it has acknowledged selectively.
+        site.web1.set("net/ipv4/tcp_sack", "0");
+        for (receiver, space) in RECEIVERS.into_iter().zip([&site.web2, &site.db1]) {
+            let _serves = Server::start(space, tcp(receiver.0, TCP));
+            let mut had: Vec<TcpStream> = (0..3)
+                .map(|n| comes_about(&site.web1, tcp(receiver.0, TCP), &format!("connection {n}")))
+                .collect();
+            let capture = Capture::start(&site.web1, "eth0");
+            let port = had[0].local_addr().unwrap().port();
+            had[0].write_all(b"hello").unwrap();
+            let sent = |frame: &[u8]| {
+                let view = View::parse(frame).ok()?;
+                match view.ip()?.transport {
+                    Transport::Tcp(tcp) if tcp.sport == port && tcp.payload == 5 => Some(tcp),
+                    _ => None,
+                }
+            };
+            wait_for("it is seen", || !capture.find(sent).is_empty());
+            let seen = capture.find(sent)[0];
+            // Behind what nobody has sent, inside of the server's window
+            let send = |seq: u32, rst: bool, payload: &[u8]| {
+                let mut frame = Vec::new();
+                let ip = PacketBuilder::ethernet2(WEB1.0, receiver.1.0).ipv4(
+                    [10, 1, 0, 11],
+                    [10, 1, 0, receiver.0],
+                    64,
+                );
+                let mut header = etherparse::TcpHeader::new(port, TCP, seq, seen.window);
+                (header.ack, header.acknowledgment_number, header.rst) = (true, seen.ack, rst);
+                ip.tcp_header(header).write(&mut frame, payload).unwrap();
+                send_frame(&site.web1, "eth0", &frame);
+            };
+            let gap = seen.seq.wrapping_add(5 + 1000);
+            send(gap, false, b"behind a gap");
+            send(gap.wrapping_add(12), true, b"");
+            thread::sleep(Duration::from_millis(300));
+            for stream in &mut had {
+                stream.write_all(b"goes on").unwrap();
+            }
+            assert!(
+                connect(&site.web1, tcp(receiver.0, TCP)).is_none(),
+                "{dataplane}: a fourth, at {}",
+                receiver.0
+            );
+            thread::sleep(Duration::from_millis(300));
+            for stream in &mut had {
+                stream.write_all(b"goes on").unwrap();
+                assert!(stream.take_error().unwrap().is_none(), "{dataplane}: at {}", receiver.0);
+            }
+            drop(had);
+            drop(comes_about(&site.web1, tcp(receiver.0, TCP), "they were closed"));
+        }
+        drop(daemons);
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{ErrorCode, Failure, Request};
 
 /// The states of flows, as [`FlowRow::state`](crate::FlowRow::state) has them.
-pub const FLOW_STATES: [&str; 12] = [
+pub const FLOW_STATES: [&str; 19] = [
     "unreplied",
     "replied",
     "stream",
@@ -21,6 +21,13 @@ pub const FLOW_STATES: [&str; 12] = [
     "last-ack",
     "time-wait",
     "close",
+    "cookie-wait",
+    "cookie-echoed",
+    "heartbeat-sent",
+    "shutdown-sent",
+    "shutdown-recd",
+    "shutdown-ack-sent",
+    "closed",
 ];
 
 /// What entries of the FDB may be.

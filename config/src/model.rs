@@ -232,6 +232,22 @@ pub struct Timeouts {
     pub udp_exchange: Duration,
     /// UDP, going on.
     pub udp_replied: Duration,
+    /// SCTP, INIT seen, and perhaps its INIT ACK.
+    pub sctp_cookie_wait: Duration,
+    /// SCTP, the cookie is echoed.
+    pub sctp_cookie_echoed: Duration,
+    /// SCTP, the association stands, or a path of it.
+    pub sctp_established: Duration,
+    /// SCTP, the end that opened it has sent SHUTDOWN.
+    pub sctp_shutdown_sent: Duration,
+    /// SCTP, the other end has.
+    pub sctp_shutdown_recd: Duration,
+    /// SCTP, that is acknowledged.
+    pub sctp_shutdown_ack_sent: Duration,
+    /// SCTP, a HEARTBEAT on a path of its own, unreplied.
+    pub sctp_heartbeat_sent: Duration,
+    /// SCTP, shut down or aborted.
+    pub sctp_closed: Duration,
     /// ICMP echo and the like, one exchange.
     pub icmp_exchange: Duration,
     /// ICMP echo and the like, unreplied or going on.

@@ -235,7 +235,7 @@ table! {
         many ethertypes: List<L2Protocol>,
         /// Datagrams with reserved VXLAN bits set are dropped.
         default strict_reserved: bool = false,
-        /// "strict": TCP state begins at a SYN; "loose": at any segment.
+        /// "strict": TCP state begins at a SYN, SCTP's at an INIT or a HEARTBEAT; "loose": at any segment.
         default tcp: TcpMode = TcpMode::Strict,
         /// Seconds in which "strict" TCP picks up the connections of an endpoint that has come to this host; 0: never.
         default tcp_pickup: Int<0, 3_600> = Int(60),
@@ -304,6 +304,22 @@ table! {
         default udp_exchange: Seconds = Int(30),
         /// UDP, answered, and going on for longer: a stream.
         default udp_replied: Seconds = Int(300),
+        /// SCTP, INIT seen, and perhaps its INIT ACK.
+        default sctp_cookie_wait: Seconds = Int(30),
+        /// SCTP, the cookie is echoed.
+        default sctp_cookie_echoed: Seconds = Int(30),
+        /// SCTP, the association stands, or a path of it.
+        default sctp_established: Seconds = Int(210),
+        /// SCTP, the end that opened it has sent SHUTDOWN.
+        default sctp_shutdown_sent: Seconds = Int(30),
+        /// SCTP, the other end has.
+        default sctp_shutdown_recd: Seconds = Int(30),
+        /// SCTP, that is acknowledged.
+        default sctp_shutdown_ack_sent: Seconds = Int(30),
+        /// SCTP, a HEARTBEAT on a path of its own, unreplied.
+        default sctp_heartbeat_sent: Seconds = Int(30),
+        /// SCTP, shut down or aborted.
+        default sctp_closed: Seconds = Int(10),
         /// ICMP queries, answered, and silent within two seconds.
         default icmp_exchange: Seconds = Int(30),
         /// ICMP queries, unreplied or going on.

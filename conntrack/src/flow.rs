@@ -28,12 +28,14 @@
 //! A daemon with several workers runs several tables, each behind its lock, and sends a packet to the one that
 //! [`Sharding`] names; both directions of a flow, and the errors and fragments that belong to it, meet there.
 
+mod association;
 mod economy;
 mod follow;
 mod moves;
 mod offload;
 mod quota;
 mod rank;
+mod related;
 mod report;
 mod segment;
 mod settings;
@@ -56,17 +58,19 @@ use std::{
 
 use ahash::RandomState;
 use eastgate_wire::{
-    Addr, DropReason, FlowKey, Instant, Vni,
-    view::{HeaderBits, Quoted, proto, tcp_flags},
+    DropReason, FlowKey, Instant, Vni,
+    view::{HeaderBits, tcp_flags},
 };
 use hashbrown::HashTable;
 
 use self::{
+    association::Association,
     follow::Helpers,
     moves::Stepped,
     report::Events,
     segment::{Key, flags_make_sense},
     slab::{Entry, NONE, Slab},
+    source::Held,
     tcp::Connection,
     waiting::{Queues, Waiting},
     wheel::Wheel,
@@ -84,7 +88,7 @@ pub use self::{
     settings::{FlowState, OnChange, StateSettings, Timeouts},
     sharding::Sharding,
     slab::Count,
-    source::{Grant, Grants, MOST as MOST_SOURCES, SourceCounts, SourceLimits},
+    source::{DOUBT, Grant, Grants, MOST as MOST_SOURCES, SourceCounts, SourceLimits},
     tcp::SIDE_FLAGS,
 };
 
@@ -168,10 +172,12 @@ pub struct FlowTable {
     overdue: Vec<FlowId>,
     recalled: Vec<Recalled>,
     finished: Vec<Finished>,
+    /// Place of a flow of SCTP -> what is known of its ends' tags; most flows are none
+    associations: BTreeMap<u32, Association>,
     /// Place of a flow -> what of it was counted for those who admitted it before others did; of most there is nothing
     counted: BTreeMap<u32, Count>,
     /// Place of a flow -> what it holds of limits of the rules that admitted it; most hold nothing
-    grants: BTreeMap<u32, Grants>,
+    grants: BTreeMap<u32, Held>,
     helpers: Helpers,
     /// Someone wants to know what flows have come to.
     keeps_finished: bool,
@@ -210,6 +216,7 @@ impl FlowTable {
             overdue: Vec::new(),
             recalled: Vec::new(),
             finished: Vec::new(),
+            associations: BTreeMap::new(),
             counted: BTreeMap::new(),
             grants: BTreeMap::new(),
             helpers: Helpers::default(),
@@ -249,23 +256,24 @@ impl FlowTable {
             return stale(entry, index, direction);
         }
         let passed = match &segment.kind {
-            SegmentKind::Tcp(tcp) => match self.step(index, direction, tcp, settings, now) {
-                Ok(Stepped::On) => Ok(()),
-                // Where the next one may not begin, what comes late for this one still finds it.
-                Ok(Stepped::Over) => return Tracked::New,
-                Ok(Stepped::Gone(reason)) => {
-                    self.remove(index, Ending::Closed, now);
-                    return Tracked::Drop(reason);
-                }
-                Err(reason) => Err(reason),
-            },
-            SegmentKind::Later(later) => self.continue_with(index, direction, later, settings, now),
+            SegmentKind::Tcp(tcp) => self.step(index, direction, tcp, settings, now),
+            SegmentKind::Sctp(sctp) => self.step_sctp(index, direction, sctp, settings, now),
+            SegmentKind::Later(later) => {
+                self.continue_with(index, direction, later, settings, now).map(|()| Stepped::On)
+            }
             SegmentKind::Udp | SegmentKind::Query(_) | SegmentKind::Other => {
-                self.hear(index, direction, settings, now)
+                self.hear(index, direction, settings, now).map(|()| Stepped::On)
             }
         };
-        if let Err(reason) = passed {
-            return Tracked::Drop(reason);
+        match passed {
+            Ok(Stepped::On) => {}
+            // Where the next one may not begin, what comes late for this one still finds it.
+            Ok(Stepped::Over) => return Tracked::New,
+            Ok(Stepped::Gone(reason)) => {
+                self.remove(index, Ending::Closed, now);
+                return Tracked::Drop(reason);
+            }
+            Err(reason) => return Tracked::Drop(reason),
         }
         let entry = self.slab.at_mut(index);
         entry.count(direction, segment.packets, segment.bytes);
@@ -320,10 +328,14 @@ impl FlowTable {
         if let Some(old) = self.find(&key) {
             self.remove(old, Ending::Closed, now);
         }
+        let association = match &segment.kind {
+            SegmentKind::Sctp(sctp) => Some(Association::opened(direction, sctp, settings.loose)),
+            _ => None,
+        };
         let (connection, state) = match &segment.kind {
             SegmentKind::Tcp(tcp) if tcp.flags & tcp_flags::SYN != 0 => Connection::opened(tcp),
             SegmentKind::Tcp(tcp) => Connection::picked_up(direction, tcp),
-            _ => (Connection::default(), FlowState::Unreplied),
+            _ => (Connection::default(), association.map_or(FlowState::Unreplied, |(_, state)| state)),
         };
         self.take_slot(account, Population::Unreplied, now)?;
         let opened_swapped = swapped == (direction == Direction::Original);
@@ -334,6 +346,7 @@ impl FlowTable {
         entry.seen(now, now + settings.timeouts.of(key.proto(), state));
         entry.count(direction, segment.packets, segment.bytes);
         let index = self.insert(entry, account, now);
+        self.associations.extend(association.map(|(association, _)| (index, association)));
         Ok(hit(self.slab.at(index), index, direction))
     }
 
@@ -364,38 +377,6 @@ impl FlowTable {
             self.remove(index, Ending::Refused, now);
         }
         index.is_some()
-    }
-
-    /// Whether an ICMP error passes: it must quote a `packet` that a live flow of its network has sent, and go
-    /// `to` the one who sent it (RFC 5927 section 4); of TCP the quoted number must be one that was sent lately.
-    /// The direction of the hit is that of the error. The flow is neither prolonged nor counted.
-    pub fn related(
-        &mut self,
-        packet: &FlowKey,
-        quoted: &Quoted,
-        to: Addr,
-        settings: &StateSettings,
-        epoch: u32,
-        now: Instant,
-    ) -> Tracked {
-        const UNRELATED: Tracked = Tracked::Drop(DropReason::IcmpUnrelated);
-        let Quoted { src, proto: protocol, seq, icmp, .. } = *quoted;
-        let query = icmp.and_then(|icmp| Query::of(icmp, src.is_v4()));
-        let (key, swapped) = Key::of(packet, query);
-        let Some(index) = self.live(&key, now).filter(|_| to == src) else { return UNRELATED };
-        let entry = self.slab.at(index);
-        if entry.marks.is_away() {
-            return Tracked::Offloaded { flow: flow_id(entry, index), original: original(entry) };
-        }
-        let sent = entry.direction(swapped);
-        let plausible = protocol != proto::TCP || seq.is_some_and(|seq| entry.connection.has_sent(sent, seq));
-        if entry.counts[sent.index()].packets == 0 || !plausible {
-            return UNRELATED;
-        }
-        if is_stale(entry, settings, epoch) {
-            return stale(entry, index, sent.reversed());
-        }
-        Tracked::Pass(hit(entry, index, sent.reversed()))
     }
 
     /// Forgets a packet's flow when nothing was heard of it since `then`. False when there is none of that kind.
@@ -509,6 +490,7 @@ impl FlowTable {
         self.step_out(index);
         self.slab.remove(index);
         self.helpers.forget(index);
+        self.associations.remove(&index);
         self.let_go(index);
     }
 
@@ -553,6 +535,9 @@ fn unknown(segment: &Segment, settings: &StateSettings) -> Tracked {
             _ if flags_make_sense(tcp.flags) => Tracked::Drop(DropReason::NotSyn),
             _ => Tracked::Drop(DropReason::TcpFlags),
         },
+        SegmentKind::Sctp(sctp) => {
+            association::may_begin(sctp, settings.loose).map_or_else(Tracked::Drop, |()| Tracked::New)
+        }
         SegmentKind::Query(Query { request: false, .. }) => Tracked::Drop(DropReason::IcmpUnsolicited),
         SegmentKind::Later(_) => Tracked::Drop(DropReason::FragmentFirstMissing),
         SegmentKind::Udp | SegmentKind::Query(_) | SegmentKind::Other => Tracked::New,

@@ -67,13 +67,24 @@ static __always_inline bool begin_at(__u32 place, __u64 now)
 	return false;
 }
 
-/* One that was to begin has not. */
+/*
+ * One that was to begin has not: as `Words::give_back`. Where there was no pace yet when it was to begin, there is nothing to give back,
+ * and a moment before the clock's first would be one that never comes. Where others are quicker time and again, one less begins.
+ */
 static __always_inline void give_back_at(__u32 place)
 {
 	struct account *account = bpf_map_lookup_elem(&accounts, &place);
+	__u64 between;
 
-	if (account)
-		__sync_fetch_and_add(&account->next, -(__u64)(__u32)account->pace);
+	if (!account)
+		return;
+	between = (__u32)*(volatile const __u64 *)&account->pace;
+	for (int i = 0; i < PACE_ATTEMPTS; i++) {
+		__u64 next = *(volatile const __u64 *)&account->next;
+
+		if (next < between || __sync_val_compare_and_swap(&account->next, next, next - between) == next)
+			return;
+	}
 }
 
 __noinline int give_back_start(__u32 account, __u32 network)

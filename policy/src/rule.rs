@@ -389,6 +389,7 @@ impl Probe {
             Transport::Udp { sport, dport } | Transport::Ports { sport, dport } => {
                 Header::Ports { source: sport, destination: dport }
             }
+            Transport::Sctp(sctp) => Header::Ports { source: sctp.sport, destination: sctp.dport },
             Transport::Icmp(icmp) => Header::Icmp { kind: icmp.kind, code: icmp.code },
             Transport::Other => Header::Unread,
             Transport::LaterFragment => return Err(DropReason::FragmentFirstMissing),

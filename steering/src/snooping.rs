@@ -8,11 +8,14 @@
 //! - An endpoint never has more addresses than its limit, and what it tries beyond that costs nobody else anything.
 //! - A server's word counts where the endpoint has asked for it.
 //! - What is not heard of again ends: a lease with its time, all else with its age.
-//! - What another host says of an endpoint of its own counts here until it is silent for [`HEARSAY`], or another host says
-//!   otherwise.
+//! - What another host says of an endpoint of its own counts here until it is silent for [`HEARSAY`], another host says
+//!   otherwise, or a server leases it to an endpoint here and the other host is silent when it is asked ([`contest`]).
+//! - Each address that is new to an endpoint costs one of its tokens: as many at once as it may have, then one a second. A lease
+//!   waits for one; what the endpoint says itself is refused, and may be said again.
 //!
 //! Endpoints are named by their own MAC. One table a network; time is handed in.
 
+pub mod contest;
 pub mod dhcp;
 #[cfg(test)]
 mod tests;
@@ -25,7 +28,7 @@ use std::{
 
 use eastgate_wire::{Addr, Family, Instant, MacAddr, Rate, TokenBucket};
 
-use self::dhcp::Transaction;
+use self::{contest::Contests, dhcp::Transaction};
 
 /// How long what another host has said of its endpoint counts. It says it again each [`SAID_AGAIN`].
 pub const HEARSAY: Duration = Duration::from_secs(1000);
@@ -42,6 +45,9 @@ const WAITING: usize = 32;
 const WAITING_IN_ALL: usize = 4096;
 /// Addresses of a network
 pub const MOST: usize = 65_536;
+/// Addresses that are new to an endpoint, a second; at once it may have as many as its limit. Each of them has the rules of its tenant
+/// compiled anew.
+const NEW_PER_SECOND: u32 = 1;
 /// Refusals that are told one by one; all are counted.
 const TOLD: Rate = Rate { per_second: 1, burst: 10 };
 
@@ -132,6 +138,8 @@ pub enum Refused {
     Locked,
     /// The network has as many as a table holds.
     Full,
+    /// The endpoint has had too many new ones lately.
+    Pace,
 }
 
 impl fmt::Display for Refused {
@@ -141,6 +149,9 @@ impl fmt::Display for Refused {
             Self::Limit => f.write_str("the endpoint has as many as `learn_limit`"),
             Self::Locked => f.write_str("the endpoint is locked to the one that it has (`learn_lock`)"),
             Self::Full => f.write_str("the network has as many as its table holds"),
+            Self::Pace => f.write_str(
+                "the endpoint has had as many new ones lately as `learn_limit`, and one each second",
+            ),
         }
     }
 }
@@ -162,6 +173,10 @@ pub enum Heard {
     Nothing,
     /// It is not learned.
     Refused(Refused),
+    /// Nothing yet: the same word is to be heard again in a moment.
+    Later,
+    /// Nothing yet: the host of who has it is to be asked, see [`contest`].
+    Contested,
 }
 
 /// What was heard, learned and asked in one network.
@@ -171,6 +186,9 @@ pub struct Snooped {
     waiting: BTreeMap<MacAddr, BTreeMap<Addr, Word>>,
     in_waiting: usize,
     asked: BTreeMap<MacAddr, VecDeque<(Transaction, Instant)>>,
+    contests: Contests,
+    /// What endpoints may learn now; those that are not in it may learn as many as their limit
+    paces: BTreeMap<MacAddr, TokenBucket>,
     told: TokenBucket,
     /// Refusals so far
     pub refused: u64,
@@ -183,6 +201,8 @@ impl Default for Snooped {
             waiting: BTreeMap::new(),
             in_waiting: 0,
             asked: BTreeMap::new(),
+            contests: Contests::default(),
+            paces: BTreeMap::new(),
             told: TokenBucket::new(TOLD, Instant::ZERO),
             refused: 0,
         }
@@ -245,6 +265,9 @@ impl Snooped {
     /// An endpoint was heard with an address that it has learned.
     pub fn touch(&mut self, endpoint: MacAddr, address: Addr, age: Duration, now: Instant) {
         let entry = self.entries.get_mut(&address).filter(|entry| entry.endpoint == endpoint);
+        if entry.is_some() {
+            self.contests.answer(address);
+        }
         if let Some(entry) = entry.filter(|entry| !(entry.here && entry.by == By::Dhcp)) {
             let lasts = if entry.here { age } else { HEARSAY };
             entry.until = entry.until.map(|until| until.max(now + lasts));
@@ -272,6 +295,9 @@ impl Snooped {
                     self.entries.remove(&address);
                     return Heard::Gone;
                 }
+                Yields::No if by == By::Dhcp && terms.here && !known.here => {
+                    return self.contest(endpoint, address, until, known.endpoint, now);
+                }
                 Yields::No => return Heard::Refused(Refused::Held(known.endpoint)),
             },
             None => None,
@@ -279,12 +305,16 @@ impl Snooped {
         if let Err(refused) = self.has_room(endpoint, address, terms) {
             return Heard::Refused(refused);
         }
+        if terms.here && !self.keeps_pace(endpoint, terms, now) {
+            return if by == By::Dhcp { Heard::Later } else { Heard::Refused(Refused::Pace) };
+        }
         self.entries.insert(address, Entry { endpoint, by, here: terms.here, since: now, until });
         Heard::Learned { from }
     }
 
     fn renew(&mut self, address: Addr, by: By, until: Option<Instant>, terms: &Terms, now: Instant) -> Heard {
         let Some(entry) = self.entries.get_mut(&address) else { return Heard::Nothing };
+        self.contests.answer(address);
         // Of a lease, only its server says how long it lasts.
         if by == By::Dhcp {
             (entry.by, entry.until) = (by, until);
@@ -295,9 +325,20 @@ impl Snooped {
         Heard::Known
     }
 
+    /// A lease is given back, or its server has ended it. What the endpoint has by its own word it has as long as it is heard.
     fn end(&mut self, endpoint: MacAddr, address: Addr) -> Heard {
-        let is_its = self.entries.get(&address).is_some_and(|entry| entry.endpoint == endpoint);
+        self.contests.give_up(endpoint, address);
+        let entry = self.entries.get(&address);
+        let is_its = entry.is_some_and(|entry| entry.endpoint == endpoint && entry.by == By::Dhcp);
         if is_its && self.entries.remove(&address).is_some() { Heard::Gone } else { Heard::Nothing }
+    }
+
+    /// One address more is new to an endpoint, if that is not too many lately.
+    fn keeps_pace(&mut self, endpoint: MacAddr, terms: &Terms, now: Instant) -> bool {
+        let rate = Rate { per_second: NEW_PER_SECOND, burst: u32::try_from(terms.limit).unwrap_or(u32::MAX) };
+        let pace = self.paces.entry(endpoint).or_insert_with(|| TokenBucket::new(rate, now));
+        pace.set_rate(rate, now);
+        pace.take(now)
     }
 
     fn has_room(&mut self, endpoint: MacAddr, address: Addr, terms: &Terms) -> Result<(), Refused> {
@@ -338,6 +379,7 @@ impl Snooped {
         let over = |entry: &Entry| entry.until.is_some_and(|until| until <= now);
         let due: Vec<(Addr, Entry)> =
             self.entries.iter().filter(|(_, entry)| over(entry)).map(|(at, entry)| (*at, *entry)).collect();
+        self.paces.retain(|_, pace| pace.full_at() > now);
         let mut ended = Vec::new();
         for (address, entry) in due {
             match age(address, &entry) {

@@ -18,6 +18,7 @@ pub mod link;
 pub mod netns;
 pub mod packet;
 pub mod process;
+pub mod sctp;
 pub mod wait;
 
 pub use capture::Capture;

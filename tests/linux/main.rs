@@ -20,6 +20,7 @@ mod device;
 mod dice;
 mod differences;
 mod frames;
+mod sctp;
 mod sequence;
 mod tcp;
 
@@ -41,11 +42,12 @@ fn sequence(index: u64, seed: u64) -> Sequence {
     // Below 32,768: what somebody sends to a port of nobody is above.
     let own = 1024 + (index % 30_000) as u16;
     let v6 = dice.chance(40);
-    match dice.below(20) {
+    match dice.below(23) {
         0..10 => tcp::sequence(&mut dice, own, v6),
         10..13 => datagrams::udp_exchange(&mut dice, own, v6),
         13..16 => datagrams::icmp_exchange(&mut dice, own, v6),
         16..19 => datagrams::pieces(&mut dice, own, v6),
+        19..22 => sctp::sequence(&mut dice, own, v6),
         _ => datagrams::other_protocol(&mut dice, own, v6),
     }
 }

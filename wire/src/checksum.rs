@@ -1,4 +1,4 @@
-//! The Internet checksum (RFC 1071), and its incremental update (RFC 1624).
+//! The Internet checksum (RFC 1071), and its incremental update (RFC 1624); SCTP's CRC32c (RFC 9260 appendix A).
 
 /// A one's complement sum that is not folded yet.
 #[derive(Clone, Copy, Debug, Default)]
@@ -84,9 +84,88 @@ pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
     Sum::ZERO.word(!checksum).word(!old).word(new).finish()
 }
 
+/// The CRC32c of the bytes so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Crc32c(u32);
+
+/// Castagnoli's polynomial, its lowest power in the highest bit
+const CASTAGNOLI: u32 = 0x82f6_3b78;
+
+/// What a byte adds that has so many others behind it
+const CRC_OF: [[u32; 256]; 8] = {
+    let mut of = [[0; 256]; 8];
+    let mut byte = 0;
+    while byte < 256 {
+        let (mut crc, mut bit) = (byte as u32, 0);
+        while bit < 8 {
+            crc = crc >> 1 ^ if crc & 1 == 1 { CASTAGNOLI } else { 0 };
+            bit += 1;
+        }
+        of[0][byte] = crc;
+        byte += 1;
+    }
+    let mut behind = 1;
+    while behind < 8 {
+        let mut byte = 0;
+        while byte < 256 {
+            let crc: u32 = of[behind - 1][byte];
+            of[behind][byte] = crc >> 8 ^ of[0][(crc & 0xff) as usize];
+            byte += 1;
+        }
+        behind += 1;
+    }
+    of
+};
+
+impl Crc32c {
+    /// Of nothing.
+    pub const EMPTY: Self = Self(u32::MAX);
+
+    /// With `bytes` behind what there was.
+    #[must_use]
+    pub fn bytes(self, bytes: &[u8]) -> Self {
+        let mut crc = self.0;
+        let (blocks, rest) = bytes.as_chunks::<8>();
+        for [a, b, c, d, e, f, g, h] in blocks {
+            let [i, j, k, l] = (crc ^ u32::from_le_bytes([*a, *b, *c, *d])).to_le_bytes();
+            let behind = [i, j, k, l, *e, *f, *g, *h].into_iter().zip(CRC_OF.iter().rev());
+            crc = behind.fold(0, |crc, (byte, of)| crc ^ of[usize::from(byte)]);
+        }
+        for byte in rest {
+            let [low, ..] = crc.to_le_bytes();
+            crc = crc >> 8 ^ CRC_OF[0][usize::from(low ^ byte)];
+        }
+        Self(crc)
+    }
+
+    /// The number; SCTP has it in its header with the lowest byte first.
+    #[must_use]
+    pub const fn finish(self) -> u32 {
+        !self.0
+    }
+}
+
+/// What the checksum of an SCTP packet is to be. Nothing for one without a header.
+#[must_use]
+pub fn sctp(packet: &[u8]) -> Option<[u8; 4]> {
+    let (ports, rest) = packet.split_at_checked(8)?;
+    let crc = Crc32c::EMPTY.bytes(ports).bytes(&[0; 4]).bytes(rest.get(4..)?);
+    Some(crc.finish().to_le_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// RFC 3720 appendix B.4
+    #[test]
+    fn crc32c_of_known_bytes() {
+        let crc = |bytes: &[u8]| Crc32c::EMPTY.bytes(bytes).finish();
+        assert_eq!(crc(&[0; 32]), 0x8a91_36aa);
+        assert_eq!(crc(&[0xff; 32]), 0x62a8_ab43);
+        assert_eq!(crc(&std::array::from_fn::<u8, 32, _>(|n| n as u8)), 0x46dd_794e);
+        assert_eq!(crc(b"123456789"), 0xe306_9283);
+    }
 
     /// RFC 1071 section 3: the numbers worked there.
     #[test]
@@ -114,6 +193,17 @@ mod tests {
             let cut = (cut * 2).min(bytes.len() & !1);
             let (a, b) = bytes.split_at(cut);
             proptest::prop_assert_eq!(Sum::ZERO.bytes(a).bytes(b).finish(), slow(&bytes));
+        }
+
+        #[test]
+        fn crc32c_in_pieces_equals_bit_by_bit(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200), cut in 0usize..200) {
+            let (a, b) = bytes.split_at(cut.min(bytes.len()));
+            let mut crc = u32::MAX;
+            for byte in &bytes {
+                crc ^= u32::from(*byte);
+                (0..8).for_each(|_| crc = crc >> 1 ^ if crc & 1 == 1 { CASTAGNOLI } else { 0 });
+            }
+            proptest::prop_assert_eq!(Crc32c::EMPTY.bytes(a).bytes(b).finish(), !crc);
         }
 
         #[test]

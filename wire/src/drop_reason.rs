@@ -67,8 +67,8 @@ macro_rules! drop_reasons {
 drop_reasons! {
     FrameTruncated, "frame-truncated", Malformed, "The frame ends before the header it announces.";
     BadIpHeader, "bad-ip-header", Malformed, "The IP version, header length or total length is wrong, or the IPv4 header checksum is.";
-    BadL4Header, "bad-l4-header", Malformed, "The TCP, UDP or ICMP header is too short or its length field is wrong.";
-    BadChecksum, "bad-checksum", Malformed, "The TCP checksum is wrong, or that of a UDP or ICMP packet that would begin a flow.";
+    BadL4Header, "bad-l4-header", Malformed, "The TCP, UDP, SCTP or ICMP header is too short or its length field is wrong, or chunks of SCTP stand together that never do.";
+    BadChecksum, "bad-checksum", Malformed, "The TCP or SCTP checksum is wrong, or that of a UDP or ICMP packet that would begin a flow.";
     SourceRoute, "source-route", Malformed, "The packet carries a source route (IPv4 LSRR or SSRR, IPv6 routing header type 0).";
     IpOptions, "ip-options", Malformed, "The IPv4 options or the IPv6 extension header chain is malformed or too long.";
     MappedAddress, "mapped-address", Malformed, "An IPv6 header carries a v4-mapped address.";
@@ -107,6 +107,9 @@ drop_reasons! {
     TcpFlags, "tcp-flags", State, "A combination of TCP flags that no state of any connection sends.";
     TcpWindow, "tcp-window", State, "TCP sequence or acknowledgement number outside the window.";
     TcpState, "tcp-state", State, "A TCP segment that the state of its connection does not allow.";
+    NotInit, "not-init", State, "SCTP without an association, and neither an INIT nor a HEARTBEAT alone.";
+    SctpTag, "sctp-tag", State, "An SCTP verification tag that its receiver would not take (RFC 9260 section 8.5).";
+    SctpState, "sctp-state", State, "An SCTP packet that the state of its association does not allow.";
     IcmpUnrelated, "icmp-unrelated", State, "An ICMP error that quotes no live flow of this network, or quotes it in the wrong direction.";
     IcmpUnsolicited, "icmp-unsolicited", State, "An ICMP reply that nobody asked for.";
 

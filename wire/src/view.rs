@@ -8,11 +8,13 @@
 mod icmp;
 mod ip;
 mod quoted;
+mod sctp;
 mod transport;
 
 pub use icmp::{Icmp, IcmpRole};
 pub use ip::{Fragment, HeaderBits, Ip, proto};
 pub use quoted::Quoted;
+pub use sctp::{Chunks, Sctp};
 pub use transport::{Tcp, Transport, tcp_flags};
 
 use crate::{DropReason, MacAddr};

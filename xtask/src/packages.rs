@@ -108,6 +108,12 @@ const PACKAGES: &[Package] = &[
         reason: "by a real FTP and TFTP client",
     },
     Package {
+        name: "libusrsctp-examples",
+        probe: &["sh", "-c", "test -x /usr/lib/usrsctp/echo_server"],
+        needed_by: &[Need::Test],
+        reason: "associations of SCTP are those of a real stack",
+    },
+    Package {
         name: "iptables",
         probe: &["iptables", "--version"],
         needed_by: &[Need::Test, Need::Bench],

@@ -292,6 +292,9 @@ impl FlowTable {
         let sides = entry.steady_sides()?;
         entry.marks.leave();
         self.away += 1;
+        // What its ends do from now on is not seen here.
+        self.goes_on(index, Direction::Original);
+        let entry = self.slab.at(index);
         Some(Offloaded {
             key: entry.key.as_travelling(entry.marks.opened_swapped()),
             replied: entry.is_replied(),

@@ -13,11 +13,11 @@ pub enum Rank {
     Unreplied,
     /// A connection that is over; what may still come are copies of its last segments.
     Finished,
-    /// Something other than TCP that was asked and answered
+    /// Something other than these that was asked and answered
     Exchange,
     /// The same that went on; it makes room when it has been silent
     Stream,
-    /// A connection of TCP: never put out
+    /// A connection of TCP or an association of SCTP: never put out
     Connection,
 }
 
@@ -33,7 +33,7 @@ impl Rank {
     pub const fn of(state: FlowState, replied: bool) -> Self {
         match state {
             _ if !replied => Self::Unreplied,
-            FlowState::TimeWait | FlowState::Close => Self::Finished,
+            FlowState::TimeWait | FlowState::Close | FlowState::Closed => Self::Finished,
             FlowState::Unreplied | FlowState::Replied => Self::Exchange,
             FlowState::Stream => Self::Stream,
             _ => Self::Connection,

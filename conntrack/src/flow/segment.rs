@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 
 use eastgate_wire::{
     Addr, FlowKey, Leg, Vni,
-    view::{HeaderBits, Icmp, IcmpRole, Ip, Tcp, Transport, proto, tcp_flags},
+    view::{HeaderBits, Icmp, IcmpRole, Ip, Sctp, Tcp, Transport, proto, tcp_flags},
 };
 
 /// A packet, as the flow table sees it.
@@ -29,6 +29,8 @@ pub enum SegmentKind {
     Tcp(Tcp),
     /// UDP, whole or first fragment
     Udp,
+    /// SCTP, whole or first fragment
+    Sctp(Sctp),
     /// An ICMP query or its answer
     Query(Query),
     /// A protocol without ports
@@ -67,6 +69,7 @@ impl Segment {
         let kind = match ip.transport {
             Transport::Tcp(tcp) => SegmentKind::Tcp(tcp),
             Transport::Udp { .. } => SegmentKind::Udp,
+            Transport::Sctp(sctp) => SegmentKind::Sctp(sctp),
             Transport::Icmp(icmp) => SegmentKind::Query(Query::of(icmp, ip.src.is_v4())?),
             Transport::Ports { .. } | Transport::Other => SegmentKind::Other,
             Transport::LaterFragment | Transport::Incomplete => return None,
@@ -89,7 +92,7 @@ impl Segment {
         match self.kind {
             SegmentKind::Query(query) => Some(query),
             SegmentKind::Later(later) => later.query,
-            SegmentKind::Tcp(_) | SegmentKind::Udp | SegmentKind::Other => None,
+            SegmentKind::Tcp(_) | SegmentKind::Udp | SegmentKind::Sctp(_) | SegmentKind::Other => None,
         }
     }
 }

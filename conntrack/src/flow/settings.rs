@@ -53,6 +53,22 @@ pub struct Timeouts {
     pub udp_exchange: Duration,
     /// UDP: it goes on
     pub udp_replied: Duration,
+    /// SCTP: an INIT was seen, and perhaps its answer
+    pub sctp_cookie_wait: Duration,
+    /// SCTP: the cookie was echoed
+    pub sctp_cookie_echoed: Duration,
+    /// SCTP: the association stands
+    pub sctp_established: Duration,
+    /// SCTP: the opener has sent SHUTDOWN
+    pub sctp_shutdown_sent: Duration,
+    /// SCTP: the other end has
+    pub sctp_shutdown_recd: Duration,
+    /// SCTP: that is acknowledged
+    pub sctp_shutdown_ack_sent: Duration,
+    /// SCTP: a HEARTBEAT on a path of its own was seen; also an association picked up in mid-stream whose other end is still silent
+    pub sctp_heartbeat_sent: Duration,
+    /// SCTP: shut down or aborted
+    pub sctp_closed: Duration,
     /// ICMP queries: answered, and that was all so far
     pub icmp_exchange: Duration,
     /// ICMP queries: not answered, or going on
@@ -76,6 +92,14 @@ impl Default for Timeouts {
             udp_first: secs(30),
             udp_exchange: secs(30),
             udp_replied: secs(300),
+            sctp_cookie_wait: secs(30),
+            sctp_cookie_echoed: secs(30),
+            sctp_established: secs(210),
+            sctp_shutdown_sent: secs(30),
+            sctp_shutdown_recd: secs(30),
+            sctp_shutdown_ack_sent: secs(30),
+            sctp_heartbeat_sent: secs(30),
+            sctp_closed: secs(10),
             icmp_exchange: secs(30),
             icmp: secs(60),
             other: secs(600),
@@ -86,19 +110,19 @@ impl Default for Timeouts {
 /// The state of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum FlowState {
-    /// No TCP: only the side that opened it was heard
+    /// Neither TCP nor SCTP: only the side that opened it was heard
     Unreplied,
-    /// No TCP: both sides were heard, and that was all so far
+    /// Neither: both sides were heard, and that was all so far
     Replied,
-    /// No TCP: both sides were heard, and it goes on
+    /// Neither: both sides were heard, and it goes on
     Stream,
     /// TCP: a SYN without an answer
     SynSent,
     /// TCP: both SYNs were seen, not both acknowledged
     SynReceived,
-    /// TCP: found in mid-stream, the other side not heard yet
+    /// TCP, SCTP: found in mid-stream, the other side not heard yet
     PickedUp,
-    /// TCP: both SYNs are acknowledged
+    /// TCP: both SYNs are acknowledged; SCTP: so is the cookie, or a HEARTBEAT
     Established,
     /// TCP: one FIN
     FinWait,
@@ -110,11 +134,25 @@ pub enum FlowState {
     TimeWait,
     /// TCP: ended by a RST
     Close,
+    /// SCTP: INIT, perhaps with its INIT ACK
+    CookieWait,
+    /// SCTP: COOKIE ECHO
+    CookieEchoed,
+    /// SCTP: a HEARTBEAT on a path that is not known
+    HeartbeatSent,
+    /// SCTP: SHUTDOWN of the opener
+    ShutdownSent,
+    /// SCTP: SHUTDOWN of the other end
+    ShutdownRecd,
+    /// SCTP: SHUTDOWN ACK
+    ShutdownAckSent,
+    /// SCTP: SHUTDOWN COMPLETE or ABORT
+    Closed,
 }
 
 impl FlowState {
     /// Every state there is.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 19] = [
         Self::Unreplied,
         Self::Replied,
         Self::Stream,
@@ -127,6 +165,13 @@ impl FlowState {
         Self::LastAck,
         Self::TimeWait,
         Self::Close,
+        Self::CookieWait,
+        Self::CookieEchoed,
+        Self::HeartbeatSent,
+        Self::ShutdownSent,
+        Self::ShutdownRecd,
+        Self::ShutdownAckSent,
+        Self::Closed,
     ];
 
     /// The name that the CLI prints.
@@ -145,22 +190,38 @@ impl FlowState {
             Self::LastAck => "last-ack",
             Self::TimeWait => "time-wait",
             Self::Close => "close",
+            Self::CookieWait => "cookie-wait",
+            Self::CookieEchoed => "cookie-echoed",
+            Self::HeartbeatSent => "heartbeat-sent",
+            Self::ShutdownSent => "shutdown-sent",
+            Self::ShutdownRecd => "shutdown-recd",
+            Self::ShutdownAckSent => "shutdown-ack-sent",
+            Self::Closed => "closed",
         }
     }
 
     /// Half-open: lasts from the flow's first packet, whatever comes after it.
     pub(super) const fn is_half_open(self) -> bool {
-        matches!(self, Self::SynSent | Self::SynReceived | Self::PickedUp)
+        matches!(
+            self,
+            Self::SynSent
+                | Self::SynReceived
+                | Self::PickedUp
+                | Self::CookieWait
+                | Self::CookieEchoed
+                | Self::HeartbeatSent
+        )
     }
 
-    /// Whether a TCP connection in this state has had its handshake.
+    /// Whether a connection of TCP or an association of SCTP in this state has had its handshake.
     pub(super) const fn is_past_handshake(self) -> bool {
         matches!(self, Self::Established | Self::FinWait | Self::CloseWait | Self::LastAck | Self::TimeWait)
+            || matches!(self, Self::ShutdownSent | Self::ShutdownRecd | Self::ShutdownAckSent)
     }
 
     /// Whether the connection is over, so that running out of time is its regular end.
     pub(super) const fn is_over(self) -> bool {
-        matches!(self, Self::TimeWait | Self::Close)
+        matches!(self, Self::TimeWait | Self::Close | Self::Closed)
     }
 }
 
@@ -170,7 +231,16 @@ impl Timeouts {
     pub const fn of(&self, protocol: u8, state: FlowState) -> Duration {
         match (state, protocol) {
             (FlowState::SynSent, _) => self.syn_sent,
+            (FlowState::PickedUp | FlowState::HeartbeatSent, proto::SCTP) => self.sctp_heartbeat_sent,
             (FlowState::SynReceived | FlowState::PickedUp, _) => self.syn_received,
+            (FlowState::CookieWait, _) => self.sctp_cookie_wait,
+            (FlowState::CookieEchoed, _) => self.sctp_cookie_echoed,
+            (FlowState::HeartbeatSent, _) => self.sctp_heartbeat_sent,
+            (FlowState::ShutdownSent, _) => self.sctp_shutdown_sent,
+            (FlowState::ShutdownRecd, _) => self.sctp_shutdown_recd,
+            (FlowState::ShutdownAckSent, _) => self.sctp_shutdown_ack_sent,
+            (FlowState::Closed, _) => self.sctp_closed,
+            (FlowState::Established, proto::SCTP) => self.sctp_established,
             (FlowState::Established, _) => self.established,
             (FlowState::FinWait, _) => self.fin_wait,
             (FlowState::CloseWait, _) => self.close_wait,

@@ -3,7 +3,10 @@
 
 use eastgate_wire::Instant;
 
-use super::{Ending, FlowCounters, FlowEvent, FlowFilter, FlowId, FlowInfo, FlowTable, slab::Entry};
+use super::{
+    Ending, FlowCounters, FlowEvent, FlowFilter, FlowId, FlowInfo, FlowTable, association::Association,
+    slab::Entry,
+};
 
 impl FlowTable {
     /// A flow as it is now.
@@ -107,6 +110,10 @@ impl FlowTable {
     /// Bytes allocated for flows.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.index.allocation_size() + self.slab.memory() + self.wheel.memory() + self.waiting.memory()
+        self.index.allocation_size()
+            + self.slab.memory()
+            + self.wheel.memory()
+            + self.waiting.memory()
+            + self.associations.len() * size_of::<(u32, Association)>()
     }
 }

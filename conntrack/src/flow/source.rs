@@ -5,6 +5,12 @@
 //! is closed waits for late segments alone, and Linux's connlimit does not count it either. Limits may be lowered below what
 //! there is; nothing is cut then, and nothing new begins until there is less.
 //!
+//! Whoever opens a connection can send a reset that its receiver does not believe, behind a gap in what it sent, and go on. So a
+//! connection that counts is over by a reset of its opener's only where its other end has acknowledged all that was sent: before
+//! the reset, or after it while the opener says nothing more. Otherwise it is in doubt and goes on; it ends when both are silent
+//! for [`DOUBT`]. An honest client's is too, whose last segment was under way when it gave up. An association of SCTP ends by its opener's
+//! ABORT only where it is known by which tag its other end takes that.
+//!
 //! It promises that at no moment a source has more flows by [`SourceCounts::take`] than the limit, nor has begun more than the
 //! rate lets it; and that a source is remembered only as long as it has a flow or owes the rate something. There are [`MOST`]
 //! of them at most: a further one is granted nothing.
@@ -12,11 +18,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use eastgate_wire::{Addr, EndpointId, Instant, Rate, TokenBucket};
+use eastgate_wire::{
+    Addr, EndpointId, Instant, Rate, TokenBucket,
+    view::{Tcp, tcp_flags},
+};
 
-use super::{FlowId, FlowTable};
+use super::{Direction, FlowId, FlowTable, tcp::Connection};
 
 /// What a rule grants each source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +38,10 @@ pub struct SourceLimits {
     /// How much of an address, IPv4 and IPv6, tells sources apart: lengths of prefixes, counted in the 128-bit form
     pub prefixes: [u8; 2],
 }
+
+/// How long a connection that counts for its source stays after a reset that its receiver may not have believed: as long as
+/// Linux's conntrack keeps one whose last data nobody has acknowledged (`nf_conntrack_tcp_timeout_unacknowledged`).
+pub const DOUBT: Duration = Duration::from_secs(300);
 
 /// Sources that one rule can tell apart at a time
 pub const MOST: usize = 65_536;
@@ -48,6 +62,14 @@ pub struct Grant {
 
 /// What a flow holds of the limits of the rules that admitted it: egress and ingress.
 pub type Grants = [Option<Grant>; 2];
+
+/// What a flow of the table holds.
+#[derive(Debug)]
+pub(super) struct Held {
+    grants: Grants,
+    /// The number of a reset of its opener's that its receiver may not have believed, if nothing else came from there since
+    doubt: Option<u32>,
+}
 
 #[derive(Debug)]
 struct Sources {
@@ -110,6 +132,13 @@ impl SourceCounts {
 
     fn lock(&self) -> MutexGuard<'_, Sources> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Grant {
+    /// Is it about how many flows there are, and not only about how often they begin?
+    fn counts_flows(&self) -> bool {
+        self.counts.lock().limits.connections.is_some()
     }
 }
 
@@ -193,8 +222,68 @@ impl FlowTable {
         if is_over || grants.iter().all(Option::is_none) {
             self.grants.remove(&index);
         } else {
-            self.grants.insert(index, grants);
+            self.grants.insert(index, Held { grants, doubt: None });
         }
+    }
+
+    /// Does a flow count in a limit of how many there are?
+    pub(super) fn is_counted(&self, index: u32) -> bool {
+        let held = self.grants.get(&index);
+        held.is_some_and(|held| held.grants.iter().flatten().any(Grant::counts_flows))
+    }
+
+    /// The opener of a flow that counts has reset it with a number that its other end may not believe.
+    pub(super) fn doubt(&mut self, index: u32, seq: u32, now: Instant) {
+        if let Some(held) = self.grants.get_mut(&index) {
+            held.doubt = Some(seq);
+        }
+        let before = self.slab.at(index).deadline();
+        if self.at_most_in_doubt(index, before, now) < before {
+            self.wheel.unhang(&mut self.slab, index);
+            self.wheel.hang(&mut self.slab, index, now);
+        }
+    }
+
+    /// A segment was taken in this direction, that neither opens nor resets. Whether it shows that a connection in doubt is over.
+    #[inline]
+    pub(super) fn ends_doubt(
+        &mut self,
+        index: u32,
+        direction: Direction,
+        tcp: &Tcp,
+        connection: &mut Connection,
+    ) -> bool {
+        if self.grants.is_empty() {
+            return false;
+        }
+        let doubt = self.grants.get(&index).and_then(|held| held.doubt);
+        self.goes_on(index, direction);
+        doubt.is_some_and(|seq| {
+            direction == Direction::Reply
+                && tcp.flags & tcp_flags::ACK != 0
+                && tcp.ack == seq
+                && connection.is_reset_at(seq)
+        })
+    }
+
+    /// Something more came in this direction: an opener that goes on has reset nothing.
+    pub(super) fn goes_on(&mut self, index: u32, direction: Direction) {
+        if direction == Direction::Original
+            && let Some(held) = self.grants.get_mut(&index)
+        {
+            held.doubt = None;
+        }
+    }
+
+    /// When a flow ends that would end at `deadline`: one in doubt lasts no longer than that.
+    #[inline]
+    pub(super) fn at_most_in_doubt(&mut self, index: u32, deadline: Instant, now: Instant) -> Instant {
+        let in_doubt = || self.grants.get(&index).is_some_and(|held| held.doubt.is_some());
+        if self.grants.is_empty() || deadline <= now + DOUBT || !in_doubt() {
+            return deadline;
+        }
+        self.slab.at_mut(index).seen(now, now + DOUBT);
+        now + DOUBT
     }
 
     /// A flow is over, or gone.

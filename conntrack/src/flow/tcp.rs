@@ -32,6 +32,11 @@ use super::{FlowState, offload, segment::Direction};
 pub(super) enum Step {
     /// It passes, and tells what this state is.
     Pass(FlowState),
+    /// It passes, and the connection is over: for both ends, where all that is known of them agrees.
+    Reset {
+        /// Whether it does, see [`Connection::reset`]
+        agreed: bool,
+    },
     /// It passes so that its receiver can challenge it (RFC 5961), and changes nothing.
     Challenge,
     /// The connection is over, and this SYN begins another.
@@ -223,6 +228,17 @@ impl Connection {
             tcp_flags::ACK => self.data(direction, tcp),
             _ => self.syn_ack(direction, tcp),
         }
+    }
+
+    /// The other end has acknowledged all that the opener had sent when it reset the connection with this number. Whether
+    /// that is all that it has ever sent, so that the connection is over.
+    pub(super) fn is_reset_at(&mut self, seq: u32) -> bool {
+        let opener = self.side_mut(Direction::Original);
+        let is_over = opener.end == seq;
+        if is_over {
+            opener.flags |= Side::RESET;
+        }
+        is_over
     }
 
     /// Takes a later fragment of a segment: the connection has sent as far as `end` then. False when that is more
@@ -494,7 +510,8 @@ impl Connection {
 
     /// RFC 5961 section 3: a RST at exactly the next number ends the connection, one elsewhere in the window
     /// is for the receiver to challenge, every other is forged. The next number is the one last acknowledged,
-    /// or the one behind all that was sent: which of them, only the receiver knows.
+    /// or the one behind all that was sent: which of them, only the receiver knows. Both are the same where it has
+    /// acknowledged all; of an end that resets what the other one opened nothing more is to be known.
     fn reset(&mut self, direction: Direction, tcp: &Tcp) -> Step {
         let (sender, receiver) = self.pair(direction);
         let exact = if sender.is(Side::HEARD) {
@@ -506,9 +523,12 @@ impl Connection {
             // The SYN is refused (RFC 9293 section 3.10.7.3): valid when it acknowledges it.
             tcp.flags & tcp_flags::ACK != 0 && receiver.is(Side::HEARD) && self.ack_fits(direction, tcp)
         };
-        if exact || self.attempt.is_acknowledged(direction, tcp) {
+        let is_new = self.attempt.is_acknowledged(direction, tcp);
+        if exact || is_new {
+            let all_known = receiver.is(Side::ACKED) && tcp.seq == receiver.max_ack && tcp.seq == sender.end;
+            let agreed = direction == Direction::Reply || is_new || sender.is(Side::SYN_ONLY) || all_known;
             self.side_mut(direction).flags |= Side::RESET;
-            return Step::Pass(FlowState::Close);
+            return Step::Reset { agreed };
         }
         let old = receiver.is(Side::ACKED) && before(tcp.seq, receiver.max_ack);
         if sender.is(Side::HEARD) && !old && self.seq_fits(direction, tcp) {

@@ -1,5 +1,6 @@
 //! The flow table in virtual time.
 
+mod associations;
 mod connections;
 mod life;
 mod limits;
@@ -9,8 +10,8 @@ mod simulation;
 use std::{sync::Arc, time::Duration};
 
 use eastgate_wire::{
-    Leg,
-    view::{HeaderBits, Tcp},
+    Addr, Leg,
+    view::{HeaderBits, Quoted, Tcp},
 };
 use proptest::prelude::*;
 

@@ -6,7 +6,10 @@ use eastgate_conntrack::flow::{
     Admitted, Direction as FlowDirection, FlowId, FlowTable, Grants, Hit, Population, Segment, SegmentKind,
     StateSettings,
 };
-use eastgate_wire::{DropReason, FlowKey, Frame, Instant, View, view::tcp_flags};
+use eastgate_wire::{
+    DropReason, FlowKey, Frame, Instant, View,
+    view::{Chunks, tcp_flags},
+};
 
 use super::{
     Arrival, Pipeline, Refusal,
@@ -113,7 +116,7 @@ impl<'s> Pipeline<'s> {
         let (network, now) = (packet.arrival.network, packet.now);
         let Pending { flows, segment, ends, .. } = pending;
         let elsewhere = segment.offload_key();
-        let (mut ruling, direction) = may_begin(network, *ends, segment);
+        let (mut ruling, direction) = may_begin(network, *ends, segment, loose);
         let mut expected = None;
         if !ruling.allows()
             && let Some(by_helper) = self.expected(network, *ends, segment, now)
@@ -270,7 +273,7 @@ impl<'s> Pipeline<'s> {
             SegmentKind::Tcp(tcp) => tcp.flags & CORE == tcp_flags::SYN,
             SegmentKind::Udp => true,
             SegmentKind::Query(query) => query.is_echo(),
-            SegmentKind::Other | SegmentKind::Later(_) => false,
+            SegmentKind::Sctp(_) | SegmentKind::Other | SegmentKind::Later(_) => false,
         };
         if !begins || !self.shared.offloads() {
             return None;
@@ -343,16 +346,23 @@ impl<'s> Pipeline<'s> {
     }
 }
 
-/// What the policy says of a packet that would begin a flow, and which way the packet would go in it. A TCP segment in
+/// What the policy says of a packet that would begin a flow, and which way the packet would go in it. A packet of TCP or SCTP in
 /// mid-stream may be a reply: it begins a flow also where the rules let the one begin that it answers, and is not one that is
 /// tried out then. What that one had in its headers beside addresses and ports nobody knows; the segment's own stands for it.
-fn may_begin<'s>(network: &Network, ends: Ends<'s>, segment: &Segment) -> (Ruling, FlowDirection) {
+fn may_begin<'s>(
+    network: &Network,
+    ends: Ends<'s>,
+    segment: &Segment,
+    loose: bool,
+) -> (Ruling, FlowDirection) {
     let key = segment.key;
     let ruling = network.ask_policy(&Inquiry::of_flow(ends, segment, &key, segment.header));
-    if !ruling.allows()
-        && let SegmentKind::Tcp(tcp) = &segment.kind
-        && tcp.flags & tcp_flags::SYN == 0
-    {
+    let is_mid_stream = match &segment.kind {
+        SegmentKind::Tcp(tcp) => tcp.flags & tcp_flags::SYN == 0,
+        SegmentKind::Sctp(sctp) => loose && !sctp.chunks.has(Chunks::INIT),
+        _ => false,
+    };
+    if !ruling.allows() && is_mid_stream {
         let inquiry = Inquiry::of_flow(ends.reversed(), segment, &key.reversed(), segment.header);
         let of_opener = network.ask_policy(&inquiry);
         let begins = of_opener.allows() || ruling.enforce().is_err() && of_opener.enforce().is_ok();

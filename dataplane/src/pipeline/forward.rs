@@ -83,6 +83,10 @@ impl<'s> Pipeline<'s> {
                 if let Some(endpoint) = endpoint {
                     endpoint.state.received(1, frame.len() as u64);
                 }
+                // A socket cannot tell a device that it is a CRC that is left open.
+                if frame.offload.checksum.is_some_and(|sum| sum.is_crc32c()) {
+                    offload::finish_checksum(frame)?;
+                }
                 out.send(frame, Egress::Attachment(attachment), network.vni);
             }
             Location::Remote(vtep) => self.reach_vtep(arrival, vtep, view, frame, now, out)?,

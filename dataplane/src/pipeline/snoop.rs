@@ -158,10 +158,19 @@ impl<'s> Pipeline<'s> {
             self.shared.has_changed.store(true, Relaxed);
         }
         for address in due {
-            let Some(endpoint) = network.by_address(address) else { continue };
+            let Some(holder) = network.by_address(address) else { continue };
+            let claimant = lock(&network.state.snooped).claimant(address);
+            let claimant = claimant.and_then(|mac| network.by_mac(mac));
+            let endpoint = claimant.unwrap_or(holder);
             eastgate_steering::announcement(address, endpoint.mac, endpoint.sender.router, &mut self.made);
             for vtep in self.told_of(network, endpoint) {
-                self.send_made_to(network, Location::Remote(vtep), out);
+                // A spoke knows its hub alone; elsewhere a claim is nobody's business but the holder's host's.
+                let is_for = claimant.is_none()
+                    || Location::Remote(vtep) == holder.location
+                    || network.topology == Topology::Hub && !network.hub_here;
+                if is_for {
+                    self.send_made_to(network, Location::Remote(vtep), out);
+                }
             }
         }
     }
@@ -309,6 +318,16 @@ impl Shared {
             Heard::Gone if word == Word::Ended => Some(LearningEvent::Ended("given back")),
             Heard::Gone => Some(LearningEvent::Ended("another host has learned it at the same time")),
             Heard::Known | Heard::Nothing => None,
+            Heard::Later => {
+                if snooped.note(endpoint.mac, address, word) {
+                    self.has_snooped.store(true, Relaxed);
+                }
+                None
+            }
+            Heard::Contested => {
+                self.tell_others(network, address);
+                None
+            }
             Heard::Refused(why) => {
                 // Others are to know whose it is.
                 if !terms.here && snooped.get(address).is_some_and(|entry| entry.here) {
@@ -330,7 +349,7 @@ impl Shared {
         snapshot.learner_networks().flat_map(due).collect()
     }
 
-    /// Ends what has run out of time, but for what is in use.
+    /// Ends what has run out of time, but for what is in use, and goes on with leases that wait for another host's word.
     pub fn expire_learned(&self, now: Instant, in_use: impl Fn(Vni, Addr) -> bool) -> Vec<LearningNews> {
         let snapshot = self.snapshot_arc();
         let mut news = Vec::new();
@@ -341,6 +360,28 @@ impl Shared {
             };
             let ended = lock(&network.state.snooped).expire(now, age);
             news.extend(ended_as(network, ended, "its time is over"));
+            let is_leased = |mac| {
+                let terms = network.by_mac(mac).and_then(Endpoint::terms);
+                terms.is_some_and(|terms| terms.here && terms.by_dhcp)
+            };
+            let settled = lock(&network.state.snooped).settle(is_leased, now);
+            settled.ask.into_iter().for_each(|address| self.tell_others(network, address));
+            news.extend(ended_as(
+                network,
+                settled.gone,
+                "its host does not say so any more, and it is leased anew",
+            ));
+            for (mac, address, word) in settled.words {
+                let Some(endpoint) = network.by_mac(mac) else { continue };
+                let what = self.take_word(&snapshot, network, endpoint, address, word, now);
+                let endpoint = endpoint.name.clone();
+                news.extend(what.map(|what| LearningNews {
+                    network: network.clone(),
+                    endpoint,
+                    address,
+                    what,
+                }));
+            }
         }
         news
     }

@@ -63,7 +63,10 @@ impl Network {
         }
         let has_no_flow = matches!(
             refusal.reason,
-            DropReason::NotSyn | DropReason::IcmpUnsolicited | DropReason::IcmpUnrelated
+            DropReason::NotSyn
+                | DropReason::NotInit
+                | DropReason::IcmpUnsolicited
+                | DropReason::IcmpUnrelated
         );
         // That it is of no flow says nothing to whom none is kept for.
         match ruling.enforce() {

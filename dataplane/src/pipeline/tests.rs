@@ -27,6 +27,7 @@ mod routes;
 mod rule_counts;
 mod rule_limits;
 mod scene;
+mod sctp;
 mod size;
 mod stateless;
 mod tenants;

@@ -300,7 +300,7 @@ impl<'s> Pipeline<'s> {
         }
         let intact = || checksum_fits(frame, ip);
         // What its receiver will not believe moves nothing here either.
-        if matches!(ip.transport, Transport::Tcp(_)) && !intact() {
+        if matches!(ip.transport, Transport::Tcp(_) | Transport::Sctp(_)) && !intact() {
             return Err(DropReason::BadChecksum.into());
         }
         match segment_of(network, ends, ip, frame) {
@@ -342,7 +342,8 @@ impl<'s> Pipeline<'s> {
     ) -> Result<TrackedFlow<'s>, Refusal> {
         let Content { frame, intact } = content;
         let mut found = self.find_flow(&mut flows, network, ends, segment, frame, now);
-        if let Err(Refusal { reason: DropReason::TcpWindow | DropReason::TcpState, .. }) = found
+        if let Err(Refusal { reason, .. }) = found
+            && is_of_another(reason)
             && let Some(moved) = just_moved(network, ends, now)
             && flows.forget_unheard(segment, moved, now)
         {
@@ -508,6 +509,14 @@ impl<'s> Tracked<'s> {
 fn segment_of(network: &Network, ends: Ends<'_>, ip: &Ip, frame: &Frame<'_>) -> Option<Segment> {
     let segment = Segment::of(network.vni, ip, packets(frame), frame.len() as u32)?;
     Some(Segment { key: network.on_leg(segment.key, ends.src, ends.dst), ..segment })
+}
+
+/// Does a flow refuse a packet that might be of the one that has gone on elsewhere?
+const fn is_of_another(reason: DropReason) -> bool {
+    matches!(
+        reason,
+        DropReason::TcpWindow | DropReason::TcpState | DropReason::SctpTag | DropReason::SctpState
+    )
 }
 
 /// When one of the ends moved, as long as its connections are picked up.

@@ -74,7 +74,7 @@ impl NetworkSite<'_> {
         let before = continued.filter(|before| before.has_dense_numbers(network.endpoints.len()));
         let ids = succession::numbers(network, before);
         let source = (self.policy)(rules.source(tenant, network, &ids));
-        let multicast = rules::multicast(&source);
+        let multicast = rules::multicast(&source, rules);
         let policy = match before {
             Some(before) => Compiled::compile_after(&source, &before.policy),
             None => Compiled::compile(&source),
@@ -301,6 +301,14 @@ fn tracking(network: &config::Network) -> StateSettings {
             udp_first: from.udp_first,
             udp_exchange: from.udp_exchange,
             udp_replied: from.udp_replied,
+            sctp_cookie_wait: from.sctp_cookie_wait,
+            sctp_cookie_echoed: from.sctp_cookie_echoed,
+            sctp_established: from.sctp_established,
+            sctp_shutdown_sent: from.sctp_shutdown_sent,
+            sctp_shutdown_recd: from.sctp_shutdown_recd,
+            sctp_shutdown_ack_sent: from.sctp_shutdown_ack_sent,
+            sctp_heartbeat_sent: from.sctp_heartbeat_sent,
+            sctp_closed: from.sctp_closed,
             icmp_exchange: from.icmp_exchange,
             icmp: from.icmp,
             other: from.other,

@@ -1,7 +1,7 @@
 //! The frames that a trace sends: the one that was asked about, and those that a flow which is there was opened by.
 
 use eastgate_api::TraceRequest;
-use eastgate_wire::{Addr, FlowKey, MacAddr, View, view::proto};
+use eastgate_wire::{Addr, FlowKey, MacAddr, View, checksum, view::proto};
 use etherparse::{
     IpHeaders, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder, PacketBuilderStep,
 };
@@ -39,6 +39,7 @@ impl Shape<'_> {
                 None => syn(self.macs, (src, dst), (sport, dport)),
             },
             proto::ICMP | proto::ICMPV6 => self.icmp(kind),
+            proto::SCTP => sctp(self.macs, (src, dst), (sport, dport), false),
             _ => plain(self.macs, (src, dst), (sport, dport), number),
         }
     }
@@ -63,6 +64,12 @@ impl Shape<'_> {
                         usize::from(towards != flow),
                     ),
                     proto::ICMP | proto::ICMPV6 => query(self.macs, &towards, towards != flow),
+                    proto::SCTP => sctp(
+                        self.macs,
+                        (towards.src, towards.dst),
+                        (towards.sport, towards.dport),
+                        towards != flow,
+                    ),
                     other => {
                         plain(self.macs, (towards.src, towards.dst), (towards.sport, towards.dport), other)
                     }
@@ -113,6 +120,7 @@ fn one_of(packet: &FlowKey, macs: [MacAddr; 2], back: bool) -> Option<Vec<u8>> {
     match packet.proto {
         proto::TCP => tcp(macs, ends, ports, usize::from(back)),
         proto::ICMP | proto::ICMPV6 => query(macs, packet, back),
+        proto::SCTP => sctp(macs, ends, ports, back),
         other => plain(macs, ends, ports, other),
     }
     .ok()
@@ -205,6 +213,38 @@ fn icmp(
     written.map_err(text)?;
     Ok(frame)
 }
+
+/// SCTP's INIT, or the INIT ACK that answers it (RFC 9260 section 3.3).
+fn sctp(
+    macs: [MacAddr; 2],
+    ends: (Addr, Addr),
+    (sport, dport): (u16, u16),
+    answers: bool,
+) -> Result<Vec<u8>, String> {
+    const WINDOW_AND_STREAMS: [u8; 12] = [0, 1, 0, 0, 0, 10, 0, 10, 0, 0, 0, 1];
+    // An INIT has no tag yet; each end asks for one of its own.
+    let (kind, tag, initiate) = if answers { (2, OPENERS_TAG, OTHER_TAG) } else { (1, 0, OPENERS_TAG) };
+    let mut packet = [
+        &sport.to_be_bytes()[..],
+        &dport.to_be_bytes(),
+        &u32::to_be_bytes(tag),
+        &[0; 4],
+        &[kind, 0, 0, 20],
+        &u32::to_be_bytes(initiate),
+        &WINDOW_AND_STREAMS,
+    ]
+    .concat();
+    if let Some(sum) = checksum::sctp(&packet) {
+        packet[8..12].copy_from_slice(&sum);
+    }
+    let mut frame = Vec::new();
+    ip(macs, ends, 64).write(&mut frame, proto::SCTP.into(), &packet).map_err(text)?;
+    Ok(frame)
+}
+
+/// Tags of the ends of an association that is traced
+const OPENERS_TAG: u32 = 1;
+const OTHER_TAG: u32 = 2;
 
 /// UDP; or ports, where a protocol has any, and as much as any protocol's smallest header has behind them.
 fn plain(

@@ -2,10 +2,11 @@
 //! a pipeline behind them that hands its flows over. Verdict, bytes, drop reason and the flows that come of it are
 //! the same, frame by frame.
 //!
-//! The programs run for real (BPF_PROG_TEST_RUN), in a network namespace of the test's own; they send nothing.
-//! `EASTGATE_TWIN_FRAMES` and `EASTGATE_TWIN_SEED` make the run longer or another one.
+//! The programs run for real (BPF_PROG_TEST_RUN), in a network namespace of their own; they send nothing. `EASTGATE_TWIN_FRAMES` and
+//! `EASTGATE_TWIN_SEED` make the run longer or another one.
 
 mod answers;
+mod associations;
 mod attachments;
 mod changes;
 mod creation;
@@ -31,6 +32,15 @@ use std::{
     sync::Arc,
 };
 
+use self::{
+    attachments::{access, is_there},
+    scene::{SCENES, Scene},
+    traffic::{Conversation, Dice, disturb, some_ip},
+};
+use crate::io::{
+    clock,
+    fastpath::{KernelAttachment, KernelPath, KernelUnderlay},
+};
 use eastgate_conntrack::flow::{FlowFilter, FlowState};
 use eastgate_dataplane::{
     attachments::Attachments,
@@ -47,16 +57,6 @@ use eastgate_policy::rule::{self, Decision, Direction, RuleId};
 use eastgate_testkit::{frames::*, parse};
 use eastgate_vtep::ecn::OuterTtl;
 use eastgate_wire::{Attachment, AttachmentId, DropReason, Frame, Offload, TableSizes, VtepAddr};
-
-use self::{
-    attachments::{access, is_there},
-    scene::{SCENES, Scene},
-    traffic::{Conversation, Dice, disturb, some_ip},
-};
-use crate::io::{
-    clock,
-    fastpath::{KernelAttachment, KernelPath, KernelUnderlay},
-};
 
 const HEAD_ROOM: usize = 64;
 const PASS_ON: i32 = -1;
@@ -413,7 +413,7 @@ fn play(scene: Scene, frames: u64, seed: u64) {
     let (mut pieces, mut in_pieces, mut pieces_carried) = (pieces::Pieces::default(), 0u64, 0u64);
     let (mut open_web, mut opened, mut created, mut echoed) = (true, 0, 0u64, 0u64);
     for round in 0..frames {
-        let (which, echo) = (dice.roll(talks.len()), dice.one_in(8));
+        let (which, echo) = (dice.roll(talks.len()), dice.one_in(7));
         // Fewer of them are carried where groups keep no state: more are tried.
         let uncut = if scene.stateless { 3 } else { 8 };
         let unsegmented = (!echo && dice.one_in(uncut)).then(|| gso::roll(&mut dice, &talks[which]));

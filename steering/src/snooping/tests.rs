@@ -118,6 +118,94 @@ fn who_has_an_address_keeps_it() {
 }
 
 #[test]
+fn new_addresses_come_one_a_second_and_a_lease_waits_for_its_turn() {
+    let wide = Terms { limit: 200, ..TERMS };
+    let mut table = Snooped::default();
+    let hear =
+        |table: &mut Snooped, last, word, at| table.hear(ONE, Addr::v4([10, 1, 0, last]), word, &wide, at);
+    for last in 0..200u8 {
+        assert_eq!(hear(&mut table, last, Word::Used, at(0)), LEARNED);
+        assert_eq!(table.hear(ONE, Addr::v4([10, 1, 0, last]), LEASE, &TERMS, at(0)), Heard::Known);
+        assert_eq!(hear(&mut table, last, Word::Ended, at(0)), Heard::Gone);
+    }
+    let refused = Heard::Refused(Refused::Pace);
+    assert_eq!(hear(&mut table, 201, Word::Announced, at(0)), refused);
+    assert_eq!(hear(&mut table, 202, LEASE, at(0)), Heard::Later);
+    assert_eq!(table.hear(TWO, addr("10.1.0.201"), Word::Used, &wide, at(0)), LEARNED, "each by itself");
+    assert_eq!(hear(&mut table, 202, LEASE, at(1)), LEARNED);
+    assert_eq!(hear(&mut table, 203, Word::Used, at(1)), refused);
+    // Of what another host says, that one has counted.
+    let elsewhere = Terms { here: false, ..wide };
+    assert_eq!(table.hear(ONE, addr("10.1.0.203"), Word::Used, &elsewhere, at(1)), LEARNED);
+    // Who owes nothing is forgotten.
+    assert!(table.expire(at(99), |_, _| None).is_empty() && table.paces.contains_key(&ONE));
+    let _ = table.expire(at(201), |_, _| None);
+    assert!(table.paces.is_empty());
+}
+
+#[test]
+fn what_is_not_leased_is_not_given_back() {
+    let mut table = Snooped::default();
+    for word in [Word::Announced, Word::Used] {
+        assert_eq!(table.hear(ONE, addr("10.1.0.5"), word, &TERMS, at(0)), LEARNED);
+        assert_eq!(table.hear(ONE, addr("10.1.0.5"), Word::Ended, &TERMS, at(0)), Heard::Nothing);
+        table = Snooped::default();
+    }
+}
+
+#[test]
+fn a_lease_waits_for_the_word_of_its_holders_host() {
+    let five = addr("10.1.0.5");
+    let leased = |secs| (TWO, five, Word::Leased(Some(Duration::from_secs(secs))));
+    let contested = || {
+        let mut table = Snooped::default();
+        assert_eq!(table.hear(ONE, five, Word::Announced, &ELSEWHERE, at(0)), LEARNED);
+        assert_eq!(table.hear(TWO, five, LEASE, &TERMS, at(10)), Heard::Contested);
+        assert_eq!((table.claimant(five), table.get(five).unwrap().endpoint), (Some(TWO), ONE));
+        table
+    };
+    let settle = |table: &mut Snooped, secs| {
+        let settled = table.settle(|_| true, at(secs));
+        (settled.ask, settled.gone.len(), settled.words)
+    };
+    // Silence
+    let mut table = contested();
+    assert_eq!(settle(&mut table, 11), (vec![], 0, vec![]));
+    assert_eq!(settle(&mut table, 12), (vec![], 1, vec![leased(98)]));
+    assert_eq!((table.claimant(five), table.get(five)), (None, None));
+    // It has it still, and is asked again.
+    let mut table = contested();
+    table.touch(ONE, five, TERMS.age, at(11));
+    assert_eq!((settle(&mut table, 12), table.claimant(five)), ((vec![], 0, vec![]), None));
+    assert_eq!(settle(&mut table, 41), (vec![], 0, vec![]));
+    assert_eq!((settle(&mut table, 42), table.claimant(five)), ((vec![five], 0, vec![]), Some(TWO)));
+    assert_eq!(settle(&mut table, 44), (vec![], 1, vec![leased(66)]));
+    // A lease that has run out meanwhile, one that was given back, and one of who is not leased here any more
+    for which in 0..3 {
+        let mut table = contested();
+        if which == 1 {
+            let _ = table.hear(TWO, five, Word::Ended, &TERMS, at(11));
+        }
+        let settled = table.settle(|_| which != 2, at(if which == 0 { 110 } else { 12 }));
+        assert!(settled.words.is_empty() && table.get(five).is_some() && table.claimant(five).is_none());
+    }
+    // What has ended by itself, or by another's word, needs no answer.
+    let mut table = contested();
+    let _ = table.hear(ONE, five, LEASE, &ELSEWHERE, at(11));
+    let _ = table.hear(ONE, five, Word::Ended, &ELSEWHERE, at(11));
+    assert_eq!(settle(&mut table, 12), (vec![], 0, vec![leased(98)]));
+    // They are bounded.
+    let mut table = Snooped::default();
+    for last in 0..100u8 {
+        let address = Addr::v4([10, 2, 0, last]);
+        let known = Entry { endpoint: ONE, by: By::Nd, here: false, since: at(0), until: None };
+        table.restore(address, known);
+        let heard = table.hear(TWO, address, LEASE, &TERMS, at(10));
+        assert_eq!(heard == Heard::Contested, usize::from(last) < WAITING);
+    }
+}
+
+#[test]
 fn only_what_counts_for_the_endpoint_is_learned() {
     let only_dhcp = Terms { by_nd: false, by_traffic: false, ..TERMS };
     let only_nd = Terms { by_dhcp: false, by_traffic: false, ..TERMS };

@@ -25,6 +25,12 @@ pub fn finish_checksum(frame: &mut Frame<'_>) -> Result<(), DropReason> {
     }
     let Some(partial) = frame.offload.checksum else { return Ok(()) };
     let summed = frame.bytes_mut().get_mut(usize::from(partial.start)..).ok_or(DropReason::BadL4Header)?;
+    if partial.is_crc32c() {
+        let sum = checksum::sctp(summed).ok_or(DropReason::BadL4Header)?;
+        summed[8..12].copy_from_slice(&sum);
+        frame.offload.checksum = None;
+        return Ok(());
+    }
     let sum = checksum::checksum(summed);
     let field = summed.get_mut(usize::from(partial.offset)..).and_then(|rest| rest.first_chunk_mut::<2>());
     let sum = if partial.offset == UDP_CHECKSUM_AT { udp_checksum(sum) } else { sum };

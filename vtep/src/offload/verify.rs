@@ -1,20 +1,34 @@
 //! Whether a packet's transport checksum is right, as far as it can be told here.
 
 use eastgate_wire::{
-    Addr, Frame, checksum,
+    Addr, Frame, PartialChecksum, checksum,
     view::{Ip, Transport, proto},
 };
 
-/// False when the TCP, UDP or ICMP checksum of a packet is wrong, as its receiver would find. What cannot be wrong yet
+/// False when the TCP, UDP, SCTP or ICMP checksum of a packet is wrong, as its receiver would find. What cannot be wrong yet
 /// is taken for right: a checksum that the sender has left to a device (see [`super::note_unfinished_checksum`]), that of a
 /// GSO packet, which is made when it is cut, none at all (UDP), and that of a datagram of which this is only a fragment.
 /// `ip` is of the view of `frame`.
 #[must_use]
 pub fn checksum_fits(frame: &Frame<'_>, ip: &Ip) -> bool {
-    if ip.fragment.is_some() || frame.offload.checksum.is_some() || frame.offload.gso.is_some() {
+    if ip.fragment.is_some() || frame.offload.gso.is_some() {
         return true;
     }
+    if let Some(open) = frame.offload.checksum {
+        // What moves a connection is to be finished itself, and not something in it.
+        return match ip.transport {
+            Transport::Tcp(_) => open == PartialChecksum { start: ip.l4, offset: 16 },
+            Transport::Sctp(_) => open.start == ip.l4 && open.is_crc32c(),
+            _ => true,
+        };
+    }
     let (offset, pseudo) = match ip.transport {
+        Transport::Sctp(_) => {
+            let packet =
+                frame.bytes().get(usize::from(ip.l4)..).and_then(|rest| rest.get(..usize::from(ip.l4_len)));
+            return packet
+                .is_some_and(|packet| checksum::sctp(packet).is_some_and(|sum| packet[8..12] == sum));
+        }
         Transport::Tcp(_) => (16, true),
         Transport::Udp { .. } => (6, true),
         Transport::Icmp(_) => (2, ip.proto == proto::ICMPV6),
@@ -85,6 +99,36 @@ mod tests {
     }
 
     #[test]
+    fn sctp_is_held_to_its_crc() {
+        let packet = [
+            &[0x9c, 0x40, 0x0f, 0x1c, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 20, 0, 0, 0, 77][..],
+            &[0, 1, 0, 0, 0, 10, 0, 10, 0, 0, 0, 1],
+        ]
+        .concat();
+        let mut frame = Vec::new();
+        etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+            .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .write(&mut frame, 132.into(), &packet)
+            .unwrap();
+        let open = PartialChecksum { start: 34, offset: 8 };
+        assert!(!fits(&mut frame.clone(), Offload::default()));
+        assert!(fits(&mut frame.clone(), Offload { checksum: Some(open), gso: None }), "left to a device");
+        let len = frame.len();
+        let mut unfinished = Frame::new(&mut frame, 0, len, Offload { checksum: Some(open), gso: None });
+        super::super::finish_checksum(&mut unfinished).unwrap();
+        assert_eq!(unfinished.offload, Offload::default());
+        assert!(fits(&mut frame.clone(), Offload::default()));
+        for at in 34..len {
+            let mut wrong = frame.clone();
+            wrong[at] ^= 4;
+            // A type of chunk and a length are another matter.
+            if View::parse(&wrong).is_ok() {
+                assert!(!fits(&mut wrong, Offload::default()), "byte {at}");
+            }
+        }
+    }
+
+    #[test]
     fn what_cannot_be_wrong_yet_fits() {
         let mut frame = tcp_v4(1, 2, 3, &[7; 100]);
         let at = 14 + 20 + 16;
@@ -93,6 +137,9 @@ mod tests {
         assert!(!fits(&mut frame, Offload::default()));
         let gso = Some(Gso { kind: GsoKind::TcpV4, segment: 50 });
         assert!(fits(&mut frame, Offload { checksum: None, gso }), "a GSO packet");
+        let open = |start, offset| Offload { checksum: Some(PartialChecksum { start, offset }), gso: None };
+        assert!(fits(&mut frame, open(34, 16)), "left to a device");
+        assert!(!fits(&mut frame, open(34, 2)) && !fits(&mut frame, open(54, 16)), "something else is");
         frame[at..at + 2].copy_from_slice(&pseudo_header(&ip, ip.l4_len).folded().to_be_bytes());
         assert!(fits(&mut frame, Offload::default()), "left to a device");
         let mut none = udp_v4(1, 2, b"payload");

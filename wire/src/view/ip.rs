@@ -217,6 +217,7 @@ impl Ip {
         match self.transport {
             Transport::Tcp(tcp) => (tcp.sport, tcp.dport),
             Transport::Udp { sport, dport } | Transport::Ports { sport, dport } => (sport, dport),
+            Transport::Sctp(sctp) => (sctp.sport, sctp.dport),
             Transport::Icmp(icmp) => match icmp.role(self.src.is_v4()) {
                 IcmpRole::Request | IcmpRole::Reply => (icmp.id, icmp.id),
                 _ => (0, 0),

@@ -16,7 +16,7 @@ pub struct Quoted {
     pub sport: u16,
     /// Destination port, or ICMP identifier
     pub dport: u16,
-    /// TCP sequence number, where the quotation reaches that far
+    /// TCP sequence number or SCTP verification tag, where the quotation reaches that far
     pub seq: Option<u32>,
     /// The ICMP query or its answer, when that is what is quoted
     pub icmp: Option<Icmp>,
@@ -64,8 +64,10 @@ impl Ip {
             (src, Addr::v6(*h[24..].first_chunk()?), next, l4)
         };
         let (sport, dport, seq, icmp) = match proto {
-            proto::TCP => (u16_at(quote, l4)?, u16_at(quote, l4 + 2)?, u32_at(quote, l4 + 4), None),
-            proto::UDP | proto::SCTP | proto::DCCP | proto::UDPLITE => {
+            proto::TCP | proto::SCTP => {
+                (u16_at(quote, l4)?, u16_at(quote, l4 + 2)?, u32_at(quote, l4 + 4), None)
+            }
+            proto::UDP | proto::DCCP | proto::UDPLITE => {
                 (u16_at(quote, l4)?, u16_at(quote, l4 + 2)?, None, None)
             }
             proto::ICMP | proto::ICMPV6 => {

@@ -1,6 +1,6 @@
-//! The header behind IP's: TCP's in full, of others the ports.
+//! The header behind IP's: TCP's in full, SCTP's with its chunks, of others the ports.
 
-use super::{Icmp, Ip, proto};
+use super::{Icmp, Ip, Sctp, proto};
 use crate::DropReason;
 
 /// TCP flags, as they stand in the header.
@@ -31,7 +31,9 @@ pub enum Transport {
         /// Destination port
         dport: u16,
     },
-    /// Another protocol whose header begins with two ports (SCTP, DCCP, UDP-Lite), as `Ip::proto` says
+    /// SCTP
+    Sctp(Sctp),
+    /// Another protocol whose header begins with two ports (DCCP, UDP-Lite), as `Ip::proto` says
     Ports {
         /// Source port
         sport: u16,
@@ -98,7 +100,8 @@ impl Transport {
                 }
                 None => Err(DropReason::BadL4Header),
             },
-            proto::SCTP | proto::DCCP | proto::UDPLITE => match segment.first_chunk::<8>() {
+            proto::SCTP => Sctp::parse(segment, ip.fragment.is_none()),
+            proto::DCCP | proto::UDPLITE => match segment.first_chunk::<8>() {
                 Some(&[s0, s1, d0, d1, ..]) => Ok(Self::Ports {
                     sport: u16::from_be_bytes([s0, s1]),
                     dport: u16::from_be_bytes([d0, d1]),

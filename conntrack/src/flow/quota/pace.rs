@@ -106,6 +106,36 @@ mod tests {
         }
     }
 
+    /// A flow that was to begin while there was no limit is given back when there is one.
+    #[test]
+    fn nothing_is_given_back_where_nothing_was_taken() {
+        use loom::{sync::atomic::AtomicU64 as Shared, thread};
+        use std::sync::Arc;
+
+        /// `give_back_at` of `account.h`, step by step
+        fn kernel_gives_back([next, pace]: [&Shared; 2]) {
+            let between = u64::from(pace.load(SeqCst) as u32);
+            for _ in 0..4 {
+                let found = next.load(SeqCst);
+                if found < between || next.compare_exchange(found, found - between, SeqCst, SeqCst).is_ok() {
+                    return;
+                }
+            }
+        }
+
+        loom::model(|| {
+            let words = Arc::new([Shared::new(0), Shared::new(0)]);
+            let now = Instant::from_micros(1_000_000);
+            assert!(Words(words.each_ref()).begin(now), "no limit");
+            let other = words.clone();
+            let thread = thread::spawn(move || kernel_gives_back(other.each_ref()));
+            words[1].store(rate(Some(2)), SeqCst);
+            Words(words.each_ref()).give_back();
+            thread.join().unwrap();
+            assert_eq!((0..5).filter(|_| Words(words.each_ref()).begin(now)).count(), 2);
+        });
+    }
+
     /// Every order in which the steps of daemon and programs can come
     #[test]
     fn two_who_begin_at_once_get_no_more_than_one() {

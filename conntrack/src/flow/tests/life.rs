@@ -1,6 +1,6 @@
 //! How flows live: directions, epochs, queries, errors, time.
 
-use eastgate_wire::view::{Icmp, Quoted, proto, tcp_flags};
+use eastgate_wire::view::{Chunks, Icmp, Quoted, Sctp, proto, tcp_flags};
 
 use super::*;
 
@@ -400,9 +400,9 @@ fn a_million_flows_fit() {
 fn any_segment() -> impl Strategy<Value = Segment> {
     let numbers =
         (any::<u8>(), any::<u32>(), any::<u32>(), any::<u16>(), any::<u16>(), proptest::option::of(0u8..15));
-    (0u16..3, any::<bool>(), 0u8..6, numbers, any::<u8>()).prop_map(|(n, back, kind, numbers, noise)| {
+    (0u16..3, any::<bool>(), 0u8..7, numbers, any::<u8>()).prop_map(|(n, back, kind, numbers, noise)| {
         let (flags, seq, ack, window, payload, scale) = numbers;
-        let key = key(5, [6, 6, 17, 1, 47, 6][usize::from(kind)], n);
+        let key = key(5, [6, 6, 17, 1, 47, 6, 132][usize::from(kind)], n);
         let key = if back { key.reversed() } else { key };
         let query = Query { request: noise & 1 == 0, kind: 8, code: noise & 2 };
         let mut segment = tcp(key, flags, seq, ack, payload);
@@ -420,6 +420,22 @@ fn any_segment() -> impl Strategy<Value = Segment> {
             (kind, 2) => *kind = SegmentKind::Udp,
             (kind, 3) => *kind = SegmentKind::Query(query),
             (kind, 4) => *kind = SegmentKind::Other,
+            (kind, 6) => {
+                let all =
+                    [Chunks::INIT, Chunks::INIT_ACK, Chunks::COOKIE_ECHO, Chunks::COOKIE_ACK, Chunks::DATA]
+                        .into_iter()
+                        .chain([
+                            Chunks::ABORT,
+                            Chunks::SHUTDOWN,
+                            Chunks::SHUTDOWN_ACK,
+                            Chunks::SHUTDOWN_COMPLETE,
+                        ])
+                        .chain([Chunks::HEARTBEAT, Chunks::HEARTBEAT_ACK]);
+                let chunks = all.clone().nth(usize::from(flags) % 11).unwrap();
+                let tag = if chunks == Chunks::INIT { 0 } else { 1 + ack % 2 };
+                let (initiate, reflects) = (1 + seq % 2, noise & 4 != 0);
+                *kind = SegmentKind::Sctp(Sctp { sport: n, dport: 443, tag, chunks, initiate, reflects });
+            }
             (kind, _) => *kind = SegmentKind::Later(Later { query: None, tcp_end: Some(seq) }),
         }
         segment

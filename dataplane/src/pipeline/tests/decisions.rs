@@ -82,8 +82,8 @@ fn broadcast_and_multicast_are_dropped_unless_carried_and_then_decided_for_each_
 }
 
 #[test]
-fn ports_of_sctp_dccp_and_udp_lite_are_held_against_the_rules() {
-    for (name, number) in [("sctp", 132), ("dccp", 33), ("udplite", 136)] {
+fn ports_of_dccp_and_udp_lite_are_held_against_the_rules() {
+    for (name, number) in [("dccp", 33), ("udplite", 136)] {
         let rule = |side: &str| format!("[{{ proto = \"{name}\", ports = 3868, {side} = \"any\" }}]");
         let groups = format!(
             "[tenant.acme.group.web]\negress = {}\n[tenant.acme.group.db]\ningress = {}\n",

@@ -222,6 +222,94 @@ fn leased() -> Learning {
     site
 }
 
+/// The server and web1's client, which had the lease before, are on one host, and the next client on another: what that one knows
+/// of the old lease it has from the first host, which tells nobody when it ends.
+#[test]
+fn a_lease_that_has_ended_on_its_host_is_somebody_elses_within_moments() {
+    let one_host = text("learn = \"dhcp\"").replace(
+        "endpoint.db1]\nnetwork = \"app\"\nhost = \"beta\"",
+        "endpoint.db1]\nnetwork = \"app\"\nhost = \"alpha\"",
+    );
+    let tick = |site: &mut Learning| {
+        site.net.pass(Duration::from_secs(1));
+        let now = site.net.now();
+        let expire = |host: &str| site.net.shared(host).expire_learned(now, |_, _| false);
+        let news = ["alpha", "beta", "gamma"].map(|host| (host, expire(host)));
+        site.settle();
+        news.iter().for_each(|(host, news)| site.net.shared(host).tell_of(news));
+        site.settle();
+    };
+    for released in [true, false] {
+        let mut site = Learning::new(&one_host);
+        assert_eq!(site.net.send("db1", request(DB1, 7)), "server");
+        assert_eq!(site.net.send("server", ack(DB1, 7, 77, 600)), "db1");
+        site.settle();
+        assert_eq!(site.on_all("db1"), vec![["10.1.0.77"]; 3]);
+        if released {
+            assert_eq!(site.net.send("db1", dhcp(DB1, mac(SERVER), 1, DB1, 9, 77, &[53, 1, 7])), "server");
+            site.settle();
+            assert!(site.addresses("alpha", "db1").is_empty());
+            assert_eq!(site.addresses("gamma", "db1"), ["10.1.0.77"], "nobody has told it");
+        }
+        assert_eq!(site.net.send("db3", request(DB3, 8)), "server");
+        assert_eq!(site.net.send("server", ack(DB3, 8, 77, 600)), "db3");
+        site.settle();
+        assert!(site.addresses("gamma", "db3").is_empty(), "its holder's host is asked first");
+        (0..4).for_each(|_| tick(&mut site));
+        if released {
+            assert_eq!(site.on_all("db3"), vec![["10.1.0.77"]; 3]);
+            assert!(site.on_all("db1").concat().is_empty());
+        } else {
+            // A server that has forgotten its lease takes it from nobody elsewhere.
+            assert_eq!(site.on_all("db1"), vec![["10.1.0.77"]; 3]);
+            assert!(site.on_all("db3").concat().is_empty());
+            // It is asked again while the lease lasts, and has it when the other one has given it back.
+            assert_eq!(site.net.send("db1", dhcp(DB1, mac(SERVER), 1, DB1, 9, 77, &[53, 1, 7])), "server");
+            (0..40).for_each(|_| tick(&mut site));
+            assert_eq!(site.on_all("db3"), vec![["10.1.0.77"]; 3]);
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_keeps_nobody_busy_with_ever_new_addresses() {
+    let mut site = Learning::new(&text("learn = \"any\"\nlearn_limit = 3"));
+    let released = |site: &mut Learning, address| {
+        let _ = site.net.send("db1", dhcp(DB1, mac(SERVER), 1, DB1, 9, address, &[53, 1, 7]));
+    };
+    // What it has by its own word it does not give back by a word to a server.
+    let _ = site.net.send("db1", announce(DB1, 77));
+    site.settle();
+    released(&mut site, 77);
+    site.settle();
+    assert_eq!(site.on_all("db1"), vec![["10.1.0.77"]; 3]);
+    // Leases come and go by the server's word and its own: as many at once as it may have, and then one a second.
+    let mut site = Learning::new(&text("learn = \"dhcp\"\nlearn_limit = 3"));
+    let mut changes = 0;
+    for (round, xid) in (0..50u8).zip(100..) {
+        let address = 100 + round % 2;
+        assert_eq!(site.net.send("db1", request(DB1, xid)), "server");
+        let _ = site.net.send("server", ack(DB1, xid, address, 600));
+        let news = site.settle();
+        changes += news
+            .iter()
+            .filter(|(host, it)| host == "beta" && matches!(it.what, LearningEvent::Learned { .. }))
+            .count();
+        released(&mut site, address);
+        site.settle();
+        site.net.pass(Duration::from_millis(100));
+    }
+    assert!((3..=3 + 5).contains(&changes), "{changes} in five seconds");
+    // A lease that came too soon is not lost.
+    assert_eq!(site.net.send("db1", request(DB1, 999)), "server");
+    assert_eq!(site.net.send("server", ack(DB1, 999, 120, 600)), "db1");
+    for _ in 0..3 {
+        site.settle();
+        site.net.pass(Duration::from_secs(1));
+    }
+    assert!(site.addresses("beta", "db1").contains(&"10.1.0.120".to_owned()));
+}
+
 #[test]
 fn only_a_server_that_was_asked_leases() {
     let mut site = Learning::new(&text("learn = \"dhcp\""));

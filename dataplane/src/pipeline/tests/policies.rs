@@ -447,6 +447,16 @@ fn a_rule_that_denies_everything_denies_what_is_sent_to_groups() {
         to_group(&scene_with("", &groups.replace("to = \"224.0.1.0/24\"", "to = \"set:mdns\""))),
         (3, String::new())
     );
+    // What is left of everything names no group, what is left of some groups does.
+    for (wide, got) in [
+        ("{ prefix = \"0.0.0.0/0\", except = [\"240.0.0.0/4\"] }", 0),
+        ("{ prefix = \"224.0.0.0/4\", except = [\"239.0.0.0/8\"] }", 3),
+        ("[{ prefix = \"0.0.0.0/0\", except = [\"240.0.0.0/4\"] }, \"224.0.2.0/24\"]", 0),
+        ("{ prefix = \"224.0.0.0/4\", except = [\"224.0.1.0/24\"] }", 0),
+    ] {
+        let fate = to_group(&scene_with("", &groups.replace("\"224.0.1.0/24\" }]", &format!("{wide} }}]"))));
+        assert_eq!(fate.0, got, "{wide}: {}", fate.1);
+    }
     let deny = "[tenant.acme.policy.p]\napplies_to = \"group:web\"\negress = [{ action = \"deny\", to = \"any\" }]\n";
     assert_eq!(to_group(&format!("{}{deny}", scene_with("", groups))), (0, "egress-rule".to_owned()));
 }

@@ -23,9 +23,13 @@ fn sql(a: u8, b: u8, sport: u16) -> Talk {
 
 /// The flows that count for web1 at db1 by the rule for TCP and by the one for UDP
 fn counted(net: &Net) -> [u32; 2] {
-    let snapshot = net.snapshot("beta");
+    counted_at(net, "beta", "db1")
+}
+
+fn counted_at(net: &Net, host: &str, endpoint: &str) -> [u32; 2] {
+    let snapshot = net.snapshot(host);
     let network = snapshot.networks()[0];
-    let db1 = network.endpoints.iter().find(|it| &*it.name == "db1").unwrap();
+    let db1 = network.endpoints.iter().find(|it| &*it.name == endpoint).unwrap();
     let flows = |number| network.limits.get(number).map(|it| it.flows(db1.id, Addr::v4([10, 1, 0, WEB1])));
     let mut all = (0..20).filter_map(flows);
     [all.next().unwrap(), all.next().unwrap()]
@@ -86,6 +90,83 @@ fn what_is_over_is_given_back_whichever_way_it_ended() {
     assert_eq!(net.send("web1", udp(WEB1, DB1, 1, 53)), "db1");
     assert!(begins(&mut net, 1), "the other one makes room");
     assert_eq!(counted(&net), [1, 0], "and gives back what it had");
+}
+
+/// A segment of a connection whose handshake was [`connect`]'s: of the client (0) or of the server (1).
+fn segment(talk: Talk, side: usize, seq: u32, ack: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = if side == 0 { talk.data(payload) } else { talk.answer(payload) };
+    frame[38..42].copy_from_slice(&seq.to_be_bytes());
+    frame[42..46].copy_from_slice(&ack.to_be_bytes());
+    frame[47] = flags;
+    mend(&mut frame);
+    frame
+}
+
+const RST: u8 = eastgate_wire::view::tcp_flags::RST;
+const ACK: u8 = eastgate_wire::view::tcp_flags::ACK;
+
+/// The client has sent what has not arrived, and resets behind that: a server that holds to RFC 5961 goes on.
+#[test]
+fn a_reset_that_the_server_may_not_believe_gives_nothing_back() {
+    // Both on one host: the one of the client's does not count, and does not wait for the server's.
+    let talk = sql(WEB1, DB2, 1);
+    let handshake = |net: &mut Net, talk: Talk| {
+        assert_eq!(net.send("web1", talk.syn()), "db2");
+        assert_eq!(net.send("db2", talk.syn_ack()), "web1");
+        assert_eq!(net.send("web1", talk.data(b"")), "db2");
+    };
+    let doubtful = || {
+        let mut net = Net::new(&text("connections = 1"));
+        handshake(&mut net, talk);
+        assert_eq!(net.send("web1", segment(talk, 0, 1101, 5001, ACK, b"behind a gap")), "db2");
+        assert_eq!(net.send("web1", segment(talk, 0, 1113, 5001, RST, b"")), "db2", "the server is to say");
+        assert_eq!(counted_at(&net, "alpha", "db2")[0], 1);
+        net
+    };
+    let begins = |net: &mut Net| net.send("web1", sql(WEB1, DB2, 2).syn()).reached("db2");
+    // The server goes on, and so does the client.
+    let mut net = doubtful();
+    assert!(!begins(&mut net));
+    assert_eq!(net.send("db2", segment(talk, 1, 5001, 1001, ACK, b"")), "web1", "a challenge");
+    for _ in 0..10 {
+        net.pass(Duration::from_secs(250));
+        assert_eq!(net.send("web1", segment(talk, 0, 1001, 5001, ACK, b"on")), "db2");
+        assert_eq!((counted_at(&net, "alpha", "db2")[0], begins(&mut net)), (1, false));
+    }
+    // It has filled the gap behind its reset, so that an acknowledgement of all shows nothing.
+    let mut net = doubtful();
+    assert_eq!(net.send("web1", segment(talk, 0, 1001, 5001, ACK, &[0; 100])), "db2");
+    assert_eq!(net.send("db2", segment(talk, 1, 5001, 1113, ACK, b"")), "web1");
+    assert_eq!((counted_at(&net, "alpha", "db2")[0], begins(&mut net)), (1, false));
+    // An honest one is silent: its server had all of it when the reset came.
+    let mut net = doubtful();
+    assert_eq!(net.send("db2", segment(talk, 1, 5001, 1113, ACK, b"")), "web1");
+    assert_eq!((counted_at(&net, "alpha", "db2")[0], begins(&mut net)), (0, true));
+    // The server has no such connection.
+    let mut net = doubtful();
+    assert_eq!(net.send("db2", segment(talk, 1, 5001, 0, RST, b"")), "web1");
+    assert_eq!((counted_at(&net, "alpha", "db2")[0], begins(&mut net)), (0, true));
+    // Neither is heard any more.
+    let mut net = doubtful();
+    assert_eq!(net.send("db2", segment(talk, 1, 5001, 1001, ACK, b"")), "web1", "it was under way");
+    net.pass(eastgate_conntrack::flow::DOUBT - Duration::from_secs(1));
+    assert!(!begins(&mut net));
+    net.pass(Duration::from_secs(2));
+    assert!(begins(&mut net));
+    assert_eq!(net.send("web1", segment(talk, 0, 1001, 5001, ACK, b"on")), "not-syn at alpha");
+    // The other number that may be the next one: what was sent behind it may have arrived.
+    let mut net = Net::new(&text("connections = 1"));
+    handshake(&mut net, talk);
+    assert_eq!(net.send("web1", segment(talk, 0, 1001, 5001, ACK, b"x")), "db2");
+    assert_eq!(net.send("web1", segment(talk, 0, 1001, 5001, RST, b"")), "db2");
+    assert_eq!((counted_at(&net, "alpha", "db2")[0], begins(&mut net)), (1, false));
+    // Where nothing counts, a connection that was reset is over as it always is.
+    let mut net = Net::new(&scene(""));
+    handshake(&mut net, talk);
+    assert_eq!(net.send("web1", segment(talk, 0, 1101, 5001, ACK, b"behind a gap")), "db2");
+    assert_eq!(net.send("web1", segment(talk, 0, 1113, 5001, RST, b"")), "db2");
+    net.pass(Duration::from_secs(11));
+    assert_eq!(net.send("web1", segment(talk, 0, 1001, 5001, ACK, b"on")), "not-syn at alpha");
 }
 
 #[test]

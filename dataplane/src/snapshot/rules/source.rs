@@ -15,10 +15,13 @@ use super::{
     tiers::{OfSome, Tiers, parts, rules_in},
 };
 
-/// Those egress rules of a policy that name multicast groups; none where none does.
-pub(in crate::snapshot) fn multicast(source: &Source) -> Option<Source> {
-    let is_of_groups =
-        |network: Addr, len: u8| network.is_multicast() && len >= if network.is_v4() { 96 + 4 } else { 8 };
+/// Are these addresses multicast groups?
+fn is_of_groups(network: Addr, len: u8) -> bool {
+    network.is_multicast() && len >= if network.is_v4() { 96 + 4 } else { 8 }
+}
+
+/// Those egress rules of a policy that name multicast groups; none where none does. `rules` are those that it is made of.
+pub(in crate::snapshot) fn multicast(source: &Source, rules: &RuleTable) -> Option<Source> {
     let mut of_sets: BTreeMap<GroupId, Vec<(Addr, u8)>> = BTreeMap::new();
     for endpoint in &source.endpoints {
         let named = endpoint.addresses.iter().filter(|(network, len)| is_of_groups(*network, *len));
@@ -29,7 +32,11 @@ pub(in crate::snapshot) fn multicast(source: &Source) -> Option<Source> {
     }
     let named = |rule: &Rule| -> Vec<Rule> {
         let prefixes = match rule.peer {
-            Peer::Prefix { network, len } if is_of_groups(network, len) => vec![(network, len)],
+            Peer::Prefix { network, len }
+                if is_of_groups(network, len) && rules.names_groups(rule.id, network) =>
+            {
+                vec![(network, len)]
+            }
             Peer::Group(set) => of_sets.get(&set).cloned().unwrap_or_default(),
             Peer::Any | Peer::Prefix { .. } => Vec::new(),
         };
@@ -50,6 +57,25 @@ pub(in crate::snapshot) fn multicast(source: &Source) -> Option<Source> {
 }
 
 impl RuleTable {
+    /// Does an egress rule name multicast groups where it has this one? What is left of a wider prefix by its exceptions is not
+    /// named.
+    fn names_groups(&self, id: RuleId, group: Addr) -> bool {
+        let rule = || {
+            let info = self.rules.get(id.0 as usize)?.as_ref()?;
+            let [_, egress] = self.written(&info.list)?;
+            egress.get((info.number as usize).checked_sub(1)?)
+        };
+        rule().is_some_and(|rule| {
+            let nets = rule.peers.iter().filter_map(|peer| match peer {
+                config::Peer::Prefix(net) | config::Peer::Except(net, _) => Some(net),
+                _ => None,
+            });
+            let mut named =
+                nets.map(|net| (net, prefix(net))).filter(|(_, (it, len))| is_of_groups(*it, *len));
+            named.any(|(net, _)| net.contains(&group.to_ip()))
+        })
+    }
+
     /// The policy of one network of the tenant, as the policy crate takes it: its endpoints have these numbers, in the order
     /// of the configuration.
     #[must_use]

@@ -1,4 +1,4 @@
-//! ICMP: echoes, which the programs carry, and what else looks like them.
+//! ICMP: echoes, which the programs carry, and what else looks like them; and SCTP, which they do not.
 
 use std::{thread, time::Duration};
 
@@ -10,15 +10,20 @@ pub(super) struct Echoes {
     first_id: u16,
     /// The echo before, as a sender sees it who is told that it failed
     last: Option<([u8; 2], Vec<u8>)>,
+    associations: associations::Associations,
 }
 
 impl Echoes {
     pub(super) fn new(scene: Scene, dice: &mut Dice) -> Self {
-        Self { scene, first_id: dice.roll(1 << 16) as u16, last: None }
+        let associations = associations::Associations::new(scene, dice);
+        Self { scene, first_id: dice.roll(1 << 16) as u16, last: None, associations }
     }
 
     /// The next frame, and which end sends it. Nobody remembers whether there was a request.
     pub(super) fn next(&mut self, dice: &mut Dice, payload: &[u8]) -> (u8, Vec<u8>) {
+        if dice.one_in(8) {
+            return self.associations.next(dice);
+        }
         if dice.one_in(300) {
             self.first_id = self.first_id.wrapping_add(3);
         }

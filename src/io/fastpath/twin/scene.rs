@@ -87,16 +87,18 @@ impl Scene {
             "[tenant.acme.network.app]\nvni = {VNI}\nsubnets = [\"10.1.0.0/24\", \"fd00:1::/64\"]\nneighbors = \"{neighbors}\"\n{topology}\
              [tenant.acme.network.app.timeouts]\ntcp_close = {long}\ntcp_syn = {short}\ntcp_last_ack = {long}\n\
              tcp_close_wait = {long}\nudp_first = {short}\nudp_exchange = {long}\nicmp_exchange = {short}\nicmp = {short}\n\
+             sctp_cookie_wait = {long}\nsctp_cookie_echoed = {long}\nsctp_heartbeat_sent = {long}\nsctp_shutdown_sent = {long}\n\
+             sctp_shutdown_recd = {long}\nsctp_shutdown_ack_sent = {long}\nsctp_closed = {long}\nsctp_established = {long}\n\
              [tenant.acme.network.app.limits]\nunreplied = {unreplied}\nfragments = 100000\n\
              [tenant.acme.group.all]\negress = [{{ to = \"any\" }}]\n\
              ingress = [{{ proto = \"tcp\", ports = [{web}], from = \"any\" }}, {{ proto = \"udp\", ports = [{web}], from = \"any\" }}, \
-             {{ proto = \"icmp\", {icmp}from = \"any\" }}]\n\
+             {{ proto = \"icmp\", {icmp}from = \"any\" }}, {{ proto = \"sctp\", ports = [{web}], from = \"any\" }}]\n\
              [tenant.acme.group.db]\n\
              egress = [{{ proto = \"tcp\", ports = [443], source_ports = [\"1024-1200\"], to = \"any\" }}, {{ to = \"group:all\" }}, \
              {{ proto = \"udp\", to = \"10.1.0.16/28\" }}, {{ proto = \"udp\", ports = [53, 443], to = \"fd00:1::/64\" }}]\n\
              ingress = [{{ proto = \"tcp\", ports = [{web}], source_ports = [\"1024-1223\"], from = \"any\" }}, \
              {{ proto = \"udp\", ports = [\"53-443\"], from = \"10.1.0.0/27\" }}, {{ proto = \"udp\", ports = [443], from = \"group:db\" }}, \
-             {{ proto = \"tcp\", ports = [{web}], from = \"10.1.0.8/29\" }}, {others}]\n{}",
+             {{ proto = \"tcp\", ports = [{web}], from = \"10.1.0.8/29\" }}, {{ proto = \"sctp\", from = \"any\" }}, {others}]\n{}",
             who.concat(),
         )
     }

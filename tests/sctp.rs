@@ -1,0 +1,177 @@
+//! SCTP with real ends: usrsctp, the stack of FreeBSD in a process, in both dataplanes, on one host and between hosts.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdin, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use common::{Daemon, Space, send_frame, site::*, wait_for};
+use eastgate_testkit::{sctp, wait::wait_within};
+use eastgate_wire::Family;
+
+const DATAPLANES: [&str; 2] = ["ebpf", "userspace"];
+
+/// The service that usrsctp's server has (RFC 862)
+const ECHO: u16 = 7;
+/// One that nobody may use (RFC 863)
+const DISCARD: u16 = 9;
+
+/// Where Debian has usrsctp's examples
+const PROGRAMS: &str = "/usr/lib/usrsctp";
+
+/// A process in a machine, which ends with this, and the lines that it has said.
+struct Program {
+    child: Child,
+    input: Option<ChildStdin>,
+    said: Arc<Mutex<Vec<String>>>,
+}
+
+impl Program {
+    fn start(space: &Space, name: &str, arguments: &[&str]) -> Self {
+        let mut command = space.command(&format!("{PROGRAMS}/{name}"));
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let (to, output) = (said.clone(), BufReader::new(child.stdout.take().unwrap()));
+        thread::spawn(move || {
+            output.split(b'\n').map_while(Result::ok).for_each(|line| {
+                to.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
+            })
+        });
+        Self { input: child.stdin.take(), child, said }
+    }
+
+    fn client(space: &Space, to: u8, port: u16) -> Self {
+        Self::start(space, "client", &[&format!("10.1.0.{to}"), &port.to_string()])
+    }
+
+    fn say(&mut self, line: &str) {
+        writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    fn heard(&self, line: &str) -> bool {
+        self.said.lock().unwrap().iter().any(|it| it.contains(line))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn running(dataplane: &str, more: &str) -> Option<(Site, [Daemon; 2])> {
+    let site = Site::new(HOSTS_V4)?;
+    site.rewrite(|text| {
+        text.replace(
+            "proto = \"sctp\", ports = 3868, from = \"any\"",
+            &format!("proto = \"sctp\", ports = {ECHO}, from = \"any\"{more}"),
+        )
+    });
+    let daemons = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
+    Some((site, daemons))
+}
+
+/// The flows of SCTP at a host over one family
+fn flows(daemon: &Daemon, family: Family) -> Vec<serde_json::Value> {
+    let answer = daemon.ask(&["show", "flows", "--proto", "sctp"]);
+    let is_of =
+        |row: &serde_json::Value| row["src"].as_str().unwrap().contains(':') == (family == Family::V6);
+    answer["flows"].as_array().unwrap().iter().filter(|row| is_of(row)).cloned().collect()
+}
+
+/// How many over IPv4 are in a state
+fn in_state(daemon: &Daemon, state: &str) -> usize {
+    let answer = daemon.ask(&["show", "flows", "--proto", "sctp", "--state", state]);
+    answer["flows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|row| !row["src"].as_str().unwrap().contains(':'))
+        .count()
+}
+
+#[test]
+fn associations_of_a_real_stack_live_and_end() {
+    for dataplane in DATAPLANES {
+        let Some((site, [alpha, beta])) = running(dataplane, "") else { return };
+        for (space, number, daemon) in [(&site.web2, 12, &alpha), (&site.db1, 21, &beta)] {
+            let _serves = Program::start(space, "echo_server", &[]);
+            thread::sleep(Duration::from_millis(300));
+            let mut client = Program::client(&site.web1, number, ECHO);
+            wait_for(&format!("{dataplane}: it stands, at {number}"), || {
+                in_state(daemon, "established") == 1
+            });
+            for word in ["over", "and back"] {
+                client.say(word);
+                wait_for(&format!("{dataplane}: {word}, at {number}"), || client.heard(word));
+            }
+            // Each end has another address, and tries that path out.
+            wait_for(
+                &format!("{dataplane}: so does the other path, at {number}"),
+                || matches!(&flows(daemon, Family::V6)[..], [path] if path["state"] == "established"),
+            );
+            assert_eq!(flows(daemon, Family::V4).len(), 1);
+            // What is not its own: somebody knows addresses and ports, and no tag.
+            let port = flows(daemon, Family::V4)[0]["sport"].as_u64().unwrap() as u16;
+            let forged = sctp::packet((port, ECHO), 0xdead_beef, &[sctp::chunk(6, 0, &[])]);
+            let macs = [WEB1.0, [2, 0, 0, 0, 0, if number == 12 { 0x12 } else { 0x21 }]];
+            send_frame(&site.web1, "eth0", &sctp::frame(macs, [[10, 1, 0, 11], [10, 1, 0, number]], &forged));
+            wait_for("it is dropped", || alpha.drops().get("sctp-tag").is_some_and(|frames| *frames > 0));
+            client.say("still there");
+            wait_for(&format!("{dataplane}: it goes on, at {number}"), || client.heard("still there"));
+            // Its end of input is its end.
+            drop(client.input.take());
+            wait_for(&format!("{dataplane}: it is over, at {number}"), || {
+                in_state(daemon, "closed") == 1 && in_state(daemon, "established") == 0
+            });
+            let denied = |daemon: &Daemon| daemon.drops().get("ingress-denied").copied().unwrap_or(0);
+            let before = denied(daemon);
+            let refused = Program::client(&site.web1, number, DISCARD);
+            wait_for(&format!("{dataplane}: another service is refused"), || denied(daemon) > before);
+            drop(refused);
+            wait_for("what is over is forgotten", || flows(daemon, Family::V4).is_empty());
+        }
+        if dataplane == "ebpf" {
+            let status = alpha.ask(&["status"]);
+            assert!(status["punts"]["protocol"].as_u64().is_some_and(|punts| punts > 0), "{status}");
+        }
+    }
+}
+
+#[test]
+fn associations_count_for_their_source_and_are_found_again_after_a_restart() {
+    for dataplane in DATAPLANES {
+        let Some((site, [alpha, mut beta])) = running(dataplane, ", connections = 2") else { return };
+        let _serves = Program::start(&site.db1, "echo_server", &[]);
+        thread::sleep(Duration::from_millis(300));
+        let mut had: Vec<Program> = (0..2).map(|_| Program::client(&site.web1, 21, ECHO)).collect();
+        wait_for(&format!("{dataplane}: two stand"), || in_state(&beta, "established") == 2);
+        let third = Program::client(&site.web1, 21, ECHO);
+        wait_for("a third is refused", || beta.drops().get("rule-limit").is_some_and(|frames| *frames > 0));
+        assert_eq!(in_state(&beta, "established"), 2);
+        drop(third);
+        // Whoever is killed says nothing. The server finds out in its time, and until then it counts.
+        drop(had[0].input.take());
+        wait_for("one is closed", || in_state(&beta, "established") == 1);
+        let mut next = Program::client(&site.web1, 21, ECHO);
+        next.say("its place is free");
+        wait_for(&format!("{dataplane}: it is free"), || next.heard("its place is free"));
+        // A daemon is killed: the next one finds the associations by their HEARTBEATs.
+        beta.kill();
+        beta = site.run_with("beta", dataplane);
+        assert!(flows(&beta, Family::V4).is_empty());
+        wait_within(Duration::from_secs(90), "the next HEARTBEATs", || in_state(&beta, "established") == 2);
+        next.say("found again");
+        wait_for(&format!("{dataplane}: it is found again"), || next.heard("found again"));
+        drop(alpha);
+    }
+}
