@@ -21,7 +21,7 @@ use eastgate_policy::{
     compile::Compiled,
     rule::{Action, Decision, RuleId, Source, Verdict},
 };
-use eastgate_wire::{Addr, EndpointId};
+use eastgate_wire::{Addr, EndpointId, Helper};
 use serde::Serialize;
 
 pub use self::words::{peers_text, services_text};
@@ -62,6 +62,9 @@ pub struct Outcome {
     /// What it allows begins no flow.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stateless: bool,
+    /// Who follows what it lets in
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub helper: Option<&'static str>,
     /// The rule; none where no rule says anything, which denies
     pub rule: Option<String>,
     /// Where that is written
@@ -212,8 +215,9 @@ impl NetworkPolicy {
             Action::Deny => "deny",
             Action::Reject => "reject",
         };
-        let Verdict { audit, log, stateless, .. } = decision.verdict;
-        Outcome { action, audit, log, stateless, rule, at }
+        let Verdict { audit, log, stateless, helper, .. } = decision.verdict;
+        let helper = helper.map(Helper::name);
+        Outcome { action, audit, log, stateless, helper, rule, at }
     }
 }
 
@@ -222,7 +226,9 @@ impl Outcome {
     #[must_use]
     pub fn text(&self) -> String {
         let marks = [(self.audit, "audit"), (self.log, "logged"), (self.stateless, "stateless")];
-        let marks: Vec<&str> = marks.into_iter().filter(|(is_so, _)| *is_so).map(|(_, word)| word).collect();
+        let marks = marks.into_iter().filter(|(is_so, _)| *is_so).map(|(_, word)| word.to_owned());
+        let helper = self.helper.map(|helper| format!("helper {helper}"));
+        let marks: Vec<String> = marks.chain(helper).collect();
         let marks = if marks.is_empty() { String::new() } else { format!(" ({})", marks.join(", ")) };
         match (&self.rule, &self.at) {
             (Some(rule), Some(at)) => format!("{}{marks} by {rule} ({at})", self.action),

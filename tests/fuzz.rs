@@ -91,6 +91,32 @@ fn seeds() -> BTreeMap<(&'static str, &'static str), Vec<u8>> {
     seeds.insert(("fragments", "last-first"), sequence(&[pieces[1].clone(), pieces[0].clone()]));
     seeds.insert(("fragments", "overlap"), sequence(&[pieces[0].clone(), piece(24, 72, false)]));
 
+    let said = |lines: &[(u8, &str)]| {
+        let one = |(by, line): &(u8, &str)| {
+            [&[*by][..], &(line.len() as u16).to_be_bytes(), line.as_bytes()].concat()
+        };
+        lines.iter().flat_map(one).collect::<Vec<u8>>()
+    };
+    let (client, server) = (0, 1);
+    seeds.insert(
+        ("helpers", "active"),
+        said(&[
+            (server, "220 ready\r\n"),
+            (client, "PORT 10,1,0,11,156,64\r\n"),
+            (client, "EPRT |1|10.1.0.11|40001|\r\n"),
+        ]),
+    );
+    seeds.insert(
+        ("helpers", "passive"),
+        said(&[
+            (server, "220-Hello\r\n227 (10,1,0,21,0,22)\r\n220 ready\r\n"),
+            (client, "PASV\r\nEPSV\r\n"),
+            (server, "227 Entering Passive Mode (10,1,0,"),
+            (server, "21,156,64).\r\n229 Entering Extended Passive Mode (|||40001|)\r\n"),
+        ]),
+    );
+    seeds.insert(("helpers", "tftp"), said(&[(client, "\0\u{1}file\0octet\0blksize\u{0}1428\0")]));
+
     for (name, text) in [
         ("minimal", include_str!("../configs/minimal.toml")),
         ("many-errors", include_str!("../configs/broken/all-at-once.toml")),

@@ -3,7 +3,7 @@
 use eastgate_wire::{Addr, Vni};
 use serde::{Deserialize, Serialize};
 
-use crate::RuleRef;
+use crate::{RelatedTo, RuleRef};
 
 /// The most events of one answer.
 pub const MAX_EVENTS: usize = 1_000;
@@ -91,6 +91,9 @@ pub struct EventRow {
     /// Of a packet: the rule, or which groups had none that allows it, and where that is written
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused_by: Option<RuleRef>,
+    /// Of a flow that a helper has let begin: what it follows from
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub related: Option<RelatedTo>,
     /// A rule that it comes of has `log`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub log: bool,

@@ -162,6 +162,9 @@ impl Request {
             Self::Flows(filter) => {
                 ("show flows", filter, &[Vni, Endpoint, Address, Port, Proto, State, Limit, After])
             }
+            Self::Expectations(filter) => {
+                ("show expectations", filter, &[Vni, Endpoint, Address, Port, Proto, Limit, After])
+            }
             Self::Neighbors(filter) => {
                 ("show neighbors", filter, &[Vni, Endpoint, Address, Mac, State, Limit, After])
             }

@@ -7,6 +7,7 @@ mod changes;
 mod event;
 mod failure;
 mod filter;
+mod flow;
 mod protocol;
 mod reply;
 mod staged;
@@ -15,10 +16,11 @@ pub use changes::{Changes, Named};
 pub use event::{EventKind, EventRow, Events, MAX_EVENTS};
 pub use failure::{ErrorCode, Failure};
 pub use filter::{Criterion, FLOW_STATES, Filter};
+pub use flow::{ExpectationRow, FlowRow, HelperCounts, RelatedTo};
 pub use protocol::{
-    Class, Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, FlowRow, GroupRow, LearnedAddress,
-    LearnedCounts, NeighborRow, PolicyRow, PortStatus, RecentDrop, Request, Restored, RuleCountRow, RuleRef,
-    RuleRow, Status, TraceReport, TraceRequest, TraceStep, Traffic, VtepStatus,
+    Class, Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, GroupRow, LearnedAddress, LearnedCounts,
+    NeighborRow, PolicyRow, PortStatus, RecentDrop, Request, Restored, RuleCountRow, RuleRef, RuleRow,
+    Status, TraceReport, TraceRequest, TraceStep, Traffic, VtepStatus,
 };
 pub use reply::{List, MAX_ROWS, Reply, Row};
 pub use staged::{StagedChange, StagedRow, StagedRows};

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use eastgate_wire::{Addr, MacAddr, Vni};
 use serde::{Deserialize, Serialize};
 
-use crate::{Changes, Filter};
+use crate::{Changes, Filter, HelperCounts};
 
 /// A request to the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -21,6 +21,8 @@ pub enum Request {
     Fdb(Filter),
     /// Live flows
     Flows(Filter),
+    /// Flows that helpers expect
+    Expectations(Filter),
     /// Which addresses have which MAC, and who answers for them
     Neighbors(Filter),
     /// What was dropped, and why
@@ -68,6 +70,7 @@ impl Request {
             Self::Endpoints(_)
             | Self::Fdb(_)
             | Self::Flows(_)
+            | Self::Expectations(_)
             | Self::Neighbors(_)
             | Self::Drops(_)
             | Self::Policy(_)
@@ -142,6 +145,9 @@ pub struct Status {
     pub ports: Vec<PortStatus>,
     /// Flows in the table
     pub flows: FlowCounts,
+    /// What helpers have found out
+    #[serde(default)]
+    pub helpers: HelperCounts,
     /// Addresses that were learned
     #[serde(default)]
     pub learned: LearnedCounts,
@@ -353,50 +359,6 @@ pub struct NeighborRow {
     pub endpoint: Option<String>,
     /// `configured`, `held` by an endpoint for now, `learned` or `frozen`
     pub kind: String,
-}
-
-/// One row of `show flows`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct FlowRow {
-    /// Network
-    pub vni: Vni,
-    /// Protocol name or number
-    pub proto: String,
-    /// Source of the first packet
-    pub src: Addr,
-    /// Its port or ICMP identifier
-    pub sport: u16,
-    /// Destination of the first packet
-    pub dst: Addr,
-    /// Its port
-    pub dport: u16,
-    /// On a leg of its way (a packet that an endpoint forwards is a flow on either side of it): the endpoint, as tenant/name,
-    /// or `several` where one forwards to another
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub via: Option<String>,
-    /// State, in conntrack's words where it has one
-    pub state: String,
-    /// Packets from the source
-    pub packets: u64,
-    /// Bytes from the source
-    pub bytes: u64,
-    /// Packets back
-    pub reply_packets: u64,
-    /// Bytes back
-    pub reply_bytes: u64,
-    /// Its packets pass in the kernel's programs.
-    pub offloaded: bool,
-    /// Seconds until it is forgotten
-    pub expires_s: u64,
-    /// The egress rule that admitted it
-    pub egress_rule: Option<RuleRef>,
-    /// The ingress rule that admitted it
-    pub ingress_rule: Option<RuleRef>,
-    /// One of them would have refused it, if it were not being tried out.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub audit: bool,
-    /// The snapshot that admitted it
-    pub epoch: u32,
 }
 
 /// A rule, and where it is written.

@@ -9,8 +9,8 @@ use serde::{
 };
 
 use crate::{
-    Done, DropRows, EndpointRow, Events, FdbRow, FlowRow, NeighborRow, PolicyRow, RuleCountRow, StagedRows,
-    Status, TraceReport,
+    Done, DropRows, EndpointRow, Events, ExpectationRow, FdbRow, FlowRow, NeighborRow, PolicyRow,
+    RuleCountRow, StagedRows, Status, TraceReport,
 };
 
 /// The most rows of one answer. Where there are more, it says how to ask for the next.
@@ -28,6 +28,8 @@ pub enum Reply {
     Fdb(List<FdbRow>),
     /// To [`Request::Flows`](crate::Request::Flows)
     Flows(List<FlowRow>),
+    /// To [`Request::Expectations`](crate::Request::Expectations)
+    Expectations(List<ExpectationRow>),
     /// To [`Request::Neighbors`](crate::Request::Neighbors)
     Neighbors(List<NeighborRow>),
     /// To [`Request::Drops`](crate::Request::Drops)
@@ -68,6 +70,10 @@ impl Row for FdbRow {
 
 impl Row for FlowRow {
     const LIST: &'static str = "flows";
+}
+
+impl Row for ExpectationRow {
+    const LIST: &'static str = "expectations";
 }
 
 impl Row for NeighborRow {

@@ -4,6 +4,7 @@
 
 mod endpoint;
 mod header;
+mod helper;
 mod icmp;
 mod limits;
 mod names;

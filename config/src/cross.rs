@@ -312,10 +312,13 @@ impl<'f> Whole<'f> {
             for group in tenant.groups.values().filter(|group| !group.stateful) {
                 let like = group.like.iter().filter_map(|name| templates?.get(name));
                 let rules = like.flat_map(|template| template.ingress.iter().chain(&template.egress));
-                let rules = rules.chain(&group.ingress).chain(&group.egress);
-                for rule in rules.filter(|rule| rule.limits.is_some()) {
-                    let diagnostic = Diagnostic::new(Problem::LimitStateless {}, rule.at.clone());
-                    found.push(diagnostic.and(group.at.clone(), "the group"));
+                for rule in rules.chain(&group.ingress).chain(&group.egress) {
+                    let limit = rule.limits.as_ref().map(|_| Problem::LimitStateless {});
+                    let helper = rule.helper.map(|_| Problem::HelperStateless {});
+                    for problem in limit.into_iter().chain(helper) {
+                        let diagnostic = Diagnostic::new(problem, rule.at.clone());
+                        found.push(diagnostic.and(group.at.clone(), "the group"));
+                    }
                 }
             }
         }

@@ -140,6 +140,16 @@ pub enum Mode {
     Audit,
 }
 
+/// What reads the flows that a rule lets in, to find out which others they announce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RuleHelper {
+    /// FTP's data connections, active and passive.
+    Ftp,
+    /// TFTP's transfers.
+    Tftp,
+}
+
 /// Where a policy stands to the security groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

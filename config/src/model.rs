@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 
-use eastgate_wire::{Addr, Attachment, Family, MacAddr, TableSizes, Vni, VtepAddr};
+use eastgate_wire::{Addr, Attachment, Family, Helper, MacAddr, TableSizes, Vni, VtepAddr};
 use ipnet::IpNet;
 
 pub use super::timeouts::Timeouts;
@@ -260,6 +260,8 @@ pub struct Rule {
     pub dscp: Box<[u8]>,
     /// TCP flags of a flow's first packet; only with TCP.
     pub tcp_flags: Option<FlagMatch>,
+    /// Who reads the flows that it lets in; only where it allows, with the helper's protocol and ports.
+    pub helper: Option<Helper>,
     /// What it grants each source; only where it allows.
     pub limits: Option<Box<SourceLimits>>,
     /// What it does.

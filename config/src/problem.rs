@@ -400,6 +400,18 @@ problems! {
     LimitStateless { } Error "limit-stateless"
         "the limits of this rule are of flows, and its group keeps no state"
         "take `connections` and `new_connections` out, or write the rule in a group that keeps state";
+    /// Nothing to read.
+    HelperNotAllow { what: &'static str } Error "helper-not-allow"
+        "a rule that {what} lets no flow in that a helper could read"
+        "take `helper` out, or write it at the rule that allows";
+    /// Another protocol's flows.
+    HelperProtocol { helper: &'static str, proto: &'static str, rule: String } Error "helper-protocol"
+        "helper `{helper}` reads flows of {proto} to the ports of its servers, and this is {rule}"
+        "write `proto = \"{proto}\"` and `ports`: the servers' port, which is 21 for ftp and 69 for tftp if nobody chose another";
+    /// No flow to read.
+    HelperStateless { } Error "helper-stateless"
+        "the helper of this rule reads flows, and its group keeps no state"
+        "take `helper` out, or write the rule in a group that keeps state";
     /// Nothing that is counted by it.
     PrefixAlone { } Error "prefix-alone"
         "`per_prefix` says whom `connections` and `new_connections` count as one, and there is neither"

@@ -479,6 +479,9 @@ table! {
         optional from: OneOrMany<PeerValue>,
         /// Egress: to whom, likewise.
         optional to: OneOrMany<PeerValue>,
+        /// "ftp" (with tcp) or "tftp" (with udp): flows that it lets in are read, and the data connections or transfers that they announce
+        /// are let pass as well; with `ports`.
+        optional helper: RuleHelper,
         /// Flows that each source may have at once by this rule, with each endpoint whose rule it is; what is more is denied.
         optional connections: Int<1, 1_000_000>,
         /// Flows that each source may begin, likewise: `{ per_second = 10, burst = 20 }`; a burst of as many if nothing is said.

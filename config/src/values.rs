@@ -493,6 +493,7 @@ words!(
     UdpChecksum,
     RuleFamily,
     Mode,
+    RuleHelper,
     Position,
     PolicyEnd,
     Action,

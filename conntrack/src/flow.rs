@@ -30,6 +30,7 @@
 
 mod association;
 mod economy;
+mod follow;
 mod moves;
 mod offload;
 mod quota;
@@ -42,6 +43,7 @@ mod sharding;
 mod show;
 mod slab;
 mod source;
+mod stateless;
 mod tcp;
 mod waiting;
 mod wheel;
@@ -63,6 +65,7 @@ use hashbrown::HashTable;
 
 use self::{
     association::Association,
+    follow::Helpers,
     moves::Stepped,
     report::Events,
     segment::{Key, flags_make_sense},
@@ -73,6 +76,7 @@ use self::{
     wheel::Wheel,
 };
 pub use self::{
+    follow::Unexpected,
     offload::{Created, Finished, Found, Offloaded, Progress, Recalled, Side},
     quota::{
         Account, Carrier, FlowLimits, FlowUse, Full, HOST, Ledger, NetworkQuota, Population, Quota, Start,
@@ -174,6 +178,7 @@ pub struct FlowTable {
     counted: BTreeMap<u32, Count>,
     /// Place of a flow -> what it holds of limits of the rules that admitted it; most hold nothing
     grants: BTreeMap<u32, Held>,
+    helpers: Helpers,
     /// Someone wants to know what flows have come to.
     keeps_finished: bool,
     /// Someone keeps a place for each flow
@@ -214,6 +219,7 @@ impl FlowTable {
             associations: BTreeMap::new(),
             counted: BTreeMap::new(),
             grants: BTreeMap::new(),
+            helpers: Helpers::default(),
             keeps_finished: false,
             places_kept: false,
             hasher,
@@ -397,32 +403,6 @@ impl FlowTable {
         self.slab.index(flow).map_or(0, |index| self.slab.at(index).hints[direction.index()])
     }
 
-    /// Which ends of a packet keep no state of its flow, its sender and its receiver, and which way it goes; nothing when its
-    /// flow is not here, or has to be decided again first, as decisions stand since an `epoch`.
-    #[must_use]
-    pub fn stateless_ends(
-        &self,
-        segment: &Segment,
-        settings: &StateSettings,
-        epoch: u32,
-    ) -> Option<([bool; 2], Direction)> {
-        let (key, swapped) = Key::of_segment(segment);
-        let entry = self.slab.at(self.find(&key)?);
-        let direction = entry.direction(swapped);
-        let [opener, other] = entry.stateless;
-        let ends = match direction {
-            Direction::Original => [opener, other],
-            Direction::Reply => [other, opener],
-        };
-        (!is_stale(entry, settings, epoch)).then_some((ends, direction))
-    }
-
-    /// Which ends keep no state of a flow: its opener, the other one.
-    #[must_use]
-    pub fn stateless(&self, flow: FlowId) -> [bool; 2] {
-        self.slab.index(flow).map_or([false; 2], |index| self.slab.at(index).stateless)
-    }
-
     /// What a flow's first packet had beside its key. Nothing special when the flow is gone.
     #[must_use]
     pub fn header(&self, flow: FlowId) -> HeaderBits {
@@ -497,6 +477,7 @@ impl FlowTable {
 
     fn remove(&mut self, index: u32, ending: Ending, now: Instant) {
         self.recall(index);
+        self.unfollow(index);
         self.finish(index);
         self.counters.end(ending);
         self.note(Happening::Ended(ending), index, now);
@@ -508,13 +489,15 @@ impl FlowTable {
         }
         self.step_out(index);
         self.slab.remove(index);
+        self.helpers.forget(index);
         self.associations.remove(&index);
         self.let_go(index);
     }
 
     fn note(&mut self, what: Happening, index: u32, at: Instant) {
         let entry = self.slab.at(index);
-        self.events.record(|| FlowEvent { at, what, flow: FlowInfo::of(entry) }, &mut self.counters);
+        self.events
+            .record(|| FlowEvent { at, what, flow: self.helpers.info(index, entry) }, &mut self.counters);
     }
 }
 

@@ -5,7 +5,7 @@
 
 use eastgate_policy::admission::{self, Site};
 use eastgate_vtep::{fdb::Location, peers::PeerKind};
-use eastgate_wire::{Addr, FlowKey, view::proto};
+use eastgate_wire::{Addr, FlowKey, Helper, view::proto};
 
 use crate::snapshot::{Endpoint, Network};
 
@@ -38,13 +38,15 @@ pub enum Userspace {
     ProxiedElsewhere,
     /// Of a flow
     StateOfOneEnd,
+    /// Of a flow
+    ReadByHelper,
     /// Of a packet
     Tagged,
 }
 
 impl Userspace {
     /// All reasons.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::PortSecurityOff,
         Self::VtepIsNoMember,
         Self::MacIsNoStation,
@@ -58,6 +60,7 @@ impl Userspace {
         Self::SourceIsNotItsOwn,
         Self::ProxiedElsewhere,
         Self::StateOfOneEnd,
+        Self::ReadByHelper,
         Self::Tagged,
     ];
 
@@ -73,9 +76,11 @@ impl Userspace {
             | Self::AddressIsReserved
             | Self::AddressIsAnothers
             | Self::AddressIsShared => "decisions about the address",
-            Self::ControlTraffic | Self::SourceIsNotItsOwn | Self::ProxiedElsewhere | Self::StateOfOneEnd => {
-                "the flow"
-            }
+            Self::ControlTraffic
+            | Self::SourceIsNotItsOwn
+            | Self::ProxiedElsewhere
+            | Self::StateOfOneEnd
+            | Self::ReadByHelper => "the flow",
             Self::Tagged => "the packet",
         }
     }
@@ -101,6 +106,7 @@ impl Userspace {
             Self::StateOfOneEnd => {
                 "only one of its ends here keeps state of it: the other's rules are asked about each packet"
             }
+            Self::ReadByHelper => "a helper (FTP, TFTP) reads what is said in it",
             Self::Tagged => "it has a VLAN tag of the tenant's",
         }
     }
@@ -161,12 +167,13 @@ impl<'n> Eligibility<'n> {
         unless(agrees || !self.is_proxied(src.location), Userspace::ProxiedElsewhere)
     }
 
-    /// May a flow be carried of which these ends keep no state?
+    /// May a flow be carried of which these ends keep no state, and which this helper follows?
     ///
     /// # Errors
     /// Why not.
-    pub fn kept(self, stateless: [bool; 2]) -> Result<(), Userspace> {
-        unless(stateless == [false; 2], Userspace::StateOfOneEnd)
+    pub fn kept(self, stateless: [bool; 2], helper: Option<Helper>) -> Result<(), Userspace> {
+        unless(stateless == [false; 2], Userspace::StateOfOneEnd)?;
+        unless(helper.is_none(), Userspace::ReadByHelper)
     }
 
     /// May a packet with so many VLAN tags be carried?

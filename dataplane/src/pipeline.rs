@@ -15,6 +15,7 @@ mod encap;
 mod ending;
 pub mod events;
 mod forward;
+pub mod helpers;
 mod holders;
 mod locate;
 mod members;

@@ -10,7 +10,7 @@ mod tell;
 
 pub use eastgate_api::{TraceReport, TraceRequest, TraceStep};
 use eastgate_config as config;
-use eastgate_conntrack::flow::FlowInfo;
+use eastgate_conntrack::{expect::Expectation, flow::FlowInfo};
 use eastgate_wire::{Addr, DropReason, FlowKey, Instant, Leg, Location, MacAddr, names, view::proto};
 
 use self::{
@@ -26,8 +26,19 @@ use crate::{
 const CLOSE_CALLS: usize = 3;
 const RECEIVERS: usize = 8;
 
-/// What is known of flows at the moment: those between two addresses of a network, of a protocol.
-pub type Flows<'a> = &'a dyn Fn(&FlowKey) -> Vec<FlowInfo>;
+/// What is known of flows at the moment.
+#[derive(Clone, Copy)]
+pub struct Live<'a> {
+    /// Those between two addresses of a network, of a protocol
+    pub flows: &'a dyn Fn(&FlowKey) -> Vec<FlowInfo>,
+    /// What a helper expects that a packet would begin
+    pub expected: &'a dyn Fn(&FlowKey) -> Option<Expectation>,
+}
+
+impl Live<'_> {
+    /// Nothing
+    pub const NOTHING: Live<'static> = Live { flows: &|_| Vec::new(), expected: &|_| None };
+}
 
 /// Walks a packet.
 ///
@@ -36,7 +47,7 @@ pub type Flows<'a> = &'a dyn Fn(&FlowKey) -> Vec<FlowInfo>;
 pub fn trace(
     snapshot: &Snapshot,
     request: &TraceRequest,
-    flows: Flows<'_>,
+    live: Live<'_>,
     now: Instant,
 ) -> Result<TraceReport, String> {
     let network = snapshot.network(request.vni).ok_or_else(|| {
@@ -51,8 +62,8 @@ pub fn trace(
     if request.src.family() != request.dst.family() {
         return Err("source and destination are of different families".into());
     }
-    let mut walk = Walk { snapshot, network, request, now, steps: Vec::new() };
-    let verdict = walk.run(flows)?;
+    let mut walk = Walk { snapshot, network, request, now, expected: None, steps: Vec::new() };
+    let verdict = walk.run(live)?;
     let key = walk.key();
     let packet = format!("vni {} {}", request.vni, names::packet(&key));
     Ok(TraceReport { packet, steps: walk.steps, verdict })
@@ -63,6 +74,8 @@ struct Walk<'a> {
     network: &'a Network,
     request: &'a TraceRequest,
     now: Instant,
+    /// What a helper expects that the packet would begin
+    expected: Option<Expectation>,
     steps: Vec<TraceStep>,
 }
 
@@ -81,10 +94,13 @@ impl<'a> Walk<'a> {
     }
 
     /// The verdict.
-    fn run(&mut self, flows: Flows<'_>) -> Result<String, String> {
+    fn run(&mut self, live: Live<'_>) -> Result<String, String> {
         let sender = self.sender()?;
         let entry = self.entry(&sender);
-        let flow = self.flow(flows);
+        let flow = self.flow(live);
+        if flow.is_none() {
+            self.expected = (live.expected)(&self.key());
+        }
         let shape = Shape {
             request: self.request,
             macs: [self.towards(self.request.dst, &sender), sender.mac],
@@ -100,7 +116,7 @@ impl<'a> Walk<'a> {
         });
         let frame = shape.build().map_err(|error| format!("there is no such packet: {error}"))?;
         let live = opened.clone().filter(|opened| packet::is_of(&frame, &opened.info.key));
-        let mut dry = Dry::new(self.snapshot, self.network, opened, self.now);
+        let mut dry = Dry::new(self.snapshot, self.network, opened, self.expected, self.now);
         let fate = dry.carry(entry, &frame)?;
         self.tell(&sender, &frame, live.as_ref(), &fate);
         Ok(match fate.drops.first() {
@@ -113,10 +129,10 @@ impl<'a> Walk<'a> {
 
     /// The flow that the packet may be of, or that a message about a failure may be about. A query without an identifier is
     /// of whichever there is between the two.
-    fn flow(&self, flows: Flows<'_>) -> Option<FlowInfo> {
+    fn flow(&self, live: Live<'_>) -> Option<FlowInfo> {
         let key = self.key();
         let is_icmp = matches!(key.proto, proto::ICMP | proto::ICMPV6);
-        let mut found = flows(&key);
+        let mut found = (live.flows)(&key);
         found.sort_by_key(|flow| std::cmp::Reverse(flow.last_seen));
         let same = |flow: &FlowInfo| {
             let other = flow.key.reversed();

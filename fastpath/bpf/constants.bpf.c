@@ -51,6 +51,7 @@ struct constants {
 	enum datagram_pieces datagram_pieces;
 	enum stat stat;
 	enum punt punt;
+	enum expected_max expected_max;
 };
 
 struct constants constants;

@@ -94,16 +94,24 @@ static __always_inline bool give_up(struct scratch *scratch)
 	return punt(&scratch->packet, PUNT_STALE);
 }
 
-/* Copies the policy-cache entry for the packet in hand into the scratch area, when the pipeline has left one. */
-static __always_inline bool find_cached_policy(struct scratch *scratch, __u32 vni)
+/* Writes into the scratch area by what the packet in hand is known in tables of pairs and services. */
+static __always_inline struct policy_cache_key *service_key(struct scratch *scratch, __u32 vni)
 {
 	const struct packet *p = &scratch->packet;
 	struct policy_cache_key *key = &scratch->policy_cache_key;
+
+	*key = (struct policy_cache_key){ .src = p->src, .dst = p->dst, .vni = vni, .dport = service(p), .proto = p->proto };
+	return key;
+}
+
+/* Copies the policy-cache entry for the packet in hand into the scratch area, when the pipeline has left one. */
+static __always_inline bool find_cached_policy(struct scratch *scratch, __u32 vni)
+{
+	struct policy_cache_key *key = service_key(scratch, vni);
 	const struct cached_policy *found;
 	const struct network *network;
 	__u32 place;
 
-	*key = (struct policy_cache_key){ .src = p->src, .dst = p->dst, .vni = vni, .dport = service(p), .proto = p->proto };
 	found = bpf_map_lookup_elem(&policy_cache, key);
 	if (!found)
 		return false;
@@ -145,6 +153,10 @@ static __always_inline const struct network *decide_new(struct scratch *scratch,
 		punt(&scratch->packet, PUNT_UNDECIDED);
 	if (scratch->verdict > VERDICT_DENY && scratch->verdict != VERDICT_STATELESS)
 		return 0;
+	if (scratch->verdict == VERDICT_DENY && bpf_map_lookup_elem(&expected, service_key(scratch, vni))) {
+		punt(&scratch->packet, PUNT_EXPECTED);
+		return 0;
+	}
 	flow->network = cached_policy->network;
 	scratch->payer.account = cached_policy->account;
 	flow->epoch = cached_policy->epoch;

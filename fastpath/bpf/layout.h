@@ -151,6 +151,8 @@ enum flow_marks {
 	FLOW_STREAM = 1 << 3,
 	/* One of its ends is another one than it was decided for: nothing passes by it, its next packet is punted. */
 	FLOW_STALE = 1 << 4,
+	/* A helper has let it begin; said of flows that the pipeline has handed over. `created` and the halves of an account say how. */
+	FLOW_RELATED = 1 << 5,
 };
 
 /* As conntrack's `STREAM_AFTER` and `STREAM_IDLE`, in milliseconds */
@@ -182,7 +184,7 @@ struct flow {
 	__u32 generation;
 	/* When a packet of it last passed, by the monotonic clock in nanoseconds */
 	__u64 last_seen;
-	/* When it was created, in milliseconds of that clock; they wrap. */
+	/* When it was created, in milliseconds of that clock; they wrap. With FLOW_RELATED what the daemon makes of it */
 	__u32 created;
 	/* Which end opened it: 0 the low one, 1 the high one */
 	__u8 opener;
@@ -485,7 +487,7 @@ enum vtep_flags {
 };
 
 /* Counts up with every change to what is said here and in layout/: a daemon takes over no tables that it reads otherwise. */
-enum layout { LAYOUT = 20 };
+enum layout { LAYOUT = 21 };
 
 struct config {
 	/* LAYOUT */

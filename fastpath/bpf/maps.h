@@ -100,6 +100,18 @@ struct {
 	__type(value, struct cached_policy);
 } policy_cache SEC(".maps");
 
+/*
+ * Flows that helpers expect, by what their first packets have in common with each other: the pipeline lets one begin that the policy
+ * would refuse. As many as it keeps.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, EXPECTED_MAX);
+	__type(key, struct policy_cache_key);
+	__type(value, __u8);
+} expected SEC(".maps");
+
 /* Who is decided about anew, and since which epoch; empty but until `recheck` has gone through the tables */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

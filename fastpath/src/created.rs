@@ -22,7 +22,7 @@ use crate::{
         self, CachedPolicy, ClosedFlow, Entropy, FLOW_RESERVED, PolicyCacheKey, STATES, TAKE_ABSENT,
         TAKE_DELETE, TAKE_IF_OVER, TAKE_IF_RANK, TAKE_RANK_AT, TAKE_RESERVED, TAKE_TAKEN, Take,
     },
-    write,
+    remove, write,
 };
 
 /// What there was where a flow was to be taken.
@@ -109,6 +109,22 @@ impl Fastpath {
     /// [`Error::Table`].
     pub fn set_cached_policy(&self, key: &PolicyCacheKey, cached: &CachedPolicy) -> Result<(), Error> {
         write(&self.policy_cache, "policy_cache", key, cached)
+    }
+
+    /// Has the first packet of such a flow punted that the policy would refuse.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn expect(&self, key: &PolicyCacheKey) -> Result<(), Error> {
+        write(&self.expected, "expected", key, &1u8)
+    }
+
+    /// Has it refused again.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn unexpect(&self, key: &PolicyCacheKey) -> Result<(), Error> {
+        remove(&self.expected, "expected", key.as_bytes())
     }
 
     /// Says how flows that are created come to their outer source port.

@@ -201,6 +201,9 @@ pub const FLOW_REPLIED: u8 = 4;
 pub const FLOW_STREAM: u8 = 8;
 /// [`Flow::marks`]: one of its ends is another one than it was decided for.
 pub const FLOW_STALE: u8 = 16;
+/// [`Flow::marks`]: a helper has let it begin; said of flows that were handed over. [`Flow::created`] and the halves of an account
+/// say how.
+pub const FLOW_RELATED: u8 = 32;
 
 /// A flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -486,7 +489,7 @@ pub struct Endpoint {
 }
 
 /// Counts up with every change to what is said here and below: a daemon takes over no tables that it reads otherwise.
-pub const LAYOUT: u32 = 20;
+pub const LAYOUT: u32 = 21;
 
 /// What holds for all programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

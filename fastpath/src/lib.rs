@@ -41,12 +41,12 @@ pub use self::{
         ANSWER_MAX, AT_VTEP, ATTACHMENT_ANY_VLAN, ATTACHMENT_PEER, Answer, Attachment, AttachmentKey,
         CHANGED_ADDRESS, CHANGED_MAC, CONFIG_CROWDED, CONFIG_UNDECIDED, CONTROL_PORTS, CachedPolicy,
         ChangedKey, ClosedFlow, DEVICE_NAME, Denied, DeniedKey, ENDPOINT_PROXIED, Egress, Endpoint,
-        EndpointKey, Ends, Entropy, FLOW_KERNEL_CREATED, FLOW_REPLIED, FLOW_RESERVED, FLOW_STALE,
-        FLOW_STREAM, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, Flow, FlowDir, Key, LAYOUT, NETWORK_CHANGING,
-        NETWORK_HUB, NETWORK_STATELESS, NO_EPOCH, NO_RULE, NeighborKey, Network, PUNT_HASH_AT, PUNT_HEADER,
-        PolicyCacheKey, PolicyDrop, PolicyDropKey, STATES, Settings, TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS,
-        TEMPLATE_INHERIT_TTL, TEMPLATE_OPEN, TEMPLATE_TO_US, TcpSide, Template, VTEP_NO_SUM, VTEP_SUM, Vtep,
-        address, attachment_of,
+        EndpointKey, Ends, Entropy, FLOW_KERNEL_CREATED, FLOW_RELATED, FLOW_REPLIED, FLOW_RESERVED,
+        FLOW_STALE, FLOW_STREAM, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, Flow, FlowDir, Key, LAYOUT,
+        NETWORK_CHANGING, NETWORK_HUB, NETWORK_STATELESS, NO_EPOCH, NO_RULE, NeighborKey, Network,
+        PUNT_HASH_AT, PUNT_HEADER, PolicyCacheKey, PolicyDrop, PolicyDropKey, STATES, Settings,
+        TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS, TEMPLATE_INHERIT_TTL, TEMPLATE_OPEN, TEMPLATE_TO_US, TcpSide,
+        Template, VTEP_NO_SUM, VTEP_SUM, Vtep, address, attachment_of,
     },
     limits::Limits,
     pins::{is_pinned, unpin},
@@ -119,6 +119,7 @@ pub struct Fastpath {
     stats: MapHandle,
     punts: MapHandle,
     policy_cache: MapHandle,
+    expected: MapHandle,
     neighbor_cache: MapHandle,
     entropy: MapHandle,
     closed_flows: MapHandle,
@@ -271,6 +272,7 @@ impl Fastpath {
             tunnel: program("tunnel")?,
         };
         let (policy_cache, neighbor_cache) = (map("policy_cache")?, map("neighbor_cache")?);
+        let expected = map("expected")?;
         let (entropy, closed_flows, buckets) = (map("entropy")?, map("closed_flows")?, map("buckets")?);
         let (endpoints, policies, policy_drops) = (map("endpoints")?, map("policies")?, map("policy_drops")?);
         let (denied, stateless) = (map("denied")?, map("stateless")?);
@@ -292,6 +294,7 @@ impl Fastpath {
             stats,
             punts,
             policy_cache,
+            expected,
             neighbor_cache,
             entropy,
             closed_flows,

@@ -1,6 +1,9 @@
 //! Numbers of the programs that other crates have in types of their own: by name, so that a test of whoever translates
 //! them can hold those to the programs. A test here holds these to what the compiler of the programs noted.
 
+/// Flows that helpers expect, at most
+pub const EXPECTED_MAX: usize = 16_384;
+
 /// States of a flow, in the order of their numbers
 pub const FLOW_STATES: [&str; 14] = [
     "UNREPLIED",

@@ -1,7 +1,7 @@
 //! Why packets are punted: left to the pipeline.
 
 /// The causes, in the order of `enum punt` of the programs; a test holds them equal.
-pub const PUNTS: [&str; 24] = [
+pub const PUNTS: [&str; 25] = [
     "other",
     "malformed",
     "arp-nd",
@@ -26,4 +26,5 @@ pub const PUNTS: [&str; 24] = [
     "denied",
     "path",
     "gso",
+    "expected",
 ];

@@ -142,6 +142,8 @@ pub struct Compiled {
     stateless: Box<[bool]>,
     /// Whether one of any ruleset does
     has_stateless: bool,
+    /// Whether one of any ruleset names a helper
+    has_helpers: bool,
     /// Address -> identity
     addresses: AddressMap,
     identities: Box<[IdentityRow]>,
@@ -304,6 +306,12 @@ impl Compiled {
     #[must_use]
     pub const fn has_stateless(&self) -> bool {
         self.has_stateless
+    }
+
+    /// Whether any rules name a helper.
+    #[must_use]
+    pub const fn has_helpers(&self) -> bool {
+        self.has_helpers
     }
 
     /// What a rule does; nothing where none has this number.

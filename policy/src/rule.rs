@@ -12,7 +12,7 @@
 use std::num::NonZeroU16;
 
 use eastgate_wire::{
-    Addr, DropReason, Family,
+    Addr, DropReason, Family, Helper,
     view::{HeaderBits, Ip, Transport, proto},
 };
 
@@ -65,6 +65,8 @@ pub struct Verdict {
     pub limited: bool,
     /// What it allows begins no flow: each packet is decided by itself, and what answers it, too.
     pub stateless: bool,
+    /// What flows that it allows announce is to be expected, as this helper reads it.
+    pub helper: Option<Helper>,
 }
 
 /// What a rule does with what it matches.
@@ -293,7 +295,7 @@ impl Verdict {
     /// This action, and nothing beside it.
     #[must_use]
     pub const fn only(action: Action) -> Self {
-        Self { action, log: false, audit: false, chain: None, limited: false, stateless: false }
+        Self { action, log: false, audit: false, chain: None, limited: false, stateless: false, helper: None }
     }
 
     /// Does a packet go on?
@@ -307,6 +309,11 @@ impl Then {
     /// What this settles allows, or settles nothing yet: it takes a header that was read to match.
     pub(crate) const fn wants_header(self) -> bool {
         matches!(self, Self::Pass | Self::Settle(Verdict { action: Action::Allow, .. }))
+    }
+
+    /// What flows that this allows announce is expected.
+    pub(crate) const fn has_helper(self) -> bool {
+        matches!(self, Self::Settle(Verdict { helper: Some(_), .. }))
     }
 
     /// What this allows begins no flow.

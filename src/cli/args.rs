@@ -281,6 +281,8 @@ pub enum ShowTable {
     Fdb,
     /// Live flows
     Flows,
+    /// Flows that helpers (FTP, TFTP) expect
+    Expectations,
     /// Addresses, their MACs, and what ARP and ND are answered with
     Neighbors,
     /// What was dropped, why, and by which rule

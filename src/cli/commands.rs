@@ -11,7 +11,7 @@ use eastgate_config::{Config, Loader, Severity, schema};
 use eastgate_dataplane::{
     attachments::Attachments,
     snapshot::{Snapshot, state::StateRegistry},
-    trace::trace,
+    trace::{Live, trace},
 };
 use eastgate_wire::{DropReason, names};
 use serde::{Serialize, de::DeserializeOwned};
@@ -209,6 +209,7 @@ fn show(table: ShowTable, mut filter: Filter, options: &Ask) -> Result<u8> {
         ShowTable::Endpoints => list(options, Request::Endpoints, filter, print::endpoints),
         ShowTable::Fdb => list(options, Request::Fdb, filter, print::fdb),
         ShowTable::Flows => list(options, Request::Flows, filter, print::flows),
+        ShowTable::Expectations => list(options, Request::Expectations, filter, print::expectations),
         ShowTable::Neighbors => list(options, Request::Neighbors, filter, print::neighbors),
         ShowTable::Drops => rows(options, Request::Drops, filter, print::drops),
         ShowTable::Policy => list(options, Request::Policy, filter, print::policy),
@@ -344,7 +345,7 @@ fn walk(options: &Trace) -> Result<u8> {
         Some(path) => {
             let (config, first) = offline_for(path, &request)?;
             drop(config);
-            trace(&first, &request, &|_| Vec::new(), crate::io::clock::now()).map_err(anyhow::Error::msg)?
+            trace(&first, &request, Live::NOTHING, crate::io::clock::now()).map_err(anyhow::Error::msg)?
         }
         None => ask(&options.ask, &Request::Trace(request))?,
     };

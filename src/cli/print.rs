@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fmt::Write};
 
 use eastgate_api::{
-    Done, DropRow, DropRows, EndpointRow, EventRow, FdbRow, FlowCounts, FlowRow, NeighborRow, PolicyRow,
-    Restored, RuleCountRow, RuleRef, Status, TraceReport,
+    Done, DropRow, DropRows, EndpointRow, EventRow, ExpectationRow, FdbRow, FlowCounts, FlowRow,
+    HelperCounts, NeighborRow, PolicyRow, RelatedTo, Restored, RuleCountRow, RuleRef, Status, TraceReport,
 };
 use eastgate_config::Config;
 use eastgate_wire::{Addr, DropReason, names};
@@ -58,6 +58,9 @@ pub(super) fn status(status: &Status) -> String {
     }
     line("dataplane", format!("{}, {}", status.dataplane, names::count(status.workers, "worker")));
     line("flows", flow_counts(&status.flows));
+    if status.helpers.announced + status.helpers.unheeded.values().sum::<u64>() > 0 {
+        line("helpers", helper_counts(&status.helpers));
+    }
     if status.learned.addresses + status.learned.refused > 0 {
         let learned = names::count(status.learned.addresses, "address");
         line("learned", format!("{learned}, {} refused", status.learned.refused));
@@ -262,10 +265,11 @@ pub(super) fn flows(rows: &[FlowRow]) -> String {
             },
             // As conntrack marks them.
             format!(
-                "{}{}{}",
+                "{}{}{}{}",
                 row.state,
                 if row.offloaded { " [OFFLOAD]" } else { "" },
-                if row.audit { " [AUDIT]" } else { "" }
+                if row.audit { " [AUDIT]" } else { "" },
+                helped(row)
             ),
             row.packets.to_string(),
             row.reply_packets.to_string(),
@@ -275,6 +279,48 @@ pub(super) fn flows(rows: &[FlowRow]) -> String {
         ]);
     }
     or_none(&table, "flows")
+}
+
+/// Which helper follows a flow, or has let it begin
+fn helped(row: &FlowRow) -> String {
+    match (&row.helper, &row.related) {
+        (Some(helper), _) => format!(" helper={helper}"),
+        (None, Some(related)) => format!(" [RELATED {}]", related.helper),
+        (None, None) => String::new(),
+    }
+}
+
+pub(super) fn expectations(rows: &[ExpectationRow]) -> String {
+    let mut table =
+        Table::new(["VNI", "PROTO", "SOURCE", "DESTINATION", "EXPIRES", "HELPER", "CONTROL FLOW"]);
+    for row in rows {
+        table.row([
+            row.vni.to_string(),
+            row.proto.clone(),
+            row.src.to_string(),
+            side(&row.dst, row.dport),
+            format!("{}s", row.expires_s),
+            row.related.helper.clone(),
+            control_flow(&row.related),
+        ]);
+    }
+    or_none(&table, "expectations")
+}
+
+fn control_flow(related: &RelatedTo) -> String {
+    format!("{} -> {}", side(&related.src, related.sport), side(&related.dst, related.dport))
+}
+
+/// What helpers have come to.
+fn helper_counts(counts: &HelperCounts) -> String {
+    let HelperCounts { expected, announced, begun, overdue, made_room, limited, unheeded } = counts;
+    let mut text = format!("{expected} expected of {announced} announced, {begun} begun");
+    let ignored = unheeded.iter().map(|(why, count)| (why.as_str(), count));
+    let more = [("overdue", overdue), ("made room", made_room), ("for the limit not expected", limited)];
+    for (what, count) in more.into_iter().chain(ignored).filter(|(_, count)| **count > 0) {
+        let _ = write!(text, ", {what} {count}");
+    }
+    text
 }
 
 /// One line: when, what, who with whom, and why.
@@ -303,6 +349,9 @@ pub(super) fn event(event: &EventRow) -> String {
     let rules = [&event.egress_rule, &event.ingress_rule].into_iter().flatten();
     for rule in rules.chain(&event.refused_by) {
         add(rule.rule.clone());
+    }
+    if let Some(related) = &event.related {
+        add(format!("announced by {} {}", related.helper, control_flow(related)));
     }
     text
 }

@@ -3,6 +3,7 @@
 mod drops;
 mod ends;
 mod events;
+mod expectations;
 mod flows;
 mod part;
 mod rules;
@@ -74,13 +75,18 @@ impl View {
             Request::Endpoints(filter) => Reply::Endpoints(self.endpoints(&snapshot, &filter)?),
             Request::Fdb(filter) => Reply::Fdb(self.fdb(&snapshot, &filter)?),
             Request::Flows(filter) => Reply::Flows(self.flows(&snapshot, &filter)?),
+            Request::Expectations(filter) => Reply::Expectations(self.expectations(&snapshot, &filter)?),
             Request::Neighbors(filter) => Reply::Neighbors(neighbors(&snapshot, &filter)?),
             Request::Drops(filter) => Reply::Drops(self.drops(&snapshot, &filter)?),
             Request::Policy(filter) => Reply::Policy(self.policy(&snapshot, &filter)?),
             Request::Rules(filter) => Reply::Rules(self.rules(&snapshot, &filter)?),
             Request::Events(filter) => Reply::Events(self.events(&snapshot, &filter)?),
             Request::Trace(packet) => {
-                let report = trace::trace(&snapshot, &packet, &|key| self.flows_between(key), clock::now());
+                let live = trace::Live {
+                    flows: &|key| self.flows_between(key),
+                    expected: &|key| self.shared.helpers.find(key, clock::now()),
+                };
+                let report = trace::trace(&snapshot, &packet, live, clock::now());
                 Reply::Trace(report.map_err(|text| Failure::new(ErrorCode::Invalid, text))?)
             }
             Request::Staged(filter) => Reply::Staged(self.staged(&snapshot, &filter)?),
@@ -153,6 +159,7 @@ impl View {
                 unreplied: in_use.unreplied.into(),
                 made_room: self.made_room(),
             },
+            helpers: self.helper_counts(),
             learned: self.count_learned(snapshot),
             excluded: excluded(snapshot),
             settings_restored: visible.settings_restored,

@@ -8,7 +8,10 @@ use std::{
 
 use eastgate_api::{Changes, Done, ErrorCode, Failure};
 use eastgate_config::{Effective, Loader};
-use eastgate_conntrack::flow::{FlowFilter, FlowInfo, Happening};
+use eastgate_conntrack::{
+    expect::Related,
+    flow::{FlowFilter, FlowInfo, Happening},
+};
 use eastgate_dataplane::{
     attachments::Attachments,
     pipeline::{events::Event, opinion::Opinion, shared::lock},
@@ -110,6 +113,7 @@ impl Staged {
         key: &FlowKey,
         icmp: Option<(u8, u8)>,
         header: HeaderBits,
+        related: Option<Related>,
     ) -> Says {
         let Some(network) = self.snapshot.network(key.vni) else { return Says::NoNetwork };
         let mut ends = [None; 2];
@@ -129,13 +133,13 @@ impl Staged {
                 return Says::NoEndpoint(address);
             }
         }
-        Says::Policy(network.opinion(ends, key, icmp, header))
+        Says::Policy(network.opinion(ends, key, icmp, header, related))
     }
 
     /// Holds a flow that passes against it.
     fn hold(&mut self, live: &Snapshot, flow: &FlowInfo) {
         self.flows += 1;
-        let says = self.says(live, &flow.key, None, flow.header);
+        let says = self.says(live, &flow.key, None, flow.header, flow.related);
         if says.passes() {
             return;
         }

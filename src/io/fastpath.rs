@@ -13,6 +13,7 @@ mod neighbor_cache;
 mod numbers;
 mod policy_drops;
 mod recheck;
+mod related;
 mod stateless;
 #[cfg(test)]
 mod twin;

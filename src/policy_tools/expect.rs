@@ -17,11 +17,11 @@ use eastgate_config::{Config, Place};
 use eastgate_dataplane::{
     attachments::Attachments,
     snapshot::{Network, Snapshot, state::StateRegistry},
-    trace::trace,
+    trace::{Live, trace},
 };
 use eastgate_policy::rule::{Action, Decision, Direction, Header, PortProtocol, Probe, Verdict};
 use eastgate_wire::{
-    Addr, DropReason, EndpointId, Vni, names,
+    Addr, DropReason, EndpointId, Helper, Vni, names,
     view::{proto, tcp_flags},
 };
 use serde::Serialize;
@@ -179,7 +179,7 @@ fn row(snapshot: &Snapshot, vni: Vni, (src, dst, from): Pair, it: &Expectation) 
         icmp: it.icmp.filter(|_| matches!(proto, proto::ICMP | proto::ICMPV6)),
         from,
     };
-    let report = trace(snapshot, &request, &|_| Vec::new(), crate::io::clock::now())
+    let report = trace(snapshot, &request, Live::NOTHING, crate::io::clock::now())
         .map_err(|error| anyhow::anyhow!("{}: {error}", it.at))?;
     let passed = matches!(report.verdict.as_str(), "forwarded" | "answered");
     let network = snapshot.network(vni).context("the network is gone")?;
@@ -266,8 +266,9 @@ fn outcome(network: &Network, decision: &Decision) -> Outcome {
         Action::Deny => "deny",
         Action::Reject => "reject",
     };
-    let Verdict { audit, log, stateless, .. } = decision.verdict;
-    Outcome { action, audit, log, stateless, rule, at }
+    let Verdict { audit, log, stateless, helper, .. } = decision.verdict;
+    let helper = helper.map(Helper::name);
+    Outcome { action, audit, log, stateless, helper, rule, at }
 }
 
 /// How many hold, in words

@@ -16,7 +16,7 @@ use eastgate_api::{FlowRow, List};
 use eastgate_config::Name;
 use eastgate_policy::rule::{Action, Direction, Header, PortProtocol, Probe};
 use eastgate_wire::{
-    Addr, EndpointId, Vni, names,
+    Addr, EndpointId, Helper, Vni, names,
     view::{proto, tcp_flags},
 };
 use serde::Serialize;
@@ -90,6 +90,8 @@ struct Need {
     tenant: Name,
     direction: Direction,
     protocol: u8,
+    /// Who follows them
+    helper: Option<Helper>,
     /// Only of a protocol that has ports
     port: Option<u16>,
     owners: Vec<Name>,
@@ -120,6 +122,11 @@ pub fn suggest(policies: &Policies, flows: &[FlowRow], options: Options) -> Sugg
                 .or_default() += 1;
             continue;
         };
+        // By the rule of its control flow.
+        if flow.related.is_some() {
+            suggestion.allowed += 1;
+            continue;
+        }
         if flow.reply_packets == 0 && !options.unanswered {
             suggestion.unanswered += 1;
             continue;
@@ -138,7 +145,7 @@ pub fn suggest(policies: &Policies, flows: &[FlowRow], options: Options) -> Sugg
             Err(why) => *suggestion.left_out.entry(why).or_default() += 1,
         }
     }
-    let kind = |need: &Need| (need.tenant.clone(), need.direction, need.protocol);
+    let kind = |need: &Need| (need.tenant.clone(), need.direction, need.protocol, need.helper);
     let needs: Vec<(Need, Evidence)> = needs.into_iter().collect();
     for same in needs.chunk_by(|(a, _), (b, _)| kind(a) == kind(b)) {
         let (rules, proved) = of_one_kind(policies, same);
@@ -193,6 +200,7 @@ fn needs_of(
             tenant: network.tenant.name.clone(),
             direction,
             protocol,
+            helper: Helper::ALL.into_iter().find(|helper| flow.helper.as_deref() == Some(helper.name())),
             port: has_ports.then_some(flow.dport),
             owners: groups(place).to_vec(),
             peers,
@@ -265,7 +273,9 @@ fn row(owner: &Name, peer: &Peer, own: &[&(Need, Evidence)]) -> Row {
         Peer::Group(group) => format!("group:{group}"),
         Peer::Address(address) => address.to_string(),
     };
-    let _ = write!(toml, ", {key} = \"{peer}\" }}");
+    let helper = own.first().and_then(|(need, _)| need.helper);
+    let helper = helper.map_or_else(String::new, |helper| format!(", helper = \"{}\"", helper.name()));
+    let _ = write!(toml, ", {key} = \"{peer}\"{helper} }}");
     Row {
         tenant: tenant.to_string(),
         group: owner.to_string(),

@@ -164,6 +164,11 @@ const FWAAS: &[Row] = &[
         Some("dataplane/src/pipeline/tests/tiers.rs::a_ruling_is_what_both_ends_say"),
     ),
     (
+        "Conntrack helpers beside the rules: FTP, TFTP",
+        "`helper` of the rule that allows the servers' port",
+        Some("tests/helpers.rs::files_are_had_by_the_servers_port_alone"),
+    ),
+    (
         "Logging of what is accepted and dropped",
         "`log = true` of a policy's rule",
         Some("tests/config/policies.rs::a_policy_has_its_place_its_scope_and_ordered_rules"),

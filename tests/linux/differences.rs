@@ -137,7 +137,7 @@ pub fn page() -> String {
             page += &format!("| {} | {} |\n", known.what, known.reason);
         }
     }
-    page
+    page + HELPERS
 }
 
 const PREFACE: &str = "\
@@ -149,6 +149,20 @@ The tests send the same frames through eastgate, with each of its dataplanes, an
 `br_netfilter`, `nf_conntrack` (`nf_conntrack_tcp_loose=0`) and iptables rules for the same services. Thousands of TCP connections, SCTP
 associations, UDP and ICMP exchanges and datagrams in fragments are made up in each run, regular ones and such as crashed, late or hostile
 machines send. A packet that one carries and the other does not fails the run, unless it is one of these.
+";
+/// Held by `tests/helpers.rs`.
+const HELPERS: &str = "
+## Read by Linux's helpers, and not by eastgate's
+
+What FTP's helpers read is compared by other means: the same lines on real control connections, and whether the data connection that they
+announce comes about (`tests/helpers.rs::what_both_sides_say_is_read_as_linux_reads_it`).
+
+| line | why |
+| --- | --- |
+| a port below 1024 | No client and no server has its data ports there (RFC 2577 section 3), and hosts have their services there. |
+| a 227 or 229 that the client has not asked for by PASV or EPSV | It comes from a server that has been made to say it. |
+| a line inside a reply of several lines | It is the text of a file or of what somebody else has said, not the server's answer. |
+| a command that reads like an announcement and is none | Linux drops the segment, and its sender sends it again and again; eastgate lets it pass and heeds it not. |
 ";
 const LINUX: &str = "Carried by Linux, dropped by eastgate";
 const EASTGATE: &str = "Carried by eastgate, dropped by Linux";

@@ -96,6 +96,18 @@ const PACKAGES: &[Package] = &[
         reason: "and to a real DHCPv6 client",
     },
     Package {
+        name: "python3-pyftpdlib",
+        probe: &["/usr/bin/python3", "-c", "import pyftpdlib"],
+        needed_by: &[Need::Test],
+        reason: "files are had from a real FTP server",
+    },
+    Package {
+        name: "curl",
+        probe: &["curl", "--version"],
+        needed_by: &[Need::Test],
+        reason: "by a real FTP and TFTP client",
+    },
+    Package {
         name: "libusrsctp-examples",
         probe: &["sh", "-c", "test -x /usr/lib/usrsctp/echo_server"],
         needed_by: &[Need::Test],

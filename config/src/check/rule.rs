@@ -9,7 +9,7 @@ use eastgate_wire::{
 };
 use ipnet::IpNet;
 
-use super::{header, icmp, limits::limits, names::Names};
+use super::{header, helper::helper, icmp, limits::limits, names::Names};
 use crate::{
     leaf::{Action, Mode, PortRange, RuleFamily},
     model::{FlagMatch, IcmpMatch, Peer, Protocol, Rule},
@@ -66,7 +66,9 @@ pub(super) fn check_list(
     let rules = items.filter_map(|at| {
         let rule = check(&at.value, None, direction, at.span, names, reader);
         let limits = limits(&at.value, Action::Allow, reader);
-        Some((Rule { limits, ..rule? }, at.span))
+        let rule = rule?;
+        let helper = helper(&at.value, Action::Allow, &rule, reader);
+        Some((Rule { limits, helper, ..rule }, at.span))
     });
     without_repeated(rules.collect(), reader)
 }
@@ -95,7 +97,8 @@ pub(super) fn check_policy_list(
         let dscp = header::dscp(&at.value, reader);
         let rule = rule?;
         let tcp_flags = header::tcp_flags(&at.value, rule.protocol, reader);
-        Some((Rule { action, mode, dscp: dscp?, tcp_flags, limits, ..rule }, at.span))
+        let helper = helper(&at.value.rule, action, &rule, reader);
+        Some((Rule { action, mode, dscp: dscp?, tcp_flags, helper, limits, ..rule }, at.span))
     });
     let rules: Vec<(Rule, Span)> = rules.collect();
     let spans: Vec<Span> = rules.iter().map(|(_, span)| *span).collect();
@@ -154,6 +157,7 @@ fn check(
         own: own.iter().filter_map(|own| prefix_of(&own.value)).copied().collect(),
         dscp: Box::default(),
         tcp_flags: None,
+        helper: None,
         limits: None,
         action: Action::Allow,
         log: rule.log.value,
@@ -179,7 +183,7 @@ fn protocol(rule: &RuleTable, reader: &mut Reader) -> Option<Protocol> {
 }
 
 /// How a rule's protocol is called in a message.
-fn protocol_text(rule: &RuleTable) -> String {
+pub(super) fn protocol_text(rule: &RuleTable) -> String {
     match rule.proto.value.0.as_str() {
         "any" => "a rule for any protocol".to_owned(),
         word => format!("protocol `{word}`"),

@@ -97,6 +97,7 @@ fn among_members(group: &Name, at: Place) -> Rule {
         own: Box::default(),
         dscp: Box::default(),
         tcp_flags: None,
+        helper: None,
         limits: None,
         action: Action::Allow,
         log: false,

@@ -159,6 +159,7 @@ impl FlowTable {
         entry.seen(now, deadline);
         if state.is_over() {
             self.let_go(index);
+            self.unfollow(index);
         }
         let deadline = self.at_most_in_doubt(index, deadline, now);
         if deadline < before {

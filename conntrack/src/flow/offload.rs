@@ -18,6 +18,7 @@ use super::{
     Rank, Segment, SegmentKind, StateSettings, flow_id, segment::Key, slab::Entry, tcp::Connection,
     wheel::TICK,
 };
+use crate::expect::Related;
 
 /// No rule is known to have admitted a flow.
 const NO_RULE: u32 = u32::MAX;
@@ -68,6 +69,8 @@ pub struct Offloaded {
     pub admitted: Admitted,
     /// What it began with
     pub header: HeaderBits,
+    /// What it follows from
+    pub related: Option<Related>,
 }
 
 /// What the fast path tells of a flow that comes back.
@@ -96,6 +99,8 @@ pub struct Found {
     pub created: Option<Created>,
     /// What it began with
     pub header: HeaderBits,
+    /// What it follows from
+    pub related: Option<Related>,
 }
 
 /// What is known of a flow that began elsewhere, by a decision of ours that was repeated there. It holds a slot of its
@@ -168,6 +173,8 @@ impl Found {
             egress_rule: admitted.egress_rule,
             ingress_rule: admitted.ingress_rule,
             header: self.header,
+            helper: None,
+            related: self.related,
             original: self.progress.counts[0],
             reply: self.progress.counts[1],
             query: Query::echo(self.key.proto),
@@ -277,6 +284,7 @@ impl FlowTable {
     /// offloaded already, or is in a state in which each packet matters.
     pub fn offload(&mut self, flow: FlowId) -> Option<Offloaded> {
         let index = self.slab.index(flow)?;
+        let related = self.helpers.related_of(index);
         let entry = self.slab.at_mut(index);
         if entry.marks.is_away() {
             return None;
@@ -293,6 +301,7 @@ impl FlowTable {
             sides,
             admitted: entry.admitted(),
             header: entry.header,
+            related,
         })
     }
 
@@ -365,6 +374,7 @@ impl FlowTable {
         entry.created = found.created.map_or(now, |created| created.created);
         entry.seen(found.progress.last_seen.unwrap_or(now).min(now), deadline);
         let index = self.insert(entry, account, now);
+        self.helpers.relate(index, found.related);
         if !found.replied {
             return Ok(());
         }

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 
-use eastgate_wire::{Addr, FlowKey, Instant, Vni, view::HeaderBits};
+use eastgate_wire::{Addr, FlowKey, Helper, Instant, Vni, view::HeaderBits};
 
 use super::{
     FlowState, Query, Rank,
     slab::{Count, Entry},
 };
+use crate::expect::Related;
 
 /// A flow, as it is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +29,10 @@ pub struct FlowInfo {
     pub ingress_rule: u32,
     /// What it began with
     pub header: HeaderBits,
+    /// Who follows it to find out what flows follow from it
+    pub helper: Option<Helper>,
+    /// What it follows from itself, where its rules alone would not have let it pass
+    pub related: Option<Related>,
     /// What went the way of the packet that opened it
     pub original: Count,
     /// What went the other way
@@ -56,6 +61,8 @@ impl FlowInfo {
             egress_rule: entry.egress_rule,
             ingress_rule: entry.ingress_rule,
             header: entry.header,
+            helper: entry.helper,
+            related: None,
             original: entry.counts[0],
             reply: entry.counts[1],
             query: entry.key.query(),

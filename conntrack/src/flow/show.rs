@@ -12,7 +12,7 @@ impl FlowTable {
     /// A flow as it is now.
     #[must_use]
     pub fn info(&self, flow: FlowId) -> Option<FlowInfo> {
-        self.slab.index(flow).map(|index| FlowInfo::of(self.slab.at(index)))
+        self.slab.index(flow).map(|index| self.helpers.info(index, self.slab.at(index)))
     }
 
     /// Looks at `budget` places of the table from place `from` (0 at first) and adds the flows that fit to
@@ -30,7 +30,7 @@ impl FlowTable {
         for index in from..until {
             if let Some(entry) = self.slab.get(index).filter(|entry| Self::is_shown(entry, now)) {
                 let counted = self.counted.get(&index).copied().unwrap_or_default();
-                let info = FlowInfo { counted, ..FlowInfo::of(entry) };
+                let info = FlowInfo { counted, ..self.helpers.info(index, entry) };
                 if filter.fits(&info) {
                     out.push(info);
                 }
@@ -60,7 +60,11 @@ impl FlowTable {
         for index in from..until {
             let lives = |entry: &&_| Self::is_shown(entry, now);
             if ended < most
-                && self.slab.get(index).filter(lives).is_some_and(|entry| wanted(&FlowInfo::of(entry)))
+                && self
+                    .slab
+                    .get(index)
+                    .filter(lives)
+                    .is_some_and(|entry| wanted(&self.helpers.info(index, entry)))
             {
                 self.remove(index, ending, now);
                 ended += 1;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use eastgate_wire::{FreeList, Instant, Link, Links, view::HeaderBits};
+use eastgate_wire::{FreeList, Helper, Instant, Link, Links, view::HeaderBits};
 
 use super::{
     FlowId, FlowState, Population, Rank,
@@ -49,6 +49,8 @@ pub(super) struct Entry {
     pub(super) replied: bool,
     /// Which ends keep no state of it: its opener, the other one
     pub(super) stateless: [bool; 2],
+    /// Who follows it
+    pub(super) helper: Option<Helper>,
 }
 
 /// Packets and bytes in one direction.
@@ -84,6 +86,7 @@ impl Entry {
             rank: Rank::Unreplied,
             replied: false,
             stateless: [false; 2],
+            helper: None,
         }
     }
 

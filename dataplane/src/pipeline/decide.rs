@@ -6,7 +6,6 @@ use eastgate_conntrack::flow::{
     Admitted, Direction as FlowDirection, FlowId, FlowTable, Grants, Hit, Population, Segment, SegmentKind,
     StateSettings,
 };
-use eastgate_policy::rule::Probe;
 use eastgate_wire::{
     DropReason, FlowKey, Frame, Instant, View,
     view::{Chunks, tcp_flags},
@@ -17,7 +16,7 @@ use super::{
     counters::{DropKey, Subject, packet},
     offload::Settled,
     ruling::{Fate, Inquiry, Limited, Ruling},
-    track::{Ends, Pending, Question, Standing, TrackedFlow, Undecided, packets, receiver},
+    track::{Content, Ends, Pending, Question, Standing, TrackedFlow, Undecided, packets, receiver},
 };
 use crate::{
     eligibility::Eligibility,
@@ -94,7 +93,8 @@ impl<'s> Pipeline<'s> {
                 Ok(Decided::Again) => {
                     let Pending { flows, segment, ends, intact, .. } = pending;
                     let (network, now) = (packet.arrival.network, packet.now);
-                    match self.track_in(flows, network, ends, &segment, &|| intact, now)? {
+                    let content = Content { frame: Some(packet.frame), intact: &|| intact };
+                    match self.track_in(flows, network, ends, &segment, content, now)? {
                         TrackedFlow::Passes(settled) => return Ok(Some(settled)),
                         TrackedFlow::Undecided(again) => pending = again,
                     }
@@ -116,7 +116,13 @@ impl<'s> Pipeline<'s> {
         let (network, now) = (packet.arrival.network, packet.now);
         let Pending { flows, segment, ends, .. } = pending;
         let elsewhere = segment.offload_key();
-        let (ruling, direction) = may_begin(network, *ends, segment, loose);
+        let (mut ruling, direction) = may_begin(network, *ends, segment, loose);
+        let mut expected = None;
+        if !ruling.allows()
+            && let Some(by_helper) = self.expected(network, *ends, segment, now)
+        {
+            (ruling, expected) = by_helper;
+        }
         let admitted = self.enforce(packet, &ruling)?;
         if ruling.is_stateless() {
             packet.count_for(&admitted);
@@ -156,7 +162,14 @@ impl<'s> Pipeline<'s> {
         flows.set_hint(hit.flow, direction, receiver(ends.dst));
         flows.set_hint(hit.flow, direction.reversed(), receiver(ends.src));
         network.count_begun(&admitted, now);
-        let is_plain = ruling.is_plain() && Eligibility::of(network).kept(admitted.stateless).is_ok();
+        let is_plain = expected.is_none()
+            && ruling.is_plain()
+            && Eligibility::of(network).kept(admitted.stateless, ruling.helper()).is_ok();
+        if let Some(expected) = expected {
+            flows.relate(hit.flow, Some(expected.related));
+            expected.has_begun();
+        }
+        self.follow(packet, flows, &hit, segment, ruling.helper());
         let like_it = is_plain.then(|| self.opened(&hit, *ends, segment, admitted));
         Ok(Decided::Passes(like_it.flatten()))
     }
@@ -174,7 +187,8 @@ impl<'s> Pipeline<'s> {
         let is_forward = original.src == segment.key.src && original.sport == segment.key.sport;
         let (own, ends) = (*ends, if is_forward { *ends } else { ends.reversed() });
         self.counters.decided_again.fetch_add(1, Relaxed);
-        let inquiry = Inquiry::of_flow(ends, segment, original, flows.header(flow));
+        let related = flows.relation(flow);
+        let inquiry = Inquiry { related, ..Inquiry::of_flow(ends, segment, original, flows.header(flow)) };
         let ruling = network.ask_policy(&inquiry);
         if ruling.is_stateless() {
             flows.close(flow, packet.now);
@@ -183,6 +197,7 @@ impl<'s> Pipeline<'s> {
         match self.enforce(packet, &ruling) {
             Ok(admitted) => {
                 flows.confirm(flow, &admitted);
+                flows.follow(flow, ruling.helper());
                 flows.hold(flow, network.keep_counting(&ruling));
                 flows.set_hint(flow, FlowDirection::Original, receiver(ends.dst));
                 flows.set_hint(flow, FlowDirection::Reply, receiver(ends.src));
@@ -325,7 +340,7 @@ impl<'s> Pipeline<'s> {
     ) -> Result<(), Refusal> {
         let Some(ip) = view.ip() else { return Ok(()) };
         let ends = Ends { src: None, dst: Some(endpoint) };
-        let inquiry = Inquiry { ends, src: ip.src, dst: ip.dst, probe: Probe::of(ip)? };
+        let inquiry = Inquiry::of_ip(ends, ip)?;
         let asked = self.ask_policy(packet, &inquiry).map(|admitted| packet.count_for(&admitted));
         asked.map_err(|refusal| Refusal { reject: false, ..refusal })
     }

@@ -139,6 +139,7 @@ impl Shared {
     /// Stops packets of flows that have ended here, and gives their places up, unless the next flow of the same key is
     /// here already.
     pub(crate) fn recall(&self, flows: &mut FlowTable) {
+        self.forget_unexpected(flows);
         while let Some(finished) = flows.pop_finished() {
             if let Some(network) = self.snapshot().network(finished.vni) {
                 let Finished { admitted, count, created, last_seen, .. } = finished;

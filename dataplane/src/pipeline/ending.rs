@@ -111,7 +111,8 @@ impl Network {
             return false;
         }
         let probe = probe_of(flow.query, key, flow.header);
-        let inquiry = Inquiry { ends: Ends { src, dst }, src: key.src, dst: key.dst, probe };
+        let (ends, related) = (Ends { src, dst }, flow.related);
+        let inquiry = Inquiry { ends, src: key.src, dst: key.dst, probe, related };
         self.ask_policy(&inquiry).enforce().is_err()
     }
 }

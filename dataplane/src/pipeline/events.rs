@@ -169,6 +169,8 @@ mod tests {
             egress_rule: 0,
             ingress_rule: 0,
             header: eastgate_wire::view::HeaderBits::default(),
+            helper: None,
+            related: None,
             query: None,
             original: Count::default(),
             reply: Count::default(),

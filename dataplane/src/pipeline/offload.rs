@@ -83,6 +83,10 @@ pub trait FlowOffload: Carrier {
     fn take_datagram(&self, key: &DatagramKey) -> Option<Imported>;
     /// A datagram that was punted is over here.
     fn forget_datagram(&self, key: &DatagramKey);
+    /// A flow with this key is expected, with any source port: its first packet is punted where the rules would refuse it.
+    fn expect(&self, key: &FlowKey);
+    /// It is expected no more.
+    fn unexpect(&self, key: &FlowKey);
     /// Where the flow has got to.
     fn peek(&self, original: &FlowKey) -> Option<Progress>;
 }

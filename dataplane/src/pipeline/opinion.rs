@@ -1,6 +1,6 @@
 //! What the policies of a network say of a flow that was decided by others: those of a version that is not in force.
 
-use eastgate_conntrack::flow::Query;
+use eastgate_conntrack::{expect::Related, flow::Query};
 use eastgate_wire::{
     DropReason, EndpointId, FlowKey,
     view::{HeaderBits, proto},
@@ -35,7 +35,7 @@ pub enum Opinion {
 
 impl Network {
     /// What its policies say of a packet with this key and these bits of its headers, between these ends: sender and receiver, where they
-    /// are endpoints. A rule that is tried out refuses nothing.
+    /// are endpoints. A rule that is tried out refuses nothing. `related` is what its flow follows from.
     #[must_use]
     pub fn opinion(
         &self,
@@ -43,6 +43,7 @@ impl Network {
         opener: &FlowKey,
         icmp: Option<(u8, u8)>,
         header: HeaderBits,
+        related: Option<Related>,
     ) -> Opinion {
         let ends = Ends { src, dst };
         // Of a flow of ICMP whose first message is not known, that was an echo request.
@@ -53,7 +54,7 @@ impl Network {
         };
         let query = icmp.or(echo).map(|(kind, code)| Query { request: true, kind, code });
         let probe = probe_of(query, opener, header);
-        let ruling = self.ask_policy(&Inquiry { ends, src: opener.src, dst: opener.dst, probe });
+        let ruling = self.ask_policy(&Inquiry { ends, src: opener.src, dst: opener.dst, probe, related });
         match ruling.fate {
             Fate::Allowed(admitted) | Fate::WouldBeDenied(admitted, _) => {
                 let rule = |number: u32| (number != NO_RULE).then_some(number);

@@ -1,10 +1,15 @@
 //! What the policies of both ends of a packet come to.
 
-use eastgate_conntrack::flow::{Admitted, Query, Segment, SegmentKind};
-use eastgate_policy::rule::{Action, ChainId, Direction, Header, PortProtocol, Probe, Verdict};
+use eastgate_conntrack::{
+    expect::Related,
+    flow::{Admitted, Direction as FlowDirection, Query, Segment, SegmentKind},
+};
+use eastgate_policy::rule::{
+    Action, ChainId, Decision, Direction, Header, PortProtocol, Probe, RuleId, Verdict,
+};
 use eastgate_wire::{
-    Addr, EndpointId, FlowKey,
-    view::{HeaderBits, tcp_flags},
+    Addr, DropReason, EndpointId, FlowKey, Helper,
+    view::{HeaderBits, Ip, tcp_flags},
 };
 
 use super::{Refusal, track::Ends};
@@ -20,6 +25,8 @@ pub(super) struct Inquiry<'s> {
     pub(super) src: Addr,
     pub(super) dst: Addr,
     pub(super) probe: Probe,
+    /// What its flow follows from, where a helper has found that out: rules that name the helper let it pass as well.
+    pub(super) related: Option<Related>,
 }
 
 /// What becomes of a packet, and what beside that.
@@ -30,6 +37,8 @@ pub(super) struct Ruling {
     pub(super) chains: [Option<ChainId>; 2],
     /// What the flow counts in: of the source's egress and the destination's ingress
     pub(super) limits: [Option<Limited>; 2],
+    /// Who is to follow the flow, as the source's egress and the destination's ingress say
+    pub(super) helpers: [Option<Helper>; 2],
 }
 
 /// A rule that allows so much for each source.
@@ -79,6 +88,12 @@ impl Ruling {
         matches!((self.fate, self.chains, self.limits), (Fate::Allowed(_), [None, None], [None, None]))
     }
 
+    /// Who is to follow the flow.
+    pub(super) fn helper(&self) -> Option<Helper> {
+        let [egress, ingress] = self.helpers;
+        egress.or(ingress)
+    }
+
     /// The packet passes, and each end that was asked keeps state of it.
     pub(super) fn is_stateful(&self) -> bool {
         self.enforce().is_ok_and(|admitted| admitted.stateless == [false; 2])
@@ -95,6 +110,11 @@ impl Ruling {
 }
 
 impl<'s> Inquiry<'s> {
+    /// What a packet is decided by that is of no flow.
+    pub(super) fn of_ip(ends: Ends<'s>, ip: &Ip) -> Result<Self, DropReason> {
+        Ok(Self { ends, src: ip.src, dst: ip.dst, probe: Probe::of(ip)?, related: None })
+    }
+
     /// What a flow is decided by that a packet with the key `opener` and these bits of its headers began, or would have begun.
     pub(super) fn of_flow(ends: Ends<'s>, segment: &Segment, opener: &FlowKey, header: HeaderBits) -> Self {
         let query = match segment.kind {
@@ -102,7 +122,8 @@ impl<'s> Inquiry<'s> {
             SegmentKind::Later(later) => later.query,
             _ => None,
         };
-        Self { ends, src: opener.src, dst: opener.dst, probe: probe_of(query, opener, header) }
+        let probe = probe_of(query, opener, header);
+        Self { ends, src: opener.src, dst: opener.dst, probe, related: None }
     }
 
     /// What a packet is decided by for itself, whatever it answers.
@@ -119,24 +140,26 @@ impl Network {
     /// What the egress policy of the source says, then the ingress policy of the destination: of those ends whose policies
     /// are applied on this host.
     pub(super) fn ask_policy(&self, inquiry: &Inquiry<'_>) -> Ruling {
-        let Inquiry { ends, src, dst, probe } = inquiry;
+        let Inquiry { ends, src, dst, probe, related } = inquiry;
+        let helped = related.as_ref().map_or([None; 2], |related| self.helped(inquiry, related));
         let mut admitted = Admitted {
             epoch: self.compiled,
             egress_rule: NO_RULE,
             ingress_rule: NO_RULE,
             stateless: [false; 2],
         };
-        let (mut chains, mut limits, mut would_refuse) = ([None; 2], [None; 2], None);
+        let (mut chains, mut limits, mut helpers, mut would_refuse) = ([None; 2], [None; 2], [None; 2], None);
         let sides = [
             (ends.src, Direction::Egress, *dst, &mut admitted.egress_rule),
             (ends.dst, Direction::Ingress, *src, &mut admitted.ingress_rule),
         ];
-        let sides = sides.into_iter().zip(&mut admitted.stateless);
-        for ((((endpoint, direction, peer, rule), stateless), chain), limit) in
-            sides.zip(&mut chains).zip(&mut limits)
+        let sides = sides.into_iter().zip(&mut admitted.stateless).zip(helped);
+        for (((((endpoint, direction, peer, rule), stateless), helped), (chain, limit)), helper) in
+            sides.zip(chains.iter_mut().zip(&mut limits)).zip(&mut helpers)
         {
             let Some(endpoint) = endpoint.filter(|endpoint| endpoint.enforced_here) else { continue };
             let decision = self.policy.decide(endpoint.id, direction, peer, probe);
+            let decision = helped.map_or(decision, |rule| self.as_helped(decision, rule));
             let number = decision.rule.map(|rule| rule.0);
             let refusal = decision.denial(direction).map(|reason| Refusal {
                 reason,
@@ -151,7 +174,7 @@ impl Network {
                         Action::Reject => Fate::Rejected(refusal),
                         Action::Allow | Action::Deny => Fate::Denied(refusal),
                     };
-                    return Ruling { fate, chains: [None; 2], limits: [None; 2] };
+                    return Ruling { fate, chains: [None; 2], limits: [None; 2], helpers: [None; 2] };
                 }
                 refusal => would_refuse = would_refuse.or(refusal),
             }
@@ -160,13 +183,46 @@ impl Network {
             let limited = number.filter(|_| limited);
             *limit = limited.map(|rule| Limited { endpoint: endpoint.id, rule, source: *src, log, audit });
             *stateless = decision.verdict.stateless;
+            *helper = decision.verdict.helper;
             *rule = number.unwrap_or(NO_RULE);
         }
         let fate = match would_refuse {
             None => Fate::Allowed(admitted),
             Some(refusal) => Fate::WouldBeDenied(admitted, refusal),
         };
-        Ruling { fate, chains, limits }
+        Ruling { fate, chains, limits, helpers }
+    }
+
+    /// The rules of the sender and the receiver of a packet that name the helper which has announced its flow: those by which the
+    /// control flow would begin now.
+    fn helped(&self, inquiry: &Inquiry<'_>, related: &Related) -> [Option<u32>; 2] {
+        let Inquiry { ends, src, dst, .. } = *inquiry;
+        let Related { helper, opener, sport, dport, header } = *related;
+        let (ends, src, dst) = match opener {
+            FlowDirection::Original => (ends, src, dst),
+            FlowDirection::Reply => (ends.reversed(), dst, src),
+        };
+        let ports = Header::Ports { source: sport, destination: dport };
+        let HeaderBits { dscp, tcp_flags } = header;
+        let probe = Probe { proto: helper.protocol(), header: ports, dscp, tcp_flags };
+        let control = self.ask_policy(&Inquiry { ends, src, dst, probe, related: None });
+        let Ok(Admitted { egress_rule, ingress_rule, .. }) = control.enforce() else { return [None; 2] };
+        let [egress, ingress] = control.helpers.map(|named| named == Some(helper));
+        let (egress, ingress) = (egress.then_some(egress_rule), ingress.then_some(ingress_rule));
+        match opener {
+            FlowDirection::Original => [egress, ingress],
+            FlowDirection::Reply => [ingress, egress],
+        }
+    }
+
+    /// What becomes of a packet whose flow a helper has announced, by the `rule` of the same end that names the helper: what is
+    /// denied behind that rule passes by it.
+    fn as_helped(&self, decision: Decision, rule: u32) -> Decision {
+        let is_denied = decision.verdict.action != Action::Allow;
+        if is_denied && self.rules.is_before(rule, decision.rule.map(|rule| rule.0)) {
+            return Decision { verdict: Verdict::ALLOW, rule: Some(RuleId(rule)) };
+        }
+        decision
     }
 }
 

@@ -21,6 +21,7 @@ use super::{
     batch::{NarrowPath, Report},
     counters::{Counters, DropCount, DropKey},
     events::Happenings,
+    helpers::Helpers,
     offload::FlowOffload,
 };
 use crate::snapshot::{Snapshot, state::StateRegistry};
@@ -47,6 +48,8 @@ pub struct Shared {
     sharding: Sharding,
     flows: Box<[Mutex<FlowTable>]>,
     pub(super) fragments: Mutex<FragmentTable>,
+    /// What helpers have found out. Locked behind a part of the flow table
+    pub helpers: Helpers,
     paths: Mutex<Paths>,
     /// Some path is narrower than the link: only then is the table of paths asked.
     narrow: AtomicBool,
@@ -93,6 +96,7 @@ impl Shared {
             link_mtu: AtomicU32::new(1500),
             bursts_refused: AtomicU64::new(0),
             sharding: Sharding::new(RandomState::new(), SHARDS),
+            helpers: Helpers::default(),
             flows: (0..SHARDS).map(|_| Mutex::new(flow_table())).collect(),
             narrow: AtomicBool::new(false),
             hasher: RandomState::new(),
@@ -228,6 +232,7 @@ impl Shared {
                 counters.count_lost_fragments(&mut fragments, now);
             }
             drop(fragments);
+            self.forget_overdue(now);
             for network in self.snapshot().learning_networks() {
                 lock(&network.state.fdb).expire(now, EXPIRY_BUDGET);
                 lock(&network.state.learned).handle_timeout(now);

@@ -10,6 +10,7 @@ mod decisions;
 mod encap;
 mod fragments;
 mod groups;
+mod helpers;
 mod learning;
 mod legs;
 mod limits;

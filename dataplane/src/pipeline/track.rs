@@ -9,7 +9,6 @@ use eastgate_conntrack::{
     flow::{self, FlowId, FlowTable, Hit, Population, Query, Segment, StateSettings, offload_key},
     fragment::{DatagramId, DatagramKey, FragmentSettings, FragmentStep, Verdict, Waiting},
 };
-use eastgate_policy::rule::Probe;
 use eastgate_vtep::{fdb::Location, offload::checksum_fits};
 use eastgate_wire::{
     DropReason, FlowKey, Frame, Instant, Leg, MacAddr, View,
@@ -66,6 +65,15 @@ pub(super) struct Pending<'s> {
     /// The packet's checksum is right.
     pub(super) intact: bool,
     pub(super) standing: Standing,
+}
+
+/// What is looked at of a packet behind its headers.
+#[derive(Clone, Copy)]
+pub(super) struct Content<'a> {
+    /// What helpers read; nothing of a later fragment
+    pub(super) frame: Option<&'a Frame<'a>>,
+    /// Is its checksum right? It is asked before the packet may begin a flow.
+    pub(super) intact: &'a dyn Fn() -> bool,
 }
 
 /// How a flow stands that is to be decided.
@@ -126,7 +134,7 @@ impl<'s> Pipeline<'s> {
             | Destination::Sharers => Ok(passes),
             Destination::Group | Destination::Flood { control: false } => {
                 let ends = Ends { src: arrival.sender, dst: None };
-                let inquiry = Inquiry { ends, src: ip.src, dst: ip.dst, probe: Probe::of(ip)? };
+                let inquiry = Inquiry::of_ip(ends, ip)?;
                 Ok(Some(Tracked::undecided(Question::Packet(inquiry))))
             }
             Destination::Station { endpoint, .. } => {
@@ -166,7 +174,8 @@ impl<'s> Pipeline<'s> {
                 }
                 FragmentStep::Later { segment: Some(segment), last, .. } => {
                     let segment = Segment { bytes: frame.len() as u32, ..segment };
-                    let tracked = self.track_flow(network, ends, &segment, &|| true, now);
+                    let content = Content { frame: None, intact: &|| true };
+                    let tracked = self.track_flow(network, ends, &segment, content, now);
                     (Part::Later { last }, Some(segment), tracked)
                 }
                 FragmentStep::Later { segment: None, .. } => return Ok(Some(Tracked::Passes(None))),
@@ -267,7 +276,7 @@ impl<'s> Pipeline<'s> {
         if !network.has_stateless(ends) {
             return self.track_known(network, ends, ip, frame, now);
         }
-        let inquiry = Inquiry { ends, src: ip.src, dst: ip.dst, probe: Probe::of(ip)? };
+        let inquiry = Inquiry::of_ip(ends, ip)?;
         if let Some(segment) = segment_of(network, ends, ip, frame) {
             self.hold_to_rules(network, &inquiry, &segment, now)?;
         }
@@ -295,25 +304,27 @@ impl<'s> Pipeline<'s> {
             return Err(DropReason::BadChecksum.into());
         }
         match segment_of(network, ends, ip, frame) {
-            Some(segment) => self.track_flow(network, ends, &segment, &intact, now),
+            Some(segment) => {
+                let content = Content { frame: Some(frame), intact: &intact };
+                self.track_flow(network, ends, &segment, content, now)
+            }
             // ICMP that is neither query nor error begins no flow: each message is decided by itself.
             None => {
-                let inquiry = Inquiry { ends, src: ip.src, dst: ip.dst, probe: Probe::of(ip)? };
+                let inquiry = Inquiry::of_ip(ends, ip)?;
                 Ok(Tracked::undecided(Question::Packet(inquiry)))
             }
         }
     }
 
-    /// `intact` says whether the packet's checksum is right; it is asked before the packet may begin a flow.
     fn track_flow(
         &self,
         network: &'s Arc<Network>,
         ends: Ends<'s>,
         segment: &Segment,
-        intact: &dyn Fn() -> bool,
+        content: Content<'_>,
         now: Instant,
     ) -> Result<Tracked<'s>, Refusal> {
-        Ok(match self.track_in(self.shared.flows(&segment.key), network, ends, segment, intact, now)? {
+        Ok(match self.track_in(self.shared.flows(&segment.key), network, ends, segment, content, now)? {
             TrackedFlow::Passes(settled) => Tracked::Passes(settled),
             TrackedFlow::Undecided(pending) => Tracked::undecided(Question::Flow(pending)),
         })
@@ -326,17 +337,18 @@ impl<'s> Pipeline<'s> {
         network: &'s Arc<Network>,
         ends: Ends<'s>,
         segment: &Segment,
-        intact: &dyn Fn() -> bool,
+        content: Content<'_>,
         now: Instant,
     ) -> Result<TrackedFlow<'s>, Refusal> {
-        let mut found = self.find_flow(&mut flows, network, ends, segment, now);
+        let Content { frame, intact } = content;
+        let mut found = self.find_flow(&mut flows, network, ends, segment, frame, now);
         if let Err(Refusal { reason, .. }) = found
             && is_of_another(reason)
             && let Some(moved) = just_moved(network, ends, now)
             && flows.forget_unheard(segment, moved, now)
         {
             // It was here before, and the connection has gone on elsewhere meanwhile.
-            found = self.find_flow(&mut flows, network, ends, segment, now);
+            found = self.find_flow(&mut flows, network, ends, segment, frame, now);
         }
         let known = match found {
             Ok(Found::Undecided(standing)) => {
@@ -361,6 +373,7 @@ impl<'s> Pipeline<'s> {
         network: &'s Arc<Network>,
         ends: Ends<'s>,
         segment: &Segment,
+        frame: Option<&Frame<'_>>,
         now: Instant,
     ) -> Result<Found<'s>, Refusal> {
         let elsewhere = segment.offload_key();
@@ -383,7 +396,11 @@ impl<'s> Pipeline<'s> {
         }
         match tracked {
             flow::Tracked::Pass(hit) if is_of_its_ends(flows, &hit, ends) => {
-                let may_go = Eligibility::of(network).kept(flows.stateless(hit.flow)).is_ok();
+                let helper = flows.helper(hit.flow);
+                if let (Some(_), Some(frame)) = (helper, frame) {
+                    self.hear_control(flows, &hit, segment, frame, now);
+                }
+                let may_go = Eligibility::of(network).kept(flows.stateless(hit.flow), helper).is_ok();
                 Ok(Found::Decided(self.settled(&hit, ends, segment).filter(|_| may_go)))
             }
             flow::Tracked::Pass(hit) => Ok(Found::Undecided(Standing::OfOthers(hit))),
@@ -452,7 +469,7 @@ impl<'s> Pipeline<'s> {
                 if stateless == [false; 2] {
                     return Ok(Tracked::Passes(None));
                 }
-                let inquiry = Inquiry { ends, src: ip.src, dst: ip.dst, probe: Probe::of(ip)? };
+                let inquiry = Inquiry::of_ip(ends, ip)?;
                 Ok(Tracked::undecided(Question::Packet(inquiry.of_some(stateless))))
             }
             // Whoever has the receiver's address now, the flow's own packets must have found it first.
@@ -461,7 +478,8 @@ impl<'s> Pipeline<'s> {
                 let forward = original.src == quoted.src && original.sport == quoted.sport;
                 let ends = if forward { ends.reversed() } else { ends };
                 let probe = probe_of(query, &original, flows.header(flow));
-                let inquiry = Inquiry { ends, src: original.src, dst: original.dst, probe };
+                let related = flows.relation(flow);
+                let inquiry = Inquiry { ends, src: original.src, dst: original.dst, probe, related };
                 Ok(Tracked::undecided(Question::Packet(inquiry)))
             }
             flow::Tracked::Drop(reason) => Err(reason.into()),

@@ -12,7 +12,8 @@ use std::{
 
 pub use eastgate_api::RuleRef;
 use eastgate_config::{
-    self as config, AddressSet, Config, EgressDefault, Mode, Name, Place, PolicyEnd, SitePolicy, Tenant,
+    self as config, AddressSet, Config, EgressDefault, Mode, Name, Place, PolicyEnd, Position, SitePolicy,
+    Tenant,
 };
 use eastgate_conntrack::flow::SourceLimits;
 use eastgate_policy::rule::{Direction, GroupId};
@@ -464,6 +465,49 @@ impl RuleTable {
         self.rules.get(id as usize)?.as_ref()
     }
 
+    /// Whether the rule with one number is asked before the one by which a packet is denied, or as which nobody allows it. Of two in one
+    /// policy, a rule of one direction comes before all of the other.
+    #[must_use]
+    pub fn is_before(&self, rule: u32, denied_by: Option<u32>) -> bool {
+        let Some(denied_by) = denied_by else { return true };
+        let (Some(rule), Some(denied)) = (self.get(rule), self.get(denied_by)) else { return false };
+        let same = rule.list == denied.list && rule.direction == denied.direction;
+        match (self.standing_of(&rule.list), self.standing_of(&denied.list)) {
+            (Some(own), Some(other)) if own == other => !same || rule.number < denied.number,
+            (Some(own), Some(other)) => own < other,
+            _ => false,
+        }
+    }
+
+    /// Where the rules of a list stand among those of others: place, order and name.
+    fn standing_of<'a>(&'a self, list: &'a RuleList) -> Option<(u8, u32, &'a str)> {
+        const END: u32 = u32::MAX;
+        let policy = |owner: &Owner, name| {
+            let policy = self.policy(self.tenant.as_deref()?, *owner, name)?;
+            let place = match (policy.position, owner) {
+                (Position::Before, Owner::Site) => 0,
+                (Position::Before, Owner::Tenant) => 1,
+                (Position::After, Owner::Tenant) => 3,
+                (Position::After, Owner::Site) => 4,
+            };
+            Some((place, policy))
+        };
+        match list {
+            RuleList::Policy(owner, name) => {
+                policy(owner, name).map(|(place, policy)| (place, policy.order, &*policy.name))
+            }
+            // Behind all policies of its place, whatever order they have
+            RuleList::PolicyEnd(owner, name) => {
+                policy(owner, name).map(|(place, _)| (place, END, "\u{10ffff}"))
+            }
+            RuleList::Group(_)
+            | RuleList::Template(_)
+            | RuleList::EgressDefault(_)
+            | RuleList::Excluded(_) => Some((2, 0, "")),
+            RuleList::DefaultDeny => Some((5, 0, "")),
+        }
+    }
+
     /// Name and place of the rule with this number.
     #[must_use]
     pub fn reference(&self, tenant: &str, id: u32) -> Option<RuleRef> {
@@ -526,6 +570,7 @@ fn text(rule: &config::Rule) -> impl Hash + Copy + '_ {
         own,
         dscp,
         tcp_flags,
+        helper,
         limits,
         action,
         log,
@@ -533,7 +578,7 @@ fn text(rule: &config::Rule) -> impl Hash + Copy + '_ {
     } = rule;
     let matched = (protocol, ports, source_ports, icmp, family, peers, own, dscp, tcp_flags);
     // With other limits it goes on counting the flows that there are; but not if it counts by other sources.
-    (matched, action, log, mode, limits.as_ref().map(|limits| limits.per_prefix))
+    (matched, action, log, mode, helper, limits.as_ref().map(|limits| limits.per_prefix))
 }
 
 /// Of the prefixes of a set; single addresses are known one by one.

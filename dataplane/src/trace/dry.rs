@@ -7,7 +7,10 @@ use std::{
 };
 
 use eastgate_config::{Config, Name, Network as NetworkConfig, Tenant};
-use eastgate_conntrack::flow::{Admitted, Direction, FlowInfo, OnChange, Segment, StateSettings, Tracked};
+use eastgate_conntrack::{
+    expect::Expectation,
+    flow::{Admitted, Direction, FlowInfo, OnChange, Segment, StateSettings, Tracked},
+};
 use eastgate_steering::Title;
 use eastgate_vtep::header;
 use eastgate_wire::{DropReason, Frame, Instant, Location, MacAddr, Offload, View, Vni, VtepAddr};
@@ -74,6 +77,8 @@ pub(super) struct Dry<'a> {
     /// What a flow that lives looked like when it was opened: a frame each way, and whether its network's policy is still
     /// the one that let it in
     flow: Option<Opened>,
+    /// What is expected that the packet would begin
+    expected: Option<Expectation>,
 }
 
 /// A flow that is there already.
@@ -87,9 +92,15 @@ pub(super) struct Opened {
 }
 
 impl<'a> Dry<'a> {
-    pub(super) fn new(live: &'a Snapshot, network: &Network, flow: Option<Opened>, now: Instant) -> Self {
+    pub(super) fn new(
+        live: &'a Snapshot,
+        network: &Network,
+        flow: Option<Opened>,
+        expected: Option<Expectation>,
+        now: Instant,
+    ) -> Self {
         let config = Arc::new(reduced(&live.config, network));
-        Self { live, config, vni: network.vni, now, hosts: BTreeMap::new(), flow }
+        Self { live, config, vni: network.vni, now, hosts: BTreeMap::new(), flow, expected }
     }
 
     /// A packet on its way, and all that comes of it.
@@ -205,6 +216,9 @@ impl<'a> Dry<'a> {
         if let Some(flow) = &self.flow {
             self.open(&shared, flow);
         }
+        if let Some(expected) = &self.expected {
+            shared.expect(expected, self.now);
+        }
         self.hosts.insert(host.clone(), shared);
         Ok(())
     }
@@ -280,6 +294,7 @@ impl<'a> Dry<'a> {
         let receiver = |mac: MacAddr| if network.by_mac(mac).is_some() { receiver_at(mac) } else { 1 };
         flows.set_hint(hit.flow, Direction::Original, receiver(macs[1]));
         flows.set_hint(hit.flow, Direction::Reply, receiver(macs[0]));
+        flows.relate(hit.flow, flow.info.related);
         if flow.info.replied {
             let answered = flows.track(&reply, &loose, epoch, self.now);
             debug_assert!(matches!(answered, Tracked::Pass(_)), "{answered:?}");

@@ -2,6 +2,7 @@
 
 use eastgate_api::TraceStep;
 use eastgate_config::{self as config, Name};
+use eastgate_conntrack::expect::Expectation;
 use eastgate_policy::{
     admission::{self, Context},
     naive::{Explanation, Miss, Step, explain},
@@ -9,7 +10,7 @@ use eastgate_policy::{
 };
 use eastgate_steering::Answers;
 use eastgate_vtep::mtu::tenant_mtu;
-use eastgate_wire::{Addr, DropGroup, DropReason, Family, View};
+use eastgate_wire::{Addr, DropGroup, DropReason, Family, View, names};
 
 use super::{
     CLOSE_CALLS, RECEIVERS, Sender, Walk,
@@ -185,6 +186,7 @@ impl<'a> Walk<'a> {
         let allowed = explained.decision.verdict.passes();
         match refused {
             None if allowed => self.tell_allowed(endpoint, step, direction, &explained),
+            None if let Some(expected) = self.expected => self.note(step, &announced(&expected)),
             None => self.note(step, "what every network needs: no rule is asked"),
             Some(_) if !allowed => self.tell_denied(endpoint, step, direction, &explained),
             Some(refused) => self.tell_refusal(step, Some(refused.clone())),
@@ -208,7 +210,12 @@ impl<'a> Walk<'a> {
             Some(rule) if explained.decision.verdict.stateless => {
                 (format!("{} allows it, and keeps no state", rule.rule), Some(rule.at))
             }
-            Some(rule) => (format!("{} allows it", rule.rule), Some(rule.at)),
+            Some(rule) => {
+                let helper = explained.decision.verdict.helper;
+                let reads =
+                    helper.map_or_else(String::new, |it| format!(", and its helper {} reads it", it.name()));
+                (format!("{} allows it{reads}", rule.rule), Some(rule.at))
+            }
             None => (format!("the {} allow it", whose(direction)), None),
         };
         self.pass(step, &host, &text, at);
@@ -386,4 +393,14 @@ const fn whose(direction: Direction) -> &'static str {
         Direction::Egress => "egress rules",
         Direction::Ingress => "ingress rules",
     }
+}
+
+/// By what a packet passes that the rules alone would refuse.
+fn announced(expected: &Expectation) -> String {
+    let control = expected.related.control(&expected.key);
+    format!(
+        "helper {} expects it, by what was said in {}",
+        expected.related.helper.name(),
+        names::packet(&control)
+    )
 }

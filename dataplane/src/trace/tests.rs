@@ -1,11 +1,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use eastgate_config::load_str;
-use eastgate_conntrack::flow::{Count, FlowState};
-use eastgate_wire::Vni;
+use eastgate_conntrack::{
+    expect::Related,
+    flow::{Count, Direction, FlowState},
+};
+use eastgate_wire::{Helper, Vni};
 
 use super::*;
-use crate::{attachments::Attachments, snapshot::state::StateRegistry};
+use crate::{attachments::Attachments, pipeline::track::receiver_at, snapshot::state::StateRegistry};
 
 const CONFIG: &str = r#"
 [host.alpha]
@@ -94,6 +97,8 @@ fn live(opened: &str, state: FlowState, epoch: u32) -> FlowInfo {
         egress_rule: 0,
         ingress_rule: 0,
         header: eastgate_wire::view::HeaderBits::default(),
+        helper: None,
+        related: None,
         query: None,
         original: Count::default(),
         reply: Count::default(),
@@ -105,7 +110,8 @@ fn live(opened: &str, state: FlowState, epoch: u32) -> FlowInfo {
 }
 
 fn verdict(host: &str, text: &str, flows: &[FlowInfo]) -> String {
-    let report = trace(&snapshot_of(host), &request(text), &|_| flows.to_vec(), now()).unwrap();
+    let live = Live { flows: &|_| flows.to_vec(), ..Live::NOTHING };
+    let report = trace(&snapshot_of(host), &request(text), live, now()).unwrap();
     if !matches!(&*report.verdict, "forwarded" | "answered") {
         assert!(report.steps.iter().any(|step| step.result == "drop"), "{text}: {report:#?}");
     }
@@ -172,7 +178,7 @@ fn a_trace_leaves_no_trace() {
     let network = snapshot.network(vni()).unwrap();
     for _ in 0..1000 {
         let report =
-            trace(&snapshot, &request("udp 10.1.0.11:4000 10.1.0.21:53"), &|_| Vec::new(), now()).unwrap();
+            trace(&snapshot, &request("udp 10.1.0.11:4000 10.1.0.21:53"), Live::NOTHING, now()).unwrap();
         assert_eq!(report.verdict, "forwarded");
     }
     assert!(network.counts.is_untouched());
@@ -212,7 +218,39 @@ fn numbers_that_were_kept_name_the_same() {
         "tcp 10.1.0.11:4000 10.1.0.99:9",
     ] {
         let [kept, fresh] =
-            [&kept, &fresh].map(|snapshot| trace(snapshot, &request(text), &|_| Vec::new(), now()));
+            [&kept, &fresh].map(|snapshot| trace(snapshot, &request(text), Live::NOTHING, now()));
         assert_eq!(format!("{kept:?}"), format!("{fresh:?}"), "{text}");
     }
+}
+
+/// What a helper expects passes, and the trace says because of what.
+#[test]
+fn what_is_expected_passes() {
+    let with = CONFIG
+        .replace("ports = 5432, to", "ports = 21, helper = \"ftp\", to")
+        .replace("ports = 5432, from", "ports = 21, helper = \"ftp\", from");
+    let config = load_str("trace.toml", &with).unwrap();
+    let states = StateRegistry::new(config.limits);
+    let snapshot = Snapshot::compile(&config, "alpha", None, &mut Attachments::default(), &states).unwrap();
+    let packet = request("tcp 10.1.0.11:40001 10.1.0.21:50000");
+    let TraceRequest { proto, src, dst, dport, .. } = packet;
+    let key = FlowKey { src, dst, vni: vni(), sport: 0, dport, proto, leg: Leg::DIRECT };
+    let header = eastgate_wire::view::HeaderBits { dscp: 0, tcp_flags: eastgate_wire::view::tcp_flags::SYN };
+    let related =
+        Related { helper: Helper::Ftp, opener: Direction::Original, sport: 40_000, dport: 21, header };
+    let ends = [[2, 0, 0, 0, 0, 0x11], [2, 0, 0, 0, 0, 0x21]].map(|mac| receiver_at(MacAddr(mac)));
+    let expected = Expectation { key, related, ends, payer: 1 };
+    for (found, verdict) in [(None, "egress-denied"), (Some(expected), "forwarded")] {
+        let live = Live { expected: &|_| found, ..Live::NOTHING };
+        let report = trace(&snapshot, &packet, live, now()).unwrap();
+        assert_eq!(report.verdict, verdict, "{report:#?}");
+        let said = report.steps.iter().filter(|step| {
+            step.text == "helper ftp expects it, by what was said in tcp 10.1.0.11:40000 -> 10.1.0.21:21"
+        });
+        assert_eq!(said.count(), if found.is_some() { 2 } else { 0 }, "{report:#?}");
+    }
+    let control =
+        trace(&snapshot, &request("tcp 10.1.0.11:40000 10.1.0.21:21"), Live::NOTHING, now()).unwrap();
+    let reads = |step: &&TraceStep| step.text.ends_with("allows it, and its helper ftp reads it");
+    assert_eq!(control.steps.iter().filter(reads).count(), 2, "{control:#?}");
 }

@@ -71,5 +71,10 @@ enum punt {
 	PUNT_PATH,
 	/* A GSO packet that has to be cut here */
 	PUNT_GSO,
+	/* The rules refuse it, but a helper expects it. */
+	PUNT_EXPECTED,
 	PUNT_COUNT,
 };
+
+/* As many as conntrack's table of expectations takes */
+enum expected_max { EXPECTED_MAX = 16384 };

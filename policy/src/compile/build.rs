@@ -58,6 +58,7 @@ pub(super) fn build(
     let tells_flows_apart = (0..rulesets.len()).map(asks).collect();
     let is_stateless = |ruleset| rulesets.rules(ruleset).iter().any(|rule| rule.then.is_stateless());
     let stateless: Box<[bool]> = (0..rulesets.len()).map(is_stateless).collect();
+    let has_helpers = rulesets.flat.iter().any(|rule| rule.then.has_helper());
     let outcome = |rule: &Rule| Outcome { rule: rule.id, then: rule.then.word() };
     let rules = rulesets.flat.iter().map(|rule| outcome(rule)).collect();
     let mut does: Vec<Outcome> = source
@@ -78,6 +79,7 @@ pub(super) fn build(
         tells_flows_apart,
         has_stateless: stateless.contains(&true),
         stateless,
+        has_helpers,
         rulesets: starts,
         numbers,
         addresses: identities.addresses,

@@ -1,6 +1,6 @@
 use std::{cell::Cell, num::NonZeroU16};
 
-use eastgate_wire::{EndpointId, Family};
+use eastgate_wire::{EndpointId, Family, Helper};
 use proptest::{prelude::*, sample::select, test_runner::TestRunner};
 
 use super::address::Prefix;
@@ -98,9 +98,10 @@ fn then() -> impl Strategy<Value = Then> {
     let chain =
         proptest::option::weighted(0.2, (1..=u16::MAX).prop_map(|n| ChainId(NonZeroU16::new(n).unwrap())));
     let rarely = || proptest::bool::weighted(0.2);
-    let verdict = (action, rarely(), rarely(), chain, rarely(), rarely()).prop_map(
-        |(action, log, audit, chain, limited, stateless)| {
-            Then::Settle(Verdict { action, log, audit, chain, limited, stateless })
+    let helper = proptest::option::weighted(0.2, select(&Helper::ALL[..]));
+    let verdict = (action, rarely(), rarely(), chain, rarely(), rarely(), helper).prop_map(
+        |(action, log, audit, chain, limited, stateless, helper)| {
+            Then::Settle(Verdict { action, log, audit, chain, limited, stateless, helper })
         },
     );
     prop_oneof![3 => verdict, 1 => Just(Then::Pass)]
@@ -355,6 +356,18 @@ fn an_endpoint_is_stateless_by_a_rule_of_either_direction() {
     let is_stateless = [0, 1, 2, 3].map(|endpoint| compiled.is_stateless(EndpointId(endpoint)));
     assert_eq!((is_stateless, compiled.has_stateless()), ([false, true, true, false], true));
     assert!(!Compiled::compile(&source(&[&[0], &[]])).unwrap().has_stateless(), "groups that nobody is in");
+}
+
+#[test]
+fn it_knows_whether_anybody_has_a_rule_with_a_helper() {
+    let helped = Then::Settle(Verdict { helper: Some(Helper::Ftp), ..Verdict::ALLOW });
+    let group =
+        Group { ingress: vec![Rule { then: helped, ..allow(0, Peer::Any, tcp(21)) }], egress: vec![] };
+    let has = |groups: Vec<GroupId>| {
+        let endpoints = vec![EndpointRules::of_groups(vec![], groups)];
+        Compiled::compile(&Source { groups: vec![group.clone()], endpoints }).unwrap().has_helpers()
+    };
+    assert_eq!([has(vec![GroupId(0)]), has(vec![])], [true, false]);
 }
 
 /// Rules that ask for nothing but the key cost nothing more; what others ask for costs a list for each field that is asked

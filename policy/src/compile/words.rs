@@ -25,9 +25,12 @@
 //! | 9 | audit |
 //! | 10 | flows that it allows are counted, by source |
 //! | 11 | stateless |
+//! | 12 to 15 | the helper that flows are followed by, by its number; 0 for none |
 //! | 16 to 31 | the service chain; 0 for none |
 
 use std::num::NonZeroU16;
+
+use eastgate_wire::Helper;
 
 use super::{Compiled, Entry};
 use crate::rule::{Action, ChainId, Then, Verdict};
@@ -63,6 +66,7 @@ const AUDIT: u32 = 1 << 9;
 const LIMITED: u32 = 1 << 10;
 /// Of what a rule does: what it allows begins no flow
 pub const STATELESS: u32 = 1 << 11;
+const HELPER_AT: u32 = 12;
 const CHAIN_AT: u32 = 16;
 
 impl Compiled {
@@ -99,7 +103,7 @@ const fn entry(entry: &Entry) -> [u32; 4] {
 impl Then {
     /// As a rule's second word
     pub(super) const fn word(self) -> u32 {
-        let Verdict { action, log, audit, chain, limited, stateless } = match self {
+        let Verdict { action, log, audit, chain, limited, stateless, helper } = match self {
             Self::Pass => return PASS,
             Self::Settle(verdict) => verdict,
         };
@@ -107,26 +111,27 @@ impl Then {
             Some(ChainId(number)) => number.get() as u32,
             None => 0,
         };
+        let helper = match helper {
+            Some(helper) => helper.number() as u32,
+            None => 0,
+        };
         let flags = (log as u32 * LOG)
             | (audit as u32 * AUDIT)
             | (limited as u32 * LIMITED)
             | (stateless as u32 * STATELESS);
-        action as u32 | flags | (chain << CHAIN_AT)
+        action as u32 | flags | (helper << HELPER_AT) | (chain << CHAIN_AT)
     }
 
     /// What such a word says. Nobody writes another action than these; it would deny.
     #[inline]
-    pub(super) const fn of_word(word: u32) -> Self {
+    pub(super) fn of_word(word: u32) -> Self {
         let action = match word & 0xff {
             PASS => return Self::Pass,
             0 => Action::Allow,
             2 => Action::Reject,
             _ => Action::Deny,
         };
-        let chain = match NonZeroU16::new((word >> CHAIN_AT) as u16) {
-            Some(number) => Some(ChainId(number)),
-            None => None,
-        };
+        let chain = NonZeroU16::new((word >> CHAIN_AT) as u16).map(ChainId);
         Self::Settle(Verdict {
             action,
             log: word & LOG != 0,
@@ -134,6 +139,7 @@ impl Then {
             chain,
             limited: word & LIMITED != 0,
             stateless: word & STATELESS != 0,
+            helper: Helper::from_number((word >> HELPER_AT & 0xf) as u8),
         })
     }
 }
@@ -222,6 +228,8 @@ mod tests {
             (Then::Settle(Verdict { limited: true, ..Verdict::ALLOW }), 0x400),
             (Then::Settle(Verdict { chain, ..Verdict::ALLOW }), 0xffff_0000),
             (Then::Settle(Verdict { stateless: true, ..Verdict::ALLOW }), 0x800),
+            (Then::Settle(Verdict { helper: Some(Helper::Ftp), ..Verdict::ALLOW }), 0x1000),
+            (Then::Settle(Verdict { helper: Some(Helper::Tftp), ..Verdict::ALLOW }), 0x2000),
             (Then::Settle(Verdict { log: true, audit: true, chain, ..Verdict::REJECT }), 0xffff_0302),
         ] {
             assert_eq!((then.word(), Then::of_word(word)), (word, then), "{then:?}");

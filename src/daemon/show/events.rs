@@ -10,7 +10,7 @@ use eastgate_dataplane::{
 };
 use eastgate_wire::{FlowKey, Vni, names};
 
-use super::{View, drops::refused_by, ends::Ends, part};
+use super::{View, drops::refused_by, ends::Ends, expectations::related_to, part};
 use crate::daemon::{
     events::Told,
     log::{is_logged, logged_rules},
@@ -99,6 +99,7 @@ fn row(snapshot: &Snapshot, told: &Told) -> Option<EventRow> {
         egress_rule: None,
         ingress_rule: None,
         refused_by: None,
+        related: None,
         log: is_to_be_logged(snapshot, event),
     };
     Some(match event {
@@ -130,6 +131,7 @@ fn of_flow(snapshot: &Snapshot, event: &FlowEvent, row: EventRow) -> EventRow {
     let row = EventRow {
         egress_rule: rule(snapshot, row.vni, flow.epoch, flow.egress_rule),
         ingress_rule: rule(snapshot, row.vni, flow.epoch, flow.ingress_rule),
+        related: flow.related.map(|related| related_to(&related, &flow.key)),
         ..row
     };
     match event.what {

@@ -10,7 +10,7 @@ use eastgate_dataplane::{
 };
 use eastgate_wire::{Addr, FlowKey, Instant, Leg, Vni, names};
 
-use super::{View, ends::Ends, part};
+use super::{View, ends::Ends, expectations::related_to, part};
 use crate::io::clock;
 
 /// Places of the flow table looked at while a shard is locked.
@@ -227,6 +227,8 @@ fn flow_row(snapshot: &Snapshot, flow: &FlowInfo, now: Instant) -> FlowRow {
         egress_rule: rule(flow.egress_rule),
         ingress_rule: rule(flow.ingress_rule),
         audit: is_tried_out(snapshot, flow),
+        helper: flow.helper.map(|helper| helper.name().to_owned()),
+        related: flow.related.map(|related| related_to(&related, &flow.key)),
         epoch: flow.epoch,
     }
 }
@@ -296,6 +298,8 @@ mod tests {
             egress_rule: 0,
             ingress_rule: 0,
             header: eastgate_wire::view::HeaderBits::default(),
+            helper: None,
+            related: None,
             original: Count::default(),
             reply: Count::default(),
             query: None,

@@ -94,7 +94,7 @@ impl About<'_> {
         // What is refused began a flow: of what is remembered of it, the flags are those of a SYN.
         let flags = if flow.proto == proto::TCP { tcp_flags::SYN } else { 0 };
         let header = HeaderBits { tcp_flags: flags, ..HeaderBits::default() };
-        let says = self.staged.says(self.live, flow, seen.subject.icmp(), header);
+        let says = self.staged.says(self.live, flow, seen.subject.icmp(), header, None);
         if !says.passes() {
             return;
         }

@@ -17,7 +17,7 @@ use eastgate_dataplane::{
     },
     snapshot::{self, state::EndpointState},
 };
-use eastgate_fastpath::Key;
+use eastgate_fastpath::{Key, PolicyCacheKey};
 use eastgate_wire::{Cursor, FlowKey, Instant, VtepAddr};
 
 use super::{KernelPath, economy::SharedAccounts, handover::progress};
@@ -130,6 +130,18 @@ impl FlowOffload for KernelPath {
 
     fn forget_datagram(&self, key: &DatagramKey) {
         self.forgotten(key);
+    }
+
+    fn expect(&self, key: &FlowKey) {
+        if let Err(error) = self.fastpath.expect(&PolicyCacheKey::of(key)) {
+            tracing::warn!(%error, "a flow that a helper expects is refused in the kernel");
+        }
+    }
+
+    fn unexpect(&self, key: &FlowKey) {
+        if let Err(error) = self.fastpath.unexpect(&PolicyCacheKey::of(key)) {
+            tracing::debug!(%error, "a flow that nobody expects any more is punted");
+        }
     }
 
     fn peek(&self, original: &FlowKey) -> Option<Progress> {

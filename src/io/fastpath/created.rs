@@ -21,7 +21,7 @@ use eastgate_wire::{
     view::{HeaderBits, proto},
 };
 
-use super::{KernelPath, Tables, handover::progress};
+use super::{KernelPath, Tables, handover::progress, related};
 use crate::io::clock;
 
 impl KernelPath {
@@ -279,5 +279,6 @@ fn found(key: &Key, flow: &Flow, ours: bool) -> Option<Found> {
         hints: [place ^ 1, place].map(|receiver| receiver_at(MacAddr(flow.ends.macs[receiver]))),
         created: (was_created && ours).then_some(created),
         header: HeaderBits { dscp: flow.dirs[0].template.header, tcp_flags: flow.dirs[1].template.header },
+        related: related::read(flow),
     })
 }

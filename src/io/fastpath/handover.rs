@@ -11,7 +11,7 @@ use eastgate_vtep::{
     fdb::Location,
 };
 
-use super::{KernelPath, Tables};
+use super::{KernelPath, Tables, related};
 use crate::io::clock;
 
 impl KernelPath {
@@ -54,6 +54,9 @@ impl KernelPath {
         }
         flow.dirs[0].template.header = offloaded.header.dscp;
         flow.dirs[1].template.header = offloaded.header.tcp_flags;
+        if let Some(related) = &offloaded.related {
+            related::write(&mut flow, related);
+        }
         Some((key, flow))
     }
 

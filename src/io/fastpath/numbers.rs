@@ -1,6 +1,9 @@
 //! What conntrack, policy and guard have as types of their own has the programs' numbers.
 
-use eastgate_conntrack::flow::{HOST, Population, Rank, SIDE_FLAGS, STREAM_AFTER, STREAM_IDLE};
+use eastgate_conntrack::{
+    expect,
+    flow::{HOST, Population, Rank, SIDE_FLAGS, STREAM_AFTER, STREAM_IDLE},
+};
 use eastgate_fastpath::{CONTROL_PORTS, numbers};
 use eastgate_policy::{
     admission,
@@ -40,6 +43,7 @@ fn states_ranks_and_populations_have_the_programs_numbers() {
     let times = [STREAM_AFTER, STREAM_IDLE].map(|time| time.as_millis());
     assert_eq!(times, [numbers::STREAM_AFTER, numbers::STREAM_IDLE].map(u128::from));
     assert_eq!(HOST, numbers::HOST_ACCOUNT);
+    assert_eq!(expect::MOST, numbers::EXPECTED_MAX);
 }
 
 #[test]

@@ -193,6 +193,7 @@ fn a_connection_outlives_the_daemon_that_knew_it() {
         hints: [3, 4],
         created: None,
         header: HeaderBits::default(),
+        related: None,
     };
 
     let mut world = reopened(&world);
@@ -265,6 +266,7 @@ fn an_echo_is_known_by_its_request_and_other_queries_are_nobody_elses() {
         hints: [0; 2],
         created: None,
         header: HeaderBits::default(),
+        related: None,
     };
     let account = world.account(&back);
     world.table.import(&found, &world.settings, &account, world.now).unwrap();
@@ -282,6 +284,7 @@ fn a_flow_whose_time_is_over_or_that_finds_no_room_is_not_adopted() {
     let account = world.account(&key(1, proto::UDP, 0));
     let found = |n, seen| Found {
         header: HeaderBits::default(),
+        related: None,
         key: key(1, proto::UDP, n),
         replied: true,
         progress: progress(1, 1, seen),

@@ -4,8 +4,8 @@
 use std::num::NonZeroU16;
 
 use eastgate_policy::rule::{
-    ChainId, EndpointRules, Group, GroupId, Peer, PortProtocol, PortRange, Probe, Rule, RuleId, Service,
-    Source, Then, Tier, TierEnd, Verdict,
+    ChainId, EndpointRules, Group, GroupId, Peer, PortProtocol, PortRange, Rule, RuleId, Service, Source,
+    Then, Tier, TierEnd, Verdict,
 };
 use eastgate_wire::{DropReason, View};
 
@@ -107,7 +107,7 @@ fn a_ruling_is_what_both_ends_say() {
         let view = View::parse(&frame).unwrap();
         let ip = view.ip().unwrap();
         let ends = Ends { src: network.by_address(ip.src), dst: network.by_address(ip.dst) };
-        network.ask_policy(&Inquiry { ends, src: ip.src, dst: ip.dst, probe: Probe::of(ip).unwrap() })
+        network.ask_policy(&Inquiry::of_ip(ends, ip).unwrap())
     };
     let by = |address| network.by_address(address).unwrap().id;
     let view = View::parse(&udp(WEB1, DB2, 4000, 1)).unwrap();

@@ -161,7 +161,7 @@ impl RuleTable {
         .unwrap_or_default()
     }
 
-    fn policy<'a>(&'a self, tenant: &'a Tenant, owner: Owner, name: &Name) -> Option<&'a Policy> {
+    pub(super) fn policy<'a>(&'a self, tenant: &'a Tenant, owner: Owner, name: &Name) -> Option<&'a Policy> {
         match owner {
             Owner::Site => self.site.policies.get(name),
             Owner::Tenant => tenant.policies.get(name),
@@ -321,7 +321,7 @@ fn then(rule: &config::Rule, audit: bool) -> Then {
         Action::Deny => Verdict { audit, ..Verdict::DENY },
         Action::Reject => Verdict { audit, ..Verdict::REJECT },
     };
-    Then::Settle(Verdict { log: rule.log, ..verdict })
+    Then::Settle(Verdict { log: rule.log, helper: rule.helper, ..verdict })
 }
 
 /// The rules of a group that keeps no state.

@@ -2,6 +2,7 @@
 //! gets each frame, too, and both come to the same; where that is not all, the test says who has to carry the frame.
 
 mod fields;
+mod helpers;
 mod reloads;
 mod stateless;
 
@@ -563,6 +564,7 @@ fn new_flows_are_decided_as_the_pipeline_decides_them() {
         fields::dscp_and_tcp_flags,
         fields::a_flow_is_decided_by_what_it_began_with,
         types_of_icmp,
+        helpers::what_is_expected,
         stateless::each_packet_by_itself,
         stateless::state_at_one_end,
         reloads::what_a_reload_changes,

@@ -7,7 +7,7 @@ use eastgate_policy::rule::{
     Action, ChainId, EndpointRules, Group, GroupId, MAX_TIERS, Peer, PortProtocol, PortRange, Rule, RuleId,
     Service, Source, TcpFlags, Then, Tier, TierEnd, Verdict,
 };
-use eastgate_wire::{Addr, Family};
+use eastgate_wire::{Addr, Family, Helper};
 
 use super::{Dice, setting};
 
@@ -209,7 +209,9 @@ fn some_verdict(dice: &mut Dice) -> Then {
     let chain = dice.one_in(20).then(|| ChainId(NonZeroU16::new(1 + dice.roll(9) as u16).unwrap()));
     let stateless = action == Action::Allow && dice.one_in(6);
     let limited = !stateless && dice.one_in(20);
-    Then::Settle(Verdict { action, log: dice.one_in(20), audit: dice.one_in(20), chain, limited, stateless })
+    let helper = (action == Action::Allow && !stateless && dice.one_in(20)).then_some(Helper::Ftp);
+    let (log, audit) = (dice.one_in(20), dice.one_in(20));
+    Then::Settle(Verdict { action, log, audit, chain, limited, stateless, helper })
 }
 
 fn some_tier(dice: &mut Dice, groups: usize) -> Tier {
