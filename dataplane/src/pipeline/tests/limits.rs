@@ -116,8 +116,19 @@ fn flows_begin_as_often_as_endpoint_and_network_may() {
     };
     assert_eq!(burst(&mut net, "web1", WEB1, 1000), 6);
     assert_eq!(burst(&mut net, "web3", WEB3, 1000), 4, "the network's");
-    assert_eq!(net.send("web3", udp(WEB3, DB2, 1000, 53)), "new-flow-limit at alpha", "it was put out");
-    assert_eq!(net.send("web3", udp(WEB3, DB2, 1003, 53)), "db2", "packets of a flow are not counted");
+    // Packets of a flow are not counted. Who was put out for the last ones is a matter of shards.
+    let lives = net.snapshot("alpha").networks()[0].state.quota.in_use().unreplied;
+    assert!((1..=3).contains(&lives), "{lives}");
+    let of_flows = [("web1", WEB1, 1000..1006), ("web3", WEB3, 1000..1004)].map(|(endpoint, from, ports)| {
+        let fates = ports.map(|sport| net.send(endpoint, udp(from, DB2, sport, 53)));
+        let passed = fates.filter(|fate| {
+            let passes = fate.reached("db2");
+            assert!(passes || *fate == "new-flow-limit at alpha", "{fate}");
+            passes
+        });
+        passed.count()
+    });
+    assert_eq!(of_flows.iter().sum::<usize>(), lives as usize);
     // Times between flows are rounded up.
     net.pass(Duration::from_millis(501));
     assert_eq!(burst(&mut net, "web1", WEB1, 2000), 3);
