@@ -35,7 +35,7 @@ struct Program {
 
 impl Program {
     fn start(space: &Space, name: &str, arguments: &[&str]) -> Self {
-        let mut command = space.command(&format!("{PROGRAMS}/{name}"));
+        let mut command = space.command(format!("{PROGRAMS}/{name}"));
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let said = Arc::new(Mutex::new(Vec::new()));

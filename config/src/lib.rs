@@ -24,6 +24,7 @@ mod read;
 mod reread;
 mod schema;
 mod tables;
+mod timeouts;
 mod values;
 
 pub use diagnostics::Diagnostics;

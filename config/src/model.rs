@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 use eastgate_wire::{Addr, Attachment, Family, Helper, MacAddr, TableSizes, Vni, VtepAddr};
 use ipnet::IpNet;
 
+pub use super::timeouts::Timeouts;
 use super::{
     check::reserved_role,
     ethertypes::L2Protocol,
@@ -207,53 +208,6 @@ pub struct HostRef {
     pub host: Name,
     /// Where this says so.
     pub at: Place,
-}
-
-/// How long a flow in each state is remembered without a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Timeouts {
-    /// TCP, SYN seen.
-    pub tcp_syn: Duration,
-    /// TCP, handshake done.
-    pub tcp_established: Duration,
-    /// TCP, one side has sent FIN.
-    pub tcp_fin_wait: Duration,
-    /// TCP, the FIN is acknowledged.
-    pub tcp_close_wait: Duration,
-    /// TCP, both sides have sent FIN.
-    pub tcp_last_ack: Duration,
-    /// TCP, both FINs are acknowledged.
-    pub tcp_time_wait: Duration,
-    /// TCP, reset.
-    pub tcp_close: Duration,
-    /// UDP, no answer yet.
-    pub udp_first: Duration,
-    /// UDP, one exchange.
-    pub udp_exchange: Duration,
-    /// UDP, going on.
-    pub udp_replied: Duration,
-    /// SCTP, INIT seen, and perhaps its INIT ACK.
-    pub sctp_cookie_wait: Duration,
-    /// SCTP, the cookie is echoed.
-    pub sctp_cookie_echoed: Duration,
-    /// SCTP, the association stands, or a path of it.
-    pub sctp_established: Duration,
-    /// SCTP, the end that opened it has sent SHUTDOWN.
-    pub sctp_shutdown_sent: Duration,
-    /// SCTP, the other end has.
-    pub sctp_shutdown_recd: Duration,
-    /// SCTP, that is acknowledged.
-    pub sctp_shutdown_ack_sent: Duration,
-    /// SCTP, a HEARTBEAT on a path of its own, unreplied.
-    pub sctp_heartbeat_sent: Duration,
-    /// SCTP, shut down or aborted.
-    pub sctp_closed: Duration,
-    /// ICMP echo and the like, one exchange.
-    pub icmp_exchange: Duration,
-    /// ICMP echo and the like, unreplied or going on.
-    pub icmp: Duration,
-    /// Any other protocol.
-    pub other: Duration,
 }
 
 /// A security group: what its members may receive and send. An endpoint in several groups has the union.

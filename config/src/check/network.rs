@@ -8,10 +8,11 @@ use super::NetworkClaim;
 use crate::{
     ethertypes::L2Protocol,
     leaf::{Flood, Topology},
-    model::{Endpoint, HostRef, Limits, Name, Network, Timeouts},
+    model::{Endpoint, HostRef, Limits, Name, Network},
     problem::Problem,
     read::{At, Reader},
     tables::{NetworkLimitsTable, NetworkTable, Seconds, TimeoutsTable},
+    timeouts::Timeouts,
     values::{List, NameText},
 };
 

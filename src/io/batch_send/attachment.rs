@@ -128,6 +128,11 @@ mod tests {
         for words in ["link add tag0 type veth peer name tag1", "link set tag0 up", "link set tag1 up"] {
             assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success());
         }
+        // A device throws away what it is given before the kernel has seen to it that it is up.
+        eastgate_testkit::wait::wait_for("the pair is up", || {
+            let links = Command::new("ip").args(["-o", "link", "show", "up"]).output().unwrap();
+            String::from_utf8_lossy(&links.stdout).matches("state UP").count() == 2
+        });
         let index = |name: &str| nix::net::if_::if_nametoindex(name).unwrap();
         let heard = PacketSocket::open(index("tag1"), 1).unwrap().remove(0);
         let mut sockets = Sockets::default();

@@ -78,8 +78,8 @@ fn an_association_lives_through_its_states() {
             assert_eq!(world.send(&there(OTHERS, data)), passed(FlowState::Established));
             assert_eq!(world.send(&back(OPENERS, Chunks::HEARTBEAT)), passed(FlowState::Established));
         }
-        let (first, second): (fn(u32, Chunks) -> Segment, fn(u32, Chunks) -> Segment) =
-            if by_opener { (there, back) } else { (back, there) };
+        let [first, second]: [fn(u32, Chunks) -> Segment; 2] =
+            if by_opener { [there, back] } else { [back, there] };
         let (to, from) = if by_opener { (OTHERS, OPENERS) } else { (OPENERS, OTHERS) };
         let after = if by_opener { FlowState::ShutdownSent } else { FlowState::ShutdownRecd };
         assert_eq!(world.send(&first(to, Chunks::SHUTDOWN)), passed(after));
