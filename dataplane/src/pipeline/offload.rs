@@ -93,6 +93,10 @@ pub trait FlowOffload: Carrier {
 
 /// Where a flow is that is not known here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one is there at a time, on the stack, and a box would cost an allocation a packet"
+)]
 pub enum Whereabouts {
     /// Nowhere
     Unknown,
