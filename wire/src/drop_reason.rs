@@ -67,7 +67,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     FrameTruncated, "frame-truncated", Malformed, "The frame ends before the header it announces.";
     BadIpHeader, "bad-ip-header", Malformed, "The IP version, header length or total length is wrong, or the IPv4 header checksum is.";
-    BadL4Header, "bad-l4-header", Malformed, "The TCP, UDP, SCTP or ICMP header is too short or its length field is wrong, or chunks of SCTP stand together that never do.";
+    BadL4Header, "bad-l4-header", Malformed, "The TCP, UDP, SCTP or ICMP header is too short or its length field is wrong, or chunks of SCTP stand together that never do; or a checksum is left open elsewhere than there.";
     BadChecksum, "bad-checksum", Malformed, "The TCP or SCTP checksum is wrong, or that of a UDP or ICMP packet that would begin a flow.";
     SourceRoute, "source-route", Malformed, "The packet carries a source route (IPv4 LSRR or SSRR, IPv6 routing header type 0).";
     IpOptions, "ip-options", Malformed, "The IPv4 options or the IPv6 extension header chain is malformed or too long.";

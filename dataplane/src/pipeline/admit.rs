@@ -3,12 +3,13 @@
 use eastgate_policy::admission::{self, Context};
 use eastgate_vtep::{
     fdb::{Learned, Location},
+    offload::open_checksum_fits,
     peers::PeerKind,
 };
-use eastgate_wire::{DropReason, Frame, Instant, View};
+use eastgate_wire::{DropReason, Frame, Instant, View, view::Transport};
 
 use super::{Arrival, Pipeline, Refusal, shared::lock};
-use crate::snapshot::Endpoint;
+use crate::snapshot::{Endpoint, Network};
 
 impl<'s> Pipeline<'s> {
     /// May this port send this frame?
@@ -23,6 +24,7 @@ impl<'s> Pipeline<'s> {
         if view.src == arrival.network.proxy_mac {
             return Err(DropReason::BadSourceMac.into());
         }
+        admit_open_checksum(arrival.network, view, frame)?;
         self.admit_sender(arrival, sender, view, frame, now)?;
         self.learn_nested(arrival, sender, view, now)
     }
@@ -66,6 +68,7 @@ impl<'s> Pipeline<'s> {
     ) -> Result<(), Refusal> {
         let network = arrival.network;
         let Location::Remote(from) = arrival.from else { return Ok(()) };
+        admit_open_checksum(network, view, frame)?;
         match arrival.sender {
             Some(sender) if sender.location != arrival.from => Err(DropReason::MacSpoofed.into()),
             Some(sender) if network.peers.kind(from) == Some(PeerKind::Plain) => {
@@ -104,4 +107,19 @@ impl<'s> Pipeline<'s> {
         }
         Ok(())
     }
+}
+
+/// What is finished later is nothing by which the frame is decided: neither its headers, nor what is read of its payload.
+fn admit_open_checksum(network: &Network, view: &View, frame: &Frame<'_>) -> Result<(), DropReason> {
+    let (Some(open), Some(ip)) = (frame.offload.checksum, view.ip()) else {
+        return if frame.offload.checksum.is_none() { Ok(()) } else { Err(DropReason::BadL4Header) };
+    };
+    let is_read = match ip.transport {
+        Transport::Udp { sport, dport } => {
+            network.control_ports.iter().any(|port| *port != 0 && [sport, dport].contains(port))
+        }
+        _ => false,
+    };
+    let fits = open_checksum_fits(frame, view) && (open.start == ip.l4 || !is_read);
+    if fits { Ok(()) } else { Err(DropReason::BadL4Header) }
 }

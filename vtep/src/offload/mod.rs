@@ -11,7 +11,7 @@ pub mod segment;
 pub mod tunneled;
 mod verify;
 
-pub use verify::checksum_fits;
+pub use verify::{checksum_fits, open_checksum_fits};
 
 /// Finishes the checksum that the sender of a frame left open. Does nothing when there is none, nor to a
 /// GSO packet, whose checksums are made when it is cut up.

@@ -1,7 +1,7 @@
 //! Whether a packet's transport checksum is right, as far as it can be told here.
 
 use eastgate_wire::{
-    Addr, Frame, PartialChecksum, checksum,
+    Addr, Frame, PartialChecksum, View, checksum,
     view::{Ip, Transport, proto},
 };
 
@@ -48,6 +48,32 @@ pub fn checksum_fits(frame: &Frame<'_>, ip: &Ip) -> bool {
     let before = if pseudo { pseudo_header(ip, len) } else { checksum::Sum::ZERO };
     // The bare sum of the pseudo-header: it is to be finished by a device that the packet has not met.
     pseudo && field == before.folded() || before.bytes(summed).finish() == 0
+}
+
+/// Whether a frame stays what it is when the checksum is finished that its sender left open, if it did: it is that of the
+/// transport header, or one behind that header, of what the sender tunnels. A guest says by itself where the checksum belongs,
+/// and what it sends says which number that will be: it could make an address or a port of it that nobody has decided about.
+#[must_use]
+pub fn open_checksum_fits(frame: &Frame<'_>, view: &View) -> bool {
+    let Some(open) = frame.offload.checksum else { return true };
+    let len = if open.is_crc32c() { 4 } else { 2 };
+    if usize::from(open.start) + usize::from(open.offset) + len > frame.len() {
+        return false;
+    }
+    // What is cut into fragments was finished before.
+    let Some(ip) = view.ip().filter(|ip| ip.fragment.is_none()) else { return false };
+    let (own, behind) = match ip.transport {
+        Transport::Tcp(_) => (16, None),
+        Transport::Udp { .. } => (6, Some(8)),
+        Transport::Sctp(_) => (8, None),
+        Transport::Ports { .. } => (6, None),
+        Transport::Icmp(_) => (2, None),
+        // GRE, IP in IP
+        Transport::Other => return open.start >= ip.l4,
+        Transport::LaterFragment | Transport::Incomplete => return false,
+    };
+    open == PartialChecksum { start: ip.l4, offset: own }
+        || behind.is_some_and(|len| open.start >= ip.l4 + len)
 }
 
 fn pseudo_header(ip: &Ip, len: u16) -> checksum::Sum {
@@ -126,6 +152,48 @@ mod tests {
                 assert!(!fits(&mut wrong, Offload::default()), "byte {at}");
             }
         }
+    }
+
+    #[test]
+    fn a_checksum_is_finished_where_nothing_was_decided_by() {
+        let places = |frame: Vec<u8>| {
+            let mut bytes = frame.clone();
+            let (len, view) = (bytes.len(), View::parse(&frame).unwrap());
+            let mut fit = Vec::new();
+            for (start, offset) in
+                (0..len as u16).flat_map(|start| (0..20).map(move |offset| (start, offset)))
+            {
+                let checksum = Some(PartialChecksum { start, offset });
+                let open = Frame::new(&mut bytes, 0, len, Offload { checksum, gso: None });
+                if open_checksum_fits(&open, &view) {
+                    fit.push((start, offset));
+                }
+            }
+            fit
+        };
+        assert_eq!(places(tcp_v4(1, 2, 3, &[7; 100])), [(34, 16)]);
+        let udp = places(udp_v4(1, 2, &[7; 20]));
+        assert_eq!(udp[0], (34, 6), "its own");
+        assert!(
+            udp[1..].iter().all(|(start, offset)| *start >= 42 && start + offset <= 60),
+            "in its payload: {udp:?}"
+        );
+        assert!(udp.contains(&(42, 18)) && !udp.contains(&(42, 19)) && !udp.contains(&(51, 8)), "not whole");
+        let mut echo = Vec::new();
+        etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
+            .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .icmpv4_echo_request(1, 1)
+            .write(&mut echo, &[7; 20])
+            .unwrap();
+        assert_eq!(places(echo), [(34, 2)]);
+        let mut arp = vec![0; 60];
+        arp[12..14].copy_from_slice(&[8, 6]);
+        assert_eq!(places(arp), [], "no transport");
+        let mut fragment = udp_v4(1, 2, &[7; 20]);
+        fragment[20] = 0x20;
+        let sum = checksum::checksum(&[&fragment[14..24], &[0, 0], &fragment[26..34]].concat());
+        fragment[24..26].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(places(fragment), [], "a fragment");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What does not fit the tunnel: told, dropped, or cut; and ICMP errors that quote flows.
 
-use eastgate_wire::{DropReason, Gso, GsoKind, Offload, VtepAddr};
+use eastgate_wire::{DropReason, Gso, GsoKind, Offload, PartialChecksum, VtepAddr};
 use etherparse::{SlicedPacket, TransportSlice};
 
 use super::{frames::*, net::Net, scene::*};
@@ -218,4 +218,42 @@ fn icmp_errors_pass_only_for_live_flows_and_towards_who_sent_what_they_quote() {
     assert_eq!(net.send("web1", backwards), "icmp-unrelated at alpha");
     let unreplied = icmp_error(WEB1, DB1, 3, 3, &udp(DB1, WEB1, 53, 4000));
     assert_eq!(net.send("web1", unreplied), "icmp-unrelated at alpha", "db1 has sent nothing");
+}
+
+/// Whoever leaves a checksum open says where it belongs, and may send what makes any number of it: a port that no rule
+/// allows, or another machine's address.
+#[test]
+fn a_checksum_that_is_left_open_changes_nothing_that_was_decided_by() {
+    let mut net = Net::new(&scene(""));
+    let open = |start, offset| Offload { checksum: Some(PartialChecksum { start, offset }), gso: None };
+    let frame = udp_of(ip4(WEB1, DB1, |_| ()), 4000, 53, &[7; 60]);
+    assert_eq!(net.send("web1", &frame), "db1");
+    let sent = net.send_offloaded("web1", &frame, open(34, 6));
+    assert_eq!(sent.at("db1")[36..38], [0, 53], "{sent}");
+    for (what, start, offset) in [
+        ("its destination port", 34, 2),
+        ("likewise, summed from elsewhere", 26, 10),
+        ("its length", 34, 4),
+        ("its destination", 26, 6),
+        ("a MAC", 0, 4),
+        ("nothing that is there", 1000, 6),
+    ] {
+        let sent = net.send_offloaded("web1", &frame, open(start, offset));
+        assert_eq!(sent, "bad-l4-header at alpha", "{what}");
+        let beside = udp_of(ip4(WEB2, DB1, |_| ()), 4000, 53, &[7; 60]);
+        assert_eq!(
+            net.send_offloaded("web2", beside, open(start, offset)),
+            "bad-l4-header at beta",
+            "{what}"
+        );
+    }
+    // What the sender tunnels has a checksum of its own, which nobody decides by.
+    assert_eq!(net.send_offloaded("web1", &frame, open(60, 16)), "db1");
+    assert_eq!(net.send_offloaded("web1", who_has(WEB1, DB1), open(14, 24)), "bad-l4-header at alpha");
+    let lease = udp_of(ip4(WEB1, DB1, |_| ()), 68, 67, &[7; 240]);
+    assert_eq!(
+        net.send_offloaded("web1", lease, open(60, 16)),
+        "bad-l4-header at alpha",
+        "whose payload is read"
+    );
 }
