@@ -112,7 +112,7 @@ struct {
 	__type(value, __u8);
 } expected SEC(".maps");
 
-/* Who is decided about anew, and since which epoch; empty but until `recheck` has gone through the tables */
+/* Who is decided about anew, and since which epoch; emptied once `recheck` has gone through the tables */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
