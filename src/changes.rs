@@ -49,7 +49,7 @@ pub fn between(before: &Config, after: &Config) -> Changes {
 fn add_tenant(changes: &mut Changes, name: &str, before: Option<&Tenant>, after: Option<&Tenant>) {
     let path = format!("{name}/");
     // Its endpoints are things of their own.
-    let alone = |network: &Network| Network { endpoints: Vec::new(), ..network.clone() };
+    let alone = |network: &Network| Network { endpoints: Arc::default(), ..network.clone() };
     let same = |a: &&Network, b: &&Network| alone(a) == alone(b);
     compare(&mut changes.networks, &path, networks(before), networks(after), same);
     compare(&mut changes.endpoints, &path, endpoints(before), endpoints(after), |a, b| a == b);

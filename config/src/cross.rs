@@ -4,11 +4,12 @@
 //! still are, as long as the hosts are the same.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     net::IpAddr,
     sync::Arc,
 };
 
+use ahash::RandomState;
 use eastgate_wire::{Attachment, VlanId, Vni};
 use ipnet::IpNet;
 
@@ -30,7 +31,7 @@ pub(super) struct Good {
     tenants: HashMap<Name, (Arc<FileContent>, usize)>,
     vnis: HashMap<Vni, Owner>,
     /// By host and port.
-    attachments: HashMap<Name, HashMap<Attached, Owner>>,
+    attachments: HashMap<Name, HashMap<Attached, Owner, RandomState>>,
     /// By tenant: warnings of addresses that are hosts'.
     of_hosts: BTreeMap<Name, Found>,
 }
@@ -366,19 +367,26 @@ impl<'f> Whole<'f> {
     }
 
     fn attachments(&self, good: Option<&Good>, found: &mut Found) {
-        let mut owners: HashMap<(&Name, Attached), Owner> = HashMap::new();
+        let mut owners: HashMap<(&Name, Attached), Owner, RandomState> = HashMap::default();
+        let others = good.filter(|_| !self.same.is_empty());
         for (tenant, claims) in &self.changed {
+            owners.reserve(claims.endpoints.len());
             for (host, attachment, mine) in attachment_claims(tenant, claims) {
                 let attached = attached(attachment);
-                let before = good.and_then(|good| good.attachments.get(host)?.get(&attached));
-                let before = before.filter(|owner| self.same.contains(&owner.tenant));
-                let first = owners.get(&(host, attached.clone())).or(before).cloned();
-                let kept = settle(first, mine, found, |other| Problem::PortTwice {
+                let before = others.and_then(|good| good.attachments.get(host)?.get(&attached));
+                let before = before.filter(|owner| self.same.contains(&owner.tenant)).cloned();
+                let twice = |other: &Owner| Problem::PortTwice {
                     port: attachment.to_string(),
                     host: host.to_string(),
                     other: format!("endpoint `{}` of tenant `{}`", other.item, other.tenant),
-                });
-                owners.insert((host, attached), kept);
+                };
+                match owners.entry((host, attached)) {
+                    Entry::Vacant(entry) => drop(entry.insert(settle(before, mine, found, twice))),
+                    Entry::Occupied(mut entry) => {
+                        let kept = settle(Some(entry.get().clone()), mine, found, twice);
+                        entry.insert(kept);
+                    }
+                }
             }
         }
     }

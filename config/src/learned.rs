@@ -68,7 +68,8 @@ fn with_learned(tenant: &Tenant, learned: &BTreeMap<Name, Vec<Addr>>) -> Tenant 
     let mut tenant = tenant.clone();
     for network in tenant.networks.values_mut() {
         let mut taken = named(network);
-        for endpoint in network.endpoints.iter_mut().filter(|endpoint| endpoint.learning.is_some()) {
+        let endpoints = Arc::make_mut(&mut network.endpoints);
+        for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.learning.is_some()) {
             let news = learned.get(&endpoint.name).into_iter().flatten().filter(|it| taken.insert(**it));
             let news: Vec<Addr> = news.copied().collect();
             endpoint.addresses.extend(&news);

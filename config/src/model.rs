@@ -197,8 +197,8 @@ pub struct Network {
     pub timeouts: Timeouts,
     /// Sizes of its tables on one host.
     pub limits: Limits,
-    /// Its endpoints, sorted by name.
-    pub endpoints: Vec<Endpoint>,
+    /// Its endpoints, sorted by name. They may be ten thousand: who wants the rest of a network copies none of them.
+    pub endpoints: Arc<Vec<Endpoint>>,
 }
 
 /// A host's name and where it is written.

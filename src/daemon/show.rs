@@ -241,7 +241,7 @@ impl View {
         let uncounted = self.shared.uncounted(snapshot);
         for network in networks(snapshot, filter) {
             let Some(config) = network.config() else { continue };
-            for (endpoint, config_of) in network.endpoints.iter().zip(&config.endpoints) {
+            for (endpoint, config_of) in network.endpoints.iter().zip(config.endpoints.iter()) {
                 let wanted = filter.mac.is_none_or(|mac| mac == endpoint.mac)
                     && ends.as_ref().is_none_or(|ends| ends.has(network.vni, endpoint))
                     && filter.address.is_none_or(|ip| endpoint.holdings().addresses.contains(&ip.into()));
@@ -443,7 +443,7 @@ fn policy(networks: &[&Arc<Network>], part: Part, uncounted: &Uncounted) -> List
 fn groups(network: &Network, uncounted: &Uncounted) -> Vec<GroupRow> {
     let Some(config) = network.config() else { return Vec::new() };
     let mut members: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for endpoint in &config.endpoints {
+    for endpoint in config.endpoints.iter() {
         for group in &endpoint.groups {
             members.entry(group).or_default().push(endpoint.name.to_string());
         }

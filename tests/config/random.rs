@@ -148,7 +148,7 @@ proptest! {
         prop_assert_eq!(config.networks().count(), networks);
         prop_assert_eq!(config.networks().map(|(_, network)| network.endpoints.len()).sum::<usize>(), endpoints);
         for (_, network) in config.networks() {
-            for endpoint in &network.endpoints {
+            for endpoint in network.endpoints.iter() {
                 prop_assert_eq!(network.endpoint(&endpoint.name).unwrap().mac, endpoint.mac);
                 prop_assert!(network.is_member(&endpoint.host.host));
                 prop_assert!(network.subnet_of(endpoint.addresses[0]).is_some());

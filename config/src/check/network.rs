@@ -1,6 +1,6 @@
 //! A network: its subnets, MTU, topology and flooding.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
@@ -106,7 +106,7 @@ fn build(
         mac_age: seconds(table.mac_age.value),
         timeouts: table.timeouts.good().map(|table| timeouts(&table.value)).unwrap_or_default(),
         limits: table.limits.good().map_or_else(Limits::of_network, |table| limits(&table.value)),
-        endpoints: parts.endpoints,
+        endpoints: Arc::new(parts.endpoints),
     })
 }
 

@@ -87,8 +87,10 @@ impl Snapshot {
         for network in self.networks() {
             let known = before.network(network.vni);
             if !known.is_some_and(|known| Arc::ptr_eq(known, network)) {
-                let known = known.map_or(&[][..], |known| &known.endpoints);
-                let moved = network.endpoints.iter().filter(|endpoint| has_moved(known, endpoint));
+                let endpoints = known.map_or(&[][..], |known| &known.endpoints);
+                let others =
+                    network.endpoints.iter().filter(|it| !known.is_some_and(|was| network.has_kept(was, it)));
+                let moved = others.filter(|endpoint| has_moved(endpoints, endpoint));
                 moved.for_each(|endpoint| endpoint.state.moved(now));
             }
         }

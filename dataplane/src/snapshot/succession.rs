@@ -108,6 +108,12 @@ impl Network {
             && before.peers.iter().all(same_peer)
     }
 
+    /// Whether an endpoint of it is as it was under `before`: it took that one's place, and this one did not change.
+    pub(crate) fn has_kept(&self, before: &Self, endpoint: &Endpoint) -> bool {
+        let follows = self.changed.as_ref().is_some_and(|changed| changed.since == before.compiled);
+        follows && endpoint.epoch < self.compiled
+    }
+
     /// Who is another one than before. Endpoints that are not keep the snapshot in which they changed last. None when it is
     /// too many.
     fn changes_from(&mut self, before: &Self) -> Option<Changed> {

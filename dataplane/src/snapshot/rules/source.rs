@@ -189,7 +189,7 @@ impl RuleTable {
             groups.filter_map(|name| self.groups.get(name).copied()).collect()
         };
         let mut members = Vec::new();
-        for endpoint in &network.endpoints {
+        for endpoint in network.endpoints.iter() {
             let prefixes: Vec<IpNet> = endpoint.allowed_pairs.iter().map(|pair| pair.address).collect();
             let groups = wide(endpoint);
             if groups.is_empty() || prefixes.iter().all(is_single) {
@@ -228,7 +228,7 @@ impl RuleTable {
         };
         let of_tenant = |name: &Name| self.groups.get(name).copied();
         let networks = tenant.networks.values().filter(|other| other.name != network.name);
-        let own = networks.flat_map(|other| &other.endpoints).filter_map(|it| member(it, &of_tenant));
+        let own = networks.flat_map(|other| other.endpoints.iter()).filter_map(|it| member(it, &of_tenant));
         let mut members: Vec<EndpointRules> = own.collect();
         for (other, its) in &self.others {
             let of_other = |name: &Name| self.ids.get(&Part::GroupOf(other.clone(), name.clone())).copied();

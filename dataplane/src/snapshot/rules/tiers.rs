@@ -4,8 +4,9 @@
 //! tenant's, the security groups, and the policies after them, the tenant's first. An endpoint of the exclusion list has none of
 //! them: it is still a member of its groups, whom the rules of others mean.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
+use ahash::RandomState;
 use eastgate_config::{
     self as config, EgressDefault, Endpoint, Name, Policy, PolicyEnd, Position, Share, Tenant,
 };
@@ -84,7 +85,7 @@ pub(super) struct Tiers<'c> {
     before: [Vec<Standing<'c>>; 2],
     after: Vec<Standing<'c>>,
     /// Most endpoints are in the groups of many others.
-    of_groups: BTreeMap<&'c [Name], OfGroups>,
+    of_groups: HashMap<&'c [Name], OfGroups, RandomState>,
 }
 
 impl<'c> Tiers<'c> {
@@ -99,7 +100,7 @@ impl<'c> Tiers<'c> {
         let mut after = at(Owner::Tenant, Position::After);
         after.extend(at(Owner::Site, Position::After));
         let before = [Owner::Site, Owner::Tenant].map(|owner| at(owner, Position::Before));
-        Self { table, tenant, network, before, after, of_groups: BTreeMap::new() }
+        Self { table, tenant, network, before, after, of_groups: HashMap::default() }
     }
 
     /// The groups that an endpoint is in, and its tiers in each direction.
