@@ -1,13 +1,31 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * Transport checksums: what its receiver will not believe begins no flow here and moves no connection, as vtep's
- * `checksum_fits` has it. The kernel does not tell a program whether a sender has left the checksum to a device, but what
- * stands in the field then is the sum of the pseudo-header; and it tells when a device has verified it. So the packets
- * themselves are summed up only where they come over a wire from a device that does not verify what is inside a tunnel.
+ * `checksum_fits` has it. What its sender has left to a device has the sum of the pseudo-header in the field; and the kernel
+ * tells when a device has verified it. So the packets themselves are summed up only where they come over a wire from a device
+ * that does not verify what is inside a tunnel.
  */
 #pragma once
 
 #include "maps.h"
+
+#include <bpf/bpf_core_read.h>
+
+/* The parts of the kernel's `struct sk_buff` that no field of `__sk_buff` shows, wherever this kernel has them. */
+struct sk_buff___open {
+	__u8 ip_summed : 2;
+	/* From `head` to where the sum begins, and from there to where it belongs */
+	__u16 csum_start;
+	__u16 csum_offset;
+	unsigned char *head;
+	unsigned char *data;
+} __attribute__((preserve_access_index));
+
+/* `enum` of <linux/skbuff.h>: a device is to finish the checksum. */
+#define CHECKSUM_PARTIAL 3
+
+/* Above every place in a packet */
+#define CHECKSUM_UNKNOWN (1LL << 32)
 
 /* No packet has more. */
 #define MOST_SUMMED 65535
@@ -57,6 +75,55 @@ __noinline __s64 sum_bytes(struct __sk_buff *skb, __u32 at, __u32 len, __u32 sum
 	if (bpf_skb_load_bytes(skb, at, scratch->chunk, len + 1))
 		return -1;
 	return bpf_csum_diff(0, 0, (__be32 *)scratch->chunk, CHUNK, all);
+}
+
+/*
+ * Where the checksum belongs that a device is to finish: bytes from the start of the buffer to where its sum begins in the
+ * upper half, and from there to the field in the lower; -1 where none is open, and CHECKSUM_UNKNOWN where that cannot be read.
+ * Not static, so that its stack is its own.
+ */
+__noinline __s64 open_checksum(struct __sk_buff *skb)
+{
+	const struct sk_buff___open *real = (void *)skb;
+	struct scratch *scratch = the_scratch();
+	__s64 start;
+
+	if (!scratch)
+		return CHECKSUM_UNKNOWN;
+	scratch->open.summed = 0;
+	if (bpf_probe_read_kernel(&scratch->open.summed, sizeof(__u8),
+				  (void *)skb + __builtin_preserve_field_info(real->ip_summed, BPF_FIELD_BYTE_OFFSET)))
+		return CHECKSUM_UNKNOWN;
+	scratch->open.summed <<= __builtin_preserve_field_info(real->ip_summed, BPF_FIELD_LSHIFT_U64);
+	scratch->open.summed >>= __builtin_preserve_field_info(real->ip_summed, BPF_FIELD_RSHIFT_U64);
+	if (scratch->open.summed != CHECKSUM_PARTIAL)
+		return -1;
+	if (bpf_probe_read_kernel(&scratch->open.start, sizeof(__u16), (void *)skb + bpf_core_field_offset(real->csum_start)) ||
+	    bpf_probe_read_kernel(&scratch->open.offset, sizeof(__u16), (void *)skb + bpf_core_field_offset(real->csum_offset)) ||
+	    bpf_probe_read_kernel(&scratch->open.head, sizeof(__u64), (void *)skb + bpf_core_field_offset(real->head)) ||
+	    bpf_probe_read_kernel(&scratch->open.data, sizeof(__u64), (void *)skb + bpf_core_field_offset(real->data)))
+		return CHECKSUM_UNKNOWN;
+	start = (__s64)(scratch->open.head + scratch->open.start - scratch->open.data);
+	return start < 0 || start > MOST_SUMMED ? CHECKSUM_UNKNOWN : start << 16 | scratch->open.offset;
+}
+
+/*
+ * Does the packet stay what it is when the checksum is finished that its sender left open, if it did? A guest says by itself
+ * where that belongs: elsewhere it would make another port or address of what was decided about. Its Ethernet header begins
+ * `at` bytes behind the start of the buffer; `outer_udp` is where an outer UDP header is whose own checksum may be the one
+ * that is open. What is in a guest's own tunnel is the pipeline's to judge, as vtep's `open_checksum_fits` has it.
+ */
+static __always_inline bool open_checksum_fits(struct __sk_buff *skb, const __u32 at, struct packet *p, const __u32 outer_udp)
+{
+	const __u32 transport = at + ETH_HLEN + (p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	const __u32 field = p->proto == IPPROTO_TCP ? offsetof(struct tcphdr, check) :
+			    p->proto == IPPROTO_UDP ? offsetof(struct udphdr, check) :
+						      offsetof(struct echo_header, check);
+	__s64 open = open_checksum(skb);
+
+	if (open < 0 || (!p->fragment && open == ((__s64)transport << 16 | field)))
+		return true;
+	return (outer_udp && open == ((__s64)outer_udp << 16 | offsetof(struct udphdr, check))) || punt(p, PUNT_CHECKSUM);
 }
 
 /*

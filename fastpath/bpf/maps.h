@@ -332,6 +332,14 @@ struct scratch {
 	struct closed_flow closed_flows;
 	__u8 flow[sizeof(struct flow)] __attribute__((aligned(8)));
 	__u8 chunk[CHUNK] __attribute__((aligned(8)));
+	/* What the kernel has noted of a checksum that a device is to finish: `struct sk_buff` */
+	struct {
+		__u64 summed;
+		__u64 head;
+		__u64 data;
+		__u16 start;
+		__u16 offset;
+	} open;
 	/* struct outer_v4 or outer_v6 */
 	__u8 outer[OUTER_ROOM] __attribute__((aligned(8)));
 	/* `enum outer_sum` of a datagram that came in a tunnel */

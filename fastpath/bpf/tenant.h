@@ -150,7 +150,7 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct attac
 	/* 2 answer: what is no packet of a flow may be a request for an address. */
 	if (!read_packet(skb, 0, p) && (skb->vlan_present || read_fragment(skb, 0, from->vni) == FRAGMENT_NONE))
 		return answer_again(skb, from->number, from->vni, config->generation);
-	if (p->fragment == FRAGMENT_PUNT || !read_options(skb, 0, p) || !segment_fits(skb, 0, p, 0))
+	if (p->fragment == FRAGMENT_PUNT || !open_checksum_fits(skb, 0, p, 0) || !read_options(skb, 0, p) || !segment_fits(skb, 0, p, 0))
 		return PATH_PUNT;
 	switch (tenant_forward(skb, from, config, scratch, forwarding)) {
 	case FORWARD_PUNT:

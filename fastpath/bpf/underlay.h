@@ -231,7 +231,7 @@ static __always_inline int decap_inner(struct __sk_buff *skb, const struct confi
 		p->punt = PUNT_ECN;
 		return PATH_PUNT;
 	}
-	if (!read_options(skb, outer_len, p) || !segment_fits(skb, outer_len, p, 1))
+	if (!open_checksum_fits(skb, outer_len, p, udp_at) || !read_options(skb, outer_len, p) || !segment_fits(skb, outer_len, p, 1))
 		return PATH_PUNT;
 	if (!sum_is_right(skb, scratch, udp_at)) {
 		p->punt = PUNT_OUTER;
@@ -329,7 +329,7 @@ static __always_inline int tunnel_path(struct __sk_buff *skb, const struct confi
 	}
 	/* No GSO packet has SYN; anyone may write to the device's port. */
 	if (!p || !read_packet(skb, 0, p) || (p->proto == IPPROTO_TCP && p->flags & TCP_SYN) ||
-	    !segment_fits(skb, 0, p, 0))
+	    !open_checksum_fits(skb, 0, p, 0) || !segment_fits(skb, 0, p, 0))
 		return PATH_PUNT;
 	side = key_of(p, key.tunnel_id, &scratch->key);
 	data = (void *)(long)skb->data;
