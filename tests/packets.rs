@@ -180,6 +180,41 @@ fn tags_travel_where_the_network_is_aware_of_them() {
     }
 }
 
+/// Of which VLANs, the network and its endpoints say: for who sends and who receives.
+#[test]
+fn guests_have_the_vlans_that_they_are_given() {
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        let keys = "vni = 5001\nvlan_aware = true\nguest_vlans = [\"100-199\", 7]\n";
+        let receives = "[tenant.acme.endpoint.db1]\n";
+        site.rewrite(|text| {
+            let text = text.replace("vni = 5001\n", keys);
+            text.replace(receives, &format!("{receives}guest_vlans = [100]\n"))
+        });
+        let [alpha, _beta] = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
+        let mut refused = 0;
+        for (to, space, vlans) in
+            [(RECEIVERS[0], &site.web2, &[100, 199, 7][..]), (RECEIVERS[1], &site.db1, &[100])]
+        {
+            let heard = Capture::start(space, "eth0");
+            let send = |vlan: u16| {
+                send_frame(&site.web1, "eth0", &tagged(&numbered(11, to, ALLOWED, vlan.into()), VLAN, vlan))
+            };
+            let has = |vlan: u16| {
+                let number = u64::from(vlan).to_be_bytes();
+                !heard.matching(|seen| seen.windows(8).any(|bytes| bytes == number)).is_empty()
+            };
+            for vlan in [7, 8, 99, 100, 199, 200] {
+                send(vlan);
+                refused += u64::from(!vlans.contains(&vlan));
+            }
+            wait_for("what it has arrives", || vlans.iter().all(|vlan| has(*vlan)));
+            wait_for("others are refused", || alpha.drops().get("vlan-tagged") == Some(&refused));
+            assert!([8, 99, 200].iter().all(|vlan| !has(*vlan)), "{dataplane}");
+        }
+    }
+}
+
 /// A datagram of 4,000 bytes and a number, in three fragments as a sender with an MTU of 1,500 makes them.
 fn in_fragments(v6: bool, to: (u8, MacAddr), number: u64) -> Vec<Vec<u8>> {
     let payload = [&number.to_be_bytes()[..], &[7; 3992]].concat();

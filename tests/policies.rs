@@ -241,3 +241,60 @@ fn a_reload_names_what_changed_and_takes_away_what_it_takes_away() {
         }
     }
 }
+
+/// A datagram over IPv6 as web1 sends it.
+fn datagram6(to: (u8, MacAddr), sport: u16, port: u16) -> Vec<u8> {
+    let address = |number: u8| {
+        let digits = u16::from_str_radix(&number.to_string(), 16).unwrap();
+        std::net::Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, digits).octets()
+    };
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(WEB1.0, to.1.0)
+        .ipv6(address(11), address(to.0), 64)
+        .udp(sport, port)
+        .write(&mut frame, &u64::from(sport).to_be_bytes())
+        .unwrap();
+    frame
+}
+
+/// A filter by libvirt's name is rules like others: the programs decide by them, and tell by which.
+#[test]
+fn filters_by_libvirts_names_hold() {
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        site.rewrite(|text| {
+            let (before, web1) = text.split_once("[tenant.acme.endpoint.web1]\n").unwrap();
+            let web1 = web1.replacen("groups = [\"all\"]", "filters = [\"clean-traffic\"]", 1);
+            format!("{before}[tenant.acme.endpoint.web1]\n{web1}")
+        });
+        let [alpha, _beta] = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
+        for (n, to) in RECEIVERS.into_iter().enumerate() {
+            let space = [&site.web2, &site.db1][n];
+            let four = Sink::start(space, udp(to.0, ALLOWED));
+            let six = Sink::start(space, format!("[fd00:1::{}]:{ALLOWED}", to.0).parse().unwrap());
+            for sport in (5000..).take(FLOWS as usize) {
+                send_frame(&site.web1, "eth0", &datagram([0, 11], to, sport, ALLOWED));
+                send_frame(&site.web1, "eth0", &datagram6(to, sport, ALLOWED));
+            }
+            wait_for("what it accepts arrives", || four.count() == FLOWS);
+            wait_for("the rest is denied by its rule", || {
+                refused(&alpha, "acme/policy filter:no-ipv6 egress #1") == FLOWS * (n as u64 + 1)
+            });
+            assert_eq!(six.count(), 0, "{dataplane}");
+        }
+        let shown = alpha.ask(&["show", "endpoints"]);
+        let web1 =
+            shown["endpoints"].as_array().unwrap().iter().find(|row| row["endpoint"] == "acme/web1").unwrap();
+        assert!(web1["groups"].to_string().contains("filter:allow-ipv4"), "{web1}");
+        // What comes in by IPv4 passes as well.
+        let sink = Sink::start(&site.web1, udp(11, 9999));
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2, 0, 0, 0, 0, 0x12], WEB1.0)
+            .ipv4([10, 1, 0, 12], [10, 1, 0, 11], 64)
+            .udp(5000, 9999)
+            .write(&mut frame, &1u64.to_be_bytes())
+            .unwrap();
+        send_frame(&site.web2, "eth0", &frame);
+        wait_for("it comes in", || sink.count() == 1);
+    }
+}

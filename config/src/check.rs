@@ -3,6 +3,7 @@
 //! Nothing here looks at another file. What needs several files is noted as [`Claims`] for [`super::cross`].
 
 mod endpoint;
+mod filters;
 mod header;
 mod helper;
 mod icmp;

@@ -18,6 +18,7 @@ use super::{
     },
     place::Place,
     policies::{AddressSet, Policy, SitePolicy},
+    vlans::VlanRange,
 };
 
 /// The name of a host, tenant, network, group or endpoint: 1 to 63 characters `a-z A-Z 0-9 _ - .`, the first a
@@ -163,6 +164,8 @@ pub struct Network {
     pub unknown_destinations: Unknown,
     /// Whether inner frames may carry a VLAN tag.
     pub vlan_aware: bool,
+    /// The VLANs whose tags they may carry, sorted and disjoint; none where that is any.
+    pub guest_vlans: Option<Vec<VlanRange>>,
     /// What its endpoints may speak beside IPv4, IPv6 and ARP, sorted.
     pub ethertypes: Vec<L2Protocol>,
     /// Whether datagrams with reserved VXLAN bits set are dropped (RFC 7348 says to ignore the bits).
@@ -392,6 +395,8 @@ pub struct Endpoint {
     pub allowed_pairs: Vec<AllowedPair>,
     /// Prefixes that it forwards for.
     pub routes: Vec<IpNet>,
+    /// The VLANs whose tagged frames it may send and be sent, likewise; none where that is its network's.
+    pub guest_vlans: Option<Vec<VlanRange>>,
     /// What it may speak beside IPv4, IPv6, ARP and its network's, sorted.
     pub ethertypes: Vec<L2Protocol>,
     /// Whether its MAC and addresses are checked.

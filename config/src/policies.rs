@@ -237,7 +237,8 @@ pub const fn family_of(net: &IpNet) -> Family {
     }
 }
 
-fn whole(family: Family) -> IpNet {
+/// All addresses of a family
+pub(super) fn whole(family: Family) -> IpNet {
     match family {
         Family::V4 => Ipv4Net::default().into(),
         Family::V6 => Ipv6Net::default().into(),

@@ -243,6 +243,18 @@ problems! {
     MtuTooLarge { mtu: u16, most: u16, overhead: u16 } Error "mtu-too-large"
         "an MTU of {mtu} fits no underlay"
         "write at most {most}: 65535 less the {overhead} bytes that VXLAN adds over IPv6";
+    /// No VLAN.
+    BadGuestVlan { text: String } Error "bad-guest-vlan"
+        "{text} is no VLAN, and no range of them"
+        "write a number from 1 to 4094, or a range such as \"100-199\"; 0 is a priority and no VLAN, which all frames may have where the network is vlan_aware";
+    /// VLANs where no frame has a tag.
+    GuestVlansUnaware { network: String } Error "guest-vlans-unaware"
+        "network `{network}` is not vlan_aware: no frame in it has a tag"
+        "add `vlan_aware = true` to the network, or take `guest_vlans` out";
+    /// VLANs of an endpoint that are none of its network's.
+    GuestVlanOutside { vlans: String, network: String } Error "guest-vlan-outside"
+        "{vlans} is not among the VLANs of network `{network}`"
+        "write some of those that the network carries, or add it there";
     /// A hub network without a hub.
     HubMissing { } Error "hub-missing"
         "the topology is \"hub\", and no hub is named"
@@ -367,6 +379,19 @@ problems! {
     FlagsNotPossible { } Error "flags-not-possible"
         "only TCP has TCP flags"
         "write `proto = \"tcp\"`, or take `tcp_flags` out";
+
+    /// More would pass than a filter lets.
+    FilterContradicted { filter: &'static str, what: String } Error "filter-contradicted"
+        "{what} lets more pass than the filter `{filter}`"
+        "take one of the two out; `eastgate policy filters` says what each filter stands for";
+    /// Answers would pass that libvirt drops.
+    FilterOneWay { filter: String, rest: String, family: &'static str } Error "filter-one-way"
+        "`{filter}` lets packets in whose answers `{rest}` does not let out; here the answers to what is allowed pass, too"
+        "write `allow-{family}` in its place: who may begin is for `groups` to say";
+    /// Not for rules.
+    FilterUnsayable { filter: &'static str, asks_for: &'static str, instead: &'static str } Error "filter-unsayable"
+        "`{filter}` asks for {asks_for}, which no rule here does"
+        "{instead}";
 
     /// Nothing that a policy applies to.
     BadScope { text: String, known: &'static str } Error "bad-scope"

@@ -14,6 +14,7 @@ use super::{
     problem::Problem,
     read::{At, Field, Named, Read, Reader, Span, table},
     values::{AddressOrPrefix, Device, Int, List, NameText, NumberOrWord, OneOrMany, OuterTtl, PeerValue},
+    vlans::VlanRange,
 };
 
 /// The largest MTU that any network can have.
@@ -230,9 +231,14 @@ table! {
         default unknown_destinations: Unknown = Unknown::Drop,
         /// Inner frames may carry a VLAN tag.
         default vlan_aware: bool = false,
+        /// VLANs whose tags the frames of its endpoints may carry, where it is `vlan_aware`: numbers, and ranges such as "100-199"; any
+        /// if nothing is said.
+        optional guest_vlans: List<VlanRange>,
         /// Protocols beside IPv4, IPv6 and ARP that its endpoints may speak with each other: ethertypes such as 0x88b5, or names
         /// such as "lldp", "mpls", "stp". Rules say nothing about them.
         many ethertypes: List<L2Protocol>,
+        /// Filters by libvirt's names that its endpoints have, where they say nothing themselves.
+        optional filters: List<NameText>,
         /// Datagrams with reserved VXLAN bits set are dropped.
         default strict_reserved: bool = false,
         /// "strict": TCP state begins at a SYN, SCTP's at an INIT or a HEARTBEAT; "loose": at any segment.
@@ -553,8 +559,12 @@ table! {
         many allowed_pairs: List<AllowedPairTable>,
         /// Prefixes behind it: it forwards packets from them, and is sent packets to them.
         many routes: List<AddressOrPrefix>,
+        /// VLANs of its network whose tagged frames it may send and be sent; all of them if nothing is said, none with an empty list.
+        optional guest_vlans: List<VlanRange>,
         /// Protocols beside IPv4, IPv6 and ARP that it may speak with other endpoints that may, beside those of its network.
         many ethertypes: List<L2Protocol>,
+        /// Filters by the names that libvirt's nwfilter gives them, such as "clean-traffic"; as the network says, if nothing is said.
+        optional filters: List<NameText>,
         /// Its MAC and addresses are checked.
         default port_security: bool = true,
         /// It may advertise itself as a router and send redirects. What it forwards for is in `routes`.

@@ -18,7 +18,7 @@ use ahash::RandomState;
 use eastgate_config::{self as config, Checksums, Config, Name, Oversize, Tenant};
 use eastgate_conntrack::flow::StateSettings;
 use eastgate_policy::{
-    admission::{BadReserved, CONTROL_PORTS, Sender, Site},
+    admission::{BadReserved, CONTROL_PORTS, Sender, Site, Tags},
     compile::{CompileError, Compiled},
     rule::Source,
 };
@@ -171,6 +171,8 @@ pub struct Network {
     pub changed: Option<Changed>,
     /// Unknown hosts behind member VTEPs are admitted and learned
     pub learning: bool,
+    /// The tags that its frames may carry
+    pub tags: Tags,
     /// Frames to unknown MACs are flooded
     pub flood_unknown: bool,
     /// Multicast and broadcast data is flooded
@@ -297,12 +299,6 @@ impl Network {
     pub fn tenant_mtu(&self, link: u16, underlay: Family, tags: u8) -> u16 {
         let derived = mtu::tenant_mtu(link, underlay, tags);
         self.mtu.map_or(derived, |mtu| mtu.min(derived))
-    }
-
-    /// How many VLAN tags a frame in it may carry.
-    #[must_use]
-    pub const fn max_tags(&self) -> u8 {
-        if self.encapsulation.vlan_aware { 1 } else { 0 }
     }
 
     /// The source form of its policy, for explaining decisions.

@@ -5,7 +5,7 @@
 //! DHCP server) that the sender does not have, and is not addressed to the overlay's own infrastructure. What
 //! ARP and neighbour discovery claim inside is checked where they are answered (the `steering` crate).
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::RangeInclusive, sync::Arc};
 
 pub use eastgate_wire::AddressPair;
 use eastgate_wire::{
@@ -33,9 +33,17 @@ pub struct Sender {
     pub ethertypes: Vec<u16>,
     /// May take part in the spanning tree protocols (IEEE 802.1Q)
     pub stp: bool,
-    /// The most VLAN tags a frame may carry; 0 in a network that is not `vlan_aware`. More than two are never
-    /// read and never pass.
-    pub max_tags: u8,
+    /// The VLAN tags of frames that it may send and be sent
+    pub tags: Tags,
+}
+
+/// Which VLAN tags frames may carry. One with VID 0 names no VLAN, only a priority (IEEE 802.1Q section 6.9).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Tags {
+    /// How many; 0 in a network that is not `vlan_aware`. More than two are never read and never pass.
+    pub most: u8,
+    /// The VLANs that they may name, as ranges of their numbers, of at most one tag; none where that is any.
+    pub vlans: Option<Arc<[RangeInclusive<u16>]>>,
 }
 
 /// What holds for every sender of a host.
@@ -62,7 +70,7 @@ pub enum Check {
     SourceMac,
     /// Frames of the link itself go no further than the link.
     LinkProtocol,
-    /// No more VLAN tags than allowed
+    /// No more VLAN tags than allowed, and of no other VLANs
     VlanTags,
     /// IPv4, IPv6, ARP, a RARP self-announcement, or what the network allows beside
     Ethertype,
@@ -105,18 +113,18 @@ pub fn admit(view: &View, frame: &[u8], context: &Context<'_>) -> Result<(), Dro
 }
 
 /// Whether a station that nobody configured may send this frame: it has no role, and no MAC or address that is somebody's.
-/// `max_tags` is what the network takes.
+/// `tags` is what the network takes.
 ///
 /// # Errors
 /// The reason of the first [`Check`] that refuses it.
 pub fn admit_unknown_host(
     view: &View,
     frame: &[u8],
-    max_tags: u8,
+    tags: &Tags,
     ownership: &Ownership,
     site: &Site,
 ) -> Result<(), DropReason> {
-    let sender = &Sender { max_tags, port_security: false, ..Sender::new(view.src) };
+    let sender = &Sender { tags: tags.clone(), port_security: false, ..Sender::new(view.src) };
     let context = Context { sender, ownership, site, chosen: false };
     Check::ALL.iter().try_for_each(|check| match check {
         Check::DhcpServer => refuse_if(view.ip().is_some_and(serves_dhcp), DropReason::DhcpServerGuard),
@@ -142,7 +150,7 @@ impl Sender {
             dhcp_server: false,
             ethertypes: Vec::new(),
             stp: false,
-            max_tags: 0,
+            tags: Tags::default(),
         }
     }
 
@@ -156,6 +164,22 @@ impl Sender {
             0x8808 | 0x8809 => false,
             other => self.ethertypes.contains(&other),
         }
+    }
+}
+
+impl Tags {
+    /// Whether a frame may have the tags that it has.
+    #[inline]
+    #[must_use]
+    pub fn admit(&self, view: &View) -> bool {
+        let more_behind = matches!(view.ethertype, ethertype::VLAN | ethertype::QINQ);
+        let vlan = view.tci & 0xfff;
+        let named = match (view.tags, &self.vlans) {
+            (0, _) | (_, None) => true,
+            (1, Some(vlans)) => vlan == 0 || vlans.iter().any(|range| range.contains(&vlan)),
+            _ => false,
+        };
+        view.tags <= self.most && !more_behind && named
     }
 }
 
@@ -210,7 +234,7 @@ impl Check {
                 is_link_protocol(view) && !speaks_link(view, frame, sender),
                 DropReason::LinkProtocol,
             ),
-            Self::VlanTags => vlan_tags(view, sender),
+            Self::VlanTags => refuse_if(!sender.tags.admit(view), DropReason::VlanTagged),
             Self::Ethertype => ethertype(view, frame, sender),
             Self::MacOwned => {
                 refuse_if(!ownership.may_use_mac(&sender.holdings, secured, view.src), DropReason::MacSpoofed)
@@ -242,7 +266,7 @@ impl Check {
         match self {
             Self::SourceMac => "the source MAC is one a station can have",
             Self::LinkProtocol => "not a frame of the link itself",
-            Self::VlanTags => "no more VLAN tags than the network takes",
+            Self::VlanTags => "no VLAN tags but those that it may have",
             Self::Ethertype => "an ethertype that the network takes",
             Self::MacOwned => "the source MAC is the sender's",
             Self::Martian => "addresses that can be on this network",
@@ -286,11 +310,6 @@ fn speaks_link(view: &View, frame: &[u8], sender: &Sender) -> bool {
 fn is_stp(view: &View, frame: &[u8]) -> bool {
     let llc = frame.get(usize::from(view.l3)..).and_then(|rest| rest.first_chunk::<3>());
     view.dst.0 == [0x01, 0x80, 0xc2, 0, 0, 0] && view.tags == 0 && llc == Some(&[0x42, 0x42, 0x03])
-}
-
-fn vlan_tags(view: &View, sender: &Sender) -> Result<(), DropReason> {
-    let more_behind = matches!(view.ethertype, ethertype::VLAN | ethertype::QINQ);
-    refuse_if(view.tags > sender.max_tags || more_behind, DropReason::VlanTagged)
 }
 
 fn ethertype(view: &View, frame: &[u8], sender: &Sender) -> Result<(), DropReason> {

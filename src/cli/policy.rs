@@ -5,6 +5,7 @@ use std::{fmt::Write as _, io::IsTerminal, path::PathBuf};
 use anyhow::{Context, Result};
 use clap::{Args as ClapArgs, Subcommand};
 use eastgate_api::{Filter, FlowRow};
+use eastgate_config::{self as config, FILTERS};
 use eastgate_wire::names;
 
 use super::{
@@ -119,6 +120,16 @@ pub enum PolicyCommand {
         #[command(flatten)]
         file: File,
     },
+    /// Tell what filters by libvirt's names stand for
+    #[command(after_help = "Example:\n  eastgate policy filters clean-traffic")]
+    Filters {
+        /// Their names; all if none is given
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// Output
+        #[command(flatten)]
+        output: Output,
+    },
     /// Write rules for flows that were seen
     #[command(after_help = SUGGEST)]
     Suggest(Suggest),
@@ -164,7 +175,7 @@ impl PolicyCommand {
     pub const fn output(&self) -> Format {
         match self {
             Self::Who { file, .. } | Self::Test { file, .. } | Self::Lint { file } => file.output.output,
-            Self::Diff { output, .. } => output.output,
+            Self::Diff { output, .. } | Self::Filters { output, .. } => output.output,
             Self::Suggest(options) => options.ask.output.output,
             Self::Staged(command) => command.output(),
         }
@@ -199,6 +210,16 @@ pub(super) fn run(command: &PolicyCommand) -> Result<u8> {
             let rows = lint::lint(&policy_tools::load(&file.config, color)?);
             emit(&file.output, &rows, |rows| lint_text(rows))?;
             Ok(code(rows.is_empty()))
+        }
+        PolicyCommand::Filters { names, output } => {
+            let unknown = names.iter().find(|name| FILTERS.iter().all(|filter| filter.name != **name));
+            if let Some(name) = unknown {
+                anyhow::bail!("there is no filter `{name}`; `eastgate policy filters` lists them");
+            }
+            let asked =
+                |filter: &&config::Filter| names.is_empty() || names.iter().any(|name| *name == filter.name);
+            let filters: Vec<&config::Filter> = FILTERS.iter().filter(asked).collect();
+            emit(output, &filters, |filters| filters_text(filters))
         }
         PolicyCommand::Staged(command) => staged::run(command),
         PolicyCommand::Suggest(options) => {
@@ -285,6 +306,14 @@ fn test_text(rows: &[expect::Row]) -> String {
         }
     }
     text + &expect::summary(rows) + "\n"
+}
+
+fn filters_text(filters: &[&config::Filter]) -> String {
+    let mut table = Table::new(["FILTER", "STANDS FOR"]);
+    for filter in filters {
+        table.row([filter.name.to_owned(), filter.stands_for.to_owned()]);
+    }
+    table.to_string()
 }
 
 fn lint_text(rows: &[lint::Row]) -> String {

@@ -232,6 +232,7 @@ fn network_settings(of: &str, was: &config::Network, is: &config::Network, found
             unknown_neighbors,
             unknown_destinations,
             vlan_aware,
+            guest_vlans,
             ethertypes,
             strict_reserved,
             tcp,
@@ -264,6 +265,7 @@ fn endpoint_settings(
             allowed_pairs,
             routes,
             port_security,
+            guest_vlans,
             ethertypes,
             router,
             dhcp_server

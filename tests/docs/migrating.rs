@@ -250,6 +250,16 @@ const NWFILTER: &[Row] = &[
         "`vlan_aware`; `ethertypes = [\"stp\"]` of endpoints that may speak it",
         Some("tests/packets.rs::other_ethertypes_go_between_those_that_may_speak_them"),
     ),
+    (
+        "VLANs of a guest on a trunk (a domain's `<vlan trunk='yes'>`)",
+        "`guest_vlans` of a network or an endpoint",
+        Some("tests/packets.rs::guests_have_the_vlans_that_they_are_given"),
+    ),
+    (
+        "Filters by their names",
+        "`filters` of an endpoint or a network; `eastgate policy filters` says what each stands for",
+        Some("tests/policies.rs::filters_by_libvirts_names_hold"),
+    ),
     ("Actions accept, return, continue", "group rules; played through on import", IMPORT_LIBVIRT),
     (
         "Actions drop, reject among others",

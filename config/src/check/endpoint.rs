@@ -9,8 +9,10 @@ use eastgate_wire::{Addr, Attachment, MacAddr};
 use ipnet::IpNet;
 
 use super::{
-    Claims, EndpointClaim, known_name,
-    network::{host_ref, is_subnet, protocols, reserved_role},
+    Claims, EndpointClaim,
+    filters::{self, Made, Subject},
+    known_name,
+    network::{host_ref, is_subnet, protocols, reserved_role, tags_travel},
     route,
 };
 use crate::{
@@ -21,6 +23,7 @@ use crate::{
     read::{At, Named, Reader, Span},
     tables::{AllowedPairTable, EndpointTable, NetworkTable, TenantTable},
     values::is_station_address,
+    vlans::merged,
 };
 
 /// What has been seen in the networks of one tenant: by network's index, whose it is and where.
@@ -33,12 +36,15 @@ struct Seen<'t> {
 /// Checks the endpoints of a tenant. Returns the good ones by the index of their network; one that has only bad
 /// ones has an empty list.
 pub(super) fn check_all(
+    tenant_name: &Name,
     tenant: &TenantTable,
     claims: &mut Claims,
+    made: &mut Made,
     reader: &mut Reader,
 ) -> BTreeMap<usize, Vec<Endpoint>> {
     let mut by_network: BTreeMap<usize, Vec<Endpoint>> = BTreeMap::new();
     let mut seen = Seen::default();
+    let servers = dhcp_servers(tenant);
     // In the order written, so that of two equal ones the second is reported.
     let mut in_order: Vec<&(At<Name>, EndpointTable)> = tenant.endpoint.value.iter().collect();
     in_order.sort_by_key(|(name, _)| name.span.start());
@@ -56,11 +62,28 @@ pub(super) fn check_all(
                 Problem::MissingKey { key: "addresses", table: "endpoint", example: "[\"10.1.0.11\"]" };
             reader.report(problem, name.span);
         }
+        let mut endpoint = build(name, table, learning, reader);
+        if let (Some(endpoint), Some((network_name, network))) = (&mut endpoint, network) {
+            let servers = servers.get(&network_name.value).copied().unwrap_or(0);
+            let subject = Subject { tenant: tenant_name, table, network, servers };
+            filters::apply(&subject, &mut endpoint.groups, made, reader);
+        }
         if let Some(index) = index {
-            by_network.entry(index).or_default().extend(build(name, table, learning, reader));
+            by_network.entry(index).or_default().extend(endpoint);
         }
     }
     by_network
+}
+
+/// How many endpoints of each network answer DHCP.
+fn dhcp_servers(tenant: &TenantTable) -> BTreeMap<&Name, usize> {
+    let mut servers: BTreeMap<&Name, usize> = BTreeMap::new();
+    for (_, table) in tenant.endpoint.value.iter().filter(|(_, table)| table.dhcp_server.value) {
+        if let Some(network) = table.network.good() {
+            *servers.entry(&network.value.0).or_default() += 1;
+        }
+    }
+    servers
 }
 
 /// The index of the endpoint's network, or the report that there is none.
@@ -101,11 +124,32 @@ fn check<'t>(
             reader.report_also(problem, address.span, at, "first here");
         }
     }
-    groups(name, table, tenant, reader);
+    let network = index.and_then(|index| tenant.network.value.get(index));
+    groups(name, table, tenant, network, reader);
+    filters::check_names(&table.filters, reader);
     for pair in &table.allowed_pairs.value.items {
         allowed_pair(&pair.value, reader);
     }
-    route::check(table, index.and_then(|index| tenant.network.value.get(index)), reader);
+    route::check(table, network, reader);
+    guest_vlans(table, network, reader);
+}
+
+/// What its frames may be tagged with is some of what those of its network may.
+fn guest_vlans(table: &EndpointTable, network: Option<&(At<Name>, NetworkTable)>, reader: &mut Reader) {
+    let (Some(vlans), Some((name, network))) = (table.guest_vlans.good(), network) else { return };
+    if vlans.value.items.is_empty() {
+        return;
+    }
+    tags_travel(network, name, vlans.span, reader);
+    let Some(known) = network.guest_vlans.good().filter(|known| !known.value.partial) else { return };
+    let carried = merged(&known.value);
+    for range in &vlans.value.items {
+        if !carried.iter().any(|known| known.contains(range.value)) {
+            let problem =
+                Problem::GuestVlanOutside { vlans: range.value.to_string(), network: name.value.to_string() };
+            reader.report_also(problem, range.span, known.span, "those that it carries");
+        }
+    }
 }
 
 /// By what its addresses are learned: what a network says is meant for endpoints that have none written down.
@@ -176,7 +220,13 @@ fn address_fits(
     true
 }
 
-fn groups(name: &At<Name>, table: &EndpointTable, tenant: &TenantTable, reader: &mut Reader) {
+fn groups(
+    name: &At<Name>,
+    table: &EndpointTable,
+    tenant: &TenantTable,
+    network: Option<&(At<Name>, NetworkTable)>,
+    reader: &mut Reader,
+) {
     let groups = &table.groups.value;
     for (at, group) in groups.items.iter().enumerate() {
         known_name("group", group, &tenant.group.value, reader);
@@ -184,7 +234,8 @@ fn groups(name: &At<Name>, table: &EndpointTable, tenant: &TenantTable, reader: 
             reader.report(Problem::NameRepeated { name: group.value.0.to_string() }, group.span);
         }
     }
-    if groups.items.is_empty() && !groups.partial {
+    let accepted = network.is_some_and(|(_, network)| filters::accept(table, network));
+    if groups.items.is_empty() && !groups.partial && !accepted {
         reader.report(Problem::EndpointUngrouped { name: name.value.to_string() }, name.span);
     }
 }
@@ -248,6 +299,7 @@ fn build(
         groups,
         allowed_pairs: pairs.collect(),
         routes: table.routes.value.items.iter().map(|route| route.value.0).collect(),
+        guest_vlans: table.guest_vlans.good().map(|list| merged(&list.value)),
         ethertypes: protocols(&table.ethertypes.value),
         port_security: table.port_security.value,
         router: table.router.value,

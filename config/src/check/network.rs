@@ -4,16 +4,17 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
-use super::NetworkClaim;
+use super::{NetworkClaim, filters};
 use crate::{
     ethertypes::L2Protocol,
     leaf::{Flood, Topology},
     model::{Endpoint, HostRef, Limits, Name, Network},
     problem::Problem,
-    read::{At, Reader},
+    read::{At, Reader, Span},
     tables::{NetworkLimitsTable, NetworkTable, Seconds, TimeoutsTable},
     timeouts::Timeouts,
     values::{List, NameText},
+    vlans::merged,
 };
 
 /// The smallest MTU of an IPv6 link (RFC 8200 section 5).
@@ -31,6 +32,10 @@ pub(super) fn check(
     mtu(table, &subnets, reader);
     topology(table, name, reader);
     flooding(table, name, reader);
+    filters::check_names(&table.filters, reader);
+    if let Some(vlans) = table.guest_vlans.good() {
+        tags_travel(table, name, vlans.span, reader);
+    }
     let deserted = endpoints.is_none() && table.hosts.value.items.is_empty() && table.hub.is_missing();
     let mut endpoints = endpoints.unwrap_or_default();
     endpoints.sort_by(|a, b| a.name.cmp(&b.name));
@@ -89,6 +94,7 @@ fn build(
         unknown_neighbors: table.unknown_neighbors.value,
         unknown_destinations: table.unknown_destinations.value,
         vlan_aware: table.vlan_aware.value,
+        guest_vlans: table.guest_vlans.good().map(|list| merged(&list.value)),
         ethertypes: protocols(&table.ethertypes.value),
         strict_reserved: table.strict_reserved.value,
         tcp: table.tcp.value,
@@ -182,6 +188,14 @@ fn flooding(table: &NetworkTable, name: &At<Name>, reader: &mut Reader) {
         && !group.value.is_multicast()
     {
         reader.report(Problem::NotMulticast { address: group.value }, group.span);
+    }
+}
+
+/// Reports VLANs of a network in which no frame has a tag.
+pub(super) fn tags_travel(table: &NetworkTable, name: &At<Name>, vlans: Span, reader: &mut Reader) {
+    if !table.vlan_aware.value {
+        let problem = Problem::GuestVlansUnaware { network: name.value.to_string() };
+        reader.report_also(problem, vlans, name.span, "the network");
     }
 }
 

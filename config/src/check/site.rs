@@ -14,7 +14,7 @@ use crate::{
     problem::Problem,
     read::{At, Field, Named, Reader},
     tables::{FileTable, QuotaTable, SiteSetTable, TableSize, TemplateTable, TenantQuotaTable},
-    values::{AddressOrPrefix, List},
+    values::{AddressOrPrefix, List, is_name},
 };
 
 /// The site's policies, sets and templates, and what of tenants they name.
@@ -101,8 +101,8 @@ type Counted = (&'static str, fn(&Tenant) -> usize);
 const KINDS: [Counted; 7] = [
     ("network", |tenant| tenant.networks.len()),
     ("endpoint", |tenant| tenant.endpoints().count()),
-    ("group", |tenant| tenant.groups.len()),
-    ("policy", |tenant| tenant.policies.len()),
+    ("group", |tenant| tenant.groups.keys().filter(|name| is_name(name)).count()),
+    ("policy", |tenant| tenant.policies.keys().filter(|name| is_name(name)).count()),
     ("rule", |tenant| tenant.rules().map(|rule| rule.peers.len().max(1)).sum()),
     ("set", |tenant| tenant.sets.len()),
     ("address of sets", |tenant| tenant.sets.values().map(|set| set.addresses.len()).sum()),

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Claims, endpoint, names::Names, network, policy, rule, site};
+use super::{Claims, endpoint, filters::Made, names::Names, network, policy, rule, site};
 use crate::{
     leaf::{Action, Mode},
     model::{Group, Name, Peer, Protocol, Rule, Tenant},
@@ -21,13 +21,14 @@ use crate::{
 pub(super) fn check(name: &At<Name>, table: &TenantTable, reader: &mut Reader) -> (Tenant, Claims) {
     let mut claims = Claims::default();
     let mut names = Names::of_tenant(&name.value, &table.group.value, &table.set.value);
-    let groups = groups(&table.group.value, &mut names, &mut claims, reader);
+    let mut groups = groups(&table.group.value, &mut names, &mut claims, reader);
     let parts = policy::Parts::of(table);
-    let policies = policy::check_all(&table.policy.value, Some(&parts), &mut names, reader);
+    let mut policies = policy::check_all(&table.policy.value, Some(&parts), &mut names, reader);
     claims.elsewhere = names.elsewhere;
     let sets = table.set.value.iter().map(|(name, table)| set(name, table, &mut claims, reader)).collect();
     unused_groups(&groups, &policies, &table.group.value, &table.endpoint.value, reader);
-    let mut endpoints = endpoint::check_all(table, &mut claims, reader);
+    let mut made = Made::default();
+    let mut endpoints = endpoint::check_all(&name.value, table, &mut claims, &mut made, reader);
     let mut networks = BTreeMap::new();
     for (index, (network_name, network_table)) in table.network.value.iter().enumerate() {
         let own = endpoints.remove(&index);
@@ -35,6 +36,8 @@ pub(super) fn check(name: &At<Name>, table: &TenantTable, reader: &mut Reader) -
         claims.networks.push(claim);
         networks.extend(network.map(|network| (network_name.value.clone(), network)));
     }
+    groups.append(&mut made.groups);
+    policies.append(&mut made.policies);
     let tenant = Tenant {
         name: name.value.clone(),
         at: reader.place(name.span),

@@ -89,7 +89,7 @@ impl<'s> Pipeline<'s> {
             }
             None => {
                 let (ownership, site) = (&network.ownership, &self.snapshot.site);
-                admission::admit_unknown_host(view, frame.bytes(), network.max_tags(), ownership, site)?;
+                admission::admit_unknown_host(view, frame.bytes(), &network.tags, ownership, site)?;
                 self.learn_mac(arrival, view, now)
             }
         }

@@ -102,7 +102,7 @@ impl<'s> Pipeline<'s> {
             Answer::Ask => {
                 self.take_answer_token(arrival, now)?;
                 self.take_bum_token(network, now)?;
-                self.flood_ports(arrival, out);
+                self.flood_ports(arrival, view, out);
                 self.flood_overlay(arrival, view, frame, now, out)?;
                 Ok(Asked::Done(Outcome::Flood))
             }
@@ -125,7 +125,7 @@ impl<'s> Pipeline<'s> {
             },
             Answer::Conflict(conflict) => {
                 self.take_answer_token(arrival, now)?;
-                self.report_conflict(arrival, &conflict, frame, out);
+                self.report_conflict(arrival, &conflict, view, frame, out);
                 Err(if view.ip().is_some() { DropReason::NdSpoofed } else { DropReason::ArpSpoofed }.into())
             }
         }
@@ -175,6 +175,7 @@ impl<'s> Pipeline<'s> {
         &mut self,
         arrival: &Arrival<'s>,
         conflict: &Conflict,
+        view: &View,
         frame: &mut Frame<'_>,
         out: &mut Batch,
     ) {
@@ -183,7 +184,8 @@ impl<'s> Pipeline<'s> {
         if conflict.reply {
             self.send_back(arrival, out);
         }
-        if conflict.tell_owner {
+        let mut there = arrival.network.endpoints.iter().filter(|it| it.location == conflict.owner.at);
+        if conflict.tell_owner && there.all(|it| it.sender.tags.admit(view)) {
             self.deliver_copy(arrival, conflict.owner.at, frame, out);
         }
     }

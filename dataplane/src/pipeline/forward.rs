@@ -180,7 +180,7 @@ impl<'s> Pipeline<'s> {
         let mut copies = 0;
         for endpoint in &network.endpoints {
             let Location::Local(attachment) = endpoint.location else { continue };
-            if arrival.from == endpoint.location {
+            if arrival.from == endpoint.location || !endpoint.sender.tags.admit(view) {
                 continue;
             }
             let packet = InHand { arrival, frame, now };
@@ -248,10 +248,10 @@ impl<'s> Pipeline<'s> {
         Ok(())
     }
 
-    /// Sends the frame that eastgate made to every port but the one the frame in hand came from.
-    pub(super) fn flood_ports(&self, arrival: &Arrival<'s>, out: &mut Batch) {
+    /// Sends the frame that eastgate made, with the tags of the one in hand, to every port but the one that came from.
+    pub(super) fn flood_ports(&self, arrival: &Arrival<'s>, view: &View, out: &mut Batch) {
         let network = arrival.network;
-        for endpoint in &network.endpoints {
+        for endpoint in network.endpoints.iter().filter(|it| it.sender.tags.admit(view)) {
             if let Location::Local(attachment) = endpoint.location
                 && arrival.from != endpoint.location
             {

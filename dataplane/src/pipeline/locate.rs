@@ -111,7 +111,14 @@ impl<'s> Pipeline<'s> {
         {
             self.ask_holders(arrival, ip.dst, view, now, out);
         }
-        located
+        match located {
+            Ok(Destination::Station { endpoint: Some(endpoint), .. })
+                if !endpoint.sender.tags.admit(view) =>
+            {
+                Err(DropReason::VlanTagged.into())
+            }
+            located => located,
+        }
     }
 
     /// Finds out where a frame goes. `plain` is false for ARP and ND.

@@ -49,7 +49,7 @@ impl<'s> Pipeline<'s> {
         offload::finish_checksum(frame)?;
         let mut vteps: Vec<VtepAddr> = Vec::new();
         let mut copies = 0;
-        for endpoint in receivers {
+        for endpoint in receivers.iter().filter(|endpoint| endpoint.sender.tags.admit(view)) {
             match endpoint.location {
                 at if at == arrival.from => {}
                 Location::Local(attachment) => {

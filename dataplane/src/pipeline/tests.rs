@@ -8,6 +8,7 @@
 mod control_traffic;
 mod decisions;
 mod encap;
+mod filters;
 mod fragments;
 mod groups;
 mod helpers;

@@ -8,7 +8,7 @@ use eastgate_config::{
 };
 use eastgate_conntrack::flow::StateSettings;
 use eastgate_policy::{
-    admission::{self, BadReserved, Sender, Site},
+    admission::{self, BadReserved, Sender, Site, Tags},
     compile::Compiled,
     rule::Source,
 };
@@ -173,6 +173,7 @@ impl NetworkSite<'_> {
             changed_addresses: HashMap::default(),
             members,
             by_id: by_id.into(),
+            tags: tags(network, None),
             learning: network.learning,
             flood_unknown: network.unknown_destinations == config::Unknown::Flood,
             flood_multicast: network.multicast == config::Unknown::Flood,
@@ -271,7 +272,7 @@ impl NetworkSite<'_> {
                     })
                     .collect(),
                 stp: protocols().any(|protocol| *protocol == L2Protocol::Stp),
-                max_tags: if network.vlan_aware { 1 } else { 0 },
+                tags: tags(network, endpoint.guest_vlans.as_ref()),
             },
         })
     }
@@ -283,6 +284,15 @@ impl NetworkSite<'_> {
             }
             _ => host.vtep,
         }
+    }
+}
+
+/// The tags that frames in a network may carry: of these VLANs, or of all that the network has.
+fn tags(network: &config::Network, vlans: Option<&Vec<config::VlanRange>>) -> Tags {
+    let vlans = vlans.or(network.guest_vlans.as_ref());
+    Tags {
+        most: if network.vlan_aware { 1 } else { 0 },
+        vlans: vlans.map(|ranges| ranges.iter().map(|range| range.first..=range.last).collect()),
     }
 }
 

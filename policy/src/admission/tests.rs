@@ -296,9 +296,9 @@ fn tags_and_lengths_do_not_get_past_the_checks() {
     let honest = tcp("10.1.0.11", "10.1.0.21").frame();
     let spoofed = tcp("10.1.0.12", "10.1.0.21").frame();
     let mut aware = sender();
-    aware.max_tags = 1;
+    aware.tags.most = 1;
     let mut double = sender();
-    double.max_tags = 2;
+    double.tags.most = 2;
     for tpid in [ethertype::VLAN, ethertype::QINQ] {
         let [one, two, three] = [1, 2, 3].map(|n| tagged(&honest, &vec![tpid; n]));
         assert_eq!(attempt(&one), Err(DropReason::VlanTagged), "a priority tag (VLAN 0) is a tag");
@@ -309,6 +309,28 @@ fn tags_and_lengths_do_not_get_past_the_checks() {
         assert_eq!(try_as(&aware, &tagged(&spoofed, &[tpid])), Err(DropReason::IpSpoofed));
         assert_eq!(try_as(&double, &tagged(&spoofed, &[tpid, tpid])), Err(DropReason::IpSpoofed));
     }
+    let with_vid = |vid: u16| {
+        let mut frame = tagged(&honest, &[ethertype::VLAN]);
+        frame[14..16].copy_from_slice(&(7 << 13 | vid).to_be_bytes());
+        frame
+    };
+    let mut some = aware.clone();
+    some.tags.vlans = Some([5..=5, 100..=199].into());
+    for (vid, passes) in
+        [(0, true), (1, false), (5, true), (99, false), (100, true), (199, true), (200, false)]
+    {
+        let said = if passes { Ok(()) } else { Err(DropReason::VlanTagged) };
+        assert_eq!(try_as(&some, &with_vid(vid)), said, "VLAN {vid}");
+        assert_eq!(try_as(&aware, &with_vid(vid)), Ok(()), "any");
+    }
+    assert_eq!(try_as(&some, &tagged(&spoofed, &[ethertype::VLAN])), Err(DropReason::IpSpoofed));
+    some.tags.most = 2;
+    let two = tagged(&with_vid(100), &[ethertype::QINQ]);
+    assert_eq!(
+        try_as(&some, &two),
+        Err(DropReason::VlanTagged),
+        "which of two VLANs it is, nobody could say"
+    );
     let snap = [&[0xaa, 0xaa, 3, 0, 0, 0, 8, 0][..], &honest[14..]].concat();
     for length in [0, 8, snap.len() as u16, 1500, 1501, 0x5ff] {
         let frame = ethernet(OTHER, MINE, length, &snap);

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::{
     frames::*,
-    net::{Net, vxlan},
+    net::{Fate, Net, vxlan},
     scene::*,
 };
 
@@ -111,6 +111,68 @@ fn a_tag_stays_outside_unless_the_network_is_vlan_aware_and_then_travels() {
     assert_eq!(net.send("web1", tagged(&frame, 200)), "vlan-tagged at alpha");
     let denied = tagged(&udp(WEB1, DB1, 4000, 54), 100);
     assert_eq!(net.send("web1", denied), "egress-denied at alpha", "behind the tag too");
+}
+
+/// As the trunk of a port that names its VLANs: on both ends, for one receiver or many, and for ARP.
+#[test]
+fn tags_are_of_vlans_that_both_ends_have() {
+    let text = |keys: &str| {
+        let text = scene(&format!("vlan_aware = true\nguest_vlans = [5, \"100-199\"]\n{keys}"));
+        let of = |text: String, name: &str, vlans: &str| {
+            let table = format!("[tenant.acme.endpoint.{name}]\n");
+            text.replace(&table, &format!("{table}guest_vlans = {vlans}\n"))
+        };
+        of(of(text, "db1", "[100]"), "db2", "[]")
+    };
+    let mut net = Net::new(&text(""));
+    let datagram = |station| udp(WEB1, station, 4000, 53);
+    for (station, name, vlan, fate) in [
+        (DB1, "db1", 100, "db1"),
+        (DB1, "db1", 0, "db1"),
+        (DB1, "db1", 5, "vlan-tagged at alpha"),
+        (DB1, "db1", 200, "vlan-tagged at alpha"),
+        (DB2, "db2", 100, "vlan-tagged at alpha"),
+        (DB2, "db2", 0, "db2"),
+        (DB3, "db3", 5, "db3"),
+        (DB3, "db3", 199, "db3"),
+        (DB3, "db3", 99, "vlan-tagged at alpha"),
+        (DB3, "db3", 4095, "vlan-tagged at alpha"),
+    ] {
+        let frame = tagged(&datagram(station), 3 << 13 | vlan);
+        let sent = net.send("web1", &frame);
+        assert_eq!(sent, fate, "VLAN {vlan} to {name}");
+        assert!(!sent.reached(name) || sent.at(name) == frame, "as it was");
+    }
+    assert_eq!(net.send("web1", datagram(DB2)), "db2", "the flow is of the addresses, whatever the tag");
+    assert_eq!(
+        net.send("web1", tagged(&datagram(DB1), 5)),
+        "vlan-tagged at alpha",
+        "each packet is asked for its tag"
+    );
+    assert_eq!(
+        net.send("db1", tagged(&udp(DB1, WEB1, 53, 4000), 5)),
+        "vlan-tagged at beta",
+        "and who answers"
+    );
+    assert_eq!(net.encap_to("beta", "alpha", VNI, tagged(&datagram(DB1), 5)), "vlan-tagged at beta");
+    assert_eq!(net.encap_to("beta", "alpha", VNI, tagged(&datagram(DB1), 100)), "db1");
+    assert_eq!(net.send("web1", tagged(&udp(WEB3, DB1, 4000, 53), 100)), "mac-spoofed at alpha");
+    assert_eq!(net.send("web1", tagged(&udp(WEB1, DB1, 4000, 54), 100)), "egress-denied at alpha");
+
+    let mut net = Net::new(&text("multicast = \"flood\"\nneighbors = \"off\""));
+    let receivers = |fate: &Fate| -> Vec<String> {
+        let mut names: Vec<String> = fate.deliveries.iter().map(|delivery| delivery.to.clone()).collect();
+        names.sort();
+        names
+    };
+    let broadcast = to(datagram(DB1), [0xff; 6]);
+    assert_eq!(receivers(&net.send("web1", &broadcast)), ["db1", "db2", "db3"]);
+    assert_eq!(receivers(&net.send("web1", tagged(&broadcast, 100))), ["db1", "db3"]);
+    assert_eq!(receivers(&net.send("web1", tagged(&broadcast, 5))), ["db3"]);
+    let question = arp(1, [0xff; 6], WEB1, [0; 6], v4(DB2));
+    assert_eq!(receivers(&net.send("web1", &question)), ["db1", "db2", "db3", "web2", "web3"]);
+    assert_eq!(receivers(&net.send("web1", tagged(&question, 5))), ["db3", "web2", "web3"]);
+    assert_eq!(net.send("web1", tagged(&question, 200)), "vlan-tagged at alpha");
 }
 
 /// VID 0 is no VLAN but a priority (IEEE 802.1Q section 6.9).

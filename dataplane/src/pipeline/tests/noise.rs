@@ -144,11 +144,12 @@ fn net(keys: &str) -> Net {
     Net::new(&[scene(keys), open.concat()].concat())
 }
 
-const MODES: [&str; 4] = [
+const MODES: [&str; 5] = [
     "",
     "neighbors = \"proxy\"",
     "neighbors = \"off\"\nmulticast = \"flood\"\nunknown_destinations = \"flood\"\nunknown_neighbors = \"flood\"",
     "vlan_aware = true\ntcp = \"loose\"",
+    "vlan_aware = true\nguest_vlans = [\"1-100\"]\nmulticast = \"flood\"",
 ];
 
 #[test]
