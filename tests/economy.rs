@@ -249,9 +249,15 @@ fn what_is_over_makes_room_in_userspace() {
 
 /// An endpoint that opens connections and keeps them comes to its own limit; another of its network does not notice.
 fn own_limit(dataplane: &str) {
+    own_limit_by(dataplane, "endpoint_flows = 10\nendpoint_unreplied = 10\n");
+    own_limit_by(dataplane, "[tenant.acme.endpoint.web1.limits]\nflows = 10\nunreplied = 10\n");
+}
+
+/// web1's limit is written behind its network's: as that of any endpoint, or as its own.
+fn own_limit_by(dataplane: &str, written: &str) {
     let Some(site) = Site::new(HOSTS_V4) else { return };
-    let limits = "flows = 40\nunreplied = 40\nendpoint_flows = 10\nendpoint_unreplied = 10";
-    site.rewrite(|text| format!("{text}\n[tenant.acme.network.lan.limits]\n{limits}\n"));
+    let network = "[tenant.acme.network.lan.limits]\nflows = 40\nunreplied = 40\n";
+    site.rewrite(|text| format!("{text}\n{network}{written}"));
     let daemons = ["alpha", "beta"].map(|name| site.run_with(name, dataplane));
     let at = tcp(21, 5432);
     let listener = site.db1.enter(move || TcpListener::bind(at).unwrap());

@@ -427,9 +427,14 @@ fn flows_of_a_rule_that_is_taken_away_are_cut_at_once_where_asked() {
 #[test]
 fn an_endpoint_begins_as_many_flows_as_it_may() {
     const PER_SECOND: u64 = 20;
-    for dataplane in DATAPLANES {
-        let limits = format!("limits = {{ endpoint_new_flows = {PER_SECOND} }}");
-        let Some((site, daemons)) = running(dataplane, &limits) else { return };
+    let of_all = format!("limits = {{ endpoint_new_flows = {PER_SECOND} }}");
+    let own = format!("\n[tenant.acme.endpoint.web1.limits]\nnew_flows = {PER_SECOND}\n");
+    // As the network says of all, and as the endpoint has it of its own, given while it runs.
+    let said = |dataplane| [(dataplane, &*of_all, ""), (dataplane, "", &own)];
+    for (dataplane, network, own) in DATAPLANES.into_iter().flat_map(said) {
+        let Some((site, daemons)) = running(dataplane, network) else { return };
+        site.rewrite(|text| text + own);
+        daemons.iter().for_each(|daemon| drop(daemon.ask(&["reload"])));
         for (to, space) in RECEIVERS.into_iter().zip([&site.web2, &site.db1]) {
             thread::sleep(Duration::from_millis(1100));
             let sink = Sink::start(space, udp(to.0, OPEN));

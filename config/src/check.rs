@@ -30,7 +30,7 @@ use super::{
     diagnostics::{Found, KEPT},
     islands,
     leaf::Runs,
-    model::{Host, HostRef, Limits, Name, Overlay, Tenant},
+    model::{EndpointLimits, Host, HostRef, Limits, Name, Overlay, Tenant},
     place::{Place, Source},
     policies::SitePolicy,
     problem::{Diagnostic, Near, Problem},
@@ -340,10 +340,12 @@ fn limits(table: &HostLimitsTable) -> Limits {
         flows: table.flows.value.get(),
         unreplied: table.unreplied.value.get(),
         // Those of endpoints are their network's to say.
-        endpoint_flows: table.flows.value.get(),
-        endpoint_unreplied: table.unreplied.value.get(),
+        endpoint: EndpointLimits {
+            flows: table.flows.value.get(),
+            unreplied: table.unreplied.value.get(),
+            new_flows: None,
+        },
         new_flows: None,
-        endpoint_new_flows: None,
         fragments: table.fragments.value.get(),
     }
 }

@@ -68,14 +68,10 @@ pub struct Limits {
     pub flows: u32,
     /// Unreplied flows; the oldest goes first.
     pub unreplied: u32,
-    /// Replied flows, of one endpoint that opened them.
-    pub endpoint_flows: u32,
-    /// Unreplied flows, of one endpoint that opened them.
-    pub endpoint_unreplied: u32,
+    /// Those of one endpoint that opened them, where it has no other limits of its own.
+    pub endpoint: EndpointLimits,
     /// Flows that may begin each second, and at once; none where any number may.
     pub new_flows: Option<u32>,
-    /// The same, of one endpoint that opens them.
-    pub endpoint_new_flows: Option<u32>,
     /// Datagrams in fragments.
     pub fragments: u32,
 }
@@ -405,6 +401,42 @@ pub struct Endpoint {
     pub router: bool,
     /// Whether it may send DHCP and DHCPv6 server messages.
     pub dhcp_server: bool,
+    /// How many flows it may have opened, where that is not what its network says.
+    pub limits: OwnLimits,
+}
+
+/// What one endpoint has in place of its network's [`EndpointLimits`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct OwnLimits {
+    /// Replied flows
+    pub flows: Option<u32>,
+    /// Unreplied flows
+    pub unreplied: Option<u32>,
+    /// Flows that may begin each second
+    pub new_flows: Option<u32>,
+}
+
+impl EndpointLimits {
+    /// With those that an endpoint has of its own.
+    #[must_use]
+    pub fn with(self, own: OwnLimits) -> Self {
+        Self {
+            flows: own.flows.unwrap_or(self.flows),
+            unreplied: own.unreplied.unwrap_or(self.unreplied),
+            new_flows: own.new_flows.or(self.new_flows),
+        }
+    }
+}
+
+/// Flows that one endpoint may have opened on one host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointLimits {
+    /// Replied flows
+    pub flows: u32,
+    /// Unreplied flows; the oldest goes first
+    pub unreplied: u32,
+    /// Flows that may begin each second, and at once; none where any number may
+    pub new_flows: Option<u32>,
 }
 
 /// How addresses of an endpoint are learned.

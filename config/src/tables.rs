@@ -571,6 +571,21 @@ table! {
         default router: bool = false,
         /// It may send DHCP and DHCPv6 server messages.
         default dhcp_server: bool = false,
+        /// How many flows it may have opened on one host, where that is not what its network says.
+        optional limits: EndpointLimitsTable,
+    }
+}
+
+table! {
+    /// Flows that one endpoint has opened on one host; of what is left out, as many as its network says.
+    "limits table"
+    struct EndpointLimitsTable {
+        /// Replied flows; as `endpoint_flows` of its network, if nothing is said.
+        optional flows: TableSize,
+        /// Unreplied flows; as `endpoint_unreplied` of its network, if nothing is said.
+        optional unreplied: TableSize,
+        /// Flows that may begin each second, as many of them at once; as `endpoint_new_flows` of its network, if nothing is said.
+        optional new_flows: Int<1, 1_000_000>,
     }
 }
 

@@ -17,11 +17,11 @@ use super::{
 };
 use crate::{
     leaf::Learn,
-    model::{AllowedPair, Endpoint, Learning, Name},
+    model::{AllowedPair, Endpoint, Learning, Name, OwnLimits},
     prefixes::without,
     problem::Problem,
     read::{At, Named, Reader, Span},
-    tables::{AllowedPairTable, EndpointTable, NetworkTable, TenantTable},
+    tables::{AllowedPairTable, EndpointLimitsTable, EndpointTable, NetworkTable, TenantTable},
     values::is_station_address,
     vlans::merged,
 };
@@ -267,6 +267,14 @@ fn attachment(table: &EndpointTable) -> Option<Attachment> {
     table.port.good().map(|port| Attachment::access(port.value.0.clone()))
 }
 
+fn own_limits(table: &EndpointLimitsTable) -> OwnLimits {
+    OwnLimits {
+        flows: table.flows.good().map(|limit| limit.value.get()),
+        unreplied: table.unreplied.good().map(|limit| limit.value.get()),
+        new_flows: table.new_flows.good().map(|limit| limit.value.get()),
+    }
+}
+
 /// The endpoint, unless something it cannot do without is missing.
 fn build(
     name: &At<Name>,
@@ -304,5 +312,6 @@ fn build(
         port_security: table.port_security.value,
         router: table.router.value,
         dhcp_server: table.dhcp_server.value,
+        limits: table.limits.good().map_or_else(OwnLimits::default, |table| own_limits(&table.value)),
     })
 }

@@ -89,7 +89,8 @@ pub(super) fn apply(subject: &Subject<'_>, groups: &mut Vec<Name>, made: &mut Ma
 fn known(list: &List<NameText>) -> Vec<(&'static Filter, &At<NameText>)> {
     let mut found: Vec<(&'static Filter, &At<NameText>)> = Vec::new();
     for at in &list.items {
-        let new = filter_named(&at.value.0).filter(|new| found.iter().all(|(known, _)| known.name != new.name));
+        let new =
+            filter_named(&at.value.0).filter(|new| found.iter().all(|(known, _)| known.name != new.name));
         found.extend(new.map(|new| (new, at)));
     }
     found

@@ -8,7 +8,7 @@ use super::{NetworkClaim, filters};
 use crate::{
     ethertypes::L2Protocol,
     leaf::{Flood, Topology},
-    model::{Endpoint, HostRef, Limits, Name, Network},
+    model::{Endpoint, EndpointLimits, HostRef, Limits, Name, Network},
     problem::Problem,
     read::{At, Reader, Span},
     tables::{NetworkLimitsTable, NetworkTable, Seconds, TimeoutsTable},
@@ -267,13 +267,12 @@ fn limits(table: &NetworkLimitsTable) -> Limits {
     Limits {
         flows,
         unreplied,
-        endpoint_flows: table.endpoint_flows.good().map_or(most(flows), |limit| limit.value.get()),
-        endpoint_unreplied: table
-            .endpoint_unreplied
-            .good()
-            .map_or(most(unreplied), |limit| limit.value.get()),
+        endpoint: EndpointLimits {
+            flows: table.endpoint_flows.good().map_or(most(flows), |limit| limit.value.get()),
+            unreplied: table.endpoint_unreplied.good().map_or(most(unreplied), |limit| limit.value.get()),
+            new_flows: table.endpoint_new_flows.good().map(|limit| limit.value.get()),
+        },
         new_flows: table.new_flows.good().map(|limit| limit.value.get()),
-        endpoint_new_flows: table.endpoint_new_flows.good().map(|limit| limit.value.get()),
         fragments: table.fragments.value.get(),
     }
 }

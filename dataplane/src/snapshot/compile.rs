@@ -259,7 +259,7 @@ impl NetworkSite<'_> {
             location,
             enforced_here: here || !host.runs_eastgate(),
             learning: endpoint.learning.clone(),
-            state: state.endpoint(&endpoint.name),
+            state: state.endpoint(&endpoint.name, endpoint.limits),
             sender: Sender {
                 holdings: Arc::new(holdings),
                 port_security: endpoint.port_security,

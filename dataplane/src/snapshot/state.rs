@@ -10,7 +10,7 @@ use std::{
 };
 
 use ahash::RandomState;
-use eastgate_config::{self as config, Config, Name};
+use eastgate_config::{self as config, Config, EndpointLimits, Name, OwnLimits};
 use eastgate_conntrack::flow::{Account, FlowLimits, NetworkQuota, Quota};
 use eastgate_steering::{HolderLimits, Holders, LearnLimits, Learned, snooping::Snooped};
 use eastgate_vtep::{
@@ -51,7 +51,8 @@ pub struct NetworkState {
     /// Its datagrams in fragments, at most
     pub fragments: u32,
     settings: Settings,
-    endpoints: Mutex<HashMap<Name, Weak<EndpointState>>>,
+    /// With the limits that they were given last
+    endpoints: Mutex<HashMap<Name, (Weak<EndpointState>, EndpointLimits)>>,
 }
 
 /// The settings that a state was made with; others make a new one.
@@ -193,8 +194,7 @@ const ERRORS: Rate = Rate { per_second: 100, burst: 100 };
 
 impl NetworkState {
     fn new(settings: Settings, quota: Arc<NetworkQuota>, snooped: Arc<Mutex<Snooped>>) -> Self {
-        let unknown_hosts = quota.account("", endpoint_limits(settings.limits));
-        unknown_hosts.set_new_flows(settings.limits.endpoint_new_flows);
+        let unknown_hosts = account(&quota, "", settings.limits.endpoint);
         let bum = Rate { per_second: settings.bum, burst: settings.bum };
         Self {
             fdb: Mutex::new(Fdb::new(settings.fdb, RandomState::new())),
@@ -216,17 +216,23 @@ impl NetworkState {
         }
     }
 
-    /// The state of the endpoint with this name: the same for as long as a snapshot names it.
+    /// The state of the endpoint with this name: the same for as long as a snapshot names it. It has these limits from now on.
     #[must_use]
-    pub fn endpoint(&self, name: &Name) -> Arc<EndpointState> {
+    pub fn endpoint(&self, name: &Name, own: OwnLimits) -> Arc<EndpointState> {
+        let limits = self.settings.limits.endpoint.with(own);
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(state) = endpoints.get(name).and_then(Weak::upgrade) {
+        if let Some((state, given)) = endpoints.get_mut(name)
+            && let Some(state) = state.upgrade()
+        {
+            if *given != limits {
+                // The same account, which is found by its name
+                account(&self.quota, name, limits);
+                *given = limits;
+            }
             return state;
         }
-        let flows = self.quota.account(name, endpoint_limits(self.settings.limits));
-        flows.set_new_flows(self.settings.limits.endpoint_new_flows);
-        let state = Arc::new(EndpointState::new(flows));
-        endpoints.insert(name.clone(), Arc::downgrade(&state));
+        let state = Arc::new(EndpointState::new(account(&self.quota, name, limits)));
+        endpoints.insert(name.clone(), (Arc::downgrade(&state), limits));
         state
     }
 }
@@ -288,6 +294,9 @@ fn flow_limits(limits: config::Limits) -> FlowLimits {
     FlowLimits { replied: limits.flows, unreplied: limits.unreplied }
 }
 
-fn endpoint_limits(limits: config::Limits) -> FlowLimits {
-    FlowLimits { replied: limits.endpoint_flows, unreplied: limits.endpoint_unreplied }
+/// The account that an endpoint's flows are counted in, with these limits from now on.
+fn account(quota: &Arc<NetworkQuota>, name: &str, limits: EndpointLimits) -> Arc<Account> {
+    let account = quota.account(name, FlowLimits { replied: limits.flows, unreplied: limits.unreplied });
+    account.set_new_flows(limits.new_flows);
+    account
 }
