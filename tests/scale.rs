@@ -1,5 +1,5 @@
 //! The sizes that are promised: 10,000 networks and 100,000 endpoints over 1,000 files become tables in little memory,
-//! and a change of one endpoint costs only its own tenant.
+//! and a change of one endpoint costs only its own tenant; 100,000 rules of 10,000 groups in one network, of which one changes.
 //!
 //! A tenth of that by default; all of it with `EASTGATE_SCALE=full`. Times are printed, never judged.
 
@@ -8,7 +8,7 @@
 use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
@@ -31,8 +31,8 @@ const HERE: &str = "h0";
 struct Files(PathBuf);
 
 impl Files {
-    fn generate(tenants: usize) -> Self {
-        let folder = std::env::temp_dir().join(format!("egt{}-scale", std::process::id()));
+    fn generate(name: &str, tenants: usize, tenant: fn(usize) -> String) -> Self {
+        let folder = std::env::temp_dir().join(format!("egt{}-{name}", std::process::id()));
         std::fs::create_dir_all(folder.join("tenants")).unwrap();
         let mut main = "include = [\"tenants/*.toml\"]\n".to_owned();
         for host in 0..HOSTS {
@@ -109,13 +109,19 @@ fn load(loader: &mut Loader) -> Arc<Config> {
     config
 }
 
+/// One after the other: memory is the process's.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// So many, or a tenth of them by default.
+fn sized(full: usize) -> usize {
+    if std::env::var("EASTGATE_SCALE").as_deref() == Ok("full") { full } else { full / 10 }
+}
+
 #[test]
 fn many_networks_fit_and_one_change_costs_one_tenant() {
-    let tenants = match std::env::var("EASTGATE_SCALE").as_deref() {
-        Ok("full") => 1_000,
-        _ => 100,
-    };
-    let files = Files::generate(tenants);
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let tenants = sized(1_000);
+    let files = Files::generate("scale", tenants, tenant);
     let (mut loader, mut registry) = (Loader::new(files.main()), Attachments::default());
     let config = load(&mut loader);
     let states = StateRegistry::new(config.limits);
@@ -162,4 +168,77 @@ fn change_one_endpoint(file: &Path) {
     let changed = text.replace("\"10.3.0.14\"", "\"10.3.0.200\"");
     assert_ne!(text, changed);
     std::fs::write(file, changed).unwrap();
+}
+
+const RULES_OF_A_GROUP: usize = 10;
+
+/// A network of as many endpoints as groups, each in one of them, and rules of every kind: of prefixes, groups and everyone.
+fn many_rules(_: usize) -> String {
+    let groups = sized(10_000);
+    let mut text = "[tenant.big.network.n]\nvni = 7\nsubnets = [\"10.0.0.0/8\"]\n".to_owned();
+    for group in 0..groups {
+        let [_, a, b, c] = (group as u32).to_be_bytes();
+        writeln!(text, "[tenant.big.group.g{group}]\ningress = [").unwrap();
+        for rule in 0..RULES_OF_A_GROUP {
+            let from = match rule % 3 {
+                0 => format!("group:g{}", (group * 7 + rule) % groups),
+                1 => format!("172.16.{}.0/24", (group + rule) % 256),
+                _ => "any".to_owned(),
+            };
+            let port = 1024 + (group * RULES_OF_A_GROUP + rule) % 60_000;
+            writeln!(text, "  {{ proto = \"tcp\", ports = {port}, from = \"{from}\" }},").unwrap();
+        }
+        writeln!(
+            text,
+            "]\negress = [{{ to = \"any\" }}]\n[tenant.big.endpoint.e{group}]\nnetwork = \"n\"\nhost = \"h{}\"\nport = \"p{group}\"\n\
+             mac = \"02:00:00:{a:02x}:{b:02x}:{c:02x}\"\naddresses = [\"10.{}.{b}.{c}\"]\ngroups = [\"g{group}\"]",
+            group % HOSTS,
+            a + 1
+        )
+        .unwrap();
+    }
+    text
+}
+
+#[test]
+fn many_rules_fit_and_one_of_them_changes() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let files = Files::generate("rules", 1, many_rules);
+    let (mut loader, mut registry) = (Loader::new(files.main()), Attachments::default());
+    let config = load(&mut loader);
+    let states = StateRegistry::new(config.limits);
+    let mut compile = |config: &Arc<Config>, previous: Option<&Snapshot>| {
+        let begun = Instant::now();
+        let snapshot = Snapshot::compile(config, HERE, previous, &mut registry, &states).unwrap();
+        let policy = snapshot.networks()[0].policy.stats();
+        println!(
+            "compile  {:>7} ms, {:>4} MiB resident: {} rules in {} lists take {} KiB",
+            begun.elapsed().as_millis(),
+            memory_mib("VmRSS"),
+            policy.rules,
+            policy.rulesets,
+            policy.resident_bytes / 1024
+        );
+        snapshot
+    };
+    let snapshot = compile(&config, None);
+    let groups = sized(10_000);
+    // Each group's ingress and egress rules
+    assert!(snapshot.networks()[0].policy.stats().rules >= groups * (RULES_OF_A_GROUP + 1));
+
+    let file = files.tenant(0);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let changed = text.replacen("ports = 1026,", "ports = 1027,", 1);
+    assert_ne!(text, changed);
+    std::fs::write(&file, changed).unwrap();
+    let begun = Instant::now();
+    let config = load(&mut loader);
+    let next = compile(&config, Some(&snapshot));
+    println!("a change of one of {} rules: {} ms", groups * RULES_OF_A_GROUP, begun.elapsed().as_millis());
+    // Only who is in the group of the changed rule is decided about anew.
+    let anew = next.networks()[0].endpoints.iter().filter(|endpoint| endpoint.epoch == next.epoch).count();
+    assert!(anew <= 1, "{anew} endpoints are decided about anew");
+    let peak = memory_mib("VmHWM");
+    println!("{} rules of {groups} groups: peak {peak} MiB", groups * RULES_OF_A_GROUP);
+    assert!(peak < MEMORY_MIB, "{peak} MiB");
 }

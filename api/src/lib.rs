@@ -19,8 +19,8 @@ pub use filter::{Criterion, FLOW_STATES, Filter};
 pub use flow::{ExpectationRow, FlowRow, HelperCounts, RelatedTo};
 pub use protocol::{
     Class, Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, GroupRow, LearnedAddress, LearnedCounts,
-    NeighborRow, PolicyRow, PortStatus, RecentDrop, Request, Restored, RuleCountRow, RuleRef, RuleRow,
-    Status, TraceReport, TraceRequest, TraceStep, Traffic, VtepStatus,
+    Memory, NeighborRow, PolicyRow, PortStatus, RecentDrop, Request, Restored, RuleCountRow, RuleRef,
+    RuleRow, Status, TraceReport, TraceRequest, TraceStep, Traffic, VtepStatus,
 };
 pub use reply::{List, MAX_ROWS, Reply, Row};
 pub use staged::{StagedChange, StagedRow, StagedRows};

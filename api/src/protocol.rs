@@ -162,11 +162,23 @@ pub struct Status {
     pub attached_by: String,
     /// What someone else took away and that was put back
     pub restored: Restored,
+    /// Memory that it takes
+    #[serde(default)]
+    pub memory: Memory,
     /// Frames and bytes
     pub traffic: Traffic,
     /// Packets that the kernel's programs have left to the pipeline (punted), by cause; nothing without programs
     #[serde(default)]
     pub punts: BTreeMap<String, u64>,
+}
+
+/// Memory of the daemon, in bytes; the tables of the kernel's programs are as large as `[fastpath]` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Memory {
+    /// All that it has in RAM; nothing where procfs does not tell
+    pub resident: Option<u64>,
+    /// The compiled policies of the networks
+    pub policies: u64,
 }
 
 /// What eastgate had made, someone else took away, and it put back.

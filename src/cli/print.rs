@@ -110,6 +110,10 @@ pub(super) fn status(status: &Status) -> String {
         let counts = format!("{programs} programs, {devices} devices, {files} files");
         line("restored", format!("{counts} that someone else took away; last: {last}"));
     }
+    if let Some(resident) = status.memory.resident {
+        let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+        line("memory", format!("{}, of it {} compiled policies", mib(resident), mib(status.memory.policies)));
+    }
     line("uptime", format!("{} s", status.uptime_s));
     for problem in &status.problems {
         line("PROBLEM", problem.clone());

@@ -16,7 +16,8 @@ use std::{
 
 use eastgate_api::{
     Done, EndpointRow, ErrorCode, Failure, FdbRow, Filter, FlowCounts, GroupRow, LearnedAddress, List,
-    NeighborRow, PolicyRow, PortStatus, Reply, Request, Restored, RuleRow, Status, Traffic, VtepStatus,
+    Memory, NeighborRow, PolicyRow, PortStatus, Reply, Request, Restored, RuleRow, Status, Traffic,
+    VtepStatus,
 };
 use eastgate_config::Rule;
 use eastgate_conntrack::flow::Rank;
@@ -40,7 +41,10 @@ use eastgate_wire::{Family, Vni};
 
 use self::{ends::Ends, part::Part};
 use super::{PortState, View};
-use crate::{io::clock, plan::too_small_for};
+use crate::{
+    io::{clock, sysopt::resident_bytes},
+    plan::too_small_for,
+};
 
 /// The endpoints here that are carried without policy.
 fn excluded(snapshot: &Snapshot) -> Vec<String> {
@@ -165,6 +169,10 @@ impl View {
             settings_restored: visible.settings_restored,
             attached_by: visible.attached_by.to_owned(),
             restored: Restored { missing: visible.missing.into_values().collect(), ..visible.restored },
+            memory: Memory {
+                resident: resident_bytes(),
+                policies: snapshot.networks().iter().map(|it| it.policy.stats().resident_bytes as u64).sum(),
+            },
             traffic: self.traffic(),
             punts: self.punts(),
         }
