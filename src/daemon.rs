@@ -9,6 +9,7 @@ mod events;
 mod execute;
 mod learning;
 mod log;
+mod ports;
 mod reload;
 mod show;
 mod staged;
@@ -24,7 +25,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use eastgate_api::{Done, ErrorCode, Failure, Reply, Request, Restored};
-use eastgate_config::{Config, Host, Loader};
+use eastgate_config::{Config, Loader};
 use eastgate_dataplane::{
     attachments::Attachments,
     pipeline::{Shared, shared::lock},
@@ -42,6 +43,7 @@ pub(crate) use self::accelerate::pin_folder;
 use self::{
     events::{Collector, Recent},
     learning::Learner,
+    ports::OpenDevice,
     reload::{nothing_to_do, within_open_files},
     staged::Staged,
     underlay::ActiveUnderlay,
@@ -53,14 +55,14 @@ use crate::{
         socket::{self, SocketFile},
     },
     io::{
-        fastpath::{KernelAttachment, KernelPath},
+        fastpath::KernelPath,
         guard::{Attach, Hooks, HostTraffic},
         lock::NamespaceLock,
         machine::{Machine, record_beside},
         netlink::{Link, LinkEvent, Netlink},
-        worker::{Command, WorkerHandle},
+        worker::WorkerHandle,
     },
-    plan::{Step, Undo, WantedPort, port_steps, unfit, wanted_ports},
+    plan::{Step, Undo, wanted_ports},
 };
 
 /// How often settings are compared and failed devices tried again.
@@ -180,7 +182,7 @@ pub(crate) struct Visible {
     digest: String,
     control_restored: u64,
     reload_error: Option<String>,
-    ports: BTreeMap<Arc<str>, PortState>,
+    ports: BTreeMap<AttachmentId, PortState>,
     names: BTreeMap<AttachmentId, Arc<str>>,
     /// The devices of the underlay that are there
     underlay: Vec<Link>,
@@ -191,7 +193,7 @@ pub(crate) struct Visible {
     restored: Restored,
     /// What could not be put back, and why
     missing: BTreeMap<&'static str, String>,
-    /// What the host has on ports that does not hold
+    /// What the host has on devices of ports that does not hold
     notes: BTreeMap<Arc<str>, &'static str>,
     attached_by: &'static str,
     dataplane: String,
@@ -223,8 +225,10 @@ struct Daemon {
     changes: mpsc::Receiver<Change>,
     /// What is learned, and what is in force with it
     learner: Learner,
-    /// Ports with sockets, and the device they are on
+    /// Ports that are served, and the device they are on
     serving: BTreeMap<AttachmentId, u32>,
+    /// Devices with guard and sockets
+    devices: BTreeMap<u32, OpenDevice>,
     underlay: Option<ActiveUnderlay>,
     /// The devices that the underlay's program is on
     attached: BTreeSet<u32>,
@@ -234,8 +238,8 @@ struct Daemon {
     loading: Option<Arc<KernelPath>>,
     /// Where the kernel's own vxlan device listens, if this daemon has made it
     tunnel_port: Option<u16>,
-    /// What the host has of its own on ports that are served
-    host_traffic: BTreeMap<AttachmentId, HostTraffic>,
+    /// What the host has of its own on devices of ports that are served
+    host_traffic: BTreeMap<u32, HostTraffic>,
     _alone: NamespaceLock,
     /// None on the way out
     control: Option<Server>,
@@ -307,6 +311,7 @@ impl Daemon {
             changes,
             learner: Learner::new(&options.socket, effective),
             serving: BTreeMap::new(),
+            devices: BTreeMap::new(),
             underlay: None,
             attached: BTreeSet::new(),
             made: BTreeMap::new(),
@@ -415,7 +420,7 @@ impl Daemon {
         let Some(host) = snapshot.config.host(&self.host).cloned() else { return };
         let wanted = wanted_ports(&snapshot);
         // Those of ports that are gone stay: what was counted of them is still told. Their numbers are not given again.
-        let names = wanted.iter().map(|port| (port.id, port.device().clone()));
+        let names = wanted.iter().map(|port| (port.id, port.name().into()));
         lock(&self.view.state).names.extend(names);
         self.release_ports(&wanted).await;
         self.list_qdiscs().await;
@@ -426,111 +431,26 @@ impl Daemon {
                 Ok(state) => state,
                 Err(error) => PortState::Failed(format!("{error:#}")),
             };
-            let before = lock(&self.view.state).ports.get(port.device()).cloned();
+            let before = lock(&self.view.state).ports.get(&port.id).cloned();
             if let PortState::Failed(error) = &state
                 && before.as_ref() != Some(&state)
             {
-                tracing::error!(port = %port.device(), error, "a port cannot be served");
+                tracing::error!(port = port.name(), error, "a port cannot be served");
             }
-            states.insert(port.device().clone(), state);
+            states.insert(port.id, state);
         }
         self.serve_underlay(&snapshot, &host).await;
         if let Err(error) = self.attach_to_underlay(&snapshot, &host).await {
             tracing::error!("datagrams take the slow path: {error:#}");
         }
         let mut visible = lock(&self.view.state);
-        visible
-            .notes
-            .retain(|name, _| matches!(states.get(name), Some(PortState::Forwarding | PortState::Down)));
+        visible.notes.retain(|name, _| self.devices.values().any(|device| device.name == *name));
         visible.ports = states;
         visible.underlay = self.underlay_links(&host).cloned().collect();
         visible.listening = self.underlay.is_some();
         if visible.listening {
             visible.not_listening = None;
         }
-    }
-
-    /// Ports that the snapshot no longer names are given back; sockets on devices that are gone are closed.
-    async fn release_ports(&mut self, wanted: &[WantedPort]) {
-        let gone: Vec<AttachmentId> = self
-            .serving
-            .iter()
-            .filter(|(id, ifindex)| {
-                let name = wanted.iter().find(|port| port.id == **id).map(WantedPort::device);
-                name.and_then(|name| self.links.get(&**name)).is_none_or(|link| link.index != **ifindex)
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        for id in gone {
-            self.forget_learned_at(id);
-            self.stop_serving(id);
-            let Some(name) = self.registry.get(id).map(|at| at.device.clone()) else { continue };
-            tracing::info!(port = %name, "no longer served");
-            let unwanted = !wanted.iter().any(|port| port.id == id);
-            if unwanted
-                && let Some(machine) = &mut self.machine
-                && let Err(error) = machine.open_port(&self.netlink, &name).await
-            {
-                tracing::error!(port = %name, %error, "the guard could not be taken off");
-            }
-        }
-    }
-
-    /// Closes a port in the fast path and takes its sockets away; the guard stays.
-    fn stop_serving(&mut self, id: AttachmentId) {
-        let ifindex = self.serving.remove(&id);
-        self.host_traffic.remove(&id);
-        if let Some(kernel) = self.view.kernel.get()
-            && let Err(error) = kernel.remove_attachment(id)
-        {
-            tracing::error!(%error, "a port could not be closed in the fast path");
-        }
-        let unused = ifindex.filter(|ifindex| !self.serving.values().any(|other| other == ifindex));
-        for worker in &self.workers {
-            worker.tell(Command::Detach(id));
-            if let Some(ifindex) = unused {
-                worker.tell(Command::RemoveDevice(ifindex));
-            }
-        }
-    }
-
-    async fn serve_port(&mut self, port: &WantedPort, host: &Host) -> Result<PortState> {
-        let Some(link) = self.links.get(&**port.device()).cloned() else { return Ok(PortState::Absent) };
-        if let Some(why) = unfit(&link, host, &self.links) {
-            if self.serving.contains_key(&port.id) {
-                self.stop_serving(port.id);
-            }
-            return Ok(PortState::Failed(why));
-        }
-        let state = if link.up { PortState::Forwarding } else { PortState::Down };
-        if self.serving.get(&port.id) == Some(&link.index) {
-            self.open_in_kernel(port.id, &link)?;
-            return Ok(state);
-        }
-        let [attach, open] = port_steps(port, self.hook(), self.view.kernel.get().is_some());
-        self.execute(&attach).await?;
-        self.look_at_host(port.id, &link, true).await;
-        self.execute(&open).await?;
-        // Sockets first: frames that are punted are answered.
-        self.open_in_kernel(port.id, &link)?;
-        self.serving.insert(port.id, link.index);
-        tracing::info!(port = %port.device(), "served");
-        Ok(state)
-    }
-
-    /// Opens a port to the flows of its network in the fast path, or closes it while it is down.
-    fn open_in_kernel(&self, id: AttachmentId, link: &Link) -> Result<()> {
-        let Some(kernel) = self.view.kernel.get() else { return Ok(()) };
-        let snapshot = self.view.shared.snapshot();
-        match snapshot.at_attachment(id).zip(self.registry.get(id)) {
-            Some(((network, _), attachment)) if link.up => {
-                let is_veth = link.is_veth && !self.wants_egress(id);
-                let there = KernelAttachment { attachment: attachment.clone(), ifindex: link.index, is_veth };
-                kernel.set_attachment(id, there, network.vni)?;
-            }
-            _ => kernel.remove_attachment(id)?,
-        }
-        Ok(())
     }
 
     /// Does what was asked for. What takes as long as there are flows is done beside everything else.

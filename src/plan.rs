@@ -18,7 +18,7 @@ use eastgate_steering::settings::{Affected, PortRole, Setting, port_settings};
 use eastgate_vtep::mtu::tenant_mtu;
 use eastgate_wire::{Attachment, AttachmentId, Family};
 
-pub use self::step::{Line, Place, Step, Undo};
+pub use self::step::{Frames, Line, Place, Step, Undo};
 use crate::io::{
     fastpath::is_own_address,
     guard::HostTraffic,
@@ -57,6 +57,17 @@ impl WantedPort {
     pub const fn device(&self) -> &Arc<str> {
         &self.attachment.device
     }
+
+    /// As it is shown.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.attachment.to_string()
+    }
+}
+
+/// The first of the attachments of each device.
+fn one_of_each_device(ports: &[WantedPort]) -> impl Iterator<Item = &WantedPort> {
+    ports.chunk_by(|a, b| a.device() == b.device()).filter_map(<[WantedPort]>::first)
 }
 
 /// The attachments of a snapshot, by device name.
@@ -119,13 +130,13 @@ pub fn unfit(link: &Link, host: &Host, links: &BTreeMap<String, Link>) -> Option
 /// As many devices as the kernel lets stand on each other.
 const MOST_LOWER: usize = 8;
 
-/// The ports among `ports` whose devices are there, and can be ports.
+/// One port of each device among those of `ports` that are there, and can be ports.
 fn usable<'p>(
     host: &Host,
     ports: &'p [WantedPort],
     links: &BTreeMap<String, Link>,
 ) -> impl Iterator<Item = &'p WantedPort> {
-    ports.iter().filter(move |port| {
+    one_of_each_device(ports).filter(move |port| {
         links.get(&**port.device()).is_some_and(|link| unfit(link, host, links).is_none())
     })
 }
@@ -222,14 +233,23 @@ fn has_family(family: &str) -> bool {
     Path::new("/proc/sys/net").join(family).join("conf").exists()
 }
 
-/// What serves a tenant port that is there.
+/// What serves the device of a tenant port, which is there. On a trunk nothing of it is anybody's by that.
 #[must_use]
-pub fn port_steps(port: &WantedPort, hook: &'static str, accelerated: bool) -> [Step; 2] {
+pub fn device_steps(port: &WantedPort, hook: &'static str, accelerated: bool) -> [Step; 2] {
     let device = port.device().to_string();
+    let frames = if port.attachment.is_by_tag() { Frames::ByTag } else { Frames::Own(port.id) };
     [
         Step::Attach { device: device.clone(), hook, place: Place::Port { accelerated } },
-        Step::OpenPort { id: port.id, device, hears: !accelerated },
+        Step::OpenPort { frames, device, hears: !accelerated },
     ]
+}
+
+/// What makes a VLAN of a trunk, once that is served, an endpoint's.
+#[must_use]
+pub fn vlan_step(port: &WantedPort) -> Option<Step> {
+    let Attachment { device, vlan, .. } = &port.attachment;
+    let step = || Step::OpenVlan { id: port.id, device: device.to_string(), vlan: *vlan };
+    port.attachment.is_by_tag().then(step)
 }
 
 /// What puts the fast path on an underlay device.
@@ -322,7 +342,8 @@ pub fn lines(
         let steps = fastpath.steps(found.pins.as_deref(), found.hook, config.overlay.port);
         lines.extend(steps.iter().map(Step::line));
     }
-    for port in &ports {
+    for of_device in ports.chunk_by(|a, b| a.device() == b.device()) {
+        let Some(port) = of_device.first() else { continue };
         let device = &**port.device();
         let Some(link) = links.get(device) else {
             lines.push(Line::note("missing", device, "no such device yet", "served as soon as it appears"));
@@ -332,7 +353,8 @@ pub fn lines(
             lines.push(Line::note("refuse port", device, why, "it cannot be a tenant port"));
             continue;
         }
-        lines.extend(port_steps(port, found.hook, accelerated).iter().map(Step::line));
+        lines.extend(device_steps(port, found.hook, accelerated).iter().map(Step::line));
+        lines.extend(of_device.iter().filter_map(vlan_step).map(|step| step.line()));
         if let Some(note) = found.traffic.get(&link.index).and_then(HostTraffic::note) {
             lines.push(Line::note("note", device, note, "eastgate comes before them"));
         }

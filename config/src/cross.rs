@@ -3,16 +3,19 @@
 //! After a good load only what changed is looked at again: tenants that were good together and did not change
 //! still are, as long as the hosts are the same.
 
+mod shares;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
 
 use ahash::RandomState;
-use eastgate_wire::{Attachment, VlanId, Vni};
+use eastgate_wire::{Attachment, Vni};
 use ipnet::IpNet;
 
+use self::shares::{Share, Shares, mixed_port};
 use super::{
     check::{Claims, Elsewhere, FileContent, HostClaim, Kind, NetworkClaim, default_tables, mixed_own},
     diagnostics::Found,
@@ -30,8 +33,8 @@ pub(super) struct Good {
     /// By tenant: the file and the place in its list.
     tenants: HashMap<Name, (Arc<FileContent>, usize)>,
     vnis: HashMap<Vni, Owner>,
-    /// By host and port.
-    attachments: HashMap<Name, HashMap<Attached, Owner, RandomState>>,
+    /// By host and device.
+    attachments: HashMap<Name, HashMap<Arc<str>, Shares, RandomState>>,
     /// By tenant: warnings of addresses that are hosts'.
     of_hosts: BTreeMap<Name, Found>,
 }
@@ -367,26 +370,25 @@ impl<'f> Whole<'f> {
     }
 
     fn attachments(&self, good: Option<&Good>, found: &mut Found) {
-        let mut owners: HashMap<(&Name, Attached), Owner, RandomState> = HashMap::default();
+        let mut owners: HashMap<(&Name, &Arc<str>), Shares, RandomState> = HashMap::default();
         let others = good.filter(|_| !self.same.is_empty());
         for (tenant, claims) in &self.changed {
             owners.reserve(claims.endpoints.len());
             for (host, attachment, mine) in attachment_claims(tenant, claims) {
-                let attached = attached(attachment);
-                let before = others.and_then(|good| good.attachments.get(host)?.get(&attached));
-                let before = before.filter(|owner| self.same.contains(&owner.tenant)).cloned();
-                let twice = |other: &Owner| Problem::PortTwice {
-                    port: attachment.to_string(),
-                    host: host.to_string(),
-                    other: format!("endpoint `{}` of tenant `{}`", other.item, other.tenant),
-                };
-                match owners.entry((host, attached)) {
-                    Entry::Vacant(entry) => drop(entry.insert(settle(before, mine, found, twice))),
-                    Entry::Occupied(mut entry) => {
-                        let kept = settle(Some(entry.get().clone()), mine, found, twice);
-                        entry.insert(kept);
-                    }
+                let share = Share::of(attachment);
+                let shares = owners.entry((host, &attachment.device)).or_default();
+                let before = others.and_then(|good| good.attachments.get(host)?.get(&attachment.device));
+                let is_same = |owner: &&Owner| self.same.contains(&owner.tenant);
+                let first = shares.get(&share).or_else(|| before?.get(&share).filter(is_same));
+                let mixed = share.of_other_kind(shares).next();
+                let mixed = mixed.or_else(|| share.of_other_kind(before?).find(is_same));
+                if mixed.is_some() {
+                    let is_mixed = |other: &Owner| mixed_port(attachment, host, other);
+                    settle(mixed.cloned(), mine.clone(), found, is_mixed);
                 }
+                let twice = |other: &Owner| share.twice(attachment, host, other);
+                let kept = settle(first.cloned(), mine, found, twice);
+                shares.insert(share, kept);
             }
         }
     }
@@ -466,7 +468,8 @@ impl Good {
     fn remember(&mut self, tenant: &Tenant, claims: &Claims) {
         self.vnis.extend(vni_claims(tenant, claims));
         for (host, attachment, owner) in attachment_claims(tenant, claims) {
-            self.attachments.entry(host.clone()).or_default().insert(attached(attachment), owner);
+            let devices = self.attachments.entry(host.clone()).or_default();
+            devices.entry(attachment.device.clone()).or_default().insert(Share::of(attachment), owner);
         }
     }
 
@@ -479,8 +482,9 @@ impl Good {
                 self.vnis.remove(&vni);
             }
             for (host, attachment, _) in attachment_claims(tenant, claims) {
-                if let Some(owners) = self.attachments.get_mut(host) {
-                    owners.remove(&attached(attachment));
+                let devices = self.attachments.get_mut(host);
+                if let Some(shares) = devices.and_then(|devices| devices.get_mut(&attachment.device)) {
+                    shares.remove(&Share::of(attachment));
                 }
             }
         }
@@ -549,13 +553,6 @@ fn vni_claims(tenant: &Tenant, claims: &Claims) -> impl Iterator<Item = (Vni, Ow
         .collect();
     vnis.sort_by_key(|(_, owner)| owner.at.range().start);
     vnis.into_iter()
-}
-
-/// What only one endpoint of a host can be at: a device, and on it a VLAN or none.
-type Attached = (Arc<str>, Option<VlanId>);
-
-fn attached(attachment: &Attachment) -> Attached {
-    (attachment.device.clone(), attachment.vlan)
 }
 
 /// The attachments of a tenant, each with its host, in the order written.

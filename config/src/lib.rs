@@ -24,6 +24,7 @@ pub mod problem;
 mod read;
 mod reread;
 mod schema;
+mod sizes;
 mod tables;
 mod timeouts;
 mod values;

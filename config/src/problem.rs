@@ -327,7 +327,27 @@ problems! {
     /// Two endpoints on one port.
     PortTwice { port: String, host: String, other: String } Error "port-twice"
         "port `{port}` of host `{host}` belongs to {other} already"
-        "give each endpoint a port of its own";
+        "give each endpoint a port of its own; or, where the port is a trunk, a `vlan` of it";
+    /// Two endpoints on one VLAN of a trunk.
+    VlanTwice { vlan: String, port: String, host: String, other: String } Error "vlan-twice"
+        "{vlan} of port `{port}` of host `{host}` is for {other} already"
+        "give each endpoint on a trunk a VLAN of its own";
+    /// A trunk, and an endpoint that has the whole of it.
+    PortMixed { port: String, host: String, other: String } Error "port-mixed"
+        "of this endpoint and {other}, both on port `{port}` of host `{host}`, only one says which `vlan` is its own"
+        "write `vlan` for both: the VLAN's number, or \"untagged\" for frames without a tag; an endpoint without `vlan` has the whole port";
+    /// A VLAN of no port.
+    VlanAlone { } Error "vlan-alone"
+        "a VLAN is named, and not on which port"
+        "add `port = \"NAME\"` with the trunk as the host sees it, or take `vlan` out";
+    /// Not a VLAN.
+    BadVlan { text: String } Error "bad-vlan"
+        "{text} is not a VLAN of a trunk"
+        "write a number from 1 to 4094 (0 is a priority without a VLAN, 4095 is reserved), or \"untagged\" for frames without a tag";
+    /// Tags that would be taken for other endpoints' VLANs.
+    UntaggedAware { network: String } Error "untagged-aware"
+        "network `{network}` is `vlan_aware`: on a trunk the tags of its frames would be taken for VLANs of other endpoints"
+        "give the endpoint a `vlan` of the trunk (tags of the network stand behind that), or a port of its own";
 
     /// From in egress, to in ingress.
     WrongDirection { written: &'static str, list: &'static str, meant: &'static str } Error "wrong-direction"

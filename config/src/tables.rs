@@ -10,26 +10,15 @@ use toml::de::DeTable;
 use super::{
     ethertypes::L2Protocol,
     leaf::*,
-    model::OVERHEAD_V4,
     problem::Problem,
     read::{At, Field, Named, Read, Reader, Span, table},
-    values::{AddressOrPrefix, Device, Int, List, NameText, NumberOrWord, OneOrMany, OuterTtl, PeerValue},
+    values::{
+        AddressOrPrefix, Device, Int, List, NameText, NumberOrWord, OneOrMany, OuterTtl, PeerValue, TrunkVlan,
+    },
     vlans::VlanRange,
 };
 
-/// The largest MTU that any network can have.
-const MTU_MAX: u64 = (65535 - OVERHEAD_V4) as u64;
-/// Every IPv4 link takes packets of this size (RFC 791 section 3.2).
-const MTU_MIN: u64 = 68;
-/// A table with more entries than this would not fit a host's memory.
-const TABLE_MAX: u64 = 100_000_000;
-
-pub(super) type Mtu = Int<MTU_MIN, MTU_MAX>;
-pub(super) type TableSize = Int<1, TABLE_MAX>;
-/// The kernel takes the memory of such a table when it is made.
-pub(super) type KernelTable = Int<1, 1_048_576>;
-/// Up to ten years.
-pub(super) type Seconds = Int<1, 315_360_000>;
+pub(super) use super::sizes::{KernelTable, Mtu, Seconds, TableSize};
 
 table! {
     /// The configuration of an eastgate overlay: hosts, tenants, networks, groups, policies and endpoints.
@@ -542,6 +531,9 @@ table! {
         required host: NameText = "\"alpha\"",
         /// Its network device as the host sees it; may be left out where the host runs "vxlan".
         optional port: Device,
+        /// The VLAN of its frames on that device, or "untagged" for those without a tag: the device is a trunk then, which it shares with
+        /// endpoints of other VLANs. If nothing is said, the device is its own, and all frames of it are, whatever their tags.
+        optional vlan: TrunkVlan,
         /// Its MAC.
         required mac: MacAddr = "\"02:00:00:00:01:01\"",
         /// Its addresses, inside the network's subnets or link-local IPv6. May be left out where they are learned.

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use eastgate_wire::{MacAddr, Vni};
+use eastgate_wire::{MacAddr, VlanId, Vni};
 use ipnet::IpNet;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, de::IntoDeserializer as _};
@@ -346,6 +346,34 @@ impl Read for OuterTtl {
 
     fn schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "anyOf": [{ "type": "integer", "minimum": 1, "maximum": 255 }, { "const": "inherit" }] })
+    }
+}
+
+/// What of a trunk is an endpoint's: a VLAN, or with none the frames without a tag.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TrunkVlan(pub(super) Option<VlanId>);
+
+/// As it is written.
+const UNTAGGED: &str = "untagged";
+
+impl Read for TrunkVlan {
+    fn read(value: &DeValue<'_>, span: Span, reader: &mut Reader) -> Option<Self> {
+        let (text, vlan) = match value {
+            DeValue::Integer(written) => {
+                let number = u16::from_str_radix(written.as_str(), written.radix()).ok();
+                (written.to_string(), number.and_then(VlanId::new_checked).map(Some))
+            }
+            DeValue::String(word) => (format!("\"{word}\""), (*word == UNTAGGED).then_some(None)),
+            other => return reader.wrong_type("a number or \"untagged\"", other, span),
+        };
+        if vlan.is_none() {
+            reader.report(Problem::BadVlan { text }, span);
+        }
+        vlan.map(Self)
+    }
+
+    fn schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "type": "integer", "minimum": 1, "maximum": 4094 }, { "const": UNTAGGED }] })
     }
 }
 

@@ -47,7 +47,7 @@ mod tests {
     fn a_device_has_an_attachment_for_each_vlan_and_each_keeps_its_number() {
         let mut attachments = Attachments::default();
         let access = Attachment::access(Arc::from("trunk0"));
-        let tagged = |vlan| Attachment { vlan: VlanId::new_checked(vlan), ..access.clone() };
+        let tagged = |vlan| Attachment::trunk(Arc::from("trunk0"), VlanId::new_checked(vlan));
         let numbers = [access.clone(), tagged(100), tagged(200)].map(|it| attachments.id(&it));
         assert_eq!(numbers, [AttachmentId(0), AttachmentId(1), AttachmentId(2)]);
         assert_eq!(attachments.id(&tagged(100)), numbers[1], "asked for again");

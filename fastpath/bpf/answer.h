@@ -203,10 +203,12 @@ static __always_inline bool take_answer(struct scratch *scratch, __u32 vni, __u3
 static __always_inline int turn_around(struct __sk_buff *skb, const struct scratch *scratch, const __u32 headers,
 				       const __u32 len)
 {
-	if (scratch->answer.len != len || bpf_skb_change_tail(skb, headers, 0))
+	const struct egress *out = bpf_map_lookup_elem(&egress, &scratch->asked.attachment);
+
+	if (!out || scratch->answer.len != len || bpf_skb_change_tail(skb, headers, 0))
 		return PATH_PUNT;
 	if (bpf_skb_change_tail(skb, len, 0) ||
-	    bpf_skb_store_bytes(skb, 0, scratch->answer.frame, len, BPF_F_INVALIDATE_HASH))
+	    bpf_skb_store_bytes(skb, 0, scratch->answer.frame, len, BPF_F_INVALIDATE_HASH) || !put_tag(skb, out))
 		return PATH_BROKEN;
 	count(STAT_ANSWERED);
 	count(STAT_TO_PORTS);

@@ -5,6 +5,7 @@
 #include "maps.h"
 #include "packet.h"
 #include "sum.h"
+#include "trunk.h"
 
 #include <stddef.h>
 
@@ -76,7 +77,7 @@ static __always_inline int into_attachment(struct __sk_buff *skb, const struct f
 {
 	const struct egress *out = bpf_map_lookup_elem(&egress, &forwarding->to);
 
-	if (!out || !out->ifindex || (out->vlan && bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), out->vlan))) {
+	if (!out || !out->ifindex || !put_tag(skb, out)) {
 		count(STAT_LOST);
 		return TC_ACT_SHOT;
 	}

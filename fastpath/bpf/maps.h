@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * The tables; the daemon says before they are made how large those are that are not of one entry. It writes them; the
- * programs write into flows, answers, accounts, buckets, policy drops, denied, stateless, ended and stats.
+ * programs write into flows, answers, accounts, buckets, policy drops, denied, stateless, strays, ended and stats.
  */
 #pragma once
 
@@ -37,6 +37,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct egress);
 } egress SEC(".maps");
+
+/* Of each trunk what is nobody's there. Each processor counts by itself; each daemon begins with an empty one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1 << 14);
+	__type(key, __u32);
+	__type(value, struct stray);
+} strays SEC(".maps");
 
 /* Networks of this host */
 struct {

@@ -11,6 +11,7 @@
 #include "leg.h"
 #include "punt_limit.h"
 #include "stateless.h"
+#include "trunk.h"
 
 static __always_inline bool is_bum(struct __sk_buff *skb)
 {
@@ -173,36 +174,6 @@ static __always_inline int tenant_path(struct __sk_buff *skb, const struct attac
 	return write_ethernet(skb, forwarding) ? into_attachment(skb, forwarding, true) : PATH_BROKEN;
 }
 
-/* The VLAN that a frame is of, or 0: its tag is noted beside it, as by the kernel, or stands in it, as in a trial. */
-static __always_inline __u16 vlan_of(struct __sk_buff *skb)
-{
-	__be16 tag;
-
-	if (skb->vlan_present)
-		return skb->vlan_tci & VLAN_ID;
-	if (skb->protocol != bpf_htons(ETH_P_8021Q) || bpf_skb_load_bytes(skb, ETH_HLEN, &tag, sizeof(tag)))
-		return 0;
-	return bpf_ntohs(tag) & VLAN_ID;
-}
-
-/*
- * The attachment that a frame came by: resolved once, here. One on a VLAN gets its frames without that tag, as it sends
- * them.
- */
-static __always_inline const struct attachment *arrived_by(struct __sk_buff *skb)
-{
-	struct attachment_key key = { .ifindex = skb->ifindex, .vlan = vlan_of(skb) };
-	const struct attachment *found = bpf_map_lookup_elem(&attachments, &key);
-
-	if (!key.vlan)
-		return found;
-	if (found)
-		return bpf_skb_vlan_pop(skb) ? 0 : found;
-	key.vlan = 0;
-	found = bpf_map_lookup_elem(&attachments, &key);
-	return found && found->flags & ATTACHMENT_ANY_VLAN ? found : 0;
-}
-
 SEC("tc")
 int tenant(struct __sk_buff *skb)
 {
@@ -212,7 +183,8 @@ int tenant(struct __sk_buff *skb)
 
 	count(STAT_FROM_PORTS);
 	if (!config || !from) {
-		count(STAT_LOST);
+		if (!config || !count_stray(skb))
+			count(STAT_LOST);
 		return TC_ACT_SHOT;
 	}
 	verdict = tenant_path(skb, from, config);

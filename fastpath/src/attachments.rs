@@ -3,7 +3,7 @@
 use libbpf_rs::{MapCore, MapFlags};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::{Attachment, AttachmentKey, Egress, Error, Fastpath, remove, taken, write};
+use crate::{Attachment, AttachmentKey, Egress, Error, Fastpath, Stray, remove, taken, write};
 
 impl Fastpath {
     /// Opens an attachment: frames that come in by it are its network's.
@@ -59,5 +59,34 @@ impl Fastpath {
     #[must_use]
     pub fn attachment_numbers(&self) -> u32 {
         self.egress.max_entries()
+    }
+
+    /// Counts what is nobody's on the trunk with this interface index, from nothing on.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn count_strays(&self, ifindex: u32) -> Result<(), Error> {
+        let error = |source| Error::Table { table: "strays", source };
+        let none = vec![vec![0; size_of::<Stray>()]; libbpf_rs::num_possible_cpus().map_err(error)?];
+        self.strays.update_percpu(ifindex.as_bytes(), &none, MapFlags::ANY).map_err(error)
+    }
+
+    /// What was counted of a trunk, by each processor that has seen such frames.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn strays(&self, ifindex: u32) -> Result<Vec<Stray>, Error> {
+        let found = self.strays.lookup_percpu(ifindex.as_bytes(), MapFlags::ANY);
+        let found = found.map_err(|source| Error::Table { table: "strays", source })?;
+        let strays = found.iter().flatten().filter_map(|bytes| Stray::read_from_prefix(bytes).ok());
+        Ok(strays.map(|(stray, _)| stray).filter(|stray| stray.frames > 0).collect())
+    }
+
+    /// Counts them no more.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn forget_strays(&self, ifindex: u32) -> Result<(), Error> {
+        remove(&self.strays, "strays", ifindex.as_bytes())
     }
 }

@@ -1,6 +1,7 @@
 //! What the programs and the daemon share, byte for byte as in `bpf/layout.h`. A test holds sizes and offsets equal
 //! to what the compiler of the programs noted about them.
 
+mod attachment;
 mod datagram;
 mod denial;
 mod network;
@@ -8,6 +9,9 @@ mod network;
 use eastgate_wire::{Addr, FlowKey, Leg, Vni, view::proto};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+pub use self::attachment::{
+    ATTACHMENT_ANY_VLAN, ATTACHMENT_PEER, Attachment, AttachmentKey, DEVICE_NAME, Egress, Stray,
+};
 #[cfg(test)]
 pub(crate) use self::datagram::DATAGRAM_PIECES;
 pub(crate) use self::datagram::{
@@ -81,56 +85,6 @@ pub struct TcpSide {
     pub flags: u8,
     /// Half of what [`Flow::account`] says, the lower one with the low end
     pub account_half: u16,
-}
-
-/// By what a frame that comes in is told to be of an attachment.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
-#[repr(C)]
-pub struct AttachmentKey {
-    /// Interface index of its device
-    pub ifindex: u32,
-    /// The VLAN of its frames there; 0 where they have no tag
-    pub vlan: u16,
-    /// Nothing
-    pub spare: u16,
-}
-
-/// [`Attachment::flags`]: an access attachment, which frames of its device with any tag are of.
-pub const ATTACHMENT_ANY_VLAN: u32 = 1;
-/// [`Attachment::flags`]: its device is a veth whose peer is in another network namespace.
-pub const ATTACHMENT_PEER: u32 = 2;
-
-/// What such a frame is resolved to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct Attachment {
-    /// By which [`Ends::at`] and [`Egress`] know it
-    pub number: u32,
-    /// The daemon's own number for it
-    pub id: u32,
-    /// Its network
-    pub vni: u32,
-    /// `ATTACHMENT_*`
-    pub flags: u32,
-}
-
-/// Bytes of a device's name, a zero at its end
-pub const DEVICE_NAME: usize = 16;
-
-/// Where frames to an attachment leave, by its number.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct Egress {
-    /// Interface index; 0 when it is closed
-    pub ifindex: u32,
-    /// The VLAN of its frames there, or 0
-    pub vlan: u16,
-    /// `ATTACHMENT_*`
-    pub flags: u16,
-    /// The device's name; empty where no number was given yet
-    pub device: [u8; DEVICE_NAME],
 }
 
 /// In [`Ends::at`]: not the number of an attachment, but the place of a VTEP.

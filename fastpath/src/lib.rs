@@ -44,7 +44,7 @@ pub use self::{
         EndpointKey, Ends, Entropy, FLOW_KERNEL_CREATED, FLOW_RELATED, FLOW_REPLIED, FLOW_RESERVED,
         FLOW_STALE, FLOW_STREAM, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, Flow, FlowDir, Key, LAYOUT,
         NETWORK_CHANGING, NETWORK_HUB, NETWORK_STATELESS, NO_EPOCH, NO_RULE, NeighborKey, Network,
-        PUNT_HASH_AT, PUNT_HEADER, PolicyCacheKey, PolicyDrop, PolicyDropKey, STATES, Settings,
+        PUNT_HASH_AT, PUNT_HEADER, PolicyCacheKey, PolicyDrop, PolicyDropKey, STATES, Settings, Stray,
         TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS, TEMPLATE_INHERIT_TTL, TEMPLATE_OPEN, TEMPLATE_TO_US, TcpSide,
         Template, VTEP_NO_SUM, VTEP_SUM, Vtep, address, attachment_of,
     },
@@ -112,6 +112,7 @@ pub struct Fastpath {
     flows: MapHandle,
     attachments: MapHandle,
     egress: MapHandle,
+    strays: MapHandle,
     networks: MapHandle,
     vteps: MapHandle,
     buckets: MapHandle,
@@ -264,7 +265,7 @@ impl Fastpath {
             Ok::<_, Error>(found.as_fd().try_clone_to_owned()?)
         };
         let (flows, networks) = (map("flows")?, map("networks")?);
-        let (attachments, egress) = (map("attachments")?, map("egress")?);
+        let (attachments, egress, strays) = (map("attachments")?, map("egress")?, map("strays")?);
         let (vteps, settings, stats, punts) = (map("vteps")?, map("settings")?, map("stats")?, map("punts")?);
         let programs = Programs {
             tenant: program("tenant")?,
@@ -287,6 +288,7 @@ impl Fastpath {
             flows,
             attachments,
             egress,
+            strays,
             networks,
             vteps,
             buckets,

@@ -20,7 +20,7 @@ impl Limits {
             // One is that of unserved networks.
             "buckets" => sizes.networks.saturating_add(1),
             "vteps" => sizes.vteps,
-            "attachments" | "egress" => sizes.ports,
+            "attachments" | "egress" | "strays" => sizes.ports,
             "endpoints" => sizes.endpoints,
             // The host's, and of each network its own and that of its unknown hosts.
             "accounts" => sizes.networks.saturating_mul(2).saturating_add(sizes.endpoints).saturating_add(1),

@@ -13,7 +13,7 @@ use libbpf_rs::btf::{
 use crate::layout::{
     self, Answer, Attachment, AttachmentKey, CachedPolicy, ChangedKey, ClosedFlow, Denied, DeniedKey, Egress,
     Endpoint, EndpointKey, Ends, Entropy, Flow, FlowDir, Key, NeighborKey, Network, PolicyCacheKey,
-    PolicyDrop, PolicyDropKey, Settings, TcpSide, Template, Vtep,
+    PolicyDrop, PolicyDropKey, Settings, Stray, TcpSide, Template, Vtep,
 };
 use crate::numbers;
 
@@ -68,6 +68,7 @@ fn structures_are_the_same_on_both_sides() {
     // What is in no table is not noted; the same is asserted in C, and for the blocks of a policy.
     assert_eq!(size_of::<layout::Take>(), 16 + size_of::<Key>() + size_of::<Flow>());
     assert_eq!(noted("attachment_key"), layout_of!(AttachmentKey: ifindex, vlan, spare));
+    assert_eq!(noted("stray"), layout_of!(Stray: frames, bytes, first_at, last_at, macs, tag_type, tci));
     assert_eq!(noted("attachment"), layout_of!(Attachment: number, id, vni, flags));
     assert_eq!(noted("egress"), layout_of!(Egress: ifindex, vlan, flags, device));
     assert_eq!(

@@ -35,7 +35,9 @@ pub(super) fn of_machine(snapshot: &Snapshot, carrier: &Carrier, socket: &Path) 
             let mut traffic = BTreeMap::new();
             machine.list_qdiscs(&netlink).await;
             for port in wanted_ports(snapshot) {
-                if let Some(link) = links.get(&**port.device()) {
+                if let Some(link) = links.get(&**port.device())
+                    && !traffic.contains_key(&link.index)
+                {
                     traffic.insert(link.index, machine.host_traffic(&netlink, link).await);
                 }
             }

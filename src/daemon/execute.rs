@@ -5,6 +5,8 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
+use eastgate_dataplane::pipeline::shared::lock;
+use eastgate_wire::{Attachment, AttachmentId};
 
 use super::{Daemon, accelerate::device};
 use crate::{
@@ -16,7 +18,7 @@ use crate::{
         packet_socket::PacketSocket,
         worker::{Command, PuntSocket},
     },
-    plan::{Place, Step, TUNNEL, UP},
+    plan::{Frames, Place, Step, TUNNEL, UP},
 };
 
 impl Daemon {
@@ -62,7 +64,7 @@ impl Daemon {
                 }
                 return Ok(missing);
             }
-            Step::OpenPort { id, device: name, hears } => {
+            Step::OpenPort { frames, device: name, hears } => {
                 let index = device(&self.links, name)?.index;
                 let sockets = if *hears {
                     PacketSocket::open(index, self.workers.len())
@@ -70,11 +72,20 @@ impl Daemon {
                     self.workers.iter().map(|_| PacketSocket::open_sender(index)).collect()
                 };
                 let sockets = sockets.context("cannot open a packet socket")?;
-                let attachment = self.registry.get(*id).context("the port is no attachment")?;
+                let trunk = match frames {
+                    Frames::Own(id) => {
+                        self.tell_of_attachment(*id, index)?;
+                        None
+                    }
+                    Frames::ByTag => Some(self.open_trunk(name, index)?),
+                };
                 for (worker, socket) in self.workers.iter().zip(sockets) {
-                    worker.tell(Command::Attach(*id, index, attachment.clone()));
-                    worker.tell(Command::AddDevice(index, socket));
+                    worker.tell(Command::AddDevice(index, socket, trunk));
                 }
+            }
+            Step::OpenVlan { id, device: name, .. } => {
+                let index = device(&self.links, name)?.index;
+                self.tell_of_attachment(*id, index)?;
             }
             Step::Listen { vtep, port, groups, .. } => self.listen(*vtep, *port, groups)?,
             Step::ListenForPunts { device } => {
@@ -119,6 +130,25 @@ impl Daemon {
         };
         let machine = self.machine.as_mut().ok_or_else(|| anyhow!("stopping"))?;
         Ok(machine.hold(&self.netlink, &link, role).await?)
+    }
+
+    fn tell_of_attachment(&self, id: AttachmentId, index: u32) -> Result<()> {
+        let attachment = self.registry.get(id).context("the port is no attachment")?;
+        for worker in &self.workers {
+            worker.tell(Command::Attach(id, index, attachment.clone()));
+        }
+        Ok(())
+    }
+
+    /// The number for which frames are counted that are nobody's on a trunk: that of what is untagged there.
+    fn open_trunk(&mut self, name: &str, index: u32) -> Result<AttachmentId> {
+        let untagged = Attachment::trunk(name.into(), None);
+        let id = self.registry.id(&untagged);
+        lock(&self.view.state).names.insert(id, untagged.to_string().into());
+        if let Some(kernel) = self.view.kernel.get() {
+            kernel.open_trunk(index, id)?;
+        }
+        Ok(id)
     }
 
     /// What is changed on the machine is in its record.

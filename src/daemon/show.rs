@@ -37,7 +37,7 @@ use eastgate_vtep::{
     fdb::{Flush, Location},
     mtu::tenant_mtu,
 };
-use eastgate_wire::{Family, Vni};
+use eastgate_wire::{Attachment, Family, Vni};
 
 use self::{ends::Ends, part::Part};
 use super::{PortState, View};
@@ -52,6 +52,10 @@ fn excluded(snapshot: &Snapshot) -> Vec<String> {
     let here = snapshot.attachments().map(|(_, network, endpoint)| (&network.tenant.name, &endpoint.name));
     let excluded = here.filter(|(tenant, endpoint)| site.excludes(tenant, endpoint));
     excluded.map(|(tenant, endpoint)| format!("{tenant}/{endpoint}")).collect()
+}
+
+fn attachment_of<'n>(network: &'n Network, endpoint: &Endpoint) -> Option<&'n Attachment> {
+    network.config()?.endpoint(&endpoint.name)?.attachment.as_ref()
 }
 
 fn learned_of(network: &Network, endpoint: &Endpoint) -> Vec<LearnedAddress> {
@@ -115,14 +119,15 @@ impl View {
             snapshot.config.host(&snapshot.host).map_or_else(String::new, |host| host.device_names());
         let ports = snapshot.attachments().map(|(id, network, endpoint)| {
             let name = visible.names.get(&id).map_or_else(String::new, |name| name.to_string());
-            let state = match visible.ports.get(&*name) {
+            let attachment = attachment_of(network, endpoint);
+            let state = match visible.ports.get(&id) {
                 Some(PortState::Forwarding) => "forwarding".to_owned(),
                 Some(PortState::Down) => "down".to_owned(),
                 Some(PortState::Failed(problem)) => format!("failed: {problem}"),
                 Some(PortState::Absent) | None => "absent".to_owned(),
             };
             PortStatus {
-                note: visible.notes.get(&*name).map(|note| (*note).to_owned()),
+                note: attachment.and_then(|it| visible.notes.get(&it.device)).map(|note| (*note).to_owned()),
                 endpoint: format!("{}/{}", network.tenant.name, endpoint.name),
                 vni: network.vni,
                 name,

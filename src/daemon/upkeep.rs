@@ -160,18 +160,20 @@ impl Daemon {
         }
         let is_asked = |link: &Link| only.is_none_or(|only| only.contains(&link.index));
         let by_index = |index: u32| self.links.values().find(|link| link.index == index);
-        let ports = self.serving.iter().filter_map(|(id, index)| Some((*id, by_index(*index)?.clone())));
-        for (id, link) in ports.filter(|(_, link)| is_asked(link)).collect::<Vec<_>>() {
+        let devices = self.devices.keys().filter_map(|index| by_index(*index).cloned());
+        for link in devices.filter(is_asked).collect::<Vec<_>>() {
             let held = self.hold_again(&link, Place::Port { accelerated: kernel.is_some() }).await;
             if let Err(error) = held {
-                self.close_for_good(id, &link, &error);
-            } else if self.look_at_host(id, &link, only.is_some()).await
-                && let Err(error) = self.open_in_kernel(id, &link)
-            {
-                tracing::error!(
-                    port = link.name,
-                    "how frames get to a port is not known to the fast path: {error:#}"
-                );
+                self.close_for_good(&link, &error);
+            } else if self.look_at_host(&link, only.is_some()).await {
+                for id in self.served_at(link.index) {
+                    if let Err(error) = self.open_in_kernel(id, &link) {
+                        tracing::error!(
+                            port = link.name,
+                            "how frames get to a port is not known to the fast path: {error:#}"
+                        );
+                    }
+                }
             }
         }
         if kernel.is_none() {
@@ -197,21 +199,24 @@ impl Daemon {
         Ok(())
     }
 
-    /// A port that cannot be guarded any more is served no more.
-    fn close_for_good(&mut self, id: AttachmentId, link: &Link, error: &anyhow::Error) {
+    fn served_at(&self, ifindex: u32) -> Vec<AttachmentId> {
+        self.serving.iter().filter(|(_, at)| **at == ifindex).map(|(id, _)| *id).collect()
+    }
+
+    /// The ports of a device that cannot be guarded any more are served no more.
+    fn close_for_good(&mut self, link: &Link, error: &anyhow::Error) {
         tracing::error!(port = link.name, "a port lost its guard and is closed: {error:#}");
-        self.stop_serving(id);
-        let mut visible = lock(&self.view.state);
-        if let Some(name) = visible.names.get(&id).cloned() {
-            visible.ports.insert(name, PortState::Failed(format!("{error:#}")));
+        for id in self.served_at(link.index) {
+            self.give_up(id, link.index);
+            lock(&self.view.state).ports.insert(id, PortState::Failed(format!("{error:#}")));
         }
     }
 
-    /// What the host has on a port decides how frames get there: whether that has changed. The kernel has told of
+    /// What the host has on a device decides how frames get there: whether that has changed. The kernel has told of
     /// qdiscs and filters, or there is nothing new of these.
-    pub(super) async fn look_at_host(&mut self, id: AttachmentId, link: &Link, told: bool) -> bool {
+    pub(super) async fn look_at_host(&mut self, link: &Link, told: bool) -> bool {
         let Some(machine) = &self.machine else { return false };
-        let known = self.host_traffic.get(&id);
+        let known = self.host_traffic.get(&link.index);
         let found = match known {
             Some(known) if !told => machine.host_programs(link, known),
             _ => machine.host_traffic(&self.netlink, link).await,
@@ -219,24 +224,21 @@ impl Daemon {
         if known == Some(&found) {
             return false;
         }
-        let note = found.note();
         let mut visible = lock(&self.view.state);
-        if let Some(name) = visible.names.get(&id).cloned() {
-            let before = visible.notes.remove(&name);
-            if let Some(note) = note {
-                visible.notes.insert(name, note);
-                if before.is_none() {
-                    tracing::warn!(port = link.name, "{note}");
-                }
+        let before = visible.notes.remove(&*link.name);
+        if let Some(note) = found.note() {
+            visible.notes.insert(link.name.as_str().into(), note);
+            if before.is_none() {
+                tracing::warn!(port = link.name, "{note}");
             }
         }
         drop(visible);
         let wanted = found.wants_egress();
-        self.host_traffic.insert(id, found).is_some_and(|before| before.wants_egress() != wanted)
+        self.host_traffic.insert(link.index, found).is_some_and(|before| before.wants_egress() != wanted)
     }
 
-    pub(super) fn wants_egress(&self, id: AttachmentId) -> bool {
-        self.host_traffic.get(&id).is_some_and(HostTraffic::wants_egress)
+    pub(super) fn wants_egress(&self, ifindex: u32) -> bool {
+        self.host_traffic.get(&ifindex).is_some_and(HostTraffic::wants_egress)
     }
 
     fn devices_stand(&self) -> bool {

@@ -130,10 +130,15 @@ impl Sender {
         }
     }
 
-    /// Adds bytes to the scratch and a piece for them.
-    fn scratch_piece(&mut self, bytes: &[u8]) {
+    /// Adds bytes to the scratch; the piece that they are.
+    fn add_to_scratch(&mut self, bytes: &[u8]) -> Piece {
         let piece = Piece { from: From::Scratch, start: self.scratch.len() as u32, len: bytes.len() as u32 };
         self.scratch.extend_from_slice(bytes);
+        piece
+    }
+
+    fn scratch_piece(&mut self, bytes: &[u8]) {
+        let piece = self.add_to_scratch(bytes);
         self.pieces.push(piece);
     }
 

@@ -15,11 +15,12 @@ mod policy_drops;
 mod recheck;
 mod related;
 mod stateless;
+mod strays;
 #[cfg(test)]
 mod twin;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv6Addr, UdpSocket},
     os::fd::{AsFd, BorrowedFd},
     path::Path,
@@ -37,7 +38,7 @@ use eastgate_fastpath::{
     Limits, NETWORK_CHANGING, Network, Settings, TableIds, address,
 };
 use eastgate_vtep::fdb::Location;
-use eastgate_wire::{Addr, FlowKey, Leg, TableSizes, Vni, VtepAddr};
+use eastgate_wire::{Addr, AttachmentId, FlowKey, Leg, TableSizes, Vni, VtepAddr};
 
 pub use self::attachments::KernelAttachment;
 use self::{
@@ -84,6 +85,8 @@ struct Tables {
     settings: Settings,
     underlay: Option<KernelUnderlay>,
     attachments: Numbers,
+    /// By interface index: for which number frames are counted that are nobody's on a trunk
+    trunks: BTreeMap<u32, AttachmentId>,
     /// What flows must have been decided under
     snapshot: Option<Arc<Snapshot>>,
     /// Networks by their place, each with what is written there

@@ -8,7 +8,7 @@ use std::{
 };
 
 use eastgate_fastpath::PUNT_HASH_AT;
-use eastgate_wire::{Frame, VlanId};
+use eastgate_wire::{Frame, OuterTag, VLAN_TYPE};
 
 use super::{
     mmsg::{Prefix, RecvBatch},
@@ -181,10 +181,16 @@ impl<'b> Received<'b> {
         self.frame.bytes()
     }
 
-    /// The VLAN of its tag; none where it has no tag, or one that is a priority alone.
+    /// Its outermost tag: the kernel has taken it out of the frame, wherever it stood, before a packet socket gets that.
     #[must_use]
-    pub fn vlan(&self) -> Option<VlanId> {
-        self.tag.and_then(|(_, tci)| VlanId::of_tci(tci))
+    pub const fn tag(&self) -> Option<(u16, u16)> {
+        self.tag
+    }
+
+    /// What that says of whose the frame is.
+    #[must_use]
+    pub const fn outer_tag(&self) -> OuterTag {
+        OuterTag::of(self.tag)
     }
 
     /// The frame without its tag.
@@ -210,7 +216,7 @@ fn vlan_of(data: &[u8]) -> Option<(u16, u16)> {
     if status & TP_STATUS_VLAN_VALID == 0 {
         return None;
     }
-    let tpid = if status & TP_STATUS_VLAN_TPID_VALID != 0 { word(18)? } else { 0x8100 };
+    let tpid = if status & TP_STATUS_VLAN_TPID_VALID != 0 { word(18)? } else { VLAN_TYPE };
     Some((tpid, word(16)?))
 }
 

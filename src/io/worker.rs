@@ -13,12 +13,16 @@ use std::{
     time::Duration,
 };
 
-use eastgate_dataplane::pipeline::{Pipeline, Shared, batch::Batch, counters::DropKey};
+use eastgate_dataplane::pipeline::{
+    Pipeline, Shared,
+    batch::Batch,
+    counters::{DropKey, Subject},
+};
 use eastgate_fastpath::{PUNT_HEADER, attachment_of};
 use eastgate_vtep::header::VXLAN_LEN;
 use eastgate_wire::{
-    Attachment, AttachmentId, DropReason, Frame, Gso, GsoKind, Instant, Location, Offload, VtepAddr,
-    view::ethertype,
+    Attachment, AttachmentId, DropReason, Frame, Gso, GsoKind, Instant, Location, Offload, OuterTag,
+    VtepAddr, view::ethertype,
 };
 use nix::sys::{
     epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
@@ -40,8 +44,9 @@ const LONGEST_SLEEP_MS: u64 = 1000;
 /// What a worker is told by the daemon.
 #[derive(Debug)]
 pub enum Command {
-    /// Send and, without programs, receive on a device, by its interface index.
-    AddDevice(u32, PacketSocket),
+    /// Send and, without programs, receive on a device, by its interface index. On a trunk, frames that are nobody's are counted for
+    /// this number.
+    AddDevice(u32, PacketSocket, Option<AttachmentId>),
     /// Stop doing so.
     RemoveDevice(u32),
     /// An attachment is at this device.
@@ -121,10 +126,17 @@ impl Drop for WorkerHandle {
 #[derive(Default)]
 pub(super) struct Sockets {
     /// By interface index
-    pub(super) devices: BTreeMap<u32, PacketSocket>,
+    pub(super) devices: BTreeMap<u32, Device>,
     pub(super) attached: Arc<Attached>,
     pub(super) rx_sockets: Vec<RxSocket>,
     pub(super) tx_sockets: Option<Arc<TxSockets>>,
+}
+
+/// A device with attachments.
+pub(super) struct Device {
+    pub(super) socket: PacketSocket,
+    /// Where frames are counted that are nobody's on a trunk
+    pub(super) trunk: Option<AttachmentId>,
 }
 
 struct Worker {
@@ -218,9 +230,9 @@ impl Worker {
     fn obey(&mut self) -> bool {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::AddDevice(ifindex, socket) => {
+                Command::AddDevice(ifindex, socket, trunk) => {
                     self.watch(socket.as_fd(), u64::from(ifindex));
-                    self.sockets.devices.insert(ifindex, socket);
+                    self.sockets.devices.insert(ifindex, Device { socket, trunk });
                 }
                 Command::RemoveDevice(ifindex) => {
                     // Closing the socket takes it out of the epoll set.
@@ -257,8 +269,9 @@ impl Worker {
     }
 
     fn serve_device(&mut self, ifindex: u32) {
-        let Some(socket) = self.sockets.devices.get(&ifindex) else { return };
-        let count = match socket.recv(&mut self.received) {
+        let Some(device) = self.sockets.devices.get(&ifindex) else { return };
+        let trunk = device.trunk;
+        let count = match device.socket.recv(&mut self.received) {
             Ok(count) => count,
             // The device went down or away; the daemon hears of it from netlink and decides.
             Err(error) => return tracing::debug!(ifindex, %error, "no frames from a device"),
@@ -266,9 +279,15 @@ impl Worker {
         let (shared, index, attached) = (self.shared.clone(), self.index, self.sockets.attached.clone());
         self.process_batch(count, |pipeline, received, message, batch, now| {
             let received = packet_socket::received(received, message);
-            let vlan = received.as_ref().and_then(Received::vlan);
-            let Some(arrival) = attached.arrived(ifindex, vlan) else {
-                return shared.count_drop(index, unknown_device(), now);
+            let tag = received.as_ref().map_or(OuterTag::Untagged, Received::outer_tag);
+            let Some(arrival) = attached.arrived(ifindex, tag) else {
+                return match (trunk, received) {
+                    (Some(trunk), Some(stray)) => {
+                        let subject = Subject::of_stray(stray.tag(), stray.bytes());
+                        shared.count_stray(index, trunk, stray.bytes().len(), subject, now);
+                    }
+                    _ => shared.count_drop(index, unknown_device(), now),
+                };
             };
             let frame = match received {
                 Some(received) if arrival.takes_tag_off => Some(received.without_tag()),
@@ -364,10 +383,12 @@ impl Worker {
         let lost = |vni, from| DropKey { vni, reason: DropReason::Overrun, from, by: None, rule: None };
         let snapshot = self.shared.snapshot();
         let attached = &self.sockets.attached;
-        let ports = self.sockets.devices.iter_mut().map(|(ifindex, socket)| {
-            let from = attached.arrived(*ifindex, None).map(|arrival| arrival.attachment);
-            let vni = from.and_then(|from| snapshot.at_attachment(from)).map(|(network, _)| network.vni);
-            (lost(vni, from.map(Location::Local)), socket.newly_dropped())
+        let ports = self.sockets.devices.iter_mut().map(|(ifindex, device)| {
+            let untagged = attached.arrived(*ifindex, OuterTag::Untagged).map(|arrival| arrival.attachment);
+            // Whose they were on a trunk nobody has seen.
+            let of = untagged.filter(|_| device.trunk.is_none()).and_then(|of| snapshot.at_attachment(of));
+            let from = device.trunk.or(untagged).map(Location::Local);
+            (lost(of.map(|(network, _)| network.vni), from), device.socket.newly_dropped())
         });
         let rx_sockets =
             self.sockets.rx_sockets.iter_mut().map(|rx_socket| (lost(None, None), rx_socket.newly_dropped()));

@@ -7,7 +7,7 @@ use std::{fmt, net::IpAddr, path::PathBuf};
 
 use eastgate_fastpath::Limits;
 use eastgate_steering::settings::{Change, SettingId, Why};
-use eastgate_wire::{AttachmentId, VtepAddr};
+use eastgate_wire::{AttachmentId, VlanId, VtepAddr};
 use serde::Serialize;
 use serde_json::json;
 
@@ -46,6 +46,15 @@ impl Place {
             ],
         }
     }
+}
+
+/// Whose frames those of a tenant port are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Frames {
+    /// One attachment's
+    Own(AttachmentId),
+    /// Those of the attachments that their tags name
+    ByTag,
 }
 
 /// One step.
@@ -116,12 +125,21 @@ pub enum Step {
     },
     /// Packet sockets on a tenant port, one for each worker
     OpenPort {
-        /// Its attachment
-        id: AttachmentId,
+        /// Whose frames those of the device are
+        frames: Frames,
         /// The device
         device: String,
         /// They hear what comes in; otherwise the fast path does, and they only send.
         hears: bool,
+    },
+    /// Frames of a VLAN of a trunk, or those without a tag, are an endpoint's.
+    OpenVlan {
+        /// Its attachment
+        id: AttachmentId,
+        /// The trunk
+        device: String,
+        /// The VLAN
+        vlan: Option<VlanId>,
     },
     /// Sockets for datagrams of other VTEPs
     Listen {
@@ -230,7 +248,10 @@ impl Step {
             Self::Load { .. } => Undo::WithPrograms,
             Self::Pin { below } => Undo::Unpin { below: below.clone() },
             Self::Attach { device, .. } => Undo::Detach { device: device.clone() },
-            Self::OpenPort { .. } | Self::Listen { .. } | Self::ListenForPunts { .. } => Undo::WithDaemon,
+            Self::OpenPort { .. }
+            | Self::OpenVlan { .. }
+            | Self::Listen { .. }
+            | Self::ListenForPunts { .. } => Undo::WithDaemon,
         })
     }
 
@@ -327,6 +348,13 @@ impl Step {
                 "packet sockets, one for each worker".into(),
                 if *hears { "frames of the tenant, and to it" } else { "frames to the tenant" },
             ),
+            Self::OpenVlan { device, vlan, .. } => {
+                let (object, what) = match vlan {
+                    Some(vlan) => (format!("{device}.{vlan}"), format!("VLAN {vlan} of {device}")),
+                    None => (device.clone(), format!("what is untagged on {device}")),
+                };
+                line("open", object, what, "frames of the tenant, and to it")
+            }
             Self::Listen { vtep, port, devices, groups } => {
                 let groups: String = groups.iter().map(|group| format!(", joins {group}")).collect();
                 line(

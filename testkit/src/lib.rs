@@ -19,6 +19,7 @@ pub mod netns;
 pub mod packet;
 pub mod process;
 pub mod sctp;
+pub mod vlan_switch;
 pub mod wait;
 
 pub use capture::Capture;

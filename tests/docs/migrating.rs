@@ -54,6 +54,11 @@ const NEUTRON: &[Row] = &[
         Some("tests/config/policies.rs::quotas_are_exact_and_a_tenants_own_counts_instead"),
     ),
     (
+        "Trunk ports: a parent port and subports by VLAN",
+        "endpoints with one `port` and each its `vlan`, \"untagged\" for the parent",
+        Some("tests/trunk.rs::machines_of_a_trunk_reach_each_other_as_the_rules_say"),
+    ),
+    (
         "Port security: MAC and IP pairs, ARP and ND spoofing",
         "`port_security`, on by default",
         Some("policy/src/admission/tests.rs::a_source_address_is_the_senders"),

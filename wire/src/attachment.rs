@@ -13,12 +13,6 @@ impl VlanId {
         if id > 0 && id < 4095 { Some(Self(id)) } else { None }
     }
 
-    /// That of a tag, by the two bytes behind its type; none when it is a priority alone.
-    #[must_use]
-    pub const fn of_tci(tci: u16) -> Option<Self> {
-        Self::new_checked(tci & 0xfff)
-    }
-
     /// Its identifier.
     #[must_use]
     pub const fn get(self) -> u16 {
@@ -37,6 +31,8 @@ impl fmt::Display for VlanId {
 pub enum AttachmentMode {
     /// Its own, with nobody else at it: all frames of the device are, whatever their tags
     Access,
+    /// A VLAN of it, or its frames without a tag; other frames of the device are others'
+    Trunk,
 }
 
 /// Where and how an endpoint of a host is attached.
@@ -44,7 +40,7 @@ pub enum AttachmentMode {
 pub struct Attachment {
     /// The device, by name
     pub device: Arc<str>,
-    /// The VLAN of its frames there; none where they have no tag of their own
+    /// The VLAN of its frames there; none where these have no tag, or no tag that says whose they are
     pub vlan: Option<VlanId>,
     /// In which mode
     pub mode: AttachmentMode,
@@ -57,10 +53,53 @@ impl Attachment {
         Self { device, vlan: None, mode: AttachmentMode::Access }
     }
 
+    /// By a VLAN of a trunk, or by its frames without a tag.
+    #[must_use]
+    pub const fn trunk(device: Arc<str>, vlan: Option<VlanId>) -> Self {
+        Self { device, vlan, mode: AttachmentMode::Trunk }
+    }
+
+    /// Does the outermost tag of a frame say whose it is? Then it is no part of what the endpoint sends and receives.
+    #[must_use]
+    pub const fn is_by_tag(&self) -> bool {
+        matches!(self.mode, AttachmentMode::Trunk)
+    }
+
     /// Are frames of the device with any tag its own? Then the network says what tags mean.
     #[must_use]
     pub const fn takes_any_vlan(&self) -> bool {
-        self.vlan.is_none() && matches!(self.mode, AttachmentMode::Access)
+        !self.is_by_tag()
+    }
+}
+
+/// The type of the tags whose VLAN says whose a frame is (IEEE 802.1Q table 9-1: C-TAG). The VLANs of a provider's tag (S-TAG) are
+/// others, though their numbers may be the same.
+pub const VLAN_TYPE: u16 = 0x8100;
+
+/// Whose a frame is by the tag that stands in front, or by its having none.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum OuterTag {
+    /// No tag, or one that is a priority alone (VID 0)
+    Untagged,
+    /// A VLAN
+    Vlan(VlanId),
+    /// A tag that names no VLAN of a trunk: reserved (VID 4,095), or a provider's
+    Other,
+}
+
+impl OuterTag {
+    /// That of a frame, by the type and the two bytes behind it of its outermost tag.
+    #[must_use]
+    pub const fn of(tag: Option<(u16, u16)>) -> Self {
+        match tag {
+            None => Self::Untagged,
+            Some((VLAN_TYPE, tci)) => match (tci & 0xfff, VlanId::new_checked(tci & 0xfff)) {
+                (_, Some(vlan)) => Self::Vlan(vlan),
+                (0, None) => Self::Untagged,
+                _ => Self::Other,
+            },
+            Some(_) => Self::Other,
+        }
     }
 }
 
@@ -77,9 +116,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tag_names_a_vlan_or_a_priority_alone() {
-        assert_eq!(VlanId::of_tci(0x2064).map(VlanId::get), Some(100), "the upper bits are a priority");
-        assert_eq!((VlanId::of_tci(0xe000), VlanId::of_tci(0x0fff)), (None, None));
+    fn a_tag_says_whose_a_frame_is() {
+        let vlan = |id| VlanId::new_checked(id).map(OuterTag::Vlan);
+        assert_eq!(Some(OuterTag::of(Some((0x8100, 0x6065)))), vlan(101), "whatever its priority");
+        assert_eq!(
+            (OuterTag::of(None), OuterTag::of(Some((0x8100, 0xe000)))),
+            (OuterTag::Untagged, OuterTag::Untagged)
+        );
+        let others = [(0x8100, 0x0fff), (0x88a8, 101), (0x88a8, 0), (0x9100, 101)];
+        assert_eq!(others.map(|tag| OuterTag::of(Some(tag))), [OuterTag::Other; 4]);
+    }
+
+    #[test]
+    fn vlans_are_from_1_to_4094() {
+        assert_eq!((VlanId::new_checked(0), VlanId::new_checked(4095)), (None, None));
         assert_eq!(
             (VlanId::new_checked(4094).map(VlanId::get), VlanId::new_checked(0x1064)),
             (Some(4094), None)

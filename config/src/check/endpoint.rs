@@ -20,7 +20,7 @@ use crate::{
     model::{AllowedPair, Endpoint, Learning, Name, OwnLimits},
     prefixes::without,
     problem::Problem,
-    read::{At, Named, Reader, Span},
+    read::{At, Field, Named, Reader, Span},
     tables::{AllowedPairTable, EndpointLimitsTable, EndpointTable, NetworkTable, TenantTable},
     values::is_station_address,
     vlans::merged,
@@ -125,6 +125,7 @@ fn check<'t>(
         }
     }
     let network = index.and_then(|index| tenant.network.value.get(index));
+    check_vlan(table, network, reader);
     groups(name, table, tenant, network, reader);
     filters::check_names(&table.filters, reader);
     for pair in &table.allowed_pairs.value.items {
@@ -149,6 +150,20 @@ fn guest_vlans(table: &EndpointTable, network: Option<&(At<Name>, NetworkTable)>
                 Problem::GuestVlanOutside { vlans: range.value.to_string(), network: name.value.to_string() };
             reader.report_also(problem, range.span, known.span, "those that it carries");
         }
+    }
+}
+
+fn check_vlan(table: &EndpointTable, network: Option<&(At<Name>, NetworkTable)>, reader: &mut Reader) {
+    let Some(vlan) = table.vlan.good() else { return };
+    if table.port.is_missing() {
+        reader.report(Problem::VlanAlone {}, vlan.span);
+    }
+    if let Some((name, network)) = network
+        && vlan.value.0.is_none()
+        && network.vlan_aware.value
+    {
+        let problem = Problem::UntaggedAware { network: name.value.to_string() };
+        reader.report_also(problem, vlan.span, name.span, "the network");
     }
 }
 
@@ -255,16 +270,22 @@ fn claim(name: &At<Name>, table: &EndpointTable, reader: &Reader) -> EndpointCla
         name: name.value.clone(),
         at: reader.place(name.span),
         host: table.host.good().map(|host| host_ref(host, reader)),
-        attachment: attachment(table).zip(table.port.good().map(|port| reader.place(port.span))),
+        attachment: attachment(table).map(|(attachment, span)| (attachment, reader.place(span))),
         port_missing: table.port.is_missing(),
         addresses: addresses.map(|address| (address.value, reader.place(address.span))).collect(),
         routes: routes.map(|route| (route.value.0, reader.place(route.span))).collect(),
     }
 }
 
-/// `port` names a device of the endpoint's own.
-fn attachment(table: &EndpointTable) -> Option<Attachment> {
-    table.port.good().map(|port| Attachment::access(port.value.0.clone()))
+/// `port` names a device of the endpoint's own, or with `vlan` a trunk. With it what is nobody else's.
+fn attachment(table: &EndpointTable) -> Option<(Attachment, Span)> {
+    let port = table.port.good()?;
+    let device = port.value.0.clone();
+    match &table.vlan {
+        Field::Missing => Some((Attachment::access(device), port.span)),
+        Field::Bad => None,
+        Field::Good(vlan) => Some((Attachment::trunk(device, vlan.value.0), vlan.span)),
+    }
 }
 
 fn own_limits(table: &EndpointLimitsTable) -> OwnLimits {
@@ -298,7 +319,7 @@ fn build(
         name: name.value.clone(),
         at: reader.place(name.span),
         host: host_ref(table.host.good()?, reader),
-        attachment: attachment(table),
+        attachment: attachment(table).map(|(attachment, _)| attachment),
         port_at: table.port.good().map(|port| reader.place(port.span)),
         mac: table.mac.good()?.value,
         addresses,

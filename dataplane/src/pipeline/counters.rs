@@ -14,7 +14,7 @@ use std::{
 
 use ahash::RandomState;
 use eastgate_conntrack::fragment::{FragmentTable, Lost, Waiting};
-use eastgate_wire::{DropGroup, DropReason, EndpointId, Instant, Location, View, Vni};
+use eastgate_wire::{AttachmentId, DropGroup, DropReason, EndpointId, Instant, Location, View, Vni};
 
 use self::recent::Recent;
 pub use self::{
@@ -42,6 +42,15 @@ pub struct DropKey {
     pub by: Option<EndpointId>,
     /// The rule that refused it
     pub rule: Option<u32>,
+}
+
+impl DropKey {
+    /// Of frames on a trunk that are nobody's there
+    #[must_use]
+    pub const fn of_stray(trunk: AttachmentId) -> Self {
+        let from = Some(Location::Local(trunk));
+        Self { vni: None, reason: DropReason::UnknownVlan, from, by: None, rule: None }
+    }
 }
 
 /// What is counted of a row.

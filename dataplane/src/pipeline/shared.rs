@@ -15,11 +15,11 @@ use eastgate_conntrack::{
     fragment::FragmentTable,
 };
 use eastgate_vtep::mtu::path::{PathSettings, Paths, Quote};
-use eastgate_wire::{Cursor, FlowKey, Instant, VtepAddr};
+use eastgate_wire::{AttachmentId, Cursor, FlowKey, Instant, VtepAddr};
 
 use super::{
     batch::{NarrowPath, Report},
-    counters::{Counters, DropCount, DropKey},
+    counters::{Counters, DropCount, DropKey, Subject},
     events::Happenings,
     helpers::Helpers,
     offload::FlowOffload,
@@ -263,6 +263,28 @@ impl Shared {
             let count =
                 DropCount { frames: frames.into(), bytes: 0, first_at: now, last_at: now, last: None };
             counters.add(key, &count);
+        }
+    }
+
+    /// Counts a frame on a trunk that is nobody's there, for the trunk.
+    pub fn count_stray(
+        &self,
+        index: usize,
+        trunk: AttachmentId,
+        bytes: usize,
+        subject: Subject,
+        now: Instant,
+    ) {
+        if let Some(counters) = self.counters.get(index) {
+            counters.from_ports.fetch_add(1, Relaxed);
+            counters.drop_frame(DropKey::of_stray(trunk), bytes, Some(subject), now);
+        }
+    }
+
+    /// Counts frames that were dropped elsewhere, where they are counted no more.
+    pub fn add_drops(&self, key: DropKey, count: &DropCount) {
+        if let Some(counters) = self.counters.first() {
+            counters.add(key, count);
         }
     }
 

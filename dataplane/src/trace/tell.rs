@@ -10,7 +10,7 @@ use eastgate_policy::{
 };
 use eastgate_steering::Answers;
 use eastgate_vtep::mtu::tenant_mtu;
-use eastgate_wire::{Addr, DropGroup, DropReason, Family, View, names};
+use eastgate_wire::{Addr, Attachment, DropGroup, DropReason, Family, View, names};
 
 use super::{
     CLOSE_CALLS, RECEIVERS, Sender, Walk,
@@ -251,7 +251,17 @@ impl<'a> Walk<'a> {
         let host = sender.endpoint.and_then(|endpoint| self.host_of(endpoint)).map_or("", |host| &host.name);
         let at = dst.map_or_else(|| self.network_place(), |dst| self.place_of(dst));
         if fate.tunnels.is_empty() {
-            return self.pass("forward", host, "to a port of the same host", at);
+            let port = dst.and_then(|dst| self.attachment_of(dst));
+            let to = match port.filter(|port| port.is_by_tag()) {
+                Some(Attachment { device, vlan: Some(vlan), .. }) => {
+                    format!("to VLAN {vlan} of port {device}, of the same host")
+                }
+                Some(Attachment { device, .. }) => {
+                    format!("without a tag to port {device}, of the same host")
+                }
+                None => "to a port of the same host".to_owned(),
+            };
+            return self.pass("forward", host, &to, at);
         }
         let v4 = self.snapshot.vtep.0.is_ipv4();
         let overhead = u16::MAX - tenant_mtu(u16::MAX, if v4 { Family::V4 } else { Family::V6 }, 0);
@@ -331,6 +341,10 @@ impl<'a> Walk<'a> {
 
     fn place_of(&self, endpoint: &Endpoint) -> Option<String> {
         Some(self.network.config()?.endpoint(&endpoint.name)?.at.to_string())
+    }
+
+    fn attachment_of(&self, endpoint: &Endpoint) -> Option<&Attachment> {
+        self.network.config()?.endpoint(&endpoint.name)?.attachment.as_ref()
     }
 
     fn network_place(&self) -> Option<String> {

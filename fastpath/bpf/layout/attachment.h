@@ -45,3 +45,20 @@ struct egress {
 	/* Of the device. An index alone is no name: when a device is gone, another one may get it. Never empty where a number was given */
 	__u8 device[DEVICE_NAME];
 };
+
+/*
+ * Frames on a trunk that are nobody's there, by its interface index: how many, and what the last one was. The daemon has an entry for
+ * each trunk that it serves.
+ */
+struct stray {
+	__u64 frames;
+	__u64 bytes;
+	/* The first and the last of them, in nanoseconds of the monotonic clock */
+	__u64 first_at;
+	__u64 last_at;
+	/* Destination and source */
+	__u8 macs[12];
+	/* The outermost tag: its type, 0 where there is none, and the two bytes behind that */
+	__u16 tag_type;
+	__u16 tci;
+};

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use eastgate_dataplane::pipeline::batch::{Batch, Emit};
 use eastgate_vtep::offload::coalesce::{Coalescer, MAX_SEGMENTS};
-use eastgate_wire::{AttachmentId, DropReason, Offload, View, VlanId};
+use eastgate_wire::{AttachmentId, DropReason, Offload, VLAN_TYPE, View, VlanId};
 
 use super::{Message, Piece, Sender, header_len, may_merge, piece, slice};
 use crate::io::{
@@ -27,7 +27,7 @@ impl Sender {
     ) {
         let at = sockets.attached.egress(to);
         let Some((socket, vlan)) =
-            at.and_then(|(ifindex, vlan)| Some((sockets.devices.get(&ifindex)?, vlan)))
+            at.and_then(|(ifindex, vlan)| Some((&sockets.devices.get(&ifindex)?.socket, vlan)))
         else {
             return self.drop_group(group, DropReason::PortGone);
         };
@@ -37,17 +37,12 @@ impl Sender {
         while let Some(first) = rest.first() {
             let begin = self.pieces.len() as u32;
             let mut taken = 1;
-            if let Some(vlan) = vlan {
-                self.push_tagged(first, bytes(first), vlan);
-            } else {
-                if rest.len() > 1 && first.offload == Offload::default() && may_merge(bytes(first)) {
-                    taken = self.merge(rest, &bytes);
-                }
-                if taken == 1 {
-                    let header_len = header_len(bytes(first), &first.offload);
-                    self.vnet_piece(VnetHeader::for_frame(&first.offload, header_len));
-                    self.pieces.push(piece(first));
-                }
+            if rest.len() > 1 && first.offload == Offload::default() && may_merge(bytes(first)) {
+                taken = self.merge(rest, &bytes, vlan);
+            }
+            if taken == 1 {
+                self.push_vnet(&first.offload, header_len(bytes(first), &first.offload), vlan);
+                self.push_tagged(piece(first), vlan);
             }
             self.messages.push(Message {
                 pieces: begin..self.pieces.len() as u32,
@@ -67,26 +62,35 @@ impl Sender {
         self.report.to_ports += sent;
     }
 
-    /// A frame with the tag of its attachment behind its addresses.
-    fn push_tagged(&mut self, emit: &Emit, bytes: &[u8], vlan: VlanId) {
-        let header_len = header_len(bytes, &emit.offload);
-        let mut offload = emit.offload;
+    /// The virtio-net header of a frame that gets this tag on top of its own headers, which have `header_len` bytes.
+    fn push_vnet(&mut self, offload: &Offload, header_len: u16, vlan: Option<VlanId>) {
+        let tag = if vlan.is_some() { TAG_LEN } else { 0 };
+        let mut offload = *offload;
         if let Some(sum) = &mut offload.checksum {
-            sum.start += TAG_LEN;
+            sum.start += tag;
         }
-        let header_len = if header_len > 0 { header_len + TAG_LEN } else { 0 };
+        let header_len = if header_len > 0 { header_len + tag } else { 0 };
         self.vnet_piece(VnetHeader::for_frame(&offload, header_len));
-        let whole = piece(emit);
+    }
+
+    /// A frame, or its headers, with the tag of its attachment behind the addresses.
+    fn push_tagged(&mut self, whole: Piece, vlan: Option<VlanId>) {
+        let Some(vlan) = vlan else { return self.pieces.push(whole) };
         let (addresses, rest) = (whole.len.min(MACS), whole.len.saturating_sub(MACS));
         self.pieces.push(Piece { len: addresses, ..whole });
-        let [high, low] = vlan.get().to_be_bytes();
-        self.scratch_piece(&[0x81, 0x00, high, low]);
+        let ([kind, of_tag], [high, low]) = (VLAN_TYPE.to_be_bytes(), vlan.get().to_be_bytes());
+        self.scratch_piece(&[kind, of_tag, high, low]);
         self.pieces.push(Piece { start: whole.start + addresses, len: rest, ..whole });
     }
 
     /// Merges as many frames from the front of `group` as make one GSO packet and pushes its pieces; 1, and
     /// nothing pushed, when there is nothing to merge.
-    fn merge<'a>(&mut self, group: &[Emit], bytes: &impl Fn(&Emit) -> &'a [u8]) -> usize {
+    fn merge<'a>(
+        &mut self,
+        group: &[Emit],
+        bytes: &impl Fn(&Emit) -> &'a [u8],
+        vlan: Option<VlanId>,
+    ) -> usize {
         let mut run = Coalescer::new();
         let mut taken = 0;
         for emit in group.iter().take(MAX_SEGMENTS).take_while(|emit| emit.offload == Offload::default()) {
@@ -97,8 +101,9 @@ impl Sender {
             }
         }
         let Some(merged) = run.finish().filter(|merged| !merged.payloads.is_empty()) else { return 1 };
-        self.vnet_piece(VnetHeader::for_frame(&merged.offload, merged.header.len() as u16));
-        self.scratch_piece(merged.header);
+        self.push_vnet(&merged.offload, merged.header.len() as u16, vlan);
+        let headers = self.add_to_scratch(merged.header);
+        self.push_tagged(headers, vlan);
         for (emit, payload) in group.iter().zip(merged.payloads) {
             // A frame that was merged ends with its payload: no padding.
             let whole = piece(emit);
@@ -114,16 +119,20 @@ mod tests {
     use std::{process::Command, sync::Arc, time::Duration};
 
     use eastgate_dataplane::pipeline::batch::Egress;
-    use eastgate_wire::{Attachment, Vni};
+    use eastgate_testkit::frames::{Talk, mend};
+    use eastgate_wire::{Attachment, Gso, GsoKind, OuterTag, Vni};
 
     use super::*;
     use crate::io::{
         clock,
-        packet_socket::{self, PacketSocket, Received},
+        packet_socket::{self, PacketSocket},
+        worker::Device,
     };
 
-    /// A frame to an attachment on a VLAN of one end of a veth pair is heard at the other end with that tag.
-    fn tagged_as_its_attachment_is() {
+    const TRUNK: [&str; 2] = ["tag0", "tag1"];
+
+    /// What is heard at the other end of a trunk's cable: VLAN, bytes without the tag, and what is left undone in them.
+    fn heard_of(batch: &mut Batch, count: usize) -> Vec<(Option<u16>, Vec<u8>, Offload)> {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         for words in ["link add tag0 type veth peer name tag1", "link set tag0 up", "link set tag1 up"] {
             assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success());
@@ -133,51 +142,79 @@ mod tests {
             let links = Command::new("ip").args(["-o", "link", "show", "up"]).output().unwrap();
             String::from_utf8_lossy(&links.stdout).matches("state UP").count() == 2
         });
-        let index = |name: &str| nix::net::if_::if_nametoindex(name).unwrap();
-        let heard = PacketSocket::open(index("tag1"), 1).unwrap().remove(0);
+        let [trunk, other] = TRUNK.map(|name| nix::net::if_::if_nametoindex(name).unwrap());
+        let heard = PacketSocket::open(other, 1).unwrap().remove(0);
         let mut sockets = Sockets::default();
-        sockets.devices.insert(index("tag0"), PacketSocket::open_sender(index("tag0")).unwrap());
-        let access = Attachment::access("tag0".into());
+        let socket = PacketSocket::open_sender(trunk).unwrap();
+        sockets.devices.insert(trunk, Device { socket, trunk: Some(AttachmentId(2)) });
         let attached = Arc::make_mut(&mut sockets.attached);
-        attached.attach(
-            AttachmentId(1),
-            index("tag0"),
-            &Attachment { vlan: VlanId::new_checked(100), ..access.clone() },
-        );
-        attached.attach(AttachmentId(2), index("tag0"), &access);
+        for (id, vlan) in [(1, VlanId::new_checked(100)), (2, None)] {
+            attached.attach(AttachmentId(id), trunk, &Attachment::trunk(TRUNK[0].into(), vlan));
+        }
+        batch.group();
+        let mut received = RecvBatch::new();
+        let report = Sender::new().send(batch, &received, &sockets);
+        assert_eq!((report.to_ports, report.dropped.len()), (batch.emits().len() as u64, 0));
+        let (mut all, until) = (Vec::new(), clock::now() + Duration::from_secs(10));
+        while all.len() < count && clock::now() < until {
+            let messages = heard.recv(&mut received).unwrap_or_default();
+            for message in 0..messages {
+                let found = packet_socket::received(&mut received, message).unwrap();
+                let vlan = match found.outer_tag() {
+                    OuterTag::Vlan(vlan) => Some(vlan.get()),
+                    _ => None,
+                };
+                let frame = found.without_tag();
+                // What the kernel says by itself on a new device is not ours.
+                if frame.bytes()[6..12] == eastgate_testkit::frames::mac(11) {
+                    all.push((vlan, frame.bytes().to_vec(), frame.offload));
+                }
+            }
+        }
+        all.sort_by_key(|(vlan, ..)| *vlan);
+        all
+    }
 
+    fn tagged_as_its_attachment_is() {
         let frame = eastgate_testkit::frames::udp(11, 12, 4000, 443);
         let vni = Vni::new_checked(5001).unwrap();
         let mut batch = Batch::default();
         for to in [1, 2] {
             batch.send_made(&[&frame], Egress::Attachment(AttachmentId(to)), vni);
         }
-        batch.group();
-        let mut received = RecvBatch::new();
-        let report = Sender::new().send(&batch, &received, &sockets);
-        assert_eq!((report.to_ports, report.dropped.len()), (2, 0));
-        let (mut tags, until) = (Vec::new(), clock::now() + Duration::from_secs(10));
-        while tags.len() < 2 && clock::now() < until {
-            // What the kernel says by itself on a new device is not ours.
-            let count = heard.recv(&mut received).unwrap_or_default();
-            for message in 0..count {
-                let found = packet_socket::received(&mut received, message).unwrap();
-                let vlan = found.vlan().map(VlanId::get);
-                if Received::without_tag(found).bytes() == frame {
-                    tags.push(vlan);
-                }
+        let expected = [None, Some(100)].map(|vlan| (vlan, frame.clone(), Offload::default()));
+        assert_eq!(heard_of(&mut batch, 2), expected);
+    }
+
+    /// Segments that stand beside each other leave as one GSO packet, with a tag and without.
+    fn merged_with_a_tag() {
+        let talk = Talk { a: 11, b: 12, sport: 4000, dport: 443 };
+        let first = talk.data(&[7; 500]);
+        let mut second = talk.data(&[7; 500]);
+        second[38..42].copy_from_slice(&1501u32.to_be_bytes());
+        mend(&mut second);
+        let vni = Vni::new_checked(5001).unwrap();
+        let mut batch = Batch::default();
+        for to in [1, 2] {
+            for frame in [&first, &second] {
+                batch.send_made(&[frame], Egress::Attachment(AttachmentId(to)), vni);
             }
         }
-        tags.sort_unstable();
-        assert_eq!(tags, [None, Some(100)]);
+        let found = heard_of(&mut batch, 2);
+        assert_eq!(found.iter().map(|(vlan, ..)| *vlan).collect::<Vec<_>>(), [None, Some(100)]);
+        for (_, bytes, offload) in found {
+            assert_eq!((bytes.len(), &bytes[54..]), (54 + 1000, &[7; 1000][..]));
+            assert_eq!(offload.gso, Some(Gso { kind: GsoKind::TcpV4, segment: 500 }));
+        }
     }
 
     #[test]
     fn frames_leave_with_the_tag_of_their_attachment() {
-        if nix::unistd::geteuid().is_root() {
-            std::thread::spawn(tagged_as_its_attachment_is)
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        for test in [tagged_as_its_attachment_is, merged_with_a_tag] {
+            std::thread::spawn(test).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
     }
 }

@@ -39,6 +39,7 @@ impl KernelPath {
         unknown.push((None, DropReason::NotReady, stats.lost));
         let now = clock::now();
         let mut drops = self.denied()?;
+        drops.extend(self.strays()?);
         drops.extend(unknown.into_iter().map(|(vni, reason, frames)| {
             let key = DropKey { vni, reason, from: None, by: None, rule: None };
             (key, DropCount { frames, bytes: 0, first_at: now, last_at: now, last: None })

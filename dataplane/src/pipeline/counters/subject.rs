@@ -1,7 +1,7 @@
 //! What a dropped frame was about, read from its bytes: enough for a person to find out who sent it and why.
 
 use eastgate_wire::{
-    Addr, DropReason, FlowKey, Leg, MacAddr, View, Vni,
+    Addr, DropReason, FlowKey, Leg, MacAddr, VLAN_TYPE, View, Vni,
     view::{Icmp, Net, Transport, ethertype, proto},
 };
 
@@ -73,6 +73,17 @@ impl Subject {
             Some(vni) => Self { what: What::Network { vni: Vni::from_wire(*vni) }, ..Self::default() },
             None => Self::default(),
         }
+    }
+
+    /// Of a frame whose tag, by its type and the two bytes behind it, or the lack of one says nothing of whose it is. No more is looked at.
+    #[must_use]
+    pub fn of_stray(tag: Option<(u16, u16)>, frame: &[u8]) -> Self {
+        let macs = mac(frame, 0).zip(mac(frame, 6)).map(|(dst, src)| [dst, src]);
+        let what = match tag {
+            Some((kind, _)) if kind != VLAN_TYPE => What::Other { ethertype: kind },
+            _ => What::Unknown,
+        };
+        Self { macs, tag: tag.map(|(_, tci)| tci & 0xfff), what }
     }
 
     /// Of a frame of this network, whether it is well formed or not.

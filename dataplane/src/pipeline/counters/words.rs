@@ -20,7 +20,9 @@ pub fn dropped(reason: DropReason, subject: &Subject) -> String {
         What::Network { vni } => format!("VNI {vni}"),
     };
     if let Some(tag) = subject.tag {
-        text = format!("VLAN {tag} {text}");
+        text = format!("VLAN {tag} {text}").trim_end().to_owned();
+    } else if reason == DropReason::UnknownVlan {
+        text = "untagged".to_owned();
     }
     let by_mac = matches!(
         reason,
@@ -91,6 +93,7 @@ const fn ethertype_name(ethertype: u16) -> &'static str {
         0x8863 | 0x8864 => " (PPPoE)",
         0x8847 | 0x8848 => " (MPLS)",
         0x888e => " (802.1X)",
+        0x88a8 => " (S-TAG)",
         0x88cc => " (LLDP)",
         0x88e5 => " (MACsec)",
         0x88f7 => " (PTP)",
@@ -116,6 +119,14 @@ mod tests {
         assert_eq!(say(DropReason::NeighborUnknown, ask), "arp who-has 10.1.0.99 tell 10.1.0.11");
         let lldp = say(DropReason::EthertypeRefused, What::Other { ethertype: 0x88cc });
         assert_eq!(lldp, "ethertype 0x88cc (LLDP), MAC 02:00:00:00:00:09 -> ff:ff:ff:ff:ff:ff");
+        let stray = |tag| dropped(DropReason::UnknownVlan, &Subject::of_stray(tag, &[0x02; 12]));
+        let macs = ", MAC 02:02:02:02:02:02 -> 02:02:02:02:02:02";
+        assert_eq!(stray(Some((0x8100, 0x212c))), format!("VLAN 300{macs}"));
+        assert_eq!(stray(Some((0x88a8, 101))), format!("VLAN 101 ethertype 0x88a8 (S-TAG){macs}"));
+        assert_eq!(
+            (stray(None), stray(Some((0x8100, 0)))),
+            (format!("untagged{macs}"), format!("VLAN 0{macs}"))
+        );
         assert!(say(DropReason::MacSpoofed, ask).ends_with("MAC 02:00:00:00:00:09 -> ff:ff:ff:ff:ff:ff"));
     }
 }

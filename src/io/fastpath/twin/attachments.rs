@@ -1,7 +1,8 @@
 //! What a device and a VLAN are resolved to, and who may have a number that flows name.
 
+use eastgate_dataplane::pipeline::counters::Subject;
 use eastgate_fastpath::AttachmentKey;
-use eastgate_wire::{AttachmentMode, VlanId, Vni};
+use eastgate_wire::{VlanId, Vni};
 
 use super::*;
 
@@ -72,8 +73,7 @@ fn a_device_and_a_vlan_are_one_attachment() {
     let Carried { kernel, host, devices } = Carried::new(tables(1000));
     let (trunk, ours) = (devices[2], host.port(11).0);
     for vlan in [100, 200] {
-        let attachment =
-            Attachment { device: "u0".into(), vlan: VlanId::new_checked(vlan), mode: AttachmentMode::Access };
+        let attachment = Attachment::trunk("u0".into(), VlanId::new_checked(vlan));
         let there = KernelAttachment { attachment, ifindex: trunk, is_veth: false };
         kernel.set_attachment(AttachmentId(vlan.into()), there, OURS).unwrap();
     }
@@ -91,6 +91,11 @@ fn a_device_and_a_vlan_are_one_attachment() {
     assert_eq!(sent(&kernel, trunk, &frame).0, SHOT, "nor without a tag");
     assert_eq!(sent(&kernel, trunk, &with_tag(&frame, 0xe000)).0, SHOT, "nor with a priority alone");
     assert_eq!(kernel.stats().unwrap().lost, before + 3);
+    // A tag that is a provider's names none of these VLANs.
+    let provider = |vlan: u16| [&frame[..12], &[0x88, 0xa8], &vlan.to_be_bytes(), &frame[12..]].concat();
+    assert_eq!(sent(&kernel, trunk, &provider(100)).0, SHOT);
+    assert_eq!(sent(&kernel, devices[0], &provider(100)), (REDIRECT, Some(ours), provider(100)));
+    strays_are_counted(&kernel, trunk);
     // What a device of the endpoint's own sends is the endpoint's.
     let tagged = with_tag(&frame, 300);
     assert_eq!(sent(&kernel, devices[0], &tagged), (REDIRECT, Some(ours), tagged));
@@ -99,12 +104,34 @@ fn a_device_and_a_vlan_are_one_attachment() {
     let untagged = AttachmentKey { ifindex: trunk, ..AttachmentKey::default() };
     let row = eastgate_fastpath::Attachment { number: 9, id: 9, vni: VNI, flags: 0 };
     kernel.programs().set_attachment(untagged, row).unwrap();
-    assert_eq!(sent(&kernel, trunk, &frame).1, Some(9));
+    for untagged in [frame.clone(), with_tag(&frame, 0xe000)] {
+        assert_eq!(sent(&kernel, trunk, &untagged), (REDIRECT, Some(9), frame.clone()), "without a priority");
+    }
     assert_eq!(sent(&kernel, trunk, &with_tag(&frame, 300)).0, SHOT);
 
     kernel.remove_attachment(AttachmentId(100)).unwrap();
     assert_eq!(sent(&kernel, trunk, &with_tag(&frame, 100)).0, SHOT);
     assert_eq!(sent(&kernel, trunk, &with_tag(&frame, 200)).1, Some(200), "the other one is open");
+}
+
+/// On a device that is served as a trunk they have a reason, and say what the last one was.
+fn strays_are_counted(kernel: &KernelPath, trunk: u32) {
+    let frame = udp(11, 21, 5000, 7777);
+    let lost = kernel.stats().unwrap().lost;
+    kernel.open_trunk(trunk, AttachmentId(77)).unwrap();
+    let nobodys = [with_tag(&frame, 300), frame.clone(), with_tag(&frame, 0xe000), with_tag(&frame, 0x0fff)];
+    for (count, nobodys) in (1..).zip(&nobodys) {
+        assert_eq!(sent(kernel, trunk, nobodys).0, SHOT);
+        let drops = kernel.traffic().unwrap().drops;
+        let (_, found) = drops.iter().find(|(key, _)| *key == DropKey::of_stray(AttachmentId(77))).unwrap();
+        let tag =
+            nobodys[12..14].eq(&[0x81, 0]).then(|| (0x8100, u16::from_be_bytes([nobodys[14], nobodys[15]])));
+        assert_eq!((found.frames, found.last), (count, Some(Subject::of_stray(tag, &frame))));
+    }
+    let (key, count) = kernel.close_trunk(trunk).unwrap().unwrap();
+    assert_eq!((key, count.frames), (DropKey::of_stray(AttachmentId(77)), 4));
+    assert!(kernel.strays().unwrap().is_empty() && kernel.close_trunk(trunk).unwrap().is_none());
+    assert_eq!(kernel.stats().unwrap().lost, lost, "each counts once");
 }
 
 /// The next daemon opens what it finds; flows of the one before go on by the numbers that they have.

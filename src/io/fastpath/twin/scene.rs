@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use eastgate_policy::rule::Source;
+use eastgate_testkit::frames::tagged;
+use eastgate_wire::{Attachment, VlanId};
 use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
 
 use super::{VNI, ones_sum, tiers};
@@ -19,23 +21,33 @@ pub(super) struct Scene {
     pub(super) policy: fn(Source) -> Source,
     /// Some of its rules keep no state.
     pub(super) stateless: bool,
+    /// Its endpoints share one device, each in a VLAN.
+    pub(super) trunk: bool,
 }
 
 /// Of the device of the underlay here
 pub(super) const UNDERLAY_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 
 const fn scene(neighbors: &'static str, v6: bool, hub: bool) -> Scene {
-    Scene { neighbors, v6, hub, policy: tiers::as_written, stateless: false }
+    Scene { neighbors, v6, hub, policy: tiers::as_written, stateless: false, trunk: false }
+}
+
+const fn on_a_trunk(scene: Scene) -> Scene {
+    Scene { trunk: true, ..scene }
 }
 
 pub(super) const SCENES: [Scene; 8] = [
     scene("suppress", false, false),
-    scene("proxy", false, false),
+    on_a_trunk(scene("proxy", false, false)),
     scene("suppress", true, false),
     scene("suppress", false, true),
     scene("proxy", false, true),
-    scene("proxy", true, true),
-    Scene { policy: tiers::around_what_is_written, stateless: true, ..scene("suppress", false, true) },
+    on_a_trunk(scene("proxy", true, true)),
+    Scene {
+        policy: tiers::around_what_is_written,
+        stateless: true,
+        ..on_a_trunk(scene("suppress", false, true))
+    },
     Scene { policy: tiers::one_group_without_state, stateless: true, ..scene("proxy", false, true) },
 ];
 
@@ -68,7 +80,11 @@ impl Scene {
         let others = others.join(", ");
         let endpoint = |host: &str, port: bool, n: u8| {
             let groups = groups(n);
-            let port = if port { format!("port = \"p{n}\"\n") } else { String::new() };
+            let port = match (port, self.vlan_of(n)) {
+                (true, Some(vlan)) => format!("port = \"p11\"\nvlan = {vlan}\n"),
+                (true, None) => format!("port = \"p{n}\"\n"),
+                (false, _) => String::new(),
+            };
             format!(
                 "[tenant.acme.endpoint.p{n}]\nnetwork = \"app\"\nhost = \"{host}\"\n{port}\
                  mac = \"02:00:00:00:00:{n:02x}\"\naddresses = [\"10.1.0.{n}\", \"fd00:1::{n:x}\"]\ngroups = [{groups}]\n"
@@ -101,6 +117,28 @@ impl Scene {
              {{ proto = \"tcp\", ports = [{web}], from = \"10.1.0.8/29\" }}, {{ proto = \"sctp\", from = \"any\" }}, {others}]\n{}",
             who.concat(),
         )
+    }
+
+    /// The VLAN of an endpoint of this host on the device that they share
+    pub(super) fn vlan_of(self, endpoint: u8) -> Option<VlanId> {
+        VlanId::new_checked(u16::from(endpoint) + 90)
+            .filter(|_| self.trunk && self.vtep_of(endpoint).is_none())
+    }
+
+    /// How an endpoint of this host is attached.
+    pub(super) fn attachment(self, endpoint: u8) -> Attachment {
+        match self.vlan_of(endpoint) {
+            Some(vlan) => Attachment::trunk("p11".into(), Some(vlan)),
+            None => Attachment::access(format!("p{endpoint}").into()),
+        }
+    }
+
+    /// A frame as it comes in from the device of an endpoint of this host
+    pub(super) fn on_the_device(self, endpoint: u8, frame: &[u8]) -> Vec<u8> {
+        match self.vlan_of(endpoint) {
+            Some(vlan) => tagged(frame, vlan.get()),
+            None => frame.to_vec(),
+        }
     }
 
     /// Who talks to whom

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * Which attachment a frame came by, and the tag that it leaves with. On a trunk the outermost tag says whose a frame is, and is none of
+ * what the endpoint sends and receives; a tag that is left behind it is the network's.
+ */
+#pragma once
+
+#include "maps.h"
+
+/* No endpoint's: it is reserved (IEEE 802.1Q table 9-2). */
+#define NO_VLAN 0xfff
+
+/* Is there a tag? It is noted beside the frame, as by the kernel, or stands in it, as in a trial. */
+static __always_inline bool is_tagged(const struct __sk_buff *skb)
+{
+	return skb->vlan_present || skb->protocol == bpf_htons(ETH_P_8021Q);
+}
+
+/* The VLAN that a frame is of; 0 without a tag, or with one that is a priority alone. Those of a provider (S-TAG) are other VLANs. */
+static __always_inline __u16 vlan_of(struct __sk_buff *skb)
+{
+	__be16 tag;
+
+	if (skb->vlan_present)
+		return skb->vlan_proto == bpf_htons(ETH_P_8021Q) ? skb->vlan_tci & VLAN_ID : NO_VLAN;
+	if (skb->protocol == bpf_htons(ETH_P_8021AD))
+		return NO_VLAN;
+	if (skb->protocol != bpf_htons(ETH_P_8021Q))
+		return 0;
+	return bpf_skb_load_bytes(skb, ETH_HLEN, &tag, sizeof(tag)) ? NO_VLAN : bpf_ntohs(tag) & VLAN_ID;
+}
+
+/* The attachment that a frame came by: resolved once, here. One on a trunk gets its frames without the tag. */
+static __always_inline const struct attachment *arrived_by(struct __sk_buff *skb)
+{
+	struct attachment_key key = { .ifindex = skb->ifindex, .vlan = vlan_of(skb) };
+	const struct attachment *found = bpf_map_lookup_elem(&attachments, &key);
+
+	if (!found && key.vlan) {
+		key.vlan = 0;
+		found = bpf_map_lookup_elem(&attachments, &key);
+		return found && found->flags & ATTACHMENT_ANY_VLAN ? found : 0;
+	}
+	if (found && !(found->flags & ATTACHMENT_ANY_VLAN) && is_tagged(skb))
+		return bpf_skb_vlan_pop(skb) ? 0 : found;
+	return found;
+}
+
+/*
+ * Counts a frame that is nobody's on the trunk that it came by; false where the device is none. Not static, so that the verifier looks
+ * at it by itself.
+ */
+__noinline int count_stray(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	struct stray *stray = bpf_map_lookup_elem(&strays, &ifindex);
+	__be16 tci = 0;
+
+	if (!stray)
+		return 0;
+	stray->last_at = bpf_ktime_get_ns();
+	if (!stray->frames)
+		stray->first_at = stray->last_at;
+	stray->frames += 1;
+	stray->bytes += skb->len;
+	if (bpf_skb_load_bytes(skb, 0, stray->macs, sizeof(stray->macs)))
+		return 1;
+	if (skb->vlan_present) {
+		stray->tag_type = bpf_ntohs(skb->vlan_proto);
+		stray->tci = skb->vlan_tci;
+	} else if (skb->protocol == bpf_htons(ETH_P_8021Q) || skb->protocol == bpf_htons(ETH_P_8021AD)) {
+		bpf_skb_load_bytes(skb, ETH_HLEN, &tci, sizeof(tci));
+		stray->tag_type = bpf_ntohs(skb->protocol);
+		stray->tci = bpf_ntohs(tci);
+	} else {
+		stray->tag_type = 0;
+		stray->tci = 0;
+	}
+	return 1;
+}
+
+/* Gives a frame the tag that it leaves an attachment with, where it is on a VLAN. */
+static __always_inline bool put_tag(struct __sk_buff *skb, const struct egress *out)
+{
+	return !out->vlan || !bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), out->vlan);
+}

@@ -1,0 +1,73 @@
+//! Where frames come in and leave: `fastpath/bpf/layout/attachment.h`.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// By what a frame that comes in is told to be of an attachment.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct AttachmentKey {
+    /// Interface index of its device
+    pub ifindex: u32,
+    /// The VLAN of its frames there; 0 where they have no tag
+    pub vlan: u16,
+    /// Nothing
+    pub spare: u16,
+}
+
+/// [`Attachment::flags`]: an access attachment, which frames of its device with any tag are of.
+pub const ATTACHMENT_ANY_VLAN: u32 = 1;
+/// [`Attachment::flags`]: its device is a veth whose peer is in another network namespace.
+pub const ATTACHMENT_PEER: u32 = 2;
+
+/// What such a frame is resolved to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Attachment {
+    /// By which [`super::Ends::at`] and [`Egress`] know it
+    pub number: u32,
+    /// The daemon's own number for it
+    pub id: u32,
+    /// Its network
+    pub vni: u32,
+    /// `ATTACHMENT_*`
+    pub flags: u32,
+}
+
+/// Bytes of a device's name, a zero at its end
+pub const DEVICE_NAME: usize = 16;
+
+/// Where frames to an attachment leave, by its number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Egress {
+    /// Interface index; 0 when it is closed
+    pub ifindex: u32,
+    /// The VLAN of its frames there, or 0
+    pub vlan: u16,
+    /// `ATTACHMENT_*`
+    pub flags: u16,
+    /// The device's name; empty where no number was given yet
+    pub device: [u8; DEVICE_NAME],
+}
+
+/// Frames on a trunk that are nobody's there, as one processor has seen them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Stray {
+    /// How many
+    pub frames: u64,
+    /// Their bytes, without the tag
+    pub bytes: u64,
+    /// When the first one was, in nanoseconds of the monotonic clock
+    pub first_at: u64,
+    /// And the last one
+    pub last_at: u64,
+    /// The MACs of the last one: destination and source
+    pub macs: [[u8; 6]; 2],
+    /// The type of its outermost tag; 0 where it had none
+    pub tag_type: u16,
+    /// The two bytes behind that
+    pub tci: u16,
+}

@@ -1,0 +1,136 @@
+//! Tenant ports: devices are guarded and listened to, and of a trunk each VLAN is opened by itself.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::Result;
+use eastgate_config::Host;
+use eastgate_wire::AttachmentId;
+
+use super::{Daemon, PortState};
+use crate::{
+    io::{fastpath::KernelAttachment, netlink::Link, worker::Command},
+    plan::{WantedPort, device_steps, unfit, vlan_step},
+};
+
+/// A device with tenant ports.
+pub(super) struct OpenDevice {
+    pub(super) name: Arc<str>,
+    /// Tags say whose its frames are.
+    trunk: bool,
+}
+
+impl Daemon {
+    /// Ports that the snapshot no longer names are given back; sockets on devices that are gone are closed. A device that has other ports
+    /// now keeps its guard.
+    pub(super) async fn release_ports(&mut self, wanted: &[WantedPort]) {
+        let ports: BTreeMap<AttachmentId, &WantedPort> = wanted.iter().map(|port| (port.id, port)).collect();
+        let is_at = |links: &BTreeMap<String, Link>, name: &str, ifindex: u32| {
+            links.get(name).is_some_and(|link| link.index == ifindex)
+        };
+        let gone = self.serving.iter().filter(|(id, ifindex)| {
+            ports.get(id).is_none_or(|port| !is_at(&self.links, port.device(), **ifindex))
+        });
+        for id in gone.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.forget_learned_at(id);
+            self.stop_serving(id);
+            let Some(attachment) = self.registry.get(id) else { continue };
+            tracing::info!(port = %attachment, "no longer served");
+        }
+        let trunks: BTreeMap<&str, bool> =
+            wanted.iter().map(|port| (&**port.device(), port.attachment.is_by_tag())).collect();
+        let closed = self.devices.extract_if(.., |ifindex, device| {
+            trunks.get(&*device.name) != Some(&device.trunk) || !is_at(&self.links, &device.name, *ifindex)
+        });
+        for (ifindex, OpenDevice { name, .. }) in closed.collect::<Vec<_>>() {
+            self.close_device(ifindex);
+            if !trunks.contains_key(&*name)
+                && let Some(machine) = &mut self.machine
+                && let Err(error) = machine.open_port(&self.netlink, &name).await
+            {
+                tracing::error!(port = %name, %error, "the guard could not be taken off");
+            }
+        }
+    }
+
+    /// Closes a port, in the fast path too.
+    pub(super) fn stop_serving(&mut self, id: AttachmentId) {
+        self.serving.remove(&id);
+        if let Some(kernel) = self.view.kernel.get()
+            && let Err(error) = kernel.remove_attachment(id)
+        {
+            tracing::error!(%error, "a port could not be closed in the fast path");
+        }
+        for worker in &self.workers {
+            worker.tell(Command::Detach(id));
+        }
+    }
+
+    /// The same, and its device with it where nothing else is served there.
+    pub(super) fn give_up(&mut self, id: AttachmentId, ifindex: u32) {
+        self.stop_serving(id);
+        let in_use = self.serving.values().any(|other| *other == ifindex);
+        if !in_use && self.devices.remove(&ifindex).is_some() {
+            self.close_device(ifindex);
+        }
+    }
+
+    /// Takes the sockets of a device away; the guard stays.
+    fn close_device(&mut self, ifindex: u32) {
+        self.host_traffic.remove(&ifindex);
+        for worker in &self.workers {
+            worker.tell(Command::RemoveDevice(ifindex));
+        }
+        let Some(kernel) = self.view.kernel.get() else { return };
+        match kernel.close_trunk(ifindex) {
+            Ok(Some((key, count))) => self.view.shared.add_drops(key, &count),
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "frames that were nobody's on a trunk are counted no more"),
+        }
+    }
+
+    pub(super) async fn serve_port(&mut self, port: &WantedPort, host: &Host) -> Result<PortState> {
+        let Some(link) = self.links.get(&**port.device()).cloned() else { return Ok(PortState::Absent) };
+        if let Some(why) = unfit(&link, host, &self.links) {
+            if let Some(ifindex) = self.serving.get(&port.id).copied() {
+                self.give_up(port.id, ifindex);
+            }
+            return Ok(PortState::Failed(why));
+        }
+        let state = if link.up { PortState::Forwarding } else { PortState::Down };
+        if self.serving.get(&port.id) == Some(&link.index) {
+            self.open_in_kernel(port.id, &link)?;
+            return Ok(state);
+        }
+        if !self.devices.contains_key(&link.index) {
+            let [attach, open] = device_steps(port, self.hook(), self.view.kernel.get().is_some());
+            self.execute(&attach).await?;
+            self.look_at_host(&link, true).await;
+            self.execute(&open).await?;
+            let (name, trunk) = (port.device().clone(), port.attachment.is_by_tag());
+            self.devices.insert(link.index, OpenDevice { name, trunk });
+        }
+        if let Some(open) = vlan_step(port) {
+            self.execute(&open).await?;
+        }
+        // Sockets first: frames that are punted are answered.
+        self.open_in_kernel(port.id, &link)?;
+        self.serving.insert(port.id, link.index);
+        tracing::info!(port = port.name(), "served");
+        Ok(state)
+    }
+
+    /// Opens a port to the flows of its network in the fast path, or closes it while it is down.
+    pub(super) fn open_in_kernel(&self, id: AttachmentId, link: &Link) -> Result<()> {
+        let Some(kernel) = self.view.kernel.get() else { return Ok(()) };
+        let snapshot = self.view.shared.snapshot();
+        match snapshot.at_attachment(id).zip(self.registry.get(id)) {
+            Some(((network, _), attachment)) if link.up => {
+                let is_veth = link.is_veth && !self.wants_egress(link.index);
+                let there = KernelAttachment { attachment: attachment.clone(), ifindex: link.index, is_veth };
+                kernel.set_attachment(id, there, network.vni)?;
+            }
+            _ => kernel.remove_attachment(id)?,
+        }
+        Ok(())
+    }
+}
