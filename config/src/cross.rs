@@ -379,7 +379,7 @@ impl<'f> Whole<'f> {
                 let shares = owners.entry((host, &attachment.device)).or_default();
                 let before = others.and_then(|good| good.attachments.get(host)?.get(&attachment.device));
                 let is_same = |owner: &&Owner| self.same.contains(&owner.tenant);
-                let first = shares.get(&share).or_else(|| before?.get(&share).filter(is_same));
+                let first = shares.get(share).or_else(|| before?.get(share).filter(is_same));
                 let mixed = share.of_other_kind(shares).next();
                 let mixed = mixed.or_else(|| share.of_other_kind(before?).find(is_same));
                 if mixed.is_some() {
@@ -484,7 +484,7 @@ impl Good {
             for (host, attachment, _) in attachment_claims(tenant, claims) {
                 let devices = self.attachments.get_mut(host);
                 if let Some(shares) = devices.and_then(|devices| devices.get_mut(&attachment.device)) {
-                    shares.remove(&Share::of(attachment));
+                    shares.remove(Share::of(attachment));
                 }
             }
         }

@@ -8,7 +8,7 @@ use super::Owner;
 use crate::{model::Name, problem::Problem};
 
 /// What of a device only one endpoint can have.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Share {
     /// All of it
     Whole,
@@ -16,8 +16,35 @@ pub(super) enum Share {
     Part(Option<VlanId>),
 }
 
-/// Who has which share of a device.
-pub(super) type Shares = BTreeMap<Share, Owner>;
+/// Who has which share of a device. Most devices are one endpoint's.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shares {
+    whole: Option<Owner>,
+    parts: BTreeMap<Option<VlanId>, Owner>,
+}
+
+impl Shares {
+    pub(super) fn get(&self, share: Share) -> Option<&Owner> {
+        match share {
+            Share::Whole => self.whole.as_ref(),
+            Share::Part(vlan) => self.parts.get(&vlan),
+        }
+    }
+
+    pub(super) fn insert(&mut self, share: Share, owner: Owner) {
+        match share {
+            Share::Whole => self.whole = Some(owner),
+            Share::Part(vlan) => drop(self.parts.insert(vlan, owner)),
+        }
+    }
+
+    pub(super) fn remove(&mut self, share: Share) {
+        match share {
+            Share::Whole => self.whole = None,
+            Share::Part(vlan) => drop(self.parts.remove(&vlan)),
+        }
+    }
+}
 
 impl Share {
     pub(super) const fn of(attachment: &Attachment) -> Self {
@@ -38,9 +65,11 @@ impl Share {
 
     /// Who has a part where this is the whole, or the whole where this is a part.
     pub(super) fn of_other_kind(self, shares: &Shares) -> impl Iterator<Item = &Owner> {
-        let parts = Self::Part(None)..;
-        let range = if self == Self::Whole { shares.range(parts) } else { shares.range(..Self::Part(None)) };
-        range.map(|(_, owner)| owner)
+        let (whole, parts) = match self {
+            Self::Whole => (None, Some(shares.parts.values())),
+            Self::Part(_) => (shares.whole.as_ref(), None),
+        };
+        whole.into_iter().chain(parts.into_iter().flatten())
     }
 }
 
