@@ -56,8 +56,8 @@ use Part::{
 
 const GATEWAY: Part = Unsayable {
     asks_for: "a gateway by its MAC",
-    instead: "write `clean-traffic`, and a group with the gateway and everything but the network's own `subnets` in `from` and `to`, as \
-              { not = [\"10.1.0.0/24\"] }",
+    instead: "write `clean-traffic`, and a group with the gateway, and with everything but the network's own `subnets`, in `from` and `to`: \
+              { prefix = \"0.0.0.0/0\", except = [\"10.1.0.0/24\"] }",
 };
 
 /// All of them, sorted by name: those of libvirt's package of filters.
