@@ -382,8 +382,8 @@ impl Fastpath {
     pub fn missized(&self, limits: &Limits) -> Vec<(String, u32, u32)> {
         let sizes = self.object.maps().filter_map(|map| {
             let name = map.name().to_str()?.to_owned();
-            // That one is as large as `attachments`, and says nothing more.
-            let wanted = limits.of(&name).filter(|_| name != "egress")?;
+            // Those are as large as `attachments`, and say nothing more.
+            let wanted = limits.of(&name).filter(|_| !["egress", "strays"].contains(&&*name))?;
             Some((name, map.max_entries(), wanted))
         });
         sizes.filter(|(_, has, wanted)| has != wanted).collect()
