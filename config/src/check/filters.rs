@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use eastgate_wire::Family;
 use ipnet::IpNet;
 
+use super::rule::all_of;
 use crate::{
     filters::{FILTERS, Filter, Part, filter_named},
     leaf::{Action, Mode, PolicyEnd, Position, Unknown},
-    model::{Group, Name, Peer, Protocol, Rule},
+    model::{Group, Name, Peer, Rule},
     place::Place,
     policies::{Policy, Scope, family_of, whole},
     problem::{Near, Problem},
@@ -215,7 +216,7 @@ impl Made {
         if self.groups.contains_key(name) {
             return;
         }
-        let rule = |action, family, peer| rule(action, family, peer, at.clone());
+        let rule = |action, family, peer| all_of(action, Some(family), peer, at.clone());
         let mut group = empty(name.clone(), at.clone());
         match kind {
             Kind::Accept { family, outgoing } => {
@@ -271,26 +272,5 @@ pub(super) fn empty(name: Name, at: Place) -> Group {
         shared_with: Vec::new(),
         ingress: Vec::new(),
         egress: Vec::new(),
-    }
-}
-
-fn rule(action: Action, family: Family, peer: Peer, at: Place) -> Rule {
-    Rule {
-        at,
-        description: None,
-        protocol: Protocol::Any,
-        ports: Vec::new(),
-        source_ports: Vec::new(),
-        icmp: None,
-        family: Some(family),
-        peers: vec![peer],
-        own: Box::default(),
-        dscp: Box::default(),
-        tcp_flags: None,
-        helper: None,
-        limits: None,
-        action,
-        log: false,
-        mode: Mode::Enforce,
     }
 }

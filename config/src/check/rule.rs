@@ -13,6 +13,7 @@ use super::{header, helper::helper, icmp, limits::limits, names::Names};
 use crate::{
     leaf::{Action, Mode, PortRange, RuleFamily},
     model::{FlagMatch, IcmpMatch, Peer, Protocol, Rule},
+    place::Place,
     policies::family_of as family_of_prefix,
     prefixes::without,
     problem::{Near, Problem},
@@ -403,4 +404,26 @@ fn excepting(table: &PeerTable, reader: &mut Reader) -> Option<Peer> {
         reader.report(Problem::ExceptAll { prefix: net }, prefix.span);
     }
     Some(if except.is_empty() { Peer::Prefix(net) } else { Peer::Except(net, except.into()) })
+}
+
+/// A rule about everything that comes from a peer or goes to it, of one family or of both.
+pub(super) fn all_of(action: Action, family: Option<Family>, peer: Peer, at: Place) -> Rule {
+    Rule {
+        at,
+        description: None,
+        protocol: Protocol::Any,
+        ports: Vec::new(),
+        source_ports: Vec::new(),
+        icmp: None,
+        family,
+        peers: vec![peer],
+        own: Box::default(),
+        dscp: Box::default(),
+        tcp_flags: None,
+        helper: None,
+        limits: None,
+        action,
+        log: false,
+        mode: Mode::Enforce,
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 use super::{Claims, endpoint, filters::Made, names::Names, network, policy, rule, site};
 use crate::{
     leaf::{Action, Mode},
-    model::{Group, Name, Peer, Protocol, Rule, Tenant},
+    model::{Group, Name, Peer, Tenant},
     place::Place,
     policies::{AddressSet, Policy},
     problem::Problem,
@@ -77,35 +77,14 @@ fn groups(
             egress: rule::check_list(&table.egress.value, rule::Direction::Egress, names, reader),
         };
         if group.admits_members {
-            let among_members = among_members(&group.name, reader.place(table.admit_members.span));
+            let (members, at) = (Peer::Group(group.name.clone()), reader.place(table.admit_members.span));
+            let among_members = rule::all_of(Action::Allow, None, members, at);
             group.ingress.push(among_members.clone());
             group.egress.push(among_members);
         }
         groups.insert(name.value.clone(), group);
     }
     groups
-}
-
-/// The rule by which the members of a group may send each other anything.
-fn among_members(group: &Name, at: Place) -> Rule {
-    Rule {
-        at,
-        description: None,
-        protocol: Protocol::Any,
-        ports: Vec::new(),
-        source_ports: Vec::new(),
-        icmp: None,
-        family: None,
-        peers: vec![Peer::Group(group.clone())],
-        own: Box::default(),
-        dscp: Box::default(),
-        tcp_flags: None,
-        helper: None,
-        limits: None,
-        action: Action::Allow,
-        log: false,
-        mode: Mode::Enforce,
-    }
 }
 
 fn set(name: &At<Name>, table: &SetTable, claims: &mut Claims, reader: &mut Reader) -> (Name, AddressSet) {
