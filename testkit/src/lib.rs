@@ -19,6 +19,7 @@ pub mod netns;
 pub mod packet;
 pub mod process;
 pub mod sctp;
+#[cfg(feature = "vlan-switch")]
 pub mod vlan_switch;
 pub mod wait;
 

@@ -50,6 +50,9 @@ const REACHES_THE_MACHINE: [&str; 9] = [
     "tokio",
 ];
 
+/// A crate by the name of one that binds to a C library, which is Rust alone: the kernel's own types and numbers
+const RUST_ALONE: &str = "linux-raw-sys";
+
 /// One crate names another one in its Cargo.toml.
 #[derive(Clone, Debug)]
 struct Edge {
@@ -66,11 +69,30 @@ pub(crate) fn check() -> Result<()> {
     let packages = metadata["packages"].as_array().context("no packages")?;
     let names: Vec<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
     let edges: Vec<Edge> = packages.iter().flat_map(edges_of).collect();
-    let faults = [unknown_hosts(&names), faults(&edges)].concat();
+    let faults = [unknown_hosts(&names), faults(&edges), needs_of_xtask()?].concat();
     if !faults.is_empty() {
         bail!("the rooms are not as LEVELS in xtask/src/rooms.rs says:\n  {}", faults.join("\n  "));
     }
     Ok(())
+}
+
+/// On a bare machine xtask is what installs a C compiler's headers and libraries, so it is built before they are there.
+fn needs_of_xtask() -> Result<Vec<String>> {
+    let mut command = cargo();
+    command.current_dir(workspace()?).args(["tree", "--locked", "--package", "xtask"]);
+    command.args(["--edges", "normal,build", "--prefix", "none", "--format", "{p}"]);
+    Ok(built_with_c(&run::output(&mut command)?))
+}
+
+/// Crates that are built with a C library, in a list of crates with their versions, a line each
+fn built_with_c(tree: &str) -> Vec<String> {
+    let is_bound = |name: &&str| name.ends_with("-sys") && *name != RUST_ALONE;
+    let mut names: Vec<&str> =
+        tree.lines().filter_map(|line| line.split(' ').next()).filter(is_bound).collect();
+    names.sort_unstable();
+    names.dedup();
+    let fault = |name: &str| format!("xtask needs {name}, whose library xtask is to install");
+    names.into_iter().map(fault).collect()
 }
 
 fn edges_of(package: &Value) -> Vec<Edge> {
@@ -152,6 +174,12 @@ mod tests {
         assert!(unknown_hosts(&all).is_empty());
         assert_eq!(unknown_hosts(&[&all[..], &["eastgate-cellar"]].concat()).len(), 1);
         assert_eq!(unknown_hosts(&all[1..]).len(), 1);
+    }
+
+    #[test]
+    fn xtask_is_built_before_any_library_is_installed() {
+        let tree = "xtask v0.1.0 (/somewhere)\nlibbpf-sys v1.7.0\nlinux-raw-sys v0.12.1\nlibbpf-sys v1.7.0 (*)";
+        assert_eq!(built_with_c(tree), ["xtask needs libbpf-sys, whose library xtask is to install"]);
     }
 
     /// The house as it stands.
