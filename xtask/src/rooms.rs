@@ -178,7 +178,8 @@ mod tests {
 
     #[test]
     fn xtask_is_built_before_any_library_is_installed() {
-        let tree = "xtask v0.1.0 (/somewhere)\nlibbpf-sys v1.7.0\nlinux-raw-sys v0.12.1\nlibbpf-sys v1.7.0 (*)";
+        let tree =
+            "xtask v0.1.0 (/somewhere)\nlibbpf-sys v1.7.0\nlinux-raw-sys v0.12.1\nlibbpf-sys v1.7.0 (*)";
         assert_eq!(built_with_c(tree), ["xtask needs libbpf-sys, whose library xtask is to install"]);
     }
 
