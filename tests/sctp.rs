@@ -48,6 +48,21 @@ impl Program {
         Self { input: child.stdin.take(), child, said }
     }
 
+    /// The echo server, when it listens: it has its sockets, and has nothing more to do but to wait.
+    fn server(space: &Space) -> Self {
+        let server = Self::start(space, "echo_server", &[]);
+        let process = format!("/proc/{}", server.child.id());
+        wait_for("the server listens", || {
+            let has_sockets = ["raw", "raw6"].iter().all(|family| {
+                let sockets = std::fs::read_to_string(format!("{process}/net/{family}")).unwrap();
+                // Protocol 132 stands where a port does.
+                sockets.contains(":0084 ")
+            });
+            has_sockets && std::fs::read_to_string(format!("{process}/stat")).unwrap().contains(") S ")
+        });
+        server
+    }
+
     fn client(space: &Space, to: u8, port: u16) -> Self {
         Self::start(space, "client", &[&format!("10.1.0.{to}"), &port.to_string()])
     }
@@ -121,7 +136,7 @@ fn associations_of_a_real_stack_live_and_end() {
     for dataplane in DATAPLANES {
         let Some((site, [alpha, beta])) = running(dataplane, "") else { return };
         for (space, number, daemon) in [(&site.web2, 12, &alpha), (&site.db1, 21, &beta)] {
-            let _serves = Program::start(space, "echo_server", &[]);
+            let _serves = Program::server(space);
             let what = format!("{dataplane}: it stands, at {number}");
             let mut client =
                 Program::associated(&site.web1, number, &what, || in_state(daemon, "established") == 1);
@@ -166,7 +181,7 @@ fn associations_of_a_real_stack_live_and_end() {
 fn associations_count_for_their_source_and_are_found_again_after_a_restart() {
     for dataplane in DATAPLANES {
         let Some((site, [alpha, mut beta])) = running(dataplane, ", connections = 2") else { return };
-        let _serves = Program::start(&site.db1, "echo_server", &[]);
+        let _serves = Program::server(&site.db1);
         // Processes in one machine hear each other's packets, and one that has just begun aborts what is not its own: nobody may
         // be under way then, on the other path neither.
         let more = |has: usize, paths: usize| {
