@@ -181,7 +181,12 @@ fn what_a_server_leases_is_learned_on_both_hosts_and_kept() {
         assert_eq!(both(&beta), [v4.clone(), v6.clone()]);
         site.db1.ip("addr del 10.1.0.77/24 dev eth0");
         // The next daemon knows it at once, without a word of the client or the server.
-        std::thread::sleep(Duration::from_millis(1500));
+        let mut kept = beta.socket().as_os_str().to_owned();
+        kept.push(".learned.json");
+        wait_for("it is kept", || {
+            let kept = std::fs::read_to_string(&kept).unwrap_or_default();
+            [&v4, &v6].iter().all(|address| kept.contains(&format!("\"{address}\"")))
+        });
         drop(server);
         drop(client6);
         beta.kill();
