@@ -54,7 +54,7 @@ fn names(text: &str, word: &str) -> bool {
     })
 }
 
-fn read_all(folder: &Path, into: &mut String) -> Result<()> {
+pub(crate) fn read_all(folder: &Path, into: &mut String) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         let path = entry?.path();
         if path.is_dir() {

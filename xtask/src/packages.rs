@@ -144,6 +144,12 @@ const PACKAGES: &[Package] = &[
         reason: "tests send the echo requests a reader would type",
     },
     Package {
+        name: "tcpdump",
+        probe: &["tcpdump", "--version"],
+        needed_by: &[Need::Test],
+        reason: "says which VLAN tags there are on a cable",
+    },
+    Package {
         name: "keepalived",
         probe: &["keepalived", "--version"],
         needed_by: &[Need::Test],
@@ -217,4 +223,54 @@ pub(crate) fn find_command(name: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(|folder| Path::new(folder).to_owned());
     std::env::split_paths(&path).chain(sbin).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{dependencies, workspace};
+
+    /// What every Debian machine has, or one with a Rust toolchain that links, or a package brings along with a command of its
+    /// own: `ip` comes with iproute2, python3 with scapy.
+    const THERE: [&str; 13] = [
+        "/usr/bin/python3",
+        "cat",
+        "cc",
+        "echo",
+        "env",
+        "false",
+        "ip",
+        "modprobe",
+        "python3",
+        "setpriv",
+        "sh",
+        "sleep",
+        "tail",
+    ];
+
+    /// Programs that source files start by a name that stands there
+    fn started(sources: &str) -> Vec<&str> {
+        let after = |start| sources.split(start).skip(1);
+        let names = after("Command::new(\"").chain(after(".command(\""));
+        names.filter_map(|rest| rest.split('"').next()).collect()
+    }
+
+    #[test]
+    fn programs_are_found_in_sources() {
+        assert_eq!(started(r#"space.command("arping").arg("x"); Command::new("ss")"#), ["ss", "arping"]);
+    }
+
+    #[test]
+    fn whatever_tests_start_is_installed() {
+        let mut sources = String::new();
+        for folder in ["tests", "labs/runner", "testkit"] {
+            dependencies::read_all(&workspace().unwrap().join(folder), &mut sources).unwrap();
+        }
+        let is_installed = |name: &str| {
+            PACKAGES.iter().any(|package| package.needed_by.contains(&Need::Test) && package.probe[0] == name)
+        };
+        let mut missing = started(&sources);
+        missing.retain(|name| !THERE.contains(name) && !is_installed(name) && *name != "/no/such/program");
+        assert!(missing.is_empty(), "no package brings {missing:?}");
+    }
 }
