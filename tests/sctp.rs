@@ -205,7 +205,7 @@ fn associations_count_for_their_source_and_are_found_again_after_a_restart() {
         beta = site.run_with("beta", dataplane);
         assert!(flows(&beta, Family::V4).is_empty());
         // An end leaves one out where it has sent anything since HB.interval (30 s).
-        wait_within(Duration::from_secs(120), "the next HEARTBEATs", || in_state(&beta, "established") == 2);
+        wait_within(Duration::from_secs(90), "the next HEARTBEATs", || in_state(&beta, "established") == 2);
         next.say("found again");
         wait_for(&format!("{dataplane}: it is found again"), || next.heard("found again"));
         drop(alpha);

@@ -248,7 +248,7 @@ mod tests {
         "tail",
     ];
 
-    /// Programs that source files start by a name that stands there
+    /// Programs that source files start by `Command::new` or a namespace's `command`, by a name that stands there
     fn started(sources: &str) -> Vec<&str> {
         let after = |start| sources.split(start).skip(1);
         let names = after("Command::new(\"").chain(after(".command(\""));
