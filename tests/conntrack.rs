@@ -5,68 +5,21 @@
 
 mod common;
 
-use std::{
-    io::{BufRead, BufReader, Write},
-    path::Path,
-    process::{Child, ChildStdin, ChildStdout, Stdio},
-};
-
-use common::{Daemon, Space, hardware_address, site::*, wait_for};
+use common::{Daemon, Script, Space, hardware_address, site::*, wait_for};
 use serde_json::Value;
 
 const DATAPLANES: [&str; 2] = ["userspace", "ebpf"];
 
 /// tests/scapy/connections.py, running at a machine.
-struct Ends {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Ends {
-    fn at(machine: &Space) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scapy/connections.py");
-        let mut command = machine.command("/usr/bin/python3");
-        let mut child = command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        let mut ends = Self { child, input, output };
-        assert_eq!(ends.answer(), "ready", "is python3-scapy installed?");
-        ends
-    }
-
-    fn tell(&mut self, order: &str) {
-        writeln!(self.input, "{order}").unwrap();
-    }
-
-    fn answer(&mut self) -> String {
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        line.trim().to_owned()
-    }
-
-    fn ask(&mut self, order: &str) -> String {
-        self.tell(order);
-        self.answer()
-    }
-
-    /// Does what must succeed.
-    fn must(&mut self, order: &str, answer: &str, when: &str) {
-        assert_eq!(self.ask(order), answer, "{order} {when}");
-    }
-}
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn ends_at(machine: &Space) -> Script {
+    Script::start(machine, "connections.py", &[])
 }
 
 /// A dataplane on both hosts, a client at web1, and two it speaks to: db1 on the other host, web2 on the same one.
 struct Play {
     daemons: [Daemon; 2],
-    client: Ends,
-    servers: [Ends; 2],
+    client: Script,
+    servers: [Script; 2],
     site: Site,
 }
 
@@ -79,7 +32,7 @@ impl Play {
         let site = Site::new(HOSTS_V4)?;
         site.rewrite(|text| text.replace("5432-5433", "5432-5434"));
         let daemons = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
-        let (client, servers) = (Ends::at(&site.web1), [Ends::at(&site.db1), Ends::at(&site.web2)]);
+        let (client, servers) = (ends_at(&site.web1), [ends_at(&site.db1), ends_at(&site.web2)]);
         let mut play = Self { daemons, client, servers, site };
         for (server, address) in
             play.servers.iter_mut().zip([["10.1.0.21", "fd00:1::21"], ["10.1.0.12", "fd00:1::12"]])

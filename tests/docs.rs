@@ -8,6 +8,8 @@
     reason = "a helper of tests may fail the test"
 )]
 
+#[path = "docs/attacks.rs"]
+mod attacks;
 #[path = "docs/migrating.rs"]
 mod migrating;
 

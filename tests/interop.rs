@@ -7,14 +7,11 @@ mod common;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{BufRead, BufReader, Write},
     net::{IpAddr, SocketAddr, UdpSocket},
-    path::Path,
-    process::{Child, ChildStdin, ChildStdout, Stdio},
 };
 
 use common::{
-    Capture, Daemon, Space, World, bulk,
+    Capture, Daemon, Script, Space, World, bulk,
     config::{Endpoint, Host, Tenant, configuration},
     datagram_arrives, hardware_address, send_frame, settle, wait_for,
 };
@@ -280,52 +277,17 @@ fn an_allowed_packet_leaves_as_it_came() {
 }
 
 /// tests/scapy/headers.py, running at the peer.
-struct Scapy {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Scapy {
-    fn start(site: &Site) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scapy/headers.py");
-        let mut command = site.peer.command("/usr/bin/python3");
-        command.arg(script).args(["underlay0", &site.underlay.address(2), &site.underlay.address(1)]);
-        command.arg(hardware_address(&site.alpha, "underlay0").to_string());
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        let mut scapy = Self { child, input, output };
-        assert_eq!(scapy.line(), "ready", "is python3-scapy installed?");
-        scapy
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        line.trim().to_owned()
-    }
-
-    /// Sends the datagrams of a case; how many.
-    fn send(&mut self, case: &str) -> u64 {
-        writeln!(self.input, "{case}").unwrap();
-        let answer = self.line();
-        let count = answer.strip_prefix("sent ").unwrap_or_else(|| panic!("{case}: {answer}"));
-        count.parse().unwrap()
-    }
-}
-
-impl Drop for Scapy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn scapy(site: &Site) -> Script {
+    let (own, vtep) = (site.underlay.address(2), site.underlay.address(1));
+    let mac = hardware_address(&site.alpha, "underlay0").to_string();
+    Script::start(&site.peer, "headers.py", &["underlay0", &own, &vtep, &mac])
 }
 
 /// The tunnel's end under test, with scapy at the other end.
 struct Bench {
     site: Site,
     daemon: Daemon,
-    scapy: Scapy,
+    scapy: Script,
     web1: Capture,
     web2: Capture,
     markers: u32,
@@ -358,7 +320,7 @@ impl Bench {
         let sockets = [listen(&site.web1), listen(&web2)];
         let captures = [Capture::start(&site.web1, "eth0"), Capture::start(&web2, "eth0")];
         let [web1, web2] = captures;
-        let scapy = Scapy::start(&site);
+        let scapy = scapy(&site);
         Some(Self { site, daemon, scapy, web1, web2, markers: 0, _sockets: sockets })
     }
 

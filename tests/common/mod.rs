@@ -19,6 +19,7 @@ pub mod hooks;
 pub mod hub;
 mod machine;
 pub mod running;
+mod script;
 pub mod site;
 mod traffic;
 mod world;
@@ -28,5 +29,6 @@ pub use capture::{Capture, arp_request, hardware_address, icmp_echo, neighbor_so
 pub use daemon::{CAPABILITIES, Daemon, EASTGATE, eastgate};
 pub use eastgate_testkit::wait::{BOUND, settle, wait_for, wait_within};
 pub use machine::Machine;
+pub use script::Script;
 pub use traffic::{Dialogue, Sink, Stream, Transfer, accept_bulk, bulk, datagram_arrives};
 pub use world::{Space, World, must};
