@@ -61,3 +61,8 @@ fn tiers() {
 fn migrated() {
     passes("05-migrated");
 }
+
+#[test]
+fn vlan_trunk() {
+    passes("10-vlan-trunk");
+}

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, io::Write, path::Path, process::Command, time::Duration};
 
-use eastgate_testkit::{Error, Failure, Netns, Process, command, netns};
+use eastgate_testkit::{Error, Failure, Netns, Process, command, netns, vlan_switch};
 use nix::sys::signal::Signal;
 
 use super::{
     error::LabError,
     interrupt::Interrupt,
-    plan::{Action, Plan},
+    plan::{Action, Plan, UPLINK},
     record::{Node, Record},
 };
 
@@ -28,6 +28,10 @@ pub(super) fn apply(plan: &Plan, id: &str, verbose: bool, interrupt: &Interrupt)
         }
         match actions {
             [Action::Sysctl { namespace, .. }, ..] => write_settings(namespace, actions)?,
+            [Action::VlanSwitch(namespace, ports)] => {
+                let ports: Vec<_> = ports.iter().map(|(name, vlan)| (name.as_str(), *vlan)).collect();
+                vlan_switch::join(&Netns::named(namespace), UPLINK, &ports)?;
+            }
             _ => batch(actions, id)?,
         }
     }
@@ -96,6 +100,10 @@ fn as_typed(action: &Action) -> String {
         }
         Action::Ip(namespace, command) => format!("ip -n {namespace} {command}"),
         Action::Bridge(namespace, command) => format!("bridge -n {namespace} {command}"),
+        Action::VlanSwitch(namespace, ports) => {
+            let ports = ports.iter().map(|(name, _)| format!(" {name}")).collect::<String>();
+            format!("# {namespace}: a switch of{ports}, with their VLANs on {UPLINK}")
+        }
     }
 }
 
@@ -114,7 +122,7 @@ fn batch(actions: &[Action], id: &str) -> Result<(), LabError> {
     let lines = actions.iter().map(|action| match action {
         Action::Namespace(name) => format!("netns add {name}\n"),
         Action::Ip(_, command) | Action::Bridge(_, command) => format!("{command}\n"),
-        Action::Sysctl { .. } => String::new(),
+        Action::Sysctl { .. } | Action::VlanSwitch(..) => String::new(),
     });
     // What is still being done when its starter was killed is known by the variable.
     let done = command::run_with(command.env(LAB_VARIABLE, id), &lines.collect::<String>());

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{
     model::{Host, Machine, Model},
-    overlay::Runs,
+    overlay::{Runs, Vlan},
 };
 
 /// A tree: switches, their hosts, their machines.
@@ -52,7 +52,7 @@ pub(super) fn dot(model: &Model) -> String {
             machine.addresses.iter().map(|address| address.addr().to_string()).collect();
         let label = format!("{name}\\n{}\\n{}", machine.mac, addresses.join("\\n"));
         line(&mut out, &format!("  {name:?} [color={:?}, label=\"{label}\"];", colour(machine)));
-        let port = format!("{} (VNI {})", machine.port, machine.vni);
+        let port = format!("{} (VNI {})", attachment(machine), machine.vni);
         line(&mut out, &format!("  {:?} -- {name:?} [label={port:?}];", machine.on));
     }
     out + "}\n"
@@ -60,8 +60,16 @@ pub(super) fn dot(model: &Model) -> String {
 
 fn describe(name: &str, machine: &Machine) -> String {
     let addresses: Vec<String> = machine.addresses.iter().map(|address| address.addr().to_string()).collect();
-    let Machine { network, vni, port, mac, .. } = machine;
-    format!("{name}  {network} (VNI {vni})  {port}  {mac}  {}", addresses.join(" "))
+    let Machine { network, vni, mac, .. } = machine;
+    format!("{name}  {network} (VNI {vni})  {}  {mac}  {}", attachment(machine), addresses.join(" "))
+}
+
+/// As eastgate shows it: the device, and a VLAN behind a dot.
+fn attachment(machine: &Machine) -> String {
+    match machine.vlan.and_then(Vlan::id) {
+        Some(vlan) => format!("{}.{vlan}", machine.port),
+        None => machine.port.clone(),
+    }
 }
 
 /// Neighbouring VNIs get distant hues.

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use super::{
     error::LabError,
-    overlay::{self, Overlay, Runs},
+    overlay::{self, Overlay, Runs, Vlan},
     topology::{Expect, Outcome, Proto, Switch, Topology, VtepSpec},
 };
 
@@ -32,6 +32,16 @@ pub(super) struct Model {
     pub(super) hosts: BTreeMap<String, Host>,
     /// Endpoints by `tenant/name`, and stations by name
     pub(super) machines: BTreeMap<String, Machine>,
+    /// Switches of machines that share a device of a host, by `host/device`
+    pub(super) trunks: BTreeMap<String, Trunk>,
+}
+
+/// What stands between a device of a host and the machines whose VLANs it carries.
+#[derive(Debug)]
+pub(super) struct Trunk {
+    pub(super) host: String,
+    pub(super) device: String,
+    pub(super) mtu: u16,
 }
 
 /// A node with a VTEP.
@@ -50,6 +60,8 @@ pub(super) struct Machine {
     pub(super) on: String,
     /// The device on that host
     pub(super) port: String,
+    /// Which of its frames are this machine's, where they are not all
+    pub(super) vlan: Option<Vlan>,
     /// `tenant/network`
     pub(super) network: String,
     pub(super) vni: Vni,
@@ -60,6 +72,11 @@ pub(super) struct Machine {
 }
 
 impl Machine {
+    /// The switch between it and its host, if it is on a trunk.
+    pub(super) fn trunk(&self) -> Option<String> {
+        self.vlan.map(|_| format!("{}/{}", self.on, self.port))
+    }
+
     /// Its first address of `family` that is not link-local: such a one needs a device beside it.
     pub(super) fn address(&self, family: Family) -> Option<IpAddr> {
         let v4 = family == Family::V4;
@@ -79,7 +96,8 @@ impl Model {
         let hosts = place_hosts(&topology, &overlay).map_err(wrong)?;
         let port = overlay.port;
         let machines = place_machines(&topology, overlay, &hosts).map_err(wrong)?;
-        let model = Self { folder: folder.into(), topology, port, hosts, machines };
+        let trunks = trunks(&machines, &hosts).map_err(wrong)?;
+        let model = Self { folder: folder.into(), topology, port, hosts, machines, trunks };
         model.check_links().and_then(|()| model.check_vteps()).map_err(wrong)?;
         model.check_steps().and_then(|()| model.check_expectations()).map_err(wrong)?;
         Ok(model)
@@ -88,7 +106,8 @@ impl Model {
     /// Every node's name.
     pub(super) fn nodes(&self) -> impl Iterator<Item = &str> {
         let switches = self.topology.switch.keys();
-        switches.chain(self.hosts.keys()).chain(self.machines.keys()).map(String::as_str)
+        let trunks = self.trunks.keys();
+        switches.chain(self.hosts.keys()).chain(trunks).chain(self.machines.keys()).map(String::as_str)
     }
 
     /// The hosts where a daemon runs.
@@ -326,6 +345,7 @@ fn place_machines(
             network: station.network.clone(),
             host: station.on.clone(),
             port: station.port.clone(),
+            vlan: None,
             mac: station.mac,
             addresses: station.addresses.clone(),
         };
@@ -365,6 +385,7 @@ fn place_machine(
     Ok(Machine {
         on: endpoint.host,
         port,
+        vlan: endpoint.vlan,
         network: endpoint.network,
         vni: network.vni,
         mac: endpoint.mac,
@@ -387,9 +408,42 @@ fn is_link_local(address: &IpAddr) -> bool {
 
 fn distinct_ports(machines: &BTreeMap<String, Machine>) -> Result<(), String> {
     let mut seen = BTreeSet::new();
-    match machines.values().find(|machine| !seen.insert((&machine.on, &machine.port))) {
+    match machines.values().find(|machine| !seen.insert((&machine.on, &machine.port, machine.vlan))) {
         Some(machine) => Err(format!("two machines are plugged into `{}` of {}", machine.port, machine.on)),
         None => Ok(()),
+    }
+}
+
+/// The switches of machines that have a VLAN.
+fn trunks(
+    machines: &BTreeMap<String, Machine>,
+    hosts: &BTreeMap<String, Host>,
+) -> Result<BTreeMap<String, Trunk>, String> {
+    let mut trunks = BTreeMap::new();
+    for (name, machine) in machines {
+        let Some(trunk) = machine.trunk() else { continue };
+        if hosts.get(&machine.on).is_some_and(|host| host.runs != Runs::Eastgate) {
+            return Err(format!(
+                "machine `{name}`: no eastgate runs on {}, and `vlan` goes with one",
+                machine.on
+            ));
+        }
+        if machines.contains_key(&trunk) {
+            return Err(format!("machine `{trunk}` has the name of a trunk"));
+        }
+        let place = trunks.entry(trunk).or_insert(Trunk {
+            host: machine.on.clone(),
+            device: machine.port.clone(),
+            mtu: 0,
+        });
+        place.mtu = place.mtu.max(machine.mtu);
+    }
+    let on_both = |machine: &Machine| {
+        machine.vlan.is_none() && trunks.contains_key(&format!("{}/{}", machine.on, machine.port))
+    };
+    match machines.values().find(|machine| on_both(machine)) {
+        Some(machine) => Err(format!("`{}` of {} is a trunk, and a machine's own", machine.port, machine.on)),
+        None => Ok(trunks),
     }
 }
 

@@ -60,9 +60,37 @@ pub(super) struct Endpoint {
     pub(super) network: String,
     pub(super) host: String,
     pub(super) port: Option<String>,
+    pub(super) vlan: Option<Vlan>,
     pub(super) mac: MacAddr,
     #[serde(default)]
     pub(super) addresses: Vec<IpAddr>,
+}
+
+/// Which frames of a trunk are an endpoint's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Vlan {
+    /// Those with this tag
+    Id(u16),
+    /// Those without one
+    Word(VlanWord),
+}
+
+/// What `vlan` may say beside a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum VlanWord {
+    Untagged,
+}
+
+impl Vlan {
+    /// The tag, if it has one.
+    pub(super) fn id(self) -> Option<u16> {
+        match self {
+            Self::Id(id) => Some(id),
+            Self::Word(VlanWord::Untagged) => None,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -135,6 +163,18 @@ mod tests {
             port = "veth-web1"
             mac = "02:00:00:00:00:11"
             addresses = ["10.1.0.11", "fd00:1::11"]
+            [tenant.acme.endpoint.web2]
+            network = "lan"
+            host = "alpha"
+            port = "trunk0"
+            vlan = 101
+            mac = "02:00:00:00:00:12"
+            [tenant.acme.endpoint.web3]
+            network = "lan"
+            host = "alpha"
+            port = "trunk0"
+            vlan = "untagged"
+            mac = "02:00:00:00:00:13"
             "#,
         )
         .unwrap();
@@ -143,7 +183,9 @@ mod tests {
         assert_eq!(overlay.hosts["beta"].runs, Runs::Vxlan);
         let web1 = &overlay.endpoints["acme/web1"];
         assert_eq!(overlay.networks[&web1.network].vni.get(), 5001);
-        assert_eq!(web1.addresses.len(), 2);
+        assert_eq!((web1.addresses.len(), web1.vlan), (2, None));
+        let tag = |name: &str| overlay.endpoints[name].vlan.map(Vlan::id);
+        assert_eq!((tag("acme/web2"), tag("acme/web3")), (Some(Some(101)), Some(None)));
     }
 
     #[test]

@@ -9,12 +9,15 @@ use eastgate_wire::Vni;
 
 use super::{
     model::{Host, Machine, Model},
-    overlay::Runs,
+    overlay::{Runs, Vlan},
     topology::VtepSpec,
 };
 
 /// The device of every machine.
 pub(super) const MACHINE_DEVICE: &str = "eth0";
+
+/// The device of a switch of machines that has their VLANs.
+pub(super) const UPLINK: &str = "uplink";
 
 /// Namespaces and what is done in each, in order.
 #[derive(Debug, Default)]
@@ -40,6 +43,8 @@ pub(super) enum Action {
     Ip(String, String),
     /// `bridge -n NAMESPACE COMMAND`
     Bridge(String, String),
+    /// The devices of a namespace become a switch: ports, each in a VLAN or in none, and [`UPLINK`] with all of them
+    VlanSwitch(String, Vec<(String, Option<u16>)>),
 }
 
 /// The namespace of a node.
@@ -75,12 +80,27 @@ impl Plan {
                 plan.vtep(model, id, name, host);
             }
         }
+        for (name, trunk) in &model.trunks {
+            let (switch, host, mtu) = (namespace(id, name), namespace(id, &trunk.host), trunk.mtu);
+            let device = &trunk.device;
+            plan.ip(
+                &switch,
+                &format!("link add {UPLINK} mtu {mtu} type veth peer name {device} mtu {mtu} netns {host}"),
+            );
+            plan.ip(&switch, &format!("link set {UPLINK} addrgenmode none up"));
+            plan.ip(&host, &format!("link set {device} up"));
+        }
         for (name, machine) in &model.machines {
             plan.machine(id, name, machine);
             if model.hosts.get(&machine.on).is_some_and(|host| host.runs == Runs::Vxlan) {
                 let isolated = model.topology.vtep.get(&machine.on).is_some_and(|spec| spec.isolated);
                 plan.bridge_port(&namespace(id, &machine.on), machine, isolated);
             }
+        }
+        for name in model.trunks.keys() {
+            let on_it = model.machines.values().filter(|machine| machine.trunk().as_ref() == Some(name));
+            let ports = on_it.filter_map(|machine| machine.vlan).map(|vlan| (vlan_port(vlan), vlan.id()));
+            plan.steps.push(Action::VlanSwitch(namespace(id, name), ports.collect()));
         }
         plan
     }
@@ -158,15 +178,21 @@ impl Plan {
     }
 
     fn machine(&mut self, id: &str, name: &str, machine: &Machine) {
-        let (at, inside) = (namespace(id, &machine.on), namespace(id, name));
-        let Machine { port, mac, mtu, .. } = machine;
+        let inside = namespace(id, name);
+        let (at, port) = match (machine.trunk(), machine.vlan) {
+            (Some(trunk), Some(vlan)) => (namespace(id, &trunk), vlan_port(vlan)),
+            _ => (namespace(id, &machine.on), machine.port.clone()),
+        };
+        let Machine { mac, mtu, .. } = machine;
         self.ip(
             &at,
             &format!(
                 "link add {port} mtu {mtu} type veth peer name {MACHINE_DEVICE} address {mac} mtu {mtu} netns {inside}"
             ),
         );
-        self.ip(&at, &format!("link set {port} up"));
+        // A switch's port says nothing of its own accord.
+        let quiet = if machine.vlan.is_some() { "addrgenmode none " } else { "" };
+        self.ip(&at, &format!("link set {port} {quiet}up"));
         self.ip(&inside, &format!("link set {MACHINE_DEVICE} up"));
         for address in &machine.addresses {
             self.address(&inside, MACHINE_DEVICE, &address.to_string());
@@ -196,6 +222,11 @@ impl Plan {
     fn bridge(&mut self, namespace: &str, command: &str) {
         self.steps.push(Action::Bridge(namespace.into(), command.into()));
     }
+}
+
+/// The port of a switch where the machine of a VLAN is.
+fn vlan_port(vlan: Vlan) -> String {
+    vlan.id().map_or_else(|| "untagged".to_owned(), |id| format!("vlan{id}"))
 }
 
 fn bridge_of(vni: Vni) -> String {

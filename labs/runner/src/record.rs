@@ -54,6 +54,8 @@ pub enum NodeKind {
     Switch,
     /// A host that runs eastgate
     Host,
+    /// A switch between a trunk of a host and the machines on it
+    Trunk,
     /// A plain kernel VTEP
     Vtep,
     /// A tenant's machine
@@ -94,6 +96,7 @@ impl Record {
             Some(host) if host.runs == Runs::Eastgate => NodeKind::Host,
             Some(_) => NodeKind::Vtep,
             None if model.machines.contains_key(name) => NodeKind::Machine,
+            None if model.trunks.contains_key(name) => NodeKind::Trunk,
             None => NodeKind::Switch,
         };
         let node =

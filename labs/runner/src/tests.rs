@@ -114,6 +114,37 @@ fn the_plan_creates_devices_only_inside_namespaces() {
 }
 
 #[test]
+fn machines_with_a_vlan_are_behind_a_switch() {
+    let story = Story::new("trunk", "title = \"a trunk\"\n[switch.fabric]\nsubnets = [\"192.0.2.0/24\"]");
+    let on_trunk = |vlans: [&str; 2]| {
+        let hosts = CONFIG.replace("runs = \"vxlan\"", "").replace("host = \"beta\"", "host = \"alpha\"");
+        let port = |vlan: &str| format!("port = \"trunk0\"\n{vlan}\nmac =");
+        let text = hosts.replace("port = \"veth-web1\"\n    mac =", &port(vlans[0]));
+        let text =
+            text.replace("host = \"alpha\"\n    mac =", &format!("host = \"alpha\"\n{}", port(vlans[1])));
+        std::fs::write(story.folder().join("eastgate.toml"), text).unwrap();
+        Model::read(story.folder())
+    };
+    let model = on_trunk(["vlan = 101", "vlan = \"untagged\""]).unwrap();
+    assert_eq!(model.trunks.keys().collect::<Vec<_>>(), ["alpha/trunk0"]);
+    let plan = Plan::new(&model, "abcd");
+    let (switch, ports) = plan.steps.iter().find_map(switch_of).unwrap();
+    assert_eq!(switch, "eg-abcd-alpha.trunk0");
+    assert_eq!(*ports, [("untagged".to_owned(), None), ("vlan101".to_owned(), Some(101))]);
+    for (vlans, what) in [
+        (["vlan = 101", "vlan = 101"], "two machines are plugged into `trunk0` of alpha"),
+        (["vlan = 101", ""], "`trunk0` of alpha is a trunk, and a machine's own"),
+    ] {
+        let error = on_trunk(vlans).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+}
+
+fn switch_of(action: &Action) -> Option<(&String, &Vec<(String, Option<u16>)>)> {
+    if let Action::VlanSwitch(namespace, ports) = action { Some((namespace, ports)) } else { None }
+}
+
+#[test]
 fn what_would_not_be_checked_is_refused() {
     let cases = [
         (

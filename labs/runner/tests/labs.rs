@@ -328,7 +328,14 @@ fn labs_work_from_any_folder() {
     let Some(_alone) = alone() else { return };
     let before = machine();
     let lab = |arguments: &[&str]| Command::new(PROGRAM).args(arguments).current_dir("/").output().unwrap();
-    for story in ["00-plain-vxlan", "labs/01-two-hosts", "02-hub-and-spoke", "03-ipv6-underlay", "04-tiers"] {
+    for story in [
+        "00-plain-vxlan",
+        "labs/01-two-hosts",
+        "02-hub-and-spoke",
+        "03-ipv6-underlay",
+        "04-tiers",
+        "10-vlan-trunk",
+    ] {
         assert!(lab(&["graph", story]).status.success(), "{story}");
     }
     let checked = lab(&["check", "00-plain-vxlan"]);
