@@ -5,6 +5,8 @@
 
 #[path = "import/filters.rs"]
 mod filters;
+#[path = "import/firewall.rs"]
+mod firewall;
 #[path = "import/lab.rs"]
 mod lab;
 #[path = "import/random.rs"]

@@ -178,7 +178,11 @@ const FWAAS: &[Row] = &[
         "`log = true` of a policy's rule",
         Some("tests/config/policies.rs::a_policy_has_its_place_its_scope_and_ordered_rules"),
     ),
-    ("Import of FWaaS policies", "", None),
+    (
+        "Import of FWaaS policies",
+        "`eastgate import neutron`: a group of the ports, and a policy before the security groups",
+        Some("tests/import/firewall.rs::a_firewall_lets_pass_what_its_rules_say"),
+    ),
 ];
 
 const CLOUDSTACK: &[Row] = &[
