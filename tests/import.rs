@@ -3,6 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "import/filters.rs"]
+mod filters;
+#[path = "import/firewall.rs"]
+mod firewall;
 #[path = "import/lab.rs"]
 mod lab;
 #[path = "import/random.rs"]
@@ -355,7 +359,6 @@ fn what_cloudstack_has_and_eastgate_has_not_is_refused_with_its_place() {
 fn what_libvirt_has_and_eastgate_has_not_is_refused_with_its_place() {
     let filter = |inside: &str| format!("<filter name='mine' chain='root'>\n{inside}\n</filter>");
     for (rule, why) in [
-        ("<tcp dstportstart='22' match='no'/>", "a rule for what does not match"),
         ("<tcp dstportstart='22' connlimit-above='3'/>", "`connlimit-above` in a rule that does not drop"),
         ("<tcp dscp='64'/>", "`64` is no DSCP"),
         ("<tcp flags='SYN'/>", "is nothing that TCP flags could be"),

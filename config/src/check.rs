@@ -9,6 +9,7 @@ mod helper;
 mod icmp;
 mod limits;
 mod names;
+mod negation;
 mod network;
 mod policy;
 mod route;

@@ -184,6 +184,30 @@ pub enum Action {
     Pass,
 }
 
+/// What of a rule can be negated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleKey {
+    /// Any other protocol.
+    Proto,
+    /// Any other destination port.
+    Ports,
+    /// Any other source port.
+    SourcePorts,
+    /// Any other ICMP type, or with `icmp_code` any other pair of the two.
+    IcmpType,
+    /// Whoever else sends.
+    From,
+    /// To whomever else.
+    To,
+    /// Endpoints with none of these addresses.
+    Own,
+    /// Any other DSCP.
+    Dscp,
+    /// Flags that are not set so.
+    TcpFlags,
+}
+
 /// What endpoints may send of which no group says anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -219,6 +243,20 @@ impl PortRange {
     #[must_use]
     pub const fn count(self) -> u32 {
         (self.last as u32 + 1).saturating_sub(self.first as u32)
+    }
+
+    /// The ports that are in none of these ranges, which are sorted and disjoint.
+    #[must_use]
+    pub fn others(ranges: &[Self]) -> Vec<Self> {
+        let mut left = Vec::with_capacity(ranges.len() + 1);
+        let mut next = Some(0);
+        for range in ranges {
+            let before = next.zip(range.first.checked_sub(1)).filter(|(first, last)| first <= last);
+            left.extend(before.map(|(first, last)| Self { first, last }));
+            next = range.last.checked_add(1);
+        }
+        left.extend(next.map(|first| Self { first, last: u16::MAX }));
+        left
     }
 }
 

@@ -3,7 +3,7 @@
 //! Names that are referred to exist, addresses lie in their subnets, nothing is there twice where it may be
 //! there once. Lists are sorted by name, so the same files give the same order.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use eastgate_wire::{Addr, Attachment, Family, Helper, MacAddr, TableSizes, Vni, VtepAddr};
 use ipnet::IpNet;
@@ -298,6 +298,8 @@ pub struct FlagMatch {
     pub set: u8,
     /// Those that are looked at
     pub of: u8,
+    /// Anything but that.
+    pub negated: bool,
 }
 
 /// The protocol of a rule.
@@ -309,6 +311,10 @@ pub enum Protocol {
     Icmp,
     /// The protocol with this number.
     Number(u8),
+    /// Every protocol but [`Protocol::Icmp`]; of one family, it is [`Protocol::NotNumber`].
+    NotIcmp,
+    /// Every protocol but the one with this number.
+    NotNumber(u8),
 }
 
 /// ICMP type and code.
@@ -318,6 +324,8 @@ pub struct IcmpMatch {
     pub kind: u8,
     /// The code, if it matters.
     pub code: Option<u8>,
+    /// All but these.
+    pub negated: bool,
 }
 
 /// The other side of a rule.
@@ -337,23 +345,6 @@ pub enum Peer {
     Set(Name),
     /// Addresses in a set of another tenant.
     SetOf(Name, Name),
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Any => f.write_str("any"),
-            Self::Prefix(net) => write!(f, "{net}"),
-            Self::Except(net, except) => {
-                let except: Vec<String> = except.iter().map(IpNet::to_string).collect();
-                write!(f, "{net} except {}", except.join(" and "))
-            }
-            Self::Group(name) => write!(f, "group:{name}"),
-            Self::GroupOf(tenant, name) => write!(f, "group:{tenant}/{name}"),
-            Self::Set(name) => write!(f, "set:{name}"),
-            Self::SetOf(tenant, name) => write!(f, "set:{tenant}/{name}"),
-        }
-    }
 }
 
 impl Group {

@@ -1,13 +1,13 @@
 //! Firewall policies, address sets and templates: what stands beside the groups of a tenant, or over all tenants.
 
-use std::{collections::BTreeMap, net::Ipv6Addr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::Ipv6Addr, sync::Arc};
 
 use eastgate_wire::Family;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
     leaf::{Mode, PolicyEnd, Position},
-    model::{Endpoint, Name, Network, Rule, Tenant},
+    model::{Endpoint, Name, Network, Peer, Rule, Tenant},
     place::Place,
     prefixes::without,
 };
@@ -225,6 +225,23 @@ impl Endpoint {
         let learned = self.learning.iter().flat_map(|learning| learning.within.iter().copied());
         let all = own.chain(learned).chain(pairs).chain(self.routes.iter().copied()).chain(link_local);
         all.filter(|net| family_of(net) == family).collect()
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any"),
+            Self::Prefix(net) => write!(f, "{net}"),
+            Self::Except(net, except) => {
+                let except: Vec<String> = except.iter().map(IpNet::to_string).collect();
+                write!(f, "{net} except {}", except.join(" and "))
+            }
+            Self::Group(name) => write!(f, "group:{name}"),
+            Self::GroupOf(tenant, name) => write!(f, "group:{tenant}/{name}"),
+            Self::Set(name) => write!(f, "set:{name}"),
+            Self::SetOf(tenant, name) => write!(f, "set:{tenant}/{name}"),
+        }
     }
 }
 

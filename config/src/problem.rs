@@ -470,6 +470,18 @@ problems! {
         "tenant `{tenant}` has more than its quota: {has} of kind {what}, and {most} is the most"
         "take some out, or raise the quota";
 
+    /// Something negated that is not there.
+    NotNothing { key: &'static str } Error "not-nothing"
+        "`{key}` is to be negated, and this rule has none"
+        "write what is not meant into `{key}`, or take it out of `not`";
+    /// Nothing is left.
+    NotAll { key: &'static str } Error "not-all"
+        "nothing is left: this rule is about whatever is not in `{key}`, and that is everything"
+        "write less into `{key}`, or take the rule out";
+    /// Names, negated.
+    NotNamed { peer: String } Error "not-named"
+        "`{peer}` cannot be negated: who is in it changes"
+        "write a rule with it before this one that says what becomes of it, or addresses";
     /// A policy without rules.
     PolicyEmpty { name: String } Warning "policy-empty"
         "policy `{name}` has no rules: it changes nothing"

@@ -18,7 +18,7 @@ use super::{
     vlans::VlanRange,
 };
 
-pub(super) use super::sizes::{KernelTable, Mtu, Seconds, TableSize};
+pub(super) use super::sizes::{KernelTable, Mtu, NewConnectionsTable, PerPrefixTable, Seconds, TableSize};
 
 table! {
     /// The configuration of an eastgate overlay: hosts, tenants, networks, groups, policies and endpoints.
@@ -474,6 +474,8 @@ table! {
         optional from: OneOrMany<PeerValue>,
         /// Egress: to whom, likewise.
         optional to: OneOrMany<PeerValue>,
+        /// Keys of the rule that mean all but what is written, as iptables' `!` and `match='no'` of nwfilter do: `not = ["from", "ports"]`.
+        many not: List<RuleKey>,
         /// "ftp" (with tcp) or "tftp" (with udp): flows that it lets in are read, and the data connections or transfers that they announce
         /// are let pass as well; with `ports`.
         optional helper: RuleHelper,
@@ -485,28 +487,6 @@ table! {
         optional per_prefix: PerPrefixTable,
         /// Flows that it lets in are logged, and what a policy's rule refuses.
         default log: bool = false,
-    }
-}
-
-table! {
-    /// How often something may begin.
-    "new connections"
-    struct NewConnectionsTable {
-        /// Flows a second.
-        required per_second: Int<1, 1_000_000> = "10",
-        /// Flows at once, after a pause; a second's if nothing is said.
-        optional burst: Int<1, 1_000_000>,
-    }
-}
-
-table! {
-    /// How much of an address makes a source.
-    "prefix lengths"
-    struct PerPrefixTable {
-        /// Of IPv4.
-        default ipv4: Int<0, 32> = Int(32),
-        /// Of IPv6.
-        default ipv6: Int<0, 128> = Int(128),
     }
 }
 

@@ -522,6 +522,7 @@ words!(
     RuleFamily,
     Mode,
     RuleHelper,
+    RuleKey,
     Position,
     PolicyEnd,
     Action,

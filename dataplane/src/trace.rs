@@ -340,12 +340,18 @@ pub fn rule_text(rule: &config::Rule) -> String {
         config::Protocol::Any => "any".to_owned(),
         config::Protocol::Icmp => "icmp".to_owned(),
         config::Protocol::Number(number) => names::protocol_name(number),
+        config::Protocol::NotIcmp => "not icmp".to_owned(),
+        config::Protocol::NotNumber(number) => format!("not {}", names::protocol_name(number)),
     };
     let ranges = |list: &[config::PortRange]| {
         let range = |r: &config::PortRange| {
             if r.first == r.last { r.first.to_string() } else { format!("{}-{}", r.first, r.last) }
         };
-        list.iter().map(range).collect::<Vec<_>>().join(", ")
+        // Whichever is shorter says the same.
+        let others = config::PortRange::others(list);
+        let (not, list) =
+            if (1..list.len()).contains(&others.len()) { ("not ", &others[..]) } else { ("", list) };
+        not.to_owned() + &list.iter().map(range).collect::<Vec<_>>().join(", ")
     };
     if !rule.ports.is_empty() {
         text += &format!(" port {}", ranges(&rule.ports));
@@ -354,7 +360,7 @@ pub fn rule_text(rule: &config::Rule) -> String {
         text += &format!(" source port {}", ranges(&rule.source_ports));
     }
     if let Some(icmp) = rule.icmp {
-        text += &format!(" type {}", icmp.kind);
+        text += &format!("{} type {}", if icmp.negated { " not" } else { "" }, icmp.kind);
         if let Some(code) = icmp.code {
             text += &format!(" code {code}");
         }
@@ -366,8 +372,11 @@ pub fn rule_text(rule: &config::Rule) -> String {
         text += &format!(", own address {}", own.join(" or "));
     }
     if !rule.dscp.is_empty() {
-        let dscp: Vec<String> = rule.dscp.iter().map(ToString::to_string).collect();
-        text += &format!(", dscp {}", dscp.join(" or "));
+        let others: Vec<u8> = (0..64).filter(|dscp| !rule.dscp.contains(dscp)).collect();
+        let is_shorter = (1..rule.dscp.len()).contains(&others.len());
+        let (not, list) = if is_shorter { ("not ", &others[..]) } else { ("", &rule.dscp[..]) };
+        let dscp: Vec<String> = list.iter().map(ToString::to_string).collect();
+        text += &format!(", dscp {not}{}", dscp.join(" or "));
     }
     if let Some(flags) = rule.tcp_flags {
         text += &format!(", tcp flags {flags}");

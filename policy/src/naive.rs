@@ -253,6 +253,7 @@ fn misses(source: &Source, rule: &Rule, peer: Addr, probe: &Probe) -> Misses {
     match &rule.service {
         Service::Any => {}
         Service::Protocol(number) => misses.set(Miss::Protocol, probe.proto != *number),
+        Service::NotProtocol(number) => misses.set(Miss::Protocol, probe.proto == *number),
         Service::Ports { protocol, .. } if probe.proto != protocol.number() => {
             misses.set(Miss::Protocol, true)
         }

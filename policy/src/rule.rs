@@ -143,6 +143,8 @@ pub enum Service {
     Any,
     /// One protocol by number, whatever its header says
     Protocol(u8),
+    /// Every protocol but the one with this number
+    NotProtocol(u8),
     /// A protocol with ports
     Ports {
         /// Which

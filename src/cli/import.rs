@@ -17,7 +17,8 @@ Examples:
   for group in $(openstack security group list -f value -c ID); do openstack security group show -f json $group; done > groups.json
   for port in $(openstack port list -f value -c ID); do openstack port show -f json $port; done > ports.json
   openstack network show -f json app > network.json; openstack subnet list -f json > subnets.json
-  eastgate import neutron --map map.toml groups.json ports.json network.json subnets.json > tenants/acme.toml
+  for list in \"group list\" \"group policy list\" \"group rule list\"; do openstack firewall $list --long -f json; done > firewall.json
+  eastgate import neutron --map map.toml groups.json ports.json network.json subnets.json firewall.json > tenants/acme.toml
 
   virsh dumpxml web1 > web1.xml; virsh nwfilter-dumpxml my-filter > my-filter.xml
   eastgate import libvirt --map map.toml --host alpha web1.xml my-filter.xml /usr/share/libvirt/nwfilter/*.xml > tenants/acme.toml

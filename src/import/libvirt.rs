@@ -8,10 +8,11 @@ mod counted;
 mod filter;
 mod layer2;
 mod layer3;
+mod variables;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use eastgate_config::Place;
+use eastgate_config::{Place, prefixes::without};
 use eastgate_wire::{Addr, Family, MacAddr};
 use ipnet::IpNet;
 
@@ -22,7 +23,7 @@ use self::{
 use super::{
     File, Map,
     map::NetworkMap,
-    site::{Endpoint, Group, Learn, Names, Network, Policy, Rule, Site, near},
+    site::{Endpoint, Group, Learn, Names, Network, Not, Policy, Rule, Site, near},
 };
 use crate::faults::Faults;
 
@@ -321,6 +322,12 @@ impl Meaning {
 /// A rule for anybody, for these peers alone. With other peers it is as it was where all of them are among those.
 fn narrowed(mut rule: Rule, peers: Option<&[IpNet]>) -> Option<Rule> {
     let Some(peers) = peers else { return Some(rule) };
+    if rule.not.remove(&Not::Peers) {
+        let own: Vec<IpNet> = rule.peers.iter().filter_map(|peer| peer.parse().ok()).collect();
+        let left = peers.iter().flat_map(|peer| without(*peer, &own));
+        rule.peers = left.map(|net| net.to_string()).collect();
+        return (!rule.peers.is_empty()).then_some(rule);
+    }
     if rule.peers == ["any"] {
         rule.peers = peers.iter().map(ToString::to_string).collect();
         rule.family = None;

@@ -1,8 +1,10 @@
-//! OpenStack Neutron, by what `openstack ... -f json` prints: security groups and their rules, address groups, networks, subnets, ports.
+//! OpenStack Neutron, by what `openstack ... -f json` prints: security groups and their rules, address groups, networks, subnets, ports;
+//! firewall groups, their policies and rules.
 //!
 //! Lists of rules do not tell all of a rule: of ICMP the type 0 and the code 0 look as if nothing were asked for
 //! (`openstackclient/network/utils.py`, `format_network_port_range`). Such rules are taken from `security group show` alone.
 
+mod firewall;
 mod ports;
 mod read;
 mod rules;
@@ -16,6 +18,7 @@ use super::{
 use crate::faults::Faults;
 
 use self::{
+    firewall::{FirewallGroup, FirewallPolicy, FirewallRule},
     ports::Port,
     read::read,
     rules::{Context, RuleIn},
@@ -32,6 +35,9 @@ struct Cloud {
     /// Prefixes, by network
     subnets: BTreeMap<String, Vec<String>>,
     ports: BTreeMap<String, Port>,
+    firewall_groups: BTreeMap<String, FirewallGroup>,
+    firewall_policies: BTreeMap<String, FirewallPolicy>,
+    firewall_rules: BTreeMap<String, FirewallRule>,
 }
 
 #[derive(Clone, Debug)]
@@ -73,6 +79,10 @@ pub(super) fn import(files: &[File], map: &Map, faults: &mut Faults) -> Site {
         let made = Group { notes, description, stateless: !group.stateful, ..Group::default() };
         site.tenants.entry(tenant).or_default().groups.insert(name, made);
     }
+    for (id, group) in &cloud.firewall_groups {
+        let of_tenant = names.entry(tenant_of(map, &group.project)).or_default();
+        of_tenant.of(id, &format!("firewall-{}", group.name));
+    }
     let context = Context { cloud: &cloud, map, names: &names };
     for (id, (group, rule)) in &cloud.rules {
         let Some(of) = cloud.groups.get(group) else {
@@ -92,6 +102,7 @@ pub(super) fn import(files: &[File], map: &Map, faults: &mut Faults) -> Site {
         }
     }
     context.sets(&mut site);
+    firewall::import(&context, &mut site, faults);
     site.share();
     ports::import(&context, &mut site, faults);
     site

@@ -81,6 +81,23 @@ pub(super) struct Rule {
     pub(super) peers: Vec<String>,
     /// How many flows each source may have
     pub(super) connections: Option<u32>,
+    /// The endpoint's own addresses that it is about; only of a policy's rule
+    pub(super) own: Option<IpNet>,
+    /// It does nothing, and is kept as a comment.
+    pub(super) disabled: bool,
+    /// What is to be otherwise than it says
+    pub(super) not: BTreeSet<Not>,
+}
+
+/// A part of a rule that is negated.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Not {
+    Ports,
+    SourcePorts,
+    Icmp,
+    Peers,
+    Dscp,
+    TcpFlags,
 }
 
 #[derive(Clone, Debug)]
@@ -114,7 +131,10 @@ impl Site {
     pub(super) fn share(&mut self) {
         let mut named: BTreeSet<(String, String, String)> = BTreeSet::new();
         for (tenant, content) in &self.tenants {
-            let rules = content.groups.values().flat_map(|group| group.ingress.iter().chain(&group.egress));
+            let of_groups =
+                content.groups.values().flat_map(|group| group.ingress.iter().chain(&group.egress));
+            let of_policies = content.policies.values().flat_map(|it| it.ingress.iter().chain(&it.egress));
+            let rules = of_groups.chain(of_policies.map(|(_, rule)| rule)).filter(|rule| !rule.disabled);
             for peer in rules.flat_map(|rule| &rule.peers) {
                 if let Some((of, group)) = peer.strip_prefix("group:").and_then(|name| name.split_once('/')) {
                     named.insert((of.to_owned(), group.to_owned(), tenant.clone()));

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use eastgate_wire::Family;
 
-use super::site::{Endpoint, Group, Learn, Network, Policy, Rule, Site};
+use super::site::{Endpoint, Group, Learn, Network, Not, Policy, Rule, Site};
 
 /// The text. Writing to a string does not fail.
 pub(super) fn write(site: &Site, files: &[&str]) -> String {
@@ -92,7 +92,11 @@ fn write_policy(text: &mut String, name: &str, policy: &Policy) {
         }
         let _ = writeln!(text, "{key} = [");
         for (action, rule) in rules {
-            let _ = writeln!(text, "  {{ action = \"{action}\", {} }},", rule_text(rule, peer));
+            if let Some(note) = &rule.note {
+                let _ = writeln!(text, "  # {}", comment(note));
+            }
+            let disabled = if rule.disabled { "# disabled: " } else { "" };
+            let _ = writeln!(text, "  {disabled}{{ action = \"{action}\", {} }},", rule_text(rule, peer));
         }
         text.push_str("]\n");
     }
@@ -127,6 +131,18 @@ fn rule_text(rule: &Rule, peer: &str) -> String {
         [only] => format!("{peer} = {}", quoted(only)),
         several => format!("{peer} = {}", list(several.iter().map(|peer| quoted(peer)))),
     });
+    parts.extend(rule.own.map(|own| format!("own = {}", quoted(&own.to_string()))));
+    if !rule.not.is_empty() {
+        let key = |not: &Not| match not {
+            Not::Ports => "ports",
+            Not::SourcePorts => "source_ports",
+            Not::Icmp => "icmp_type",
+            Not::Peers => peer,
+            Not::Dscp => "dscp",
+            Not::TcpFlags => "tcp_flags",
+        };
+        parts.push(format!("not = {}", list(rule.not.iter().map(|not| quoted(key(not))))));
+    }
     parts.extend(rule.connections.map(|most| format!("connections = {most}")));
     if let Some(description) = rule.description.as_ref().filter(|text| !text.is_empty()) {
         parts.push(format!("description = {}", quoted(description)));

@@ -2,8 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eastgate_config::{Config, Peer, PortRange, Protocol, Rule, Topology, load_str};
+use eastgate_config::{Config, IcmpMatch, Peer, PortRange, Protocol, Rule, Topology, load_str};
 use eastgate_wire::{Addr, Family, MacAddr, Vni};
+use ipnet::IpNet;
 
 fn load(text: &str) -> Arc<Config> {
     load_str("test.toml", text).unwrap_or_else(|found| panic!("{found}"))
@@ -110,6 +111,34 @@ fn icmp_is_of_both_families_until_something_says_which() {
         icmp(r#"{ proto = "icmp", icmp_type = 8, from = "any" }"#),
         (v4, Some(Family::V4), Some((8, None)))
     );
+}
+
+/// What is negated is what is left.
+#[test]
+fn what_is_negated_is_all_but_that() {
+    let range = |first, last| PortRange { first, last };
+    let prefix = |text: &str| text.parse::<IpNet>().unwrap();
+    let all_but =
+        |whole: &str, of: &[&str]| Peer::Except(prefix(whole), of.iter().map(|net| prefix(net)).collect());
+    let rule = |text: &str| self::rule(&text.replace('\'', "\""));
+    let one = rule("{ proto = 'tcp', ports = [22, '80-90'], from = '10.0.0.0/8', not = ['ports', 'from'] }");
+    assert_eq!(one.ports, [range(0, 21), range(23, 79), range(91, 65535)]);
+    assert_eq!((one.peers, one.family), (vec![all_but("0.0.0.0/0", &["10.0.0.0/8"])], Some(Family::V4)));
+    let both = rule(
+        "{ from = ['fd00::/8', '10.1.0.7', { prefix = '10.2.0.0/30', except = ['10.2.0.0/31'] }], not = ['from'] }",
+    );
+    let v4 = all_but("0.0.0.0/0", &["10.1.0.7/32", "10.2.0.2/31"]);
+    assert_eq!((both.peers, both.family), (vec![v4, all_but("::/0", &["fd00::/8"])], None));
+    let protocol = |text: &str| {
+        let rule = rule(&format!("{{ {text}, not = ['proto'] }}"));
+        (rule.protocol, rule.family)
+    };
+    assert_eq!(protocol("proto = 'tcp', from = 'any'"), (Protocol::NotNumber(6), None));
+    assert_eq!(protocol("proto = 'icmp', from = 'any'"), (Protocol::NotIcmp, None));
+    assert_eq!(protocol("proto = 'icmp', from = '10.0.0.0/8'"), (Protocol::NotNumber(1), Some(Family::V4)));
+    assert_eq!(protocol("proto = 'icmpv6', from = 'any'"), (Protocol::NotNumber(58), None));
+    let icmp = rule("{ proto = 'icmp', icmp_type = 8, icmp_code = 0, from = 'any', not = ['icmp_type'] }");
+    assert_eq!(icmp.icmp, Some(IcmpMatch { kind: 8, code: Some(0), negated: true }));
 }
 
 #[test]

@@ -178,7 +178,11 @@ const FWAAS: &[Row] = &[
         "`log = true` of a policy's rule",
         Some("tests/config/policies.rs::a_policy_has_its_place_its_scope_and_ordered_rules"),
     ),
-    ("Import of FWaaS policies", "", None),
+    (
+        "Import of FWaaS policies",
+        "`eastgate import neutron`: a group of the ports, and a policy before the security groups",
+        Some("tests/import/firewall.rs::a_firewall_lets_pass_what_its_rules_say"),
+    ),
 ];
 
 const CLOUDSTACK: &[Row] = &[
@@ -274,8 +278,8 @@ const NWFILTER: &[Row] = &[
     ("in, out, inout", "`ingress`, `egress`", IMPORT_LIBVIRT),
     (
         "Negation (`match='no'`)",
-        "`except` of a prefix; refused on import",
-        Some("tests/import.rs::what_libvirt_has_and_eastgate_has_not_is_refused_with_its_place"),
+        "`not` of a rule; `port_security` for what is not a machine's own",
+        Some("tests/import/filters.rs::negation_and_lists_are_what_iptables_would_make_of_them"),
     ),
     ("Protocols tcp, udp, udplite, sctp, icmp, icmpv6, igmp, esp, ah", "`proto`", IMPORT_LIBVIRT),
     (
@@ -298,7 +302,12 @@ const NWFILTER: &[Row] = &[
         "rules follow connections; what accepts only answers is left out on import",
         IMPORT_LIBVIRT,
     ),
-    ("Variables MAC, IP, IPV6, lists of values", "an endpoint's own; lists of prefixes", IMPORT_LIBVIRT),
+    ("Variables MAC, IP, IPV6", "an endpoint's own", IMPORT_LIBVIRT),
+    (
+        "Lists of values, iterators, single elements",
+        "lists in a rule; on import one rule for each of the values that go together",
+        Some("tests/import/filters.rs::negation_and_lists_are_what_iptables_would_make_of_them"),
+    ),
     (
         "Variable DHCPSERVER",
         "`dhcp_server` of that endpoint",
@@ -311,7 +320,11 @@ const NWFILTER: &[Row] = &[
         "`learn = \"any\"` with `learn_lock = true`, `learn = \"dhcp\"`, `addresses`; also \"nd\", IPv6, several addresses, kept in migration",
         Some("tests/learning.rs::what_a_server_leases_is_learned_on_both_hosts_and_kept"),
     ),
-    ("Filters include filters", "resolved on import, with their parameters", IMPORT_LIBVIRT),
+    (
+        "Filters include filters",
+        "resolved on import, with their parameters",
+        Some("tests/import/filters.rs::filters_include_others_with_parameters"),
+    ),
     (
         "Live update",
         "`eastgate reload`",

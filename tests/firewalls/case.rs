@@ -84,6 +84,18 @@ pub struct Rule {
     pub v6: Option<bool>,
     pub service: Service,
     pub peer: Peer,
+    pub not: Not,
+}
+
+/// What a rule means all but: each by itself, as `!` of iptables and `!=` of nftables.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Not {
+    /// The protocol, where nothing else of the service is said
+    pub proto: bool,
+    pub to: bool,
+    pub from: bool,
+    pub icmp: bool,
+    pub peer: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -321,7 +333,18 @@ impl Case {
                 format!("{{ prefix = \"{outer}\", except = [\"{inner}\"] }}")
             }
         };
-        format!("{{ {service}{family}, {key} = {peer} }}")
+        let negated = [
+            (rule.not.proto, "proto"),
+            (rule.not.to, "ports"),
+            (rule.not.from, "source_ports"),
+            (rule.not.icmp, "icmp_type"),
+            (rule.not.peer, key),
+        ];
+        let negated: Vec<String> =
+            negated.iter().filter(|(is, _)| *is).map(|(_, key)| format!("\"{key}\"")).collect();
+        let not =
+            if negated.is_empty() { String::new() } else { format!(", not = [{}]", negated.join(", ")) };
+        format!("{{ {service}{family}, {key} = {peer}{not} }}")
     }
 }
 
@@ -385,7 +408,16 @@ fn rule(dice: &mut Dice, groups: usize) -> Rule {
     let of_one_family =
         matches!(service, Service::Icmp { .. }) || matches!(peer, Peer::Block { .. } | Peer::Except(_));
     let v6 = (of_one_family || dice.chance(20)).then(|| dice.chance(50));
-    Rule { v6, service, peer }
+    let mut some = |can_be: bool| can_be && dice.chance(30);
+    let not = Not {
+        proto: some(matches!(service, Service::Protocol(_) | Service::Icmp { kind: None, .. })),
+        to: some(matches!(&service, Service::Ports { to, .. } if !to.is_empty())),
+        // `multiport` is there for one direction only.
+        from: some(matches!(&service, Service::Ports { from, .. } if from.len() == 1)),
+        icmp: some(matches!(service, Service::Icmp { kind: Some(_), .. })),
+        peer: some(matches!(peer, Peer::Block { .. } | Peer::Except(_))),
+    };
+    Rule { v6, service, peer, not }
 }
 
 fn ranges(dice: &mut Dice, around: &[u16]) -> Vec<(u16, u16)> {

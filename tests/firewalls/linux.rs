@@ -139,7 +139,7 @@ fn iptables_matches(case: &Case, rule: &Rule, way: Way, v6: bool) -> Vec<String>
     match rule.peer {
         Peer::Any => {}
         Peer::Block { first, bits } => {
-            let _ = write!(peer, " {option} {}", case.block(first, bits, v6));
+            let _ = write!(peer, "{} {option} {}", bang(rule.not.peer), case.block(first, bits, v6));
         }
         Peer::Group(group) => {
             let _ = write!(peer, " -m set --match-set {} {side}", set(group, v6));
@@ -148,21 +148,32 @@ fn iptables_matches(case: &Case, rule: &Rule, way: Way, v6: bool) -> Vec<String>
             let _ = write!(peer, " -m set --match-set {} {side}", named("s", number, v6));
         }
         Peer::Except(number) => {
-            let _ = write!(peer, " -m set --match-set {} {side}", named("x", number, v6));
+            let not = bang(rule.not.peer);
+            let _ = write!(peer, " -m set{not} --match-set {} {side}", named("x", number, v6));
         }
     }
     let service = match &rule.service {
         Service::Any => vec![String::new()],
         Service::Ports { protocol, to, from } => {
-            let ports = |option: &str, ranges: &[(u16, u16)]| -> Vec<String> {
+            let ports = |option: &str, ranges: &[(u16, u16)], not: bool| -> Vec<String> {
                 match ranges {
                     [] => vec![String::new()],
+                    [(first, last)] if not => vec![format!(" ! {option} {first}:{last}")],
+                    // None of several; what stands behind would be read as `multiport`'s, too
+                    some if not => {
+                        let range = |(first, last): &(u16, u16)| match first == last {
+                            true => first.to_string(),
+                            false => format!("{first}:{last}"),
+                        };
+                        let some: Vec<String> = some.iter().map(range).collect();
+                        vec![format!(" -m multiport ! {option}s {}", some.join(","))]
+                    }
                     some => some.iter().map(|(first, last)| format!(" {option} {first}:{last}")).collect(),
                 }
             };
-            let (to, from) = (ports("--dport", to), ports("--sport", from));
+            let (to, from) = (ports("--dport", to, rule.not.to), ports("--sport", from, rule.not.from));
             to.iter()
-                .flat_map(|to| from.iter().map(move |from| format!(" -p {protocol}{to}{from}")))
+                .flat_map(|to| from.iter().map(move |from| format!(" -p {protocol}{from}{to}")))
                 .collect()
         }
         Service::Icmp { kind, code } => {
@@ -170,14 +181,18 @@ fn iptables_matches(case: &Case, rule: &Rule, way: Way, v6: bool) -> Vec<String>
                 if v6 { ("ipv6-icmp", "--icmpv6-type") } else { ("icmp", "--icmp-type") };
             let what = match (kind, code) {
                 (None, _) => String::new(),
-                (Some(kind), None) => format!(" {option} {kind}"),
-                (Some(kind), Some(code)) => format!(" {option} {kind}/{code}"),
+                (Some(kind), None) => format!("{} {option} {kind}", bang(rule.not.icmp)),
+                (Some(kind), Some(code)) => format!("{} {option} {kind}/{code}", bang(rule.not.icmp)),
             };
-            vec![format!(" -p {protocol}{what}")]
+            vec![format!("{} -p {protocol}{what}", bang(rule.not.proto))]
         }
-        Service::Protocol(number) => vec![format!(" -p {number}")],
+        Service::Protocol(number) => vec![format!("{} -p {number}", bang(rule.not.proto))],
     };
     service.into_iter().map(|service| peer.clone() + &service).collect()
+}
+
+const fn bang(not: bool) -> &'static str {
+    if not { " !" } else { "" }
 }
 
 /// One table of the bridge's: what the sender's chain lets go goes on to the receiver's. It has no state: not every kernel can
@@ -257,7 +272,8 @@ fn nft_matches(case: &Case, rule: &Rule, way: Way, v6: bool) -> String {
     match rule.peer {
         Peer::Any => {}
         Peer::Block { first, bits } => {
-            let _ = write!(text, " {family} {side} {}", case.block(first, bits, v6));
+            let not = unequal(rule.not.peer);
+            let _ = write!(text, " {family} {side}{not} {}", case.block(first, bits, v6));
         }
         Peer::Group(group) => {
             let _ = write!(text, " {family} {side} @{}", set(group, v6));
@@ -267,22 +283,34 @@ fn nft_matches(case: &Case, rule: &Rule, way: Way, v6: bool) -> String {
         }
         Peer::Except(number) => {
             let [outer, inner] = case.excepts[number].map(|(first, bits)| case.block(first, bits, v6));
-            let _ = write!(text, " {family} {side} {outer} {family} {side} != {inner}");
+            // Of eight addresses, which are all that there are.
+            let (all, not) = if rule.not.peer { ("", "") } else { (&*outer, "!=") };
+            let all = if all.is_empty() { String::new() } else { format!(" {family} {side} {all}") };
+            let _ = write!(text, "{all} {family} {side} {not} {inner}");
         }
     }
     match &rule.service {
         Service::Any => {}
         Service::Ports { protocol, to, from } => {
             let _ = write!(text, " meta l4proto {protocol}");
-            for (key, ranges) in [("dport", to), ("sport", from)] {
+            for (key, ranges, not) in [("dport", to, rule.not.to), ("sport", from, rule.not.from)] {
                 if !ranges.is_empty() {
-                    let _ = write!(text, " th {key} {{ {} }}", joined(ranges));
+                    let _ = write!(text, " th {key}{} {{ {} }}", unequal(not), joined(ranges));
                 }
             }
         }
         Service::Icmp { kind, code } => {
             let name = if v6 { "icmpv6" } else { "icmp" };
-            let _ = write!(text, " meta l4proto {}", if v6 { 58 } else { 1 });
+            let _ = write!(text, " meta l4proto{} {}", unequal(rule.not.proto), if v6 { 58 } else { 1 });
+            if let (Some(kind), true) = (kind, rule.not.icmp) {
+                // All but one pair of both: the first sixteen bits of the header
+                let (bits, value) = match code {
+                    Some(code) => (16, u16::from(*kind) << 8 | u16::from(*code)),
+                    None => (8, u16::from(*kind)),
+                };
+                let _ = write!(text, " @th,0,{bits} != {value}");
+                return text;
+            }
             for (key, number) in [("type", kind), ("code", code)] {
                 if let Some(number) = number {
                     let _ = write!(text, " {name} {key} {number}");
@@ -290,10 +318,14 @@ fn nft_matches(case: &Case, rule: &Rule, way: Way, v6: bool) -> String {
             }
         }
         Service::Protocol(number) => {
-            let _ = write!(text, " meta l4proto {number}");
+            let _ = write!(text, " meta l4proto{} {number}", unequal(rule.not.proto));
         }
     }
     text
+}
+
+const fn unequal(not: bool) -> &'static str {
+    if not { " !=" } else { "" }
 }
 
 /// Ranges, those that overlap as one: a set of nftables takes none that do.

@@ -75,6 +75,7 @@ pub(super) fn dscp(table: &PolicyRuleTable, reader: &mut Reader) -> Option<Box<[
 pub(super) fn tcp_flags(
     table: &PolicyRuleTable,
     protocol: Protocol,
+    negated: bool,
     reader: &mut Reader,
 ) -> Option<FlagMatch> {
     let written = table.tcp_flags.good()?;
@@ -85,13 +86,14 @@ pub(super) fn tcp_flags(
     if protocol != Protocol::Number(TCP) {
         reader.report(Problem::FlagsNotPossible {}, written.span);
     }
-    parsed
+    parsed.map(|(set, of)| FlagMatch { set, of, negated })
 }
 
-fn parse(text: &str) -> Option<FlagMatch> {
+/// The flags that are set, and those that are looked at.
+fn parse(text: &str) -> Option<(u8, u8)> {
     let (set, of) = text.split_once('/')?;
     let (set, of) = (flags(set)?, flags(of)?);
-    (of != 0 && set & !of == 0).then_some(FlagMatch { set, of })
+    (of != 0 && set & !of == 0).then_some((set, of))
 }
 
 fn flags(text: &str) -> Option<u8> {
@@ -111,6 +113,7 @@ impl std::fmt::Display for FlagMatch {
                 FLAGS.iter().filter(|(_, flag)| flags & flag != 0).map(|(name, _)| *name).collect();
             if names.is_empty() { "none".to_owned() } else { names.join(",") }
         };
-        write!(f, "{}/{}", names(self.set), names(self.of))
+        let not = if self.negated { "not " } else { "" };
+        write!(f, "{not}{}/{}", names(self.set), names(self.of))
     }
 }

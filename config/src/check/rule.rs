@@ -9,9 +9,9 @@ use eastgate_wire::{
 };
 use ipnet::IpNet;
 
-use super::{header, helper::helper, icmp, limits::limits, names::Names};
+use super::{header, helper::helper, icmp, limits::limits, names::Names, negation::Negation};
 use crate::{
-    leaf::{Action, Mode, PortRange, RuleFamily},
+    leaf::{Action, Mode, PortRange, RuleFamily, RuleKey},
     model::{FlagMatch, IcmpMatch, Peer, Protocol, Rule},
     place::Place,
     policies::family_of as family_of_prefix,
@@ -65,7 +65,8 @@ pub(super) fn check_list(
 ) -> Vec<Rule> {
     let items = tables.items.iter();
     let rules = items.filter_map(|at| {
-        let rule = check(&at.value, None, direction, at.span, names, reader);
+        let negation = Negation::of(&at.value, None, direction, reader);
+        let rule = check(&at.value, None, negation, direction, at.span, names, reader);
         let limits = limits(&at.value, Action::Allow, reader);
         let rule = rule?;
         let helper = helper(&at.value, Action::Allow, &rule, reader);
@@ -84,7 +85,8 @@ pub(super) fn check_policy_list(
     let items = tables.items.iter();
     let rules = items.filter_map(|at| {
         let own = at.value.own.good();
-        let rule = check(&at.value.rule, own, direction, at.span, names, reader);
+        let negation = Negation::of(&at.value.rule, Some(&at.value), direction, reader);
+        let rule = check(&at.value.rule, own, negation, direction, at.span, names, reader);
         let (action, mode) = (at.value.action.good()?.value, at.value.mode.value);
         if at.value.rule.log.value && action == Action::Pass {
             reader.report(Problem::LogPass {}, at.value.rule.log.span);
@@ -97,9 +99,11 @@ pub(super) fn check_policy_list(
         }
         let dscp = header::dscp(&at.value, reader);
         let rule = rule?;
-        let tcp_flags = header::tcp_flags(&at.value, rule.protocol, reader);
+        let dscp = negation.dscp(dscp?, at.value.dscp.good().map(|dscp| dscp.span), reader);
+        let negated = negation.has(RuleKey::TcpFlags);
+        let tcp_flags = header::tcp_flags(&at.value, rule.protocol, negated, reader);
         let helper = helper(&at.value.rule, action, &rule, reader);
-        Some((Rule { action, mode, dscp: dscp?, tcp_flags, helper, limits, ..rule }, at.span))
+        Some((Rule { action, mode, dscp, tcp_flags, helper, limits, ..rule }, at.span))
     });
     let rules: Vec<(Rule, Span)> = rules.collect();
     let spans: Vec<Span> = rules.iter().map(|(_, span)| *span).collect();
@@ -130,32 +134,45 @@ pub(super) fn groups_named(rule: &Rule) -> impl Iterator<Item = &str> {
 fn check(
     rule: &RuleTable,
     own: Option<&At<OneOrMany<AddressOrPrefix>>>,
+    negation: Negation<'_>,
     direction: Direction,
     at: Span,
     names: &mut Names<'_>,
     reader: &mut Reader,
 ) -> Option<Rule> {
     let peers = peers(rule, direction, at, names, reader);
-    let protocol = protocol(rule, reader);
+    let protocol = protocol(rule, reader).map(|protocol| negation.protocol(protocol));
     let ports = protocol.is_some_and(|protocol| ports_possible(rule, protocol, reader));
-    let icmp = protocol.and_then(|protocol| icmp_match(rule, protocol, reader));
+    let negated = negation.has(RuleKey::IcmpType);
+    let icmp = protocol.and_then(|protocol| icmp_match(rule, protocol, negated, reader));
     let (peers, protocol) = (peers?, protocol?);
+    let written = if direction == Direction::Ingress { &rule.from } else { &rule.to };
+    let peers = negation.peers(direction, peers, written.good().map(|peers| peers.span), reader);
+    let own_at = own.map(|own| own.span);
     let own: Vec<At<Peer>> = own
         .iter()
         .flat_map(|own| &own.value.0)
         .map(|at| At { value: Peer::Prefix(at.value.0), span: at.span })
         .collect();
     let (family, protocol) = family(rule, protocol, [&peers, &own], reader);
+    let own = own.iter().filter_map(|own| prefix_of(&own.value)).copied().collect();
+    let own = negation.own(own, own_at, reader);
+    let mut ports_of = |key, field: &Field<OneOrMany<PortRange>>| {
+        let ranges = if ports { merged(field) } else { Vec::new() };
+        negation.ports(key, ranges, field.good().map(|ports| ports.span), reader)
+    };
+    let (ports, source_ports) =
+        (ports_of(RuleKey::Ports, &rule.ports), ports_of(RuleKey::SourcePorts, &rule.source_ports));
     Some(Rule {
         at: reader.place(at),
         description: rule.description.good().map(|text| text.value.clone()),
         protocol,
-        ports: if ports { merged(&rule.ports) } else { Vec::new() },
-        source_ports: if ports { merged(&rule.source_ports) } else { Vec::new() },
+        ports,
+        source_ports,
         icmp,
         family,
         peers: peers.into_iter().map(|peer| peer.value).collect(),
-        own: own.iter().filter_map(|own| prefix_of(&own.value)).copied().collect(),
+        own,
         dscp: Box::default(),
         tcp_flags: None,
         helper: None,
@@ -187,6 +204,9 @@ fn protocol(rule: &RuleTable, reader: &mut Reader) -> Option<Protocol> {
 pub(super) fn protocol_text(rule: &RuleTable) -> String {
     match rule.proto.value.0.as_str() {
         "any" => "a rule for any protocol".to_owned(),
+        word if rule.not.value.items.iter().any(|key| key.value == RuleKey::Proto) => {
+            format!("a rule for any protocol but `{word}`")
+        }
         word => format!("protocol `{word}`"),
     }
 }
@@ -220,7 +240,7 @@ fn merged(ports: &Field<OneOrMany<PortRange>>) -> Vec<PortRange> {
     merged
 }
 
-fn icmp_match(rule: &RuleTable, protocol: Protocol, reader: &mut Reader) -> Option<IcmpMatch> {
+fn icmp_match(rule: &RuleTable, protocol: Protocol, negated: bool, reader: &mut Reader) -> Option<IcmpMatch> {
     let family = match protocol {
         Protocol::Number(ICMP) | Protocol::Icmp => Family::V4,
         Protocol::Number(ICMPV6) => Family::V6,
@@ -245,7 +265,7 @@ fn icmp_match(rule: &RuleTable, protocol: Protocol, reader: &mut Reader) -> Opti
         return None;
     };
     let code = rule.icmp_code.good().and_then(|code| icmp_code(family, number, code, reader));
-    Some(IcmpMatch { kind: number, code })
+    Some(IcmpMatch { kind: number, code, negated })
 }
 
 fn icmp_code(family: Family, kind: u8, code: &At<NumberOrWord>, reader: &mut Reader) -> Option<u8> {
@@ -309,6 +329,8 @@ fn family(
     let protocol = match (protocol, wanted) {
         (Protocol::Icmp, Some(Family::V4)) => Protocol::Number(ICMP),
         (Protocol::Icmp, Some(Family::V6)) => Protocol::Number(ICMPV6),
+        (Protocol::NotIcmp, Some(Family::V4)) => Protocol::NotNumber(ICMP),
+        (Protocol::NotIcmp, Some(Family::V6)) => Protocol::NotNumber(ICMPV6),
         (protocol, _) => protocol,
     };
     (wanted, protocol)

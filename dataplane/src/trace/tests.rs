@@ -254,3 +254,30 @@ fn what_is_expected_passes() {
     let reads = |step: &&TraceStep| step.text.ends_with("allows it, and its helper ftp reads it");
     assert_eq!(control.steps.iter().filter(reads).count(), 2, "{control:#?}");
 }
+
+/// What is negated is told as it is written, not as what is left.
+#[test]
+fn a_rule_in_words_says_what_it_is_not_about() {
+    let rules = r#"[tenant.acme.policy.p]
+applies_to = "tenant"
+ingress = [
+  { action = "deny", proto = "tcp", ports = 22, source_ports = "0-1023", from = "10.9.0.0/16", not = ["ports", "from"] },
+  { action = "deny", proto = "icmp", icmp_type = 8, icmp_code = 0, from = "any", not = ["icmp_type"] },
+  { action = "deny", proto = "icmp", from = "any", not = ["proto"] },
+  { action = "deny", proto = "gre", family = "ipv4", from = "any", not = ["proto"] },
+  { action = "deny", proto = "tcp", dscp = 46, tcp_flags = "syn/syn,ack", from = "any", not = ["dscp", "tcp_flags"] },
+]
+"#;
+    let config = load_str("site", &format!("{CONFIG}{rules}")).unwrap();
+    let told: Vec<String> = config.tenants["acme"].policies["p"].ingress.iter().map(rule_text).collect();
+    assert_eq!(
+        told,
+        [
+            "deny tcp port not 22 source port 0-1023 with 0.0.0.0/0 except 10.9.0.0/16",
+            "deny icmp not type 8 code 0 with any",
+            "deny not icmp with any",
+            "deny not gre with any",
+            "deny tcp with any, dscp not 46, tcp flags not syn/syn,ack",
+        ]
+    );
+}

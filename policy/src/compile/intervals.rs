@@ -304,6 +304,11 @@ fn service_spans(rule: &Rule) -> Spans {
     match &rule.service {
         Service::Any => vec![(0, LAST_KEY)],
         Service::Protocol(number) => vec![(key(*number, 0), key(*number, BELOW_PROTOCOL))],
+        Service::NotProtocol(number) => {
+            let below = key(*number, 0).checked_sub(1).map(|last| (0, last));
+            let above = key(*number, BELOW_PROTOCOL) + 1;
+            below.into_iter().chain((above <= LAST_KEY).then_some((above, LAST_KEY))).collect()
+        }
         Service::Ports { protocol, destination: None, .. } => {
             vec![(key(protocol.number(), 0), key(protocol.number(), BELOW_PROTOCOL))]
         }

@@ -71,7 +71,8 @@ fn service() -> impl Strategy<Value = Service> {
         .prop_map(|(protocol, destination, source)| Service::Ports { protocol, destination, source });
     let icmp = (family(), some_of(select(BYTES)), some_of(select(BYTES)))
         .prop_map(|(family, kinds, codes)| Service::Icmp { family, kinds, codes });
-    prop_oneof![1 => Just(Service::Any), 2 => select(PROTOCOLS).prop_map(Service::Protocol), 6 => ports, 2 => icmp]
+    prop_oneof![1 => Just(Service::Any), 2 => select(PROTOCOLS).prop_map(Service::Protocol),
+        1 => select(PROTOCOLS).prop_map(Service::NotProtocol), 6 => ports, 2 => icmp]
 }
 
 fn rule() -> impl Strategy<Value = Rule> {

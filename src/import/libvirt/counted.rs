@@ -70,6 +70,16 @@ impl Rule {
             (_, None) => Share::Some,
             _ => Share::None,
         };
+        // Which share of others a negated part is, is not worked out.
+        let asks_nothing = self.ports.is_none()
+            && self.source_ports.is_none()
+            && self.peers == ["any"]
+            && self.icmp.is_none()
+            && self.dscp.is_none()
+            && self.tcp_flags.is_none();
+        if !(self.not.is_empty() && rule.not.is_empty() || asks_nothing) {
+            return if protocol == Share::None { Share::None } else { Share::Some };
+        }
         let asks_the_same = (self.peers == ["any"] || self.peers == rule.peers)
             && (self.icmp.is_none() || self.icmp == rule.icmp)
             && (self.dscp.is_none() || self.dscp == rule.dscp)

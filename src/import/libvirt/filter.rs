@@ -43,6 +43,8 @@ pub(super) struct Rule {
     pub(super) stateless: bool,
     /// The protocol's element; empty for everything
     pub(super) protocol: String,
+    /// Each thing that it asks for is to be otherwise (`match='no'`).
+    pub(super) negated: bool,
     /// What it asks for
     pub(super) asks: BTreeMap<String, String>,
 }
@@ -146,7 +148,7 @@ impl Filters {
         faults: &mut Faults,
     ) -> Option<Vec<Bound<'_>>> {
         let mut bound = Vec::new();
-        self.include(name, at, variables, 0, &mut bound, faults)?;
+        self.include(name, at, variables, &mut Vec::new(), &mut bound, faults)?;
         Some(bound)
     }
 
@@ -155,18 +157,24 @@ impl Filters {
         name: &str,
         at: &Place,
         variables: &Variables,
-        depth: usize,
+        within: &mut Vec<String>,
         bound: &mut Vec<Bound<'f>>,
         faults: &mut Faults,
     ) -> Option<()> {
         const DEEPEST: usize = 16;
+        const MOST_RULES: usize = 10_000;
         let Some(filter) = self.0.get(name) else {
             let remedy = format!("give what `virsh nwfilter-dumpxml {name}` prints too");
             faults.add(at.clone(), format!("the filter `{name}` is in none of the files"), remedy);
             return None;
         };
-        if depth > DEEPEST {
+        if within.iter().any(|outer| outer == name) {
             faults.add(at.clone(), "filters that include each other", "take one of the references out");
+            return None;
+        }
+        if within.len() >= DEEPEST || bound.len() > MOST_RULES {
+            let message = format!("more than {DEEPEST} filters inside each other, or {MOST_RULES} rules");
+            faults.add(at.clone(), message, "make one filter of some of them");
             return None;
         }
         bound.extend(filter.rules.iter().map(|rule| Bound {
@@ -175,11 +183,14 @@ impl Filters {
             rule,
             variables: variables.clone(),
         }));
+        within.push(name.to_owned());
         for include in &filter.includes {
-            let mut inner = variables.clone();
-            inner.extend(include.variables.clone());
-            self.include(&include.filter, &include.at, &inner, depth + 1, bound, faults)?;
+            // What is said further out counts: a reference says what holds where nobody has.
+            let mut inner = include.variables.clone();
+            inner.extend(variables.clone());
+            self.include(&include.filter, &include.at, &inner, within, bound, faults)?;
         }
+        within.pop();
         Some(())
     }
 }
@@ -220,33 +231,59 @@ fn rules(file: &File, node: Node<'_, '_>, faults: &mut Faults) -> Vec<Rule> {
         priority: node.attribute("priority").and_then(|text| text.parse().ok()).unwrap_or(USUAL),
         stateless: matches!(node.attribute("statematch"), Some("0" | "false")),
         protocol: String::new(),
+        negated: false,
         asks: BTreeMap::new(),
     };
     let elements: Vec<Node<'_, '_>> = node.children().filter(Node::is_element).collect();
     if elements.is_empty() {
         return vec![bare];
     }
-    let with = |element: Node<'_, '_>| {
-        let asks = element.attributes().map(|it| (it.name().to_owned(), it.value().to_owned()));
-        Rule {
-            at: file.place(element.range()),
-            protocol: element.tag_name().name().to_owned(),
-            asks: asks.collect(),
-            ..bare.clone()
-        }
+    let mut with = |element: Node<'_, '_>| {
+        let at = file.place(element.range());
+        let negated = match element.attribute("match") {
+            None | Some("yes" | "1" | "true") => false,
+            Some("no") => true,
+            Some(other) => {
+                faults.add(
+                    at,
+                    format!("a rule matches, or does not: `{other}` is neither"),
+                    "correct the filter",
+                );
+                return None;
+            }
+        };
+        let asks = element.attributes().filter(|it| it.name() != "match");
+        let asks = asks.map(|it| (it.name().to_owned(), it.value().to_owned())).collect();
+        Some(Rule { at, protocol: element.tag_name().name().to_owned(), negated, asks, ..bare.clone() })
     };
-    elements.into_iter().map(with).collect()
+    elements.into_iter().filter_map(&mut with).collect()
 }
 
 impl Rule {
     /// What it asks for in one line, in order and lower case, without what changes nothing.
     pub(super) fn signature(&self) -> String {
-        let asks = self.asks.iter().filter(|(key, value)| {
-            *key != "comment" && !(*key == "match" && matches!(value.as_str(), "yes" | "1" | "true"))
-        });
+        let asks = self.asks.iter().filter(|(key, _)| *key != "comment");
         let words: Vec<String> =
             asks.map(|(key, value)| format!("{key}={}", value.to_ascii_lowercase())).collect();
         words.join(" ")
+    }
+
+    /// One that is asked about variables.
+    #[cfg(test)]
+    pub(super) fn asking(asks: &[(&str, &str)]) -> Self {
+        let file = File::new("test.xml", String::new());
+        let asks = asks.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        Self {
+            at: file.place(0..0),
+            action: Action::Accept,
+            incoming: true,
+            outgoing: false,
+            priority: USUAL,
+            stateless: false,
+            protocol: "tcp".to_owned(),
+            negated: false,
+            asks: asks.collect(),
+        }
     }
 
     pub(super) fn is_for(&self, outgoing: bool) -> bool {

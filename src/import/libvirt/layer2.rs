@@ -28,6 +28,18 @@ pub(super) enum Check {
     ArpIp,
 }
 
+impl Check {
+    /// Whether frames of a kind have what it is about.
+    fn is_of(self, class: Class) -> bool {
+        match self {
+            Self::Mac => true,
+            Self::Ip => class == Class::Ipv4,
+            Self::Ipv6 => class == Class::Ipv6,
+            Self::ArpMac | Self::ArpIp => class == Class::Arp,
+        }
+    }
+}
+
 /// What becomes of a kind of frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fate {
@@ -66,12 +78,25 @@ enum Ask {
     ToMany,
     /// One MAC, by a variable or as a number
     OneMac,
+    /// Whatever is not of a kind, not its own, or not of one MAC
+    NotKind(Class),
+    NotOwn(Check),
+    NotOneMac,
 }
 
 /// What rules of the chains ask for, by element and attributes (libvirt's documentation of the filter format)
 fn ask(rule: &Rule) -> Option<Ask> {
     use Ask::{Everything, Kind, Needed, OneMac, Own, ToMany};
     let signature = rule.signature();
+    if rule.negated {
+        // Of several that are asked for, each is negated by itself: one alone is understood.
+        return match ask(&Rule { negated: false, ..rule.clone() })? {
+            Kind(class) if rule.protocol == "mac" => Some(Ask::NotKind(class)),
+            Own(check) => Some(Ask::NotOwn(check)),
+            OneMac => Some(Ask::NotOneMac),
+            _ => None,
+        };
+    }
     let known = match (rule.protocol.as_str(), signature.as_str()) {
         ("" | "mac", "") => Everything,
         ("ip", "") => Kind(Class::Ipv4),
@@ -178,6 +203,8 @@ fn play<'b>(rules: &[&'b Bound<'_>], class: Class, outgoing: bool) -> Result<Out
     let mut outcome = Outcome { fate: Fate::Pass, checks: BTreeSet::new() };
     // What has been accepted so far if it is of one MAC
     let mut by_mac = false;
+    // The MAC of the other end, as whom frames are for or from
+    let other_end = if outgoing { "dstmacaddr" } else { "srcmacaddr" };
     for (stop, mut rules) in stops {
         rules.sort_by_key(|rule| rule.priority);
         let mut owns = BTreeSet::new();
@@ -186,7 +213,9 @@ fn play<'b>(rules: &[&'b Bound<'_>], class: Class, outgoing: bool) -> Result<Out
             let is_all = match asks {
                 Ask::Everything => true,
                 Ask::Kind(kind) if kind == class => true,
-                Ask::Kind(_) => continue,
+                Ask::NotKind(kind) if kind != class => true,
+                Ask::Kind(_) | Ask::NotKind(_) => continue,
+                Ask::NotOwn(check) if !check.is_of(class) => continue,
                 _ => false,
             };
             match (rule.action, asks) {
@@ -202,14 +231,21 @@ fn play<'b>(rules: &[&'b Bound<'_>], class: Class, outgoing: bool) -> Result<Out
                     outcome.fate = if by_mac { Fate::Gateway } else { Fate::Drop };
                     return Ok(outcome);
                 }
-                (Action::Return, Ask::Own(check)) if stop.chain.is_some() => {
+                (Action::Return, Ask::Own(check)) if stop.chain.is_some() && outgoing => {
                     owns.insert(check);
                 }
                 // Admission lets these pass here as well, and takes care of who answers.
                 (Action::Return | Action::Accept, Ask::Needed) => {}
                 // It is not carried here in any case.
                 (Action::Drop | Action::Reject, Ask::ToMany) => {}
-                (Action::Accept, Ask::OneMac) => by_mac = true,
+                (Action::Accept, Ask::OneMac) if rule.asks.contains_key(other_end) => by_mac = true,
+                // What is not its own goes no further, and the rest goes on.
+                (Action::Drop | Action::Reject, Ask::NotOwn(check)) if outgoing && !rule.incoming => {
+                    outcome.checks.insert(check);
+                }
+                (Action::Drop | Action::Reject, Ask::NotOneMac) if rule.asks.contains_key(other_end) => {
+                    outcome.fate = Fate::Gateway;
+                }
                 _ => return Err(rule),
             }
         }

@@ -1,15 +1,21 @@
 //! Rules for TCP, UDP and the like, as rules here. libvirt follows connections for them, too.
 
+use std::collections::BTreeMap;
+
 use eastgate_policy::analysis::AddressRange;
 use eastgate_wire::{Addr, Family, names};
 use ipnet::IpNet;
 
 use super::{
     counted::Counted,
-    filter::{Action, Bound},
+    filter::{Action, Bound, Rule as Written},
     layer2::is_below_ip,
+    variables::expanded,
 };
-use crate::{faults::Faults, import::site::Rule};
+use crate::{
+    faults::Faults,
+    import::site::{Not, Rule},
+};
 
 /// The rules of one family
 #[derive(Default)]
@@ -69,28 +75,32 @@ pub(super) fn rules(bound: &[Bound<'_>], family: Family, faults: &mut Faults) ->
                     return None;
                 }
             };
-            match matched(it, protocol, family, outgoing, &mut made.notes) {
-                Ok(None) => {}
-                // Nothing is left for those behind it.
-                Ok(Some(rule)) if rule == anything(family) && action == "deny" => {
-                    list.open = false;
-                    break;
-                }
-                Ok(Some(mut rule)) => match (rule.connections.take(), action) {
-                    (Some(most), _) => counted.add(rule, most),
-                    (None, "allow") => match counted.limit(&mut rule) {
-                        Ok(()) => list.ordered.push((action, rule)),
-                        Err(message) => {
-                            refuse(it, &message, faults);
-                            return None;
-                        }
-                    },
-                    (None, _) => list.ordered.push((action, rule)),
-                },
+            let matched = match all_matched(it, protocol, family, outgoing, &mut made.notes) {
+                Ok(matched) => matched,
                 Err(message) => {
                     refuse(it, &message, faults);
                     return None;
                 }
+            };
+            // Nothing is left for those behind it.
+            if action == "deny" && matched.contains(&anything(family)) {
+                list.open = false;
+                break;
+            }
+            for mut rule in matched {
+                let limited = match (rule.connections.take(), action) {
+                    (Some(most), _) => {
+                        counted.add(rule, most);
+                        continue;
+                    }
+                    (None, "allow") => counted.limit(&mut rule),
+                    (None, _) => Ok(()),
+                };
+                if let Err(message) = limited {
+                    refuse(it, &message, faults);
+                    return None;
+                }
+                list.ordered.push((action, rule));
             }
         }
         if list.open
@@ -128,15 +138,40 @@ fn element(name: &str) -> Option<(String, Family)> {
     known.then(|| (protocol.to_owned(), family))
 }
 
-/// What a rule matches; none where that is only answers, which pass by themselves.
-fn matched(
+/// What a rule matches, for all values of its variables; nothing where that is only answers, which pass by themselves.
+fn all_matched(
     it: &Bound<'_>,
     protocol: &str,
     family: Family,
     outgoing: bool,
     notes: &mut Vec<String>,
+) -> Result<Vec<Rule>, String> {
+    let own = if outgoing { "srcipaddr" } else { "dstipaddr" };
+    let mut all: Vec<Rule> = Vec::new();
+    for asks in expanded(it.rule, &it.variables, own)? {
+        let Some(rule) = matched(it.rule, &asks, protocol, family, outgoing, notes)? else { continue };
+        let same = |other: &&mut Rule| Rule { peers: rule.peers.clone(), ..(**other).clone() } == rule;
+        // Those that differ in the other end alone are one with several; negated, each is all but its own.
+        match all.iter_mut().find(same).filter(|_| !rule.not.contains(&Not::Peers)) {
+            Some(other) => {
+                let new = rule.peers.into_iter().filter(|peer| !other.peers.contains(peer));
+                let new: Vec<String> = new.collect();
+                other.peers.extend(new);
+            }
+            None => all.push(rule),
+        }
+    }
+    Ok(all)
+}
+
+fn matched(
+    rule: &Written,
+    asks: &BTreeMap<String, String>,
+    protocol: &str,
+    family: Family,
+    outgoing: bool,
+    notes: &mut Vec<String>,
 ) -> Result<Option<Rule>, String> {
-    let rule = it.rule;
     if rule.stateless {
         return Err("a rule that does not follow connections (`statematch`)".into());
     }
@@ -145,8 +180,7 @@ fn matched(
         "all" => None,
         other => Some(other.to_owned()),
     };
-    let asks: Vec<(&str, &str)> =
-        rule.asks.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let asks: Vec<(&str, &str)> = asks.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     let is_about_one_way = asks.iter().any(|(key, _)| key.starts_with("src") || key.starts_with("dst"));
     if rule.incoming && rule.outgoing && is_about_one_way {
         return Err("addresses or ports in a rule for both directions: write one for each".into());
@@ -159,8 +193,7 @@ fn matched(
         let number = || value.parse::<u16>().map_err(|_| format!("`{value}` is no number"));
         let byte = || value.parse::<u8>().map_err(|_| format!("`{value}` is no number up to 255"));
         match key {
-            "match" if matches!(value, "yes" | "1" | "true") => {}
-            "match" => return Err("a rule for what does not match".into()),
+            "connlimit-above" | "state" if rule.negated => return Err(format!("`{key}`, negated")),
             "connlimit-above" if rule.action == Action::Drop => {
                 let most = value.parse::<u32>().ok().filter(|most| *most > 0);
                 made.connections = Some(most.ok_or_else(|| format!("at most `{value}` connections"))?);
@@ -196,9 +229,13 @@ fn matched(
             "flags" if protocol == "tcp" => made.tcp_flags = Some(tcp_flags(value)?),
             "type" => icmp.0 = Some(byte()?),
             "code" => icmp.1 = Some(byte()?),
-            key if key.strip_prefix(own) == Some("ipaddr") && matches!(value, "$IP" | "$IPV6") => {}
+            key if key.strip_prefix(own) == Some("ipaddr") && matches!(value, "$IP" | "$IPV6") => {
+                if rule.negated {
+                    return Err("all but its own addresses, which are checked otherwise here".into());
+                }
+            }
             key => match key.strip_prefix(peer) {
-                Some(part @ ("ipaddr" | "ipmask" | "ipfrom" | "ipto")) => peers.take(part, value, it)?,
+                Some(part @ ("ipaddr" | "ipmask" | "ipfrom" | "ipto")) => peers.take(part, value),
                 _ => return Err(format!("nothing here asks for `{key}`")),
             },
         }
@@ -215,9 +252,28 @@ fn matched(
         (None, Some(_)) => return Err("an ICMP code without a type".into()),
         (Some(kind), code) => Some((kind, code)),
     };
-    if let Some(nets) = peers.prefixes(family)? {
+    let net = peers.prefixes(family)?;
+    if let Some(nets) = &net {
         made.peers = nets.iter().map(ToString::to_string).collect();
         made.family = None;
+    }
+    if rule.negated {
+        // Each by itself, as the sign before each option of iptables does.
+        let asked = [
+            (made.ports.is_some(), Not::Ports),
+            (made.source_ports.is_some(), Not::SourcePorts),
+            (made.icmp.is_some(), Not::Icmp),
+            (net.is_some(), Not::Peers),
+            (made.dscp.is_some(), Not::Dscp),
+            (made.tcp_flags.is_some(), Not::TcpFlags),
+        ];
+        made.not = asked.into_iter().filter(|(asked, _)| *asked).map(|(_, not)| not).collect();
+        let is_whole = |(first, last): (u16, u16)| first == 0 && last == u16::MAX;
+        let whole = net.iter().flatten().any(|net| net.prefix_len() == 0);
+        // What is all but everything matches nothing.
+        if whole || made.ports.is_some_and(is_whole) || made.source_ports.is_some_and(is_whole) {
+            return Ok(None);
+        }
     }
     if made.icmp.is_some() || made.protocol.as_deref() == Some("icmpv6") {
         made.family = None;
@@ -258,32 +314,21 @@ fn range((first, last): (Option<u16>, Option<u16>)) -> Result<Option<(u16, u16)>
 /// The addresses of the other end as they are written
 #[derive(Default)]
 struct Side {
-    addresses: Vec<String>,
+    address: Option<String>,
     mask: Option<String>,
     from: Option<String>,
     to: Option<String>,
 }
 
 impl Side {
-    fn take(&mut self, part: &str, value: &str, it: &Bound<'_>) -> Result<(), String> {
-        let values = match value.strip_prefix('$') {
-            None => vec![value.to_owned()],
-            Some(name) => match it.variables.get(name) {
-                Some(values) => values.clone(),
-                None => return Err(format!("the variable {name} has no value")),
-            },
-        };
-        let single = || match &values[..] {
-            [only] => Ok(Some(only.clone())),
-            _ => Err(format!("`{value}` has several values where one is needed")),
-        };
+    fn take(&mut self, part: &str, value: &str) {
+        let value = Some(value.to_owned());
         match part {
-            "ipaddr" => self.addresses = values,
-            "ipmask" => self.mask = single()?,
-            "ipfrom" => self.from = single()?,
-            _ => self.to = single()?,
+            "ipaddr" => self.address = value,
+            "ipmask" => self.mask = value,
+            "ipfrom" => self.from = value,
+            _ => self.to = value,
         }
-        Ok(())
     }
 
     /// The prefixes; none for any.
@@ -295,7 +340,7 @@ impl Side {
         };
         if let (Some(from), Some(to)) = (&self.from, &self.to) {
             let range = AddressRange { first: address(from)?.into(), last: address(to)?.into() };
-            if range.first > range.last || !self.addresses.is_empty() {
+            if range.first > range.last || self.address.is_some() {
                 return Err("a range of addresses that is none".into());
             }
             let net = |(network, len): (Addr, u8)| {
@@ -307,20 +352,16 @@ impl Side {
         if self.from.is_some() || self.to.is_some() {
             return Err("a range of addresses with one end".into());
         }
-        if self.addresses.is_empty() {
+        let Some(text) = &self.address else {
             return if self.mask.is_some() { Err("a mask without an address".into()) } else { Ok(None) };
-        }
-        let net = |text: &String| {
-            let address = address(text)?;
-            let whole = IpNet::from(address);
-            let Some(mask) = &self.mask else { return Ok(whole) };
-            let made = match (mask.parse::<u8>(), mask.parse::<std::net::IpAddr>()) {
-                (Ok(len), _) => IpNet::new(address, len).ok(),
-                (_, Ok(mask)) => IpNet::with_netmask(address, mask).ok(),
-                _ => None,
-            };
-            made.map(|net| net.trunc()).ok_or_else(|| format!("`{mask}` is no mask"))
         };
-        self.addresses.iter().map(net).collect::<Result<_, _>>().map(Some)
+        let address = address(text)?;
+        let Some(mask) = &self.mask else { return Ok(Some(vec![IpNet::from(address)])) };
+        let made = match (mask.parse::<u8>(), mask.parse::<std::net::IpAddr>()) {
+            (Ok(len), _) => IpNet::new(address, len).ok(),
+            (_, Ok(mask)) => IpNet::with_netmask(address, mask).ok(),
+            _ => None,
+        };
+        made.map(|net| Some(vec![net.trunc()])).ok_or_else(|| format!("`{mask}` is no mask"))
     }
 }

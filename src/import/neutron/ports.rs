@@ -5,7 +5,7 @@ use eastgate_wire::MacAddr;
 use ipnet::IpNet;
 
 use super::{
-    OPEN,
+    OPEN, firewall,
     rules::{Context, prefix},
     tenant_of,
 };
@@ -23,12 +23,12 @@ pub(super) struct Port {
     at: Place,
     /// By `port show`: it says all there is
     whole: bool,
-    name: String,
-    project: String,
+    pub(super) name: String,
+    pub(super) project: String,
     network: String,
-    mac: String,
+    pub(super) mac: String,
     addresses: Vec<String>,
-    owner: String,
+    pub(super) owner: String,
     hypervisor: String,
     port_security: bool,
     has_subports: bool,
@@ -89,6 +89,7 @@ impl Port {
 pub(super) fn import(context: &Context<'_>, site: &mut Site, faults: &mut Faults) {
     let mut names = std::collections::BTreeMap::<String, Names>::new();
     let mut networks = std::collections::BTreeMap::<String, Names>::new();
+    let firewalls = firewall::by_port(context.cloud);
     for (id, port) in &context.cloud.ports {
         let place = context.map.port(&[id, &port.name, &port.mac]);
         if place.skip {
@@ -106,7 +107,9 @@ pub(super) fn import(context: &Context<'_>, site: &mut Site, faults: &mut Faults
         let wanted = place.name.clone().unwrap_or_else(|| port.name.clone());
         let name = names.entry(tenant.clone()).or_default().of(id, &wanted);
         let Some(network) = network(context, port, &tenant, &mut networks, site, faults) else { continue };
-        let Some(made) = endpoint(context, id, port, &tenant, network, faults) else { continue };
+        let Some(mut made) = endpoint(context, id, port, &tenant, network, faults) else { continue };
+        let firewall = firewalls.get(&**id);
+        made.groups.extend(firewall.and_then(|firewall| context.group_name(&tenant, firewall)));
         let tenant = site.tenants.entry(tenant).or_default();
         if made.groups.contains(OPEN) {
             let note = "Ports without port security and the network's own: Neutron filters nothing there";

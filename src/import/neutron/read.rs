@@ -29,6 +29,9 @@ fn thing(cloud: &mut Cloud, node: Node<'_>, faults: &mut Faults) {
     let Some(object) = Object::of(node) else {
         return unknown(node.at(), faults);
     };
+    if super::firewall::noted(cloud, &object) {
+        return;
+    }
     let has = |keys: &[&str]| keys.iter().all(|key| object.has(key));
     if has(&["id", "rules"]) || has(&["id", "security_group_rules"]) {
         group_shown(cloud, &object, faults);
@@ -73,7 +76,8 @@ fn unknown(at: Place, faults: &mut Faults) {
         at,
         "this is none of the answers that are understood",
         "give what `openstack security group show|list`, `security group rule list`, `address group show|list`, `network show|list`, \
-         `subnet show|list` and `port show|list` print with `-f json`",
+         `subnet show|list`, `port show|list`, `firewall group show|list`, `firewall group policy show|list` and `firewall group rule \
+         show|list` print with `-f json`",
     );
 }
 

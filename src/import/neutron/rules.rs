@@ -79,7 +79,13 @@ impl Context<'_> {
         Some(made)
     }
 
-    fn service(&self, rule: &RuleIn, family: Family, made: &mut Rule, faults: &mut Faults) -> Option<()> {
+    pub(super) fn service(
+        &self,
+        rule: &RuleIn,
+        family: Family,
+        made: &mut Rule,
+        faults: &mut Faults,
+    ) -> Option<()> {
         let mut wrong = |message: String, remedy: &str| {
             faults.add(rule.at.clone(), message, remedy);
             None

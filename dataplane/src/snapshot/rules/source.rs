@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use eastgate_config::{self as config, Action, Mode, Name, Policy, Protocol, Tenant, prefixes::without};
+use eastgate_config::{
+    self as config, Action, FlagMatch, IcmpMatch, Mode, Name, Policy, Protocol, Tenant, prefixes::without,
+};
 use eastgate_policy::rule::{
     Direction, DscpSet, EndpointRules, Group, GroupId, Peer, PortProtocol, PortRange, Rule, RuleId, Service,
     Source, TcpFlags, Then, Verdict,
@@ -270,11 +272,16 @@ impl RuleTable {
             let peers: Vec<Peer> =
                 rule.peers.iter().flat_map(|peer| self.peers(tenant, owner, peer)).collect();
             let dscp = (!rule.dscp.is_empty()).then(|| rule.dscp.iter().copied().collect::<DscpSet>());
-            let tcp_flags = rule.tcp_flags.map(|flags| TcpFlags { mask: flags.of, set: flags.set });
-            for service in services(rule) {
-                let plain = |peer: &Peer| Rule::new(RuleId(*id), *peer, service.clone(), then);
-                let each = |peer: &Peer| Rule { family, dscp, tcp_flags, ..plain(peer) };
-                rules.extend(peers.iter().map(each));
+            for (service, of) in services(rule) {
+                if of.is_some() && family.is_some() && of != family {
+                    continue;
+                }
+                let family = of.or(family);
+                for tcp_flags in flags(rule) {
+                    let plain = |peer: &Peer| Rule::new(RuleId(*id), *peer, service.clone(), then);
+                    let each = |peer: &Peer| Rule { family, dscp, tcp_flags, ..plain(peer) };
+                    rules.extend(peers.iter().map(each));
+                }
             }
         }
         rules
@@ -334,24 +341,53 @@ fn without_state(mut group: Group) -> Group {
     group
 }
 
-fn services(rule: &config::Rule) -> Vec<Service> {
-    let icmp = |family| Service::Icmp {
-        family,
-        kinds: rule.icmp.map(|icmp| vec![icmp.kind]),
-        codes: rule.icmp.and_then(|icmp| icmp.code).map(|code| vec![code]),
-    };
+/// What a rule is about, each with the family that it is bound to beside the rule's own.
+fn services(rule: &config::Rule) -> Vec<(Service, Option<Family>)> {
+    let plain = |service| vec![(service, None)];
     match rule.protocol {
-        Protocol::Any => vec![Service::Any],
-        Protocol::Icmp => vec![icmp(Family::V4), icmp(Family::V6)],
-        Protocol::Number(proto::ICMP) => vec![icmp(Family::V4)],
-        Protocol::Number(proto::ICMPV6) => vec![icmp(Family::V6)],
+        Protocol::Any => plain(Service::Any),
+        Protocol::Icmp => [Family::V4, Family::V6].into_iter().flat_map(|it| icmp(rule, it)).collect(),
+        Protocol::Number(proto::ICMP) => icmp(rule, Family::V4),
+        Protocol::Number(proto::ICMPV6) => icmp(rule, Family::V6),
         Protocol::Number(number) => match PortProtocol::from_number(number) {
             Some(protocol) if !(rule.ports.is_empty() && rule.source_ports.is_empty()) => {
                 let (destination, source) = (ranges(&rule.ports), ranges(&rule.source_ports));
-                vec![Service::Ports { protocol, destination, source }]
+                plain(Service::Ports { protocol, destination, source })
             }
-            _ => vec![Service::Protocol(number)],
+            _ => plain(Service::Protocol(number)),
         },
+        Protocol::NotIcmp => vec![
+            (Service::NotProtocol(proto::ICMP), Some(Family::V4)),
+            (Service::NotProtocol(proto::ICMPV6), Some(Family::V6)),
+        ],
+        Protocol::NotNumber(number) => plain(Service::NotProtocol(number)),
+    }
+}
+
+/// ICMP of a family; what is negated is any other type, and of the same type any other code.
+fn icmp(rule: &config::Rule, family: Family) -> Vec<(Service, Option<Family>)> {
+    let others = |value: u8| Some((0..=u8::MAX).filter(|it| *it != value).collect::<Vec<u8>>());
+    let one = |value: u8| Some(vec![value]);
+    let parts = match rule.icmp {
+        None => vec![(None, None)],
+        Some(IcmpMatch { kind, code, negated: false }) => vec![(one(kind), code.and_then(one))],
+        Some(IcmpMatch { kind, code: None, negated: true }) => vec![(others(kind), None)],
+        Some(IcmpMatch { kind, code: Some(code), negated: true }) => {
+            vec![(others(kind), None), (one(kind), others(code))]
+        }
+    };
+    parts.into_iter().map(|(kinds, codes)| (Service::Icmp { family, kinds, codes }, None)).collect()
+}
+
+/// The TCP flags that a rule asks for. Where they are not to be as it says, one of them is otherwise.
+fn flags(rule: &config::Rule) -> Vec<Option<TcpFlags>> {
+    match rule.tcp_flags {
+        None => vec![None],
+        Some(FlagMatch { set, of, negated: false }) => vec![Some(TcpFlags { mask: of, set })],
+        Some(FlagMatch { set, of, negated: true }) => {
+            let looked_at = (0..8).map(|bit| 1 << bit).filter(|flag| of & flag != 0);
+            looked_at.map(|flag| Some(TcpFlags { mask: flag, set: !set & flag })).collect()
+        }
     }
 }
 

@@ -58,6 +58,8 @@ struct Rule {
     peer: Peer,
     /// Only for this station
     own: Option<usize>,
+    /// What is to be otherwise: protocol, ports, peer, station
+    not: [bool; 4],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -118,14 +120,26 @@ fn rule(of_policy: bool, after: bool) -> impl Strategy<Value = Rule> {
     let actions = if after { &actions[..3] } else { &actions[..] }.to_vec();
     let own = prop_oneof![3 => Just(None), 1 => (0..STATIONS).prop_map(Some)];
     let proto = prop::sample::select(vec!["any", "tcp", "udp", "icmp"]);
-    (prop::sample::select(actions), prop::bool::weighted(0.2), proto, ports, peer, own).prop_map(
-        move |(action, audit, proto, ports, peer, own)| Rule {
-            action: if of_policy { action } else { Action::Allow },
-            audit: of_policy && audit && matches!(action, Action::Deny | Action::Reject),
-            proto,
-            ports: ports.filter(|_| matches!(proto, "tcp" | "udp")),
-            peer,
-            own: own.filter(|_| of_policy),
+    let not = prop::array::uniform4(prop::bool::weighted(0.2));
+    (prop::sample::select(actions), prop::bool::weighted(0.2), proto, ports, peer, own, not).prop_map(
+        move |(action, audit, proto, ports, peer, own, not)| {
+            let ports = ports.filter(|_| matches!(proto, "tcp" | "udp"));
+            let own = own.filter(|_| of_policy);
+            let can_be = [
+                proto != "any" && ports.is_none(),
+                ports.is_some(),
+                matches!(peer, Peer::Prefix(..) | Peer::Except(..)),
+                own.is_some(),
+            ];
+            Rule {
+                action: if of_policy { action } else { Action::Allow },
+                audit: of_policy && audit && matches!(action, Action::Deny | Action::Reject),
+                proto,
+                ports,
+                peer,
+                own,
+                not: std::array::from_fn(|at| not[at] && can_be[at]),
+            }
         },
     )
 }
@@ -206,6 +220,12 @@ impl Rule {
         if let Some(own) = self.own {
             write!(text, ", own = \"10.1.0.{}\"", station(own)).unwrap();
         }
+        let keys = ["proto", "ports", side, "own"].into_iter().zip(self.not);
+        let negated: Vec<String> =
+            keys.filter(|(_, not)| *not).map(|(key, _)| format!("\"{key}\"")).collect();
+        if !negated.is_empty() {
+            write!(text, ", not = [{}]", negated.join(", ")).unwrap();
+        }
         if self.audit {
             text += ", mode = \"audit\"";
         }
@@ -279,7 +299,8 @@ impl Site {
             Peer::Set => within(self.sets[usize::from(!of_site)], at),
         };
         let port = rule.ports.is_none_or(|(first, last)| (first..=last).contains(&packet.dport));
-        proto && is_peer && port && rule.own.is_none_or(|own| own == end)
+        let own = rule.own.is_none_or(|own| own == end);
+        [proto, port, is_peer, own].into_iter().zip(rule.not).all(|(is, not)| is != not)
     }
 
     /// What this end says of a packet, from (ingress) or to (egress) that peer.
