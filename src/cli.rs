@@ -4,6 +4,7 @@ pub mod args;
 mod commands;
 pub mod import;
 pub mod lab;
+pub mod observe;
 mod plan;
 pub mod policy;
 mod print;

@@ -177,7 +177,7 @@ fn events_tell_what_began_what_ended_and_what_was_refused() {
         let alpha = site.run_with("alpha", dataplane);
         assert!(site.web1.ping("10.1.0.12"));
         let events = |kind: &str, port: u16| -> Vec<Value> {
-            let (code, text, error) = said(&alpha, &format!("events -o json --proto udp --port {port}"));
+            let (code, text, error) = said(&alpha, &format!("observe -o json --proto udp --port {port}"));
             assert_eq!(code, 0, "{error}");
             let all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
             all.filter(|event| event["event"] == kind).collect()
@@ -209,16 +209,96 @@ fn events_tell_what_began_what_ended_and_what_was_refused() {
         let again = following.next();
         assert_eq!((&again["event"], &again["sport"]), (&"begun".into(), &4100.into()), "{again:#}");
 
-        let (_, text, _) = said(&alpha, &format!("events --port {DENIED} --limit 1"));
-        let denied =
-            format!(" denied 5001 udp 10.1.0.11:4000 -> 10.1.0.12:{DENIED}, ingress-denied, default deny");
+        let (_, text, _) = said(&alpha, &format!("observe --port {DENIED} --last 1"));
+        let ends = format!("acme/web1 10.1.0.11:4000 -> acme/web2 10.1.0.12:{DENIED}");
+        let denied = format!(
+            " denied  acme/lan udp {ends}, ingress-denied, default deny: no rule of acme/all allows it ("
+        );
         assert!(text.contains(&denied) && text.lines().count() == 1, "{text}");
-        let (code, _, error) = said(&alpha, "events --mac 02:00:00:00:00:11");
-        assert!(code == 2 && error.contains("has no --mac"), "{error}");
     }
 }
 
-/// A running `eastgate events --follow`.
+/// Every drop has a reason and a name, whatever it is of; and what is asked for is found by each of its names.
+#[test]
+fn what_is_observed_is_found_by_its_names() {
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        let alpha = site.run_with("alpha", dataplane);
+        assert!(site.web1.ping("10.1.0.12"));
+        datagrams(&site, 4000..4001, 12, ALLOWED..ALLOWED + 1);
+        datagrams(&site, 4000..4001, 12, DENIED..DENIED + 1);
+        send_frame(&site.web1, "eth0", &other([0xff; 6], WEB1, 0x88b5));
+        send_frame(&site.web1, "eth0", &arp_request(WEB1, [10, 1, 0, 12].into(), [10, 1, 0, 21].into()));
+        let observed = |filter: &str| -> Vec<Value> {
+            let (code, text, error) = said(&alpha, &format!("observe -o json {filter}"));
+            assert_eq!(code, 0, "{filter}: {error}");
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        };
+        let reasons = |filter: &str| -> Vec<String> {
+            observed(filter).iter().map(|row| row["reason"].as_str().unwrap_or("begun").to_owned()).collect()
+        };
+        for reason in ["ingress-denied", "ethertype-refused", "arp-spoofed"] {
+            let filter =
+                format!("--reason {reason} --tenant acme --network lan --group all --endpoint acme/web1");
+            wait_for(&format!("{reason} is told"), || observed(&filter).len() == 1);
+            let row = &observed(&filter)[0];
+            assert_eq!(
+                (&row["verdict"], &row["src_endpoint"]),
+                (&"dropped".into(), &"acme/web1".into()),
+                "{row:#}"
+            );
+            assert!(row["text"].as_str().is_some_and(|text| text.ends_with('.')), "{row:#}");
+        }
+        let port = format!("--port {ALLOWED} --proto udp");
+        wait_for("the flow is told", || {
+            reasons(&format!("{port} --verdict forwarded --rule acme/all")) == ["begun"]
+        });
+        let by_rule =
+            alpha.run(&["observe", "-o", "json", "--proto", "udp", "--rule", "acme/all ingress #1"]);
+        assert_eq!(String::from_utf8_lossy(&by_rule.stdout).lines().count(), 1, "{dataplane}");
+        for nothing in
+            ["--rule acme/al", "--verdict audit", "--reason evicted", "--vni 5999", "--mac 02:00:00:00:00:99"]
+        {
+            assert_eq!(observed(nothing), Vec::<Value>::new(), "{dataplane}: {nothing}");
+        }
+        for (unknown, told) in [
+            ("--tenant globex", "no network of this host is of that tenant"),
+            ("--group nobody", "no endpoint of this host's networks is in a group nobody"),
+            ("--endpoint nobody", "has an endpoint nobody"),
+            ("--reason nothing", "`nothing` is no reason"),
+        ] {
+            let (code, _, error) = said(&alpha, &format!("observe {unknown}"));
+            assert!(code != 0 && error.contains(told), "{unknown}: {error}");
+        }
+        let (_, text, _) = said(&alpha, "observe --reason arp-spoofed");
+        let arp = "acme/web1 10.1.0.12 -> acme/db1 10.1.0.21, arp who-has 10.1.0.21 tell 10.1.0.12, arp-spoofed, that is: ARP whose";
+        assert!(text.contains(arp), "{text}");
+        let (_, text, _) = said(&alpha, &format!("observe -o compact --port {DENIED}"));
+        let compact = format!(" udp acme/web1:4000 -> acme/web2:{DENIED} DROPPED ingress-denied\n");
+        assert!(text.ends_with(&compact), "{text}");
+        ask(&alpha, &format!("flows kill --proto udp --port {ALLOWED}"));
+        let flow_log = || said(&alpha, "observe -o vpc --proto udp --port 4000").1;
+        wait_for("the flow is in the log", || flow_log().lines().count() == 2);
+        let log = flow_log();
+        for (port, action, packets, rule) in [
+            (ALLOWED, "ACCEPT", 1, "acme/all_ingress_#1"),
+            (DENIED, "REJECT", 1, "default_deny:_no_rule_of_acme/all_allows_it"),
+        ] {
+            let line = log.lines().find(|line| line.contains(action)).unwrap();
+            let fields: Vec<&str> = line.split(' ').collect();
+            let packets = packets.to_string();
+            assert_eq!(
+                fields[3..9],
+                ["10.1.0.11", "10.1.0.12", "4000", &port.to_string(), "17", &packets],
+                "{line}"
+            );
+            assert_eq!((fields.len(), fields[12], fields[13]), (18, action, "OK"), "{line}");
+            assert_eq!(fields[14..], ["5001", "acme", "acme/web1", rule], "{line}");
+        }
+    }
+}
+
+/// A running `eastgate observe --follow`.
 struct Following {
     child: std::process::Child,
     lines: std::sync::mpsc::Receiver<String>,
@@ -227,7 +307,7 @@ struct Following {
 impl Following {
     fn start(daemon: &Daemon, filter: &[&str]) -> Self {
         let mut command = std::process::Command::new(EASTGATE);
-        command.args(["events", "--follow", "-o", "json", "--socket"]).arg(daemon.socket()).args(filter);
+        command.args(["observe", "--follow", "-o", "json", "--socket"]).arg(daemon.socket()).args(filter);
         let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
         let reader = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = std::sync::mpsc::channel();

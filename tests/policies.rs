@@ -165,7 +165,7 @@ fn who_is_asked_first_with_real_traffic() {
                 );
             }
             // What would have been denied is told, and what settled the others has a name.
-            let told = daemon.run(&["events", "--port", "7104", "-o", "json"]);
+            let told = daemon.run(&["observe", "--port", "7104", "-o", "json"]);
             let told = String::from_utf8_lossy(&told.stdout).into_owned();
             let told = told.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
             let would: Vec<Value> = told.filter(|event| event["event"] == "would-be-denied").collect();

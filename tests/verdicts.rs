@@ -175,7 +175,7 @@ fn what_is_tried_out_passes_and_is_counted() {
 
 /// The events of a kind that a daemon has to tell.
 fn events(daemon: &Daemon, kind: &str) -> Vec<Value> {
-    let output = daemon.run(&["events", "-o", "json"]);
+    let output = daemon.run(&["observe", "-o", "json"]);
     let text = String::from_utf8(output.stdout).unwrap();
     let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let rows = rows.flat_map(|value| match value["events"].as_array() {

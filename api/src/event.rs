@@ -1,12 +1,15 @@
-//! What has happened: flows that began and ended, packets that rules have refused.
+//! What has happened: flows that began and ended, frames that were dropped.
 
-use eastgate_wire::{Addr, Vni};
+use eastgate_wire::{Addr, DropGroup, DropReason, MacAddr, Vni};
 use serde::{Deserialize, Serialize};
 
 use crate::{RelatedTo, RuleRef};
 
 /// The most events of one answer.
 pub const MAX_EVENTS: usize = 1_000;
+
+/// How flows end, as [`EventRow::reason`] has it.
+pub const FLOW_ENDINGS: [&str; 5] = ["closed", "expired", "evicted", "refused", "killed"];
 
 /// What it was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -19,6 +22,8 @@ pub enum EventKind {
     /// A packet was refused by the rules, the first of its kind: further ones are counted in `show drops`. Of a rule with
     /// `log` each is told.
     Denied,
+    /// A frame was dropped for another reason, the first of its kind likewise.
+    Dropped,
     /// A packet passed that the rules would have refused, if the one that did were not being tried out; the first of its kind, or
     /// each, likewise.
     WouldBeDenied,
@@ -32,7 +37,48 @@ impl EventKind {
             Self::Begun => "begun",
             Self::Ended => "ended",
             Self::Denied => "denied",
+            Self::Dropped => "dropped",
             Self::WouldBeDenied => "would-be-denied",
+        }
+    }
+
+    /// That of a frame that was dropped.
+    #[must_use]
+    pub fn of_drop(reason: DropReason) -> Self {
+        if reason.group() == DropGroup::Policy { Self::Denied } else { Self::Dropped }
+    }
+
+    /// What became of what it tells of.
+    #[must_use]
+    pub const fn verdict(self) -> Verdict {
+        match self {
+            Self::Begun | Self::Ended => Verdict::Forwarded,
+            Self::Denied | Self::Dropped => Verdict::Dropped,
+            Self::WouldBeDenied => Verdict::Audit,
+        }
+    }
+}
+
+/// What became of packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// They passed.
+    Forwarded,
+    /// They did not.
+    Dropped,
+    /// They passed because a rule is being tried out.
+    Audit,
+}
+
+impl Verdict {
+    /// As JSON and the command line have it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Forwarded => "forwarded",
+            Self::Dropped => "dropped",
+            Self::Audit => "audit",
         }
     }
 }
@@ -46,28 +92,60 @@ pub struct EventRow {
     pub time_ms: u64,
     /// What
     pub event: EventKind,
-    /// Network
-    pub vni: Vni,
-    /// Protocol name or number
-    pub proto: String,
-    /// Source of the first packet
-    pub src: Addr,
+    /// What became of it
+    pub verdict: Verdict,
+    /// Network, where it is known
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vni: Option<Vni>,
+    /// Its name, as tenant/name
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Protocol name or number; of what is no IP packet nothing
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proto: Option<String>,
+    /// Source of the first packet; of ARP, whose address it tells
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub src: Option<Addr>,
     /// Its port or ICMP identifier
+    #[serde(default)]
     pub sport: u16,
-    /// Destination of the first packet
-    pub dst: Addr,
+    /// The endpoint that it is of, as tenant/name; of a dropped frame, the one that sent it
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub src_endpoint: Option<String>,
+    /// Destination of the first packet; of ARP, the address that it asks for or tells
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dst: Option<Addr>,
     /// Its port
+    #[serde(default)]
     pub dport: u16,
-    /// Of a flow that ended: `closed`, `expired`, `evicted`, `refused` or `killed`. Of a packet: the name of the drop's reason
+    /// The endpoint that it is of, as tenant/name
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dst_endpoint: Option<String>,
+    /// Of a dropped frame: its source MAC
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub src_mac: Option<MacAddr>,
+    /// Its destination MAC
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dst_mac: Option<MacAddr>,
+    /// Of a dropped frame: the attachment or VTEP that it came from
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Of a dropped frame: what it was, in words
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub what: Option<String>,
+    /// Of a flow that ended: one of [`FLOW_ENDINGS`]. Of a frame: the name of the drop's reason
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Of a dropped frame: the reason in a sentence
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
     /// Of a flow that ended: its state
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// Of a flow that ended: how long there was anything of it, in milliseconds
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lasted_ms: Option<u64>,
-    /// Of a flow that ended: packets from the source. Of packets that were refused: how many of them this tells of
+    /// Of a flow that ended: packets from the source. Of frames that were dropped: how many of them this tells of
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packets: Option<u64>,
     /// Likewise: bytes

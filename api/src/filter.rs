@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use eastgate_wire::{MacAddr, Vni};
+use eastgate_wire::{DropReason, MacAddr, Vni};
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorCode, Failure, Request};
+use crate::{ErrorCode, FLOW_ENDINGS, Failure, Request, Verdict};
 
 /// The states of flows, as [`FlowRow::state`](crate::FlowRow::state) has them.
 pub const FLOW_STATES: [&str; 19] = [
@@ -43,6 +43,24 @@ pub struct Filter {
     /// Only this network
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vni: Option<Vni>,
+    /// Only rows of this tenant
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Only rows of this network, as tenant/name, or by its name alone
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Only rows of members of this group, as tenant/name, or by its name alone
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Only rows of this rule: as it is shown, or the beginning of that
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Only rows with this reason
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Only rows with this verdict
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
     /// Only rows of this endpoint, as tenant/name, or by its name alone
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
@@ -80,6 +98,18 @@ pub struct Filter {
 pub enum Criterion {
     /// `vni`
     Vni,
+    /// `tenant`
+    Tenant,
+    /// `network`
+    Network,
+    /// `group`
+    Group,
+    /// `rule`
+    Rule,
+    /// `reason`
+    Reason,
+    /// `verdict`
+    Verdict,
     /// `endpoint`
     Endpoint,
     /// `address`
@@ -108,6 +138,12 @@ impl Criterion {
     pub const fn option(self) -> &'static str {
         match self {
             Self::Vni => "--vni",
+            Self::Tenant => "--tenant",
+            Self::Network => "--network",
+            Self::Group => "--group",
+            Self::Rule => "--rule",
+            Self::Reason => "--reason",
+            Self::Verdict => "--verdict",
             Self::Endpoint => "--endpoint",
             Self::Address => "--address",
             Self::Mac => "--mac",
@@ -126,6 +162,12 @@ impl Filter {
     fn given(&self) -> Vec<Criterion> {
         let all = [
             (self.vni.is_some(), Criterion::Vni),
+            (self.tenant.is_some(), Criterion::Tenant),
+            (self.network.is_some(), Criterion::Network),
+            (self.group.is_some(), Criterion::Group),
+            (self.rule.is_some(), Criterion::Rule),
+            (self.reason.is_some(), Criterion::Reason),
+            (self.verdict.is_some(), Criterion::Verdict),
             (self.endpoint.is_some(), Criterion::Endpoint),
             (self.address.is_some(), Criterion::Address),
             (self.mac.is_some(), Criterion::Mac),
@@ -153,7 +195,10 @@ impl Request {
     /// # Errors
     /// What is wrong, and what can be asked instead.
     pub fn check(&self) -> Result<(), Failure> {
-        use Criterion::{Address, After, All, Audit, Endpoint, Limit, Mac, Port, Proto, State, Vni};
+        use Criterion::{
+            Address, After, All, Audit, Endpoint, Group, Limit, Mac, Network, Port, Proto, Reason, Rule,
+            State, Tenant, Verdict, Vni,
+        };
         let (name, filter, known): (&str, &Filter, &[Criterion]) = match self {
             Self::Endpoints(filter) => {
                 ("show endpoints", filter, &[Vni, Endpoint, Address, Mac, Limit, After])
@@ -173,7 +218,13 @@ impl Request {
             }
             Self::Rules(filter) => ("show rules", filter, &[Vni, Limit, After]),
             Self::Policy(filter) => ("show policy", filter, &[Vni, Limit, After]),
-            Self::Events(filter) => ("events", filter, &[Vni, Endpoint, Address, Port, Proto, Limit, After]),
+            Self::Events(filter) => {
+                let names = &[
+                    Tenant, Network, Vni, Endpoint, Group, Rule, Reason, Verdict, Address, Mac, Port, Proto,
+                    Limit, After,
+                ];
+                ("observe", filter, names)
+            }
             Self::Staged(filter) => ("policy staged", filter, &[Vni, Limit, After]),
             Self::FdbFlush(filter) => ("fdb flush", filter, &[Vni, Mac]),
             Self::FlowsKill(filter) => {
@@ -197,6 +248,14 @@ impl Request {
         };
         if let Some(state) = filter.state.as_deref().filter(|state| !states.contains(state)) {
             let text = format!("`{name}` has no state `{state}`; it has {}", states.join(", "));
+            return Err(Failure::new(ErrorCode::NotApplicable, text));
+        }
+        let is_reason = |name: &str| DropReason::from_name(name).is_some() || FLOW_ENDINGS.contains(&name);
+        if let Some(reason) = filter.reason.as_deref().filter(|name| !is_reason(name)) {
+            let text = format!(
+                "`{reason}` is no reason: `eastgate drop-reasons` lists those of drops, and flows end as {}",
+                FLOW_ENDINGS.join(", ")
+            );
             return Err(Failure::new(ErrorCode::NotApplicable, text));
         }
         if matches!(self, Self::FlowsKill(_)) && !filter.says_which() {
@@ -238,6 +297,16 @@ mod tests {
             assert!(refused.text.contains("; it has "), "{refused}");
         }
         assert!(Request::Endpoints(of("configured")).check().unwrap_err().text.contains("no --state"));
+    }
+
+    #[test]
+    fn a_reason_is_one_that_there_is() {
+        let of = |reason: &str| Filter { reason: Some(reason.to_owned()), ..Filter::default() };
+        for reason in ["ip-spoofed", "ingress-denied", "evicted"] {
+            assert!(Request::Events(of(reason)).check().is_ok(), "{reason}");
+        }
+        assert!(Request::Events(of("spoofed")).check().unwrap_err().text.contains("drop-reasons"));
+        assert!(Request::Flows(of("evicted")).check().unwrap_err().text.contains("no --reason"));
     }
 
     #[test]

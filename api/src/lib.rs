@@ -13,7 +13,7 @@ mod reply;
 mod staged;
 
 pub use changes::{Changes, Named};
-pub use event::{EventKind, EventRow, Events, MAX_EVENTS};
+pub use event::{EventKind, EventRow, Events, FLOW_ENDINGS, MAX_EVENTS, Verdict};
 pub use failure::{ErrorCode, Failure};
 pub use filter::{Criterion, FLOW_STATES, Filter};
 pub use flow::{ExpectationRow, FlowRow, HelperCounts, RelatedTo};

@@ -18,6 +18,7 @@ const EXAMPLES: &str = "Examples:
   eastgate run --config F --host alpha              be host alpha
   eastgate status                                   how the daemon is
   eastgate show drops                               what was dropped, why, and by which rule
+  eastgate observe --follow                         flows and drops as they happen, with names and rules
   eastgate trace --vni 5001 tcp 10.1.0.11:40000 10.1.0.21:5432
   eastgate policy who --to acme/db --port 5432/tcp  who may reach it, by which rules
   eastgate policy diff OLD NEW                      which traffic two versions treat differently
@@ -135,21 +136,8 @@ pub enum Command {
         #[command(flatten)]
         ask: Ask,
     },
-    /// Print what has happened: flows that began and ended, packets that rules have refused
-    #[command(
-        after_help = "The newest 1,000, or fewer with --limit; with --follow, what happens from then on too. As JSON each is an object on a line\nof its own. Of packets that are refused the first of each kind is told: `show drops` counts them all. Events that nobody fetched in time\nare lost, and it is said how many.\n\nExamples:\n  eastgate events --follow\n  eastgate events --endpoint acme/web1 --limit 20\n  eastgate events -f -o json | jq 'select(.event == \"denied\")'"
-    )]
-    Events {
-        /// Go on with what happens from now on
-        #[arg(short, long)]
-        follow: bool,
-        /// Which events
-        #[command(flatten)]
-        filter: FilterArgs,
-        /// The daemon
-        #[command(flatten)]
-        ask: Ask,
-    },
+    /// Watch flows begin and end and frames be dropped, with names, rules and reasons
+    Observe(super::observe::Observe),
     /// Work on the forwarding table
     Fdb {
         /// What to do
@@ -258,12 +246,11 @@ impl Command {
             Self::Check { output, .. } | Self::Plan { output, .. } | Self::DropReasons { output } => {
                 output.output
             }
-            Self::Reload(ask) | Self::Status(ask) | Self::Show { ask, .. } | Self::Events { ask, .. } => {
-                ask.output.output
-            }
+            Self::Reload(ask) | Self::Status(ask) | Self::Show { ask, .. } => ask.output.output,
             Self::Fdb { action: FdbAction::Flush { ask, .. } } => ask.output.output,
             Self::Flows { action: FlowsAction::Kill { ask, .. } } => ask.output.output,
             Self::Trace(trace) => trace.ask.output.output,
+            Self::Observe(observe) => observe.format(),
             Self::Policy { command } => command.output(),
             Self::Run(_) | Self::Schema | Self::Import(_) | Self::Teardown { .. } | Self::Lab { .. } => {
                 Format::Text
@@ -335,7 +322,7 @@ pub struct FilterArgs {
 impl From<FilterArgs> for Filter {
     fn from(args: FilterArgs) -> Self {
         let FilterArgs { vni, endpoint, address, mac, port, proto, state, limit, after, all, audit } = args;
-        Self { vni, endpoint, address, mac, port, proto, state, limit, after, all, audit }
+        Self { vni, endpoint, address, mac, port, proto, state, limit, after, all, audit, ..Self::default() }
     }
 }
 
@@ -422,12 +409,12 @@ impl FromStr for AddressPort {
     }
 }
 
-fn parse_vni(text: &str) -> Result<Vni, String> {
+pub(super) fn parse_vni(text: &str) -> Result<Vni, String> {
     let number: u32 = text.parse().map_err(|_| "a VNI is a number from 0 to 16777215".to_owned())?;
     Vni::new_checked(number).map_err(|error| error.to_string())
 }
 
-fn parse_proto(text: &str) -> Result<u8, String> {
+pub(super) fn parse_proto(text: &str) -> Result<u8, String> {
     eastgate_wire::names::protocol_number(text)
         .ok_or_else(|| "write tcp, udp, icmp, icmpv6, sctp, gre, esp, ah or a number from 0 to 255".into())
 }

@@ -4,8 +4,7 @@ use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Durati
 
 use anyhow::{Context, Result};
 use eastgate_api::{
-    Done, DropRows, ErrorCode, Events, Filter, FlowRow, List, MAX_EVENTS, Request, Row, Status, TraceReport,
-    TraceRequest,
+    Done, DropRows, ErrorCode, Filter, FlowRow, List, Request, Row, Status, TraceReport, TraceRequest,
 };
 use eastgate_config::{Config, Loader, Severity, schema};
 use eastgate_dataplane::{
@@ -19,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::{Args, Ask, Command, FdbAction, FlowsAction, Format, Output, Run, ShowTable, Trace},
-    exit, import, lab, plan, policy, print,
+    exit, import, lab, observe, plan, policy, print,
 };
 use crate::{
     control::client::{self, ClientError},
@@ -50,7 +49,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
             if status.problems.is_empty() { exit::OK } else { exit::NOT_READY }
         }
         Command::Show { table, filter, ask: options } => show(table, filter.into(), &options)?,
-        Command::Events { follow, filter, ask: options } => events(&options, filter.into(), follow)?,
+        Command::Observe(options) => observe::observe(&options)?,
         Command::Fdb { action: FdbAction::Flush { filter, ask } } => {
             count(&ask, Request::FdbFlush(filter.into()), "learned entry", "forgotten")?
         }
@@ -295,39 +294,6 @@ fn whole<P: Part>(options: &Ask, request: fn(Filter) -> Request, mut filter: Fil
         all.append(ask(options, &request(filter.clone()))?);
     }
     Ok(all)
-}
-
-/// How often it is asked what has happened since.
-const FOLLOW: Duration = Duration::from_millis(500);
-
-fn events(options: &Ask, mut filter: Filter, follow: bool) -> Result<u8> {
-    if let Some(code) = misused(&Request::Events(filter.clone())) {
-        return Ok(code);
-    }
-    loop {
-        let answer: Events = ask(options, &Request::Events(filter.clone()))?;
-        if answer.lost > 0 {
-            match options.output.output {
-                Format::Json => println!("{}", json!({ "lost": answer.lost })),
-                Format::Text => println!("-- {} lost", names::count(answer.lost, "event")),
-            }
-        }
-        for event in &answer.events {
-            match options.output.output {
-                Format::Json => println!("{}", serde_json::to_string(event)?),
-                Format::Text => println!("{}", print::event(event)),
-            }
-        }
-        if !follow {
-            return Ok(exit::OK);
-        }
-        // How many there are at first says nothing of what comes then.
-        filter.limit = None;
-        filter.after = Some(answer.next);
-        if answer.events.len() < MAX_EVENTS {
-            std::thread::sleep(FOLLOW);
-        }
-    }
 }
 
 fn walk(options: &Trace) -> Result<u8> {

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fmt::Write};
 
 use eastgate_api::{
-    Done, DropRow, DropRows, EndpointRow, EventRow, ExpectationRow, FdbRow, FlowCounts, FlowRow,
-    HelperCounts, NeighborRow, PolicyRow, RelatedTo, Restored, RuleCountRow, RuleRef, Status, TraceReport,
+    Done, DropRow, DropRows, EndpointRow, ExpectationRow, FdbRow, FlowCounts, FlowRow, HelperCounts,
+    NeighborRow, PolicyRow, RelatedTo, Restored, RuleCountRow, RuleRef, Status, TraceReport,
 };
 use eastgate_config::Config;
 use eastgate_wire::{Addr, DropReason, names};
@@ -223,7 +223,7 @@ pub(super) fn neighbors(rows: &[NeighborRow]) -> String {
     or_none(&table, "neighbors")
 }
 
-fn side(address: &eastgate_wire::Addr, port: u16) -> String {
+pub(super) fn side(address: &eastgate_wire::Addr, port: u16) -> String {
     match port {
         0 => address.to_string(),
         port => std::net::SocketAddr::new(address.to_ip(), port).to_string(),
@@ -311,7 +311,7 @@ pub(super) fn expectations(rows: &[ExpectationRow]) -> String {
     or_none(&table, "expectations")
 }
 
-fn control_flow(related: &RelatedTo) -> String {
+pub(super) fn control_flow(related: &RelatedTo) -> String {
     format!("{} -> {}", side(&related.src, related.sport), side(&related.dst, related.dport))
 }
 
@@ -325,45 +325,6 @@ fn helper_counts(counts: &HelperCounts) -> String {
         let _ = write!(text, ", {what} {count}");
     }
     text
-}
-
-/// One line: when, what, who with whom, and why.
-pub(super) fn event(event: &EventRow) -> String {
-    let EventRow { vni, proto, event: kind, .. } = event;
-    let (src, dst) = (side(&event.src, event.sport), side(&event.dst, event.dport));
-    let mut text = format!("{} {:<6} {vni} {proto} {src} -> {dst}", time_of_day(event.time_ms), kind.name());
-    let mut add = |words: String| text += &format!(", {words}");
-    if let Some(reason) = &event.reason {
-        add(reason.clone());
-    }
-    if let Some(state) = &event.state {
-        add(format!("in state {state}"));
-    }
-    if let Some(lasted) = event.lasted_ms {
-        add(format!("lasted {}.{:03} s", lasted / 1000, lasted % 1000));
-    }
-    if let (Some(packets), Some(replies)) = (event.packets, event.reply_packets) {
-        let least = if event.partial { "at least " } else { "" };
-        let replies = if replies == 1 { "1 reply".to_owned() } else { format!("{replies} replies") };
-        add(format!("{least}{}, {replies}", names::count(packets, "packet")));
-    }
-    if let (Some(packets @ 2..), None) = (event.packets, event.reply_packets) {
-        add(names::count(packets, "packet"));
-    }
-    let rules = [&event.egress_rule, &event.ingress_rule].into_iter().flatten();
-    for rule in rules.chain(&event.refused_by) {
-        add(rule.rule.clone());
-    }
-    if let Some(related) = &event.related {
-        add(format!("announced by {} {}", related.helper, control_flow(related)));
-    }
-    text
-}
-
-/// The time of day in UTC.
-fn time_of_day(millis: u64) -> String {
-    let seconds = millis / 1000 % 86_400;
-    format!("{:02}:{:02}:{:02}.{:03}", seconds / 3600, seconds / 60 % 60, seconds % 60, millis % 1000)
 }
 
 /// How many of all rows are shown, where not all are.

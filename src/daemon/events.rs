@@ -164,10 +164,10 @@ fn news(known: &mut Refused, seen: Vec<(DropKey, Seen)>, is_logged: impl Fn(&Dro
         // One that has fewer frames than before was forgotten meanwhile, and came again.
         let before = known.get(&kind).copied().filter(|frames| seen.frames >= *frames);
         match before {
-            None => events.push(Event::Denied(key, seen)),
+            None => events.push(Event::Dropped(key, seen)),
             Some(before) if seen.frames > before && is_logged(&key) => {
                 let frames = seen.frames - before;
-                events.push(Event::Denied(
+                events.push(Event::Dropped(
                     key,
                     Seen { frames, bytes: seen.bytes / seen.frames * frames, ..seen },
                 ));
@@ -195,7 +195,7 @@ mod tests {
 
     fn event(number: u64) -> Event {
         let (key, seen) = denied(number, 1);
-        Event::Denied(key, seen)
+        Event::Dropped(key, seen)
     }
 
     #[test]
@@ -230,7 +230,7 @@ mod tests {
             events
                 .iter()
                 .map(|event| match event {
-                    Event::Denied(_, seen) => seen.frames,
+                    Event::Dropped(_, seen) => seen.frames,
                     _ => 0,
                 })
                 .collect::<Vec<_>>()

@@ -34,7 +34,7 @@ impl Log {
         for event in events {
             match event {
                 Event::Flow(event) | Event::Elsewhere(event) => self.flow(snapshot, event, now),
-                Event::Denied(key, seen) => self.packet(snapshot, key, seen, "refused", now),
+                Event::Dropped(key, seen) => self.packet(snapshot, key, seen, "refused", now),
                 Event::WouldBeDenied(key, seen) => self.packet(snapshot, key, seen, "would be refused", now),
             }
         }

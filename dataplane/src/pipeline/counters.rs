@@ -14,7 +14,7 @@ use std::{
 
 use ahash::RandomState;
 use eastgate_conntrack::fragment::{FragmentTable, Lost, Waiting};
-use eastgate_wire::{AttachmentId, DropGroup, DropReason, EndpointId, Instant, Location, View, Vni};
+use eastgate_wire::{AttachmentId, DropReason, EndpointId, Instant, Location, View, Vni};
 
 use self::recent::Recent;
 pub use self::{
@@ -125,14 +125,14 @@ struct Drops {
     rows: HashMap<(DropKey, bool), Row, RandomState>,
     /// Frames that all rows remember
     remembered: usize,
-    /// Those that rules have refused and that were not remembered before, until somebody fetches them
-    denied: Denied,
+    /// Those that were not remembered before, until somebody fetches them
+    news: News,
 }
 
-/// What is to be told of what rules refuse. No network takes more room than it leaves: whoever is refused in a flood does not keep
+/// What is to be told of what is dropped. No network takes more room than it leaves: whoever is refused in a flood does not keep
 /// others from being told.
 #[derive(Debug, Default)]
-struct Denied {
+struct News {
     queue: VecDeque<(DropKey, Seen)>,
     of_networks: HashMap<Option<Vni>, usize, RandomState>,
     /// How many are kept
@@ -140,7 +140,7 @@ struct Denied {
     lost: u64,
 }
 
-impl Denied {
+impl News {
     fn push(&mut self, key: DropKey, seen: &Seen) {
         let Self { queue, of_networks, limit, lost } = self;
         let free = limit.saturating_sub(queue.len());
@@ -213,26 +213,26 @@ impl Counters {
         lock(&self.would_drop).add(key, &count, seen_of(&count).as_slice(), tell);
     }
 
-    /// Keeps up to `limit` kinds of packets that rules refuse for [`Counters::take_denied`], and as many of those that rules
+    /// Keeps up to `limit` kinds of frames that are dropped for [`Counters::take_drops`], and as many of those that rules
     /// would refuse. Further ones are lost and counted.
-    pub(super) fn keep_denied(&self, limit: usize) {
-        lock(&self.drops).denied.limit = limit;
-        lock(&self.would_drop).denied.limit = limit;
+    pub(super) fn keep_drops(&self, limit: usize) {
+        lock(&self.drops).news.limit = limit;
+        lock(&self.would_drop).news.limit = limit;
     }
 
-    /// The kinds of packets that rules have refused since this was asked before, and that were not known until then.
-    pub(super) fn take_denied(&self) -> VecDeque<(DropKey, Seen)> {
-        lock(&self.drops).denied.take()
+    /// The kinds of frames that were dropped since this was asked before, and that were not known until then.
+    pub(super) fn take_drops(&self) -> VecDeque<(DropKey, Seen)> {
+        lock(&self.drops).news.take()
     }
 
     /// The same of those that rules would have refused.
     pub(super) fn take_would_be_denied(&self) -> VecDeque<(DropKey, Seen)> {
-        lock(&self.would_drop).denied.take()
+        lock(&self.would_drop).news.take()
     }
 
     /// How many of both were lost.
-    pub(super) fn denied_lost(&self) -> u64 {
-        lock(&self.drops).denied.lost + lock(&self.would_drop).denied.lost
+    pub(super) fn drops_lost(&self) -> u64 {
+        lock(&self.drops).news.lost + lock(&self.would_drop).news.lost
     }
 
     /// Counts fragments whose first has not come in time.
@@ -259,7 +259,7 @@ impl Counters {
 
 impl Drops {
     fn add(&mut self, key: DropKey, count: &DropCount, seen: &[Seen], tell: Tell) {
-        let Self { rows, remembered, denied } = self;
+        let Self { rows, remembered, news } = self;
         let chatter = count.last.is_some_and(|subject| subject.is_chatter(key.reason));
         let row_key = if rows.len() >= DROP_ROWS && !rows.contains_key(&(key, chatter)) {
             DropKey { from: None, by: None, rule: None, ..key }
@@ -282,14 +282,14 @@ impl Drops {
                 Tell::First => more.is_some(),
                 Tell::Each => true,
             };
-            if is_told && !chatter && key.reason.group() == DropGroup::Policy {
-                denied.push(key, seen);
+            if is_told && !chatter {
+                news.push(key, seen);
             }
         }
     }
 }
 
-/// Of which frames that rules refuse it is told.
+/// Of which frames it is told.
 #[derive(Clone, Copy)]
 enum Tell {
     /// Somebody else tells of them.
@@ -496,7 +496,7 @@ mod tests {
     #[test]
     fn a_flood_in_one_network_keeps_no_other_from_being_told() {
         let counters = Counters::default();
-        counters.keep_denied(64);
+        counters.keep_drops(64);
         let deny = |vni: u32, sport: u16| {
             let vni = Vni::new_checked(vni).unwrap();
             let key = DropKey {
@@ -511,7 +511,7 @@ mod tests {
         let told = || {
             let mut told = BTreeMap::new();
             counters
-                .take_denied()
+                .take_drops()
                 .iter()
                 .for_each(|(key, _)| *told.entry(key.vni.unwrap().get()).or_insert(0) += 1);
             told
@@ -520,7 +520,7 @@ mod tests {
         (0..1000).for_each(|_| deny(2, 7));
         (0..5).for_each(|sport| deny(3, sport));
         assert_eq!(told(), BTreeMap::from([(1, 32), (2, 16), (3, 5)]));
-        assert_eq!(counters.denied_lost(), 2005 - 53);
+        assert_eq!(counters.drops_lost(), 2005 - 53);
         (0..5).for_each(|sport| deny(1, sport));
         assert_eq!(told(), BTreeMap::from([(1, 5)]));
     }
@@ -528,7 +528,7 @@ mod tests {
     #[test]
     fn what_has_no_row_of_its_own_is_told_with_its_rule() {
         let counters = Counters::default();
-        counters.keep_denied(8);
+        counters.keep_drops(8);
         let key = |n: u32| DropKey {
             vni: Vni::new_checked(1).ok(),
             reason: DropReason::IngressRule,
@@ -541,6 +541,6 @@ mod tests {
         }
         let last = key(u32::MAX);
         counters.drop_told(last, 60, datagram(Vni::new_checked(1).unwrap(), 1), Instant::ZERO, true);
-        assert_eq!(counters.take_denied().into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [last]);
+        assert_eq!(counters.take_drops().into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [last]);
     }
 }

@@ -1,4 +1,4 @@
-//! What has happened to flows, and to packets that rules have refused, until somebody fetches it. Nobody has to: what is
+//! What has happened to flows, and which frames were dropped, until somebody fetches it. Nobody has to: what is
 //! too much is dropped and counted, and no packet waits for it.
 //!
 //! Flows of the table note it themselves. Flows that began elsewhere are found by the sweeps, one round after the other: what has
@@ -21,8 +21,8 @@ pub enum Event {
     Flow(FlowEvent),
     /// To a flow that began elsewhere, and has ended there if it has
     Elsewhere(FlowEvent),
-    /// A packet of this kind was refused, for the first time as far as that is remembered
-    Denied(DropKey, Seen),
+    /// A frame of this kind was dropped, for the first time as far as that is remembered
+    Dropped(DropKey, Seen),
     /// A packet of this kind passed, and would have been refused if the rule were not being tried out; for the first time
     WouldBeDenied(DropKey, Seen),
 }
@@ -33,7 +33,7 @@ impl Event {
     pub const fn at(&self) -> Instant {
         match self {
             Self::Flow(event) | Self::Elsewhere(event) => event.at,
-            Self::Denied(_, seen) | Self::WouldBeDenied(_, seen) => seen.last_at,
+            Self::Dropped(_, seen) | Self::WouldBeDenied(_, seen) => seen.last_at,
         }
     }
 }
@@ -111,7 +111,7 @@ impl Shared {
             parts += 1;
         }
         for counters in &self.counters {
-            counters.keep_denied(limit);
+            counters.keep_drops(limit);
         }
         let mut elsewhere = lock(&self.elsewhere);
         elsewhere.limit = limit.saturating_mul(parts);
@@ -127,7 +127,7 @@ impl Shared {
             events.extend(std::iter::from_fn(|| flows.pop_event()).map(Event::Flow));
         }
         for counters in &self.counters {
-            events.extend(counters.take_denied().into_iter().map(|(key, seen)| Event::Denied(key, seen)));
+            events.extend(counters.take_drops().into_iter().map(|(key, seen)| Event::Dropped(key, seen)));
             let would = counters.take_would_be_denied().into_iter();
             events.extend(would.map(|(key, seen)| Event::WouldBeDenied(key, seen)));
         }
@@ -138,8 +138,8 @@ impl Shared {
     /// Events that nobody fetched in time, since the start.
     #[must_use]
     pub fn events_lost(&self) -> u64 {
-        let denied: u64 = self.counters.iter().map(|counters| counters.denied_lost()).sum();
-        self.flow_counters().events_lost + lock(&self.elsewhere).lost + denied
+        let drops: u64 = self.counters.iter().map(|counters| counters.drops_lost()).sum();
+        self.flow_counters().events_lost + lock(&self.elsewhere).lost + drops
     }
 }
 

@@ -7,7 +7,7 @@ use eastgate_dataplane::{
     },
     snapshot::{Network, Snapshot, rules::RuleList},
 };
-use eastgate_wire::{Instant, Location, MacAddr, names};
+use eastgate_wire::{Instant, Location, MacAddr, Vni, names};
 
 use super::{View, ends::Ends, part::Part};
 use crate::io::clock;
@@ -109,7 +109,7 @@ impl About<'_> {
 
     fn has(&self, key: &DropKey, subject: &Subject) -> bool {
         let (filter, flow) = (self.filter, subject.flow());
-        let macs = || macs(self.snapshot, key, subject);
+        let macs = || macs(self.snapshot, key.vni, subject);
         filter.address.is_none_or(|ip| subject.addresses().any(|address| address == ip.into()))
             && filter.proto.is_none_or(|proto| flow.is_some_and(|flow| flow.proto == proto))
             && filter.port.is_none_or(|port| {
@@ -129,11 +129,11 @@ impl About<'_> {
 
 /// The MACs of a frame. What the kernel's programs refuse comes with the MACs of the endpoints that have its addresses:
 /// they look at nothing else.
-fn macs(snapshot: &Snapshot, key: &DropKey, subject: &Subject) -> Vec<MacAddr> {
+pub(super) fn macs(snapshot: &Snapshot, vni: Option<Vni>, subject: &Subject) -> Vec<MacAddr> {
     if let Some(macs) = subject.macs {
         return macs.to_vec();
     }
-    let Some(network) = key.vni.and_then(|vni| snapshot.network(vni)) else { return Vec::new() };
+    let Some(network) = vni.and_then(|vni| snapshot.network(vni)) else { return Vec::new() };
     let owner = |address| network.by_address(address).map(|endpoint| endpoint.mac);
     subject.addresses().filter_map(owner).collect()
 }

@@ -25,27 +25,52 @@ impl<'s> Ends<'s> {
     /// Those that the filter names; nothing when it names none, and everything is meant.
     pub(super) fn of(snapshot: &'s Snapshot, filter: &Filter) -> Result<Option<Self>, Failure> {
         let Some(wanted) = &filter.endpoint else { return Ok(None) };
+        let ends = Self::which(snapshot, filter, wanted, |_, endpoint, name| &*endpoint.name == name);
+        ends.map(Some).ok_or_else(|| {
+            let text =
+                format!("no network of this host has an endpoint {wanted}: `show endpoints` lists them");
+            Failure::new(ErrorCode::Invalid, text)
+        })
+    }
+
+    /// The members of the group that the filter names, likewise.
+    pub(super) fn of_group(snapshot: &'s Snapshot, filter: &Filter) -> Result<Option<Self>, Failure> {
+        let Some(wanted) = &filter.group else { return Ok(None) };
+        let is_member = |network: &Network, endpoint: &Endpoint, name: &str| {
+            let endpoint = network.config().and_then(|network| network.endpoint(&endpoint.name));
+            endpoint.is_some_and(|endpoint| endpoint.groups.iter().any(|group| &**group == name))
+        };
+        Self::which(snapshot, filter, wanted, is_member).map(Some).ok_or_else(|| {
+            let text = format!(
+                "no endpoint of this host's networks is in a group {wanted}: `show policy` lists them"
+            );
+            Failure::new(ErrorCode::Invalid, text)
+        })
+    }
+
+    /// Those that are meant by `wanted`, a name or tenant/name; none where there are none.
+    fn which(
+        snapshot: &'s Snapshot,
+        filter: &Filter,
+        wanted: &str,
+        is_meant: impl Fn(&Network, &Endpoint, &str) -> bool,
+    ) -> Option<Self> {
         let (tenant, name) = match wanted.split_once('/') {
             Some((tenant, name)) => (Some(tenant), name),
-            None => (None, wanted.as_str()),
+            None => (None, wanted),
         };
         let mut ends = Vec::new();
         for network in networks(snapshot, filter) {
             if tenant.is_some_and(|tenant| tenant != &*network.tenant.name) {
                 continue;
             }
-            for endpoint in network.endpoints.iter().filter(|endpoint| &*endpoint.name == name) {
+            for endpoint in network.endpoints.iter().filter(|endpoint| is_meant(network, endpoint, name)) {
                 let holders = lock(&network.state.holders);
                 let held = holders.entries().filter(|(_, holder)| holder.endpoint == endpoint.mac);
                 ends.push(End { network, endpoint, held: held.map(|(address, _)| address).collect() });
             }
         }
-        if ends.is_empty() {
-            let text =
-                format!("no network of this host has an endpoint {wanted}: `show endpoints` lists them");
-            return Err(Failure::new(ErrorCode::Invalid, text));
-        }
-        Ok(Some(Self(ends)))
+        (!ends.is_empty()).then_some(Self(ends))
     }
 
     /// Is this one of them?

@@ -92,7 +92,7 @@ fn each_packet_of_a_rule_that_logs_is_told_and_of_others_the_first() {
     let mut told = [0; 3];
     for event in net.shared("beta").take_events() {
         match event {
-            Event::Denied(key, seen) => {
+            Event::Dropped(key, seen) => {
                 assert_eq!(key.reason, DropReason::IngressRule);
                 told[usize::from(network.logs(key.rule.unwrap()))] += seen.frames;
             }

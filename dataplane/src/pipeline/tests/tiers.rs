@@ -77,7 +77,7 @@ fn tiers_are_asked_in_their_order_and_what_is_tried_out_passes_and_is_told() {
     assert_eq!(net.send("web1", udp(WEB1, DB1, 4000, 4)), "db1");
     let told = |host: &str| -> Vec<(bool, DropReason, Option<u32>)> {
         let told = net.shared(host).take_events().into_iter().filter_map(|event| match event {
-            Event::Denied(key, _) => Some((true, key.reason, key.rule)),
+            Event::Dropped(key, _) => Some((true, key.reason, key.rule)),
             Event::WouldBeDenied(key, _) => Some((false, key.reason, key.rule)),
             Event::Flow(_) | Event::Elsewhere(_) => None,
         });
