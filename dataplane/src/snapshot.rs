@@ -15,7 +15,7 @@ pub mod succession;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ahash::RandomState;
-use eastgate_config::{self as config, Checksums, Config, Name, Oversize, Tenant};
+use eastgate_config::{self as config, Checksums, Config, EndpointLimits, Name, Oversize, Tenant};
 use eastgate_conntrack::flow::StateSettings;
 use eastgate_policy::{
     admission::{BadReserved, CONTROL_PORTS, Sender, Site, Tags},
@@ -228,6 +228,8 @@ pub struct Endpoint {
     pub enforced_here: bool,
     /// How addresses of it are learned, where they are
     pub learning: Option<config::Learning>,
+    /// How many flows it may open
+    pub limits: EndpointLimits,
     /// What outlives snapshots
     pub state: Arc<EndpointState>,
 }

@@ -87,6 +87,7 @@ impl Shared {
     pub fn new(snapshot: Snapshot, states: Arc<StateRegistry>, workers: usize) -> Self {
         let settings = PathSettings { vxlan_port: snapshot.config.overlay.port, ..PathSettings::default() };
         let limits = snapshot.config.limits;
+        states.put_in_force(&snapshot, None);
         Self {
             paths: Mutex::new(Paths::new(settings, snapshot.ports, RandomState::new())),
             fragments: Mutex::new(FragmentTable::new(RandomState::new(), limits.fragments)),
@@ -126,7 +127,7 @@ impl Shared {
     pub fn install(&self, snapshot: Snapshot, now: Instant) {
         snapshot.note_moves(&self.snapshot(), now);
         lock(&self.fragments).set_limit(snapshot.config.limits.fragments);
-        self.states.set_limits(snapshot.config.limits);
+        self.states.put_in_force(&snapshot, Some(&self.snapshot()));
         for network in snapshot.networks() {
             network.prune_holders();
             if let Some(before) = self.snapshot().network(network.vni) {

@@ -84,7 +84,7 @@ impl NetworkSite<'_> {
             network: name.clone(),
             source,
         })?;
-        let state = states.network(network, self.config);
+        let state = states.network(network, before);
         let hasher = RandomState::new();
         let peers =
             self.config.members(network).filter(|member| member.name != self.host.name).map(|member| {
@@ -243,6 +243,7 @@ impl NetworkSite<'_> {
             let (address, len) = prefix(&pair.address);
             AddressPair { mac: pair.mac.unwrap_or(endpoint.mac), network: address, len }
         });
+        let limits = network.limits.endpoint.with(endpoint.limits);
         let protocols = || network.ethertypes.iter().chain(&endpoint.ethertypes);
         let holdings = Holdings {
             endpoint: Some(id),
@@ -259,7 +260,8 @@ impl NetworkSite<'_> {
             location,
             enforced_here: here || !host.runs_eastgate(),
             learning: endpoint.learning.clone(),
-            state: state.endpoint(&endpoint.name, endpoint.limits),
+            limits,
+            state: state.endpoint(&endpoint.name, limits),
             sender: Sender {
                 holdings: Arc::new(holdings),
                 port_security: endpoint.port_security,
