@@ -17,7 +17,7 @@ const POLICY: &str = "\n[tenant.acme.policy.open]\napplies_to = \"tenant\"\n\
 
 /// The MAC of the machine at 10.1.0.`number`: both are the same digits.
 fn machine(number: u8) -> MacAddr {
-    MacAddr([2, 0, 0, 0, 0, number / 10 << 4 | number % 10])
+    MacAddr([2, 0, 0, 0, 0, number / 10 * 16 + number % 10])
 }
 
 fn at(number: u8) -> SocketAddr {

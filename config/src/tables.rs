@@ -241,7 +241,7 @@ table! {
         /// the sender connect.
         default tcp_unknown: TcpUnknown = TcpUnknown::Drop,
         /// Flows when the policy changes: decided again at their next packet ("recheck"), or at once where they are allowed no more
-        /// ("cut"), or kept.
+        /// ("cut", or "reset" where the ends of TCP connections are told by a reset), or kept.
         default on_change: OnChange = OnChange::Recheck,
         /// What endpoints may send none of whose groups has an egress rule: nothing ("deny"), or everything ("open").
         default egress_default: EgressDefault = EgressDefault::Deny,

@@ -145,6 +145,8 @@ pub struct Network {
     own_timeouts: bool,
     /// Flows that are allowed no more end when the policy changes, and not at their next packet.
     pub cuts: bool,
+    /// The ends of connections that end so are told.
+    pub tells_cut: bool,
     /// Senders of TCP segments that are of no connection are told, where the policy lets them connect.
     pub resets_unknown: bool,
     /// How long the connections of an endpoint that has come are picked up

@@ -23,6 +23,7 @@ use super::{
     events::Happenings,
     helpers::Helpers,
     offload::FlowOffload,
+    torn::Torn,
 };
 use crate::snapshot::{Snapshot, state::StateRegistry};
 
@@ -66,6 +67,8 @@ pub struct Shared {
     pub(super) swept: Mutex<Cursor>,
     /// What has happened to its flows
     pub(super) elsewhere: Mutex<Happenings>,
+    /// Connections that were cut, whose ends are to be told
+    pub(super) torn: Mutex<Torn>,
 }
 
 /// What its flows have come to is counted for rules when they end.
@@ -108,6 +111,7 @@ impl Shared {
             offloads_since: OnceLock::new(),
             swept: Mutex::default(),
             elsewhere: Mutex::default(),
+            torn: Mutex::default(),
         }
     }
 

@@ -66,7 +66,7 @@ pub(super) fn of_network(network: &config::Network, from: Timeouts) -> StateSett
         },
         loose: network.tcp == TcpMode::Loose,
         on_change: match network.on_change {
-            OnChange::Recheck | OnChange::Cut => flow::OnChange::Recheck,
+            OnChange::Recheck | OnChange::Cut | OnChange::Reset => flow::OnChange::Recheck,
             OnChange::Keep => flow::OnChange::Keep,
         },
     }
