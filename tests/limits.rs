@@ -436,6 +436,44 @@ fn flows_of_a_rule_that_is_taken_away_are_cut_at_once_where_asked() {
     }
 }
 
+/// Both ends of an idle connection hear at once that it is cut, also where neither of them is on the host whose rules have cut it.
+#[test]
+fn the_ends_of_a_connection_that_is_cut_are_told_where_asked() {
+    for dataplane in DATAPLANES {
+        let Some((site, daemons)) = running(dataplane, "on_change = \"reset\"") else { return };
+        let held: Vec<[TcpStream; 2]> = [(12, &site.web2), (21, &site.db1)]
+            .into_iter()
+            .flat_map(|(number, space)| {
+                let listens = space.enter(|| TcpListener::bind(tcp(number, TCP))).unwrap();
+                let connect = |spoken: bool| {
+                    let mut client = comes_about(&site.web1, tcp(number, TCP), "a connection");
+                    let (mut server, _) = listens.accept().unwrap();
+                    if spoken {
+                        client.write_all(b"a question").unwrap();
+                        server.read_exact(&mut [0; 10]).unwrap();
+                        server.write_all(b"an answer").unwrap();
+                        client.read_exact(&mut [0; 9]).unwrap();
+                    }
+                    [client, server]
+                };
+                [connect(false), connect(true)]
+            })
+            .collect();
+        site.rewrite(|text| {
+            let now = "\"deny\", proto = \"tcp\", ports = 7300, from = \"any\" }";
+            text.replace("\"allow\", proto = \"tcp\", ports = 7300, from = \"any\", connections = 3 }", now)
+        });
+        for daemon in &daemons {
+            assert!(daemon.run(&["reload"]).status.success());
+        }
+        for (number, mut end) in held.into_iter().flatten().enumerate() {
+            end.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let told = end.read(&mut [0; 1]).map_err(|error| error.kind());
+            assert_eq!(told, Err(std::io::ErrorKind::ConnectionReset), "{dataplane}: {number}");
+        }
+    }
+}
+
 /// New flows of one endpoint, sent as fast as can be: as many pass as the limit says, whoever decides about them.
 #[test]
 fn an_endpoint_begins_as_many_flows_as_it_may() {

@@ -96,9 +96,14 @@ impl Drop for Program {
 }
 
 fn running(dataplane: &str, more: &str) -> Option<(Site, [Daemon; 2])> {
+    running_in("", dataplane, more)
+}
+
+/// With these keys of the network
+fn running_in(network: &str, dataplane: &str, more: &str) -> Option<(Site, [Daemon; 2])> {
     let site = Site::new(HOSTS_V4)?;
     site.rewrite(|text| {
-        text.replace(
+        text.replace("vni = 5001", &format!("vni = 5001\n{network}")).replace(
             "proto = \"sctp\", ports = 3868, from = \"any\"",
             &format!("proto = \"sctp\", ports = {ECHO}, from = \"any\"{more}"),
         )
@@ -173,6 +178,72 @@ fn associations_of_a_real_stack_live_and_end() {
         if dataplane == "ebpf" {
             let status = alpha.ask(&["status"]);
             assert!(status["punts"]["protocol"].as_u64().is_some_and(|punts| punts > 0), "{status}");
+        }
+    }
+}
+
+/// How long each state lasts, by the key that says so; no two are the same.
+const TIMES: [(&str, &str, u64); 8] = [
+    ("cookie-wait", "sctp_cookie_wait", 1_000),
+    ("cookie-echoed", "sctp_cookie_echoed", 2_000),
+    ("established", "sctp_established", 3_000),
+    ("shutdown-sent", "sctp_shutdown_sent", 4_000),
+    ("shutdown-recd", "sctp_shutdown_recd", 5_000),
+    ("shutdown-ack-sent", "sctp_shutdown_ack_sent", 6_000),
+    ("heartbeat-sent", "sctp_heartbeat_sent", 7_000),
+    ("closed", "sctp_closed", 8_000),
+];
+
+/// Chunks of a packet, and whether the end that has opened the association sends it; and the state that it is in then
+type Step = (bool, Vec<u8>, &'static str);
+
+#[test]
+fn each_state_lasts_as_the_network_says() {
+    let keys: Vec<String> = TIMES.iter().map(|(_, key, seconds)| format!("{key} = {seconds}")).collect();
+    let network = format!("timeouts = {{ {} }}", keys.join(", "));
+    let handshake: [Step; 4] = [
+        (true, sctp::init(false, 0xaaaa), "cookie-wait"),
+        (false, sctp::init(true, 0xbbbb), "cookie-wait"),
+        (true, sctp::chunk(10, 0, &[1; 8]), "cookie-echoed"),
+        (false, sctp::chunk(11, 0, &[]), "established"),
+    ];
+    let shutdown: [Step; 3] = [
+        (true, sctp::chunk(7, 0, &[0; 4]), "shutdown-sent"),
+        (false, sctp::chunk(8, 0, &[]), "shutdown-ack-sent"),
+        (true, sctp::chunk(14, 0, &[]), "closed"),
+    ];
+    let called: [Step; 1] = [(false, sctp::chunk(7, 0, &[0; 4]), "shutdown-recd")];
+    let path: [Step; 1] = [(true, sctp::chunk(4, 0, &[0, 1, 0, 8, 0, 0, 0, 0]), "heartbeat-sent")];
+    let stories = [[&handshake[..], &shutdown[..]], [&handshake[..], &called[..]], [&path[..], &[]]];
+    for dataplane in DATAPLANES {
+        let Some((site, [alpha, beta])) = running_in(&network, dataplane, "") else { return };
+        for (space, number, daemon) in [(&site.web2, 12, &alpha), (&site.db1, 21, &beta)] {
+            let macs = [WEB1.0, [2, 0, 0, 0, 0, if number == 12 { 0x12 } else { 0x21 }]];
+            let addresses = [[10, 1, 0, 11], [10, 1, 0, number]];
+            for (port, story) in (4000u16..).zip(&stories) {
+                for (there, chunk, state) in story.iter().copied().flatten() {
+                    let begins = chunk[0] == 1;
+                    let tag = if begins { 0 } else { [0xaaaa, 0xbbbb][usize::from(*there)] };
+                    let ports = if *there { (port, ECHO) } else { (ECHO, port) };
+                    let packet = sctp::packet(ports, tag, std::slice::from_ref(chunk));
+                    if *there {
+                        send_frame(&site.web1, "eth0", &sctp::frame(macs, addresses, &packet));
+                    } else {
+                        let (macs, addresses) = ([macs[1], macs[0]], [addresses[1], addresses[0]]);
+                        send_frame(space, "eth0", &sctp::frame(macs, addresses, &packet));
+                    }
+                    let (_, key, seconds) = TIMES.into_iter().find(|(name, ..)| name == state).unwrap();
+                    let lasts = || {
+                        let all = flows(daemon, Family::V4);
+                        let flow =
+                            all.into_iter().find(|flow| flow["sport"] == port && flow["dport"] == ECHO)?;
+                        (flow["state"] == *state).then(|| flow["expires_s"].as_u64().unwrap())
+                    };
+                    wait_for(&format!("{dataplane}: {state}, at {number}"), || lasts().is_some());
+                    let lasts = lasts().unwrap();
+                    assert!((seconds - 100..=seconds).contains(&lasts), "{dataplane}: {key}: {lasts}");
+                }
+            }
         }
     }
 }

@@ -101,6 +101,8 @@ pub enum OnChange {
     Recheck,
     /// The same, and those that are allowed no more end at once.
     Cut,
+    /// The same, and the ends of those that are connections are told.
+    Reset,
     /// Kept until they end.
     Keep,
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use eastgate_wire::{Addr, Attachment, Family, Helper, MacAddr, TableSizes, Vni, VtepAddr};
 use ipnet::IpNet;
 
-pub use super::timeouts::Timeouts;
+pub use super::timeouts::{OwnTimeouts, Timeouts};
 use super::{
     check::reserved_role,
     ethertypes::L2Protocol,
@@ -394,6 +394,8 @@ pub struct Endpoint {
     pub dhcp_server: bool,
     /// How many flows it may have opened, where that is not what its network says.
     pub limits: OwnLimits,
+    /// How long its flows are remembered, where that is not what its network says.
+    pub timeouts: Option<Box<OwnTimeouts>>,
 }
 
 /// What one endpoint has in place of its network's [`EndpointLimits`].

@@ -18,6 +18,9 @@ use super::{
     vlans::VlanRange,
 };
 
+mod timeouts;
+
+pub(super) use self::timeouts::{EndpointTimeoutsTable, TimeoutsTable};
 pub(super) use super::sizes::{KernelTable, Mtu, NewConnectionsTable, PerPrefixTable, Seconds, TableSize};
 
 table! {
@@ -238,7 +241,7 @@ table! {
         /// the sender connect.
         default tcp_unknown: TcpUnknown = TcpUnknown::Drop,
         /// Flows when the policy changes: decided again at their next packet ("recheck"), or at once where they are allowed no more
-        /// ("cut"), or kept.
+        /// ("cut", or "reset" where the ends of TCP connections are told by a reset), or kept.
         default on_change: OnChange = OnChange::Recheck,
         /// What endpoints may send none of whose groups has an egress rule: nothing ("deny"), or everything ("open").
         default egress_default: EgressDefault = EgressDefault::Deny,
@@ -272,55 +275,6 @@ table! {
         optional timeouts: TimeoutsTable,
         /// Sizes of this network's tables on one host.
         optional limits: NetworkLimitsTable,
-    }
-}
-
-table! {
-    /// Seconds that a flow is remembered without a packet.
-    "timeouts table"
-    struct TimeoutsTable {
-        /// TCP, SYN seen.
-        default tcp_syn: Seconds = Int(30),
-        /// TCP, handshake done.
-        default tcp_established: Seconds = Int(7440),
-        /// TCP, one side has sent FIN.
-        default tcp_fin_wait: Seconds = Int(7440),
-        /// TCP, that FIN is acknowledged.
-        default tcp_close_wait: Seconds = Int(7440),
-        /// TCP, both sides have sent FIN.
-        default tcp_last_ack: Seconds = Int(30),
-        /// TCP, both FINs are acknowledged.
-        default tcp_time_wait: Seconds = Int(120),
-        /// TCP, reset.
-        default tcp_close: Seconds = Int(10),
-        /// UDP, unreplied.
-        default udp_first: Seconds = Int(30),
-        /// UDP, answered, and silent within two seconds.
-        default udp_exchange: Seconds = Int(30),
-        /// UDP, answered, and going on for longer: a stream.
-        default udp_replied: Seconds = Int(300),
-        /// SCTP, INIT seen, and perhaps its INIT ACK.
-        default sctp_cookie_wait: Seconds = Int(30),
-        /// SCTP, the cookie is echoed.
-        default sctp_cookie_echoed: Seconds = Int(30),
-        /// SCTP, the association stands, or a path of it.
-        default sctp_established: Seconds = Int(210),
-        /// SCTP, the end that opened it has sent SHUTDOWN.
-        default sctp_shutdown_sent: Seconds = Int(30),
-        /// SCTP, the other end has.
-        default sctp_shutdown_recd: Seconds = Int(30),
-        /// SCTP, that is acknowledged.
-        default sctp_shutdown_ack_sent: Seconds = Int(30),
-        /// SCTP, a HEARTBEAT on a path of its own, unreplied.
-        default sctp_heartbeat_sent: Seconds = Int(30),
-        /// SCTP, shut down or aborted.
-        default sctp_closed: Seconds = Int(10),
-        /// ICMP queries, answered, and silent within two seconds.
-        default icmp_exchange: Seconds = Int(30),
-        /// ICMP queries, unreplied or going on.
-        default icmp: Seconds = Int(60),
-        /// Other protocols.
-        default other: Seconds = Int(600),
     }
 }
 
@@ -545,6 +499,8 @@ table! {
         default dhcp_server: bool = false,
         /// How many flows it may have opened on one host, where that is not what its network says.
         optional limits: EndpointLimitsTable,
+        /// Seconds that its flows without packets are remembered, where that is not what its network says.
+        optional timeouts: EndpointTimeoutsTable,
     }
 }
 

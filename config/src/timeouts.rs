@@ -1,50 +1,89 @@
 //! How long flows are remembered.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-/// How long a flow in each state is remembered without a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Timeouts {
+/// The same times twice: all of a network, and those that an endpoint has of its own.
+macro_rules! timeouts {
+    ($(#[doc = $doc:literal] $name:ident,)*) => {
+        /// How long a flow in each state is remembered without a packet.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub struct Timeouts {
+            $(#[doc = $doc] pub $name: Duration,)*
+        }
+
+        /// Those that one endpoint has in place of its network's.
+        #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+        pub struct OwnTimeouts {
+            $(#[doc = $doc] pub $name: Option<Duration>,)*
+        }
+
+        impl Timeouts {
+            /// With those in place of them that are given.
+            #[must_use]
+            pub fn with(self, own: &OwnTimeouts) -> Self {
+                Self { $($name: own.$name.unwrap_or(self.$name),)* }
+            }
+        }
+
+        impl OwnTimeouts {
+            /// Of a flow of two endpoints that have some: where both say something, the longer one.
+            #[must_use]
+            pub fn or_longer(self, other: &Self) -> Self {
+                Self { $($name: self.$name.max(other.$name),)* }
+            }
+        }
+
+        /// What is given
+        impl fmt::Debug for OwnTimeouts {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let all = [$((stringify!($name), self.$name),)*];
+                f.debug_map().entries(all.into_iter().filter_map(|(name, it)| Some((name, it?)))).finish()
+            }
+        }
+    };
+}
+
+timeouts! {
     /// TCP, SYN seen.
-    pub tcp_syn: Duration,
+    tcp_syn,
     /// TCP, handshake done.
-    pub tcp_established: Duration,
+    tcp_established,
     /// TCP, one side has sent FIN.
-    pub tcp_fin_wait: Duration,
+    tcp_fin_wait,
     /// TCP, the FIN is acknowledged.
-    pub tcp_close_wait: Duration,
+    tcp_close_wait,
     /// TCP, both sides have sent FIN.
-    pub tcp_last_ack: Duration,
+    tcp_last_ack,
     /// TCP, both FINs are acknowledged.
-    pub tcp_time_wait: Duration,
+    tcp_time_wait,
     /// TCP, reset.
-    pub tcp_close: Duration,
+    tcp_close,
     /// UDP, no answer yet.
-    pub udp_first: Duration,
+    udp_first,
     /// UDP, one exchange.
-    pub udp_exchange: Duration,
+    udp_exchange,
     /// UDP, going on.
-    pub udp_replied: Duration,
+    udp_replied,
     /// SCTP, INIT seen, and perhaps its INIT ACK.
-    pub sctp_cookie_wait: Duration,
+    sctp_cookie_wait,
     /// SCTP, the cookie is echoed.
-    pub sctp_cookie_echoed: Duration,
+    sctp_cookie_echoed,
     /// SCTP, the association stands, or a path of it.
-    pub sctp_established: Duration,
+    sctp_established,
     /// SCTP, the end that opened it has sent SHUTDOWN.
-    pub sctp_shutdown_sent: Duration,
+    sctp_shutdown_sent,
     /// SCTP, the other end has.
-    pub sctp_shutdown_recd: Duration,
+    sctp_shutdown_recd,
     /// SCTP, that is acknowledged.
-    pub sctp_shutdown_ack_sent: Duration,
+    sctp_shutdown_ack_sent,
     /// SCTP, a HEARTBEAT on a path of its own, unreplied.
-    pub sctp_heartbeat_sent: Duration,
+    sctp_heartbeat_sent,
     /// SCTP, shut down or aborted.
-    pub sctp_closed: Duration,
+    sctp_closed,
     /// ICMP echo and the like, one exchange.
-    pub icmp_exchange: Duration,
+    icmp_exchange,
     /// ICMP echo and the like, unreplied or going on.
-    pub icmp: Duration,
+    icmp,
     /// Any other protocol.
-    pub other: Duration,
+    other,
 }

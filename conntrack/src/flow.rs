@@ -45,6 +45,7 @@ mod slab;
 mod source;
 mod stateless;
 mod tcp;
+mod torn;
 mod waiting;
 mod wheel;
 
@@ -90,6 +91,7 @@ pub use self::{
     slab::Count,
     source::{DOUBT, Grant, Grants, MOST as MOST_SOURCES, SourceCounts, SourceLimits},
     tcp::SIDE_FLAGS,
+    torn::Reset,
 };
 
 /// A flow that is in the table. Good until the flow ends; later calls with it do nothing.

@@ -40,13 +40,15 @@ pub enum Userspace {
     StateOfOneEnd,
     /// Of a flow
     ReadByHelper,
+    /// Of the first packet of a flow
+    OwnTimeouts,
     /// Of a packet
     Tagged,
 }
 
 impl Userspace {
     /// All reasons.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::PortSecurityOff,
         Self::VtepIsNoMember,
         Self::MacIsNoStation,
@@ -61,6 +63,7 @@ impl Userspace {
         Self::ProxiedElsewhere,
         Self::StateOfOneEnd,
         Self::ReadByHelper,
+        Self::OwnTimeouts,
         Self::Tagged,
     ];
 
@@ -81,6 +84,7 @@ impl Userspace {
             | Self::ProxiedElsewhere
             | Self::StateOfOneEnd
             | Self::ReadByHelper => "the flow",
+            Self::OwnTimeouts => "the first packet of the flow",
             Self::Tagged => "the packet",
         }
     }
@@ -107,6 +111,7 @@ impl Userspace {
                 "only one of its ends here keeps state of it: the other's rules are asked about each packet"
             }
             Self::ReadByHelper => "a helper (FTP, TFTP) reads what is said in it",
+            Self::OwnTimeouts => "an end of it has timeouts of its own",
             Self::Tagged => "it has a VLAN tag of the tenant's",
         }
     }
@@ -192,6 +197,15 @@ impl<'n> Eligibility<'n> {
                 Location::Local(_) => true,
                 Location::Remote(vtep) => self.network.peers.kind(vtep) == Some(PeerKind::Plain),
             }
+    }
+
+    /// May the programs begin flows between these ends, as far as they are endpoints? They know how long flows of the network last.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn beginning(self, ends: [Option<&Endpoint>; 2]) -> Result<(), Userspace> {
+        let own = ends.into_iter().flatten().any(|end| end.timeouts.is_some());
+        unless(!own, Userspace::OwnTimeouts)
     }
 
     /// The first reason for which something of an endpoint is not in the programs' hands, with the address that it is about, if

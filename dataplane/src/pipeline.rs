@@ -29,6 +29,7 @@ pub mod snoop;
 mod stateless;
 #[cfg(test)]
 mod tests;
+mod torn;
 pub mod track;
 pub mod uncounted;
 

@@ -11,11 +11,14 @@ pub mod rule_limits;
 pub mod rules;
 pub mod state;
 pub mod succession;
+mod tracking;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ahash::RandomState;
-use eastgate_config::{self as config, Checksums, Config, Name, Oversize, Tenant};
+use eastgate_config::{
+    self as config, Checksums, Config, EndpointLimits, Name, Oversize, OwnTimeouts, Tenant,
+};
 use eastgate_conntrack::flow::StateSettings;
 use eastgate_policy::{
     admission::{BadReserved, CONTROL_PORTS, Sender, Site, Tags},
@@ -136,10 +139,14 @@ pub struct Network {
     pub control_ports: [u16; CONTROL_PORTS],
     /// Its compiled policy
     pub policy: Compiled,
-    /// How its flows are tracked
+    /// How its flows are tracked, but for those of endpoints that have timeouts of their own
     pub tracking: StateSettings,
+    /// Some of its endpoints have.
+    own_timeouts: bool,
     /// Flows that are allowed no more end when the policy changes, and not at their next packet.
     pub cuts: bool,
+    /// The ends of connections that end so are told.
+    pub tells_cut: bool,
     /// Senders of TCP segments that are of no connection are told, where the policy lets them connect.
     pub resets_unknown: bool,
     /// How long the connections of an endpoint that has come are picked up
@@ -228,6 +235,10 @@ pub struct Endpoint {
     pub enforced_here: bool,
     /// How addresses of it are learned, where they are
     pub learning: Option<config::Learning>,
+    /// How many flows it may open
+    pub limits: EndpointLimits,
+    /// How long its flows are remembered, where that is not what its network says
+    pub timeouts: Option<Box<OwnTimeouts>>,
     /// What outlives snapshots
     pub state: Arc<EndpointState>,
 }

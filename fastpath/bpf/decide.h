@@ -357,5 +357,7 @@ static __always_inline enum verdict decide(struct scratch *scratch, const struct
 		other = ask_policy(scratch, dst, src, INGRESS, &cached_policy->rules[1]);
 		verdict = both_say(verdict, other);
 	}
+	if (verdict == VERDICT_ALLOW && (src->flags | dst->flags) & ENDPOINT_OWN_TIMEOUTS)
+		verdict = VERDICT_PUNT;
 	return policy_now(scratch, network) == epoch ? verdict : VERDICT_UNKNOWN;
 }

@@ -238,6 +238,8 @@ struct endpoint_key {
 enum endpoint_flags {
 	/* eastgate answers for others (proxy) to it, by the network's own MAC. */
 	ENDPOINT_PROXIED = 1 << 0,
+	/* Its flows last as it says, and not as its network does: they begin with the pipeline. */
+	ENDPOINT_OWN_TIMEOUTS = 1 << 1,
 };
 
 enum direction {

@@ -416,6 +416,8 @@ pub struct EndpointKey {
 
 /// [`Endpoint::flags`]: eastgate answers for others (proxy) to it, by the network's own MAC.
 pub const ENDPOINT_PROXIED: u16 = 1;
+/// [`Endpoint::flags`]: its flows last as it says, and not as its network does: they begin with the pipeline.
+pub const ENDPOINT_OWN_TIMEOUTS: u16 = 2;
 
 /// Nobody was asked: in place of a ruleset, or of a rule.
 pub const NO_RULE: u32 = u32::MAX;

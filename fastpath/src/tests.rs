@@ -155,6 +155,7 @@ fn shared_numbers() -> BTreeMap<String, u64> {
         VTEP_SUM,
         VTEP_NO_SUM,
         ENDPOINT_PROXIED,
+        ENDPOINT_OWN_TIMEOUTS,
         NO_RULE,
         LAYOUT,
         CONFIG_CROWDED,

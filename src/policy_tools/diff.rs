@@ -268,7 +268,9 @@ fn endpoint_settings(
             guest_vlans,
             ethertypes,
             router,
-            dhcp_server
+            dhcp_server,
+            limits,
+            timeouts
         )
     };
     compare(of, was.map(settings), is.map(settings), found);

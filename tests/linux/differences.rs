@@ -69,6 +69,17 @@ pub const ALL: &[Difference] = &[
     },
     Difference {
         carried_by: Carrier::Linux,
+        what: "a COOKIE ECHO of SCTP behind an ABORT of the end that asked, in cookie-wait",
+        reason: "The association is closed for its opener (`sctp-state`), and counts no more for its source: if its cookie still stood, it would \
+                 begin beside those that a rule grants. Linux stays in its state closed, and lets it pass.",
+        applies: |before, step| {
+            step.what == What::Stray
+                && step.label == "COOKIE ECHO behind the opener's ABORT"
+                && before.last().is_some_and(|last| last.label.starts_with("ABORT of the opener"))
+        },
+    },
+    Difference {
+        carried_by: Carrier::Linux,
         what: "the INIT ACK to an end that was called, and comes back and calls on the ports of its association",
         reason: "The rules have let the other end call, and not this one: the flow ends, and they are asked when the INIT is sent again.",
         applies: |before, step| {

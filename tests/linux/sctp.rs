@@ -42,6 +42,7 @@ enum Begin {
     Insistent,
     Simultaneous,
     Refused,
+    GivenUp,
     OutOfNothing,
     Path,
 }
@@ -78,6 +79,7 @@ pub fn sequence(dice: &mut Dice, sport: u16, v6: bool) -> Sequence {
         (10, Begin::Insistent),
         (6, Begin::Simultaneous),
         (6, Begin::Refused),
+        (4, Begin::GivenUp),
         (10, Begin::OutOfNothing),
         (8, Begin::Path),
     ]);
@@ -174,6 +176,19 @@ impl Talk<'_> {
                 }
                 self.tags = [self.dice.next() as u32 | 1, self.dice.next() as u32 | 1];
                 self.handshake(What::SynAgain);
+            }
+            Begin::GivenUp => {
+                self.asks(CLIENT, What::Regular, "INIT");
+                self.say(SERVER, &[init(true, self.tags[SERVER])], What::Regular, "INIT ACK");
+                self.say(
+                    CLIENT,
+                    &[chunk(ABORT, 0, &[])],
+                    What::Regular,
+                    "ABORT of the opener in cookie-wait",
+                );
+                let echo = chunk(COOKIE_ECHO, 0, &[1, 2, 3, 4, 5, 6, 7, 8]);
+                self.say(CLIENT, &[echo], What::Stray, "COOKIE ECHO behind the opener's ABORT");
+                return false;
             }
             Begin::OutOfNothing => {
                 let kind = self.dice.one_of(&[

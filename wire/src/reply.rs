@@ -163,15 +163,46 @@ pub fn tcp_reset(
         let len = u32::from(tcp.payload) + counts[0] + counts[1];
         (0, tcp.seq.wrapping_add(len), tcp_flags::RST | tcp_flags::ACK)
     };
-    let mut segment = [0; TCP_LEN];
-    segment[0..2].copy_from_slice(&tcp.dport.to_be_bytes());
-    segment[2..4].copy_from_slice(&tcp.sport.to_be_bytes());
-    segment[4..8].copy_from_slice(&seq.to_be_bytes());
-    segment[8..12].copy_from_slice(&ack.to_be_bytes());
-    segment[12..14].copy_from_slice(&[(TCP_LEN as u8 / 4) << 4, flags]);
+    let segment = bare_segment([tcp.dport, tcp.sport], seq, ack, flags);
     let sum = write(frame, view, ip, speaker, (proto::TCP, 0), &segment, out)?;
     put_checksum(out, 4, sum.finish());
     Ok(())
+}
+
+/// Writes into `out`, in place of what is in it, the untagged frame by which one end of a connection resets it for the other one:
+/// with this sequence number, and an acknowledgement of what that one has sent.
+///
+/// # Errors
+/// [`Silence::NotIp`] where they are of different families; `out` is then empty.
+pub fn tcp_reset_between(
+    from: Speaker,
+    to: Speaker,
+    ports: [u16; 2],
+    seq: u32,
+    ack: Option<u32>,
+    out: &mut Vec<u8>,
+) -> Result<(), Silence> {
+    out.clear();
+    if from.addr.family() != to.addr.family() {
+        return Err(Silence::NotIp);
+    }
+    let flags = tcp_flags::RST | if ack.is_some() { tcp_flags::ACK } else { 0 };
+    let segment = bare_segment(ports, seq, ack.unwrap_or(0), flags);
+    let ethertype: [u8; 2] = if to.addr.is_v4() { [0x08, 0x00] } else { [0x86, 0xdd] };
+    let sum = write_between(from, to, &ethertype, (proto::TCP, 0), &segment, out);
+    put_checksum(out, 4, sum.finish());
+    Ok(())
+}
+
+/// A segment without data, whose checksum is still 0
+fn bare_segment([sport, dport]: [u16; 2], seq: u32, ack: u32, flags: u8) -> [u8; TCP_LEN] {
+    let mut segment = [0; TCP_LEN];
+    segment[0..2].copy_from_slice(&sport.to_be_bytes());
+    segment[2..4].copy_from_slice(&dport.to_be_bytes());
+    segment[4..8].copy_from_slice(&seq.to_be_bytes());
+    segment[8..12].copy_from_slice(&ack.to_be_bytes());
+    segment[12..14].copy_from_slice(&[(TCP_LEN as u8 / 4) << 4, flags]);
+    segment
 }
 
 /// Puts a checksum so many bytes before the end.
@@ -197,10 +228,23 @@ fn write(
         return Err(Silence::NotIp);
     }
     let tags = frame.get(ETHERNET_LEN - 2..usize::from(view.l3)).ok_or(Silence::NotIp)?;
-    out.extend_from_slice(&view.src.0);
-    out.extend_from_slice(&speaker.mac.0);
+    let sender = Speaker { mac: view.src, addr: ip.src };
+    Ok(write_between(speaker, sender, tags, (protocol, tos), transport, out))
+}
+
+/// The same, by both ends, which are of one family; `tags` goes up to the IP header.
+fn write_between(
+    from: Speaker,
+    to: Speaker,
+    tags: &[u8],
+    (protocol, tos): (u8, u8),
+    transport: &[u8],
+    out: &mut Vec<u8>,
+) -> Sum {
+    out.extend_from_slice(&to.mac.0);
+    out.extend_from_slice(&from.mac.0);
     out.extend_from_slice(tags);
-    let sum = match (speaker.addr.to_ip(), ip.src.to_ip()) {
+    let sum = match (from.addr.to_ip(), to.addr.to_ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             let (from, to) = (from.octets(), to.octets());
             let len = ((V4_LEN + transport.len()) as u16).to_be_bytes();
@@ -225,7 +269,7 @@ fn write(
         }
     };
     out.extend_from_slice(transport);
-    Ok(sum.bytes(transport))
+    sum.bytes(transport)
 }
 
 const fn is_error(icmp: Icmp, v4: bool) -> bool {
@@ -296,6 +340,35 @@ mod tests {
                 assert_eq!((own.window, own.payload, ip.tos, ip.ttl), (0, 0, 0, 64));
             }
         }
+    }
+
+    #[test]
+    fn one_end_is_reset_in_the_name_of_the_other() {
+        for (v6, ack) in [(false, Some(7)), (true, Some(7)), (true, None)] {
+            let addresses: [IpAddr; 2] =
+                if v6 { [FROM_V6.into(), TO_V6.into()] } else { [FROM.into(), TO.into()] };
+            let [from, to] = addresses.map(crate::Addr::from);
+            let from = Speaker { mac: crate::MacAddr(SRC), addr: from };
+            let to = Speaker { mac: crate::MacAddr(DST), addr: to };
+            let mut out = vec![1, 2, 3];
+            tcp_reset_between(from, to, [4000, 80], u32::MAX, ack, &mut out).unwrap();
+            assert_eq!(out[..12], [DST, SRC].concat());
+            let sliced = SlicedPacket::from_ethernet(&out).unwrap();
+            let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { panic!("{sliced:?}") };
+            let right = if v6 {
+                tcp.calc_checksum_ipv6(FROM_V6, TO_V6).unwrap()
+            } else {
+                tcp.calc_checksum_ipv4(FROM, TO).unwrap()
+            };
+            assert_eq!((tcp.checksum(), tcp.source_port(), tcp.destination_port()), (right, 4000, 80));
+            assert_eq!((tcp.sequence_number(), tcp.rst(), tcp.ack()), (u32::MAX, true, ack.is_some()));
+            assert_eq!(tcp.acknowledgment_number(), ack.unwrap_or(0));
+        }
+        let [v4, v6] = [IpAddr::from(FROM), TO_V6.into()]
+            .map(|addr| Speaker { mac: crate::MacAddr(SRC), addr: addr.into() });
+        let mut out = vec![1];
+        assert_eq!(tcp_reset_between(v4, v6, [1, 2], 3, None, &mut out), Err(Silence::NotIp));
+        assert!(out.is_empty());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
+    time::Duration,
 };
 
 use eastgate_wire::{Addr, Attachment, MacAddr};
@@ -17,11 +18,14 @@ use super::{
 };
 use crate::{
     leaf::Learn,
-    model::{AllowedPair, Endpoint, Learning, Name, OwnLimits},
+    model::{AllowedPair, Endpoint, Learning, Name, OwnLimits, OwnTimeouts},
     prefixes::without,
     problem::Problem,
     read::{At, Field, Named, Reader, Span},
-    tables::{AllowedPairTable, EndpointLimitsTable, EndpointTable, NetworkTable, TenantTable},
+    tables::{
+        AllowedPairTable, EndpointLimitsTable, EndpointTable, EndpointTimeoutsTable, NetworkTable, Seconds,
+        TenantTable,
+    },
     values::is_station_address,
     vlans::merged,
 };
@@ -296,6 +300,34 @@ fn own_limits(table: &EndpointLimitsTable) -> OwnLimits {
     }
 }
 
+fn own_timeouts(table: &EndpointTimeoutsTable) -> Option<Box<OwnTimeouts>> {
+    let seconds = |field: &Field<Seconds>| field.good().map(|at| Duration::from_secs(at.value.0));
+    let own = OwnTimeouts {
+        tcp_syn: seconds(&table.tcp_syn),
+        tcp_established: seconds(&table.tcp_established),
+        tcp_fin_wait: seconds(&table.tcp_fin_wait),
+        tcp_close_wait: seconds(&table.tcp_close_wait),
+        tcp_last_ack: seconds(&table.tcp_last_ack),
+        tcp_time_wait: seconds(&table.tcp_time_wait),
+        tcp_close: seconds(&table.tcp_close),
+        udp_first: seconds(&table.udp_first),
+        udp_exchange: seconds(&table.udp_exchange),
+        udp_replied: seconds(&table.udp_replied),
+        sctp_cookie_wait: seconds(&table.sctp_cookie_wait),
+        sctp_cookie_echoed: seconds(&table.sctp_cookie_echoed),
+        sctp_established: seconds(&table.sctp_established),
+        sctp_shutdown_sent: seconds(&table.sctp_shutdown_sent),
+        sctp_shutdown_recd: seconds(&table.sctp_shutdown_recd),
+        sctp_shutdown_ack_sent: seconds(&table.sctp_shutdown_ack_sent),
+        sctp_heartbeat_sent: seconds(&table.sctp_heartbeat_sent),
+        sctp_closed: seconds(&table.sctp_closed),
+        icmp_exchange: seconds(&table.icmp_exchange),
+        icmp: seconds(&table.icmp),
+        other: seconds(&table.other),
+    };
+    (own != OwnTimeouts::default()).then(|| Box::new(own))
+}
+
 /// The endpoint, unless something it cannot do without is missing.
 fn build(
     name: &At<Name>,
@@ -334,5 +366,6 @@ fn build(
         router: table.router.value,
         dhcp_server: table.dhcp_server.value,
         limits: table.limits.good().map_or_else(OwnLimits::default, |table| own_limits(&table.value)),
+        timeouts: table.timeouts.good().and_then(|table| own_timeouts(&table.value)),
     })
 }

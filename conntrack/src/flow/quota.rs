@@ -174,7 +174,8 @@ impl Quota {
         Counter { total: &self.total, place: HOST, own: &self.total.gauges }.move_over();
     }
 
-    /// The page of a network, with these limits from now on. It is the same page for as long as anyone holds it.
+    /// The page of a network; where there is none yet, one that begins with these limits. It is the same page for as long as
+    /// anyone holds it.
     #[must_use]
     pub fn network(&self, vni: Vni, limits: FlowLimits) -> Arc<NetworkQuota> {
         let mut networks = locked(&self.networks);
@@ -182,7 +183,6 @@ impl Quota {
             let entry = QuotaEntry::new(&self.total, limits);
             Arc::new(NetworkQuota { vni, entry, accounts: Mutex::default() })
         });
-        network.entry.counter().set(limits);
         network.clone()
     }
 
@@ -211,9 +211,9 @@ impl NetworkQuota {
         self.vni
     }
 
-    /// So many of its flows may begin each second, and at once; any number where that is none.
-    pub fn set_new_flows(&self, per_second: Option<u32>) {
-        self.entry.pace().set(per_second);
+    /// Other limits from now on, and so many flows that may begin each second, and at once; any number where that is none.
+    pub fn set_limits(&self, limits: FlowLimits, new_flows: Option<u32>) {
+        self.entry.set_limits(limits, new_flows);
     }
 
     /// How many flows the network has.
@@ -228,13 +228,12 @@ impl NetworkQuota {
         self.entry.place
     }
 
-    /// The account of an endpoint by its name, with these limits from now on; the one without a name is for all senders
-    /// that are no endpoint. It is the same one for as long as anyone holds it.
+    /// The account of an endpoint by its name; where there is none yet, one that begins with these limits. The one without a
+    /// name is for all senders that are no endpoint. It is the same one for as long as anyone holds it.
     #[must_use]
     pub fn account(self: &Arc<Self>, name: &str, limits: FlowLimits) -> Arc<Account> {
         let mut accounts = locked(&self.accounts);
         if let Some(account) = accounts.get(name).and_then(Weak::upgrade) {
-            account.entry.counter().set(limits);
             return account;
         }
         let account =
@@ -275,9 +274,9 @@ impl Account {
         self.counters().into_iter().zip(scopes).find(|(counter, _)| counter.is_full(of)).map(|(_, full)| full)
     }
 
-    /// So many of its flows may begin each second, and at once; any number where that is none.
-    pub fn set_new_flows(&self, per_second: Option<u32>) {
-        self.entry.pace().set(per_second);
+    /// Other limits from now on, and so many flows that may begin each second, and at once; any number where that is none.
+    pub fn set_limits(&self, limits: FlowLimits, new_flows: Option<u32>) {
+        self.entry.set_limits(limits, new_flows);
     }
 
     /// One flow begins, if endpoint and network may begin one now. Nothing where they may not.
@@ -359,6 +358,11 @@ impl QuotaEntry {
         entry.counter().set(limits);
         entry.pace().forget();
         entry
+    }
+
+    fn set_limits(&self, limits: FlowLimits, new_flows: Option<u32>) {
+        self.counter().set(limits);
+        self.pace().set(new_flows);
     }
 
     fn counter(&self) -> Counter<'_> {

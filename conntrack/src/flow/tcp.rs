@@ -162,6 +162,30 @@ fn end_of(tcp: &Tcp) -> u32 {
     tcp.seq.wrapping_add(u32::from(tcp.payload)).wrapping_add(flags)
 }
 
+/// What an end takes a reset by.
+pub(super) struct Expects {
+    /// The numbers that may be the next ones: one, or two where it has not acknowledged all yet
+    pub(super) numbers: [u32; 2],
+    pub(super) is_one: bool,
+    /// What it has sent, where it has sent anything
+    pub(super) ack: Option<u32>,
+}
+
+/// By what `receiver` takes a reset of `sender`.
+pub(super) fn expects(sender: &offload::Side, receiver: &offload::Side) -> Expects {
+    let has = |side: &offload::Side, flag: u16| side.flags & flag != 0;
+    // One that has heard nothing yet looks at what is acknowledged alone.
+    let sent = if has(sender, Side::HEARD) { sender.end } else { 0 };
+    let acknowledged = if has(receiver, Side::ACKED) { receiver.max_ack } else { sent };
+    let ack = has(receiver, Side::HEARD).then_some(receiver.end);
+    Expects { numbers: [acknowledged, sent], is_one: acknowledged == sent, ack }
+}
+
+/// Was the connection over by a reset of this side?
+pub(super) fn has_reset(side: &offload::Side) -> bool {
+    side.flags & Side::RESET != 0
+}
+
 impl Connection {
     /// The connection that a SYN opens, and its state.
     pub(super) fn opened(tcp: &Tcp) -> (Self, FlowState) {
@@ -297,14 +321,19 @@ impl Connection {
         {
             return None;
         }
-        Some([a, b].map(|side| offload::Side {
+        Some(self.sides())
+    }
+
+    /// Both sides, the opener's first
+    pub(super) fn sides(&self) -> [offload::Side; 2] {
+        self.sides.map(|side| offload::Side {
             end: side.end,
             max_end: side.max_end,
             max_window: side.max_window,
             max_ack: side.max_ack,
             scale: side.scale,
             flags: side.flags,
-        }))
+        })
     }
 
     /// Takes over where both sides have got to.

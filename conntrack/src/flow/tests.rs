@@ -64,12 +64,16 @@ impl World {
     }
 
     pub(super) fn page(&self, vni: Vni) -> Arc<NetworkQuota> {
-        self.quota.network(vni, self.limits)
+        let page = self.quota.network(vni, self.limits);
+        page.set_limits(self.limits, None);
+        page
     }
 
     /// Who pays for what the sender of this packet opens
     pub(super) fn account(&self, key: &FlowKey) -> Arc<Account> {
-        self.page(key.vni).account(&key.src.to_string(), self.endpoint)
+        let account = self.page(key.vni).account(&key.src.to_string(), self.endpoint);
+        account.set_limits(self.endpoint, None);
+        account
     }
 
     pub(super) fn send(&mut self, segment: &Segment) -> Fate {

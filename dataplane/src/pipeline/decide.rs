@@ -145,7 +145,7 @@ impl<'s> Pipeline<'s> {
                 return Err(DropReason::NotReady.into());
             }
         }
-        let tracking = StateSettings { loose, ..network.tracking };
+        let tracking = StateSettings { loose, ..network.tracking_between([ends.src, ends.dst]) };
         let open = |flows: &mut FlowTable| match direction {
             FlowDirection::Original => flows.open(segment, &admitted, &tracking, account, now),
             FlowDirection::Reply => flows.open_by_reply(segment, &admitted, &tracking, account, now),
@@ -164,6 +164,7 @@ impl<'s> Pipeline<'s> {
         network.count_begun(&admitted, now);
         let is_plain = expected.is_none()
             && ruling.is_plain()
+            && Eligibility::of(network).beginning([ends.src, ends.dst]).is_ok()
             && Eligibility::of(network).kept(admitted.stateless, ruling.helper()).is_ok();
         if let Some(expected) = expected {
             flows.relate(hit.flow, Some(expected.related));

@@ -68,7 +68,7 @@ impl Shared {
             let hints = [Direction::Original, Direction::Reply].map(|direction| flows.hint(flow, direction));
             network.count_progress(original, hints, progress);
         }
-        flows.reclaim(flow, progress.as_ref(), &network.tracking, now);
+        flows.reclaim(flow, progress.as_ref(), &network.tracking_of(original), now);
     }
 
     /// Lets flows like one that was opened begin elsewhere.
@@ -118,7 +118,8 @@ impl Shared {
             Whereabouts::Found(found) => found,
         };
         if let Some(created) = &found.created {
-            lock(&self.elsewhere).leave(created.created, || found.info(&network.tracking, now));
+            lock(&self.elsewhere)
+                .leave(created.created, || found.info(&network.tracking_of(&found.key), now));
         }
         network.count_found(&found);
         let account = found.created.and_then(|created| self.states.quota.account(created.account));
@@ -128,7 +129,7 @@ impl Shared {
             found.created = None;
             self.account_at(network, found.key.src)
         });
-        let imported = flows.import(&found, &network.tracking, &account, now);
+        let imported = flows.import(&found, &network.tracking_of(&found.key), &account, now);
         self.recall(flows);
         if !flows.knows(&packet) {
             fastpath.end(&packet);
@@ -198,7 +199,14 @@ impl Shared {
                 }
                 if held || resident.left {
                     fastpath.end(&resident.packet);
-                } else if let Some(found) = fastpath.end_if_over(&resident.packet) {
+                    continue;
+                }
+                let network = snapshot.network(resident.packet.vni);
+                // It began before they had timeouts of their own, which the programs do not know: nothing passes by it any more.
+                let is_stale = network.is_some_and(|network| network.has_own_timeouts(&resident.packet));
+                let packet = &resident.packet;
+                let ended = if is_stale { fastpath.end(packet) } else { fastpath.end_if_over(packet) };
+                if let Some(found) = ended {
                     self.bury(&mut flows, &snapshot, &found, None, now);
                 }
             }
@@ -357,7 +365,7 @@ impl Shared {
                 .get()
                 .and_then(|fastpath| fastpath.peek(&original))
                 .and_then(|seen| seen.last_seen);
-            flows.refresh(flow, seen.unwrap_or(Instant::ZERO), &network.tracking);
+            flows.refresh(flow, seen.unwrap_or(Instant::ZERO), &network.tracking_of(&original));
             if flows.info(flow).is_none_or(|info| info.deadline <= now) {
                 self.reclaim(flows, network, flow, &original, now);
             }
@@ -394,7 +402,8 @@ impl Passed {
 }
 
 fn tracking(snapshot: &Snapshot, found: &Found) -> StateSettings {
-    snapshot.network(found.key.vni).map_or_else(StateSettings::default, |network| network.tracking)
+    let network = snapshot.network(found.key.vni);
+    network.map_or_else(StateSettings::default, |network| network.tracking_of(&found.key))
 }
 
 fn is_over(snapshot: &Snapshot, found: &Found, now: Instant) -> bool {

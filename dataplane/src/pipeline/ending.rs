@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use eastgate_conntrack::flow::{Ending, FlowInfo};
-use eastgate_wire::{Addr, Instant, Leg, Vni};
+use eastgate_conntrack::flow::{Ending, FlowFilter, FlowInfo, FlowTable, Reset};
+use eastgate_wire::{Addr, Instant, Leg, Vni, view::proto};
 
 use super::{
     ruling::{Inquiry, probe_of},
@@ -18,16 +18,25 @@ const PAGE: u32 = 4096;
 impl Shared {
     /// Ends the flows that are `wanted`, `most` at most: their next packets are decided anew. How many.
     pub fn end_flows(&self, wanted: &dyn Fn(&FlowInfo) -> bool, most: u64, now: Instant) -> u64 {
-        self.end_as(Ending::Killed, wanted, most, now)
+        self.end_as(Ending::Killed, wanted, &|_| false, most, now)
     }
 
-    fn end_as(&self, ending: Ending, wanted: &dyn Fn(&FlowInfo) -> bool, most: u64, now: Instant) -> u64 {
-        let mut ended = self.end_created(ending, wanted, most, now);
+    /// The ends of connections among them, in networks that `tell`, are told.
+    fn end_as(
+        &self,
+        ending: Ending,
+        wanted: &dyn Fn(&FlowInfo) -> bool,
+        tell: &dyn Fn(Vni) -> bool,
+        most: u64,
+        now: Instant,
+    ) -> u64 {
+        let mut ended = self.end_created(ending, wanted, tell, most, now);
         for shard in self.all_flows() {
             let mut from = Some(0);
             while let Some(place) = from.filter(|_| ended < most) {
                 let mut flows = lock(shard);
                 let left = u32::try_from(most - ended).unwrap_or(u32::MAX);
+                self.tear(&mut flows, place, wanted, tell, now);
                 let (some, next) = flows.end_some(ending, place, PAGE, left, wanted, now);
                 self.recall(&mut flows);
                 ended += u64::from(some);
@@ -37,11 +46,36 @@ impl Shared {
         ended
     }
 
+    /// Notes how the ends of connections on a page of the table are told that are about to end. What is elsewhere comes back first:
+    /// it has gone on there.
+    fn tear(
+        &self,
+        flows: &mut FlowTable,
+        place: u32,
+        wanted: &dyn Fn(&FlowInfo) -> bool,
+        tell: &dyn Fn(Vni) -> bool,
+        now: Instant,
+    ) {
+        let mut page = Vec::new();
+        flows.page(place, PAGE, &FlowFilter::default(), now, &mut page);
+        for info in
+            page.iter().filter(|info| tell(info.key.vni) && info.key.proto == proto::TCP && wanted(info))
+        {
+            if let (true, Some(network)) = (info.offloaded, self.snapshot().network(info.key.vni))
+                && let Some(flow) = flows.opened_by(&info.key)
+            {
+                self.reclaim(flows, network, flow, &info.key, now);
+            }
+            self.tell_torn(flows.resets(&info.key));
+        }
+    }
+
     /// Those of them that began elsewhere and are there.
     fn end_created(
         &self,
         ending: Ending,
         wanted: &dyn Fn(&FlowInfo) -> bool,
+        tell: &dyn Fn(Vni) -> bool,
         most: u64,
         now: Instant,
     ) -> u64 {
@@ -63,6 +97,9 @@ impl Shared {
                 continue;
             }
             if let Some(found) = fastpath.end(&key) {
+                if tell(key.vni) {
+                    self.tell_torn(Reset::of(&found.key, &found.progress.sides));
+                }
                 self.bury(&mut flows, &snapshot, &found, Some(ending), now);
                 ended += 1;
             }
@@ -97,7 +134,8 @@ impl Shared {
             return 0;
         }
         let refused = |flow: &FlowInfo| networks.get(&flow.key.vni).is_some_and(|it| it.refuses(flow));
-        self.end_as(Ending::Refused, &refused, u64::MAX, now)
+        let tell = |vni: Vni| networks.get(&vni).is_some_and(|network| network.tells_cut);
+        self.end_as(Ending::Refused, &refused, &tell, u64::MAX, now)
     }
 }
 

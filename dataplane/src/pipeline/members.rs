@@ -155,8 +155,10 @@ impl<'s> Pipeline<'s> {
         }
     }
 
-    /// Tells everyone who may have heard otherwise where addresses are now: some of those that have changed.
+    /// Tells everyone who may have heard otherwise where addresses are now: some of those that have changed; and ends of connections
+    /// that these were cut.
     pub fn announce(&mut self, out: &mut Batch) {
+        self.reset_torn(out);
         if !self.shared.has_changed.swap(false, Relaxed) {
             return;
         }

@@ -23,6 +23,7 @@ use super::{
     events::Happenings,
     helpers::Helpers,
     offload::FlowOffload,
+    torn::Torn,
 };
 use crate::snapshot::{Snapshot, state::StateRegistry};
 
@@ -66,6 +67,8 @@ pub struct Shared {
     pub(super) swept: Mutex<Cursor>,
     /// What has happened to its flows
     pub(super) elsewhere: Mutex<Happenings>,
+    /// Connections that were cut, whose ends are to be told
+    pub(super) torn: Mutex<Torn>,
 }
 
 /// What its flows have come to is counted for rules when they end.
@@ -87,6 +90,7 @@ impl Shared {
     pub fn new(snapshot: Snapshot, states: Arc<StateRegistry>, workers: usize) -> Self {
         let settings = PathSettings { vxlan_port: snapshot.config.overlay.port, ..PathSettings::default() };
         let limits = snapshot.config.limits;
+        states.put_in_force(&snapshot, None);
         Self {
             paths: Mutex::new(Paths::new(settings, snapshot.ports, RandomState::new())),
             fragments: Mutex::new(FragmentTable::new(RandomState::new(), limits.fragments)),
@@ -107,6 +111,7 @@ impl Shared {
             offloads_since: OnceLock::new(),
             swept: Mutex::default(),
             elsewhere: Mutex::default(),
+            torn: Mutex::default(),
         }
     }
 
@@ -126,7 +131,7 @@ impl Shared {
     pub fn install(&self, snapshot: Snapshot, now: Instant) {
         snapshot.note_moves(&self.snapshot(), now);
         lock(&self.fragments).set_limit(snapshot.config.limits.fragments);
-        self.states.set_limits(snapshot.config.limits);
+        self.states.put_in_force(&snapshot, Some(&self.snapshot()));
         for network in snapshot.networks() {
             network.prune_holders();
             if let Some(before) = self.snapshot().network(network.vni) {

@@ -33,6 +33,7 @@ mod size;
 mod stateless;
 mod tenants;
 mod tiers;
+mod timeouts;
 mod topology;
 mod underlay;
 mod unknown_segments;

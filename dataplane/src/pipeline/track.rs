@@ -381,8 +381,9 @@ impl<'s> Pipeline<'s> {
         let lost = self.shared.import(flows, network, elsewhere, now)?;
         // A connection that a daemon before had when it was killed, or another host before one of its ends has come here, is
         // picked up in mid-stream, if the policy lets it in.
-        let loose = network.tracking.loose || lost || just_moved(network, ends, now).is_some();
-        let tracking = StateSettings { loose, ..network.tracking };
+        let tracking = network.tracking_between([ends.src, ends.dst]);
+        let loose = tracking.loose || lost || just_moved(network, ends, now).is_some();
+        let tracking = StateSettings { loose, ..tracking };
         let mut tracked = flows.track(segment, &tracking, epoch, now);
         if let flow::Tracked::Offloaded { flow, original } = tracked {
             self.shared.reclaim(flows, network, flow, &original, now);

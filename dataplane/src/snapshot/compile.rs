@@ -4,9 +4,8 @@ use std::{collections::HashMap, sync::Arc};
 
 use ahash::RandomState;
 use eastgate_config::{
-    self as config, Config, L2Protocol, Neighbors, OnChange, OuterField, TcpMode, TcpUnknown, Tenant,
+    self as config, Config, L2Protocol, Neighbors, OnChange, OuterField, TcpUnknown, Tenant,
 };
-use eastgate_conntrack::flow::StateSettings;
 use eastgate_policy::{
     admission::{self, BadReserved, Sender, Site, Tags},
     compile::Compiled,
@@ -32,7 +31,7 @@ use super::{
     rule_limits::RuleLimits,
     rules::{self, RuleTable, prefix},
     state::{NetworkState, StateRegistry},
-    succession,
+    succession, tracking,
 };
 
 /// Whether everything outside the tenants that compiled networks depend on is the same.
@@ -84,7 +83,7 @@ impl NetworkSite<'_> {
             network: name.clone(),
             source,
         })?;
-        let state = states.network(network, self.config);
+        let state = states.network(network, before);
         let hasher = RandomState::new();
         let peers =
             self.config.members(network).filter(|member| member.name != self.host.name).map(|member| {
@@ -132,9 +131,11 @@ impl NetworkSite<'_> {
             policy,
             // Of every network: each has servers of addresses, or may get them.
             control_ports: admission::DHCP_PORTS,
-            tracking: tracking(network),
+            tracking: tracking::of_network(network, network.timeouts),
             resets_unknown: network.tcp_unknown == TcpUnknown::Reset,
-            cuts: network.on_change == OnChange::Cut,
+            own_timeouts: network.endpoints.iter().any(|endpoint| endpoint.timeouts.is_some()),
+            cuts: matches!(network.on_change, OnChange::Cut | OnChange::Reset),
+            tells_cut: network.on_change == OnChange::Reset,
             tcp_pickup: network.tcp_pickup,
             peers,
             topology,
@@ -243,6 +244,7 @@ impl NetworkSite<'_> {
             let (address, len) = prefix(&pair.address);
             AddressPair { mac: pair.mac.unwrap_or(endpoint.mac), network: address, len }
         });
+        let limits = network.limits.endpoint.with(endpoint.limits);
         let protocols = || network.ethertypes.iter().chain(&endpoint.ethertypes);
         let holdings = Holdings {
             endpoint: Some(id),
@@ -259,7 +261,9 @@ impl NetworkSite<'_> {
             location,
             enforced_here: here || !host.runs_eastgate(),
             learning: endpoint.learning.clone(),
-            state: state.endpoint(&endpoint.name, endpoint.limits),
+            limits,
+            timeouts: endpoint.timeouts.clone(),
+            state: state.endpoint(&endpoint.name, limits),
             sender: Sender {
                 holdings: Arc::new(holdings),
                 port_security: endpoint.port_security,
@@ -293,40 +297,5 @@ fn tags(network: &config::Network, vlans: Option<&Vec<config::VlanRange>>) -> Ta
     Tags {
         most: if network.vlan_aware { 1 } else { 0 },
         vlans: vlans.map(|ranges| ranges.iter().map(|range| range.first..=range.last).collect()),
-    }
-}
-
-fn tracking(network: &config::Network) -> StateSettings {
-    let from = &network.timeouts;
-    StateSettings {
-        timeouts: eastgate_conntrack::flow::Timeouts {
-            syn_sent: from.tcp_syn,
-            syn_received: from.tcp_syn,
-            established: from.tcp_established,
-            fin_wait: from.tcp_fin_wait,
-            close_wait: from.tcp_close_wait,
-            last_ack: from.tcp_last_ack,
-            time_wait: from.tcp_time_wait,
-            close: from.tcp_close,
-            udp_first: from.udp_first,
-            udp_exchange: from.udp_exchange,
-            udp_replied: from.udp_replied,
-            sctp_cookie_wait: from.sctp_cookie_wait,
-            sctp_cookie_echoed: from.sctp_cookie_echoed,
-            sctp_established: from.sctp_established,
-            sctp_shutdown_sent: from.sctp_shutdown_sent,
-            sctp_shutdown_recd: from.sctp_shutdown_recd,
-            sctp_shutdown_ack_sent: from.sctp_shutdown_ack_sent,
-            sctp_heartbeat_sent: from.sctp_heartbeat_sent,
-            sctp_closed: from.sctp_closed,
-            icmp_exchange: from.icmp_exchange,
-            icmp: from.icmp,
-            other: from.other,
-        },
-        loose: network.tcp == TcpMode::Loose,
-        on_change: match network.on_change {
-            OnChange::Recheck | OnChange::Cut => eastgate_conntrack::flow::OnChange::Recheck,
-            OnChange::Keep => eastgate_conntrack::flow::OnChange::Keep,
-        },
     }
 }

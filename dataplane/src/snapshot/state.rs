@@ -10,7 +10,7 @@ use std::{
 };
 
 use ahash::RandomState;
-use eastgate_config::{self as config, Config, EndpointLimits, Name, OwnLimits};
+use eastgate_config::{self as config, EndpointLimits, Name};
 use eastgate_conntrack::flow::{Account, FlowLimits, NetworkQuota, Quota};
 use eastgate_steering::{HolderLimits, Holders, LearnLimits, Learned, snooping::Snooped};
 use eastgate_vtep::{
@@ -18,6 +18,8 @@ use eastgate_vtep::{
     mtu::too_big::TooBig,
 };
 use eastgate_wire::{Addr, Instant, Rate, TokenBucket, Vni};
+
+use super::{Network, Snapshot};
 
 /// What a network has learned and used up.
 #[derive(Debug)]
@@ -51,8 +53,7 @@ pub struct NetworkState {
     /// Its datagrams in fragments, at most
     pub fragments: u32,
     settings: Settings,
-    /// With the limits that they were given last
-    endpoints: Mutex<HashMap<Name, (Weak<EndpointState>, EndpointLimits)>>,
+    endpoints: Mutex<HashMap<Name, Weak<EndpointState>>>,
 }
 
 /// The settings that a state was made with; others make a new one.
@@ -194,7 +195,7 @@ const ERRORS: Rate = Rate { per_second: 100, burst: 100 };
 
 impl NetworkState {
     fn new(settings: Settings, quota: Arc<NetworkQuota>, snooped: Arc<Mutex<Snooped>>) -> Self {
-        let unknown_hosts = account(&quota, "", settings.limits.endpoint);
+        let unknown_hosts = quota.account("", endpoint_limits(settings.limits.endpoint));
         let bum = Rate { per_second: settings.bum, burst: settings.bum };
         Self {
             fdb: Mutex::new(Fdb::new(settings.fdb, RandomState::new())),
@@ -216,32 +217,34 @@ impl NetworkState {
         }
     }
 
-    /// The state of the endpoint with this name: the same for as long as a snapshot names it. It has these limits from now on.
+    /// The state of the endpoint with this name: the same for as long as a snapshot names it. A new one begins with these limits.
     #[must_use]
-    pub fn endpoint(&self, name: &Name, own: OwnLimits) -> Arc<EndpointState> {
-        let limits = self.settings.limits.endpoint.with(own);
+    pub fn endpoint(&self, name: &Name, limits: EndpointLimits) -> Arc<EndpointState> {
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((state, given)) = endpoints.get_mut(name)
-            && let Some(state) = state.upgrade()
-        {
-            if *given != limits {
-                // The same account, which is found by its name
-                account(&self.quota, name, limits);
-                *given = limits;
-            }
+        if let Some(state) = endpoints.get(name).and_then(Weak::upgrade) {
             return state;
         }
-        let state = Arc::new(EndpointState::new(account(&self.quota, name, limits)));
-        endpoints.insert(name.clone(), (Arc::downgrade(&state), limits));
+        let account = self.quota.account(name, endpoint_limits(limits));
+        let state = Arc::new(EndpointState::new(account));
+        endpoints.insert(name.clone(), Arc::downgrade(&state));
         state
+    }
+
+    fn put_in_force(&self) {
+        let limits = self.settings.limits;
+        self.quota.set_limits(flow_limits(limits), limits.new_flows);
+        self.unknown_hosts.set_limits(endpoint_limits(limits.endpoint), limits.endpoint.new_flows);
     }
 }
 
 /// The states of all networks of this host.
+///
+/// A snapshot that is being compiled finds here what it goes on with, and changes nothing of it: it may be refused yet.
 #[derive(Debug)]
 pub struct StateRegistry {
     /// All flows of the host
     pub quota: Quota,
+    /// Of the snapshot in force
     networks: Mutex<HashMap<Vni, Arc<NetworkState>>>,
 }
 
@@ -252,14 +255,29 @@ impl StateRegistry {
         Self { quota: Quota::new(flow_limits(limits)), networks: Mutex::default() }
     }
 
-    /// Changes the host's limits.
-    pub fn set_limits(&self, limits: config::Limits) {
-        self.quota.set_limits(flow_limits(limits));
+    /// What a snapshot was compiled with is in force from now on: the limits of the host, and of the networks that are others
+    /// than `before`, their endpoints and their rules.
+    pub fn put_in_force(&self, snapshot: &Snapshot, before: Option<&Snapshot>) {
+        self.quota.set_limits(flow_limits(snapshot.config.limits));
+        let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        for network in snapshot.networks() {
+            let kept = before.and_then(|before| before.network(network.vni));
+            if kept.is_some_and(|kept| Arc::ptr_eq(kept, network)) {
+                continue;
+            }
+            network.state.put_in_force();
+            for endpoint in &network.endpoints {
+                endpoint.state.flows.set_limits(endpoint_limits(endpoint.limits), endpoint.limits.new_flows);
+            }
+            network.limits.put_in_force();
+            networks.insert(network.vni, network.state.clone());
+        }
     }
 
-    /// The state of a network. Learned entries are forgotten when its learning settings change.
+    /// The state of a network that takes the place of one `before`. Learned entries are forgotten when its learning settings
+    /// change.
     #[must_use]
-    pub fn network(&self, network: &config::Network, _config: &Config) -> Arc<NetworkState> {
+    pub fn network(&self, network: &config::Network, before: Option<&Network>) -> Arc<NetworkState> {
         let settings = Settings {
             fdb: FdbSettings {
                 limit: network.mac_limit as usize,
@@ -269,16 +287,14 @@ impl StateRegistry {
             bum: network.bum_limit,
             limits: network.limits,
         };
-        let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(state) = networks.get(&network.vni).filter(|state| state.settings == settings) {
+        let networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = before.map(|before| &before.state).or_else(|| networks.get(&network.vni));
+        if let Some(state) = known.filter(|state| state.settings == settings) {
             return state.clone();
         }
         let quota = self.quota.network(network.vni, flow_limits(network.limits));
-        quota.set_new_flows(network.limits.new_flows);
-        let snooped = networks.get(&network.vni).map(|before| before.snooped.clone()).unwrap_or_default();
-        let state = Arc::new(NetworkState::new(settings, quota, snooped));
-        networks.insert(network.vni, state.clone());
-        state
+        let snooped = known.map(|before| before.snooped.clone()).unwrap_or_default();
+        Arc::new(NetworkState::new(settings, quota, snooped))
     }
 
     /// Forgets networks that are in no snapshot any more.
@@ -294,9 +310,6 @@ fn flow_limits(limits: config::Limits) -> FlowLimits {
     FlowLimits { replied: limits.flows, unreplied: limits.unreplied }
 }
 
-/// The account that an endpoint's flows are counted in, with these limits from now on.
-fn account(quota: &Arc<NetworkQuota>, name: &str, limits: EndpointLimits) -> Arc<Account> {
-    let account = quota.account(name, FlowLimits { replied: limits.flows, unreplied: limits.unreplied });
-    account.set_new_flows(limits.new_flows);
-    account
+fn endpoint_limits(limits: EndpointLimits) -> FlowLimits {
+    FlowLimits { replied: limits.flows, unreplied: limits.unreplied }
 }

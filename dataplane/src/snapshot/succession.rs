@@ -162,11 +162,12 @@ impl Network {
 }
 
 impl Endpoint {
-    /// Whether it is where another one was, and may send what that one might.
+    /// Whether it is where another one was, may send what that one might, and has its flows remembered as long.
     fn is_attached_as(&self, other: &Self) -> bool {
         self.mac == other.mac
             && self.location == other.location
             && self.enforced_here == other.enforced_here
             && self.sender == other.sender
+            && self.timeouts == other.timeouts
     }
 }

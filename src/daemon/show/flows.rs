@@ -155,8 +155,9 @@ impl View {
         }
         if let (Some(seen), Some(network)) = (progress.last_seen, snapshot.network(flow.key.vni)) {
             flow.last_seen = flow.last_seen.max(seen);
-            flow.deadline =
-                flow.deadline.max(seen + network.tracking.timeouts.of(flow.key.proto, flow.state));
+            flow.deadline = flow
+                .deadline
+                .max(seen + network.tracking_of(&flow.key).timeouts.of(flow.key.proto, flow.state));
         }
     }
 

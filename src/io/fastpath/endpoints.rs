@@ -13,8 +13,8 @@ use eastgate_dataplane::{
     snapshot::{Endpoint, Network, Snapshot},
 };
 use eastgate_fastpath::{
-    ENDPOINT_PROXIED, Endpoint as KernelEndpoint, EndpointKey, Error, NETWORK_HUB, NETWORK_STATELESS,
-    NO_EPOCH, NO_RULE, Network as Row, Policy, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
+    ENDPOINT_OWN_TIMEOUTS, ENDPOINT_PROXIED, Endpoint as KernelEndpoint, EndpointKey, Error, NETWORK_HUB,
+    NETWORK_STATELESS, NO_EPOCH, NO_RULE, Network as Row, Policy, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
 };
 use eastgate_policy::rule::Direction;
 use eastgate_steering::proxy_mac;
@@ -296,7 +296,9 @@ impl KernelPath {
     ) -> Option<KernelEndpoint> {
         let eligibility = Eligibility::of(network);
         eligibility.address(&snapshot.site, endpoint, addr).ok()?;
-        let flags = if eligibility.is_proxied(endpoint.location) { ENDPOINT_PROXIED } else { 0 };
+        let proxied = if eligibility.is_proxied(endpoint.location) { ENDPOINT_PROXIED } else { 0 };
+        let begins = eligibility.beginning([Some(endpoint), None]);
+        let flags = proxied | if begins.is_err() { ENDPOINT_OWN_TIMEOUTS } else { 0 };
         let tiers = |direction| match network.policy.tiers(endpoint.id, direction) {
             Some(tiers) if endpoint.enforced_here => tiers.number(),
             _ => NO_RULE,

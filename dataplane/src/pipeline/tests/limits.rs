@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use super::{frames::*, net::Net, scene::*};
+use super::{
+    frames::*,
+    net::{Net, parse},
+    scene::*,
+};
 
 #[test]
 fn frames_to_many_are_limited_by_the_second() {
@@ -138,6 +142,64 @@ fn flows_begin_as_often_as_endpoint_and_network_may() {
     (0..20)
         .for_each(|sport| assert_eq!(net.send("web1", udp(WEB1, DB2, sport, 99)), "egress-denied at alpha"));
     assert_eq!(burst(&mut net, "web1", WEB1, 3000), 6);
+}
+
+/// The scene, with limits of the host, of the network, of an endpoint and of a rule.
+fn limited([host, network, endpoint, rule]: [&str; 4]) -> String {
+    let sql = "{ proto = \"tcp\", ports = 5432, from = \"group:web\"";
+    let acme = scene(network).replace(sql, &format!("{sql}{rule}"));
+    format!("[limits]\n{host}\n{acme}\n[tenant.acme.endpoint.web1.limits]\n{endpoint}\n")
+}
+
+#[test]
+fn limits_are_in_force_when_their_snapshot_is_and_not_before() {
+    let plenty = ["flows = 1000", "limits = { flows = 900 }", "flows = 800", ", connections = 50"];
+    let tight = [
+        (0, "flows = 1"),
+        (1, "limits = { flows = 1 }"),
+        (1, "limits = { new_flows = 1 }"),
+        (1, "limits = { endpoint_flows = 900, endpoint_new_flows = 1 }"),
+        (2, "flows = 1"),
+        (2, "new_flows = 1"),
+        (3, ", connections = 1"),
+        (3, ", new_connections = { per_second = 1 }"),
+    ];
+    for (whose, limits) in tight {
+        let mut net = Net::new(&limited(plenty));
+        let connect = |net: &mut Net, talk: Talk| {
+            let fates = [("web1", talk.syn()), ("db2", talk.syn_ack()), ("web1", talk.data(b""))];
+            fates.into_iter().all(|(who, segment)| !net.send(who, segment).deliveries.is_empty())
+        };
+        let connected = |net: &mut Net, ports: std::ops::Range<u16>| {
+            ports.filter(|sport| connect(net, Talk { a: WEB1, b: DB2, sport: *sport, dport: 5432 })).count()
+        };
+        let mut other = plenty;
+        other[whose] = limits;
+        net.compile_in_vain(&parse(&limited(other)));
+        assert_eq!(connected(&mut net, 1..4), 3, "{limits} of a snapshot that nobody has put in force");
+        net.install(&parse(&limited(other)));
+        assert!(connected(&mut net, 4..7) < 2, "{limits}");
+        net.compile_in_vain(&parse(&limited(plenty)));
+        assert!(connected(&mut net, 7..10) < 2, "{limits} stay");
+        net.install(&parse(&limited(plenty)));
+        assert_eq!(connected(&mut net, 10..13), 3, "after {limits}");
+    }
+}
+
+/// What a network has learned is that of the snapshot in force, whatever else was compiled.
+#[test]
+fn what_was_learned_stays_when_other_settings_are_refused() {
+    let text = |keys: &str| {
+        let plain = "[host.spoke1]\nvtep = \"172.31.0.11\"\ndevice = \"eth0\"\nruns = \"vxlan\"\n";
+        parse(&[plain, &scene(&format!("learning = true\nhosts = [\"spoke1\"]\n{keys}"))].concat())
+    };
+    let mut net = Net::of(&text(""));
+    let _learned = net.encap_to("alpha", "spoke1", VNI, udp(100, DB2, 4000, 9000));
+    assert_eq!(net.send("web1", udp(WEB1, 100, 4000, 53)), "spoke1");
+    net.compile_in_vain(&text("mac_age = 17"));
+    net.install(&text(""));
+    net.install(&text("mtu = 1400"));
+    assert_eq!(net.send("web1", udp(WEB1, 100, 4000, 53)), "spoke1");
 }
 
 #[test]

@@ -146,6 +146,15 @@ impl Net {
         shared.install(next, self.now);
     }
 
+    /// Compiles another configuration for every host, and throws away what comes of it, as a reload does that is refused.
+    pub(super) fn compile_in_vain(&mut self, config: &Arc<Config>) {
+        for (name, host) in &mut self.hosts {
+            let Some(shared) = &host.shared else { continue };
+            let before = shared.snapshot_arc();
+            drop(Snapshot::compile(config, name, Some(&before), &mut host.registry, &shared.states).unwrap());
+        }
+    }
+
     /// Lets time go by.
     pub(super) fn pass(&mut self, time: Duration) {
         self.now = self.now + time;

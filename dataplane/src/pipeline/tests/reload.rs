@@ -5,6 +5,10 @@ use std::{fs, path::PathBuf, sync::Arc};
 use eastgate_config::{Config, Loader};
 
 use eastgate_conntrack::flow::FlowFilter;
+use eastgate_wire::{
+    MacAddr, View,
+    view::{Transport, tcp_flags},
+};
 
 use super::{frames::*, net::Net, scene::*};
 use crate::pipeline::shared::lock;
@@ -138,6 +142,54 @@ fn a_network_may_cut_flows_that_are_allowed_no_more() {
     let (net, _files) =
         after_change("cut", "on_change = \"cut\"", |acme| acme.replace("[53, 9000]", "[53, 9001]"));
     assert_eq!(net.shared("alpha").end_refused(&net.snapshot("alpha"), net.now()), 0, "it is allowed");
+}
+
+/// By the numbers that they expect next, and nobody else hears of it.
+#[test]
+fn the_ends_of_a_connection_that_is_cut_are_told_where_asked() {
+    for (keys, told) in [
+        ("on_change = \"reset\"", true),
+        ("on_change = \"reset\"\nneighbors = \"proxy\"", true),
+        ("on_change = \"cut\"", false),
+    ] {
+        let (mut net, _files) = after_change("told", keys, |acme| acme.replace(SQL, ""));
+        assert_eq!(net.shared("alpha").end_refused(&net.snapshot("alpha"), net.now()), 1);
+        let fate = net.announcements();
+        let resets: Vec<_> = fate
+            .deliveries
+            .iter()
+            .filter_map(|delivery| {
+                let view = View::parse(&delivery.frame).unwrap();
+                let Transport::Tcp(tcp) = view.ip()?.transport else { return None };
+                Some((&*delivery.to, view.src, view.dst, tcp.flags, tcp.seq, tcp.ack))
+            })
+            .collect();
+        if !told {
+            assert_eq!((resets.len(), fate.deliveries.len()), (0, 0), "{keys}");
+            continue;
+        }
+        let flags = tcp_flags::RST | tcp_flags::ACK;
+        let [web1, db1] = [WEB1, DB1].map(|number| MacAddr(mac(number)));
+        let [before_web1, before_db1] = if keys.contains("proxy") {
+            let proxy = net.snapshot("alpha").networks()[0].proxy_mac;
+            [proxy; 2]
+        } else {
+            [db1, web1]
+        };
+        assert_eq!(
+            resets,
+            [
+                ("acme/web1", before_web1, web1, flags, 5001, 1007),
+                // It has not acknowledged what it was sent last.
+                ("acme/db1", before_db1, db1, flags, 1001, 5001),
+                ("acme/db1", before_db1, db1, flags, 1007, 5001),
+            ],
+            "{keys}"
+        );
+        // Another eastgate on the way has seen that it is over.
+        assert_eq!(net.send("acme/db1", TALK.answer(b"late")), "not-syn at alpha");
+        assert!(net.announcements().deliveries.is_empty());
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod fields;
 mod helpers;
 mod reloads;
 mod stateless;
+mod timeouts;
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -579,6 +580,7 @@ fn new_flows_are_decided_as_the_pipeline_decides_them() {
         no_room_for_policy_drops,
         no_room_for_places,
         reloads::no_half_of_a_change,
+        timeouts::ends_that_have_their_own,
     ] {
         std::thread::spawn(test).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     }

@@ -1,0 +1,111 @@
+//! How long flows last of endpoints that say so themselves, with real packets, in both dataplanes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::net::SocketAddr;
+
+use common::{Daemon, Sink, Space, send_frame, site::*, wait_for};
+use eastgate_wire::MacAddr;
+use etherparse::PacketBuilder;
+
+const DATAPLANES: [&str; 2] = ["ebpf", "userspace"];
+const PORT: u16 = 7303;
+const POLICY: &str = "\n[tenant.acme.policy.open]\napplies_to = \"tenant\"\n\
+     ingress = [{ action = \"allow\", proto = \"udp\", ports = 7303, from = \"any\" }]\n";
+
+/// The MAC of the machine at 10.1.0.`number`: both are the same digits.
+fn machine(number: u8) -> MacAddr {
+    MacAddr([2, 0, 0, 0, 0, number / 10 * 16 + number % 10])
+}
+
+fn at(number: u8) -> SocketAddr {
+    SocketAddr::from(([10, 1, 0, number], PORT))
+}
+
+fn datagram(from: u8, to: u8, sport: u16, dport: u16) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(machine(from).0, machine(to).0)
+        .ipv4([10, 1, 0, from], [10, 1, 0, to], 64)
+        .udp(sport, dport)
+        .write(&mut frame, b"a datagram")
+        .unwrap();
+    frame
+}
+
+/// How many seconds the flow from a port lasts, where there is one
+fn lasts(daemon: &Daemon, sport: u16) -> Option<u64> {
+    let rows = daemon.ask(&["show", "flows", "--port", "7303"]);
+    let rows = rows["flows"].as_array().unwrap();
+    rows.iter().find(|row| row["sport"] == sport).map(|row| row["expires_s"].as_u64().unwrap())
+}
+
+/// Whether the programs have the flow from a port
+fn is_carried(daemon: &Daemon, sport: u16) -> bool {
+    let rows = daemon.ask(&["show", "flows", "--port", "7303"]);
+    rows["flows"].as_array().unwrap().iter().any(|row| row["sport"] == sport && row["offloaded"] == true)
+}
+
+fn has(daemons: &[&Daemon], sport: u16) -> Vec<bool> {
+    daemons.iter().map(|daemon| lasts(daemon, sport).is_some()).collect()
+}
+
+#[test]
+fn an_endpoints_flows_last_as_it_says() {
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        let own =
+            "\n[tenant.acme.endpoint.web1.timeouts]\nudp_first = 3\nudp_exchange = 3\nudp_replied = 3\n";
+        site.rewrite(|text| {
+            text.replace("vni = 5001", "vni = 5001\ntimeouts = { udp_first = 600, udp_exchange = 600 }")
+                + POLICY
+                + own
+        });
+        let [alpha, beta] = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
+        let sinks = [Sink::start(&site.web2, at(12)), Sink::start(&site.db1, at(21))];
+        let all = |count: u64| sinks.iter().map(Sink::count).sum::<u64>() == count;
+        let send = |space: &Space, frame: Vec<u8>| send_frame(space, "eth0", &frame);
+        // Unreplied: of web1 to both hosts, and of web2, which has none of its own
+        send(&site.web1, datagram(11, 12, 5000, PORT));
+        send(&site.web1, datagram(11, 21, 5001, PORT));
+        send(&site.web2, datagram(12, 21, 5002, PORT));
+        wait_for(&format!("{dataplane}: three come"), || all(3));
+        for daemon in [&alpha, &beta] {
+            wait_for(&format!("{dataplane}: web2's lasts as the network says"), || {
+                lasts(daemon, 5002).is_some_and(|seconds| (500..=600).contains(&seconds))
+            });
+        }
+        // An exchange that goes on, which the programs carry
+        send(&site.web1, datagram(11, 21, 5003, PORT));
+        wait_for("it comes", || all(4));
+        send(&site.db1, datagram(21, 11, PORT, 5003));
+        let mut sent = 4;
+        wait_for(&format!("{dataplane}: it goes on"), || {
+            send(&site.web1, datagram(11, 21, 5003, PORT));
+            sent += 1;
+            dataplane == "userspace" || [&alpha, &beta].iter().all(|daemon| is_carried(daemon, 5003))
+        });
+        wait_for(&format!("{dataplane}: all of it comes"), || all(sent));
+        for sport in [5000, 5001, 5003] {
+            wait_for(&format!("{dataplane}: {sport} is over"), || has(&[&alpha, &beta], sport) == [false; 2]);
+        }
+        assert_eq!(has(&[&alpha, &beta], 5002), [true; 2], "{dataplane}");
+        // Of two ends that say something, the one counts that keeps it longer; given while they run.
+        site.rewrite(|text| text + "\n[tenant.acme.endpoint.db1.timeouts]\nudp_first = 5000\n");
+        for daemon in [&alpha, &beta] {
+            assert!(daemon.run(&["reload"]).status.success());
+        }
+        send(&site.web1, datagram(11, 21, 5004, PORT));
+        send(&site.web1, datagram(11, 12, 5005, PORT));
+        wait_for(&format!("{dataplane}: two more"), || all(sent + 2));
+        for daemon in [&alpha, &beta] {
+            let seconds = lasts(daemon, 5004);
+            assert!(
+                seconds.is_some_and(|seconds| (4900..=5000).contains(&seconds)),
+                "{dataplane}: {seconds:?}"
+            );
+        }
+        wait_for(&format!("{dataplane}: 5005 is over"), || lasts(&alpha, 5005).is_none());
+    }
+}
