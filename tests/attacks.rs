@@ -9,10 +9,11 @@ mod common;
 #[path = "attacks/cases.rs"]
 mod cases;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cases::{Case, SECTIONS};
 use common::{Capture, Daemon, Script, Space, settle, site::*, wait_for};
+use serde_json::Value;
 
 const DATAPLANES: [&str; 2] = ["ebpf", "userspace"];
 
@@ -86,6 +87,23 @@ impl Stage {
         settle(since, |drops| drops.values().sum::<u64>() >= frames)
     }
 
+    /// The reasons that `eastgate observe` tells, each of web1 and in words.
+    fn observed(&self) -> BTreeSet<String> {
+        let lines = self.daemons.iter().map(|daemon| {
+            let output = daemon.run(&["observe", "-o", "json", "--verdict", "dropped"]);
+            String::from_utf8(output.stdout).unwrap()
+        });
+        let lines = lines.collect::<String>();
+        let rows = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut reasons = BTreeSet::new();
+        for row in rows {
+            assert!(row["text"].as_str().is_some_and(|text| !text.is_empty()), "{row:#}");
+            assert_eq!(row["src_endpoint"], "acme/web1", "{row:#}");
+            reasons.insert(row["reason"].as_str().unwrap().to_owned());
+        }
+        reasons
+    }
+
     /// Sends the frames of a case: each is dropped for its reason, and reaches nobody. Tells what is otherwise.
     fn play(&mut self, case: &Case) -> Option<String> {
         let (before, heard) = (self.drops(), self.heard());
@@ -117,6 +135,11 @@ fn what_is_tried_against_others_does_not_reach_them() {
             let cases = SECTIONS.iter().flat_map(|section| section.cases);
             let otherwise: Vec<_> = cases.filter_map(|case| stage.play(case)).collect();
             assert!(otherwise.is_empty(), "{dataplane}, {neighbors}:\n{}", otherwise.join("\n"));
+            // Frames of the link are what every switch and guest sends; nobody is told of each.
+            let reasons =
+                SECTIONS.iter().flat_map(|section| section.cases).map(|case| case.reason.to_owned());
+            let told: BTreeSet<String> = reasons.filter(|reason| reason != "link-protocol").collect();
+            assert_eq!(settle(|| stage.observed(), |reasons| *reasons == told), told, "{dataplane}");
         }
     }
 }
