@@ -8,6 +8,7 @@ pub mod observe;
 mod plan;
 pub mod policy;
 mod print;
+mod shell;
 pub mod staged;
 pub mod table;
 

@@ -179,6 +179,20 @@ pub enum Command {
         #[command(flatten)]
         daemon: Daemon,
     },
+    /// Print what a shell completes commands by
+    #[command(
+        after_help = "Examples:\n  eastgate completions bash > /etc/bash_completion.d/eastgate\n  eastgate completions fish > ~/.config/fish/completions/eastgate.fish"
+    )]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages, one for each command
+    #[command(hide = true)]
+    Manual {
+        /// Where to
+        folder: PathBuf,
+    },
     /// Run labs: hosts, tenants and expectations in network namespaces
     Lab {
         /// What to do
@@ -252,9 +266,13 @@ impl Command {
             Self::Trace(trace) => trace.ask.output.output,
             Self::Observe(observe) => observe.format(),
             Self::Policy { command } => command.output(),
-            Self::Run(_) | Self::Schema | Self::Import(_) | Self::Teardown { .. } | Self::Lab { .. } => {
-                Format::Text
-            }
+            Self::Run(_)
+            | Self::Schema
+            | Self::Import(_)
+            | Self::Teardown { .. }
+            | Self::Completions { .. }
+            | Self::Manual { .. }
+            | Self::Lab { .. } => Format::Text,
         }
     }
 }

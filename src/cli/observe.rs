@@ -23,7 +23,8 @@ the first of each kind is told: `show drops` counts them all. Events that nobody
 
 With `-o json` each event is an object on a line of its own. With `-o vpc` each direction of a flow that has ended, and each kind of dropped
 frame, is a line of these fields: version account-id interface-id srcaddr dstaddr srcport dstport protocol packets bytes start end action
-log-status, as in an AWS VPC flow log, and vni tenant endpoint rule; `-` where there is none.
+log-status, as in an AWS VPC flow log, and vni tenant endpoint rule; `-` where there is none. Of a flow that the pipeline began and the kernel's programs went on
+with, packets and bytes are those of before.
 
 Examples:
   eastgate observe --follow
@@ -39,7 +40,7 @@ pub struct Observe {
     /// Go on with what happens from now on
     #[arg(short, long)]
     pub follow: bool,
-    /// At most this many of those that there are
+    /// At most this many of those that there are: 1,000 unless told otherwise, and no more
     #[arg(long, value_name = "N")]
     pub last: Option<usize>,
     /// Only this tenant

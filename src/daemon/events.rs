@@ -19,6 +19,8 @@ use eastgate_dataplane::pipeline::{
     shared::lock,
 };
 
+use eastgate_wire::{DropGroup, DropReason, Vni};
+
 use super::{
     View,
     log::{Log, is_logged},
@@ -31,6 +33,9 @@ const KEPT: usize = 16_384;
 const WAITING: usize = 1024;
 /// How often they are.
 const PERIOD: Duration = Duration::from_millis(250);
+/// Kinds of frames of one network that one reason but a rule's drops, of which it is told in a period. Whoever sends ever new ones keeps nobody
+/// from being heard whose events come later.
+const OF_A_REASON: usize = 16;
 /// How often what the kernel's programs have refused is looked at, in periods.
 const KERNEL: u32 = 4;
 
@@ -50,11 +55,13 @@ pub(super) struct Recent {
     next: u64,
     /// How many were lost before they came here
     lost: u64,
+    /// How many of those were left out here
+    left_out: u64,
 }
 
 impl Default for Recent {
     fn default() -> Self {
-        Self { events: VecDeque::new(), next: 1, lost: 0 }
+        Self { events: VecDeque::new(), next: 1, lost: 0, left_out: 0 }
     }
 }
 
@@ -84,12 +91,12 @@ impl Recent {
         let from = self.events.partition_point(|told| told.seq <= number);
         self.events.range(from..)
     }
+}
 
-    /// How many with a higher number there were up to `end` that are not here.
-    pub(super) fn lost_between(&self, number: u64, end: u64) -> u64 {
-        let here = self.after(number).take_while(|told| told.seq <= end).count();
-        end.saturating_sub(number).saturating_sub(here as u64)
-    }
+/// How many there were from `number` on up to `end` that are not among `these`, which come after it.
+pub(super) fn lost_between<'e>(these: impl IntoIterator<Item = &'e Told>, number: u64, end: u64) -> u64 {
+    let here = these.into_iter().take_while(|told| told.seq <= end).count();
+    end.saturating_sub(number).saturating_sub(here as u64)
 }
 
 /// The thread that collects. It ends when this is dropped.
@@ -137,6 +144,7 @@ impl View {
         let snapshot = self.shared.snapshot_arc();
         let mut events = self.shared.take_events();
         events.retain(|event| !is_import(event));
+        let left_out = leave_out_what_is_too_much(&mut events);
         if kernel_too && let Some(kernel) = self.kernel.get() {
             match kernel.seen_denied() {
                 Ok(seen) => events.extend(news(refused, seen, |key| is_logged(&snapshot, key))),
@@ -145,8 +153,24 @@ impl View {
         }
         self.compare_with_staged(&snapshot, &events);
         log.write(&snapshot, &events, clock::now());
-        lock(&self.events).add(events, self.shared.events_lost());
+        let mut recent = lock(&self.events);
+        recent.left_out += left_out;
+        let lost = self.shared.events_lost() + recent.left_out;
+        recent.add(events, lost);
     }
+}
+
+/// Takes out what is too much of what is dropped for one reason; how many.
+fn leave_out_what_is_too_much(events: &mut Vec<Event>) -> u64 {
+    let before = events.len();
+    let mut told: HashMap<(Option<Vni>, DropReason), usize> = HashMap::new();
+    events.retain(|event| {
+        let Event::Dropped(key, _) = event else { return true };
+        let so_far = told.entry((key.vni, key.reason)).or_default();
+        *so_far += 1;
+        key.reason.group() == DropGroup::Policy || *so_far <= OF_A_REASON
+    });
+    (before - events.len()) as u64
 }
 
 /// A flow that began in the kernel has come to the pipeline: that is no beginning.
@@ -183,7 +207,7 @@ fn news(known: &mut Refused, seen: Vec<(DropKey, Seen)>, is_logged: impl Fn(&Dro
 
 #[cfg(test)]
 mod tests {
-    use eastgate_wire::{DropReason, Instant};
+    use eastgate_wire::Instant;
 
     use super::*;
 
@@ -200,15 +224,16 @@ mod tests {
 
     #[test]
     fn the_newest_are_kept_and_gaps_are_told() {
+        let lost = |recent: &Recent, number, end| lost_between(recent.after(number), number, end);
         let mut recent = Recent::default();
-        assert_eq!((recent.last(), recent.lost_between(0, 0)), (0, 0));
+        assert_eq!((recent.last(), lost(&recent, 0, 0)), (0, 0));
         recent.add((0..3).map(event), 0);
         assert_eq!(recent.after(1).map(|told| told.seq).collect::<Vec<_>>(), [2, 3]);
         recent.add((3..4).map(event), 5);
-        assert_eq!((recent.last(), recent.lost_between(0, 9), recent.lost_between(3, 9)), (9, 5, 5));
+        assert_eq!((recent.last(), lost(&recent, 0, 9), lost(&recent, 3, 9)), (9, 5, 5));
         recent.add((0..2 * KEPT as u64).map(event), 5);
         assert_eq!(recent.after(0).count(), KEPT);
-        assert_eq!(recent.lost_between(9, recent.last()), KEPT as u64);
+        assert_eq!(lost(&recent, 9, recent.last()), KEPT as u64);
         assert_eq!(recent.after(recent.last()).count(), 0);
     }
 
@@ -222,6 +247,21 @@ mod tests {
         assert_eq!(told(news(&mut known, vec![denied(1, 2), denied(3, 1)])), 2, "one came again, one is new");
         assert_eq!(told(news(&mut known, vec![denied(2, 1)])), 1, "it was forgotten");
     }
+
+    #[test]
+    fn a_flood_leaves_room_for_what_else_there_is_to_tell() {
+        let of = |reason: DropReason, vni: u32, number: u64| {
+            let (key, seen) = denied(number, 1);
+            Event::Dropped(DropKey { vni: Vni::new_checked(vni).ok(), reason, ..key }, seen)
+        };
+        let mut events: Vec<Event> = (0..1000).map(|number| of(DropReason::IpSpoofed, 1, number)).collect();
+        events.extend((0..20).map(|number| of(DropReason::IngressDenied, 1, number)));
+        events.push(of(DropReason::IpSpoofed, 2, 0));
+        events.push(of(DropReason::MacSpoofed, 1, 0));
+        assert_eq!(leave_out_what_is_too_much(&mut events), 1000 - OF_A_REASON as u64);
+        assert_eq!(events.len(), OF_A_REASON + 20 + 2);
+    }
+
     #[test]
     fn of_what_is_logged_each_packet_is_told() {
         let mut known = Refused::new();

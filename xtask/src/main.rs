@@ -1,4 +1,5 @@
-//! What a contributor runs: `cargo xtask demo`, `cargo xtask test`, `cargo xtask ci`, `cargo xtask soak`, `cargo xtask bench`.
+//! What a contributor runs: `cargo xtask demo`, `cargo xtask test`, `cargo xtask ci`, `cargo xtask soak`, `cargo xtask bench`,
+//! `cargo xtask package`.
 
 mod bench;
 mod ci;
@@ -6,6 +7,7 @@ mod demo;
 mod dependencies;
 mod kernel;
 mod length;
+mod package;
 mod packages;
 mod privilege;
 mod rooms;
@@ -43,6 +45,8 @@ enum Task {
     Ci(ci::Options),
     /// Test for long: both dataplanes with millions of frames, daemons killed a hundred times under load
     Soak(soak::Options),
+    /// Make a Debian package, and try it in a bare Debian
+    Package(package::Options),
     /// Compare eastgate's speed with plain VXLAN and with Neutron's rules, interleaved, in one call
     Bench(bench::Options),
     /// Run a test executable, as root where it needs that (cargo calls this through its `runner` setting)
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
         Task::Ci(options) => ci::run(&options),
         Task::Soak(options) => soak::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Package(options) => package::run(&options),
         Task::AsRoot { program } => privilege::exec_test(&program),
     };
     match done {

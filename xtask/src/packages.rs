@@ -22,6 +22,8 @@ pub(crate) enum Need {
     Kernel,
     /// `cargo xtask bench`.
     Bench,
+    /// `cargo xtask package`.
+    Package,
 }
 
 struct Package {
@@ -32,7 +34,7 @@ struct Package {
     reason: &'static str,
 }
 
-const EVERYONE: &[Need] = &[Need::Build, Need::Demo, Need::Test, Need::Kernel, Need::Bench];
+const EVERYONE: &[Need] = &[Need::Build, Need::Demo, Need::Test, Need::Kernel, Need::Bench, Need::Package];
 
 const PACKAGES: &[Package] = &[
     Package {
@@ -172,6 +174,18 @@ const PACKAGES: &[Package] = &[
         probe: &["busybox", "depmod", "--help"],
         needed_by: &[Need::Kernel],
         reason: "that machine's shell and tools; here it lists which kernel module needs which",
+    },
+    Package {
+        name: "mmdebstrap",
+        probe: &["mmdebstrap", "--version"],
+        needed_by: &[Need::Package],
+        reason: "the package is installed in a Debian that has nothing else",
+    },
+    Package {
+        name: "systemd",
+        probe: &["systemd-analyze", "--version"],
+        needed_by: &[Need::Package],
+        reason: "says what it thinks of the service's unit",
     },
 ];
 

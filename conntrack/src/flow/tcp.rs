@@ -174,16 +174,20 @@ pub(super) struct Expects {
 /// By what `receiver` takes a reset of `sender`.
 pub(super) fn expects(sender: &offload::Side, receiver: &offload::Side) -> Expects {
     let has = |side: &offload::Side, flag: u16| side.flags & flag != 0;
+    let acknowledged = has(receiver, Side::ACKED).then_some(receiver.max_ack);
+    let sent = has(sender, Side::HEARD).then_some(sender.end);
     // One that has heard nothing yet looks at what is acknowledged alone.
-    let sent = if has(sender, Side::HEARD) { sender.end } else { 0 };
-    let acknowledged = if has(receiver, Side::ACKED) { receiver.max_ack } else { sent };
+    let sent = sent.or(acknowledged).unwrap_or(0);
+    let acknowledged = acknowledged.unwrap_or(sent);
     let ack = has(receiver, Side::HEARD).then_some(receiver.end);
     Expects { numbers: [acknowledged, sent], is_one: acknowledged == sent, ack }
 }
 
-/// Was the connection over by a reset of this side?
-pub(super) fn has_reset(side: &offload::Side) -> bool {
-    side.flags & Side::RESET != 0
+/// Is the connection over: by a reset, or because both sides have finished and know it of each other?
+pub(super) fn is_over(sides: &[offload::Side; 2]) -> bool {
+    const FINISHED: u16 = Side::FIN | Side::FIN_ACKED;
+    sides.iter().any(|side| side.flags & Side::RESET != 0)
+        || sides.iter().all(|side| side.flags & FINISHED == FINISHED)
 }
 
 impl Connection {

@@ -27,11 +27,11 @@ pub struct Reset {
 
 impl Reset {
     /// Those for both ends of a connection, by the key of the packet that opened it and by what its opener and the other one have
-    /// sent. None for what is no connection, or was reset already.
+    /// sent. None for what is no connection, or is over already.
     #[must_use]
     pub fn of(opened: &FlowKey, sides: &[Side; 2]) -> Vec<Self> {
         let [opener, other] = sides;
-        if opened.proto != proto::TCP || sides.iter().any(tcp::has_reset) {
+        if opened.proto != proto::TCP || tcp::is_over(sides) {
             return Vec::new();
         }
         let ways = [(*opened, opener, other), (opened.reversed(), other, opener)];
@@ -96,6 +96,9 @@ mod tests {
         // What was sent last is not acknowledged yet, and may have been lost.
         let busy = told(side(1100, 5200, &has), side(5200, 1001, &has));
         assert_eq!(busy, [(80, 1001, Some(5200)), (80, 1100, Some(5200)), (4000, 5200, Some(1100))]);
+        // One that was found in mid-stream, of which one end has not been heard.
+        let found = told(side(1100, 5200, &has), side(5200, 0, &[]));
+        assert_eq!(found, [(80, 1100, None), (4000, 5200, Some(1100))]);
         // A SYN that nobody has answered: its sender looks at what is acknowledged.
         let opening = told(side(1001, 0, &["HEARD", "SYN_ONLY"]), Side::default());
         assert_eq!(opening, [(80, 1001, None), (4000, 0, Some(1001))]);
@@ -105,6 +108,9 @@ mod tests {
     fn nobody_is_told_of_what_is_no_connection_or_is_over() {
         let has = ["HEARD", "ACKED"];
         assert_eq!(told(side(1, 2, &["HEARD", "ACKED", "RESET"]), side(2, 1, &has)), []);
+        let closed = ["HEARD", "ACKED", "FIN", "FIN_ACKED"];
+        assert_eq!(told(side(1, 2, &closed), side(2, 1, &closed)), [], "it waits for late segments alone");
+        assert_eq!(told(side(1, 2, &closed), side(2, 1, &has)).len(), 2, "it is half closed");
         let udp = FlowKey { proto: proto::UDP, ..OPENED };
         assert_eq!(Reset::of(&udp, &[side(1, 2, &has), side(2, 1, &has)]), []);
     }

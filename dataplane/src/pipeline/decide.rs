@@ -7,7 +7,7 @@ use eastgate_conntrack::flow::{
     StateSettings,
 };
 use eastgate_wire::{
-    DropReason, FlowKey, Frame, Instant, View,
+    DropReason, FlowKey, Frame, Instant, Leg, View,
     view::{Chunks, tcp_flags},
 };
 
@@ -212,6 +212,10 @@ impl<'s> Pipeline<'s> {
                 Ok(Decided::Again)
             }
             Err(refusal) => {
+                // A reload that tells the ends of what it cuts may not have come to this one yet.
+                if network.tells_cut && original.leg == Leg::DIRECT {
+                    self.shared.tell_torn(flows.resets(original));
+                }
                 flows.refuse(flow, packet.now);
                 Err(Refusal { reason: DropReason::PolicyChanged, ..refusal })
             }

@@ -140,8 +140,7 @@ impl Shared {
 }
 
 impl Network {
-    /// Whether its policy does not allow a flow that was decided before. One that is on a leg of its way, or to or from whom no
-    /// endpoint's address says who it is, is decided by its next packet.
+    /// Whether its policy does not allow a flow that was decided before. One that is on a leg of its way is decided by its next packet.
     fn refuses(&self, flow: &FlowInfo) -> bool {
         let key = &flow.key;
         let [src, dst] = [key.src, key.dst].map(|address| self.at_address(address).map(|(end, _)| end));

@@ -4,8 +4,9 @@
 //! The resets go by the way that the connection went, to an endpoint here and through the tunnel; another eastgate on that way holds
 //! them against the flow that it has.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
+use ahash::RandomState;
 use eastgate_conntrack::flow::Reset;
 use eastgate_vtep::fdb::Location;
 use eastgate_wire::{
@@ -25,26 +26,52 @@ const WAITING: usize = 131_072;
 /// Resets that are sent by one call
 const AT_ONCE: usize = 4096;
 
-/// Resets that are waiting to be sent.
+/// Resets that are waiting to be sent. No network takes more room than it leaves.
 #[derive(Debug, Default)]
-pub(super) struct Torn(VecDeque<Reset>);
+pub(super) struct Torn {
+    queue: VecDeque<Reset>,
+    of_networks: HashMap<Vni, usize, RandomState>,
+}
+
+impl Torn {
+    fn push(&mut self, reset: Reset) {
+        let free = WAITING.saturating_sub(self.queue.len());
+        let own = self.of_networks.entry(reset.key.vni).or_default();
+        if *own < free {
+            *own += 1;
+            self.queue.push_back(reset);
+        }
+    }
+
+    fn take(&mut self, most: usize) -> Vec<Reset> {
+        let due: Vec<Reset> = self.queue.drain(..most.min(self.queue.len())).collect();
+        for reset in &due {
+            if let Some(own) = self.of_networks.get_mut(&reset.key.vni) {
+                *own = own.saturating_sub(1);
+            }
+        }
+        if self.queue.is_empty() {
+            self.of_networks.clear();
+        }
+        due
+    }
+}
 
 impl Shared {
     /// The ends of a connection are to be told.
     pub(super) fn tell_torn(&self, resets: Vec<Reset>) {
+        if resets.is_empty() {
+            return;
+        }
         let mut torn = lock(&self.torn);
-        let room = WAITING.saturating_sub(torn.0.len());
-        torn.0.extend(resets.into_iter().take(room));
+        resets.into_iter().for_each(|reset| torn.push(reset));
     }
 }
 
 impl<'s> Pipeline<'s> {
     /// Tells ends of connections that were cut.
     pub(super) fn reset_torn(&mut self, out: &mut Batch) {
-        let mut torn = lock(&self.shared.torn);
-        let most = torn.0.len().min(AT_ONCE);
-        let due: Vec<Reset> = torn.0.drain(..most).collect();
-        drop(torn);
+        let due = lock(&self.shared.torn).take(AT_ONCE);
         for reset in due {
             if let Some(network) = self.network_of(reset.key.vni) {
                 self.reset_one(network, &reset, out);
@@ -71,5 +98,34 @@ impl<'s> Pipeline<'s> {
         if tcp_reset_between(from, to, [key.sport, key.dport], seq, ack, &mut self.made).is_ok() {
             self.send_made_to(network, at, out);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eastgate_wire::{Addr, FlowKey, Leg, view::proto};
+
+    use super::*;
+
+    fn reset(vni: u8, port: u16) -> Reset {
+        let (src, dst) = (Addr::v4([10, 1, 0, 1]), Addr::v4([10, 1, 0, 2]));
+        let vni = Vni::from_wire([0, 0, vni]);
+        let key = FlowKey { src, dst, vni, sport: port, dport: 80, proto: proto::TCP, leg: Leg::DIRECT };
+        Reset { key, seq: 1, ack: None }
+    }
+
+    #[test]
+    fn no_network_takes_more_room_than_it_leaves() {
+        let mut torn = Torn::default();
+        (0..2 * WAITING).for_each(|port| torn.push(reset(1, port as u16)));
+        assert_eq!(torn.queue.len(), WAITING / 2);
+        (0..10).for_each(|port| torn.push(reset(2, port)));
+        assert_eq!(torn.queue.len(), WAITING / 2 + 10);
+        let mut sent = Vec::new();
+        while sent.len() < WAITING / 2 + 10 {
+            sent.extend(torn.take(AT_ONCE));
+        }
+        assert_eq!(sent.iter().filter(|reset| reset.key.vni == Vni::from_wire([0, 0, 2])).count(), 10);
+        assert!(torn.take(AT_ONCE).is_empty() && torn.of_networks.is_empty());
     }
 }

@@ -5,7 +5,7 @@
 
 use eastgate_config::{self as config, OnChange, TcpMode, Timeouts};
 use eastgate_conntrack::flow::{self, StateSettings};
-use eastgate_wire::FlowKey;
+use eastgate_wire::{Addr, FlowKey};
 
 use super::{Endpoint, Network};
 
@@ -24,8 +24,13 @@ impl Network {
     /// Do the ends of a flow say how long it lasts, by their addresses?
     #[must_use]
     pub fn has_own_timeouts(&self, key: &FlowKey) -> bool {
-        let at = |address| self.at_address(address).is_some_and(|(end, _)| end.timeouts.is_some());
+        let at = |address| self.end_at(address).is_some_and(|end| end.timeouts.is_some());
         self.own_timeouts && (at(key.src) || at(key.dst))
+    }
+
+    /// The endpoint that an address is of, or is behind.
+    fn end_at(&self, address: Addr) -> Option<&Endpoint> {
+        self.at_address(address).map(|(end, _)| end).or_else(|| self.behind(address))
     }
 
     /// How a flow is tracked, by the addresses of its ends.
@@ -34,7 +39,7 @@ impl Network {
         if !self.own_timeouts {
             return self.tracking;
         }
-        self.tracking_between([key.src, key.dst].map(|address| self.at_address(address).map(|(end, _)| end)))
+        self.tracking_between([key.src, key.dst].map(|address| self.end_at(address)))
     }
 }
 

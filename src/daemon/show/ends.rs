@@ -7,18 +7,17 @@ use eastgate_dataplane::{
     pipeline::shared::lock,
     snapshot::{Endpoint, Network, Snapshot},
 };
-use eastgate_wire::{Addr, MacAddr, Vni};
+use eastgate_wire::{Addr, EndpointId, MacAddr, Vni};
 
 use super::networks;
 
 /// Endpoints that rows are to be about.
-pub(super) struct Ends<'s>(Vec<End<'s>>);
-
-struct End<'s> {
-    network: &'s Network,
-    endpoint: &'s Endpoint,
-    /// Addresses that it may have among others, and has
-    held: HashSet<Addr>,
+pub(super) struct Ends<'s> {
+    snapshot: &'s Snapshot,
+    endpoints: HashSet<(Vni, EndpointId)>,
+    macs: HashSet<(Vni, MacAddr)>,
+    /// Addresses that one of them may have among others, and has
+    held: HashSet<(Vni, Addr)>,
 }
 
 impl<'s> Ends<'s> {
@@ -59,35 +58,36 @@ impl<'s> Ends<'s> {
             Some((tenant, name)) => (Some(tenant), name),
             None => (None, wanted),
         };
-        let mut ends = Vec::new();
+        let (mut endpoints, mut macs, mut held) = (HashSet::new(), HashSet::new(), HashSet::new());
         for network in networks(snapshot, filter) {
             if tenant.is_some_and(|tenant| tenant != &*network.tenant.name) {
                 continue;
             }
+            let vni = network.vni;
             for endpoint in network.endpoints.iter().filter(|endpoint| is_meant(network, endpoint, name)) {
-                let holders = lock(&network.state.holders);
-                let held = holders.entries().filter(|(_, holder)| holder.endpoint == endpoint.mac);
-                ends.push(End { network, endpoint, held: held.map(|(address, _)| address).collect() });
+                endpoints.insert((vni, endpoint.id));
+                macs.insert((vni, endpoint.mac));
             }
+            let holders = lock(&network.state.holders);
+            let of_them = holders.entries().filter(|(_, holder)| macs.contains(&(vni, holder.endpoint)));
+            held.extend(of_them.map(|(address, _)| (vni, address)));
         }
-        (!ends.is_empty()).then_some(Self(ends))
+        (!endpoints.is_empty()).then_some(Self { snapshot, endpoints, macs, held })
     }
 
     /// Is this one of them?
     pub(super) fn has(&self, vni: Vni, endpoint: &Endpoint) -> bool {
-        self.0.iter().any(|end| end.network.vni == vni && end.endpoint.id == endpoint.id)
+        self.endpoints.contains(&(vni, endpoint.id))
     }
 
     /// Has one of them this MAC?
     pub(super) fn has_mac(&self, vni: Vni, mac: MacAddr) -> bool {
-        self.0.iter().any(|end| end.network.vni == vni && end.endpoint.mac == mac)
+        self.macs.contains(&(vni, mac))
     }
 
     /// Has one of them this address?
     pub(super) fn has_address(&self, vni: Vni, address: Addr) -> bool {
-        self.0.iter().any(|end| {
-            let owns = || end.network.by_address(address).is_some_and(|owner| owner.id == end.endpoint.id);
-            end.network.vni == vni && (owns() || end.held.contains(&address))
-        })
+        let owner = || self.snapshot.network(vni).and_then(|network| network.by_address(address));
+        self.held.contains(&(vni, address)) || owner().is_some_and(|owner| self.has(vni, owner))
     }
 }

@@ -22,7 +22,7 @@ use super::{
     part,
 };
 use crate::daemon::{
-    events::Told,
+    events::{Told, lost_between},
     log::{is_logged, logged_rules},
 };
 
@@ -39,22 +39,27 @@ impl View {
             let fits = wanted.fits(&told.event);
             fits.then(|| self.event_row(snapshot, told)).filter(|row| wanted.fits_row(row))
         };
-        let recent = lock(&self.events);
-        // A number that is none yet is one of a daemon before.
-        let after = after.map(|after| if after > recent.last() { 0 } else { after });
+        // Names are looked up where nobody waits for it.
+        let (recent, last, after) = {
+            let recent = lock(&self.events);
+            // A number that is none yet is one of a daemon before.
+            let after = after.map(|after| if after > recent.last() { 0 } else { after });
+            let events: Vec<Told> = recent.after(after.unwrap_or(0)).copied().collect();
+            (events, recent.last(), after)
+        };
         let events: Vec<EventRow> = match after {
-            Some(after) => recent.after(after).filter_map(row).take(most).collect(),
+            Some(_) => recent.iter().filter_map(row).take(most).collect(),
             None => {
-                let mut newest: Vec<_> = recent.after(0).rev().filter_map(row).take(most).collect();
+                let mut newest: Vec<_> = recent.iter().rev().filter_map(row).take(most).collect();
                 newest.reverse();
                 newest
             }
         };
         let end = match events.last() {
-            Some(last) if after.is_some() && events.len() == most => last.seq,
-            _ => recent.last(),
+            Some(row) if after.is_some() && events.len() == most => row.seq,
+            _ => last,
         };
-        let lost = after.map_or(0, |after| recent.lost_between(after, end));
+        let lost = after.map_or(0, |after| lost_between(&recent, after, end));
         Ok(Events { events, next: end.to_string(), lost })
     }
 
@@ -116,7 +121,7 @@ impl View {
             Event::Dropped(key, seen) | Event::WouldBeDenied(key, seen) => {
                 let sender = network.and_then(|network| sender_of(snapshot, network, key, &seen.subject));
                 EventRow {
-                    src_endpoint: name(sender).or(row.src_endpoint),
+                    src_endpoint: name(sender),
                     src_mac: seen.subject.macs.map(|[_, src]| src),
                     dst_mac: seen.subject.macs.map(|[dst, _]| dst),
                     from: key.from.map(|location| self.location_name(location)),
@@ -141,7 +146,8 @@ fn endpoint_at(network: &Network, address: Addr) -> Option<&Endpoint> {
     })
 }
 
-/// Who sent a frame, whatever it says of itself: who is at its attachment. What came through a tunnel is its MAC's.
+/// Who sent a frame, whatever it says of itself: who is at its attachment. What came through a tunnel is of who has its MAC, if that
+/// is behind the VTEP that it came from; the kernel's programs look at its address alone, when they have held it against its sender.
 fn sender_of<'s>(
     snapshot: &'s Snapshot,
     network: &'s Network,
@@ -153,7 +159,11 @@ fn sender_of<'s>(
             .at_attachment(attachment)
             .filter(|(of, _)| of.vni == network.vni)
             .map(|(_, endpoint)| endpoint),
-        _ => subject.macs.and_then(|[_, src]| network.by_mac(src)),
+        from => match (subject.macs, from) {
+            (Some([_, src]), Some(at)) => network.sender_at(src, at).filter(|sender| sender.location == at),
+            (None, _) => subject.flow().and_then(|flow| endpoint_at(network, flow.src)),
+            (Some(_), None) => None,
+        },
     }
 }
 
@@ -230,10 +240,17 @@ impl<'s> Wanted<'s> {
         };
         let names_networks = filter.tenant.is_some() || filter.network.is_some();
         let network = || about.vni.and_then(|vni| self.snapshot.network(vni));
+        let sender = || match event {
+            Event::Dropped(key, seen) | Event::WouldBeDenied(key, seen) => {
+                network().and_then(|network| sender_of(self.snapshot, network, key, &seen.subject))
+            }
+            Event::Flow(_) | Event::Elsewhere(_) => None,
+        };
         let is_of = |ends: &Ends<'_>| {
             about.vni.is_some_and(|vni| {
                 addresses().any(|address| ends.has_address(vni, address))
                     || macs().into_iter().any(|mac| ends.has_mac(vni, mac))
+                    || sender().is_some_and(|sender| ends.has(vni, sender))
             })
         };
         filter.vni.is_none_or(|vni| about.vni == Some(vni))

@@ -148,7 +148,7 @@ impl Filters {
         faults: &mut Faults,
     ) -> Option<Vec<Bound<'_>>> {
         let mut bound = Vec::new();
-        self.include(name, at, variables, &mut Vec::new(), &mut bound, faults)?;
+        self.include(name, at, variables, &mut Within::default(), &mut bound, faults)?;
         Some(bound)
     }
 
@@ -157,23 +157,25 @@ impl Filters {
         name: &str,
         at: &Place,
         variables: &Variables,
-        within: &mut Vec<String>,
+        within: &mut Within,
         bound: &mut Vec<Bound<'f>>,
         faults: &mut Faults,
     ) -> Option<()> {
         const DEEPEST: usize = 16;
-        const MOST_RULES: usize = 10_000;
+        const MOST: usize = 10_000;
         let Some(filter) = self.0.get(name) else {
             let remedy = format!("give what `virsh nwfilter-dumpxml {name}` prints too");
             faults.add(at.clone(), format!("the filter `{name}` is in none of the files"), remedy);
             return None;
         };
-        if within.iter().any(|outer| outer == name) {
+        if within.names.iter().any(|outer| outer == name) {
             faults.add(at.clone(), "filters that include each other", "take one of the references out");
             return None;
         }
-        if within.len() >= DEEPEST || bound.len() > MOST_RULES {
-            let message = format!("more than {DEEPEST} filters inside each other, or {MOST_RULES} rules");
+        within.visited += 1;
+        if within.names.len() >= DEEPEST || bound.len() > MOST || within.visited > MOST {
+            let message =
+                format!("more than {DEEPEST} filters inside each other, or {MOST} filters or rules");
             faults.add(at.clone(), message, "make one filter of some of them");
             return None;
         }
@@ -183,16 +185,25 @@ impl Filters {
             rule,
             variables: variables.clone(),
         }));
-        within.push(name.to_owned());
+        within.names.push(name.to_owned());
         for include in &filter.includes {
             // What is said further out counts: a reference says what holds where nobody has.
             let mut inner = include.variables.clone();
             inner.extend(variables.clone());
             self.include(&include.filter, &include.at, &inner, within, bound, faults)?;
         }
-        within.pop();
+        within.names.pop();
         Some(())
     }
+}
+
+/// Where it is among filters that include others.
+#[derive(Debug, Default)]
+struct Within {
+    /// Those around it
+    names: Vec<String>,
+    /// How many were gone into, some of them several times
+    visited: usize,
 }
 
 /// A rule for each protocol element; one for everything where there is none.

@@ -243,7 +243,10 @@ fn play<'b>(rules: &[&'b Bound<'_>], class: Class, outgoing: bool) -> Result<Out
                 (Action::Drop | Action::Reject, Ask::NotOwn(check)) if outgoing && !rule.incoming => {
                     outcome.checks.insert(check);
                 }
-                (Action::Drop | Action::Reject, Ask::NotOneMac) if rule.asks.contains_key(other_end) => {
+                // Of two such rules, nothing that the one lets pass the other does.
+                (Action::Drop | Action::Reject, Ask::NotOneMac)
+                    if rule.asks.contains_key(other_end) && outcome.fate != Fate::Gateway =>
+                {
                     outcome.fate = Fate::Gateway;
                 }
                 _ => return Err(rule),

@@ -186,9 +186,28 @@ fn the_ends_of_a_connection_that_is_cut_are_told_where_asked() {
             ],
             "{keys}"
         );
-        // Another eastgate on the way has seen that it is over.
+        // Another eastgate on the way has seen that it is over; here it is none.
+        let mut at_beta = Vec::new();
+        for shard in net.shared("beta").all_flows() {
+            lock(shard).page(0, u32::MAX, &FlowFilter::default(), net.now(), &mut at_beta);
+        }
+        let acme = net.snapshot("beta").networks()[0].vni;
+        let of_acme = at_beta.iter().filter(|flow| flow.key.vni == acme);
+        let at_beta: Vec<_> = of_acme.map(|flow| flow.state.name()).collect();
+        assert_eq!(at_beta, ["close"], "{keys}");
         assert_eq!(net.send("acme/db1", TALK.answer(b"late")), "not-syn at alpha");
         assert!(net.announcements().deliveries.is_empty());
+    }
+}
+
+/// Whose next packet comes before the reload has come to it.
+#[test]
+fn the_ends_of_a_connection_that_is_in_use_are_told_too() {
+    for (keys, told) in [("on_change = \"reset\"", 3), ("on_change = \"cut\"", 0)] {
+        let (mut net, _files) = after_change("in-use", keys, |acme| acme.replace(SQL, ""));
+        assert_eq!(net.send("acme/web1", TALK.data(b"more")), "policy-changed at alpha");
+        assert_eq!(net.shared("alpha").end_refused(&net.snapshot("alpha"), net.now()), 0);
+        assert_eq!(net.announcements().deliveries.len(), told, "{keys}");
     }
 }
 
