@@ -166,7 +166,7 @@ pub(super) fn observe(options: &Observe) -> Result<u8> {
                 Lines::Json => println!("{}", json!({ "lost": answer.lost })),
                 Lines::Text | Lines::Compact => println!("-- {} lost", names::count(answer.lost, "event")),
                 // A line with this status stands for records that there are none of.
-                Lines::Vpc => println!("{}", ["2 - - - - - - - - - - - - SKIPDATA", " - - - -"].concat()),
+                Lines::Vpc => println!("2 - - - - - - - - - - - - SKIPDATA - - - -"),
             }
         }
         for event in &answer.events {

@@ -15,28 +15,31 @@ use crate::snapshot::{Network, Snapshot};
 /// Places of the flow table looked at while a shard is locked.
 const PAGE: u32 = 4096;
 
+/// Which flows end, and how.
+struct Cut<'a> {
+    ending: Ending,
+    wanted: &'a dyn Fn(&FlowInfo) -> bool,
+    /// The networks in which the ends of connections are told; none where nobody is
+    tell: Option<&'a dyn Fn(Vni) -> bool>,
+    most: u64,
+    now: Instant,
+}
+
 impl Shared {
     /// Ends the flows that are `wanted`, `most` at most: their next packets are decided anew. How many.
     pub fn end_flows(&self, wanted: &dyn Fn(&FlowInfo) -> bool, most: u64, now: Instant) -> u64 {
-        self.end_as(Ending::Killed, wanted, &|_| false, most, now)
+        self.end_all(&Cut { ending: Ending::Killed, wanted, tell: None, most, now })
     }
 
-    /// The ends of connections among them, in networks that `tell`, are told.
-    fn end_as(
-        &self,
-        ending: Ending,
-        wanted: &dyn Fn(&FlowInfo) -> bool,
-        tell: &dyn Fn(Vni) -> bool,
-        most: u64,
-        now: Instant,
-    ) -> u64 {
-        let mut ended = self.end_created(ending, wanted, tell, most, now);
+    fn end_all(&self, cut: &Cut<'_>) -> u64 {
+        let Cut { ending, wanted, most, now, .. } = *cut;
+        let mut ended = self.end_created(cut);
         for shard in self.all_flows() {
             let mut from = Some(0);
             while let Some(place) = from.filter(|_| ended < most) {
                 let mut flows = lock(shard);
                 let left = u32::try_from(most - ended).unwrap_or(u32::MAX);
-                self.tear(&mut flows, place, wanted, tell, now);
+                self.tear(&mut flows, place, cut);
                 let (some, next) = flows.end_some(ending, place, PAGE, left, wanted, now);
                 self.recall(&mut flows);
                 ended += u64::from(some);
@@ -48,14 +51,8 @@ impl Shared {
 
     /// Notes how the ends of connections on a page of the table are told that are about to end. What is elsewhere comes back first:
     /// it has gone on there.
-    fn tear(
-        &self,
-        flows: &mut FlowTable,
-        place: u32,
-        wanted: &dyn Fn(&FlowInfo) -> bool,
-        tell: &dyn Fn(Vni) -> bool,
-        now: Instant,
-    ) {
+    fn tear(&self, flows: &mut FlowTable, place: u32, cut: &Cut<'_>) {
+        let Cut { wanted, tell: Some(tell), now, .. } = *cut else { return };
         let mut page = Vec::new();
         flows.page(place, PAGE, &FlowFilter::default(), now, &mut page);
         for info in
@@ -71,14 +68,8 @@ impl Shared {
     }
 
     /// Those of them that began elsewhere and are there.
-    fn end_created(
-        &self,
-        ending: Ending,
-        wanted: &dyn Fn(&FlowInfo) -> bool,
-        tell: &dyn Fn(Vni) -> bool,
-        most: u64,
-        now: Instant,
-    ) -> u64 {
+    fn end_created(&self, cut: &Cut<'_>) -> u64 {
+        let Cut { ending, wanted, tell, most, now } = *cut;
         let Some(fastpath) = self.fastpath.get() else { return 0 };
         let mut keys = Vec::new();
         self.for_each_created(now, |info| {
@@ -97,7 +88,7 @@ impl Shared {
                 continue;
             }
             if let Some(found) = fastpath.end(&key) {
-                if tell(key.vni) {
+                if tell.is_some_and(|tell| tell(key.vni)) {
                     self.tell_torn(Reset::of(&found.key, &found.progress.sides));
                 }
                 self.bury(&mut flows, &snapshot, &found, Some(ending), now);
@@ -135,7 +126,9 @@ impl Shared {
         }
         let refused = |flow: &FlowInfo| networks.get(&flow.key.vni).is_some_and(|it| it.refuses(flow));
         let tell = |vni: Vni| networks.get(&vni).is_some_and(|network| network.tells_cut);
-        self.end_as(Ending::Refused, &refused, &tell, u64::MAX, now)
+        let tell: &dyn Fn(Vni) -> bool = &tell;
+        let tell = networks.values().any(|network| network.tells_cut).then_some(tell);
+        self.end_all(&Cut { ending: Ending::Refused, wanted: &refused, tell, most: u64::MAX, now })
     }
 }
 
