@@ -339,3 +339,14 @@ const fn ending_name(ending: Ending) -> &'static str {
         Ending::Killed => "killed",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_end_by_the_names_that_are_asked_for() {
+        let all = [Ending::Closed, Ending::Expired, Ending::Evicted, Ending::Refused, Ending::Killed];
+        assert_eq!(all.map(ending_name), eastgate_api::FLOW_ENDINGS);
+    }
+}

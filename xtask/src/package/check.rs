@@ -13,7 +13,7 @@ use crate::run;
 /// Where this machine gets its packages from; the first that there is says so for the bare one
 const SOURCES: [&str; 2] = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
 
-/// By how much systemd says that a service is exposed, from 0 to 10, in tenths: 2.1 are its capabilities, the settings that it
+/// By how much systemd says that a service is exposed, from 0 to 10, in tenths: what is left are its capabilities, the settings that it
 /// writes, and the network.
 const EXPOSURE_MAX: u32 = 25;
 
@@ -40,6 +40,8 @@ impl Root {
         command.args(["--variant=minbase", "--quiet", release.trim()]).arg(&root.0);
         command.args(SOURCES.iter().find(|file| Path::new(file).exists()));
         run::output(&mut command)?;
+        // mmdebstrap leaves the lists of packages out.
+        root.run(&["apt-get", "update", "-qq"])?;
         Ok(root)
     }
 
@@ -117,9 +119,9 @@ pub(super) fn install_upgrade_and_remove(package: &Path, next: &Path, folder: &P
     let users = fs::read_to_string(root.0.join("etc/passwd"))?;
     ensure!(!users.contains("eastgate"), "its user is left");
     let left: Vec<String> = root.files()?.difference(&before).cloned().collect();
-    // Backups of the lists of users, which every change of those makes.
-    let left: Vec<&String> =
-        left.iter().filter(|path| !path.starts_with("/etc/") || !path.ends_with('-')).collect();
+    // What adduser makes for any package: backups of the lists of users, and its lock.
+    let of_adduser = |path: &str| path == "/run/adduser" || path.starts_with("/etc/") && path.ends_with('-');
+    let left: Vec<&String> = left.iter().filter(|path| !of_adduser(path)).collect();
     ensure!(left.is_empty(), "left behind: {left:?}");
     println!("removed, and nothing is left");
     Ok(())
