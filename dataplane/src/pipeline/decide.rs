@@ -14,6 +14,7 @@ use eastgate_wire::{
 use super::{
     Arrival, Pipeline, Refusal,
     counters::{DropKey, Subject, packet},
+    elsewhere::LOOKS_ELSEWHERE,
     offload::Settled,
     ruling::{Fate, Inquiry, Limited, Ruling},
     track::{Content, Ends, Pending, Question, Standing, TrackedFlow, Undecided, packets, receiver},
@@ -151,9 +152,11 @@ impl<'s> Pipeline<'s> {
             FlowDirection::Reply => flows.open_by_reply(segment, &admitted, &tracking, account, now),
         };
         let mut opened = open(flows);
-        if opened == Err(DropReason::FlowLimit)
-            && self.shared.make_room_elsewhere(account, Population::Unreplied, now)
-        {
+        for _ in 0..LOOKS_ELSEWHERE {
+            let full = opened == Err(DropReason::FlowLimit);
+            if !full || !self.shared.make_room_elsewhere(account, Population::Unreplied, now) {
+                break;
+            }
             opened = open(flows);
         }
         let hit = opened.inspect_err(|_| self.shared.release(flows, elsewhere))?;

@@ -17,6 +17,7 @@ use eastgate_wire::{
 
 use super::{
     Arrival, Destination, Pipeline, Refusal,
+    elsewhere::LOOKS_ELSEWHERE,
     offload::Settled,
     ruling::{Inquiry, probe_of},
     shared::lock,
@@ -389,10 +390,12 @@ impl<'s> Pipeline<'s> {
             self.shared.reclaim(flows, network, flow, &original, now);
             tracked = flows.track(segment, &tracking, epoch, now);
         }
-        if tracked == flow::Tracked::Drop(DropReason::FlowLimit)
-            && let Some(account) = flows.payer(segment)
-            && self.shared.make_room_elsewhere(&account, Population::Replied, now)
-        {
+        for _ in 0..LOOKS_ELSEWHERE {
+            let full = tracked == flow::Tracked::Drop(DropReason::FlowLimit);
+            let Some(account) = full.then(|| flows.payer(segment)).flatten() else { break };
+            if !self.shared.make_room_elsewhere(&account, Population::Replied, now) {
+                break;
+            }
             tracked = flows.track(segment, &tracking, epoch, now);
         }
         match tracked {

@@ -1,11 +1,18 @@
 //! Every table is bounded, and one network's limit is nobody else's.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use eastgate_wire::{DropReason, Frame, Instant, Offload};
 
 use super::{
     frames::*,
     net::{Net, parse},
     scene::*,
+};
+use crate::{
+    attachments::Attachments,
+    pipeline::{Outcome, Pipeline, Shared, batch::Batch},
+    snapshot::{Snapshot, state::StateRegistry},
 };
 
 #[test]
@@ -109,6 +116,34 @@ fn flows_without_answer_are_limited_and_replied_ones_stay() {
     assert_eq!(opened[2..], ["flow-limit at alpha"; 2], "connections make room for nobody");
     net.pass(Duration::from_secs(3600));
     assert_eq!(net.send("web1", connections[0].data(b"still here")), "db1");
+}
+
+/// Many shards have no flow of their own that could go, and what goes elsewhere makes room for whoever is first.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "workers take room from each other")]
+fn workers_that_are_at_a_limit_together_find_room() {
+    const WORKERS: u16 = 4;
+    const EACH: u16 = 8000;
+    let config = parse(&scene("limits = { unreplied = 6 }"));
+    let states = Arc::new(StateRegistry::new(config.limits));
+    let mut ports = Attachments::default();
+    let snapshot = Snapshot::compile(&config, "alpha", None, &mut ports, &states).unwrap();
+    let shared = Shared::new(snapshot, states, WORKERS.into());
+    let snapshot = shared.snapshot_arc();
+    let (port, ..) = snapshot.attachments().find(|(_, _, end)| &*end.name == "web1").unwrap();
+    let run = |worker: u16| {
+        let mut pipeline = Pipeline::new(&shared, &snapshot, worker.into());
+        for sport in (0..EACH).map(|n| 1000 + worker * EACH + n) {
+            let mut bytes = udp(WEB1, DB1, sport, 53);
+            let end = bytes.len();
+            let mut frame = Frame::new(&mut bytes, 0, end, Offload::default());
+            let now = Instant::from_secs(1000);
+            let outcome = pipeline.handle_tenant(port, &mut frame, now, &mut Batch::default());
+            assert_ne!(outcome, Outcome::Drop(DropReason::FlowLimit), "worker {worker}, port {sport}");
+        }
+    };
+    let run = &run;
+    std::thread::scope(|scope| (0..WORKERS).for_each(|worker| drop(scope.spawn(move || run(worker)))));
 }
 
 #[test]
