@@ -74,8 +74,8 @@ fn expected(case: &Case, probes: &[Probe]) -> BTreeSet<usize> {
     (0..probes.len()).filter(|probe| passes(&probes[*probe])).collect()
 }
 
-/// As many as fit the queues of a kernel at once
-const AT_ONCE: usize = 200;
+/// As many as fit the queues of a kernel at once, also where nobody empties them for a while
+const AT_ONCE: usize = 100;
 
 /// Which probes arrive, by their numbers.
 fn ask(subject: &mut Subject, probes: &[Probe], expected: &BTreeSet<usize>) -> BTreeSet<usize> {

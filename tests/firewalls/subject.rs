@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     thread::JoinHandle,
     time::Duration,
@@ -25,10 +25,13 @@ type Arrived = Arc<Mutex<Vec<(usize, Vec<u8>)>>>;
 pub struct Subject {
     name: String,
     kind: Kind,
-    /// Where frames are put in and taken out: the devices `m0` to `m4`
-    machines: Space,
     space: Space,
+    /// Where frames are put in, by machine. Opened once: the kernel takes its time over each socket for packets that goes.
+    senders: Vec<Link>,
     arrived: Arrived,
+    /// How many frames were seen as they were put in, and how many were
+    put_in: Arc<AtomicUsize>,
+    sent: usize,
     over: Arc<AtomicBool>,
     takers: Vec<JoinHandle<()>>,
     world: World,
@@ -74,22 +77,26 @@ impl Subject {
             world.cable((&machines, &format!("m{machine}")), (&space, &format!("v{machine}")), 1500);
         }
         let (arrived, over) = (Arrived::default(), Arc::new(AtomicBool::new(false)));
+        let put_in = Arc::new(AtomicUsize::new(0));
         let take = |machine: usize| {
-            let (arrived, over) = (arrived.clone(), over.clone());
+            let (arrived, put_in, over) = (arrived.clone(), put_in.clone(), over.clone());
             let mut link =
                 must(machines.enter(move || Link::open(&format!("m{machine}"), Duration::from_millis(20))));
             machines.spawn(move || {
                 while !over.load(SeqCst) {
-                    if let Ok(Some(frame)) = link.receive()
-                        && frame.starts_with(&Case::mac(machine).0)
-                    {
+                    let Ok(Some(frame)) = link.receive() else { continue };
+                    if frame.starts_with(&Case::mac(machine).0) {
                         arrived.lock().unwrap().push((machine, frame.to_vec()));
+                    } else if frame[6..].starts_with(&Case::mac(machine).0) {
+                        put_in.fetch_add(1, SeqCst);
                     }
                 }
             })
         };
         let takers = (0..MACHINES).map(take).collect();
-        Self { name: name.to_owned(), kind, machines, space, arrived, over, takers, world }
+        let sender = |machine| must(Link::open(&format!("m{machine}"), Duration::ZERO));
+        let senders = machines.enter(|| (0..MACHINES).map(sender).collect());
+        Self { name: name.to_owned(), kind, space, senders, arrived, put_in, sent: 0, over, takers, world }
     }
 
     pub fn name(&self) -> &str {
@@ -119,16 +126,13 @@ impl Subject {
         }
     }
 
-    /// Which probes arrive, by their numbers. Those that are expected are waited for; what comes later on is told by
-    /// [`Self::late`].
+    /// Which probes arrive, by their numbers. Those that are expected are waited for, and that whoever takes frames has seen
+    /// all that were put in: the queue of a socket is short. What comes later on is told by [`Self::late`].
     pub fn ask(&mut self, probes: &[Probe], expected: &BTreeSet<usize>) -> BTreeSet<usize> {
-        self.machines.enter(|| {
-            let open = |machine| must(Link::open(&format!("m{machine}"), Duration::ZERO));
-            let mut links: Vec<Link> = (0..MACHINES).map(open).collect();
-            for probe in probes {
-                links[probe.from].send(&probe.frame).unwrap();
-            }
-        });
+        for probe in probes {
+            self.senders[probe.from].send(&probe.frame).unwrap();
+        }
+        self.sent += probes.len();
         let numbers: BTreeMap<(usize, &[u8]), usize> =
             probes.iter().enumerate().map(|(number, probe)| ((probe.to, &*probe.frame), number)).collect();
         let mut seen = BTreeSet::new();
@@ -138,7 +142,7 @@ impl Subject {
                 seen.extend(number);
                 number.is_none()
             });
-            seen.is_superset(expected)
+            seen.is_superset(expected) && self.put_in.load(SeqCst) >= self.sent
         });
         seen
     }
