@@ -10,6 +10,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -277,16 +278,18 @@ fn a_transfer_is_carried_and_decided_again_like_any_other_flow() {
         configure(&site, false);
         daemons.iter().for_each(|daemon| assert!(daemon.run(&["reload"]).status.success()));
         assert!(!transfer.0.wait().unwrap().success(), "{dataplane} {}: without its helper", way.0);
-        // And none begins.
-        for (way, options) in WAYS {
-            let short: Vec<&str> =
-                ["--max-time", "3"].into_iter().chain(options[2..].iter().copied()).collect();
-            assert!(!server.gives(&site.web1, 0, "ftp", &short), "{dataplane}: {way} without a helper");
-        }
-        assert!(
-            !server.gives(&site.web1, 0, "tftp", &["--max-time", "3"]),
-            "{dataplane}: TFTP without a helper"
-        );
+        // And none begins, however it is asked for.
+        let asked = WAYS.map(|(way, options)| (way, "ftp", &options[2..])).into_iter();
+        thread::scope(|scope| {
+            for (way, scheme, options) in asked.chain([("TFTP", "tftp", &[][..])]) {
+                let (server, client) = (&server, &site.web1);
+                scope.spawn(move || {
+                    let short: Vec<&str> = ["--max-time", "3"].iter().chain(options).copied().collect();
+                    let gave = server.gives(client, 0, scheme, &short);
+                    assert!(!gave, "{dataplane}: {way} without a helper");
+                });
+            }
+        });
     }
 }
 
