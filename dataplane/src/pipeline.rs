@@ -323,7 +323,11 @@ fn report_theft(arrival: &Arrival<'_>, view: &View, frame: &Frame<'_>, now: Inst
     if network.ownership.is_of_others(who, address) && lock(&network.state.thefts).take(now) {
         let owner = network.at_address(address).map(|(owner, _)| owner.name.to_string());
         let by = arrival.sender.map(|sender| sender.name.to_string());
+        let vtep = match arrival.from {
+            Location::Remote(vtep) => Some(vtep.to_string()),
+            Location::Local(_) => None,
+        };
         tracing::warn!(network = %network.name, %address, owner = owner.as_deref(), by = by.as_deref(), mac = %view.src,
-            from = ?arrival.from, "somebody uses an address that is configured for another");
+            vtep = vtep.as_deref(), "somebody uses an address that is configured for another");
     }
 }
