@@ -144,6 +144,8 @@ impl Subject {
             });
             seen.is_superset(expected) && self.put_in.load(SeqCst) >= self.sent
         });
+        // Else one that arrived, and should not have, may be among those that were lost.
+        assert!(self.put_in.load(SeqCst) >= self.sent, "{}: whoever takes frames has lost some", self.name);
         seen
     }
 

@@ -14,7 +14,7 @@ use eastgate_wire::{
 use super::{
     Arrival, Pipeline, Refusal,
     counters::{DropKey, Subject, packet},
-    elsewhere::LOOKS_ELSEWHERE,
+    elsewhere::ROOM_ATTEMPTS,
     offload::Settled,
     ruling::{Fate, Inquiry, Limited, Ruling},
     track::{Content, Ends, Pending, Question, Standing, TrackedFlow, Undecided, packets, receiver},
@@ -152,7 +152,7 @@ impl<'s> Pipeline<'s> {
             FlowDirection::Reply => flows.open_by_reply(segment, &admitted, &tracking, account, now),
         };
         let mut opened = open(flows);
-        for _ in 0..LOOKS_ELSEWHERE {
+        for _ in 0..ROOM_ATTEMPTS {
             let full = opened == Err(DropReason::FlowLimit);
             if !full || !self.shared.make_room_elsewhere(account, Population::Unreplied, now) {
                 break;

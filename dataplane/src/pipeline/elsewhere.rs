@@ -1,14 +1,10 @@
 //! Flows that the fast path carries: handed over, found there, taken back, counted, and ended when their time is over.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use eastgate_conntrack::flow::{
     Account, Admitted, Carrier, Count, Direction, Ending, Finished, FlowId, FlowInfo, FlowTable, FlowUse,
-    Found, Happening, Population, Progress, Rank, Recalled, StateSettings,
+    Found, Happening, Population, Progress, Recalled, StateSettings,
 };
 use eastgate_policy::rule;
 use eastgate_wire::{Addr, Cursor, DropReason, EndpointId, FlowKey, Instant, Vni};
@@ -342,36 +338,19 @@ impl Shared {
         network.by_address(source).map_or(&network.state.unknown_hosts, |end| &end.state.flows).clone()
     }
 
-    /// Has flows of other shards make room for one more, the cheapest first. False when nothing went. Nobody waits for a
-    /// shard that another worker is at work in: two that wait for each other would wait for ever. It is looked at again
-    /// when there was nothing in the others.
+    /// Has flows of other shards make room for one more, the cheapest first. Those of shards that somebody is at work in
+    /// are passed over: two that wait for each other would wait for ever. False when nothing went; when something did, another
+    /// worker may still be quicker to take the slot.
     pub(super) fn make_room_elsewhere(&self, account: &Account, of: Population, now: Instant) -> bool {
-        let mut unseen = u64::MAX;
-        for _ in 0..LOOKS_ELSEWHERE {
-            let Some(full) = account.full(of) else { return true };
-            let mut busy = 0_u64;
-            let mut makes_room = |rank: &Rank, number: usize, shard: &Mutex<FlowTable>| {
-                let Ok(mut flows) = shard.try_lock() else {
-                    busy |= 1 << number;
-                    return false;
-                };
+        let Some(full) = account.full(of) else { return true };
+        of.making_room().iter().any(|rank| {
+            self.all_flows().any(|shard| {
+                let Ok(mut flows) = shard.try_lock() else { return false };
                 let went = flows.put_out(account, full, *rank, now);
                 self.recall(&mut flows);
                 went
-            };
-            let shards = || self.all_flows().enumerate().filter(|(number, _)| unseen >> number & 1 == 1);
-            let mut of_rank = |rank| shards().any(|(number, shard)| makes_room(rank, number, shard));
-            if of.making_room().iter().any(&mut of_rank) {
-                return true;
-            }
-            // One of them is the caller's own.
-            if busy.count_ones() <= 1 {
-                return false;
-            }
-            unseen = busy;
-            std::thread::yield_now();
-        }
-        false
+            })
+        })
     }
 
     /// Asks about flows whose time seems to be over: those that went on elsewhere go on.
@@ -407,9 +386,8 @@ const NO_HINTS: [u64; 2] = [0; 2];
 /// How long a connection that a daemon before had may be silent and still be picked up.
 const LOST_FOR: Duration = Duration::from_secs(120);
 
-/// How often room is looked for in other shards on behalf of one packet: another worker may be quicker to take what was
-/// made.
-pub(super) const LOOKS_ELSEWHERE: usize = 16;
+/// How often other shards make room on behalf of one packet, where other workers take what they made.
+pub(super) const ROOM_ATTEMPTS: usize = 16;
 
 /// Pages of the table that one sweep reads.
 const PAGES_PER_SWEEP: usize = 128;

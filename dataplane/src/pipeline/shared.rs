@@ -27,7 +27,7 @@ use super::{
 };
 use crate::snapshot::{Snapshot, state::StateRegistry};
 
-/// Shards of the flow table: enough that two workers seldom want the same one. Sets of them are a word's bits.
+/// Shards of the flow table: enough that two workers seldom want the same one.
 const SHARDS: u32 = 64;
 /// Flows that one call may end.
 const EXPIRY_BUDGET: usize = 256;

@@ -17,7 +17,7 @@ use eastgate_wire::{
 
 use super::{
     Arrival, Destination, Pipeline, Refusal,
-    elsewhere::LOOKS_ELSEWHERE,
+    elsewhere::ROOM_ATTEMPTS,
     offload::Settled,
     ruling::{Inquiry, probe_of},
     shared::lock,
@@ -390,7 +390,7 @@ impl<'s> Pipeline<'s> {
             self.shared.reclaim(flows, network, flow, &original, now);
             tracked = flows.track(segment, &tracking, epoch, now);
         }
-        for _ in 0..LOOKS_ELSEWHERE {
+        for _ in 0..ROOM_ATTEMPTS {
             let full = tracked == flow::Tracked::Drop(DropReason::FlowLimit);
             let Some(account) = full.then(|| flows.payer(segment)).flatten() else { break };
             if !self.shared.make_room_elsewhere(&account, Population::Replied, now) {

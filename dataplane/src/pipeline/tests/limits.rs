@@ -118,13 +118,14 @@ fn flows_without_answer_are_limited_and_replied_ones_stay() {
     assert_eq!(net.send("web1", connections[0].data(b"still here")), "db1");
 }
 
-/// Many shards have no flow of their own that could go, and what goes elsewhere makes room for whoever is first.
+/// Many shards have no flow of their own that could go, and what goes elsewhere makes room for whoever is first. There are
+/// more flows than shards that workers can be at work in.
 #[test]
 #[allow(clippy::disallowed_methods, reason = "workers take room from each other")]
 fn workers_that_are_at_a_limit_together_find_room() {
     const WORKERS: u16 = 4;
     const EACH: u16 = 8000;
-    let config = parse(&scene("limits = { unreplied = 6 }"));
+    let config = parse(&scene("limits = { unreplied = 24 }"));
     let states = Arc::new(StateRegistry::new(config.limits));
     let mut ports = Attachments::default();
     let snapshot = Snapshot::compile(&config, "alpha", None, &mut ports, &states).unwrap();
