@@ -10,7 +10,11 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    thread,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -164,6 +168,66 @@ const WAYS: [(&str, &[&str]); 4] = [
     ("PORT", &["--max-time", "40", "--ftp-port", "-", "--disable-eprt"]),
 ];
 
+/// A file that is had as slowly as a test takes it, and fast where nothing is left to see: however busy the machine, it is not over
+/// before. It needs machines with little room for what is not read.
+struct Transfer {
+    client: Running,
+    taker: JoinHandle<Vec<u8>>,
+    taken: Arc<AtomicUsize>,
+    hurry: Arc<AtomicBool>,
+}
+
+impl Transfer {
+    /// What is taken at the beginning: more than there is room for on the way
+    const FIRST: usize = 300_000;
+    /// Bytes that are taken at once afterwards, and how often: it would take a minute.
+    const AT_ONCE: usize = 8 << 10;
+    const PAUSE: Duration = Duration::from_millis(200);
+
+    fn begin(site: &Site, server: &Server<'_>, options: &[&str]) -> Self {
+        // One that stands still ends by itself, and no other.
+        let more = ["--max-time", "600", "--speed-time", "4", "--speed-limit", "1000"];
+        let options: Vec<&str> = options.iter().copied().chain(more).collect();
+        let mut command = server.curl(&site.web1, 0, "ftp", "file", &options);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut from = child.stdout.take().unwrap();
+        let (taken, hurry) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (sum, fast) = (taken.clone(), hurry.clone());
+        let taker = thread::spawn(move || {
+            let (mut got, mut buffer) = (Vec::new(), [0; Self::AT_ONCE]);
+            while let Ok(count @ 1..) = from.read(&mut buffer) {
+                got.extend_from_slice(&buffer[..count]);
+                sum.store(got.len(), SeqCst);
+                if got.len() > Self::FIRST && !fast.load(SeqCst) {
+                    thread::sleep(Self::PAUSE);
+                }
+            }
+            got
+        });
+        let transfer = Self { client: Running(child), taker, taken, hurry };
+        wait_for("it goes on", || transfer.taken.load(SeqCst) > Self::FIRST);
+        transfer
+    }
+
+    /// Whether all of it arrives.
+    fn finish(self) -> bool {
+        self.hurry.store(true, SeqCst);
+        self.ends()
+    }
+
+    /// Whether all of it arrives at the pace that it has.
+    fn ends(mut self) -> bool {
+        let got = self.taker.join().unwrap();
+        self.client.0.wait().unwrap().success() && got == content()
+    }
+}
+
+/// Leaves both machines little room for what is not read yet.
+fn leave_no_room(site: &Site) {
+    site.web1.set("net/ipv4/tcp_rmem", "4096 16384 65536");
+    site.db1.set("net/ipv4/tcp_wmem", "4096 16384 65536");
+}
+
 fn related(daemon: &Daemon, helper: &str) -> Vec<serde_json::Value> {
     let rows = daemon.ask(&["show", "flows"]);
     let rows = rows["flows"].as_array().unwrap().iter();
@@ -226,29 +290,13 @@ fn a_transfer_is_carried_and_decided_again_like_any_other_flow() {
         DATAPLANES.into_iter().flat_map(|dataplane| [WAYS[0], WAYS[3]].map(|way| (dataplane, way)))
     {
         let Some((site, daemons)) = running(dataplane) else { return };
-        // Nobody has room for what the client does not read.
-        site.web1.set("net/ipv4/tcp_rmem", "4096 16384 65536");
-        site.db1.set("net/ipv4/tcp_wmem", "4096 16384 65536");
+        leave_no_room(&site);
         let server = Server::start(&site, &site.db1, "21");
-        let begin = || {
-            let slow: Vec<&str> = way
-                .1
-                .iter()
-                .copied()
-                .chain(["--limit-rate", "1200k", "--speed-time", "4", "--speed-limit", "1000"])
-                .collect();
-            let mut command = server.curl(&site.web1, 0, "ftp", "file", &slow);
-            let got = site.world.path("got");
-            let _ = std::fs::remove_file(&got);
-            command.arg("-o").arg(&got).stderr(Stdio::null());
-            (Running(command.spawn().unwrap()), got)
-        };
-        let goes_on = |got: &PathBuf| std::fs::metadata(got).is_ok_and(|file| file.len() > 100_000);
+        let begin = || Transfer::begin(&site, &server, way.1);
         let is_carried = |daemon: &Daemon| {
             related(daemon, "ftp").iter().any(|row| row["offloaded"] == true && row["state"] == "established")
         };
-        let (mut transfer, got) = begin();
-        wait_for("it goes on", || goes_on(&got));
+        let transfer = begin();
         if dataplane == "ebpf" {
             for daemon in &daemons {
                 wait_for("it is carried", || is_carried(daemon));
@@ -271,13 +319,11 @@ fn a_transfer_is_carried_and_decided_again_like_any_other_flow() {
         }
         site.rewrite(|text| text.replace("ports = 21,", "ports = [21, 2121],"));
         daemons.iter().for_each(|daemon| assert!(daemon.run(&["reload"]).status.success()));
-        assert!(transfer.0.wait().unwrap().success(), "{dataplane} {}: a reload that leaves the rule", way.0);
-        assert!(std::fs::read(&got).unwrap() == content());
-        let (mut transfer, got) = begin();
-        wait_for("it goes on", || goes_on(&got));
+        assert!(transfer.finish(), "{dataplane} {}: a reload that leaves the rule", way.0);
+        let transfer = begin();
         configure(&site, false);
         daemons.iter().for_each(|daemon| assert!(daemon.run(&["reload"]).status.success()));
-        assert!(!transfer.0.wait().unwrap().success(), "{dataplane} {}: without its helper", way.0);
+        assert!(!transfer.ends(), "{dataplane} {}: without its helper", way.0);
         // And none begins, however it is asked for.
         let asked = WAYS.map(|(way, options)| (way, "ftp", &options[2..])).into_iter();
         thread::scope(|scope| {
@@ -298,18 +344,13 @@ fn a_transfer_is_carried_and_decided_again_like_any_other_flow() {
 fn a_transfer_outlives_the_daemon() {
     for way in [WAYS[0], WAYS[3]] {
         let Some((site, [alpha, beta])) = running("ebpf") else { return };
-        site.web1.set("net/ipv4/tcp_rmem", "4096 16384 65536");
-        site.db1.set("net/ipv4/tcp_wmem", "4096 16384 65536");
+        leave_no_room(&site);
         let server = Server::start(&site, &site.db1, "21");
-        let begin = || {
-            let (slow, got) = (["--limit-rate", "500k", "-o"], site.world.path("got"));
-            let options: Vec<&str> = way.1.iter().copied().chain(slow).chain(got.to_str()).collect();
-            Running(server.curl(&site.web1, 0, "ftp", "file", &options).spawn().unwrap())
-        };
+        let begin = || Transfer::begin(&site, &server, way.1);
         let is_carried = |daemon: &Daemon| {
             related(daemon, "ftp").iter().any(|row| row["offloaded"] == true && row["state"] == "established")
         };
-        let mut transfer = begin();
+        let transfer = begin();
         for daemon in [&alpha, &beta] {
             wait_for("it is carried", || is_carried(daemon));
         }
@@ -319,10 +360,9 @@ fn a_transfer_outlives_the_daemon() {
         for daemon in [&alpha, &beta] {
             wait_for("it is known to the next daemon", || is_carried(daemon));
         }
-        assert!(transfer.0.wait().unwrap().success(), "{}", way.0);
-        assert!(std::fs::read(site.world.path("got")).unwrap() == content());
+        assert!(transfer.finish(), "{}", way.0);
         // By its policy: without the helper it ends there, as with a reload.
-        let mut transfer = begin();
+        let transfer = begin();
         for daemon in [&alpha, &beta] {
             wait_for("it is carried", || is_carried(daemon));
         }
@@ -330,8 +370,7 @@ fn a_transfer_outlives_the_daemon() {
         configure(&site, false);
         let beta = site.run_with("beta", "ebpf");
         wait_for("it is refused", || beta.drops().contains_key("policy-changed"));
-        transfer.0.kill().unwrap();
-        transfer.0.wait().unwrap();
+        drop(transfer);
     }
 }
 
@@ -553,7 +592,8 @@ fn a_third_machine_is_out_of_it() {
             talk.say(CLIENT, announced);
             assert!(!opens(&site.db1, &site.web2, SocketAddr::new(web2, 42_000)), "{dataplane}: {announced}");
             // Refused where its sender's rules are applied, and counted there with its reason and on both hosts with the helper's.
-            assert!(daemons[1].drops()["egress-denied"] > number.into(), "{dataplane}");
+            let refused = || daemons[1].drops().get("egress-denied").copied() > Some(number.into());
+            wait_for(&format!("{dataplane}: {announced:?} is refused"), refused);
             for daemon in &daemons {
                 let counted = daemon.ask(&["status"])["helpers"]["unheeded"]["other-address"].clone();
                 assert_eq!(counted, u64::from(number) + 1, "{dataplane}");
