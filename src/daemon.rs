@@ -9,6 +9,7 @@ mod events;
 mod execute;
 mod learning;
 mod log;
+mod metrics;
 mod ports;
 mod reload;
 mod show;
@@ -18,6 +19,7 @@ mod upkeep;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
@@ -43,6 +45,7 @@ pub(crate) use self::accelerate::pin_folder;
 use self::{
     events::{Collector, Recent},
     learning::Learner,
+    metrics::Reloads,
     ports::OpenDevice,
     reload::{nothing_to_do, within_open_files},
     staged::Staged,
@@ -54,6 +57,7 @@ use crate::{
         server::{self, Server},
         socket::{self, SocketFile},
     },
+    http,
     io::{
         fastpath::KernelPath,
         guard::{Attach, Hooks, HostTraffic},
@@ -87,6 +91,8 @@ pub struct Options {
     pub on_stop: OnStop,
     /// Where tables are pinned: a folder on a bpffs
     pub pin: Option<PathBuf>,
+    /// Where metrics are served, if they are
+    pub metrics: Option<SocketAddr>,
 }
 
 /// What a stop leaves of the fast path. A kill always keeps it.
@@ -166,6 +172,7 @@ pub(crate) struct View {
     events: Mutex<Recent>,
     /// A version that is tried beside the one in force
     staged: Mutex<Option<Staged>>,
+    reloads: Reloads,
     changes: mpsc::Sender<Change>,
 }
 
@@ -243,6 +250,8 @@ struct Daemon {
     _alone: NamespaceLock,
     /// None on the way out
     control: Option<Server>,
+    /// Whoever serves metrics
+    watched: Option<http::Server>,
     _collector: Collector,
     socket_file: SocketFile,
     /// It is gone and could not be made again, which was said.
@@ -293,6 +302,7 @@ impl Daemon {
             state: Mutex::default(),
             events: Mutex::default(),
             staged: Mutex::default(),
+            reloads: Reloads::default(),
             changes: sender,
         });
         let collector = Collector::start(&view).context("cannot collect events")?;
@@ -320,12 +330,20 @@ impl Daemon {
             host_traffic: BTreeMap::new(),
             _alone: alone,
             control: Some(control),
+            watched: None,
             _collector: collector,
             socket_file,
             socket_missed: false,
             sweeping: None,
         };
         Step::Serve { socket: options.socket.clone() }.done();
+        // Before anything on the machine is changed: it may be that nobody can listen there.
+        if let Some(address) = options.metrics
+            && let Err(error) = daemon.execute(&Step::ServeMetrics { address }).await
+        {
+            daemon.abandon();
+            return Err(error);
+        }
         // Before there are devices of its own, which no setting of `all` would then be kept from.
         daemon.apply_settings().await;
         let dataplane = daemon.choose_dataplane().await?;

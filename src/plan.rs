@@ -7,6 +7,7 @@ mod step;
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -304,6 +305,8 @@ pub fn taken_device(links: &BTreeMap<String, Link>, is_ours: impl Fn(&str) -> bo
 pub struct Circumstances {
     /// The control socket
     pub socket: PathBuf,
+    /// Where metrics are served, if they are
+    pub metrics: Option<SocketAddr>,
     /// `tcx` or `clsact`
     pub hook: &'static str,
     /// The fast path, where there is to be one
@@ -330,6 +333,7 @@ pub fn lines(
     let ports = wanted_ports(snapshot);
     let accelerated = found.fastpath.is_some();
     let mut lines = vec![Step::Serve { socket: found.socket.clone() }.line()];
+    lines.extend(found.metrics.map(|address| Step::ServeMetrics { address }.line()));
     let (settings, affected) = setting_steps(host, &ports, links)?;
     lines.extend(settings.iter().map(Step::line));
     for affected in affected {

@@ -153,7 +153,7 @@ fn what_plan_prints_is_carried_out_and_undone() {
     for attach in by {
         for dataplane in DATAPLANES {
             for pinned in [false, true] {
-                holds(&["--dataplane", dataplane, "--attach", attach], pinned);
+                holds(&["--dataplane", dataplane, "--attach", attach, "--metrics", "127.0.0.1:9473"], pinned);
             }
         }
     }

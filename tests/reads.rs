@@ -1,4 +1,4 @@
-//! Who asks holds up nobody: while lists of very many flows are made again and again, the daemon does what it has to within
+//! Who asks holds up nobody: while lists of very many flows and pages of metrics are made again and again, the daemon does what it has to within
 //! a second.
 //!
 //! `EASTGATE_READS` says how many flows there are (200,000 unless it does; the promise is for 1,000,000).
@@ -9,8 +9,8 @@ mod common;
 
 use std::{
     collections::HashSet,
-    io::{BufRead, BufReader, Write},
-    net::UdpSocket,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpStream, UdpSocket},
     os::unix::net::{UnixDatagram, UnixStream},
     path::{Path, PathBuf},
     sync::{
@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Daemon, site::*, wait_within};
+use common::{Daemon, Space, site::*, wait_within};
 use serde_json::Value;
 
 /// How soon the daemon must have done what it has to.
@@ -108,6 +108,43 @@ impl Drop for Listers {
     fn drop(&mut self) {
         self.over.store(true, SeqCst);
         self.threads.drain(..).for_each(|thread| drop(thread.join()));
+    }
+}
+
+/// Where metrics are served.
+const METRICS: &str = "127.0.0.1:9473";
+
+/// Scrapes metrics again and again. It ends when this is dropped.
+struct Scraper {
+    over: Arc<AtomicBool>,
+    pages: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Scraper {
+    fn start(space: &Space) -> Self {
+        let (over, pages) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (ended, count) = (over.clone(), pages.clone());
+        let thread = space.spawn(move || {
+            while !ended.load(SeqCst) {
+                let mut stream = TcpStream::connect(METRICS).unwrap();
+                stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+                let mut page = String::new();
+                stream.read_to_string(&mut page).unwrap();
+                assert!(page.contains("\neastgate_flows{state=\"unreplied\"} "), "{page}");
+                count.fetch_add(1, SeqCst);
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Self { over, pages, thread: Some(thread) }
+    }
+}
+
+impl Drop for Scraper {
+    fn drop(&mut self) {
+        self.over.store(true, SeqCst);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(thread::panicking() || matches!(ended, Some(Ok(()))), "metrics are served all the time");
     }
 }
 
@@ -212,12 +249,13 @@ fn lists_delay_nothing(dataplane: &str) {
     make_room(&site, flows);
     let manager = Manager::start(&site);
     let notify = format!("NOTIFY_SOCKET={}", manager.path.display());
-    let options = ["--dataplane", dataplane, "--workers", "1"];
+    let options = ["--dataplane", dataplane, "--workers", "1", "--metrics", METRICS];
     let alpha =
         Daemon::start_with_environment(&site.world, &site.alpha, &site.config, "alpha", &[&notify], &options);
     fill(&site, &alpha, flows);
 
     let listers = Listers::start(alpha.socket());
+    let scraper = Scraper::start(&site.alpha);
     let begun = Instant::now();
     let mut requester = Requester::new(alpha.socket());
     let (mut status, mut reload, mut port) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
@@ -240,20 +278,23 @@ fn lists_delay_nothing(dataplane: &str) {
         port = port.max(took);
     }
     // Nothing else is left to do but lists.
-    wait_within(60 * PROMISED, "lists are answered all the time", || listers.lists.load(SeqCst) >= 20);
+    wait_within(60 * PROMISED, "lists are answered all the time", || {
+        listers.lists.load(SeqCst) >= 20 && scraper.pages.load(SeqCst) >= 10
+    });
     thread::sleep(3 * WATCHDOG);
     let silence = manager.longest_silence(begun);
     let lists = listers.lists.load(SeqCst);
     println!(
-        "{dataplane}: {lists} lists of {flows} flows in {:.1} s; at worst: status {} ms, reload {} ms, new port {} ms, \
+        "{dataplane}: {lists} lists of {flows} flows and {} pages of metrics in {:.1} s; at worst: status {} ms, reload {} ms, new port {} ms, \
          watchdog after {} ms",
+        scraper.pages.load(SeqCst),
         begun.elapsed().as_secs_f64(),
         status.as_millis(),
         reload.as_millis(),
         port.as_millis(),
         silence.as_millis()
     );
-    drop(listers);
+    drop((listers, scraper));
     in_time("the watchdog", silence, WATCHDOG + PROMISED);
     pages_are_the_whole(&alpha, flows);
     assert!(alpha.stop().success());

@@ -104,6 +104,9 @@ pub enum Command {
         /// How frames are to be carried
         #[command(flatten)]
         carrier: Carrier,
+        /// What watches the daemon
+        #[command(flatten)]
+        monitoring: Monitoring,
         /// Where the daemon's state file would be: beside its socket
         #[command(flatten)]
         daemon: Daemon,
@@ -215,6 +218,15 @@ pub struct Carrier {
     pub pin: Option<PathBuf>,
 }
 
+/// How the daemon is watched.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Monitoring {
+    /// Serve /metrics for Prometheus, /healthz and /readyz over HTTP at this address. Whoever reaches it reads the names of
+    /// tenants, endpoints and rules, so it is best one of the loopback or of a network for management
+    #[arg(long, value_name = "ADDRESS:PORT", env = "EASTGATE_METRICS")]
+    pub metrics: Option<SocketAddr>,
+}
+
 /// Options of `run`.
 #[derive(ClapArgs, Debug)]
 pub struct Run {
@@ -230,6 +242,9 @@ pub struct Run {
     /// How frames are carried
     #[command(flatten)]
     pub carrier: Carrier,
+    /// How it is watched
+    #[command(flatten)]
+    pub monitoring: Monitoring,
     /// What a stop leaves of the fast path
     #[arg(long, value_enum, default_value = "restore", env = "EASTGATE_ON_STOP")]
     pub on_stop: crate::daemon::OnStop,

@@ -37,9 +37,9 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
             println!("{}", serde_json::to_string_pretty(&schema())?);
             exit::OK
         }
-        Command::Plan { site, carrier, daemon, output } => {
+        Command::Plan { site, carrier, monitoring, daemon, output } => {
             let snapshot = offline(&site.config, site.host.as_deref())?.1;
-            let lines = plan::of_machine(&snapshot, &carrier, &daemon.socket)?;
+            let lines = plan::of_machine(&snapshot, &carrier, &daemon.socket, monitoring.metrics)?;
             emit(&output, &lines, |lines| print::plan(lines))?
         }
         Command::Reload(options) => reload(&options)?,
@@ -106,6 +106,7 @@ fn serve(options: &Run) -> Result<u8> {
         attach: options.carrier.attach,
         on_stop: options.on_stop,
         pin: options.carrier.pin.clone(),
+        metrics: options.monitoring.metrics,
     })?;
     Ok(exit::OK)
 }

@@ -1,6 +1,6 @@
 //! What `run` would do: what it would find, and the steps that follow from it.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
 use anyhow::{Context, Result};
 use eastgate_dataplane::snapshot::Snapshot;
@@ -22,7 +22,12 @@ use crate::{
 const TRIAL_FLOWS: u32 = 1024;
 
 /// Steps and notes, as this machine is now.
-pub(super) fn of_machine(snapshot: &Snapshot, carrier: &Carrier, socket: &Path) -> Result<Vec<Line>> {
+pub(super) fn of_machine(
+    snapshot: &Snapshot,
+    carrier: &Carrier,
+    socket: &Path,
+    metrics: Option<SocketAddr>,
+) -> Result<Vec<Line>> {
     let pin = carrier.pin.as_deref().map(pin_folder).transpose()?;
     // A daemon that runs, or ran, has attached programs, which are not the host's.
     let mut machine = Machine::take_over(record_beside(socket))?;
@@ -59,6 +64,7 @@ pub(super) fn of_machine(snapshot: &Snapshot, carrier: &Carrier, socket: &Path) 
     let inherits = fastpath.as_ref().is_some_and(|fastpath| fastpath.inherits);
     let found = Circumstances {
         socket: socket.to_owned(),
+        metrics,
         hook,
         left_behind: machine.left_behind().filter(|_| !inherits),
         pins: machine.pins().map(Path::to_owned),

@@ -2,7 +2,7 @@
 //! it is done (`src/io/machine.rs`). What someone else takes away is put back by `src/daemon/upkeep.rs`, by the same steps where it is
 //! gone altogether.
 
-use std::sync::Arc;
+use std::{net::TcpListener, sync::Arc};
 
 use anyhow::{Context, Result, anyhow};
 use eastgate_dataplane::pipeline::shared::lock;
@@ -11,6 +11,7 @@ use eastgate_wire::{Attachment, AttachmentId};
 use super::{Daemon, accelerate::device};
 use crate::{
     control::{server::Server, socket},
+    http,
     io::{
         fastpath::KernelPath,
         guard::Role,
@@ -29,6 +30,11 @@ impl Daemon {
                 let (listener, file) = socket::listen(socket)?;
                 self.control = Some(Server::start(listener, self.view.clone())?);
                 self.socket_file = file;
+            }
+            Step::ServeMetrics { address } => {
+                let listener = TcpListener::bind(address)
+                    .with_context(|| format!("cannot serve metrics at {address} (--metrics)"))?;
+                self.watched = Some(http::Server::start(listener, self.view.clone())?);
             }
             Step::Set(change) => self.machine()?.set(change)?,
             Step::ClearAway { .. } => self.clear_away().await?,

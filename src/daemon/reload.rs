@@ -17,6 +17,9 @@ impl Daemon {
     pub(super) async fn reload(&mut self) -> Result<Done, Failure> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
         let result = self.try_reload().await;
+        if result.is_err() {
+            self.view.reloads.count(None);
+        }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         match &result {
             Ok(done) => {
@@ -103,6 +106,7 @@ impl Daemon {
         // closed; new ports are guarded before they get any.
         self.install(snapshot);
         let in_force_after = now().since(begun);
+        self.view.reloads.count(Some(in_force_after));
         self.learner.effective = effective;
         self.follow_learned();
         self.note_sizes();

@@ -108,7 +108,7 @@ impl View {
         })
     }
 
-    fn status(&self, snapshot: &Snapshot) -> Status {
+    pub(super) fn status(&self, snapshot: &Snapshot) -> Status {
         let visible = lock(&self.state).clone();
         let in_use = self.shared.flows_in_use();
         let family = if snapshot.vtep.0.is_ipv4() { Family::V4 } else { Family::V6 };
@@ -215,14 +215,14 @@ impl View {
     }
 
     /// What the kernel's programs have counted; nothing without them.
-    fn elsewhere(&self) -> Elsewhere {
+    pub(super) fn elsewhere(&self) -> Elsewhere {
         let counted = self.kernel.get().map(|kernel| kernel.traffic());
         counted
             .and_then(|counted| counted.inspect_err(|error| tracing::error!(%error)).ok())
             .unwrap_or_default()
     }
 
-    fn location_name(&self, location: Location) -> String {
+    pub(super) fn location_name(&self, location: Location) -> String {
         match location {
             Location::Local(port) => {
                 let names = &lock(&self.state).names;

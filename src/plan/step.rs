@@ -3,7 +3,11 @@
 //!
 //! What was carried out and what was undone is told to the log at `eastgate::plan=debug`, in the words of `plan -o json`.
 
-use std::{fmt, net::IpAddr, path::PathBuf};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use eastgate_fastpath::Limits;
 use eastgate_steering::settings::{Change, SettingId, Why};
@@ -64,6 +68,11 @@ pub enum Step {
     Serve {
         /// The socket
         socket: PathBuf,
+    },
+    /// Metrics, health and readiness over HTTP
+    ServeMetrics {
+        /// Where
+        address: SocketAddr,
     },
     /// An interface setting is written.
     Set(Change),
@@ -251,7 +260,8 @@ impl Step {
             Self::OpenPort { .. }
             | Self::OpenVlan { .. }
             | Self::Listen { .. }
-            | Self::ListenForPunts { .. } => Undo::WithDaemon,
+            | Self::ListenForPunts { .. }
+            | Self::ServeMetrics { .. } => Undo::WithDaemon,
         })
     }
 
@@ -271,6 +281,12 @@ impl Step {
                 socket.display().to_string(),
                 "control socket, and the record of changes beside it".into(),
                 "requests, and what has to be undone",
+            ),
+            Self::ServeMetrics { address } => line(
+                "serve",
+                address.to_string(),
+                "/metrics, /healthz and /readyz over HTTP".into(),
+                "whoever watches the daemon",
             ),
             Self::Set(change) => line(
                 "set",

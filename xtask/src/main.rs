@@ -15,6 +15,7 @@ mod run;
 mod soak;
 mod stop;
 mod test;
+mod unpacked;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::packages::{self, Need};
-use crate::{cargo, kernel, privilege, run, target, workspace};
+use crate::{cargo, kernel, privilege, run, target, unpacked, workspace};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Options {
@@ -48,6 +48,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         packages::install(Need::Build)?;
     } else {
         packages::install(Need::Test)?;
+        unpacked::tools()?;
         targets.args(["--tests", "--examples"]);
         run_as_root_what_needs_it(&mut targets)?;
     }

@@ -9,7 +9,11 @@ use super::{View, networks, part::Part};
 use crate::io::clock;
 
 impl View {
-    pub(super) fn rules(&self, snapshot: &Snapshot, filter: &Filter) -> Result<List<RuleCountRow>, Failure> {
+    pub(in crate::daemon) fn rules(
+        &self,
+        snapshot: &Snapshot,
+        filter: &Filter,
+    ) -> Result<List<RuleCountRow>, Failure> {
         let (part, now) = (Part::of(filter)?, clock::now());
         self.shared.count_stateless_elsewhere();
         let rules: Vec<(&Network, u32)> = networks(snapshot, filter)

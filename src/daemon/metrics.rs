@@ -1,0 +1,425 @@
+//! What is counted, for Prometheus. Names and units follow its conventions; what `status` and `show` tell is told from the same
+//! counters.
+
+use std::{fmt, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use eastgate_api::{Filter, Restored, RuleCountRow, Status, Traffic};
+use eastgate_dataplane::{
+    pipeline::counters::drops,
+    snapshot::{Network, Snapshot},
+};
+use eastgate_vtep::fdb::Location;
+use eastgate_wire::Vni;
+use prometheus::{
+    Encoder as _, GaugeVec, Histogram, HistogramOpts, IntCounterVec, Opts, Registry, Result, TextEncoder,
+    core::Collector,
+};
+
+use super::View;
+use crate::http::Site;
+
+/// Endpoints of this host, and rules, that are counted one by one. Of more, none is: a series that comes and goes is worse than none.
+const SERIES_OF_A_KIND: usize = 10_000;
+
+/// Upper bounds in seconds of how long a reload takes.
+const RELOAD_SECONDS: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// What is known of reloads since the start.
+pub(super) struct Reloads {
+    results: IntCounterVec,
+    in_force: Histogram,
+}
+
+impl Default for Reloads {
+    #[allow(clippy::expect_used, reason = "the names are constants, and a test makes them")]
+    fn default() -> Self {
+        let results =
+            Opts::new("eastgate_reloads_total", "Reloads of the configuration, by what became of them.");
+        let in_force = HistogramOpts::new(
+            "eastgate_reload_duration_seconds",
+            "Seconds from a reload's request until the configuration was in force.",
+        );
+        let results = IntCounterVec::new(results, &["result"]).expect("good names");
+        for result in ["applied", "refused"] {
+            results.with_label_values(&[result]);
+        }
+        let in_force = in_force.buckets(RELOAD_SECONDS.to_vec());
+        Self { results, in_force: Histogram::with_opts(in_force).expect("good names") }
+    }
+}
+
+impl Reloads {
+    /// Counts one that was in force after so long, or that was refused.
+    pub(super) fn count(&self, in_force: Option<Duration>) {
+        let result = if in_force.is_some() { "applied" } else { "refused" };
+        self.results.with_label_values(&[result]).inc();
+        if let Some(after) = in_force {
+            self.in_force.observe(after.as_secs_f64());
+        }
+    }
+}
+
+impl Site for View {
+    fn metrics(&self) -> std::result::Result<Vec<u8>, String> {
+        self.page().map_err(|error| format!("the metrics cannot be written: {error}"))
+    }
+
+    fn problems(&self) -> Vec<String> {
+        self.status(&self.shared.snapshot_arc()).problems
+    }
+}
+
+/// A page that is being made.
+struct Page(Registry);
+
+impl Page {
+    fn put(&self, family: impl Collector + 'static) -> Result<()> {
+        self.0.register(Box::new(family))
+    }
+
+    /// A family of counters; rows with the same labels are one.
+    fn counters<const N: usize, L: AsRef<str> + fmt::Debug>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: [&str; N],
+        rows: impl IntoIterator<Item = ([L; N], u64)>,
+    ) -> Result<()> {
+        let family = IntCounterVec::new(Opts::new(name, help), &labels)?;
+        for (values, count) in rows {
+            family.with_label_values(&values).inc_by(count);
+        }
+        self.put(family)
+    }
+
+    fn counter(&self, name: &str, help: &str, count: u64) -> Result<()> {
+        self.counters::<0, &str>(name, help, [], [([], count)])
+    }
+
+    /// A family of values that go up and down.
+    fn gauges<const N: usize, L: AsRef<str> + fmt::Debug>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: [&str; N],
+        rows: impl IntoIterator<Item = ([L; N], f64)>,
+    ) -> Result<()> {
+        let family = GaugeVec::new(Opts::new(name, help), &labels)?;
+        for (values, value) in rows {
+            family.with_label_values(&values).set(value);
+        }
+        self.put(family)
+    }
+
+    fn gauge(&self, name: &str, help: &str, value: impl Into<f64>) -> Result<()> {
+        self.gauges::<0, &str>(name, help, [], [([], value.into())])
+    }
+}
+
+/// The labels of what is counted of a network: number, tenant, name. A network that is configured no more has a number only.
+fn network_labels(snapshot: &Snapshot, vni: Option<Vni>) -> [String; 3] {
+    let network = vni.and_then(|vni| snapshot.network(vni));
+    let number = vni.map_or_else(String::new, |vni| vni.to_string());
+    network.map_or_else(|| [number.clone(), String::new(), String::new()], |network| labels_of(network))
+}
+
+fn labels_of(network: &Network) -> [String; 3] {
+    [network.vni.to_string(), network.tenant.name.to_string(), network.key.to_string()]
+}
+
+impl View {
+    fn page(&self) -> Result<Vec<u8>> {
+        let snapshot = self.shared.snapshot_arc();
+        let status = self.status(&snapshot);
+        let page = Page(Registry::new());
+        of_daemon(&page, &status)?;
+        of_traffic(&page, &status.traffic)?;
+        page.put(self.reloads.results.clone())?;
+        page.put(self.reloads.in_force.clone())?;
+        page.counters(
+            "eastgate_punted_packets_total",
+            "Packets that the kernel's programs have left to the pipeline, by cause.",
+            ["cause"],
+            status.punts.iter().map(|(cause, count)| ([cause], *count)),
+        )?;
+        self.count_drops(&page, &snapshot)?;
+        let left_out = [
+            ("endpoints", self.count_endpoints(&page, &snapshot)?),
+            ("rules", self.count_rules(&page, &snapshot)?),
+        ];
+        page.gauges(
+            "eastgate_series_left_out",
+            "Endpoints and rules that are not counted one by one here, because there are too many.",
+            ["of"],
+            left_out.map(|(of, count)| ([of], count as f64)),
+        )?;
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&page.0.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    fn count_drops(&self, page: &Page, snapshot: &Snapshot) -> Result<()> {
+        let rows = drops(&self.shared.counters, self.elsewhere().drops);
+        let of_network = || {
+            rows.iter().map(|(key, count)| {
+                let [vni, tenant, network] = network_labels(snapshot, key.vni);
+                ([vni, tenant, network, key.reason.name().to_owned()], count)
+            })
+        };
+        let labels = ["vni", "tenant", "network", "reason"];
+        page.counters(
+            "eastgate_dropped_frames_total",
+            "Frames dropped, by network and reason (`eastgate drop-reasons`).",
+            labels,
+            of_network().map(|(labels, count)| (labels, count.frames)),
+        )?;
+        page.counters(
+            "eastgate_dropped_bytes_total",
+            "Bytes of frames dropped, by network and reason.",
+            labels,
+            of_network().map(|(labels, count)| (labels, count.bytes)),
+        )?;
+        page.counters(
+            "eastgate_dropped_frames_by_source_total",
+            "Frames dropped, by the tenant port or the VTEP that they came from, where that is known.",
+            ["kind", "source"],
+            rows.iter().filter_map(|(key, count)| {
+                let location = key.from?;
+                let kind = if matches!(location, Location::Local(_)) { "port" } else { "vtep" };
+                Some(([kind.to_owned(), self.location_name(location)], count.frames))
+            }),
+        )
+    }
+
+    /// Counts what endpoints of this host have sent and got: those elsewhere are counted there. How many were left out.
+    fn count_endpoints(&self, page: &Page, snapshot: &Snapshot) -> Result<usize> {
+        let here = || {
+            let networks = snapshot.networks().into_iter();
+            networks
+                .flat_map(|network| network.endpoints.iter().map(move |endpoint| (network, endpoint)))
+                .filter(|(_, endpoint)| endpoint.attachment().is_some())
+        };
+        let count = here().count();
+        let left_out = if count > SERIES_OF_A_KIND { count } else { 0 };
+        self.shared.count_stateless_elsewhere();
+        let uncounted = self.shared.uncounted(snapshot);
+        let frames = |direction: usize| {
+            let shown = here().take(if left_out > 0 { 0 } else { count });
+            let uncounted = &uncounted;
+            shown.map(move |(network, endpoint)| {
+                let more = uncounted.get(&(network.vni, endpoint.id)).copied().unwrap_or_default();
+                let state = &endpoint.state;
+                let counted = [&state.tx_frames, &state.rx_frames];
+                let [vni, tenant, name] = labels_of(network);
+                let frames = counted.get(direction).map_or(0, |frames| frames.load(Relaxed));
+                let more = more.get(direction).copied().unwrap_or_default();
+                ([vni, tenant, name, endpoint.name.to_string()], frames + more)
+            })
+        };
+        let labels = ["vni", "tenant", "network", "endpoint"];
+        page.counters(
+            "eastgate_endpoint_sent_frames_total",
+            "Frames that an endpoint of this host has sent and that passed.",
+            labels,
+            frames(0),
+        )?;
+        page.counters(
+            "eastgate_endpoint_received_frames_total",
+            "Frames that have reached an endpoint of this host.",
+            labels,
+            frames(1),
+        )?;
+        Ok(left_out)
+    }
+
+    /// Counts what rules have done. How many were left out.
+    fn count_rules(&self, page: &Page, snapshot: &Snapshot) -> Result<usize> {
+        let count: usize = snapshot.networks().iter().map(|network| network.rules.in_order().count()).sum();
+        let left_out = if count > SERIES_OF_A_KIND { count } else { 0 };
+        let rows = if left_out > 0 { None } else { self.rules(snapshot, &Filter::default()).ok() };
+        let rows: &[RuleCountRow] = rows.as_ref().map_or(&[], |rows| &rows.rows);
+        let of = |count: fn(&RuleCountRow) -> u64| {
+            rows.iter()
+                .map(move |row| ([row.vni.to_string(), row.rule.clone(), row.action.clone()], count(row)))
+        };
+        let labels = ["vni", "rule", "action"];
+        page.counters(
+            "eastgate_rule_flows_total",
+            "Flows that a rule has admitted on this host.",
+            labels,
+            of(|row| row.flows),
+        )?;
+        page.counters(
+            "eastgate_rule_packets_total",
+            "Packets of flows that a rule has admitted, both ways, and packets that it has refused.",
+            labels,
+            of(|row| row.packets),
+        )?;
+        page.counters(
+            "eastgate_rule_bytes_total",
+            "Bytes of the packets that are counted for a rule.",
+            labels,
+            of(|row| row.bytes),
+        )?;
+        page.counters(
+            "eastgate_rule_would_deny_packets_total",
+            "Packets that passed, and that a rule would have refused if it were not being tried out.",
+            labels,
+            of(|row| row.would_deny),
+        )?;
+        Ok(left_out)
+    }
+}
+
+/// How the daemon is.
+fn of_daemon(page: &Page, status: &Status) -> Result<()> {
+    let Status { version, host, dataplane, attached_by, digest, vtep, flows, .. } = status;
+    page.gauges(
+        "eastgate_info",
+        "Always 1; the labels say what runs.",
+        ["version", "host", "dataplane", "attached_by", "digest"],
+        [([version, host, dataplane, attached_by, digest], 1.0)],
+    )?;
+    page.gauge(
+        "eastgate_ready",
+        "Whether a configuration is in force and workers run.",
+        u8::from(status.ready),
+    )?;
+    page.gauge(
+        "eastgate_problems",
+        "What should pass and does not: the lines that `eastgate status` has as problems.",
+        status.problems.len() as f64,
+    )?;
+    page.gauge("eastgate_uptime_seconds", "Seconds since the daemon started.", status.uptime_s as f64)?;
+    page.gauge(
+        "eastgate_snapshot_epoch",
+        "Number of the snapshot in force: it grows by one with each change.",
+        status.epoch,
+    )?;
+    page.gauge(
+        "eastgate_reload_refused",
+        "Whether the last reload was refused, so that files say something else than what is in force.",
+        u8::from(status.reload_error.is_some()),
+    )?;
+    page.gauge(
+        "eastgate_vtep_listening",
+        "Whether datagrams of other VTEPs are heard.",
+        u8::from(vtep.listening),
+    )?;
+    page.gauge("eastgate_underlay_up", "Whether an underlay device is there and up.", u8::from(vtep.up))?;
+    page.gauge("eastgate_underlay_mtu_bytes", "The smallest MTU of the underlay devices.", vtep.mtu)?;
+    page.gauges(
+        "eastgate_port_forwarding",
+        "Whether a tenant port of this host forwards frames.",
+        ["vni", "endpoint", "port"],
+        status.ports.iter().map(|port| {
+            let forwarding = f64::from(u8::from(port.state == "forwarding"));
+            ([port.vni.to_string(), port.endpoint.clone(), port.name.clone()], forwarding)
+        }),
+    )?;
+    page.gauges(
+        "eastgate_flows",
+        "Flows in the table: seen in both directions (replied), or in one.",
+        ["state"],
+        [(["replied"], flows.replied as f64), (["unreplied"], flows.unreplied as f64)],
+    )?;
+    page.counters(
+        "eastgate_flows_made_room_total",
+        "Flows that had to make room for others, by what their loss costs.",
+        ["rank"],
+        flows.made_room.iter().map(|(rank, count)| ([rank], *count)),
+    )?;
+    page.gauge(
+        "eastgate_learned_addresses",
+        "Addresses that were learned of endpoints.",
+        status.learned.addresses as f64,
+    )?;
+    page.counter(
+        "eastgate_addresses_not_learned_total",
+        "How often an address was not learned that might have been: of another endpoint, over a limit, locked.",
+        status.learned.refused,
+    )?;
+    page.gauge(
+        "eastgate_policy_memory_bytes",
+        "Memory of the compiled policies.",
+        status.memory.policies as f64,
+    )?;
+    if let Some(bytes) = status.memory.resident {
+        page.gauge("process_resident_memory_bytes", "Resident memory size in bytes.", bytes as f64)?;
+    }
+    page.counter(
+        "eastgate_settings_restored_total",
+        "Interface settings that someone else has changed and that were put right.",
+        status.settings_restored,
+    )?;
+    let Restored { programs, devices, files, ref missing, .. } = status.restored;
+    page.counters(
+        "eastgate_restored_total",
+        "What someone else has taken away and that was put back.",
+        ["what"],
+        [(["programs"], programs), (["devices"], devices), (["files"], files)],
+    )?;
+    page.gauge(
+        "eastgate_missing",
+        "What someone else has taken away and that could not be put back yet.",
+        missing.len() as f64,
+    )
+}
+
+/// Frames and packets, of the pipeline and of the kernel's programs.
+fn of_traffic(page: &Page, traffic: &Traffic) -> Result<()> {
+    let Traffic {
+        from_ports,
+        from_underlay,
+        to_ports,
+        to_underlay,
+        answers,
+        answers_repeated,
+        fragmented,
+        decided_again,
+        rejects_told,
+        rejects_limited,
+        would_deny,
+        // The sum over all reasons
+        dropped: _,
+    } = *traffic;
+    page.counters(
+        "eastgate_received_frames_total",
+        "Frames from tenant ports, and datagrams from the underlay.",
+        ["from"],
+        [(["port"], from_ports), (["underlay"], from_underlay)],
+    )?;
+    page.counters(
+        "eastgate_sent_frames_total",
+        "Frames sent to tenant ports, and datagrams sent to the underlay.",
+        ["to"],
+        [(["port"], to_ports), (["underlay"], to_underlay)],
+    )?;
+    page.counters(
+        "eastgate_neighbor_answers_total",
+        "ARP and ND answers given, by the pipeline or again by the kernel's programs.",
+        ["by"],
+        [(["pipeline"], answers.saturating_sub(answers_repeated)), (["kernel"], answers_repeated)],
+    )?;
+    page.counter(
+        "eastgate_fragmented_packets_total",
+        "Packets that did not fit the tunnel and were cut into fragments.",
+        fragmented,
+    )?;
+    page.counter(
+        "eastgate_flows_decided_again_total",
+        "Flows that a change of the configuration had decided again.",
+        decided_again,
+    )?;
+    page.counters(
+        "eastgate_rejected_packets_total",
+        "Packets that a rule rejected: their senders were told, or were not for the limit of answers.",
+        ["sender"],
+        [(["told"], rejects_told), (["limited"], rejects_limited)],
+    )?;
+    page.counter(
+        "eastgate_would_deny_packets_total",
+        "Packets that passed, and that would have been refused if the rule that does were not being tried out.",
+        would_deny,
+    )
+}
