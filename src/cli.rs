@@ -11,6 +11,7 @@ mod print;
 mod shell;
 pub mod staged;
 pub mod table;
+pub mod top;
 
 use std::process::ExitCode;
 

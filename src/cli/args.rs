@@ -19,6 +19,7 @@ const EXAMPLES: &str = "Examples:
   eastgate status                                   how the daemon is
   eastgate show drops                               what was dropped, why, and by which rule
   eastgate observe --follow                         flows and drops as they happen, with names and rules
+  eastgate top                                      what is going on, on a screen
   eastgate trace --vni 5001 tcp 10.1.0.11:40000 10.1.0.21:5432
   eastgate policy who --to acme/db --port 5432/tcp  who may reach it, by which rules
   eastgate policy diff OLD NEW                      which traffic two versions treat differently
@@ -141,6 +142,8 @@ pub enum Command {
     },
     /// Watch flows begin and end and frames be dropped, with names, rules and reasons
     Observe(super::observe::Observe),
+    /// A screen of networks, endpoints, flows, drops and rules with their rates
+    Top(super::top::Top),
     /// Work on the forwarding table
     Fdb {
         /// What to do
@@ -282,6 +285,7 @@ impl Command {
             Self::Observe(observe) => observe.format(),
             Self::Policy { command } => command.output(),
             Self::Run(_)
+            | Self::Top(_)
             | Self::Schema
             | Self::Import(_)
             | Self::Teardown { .. }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::{Args, Ask, Command, FdbAction, FlowsAction, Format, Output, Run, ShowTable, Trace},
-    exit, import, lab, observe, plan, policy, print, shell,
+    exit, import, lab, observe, plan, policy, print, shell, top,
 };
 use crate::{
     control::client::{self, ClientError},
@@ -50,6 +50,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         }
         Command::Show { table, filter, ask: options } => show(table, filter.into(), &options)?,
         Command::Observe(options) => observe::observe(&options)?,
+        Command::Top(options) => top::top(&options)?,
         Command::Completions { shell } => shell::completions(shell),
         Command::Manual { folder } => shell::manual(&folder)?,
         Command::Fdb { action: FdbAction::Flush { filter, ask } } => {

@@ -140,6 +140,12 @@ const PACKAGES: &[Package] = &[
         reason: "headers are held to an encoder that shares no code with ours",
     },
     Package {
+        name: "python3-pyte",
+        probe: &["/usr/bin/python3", "-c", "import pyte"],
+        needed_by: &[Need::Test],
+        reason: "reads the screen of `eastgate top` as a terminal does",
+    },
+    Package {
         name: "iputils-ping",
         probe: &["ping", "-V"],
         needed_by: &[Need::Test],
