@@ -45,7 +45,7 @@ pub(crate) use self::accelerate::pin_folder;
 use self::{
     events::{Collector, Recent},
     learning::Learner,
-    metrics::Reloads,
+    metrics::{Reloads, Told},
     ports::OpenDevice,
     reload::{nothing_to_do, within_open_files},
     staged::Staged,
@@ -173,6 +173,8 @@ pub(crate) struct View {
     /// A version that is tried beside the one in force
     staged: Mutex<Option<Staged>>,
     reloads: Reloads,
+    /// What counters were told last
+    told: Mutex<Told>,
     changes: mpsc::Sender<Change>,
 }
 
@@ -303,6 +305,7 @@ impl Daemon {
             events: Mutex::default(),
             staged: Mutex::default(),
             reloads: Reloads::default(),
+            told: Mutex::default(),
             changes: sender,
         });
         let collector = Collector::start(&view).context("cannot collect events")?;

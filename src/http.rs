@@ -3,9 +3,12 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
-    io::Result,
+    io::{Error, Result},
     net::TcpListener,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -22,15 +25,18 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::TcpStream,
     sync::{Mutex, oneshot},
-    task::JoinSet,
+    task::{AbortHandle, JoinError, JoinSet},
     time::timeout,
 };
 
-/// Connections at one time. The oldest makes room for another: each has one request, so that is the slowest.
+/// Connections at one time. The oldest that has not asked yet makes room for another, or if all have, the oldest.
 const CONNECTIONS: usize = 64;
 
-/// How long a client may take for its request and for reading the answer.
+/// How long a client may take for its request.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// And how many times as long for all: asking, waiting for the page and reading it.
+const IN_ALL: u32 = 6;
 
 /// Bytes of a request: its line and its headers.
 const MAX_REQUEST: usize = 16 << 10;
@@ -71,25 +77,33 @@ impl Server {
     }
 
     fn start_with<S: Site>(listener: TcpListener, site: Arc<S>, patience: Duration) -> Result<Self> {
-        // One page is made at a time, beside the thread that serves.
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build()?;
         listener.set_nonblocking(true)?;
-        let listener = {
-            let _inside = runtime.enter();
-            tokio::net::TcpListener::from_std(listener)?
-        };
         let (over, told) = oneshot::channel::<()>();
+        let (begun, began) = std::sync::mpsc::channel();
+        let pages = Arc::new(Pages { site, patience, metrics: Made::default(), problems: Made::default() });
         let thread = thread::Builder::new().name("http".into()).spawn(move || {
+            // One page is made at a time, beside the thread that serves.
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(begun.send(Err(error))),
+            };
             runtime.block_on(async {
+                let listener = match tokio::net::TcpListener::from_std(listener) {
+                    Ok(listener) => listener,
+                    Err(error) => return drop(begun.send(Err(error))),
+                };
+                let _ = begun.send(Ok(()));
                 tokio::select! {
                     _ = told => {}
-                    () = serve(listener, Arc::new(Pages { site, patience, metrics: Mutex::default() })) => {}
+                    () = serve(listener, pages) => {}
                 }
             });
             // Not waited for: a page that is being made is nobody's any more.
             runtime.shutdown_background();
         })?;
+        began.recv().unwrap_or_else(|_| Err(Error::other("the thread has ended")))?;
         Ok(Self { over: Some(over), thread: Some(thread) })
     }
 }
@@ -106,7 +120,7 @@ impl Drop for Server {
 /// Answers for ever.
 async fn serve<S: Site>(listener: tokio::net::TcpListener, pages: Arc<Pages<S>>) {
     let mut connections = JoinSet::new();
-    let mut oldest = VecDeque::new();
+    let mut oldest: VecDeque<(AbortHandle, Arc<AtomicBool>)> = VecDeque::new();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -117,36 +131,70 @@ async fn serve<S: Site>(listener: tokio::net::TcpListener, pages: Arc<Pages<S>>)
             }
         };
         while connections.try_join_next().is_some() {}
-        oldest.retain(|task: &tokio::task::AbortHandle| !task.is_finished());
-        if oldest.len() >= CONNECTIONS
-            && let Some(slowest) = oldest.pop_front()
-        {
-            slowest.abort();
+        oldest.retain(|(task, _)| !task.is_finished());
+        if oldest.len() >= CONNECTIONS {
+            let silent = oldest.iter().position(|(_, asked)| !asked.load(Relaxed)).unwrap_or_default();
+            if let Some((slowest, _)) = oldest.remove(silent) {
+                slowest.abort();
+            }
         }
-        oldest.push_back(connections.spawn(answer(stream, pages.clone())));
+        let asked = Arc::new(AtomicBool::new(false));
+        oldest.push_back((connections.spawn(answer(stream, pages.clone(), asked.clone())), asked));
     }
 }
 
-async fn answer<S: Site>(stream: TcpStream, pages: Arc<Pages<S>>) {
-    let service = service_fn(|request| page(request, &pages));
+async fn answer<S: Site>(stream: TcpStream, pages: Arc<Pages<S>>, asked: Arc<AtomicBool>) {
+    let service = service_fn(|request| {
+        asked.store(true, Relaxed);
+        page(request, &pages)
+    });
     let connection = http1::Builder::new()
         .keep_alive(false)
         .max_buf_size(MAX_REQUEST)
         .timer(TokioTimer::new())
         .header_read_timeout(pages.patience)
         .serve_connection(TokioIo::new(stream), service);
-    match timeout(pages.patience, connection).await {
+    match timeout(IN_ALL * pages.patience, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "an HTTP client was not served"),
         Err(_) => tracing::debug!("an HTTP client took too long"),
     }
 }
 
-/// The pages, and the last one that was made.
+/// The pages.
 struct Pages<S> {
     site: Arc<S>,
     patience: Duration,
-    metrics: Mutex<Option<(Instant, Bytes)>>,
+    metrics: Made<std::result::Result<Bytes, String>>,
+    problems: Made<Vec<String>>,
+}
+
+/// What was made last, and when.
+struct Made<T>(Arc<Mutex<Option<(Instant, T)>>>);
+
+impl<T> Default for Made<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<T: Clone + Send + 'static> Made<T> {
+    /// The same as before, or what `make` makes if that is too old.
+    async fn get(&self, make: impl FnOnce() -> T + Send + 'static) -> std::result::Result<T, String> {
+        let mut last = self.0.clone().lock_owned().await;
+        if let Some((made, it)) = &*last
+            && made.elapsed() < SAME_PAGE
+        {
+            return Ok(it.clone());
+        }
+        // It is made whether or not the client that asked for it stays: the next one gets it.
+        let making = tokio::spawn(async move {
+            let it = tokio::task::spawn_blocking(make).await?;
+            *last = Some((Instant::now(), it.clone()));
+            Ok::<T, JoinError>(it)
+        });
+        making.await.and_then(|it| it).map_err(|_| FAILED.to_owned())
+    }
 }
 
 async fn page<S: Site>(
@@ -159,44 +207,30 @@ async fn page<S: Site>(
         return Ok(response);
     }
     Ok(match request.uri().path() {
-        "/metrics" => match Pages::metrics(pages).await {
-            Ok(page) => {
-                let mut response = text(StatusCode::OK, page);
-                let format = HeaderValue::from_static(prometheus::TEXT_FORMAT);
-                response.headers_mut().insert(CONTENT_TYPE, format);
-                response
+        "/metrics" => {
+            let site = pages.site.clone();
+            let made = pages.metrics.get(move || site.metrics().map(Bytes::from)).await;
+            match made.and_then(|page| page) {
+                Ok(page) => {
+                    let mut response = text(StatusCode::OK, page);
+                    let format = HeaderValue::from_static(prometheus::TEXT_FORMAT);
+                    response.headers_mut().insert(CONTENT_TYPE, format);
+                    response
+                }
+                Err(why) => text(StatusCode::INTERNAL_SERVER_ERROR, why + "\n"),
             }
-            Err(why) => text(StatusCode::INTERNAL_SERVER_ERROR, why + "\n"),
-        },
+        }
         "/healthz" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => match &pages.site.problems()[..] {
-            [] => text(StatusCode::OK, "ok\n"),
-            problems => text(StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n"),
-        },
+        "/readyz" => {
+            let site = pages.site.clone();
+            match pages.problems.get(move || site.problems()).await {
+                Ok(problems) if problems.is_empty() => text(StatusCode::OK, "ok\n"),
+                Ok(problems) => text(StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n"),
+                Err(why) => text(StatusCode::INTERNAL_SERVER_ERROR, why + "\n"),
+            }
+        }
         _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n"),
     })
-}
-
-impl<S: Site> Pages<S> {
-    /// It is made whether or not the client that asked for it stays: the next one gets it.
-    async fn metrics(pages: &Arc<Self>) -> std::result::Result<Bytes, String> {
-        let pages = pages.clone();
-        tokio::spawn(async move { pages.fresh().await }).await.map_err(|_| FAILED)?
-    }
-
-    async fn fresh(&self) -> std::result::Result<Bytes, String> {
-        let mut last = self.metrics.lock().await;
-        if let Some((made, page)) = &*last
-            && made.elapsed() < SAME_PAGE
-        {
-            return Ok(page.clone());
-        }
-        let site = self.site.clone();
-        let made = tokio::task::spawn_blocking(move || site.metrics()).await;
-        let page: Bytes = made.map_err(|_| FAILED)??.into();
-        *last = Some((Instant::now(), page.clone()));
-        Ok(page)
-    }
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -249,7 +283,8 @@ mod tests {
     fn ask(address: SocketAddr, request: &str) -> String {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
+        // Of what is too long the rest is not read.
+        let _ = stream.write_all(request.as_bytes());
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
         String::from_utf8(answer).unwrap()

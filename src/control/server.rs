@@ -62,13 +62,20 @@ impl Server {
     /// # Errors
     /// What the kernel says.
     pub fn start<H: Handler>(listener: Listener, handler: Arc<H>) -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         listener.set_nonblocking(true)?;
-        let listener = {
-            let _inside = runtime.enter();
-            UnixListener::from_std(listener)?
-        };
         let queries = Queries::start(&handler)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let inside = runtime.enter();
+        let listener = UnixListener::from_std(listener);
+        drop(inside);
+        let listener = match listener {
+            Ok(listener) => listener,
+            Err(error) => {
+                // The daemon's own runtime is around this, in which no other may be waited for.
+                runtime.shutdown_background();
+                return Err(error);
+            }
+        };
         let (over, told) = oneshot::channel::<()>();
         let thread = thread::Builder::new().name("control".into()).spawn(move || {
             runtime.block_on(async {

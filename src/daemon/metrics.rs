@@ -1,22 +1,27 @@
 //! What is counted, for Prometheus. Names and units follow its conventions; what `status` and `show` tell is told from the same
 //! counters.
 
-use std::{fmt, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::atomic::Ordering::Relaxed,
+    time::Duration,
+};
 
-use eastgate_api::{Filter, Restored, RuleCountRow, Status, Traffic};
+use eastgate_api::{Restored, RuleCountRow, Status, Traffic};
 use eastgate_dataplane::{
-    pipeline::counters::drops,
+    pipeline::{counters::drops, shared::lock},
     snapshot::{Network, Snapshot},
 };
 use eastgate_vtep::fdb::Location;
-use eastgate_wire::Vni;
+use eastgate_wire::{Vni, VtepAddr};
 use prometheus::{
-    Encoder as _, GaugeVec, Histogram, HistogramOpts, IntCounterVec, Opts, Registry, Result, TextEncoder,
-    core::Collector,
+    Encoder as _, Histogram, HistogramOpts, IntCounterVec, Opts, TextEncoder,
+    core::Collector as _,
+    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
 };
 
-use super::View;
-use crate::http::Site;
+use super::{View, show::rules};
+use crate::{http::Site, io::clock};
 
 /// Endpoints of this host, and rules, that are counted one by one. Of more, none is: a series that comes and goes is worse than none.
 const SERIES_OF_A_KIND: usize = 10_000;
@@ -69,50 +74,110 @@ impl Site for View {
     }
 }
 
+/// What counters were told at the page before: by family, labels, and which one it is of those that had these labels in turn. What is
+/// read one after the other while flows end is less at times than it was, and a counter that goes down is taken for one that
+/// has begun anew.
+pub(super) type Told = HashMap<(String, u64), u64>;
+
 /// A page that is being made.
-struct Page(Registry);
+struct Page {
+    families: Vec<MetricFamily>,
+    before: Told,
+    told: Told,
+}
 
 impl Page {
-    fn put(&self, family: impl Collector + 'static) -> Result<()> {
-        self.0.register(Box::new(family))
+    /// A family with a metric for each row.
+    fn put<const N: usize>(
+        &mut self,
+        (name, help, kind): (&str, &str, MetricType),
+        labels: [&str; N],
+        rows: impl IntoIterator<Item = ([String; N], Metric)>,
+    ) {
+        let metric = |(values, mut metric): ([String; N], Metric)| {
+            let pairs = labels.iter().zip(values).map(|(label, value)| {
+                let mut pair = LabelPair::default();
+                pair.set_name((*label).to_owned());
+                pair.set_value(value);
+                pair
+            });
+            metric.set_label(pairs.collect());
+            metric
+        };
+        let metrics: Vec<Metric> = rows.into_iter().map(metric).collect();
+        // A family without a row is none for the encoder.
+        if !metrics.is_empty() {
+            let mut family = MetricFamily::default();
+            family.set_name(name.to_owned());
+            family.set_help(help.to_owned());
+            family.set_field_type(kind);
+            family.set_metric(metrics);
+            self.families.push(family);
+        }
     }
 
-    /// A family of counters; rows with the same labels are one.
-    fn counters<const N: usize, L: AsRef<str> + fmt::Debug>(
-        &self,
+    /// A family of counters; rows with the same labels are one. What has the labels of something that was there before is told by
+    /// another number.
+    fn counters_of<const N: usize, L: Into<String>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: [&str; N],
+        rows: impl IntoIterator<Item = ([L; N], u64, u64)>,
+    ) {
+        let mut sums: BTreeMap<[String; N], (u64, u64)> = BTreeMap::new();
+        for (values, number, count) in rows {
+            let (which, sum) = sums.entry(values.map(Into::into)).or_default();
+            (*which, *sum) = (number, *sum + count);
+        }
+        let mut metrics = Vec::new();
+        for (values, (which, sum)) in sums {
+            let key = (format!("{name}\0{}", values.join("\0")), which);
+            let sum = self.before.get(&key).copied().unwrap_or_default().max(sum);
+            self.told.insert(key, sum);
+            let mut counter = Counter::default();
+            counter.set_value(sum as f64);
+            let mut metric = Metric::default();
+            metric.set_counter(counter);
+            metrics.push((values, metric));
+        }
+        self.put((name, help, MetricType::COUNTER), labels, metrics);
+    }
+
+    fn counters<const N: usize, L: Into<String>>(
+        &mut self,
         name: &str,
         help: &str,
         labels: [&str; N],
         rows: impl IntoIterator<Item = ([L; N], u64)>,
-    ) -> Result<()> {
-        let family = IntCounterVec::new(Opts::new(name, help), &labels)?;
-        for (values, count) in rows {
-            family.with_label_values(&values).inc_by(count);
-        }
-        self.put(family)
+    ) {
+        self.counters_of(name, help, labels, rows.into_iter().map(|(values, count)| (values, 0, count)));
     }
 
-    fn counter(&self, name: &str, help: &str, count: u64) -> Result<()> {
-        self.counters::<0, &str>(name, help, [], [([], count)])
+    fn counter(&mut self, name: &str, help: &str, count: u64) {
+        self.counters::<0, &str>(name, help, [], [([], count)]);
     }
 
     /// A family of values that go up and down.
-    fn gauges<const N: usize, L: AsRef<str> + fmt::Debug>(
-        &self,
+    fn gauges<const N: usize, L: Into<String>>(
+        &mut self,
         name: &str,
         help: &str,
         labels: [&str; N],
         rows: impl IntoIterator<Item = ([L; N], f64)>,
-    ) -> Result<()> {
-        let family = GaugeVec::new(Opts::new(name, help), &labels)?;
-        for (values, value) in rows {
-            family.with_label_values(&values).set(value);
-        }
-        self.put(family)
+    ) {
+        let rows: BTreeMap<[String; N], f64> =
+            rows.into_iter().map(|(values, value)| (values.map(Into::into), value)).collect();
+        let metrics = rows.into_iter().map(|(values, value)| {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            (values, Metric::from_gauge(gauge))
+        });
+        self.put((name, help, MetricType::GAUGE), labels, metrics);
     }
 
-    fn gauge(&self, name: &str, help: &str, value: impl Into<f64>) -> Result<()> {
-        self.gauges::<0, &str>(name, help, [], [([], value.into())])
+    fn gauge(&mut self, name: &str, help: &str, value: impl Into<f64>) {
+        self.gauges::<0, &str>(name, help, [], [([], value.into())]);
     }
 }
 
@@ -128,38 +193,48 @@ fn labels_of(network: &Network) -> [String; 3] {
 }
 
 impl View {
-    fn page(&self) -> Result<Vec<u8>> {
+    fn page(&self) -> anyhow::Result<Vec<u8>> {
         let snapshot = self.shared.snapshot_arc();
+        if let Some(kernel) = self.kernel.get() {
+            // Told without what the programs have counted, all would seem to begin anew.
+            kernel.traffic()?;
+        }
+        let mut before = lock(&self.told);
+        let mut page =
+            Page { families: Vec::new(), before: std::mem::take(&mut *before), told: Told::default() };
         let status = self.status(&snapshot);
-        let page = Page(Registry::new());
-        of_daemon(&page, &status)?;
-        of_traffic(&page, &status.traffic)?;
-        page.put(self.reloads.results.clone())?;
-        page.put(self.reloads.in_force.clone())?;
+        of_daemon(&mut page, &status);
+        of_traffic(&mut page, &status.traffic);
+        page.families.extend(self.reloads.results.collect());
+        page.families.extend(self.reloads.in_force.collect());
         page.counters(
             "eastgate_punted_packets_total",
             "Packets that the kernel's programs have left to the pipeline, by cause.",
             ["cause"],
-            status.punts.iter().map(|(cause, count)| ([cause], *count)),
-        )?;
-        self.count_drops(&page, &snapshot)?;
+            status.punts.iter().map(|(cause, count)| ([&**cause], *count)),
+        );
+        self.count_drops(&mut page, &snapshot);
         let left_out = [
-            ("endpoints", self.count_endpoints(&page, &snapshot)?),
-            ("rules", self.count_rules(&page, &snapshot)?),
+            ("endpoints", self.count_endpoints(&mut page, &snapshot)),
+            ("rules", self.count_rules(&mut page, &snapshot)),
         ];
         page.gauges(
             "eastgate_series_left_out",
             "Endpoints and rules that are not counted one by one here, because there are too many.",
             ["of"],
             left_out.map(|(of, count)| ([of], count as f64)),
-        )?;
+        );
+        *before = page.told;
+        drop(before);
+        page.families.sort_by(|a, b| a.name().cmp(b.name()));
         let mut text = Vec::new();
-        TextEncoder::new().encode(&page.0.gather(), &mut text)?;
+        TextEncoder::new().encode(&page.families, &mut text)?;
         Ok(text)
     }
 
-    fn count_drops(&self, page: &Page, snapshot: &Snapshot) -> Result<()> {
+    fn count_drops(&self, page: &mut Page, snapshot: &Snapshot) {
         let rows = drops(&self.shared.counters, self.elsewhere().drops);
+        let vteps: HashSet<VtepAddr> = snapshot.config.hosts.values().map(|host| host.vtep).collect();
         let of_network = || {
             rows.iter().map(|(key, count)| {
                 let [vni, tenant, network] = network_labels(snapshot, key.vni);
@@ -172,27 +247,31 @@ impl View {
             "Frames dropped, by network and reason (`eastgate drop-reasons`).",
             labels,
             of_network().map(|(labels, count)| (labels, count.frames)),
-        )?;
+        );
         page.counters(
             "eastgate_dropped_bytes_total",
             "Bytes of frames dropped, by network and reason.",
             labels,
             of_network().map(|(labels, count)| (labels, count.bytes)),
-        )?;
+        );
         page.counters(
             "eastgate_dropped_frames_by_source_total",
             "Frames dropped, by the tenant port or the VTEP that they came from, where that is known.",
             ["kind", "source"],
             rows.iter().filter_map(|(key, count)| {
-                let location = key.from?;
-                let kind = if matches!(location, Location::Local(_)) { "port" } else { "vtep" };
-                Some(([kind.to_owned(), self.location_name(location)], count.frames))
+                let (kind, name) = match key.from? {
+                    port @ Location::Local(_) => ("port", self.location_name(port)),
+                    // Whoever sends to the VTEP makes up its address.
+                    Location::Remote(from) if vteps.contains(&from) => ("vtep", from.to_string()),
+                    Location::Remote(_) => ("vtep", "unknown".to_owned()),
+                };
+                Some(([kind.to_owned(), name], count.frames))
             }),
-        )
+        );
     }
 
     /// Counts what endpoints of this host have sent and got: those elsewhere are counted there. How many were left out.
-    fn count_endpoints(&self, page: &Page, snapshot: &Snapshot) -> Result<usize> {
+    fn count_endpoints(&self, page: &mut Page, snapshot: &Snapshot) -> usize {
         let here = || {
             let networks = snapshot.networks().into_iter();
             networks
@@ -202,112 +281,126 @@ impl View {
         let count = here().count();
         let left_out = if count > SERIES_OF_A_KIND { count } else { 0 };
         self.shared.count_stateless_elsewhere();
+        // Before what is not counted yet: a flow that ends in between is told a page later, and not twice.
+        let counted: Vec<_> = here()
+            .take(if left_out > 0 { 0 } else { count })
+            .map(|(network, endpoint)| {
+                let state = &endpoint.state;
+                (network, endpoint, [&state.tx_frames, &state.rx_frames].map(|frames| frames.load(Relaxed)))
+            })
+            .collect();
         let uncounted = self.shared.uncounted(snapshot);
         let frames = |direction: usize| {
-            let shown = here().take(if left_out > 0 { 0 } else { count });
             let uncounted = &uncounted;
-            shown.map(move |(network, endpoint)| {
+            counted.iter().map(move |(network, endpoint, frames)| {
                 let more = uncounted.get(&(network.vni, endpoint.id)).copied().unwrap_or_default();
-                let state = &endpoint.state;
-                let counted = [&state.tx_frames, &state.rx_frames];
+                let [frames, more] =
+                    [frames, &more].map(|counts| counts.get(direction).copied().unwrap_or_default());
                 let [vni, tenant, name] = labels_of(network);
-                let frames = counted.get(direction).map_or(0, |frames| frames.load(Relaxed));
-                let more = more.get(direction).copied().unwrap_or_default();
-                ([vni, tenant, name, endpoint.name.to_string()], frames + more)
+                ([vni, tenant, name, endpoint.name.to_string()], u64::from(endpoint.id.0), frames + more)
             })
         };
         let labels = ["vni", "tenant", "network", "endpoint"];
-        page.counters(
+        page.counters_of(
             "eastgate_endpoint_sent_frames_total",
             "Frames that an endpoint of this host has sent and that passed.",
             labels,
             frames(0),
-        )?;
-        page.counters(
+        );
+        page.counters_of(
             "eastgate_endpoint_received_frames_total",
             "Frames that have reached an endpoint of this host.",
             labels,
             frames(1),
-        )?;
-        Ok(left_out)
+        );
+        left_out
     }
 
     /// Counts what rules have done. How many were left out.
-    fn count_rules(&self, page: &Page, snapshot: &Snapshot) -> Result<usize> {
+    fn count_rules(&self, page: &mut Page, snapshot: &Snapshot) -> usize {
         let count: usize = snapshot.networks().iter().map(|network| network.rules.in_order().count()).sum();
         let left_out = if count > SERIES_OF_A_KIND { count } else { 0 };
-        let rows = if left_out > 0 { None } else { self.rules(snapshot, &Filter::default()).ok() };
-        let rows: &[RuleCountRow] = rows.as_ref().map_or(&[], |rows| &rows.rows);
+        let now = clock::now();
+        let networks = if left_out > 0 { Vec::new() } else { snapshot.networks() };
+        let counted = self.counted_rules(snapshot, &networks, now);
+        let rows: Vec<_> = counted
+            .iter()
+            .map(|(network, rule, count)| (rule.to_string(), rules::row(network, *rule, count, now)))
+            .collect();
         let of = |count: fn(&RuleCountRow) -> u64| {
-            rows.iter()
-                .map(move |row| ([row.vni.to_string(), row.rule.clone(), row.action.clone()], count(row)))
+            rows.iter().map(move |(id, row)| {
+                // What a rule that is being tried out would refuse passes by it.
+                let tried_out = if row.audit { "audit-" } else { "" };
+                let action = format!("{tried_out}{}", row.action);
+                ([row.vni.to_string(), row.rule.clone(), id.clone(), action], count(row))
+            })
         };
-        let labels = ["vni", "rule", "action"];
+        let labels = ["vni", "rule", "id", "action"];
         page.counters(
             "eastgate_rule_flows_total",
             "Flows that a rule has admitted on this host.",
             labels,
             of(|row| row.flows),
-        )?;
+        );
         page.counters(
             "eastgate_rule_packets_total",
             "Packets of flows that a rule has admitted, both ways, and packets that it has refused.",
             labels,
             of(|row| row.packets),
-        )?;
+        );
         page.counters(
             "eastgate_rule_bytes_total",
             "Bytes of the packets that are counted for a rule.",
             labels,
             of(|row| row.bytes),
-        )?;
+        );
         page.counters(
             "eastgate_rule_would_deny_packets_total",
             "Packets that passed, and that a rule would have refused if it were not being tried out.",
             labels,
             of(|row| row.would_deny),
-        )?;
-        Ok(left_out)
+        );
+        left_out
     }
 }
 
 /// How the daemon is.
-fn of_daemon(page: &Page, status: &Status) -> Result<()> {
+fn of_daemon(page: &mut Page, status: &Status) {
     let Status { version, host, dataplane, attached_by, digest, vtep, flows, .. } = status;
     page.gauges(
         "eastgate_info",
         "Always 1; the labels say what runs.",
         ["version", "host", "dataplane", "attached_by", "digest"],
         [([version, host, dataplane, attached_by, digest], 1.0)],
-    )?;
+    );
     page.gauge(
         "eastgate_ready",
         "Whether a configuration is in force and workers run.",
         u8::from(status.ready),
-    )?;
+    );
     page.gauge(
         "eastgate_problems",
         "What should pass and does not: the lines that `eastgate status` has as problems.",
         status.problems.len() as f64,
-    )?;
-    page.gauge("eastgate_uptime_seconds", "Seconds since the daemon started.", status.uptime_s as f64)?;
+    );
+    page.gauge("eastgate_uptime_seconds", "Seconds since the daemon started.", status.uptime_s as f64);
     page.gauge(
         "eastgate_snapshot_epoch",
         "Number of the snapshot in force: it grows by one with each change.",
         status.epoch,
-    )?;
+    );
     page.gauge(
         "eastgate_reload_refused",
         "Whether the last reload was refused, so that files say something else than what is in force.",
         u8::from(status.reload_error.is_some()),
-    )?;
+    );
     page.gauge(
         "eastgate_vtep_listening",
         "Whether datagrams of other VTEPs are heard.",
         u8::from(vtep.listening),
-    )?;
-    page.gauge("eastgate_underlay_up", "Whether an underlay device is there and up.", u8::from(vtep.up))?;
-    page.gauge("eastgate_underlay_mtu_bytes", "The smallest MTU of the underlay devices.", vtep.mtu)?;
+    );
+    page.gauge("eastgate_underlay_up", "Whether an underlay device is there and up.", u8::from(vtep.up));
+    page.gauge("eastgate_underlay_mtu_bytes", "The smallest MTU of the underlay devices.", vtep.mtu);
     page.gauges(
         "eastgate_port_forwarding",
         "Whether a tenant port of this host forwards frames.",
@@ -316,58 +409,58 @@ fn of_daemon(page: &Page, status: &Status) -> Result<()> {
             let forwarding = f64::from(u8::from(port.state == "forwarding"));
             ([port.vni.to_string(), port.endpoint.clone(), port.name.clone()], forwarding)
         }),
-    )?;
+    );
     page.gauges(
         "eastgate_flows",
         "Flows in the table: seen in both directions (replied), or in one.",
         ["state"],
         [(["replied"], flows.replied as f64), (["unreplied"], flows.unreplied as f64)],
-    )?;
+    );
     page.counters(
         "eastgate_flows_made_room_total",
         "Flows that had to make room for others, by what their loss costs.",
         ["rank"],
         flows.made_room.iter().map(|(rank, count)| ([rank], *count)),
-    )?;
+    );
     page.gauge(
         "eastgate_learned_addresses",
         "Addresses that were learned of endpoints.",
         status.learned.addresses as f64,
-    )?;
+    );
     page.counter(
         "eastgate_addresses_not_learned_total",
         "How often an address was not learned that might have been: of another endpoint, over a limit, locked.",
         status.learned.refused,
-    )?;
+    );
     page.gauge(
         "eastgate_policy_memory_bytes",
         "Memory of the compiled policies.",
         status.memory.policies as f64,
-    )?;
+    );
     if let Some(bytes) = status.memory.resident {
-        page.gauge("process_resident_memory_bytes", "Resident memory size in bytes.", bytes as f64)?;
+        page.gauge("process_resident_memory_bytes", "Resident memory size in bytes.", bytes as f64);
     }
     page.counter(
         "eastgate_settings_restored_total",
         "Interface settings that someone else has changed and that were put right.",
         status.settings_restored,
-    )?;
+    );
     let Restored { programs, devices, files, ref missing, .. } = status.restored;
     page.counters(
         "eastgate_restored_total",
         "What someone else has taken away and that was put back.",
         ["what"],
         [(["programs"], programs), (["devices"], devices), (["files"], files)],
-    )?;
+    );
     page.gauge(
         "eastgate_missing",
         "What someone else has taken away and that could not be put back yet.",
         missing.len() as f64,
-    )
+    );
 }
 
 /// Frames and packets, of the pipeline and of the kernel's programs.
-fn of_traffic(page: &Page, traffic: &Traffic) -> Result<()> {
+fn of_traffic(page: &mut Page, traffic: &Traffic) {
     let Traffic {
         from_ports,
         from_underlay,
@@ -388,38 +481,38 @@ fn of_traffic(page: &Page, traffic: &Traffic) -> Result<()> {
         "Frames from tenant ports, and datagrams from the underlay.",
         ["from"],
         [(["port"], from_ports), (["underlay"], from_underlay)],
-    )?;
+    );
     page.counters(
         "eastgate_sent_frames_total",
         "Frames sent to tenant ports, and datagrams sent to the underlay.",
         ["to"],
         [(["port"], to_ports), (["underlay"], to_underlay)],
-    )?;
+    );
     page.counters(
         "eastgate_neighbor_answers_total",
         "ARP and ND answers given, by the pipeline or again by the kernel's programs.",
         ["by"],
         [(["pipeline"], answers.saturating_sub(answers_repeated)), (["kernel"], answers_repeated)],
-    )?;
+    );
     page.counter(
         "eastgate_fragmented_packets_total",
         "Packets that did not fit the tunnel and were cut into fragments.",
         fragmented,
-    )?;
+    );
     page.counter(
         "eastgate_flows_decided_again_total",
         "Flows that a change of the configuration had decided again.",
         decided_again,
-    )?;
+    );
     page.counters(
         "eastgate_rejected_packets_total",
         "Packets that a rule rejected: their senders were told, or were not for the limit of answers.",
         ["sender"],
         [(["told"], rejects_told), (["limited"], rejects_limited)],
-    )?;
+    );
     page.counter(
         "eastgate_would_deny_packets_total",
         "Packets that passed, and that would have been refused if the rule that does were not being tried out.",
         would_deny,
-    )
+    );
 }

@@ -6,7 +6,7 @@ mod events;
 mod expectations;
 mod flows;
 mod part;
-mod rules;
+pub(super) mod rules;
 mod staged;
 
 use std::{

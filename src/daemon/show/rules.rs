@@ -1,5 +1,7 @@
 //! What each rule has done: counted when flows end, and read from those that are there.
 
+use std::sync::Arc;
+
 use eastgate_api::{Failure, Filter, List, RuleCountRow, RuleRef};
 use eastgate_dataplane::snapshot::{Network, Snapshot, rule_counts::RuleCount};
 use eastgate_policy::rule::{Action, RuleId, Then};
@@ -9,28 +11,36 @@ use super::{View, networks, part::Part};
 use crate::io::clock;
 
 impl View {
-    pub(in crate::daemon) fn rules(
+    pub(super) fn rules(&self, snapshot: &Snapshot, filter: &Filter) -> Result<List<RuleCountRow>, Failure> {
+        let (part, now) = (Part::of(filter)?, clock::now());
+        let rules = self.counted_rules(snapshot, &networks(snapshot, filter), now);
+        let rows = part
+            .fill(rules.iter().skip(part.from).map(|(network, rule, count)| row(network, *rule, count, now)));
+        Ok(List { next: part.next(rows.len(), rules.len()), rows, total: rules.len() })
+    }
+
+    /// What each rule of these networks has done, by its number.
+    pub(in crate::daemon) fn counted_rules<'s>(
         &self,
         snapshot: &Snapshot,
-        filter: &Filter,
-    ) -> Result<List<RuleCountRow>, Failure> {
-        let (part, now) = (Part::of(filter)?, clock::now());
+        networks: &[&'s Arc<Network>],
+        now: Instant,
+    ) -> Vec<(&'s Network, u32, RuleCount)> {
         self.shared.count_stateless_elsewhere();
-        let rules: Vec<(&Network, u32)> = networks(snapshot, filter)
-            .into_iter()
-            .flat_map(|network| network.rules.in_order().map(move |rule| (&**network, rule)))
-            .collect();
+        // Before what is not counted yet: a flow that ends in between is told the next time, and not twice.
+        let of = |network: &'s Network| {
+            network.rules.in_order().map(move |rule| (network, rule, network.counts.get(rule)))
+        };
+        let mut rules: Vec<_> = networks.iter().flat_map(|network| of(network)).collect();
         let more = self.shared.not_counted_for_rules(snapshot, &self.elsewhere().drops, now);
-        let rows = part.fill(rules.iter().skip(part.from).map(|(network, rule)| {
-            let mut count = network.counts.get(*rule);
+        for (network, rule, count) in &mut rules {
             count.add(&more.get(&(network.vni, *rule)).copied().unwrap_or_default());
-            row(network, *rule, &count, now)
-        }));
-        Ok(List { next: part.next(rows.len(), rules.len()), rows, total: rules.len() })
+        }
+        rules
     }
 }
 
-fn row(network: &Network, rule: u32, count: &RuleCount, now: Instant) -> RuleCountRow {
+pub(in crate::daemon) fn row(network: &Network, rule: u32, count: &RuleCount, now: Instant) -> RuleCountRow {
     let name = network.rules.reference(&network.tenant.name, rule);
     let name = name.unwrap_or_else(|| RuleRef { rule: rule.to_string(), at: String::new() });
     let does = network.policy.does(RuleId(rule));
