@@ -12,6 +12,7 @@ mod shell;
 pub mod staged;
 pub mod table;
 pub mod top;
+mod trace;
 
 use std::process::ExitCode;
 

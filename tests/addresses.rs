@@ -248,37 +248,40 @@ fn moves_as_keepalived_says(dataplane: &str, setup: Setup) {
 
 const MULTICAST: Setup = Setup { vmac: false, unicast: false, neighbors: "suppress" };
 
+/// Both at once: most of the time it is keepalived that waits.
+fn both(cases: [(&str, Setup); 2]) {
+    std::thread::scope(|scope| {
+        for (dataplane, setup) in cases {
+            scope.spawn(move || moves_as_keepalived_says(dataplane, setup));
+        }
+    });
+}
+
+fn in_both_dataplanes(setup: Setup) {
+    both(["ebpf", "userspace"].map(|dataplane| (dataplane, setup)));
+}
+
 #[test]
 fn keepalived_by_multicast() {
-    for dataplane in ["ebpf", "userspace"] {
-        moves_as_keepalived_says(dataplane, MULTICAST);
-    }
+    in_both_dataplanes(MULTICAST);
 }
 
 #[test]
 fn keepalived_by_unicast() {
-    for dataplane in ["ebpf", "userspace"] {
-        moves_as_keepalived_says(dataplane, Setup { unicast: true, ..MULTICAST });
-    }
+    in_both_dataplanes(Setup { unicast: true, ..MULTICAST });
 }
 
 #[test]
 fn keepalived_with_a_mac_of_its_own() {
-    for dataplane in ["ebpf", "userspace"] {
-        moves_as_keepalived_says(dataplane, Setup { vmac: true, ..MULTICAST });
-    }
+    in_both_dataplanes(Setup { vmac: true, ..MULTICAST });
 }
 
 #[test]
 fn keepalived_with_a_mac_of_its_own_by_unicast() {
-    for dataplane in ["ebpf", "userspace"] {
-        moves_as_keepalived_says(dataplane, Setup { vmac: true, unicast: true, ..MULTICAST });
-    }
+    in_both_dataplanes(Setup { vmac: true, unicast: true, ..MULTICAST });
 }
 
 #[test]
 fn keepalived_where_the_appliance_speaks_for_all() {
-    for vmac in [false, true] {
-        moves_as_keepalived_says("ebpf", Setup { vmac, neighbors: "proxy", ..MULTICAST });
-    }
+    both([false, true].map(|vmac| ("ebpf", Setup { vmac, neighbors: "proxy", ..MULTICAST })));
 }

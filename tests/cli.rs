@@ -7,6 +7,7 @@ mod common;
 use std::{
     io::{BufRead, BufReader},
     net::{Ipv4Addr, UdpSocket},
+    time::Duration,
 };
 
 use common::{BOUND, Daemon, EASTGATE, Space, arp_request, send_frame, site::*, wait_for};
@@ -459,6 +460,55 @@ fn a_trace_knows_the_flows_that_live() {
         let (code, text, _) = trace(ALLOWED + 7, source);
         assert!(code == 5 && text.ends_with("verdict: ingress-denied\n"), "{dataplane}: {text}");
         assert_eq!(flows.denied[1].1.count(), 0);
+    }
+}
+
+/// One command says why a packet was dropped that somebody has really sent.
+#[test]
+fn a_packet_that_was_dropped_is_walked() {
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        let alpha = site.run_with("alpha", dataplane);
+        let (code, _, error) = said(&alpha, "trace --last");
+        assert!(code == 1 && error.contains("no packet that fits is remembered"), "{dataplane}: {error}");
+        let (code, _, error) = said(&alpha, "trace --live --timeout 1 --address 10.1.0.77");
+        assert!(code == 1 && error.contains("within 1 s"), "{dataplane}: {error}");
+        // It waits for what has not happened yet.
+        let waiting = std::thread::scope(|scope| {
+            let waiting =
+                scope.spawn(|| said(&alpha, "trace --live --endpoint web2 --reason ingress-denied"));
+            let flows = Flows::start(&site);
+            flows.denied_never_arrived();
+            while !waiting.is_finished() {
+                flows.denied[1].0.send_more(1);
+                // The first of each kind is told: whoever asks too late for that one sees another.
+                std::thread::sleep(Duration::from_millis(50));
+                let _ = site.web1.enter(|| {
+                    UdpSocket::bind("10.1.0.11:0").unwrap().send_to(b"x", udp(12, DENIED)).unwrap()
+                });
+            }
+            waiting.join().unwrap()
+        });
+        let (code, text, error) = waiting;
+        assert_eq!(code, 5, "{dataplane}: {text}{error}");
+        assert!(text.contains("denied") && text.contains(&format!("-> 10.1.0.12:{DENIED}\n")), "{text}");
+        assert!(text.contains("close: acme/all ingress #1"), "{dataplane}: {text}");
+        assert!(text.ends_with("verdict: ingress-denied\n"), "{dataplane}: {text}");
+
+        // With an address that is not its own: who sent it is known all the same.
+        site.web1.ip("addr add 10.1.0.99/24 dev eth0");
+        site.web1.ip("neigh replace 10.1.0.12 lladdr 02:00:00:00:00:12 dev eth0");
+        site.web1.enter(|| UdpSocket::bind("10.1.0.99:0").unwrap().send_to(b"x", udp(12, ALLOWED)).unwrap());
+        let mut walked = Value::Null;
+        wait_for("the spoofed packet is walked", || {
+            let (_, text, _) = said(&alpha, "trace --last --address 10.1.0.99 --proto udp -o json");
+            walked = serde_json::from_str(&text).unwrap_or_default();
+            walked["event"].is_object()
+        });
+        assert_eq!(walked["event"]["src_endpoint"], "acme/web1", "{dataplane}: {walked:#}");
+        assert_eq!(walked["event"]["reason"], "ip-spoofed", "{dataplane}: {walked:#}");
+        assert_eq!(walked["trace"]["verdict"], "ip-spoofed", "{dataplane}: {walked:#}");
+        assert!(alpha.stop().success());
     }
 }
 

@@ -127,6 +127,9 @@ pub struct EventRow {
     /// Its destination MAC
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dst_mac: Option<MacAddr>,
+    /// Of a dropped ICMP message: type and code
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icmp: Option<(u8, u8)>,
     /// Of a dropped frame: the attachment or VTEP that it came from
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,

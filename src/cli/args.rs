@@ -156,9 +156,9 @@ pub enum Command {
         #[command(subcommand)]
         action: FlowsAction,
     },
-    /// Walk a hypothetical packet through the path, step by step to its verdict
+    /// Walk a packet through the path, step by step to its verdict: one that nobody sent, or one like the last that was dropped
     #[command(
-        after_help = "Examples:\n  eastgate trace --vni 5001 tcp 10.1.0.11:40000 10.1.0.21:5432\n  eastgate trace --vni 5001 udp [fd00:1::11]:5000 [fd00:1::21]:53\n  eastgate trace --vni 5001 icmp 10.1.0.11 10.1.0.21\n  eastgate trace --vni 5001 udp 0.0.0.0:68 255.255.255.255:67 --from web1\n  eastgate trace --config eastgate.toml --vni 5001 tcp 10.1.0.11:1 10.1.0.21:22    without a daemon\n\nExit code 5 when the packet would be dropped."
+        after_help = "Examples:\n  eastgate trace --vni 5001 tcp 10.1.0.11:40000 10.1.0.21:5432\n  eastgate trace --vni 5001 udp [fd00:1::11]:5000 [fd00:1::21]:53\n  eastgate trace --vni 5001 icmp 10.1.0.11 10.1.0.21\n  eastgate trace --vni 5001 udp 0.0.0.0:68 255.255.255.255:67 --from web1\n  eastgate trace --config eastgate.toml --vni 5001 tcp 10.1.0.11:1 10.1.0.21:22    without a daemon\n  eastgate trace --live --endpoint acme/web1     the next packet from or to web1 that is dropped\n  eastgate trace --last --port 5432              why the last packet with this port was dropped\n\nExit code 5 when the packet would be dropped."
     )]
     Trace(Trace),
     /// Ask what the rules of a configuration do, without a daemon
@@ -398,27 +398,38 @@ pub enum FlowsAction {
 #[derive(ClapArgs, Debug)]
 pub struct Trace {
     /// The network
-    #[arg(long, value_parser = parse_vni)]
-    pub vni: Vni,
+    #[arg(long, value_parser = parse_vni, required_unless_present_any = ["live", "last"])]
+    pub vni: Option<Vni>,
     /// tcp, udp, icmp, icmpv6 or a protocol number
-    #[arg(value_parser = parse_proto, value_name = "PROTO")]
-    pub proto: u8,
+    #[arg(value_parser = parse_proto, value_name = "PROTO", required_unless_present_any = ["live", "last"])]
+    pub protocol: Option<u8>,
     /// Source: ADDRESS or ADDRESS:PORT, IPv6 with a port in brackets
-    pub src: AddressPort,
+    #[arg(required_unless_present_any = ["live", "last"])]
+    pub src: Option<AddressPort>,
     /// Destination
-    pub dst: AddressPort,
+    #[arg(required_unless_present_any = ["live", "last"])]
+    pub dst: Option<AddressPort>,
     /// ICMP type; an echo request unless told otherwise
-    #[arg(long = "type", value_name = "N")]
+    #[arg(long = "type", value_name = "N", conflicts_with_all = ["live", "last"])]
     pub kind: Option<u8>,
     /// ICMP code
     #[arg(long, value_name = "N", default_value = "0")]
     pub code: u8,
     /// The endpoint that sends it, where its source address does not say
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["live", "last"])]
     pub from: Option<String>,
     /// Use this configuration instead of asking a daemon
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["live", "last"])]
     pub config: Option<PathBuf>,
+    /// Wait for the next packet that is dropped, or that --verdict and the rest say, and walk one like it
+    #[arg(long, conflicts_with_all = ["protocol", "src", "dst", "last"])]
+    pub live: bool,
+    /// The same of the last one that there was
+    #[arg(long, conflicts_with_all = ["protocol", "src", "dst"])]
+    pub last: bool,
+    /// Of --live and --last
+    #[command(flatten)]
+    pub which: super::observe::Which,
     /// The daemon
     #[command(flatten)]
     pub ask: Ask,

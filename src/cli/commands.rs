@@ -2,23 +2,20 @@
 
 use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
-use eastgate_api::{
-    Done, DropRows, ErrorCode, Filter, FlowRow, List, Request, Row, Status, TraceReport, TraceRequest,
-};
+use anyhow::Result;
+use eastgate_api::{Done, DropRows, ErrorCode, Filter, FlowRow, List, Request, Row, Status};
 use eastgate_config::{Config, Loader, Severity, schema};
 use eastgate_dataplane::{
     attachments::Attachments,
     snapshot::{Snapshot, state::StateRegistry},
-    trace::{Live, trace},
 };
 use eastgate_wire::{DropReason, names};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{
-    args::{Args, Ask, Command, FdbAction, FlowsAction, Format, Output, Run, ShowTable, Trace},
-    exit, import, lab, observe, plan, policy, print, shell, top,
+    args::{Args, Ask, Command, FdbAction, FlowsAction, Format, Output, Run, ShowTable},
+    exit, import, lab, observe, plan, policy, print, shell, top, trace,
 };
 use crate::{
     control::client::{self, ClientError},
@@ -59,7 +56,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         Command::Flows { action: FlowsAction::Kill { filter, ask } } => {
             count(&ask, Request::FlowsKill(filter.into()), "flow", "ended")?
         }
-        Command::Trace(options) => walk(&options)?,
+        Command::Trace(options) => trace::walk(&options)?,
         Command::Policy { command } => policy::run(&command)?,
         Command::Import(options) => import::run(&options)?,
         Command::DropReasons { output } => drop_reasons(&output)?,
@@ -157,7 +154,7 @@ fn check(files: &[std::path::PathBuf], output: Format) -> u8 {
 }
 
 /// A configuration as it would be put in force on a host, without a daemon.
-fn offline(path: &Path, host: Option<&str>) -> Result<(Arc<Config>, Snapshot)> {
+pub(super) fn offline(path: &Path, host: Option<&str>) -> Result<(Arc<Config>, Snapshot)> {
     let mut loader = Loader::new(path);
     let config = daemon::load(&mut loader, std::io::stderr().is_terminal())?;
     let host = choose_host(&config, host)?;
@@ -298,42 +295,6 @@ fn whole<P: Part>(options: &Ask, request: fn(Filter) -> Request, mut filter: Fil
         all.append(ask(options, &request(filter.clone()))?);
     }
     Ok(all)
-}
-
-fn walk(options: &Trace) -> Result<u8> {
-    let request = TraceRequest {
-        vni: options.vni,
-        proto: options.proto,
-        src: options.src.ip.into(),
-        dst: options.dst.ip.into(),
-        sport: options.src.port.unwrap_or(0),
-        dport: options.dst.port.unwrap_or(0),
-        icmp: options.kind.map(|kind| (kind, options.code)),
-        from: options.from.clone(),
-    };
-    let report: TraceReport = match &options.config {
-        Some(path) => {
-            let (config, first) = offline_for(path, &request)?;
-            drop(config);
-            trace(&first, &request, Live::NOTHING, crate::io::clock::now()).map_err(anyhow::Error::msg)?
-        }
-        None => ask(&options.ask, &Request::Trace(request))?,
-    };
-    emit(&options.ask.output, &report, print::trace)?;
-    Ok(if matches!(report.verdict.as_str(), "forwarded" | "answered") { exit::OK } else { exit::DROPPED })
-}
-
-/// The snapshot of a host that has a part in the packet's network.
-fn offline_for(path: &Path, request: &TraceRequest) -> Result<(Arc<Config>, Snapshot)> {
-    let mut loader = Loader::new(path);
-    let config = daemon::load(&mut loader, std::io::stderr().is_terminal())?;
-    let member = config
-        .networks()
-        .find(|(_, network)| network.vni == request.vni)
-        .and_then(|(_, network)| config.members(network).find(|host| host.runs_eastgate()))
-        .map(|host| host.name.clone())
-        .with_context(|| format!("no host that runs eastgate has a part in VNI {}", request.vni))?;
-    offline(path, Some(&member))
 }
 
 fn drop_reasons(output: &Output) -> Result<u8> {

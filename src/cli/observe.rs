@@ -16,7 +16,7 @@ use super::{
 };
 
 /// How often it is asked what has happened since.
-const FOLLOW: Duration = Duration::from_millis(500);
+pub(super) const FOLLOW: Duration = Duration::from_millis(500);
 
 const HELP: &str = "The newest 1,000, or as many as --last says; with --follow, what happens from then on too. All that is given must match. Of dropped frames
 the first of each kind is told: `show drops` counts them all. Events that nobody fetched in time are lost, and it is said how many.
@@ -43,15 +43,35 @@ pub struct Observe {
     /// At most this many of those that there are: 1,000 unless told otherwise, and no more
     #[arg(long, value_name = "N")]
     pub last: Option<usize>,
+    /// Only the network with this VNI
+    #[arg(long, value_parser = parse_vni)]
+    pub vni: Option<Vni>,
+    /// Which events
+    #[command(flatten)]
+    pub which: Which,
+    /// Only what comes after this `seq`
+    #[arg(long, value_name = "SEQ")]
+    pub after: Option<String>,
+    /// The daemon
+    #[command(flatten)]
+    pub daemon: Daemon,
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: Lines,
+    /// How long to wait for an answer; 30 unless told otherwise
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
+}
+
+/// Which events, beside the network's number.
+#[derive(Args, Clone, Debug)]
+pub struct Which {
     /// Only this tenant
     #[arg(long, value_name = "NAME")]
     pub tenant: Option<String>,
     /// Only this network: TENANT/NAME, or the name alone
     #[arg(long, value_name = "NAME")]
     pub network: Option<String>,
-    /// Only the network with this VNI
-    #[arg(long, value_parser = parse_vni)]
-    pub vni: Option<Vni>,
     /// Only what is from or to this endpoint: TENANT/NAME, or the name alone
     #[arg(long, value_name = "NAME")]
     pub endpoint: Option<String>,
@@ -79,18 +99,6 @@ pub struct Observe {
     /// Only dropped frames with this MAC
     #[arg(long)]
     pub mac: Option<MacAddr>,
-    /// Only what comes after this `seq`
-    #[arg(long, value_name = "SEQ")]
-    pub after: Option<String>,
-    /// The daemon
-    #[command(flatten)]
-    pub daemon: Daemon,
-    /// How to print
-    #[arg(short, long, value_enum, default_value = "text")]
-    pub output: Lines,
-    /// How long to wait for an answer; 30 unless told otherwise
-    #[arg(long, value_name = "SECONDS")]
-    pub timeout: Option<u64>,
 }
 
 /// A verdict, as it is typed.
@@ -124,13 +132,19 @@ impl Observe {
     }
 
     fn filter(&self) -> Filter {
+        Filter { vni: self.vni, limit: self.last, after: self.after.clone(), ..self.which.filter() }
+    }
+}
+
+impl Which {
+    /// For the daemon.
+    pub(super) fn filter(&self) -> Filter {
         let verdict = self.verdict.map(|verdict| match verdict {
             VerdictArg::Forwarded => Verdict::Forwarded,
             VerdictArg::Dropped => Verdict::Dropped,
             VerdictArg::Audit => Verdict::Audit,
         });
         Filter {
-            vni: self.vni,
             tenant: self.tenant.clone(),
             network: self.network.clone(),
             endpoint: self.endpoint.clone(),
@@ -142,8 +156,6 @@ impl Observe {
             port: self.port,
             proto: self.proto,
             mac: self.mac,
-            limit: self.last,
-            after: self.after.clone(),
             ..Filter::default()
         }
     }
@@ -200,7 +212,7 @@ fn end(endpoint: Option<&String>, address: Option<&Addr>, port: u16, mac: Option
 }
 
 /// One line: when, what, who with whom, and why.
-fn text(event: &EventRow) -> String {
+pub(super) fn text(event: &EventRow) -> String {
     let src = end(event.src_endpoint.as_ref(), event.src.as_ref(), event.sport, event.src_mac);
     let dst = end(event.dst_endpoint.as_ref(), event.dst.as_ref(), event.dport, event.dst_mac);
     let network = event.network.clone().or_else(|| event.vni.map(|vni| format!("VNI {vni}")));

@@ -98,6 +98,7 @@ impl View {
             dst_endpoint: name(named(about.dst)),
             src_mac: None,
             dst_mac: None,
+            icmp: None,
             from: None,
             what: None,
             reason: None,
@@ -124,6 +125,10 @@ impl View {
                     src_endpoint: name(sender),
                     src_mac: seen.subject.macs.map(|[_, src]| src),
                     dst_mac: seen.subject.macs.map(|[dst, _]| dst),
+                    icmp: match seen.subject.what {
+                        What::Packet { icmp, .. } => icmp,
+                        _ => None,
+                    },
                     from: key.from.map(|location| self.location_name(location)),
                     what: Some(dropped(key.reason, &seen.subject)).filter(|text| !text.is_empty()),
                     reason: Some(key.reason.name().to_owned()),

@@ -1,0 +1,156 @@
+//! `eastgate trace`: a packet, step by step to its verdict; one that nobody sent, or one like another that was.
+
+use std::{
+    io::IsTerminal,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use eastgate_api::{EventRow, Events, Filter, MAX_EVENTS, Request, TraceReport, TraceRequest, Verdict};
+use eastgate_config::{Config, Loader};
+use eastgate_dataplane::{
+    snapshot::Snapshot,
+    trace::{Live, trace},
+};
+use eastgate_wire::names;
+use serde::Serialize;
+
+use super::{
+    args::Trace,
+    commands::{ask, emit, offline},
+    exit,
+    observe::{self, FOLLOW},
+    print,
+};
+use crate::daemon;
+
+/// An event, and what becomes of a packet like it now.
+#[derive(Serialize)]
+struct Walked {
+    event: EventRow,
+    trace: TraceReport,
+}
+
+pub(super) fn walk(options: &Trace) -> Result<u8> {
+    if options.live || options.last {
+        return walk_event(options);
+    }
+    let (Some(vni), Some(proto), Some(src), Some(dst)) =
+        (options.vni, options.protocol, options.src, options.dst)
+    else {
+        bail!("say which packet: --vni VNI PROTO SRC DST");
+    };
+    let request = TraceRequest {
+        vni,
+        proto,
+        src: src.ip.into(),
+        dst: dst.ip.into(),
+        sport: src.port.unwrap_or(0),
+        dport: dst.port.unwrap_or(0),
+        icmp: options.kind.map(|kind| (kind, options.code)),
+        from: options.from.clone(),
+    };
+    let report: TraceReport = match &options.config {
+        Some(path) => {
+            let (config, first) = offline_for(path, &request)?;
+            drop(config);
+            trace(&first, &request, Live::NOTHING, crate::io::clock::now()).map_err(anyhow::Error::msg)?
+        }
+        None => ask(&options.ask, &Request::Trace(request))?,
+    };
+    emit(&options.ask.output, &report, print::trace)?;
+    Ok(code(&report))
+}
+
+fn code(report: &TraceReport) -> u8 {
+    if matches!(report.verdict.as_str(), "forwarded" | "answered") { exit::OK } else { exit::DROPPED }
+}
+
+fn walk_event(options: &Trace) -> Result<u8> {
+    let filter = Filter { vni: options.vni, ..options.which.filter() };
+    // What passes is asked for seldom.
+    let filter = Filter { verdict: filter.verdict.or(Some(Verdict::Dropped)), ..filter };
+    let (event, request) = if options.live { next(options, filter)? } else { last(options, filter)? };
+    let trace = ask(&options.ask, &Request::Trace(request))?;
+    let walked = Walked { event, trace };
+    emit(&options.ask.output, &walked, text)?;
+    Ok(code(&walked.trace))
+}
+
+/// The first that fits from now on.
+fn next(options: &Trace, filter: Filter) -> Result<(EventRow, TraceRequest)> {
+    let begun = Instant::now();
+    let now: Events = ask(&options.ask, &Request::Events(Filter { limit: Some(0), ..filter.clone() }))?;
+    let mut after = now.next;
+    loop {
+        let request = Filter { after: Some(after), ..filter.clone() };
+        let events: Events = ask(&options.ask, &Request::Events(request))?;
+        if let Some(found) = events.events.into_iter().find_map(packet) {
+            return Ok(found);
+        }
+        after = events.next;
+        if let Some(seconds) = options.ask.timeout
+            && begun.elapsed() > Duration::from_secs(seconds)
+        {
+            bail!("no packet that fits has come within {seconds} s");
+        }
+        std::thread::sleep(FOLLOW);
+    }
+}
+
+/// The last that fits of those that are remembered.
+fn last(options: &Trace, filter: Filter) -> Result<(EventRow, TraceRequest)> {
+    let filter = Filter { limit: Some(MAX_EVENTS), ..filter };
+    let events: Events = ask(&options.ask, &Request::Events(filter))?;
+    let found = events.events.into_iter().rev().find_map(packet);
+    found.context(
+        "no packet that fits is remembered: --live waits for the next, `eastgate observe` lists all that is",
+    )
+}
+
+/// An IP packet like the one that an event is about; none where it was another frame.
+fn packet(event: EventRow) -> Option<(EventRow, TraceRequest)> {
+    let proto = event.proto.as_deref().and_then(names::protocol_number)?;
+    let has_ports = names::has_ports(proto);
+    let request = TraceRequest {
+        vni: event.vni?,
+        proto,
+        src: event.src?,
+        dst: event.dst?,
+        sport: if has_ports { event.sport } else { 0 },
+        dport: if has_ports { event.dport } else { 0 },
+        icmp: event.icmp,
+        // Whoever sent it, whatever its source address said.
+        from: event.src_endpoint.clone().filter(|_| event.verdict == Verdict::Dropped),
+    };
+    Some((event, request))
+}
+
+fn text(walked: &Walked) -> String {
+    let Walked { event, trace } = walked;
+    let mut text = format!("{}\n\nnow, step by step: {}", observe::text(event), print::trace(trace));
+    if let Some(reason) = event.reason.as_ref().filter(|reason| **reason != trace.verdict)
+        && event.verdict == Verdict::Dropped
+    {
+        text += &format!(
+            "note: that one was dropped ({reason}). It differed in what is not known of it any more (MACs, flags, \
+             checksum, length), or flows, limits or rules have changed since\n"
+        );
+    }
+    text
+}
+
+/// The snapshot of a host that has a part in the packet's network.
+fn offline_for(path: &Path, request: &TraceRequest) -> Result<(Arc<Config>, Snapshot)> {
+    let mut loader = Loader::new(path);
+    let config = daemon::load(&mut loader, std::io::stderr().is_terminal())?;
+    let member = config
+        .networks()
+        .find(|(_, network)| network.vni == request.vni)
+        .and_then(|(_, network)| config.members(network).find(|host| host.runs_eastgate()))
+        .map(|host| host.name.clone())
+        .with_context(|| format!("no host that runs eastgate has a part in VNI {}", request.vni))?;
+    offline(path, Some(&member))
+}
