@@ -473,10 +473,15 @@ fn a_packet_that_was_dropped_is_walked() {
         assert!(code == 1 && error.contains("no packet that fits is remembered"), "{dataplane}: {error}");
         let (code, _, error) = said(&alpha, "trace --live --timeout 1 --address 10.1.0.77");
         assert!(code == 1 && error.contains("within 1 s"), "{dataplane}: {error}");
+        // What says which packet is of no use where another is named, and no reason is made up.
+        for wrong in ["trace --vni 5001 tcp 10.1.0.11 10.1.0.12 --port 22", "trace --live --reason spoofed"] {
+            let (code, _, error) = said(&alpha, wrong);
+            assert_eq!(code, 2, "{wrong}: {error}");
+        }
         // It waits for what has not happened yet.
         let waiting = std::thread::scope(|scope| {
-            let waiting =
-                scope.spawn(|| said(&alpha, "trace --live --endpoint web2 --reason ingress-denied"));
+            let waiting = scope
+                .spawn(|| said(&alpha, "trace --live --timeout 60 --endpoint web2 --reason ingress-denied"));
             let flows = Flows::start(&site);
             flows.denied_never_arrived();
             while !waiting.is_finished() {

@@ -401,7 +401,7 @@ pub struct Trace {
     #[arg(long, value_parser = parse_vni, required_unless_present_any = ["live", "last"])]
     pub vni: Option<Vni>,
     /// tcp, udp, icmp, icmpv6 or a protocol number
-    #[arg(value_parser = parse_proto, value_name = "PROTO", required_unless_present_any = ["live", "last"])]
+    #[arg(value_parser = parse_proto, value_name = "PROTO", required_unless_present_any = ["live", "last"], conflicts_with = "Which")]
     pub protocol: Option<u8>,
     /// Source: ADDRESS or ADDRESS:PORT, IPv6 with a port in brackets
     #[arg(required_unless_present_any = ["live", "last"])]
@@ -413,7 +413,7 @@ pub struct Trace {
     #[arg(long = "type", value_name = "N", conflicts_with_all = ["live", "last"])]
     pub kind: Option<u8>,
     /// ICMP code
-    #[arg(long, value_name = "N", default_value = "0")]
+    #[arg(long, value_name = "N", default_value = "0", conflicts_with_all = ["live", "last"])]
     pub code: u8,
     /// The endpoint that sends it, where its source address does not say
     #[arg(long, value_name = "NAME", conflicts_with_all = ["live", "last"])]
@@ -421,17 +421,18 @@ pub struct Trace {
     /// Use this configuration instead of asking a daemon
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["live", "last"])]
     pub config: Option<PathBuf>,
-    /// Wait for the next packet that is dropped, or that --verdict and the rest say, and walk one like it
+    /// Wait for the next packet that is dropped and that fits, and walk one like it. Of packets that are alike (ends, ports, rule) only the
+    /// first is told: --last has those that go on. Waits for ever, or as long as --timeout says
     #[arg(long, conflicts_with_all = ["protocol", "src", "dst", "last"])]
     pub live: bool,
     /// The same of the last one that there was
     #[arg(long, conflicts_with_all = ["protocol", "src", "dst"])]
     pub last: bool,
     /// Of --live and --last
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Which packet, with --live and --last")]
     pub which: super::observe::Which,
     /// The daemon
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Options")]
     pub ask: Ask,
 }
 

@@ -22,7 +22,7 @@ use ratatui::{
 use serde::de::DeserializeOwned;
 
 use self::{
-    rows::View,
+    rows::{Leads, View},
     screen::{Next, Screen},
 };
 use super::{
@@ -32,10 +32,10 @@ use super::{
 };
 use crate::control::client::ClientError;
 
-/// How long a key is waited for before the screen is drawn again.
+/// How long a key is waited for before it is seen whether there is an answer.
 const KEY: Duration = Duration::from_millis(100);
 
-/// Flows that are fetched for one screen.
+/// Flows that are fetched for one screen: the first by network and address.
 const FLOWS: usize = 5_000;
 
 /// Columns and lines of a screen that is printed.
@@ -45,7 +45,7 @@ const HELP: &str = "Keys: Tab and 1 to 5 choose what is shown (networks, endpoin
 endpoints, from an endpoint to its flows, from a flow, a drop or a rule to all that is known of it, with the rule and its line. Esc goes back,
 s and r sort by another column or the other way round, / shows only what contains a text, p pauses, q quits.
 
-Rates are of the last interval. For programs there are `eastgate status -o json`, `eastgate show ... -o json` and `eastgate run --metrics`.
+Rates are of the last interval. Of more than 5,000 flows the first by address are shown, of an endpoint or of all. For programs there are `eastgate status -o json`, `eastgate show ... -o json` and `eastgate run --metrics`.
 
 Examples:
   eastgate top
@@ -87,10 +87,10 @@ pub(super) struct Look {
 
 /// What is wanted of the next look.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Wanted {
-    pub(super) view: View,
-    /// Only flows of this endpoint
-    pub(super) endpoint: Option<String>,
+struct Wanted {
+    view: View,
+    /// Only endpoints of this network, or flows of this endpoint
+    of: Option<Leads>,
 }
 
 pub(super) fn top(options: &Top) -> Result<u8> {
@@ -134,7 +134,11 @@ fn look(asking: &Ask, wanted: &Wanted) -> Result<Look, ClientError> {
         }
         View::Endpoints => found.endpoints = list(asking, &Request::Endpoints(all), &mut found)?,
         View::Flows => {
-            let filter = Filter { endpoint: wanted.endpoint.clone(), limit: Some(FLOWS), ..all };
+            let endpoint = match &wanted.of {
+                Some(Leads::Endpoint(name)) => Some(name.clone()),
+                _ => None,
+            };
+            let filter = Filter { endpoint, limit: Some(FLOWS), ..all };
             found.flows = list(asking, &Request::Flows(filter), &mut found)?;
         }
         View::Drops => {
@@ -150,7 +154,7 @@ fn batch(asking: &Ask, screen: &mut Screen, interval: Duration, count: u64) -> R
     let mut terminal = Terminal::new(TestBackend::new(PRINTED.0, PRINTED.1))?;
     for _ in 0..count {
         thread::sleep(interval);
-        screen.take(look(asking, &screen.wanted()), Instant::now());
+        screen.take(Ok(look(asking, &screen.wanted())?), Instant::now());
         terminal.draw(|frame| draw::draw(frame, screen))?;
         let lines = terminal.backend().buffer().content().chunks(usize::from(PRINTED.0));
         let lines: Vec<String> = lines
@@ -162,10 +166,13 @@ fn batch(asking: &Ask, screen: &mut Screen, interval: Duration, count: u64) -> R
     Ok(())
 }
 
+/// What was found, of what, and when.
+type Found = (Wanted, Result<Look, ClientError>, Instant);
+
 /// Who asks, on a thread of its own: keys are heard however long an answer takes.
 struct Asker {
     wanted: Sender<Wanted>,
-    found: Receiver<(Wanted, Result<Look, ClientError>)>,
+    found: Receiver<Found>,
     /// It is asking.
     busy: bool,
 }
@@ -178,7 +185,7 @@ impl Asker {
         thread::Builder::new().name("asker".into()).spawn(move || {
             for wanted in to_ask {
                 let found = look(&asking, &wanted);
-                if answer.send((wanted, found)).is_err() {
+                if answer.send((wanted, found, Instant::now())).is_err() {
                     return;
                 }
             }
@@ -195,6 +202,7 @@ fn interact(
 ) -> Result<()> {
     let mut asker = Asker::start(asking)?;
     let mut last = (Instant::now(), screen.wanted());
+    let mut changed = true;
     loop {
         let wanted = screen.wanted();
         let due = last.0.elapsed() >= interval && !screen.is_paused();
@@ -203,18 +211,24 @@ fn interact(
             asker.busy = asker.wanted.send(wanted).is_ok();
         }
         match asker.found.recv_timeout(Duration::ZERO) {
-            Ok((of, found)) => {
+            Ok((of, found, at)) => {
                 asker.busy = false;
                 if of == screen.wanted() {
-                    screen.take(found, Instant::now());
+                    screen.take(found, at);
+                    changed = true;
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => bail!("asking the daemon has failed"),
         }
-        terminal.draw(|frame| draw::draw(frame, screen))?;
-        if event::poll(KEY)?
-            && let Event::Key(key) = event::read()?
+        if std::mem::take(&mut changed) {
+            terminal.draw(|frame| draw::draw(frame, screen))?;
+        }
+        if !event::poll(KEY)? {
+            continue;
+        }
+        changed = true;
+        if let Event::Key(key) = event::read()?
             && key.kind != KeyEventKind::Release
             && screen.press(key) == Next::Quit
         {

@@ -8,7 +8,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use eastgate_api::{EventRow, Events, Filter, MAX_EVENTS, Request, TraceReport, TraceRequest, Verdict};
+use eastgate_api::{
+    EventRow, Events, FLOW_ENDINGS, Filter, MAX_EVENTS, Request, TraceReport, TraceRequest, Verdict,
+};
 use eastgate_config::{Config, Loader};
 use eastgate_dataplane::{
     snapshot::Snapshot,
@@ -18,8 +20,8 @@ use eastgate_wire::names;
 use serde::Serialize;
 
 use super::{
-    args::Trace,
-    commands::{ask, emit, offline},
+    args::{Ask, Trace},
+    commands::{ask, emit, misused, offline},
     exit,
     observe::{self, FOLLOW},
     print,
@@ -69,24 +71,30 @@ fn code(report: &TraceReport) -> u8 {
 }
 
 fn walk_event(options: &Trace) -> Result<u8> {
-    let filter = Filter { vni: options.vni, ..options.which.filter() };
+    let mut filter = Filter { vni: options.vni, ..options.which.filter() };
     // What passes is asked for seldom.
-    let filter = Filter { verdict: filter.verdict.or(Some(Verdict::Dropped)), ..filter };
+    let of_flow = filter.reason.as_deref().is_some_and(|reason| FLOW_ENDINGS.contains(&reason));
+    filter.verdict = filter.verdict.or((!of_flow).then_some(Verdict::Dropped));
+    if let Some(code) = misused(&Request::Events(filter.clone())) {
+        return Ok(code);
+    }
     let (event, request) = if options.live { next(options, filter)? } else { last(options, filter)? };
-    let trace = ask(&options.ask, &Request::Trace(request))?;
+    let trace = ask(&options.ask, &Request::Trace(request))
+        .with_context(|| format!("one like this cannot be walked: {}", observe::text(&event)))?;
     let walked = Walked { event, trace };
     emit(&options.ask.output, &walked, text)?;
     Ok(code(&walked.trace))
 }
 
-/// The first that fits from now on.
+/// The first that fits from now on. `--timeout` is of the packet; answers have their usual time.
 fn next(options: &Trace, filter: Filter) -> Result<(EventRow, TraceRequest)> {
     let begun = Instant::now();
-    let now: Events = ask(&options.ask, &Request::Events(Filter { limit: Some(0), ..filter.clone() }))?;
+    let asking = Ask { timeout: None, ..options.ask.clone() };
+    let now: Events = ask(&asking, &Request::Events(Filter { limit: Some(0), ..filter.clone() }))?;
     let mut after = now.next;
     loop {
         let request = Filter { after: Some(after), ..filter.clone() };
-        let events: Events = ask(&options.ask, &Request::Events(request))?;
+        let events: Events = ask(&asking, &Request::Events(request))?;
         if let Some(found) = events.events.into_iter().find_map(packet) {
             return Ok(found);
         }

@@ -286,7 +286,8 @@ impl View {
             .take(if left_out > 0 { 0 } else { count })
             .map(|(network, endpoint)| {
                 let state = &endpoint.state;
-                (network, endpoint, [&state.tx_frames, &state.rx_frames].map(|frames| frames.load(Relaxed)))
+                let frames = [&state.tx_frames, &state.rx_frames].map(|frames| frames.load(Relaxed));
+                (network, endpoint, frames)
             })
             .collect();
         let uncounted = self.shared.uncounted(snapshot);
@@ -297,7 +298,7 @@ impl View {
                 let [frames, more] =
                     [frames, &more].map(|counts| counts.get(direction).copied().unwrap_or_default());
                 let [vni, tenant, name] = labels_of(network);
-                ([vni, tenant, name, endpoint.name.to_string()], u64::from(endpoint.id.0), frames + more)
+                ([vni, tenant, name, endpoint.name.to_string()], endpoint.state.serial, frames + more)
             })
         };
         let labels = ["vni", "tenant", "network", "endpoint"];
@@ -325,36 +326,39 @@ impl View {
         let counted = self.counted_rules(snapshot, &networks, now);
         let rows: Vec<_> = counted
             .iter()
-            .map(|(network, rule, count)| (rule.to_string(), rules::row(network, *rule, count, now)))
+            .map(|(network, rule, count)| {
+                let since = u64::from(network.numbered);
+                (rule.to_string(), since, rules::row(network, *rule, count, now))
+            })
             .collect();
         let of = |count: fn(&RuleCountRow) -> u64| {
-            rows.iter().map(move |(id, row)| {
+            rows.iter().map(move |(id, since, row)| {
                 // What a rule that is being tried out would refuse passes by it.
                 let tried_out = if row.audit { "audit-" } else { "" };
                 let action = format!("{tried_out}{}", row.action);
-                ([row.vni.to_string(), row.rule.clone(), id.clone(), action], count(row))
+                ([row.vni.to_string(), row.rule.clone(), id.clone(), action], *since, count(row))
             })
         };
         let labels = ["vni", "rule", "id", "action"];
-        page.counters(
+        page.counters_of(
             "eastgate_rule_flows_total",
             "Flows that a rule has admitted on this host.",
             labels,
             of(|row| row.flows),
         );
-        page.counters(
+        page.counters_of(
             "eastgate_rule_packets_total",
             "Packets of flows that a rule has admitted, both ways, and packets that it has refused.",
             labels,
             of(|row| row.packets),
         );
-        page.counters(
+        page.counters_of(
             "eastgate_rule_bytes_total",
             "Bytes of the packets that are counted for a rule.",
             labels,
             of(|row| row.bytes),
         );
-        page.counters(
+        page.counters_of(
             "eastgate_rule_would_deny_packets_total",
             "Packets that passed, and that a rule would have refused if it were not being tried out.",
             labels,

@@ -19,9 +19,9 @@ COLUMNS, LINES = 80, 24
 
 pid, terminal = pty.fork()
 if pid == 0:
+    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
     os.environ["TERM"] = "xterm-256color"
     os.execvp(sys.argv[1], sys.argv[1:])
-fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
 screen = pyte.Screen(COLUMNS, LINES)
 stream = pyte.ByteStream(screen)
 raw, code, orders, is_open = b"", None, b"", True

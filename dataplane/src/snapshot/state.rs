@@ -90,6 +90,8 @@ impl Changed {
 /// What an endpoint has sent and received through eastgate on this host.
 #[derive(Debug)]
 pub struct EndpointState {
+    /// Which one it is of all that there have been: with each, counters begin at 0.
+    pub serial: u64,
     /// Frames it sent that passed
     pub tx_frames: AtomicU64,
     /// Their bytes
@@ -117,7 +119,9 @@ const NOT_HEARD: u64 = u64::MAX;
 
 impl EndpointState {
     fn new(flows: Arc<Account>) -> Self {
+        static SERIALS: AtomicU64 = AtomicU64::new(0);
         Self {
+            serial: SERIALS.fetch_add(1, Relaxed),
             flows,
             tx_frames: AtomicU64::new(0),
             tx_bytes: AtomicU64::new(0),

@@ -14,10 +14,7 @@ use super::{
 };
 
 /// Columns that are left out of screens narrower than this
-const WIDE: u16 = 100;
-
-/// The width of a number
-const NUMBER: u16 = 9;
+const WIDE: u16 = 120;
 
 const KEYS: &str = "Enter go in  Esc back  Tab view  s/r sort  / filter  p pause  ? help  q quit";
 
@@ -30,7 +27,7 @@ const HELP: &[&str] = &[
     "s             sort by the next column",
     "r             the other way round",
     "/             only rows that contain a text; Esc shows all again",
-    "p             pause: nothing moves until p is pressed again",
+    "p             pause, until p is pressed again or another view is chosen",
     "q             quit",
 ];
 
@@ -144,9 +141,19 @@ fn rows(frame: &mut Frame<'_>, screen: &Screen, area: Rect) {
         .enumerate()
         .filter(|(_, column)| !column.wide || area.width >= WIDE)
         .collect();
-    let widths = columns
-        .iter()
-        .map(|(_, column)| if column.number { Constraint::Length(NUMBER) } else { Constraint::Fill(1) });
+    let widths = columns.iter().map(|(_, column)| {
+        if column.width > 0 { Constraint::Length(column.width) } else { Constraint::Fill(1) }
+    });
+    let taken: u16 = columns.iter().map(|(_, column)| column.width + 1).sum();
+    let shared = columns.iter().filter(|(_, column)| column.width == 0).count().max(1) as u16;
+    let share = (area.width + 1).saturating_sub(taken) / shared;
+    let fits = |column: &Column, text: String| {
+        let width = usize::from(if column.width > 0 { column.width } else { share });
+        if text.chars().count() <= width {
+            return text;
+        }
+        text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+    };
     let aligned = |column: &Column, text: String| {
         let alignment = if column.number { Alignment::Right } else { Alignment::Left };
         Cell::from(Text::from(text).alignment(alignment))
@@ -162,7 +169,11 @@ fn rows(frame: &mut Frame<'_>, screen: &Screen, area: Rect) {
     });
     let shown = screen.rows();
     let lines = shown.iter().map(|row| {
-        Row::new(columns.iter().filter_map(|(at, column)| Some(aligned(column, row.cells.get(*at)?.shown()))))
+        Row::new(
+            columns
+                .iter()
+                .filter_map(|(at, column)| Some(aligned(column, fits(column, row.cells.get(*at)?.shown())))),
+        )
     });
     let table = Table::new(lines, widths)
         .header(Row::new(head).style(Modifier::BOLD))
@@ -171,7 +182,11 @@ fn rows(frame: &mut Frame<'_>, screen: &Screen, area: Rect) {
     let mut state = TableState::new().with_selected(screen.chosen(&shown));
     frame.render_stateful_widget(table, area, &mut state);
     if shown.is_empty() {
-        let why = if screen.text.is_empty() { "nothing to show" } else { "nothing contains that" };
+        let why = match (screen.answered, screen.text.is_empty()) {
+            (false, _) => "asking the daemon",
+            (true, true) => "nothing to show",
+            (true, false) => "nothing contains that",
+        };
         let [_, below] = Layout::vertical([Constraint::Length(1), Constraint::Min(0)]).areas(area);
         frame.render_widget(Paragraph::new(why), below);
     }
@@ -189,19 +204,50 @@ fn footer(screen: &Screen) -> Paragraph<'_> {
     if screen.more > 0 {
         text += &format!("{} more are not shown  ", short(screen.more as f64));
     }
-    Paragraph::new(text + KEYS)
+    if screen.chatter > 0 {
+        text += &format!("{} of chatter  ", short(screen.chatter as f64));
+    }
+    // At 80 columns there is room for one of both.
+    Paragraph::new(if text.is_empty() { KEYS.to_owned() } else { text + "? help  q quit" })
 }
 
 fn popup(frame: &mut Frame<'_>, title: &str, lines: Vec<Line<'_>>) {
     let area = frame.area();
     let width = area.width.saturating_sub(4).min(100);
-    // Lines that do not fit are wrapped.
-    let heights =
-        lines.iter().map(|line| (line.width() as u16).div_ceil(width.saturating_sub(2).max(1)).max(1));
+    let inside = usize::from(width.saturating_sub(2).max(1));
+    let heights = lines.iter().map(|line| wrapped(&line.to_string(), inside));
     let height = (heights.sum::<u16>() + 2).min(area.height);
     let place =
         Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
     frame.render_widget(Clear, place);
     let block = Block::bordered().title(format!(" {title} "));
     frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }).block(block), place);
+}
+
+/// How many lines a text takes that is broken between words, and in them where one is longer than a line.
+fn wrapped(text: &str, width: usize) -> u16 {
+    let (mut lines, mut used) = (1, 0);
+    for word in text.split(' ').map(|word| word.chars().count()) {
+        if used > 0 && used + 1 + word > width {
+            (lines, used) = (lines + 1, 0);
+        }
+        used += word + usize::from(used > 0);
+        while used > width {
+            (lines, used) = (lines + 1, used - width);
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrapped;
+
+    #[test]
+    fn lines_are_counted_as_they_are_broken() {
+        for (text, lines) in [("", 1), ("ab cd", 1), ("abc def", 2), ("a abcdefgh b", 3), ("abcdefghijk", 3)]
+        {
+            assert_eq!(wrapped(text, 5), lines, "{text}");
+        }
+    }
 }

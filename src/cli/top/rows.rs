@@ -32,16 +32,25 @@ pub(super) struct Column {
     pub(super) name: &'static str,
     /// Numbers stand at the right.
     pub(super) number: bool,
+    /// Characters; what is left is shared by columns that say none.
+    pub(super) width: u16,
     /// Left out where there is little room
     pub(super) wide: bool,
 }
 
+/// The width of a number, with the mark of what is sorted by
+const NUMBER: u16 = 10;
+
 const fn text(name: &'static str) -> Column {
-    Column { name, number: false, wide: false }
+    fixed(name, 0)
+}
+
+const fn fixed(name: &'static str, width: u16) -> Column {
+    Column { name, number: false, width, wide: false }
 }
 
 const fn number(name: &'static str) -> Column {
-    Column { name, number: true, wide: false }
+    Column { name, number: true, width: NUMBER, wide: false }
 }
 
 const fn wide(column: Column) -> Column {
@@ -93,10 +102,10 @@ impl View {
             Self::Flows => {
                 const {
                     &[
-                        text("PROTO"),
+                        fixed("PROTO", 7),
                         text("FROM"),
                         text("TO"),
-                        text("STATE"),
+                        fixed("STATE", 12),
                         number("PACKETS/s"),
                         wide(number("BYTES/s")),
                         wide(number("PACKETS")),
@@ -107,7 +116,7 @@ impl View {
             Self::Drops => {
                 const {
                     &[
-                        text("REASON"),
+                        fixed("REASON", 20),
                         wide(text("FROM")),
                         text("RULE"),
                         number("FRAMES/s"),
@@ -120,7 +129,7 @@ impl View {
                 const {
                     &[
                         text("RULE"),
-                        text("ACTION"),
+                        fixed("ACTION", 15),
                         number("FLOWS/s"),
                         number("PACKETS/s"),
                         wide(number("FLOWS")),
@@ -148,6 +157,8 @@ impl View {
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Cell {
     Text(String),
+    /// In full
+    Number(u64),
     Count(u64),
     /// A second; nothing before there are two looks
     Rate(Option<f64>),
@@ -159,6 +170,7 @@ impl Cell {
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Text(text) => text.clone(),
+            Self::Number(number) => number.to_string(),
             Self::Count(count) => short(*count as f64),
             Self::Rate(rate) => rate.map_or_else(String::new, short),
             Self::Ago(seconds) => seconds.map_or_else(|| "never".to_owned(), age),
@@ -169,7 +181,7 @@ impl Cell {
     pub(super) fn weight(&self) -> Option<f64> {
         match self {
             Self::Text(_) => None,
-            Self::Count(count) => Some(*count as f64),
+            Self::Number(count) | Self::Count(count) => Some(*count as f64),
             Self::Rate(rate) => Some(rate.unwrap_or(-1.0)),
             Self::Ago(seconds) => Some(seconds.map_or(f64::NEG_INFINITY, |seconds| -(seconds as f64))),
         }
@@ -255,15 +267,21 @@ impl Rates {
         self.before.insert(view, (at, counts));
     }
 
+    /// What comes next is not compared with what was before.
+    pub(super) fn forget(&mut self, view: View) {
+        self.before.remove(&view);
+    }
+
     /// The rows of a view.
     pub(super) fn rows(&mut self, view: View, look: &Look, at: Instant) -> Vec<Row> {
-        let (columns, mut rows): ([usize; 2], Vec<(Row, [u64; 2])>) = match view {
+        let (columns, rows): ([usize; 2], Vec<(Row, [u64; 2])>) = match view {
             View::Networks => ([3, 4], networks(look)),
             View::Endpoints => ([3, 4], look.endpoints.iter().map(endpoint).collect()),
             View::Flows => ([4, 5], look.flows.iter().map(flow).collect()),
             View::Drops => ([3, 3], look.drops.drops.iter().map(dropped).collect()),
             View::Rules => ([2, 3], look.rules.iter().map(rule).collect()),
         };
+        let mut rows = folded(rows);
         self.apply(view, at, columns, &mut rows);
         if view == View::Networks {
             self.drops_of_networks(look, at, &mut rows);
@@ -273,24 +291,48 @@ impl Rates {
 
     /// The rate of the third counter that networks have.
     fn drops_of_networks(&mut self, look: &Look, at: Instant, rows: &mut [(Row, [u64; 2])]) {
-        let mut all: Vec<(Row, [u64; 2])> = look.drops.drops.iter().map(dropped).collect();
+        let mut all = folded(look.drops.drops.iter().map(dropped).collect());
         // As the view of drops has them, so that one look serves both.
         self.apply(View::Drops, at, [3, 3], &mut all);
-        let mut rates: BTreeMap<String, Option<f64>> = BTreeMap::new();
-        for ((row, _), drop) in all.iter().zip(&look.drops.drops) {
-            let vni = drop.vni.map_or_else(String::new, |vni| vni.to_string());
+        let mut rates: BTreeMap<&str, Option<f64>> = BTreeMap::new();
+        for (row, _) in &all {
+            let vni = row.key.split(' ').next().unwrap_or_default();
             if let Some(Cell::Rate(rate)) = row.cells.get(3) {
                 let sum = rates.entry(vni).or_default();
                 *sum = rate.map(|rate| rate + sum.unwrap_or_default()).or(*sum);
             }
         }
         for (row, _) in rows {
-            let rate = rates.get(&row.key).copied().unwrap_or(Some(0.0));
+            let rate = rates.get(&*row.key).copied().unwrap_or(Some(0.0));
             if let Some(cell) = row.cells.get_mut(5) {
                 *cell = Cell::Rate(rate);
             }
         }
     }
+}
+
+/// Rows that cannot be told apart, as one: an endpoint whose rules refuse is in no column.
+fn folded(rows: Vec<(Row, [u64; 2])>) -> Vec<(Row, [u64; 2])> {
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut all: Vec<(Row, [u64; 2])> = Vec::new();
+    for (row, counts) in rows {
+        let place = *places.entry(row.key.clone()).or_insert(all.len());
+        let Some((whole, sums)) = all.get_mut(place) else {
+            all.push((row, counts));
+            continue;
+        };
+        sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        for (cell, more) in whole.cells.iter_mut().zip(row.cells) {
+            match (cell, more) {
+                (Cell::Count(sum), Cell::Count(count)) => *sum += count,
+                (Cell::Ago(Some(last)), Cell::Ago(Some(other))) => *last = other.min(*last),
+                _ => {}
+            }
+        }
+        let new = row.about.into_iter().filter(|line| !whole.about.contains(line)).collect::<Vec<_>>();
+        whole.about.extend(new);
+    }
+    all
 }
 
 fn networks(look: &Look) -> Vec<(Row, [u64; 2])> {
@@ -311,7 +353,7 @@ fn networks(look: &Look) -> Vec<(Row, [u64; 2])> {
     let row = |(vni, (name, count, frames)): (String, (String, usize, [u64; 2]))| {
         let cells = vec![
             Cell::Text(name.clone()),
-            Cell::Text(vni.clone()),
+            Cell::Number(vni.parse().unwrap_or_default()),
             Cell::Count(count as u64),
             Cell::Rate(None),
             Cell::Rate(None),
@@ -417,7 +459,8 @@ fn dropped(row: &DropRow) -> (Row, [u64; 2]) {
     about.extend(row.recent.iter().map(|recent| {
         format!("{} ago: {} ({})", age(recent.last_s), recent.what, names::count(recent.frames, "frame"))
     }));
-    let key = format!("{:?} {} {from} {:?} {}", row.vni, row.reason, row.rule, row.class);
+    let vni = row.vni.map_or_else(String::new, |vni| vni.to_string());
+    let key = format!("{vni} {} {from} {:?} {}", row.reason, row.rule, row.class);
     (Row { key, cells, leads: Leads::Detail, about }, [row.frames, row.frames])
 }
 
@@ -470,6 +513,18 @@ mod tests {
             assert_eq!(short(number), expected);
         }
         assert_eq!([0, 59, 60, 7_199, 86_400].map(age), ["0s", "59s", "1m", "1h", "1d"]);
+    }
+
+    #[test]
+    fn rows_that_look_alike_are_one() {
+        let row = |count, ago, line: &str| {
+            let cells = vec![Cell::Text("x".into()), Cell::Count(count), Cell::Ago(Some(ago))];
+            let about = vec!["x".to_owned(), line.to_owned()];
+            (Row { key: "5001 x".into(), cells, leads: Leads::Detail, about }, [count, 0])
+        };
+        let [(folded, counts)] = &folded(vec![row(5, 9, "a"), row(7, 3, "b")])[..] else { panic!("two") };
+        assert_eq!(folded.cells[1..], [Cell::Count(12), Cell::Ago(Some(3))]);
+        assert_eq!((&folded.about[..], counts[0]), (&["x", "a", "b"].map(str::to_owned)[..], 12));
     }
 
     #[test]

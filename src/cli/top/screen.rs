@@ -47,6 +47,10 @@ pub(super) struct Screen {
     /// Rows of the view, unsorted
     rows: Vec<Row>,
     pub(super) more: usize,
+    /// Dropped frames that nobody misses, which are in no row
+    pub(super) chatter: u64,
+    /// There has been an answer about what is shown.
+    pub(super) answered: bool,
     /// Column, and whether the largest is first
     sort: (usize, bool),
     /// What rows must contain
@@ -72,6 +76,8 @@ impl Screen {
             rates: Rates::default(),
             rows: Vec::new(),
             more: 0,
+            chatter: 0,
+            answered: false,
             sort: (view.order()[0], true),
             text: String::new(),
             typing: false,
@@ -104,11 +110,7 @@ impl Screen {
 
     /// What it is to be filled with.
     pub(super) fn wanted(&self) -> Wanted {
-        let endpoint = match (&self.here.of, self.here.view) {
-            (Some(Leads::Endpoint(name)), View::Flows) => Some(name.clone()),
-            _ => None,
-        };
-        Wanted { view: self.here.view, endpoint }
+        Wanted { view: self.here.view, of: self.here.of.clone() }
     }
 
     /// Takes what was found.
@@ -121,6 +123,8 @@ impl Screen {
             }
         };
         self.failure = None;
+        self.answered = true;
+        self.chatter = look.drops.chatter_frames;
         self.rows = self.rates.rows(self.here.view, &look, at);
         if let (View::Endpoints, Some(Leads::Network(network))) = (self.here.view, &self.here.of) {
             let its = look.endpoints.iter().filter(|row| super::rows::network_of(row) == *network);
@@ -149,7 +153,9 @@ impl Screen {
     pub(super) fn rows(&self) -> Vec<&Row> {
         let text = self.text.to_lowercase();
         let contains = |row: &&Row| {
-            text.is_empty() || row.cells.iter().any(|cell| cell.shown().to_lowercase().contains(&text))
+            let is_name = |cell: &&Cell| matches!(cell, Cell::Text(_) | Cell::Number(_));
+            let mut names = row.cells.iter().filter(is_name);
+            text.is_empty() || names.any(|cell| cell.shown().to_lowercase().contains(&text))
         };
         let mut rows: Vec<&Row> = self.rows.iter().filter(contains).collect();
         let [_, second] = self.here.view.order();
@@ -217,7 +223,10 @@ impl Screen {
             KeyCode::Char('s') => self.sort = ((self.sort.0 + 1) % self.here.view.columns().len(), true),
             KeyCode::Char('r') => self.sort.1 = !self.sort.1,
             KeyCode::Char('/') => self.typing = true,
-            KeyCode::Char('p') => self.paused = !self.paused,
+            KeyCode::Char('p') => {
+                self.paused = !self.paused;
+                self.rates.forget(self.here.view);
+            }
             KeyCode::Char('?' | 'h') => self.help = true,
             _ => {}
         }
@@ -255,8 +264,8 @@ impl Screen {
         self.sort = (place.view.order()[0], true);
         self.text.clear();
         self.rows.clear();
-        self.more = 0;
-        self.paused = false;
+        (self.more, self.chatter, self.answered, self.paused) = (0, 0, false, false);
+        self.rates.forget(place.view);
         self.here = place;
     }
 

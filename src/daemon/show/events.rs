@@ -125,10 +125,7 @@ impl View {
                     src_endpoint: name(sender),
                     src_mac: seen.subject.macs.map(|[_, src]| src),
                     dst_mac: seen.subject.macs.map(|[dst, _]| dst),
-                    icmp: match seen.subject.what {
-                        What::Packet { icmp, .. } => icmp,
-                        _ => None,
-                    },
+                    icmp: seen.subject.icmp(),
                     from: key.from.map(|location| self.location_name(location)),
                     what: Some(dropped(key.reason, &seen.subject)).filter(|text| !text.is_empty()),
                     reason: Some(key.reason.name().to_owned()),
