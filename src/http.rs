@@ -3,13 +3,12 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
-    io::{Error, Result},
+    io::Result,
     net::TcpListener,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -24,10 +23,12 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::TcpStream,
-    sync::{Mutex, oneshot},
+    sync::Mutex,
     task::{AbortHandle, JoinError, JoinSet},
     time::timeout,
 };
+
+use crate::io::serving::Serving;
 
 /// Connections at one time. The oldest that has not asked yet makes room for another, or if all have, the oldest.
 const CONNECTIONS: usize = 64;
@@ -59,12 +60,10 @@ pub trait Site: Send + Sync + 'static {
     fn problems(&self) -> Vec<String>;
 }
 
-/// Whoever serves, on a thread of its own. Dropped, it serves nobody any more.
+/// Whoever serves, on a thread of its own, beside which one page is made at a time. Dropped, it serves nobody any more.
 #[derive(Debug)]
 pub struct Server {
-    /// Dropped to tell the thread that it is over
-    over: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Serving,
 }
 
 impl Server {
@@ -78,42 +77,9 @@ impl Server {
 
     fn start_with<S: Site>(listener: TcpListener, site: Arc<S>, patience: Duration) -> Result<Self> {
         listener.set_nonblocking(true)?;
-        let (over, told) = oneshot::channel::<()>();
-        let (begun, began) = std::sync::mpsc::channel();
         let pages = Arc::new(Pages { site, patience, metrics: Made::default(), problems: Made::default() });
-        let thread = thread::Builder::new().name("http".into()).spawn(move || {
-            // One page is made at a time, beside the thread that serves.
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
-            let runtime = match runtime {
-                Ok(runtime) => runtime,
-                Err(error) => return drop(begun.send(Err(error))),
-            };
-            runtime.block_on(async {
-                let listener = match tokio::net::TcpListener::from_std(listener) {
-                    Ok(listener) => listener,
-                    Err(error) => return drop(begun.send(Err(error))),
-                };
-                let _ = begun.send(Ok(()));
-                tokio::select! {
-                    _ = told => {}
-                    () = serve(listener, pages) => {}
-                }
-            });
-            // Not waited for: a page that is being made is nobody's any more.
-            runtime.shutdown_background();
-        })?;
-        began.recv().unwrap_or_else(|_| Err(Error::other("the thread has ended")))?;
-        Ok(Self { over: Some(over), thread: Some(thread) })
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.over.take();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        let begin = move || Ok(serve(tokio::net::TcpListener::from_std(listener)?, pages));
+        Ok(Self { _thread: Serving::start("http", begin)? })
     }
 }
 

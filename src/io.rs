@@ -13,6 +13,7 @@ pub mod machine;
 pub mod mmsg;
 pub mod netlink;
 pub mod packet_socket;
+pub mod serving;
 pub mod sysctl;
 pub mod sysopt;
 pub mod underlay;

@@ -6,7 +6,7 @@ mod screen;
 
 use std::{
     io::{IsTerminal, stdout},
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    sync::mpsc::{Receiver, Sender, TryRecvError, channel},
     thread,
     time::{Duration, Instant},
 };
@@ -210,7 +210,7 @@ fn interact(
             last = (Instant::now(), wanted.clone());
             asker.busy = asker.wanted.send(wanted).is_ok();
         }
-        match asker.found.recv_timeout(Duration::ZERO) {
+        match asker.found.try_recv() {
             Ok((of, found, at)) => {
                 asker.busy = false;
                 if of == screen.wanted() {
@@ -218,8 +218,8 @@ fn interact(
                     changed = true;
                 }
             }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => bail!("asking the daemon has failed"),
+            Err(TryRecvError::Empty) => {}
+            Err(TryRecvError::Disconnected) => bail!("asking the daemon has failed"),
         }
         if std::mem::take(&mut changed) {
             terminal.draw(|frame| draw::draw(frame, screen))?;

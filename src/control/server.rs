@@ -4,7 +4,6 @@ use std::{
     io::{Error, ErrorKind},
     os::unix::net::UnixListener as Listener,
     sync::{Arc, Mutex, PoisonError},
-    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -12,7 +11,7 @@ use eastgate_api::{Class, ErrorCode, Failure, Reply, Request};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
-    sync::{Notify, oneshot},
+    sync::Notify,
     task::AbortHandle,
     time::timeout,
 };
@@ -22,6 +21,7 @@ use super::{
     answer::{MAX_ANSWER, line as line_of},
     queries::Queries,
 };
+use crate::io::serving::Serving;
 
 /// Conversations at one time. The one that has said nothing for longest makes room for another.
 const CONVERSATIONS: usize = 32;
@@ -51,9 +51,7 @@ pub trait Handler: Send + Sync + 'static {
 /// without an answer.
 #[derive(Debug)]
 pub struct Server {
-    /// Dropped to tell the thread that it is over
-    over: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Serving,
 }
 
 impl Server {
@@ -63,38 +61,9 @@ impl Server {
     /// What the kernel says.
     pub fn start<H: Handler>(listener: Listener, handler: Arc<H>) -> std::io::Result<Self> {
         listener.set_nonblocking(true)?;
-        let queries = Queries::start(&handler)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let inside = runtime.enter();
-        let listener = UnixListener::from_std(listener);
-        drop(inside);
-        let listener = match listener {
-            Ok(listener) => listener,
-            Err(error) => {
-                // The daemon's own runtime is around this, in which no other may be waited for.
-                runtime.shutdown_background();
-                return Err(error);
-            }
-        };
-        let (over, told) = oneshot::channel::<()>();
-        let thread = thread::Builder::new().name("control".into()).spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    _ = told => {}
-                    () = serve(listener, handler, Arc::new(queries)) => {}
-                }
-            });
-        })?;
-        Ok(Self { over: Some(over), thread: Some(thread) })
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.over.take();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        let queries = Arc::new(Queries::start(&handler)?);
+        let begin = move || Ok(serve(UnixListener::from_std(listener)?, handler, queries));
+        Ok(Self { _thread: Serving::start("control", begin)? })
     }
 }
 
@@ -296,6 +265,7 @@ mod tests {
     use std::{
         fs,
         path::{Path, PathBuf},
+        thread,
     };
 
     use eastgate_api::Done;

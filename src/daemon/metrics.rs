@@ -9,7 +9,10 @@ use std::{
 
 use eastgate_api::{Restored, RuleCountRow, Status, Traffic};
 use eastgate_dataplane::{
-    pipeline::{counters::drops, shared::lock},
+    pipeline::{
+        counters::{DropCount, DropKey, drops},
+        shared::lock,
+    },
     snapshot::{Network, Snapshot},
 };
 use eastgate_vtep::fdb::Location;
@@ -195,10 +198,8 @@ fn labels_of(network: &Network) -> [String; 3] {
 impl View {
     fn page(&self) -> anyhow::Result<Vec<u8>> {
         let snapshot = self.shared.snapshot_arc();
-        if let Some(kernel) = self.kernel.get() {
-            // Told without what the programs have counted, all would seem to begin anew.
-            kernel.traffic()?;
-        }
+        // Told without what the programs have counted, all would seem to begin anew.
+        let kernel = self.kernel.get().map(|kernel| kernel.traffic()).transpose()?.unwrap_or_default();
         let mut before = lock(&self.told);
         let mut page =
             Page { families: Vec::new(), before: std::mem::take(&mut *before), told: Told::default() };
@@ -213,10 +214,10 @@ impl View {
             ["cause"],
             status.punts.iter().map(|(cause, count)| ([&**cause], *count)),
         );
-        self.count_drops(&mut page, &snapshot);
+        self.count_drops(&mut page, &snapshot, &kernel.drops);
         let left_out = [
             ("endpoints", self.count_endpoints(&mut page, &snapshot)),
-            ("rules", self.count_rules(&mut page, &snapshot)),
+            ("rules", self.count_rules(&mut page, &snapshot, &kernel.drops)),
         ];
         page.gauges(
             "eastgate_series_left_out",
@@ -232,8 +233,8 @@ impl View {
         Ok(text)
     }
 
-    fn count_drops(&self, page: &mut Page, snapshot: &Snapshot) {
-        let rows = drops(&self.shared.counters, self.elsewhere().drops);
+    fn count_drops(&self, page: &mut Page, snapshot: &Snapshot, of_kernel: &[(DropKey, DropCount)]) {
+        let rows = drops(&self.shared.counters, of_kernel.to_vec());
         let vteps: HashSet<VtepAddr> = snapshot.config.hosts.values().map(|host| host.vtep).collect();
         let of_network = || {
             rows.iter().map(|(key, count)| {
@@ -279,11 +280,12 @@ impl View {
                 .filter(|(_, endpoint)| endpoint.attachment().is_some())
         };
         let count = here().count();
-        let left_out = if count > SERIES_OF_A_KIND { count } else { 0 };
+        if count > SERIES_OF_A_KIND {
+            return count;
+        }
         self.shared.count_stateless_elsewhere();
         // Before what is not counted yet: a flow that ends in between is told a page later, and not twice.
         let counted: Vec<_> = here()
-            .take(if left_out > 0 { 0 } else { count })
             .map(|(network, endpoint)| {
                 let state = &endpoint.state;
                 let frames = [&state.tx_frames, &state.rx_frames].map(|frames| frames.load(Relaxed));
@@ -314,16 +316,18 @@ impl View {
             labels,
             frames(1),
         );
-        left_out
+        0
     }
 
     /// Counts what rules have done. How many were left out.
-    fn count_rules(&self, page: &mut Page, snapshot: &Snapshot) -> usize {
-        let count: usize = snapshot.networks().iter().map(|network| network.rules.in_order().count()).sum();
-        let left_out = if count > SERIES_OF_A_KIND { count } else { 0 };
+    fn count_rules(&self, page: &mut Page, snapshot: &Snapshot, of_kernel: &[(DropKey, DropCount)]) -> usize {
+        let networks = snapshot.networks();
+        let count: usize = networks.iter().map(|network| network.rules.in_order().count()).sum();
+        if count > SERIES_OF_A_KIND {
+            return count;
+        }
         let now = clock::now();
-        let networks = if left_out > 0 { Vec::new() } else { snapshot.networks() };
-        let counted = self.counted_rules(snapshot, &networks, now);
+        let counted = self.counted_rules(snapshot, &networks, of_kernel, now);
         let rows: Vec<_> = counted
             .iter()
             .map(|(network, rule, count)| {
@@ -364,7 +368,7 @@ impl View {
             labels,
             of(|row| row.would_deny),
         );
-        left_out
+        0
     }
 }
 

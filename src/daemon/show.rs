@@ -215,7 +215,7 @@ impl View {
     }
 
     /// What the kernel's programs have counted; nothing without them.
-    pub(super) fn elsewhere(&self) -> Elsewhere {
+    fn elsewhere(&self) -> Elsewhere {
         let counted = self.kernel.get().map(|kernel| kernel.traffic());
         counted
             .and_then(|counted| counted.inspect_err(|error| tracing::error!(%error)).ok())

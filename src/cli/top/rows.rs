@@ -7,7 +7,7 @@ use std::{
 
 use clap::ValueEnum;
 use eastgate_api::{DropRow, EndpointRow, FlowRow, RuleCountRow, RuleRef};
-use eastgate_wire::names;
+use eastgate_wire::{Vni, names};
 
 use super::{super::print::side, Look};
 
@@ -268,8 +268,8 @@ impl Rates {
     }
 
     /// What comes next is not compared with what was before.
-    pub(super) fn forget(&mut self, view: View) {
-        self.before.remove(&view);
+    pub(super) fn forget(&mut self) {
+        self.before.clear();
     }
 
     /// The rows of a view.
@@ -336,31 +336,30 @@ fn folded(rows: Vec<(Row, [u64; 2])>) -> Vec<(Row, [u64; 2])> {
 }
 
 fn networks(look: &Look) -> Vec<(Row, [u64; 2])> {
-    let mut found: BTreeMap<String, (String, usize, [u64; 2])> = BTreeMap::new();
+    let mut found: BTreeMap<Vni, (String, usize, [u64; 2])> = BTreeMap::new();
     for row in &look.endpoints {
-        let (_, count, frames) =
-            found.entry(row.vni.to_string()).or_insert_with(|| (network_of(row), 0, [0; 2]));
+        let (_, count, frames) = found.entry(row.vni).or_insert_with(|| (network_of(row), 0, [0; 2]));
         *count += 1;
         // What is elsewhere is counted there.
         if row.port.is_some() {
             *frames = [frames[0] + row.tx_frames, frames[1] + row.rx_frames];
         }
     }
-    let mut dropped: BTreeMap<String, u64> = BTreeMap::new();
+    let mut dropped: BTreeMap<Option<Vni>, u64> = BTreeMap::new();
     for row in &look.drops.drops {
-        *dropped.entry(row.vni.map_or_else(String::new, |vni| vni.to_string())).or_default() += row.frames;
+        *dropped.entry(row.vni).or_default() += row.frames;
     }
-    let row = |(vni, (name, count, frames)): (String, (String, usize, [u64; 2]))| {
+    let row = |(vni, (name, count, frames)): (Vni, (String, usize, [u64; 2]))| {
         let cells = vec![
             Cell::Text(name.clone()),
-            Cell::Number(vni.parse().unwrap_or_default()),
+            Cell::Number(vni.get().into()),
             Cell::Count(count as u64),
             Cell::Rate(None),
             Cell::Rate(None),
             Cell::Rate(None),
-            Cell::Count(dropped.get(&vni).copied().unwrap_or_default()),
+            Cell::Count(dropped.get(&Some(vni)).copied().unwrap_or_default()),
         ];
-        (Row { key: vni, cells, leads: Leads::Network(name), about: Vec::new() }, frames)
+        (Row { key: vni.to_string(), cells, leads: Leads::Network(name), about: Vec::new() }, frames)
     };
     found.into_iter().map(row).collect()
 }

@@ -225,7 +225,7 @@ impl Screen {
             KeyCode::Char('/') => self.typing = true,
             KeyCode::Char('p') => {
                 self.paused = !self.paused;
-                self.rates.forget(self.here.view);
+                self.rates.forget();
             }
             KeyCode::Char('?' | 'h') => self.help = true,
             _ => {}
@@ -265,7 +265,7 @@ impl Screen {
         self.text.clear();
         self.rows.clear();
         (self.more, self.chatter, self.answered, self.paused) = (0, 0, false, false);
-        self.rates.forget(place.view);
+        self.rates.forget();
         self.here = place;
     }
 

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use eastgate_api::{Failure, Filter, List, RuleCountRow, RuleRef};
-use eastgate_dataplane::snapshot::{Network, Snapshot, rule_counts::RuleCount};
+use eastgate_dataplane::{
+    pipeline::counters::{DropCount, DropKey},
+    snapshot::{Network, Snapshot, rule_counts::RuleCount},
+};
 use eastgate_policy::rule::{Action, RuleId, Then};
 use eastgate_wire::Instant;
 
@@ -13,17 +16,19 @@ use crate::io::clock;
 impl View {
     pub(super) fn rules(&self, snapshot: &Snapshot, filter: &Filter) -> Result<List<RuleCountRow>, Failure> {
         let (part, now) = (Part::of(filter)?, clock::now());
-        let rules = self.counted_rules(snapshot, &networks(snapshot, filter), now);
+        let drops = self.elsewhere().drops;
+        let rules = self.counted_rules(snapshot, &networks(snapshot, filter), &drops, now);
         let rows = part
             .fill(rules.iter().skip(part.from).map(|(network, rule, count)| row(network, *rule, count, now)));
         Ok(List { next: part.next(rows.len(), rules.len()), rows, total: rules.len() })
     }
 
-    /// What each rule of these networks has done, by its number.
+    /// What each rule of these networks has done, by its number. `drops` are those of the kernel's programs.
     pub(in crate::daemon) fn counted_rules<'s>(
         &self,
         snapshot: &Snapshot,
         networks: &[&'s Arc<Network>],
+        drops: &[(DropKey, DropCount)],
         now: Instant,
     ) -> Vec<(&'s Network, u32, RuleCount)> {
         self.shared.count_stateless_elsewhere();
@@ -32,7 +37,7 @@ impl View {
             network.rules.in_order().map(move |rule| (network, rule, network.counts.get(rule)))
         };
         let mut rules: Vec<_> = networks.iter().flat_map(|network| of(network)).collect();
-        let more = self.shared.not_counted_for_rules(snapshot, &self.elsewhere().drops, now);
+        let more = self.shared.not_counted_for_rules(snapshot, drops, now);
         for (network, rule, count) in &mut rules {
             count.add(&more.get(&(network.vni, *rule)).copied().unwrap_or_default());
         }
