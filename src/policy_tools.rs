@@ -162,7 +162,7 @@ impl NetworkPolicy {
 
     /// Its endpoints; the place of each is its number.
     #[must_use]
-    pub fn endpoints(&self) -> &[config::Endpoint] {
+    pub fn endpoints(&self) -> &[Arc<config::Endpoint>] {
         self.config().map_or(&[], |network| &network.endpoints)
     }
 

@@ -19,10 +19,7 @@ mod tenant;
 
 pub(super) use self::{network::reserved_role, policy::mixed_own, site::Quotas};
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{net::IpAddr, sync::Arc};
 
 use eastgate_wire::{Attachment, TableSizes, Vni, VtepAddr};
 use toml::de::DeTable;
@@ -32,11 +29,11 @@ use super::{
     islands,
     leaf::Runs,
     model::{EndpointLimits, Host, HostRef, Limits, Name, Overlay, Tenant},
+    parts::Parts,
     place::{Place, Source},
     policies::SitePolicy,
     problem::{Diagnostic, Near, Problem},
     read::{At, Named, Reader, Span, Table as _},
-    reread,
     tables::{FastpathTable, FileTable, HostLimitsTable, HostTable, OverlayTable},
     values::is_station_address,
 };
@@ -68,12 +65,20 @@ pub(super) struct FileContent {
     pub(super) found: Found,
     /// Whether all of it could be read, so that what it does not name does not exist.
     pub(super) whole: bool,
-    /// What [`reread`] needs, for whoever comes first.
-    tables: Mutex<Option<FileTable>>,
+    /// What was read of it in parts when that was possible last; tenants were made of just these tables.
+    pub(super) known: Option<Arc<Known>>,
+}
+
+/// What need not be done again where tables are the ones that were read before.
+#[derive(Debug)]
+pub(super) struct Known {
+    parts: Parts,
+    /// In the order of its tenants
+    checked: Vec<tenant::Checked>,
 }
 
 /// A host, complete or not: its name counts even if something in it is wrong.
-#[derive(Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub(super) struct HostClaim {
     pub(super) name: Name,
     pub(super) at: Place,
@@ -87,7 +92,8 @@ pub(super) struct HostClaim {
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     pub(super) networks: Vec<NetworkClaim>,
-    pub(super) endpoints: Vec<EndpointClaim>,
+    /// By name
+    pub(super) endpoints: Vec<Arc<EndpointClaim>>,
     /// What of other tenants its rules name
     pub(super) elsewhere: Vec<Elsewhere>,
     /// The tenants that it shares something with
@@ -97,7 +103,7 @@ pub(super) struct Claims {
 }
 
 /// Something of a tenant that is named from outside.
-#[derive(Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub(super) struct Elsewhere {
     pub(super) kind: Kind,
     pub(super) tenant: Name,
@@ -162,24 +168,48 @@ impl FileContent {
             tenants: Vec::new(),
             found: Found::default(),
             whole: false,
-            tables: Mutex::new(None),
+            known: None,
         }
-    }
-
-    /// The tables of a text that is not much another than this one.
-    fn reread(&self, source: &Arc<Source>) -> Option<FileTable> {
-        let part = reread::Part::read(self.source.text(), source)?;
-        part.put_into(self.tables.lock().unwrap_or_else(PoisonError::into_inner).take()?)
     }
 }
 
-/// Reads and checks one file. `included` says that another file brought it in, `known` what its text was when it was read last.
-pub(super) fn file(source: Arc<Source>, included: bool, known: Option<&FileContent>) -> FileContent {
-    if let Some(file) = known.and_then(|known| known.reread(&source)) {
-        return content(file, Reader::new(source), false);
+/// Reads and checks one file. `included` says that another file brought it in, `before` what it said when it was read last.
+pub(super) fn file(source: Arc<Source>, included: bool, before: Option<&FileContent>) -> FileContent {
+    let known = before.and_then(|before| before.known.as_ref());
+    if let Some(parts) = Parts::read(&source, included, known.map(|known| &known.parts)) {
+        return in_parts(parts, known);
     }
-    let mut reader = Reader::new(source.clone());
-    if !is_mostly_known(&source, known) && is_no_configuration(&source, &mut reader) {
+    let content = whole_file(source, included, before);
+    // Once it is mended it goes on from there.
+    let known = known.filter(|_| content.found.has_errors());
+    FileContent { known: known.cloned(), ..content }
+}
+
+fn in_parts(parts: Parts, known: Option<&Arc<Known>>) -> FileContent {
+    let mut reader = Reader::new(parts.sources.clone());
+    let before = |name: &Name| {
+        let tenants =
+            known.into_iter().flat_map(|known| known.parts.file.tenant.value.iter().zip(&known.checked));
+        tenants
+            .into_iter()
+            .find(|((at, _), _)| at.value == *name)
+            .map(|((_, table), checked)| (&**table, checked))
+    };
+    let mut checked = Vec::new();
+    let tenants = parts.file.tenant.value.iter().map(|(name, table)| {
+        let (tenant, claims, of_tenant) = tenant::check(name, table, before(&name.value), &mut reader);
+        checked.push(of_tenant);
+        (Arc::new(tenant), claims)
+    });
+    let tenants = tenants.collect();
+    let content = content(&parts.file, tenants, reader);
+    FileContent { known: Some(Arc::new(Known { parts, checked })), ..content }
+}
+
+/// Reads it in one.
+pub(super) fn whole_file(source: Arc<Source>, included: bool, before: Option<&FileContent>) -> FileContent {
+    let mut reader = Reader::new(vec![source.clone()]);
+    if !is_mostly_known(&source, before) && is_no_configuration(&source, &mut reader) {
         return FileContent { found: reader.found, ..FileContent::empty(source) };
     }
     let blanked;
@@ -201,27 +231,27 @@ pub(super) fn file(source: Arc<Source>, included: bool, known: Option<&FileConte
     if included {
         refuse_misplaced(table.get_ref(), &mut reader);
     }
-    content(file, reader, broken)
+    let tenants = match broken {
+        true => Vec::new(),
+        false => tenants(&file.tenant.value, &mut reader),
+    };
+    FileContent { whole: !broken, ..content(&file, tenants, reader) }
 }
 
-/// What the tables of a file say; `reader` knows what was wrong with them.
-fn content(file: FileTable, mut reader: Reader, broken: bool) -> FileContent {
-    let right = reader.found.is_empty();
+/// What the tables of a file say beside these tenants; `reader` knows what was wrong with them.
+fn content(file: &FileTable, tenants: Vec<(Arc<Tenant>, Claims)>, mut reader: Reader) -> FileContent {
     let reader = &mut reader;
     let overlay = file.overlay.good().map(|table| (overlay(&table.value, reader), reader.place(table.span)));
     let limits = file.limits.good().map(|table| (limits(&table.value), reader.place(table.span)));
     let kernel_tables =
         kernel_tables(file.limits.good().map(|at| &at.value), file.fastpath.good().map(|at| &at.value));
     let quotas = file.quota.good().map(|at| Quotas::of(&at.value, reader)).unwrap_or_default();
-    let (site, site_names) = site::check(&file, reader);
+    let (site, site_names) = site::check(file, reader);
     let hosts = hosts(&file.host.value, reader);
-    let tenants = if broken { Vec::new() } else { tenants(&file.tenant.value, reader) };
     let include =
         file.include.value.items.iter().map(|at| (at.value.clone(), reader.place(at.span))).collect();
-    let source = reader.source().clone();
-    let tables = if right { reread::keep(file, source.text()) } else { None };
     FileContent {
-        source,
+        source: reader.source().clone(),
         include,
         overlay,
         limits,
@@ -232,8 +262,8 @@ fn content(file: FileTable, mut reader: Reader, broken: bool) -> FileContent {
         hosts,
         tenants,
         found: std::mem::take(&mut reader.found),
-        whole: !broken,
-        tables: Mutex::new(tables),
+        whole: true,
+        known: None,
     }
 }
 
@@ -288,7 +318,8 @@ fn key_errors(errors: &[toml::de::Error], reader: &mut Reader) {
     }
 }
 
-fn refuse_misplaced(table: &DeTable<'_>, reader: &mut Reader) {
+/// Reports tables that only the first file may have.
+pub(super) fn refuse_misplaced(table: &DeTable<'_>, reader: &mut Reader) {
     for (key, _) in table {
         const FIRST: [&str; 9] =
             ["include", "overlay", "limits", "fastpath", "quota", "policy", "set", "template", "exclude"];
@@ -428,8 +459,8 @@ fn is_vtep_address(address: IpAddr) -> bool {
 }
 
 fn tenants(tables: &Named<super::tables::TenantTable>, reader: &mut Reader) -> Vec<(Arc<Tenant>, Claims)> {
-    let tenants = tables.iter().map(|(name, table)| tenant::check(name, table, reader));
-    tenants.map(|(tenant, claims)| (Arc::new(tenant), claims)).collect()
+    let tenants = tables.iter().map(|(name, table)| tenant::check(name, table, None, reader));
+    tenants.map(|(tenant, claims, _)| (Arc::new(tenant), claims)).collect()
 }
 
 /// Reports `name` unless `known` has it.

@@ -3,6 +3,7 @@
 //! After a good load only what changed is looked at again: tenants that were good together and did not change
 //! still are, as long as the hosts are the same.
 
+mod good;
 mod shares;
 
 use std::{
@@ -15,29 +16,22 @@ use ahash::RandomState;
 use eastgate_wire::{Attachment, Vni};
 use ipnet::IpNet;
 
-use self::shares::{Share, Shares, mixed_port};
+pub(super) use self::good::Good;
+use self::{
+    good::{heads, others_than},
+    shares::{Share, Shares, mixed_port},
+};
 use super::{
-    check::{Claims, Elsewhere, FileContent, HostClaim, Kind, NetworkClaim, default_tables, mixed_own},
+    check::{
+        Claims, Elsewhere, EndpointClaim, FileContent, HostClaim, Kind, NetworkClaim, default_tables,
+        mixed_own,
+    },
     diagnostics::Found,
     leaf::Runs,
     model::{Config, HostRef, Limits, Name, OVERHEAD_V6, Overlay, Tenant},
     place::Place,
     problem::{Diagnostic, Near, Problem},
 };
-
-/// The last configuration that was good, and who has what in it.
-#[derive(Debug)]
-pub(super) struct Good {
-    config: Arc<Config>,
-    contents: Vec<Arc<FileContent>>,
-    /// By tenant: the file and the place in its list.
-    tenants: HashMap<Name, (Arc<FileContent>, usize)>,
-    vnis: HashMap<Vni, Owner>,
-    /// By host and device.
-    attachments: HashMap<Name, HashMap<Arc<str>, Shares, RandomState>>,
-    /// By tenant: warnings of addresses that are hosts'.
-    of_hosts: BTreeMap<Name, Found>,
-}
 
 /// Who has something, and where that is written.
 #[derive(Clone, Debug)]
@@ -48,13 +42,21 @@ struct Owner {
     at: Place,
 }
 
+/// A tenant that is not as it was.
+struct Changed<'f> {
+    tenant: &'f Arc<Tenant>,
+    claims: &'f Claims,
+    /// Endpoints to look at: the others are as they were in the last good configuration.
+    endpoints: Vec<&'f Arc<EndpointClaim>>,
+}
+
 /// What the files say together.
 pub(super) struct Whole<'f> {
     hosts: BTreeMap<Name, &'f HostClaim>,
     /// By tenant: the file and the place in its list.
     tenants: BTreeMap<Name, (&'f Arc<FileContent>, usize)>,
     /// Tenants to look at, in the order of the files.
-    changed: Vec<&'f (Arc<Tenant>, Claims)>,
+    changed: Vec<Changed<'f>>,
     /// Tenants that are as they were in the last good configuration.
     same: BTreeSet<Name>,
     /// Every file could be read, so a host that is not there does not exist.
@@ -123,7 +125,10 @@ impl<'f> Whole<'f> {
             if before.is_some_and(|before| Arc::ptr_eq(before, tenant)) {
                 self.same.insert(tenant.name.clone());
             } else {
-                self.changed.push(both);
+                let (tenant, claims) = both;
+                let before = good.map_or(&[][..], |good| good.endpoints_of(&tenant.name));
+                let endpoints = others_than(before, &claims.endpoints);
+                self.changed.push(Changed { tenant, claims, endpoints });
             }
         }
     }
@@ -132,11 +137,11 @@ impl<'f> Whole<'f> {
     pub(super) fn check(&mut self, good: Option<&Good>) {
         let mut found = Found::default();
         self.vteps(&mut found);
-        for (_, claims) in &self.changed {
-            for network in &claims.networks {
+        for changed in &self.changed {
+            for network in &changed.claims.networks {
                 self.network(network, &mut found);
             }
-            self.endpoints(claims, &mut found);
+            self.endpoints(&changed.endpoints, &mut found);
         }
         self.shares(&mut found);
         self.site(&mut found);
@@ -171,7 +176,7 @@ impl<'f> Whole<'f> {
     /// again: neither did the hosts.
     fn addresses_of_hosts(&mut self, good: Option<&Good>) {
         let reserved = ReservedAddresses::of(self.hosts.values().copied());
-        for (tenant, claims) in &self.changed {
+        for Changed { tenant, claims, .. } in &self.changed {
             let addresses = claims.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
             let routes = claims.endpoints.iter().flat_map(|endpoint| &endpoint.routes);
             let found: Found = addresses
@@ -238,8 +243,8 @@ impl<'f> Whole<'f> {
         }
     }
 
-    fn endpoints(&self, claims: &Claims, found: &mut Found) {
-        for endpoint in &claims.endpoints {
+    fn endpoints(&self, endpoints: &[&Arc<EndpointClaim>], found: &mut Found) {
+        for endpoint in endpoints {
             let Some(host) = endpoint.host.as_ref().and_then(|host| self.host(host, found)) else { continue };
             if endpoint.port_missing && host.runs == Runs::Eastgate {
                 let problem = Problem::PortMissing { host: host.name.to_string() };
@@ -354,7 +359,7 @@ impl<'f> Whole<'f> {
 
     fn vnis(&self, good: Option<&Good>, found: &mut Found) {
         let mut owners: HashMap<Vni, Owner> = HashMap::new();
-        for (tenant, claims) in &self.changed {
+        for Changed { tenant, claims, .. } in &self.changed {
             for (vni, mine) in vni_claims(tenant, claims) {
                 let before = good
                     .and_then(|good| good.vnis.get(&vni))
@@ -371,14 +376,13 @@ impl<'f> Whole<'f> {
 
     fn attachments(&self, good: Option<&Good>, found: &mut Found) {
         let mut owners: HashMap<(&Name, &Arc<str>), Shares, RandomState> = HashMap::default();
-        let others = good.filter(|_| !self.same.is_empty());
-        for (tenant, claims) in &self.changed {
-            owners.reserve(claims.endpoints.len());
-            for (host, attachment, mine) in attachment_claims(tenant, claims) {
+        let is_same = |owner: &&Owner| self.is_same(owner);
+        for Changed { tenant, endpoints, .. } in &self.changed {
+            owners.reserve(endpoints.len());
+            for (host, attachment, mine) in attachment_claims(tenant, endpoints) {
                 let share = Share::of(attachment);
                 let shares = owners.entry((host, &attachment.device)).or_default();
-                let before = others.and_then(|good| good.attachments.get(host)?.get(&attachment.device));
-                let is_same = |owner: &&Owner| self.same.contains(&owner.tenant);
+                let before = good.and_then(|good| good.attachments.get(host)?.get(&attachment.device));
                 let first = shares.get(share).or_else(|| before?.get(share).filter(is_same));
                 let mixed = share.of_other_kind(shares).next();
                 let mixed = mixed.or_else(|| share.of_other_kind(before?).find(is_same));
@@ -393,19 +397,33 @@ impl<'f> Whole<'f> {
         }
     }
 
+    /// Whether the endpoint that has something in the last good configuration is as it was then.
+    fn is_same(&self, owner: &Owner) -> bool {
+        let in_changed = |changed: &Changed<'_>| {
+            let by_name = |endpoint: &Arc<EndpointClaim>| endpoint.name.cmp(&owner.item);
+            *changed.tenant.name == *owner.tenant
+                && changed.claims.endpoints.binary_search_by(by_name).is_ok()
+                && changed.endpoints.iter().all(|endpoint| endpoint.name != owner.item)
+        };
+        self.same.contains(&owner.tenant) || self.changed.iter().any(in_changed)
+    }
+
     /// The configuration, for when nothing wrong was found. The same as before if nothing changed.
     pub(super) fn into_good(self, contents: &'f [Arc<FileContent>], good: Option<Good>) -> Good {
         let good = good.filter(|good| good.has_heads_of(contents));
-        let unchanged =
-            |good: &Good| self.changed.is_empty() && good.config.tenants.len() == self.tenants.len();
+        let unchanged = |good: &Good| {
+            self.changed.is_empty()
+                && good.config.tenants.len() == self.tenants.len()
+                && heads(&good.contents).map(Arc::as_ptr).eq(heads(contents).map(Arc::as_ptr))
+        };
         let config = match &good {
             Some(good) if unchanged(good) => good.config.clone(),
             _ => Arc::new(self.config(contents)),
         };
         let mut next = good.unwrap_or_else(|| Good::empty(config.clone()));
-        next.forget(&self.same);
-        for (tenant, claims) in &self.changed {
-            next.remember(tenant, claims);
+        next.forget(&self);
+        for Changed { tenant, claims, endpoints } in &self.changed {
+            next.remember(tenant, claims, endpoints);
             if let Some((content, index)) = self.tenants.get(&tenant.name) {
                 next.tenants.insert(tenant.name.clone(), ((*content).clone(), *index));
             }
@@ -437,70 +455,16 @@ impl<'f> Whole<'f> {
     }
 }
 
-impl Good {
-    fn empty(config: Arc<Config>) -> Self {
-        Self {
-            config,
-            contents: Vec::new(),
-            tenants: HashMap::new(),
-            vnis: HashMap::new(),
-            attachments: HashMap::new(),
-            of_hosts: BTreeMap::new(),
-        }
-    }
-
-    pub(super) fn config(&self) -> &Arc<Config> {
-        &self.config
-    }
-
-    /// Whether everything beside tenants comes from the very same files.
-    fn has_heads_of(&self, contents: &[Arc<FileContent>]) -> bool {
-        fn heads(contents: &[Arc<FileContent>]) -> impl Iterator<Item = *const FileContent> {
-            let heads = contents
-                .iter()
-                .enumerate()
-                .filter(|(index, content)| *index == 0 || !content.hosts.is_empty());
-            heads.map(|(_, content)| Arc::as_ptr(content))
-        }
-        heads(&self.contents).eq(heads(contents))
-    }
-
-    fn remember(&mut self, tenant: &Tenant, claims: &Claims) {
-        self.vnis.extend(vni_claims(tenant, claims));
-        for (host, attachment, owner) in attachment_claims(tenant, claims) {
-            let devices = self.attachments.entry(host.clone()).or_default();
-            devices.entry(attachment.device.clone()).or_default().insert(Share::of(attachment), owner);
-        }
-    }
-
-    /// Takes out what belongs to tenants other than these.
-    fn forget(&mut self, same: &BTreeSet<Name>) {
-        let gone = self.tenants.extract_if(|name, _| !same.contains(name));
-        for (_, (content, index)) in gone {
-            let Some((tenant, claims)) = content.tenants.get(index) else { continue };
-            for (vni, _) in vni_claims(tenant, claims) {
-                self.vnis.remove(&vni);
-            }
-            for (host, attachment, _) in attachment_claims(tenant, claims) {
-                let devices = self.attachments.get_mut(host);
-                if let Some(shares) = devices.and_then(|devices| devices.get_mut(&attachment.device)) {
-                    shares.remove(Share::of(attachment));
-                }
-            }
-        }
-    }
-}
-
 /// The addresses that admission keeps all tenants from.
 struct ReservedAddresses<'h> {
-    vteps: HashMap<IpAddr, &'h Name>,
+    vteps: HashMap<IpAddr, &'h Name, RandomState>,
     /// Most hosts have the same.
     management: BTreeMap<IpNet, &'h Name>,
 }
 
 impl<'h> ReservedAddresses<'h> {
     fn of(hosts: impl Iterator<Item = &'h HostClaim>) -> Self {
-        let mut reserved = Self { vteps: HashMap::new(), management: BTreeMap::new() };
+        let mut reserved = Self { vteps: HashMap::default(), management: BTreeMap::new() };
         for claim in hosts {
             if let Some((address, _)) = &claim.vtep {
                 reserved.vteps.insert(*address, &claim.name);
@@ -551,16 +515,16 @@ fn vni_claims(tenant: &Tenant, claims: &Claims) -> impl Iterator<Item = (Vni, Ow
             Some((vni, Owner { tenant: tenant.name.clone(), item: network.name.clone(), at }))
         })
         .collect();
-    vnis.sort_by_key(|(_, owner)| owner.at.range().start);
+    vnis.sort_by(|(_, a), (_, b)| a.at.order().cmp(&b.at.order()));
     vnis.into_iter()
 }
 
-/// The attachments of a tenant, each with its host, in the order written.
+/// The attachments of endpoints of a tenant, each with its host.
 fn attachment_claims<'c>(
     tenant: &Tenant,
-    claims: &'c Claims,
+    endpoints: &'c [&Arc<EndpointClaim>],
 ) -> impl Iterator<Item = (&'c Name, &'c Attachment, Owner)> {
-    claims.endpoints.iter().filter_map(|endpoint| {
+    endpoints.iter().filter_map(|endpoint| {
         let (attachment, at) = endpoint.attachment.as_ref()?;
         let owner = Owner { tenant: tenant.name.clone(), item: endpoint.name.clone(), at: at.clone() };
         Some((&endpoint.host.as_ref()?.host, attachment, owner))

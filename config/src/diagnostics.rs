@@ -73,6 +73,11 @@ impl Found {
         self.more.warnings += other.more.warnings;
     }
 
+    /// So many were kept.
+    pub(super) const fn len(&self) -> usize {
+        self.list.len()
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
         self.list.is_empty()
     }

@@ -1,7 +1,7 @@
 //! The configuration: TOML files in, one checked [`Config`] out, or every error at once, each with its place and
 //! what to do about it.
 //!
-//! From text to [`Config`]: `islands`, `read` and `tables` turn TOML into plain values (`reread` only what changed),
+//! From text to [`Config`]: `islands`, `read` and `tables` turn TOML into plain values (`parts` only what changed),
 //! `check` looks at each file by itself, `cross` at all of them together, and [`Loader`] remembers what did not
 //! change.
 
@@ -17,12 +17,13 @@ pub mod leaf;
 pub mod learned;
 pub mod loader;
 pub mod model;
+mod parts;
 pub mod place;
 pub mod policies;
 pub mod prefixes;
 pub mod problem;
 mod read;
-mod reread;
+
 mod schema;
 mod sizes;
 mod tables;

@@ -197,7 +197,7 @@ pub struct Network {
     /// Sizes of its tables on one host.
     pub limits: Limits,
     /// Its endpoints, sorted by name. They may be ten thousand: who wants the rest of a network copies none of them.
-    pub endpoints: Arc<Vec<Endpoint>>,
+    pub endpoints: Arc<Vec<Arc<Endpoint>>>,
 }
 
 /// A host's name and where it is written.
@@ -505,7 +505,7 @@ impl Tenant {
     pub fn endpoints(&self) -> impl Iterator<Item = (&Network, &Endpoint)> {
         self.networks
             .values()
-            .flat_map(|network| network.endpoints.iter().map(move |endpoint| (network, endpoint)))
+            .flat_map(|network| network.endpoints.iter().map(move |endpoint| (network, &**endpoint)))
     }
 }
 
@@ -520,7 +520,7 @@ impl Network {
     #[must_use]
     pub fn endpoint(&self, name: &str) -> Option<&Endpoint> {
         let index = self.endpoints.binary_search_by(|endpoint| (*endpoint.name).cmp(name)).ok()?;
-        self.endpoints.get(index)
+        self.endpoints.get(index).map(AsRef::as_ref)
     }
 
     /// Whether no station of its subnet can have an address: that of the network, broadcast, the routers' anycast.

@@ -4,18 +4,24 @@ use std::{
     fmt,
     hash::{Hash, Hasher},
     ops::Range,
-    sync::Arc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use serde::{Serialize, Serializer, ser::SerializeStruct as _};
 
-/// The text of one configuration file as it was when it was read.
+/// The text of one configuration file as it was when it was read, or of a table of it that was read by itself.
 #[derive(Debug)]
 pub struct Source {
-    name: Box<str>,
+    name: Arc<str>,
     text: Box<str>,
     /// Byte offset of the start of each line; the first is 0.
-    lines: Box<[u32]>,
+    lines: OnceLock<Box<[u32]>>,
+    /// Lines and bytes that lie before it in the file, in one word: a table that did not change has moved when the file was
+    /// read last, and everything that was made of it goes on saying where it is.
+    before: AtomicU64,
 }
 
 /// A range of a file: what a diagnostic underlines and what `trace` names. Shows as `file:line:column`.
@@ -31,10 +37,35 @@ impl Source {
     /// text past 4 GiB has no place; the loader refuses files far below that.
     #[must_use]
     pub fn new(name: &str, text: &str) -> Arc<Self> {
-        let after_newlines =
-            text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at as u32 + 1);
-        let lines = std::iter::once(0).chain(after_newlines).collect();
-        Arc::new(Self { name: name.into(), text: text.into(), lines })
+        let before = AtomicU64::new(0);
+        Arc::new(Self { name: name.into(), text: text.into(), lines: OnceLock::new(), before })
+    }
+
+    /// A part of it that begins with a line. Where that is now is to be said by [`Source::moved`].
+    pub(super) fn part(&self, range: Range<usize>) -> Option<Arc<Self>> {
+        let text = self.text.get(range)?.into();
+        let (lines, before) = (OnceLock::new(), AtomicU64::new(0));
+        Some(Arc::new(Self { name: self.name.clone(), text, lines, before }))
+    }
+
+    /// Says how many lines and bytes lie before it in its file.
+    pub(super) fn moved(&self, lines: u32, bytes: u32) {
+        self.before.store(u64::from(lines) << 32 | u64::from(bytes), Ordering::Relaxed);
+    }
+
+    fn lines_before(&self) -> u32 {
+        (self.before.load(Ordering::Relaxed) >> 32) as u32
+    }
+
+    pub(super) fn bytes_before(&self) -> u32 {
+        self.before.load(Ordering::Relaxed) as u32
+    }
+
+    fn lines(&self) -> &[u32] {
+        self.lines.get_or_init(|| {
+            let after_newlines = self.text.match_indices('\n').map(|(at, _)| at as u32 + 1);
+            std::iter::once(0).chain(after_newlines).collect()
+        })
     }
 
     /// The name of the file as it is shown.
@@ -69,20 +100,25 @@ impl Place {
     /// The line, counted from 1.
     #[must_use]
     pub fn line(&self) -> u32 {
-        self.source.lines.partition_point(|&start| start <= self.start) as u32
+        self.source.lines_before() + self.line_of_source() as u32
+    }
+
+    /// Counted in what was read with it
+    fn line_of_source(&self) -> usize {
+        self.source.lines().partition_point(|&start| start <= self.start)
     }
 
     /// The column, counted in characters from 1.
     #[must_use]
     pub fn column(&self) -> u32 {
-        let line = self.source.lines.get(self.line() as usize - 1).copied().unwrap_or_default() as usize;
+        let line = self.source.lines().get(self.line_of_source() - 1).copied().unwrap_or_default() as usize;
         let before = self.source.text.get(line..self.start as usize).unwrap_or_default();
         before.chars().count() as u32 + 1
     }
 
     /// What places are sorted by.
     pub(super) fn order(&self) -> (&str, u32) {
-        (self.file(), self.start)
+        (self.file(), self.source.bytes_before() + self.start)
     }
 
     /// The text at this place.
@@ -91,13 +127,13 @@ impl Place {
         self.source.text.get(self.range()).unwrap_or_default()
     }
 
-    /// The file.
+    /// What was read with it: its file, or a part of that.
     #[must_use]
     pub fn source(&self) -> &Arc<Source> {
         &self.source
     }
 
-    /// The bytes of the file.
+    /// The bytes of that.
     #[must_use]
     pub fn range(&self) -> Range<usize> {
         self.start as usize..self.end as usize
@@ -117,7 +153,7 @@ impl fmt::Debug for Place {
 }
 
 /// What a thing means does not depend on where it is written: configurations that say the same are equal, so that all places
-/// are. Compare [`Place::range`] and [`Place::file`] to tell them apart.
+/// are. Compare what they show as to tell them apart.
 impl PartialEq for Place {
     fn eq(&self, _: &Self) -> bool {
         true

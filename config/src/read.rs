@@ -18,12 +18,17 @@ use super::{
     problem::{Diagnostic, Near, Problem},
 };
 
-/// A range of bytes of the file being read.
+/// A range of bytes of the file being read, or of one of the parts that were read by themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Span {
     start: u32,
     end: u32,
+    /// Its number among the [`Sources`]
+    source: u32,
 }
+
+/// What is read: the file, and behind it the parts of it that were read by themselves.
+pub(super) type Sources = Vec<Arc<Source>>;
 
 /// A value and where it is written. Where a default stands in for it, that is the name of its table.
 #[derive(Clone, Debug, Default)]
@@ -34,7 +39,7 @@ pub(super) struct At<T> {
 
 /// What is known while one file is read.
 pub(super) struct Reader {
-    source: Arc<Source>,
+    sources: Sources,
     pub(super) found: Found,
     /// Keys may be lost with what is no TOML: that one is missing would be a guess.
     pub(super) guesses: bool,
@@ -69,32 +74,48 @@ impl<T: Read> Field<T> {
 
 impl From<std::ops::Range<usize>> for Span {
     fn from(range: std::ops::Range<usize>) -> Self {
-        Self { start: range.start as u32, end: range.end as u32 }
+        Self { start: range.start as u32, end: range.end as u32, source: 0 }
     }
 }
 
 impl Span {
-    pub(super) fn start(self) -> u32 {
-        self.start
+    /// The same bytes of another source.
+    pub(super) fn of(self, source: u32) -> Self {
+        Self { source, ..self }
     }
 
-    /// The bytes of the file
+    /// The number of what it is a range of
+    pub(super) fn source(self) -> u32 {
+        self.source
+    }
+
+    /// The bytes of that
     pub(super) fn range(self) -> std::ops::Range<usize> {
         self.start as usize..self.end as usize
     }
 }
 
 impl Reader {
-    pub(super) fn new(source: Arc<Source>) -> Self {
-        Self { source, found: Found::default(), guesses: true }
+    pub(super) fn new(sources: Sources) -> Self {
+        Self { sources, found: Found::default(), guesses: true }
     }
 
+    /// The file
     pub(super) fn source(&self) -> &Arc<Source> {
-        &self.source
+        self.source_of(Span::default())
+    }
+
+    fn source_of(&self, span: Span) -> &Arc<Source> {
+        &self.sources[span.source as usize]
     }
 
     pub(super) fn place(&self, span: Span) -> Place {
-        self.source.place(span.start as usize..span.end as usize)
+        self.source_of(span).place(span.range())
+    }
+
+    /// What spans are sorted by to be in the order in which they are written.
+    pub(super) fn order(&self, span: Span) -> u32 {
+        self.source_of(span).bytes_before() + span.start
     }
 
     pub(super) fn report(&mut self, problem: Problem, span: Span) {
@@ -180,7 +201,8 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
 }
 
 /// A table with keys of one's own choice: names to tables of one kind, sorted by name.
-pub(super) type Named<T> = Vec<(At<super::model::Name>, T)>;
+/// Each is shared by all readings of a file in which it did not change.
+pub(super) type Named<T> = Vec<(At<super::model::Name>, Arc<T>)>;
 
 /// A table whose keys are known: what [`table!`] declares.
 pub(super) trait Table: Sized + Default {

@@ -432,7 +432,7 @@ impl<T: Read> Read for OneOrMany<T> {
     }
 }
 
-impl<T: Table> Read for Named<T> {
+impl<T: Table + Clone> Read for Named<T> {
     fn read(value: &DeValue<'_>, span: Span, reader: &mut Reader) -> Option<Self> {
         let Some(tables) = value.as_table() else { return reader.wrong_type("a table", value, span) };
         let mut named = Vec::with_capacity(tables.len());
@@ -444,7 +444,7 @@ impl<T: Table> Read for Named<T> {
             match value.get_ref() {
                 DeValue::Table(table) => {
                     let table = T::read_table(table, span, reader);
-                    named.push((At { value: name.as_ref().into(), span }, table));
+                    named.push((At { value: name.as_ref().into(), span }, Arc::new(table)));
                 }
                 other => reader.wrong_type("a table", other, value.span().into()).unwrap_or_default(),
             }
@@ -462,7 +462,7 @@ impl<T: Table> Read for Named<T> {
     fn spans(&mut self, each: &mut dyn FnMut(&mut Span)) {
         for (name, table) in self {
             each(&mut name.span);
-            table.table_spans(each);
+            Arc::make_mut(table).table_spans(each);
         }
     }
 }

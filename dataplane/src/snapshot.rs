@@ -217,7 +217,7 @@ pub struct Network {
 }
 
 /// A station of a network.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Endpoint {
     /// Its number, which it keeps for as long as it is there
     pub id: EndpointId,

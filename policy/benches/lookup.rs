@@ -77,7 +77,7 @@ fn behind_tiers(n: u32) -> Source {
     source.groups = [vec![before; MAX_TIERS - 1], vec![last]].concat().concat();
     let tiers = (0..MAX_TIERS as u32).map(|group| Tier { groups: vec![GroupId(group)], end: TierEnd::Pass });
     for endpoint in &mut source.endpoints {
-        endpoint.ingress = tiers.clone().collect();
+        endpoint.ingress = std::sync::Arc::new(tiers.clone().collect());
     }
     source
 }

@@ -9,7 +9,7 @@
 //! the next tier. Where no rule matches, the tier passes or denies, as it says itself. What passes the last tier is
 //! denied. Between rules that all allow, the order only chooses which of them is named.
 
-use std::num::NonZeroU16;
+use std::{num::NonZeroU16, sync::Arc};
 
 use eastgate_wire::{
     Addr, DropReason, Family, Helper,
@@ -227,10 +227,10 @@ pub struct EndpointRules {
     pub addresses: Vec<(Addr, u8)>,
     /// The groups that it is in: rules that name one of them as their peer mean it.
     pub groups: Vec<GroupId>,
-    /// What may come to it: at most [`MAX_TIERS`]
-    pub ingress: Vec<Tier>,
+    /// What may come to it: at most [`MAX_TIERS`]. Most endpoints have the lists of many others.
+    pub ingress: Arc<Vec<Tier>>,
     /// What it may send: at most [`MAX_TIERS`]
-    pub egress: Vec<Tier>,
+    pub egress: Arc<Vec<Tier>>,
 }
 
 /// One network's policy.
@@ -328,8 +328,8 @@ impl EndpointRules {
     /// An endpoint of these security groups: what a rule of any of them allows passes, in either direction.
     #[must_use]
     pub fn of_groups(addresses: Vec<(Addr, u8)>, groups: Vec<GroupId>) -> Self {
-        let tier = || vec![Tier { groups: groups.clone(), end: TierEnd::Deny }];
-        Self { addresses, ingress: tier(), egress: tier(), groups }
+        let tiers = Arc::new(vec![Tier { groups: groups.clone(), end: TierEnd::Deny }]);
+        Self { addresses, ingress: tiers.clone(), egress: tiers, groups }
     }
 
     /// Its policy in one direction.

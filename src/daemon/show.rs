@@ -481,7 +481,8 @@ fn groups(network: &Network, uncounted: &Uncounted) -> Vec<GroupRow> {
         row(list, Vec::new(), &template.ingress, &template.egress)
     }));
     rows.extend(network.rules.policies(tenant).map(|(owner, policy)| {
-        let applies = |it: &&eastgate_config::Endpoint| policy.applies_to(&tenant.name, &config.name, it);
+        let applies =
+            |it: &&Arc<eastgate_config::Endpoint>| policy.applies_to(&tenant.name, &config.name, it);
         let members = config.endpoints.iter().filter(applies).map(|it| it.name.to_string());
         let list = RuleList::Policy(owner, policy.name.clone());
         row(list, members.collect(), &policy.ingress, &policy.egress)

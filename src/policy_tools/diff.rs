@@ -101,8 +101,8 @@ fn of_network(was: &NetworkPolicy, is: &NetworkPolicy, found: &mut Difference) {
         network_settings(&format!("{}/{}", was.tenant, was.name), was, is, &mut found.settings);
     }
     for name in &all {
-        let was = old.get(*name).and_then(|place| was.endpoints().get(*place));
-        let now = new.get(*name).and_then(|place| is.endpoints().get(*place));
+        let was = old.get(*name).and_then(|place| was.endpoints().get(*place)).map(AsRef::as_ref);
+        let now = new.get(*name).and_then(|place| is.endpoints().get(*place)).map(AsRef::as_ref);
         endpoint_settings(&format!("{}/{name}", is.tenant.name), was, now, &mut found.settings);
     }
     let id = |places: &BTreeMap<config::Name, usize>, name: &config::Name| {

@@ -9,6 +9,8 @@
 
 use std::collections::HashMap;
 
+use ahash::RandomState;
+
 use crate::{Addr, EndpointId, MacAddr};
 
 /// An allowed address pair: a prefix that an endpoint may use beside its own addresses, and the MAC it goes with.
@@ -116,8 +118,8 @@ impl Named {
 /// Who owns which address and MAC in one network.
 #[derive(Clone, Default, Debug)]
 pub struct Ownership {
-    addresses: HashMap<Addr, Named>,
-    macs: HashMap<MacAddr, Named>,
+    addresses: HashMap<Addr, Named, RandomState>,
+    macs: HashMap<MacAddr, Named, RandomState>,
     /// Endpoints with prefixes in their pairs
     wide: Vec<EndpointId>,
 }

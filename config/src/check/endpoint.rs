@@ -1,16 +1,18 @@
 //! A tenant's endpoints: where they are and what they are called on the wire.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
+use ahash::RandomState;
 use eastgate_wire::{Addr, Attachment, MacAddr};
 use ipnet::IpNet;
 
 use super::{
-    Claims, EndpointClaim,
+    EndpointClaim,
     filters::{self, Made, Subject},
     known_name,
     network::{host_ref, is_subnet, protocols, reserved_role, tags_travel},
@@ -30,53 +32,146 @@ use crate::{
     vlans::merged,
 };
 
-/// What has been seen in the networks of one tenant: by network's index, whose it is and where.
-#[derive(Default)]
-struct Seen<'t> {
-    macs: HashMap<(Option<usize>, MacAddr), (&'t Name, Span)>,
-    addresses: HashMap<(Option<usize>, IpAddr), (&'t Name, Span)>,
+/// What came of an endpoint's table.
+#[derive(Debug)]
+pub(super) struct Checked {
+    pub(super) claim: Arc<EndpointClaim>,
+    /// The index of its network, if there is one
+    network: Option<usize>,
+    /// None where something is missing that it cannot do without
+    endpoint: Option<Arc<Endpoint>>,
+    /// Nothing was said of it, and nothing came of it but this.
+    alone: bool,
 }
 
-/// Checks the endpoints of a tenant. Returns the good ones by the index of their network; one that has only bad
-/// ones has an empty list.
+impl Clone for Checked {
+    fn clone(&self) -> Self {
+        Self { claim: self.claim.clone(), endpoint: self.endpoint.clone(), ..*self }
+    }
+}
+
+/// Checks the endpoints of a tenant: what came of each, by name.
 pub(super) fn check_all(
     tenant_name: &Name,
     tenant: &TenantTable,
-    claims: &mut Claims,
+    before: Option<(&TenantTable, &Vec<Checked>)>,
     made: &mut Made,
     reader: &mut Reader,
-) -> BTreeMap<usize, Vec<Endpoint>> {
-    let mut by_network: BTreeMap<usize, Vec<Endpoint>> = BTreeMap::new();
-    let mut seen = Seen::default();
+) -> Vec<Checked> {
     let servers = dhcp_servers(tenant);
-    // In the order written, so that of two equal ones the second is reported.
-    let mut in_order: Vec<&(At<Name>, EndpointTable)> = tenant.endpoint.value.iter().collect();
-    in_order.sort_by_key(|(name, _)| name.span.start());
-    for (name, table) in in_order {
-        let index = network_of(table, &tenant.network.value, reader);
-        check(name, table, tenant, index, &mut seen, reader);
-        claims.endpoints.push(claim(name, table, reader));
-        let network = index.and_then(|index| tenant.network.value.get(index));
-        let learning = network.and_then(|network| learning(name, table, network, reader));
-        if let (None, Some((_, network))) = (&learning, network)
-            && table.addresses.is_missing()
-            && learns_by(table, network) == Learn::None
-        {
-            let problem =
-                Problem::MissingKey { key: "addresses", table: "endpoint", example: "[\"10.1.0.11\"]" };
-            reader.report(problem, name.span);
-        }
-        let mut endpoint = build(name, table, learning, reader);
-        if let (Some(endpoint), Some((network_name, network))) = (&mut endpoint, network) {
-            let servers = servers.get(&network_name.value).copied().unwrap_or(0);
-            let subject = Subject { tenant: tenant_name, table, network, servers };
-            filters::apply(&subject, &mut endpoint.groups, made, reader);
-        }
-        if let Some(index) = index {
-            by_network.entry(index).or_default().extend(endpoint);
+    let before =
+        before.filter(|(known, _)| holds_against_same(known, tenant) && dhcp_servers(known) == servers);
+    let mut known =
+        before.into_iter().flat_map(|(known, checked)| known.endpoint.value.iter().zip(checked)).peekable();
+    let mut all = Vec::with_capacity(tenant.endpoint.value.len());
+    for (name, table) in &tenant.endpoint.value {
+        while known.next_if(|((before, _), _)| before.value < name.value).is_some() {}
+        let same = known.next_if(|((_, before), _)| Arc::ptr_eq(before, table));
+        let same = same.map(|(_, checked)| checked).filter(|checked| checked.alone);
+        all.push(match same {
+            Some(checked) => checked.clone(),
+            None => check_one(tenant_name, name, table, tenant, &servers, made, reader),
+        });
+    }
+    report_repeated(tenant, &all, reader);
+    all
+}
+
+/// Whether all that endpoints are held against is the same.
+fn holds_against_same(before: &TenantTable, now: &TenantTable) -> bool {
+    let (networks, groups) = (&now.network.value, &now.group.value);
+    let same_networks = before.network.value.iter().map(|(_, table)| Arc::as_ptr(table));
+    let same_groups = before.group.value.iter().map(|(name, _)| &name.value);
+    same_networks.eq(networks.iter().map(|(_, table)| Arc::as_ptr(table)))
+        && same_groups.eq(groups.iter().map(|(name, _)| &name.value))
+}
+
+fn check_one(
+    tenant_name: &Name,
+    name: &At<Name>,
+    table: &EndpointTable,
+    tenant: &TenantTable,
+    servers: &BTreeMap<&Name, usize>,
+    made: &mut Made,
+    reader: &mut Reader,
+) -> Checked {
+    let said = reader.found.len();
+    let index = network_of(table, &tenant.network.value, reader);
+    check(name, table, tenant, index, reader);
+    let network = index.and_then(|index| tenant.network.value.get(index));
+    let learning = network.and_then(|network| learning(name, table, network, reader));
+    if let (None, Some((_, network))) = (&learning, network)
+        && table.addresses.is_missing()
+        && learns_by(table, network) == Learn::None
+    {
+        let problem = Problem::MissingKey { key: "addresses", table: "endpoint", example: "[\"10.1.0.11\"]" };
+        reader.report(problem, name.span);
+    }
+    let mut endpoint = build(name, table, learning, reader);
+    let mut filtered = false;
+    if let (Some(endpoint), Some((network_name, network))) = (&mut endpoint, network) {
+        let servers = servers.get(&network_name.value).copied().unwrap_or(0);
+        let subject = Subject { tenant: tenant_name, table, network, servers };
+        filters::apply(&subject, &mut endpoint.groups, made, reader);
+        filtered = !(table.filters.is_missing() && network.filters.is_missing());
+    }
+    Checked {
+        claim: Arc::new(claim(name, table, reader)),
+        network: index,
+        endpoint: endpoint.map(Arc::new),
+        alone: !filtered && reader.found.len() == said,
+    }
+}
+
+/// The good endpoints by the index of their network; one that has only bad ones has an empty list.
+pub(super) fn by_network(all: &[Checked]) -> BTreeMap<usize, Vec<Arc<Endpoint>>> {
+    let mut by_network: BTreeMap<usize, Vec<Arc<Endpoint>>> = BTreeMap::new();
+    for Checked { network, endpoint, .. } in all {
+        if let Some(index) = network {
+            by_network.entry(*index).or_default().extend(endpoint.clone());
         }
     }
     by_network
+}
+
+/// What must not be there twice in a network: its index, and a MAC or an address
+type Unique = (usize, Result<MacAddr, IpAddr>);
+
+/// Reports MACs and addresses that several endpoints of a network have.
+fn report_repeated(tenant: &TenantTable, all: &[Checked], reader: &mut Reader) {
+    let mut seen: HashSet<Unique, RandomState> =
+        HashSet::with_capacity_and_hasher(2 * all.len(), RandomState::default());
+    let mut in_order: Vec<(&At<Name>, &EndpointTable, usize)> = Vec::with_capacity(all.len());
+    let named = tenant.endpoint.value.iter().zip(all);
+    in_order.extend(named.filter_map(|((name, table), checked)| Some((name, &**table, checked.network?))));
+    let mut every = in_order.iter().flat_map(|(_, table, index)| unique(table, tenant, *index));
+    if every.all(|(what, _)| seen.insert(what)) {
+        return;
+    }
+    // In the order written, so that of two equal ones the second is reported.
+    in_order.sort_by_key(|(name, ..)| reader.order(name.span));
+    let mut owners: HashMap<Unique, (&Name, Span), RandomState> = HashMap::default();
+    for endpoint in &in_order {
+        for (what, span) in unique(endpoint.1, tenant, endpoint.2) {
+            let Some((other, at)) = owners.insert(what, (&endpoint.0.value, span)) else { continue };
+            let other = other.to_string();
+            let problem = match what.1 {
+                Ok(mac) => Problem::MacTwice { mac, other },
+                Err(address) => Problem::AddressTwice { address, other },
+            };
+            reader.report_also(problem, span, at, "first here");
+        }
+    }
+}
+
+/// What an endpoint in the network of an index has, and nobody else may have in it.
+fn unique(table: &EndpointTable, tenant: &TenantTable, index: usize) -> impl Iterator<Item = (Unique, Span)> {
+    let network = tenant.network.value.get(index);
+    let mac = table.mac.good().filter(|mac| mac.value.is_station());
+    let mac = mac.map(|mac| ((index, Ok(mac.value)), mac.span));
+    let addresses = table.addresses.good().into_iter().flat_map(|list| &list.value.items);
+    let fitting = addresses.filter(move |address| misfit(address.value, network).is_none());
+    mac.into_iter().chain(fitting.map(move |address| ((index, Err(address.value)), address.span)))
 }
 
 /// How many endpoints of each network answer DHCP.
@@ -99,36 +194,26 @@ fn network_of(table: &EndpointTable, networks: &Named<NetworkTable>, reader: &mu
     networks.binary_search_by(|(known, _)| (*known.value).cmp(&*name.value.0)).ok()
 }
 
-fn check<'t>(
-    name: &'t At<Name>,
-    table: &'t EndpointTable,
-    tenant: &'t TenantTable,
+fn check(
+    name: &At<Name>,
+    table: &EndpointTable,
+    tenant: &TenantTable,
     index: Option<usize>,
-    seen: &mut Seen<'t>,
     reader: &mut Reader,
 ) {
-    if let Some(mac) = table.mac.good() {
-        if !mac.value.is_station() {
-            reader.report(Problem::MacKind { mac: mac.value }, mac.span);
-        } else if let (Some(_), Some((other, at))) =
-            (index, seen.macs.insert((index, mac.value), (&name.value, mac.span)))
-        {
-            let problem = Problem::MacTwice { mac: mac.value, other: other.to_string() };
-            reader.report_also(problem, mac.span, at, "first here");
-        }
-    }
-    for address in table.addresses.good().into_iter().flat_map(|list| &list.value.items) {
-        let fits = address_fits(address, tenant, index, reader);
-        if !fits || index.is_none() {
-            continue;
-        }
-        if let Some((other, at)) = seen.addresses.insert((index, address.value), (&name.value, address.span))
-        {
-            let problem = Problem::AddressTwice { address: address.value, other: other.to_string() };
-            reader.report_also(problem, address.span, at, "first here");
-        }
+    if let Some(mac) = table.mac.good().filter(|mac| !mac.value.is_station()) {
+        reader.report(Problem::MacKind { mac: mac.value }, mac.span);
     }
     let network = index.and_then(|index| tenant.network.value.get(index));
+    for address in table.addresses.good().into_iter().flat_map(|list| &list.value.items) {
+        match (misfit(address.value, network), network) {
+            (Some(problem @ Problem::AddressOutside { .. }), Some((name, _))) => {
+                reader.report_also(problem, address.span, name.span, "the network");
+            }
+            (Some(problem), _) => reader.report(problem, address.span),
+            (None, _) => {}
+        }
+    }
     check_vlan(table, network, reader);
     groups(name, table, tenant, network, reader);
     filters::check_names(&table.filters, reader);
@@ -140,7 +225,7 @@ fn check<'t>(
 }
 
 /// What its frames may be tagged with is some of what those of its network may.
-fn guest_vlans(table: &EndpointTable, network: Option<&(At<Name>, NetworkTable)>, reader: &mut Reader) {
+fn guest_vlans(table: &EndpointTable, network: Option<&(At<Name>, Arc<NetworkTable>)>, reader: &mut Reader) {
     let (Some(vlans), Some((name, network))) = (table.guest_vlans.good(), network) else { return };
     if vlans.value.items.is_empty() {
         return;
@@ -157,7 +242,7 @@ fn guest_vlans(table: &EndpointTable, network: Option<&(At<Name>, NetworkTable)>
     }
 }
 
-fn check_vlan(table: &EndpointTable, network: Option<&(At<Name>, NetworkTable)>, reader: &mut Reader) {
+fn check_vlan(table: &EndpointTable, network: Option<&(At<Name>, Arc<NetworkTable>)>, reader: &mut Reader) {
     let Some(vlan) = table.vlan.good() else { return };
     if table.port.is_missing() {
         reader.report(Problem::VlanAlone {}, vlan.span);
@@ -180,7 +265,7 @@ fn learns_by(table: &EndpointTable, network: &NetworkTable) -> Learn {
 fn learning(
     name: &At<Name>,
     table: &EndpointTable,
-    (network_name, network): &(At<Name>, NetworkTable),
+    (network_name, network): &(At<Name>, Arc<NetworkTable>),
     reader: &mut Reader,
 ) -> Option<Learning> {
     let by = learns_by(table, network);
@@ -205,45 +290,33 @@ fn learning(
     })
 }
 
-/// Whether a station of the network can have the address, or the report why not.
-fn address_fits(
-    address: &At<IpAddr>,
-    tenant: &TenantTable,
-    index: Option<usize>,
-    reader: &mut Reader,
-) -> bool {
-    let ip = address.value;
+/// Why a station of a network cannot have an address, if it cannot.
+fn misfit(ip: IpAddr, network: Option<&(At<Name>, Arc<NetworkTable>)>) -> Option<Problem> {
     if !is_station_address(ip) {
-        reader.report(Problem::AddressKind { address: ip }, address.span);
-        return false;
+        return Some(Problem::AddressKind { address: ip });
     }
-    let Some((name, network)) = index.and_then(|index| tenant.network.value.get(index)) else { return true };
+    let (name, network) = network?;
     let link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
     // A subnet that could not be read may be the one that is meant.
     if link_local || network.subnets.value.partial {
-        return true;
+        return None;
     }
     let mut subnets = network.subnets.value.items.iter().map(|subnet| subnet.value);
     let Some(subnet) = subnets.clone().find(|subnet| subnet.contains(&ip)) else {
         let known: Vec<String> = subnets.by_ref().map(|subnet| subnet.to_string()).collect();
         let subnets =
             if known.is_empty() { "one of its subnets (it has none)".into() } else { known.join(" or ") };
-        let problem = Problem::AddressOutside { address: ip, network: name.value.to_string(), subnets };
-        reader.report_also(problem, address.span, name.span, "the network");
-        return false;
+        return Some(Problem::AddressOutside { address: ip, network: name.value.to_string(), subnets });
     };
-    if let Some(role) = reserved_role(ip, subnet) {
-        reader.report(Problem::AddressReserved { address: ip, role, subnet }, address.span);
-        return false;
-    }
-    true
+    let role = reserved_role(ip, subnet)?;
+    Some(Problem::AddressReserved { address: ip, role, subnet })
 }
 
 fn groups(
     name: &At<Name>,
     table: &EndpointTable,
     tenant: &TenantTable,
-    network: Option<&(At<Name>, NetworkTable)>,
+    network: Option<&(At<Name>, Arc<NetworkTable>)>,
     reader: &mut Reader,
 ) {
     let groups = &table.groups.value;

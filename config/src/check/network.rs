@@ -20,12 +20,12 @@ use crate::{
 /// The smallest MTU of an IPv6 link (RFC 8200 section 5).
 const IPV6_MIN_MTU: u16 = 1280;
 
-/// Checks a network that has these endpoints, or none. There is none if it has no VNI.
+/// Checks a network that has these endpoints, by name, or none. There is none if it has no VNI.
 pub(super) fn check(
     tenant: &Name,
     name: &At<Name>,
     table: &NetworkTable,
-    endpoints: Option<Vec<Endpoint>>,
+    endpoints: Option<Vec<Arc<Endpoint>>>,
     reader: &mut Reader,
 ) -> (Option<Network>, NetworkClaim) {
     let subnets = subnets(table, reader);
@@ -37,8 +37,7 @@ pub(super) fn check(
         tags_travel(table, name, vlans.span, reader);
     }
     let deserted = endpoints.is_none() && table.hosts.value.items.is_empty() && table.hub.is_missing();
-    let mut endpoints = endpoints.unwrap_or_default();
-    endpoints.sort_by(|a, b| a.name.cmp(&b.name));
+    let endpoints = endpoints.unwrap_or_default();
     let hosts: Vec<HostRef> = host_names(table, reader);
     let hub = table.hub.good().map(|hub| host_ref(hub, reader));
     let members = members(&endpoints, &hosts, hub.as_ref());
@@ -63,7 +62,7 @@ struct Parts {
     subnets: Vec<IpNet>,
     hub: Option<HostRef>,
     members: Vec<HostRef>,
-    endpoints: Vec<Endpoint>,
+    endpoints: Vec<Arc<Endpoint>>,
 }
 
 fn build(
@@ -216,7 +215,7 @@ pub(super) fn host_ref(name: &At<NameText>, reader: &Reader) -> HostRef {
 }
 
 /// Every host with a part in the network, once, sorted by name.
-fn members(endpoints: &[Endpoint], hosts: &[HostRef], hub: Option<&HostRef>) -> Vec<HostRef> {
+fn members(endpoints: &[Arc<Endpoint>], hosts: &[HostRef], hub: Option<&HostRef>) -> Vec<HostRef> {
     let mut members: Vec<HostRef> = hub.into_iter().chain(hosts).cloned().collect();
     members.extend(endpoints.iter().map(|endpoint| endpoint.host.clone()));
     members.sort_by(|a, b| a.host.cmp(&b.host));

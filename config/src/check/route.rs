@@ -1,5 +1,7 @@
 //! What an endpoint forwards for: `routes`, and allowed pairs that are as wide as one.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 
 use super::network::{NOT_FOR_STATIONS, overlap};
@@ -12,7 +14,11 @@ use crate::{
 };
 
 /// Checks them for an endpoint of this network, as far as it is known.
-pub(super) fn check(table: &EndpointTable, network: Option<&(At<Name>, NetworkTable)>, reader: &mut Reader) {
+pub(super) fn check(
+    table: &EndpointTable,
+    network: Option<&(At<Name>, Arc<NetworkTable>)>,
+    reader: &mut Reader,
+) {
     let routes = &table.routes.value.items;
     for (at, route) in routes.iter().enumerate() {
         let net = route.value.0;
@@ -25,7 +31,7 @@ pub(super) fn check(table: &EndpointTable, network: Option<&(At<Name>, NetworkTa
         }
     }
     for pair in &table.allowed_pairs.value.items {
-        wide_pair(&pair.value, network.map(|(_, network)| network), reader);
+        wide_pair(&pair.value, network.map(|(_, network)| &**network), reader);
     }
 }
 

@@ -86,7 +86,7 @@ pub(super) fn addresses(written: &Field<List<AddressOrPrefix>>) -> Vec<ipnet::Ip
 }
 
 /// The most that tenants may have.
-#[derive(Debug, Default)]
+#[derive(PartialEq, Eq, Debug, Default)]
 pub(crate) struct Quotas {
     all: Quota,
     of_tenants: BTreeMap<Name, (Place, Quota)>,

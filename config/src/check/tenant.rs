@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use ahash::RandomState;
+
 use super::{Claims, endpoint, filters::Made, names::Names, network, policy, rule, site};
 use crate::{
     leaf::{Action, Mode},
@@ -17,8 +19,17 @@ use crate::{
     values::{List, NameText},
 };
 
-/// Checks a tenant.
-pub(super) fn check(name: &At<Name>, table: &TenantTable, reader: &mut Reader) -> (Tenant, Claims) {
+/// What a tenant's endpoints came to, in the order of their names: where neither an endpoint nor what it is held against has
+/// changed, it comes to the same again.
+pub(super) type Checked = Vec<endpoint::Checked>;
+
+/// Checks a tenant; `before` is what its tables were when they were read last, and what came of them.
+pub(super) fn check(
+    name: &At<Name>,
+    table: &TenantTable,
+    before: Option<(&TenantTable, &Checked)>,
+    reader: &mut Reader,
+) -> (Tenant, Claims, Checked) {
     let mut claims = Claims::default();
     let mut names = Names::of_tenant(&name.value, &table.group.value, &table.set.value);
     let mut groups = groups(&table.group.value, &mut names, &mut claims, reader);
@@ -28,7 +39,9 @@ pub(super) fn check(name: &At<Name>, table: &TenantTable, reader: &mut Reader) -
     let sets = table.set.value.iter().map(|(name, table)| set(name, table, &mut claims, reader)).collect();
     unused_groups(&groups, &policies, &table.group.value, &table.endpoint.value, reader);
     let mut made = Made::default();
-    let mut endpoints = endpoint::check_all(&name.value, table, &mut claims, &mut made, reader);
+    let checked = endpoint::check_all(&name.value, table, before, &mut made, reader);
+    claims.endpoints = checked.iter().map(|endpoint| endpoint.claim.clone()).collect();
+    let mut endpoints = endpoint::by_network(&checked);
     let mut networks = BTreeMap::new();
     for (index, (network_name, network_table)) in table.network.value.iter().enumerate() {
         let own = endpoints.remove(&index);
@@ -52,7 +65,7 @@ pub(super) fn check(name: &At<Name>, table: &TenantTable, reader: &mut Reader) -
     for policy in tenant.policies.values() {
         reader.found.extend(policy::mixed_own(policy, &tenant));
     }
-    (tenant, claims)
+    (tenant, claims, checked)
 }
 
 fn groups(
@@ -134,7 +147,7 @@ fn unused_groups(
         return;
     }
     let members = endpoints.iter().flat_map(|(_, endpoint)| &endpoint.groups.value.items);
-    let mut used: HashSet<&str> = members.map(|group| &*group.value.0).collect();
+    let mut used: HashSet<&str, RandomState> = members.map(|group| &*group.value.0).collect();
     for group in groups.values() {
         let named = group.ingress.iter().chain(&group.egress).flat_map(rule::groups_named);
         used.extend(named.filter(|name| **name != *group.name));

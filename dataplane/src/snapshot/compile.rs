@@ -97,8 +97,12 @@ impl NetworkSite<'_> {
         let hub_here = network.hub.as_ref().is_some_and(|hub| hub.host == self.host.name);
         let proxy = proxy_mac(network.vni);
         let mut endpoints = Vec::with_capacity(network.endpoints.len());
+        let known = before.and_then(|before| Known::of(before, network, &state));
         for (endpoint, id) in network.endpoints.iter().zip(&ids) {
-            endpoints.push(self.endpoint(*id, network, endpoint, registry, &state)?);
+            endpoints.push(match known.as_ref().and_then(|known| known.same(*id, endpoint)) {
+                Some(same) => Endpoint { epoch: self.epoch, ..same.clone() },
+                None => self.endpoint(*id, network, endpoint, registry, &state)?,
+            });
         }
         // It never becomes shorter: a number that was given is known to have been.
         let known = before.map_or(0, |before| before.by_id.len());
@@ -288,6 +292,32 @@ impl NetworkSite<'_> {
             }
             _ => host.vtep,
         }
+    }
+}
+
+/// The endpoints of a network whose place is being taken, where those that are written as before come to the same again.
+struct Known<'b> {
+    network: &'b Network,
+    written: &'b [Arc<config::Endpoint>],
+}
+
+impl<'b> Known<'b> {
+    fn of(before: &'b Network, network: &config::Network, state: &Arc<NetworkState>) -> Option<Self> {
+        let written = before.config()?;
+        let settings = |network: &config::Network| {
+            (
+                (network.hub.clone(), network.limits, network.ethertypes.clone()),
+                (network.vlan_aware, network.guest_vlans.clone()),
+            )
+        };
+        let same = settings(written) == settings(network) && Arc::ptr_eq(&before.state, state);
+        same.then_some(Self { network: before, written: &written.endpoints })
+    }
+
+    fn same(&self, id: EndpointId, endpoint: &Arc<config::Endpoint>) -> Option<&'b Endpoint> {
+        let place = (*self.network.by_id.get(id.0 as usize)?)? as usize;
+        let written = self.written.get(place).filter(|written| Arc::ptr_eq(written, endpoint))?;
+        self.network.endpoints.get(place).filter(|known| known.name == written.name)
     }
 }
 

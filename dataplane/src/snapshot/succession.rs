@@ -4,10 +4,9 @@
 //! nobody else. Numbers of endpoints, groups and rules are kept, so that what flows, tables and counters have noted goes on
 //! meaning the same.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{collections::BTreeSet, sync::Arc};
 
-use ahash::RandomState;
-use eastgate_config::{self as config, Name};
+use eastgate_config as config;
 use eastgate_wire::{Addr, EndpointId, MacAddr};
 
 use super::{Endpoint, Network, rules::SPARSE};
@@ -53,13 +52,17 @@ impl Changed {
 /// Numbers for the endpoints of a network: each the one it had, or one that nobody ever had: counters of drops outlive the
 /// endpoints that they name.
 pub(super) fn numbers(network: &config::Network, before: Option<&Network>) -> Vec<EndpointId> {
-    let known: HashMap<&Name, EndpointId, RandomState> = before
-        .into_iter()
-        .flat_map(|before| &before.endpoints)
-        .map(|endpoint| (&endpoint.name, endpoint.id))
-        .collect();
+    // Both are sorted by name.
+    let mut known = before.into_iter().flat_map(|before| &before.endpoints).peekable();
     let mut free = (before.map_or(0, Network::numbers_end)..).map(EndpointId);
-    let number = |endpoint: &config::Endpoint| known.get(&endpoint.name).copied().or_else(|| free.next());
+    let number = |endpoint: &Arc<config::Endpoint>| {
+        let is_it =
+            |known: &&Endpoint| Arc::ptr_eq(&known.name, &endpoint.name) || known.name == endpoint.name;
+        if known.peek().is_some_and(|known| !is_it(known)) {
+            while known.next_if(|known| known.name < endpoint.name).is_some() {}
+        }
+        known.next_if(is_it).map(|known| known.id).or_else(|| free.next())
+    };
     network.endpoints.iter().filter_map(number).collect()
 }
 
@@ -103,7 +106,7 @@ impl Network {
         };
         let same_peer = |(vtep, kind)| self.peers.kind(vtep) == Some(kind);
         settings(self) == settings(before)
-            && std::sync::Arc::ptr_eq(&self.state, &before.state)
+            && Arc::ptr_eq(&self.state, &before.state)
             && self.rules.continues(&before.rules)
             && before.peers.iter().all(same_peer)
     }

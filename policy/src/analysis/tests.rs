@@ -345,7 +345,7 @@ fn the_shadow_is_that_of_the_tier() {
     let tier = |group| Tier { groups: vec![GroupId(group)], end: TierEnd::Deny };
     let source = Source {
         groups: tiers.map(|ingress| Group { ingress, egress: vec![] }).into(),
-        endpoints: vec![EndpointRules { ingress: vec![tier(0), tier(1)], ..EndpointRules::default() }],
+        endpoints: vec![EndpointRules { ingress: vec![tier(0), tier(1)].into(), ..EndpointRules::default() }],
     };
     let found: Vec<_> = standings(&source).into_iter().map(|(id, it)| (id.0, it.finding())).collect();
     let by = |id: Option<u32>| Some(Finding::Shadowed([id.map(RuleId)].into()));

@@ -1,6 +1,6 @@
 //! From the source form to the tables: check, number the rulesets, find the identities, collapse the services.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use eastgate_wire::{Addr, EndpointId, Family};
 
@@ -10,7 +10,7 @@ use super::{
     intervals,
     numbers::{IdentityKey, Numbering, Numbers},
 };
-use crate::rule::{Direction, GroupId, MAX_TIERS, Peer, Rule, Service, Source, TierEnd};
+use crate::rule::{self, Direction, GroupId, MAX_TIERS, Peer, Rule, Service, Source, TierEnd};
 
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
@@ -117,7 +117,7 @@ fn check(source: &Source) -> Result<(), CompileError> {
                 return Err(CompileError::TooManyTiers { endpoint: at, tiers: tiers.len() });
             }
         }
-        let tiers = endpoint.ingress.iter().chain(&endpoint.egress);
+        let tiers = endpoint.ingress.iter().chain(endpoint.egress.iter());
         let mut groups = endpoint.groups.iter().chain(tiers.flat_map(|tier| &tier.groups));
         if let Some(&group) = groups.find(|group| !known(**group)) {
             return Err(CompileError::UnknownGroup { endpoint: at, group });
@@ -144,11 +144,18 @@ impl TierLists {
         budget: &mut Budget,
     ) -> Result<Self, CompileError> {
         let mut lists = Self { of_endpoints: Vec::with_capacity(source.endpoints.len()), all: vec![] };
+        // Lists that several have are told from their contents once.
+        let mut known: [HashMap<*const rule::Tier, TierListId>; 2] = Default::default();
         for endpoint in &source.endpoints {
             let mut pair = [TierListId(0); 2];
-            for (direction, number) in DIRECTIONS.into_iter().zip(&mut pair) {
+            for ((direction, number), known) in DIRECTIONS.into_iter().zip(&mut pair).zip(&mut known) {
+                let tiers = endpoint.tiers(direction);
+                if let Some(same) = known.get(&tiers.as_ptr()) {
+                    *number = *same;
+                    continue;
+                }
                 let mut list = [Tier::NONE; MAX_TIERS];
-                for (tier, at) in endpoint.tiers(direction).iter().zip(&mut list) {
+                for (tier, at) in tiers.iter().zip(&mut list) {
                     let ruleset = rulesets.number(source, direction, &tier.groups, budget)?;
                     *at = Tier::new(ruleset, tier.end == TierEnd::Pass);
                 }
@@ -161,6 +168,7 @@ impl TierLists {
                         number
                     }
                 });
+                known.insert(tiers.as_ptr(), *number);
             }
             lists.of_endpoints.push(pair);
         }

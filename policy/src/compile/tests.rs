@@ -1,4 +1,4 @@
-use std::{cell::Cell, num::NonZeroU16};
+use std::{cell::Cell, num::NonZeroU16, sync::Arc};
 
 use eastgate_wire::{EndpointId, Family, Helper};
 use proptest::{prelude::*, sample::select, test_runner::TestRunner};
@@ -126,8 +126,8 @@ pub(crate) fn source() -> impl Strategy<Value = Source> {
         .prop_map(|(addresses, groups, ingress, egress)| EndpointRules {
             addresses,
             groups,
-            ingress,
-            egress,
+            ingress: ingress.into(),
+            egress: egress.into(),
         });
     (
         proptest::collection::vec(group, GROUPS as usize),
@@ -274,13 +274,13 @@ fn what_cannot_be_compiled_is_refused_with_its_place() {
     assert_eq!(refused, CompileError::UnknownGroup { endpoint: EndpointId(0), group: GroupId(9) });
     let tier = |group| Tier { groups: vec![GroupId(group)], end: TierEnd::Pass };
     let mut tiered = ingress(vec![]);
-    tiered.endpoints[0].egress.push(tier(9));
+    Arc::make_mut(&mut tiered.endpoints[0].egress).push(tier(9));
     let refused = Compiled::compile(&tiered).unwrap_err();
     assert_eq!(refused, CompileError::UnknownGroup { endpoint: EndpointId(0), group: GroupId(9) });
     let mut deep = ingress(vec![]);
-    deep.endpoints[0].egress = vec![tier(0); MAX_TIERS];
+    deep.endpoints[0].egress = vec![tier(0); MAX_TIERS].into();
     assert!(Compiled::compile(&deep).is_ok());
-    deep.endpoints[0].egress.push(tier(0));
+    Arc::make_mut(&mut deep.endpoints[0].egress).push(tier(0));
     let refused = Compiled::compile(&deep).unwrap_err();
     assert_eq!(refused, CompileError::TooManyTiers { endpoint: EndpointId(0), tiers: MAX_TIERS + 1 });
 }
@@ -303,7 +303,7 @@ fn a_pass_leaves_its_tier_alone() {
     let source = |second| Source {
         groups: groups.iter().map(|rules| Group { ingress: rules.clone(), egress: vec![] }).collect(),
         endpoints: vec![EndpointRules {
-            ingress: vec![tier(0, TierEnd::Deny), tier(second, TierEnd::Deny)],
+            ingress: vec![tier(0, TierEnd::Deny), tier(second, TierEnd::Deny)].into(),
             ..EndpointRules::default()
         }],
     };
@@ -331,7 +331,7 @@ fn any_tier_may_tell_flows_apart() {
         [one, another, by_port, by_dscp, by_flags].map(|rule| Group { ingress: vec![rule], egress: vec![] });
     let tiers = |groups: &[u32]| {
         let tier = |group: &u32| Tier { groups: vec![GroupId(*group)], end: TierEnd::Pass };
-        EndpointRules { ingress: groups.iter().map(tier).collect(), ..EndpointRules::default() }
+        EndpointRules { ingress: Arc::new(groups.iter().map(tier).collect()), ..EndpointRules::default() }
     };
     let endpoints = [&[0, 1][..], &[0, 1, 2], &[2, 0], &[], &[3], &[0, 4]].into_iter().map(tiers).collect();
     let compiled = Compiled::compile(&Source { groups: groups.into(), endpoints }).unwrap();
@@ -395,7 +395,7 @@ fn lists_lie_in_each_other_where_a_rule_asks() {
 fn tiers_are_shared() {
     let rules = || vec![allow(0, Peer::Any, tcp(80))];
     let tier = |group, end| Tier { groups: vec![GroupId(group)], end };
-    let with = |ingress| EndpointRules { ingress, ..EndpointRules::default() };
+    let with = |ingress: Vec<_>| EndpointRules { ingress: Arc::new(ingress), ..EndpointRules::default() };
     let (first, last) = (tier(0, TierEnd::Pass), tier(1, TierEnd::Deny));
     let source = Source {
         groups: vec![Group { ingress: rules(), egress: vec![] }, Group { ingress: rules(), egress: vec![] }],

@@ -211,8 +211,8 @@ fn dscp_and_tcp_flags_are_told_from_ports() {
 /// One endpoint with these tiers of ingress rules, a group each.
 fn tiered(tiers: Vec<(Vec<Rule>, TierEnd)>) -> Source {
     let (rules, ends): (Vec<_>, Vec<_>) = tiers.into_iter().unzip();
-    let ingress =
-        ends.into_iter().zip(0..).map(|(end, group)| Tier { groups: vec![GroupId(group)], end }).collect();
+    let tier = |(end, group)| Tier { groups: vec![GroupId(group)], end };
+    let ingress = ends.into_iter().zip(0..).map(tier).collect::<Vec<_>>().into();
     Source {
         groups: rules.into_iter().map(|ingress| Group { ingress, egress: vec![] }).collect(),
         endpoints: vec![EndpointRules { ingress, ..EndpointRules::default() }],

@@ -31,7 +31,8 @@ fn rejecting(mut source: Source) -> Source {
     source.groups = vec![Group { ingress: rules(3), egress: rules(8) }];
     let tier = || vec![Tier { groups: vec![GroupId(0)], end: TierEnd::Deny }];
     for endpoint in &mut source.endpoints {
-        *endpoint = EndpointRules { ingress: tier(), egress: tier(), ..EndpointRules::default() };
+        *endpoint =
+            EndpointRules { ingress: tier().into(), egress: tier().into(), ..EndpointRules::default() };
     }
     source
 }

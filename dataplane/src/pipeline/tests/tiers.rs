@@ -47,8 +47,8 @@ fn by_port(mut source: Source) -> Source {
     let tier = |group, end| Tier { groups: vec![GroupId(group)], end };
     for endpoint in &mut source.endpoints {
         *endpoint = EndpointRules {
-            ingress: vec![tier(0, TierEnd::Pass), tier(1, TierEnd::Deny)],
-            egress: vec![tier(0, TierEnd::Deny)],
+            ingress: vec![tier(0, TierEnd::Pass), tier(1, TierEnd::Deny)].into(),
+            egress: vec![tier(0, TierEnd::Deny)].into(),
             ..EndpointRules::default()
         };
     }

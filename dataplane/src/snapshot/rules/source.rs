@@ -198,7 +198,7 @@ impl RuleTable {
                 continue;
             }
             let others = network.endpoints.iter().filter(|other| other.name != endpoint.name);
-            let others: Vec<IpNet> = others.flat_map(named_addresses).collect();
+            let others: Vec<IpNet> = others.flat_map(|endpoint| named_addresses(endpoint)).collect();
             let left = prefixes.iter().filter(|net| !is_single(net)).flat_map(|net| without(*net, &others));
             let addresses = left.map(|net| prefix(&net)).collect();
             members.push(EndpointRules { addresses, groups, ..EndpointRules::default() });
@@ -216,7 +216,7 @@ impl RuleTable {
                 || !endpoint.allowed_pairs.is_empty()
                 || !endpoint.routes.is_empty()
         };
-        if !network.learning && !network.endpoints.iter().any(forwards) {
+        if !network.learning && !network.endpoints.iter().any(|endpoint| forwards(endpoint)) {
             return Vec::new();
         }
         let here: BTreeSet<Addr> =

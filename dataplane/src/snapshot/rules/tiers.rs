@@ -4,7 +4,7 @@
 //! tenant's, the security groups, and the policies after them, the tenant's first. An endpoint of the exclusion list has none of
 //! them: it is still a member of its groups, whom the rules of others mean.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use ahash::RandomState;
 use eastgate_config::{
@@ -75,6 +75,8 @@ struct OfGroups {
     ids: Vec<GroupId>,
     /// The lists that they have in each direction
     lists: [Vec<GroupId>; 2],
+    /// The tiers of one of them
+    tiers: Option<[Arc<Vec<Tier>>; 2]>,
 }
 
 /// The tiers of the endpoints of one network.
@@ -104,22 +106,38 @@ impl<'c> Tiers<'c> {
     }
 
     /// The groups that an endpoint is in, and its tiers in each direction.
-    pub(super) fn of(&mut self, endpoint: &'c Endpoint) -> (Vec<GroupId>, [Vec<Tier>; 2]) {
+    pub(super) fn of(&mut self, endpoint: &'c Endpoint) -> (Vec<GroupId>, [Arc<Vec<Tier>>; 2]) {
         let (table, tenant, network) = (self.table, self.tenant, self.network);
-        let groups = self
-            .of_groups
+        let mut groups = std::mem::take(&mut self.of_groups);
+        let of_groups = groups
             .entry(&endpoint.groups)
             .or_insert_with(|| table.of_groups(tenant, network, &endpoint.groups));
-        let (ids, [ingress, egress]) = (groups.ids.clone(), groups.lists.clone());
-        let excluded = || table.ids.get(&Part::Excluded(endpoint.name.clone())).copied();
-        if table.site.excludes(&tenant.name, &endpoint.name)
+        let ids = of_groups.ids.clone();
+        let tiers = self.of_one(endpoint, of_groups);
+        self.of_groups = groups;
+        (ids, tiers)
+    }
+
+    fn of_one(&self, endpoint: &'c Endpoint, of_groups: &mut OfGroups) -> [Arc<Vec<Tier>>; 2] {
+        let excluded = || self.table.ids.get(&Part::Excluded(endpoint.name.clone())).copied();
+        if self.table.site.excludes(&self.tenant.name, &endpoint.name)
             && let Some(excluded) = excluded()
         {
-            let all = vec![Tier { groups: vec![excluded], end: TierEnd::Deny }];
-            return (ids, [all.clone(), all]);
+            let all = Arc::new(vec![Tier { groups: vec![excluded], end: TierEnd::Deny }]);
+            return [all.clone(), all];
         }
-        let tiers = [self.tiers(endpoint, 0, ingress), self.tiers(endpoint, 1, egress)];
-        (ids, tiers)
+        let has_policies = !self.after.is_empty() || self.before.iter().any(|policies| !policies.is_empty());
+        match &of_groups.tiers {
+            Some(same) if !has_policies => return same.clone(),
+            _ => {}
+        }
+        let [ingress, egress] = &of_groups.lists;
+        let tiers = [self.tiers(endpoint, 0, ingress.clone()), self.tiers(endpoint, 1, egress.clone())];
+        let shared = tiers.map(Arc::new);
+        if of_groups.tiers.as_ref() != Some(&shared) {
+            of_groups.tiers = Some(shared);
+        }
+        of_groups.tiers.clone().unwrap_or_default()
     }
 
     fn tiers(&self, endpoint: &Endpoint, direction: usize, groups: Vec<GroupId>) -> Vec<Tier> {
@@ -197,6 +215,6 @@ impl RuleTable {
             ingress.clone()
         };
         let ids = groups.iter().filter_map(|group| self.groups.get(&group.name).copied()).collect();
-        OfGroups { ids, lists: [ingress, egress] }
+        OfGroups { ids, lists: [ingress, egress], tiers: None }
     }
 }

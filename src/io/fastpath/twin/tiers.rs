@@ -1,7 +1,7 @@
 //! Policies that no configuration can write yet: tiers that allow, deny, reject and pass on, and verdicts that say more
 //! than that.
 
-use std::num::NonZeroU16;
+use std::{num::NonZeroU16, sync::Arc};
 
 use eastgate_policy::rule::{
     Action, ChainId, EndpointRules, Group, GroupId, MAX_TIERS, Peer, PortProtocol, PortRange, Rule, RuleId,
@@ -28,7 +28,7 @@ pub(super) fn around_what_is_written(mut source: Source) -> Source {
     first.egress.extend(stateless(1120..1240));
     let tier = |number, end| Tier { groups: vec![GroupId(written + number)], end };
     for EndpointRules { ingress, egress, .. } in &mut source.endpoints {
-        for tiers in [ingress, egress] {
+        for tiers in [ingress, egress].map(Arc::make_mut) {
             for tier in &mut *tiers {
                 tier.end = TierEnd::Pass;
             }
@@ -146,7 +146,7 @@ pub(super) fn by_port(mut source: Source) -> Source {
     let first = GroupId(source.groups.len() as u32);
     source.groups.push(Group { ingress: rules.clone(), egress: rules });
     for EndpointRules { ingress, egress, .. } in &mut source.endpoints {
-        for tiers in [ingress, egress] {
+        for tiers in [ingress, egress].map(Arc::make_mut) {
             tiers.insert(0, Tier { groups: vec![first], end: TierEnd::Pass });
         }
     }
@@ -170,7 +170,7 @@ pub(super) fn by_fields(mut source: Source) -> Source {
     let first = GroupId(source.groups.len() as u32);
     source.groups.push(Group { ingress: rules.clone(), egress: rules });
     for EndpointRules { ingress, egress, .. } in &mut source.endpoints {
-        for tiers in [ingress, egress] {
+        for tiers in [ingress, egress].map(Arc::make_mut) {
             tiers.insert(0, Tier { groups: vec![first], end: TierEnd::Pass });
         }
     }
@@ -192,7 +192,7 @@ pub(super) fn by_dice(mut source: Source) -> Source {
     }
     let groups = source.groups.len();
     for EndpointRules { ingress, egress, .. } in &mut source.endpoints {
-        for tiers in [ingress, egress] {
+        for tiers in [ingress, egress].map(Arc::make_mut) {
             *tiers = (0..dice.roll(MAX_TIERS + 1)).map(|_| some_tier(&mut dice, groups)).collect();
         }
     }
