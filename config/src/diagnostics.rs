@@ -73,6 +73,11 @@ impl Found {
         self.more.warnings += other.more.warnings;
     }
 
+    /// Those that are told
+    pub(super) fn told(&self) -> &[Diagnostic] {
+        &self.list
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
         self.list.is_empty()
     }

@@ -71,7 +71,7 @@ struct Standing<'c> {
 
 /// What the members of some groups have of them.
 struct OfGroups {
-    /// Rules that name one of these as their peer mean them.
+    /// Those that they are in: rules that name one of these as their peer mean them.
     ids: Vec<GroupId>,
     /// The lists that they have in each direction
     lists: [Vec<GroupId>; 2],
@@ -84,8 +84,8 @@ pub(super) struct Tiers<'c> {
     network: &'c config::Network,
     before: [Vec<Standing<'c>>; 2],
     after: Vec<Standing<'c>>,
-    /// Most endpoints are in the groups of many others.
-    of_groups: HashMap<&'c [Name], OfGroups, RandomState>,
+    /// Most endpoints are in the groups of many others, with the same rules.
+    of_groups: HashMap<(&'c [Name], Option<&'c [Name]>), OfGroups, RandomState>,
 }
 
 impl<'c> Tiers<'c> {
@@ -108,8 +108,8 @@ impl<'c> Tiers<'c> {
         let (table, tenant, network) = (self.table, self.tenant, self.network);
         let groups = self
             .of_groups
-            .entry(&endpoint.groups)
-            .or_insert_with(|| table.of_groups(tenant, network, &endpoint.groups));
+            .entry((&endpoint.groups, endpoint.rules_of.as_deref()))
+            .or_insert_with(|| table.of_groups(tenant, network, endpoint));
         let (ids, [ingress, egress]) = (groups.ids.clone(), groups.lists.clone());
         let excluded = || table.ids.get(&Part::Excluded(endpoint.name.clone())).copied();
         if table.site.excludes(&tenant.name, &endpoint.name)
@@ -173,9 +173,9 @@ impl RuleTable {
         Standing { policy, parts, end }
     }
 
-    /// The security groups with these names, and what they start from.
-    fn of_groups(&self, tenant: &Tenant, network: &config::Network, names: &[Name]) -> OfGroups {
-        let groups: Vec<&config::Group> = names.iter().filter_map(|name| tenant.groups.get(name)).collect();
+    /// The security groups of an endpoint: those that it is in, and those whose rules it has, with what they start from.
+    fn of_groups(&self, tenant: &Tenant, network: &config::Network, endpoint: &Endpoint) -> OfGroups {
+        let groups: Vec<&config::Group> = tenant.rules_of(endpoint);
         let template_says =
             |name: &Name| self.site.templates.get(name).is_some_and(|it| !it.egress.is_empty());
         let is_open = network.egress_default == EgressDefault::Open
@@ -196,7 +196,7 @@ impl RuleTable {
         } else {
             ingress.clone()
         };
-        let ids = groups.iter().filter_map(|group| self.groups.get(&group.name).copied()).collect();
+        let ids = endpoint.groups.iter().filter_map(|name| self.groups.get(name).copied()).collect();
         OfGroups { ids, lists: [ingress, egress] }
     }
 }
