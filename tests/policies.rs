@@ -395,3 +395,34 @@ fn endpoints_have_the_rules_of_their_groups_with_their_own_values() {
         assert_eq!(of_web2.unwrap()["flows"], 2 * FLOWS, "{dataplane}: {rules:#}");
     }
 }
+
+/// What is asked of a file names the same rules by the same lines.
+#[test]
+fn rules_with_values_are_named_by_the_line_that_they_are_written_at() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/variables.toml");
+    let text = std::fs::read_to_string(file).unwrap();
+    let line = |word: &str| text.lines().position(|line| line.contains(word)).unwrap() + 1;
+    let run = |words: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_eastgate")).args(words).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (_, told) = run(&["policy", "who", "--config", file, "--to", "acme/db1", "-o", "json"]);
+    let rows: Value = serde_json::from_str(&told).unwrap();
+    let values = "{CLIENTS=10.0.0.0/8-10.1.0.0/16,group:db;PORTS=8000-8099,8443}";
+    for (row, rule) in [(0, "acme/web egress #1".to_owned()), (1, format!("acme/web{values} egress #1"))] {
+        assert_eq!(rows[row]["egress"]["rule"], *rule, "{rows:#}");
+        let place = format!("variables.toml:{}:11", line("to = \"group:db\""));
+        assert!(rows[row]["egress"]["at"].as_str().unwrap().ends_with(&place), "{place}: {rows:#}");
+    }
+    // By its name, who has its rules; by that of the group, its members.
+    for (name, members) in [(format!("acme/web{values}"), 1), ("acme/web".to_owned(), 2)] {
+        let (_, told) = run(&["policy", "who", "--config", file, "--from", &name, "-o", "json"]);
+        assert_eq!(
+            serde_json::from_str::<Value>(&told).unwrap().as_array().unwrap().len(),
+            members,
+            "{name}"
+        );
+    }
+    let (code, told) = run(&["policy", "lint", "--config", file]);
+    assert_eq!((code, &*told), (Some(0), "every rule does something\n"));
+}

@@ -36,10 +36,10 @@ impl Read for PortsValue {
         }
     }
 
-    fn schema(generator: &mut SchemaGenerator) -> Schema {
+    fn schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "anyOf": [
-            PortRange::schema(generator),
-            { "type": "string", "pattern": "^\\$[A-Za-z0-9_]{1,63}$" },
+            { "type": "integer", "minimum": 0, "maximum": 65535 },
+            { "type": "string", "pattern": "^( *[0-9]{1,5} *(- *[0-9]{1,5} *)?|\\$[A-Za-z0-9_]{1,63})$" },
         ] })
     }
 }
