@@ -32,7 +32,7 @@ pub(super) fn check(name: &At<Name>, table: &TenantTable, reader: &mut Reader) -
     let mut made = Made::default();
     let mut endpoints = endpoint::check_all(&name.value, table, &mut claims, &mut made, reader);
     variables.apply(&table.endpoint.value, &mut endpoints, &mut groups, &mut names, reader);
-    claims.elsewhere = names.elsewhere;
+    claims.elsewhere = names.named_elsewhere();
     unused_groups(&groups, &policies, &table.group.value, &table.endpoint.value, reader);
     let mut networks = BTreeMap::new();
     for (index, (network_name, network_table)) in table.network.value.iter().enumerate() {
