@@ -69,6 +69,9 @@ struct Standing<'c> {
     end: Option<(GroupId, bool)>,
 }
 
+/// The groups that endpoints are in, and those whose rules they have where these are others
+type InGroups<'c> = (&'c [Name], Option<&'c [Name]>);
+
 /// What the members of some groups have of them.
 struct OfGroups {
     /// Those that they are in: rules that name one of these as their peer mean them.
@@ -85,7 +88,7 @@ pub(super) struct Tiers<'c> {
     before: [Vec<Standing<'c>>; 2],
     after: Vec<Standing<'c>>,
     /// Most endpoints are in the groups of many others, with the same rules.
-    of_groups: HashMap<(&'c [Name], Option<&'c [Name]>), OfGroups, RandomState>,
+    of_groups: HashMap<InGroups<'c>, OfGroups, RandomState>,
 }
 
 impl<'c> Tiers<'c> {
