@@ -122,9 +122,10 @@ impl Policies {
             }
         }
         if found.is_empty() {
-            for (place, network) in of_tenant().filter(|(_, it)| it.tenant.groups.contains_key(key)) {
+            let with_group = of_tenant().filter_map(|(at, it)| Some((at, it, it.tenant.groups.get(key)?)));
+            for (place, network, group) in with_group {
                 let endpoints = network.endpoints().iter().zip(0..);
-                let is_member = |endpoint: &config::Endpoint| endpoint.groups.iter().any(|it| &**it == key);
+                let is_member = |endpoint: &config::Endpoint| network.tenant.means(group, endpoint);
                 found.insert(place, endpoints.filter(|(it, _)| is_member(it)).map(|(_, at)| at).collect());
             }
         }

@@ -162,7 +162,7 @@ fn kind(schema: &Value) -> String {
     match schema["type"].as_str().unwrap_or_default() {
         "integer" => format!("integer{}", bounded("minimum", "maximum")),
         "array" => format!("list of {}", kind(&schema["items"])),
-        "object" if schema["additionalProperties"].is_object() => "tables by name".into(),
+        "object" if schema["additionalProperties"]["type"] == "object" => "tables by name".into(),
         "object" => "table".into(),
         other => other.into(),
     }

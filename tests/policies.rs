@@ -298,3 +298,131 @@ fn filters_by_libvirts_names_hold() {
         wait_for("it comes in", || sink.count() == 1);
     }
 }
+
+/// Endpoints of one group with values of their own, and what the group includes: each is reached on its own ports, and a change of one's
+/// values is nobody else's.
+#[test]
+fn endpoints_have_the_rules_of_their_groups_with_their_own_values() {
+    const PORTS: [u16; 6] = [7000, 7001, 7002, 7003, 7010, 7011];
+    const WEB2: &str = "variables = { PORTS = [7001, 7002] }\n";
+    const DB1: &str = "variables = { PORTS = 7003, PROBES = [7011] }\n";
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        site.rewrite(|text| {
+            let head = "[tenant.acme.group.all]\n";
+            let with = |text: &str, name: &str, more: &str| {
+                let table = format!("[tenant.acme.endpoint.{name}]\n");
+                text.replace(&table, &format!("{table}{more}"))
+            };
+            let text = text.replace("ports = [7000]", "ports = \"$PORTS\"").replace(
+                head,
+                &format!("{head}include = [\"probed\"]\nvariables = {{ PORTS = [7000], PROBES = 7010 }}\n"),
+            );
+            with(&with(&text, "web2", WEB2), "db1", DB1)
+                + "[tenant.acme.group.probed]\nvariables = { PROBERS = \"group:all\" }\n\
+                   ingress = [{ proto = \"udp\", ports = \"$PROBES\", from = \"$PROBERS\" }]\n"
+        });
+        let daemons = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
+        let spaces = [&site.web2, &site.db1];
+        let sinks = [0, 1].map(|n| PORTS.map(|port| Sink::start(spaces[n], udp(RECEIVERS[n].0, port))));
+        let mut sent = [[0; PORTS.len()]; 2];
+        let denied = |n: usize, all: &str| {
+            let probed = ["10", "11"][n];
+            let rule = format!(
+                "default deny: no rule of acme/all{{PORTS={all}}}, acme/probed{{PROBERS=group:all;PROBES=70{probed}}} allows it"
+            );
+            refused(&daemons[n], &rule)
+        };
+        let mut deliver = |n: usize, open: &[u16], all: &str| {
+            let before = denied(n, all);
+            for sport in (4000..).take(FLOWS as usize) {
+                for port in PORTS {
+                    send_frame(&site.web1, "eth0", &datagram([0, 11], RECEIVERS[n], sport, port));
+                }
+            }
+            for ((port, sink), sent) in PORTS.iter().zip(&sinks[n]).zip(&mut sent[n]) {
+                *sent += if open.contains(port) { FLOWS } else { 0 };
+                wait_for(&format!("{dataplane}: {port} at {n}"), || sink.count() >= *sent);
+            }
+            let closed = (PORTS.len() - open.len()) as u64;
+            wait_for(&format!("{dataplane}: what nobody allows is told at {n}"), || {
+                denied(n, all) >= before + closed * FLOWS
+            });
+            for ((port, sink), sent) in PORTS.iter().zip(&sinks[n]).zip(&sent[n]) {
+                assert_eq!(sink.count(), *sent, "{dataplane}: {port} at {n}");
+            }
+        };
+        deliver(0, &[7001, 7002, 7010], "7001,7002");
+        deliver(1, &[7003, 7011], "7003");
+        let line = |word: &str| {
+            let text = std::fs::read_to_string(&site.config).unwrap();
+            text.lines().position(|line| line.contains(word)).unwrap() + 1
+        };
+        for (port, rule, at) in [
+            (7003, "acme/all{PORTS=7003} ingress #1", line("$PORTS")),
+            (7011, "acme/probed{PROBERS=group:all;PROBES=7011} ingress #1", line("$PROBES")),
+        ] {
+            let output = daemons[1].run(&[
+                "trace",
+                "--vni",
+                "5001",
+                "udp",
+                "10.1.0.11:5000",
+                &format!("10.1.0.21:{port}"),
+            ]);
+            let told = String::from_utf8_lossy(&output.stdout).into_owned();
+            let place = format!("eastgate.toml:{at}:");
+            assert!(told.contains(&format!("{rule} allows it")) && told.contains(&place), "{place} {told}");
+        }
+        // Another port for one of them: the other's flows do not notice.
+        site.rewrite(|text| text.replace(DB1, &DB1.replace("7003", "7002")));
+        for daemon in &daemons {
+            let output = daemon.run(&["reload"]);
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            for line in ["1 endpoint changed: acme/db1", "acme/all{PORTS=7003}"] {
+                assert!(said.contains(line), "{dataplane}: {said}");
+            }
+            assert!(!said.contains("web2") && !said.contains("7001"), "{dataplane}: {said}");
+        }
+        deliver(1, &[7002, 7011], "7002");
+        deliver(0, &[7001, 7002, 7010], "7001,7002");
+        let rules = daemons[0].ask(&["show", "rules"]);
+        let of_web2 = rules["rules"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|row| row["rule"] == "acme/all{PORTS=7001,7002} ingress #1");
+        assert_eq!(of_web2.unwrap()["flows"], 2 * FLOWS, "{dataplane}: {rules:#}");
+    }
+}
+
+/// What is asked of a file names the same rules by the same lines.
+#[test]
+fn rules_with_values_are_named_by_the_line_that_they_are_written_at() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/variables.toml");
+    let text = std::fs::read_to_string(file).unwrap();
+    let line = |word: &str| text.lines().position(|line| line.contains(word)).unwrap() + 1;
+    let run = |words: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_eastgate")).args(words).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (_, told) = run(&["policy", "who", "--config", file, "--to", "acme/db1", "-o", "json"]);
+    let rows: Value = serde_json::from_str(&told).unwrap();
+    let values = "{CLIENTS=10.0.0.0/8-10.1.0.0/16,group:db;PORTS=8000-8099,8443}";
+    for (row, rule) in [(0, "acme/web egress #1".to_owned()), (1, format!("acme/web{values} egress #1"))] {
+        assert_eq!(rows[row]["egress"]["rule"], *rule, "{rows:#}");
+        let place = format!("variables.toml:{}:11", line("to = \"group:db\""));
+        assert!(rows[row]["egress"]["at"].as_str().unwrap().ends_with(&place), "{place}: {rows:#}");
+    }
+    // By its name, who has its rules; by that of the group, its members.
+    for (name, members) in [(format!("acme/web{values}"), 1), ("acme/web".to_owned(), 2)] {
+        let (_, told) = run(&["policy", "who", "--config", file, "--from", &name, "-o", "json"]);
+        assert_eq!(
+            serde_json::from_str::<Value>(&told).unwrap().as_array().unwrap().len(),
+            members,
+            "{name}"
+        );
+    }
+    let (code, told) = run(&["policy", "lint", "--config", file]);
+    assert_eq!((code, &*told), (Some(0), "every rule does something\n"));
+}

@@ -7,6 +7,7 @@ mod filters;
 mod header;
 mod helper;
 mod icmp;
+mod includes;
 mod limits;
 mod names;
 mod negation;
@@ -16,6 +17,7 @@ mod route;
 mod rule;
 mod site;
 mod tenant;
+mod variables;
 
 pub(super) use self::{network::reserved_role, policy::mixed_own, site::Quotas};
 

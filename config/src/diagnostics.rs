@@ -78,6 +78,11 @@ impl Found {
         self.list.len()
     }
 
+    /// Those that are told
+    pub(super) fn told(&self) -> &[Diagnostic] {
+        &self.list
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
         self.list.is_empty()
     }

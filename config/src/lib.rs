@@ -29,6 +29,7 @@ mod sizes;
 mod tables;
 mod timeouts;
 mod values;
+mod variables;
 mod vlans;
 
 pub use diagnostics::Diagnostics;

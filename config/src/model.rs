@@ -220,6 +220,10 @@ pub struct Group {
     pub description: Option<Arc<str>>,
     /// The templates whose rules it has beside its own, in the order written.
     pub like: Vec<Name>,
+    /// The group whose rules it has with other values; none where it is written so. Nobody is in one that is made.
+    pub made_of: Option<Name>,
+    /// The groups whose rules its members have beside its own, however deep they are included; sorted.
+    pub includes: Vec<Name>,
     /// Its members may send each other anything: the last rule of both lists says so, and is written there.
     pub admits_members: bool,
     /// What its rules allow begins a flow, whose answers pass; else each packet is decided by itself.
@@ -378,6 +382,8 @@ pub struct Endpoint {
     pub learning: Option<Learning>,
     /// The groups it is in, sorted.
     pub groups: Vec<Name>,
+    /// The groups whose rules it has, sorted; none where those are the ones it is in, and what they include.
+    pub rules_of: Option<Box<[Name]>>,
     /// What else it may send from.
     pub allowed_pairs: Vec<AllowedPair>,
     /// Prefixes that it forwards for.

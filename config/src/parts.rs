@@ -34,7 +34,7 @@ pub(super) struct Parts {
     /// Its tables: those that did not change are the very ones that were read before.
     pub(super) file: FileTable,
     /// The file, and each part by its number
-    pub(super) sources: Sources,
+    pub(super) sources: Arc<Sources>,
     /// The parts in the order in which they are written, each with its range of the file
     order: Vec<(u32, Range<usize>)>,
 }
@@ -96,7 +96,7 @@ impl Parts {
         let Pieces { parts, rest } = cut(text)?;
         let mut file = read_rest(source, &rest, included)?;
         let numbers = find_known(text, &parts, known);
-        let mut sources = known.map_or_else(|| vec![source.clone()], |known| known.sources.clone());
+        let mut sources = known.map_or_else(|| vec![source.clone()], |known| known.sources.to_vec());
         *sources.first_mut()? = source.clone();
         let mut kept = vec![false; sources.len()];
         for number in numbers.iter().flatten() {
@@ -136,7 +136,7 @@ impl Parts {
             put_together(&mut table.endpoint.value, &before.endpoint.value, is_kept)?;
             add_tenant(&mut file, name, first, table);
         }
-        Some(Self { file, sources, order })
+        Some(Self { file, sources: Arc::new(sources), order })
     }
 }
 
@@ -386,9 +386,14 @@ mod tests {
         } else {
             String::new()
         };
+        let (web, values) = match number % 5 {
+            0 => (", \"web\"", "variables = { PORTS = [81, 82] }\n"),
+            1 => (", \"web\"", ""),
+            _ => ("", ""),
+        };
         format!(
             "[tenant.{tenant}.endpoint.{name}]\nnetwork = \"lan\"\nhost = \"a\"\nport = \"{tenant}-{name}\"\n\
-             mac = \"02:00:00:00:{:02x}:{:02x}\"\naddresses = [\n  \"10.1.{}.{}\", # ü\n]\ngroups = [\"all\"]\n{pair}",
+             mac = \"02:00:00:00:{:02x}:{:02x}\"\naddresses = [\n  \"10.1.{}.{}\", # ü\n]\ngroups = [\"all\"{web}]\n{values}{pair}",
             number / 256,
             number % 256,
             1 + number / 200,
@@ -416,6 +421,11 @@ mod tests {
         for (vni, tenant) in (1..).zip(["acme", "beta"]) {
             let _ = write!(text, "[tenant.{tenant}.network.lan]\nvni = {vni}\nsubnets = [\"10.1.0.0/16\"]\n");
             text += &group(tenant, "all");
+            let _ = write!(
+                text,
+                "[tenant.{tenant}.group.web]\nvariables = {{ PORTS = [80] }}\ninclude = [\"all\"]\n\
+                 [[tenant.{tenant}.group.web.ingress]]\nproto = \"tcp\"\nports = \"$PORTS\"\nfrom = \"any\"\n"
+            );
             (0..120).for_each(|number| text += &endpoint(tenant, &format!("vm{number:03}"), number));
         }
         assert!(text.len() > WORTH_IT);
@@ -476,7 +486,9 @@ mod tests {
             ("a name", base.replace(&one, &one.replace("vm050", "vm50"))),
             ("a rule", base.replace(&all, &all.replace("\"any\"", "\"10.1.0.0/16\""))),
             ("a rule comes", base.replace(&all, &all.replace("\n\n", "\nproto = \"tcp\"\n"))),
-            ("a group comes", base.replace(&all, &format!("{all}{}", group("acme", "web")))),
+            ("a group comes", base.replace(&all, &format!("{all}{}", group("acme", "db")))),
+            ("a variable's value", base.replacen("PORTS = [81, 82]", "PORTS = [83]", 1)),
+            ("values of a group", base.replace("PORTS = [80]", "PORTS = [81]")),
             ("a policy comes", base.replace(&one, &format!("{one}{}", policy("pass")))),
             (
                 "a set comes",

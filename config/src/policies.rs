@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
     leaf::{Mode, PolicyEnd, Position},
-    model::{Endpoint, Name, Network, Peer, Rule, Tenant},
+    model::{Endpoint, Group, Name, Network, Peer, Rule, Tenant},
     place::Place,
     prefixes::without,
 };
@@ -176,6 +176,31 @@ impl Tenant {
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
         let of_groups = self.groups.values().flat_map(|group| group.ingress.iter().chain(&group.egress));
         of_groups.chain(self.policies.values().flat_map(Policy::rules))
+    }
+
+    /// The groups whose rules an endpoint has, sorted by name: those that it is in, with what they include. Where it gives variables
+    /// values of its own, groups that are made of those stand in their place, and nobody is in them.
+    #[must_use]
+    pub fn rules_of<'a>(&'a self, endpoint: &'a Endpoint) -> Vec<&'a Group> {
+        let named = |names: &'a [Name]| names.iter().filter_map(|name| self.groups.get(name));
+        if let Some(names) = &endpoint.rules_of {
+            return named(names).collect();
+        }
+        let is_in = named(&endpoint.groups);
+        let mut groups: Vec<&Group> =
+            is_in.flat_map(|group| std::iter::once(group).chain(named(&group.includes))).collect();
+        groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        groups.dedup_by(|a, b| a.name == b.name);
+        groups
+    }
+
+    /// Whether a group means an endpoint: one that is made of values whoever has its rules, any other its members.
+    #[must_use]
+    pub fn means(&self, group: &Group, endpoint: &Endpoint) -> bool {
+        match group.made_of {
+            Some(_) => self.rules_of(endpoint).iter().any(|of| of.name == group.name),
+            None => endpoint.groups.contains(&group.name),
+        }
     }
 
     /// The endpoint with this name, and its network.

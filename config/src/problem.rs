@@ -482,6 +482,38 @@ problems! {
     NotNamed { peer: String } Error "not-named"
         "`{peer}` cannot be negated: who is in it changes"
         "write a rule with it before this one that says what becomes of it, or addresses";
+    /// A group that has its own rules by a detour.
+    IncludeCycle { chain: String } Error "include-cycle"
+        "this group includes itself: {chain}"
+        "take one of the includes out; what several groups share goes into a group that includes none of them";
+    /// Too much is included.
+    IncludeDeep { what: String } Error "include-deep"
+        "{what}"
+        "include the inner ones directly, or write their rules here";
+    /// A group whose members are not those of who includes it.
+    IncludeAdmits { name: String } Error "include-admits"
+        "`{name}` admits its members, and who includes it is none of them"
+        "write the rules that both need into a group without `admit_members`, and include that in both; or put the endpoints into `{name}`";
+    /// Not a variable.
+    BadVariable { text: String } Error "bad-variable"
+        "`{text}` is not a variable"
+        "a rule names it as \"$NAME\", `variables` without the `$`; names are 1 to 63 letters, digits and _. It stands for all its values, and several in one rule for all combinations";
+    /// A variable where none is heeded.
+    VariableMisplaced { text: String } Error "variable-misplaced"
+        "`{text}`: no variable is heeded here"
+        "variables stand in `ports`, `source_ports`, `from` and `to` of groups' rules; write what is meant";
+    /// Nobody says what a variable stands for.
+    VariableMissing { name: String, group: String } Error "variable-missing"
+        "a rule that the endpoint has by group `{group}` has `${name}`, and nobody says what that is"
+        "add `variables = {{ {name} = [...] }}` to the endpoint, or to the group for all who say nothing else";
+    /// A value that no rule asks for.
+    VariableUnknown { name: String, near: Near } Error "variable-unknown"
+        "no rule that this endpoint has by its groups has `${name}`"
+        "{near}";
+    /// Likewise, of a group.
+    VariableUnused { name: String, near: Near } Warning "variable-unused"
+        "no rule of this group, nor of what it includes, has `${name}`"
+        "take it out; {near}";
     /// A policy without rules.
     PolicyEmpty { name: String } Warning "policy-empty"
         "policy `{name}` has no rules: it changes nothing"

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// A range of bytes of the file being read, or of one of the parts that were read by themselves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Span {
     start: u32,
     end: u32,
@@ -39,7 +39,7 @@ pub(super) struct At<T> {
 
 /// What is known while one file is read.
 pub(super) struct Reader {
-    sources: Sources,
+    sources: Arc<Sources>,
     pub(super) found: Found,
     /// Keys may be lost with what is no TOML: that one is missing would be a guess.
     pub(super) guesses: bool,
@@ -96,8 +96,13 @@ impl Span {
 }
 
 impl Reader {
-    pub(super) fn new(sources: Sources) -> Self {
-        Self { sources, found: Found::default(), guesses: true }
+    pub(super) fn new(sources: impl Into<Arc<Sources>>) -> Self {
+        Self { sources: sources.into(), found: Found::default(), guesses: true }
+    }
+
+    /// Another one of the same, that has found nothing.
+    pub(super) fn beside(&self) -> Self {
+        Self { guesses: self.guesses, ..Self::new(self.sources.clone()) }
     }
 
     /// The file

@@ -15,6 +15,7 @@ use super::{
     values::{
         AddressOrPrefix, Device, Int, List, NameText, NumberOrWord, OneOrMany, OuterTtl, PeerValue, TrunkVlan,
     },
+    variables::{PortsValue, Variables},
     vlans::VlanRange,
 };
 
@@ -316,6 +317,12 @@ table! {
         default prefix_pairs: bool = false,
         /// Tenants whose rules may name it, as "group:TENANT/NAME".
         many shared_with: List<NameText>,
+        /// Other groups of the tenant: its members have their rules as well, and those of what they include. Who is a member of them does not
+        /// change.
+        many include: List<NameText>,
+        /// Values of variables in its rules and in those of groups that it includes, for endpoints that give none themselves:
+        /// `{ PORTS = [80, "8000-8099"], CLIENTS = "10.1.0.0/24" }`.
+        optional variables: Variables,
         /// What members may receive.
         many ingress: List<RuleTable>,
         /// What members may send.
@@ -412,10 +419,11 @@ table! {
         optional description: Arc<str>,
         /// Protocol by name or number, or "any". "icmp" without a type is ICMP and ICMPv6; with a type it is ICMP.
         default proto: NumberOrWord = NumberOrWord("any".into()),
-        /// Destination ports: 443, "443", "8000-8099", or a list; with tcp, udp, sctp, dccp and udplite.
-        optional ports: OneOrMany<PortRange>,
+        /// Destination ports: 443, "443", "8000-8099", or a list; with tcp, udp, sctp, dccp and udplite. In a group "$NAME" stands for
+        /// the values of a variable, as in `source_ports`, `from` and `to`.
+        optional ports: OneOrMany<PortsValue>,
         /// Source ports, likewise.
-        optional source_ports: OneOrMany<PortRange>,
+        optional source_ports: OneOrMany<PortsValue>,
         /// ICMP type by name or number; with icmp and icmpv6.
         optional icmp_type: NumberOrWord,
         /// ICMP code by name or number; with `icmp_type`.
@@ -481,6 +489,8 @@ table! {
         optional learn_lock: bool,
         /// Its security groups; of several, the union counts.
         many groups: List<NameText>,
+        /// Values of variables in the rules of its groups, in place of those that the groups give: `{ PORTS = [8080] }`.
+        optional variables: Variables,
         /// More addresses that it may send from.
         many allowed_pairs: List<AllowedPairTable>,
         /// Prefixes behind it: it forwards packets from them, and is sent packets to them.

@@ -457,7 +457,8 @@ fn groups(network: &Network, uncounted: &Uncounted) -> Vec<GroupRow> {
     let Some(config) = network.config() else { return Vec::new() };
     let mut members: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for endpoint in config.endpoints.iter() {
-        for group in &endpoint.groups {
+        let made = network.tenant.rules_of(endpoint).into_iter().filter(|group| group.made_of.is_some());
+        for group in endpoint.groups.iter().chain(made.map(|group| &group.name)) {
             members.entry(group).or_default().push(endpoint.name.to_string());
         }
     }

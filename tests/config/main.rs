@@ -10,6 +10,7 @@ mod meaning;
 mod policies;
 mod random;
 mod schema;
+mod variables;
 
 use std::path::{Path, PathBuf};
 

@@ -304,8 +304,18 @@ const NWFILTER: &[Row] = &[
     ),
     ("Variables MAC, IP, IPV6", "an endpoint's own", IMPORT_LIBVIRT),
     (
+        "Variables of one's own, with parameters of each interface",
+        "`\"$NAME\"` in a group's rule; `variables` of endpoints and groups",
+        Some("tests/policies.rs::endpoints_have_the_rules_of_their_groups_with_their_own_values"),
+    ),
+    (
+        "What an interface says counts before what a filter gives that it includes",
+        "likewise: who is further out counts first",
+        Some("tests/config/variables.rs::who_is_further_out_counts_first"),
+    ),
+    (
         "Lists of values, iterators, single elements",
-        "lists in a rule; on import one rule for each of the values that go together",
+        "lists in a rule, variables with lists, of which several make all pairs (`[@1]`, `[@2]`); on import one rule for each of the values that go together",
         Some("tests/import/filters.rs::negation_and_lists_are_what_iptables_would_make_of_them"),
     ),
     (
@@ -322,7 +332,7 @@ const NWFILTER: &[Row] = &[
     ),
     (
         "Filters include filters",
-        "resolved on import, with their parameters",
+        "`include` of a group; resolved on import, with their parameters",
         Some("tests/import/filters.rs::filters_include_others_with_parameters"),
     ),
     (

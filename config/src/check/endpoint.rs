@@ -431,6 +431,7 @@ fn build(
         learned: Vec::new(),
         learning,
         groups,
+        rules_of: None,
         allowed_pairs: pairs.collect(),
         routes: table.routes.value.items.iter().map(|route| route.value.0).collect(),
         guest_vlans: table.guest_vlans.good().map(|list| merged(&list.value)),

@@ -266,6 +266,8 @@ pub(super) fn empty(name: Name, at: Place) -> Group {
         at,
         description: None,
         like: Vec::new(),
+        made_of: None,
+        includes: Vec::new(),
         admits_members: false,
         stateful: true,
         wide: false,

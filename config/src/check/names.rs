@@ -55,6 +55,13 @@ impl<'t> Names<'t> {
         }
     }
 
+    /// What was named elsewhere, each place once: rules are read once for each of their values.
+    pub(super) fn named_elsewhere(mut self) -> Vec<Elsewhere> {
+        self.elsewhere.sort_by_key(|named| named.at.range().start);
+        self.elsewhere.dedup_by(|a, b| a.at.range() == b.at.range() && a.kind == b.kind);
+        self.elsewhere
+    }
+
     /// Notes what is elsewhere.
     pub(super) fn elsewhere<'n>(
         &mut self,

@@ -20,6 +20,7 @@ use crate::{
     read::{At, Field, Reader, Span},
     tables::{PeerTable, PolicyRuleTable, RuleTable},
     values::{AddressOrPrefix, List, NumberOrWord, OneOrMany, PeerValue},
+    variables::{PortsValue, is_variable, misplaced},
 };
 
 /// Which of its lists a rule is in.
@@ -157,8 +158,8 @@ fn check(
     let (family, protocol) = family(rule, protocol, [&peers, &own], reader);
     let own = own.iter().filter_map(|own| prefix_of(&own.value)).copied().collect();
     let own = negation.own(own, own_at, reader);
-    let mut ports_of = |key, field: &Field<OneOrMany<PortRange>>| {
-        let ranges = if ports { merged(field) } else { Vec::new() };
+    let mut ports_of = |key, field: &Field<OneOrMany<PortsValue>>| {
+        let ranges = if ports { merged(field, reader) } else { Vec::new() };
         negation.ports(key, ranges, field.good().map(|ports| ports.span), reader)
     };
     let (ports, source_ports) =
@@ -193,6 +194,9 @@ fn protocol(rule: &RuleTable, reader: &mut Reader) -> Option<Protocol> {
     }
     let named = PROTOCOLS.iter().find(|(name, _)| name == word).map(|(_, number)| *number);
     let number = named.or_else(|| icmp::number(word));
+    if is_misplaced(word, rule.proto.span, reader) {
+        return None;
+    }
     if number.is_none() {
         let near = Near::new(word, PROTOCOLS.iter().map(|(name, _)| *name).chain(["any"]));
         reader.report(Problem::BadProtocol { text: word.clone(), near }, rule.proto.span);
@@ -224,9 +228,14 @@ fn ports_possible(rule: &RuleTable, protocol: Protocol, reader: &mut Reader) -> 
 }
 
 /// The ranges sorted, with those that touch made one.
-fn merged(ports: &Field<OneOrMany<PortRange>>) -> Vec<PortRange> {
+fn merged(ports: &Field<OneOrMany<PortsValue>>, reader: &mut Reader) -> Vec<PortRange> {
     let Some(ports) = ports.good() else { return Vec::new() };
-    let mut sorted: Vec<PortRange> = ports.value.0.iter().map(|range| range.value).collect();
+    for At { value, span } in &ports.value.0 {
+        if let PortsValue::Variable(word) = value {
+            is_misplaced(word, *span, reader);
+        }
+    }
+    let mut sorted: Vec<PortRange> = ports.value.0.iter().filter_map(|ports| ports.value.range()).collect();
     sorted.sort_unstable();
     let mut merged: Vec<PortRange> = Vec::with_capacity(sorted.len());
     for range in sorted {
@@ -258,6 +267,9 @@ fn icmp_match(rule: &RuleTable, protocol: Protocol, negated: bool, reader: &mut 
         return None;
     };
     let NumberOrWord(word) = &kind.value;
+    if is_misplaced(word, kind.span, reader) {
+        return None;
+    }
     let Some(number) = icmp::kind(family, word) else {
         let what = if family == Family::V4 { "an ICMP type" } else { "an ICMPv6 type" };
         let near = Near::new(word, icmp::kinds(family));
@@ -390,6 +402,9 @@ fn peer(word: &str, span: Span, names: &mut Names<'_>, reader: &mut Reader) -> O
     if let Some(name) = word.strip_prefix("set:") {
         return names.set(name.trim(), span, reader);
     }
+    if is_misplaced(word, span, reader) {
+        return None;
+    }
     match AddressOrPrefix::parse(word) {
         Ok(AddressOrPrefix(prefix)) => Some(Peer::Prefix(prefix)),
         Err(Problem::BadPrefix { text }) => {
@@ -401,6 +416,14 @@ fn peer(word: &str, span: Span, names: &mut Names<'_>, reader: &mut Reader) -> O
             None
         }
     }
+}
+
+/// Whether a variable stands where none has values, which is reported.
+fn is_misplaced(word: &str, span: Span, reader: &mut Reader) -> bool {
+    if is_variable(word) {
+        reader.report(misplaced(word), span);
+    }
+    is_variable(word)
 }
 
 /// A prefix but for others inside it, of which something must be left.

@@ -7,7 +7,9 @@ use std::{
 
 use ahash::RandomState;
 
-use super::{Claims, endpoint, filters::Made, names::Names, network, policy, rule, site};
+use super::{
+    Claims, endpoint, filters::Made, names::Names, network, policy, rule, site, variables::Variables,
+};
 use crate::{
     leaf::{Action, Mode},
     model::{Group, Name, Peer, Tenant},
@@ -32,16 +34,19 @@ pub(super) fn check(
 ) -> (Tenant, Claims, Checked) {
     let mut claims = Claims::default();
     let mut names = Names::of_tenant(&name.value, &table.group.value, &table.set.value);
-    let mut groups = groups(&table.group.value, &mut names, &mut claims, reader);
+    let mut variables = Variables::of(&table.group.value, reader);
+    let mut groups = groups(&table.group.value, &mut variables, &mut names, &mut claims, reader);
+    variables.include(&mut groups, &mut names, reader);
     let parts = policy::Parts::of(table);
     let mut policies = policy::check_all(&table.policy.value, Some(&parts), &mut names, reader);
-    claims.elsewhere = names.elsewhere;
     let sets = table.set.value.iter().map(|(name, table)| set(name, table, &mut claims, reader)).collect();
-    unused_groups(&groups, &policies, &table.group.value, &table.endpoint.value, reader);
     let mut made = Made::default();
     let checked = endpoint::check_all(&name.value, table, before, &mut made, reader);
     claims.endpoints = checked.iter().map(|endpoint| endpoint.claim.clone()).collect();
     let mut endpoints = endpoint::by_network(&checked);
+    variables.apply(&table.endpoint.value, &mut endpoints, &mut groups, &mut names, reader);
+    claims.elsewhere = names.named_elsewhere();
+    unused_groups(&groups, &policies, &table.group.value, &table.endpoint.value, reader);
     let mut networks = BTreeMap::new();
     for (index, (network_name, network_table)) in table.network.value.iter().enumerate() {
         let own = endpoints.remove(&index);
@@ -70,34 +75,43 @@ pub(super) fn check(
 
 fn groups(
     tables: &Named<GroupTable>,
+    variables: &mut Variables<'_>,
     names: &mut Names<'_>,
     claims: &mut Claims,
     reader: &mut Reader,
 ) -> BTreeMap<Name, Group> {
     let mut groups = BTreeMap::new();
-    for (name, table) in tables {
+    for (at, (name, table)) in tables.iter().enumerate() {
+        let [ingress, egress] = variables.rules(at, names, reader);
         let like = table.like.good().into_iter().flat_map(|list| &list.value.0);
         let mut group = Group {
             name: name.value.clone(),
             at: reader.place(name.span),
             description: table.description.good().map(|text| text.value.clone()),
             like: each_once(like, |template, at| claims.templates.push((template, at)), reader),
+            made_of: None,
+            includes: Vec::new(),
             admits_members: table.admit_members.value,
             stateful: table.stateful.value,
             wide: table.prefix_pairs.value,
             shared_with: shared_with(&table.shared_with.value, claims, reader),
-            ingress: rule::check_list(&table.ingress.value, rule::Direction::Ingress, names, reader),
-            egress: rule::check_list(&table.egress.value, rule::Direction::Egress, names, reader),
+            ingress,
+            egress,
         };
-        if group.admits_members {
-            let (members, at) = (Peer::Group(group.name.clone()), reader.place(table.admit_members.span));
-            let among_members = rule::all_of(Action::Allow, None, members, at);
-            group.ingress.push(among_members.clone());
-            group.egress.push(among_members);
-        }
+        among_members(&mut group, &name.value, table, reader);
         groups.insert(name.value.clone(), group);
     }
     groups
+}
+
+/// Adds the rules by which members of a group send each other anything, where it admits them.
+pub(super) fn among_members(group: &mut Group, members_of: &Name, table: &GroupTable, reader: &Reader) {
+    if group.admits_members {
+        let (members, at) = (Peer::Group(members_of.clone()), reader.place(table.admit_members.span));
+        let among_members = rule::all_of(Action::Allow, None, members, at);
+        group.ingress.push(among_members.clone());
+        group.egress.push(among_members);
+    }
 }
 
 fn set(name: &At<Name>, table: &SetTable, claims: &mut Claims, reader: &mut Reader) -> (Name, AddressSet) {
@@ -148,6 +162,10 @@ fn unused_groups(
     }
     let members = endpoints.iter().flat_map(|(_, endpoint)| &endpoint.groups.value.items);
     let mut used: HashSet<&str, RandomState> = members.map(|group| &*group.value.0).collect();
+    for (name, table) in tables {
+        let included = table.include.value.items.iter().map(|group| &*group.value.0);
+        used.extend(included.filter(|included| **included != *name.value));
+    }
     for group in groups.values() {
         let named = group.ingress.iter().chain(&group.egress).flat_map(rule::groups_named);
         used.extend(named.filter(|name| **name != *group.name));

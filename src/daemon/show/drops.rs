@@ -147,13 +147,14 @@ pub(super) fn refused_by(network: &Network, key: &DropKey) -> Option<RuleRef> {
     let endpoint = of_network.endpoint(&network.endpoint(key.by?)?.name)?;
     let tenant = &network.tenant.name;
     let policies = network.rules.policies_of(&network.tenant, &of_network.name, endpoint);
-    let groups = endpoint.groups.iter().map(|group| RuleList::Group(group.clone()));
+    let groups = network.tenant.rules_of(endpoint);
+    let first = groups.first().map(|group| &group.at);
+    let groups = groups.iter().map(|group| RuleList::Group(group.name.clone()));
     let lists: Vec<String> = groups.chain(policies).map(|list| list.name(tenant)).collect();
     let rule = if lists.is_empty() {
         format!("default deny: {tenant}/{} is in no group", endpoint.name)
     } else {
         format!("default deny: no rule of {} allows it", lists.join(", "))
     };
-    let group = endpoint.groups.first().and_then(|name| network.tenant.groups.get(name));
-    Some(RuleRef { rule, at: group.map_or(&endpoint.at, |group| &group.at).to_string() })
+    Some(RuleRef { rule, at: first.unwrap_or(&endpoint.at).to_string() })
 }

@@ -69,9 +69,12 @@ struct Standing<'c> {
     end: Option<(GroupId, bool)>,
 }
 
+/// The groups that endpoints are in, and those whose rules they have where these are others
+type InGroups<'c> = (&'c [Name], Option<&'c [Name]>);
+
 /// What the members of some groups have of them.
 struct OfGroups {
-    /// Rules that name one of these as their peer mean them.
+    /// Those that they are in: rules that name one of these as their peer mean them.
     ids: Vec<GroupId>,
     /// The lists that they have in each direction
     lists: [Vec<GroupId>; 2],
@@ -86,8 +89,8 @@ pub(super) struct Tiers<'c> {
     network: &'c config::Network,
     before: [Vec<Standing<'c>>; 2],
     after: Vec<Standing<'c>>,
-    /// Most endpoints are in the groups of many others.
-    of_groups: HashMap<&'c [Name], OfGroups, RandomState>,
+    /// Most endpoints are in the groups of many others, with the same rules.
+    of_groups: HashMap<InGroups<'c>, OfGroups, RandomState>,
 }
 
 impl<'c> Tiers<'c> {
@@ -110,8 +113,8 @@ impl<'c> Tiers<'c> {
         let (table, tenant, network) = (self.table, self.tenant, self.network);
         let mut groups = std::mem::take(&mut self.of_groups);
         let of_groups = groups
-            .entry(&endpoint.groups)
-            .or_insert_with(|| table.of_groups(tenant, network, &endpoint.groups));
+            .entry((&endpoint.groups, endpoint.rules_of.as_deref()))
+            .or_insert_with(|| table.of_groups(tenant, network, endpoint));
         let ids = of_groups.ids.clone();
         let tiers = self.of_one(endpoint, of_groups);
         self.of_groups = groups;
@@ -191,9 +194,9 @@ impl RuleTable {
         Standing { policy, parts, end }
     }
 
-    /// The security groups with these names, and what they start from.
-    fn of_groups(&self, tenant: &Tenant, network: &config::Network, names: &[Name]) -> OfGroups {
-        let groups: Vec<&config::Group> = names.iter().filter_map(|name| tenant.groups.get(name)).collect();
+    /// The security groups of an endpoint: those that it is in, and those whose rules it has, with what they start from.
+    fn of_groups(&self, tenant: &Tenant, network: &config::Network, endpoint: &Endpoint) -> OfGroups {
+        let groups: Vec<&config::Group> = tenant.rules_of(endpoint);
         let template_says =
             |name: &Name| self.site.templates.get(name).is_some_and(|it| !it.egress.is_empty());
         let is_open = network.egress_default == EgressDefault::Open
@@ -214,7 +217,7 @@ impl RuleTable {
         } else {
             ingress.clone()
         };
-        let ids = groups.iter().filter_map(|group| self.groups.get(&group.name).copied()).collect();
+        let ids = endpoint.groups.iter().filter_map(|name| self.groups.get(name).copied()).collect();
         OfGroups { ids, lists: [ingress, egress], tiers: None }
     }
 }

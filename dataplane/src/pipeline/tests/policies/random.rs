@@ -60,6 +60,8 @@ struct Rule {
     own: Option<usize>,
     /// What is to be otherwise: protocol, ports, peer, station
     not: [bool; 4],
+    /// Its ports are those of the variable P.
+    variable: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +88,12 @@ struct Site {
     policies: Vec<Policy>,
     groups: Vec<[Vec<Rule>; 2]>,
     members: Vec<Vec<usize>>,
+    /// The groups that each group includes
+    includes: Vec<Vec<usize>>,
+    /// What each group gives the variable P
+    gives: Vec<(u16, u16)>,
+    /// What stations give it
+    own: Vec<Option<(u16, u16)>>,
     /// What is in the site's set, and in the tenant's: a prefix each
     sets: [(u8, u8); 2],
     audit: bool,
@@ -104,11 +112,12 @@ fn prefix() -> impl Strategy<Value = (u8, u8)> {
     (8u8..18, 29u8..=32).prop_map(|(host, len)| (host & (0xffu32 << (32 - len)) as u8, len))
 }
 
+fn some_ports() -> impl Strategy<Value = (u16, u16)> {
+    (0u16..6, 0u16..4).prop_map(|(first, more)| (first + 1, first + 1 + more))
+}
+
 fn rule(of_policy: bool, after: bool) -> impl Strategy<Value = Rule> {
-    let ports = prop_oneof![
-        Just(None),
-        (0u16..6, 0u16..4).prop_map(|(first, more)| Some((first + 1, first + 1 + more)))
-    ];
+    let ports = prop::option::of(some_ports());
     let peer = prop_oneof![
         Just(Peer::Any),
         (0..GROUPS_OF).prop_map(Peer::Group),
@@ -121,8 +130,9 @@ fn rule(of_policy: bool, after: bool) -> impl Strategy<Value = Rule> {
     let own = prop_oneof![3 => Just(None), 1 => (0..STATIONS).prop_map(Some)];
     let proto = prop::sample::select(vec!["any", "tcp", "udp", "icmp"]);
     let not = prop::array::uniform4(prop::bool::weighted(0.2));
-    (prop::sample::select(actions), prop::bool::weighted(0.2), proto, ports, peer, own, not).prop_map(
-        move |(action, audit, proto, ports, peer, own, not)| {
+    let few = prop::bool::weighted(0.2);
+    (prop::sample::select(actions), few, proto, ports, peer, own, not, any::<bool>()).prop_map(
+        move |(action, audit, proto, ports, peer, own, not, variable)| {
             let ports = ports.filter(|_| matches!(proto, "tcp" | "udp"));
             let own = own.filter(|_| of_policy);
             let can_be = [
@@ -139,6 +149,7 @@ fn rule(of_policy: bool, after: bool) -> impl Strategy<Value = Rule> {
                 peer,
                 own,
                 not: std::array::from_fn(|at| not[at] && can_be[at]),
+                variable: variable && !of_policy && ports.is_some(),
             }
         },
     )
@@ -172,10 +183,20 @@ fn site() -> impl Strategy<Value = Site> {
     let members = prop::collection::vec(1u8..8, STATIONS);
     let policies = prop::collection::vec(policy(), 0..6);
     let few = || prop::bool::weighted(0.25);
-    (policies, groups, members, [prefix(), prefix()], few(), few()).prop_map(
-        |(policies, groups, masks, sets, audit, open)| Site {
+    // Each may include those behind it.
+    let includes = prop::collection::vec(prop::collection::vec(few(), GROUPS_OF), GROUPS_OF);
+    let gives = prop::collection::vec(some_ports(), GROUPS_OF);
+    let own = prop::collection::vec(prop::option::of(some_ports()), STATIONS);
+    (policies, groups, members, [prefix(), prefix()], few(), few(), includes, (gives, own)).prop_map(
+        |(policies, groups, masks, sets, audit, open, includes, (gives, own))| Site {
             policies,
             groups,
+            includes: (0..)
+                .zip(includes)
+                .map(|(at, of)| (at + 1..GROUPS_OF).filter(|other| of[*other]).collect())
+                .collect(),
+            gives,
+            own,
             members: masks
                 .iter()
                 .map(|mask| (0..GROUPS_OF).filter(|group| mask >> group & 1 == 1).collect())
@@ -214,7 +235,9 @@ impl Rule {
             Peer::Set => "\"set:some\"".to_owned(),
         };
         let mut text = format!("{side} = {peer}, proto = \"{}\"", self.proto);
-        if let Some((first, last)) = self.ports {
+        if self.variable {
+            text += ", ports = \"$P\"";
+        } else if let Some((first, last)) = self.ports {
             write!(text, ", ports = \"{first}-{last}\"").unwrap();
         }
         if let Some(own) = self.own {
@@ -251,7 +274,10 @@ impl Site {
             format!("ingress = [{}]\negress = [{}]\n", list(ingress, "from"), list(egress, "to"))
         };
         for (n, [ingress, egress]) in self.groups.iter().enumerate() {
-            text += &format!("[tenant.acme.group.g{n}]\n{}", lists(ingress, egress, false, false));
+            let includes: Vec<String> = self.includes[n].iter().map(|of| format!("\"g{of}\"")).collect();
+            let (includes, (first, last)) = (includes.join(", "), self.gives[n]);
+            let keys = format!("include = [{includes}]\nvariables = {{ P = \"{first}-{last}\" }}\n");
+            text += &format!("[tenant.acme.group.g{n}]\n{keys}{}", lists(ingress, egress, false, false));
         }
         for (n, policy) in self.policies.iter().enumerate() {
             let (table, all, of) = if policy.of_site {
@@ -278,7 +304,12 @@ impl Site {
         for (n, groups) in self.members.iter().enumerate() {
             let names: Vec<String> = groups.iter().map(|group| format!("g{group}")).collect();
             let host = if n % 2 == 0 { "alpha" } else { "beta" };
-            text += &endpoint("acme", &format!("e{n}"), host, station(n), &names.join("\", \""), "");
+            let asks =
+                |(group, _): &(usize, _)| self.groups[*group].iter().flatten().any(|rule| rule.variable);
+            let own = self.own[n].filter(|_| self.has(n).iter().any(asks));
+            let own = own.map(|(first, last)| format!("variables = {{ P = \"{first}-{last}\" }}"));
+            let own = own.unwrap_or_default();
+            text += &endpoint("acme", &format!("e{n}"), host, station(n), &names.join("\", \""), &own);
         }
         text
     }
@@ -345,13 +376,30 @@ impl Site {
         if self.audit { Said::Passes } else { Said::NobodyAllows }
     }
 
+    /// The groups whose rules a station has, and what the variable is in them: what the station gives, or else the group that it is in.
+    fn has(&self, end: usize) -> Vec<(usize, (u16, u16))> {
+        let mut has = Vec::new();
+        for of in &self.members[end] {
+            let mut open = vec![*of];
+            while let Some(group) = open.pop() {
+                open.extend(&self.includes[group]);
+                has.push((group, self.own[end].unwrap_or(self.gives[*of])));
+            }
+        }
+        has
+    }
+
     fn groups_allow(&self, end: usize, peer: usize, packet: &Packet, is_ingress: bool) -> bool {
-        let rules = |group: &usize| &self.groups[*group][usize::from(!is_ingress)];
-        let mut lists = self.members[end].iter().map(rules);
-        if !is_ingress && self.open && lists.clone().all(Vec::is_empty) {
+        let has = self.has(end);
+        let rules = |group: usize| &self.groups[group][usize::from(!is_ingress)];
+        if !is_ingress && self.open && has.iter().all(|(group, _)| rules(*group).is_empty()) {
             return true;
         }
-        lists.any(|rules| rules.iter().any(|rule| self.matches(rule, false, end, peer, packet)))
+        has.iter().any(|(group, value)| {
+            let with =
+                |rule: &Rule| Rule { ports: rule.variable.then_some(*value).or(rule.ports), ..rule.clone() };
+            rules(*group).iter().any(|rule| self.matches(&with(rule), false, end, peer, packet))
+        })
     }
 }
 
