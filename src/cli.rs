@@ -2,6 +2,7 @@
 
 pub mod args;
 mod commands;
+pub mod doctor;
 pub mod import;
 pub mod lab;
 pub mod observe;
@@ -37,8 +38,10 @@ pub mod exit {
     pub const NO_DAEMON: u8 = 4;
     /// `trace`: the packet would be dropped.
     pub const DROPPED: u8 = 5;
-    /// `status`: something that should pass does not.
+    /// `status`, `doctor`: something that should pass does not.
     pub const NOT_READY: u8 = 6;
+    /// `doctor`: something is lost, slow, or will be.
+    pub const WARNINGS: u8 = 7;
 }
 
 /// Runs the command line of this process.

@@ -9,6 +9,7 @@ pub mod changes;
 pub mod cli;
 pub mod control;
 pub mod daemon;
+pub mod doctor;
 pub mod faults;
 pub mod http;
 pub mod import;
