@@ -11,6 +11,7 @@ pub mod policy;
 mod print;
 mod shell;
 pub mod staged;
+pub mod support;
 pub mod table;
 pub mod top;
 mod trace;

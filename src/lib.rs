@@ -16,3 +16,4 @@ pub mod import;
 pub mod io;
 pub mod plan;
 pub mod policy_tools;
+pub mod support;

@@ -12,7 +12,7 @@ use std::{
     process::{Command, Output},
 };
 
-use common::{Daemon, EASTGATE, Machine, Space, must, running::Running, site::*, wait_for, wait_within};
+use common::{Daemon, EASTGATE, Machine, Space, running::Running, site::*, wait_within};
 use serde_json::Value;
 
 fn ask(space: &Space, config: &Path, socket: Option<&Path>, more: &[&str]) -> Output {
@@ -193,4 +193,111 @@ fn whoever_is_not_root_is_told_what_was_not_looked_at() {
     found.has("not-looked-at", "note", "the daemon: ");
     found.has("not-looked-at", "note", "CAP_NET_ADMIN");
     found.lacks(&["vxlan-port"]);
+}
+
+/// Files of an archive by their names in its folder, as the system's own `tar` unpacks them.
+fn unpacked(archive: &Path) -> BTreeMap<String, String> {
+    let folder = archive.with_extension("unpacked");
+    fs::create_dir(&folder).unwrap();
+    let output = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(&folder).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let mut files = BTreeMap::new();
+    let mut folders = vec![folder.clone()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let below =
+                path.strip_prefix(&folder).unwrap().components().skip(1).collect::<std::path::PathBuf>();
+            files.insert(
+                below.to_str().unwrap().to_owned(),
+                String::from_utf8_lossy(&fs::read(&path).unwrap()).into(),
+            );
+        }
+    }
+    files
+}
+
+#[test]
+fn an_archive_has_what_helps_and_nothing_that_is_secret() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    site.rewrite(|text| {
+        let text =
+            text.replace("[tenant.acme.group.all]", "[tenant.acme.group.all]\ndescription = \"of Mallory\"");
+        format!("# the password is hunter2\n{text}")
+    });
+    let before = Machine::of(&site.alpha);
+    let alpha = site.run_more("alpha", &["--dataplane", "userspace", "--metrics", "127.0.0.1:9473"]);
+    let running = Machine::of(&site.alpha);
+    let archive = site.world.path("it.tar.gz");
+    let pack = |more: &[&str], archive: &Path| {
+        let mut command = site.alpha.command(EASTGATE);
+        command
+            .env("SOME_TOKEN", "tok3n")
+            .args(["support", "--metrics", "127.0.0.1:9473", "--config"])
+            .arg(&site.config);
+        command
+            .args(["--host", "alpha", "--socket"])
+            .arg(alpha.socket())
+            .args(more)
+            .arg("--file")
+            .arg(archive);
+        command.output().unwrap()
+    };
+    let output = pack(&[], &archive);
+    assert!(output.status.success(), "{output:?}");
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(fs::metadata(&archive).unwrap().permissions().mode() & 0o777, 0o600);
+    let files = unpacked(&archive);
+    let wanted = [
+        "doctor.json",
+        "doctor.txt",
+        "version.txt",
+        "status.json",
+        "endpoints.json",
+        "flows.json",
+        "drops.json",
+        "rules.json",
+        "events.json",
+        "metrics.txt",
+        "plan.json",
+        "kernel.json",
+        "links.txt",
+        "sysctl.txt",
+        "devices.json",
+        "config/01-eastgate.toml",
+    ];
+    for name in wanted {
+        assert!(files.contains_key(name), "no {name}: {:?}\n{told}", files.keys());
+        assert!(told.contains(name), "{told}");
+    }
+    assert!(
+        files["status.json"].contains("192.0.2.1") && files["config/01-eastgate.toml"].contains("vni = 5001")
+    );
+    assert!(files["metrics.txt"].contains("eastgate_info"), "{}", files["metrics.txt"]);
+    for (name, text) in &files {
+        for secret in ["hunter2", "Mallory", "tok3n"] {
+            assert!(!text.contains(secret), "{name} has {secret}");
+        }
+    }
+    // What is there is not overwritten.
+    let again = pack(&[], &archive);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("is not overwritten"), "{again:?}");
+
+    let redacted = site.world.path("redacted.tar.gz");
+    let output = pack(&["--redact"], &redacted);
+    assert!(output.status.success(), "{output:?}");
+    for (name, text) in unpacked(&redacted) {
+        for told in ["acme", "web1", "192.0.2.1", "10.1.0.11", "fd00:1::11", "02:00:00:00:00:11", "db1"] {
+            assert!(!text.contains(told) && !name.contains(told), "{name} has {told}");
+        }
+    }
+    assert_eq!(running.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
+    assert!(alpha.stop().success());
+    assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
 }

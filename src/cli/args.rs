@@ -129,6 +129,9 @@ pub enum Command {
     /// Find what is wrong with machine, configuration and daemon, and say what to do about it
     #[command(after_help = super::doctor::HELP)]
     Doctor(super::doctor::Doctor),
+    /// Pack what somebody who helps needs to see, without secrets
+    #[command(after_help = super::support::HELP)]
+    Support(super::support::Support),
     /// Print tables of the running daemon
     #[command(
         after_help = "An option that the table has no column for is refused.\n\nExamples:\n  eastgate show flows --vni 5001 --address 10.1.0.11\n  eastgate show flows --endpoint acme/web1 --state established --limit 20\n  eastgate show drops --port 22\n  eastgate show drops -o json"
@@ -287,6 +290,7 @@ impl Command {
             Self::Flows { action: FlowsAction::Kill { ask, .. } } => ask.output.output,
             Self::Trace(trace) => trace.ask.output.output,
             Self::Doctor(doctor) => doctor.ask.output.output,
+            Self::Support(support) => support.ask.output.output,
             Self::Observe(observe) => observe.format(),
             Self::Policy { command } => command.output(),
             Self::Run(_)

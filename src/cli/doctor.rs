@@ -1,5 +1,6 @@
 //! `eastgate doctor`: what is wrong with the machine, the configuration or the daemon, and what to do about it.
 
+pub(super) use self::gather::file;
 mod gather;
 mod site;
 
