@@ -8,11 +8,16 @@ use std::{
     collections::BTreeMap,
     fs,
     net::UdpSocket,
+    os::fd::AsFd,
     path::Path,
     process::{Command, Output},
 };
 
-use common::{Daemon, EASTGATE, Machine, Space, running::Running, site::*, wait_within};
+use common::{Daemon, EASTGATE, Machine, Space, hooks, running::Running, site::*, wait_within};
+use eastgate_fastpath::{
+    Guard,
+    tcx::{self, Place, Way},
+};
 use serde_json::Value;
 
 fn ask(space: &Space, config: &Path, socket: Option<&Path>, more: &[&str]) -> Output {
@@ -111,7 +116,29 @@ fn what_is_broken_under_a_daemon_is_found() {
     if !site.alpha.tc("qdisc show dev veth-web1").contains("clsact") {
         site.alpha.tc("qdisc add dev veth-web1 clsact");
     }
-    site.alpha.tc("filter add dev veth-web1 ingress pref 77 bpf bytecode '1,6 0 0 4294967295,' da");
+    let filter = [
+        "filter",
+        "add",
+        "dev",
+        "veth-web1",
+        "ingress",
+        "pref",
+        "77",
+        "bpf",
+        "bytecode",
+        "1,6 0 0 4294967295,",
+        "da",
+    ];
+    let added = site.alpha.command("tc").args(filter).output().unwrap();
+    assert!(added.status.success(), "{added:?}");
+    // And a program of someone else's, where the kernel has lists of them.
+    if tcx::is_available() {
+        let guard = Guard::load().unwrap();
+        site.alpha.enter(|| {
+            tcx::attach(hooks::index_of("veth-web1"), Way::Egress, guard.only_marked.as_fd(), Place::Last)
+                .unwrap();
+        });
+    }
     fs::write(&site.config, fs::read_to_string(&site.config).unwrap() + "\n[host.alpha]\n").unwrap();
     assert_eq!(alpha.run(&["reload"]).status.code(), Some(3));
     let broken = doctor(&site, Some(&alpha));
@@ -125,6 +152,9 @@ fn what_is_broken_under_a_daemon_is_found() {
     found.has("underlay-mtu", "warning", "lan (1600)");
     found.has("port-missing", "warning", "veth-web2");
     found.has("foreign-filter", "note", "pref 77");
+    if tcx::is_available() {
+        found.has("foreign-program", "note", "only_marked at the egress of veth-web1, behind eastgate's");
+    }
     assert_eq!(alpha.run(&["reload"]).status.code(), Some(0));
     site.rewrite(|text| text.replace("vni = 5002", "vni = 5003"));
     let found = doctor(&site, Some(&alpha));
