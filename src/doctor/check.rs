@@ -134,7 +134,7 @@ checks! {
         "Tables are pinned on a bpffs: without one `run --pin` is refused.", "`mkdir -p DIR && mount -t bpf bpf DIR`.";
     HostConntrack, "host-conntrack", Warning,
         "Where the host tracks connections, datagrams of VTEPs are tracked too, and dropped when its table is full.",
-        "Leave the overlay's port out (`nft add rule inet raw prerouting udp dport 4789 notrack`), or raise `net.netfilter.nf_conntrack_max`.";
+        "Leave the overlay's port out of it (`udp dport 4789 notrack` in a chain at prerouting of priority raw), or raise `net.netfilter.nf_conntrack_max`.";
 
     UnderlayDevice, "underlay-device", Problem,
         "Datagrams come and go by it.", "`ip link set DEVICE up`, or correct `device` of this host.";
@@ -159,7 +159,7 @@ checks! {
         "Stop the other, or choose another `[overlay] port` for all hosts.";
     Firewall, "firewall", Warning,
         "Datagrams that the host's firewall drops reach neither the daemon nor the device that decapsulates.",
-        "Let the port pass: `nft insert rule inet filter input udp dport 4789 accept`.";
+        "Let the port pass, from the underlay device: `nft insert rule inet filter input udp dport 4789 accept`, if the chain is that one.";
     BridgeNetfilter, "bridge-netfilter", Note,
         "The host's iptables rules decide about frames on the bridge that the underlay is on.", "`sysctl net.bridge.bridge-nf-call-iptables=0`.";
     UnderlaySettings, "underlay-settings", Note,
@@ -204,7 +204,7 @@ checks! {
         "A version that is tried out beside the one in force takes memory, and is not in force.",
         "`eastgate policy promote`, or `eastgate policy unstage`.";
     Unprotected, "unprotected", Note,
-        "The operator has excluded these endpoints: they are carried without any policy.", "Take them out of `[policy.NAME]`'s exclusions when that is over.";
+        "The operator has excluded these endpoints: they are carried without any policy.", "Take them out of `exclude` when that is over, and `eastgate reload`.";
     Userspace, "userspace-endpoints", Note,
         "Flows of these endpoints begin or stay in userspace, where each packet costs more.", "docs/fastpath.md says what each reason means.";
     Drops, "drops", Warning,

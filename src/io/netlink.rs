@@ -406,14 +406,14 @@ fn details(message: &LinkMessage) -> Details {
                 details.xdp = program.map(|program| Xdp { program });
             }
             LinkAttribute::LinkInfo(info) => {
-                let ports = info.iter().filter_map(|info| match info {
+                let mut ports = info.iter().filter_map(|info| match info {
                     LinkInfo::Data(InfoData::Vxlan(data)) => data.iter().find_map(|data| match data {
                         InfoVxlan::Port(port) => Some(*port),
                         _ => None,
                     }),
                     _ => None,
                 });
-                details.vxlan_port = ports.last();
+                details.vxlan_port = ports.next();
             }
             _ => {}
         }
