@@ -2,6 +2,7 @@
 
 pub mod args;
 mod commands;
+pub mod doctor;
 pub mod import;
 pub mod lab;
 pub mod observe;
@@ -10,6 +11,7 @@ pub mod policy;
 mod print;
 mod shell;
 pub mod staged;
+pub mod support;
 pub mod table;
 pub mod top;
 mod trace;
@@ -37,8 +39,10 @@ pub mod exit {
     pub const NO_DAEMON: u8 = 4;
     /// `trace`: the packet would be dropped.
     pub const DROPPED: u8 = 5;
-    /// `status`: something that should pass does not.
+    /// `status`, `doctor`: something that should pass does not.
     pub const NOT_READY: u8 = 6;
+    /// `doctor`: something is lost, slow, or will be.
+    pub const WARNINGS: u8 = 7;
 }
 
 /// Runs the command line of this process.

@@ -14,6 +14,7 @@ pub mod mmsg;
 pub mod netlink;
 pub mod packet_socket;
 pub mod serving;
+pub mod survey;
 pub mod sysctl;
 pub mod sysopt;
 pub mod underlay;

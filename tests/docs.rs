@@ -20,7 +20,7 @@ use std::{
 };
 
 use clap::{Command, CommandFactory};
-use eastgate::cli::args::Args;
+use eastgate::{cli::args::Args, doctor::Check};
 use eastgate_config::{FILTERS, schema};
 use eastgate_dataplane::eligibility::Userspace;
 use eastgate_wire::{DropGroup, DropReason};
@@ -116,6 +116,25 @@ fn drop_reasons() {
     }
     assert_eq!(told, DropReason::COUNT, "a group of reasons is missing from the page");
     hold("docs/drop-reasons.md", &page);
+}
+
+// ------------------------------------------------------------------------------------------ doctor's findings
+
+#[test]
+fn findings_of_doctor() {
+    let mut page = format!(
+        "# What `eastgate doctor` looks for\n\n{NOTE}\n\n\
+         Each finding has one of these {} names, which stay as they are, and is a `note`, a `warning` or a `problem`; the table has \
+         the worst that it can be. What is as it should be is `ok`, and shown with `--all`. `eastgate doctor` reads, and changes \
+         nothing: [operations.md](operations.md#when-something-is-wrong). The table in `src/doctor/check.rs` is the only place where \
+         they are written.\n\n| finding | at worst | why it matters | what to do |\n| --- | --- | --- | --- |\n",
+        Check::ALL.len()
+    );
+    for check in Check::ALL {
+        let (why, remedy) = (cell(check.why()), cell(check.remedy()));
+        writeln!(page, "| `{}` | {} | {why} | {remedy} |", check.id(), check.worst().name()).unwrap();
+    }
+    hold("docs/doctor.md", &page);
 }
 
 // ------------------------------------------------------------------------------------------ command line

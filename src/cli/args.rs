@@ -17,6 +17,7 @@ const EXAMPLES: &str = "Examples:
   eastgate plan --config F --host alpha             what `run` would change on this machine
   eastgate run --config F --host alpha              be host alpha
   eastgate status                                   how the daemon is
+  eastgate doctor                                   what is wrong here, and what to do about it
   eastgate show drops                               what was dropped, why, and by which rule
   eastgate observe --follow                         flows and drops as they happen, with names and rules
   eastgate top                                      what is going on, on a screen
@@ -27,7 +28,7 @@ const EXAMPLES: &str = "Examples:
   eastgate lab up labs/01-two-hosts                 two hosts in namespaces, to try it all
 
 Exit codes: 0 done, 1 failed (`policy`: not as expected), 2 wrong usage, 3 wrong configuration, 4 no daemon answers,
-5 traced packet dropped, 6 `status`: something that should pass does not.";
+5 traced packet dropped, 6 `status`, `doctor`: something that should pass does not, 7 `doctor`: warnings.";
 
 /// VXLAN overlay and east-west traffic steering with stateful policy.
 #[derive(Parser, Debug)]
@@ -125,6 +126,12 @@ pub enum Command {
         after_help = "Exit code 6 when it is not ready, does not listen, or a port cannot be served: the answer's `problems` say which."
     )]
     Status(Ask),
+    /// Find what is wrong with machine, configuration and daemon, and say what to do about it
+    #[command(after_help = super::doctor::HELP)]
+    Doctor(super::doctor::Doctor),
+    /// Pack what somebody who helps needs to see, without secrets
+    #[command(after_help = super::support::HELP)]
+    Support(super::support::Support),
     /// Print tables of the running daemon
     #[command(
         after_help = "An option that the table has no column for is refused.\n\nExamples:\n  eastgate show flows --vni 5001 --address 10.1.0.11\n  eastgate show flows --endpoint acme/web1 --state established --limit 20\n  eastgate show drops --port 22\n  eastgate show drops -o json"
@@ -282,6 +289,8 @@ impl Command {
             Self::Fdb { action: FdbAction::Flush { ask, .. } } => ask.output.output,
             Self::Flows { action: FlowsAction::Kill { ask, .. } } => ask.output.output,
             Self::Trace(trace) => trace.ask.output.output,
+            Self::Doctor(doctor) => doctor.ask.output.output,
+            Self::Support(support) => support.ask.output.output,
             Self::Observe(observe) => observe.format(),
             Self::Policy { command } => command.output(),
             Self::Run(_)

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::{Args, Ask, Command, FdbAction, FlowsAction, Format, Output, Run, ShowTable},
-    exit, import, lab, observe, plan, policy, print, shell, top, trace,
+    doctor, exit, import, lab, observe, plan, policy, print, shell, support, top, trace,
 };
 use crate::{
     control::client::{self, ClientError},
@@ -45,6 +45,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
             emit(&options.output, &status, print::status)?;
             if status.problems.is_empty() { exit::OK } else { exit::NOT_READY }
         }
+        Command::Doctor(options) => doctor::examine(&options)?,
+        Command::Support(options) => support::pack(&options)?,
         Command::Show { table, filter, ask: options } => show(table, filter.into(), &options)?,
         Command::Observe(options) => observe::observe(&options)?,
         Command::Top(options) => top::top(&options)?,

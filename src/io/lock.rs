@@ -14,7 +14,8 @@ use std::{
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
-const NAME: &str = "eastgate";
+/// The abstract name of the socket.
+pub(super) const NAME: &str = "eastgate";
 
 /// Why the namespace is not this process's.
 #[derive(Debug, thiserror::Error)]

@@ -151,6 +151,25 @@ impl Machine {
         is_left.then(|| Step::ClearAway { devices, pins: self.pins.clone() })
     }
 
+    /// The programs of eastgate's that stand at devices, by the kernel's numbers.
+    #[must_use]
+    pub const fn programs(&self) -> &BTreeSet<u32> {
+        &self.programs
+    }
+
+    /// What there is to undo, in words.
+    #[must_use]
+    pub fn to_undo(&self) -> Vec<String> {
+        let names: Vec<&str> = self.guards.keys().map(String::as_str).collect();
+        let guarded = (!names.is_empty()).then(|| format!("programs on {}", names.join(", ")));
+        let devices: Vec<&str> = self.devices.iter().map(String::as_str).collect();
+        let made = (!devices.is_empty()).then(|| format!("devices {}", devices.join(", ")));
+        let settings = self.settings.iter().count();
+        let set = (settings > 0).then(|| eastgate_wire::names::count(settings, "setting"));
+        let pinned = self.pins.as_ref().map(|folder| format!("pins in {}", folder.display()));
+        [guarded, made, set, pinned].into_iter().flatten().collect()
+    }
+
     /// Has eastgate made this device?
     #[must_use]
     pub fn has_made(&self, device: &str) -> bool {

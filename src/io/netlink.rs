@@ -1,6 +1,9 @@
 //! Devices, as the kernel knows them: the one file that speaks rtnetlink.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use futures_util::stream::{StreamExt, TryStreamExt};
 use rtnetlink::{
@@ -11,7 +14,10 @@ use rtnetlink::{
     },
     packet_route::{
         RouteNetlinkMessage,
-        link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+        link::{
+            InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+        },
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState},
         tc::{TcAttribute, TcHandle, TcMessage},
     },
 };
@@ -47,6 +53,22 @@ pub(super) struct Qdiscs {
     pub(super) root: Option<String>,
     /// In the one place for `clsact` and `ingress`
     pub(super) ingress: Option<String>,
+}
+
+/// A program that a driver calls for each frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Xdp {
+    /// Its number
+    pub(super) program: u32,
+}
+
+/// What of a device no part of eastgate works with, and an operator may want to know.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Details {
+    /// A program that is called before there is a packet
+    pub(super) xdp: Option<Xdp>,
+    /// The UDP port of a vxlan device
+    pub(super) vxlan_port: Option<u16>,
 }
 
 /// What went wrong between eastgate and the kernel.
@@ -116,6 +138,34 @@ impl Netlink {
         let messages: Vec<LinkMessage> =
             self.handle.link().get().execute().try_collect().await.map_err(refused)?;
         Ok(messages.iter().filter_map(link).map(|link| (link.name.clone(), link)).collect())
+    }
+
+    /// What else there is to know of all devices, by name.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) async fn details(&self) -> Result<BTreeMap<String, Details>, NetlinkError> {
+        let refused = |source| NetlinkError::Refused { what: "list devices".into(), source };
+        let messages: Vec<LinkMessage> =
+            self.handle.link().get().execute().try_collect().await.map_err(refused)?;
+        Ok(messages.iter().filter_map(|message| Some((link(message)?.name, details(message)))).collect())
+    }
+
+    /// Neighbours that were asked for their MAC and do not answer.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) async fn silent_neighbours(&self) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+        let refused = |source| NetlinkError::Refused { what: "list neighbours".into(), source };
+        let all: Vec<_> = self.handle.neighbours().get().execute().try_collect().await.map_err(refused)?;
+        let silent = all.into_iter().filter(|message| message.header.state == NeighbourState::Failed);
+        let addresses =
+            silent.flat_map(|message| message.attributes).filter_map(|attribute| match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(ip)),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(ip)),
+                _ => None,
+            });
+        Ok(addresses.collect())
     }
 
     /// Devices as they come and go, from now on. The channel closes when the socket does.
@@ -339,6 +389,36 @@ fn link(message: &LinkMessage) -> Option<Link> {
     }
     link.is_veth = link.kind.as_deref() == Some("veth") && peer_elsewhere;
     (!link.name.is_empty()).then_some(link)
+}
+
+fn details(message: &LinkMessage) -> Details {
+    let mut details = Details::default();
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Xdp(xdp) => {
+                let program = xdp.iter().find_map(|xdp| match xdp {
+                    LinkXdp::ProgId(id)
+                    | LinkXdp::DrvProgId(id)
+                    | LinkXdp::SkbProgId(id)
+                    | LinkXdp::HwProgId(id) => Some(*id).filter(|id| *id != 0),
+                    _ => None,
+                });
+                details.xdp = program.map(|program| Xdp { program });
+            }
+            LinkAttribute::LinkInfo(info) => {
+                let mut ports = info.iter().filter_map(|info| match info {
+                    LinkInfo::Data(InfoData::Vxlan(data)) => data.iter().find_map(|data| match data {
+                        InfoVxlan::Port(port) => Some(*port),
+                        _ => None,
+                    }),
+                    _ => None,
+                });
+                details.vxlan_port = ports.next();
+            }
+            _ => {}
+        }
+    }
+    details
 }
 
 /// The kernel's error number in a refusal, when it gave one.

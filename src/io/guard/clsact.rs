@@ -21,7 +21,7 @@ const HANDLE: u32 = 0xea57;
 const TCA_BPF_OPS_LEN: u16 = 4;
 const TCA_BPF_OPS: u16 = 5;
 const TCA_BPF_FD: u16 = 6;
-const TCA_BPF_NAME: u16 = 7;
+pub(in crate::io) const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 const TC_ACT_UNSPEC: u32 = u32::MAX;
@@ -202,7 +202,8 @@ pub(in crate::io) async fn others(netlink: &Netlink, index: u32, qdisc: Option<&
     }
 }
 
-fn is_ours(message: &TcMessage) -> bool {
+/// Whether a filter is one of the guard's.
+pub(in crate::io) fn is_ours(message: &TcMessage) -> bool {
     message.header.info >> 16 == PRIORITY
         // The kernel also tells of the list that a filter is in, which has no handle.
         && (u32::from(message.header.handle) == HANDLE || u32::from(message.header.handle) == 0)

@@ -1,0 +1,219 @@
+//! The host's own firewall, as far as it can be told without being asked about a packet: chains for what comes in that drop by
+//! default, and rules that name a UDP port.
+
+use std::{io::ErrorKind, process::Command};
+
+use serde_json::Value;
+
+use super::{Look, read};
+
+/// What of the host's firewall may be about a UDP port.
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct Firewall {
+    /// Chains for what comes in that drop what no rule accepts, and have no rule that accepts the port
+    pub closed: Vec<String>,
+    /// Rules that name the port, and drop or reject
+    pub refusals: Vec<String>,
+}
+
+/// What the firewalls of this network namespace say of datagrams to these UDP ports. Nothing is loaded that is not there.
+///
+/// # Errors
+/// When there are rules and they cannot be listed.
+pub fn about(port: u16) -> Look<Firewall> {
+    let mut found = Firewall::default();
+    if has_nftables() {
+        let listed = run("nft", &["-j", "list", "ruleset"])?;
+        let rules: Value =
+            serde_json::from_str(&listed).map_err(|error| format!("nft -j list ruleset: {error}"))?;
+        nftables(&rules, port, &mut found);
+    }
+    for (names, program) in [
+        ("/proc/net/ip_tables_names", "iptables-legacy-save"),
+        ("/proc/net/ip6_tables_names", "ip6tables-legacy-save"),
+    ] {
+        if read(names)?.is_some_and(|names| names.lines().any(|name| name == "filter")) {
+            iptables(
+                &run(program, &["-t", "filter"])?,
+                program.trim_end_matches("-legacy-save"),
+                port,
+                &mut found,
+            );
+        }
+    }
+    Ok(found)
+}
+
+/// Asking by `nft` would load it.
+fn has_nftables() -> bool {
+    std::path::Path::new("/sys/module/nf_tables").exists()
+        || std::fs::read("/proc/kallsyms").is_ok_and(|symbols| {
+            let wanted = b" nft_do_chain\n";
+            symbols.windows(wanted.len()).any(|window| window == wanted)
+        })
+}
+
+fn run(program: &str, arguments: &[&str]) -> Look<String> {
+    let shown = || format!("{program} {}", arguments.join(" "));
+    let output = Command::new(program).args(arguments).output().map_err(|error| match error.kind() {
+        ErrorKind::NotFound => format!("{program}, which lists the rules that there are, is not installed"),
+        _ => format!("{}: {error}", shown()),
+    })?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{}: {}", shown(), said.lines().next().unwrap_or("it failed")));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn nftables(ruleset: &Value, port: u16, found: &mut Firewall) {
+    let objects = || ruleset["nftables"].as_array().into_iter().flatten();
+    let table = |it: &Value| {
+        format!("{} {}", it["family"].as_str().unwrap_or(""), it["table"].as_str().unwrap_or(""))
+    };
+    let rules: Vec<&Value> = objects().filter_map(|object| object.get("rule")).collect();
+    let about_port =
+        |rule: &&&Value| rule["expr"].as_array().into_iter().flatten().any(|part| names_port(part, port));
+    let has = |rule: &Value, verdicts: &[&str]| {
+        rule["expr"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|part| verdicts.iter().any(|it| part.get(it).is_some()))
+    };
+    for chain in objects().filter_map(|object| object.get("chain")) {
+        let (hook, policy) = (chain["hook"].as_str(), chain["policy"].as_str());
+        let takes_in = matches!(hook, Some("input" | "prerouting" | "ingress"));
+        let family = chain["family"].as_str().unwrap_or("");
+        if !takes_in || policy != Some("drop") || !matches!(family, "ip" | "ip6" | "inet" | "netdev") {
+            continue;
+        }
+        // Chains jump to each other: any rule of the table may be on the way.
+        let mut of_table = rules.iter().filter(|rule| table(rule) == table(chain));
+        if !of_table.any(|rule| about_port(&rule) && has(rule, &["accept", "jump", "goto", "vmap"])) {
+            found.closed.push(format!("nft chain {} {}", table(chain), chain["name"].as_str().unwrap_or("")));
+        }
+    }
+    for rule in rules.iter().filter(about_port).filter(|rule| has(rule, &["drop", "reject"])) {
+        let (chain, handle) = (rule["chain"].as_str().unwrap_or(""), &rule["handle"]);
+        found.refusals.push(format!("nft rule of {} {chain}, handle {handle}", table(rule)));
+    }
+}
+
+/// Whether a part of a rule compares the UDP destination port with this one.
+fn names_port(part: &Value, port: u16) -> bool {
+    let compared = &part["match"];
+    let left = &compared["left"]["payload"];
+    left["field"] == "dport"
+        && matches!(left["protocol"].as_str(), Some("udp" | "th"))
+        && matches!(compared["op"].as_str(), Some("==" | "in"))
+        && holds(&compared["right"], port)
+}
+
+fn holds(value: &Value, port: u16) -> bool {
+    if let Some(set) = value["set"].as_array() {
+        return set.iter().any(|member| holds(member, port));
+    }
+    if let Some([low, high]) = value["range"].as_array().map(Vec::as_slice) {
+        let within = |low: u64, high: u64| (low..=high).contains(&u64::from(port));
+        return low.as_u64().zip(high.as_u64()).is_some_and(|(low, high)| within(low, high));
+    }
+    value.as_u64() == Some(port.into())
+}
+
+fn iptables(saved: &str, program: &str, port: u16, found: &mut Firewall) {
+    let names_port = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let of = |word: &str| {
+            words.windows(2).find_map(|pair| match pair {
+                [key, value] if *key == word => Some(*value),
+                _ => None,
+            })
+        };
+        let in_range = |range: &str| match range.split_once(':') {
+            Some((low, high)) => {
+                low.parse().is_ok_and(|low: u16| low <= port)
+                    && high.parse().is_ok_and(|high: u16| port <= high)
+            }
+            None => range.parse() == Ok(port),
+        };
+        of("-p") == Some("udp")
+            && !words.contains(&"!")
+            && (of("--dport").is_some_and(in_range)
+                || of("--dports").is_some_and(|ports| ports.split(',').any(in_range)))
+    };
+    let rules: Vec<&str> = saved.lines().filter(|line| line.starts_with("-A ") && names_port(line)).collect();
+    let refuses = |line: &&str| line.ends_with("-j DROP") || line.contains("-j REJECT");
+    found.refusals.extend(rules.iter().copied().filter(refuses).map(|rule| format!("{program} {rule}")));
+    let drops = saved.lines().any(|line| line.starts_with(":INPUT DROP"));
+    if drops && !rules.iter().any(|rule| !refuses(rule)) {
+        found.closed.push(format!("{program} chain INPUT"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of_nft(policy: &str, rule: &Value) -> Firewall {
+        let chain =
+            json!({ "family": "inet", "table": "filter", "name": "in", "hook": "input", "policy": policy });
+        let rule = json!({ "family": "inet", "table": "filter", "chain": "in", "handle": 7, "expr": rule });
+        let mut found = Firewall::default();
+        nftables(
+            &json!({ "nftables": [{ "metainfo": {} }, { "chain": chain }, { "rule": rule }] }),
+            4789,
+            &mut found,
+        );
+        found
+    }
+
+    fn port(right: &Value) -> Value {
+        json!({ "match": { "op": "==", "left": { "payload": { "protocol": "udp", "field": "dport" } }, "right": right } })
+    }
+
+    #[test]
+    fn chains_that_drop_by_default_need_a_rule_for_the_port() {
+        let closed = |policy, rule: &Value| of_nft(policy, rule).closed;
+        let accept = json!({ "accept": null });
+        assert_eq!(closed("drop", &json!([accept])), ["nft chain inet filter in"]);
+        assert_eq!(closed("accept", &json!([accept])), Vec::<String>::new());
+        for right in [json!(4789), json!({ "set": [53, 4789] }), json!({ "range": [4000, 5000] })] {
+            assert_eq!(closed("drop", &json!([port(&right), accept])), Vec::<String>::new(), "{right}");
+        }
+        assert_eq!(closed("drop", &json!([port(&json!(53)), accept])).len(), 1);
+    }
+
+    #[test]
+    fn rules_that_refuse_the_port_are_named() {
+        let drop = json!({ "drop": null });
+        assert_eq!(
+            of_nft("accept", &json!([port(&json!(4789)), drop])).refusals,
+            ["nft rule of inet filter in, handle 7"]
+        );
+        assert_eq!(of_nft("accept", &json!([port(&json!(53)), drop])), Firewall::default());
+    }
+
+    #[test]
+    fn what_iptables_saves_is_read() {
+        let of = |saved: &str| {
+            let mut found = Firewall::default();
+            iptables(saved, "iptables", 4789, &mut found);
+            found
+        };
+        let drop = "*filter\n:INPUT DROP [0:0]\n-A INPUT -i lo -j ACCEPT\n";
+        assert_eq!(of(drop).closed, ["iptables chain INPUT"]);
+        assert_eq!(
+            of(&format!("{drop}-A INPUT -p udp -m udp --dport 4789 -j ACCEPT\n")),
+            Firewall::default()
+        );
+        assert_eq!(
+            of(&format!("{drop}-A INPUT -p udp -m multiport --dports 53,4700:4800 -j ACCEPT\n")),
+            Firewall::default()
+        );
+        let refused = of(":INPUT ACCEPT [0:0]\n-A INPUT -p udp -m udp --dport 4789 -j DROP\n");
+        assert_eq!(refused.refusals, ["iptables -A INPUT -p udp -m udp --dport 4789 -j DROP"]);
+    }
+}
