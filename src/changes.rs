@@ -181,7 +181,10 @@ fn compare<'a, T>(
 }
 
 /// Rules have no names: of those that are in one list only, the ones at the same place are one that has changed.
-#[allow(clippy::mutable_key_type, reason = "where a rule is written, which may move, is no part of what it is")]
+#[allow(
+    clippy::mutable_key_type,
+    reason = "where a rule is written, which may move, is no part of what it is"
+)]
 fn compare_rules(list: &str, before: &[Rule], after: &[Rule]) -> Named {
     let only = |here: &[Rule], there: &[Rule]| -> BTreeMap<usize, String> {
         let mut others: HashMap<&Rule, usize> = HashMap::new();
