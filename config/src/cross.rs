@@ -46,7 +46,7 @@ struct Owner {
 struct Changed<'f> {
     tenant: &'f Arc<Tenant>,
     claims: &'f Claims,
-    /// Endpoints to look at: the others are as they were in the last good configuration.
+    /// Endpoints to look at, by name: the others are as they were in the last good configuration.
     endpoints: Vec<&'f Arc<EndpointClaim>>,
 }
 
@@ -399,13 +399,14 @@ impl<'f> Whole<'f> {
 
     /// Whether the endpoint that has something in the last good configuration is as it was then.
     fn is_same(&self, owner: &Owner) -> bool {
-        let in_changed = |changed: &Changed<'_>| {
-            let by_name = |endpoint: &Arc<EndpointClaim>| endpoint.name.cmp(&owner.item);
-            *changed.tenant.name == *owner.tenant
-                && changed.claims.endpoints.binary_search_by(by_name).is_ok()
-                && changed.endpoints.iter().all(|endpoint| endpoint.name != owner.item)
+        let is_kept = |changed: &Changed<'_>| {
+            let is_it = |endpoint: &EndpointClaim| endpoint.name.cmp(&owner.item);
+            let others = &changed.endpoints;
+            changed.claims.endpoints.binary_search_by(|endpoint| is_it(endpoint)).is_ok()
+                && others.binary_search_by(|endpoint| is_it(endpoint)).is_err()
         };
-        self.same.contains(&owner.tenant) || self.changed.iter().any(in_changed)
+        let of_changed = self.changed.iter().find(|changed| changed.tenant.name == owner.tenant);
+        self.same.contains(&owner.tenant) || of_changed.is_some_and(is_kept)
     }
 
     /// The configuration, for when nothing wrong was found. The same as before if nothing changed.
