@@ -59,6 +59,8 @@ pub(super) struct Whole<'f> {
     changed: Vec<Changed<'f>>,
     /// Tenants that are as they were in the last good configuration.
     same: BTreeSet<Name>,
+    /// Nothing beside tenants has changed since that one, so that what is as it was may be relied upon.
+    follows: bool,
     /// Every file could be read, so a host that is not there does not exist.
     complete: bool,
     diagnostics: Found,
@@ -78,6 +80,7 @@ impl<'f> Whole<'f> {
             tenants: BTreeMap::new(),
             changed: Vec::new(),
             same: BTreeSet::new(),
+            follows: false,
             complete,
             diagnostics: Found::default(),
             of_hosts: BTreeMap::new(),
@@ -89,6 +92,7 @@ impl<'f> Whole<'f> {
             whole.add_hosts(content);
         }
         let good = good.filter(|good| good.has_heads_of(contents));
+        whole.follows = good.is_some();
         for content in in_order {
             whole.add_tenants(content, good);
         }
@@ -135,6 +139,7 @@ impl<'f> Whole<'f> {
 
     /// Looks at everything that may have become wrong since `good`.
     pub(super) fn check(&mut self, good: Option<&Good>) {
+        let good = good.filter(|_| self.follows);
         let mut found = Found::default();
         self.vteps(&mut found);
         for changed in &self.changed {
@@ -411,7 +416,7 @@ impl<'f> Whole<'f> {
 
     /// The configuration, for when nothing wrong was found. The same as before if nothing changed.
     pub(super) fn into_good(self, contents: &'f [Arc<FileContent>], good: Option<Good>) -> Good {
-        let good = good.filter(|good| good.has_heads_of(contents));
+        let good = good.filter(|_| self.follows);
         let unchanged = |good: &Good| {
             self.changed.is_empty()
                 && good.config.tenants.len() == self.tenants.len()

@@ -6,7 +6,8 @@
 //! doubt, or anything is wrong, the file is read whole, which is what finds the words for it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    borrow::Cow,
+    collections::{BTreeMap, HashMap, HashSet},
     ops::Range,
     sync::Arc,
 };
@@ -35,12 +36,12 @@ pub(super) struct Parts {
     pub(super) file: FileTable,
     /// The file, and each part by its number
     pub(super) sources: Arc<Sources>,
-    /// The parts in the order in which they are written, each with its range of the file
-    order: Vec<(u32, Range<usize>)>,
+    /// The parts in the order in which they are written, each with where it begins in the file
+    order: Vec<(u32, usize)>,
 }
 
 /// The kinds of tables that are parts
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     Network,
     Group,
@@ -50,7 +51,7 @@ enum Kind {
 }
 
 /// The line `[tenant.T.KIND.NAME]`
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Header<'t> {
     tenant: &'t str,
     kind: Kind,
@@ -69,6 +70,14 @@ enum Line<'t> {
 /// A part as it was cut out.
 struct Cut<'t> {
     header: Header<'t>,
+    /// In one piece, mostly; tables of it may stand elsewhere.
+    pieces: Vec<Piece>,
+    /// What that is together
+    text: Cow<'t, str>,
+}
+
+#[derive(Clone)]
+struct Piece {
     range: Range<usize>,
     /// So many lines are before it.
     lines: u32,
@@ -77,8 +86,10 @@ struct Cut<'t> {
 /// A text that was cut.
 #[derive(Default)]
 struct Pieces<'t> {
-    parts: Vec<Cut<'t>>,
+    parts: Vec<(Header<'t>, Piece)>,
     rest: Vec<Range<usize>>,
+    /// Parts of which tables stand elsewhere than behind their own
+    strays: HashSet<Header<'t>, RandomState>,
 }
 
 /// What parts say of a tenant.
@@ -93,9 +104,10 @@ impl Parts {
     pub(super) fn read(source: &Arc<Source>, included: bool, known: Option<&Self>) -> Option<Self> {
         let text = source.text();
         (text.len() >= WORTH_IT).then_some(())?;
-        let Pieces { parts, rest } = cut(text)?;
+        let Pieces { parts, rest, strays } = cut(text)?;
+        let parts = put_strays_in(text, parts, &strays);
         let mut file = read_rest(source, &rest, included)?;
-        let numbers = find_known(text, &parts, known);
+        let numbers = find_known(&parts, known);
         let mut sources = known.map_or_else(|| vec![source.clone()], |known| known.sources.to_vec());
         *sources.first_mut()? = source.clone();
         let mut kept = vec![false; sources.len()];
@@ -109,20 +121,25 @@ impl Parts {
         for (part, known) in parts.iter().zip(numbers) {
             let number = match known {
                 Some(number) => number,
-                None => add_source(source.part(part.range.clone())?, &mut sources, free.next()),
+                None => {
+                    let ranges = part.pieces.iter().map(|piece| piece.range.clone());
+                    add_source(source.part(ranges)?, &mut sources, free.next())
+                }
             };
-            order.push((number, part.range.clone()));
+            order.push((number, part.pieces.first()?.range.start));
             let Header { tenant, .. } = part.header;
-            let in_parts = tenants.entry(tenant).or_insert_with(|| InParts {
-                name: Span::from(TENANT.len()..TENANT.len() + tenant.len()).of(number),
-                table: TenantTable::default(),
+            let in_parts = tenants.entry(tenant).or_insert_with(|| {
+                let start = TENANT.len() + usize::from(part.text.starts_with("[["));
+                let name = Span::from(start..start + tenant.len()).of(number);
+                InParts { name, table: TenantTable::default() }
             });
             if known.is_none() {
                 read_part(sources.get(number as usize)?, number, part.header, &mut in_parts.table)?;
             }
         }
         for (part, (number, _)) in parts.iter().zip(&order) {
-            sources.get(*number as usize)?.moved(part.lines, part.range.start as u32);
+            let before = part.pieces.iter().map(|piece| (piece.lines, piece.range.start as u32));
+            sources.get(*number as usize)?.moved(before);
         }
         let is_kept = |span: Span| kept.get(span.source() as usize) == Some(&true);
         for (name, InParts { name: first, mut table }) in tenants {
@@ -184,24 +201,27 @@ fn put_together<T>(new: &mut Named<T>, before: &Named<T>, is_kept: impl Fn(Span)
 }
 
 /// The numbers of parts whose text is known.
-fn find_known(text: &str, parts: &[Cut<'_>], known: Option<&Parts>) -> Vec<Option<u32>> {
+fn find_known(parts: &[Cut<'_>], known: Option<&Parts>) -> Vec<Option<u32>> {
     let Some(known) = known else { return vec![None; parts.len()] };
-    // In one piece, where it is faster to compare with than part by part
     let before = known.sources.first().map_or("", |source| source.text());
     let text_at = |at: usize| {
-        let range = known.order.get(at).map(|(_, range)| range.clone())?;
-        before.get(range)
+        let (number, start) = known.order.get(at)?;
+        let source = known.sources.get(*number as usize)?;
+        match source.pieces() {
+            // In the file, which is faster to compare with than part by part
+            1 => before.get(*start..start + source.text().len()),
+            _ => Some(source.text()),
+        }
     };
     // Nearly all stand in the order in which they stood.
     let mut next = 0;
     let mut by_text: Option<HashMap<&str, usize, RandomState>> = None;
     let find = |part: &Cut<'_>| {
-        let text = text.get(part.range.clone()).unwrap_or_default();
-        let at = if text_at(next) == Some(text) {
+        let at = if text_at(next) == Some(&*part.text) {
             Some(next)
         } else {
             let all = || (0..known.order.len()).filter_map(|at| Some((text_at(at)?, at)));
-            by_text.get_or_insert_with(|| all().collect()).get(text).copied()
+            by_text.get_or_insert_with(|| all().collect()).get(&*part.text).copied()
         };
         next = at.map_or(next, |at| at + 1);
         at.and_then(|at| known.order.get(at)).map(|(number, _)| *number)
@@ -219,7 +239,10 @@ fn cut(text: &str) -> Option<Pieces<'_>> {
         if whole.trim_start_matches([' ', '\t']).starts_with('[') {
             let next = match (line(whole)?, part) {
                 (Line::Inside(of), Some((header, _))) if of == header => part,
-                (Line::Inside(_), _) => return None,
+                (Line::Inside(of), _) => {
+                    pieces.strays.insert(of);
+                    Some((of, lines))
+                }
                 (Line::Other, _) => None,
                 (Line::First(header), _) => Some((header, lines)),
             };
@@ -239,10 +262,33 @@ impl<'t> Pieces<'t> {
     fn add(&mut self, part: Option<(Header<'t>, u32)>, range: Range<usize>) {
         match part {
             _ if range.is_empty() => {}
-            Some((header, lines)) => self.parts.push(Cut { header, range, lines }),
+            Some((header, lines)) => self.parts.push((header, Piece { range, lines })),
             None => self.rest.push(range),
         }
     }
+}
+
+/// Puts the pieces of each part together.
+fn put_strays_in<'t>(
+    text: &'t str,
+    pieces: Vec<(Header<'t>, Piece)>,
+    strays: &HashSet<Header<'t>, RandomState>,
+) -> Vec<Cut<'t>> {
+    let mut places: HashMap<Header<'t>, usize, RandomState> = HashMap::default();
+    let mut parts: Vec<Cut<'t>> = Vec::with_capacity(pieces.len());
+    for (header, piece) in pieces {
+        let of_it = text.get(piece.range.clone()).unwrap_or_default();
+        if strays.contains(&header) {
+            if let Some(part) = places.get(&header).and_then(|place| parts.get_mut(*place)) {
+                part.pieces.push(piece);
+                part.text.to_mut().push_str(of_it);
+                continue;
+            }
+            places.insert(header, parts.len());
+        }
+        parts.push(Cut { header, pieces: vec![piece], text: of_it.into() });
+    }
+    parts
 }
 
 /// What a line is that begins with a bracket; none for one that is of a part and not written as usual.

@@ -19,9 +19,24 @@ pub struct Source {
     text: Box<str>,
     /// Byte offset of the start of each line; the first is 0.
     lines: OnceLock<Box<[u32]>>,
-    /// Lines and bytes that lie before it in the file, in one word: a table that did not change has moved when the file was
-    /// read last, and everything that was made of it goes on saying where it is.
+    /// Its pieces, in their order; the first begins with it.
+    pieces: Box<[Piece]>,
+}
+
+/// What lies together in the file.
+#[derive(Debug)]
+struct Piece {
+    /// Where it begins in the text
+    start: u32,
+    /// Lines and bytes that lie before it in the file and not in the text, in one word: a table that did not change may have
+    /// moved when the file was read last, and everything that was made of it goes on saying where it is.
     before: AtomicU64,
+}
+
+impl Piece {
+    const fn at(start: u32) -> Self {
+        Self { start, before: AtomicU64::new(0) }
+    }
 }
 
 /// A range of a file: what a diagnostic underlines and what `trace` names. Shows as `file:line:column`.
@@ -37,28 +52,52 @@ impl Source {
     /// text past 4 GiB has no place; the loader refuses files far below that.
     #[must_use]
     pub fn new(name: &str, text: &str) -> Arc<Self> {
-        let before = AtomicU64::new(0);
-        Arc::new(Self { name: name.into(), text: text.into(), lines: OnceLock::new(), before })
+        let pieces = [Piece::at(0)].into();
+        Arc::new(Self { name: name.into(), text: text.into(), lines: OnceLock::new(), pieces })
     }
 
-    /// A part of it that begins with a line. Where that is now is to be said by [`Source::moved`].
-    pub(super) fn part(&self, range: Range<usize>) -> Option<Arc<Self>> {
-        let text = self.text.get(range)?.into();
-        let (lines, before) = (OnceLock::new(), AtomicU64::new(0));
-        Some(Arc::new(Self { name: self.name.clone(), text, lines, before }))
+    /// A part of it in pieces, of which each begins with a line and all but the last end with one. Where they are now is to be
+    /// said by [`Source::moved`].
+    pub(super) fn part(&self, ranges: impl Iterator<Item = Range<usize>>) -> Option<Arc<Self>> {
+        let (mut text, mut pieces) = (String::new(), Vec::new());
+        for range in ranges {
+            pieces.push(Piece::at(text.len() as u32));
+            text.push_str(self.text.get(range)?);
+        }
+        let (text, pieces) = (text.into(), pieces.into());
+        Some(Arc::new(Self { name: self.name.clone(), text, lines: OnceLock::new(), pieces }))
     }
 
-    /// Says how many lines and bytes lie before it in its file.
-    pub(super) fn moved(&self, lines: u32, bytes: u32) {
-        self.before.store(u64::from(lines) << 32 | u64::from(bytes), Ordering::Relaxed);
+    /// Says for each piece how many lines and bytes lie before it in its file.
+    pub(super) fn moved(&self, before: impl Iterator<Item = (u32, u32)>) {
+        for (piece, (lines, bytes)) in self.pieces.iter().zip(before) {
+            // Those of the text count themselves.
+            let lines = lines - if piece.start == 0 { 0 } else { self.line_at(piece.start) as u32 - 1 };
+            let bytes = bytes - piece.start;
+            piece.before.store(u64::from(lines) << 32 | u64::from(bytes), Ordering::Relaxed);
+        }
     }
 
-    fn lines_before(&self) -> u32 {
-        (self.before.load(Ordering::Relaxed) >> 32) as u32
+    /// Lines and bytes that lie before something in the file and not in the text.
+    fn before(&self, at: u32) -> (u32, u32) {
+        let piece = self.pieces.iter().rev().find(|piece| piece.start <= at);
+        let before = piece.map_or(0, |piece| piece.before.load(Ordering::Relaxed));
+        ((before >> 32) as u32, before as u32)
     }
 
-    pub(super) fn bytes_before(&self) -> u32 {
-        self.before.load(Ordering::Relaxed) as u32
+    /// Where something is in the file
+    pub(super) fn offset(&self, at: u32) -> u32 {
+        self.before(at).1 + at
+    }
+
+    /// In how many pieces it is
+    pub(super) const fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// The line of the text, counted from 1
+    fn line_at(&self, at: u32) -> usize {
+        self.lines().partition_point(|&start| start <= at)
     }
 
     fn lines(&self) -> &[u32] {
@@ -100,25 +139,21 @@ impl Place {
     /// The line, counted from 1.
     #[must_use]
     pub fn line(&self) -> u32 {
-        self.source.lines_before() + self.line_of_source() as u32
-    }
-
-    /// Counted in what was read with it
-    fn line_of_source(&self) -> usize {
-        self.source.lines().partition_point(|&start| start <= self.start)
+        self.source.before(self.start).0 + self.source.line_at(self.start) as u32
     }
 
     /// The column, counted in characters from 1.
     #[must_use]
     pub fn column(&self) -> u32 {
-        let line = self.source.lines().get(self.line_of_source() - 1).copied().unwrap_or_default() as usize;
+        let line = self.source.lines().get(self.source.line_at(self.start) - 1).copied().unwrap_or_default()
+            as usize;
         let before = self.source.text.get(line..self.start as usize).unwrap_or_default();
         before.chars().count() as u32 + 1
     }
 
     /// What places are sorted by.
     pub(super) fn order(&self) -> (&str, u32) {
-        (self.file(), self.source.bytes_before() + self.start)
+        (self.file(), self.source.offset(self.start))
     }
 
     /// The text at this place.

@@ -120,7 +120,7 @@ impl Reader {
 
     /// What spans are sorted by to be in the order in which they are written.
     pub(super) fn order(&self, span: Span) -> u32 {
-        self.source_of(span).bytes_before() + span.start
+        self.source_of(span).offset(span.start)
     }
 
     pub(super) fn report(&mut self, problem: Problem, span: Span) {

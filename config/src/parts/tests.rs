@@ -58,6 +58,9 @@ fn base() -> String {
         );
         (0..120).for_each(|number| text += &endpoint(tenant, &format!("vm{number:03}"), number));
     }
+    // Apart from what they are of, before it and behind it
+    let limits = |tenant: &str| format!("[tenant.{tenant}.network.lan.limits]\nflows = 5000\n");
+    text = format!("{}{text}{}", limits("acme"), limits("beta"));
     assert!(text.len() > WORTH_IT);
     text
 }
@@ -101,6 +104,7 @@ fn what_is_usual_is_read_in_parts() {
     let base = base();
     let one = endpoint("acme", "vm050", 50);
     let all = group("acme", "all");
+    let pair = "[[tenant.acme.endpoint.vm001.allowed_pairs]]\naddress = \"10.1.9.9/32\"\n";
     for (what, new) in [
         ("one comes at the end", format!("{base}{}", endpoint("acme", "new", 130))),
         ("one comes between", base.replace(&one, &format!("{one}{}", endpoint("acme", "new", 130)))),
@@ -139,6 +143,15 @@ fn what_is_usual_is_read_in_parts() {
                 ),
             ),
         ),
+        ("a part of another", base.replace(&one, &format!("{one}{pair}"))),
+        (
+            "a part of what nobody writes otherwise",
+            base.replace(
+                &one,
+                &format!("{one}[[tenant.acme.policy.p.egress]]\naction = \"deny\"\nto = \"any\"\n"),
+            ),
+        ),
+        ("a part of one before it", base.replace(&one, "").replacen("[host", &format!("{pair}[host"), 1)),
         ("everywhere", base.replace("ü", "u")),
         ("a host comes behind all", format!("{base}[host.b]\nvtep = \"192.0.2.2\"\ndevice = \"e\"\n")),
         ("a mode comes between", base.replace(&one, &format!("[tenant.acme]\nmode = \"audit\"\n{one}"))),
@@ -157,15 +170,7 @@ fn what_only_the_whole_tells_is_read_whole() {
         ("no header", format!("x = 1\n{one}")),
         ("an open list", one.replace("]\ngroups", "groups")),
         ("an open string", one.replace("\"lan\"", "\"\"\"lan")),
-        (
-            "a part of another",
-            format!("{one}[[tenant.acme.endpoint.vm001.allowed_pairs]]\naddress = \"10.1.9.9/32\"\n"),
-        ),
         ("another spelling", one.replace("[tenant.acme.endpoint.vm050]", "[tenant.acme.endpoint.\"vm050\"]")),
-        (
-            "a part of a policy",
-            format!("{one}[[tenant.acme.policy.p.egress]]\naction = \"deny\"\nto = \"any\"\n"),
-        ),
         ("another table", format!("{one}[ tenant . acme ]\ndescription = \"x\"\n")),
         ("nothing of it", "[tenant.acme.endpoint.vm050]\n".to_owned()),
         ("an unknown key", one.replace("port =", "prot =")),
@@ -198,7 +203,7 @@ proptest! {
     /// Cut, doubled and broken anywhere, twice in a row.
     #[test]
     fn a_text_is_read_as_it_is_without_anything_known(edits in proptest::collection::vec(
-        (0usize..34_000, 0usize..400, 0usize..8, 0usize..34_000), 1..4))
+        (0usize..42_000, 0usize..400, 0usize..8, 0usize..42_000), 1..4))
     {
         let mut known = read(&base(), None);
         for (at, len, what, from) in edits {
