@@ -115,7 +115,7 @@ pub(super) struct Elsewhere {
 }
 
 /// What is named from outside.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Kind {
     Tenant,
     Network,

@@ -164,13 +164,13 @@ impl Place {
 
     /// What was read with it: its file, or a part of that.
     #[must_use]
-    pub fn source(&self) -> &Arc<Source> {
+    pub(super) fn source(&self) -> &Arc<Source> {
         &self.source
     }
 
-    /// The bytes of that.
+    /// The bytes of that: they tell places of other parts not apart.
     #[must_use]
-    pub fn range(&self) -> Range<usize> {
+    pub(super) fn range(&self) -> Range<usize> {
         self.start as usize..self.end as usize
     }
 }

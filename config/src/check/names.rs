@@ -57,8 +57,11 @@ impl<'t> Names<'t> {
 
     /// What was named elsewhere, each place once: rules are read once for each of their values.
     pub(super) fn named_elsewhere(mut self) -> Vec<Elsewhere> {
-        self.elsewhere.sort_by_key(|named| named.at.range().start);
-        self.elsewhere.dedup_by(|a, b| a.at.range() == b.at.range() && a.kind == b.kind);
+        fn key(named: &Elsewhere) -> (u32, Kind, &Name, &Name) {
+            (named.at.order().1, named.kind, &named.tenant, &named.name)
+        }
+        self.elsewhere.sort_by(|a, b| key(a).cmp(&key(b)));
+        self.elsewhere.dedup_by(|a, b| key(a) == key(b));
         self.elsewhere
     }
 

@@ -5,7 +5,11 @@ use std::fmt::Write as _;
 use proptest::prelude::*;
 
 use super::*;
-use crate::check::{self, FileContent};
+use crate::{
+    check::{self, FileContent},
+    loader::load_str,
+    problem::Severity,
+};
 
 fn endpoint(tenant: &str, name: &str, number: usize) -> String {
     let pair = if number.is_multiple_of(3) {
@@ -195,6 +199,25 @@ fn a_string_that_goes_on_behind_the_change_is_read_whole() {
     };
     assert!(!is_read_in_parts(&string("\"\""), &string("\"\"\"")));
     assert!(is_read_in_parts(&string("\"\"\""), &string("\"\"")));
+}
+
+/// Two groups name something of another tenant at the same place of their parts; one of them may not.
+#[test]
+fn what_each_part_names_elsewhere_is_asked_about() {
+    let naming = |group: &str, of: &str| {
+        format!(
+            "[tenant.acme.group.{group}]\ningress = [{{ proto = \"tcp\", ports = 80, from = \"group:beta/{of}\" }}]\n"
+        )
+    };
+    let shared = "[tenant.beta.group.one]\nshared_with = [\"acme\"]\n[tenant.beta.group.two]\n";
+    let text = |of: &str| format!("{}{shared}{}{}", base(), naming("aa", "one"), naming("ab", of));
+    assert!(load_str("a.toml", &text("one")).is_ok());
+    for (of, code) in [("two", "not-shared"), ("six", "unknown-name")] {
+        let found = load_str("a.toml", &text(of)).unwrap_err();
+        let errors: Vec<_> = found.iter().filter(|it| it.problem.severity() == Severity::Error).collect();
+        assert!(errors.len() == 1 && errors[0].problem.code() == code, "{found:?}");
+        assert_eq!(errors[0].at.text(), format!("\"group:beta/{of}\""));
+    }
 }
 
 proptest! {
