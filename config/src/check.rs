@@ -67,7 +67,7 @@ pub(super) struct FileContent {
     pub(super) found: Found,
     /// Whether all of it could be read, so that what it does not name does not exist.
     pub(super) whole: bool,
-    /// What was read of it in parts when that was possible last; tenants were made of just these tables.
+    /// What was read of it in parts when that was possible last: where it was read whole since, there are errors in it.
     pub(super) known: Option<Arc<Known>>,
 }
 

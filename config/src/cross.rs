@@ -384,7 +384,9 @@ impl<'f> Whole<'f> {
         let is_same = |owner: &&Owner| self.is_same(owner);
         for Changed { tenant, endpoints, .. } in &self.changed {
             owners.reserve(endpoints.len());
-            for (host, attachment, mine) in attachment_claims(tenant, endpoints) {
+            let mut in_order: Vec<_> = attachment_claims(tenant, endpoints).collect();
+            in_order.sort_by(|(.., a), (.., b)| a.at.order().cmp(&b.at.order()));
+            for (host, attachment, mine) in in_order {
                 let share = Share::of(attachment);
                 let shares = owners.entry((host, &attachment.device)).or_default();
                 let before = good.and_then(|good| good.attachments.get(host)?.get(&attachment.device));

@@ -73,9 +73,9 @@ impl Found {
         self.more.warnings += other.more.warnings;
     }
 
-    /// So many were kept.
-    pub(super) const fn len(&self) -> usize {
-        self.list.len()
+    /// So many were found.
+    pub(super) const fn count(&self) -> usize {
+        self.list.len() + self.more.errors + self.more.warnings
     }
 
     /// Those that are told

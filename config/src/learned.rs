@@ -70,9 +70,12 @@ fn with_learned(tenant: &Tenant, learned: &BTreeMap<Name, Vec<Addr>>) -> Tenant 
         let mut taken = named(network);
         let endpoints = Arc::make_mut(&mut network.endpoints);
         for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.learning.is_some()) {
-            let endpoint = Arc::make_mut(endpoint);
             let news = learned.get(&endpoint.name).into_iter().flatten().filter(|it| taken.insert(**it));
             let news: Vec<Addr> = news.copied().collect();
+            if news.is_empty() {
+                continue;
+            }
+            let endpoint = Arc::make_mut(endpoint);
             endpoint.addresses.extend(&news);
             endpoint.learned = news;
         }

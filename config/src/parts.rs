@@ -1,8 +1,8 @@
 //! A large file in parts: each table that stands by itself is read by itself, and again only where its text changed.
 //!
 //! A tenant of ten thousand endpoints is a file of ten thousand tables `[tenant.T.KIND.NAME]`, and a change touches one or
-//! two of them. The file is cut where such a table begins and where it ends; what lies between them is read together. Every
-//! piece is TOML without the others, so that no string and no list reaches from one into the next. Wherever that is in
+//! two of them. The file is cut where such a table begins and where it ends; tables of it that stand elsewhere are read with it, and what
+//! lies between is read together. Every piece is TOML without the others, so that no string and no list reaches from one into the next. Wherever that is in
 //! doubt, or anything is wrong, the file is read whole, which is what finds the words for it.
 
 use std::{
@@ -76,11 +76,22 @@ struct Cut<'t> {
     text: Cow<'t, str>,
 }
 
-#[derive(Clone)]
 struct Piece {
     range: Range<usize>,
     /// So many lines are before it.
     lines: u32,
+}
+
+impl Cut<'_> {
+    /// Where its pieces begin in its text
+    fn piece_starts(&self) -> impl Iterator<Item = u32> {
+        let mut start = 0;
+        self.pieces.iter().map(move |piece| {
+            let this = start;
+            start += piece.range.len() as u32;
+            this
+        })
+    }
 }
 
 /// A text that was cut.
@@ -105,7 +116,9 @@ impl Parts {
         let text = source.text();
         (text.len() >= WORTH_IT).then_some(())?;
         let Pieces { parts, rest, strays } = cut(text)?;
-        let parts = put_strays_in(text, parts, &strays);
+        let parts = put_strays_in(text, parts, &strays)?;
+        // Sources that nobody has any more are not kept for ever.
+        let known = known.filter(|known| known.sources.len() <= 1024 + 4 * parts.len());
         let mut file = read_rest(source, &rest, included)?;
         let numbers = find_known(&parts, known);
         let mut sources = known.map_or_else(|| vec![source.clone()], |known| known.sources.to_vec());
@@ -137,10 +150,6 @@ impl Parts {
                 read_part(sources.get(number as usize)?, number, part.header, &mut in_parts.table)?;
             }
         }
-        for (part, (number, _)) in parts.iter().zip(&order) {
-            let before = part.pieces.iter().map(|piece| (piece.lines, piece.range.start as u32));
-            sources.get(*number as usize)?.moved(before);
-        }
         let is_kept = |span: Span| kept.get(span.source() as usize) == Some(&true);
         for (name, InParts { name: first, mut table }) in tenants {
             let before = known.and_then(|known| tenant_of(&known.file, name));
@@ -152,6 +161,10 @@ impl Parts {
             put_together(&mut table.policy.value, &before.policy.value, is_kept)?;
             put_together(&mut table.endpoint.value, &before.endpoint.value, is_kept)?;
             add_tenant(&mut file, name, first, table);
+        }
+        for (part, (number, _)) in parts.iter().zip(&order) {
+            let before = part.pieces.iter().map(|piece| (piece.lines, piece.range.start as u32));
+            sources.get(*number as usize)?.moved(before);
         }
         Some(Self { file, sources: Arc::new(sources), order })
     }
@@ -207,7 +220,7 @@ fn find_known(parts: &[Cut<'_>], known: Option<&Parts>) -> Vec<Option<u32>> {
     let text_at = |at: usize| {
         let (number, start) = known.order.get(at)?;
         let source = known.sources.get(*number as usize)?;
-        match source.pieces() {
+        match source.piece_starts().len() {
             // In the file, which is faster to compare with than part by part
             1 => before.get(*start..start + source.text().len()),
             _ => Some(source.text()),
@@ -224,7 +237,9 @@ fn find_known(parts: &[Cut<'_>], known: Option<&Parts>) -> Vec<Option<u32>> {
             by_text.get_or_insert_with(|| all().collect()).get(&*part.text).copied()
         };
         next = at.map_or(next, |at| at + 1);
-        at.and_then(|at| known.order.get(at)).map(|(number, _)| *number)
+        let (number, _) = at.and_then(|at| known.order.get(at))?;
+        let source = known.sources.get(*number as usize)?;
+        source.piece_starts().eq(part.piece_starts()).then_some(*number)
     };
     parts.iter().map(find).collect()
 }
@@ -273,7 +288,7 @@ fn put_strays_in<'t>(
     text: &'t str,
     pieces: Vec<(Header<'t>, Piece)>,
     strays: &HashSet<Header<'t>, RandomState>,
-) -> Vec<Cut<'t>> {
+) -> Option<Vec<Cut<'t>>> {
     let mut places: HashMap<Header<'t>, usize, RandomState> = HashMap::default();
     let mut parts: Vec<Cut<'t>> = Vec::with_capacity(pieces.len());
     for (header, piece) in pieces {
@@ -288,7 +303,11 @@ fn put_strays_in<'t>(
         }
         parts.push(Cut { header, pieces: vec![piece], text: of_it.into() });
     }
-    parts
+    // A string that begins in one must not end in another.
+    let in_pieces = parts.iter().filter(|part| part.pieces.len() > 1).flat_map(|part| &part.pieces);
+    let mut texts = in_pieces.map(|piece| text.get(piece.range.clone()).unwrap_or_default());
+    let all_are_toml = texts.all(|piece| DeTable::parse(piece).is_ok());
+    all_are_toml.then_some(parts)
 }
 
 /// What a line is that begins with a bracket; none for one that is of a part and not written as usual.

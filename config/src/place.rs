@@ -80,7 +80,8 @@ impl Source {
 
     /// Lines and bytes that lie before something in the file and not in the text.
     fn before(&self, at: u32) -> (u32, u32) {
-        let piece = self.pieces.iter().rev().find(|piece| piece.start <= at);
+        let behind = self.pieces.partition_point(|piece| piece.start <= at);
+        let piece = behind.checked_sub(1).and_then(|last| self.pieces.get(last));
         let before = piece.map_or(0, |piece| piece.before.load(Ordering::Relaxed));
         ((before >> 32) as u32, before as u32)
     }
@@ -90,9 +91,9 @@ impl Source {
         self.before(at).1 + at
     }
 
-    /// In how many pieces it is
-    pub(super) const fn pieces(&self) -> usize {
-        self.pieces.len()
+    /// Where its pieces begin in its text
+    pub(super) fn piece_starts(&self) -> impl ExactSizeIterator<Item = u32> {
+        self.pieces.iter().map(|piece| piece.start)
     }
 
     /// The line of the text, counted from 1

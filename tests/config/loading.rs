@@ -209,3 +209,106 @@ proptest! {
         }
     }
 }
+
+/// What one of the endpoints in a large file is like.
+#[derive(Clone, Copy, Debug)]
+enum Written {
+    Well,
+    WithPort(usize),
+    WithMac(usize),
+    InNoGroup,
+    Outside,
+    Away,
+    Apart,
+    Naming(&'static str),
+    Torn,
+}
+
+fn written() -> impl Strategy<Value = Written> {
+    prop_oneof![
+        6 => Just(Written::Well),
+        3 => (0usize..4).prop_map(Written::WithPort),
+        2 => (0usize..4).prop_map(Written::WithMac),
+        1 => Just(Written::InNoGroup),
+        1 => Just(Written::Outside),
+        2 => Just(Written::Away),
+        2 => Just(Written::Apart),
+        2 => prop_oneof![Just("one"), Just("two"), Just("six")].prop_map(Written::Naming),
+        1 => Just(Written::Torn),
+    ]
+}
+
+const MANY: usize = 240;
+
+/// A file that is large enough to be read in parts.
+fn large(endpoints: &[Written], address: u8) -> String {
+    let mut text = format!(
+        "[host.a]\nvtep = \"192.0.2.{address}\"\ndevice = \"e\"\n[tenant.other.network.n]\nvni = 2\nhosts = [\"a\"]\n\
+         [tenant.other.group.one]\nshared_with = [\"x\"]\n[tenant.other.group.two]\n\
+         [tenant.x.network.n]\nvni = 1\nsubnets = [\"10.1.0.0/16\"]\n[tenant.x.group.all]\n\
+         ingress = [{{ from = \"any\" }}]\n"
+    );
+    let mut apart = String::new();
+    for (number, endpoint) in endpoints.iter().enumerate() {
+        let (mut port, mut mac, mut group, mut net) = (number, number, "all", 1);
+        match *endpoint {
+            Written::Away => continue,
+            Written::WithPort(other) => port = other,
+            Written::WithMac(other) => mac = other,
+            Written::InNoGroup => group = "al",
+            Written::Outside => net = 2,
+            Written::Naming(name) => {
+                text +=
+                    &format!("[tenant.x.group.g{number}]\ningress = [{{ from = \"group:other/{name}\" }}]\n");
+            }
+            Written::Apart => {
+                apart += &format!("[tenant.x.endpoint.e{number}.limits]\nflows = {}\n", 1 + number);
+            }
+            Written::Well | Written::Torn => {}
+        }
+        text += &format!(
+            "[tenant.x.endpoint.e{number}]\nnetwork = \"n\"\nhost = \"a\"\nport = \"port-of-endpoint-{port}\"\n\
+             mac = \"02:00:00:00:00:{mac:02x}\"\naddresses = [\"10.{net}.1.{number}\"]\ngroups = [\"{group}\"]\n"
+        );
+        if matches!(endpoint, Written::Torn) {
+            text += "description = \"\n";
+        }
+    }
+    text + &apart
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The same in a file of which only what changed is read again, with more errors than are told.
+    #[test]
+    fn remembering_parts_makes_no_difference(
+        rounds in proptest::collection::vec(
+            (proptest::collection::vec((0..MANY, written()), 1..4), 0u8..12, 0u8..20), 1..12)
+    ) {
+        let folder = TempFolder::new("parts");
+        let mut endpoints = [Written::Well; MANY];
+        let path = folder.write("eastgate.toml", &large(&endpoints, 1));
+        let mut loader = Loader::new(&path);
+        for (edits, all, address) in rounds {
+            for (at, to) in edits {
+                endpoints[at] = to;
+            }
+            match all {
+                0 => endpoints.fill(Written::InNoGroup),
+                1 | 2 => endpoints[..200].fill(Written::Well),
+                3..6 => endpoints.fill(Written::Well),
+                _ => {}
+            }
+            let text = large(&endpoints, if address == 0 { 2 } else { 1 });
+            prop_assert!(text.len() > 32 << 10 || endpoints.iter().filter(|it| matches!(it, Written::Away)).count() > 9);
+            folder.write("eastgate.toml", &text);
+            let outcome = |loader: &mut Loader| match loader.load() {
+                Ok(config) => format!("{config:?}\n{}", loader.warnings().render(false)),
+                Err(found) => found.render(false),
+            };
+            let remembered = outcome(&mut loader);
+            prop_assert!(remembered == outcome(&mut Loader::new(&path)), "{text}");
+        }
+    }
+}

@@ -40,8 +40,8 @@ pub(super) struct Checked {
     network: Option<usize>,
     /// None where something is missing that it cannot do without
     endpoint: Option<Arc<Endpoint>>,
-    /// Nothing was said of it, and nothing came of it but this.
-    alone: bool,
+    /// Nothing was reported of it, and nothing came of it but this.
+    reusable: bool,
 }
 
 impl Clone for Checked {
@@ -67,7 +67,7 @@ pub(super) fn check_all(
     for (name, table) in &tenant.endpoint.value {
         while known.next_if(|((before, _), _)| before.value < name.value).is_some() {}
         let same = known.next_if(|((_, before), _)| Arc::ptr_eq(before, table));
-        let same = same.map(|(_, checked)| checked).filter(|checked| checked.alone);
+        let same = same.map(|(_, checked)| checked).filter(|checked| checked.reusable);
         all.push(match same {
             Some(checked) => checked.clone(),
             None => check_one(tenant_name, name, table, tenant, &servers, made, reader),
@@ -95,7 +95,7 @@ fn check_one(
     made: &mut Made,
     reader: &mut Reader,
 ) -> Checked {
-    let said = reader.found.len();
+    let said = reader.found.count();
     let index = network_of(table, &tenant.network.value, reader);
     check(name, table, tenant, index, reader);
     let network = index.and_then(|index| tenant.network.value.get(index));
@@ -119,7 +119,7 @@ fn check_one(
         claim: Arc::new(claim(name, table, reader)),
         network: index,
         endpoint: endpoint.map(Arc::new),
-        alone: !filtered && reader.found.len() == said,
+        reusable: !filtered && reader.found.count() == said,
     }
 }
 

@@ -197,7 +197,6 @@ impl<'t> Variables<'t> {
         }
         for endpoint in built.values_mut().flatten() {
             let Some(mut rules) = others.remove(&endpoint.name) else { continue };
-            let endpoint = Arc::make_mut(endpoint);
             // Of filters it has groups that no file can name.
             rules.extend(endpoint.groups.iter().filter(|name| self.place_of(name).is_none()).cloned());
             rules.sort_unstable();
@@ -205,7 +204,9 @@ impl<'t> Variables<'t> {
             let plain = endpoint.groups.iter().filter_map(|name| groups.get(name));
             let plain: BTreeSet<&Name> =
                 plain.flat_map(|group| std::iter::once(&group.name).chain(&group.includes)).collect();
-            endpoint.rules_of = (!plain.iter().copied().eq(&rules)).then(|| rules.into());
+            if !plain.iter().copied().eq(&rules) {
+                Arc::make_mut(endpoint).rules_of = Some(rules.into());
+            }
         }
     }
 

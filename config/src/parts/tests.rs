@@ -199,6 +199,14 @@ fn a_string_that_goes_on_behind_the_change_is_read_whole() {
     };
     assert!(!is_read_in_parts(&string("\"\""), &string("\"\"\"")));
     assert!(is_read_in_parts(&string("\"\"\""), &string("\"\"")));
+    // The same with a table that stands elsewhere than what it is of
+    let apart = |inside: &str| {
+        let group = |name: &str| format!("[tenant.acme.group.{name}]\ningress = [{{ from = \"any\" }}]\n");
+        let text =
+            format!("{}description = \"\"\"\n{inside}[[tenant.acme.group.g.egress]]\n# \"\"\"\n", group("g"));
+        base.replace(&one, &format!("{}{one}", text.replace("H", &group("h"))))
+    };
+    assert!(!is_read_in_parts(&apart(""), &apart("H")));
 }
 
 /// Two groups name something of another tenant at the same place of their parts; one of them may not.
@@ -218,6 +226,41 @@ fn what_each_part_names_elsewhere_is_asked_about() {
         assert!(errors.len() == 1 && errors[0].problem.code() == code, "{found:?}");
         assert_eq!(errors[0].at.text(), format!("\"group:beta/{of}\""));
     }
+}
+
+/// Tables that belong to another are where they are, whichever way they stood before.
+#[test]
+fn a_part_that_is_cut_otherwise_is_where_it_is() {
+    let base = base();
+    // Rules say where they are.
+    let rule = |port: u16| {
+        format!("[[tenant.acme.group.web.egress]]\nproto = \"tcp\"\nports = {port}\nto = \"any\"\n")
+    };
+    let [first, second] = [rule(1), format!("{}# 1\n# 2\n", rule(2))];
+    let network = "[tenant.beta.network.lan]\n";
+    let behind = |what: &str| base.replace(network, &format!("{what}{network}"));
+    let all = [
+        behind(&format!("{first}{second}")),
+        format!("{}{second}", behind(&first)),
+        format!("{base}{first}{second}"),
+        format!("{first}{base}{second}"),
+        behind(&format!("{}{first}{second}", endpoint("acme", "new", 130))),
+    ];
+    for (old, new) in all.iter().flat_map(|old| all.iter().map(move |new| (old, new))) {
+        assert!(is_read_in_parts(old, new));
+    }
+}
+
+/// More is wrong than is told: what was not told is wrong all the same when the rest is mended.
+#[test]
+fn what_was_not_told_is_not_taken_for_right() {
+    let base = base();
+    let wrong = base.replace("groups = [\"all\"", "groups = [\"al\"");
+    let half = wrong.replacen("groups = [\"al\"", "groups = [\"all\"", 101);
+    let known = read(&wrong, None);
+    let again = read(&half, Some(&known));
+    assert!(again.found.has_errors());
+    assert_eq!(said(&again), said(&read(&half, None)));
 }
 
 proptest! {
