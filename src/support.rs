@@ -15,7 +15,10 @@ use std::{
 
 use flate2::{Compression, write::GzEncoder};
 
-pub use self::{comments::without_words, redact::Pseudonyms};
+pub use self::{
+    comments::{without_snippets, without_words},
+    redact::Pseudonyms,
+};
 
 /// More of one file is cut off, in bytes.
 const LARGEST: usize = 16 << 20;

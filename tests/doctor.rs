@@ -153,7 +153,7 @@ fn what_is_broken_under_a_daemon_is_found() {
     site.rewrite(|text| text.trim_end().trim_end_matches("[host.alpha]").replace("vni = 5001", "vni = 5002"));
     let found = doctor(&site, Some(&alpha));
     found.has("underlay-mtu", "warning", "lan (1600)");
-    found.has("port-missing", "warning", "veth-web2");
+    found.has("port-missing", "note", "veth-web2");
     found.has("foreign-filter", "note", "pref 77");
     if tcx::is_available() {
         found.has("foreign-program", "note", "only_marked at the egress of veth-web1, behind eastgate's");
@@ -328,6 +328,23 @@ fn an_archive_has_what_helps_and_nothing_that_is_secret() {
     for (name, text) in unpacked(&redacted) {
         for told in ["acme", "web1", "192.0.2.1", "10.1.0.11", "fd00:1::11", "02:00:00:00:00:11", "db1"] {
             assert!(!text.contains(told) && !name.contains(told), "{name} has {told}");
+        }
+    }
+
+    // Errors show the lines that they are about, with what stands behind.
+    site.rewrite(|text| text.replacen("vni = 5001", "vni = \"x\" # hunter2 of Mallory", 1));
+    assert_eq!(alpha.run(&["reload"]).status.code(), Some(3));
+    for (more, name) in [(&[][..], "broken.tar.gz"), (&["--redact"], "broken-redacted.tar.gz")] {
+        let archive = site.world.path(name);
+        let output = pack(more, &archive);
+        assert!(output.status.success(), "{output:?}");
+        let files = unpacked(&archive);
+        assert!(files["doctor.txt"].contains("reload-refused"), "{}", files["doctor.txt"]);
+        assert_eq!(files.keys().any(|name| name.starts_with("config/")), more.is_empty(), "{files:?}");
+        for (name, text) in &files {
+            for secret in ["hunter2", "Mallory"] {
+                assert!(!text.contains(secret), "{name} has {secret}: {text}");
+            }
         }
     }
     assert_eq!(running.changes(&Machine::of(&site.alpha)), Vec::<String>::new());

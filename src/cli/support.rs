@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     doctor::facts::{Configuration, Facts},
-    support::{Archive, Pseudonyms, without_words},
+    support::{Archive, Pseudonyms, without_snippets, without_words},
 };
 
 pub(super) const HELP: &str = "Packs doctor's findings, status, tables (1,000 rows of each), events, metrics, plan, the kernel and its settings, devices,
@@ -174,7 +174,9 @@ fn daemon(options: &Support, facts: &Facts, pack: &mut Pack) {
     let Some(answers) = facts.answers() else {
         return pack.missing.push("status.json and tables: no daemon answers".into());
     };
-    pack.json("status.json", &answers.status);
+    let mut status = answers.status.clone();
+    status.reload_error = status.reload_error.map(|error| without_snippets(&error));
+    pack.json("status.json", &status);
     let some = || Filter { limit: Some(ROWS), ..Filter::default() };
     let all_drops = Filter { all: true, ..some() };
     let requests = [
@@ -198,13 +200,19 @@ fn daemon(options: &Support, facts: &Facts, pack: &mut Pack) {
     }
     let log =
         answers.pid.ok_or_else(|| "the daemon's process has no number here".to_owned()).and_then(|pid| {
-            let of_daemon = format!("_PID={pid}");
-            run("journalctl", &["--no-pager", "--quiet", "-o", "short-iso", "-n", LOG_LINES, &of_daemon])
+            // Numbers of processes are given again: of this boot, and of this program.
+            let (of_daemon, of_program) = (format!("_PID={pid}"), "_COMM=eastgate");
+            let how = ["--no-pager", "--quiet", "--boot", "-o", "short-iso", "-n", LOG_LINES];
+            run("journalctl", &[&how[..], &[&of_daemon, of_program]].concat())
         });
     pack.try_text(
         "log.txt",
         log.and_then(|log| {
-            if log.trim().is_empty() { Err("journald has none of this daemon".into()) } else { Ok(log) }
+            if log.trim().is_empty() {
+                Err("journald has none of this daemon".into())
+            } else {
+                Ok(without_snippets(&log))
+            }
         }),
     );
 }
@@ -283,12 +291,24 @@ fn configuration(facts: &Facts, file: &Path, config: Option<&Config>, pack: &mut
     if matches!(facts.configuration, Configuration::Absent(_)) {
         return pack.missing.push("the configuration: there is none".into());
     }
+    if pack.pseudonyms.is_some() && config.is_none() {
+        // What in it is a name only a configuration that is read tells.
+        return pack.missing.push(
+            "the configuration: with errors in it, its names cannot be told; doctor.txt has those".into(),
+        );
+    }
     let mut files = BTreeSet::from([file.to_owned()]);
     for tenant in config.into_iter().flat_map(|config| config.tenants.values()) {
         files.insert(tenant.at.file().into());
     }
     for (number, path) in files.iter().enumerate() {
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
+        // What is a comment in what is no TOML is anybody's guess.
+        let is_toml = |text: String| match toml::de::DeTable::parse(&text) {
+            Ok(_) => Ok(text),
+            Err(_) => Err("it is no TOML; doctor.txt says where".to_owned()),
+        };
+        let text = text.and_then(is_toml);
         let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         // Names of files may be those of tenants.
         let name = pack.pseudonyms.as_mut().map_or(name.clone(), |pseudonyms| pseudonyms.put(&name));
@@ -301,6 +321,11 @@ fn pseudonyms(facts: &Facts, config: Option<&Config>) -> Pseudonyms {
     let mut names = Pseudonyms::default();
     if let Some(config) = config {
         config.hosts.keys().for_each(|name| names.name("host", name));
+        config
+            .hosts
+            .values()
+            .flat_map(|host| host.devices.iter())
+            .for_each(|name| names.name("device", name));
         config.site.policies.keys().for_each(|name| names.name("policy", name));
         config.site.sets.keys().for_each(|name| names.name("set", name));
         config.site.templates.keys().for_each(|name| names.name("template", name));
@@ -311,7 +336,12 @@ fn pseudonyms(facts: &Facts, config: Option<&Config>) -> Pseudonyms {
             tenant.policies.keys().for_each(|name| names.name("policy", name));
             for network in tenant.networks.values() {
                 names.name("network", &network.name);
-                network.endpoints.iter().for_each(|endpoint| names.name("endpoint", &endpoint.name));
+                for endpoint in network.endpoints.iter() {
+                    names.name("endpoint", &endpoint.name);
+                    if let Some(attachment) = &endpoint.attachment {
+                        names.name("device", &attachment.device);
+                    }
+                }
             }
         }
     }

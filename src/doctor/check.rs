@@ -159,14 +159,14 @@ checks! {
         "Stop the other, or choose another `[overlay] port` for all hosts.";
     Firewall, "firewall", Warning,
         "Datagrams that the host's firewall drops reach neither the daemon nor the device that decapsulates.",
-        "Let the port pass, from the underlay device: `nft insert rule inet filter input udp dport 4789 accept`, if the chain is that one.";
+        "Let the port pass for the other VTEPs, and for nobody else: `nft insert rule inet filter input iifname DEVICE ip saddr { VTEP, VTEP } udp dport 4789 accept`, if the chain is that one.";
     BridgeNetfilter, "bridge-netfilter", Note,
-        "The host's iptables rules decide about frames on the bridge that the underlay is on.", "`sysctl net.bridge.bridge-nf-call-iptables=0`.";
+        "The host's iptables rules decide about frames on the bridge that the underlay is on.", "`sysctl net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0`, unless containers or Kubernetes here need their rules on bridges: then leave it, and let the port pass in them.";
     UnderlaySettings, "underlay-settings", Note,
         "Settings that eastgate leaves to the host decide whether its VTEP is found and by which way it answers.",
         "`sysctl` as the finding says.";
 
-    PortMissing, "port-missing", Warning,
+    PortMissing, "port-missing", Note,
         "A machine without its device is on no network.", "Start the machine or make the device; it is served as soon as it appears. Otherwise correct `port` of the endpoint.";
     PortDown, "port-down", Note,
         "Nothing passes a device that is down.", "`ip link set DEVICE up`.";

@@ -49,7 +49,7 @@ fn ports(site: &Site, devices: &Devices, found: &mut Findings) {
     for port in &site.ports {
         let (device, endpoints) = (&port.device, some(port.endpoints.clone()));
         match (devices.links.get(device), &port.unfit) {
-            (None, _) => found.warning(
+            (None, _) => found.note(
                 Check::PortMissing,
                 format!("there is no device {device}, which is the port of {endpoints}"),
                 None,

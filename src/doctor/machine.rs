@@ -131,7 +131,8 @@ fn memory(facts: &Facts, found: &mut Findings) {
     let Some(memory) = found.look("memory", &facts.machine.memory) else { return };
     let free = format!("{} MiB of {} MiB can be had", memory.available / MIB, memory.total / MIB);
     let full = facts.site.as_ref().map_or(0, |site| site.full_tables);
-    if memory.available < memory.total / 20 {
+    // A share of all would say nothing where most is set apart for machines.
+    if memory.available < (memory.total / 20).min(512 * MIB) {
         found.warning(Check::Memory, free, None);
     } else if facts.answers().is_none() && full > memory.available {
         let text = format!("{free}; the kernel's tables take {} MiB once they are full", full / MIB);

@@ -456,7 +456,7 @@ fn of_the_underlay() {
 fn of_devices() {
     finds(
         Check::PortMissing,
-        Warning,
+        Note,
         "acme/web1",
         with_devices(|it| {
             it.links.remove("veth-web1");

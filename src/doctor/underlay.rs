@@ -226,13 +226,19 @@ fn firewall(site: &Site, found: &mut Findings) {
     for rule in &firewall.refusals {
         found.warning(Check::Firewall, format!("{rule} refuses UDP port {port}"), None);
     }
+    for rule in &firewall.partial {
+        let text = format!(
+            "{rule} refuses some of what comes to UDP port {port}; whether that is too much only the rules together tell"
+        );
+        found.note(Check::Firewall, text, None);
+    }
     for chain in &firewall.closed {
         let text = format!(
             "{chain} drops what no rule accepts, and none of its rules names UDP port {port}; another may let it pass all the same"
         );
         found.note(Check::Firewall, text, None);
     }
-    if firewall.refusals.is_empty() && firewall.closed.is_empty() {
+    if firewall.refusals.is_empty() && firewall.partial.is_empty() && firewall.closed.is_empty() {
         found.ok(Check::Firewall, format!("no rule refuses UDP port {port}"));
     }
 }

@@ -30,6 +30,16 @@ pub fn without_words(text: &str) -> String {
     out
 }
 
+/// Diagnostics without the lines of files that they show.
+#[must_use]
+pub fn without_snippets(text: &str) -> String {
+    let is_snippet = |line: &str| {
+        let line = line.trim_start().trim_start_matches(|c: char| c.is_ascii_digit());
+        line.trim_start().starts_with('|')
+    };
+    text.split_inclusive('\n').filter(|line| !is_snippet(line)).collect()
+}
+
 /// Bytes of the string that a text begins with.
 fn string_len(text: &str, quote: char) -> usize {
     let three: String = [quote; 3].iter().collect();
@@ -62,7 +72,13 @@ fn is_description(before: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::without_words;
+    use super::{without_snippets, without_words};
+
+    #[test]
+    fn lines_of_files_go_from_errors() {
+        let error = "error[bad-mac]: no\n --> a.toml:3:7\n  |\n3 | mac = \"zz\" # secret\n  |       ^^^^\n  |\n  = help: write one\n";
+        assert_eq!(without_snippets(error), "error[bad-mac]: no\n --> a.toml:3:7\n  = help: write one\n");
+    }
 
     #[test]
     fn what_is_for_people_goes_and_lines_stay() {

@@ -104,7 +104,7 @@ fn odd_settings(underlay: &[String], vtep: IpAddr) -> Vec<(String, String)> {
         if vtep.is_ipv4() && (of("ipv4", "arp_filter") == Some(1) || all == Some(1)) {
             odd.push((
                 format!("arp_filter is 1 on {device}: requests for {vtep} are answered only where the way back leads"),
-                format!("`sysctl net.ipv4.conf.{device}.arp_filter=0 net.ipv4.conf.all.arp_filter=0`."),
+                format!("`sysctl net/ipv4/conf/{device}/arp_filter=0 net/ipv4/conf/all/arp_filter=0`."),
             ));
         }
         let takes_ra = match of("ipv6", "accept_ra") {
@@ -118,7 +118,7 @@ fn odd_settings(underlay: &[String], vtep: IpAddr) -> Vec<(String, String)> {
                     "{device} takes router advertisements: whoever sends one there changes its routes and MTU"
                 ),
                 format!(
-                    "`sysctl net.ipv6.conf.{device}.accept_ra=0`, where addresses and routes are configured."
+                    "`sysctl net/ipv6/conf/{device}/accept_ra=0`, where addresses and routes are configured."
                 ),
             ));
         }

@@ -18,6 +18,9 @@ const ETH_SS_FEATURES: u32 = 4;
 const NAME: usize = 32;
 /// Words of a block of 32 features: available, requested, active, never changed.
 const BLOCK: usize = 4;
+const AVAILABLE: usize = 0;
+const ACTIVE: usize = 2;
+const NEVER_CHANGED: usize = 3;
 /// More features than any kernel has; what says it has more is not believed.
 const MOST: usize = 1024;
 
@@ -45,18 +48,18 @@ pub fn features(device: &str) -> Look<Features> {
     states[..2].copy_from_slice(&[ETHTOOL_GFEATURES, blocks as u32]);
     ask(&mut states)?;
     let names: Vec<u8> = names.iter().skip(3).flat_map(|word| word.to_ne_bytes()).collect();
-    let active: Vec<u32> =
-        states.iter().skip(2).copied().collect::<Vec<_>>().chunks(BLOCK).map(active).collect();
-    let is_on = |number: usize| active.get(number / 32).is_some_and(|bits| bits & (1 << (number % 32)) != 0);
+    let states = states.get(2..).unwrap_or_default();
+    let has = |word: usize, number: usize| {
+        let bits = states.get(number / 32 * BLOCK + word).copied().unwrap_or(0);
+        bits & (1 << (number % 32)) != 0
+    };
+    // One that nobody can change is not for anybody to be told of.
+    let is_fixed = |number: usize| !has(AVAILABLE, number) || has(NEVER_CHANGED, number);
     let named = names.chunks(NAME).enumerate().filter_map(|(number, name)| {
         let name = name.split(|byte| *byte == 0).next().and_then(|name| std::str::from_utf8(name).ok())?;
-        (!name.is_empty()).then(|| (name.to_owned(), is_on(number)))
+        (!name.is_empty() && !is_fixed(number)).then(|| (name.to_owned(), has(ACTIVE, number)))
     });
     Ok(named.collect())
-}
-
-fn active(block: &[u32]) -> u32 {
-    block.get(2).copied().unwrap_or(0)
 }
 
 fn ask(socket: &UdpSocket, device: &str, buffer: &mut [u32]) -> Look<()> {
@@ -83,8 +86,8 @@ mod tests {
     #[test]
     fn every_machine_has_a_loopback_device_with_features() {
         let features = features("lo").unwrap();
-        assert_eq!(features.get("loopback"), Some(&true), "{features:?}");
-        assert!(features.contains_key("rx-lro"), "{features:?}");
+        assert!(features.contains_key("rx-gro"), "{features:?}");
+        assert!(!features.contains_key("loopback"), "nobody can change it: {features:?}");
         assert!(super::features("no-such-device").is_err());
         assert!(super::features("a-name-that-no-device-can-have").is_err());
     }

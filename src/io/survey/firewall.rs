@@ -12,8 +12,10 @@ use super::{Look, read};
 pub struct Firewall {
     /// Chains for what comes in that drop what no rule accepts, and have no rule that accepts the port
     pub closed: Vec<String>,
-    /// Rules that name the port, and drop or reject
+    /// Rules that drop or reject whatever comes to the port
     pub refusals: Vec<String>,
+    /// Those that do so with some of it, or behind rules that accept it
+    pub partial: Vec<String>,
 }
 
 /// What the firewalls of this network namespace say of datagrams to these UDP ports. Nothing is loaded that is not there.
@@ -85,7 +87,12 @@ fn nftables(ruleset: &Value, port: u16, found: &mut Firewall) {
         let (hook, policy) = (chain["hook"].as_str(), chain["policy"].as_str());
         let takes_in = matches!(hook, Some("input" | "prerouting" | "ingress"));
         let family = chain["family"].as_str().unwrap_or("");
-        if !takes_in || policy != Some("drop") || !matches!(family, "ip" | "ip6" | "inet" | "netdev") {
+        if !takes_in || !matches!(family, "ip" | "ip6" | "inet" | "netdev") {
+            continue;
+        }
+        let in_it = |rule: &&&Value| table(rule) == table(chain) && rule["chain"] == chain["name"];
+        let ends = |rule: &&Value| matches_of(rule) == 0 && has(rule, &["drop", "reject"]);
+        if policy != Some("drop") && !rules.iter().rfind(in_it).is_some_and(ends) {
             continue;
         }
         // Chains jump to each other: any rule of the table may be on the way.
@@ -94,10 +101,30 @@ fn nftables(ruleset: &Value, port: u16, found: &mut Firewall) {
             found.closed.push(format!("nft chain {} {}", table(chain), chain["name"].as_str().unwrap_or("")));
         }
     }
-    for rule in rules.iter().filter(about_port).filter(|rule| has(rule, &["drop", "reject"])) {
+    let on_its_way = |rule: &&&Value| {
+        let chain = objects().filter_map(|object| object.get("chain"));
+        let of_it = |chain: &&Value| table(chain) == table(rule) && chain["name"] == rule["chain"];
+        let hook = chain.into_iter().find(of_it).and_then(|chain| chain["hook"].as_str());
+        !matches!(hook, Some("forward" | "output" | "postrouting"))
+    };
+    let refusing = rules.iter().filter(about_port).filter(|rule| has(rule, &["drop", "reject"]));
+    for rule in refusing.filter(on_its_way) {
         let (chain, handle) = (rule["chain"].as_str().unwrap_or(""), &rule["handle"]);
-        found.refusals.push(format!("nft rule of {} {chain}, handle {handle}", table(rule)));
+        let named = format!("nft rule of {} {chain}, handle {handle}", table(rule));
+        let mut others = rules.iter().filter(about_port).filter(|other| table(other) == table(rule));
+        let accepted = others.any(|other| has(other, &["accept", "jump", "goto", "vmap"]));
+        if matches_of(rule) == 1 && !accepted {
+            found.refusals.push(named);
+        } else {
+            found.partial.push(named);
+        }
     }
+}
+
+/// How many things a rule asks for
+fn matches_of(rule: &Value) -> usize {
+    let parts = rule["expr"].as_array().into_iter().flatten();
+    parts.filter(|part| part.get("match").is_some() || part.get("xt").is_some()).count()
 }
 
 /// Whether a part of a rule compares the UDP destination port with this one.
@@ -144,8 +171,28 @@ fn iptables(saved: &str, program: &str, port: u16, found: &mut Firewall) {
     };
     let rules: Vec<&str> = saved.lines().filter(|line| line.starts_with("-A ") && names_port(line)).collect();
     let refuses = |line: &&str| line.ends_with("-j DROP") || line.contains("-j REJECT");
-    found.refusals.extend(rules.iter().copied().filter(refuses).map(|rule| format!("{program} {rule}")));
-    let drops = saved.lines().any(|line| line.starts_with(":INPUT DROP"));
+    let elsewhere = |line: &&&str| line.starts_with("-A FORWARD ") || line.starts_with("-A OUTPUT ");
+    let accepted = rules.iter().any(|rule| !refuses(rule));
+    for rule in rules.iter().filter(|rule| refuses(rule) && !elsewhere(rule)) {
+        let mut words = rule.split_whitespace().skip(2);
+        let is_plain = |word: &str| {
+            matches!(
+                word,
+                "-p" | "udp" | "-m" | "multiport" | "--dport" | "--dports" | "-j" | "DROP" | "REJECT"
+            ) || word.starts_with(|first: char| first.is_ascii_digit())
+                || word == "--reject-with"
+                || word.starts_with("icmp")
+        };
+        if words.all(is_plain) && !accepted {
+            found.refusals.push(format!("{program} {rule}"));
+        } else {
+            found.partial.push(format!("{program} {rule}"));
+        }
+    }
+    let last = saved.lines().rfind(|line| line.starts_with("-A INPUT "));
+    let ends = last
+        .is_some_and(|line| line.starts_with("-A INPUT -j DROP") || line.starts_with("-A INPUT -j REJECT"));
+    let drops = ends || saved.lines().any(|line| line.starts_with(":INPUT DROP"));
     if drops && !rules.iter().any(|rule| !refuses(rule)) {
         found.closed.push(format!("{program} chain INPUT"));
     }
@@ -194,6 +241,19 @@ mod tests {
             ["nft rule of inet filter in, handle 7"]
         );
         assert_eq!(of_nft("accept", &json!([port(&json!(53)), drop])), Firewall::default());
+        // Of some packets only
+        let source = json!({ "match": { "op": "==", "left": { "payload": { "protocol": "ip", "field": "saddr" } }, "right": "192.0.2.9" } });
+        let some = of_nft("accept", &json!([source, port(&json!(4789)), drop]));
+        assert_eq!((some.refusals.len(), some.partial.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_last_rule_closes_a_chain_as_well_as_its_policy_does() {
+        assert_eq!(of_nft("accept", &json!([{ "counter": null }, { "reject": null }])).closed.len(), 1);
+        let last = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -i lo -j ACCEPT\n-A INPUT -j REJECT --reject-with icmp-host-prohibited\n";
+        let mut found = Firewall::default();
+        iptables(last, "iptables", 4789, &mut found);
+        assert_eq!((found.closed.len(), found.refusals.len(), found.partial.len()), (1, 0, 0));
     }
 
     #[test]
@@ -215,5 +275,8 @@ mod tests {
         );
         let refused = of(":INPUT ACCEPT [0:0]\n-A INPUT -p udp -m udp --dport 4789 -j DROP\n");
         assert_eq!(refused.refusals, ["iptables -A INPUT -p udp -m udp --dport 4789 -j DROP"]);
+        let some = of(":INPUT ACCEPT [0:0]\n-A INPUT -i wan0 -p udp -m udp --dport 4789 -j DROP\n\
+                       -A FORWARD -p udp -m udp --dport 4789 -j DROP\n");
+        assert_eq!((some.refusals.len(), some.partial.len()), (0, 1));
     }
 }
