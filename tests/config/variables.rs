@@ -441,3 +441,34 @@ fn values_that_change_in_a_large_file_are_those_of_a_fresh_start() {
     let found = loader.load().unwrap_err();
     assert_eq!(found.iter().map(|found| found.problem.code()).collect::<Vec<_>>(), ["bad-ports"]);
 }
+
+/// Who writes little is not to fill the memory before quotas are looked at.
+#[test]
+fn what_comes_of_little_is_bounded() {
+    let rule = |number: u16| {
+        format!("{{ proto = \"tcp\", ports = \"$P\", source_ports = {}, from = \"any\" }},", 1 + number)
+    };
+    let group = format!(
+        "[tenant.acme.group.g]\nvariables = {{ P = [1] }}\ningress = [{}]\n",
+        (0..500).map(rule).collect::<String>()
+    );
+    let ports = |number: u8| {
+        (1..=40).map(|port| format!("{}", 1000 * u32::from(number) + port)).collect::<Vec<_>>().join(", ")
+    };
+    let given =
+        |number| endpoint(number, &format!("groups = [\"g\"]\nvariables = {{ P = [{}] }}", ports(number)));
+    let many = |endpoints: u8| format!("{group}{}", (1..=endpoints).map(given).collect::<String>());
+    assert_eq!(loaded(&many(3)).tenants["acme"].groups.len(), 4);
+    assert_eq!(codes(&many(60)), ["include-deep"]);
+
+    let inner: String = (0..300)
+        .map(|number| format!("[tenant.acme.group.i{number}]\ningress = [{{ from = \"any\" }}]\n"))
+        .collect();
+    let names: Vec<String> = (0..300).map(|number| format!("\"i{number}\"")).collect();
+    let outer = format!(
+        "{inner}[tenant.acme.group.g]\ninclude = [{}]\n{}",
+        names.join(", "),
+        endpoint(1, "groups = [\"g\"]")
+    );
+    assert_eq!(codes(&outer), ["include-deep"]);
+}

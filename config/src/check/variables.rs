@@ -29,6 +29,10 @@ use crate::{
 /// Of one group, so many may be included, each counted for each way that gives it other values.
 const MOST: usize = 256;
 
+/// So much may groups with values come to in one tenant, in rules times values: whoever writes little is not to fill the memory
+/// before anybody counts rules.
+const MOST_MADE: usize = 1_000_000;
+
 /// A name is no longer than this, but for what stands for the rest of it.
 const LONGEST: usize = 64;
 
@@ -46,6 +50,8 @@ pub(super) struct Variables<'t> {
     told: BTreeSet<(u32, &'static str)>,
     /// Groups that were made, and all of what their names stand for
     made: BTreeMap<Name, String>,
+    /// What is left of [`MOST_MADE`]; none once it was told that it is too much
+    left: Option<usize>,
 }
 
 /// A group as it is written.
@@ -84,7 +90,13 @@ impl<'t> Variables<'t> {
             gives: table.variables.good().map(|given| env(&given.value.0)).unwrap_or_default(),
             lacks: None,
         });
-        Self { groups: groups.collect(), includes, told: BTreeSet::new(), made: BTreeMap::new() }
+        Self {
+            groups: groups.collect(),
+            includes,
+            told: BTreeSet::new(),
+            made: BTreeMap::new(),
+            left: Some(MOST_MADE),
+        }
     }
 
     /// The good rules of a group as it says itself. Where it leaves a variable to others, it has none: nobody has it so.
@@ -275,6 +287,9 @@ impl<'t> Variables<'t> {
             if seen.len() > MOST {
                 return None;
             }
+            if self.includes.of_group(group).take(MOST + 1).count() > MOST || open.len() > 16 * MOST {
+                return None;
+            }
             open.extend(self.includes.of_group(group).map(|inner| (inner, values.clone())));
             let missing = of.uses.iter().find(|(name, _)| !values.contains_key(*name));
             values.retain(|name, _| of.uses.contains_key(name));
@@ -307,6 +322,18 @@ impl<'t> Variables<'t> {
         let (written, table) = (of.name, of.table);
         let name = self.name_with(&written.value, &body.values);
         if !groups.contains_key(&name) {
+            let rules = table.ingress.value.items.len() + table.egress.value.items.len();
+            let values: usize = body.values.values().map(|values| values.value.0.len()).sum();
+            let cost = rules.saturating_mul(1 + values);
+            let left = self.left?;
+            self.left = left.checked_sub(cost);
+            if self.left.is_none() {
+                let what = format!(
+                    "groups with values of their own come to more than {MOST_MADE} rules times values"
+                );
+                reader.report(Problem::IncludeDeep { what }, written.span);
+                return None;
+            }
             let like = groups.get(&written.value)?.clone();
             let [ingress, egress] = self.rules_with(body.group, &body.values, names, reader);
             let mut group = Group {
