@@ -10,7 +10,7 @@ pub(super) mod rules;
 mod staged;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
@@ -457,8 +457,9 @@ fn groups(network: &Network, uncounted: &Uncounted) -> Vec<GroupRow> {
     let Some(config) = network.config() else { return Vec::new() };
     let mut members: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for endpoint in config.endpoints.iter() {
-        let made = network.tenant.rules_of(endpoint).into_iter().filter(|group| group.made_of.is_some());
-        for group in endpoint.groups.iter().chain(made.map(|group| &group.name)) {
+        // Whoever has rules by what a group includes is listed with them.
+        let has = network.tenant.rules_of(endpoint).into_iter().map(|group| &group.name);
+        for group in endpoint.groups.iter().chain(has).collect::<BTreeSet<_>>() {
             members.entry(group).or_default().push(endpoint.name.to_string());
         }
     }
