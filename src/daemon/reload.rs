@@ -71,15 +71,13 @@ impl Daemon {
             });
             let snapshot = config.and_then(|config| {
                 let (affordable, warning) = within_open_files(&config);
-                // What is told of it does not hold up what is made of it.
                 let effective = Effective::new(affordable.clone(), current.learned_addresses(), Some(&known));
-                let (snapshot, (changes, digest)) = std::thread::scope(|scope| {
-                    let told =
-                        scope.spawn(|| (changes::between(known.written(), &affordable), config.digest()));
-                    let snapshot =
-                        Snapshot::compile(effective.config(), &host, Some(&current), &mut registry, &states);
-                    (snapshot, told.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                // What is told of it holds up neither what is made of it nor that it is in force.
+                let told = tokio::task::spawn_blocking(move || {
+                    (changes::between(known.written(), &affordable), config.digest())
                 });
+                let snapshot =
+                    Snapshot::compile(effective.config(), &host, Some(&current), &mut registry, &states);
                 let snapshot =
                     snapshot.map_err(|error| Failure::new(ErrorCode::Configuration, error.to_string()))?;
                 tracing::debug!(
@@ -87,7 +85,7 @@ impl Daemon {
                     compiled = ?now().since(begun),
                     "the snapshot stands"
                 );
-                Ok((snapshot, effective, changes, digest, warning))
+                Ok((snapshot, effective, told, warning))
             });
             (loader, registry, snapshot)
         });
@@ -98,7 +96,7 @@ impl Daemon {
             loader.warnings().iter().map(|warning| format!("{}: {}", warning.at, warning.problem)).collect();
         self.loader = Some(loader);
         self.registry = registry;
-        let (snapshot, effective, changes, digest, too_many_ports) = snapshot?;
+        let (snapshot, effective, told, too_many_ports) = snapshot?;
         warnings.extend(too_many_ports);
         warnings.extend(nothing_to_do(&snapshot));
         let epoch = snapshot.epoch;
@@ -118,6 +116,9 @@ impl Daemon {
             let after = shared.snapshot_arc();
             shared.end_orphans(&before, &after, now()) + shared.end_refused(&after, now())
         });
+        let (changes, digest) = told.await.map_err(|error| {
+            Failure::new(ErrorCode::Failed, format!("it is in force; what changed cannot be told: {error}"))
+        })?;
         Ok(Done {
             count: 1,
             epoch,
