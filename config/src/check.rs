@@ -190,12 +190,10 @@ pub(super) fn file(source: Arc<Source>, included: bool, before: Option<&FileCont
 fn in_parts(parts: Parts, known: Option<&Arc<Known>>) -> FileContent {
     let mut reader = Reader::new(parts.sources.clone());
     let before = |name: &Name| {
-        let tenants =
-            known.into_iter().flat_map(|known| known.parts.file.tenant.value.iter().zip(&known.checked));
-        tenants
-            .into_iter()
-            .find(|((at, _), _)| at.value == *name)
-            .map(|((_, table), checked)| (&**table, checked))
+        let known = known?;
+        let tenants = &known.parts.file.tenant.value;
+        let at = tenants.binary_search_by(|(before, _)| before.value.cmp(name)).ok()?;
+        Some((&*tenants.get(at)?.1, known.checked.get(at)?))
     };
     let mut checked = Vec::new();
     let tenants = parts.file.tenant.value.iter().map(|(name, table)| {

@@ -57,6 +57,8 @@ pub(super) struct Whole<'f> {
     tenants: BTreeMap<Name, (&'f Arc<FileContent>, usize)>,
     /// Tenants to look at, in the order of the files.
     changed: Vec<Changed<'f>>,
+    /// By tenant: its place among them
+    changed_at: HashMap<&'f Name, usize, RandomState>,
     /// Tenants that are as they were in the last good configuration.
     same: BTreeSet<Name>,
     /// Nothing beside tenants has changed since that one, so that what is as it was may be relied upon.
@@ -79,6 +81,7 @@ impl<'f> Whole<'f> {
             hosts: BTreeMap::new(),
             tenants: BTreeMap::new(),
             changed: Vec::new(),
+            changed_at: HashMap::default(),
             same: BTreeSet::new(),
             follows: false,
             complete,
@@ -132,6 +135,7 @@ impl<'f> Whole<'f> {
                 let (tenant, claims) = both;
                 let before = good.map_or(&[][..], |good| good.endpoints_of(&tenant.name));
                 let endpoints = others_than(before, &claims.endpoints);
+                self.changed_at.insert(&tenant.name, self.changed.len());
                 self.changed.push(Changed { tenant, claims, endpoints });
             }
         }
@@ -412,8 +416,11 @@ impl<'f> Whole<'f> {
             changed.claims.endpoints.binary_search_by(|endpoint| is_it(endpoint)).is_ok()
                 && others.binary_search_by(|endpoint| is_it(endpoint)).is_err()
         };
-        let of_changed = self.changed.iter().find(|changed| changed.tenant.name == owner.tenant);
-        self.same.contains(&owner.tenant) || of_changed.is_some_and(is_kept)
+        self.same.contains(&owner.tenant) || self.changed_tenant(&owner.tenant).is_some_and(is_kept)
+    }
+
+    fn changed_tenant(&self, name: &Name) -> Option<&Changed<'f>> {
+        self.changed.get(*self.changed_at.get(name)?)
     }
 
     /// The configuration, for when nothing wrong was found. The same as before if nothing changed.

@@ -392,15 +392,18 @@ fn read_rest(source: &Arc<Source>, pieces: &[Range<usize>], included: bool) -> O
         refuse_misplaced(parsed.get_ref(), &mut reader);
     }
     reader.found.is_empty().then_some(())?;
+    // Where each begins in what is joined, and in the file
+    let mut joined_at = 0;
+    let starts = pieces.iter().map(|(start, piece)| {
+        let this = (joined_at, *start);
+        joined_at += piece.len();
+        this
+    });
+    let starts: Vec<(usize, usize)> = starts.collect();
     let place = |at: usize| {
-        let mut before = 0;
-        for (start, piece) in &pieces {
-            if at < before + piece.len() {
-                return start + (at - before);
-            }
-            before += piece.len();
-        }
-        source.text().len()
+        let behind = starts.partition_point(|(joined, _)| *joined <= at);
+        let piece = behind.checked_sub(1).and_then(|last| starts.get(last));
+        piece.map_or(at, |(joined, start)| start + (at - joined))
     };
     file.table_spans(&mut |span| {
         let Range { start, end } = span.range();

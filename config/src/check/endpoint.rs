@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// What came of an endpoint's table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Checked {
     pub(super) claim: Arc<EndpointClaim>,
     /// The index of its network, if there is one
@@ -42,12 +42,6 @@ pub(super) struct Checked {
     endpoint: Option<Arc<Endpoint>>,
     /// Nothing was reported of it, and nothing came of it but this.
     reusable: bool,
-}
-
-impl Clone for Checked {
-    fn clone(&self) -> Self {
-        Self { claim: self.claim.clone(), endpoint: self.endpoint.clone(), ..*self }
-    }
 }
 
 /// Checks the endpoints of a tenant: what came of each, by name.

@@ -76,7 +76,7 @@ impl Good {
             for (vni, _) in vni_claims(tenant, claims) {
                 self.vnis.remove(&vni);
             }
-            let now = whole.changed.iter().find(|changed| changed.tenant.name == name);
+            let now = whole.changed_tenant(&name);
             let now = now.map_or(&[][..], |changed| &changed.claims.endpoints);
             for (host, attachment, _) in attachment_claims(tenant, &others_than(now, &claims.endpoints)) {
                 let devices = self.attachments.get_mut(host);

@@ -130,9 +130,8 @@ impl<'c> Tiers<'c> {
             return [all.clone(), all];
         }
         let has_policies = !self.after.is_empty() || self.before.iter().any(|policies| !policies.is_empty());
-        match &of_groups.tiers {
-            Some(same) if !has_policies => return same.clone(),
-            _ => {}
+        if let Some(same) = of_groups.tiers.as_ref().filter(|_| !has_policies) {
+            return same.clone();
         }
         let [ingress, egress] = &of_groups.lists;
         let tiers = [self.tiers(endpoint, 0, ingress.clone()), self.tiers(endpoint, 1, egress.clone())];
