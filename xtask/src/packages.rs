@@ -251,8 +251,8 @@ mod tests {
     use crate::{dependencies, workspace};
 
     /// What every Debian machine has, or one with a Rust toolchain that links, or a package brings along with a command of its
-    /// own: `ip` comes with iproute2, python3 with scapy.
-    const THERE: [&str; 13] = [
+    /// own: `ip` and `tc` come with iproute2, python3 with scapy.
+    const THERE: [&str; 15] = [
         "/usr/bin/python3",
         "cat",
         "cc",
@@ -266,6 +266,8 @@ mod tests {
         "sh",
         "sleep",
         "tail",
+        "tar",
+        "tc",
     ];
 
     /// Programs that source files start by `Command::new` or a namespace's `command`, by a name that stands there
