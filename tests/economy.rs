@@ -219,7 +219,7 @@ fn made_room(daemon: &Daemon, rank: &str) -> u64 {
 
 fn small_limits(dataplane: &str) {
     const FLOWS: u64 = 400;
-    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let Some(site) = Site::alone(HOSTS_V4) else { return };
     site.rewrite(|text| {
         format!("{text}\n[tenant.acme.network.lan.limits]\nflows = {FLOWS}\nunreplied = 100\n")
     });
@@ -255,7 +255,7 @@ fn own_limit(dataplane: &str) {
 
 /// web1's limit is written behind its network's: as that of any endpoint, or as its own.
 fn own_limit_by(dataplane: &str, written: &str) {
-    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let Some(site) = Site::alone(HOSTS_V4) else { return };
     let network = "[tenant.acme.network.lan.limits]\nflows = 40\nunreplied = 40\n";
     site.rewrite(|text| format!("{text}\n{network}{written}"));
     let daemons = ["alpha", "beta"].map(|name| site.run_with(name, dataplane));
@@ -311,7 +311,7 @@ fn three_thousand_exchanges_and_connections_a_second_on_default_limits() {
         return eprintln!("skipped: EASTGATE_ECONOMY_SECONDS says for how long, `cargo xtask soak` does");
     };
     const RATE: u32 = 3000;
-    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let Some(site) = Site::alone(HOSTS_V4) else { return };
     let daemons = ["alpha", "beta"].map(|name| site.run_with(name, "ebpf"));
     let begun = Instant::now();
     churn(&site, &daemons, Load { each: seconds * u64::from(RATE), rate: RATE });

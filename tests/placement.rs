@@ -92,7 +92,7 @@ fn send_all(site: &Site, flows: u64) {
 
 fn nobody_else_notices(dataplane: &str) {
     let flows = flows();
-    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let Some(site) = Site::alone(HOSTS_V4) else { return };
     fill_network(&site, flows);
     let alpha = site.run_more("alpha", &["--dataplane", dataplane, "--workers", "1"]);
     let mut requester = Requester::new(&alpha);

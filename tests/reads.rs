@@ -245,7 +245,7 @@ fn in_time(what: &str, took: Duration, bound: Duration) {
 
 fn lists_delay_nothing(dataplane: &str) {
     let flows = flows();
-    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let Some(site) = Site::alone(HOSTS_V4) else { return };
     make_room(&site, flows);
     let manager = Manager::start(&site);
     let notify = format!("NOTIFY_SOCKET={}", manager.path.display());

@@ -136,7 +136,7 @@ fn many_networks_fit_and_one_change_costs_one_tenant() {
     let networks = tenants * NETWORKS_OF_A_TENANT;
     assert_eq!(config.networks().count(), networks);
     assert_eq!(snapshot.networks().len(), networks);
-    let endpoints: usize = snapshot.networks().iter().map(|network| network.endpoints.len()).sum();
+    let endpoints: usize = snapshot.networks().iter().map(|network| network.endpoints().len()).sum();
     assert_eq!(endpoints, networks * ENDPOINTS_OF_A_NETWORK);
     assert_eq!(snapshot.attachments().count(), networks);
 
@@ -236,7 +236,7 @@ fn many_rules_fit_and_one_of_them_changes() {
     let next = compile(&config, Some(&snapshot));
     println!("a change of one of {} rules: {} ms", groups * RULES_OF_A_GROUP, begun.elapsed().as_millis());
     // Only who is in the group of the changed rule is decided about anew.
-    let anew = next.networks()[0].endpoints.iter().filter(|endpoint| endpoint.epoch == next.epoch).count();
+    let anew = next.networks()[0].endpoints().filter(|endpoint| endpoint.epoch == next.epoch).count();
     assert!(anew <= 1, "{anew} endpoints are decided about anew");
     let peak = memory_mib("VmHWM");
     println!("{} rules of {groups} groups: peak {peak} MiB", groups * RULES_OF_A_GROUP);

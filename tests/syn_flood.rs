@@ -141,7 +141,7 @@ fn opened(space: &Space, to: SocketAddr) -> JoinHandle<u32> {
 }
 
 fn others_go_on(dataplane: &str) {
-    let Some(mut site) = Site::new(HOSTS_V4) else { return };
+    let Some(mut site) = Site::alone(HOSTS_V4) else { return };
     let (one, two) = (site.world.space("one"), site.world.space("two"));
     site.plug(&site.alpha, "veth-one", &one, 0x31);
     site.plug(&site.beta, "veth-two", &two, 0x32);

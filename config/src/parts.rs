@@ -36,8 +36,17 @@ pub(super) struct Parts {
     pub(super) file: FileTable,
     /// The file, and each part by its number
     pub(super) sources: Arc<Sources>,
-    /// The parts in the order in which they are written, each with where it begins in the file
-    order: Vec<(u32, usize)>,
+    /// The parts in the order in which they are written
+    order: Vec<Placed>,
+}
+
+/// Where a part stands.
+#[derive(Clone, Debug)]
+struct Placed {
+    /// Its number
+    number: u32,
+    /// Where it is in the file; none where it is in several pieces
+    whole: Option<Range<usize>>,
 }
 
 /// The kinds of tables that are parts
@@ -139,7 +148,11 @@ impl Parts {
                     add_source(source.part(ranges)?, &mut sources, free.next())
                 }
             };
-            order.push((number, part.pieces.first()?.range.start));
+            let whole = match &*part.pieces {
+                [piece] => Some(piece.range.clone()),
+                _ => None,
+            };
+            order.push(Placed { number, whole });
             let Header { tenant, .. } = part.header;
             let in_parts = tenants.entry(tenant).or_insert_with(|| {
                 let start = TENANT.len() + usize::from(part.text.starts_with("[["));
@@ -162,9 +175,9 @@ impl Parts {
             put_together(&mut table.endpoint.value, &before.endpoint.value, is_kept)?;
             add_tenant(&mut file, name, first, table);
         }
-        for (part, (number, _)) in parts.iter().zip(&order) {
+        for (part, placed) in parts.iter().zip(&order) {
             let before = part.pieces.iter().map(|piece| (piece.lines, piece.range.start as u32));
-            sources.get(*number as usize)?.moved(before);
+            sources.get(placed.number as usize)?.moved(before);
         }
         Some(Self { file, sources: Arc::new(sources), order })
     }
@@ -218,12 +231,11 @@ fn find_known(parts: &[Cut<'_>], known: Option<&Parts>) -> Vec<Option<u32>> {
     let Some(known) = known else { return vec![None; parts.len()] };
     let before = known.sources.first().map_or("", |source| source.text());
     let text_at = |at: usize| {
-        let (number, start) = known.order.get(at)?;
-        let source = known.sources.get(*number as usize)?;
-        match source.piece_starts().len() {
+        let placed = known.order.get(at)?;
+        match &placed.whole {
             // In the file, which is faster to compare with than part by part
-            1 => before.get(*start..start + source.text().len()),
-            _ => Some(source.text()),
+            Some(range) => before.get(range.clone()),
+            None => known.sources.get(placed.number as usize).map(|source| source.text()),
         }
     };
     // Nearly all stand in the order in which they stood.
@@ -237,9 +249,11 @@ fn find_known(parts: &[Cut<'_>], known: Option<&Parts>) -> Vec<Option<u32>> {
             by_text.get_or_insert_with(|| all().collect()).get(&*part.text).copied()
         };
         next = at.map_or(next, |at| at + 1);
-        let (number, _) = at.and_then(|at| known.order.get(at))?;
-        let source = known.sources.get(*number as usize)?;
-        source.piece_starts().eq(part.piece_starts()).then_some(*number)
+        let placed = at.and_then(|at| known.order.get(at))?;
+        let source = || known.sources.get(placed.number as usize);
+        let in_same_pieces = placed.whole.is_some() && part.pieces.len() == 1
+            || source().is_some_and(|source| source.piece_starts().eq(part.piece_starts()));
+        in_same_pieces.then_some(placed.number)
     };
     parts.iter().map(find).collect()
 }
@@ -249,27 +263,32 @@ fn cut(text: &str) -> Option<Pieces<'_>> {
     let mut pieces = Pieces::default();
     // The part that is being looked at, if it is one, and where it began
     let (mut part, mut begun) = (None, 0);
-    let (mut at, mut lines) = (0, 0);
-    for whole in text.split_inclusive('\n') {
-        if whole.trim_start_matches([' ', '\t']).starts_with('[') {
-            let next = match (line(whole)?, part) {
-                (Line::Inside(of), Some((header, _))) if of == header => part,
-                (Line::Inside(of), _) => {
-                    pieces.strays.insert(of);
-                    Some((of, lines))
-                }
-                (Line::Other, _) => None,
-                (Line::First(header), _) => Some((header, lines)),
-            };
-            if next != part {
-                pieces.add(part, begun..at);
-                (part, begun) = (next, at);
-            }
+    let (mut seen, mut lines) = (0, 0);
+    for (bracket, _) in text.match_indices('[') {
+        // Where a line begins with it, but for blanks
+        let at = text.get(..bracket)?.trim_end_matches([' ', '\t']).len();
+        let (ahead, behind) = text.split_at_checked(at)?;
+        if !(ahead.is_empty() || ahead.ends_with('\n')) {
+            continue;
         }
-        at += whole.len();
-        lines += 1;
+        let newlines = ahead.as_bytes().get(seen..)?.iter().filter(|byte| **byte == b'\n').count();
+        (seen, lines) = (at, lines + newlines as u32);
+        let whole = behind.split_once('\n').map_or(behind, |(line, _)| line);
+        let next = match (line(whole)?, part) {
+            (Line::Inside(of), Some((header, _))) if of == header => part,
+            (Line::Inside(of), _) => {
+                pieces.strays.insert(of);
+                Some((of, lines))
+            }
+            (Line::Other, _) => None,
+            (Line::First(header), _) => Some((header, lines)),
+        };
+        if next != part {
+            pieces.add(part, begun..at);
+            (part, begun) = (next, at);
+        }
     }
-    pieces.add(part, begun..at);
+    pieces.add(part, begun..text.len());
     (!pieces.parts.is_empty()).then_some(pieces)
 }
 

@@ -315,7 +315,7 @@ allowed_pairs = [{ address = "10.1.0.14" }]
         let snapshot =
             Snapshot::compile(&config, "alpha", None, &mut Attachments::default(), &states).unwrap();
         let network = snapshot.network(Vni::from_wire([0, 0x13, 0x89])).unwrap();
-        let endpoint = |name: &str| network.endpoints.iter().find(|it| &*it.name == name).unwrap();
+        let endpoint = |name: &str| network.endpoints().find(|it| &*it.name == name).unwrap();
         let [web1, open, shared] = ["web1", "open", "shared"].map(endpoint);
         let eligibility = Eligibility::of(network);
         let site = &*snapshot.site;

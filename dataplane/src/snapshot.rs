@@ -134,7 +134,7 @@ pub struct Network {
     /// The rules of its tenant by number
     pub rules: Arc<RuleTable>,
     /// Its endpoints, in the order of the configuration
-    pub endpoints: Vec<Endpoint>,
+    pub(crate) endpoints: Vec<Arc<Endpoint>>,
     /// UDP ports whose packets are checked one by one; 0 is none
     pub control_ports: [u16; CONTROL_PORTS],
     /// Its compiled policy
@@ -267,10 +267,15 @@ impl Network {
         self.tenant.networks.get(&self.key)
     }
 
+    /// Its endpoints, in the order of the configuration.
+    pub fn endpoints(&self) -> impl ExactSizeIterator<Item = &Endpoint> + Clone {
+        self.endpoints.iter().map(AsRef::as_ref)
+    }
+
     /// The endpoint with this number.
     #[must_use]
     pub fn endpoint(&self, id: EndpointId) -> Option<&Endpoint> {
-        self.endpoints.get((*self.by_id.get(id.0 as usize)?)? as usize)
+        self.endpoints.get((*self.by_id.get(id.0 as usize)?)? as usize).map(AsRef::as_ref)
     }
 
     /// The endpoint that has this MAC.

@@ -158,7 +158,7 @@ impl<'a> Walk<'a> {
         let (network, src) = (self.network, self.request.src);
         if let Some(name) = &self.request.from {
             let name = name.strip_prefix(&format!("{}/", network.tenant.name)).unwrap_or(name);
-            let named = network.endpoints.iter().find(|endpoint| *endpoint.name == *name);
+            let named = network.endpoints().find(|endpoint| *endpoint.name == *name);
             let endpoint = named.ok_or_else(|| format!("{} has no endpoint {name}", network.name))?;
             return Ok(Sender {
                 endpoint: Some(endpoint),
@@ -176,11 +176,11 @@ impl<'a> Walk<'a> {
                     endpoint.location == binding.at && endpoint.holdings().has_mac(binding.mac)
                 }
             };
-            let endpoint = network.endpoints.iter().find(at_attachment);
+            let endpoint = network.endpoints().find(at_attachment);
             return Ok(Sender { endpoint, mac: binding.mac, guess: None });
         }
         let entitled: Vec<&Endpoint> =
-            network.endpoints.iter().filter(|endpoint| may_send(network, endpoint, src)).collect();
+            network.endpoints().filter(|endpoint| may_send(network, endpoint, src)).collect();
         if let Some(first) = entitled.first() {
             let several = entitled.len() > 1;
             let guess = several.then(|| {
@@ -195,8 +195,8 @@ impl<'a> Walk<'a> {
             return Ok(Sender { endpoint: None, mac: UNKNOWN_HOST, guess: None });
         }
         let client = |endpoint: &&Endpoint| !endpoint.sender.dhcp_server && !endpoint.sender.router;
-        let mut here = network.endpoints.iter().filter(|endpoint| endpoint.attachment().is_some());
-        let any = here.clone().find(client).or_else(|| here.next()).or_else(|| network.endpoints.first());
+        let mut here = network.endpoints().filter(|endpoint| endpoint.attachment().is_some());
+        let any = here.clone().find(client).or_else(|| here.next()).or_else(|| network.endpoints().next());
         let any = any.ok_or_else(|| {
             format!("{} has no endpoints: there is nobody who could send this", network.name)
         })?;
@@ -261,8 +261,7 @@ impl<'a> Walk<'a> {
     /// What is elsewhere goes by a router: the one that has it behind it, or that says it is one.
     fn router_for(&self, dst: Addr, own: Option<&Endpoint>) -> Option<&'a Endpoint> {
         let network = self.network;
-        let others =
-            || network.endpoints.iter().filter(|endpoint| own.is_none_or(|own| own.id != endpoint.id));
+        let others = || network.endpoints().filter(|endpoint| own.is_none_or(|own| own.id != endpoint.id));
         let behind = others().find(|endpoint| may_send(network, endpoint, dst));
         behind.or_else(|| others().find(|endpoint| endpoint.sender.router))
     }
@@ -280,7 +279,7 @@ impl<'a> Walk<'a> {
 
     /// The address of an endpoint whose solicited-node group this is (RFC 4291 section 2.7.1).
     fn of_group(&self, group: Addr) -> Option<Addr> {
-        let mut all = self.network.endpoints.iter().flat_map(|endpoint| &endpoint.holdings().addresses);
+        let mut all = self.network.endpoints().flat_map(|endpoint| &endpoint.holdings().addresses);
         let low = |address: Addr| address.bits() & 0xff_ffff;
         let is_group = group.is_multicast() && !group.is_v4();
         let known = all.find(|address| is_group && !address.is_v4() && low(**address) == low(group)).copied();

@@ -276,7 +276,7 @@ impl View {
         let here = || {
             let networks = snapshot.networks().into_iter();
             networks
-                .flat_map(|network| network.endpoints.iter().map(move |endpoint| (network, endpoint)))
+                .flat_map(|network| network.endpoints().map(move |endpoint| (network, endpoint)))
                 .filter(|(_, endpoint)| endpoint.attachment().is_some())
         };
         let count = here().count();

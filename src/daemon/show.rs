@@ -254,7 +254,7 @@ impl View {
         let uncounted = self.shared.uncounted(snapshot);
         for network in networks(snapshot, filter) {
             let Some(config) = network.config() else { continue };
-            for (endpoint, config_of) in network.endpoints.iter().zip(config.endpoints.iter()) {
+            for (endpoint, config_of) in network.endpoints().zip(config.endpoints.iter()) {
                 let wanted = filter.mac.is_none_or(|mac| mac == endpoint.mac)
                     && ends.as_ref().is_none_or(|ends| ends.has(network.vni, endpoint))
                     && filter.address.is_none_or(|ip| endpoint.holdings().addresses.contains(&ip.into()));
@@ -288,7 +288,7 @@ impl View {
         let now = clock::now();
         let mut rows = Vec::new();
         for network in networks(snapshot, filter) {
-            let configured = network.endpoints.iter().map(|endpoint| FdbRow {
+            let configured = network.endpoints().map(|endpoint| FdbRow {
                 vni: network.vni,
                 mac: endpoint.mac,
                 at: self.location_name(endpoint.location),
@@ -387,7 +387,7 @@ fn neighbors(snapshot: &Snapshot, filter: &Filter) -> Result<List<NeighborRow>, 
             Answers::Suppress => Some(mac),
             Answers::Proxy { mac } => Some(mac),
         };
-        for endpoint in &network.endpoints {
+        for endpoint in network.endpoints() {
             rows.extend(endpoint.holdings().addresses.iter().map(|address| NeighborRow {
                 vni: network.vni,
                 address: *address,

@@ -185,7 +185,7 @@ fn row(snapshot: &Snapshot, vni: Vni, (src, dst, from): Pair, it: &Expectation) 
     let network = snapshot.network(vni).context("the network is gone")?;
     let probe = probe(&request);
     let sender = match &request.from {
-        Some(name) => network.endpoints.iter().find(|endpoint| *endpoint.name == **name),
+        Some(name) => network.endpoints().find(|endpoint| *endpoint.name == **name),
         None => network.at_address(src).map(|(endpoint, _)| endpoint),
     };
     let ask = |endpoint: Option<EndpointId>, direction, peer| {

@@ -59,7 +59,15 @@ pub struct Site {
 
 impl Site {
     pub fn new(hosts: &[Host<'_>]) -> Option<Self> {
-        let mut world = World::new()?;
+        World::new().map(|world| Self::in_world(world, hosts))
+    }
+
+    /// The same for a test that measures: see [`World::alone`].
+    pub fn alone(hosts: &[Host<'_>]) -> Option<Self> {
+        World::alone().map(|world| Self::in_world(world, hosts))
+    }
+
+    fn in_world(mut world: World, hosts: &[Host<'_>]) -> Self {
         let (alpha, beta) = (world.space("alpha"), world.space("beta"));
         let (web1, web2, db1) = (world.space("web1"), world.space("web2"), world.space("db1"));
         let config = world.write("eastgate.toml", &acme_on(hosts));
@@ -68,7 +76,7 @@ impl Site {
         site.plug(&site.alpha, "veth-web1", &site.web1, 0x11);
         site.plug(&site.alpha, "veth-web2", &site.web2, 0x12);
         site.plug(&site.beta, "veth-db1", &site.db1, 0x21);
-        Some(site)
+        site
     }
 
     /// The same hosts with a router between them, which is given.

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     process::Command,
     sync::{
-        Mutex, MutexGuard, Once, PoisonError,
+        Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU32, Ordering},
     },
     thread,
@@ -13,8 +13,8 @@ use std::{
 
 use eastgate_testkit::{Error, Namespace, Netns, leftover, netns};
 
-/// Tests that measure time do not share the machine with each other.
-static MACHINE: Mutex<()> = Mutex::new(());
+/// Most tests wait most of the time, and share the machine; those that measure it have it alone.
+static MACHINE: RwLock<()> = RwLock::new(());
 
 /// Tells the worlds of one process apart.
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -27,7 +27,13 @@ pub struct World {
     number: u32,
     folder: PathBuf,
     spaces: Vec<Namespace>,
-    _alone: MutexGuard<'static, ()>,
+    _turn: Turn,
+}
+
+/// What is held of the machine.
+enum Turn {
+    Shared { _guard: RwLockReadGuard<'static, ()> },
+    Alone { _guard: RwLockWriteGuard<'static, ()> },
 }
 
 /// A network namespace of a world.
@@ -37,17 +43,26 @@ pub struct Space(Netns);
 impl World {
     /// An empty world; none without root.
     pub fn new() -> Option<Self> {
+        Self::within(|| Turn::Shared { _guard: MACHINE.read().unwrap_or_else(PoisonError::into_inner) })
+    }
+
+    /// An empty world of a test that measures: no other of its program runs meanwhile.
+    pub fn alone() -> Option<Self> {
+        Self::within(|| Turn::Alone { _guard: MACHINE.write().unwrap_or_else(PoisonError::into_inner) })
+    }
+
+    fn within(turn: impl FnOnce() -> Turn) -> Option<Self> {
         if netns::require_root().is_err() {
             eprintln!("skipped: needs root");
             return None;
         }
-        let alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = turn();
         static SWEPT: Once = Once::new();
         SWEPT.call_once(sweep);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("{FAMILY}-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        Some(Self { number, folder, spaces: Vec::new(), _alone: alone })
+        Some(Self { number, folder, spaces: Vec::new(), _turn: turn })
     }
 
     /// A new namespace. Its kernel says nothing of its own accord: no IPv6 link-local addresses and what comes with

@@ -134,6 +134,12 @@ const PACKAGES: &[Package] = &[
         reason: "policies are compared with Linux's other firewall too",
     },
     Package {
+        name: "python3-jsonschema",
+        probe: &["/usr/bin/python3", "-c", "from jsonschema import Draft202012Validator"],
+        needed_by: &[Need::Test],
+        reason: "the schema of configurations is held to the examples by it",
+    },
+    Package {
         name: "python3-scapy",
         probe: &["/usr/bin/python3", "-c", "import scapy"],
         needed_by: &[Need::Test],

@@ -50,6 +50,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         packages::install(Need::Test)?;
         unpacked::tools()?;
         targets.args(["--tests", "--examples"]);
+        share_the_machine(&mut targets);
         run_as_root_what_needs_it(&mut targets)?;
     }
     let mut succeeded = watch(&mut targets, &mut tally)?;
@@ -72,6 +73,15 @@ fn cargo_test(targets: &[&str]) -> Result<Command> {
     let mut cargo = cargo();
     cargo.current_dir(workspace()?).args(["test", "--workspace", "--no-fail-fast"]).args(targets);
     Ok(cargo)
+}
+
+/// Tests in network namespaces wait most of the time: twice as many as there are processors take half as long.
+fn share_the_machine(cargo: &mut Command) {
+    const THREADS: &str = "RUST_TEST_THREADS";
+    if std::env::var_os(THREADS).is_none() {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        cargo.env(THREADS, (2 * processors).to_string());
+    }
 }
 
 /// Has cargo start test executables through `xtask as-root`, where the caller is not root already.

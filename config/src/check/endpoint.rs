@@ -44,31 +44,57 @@ pub(super) struct Checked {
     reusable: bool,
 }
 
-/// Checks the endpoints of a tenant: what came of each, by name.
+/// What came of a tenant's endpoints.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Endpoints {
+    /// Each, in the order of their names
+    pub(super) all: Vec<Checked>,
+    /// What they have that nobody else may have; none where several have the same
+    unique: Option<HashSet<Unique, RandomState>>,
+}
+
+/// Checks the endpoints of a tenant. `before` is what its tables were when they were read last, and what came of them.
 pub(super) fn check_all(
     tenant_name: &Name,
     tenant: &TenantTable,
-    before: Option<(&TenantTable, &Vec<Checked>)>,
+    before: Option<(&TenantTable, &Endpoints)>,
     made: &mut Made,
     reader: &mut Reader,
-) -> Vec<Checked> {
+) -> Endpoints {
     let servers = dhcp_servers(tenant);
     let before =
         before.filter(|(known, _)| holds_against_same(known, tenant) && dhcp_servers(known) == servers);
-    let mut known =
-        before.into_iter().flat_map(|(known, checked)| known.endpoint.value.iter().zip(checked)).peekable();
+    let known = before.into_iter().flat_map(|(known, checked)| known.endpoint.value.iter().zip(&checked.all));
+    let mut known = known.peekable();
     let mut all = Vec::with_capacity(tenant.endpoint.value.len());
+    let (mut gone, mut come) = (Vec::new(), Vec::new());
     for (name, table) in &tenant.endpoint.value {
-        while known.next_if(|((before, _), _)| before.value < name.value).is_some() {}
-        let same = known.next_if(|((_, before), _)| Arc::ptr_eq(before, table));
-        let same = same.map(|(_, checked)| checked).filter(|checked| checked.reusable);
+        while let Some(other) = known.next_if(|((before, _), _)| before.value < name.value) {
+            gone.push(other);
+        }
+        let same = known.next_if(|((_, before), checked)| Arc::ptr_eq(before, table) && checked.reusable);
         all.push(match same {
-            Some(checked) => checked.clone(),
-            None => check_one(tenant_name, name, table, tenant, &servers, made, reader),
+            Some((_, checked)) => checked.clone(),
+            None => {
+                come.push(all.len());
+                check_one(tenant_name, name, table, tenant, &servers, made, reader)
+            }
         });
     }
-    report_repeated(tenant, &all, reader);
-    all
+    gone.extend(known);
+    let unique = before.and_then(|(_, before)| before.unique.clone()).and_then(|mut seen| {
+        let gone = gone.iter().filter_map(|((_, table), checked)| Some((table, checked.network?)));
+        gone.flat_map(|(table, index)| unique(table, tenant, index)).for_each(|(what, _)| {
+            seen.remove(&what);
+        });
+        let named = |at: &usize| Some((&tenant.endpoint.value.get(*at)?.1, all.get(*at)?.network?));
+        let mut come = come.iter().filter_map(named);
+        let alone =
+            come.all(|(table, index)| unique(table, tenant, index).all(|(what, _)| seen.insert(what)));
+        alone.then_some(seen)
+    });
+    let unique = unique.or_else(|| report_repeated(tenant, &all, reader));
+    Endpoints { all, unique }
 }
 
 /// Whether all that endpoints are held against is the same.
@@ -131,8 +157,12 @@ pub(super) fn by_network(all: &[Checked]) -> BTreeMap<usize, Vec<Arc<Endpoint>>>
 /// What must not be there twice in a network: its index, and a MAC or an address
 type Unique = (usize, Result<MacAddr, IpAddr>);
 
-/// Reports MACs and addresses that several endpoints of a network have.
-fn report_repeated(tenant: &TenantTable, all: &[Checked], reader: &mut Reader) {
+/// What each endpoint has alone; or reports MACs and addresses that several of a network have.
+fn report_repeated(
+    tenant: &TenantTable,
+    all: &[Checked],
+    reader: &mut Reader,
+) -> Option<HashSet<Unique, RandomState>> {
     let mut seen: HashSet<Unique, RandomState> =
         HashSet::with_capacity_and_hasher(2 * all.len(), RandomState::default());
     let mut in_order: Vec<(&At<Name>, &EndpointTable, usize)> = Vec::with_capacity(all.len());
@@ -140,7 +170,7 @@ fn report_repeated(tenant: &TenantTable, all: &[Checked], reader: &mut Reader) {
     in_order.extend(named.filter_map(|((name, table), checked)| Some((name, &**table, checked.network?))));
     let mut every = in_order.iter().flat_map(|(_, table, index)| unique(table, tenant, *index));
     if every.all(|(what, _)| seen.insert(what)) {
-        return;
+        return Some(seen);
     }
     // In the order written, so that of two equal ones the second is reported.
     in_order.sort_by_key(|(name, ..)| reader.order(name.span));
@@ -156,6 +186,7 @@ fn report_repeated(tenant: &TenantTable, all: &[Checked], reader: &mut Reader) {
             reader.report_also(problem, span, at, "first here");
         }
     }
+    None
 }
 
 /// What an endpoint in the network of an index has, and nobody else may have in it.

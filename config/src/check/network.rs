@@ -1,6 +1,6 @@
 //! A network: its subnets, MTU, topology and flooding.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
@@ -216,11 +216,12 @@ pub(super) fn host_ref(name: &At<NameText>, reader: &Reader) -> HostRef {
 
 /// Every host with a part in the network, once, sorted by name.
 fn members(endpoints: &[Arc<Endpoint>], hosts: &[HostRef], hub: Option<&HostRef>) -> Vec<HostRef> {
-    let mut members: Vec<HostRef> = hub.into_iter().chain(hosts).cloned().collect();
-    members.extend(endpoints.iter().map(|endpoint| endpoint.host.clone()));
-    members.sort_by(|a, b| a.host.cmp(&b.host));
-    members.dedup_by(|a, b| a.host == b.host);
-    members
+    let of_endpoints = endpoints.iter().map(|endpoint| &endpoint.host);
+    let mut members: BTreeMap<&Name, &HostRef> = BTreeMap::new();
+    for member in hub.into_iter().chain(hosts).chain(of_endpoints) {
+        members.entry(&member.host).or_insert(member);
+    }
+    members.into_values().cloned().collect()
 }
 
 fn seconds(value: Seconds) -> Duration {

@@ -21,9 +21,9 @@ use crate::{
     values::{List, NameText},
 };
 
-/// What a tenant's endpoints came to, in the order of their names: where neither an endpoint nor what it is held against has
-/// changed, it comes to the same again.
-pub(super) type Checked = Vec<endpoint::Checked>;
+/// What a tenant's endpoints came to: where neither an endpoint nor what it is held against has changed, it comes to the same
+/// again.
+pub(super) type Checked = endpoint::Endpoints;
 
 /// Checks a tenant; `before` is what its tables were when they were read last, and what came of them.
 pub(super) fn check(
@@ -42,8 +42,8 @@ pub(super) fn check(
     let sets = table.set.value.iter().map(|(name, table)| set(name, table, &mut claims, reader)).collect();
     let mut made = Made::default();
     let checked = endpoint::check_all(&name.value, table, before, &mut made, reader);
-    claims.endpoints = checked.iter().map(|endpoint| endpoint.claim.clone()).collect();
-    let mut endpoints = endpoint::by_network(&checked);
+    claims.endpoints = checked.all.iter().map(|endpoint| endpoint.claim.clone()).collect();
+    let mut endpoints = endpoint::by_network(&checked.all);
     variables.apply(&table.endpoint.value, &mut endpoints, &mut groups, &mut names, reader);
     claims.elsewhere = names.named_elsewhere();
     unused_groups(&groups, &policies, &table.group.value, &table.endpoint.value, reader);

@@ -184,7 +184,7 @@ impl<'s> Pipeline<'s> {
         if conflict.reply {
             self.send_back(arrival, out);
         }
-        let mut there = arrival.network.endpoints.iter().filter(|it| it.location == conflict.owner.at);
+        let mut there = arrival.network.endpoints().filter(|it| it.location == conflict.owner.at);
         if conflict.tell_owner && there.all(|it| it.sender.tags.admit(view)) {
             self.deliver_copy(arrival, conflict.owner.at, frame, out);
         }

@@ -159,11 +159,11 @@ impl Gone {
         if std::ptr::eq(before, after) {
             return None;
         }
-        let addresses = before.endpoints.iter().flat_map(|endpoint| &endpoint.holdings().addresses);
+        let addresses = before.endpoints().flat_map(|endpoint| &endpoint.holdings().addresses);
         // Another endpoint may send from it all the same.
         let has_owner = |address: Addr| {
             after.by_address(address).is_some()
-                || after.endpoints.iter().any(|endpoint| endpoint.holdings().pair_for(address).is_some())
+                || after.endpoints().any(|endpoint| endpoint.holdings().pair_for(address).is_some())
         };
         let gone: BTreeSet<Addr> = addresses.copied().filter(|address| !has_owner(*address)).collect();
         (!gone.is_empty()).then_some(Self::Addresses(gone))

@@ -33,13 +33,13 @@ impl<'s> Pipeline<'s> {
                 Ok(Outcome::Forward)
             }
             Destination::Role(role) => {
-                let players = arrival.network.endpoints.iter().filter(|it| role.is_played_by(it));
+                let players = arrival.network.endpoints().filter(|it| role.is_played_by(it));
                 let players: Vec<_> = players.collect();
                 self.reach_some(arrival, &players, ToPorts::Frame, view, frame, now, out)
             }
             Destination::Speakers => {
                 let bytes = frame.bytes();
-                let others = arrival.network.endpoints.iter().filter(|it| it.location != arrival.from);
+                let others = arrival.network.endpoints().filter(|it| it.location != arrival.from);
                 let speakers: Vec<_> = others.filter(|it| it.sender.speaks(view, bytes)).collect();
                 self.reach_some(arrival, &speakers, ToPorts::Frame, view, frame, now, out)
             }
@@ -178,7 +178,7 @@ impl<'s> Pipeline<'s> {
         offload::finish_checksum(frame)?;
         let mut refused = None;
         let mut copies = 0;
-        for endpoint in &network.endpoints {
+        for endpoint in network.endpoints() {
             let Location::Local(attachment) = endpoint.location else { continue };
             if arrival.from == endpoint.location || !endpoint.sender.tags.admit(view) {
                 continue;
@@ -251,7 +251,7 @@ impl<'s> Pipeline<'s> {
     /// Sends the frame that eastgate made, with the tags of the one in hand, to every port but the one that came from.
     pub(super) fn flood_ports(&self, arrival: &Arrival<'s>, view: &View, out: &mut Batch) {
         let network = arrival.network;
-        for endpoint in network.endpoints.iter().filter(|it| it.sender.tags.admit(view)) {
+        for endpoint in network.endpoints().filter(|it| it.sender.tags.admit(view)) {
             if let Location::Local(attachment) = endpoint.location
                 && arrival.from != endpoint.location
             {

@@ -84,7 +84,7 @@ impl Network {
             return;
         }
         let mut changed = lock(&self.state.changed);
-        for endpoint in self.endpoints.iter().filter(|endpoint| !self.has_kept(before, endpoint)) {
+        for endpoint in self.endpoints().filter(|endpoint| !self.has_kept(before, endpoint)) {
             for address in &endpoint.holdings().addresses {
                 let Some(was) = before.by_address(*address) else { continue };
                 if was.mac != endpoint.mac || was.location != endpoint.location {

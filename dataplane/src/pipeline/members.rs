@@ -114,7 +114,7 @@ impl<'s> Pipeline<'s> {
         let network = arrival.network;
         let mut refused = None;
         let mut receivers = Vec::new();
-        for endpoint in network.endpoints.iter().filter(|endpoint| endpoint.location != arrival.from) {
+        for endpoint in network.endpoints().filter(|endpoint| endpoint.location != arrival.from) {
             match self.may_receive(&InHand { arrival, frame, now }, endpoint, view) {
                 Ok(()) => receivers.push(endpoint),
                 Err(refusal) => refused = Some(refusal),
@@ -179,7 +179,7 @@ impl<'s> Pipeline<'s> {
         let Some((endpoint, mac)) = network.at_address(address) else { return };
         eastgate_steering::announcement(address, mac, endpoint.sender.router, &mut self.made);
         // In proxy mode nobody here knows another MAC than ours.
-        let ports = network.endpoints.iter().filter(|it| !network.proxy && it.location != endpoint.location);
+        let ports = network.endpoints().filter(|it| !network.proxy && it.location != endpoint.location);
         let ports: Vec<Location> =
             ports.map(|it| it.location).filter(|at| matches!(at, Location::Local(_))).collect();
         // VTEPs that run eastgate tell their own ports, when their configuration says so.
@@ -214,7 +214,7 @@ impl Network {
     /// The endpoints that share an address with this one.
     #[must_use]
     pub fn sharers_with(&self, endpoint: &Endpoint) -> Vec<&Endpoint> {
-        self.endpoints.iter().filter(|other| endpoint.shares_with(other)).collect()
+        self.endpoints().filter(|other| endpoint.shares_with(other)).collect()
     }
 
     /// Does it have an address that others may have?

@@ -100,8 +100,8 @@ impl NetworkSite<'_> {
         let known = before.and_then(|before| Known::of(before, network, &state));
         for (endpoint, id) in network.endpoints.iter().zip(&ids) {
             endpoints.push(match known.as_ref().and_then(|known| known.same(*id, endpoint)) {
-                Some(same) => Endpoint { epoch: self.epoch, ..same.clone() },
-                None => self.endpoint(*id, network, endpoint, registry, &state)?,
+                Some(same) => same.clone(),
+                None => Arc::new(self.endpoint(*id, network, endpoint, registry, &state)?),
             });
         }
         // It never becomes shorter: a number that was given is known to have been.
@@ -117,8 +117,8 @@ impl NetworkSite<'_> {
         let unsecured = unsecured.map(|endpoint| endpoint.id).collect();
         let learners = endpoints.iter().filter(|endpoint| endpoint.learning.is_some());
         let learners = learners.map(|endpoint| endpoint.id).collect();
-        let ownership = Ownership::new(endpoints.iter().map(Endpoint::holdings));
-        let prefixes = endpoints.iter().flat_map(|endpoint: &Endpoint| {
+        let ownership = Ownership::new(endpoints.iter().map(|endpoint| endpoint.holdings()));
+        let prefixes = endpoints.iter().flat_map(|endpoint: &Arc<Endpoint>| {
             let Holdings { pairs, routes, .. } = endpoint.holdings();
             let pairs = pairs.iter().map(|pair| (pair.network, pair.len));
             pairs.chain(routes.iter().copied()).map(|prefix| (prefix, endpoint.id))
@@ -314,10 +314,13 @@ impl<'b> Known<'b> {
         same.then_some(Self { network: before, written: &written.endpoints })
     }
 
-    fn same(&self, id: EndpointId, endpoint: &Arc<config::Endpoint>) -> Option<&'b Endpoint> {
+    fn same(&self, id: EndpointId, endpoint: &Arc<config::Endpoint>) -> Option<&'b Arc<Endpoint>> {
         let place = (*self.network.by_id.get(id.0 as usize)?)? as usize;
         let written = self.written.get(place).filter(|written| Arc::ptr_eq(written, endpoint))?;
-        self.network.endpoints.get(place).filter(|known| known.name == written.name)
+        self.network
+            .endpoints
+            .get(place)
+            .filter(|known| Arc::ptr_eq(&known.name, &written.name) || known.name == written.name)
     }
 }
 

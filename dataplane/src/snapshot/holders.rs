@@ -98,7 +98,7 @@ impl Snapshot {
 }
 
 /// `known` is sorted by name. One that was nowhere may have been elsewhere before it was taken out.
-fn has_moved(known: &[Endpoint], endpoint: &Endpoint) -> bool {
+fn has_moved(known: &[Arc<Endpoint>], endpoint: &Endpoint) -> bool {
     match known.binary_search_by(|known| known.name.cmp(&endpoint.name)) {
         Ok(at) => known.get(at).is_some_and(|known| known.location != endpoint.location),
         Err(_) => !known.is_empty() || endpoint.attachment().is_some(),

@@ -270,7 +270,13 @@ impl StateRegistry {
                 continue;
             }
             network.state.put_in_force();
-            for endpoint in &network.endpoints {
+            for endpoint in network.endpoints() {
+                if kept
+                    .and_then(|kept| kept.endpoint(endpoint.id))
+                    .is_some_and(|kept| std::ptr::eq(kept, endpoint))
+                {
+                    continue;
+                }
                 endpoint.state.flows.set_limits(endpoint_limits(endpoint.limits), endpoint.limits.new_flows);
             }
             network.limits.put_in_force();

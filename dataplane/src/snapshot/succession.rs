@@ -57,7 +57,7 @@ pub(super) fn numbers(network: &config::Network, before: Option<&Network>) -> Ve
     let mut free = (before.map_or(0, Network::numbers_end)..).map(EndpointId);
     let number = |endpoint: &Arc<config::Endpoint>| {
         let is_it =
-            |known: &&Endpoint| Arc::ptr_eq(&known.name, &endpoint.name) || known.name == endpoint.name;
+            |known: &&Arc<Endpoint>| Arc::ptr_eq(&known.name, &endpoint.name) || known.name == endpoint.name;
         if known.peek().is_some_and(|known| !is_it(known)) {
             while known.next_if(|known| known.name < endpoint.name).is_some() {}
         }
@@ -80,18 +80,24 @@ impl Network {
     /// Takes the place of another one: what was decided about those who are the same goes on standing.
     pub(super) fn follow(&mut self, before: &Self) {
         if !self.has_same_settings(before) {
-            return;
+            return self.change_all();
         }
-        let Some(changed) = self.changes_from(before) else { return };
+        let Some(changed) = self.changes_from(before) else { return self.change_all() };
         let mut remembered = before.changed_addresses.clone();
         remembered.extend(changed.addresses.iter().map(|address| (*address, self.compiled)));
         // Of an endpoint's own address it is known from the endpoint.
         remembered.retain(|address, at| self.by_address(*address).is_none_or(|owner| owner.epoch < *at));
         if remembered.len() > REMEMBERED {
-            self.endpoints.iter_mut().for_each(|endpoint| endpoint.epoch = self.compiled);
-            return;
+            return self.change_all();
         }
         (self.epoch, self.changed_addresses, self.changed) = (before.epoch, remembered, Some(changed));
+    }
+
+    /// Everyone is another one than before.
+    fn change_all(&mut self) {
+        for endpoint in &mut self.endpoints {
+            change_in(endpoint, self.compiled);
+        }
     }
 
     /// Whether all that is not about single endpoints is the same. Hosts that have come are nobody's business yet.
@@ -124,18 +130,18 @@ impl Network {
         let is_same_peer = |address: &Addr| self.policy.is_same_peer(&before.policy, *address);
         let mut since = Vec::with_capacity(self.endpoints.len());
         for endpoint in &self.endpoints {
-            let was = before.endpoint(endpoint.id).filter(|was| was.name == endpoint.name);
+            let was = before.endpoint(endpoint.id).filter(|was| was.is_called_as(endpoint));
             let same = was.is_some_and(|was| {
-                was.is_attached_as(endpoint)
+                (std::ptr::eq(was, &**endpoint) || was.is_attached_as(endpoint))
                     && self.policy.has_same_rules(&before.policy, endpoint.id)
                     && endpoint.holdings().addresses.iter().all(is_same_peer)
             });
             if !same {
-                [Some(endpoint), was].into_iter().flatten().for_each(|endpoint| changed.add(endpoint));
+                [Some(&**endpoint), was].into_iter().flatten().for_each(|endpoint| changed.add(endpoint));
             }
             since.push(was.filter(|_| same).map_or(self.compiled, |was| was.epoch));
         }
-        let is_here = |was: &&Endpoint| self.endpoint(was.id).is_some_and(|now| now.name == was.name);
+        let is_here = |was: &&Arc<Endpoint>| self.endpoint(was.id).is_some_and(|now| now.is_called_as(was));
         before.endpoints.iter().filter(|was| !is_here(was)).for_each(|gone| changed.add(gone));
         let members = before.members.iter().chain(&self.members);
         changed.addresses.extend(members.filter(|address| !is_same_peer(address)));
@@ -143,7 +149,7 @@ impl Network {
             return None;
         }
         for (endpoint, since) in self.endpoints.iter_mut().zip(since) {
-            endpoint.epoch = since;
+            change_in(endpoint, since);
         }
         Some(changed)
     }
@@ -164,7 +170,19 @@ impl Network {
     }
 }
 
+/// Notes the snapshot in which an endpoint changed last; the network before may have it as well.
+fn change_in(endpoint: &mut Arc<Endpoint>, epoch: u32) {
+    if endpoint.epoch != epoch {
+        Arc::make_mut(endpoint).epoch = epoch;
+    }
+}
+
 impl Endpoint {
+    fn is_called_as(&self, other: &Self) -> bool {
+        // Nearly all have kept their very name, which need not be looked at.
+        Arc::ptr_eq(&self.name, &other.name) || self.name == other.name
+    }
+
     /// Whether it is where another one was, may send what that one might, and has its flows remembered as long.
     fn is_attached_as(&self, other: &Self) -> bool {
         self.mac == other.mac

@@ -276,7 +276,7 @@ impl<'a> Walk<'a> {
     fn tell_receivers(&mut self, fate: &Fate) {
         let tenant = self.network.tenant.name.clone();
         for (host, name) in fate.delivered.iter().take(RECEIVERS) {
-            let at = self.network.endpoints.iter().find(|endpoint| endpoint.name == *name);
+            let at = self.network.endpoints().find(|endpoint| endpoint.name == *name);
             let at = at.and_then(|endpoint| self.place_of(endpoint));
             self.pass("deliver", host, &format!("delivered to {tenant}/{name}"), at);
         }
@@ -355,8 +355,7 @@ impl<'a> Walk<'a> {
     fn close_addresses(&self, address: Addr) -> Vec<String> {
         let mut all: Vec<(u32, Addr, &Endpoint)> = self
             .network
-            .endpoints
-            .iter()
+            .endpoints()
             .flat_map(|endpoint| endpoint.holdings().addresses.iter().map(move |own| (*own, endpoint)))
             .filter(|(own, _)| own.family() == address.family())
             .map(|(own, endpoint)| ((own.bits() ^ address.bits()).count_ones(), own, endpoint))

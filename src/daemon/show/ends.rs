@@ -64,7 +64,7 @@ impl<'s> Ends<'s> {
                 continue;
             }
             let vni = network.vni;
-            for endpoint in network.endpoints.iter().filter(|endpoint| is_meant(network, endpoint, name)) {
+            for endpoint in network.endpoints().filter(|endpoint| is_meant(network, endpoint, name)) {
                 endpoints.insert((vni, endpoint.id));
                 macs.insert((vni, endpoint.mac));
             }

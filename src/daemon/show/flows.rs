@@ -244,7 +244,7 @@ fn is_tried_out(snapshot: &Snapshot, flow: &FlowInfo) -> bool {
 /// The endpoint that a leg comes from or leads to.
 fn forwarder(snapshot: &Snapshot, vni: Vni, leg: Leg) -> String {
     let name = |network: &Network| {
-        let endpoint = network.endpoints.iter().find(|endpoint| leg.is_by(endpoint.mac))?;
+        let endpoint = network.endpoints().find(|endpoint| leg.is_by(endpoint.mac))?;
         Some(format!("{}/{}", network.tenant.name, endpoint.name))
     };
     snapshot.network(vni).and_then(|network| name(network)).unwrap_or_else(|| "several".into())

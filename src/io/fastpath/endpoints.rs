@@ -209,8 +209,9 @@ impl KernelPath {
         place: u32,
     ) -> Result<bool, Error> {
         let addresses = |endpoint: &Endpoint| endpoint.holdings().addresses.clone();
-        let wanted: HashSet<Addr> = network.endpoints.iter().flat_map(addresses).collect();
-        for endpoints in network.endpoints.chunks(ENDPOINTS_AT_ONCE) {
+        let wanted: HashSet<Addr> = network.endpoints().flat_map(addresses).collect();
+        let all: Vec<&Endpoint> = network.endpoints().collect();
+        for endpoints in all.chunks(ENDPOINTS_AT_ONCE) {
             let mut tables = lock(&self.tables);
             if !is_in_force(&tables, snapshot) {
                 return Ok(false);

@@ -193,8 +193,11 @@ impl RuleTable {
         let mut members = Vec::new();
         for endpoint in network.endpoints.iter() {
             let prefixes: Vec<IpNet> = endpoint.allowed_pairs.iter().map(|pair| pair.address).collect();
+            if prefixes.iter().all(is_single) {
+                continue;
+            }
             let groups = wide(endpoint);
-            if groups.is_empty() || prefixes.iter().all(is_single) {
+            if groups.is_empty() {
                 continue;
             }
             let others = network.endpoints.iter().filter(|other| other.name != endpoint.name);

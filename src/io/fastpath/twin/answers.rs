@@ -107,7 +107,7 @@ impl Host {
     /// So many answers may every endpoint ask for from now on.
     pub(super) fn set_answers(&self, rate: Rate) {
         let snapshot = self.shared.snapshot_arc();
-        for endpoint in &snapshot.network(VNI.try_into().unwrap()).unwrap().endpoints {
+        for endpoint in snapshot.network(VNI.try_into().unwrap()).unwrap().endpoints() {
             *lock(&endpoint.state.answers) = TokenBucket::new(rate, clock::now());
             *lock(&endpoint.state.announcements) = TokenBucket::new(rate, clock::now());
         }

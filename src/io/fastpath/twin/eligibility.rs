@@ -16,7 +16,7 @@ fn the_programs_know_what_is_eligible() {
     let network = snapshot.network(VNI.try_into().unwrap()).unwrap();
     let mut reasons = Vec::new();
     let mut eligible = BTreeSet::new();
-    for endpoint in &network.endpoints {
+    for endpoint in network.endpoints() {
         for addr in &endpoint.holdings().addresses {
             match Eligibility::of(network).address(&snapshot.site, endpoint, *addr) {
                 Ok(()) => _ = eligible.insert(*addr),

@@ -73,7 +73,7 @@ pub(super) fn each_packet_by_itself() {
             [&state.tx_frames, &state.tx_bytes, &state.rx_frames, &state.rx_bytes]
                 .map(|count| count.load(Relaxed))
         };
-        network.endpoints.iter().map(|endpoint| of(&endpoint.state)).collect::<Vec<_>>()
+        network.endpoints().map(|endpoint| of(&endpoint.state)).collect::<Vec<_>>()
     };
     assert_eq!(passed(&pair.alone), passed(&pair.twin), "frames and bytes of each endpoint");
 }
