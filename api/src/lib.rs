@@ -8,6 +8,7 @@ mod event;
 mod failure;
 mod filter;
 mod flow;
+mod hex;
 mod protocol;
 mod reply;
 mod staged;
@@ -17,6 +18,7 @@ pub use event::{EventKind, EventRow, Events, FLOW_ENDINGS, MAX_EVENTS, Verdict};
 pub use failure::{ErrorCode, Failure};
 pub use filter::{Criterion, FLOW_STATES, Filter};
 pub use flow::{ExpectationRow, FlowRow, HelperCounts, RelatedTo};
+pub use hex::{Hex, NoHex};
 pub use protocol::{
     Class, Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, GroupRow, LearnedAddress, LearnedCounts,
     Memory, NeighborRow, PolicyRow, PortStatus, RecentDrop, Request, Restored, RuleCountRow, RuleRef,

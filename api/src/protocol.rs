@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use eastgate_wire::{Addr, MacAddr, Vni};
 use serde::{Deserialize, Serialize};
 
-use crate::{Changes, Filter, HelperCounts};
+use crate::{Changes, Filter, HelperCounts, Hex};
 
 /// A request to the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -86,17 +86,23 @@ impl Request {
     }
 }
 
-/// A packet that nobody sent.
+/// A packet that nobody sends now.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TraceRequest {
     /// The network
     pub vni: Vni,
+    /// The frame as its sender would send it, from its Ethernet header on. What is below is then what stands in it
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frame: Option<Hex>,
     /// IP protocol number
+    #[serde(default)]
     pub proto: u8,
     /// Source address
+    #[serde(default = "unspecified")]
     pub src: Addr,
     /// Destination address
+    #[serde(default = "unspecified")]
     pub dst: Addr,
     /// Source port, or 0
     #[serde(default)]
@@ -110,6 +116,10 @@ pub struct TraceRequest {
     /// Who sends it, by name, where the address does not say
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
+}
+
+const fn unspecified() -> Addr {
+    Addr::from_bits(0)
 }
 
 /// How the daemon is.

@@ -1,20 +1,24 @@
-//! A hypothetical packet, walked through the path step by step to its verdict.
+//! A packet, walked through the path step by step to its verdict.
 //!
-//! The verdict is that of the real path: a frame built for the purpose goes through it on copies of the tables (`dry`), on
-//! every host that it comes to. The steps tell it with the naive form of the policy, which says which rule matched and which
+//! The verdict is that of the real path: a frame, built for the purpose or given, goes through it on copies of the tables (`dry`),
+//! on every host that it comes to. The steps tell it with the naive form of the policy, which says which rule matched and which
 //! came close. It changes nothing and sends nothing.
 
 mod dry;
+mod given;
 mod packet;
 mod tell;
 
 pub use eastgate_api::{TraceReport, TraceRequest, TraceStep};
 use eastgate_config as config;
 use eastgate_conntrack::{expect::Expectation, flow::FlowInfo};
-use eastgate_wire::{Addr, DropReason, FlowKey, Instant, Leg, Location, MacAddr, names, view::proto};
+use eastgate_wire::{
+    Addr, DropReason, FlowKey, Instant, Leg, Location, MacAddr, Offload, names, view::proto,
+};
 
 use self::{
     dry::{Dry, Entry, Opened},
+    given::Given,
     packet::Shape,
 };
 use crate::{
@@ -43,7 +47,7 @@ impl Live<'_> {
 /// Walks a packet.
 ///
 /// # Errors
-/// When the packet makes no sense: no such network, addresses of two families.
+/// When the packet makes no sense: no such network, addresses of two families, no address at all.
 pub fn trace(
     snapshot: &Snapshot,
     request: &TraceRequest,
@@ -59,20 +63,28 @@ pub fn trace(
             known.join(", ")
         )
     })?;
+    let given = request.frame.as_ref().map(|frame| Given::read(&frame.0)).transpose()?;
+    let request = &given.as_ref().map_or_else(|| request.clone(), |given| given.request(request));
+    if request.dst == Addr::from_bits(0) {
+        return Err("a packet has a source and a destination, or a frame".into());
+    }
     if request.src.family() != request.dst.family() {
         return Err("source and destination are of different families".into());
     }
-    let mut walk = Walk { snapshot, network, request, now, expected: None, steps: Vec::new() };
+    let given = given.as_ref();
+    let mut walk = Walk { snapshot, network, request, given, now, expected: None, steps: Vec::new() };
     let verdict = walk.run(live)?;
     let key = walk.key();
-    let packet = format!("vni {} {}", request.vni, names::packet(&key));
-    Ok(TraceReport { packet, steps: walk.steps, verdict })
+    let packet = given.map_or_else(|| names::packet(&key), |given| given.text(&key));
+    Ok(TraceReport { packet: format!("vni {} {packet}", request.vni), steps: walk.steps, verdict })
 }
 
 struct Walk<'a> {
     snapshot: &'a Snapshot,
     network: &'a Network,
     request: &'a TraceRequest,
+    /// The very frame, where there is one
+    given: Option<&'a Given>,
     now: Instant,
     /// What a helper expects that the packet would begin
     expected: Option<Expectation>,
@@ -95,36 +107,82 @@ impl<'a> Walk<'a> {
 
     /// The verdict.
     fn run(&mut self, live: Live<'_>) -> Result<String, String> {
-        let sender = self.sender()?;
+        let sender = match self.given {
+            Some(given) => self.sender_of(given)?,
+            None => self.sender()?,
+        };
         let entry = self.entry(&sender);
         let flow = self.flow(live);
         if flow.is_none() {
             self.expected = (live.expected)(&self.key());
         }
-        let shape = Shape {
-            request: self.request,
-            macs: [self.towards(self.request.dst, &sender), sender.mac],
-            target: self.of_group(self.request.dst),
-            flow: flow.as_ref().map(|flow| flow.key),
-        };
+        let shape = self.shape(&sender, flow.as_ref().map(|flow| flow.key));
         let opened = flow.and_then(|info| {
-            let frames = packet::opening(&info.key, &|address| self.mac_of(address))?;
+            let sequences = self.given.and_then(|given| given.sequences(&info.key));
+            let sequences = sequences.unwrap_or(packet::SEQUENCES);
+            let frames = packet::opening(&info.key, &|address| self.mac_of(address), sequences)?;
             let addresses = [info.key.src, info.key.dst];
             let ends = addresses.map(|address| self.network.by_address(address));
             let since = self.network.decided_since(ends, addresses);
-            Some(Opened { info, frames, current: info.epoch >= since })
+            // What is not of the way it was opened says that the other end has seen it.
+            let asked = self.request;
+            let same_port = info.key.sport == asked.sport || !names::has_ports(asked.proto);
+            let opens = (info.key.src, info.key.proto) == (asked.src, asked.proto) && same_port;
+            let everywhere = info.replied || !opens;
+            Some(Opened { info, frames, current: info.epoch >= since, everywhere })
         });
-        let frame = shape.build().map_err(|error| format!("there is no such packet: {error}"))?;
+        let (frame, offload) = match self.given {
+            Some(given) => {
+                let port = sender.endpoint.and_then(|endpoint| self.attachment_of(endpoint));
+                given.at_port(port.and_then(|port| port.vlan))
+            }
+            None => {
+                let frame = shape.build().map_err(|error| format!("there is no such packet: {error}"))?;
+                (frame, Offload::default())
+            }
+        };
         let live = opened.clone().filter(|opened| packet::is_of(&frame, &opened.info.key));
         let mut dry = Dry::new(self.snapshot, self.network, opened, self.expected, self.now);
-        let fate = dry.carry(entry, &frame)?;
+        let fate = dry.carry(entry, &frame, offload)?;
         self.tell(&sender, &frame, live.as_ref(), &fate);
         Ok(match fate.drops.first() {
             _ if fate.arrived() && fate.is_answered_only() => "answered".to_owned(),
             _ if fate.arrived() => "forwarded".to_owned(),
             Some((_, reason)) => reason.name().to_owned(),
+            None if fate.waits => "waits".to_owned(),
             None => DropReason::NoPeer.name().to_owned(),
         })
+    }
+
+    /// The packet that is asked about, as its sender sends it.
+    fn shape(&self, sender: &Sender<'a>, flow: Option<FlowKey>) -> Shape<'a> {
+        let dst = self.request.dst;
+        Shape {
+            request: self.request,
+            macs: [self.towards(dst, sender), sender.mac],
+            target: self.of_group(dst),
+            flow,
+        }
+    }
+
+    /// Who sends a frame: whose MAC it is from, and else as its addresses say.
+    fn sender_of(&self, given: &Given) -> Result<Sender<'a>, String> {
+        if self.request.from.is_some() {
+            return self.sender();
+        }
+        let (network, [_, mac]) = (self.network, given.macs());
+        let own = network.endpoints().find(|endpoint| endpoint.holdings().has_mac(mac));
+        let learned = || {
+            let at = lock(&network.state.fdb).lookup(mac, self.now)?;
+            network.endpoints().find(|endpoint| endpoint.location == at)
+        };
+        if let Some(endpoint) = own.or_else(learned) {
+            return Ok(Sender { endpoint: Some(endpoint), mac, guess: None });
+        }
+        let guess = format!(
+            "nobody is known to have the MAC {mac}: taken for this one; --from NAME says who sends it"
+        );
+        Ok(Sender { guess: Some(guess), ..self.sender()? })
     }
 
     /// The flow that the packet may be of, or that a message about a failure may be about. A query without an identifier is

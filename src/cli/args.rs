@@ -163,9 +163,9 @@ pub enum Command {
         #[command(subcommand)]
         action: FlowsAction,
     },
-    /// Walk a packet through the path, step by step to its verdict: one that nobody sent, or one like the last that was dropped
+    /// Walk a packet through the path, step by step to its verdict: one that nobody sent, one that was captured, or one like the last that was dropped
     #[command(
-        after_help = "Examples:\n  eastgate trace --vni 5001 tcp 10.1.0.11:40000 10.1.0.21:5432\n  eastgate trace --vni 5001 udp [fd00:1::11]:5000 [fd00:1::21]:53\n  eastgate trace --vni 5001 icmp 10.1.0.11 10.1.0.21\n  eastgate trace --vni 5001 udp 0.0.0.0:68 255.255.255.255:67 --from web1\n  eastgate trace --config eastgate.toml --vni 5001 tcp 10.1.0.11:1 10.1.0.21:22    without a daemon\n  eastgate trace --live --endpoint acme/web1     the next packet from or to web1 that is dropped\n  eastgate trace --last --port 5432              why the last packet with this port was dropped\n\nExit code 5 when the packet would be dropped."
+        after_help = "Examples:\n  eastgate trace --vni 5001 tcp 10.1.0.11:40000 10.1.0.21:5432\n  eastgate trace --vni 5001 udp [fd00:1::11]:5000 [fd00:1::21]:53\n  eastgate trace --vni 5001 icmp 10.1.0.11 10.1.0.21\n  eastgate trace --vni 5001 udp 0.0.0.0:68 255.255.255.255:67 --from web1\n  eastgate trace --config eastgate.toml --vni 5001 tcp 10.1.0.11:1 10.1.0.21:22    without a daemon\n  eastgate trace --vni 5001 --pcap veth-web1.pcap --packet 7    the 7th packet that tcpdump saw at the port\n  eastgate trace --pcap underlay0.pcap           a datagram in VXLAN, which says its network itself\n  eastgate trace --live --endpoint acme/web1     the next packet from or to web1 that is dropped\n  eastgate trace --last --port 5432              why the last packet with this port was dropped\n\nExit code 5 when the packet would be dropped."
     )]
     Trace(Trace),
     /// Ask what the rules of a configuration do, without a daemon
@@ -406,24 +406,34 @@ pub enum FlowsAction {
 /// Options of `trace`.
 #[derive(ClapArgs, Debug)]
 pub struct Trace {
-    /// The network
-    #[arg(long, value_parser = parse_vni, required_unless_present_any = ["live", "last"])]
+    /// The network; of a frame in VXLAN, that says itself
+    #[arg(long, value_parser = parse_vni, required_unless_present_any = ["live", "last", "pcap", "hex"])]
     pub vni: Option<Vni>,
     /// tcp, udp, icmp, icmpv6 or a protocol number
-    #[arg(value_parser = parse_proto, value_name = "PROTO", required_unless_present_any = ["live", "last"], conflicts_with = "Which")]
+    #[arg(value_parser = parse_proto, value_name = "PROTO", required_unless_present_any = ["live", "last", "pcap", "hex"], conflicts_with_all = ["Which", "pcap", "hex"])]
     pub protocol: Option<u8>,
     /// Source: ADDRESS or ADDRESS:PORT, IPv6 with a port in brackets
-    #[arg(required_unless_present_any = ["live", "last"])]
+    #[arg(required_unless_present_any = ["live", "last", "pcap", "hex"])]
     pub src: Option<AddressPort>,
     /// Destination
-    #[arg(required_unless_present_any = ["live", "last"])]
+    #[arg(required_unless_present_any = ["live", "last", "pcap", "hex"])]
     pub dst: Option<AddressPort>,
     /// ICMP type; an echo request unless told otherwise
-    #[arg(long = "type", value_name = "N", conflicts_with_all = ["live", "last"])]
+    #[arg(long = "type", value_name = "N", conflicts_with_all = ["live", "last", "pcap", "hex"])]
     pub kind: Option<u8>,
     /// ICMP code
-    #[arg(long, value_name = "N", default_value = "0", conflicts_with_all = ["live", "last"])]
+    #[arg(long, value_name = "N", default_value = "0", conflicts_with_all = ["live", "last", "pcap", "hex"])]
     pub code: u8,
+    /// Walk a packet of this capture (pcap or pcapng, as tcpdump and Wireshark write them): with --vni as one that is captured at a port of that
+    /// network, without as one in VXLAN
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["live", "last", "Which"])]
+    pub pcap: Option<PathBuf>,
+    /// Its number in the capture, as tcpdump --number and Wireshark count them
+    #[arg(long, value_name = "N", default_value = "1", requires = "pcap", value_parser = clap::value_parser!(u64).range(1..))]
+    pub packet: u64,
+    /// Walk this frame: bytes in hexadecimal digits, from the Ethernet header on, as tcpdump's -xx prints them; - reads them
+    #[arg(long, value_name = "BYTES", conflicts_with_all = ["live", "last", "pcap", "Which"])]
+    pub hex: Option<String>,
     /// The endpoint that sends it, where its source address does not say
     #[arg(long, value_name = "NAME", conflicts_with_all = ["live", "last"])]
     pub from: Option<String>,

@@ -1,7 +1,8 @@
-//! `eastgate trace`: a packet, step by step to its verdict; one that nobody sent, or one like another that was.
+//! `eastgate trace`: a packet, step by step to its verdict; one that nobody sent, one that was captured, or one like another that
+//! was dropped.
 
 use std::{
-    io::IsTerminal,
+    io::{IsTerminal, Read as _},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -9,24 +10,29 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use eastgate_api::{
-    EventRow, Events, FLOW_ENDINGS, Filter, MAX_EVENTS, Request, TraceReport, TraceRequest, Verdict,
+    EventRow, Events, FLOW_ENDINGS, Filter, Hex, MAX_EVENTS, Request, TraceReport, TraceRequest, Verdict,
 };
 use eastgate_config::{Config, Loader};
 use eastgate_dataplane::{
     snapshot::Snapshot,
     trace::{Live, trace},
 };
-use eastgate_wire::names;
+use eastgate_vtep::header;
+use eastgate_wire::{Addr, View, Vni, names, view::Transport};
 use serde::Serialize;
 
 use super::{
     args::{Ask, Trace},
+    capture_file,
     commands::{ask, emit, misused, offline},
     exit,
     observe::{self, FOLLOW},
     print,
 };
 use crate::daemon;
+
+/// Characters of a frame that is given as text: those of the largest with an offset on each line
+const LONGEST_TEXT: u64 = 1 << 18;
 
 /// An event, and what becomes of a packet like it now.
 #[derive(Serialize)]
@@ -39,20 +45,9 @@ pub(super) fn walk(options: &Trace) -> Result<u8> {
     if options.live || options.last {
         return walk_event(options);
     }
-    let (Some(vni), Some(proto), Some(src), Some(dst)) =
-        (options.vni, options.protocol, options.src, options.dst)
-    else {
-        bail!("say which packet: --vni VNI PROTO SRC DST");
-    };
-    let request = TraceRequest {
-        vni,
-        proto,
-        src: src.ip.into(),
-        dst: dst.ip.into(),
-        sport: src.port.unwrap_or(0),
-        dport: dst.port.unwrap_or(0),
-        icmp: options.kind.map(|kind| (kind, options.code)),
-        from: options.from.clone(),
+    let request = match frame(options)? {
+        Some(frame) => of_frame(options, frame)?,
+        None => in_words(options)?,
     };
     let report: TraceReport = match &options.config {
         Some(path) => {
@@ -64,6 +59,72 @@ pub(super) fn walk(options: &Trace) -> Result<u8> {
     };
     emit(&options.ask.output, &report, print::trace)?;
     Ok(code(&report))
+}
+
+fn in_words(options: &Trace) -> Result<TraceRequest> {
+    let (Some(vni), Some(proto), Some(src), Some(dst)) =
+        (options.vni, options.protocol, options.src, options.dst)
+    else {
+        bail!("say which packet: --vni VNI PROTO SRC DST");
+    };
+    Ok(TraceRequest {
+        vni,
+        frame: None,
+        proto,
+        src: src.ip.into(),
+        dst: dst.ip.into(),
+        sport: src.port.unwrap_or(0),
+        dport: dst.port.unwrap_or(0),
+        icmp: options.kind.map(|kind| (kind, options.code)),
+        from: options.from.clone(),
+    })
+}
+
+/// The frame that is given, if one is.
+fn frame(options: &Trace) -> Result<Option<Vec<u8>>> {
+    if let Some(path) = &options.pcap {
+        return capture_file::packet(path, options.packet).map(Some);
+    }
+    let read = |text: &str| {
+        let text = match text {
+            "-" => {
+                let mut text = String::new();
+                std::io::stdin().take(LONGEST_TEXT).read_to_string(&mut text)?;
+                text
+            }
+            text => text.to_owned(),
+        };
+        let Hex(bytes) = text.parse().context("--hex")?;
+        if bytes.len() > capture_file::LARGEST {
+            bail!("--hex: that is {} bytes; a frame has at most {}", bytes.len(), capture_file::LARGEST);
+        }
+        Ok(bytes)
+    };
+    options.hex.as_deref().map(read).transpose()
+}
+
+/// A frame of a network, or in VXLAN as the underlay carries it.
+fn of_frame(options: &Trace, frame: Vec<u8>) -> Result<TraceRequest> {
+    let (vni, frame) = match options.vni {
+        Some(vni) => (vni, frame),
+        None => in_vxlan(&frame).context("say --vni: it is no frame in VXLAN, which would say it")?,
+    };
+    let nobody = Addr::v4([0; 4]);
+    let from = options.from.clone();
+    let frame = Some(Hex(frame));
+    Ok(TraceRequest { vni, frame, proto: 0, src: nobody, dst: nobody, sport: 0, dport: 0, icmp: None, from })
+}
+
+/// What a VXLAN datagram carries, and of which network it is.
+fn in_vxlan(datagram: &[u8]) -> Option<(Vni, Vec<u8>)> {
+    const UDP_LEN: usize = 8;
+    let view = View::parse(datagram).ok()?;
+    let ip = view.ip().filter(|ip| matches!(ip.transport, Transport::Udp { .. }) && ip.fragment.is_none())?;
+    let l4 = usize::from(ip.l4);
+    let payload = datagram.get(l4 + UDP_LEN..l4 + usize::from(ip.l4_len))?;
+    let header = header::decode(payload).ok()?;
+    let vni = header.accept(true).ok()?;
+    Some((vni, payload.get(header::VXLAN_LEN..)?.to_vec()))
 }
 
 fn code(report: &TraceReport) -> u8 {
@@ -124,6 +185,7 @@ fn packet(event: EventRow) -> Option<(EventRow, TraceRequest)> {
     let has_ports = names::has_ports(proto);
     let request = TraceRequest {
         vni: event.vni?,
+        frame: None,
         proto,
         src: event.src?,
         dst: event.dst?,

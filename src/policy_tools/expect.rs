@@ -171,6 +171,7 @@ fn row(snapshot: &Snapshot, vni: Vni, (src, dst, from): Pair, it: &Expectation) 
     let proto = if it.protocol == proto::ICMP && !src.is_v4() { proto::ICMPV6 } else { it.protocol };
     let request = TraceRequest {
         vni,
+        frame: None,
         proto,
         src,
         dst,

@@ -53,6 +53,8 @@ pub(super) struct Fate {
     pub(super) tunnels: Vec<(Name, Name)>,
     /// The hosts that answered it themselves
     pub(super) answered: Vec<Name>,
+    /// It is a fragment, and stays until the first of its datagram has come.
+    pub(super) waits: bool,
 }
 
 impl Fate {
@@ -89,6 +91,15 @@ pub(super) struct Opened {
     pub(super) frames: [Vec<u8>; 2],
     /// It was let in by the policy in force.
     pub(super) current: bool,
+    /// Every host on its way has it, as far as can be told. One that nobody has replied to may have been refused by the next.
+    pub(super) everywhere: bool,
+}
+
+impl Opened {
+    /// Whether a host has it, of which `here` is known to.
+    pub(super) fn is_at(&self, host: &str, here: &str) -> bool {
+        self.everywhere || host == here
+    }
 }
 
 impl<'a> Dry<'a> {
@@ -104,7 +115,7 @@ impl<'a> Dry<'a> {
     }
 
     /// A packet on its way, and all that comes of it.
-    pub(super) fn carry(&mut self, entry: Entry, frame: &[u8]) -> Result<Fate, String> {
+    pub(super) fn carry(&mut self, entry: Entry, frame: &[u8], mut offload: Offload) -> Result<Fate, String> {
         let mut fate = Fate::default();
         let mut queue = VecDeque::from([match &entry {
             Entry::Port { .. } => (entry, frame.to_vec()),
@@ -116,7 +127,8 @@ impl<'a> Dry<'a> {
             if steps > MOST {
                 return Err("the packet is multiplied without end".into());
             }
-            let (host, sent) = self.step(entry, &bytes, &mut fate)?;
+            // What is still open in a tunnel, the other end finds out.
+            let (host, sent) = self.step(entry, &bytes, std::mem::take(&mut offload), &mut fate)?;
             for (to, bytes) in sent {
                 self.pass_on(&host, to, bytes, &mut fate, &mut queue);
             }
@@ -125,7 +137,13 @@ impl<'a> Dry<'a> {
     }
 
     /// One host's part: the very path that its workers take.
-    fn step(&mut self, entry: Entry, bytes: &[u8], fate: &mut Fate) -> Result<(Name, Emitted), String> {
+    fn step(
+        &mut self,
+        entry: Entry,
+        bytes: &[u8],
+        offload: Offload,
+        fate: &mut Fate,
+    ) -> Result<(Name, Emitted), String> {
         let host = match &entry {
             Entry::Port { host, .. } | Entry::Tunnel { host, .. } => host.clone(),
         };
@@ -134,7 +152,7 @@ impl<'a> Dry<'a> {
         let snapshot = shared.snapshot_arc();
         let mut buffer = [&[0; HEAD_ROOM][..], bytes].concat();
         let end = buffer.len();
-        let mut frame = Frame::new(&mut buffer, HEAD_ROOM, end, Offload::default());
+        let mut frame = Frame::new(&mut buffer, HEAD_ROOM, end, offload);
         let mut out = Batch::default();
         let mut pipeline = Pipeline::new(shared, &snapshot, 0);
         let outcome = match entry {
@@ -149,7 +167,8 @@ impl<'a> Dry<'a> {
         match outcome {
             Outcome::Drop(reason) => fate.drops.push((host.clone(), reason)),
             Outcome::Consumed => fate.answered.push(host.clone()),
-            Outcome::Forward | Outcome::Flood | Outcome::Wait => {}
+            Outcome::Wait => fate.waits = true,
+            Outcome::Forward | Outcome::Flood => {}
         }
         // What eastgate says itself (an ICMP error, an answer) goes back and is no part of the packet's way.
         let own = matches!(outcome, Outcome::Drop(_) | Outcome::Consumed);
@@ -213,7 +232,7 @@ impl<'a> Dry<'a> {
         if *host == self.live.host {
             self.learn(&shared);
         }
-        if let Some(flow) = &self.flow {
+        if let Some(flow) = self.flow.as_ref().filter(|flow| flow.is_at(host, &self.live.host)) {
             self.open(&shared, flow);
         }
         if let Some(expected) = &self.expected {

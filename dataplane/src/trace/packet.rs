@@ -7,7 +7,7 @@ use etherparse::{
 };
 
 /// Sequence numbers of the two sides of a connection that is there: what has been sent, and what is acknowledged.
-const SEQUENCES: [u32; 2] = [1000, 5000];
+pub(super) const SEQUENCES: [u32; 2] = [1000, 5000];
 
 /// ICMP identifier of a query that belongs to nothing.
 const IDENTIFIER: u16 = 1;
@@ -30,12 +30,10 @@ impl Shape<'_> {
         let kind = self.request.icmp.unwrap_or(if number == proto::ICMP { (8, 0) } else { (128, 0) });
         match number {
             proto::TCP => match self.flow {
-                Some(flow) => tcp(
-                    self.macs,
-                    (src, dst),
-                    (sport, dport),
-                    usize::from(flow.src != src || flow.sport != sport),
-                ),
+                Some(flow) => {
+                    let back = flow.src != src || flow.sport != sport;
+                    tcp(self.macs, (src, dst), (sport, dport), side(SEQUENCES, back))
+                }
                 None => syn(self.macs, (src, dst), (sport, dport)),
             },
             proto::ICMP | proto::ICMPV6 => self.icmp(kind),
@@ -61,7 +59,7 @@ impl Shape<'_> {
                         self.macs,
                         (towards.src, towards.dst),
                         (towards.sport, towards.dport),
-                        usize::from(towards != flow),
+                        side(SEQUENCES, towards != flow),
                     ),
                     proto::ICMP | proto::ICMPV6 => query(self.macs, &towards, towards != flow),
                     proto::SCTP => sctp(
@@ -107,18 +105,27 @@ impl Shape<'_> {
     }
 }
 
-/// A packet of each way of a flow: of the one that opened it, and of the other.
-pub(super) fn opening(flow: &FlowKey, mac_of: &dyn Fn(Addr) -> MacAddr) -> Option<[Vec<u8>; 2]> {
+/// A packet of each way of a flow: of the one that opened it, and of the other. Of a connection, with these sequence numbers.
+pub(super) fn opening(
+    flow: &FlowKey,
+    mac_of: &dyn Fn(Addr) -> MacAddr,
+    sequences: [u32; 2],
+) -> Option<[Vec<u8>; 2]> {
     let (a, b) = (mac_of(flow.src), mac_of(flow.dst));
-    let there = one_of(flow, [b, a], false)?;
-    let back = one_of(&flow.reversed(), [a, b], true)?;
+    let there = one_of(flow, [b, a], sequences, false)?;
+    let back = one_of(&flow.reversed(), [a, b], sequences, true)?;
     Some([there, back])
 }
 
-fn one_of(packet: &FlowKey, macs: [MacAddr; 2], back: bool) -> Option<Vec<u8>> {
+/// Sequence numbers as a segment has them: its sender's own, and the other's.
+const fn side([own, other]: [u32; 2], back: bool) -> [u32; 2] {
+    if back { [other, own] } else { [own, other] }
+}
+
+fn one_of(packet: &FlowKey, macs: [MacAddr; 2], sequences: [u32; 2], back: bool) -> Option<Vec<u8>> {
     let (ends, ports) = ((packet.src, packet.dst), (packet.sport, packet.dport));
     match packet.proto {
-        proto::TCP => tcp(macs, ends, ports, usize::from(back)),
+        proto::TCP => tcp(macs, ends, ports, side(sequences, back)),
         proto::ICMP | proto::ICMPV6 => query(macs, packet, back),
         proto::SCTP => sctp(macs, ends, ports, back),
         other => plain(macs, ends, ports, other),
@@ -175,9 +182,8 @@ fn tcp(
     macs: [MacAddr; 2],
     ends: (Addr, Addr),
     (sport, dport): (u16, u16),
-    side: usize,
+    [own, other]: [u32; 2],
 ) -> Result<Vec<u8>, String> {
-    let [own, other] = if side == 0 { SEQUENCES } else { [SEQUENCES[1], SEQUENCES[0]] };
     let mut frame = Vec::new();
     ip(macs, ends, 64).tcp(sport, dport, own, 65_535).ack(other).write(&mut frame, &[]).map_err(text)?;
     Ok(frame)

@@ -28,9 +28,23 @@ impl<'a> Walk<'a> {
         if ends_at >= ADMIT {
             self.tell_admission(sender, frame, refused.as_ref().filter(|_| ends_at == ADMIT));
         }
-        let is_bum = group_mac(self.request.dst).is_some();
-        if ends_at > ADMIT && !is_bum {
+        if ends_at > ADMIT && self.given.is_some_and(|given| !given.is_ip()) {
+            // No rule is about it, and nobody remembers it.
+            match refused {
+                Some(_) => self.tell_refusal("forward", refused),
+                None if fate.is_answered_only() => {}
+                None => self.tell_forwarding(sender, dst, fate),
+            }
+            return self.tell_receivers(fate);
+        }
+        if ends_at > ADMIT && !self.is_bum() {
             self.answer(dst);
+        }
+        if fate.waits && !fate.arrived() && refused.is_none() {
+            return self.note(
+                "track",
+                "waits for the first fragment of its datagram, which says what the rules are asked",
+            );
         }
         if ends_at == LOCATE {
             return self.tell_refusal("locate", refused);
@@ -60,10 +74,15 @@ impl<'a> Walk<'a> {
             };
             self.pass("track", host, &text, None);
         }
-        let decided = live.is_none_or(|opened| !opened.current);
+        let decided = |host: Option<&config::Host>| {
+            let host = host.map_or("", |host| &host.name);
+            live.is_none_or(|opened| !opened.current || !opened.is_at(host, &self.snapshot.host))
+        };
+        let [egress, ingress] =
+            [sender.endpoint, dst].map(|end| decided(end.and_then(|end| self.host_of(end))));
         let probe = View::parse(frame).ok().and_then(|view| Probe::of(view.ip()?).ok());
         // Of a live flow, an end that keeps no state of it is asked all the same.
-        if decided && ends_at >= EGRESS || ends_at == EGRESS {
+        if egress && ends_at >= EGRESS || ends_at == EGRESS {
             let refusal = refused.as_ref().filter(|_| ends_at == EGRESS);
             self.tell_decision(sender.endpoint, Direction::Egress, self.request.dst, probe.as_ref(), refusal);
         }
@@ -73,7 +92,7 @@ impl<'a> Walk<'a> {
         if ends_at > FORWARD {
             self.tell_forwarding(sender, dst, fate);
         }
-        if decided && ends_at >= INGRESS && ends_at > FORWARD || ends_at == INGRESS {
+        if ingress && ends_at >= INGRESS && ends_at > FORWARD || ends_at == INGRESS {
             let refusal = refused.as_ref().filter(|_| ends_at == INGRESS);
             self.tell_decision(dst, Direction::Ingress, self.request.src, probe.as_ref(), refusal);
         }
@@ -135,19 +154,24 @@ impl<'a> Walk<'a> {
         });
     }
 
+    /// Is it for many, or for who is not known?
+    fn is_bum(&self) -> bool {
+        match self.given {
+            Some(given) => !given.macs()[0].is_station(),
+            None => group_mac(self.request.dst).is_some(),
+        }
+    }
+
     fn tell_refusal(&mut self, step: &str, refused: Option<(Name, DropReason)>) {
         let Some((host, reason)) = refused else { return };
         let near = match reason {
-            DropReason::UnknownDestination | DropReason::NotForUs
-                if group_mac(self.request.dst).is_none() =>
-            {
+            DropReason::UnknownDestination | DropReason::NotForUs if !self.is_bum() => {
                 self.close_addresses(self.request.dst)
             }
             _ => Vec::new(),
         };
         let nobody = matches!(reason, DropReason::UnknownDestination | DropReason::NotForUs);
-        let is_bum = group_mac(self.request.dst).is_some();
-        let text = if nobody && is_bum {
+        let text = if nobody && self.is_bum() {
             format!("nobody in {} takes this: there is no DHCP server, or no router", self.network.name)
         } else if nobody {
             format!("no endpoint of {} has the address {}", self.network.name, self.request.dst)
@@ -343,7 +367,7 @@ impl<'a> Walk<'a> {
         Some(self.network.config()?.endpoint(&endpoint.name)?.at.to_string())
     }
 
-    fn attachment_of(&self, endpoint: &Endpoint) -> Option<&Attachment> {
+    pub(super) fn attachment_of(&self, endpoint: &Endpoint) -> Option<&'a Attachment> {
         self.network.config()?.endpoint(&endpoint.name)?.attachment.as_ref()
     }
 

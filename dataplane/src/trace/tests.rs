@@ -1,5 +1,6 @@
 use std::net::{IpAddr, SocketAddr};
 
+use eastgate_api::Hex;
 use eastgate_config::load_str;
 use eastgate_conntrack::{
     expect::Related,
@@ -72,6 +73,7 @@ fn request(text: &str) -> TraceRequest {
     let ((src, sport), (dst, dport)) = (side(words[1]), side(words[2]));
     TraceRequest {
         vni: vni(),
+        frame: None,
         proto: names::protocol_number(words[0]).unwrap(),
         src: src.into(),
         dst: dst.into(),
@@ -118,37 +120,166 @@ fn verdict(host: &str, text: &str, flows: &[FlowInfo]) -> String {
     report.verdict
 }
 
+const PACKETS: [(&str, &str); 20] = [
+    ("tcp 10.1.0.11:4000 10.1.0.21:5432", "forwarded"),
+    ("tcp 10.1.0.11:4000 10.1.0.21:22", "egress-denied"),
+    ("tcp 10.1.0.21:5432 10.1.0.11:4000", "egress-denied"),
+    // A virtual address
+    ("udp 10.1.0.100:4000 10.1.0.21:53", "forwarded"),
+    // What is behind a machine that forwards
+    ("icmp 10.1.0.11 10.9.0.5", "forwarded"),
+    ("icmp 10.9.0.5 10.1.0.11", "forwarded"),
+    ("icmp 10.1.0.11 10.1.0.55", "unknown-destination"),
+    // DHCP, router and neighbour messages are no rule's business.
+    ("udp 0.0.0.0:68 255.255.255.255:67", "forwarded"),
+    ("udp 10.1.0.1:67 255.255.255.255:68", "forwarded"),
+    ("udp 10.1.0.11:67 255.255.255.255:68", "dhcp-server-guard"),
+    ("icmpv6 fe80::ff:fe00:11 ff02::2 133", "forwarded"),
+    ("icmpv6 fe80::ff:fe00:1 ff02::1 134", "forwarded"),
+    ("icmpv6 fe80::ff:fe00:11 ff02::1 134", "ra-guard"),
+    ("icmpv6 fd00:1::11 ff02::1:ff00:21 135", "answered"),
+    ("icmpv6 fd00:1::11 ff02::1:ff00:99 135", "neighbor-unknown"),
+    // Nobody asked, and nothing failed.
+    ("icmp 10.1.0.21 10.1.0.11 0", "icmp-unsolicited"),
+    ("icmp 10.1.0.21 10.1.0.11 3", "icmp-unrelated"),
+    ("icmpv6 fd00:1::21 fd00:1::11 129", "icmp-unsolicited"),
+    ("icmpv6 fd00:1::21 fd00:1::11 1", "icmp-unrelated"),
+    ("udp 10.1.0.11:4000 224.0.0.251:53", "multicast-refused"),
+];
+
 #[test]
 fn verdicts_are_those_of_the_path() {
-    for (packet, expected) in [
-        ("tcp 10.1.0.11:4000 10.1.0.21:5432", "forwarded"),
-        ("tcp 10.1.0.11:4000 10.1.0.21:22", "egress-denied"),
-        ("tcp 10.1.0.21:5432 10.1.0.11:4000", "egress-denied"),
-        // A virtual address
-        ("udp 10.1.0.100:4000 10.1.0.21:53", "forwarded"),
-        // What is behind a machine that forwards
-        ("icmp 10.1.0.11 10.9.0.5", "forwarded"),
-        ("icmp 10.9.0.5 10.1.0.11", "forwarded"),
-        ("icmp 10.1.0.11 10.1.0.55", "unknown-destination"),
-        // DHCP, router and neighbour messages are no rule's business.
-        ("udp 0.0.0.0:68 255.255.255.255:67", "forwarded"),
-        ("udp 10.1.0.1:67 255.255.255.255:68", "forwarded"),
-        ("udp 10.1.0.11:67 255.255.255.255:68", "dhcp-server-guard"),
-        ("icmpv6 fe80::ff:fe00:11 ff02::2 133", "forwarded"),
-        ("icmpv6 fe80::ff:fe00:1 ff02::1 134", "forwarded"),
-        ("icmpv6 fe80::ff:fe00:11 ff02::1 134", "ra-guard"),
-        ("icmpv6 fd00:1::11 ff02::1:ff00:21 135", "answered"),
-        ("icmpv6 fd00:1::11 ff02::1:ff00:99 135", "neighbor-unknown"),
-        // Nobody asked, and nothing failed.
-        ("icmp 10.1.0.21 10.1.0.11 0", "icmp-unsolicited"),
-        ("icmp 10.1.0.21 10.1.0.11 3", "icmp-unrelated"),
-        ("icmpv6 fd00:1::21 fd00:1::11 129", "icmp-unsolicited"),
-        ("icmpv6 fd00:1::21 fd00:1::11 1", "icmp-unrelated"),
-        ("udp 10.1.0.11:4000 224.0.0.251:53", "multicast-refused"),
-    ] {
+    for (packet, expected) in PACKETS {
         for host in ["alpha", "beta"] {
             assert_eq!(verdict(host, packet, &[]), expected, "{packet} on {host}");
         }
+    }
+}
+
+/// The report about a frame.
+fn walked(snapshot: &Snapshot, frame: &[u8], flows: &[FlowInfo]) -> TraceReport {
+    let live = Live { flows: &|_| flows.to_vec(), ..Live::NOTHING };
+    let asked = TraceRequest { frame: Some(Hex(frame.to_vec())), ..request("udp 0.0.0.0 0.0.0.0") };
+    trace(snapshot, &asked, live, now()).unwrap()
+}
+
+/// A frame is told about as a packet that is made of what stands in it.
+#[test]
+fn a_frame_is_the_packet_that_it_carries() {
+    for (packet, host) in PACKETS.iter().flat_map(|(packet, _)| ["alpha", "beta"].map(|host| (packet, host)))
+    {
+        let (snapshot, request) = (snapshot_of(host), request(packet));
+        let network = snapshot.network(vni()).unwrap();
+        let walk = Walk {
+            snapshot: &snapshot,
+            network,
+            request: &request,
+            given: None,
+            now: now(),
+            expected: None,
+            steps: Vec::new(),
+        };
+        let frame = walk.shape(&walk.sender().unwrap(), None).build().unwrap();
+        let made = trace(&snapshot, &request, Live::NOTHING, now()).unwrap();
+        let given = walked(&snapshot, &frame, &[]);
+        assert_eq!((&given.packet, &given.verdict), (&made.packet, &made.verdict), "{packet} on {host}");
+        // Whose the MAC is, is no guess.
+        let told = |report: &TraceReport| -> Vec<TraceStep> {
+            let guess = |step: &&TraceStep| step.step == "admit" && step.result == "note";
+            report.steps.iter().filter(|step| !guess(step)).cloned().collect()
+        };
+        assert_eq!(told(&given), told(&made), "{packet} on {host}");
+    }
+}
+
+const WEB1: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
+const DB1: [u8; 6] = [2, 0, 0, 0, 0, 0x21];
+
+/// What no question in words can say: other protocols, wrong senders, what is malformed, sequence numbers, fragments.
+#[test]
+fn a_frame_is_walked_as_it_is() {
+    let snapshot = snapshot_of("alpha");
+    let verdict = |frame: &[u8]| walked(&snapshot, frame, &[]).verdict;
+    let arp = |mac: [u8; 6], sender: [u8; 4], target: [u8; 4]| {
+        let question = etherparse::ArpEthIpv4Packet {
+            operation: etherparse::ArpOperation::REQUEST,
+            sender_mac: mac,
+            sender_ipv4: sender,
+            target_mac: [0; 6],
+            target_ipv4: target,
+        };
+        let mut frame = Vec::new();
+        etherparse::PacketBuilder::ethernet2(WEB1, [0xff; 6]).arp(question.into()).write(&mut frame).unwrap();
+        frame
+    };
+    let asks = arp(WEB1, [10, 1, 0, 11], [10, 1, 0, 21]);
+    assert_eq!(verdict(&asks), "answered");
+    assert_eq!(walked(&snapshot, &asks, &[]).packet, "vni 5001 arp 10.1.0.11 -> 10.1.0.21");
+    assert_eq!(verdict(&arp(WEB1, [10, 1, 0, 21], [10, 1, 0, 11])), "arp-spoofed");
+    assert_eq!(verdict(&asks[..30]), "arp-malformed");
+    let lldp = [&[1, 0x80, 0xc2, 0, 0, 0xe][..], &WEB1, &[0x88, 0xcc], &[0; 46]].concat();
+    assert_eq!(verdict(&lldp), "link-protocol");
+
+    let udp = |from: [u8; 6], payload: &[u8]| {
+        let mut frame = Vec::new();
+        let ip = etherparse::PacketBuilder::ethernet2(from, DB1).ipv4([10, 1, 0, 11], [10, 1, 0, 21], 64);
+        ip.udp(4000, 53).write(&mut frame, payload).unwrap();
+        frame
+    };
+    assert_eq!(verdict(&udp(WEB1, b"x")), "forwarded");
+    // Nobody's MAC is taken for that of who has the address, which may not send with it.
+    let stranger = walked(&snapshot, &udp([2, 0, 0, 0, 9, 9], b"x"), &[]);
+    assert_eq!(stranger.verdict, "mac-spoofed");
+    assert!(
+        stranger.steps[0].text.starts_with("nobody is known to have the MAC 02:00:00:00:09:09"),
+        "{stranger:#?}"
+    );
+    // As it is captured at the machine's own port, whose device would finish the checksum; and a large one, which it would cut.
+    let mut open = udp(WEB1, b"x");
+    let sum = eastgate_wire::checksum::pseudo_header(&[10, 1, 0, 11], &[10, 1, 0, 21], 17, 9).folded();
+    open[14 + 20 + 6..][..2].copy_from_slice(&sum.to_be_bytes());
+    assert_eq!(verdict(&open), "forwarded");
+    let mut large = Vec::new();
+    let ip = etherparse::PacketBuilder::ethernet2(WEB1, DB1).ipv4([10, 1, 0, 11], [10, 1, 0, 21], 64);
+    ip.tcp(4000, 5432, 1, 1000).ack(1).write(&mut large, &[0; 20_000]).unwrap();
+    let flow = live(
+        "tcp 10.1.0.11:4000 10.1.0.21:5432",
+        FlowState::Established,
+        snapshot.network(vni()).unwrap().epoch,
+    );
+    let sum = eastgate_wire::checksum::pseudo_header(&[10, 1, 0, 11], &[10, 1, 0, 21], 6, 20_020).folded();
+    large[14 + 20 + 16..][..2].copy_from_slice(&sum.to_be_bytes());
+    assert_eq!(walked(&snapshot, &large, &[flow]).verdict, "forwarded");
+    let mut wrong = udp(WEB1, b"x");
+    wrong[14 + 20 + 6] ^= 0xff;
+    assert_eq!(verdict(&wrong), "bad-checksum");
+    assert_eq!(verdict(&udp(WEB1, b"x")[..30]), "frame-truncated");
+    let mut later = udp(WEB1, &[0; 64]);
+    later[14 + 7] = 1;
+    let sum = eastgate_wire::checksum::update(u16::from_be_bytes([later[24], later[25]]), 0, 1);
+    later[24..26].copy_from_slice(&sum.to_be_bytes());
+    let waits = walked(&snapshot, &later, &[]);
+    assert_eq!(waits.verdict, "waits", "{waits:#?}");
+    let short = TraceRequest { frame: Some(Hex(vec![0; 13])), ..request("udp 0.0.0.0 0.0.0.0") };
+    assert!(trace(&snapshot, &short, Live::NOTHING, now()).unwrap_err().contains("14 bytes"));
+}
+
+/// A segment in the middle of a connection is of it, whatever it has counted so far.
+#[test]
+fn a_segment_of_a_connection_is_in_its_window() {
+    let opened = "tcp 10.1.0.11:4000 10.1.0.21:5432";
+    for (host, back) in [("alpha", false), ("beta", false), ("alpha", true), ("beta", true)] {
+        let snapshot = snapshot_of(host);
+        let flow = live(opened, FlowState::Established, snapshot.network(vni()).unwrap().epoch);
+        let mut ends = [(WEB1, [10, 1, 0, 11], 4000), (DB1, [10, 1, 0, 21], 5432)];
+        if back {
+            ends.reverse();
+        }
+        let [from, to] = ends;
+        let mut frame = Vec::new();
+        let ip = etherparse::PacketBuilder::ethernet2(from.0, to.0).ipv4(from.1, to.1, 64);
+        ip.tcp(from.2, to.2, 0xffff_fff0, 4000).ack(0x1234_5678).write(&mut frame, &[7; 100]).unwrap();
+        assert_eq!(walked(&snapshot, &frame, &[flow]).verdict, "forwarded", "{host} {back}");
     }
 }
 
@@ -167,6 +298,12 @@ fn replies_of_live_flows_pass() {
             assert_ne!(verdict(host, reply, &[]), "forwarded", "{reply} of nothing");
         }
     }
+    // Nobody has replied: the next host may have refused what this one let out.
+    let (opened, epoch) =
+        ("udp 10.1.0.11:4000 10.1.0.1:53", snapshot_of("alpha").network(vni()).unwrap().epoch);
+    assert_eq!(verdict("alpha", opened, &[live(opened, FlowState::Unreplied, epoch)]), "ingress-denied");
+    assert_eq!(verdict("alpha", opened, &[live(opened, FlowState::Replied, epoch)]), "forwarded");
+    assert_eq!(verdict("beta", opened, &[live(opened, FlowState::Unreplied, epoch)]), "forwarded");
     // What another policy let in is decided again.
     let old = live("tcp 10.1.0.11:4000 10.1.0.21:22", FlowState::Established, 0);
     assert_ne!(verdict("alpha", "tcp 10.1.0.21:22 10.1.0.11:4000", &[old]), "forwarded");

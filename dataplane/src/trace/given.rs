@@ -1,0 +1,139 @@
+//! A frame that was given to be walked, as a capture has it: what stands in it.
+
+use eastgate_api::TraceRequest;
+use eastgate_vtep::offload::note_unfinished_checksum;
+use eastgate_wire::{
+    Addr, DropReason, FlowKey, Frame, Gso, GsoKind, MacAddr, Offload, View, VlanId, names,
+    view::{Net, Transport},
+};
+use etherparse::ArpPacketSlice;
+
+/// Bytes of the two MACs in front of a frame
+const MACS: usize = 12;
+/// Bytes of a VLAN tag
+const TAG: usize = 4;
+
+/// A frame, and what it is.
+#[derive(Clone, Debug)]
+pub(super) struct Given {
+    bytes: Vec<u8>,
+    /// Or why it is dropped whoever sends it
+    view: Result<View, DropReason>,
+}
+
+impl Given {
+    /// # Errors
+    /// When it is too short to be a frame
+    pub(super) fn read(frame: &[u8]) -> Result<Self, String> {
+        if frame.len() < MACS + 2 {
+            return Err(format!(
+                "a frame has an Ethernet header of 14 bytes, and this is {}",
+                names::count(frame.len(), "byte")
+            ));
+        }
+        Ok(Self { bytes: frame.to_vec(), view: View::parse(frame) })
+    }
+
+    /// What was asked, with what stands in the frame
+    pub(super) fn request(&self, asked: &TraceRequest) -> TraceRequest {
+        let nobody = Addr::v4([0; 4]);
+        let mut request = TraceRequest {
+            proto: 0,
+            src: nobody,
+            dst: nobody,
+            sport: 0,
+            dport: 0,
+            icmp: None,
+            ..asked.clone()
+        };
+        if let Some(ip) = self.view.ok().as_ref().and_then(View::ip) {
+            (request.proto, request.src, request.dst) = (ip.proto, ip.src, ip.dst);
+            (request.sport, request.dport) = ip.ports();
+            if let Transport::Icmp(icmp) = ip.transport {
+                request.icmp = Some((icmp.kind, icmp.code));
+            }
+        } else if let Some([src, dst]) = self.arp() {
+            (request.src, request.dst) = (src, dst);
+        }
+        request
+    }
+
+    /// The addresses that an ARP message is about: of who sends it, and whom it means
+    fn arp(&self) -> Option<[Addr; 2]> {
+        let view = self.view.ok().filter(|view| view.net == Net::Arp)?;
+        let arp = ArpPacketSlice::from_slice(self.bytes.get(usize::from(view.l3)..)?).ok()?;
+        let address = |bytes: &[u8]| bytes.try_into().ok().map(Addr::v4);
+        Some([address(arp.sender_protocol_addr())?, address(arp.target_protocol_addr())?])
+    }
+
+    /// The MACs that it is for and from
+    pub(super) fn macs(&self) -> [MacAddr; 2] {
+        let mac = |at: usize| {
+            self.bytes
+                .get(at..)
+                .and_then(|bytes| bytes.first_chunk())
+                .map_or(MacAddr::ZERO, |mac| MacAddr(*mac))
+        };
+        [mac(0), mac(6)]
+    }
+
+    /// Whether rules are asked about it
+    pub(super) fn is_ip(&self) -> bool {
+        self.view.is_ok_and(|view| view.ip().is_some())
+    }
+
+    /// As its sender's port has it: where that is a VLAN of a trunk, without the tag. What its sender left to the device is
+    /// said to be.
+    pub(super) fn at_port(&self, vlan: Option<VlanId>) -> (Vec<u8>, Offload) {
+        let is_tagged = |view: &View| view.tags > 0 && vlan.map(VlanId::get) == Some(view.tci & 0xfff);
+        let mut bytes = self.bytes.clone();
+        if self.view.ok().filter(is_tagged).is_some() {
+            bytes.drain(MACS..MACS + TAG);
+        }
+        let end = bytes.len();
+        let mut frame = Frame::new(&mut bytes, 0, end, Offload::default());
+        leave_open(&mut frame);
+        let offload = frame.offload;
+        (bytes, offload)
+    }
+
+    /// Sequence numbers of a flow's two sides that this segment of it would be in the window of; none where it is of no connection
+    pub(super) fn sequences(&self, flow: &FlowKey) -> Option<[u32; 2]> {
+        let ip = *self.view.ok()?.ip()?;
+        let Transport::Tcp(tcp) = ip.transport else { return None };
+        let is_opener = (flow.src, flow.sport) == (ip.src, tcp.sport);
+        Some(if is_opener { [tcp.seq, tcp.ack] } else { [tcp.ack, tcp.seq] })
+    }
+
+    /// In a few words
+    pub(super) fn text(&self, key: &FlowKey) -> String {
+        let [to, from] = self.macs();
+        match self.view {
+            Err(_) => format!("{} from {from} to {to}", names::count(self.bytes.len(), "byte")),
+            Ok(view) => match view.net {
+                Net::Ip(ip) if ip.fragment.is_some() => format!("{}, a fragment", names::packet(key)),
+                Net::Ip(_) => names::packet(key),
+                Net::Arp => format!("arp {} -> {}", key.src, key.dst),
+                Net::Other => format!("ethertype {:#06x} from {from} to {to}", view.ethertype),
+            },
+        }
+    }
+}
+
+/// What the sender of a frame left to its device, as captures at a machine's own port show it: the checksum, and of a large TCP packet the
+/// cutting.
+fn leave_open(frame: &mut Frame<'_>) {
+    let Ok(view) = View::parse(frame.bytes()) else { return };
+    note_unfinished_checksum(frame, &view);
+    let is_open = frame.offload.checksum.is_some();
+    let Some(ip) = view.ip().filter(|_| is_open && frame.len() > LARGEST_UNCUT) else { return };
+    if let Transport::Tcp(_) = ip.transport {
+        let kind = if ip.src.is_v4() { GsoKind::TcpV4 } else { GsoKind::TcpV6 };
+        frame.offload.gso = Some(Gso { kind, segment: SEGMENT });
+    }
+}
+
+/// Bytes of a frame of an ordinary Ethernet
+const LARGEST_UNCUT: usize = 1514;
+/// Larger ones are cut, so small that each fits into every network
+const SEGMENT: u16 = 1200;
