@@ -16,5 +16,6 @@ pub mod socket;
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/eastgate/eastgate.sock";
 
-/// The longest request taken, in bytes: a longer one is refused before it is read.
-pub const MAX_REQUEST: usize = 64 * 1024;
+/// The longest request taken, in bytes: a longer one is refused before it is read. The largest frame to be traced fits in hexadecimal
+/// digits.
+pub const MAX_REQUEST: usize = 160 * 1024;

@@ -6,11 +6,11 @@ mod common;
 
 use std::{
     io::{BufRead, BufReader},
-    net::{Ipv4Addr, UdpSocket},
+    net::Ipv4Addr,
     time::Duration,
 };
 
-use common::{BOUND, Daemon, EASTGATE, Space, arp_request, send_frame, site::*, wait_for};
+use common::{BOUND, Daemon, EASTGATE, Space, arp_request, bind_udp, send_frame, site::*, wait_for};
 use eastgate_wire::MacAddr;
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ const DATAPLANES: [&str; 2] = ["userspace", "ebpf"];
 fn datagrams(site: &Site, sources: std::ops::Range<u16>, to: u8, ports: std::ops::Range<u16>) {
     site.web1.enter(move || {
         for source in sources {
-            let socket = UdpSocket::bind(udp(11, source)).unwrap();
+            let socket = bind_udp(udp(11, source));
             for port in ports.clone() {
                 socket.send_to(b"x", udp(to, port)).unwrap();
             }
@@ -488,9 +488,7 @@ fn a_packet_that_was_dropped_is_walked() {
                 flows.denied[1].0.send_more(1);
                 // The first of each kind is told: whoever asks too late for that one sees another.
                 std::thread::sleep(Duration::from_millis(50));
-                let _ = site.web1.enter(|| {
-                    UdpSocket::bind("10.1.0.11:0").unwrap().send_to(b"x", udp(12, DENIED)).unwrap()
-                });
+                let _ = site.web1.enter(|| bind_udp("10.1.0.11:0").send_to(b"x", udp(12, DENIED)).unwrap());
             }
             waiting.join().unwrap()
         });
@@ -503,7 +501,7 @@ fn a_packet_that_was_dropped_is_walked() {
         // With an address that is not its own: who sent it is known all the same.
         site.web1.ip("addr add 10.1.0.99/24 dev eth0");
         site.web1.ip("neigh replace 10.1.0.12 lladdr 02:00:00:00:00:12 dev eth0");
-        site.web1.enter(|| UdpSocket::bind("10.1.0.99:0").unwrap().send_to(b"x", udp(12, ALLOWED)).unwrap());
+        site.web1.enter(|| bind_udp("10.1.0.99:0").send_to(b"x", udp(12, ALLOWED)).unwrap());
         let mut walked = Value::Null;
         wait_for("the spoofed packet is walked", || {
             let (_, text, _) = said(&alpha, "trace --last --address 10.1.0.99 --proto udp -o json");

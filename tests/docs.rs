@@ -351,3 +351,37 @@ fn links_lead_somewhere() {
     }
     assert!(broken.is_empty(), "these links lead nowhere:\n{}", broken.join("\n"));
 }
+
+/// Whoever has a reason finds what to do about it.
+#[test]
+fn every_reason_has_a_way_out() {
+    let page = read("docs/troubleshooting.md");
+    let missing: Vec<&str> = DropReason::ALL
+        .iter()
+        .map(|reason| reason.name())
+        .filter(|name| !page.contains(&format!("`{name}`")))
+        .collect();
+    assert!(missing.is_empty(), "docs/troubleshooting.md says nothing of {missing:?}");
+}
+
+/// What it tells to type, the command line takes.
+#[test]
+fn commands_to_find_out_with_exist() {
+    let page = read("docs/troubleshooting.md");
+    let spans = page.split('`').skip(1).step_by(2);
+    let lines = page.lines().filter_map(|line| line.strip_prefix("    "));
+    // What stands behind a command in its line is about it.
+    let lines = lines.filter_map(|line| line.split("   ").next());
+    let mut tried = 0;
+    for command in spans.chain(lines).filter(|text| text.starts_with("eastgate ")) {
+        let words = command.split_whitespace().map(|word| if word == "N" { "5001" } else { word });
+        let result = Args::command().try_get_matches_from(words);
+        assert!(
+            result.is_ok(),
+            "{command}: {}",
+            result.err().map(|error| error.to_string()).unwrap_or_default()
+        );
+        tried += 1;
+    }
+    assert!(tried > 15, "only {tried} commands found: the search is broken");
+}

@@ -7,13 +7,12 @@ mod common;
 use std::{
     collections::BTreeMap,
     fs,
-    net::UdpSocket,
     os::fd::AsFd,
     path::Path,
     process::{Command, Output},
 };
 
-use common::{Daemon, EASTGATE, Machine, Space, hooks, running::Running, site::*, wait_within};
+use common::{Daemon, EASTGATE, Machine, Space, bind_udp, hooks, running::Running, site::*, wait_within};
 use eastgate_fastpath::{
     Guard,
     tcx::{self, Place, Way},
@@ -184,7 +183,7 @@ fn what_is_broken_before_the_first_start_is_found_and_nothing_is_changed() {
     found.has("daemon", "note", "none runs");
     assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
 
-    let listener = site.alpha.enter(|| UdpSocket::bind("0.0.0.0:4789").unwrap());
+    let listener = site.alpha.enter(|| bind_udp("0.0.0.0:4789"));
     let found = doctor(&site, None);
     found.has("vxlan-port", "problem", &std::process::id().to_string());
     drop(listener);

@@ -8,7 +8,7 @@ mod common;
 
 use std::{
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{BOUND, Daemon, Space, site::*, wait_for};
+use common::{BOUND, Daemon, Space, bind_tcp, bind_udp, site::*, wait_for};
 
 const HELLO: [u8; 64] = [b'?'; 64];
 /// How long a thread sleeps before it looks whether it is over.
@@ -48,7 +48,7 @@ impl Servers {
         for port in [5432, 5433] {
             let over = over.clone();
             threads.push(site.db1.spawn(move || {
-                let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+                let listener = bind_tcp((Ipv4Addr::UNSPECIFIED, port));
                 listener.set_nonblocking(true).unwrap();
                 while !over.load(SeqCst) {
                     let Ok((mut stream, _)) = listener.accept() else {
@@ -63,7 +63,7 @@ impl Servers {
         }
         let answering = over.clone();
         threads.push(site.db1.spawn(move || {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, ALLOWED)).unwrap();
+            let socket = bind_udp((Ipv4Addr::UNSPECIFIED, ALLOWED));
             socket.set_read_timeout(Some(TICK)).unwrap();
             let mut buffer = [0; 128];
             while !answering.load(SeqCst) {
@@ -89,7 +89,7 @@ struct Idle(TcpStream, TcpStream);
 impl Idle {
     fn open(site: &Site) -> Self {
         let to: SocketAddr = SERVER_V6_IDLE.parse().unwrap();
-        let listener = site.db1.enter(move || TcpListener::bind(to).unwrap());
+        let listener = site.db1.enter(move || bind_tcp(to));
         let client = site.web1.enter(move || TcpStream::connect_timeout(&to, BOUND).unwrap());
         Self(client, listener.accept().unwrap().0)
     }
@@ -115,7 +115,7 @@ impl Bulk {
     fn start(site: &Site) -> Self {
         let to: SocketAddr = SERVER_V6.parse().unwrap();
         let (over, arrived) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let listener = site.db1.enter(move || TcpListener::bind(to).unwrap());
+        let listener = site.db1.enter(move || bind_tcp(to));
         let (sending, counting, count) = (over.clone(), over.clone(), arrived.clone());
         let sender = site.web1.spawn(move || {
             let mut stream = TcpStream::connect_timeout(&to, BOUND).unwrap();
@@ -171,7 +171,7 @@ fn connect(n: u64) -> bool {
 
 /// One that a busy machine loses is asked for again; one that is refused is refused again.
 fn ask(_: u64) -> bool {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let socket = bind_udp((Ipv4Addr::UNSPECIFIED, 0));
     socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     socket.connect(udp(21, ALLOWED)).unwrap();
     let mut buffer = [0; 128];
@@ -260,7 +260,7 @@ fn own_limit_by(dataplane: &str, written: &str) {
     site.rewrite(|text| format!("{text}\n{network}{written}"));
     let daemons = ["alpha", "beta"].map(|name| site.run_with(name, dataplane));
     let at = tcp(21, 5432);
-    let listener = site.db1.enter(move || TcpListener::bind(at).unwrap());
+    let listener = site.db1.enter(move || bind_tcp(at));
     let accepted =
         thread::spawn(move || listener.incoming().map_while(Result::ok).take(11).collect::<Vec<_>>());
     let greedy = site.web1.enter(move || {

@@ -7,7 +7,7 @@ mod common;
 
 use std::{
     io::Read,
-    net::{SocketAddr, UdpSocket},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -16,8 +16,8 @@ use std::{
 };
 
 use common::{
-    BOUND, BpfFs, CAPABILITIES, Daemon, Dialogue, EASTGATE, Machine, Sink, Space, running::*, site::*,
-    wait_for, wait_within,
+    BOUND, BpfFs, CAPABILITIES, Daemon, Dialogue, EASTGATE, Machine, Sink, Space, bind_udp, running::*,
+    site::*, wait_for, wait_within,
 };
 
 #[test]
@@ -147,7 +147,7 @@ impl Flood {
         let (sent, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (counter, end) = (sent.clone(), stop.clone());
         let thread = space.spawn(move || {
-            let socket = UdpSocket::bind(from).unwrap();
+            let socket = bind_udp(from);
             while !end.load(SeqCst) && counter.fetch_add(1, SeqCst) < Self::MOST {
                 let _ = socket.send_to(&datagram, to);
             }
@@ -283,7 +283,7 @@ fn pairs_that_never_met_are_decided_in_the_kernel_by_both_hosts() {
     let say = |from: (&Space, u8), port: u16| {
         let own = address(from.1, 4000);
         from.0.enter(move || {
-            let socket = UdpSocket::bind(own).unwrap();
+            let socket = bind_udp(own);
             for _ in 0..DATAGRAMS {
                 socket.send_to(b"nobody has said this before", address(21, port)).unwrap();
             }
@@ -332,14 +332,14 @@ fn resolve_within(bound: Duration, machine: &Space, address: &str) -> Option<Str
     machine.ip("neigh flush dev eth0");
     let to = SocketAddr::new(address.parse().unwrap(), ALLOWED);
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    machine.enter(move || UdpSocket::bind(any).unwrap().send_to(b"who?", to).unwrap());
+    machine.enter(move || bind_udp(any).send_to(b"who?", to).unwrap());
     let begun = Instant::now();
     let mut asks_again = begun;
     while begun.elapsed() < bound {
         // The kernel gives up after three requests, of which a busy machine may lose all.
         if asks_again.elapsed() > 5 * ONCE {
             asks_again = Instant::now();
-            machine.enter(move || UdpSocket::bind(any).unwrap().send_to(b"who?", to).unwrap());
+            machine.enter(move || bind_udp(any).send_to(b"who?", to).unwrap());
         }
         let known = machine.ip(&format!("-j neigh show to {address} dev eth0"));
         let known: serde_json::Value = serde_json::from_str(&known).unwrap();

@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::{
-    Capture, Daemon, Script, Space, World, bulk,
+    Capture, Daemon, Script, Space, World, bind_udp, bulk,
     config::{Endpoint, Host, Tenant, configuration},
     datagram_arrives, hardware_address, send_frame, settle, wait_for,
 };
@@ -316,7 +316,7 @@ impl Bench {
             machine.ip("neigh replace 10.1.0.31 lladdr 02:00:00:00:00:31 dev eth0");
         }
         let daemon = site.run("", &[ACME_WITH_FAR1, STRICT]);
-        let listen = |machine: &Space| machine.enter(|| UdpSocket::bind(("0.0.0.0", PORT)).unwrap());
+        let listen = |machine: &Space| machine.enter(|| bind_udp(("0.0.0.0", PORT)));
         let sockets = [listen(&site.web1), listen(&web2)];
         let captures = [Capture::start(&site.web1, "eth0"), Capture::start(&web2, "eth0")];
         let [web1, web2] = captures;
@@ -508,13 +508,13 @@ fn what_leaves_is_as_the_rfc_says(underlay: Underlay) {
     let capture = Capture::start(&site.peer, "underlay0");
     let at: IpAddr = underlay.address(2).parse().unwrap();
     // Someone listens, so that the peer's kernel does not answer with ICMP.
-    let _listener = site.peer.enter(move || UdpSocket::bind((at, 4789)).unwrap());
+    let _listener = site.peer.enter(move || bind_udp((at, 4789)));
     let machine = site.web1.clone();
     // One after the other: what is sent alone leaves alone, not in a burst.
     let send = |source_port: u16, text: &str| {
         let (payload, text) = (text.to_owned(), text.to_owned());
         machine.enter(move || {
-            let socket = UdpSocket::bind(("10.1.0.11", source_port)).unwrap();
+            let socket = bind_udp(("10.1.0.11", source_port));
             socket.send_to(payload.as_bytes(), v4(31, PORT)).unwrap();
         });
         let mut found = Vec::new();

@@ -7,7 +7,7 @@ mod common;
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -17,7 +17,8 @@ use std::{
 };
 
 use common::{
-    Capture, Daemon, Sink, Space, World, must, running::carried_in_the_kernel, send_frame, site::*, wait_for,
+    Capture, Daemon, Sink, Space, World, bind_tcp, bind_udp, must, running::carried_in_the_kernel,
+    send_frame, site::*, wait_for,
 };
 use eastgate_testkit::{Link, command};
 use eastgate_wire::{MacAddr, View, view::Transport};
@@ -65,7 +66,7 @@ struct Server {
 
 impl Server {
     fn start(space: &Space, at: SocketAddr) -> Self {
-        let listener = space.enter(move || TcpListener::bind(at).unwrap());
+        let listener = space.enter(move || bind_tcp(at));
         listener.set_nonblocking(true).unwrap();
         let over = Arc::new(AtomicBool::new(false));
         let end = over.clone();
@@ -148,7 +149,7 @@ fn story_of_rates(space: &Space, from: [u8; 4], to: SocketAddr, sink: &Sink) -> 
         let before = sink.count();
         space.enter(|| {
             for port in ports {
-                let socket = UdpSocket::bind(SocketAddr::from((from, port))).unwrap();
+                let socket = bind_udp(SocketAddr::from((from, port)));
                 socket.send_to(&u64::from(port).to_be_bytes(), to).unwrap();
             }
         });
@@ -444,7 +445,7 @@ fn the_ends_of_a_connection_that_is_cut_are_told_where_asked() {
         let held: Vec<[TcpStream; 2]> = [(12, &site.web2), (21, &site.db1)]
             .into_iter()
             .flat_map(|(number, space)| {
-                let listens = space.enter(|| TcpListener::bind(tcp(number, TCP))).unwrap();
+                let listens = space.enter(|| bind_tcp(tcp(number, TCP)));
                 let connect = |spoken: bool| {
                     let mut client = comes_about(&site.web1, tcp(number, TCP), "a connection");
                     let (mut server, _) = listens.accept().unwrap();

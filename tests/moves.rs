@@ -6,7 +6,7 @@ mod common;
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::PathBuf,
     sync::{
         Arc,
@@ -14,7 +14,7 @@ use std::{
     },
 };
 
-use common::{Daemon, Space, World, wait_for};
+use common::{Daemon, Space, World, bind_tcp, wait_for};
 
 const SERVER: ([u8; 4], u16) = ([10, 1, 0, 21], 5432);
 const SOME: u64 = 1 << 20;
@@ -94,7 +94,7 @@ struct Push {
 impl Push {
     fn start(stage: &Stage) -> Self {
         let (received, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let listener = stage.server.enter(|| TcpListener::bind(SocketAddr::from(SERVER)).unwrap());
+        let listener = stage.server.enter(|| bind_tcp(SocketAddr::from(SERVER)));
         let ended = stop.clone();
         std::thread::spawn(move || {
             let (mut peer, _) = listener.accept().unwrap();

@@ -10,12 +10,11 @@ mod common;
 use std::{
     fmt::Write as _,
     io::{BufRead as _, BufReader, Write as _},
-    net::UdpSocket,
     os::unix::net::UnixStream,
     time::{Duration, Instant},
 };
 
-use common::{Daemon, site::*, wait_within};
+use common::{Daemon, bind_udp, site::*, wait_within};
 use serde_json::Value;
 
 const ENDPOINTS: u32 = 10_000;
@@ -79,7 +78,7 @@ fn fill_network(site: &Site, flows: u64) {
 fn send_all(site: &Site, flows: u64) {
     site.web1.enter(move || {
         for source in 0..flows.div_ceil(u64::from(PORTS)) {
-            let socket = UdpSocket::bind(udp(11, FIRST_PORT + source as u16)).unwrap();
+            let socket = bind_udp(udp(11, FIRST_PORT + source as u16));
             for port in 0..PORTS {
                 let _ = socket.send_to(b"x", udp(12, FIRST_PORT + port));
                 if port % 250 == 0 {

@@ -10,7 +10,7 @@ mod common;
 use std::{
     collections::HashSet,
     io::{BufRead, BufReader, Read, Write},
-    net::{TcpStream, UdpSocket},
+    net::TcpStream,
     os::unix::net::{UnixDatagram, UnixStream},
     path::{Path, PathBuf},
     sync::{
@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Daemon, Space, site::*, wait_within};
+use common::{Daemon, Space, bind_udp, site::*, wait_within};
 use serde_json::Value;
 
 /// How soon the daemon must have done what it has to.
@@ -205,7 +205,7 @@ fn fill(site: &Site, alpha: &Daemon, flows: u64) {
     for _ in 0..10 {
         site.web1.enter(move || {
             for source in 0..flows.div_ceil(u64::from(PORTS)) {
-                let socket = UdpSocket::bind(udp(11, FIRST_PORT + source as u16)).unwrap();
+                let socket = bind_udp(udp(11, FIRST_PORT + source as u16));
                 for port in 0..PORTS {
                     let _ = socket.send_to(b"x", udp(12, FIRST_PORT + port));
                     if port % 250 == 0 {

@@ -9,7 +9,7 @@ mod common;
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Space, site::*, wait_for};
+use common::{Space, bind_tcp, site::*, wait_for};
 use etherparse::TcpHeader;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -103,7 +103,7 @@ impl Drop for Flood {
 
 /// Answers each byte with a byte, on any number of connections, as long as anyone asks.
 fn serve(space: &Space, at: SocketAddr) {
-    let listener = space.enter(move || TcpListener::bind(at).unwrap());
+    let listener = space.enter(move || bind_tcp(at));
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             std::thread::spawn(move || echo(stream));

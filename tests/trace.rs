@@ -5,12 +5,11 @@
 mod common;
 
 use std::{
-    net::UdpSocket,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
-use common::{Daemon, Sink, Space, site::*, wait_for};
+use common::{Daemon, Sink, Space, bind_udp, site::*, wait_for};
 use serde_json::Value;
 
 const DATAPLANES: [&str; 2] = ["userspace", "ebpf"];
@@ -72,7 +71,7 @@ fn verdict(daemon: &Daemon, file: &Path, number: usize, more: &[&str]) -> (Strin
 }
 
 fn send(space: &Space, from: &str, to: (u8, u16)) {
-    space.enter(|| UdpSocket::bind(from).unwrap().send_to(b"captured", udp(to.0, to.1)).unwrap());
+    space.enter(|| bind_udp(from).send_to(b"captured", udp(to.0, to.1)).unwrap());
 }
 
 /// Captured at a machine's port and on the underlay, while both dataplanes do what is then said of it: the kernel of the

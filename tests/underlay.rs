@@ -6,12 +6,13 @@
 mod common;
 
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr},
     process::Command,
 };
 
 use common::{
-    Capture, Daemon, Space, World, bulk, datagram_arrives, hardware_address, hub::Hub, send_frame, wait_for,
+    Capture, Daemon, Space, World, bind_udp, bulk, datagram_arrives, hardware_address, hub::Hub, send_frame,
+    wait_for,
 };
 use eastgate_wire::{Family, MacAddr};
 use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder};
@@ -198,7 +199,7 @@ fn only_what_is_for_this_host_is_unwrapped() {
         // As the port of a bridge or a mirror sees it
         site.alpha.ip("link set up0 promisc on");
         let _daemon = site.run(dataplane, "", "\"up0\"");
-        let _socket = site.web1.enter(|| UdpSocket::bind(("0.0.0.0", 7000)).unwrap());
+        let _socket = site.web1.enter(|| bind_udp(("0.0.0.0", 7000)));
         let capture = Capture::start(&site.web1, "eth0");
         let ours = hardware_address(&site.alpha, "up0");
         let send = |to: MacAddr, sport: u16, text: &str| {
@@ -221,7 +222,7 @@ fn only_what_is_for_this_host_is_unwrapped() {
 fn a_checksum_is_none_or_right() {
     each(|site, dataplane| {
         let _daemon = site.run(dataplane, "", "\"up0\"");
-        let _socket = site.web1.enter(|| UdpSocket::bind(("0.0.0.0", 7000)).unwrap());
+        let _socket = site.web1.enter(|| bind_udp(("0.0.0.0", 7000)));
         let capture = Capture::start(&site.web1, "eth0");
         let ours = hardware_address(&site.alpha, "up0");
         for (round, sport) in [(0, 4000), (1, 4000), (2, 4001), (3, 4001)] {

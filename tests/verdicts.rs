@@ -8,11 +8,11 @@ mod common;
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpStream, UdpSocket},
     time::{Duration, Instant},
 };
 
-use common::{BOUND, Daemon, Space, site::*, wait_for};
+use common::{BOUND, Daemon, Space, bind_tcp, bind_udp, site::*, wait_for};
 use serde_json::Value;
 
 /// Longer than an answer takes, and less than the second after which a SYN is sent again.
@@ -66,7 +66,7 @@ impl Scene {
 
     /// A socket of a machine that listens.
     fn serve(&self, number: u8, port: u16) -> UdpSocket {
-        let socket = self.machine(number).enter(move || UdpSocket::bind(udp(number, port)).unwrap());
+        let socket = self.machine(number).enter(move || bind_udp(udp(number, port)));
         socket.set_read_timeout(Some(BOUND)).unwrap();
         socket
     }
@@ -74,7 +74,7 @@ impl Scene {
     /// A socket of web1 that sends there.
     fn dial(&self, to: SocketAddr) -> UdpSocket {
         let socket = self.site.web1.enter(move || {
-            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            let socket = bind_udp("0.0.0.0:0");
             socket.connect(to).unwrap();
             socket
         });
@@ -217,7 +217,7 @@ fn what_is_logged_is_told_and_nothing_else() {
 fn each_rule_says_what_it_has_done() {
     both(|scene, dataplane| {
         for number in NUMBERS {
-            let listener = scene.machine(number).enter(move || TcpListener::bind(tcp(number, 8006)).unwrap());
+            let listener = scene.machine(number).enter(move || bind_tcp(tcp(number, 8006)));
             let server = std::thread::spawn(move || {
                 let (mut stream, _) = listener.accept().unwrap();
                 stream.read_to_end(&mut Vec::new()).unwrap();

@@ -30,5 +30,7 @@ pub use daemon::{CAPABILITIES, Daemon, EASTGATE, eastgate};
 pub use eastgate_testkit::wait::{BOUND, settle, wait_for, wait_within};
 pub use machine::Machine;
 pub use script::Script;
-pub use traffic::{Dialogue, Sink, Stream, Transfer, accept_bulk, bulk, datagram_arrives};
+pub use traffic::{
+    Dialogue, Sink, Stream, Transfer, accept_bulk, bind_tcp, bind_udp, bulk, datagram_arrives,
+};
 pub use world::{Space, World, must};

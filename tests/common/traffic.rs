@@ -1,8 +1,8 @@
 //! Traffic of machines: a steady stream of numbered datagrams, a count of those that arrive, bulk over TCP.
 
 use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
@@ -21,6 +21,29 @@ const PACE: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(900);
 /// How soon a sink sees that it is over.
 const TICK: Duration = Duration::from_millis(20);
+
+/// A socket for datagrams at an address, which another one may have had until a moment ago: see [`bound`].
+pub fn bind_udp(at: impl ToSocketAddrs) -> UdpSocket {
+    bound(|| UdpSocket::bind(&at))
+}
+
+/// A listener at an address, which another one may have had until a moment ago: see [`bound`].
+pub fn bind_tcp(at: impl ToSocketAddrs) -> TcpListener {
+    bound(|| TcpListener::bind(&at))
+}
+
+/// A process that a test beside this one is starting has a copy of every socket until it has become another program.
+fn bound<T>(bind: impl Fn() -> io::Result<T>) -> T {
+    let mut socket = None;
+    wait_for("the address is free", || match bind() {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => false,
+        result => {
+            socket = Some(result.unwrap());
+            true
+        }
+    });
+    socket.expect("it was bound")
+}
 
 /// How many bytes of them may wait for a sink: some ten thousand datagrams.
 const WAITING: usize = 16 << 20;
@@ -43,7 +66,7 @@ impl Stream {
         let (sent, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (counter, end) = (sent.clone(), stop.clone());
         let thread = space.spawn(move || {
-            let socket = UdpSocket::bind(from).unwrap();
+            let socket = bind_udp(from);
             let begun = Instant::now();
             while !end.load(SeqCst) && begun.elapsed() < LONGEST {
                 for _ in 0..burst {
@@ -105,7 +128,7 @@ pub struct Sink {
 impl Sink {
     /// Listens from when this returns.
     pub fn start(space: &Space, at: SocketAddr) -> Self {
-        let socket = space.enter(move || UdpSocket::bind(at).unwrap());
+        let socket = space.enter(move || bind_udp(at));
         // What waits here while other programs have the cores was carried: it is not to be lost on the last step.
         setsockopt(&socket, sockopt::RcvBufForce, &WAITING).unwrap();
         let (count, last) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -181,7 +204,7 @@ impl Connection {
         requester: impl FnOnce(TcpStream, &ConnectionState) + Send + 'static,
         answerer: impl FnOnce(TcpStream, &ConnectionState) + Send + 'static,
     ) -> Self {
-        let listener = to.0.enter(move || TcpListener::bind(to.1).unwrap());
+        let listener = to.0.enter(move || bind_tcp(to.1));
         let state = Arc::new(ConnectionState::default());
         let (here, there) = (state.clone(), state.clone());
         let answers = thread::spawn(move || {
@@ -280,7 +303,7 @@ pub fn datagram_arrives(from: (&Space, SocketAddr), to: (&Space, SocketAddr)) {
 /// Takes one connection at `at` and reads it to its end: what [`bulk`] sent is compared with what arrives, byte for
 /// byte. Gives how many bytes it was.
 pub fn accept_bulk(space: &Space, at: SocketAddr) -> JoinHandle<u64> {
-    let listener = space.enter(move || TcpListener::bind(at).unwrap());
+    let listener = space.enter(move || bind_tcp(at));
     thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(BOUND)).unwrap();
