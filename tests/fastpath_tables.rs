@@ -356,7 +356,7 @@ fn repeated(daemon: &Daemon) -> u64 {
 }
 
 fn neighbors_are_told_by_the_kernel(mode: &str) {
-    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let Some(site) = Site::alone(HOSTS_V4) else { return };
     site.rewrite(|text| text.replace("vni = 5001", &format!("vni = 5001\nneighbors = \"{mode}\"")));
     let alpha = site.run_with("alpha", "ebpf");
     let told = NEIGHBORS.map(|address| {

@@ -54,7 +54,7 @@ fn configure(site: &Site, with_helpers: bool) {
 }
 
 fn running(dataplane: &str) -> Option<(Site, [Daemon; 2])> {
-    let site = Site::new(HOSTS_V4)?;
+    let site = Site::alone(HOSTS_V4)?;
     configure(&site, true);
     let daemons = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
     Some((site, daemons))
@@ -371,7 +371,7 @@ fn story(spaces: [&Space; 2], who: &str, expected: impl Fn(&Case) -> Option<bool
 
 /// Two machines that let in port 21 and what is related, each with Linux's own helper
 fn linux() -> Option<()> {
-    let mut world = World::new()?;
+    let mut world = World::alone()?;
     let spaces = [world.space("client"), world.space("server")];
     world.cable((&spaces[0], "eth0"), (&spaces[1], "eth0"), 1500);
     for (space, address) in spaces.iter().zip(ENDS) {

@@ -52,7 +52,7 @@ const RECEIVERS: [(u8, MacAddr); 2] =
     [(12, MacAddr([2, 0, 0, 0, 0, 0x12])), (21, MacAddr([2, 0, 0, 0, 0, 0x21]))];
 
 fn running(dataplane: &str, network: &str) -> Option<(Site, [Daemon; 2])> {
-    let site = Site::new(HOSTS_V4)?;
+    let site = Site::alone(HOSTS_V4)?;
     site.rewrite(|text| text.replace("vni = 5001", &format!("vni = 5001\n{network}")) + POLICY);
     let daemons = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
     Some((site, daemons))
@@ -187,7 +187,7 @@ fn is_paced([first, second]: [u64; 2]) -> bool {
 }
 
 fn iptables() -> Option<()> {
-    let mut world = World::new()?;
+    let mut world = World::alone()?;
     let (client, server) = linux(&mut world);
     let at = |port| SocketAddr::from(([10, 1, 0, 33], port));
     let _serves = Server::start(&server, at(TCP));

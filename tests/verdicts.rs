@@ -49,7 +49,7 @@ const NUMBERS: [u8; 2] = [12, 21];
 
 impl Scene {
     fn new(dataplane: &str) -> Option<Self> {
-        let site = Site::new(HOSTS_V4)?;
+        let site = Site::alone(HOSTS_V4)?;
         site.rewrite(|text| text + POLICY);
         let (alpha, beta) = (site.run_with("alpha", dataplane), site.run_with("beta", dataplane));
         Some(Self { site, alpha, beta })

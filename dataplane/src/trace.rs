@@ -65,7 +65,7 @@ pub fn trace(
     })?;
     let given = request.frame.as_ref().map(|frame| Given::read(&frame.0)).transpose()?;
     let request = &given.as_ref().map_or_else(|| request.clone(), |given| given.request(request));
-    if request.dst == Addr::from_bits(0) {
+    if given.is_none() && request.dst == Addr::from_bits(0) {
         return Err("a packet has a source and a destination, or a frame".into());
     }
     if request.src.family() != request.dst.family() {
@@ -116,20 +116,16 @@ impl<'a> Walk<'a> {
         if flow.is_none() {
             self.expected = (live.expected)(&self.key());
         }
+        // Where nobody has replied, the next host may have refused what this one let out: it is decided as the first packet was.
+        let flow = flow.filter(|flow| self.is_on_all_hosts(flow));
         let shape = self.shape(&sender, flow.as_ref().map(|flow| flow.key));
         let opened = flow.and_then(|info| {
-            let sequences = self.given.and_then(|given| given.sequences(&info.key));
-            let sequences = sequences.unwrap_or(packet::SEQUENCES);
-            let frames = packet::opening(&info.key, &|address| self.mac_of(address), sequences)?;
+            let numbers = self.given.and_then(|given| given.numbers(&info.key)).unwrap_or(packet::NUMBERS);
+            let frames = packet::opening(&info.key, &|address| self.mac_of(address), numbers)?;
             let addresses = [info.key.src, info.key.dst];
             let ends = addresses.map(|address| self.network.by_address(address));
             let since = self.network.decided_since(ends, addresses);
-            // What is not of the way it was opened says that the other end has seen it.
-            let asked = self.request;
-            let same_port = info.key.sport == asked.sport || !names::has_ports(asked.proto);
-            let opens = (info.key.src, info.key.proto) == (asked.src, asked.proto) && same_port;
-            let everywhere = info.replied || !opens;
-            Some(Opened { info, frames, current: info.epoch >= since, everywhere })
+            Some(Opened { info, frames, current: info.epoch >= since })
         });
         let (frame, offload) = match self.given {
             Some(given) => {
@@ -154,6 +150,17 @@ impl<'a> Walk<'a> {
         })
     }
 
+    /// Whether a flow of this host is one of every host on its way, as far as can be told.
+    fn is_on_all_hosts(&self, flow: &FlowInfo) -> bool {
+        let asked = self.request;
+        // What is not of the way it was opened says that the other end has seen it.
+        let same_port = flow.key.sport == asked.sport || !names::has_ports(asked.proto);
+        let opens = (flow.key.src, flow.key.proto) == (asked.src, asked.proto) && same_port;
+        let receiver = self.network.at_address(flow.key.dst);
+        let ends_here = receiver.is_some_and(|(endpoint, _)| endpoint.attachment().is_some());
+        flow.replied || flow.reply.packets > 0 || !opens || ends_here
+    }
+
     /// The packet that is asked about, as its sender sends it.
     fn shape(&self, sender: &Sender<'a>, flow: Option<FlowKey>) -> Shape<'a> {
         let dst = self.request.dst;
@@ -171,13 +178,29 @@ impl<'a> Walk<'a> {
             return self.sender();
         }
         let (network, [_, mac]) = (self.network, given.macs());
-        let own = network.endpoints().find(|endpoint| endpoint.holdings().has_mac(mac));
-        let learned = || {
-            let at = lock(&network.state.fdb).lookup(mac, self.now)?;
-            network.endpoints().find(|endpoint| endpoint.location == at)
-        };
-        if let Some(endpoint) = own.or_else(learned) {
+        let has_it = |endpoint: &&Endpoint| endpoint.holdings().has_mac(mac);
+        let by_address = || network.at_address(self.request.src).map(|(endpoint, _)| endpoint).filter(has_it);
+        if let Some(endpoint) = network.by_mac(mac).or_else(by_address) {
             return Ok(Sender { endpoint: Some(endpoint), mac, guess: None });
+        }
+        let all: Vec<&Endpoint> = network.endpoints().filter(has_it).collect();
+        if let Some(first) = all.first() {
+            let guess = (all.len() > 1).then(|| may_be_others(all.len()));
+            return Ok(Sender { endpoint: Some(first), mac, guess });
+        }
+        if let Some(at) = lock(&network.state.fdb).lookup(mac, self.now) {
+            let endpoint = match at {
+                Location::Local(_) => network.endpoints().find(|endpoint| endpoint.location == at),
+                Location::Remote(_) => network.nested_behind(at),
+            };
+            if endpoint.is_some() || network.learning {
+                return Ok(Sender { endpoint, mac, guess: None });
+            }
+        }
+        if mac == network.proxy_mac {
+            let guess =
+                format!("{mac} is the appliance's own MAC: this is what it sent, and not what came to it");
+            return Ok(Sender { guess: Some(guess), ..self.sender()? });
         }
         let guess = format!(
             "nobody is known to have the MAC {mac}: taken for this one; --from NAME says who sends it"
@@ -188,6 +211,13 @@ impl<'a> Walk<'a> {
     /// The flow that the packet may be of, or that a message about a failure may be about. A query without an identifier is
     /// of whichever there is between the two.
     fn flow(&self, live: Live<'_>) -> Option<FlowInfo> {
+        if let Some(key) = self.given.and_then(|given| given.flow(self.request.vni)) {
+            let is_it = |flow: &FlowInfo| {
+                let ends = |it: &FlowKey| (it.proto, it.src, it.dst, it.sport, it.dport);
+                [flow.key, flow.key.reversed()].iter().any(|it| ends(it) == ends(&key))
+            };
+            return (live.flows)(&key).into_iter().find(is_it);
+        }
         let key = self.key();
         let is_icmp = matches!(key.proto, proto::ICMP | proto::ICMPV6);
         let mut found = (live.flows)(&key);
@@ -240,13 +270,7 @@ impl<'a> Walk<'a> {
         let entitled: Vec<&Endpoint> =
             network.endpoints().filter(|endpoint| may_send(network, endpoint, src)).collect();
         if let Some(first) = entitled.first() {
-            let several = entitled.len() > 1;
-            let guess = several.then(|| {
-                format!(
-                    "{} may send this; --from NAME says who does",
-                    names::count(entitled.len(), "endpoint")
-                )
-            });
+            let guess = (entitled.len() > 1).then(|| may_be_others(entitled.len()));
             return Ok(Sender { endpoint: Some(first), mac: own_mac(network, first, src), guess });
         }
         if network.learning && !src.is_unspecified() {
@@ -354,6 +378,10 @@ impl<'a> Walk<'a> {
     fn learned(&self, address: Addr) -> Option<eastgate_steering::Binding> {
         lock(&self.network.state.learned).by_address(address, self.now)
     }
+}
+
+fn may_be_others(count: usize) -> String {
+    format!("{} may send this; --from NAME says who does", names::count(count, "endpoint"))
 }
 
 /// A station that nobody knows.

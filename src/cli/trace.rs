@@ -89,7 +89,10 @@ fn frame(options: &Trace) -> Result<Option<Vec<u8>>> {
         let text = match text {
             "-" => {
                 let mut text = String::new();
-                std::io::stdin().take(LONGEST_TEXT).read_to_string(&mut text)?;
+                std::io::stdin().take(LONGEST_TEXT + 1).read_to_string(&mut text)?;
+                if text.len() as u64 > LONGEST_TEXT {
+                    bail!("--hex: that is more text than any frame takes");
+                }
                 text
             }
             text => text.to_owned(),

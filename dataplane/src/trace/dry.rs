@@ -91,15 +91,6 @@ pub(super) struct Opened {
     pub(super) frames: [Vec<u8>; 2],
     /// It was let in by the policy in force.
     pub(super) current: bool,
-    /// Every host on its way has it, as far as can be told. One that nobody has replied to may have been refused by the next.
-    pub(super) everywhere: bool,
-}
-
-impl Opened {
-    /// Whether a host has it, of which `here` is known to.
-    pub(super) fn is_at(&self, host: &str, here: &str) -> bool {
-        self.everywhere || host == here
-    }
 }
 
 impl<'a> Dry<'a> {
@@ -115,8 +106,11 @@ impl<'a> Dry<'a> {
     }
 
     /// A packet on its way, and all that comes of it.
-    pub(super) fn carry(&mut self, entry: Entry, frame: &[u8], mut offload: Offload) -> Result<Fate, String> {
+    pub(super) fn carry(&mut self, entry: Entry, frame: &[u8], offload: Offload) -> Result<Fate, String> {
         let mut fate = Fate::default();
+        // What is still open in a tunnel, its end finds out.
+        let at_port = matches!(entry, Entry::Port { .. });
+        let mut offload = if at_port { offload } else { Offload::default() };
         let mut queue = VecDeque::from([match &entry {
             Entry::Port { .. } => (entry, frame.to_vec()),
             Entry::Tunnel { .. } => (entry, [&header::encode(self.vni)[..], frame].concat()),
@@ -127,7 +121,6 @@ impl<'a> Dry<'a> {
             if steps > MOST {
                 return Err("the packet is multiplied without end".into());
             }
-            // What is still open in a tunnel, the other end finds out.
             let (host, sent) = self.step(entry, &bytes, std::mem::take(&mut offload), &mut fate)?;
             for (to, bytes) in sent {
                 self.pass_on(&host, to, bytes, &mut fate, &mut queue);
@@ -232,7 +225,7 @@ impl<'a> Dry<'a> {
         if *host == self.live.host {
             self.learn(&shared);
         }
-        if let Some(flow) = self.flow.as_ref().filter(|flow| flow.is_at(host, &self.live.host)) {
+        if let Some(flow) = &self.flow {
             self.open(&shared, flow);
         }
         if let Some(expected) = &self.expected {

@@ -3,15 +3,19 @@
 use eastgate_api::TraceRequest;
 use eastgate_vtep::offload::note_unfinished_checksum;
 use eastgate_wire::{
-    Addr, DropReason, FlowKey, Frame, Gso, GsoKind, MacAddr, Offload, View, VlanId, names,
-    view::{Net, Transport},
+    Addr, DropReason, FlowKey, Frame, Gso, GsoKind, Leg, MacAddr, Offload, View, VlanId, Vni, names,
+    view::{IcmpRole, Net, Quoted, Transport, proto},
 };
+
+use super::packet::NUMBERS;
 use etherparse::ArpPacketSlice;
 
 /// Bytes of the two MACs in front of a frame
 const MACS: usize = 12;
 /// Bytes of a VLAN tag
 const TAG: usize = 4;
+/// What such a tag begins with, where ports are told apart by it
+const VLAN_TYPE: [u8; 2] = [0x81, 0];
 
 /// A frame, and what it is.
 #[derive(Clone, Debug)]
@@ -85,7 +89,10 @@ impl Given {
     /// As its sender's port has it: where that is a VLAN of a trunk, without the tag. What its sender left to the device is
     /// said to be.
     pub(super) fn at_port(&self, vlan: Option<VlanId>) -> (Vec<u8>, Offload) {
-        let is_tagged = |view: &View| view.tags > 0 && vlan.map(VlanId::get) == Some(view.tci & 0xfff);
+        let is_tagged = |view: &View| {
+            self.bytes.get(MACS..MACS + 2) == Some(&VLAN_TYPE)
+                && vlan.map(VlanId::get) == Some(view.tci & 0xfff)
+        };
         let mut bytes = self.bytes.clone();
         if self.view.ok().filter(is_tagged).is_some() {
             bytes.drain(MACS..MACS + TAG);
@@ -97,12 +104,46 @@ impl Given {
         (bytes, offload)
     }
 
-    /// Sequence numbers of a flow's two sides that this segment of it would be in the window of; none where it is of no connection
-    pub(super) fn sequences(&self, flow: &FlowKey) -> Option<[u32; 2]> {
+    /// The flow that it is of, by its own header or by that which an ICMP error quotes
+    pub(super) fn flow(&self, vni: Vni) -> Option<FlowKey> {
         let ip = *self.view.ok()?.ip()?;
-        let Transport::Tcp(tcp) = ip.transport else { return None };
-        let is_opener = (flow.src, flow.sport) == (ip.src, tcp.sport);
-        Some(if is_opener { [tcp.seq, tcp.ack] } else { [tcp.ack, tcp.seq] })
+        let key =
+            |src, dst, proto, sport, dport| FlowKey { src, dst, vni, sport, dport, proto, leg: Leg::DIRECT };
+        Some(match self.quoted() {
+            Some(quoted) => key(quoted.src, quoted.dst, quoted.proto, quoted.sport, quoted.dport),
+            None => {
+                let (sport, dport) = ip.ports();
+                key(ip.src, ip.dst, ip.proto, sport, dport)
+            }
+        })
+    }
+
+    /// What an ICMP error is about
+    fn quoted(&self) -> Option<Quoted> {
+        let ip = *self.view.ok()?.ip()?;
+        let is_error =
+            matches!(ip.transport, Transport::Icmp(icmp) if icmp.role(ip.src.is_v4()) == IcmpRole::Error);
+        ip.quoted(&self.bytes).filter(|_| is_error)
+    }
+
+    /// Numbers of a connection's two sides that it would be in the window of, or has the tag of; none where it is of none
+    pub(super) fn numbers(&self, flow: &FlowKey) -> Option<[u32; 2]> {
+        let ip = *self.view.ok()?.ip()?;
+        let is_opener = |src: Addr, sport: u16| (flow.src, flow.sport) == (src, sport);
+        let tcp = |opener: bool, seq, ack| if opener { [seq, ack] } else { [ack, seq] };
+        // Who sends with a tag was told it by the other.
+        let sctp = |opener: bool, tag| if opener { [NUMBERS[0], tag] } else { [tag, NUMBERS[1]] };
+        match (ip.transport, self.quoted()) {
+            (Transport::Tcp(it), _) => Some(tcp(is_opener(ip.src, it.sport), it.seq, it.ack)),
+            (Transport::Sctp(it), _) => Some(sctp(is_opener(ip.src, it.sport), it.tag)),
+            (_, Some(Quoted { src, sport, proto: proto::TCP, seq: Some(seq), .. })) => {
+                Some(tcp(is_opener(src, sport), seq, NUMBERS[1]))
+            }
+            (_, Some(Quoted { src, sport, proto: proto::SCTP, seq: Some(tag), .. })) => {
+                Some(sctp(is_opener(src, sport), tag))
+            }
+            _ => None,
+        }
     }
 
     /// In a few words

@@ -6,8 +6,8 @@ use etherparse::{
     IpHeaders, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder, PacketBuilderStep,
 };
 
-/// Sequence numbers of the two sides of a connection that is there: what has been sent, and what is acknowledged.
-pub(super) const SEQUENCES: [u32; 2] = [1000, 5000];
+/// Numbers of the two sides of a connection that is there, of who opened it first: the sequence numbers of TCP, the tags of SCTP.
+pub(super) const NUMBERS: [u32; 2] = [1000, 5000];
 
 /// ICMP identifier of a query that belongs to nothing.
 const IDENTIFIER: u16 = 1;
@@ -32,12 +32,12 @@ impl Shape<'_> {
             proto::TCP => match self.flow {
                 Some(flow) => {
                     let back = flow.src != src || flow.sport != sport;
-                    tcp(self.macs, (src, dst), (sport, dport), side(SEQUENCES, back))
+                    tcp(self.macs, (src, dst), (sport, dport), side(NUMBERS, back))
                 }
                 None => syn(self.macs, (src, dst), (sport, dport)),
             },
             proto::ICMP | proto::ICMPV6 => self.icmp(kind),
-            proto::SCTP => sctp(self.macs, (src, dst), (sport, dport), false),
+            proto::SCTP => sctp(self.macs, (src, dst), (sport, dport), NUMBERS, false),
             _ => plain(self.macs, (src, dst), (sport, dport), number),
         }
     }
@@ -59,13 +59,14 @@ impl Shape<'_> {
                         self.macs,
                         (towards.src, towards.dst),
                         (towards.sport, towards.dport),
-                        side(SEQUENCES, towards != flow),
+                        side(NUMBERS, towards != flow),
                     ),
                     proto::ICMP | proto::ICMPV6 => query(self.macs, &towards, towards != flow),
                     proto::SCTP => sctp(
                         self.macs,
                         (towards.src, towards.dst),
                         (towards.sport, towards.dport),
+                        NUMBERS,
                         towards != flow,
                     ),
                     other => {
@@ -109,11 +110,11 @@ impl Shape<'_> {
 pub(super) fn opening(
     flow: &FlowKey,
     mac_of: &dyn Fn(Addr) -> MacAddr,
-    sequences: [u32; 2],
+    numbers: [u32; 2],
 ) -> Option<[Vec<u8>; 2]> {
     let (a, b) = (mac_of(flow.src), mac_of(flow.dst));
-    let there = one_of(flow, [b, a], sequences, false)?;
-    let back = one_of(&flow.reversed(), [a, b], sequences, true)?;
+    let there = one_of(flow, [b, a], numbers, false)?;
+    let back = one_of(&flow.reversed(), [a, b], numbers, true)?;
     Some([there, back])
 }
 
@@ -122,12 +123,12 @@ const fn side([own, other]: [u32; 2], back: bool) -> [u32; 2] {
     if back { [other, own] } else { [own, other] }
 }
 
-fn one_of(packet: &FlowKey, macs: [MacAddr; 2], sequences: [u32; 2], back: bool) -> Option<Vec<u8>> {
+fn one_of(packet: &FlowKey, macs: [MacAddr; 2], numbers: [u32; 2], back: bool) -> Option<Vec<u8>> {
     let (ends, ports) = ((packet.src, packet.dst), (packet.sport, packet.dport));
     match packet.proto {
-        proto::TCP => tcp(macs, ends, ports, side(sequences, back)),
+        proto::TCP => tcp(macs, ends, ports, side(numbers, back)),
         proto::ICMP | proto::ICMPV6 => query(macs, packet, back),
-        proto::SCTP => sctp(macs, ends, ports, back),
+        proto::SCTP => sctp(macs, ends, ports, numbers, back),
         other => plain(macs, ends, ports, other),
     }
     .ok()
@@ -173,7 +174,7 @@ fn text(error: impl std::fmt::Display) -> String {
 
 fn syn(macs: [MacAddr; 2], ends: (Addr, Addr), (sport, dport): (u16, u16)) -> Result<Vec<u8>, String> {
     let mut frame = Vec::new();
-    ip(macs, ends, 64).tcp(sport, dport, SEQUENCES[0], 65_535).syn().write(&mut frame, &[]).map_err(text)?;
+    ip(macs, ends, 64).tcp(sport, dport, NUMBERS[0], 65_535).syn().write(&mut frame, &[]).map_err(text)?;
     Ok(frame)
 }
 
@@ -225,11 +226,12 @@ fn sctp(
     macs: [MacAddr; 2],
     ends: (Addr, Addr),
     (sport, dport): (u16, u16),
+    [openers, others]: [u32; 2],
     answers: bool,
 ) -> Result<Vec<u8>, String> {
     const WINDOW_AND_STREAMS: [u8; 12] = [0, 1, 0, 0, 0, 10, 0, 10, 0, 0, 0, 1];
     // An INIT has no tag yet; each end asks for one of its own.
-    let (kind, tag, initiate) = if answers { (2, OPENERS_TAG, OTHER_TAG) } else { (1, 0, OPENERS_TAG) };
+    let (kind, tag, initiate) = if answers { (2, openers, others) } else { (1, 0, openers) };
     let mut packet = [
         &sport.to_be_bytes()[..],
         &dport.to_be_bytes(),
@@ -247,10 +249,6 @@ fn sctp(
     ip(macs, ends, 64).write(&mut frame, proto::SCTP.into(), &packet).map_err(text)?;
     Ok(frame)
 }
-
-/// Tags of the ends of an association that is traced
-const OPENERS_TAG: u32 = 1;
-const OTHER_TAG: u32 = 2;
 
 /// UDP; or ports, where a protocol has any, and as much as any protocol's smallest header has behind them.
 fn plain(

@@ -70,19 +70,15 @@ impl<'a> Walk<'a> {
                         "the policy has changed, it is decided again"
                     }
                 ),
-                None => "no flow yet: a flow that is live would pass without a decision".to_owned(),
+                None => "no flow yet, or none that was replied to: a live one would pass without a decision"
+                    .to_owned(),
             };
             self.pass("track", host, &text, None);
         }
-        let decided = |host: Option<&config::Host>| {
-            let host = host.map_or("", |host| &host.name);
-            live.is_none_or(|opened| !opened.current || !opened.is_at(host, &self.snapshot.host))
-        };
-        let [egress, ingress] =
-            [sender.endpoint, dst].map(|end| decided(end.and_then(|end| self.host_of(end))));
+        let decided = live.is_none_or(|opened| !opened.current);
         let probe = View::parse(frame).ok().and_then(|view| Probe::of(view.ip()?).ok());
         // Of a live flow, an end that keeps no state of it is asked all the same.
-        if egress && ends_at >= EGRESS || ends_at == EGRESS {
+        if decided && ends_at >= EGRESS || ends_at == EGRESS {
             let refusal = refused.as_ref().filter(|_| ends_at == EGRESS);
             self.tell_decision(sender.endpoint, Direction::Egress, self.request.dst, probe.as_ref(), refusal);
         }
@@ -92,7 +88,7 @@ impl<'a> Walk<'a> {
         if ends_at > FORWARD {
             self.tell_forwarding(sender, dst, fate);
         }
-        if ingress && ends_at >= INGRESS && ends_at > FORWARD || ends_at == INGRESS {
+        if decided && ends_at >= INGRESS && ends_at > FORWARD || ends_at == INGRESS {
             let refusal = refused.as_ref().filter(|_| ends_at == INGRESS);
             self.tell_decision(dst, Direction::Ingress, self.request.src, probe.as_ref(), refusal);
         }

@@ -283,6 +283,52 @@ fn a_segment_of_a_connection_is_in_its_window() {
     }
 }
 
+/// An error is about the very packet that it quotes, and a reply about the question with its identifier, whatever else there is.
+#[test]
+fn a_message_about_a_flow_finds_that_flow() {
+    let snapshot = snapshot_of("beta");
+    let epoch = snapshot.network(vni()).unwrap().epoch;
+    let flow = |opened: &str| live(opened, FlowState::Established, epoch);
+    let flows = [
+        flow("tcp 10.1.0.11:4001 10.1.0.21:5432"),
+        flow("tcp 10.1.0.11:4000 10.1.0.21:5432"),
+        flow("icmp 10.1.0.11:77 10.1.0.21:77"),
+        flow("icmp 10.1.0.11:78 10.1.0.21:78"),
+    ];
+    let walked = |frame: &[u8]| {
+        let found = |key: &FlowKey| {
+            let all = flows.iter().filter(|flow| flow.key.proto == key.proto);
+            let between = |flow: &&FlowInfo| [flow.key.src, flow.key.dst].contains(&key.src);
+            all.filter(between).copied().collect()
+        };
+        let asked = TraceRequest { frame: Some(Hex(frame.to_vec())), ..request("udp 0.0.0.0 0.0.0.0") };
+        trace(&snapshot, &asked, Live { flows: &found, ..Live::NOTHING }, now()).unwrap()
+    };
+    // db1 cannot send on what web1 sent, deep in the connection.
+    let mut quoted = Vec::new();
+    let ip = etherparse::PacketBuilder::ipv4([10, 1, 0, 11], [10, 1, 0, 21], 1);
+    ip.tcp(4000, 5432, 0xdead_beef, 4000).ack(7).write(&mut quoted, &[]).unwrap();
+    let error = |quoted: &[u8]| {
+        let mut frame = Vec::new();
+        let ip = etherparse::PacketBuilder::ethernet2(DB1, WEB1).ipv4([10, 1, 0, 21], [10, 1, 0, 11], 64);
+        ip.icmpv4(etherparse::Icmpv4Type::TimeExceeded(
+            etherparse::icmpv4::TimeExceededCode::TtlExceededInTransit,
+        ))
+        .write(&mut frame, quoted)
+        .unwrap();
+        frame
+    };
+    assert_eq!(walked(&error(&quoted)).verdict, "forwarded", "{:#?}", walked(&error(&quoted)));
+    quoted[21] ^= 4;
+    assert_eq!(walked(&error(&quoted)).verdict, "icmp-unrelated");
+    for (id, verdict) in [(77, "forwarded"), (78, "forwarded"), (79, "icmp-unsolicited")] {
+        let mut frame = Vec::new();
+        let ip = etherparse::PacketBuilder::ethernet2(DB1, WEB1).ipv4([10, 1, 0, 21], [10, 1, 0, 11], 64);
+        ip.icmpv4_echo_reply(id, 1).write(&mut frame, b"x").unwrap();
+        assert_eq!(walked(&frame).verdict, verdict, "{id}");
+    }
+}
+
 #[test]
 fn replies_of_live_flows_pass() {
     for (opened, state, reply) in [
@@ -304,6 +350,15 @@ fn replies_of_live_flows_pass() {
     assert_eq!(verdict("alpha", opened, &[live(opened, FlowState::Unreplied, epoch)]), "ingress-denied");
     assert_eq!(verdict("alpha", opened, &[live(opened, FlowState::Replied, epoch)]), "forwarded");
     assert_eq!(verdict("beta", opened, &[live(opened, FlowState::Unreplied, epoch)]), "forwarded");
+    // Of a connection that is being opened, too: whether one that the policy lets through, or one that it does not.
+    let half_open = |opened: &str| FlowInfo { replied: false, ..live(opened, FlowState::SynSent, epoch) };
+    let allowed = "tcp 10.1.0.11:4000 10.1.0.21:5432";
+    assert_eq!(verdict("alpha", allowed, &[half_open(allowed)]), "forwarded");
+    let denied = "tcp 10.1.0.11:4000 10.1.0.1:5432";
+    assert_eq!(verdict("alpha", denied, &[half_open(denied)]), verdict("alpha", denied, &[]));
+    let mut answered = half_open(allowed);
+    answered.reply.packets = 1;
+    assert_eq!(verdict("alpha", allowed, &[answered]), "forwarded");
     // What another policy let in is decided again.
     let old = live("tcp 10.1.0.11:4000 10.1.0.21:22", FlowState::Established, 0);
     assert_ne!(verdict("alpha", "tcp 10.1.0.21:22 10.1.0.11:4000", &[old]), "forwarded");
