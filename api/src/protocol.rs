@@ -92,17 +92,14 @@ impl Request {
 pub struct TraceRequest {
     /// The network
     pub vni: Vni,
-    /// The frame as its sender would send it, from its Ethernet header on. What is below is then what stands in it
+    /// The frame as its sender would send it, from its Ethernet header on; what the fields below say of it is then read from it
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frame: Option<Hex>,
     /// IP protocol number
-    #[serde(default)]
     pub proto: u8,
     /// Source address
-    #[serde(default = "unspecified")]
     pub src: Addr,
     /// Destination address
-    #[serde(default = "unspecified")]
     pub dst: Addr,
     /// Source port, or 0
     #[serde(default)]
@@ -116,10 +113,6 @@ pub struct TraceRequest {
     /// Who sends it, by name, where the address does not say
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
-}
-
-const fn unspecified() -> Addr {
-    Addr::from_bits(0)
 }
 
 /// How the daemon is.

@@ -47,7 +47,7 @@ impl Live<'_> {
 /// Walks a packet.
 ///
 /// # Errors
-/// When the packet makes no sense: no such network, addresses of two families, no address at all.
+/// When the packet makes no sense: no such network, addresses of two families, a frame without a header.
 pub fn trace(
     snapshot: &Snapshot,
     request: &TraceRequest,
@@ -65,14 +65,12 @@ pub fn trace(
     })?;
     let given = request.frame.as_ref().map(|frame| Given::read(&frame.0)).transpose()?;
     let request = &given.as_ref().map_or_else(|| request.clone(), |given| given.request(request));
-    if given.is_none() && request.dst == Addr::from_bits(0) {
-        return Err("a packet has a source and a destination, or a frame".into());
-    }
     if request.src.family() != request.dst.family() {
         return Err("source and destination are of different families".into());
     }
     let given = given.as_ref();
-    let mut walk = Walk { snapshot, network, request, given, now, expected: None, steps: Vec::new() };
+    let mut walk =
+        Walk { snapshot, network, request, given, now, expected: None, unreplied: false, steps: Vec::new() };
     let verdict = walk.run(live)?;
     let key = walk.key();
     let packet = given.map_or_else(|| names::packet(&key), |given| given.text(&key));
@@ -88,6 +86,8 @@ struct Walk<'a> {
     now: Instant,
     /// What a helper expects that the packet would begin
     expected: Option<Expectation>,
+    /// This host has let out the flow that it is of, and nobody has replied to it.
+    unreplied: bool,
     steps: Vec<TraceStep>,
 }
 
@@ -116,8 +116,9 @@ impl<'a> Walk<'a> {
         if flow.is_none() {
             self.expected = (live.expected)(&self.key());
         }
-        // Where nobody has replied, the next host may have refused what this one let out: it is decided as the first packet was.
-        let flow = flow.filter(|flow| self.is_on_all_hosts(flow));
+        // The next host may have refused it: it is decided as its first packet was.
+        self.unreplied = flow.as_ref().is_some_and(|flow| !self.is_on_all_hosts(flow));
+        let flow = flow.filter(|_| !self.unreplied);
         let shape = self.shape(&sender, flow.as_ref().map(|flow| flow.key));
         let opened = flow.and_then(|info| {
             let numbers = self.given.and_then(|given| given.numbers(&info.key)).unwrap_or(packet::NUMBERS);
@@ -157,7 +158,7 @@ impl<'a> Walk<'a> {
         let same_port = flow.key.sport == asked.sport || !names::has_ports(asked.proto);
         let opens = (flow.key.src, flow.key.proto) == (asked.src, asked.proto) && same_port;
         let receiver = self.network.at_address(flow.key.dst);
-        let ends_here = receiver.is_some_and(|(endpoint, _)| endpoint.attachment().is_some());
+        let ends_here = receiver.is_some_and(|(endpoint, _)| endpoint.enforced_here);
         flow.replied || flow.reply.packets > 0 || !opens || ends_here
     }
 

@@ -75,7 +75,7 @@ fn cargo_test(targets: &[&str]) -> Result<Command> {
     Ok(cargo)
 }
 
-/// Tests in network namespaces wait most of the time: twice as many as there are processors take half as long.
+/// Tests in network namespaces wait most of the time: twice as many run at a time as there are processors.
 fn share_the_machine(cargo: &mut Command) {
     const THREADS: &str = "RUST_TEST_THREADS";
     if std::env::var_os(THREADS).is_none() {

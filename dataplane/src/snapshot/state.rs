@@ -19,7 +19,7 @@ use eastgate_vtep::{
 };
 use eastgate_wire::{Addr, Instant, Rate, TokenBucket, Vni};
 
-use super::{Network, Snapshot};
+use super::{Endpoint, Network, Snapshot};
 
 /// What a network has learned and used up.
 #[derive(Debug)]
@@ -270,13 +270,11 @@ impl StateRegistry {
                 continue;
             }
             network.state.put_in_force();
-            for endpoint in network.endpoints() {
-                if kept
-                    .and_then(|kept| kept.endpoint(endpoint.id))
-                    .is_some_and(|kept| std::ptr::eq(kept, endpoint))
-                {
-                    continue;
-                }
+            let is_kept = |endpoint: &&Endpoint| {
+                let known = kept.and_then(|kept| kept.endpoint(endpoint.id));
+                known.is_some_and(|known| std::ptr::eq(known, *endpoint))
+            };
+            for endpoint in network.endpoints().filter(|endpoint| !is_kept(endpoint)) {
                 endpoint.state.flows.set_limits(endpoint_limits(endpoint.limits), endpoint.limits.new_flows);
             }
             network.limits.put_in_force();

@@ -1,21 +1,17 @@
 //! A frame that was given to be walked, as a capture has it: what stands in it.
 
 use eastgate_api::TraceRequest;
-use eastgate_vtep::offload::note_unfinished_checksum;
+use eastgate_vtep::offload::{note_uncut, note_unfinished_checksum};
 use eastgate_wire::{
-    Addr, DropReason, FlowKey, Frame, Gso, GsoKind, Leg, MacAddr, Offload, View, VlanId, Vni, names,
+    Addr, DropReason, FlowKey, Frame, Leg, MacAddr, Offload, OuterTag, View, VlanId, Vni, names,
     view::{IcmpRole, Net, Quoted, Transport, proto},
 };
+use etherparse::ArpPacketSlice;
 
 use super::packet::NUMBERS;
-use etherparse::ArpPacketSlice;
 
 /// Bytes of the two MACs in front of a frame
 const MACS: usize = 12;
-/// Bytes of a VLAN tag
-const TAG: usize = 4;
-/// What such a tag begins with, where ports are told apart by it
-const VLAN_TYPE: [u8; 2] = [0x81, 0];
 
 /// A frame, and what it is.
 #[derive(Clone, Debug)]
@@ -86,22 +82,29 @@ impl Given {
         self.view.is_ok_and(|view| view.ip().is_some())
     }
 
-    /// As its sender's port has it: where that is a VLAN of a trunk, without the tag. What its sender left to the device is
-    /// said to be.
+    /// As its sender's port has it: where that is a VLAN of a trunk, without the tag. What captures at a machine's own port show to be
+    /// left to its device is said to be: the checksum, and of a large TCP packet the cutting.
     pub(super) fn at_port(&self, vlan: Option<VlanId>) -> (Vec<u8>, Offload) {
-        let is_tagged = |view: &View| {
-            self.bytes.get(MACS..MACS + 2) == Some(&VLAN_TYPE)
-                && vlan.map(VlanId::get) == Some(view.tci & 0xfff)
-        };
         let mut bytes = self.bytes.clone();
-        if self.view.ok().filter(is_tagged).is_some() {
-            bytes.drain(MACS..MACS + TAG);
-        }
         let end = bytes.len();
         let mut frame = Frame::new(&mut bytes, 0, end, Offload::default());
-        leave_open(&mut frame);
-        let offload = frame.offload;
-        (bytes, offload)
+        if vlan.is_some_and(|vlan| self.tag() == OuterTag::Vlan(vlan)) {
+            let _ = frame.strip_vlan();
+        }
+        if let Ok(view) = View::parse(frame.bytes()) {
+            note_unfinished_checksum(&mut frame, &view);
+            note_uncut(&mut frame, &view, u16::MAX);
+        }
+        (frame.bytes().to_vec(), frame.offload)
+    }
+
+    /// Whose it is on a trunk
+    fn tag(&self) -> OuterTag {
+        let tag = self.view.ok().filter(|view| view.tags > 0).and_then(|view| {
+            let kind = self.bytes.get(MACS..)?.first_chunk()?;
+            Some((u16::from_be_bytes(*kind), view.tci))
+        });
+        OuterTag::of(tag)
     }
 
     /// The flow that it is of, by its own header or by that which an ICMP error quotes
@@ -160,21 +163,3 @@ impl Given {
         }
     }
 }
-
-/// What the sender of a frame left to its device, as captures at a machine's own port show it: the checksum, and of a large TCP packet the
-/// cutting.
-fn leave_open(frame: &mut Frame<'_>) {
-    let Ok(view) = View::parse(frame.bytes()) else { return };
-    note_unfinished_checksum(frame, &view);
-    let is_open = frame.offload.checksum.is_some();
-    let Some(ip) = view.ip().filter(|_| is_open && frame.len() > LARGEST_UNCUT) else { return };
-    if let Transport::Tcp(_) = ip.transport {
-        let kind = if ip.src.is_v4() { GsoKind::TcpV4 } else { GsoKind::TcpV6 };
-        frame.offload.gso = Some(Gso { kind, segment: SEGMENT });
-    }
-}
-
-/// Bytes of a frame of an ordinary Ethernet
-const LARGEST_UNCUT: usize = 1514;
-/// Larger ones are cut, so small that each fits into every network
-const SEGMENT: u16 = 1200;

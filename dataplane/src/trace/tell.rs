@@ -70,8 +70,11 @@ impl<'a> Walk<'a> {
                         "the policy has changed, it is decided again"
                     }
                 ),
-                None => "no flow yet, or none that was replied to: a live one would pass without a decision"
-                    .to_owned(),
+                None if self.unreplied => {
+                    "nobody has replied to its flow: the next host may have refused it, and is asked anew"
+                        .to_owned()
+                }
+                None => "no flow yet: a flow that is live would pass without a decision".to_owned(),
             };
             self.pass("track", host, &text, None);
         }

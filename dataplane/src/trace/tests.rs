@@ -177,6 +177,7 @@ fn a_frame_is_the_packet_that_it_carries() {
             given: None,
             now: now(),
             expected: None,
+            unreplied: false,
             steps: Vec::new(),
         };
         let frame = walk.shape(&walk.sender().unwrap(), None).build().unwrap();
@@ -262,6 +263,51 @@ fn a_frame_is_walked_as_it_is() {
     assert_eq!(waits.verdict, "waits", "{waits:#?}");
     let short = TraceRequest { frame: Some(Hex(vec![0; 13])), ..request("udp 0.0.0.0 0.0.0.0") };
     assert!(trace(&snapshot, &short, Live::NOTHING, now()).unwrap_err().contains("14 bytes"));
+}
+
+/// On a trunk the tag says whose it is and is taken off; where several have the MAC, whose address it is from says who sends; and what
+/// comes from a plain VTEP may be left open as well.
+#[test]
+fn a_frame_comes_in_as_its_sender_has_it() {
+    let shared = "allowed_pairs = [{ address = \"10.1.0.100\", mac = \"00:00:5e:00:01:33\" }]\n";
+    let text = CONFIG
+        .replace(
+            "port = \"p1\"\nmac = \"02:00:00:00:00:11\"",
+            "port = \"p1\"\nvlan = 7\nmac = \"02:00:00:00:00:11\"",
+        )
+        .replace("groups = [\"db\"]\n", &format!("groups = [\"db\"]\n{shared}"))
+        .replace("allowed_pairs = [{ address = \"10.1.0.100\" }]\n", shared)
+        + "[host.plain]\nvtep = \"172.31.0.3\"\ndevice = \"eth0\"\nruns = \"vxlan\"\n[tenant.acme.endpoint.far]\nnetwork = \"app\"\n\
+           host = \"plain\"\nmac = \"02:00:00:00:00:31\"\naddresses = [\"10.1.0.31\"]\ngroups = [\"web\"]\n";
+    let config = load_str("trace.toml", &text).unwrap_or_else(|found| panic!("{found}"));
+    let states = StateRegistry::new(config.limits);
+    let snapshot = Snapshot::compile(&config, "alpha", None, &mut Attachments::default(), &states).unwrap();
+    let udp = |from: [u8; 6], to: [u8; 6], ends: [[u8; 4]; 2]| {
+        let mut frame = Vec::new();
+        let ip = etherparse::PacketBuilder::ethernet2(from, to).ipv4(ends[0], ends[1], 64);
+        ip.udp(4000, 53).write(&mut frame, b"x").unwrap();
+        frame
+    };
+    let plain = udp(WEB1, DB1, [[10, 1, 0, 11], [10, 1, 0, 21]]);
+    let tagged = |kind: [u8; 2], vlan: u8| [&plain[..12], &kind, &[0, vlan], &plain[12..]].concat();
+    let verdict = |frame: &[u8]| walked(&snapshot, frame, &[]).verdict;
+    assert_eq!(verdict(&tagged([0x81, 0], 7)), "forwarded");
+    assert_eq!(verdict(&tagged([0x81, 0], 8)), "vlan-tagged");
+    assert_eq!(verdict(&tagged([0x88, 0xa8], 7)), "vlan-tagged");
+
+    let virtual_mac = [0, 0, 0x5e, 0, 1, 0x33];
+    let told = walked(&snapshot, &udp(virtual_mac, DB1, [[10, 1, 0, 100], [10, 1, 0, 1]]), &[]);
+    assert!(
+        told.steps[0].text.starts_with("2 endpoints may send this; --from NAME says who does"),
+        "{told:#?}"
+    );
+
+    let far = [2, 0, 0, 0, 0, 0x31];
+    let mut open = udp(far, DB1, [[10, 1, 0, 31], [10, 1, 0, 21]]);
+    let sum = eastgate_wire::checksum::pseudo_header(&[10, 1, 0, 31], &[10, 1, 0, 21], 17, 9).folded();
+    open[14 + 20 + 6..][..2].copy_from_slice(&sum.to_be_bytes());
+    let told = walked(&snapshot, &open, &[]);
+    assert_eq!(told.verdict, "forwarded", "{told:#?}");
 }
 
 /// A segment in the middle of a connection is of it, whatever it has counted so far.
