@@ -241,6 +241,8 @@ struct Daemon {
     underlay: Option<ActiveUnderlay>,
     /// The devices that the underlay's program is on
     attached: BTreeSet<u32>,
+    /// Interface settings that are held as they are to be
+    settings: upkeep::HeldSettings,
     /// The devices of the fast path, by name
     made: BTreeMap<&'static str, u32>,
     /// The programs that are being brought up
@@ -327,6 +329,7 @@ impl Daemon {
             devices: BTreeMap::new(),
             underlay: None,
             attached: BTreeSet::new(),
+            settings: upkeep::HeldSettings::new(),
             made: BTreeMap::new(),
             loading: None,
             tunnel_port: None,

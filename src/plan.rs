@@ -283,12 +283,8 @@ pub fn listen_step(snapshot: &Snapshot, host: &Host, links: &BTreeMap<String, Li
 ///
 /// # Errors
 /// When procfs cannot be read.
-pub fn setting_steps(
-    host: &Host,
-    ports: &[WantedPort],
-    links: &BTreeMap<String, Link>,
-) -> Result<(Vec<Step>, Vec<Affected>), MachineError> {
-    let plan = Machine::compare(&wanted_settings(host, ports, links))?;
+pub fn setting_steps(wanted: &[Setting]) -> Result<(Vec<Step>, Vec<Affected>), MachineError> {
+    let plan = Machine::compare(wanted)?;
     Ok((plan.changes.into_iter().map(Step::Set).collect(), plan.affected))
 }
 
@@ -334,7 +330,7 @@ pub fn lines(
     let accelerated = found.fastpath.is_some();
     let mut lines = vec![Step::Serve { socket: found.socket.clone() }.line()];
     lines.extend(found.metrics.map(|address| Step::ServeMetrics { address }.line()));
-    let (settings, affected) = setting_steps(host, &ports, links)?;
+    let (settings, affected) = setting_steps(&wanted_settings(host, &ports, links))?;
     lines.extend(settings.iter().map(Step::line));
     for affected in affected {
         let change = format!("{} -> {}", affected.before, affected.after);

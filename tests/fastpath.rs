@@ -6,8 +6,8 @@
 mod common;
 
 use common::{
-    CAPABILITIES, Daemon, Dialogue, Machine, Sink, Stream, Transfer, bulk, hub::Hub, running::*, site::*,
-    wait_for, wait_within,
+    CAPABILITIES, Daemon, Dialogue, Machine, Sink, Space, Stream, Transfer, bulk, hub::Hub, running::*,
+    settle, site::*, wait_for, wait_within,
 };
 
 /// Refused, and many.
@@ -17,7 +17,7 @@ const FLOODED: u16 = 7002;
 #[test]
 fn no_packet_is_lost_and_none_is_let_pass_while_daemons_are_killed_and_started_again() {
     let kills = std::env::var("EASTGATE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(4);
-    let Some(mut running) = Running::start() else { return };
+    let Some(mut running) = Running::alone() else { return };
     let flows = Flows::start(&running.site);
     let flood_sink = Sink::start(&running.site.db1, udp(21, FLOODED));
     let flood = Stream::bursts(&running.site.web2, udp(12, 9000), udp(21, FLOODED), 100);
@@ -49,8 +49,8 @@ fn no_packet_is_lost_and_none_is_let_pass_while_daemons_are_killed_and_started_a
     let Flows { allowed, denied } = flows;
     for ((stream, sink), (first, count)) in allowed.into_iter().zip(from) {
         let sent = stream.finish() - first;
-        wait_within(SOON, "every datagram arrives", || sink.count() - count >= sent);
-        println!("{sent} datagrams of an allowed flow, {} arrived", sink.count() - count);
+        let arrived = settle(|| sink.count() - count, |arrived| *arrived >= sent);
+        assert!(arrived >= sent, "{arrived} of {sent} arrived, the first gaps: {:?}", sink.gaps());
     }
     let refused = denied.map(|(stream, sink)| (stream.finish(), sink.count()));
     let flooded = (flood.finish(), flood_sink.count());
@@ -111,6 +111,69 @@ fn echoes_begin_in_the_kernel_where_one_was_let_in_before() {
         assert!(running.site.web1.ping(to), "{to}, under the next daemon");
     }
     running.stop();
+}
+
+/// What Linux knows of an address after it has asked: of everyone, or of whoever had it.
+fn asked(machine: &Space, address: &str, everyone: bool) -> String {
+    if everyone {
+        machine.ip(&format!("neigh flush to {address} dev eth0"));
+        // It asks before it sends. What becomes of the packet is another matter.
+        let _ = machine.ping(address);
+    } else {
+        machine.ip(&format!("neigh change {address} dev eth0 nud probe"));
+    }
+    settle(
+        || machine.ip(&format!("neigh show to {address} dev eth0")),
+        |entry| entry.contains("REACHABLE") || entry.contains("FAILED"),
+    )
+}
+
+#[test]
+fn whoever_was_answered_is_answered_while_no_daemon_runs() {
+    const ASKED: [&str; 4] = ["10.1.0.12", "fd00:1::12", "10.1.0.21", "fd00:1::21"];
+    for mode in ["suppress", "proxy"] {
+        let Some(mut running) = Running::start() else { return };
+        running
+            .site
+            .rewrite(|text| text.replace("vni = 5001", &format!("vni = 5001\nneighbors = \"{mode}\"")));
+        for daemon in running.daemons.iter().flatten() {
+            assert!(daemon.run(&["reload"]).status.success());
+        }
+        // Linux asks whoever had an IPv6 address from its link-local one.
+        running.site.web1.ip("addr add fe80::ff:fe00:11/64 dev eth0 nodad");
+        // Of whoever had it, the appliance is asked only where it is who had it.
+        let ways = [true, false].into_iter().take(if mode == "proxy" { 2 } else { 1 });
+        let all_are_answered = |running: &Running, when: &str| {
+            for (to, everyone) in ASKED.iter().flat_map(|to| ways.clone().map(move |everyone| (to, everyone)))
+            {
+                let entry = asked(&running.site.web1, to, everyone);
+                assert!(entry.contains("REACHABLE"), "{mode}, everyone {everyone}, {when}: {entry}");
+            }
+        };
+        all_are_answered(&running, "by the first daemon");
+        running.kill(0);
+        all_are_answered(&running, "after it was killed");
+        running.run_again(0);
+        running.kill(0);
+        all_are_answered(&running, "after the second was killed, which nobody had asked");
+
+        // By what the last one would have said, and not by what was said last.
+        running.site.rewrite(|text| text.replace("02:00:00:00:00:21", "02:00:00:00:00:31"));
+        running.run_again(0);
+        running.kill(0);
+        let entry = asked(&running.site.web1, "10.1.0.21", true);
+        let known = if mode == "proxy" { "REACHABLE" } else { "lladdr 02:00:00:00:00:31 REACHABLE" };
+        assert!(entry.contains(known), "{mode}: {entry}");
+        running.site.rewrite(|text| text.replace("10.1.0.12", "10.1.0.13"));
+        running.run_again(0);
+        running.kill(0);
+        let entry = asked(&running.site.web1, "10.1.0.12", true);
+        assert!(entry.contains("FAILED"), "{mode}, nobody has it any more: {entry}");
+        let entry = asked(&running.site.web1, "fd00:1::12", true);
+        assert!(entry.contains("REACHABLE"), "{mode}, its other address: {entry}");
+        running.run_again(0);
+        running.stop();
+    }
 }
 
 #[test]

@@ -254,10 +254,15 @@ fn settings_that_someone_changes_are_put_right() {
     let restored = || alpha.ask(&["status"])["settings_restored"].as_u64().unwrap();
     assert_eq!(restored(), 0, "what it sets itself is not counted");
     let settings = ["net/ipv4/conf/veth-web1/arp_ignore", "net/ipv6/conf/veth-web1/disable_ipv6"];
-    for (count, key) in (1..).zip(settings) {
+    // Where it hears of a device at that moment, it looks before its second is over.
+    let news = [None, Some("addr add 192.0.2.77/32 dev lo"), Some("addr del 192.0.2.77/32 dev lo")];
+    for (count, (key, news)) in (1..).zip(settings.into_iter().flat_map(|key| news.map(|news| (key, news)))) {
         let wanted = site.alpha.get(key);
         assert_ne!(wanted, "0");
         site.alpha.set(key, "0");
+        if let Some(news) = news {
+            site.alpha.ip(news);
+        }
         wait_within(SOON, key, || site.alpha.get(key) == wanted);
         wait_within(SOON, "status counts it", || restored() == count);
     }

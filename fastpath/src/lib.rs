@@ -477,6 +477,13 @@ impl Fastpath {
         write(&self.neighbor_cache, "neighbor_cache", key, answer)
     }
 
+    /// Requests that there are answers for, in force or not.
+    pub fn answered(&self) -> impl Iterator<Item = NeighborKey> {
+        // A table that changes meanwhile may be walked without end.
+        let most = self.neighbor_cache.max_entries() as usize;
+        self.neighbor_cache.keys().filter_map(|key| NeighborKey::read_from_bytes(&key).ok()).take(most)
+    }
+
     /// What the programs answer such requests with.
     ///
     /// # Errors

@@ -174,6 +174,7 @@ impl Daemon {
         // What is punted from the next line on finds them listening.
         self.wait_for_workers().await;
         kernel.go_live(&self.view.shared.snapshot_arc())?;
+        self.view.shared.renew_answers(clock::now());
         kernel.program_policies_in_background();
         Ok(())
     }

@@ -201,27 +201,6 @@ impl Daemon {
         }
         Ok(())
     }
-
-    /// How many settings were not as wanted.
-    pub(super) async fn apply_settings(&mut self) -> u64 {
-        let snapshot = self.view.shared.snapshot_arc();
-        let Some(host) = snapshot.config.host(&self.host) else { return 0 };
-        let ports = crate::plan::wanted_ports(&snapshot);
-        let result = match crate::plan::setting_steps(host, &ports, &self.links) {
-            Ok((steps, affected)) => {
-                for affected in &affected {
-                    tracing::warn!(setting = %affected.id, before = affected.before, after = affected.after,
-                        "a setting of another interface changes with `all`");
-                }
-                self.execute_all(&steps).await.map(|()| steps.len() as u64)
-            }
-            Err(error) => Err(error.into()),
-        };
-        result.unwrap_or_else(|error| {
-            tracing::error!("interface settings could not be applied: {error:#}");
-            0
-        })
-    }
 }
 
 fn gone(error: &anyhow::Error) -> anyhow::Error {

@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use anyhow::{Context, Result, anyhow, bail};
 use eastgate_dataplane::pipeline::shared::lock;
 use eastgate_fastpath::is_pinned;
+use eastgate_steering::settings::{Key, Scope, Setting, SettingId};
 use eastgate_wire::AttachmentId;
 
 use super::{Daemon, PortState, accelerate::device};
@@ -16,7 +17,10 @@ use crate::{
         guard::HostTraffic,
         netlink::{Link, LinkEvent},
     },
-    plan::{OWN_DEVICES, PUNT_MTU, Place, Step, TUNNEL, UP, punt_devices, route_settings, tunnel_device},
+    plan::{
+        OWN_DEVICES, PUNT_MTU, Place, Step, TUNNEL, UP, punt_devices, route_settings, setting_steps,
+        tunnel_device, wanted_ports, wanted_settings,
+    },
 };
 
 /// What the kernel has told of at one time.
@@ -30,12 +34,32 @@ pub(super) struct News {
     lost: bool,
 }
 
+/// Settings, each of the device with an index, that are kept as they are to be.
+pub(super) type HeldSettings = BTreeSet<(Key, u32)>;
+
 /// What someone else took away.
 #[derive(Clone, Copy)]
 enum Lost {
     Program,
     Device,
     File,
+}
+
+/// Whether a setting that is not as it is to be was so when `before` was held: it is among these, or it is another
+/// interface's or `all`, and nothing is held now that would call for writing it for the first time.
+fn was_held(
+    id: &SettingId,
+    index: impl Fn(&str) -> Option<u32>,
+    before: &HeldSettings,
+    now: &HeldSettings,
+) -> bool {
+    if let Scope::Interface(name) = &id.scope
+        && let Some(index) = index(name)
+        && now.contains(&(id.key, index))
+    {
+        return before.contains(&(id.key, index));
+    }
+    now.difference(before).all(|(key, _)| *key != id.key)
 }
 
 impl Daemon {
@@ -99,15 +123,45 @@ impl Daemon {
         }
         self.keep_devices().await;
         self.keep_files();
-        let restored = self.apply_settings().await;
-        if restored > 0 {
-            tracing::warn!(restored, "interface settings were changed by someone else and put right");
-            lock(&self.view.state).settings_restored += restored;
-        }
+        self.apply_settings().await;
         let incomplete = self.underlay.is_none()
             || lock(&self.view.state).ports.values().any(|state| matches!(state, PortState::Failed(_)));
         if incomplete {
             self.reconcile().await;
+        }
+        Ok(())
+    }
+
+    /// Puts settings right, and counts those that someone else has changed: whatever called for the look, which may be
+    /// the second, a device that changed at that moment, or a reload.
+    pub(super) async fn apply_settings(&mut self) {
+        let snapshot = self.view.shared.snapshot_arc();
+        let Some(host) = snapshot.config.host(&self.host) else { return };
+        let wanted = wanted_settings(host, &wanted_ports(&snapshot), &self.links);
+        if let Err(error) = self.apply(&wanted).await {
+            tracing::error!("interface settings could not be applied: {error:#}");
+        }
+    }
+
+    async fn apply(&mut self, wanted: &[Setting]) -> Result<()> {
+        let (steps, affected) = setting_steps(wanted)?;
+        for affected in &affected {
+            tracing::warn!(setting = %affected.id, before = affected.before, after = affected.after,
+                "a setting of another interface changes with `all`");
+        }
+        self.execute_all(&steps).await?;
+        let index = |name: &str| self.links.get(name).map(|link| link.index);
+        let held =
+            wanted.iter().filter_map(|setting| Some((setting.key, index(&setting.interface)?))).collect();
+        let changed = steps.iter().filter_map(|step| match step {
+            Step::Set(change) => Some(&change.id),
+            _ => None,
+        });
+        let restored = changed.filter(|id| was_held(id, index, &self.settings, &held)).count();
+        self.settings = held;
+        if restored > 0 {
+            tracing::warn!(restored, "interface settings were changed by someone else and put right");
+            lock(&self.view.state).settings_restored += restored as u64;
         }
         Ok(())
     }

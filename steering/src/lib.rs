@@ -15,6 +15,6 @@ pub use bindings::{Known, Learn, LearnLimits, Learned};
 pub use holders::{Heard, Holder, HolderLimits, Holders, Title};
 pub use responder::{
     Answer, Answers, Binding, Bindings, Claim, Conflict, Mode, Onward, Question, Requester, Unknown,
-    announced, announcement, answer, ask, choice, claim, question,
+    announced, announcement, answer, ask, choice, claim, question, request,
 };
 pub use rewrite::{proxy_mac, rewrite};

@@ -4,7 +4,7 @@ use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
     thread::{self, JoinHandle},
@@ -117,10 +117,26 @@ impl Drop for Stream {
     }
 }
 
+/// Between a datagram and the next that arrived, others are missing, or come later.
+#[derive(Clone, Debug)]
+#[allow(dead_code, reason = "for whoever reads why a test failed")]
+pub struct Gap {
+    /// The number of the last one before it
+    pub after: u64,
+    /// The number of the next one
+    pub before: u64,
+    /// How long after the sink was started
+    pub at: Duration,
+}
+
+/// As many are kept: they are for whoever reads why a test failed.
+const GAPS: usize = 16;
+
 /// Counts the datagrams of a stream where they arrive.
 pub struct Sink {
     count: Arc<AtomicU64>,
     last: Arc<AtomicU64>,
+    gaps: Arc<Mutex<Vec<Gap>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -132,24 +148,35 @@ impl Sink {
         // What waits here while other programs have the cores was carried: it is not to be lost on the last step.
         setsockopt(&socket, sockopt::RcvBufForce, &WAITING).unwrap();
         let (count, last) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (counter, highest, end) = (count.clone(), last.clone(), stop.clone());
+        let (stop, gaps) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let (counter, highest, end, missing) = (count.clone(), last.clone(), stop.clone(), gaps.clone());
         socket.set_read_timeout(Some(TICK)).unwrap();
+        let begun = Instant::now();
         let thread = thread::spawn(move || {
             let mut number = [0; 8];
             while !end.load(SeqCst) {
                 if let Ok((8, _)) = socket.recv_from(&mut number) {
+                    let number = u64::from_be_bytes(number);
                     counter.fetch_add(1, SeqCst);
-                    highest.fetch_max(u64::from_be_bytes(number), SeqCst);
+                    let after = highest.fetch_max(number, SeqCst);
+                    let mut gaps = missing.lock().unwrap();
+                    if number > after + 1 && gaps.len() < GAPS {
+                        gaps.push(Gap { after, before: number, at: begun.elapsed() });
+                    }
                 }
             }
         });
-        Self { count, last, stop, thread: Some(thread) }
+        Self { count, last, gaps, stop, thread: Some(thread) }
     }
 
     /// How many have arrived.
     pub fn count(&self) -> u64 {
         self.count.load(SeqCst)
+    }
+
+    /// The first places where datagrams are missing.
+    pub fn gaps(&self) -> Vec<Gap> {
+        self.gaps.lock().unwrap().clone()
     }
 
     /// The highest number that has arrived.

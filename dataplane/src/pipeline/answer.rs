@@ -4,10 +4,11 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use eastgate_steering::{
-    Answer, Claim, Conflict, Learn, Onward, Question, Requester, answer, claim, question,
+    Answer, Claim, Conflict, Learn, Onward, Question, Requester, answer, claim, question, request,
 };
 use eastgate_wire::{
-    Addr, AttachmentId, DropReason, EndpointId, Frame, Holdings, Instant, Location, MacAddr, View, Vni,
+    Addr, AttachmentId, DropReason, EndpointId, Frame, Holdings, Instant, Location, MacAddr, Offload, View,
+    Vni,
 };
 
 use super::{
@@ -50,6 +51,17 @@ pub struct AnswerOffer {
     pub reply: Vec<u8>,
 }
 
+/// A request that was answered, and whose answer was left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Inquiry {
+    /// Where it came in
+    pub attachment: AttachmentId,
+    /// The MAC that asked
+    pub mac: MacAddr,
+    /// What it asked
+    pub question: Question,
+}
+
 impl<'s> Pipeline<'s> {
     /// What the path does with a frame that may be ARP or ND.
     pub(super) fn answer(
@@ -61,20 +73,8 @@ impl<'s> Pipeline<'s> {
         out: &mut Batch,
     ) -> Result<Asked, Refusal> {
         let network = arrival.network;
-        let unknown_host = Holdings::new(view.src);
-        let requester = Requester {
-            origin: arrival.from,
-            holdings: arrival.sender.map_or(&unknown_host, Endpoint::holdings),
-            ownership: &network.ownership,
-            port_security: arrival.sender.is_some_and(|sender| sender.sender.port_security),
-        };
         self.choose_named(arrival, view, frame, now);
-        let said = {
-            let holders = lock(&network.state.holders);
-            let learned = network.learns().then(|| lock(&network.state.learned));
-            let neighbors = Neighbors { network, holders: &holders, learned: learned.as_deref(), now };
-            answer(frame.bytes(), view, &requester, &neighbors, &network.neighbors, &mut self.made)
-        };
+        let said = self.say(arrival, view, frame, now);
         if matches!(said, Answer::NotNeighbor) {
             self.hear_traffic(arrival, view, now);
             self.snoop_traffic(arrival, view, now);
@@ -129,6 +129,38 @@ impl<'s> Pipeline<'s> {
                 Err(if view.ip().is_some() { DropReason::NdSpoofed } else { DropReason::ArpSpoofed }.into())
             }
         }
+    }
+
+    /// What is said to a frame that may be ARP or ND. A reply is in `made`.
+    fn say(&mut self, arrival: &Arrival<'s>, view: &View, frame: &Frame<'_>, now: Instant) -> Answer {
+        let network = arrival.network;
+        let unknown_host = Holdings::new(view.src);
+        let requester = Requester {
+            origin: arrival.from,
+            holdings: arrival.sender.map_or(&unknown_host, Endpoint::holdings),
+            ownership: &network.ownership,
+            port_security: arrival.sender.is_some_and(|sender| sender.sender.port_security),
+        };
+        let holders = lock(&network.state.holders);
+        let learned = network.learns().then(|| lock(&network.state.learned));
+        let neighbors = Neighbors { network, holders: &holders, learned: learned.as_deref(), now };
+        answer(frame.bytes(), view, &requester, &neighbors, &network.neighbors, &mut self.made)
+    }
+
+    /// What a request is answered with now that was answered before, where it still is and the answer may be given again: as
+    /// the request itself would be, but that nobody is sent anything, and nothing is counted.
+    fn answer_to(&mut self, inquiry: &Inquiry, now: Instant) -> Option<AnswerOffer> {
+        let (network, sender) = self.snapshot.at_attachment(inquiry.attachment)?;
+        let arrival = Arrival { network, from: Location::Local(inquiry.attachment), sender: Some(sender) };
+        let mut bytes = Vec::new();
+        // Whoever it was sent to, where to one: that moves no answer.
+        request(&inquiry.question, inquiry.mac, network.proxy_mac, &mut bytes);
+        let end = bytes.len();
+        let frame = Frame::new(&mut bytes, 0, end, Offload::default());
+        let view = View::parse(frame.bytes()).ok()?;
+        self.admit(&arrival, sender, &view, &frame, now).ok()?;
+        let is_answered = self.say(&arrival, &view, &frame, now) == Answer::Reply;
+        self.answer_offer(&arrival, &view, &frame).filter(|_| is_answered)
     }
 
     /// Takes one of the sender's tokens: eastgate works on its behalf.
@@ -222,6 +254,19 @@ impl<'s> Pipeline<'s> {
 }
 
 impl Shared {
+    /// Makes answers anew that were left and have ended with a daemon before, or with what was true of ports and paths: whoever
+    /// asks again is answered while no daemon runs, as before. Requests that are answered no longer are not.
+    pub fn renew_answers(&self, now: Instant) {
+        let Some(fastpath) = self.fastpath.get() else { return };
+        let snapshot = self.snapshot_arc();
+        let mut pipeline = Pipeline::new(self, &snapshot, 0);
+        for inquiry in fastpath.ended_answers() {
+            if let Some(offer) = pipeline.answer_to(&inquiry, now) {
+                fastpath.renew_answer(&offer);
+            }
+        }
+    }
+
     /// Leaves an answer, unless the policy that it was given under is in force no longer.
     pub(super) fn leave_answer(&self, offer: &AnswerOffer, now: Instant) {
         let snapshot = self.snapshot();

@@ -166,9 +166,10 @@ impl Shared {
     }
 
     /// Ends flows that began elsewhere and whose time is over, counts those that have ended, and gives up places that
-    /// are kept for nobody: a daemon before has left them. Called now and then, and looks at some of them each time.
+    /// are kept for nobody: a daemon before has left them. Makes answers anew that have ended. Called now and then, and looks at some of them each time.
     pub fn sweep(&self, now: Instant) {
         let Some(fastpath) = self.fastpath.get() else { return };
+        self.renew_answers(now);
         let since = self.offloads_since.get().copied().unwrap_or(now);
         let keeps_lost = now.since(since) < LOST_FOR;
         let mut cursor = lock(&self.swept);

@@ -23,7 +23,7 @@ use eastgate_wire::{Cursor, EndpointId, FlowKey, Instant, Leg, MacAddr, View, Vn
 
 use super::{
     Arrival, Destination, Pipeline,
-    answer::AnswerOffer,
+    answer::{AnswerOffer, Inquiry},
     batch::{AfterSend, Batch},
     counters::SettledDrop,
     holders::bindings_of,
@@ -59,6 +59,10 @@ pub trait FlowOffload: Carrier {
     fn release_slot(&self, found: &Found);
     /// Such requests may be answered there, as often as the sender has tokens to grant.
     fn answer(&self, offer: &AnswerOffer, sender: &EndpointState, now: Instant);
+    /// Requests that answers were left for which ended since this was asked last, other than by a change of policy.
+    fn ended_answers(&self) -> Vec<Inquiry>;
+    /// An answer goes on in the place of the one that ended, with what was left of the tokens that were granted for that.
+    fn renew_answer(&self, offer: &AnswerOffer);
     /// Some of the flows whose places are there. False when these were the last.
     fn page(&self, cursor: &mut Cursor, out: &mut Vec<Resident>) -> bool;
     /// A flow that began there, and that another one of the same key has taken the place of.

@@ -120,6 +120,11 @@ impl Numbers {
         self.open.get(&id)
     }
 
+    /// The numbers of those that are open.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = (u32, AttachmentId)> {
+        self.open.iter().map(|(id, open)| (open.number, *id))
+    }
+
     /// A number for an attachment that has none.
     fn give(&mut self, fastpath: &Fastpath, generation: u32) -> Option<u32> {
         if self.next < fastpath.attachment_numbers() {

@@ -8,7 +8,7 @@ use eastgate_conntrack::{
 };
 use eastgate_dataplane::{
     pipeline::{
-        answer::AnswerOffer,
+        answer::{AnswerOffer, Inquiry},
         counters::SettledDrop,
         offload::{
             Candidate, FlowOffload, Handover, Offer, Replaced, Reservation, Resident, Stateless, Whereabouts,
@@ -71,6 +71,14 @@ impl FlowOffload for KernelPath {
 
     fn answer(&self, offer: &AnswerOffer, sender: &EndpointState, now: Instant) {
         self.leave_answer(offer, sender, now);
+    }
+
+    fn ended_answers(&self) -> Vec<Inquiry> {
+        self.find_ended_answers()
+    }
+
+    fn renew_answer(&self, offer: &AnswerOffer) {
+        self.renew_answer_for(offer);
     }
 
     fn page(&self, cursor: &mut Cursor, out: &mut Vec<Resident>) -> bool {

@@ -3,12 +3,18 @@
 //! Each costs one of the asker's tokens, as it would in the pipeline: an answer is left together with some of them, and
 //! when they are used up, the next request is punted. Tokens of an answer that goes away unused are lost.
 
+use std::collections::HashMap;
+
 use eastgate_dataplane::{
-    pipeline::{answer::AnswerOffer, shared::lock},
+    pipeline::{
+        answer::{AnswerOffer, Inquiry},
+        shared::lock,
+    },
     snapshot::state::EndpointState,
 };
 use eastgate_fastpath::{ANSWER_MAX, Answer, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, NeighborKey, address};
-use eastgate_wire::Instant;
+use eastgate_steering::responder::Question;
+use eastgate_wire::{Addr, AttachmentId, Instant, MacAddr};
 
 use super::{KernelPath, Tables};
 
@@ -16,7 +22,7 @@ impl KernelPath {
     pub(super) fn leave_answer(&self, offer: &AnswerOffer, sender: &EndpointState, now: Instant) {
         // Locked until it is written: what it was held against stays in force as long.
         let mut tables = lock(&self.tables);
-        let Some((since, key, mut answer)) = self.answer_for(&mut tables, offer) else { return };
+        let Some((since, key, answer)) = self.answer_for(&mut tables, offer) else { return };
         // One that stands has tokens that would be lost.
         if self
             .written(self.fastpath.answer(&key))
@@ -29,9 +35,40 @@ impl KernelPath {
         if credit == 0 {
             return;
         }
+        self.set_answer(&mut tables, &key, answer, credit);
+    }
+
+    fn set_answer(&self, tables: &mut Tables, key: &NeighborKey, answer: Answer, tokens: u32) {
         tables.credits = tables.credits.wrapping_add(1);
-        answer.credit = credit_of(tables.credits, credit);
-        self.written(self.fastpath.set_answer(&key, &answer));
+        let answer = Answer { credit: credit_of(tables.credits, tokens), ..answer };
+        self.written(self.fastpath.set_answer(key, &answer));
+    }
+
+    /// Requests whose answers a generation has ended since this was asked last.
+    pub(super) fn find_ended_answers(&self) -> Vec<Inquiry> {
+        let by_number: HashMap<u32, AttachmentId> = {
+            let mut tables = lock(&self.tables);
+            let generation = Some(tables.settings.generation);
+            if !tables.live || std::mem::replace(&mut tables.answers_renewed, generation) == generation {
+                return Vec::new();
+            }
+            tables.attachments.numbers().collect()
+        };
+        let inquiry = |key: NeighborKey| {
+            let attachment = *by_number.get(&key.attachment)?;
+            Some(Inquiry { attachment, mac: MacAddr(key.mac), question: question(&key) })
+        };
+        self.fastpath.answered().filter_map(inquiry).collect()
+    }
+
+    /// An answer goes on in the place of one that a generation has ended. Nobody takes tokens of that one meanwhile.
+    pub(super) fn renew_answer_for(&self, offer: &AnswerOffer) {
+        let mut tables = lock(&self.tables);
+        let Some((_, key, answer)) = self.answer_for(&mut tables, offer) else { return };
+        let Some(ended) = self.written(self.fastpath.answer(&key)).flatten() else { return };
+        if ended.generation != answer.generation && !is_used_up(ended.credit) {
+            self.set_answer(&mut tables, &key, answer, tokens(ended.credit));
+        }
     }
 
     /// Since which snapshot such answers stand, and what the programs are told.
@@ -74,8 +111,18 @@ const fn credit_of(number: u32, tokens: u32) -> u64 {
     (number as u64) << 32 | tokens as u64
 }
 
+const fn tokens(credit: u64) -> u32 {
+    credit as u32
+}
+
 const fn is_used_up(credit: u64) -> bool {
-    credit as u32 == 0
+    tokens(credit) == 0
+}
+
+fn question(key: &NeighborKey) -> Question {
+    let addr = |bytes| Addr::from_bits(u128::from_be_bytes(bytes));
+    let [to_all, names_mac] = [FORM_TO_ALL, FORM_NAMES_MAC].map(|flag| key.form & flag != 0);
+    Question { sender: addr(key.sender), target: addr(key.target), to_all, names_mac }
 }
 
 fn form(offer: &AnswerOffer) -> u16 {

@@ -67,10 +67,10 @@ pub(super) fn emit(header: &Header<'_>, spoken: &Spoken, out: &mut Vec<u8>) {
             target_hardware_addr: mac(spoken.to_mac),
             target_protocol_addr: to.map_or(Ipv4Addr::UNSPECIFIED, v4),
         },
-        Words::Who { from } => ArpRepr::EthernetIpv4 {
+        Words::Who(question) => ArpRepr::EthernetIpv4 {
             operation: ArpOperation::Request,
             source_hardware_addr: mac(spoken.mac),
-            source_protocol_addr: v4(from),
+            source_protocol_addr: v4(question.sender),
             target_hardware_addr: mac(MacAddr::ZERO),
             target_protocol_addr: v4(spoken.address),
         },

@@ -3,8 +3,8 @@
 use eastgate_wire::{Addr, DropReason, Location, MacAddr, Ownership, View, view::Net};
 
 use super::{
-    Act, Answer, Answers, Binding, Bindings, Conflict, Message, Mode, Onward, Requester, Spoken, Unknown,
-    Words, nd,
+    Act, Answer, Answers, Binding, Bindings, Conflict, Message, Mode, Onward, Question, Requester, Spoken,
+    Unknown, Words, nd,
 };
 
 type Decision = Result<(Answer, Option<Spoken>), DropReason>;
@@ -171,7 +171,8 @@ impl<B: Bindings> Case<'_, B> {
         let poll = self.message.unicast;
         let in_our_name = match (self.mode.answers, self.message.from) {
             (Answers::Proxy { mac }, Some(from)) => {
-                Some(Spoken { to_mac: group(target), mac, address: target, words: Words::Who { from } })
+                let words = Words::Who(Question { sender: from, target, to_all: true, names_mac: true });
+                Some(Spoken { to_mac: group(target), mac, address: target, words })
             }
             _ => None,
         };

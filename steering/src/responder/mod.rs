@@ -249,15 +249,22 @@ pub fn answer(
 
 /// The question who has `target`, as `mac` with the address `from` asks it, for everyone.
 pub fn ask(target: Addr, from: Addr, mac: MacAddr, out: &mut Vec<u8>) {
-    let to_mac = decide::group(target);
-    emit(&Spoken { to_mac, mac, address: target, words: Words::Who { from } }, &[], out);
+    let question = Question { sender: from, target, to_all: true, names_mac: true };
+    request(&question, mac, MacAddr::BROADCAST, out);
+}
+
+/// A question as `mac` asks it: of everyone, or of `to` where it is for one.
+pub fn request(question: &Question, mac: MacAddr, to: MacAddr, out: &mut Vec<u8>) {
+    let to_mac = if question.to_all { decide::group(question.target) } else { to };
+    emit(&Spoken { to_mac, mac, address: question.target, words: Words::Who(*question) }, &[], out);
 }
 
 /// The announcement that `mac` has `address`, for everyone: an ARP request for itself (RFC 5227 section 2.3), which stacks take
 /// however new what they know is, or an unsolicited advertisement that overrides what is known.
 pub fn announcement(address: Addr, mac: MacAddr, router: bool, out: &mut Vec<u8>) {
     let (to_mac, words) = if address.is_v4() {
-        (MacAddr::BROADCAST, Words::Who { from: address })
+        let question = Question { sender: address, target: address, to_all: true, names_mac: true };
+        (MacAddr::BROADCAST, Words::Who(question))
     } else {
         (nd::ALL_NODES_MAC, Words::Has { to: None, router })
     };
@@ -376,8 +383,8 @@ enum Words {
         /// `address` is a router's
         router: bool,
     },
-    /// Who has `address`? Tell `from`, at `mac`.
-    Who { from: Addr },
+    /// Who has `address`? Tell the one who asks, at `mac`.
+    Who(Question),
 }
 
 struct Header<'a> {

@@ -73,9 +73,11 @@ pub(super) fn emit(header: &Header<'_>, spoken: &Spoken, out: &mut Vec<u8>) {
             let advert = NdiscRepr::NeighborAdvert { flags, target_addr: v6(spoken.address), lladdr: mac };
             (spoken.address, to.unwrap_or(ALL_NODES), advert)
         }
-        Words::Who { from } => {
-            let solicit = NdiscRepr::NeighborSolicit { target_addr: v6(spoken.address), lladdr: mac };
-            (from, solicited_node(spoken.address), solicit)
+        Words::Who(question) => {
+            let lladdr = mac.filter(|_| question.names_mac);
+            let solicit = NdiscRepr::NeighborSolicit { target_addr: v6(spoken.address), lladdr };
+            let to = if question.to_all { solicited_node(spoken.address) } else { spoken.address };
+            (question.sender, to, solicit)
         }
     };
     let icmp = Icmpv6Repr::Ndisc(message);

@@ -185,6 +185,25 @@ fn the_proxy_mac_of_the_tests_is_the_networks() {
     assert_eq!(crate::proxy_mac(VNI), PROXY);
 }
 
+/// What a question is made of is all that a request for an answer to it has to have.
+#[test]
+fn a_request_asks_its_question() {
+    for [sender, target] in [["10.1.0.10", "10.1.0.11"], ["fd00::10", "fd00::11"]].map(|both| both.map(addr))
+    {
+        for to_all in [true, false] {
+            for names_mac in [true, false] {
+                // An ARP request has no part without it.
+                let asked = Question { sender, target, to_all, names_mac: names_mac && !sender.is_v4() };
+                let mut frame = Vec::new();
+                request(&asked, A, B, &mut frame);
+                let view = View::parse(&frame).unwrap();
+                assert_eq!(question(&frame, &view), Some(asked), "{frame:02x?}");
+                assert_eq!((view.src, view.dst == B), (A, !to_all));
+            }
+        }
+    }
+}
+
 /// A host that only ever announces what is known stays learned; one that lies does not get in.
 #[test]
 fn what_is_dropped_as_known_is_believed() {
