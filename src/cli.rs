@@ -4,6 +4,7 @@ pub mod args;
 mod capture_file;
 mod commands;
 pub mod doctor;
+pub mod export;
 pub mod import;
 pub mod lab;
 pub mod observe;

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod control;
 pub mod daemon;
 pub mod doctor;
+pub mod export;
 pub mod faults;
 pub mod http;
 pub mod import;

@@ -132,8 +132,12 @@ fn what_another_agent_takes_off_a_port_is_put_back() {
         flows.allowed_arrive("at first");
         let mut count = 0;
         for theft in thefts(options[3], options[1]) {
+            let before = attached(&site);
             theft(&site);
-            wait_within(SOON, "it is put back and counted", || restored(&alpha, "programs") > count);
+            // One that was taken away in steps is put back in steps.
+            wait_within(SOON, "it is put back and counted", || {
+                restored(&alpha, "programs") > count && attached(&site) == before
+            });
             count = restored(&alpha, "programs");
             flows.allowed_arrive("after it was put back");
             assert_closed(&site, "after it was put back");
@@ -147,6 +151,22 @@ fn what_another_agent_takes_off_a_port_is_put_back() {
         assert!(alpha.stop().success());
         assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
     }
+}
+
+/// The programs and filters of eastgate on its devices, by name
+fn attached(site: &Site) -> Vec<String> {
+    let links = site.alpha.ip("-o link");
+    let devices = ["veth-web1", "underlay0", "eastgate-vx0"].into_iter();
+    let both =
+        devices.filter(|device| links.contains(device)).flat_map(|device| Way::ALL.map(|way| (device, way)));
+    both.map(|(device, way)| {
+        let names = if tcx::is_available() { hooks::names(&site.alpha, device, way) } else { Vec::new() };
+        let filters =
+            site.alpha.command("tc").args(["filter", "show", "dev", device, way.name()]).output().unwrap();
+        let filters = String::from_utf8_lossy(&filters.stdout).matches("0xea57").count();
+        format!("{device} {} {names:?} {filters}", way.name())
+    })
+    .collect()
 }
 
 type Theft = Box<dyn Fn(&Site)>;

@@ -21,6 +21,7 @@ const EXAMPLES: &str = "Examples:
   eastgate show drops                               what was dropped, why, and by which rule
   eastgate observe --follow                         flows and drops as they happen, with names and rules
   eastgate top                                      what is going on, on a screen
+  eastgate export ipfix --collector 192.0.2.9:4739  flows and drops for a collector
   eastgate trace --vni 5001 tcp 10.1.0.11:40000 10.1.0.21:5432
   eastgate policy who --to acme/db --port 5432/tcp  who may reach it, by which rules
   eastgate policy diff OLD NEW                      which traffic two versions treat differently
@@ -149,6 +150,13 @@ pub enum Command {
     },
     /// Watch flows begin and end and frames be dropped, with names, rules and reasons
     Observe(super::observe::Observe),
+    /// Send flows and drops to a collector, or write them to a file
+    #[command(after_help = super::export::HELP)]
+    Export {
+        /// Where to
+        #[command(subcommand)]
+        to: super::export::Export,
+    },
     /// A screen of networks, endpoints, flows, drops and rules with their rates
     Top(super::top::Top),
     /// Work on the forwarding table
@@ -295,6 +303,7 @@ impl Command {
             Self::Policy { command } => command.output(),
             Self::Run(_)
             | Self::Top(_)
+            | Self::Export { .. }
             | Self::Schema
             | Self::Import(_)
             | Self::Teardown { .. }

@@ -146,6 +146,12 @@ const PACKAGES: &[Package] = &[
         reason: "headers are held to an encoder that shares no code with ours",
     },
     Package {
+        name: "nfdump",
+        probe: &["nfcapd", "-V"],
+        needed_by: &[Need::Test],
+        reason: "collects the flows that `eastgate export` sends",
+    },
+    Package {
         name: "python3-pyte",
         probe: &["/usr/bin/python3", "-c", "import pyte"],
         needed_by: &[Need::Test],

@@ -1,0 +1,84 @@
+//! A file of lines that does not grow for ever: when it is full it gets a number, and those before it the next one.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+/// Names of tenants and addresses are not for everybody.
+const MODE: u32 = 0o640;
+
+/// The file, and those before it: `NAME.1` is the newest of them.
+#[derive(Debug)]
+pub struct Rotating {
+    path: PathBuf,
+    /// How large one may become
+    most: u64,
+    /// How many of them there may be beside the one that is written
+    keep: u32,
+    file: File,
+    len: u64,
+}
+
+impl Rotating {
+    /// Goes on with the file that is there.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(path: &Path, most: u64, keep: u32) -> io::Result<Self> {
+        let (file, len) = append_to(path)?;
+        Ok(Self { path: path.to_owned(), most, keep, file, len })
+    }
+
+    /// Writes whole lines, in a new file where this one would become too large.
+    ///
+    /// # Errors
+    /// When they cannot be written: then no part of a line stays.
+    pub fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        // Whoever else rotates it has given it another name.
+        if !fs::metadata(&self.path)
+            .is_ok_and(|now| self.file.metadata().is_ok_and(|ours| now.ino() == ours.ino()))
+        {
+            (self.file, self.len) = append_to(&self.path)?;
+        }
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            if self.len > 0 && self.len + line.len() as u64 > self.most {
+                self.rotate()?;
+            }
+            if let Err(error) = self.file.write_all(line) {
+                let _ = self.file.set_len(self.len);
+                return Err(error);
+            }
+            self.len += line.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        let numbered = |number: u32| {
+            let mut name = self.path.clone().into_os_string();
+            name.push(format!(".{number}"));
+            PathBuf::from(name)
+        };
+        if self.keep == 0 {
+            fs::remove_file(&self.path)?;
+        }
+        for number in (0..self.keep).rev() {
+            let from = if number == 0 { self.path.clone() } else { numbered(number) };
+            match fs::rename(from, numbered(number + 1)) {
+                Err(error) if number > 0 && error.kind() == io::ErrorKind::NotFound => {}
+                result => result?,
+            }
+        }
+        (self.file, self.len) = append_to(&self.path)?;
+        Ok(())
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<(File, u64)> {
+    let file = OpenOptions::new().create(true).append(true).mode(MODE).open(path)?;
+    let len = file.metadata()?.len();
+    Ok((file, len))
+}
