@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
-use common::{BOUND, Daemon, EASTGATE, Space, arp_request, bind_udp, send_frame, site::*, wait_for};
+use common::{
+    BOUND, Daemon, EASTGATE, Space, arp_request, bind_udp, datagram_arrives, send_frame, site::*, wait_for,
+};
 use eastgate_wire::MacAddr;
 use serde_json::Value;
 
@@ -458,7 +460,7 @@ fn a_trace_knows_the_flows_that_live() {
         assert_eq!(code, 0, "{dataplane}: the reply of a flow that lives: {text}");
         assert!(text.contains("of a live flow") && text.contains("a reply"), "{text}");
         let (code, text, _) = trace(ALLOWED + 7, source);
-        assert!(code == 5 && text.ends_with("verdict: ingress-denied\n"), "{dataplane}: {text}");
+        assert!(code == 5 && text.contains("\nverdict: ingress-denied\n"), "{dataplane}: {text}");
         assert_eq!(flows.denied[1].1.count(), 0);
     }
 }
@@ -496,7 +498,16 @@ fn a_packet_that_was_dropped_is_walked() {
         assert_eq!(code, 5, "{dataplane}: {text}{error}");
         assert!(text.contains("denied") && text.contains(&format!("-> 10.1.0.12:{DENIED}\n")), "{text}");
         assert!(text.contains("close: acme/all ingress #1"), "{dataplane}: {text}");
-        assert!(text.ends_with("verdict: ingress-denied\n"), "{dataplane}: {text}");
+        let (_, remedy) =
+            text.split_once("\nverdict: ingress-denied\nto pass: ").unwrap_or_else(|| panic!("{text}"));
+        let (rule, place) = remedy.split_once(" in ").unwrap();
+        assert!(place.starts_with("acme/all, ingress\n"), "{dataplane}: {text}");
+        let before = std::fs::read_to_string(&site.config).unwrap();
+        site.rewrite(|text| text.replace("ingress = [", &format!("ingress = [\n  {rule},")));
+        assert!(alpha.run(&["reload"]).status.success(), "{rule}");
+        datagram_arrives((&site.web1, udp(11, 40000)), (&site.web2, udp(12, DENIED)));
+        site.rewrite(|_| before);
+        assert!(alpha.run(&["reload"]).status.success());
 
         // With an address that is not its own: who sent it is known all the same.
         site.web1.ip("addr add 10.1.0.99/24 dev eth0");

@@ -134,7 +134,7 @@ fn a_captured_packet_is_walked_as_it_was() {
         let head = heads.clone().nth(number - 1).unwrap();
         let hex: Vec<&str> = dump.lines().skip(head + 1).take_while(|line| line.starts_with('\t')).collect();
         let (code, text, _) = said(&alpha, &["trace", "--vni", "5001", "--hex", &hex.join("\n")]);
-        assert_eq!((code, text.lines().last()), (5, Some("verdict: ingress-denied")), "{text}");
+        assert!(code == 5 && text.contains("\nverdict: ingress-denied\n"), "{text}");
         assert!(text.starts_with("vni 5001 udp 10.1.0.11:40001 -> 10.1.0.21:7001\n"), "{text}");
         let file = port.file.to_str().unwrap();
         let short = site.world.write("short.pcap", "this is none");

@@ -21,7 +21,7 @@ pub use flow::{ExpectationRow, FlowRow, HelperCounts, RelatedTo};
 pub use hex::{Hex, NoHex};
 pub use protocol::{
     Class, Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, GroupRow, LearnedAddress, LearnedCounts,
-    Memory, NeighborRow, PolicyRow, PortStatus, RecentDrop, Request, Restored, RuleCountRow, RuleRef,
+    Memory, NeighborRow, PolicyRow, PortStatus, RecentDrop, Remedy, Request, Restored, RuleCountRow, RuleRef,
     RuleRow, Status, TraceReport, TraceRequest, TraceStep, Traffic, VtepStatus,
 };
 pub use reply::{List, MAX_ROWS, Reply, Row};

@@ -550,6 +550,20 @@ pub struct TraceReport {
     pub steps: Vec<TraceStep>,
     /// `forwarded`, `answered` (ARP and ND, by eastgate itself), or the reason of the drop
     pub verdict: String,
+    /// Where rules refuse it: those that would let it through, all of them together
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub to_pass: Vec<Remedy>,
+}
+
+/// A rule that would have to be there.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Remedy {
+    /// In which list, and where in it
+    pub place: String,
+    /// The rule, as it is written in a configuration
+    pub rule: String,
+    /// Where that list is written, or the rule that it comes before
+    pub at: String,
 }
 
 /// What a command did.

@@ -7,9 +7,10 @@
 mod dry;
 mod given;
 mod packet;
+mod remedy;
 mod tell;
 
-pub use eastgate_api::{TraceReport, TraceRequest, TraceStep};
+pub use eastgate_api::{Remedy, TraceReport, TraceRequest, TraceStep};
 use eastgate_config as config;
 use eastgate_conntrack::{expect::Expectation, flow::FlowInfo};
 use eastgate_wire::{
@@ -20,6 +21,7 @@ use self::{
     dry::{Dry, Entry, Opened},
     given::Given,
     packet::Shape,
+    remedy::Denied,
 };
 use crate::{
     pipeline::shared::lock,
@@ -54,6 +56,21 @@ pub fn trace(
     live: Live<'_>,
     now: Instant,
 ) -> Result<TraceReport, String> {
+    let mut walked = walk(snapshot, request, live, now)?;
+    if let Some(network) = snapshot.network(request.vni) {
+        walked.report.to_pass = remedy::find(snapshot, network, request, &walked, now);
+    }
+    Ok(walked.report)
+}
+
+/// What a walk has come to.
+struct Walked {
+    report: TraceReport,
+    /// Whose rules have refused the packet
+    denied: Option<Denied>,
+}
+
+fn walk(snapshot: &Snapshot, request: &TraceRequest, live: Live<'_>, now: Instant) -> Result<Walked, String> {
     let network = snapshot.network(request.vni).ok_or_else(|| {
         let known: Vec<String> = snapshot.networks().iter().map(|n| n.vni.to_string()).take(20).collect();
         format!(
@@ -69,12 +86,23 @@ pub fn trace(
         return Err("source and destination are of different families".into());
     }
     let given = given.as_ref();
-    let mut walk =
-        Walk { snapshot, network, request, given, now, expected: None, unreplied: false, steps: Vec::new() };
+    let mut walk = Walk {
+        snapshot,
+        network,
+        request,
+        given,
+        now,
+        expected: None,
+        unreplied: false,
+        steps: Vec::new(),
+        denied: None,
+    };
     let verdict = walk.run(live)?;
     let key = walk.key();
     let packet = given.map_or_else(|| names::packet(&key), |given| given.text(&key));
-    Ok(TraceReport { packet: format!("vni {} {packet}", request.vni), steps: walk.steps, verdict })
+    let packet = format!("vni {} {packet}", request.vni);
+    let report = TraceReport { packet, steps: walk.steps, verdict, to_pass: Vec::new() };
+    Ok(Walked { report, denied: walk.denied })
 }
 
 struct Walk<'a> {
@@ -89,6 +117,7 @@ struct Walk<'a> {
     /// This host has let out the flow that it is of, and nobody has replied to it.
     unreplied: bool,
     steps: Vec<TraceStep>,
+    denied: Option<Denied>,
 }
 
 /// Who sends the packet.

@@ -440,6 +440,10 @@ pub(super) fn trace(report: &TraceReport) -> String {
         }
     }
     let _ = writeln!(text, "\nverdict: {}", report.verdict);
+    for (count, remedy) in report.to_pass.iter().enumerate() {
+        let what = if count == 0 { "to pass:" } else { "and" };
+        let _ = writeln!(text, "{what:8} {} in {}\n{:8} at {}", remedy.rule, remedy.place, "", remedy.at);
+    }
     text
 }
 

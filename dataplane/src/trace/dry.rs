@@ -324,7 +324,7 @@ type Emitted = Vec<(Egress, Vec<u8>)>;
 
 /// The configuration with one network to be compiled; the tenant's others, and those of tenants that share something with it,
 /// are known by their groups' members.
-fn reduced(config: &Config, network: &Network) -> Config {
+pub(super) fn reduced(config: &Config, network: &Network) -> Config {
     let without_hosts = |tenant: &Tenant, but: Option<&Name>| {
         let mut tenant = tenant.clone();
         for (name, other) in &mut tenant.networks {

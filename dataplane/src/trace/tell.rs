@@ -16,6 +16,7 @@ use super::{
     CLOSE_CALLS, RECEIVERS, Sender, Walk,
     dry::{Fate, Opened},
     group_mac,
+    remedy::Denied,
 };
 use crate::snapshot::Endpoint;
 
@@ -211,7 +212,10 @@ impl<'a> Walk<'a> {
             None if allowed => self.tell_allowed(endpoint, step, direction, &explained),
             None if let Some(expected) = self.expected => self.note(step, &announced(&expected)),
             None => self.note(step, "what every network needs: no rule is asked"),
-            Some(_) if !allowed => self.tell_denied(endpoint, step, direction, &explained),
+            Some(_) if !allowed => {
+                self.note_denied(endpoint, direction, peer, &explained);
+                self.tell_denied(endpoint, step, direction, &explained);
+            }
             Some(refused) => self.tell_refusal(step, Some(refused.clone())),
         }
     }
@@ -242,6 +246,18 @@ impl<'a> Walk<'a> {
             None => (format!("the {} allow it", whose(direction)), None),
         };
         self.pass(step, &host, &text, at);
+    }
+
+    fn note_denied(
+        &mut self,
+        endpoint: &Endpoint,
+        direction: Direction,
+        peer: Addr,
+        explained: &Explanation<'_>,
+    ) {
+        let rule = explained.decision.rule.and_then(|rule| self.network.rules.get(rule.0));
+        let by = rule.map(|rule| (rule.list.clone(), rule.number));
+        self.denied = Some(Denied { endpoint: endpoint.name.clone(), direction, peer, by });
     }
 
     fn tell_denied(

@@ -178,6 +178,7 @@ fn a_frame_is_the_packet_that_it_carries() {
             now: now(),
             expected: None,
             unreplied: false,
+            denied: None,
             steps: Vec::new(),
         };
         let frame = walk.shape(&walk.sender().unwrap(), None).build().unwrap();
