@@ -166,6 +166,8 @@ pub(crate) struct View {
     /// The fast path, where there is one
     kernel: OnceLock<Arc<KernelPath>>,
     started: Instant,
+    /// A number that no other daemon of this machine has
+    instance: u64,
     config: PathBuf,
     state: Mutex<Visible>,
     /// What has happened of late
@@ -302,6 +304,7 @@ impl Daemon {
             shared,
             kernel: OnceLock::new(),
             started: Instant::now(),
+            instance: crate::io::clock::now().micros(),
             config: options.config.clone(),
             state: Mutex::default(),
             events: Mutex::default(),

@@ -65,7 +65,7 @@ pub struct Record {
     pub fate: Fate,
 }
 
-/// The flow that a record is of.
+/// Between whom a flow is
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Key {
     vni: Vni,
@@ -85,6 +85,14 @@ struct Told {
     until_ms: u64,
     /// The last round that it was in
     round: u64,
+    /// When the first round was over that it was not in
+    missed_ms: Option<u64>,
+}
+
+impl Told {
+    const fn nothing(until_ms: u64, round: u64) -> Self {
+        Self { counts: [(0, 0); 2], until_ms, round, missed_ms: None }
+    }
 }
 
 /// How long after a flow is gone its end may still be told: ends are looked for once a second, in part of a large table.
@@ -93,41 +101,48 @@ const END_IS_TOLD_WITHIN_MS: u64 = 60_000;
 /// Makes records of events and of flows that live: each packet of a flow is in one of them.
 #[derive(Debug, Default)]
 pub struct Accountant {
-    live: HashMap<Key, Told>,
+    /// By their ends and their number
+    live: HashMap<(Key, u64), Told>,
+    /// Those that a daemon before has told of: the next one takes them over, some under another number
+    of_before: HashMap<Key, Told>,
     /// Of flows that live, only those are wanted that an event has told of.
     only_told: bool,
     /// None where flows are told of when they have ended only
     round: Option<u64>,
+    /// There was a whole round: what it did not find has begun since.
+    has_baseline: bool,
 }
 
 impl Accountant {
     /// One that also tells of flows that live, where there are `rounds` over them: of all, or of those that an event has told of.
     #[must_use]
     pub fn new(rounds: bool, only_told: bool) -> Self {
-        Self { live: HashMap::new(), only_told, round: rounds.then_some(0) }
+        Self { only_told, round: rounds.then_some(0), ..Self::default() }
     }
 
     /// The records of an event: none of a flow that only begins, nor of what is no IP packet of a network.
     pub fn event(&mut self, event: &EventRow) -> Vec<Record> {
         let Some(key) = Key::of_event(event) else { return Vec::new() };
         let count = |packets: Option<u64>, bytes: Option<u64>| (packets.unwrap_or(0), bytes.unwrap_or(0));
+        let begun_ms = event.begun_ms.unwrap_or(event.time_ms);
         match event.event {
             EventKind::Begun => {
-                if let Some(round) = self.round {
+                if let Some((round, id)) = self.round.zip(event.id) {
                     // A round may have come to it before the event.
-                    let told = Told { counts: [(0, 0); 2], until_ms: event.time_ms, round };
-                    self.live.entry(key).or_insert(told);
+                    self.live.entry((key, id)).or_insert(Told::nothing(begun_ms, round));
                 }
                 Vec::new()
             }
             EventKind::Ended => {
-                let begun = event.time_ms.saturating_sub(event.lasted_ms.unwrap_or_default());
-                let told = self.live.remove(&key);
-                let (told, start) = told.map_or(([(0, 0); 2], begun), |told| (told.counts, told.until_ms));
                 let counts =
                     [count(event.packets, event.bytes), count(event.reply_packets, event.reply_bytes)];
+                let known = event.id.and_then(|id| self.live.remove(&(key.clone(), id)));
+                let told = known.or_else(|| self.taken_over(&key, counts));
+                let told = told.unwrap_or(Told::nothing(begun_ms, 0));
+                // Its last packet, and not when it was forgotten.
+                let end = event.lasted_ms.map_or(event.time_ms, |lasted| begun_ms.saturating_add(lasted));
                 let reason = end_reason(event.reason.as_deref());
-                key.records(less(counts, told), (start, event.time_ms), reason)
+                key.records(less(counts, told.counts), (told.until_ms, end), reason)
             }
             EventKind::Denied | EventKind::Dropped | EventKind::WouldBeDenied => {
                 let counts = (event.packets.unwrap_or(1), event.bytes.unwrap_or(0));
@@ -153,25 +168,42 @@ impl Accountant {
             return Vec::new();
         };
         let counts = [(flow.packets, flow.bytes), (flow.reply_packets, flow.reply_bytes)];
-        if self.only_told && !self.live.contains_key(&key) {
+        let id = (key.clone(), flow.id);
+        let known = self.live.get(&id).cloned().or_else(|| self.taken_over(&key, counts));
+        if self.only_told && known.is_none() {
             return Vec::new();
         }
-        let before = self.live.insert(key.clone(), Told { counts, until_ms: now_ms, round });
-        let (told, start) = match before {
-            // One that looks the same has begun anew.
-            Some(before) if is_less(counts, before.counts) => ([(0, 0); 2], before.until_ms),
-            Some(before) => (before.counts, before.until_ms),
-            None if round == 1 => return Vec::new(),
+        let (told, start) = match known {
+            Some(known) => (known.counts, known.until_ms),
+            None if !self.has_baseline => (counts, now_ms),
             None => ([(0, 0); 2], now_ms),
         };
+        self.live.insert(id, Told { counts, until_ms: now_ms, round, missed_ms: None });
         key.records(less(counts, told), (start, now_ms), EndReason::Active)
+    }
+
+    /// What has been told of a flow by way of a daemon before, if it is one that was taken over: it has gone on, and not begun anew.
+    fn taken_over(&mut self, key: &Key, counts: Counts) -> Option<Told> {
+        self.of_before.remove(key).filter(|told| !is_less(counts, told.counts))
     }
 
     /// All flows that live were in this round: what was not is gone. That it has ended is told later, and where it is not, nobody
     /// will.
     pub fn end_round(&mut self, now_ms: u64) {
-        let is_awaited = |told: &Told| now_ms.saturating_sub(told.until_ms) < END_IS_TOLD_WITHIN_MS;
-        self.live.retain(|_, told| Some(told.round) == self.round || is_awaited(told));
+        self.has_baseline = true;
+        let round = self.round;
+        self.live.retain(|_, told| {
+            if Some(told.round) == round {
+                return true;
+            }
+            let missed = *told.missed_ms.get_or_insert(now_ms);
+            now_ms.saturating_sub(missed) < END_IS_TOLD_WITHIN_MS
+        });
+    }
+
+    /// Another daemon tells from here on.
+    pub fn follow_another(&mut self) {
+        self.of_before = self.live.drain().map(|((key, _), told)| (key, told)).collect();
     }
 }
 
@@ -205,6 +237,8 @@ impl Key {
         reason: EndReason,
     ) -> Record {
         let Self { vni, proto, src, dst } = *self;
+        // Clocks are set, and two programs read them.
+        let start_ms = start_ms.min(end_ms);
         let (icmp, fate) = (None, Fate::Forwarded);
         Record { vni, proto, src, dst, icmp, start_ms, end_ms, packets, bytes, reason, fate }
     }

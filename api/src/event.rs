@@ -145,7 +145,13 @@ pub struct EventRow {
     /// Of a flow that ended: its state
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
-    /// Of a flow that ended: how long there was anything of it, in milliseconds
+    /// Of a flow: its number, which nothing else that this machine tells of these ends has, until the next boot
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
+    /// Of a flow: when its first packet came, in milliseconds since 1970 (UTC)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun_ms: Option<u64>,
+    /// Of a flow that ended: how long there was anything of it, in milliseconds: from its first packet to its last
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lasted_ms: Option<u64>,
     /// Of a flow that ended: packets from the source. Of frames that were dropped: how many of them this tells of
@@ -187,6 +193,9 @@ pub struct Events {
     pub events: Vec<EventRow>,
     /// Where they go on, for [`Filter::after`](crate::Filter::after): also when there are none yet
     pub next: String,
+    /// The daemon that tells of them, by a number that no other of this machine has until the next boot
+    #[serde(default)]
+    pub instance: u64,
     /// How many there were, between those that were asked for and these, that are gone: nobody fetched them in time
     pub lost: u64,
 }

@@ -53,6 +53,9 @@ pub struct FlowRow {
     /// What it follows from, where a helper has let it begin
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub related: Option<RelatedTo>,
+    /// Its number, as events have it
+    #[serde(default)]
+    pub id: u64,
     /// The snapshot that admitted it
     pub epoch: u32,
 }

@@ -9,8 +9,9 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use eastgate_api::{Events, Filter, FlowRow, List, MAX_EVENTS, Request};
+use eastgate_api::{ErrorCode, EventRow, Events, Filter, FlowRow, List, MAX_EVENTS, MAX_ROWS, Request};
 use eastgate_wire::{Vni, names};
+use serde_json::json;
 
 use super::{
     args::{Ask, Daemon, Format, Output, parse_vni},
@@ -32,8 +33,11 @@ Examples:
   eastgate export json --file /var/log/eastgate/flows.json --max-size 100000000 --keep 10
   eastgate export json --file /var/log/eastgate/denied.json --verdict dropped";
 
-/// Rows asked for at once
-const PAGE: usize = 1_000;
+/// Flows asked for at once: each question goes over all that there are
+const PAGE: usize = MAX_ROWS;
+/// Flows told of at once, and how long a collector has then: sockets take some hundred messages
+const BURST: usize = 2_000;
+const PAUSE: Duration = Duration::from_millis(5);
 /// Between two attempts to find a daemon
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -100,7 +104,7 @@ pub struct Json {
     #[arg(long, value_name = "BYTES", default_value_t = 100_000_000)]
     max_size: u64,
     /// How many there may be beside it that were full
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(..=10_000))]
     keep: u32,
     /// What is told
     #[command(flatten)]
@@ -115,14 +119,18 @@ pub(super) fn run(export: &Export) -> Result<u8> {
 }
 
 fn json(options: &Json) -> Result<u8> {
+    let Some(mut follower) = Follower::new(&options.what) else { return Ok(exit::USAGE) };
     let cannot = || format!("{} cannot be written", options.file.display());
     let mut file = Rotating::open(&options.file, options.max_size, options.keep).with_context(cannot)?;
-    let Some(mut follower) = Follower::new(&options.what) else { return Ok(exit::USAGE) };
     let mut fails = Once::default();
     loop {
-        let events = follower.next()?;
+        let heard = follower.next()?;
         let mut lines = Vec::new();
-        for event in &events {
+        if heard.lost > 0 {
+            serde_json::to_writer(&mut lines, &json!({ "lost": heard.lost }))?;
+            lines.push(b'\n');
+        }
+        for event in &heard.events {
             serde_json::to_writer(&mut lines, event)?;
             lines.push(b'\n');
         }
@@ -135,35 +143,49 @@ fn json(options: &Json) -> Result<u8> {
 }
 
 fn ipfix(options: &Ipfix) -> Result<u8> {
-    let collector = resolve(&options.collector)?;
-    let anywhere: SocketAddr = if collector.is_ipv4() {
-        (Ipv4Addr::UNSPECIFIED, 0).into()
-    } else {
-        (Ipv6Addr::UNSPECIFIED, 0).into()
-    };
-    let socket = UdpSocket::bind(anywhere).context("no socket to send from")?;
-    socket.connect(collector).with_context(|| format!("{collector} cannot be reached"))?;
     let Some(mut follower) = Follower::new(&options.what) else { return Ok(exit::USAGE) };
-    let mut encoder = Encoder::new(options.domain);
-    let every = (options.active_timeout > 0).then(|| Duration::from_secs(options.active_timeout));
     let only_told = follower.filter != of_flows(&follower.filter);
+    let every = (options.active_timeout > 0).then(|| Duration::from_secs(options.active_timeout));
     let mut accountant = Accountant::new(every.is_some(), only_told);
+    let mut sender = Sender::new(&options.collector, options.domain)?;
     let mut last_round: Option<Instant> = None;
-    let mut fails = Once::default();
     loop {
-        let mut records: Vec<Record> =
-            follower.next()?.iter().flat_map(|event| accountant.event(event)).collect();
+        follower.account(&mut accountant, &mut sender)?;
         if every.is_some_and(|every| last_round.is_none_or(|last| last.elapsed() >= every))
-            && follower.for_each_flow(&mut accountant, &mut records)?
+            && follower.tell_of_all(&mut accountant, &mut sender)?
         {
             last_round = Some(Instant::now());
         }
-        for message in encoder.messages(&records, now_ms() / 1000) {
-            // What an earlier one has met is told by the next.
-            match socket.send(&message).or_else(|_| socket.send(&message)) {
-                Ok(_) => fails.over("the collector takes records again"),
+    }
+}
+
+/// Who sends records to a collector.
+struct Sender {
+    collector: SocketAddr,
+    socket: UdpSocket,
+    encoder: Encoder,
+    refused: Once,
+}
+
+impl Sender {
+    fn new(collector: &str, domain: u32) -> Result<Self> {
+        let collector = resolve(collector)?;
+        let any_v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let anywhere = if collector.is_ipv4() { any_v4 } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+        let socket = UdpSocket::bind(anywhere).context("no socket to send from")?;
+        socket.connect(collector).with_context(|| format!("{collector} cannot be reached"))?;
+        Ok(Self { collector, socket, encoder: Encoder::new(domain), refused: Once::default() })
+    }
+
+    fn send(&mut self, records: &[Record]) {
+        for message in self.encoder.messages(records, now_ms() / 1000, Instant::now()) {
+            // What an earlier one has met is told by the next, which is not sent then.
+            match self.socket.send(&message) {
+                Ok(_) => self.refused.over("the collector takes records again"),
                 Err(error) => {
-                    fails.say(&format!("{collector} does not take records, which are lost: {error}"))
+                    let text = format!("{} does not take records, which are lost: {error}", self.collector);
+                    self.refused.say(&text);
+                    let _ = self.socket.send(&message);
                 }
             }
         }
@@ -205,9 +227,20 @@ struct Follower {
     filter: Filter,
     /// Where it goes on
     after: Option<String>,
+    /// The daemon that has told so far
+    instance: Option<u64>,
     /// All events that there were had room in the last answer.
     has_all: bool,
     gone: Once,
+}
+
+/// What has happened since the last time.
+#[derive(Default)]
+struct Heard {
+    events: Vec<EventRow>,
+    lost: u64,
+    /// It is another daemon that tells.
+    is_another: bool,
 }
 
 impl Follower {
@@ -219,28 +252,48 @@ impl Follower {
         }
         let (daemon, output) = (what.daemon.clone(), Output { output: Format::Text });
         let asking = Ask { daemon, output, timeout: None };
-        Some(Self { asking, filter, after: None, has_all: false, gone: Once::default() })
+        Some(Self { asking, filter, after: None, instance: None, has_all: false, gone: Once::default() })
     }
 
-    /// What has happened since the last time.
-    fn next(&mut self) -> Result<Vec<eastgate_api::EventRow>> {
+    fn next(&mut self) -> Result<Heard> {
         if self.has_all {
             thread::sleep(FOLLOW);
         }
         // At first only where it goes on from.
         let limit = self.after.is_none().then_some(0);
         let filter = Filter { after: self.after.clone(), limit, ..self.filter.clone() };
-        let Some(answer) = self.ask::<Events>(&Request::Events(filter))? else { return Ok(Vec::new()) };
+        let Some(answer) = self.ask::<Events>(&Request::Events(filter))? else {
+            // Whatever the next one has is new.
+            self.after.get_or_insert_with(|| "0".into());
+            return Ok(Heard::default());
+        };
+        let before = self.instance.replace(answer.instance);
+        if before.is_some_and(|before| before != answer.instance) {
+            // Its events have numbers of their own.
+            (self.after, self.has_all) = (Some("0".into()), false);
+            return Ok(Heard { is_another: true, ..Heard::default() });
+        }
         if answer.lost > 0 {
             eprintln!("eastgate: {} lost: they came too fast", names::count(answer.lost, "event"));
         }
         self.after = Some(answer.next);
         self.has_all = answer.events.len() < MAX_EVENTS;
-        Ok(answer.events)
+        Ok(Heard { events: answer.events, lost: answer.lost, is_another: false })
     }
 
-    /// The records of all flows that live; false where there is no daemon to tell of them.
-    fn for_each_flow(&mut self, accountant: &mut Accountant, records: &mut Vec<Record>) -> Result<bool> {
+    /// Tells a collector what has happened since the last time.
+    fn account(&mut self, accountant: &mut Accountant, sender: &mut Sender) -> Result<()> {
+        let heard = self.next()?;
+        if heard.is_another {
+            accountant.follow_another();
+        }
+        let records: Vec<Record> = heard.events.iter().flat_map(|event| accountant.event(event)).collect();
+        sender.send(&records);
+        Ok(())
+    }
+
+    /// Tells it of all flows that live; false where there is no daemon to tell of them.
+    fn tell_of_all(&mut self, accountant: &mut Accountant, sender: &mut Sender) -> Result<bool> {
         let mut filter = Filter { limit: Some(PAGE), ..of_flows(&self.filter) };
         accountant.begin_round();
         loop {
@@ -248,35 +301,49 @@ impl Follower {
                 return Ok(false);
             };
             let now = now_ms();
-            records.extend(page.rows.iter().flat_map(|flow| accountant.alive(flow, now)));
+            for some in page.rows.chunks(BURST) {
+                let records: Vec<Record> = some.iter().flat_map(|flow| accountant.alive(flow, now)).collect();
+                sender.send(&records);
+                if page.rows.len() > BURST {
+                    // So that it has room for the next.
+                    thread::sleep(PAUSE);
+                }
+            }
             filter.after = page.next;
             if filter.after.is_none() {
                 accountant.end_round(now);
                 return Ok(true);
             }
+            // Events do not wait for the last page.
+            self.account(accountant, sender)?;
         }
     }
 
-    /// None, after a moment, where no daemon answers: there will be one again.
+    /// None, after a moment, where no daemon answers, or not now: there will be one again.
     fn ask<T: serde::de::DeserializeOwned>(&mut self, request: &Request) -> Result<Option<T>> {
         match ask(&self.asking, request) {
             Ok(answer) => {
                 self.gone.over("a daemon answers");
                 Ok(Some(answer))
             }
-            Err(
-                error @ (ClientError::Connect { .. } | ClientError::Late { .. } | ClientError::Broken { .. }),
-            ) => {
-                self.gone.say(&format!("{error}\n  waiting for one"));
-                if matches!(error, ClientError::Connect { .. }) {
-                    // All that the next one has is new.
-                    self.after = self.after.take().map(|_| "0".into());
-                }
+            Err(error) if is_for_good(&error) => Err(error.into()),
+            Err(error) => {
+                self.gone.say(&format!("{error}\n  waiting for one that answers"));
                 thread::sleep(AGAIN);
                 Ok(None)
             }
-            Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// Would the same question be refused by any daemon at any time?
+fn is_for_good(error: &ClientError) -> bool {
+    match error {
+        ClientError::Refused(failure) => {
+            matches!(failure.code, ErrorCode::Malformed | ErrorCode::NotApplicable | ErrorCode::TooLong)
+        }
+        ClientError::Denied { .. } => true,
+        _ => false,
     }
 }
 

@@ -290,8 +290,10 @@ fn vpc(event: &EventRow) -> Vec<String> {
     let tenant =
         event.network.as_ref().and_then(|name| name.split_once('/')).map(|(tenant, _)| tenant.to_owned());
     let proto = event.proto.as_deref().and_then(names::protocol_number).map(|number| number.to_string());
-    let end = event.time_ms / 1000;
-    let start = event.time_ms.saturating_sub(event.lasted_ms.unwrap_or_default()) / 1000;
+    // A flow's last packet is its end, and not that it was forgotten some time later.
+    let begun_ms = event.begun_ms.unwrap_or(event.time_ms);
+    let end = event.lasted_ms.map_or(event.time_ms, |lasted| begun_ms.saturating_add(lasted)) / 1000;
+    let start = begun_ms / 1000;
     let action = if event.verdict == Verdict::Dropped { "REJECT" } else { "ACCEPT" };
     let line = |from: (Option<Addr>, u16),
                 to: (Option<Addr>, u16),

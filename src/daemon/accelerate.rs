@@ -174,7 +174,9 @@ impl Daemon {
         // What is punted from the next line on finds them listening.
         self.wait_for_workers().await;
         kernel.go_live(&self.view.shared.snapshot_arc())?;
-        self.view.shared.renew_answers(clock::now());
+        // Beside what comes now: a large table takes its time.
+        let shared = self.view.shared.clone();
+        tokio::task::spawn_blocking(move || shared.renew_answers(clock::now())).await.context("answers")?;
         kernel.program_policies_in_background();
         Ok(())
     }

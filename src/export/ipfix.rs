@@ -3,7 +3,10 @@
 //! All that is told is of IANA's registry, so that any collector has words for it; names of tenants, endpoints and rules are in the JSON
 //! lines. Numbers are in network byte order.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use eastgate_wire::{
     DropGroup, Vni,
@@ -24,7 +27,7 @@ const TEMPLATE_V6: u16 = 257;
 /// Bytes of a message: what passes most paths in one piece, with room for tunnels
 pub const LARGEST: usize = 1400;
 /// How often templates are sent again, which a collector that was started late needs (RFC 7011 section 8.4)
-pub const TEMPLATES_EVERY_S: u64 = 60;
+pub const TEMPLATES_EVERY: Duration = Duration::from_secs(60);
 
 /// Number and length of an information element
 type Element = (u16, u16);
@@ -80,8 +83,8 @@ pub struct Encoder {
     domain: u32,
     /// Records that were sent, of which a collector sees how many it has lost
     sequence: u32,
-    /// When templates were sent last, in seconds since 1970
-    templates_at: Option<u64>,
+    /// When templates were sent last
+    templates_at: Option<Instant>,
 }
 
 impl Encoder {
@@ -92,11 +95,11 @@ impl Encoder {
     }
 
     /// The messages that tell of these records, with templates where it is time for them. None where there is nothing to send.
-    pub fn messages(&mut self, records: &[Record], now_s: u64) -> Vec<Vec<u8>> {
+    /// `now_s` is the clock of the wall's, which may be set.
+    pub fn messages(&mut self, records: &[Record], now_s: u64, now: Instant) -> Vec<Vec<u8>> {
         let mut messages = Vec::new();
-        let is_due = self.templates_at.is_none_or(|at| now_s.saturating_sub(at) >= TEMPLATES_EVERY_S);
-        if is_due {
-            self.templates_at = Some(now_s);
+        if self.templates_at.is_none_or(|at| now.saturating_duration_since(at) >= TEMPLATES_EVERY) {
+            self.templates_at = Some(now);
             messages.push(self.message(&[templates()], 0, now_s));
         }
         for (id, is_v4) in [(TEMPLATE_V4, true), (TEMPLATE_V6, false)] {

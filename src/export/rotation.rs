@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -29,7 +29,8 @@ impl Rotating {
     /// When it cannot be opened.
     pub fn open(path: &Path, most: u64, keep: u32) -> io::Result<Self> {
         let (file, len) = append_to(path)?;
-        Ok(Self { path: path.to_owned(), most, keep, file, len })
+        // Where a link leads to: that is renamed, and not the link.
+        Ok(Self { path: fs::canonicalize(path)?, most, keep, file, len })
     }
 
     /// Writes whole lines, in a new file where this one would become too large.
@@ -37,10 +38,10 @@ impl Rotating {
     /// # Errors
     /// When they cannot be written: then no part of a line stays.
     pub fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        // Whoever else rotates it has given it another name.
-        if !fs::metadata(&self.path)
-            .is_ok_and(|now| self.file.metadata().is_ok_and(|ours| now.ino() == ours.ino()))
-        {
+        // Whoever else rotates it has given it another name, or emptied it.
+        let ours = self.file.metadata()?;
+        self.len = ours.len();
+        if !fs::metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == (ours.dev(), ours.ino())) {
             (self.file, self.len) = append_to(&self.path)?;
         }
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
@@ -78,7 +79,22 @@ impl Rotating {
 }
 
 fn append_to(path: &Path) -> io::Result<(File, u64)> {
-    let file = OpenOptions::new().create(true).append(true).mode(MODE).open(path)?;
+    let mut file = OpenOptions::new().create(true).read(true).append(true).mode(MODE).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no regular file, which could be renamed",
+        ));
+    }
+    let mut last = [b'\n'];
+    if let Some(at) = metadata.len().checked_sub(1) {
+        file.read_exact_at(&mut last, at)?;
+    }
+    if last != *b"\n" {
+        // What was torn by a loss of power is not to spoil the next line.
+        file.write_all(b"\n")?;
+    }
     let len = file.metadata()?.len();
     Ok((file, len))
 }

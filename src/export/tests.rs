@@ -1,12 +1,12 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
-use std::io::Write as _;
+use std::{io::Write as _, path::Path, time::Instant};
 
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::{
-    ipfix::{Encoder, LARGEST, TEMPLATES_EVERY_S},
+    ipfix::{Encoder, LARGEST, TEMPLATES_EVERY},
     rotation::Rotating,
     *,
 };
@@ -14,7 +14,7 @@ use super::{
 fn event(kind: &str, time_ms: u64, more: serde_json::Value) -> EventRow {
     let mut row = json!({
         "seq": 1, "time_ms": time_ms, "event": kind, "verdict": "forwarded", "vni": 5001, "proto": "tcp",
-        "src": "10.1.0.11", "sport": 40000, "dst": "10.1.0.21", "dport": 5432,
+        "src": "10.1.0.11", "sport": 40000, "dst": "10.1.0.21", "dport": 5432, "id": 7,
     });
     row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     serde_json::from_value(row).unwrap()
@@ -24,7 +24,7 @@ fn ended(time_ms: u64, packets: u64, replies: u64) -> EventRow {
     event(
         "ended",
         time_ms,
-        json!({ "reason": "closed", "lasted_ms": 900, "packets": packets, "bytes": packets * 100,
+        json!({ "reason": "closed", "begun_ms": 8_000, "lasted_ms": 900, "packets": packets, "bytes": packets * 100,
                 "reply_packets": replies, "reply_bytes": replies * 50 }),
     )
 }
@@ -34,7 +34,7 @@ fn alive(packets: u64, replies: u64) -> FlowRow {
         "vni": 5001, "proto": "tcp", "src": "10.1.0.11", "sport": 40000, "dst": "10.1.0.21", "dport": 5432,
         "state": "established", "packets": packets, "bytes": packets * 100, "reply_packets": replies,
         "reply_bytes": replies * 50, "offloaded": false, "expires_s": 1, "egress_rule": null, "ingress_rule": null,
-        "epoch": 1,
+        "id": 7, "epoch": 1,
     }))
     .unwrap()
 }
@@ -49,7 +49,7 @@ fn a_flow_that_has_ended_is_a_record_each_way() {
     assert_eq!(counts(&records), [(40000, 3, 300), (5432, 2, 100)]);
     assert_eq!(
         (records[0].start_ms, records[0].end_ms, records[0].reason),
-        (9_100, 10_000, EndReason::Closed)
+        (8_000, 8_900, EndReason::Closed)
     );
     assert_eq!(counts(&Accountant::new(false, false).event(&ended(10_000, 3, 0))), [(40000, 3, 300)]);
 }
@@ -80,7 +80,11 @@ fn each_packet_is_told_once() {
     accountant.end_round(5_100);
     let records = accountant.event(&ended(5_000, 13, 7));
     assert_eq!(counts(&records), [(40000, 1, 100), (5432, 2, 100)]);
-    assert_eq!(records[0].start_ms, 4_000);
+    assert_eq!(
+        (records[0].start_ms, records[0].end_ms),
+        (4_000, 8_900),
+        "its last packet, not when it was forgotten"
+    );
     assert!(accountant.live.is_empty());
 }
 
@@ -94,14 +98,70 @@ fn one_that_was_there_before_is_told_from_then_on() {
     assert_eq!(counts(&accountant.alive(&alive(1_001, 0), 2_000)), [(40000, 1, 100)]);
     accountant.end_round(5_000);
     // Its end was lost, and one like it has begun.
+    let like_it = FlowRow { id: 8, ..alive(7, 0) };
     accountant.begin_round();
-    assert_eq!(counts(&accountant.alive(&alive(7, 0), 3_000)), [(40000, 7, 700)]);
+    assert_eq!(counts(&accountant.alive(&like_it, 3_000)), [(40000, 7, 700)]);
     accountant.end_round(5_000);
+    // Its end may be told within a minute from when it was missed first, however long rounds take.
     accountant.begin_round();
-    accountant.end_round(3_000 + END_IS_TOLD_WITHIN_MS - 1);
-    assert_eq!(accountant.live.len(), 1, "its end may still be told");
-    accountant.end_round(3_000 + END_IS_TOLD_WITHIN_MS);
+    accountant.end_round(1_000_000);
+    assert_eq!(accountant.live.len(), 1);
+    accountant.end_round(1_000_000 + END_IS_TOLD_WITHIN_MS - 1);
+    assert_eq!(accountant.live.len(), 1);
+    accountant.end_round(1_000_000 + END_IS_TOLD_WITHIN_MS);
     assert!(accountant.live.is_empty(), "one that is gone without an end is not kept");
+}
+
+/// Of two flows between the same ends the one is not taken for the other, in whatever order it is told of them.
+#[test]
+fn the_next_flow_of_the_same_ends_is_another() {
+    let mut accountant = Accountant::new(true, false);
+    accountant.begin_round();
+    accountant.end_round(0);
+    let other = |packets| FlowRow { id: 8, ..alive(packets, 0) };
+    let _ = accountant.event(&event("begun", 1_000, json!({})));
+    accountant.begin_round();
+    assert_eq!(counts(&accountant.alive(&alive(1_000, 0), 2_000)), [(40000, 1_000, 100_000)]);
+    accountant.end_round(2_000);
+    // It ends, and the next round finds the one that has begun before its end is told.
+    accountant.begin_round();
+    assert_eq!(counts(&accountant.alive(&other(1_500), 3_000)), [(40000, 1_500, 150_000)]);
+    accountant.end_round(3_000);
+    assert_eq!(counts(&accountant.event(&ended(3_000, 1_200, 0))), [(40000, 200, 20_000)]);
+    let _ = accountant.event(&event("begun", 2_900, json!({ "id": 8 })));
+    accountant.begin_round();
+    assert_eq!(counts(&accountant.alive(&other(1_600), 4_000)), [(40000, 100, 10_000)]);
+}
+
+/// The daemon that follows knows flows that it has taken over, some by another number.
+#[test]
+fn what_another_daemon_takes_over_goes_on() {
+    let mut accountant = Accountant::new(true, false);
+    accountant.begin_round();
+    accountant.end_round(0);
+    accountant.begin_round();
+    assert_eq!(counts(&accountant.alive(&alive(1_000, 10), 1_000)).len(), 2);
+    accountant.end_round(1_000);
+    accountant.follow_another();
+    accountant.begin_round();
+    accountant.end_round(2_000);
+    accountant.begin_round();
+    let taken = FlowRow { id: 9, ..alive(1_003, 10) };
+    assert_eq!(counts(&accountant.alive(&taken, 100_000)), [(40000, 3, 300)]);
+    accountant.end_round(100_000);
+    // Begun anew, it is told from its beginning.
+    accountant.follow_another();
+    accountant.begin_round();
+    let anew = FlowRow { id: 10, ..alive(5, 0) };
+    assert_eq!(counts(&accountant.alive(&anew, 200_000)), [(40000, 5, 500)]);
+}
+
+#[test]
+fn a_round_that_was_broken_off_is_no_baseline() {
+    let mut accountant = Accountant::new(true, false);
+    accountant.begin_round();
+    accountant.begin_round();
+    assert!(accountant.alive(&alive(1_000, 0), 1_000).is_empty());
 }
 
 #[test]
@@ -113,6 +173,7 @@ fn of_those_that_live_only_those_are_told_that_are_wanted() {
     assert!(accountant.alive(&alive(5, 0), 1_000).is_empty());
     let _ = accountant.event(&event("begun", 2_000, json!({})));
     assert_eq!(accountant.alive(&alive(6, 0), 3_000).len(), 1);
+    assert!(accountant.alive(&FlowRow { id: 8, ..alive(6, 0) }, 3_000).is_empty(), "another one");
 }
 
 #[test]
@@ -196,7 +257,7 @@ proptest! {
     #[test]
     fn what_is_written_is_read(records in proptest::collection::vec(any_record(), 0..80)) {
         let mut encoder = Encoder::new(7);
-        let found = read(&encoder.messages(&records, 1_000));
+        let found = read(&encoder.messages(&records, 1_000, Instant::now()));
         prop_assert_eq!(found.len(), records.len());
         let (v4, v6): (Vec<&Record>, Vec<&Record>) = records.iter().partition(|it| it.src.0.is_ipv4());
         for (record, found) in v4.into_iter().chain(v6).zip(&found) {
@@ -223,10 +284,11 @@ proptest! {
 
 #[test]
 fn templates_are_sent_again() {
-    let mut encoder = Encoder::new(0);
-    assert_eq!(encoder.messages(&[], 1_000).len(), 1);
-    assert_eq!(encoder.messages(&[], 1_001).len(), 0);
-    assert_eq!(encoder.messages(&[], 1_000 + TEMPLATES_EVERY_S).len(), 1);
+    let (mut encoder, now) = (Encoder::new(0), Instant::now());
+    assert_eq!(encoder.messages(&[], 1_000, now).len(), 1);
+    assert_eq!(encoder.messages(&[], 1_001, now + TEMPLATES_EVERY / 2).len(), 0);
+    // Whatever the clock of the wall says
+    assert_eq!(encoder.messages(&[], 10, now + TEMPLATES_EVERY).len(), 1);
 }
 
 #[test]
@@ -255,6 +317,22 @@ fn a_full_file_makes_room() {
     assert_eq!([read("flows.json"), read("moved")], ["6\n", "four\n5\n"]);
     file.write(b"1234567\n").unwrap();
     assert_eq!(read("flows.json"), "1234567\n", "none is kept");
-    std::fs::File::create(folder.join("flows.json.1")).unwrap().write_all(b"of before").unwrap();
+    // Somebody else empties it.
+    std::fs::File::create(&path).unwrap();
+    file.write(b"7\n").unwrap();
+    file.write(b"8\n").unwrap();
+    assert_eq!([read("flows.json"), read("flows.json.1")], ["7\n8\n", "a line that is too long\n"]);
+    drop(file);
+    // A line that was torn spoils no other, and a link leads to the file.
+    std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"torn").unwrap();
+    let link = folder.join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let mut file = Rotating::open(&link, 12, 1).unwrap();
+    file.write(b"9\n").unwrap();
+    assert_eq!(read("flows.json"), "7\n8\ntorn\n9\n");
+    file.write(b"10\n").unwrap();
+    assert_eq!([read("flows.json"), read("flows.json.1")], ["10\n", "7\n8\ntorn\n9\n"]);
+    assert!(link.is_symlink() && read("link") == "10\n");
+    assert!(Rotating::open(Path::new("/dev/null"), 12, 1).is_err(), "no file");
     std::fs::remove_dir_all(&folder).unwrap();
 }

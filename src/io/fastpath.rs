@@ -116,8 +116,8 @@ struct Tables {
     limits: HashMap<Vni, KernelLimits>,
     /// How often tokens were granted for answers
     credits: u32,
-    /// The generation in which answers were made anew that had ended
-    answers_renewed: Option<u32>,
+    /// Under which generation and epoch answers were made anew that had ended
+    answers_renewed: Option<(u32, u32)>,
 }
 
 /// Where a VTEP is in its table.

@@ -29,6 +29,23 @@ impl<'s> Pipeline<'s> {
         self.learn_nested(arrival, sender, view, now)
     }
 
+    /// Would [`Pipeline::admit`] admit this frame? It is not one that was sent, and takes no address.
+    pub(super) fn would_admit(
+        &self,
+        arrival: &Arrival<'s>,
+        sender: &Endpoint,
+        view: &View,
+        frame: &Frame<'_>,
+    ) -> Result<(), Refusal> {
+        if view.src == arrival.network.proxy_mac {
+            return Err(DropReason::BadSourceMac.into());
+        }
+        let chosen = self.could_have_chosen(arrival.network, sender, view);
+        let (ownership, site) = (&arrival.network.ownership, &*self.snapshot.site);
+        let context = Context { sender: &sender.sender, ownership, site, chosen };
+        Ok(admission::admit(view, frame.bytes(), &context)?)
+    }
+
     /// A machine behind an endpoint that may bridge for others is where that endpoint is.
     fn learn_nested(
         &self,

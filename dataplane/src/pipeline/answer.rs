@@ -151,6 +151,10 @@ impl<'s> Pipeline<'s> {
     /// the request itself would be, but that nobody is sent anything, and nothing is counted.
     fn answer_to(&mut self, inquiry: &Inquiry, now: Instant) -> Option<AnswerOffer> {
         let (network, sender) = self.snapshot.at_attachment(inquiry.attachment)?;
+        // Each request is heard there, and none is answered elsewhere.
+        if network.learns() || sender.learning.is_some() {
+            return None;
+        }
         let arrival = Arrival { network, from: Location::Local(inquiry.attachment), sender: Some(sender) };
         let mut bytes = Vec::new();
         // Whoever it was sent to, where to one: that moves no answer.
@@ -158,7 +162,7 @@ impl<'s> Pipeline<'s> {
         let end = bytes.len();
         let frame = Frame::new(&mut bytes, 0, end, Offload::default());
         let view = View::parse(frame.bytes()).ok()?;
-        self.admit(&arrival, sender, &view, &frame, now).ok()?;
+        self.would_admit(&arrival, sender, &view, &frame).ok()?;
         let is_answered = self.say(&arrival, &view, &frame, now) == Answer::Reply;
         self.answer_offer(&arrival, &view, &frame).filter(|_| is_answered)
     }
@@ -254,8 +258,8 @@ impl<'s> Pipeline<'s> {
 }
 
 impl Shared {
-    /// Makes answers anew that were left and have ended with a daemon before, or with what was true of ports and paths: whoever
-    /// asks again is answered while no daemon runs, as before. Requests that are answered no longer are not.
+    /// Makes answers anew that were left and have ended: with a daemon before, with a policy, or with what was true of ports and
+    /// paths. Whoever asks again is answered while no daemon runs, as before; requests that are answered no longer are not.
     pub fn renew_answers(&self, now: Instant) {
         let Some(fastpath) = self.fastpath.get() else { return };
         let snapshot = self.snapshot_arc();

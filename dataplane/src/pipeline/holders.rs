@@ -209,6 +209,15 @@ impl<'s> Pipeline<'s> {
         self.choose(network, sender, view.src, ip.src, now)
     }
 
+    /// Is it one that the sender has chosen, or may choose while it is nobody's?
+    pub(super) fn could_have_chosen(&self, network: &Network, sender: &Endpoint, view: &View) -> bool {
+        let Some(address) = view.ip().map(|ip| ip.src) else { return false };
+        let held = lock(&network.state.holders).of_address(address);
+        sender.holdings().has_mac(view.src)
+            && network.title(sender, address) == Some(Title::Chosen)
+            && held.is_none_or(|held| held.endpoint == sender.mac)
+    }
+
     /// Likewise with an address that a neighbour message is about, before anything is said of it.
     pub(super) fn choose_named(&self, arrival: &Arrival<'s>, view: &View, frame: &Frame<'_>, now: Instant) {
         let Some(sender) = arrival.sender else { return };

@@ -59,7 +59,7 @@ pub trait FlowOffload: Carrier {
     fn release_slot(&self, found: &Found);
     /// Such requests may be answered there, as often as the sender has tokens to grant.
     fn answer(&self, offer: &AnswerOffer, sender: &EndpointState, now: Instant);
-    /// Requests that answers were left for which ended since this was asked last, other than by a change of policy.
+    /// Requests that answers were left for, where those may have ended since this was asked last.
     fn ended_answers(&self) -> Vec<Inquiry>;
     /// An answer goes on in the place of the one that ended, with what was left of the tokens that were granted for that.
     fn renew_answer(&self, offer: &AnswerOffer);

@@ -25,6 +25,7 @@ use crate::daemon::{
     events::{Told, lost_between},
     log::{is_logged, logged_rules},
 };
+use crate::io::clock::unix_millis;
 
 impl View {
     /// The newest events, or the first after a number.
@@ -60,7 +61,7 @@ impl View {
             _ => last,
         };
         let lost = after.map_or(0, |after| lost_between(&recent, after, end));
-        Ok(Events { events, next: end.to_string(), lost })
+        Ok(Events { events, next: end.to_string(), instance: self.instance, lost })
     }
 
     fn event_row(&self, snapshot: &Snapshot, told: &Told) -> EventRow {
@@ -104,6 +105,8 @@ impl View {
             reason: None,
             text: None,
             state: None,
+            id: None,
+            begun_ms: None,
             lasted_ms: None,
             packets: None,
             bytes: None,
@@ -304,6 +307,8 @@ fn of_flow(snapshot: &Snapshot, event: &FlowEvent, row: EventRow) -> EventRow {
         egress_rule: rule(snapshot, flow.key.vni, flow.epoch, flow.egress_rule),
         ingress_rule: rule(snapshot, flow.key.vni, flow.epoch, flow.ingress_rule),
         related: flow.related.map(|related| related_to(&related, &flow.key)),
+        id: Some(flow.created.micros()),
+        begun_ms: Some(unix_millis(flow.created)),
         ..row
     };
     match event.what {

@@ -230,6 +230,7 @@ fn flow_row(snapshot: &Snapshot, flow: &FlowInfo, now: Instant) -> FlowRow {
         audit: is_tried_out(snapshot, flow),
         helper: flow.helper.map(|helper| helper.name().to_owned()),
         related: flow.related.map(|related| related_to(&related, &flow.key)),
+        id: flow.created.micros(),
         epoch: flow.epoch,
     }
 }

@@ -3,7 +3,7 @@
 //! Each costs one of the asker's tokens, as it would in the pipeline: an answer is left together with some of them, and
 //! when they are used up, the next request is punted. Tokens of an answer that goes away unused are lost.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use eastgate_dataplane::{
     pipeline::{
@@ -17,6 +17,9 @@ use eastgate_steering::responder::Question;
 use eastgate_wire::{Addr, AttachmentId, Instant, MacAddr};
 
 use super::{KernelPath, Tables};
+
+/// How often a table is walked that changes meanwhile
+const WALKS: usize = 4;
 
 impl KernelPath {
     pub(super) fn leave_answer(&self, offer: &AnswerOffer, sender: &EndpointState, now: Instant) {
@@ -44,29 +47,40 @@ impl KernelPath {
         self.written(self.fastpath.set_answer(key, &answer));
     }
 
-    /// Requests whose answers a generation has ended since this was asked last.
+    /// Requests that answers were left for, where a generation or a snapshot has come into force since this was asked last:
+    /// that may have ended them.
     pub(super) fn find_ended_answers(&self) -> Vec<Inquiry> {
-        let by_number: HashMap<u32, AttachmentId> = {
-            let mut tables = lock(&self.tables);
-            let generation = Some(tables.settings.generation);
-            if !tables.live || std::mem::replace(&mut tables.answers_renewed, generation) == generation {
+        let (in_force, by_number): (_, HashMap<u32, AttachmentId>) = {
+            let tables = lock(&self.tables);
+            let in_force = (tables.settings.generation, tables.snapshot.as_ref().map_or(0, |it| it.epoch));
+            if !tables.live || tables.answers_renewed == Some(in_force) {
                 return Vec::new();
             }
-            tables.attachments.numbers().collect()
+            (in_force, tables.attachments.numbers().collect())
         };
+        let mut keys = HashSet::new();
+        // A key that goes while the table is walked leads back to its beginning.
+        for _ in 0..WALKS {
+            let before = keys.len();
+            keys.extend(self.fastpath.answered());
+            if keys.len() == before {
+                break;
+            }
+        }
+        lock(&self.tables).answers_renewed = Some(in_force);
         let inquiry = |key: NeighborKey| {
             let attachment = *by_number.get(&key.attachment)?;
             Some(Inquiry { attachment, mac: MacAddr(key.mac), question: question(&key) })
         };
-        self.fastpath.answered().filter_map(inquiry).collect()
+        keys.into_iter().filter_map(inquiry).collect()
     }
 
-    /// An answer goes on in the place of one that a generation has ended. Nobody takes tokens of that one meanwhile.
+    /// An answer goes on in the place of one that has ended. Nobody takes tokens of that one meanwhile.
     pub(super) fn renew_answer_for(&self, offer: &AnswerOffer) {
         let mut tables = lock(&self.tables);
-        let Some((_, key, answer)) = self.answer_for(&mut tables, offer) else { return };
+        let Some((since, key, answer)) = self.answer_for(&mut tables, offer) else { return };
         let Some(ended) = self.written(self.fastpath.answer(&key)).flatten() else { return };
-        if ended.generation != answer.generation && !is_used_up(ended.credit) {
+        if !stands(&ended, &answer, since) && !is_used_up(ended.credit) {
             self.set_answer(&mut tables, &key, answer, tokens(ended.credit));
         }
     }
