@@ -151,6 +151,8 @@ fn whoever_was_answered_is_answered_while_no_daemon_runs() {
             }
         };
         all_are_answered(&running, "by the first daemon");
+        running.site.rewrite(|text| text.replace("vni = 5001", "vni = 5001\nmtu = 1400"));
+        assert!(running.daemons[0].as_ref().unwrap().run(&["reload"]).status.success());
         running.kill(0);
         all_are_answered(&running, "after it was killed");
         running.run_again(0);

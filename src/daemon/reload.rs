@@ -114,6 +114,7 @@ impl Daemon {
         let shared = self.view.shared.clone();
         let ended = tokio::task::spawn_blocking(move || {
             let after = shared.snapshot_arc();
+            shared.renew_answers(now());
             shared.end_orphans(&before, &after, now()) + shared.end_refused(&after, now())
         });
         let (changes, digest) = told.await.map_err(|error| {
