@@ -9,7 +9,8 @@ mod common;
 use nix::sys::signal::Signal;
 
 use common::{
-    Capture, Daemon, Machine, Sink, Stream, datagram_arrives, hardware_address, hooks, site::*, wait_within,
+    Capture, Daemon, Machine, Sink, Stream, datagram_arrives, hardware_address, hooks, settle, site::*,
+    wait_within,
 };
 use eastgate_fastpath::tcx::{self, Way};
 
@@ -252,7 +253,9 @@ fn eastgate_takes_the_first_place_back() {
         hooks::names(&site.alpha, "veth-web1", Way::Ingress) == ["tenant", "only_marked", "refuse_all"]
     });
     flows.allowed_arrive("once eastgate is first again");
-    assert!(note(&alpha, "veth-web1").unwrap().contains("do not see what this machine sends"));
+    // It is said after it was done.
+    let text = settle(|| note(&alpha, "veth-web1"), Option::is_some);
+    assert!(text.is_some_and(|text| text.contains("do not see what this machine sends")));
     assert!(alpha.stop().success());
     let left = hooks::programs(&site.alpha, "veth-web1", Way::Ingress);
     assert!(left.len() == 1 && left[0].id == intruder, "{left:?}");
@@ -277,7 +280,9 @@ fn devices_that_eastgate_made_and_lost_are_made_again() {
             site.alpha.ip(loss);
             wait_within(SOON, loss, || restored(&alpha, "devices") > count);
             count = restored(&alpha, "devices");
-            assert!(alpha.ask(&["status"])["restored"]["missing"].as_array().unwrap().is_empty());
+            wait_within(SOON, "nothing is missing", || {
+                alpha.ask(&["status"])["restored"]["missing"].as_array().unwrap().is_empty()
+            });
             // Flows that nobody has decided yet go up.
             let (from, to) = (udp(11, 8100 + number), udp(12, ALLOWED));
             datagram_arrives((&site.web1, from), (&site.web2, to));
@@ -323,7 +328,7 @@ fn the_record_of_changes_is_written_again() {
     let (record, socket) = (alpha.socket().with_extension("sock.changes.json"), alpha.socket().to_owned());
     std::fs::remove_file(&record).unwrap();
     wait_within(SOON, "the record is there", || record.exists());
-    assert_eq!(restored(&alpha, "files"), 1);
+    assert_eq!(settle(|| restored(&alpha, "files"), |files| *files > 0), 1);
     alpha.kill();
     let mut teardown = site.alpha.command(common::EASTGATE);
     assert!(teardown.arg("teardown").arg("--socket").arg(socket).status().unwrap().success());
