@@ -98,6 +98,9 @@ impl Told {
 /// How long after a flow is gone its end may still be told: ends are looked for once a second, in part of a large table.
 const END_IS_TOLD_WITHIN_MS: u64 = 60_000;
 
+/// How long a daemon may not know of a flow that the kernel has kept for it: it takes one over when a packet of it comes up.
+const TAKEN_OVER_WITHIN_MS: u64 = 3_600_000;
+
 /// Makes records of events and of flows that live: each packet of a flow is in one of them.
 #[derive(Debug, Default)]
 pub struct Accountant {
@@ -192,13 +195,15 @@ impl Accountant {
     pub fn end_round(&mut self, now_ms: u64) {
         self.has_baseline = true;
         let round = self.round;
-        self.live.retain(|_, told| {
+        let stays = |told: &mut Told, within: u64| {
             if Some(told.round) == round {
                 return true;
             }
             let missed = *told.missed_ms.get_or_insert(now_ms);
-            now_ms.saturating_sub(missed) < END_IS_TOLD_WITHIN_MS
-        });
+            now_ms.saturating_sub(missed) < within
+        };
+        self.live.retain(|_, told| stays(told, END_IS_TOLD_WITHIN_MS));
+        self.of_before.retain(|_, told| stays(told, TAKEN_OVER_WITHIN_MS));
     }
 
     /// Another daemon tells from here on.

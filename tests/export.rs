@@ -71,10 +71,7 @@ impl Collector {
         let program = Beside::start(command, &log);
         let socket = site.alpha.enter(|| bind_udp(EXPORTED));
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        wait_for("nfcapd listens", || {
-            let sockets = site.alpha.command("ss").args(["-Hlun", "sport = :4740"]).output().unwrap();
-            !sockets.stdout.is_empty()
-        });
+        wait_for("nfcapd listens", || site.alpha.enter(|| UdpSocket::bind(COLLECTOR).is_err()));
         Self { program, folder, log, messages: Vec::new(), socket }
     }
 

@@ -66,6 +66,8 @@ pub fn trace(
 /// What a walk has come to.
 struct Walked {
     report: TraceReport,
+    /// What was asked about: of a frame, what stands in it
+    asked: TraceRequest,
     /// Whose rules have refused the packet
     denied: Option<Denied>,
 }
@@ -96,13 +98,15 @@ fn walk(snapshot: &Snapshot, request: &TraceRequest, live: Live<'_>, now: Instan
         unreplied: false,
         steps: Vec::new(),
         denied: None,
+        is_live: false,
     };
     let verdict = walk.run(live)?;
     let key = walk.key();
     let packet = given.map_or_else(|| names::packet(&key), |given| given.text(&key));
     let packet = format!("vni {} {packet}", request.vni);
     let report = TraceReport { packet, steps: walk.steps, verdict, to_pass: Vec::new() };
-    Ok(Walked { report, denied: walk.denied })
+    let denied = walk.denied.take();
+    Ok(Walked { report, asked: request.clone(), denied })
 }
 
 struct Walk<'a> {
@@ -118,6 +122,8 @@ struct Walk<'a> {
     unreplied: bool,
     steps: Vec<TraceStep>,
     denied: Option<Denied>,
+    /// It is of a flow that lives.
+    is_live: bool,
 }
 
 /// Who sends the packet.

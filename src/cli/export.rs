@@ -150,8 +150,9 @@ fn ipfix(options: &Ipfix) -> Result<u8> {
     let mut sender = Sender::new(&options.collector, options.domain)?;
     let mut last_round: Option<Instant> = None;
     loop {
-        follower.account(&mut accountant, &mut sender)?;
-        if every.is_some_and(|every| last_round.is_none_or(|last| last.elapsed() >= every))
+        let is_same = follower.account(&mut accountant, &mut sender)?;
+        if is_same
+            && every.is_some_and(|every| last_round.is_none_or(|last| last.elapsed() >= every))
             && follower.tell_of_all(&mut accountant, &mut sender)?
         {
             last_round = Some(Instant::now());
@@ -229,6 +230,8 @@ struct Follower {
     after: Option<String>,
     /// The daemon that has told so far
     instance: Option<u64>,
+    /// Nobody listened, when it was asked last.
+    is_down: bool,
     /// All events that there were had room in the last answer.
     has_all: bool,
     gone: Once,
@@ -241,6 +244,8 @@ struct Heard {
     lost: u64,
     /// It is another daemon that tells.
     is_another: bool,
+    /// The same daemon as before has answered.
+    is_same: bool,
 }
 
 impl Follower {
@@ -252,7 +257,15 @@ impl Follower {
         }
         let (daemon, output) = (what.daemon.clone(), Output { output: Format::Text });
         let asking = Ask { daemon, output, timeout: None };
-        Some(Self { asking, filter, after: None, instance: None, has_all: false, gone: Once::default() })
+        Some(Self {
+            asking,
+            filter,
+            after: None,
+            instance: None,
+            is_down: false,
+            has_all: false,
+            gone: Once::default(),
+        })
     }
 
     fn next(&mut self) -> Result<Heard> {
@@ -263,8 +276,10 @@ impl Follower {
         let limit = self.after.is_none().then_some(0);
         let filter = Filter { after: self.after.clone(), limit, ..self.filter.clone() };
         let Some(answer) = self.ask::<Events>(&Request::Events(filter))? else {
-            // Whatever the next one has is new.
-            self.after.get_or_insert_with(|| "0".into());
+            if self.is_down {
+                // Whatever the next one has is new.
+                self.after.get_or_insert_with(|| "0".into());
+            }
             return Ok(Heard::default());
         };
         let before = self.instance.replace(answer.instance);
@@ -278,18 +293,18 @@ impl Follower {
         }
         self.after = Some(answer.next);
         self.has_all = answer.events.len() < MAX_EVENTS;
-        Ok(Heard { events: answer.events, lost: answer.lost, is_another: false })
+        Ok(Heard { events: answer.events, lost: answer.lost, is_another: false, is_same: true })
     }
 
-    /// Tells a collector what has happened since the last time.
-    fn account(&mut self, accountant: &mut Accountant, sender: &mut Sender) -> Result<()> {
+    /// Tells a collector what has happened since the last time; whether the same daemon as before has said so.
+    fn account(&mut self, accountant: &mut Accountant, sender: &mut Sender) -> Result<bool> {
         let heard = self.next()?;
         if heard.is_another {
             accountant.follow_another();
         }
         let records: Vec<Record> = heard.events.iter().flat_map(|event| accountant.event(event)).collect();
         sender.send(&records);
-        Ok(())
+        Ok(heard.is_same)
     }
 
     /// Tells it of all flows that live; false where there is no daemon to tell of them.
@@ -314,8 +329,10 @@ impl Follower {
                 accountant.end_round(now);
                 return Ok(true);
             }
-            // Events do not wait for the last page.
-            self.account(accountant, sender)?;
+            // Events do not wait for the last page, and another daemon's flows are told from their first on.
+            if !self.account(accountant, sender)? {
+                return Ok(false);
+            }
         }
     }
 
@@ -323,11 +340,13 @@ impl Follower {
     fn ask<T: serde::de::DeserializeOwned>(&mut self, request: &Request) -> Result<Option<T>> {
         match ask(&self.asking, request) {
             Ok(answer) => {
+                self.is_down = false;
                 self.gone.over("a daemon answers");
                 Ok(Some(answer))
             }
             Err(error) if is_for_good(&error) => Err(error.into()),
             Err(error) => {
+                self.is_down = matches!(error, ClientError::Connect { .. });
                 self.gone.say(&format!("{error}\n  waiting for one that answers"));
                 thread::sleep(AGAIN);
                 Ok(None)

@@ -149,11 +149,19 @@ fn what_another_daemon_takes_over_goes_on() {
     let taken = FlowRow { id: 9, ..alive(1_003, 10) };
     assert_eq!(counts(&accountant.alive(&taken, 100_000)), [(40000, 3, 300)]);
     accountant.end_round(100_000);
-    // Begun anew, it is told from its beginning.
+    // Begun anew, it is told from its beginning; and what was never taken over is forgotten.
     accountant.follow_another();
+    assert_eq!(accountant.of_before.len(), 1);
     accountant.begin_round();
     let anew = FlowRow { id: 10, ..alive(5, 0) };
     assert_eq!(counts(&accountant.alive(&anew, 200_000)), [(40000, 5, 500)]);
+    accountant.end_round(200_000);
+    accountant.follow_another();
+    for now in [300_000, 300_000 + TAKEN_OVER_WITHIN_MS] {
+        accountant.begin_round();
+        accountant.end_round(now);
+    }
+    assert!(accountant.of_before.is_empty());
 }
 
 #[test]

@@ -263,8 +263,8 @@ mod tests {
     use crate::{dependencies, workspace};
 
     /// What every Debian machine has, or one with a Rust toolchain that links, or a package brings along with a command of its
-    /// own: `ip` and `tc` come with iproute2, python3 with scapy.
-    const THERE: [&str; 15] = [
+    /// own: `ip` and `tc` come with iproute2, python3 with scapy, nfdump with nfcapd.
+    const THERE: [&str; 16] = [
         "/usr/bin/python3",
         "cat",
         "cc",
@@ -273,6 +273,7 @@ mod tests {
         "false",
         "ip",
         "modprobe",
+        "nfdump",
         "python3",
         "setpriv",
         "sh",

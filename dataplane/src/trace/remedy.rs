@@ -5,7 +5,8 @@ use std::{net::IpAddr, sync::Arc};
 
 use eastgate_api::{Remedy, TraceRequest};
 use eastgate_config::{
-    Action, Config, IcmpMatch, Mode, Name, Peer, Place, PortRange, Protocol, Rule, SitePolicy, Tenant,
+    Action, Config, EgressDefault, IcmpMatch, Mode, Name, Peer, Place, PortRange, Position, Protocol, Rule,
+    SitePolicy, Tenant,
 };
 use eastgate_policy::rule::Direction;
 use eastgate_wire::{Addr, DropGroup, DropReason, Instant, names, view::proto};
@@ -22,10 +23,10 @@ use crate::{
 };
 
 /// Rules that may be missing at most: at the one end and at the other, behind a policy of either.
-const MOST: usize = 4;
+const MOST: usize = 8;
 
 /// Whose rules have refused a packet.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Denied {
     /// Of which endpoint
     pub(super) endpoint: Name,
@@ -58,7 +59,7 @@ pub(super) fn find(
     let mut config = dry::reduced(&snapshot.config, network);
     let (mut denied, mut remedies) = (walked.denied.clone(), Vec::new());
     while let Some(refusal) = denied.take() {
-        let Some(change) = change(&config, network, request, &refusal) else { return Vec::new() };
+        let Some(change) = change(&config, network, &walked.asked, &refusal) else { return Vec::new() };
         if remedies.len() == MOST || change.apply(&mut config, network).is_none() {
             return Vec::new();
         }
@@ -73,36 +74,55 @@ pub(super) fn find(
         match DropReason::from_name(&again.report.verdict) {
             // It passes, or is answered.
             None if again.report.verdict != "waits" => return remedies,
-            Some(reason) if reason.group() == DropGroup::Policy => denied = again.denied,
+            // What has changed nothing is not what it needs.
+            Some(reason)
+                if reason.group() == DropGroup::Policy && again.denied.as_ref() != Some(&refusal) =>
+            {
+                denied = again.denied;
+            }
             _ => return Vec::new(),
         }
     }
     Vec::new()
 }
 
-fn change(config: &Config, network: &Network, request: &TraceRequest, denied: &Denied) -> Option<Change> {
+fn change(config: &Config, network: &Network, asked: &TraceRequest, denied: &Denied) -> Option<Change> {
     let tenant = config.tenants.get(&network.tenant.name)?;
-    let (list, before, at) = match &denied.by {
+    let (list, before, at, action) = match &denied.by {
+        Some((RuleList::Policy(_, name) | RuleList::PolicyEnd(_, name), _)) if is_made(name) => return None,
         Some((list @ RuleList::Policy(owner, name), number)) => {
             let policy = policy_of(config, tenant, *owner, name)?;
             let rules = if denied.direction == Direction::Ingress { &policy.ingress } else { &policy.egress };
             let before = (*number as usize).checked_sub(1)?;
-            (list.clone(), Some(before), rules.get(before)?.at.clone())
+            // What a policy before the groups allows is allowed for all it applies to, whatever they say: they are asked.
+            let action = if policy.position == Position::Before { Action::Pass } else { Action::Allow };
+            (list.clone(), Some(before), rules.get(before)?.at.clone(), action)
         }
         Some((RuleList::PolicyEnd(owner, name), _)) => {
             let policy = policy_of(config, tenant, *owner, name)?;
-            (RuleList::Policy(*owner, name.clone()), None, policy.at.clone())
+            (RuleList::Policy(*owner, name.clone()), None, policy.at.clone(), Action::Pass)
         }
         None => {
             let endpoint = tenant.networks.get(&network.key)?.endpoint(&denied.endpoint)?;
-            let groups = || endpoint.groups.iter().filter_map(|name| tenant.groups.get(name));
+            // The first egress rule of a group may be the end of what its members may send where networks are open.
+            let is_open = |network: &eastgate_config::Network| network.egress_default == EgressDefault::Open;
+            let closes = denied.direction == Direction::Egress && tenant.networks.values().any(is_open);
+            let groups = || {
+                let named = endpoint.groups.iter().filter_map(|name| tenant.groups.get(name));
+                named.filter(|group| !is_made(&group.name) && (!closes || group.has_egress_rules()))
+            };
             let group = groups().find(|group| group.stateful).or_else(|| groups().next())?;
-            (RuleList::Group(group.name.clone()), None, group.at.clone())
+            (RuleList::Group(group.name.clone()), None, group.at.clone(), Action::Allow)
         }
         Some(_) => return None,
     };
-    let rule = rule(request, denied.peer, &at);
+    let rule = Rule { action, ..rule(asked, denied.peer, &at) };
     Some(Change { list, direction: denied.direction, before, rule, at })
+}
+
+/// Whether it stands for filters, and is written in no file.
+fn is_made(name: &str) -> bool {
+    name.contains(':')
 }
 
 fn policy_of<'c>(
@@ -208,7 +228,8 @@ impl Change {
             rule += &format!(", {side} = \"{address}\"");
         }
         if matches!(self.list, RuleList::Policy(..)) {
-            rule += ", action = \"allow\"";
+            let action = if self.rule.action == Action::Pass { "pass" } else { "allow" };
+            rule += &format!(", action = \"{action}\"");
         }
         Remedy { place, rule: rule + " }", at: self.at.to_string() }
     }

@@ -23,6 +23,7 @@ use crate::snapshot::Endpoint;
 impl<'a> Walk<'a> {
     /// The steps as far as the packet got, each with what the configuration has to do with it.
     pub(super) fn tell(&mut self, sender: &Sender<'a>, frame: &[u8], live: Option<&Opened>, fate: &Fate) {
+        self.is_live = live.is_some();
         let dst = self.network.at_address(self.request.dst).map(|(endpoint, _)| endpoint);
         let refused = if fate.arrived() { None } else { fate.drops.first().cloned() };
         let ends_at = refused.as_ref().map_or(usize::MAX, |(_, reason)| rank(*reason));
@@ -255,6 +256,10 @@ impl<'a> Walk<'a> {
         peer: Addr,
         explained: &Explanation<'_>,
     ) {
+        if self.is_live {
+            // It is decided as a packet of its flow, and not as one that begins one.
+            return;
+        }
         let rule = explained.decision.rule.and_then(|rule| self.network.rules.get(rule.0));
         let by = rule.map(|rule| (rule.list.clone(), rule.number));
         self.denied = Some(Denied { endpoint: endpoint.name.clone(), direction, peer, by });

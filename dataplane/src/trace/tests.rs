@@ -179,6 +179,7 @@ fn a_frame_is_the_packet_that_it_carries() {
             expected: None,
             unreplied: false,
             denied: None,
+            is_live: false,
             steps: Vec::new(),
         };
         let frame = walk.shape(&walk.sender().unwrap(), None).build().unwrap();

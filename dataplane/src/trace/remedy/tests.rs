@@ -148,8 +148,9 @@ egress = [{ action = "reject", proto = "tcp", ports = "5000-6000", to = "any" }]
     assert_eq!(
         told(&text, &denied),
         [
-            r#"{ proto = "tcp", ports = 5432, to = "10.1.0.21", action = "allow" } in acme/policy late, before egress #1"#,
-            r#"{ proto = "tcp", ports = 5432, from = "10.1.0.11", action = "allow" } in policy guard, before ingress #2"#,
+            r#"{ proto = "tcp", ports = 5432, to = "10.1.0.21", action = "pass" } in acme/policy late, before egress #1"#,
+            r#"{ proto = "tcp", ports = 5432, from = "10.1.0.11", action = "pass" } in policy guard, before ingress #2"#,
+            r#"{ proto = "tcp", ports = 5432, from = "10.1.0.11" } in acme/db, ingress"#,
         ]
     );
     let at = &holds(&text, &denied)[1].at;
@@ -167,8 +168,26 @@ egress = [{ action = "allow", proto = "tcp", ports = 22, to = "any" }]
     assert_eq!(
         told(&end, &denied),
         [
-            r#"{ proto = "tcp", ports = 5432, to = "10.1.0.21", action = "allow" } in acme/policy only, egress"#,
-            r#"{ proto = "tcp", ports = 5432, from = "10.1.0.11", action = "allow" } in acme/policy only, ingress"#,
+            r#"{ proto = "tcp", ports = 5432, to = "10.1.0.21", action = "pass" } in acme/policy only, egress"#,
+            r#"{ proto = "tcp", ports = 5432, from = "10.1.0.11", action = "pass" } in acme/policy only, ingress"#,
+            r#"{ proto = "tcp", ports = 5432, from = "10.1.0.11" } in acme/db, ingress"#,
+        ]
+    );
+}
+
+/// A rule that closes what is open for others is none, nor is one that no file has room for.
+#[test]
+fn what_would_do_harm_is_not_told() {
+    let refused = request(17, ["10.1.0.11", "10.1.0.21"], 53, None);
+    let text = CONFIG
+        .replace("vni = 5001", "vni = 5001\negress_default = \"open\"")
+        .replace("groups = [\"web\"]", "groups = [\"a-base\", \"web\"]\nfilters = [\"no-ip-multicast\"]")
+        + "[tenant.acme.group.a-base]\ningress = [{ proto = \"icmp\", from = \"any\" }]\n";
+    assert_eq!(
+        told(&text, &refused),
+        [
+            r#"{ proto = "udp", ports = 53, to = "10.1.0.21" } in acme/web, egress"#,
+            r#"{ proto = "udp", ports = 53, from = "10.1.0.11" } in acme/db, ingress"#,
         ]
     );
 }
