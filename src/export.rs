@@ -208,7 +208,8 @@ impl Accountant {
 
     /// Another daemon tells from here on.
     pub fn follow_another(&mut self) {
-        self.of_before = self.live.drain().map(|((key, _), told)| (key, told)).collect();
+        // What the one before this has not taken over itself it may still have.
+        self.of_before.extend(self.live.drain().map(|((key, _), told)| (key, told)));
     }
 }
 

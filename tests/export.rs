@@ -263,6 +263,8 @@ fn collected(dataplane: &str) {
         );
     }
 
+    let mut known = events(&alpha);
+    wait_for("all lines are written", || lines_of(&file).is_superset(&numbers(&known)));
     // The daemon goes, and comes back.
     assert!(alpha.stop().success());
     wait_for("it waits for one", || fs::read_to_string(&log).unwrap().contains("waiting for one"));
@@ -276,18 +278,23 @@ fn collected(dataplane: &str) {
     let flows = collector.flows();
     assert_eq!(sums(flows.iter().map(of_nfdump)), records, "what nfcapd has, and what scapy has read");
 
-    let known: BTreeSet<u64> = events(&alpha).iter().map(|event| number(event, "seq")).collect();
-    wait_for("all lines are written", || seqs(&file).is_superset(&known));
+    known.extend(events(&alpha));
+    wait_for("all lines are written", || lines_of(&file).is_superset(&numbers(&known)));
     assert!(file.with_file_name("flows.json.1").exists());
 }
 
-/// The numbers of the events in a file and those before it.
-fn seqs(file: &Path) -> BTreeSet<u64> {
+/// What tells events apart: the next daemon begins to count anew.
+fn numbers(events: &[Value]) -> BTreeSet<(u64, u64)> {
+    events.iter().map(|event| (number(event, "time_ms"), number(event, "seq"))).collect()
+}
+
+/// Those of the events in a file and those before it.
+fn lines_of(file: &Path) -> BTreeSet<(u64, u64)> {
     let folder = fs::read_dir(file.parent().unwrap()).unwrap();
     let files = folder.map(|entry| entry.unwrap().path());
     let ours = files.filter(|path| path.to_string_lossy().starts_with(&*file.to_string_lossy()));
     let text: String = ours.map(|path| fs::read_to_string(path).unwrap()).collect();
-    text.lines().map(|line| number(&serde_json::from_str::<Value>(line).unwrap(), "seq")).collect()
+    numbers(&text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<_>>())
 }
 
 #[test]

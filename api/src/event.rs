@@ -145,10 +145,11 @@ pub struct EventRow {
     /// Of a flow that ended: its state
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
-    /// Of a flow: its number, which nothing else that this machine tells of these ends has, until the next boot
+    /// Of a flow: its number, which no other flow of these ends has, until the next boot
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<u64>,
-    /// Of a flow: when its first packet came, in milliseconds since 1970 (UTC)
+    /// Of a flow: when its first packet came, in milliseconds since 1970 (UTC); of one that was taken over from another daemon,
+    /// which the pipeline had begun, when that was
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun_ms: Option<u64>,
     /// Of a flow that ended: how long there was anything of it, in milliseconds: from its first packet to its last

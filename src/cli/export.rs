@@ -38,6 +38,8 @@ const PAGE: usize = MAX_ROWS;
 /// Flows told of at once, and how long a collector has then: sockets take some hundred messages
 const BURST: usize = 2_000;
 const PAUSE: Duration = Duration::from_millis(5);
+/// How long a collector refuses nothing before it is said to take records again
+const QUIET: Duration = Duration::from_secs(60);
 /// Between two attempts to find a daemon
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -166,6 +168,7 @@ struct Sender {
     socket: UdpSocket,
     encoder: Encoder,
     refused: Once,
+    refused_at: Option<Instant>,
 }
 
 impl Sender {
@@ -175,15 +178,26 @@ impl Sender {
         let anywhere = if collector.is_ipv4() { any_v4 } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         let socket = UdpSocket::bind(anywhere).context("no socket to send from")?;
         socket.connect(collector).with_context(|| format!("{collector} cannot be reached"))?;
-        Ok(Self { collector, socket, encoder: Encoder::new(domain), refused: Once::default() })
+        Ok(Self {
+            collector,
+            socket,
+            encoder: Encoder::new(domain),
+            refused: Once::default(),
+            refused_at: None,
+        })
     }
 
     fn send(&mut self, records: &[Record]) {
         for message in self.encoder.messages(records, now_ms() / 1000, Instant::now()) {
             // What an earlier one has met is told by the next, which is not sent then.
             match self.socket.send(&message) {
-                Ok(_) => self.refused.over("the collector takes records again"),
+                // Of a burst some are sent before the first is refused.
+                Ok(_) if self.refused_at.is_none_or(|at| at.elapsed() >= QUIET) => {
+                    self.refused.over("the collector takes records again");
+                }
+                Ok(_) => {}
                 Err(error) => {
+                    self.refused_at = Some(Instant::now());
                     let text = format!("{} does not take records, which are lost: {error}", self.collector);
                     self.refused.say(&text);
                     let _ = self.socket.send(&message);

@@ -157,9 +157,12 @@ fn what_another_daemon_takes_over_goes_on() {
     assert_eq!(counts(&accountant.alive(&anew, 200_000)), [(40000, 5, 500)]);
     accountant.end_round(200_000);
     accountant.follow_another();
-    for now in [300_000, 300_000 + TAKEN_OVER_WITHIN_MS] {
+    // One that is gone at once has taken over nothing.
+    accountant.follow_another();
+    assert_eq!(accountant.of_before.len(), 1);
+    for at in [300_000, 300_000 + TAKEN_OVER_WITHIN_MS] {
         accountant.begin_round();
-        accountant.end_round(now);
+        accountant.end_round(at);
     }
     assert!(accountant.of_before.is_empty());
 }

@@ -166,7 +166,8 @@ impl Shared {
     }
 
     /// Ends flows that began elsewhere and whose time is over, counts those that have ended, and gives up places that
-    /// are kept for nobody: a daemon before has left them. Makes answers anew that have ended. Called now and then, and looks at some of them each time.
+    /// are kept for nobody: a daemon before has left them. Called now and then, and looks at some of them each time. Makes
+    /// answers anew that have ended.
     pub fn sweep(&self, now: Instant) {
         let Some(fastpath) = self.fastpath.get() else { return };
         self.renew_answers(now);

@@ -1,4 +1,4 @@
-//! What would have to change for a packet to pass that the rules refuse: the narrowest rules that let it through, and where they belong.
+//! What would have to change for a packet to pass that the rules refuse: rules of its protocol, port and other end, and where they belong.
 //! Each is tried as the packet itself is, on the configuration with it, before anybody is told.
 
 use std::{net::IpAddr, sync::Arc};
@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 use eastgate_api::{Remedy, TraceRequest};
 use eastgate_config::{
     Action, Config, EgressDefault, IcmpMatch, Mode, Name, Peer, Place, PortRange, Position, Protocol, Rule,
-    SitePolicy, Tenant,
+    Tenant,
 };
 use eastgate_policy::rule::Direction;
 use eastgate_wire::{Addr, DropGroup, DropReason, Instant, names, view::proto};
@@ -170,35 +170,24 @@ fn rule(request: &TraceRequest, peer: Addr, at: &Place) -> Rule {
 
 impl Change {
     fn apply(&self, config: &mut Config, network: &Network) -> Option<()> {
-        let list = match &self.list {
+        let of_tenant = config.tenants.get_mut(&network.tenant.name)?;
+        let lists = match &self.list {
             RuleList::Policy(Owner::Site, name) => {
-                let site: &mut SitePolicy = Arc::make_mut(&mut config.site);
-                let policy = site.policies.get_mut(name)?;
-                if self.direction == Direction::Ingress { &mut policy.ingress } else { &mut policy.egress }
+                let policy = Arc::make_mut(&mut config.site).policies.get_mut(name)?;
+                [&mut policy.ingress, &mut policy.egress]
             }
-            list => {
-                let tenant: &mut Tenant = Arc::make_mut(config.tenants.get_mut(&network.tenant.name)?);
-                match list {
-                    RuleList::Group(name) => {
-                        let group = tenant.groups.get_mut(name)?;
-                        if self.direction == Direction::Ingress {
-                            &mut group.ingress
-                        } else {
-                            &mut group.egress
-                        }
-                    }
-                    RuleList::Policy(_, name) => {
-                        let policy = tenant.policies.get_mut(name)?;
-                        if self.direction == Direction::Ingress {
-                            &mut policy.ingress
-                        } else {
-                            &mut policy.egress
-                        }
-                    }
-                    _ => return None,
-                }
+            RuleList::Policy(Owner::Tenant, name) => {
+                let policy = Arc::make_mut(of_tenant).policies.get_mut(name)?;
+                [&mut policy.ingress, &mut policy.egress]
             }
+            RuleList::Group(name) => {
+                let group = Arc::make_mut(of_tenant).groups.get_mut(name)?;
+                [&mut group.ingress, &mut group.egress]
+            }
+            _ => return None,
         };
+        let [ingress, egress] = lists;
+        let list = if self.direction == Direction::Ingress { ingress } else { egress };
         list.insert(self.before.unwrap_or(list.len()).min(list.len()), self.rule.clone());
         Some(())
     }
