@@ -7,9 +7,7 @@ use std::{
 };
 
 use eastgate_api::{Changes, Named};
-use eastgate_config::{
-    AddressSet, Config, Endpoint, Group, Name, Network, Policy, Rule, SitePolicy, Template, Tenant,
-};
+use eastgate_config::{AddressSet, Config, Endpoint, Group, Name, Network, Policy, Rule, SitePolicy, Tenant};
 use eastgate_dataplane::trace::rule_text;
 use eastgate_wire::names;
 
@@ -54,8 +52,7 @@ fn add_tenant(changes: &mut Changes, name: &str, before: Option<&Tenant>, after:
     compare(&mut changes.networks, &path, networks(before), networks(after), same);
     compare(&mut changes.endpoints, &path, endpoints(before), endpoints(after), |a, b| a == b);
     compare(&mut changes.groups, &path, groups(before), groups(after), |a, b| a == b);
-    let lists = |it: &Group| [it.ingress.clone(), it.egress.clone()];
-    let mut rules = compare_lists(&path, groups(before), groups(after), lists);
+    let mut rules = compare_lists(&path, groups(before), groups(after), |it| [&it.ingress, &it.egress]);
     compare(&mut changes.sets, &path, sets(before), sets(after), |a, b| a == b);
     compare(&mut changes.policies, &path, policies(before), policies(after), |a, b| a == b);
     let path = format!("{path}policy ");
@@ -68,31 +65,35 @@ fn add_site(changes: &mut Changes, before: &SitePolicy, after: &SitePolicy) {
     compare(&mut changes.sets, "", before.sets.iter(), after.sets.iter(), |a, b| a == b);
     compare(&mut changes.templates, "", before.templates.iter(), after.templates.iter(), |a, b| a == b);
     compare(&mut changes.policies, "", before.policies.iter(), after.policies.iter(), |a, b| a == b);
-    let lists = |it: &Template| [it.ingress.clone(), it.egress.clone()];
-    let rules = compare_lists("template ", before.templates.iter(), after.templates.iter(), lists);
+    let (of_before, of_after) = (before.templates.iter(), after.templates.iter());
+    let rules = compare_lists("template ", of_before, of_after, |it| [&it.ingress, &it.egress]);
     append(&mut changes.rules, rules);
     let rules = compare_lists("policy ", before.policies.iter(), after.policies.iter(), policy_lists);
     append(&mut changes.rules, rules);
 }
 
-fn policy_lists(policy: &Policy) -> [Vec<Rule>; 2] {
-    [policy.ingress.clone(), policy.egress.clone()]
+const fn policy_lists(policy: &Policy) -> [&Vec<Rule>; 2] {
+    [&policy.ingress, &policy.egress]
 }
+
+static NOTHING: Vec<Rule> = Vec::new();
 
 /// What changed in the rules of things by name.
 fn compare_lists<'a, T: PartialEq + 'a>(
     path: &str,
     before: impl Iterator<Item = (&'a Name, &'a T)>,
     after: impl Iterator<Item = (&'a Name, &'a T)>,
-    lists: impl Fn(&T) -> [Vec<Rule>; 2],
+    lists: impl Fn(&'a T) -> [&'a Vec<Rule>; 2],
 ) -> Named {
     let mut changes = Named::default();
     let mut both: BTreeMap<&Name, [Option<&T>; 2]> = BTreeMap::new();
     before.for_each(|(name, it)| both.entry(name).or_default()[0] = Some(it));
     after.for_each(|(name, it)| both.entry(name).or_default()[1] = Some(it));
     for (name, [before, after]) in both.into_iter().filter(|(_, [before, after])| before != after) {
-        let [before, after] = [before, after].map(|it| it.map(&lists).unwrap_or_default());
-        for (direction, (before, after)) in ["ingress", "egress"].into_iter().zip(before.iter().zip(&after)) {
+        let [before, after] = [before, after].map(|it| it.map_or([&NOTHING; 2], &lists));
+        for (direction, (before, after)) in
+            ["ingress", "egress"].into_iter().zip(before.into_iter().zip(after))
+        {
             append(&mut changes, compare_rules(&format!("{path}{name} {direction}"), before, after));
         }
     }

@@ -4,10 +4,13 @@
 
 mod common;
 
-use common::{Daemon, Sink, send_frame, site::*, wait_for};
+use std::{net::TcpStream, time::Duration};
+
+use common::{Daemon, Sink, bind_tcp, send_frame, site::*, wait_for};
 use eastgate_wire::MacAddr;
 use etherparse::PacketBuilder;
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 const DATAPLANES: [&str; 2] = ["ebpf", "userspace"];
 
@@ -255,6 +258,74 @@ fn datagram6(to: (u8, MacAddr), sport: u16, port: u16) -> Vec<u8> {
         .write(&mut frame, &u64::from(sport).to_be_bytes())
         .unwrap();
     frame
+}
+
+/// What the group lets in, and a policy takes away again but for what it names.
+const BUT_GROUP: &str = r#"ingress = [
+  { proto = "udp", ports = "7200-7201", from = "any" },
+  { proto = "tcp", ports = 7202, from = "any" },"#;
+const BUT: &str = r#"
+[tenant.acme.policy.but]
+applies_to = "tenant"
+ingress = [
+  { action = "deny", proto = "udp", ports = 7200, from = "any", own = "10.1.0.21", not = ["own"] },
+  { action = "deny", proto = "udp", ports = 7201, from = "any", dscp = "ef", not = ["dscp"] },
+  { action = "deny", proto = "tcp", ports = 7202, from = "any", tcp_flags = "syn/syn,ece,cwr", not = ["tcp_flags"] },
+]
+"#;
+/// Expedited forwarding (RFC 3246), in the byte that has ECN, too
+const EF: u32 = 46 << 2;
+
+/// Sockets of Linux, which sets DSCP and, in what opens a connection, the flags of ECN where it is told to.
+#[test]
+fn all_but_what_is_written_with_real_traffic() {
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        site.rewrite(|text| text.replacen("ingress = [", BUT_GROUP, 1) + BUT);
+        let [alpha, beta] = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
+        for (n, (to, _)) in RECEIVERS.into_iter().enumerate() {
+            let (space, daemon) = ([&site.web2, &site.db1][n], [&alpha, &beta][n]);
+            let sinks = [7200, 7201].map(|port| Sink::start(space, udp(to, port)));
+            let listener = space.enter(|| bind_tcp(tcp(to, 7202)));
+            let send = |tos: u32, port: u16| {
+                site.web1.enter(|| {
+                    for flow in 0..FLOWS {
+                        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+                        socket.set_tos_v4(tos).unwrap();
+                        socket.send_to(&flow.to_be_bytes(), &udp(to, port).into()).unwrap();
+                    }
+                });
+            };
+            let connect = |ecn: &str| {
+                site.web1.enter(|| {
+                    // Linux would try without it once nobody answers.
+                    std::fs::write("/proc/sys/net/ipv4/tcp_ecn_fallback", "0").unwrap();
+                    std::fs::write("/proc/sys/net/ipv4/tcp_ecn", ecn).unwrap();
+                    TcpStream::connect_timeout(&tcp(to, 7202), Duration::from_millis(1500)).is_ok()
+                })
+            };
+            send(0, 7200);
+            send(EF, 7201);
+            let own = if n == 0 { 0 } else { FLOWS };
+            wait_for(&format!("{dataplane}: EF arrives at {to}"), || sinks[1].count() == FLOWS);
+            wait_for(&format!("{dataplane}: {own} arrive at {to}"), || sinks[0].count() == own);
+            send(0, 7201);
+            assert!(!connect("1"), "{dataplane}: a SYN with ECE and CWR");
+            wait_for(&format!("{dataplane}: a SYN alone"), || connect("0"));
+            for (rule, least, most) in [
+                ("acme/policy but ingress #1", FLOWS - own, FLOWS - own),
+                ("acme/policy but ingress #2", FLOWS, FLOWS),
+                // As often as Linux tries
+                ("acme/policy but ingress #3", 1, 5),
+            ] {
+                wait_for(&format!("{dataplane}: {rule} at {to}"), || {
+                    (least..=most).contains(&refused(daemon, rule))
+                });
+            }
+            assert_eq!([sinks[0].count(), sinks[1].count()], [own, FLOWS], "{dataplane}: at {to}");
+            drop(listener);
+        }
+    }
 }
 
 /// A filter by libvirt's name is rules like others: the programs decide by them, and tell by which.

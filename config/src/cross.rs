@@ -330,7 +330,7 @@ impl<'f> Whole<'f> {
             for group in tenant.groups.values().filter(|group| !group.stateful) {
                 let like = group.like.iter().filter_map(|name| templates?.get(name));
                 let rules = like.flat_map(|template| template.ingress.iter().chain(&template.egress));
-                for rule in rules.chain(&group.ingress).chain(&group.egress) {
+                for rule in rules.chain(&*group.ingress).chain(&*group.egress) {
                     let limit = rule.limits.as_ref().map(|_| Problem::LimitStateless {});
                     let helper = rule.helper.map(|_| Problem::HelperStateless {});
                     for problem in limit.into_iter().chain(helper) {

@@ -232,10 +232,10 @@ pub struct Group {
     pub wide: bool,
     /// The tenants whose rules may name it beside its own tenant's.
     pub shared_with: Vec<Name>,
-    /// What members may receive, in the order written.
-    pub ingress: Vec<Rule>,
-    /// What members may send, in the order written.
-    pub egress: Vec<Rule>,
+    /// What members may receive, in the order written. Shared by all readings of a file in which it did not change.
+    pub ingress: Arc<Vec<Rule>>,
+    /// What members may send, likewise.
+    pub egress: Arc<Vec<Rule>>,
 }
 
 /// One rule: what it does with what matches all its parts. A group's rules allow.

@@ -174,7 +174,7 @@ impl SitePolicy {
 impl Tenant {
     /// All rules that it has written
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
-        let of_groups = self.groups.values().flat_map(|group| group.ingress.iter().chain(&group.egress));
+        let of_groups = self.groups.values().flat_map(|group| group.ingress.iter().chain(&*group.egress));
         of_groups.chain(self.policies.values().flat_map(Policy::rules))
     }
 

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to report")]
 
-use std::{hint::black_box, net::Ipv4Addr};
+use std::{hint::black_box, net::Ipv4Addr, sync::Arc};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use eastgate_policy::{
@@ -61,7 +61,7 @@ fn by_port(n: u32) -> Source {
 fn one_endpoint(ingress: Vec<Rule>) -> Source {
     let addresses = vec![(Addr::v4([10, 0, 0, 1]), 128)];
     Source {
-        groups: vec![Group { ingress, egress: vec![] }],
+        groups: vec![Group { ingress, egress: vec![] }.into()],
         endpoints: vec![EndpointRules::of_groups(addresses, vec![GroupId(0)])],
     }
 }
@@ -70,14 +70,14 @@ fn one_endpoint(ingress: Vec<Rule>) -> Source {
 fn behind_tiers(n: u32) -> Source {
     let mut source = by_prefix(n);
     let last = source.groups.clone();
-    for rule in source.groups.iter_mut().flat_map(|group| &mut group.ingress) {
+    for rule in source.groups.iter_mut().flat_map(|group| &mut Arc::make_mut(group).ingress) {
         rule.then = Then::Pass;
     }
     let before = source.groups.clone();
     source.groups = [vec![before; MAX_TIERS - 1], vec![last]].concat().concat();
     let tiers = (0..MAX_TIERS as u32).map(|group| Tier { groups: vec![GroupId(group)], end: TierEnd::Pass });
     for endpoint in &mut source.endpoints {
-        endpoint.ingress = std::sync::Arc::new(tiers.clone().collect());
+        endpoint.ingress = Arc::new(tiers.clone().collect());
     }
     source
 }
@@ -90,7 +90,7 @@ fn small(seed: u32) -> Source {
     let web = vec![rule(0, Peer::Any, tcp(80)), rule(1, Peer::Any, tcp(443)), rule(2, office, tcp(22))];
     let app = vec![rule(4, Peer::Group(GroupId(0)), tcp(8080)), rule(5, office, tcp(22))];
     let db = vec![rule(7, Peer::Group(GroupId(1)), tcp(5432)), rule(8, office, tcp(22))];
-    let group = |ingress, id| Group { ingress, egress: vec![any(id)] };
+    let group = |ingress, id| Group { ingress, egress: vec![any(id)] }.into();
     Source {
         groups: vec![group(web, 3), group(app, 6), group(db, 9)],
         endpoints: (0..10).map(|e| EndpointRules::of_groups(addresses(e), vec![GroupId(e % 3)])).collect(),

@@ -19,19 +19,23 @@
 //!
 //! All tables are flat arrays of plain integers, and the eBPF side reads the same ones ([`words`]).
 
+use std::sync::Arc;
+
 use eastgate_wire::{Addr, EndpointId};
 
 use self::{
     address::AddressMap,
+    build::Peers,
     intervals::{ListId, Lists, Point},
     numbers::Numbers,
 };
-use crate::rule::{Decision, Direction, GroupId, MAX_TIERS, Probe, RuleId, Source, Then, Verdict};
+use crate::rule::{Decision, Direction, GroupId, MAX_TIERS, Probe, Rule, RuleId, Source, Then, Verdict};
 
 pub(crate) mod address;
 mod build;
 pub(crate) mod intervals;
 mod numbers;
+mod rebuild;
 mod search;
 pub mod words;
 
@@ -129,8 +133,8 @@ impl TierListId {
 #[derive(Debug)]
 pub struct Compiled {
     /// Endpoint -> tier list for ingress and for egress
-    endpoints: Box<[[TierListId; 2]]>,
-    tier_lists: Box<[[Tier; MAX_TIERS]]>,
+    endpoints: Arc<[[TierListId; 2]]>,
+    tier_lists: Arc<[[Tier; MAX_TIERS]]>,
     /// Ruleset -> where its rules begin in `rules`
     rulesets: Box<[u32]>,
     rules: Box<[Outcome]>,
@@ -151,8 +155,12 @@ pub struct Compiled {
     further: Box<[Entry]>,
     lists: Lists,
     depth: u32,
-    /// What the numbers stand for, for the compilation that follows
+    /// For the compilation that follows: what the numbers stand for,
     numbers: Numbers,
+    /// whom rules can be about as things are,
+    peers: Arc<Peers>,
+    /// and the table entries that were counted.
+    spent: usize,
 }
 
 /// A tier's ruleset, with [`words::END_PASSES`] where it passes at its end; or [`words::NO_TIER`]
@@ -203,7 +211,7 @@ pub struct Stats {
     pub depth: usize,
     /// (ruleset, identity) pairs that have rules of their own
     pub entries: usize,
-    /// Distinct interval lists
+    /// Distinct interval lists, some of them possibly left over from compilations before
     pub lists: usize,
     /// Intervals in them
     pub intervals: usize,
@@ -239,12 +247,17 @@ impl Compiled {
         build::build(source, None, &mut Budget { limit, left: limit })
     }
 
-    /// Compiles a network's policy that takes the place of another one: what is the same keeps its number, of rulesets,
-    /// tier lists and identities. Groups and endpoints must have the numbers that they had.
+    /// Compiles a network's policy that takes the place of another one, which came of the source beside it: what is the same
+    /// keeps its number, of rulesets, tier lists and identities. Groups and endpoints must have the numbers that they had.
+    ///
+    /// Where only rules of some groups have changed, what does not follow from these is taken over.
     ///
     /// # Errors
     /// [`CompileError`], with the rule or endpoint at fault.
-    pub fn compile_after(source: &Source, before: &Self) -> Result<Self, CompileError> {
+    pub fn compile_after(source: &Source, (known, before): (&Source, &Self)) -> Result<Self, CompileError> {
+        if let Some(rebuilt) = rebuild::rebuild(source, known, before) {
+            return Ok(rebuilt);
+        }
         let mut budget = Budget { limit: DEFAULT_ENTRY_LIMIT, left: DEFAULT_ENTRY_LIMIT };
         build::build(source, Some(before), &mut budget)
     }
@@ -402,7 +415,8 @@ impl Compiled {
                 + size_of_val(&*self.further)
                 + self.addresses.bytes()
                 + self.lists.bytes()
-                + self.numbers.bytes(),
+                + self.numbers.bytes()
+                + self.peers.bytes(),
         }
     }
 }
@@ -429,6 +443,10 @@ impl Tier {
 impl Outcome {
     const DENY: Self = Self { rule: RuleId(0), then: Then::Settle(Verdict::DENY).word() };
     const PASS: Self = Self { rule: RuleId(0), then: Then::Pass.word() };
+
+    const fn of(rule: &Rule) -> Self {
+        Self { rule: rule.id, then: rule.then.word() }
+    }
 }
 
 impl IdentityRow {

@@ -236,8 +236,8 @@ pub struct EndpointRules {
 /// One network's policy.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Source {
-    /// The groups; [`GroupId`] is the index.
-    pub groups: Vec<Group>,
+    /// The groups; [`GroupId`] is the index. One that is as it was may be the same allocation, which is seen at once.
+    pub groups: Vec<Arc<Group>>,
     /// The endpoints; [`eastgate_wire::EndpointId`] is the index.
     pub endpoints: Vec<EndpointRules>,
 }
@@ -403,6 +403,11 @@ impl Probe {
 }
 
 impl Group {
+    /// The rules of both directions.
+    pub fn all_rules(&self) -> impl Iterator<Item = &Rule> {
+        self.ingress.iter().chain(&self.egress)
+    }
+
     /// The rules of one direction.
     #[must_use]
     pub fn rules(&self, direction: Direction) -> &[Rule] {

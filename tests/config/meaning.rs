@@ -20,7 +20,7 @@ fn rules(rules: &str) -> Vec<Rule> {
         "[host.alpha]\nvtep = \"172.31.0.1\"\ndevice = \"eth0\"\n[tenant.t.network.n]\nvni = 1\n\
          subnets = [\"10.1.0.0/24\"]\nhosts = [\"alpha\"]\n[tenant.t.group.g]\ningress = [{rules}]\n"
     );
-    load(&text).tenants["t"].groups["g"].ingress.clone()
+    load(&text).tenants["t"].groups["g"].ingress.to_vec()
 }
 
 fn rule(text: &str) -> Rule {

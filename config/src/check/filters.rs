@@ -3,7 +3,7 @@
 //!
 //! The groups have names that nobody can write. An endpoint is in those whose policies are to apply to it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use eastgate_wire::Family;
 use ipnet::IpNet;
@@ -220,8 +220,9 @@ impl Made {
         let mut group = empty(name.clone(), at.clone());
         match kind {
             Kind::Accept { family, outgoing } => {
-                group.ingress.push(rule(Action::Allow, family, Peer::Any));
-                group.egress.extend(outgoing.then(|| rule(Action::Allow, family, Peer::Any)));
+                let accept = vec![rule(Action::Allow, family, Peer::Any)];
+                group.egress = Arc::new(if outgoing { accept.clone() } else { Vec::new() });
+                group.ingress = Arc::new(accept);
             }
             Kind::Deny(family) => {
                 let deny = vec![rule(Action::Deny, family, Peer::Any)];
@@ -272,7 +273,7 @@ pub(super) fn empty(name: Name, at: Place) -> Group {
         stateful: true,
         wide: false,
         shared_with: Vec::new(),
-        ingress: Vec::new(),
-        egress: Vec::new(),
+        ingress: Arc::default(),
+        egress: Arc::default(),
     }
 }

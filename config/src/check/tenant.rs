@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     leaf::{Action, Mode},
-    model::{Group, Name, Peer, Tenant},
+    model::{Group, Name, Peer, Rule, Tenant},
     place::Place,
     policies::{AddressSet, Policy},
     problem::Problem,
@@ -21,9 +21,23 @@ use crate::{
     values::{List, NameText},
 };
 
-/// What a tenant's endpoints came to: where neither an endpoint nor what it is held against has changed, it comes to the same
-/// again.
-pub(super) type Checked = endpoint::Endpoints;
+/// What a tenant's endpoints and groups came to: where neither one of them nor what it is held against has changed, it comes
+/// to the same again.
+#[derive(Debug)]
+pub(super) struct Checked {
+    endpoints: endpoint::Endpoints,
+    /// In the order of their names
+    groups: Vec<GroupRules>,
+}
+
+/// The rules of a group as it says itself.
+#[derive(Clone, Debug)]
+struct GroupRules {
+    /// Ingress, egress
+    lists: [Arc<Vec<Rule>>; 2],
+    /// Nothing was reported of them, and nothing follows from them outside the tenant.
+    reusable: bool,
+}
 
 /// Checks a tenant; `before` is what its tables were when they were read last, and what came of them.
 pub(super) fn check(
@@ -34,16 +48,21 @@ pub(super) fn check(
 ) -> (Tenant, Claims, Checked) {
     let mut claims = Claims::default();
     let mut names = Names::of_tenant(&name.value, &table.group.value, &table.set.value);
-    let mut variables = Variables::of(&table.group.value, reader);
-    let mut groups = groups(&table.group.value, &mut variables, &mut names, &mut claims, reader);
+    let known = known_rules(table, before);
+    let is_known = |at: usize| known.get(at).is_some_and(Option::is_some);
+    let mut variables = Variables::of(&table.group.value, is_known, reader);
+    let rules = group_rules(&table.group.value, &known, &mut variables, &mut names, reader);
+    let mut groups = groups(&table.group.value, &rules, &mut claims, reader);
     variables.include(&mut groups, &mut names, reader);
     let parts = policy::Parts::of(table);
     let mut policies = policy::check_all(&table.policy.value, Some(&parts), &mut names, reader);
     let sets = table.set.value.iter().map(|(name, table)| set(name, table, &mut claims, reader)).collect();
     let mut made = Made::default();
-    let checked = endpoint::check_all(&name.value, table, before, &mut made, reader);
+    let known = before.map(|(known, checked)| (known, &checked.endpoints));
+    let checked = endpoint::check_all(&name.value, table, known, &mut made, reader);
     claims.endpoints = checked.all.iter().map(|endpoint| endpoint.claim.clone()).collect();
     let mut endpoints = endpoint::by_network(&checked.all);
+    let checked = Checked { endpoints: checked, groups: rules };
     variables.apply(&table.endpoint.value, &mut endpoints, &mut groups, &mut names, reader);
     claims.elsewhere = names.named_elsewhere();
     unused_groups(&groups, &policies, &table.group.value, &table.endpoint.value, reader);
@@ -73,18 +92,63 @@ pub(super) fn check(
     (tenant, claims, checked)
 }
 
-fn groups(
+/// Whether whom rules can name in their own tenant is the same.
+fn names_same_peers(before: &TenantTable, now: &TenantTable) -> bool {
+    fn names<T>(named: &Named<T>) -> impl Iterator<Item = &Name> {
+        named.iter().map(|(name, _)| &name.value)
+    }
+    names(&before.group.value).eq(names(&now.group.value))
+        && names(&before.set.value).eq(names(&now.set.value))
+}
+
+/// The rules of each group that come to the same as before.
+fn known_rules<'b>(
+    table: &TenantTable,
+    before: Option<(&TenantTable, &'b Checked)>,
+) -> Vec<Option<&'b GroupRules>> {
+    let Some((known, checked)) = before.filter(|(known, _)| names_same_peers(known, table)) else {
+        return Vec::new();
+    };
+    let both = table.group.value.iter().zip(&known.group.value).zip(&checked.groups);
+    let same = both.map(|(((_, now), (_, before)), rules)| {
+        Some(rules).filter(|rules| rules.reusable && Arc::ptr_eq(now, before))
+    });
+    same.collect()
+}
+
+/// The rules of each group, some of which are known.
+fn group_rules(
     tables: &Named<GroupTable>,
+    known: &[Option<&GroupRules>],
     variables: &mut Variables<'_>,
     names: &mut Names<'_>,
+    reader: &mut Reader,
+) -> Vec<GroupRules> {
+    let mut all = Vec::with_capacity(tables.len());
+    for (at, (name, table)) in tables.iter().enumerate() {
+        if let Some(known) = known.get(at).copied().flatten() {
+            all.push(known.clone());
+            continue;
+        }
+        let so_far = (reader.found.count(), names.elsewhere.len());
+        let mut lists = variables.rules(at, names, reader);
+        among_members(&mut lists, &name.value, table, reader);
+        let reusable = !variables.are_in(at) && so_far == (reader.found.count(), names.elsewhere.len());
+        all.push(GroupRules { lists: lists.map(Arc::new), reusable });
+    }
+    all
+}
+
+fn groups(
+    tables: &Named<GroupTable>,
+    rules: &[GroupRules],
     claims: &mut Claims,
     reader: &mut Reader,
 ) -> BTreeMap<Name, Group> {
     let mut groups = BTreeMap::new();
-    for (at, (name, table)) in tables.iter().enumerate() {
-        let [ingress, egress] = variables.rules(at, names, reader);
+    for ((name, table), GroupRules { lists: [ingress, egress], .. }) in tables.iter().zip(rules) {
         let like = table.like.good().into_iter().flat_map(|list| &list.value.0);
-        let mut group = Group {
+        let group = Group {
             name: name.value.clone(),
             at: reader.place(name.span),
             description: table.description.good().map(|text| text.value.clone()),
@@ -95,22 +159,20 @@ fn groups(
             stateful: table.stateful.value,
             wide: table.prefix_pairs.value,
             shared_with: shared_with(&table.shared_with.value, claims, reader),
-            ingress,
-            egress,
+            ingress: ingress.clone(),
+            egress: egress.clone(),
         };
-        among_members(&mut group, &name.value, table, reader);
         groups.insert(name.value.clone(), group);
     }
     groups
 }
 
 /// Adds the rules by which members of a group send each other anything, where it admits them.
-pub(super) fn among_members(group: &mut Group, members_of: &Name, table: &GroupTable, reader: &Reader) {
-    if group.admits_members {
-        let (members, at) = (Peer::Group(members_of.clone()), reader.place(table.admit_members.span));
+pub(super) fn among_members(lists: &mut [Vec<Rule>; 2], group: &Name, table: &GroupTable, reader: &Reader) {
+    if table.admit_members.value {
+        let (members, at) = (Peer::Group(group.clone()), reader.place(table.admit_members.span));
         let among_members = rule::all_of(Action::Allow, None, members, at);
-        group.ingress.push(among_members.clone());
-        group.egress.push(among_members);
+        lists.iter_mut().for_each(|list| list.push(among_members.clone()));
     }
 }
 
@@ -167,7 +229,7 @@ fn unused_groups(
         used.extend(included.filter(|included| **included != *name.value));
     }
     for group in groups.values() {
-        let named = group.ingress.iter().chain(&group.egress).flat_map(rule::groups_named);
+        let named = group.ingress.iter().chain(&*group.egress).flat_map(rule::groups_named);
         used.extend(named.filter(|name| **name != *group.name));
         used.extend((!group.shared_with.is_empty()).then_some(&*group.name));
     }

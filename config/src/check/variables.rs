@@ -60,6 +60,8 @@ struct Of<'t> {
     table: &'t GroupTable,
     /// The variables in its own rules, and where each is first
     uses: BTreeMap<&'t str, Span>,
+    /// There are some, or what only looks like one.
+    any: bool,
     gives: Env<'t>,
     /// What an endpoint must give that is in it, by it or by what it includes
     lacks: Option<Lack<'t>>,
@@ -80,15 +82,17 @@ struct Body<'t> {
 }
 
 impl<'t> Variables<'t> {
-    /// Of a tenant with these groups.
-    pub(super) fn of(tables: &'t Named<GroupTable>, reader: &mut Reader) -> Self {
+    /// Of a tenant with these groups; by their places, some are known to have no variables in their rules.
+    pub(super) fn of(
+        tables: &'t Named<GroupTable>,
+        without: impl Fn(usize) -> bool,
+        reader: &mut Reader,
+    ) -> Self {
         let includes = Includes::of(tables, reader);
-        let groups = tables.iter().map(|(name, table)| Of {
-            name,
-            table,
-            uses: uses(table, reader),
-            gives: table.variables.good().map(|given| env(&given.value.0)).unwrap_or_default(),
-            lacks: None,
+        let groups = tables.iter().enumerate().map(|(at, (name, table))| {
+            let (uses, any) = if without(at) { Default::default() } else { uses(table, reader) };
+            let gives = table.variables.good().map(|given| env(&given.value.0)).unwrap_or_default();
+            Of { name, table, uses, any, gives, lacks: None }
         });
         Self {
             groups: groups.collect(),
@@ -97,6 +101,11 @@ impl<'t> Variables<'t> {
             made: BTreeMap::new(),
             left: Some(MOST_MADE),
         }
+    }
+
+    /// Whether any are in the rules of a group, or what only looks like one.
+    pub(super) fn are_in(&self, group: usize) -> bool {
+        self.groups.get(group).is_some_and(|of| of.any)
     }
 
     /// The good rules of a group as it says itself. Where it leaves a variable to others, it has none: nobody has it so.
@@ -155,7 +164,12 @@ impl<'t> Variables<'t> {
         reader: &mut Reader,
     ) {
         for at in 0..self.groups.len() {
-            let Some((name, table)) = self.groups.get(at).map(|of| (of.name, of.table)) else { continue };
+            let Some(of) = self.groups.get(at) else { continue };
+            let (name, table) = (of.name, of.table);
+            // Most have nothing to do with any of this.
+            if table.include.value.items.is_empty() && of.uses.is_empty() && of.gives.is_empty() {
+                continue;
+            }
             let Some(bodies) = self.bodies(at, &Env::new()) else {
                 let what = format!("`{}` comes to more than {MOST} groups by what it includes", name.value);
                 reader.report(Problem::IncludeDeep { what }, table.include.span);
@@ -335,8 +349,10 @@ impl<'t> Variables<'t> {
                 return None;
             }
             let like = groups.get(&written.value)?.clone();
-            let [ingress, egress] = self.rules_with(body.group, &body.values, names, reader);
-            let mut group = Group {
+            let mut lists = self.rules_with(body.group, &body.values, names, reader);
+            among_members(&mut lists, &written.value, table, reader);
+            let [ingress, egress] = lists.map(Arc::new);
+            let group = Group {
                 name: name.clone(),
                 made_of: Some(written.value.clone()),
                 includes: Vec::new(),
@@ -346,7 +362,6 @@ impl<'t> Variables<'t> {
                 egress,
                 ..like
             };
-            among_members(&mut group, &written.value, table, reader);
             groups.insert(name.clone(), group);
         }
         Some(name)
@@ -390,11 +405,13 @@ fn text(values: &Values) -> String {
     all.join(",")
 }
 
-/// The variables in a group's rules, and where each is first. What only looks like one is reported.
-fn uses<'t>(table: &'t GroupTable, reader: &mut Reader) -> BTreeMap<&'t str, Span> {
-    let mut found = BTreeMap::new();
+/// The variables in a group's rules, and where each is first; and whether there was any, or what only looks like one, which is
+/// reported.
+fn uses<'t>(table: &'t GroupTable, reader: &mut Reader) -> (BTreeMap<&'t str, Span>, bool) {
+    let (mut found, mut any) = (BTreeMap::new(), false);
     let rules = table.ingress.value.items.iter().chain(&table.egress.value.items);
     for (word, span) in rules.flat_map(|rule| words(&rule.value)) {
+        any = true;
         let name = word.strip_prefix('$').unwrap_or_default();
         if is_variable_name(name) {
             found.entry(name).or_insert(span);
@@ -402,7 +419,7 @@ fn uses<'t>(table: &'t GroupTable, reader: &mut Reader) -> BTreeMap<&'t str, Spa
             reader.report(Problem::BadVariable { text: word.to_owned() }, span);
         }
     }
-    found
+    (found, any)
 }
 
 /// What of a rule begins with `$`, where variables are heeded

@@ -1,27 +1,26 @@
 //! From the groups and policies of a tenant's configuration, and what the site lays down over them, to the rules that the
 //! policy crate compiles, and back from a rule's number to its name and place.
 
+mod in_order;
+mod numbering;
 mod source;
 mod tiers;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher as _},
     sync::Arc,
 };
 
 pub use eastgate_api::RuleRef;
-use eastgate_config::{
-    self as config, AddressSet, Config, EgressDefault, Mode, Name, Place, PolicyEnd, Position, SitePolicy,
-    Tenant,
-};
+use eastgate_config::{self as config, AddressSet, Config, Name, Place, Position, SitePolicy, Tenant};
 use eastgate_conntrack::flow::SourceLimits;
-use eastgate_policy::rule::{Direction, GroupId};
-use eastgate_wire::{Addr, Rate};
+use eastgate_policy::rule::{Direction, Group, GroupId};
+use eastgate_wire::Addr;
 use ipnet::IpNet;
 
 pub(super) use self::source::multicast;
-use self::tiers::parts;
+use self::{in_order::InOrder, numbering::Numbered, tiers::parts};
 
 /// A prefix in the 128-bit form that the pure crates use.
 #[must_use]
@@ -41,6 +40,8 @@ pub struct RuleTable {
     limits: BTreeMap<u32, SourceLimits>,
     /// Those of the tenant's groups, by name: most of what is looked up
     groups: BTreeMap<Name, GroupId>,
+    /// And what their rules are to the policy crate; the same as in the table before where nothing about them has changed
+    group_rules: BTreeMap<Name, Arc<Group>>,
     /// Whose rules they are; none of the empty table
     tenant: Option<Arc<Tenant>>,
     /// What it is compiled with beside itself
@@ -55,13 +56,6 @@ type Lists<'c> = [&'c [config::Rule]; 2];
 
 /// Stands for a rule: its list, direction and text, and which of several equal ones it is; or for the prefixes of a set.
 type Digest = [u64; 2];
-
-/// The rules of a list as they are written: ingress, egress.
-#[derive(Debug, Default)]
-struct Numbered {
-    numbers: [Vec<u32>; 2],
-    digests: [Vec<Digest>; 2],
-}
 
 /// Numbers that are given before all are given anew, for each that is in use
 pub(super) const SPARSE: usize = 4;
@@ -151,7 +145,7 @@ impl RuleTable {
             table.rules.resize_with(before.rules.len(), || None);
         }
         table.add_lists(tenant, before);
-        let named = table.rules_over(tenant).flat_map(|(_, rule)| &rule.peers);
+        let named = table.lists.values().flat_map(|numbered| &numbered.named);
         let tenants = named.filter_map(|peer| match peer {
             config::Peer::GroupOf(tenant, _) | config::Peer::SetOf(tenant, _) => Some(tenant),
             _ => None,
@@ -160,32 +154,32 @@ impl RuleTable {
         table.others =
             others.filter_map(|name| Some((name.clone(), config.tenants.get(name)?.clone()))).collect();
         let mut next = before.map_or(0, Self::ids_end) as u32;
-        for part in table.parts_of(tenant) {
-            let id = before.and_then(|before| before.ids.get(&part).copied()).unwrap_or_else(|| {
+        let mut known = before.map(|before| InOrder::of(&before.ids));
+        let number = |part: Part| {
+            let known = known.as_mut().and_then(|known| known.get(&part).copied());
+            let id = known.unwrap_or_else(|| {
                 next += 1;
                 GroupId(next - 1)
             });
-            if let Part::Group(name, _) = &part {
-                table.groups.insert(name.clone(), id);
-            }
-            table.ids.insert(part, id);
-        }
+            (part, id)
+        };
+        table.ids = table.parts_of(tenant).into_iter().map(number).collect();
+        let groups = table.ids.iter().filter_map(|(part, id)| match part {
+            Part::Group(name, _) => Some((name.clone(), *id)),
+            _ => None,
+        });
+        table.groups = groups.collect();
+        table.expand_groups(tenant, before);
         table
-    }
-
-    /// All rules that may be asked about the tenant's endpoints, and whose they are
-    fn rules_over<'a>(&'a self, tenant: &'a Tenant) -> impl Iterator<Item = (Owner, &'a config::Rule)> {
-        let of_site = self.site.policies_for(tenant).flat_map(config::Policy::rules);
-        let of_templates = self.templates(tenant).flat_map(|it| it.ingress.iter().chain(&it.egress));
-        let of_site = of_site.chain(of_templates).map(|rule| (Owner::Site, rule));
-        of_site.chain(tenant.rules().map(|rule| (Owner::Tenant, rule)))
     }
 
     /// The templates that groups of the tenant start from
     pub fn templates<'a>(&'a self, tenant: &Tenant) -> impl Iterator<Item = &'a config::Template> {
-        let names: BTreeSet<Name> =
-            tenant.groups.values().flat_map(|group| group.like.iter().cloned()).collect();
-        names.into_iter().filter_map(|name| self.site.templates.get(&name))
+        Self::templates_of(tenant).into_iter().filter_map(|name| self.site.templates.get(&name))
+    }
+
+    fn templates_of(tenant: &Tenant) -> BTreeSet<Name> {
+        tenant.groups.values().flat_map(|group| group.like.iter().cloned()).collect()
     }
 
     /// The policies that may be asked about the tenant's endpoints, and whose they are
@@ -194,105 +188,11 @@ impl RuleTable {
         of_site.chain(tenant.policies.values().map(|policy| (Owner::Tenant, policy)))
     }
 
-    fn add_lists(&mut self, tenant: &Tenant, before: Option<&Self>) {
-        let site = self.site.clone();
-        for group in tenant.groups.values() {
-            let list = RuleList::Group(group.name.clone());
-            self.add_list(&list, [&group.ingress, &group.egress], before);
-        }
-        let templates: Vec<Name> = self.templates(tenant).map(|template| template.name.clone()).collect();
-        for template in templates.iter().filter_map(|name| site.templates.get(name)) {
-            let list = RuleList::Template(template.name.clone());
-            self.add_list(&list, [&template.ingress, &template.egress], before);
-        }
-        let of_site = site.policies_for(tenant).map(|policy| (Owner::Site, policy));
-        for (owner, policy) in of_site.chain(tenant.policies.values().map(|it| (Owner::Tenant, it))) {
-            let list = RuleList::Policy(owner, policy.name.clone());
-            self.add_list(&list, [&policy.ingress, &policy.egress], before);
-            if policy.end == PolicyEnd::Deny {
-                self.add_alone(RuleList::PolicyEnd(owner, policy.name.clone()), &policy.end_at, before);
-            }
-        }
-        for network in tenant.networks.values().filter(|it| it.egress_default == EgressDefault::Open) {
-            let list = RuleList::EgressDefault(network.name.clone());
-            self.add_alone(list, &network.egress_default_at, before);
-        }
-        if tenant.mode == Mode::Audit {
-            self.add_alone(RuleList::DefaultDeny, &tenant.mode_at, before);
-        }
-        for (endpoint, at) in site.excluded_of(&tenant.name) {
-            self.add_alone(RuleList::Excluded(endpoint.clone()), at, before);
-        }
-    }
-
-    fn add_list(&mut self, list: &RuleList, rules: Lists<'_>, before: Option<&Self>) {
-        let known = before.and_then(|before| before.lists.get(list));
-        // Most lists are as they were; only where they are written may be another place.
-        let same = known.filter(|_| before.and_then(|before| before.written(list)) == Some(rules));
-        let numbered = match same {
-            Some(same) => same.clone(),
-            None => Arc::new(self.number(list, rules, known.map(AsRef::as_ref))),
-        };
-        for ((direction, rules), numbers) in DIRECTIONS.into_iter().zip(rules).zip(&numbered.numbers) {
-            for ((rule, id), number) in rules.iter().zip(numbers).zip(1..) {
-                let at = rule.at.clone();
-                self.limits.extend(rule.limits.as_ref().map(|limits| (*id, source_limits(limits))));
-                self.set_info(*id, RuleInfo { list: list.clone(), direction: Some(direction), number, at });
-            }
-        }
-        self.lists.insert(list.clone(), numbered);
-    }
-
-    /// Numbers for the rules of a list: those that they had, or new ones.
-    fn number(&mut self, list: &RuleList, rules: Lists<'_>, before: Option<&Numbered>) -> Numbered {
-        let mut numbered = Numbered::default();
-        for (at, (direction, rules)) in DIRECTIONS.into_iter().zip(rules).enumerate() {
-            let known: HashMap<&Digest, u32> = before
-                .into_iter()
-                .flat_map(|before| before.digests[at].iter().zip(before.numbers[at].iter().copied()))
-                .collect();
-            let mut seen: HashMap<Digest, u32> = HashMap::new();
-            for rule in rules {
-                let text = digest(&(list, direction, text(rule)));
-                let which = seen.entry(text).or_default();
-                let digest = digest(&(text, *which));
-                *which += 1;
-                numbered.numbers[at].push(known.get(&digest).copied().unwrap_or_else(|| self.next_number()));
-                numbered.digests[at].push(digest);
-            }
-        }
-        numbered
-    }
-
-    /// What stands for one rule that no list has.
-    fn add_alone(&mut self, list: RuleList, at: &Place, before: Option<&Self>) {
-        let known = before.and_then(|before| before.lists.get(&list)).cloned();
-        let numbered = known.unwrap_or_else(|| {
-            let number = vec![self.next_number()];
-            Arc::new(Numbered { numbers: [number.clone(), number], digests: Default::default() })
-        });
-        if let Some(id) = numbered.numbers[0].first() {
-            self.set_info(*id, RuleInfo { list: list.clone(), direction: None, number: 1, at: at.clone() });
-        }
-        self.lists.insert(list, numbered);
-    }
-
-    fn next_number(&mut self) -> u32 {
-        self.rules.push(None);
-        self.rules.len() as u32 - 1
-    }
-
-    fn set_info(&mut self, id: u32, info: RuleInfo) {
-        if let Some(rule) = self.rules.get_mut(id as usize) {
-            *rule = Some(info);
-        }
-    }
-
     /// The rules of a list as they were written when the table was made; none of what stands for a rule.
     fn written(&self, list: &RuleList) -> Option<Lists<'_>> {
         let tenant = self.tenant.as_ref()?;
         match list {
-            RuleList::Group(name) => tenant.groups.get(name).map(|it| [&it.ingress[..], &it.egress]),
+            RuleList::Group(name) => tenant.groups.get(name).map(lists_of_group),
             RuleList::Template(name) => self.site.templates.get(name).map(|it| [&it.ingress[..], &it.egress]),
             RuleList::Policy(Owner::Site, name) => {
                 self.site.policies.get(name).map(|it| [&it.ingress[..], &it.egress])
@@ -307,11 +207,12 @@ impl RuleTable {
         }
     }
 
-    /// Everything that the policy's source has a number for
-    fn parts_of(&self, tenant: &Tenant) -> BTreeSet<Part> {
-        let mut all = BTreeSet::new();
-        all.extend(tenant.groups.values().map(|group| Part::Group(group.name.clone(), group.wide)));
-        all.extend(tenant.groups.values().flat_map(|group| {
+    /// Everything that the policy's source has a number for, sorted
+    fn parts_of(&self, tenant: &Tenant) -> Vec<Part> {
+        let groups = tenant.groups.values();
+        let mut all: Vec<Part> =
+            groups.clone().map(|group| Part::Group(group.name.clone(), group.wide)).collect();
+        all.extend(groups.flat_map(|group| {
             group.like.iter().map(|template| Part::Template(template.clone(), group.stateful))
         }));
         for (owner, policy) in self.policies(tenant) {
@@ -320,17 +221,21 @@ impl RuleTable {
                 all.extend(parts.map(|(at, _)| Part::Policy(owner, policy.name.clone(), direction, at)));
             }
         }
-        all.extend(self.lists.keys().filter_map(|list| match list {
-            RuleList::PolicyEnd(owner, name) => Some(Part::PolicyEnd(*owner, name.clone())),
-            RuleList::EgressDefault(name) => Some(Part::EgressDefault(name.clone())),
-            RuleList::DefaultDeny => Some(Part::DefaultDeny),
-            RuleList::Excluded(name) => Some(Part::Excluded(name.clone())),
-            RuleList::Group(_) | RuleList::Template(_) | RuleList::Policy(..) => None,
-        }));
-        let peers =
-            self.rules_over(tenant).flat_map(|(owner, rule)| rule.peers.iter().map(move |it| (owner, it)));
-        let peers = peers.filter(|(_, peer)| !matches!(peer, config::Peer::Group(_)));
-        all.extend(peers.filter_map(|(owner, peer)| self.named(tenant, owner, peer)));
+        for (list, numbered) in &self.lists {
+            let (owner, alone) = match list {
+                RuleList::PolicyEnd(owner, name) => (*owner, Some(Part::PolicyEnd(*owner, name.clone()))),
+                RuleList::EgressDefault(name) => (Owner::Tenant, Some(Part::EgressDefault(name.clone()))),
+                RuleList::DefaultDeny => (Owner::Tenant, Some(Part::DefaultDeny)),
+                RuleList::Excluded(name) => (Owner::Site, Some(Part::Excluded(name.clone()))),
+                RuleList::Group(_) => (Owner::Tenant, None),
+                RuleList::Template(_) => (Owner::Site, None),
+                RuleList::Policy(owner, _) => (*owner, None),
+            };
+            all.extend(alone);
+            all.extend(numbered.named.iter().filter_map(|peer| self.named(tenant, owner, peer)));
+        }
+        all.sort_unstable();
+        all.dedup();
         all
     }
 
@@ -541,10 +446,8 @@ impl RuleList {
     }
 }
 
-fn source_limits(written: &config::SourceLimits) -> SourceLimits {
-    let [v4, v6] = written.per_prefix;
-    let new = written.new_connections.map(|new| Rate { per_second: new.per_second, burst: new.burst });
-    SourceLimits { connections: written.connections, new, prefixes: [v4 + 96, v6] }
+fn lists_of_group(group: &config::Group) -> Lists<'_> {
+    [&group.ingress, &group.egress]
 }
 
 fn digest(what: &impl Hash) -> Digest {
@@ -554,31 +457,6 @@ fn digest(what: &impl Hash) -> Digest {
         (half, what).hash(&mut hasher);
         hasher.finish()
     })
-}
-
-/// What a rule says.
-fn text(rule: &config::Rule) -> impl Hash + Copy + '_ {
-    let config::Rule {
-        at: _,
-        description: _,
-        protocol,
-        ports,
-        source_ports,
-        icmp,
-        family,
-        peers,
-        own,
-        dscp,
-        tcp_flags,
-        helper,
-        limits,
-        action,
-        log,
-        mode,
-    } = rule;
-    let matched = (protocol, ports, source_ports, icmp, family, peers, own, dscp, tcp_flags);
-    // With other limits it goes on counting the flows that there are; but not if it counts by other sources.
-    (matched, action, log, mode, helper, limits.as_ref().map(|limits| limits.per_prefix))
 }
 
 /// Of the prefixes of a set; single addresses are known one by one.

@@ -182,7 +182,7 @@ impl Change {
             }
             RuleList::Group(name) => {
                 let group = Arc::make_mut(of_tenant).groups.get_mut(name)?;
-                [&mut group.ingress, &mut group.egress]
+                [Arc::make_mut(&mut group.ingress), Arc::make_mut(&mut group.egress)]
             }
             _ => return None,
         };

@@ -65,7 +65,7 @@ impl Standing {
 /// How every rule of a policy stands.
 #[must_use]
 pub fn standings(source: &Source) -> BTreeMap<RuleId, Standing> {
-    let all = source.groups.iter().flat_map(|group| group.ingress.iter().chain(&group.egress));
+    let all = source.groups.iter().flat_map(|group| group.all_rules());
     let mut standings: BTreeMap<RuleId, Standing> = all.map(|rule| (rule.id, Standing::default())).collect();
     let members = [Members::of(source)];
     for direction in [Direction::Ingress, Direction::Egress] {
@@ -84,7 +84,7 @@ pub fn standings(source: &Source) -> BTreeMap<RuleId, Standing> {
 #[must_use]
 pub fn same_match(source: &Source, one: RuleId, other: RuleId) -> bool {
     let parts = |id: RuleId| -> BTreeSet<String> {
-        let all = source.groups.iter().flat_map(|group| group.ingress.iter().chain(&group.egress));
+        let all = source.groups.iter().flat_map(|group| group.all_rules());
         let part = |rule: &Rule| format!("{:?}", Rule { id: RuleId(0), ..rule.clone() });
         all.filter(|rule| rule.id == id).map(part).collect()
     };

@@ -1,4 +1,4 @@
-use std::{cell::Cell, net::IpAddr};
+use std::{cell::Cell, net::IpAddr, sync::Arc};
 
 use eastgate_wire::{Family, view::proto};
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -186,7 +186,7 @@ fn what_is_said_of_a_rule_is_so() {
     run(40, &asked, |(source, questions)| {
         let without = |id: RuleId| {
             let mut less = source.clone();
-            for group in &mut less.groups {
+            for group in less.groups.iter_mut().map(Arc::make_mut) {
                 group.ingress.retain(|rule| rule.id != id);
                 group.egress.retain(|rule| rule.id != id);
             }
@@ -245,7 +245,7 @@ fn rule(id: u32, peer: Peer, service: Service, verdict: Verdict) -> Rule {
 /// One endpoint with these ingress rules.
 fn ingress(rules: Vec<Rule>) -> Source {
     Source {
-        groups: vec![Group { ingress: rules, egress: vec![] }],
+        groups: vec![Group { ingress: rules, egress: vec![] }.into()],
         endpoints: vec![EndpointRules::of_groups(vec![(addr("10.0.0.1"), 128)], vec![GroupId(0)])],
     }
 }
@@ -287,9 +287,9 @@ fn a_rule_that_does_nothing_is_told_with_the_one_that_makes_it_so() {
         rule(6, Peer::Any, tcp(3000, 3001), Verdict::ALLOW),
         rule(7, Peer::Any, tcp(1, 1023), Verdict::ALLOW),
     ]);
-    source
-        .groups
-        .push(Group { ingress: vec![rule(8, Peer::Any, Service::Any, Verdict::ALLOW)], egress: vec![] });
+    source.groups.push(
+        Group { ingress: vec![rule(8, Peer::Any, Service::Any, Verdict::ALLOW)], egress: vec![] }.into(),
+    );
     let found: Vec<_> = standings(&source).into_iter().map(|(id, it)| (id.0, it.finding())).collect();
     let by = |id| [Some(RuleId(id))].into();
     assert_eq!(
@@ -344,7 +344,7 @@ fn the_shadow_is_that_of_the_tier() {
     ];
     let tier = |group| Tier { groups: vec![GroupId(group)], end: TierEnd::Deny };
     let source = Source {
-        groups: tiers.map(|ingress| Group { ingress, egress: vec![] }).into(),
+        groups: tiers.map(|ingress| Group { ingress, egress: vec![] }.into()).into(),
         endpoints: vec![EndpointRules { ingress: vec![tier(0), tier(1)].into(), ..EndpointRules::default() }],
     };
     let found: Vec<_> = standings(&source).into_iter().map(|(id, it)| (id.0, it.finding())).collect();

@@ -1,5 +1,7 @@
 //! Longest-prefix match as disjoint ranges: which value holds for an address.
 
+use std::sync::Arc;
+
 use eastgate_wire::{Addr, Family};
 
 use super::search;
@@ -55,18 +57,18 @@ impl Prefix {
 }
 
 /// A value for every address, both families apart.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct AddressMap {
     v4: Ranges<u32>,
     v6: Ranges<u128>,
 }
 
 /// Where each range begins, and its value; the tables of [`search`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Ranges<K> {
-    starts: Box<[K]>,
-    values: Box<[u32]>,
-    tables: Box<[u32]>,
+    starts: Arc<[K]>,
+    values: Arc<[u32]>,
+    tables: Arc<[u32]>,
 }
 
 impl AddressMap {

@@ -1,6 +1,9 @@
 //! From the source form to the tables: check, number the rulesets, find the identities, collapse the services.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use eastgate_wire::{Addr, EndpointId, Family};
 
@@ -10,9 +13,9 @@ use super::{
     intervals,
     numbers::{IdentityKey, Numbering, Numbers},
 };
-use crate::rule::{self, Direction, GroupId, MAX_TIERS, Peer, Rule, Service, Source, TierEnd};
+use crate::rule::{self, Direction, GroupId, MAX_TIERS, Peer, Rule, Service, Source, Then, TierEnd};
 
-const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
 const WHOLE: [Family; 2] = [Family::V4, Family::V6];
 
@@ -26,71 +29,56 @@ pub(super) fn build(
     let mut rulesets = Rulesets { numbers: &mut numbers.rulesets, ranges: Vec::new(), flat: Vec::new() };
     let tier_lists = TierLists::of(source, &mut rulesets, &mut numbers.tier_lists, budget)?;
     let identities = Identities::of(source, &rulesets, &mut numbers.identities, budget)?;
-    let rows = rows(&rulesets, &identities, budget)?;
-
     let mut lists = intervals::Builder::new(budget);
-    let mut further = Vec::new();
-    let mut table: Vec<_> = identities
-        .parents
-        .iter()
-        .map(|&parent| IdentityRow { parent, entry: Entry::NONE, further_from: 0, further_to: 0 })
-        .collect();
-    let mut collapsed = Vec::new();
-    for same in rows.chunk_by(|a, b| (a.identity, a.ruleset) == (b.identity, b.ruleset)) {
-        let Some(first) = same.first() else { continue };
-        let rules = rulesets.rules(first.ruleset);
-        collapsed.clear();
-        collapsed.extend(same.iter().filter_map(|row| Some((row.rank, *rules.get(row.rank as usize)?))));
-        let list = lists.list(&collapsed)?;
-        let entry = Entry { ruleset: RulesetId(first.ruleset), list, base: first.rank };
-        let Some(row) = table.get_mut(first.identity as usize) else { continue };
-        if row.entry == Entry::NONE {
-            row.entry = entry;
-            continue;
-        }
-        if row.further_to == 0 {
-            row.further_from = further.len() as u32;
-        }
-        further.push(entry);
-        row.further_to = further.len() as u32;
+    let mut entries = Vec::with_capacity(rulesets.flat.len());
+    for ruleset in 0..rulesets.len() {
+        let rules = rulesets.rules(ruleset);
+        add_entries(RulesetId(ruleset), rules, &identities.peers, &mut lists, &mut entries)?;
     }
+    let (table, further) = placed(entries, &identities.parents);
     let asks = |ruleset| rulesets.rules(ruleset).iter().any(|rule| tells_flows_apart(rule));
     let tells_flows_apart = (0..rulesets.len()).map(asks).collect();
     let is_stateless = |ruleset| rulesets.rules(ruleset).iter().any(|rule| rule.then.is_stateless());
     let stateless: Box<[bool]> = (0..rulesets.len()).map(is_stateless).collect();
-    let has_helpers = rulesets.flat.iter().any(|rule| rule.then.has_helper());
-    let outcome = |rule: &Rule| Outcome { rule: rule.id, then: rule.then.word() };
-    let rules = rulesets.flat.iter().map(|rule| outcome(rule)).collect();
-    let mut does: Vec<Outcome> = source
-        .groups
-        .iter()
-        .flat_map(|group| group.ingress.iter().chain(&group.egress))
-        .map(outcome)
-        .collect();
-    does.sort_by_key(|outcome| outcome.rule);
-    does.dedup_by_key(|outcome| outcome.rule);
+    let rules: Box<[Outcome]> = rulesets.flat.iter().map(|rule| Outcome::of(rule)).collect();
     let (starts, flat, ranges) = (rulesets.starts(), rulesets.flat, rulesets.ranges);
     numbers.close(|ruleset| rules_in(&flat, &ranges, ruleset), &identities.members);
+    let lists = lists.finish();
     Ok(Compiled {
         endpoints: tier_lists.of_endpoints.into(),
         tier_lists: tier_lists.all.into(),
+        has_helpers: has_helpers(&rules),
         rules,
-        does: does.into(),
+        does: does(source),
         tells_flows_apart,
         has_stateless: stateless.contains(&true),
         stateless,
-        has_helpers,
         rulesets: starts,
         numbers,
         addresses: identities.addresses,
         depth: identities.depth,
-        identities: table.into(),
-        further: further.into(),
-        lists: lists.finish(),
+        peers: Arc::new(identities.peers),
+        identities: table,
+        further,
+        lists,
+        spent: budget.limit - budget.left,
     })
 }
 
-fn tells_flows_apart(rule: &Rule) -> bool {
+/// What each rule does, by its number.
+pub(super) fn does(source: &Source) -> Box<[Outcome]> {
+    let rules = source.groups.iter().flat_map(|group| group.all_rules());
+    let mut does: Vec<Outcome> = rules.map(Outcome::of).collect();
+    does.sort_by_key(|outcome| outcome.rule);
+    does.dedup_by_key(|outcome| outcome.rule);
+    does.into()
+}
+
+pub(super) fn has_helpers(rules: &[Outcome]) -> bool {
+    rules.iter().any(|outcome| Then::of_word(outcome.then).has_helper())
+}
+
+pub(super) fn tells_flows_apart(rule: &Rule) -> bool {
     matches!(rule.service, Service::Ports { source: Some(_), .. })
         || rule.dscp.is_some()
         || rule.tcp_flags.is_some()
@@ -99,7 +87,7 @@ fn tells_flows_apart(rule: &Rule) -> bool {
 /// Refuses what would otherwise be read as something else, in groups that nobody is in as well.
 fn check(source: &Source) -> Result<(), CompileError> {
     let known = |group: GroupId| (group.0 as usize) < source.groups.len();
-    for rule in source.groups.iter().flat_map(|group| group.ingress.iter().chain(&group.egress)) {
+    for rule in source.groups.iter().flat_map(|group| group.all_rules()) {
         match rule.peer {
             Peer::Group(group) if !known(group) => {
                 return Err(CompileError::UnknownPeerGroup { rule: rule.id, group });
@@ -243,14 +231,23 @@ impl<'s> Rulesets<'s, '_> {
 struct Identities {
     addresses: AddressMap,
     parents: Vec<u32>,
-    families: Vec<Family>,
     depth: u32,
     /// Identity -> the groups whose members it is of
     members: Vec<BTreeSet<GroupId>>,
+    peers: Peers,
+}
+
+/// Whom rules can be about, without telling addresses apart any further.
+#[derive(Debug)]
+pub(super) struct Peers {
+    /// Identity -> its family
+    families: Vec<Family>,
     /// Prefix that a rule names -> its identity; sorted
     of_prefixes: Vec<(Prefix, u32)>,
     /// Group that a rule names, and an identity its members have; sorted
     of_groups: Vec<(GroupId, u32)>,
+    /// Group -> whether a rule names it
+    named: Vec<bool>,
 }
 
 impl Identities {
@@ -260,16 +257,10 @@ impl Identities {
         numbers: &mut Numbering<IdentityKey>,
         budget: &mut Budget,
     ) -> Result<Self, CompileError> {
-        let selectors = selectors(source, rulesets, numbers, budget)?;
-        let mut all = Self {
-            addresses: AddressMap::new(&[], 0),
-            parents: Vec::new(),
-            families: Vec::new(),
-            members: Vec::new(),
-            depth: 1,
-            of_prefixes: Vec::new(),
-            of_groups: Vec::new(),
-        };
+        let mut peers =
+            Peers { families: vec![], of_prefixes: vec![], of_groups: vec![], named: named_groups(source) };
+        let selectors = selectors(source, rulesets, &peers.named, numbers, budget)?;
+        let (mut parents, mut members, mut depth) = (Vec::new(), Vec::new(), 1);
         let mut numbered = Vec::new();
         let mut open: Vec<(Prefix, u32)> = Vec::new();
         for same in selectors.chunk_by(|a, b| a.0 == b.0) {
@@ -290,27 +281,47 @@ impl Identities {
                 Some(known) => known,
                 None => {
                     let number = numbers.add(key);
-                    *row(&mut all.parents, number, u32::MAX) = parent.unwrap_or(number);
-                    *row(&mut all.families, number, Family::V4) = prefix.family();
-                    let wider = parent.and_then(|parent| all.members.get(parent as usize).cloned());
-                    let mut members = wider.unwrap_or_default();
-                    members.extend(&groups);
-                    *row(&mut all.members, number, BTreeSet::new()) = members;
+                    *row(&mut parents, number, u32::MAX) = parent.unwrap_or(number);
+                    *row(&mut peers.families, number, Family::V4) = prefix.family();
+                    let wider = parent.and_then(|parent| members.get(parent as usize).cloned());
+                    let mut of: BTreeSet<GroupId> = wider.unwrap_or_default();
+                    of.extend(&groups);
+                    *row(&mut members, number, BTreeSet::new()) = of;
                     number
                 }
             };
             if named {
-                all.of_prefixes.push((prefix, identity));
+                peers.of_prefixes.push((prefix, identity));
             }
-            all.of_groups.extend(groups.into_iter().map(|group| (group, identity)));
+            peers.of_groups.extend(groups.into_iter().map(|group| (group, identity)));
             numbered.push((prefix, identity));
             open.push((prefix, identity));
-            all.depth = all.depth.max(open.len() as u32);
+            depth = depth.max(open.len() as u32);
         }
-        all.of_groups.sort_unstable();
-        all.of_groups.dedup();
-        all.addresses = AddressMap::new(&numbered, u32::MAX);
-        Ok(all)
+        peers.of_groups.sort_unstable();
+        peers.of_groups.dedup();
+        Ok(Self { addresses: AddressMap::new(&numbered, u32::MAX), parents, depth, members, peers })
+    }
+}
+
+impl Peers {
+    /// Whether addresses are told apart as far as a rule needs.
+    pub(super) fn knows(&self, rule: &Rule) -> bool {
+        match rule.peer {
+            Peer::Any => true,
+            Peer::Prefix { network, len } => {
+                let find = |prefix| self.of_prefixes.binary_search_by_key(&prefix, |(known, _)| *known);
+                Prefix::new(network, len).is_some_and(|prefix| find(prefix).is_ok())
+            }
+            Peer::Group(group) => self.named.get(group.0 as usize) == Some(&true),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.families)
+            + size_of_val(&*self.of_prefixes)
+            + size_of_val(&*self.of_groups)
+            + size_of_val(&*self.named)
     }
 
     /// The identities that a rule is about.
@@ -370,10 +381,10 @@ impl Selector {
 fn selectors(
     source: &Source,
     rulesets: &Rulesets<'_, '_>,
+    named_groups: &[bool],
     numbers: &Numbering<IdentityKey>,
     budget: &mut Budget,
 ) -> Result<Vec<(Prefix, Selector)>, CompileError> {
-    let mut named_groups = vec![false; source.groups.len()];
     let mut selectors: Vec<_> = WHOLE.map(|family| (Prefix::whole(family), Selector::Prefix)).into();
     let named_before: HashSet<Prefix> = numbers.before().filter_map(|key| key.named).collect();
     let prefix_of = |rule: &Rule| match rule.peer {
@@ -383,16 +394,10 @@ fn selectors(
     selectors.extend(
         rulesets.flat.iter().filter_map(|rule| prefix_of(rule)).map(|prefix| (prefix, Selector::Prefix)),
     );
-    for rule in source.groups.iter().flat_map(|group| group.ingress.iter().chain(&group.egress)) {
-        if let Peer::Group(group) = rule.peer
-            && let Some(named) = named_groups.get_mut(group.0 as usize)
-        {
-            *named = true;
-        }
-        if !named_before.is_empty() {
-            let kept = prefix_of(rule).filter(|prefix| named_before.contains(prefix));
-            selectors.extend(kept.map(|prefix| (prefix, Selector::Prefix)));
-        }
+    if !named_before.is_empty() {
+        let all = source.groups.iter().flat_map(|group| group.all_rules()).filter_map(prefix_of);
+        let kept = all.filter(|prefix| named_before.contains(prefix));
+        selectors.extend(kept.map(|prefix| (prefix, Selector::Prefix)));
     }
     for endpoint in &source.endpoints {
         let named = endpoint.groups.iter().filter(|g| named_groups.get(g.0 as usize) == Some(&true));
@@ -407,28 +412,60 @@ fn selectors(
     Ok(selectors)
 }
 
-/// A rule of a ruleset is about an identity.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Row {
-    identity: u32,
-    ruleset: u32,
-    /// The rule's place in the ruleset
-    rank: u32,
-}
-
-fn rows(
-    rulesets: &Rulesets<'_, '_>,
-    identities: &Identities,
-    budget: &mut Budget,
-) -> Result<Vec<Row>, CompileError> {
-    let mut rows = Vec::with_capacity(rulesets.flat.len());
-    for ruleset in 0..rulesets.len() {
-        for (rule, rank) in rulesets.rules(ruleset).iter().zip(0..) {
-            let before = rows.len();
-            rows.extend(identities.of_rule(rule).map(|identity| Row { identity, ruleset, rank }));
-            budget.spend(rows.len() - before)?;
+/// The groups that some rule names as its peer.
+fn named_groups(source: &Source) -> Vec<bool> {
+    let mut named = vec![false; source.groups.len()];
+    for rule in source.groups.iter().flat_map(|group| group.all_rules()) {
+        if let Peer::Group(group) = rule.peer
+            && let Some(named) = named.get_mut(group.0 as usize)
+        {
+            *named = true;
         }
     }
-    rows.sort_unstable();
-    Ok(rows)
+    named
+}
+
+/// Adds what a ruleset says of each identity that its rules are about.
+pub(super) fn add_entries(
+    ruleset: RulesetId,
+    rules: &[&Rule],
+    peers: &Peers,
+    lists: &mut intervals::Builder<'_>,
+    entries: &mut Vec<(u32, Entry)>,
+) -> Result<(), CompileError> {
+    let mut about = Vec::with_capacity(rules.len());
+    for (rule, rank) in rules.iter().zip(0u32..) {
+        let before = about.len();
+        about.extend(peers.of_rule(rule).map(|identity| (identity, rank)));
+        lists.spend(about.len() - before)?;
+    }
+    about.sort_unstable();
+    let mut collapsed = Vec::new();
+    for same in about.chunk_by(|a, b| a.0 == b.0) {
+        let Some(&(identity, base)) = same.first() else { continue };
+        collapsed.clear();
+        collapsed.extend(same.iter().filter_map(|(_, rank)| Some((*rank, *rules.get(*rank as usize)?))));
+        entries.push((identity, Entry { ruleset, list: lists.list(&collapsed)?, base }));
+    }
+    Ok(())
+}
+
+/// The identities with what rulesets say of them.
+pub(super) fn placed(mut entries: Vec<(u32, Entry)>, parents: &[u32]) -> (Box<[IdentityRow]>, Box<[Entry]>) {
+    entries.sort_by_key(|(identity, entry)| (*identity, entry.ruleset));
+    let bare =
+        |parent: &u32| IdentityRow { parent: *parent, entry: Entry::NONE, further_from: 0, further_to: 0 };
+    let mut table: Box<[IdentityRow]> = parents.iter().map(bare).collect();
+    let mut further = Vec::new();
+    for same in entries.chunk_by(|a, b| a.0 == b.0) {
+        let Some(((identity, first), others)) = same.split_first() else { continue };
+        let Some(row) = table.get_mut(*identity as usize) else { continue };
+        row.entry = *first;
+        if !others.is_empty() {
+            row.further_from = further.len() as u32;
+            further.extend(others.iter().map(|(_, entry)| *entry));
+            row.further_to = further.len() as u32;
+        }
+    }
+    (table, further.into())
 }

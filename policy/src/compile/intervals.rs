@@ -52,6 +52,9 @@ pub(crate) const fn key(protocol: u8, below: u32) -> u32 {
     (protocol as u32) << 17 | below
 }
 
+/// Words that may be left over however few there are
+const STALE: usize = 4096;
+
 /// A list of disjoint intervals: where it begins in [`Lists`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ListId(u32);
@@ -63,6 +66,8 @@ pub(super) struct Lists {
     words: Box<[u32]>,
     lists: usize,
     intervals: usize,
+    /// So many words were all in use.
+    used: usize,
 }
 
 /// A probe as the position it has in the lists.
@@ -142,6 +147,11 @@ impl Lists {
         self.intervals
     }
 
+    /// Whether half of them may be lists that nothing uses any more.
+    pub(super) fn are_stale(&self) -> bool {
+        self.words.len() > 2 * self.used + STALE
+    }
+
     pub(super) fn bytes(&self) -> usize {
         size_of_val(&*self.words)
     }
@@ -151,8 +161,12 @@ impl Lists {
 pub(super) struct Builder<'b> {
     budget: &'b mut Budget,
     interned: HashMap<Box<[Interval]>, u32>,
+    /// Lists that are not among those
+    known: usize,
     words: Vec<u32>,
     intervals: usize,
+    /// So many words were all in use; none where that is what they are now.
+    used: Option<usize>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -177,11 +191,28 @@ pub(crate) type Asked = [Option<Spans>; FIELDS.len()];
 
 impl<'b> Builder<'b> {
     pub(super) fn new(budget: &'b mut Budget) -> Self {
-        Self { budget, interned: HashMap::new(), words: Vec::new(), intervals: 0 }
+        Self { budget, interned: HashMap::new(), known: 0, words: Vec::new(), intervals: 0, used: None }
+    }
+
+    /// Adds to lists that there are. Some of them may not be used any more.
+    pub(super) fn after(before: &Lists, budget: &'b mut Budget) -> Self {
+        Self {
+            known: before.lists,
+            words: before.words.to_vec(),
+            intervals: before.intervals,
+            used: Some(before.used),
+            ..Self::new(budget)
+        }
+    }
+
+    pub(super) fn spend(&mut self, entries: usize) -> Result<(), CompileError> {
+        self.budget.spend(entries)
     }
 
     pub(super) fn finish(self) -> Lists {
-        Lists { words: self.words.into(), lists: self.interned.len(), intervals: self.intervals }
+        let used = self.used.unwrap_or(self.words.len());
+        let lists = self.known + self.interned.len();
+        Lists { words: self.words.into(), lists, intervals: self.intervals, used }
     }
 
     /// The list of these rules, each with its place in the whole ordered list, ascending.

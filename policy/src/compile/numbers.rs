@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher as _},
+    sync::Arc,
 };
 
 use super::{RulesetId, Tier, address::Prefix};
@@ -18,7 +19,7 @@ pub(super) struct Numbers {
     /// Ruleset -> what it says
     contents: Vec<Digest>,
     /// Identity -> the groups whose members it is of
-    members: Vec<Digest>,
+    members: Arc<[Digest]>,
 }
 
 /// What addresses share that have an identity in common.
@@ -39,8 +40,8 @@ struct Digest([u64; 2]);
 /// Keys and their numbers, which are as small as can be: a table by number has no more rows than two compilations have keys.
 #[derive(Clone, Debug)]
 pub(super) struct Numbering<K> {
-    known: BTreeMap<K, u32>,
-    before: BTreeMap<K, u32>,
+    known: Arc<BTreeMap<K, u32>>,
+    before: Arc<BTreeMap<K, u32>>,
     /// Numbers of the compilation before: no other key has one of them now
     kept: BTreeSet<u32>,
     next: u32,
@@ -49,16 +50,13 @@ pub(super) struct Numbering<K> {
 
 impl<K> Default for Numbering<K> {
     fn default() -> Self {
-        Self { known: BTreeMap::new(), before: BTreeMap::new(), kept: BTreeSet::new(), next: 0, len: 0 }
+        Self { known: Arc::default(), before: Arc::default(), kept: BTreeSet::new(), next: 0, len: 0 }
     }
 }
 
 impl<K: Ord> Numbering<K> {
     /// Numbers for a compilation that follows another one.
-    fn after(before: &Self) -> Self
-    where
-        K: Clone,
-    {
+    fn after(before: &Self) -> Self {
         Self {
             before: before.known.clone(),
             kept: before.known.values().copied().collect(),
@@ -71,7 +69,10 @@ impl<K: Ord> Numbering<K> {
     }
 
     /// Gives a key that has none yet its number: the one it had, or one that nothing had.
-    pub(super) fn add(&mut self, key: K) -> u32 {
+    pub(super) fn add(&mut self, key: K) -> u32
+    where
+        K: Clone,
+    {
         let number = match self.before.get(&key) {
             Some(number) => *number,
             None => {
@@ -83,8 +84,13 @@ impl<K: Ord> Numbering<K> {
             }
         };
         self.len = self.len.max(number + 1);
-        self.known.insert(key, number);
+        Arc::make_mut(&mut self.known).insert(key, number);
         number
+    }
+
+    /// What has numbers
+    pub(super) fn all(&self) -> impl Iterator<Item = (&K, u32)> {
+        self.known.iter().map(|(key, number)| (key, *number))
     }
 
     /// What had numbers in the compilation before
@@ -99,7 +105,7 @@ impl<K: Ord> Numbering<K> {
 
     /// Forgets what only the next number needs.
     fn close(&mut self) {
-        self.before = BTreeMap::new();
+        self.before = Arc::default();
         self.kept = BTreeSet::new();
     }
 
@@ -126,6 +132,13 @@ impl Numbers {
         self.rulesets.close();
         self.tier_lists.close();
         self.identities.close();
+    }
+
+    /// A ruleset says something else now.
+    pub(super) fn says(&mut self, ruleset: RulesetId, rules: &[&Rule]) {
+        if let Some(contents) = self.contents.get_mut(ruleset.0 as usize) {
+            *contents = Digest::of(&rules);
+        }
     }
 
     /// Whether a ruleset says what the one with its number said before.

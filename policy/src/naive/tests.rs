@@ -34,7 +34,7 @@ fn probe(port: u16) -> Probe {
 fn source(groups: Vec<Vec<Rule>>) -> Source {
     let named = (0..groups.len() as u32).map(GroupId).collect();
     Source {
-        groups: groups.into_iter().map(|ingress| Group { ingress, egress: vec![] }).collect(),
+        groups: groups.into_iter().map(|ingress| Group { ingress, egress: vec![] }.into()).collect(),
         endpoints: vec![EndpointRules::of_groups(vec![(addr("10.0.0.1"), 128)], named)],
     }
 }
@@ -214,7 +214,7 @@ fn tiered(tiers: Vec<(Vec<Rule>, TierEnd)>) -> Source {
     let tier = |(end, group)| Tier { groups: vec![GroupId(group)], end };
     let ingress = ends.into_iter().zip(0..).map(tier).collect::<Vec<_>>().into();
     Source {
-        groups: rules.into_iter().map(|ingress| Group { ingress, egress: vec![] }).collect(),
+        groups: rules.into_iter().map(|ingress| Group { ingress, egress: vec![] }.into()).collect(),
         endpoints: vec![EndpointRules { ingress, ..EndpointRules::default() }],
     }
 }

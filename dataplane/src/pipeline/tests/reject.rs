@@ -28,7 +28,7 @@ fn rejecting(mut source: Source) -> Source {
         let anything = Rule::new(RuleId(0), Peer::Any, Service::Any, ALLOW);
         vec![rule(to(PortProtocol::Udp, port)), rule(to(PortProtocol::Tcp, port)), anything]
     };
-    source.groups = vec![Group { ingress: rules(3), egress: rules(8) }];
+    source.groups = vec![Group { ingress: rules(3), egress: rules(8) }.into()];
     let tier = || vec![Tier { groups: vec![GroupId(0)], end: TierEnd::Deny }];
     for endpoint in &mut source.endpoints {
         *endpoint =

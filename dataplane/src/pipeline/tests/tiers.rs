@@ -43,7 +43,7 @@ fn by_port(mut source: Source) -> Source {
     let anything = Rule { service: Service::Any, ..about(0, settle(Verdict::ALLOW)) };
     let egress = vec![about(8, tried), about(9, tried), anything];
     let group = |ingress, egress| Group { ingress, egress };
-    source.groups = vec![group(first, egress), group(second, vec![])];
+    source.groups = vec![group(first, egress).into(), group(second, vec![]).into()];
     let tier = |group, end| Tier { groups: vec![GroupId(group)], end };
     for endpoint in &mut source.endpoints {
         *endpoint = EndpointRules {

@@ -1,6 +1,9 @@
 //! The source form of one network's policy: the rules of all lists, the endpoints, and whoever else is meant by groups and sets.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use eastgate_config::{
     self as config, Action, FlagMatch, IcmpMatch, Mode, Name, Policy, Protocol, Tenant, prefixes::without,
@@ -13,7 +16,7 @@ use eastgate_wire::{Addr, EndpointId, Family, view::proto};
 use ipnet::IpNet;
 
 use super::{
-    Owner, Part, RuleList, RuleTable, prefix,
+    InOrder, Lists, Owner, Part, RuleList, RuleTable, prefix,
     tiers::{OfSome, Tiers, parts, rules_in},
 };
 
@@ -46,8 +49,8 @@ pub(in crate::snapshot) fn multicast(source: &Source, rules: &RuleTable) -> Opti
         prefixes.map(|(network, len)| Rule { peer: Peer::Prefix { network, len }, ..rule.clone() }).collect()
     };
     let naming =
-        |group: &Group| Group { ingress: Vec::new(), egress: group.egress.iter().flat_map(named).collect() };
-    let groups: Vec<Group> = source.groups.iter().map(naming).collect();
+        |group: &Arc<Group>| Group { ingress: vec![], egress: group.egress.iter().flat_map(named).collect() };
+    let groups: Vec<Arc<Group>> = source.groups.iter().map(naming).map(Arc::new).collect();
     let any = groups.iter().any(|group| !group.egress.is_empty());
     any.then(|| {
         let senders = |endpoint: &EndpointRules| EndpointRules {
@@ -78,11 +81,39 @@ impl RuleTable {
         })
     }
 
+    /// Works out what the groups of the tenant are to the policy crate.
+    pub(super) fn expand_groups(&mut self, tenant: &Tenant, before: Option<&Self>) {
+        // A rule that says the same is about the same peers while what it names has its number.
+        let mut ids = self.ids.iter();
+        let before = before.filter(|before| before.ids.iter().all(|it| ids.any(|known| known == it)));
+        let mode = |table: &Self| table.tenant.as_ref().map(|tenant| tenant.mode);
+        let before = before.filter(|before| mode(before) == Some(tenant.mode));
+        let mut known = before.and_then(|before| {
+            let groups = &before.tenant.as_ref()?.groups;
+            Some((InOrder::of(groups), InOrder::of(&before.lists), InOrder::of(&before.group_rules)))
+        });
+        let mut lists = InOrder::of(&self.lists);
+        let expand = |group: &config::Group| {
+            let list = RuleList::Group(group.name.clone());
+            let now = lists.get(&list);
+            let same = known.as_mut().and_then(|(groups, lists, rules)| {
+                let (was, list, rules) =
+                    (groups.get(&group.name)?, lists.get(&list)?, rules.get(&group.name)?);
+                // What is outside the tenant may be there now, and not have been.
+                let is_same = was.stateful == group.stateful && list.named.is_empty();
+                Some(rules).filter(|_| is_same && now.is_some_and(|now| Arc::ptr_eq(list, now)))
+            });
+            let rules = same.cloned().unwrap_or_else(|| Arc::new(self.rules_of_group(tenant, group)));
+            (group.name.clone(), rules)
+        };
+        self.group_rules = tenant.groups.values().map(expand).collect();
+    }
+
     /// The policy of one network of the tenant, as the policy crate takes it: its endpoints have these numbers, in the order
     /// of the configuration.
     #[must_use]
     pub fn source(&self, tenant: &Tenant, network: &config::Network, ids: &[EndpointId]) -> Source {
-        let mut groups = vec![Group::default(); self.ids_end()];
+        let mut groups = vec![Arc::default(); self.ids_end()];
         for (part, GroupId(id)) in &self.ids {
             if let Some(group) = groups.get_mut(*id as usize) {
                 *group = self.rules_of(part, tenant);
@@ -107,26 +138,36 @@ impl RuleTable {
         Source { groups, endpoints }
     }
 
-    fn rules_of(&self, part: &Part, tenant: &Tenant) -> Group {
-        let both = |list: &RuleList, owner, rules: [&[config::Rule]; 2], stateful: bool| {
-            let of = |direction, rules: &[config::Rule]| {
-                let whole = OfSome { rules, from: 0, family: None };
-                let audit = owner == Owner::Tenant && tenant.mode == Mode::Audit;
-                self.expanded(tenant, owner, list, direction, whole, audit)
-            };
-            let [ingress, egress] = rules;
-            let group =
-                Group { ingress: of(Direction::Ingress, ingress), egress: of(Direction::Egress, egress) };
-            if stateful { group } else { without_state(group) }
+    /// The rules of a group of the tenant.
+    pub(super) fn rules_of_group(&self, tenant: &Tenant, group: &config::Group) -> Group {
+        let list = RuleList::Group(group.name.clone());
+        self.both(tenant, &list, Owner::Tenant, [&group.ingress, &group.egress], group.stateful)
+    }
+
+    fn both(
+        &self,
+        tenant: &Tenant,
+        list: &RuleList,
+        owner: Owner,
+        [ingress, egress]: Lists<'_>,
+        stateful: bool,
+    ) -> Group {
+        let of = |direction, rules: &[config::Rule]| {
+            let whole = OfSome { rules, from: 0, family: None };
+            let audit = owner == Owner::Tenant && tenant.mode == Mode::Audit;
+            self.expanded(tenant, owner, list, direction, whole, audit)
         };
-        match part {
-            Part::Group(name, _) => tenant.groups.get(name).map(|group| {
-                let list = RuleList::Group(name.clone());
-                both(&list, Owner::Tenant, [&group.ingress, &group.egress], group.stateful)
-            }),
+        let group = Group { ingress: of(Direction::Ingress, ingress), egress: of(Direction::Egress, egress) };
+        if stateful { group } else { without_state(group) }
+    }
+
+    fn rules_of(&self, part: &Part, tenant: &Tenant) -> Arc<Group> {
+        let group = match part {
+            Part::Group(name, _) => return self.group_rules.get(name).cloned().unwrap_or_default(),
             Part::Template(name, stateful) => self.site.templates.get(name).map(|template| {
                 let list = RuleList::Template(name.clone());
-                both(&list, Owner::Site, [&template.ingress, &template.egress], *stateful)
+                let lists = [&template.ingress[..], &template.egress[..]];
+                self.both(tenant, &list, Owner::Site, lists, *stateful)
             }),
             Part::Policy(owner, name, direction, at) => self.policy(tenant, *owner, name).map(|policy| {
                 let list = RuleList::Policy(*owner, name.clone());
@@ -159,8 +200,8 @@ impl RuleTable {
                 Some(Group { ingress: rule.clone(), egress: rule })
             }
             Part::GroupOf(..) | Part::Set(..) => None,
-        }
-        .unwrap_or_default()
+        };
+        group.unwrap_or_default().into()
     }
 
     pub(super) fn policy<'a>(&'a self, tenant: &'a Tenant, owner: Owner, name: &Name) -> Option<&'a Policy> {

@@ -21,9 +21,9 @@ pub(super) const fn as_written(source: Source) -> Source {
 pub(super) fn around_what_is_written(mut source: Source) -> Source {
     let written = source.groups.len() as u32;
     for rules in [first_tier(), third_tier(), fourth_tier()] {
-        source.groups.push(Group { ingress: rules.clone(), egress: rules });
+        source.groups.push(Group { ingress: rules.clone(), egress: rules }.into());
     }
-    let first = &mut source.groups[written as usize];
+    let first = Arc::make_mut(&mut source.groups[written as usize]);
     first.ingress.extend(stateless(1180..1300));
     first.egress.extend(stateless(1120..1240));
     let tier = |number, end| Tier { groups: vec![GroupId(written + number)], end };
@@ -89,7 +89,7 @@ fn stateless(ports: std::ops::Range<u16>) -> Vec<Rule> {
 
 /// The rules of the group that stands first in the tier of some endpoints, and alone in that of one.
 pub(super) fn one_group_without_state(mut source: Source) -> Source {
-    let group = &mut source.groups[1];
+    let group = Arc::make_mut(&mut source.groups[1]);
     for rule in group.ingress.iter_mut().chain(&mut group.egress) {
         rule.then = STATELESS;
     }
@@ -144,7 +144,7 @@ pub(super) fn by_port(mut source: Source) -> Source {
         .map(|(port, then)| about(u32::from(port), UDP, port, None, then))
         .collect();
     let first = GroupId(source.groups.len() as u32);
-    source.groups.push(Group { ingress: rules.clone(), egress: rules });
+    source.groups.push(Group { ingress: rules.clone(), egress: rules }.into());
     for EndpointRules { ingress, egress, .. } in &mut source.endpoints {
         for tiers in [ingress, egress].map(Arc::make_mut) {
             tiers.insert(0, Tier { groups: vec![first], end: TierEnd::Pass });
@@ -168,7 +168,7 @@ pub(super) fn by_fields(mut source: Source) -> Source {
         Rule { tcp_flags: flags, ..about(6, TCP, 443, None, DENY) },
     ];
     let first = GroupId(source.groups.len() as u32);
-    source.groups.push(Group { ingress: rules.clone(), egress: rules });
+    source.groups.push(Group { ingress: rules.clone(), egress: rules }.into());
     for EndpointRules { ingress, egress, .. } in &mut source.endpoints {
         for tiers in [ingress, egress].map(Arc::make_mut) {
             tiers.insert(0, Tier { groups: vec![first], end: TierEnd::Pass });
@@ -180,7 +180,8 @@ pub(super) fn by_fields(mut source: Source) -> Source {
 /// The rules that are written, with other verdicts, and some that ask for DSCP and TCP flags; in up to four tiers of some of the groups for each endpoint.
 pub(super) fn by_dice(mut source: Source) -> Source {
     let mut dice = Dice(setting("EASTGATE_TWIN_SEED", 1) ^ 0x7e_a5);
-    for rule in source.groups.iter_mut().flat_map(|group| group.ingress.iter_mut().chain(&mut group.egress)) {
+    let groups = source.groups.iter_mut().map(Arc::make_mut);
+    for rule in groups.flat_map(|group| group.ingress.iter_mut().chain(&mut group.egress)) {
         rule.then = some_verdict(&mut dice);
         if dice.one_in(6) {
             rule.dscp = Some((0..64).filter(|_| dice.one_in(2)).collect());

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use eastgate_testkit::parse;
 use proptest::prelude::*;
 
 use super::super::{frames::*, net::Net, scene::*};
@@ -197,10 +198,7 @@ fn site() -> impl Strategy<Value = Site> {
                 .collect(),
             gives,
             own,
-            members: masks
-                .iter()
-                .map(|mask| (0..GROUPS_OF).filter(|group| mask >> group & 1 == 1).collect())
-                .collect(),
+            members: masks.into_iter().map(in_mask).collect(),
             sets,
             audit,
             open,
@@ -413,18 +411,47 @@ fn frame(packet: &Packet, flow: u16) -> Vec<u8> {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+/// What one reload changes.
+#[derive(Clone, Debug)]
+enum Change {
+    Rules(usize, [Vec<Rule>; 2]),
+    Members(usize, Vec<usize>),
+    Policies(Vec<Policy>),
+    Sets([(u8, u8); 2]),
+    Audit,
+}
 
-    #[test]
-    fn a_packet_passes_exactly_when_the_text_says_so(
-        site in site(), packets in prop::collection::vec(packet(), 250),
-    ) {
-        let text = site.text();
-        let mut net = Net::new(&text);
-        for (flow, packet) in packets.iter().enumerate() {
-            let egress = site.says(packet.src, packet.dst, packet, false);
-            let ingress = site.says(packet.dst, packet.src, packet, true);
+fn change() -> impl Strategy<Value = Change> {
+    let list = || prop::collection::vec(rule(false, false), 0..3);
+    prop_oneof![
+        8 => (0..GROUPS_OF, [list(), list()]).prop_map(|(group, lists)| Change::Rules(group, lists)),
+        1 => (0..STATIONS, 1u8..8).prop_map(|(station, mask)| Change::Members(station, in_mask(mask))),
+        1 => prop::collection::vec(policy(), 0..6).prop_map(Change::Policies),
+        1 => [prefix(), prefix()].prop_map(Change::Sets),
+        1 => Just(Change::Audit),
+    ]
+}
+
+fn in_mask(mask: u8) -> Vec<usize> {
+    (0..GROUPS_OF).filter(|group| mask >> group & 1 == 1).collect()
+}
+
+impl Site {
+    fn change(&mut self, change: Change) {
+        match change {
+            Change::Rules(group, lists) => self.groups[group] = lists,
+            Change::Members(station, groups) => self.members[station] = groups,
+            Change::Policies(policies) => self.policies = policies,
+            Change::Sets(sets) => self.sets = sets,
+            Change::Audit => self.audit = !self.audit,
+        }
+    }
+
+    /// Sends packets, of flows from this number on, and looks at what becomes of them.
+    fn hold(&self, net: &mut Net, packets: &[Packet], first: u16) -> Result<(), TestCaseError> {
+        for (flow, packet) in (first..).zip(packets) {
+            let egress = self.says(packet.src, packet.dst, packet, false);
+            let ingress = self.says(packet.dst, packet.src, packet, true);
             let reason = match (egress, ingress) {
                 (Said::RuleRefuses, _) => "egress-rule",
                 (Said::NobodyAllows, _) => "egress-denied",
@@ -433,10 +460,41 @@ proptest! {
                 (Said::Passes, Said::Passes) => "",
             };
             // Whom a rule rejects is told so, and gets an answer.
-            let fate = net.send(&format!("e{}", packet.src), frame(packet, 1000 + flow as u16));
+            let fate = net.send(&format!("e{}", packet.src), frame(packet, flow));
             let arrived = fate.deliveries.iter().any(|delivery| delivery.to == format!("e{}", packet.dst));
             let dropped = fate.drops.first().map(|(_, reason)| reason.to_string()).unwrap_or_default();
-            prop_assert_eq!((arrived, &*dropped), (reason.is_empty(), reason), "{:?}\n{}", packet, text);
+            prop_assert_eq!(
+                (arrived, &*dropped),
+                (reason.is_empty(), reason),
+                "{:?}\n{}",
+                packet,
+                self.text()
+            );
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn a_packet_passes_exactly_when_the_text_says_so(
+        site in site(), packets in prop::collection::vec(packet(), 250),
+    ) {
+        site.hold(&mut Net::new(&site.text()), &packets, 1000)?;
+    }
+
+    #[test]
+    fn it_passes_exactly_so_after_each_of_many_reloads(
+        site in site(),
+        changes in prop::collection::vec((change(), prop::collection::vec(packet(), 30)), 12),
+    ) {
+        let (mut site, mut net) = (site.clone(), Net::new(&site.text()));
+        for ((change, packets), first) in changes.into_iter().zip((1000..).step_by(100)) {
+            site.change(change);
+            net.install(&parse(&site.text()));
+            site.hold(&mut net, &packets, first)?;
         }
     }
 }

@@ -1,0 +1,135 @@
+//! One compilation after another.
+
+use super::*;
+use crate::compile::{address::Prefix, rebuild};
+
+/// A change of rules, again and again: what is taken over and what is compiled anew decide as the ordered rules do, and as
+/// what is compiled from nothing; what it takes does not grow with the number of changes.
+#[test]
+fn rules_change_again_and_again() {
+    const CASES: u32 = 60;
+    const CHANGES: usize = 30;
+    let [rebuilt, whole, words] = [const { Cell::new(0u32) }; 3];
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(CASES) };
+    let change = (0..GROUPS as usize, 0..12usize, 0..12usize, then(), proptest::bool::ANY);
+    let changes = proptest::collection::vec((change, proptest::collection::vec(question(), 12)), CHANGES);
+    let outcome = TestRunner::new(config).run(&(source(), changes), |(first, changes)| {
+        let (mut known, mut before) = (first.clone(), Compiled::compile(&first).unwrap());
+        for ((group, at, from, then, of_another), questions) in changes {
+            let mut next = known.clone();
+            // Another verdict, or what another rule is about: most peers are known then, and some groups get their first rule.
+            let donor = next.groups[(group + 1) % GROUPS as usize].ingress.get(from).cloned();
+            let rules = &mut Arc::make_mut(&mut next.groups[group]).ingress;
+            match (rules.get_mut(at), donor) {
+                (Some(rule), Some(donor)) if of_another => *rule = Rule { id: rule.id, ..donor },
+                (Some(rule), _) => rule.then = then,
+                (None, Some(donor)) => rules.push(Rule { id: RuleId(donor.id.0 + 1000), ..donor }),
+                (None, None) => rules.clear(),
+            }
+            let taken_over = rebuild::rebuild(&next, &known, &before).is_some();
+            let counter = if taken_over { &rebuilt } else { &whole };
+            counter.set(counter.get() + 1);
+            let after = Compiled::compile_after(&next, (&known, &before)).unwrap();
+            let anew = Compiled::compile(&next).unwrap();
+            let written = after.words(1);
+            words.set(words.get().max((written.len() / anew.words(1).len()) as u32));
+            for (endpoint, direction, peer, probe) in questions {
+                let expected = naive::decide(&next, endpoint, direction, peer, &probe);
+                let decided = after.decide(endpoint, direction, peer, &probe);
+                prop_assert_eq!(decided, expected, "{:?} {:?} {} {:?}", endpoint, direction, peer, probe);
+                let asked = after.tiers(endpoint, direction).zip(after.identity(peer));
+                if let Some((tiers, identity)) = asked {
+                    prop_assert_eq!(words::decide(&written, tiers, identity, &probe), expected);
+                }
+                let was = before.decide(endpoint, direction, peer, &probe);
+                if after.has_same_rules(&before, endpoint) && after.is_same_peer(&before, peer) {
+                    prop_assert_eq!(decided, was, "{:?} {:?} {} {:?}", endpoint, direction, peer, probe);
+                }
+            }
+            for endpoint in (0..=ENDPOINTS).map(EndpointId) {
+                prop_assert_eq!(after.is_stateless(endpoint), anew.is_stateless(endpoint));
+                for direction in [Direction::Ingress, Direction::Egress] {
+                    let asks = [&after, &anew].map(|it| it.tells_flows_apart(endpoint, direction));
+                    prop_assert_eq!(asks[0], asks[1]);
+                }
+            }
+            let all = [&after, &anew].map(|it| (it.has_stateless(), it.has_helpers(), it.stats().rules));
+            prop_assert_eq!(all[0], all[1]);
+            for id in next.groups.iter().flat_map(|group| group.all_rules()).map(|rule| rule.id) {
+                prop_assert_eq!(after.does(id), anew.does(id));
+            }
+            (known, before) = (next, after);
+        }
+        Ok(())
+    });
+    if let Err(failure) = outcome {
+        panic!("{failure}");
+    }
+    let [rebuilt, whole, words] = [rebuilt, whole, words].map(Cell::into_inner);
+    assert!(rebuilt > CASES * 10 && whole > CASES, "{rebuilt} taken over, {whole} compiled anew");
+    assert!(words < 8, "{words} times as much");
+}
+
+/// Of rules that change without end, what is not used any more goes.
+#[test]
+fn what_changes_leave_behind_goes() {
+    let with = |port: u16| {
+        let rules = (0..200u32).map(|id| allow(id, Peer::Any, tcp(1000 + 2 * id as u16)));
+        ingress(rules.chain([allow(200, Peer::Any, tcp(port))]).collect())
+    };
+    let (mut known, mut before) = (with(1), Compiled::compile(&with(1)).unwrap());
+    let mut most = 0;
+    for port in 2..500 {
+        let next = with(port);
+        let after = Compiled::compile_after(&next, (&known, &before)).unwrap();
+        most = most.max(after.stats().resident_bytes);
+        (known, before) = (next, after);
+    }
+    let one = Compiled::compile(&known).unwrap().stats().resident_bytes;
+    assert!(most < 3 * one + 4 * 4096 * 2, "{most} bytes instead of {one}");
+}
+
+/// Whose rules and peers are the same as before is decided about as before, whatever else is different; and who is not
+/// touched by a change of one endpoint has the numbers that it had.
+#[test]
+fn what_does_not_change_keeps_its_numbers_and_its_decisions() {
+    const CASES: u32 = 400;
+    let [same, other] = [const { Cell::new(0u32) }; 2];
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(CASES) };
+    let changed = (source(), source(), 0..ENDPOINTS as usize, proptest::bool::ANY);
+    let asked = (changed, proptest::collection::vec(question(), 100));
+    let outcome = TestRunner::new(config).run(&asked, |((first, second, changed, all), questions)| {
+        let before = Compiled::compile(&first).unwrap();
+        let mut next = first.clone();
+        next.endpoints[changed] = second.endpoints[changed].clone();
+        if all {
+            next.groups[0] = second.groups[0].clone();
+        }
+        let after = Compiled::compile_after(&next, (&first, &before)).unwrap();
+        let touched = [&first, &next].map(|source| source.endpoints[changed].addresses.clone()).concat();
+        let is_touched = |addr: Addr| {
+            let prefixes = touched.iter().filter_map(|(network, len)| Prefix::new(*network, *len));
+            let one = Prefix::new(addr, 128).unwrap();
+            prefixes.into_iter().any(|prefix| prefix.contains(one))
+        };
+        for (endpoint, direction, peer, probe) in questions {
+            let [was, is] = [&before, &after].map(|it| it.decide(endpoint, direction, peer, &probe));
+            prop_assert_eq!(is, naive::decide(&next, endpoint, direction, peer, &probe));
+            let stands = after.has_same_rules(&before, endpoint) && after.is_same_peer(&before, peer);
+            if stands {
+                prop_assert_eq!(is, was, "{:?} {:?} {} {:?}", endpoint, direction, peer, probe);
+            }
+            if !all && endpoint.0 < ENDPOINTS && endpoint.0 as usize != changed {
+                prop_assert!(after.has_same_rules(&before, endpoint), "{endpoint:?}");
+                prop_assert_eq!(after.tiers(endpoint, direction), before.tiers(endpoint, direction));
+                prop_assert!(is_touched(peer) || after.is_same_peer(&before, peer), "{peer}");
+            }
+            if was == is { same.set(same.get() + 1) } else { other.set(other.get() + 1) }
+        }
+        Ok(())
+    });
+    if let Err(failure) = outcome {
+        panic!("{failure}");
+    }
+    assert!(other.get() > 200, "{} of {} decisions changed", other.get(), same.get());
+}
