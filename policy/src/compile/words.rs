@@ -75,23 +75,22 @@ impl Compiled {
     pub fn words(&self, epoch: u32) -> Vec<u32> {
         let mut words = vec![epoch];
         words.resize(BLOCK, 0);
-        let mut tables = 1;
-        let mut table = |words: &mut Vec<u32>, rows: &mut dyn Iterator<Item = u32>| {
-            words[tables] = words.len() as u32;
-            tables += 1;
+        let table = |words: &mut Vec<u32>, number: usize, rows: &mut dyn Iterator<Item = u32>| {
+            words[number] = words.len() as u32;
             words.extend(rows);
             words.resize(words.len().next_multiple_of(BLOCK), 0);
         };
-        table(&mut words, &mut self.rulesets.iter().copied());
-        table(&mut words, &mut self.rules.iter().flat_map(|rule| [rule.rule.0, rule.then]));
+        table(&mut words, 1, &mut self.rulesets.iter().copied());
+        table(&mut words, 2, &mut self.rules.iter().flat_map(|rule| [rule.rule.0, rule.then]));
         let identities = self.identities.iter().flat_map(|row| {
             let [ruleset, list, base, nothing] = entry(&row.entry);
             [row.parent, row.further_from, row.further_to, 0, ruleset, list, base, nothing]
         });
-        table(&mut words, &mut { identities });
-        table(&mut words, &mut self.further.iter().flat_map(entry));
-        table(&mut words, &mut self.lists.words().iter().copied());
-        table(&mut words, &mut self.tier_lists.iter().flatten().map(|tier| tier.0));
+        table(&mut words, 3, &mut { identities });
+        table(&mut words, 4, &mut self.further.iter().flat_map(entry));
+        table(&mut words, 6, &mut self.tier_lists.iter().flatten().map(|tier| tier.0));
+        // Last: a change of rules adds to them, and moves nothing else.
+        table(&mut words, 5, &mut self.lists.words().iter().copied());
         words
     }
 }

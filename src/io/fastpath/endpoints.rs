@@ -16,7 +16,7 @@ use eastgate_fastpath::{
     ENDPOINT_OWN_TIMEOUTS, ENDPOINT_PROXIED, Endpoint as KernelEndpoint, EndpointKey, Error, NETWORK_HUB,
     NETWORK_STATELESS, NO_EPOCH, NO_RULE, Network as Row, Policy, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
 };
-use eastgate_policy::rule::Direction;
+use eastgate_policy::{compile::words::BLOCK, rule::Direction};
 use eastgate_steering::proxy_mac;
 use eastgate_vtep::{encap::Encapsulation, fdb::Location, flood::split_horizon, mtu};
 use eastgate_wire::{Addr, AttachmentId, Vni, VtepAddr};
@@ -33,6 +33,13 @@ const ENDPOINTS_AT_ONCE: usize = 256;
 const LARGE: usize = 4096;
 /// So many of them
 const KEPT: usize = 256;
+
+/// Leaves room behind a policy that is kept in hand: changes of rules add to it.
+pub(super) fn leave_room(words: &mut Vec<u32>) {
+    if size_of_val(&**words) >= LARGE {
+        words.resize((words.len() + words.len() / 8).next_multiple_of(BLOCK), 0);
+    }
+}
 
 /// A policy that programs decide by.
 #[derive(Debug)]
@@ -142,11 +149,12 @@ impl KernelPath {
         if !self.write_endpoints(snapshot, network, place)? {
             return Ok(None);
         }
-        let words = network.policy.words(epoch);
-        let bytes = size_of_val(&*words);
-        if let Some(policy) = before.filter(|before| bytes <= before.bytes()) {
+        let mut words = network.policy.words(epoch);
+        if let Some(policy) = before.filter(|before| size_of_val(&*words) <= before.bytes()) {
             return self.change(vni, epoch, policy, words).map(|()| None);
         }
+        leave_room(&mut words);
+        let bytes = size_of_val(&*words);
         if !self.reserve(bytes) {
             tracing::warn!(network = %network.name, bytes,
                 "fastpath.policy_mib has no room for its policy: new flows are decided by the pipeline");

@@ -3,6 +3,7 @@
 use eastgate_fastpath::Policy;
 
 use super::*;
+use crate::io::fastpath::endpoints::leave_room;
 
 fn one_rule_of_many() {
     let scene = SCENES[0];
@@ -14,8 +15,9 @@ fn one_rule_of_many() {
         let network = host.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().clone();
         network.policy.words(network.epoch)
     };
-    let before = words(&host);
-    let mut policy = Policy::load(before.clone()).unwrap();
+    let mut before = words(&host);
+    leave_room(&mut before);
+    let mut policy = Policy::load(before).unwrap();
     host.install(&text.replace("ports = [2077]", "ports = [2999]"));
     let after = words(&host);
     let all = after.len() / eastgate_policy::compile::words::BLOCK;
