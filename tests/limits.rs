@@ -389,20 +389,40 @@ fn a_rule_that_gets_a_limit_counts_what_the_kernel_has_begun() {
     }
 }
 
+/// How a connection can lie: what its network says beside what a test is about, and whether it is IPv6.
+const WAYS: [(&str, bool); 4] = [
+    ("", false),
+    ("", true),
+    ("neighbors = \"proxy\"", false),
+    ("topology = \"hub\"\nhub = \"alpha\"", true),
+];
+
+/// Each dataplane, and each way.
+fn all_ways() -> impl Iterator<Item = (&'static str, &'static str, bool)> {
+    DATAPLANES.into_iter().flat_map(|dataplane| WAYS.map(|(network, v6)| (dataplane, network, v6)))
+}
+
+fn service(number: u8, v6: bool) -> SocketAddr {
+    if v6 { format!("[fd00:1::{number}]:{TCP}").parse().unwrap() } else { tcp(number, TCP) }
+}
+
 #[test]
 fn who_sends_on_a_connection_that_nobody_knows_is_told() {
-    for dataplane in DATAPLANES {
-        let Some((site, daemons)) = running(dataplane, "tcp_unknown = \"reset\"") else { return };
+    for (dataplane, network, v6) in all_ways() {
+        let Some((site, daemons)) = running(dataplane, &format!("tcp_unknown = \"reset\"\n{network}")) else {
+            return;
+        };
         for (space, number) in [(&site.web2, 12), (&site.db1, 21)] {
-            let _serves = Server::start(space, tcp(number, TCP));
-            let mut stream = comes_about(&site.web1, tcp(number, TCP), "a connection");
+            let _serves = Server::start(space, service(number, v6));
+            let mut stream = comes_about(&site.web1, service(number, v6), "a connection");
             for daemon in &daemons {
                 assert!(daemon.run(&["flows", "kill", "--port", "7300"]).status.success());
             }
             stream.write_all(b"late").unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             let told = stream.read(&mut [0; 1]).map_err(|error| error.kind());
-            assert_eq!(told, Err(std::io::ErrorKind::ConnectionReset), "{dataplane}: at {number}");
+            let expected = Err(std::io::ErrorKind::ConnectionReset);
+            assert_eq!(told, expected, "{dataplane}, {network}, IPv6 {v6}: at {number}");
         }
     }
 }
@@ -440,14 +460,16 @@ fn flows_of_a_rule_that_is_taken_away_are_cut_at_once_where_asked() {
 /// Both ends of an idle connection hear at once that it is cut, also where neither of them is on the host whose rules have cut it.
 #[test]
 fn the_ends_of_a_connection_that_is_cut_are_told_where_asked() {
-    for dataplane in DATAPLANES {
-        let Some((site, daemons)) = running(dataplane, "on_change = \"reset\"") else { return };
+    for (dataplane, network, v6) in all_ways() {
+        let Some((site, daemons)) = running(dataplane, &format!("on_change = \"reset\"\n{network}")) else {
+            return;
+        };
         let held: Vec<[TcpStream; 2]> = [(12, &site.web2), (21, &site.db1)]
             .into_iter()
             .flat_map(|(number, space)| {
-                let listens = space.enter(|| bind_tcp(tcp(number, TCP)));
+                let listens = space.enter(|| bind_tcp(service(number, v6)));
                 let connect = |spoken: bool| {
-                    let mut client = comes_about(&site.web1, tcp(number, TCP), "a connection");
+                    let mut client = comes_about(&site.web1, service(number, v6), "a connection");
                     let (mut server, _) = listens.accept().unwrap();
                     if spoken {
                         client.write_all(b"a question").unwrap();
@@ -470,7 +492,8 @@ fn the_ends_of_a_connection_that_is_cut_are_told_where_asked() {
         for (number, mut end) in held.into_iter().flatten().enumerate() {
             end.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             let told = end.read(&mut [0; 1]).map_err(|error| error.kind());
-            assert_eq!(told, Err(std::io::ErrorKind::ConnectionReset), "{dataplane}: {number}");
+            let expected = Err(std::io::ErrorKind::ConnectionReset);
+            assert_eq!(told, expected, "{dataplane}, {network}, IPv6 {v6}: {number}");
         }
     }
 }

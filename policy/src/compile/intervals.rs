@@ -4,7 +4,10 @@
 //! A list's outcomes are counted from the first of its rules, so that rules with equal services share one list
 //! wherever they stand.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::Range,
+};
 
 use eastgate_wire::{Family, view::proto};
 
@@ -56,7 +59,7 @@ pub(crate) const fn key(protocol: u8, below: u32) -> u32 {
 const STALE: usize = 4096;
 
 /// A list of disjoint intervals: where it begins in [`Lists`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct ListId(u32);
 
 /// All interval lists of a network, one behind the other: of each its length, where its intervals start, their
@@ -147,6 +150,18 @@ impl Lists {
         self.intervals
     }
 
+    /// Where the words of a list over the key are, if it leads to no other.
+    fn room_of(&self, list: ListId) -> Option<Range<usize>> {
+        let start = list.0 as usize;
+        let (len, behind) = self.words.get(start..)?.split_first()?;
+        let len = *len as usize;
+        let (starts, behind) = behind.split_at_checked(len)?;
+        let leads_on = behind.get(..len)?.iter().any(|value| value & NESTED != 0);
+        let mut tables = Vec::new();
+        search::index(starts, &mut tables);
+        (!leads_on).then_some(start..start + 1 + 2 * len + tables.len())
+    }
+
     /// Whether half of them may be lists that nothing uses any more.
     pub(super) fn are_stale(&self) -> bool {
         self.words.len() > 2 * self.used + STALE
@@ -164,6 +179,8 @@ pub(super) struct Builder<'b> {
     /// Lists that are not among those
     known: usize,
     words: Vec<u32>,
+    /// Where there is room among them
+    room: Vec<Range<usize>>,
     intervals: usize,
     /// So many words were all in use; none where that is what they are now.
     used: Option<usize>,
@@ -191,14 +208,24 @@ pub(crate) type Asked = [Option<Spans>; FIELDS.len()];
 
 impl<'b> Builder<'b> {
     pub(super) fn new(budget: &'b mut Budget) -> Self {
-        Self { budget, interned: HashMap::new(), known: 0, words: Vec::new(), intervals: 0, used: None }
+        Self {
+            budget,
+            interned: HashMap::new(),
+            known: 0,
+            words: vec![],
+            room: vec![],
+            intervals: 0,
+            used: None,
+        }
     }
 
-    /// Adds to lists that there are. Some of them may not be used any more.
-    pub(super) fn after(before: &Lists, budget: &'b mut Budget) -> Self {
+    /// Adds to lists that there are, of which nobody asks these over the key any more. No list over a field is one of those: what
+    /// begins second in a list over the key is of another protocol than 0.
+    pub(super) fn after(before: &Lists, gone: impl Iterator<Item = ListId>, budget: &'b mut Budget) -> Self {
         Self {
             known: before.lists,
             words: before.words.to_vec(),
+            room: gone.filter_map(|list| before.room_of(list)).collect(),
             intervals: before.intervals,
             used: Some(before.used),
             ..Self::new(budget)
@@ -264,14 +291,24 @@ impl<'b> Builder<'b> {
         }
         self.budget.spend(intervals.len())?;
         self.intervals += intervals.len();
-        let id = self.words.len() as u32;
         let starts: Vec<u32> = intervals.iter().map(|interval| interval.start).collect();
-        self.words.push(starts.len() as u32);
-        self.words.extend(&starts);
-        self.words.extend(intervals.iter().map(|interval| interval.value));
-        search::index(&starts, &mut self.words);
+        let mut list = vec![starts.len() as u32];
+        list.extend(&starts);
+        list.extend(intervals.iter().map(|interval| interval.value));
+        search::index(&starts, &mut list);
+        let id = self.put(&list) as u32;
         self.interned.insert(intervals.into(), id);
         Ok(id)
+    }
+
+    /// Puts a list where there is room, or behind all others.
+    fn put(&mut self, list: &[u32]) -> usize {
+        let fitting = self.room.iter().enumerate().filter(|(_, room)| room.len() >= list.len());
+        let found = fitting.min_by_key(|(_, room)| room.len()).map(|(at, _)| at);
+        let room = found.map_or(self.words.len()..self.words.len(), |at| self.room.swap_remove(at));
+        let place = room.start..room.end.min(room.start + list.len());
+        self.words.splice(place.clone(), list.iter().copied());
+        place.start
     }
 }
 

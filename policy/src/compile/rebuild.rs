@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     Budget, Compiled, DEFAULT_ENTRY_LIMIT, Entry, Outcome, RulesetId,
     build::{DIRECTIONS, add_entries, does, has_helpers, placed, tells_flows_apart},
-    intervals,
+    intervals::{self, ListId},
 };
 use crate::rule::{Direction, GroupId, Rule, Source};
 
@@ -16,35 +16,40 @@ pub(super) fn rebuild(source: &Source, known: &Source, before: &Compiled) -> Opt
     if before.lists.are_stale() {
         return None;
     }
+    let is_changed = |(_, direction, groups): &(RulesetId, Direction, &[GroupId])| {
+        groups.iter().any(|group| changed.contains(&(*direction, *group)))
+    };
+    let rulesets = in_place(before);
+    let mut is_other = vec![false; before.rulesets.len()];
+    for (RulesetId(number), ..) in rulesets.iter().filter(|ruleset| is_changed(ruleset)) {
+        *is_other.get_mut(*number as usize)? = true;
+    }
+    let stays = |(_, entry): &(u32, Entry)| is_other.get(entry.ruleset.0 as usize) == Some(&false);
+    let (mut entries, gone): (Vec<_>, Vec<_>) = entries(before).partition(stays);
     let mut budget =
         Budget { limit: DEFAULT_ENTRY_LIMIT, left: DEFAULT_ENTRY_LIMIT.checked_sub(before.spent)? };
-    let mut lists = intervals::Builder::after(&before.lists, &mut budget);
+    let gone = unused(&gone, &entries);
+    let mut lists = intervals::Builder::after(&before.lists, gone.into_iter(), &mut budget);
     let mut numbers = before.numbers.clone();
     let mut rules: Vec<Outcome> = Vec::with_capacity(before.rules.len());
-    let (mut rulesets, mut asks) = (before.rulesets.clone(), before.tells_flows_apart.clone());
-    let (mut stateless, mut is_other) = (before.stateless.clone(), vec![false; before.rulesets.len()]);
-    let mut new = Vec::new();
-    for (ruleset, direction, groups) in in_place(before) {
-        let RulesetId(number) = ruleset;
-        let at = number as usize;
+    let (mut starts, mut asks) = (before.rulesets.clone(), before.tells_flows_apart.clone());
+    let mut stateless = before.stateless.clone();
+    for (ruleset, direction, groups) in rulesets {
+        let at = ruleset.0 as usize;
         let start = before.rulesets.get(at)?;
-        *rulesets.get_mut(at)? = rules.len() as u32;
-        if !groups.iter().any(|group| changed.contains(&(direction, *group))) {
+        *starts.get_mut(at)? = rules.len() as u32;
+        if !*is_other.get(at)? {
             let len: usize = rules_of(known, direction, groups).count();
             rules.extend(before.rules.get(*start as usize..)?.get(..len)?);
             continue;
         }
         let own: Vec<&Rule> = rules_of(source, direction, groups).collect();
         rules.extend(own.iter().map(|rule| Outcome::of(rule)));
-        add_entries(ruleset, &own, &before.peers, &mut lists, &mut new).ok()?;
+        add_entries(ruleset, &own, &before.peers, &mut lists, &mut entries).ok()?;
         numbers.says(ruleset, &own);
         *asks.get_mut(at)? = own.iter().any(|rule| tells_flows_apart(rule));
         *stateless.get_mut(at)? = own.iter().any(|rule| rule.then.is_stateless());
-        *is_other.get_mut(at)? = true;
     }
-    let stays = |(_, entry): &(u32, Entry)| is_other.get(entry.ruleset.0 as usize) == Some(&false);
-    let mut entries: Vec<(u32, Entry)> = entries(before).filter(stays).collect();
-    entries.append(&mut new);
     let parents: Vec<u32> = before.identities.iter().map(|row| row.parent).collect();
     let (identities, further) = placed(entries, &parents);
     let lists = lists.finish();
@@ -60,7 +65,7 @@ pub(super) fn rebuild(source: &Source, known: &Source, before: &Compiled) -> Opt
         has_stateless: stateless.contains(&true),
         tells_flows_apart: asks,
         stateless,
-        rulesets,
+        rulesets: starts,
         identities,
         further,
         lists,
@@ -91,6 +96,19 @@ fn changed(source: &Source, known: &Source, before: &Compiled) -> Option<BTreeSe
         }
     }
     Some(changed)
+}
+
+/// The lists that only entries that go have asked.
+fn unused(gone: &[(u32, Entry)], stay: &[(u32, Entry)]) -> Vec<ListId> {
+    let of = |entries: &[(u32, Entry)]| -> Vec<ListId> {
+        let mut lists: Vec<ListId> = entries.iter().map(|(_, entry)| entry.list).collect();
+        lists.sort_unstable();
+        lists.dedup();
+        lists
+    };
+    let (mut gone, used) = (of(gone), of(stay));
+    gone.retain(|list| used.binary_search(list).is_err());
+    gone
 }
 
 /// The rulesets in the order in which their rules lie.
