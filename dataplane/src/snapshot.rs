@@ -139,8 +139,6 @@ pub struct Network {
     pub control_ports: [u16; CONTROL_PORTS],
     /// Its compiled policy
     pub policy: Compiled,
-    /// What that was compiled from
-    source: Source,
     /// How its flows are tracked, but for those of endpoints that have timeouts of their own
     pub tracking: StateSettings,
     /// Some of its endpoints have.

@@ -27,9 +27,11 @@ use self::{
     address::AddressMap,
     build::Peers,
     intervals::{ListId, Lists, Point},
-    numbers::Numbers,
+    numbers::{Digest, Numbers},
 };
-use crate::rule::{Decision, Direction, GroupId, MAX_TIERS, Probe, Rule, RuleId, Source, Then, Verdict};
+use crate::rule::{
+    Decision, Direction, Group, GroupId, MAX_TIERS, Probe, Rule, RuleId, Source, Then, Verdict,
+};
 
 pub(crate) mod address;
 mod build;
@@ -159,8 +161,19 @@ pub struct Compiled {
     numbers: Numbers,
     /// whom rules can be about as things are,
     peers: Arc<Peers>,
+    /// what it came of,
+    source: Known,
     /// and the table entries that were counted.
     spent: usize,
+}
+
+/// What is kept of the source of a compilation.
+#[derive(Debug)]
+struct Known {
+    groups: Vec<Arc<Group>>,
+    endpoints: Digest,
+    /// How many peers rules have named that none may name any more, at most
+    forgotten: usize,
 }
 
 /// A tier's ruleset, with [`words::END_PASSES`] where it passes at its end; or [`words::NO_TIER`]
@@ -247,15 +260,15 @@ impl Compiled {
         build::build(source, None, &mut Budget { limit, left: limit })
     }
 
-    /// Compiles a network's policy that takes the place of another one, which came of the source beside it: what is the same
-    /// keeps its number, of rulesets, tier lists and identities. Groups and endpoints must have the numbers that they had.
+    /// Compiles a network's policy that takes the place of another one: what is the same keeps its number, of rulesets,
+    /// tier lists and identities. Groups and endpoints must have the numbers that they had.
     ///
     /// Where only rules of some groups have changed, what does not follow from these is taken over.
     ///
     /// # Errors
     /// [`CompileError`], with the rule or endpoint at fault.
-    pub fn compile_after(source: &Source, (known, before): (&Source, &Self)) -> Result<Self, CompileError> {
-        if let Some(rebuilt) = rebuild::rebuild(source, known, before) {
+    pub fn compile_after(source: &Source, before: &Self) -> Result<Self, CompileError> {
+        if let Some(rebuilt) = rebuild::rebuild(source, before) {
             return Ok(rebuilt);
         }
         let mut budget = Budget { limit: DEFAULT_ENTRY_LIMIT, left: DEFAULT_ENTRY_LIMIT };

@@ -221,7 +221,7 @@ pub struct Tier {
 }
 
 /// What the policy knows of one endpoint.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct EndpointRules {
     /// Its addresses and allowed address pairs, as prefixes in the 128-bit form
     pub addresses: Vec<(Addr, u8)>,

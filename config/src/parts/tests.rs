@@ -251,6 +251,27 @@ fn a_part_that_is_cut_otherwise_is_where_it_is() {
     }
 }
 
+/// The rules of a group that is as it was are wrong once what they name has gone, and right once it is there.
+#[test]
+fn what_rules_name_may_come_and_go() {
+    let set = "[tenant.acme.set.some]\naddresses = [\"10.9.0.1\"]\n";
+    let last = group("acme", "zebra");
+    let naming = "[tenant.acme.group.naming]\ningress = [{ from = \"group:zebra\" }, { from = \"set:some\" }]\n\
+         [tenant.acme.group.twice]\ningress = [{ from = \"any\" }, { from = \"any\" }]\nadmit_members = true\n";
+    let both = format!("{}{naming}{set}{last}", base());
+    for (what, other) in [
+        ("the set", both.replace(set, "")),
+        ("the group", both.replace(&last, "")),
+        ("both", both.replace(set, "").replace(&last, "")),
+        ("neither, and another rule", both.replace("{ from = \"set:some\" }", "{ from = \"10.0.0.0/8\" }")),
+    ] {
+        let errors = |text: &str| read(text, Some(&read(&both, None))).found.count();
+        assert_eq!(errors(&other) > errors(&both), !what.starts_with("neither"), "{what}");
+        assert!(is_read_in_parts(&both, &other), "{what} goes");
+        assert!(is_read_in_parts(&other, &both), "{what} comes");
+    }
+}
+
 /// More is wrong than is told: what was not told is wrong all the same when the rest is mended.
 #[test]
 fn what_was_not_told_is_not_taken_for_right() {

@@ -75,7 +75,7 @@ impl NetworkSite<'_> {
         let source = (self.policy)(rules.source(tenant, network, &ids));
         let multicast = rules::multicast(&source, rules);
         let policy = match before {
-            Some(before) => Compiled::compile_after(&source, (&before.source, &before.policy)),
+            Some(before) => Compiled::compile_after(&source, &before.policy),
             None => Compiled::compile(&source),
         };
         let policy = policy.map_err(|source| SnapshotError::Policy {
@@ -133,7 +133,6 @@ impl NetworkSite<'_> {
             rules: rules.clone(),
             endpoints,
             policy,
-            source,
             // Of every network: each has servers of addresses, or may get them.
             control_ports: admission::DHCP_PORTS,
             tracking: tracking::of_network(network, network.timeouts),

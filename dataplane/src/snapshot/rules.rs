@@ -40,8 +40,9 @@ pub struct RuleTable {
     limits: BTreeMap<u32, SourceLimits>,
     /// Those of the tenant's groups, by name: most of what is looked up
     groups: BTreeMap<Name, GroupId>,
-    /// And what their rules are to the policy crate; the same as in the table before where nothing about them has changed
-    group_rules: BTreeMap<Name, Arc<Group>>,
+    /// By the numbers of parts: what their rules are to the policy crate. A group's is the same allocation as in the table before
+    /// where it is seen that nothing about it has changed.
+    expanded: Vec<Arc<Group>>,
     /// Whose rules they are; none of the empty table
     tenant: Option<Arc<Tenant>>,
     /// What it is compiled with beside itself
@@ -169,7 +170,7 @@ impl RuleTable {
             _ => None,
         });
         table.groups = groups.collect();
-        table.expand_groups(tenant, before);
+        table.expand(tenant, before);
         table
     }
 

@@ -8,10 +8,10 @@ use std::{
 use eastgate_wire::{Addr, EndpointId, Family};
 
 use super::{
-    Budget, CompileError, Compiled, Entry, IdentityRow, Outcome, RulesetId, Tier, TierListId,
+    Budget, CompileError, Compiled, Entry, IdentityRow, Known, Outcome, RulesetId, Tier, TierListId,
     address::{AddressMap, Prefix},
     intervals,
-    numbers::{IdentityKey, Numbering, Numbers},
+    numbers::{Digest, IdentityKey, Numbering, Numbers},
 };
 use crate::rule::{self, Direction, GroupId, MAX_TIERS, Peer, Rule, Service, Source, Then, TierEnd};
 
@@ -61,6 +61,11 @@ pub(super) fn build(
         identities: table,
         further,
         lists,
+        source: Known {
+            groups: source.groups.clone(),
+            endpoints: Digest::of(&source.endpoints),
+            forgotten: 0,
+        },
         spent: budget.limit - budget.left,
     })
 }
@@ -237,6 +242,9 @@ struct Identities {
     peers: Peers,
 }
 
+/// Peers that may be told apart for nothing however few there are
+const STALE: usize = 16;
+
 /// Whom rules can be about, without telling addresses apart any further.
 #[derive(Debug)]
 pub(super) struct Peers {
@@ -315,6 +323,11 @@ impl Peers {
             }
             Peer::Group(group) => self.named.get(group.0 as usize) == Some(&true),
         }
+    }
+
+    /// Whether half of them may be told apart for nothing, where rules have forgotten so many.
+    pub(super) fn are_stale(&self, forgotten: usize) -> bool {
+        2 * forgotten > self.of_prefixes.len() + self.of_groups.len() + STALE
     }
 
     pub(super) fn bytes(&self) -> usize {

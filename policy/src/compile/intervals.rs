@@ -5,7 +5,7 @@
 //! wherever they stand.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::Range,
 };
 
@@ -71,6 +71,8 @@ pub(super) struct Lists {
     intervals: usize,
     /// So many words were all in use.
     used: usize,
+    /// So many are of lists that nothing uses any more, but for lists in those.
+    unused: usize,
 }
 
 /// A probe as the position it has in the lists.
@@ -150,21 +152,31 @@ impl Lists {
         self.intervals
     }
 
-    /// Where the words of a list over the key are, if it leads to no other.
-    fn room_of(&self, list: ListId) -> Option<Range<usize>> {
-        let start = list.0 as usize;
-        let (len, behind) = self.words.get(start..)?.split_first()?;
-        let len = *len as usize;
-        let (starts, behind) = behind.split_at_checked(len)?;
-        let leads_on = behind.get(..len)?.iter().any(|value| value & NESTED != 0);
+    /// Where the words of a list over the key are, and whether it leads to no other.
+    fn place_of(&self, list: ListId) -> Option<(Range<usize>, bool)> {
+        let (starts, values) = self.columns(list)?;
         let mut tables = Vec::new();
         search::index(starts, &mut tables);
-        (!leads_on).then_some(start..start + 1 + 2 * len + tables.len())
+        let place = list.0 as usize;
+        let is_alone = values.iter().all(|value| value & NESTED == 0);
+        Some((place..place + 1 + starts.len() + values.len() + tables.len(), is_alone))
+    }
+
+    fn intervals_of(&self, list: ListId) -> Box<[Interval]> {
+        let (starts, values) = self.columns(list).unwrap_or_default();
+        starts.iter().zip(values).map(|(start, value)| Interval { start: *start, value: *value }).collect()
+    }
+
+    /// Where the intervals of a list start, and their values.
+    fn columns(&self, list: ListId) -> Option<(&[u32], &[u32])> {
+        let (len, behind) = self.words.get(list.0 as usize..)?.split_first()?;
+        let (starts, behind) = behind.split_at_checked(*len as usize)?;
+        Some((starts, behind.get(..starts.len())?))
     }
 
     /// Whether half of them may be lists that nothing uses any more.
     pub(super) fn are_stale(&self) -> bool {
-        self.words.len() > 2 * self.used + STALE
+        self.words.len() > 2 * self.used + STALE || 2 * self.unused > self.words.len() + STALE
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -179,11 +191,12 @@ pub(super) struct Builder<'b> {
     /// Lists that are not among those
     known: usize,
     words: Vec<u32>,
-    /// Where there is room among them
-    room: Vec<Range<usize>>,
+    /// Where there is room among them, by how much
+    room: BTreeMap<usize, Vec<usize>>,
     intervals: usize,
     /// So many words were all in use; none where that is what they are now.
     used: Option<usize>,
+    unused: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -213,21 +226,35 @@ impl<'b> Builder<'b> {
             interned: HashMap::new(),
             known: 0,
             words: vec![],
-            room: vec![],
+            room: BTreeMap::new(),
             intervals: 0,
             used: None,
+            unused: 0,
         }
     }
 
-    /// Adds to lists that there are, of which nobody asks these over the key any more. No list over a field is one of those: what
-    /// begins second in a list over the key is of another protocol than 0.
-    pub(super) fn after(before: &Lists, gone: impl Iterator<Item = ListId>, budget: &'b mut Budget) -> Self {
+    /// Adds to lists that there are. Of those that nobody has but who asks for lists now, these are given again to whoever asks
+    /// for the same, and others make room.
+    ///
+    /// All of them are lists over the key. None is one over a field: what begins second in a list over the key is of another
+    /// protocol than 0.
+    pub(super) fn after(before: &Lists, same: &[ListId], gone: &[ListId], budget: &'b mut Budget) -> Self {
+        let mut room: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        let mut unused = before.unused;
+        for (place, is_alone) in gone.iter().filter_map(|list| before.place_of(*list)) {
+            unused += place.len();
+            if is_alone {
+                room.entry(place.len()).or_default().push(place.start);
+            }
+        }
         Self {
-            known: before.lists,
+            interned: same.iter().map(|list| (before.intervals_of(*list), list.0)).collect(),
+            known: before.lists - same.len(),
             words: before.words.to_vec(),
-            room: gone.filter_map(|list| before.room_of(list)).collect(),
+            room,
             intervals: before.intervals,
             used: Some(before.used),
+            unused,
             ..Self::new(budget)
         }
     }
@@ -239,7 +266,7 @@ impl<'b> Builder<'b> {
     pub(super) fn finish(self) -> Lists {
         let used = self.used.unwrap_or(self.words.len());
         let lists = self.known + self.interned.len();
-        Lists { words: self.words.into(), lists, intervals: self.intervals, used }
+        Lists { words: self.words.into(), lists, intervals: self.intervals, used, unused: self.unused }
     }
 
     /// The list of these rules, each with its place in the whole ordered list, ascending.
@@ -303,12 +330,20 @@ impl<'b> Builder<'b> {
 
     /// Puts a list where there is room, or behind all others.
     fn put(&mut self, list: &[u32]) -> usize {
-        let fitting = self.room.iter().enumerate().filter(|(_, room)| room.len() >= list.len());
-        let found = fitting.min_by_key(|(_, room)| room.len()).map(|(at, _)| at);
-        let room = found.map_or(self.words.len()..self.words.len(), |at| self.room.swap_remove(at));
-        let place = room.start..room.end.min(room.start + list.len());
-        self.words.splice(place.clone(), list.iter().copied());
-        place.start
+        let enough = self.room.range(list.len()..).next().map(|(len, _)| *len);
+        let found = enough.and_then(|len| {
+            let starts = self.room.get_mut(&len)?;
+            let start = starts.pop();
+            if starts.is_empty() {
+                self.room.remove(&len);
+            }
+            self.unused -= list.len();
+            start
+        });
+        let start = found.unwrap_or(self.words.len());
+        let end = (start + list.len()).min(self.words.len());
+        self.words.splice(start..end, list.iter().copied());
+        start
     }
 }
 

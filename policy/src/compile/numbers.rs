@@ -33,9 +33,9 @@ pub(super) struct IdentityKey {
     pub(super) groups: Vec<GroupId>,
 }
 
-/// Stands for rules or groups that are compared with those of another compilation.
+/// Stands for rules, groups or endpoints that are compared with those of another compilation.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-struct Digest([u64; 2]);
+pub(super) struct Digest([u64; 2]);
 
 /// Keys and their numbers, which are as small as can be: a table by number has no more rows than two compilations have keys.
 #[derive(Clone, Debug)]
@@ -163,7 +163,7 @@ impl Numbers {
 }
 
 impl Digest {
-    fn of(what: &impl Hash) -> Self {
+    pub(super) fn of(what: &impl Hash) -> Self {
         // Two of 64 bits: what a tenant writes must not pass for something else by chance.
         Self([0u8, 1].map(|which| {
             let mut hasher = DefaultHasher::new();

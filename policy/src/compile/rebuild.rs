@@ -1,19 +1,24 @@
 //! A change of some groups' rules: what does not follow from these is taken over from the compilation before.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    Budget, Compiled, DEFAULT_ENTRY_LIMIT, Entry, Outcome, RulesetId,
+    Budget, Compiled, DEFAULT_ENTRY_LIMIT, Entry, Known, Outcome, RulesetId,
     build::{DIRECTIONS, add_entries, does, has_helpers, placed, tells_flows_apart},
     intervals::{self, ListId},
+    numbers::Digest,
 };
-use crate::rule::{Direction, GroupId, Rule, Source};
+use crate::rule::{Direction, Group, GroupId, Peer, Rule, Source};
 
-/// Compiles `source`, where it differs from `known`, of which `before` came, only by rules that are about peers which are
-/// told apart already. None where more has changed, or where too much would be left over of what was before.
-pub(super) fn rebuild(source: &Source, known: &Source, before: &Compiled) -> Option<Compiled> {
-    let changed = changed(source, known, before)?;
-    if before.lists.are_stale() {
+/// Prefixes that lie deeper in each other are compiled anew: each look-up asks all of them, whether or not rules name them still.
+const DEEP: u32 = 16;
+
+/// Compiles `source`, where it differs from what `before` came of only by rules that are about peers which are told apart
+/// already. None where more has changed, or where too much would be left over of what was before.
+pub(super) fn rebuild(source: &Source, before: &Compiled) -> Option<Compiled> {
+    let changed = changed(source, before)?;
+    let forgotten = before.source.forgotten + forgotten(source, before, &changed);
+    if before.lists.are_stale() || before.peers.are_stale(forgotten) || before.depth > DEEP {
         return None;
     }
     let is_changed = |(_, direction, groups): &(RulesetId, Direction, &[GroupId])| {
@@ -21,38 +26,37 @@ pub(super) fn rebuild(source: &Source, known: &Source, before: &Compiled) -> Opt
     };
     let rulesets = in_place(before);
     let mut is_other = vec![false; before.rulesets.len()];
-    for (RulesetId(number), ..) in rulesets.iter().filter(|ruleset| is_changed(ruleset)) {
-        *is_other.get_mut(*number as usize)? = true;
+    let mut others: Vec<(RulesetId, Vec<&Rule>)> = Vec::new();
+    for (ruleset, direction, groups) in rulesets.iter().filter(|ruleset| is_changed(ruleset)) {
+        *is_other.get_mut(ruleset.0 as usize)? = true;
+        others.push((*ruleset, rules_of(&source.groups, *direction, groups).collect()));
     }
     let stays = |(_, entry): &(u32, Entry)| is_other.get(entry.ruleset.0 as usize) == Some(&false);
     let (mut entries, gone): (Vec<_>, Vec<_>) = entries(before).partition(stays);
-    let mut budget =
-        Budget { limit: DEFAULT_ENTRY_LIMIT, left: DEFAULT_ENTRY_LIMIT.checked_sub(before.spent)? };
-    let gone = unused(&gone, &entries);
-    let mut lists = intervals::Builder::after(&before.lists, gone.into_iter(), &mut budget);
-    let mut numbers = before.numbers.clone();
+    let (lists, spent) = lists(&others, before, &gone, &mut entries)?;
+    let parents: Vec<u32> = before.identities.iter().map(|row| row.parent).collect();
+    let (identities, further) = placed(entries, &parents);
     let mut rules: Vec<Outcome> = Vec::with_capacity(before.rules.len());
-    let (mut starts, mut asks) = (before.rulesets.clone(), before.tells_flows_apart.clone());
-    let mut stateless = before.stateless.clone();
+    let mut starts = before.rulesets.clone();
     for (ruleset, direction, groups) in rulesets {
         let at = ruleset.0 as usize;
-        let start = before.rulesets.get(at)?;
         *starts.get_mut(at)? = rules.len() as u32;
-        if !*is_other.get(at)? {
-            let len: usize = rules_of(known, direction, groups).count();
-            rules.extend(before.rules.get(*start as usize..)?.get(..len)?);
-            continue;
+        if *is_other.get(at)? {
+            rules.extend(rules_of(&source.groups, direction, groups).map(Outcome::of));
+        } else {
+            let start = *before.rulesets.get(at)? as usize;
+            let len = rules_of(&before.source.groups, direction, groups).count();
+            rules.extend(before.rules.get(start..start + len)?);
         }
-        let own: Vec<&Rule> = rules_of(source, direction, groups).collect();
-        rules.extend(own.iter().map(|rule| Outcome::of(rule)));
-        add_entries(ruleset, &own, &before.peers, &mut lists, &mut entries).ok()?;
-        numbers.says(ruleset, &own);
+    }
+    let (mut numbers, mut asks) = (before.numbers.clone(), before.tells_flows_apart.clone());
+    let mut stateless = before.stateless.clone();
+    for (ruleset, own) in &others {
+        let at = ruleset.0 as usize;
+        numbers.says(*ruleset, own);
         *asks.get_mut(at)? = own.iter().any(|rule| tells_flows_apart(rule));
         *stateless.get_mut(at)? = own.iter().any(|rule| rule.then.is_stateless());
     }
-    let parents: Vec<u32> = before.identities.iter().map(|row| row.parent).collect();
-    let (identities, further) = placed(entries, &parents);
-    let lists = lists.finish();
     Some(Compiled {
         endpoints: before.endpoints.clone(),
         tier_lists: before.tier_lists.clone(),
@@ -70,13 +74,46 @@ pub(super) fn rebuild(source: &Source, known: &Source, before: &Compiled) -> Opt
         further,
         lists,
         numbers,
-        spent: budget.limit - budget.left,
+        source: Known { groups: source.groups.clone(), endpoints: before.source.endpoints, forgotten },
+        spent,
     })
 }
 
+/// The lists with those of rulesets that changed, whose entries are added, and the table entries that all have taken. `gone`
+/// are the entries that these rulesets had.
+fn lists(
+    others: &[(RulesetId, Vec<&Rule>)],
+    before: &Compiled,
+    gone: &[(u32, Entry)],
+    entries: &mut Vec<(u32, Entry)>,
+) -> Option<(intervals::Lists, usize)> {
+    let limit = DEFAULT_ENTRY_LIMIT;
+    let left = limit.checked_sub(before.spent)?;
+    let gone = unused(gone, entries);
+    // Twice: what comes out the same keeps its place, and only then it is known where there is room.
+    let mut budget = Budget { limit, left };
+    let mut lists = intervals::Builder::after(&before.lists, &gone, &[], &mut budget);
+    let mut new = Vec::new();
+    for (ruleset, rules) in others {
+        add_entries(*ruleset, rules, &before.peers, &mut lists, &mut new).ok()?;
+    }
+    let again: BTreeSet<ListId> = new.iter().map(|(_, entry)| entry.list).collect();
+    let (same, gone): (Vec<ListId>, Vec<ListId>) = gone.into_iter().partition(|list| again.contains(list));
+    let mut budget = Budget { limit, left };
+    let mut lists = intervals::Builder::after(&before.lists, &same, &gone, &mut budget);
+    for (ruleset, rules) in others {
+        // As much as a compilation of the whole counts, so that none refuses what was in force.
+        lists.spend(1 + rules.len()).ok()?;
+        add_entries(*ruleset, rules, &before.peers, &mut lists, entries).ok()?;
+    }
+    let lists = lists.finish();
+    Some((lists, limit - budget.left))
+}
+
 /// The groups whose rules are others, by direction; none where anything else is, or a rule is about a peer that is not told apart.
-fn changed(source: &Source, known: &Source, before: &Compiled) -> Option<BTreeSet<(Direction, GroupId)>> {
-    if source.groups.len() != known.groups.len() || source.endpoints != known.endpoints {
+fn changed(source: &Source, before: &Compiled) -> Option<BTreeSet<(Direction, GroupId)>> {
+    let known = &before.source;
+    if source.groups.len() != known.groups.len() || Digest::of(&source.endpoints) != known.endpoints {
         return None;
     }
     let mut changed = BTreeSet::new();
@@ -111,6 +148,19 @@ fn unused(gone: &[(u32, Entry)], stay: &[(u32, Entry)]) -> Vec<ListId> {
     gone
 }
 
+/// How many peers may be told apart for rules that have gone, at most.
+fn forgotten(source: &Source, before: &Compiled, changed: &BTreeSet<(Direction, GroupId)>) -> usize {
+    let peers = |groups: &[Arc<Group>], (direction, GroupId(id)): (Direction, GroupId)| -> BTreeSet<Peer> {
+        let rules = groups.get(id as usize).map_or(&[][..], |group| group.rules(direction));
+        rules.iter().map(|rule| rule.peer).collect()
+    };
+    let of_one = |of: &(Direction, GroupId)| {
+        let [was, is] = [&before.source.groups, &source.groups].map(|groups| peers(groups, *of));
+        was.difference(&is).count()
+    };
+    changed.iter().map(of_one).sum()
+}
+
 /// The rulesets in the order in which their rules lie.
 fn in_place(before: &Compiled) -> Vec<(RulesetId, Direction, &[GroupId])> {
     let all = before.numbers.rulesets.all();
@@ -121,11 +171,11 @@ fn in_place(before: &Compiled) -> Vec<(RulesetId, Direction, &[GroupId])> {
 }
 
 fn rules_of<'s>(
-    source: &'s Source,
+    all: &'s [Arc<Group>],
     direction: Direction,
     groups: &'s [GroupId],
 ) -> impl Iterator<Item = &'s Rule> {
-    let groups = groups.iter().filter_map(|group| source.groups.get(group.0 as usize));
+    let groups = groups.iter().filter_map(|group| all.get(group.0 as usize));
     groups.flat_map(move |group| group.rules(direction))
 }
 

@@ -89,7 +89,7 @@ impl Compiled {
         table(&mut words, 3, &mut { identities });
         table(&mut words, 4, &mut self.further.iter().flat_map(entry));
         table(&mut words, 6, &mut self.tier_lists.iter().flatten().map(|tier| tier.0));
-        // Last: a change of rules adds to them, and moves nothing else.
+        // Last: a change of rules adds to them, and the others mostly keep their size.
         table(&mut words, 5, &mut self.lists.words().iter().copied());
         words
     }

@@ -34,7 +34,7 @@ const LARGE: usize = 4096;
 /// So many of them
 const KEPT: usize = 256;
 
-/// Leaves room behind a policy that is kept in hand: changes of rules add to it.
+/// Leaves room behind a policy that is large enough to be kept in hand: changes of rules add to it.
 pub(super) fn leave_room(words: &mut Vec<u32>) {
     if size_of_val(&**words) >= LARGE {
         words.resize((words.len() + words.len() / 8).next_multiple_of(BLOCK), 0);
@@ -153,7 +153,11 @@ impl KernelPath {
         if let Some(policy) = before.filter(|before| size_of_val(&*words) <= before.bytes()) {
             return self.change(vni, epoch, policy, words).map(|()| None);
         }
+        let alone = words.len();
         leave_room(&mut words);
+        if !self.has_room_for(size_of_val(&*words)) {
+            words.truncate(alone);
+        }
         let bytes = size_of_val(&*words);
         if !self.reserve(bytes) {
             tracing::warn!(network = %network.name, bytes,
@@ -178,9 +182,17 @@ impl KernelPath {
         Ok(())
     }
 
+    fn has_room_for(&self, bytes: usize) -> bool {
+        lock(&self.tables).policy_bytes + bytes <= self.policy_bytes_max()
+    }
+
+    const fn policy_bytes_max(&self) -> usize {
+        (self.sizes.policy_mib as usize) << 20
+    }
+
     fn reserve(&self, bytes: usize) -> bool {
         let mut tables = lock(&self.tables);
-        let fits = tables.policy_bytes + bytes <= (self.sizes.policy_mib as usize) << 20;
+        let fits = tables.policy_bytes + bytes <= self.policy_bytes_max();
         if fits {
             tables.policy_bytes += bytes;
         }

@@ -81,8 +81,8 @@ impl RuleTable {
         })
     }
 
-    /// Works out what the groups of the tenant are to the policy crate.
-    pub(super) fn expand_groups(&mut self, tenant: &Tenant, before: Option<&Self>) {
+    /// Works out what all parts are to the policy crate.
+    pub(super) fn expand(&mut self, tenant: &Tenant, before: Option<&Self>) {
         // A rule that says the same is about the same peers while what it names has its number.
         let mut ids = self.ids.iter();
         let before = before.filter(|before| before.ids.iter().all(|it| ids.any(|known| known == it)));
@@ -90,35 +90,35 @@ impl RuleTable {
         let before = before.filter(|before| mode(before) == Some(tenant.mode));
         let mut known = before.and_then(|before| {
             let groups = &before.tenant.as_ref()?.groups;
-            Some((InOrder::of(groups), InOrder::of(&before.lists), InOrder::of(&before.group_rules)))
+            Some((InOrder::of(groups), InOrder::of(&before.lists), &before.expanded))
         });
-        let mut lists = InOrder::of(&self.lists);
-        let expand = |group: &config::Group| {
-            let list = RuleList::Group(group.name.clone());
-            let now = lists.get(&list);
-            let same = known.as_mut().and_then(|(groups, lists, rules)| {
-                let (was, list, rules) =
-                    (groups.get(&group.name)?, lists.get(&list)?, rules.get(&group.name)?);
+        let (mut groups, mut lists) = (InOrder::of(&tenant.groups), InOrder::of(&self.lists));
+        let mut expanded = vec![Arc::default(); self.ids_end()];
+        for (part, GroupId(id)) in &self.ids {
+            let Some(place) = expanded.get_mut(*id as usize) else { continue };
+            let Part::Group(name, _) = part else {
+                *place = Arc::new(self.rules_of(part, tenant));
+                continue;
+            };
+            let list = RuleList::Group(name.clone());
+            let (group, now) = (groups.get(name), lists.get(&list));
+            let same = known.as_mut().and_then(|(groups, lists, expanded)| {
+                let (was, list, rules) = (groups.get(name)?, lists.get(&list)?, expanded.get(*id as usize)?);
                 // What is outside the tenant may be there now, and not have been.
-                let is_same = was.stateful == group.stateful && list.named.is_empty();
+                let is_same = group?.stateful == was.stateful && list.named.is_empty();
                 Some(rules).filter(|_| is_same && now.is_some_and(|now| Arc::ptr_eq(list, now)))
             });
-            let rules = same.cloned().unwrap_or_else(|| Arc::new(self.rules_of_group(tenant, group)));
-            (group.name.clone(), rules)
-        };
-        self.group_rules = tenant.groups.values().map(expand).collect();
+            let anew = || group.map(|group| Arc::new(self.rules_of_group(tenant, group)));
+            *place = same.cloned().or_else(anew).unwrap_or_default();
+        }
+        self.expanded = expanded;
     }
 
     /// The policy of one network of the tenant, as the policy crate takes it: its endpoints have these numbers, in the order
     /// of the configuration.
     #[must_use]
     pub fn source(&self, tenant: &Tenant, network: &config::Network, ids: &[EndpointId]) -> Source {
-        let mut groups = vec![Arc::default(); self.ids_end()];
-        for (part, GroupId(id)) in &self.ids {
-            if let Some(group) = groups.get_mut(*id as usize) {
-                *group = self.rules_of(part, tenant);
-            }
-        }
+        let groups = self.expanded.clone();
         // Numbers that nobody has are of endpoints without addresses, groups and rules.
         let end = ids.iter().map(|id| id.0 as usize + 1).max().unwrap_or(0);
         let mut endpoints = vec![EndpointRules::default(); end];
@@ -139,7 +139,7 @@ impl RuleTable {
     }
 
     /// The rules of a group of the tenant.
-    pub(super) fn rules_of_group(&self, tenant: &Tenant, group: &config::Group) -> Group {
+    fn rules_of_group(&self, tenant: &Tenant, group: &config::Group) -> Group {
         let list = RuleList::Group(group.name.clone());
         self.both(tenant, &list, Owner::Tenant, [&group.ingress, &group.egress], group.stateful)
     }
@@ -155,15 +155,15 @@ impl RuleTable {
         let of = |direction, rules: &[config::Rule]| {
             let whole = OfSome { rules, from: 0, family: None };
             let audit = owner == Owner::Tenant && tenant.mode == Mode::Audit;
-            self.expanded(tenant, owner, list, direction, whole, audit)
+            self.as_rules(tenant, owner, list, direction, whole, audit)
         };
         let group = Group { ingress: of(Direction::Ingress, ingress), egress: of(Direction::Egress, egress) };
         if stateful { group } else { without_state(group) }
     }
 
-    fn rules_of(&self, part: &Part, tenant: &Tenant) -> Arc<Group> {
+    /// Those of another part.
+    fn rules_of(&self, part: &Part, tenant: &Tenant) -> Group {
         let group = match part {
-            Part::Group(name, _) => return self.group_rules.get(name).cloned().unwrap_or_default(),
             Part::Template(name, stateful) => self.site.templates.get(name).map(|template| {
                 let list = RuleList::Template(name.clone());
                 let lists = [&template.ingress[..], &template.egress[..]];
@@ -173,7 +173,7 @@ impl RuleTable {
                 let list = RuleList::Policy(*owner, name.clone());
                 let part = parts(rules_in(policy, *direction)).nth(*at as usize);
                 let audit = Self::is_tried_out(tenant, *owner, policy);
-                let rules = part.map(|part| self.expanded(tenant, *owner, &list, *direction, part, audit));
+                let rules = part.map(|part| self.as_rules(tenant, *owner, &list, *direction, part, audit));
                 match direction {
                     Direction::Ingress => Group { ingress: rules.unwrap_or_default(), egress: Vec::new() },
                     Direction::Egress => Group { ingress: Vec::new(), egress: rules.unwrap_or_default() },
@@ -199,9 +199,10 @@ impl RuleTable {
                 let rule = self.about_all(&RuleList::DefaultDeny, Verdict { audit: true, ..Verdict::DENY });
                 Some(Group { ingress: rule.clone(), egress: rule })
             }
-            Part::GroupOf(..) | Part::Set(..) => None,
+            // Rules name these as their peers.
+            Part::Group(..) | Part::GroupOf(..) | Part::Set(..) => None,
         };
-        group.unwrap_or_default().into()
+        group.unwrap_or_default()
     }
 
     pub(super) fn policy<'a>(&'a self, tenant: &'a Tenant, owner: Owner, name: &Name) -> Option<&'a Policy> {
@@ -296,7 +297,7 @@ impl RuleTable {
     }
 
     /// The rules of a part, as the policy crate takes them: one as written is one for each peer and service; all have its number.
-    fn expanded(
+    fn as_rules(
         &self,
         tenant: &Tenant,
         owner: Owner,
