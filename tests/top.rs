@@ -101,6 +101,21 @@ fn row(lines: &[String], name: &str) -> Vec<String> {
     line.split_whitespace().map(str::to_owned).collect()
 }
 
+/// Whoever ends it, the terminal is as it was.
+#[test]
+fn a_signal_leaves_the_terminal_as_it_was() {
+    const TERMINATE: i64 = 15;
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let alpha = site.run("alpha");
+    let mut top = Terminal::start(&alpha, &[]);
+    top.contains("acme/lan");
+    assert!(top.raw.contains("\u{1b}[?1049h") && !top.raw.contains("\u{1b}[?1049l"), "{:?}", top.raw);
+    top.order(&json!({ "signal": TERMINATE }));
+    assert_eq!(top.ends(), 128 + TERMINATE);
+    top.look();
+    assert!(top.raw.contains("\u{1b}[?1049l"), "{:?}", top.raw);
+}
+
 #[test]
 fn one_goes_from_a_network_to_the_rule() {
     let Some(site) = Site::new(HOSTS_V4) else { return };

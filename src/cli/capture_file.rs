@@ -1,6 +1,10 @@
 //! A packet out of a capture file: pcap or pcapng, as tcpdump and Wireshark write them.
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
 
 use anyhow::{Context, Result, bail};
 use eastgate_wire::names;
@@ -26,7 +30,7 @@ struct Captured {
 /// The frame of a number, counted from 1.
 pub(super) fn packet(path: &Path, number: u64) -> Result<Vec<u8>> {
     let name = path.display();
-    let file = File::open(path).with_context(|| name.to_string())?;
+    let file = Whole(File::open(path).with_context(|| name.to_string())?);
     let mut reader =
         create_reader(BUFFER, file).map_err(|error| unreadable(&error)).with_context(|| name.to_string())?;
     let mut interfaces: Vec<Linktype> = Vec::new();
@@ -41,6 +45,26 @@ pub(super) fn packet(path: &Path, number: u64) -> Result<Vec<u8>> {
         if seen == number {
             return captured.frame().with_context(|| format!("{name}, packet {number}"));
         }
+    }
+}
+
+/// Reads as much as is asked for, of what comes in pieces as well: a pipe gives no more at a time than was written to it.
+struct Whole<R>(R);
+
+impl<R: Read> Read for Whole<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut read = 0;
+        while let Some(rest) = buffer.get_mut(read..).filter(|rest| !rest.is_empty()) {
+            match self.0.read(rest) {
+                Ok(0) => break,
+                Ok(more) => read += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // What came before it counts.
+                Err(error) if read == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(read)
     }
 }
 
@@ -137,5 +161,46 @@ fn unreadable<I: std::fmt::Debug + Sized>(error: &PcapError<I>) -> anyhow::Error
         PcapError::NomError(..) | PcapError::OwnedNomError(..) => {
             anyhow::anyhow!("the capture is damaged")
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::{io::Write as _, path::Path};
+
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+
+    use super::*;
+
+    /// pcap (draft-ietf-opsawg-pcap): a header, and packets of Ethernet.
+    fn capture(packets: &[&[u8]]) -> Vec<u8> {
+        let mut file = 0xa1b2_c3d4u32.to_le_bytes().to_vec();
+        file.extend([2, 0, 4, 0].into_iter().chain([0; 8]));
+        file.extend([65_535u32, 1].map(u32::to_le_bytes).concat());
+        for packet in packets {
+            let len = packet.len() as u32;
+            file.extend([1, 0, len, len].map(u32::to_le_bytes).concat());
+            file.extend(*packet);
+        }
+        file
+    }
+
+    #[test]
+    fn a_capture_may_come_in_pieces() {
+        let path = std::env::temp_dir().join(format!("eastgate-pipe-{}", std::process::id()));
+        mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let writer = {
+            let path = path.clone();
+            std::thread::spawn(move || {
+                let mut pipe = File::options().write(true).open(path).unwrap();
+                let file = capture(&[&[1; 60], &[2; 60]]);
+                file.chunks(7).for_each(|piece| pipe.write_all(piece).unwrap());
+            })
+        };
+        let found = packet(Path::new(&path), 2);
+        writer.join().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(found.unwrap(), [2; 60]);
     }
 }

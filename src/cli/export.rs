@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use eastgate_api::{ErrorCode, EventRow, Events, Filter, FlowRow, List, MAX_EVENTS, MAX_ROWS, Request};
 use eastgate_wire::{Vni, names};
+use nix::sys::socket::{getsockopt, sockopt};
 use serde_json::json;
 
 use super::{
@@ -83,7 +84,7 @@ pub struct What {
 #[derive(Args, Debug)]
 pub struct Ipfix {
     /// The collector: ADDRESS:PORT or NAME:PORT, IPv6 in brackets; 4739 is IPFIX's own port
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_collector)]
     collector: String,
     /// The number by which it tells exporters of one address apart
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -180,8 +181,8 @@ impl Sender {
         socket.connect(collector).with_context(|| format!("{collector} cannot be reached"))?;
         Ok(Self {
             collector,
+            encoder: Encoder::new(domain, carried_to(&socket, collector)),
             socket,
-            encoder: Encoder::new(domain),
             refused: Once::default(),
             refused_at: None,
         })
@@ -201,10 +202,34 @@ impl Sender {
                     let text = format!("{} does not take records, which are lost: {error}", self.collector);
                     self.refused.say(&text);
                     let _ = self.socket.send(&message);
+                    // The path may have become narrower.
+                    self.encoder.fit(carried_to(&self.socket, self.collector));
                 }
             }
         }
     }
+}
+
+fn parse_collector(text: &str) -> Result<String, String> {
+    let port = text.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
+    match port.map(str::parse::<u16>) {
+        Some(Ok(1..)) => Ok(text.to_owned()),
+        _ => Err("it is to be HOST:PORT, such as 192.0.2.9:4739 or [2001:db8::9]:4739".to_owned()),
+    }
+}
+
+/// How much data a datagram to a collector carries in one piece, as far as this host knows.
+fn carried_to(socket: &UdpSocket, collector: SocketAddr) -> Option<usize> {
+    // RFC 791 and RFC 8200 without options, and RFC 768
+    const HEADERS_V4: usize = 20 + 8;
+    const HEADERS_V6: usize = 40 + 8;
+    // Every IPv6 path takes that (RFC 8200 section 5).
+    const IPV6_MIN_MTU: usize = 1280;
+    if collector.is_ipv6() {
+        return Some(IPV6_MIN_MTU - HEADERS_V6);
+    }
+    let mtu = getsockopt(socket, sockopt::IpMtu).ok()?;
+    usize::try_from(mtu).ok()?.checked_sub(HEADERS_V4)
 }
 
 fn resolve(collector: &str) -> Result<SocketAddr> {

@@ -5,8 +5,13 @@ mod rows;
 mod screen;
 
 use std::{
+    ffi::c_int,
     io::{IsTerminal, stdout},
-    sync::mpsc::{Receiver, Sender, TryRecvError, channel},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, Sender, TryRecvError, channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -20,6 +25,7 @@ use ratatui::{
     crossterm::event::{self, Event, KeyEventKind},
 };
 use serde::de::DeserializeOwned;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::{
     rows::{Leads, View},
@@ -108,11 +114,16 @@ pub(super) fn top(options: &Top) -> Result<u8> {
             let mut terminal = ratatui::try_init()?;
             let done = interact(&mut terminal, &asking, &mut screen, interval);
             ratatui::try_restore()?;
-            done?;
+            return done;
         }
     }
     Ok(exit::OK)
 }
+
+/// Signals that end it: the terminal is to be as it was, whoever ends it.
+const ENDING: [c_int; 3] = [SIGTERM, SIGHUP, SIGINT];
+/// What a shell adds to the number of the signal that has ended a program
+const BY_SIGNAL: u8 = 128;
 
 /// Asks for what a screen shows.
 fn look(asking: &Ask, wanted: &Wanted) -> Result<Look, ClientError> {
@@ -199,11 +210,19 @@ fn interact(
     asking: &Ask,
     screen: &mut Screen,
     interval: Duration,
-) -> Result<()> {
+) -> Result<u8> {
+    let ended = Arc::new(AtomicUsize::new(0));
+    for signal in ENDING {
+        signal_hook::flag::register_usize(signal, ended.clone(), signal as usize)?;
+    }
     let mut asker = Asker::start(asking)?;
     let mut last = (Instant::now(), screen.wanted());
     let mut changed = true;
     loop {
+        let signal = ended.load(Ordering::Relaxed);
+        if signal != 0 {
+            return Ok(BY_SIGNAL + signal as u8);
+        }
         let wanted = screen.wanted();
         let due = last.0.elapsed() >= interval && !screen.is_paused();
         if !asker.busy && (due || last.1 != wanted) {
@@ -232,7 +251,7 @@ fn interact(
             && key.kind != KeyEventKind::Release
             && screen.press(key) == Next::Quit
         {
-            return Ok(());
+            return Ok(exit::OK);
         }
     }
 }

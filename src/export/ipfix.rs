@@ -24,8 +24,10 @@ const TEMPLATES: u16 = 2;
 const TEMPLATE_V4: u16 = 256;
 const TEMPLATE_V6: u16 = 257;
 
-/// Bytes of a message: what passes most paths in one piece, with room for tunnels
-pub const LARGEST: usize = 1400;
+/// Bytes of a message at most: what passes most paths in one piece, with room for tunnels
+const LARGEST: usize = 1400;
+/// Bytes of a message where nothing is known of the path (RFC 7011 section 10.3.3)
+const UNKNOWN_PATH: usize = 512;
 /// How often templates are sent again, which a collector that was started late needs (RFC 7011 section 8.4)
 pub const TEMPLATES_EVERY: Duration = Duration::from_secs(60);
 
@@ -83,15 +85,25 @@ pub struct Encoder {
     domain: u32,
     /// Records that were sent, of which a collector sees how many it has lost
     sequence: u32,
+    /// Bytes of a message at most
+    largest: usize,
     /// When templates were sent last
     templates_at: Option<Instant>,
 }
 
 impl Encoder {
-    /// One for an observation domain: a collector tells exporters of one address apart by it.
+    /// One for an observation domain: a collector tells exporters of one address apart by it. Messages fit packets that carry so
+    /// many bytes over UDP, as far as the path is known.
     #[must_use]
-    pub const fn new(domain: u32) -> Self {
-        Self { domain, sequence: 0, templates_at: None }
+    pub fn new(domain: u32, carries: Option<usize>) -> Self {
+        let mut encoder = Self { domain, sequence: 0, largest: UNKNOWN_PATH, templates_at: None };
+        encoder.fit(carries);
+        encoder
+    }
+
+    /// More is known of the path.
+    pub fn fit(&mut self, carries: Option<usize>) {
+        self.largest = carries.unwrap_or(UNKNOWN_PATH).clamp(UNKNOWN_PATH, LARGEST);
     }
 
     /// The messages that tell of these records, with templates where it is time for them. None where there is nothing to send.
@@ -105,7 +117,7 @@ impl Encoder {
         for (id, is_v4) in [(TEMPLATE_V4, true), (TEMPLATE_V6, false)] {
             let of_family: Vec<&Record> = records.iter().filter(|it| it.src.0.is_ipv4() == is_v4).collect();
             let each: usize = if is_v4 { &V4 } else { &V6 }.iter().map(|(_, len)| usize::from(*len)).sum();
-            for some in of_family.chunks((LARGEST - HEADER - SET_HEADER) / each) {
+            for some in of_family.chunks((self.largest - HEADER - SET_HEADER) / each) {
                 let mut data = Vec::with_capacity(some.len() * each);
                 some.iter().for_each(|record| write(record, &mut data));
                 messages.push(self.message(&[set(id, &data)], some.len() as u32, now_s));

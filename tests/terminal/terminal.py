@@ -1,6 +1,6 @@
 """A terminal of 80 columns and 24 lines, for a program that is run in it: pyte reads what the program writes.
 
-Arguments: the command. On stdin a line for each order, JSON: {"keys": TEXT} types, {"screen": true} answers with a line
+Arguments: the command. On stdin a line for each order, JSON: {"keys": TEXT} types, {"signal": N} sends one, {"screen": true} answers with a line
 of JSON: "lines" as they are on the screen, "raw" all that was written since the last time, "code" when the program has ended.
 """
 
@@ -50,6 +50,8 @@ while True:
             order = json.loads(line)
             if "keys" in order:
                 os.write(terminal, order["keys"].encode())
+            elif "signal" in order:
+                os.kill(pid, order["signal"])
             else:
                 answer = {"lines": screen.display, "raw": raw.decode(errors="replace"), "code": code}
                 raw = b""
