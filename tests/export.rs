@@ -313,8 +313,10 @@ fn what_cannot_be_exported_is_said() {
         let output = Command::new(EASTGATE).arg("export").args(arguments).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    let (code, text) = run(&["ipfix", "--collector", "nowhere"]);
-    assert!(code == Some(1) && text.contains("192.0.2.9:4739"), "{code:?} {text}");
+    for nowhere in ["nowhere", "192.0.2.9", ":4739", "192.0.2.9:0", "2001:db8::9:99999"] {
+        let (code, text) = run(&["ipfix", "--collector", nowhere]);
+        assert!(code == Some(2) && text.contains("[2001:db8::9]:4739"), "{code:?} {text}");
+    }
     let (code, text) = run(&["json", "--file", "/nonexistent/flows.json"]);
     assert!(code == Some(1) && text.contains("/nonexistent/flows.json cannot be written"), "{code:?} {text}");
     let (code, text) = run(&["ipfix", "--collector", EXPORTED, "--reason", "spoofed"]);
