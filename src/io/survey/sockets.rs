@@ -83,18 +83,26 @@ pub fn no_route(from: IpAddr, to: IpAddr) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use eastgate_testkit::wait::wait_for;
+
     use super::*;
 
+    /// A process that a test beside this one is starting has a copy of every socket until it has become another program.
     #[test]
     fn a_socket_is_found_with_its_process() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(socket) = UdpSocket::bind(address) else { continue };
             let at = socket.local_addr().unwrap();
-            let found = on_port(at.port()).unwrap();
-            let ours = found.iter().find(|listener| listener.address == at.ip()).unwrap();
-            assert_eq!(ours.process.as_ref().map(|(pid, _)| *pid), Some(std::process::id()), "{found:?}");
+            let listeners = || on_port(at.port()).unwrap().into_iter().filter(|it| it.address == at.ip());
+            let mut ours = None;
+            wait_for("its process is found", || {
+                let process = |it: &Listener| it.process.as_ref().map(|(pid, _)| *pid);
+                ours = listeners().find(|it| process(it) == Some(std::process::id()));
+                ours.is_some()
+            });
             drop(socket);
-            assert!(!on_port(at.port()).unwrap().iter().any(|listener| listener.address == at.ip()));
+            let inode = ours.unwrap().inode;
+            wait_for("it is gone", || listeners().all(|it| it.inode != inode));
         }
     }
 
