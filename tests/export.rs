@@ -313,7 +313,7 @@ fn what_cannot_be_exported_is_said() {
         let output = Command::new(EASTGATE).arg("export").args(arguments).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    for nowhere in ["nowhere", "192.0.2.9", ":4739", "192.0.2.9:0", "2001:db8::9:99999"] {
+    for nowhere in ["nowhere", "192.0.2.9", ":4739", "192.0.2.9:0", "2001:db8::9", "[2001:db8::9]:99999"] {
         let (code, text) = run(&["ipfix", "--collector", nowhere]);
         assert!(code == Some(2) && text.contains("[2001:db8::9]:4739"), "{code:?} {text}");
     }

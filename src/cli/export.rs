@@ -211,8 +211,12 @@ impl Sender {
 }
 
 fn parse_collector(text: &str) -> Result<String, String> {
-    let port = text.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
-    match port.map(str::parse::<u16>) {
+    let is_host = |host: &str| {
+        let is_bracketed = host.starts_with('[') && host.ends_with(']');
+        !host.is_empty() && (is_bracketed || !host.contains(':'))
+    };
+    let port = text.rsplit_once(':').filter(|(host, _)| is_host(host));
+    match port.map(|(_, port)| port.parse::<u16>()) {
         Some(Ok(1..)) => Ok(text.to_owned()),
         _ => Err("it is to be HOST:PORT, such as 192.0.2.9:4739 or [2001:db8::9]:4739".to_owned()),
     }

@@ -50,6 +50,7 @@ const PRINTED: (u16, u16) = (120, 40);
 const HELP: &str = "Keys: Tab and 1 to 5 choose what is shown (networks, endpoints, flows, drops, rules), arrows a row, Enter goes into it: from a network to its
 endpoints, from an endpoint to its flows, from a flow, a drop or a rule to all that is known of it, with the rule and its line. Esc goes back,
 s and r sort by another column or the other way round, / shows only what contains a text, p pauses, q quits.
+A signal that ends it leaves the terminal as it was; the exit code is its number and 128.
 
 Rates are of the last interval. Of more than 5,000 flows the first by address are shown, of an endpoint or of all. For programs there are `eastgate status -o json`, `eastgate show ... -o json` and `eastgate run --metrics`.
 

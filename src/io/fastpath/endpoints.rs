@@ -155,11 +155,13 @@ impl KernelPath {
         }
         let alone = words.len();
         leave_room(&mut words);
-        if !self.has_room_for(size_of_val(&*words)) {
+        let mut fits = self.reserve(size_of_val(&*words));
+        if !fits {
             words.truncate(alone);
+            fits = self.reserve(size_of_val(&*words));
         }
         let bytes = size_of_val(&*words);
-        if !self.reserve(bytes) {
+        if !fits {
             tracing::warn!(network = %network.name, bytes,
                 "fastpath.policy_mib has no room for its policy: new flows are decided by the pipeline");
             self.fastpath.clear_policies(&[place])?;
@@ -182,17 +184,9 @@ impl KernelPath {
         Ok(())
     }
 
-    fn has_room_for(&self, bytes: usize) -> bool {
-        lock(&self.tables).policy_bytes + bytes <= self.policy_bytes_max()
-    }
-
-    const fn policy_bytes_max(&self) -> usize {
-        (self.sizes.policy_mib as usize) << 20
-    }
-
     fn reserve(&self, bytes: usize) -> bool {
         let mut tables = lock(&self.tables);
-        let fits = tables.policy_bytes + bytes <= self.policy_bytes_max();
+        let fits = tables.policy_bytes + bytes <= (self.sizes.policy_mib as usize) << 20;
         if fits {
             tables.policy_bytes += bytes;
         }

@@ -36,12 +36,8 @@ fn one_rule_of_many() {
     assert_eq!(host.carried, carried + 1, "a policy that was changed in its place is in force");
 }
 
-/// How many of ten connections to services of their own begin in the kernel; all of them begin.
-fn begun_there(sizes: TableSizes, rules: u32) -> u64 {
-    let scene = SCENES[0];
-    let devices = devices(scene);
-    let limits = Limits { flows: 1000, tables: sizes };
-    let kernel = Arc::new(KernelPath::load(limits, devices[0], gso::TUNNEL_PORT).unwrap());
+/// A policy with so many rules more.
+fn with_more(rules: u32) -> String {
     let one = "{ proto = \"tcp\", ports = [2077], from = \"10.200.0.77\" }";
     let more: String = (0..rules)
         .map(|n| {
@@ -49,8 +45,23 @@ fn begun_there(sizes: TableSizes, rules: u32) -> u64 {
             format!(", {{ proto = \"tcp\", ports = [22], from = \"172.{b}.{c}.{d}\" }}")
         })
         .collect();
-    let text = scene.config(true).replace(one, &format!("{one}{more}"));
-    let mut host = Host::new(scene, &text, Some((kernel, &devices)));
+    SCENES[0].config(true).replace(one, &format!("{one}{more}"))
+}
+
+/// How many words that takes.
+fn size_in_words(rules: u32) -> usize {
+    let host = Host::new(SCENES[0], &with_more(rules), None);
+    let network = host.shared.snapshot().network(VNI.try_into().unwrap()).unwrap().clone();
+    network.policy.words(network.epoch).len()
+}
+
+/// How many of ten connections to services of their own begin in the kernel; all of them begin.
+fn begun_there(sizes: TableSizes, rules: u32) -> u64 {
+    let scene = SCENES[0];
+    let devices = devices(scene);
+    let limits = Limits { flows: 1000, tables: sizes };
+    let kernel = Arc::new(KernelPath::load(limits, devices[0], gso::TUNNEL_PORT).unwrap());
+    let mut host = Host::new(scene, &with_more(rules), Some((kernel, &devices)));
     for port in 81..91 {
         let syn = Talk { a: 11, b: 12, sport: 3000, dport: port }.syn();
         assert_eq!(host.tenant(11, &syn, Offload::default()).0, Outcome::Forward);
@@ -64,6 +75,11 @@ fn no_room() {
     assert_eq!(begun_there(TableSizes { endpoints: 3, ..usual }, 0), 0, "three of six addresses have room");
     assert_eq!(begun_there(TableSizes { policy_mib: 4, ..usual }, 40_000), 10);
     assert_eq!(begun_there(TableSizes { policy_mib: 1, ..usual }, 40_000), 0, "a policy of more than 1 MiB");
+    // One that leaves no room for changes.
+    let whole = (1 << 20) / size_of::<u32>();
+    let fitting = (1u32..).map(|n| 1000 * n).find(|rules| size_in_words(*rules) * 17 / 16 > whole).unwrap();
+    assert!(size_in_words(fitting) <= whole);
+    assert_eq!(begun_there(TableSizes { policy_mib: 1, ..usual }, fitting), 10);
 }
 
 /// Of a network that goes nothing is left, whether or not it had endpoints.
