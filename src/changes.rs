@@ -105,7 +105,7 @@ fn networks(tenant: Option<&Tenant>) -> impl Iterator<Item = (&Name, &Network)> 
 }
 
 fn groups(tenant: Option<&Tenant>) -> impl Iterator<Item = (&Name, &Group)> {
-    tenant.into_iter().flat_map(|tenant| &tenant.groups)
+    tenant.into_iter().flat_map(|tenant| &tenant.groups).map(|(name, group)| (name, &**group))
 }
 
 fn sets(tenant: Option<&Tenant>) -> impl Iterator<Item = (&Name, &AddressSet)> {

@@ -193,7 +193,12 @@ fn what_a_server_leases_is_learned_on_both_hosts_and_kept() {
         beta = Daemon::start(&site.world, &site.beta, &site.config, "beta", &["--dataplane", dataplane]);
         assert_eq!(both(&beta), [v4.clone(), v6]);
         reach_each_other(&site.db1, "10.1.0.12", &site.web2, &v4, "after a restart");
-        // Given back, it is nobody's, on both hosts.
+        // Given back, it is nobody's, on both hosts. It is said once, and what still waits for the server's MAC when the address is
+        // taken away is never sent.
+        wait_for("the server's MAC is known", || {
+            site.db1.ping("-q -W 1 10.1.0.11");
+            site.db1.ip("neigh show to 10.1.0.11 dev eth0").contains("lladdr")
+        });
         client.signal(nix::sys::signal::Signal::SIGTERM);
         for daemon in [&beta, &alpha] {
             wait_for("it is given back", || !both(daemon).contains(&v4));

@@ -94,8 +94,8 @@ pub(super) struct HostClaim {
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     pub(super) networks: Vec<NetworkClaim>,
-    /// By name
-    pub(super) endpoints: Vec<Arc<EndpointClaim>>,
+    /// By name; the same allocation as when the file was read last where none has changed
+    pub(super) endpoints: Arc<Vec<Arc<EndpointClaim>>>,
     /// What of other tenants its rules name
     pub(super) elsewhere: Vec<Elsewhere>,
     /// The tenants that it shares something with

@@ -185,7 +185,12 @@ impl<'f> Whole<'f> {
     /// again: neither did the hosts.
     fn addresses_of_hosts(&mut self, good: Option<&Good>) {
         let reserved = ReservedAddresses::of(self.hosts.values().copied());
+        let mut same: Vec<&Name> = self.same.iter().collect();
         for Changed { tenant, claims, .. } in &self.changed {
+            if good.is_some_and(|good| std::ptr::eq(good.endpoints_of(&tenant.name), &claims.endpoints[..])) {
+                same.push(&tenant.name);
+                continue;
+            }
             let addresses = claims.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
             let routes = claims.endpoints.iter().flat_map(|endpoint| &endpoint.routes);
             let found: Found = addresses
@@ -196,7 +201,7 @@ impl<'f> Whole<'f> {
                 self.of_hosts.insert(tenant.name.clone(), found);
             }
         }
-        let known = good.into_iter().flat_map(|good| self.same.iter().map(|name| (name, &good.of_hosts)));
+        let known = good.into_iter().flat_map(|good| same.iter().map(|name| (*name, &good.of_hosts)));
         let known = known.filter_map(|(name, of_hosts)| Some((name.clone(), of_hosts.get(name)?.clone())));
         self.of_hosts.extend(known);
     }

@@ -111,7 +111,7 @@ pub struct Tenant {
     /// Its networks, by name, each with its endpoints.
     pub networks: BTreeMap<Name, Network>,
     /// Its groups, by name.
-    pub groups: BTreeMap<Name, Group>,
+    pub groups: BTreeMap<Name, Arc<Group>>,
     /// Its address sets, by name.
     pub sets: BTreeMap<Name, AddressSet>,
     /// Its policies, by name.

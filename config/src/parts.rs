@@ -38,6 +38,10 @@ pub(super) struct Parts {
     pub(super) sources: Arc<Sources>,
     /// The parts in the order in which they are written
     order: Vec<Placed>,
+    /// What lies between them
+    rest: Vec<Range<usize>>,
+    /// By tenant: where its name is written first in a part
+    firsts: BTreeMap<Arc<str>, Span>,
 }
 
 /// Where a part stands.
@@ -45,8 +49,24 @@ pub(super) struct Parts {
 struct Placed {
     /// Its number
     number: u32,
-    /// Where it is in the file; none where it is in several pieces
-    whole: Option<Range<usize>>,
+    first: Piece,
+    /// Where it is in several pieces: those behind the first
+    others: Box<[Piece]>,
+}
+
+impl Placed {
+    /// Where it is in the file, unless it is in several pieces
+    fn whole(&self) -> Option<&Range<usize>> {
+        self.others.is_empty().then_some(&self.first.range)
+    }
+
+    /// Says of what was read of it where it is.
+    fn say_where(&self, sources: &Sources) -> Option<()> {
+        let pieces = std::iter::once(&self.first).chain(&self.others);
+        let before = pieces.map(|piece| (piece.lines, piece.range.start as u32));
+        sources.get(self.number as usize)?.moved(before);
+        Some(())
+    }
 }
 
 /// The kinds of tables that are parts
@@ -85,6 +105,7 @@ struct Cut<'t> {
     text: Cow<'t, str>,
 }
 
+#[derive(Clone, Debug)]
 struct Piece {
     range: Range<usize>,
     /// So many lines are before it.
@@ -124,6 +145,9 @@ impl Parts {
     pub(super) fn read(source: &Arc<Source>, included: bool, known: Option<&Self>) -> Option<Self> {
         let text = source.text();
         (text.len() >= WORTH_IT).then_some(())?;
+        if let Some(parts) = known.and_then(|known| known.with_change(source, included)) {
+            return Some(parts);
+        }
         let Pieces { parts, rest, strays } = cut(text)?;
         let parts = put_strays_in(text, parts, &strays)?;
         // Sources that nobody has any more are not kept for ever.
@@ -148,11 +172,8 @@ impl Parts {
                     add_source(source.part(ranges)?, &mut sources, free.next())
                 }
             };
-            let whole = match &*part.pieces {
-                [piece] => Some(piece.range.clone()),
-                _ => None,
-            };
-            order.push(Placed { number, whole });
+            let (first, others) = part.pieces.split_first()?;
+            order.push(Placed { number, first: first.clone(), others: others.into() });
             let Header { tenant, .. } = part.header;
             let in_parts = tenants.entry(tenant).or_insert_with(|| {
                 let start = TENANT.len() + usize::from(part.text.starts_with("[["));
@@ -163,6 +184,7 @@ impl Parts {
                 read_part(sources.get(number as usize)?, number, part.header, &mut in_parts.table)?;
             }
         }
+        let firsts = tenants.iter().map(|(name, in_parts)| ((*name).into(), in_parts.name)).collect();
         let is_kept = |span: Span| kept.get(span.source() as usize) == Some(&true);
         for (name, InParts { name: first, mut table }) in tenants {
             let before = known.and_then(|known| tenant_of(&known.file, name));
@@ -175,12 +197,103 @@ impl Parts {
             put_together(&mut table.endpoint.value, &before.endpoint.value, is_kept)?;
             add_tenant(&mut file, name, first, table);
         }
-        for (part, placed) in parts.iter().zip(&order) {
-            let before = part.pieces.iter().map(|piece| (piece.lines, piece.range.start as u32));
-            sources.get(placed.number as usize)?.moved(before);
-        }
-        Some(Self { file, sources: Arc::new(sources), order })
+        order.iter().try_for_each(|placed| placed.say_where(&sources))?;
+        Some(Self { file, sources: Arc::new(sources), order, rest, firsts })
     }
+
+    /// The same where the text of one part is another one and nothing else has changed; none where more may have.
+    fn with_change(&self, source: &Arc<Source>, included: bool) -> Option<Self> {
+        let (before, text) = (self.sources.first()?.text(), source.text());
+        let (old, new) = differing(before.as_bytes(), text.as_bytes());
+        let at = self.order.partition_point(|placed| placed.first.range.start < old.start).checked_sub(1)?;
+        let placed = self.order.get(at)?;
+        let was = placed.whole().filter(|was| old.end <= was.end)?;
+        let shifted = |at: usize| if at >= old.end { at - old.end + new.end } else { at };
+        let is = was.start..shifted(was.end);
+        let (gone, come) = (before.get(was.clone())?, text.get(is.clone())?);
+        // What follows is cut off where it was.
+        let Pieces { parts, rest, strays } = cut(come)?;
+        let [(header, _)] = parts[..] else { return None };
+        let is_one = rest.is_empty() && strays.is_empty() && is_headed(gone, header);
+        (is_one && (come.ends_with('\n') || is.end == text.len())).then_some(())?;
+
+        let rest: Vec<_> = self.rest.iter().map(|rest| shifted(rest.start)..shifted(rest.end)).collect();
+        let mut file = read_rest(source, &rest, included)?;
+        let mut sources = self.sources.to_vec();
+        *sources.first_mut()? = source.clone();
+        let part = sources.get_mut(placed.number as usize)?;
+        *part = source.part(std::iter::once(is.clone()))?;
+        let mut changed = TenantTable::default();
+        read_part(part, placed.number, header, &mut changed)?;
+        for (name, first) in &self.firsts {
+            let before = tenant_of(&self.file, name)?;
+            let mut table = TenantTable {
+                network: before.network.clone(),
+                group: before.group.clone(),
+                set: before.set.clone(),
+                policy: before.policy.clone(),
+                endpoint: before.endpoint.clone(),
+                ..TenantTable::default()
+            };
+            if **name == *header.tenant {
+                replace(&mut table.network.value, &mut changed.network.value)?;
+                replace(&mut table.group.value, &mut changed.group.value)?;
+                replace(&mut table.set.value, &mut changed.set.value)?;
+                replace(&mut table.policy.value, &mut changed.policy.value)?;
+                replace(&mut table.endpoint.value, &mut changed.endpoint.value)?;
+            }
+            add_tenant(&mut file, name, *first, table);
+        }
+        let lines = [gone, come].map(|text| text.bytes().filter(|byte| *byte == b'\n').count() as u32);
+        let moved = |piece: &Piece| Piece {
+            range: shifted(piece.range.start)..shifted(piece.range.end),
+            lines: if piece.range.start >= old.end { piece.lines - lines[0] + lines[1] } else { piece.lines },
+        };
+        let all = self.order.iter().map(|placed| Placed {
+            number: placed.number,
+            first: moved(&placed.first),
+            others: placed.others.iter().map(moved).collect(),
+        });
+        let order: Vec<Placed> = all.collect();
+        let stays = was.end == is.end && lines[0] == lines[1];
+        let may_have_moved = |(place, placed): &(usize, &Placed)| {
+            *place == at || !stays && (*place > at || !placed.others.is_empty())
+        };
+        order.iter().enumerate().filter(may_have_moved).try_for_each(|(_, it)| it.say_where(&sources))?;
+        Some(Self { file, sources: Arc::new(sources), order, rest, firsts: self.firsts.clone() })
+    }
+}
+
+/// Where two texts differ, each from the first byte to the last.
+fn differing(a: &[u8], b: &[u8]) -> (Range<usize>, Range<usize>) {
+    const PIECE: usize = 4096;
+    let pieces = a.chunks(PIECE).zip(b.chunks(PIECE)).take_while(|(a, b)| a == b).count() * PIECE;
+    let start = pieces.min(a.len()).min(b.len());
+    let bytes = |a: &[u8], b: &[u8]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    let start = start + bytes(a.get(start..).unwrap_or_default(), b.get(start..).unwrap_or_default());
+    let (behind_a, behind_b) = (a.get(start..).unwrap_or_default(), b.get(start..).unwrap_or_default());
+    let same = behind_a.rchunks(PIECE).zip(behind_b.rchunks(PIECE)).take_while(|(a, b)| a == b).count();
+    let same = (same * PIECE).min(behind_a.len()).min(behind_b.len());
+    let left = |of: &'_ [u8]| of.len() - same;
+    let (rest_a, rest_b) = (behind_a[..left(behind_a)].iter().rev(), behind_b[..left(behind_b)].iter().rev());
+    let same = same + rest_a.zip(rest_b).take_while(|(a, b)| a == b).count();
+    (start..a.len() - same, start..b.len() - same)
+}
+
+/// Whether a part begins with this header.
+fn is_headed(part: &str, header: Header<'_>) -> bool {
+    let first = part.split_once('\n').map_or(part, |(first, _)| first);
+    matches!(line(first), Some(Line::First(it) | Line::Inside(it)) if it == header)
+}
+
+/// Puts what is new in the place of what has its name.
+fn replace<T>(all: &mut Named<T>, new: &mut Named<T>) -> Option<()> {
+    for (name, table) in new.drain(..) {
+        let at = all.binary_search_by(|(known, _)| known.value.cmp(&name.value)).ok()?;
+        let (known, place) = all.get_mut(at)?;
+        (known.span, *place) = (name.span, table);
+    }
+    Some(())
 }
 
 fn add_source(new: Arc<Source>, sources: &mut Sources, free: Option<usize>) -> u32 {
@@ -232,7 +345,7 @@ fn find_known(parts: &[Cut<'_>], known: Option<&Parts>) -> Vec<Option<u32>> {
     let before = known.sources.first().map_or("", |source| source.text());
     let text_at = |at: usize| {
         let placed = known.order.get(at)?;
-        match &placed.whole {
+        match placed.whole() {
             // In the file, which is faster to compare with than part by part
             Some(range) => before.get(range.clone()),
             None => known.sources.get(placed.number as usize).map(|source| source.text()),
@@ -251,7 +364,7 @@ fn find_known(parts: &[Cut<'_>], known: Option<&Parts>) -> Vec<Option<u32>> {
         next = at.map_or(next, |at| at + 1);
         let placed = at.and_then(|at| known.order.get(at))?;
         let source = || known.sources.get(placed.number as usize);
-        let in_same_pieces = placed.whole.is_some() && part.pieces.len() == 1
+        let in_same_pieces = placed.whole().is_some() && part.pieces.len() == 1
             || source().is_some_and(|source| source.piece_starts().eq(part.piece_starts()));
         in_same_pieces.then_some(placed.number)
     };

@@ -182,7 +182,8 @@ impl Tenant {
     /// values of its own, groups that are made of those stand in their place, and nobody is in them.
     #[must_use]
     pub fn rules_of<'a>(&'a self, endpoint: &'a Endpoint) -> Vec<&'a Group> {
-        let named = |names: &'a [Name]| names.iter().filter_map(|name| self.groups.get(name));
+        let named =
+            |names: &'a [Name]| names.iter().filter_map(|name| self.groups.get(name).map(AsRef::as_ref));
         if let Some(names) = &endpoint.rules_of {
             return named(names).collect();
         }

@@ -150,7 +150,7 @@ impl<'n> Eligibility<'n> {
         unless(!site.is_reserved(addr), Userspace::AddressIsReserved)?;
         unless(owns(network.by_mac(endpoint.mac)), Userspace::MacIsAnothers)?;
         unless(owns(network.by_address(addr)), Userspace::AddressIsAnothers)?;
-        unless(network.ownership.sharers(addr).is_empty(), Userspace::AddressIsShared)
+        unless(network.directory.ownership.sharers(addr).is_empty(), Userspace::AddressIsShared)
     }
 
     /// May packets of this key, from one endpoint to another, be carried by what was decided of their flow?
@@ -164,7 +164,7 @@ impl<'n> Eligibility<'n> {
         unless(!is_control, Userspace::ControlTraffic)?;
         self.secured(src)?;
         self.secured(dst)?;
-        let owns = network.ownership.may_send(src.holdings(), true, src.mac, key.src);
+        let owns = network.directory.ownership.may_send(src.holdings(), true, src.mac, key.src);
         unless(owns, Userspace::SourceIsNotItsOwn)?;
         // Who asks the appliance is sent on by the address alone.
         let reached = network.at_address(key.dst).map(|(found, _)| found).or_else(|| network.behind(key.dst));

@@ -320,7 +320,7 @@ fn report_theft(arrival: &Arrival<'_>, view: &View, frame: &Frame<'_>, now: Inst
     let Some(address) = used else { return };
     let nobody = Holdings::new(view.src);
     let who = arrival.sender.map_or(&nobody, Endpoint::holdings);
-    if network.ownership.is_of_others(who, address) && lock(&network.state.thefts).take(now) {
+    if network.directory.ownership.is_of_others(who, address) && lock(&network.state.thefts).take(now) {
         let owner = network.at_address(address).map(|(owner, _)| owner.name.to_string());
         let by = arrival.sender.map(|sender| sender.name.to_string());
         let vtep = match arrival.from {

@@ -4,6 +4,7 @@
 //! learned and counted ([`NetworkState`], [`EndpointState`]) outlives every snapshot.
 
 mod compile;
+pub mod directory;
 pub mod holders;
 mod learning;
 pub mod rule_counts;
@@ -34,16 +35,16 @@ use eastgate_vtep::{
     mtu,
     peers::Peers,
 };
-use eastgate_wire::{Addr, AttachmentId, EndpointId, Family, Holdings, MacAddr, Ownership, Vni, VtepAddr};
+use eastgate_wire::{Addr, AttachmentId, EndpointId, Family, Holdings, MacAddr, Vni, VtepAddr};
 
 use crate::attachments::Attachments;
 
 use self::{
     compile::{NetworkSite, same_surroundings, site},
-    holders::PrefixHolders,
+    directory::Directory,
     rule_counts::RuleCounts,
     rule_limits::RuleLimits,
-    rules::RuleTable,
+    rules::{Multicast, RuleTable},
     state::{EndpointState, NetworkState, StateRegistry},
     succession::Changed,
 };
@@ -198,22 +199,14 @@ pub struct Network {
     pub numbered: u32,
     /// What outlives snapshots
     pub state: Arc<NetworkState>,
-    /// Who owns which address in it
-    pub ownership: Ownership,
-    /// Those of its rules that name multicast groups; none where no rule does
-    pub(crate) multicast: Option<Source>,
-    /// Endpoints without port security
-    pub(crate) unsecured: Vec<EndpointId>,
-    /// Endpoints whose addresses are learned
-    pub(crate) learners: Vec<EndpointId>,
+    /// Who is in it
+    pub directory: Arc<Directory>,
+    /// What its rules say of multicast groups
+    pub(crate) multicast: Multicast,
     /// Addresses whose owner or groups changed after `epoch`, and in which snapshot; not those of which their endpoint says so
     changed_addresses: HashMap<Addr, u32, RandomState>,
     /// Addresses that are in groups
-    members: Box<[Addr]>,
-    /// Number of an endpoint -> its place in `endpoints`
-    by_id: Box<[Option<u32>]>,
-    by_mac: HashMap<MacAddr, EndpointId, RandomState>,
-    holders: PrefixHolders,
+    members: Arc<[Addr]>,
 }
 
 /// A station of a network.
@@ -275,25 +268,25 @@ impl Network {
     /// The endpoint with this number.
     #[must_use]
     pub fn endpoint(&self, id: EndpointId) -> Option<&Endpoint> {
-        self.endpoints.get((*self.by_id.get(id.0 as usize)?)? as usize).map(AsRef::as_ref)
+        self.endpoints.get((*self.directory.by_id.get(id.0 as usize)?)? as usize).map(AsRef::as_ref)
     }
 
     /// The endpoint that has this MAC.
     #[must_use]
     pub fn by_mac(&self, mac: MacAddr) -> Option<&Endpoint> {
-        self.endpoint(*self.by_mac.get(&mac)?)
+        self.endpoint(*self.directory.by_mac.get(&mac)?)
     }
 
     /// The endpoint whose own address this is: configured, or formed from its MAC.
     #[must_use]
     pub fn by_address(&self, address: Addr) -> Option<&Endpoint> {
-        self.endpoint(self.ownership.owner(address)?)
+        self.endpoint(self.directory.ownership.owner(address)?)
     }
 
     /// Whether anything is learned in it: from unknown hosts, or from ports whose senders are not checked.
     #[must_use]
     pub fn learns(&self) -> bool {
-        self.learning || !self.unsecured.is_empty()
+        self.learning || !self.directory.unsecured.is_empty()
     }
 
     /// The endpoint that an unknown station at a place is behind, where only one can be it.
@@ -306,7 +299,11 @@ impl Network {
 
     /// The endpoints without port security at a place.
     pub fn unsecured_at(&self, at: Location) -> impl Iterator<Item = &Endpoint> {
-        self.unsecured.iter().filter_map(|id| self.endpoint(*id)).filter(move |it| it.location == at)
+        self.directory
+            .unsecured
+            .iter()
+            .filter_map(|id| self.endpoint(*id))
+            .filter(move |it| it.location == at)
     }
 
     /// The largest packet of its tenants, in bytes: what the underlay leaves of a link's MTU, or less where the configuration
@@ -401,7 +398,7 @@ impl Snapshot {
         registry: &mut Attachments,
         states: &StateRegistry,
     ) -> Result<Self, SnapshotError> {
-        Self::compile_under(config, host, previous, registry, states, |policy| policy)
+        Self::compile_with(config, host, previous, registry, states, None)
     }
 
     /// The same, where `policy` makes of each network's policy what is to hold in place of it: tiers, say, that no
@@ -416,6 +413,17 @@ impl Snapshot {
         registry: &mut Attachments,
         states: &StateRegistry,
         policy: fn(Source) -> Source,
+    ) -> Result<Self, SnapshotError> {
+        Self::compile_with(config, host, previous, registry, states, Some(policy))
+    }
+
+    fn compile_with(
+        config: &Arc<Config>,
+        host: &str,
+        previous: Option<&Snapshot>,
+        registry: &mut Attachments,
+        states: &StateRegistry,
+        policy: Option<fn(Source) -> Source>,
     ) -> Result<Self, SnapshotError> {
         let own = config.host(host).ok_or_else(|| SnapshotError::UnknownHost {
             wanted: host.to_owned(),

@@ -390,7 +390,7 @@ impl<'a> Walk<'a> {
         let held = network.at_address(address).map(|(_, mac)| mac);
         held.or_else(|| self.learned(address).map(|binding| binding.mac)).or_else(|| {
             // Of several that share it none has said that it is there: for the packet they are alike.
-            let first = network.endpoint(*network.ownership.sharers(address).first()?)?;
+            let first = network.endpoint(*network.directory.ownership.sharers(address).first()?)?;
             Some(own_mac(network, first, address))
         })
     }
@@ -428,14 +428,14 @@ const NOBODY: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 /// Whether an endpoint may send from an address, with one of its MACs, by what the configuration gives it.
 fn may_send(network: &Network, endpoint: &Endpoint, address: Addr) -> bool {
     let holdings = endpoint.holdings();
-    macs(endpoint).any(|mac| network.ownership.may_send(holdings, true, mac, address))
+    macs(endpoint).any(|mac| network.directory.ownership.may_send(holdings, true, mac, address))
 }
 
 /// The MAC that goes with an address of an endpoint.
 fn own_mac(network: &Network, endpoint: &Endpoint, address: Addr) -> MacAddr {
     let holdings = endpoint.holdings();
     macs(endpoint)
-        .find(|mac| network.ownership.may_claim(holdings, true, *mac, address))
+        .find(|mac| network.directory.ownership.may_claim(holdings, true, *mac, address))
         .unwrap_or(endpoint.mac)
 }
 

@@ -172,6 +172,8 @@ pub struct Compiled {
 struct Known {
     groups: Vec<Arc<Group>>,
     endpoints: Digest,
+    /// Rules that several groups have; sorted
+    shared: Box<[RuleId]>,
     /// How many peers rules have named that none may name any more, at most
     forgotten: usize,
 }
@@ -268,11 +270,26 @@ impl Compiled {
     /// # Errors
     /// [`CompileError`], with the rule or endpoint at fault.
     pub fn compile_after(source: &Source, before: &Self) -> Result<Self, CompileError> {
-        if let Some(rebuilt) = rebuild::rebuild(source, before) {
+        let has_same_endpoints = Digest::of(&source.endpoints) == before.source.endpoints;
+        if let Some(rebuilt) = has_same_endpoints.then(|| before.with_rules(&source.groups)).flatten() {
             return Ok(rebuilt);
         }
         let mut budget = Budget { limit: DEFAULT_ENTRY_LIMIT, left: DEFAULT_ENTRY_LIMIT };
         build::build(source, Some(before), &mut budget)
+    }
+
+    /// What takes its place where its endpoints are as they were and some of its groups have other rules; none where it is all to
+    /// be compiled anew, by [`Self::compile_after`].
+    #[must_use]
+    pub fn with_rules(&self, groups: &[Arc<Group>]) -> Option<Self> {
+        rebuild::rebuild(groups, self)
+    }
+
+    /// Whether addresses mean the same peers as in the compilation that this one was made after, all of them: it was only given
+    /// other rules.
+    #[must_use]
+    pub fn has_same_peers(&self, before: &Self) -> bool {
+        Arc::ptr_eq(&self.peers, &before.peers)
     }
 
     /// Whether the rules of an endpoint are what they were in the compilation that this one was made after. They decide

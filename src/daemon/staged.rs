@@ -126,7 +126,7 @@ impl Staged {
             };
             let same = network.by_mac(has_it.mac);
             let may_send = |it: &&Endpoint| {
-                network.ownership.may_send(it.holdings(), it.sender.port_security, mac, address)
+                network.directory.ownership.may_send(it.holdings(), it.sender.port_security, mac, address)
             };
             *end = same.filter(may_send);
             if end.is_none() {

@@ -34,8 +34,8 @@ use crate::{
 
 /// What came of an endpoint's table.
 #[derive(Clone, Debug)]
-pub(super) struct Checked {
-    pub(super) claim: Arc<EndpointClaim>,
+struct Checked {
+    claim: Arc<EndpointClaim>,
     /// The index of its network, if there is one
     network: Option<usize>,
     /// None where something is missing that it cannot do without
@@ -45,25 +45,43 @@ pub(super) struct Checked {
 }
 
 /// What came of a tenant's endpoints.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Endpoints {
     /// Each, in the order of their names
-    pub(super) all: Vec<Checked>,
+    all: Vec<Checked>,
+    /// What all say that other files have a say in
+    pub(super) claims: Arc<Vec<Arc<EndpointClaim>>>,
+    /// The good ones
+    pub(super) by_network: ByNetwork,
+    /// Group, by its place -> whether one of them is in it. None where one is in a group whose name could not be read.
+    pub(super) in_groups: Option<Vec<bool>>,
     /// What they have that nobody else may have; none where several have the same
     unique: Option<HashSet<Unique, RandomState>>,
+    /// Each came to what it is by itself, and would again.
+    reusable: bool,
 }
+
+/// Endpoints by the index of their network; one that has only bad ones has an empty list. A list is the same allocation as when
+/// the file was read last where none of its tenant's endpoints has changed.
+pub(super) type ByNetwork = BTreeMap<usize, Arc<Vec<Arc<Endpoint>>>>;
 
 /// Checks the endpoints of a tenant. `before` is what its tables were when they were read last, and what came of them.
 pub(super) fn check_all(
     tenant_name: &Name,
     tenant: &TenantTable,
-    before: Option<(&TenantTable, &Endpoints)>,
+    before: Option<(&TenantTable, &Arc<Endpoints>)>,
     made: &mut Made,
     reader: &mut Reader,
-) -> Endpoints {
+) -> Arc<Endpoints> {
+    let before = before.filter(|(known, _)| holds_against_same(known, tenant));
+    if let Some((known, same)) = before
+        && same.reusable
+        && are_same(&known.endpoint.value, &tenant.endpoint.value)
+    {
+        return same.clone();
+    }
     let servers = dhcp_servers(tenant);
-    let before =
-        before.filter(|(known, _)| holds_against_same(known, tenant) && dhcp_servers(known) == servers);
+    let before = before.filter(|(known, _)| dhcp_servers(known) == servers);
     let known = before.into_iter().flat_map(|(known, checked)| known.endpoint.value.iter().zip(&checked.all));
     let mut known = known.peekable();
     let mut all = Vec::with_capacity(tenant.endpoint.value.len());
@@ -94,16 +112,43 @@ pub(super) fn check_all(
         alone.then_some(seen)
     });
     let unique = unique.or_else(|| report_repeated(tenant, &all, reader));
-    Endpoints { all, unique }
+    Arc::new(Endpoints {
+        claims: Arc::new(all.iter().map(|checked| checked.claim.clone()).collect()),
+        by_network: by_network(&all),
+        in_groups: in_groups(tenant),
+        reusable: unique.is_some() && all.iter().all(|checked| checked.reusable),
+        unique,
+        all,
+    })
+}
+
+/// Whether the tables are the very same.
+fn are_same<T>(before: &Named<T>, now: &Named<T>) -> bool {
+    before.iter().map(|(_, table)| Arc::as_ptr(table)).eq(now.iter().map(|(_, table)| Arc::as_ptr(table)))
+}
+
+/// The groups of a tenant in which its endpoints are.
+fn in_groups(tenant: &TenantTable) -> Option<Vec<bool>> {
+    let groups = &tenant.group.value;
+    let mut used = vec![false; groups.len()];
+    for (_, endpoint) in &tenant.endpoint.value {
+        let written = &endpoint.groups.value;
+        // A name that could not be read may be the one that is missed.
+        (!written.partial).then_some(())?;
+        for name in &written.items {
+            if let Ok(at) = groups.binary_search_by(|(known, _)| (*known.value).cmp(&*name.value.0)) {
+                used[at] = true;
+            }
+        }
+    }
+    Some(used)
 }
 
 /// Whether all that endpoints are held against is the same.
 fn holds_against_same(before: &TenantTable, now: &TenantTable) -> bool {
     let (networks, groups) = (&now.network.value, &now.group.value);
-    let same_networks = before.network.value.iter().map(|(_, table)| Arc::as_ptr(table));
     let same_groups = before.group.value.iter().map(|(name, _)| &name.value);
-    same_networks.eq(networks.iter().map(|(_, table)| Arc::as_ptr(table)))
-        && same_groups.eq(groups.iter().map(|(name, _)| &name.value))
+    are_same(&before.network.value, networks) && same_groups.eq(groups.iter().map(|(name, _)| &name.value))
 }
 
 fn check_one(
@@ -143,15 +188,14 @@ fn check_one(
     }
 }
 
-/// The good endpoints by the index of their network; one that has only bad ones has an empty list.
-pub(super) fn by_network(all: &[Checked]) -> BTreeMap<usize, Vec<Arc<Endpoint>>> {
+fn by_network(all: &[Checked]) -> ByNetwork {
     let mut by_network: BTreeMap<usize, Vec<Arc<Endpoint>>> = BTreeMap::new();
     for Checked { network, endpoint, .. } in all {
         if let Some(index) = network {
             by_network.entry(*index).or_default().extend(endpoint.clone());
         }
     }
-    by_network
+    by_network.into_iter().map(|(index, endpoints)| (index, Arc::new(endpoints))).collect()
 }
 
 /// What must not be there twice in a network: its index, and a MAC or an address

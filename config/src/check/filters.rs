@@ -24,7 +24,7 @@ use crate::{
 /// The groups and policies that the filters of a tenant's endpoints come to.
 #[derive(Default)]
 pub(super) struct Made {
-    pub(super) groups: BTreeMap<Name, Group>,
+    pub(super) groups: BTreeMap<Name, Arc<Group>>,
     pub(super) policies: BTreeMap<Name, Policy>,
 }
 
@@ -233,7 +233,7 @@ impl Made {
                 self.deny(name, tenant, at.clone(), [Vec::new(), vec![rule(Action::Deny, family, to)]]);
             }
         }
-        self.groups.insert(name.clone(), group);
+        self.groups.insert(name.clone(), Arc::new(group));
     }
 
     /// A policy before the groups for the members of the group with its name.

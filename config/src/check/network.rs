@@ -25,7 +25,7 @@ pub(super) fn check(
     tenant: &Name,
     name: &At<Name>,
     table: &NetworkTable,
-    endpoints: Option<Vec<Arc<Endpoint>>>,
+    endpoints: Option<Arc<Vec<Arc<Endpoint>>>>,
     reader: &mut Reader,
 ) -> (Option<Network>, NetworkClaim) {
     let subnets = subnets(table, reader);
@@ -62,7 +62,7 @@ struct Parts {
     subnets: Vec<IpNet>,
     hub: Option<HostRef>,
     members: Vec<HostRef>,
-    endpoints: Vec<Arc<Endpoint>>,
+    endpoints: Arc<Vec<Arc<Endpoint>>>,
 }
 
 fn build(
@@ -111,7 +111,7 @@ fn build(
         mac_age: seconds(table.mac_age.value),
         timeouts: table.timeouts.good().map(|table| timeouts(&table.value)).unwrap_or_default(),
         limits: table.limits.good().map_or_else(Limits::of_network, |table| limits(&table.value)),
-        endpoints: Arc::new(parts.endpoints),
+        endpoints: parts.endpoints,
     })
 }
 

@@ -1,11 +1,6 @@
 //! A tenant: its networks, groups, sets, policies and endpoints, and the names between them.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
-
-use ahash::RandomState;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Claims, endpoint, filters::Made, names::Names, network, policy, rule, site, variables::Variables,
@@ -17,7 +12,7 @@ use crate::{
     policies::{AddressSet, Policy},
     problem::Problem,
     read::{At, Named, Reader},
-    tables::{EndpointTable, GroupTable, SetTable, TenantTable},
+    tables::{GroupTable, SetTable, TenantTable},
     values::{List, NameText},
 };
 
@@ -25,18 +20,28 @@ use crate::{
 /// to the same again.
 #[derive(Debug)]
 pub(super) struct Checked {
-    endpoints: endpoint::Endpoints,
+    endpoints: Arc<endpoint::Endpoints>,
     /// In the order of their names
-    groups: Vec<GroupRules>,
+    groups: Vec<CheckedGroup>,
 }
 
-/// The rules of a group as it says itself.
+/// What came of a group's table by itself: without what it includes.
 #[derive(Clone, Debug)]
-struct GroupRules {
-    /// Ingress, egress
-    lists: [Arc<Vec<Rule>>; 2],
-    /// Nothing was reported of them, and nothing follows from them outside the tenant.
+struct CheckedGroup {
+    group: Arc<Group>,
+    /// The places of the groups that it speaks of, without its own
+    speaks_of: Arc<[u32]>,
+    /// What it names that other files have; none for most
+    claims: Option<Arc<GroupClaims>>,
+    /// Nothing was reported of it, and nothing follows from it outside the tenant.
     reusable: bool,
+}
+
+/// What a group names that other files have, each with its place.
+#[derive(Debug, Default)]
+struct GroupClaims {
+    templates: Vec<(Name, Place)>,
+    shared_with: Vec<(Name, Place)>,
 }
 
 /// Checks a tenant; `before` is what its tables were when they were read last, and what came of them.
@@ -48,11 +53,16 @@ pub(super) fn check(
 ) -> (Tenant, Claims, Checked) {
     let mut claims = Claims::default();
     let mut names = Names::of_tenant(&name.value, &table.group.value, &table.set.value);
-    let known = known_rules(table, before);
+    let known = known_groups(table, before);
     let is_known = |at: usize| known.get(at).is_some_and(Option::is_some);
     let mut variables = Variables::of(&table.group.value, is_known, reader);
-    let rules = group_rules(&table.group.value, &known, &mut variables, &mut names, reader);
-    let mut groups = groups(&table.group.value, &rules, &mut claims, reader);
+    let own = groups(&table.group.value, &known, &mut variables, &mut names, reader);
+    for of in own.iter().filter_map(|group| group.claims.as_deref()) {
+        claims.templates.extend_from_slice(&of.templates);
+        claims.shared_with.extend_from_slice(&of.shared_with);
+    }
+    let named = own.iter().map(|it| (it.group.name.clone(), it.group.clone()));
+    let mut groups: BTreeMap<Name, Arc<Group>> = named.collect();
     variables.include(&mut groups, &mut names, reader);
     let parts = policy::Parts::of(table);
     let mut policies = policy::check_all(&table.policy.value, Some(&parts), &mut names, reader);
@@ -60,12 +70,13 @@ pub(super) fn check(
     let mut made = Made::default();
     let known = before.map(|(known, checked)| (known, &checked.endpoints));
     let checked = endpoint::check_all(&name.value, table, known, &mut made, reader);
-    claims.endpoints = checked.all.iter().map(|endpoint| endpoint.claim.clone()).collect();
-    let mut endpoints = endpoint::by_network(&checked.all);
-    let checked = Checked { endpoints: checked, groups: rules };
+    claims.endpoints = checked.claims.clone();
+    let mut endpoints = checked.by_network.clone();
     variables.apply(&table.endpoint.value, &mut endpoints, &mut groups, &mut names, reader);
     claims.elsewhere = names.named_elsewhere();
-    unused_groups(&groups, &policies, &table.group.value, &table.endpoint.value, reader);
+    let made_groups = groups.values().filter(|group| group.made_of.is_some());
+    unused_groups(&own, made_groups, &policies, checked.in_groups.as_deref(), &table.group.value, reader);
+    let checked = Checked { endpoints: checked, groups: own };
     let mut networks = BTreeMap::new();
     for (index, (network_name, network_table)) in table.network.value.iter().enumerate() {
         let own = endpoints.remove(&index);
@@ -101,29 +112,29 @@ fn names_same_peers(before: &TenantTable, now: &TenantTable) -> bool {
         && names(&before.set.value).eq(names(&now.set.value))
 }
 
-/// The rules of each group that come to the same as before.
-fn known_rules<'b>(
+/// What each group came to, where it comes to the same again.
+fn known_groups<'b>(
     table: &TenantTable,
     before: Option<(&TenantTable, &'b Checked)>,
-) -> Vec<Option<&'b GroupRules>> {
+) -> Vec<Option<&'b CheckedGroup>> {
     let Some((known, checked)) = before.filter(|(known, _)| names_same_peers(known, table)) else {
         return Vec::new();
     };
     let both = table.group.value.iter().zip(&known.group.value).zip(&checked.groups);
-    let same = both.map(|(((_, now), (_, before)), rules)| {
-        Some(rules).filter(|rules| rules.reusable && Arc::ptr_eq(now, before))
+    let same = both.map(|(((_, now), (_, before)), group)| {
+        Some(group).filter(|group| group.reusable && Arc::ptr_eq(now, before))
     });
     same.collect()
 }
 
-/// The rules of each group, some of which are known.
-fn group_rules(
+/// What each group comes to, some of which are known.
+fn groups(
     tables: &Named<GroupTable>,
-    known: &[Option<&GroupRules>],
+    known: &[Option<&CheckedGroup>],
     variables: &mut Variables<'_>,
     names: &mut Names<'_>,
     reader: &mut Reader,
-) -> Vec<GroupRules> {
+) -> Vec<CheckedGroup> {
     let mut all = Vec::with_capacity(tables.len());
     for (at, (name, table)) in tables.iter().enumerate() {
         if let Some(known) = known.get(at).copied().flatten() {
@@ -133,38 +144,53 @@ fn group_rules(
         let so_far = (reader.found.count(), names.elsewhere.len());
         let mut lists = variables.rules(at, names, reader);
         among_members(&mut lists, &name.value, table, reader);
-        let reusable = !variables.are_in(at) && so_far == (reader.found.count(), names.elsewhere.len());
-        all.push(GroupRules { lists: lists.map(Arc::new), reusable });
+        let mut claims = GroupClaims::default();
+        let group = Arc::new(group(name, table, lists, &mut claims, reader));
+        let has_claims = !(claims.templates.is_empty() && claims.shared_with.is_empty());
+        all.push(CheckedGroup {
+            speaks_of: speaks_of(&group, table, tables),
+            claims: has_claims.then(|| Arc::new(claims)),
+            reusable: !variables.are_in(at) && so_far == (reader.found.count(), names.elsewhere.len()),
+            group,
+        });
     }
     all
 }
 
-fn groups(
-    tables: &Named<GroupTable>,
-    rules: &[GroupRules],
-    claims: &mut Claims,
+/// The places of the groups that a group names in its rules or includes.
+fn speaks_of(group: &Group, table: &GroupTable, tables: &Named<GroupTable>) -> Arc<[u32]> {
+    let rules = group.ingress.iter().chain(&*group.egress).flat_map(rule::groups_named);
+    let included = table.include.value.items.iter().map(|group| &*group.value.0);
+    let others = rules.chain(included).filter(|name| **name != *group.name);
+    let place = |name| tables.binary_search_by(|(known, _): &(At<Name>, _)| (*known.value).cmp(name)).ok();
+    let mut places: Vec<u32> = others.filter_map(place).map(|at| at as u32).collect();
+    places.sort_unstable();
+    places.dedup();
+    places.into()
+}
+
+fn group(
+    name: &At<Name>,
+    table: &GroupTable,
+    [ingress, egress]: [Vec<Rule>; 2],
+    claims: &mut GroupClaims,
     reader: &mut Reader,
-) -> BTreeMap<Name, Group> {
-    let mut groups = BTreeMap::new();
-    for ((name, table), GroupRules { lists: [ingress, egress], .. }) in tables.iter().zip(rules) {
-        let like = table.like.good().into_iter().flat_map(|list| &list.value.0);
-        let group = Group {
-            name: name.value.clone(),
-            at: reader.place(name.span),
-            description: table.description.good().map(|text| text.value.clone()),
-            like: each_once(like, |template, at| claims.templates.push((template, at)), reader),
-            made_of: None,
-            includes: Vec::new(),
-            admits_members: table.admit_members.value,
-            stateful: table.stateful.value,
-            wide: table.prefix_pairs.value,
-            shared_with: shared_with(&table.shared_with.value, claims, reader),
-            ingress: ingress.clone(),
-            egress: egress.clone(),
-        };
-        groups.insert(name.value.clone(), group);
+) -> Group {
+    let like = table.like.good().into_iter().flat_map(|list| &list.value.0);
+    Group {
+        name: name.value.clone(),
+        at: reader.place(name.span),
+        description: table.description.good().map(|text| text.value.clone()),
+        like: each_once(like, |template, at| claims.templates.push((template, at)), reader),
+        made_of: None,
+        includes: Vec::new(),
+        admits_members: table.admit_members.value,
+        stateful: table.stateful.value,
+        wide: table.prefix_pairs.value,
+        shared_with: shared_with(&table.shared_with.value, &mut claims.shared_with, reader),
+        ingress: Arc::new(ingress),
+        egress: Arc::new(egress),
     }
-    groups
 }
 
 /// Adds the rules by which members of a group send each other anything, where it admits them.
@@ -182,14 +208,14 @@ fn set(name: &At<Name>, table: &SetTable, claims: &mut Claims, reader: &mut Read
         at: reader.place(name.span),
         description: table.description.good().map(|text| text.value.clone()),
         addresses: site::addresses(&table.addresses),
-        shared_with: shared_with(&table.shared_with.value, claims, reader),
+        shared_with: shared_with(&table.shared_with.value, &mut claims.shared_with, reader),
     };
     (name.value.clone(), set)
 }
 
 /// The tenants that something is shared with.
-fn shared_with(written: &List<NameText>, claims: &mut Claims, reader: &mut Reader) -> Vec<Name> {
-    each_once(written.items.iter(), |tenant, at| claims.shared_with.push((tenant, at)), reader)
+fn shared_with(written: &List<NameText>, claims: &mut Vec<(Name, Place)>, reader: &mut Reader) -> Vec<Name> {
+    each_once(written.items.iter(), |tenant, at| claims.push((tenant, at)), reader)
 }
 
 /// Names in their order, each of them noted with its place; repeated ones are reported.
@@ -210,31 +236,37 @@ fn each_once<'n>(
     names
 }
 
-/// Warns of groups that no endpoint is in and no other group or policy speaks of.
-fn unused_groups(
-    groups: &BTreeMap<Name, Group>,
+/// Warns of groups that no endpoint is in and no other group or policy speaks of. `in_groups` says of each whether endpoints are
+/// in it, if that is known.
+fn unused_groups<'g>(
+    groups: &[CheckedGroup],
+    made: impl Iterator<Item = &'g Arc<Group>>,
     policies: &BTreeMap<Name, Policy>,
+    in_groups: Option<&[bool]>,
     tables: &Named<GroupTable>,
-    endpoints: &Named<EndpointTable>,
     reader: &mut Reader,
 ) {
-    // A name that could not be read may be the one that is missed.
-    if endpoints.iter().any(|(_, endpoint)| endpoint.groups.value.partial) {
-        return;
+    let Some(in_groups) = in_groups else { return };
+    let mut used = in_groups.to_vec();
+    let mut mark = |at: usize| {
+        if let Some(used) = used.get_mut(at) {
+            *used = true;
+        }
+    };
+    for (at, CheckedGroup { group, speaks_of, .. }) in groups.iter().enumerate() {
+        speaks_of.iter().for_each(|other| mark(*other as usize));
+        if !group.shared_with.is_empty() {
+            mark(at);
+        }
     }
-    let members = endpoints.iter().flat_map(|(_, endpoint)| &endpoint.groups.value.items);
-    let mut used: HashSet<&str, RandomState> = members.map(|group| &*group.value.0).collect();
-    for (name, table) in tables {
-        let included = table.include.value.items.iter().map(|group| &*group.value.0);
-        used.extend(included.filter(|included| **included != *name.value));
+    let rules = made.flat_map(|group| group.ingress.iter().chain(&*group.egress));
+    let of_made = rules.flat_map(rule::groups_named);
+    for name in of_made.chain(policies.values().flat_map(policy::groups_named)) {
+        if let Ok(at) = tables.binary_search_by(|(known, _)| (*known.value).cmp(name)) {
+            mark(at);
+        }
     }
-    for group in groups.values() {
-        let named = group.ingress.iter().chain(&*group.egress).flat_map(rule::groups_named);
-        used.extend(named.filter(|name| **name != *group.name));
-        used.extend((!group.shared_with.is_empty()).then_some(&*group.name));
-    }
-    used.extend(policies.values().flat_map(policy::groups_named));
-    for (name, _) in tables.iter().filter(|(name, _)| !used.contains(&*name.value)) {
+    for ((name, _), _) in tables.iter().zip(used).filter(|(_, used)| !used) {
         reader.report(Problem::GroupUnused { name: name.value.to_string() }, name.span);
     }
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    endpoint::ByNetwork,
     includes::Includes,
     names::Names,
     rule::{self, Direction},
@@ -18,7 +19,7 @@ use super::{
 use crate::{
     digest::Digest,
     leaf::PortRange,
-    model::{Endpoint, Group, Name, Rule},
+    model::{Group, Name, Rule},
     problem::{Near, Problem},
     read::{At, Field, Named, Reader, Span},
     tables::{EndpointTable, GroupTable, RuleTable},
@@ -159,7 +160,7 @@ impl<'t> Variables<'t> {
     /// What each group has by those that it includes; `groups` are all of the tenant, and get those that are made.
     pub(super) fn include(
         &mut self,
-        groups: &mut BTreeMap<Name, Group>,
+        groups: &mut BTreeMap<Name, Arc<Group>>,
         names: &mut Names<'_>,
         reader: &mut Reader,
     ) {
@@ -192,7 +193,7 @@ impl<'t> Variables<'t> {
             includes.sort_unstable();
             includes.dedup();
             if let Some(group) = groups.get_mut(&name.value) {
-                group.includes = includes;
+                Arc::make_mut(group).includes = includes;
             }
         }
     }
@@ -201,8 +202,8 @@ impl<'t> Variables<'t> {
     pub(super) fn apply(
         &mut self,
         tables: &'t Named<EndpointTable>,
-        built: &mut BTreeMap<usize, Vec<Arc<Endpoint>>>,
-        groups: &mut BTreeMap<Name, Group>,
+        built: &mut ByNetwork,
+        groups: &mut BTreeMap<Name, Arc<Group>>,
         names: &mut Names<'_>,
         reader: &mut Reader,
     ) {
@@ -221,7 +222,7 @@ impl<'t> Variables<'t> {
         if others.is_empty() {
             return;
         }
-        for endpoint in built.values_mut().flatten() {
+        for endpoint in built.values_mut().flat_map(Arc::make_mut) {
             let Some(mut rules) = others.remove(&endpoint.name) else { continue };
             // Of filters it has groups that no file can name.
             rules.extend(endpoint.groups.iter().filter(|name| self.place_of(name).is_none()).cloned());
@@ -241,7 +242,7 @@ impl<'t> Variables<'t> {
         &mut self,
         table: &'t EndpointTable,
         given: &Env<'t>,
-        groups: &mut BTreeMap<Name, Group>,
+        groups: &mut BTreeMap<Name, Arc<Group>>,
         names: &mut Names<'_>,
         reader: &mut Reader,
     ) -> Vec<Name> {
@@ -321,7 +322,7 @@ impl<'t> Variables<'t> {
     /// The name of the group that a body is, which is made if there is none; nothing where values are missing.
     fn put_into(
         &mut self,
-        groups: &mut BTreeMap<Name, Group>,
+        groups: &mut BTreeMap<Name, Arc<Group>>,
         body: &Body<'t>,
         names: &mut Names<'_>,
         reader: &mut Reader,
@@ -348,7 +349,7 @@ impl<'t> Variables<'t> {
                 reader.report(Problem::IncludeDeep { what }, written.span);
                 return None;
             }
-            let like = groups.get(&written.value)?.clone();
+            let like = Group::clone(groups.get(&written.value)?);
             let mut lists = self.rules_with(body.group, &body.values, names, reader);
             among_members(&mut lists, &written.value, table, reader);
             let [ingress, egress] = lists.map(Arc::new);
@@ -362,7 +363,7 @@ impl<'t> Variables<'t> {
                 egress,
                 ..like
             };
-            groups.insert(name.clone(), group);
+            groups.insert(name.clone(), Arc::new(group));
         }
         Some(name)
     }

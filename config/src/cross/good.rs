@@ -77,7 +77,7 @@ impl Good {
                 self.vnis.remove(&vni);
             }
             let now = whole.changed_tenant(&name);
-            let now = now.map_or(&[][..], |changed| &changed.claims.endpoints);
+            let now = now.map_or(&[][..], |changed| &changed.claims.endpoints[..]);
             for (host, attachment, _) in attachment_claims(tenant, &others_than(now, &claims.endpoints)) {
                 let devices = self.attachments.get_mut(host);
                 if let Some(shares) = devices.and_then(|devices| devices.get_mut(&attachment.device)) {
@@ -114,6 +114,9 @@ pub(super) fn others_than<'n>(
     before: &[Arc<EndpointClaim>],
     now: &'n [Arc<EndpointClaim>],
 ) -> Vec<&'n Arc<EndpointClaim>> {
+    if std::ptr::eq(before, now) {
+        return Vec::new();
+    }
     let mut before = before.iter().peekable();
     let is_other = |claim: &&Arc<EndpointClaim>| {
         let is_it = |known: &&Arc<EndpointClaim>| Arc::ptr_eq(known, claim);

@@ -209,6 +209,32 @@ fn a_string_that_goes_on_behind_the_change_is_read_whole() {
     assert!(!is_read_in_parts(&apart(""), &apart("H")));
 }
 
+/// Where only one part is another, no other one is cut out again; and only there.
+#[test]
+fn a_change_inside_one_part_is_seen_as_that() {
+    let base = base();
+    let known = Parts::read(&Source::new("a.toml", &base), false, None).unwrap();
+    let (one, all) = (endpoint("acme", "vm050", 50), group("acme", "all"));
+    for (is_inside, new) in [
+        (true, base.replace(&one, &one.replace("10.1.1", "10.1.3"))),
+        (true, base.replace(&one, &format!("{one}# one more line\n"))),
+        (true, base.replace(&all, &all.replace("\"any\"", "\"10.1.0.0/16\""))),
+        (true, base.replacen("# ü", "# u", 1)),
+        (false, base.replace(&one, &one.replace("vm050", "vm50"))),
+        (false, base.replace(&one, "")),
+        (false, base.replace(&one, &format!("{one}{}", endpoint("acme", "new", 130)))),
+        (false, base.replace(&one, &format!("{one}[tenant.acme]\nmode = \"audit\"\n"))),
+        (false, base.replace("# ü", "# u")),
+        // In one that is in two pieces
+        (false, base.replacen("flows = 5000", "flows = 6000", 1)),
+    ] {
+        assert_ne!(new, base);
+        let changed = known.with_change(&Source::new("a.toml", &new), false);
+        assert_eq!(changed.is_some(), is_inside, "{new}");
+        assert_eq!(said(&read(&new, Some(&read(&base, None)))), said(&read(&new, None)));
+    }
+}
+
 /// Two groups name something of another tenant at the same place of their parts; one of them may not.
 #[test]
 fn what_each_part_names_elsewhere_is_asked_about() {

@@ -41,7 +41,7 @@ impl<'s> Pipeline<'s> {
             return Err(DropReason::BadSourceMac.into());
         }
         let chosen = self.could_have_chosen(arrival.network, sender, view);
-        let (ownership, site) = (&arrival.network.ownership, &*self.snapshot.site);
+        let (ownership, site) = (&arrival.network.directory.ownership, &*self.snapshot.site);
         let context = Context { sender: &sender.sender, ownership, site, chosen };
         Ok(admission::admit(view, frame.bytes(), &context)?)
     }
@@ -69,7 +69,7 @@ impl<'s> Pipeline<'s> {
     ) -> Result<(), Refusal> {
         let network = arrival.network;
         let chosen = self.has_chosen(network, sender, view, now);
-        let (ownership, site) = (&network.ownership, &*self.snapshot.site);
+        let (ownership, site) = (&network.directory.ownership, &*self.snapshot.site);
         let context = Context { sender: &sender.sender, ownership, site, chosen };
         Ok(admission::admit(view, frame.bytes(), &context)?)
     }
@@ -105,7 +105,7 @@ impl<'s> Pipeline<'s> {
                 Err(DropReason::UnknownEndpoint.into())
             }
             None => {
-                let (ownership, site) = (&network.ownership, &self.snapshot.site);
+                let (ownership, site) = (&network.directory.ownership, &self.snapshot.site);
                 admission::admit_unknown_host(view, frame.bytes(), &network.tags, ownership, site)?;
                 self.learn_mac(arrival, view, now)
             }

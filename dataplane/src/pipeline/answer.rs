@@ -138,7 +138,7 @@ impl<'s> Pipeline<'s> {
         let requester = Requester {
             origin: arrival.from,
             holdings: arrival.sender.map_or(&unknown_host, Endpoint::holdings),
-            ownership: &network.ownership,
+            ownership: &network.directory.ownership,
             port_security: arrival.sender.is_some_and(|sender| sender.sender.port_security),
         };
         let holders = lock(&network.state.holders);

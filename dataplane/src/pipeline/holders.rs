@@ -34,7 +34,7 @@ impl Network {
             return Some((owner, owner.mac));
         }
         // Nobody else can have it.
-        let [only] = self.ownership.sharers(address) else { return None };
+        let [only] = self.directory.ownership.sharers(address) else { return None };
         let only = self.endpoint(*only)?;
         Some((only, only.holdings().pair_for(address)?.mac))
     }
@@ -42,13 +42,14 @@ impl Network {
     /// Can the address be at another endpoint in a moment, by the configuration that there is?
     #[must_use]
     pub fn moves(&self, address: Addr) -> bool {
-        !self.ownership.sharers(address).is_empty() || !self.ownership.is_configured(address)
+        !self.directory.ownership.sharers(address).is_empty()
+            || !self.directory.ownership.is_configured(address)
     }
 
     /// By what an endpoint may have an address that moves.
     fn title(&self, endpoint: &Endpoint, address: Addr) -> Option<Title> {
-        let sharers = self.ownership.sharers(address);
-        let owner = self.ownership.owner(address);
+        let sharers = self.directory.ownership.sharers(address);
+        let owner = self.directory.ownership.owner(address);
         if !sharers.is_empty() {
             let named = owner == Some(endpoint.id) || sharers.contains(&endpoint.id);
             return named.then_some(Title::Named);
@@ -99,7 +100,7 @@ impl Network {
     #[must_use]
     pub fn sender_at(&self, mac: MacAddr, at: Location) -> Option<&Endpoint> {
         let owner = self.by_mac(mac);
-        let sharers = self.ownership.mac_sharers(mac);
+        let sharers = self.directory.ownership.mac_sharers(mac);
         if sharers.is_empty() {
             return owner.or_else(|| self.nested_behind(at));
         }
@@ -115,7 +116,7 @@ impl Network {
     /// The endpoint that a frame to a MAC goes to.
     #[must_use]
     pub fn at_mac(&self, mac: MacAddr) -> Option<&Endpoint> {
-        let sharers = self.ownership.mac_sharers(mac);
+        let sharers = self.directory.ownership.mac_sharers(mac);
         if sharers.is_empty() {
             return self.by_mac(mac);
         }
@@ -160,7 +161,7 @@ impl<'s> Pipeline<'s> {
         let source = view.ip().map(|ip| ip.src);
         // Asked first whether it moves: most addresses do not.
         let told = source.filter(|address| {
-            network.moves(*address) && network.ownership.owner(*address).is_none_or(is_own)
+            network.moves(*address) && network.directory.ownership.owner(*address).is_none_or(is_own)
         });
         self.hear(arrival, view.src, told, now);
     }
@@ -169,7 +170,7 @@ impl<'s> Pipeline<'s> {
     pub(super) fn hear(&self, arrival: &Arrival<'s>, mac: MacAddr, address: Option<Addr>, now: Instant) {
         let (network, Some(sender)) = (arrival.network, arrival.sender) else { return };
         let mut moved = false;
-        if !network.ownership.mac_sharers(mac).is_empty() {
+        if !network.directory.ownership.mac_sharers(mac).is_empty() {
             let heard = lock(&network.state.holders).hear_mac(mac, sender.mac, now);
             moved |= matches!(heard, Heard::Moved { .. });
         }
@@ -266,7 +267,7 @@ pub(super) fn bindings_of(network: &Network, addresses: [Addr; 2]) -> u16 {
     let holders = lock(&network.state.holders);
     let moves = |address| {
         network.moves(address) && {
-            !network.ownership.sharers(address).is_empty() || holders.of_address(address).is_some()
+            !network.directory.ownership.sharers(address).is_empty() || holders.of_address(address).is_some()
         }
     };
     if addresses.into_iter().any(moves) { holders.version() } else { 0 }

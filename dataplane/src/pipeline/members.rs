@@ -222,7 +222,7 @@ impl Network {
     pub fn shares_at_all(&self, endpoint: &Endpoint) -> bool {
         let holdings = endpoint.holdings();
         let own_is_shared =
-            holdings.addresses.iter().any(|address| !self.ownership.sharers(*address).is_empty());
+            holdings.addresses.iter().any(|address| !self.directory.ownership.sharers(*address).is_empty());
         own_is_shared || !holdings.pairs.is_empty()
     }
 
@@ -230,7 +230,7 @@ impl Network {
     /// none.
     #[must_use]
     pub fn names_group(&self, sender: &Endpoint, view: &View) -> bool {
-        let (Some(source), Some(ip)) = (&self.multicast, view.ip()) else { return false };
+        let (Some(source), Some(ip)) = (&self.multicast.named, view.ip()) else { return false };
         ip.dst.is_multicast()
             && Probe::of(ip).is_ok_and(|probe| {
                 let said = naive::decide(source, sender.id, Direction::Egress, ip.dst, &probe);
@@ -242,17 +242,17 @@ impl Network {
     /// that it is in, and those that are not held to addresses at all.
     #[must_use]
     pub fn candidates(&self, address: Addr) -> Vec<&Endpoint> {
-        let sharers = self.ownership.sharers(address);
-        let owner = self.ownership.owner(address);
+        let sharers = self.directory.ownership.sharers(address);
+        let owner = self.directory.ownership.owner(address);
         if owner.is_some() || !sharers.is_empty() {
             let named = owner.iter().chain(sharers);
             return named.filter_map(|id| self.endpoint(*id)).collect();
         }
-        let wide = self.ownership.wide().iter().filter_map(|id| self.endpoint(*id));
+        let wide = self.directory.ownership.wide().iter().filter_map(|id| self.endpoint(*id));
         let covering = wide.filter(|endpoint| endpoint.holdings().pair_for(address).is_some());
-        let unsecured = self.unsecured.iter().filter_map(|id| self.endpoint(*id));
+        let unsecured = self.directory.unsecured.iter().filter_map(|id| self.endpoint(*id));
         let unsecured = unsecured.filter(|endpoint| endpoint.holdings().pair_for(address).is_none());
-        let learners = self.learners.iter().filter_map(|id| self.endpoint(*id));
+        let learners = self.directory.learners.iter().filter_map(|id| self.endpoint(*id));
         let learners = learners.filter(|endpoint| endpoint.may_come_to(address));
         covering.chain(unsecured).chain(learners).collect()
     }

@@ -61,7 +61,7 @@ impl<'s> Pipeline<'s> {
         let Some(sender) = learner(arrival, view) else { return };
         let Some(ip) = view.ip() else { return };
         let holdings = sender.holdings();
-        if !arrival.network.ownership.may_send(holdings, true, view.src, ip.src) {
+        if !arrival.network.directory.ownership.may_send(holdings, true, view.src, ip.src) {
             let _ = self.snoop(arrival, sender, ip.src, Word::Used, now);
         }
     }

@@ -8,7 +8,7 @@ use eastgate_config::{
 };
 use eastgate_policy::{
     admission::{self, BadReserved, Sender, Site, Tags},
-    compile::Compiled,
+    compile::{CompileError, Compiled},
     rule::Source,
 };
 use eastgate_steering::{Answers, Mode, Unknown, proxy_mac};
@@ -20,16 +20,16 @@ use eastgate_vtep::{
     flood::{Flood, FloodMode, Topology},
     peers::{PeerKind, Peers},
 };
-use eastgate_wire::{Addr, AddressPair, EndpointId, Holdings, Ownership, VtepAddr};
+use eastgate_wire::{Addr, AddressPair, EndpointId, Holdings, VtepAddr};
 
 use crate::attachments::Attachments;
 
 use super::{
     Endpoint, Network, SnapshotError,
-    holders::PrefixHolders,
+    directory::Directory,
     rule_counts::RuleCounts,
     rule_limits::RuleLimits,
-    rules::{self, RuleTable, prefix},
+    rules::{Multicast, RuleTable, prefix},
     state::{NetworkState, StateRegistry},
     succession, tracking,
 };
@@ -55,7 +55,7 @@ pub(super) struct NetworkSite<'c> {
     pub(super) host: &'c config::Host,
     pub(super) ports: SourcePorts,
     pub(super) epoch: u32,
-    pub(super) policy: fn(Source) -> Source,
+    pub(super) policy: Option<fn(Source) -> Source>,
 }
 
 impl NetworkSite<'_> {
@@ -71,18 +71,6 @@ impl NetworkSite<'_> {
         let name = format!("{}/{}", tenant.name, network.name);
         let continued = before.filter(|before| rules.continues(&before.rules));
         let before = continued.filter(|before| before.has_dense_numbers(network.endpoints.len()));
-        let ids = succession::numbers(network, before);
-        let source = (self.policy)(rules.source(tenant, network, &ids));
-        let multicast = rules::multicast(&source, rules);
-        let policy = match before {
-            Some(before) => Compiled::compile_after(&source, &before.policy),
-            None => Compiled::compile(&source),
-        };
-        let policy = policy.map_err(|source| SnapshotError::Policy {
-            at: network.at.clone(),
-            network: name.clone(),
-            source,
-        })?;
         let state = states.network(network, before);
         let hasher = RandomState::new();
         let peers =
@@ -96,34 +84,29 @@ impl NetworkSite<'_> {
         };
         let hub_here = network.hub.as_ref().is_some_and(|hub| hub.host == self.host.name);
         let proxy = proxy_mac(network.vni);
-        let mut endpoints = Vec::with_capacity(network.endpoints.len());
         let known = before.and_then(|before| Known::of(before, network, &state));
-        for (endpoint, id) in network.endpoints.iter().zip(&ids) {
-            endpoints.push(match known.as_ref().and_then(|known| known.same(*id, endpoint)) {
-                Some(same) => same.clone(),
-                None => Arc::new(self.endpoint(*id, network, endpoint, registry, &state)?),
-            });
-        }
-        // It never becomes shorter: a number that was given is known to have been.
-        let known = before.map_or(0, |before| before.by_id.len());
-        let mut by_id = vec![None; ids.iter().map(|id| id.0 as usize + 1).max().unwrap_or(0).max(known)];
-        for (place, id) in (0..).zip(&ids) {
-            by_id[id.0 as usize] = Some(place);
-        }
-        let members = source.endpoints.iter().filter(|it| !it.groups.is_empty()).flat_map(|it| &it.addresses);
-        let members = members.filter(|(_, len)| *len == 128).map(|(address, _)| *address).collect();
-        let by_mac = endpoints.iter().map(|endpoint| (endpoint.mac, endpoint.id)).collect();
-        let unsecured = endpoints.iter().filter(|endpoint| !endpoint.sender.port_security);
-        let unsecured = unsecured.map(|endpoint| endpoint.id).collect();
-        let learners = endpoints.iter().filter(|endpoint| endpoint.learning.is_some());
-        let learners = learners.map(|endpoint| endpoint.id).collect();
-        let ownership = Ownership::new(endpoints.iter().map(|endpoint| endpoint.holdings()));
-        let prefixes = endpoints.iter().flat_map(|endpoint: &Arc<Endpoint>| {
-            let Holdings { pairs, routes, .. } = endpoint.holdings();
-            let pairs = pairs.iter().map(|pair| (pair.network, pair.len));
-            pairs.chain(routes.iter().copied()).map(|prefix| (prefix, endpoint.id))
-        });
-        let holders = PrefixHolders::new(prefixes);
+        let with_rules = known.as_ref().filter(|_| self.policy.is_none());
+        let parts = match with_rules.and_then(|known| known.with_rules(network, rules)) {
+            Some(parts) => parts,
+            None => {
+                let ids = succession::numbers(network, before);
+                let mut endpoints = Vec::with_capacity(network.endpoints.len());
+                for (endpoint, id) in network.endpoints.iter().zip(&ids) {
+                    endpoints.push(match known.as_ref().and_then(|known| known.same(*id, endpoint)) {
+                        Some(same) => same.clone(),
+                        None => Arc::new(self.endpoint(*id, network, endpoint, registry, &state)?),
+                    });
+                }
+                let source = rules.source(tenant, network, &ids);
+                let source = if let Some(policy) = self.policy { policy(source) } else { source };
+                Parts::of(endpoints, &source, rules, before).map_err(|source| SnapshotError::Policy {
+                    at: network.at.clone(),
+                    network: name.clone(),
+                    source,
+                })?
+            }
+        };
+        let Parts { endpoints, directory, policy, multicast, members } = parts;
         let mut compiled = Network {
             vni: network.vni,
             flood: self.flood(network, topology, hub_here, &peers)?,
@@ -177,7 +160,6 @@ impl NetworkSite<'_> {
             changed: None,
             changed_addresses: HashMap::default(),
             members,
-            by_id: by_id.into(),
             tags: tags(network, None),
             learning: network.learning,
             flood_unknown: network.unknown_destinations == config::Unknown::Flood,
@@ -189,13 +171,9 @@ impl NetworkSite<'_> {
             counts: RuleCounts::following(rules.len(), continued.map(|before| &before.counts)),
             // Counted for endpoints by their numbers
             limits: RuleLimits::following(rules, before.map(|before| &before.limits)),
-            unsecured,
-            learners,
             state,
-            ownership,
+            directory,
             multicast,
-            by_mac,
-            holders,
         };
         if let Some(before) = before {
             compiled.follow(before);
@@ -295,10 +273,45 @@ impl NetworkSite<'_> {
     }
 }
 
+/// What of a network follows from its endpoints and the rules that they have.
+struct Parts {
+    endpoints: Vec<Arc<Endpoint>>,
+    directory: Arc<Directory>,
+    policy: Compiled,
+    multicast: Multicast,
+    members: Arc<[Addr]>,
+}
+
+impl Parts {
+    /// Of a network with these endpoints, whose policy has this source; `before` is the one whose place it takes.
+    fn of(
+        endpoints: Vec<Arc<Endpoint>>,
+        source: &Source,
+        rules: &RuleTable,
+        before: Option<&Network>,
+    ) -> Result<Self, CompileError> {
+        let policy = match before {
+            Some(before) => Compiled::compile_after(source, &before.policy),
+            None => Compiled::compile(source),
+        };
+        let members = source.endpoints.iter().filter(|it| !it.groups.is_empty()).flat_map(|it| &it.addresses);
+        let members = members.filter(|(_, len)| *len == 128).map(|(address, _)| *address).collect();
+        // It never becomes shorter: a number that was given is known to have been.
+        let known = before.map_or(0, |before| before.directory.by_id.len());
+        Ok(Self {
+            directory: Arc::new(Directory::of(&endpoints, known)),
+            policy: policy?,
+            multicast: Multicast::of(source, rules),
+            members,
+            endpoints,
+        })
+    }
+}
+
 /// The endpoints of a network whose place is being taken, where those that are written as before come to the same again.
 struct Known<'b> {
     network: &'b Network,
-    written: &'b [Arc<config::Endpoint>],
+    written: &'b Arc<Vec<Arc<config::Endpoint>>>,
 }
 
 impl<'b> Known<'b> {
@@ -314,8 +327,21 @@ impl<'b> Known<'b> {
         same.then_some(Self { network: before, written: &written.endpoints })
     }
 
+    /// The same endpoints with the rules that they have now, where nothing else has changed of the network.
+    fn with_rules(&self, network: &config::Network, rules: &RuleTable) -> Option<Parts> {
+        let before = self.network;
+        let same = Arc::ptr_eq(self.written, &network.endpoints) && rules.has_frame_of(&before.rules);
+        Some(Parts {
+            multicast: before.multicast.with_rules(rules, &before.rules).filter(|_| same)?,
+            policy: before.policy.with_rules(rules.groups())?,
+            endpoints: before.endpoints.clone(),
+            directory: before.directory.clone(),
+            members: before.members.clone(),
+        })
+    }
+
     fn same(&self, id: EndpointId, endpoint: &Arc<config::Endpoint>) -> Option<&'b Arc<Endpoint>> {
-        let place = (*self.network.by_id.get(id.0 as usize)?)? as usize;
+        let place = (*self.network.directory.by_id.get(id.0 as usize)?)? as usize;
         let written = self.written.get(place).filter(|written| Arc::ptr_eq(written, endpoint))?;
         self.network
             .endpoints

@@ -61,7 +61,7 @@ impl Network {
     /// The first endpoint that an address is behind which is nobody's here.
     #[must_use]
     pub fn behind(&self, address: Addr) -> Option<&Endpoint> {
-        self.endpoint(*self.holders.of(address).first()?)
+        self.endpoint(*self.directory.holders.of(address).first()?)
     }
 
     /// The endpoint's MAC, when the address is another one's. Endpoints that have a prefix in common stand in for nobody
@@ -73,7 +73,7 @@ impl Network {
             // Nobody forwards for link-local addresses, and nobody knows what is behind a port that is not secured.
             None if address.is_link_local() || !endpoint.sender.port_security => true,
             None => {
-                let holders = self.holders.of(address);
+                let holders = self.directory.holders.of(address);
                 holders.is_empty() || holders.contains(&endpoint.id)
             }
         };

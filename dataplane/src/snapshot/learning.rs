@@ -76,7 +76,7 @@ impl Network {
 
     /// Do the files name the address for anybody?
     fn is_written(&self, address: Addr) -> bool {
-        if !self.ownership.sharers(address).is_empty() {
+        if !self.directory.ownership.sharers(address).is_empty() {
             return true;
         }
         let Some(owner) = self.by_address(address) else { return false };
@@ -87,6 +87,6 @@ impl Network {
     /// Whether addresses of any endpoint are learned in it.
     #[must_use]
     pub fn has_learners(&self) -> bool {
-        !self.learners.is_empty()
+        !self.directory.learners.is_empty()
     }
 }

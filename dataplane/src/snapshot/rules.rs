@@ -2,6 +2,8 @@
 //! policy crate compiles, and back from a rule's number to its name and place.
 
 mod in_order;
+mod infos;
+mod multicast;
 mod numbering;
 mod source;
 mod tiers;
@@ -19,8 +21,8 @@ use eastgate_policy::rule::{Direction, Group, GroupId};
 use eastgate_wire::Addr;
 use ipnet::IpNet;
 
-pub(super) use self::source::multicast;
-use self::{in_order::InOrder, numbering::Numbered, tiers::parts};
+pub(crate) use self::multicast::Multicast;
+use self::{in_order::InOrder, infos::RuleInfos, numbering::Numbered, tiers::parts};
 
 /// A prefix in the 128-bit form that the pure crates use.
 #[must_use]
@@ -33,13 +35,15 @@ pub fn prefix(net: &IpNet) -> (Addr, u8) {
 /// keeps its number when others come and go around it; a number is not given to another rule.
 #[derive(Debug, Default)]
 pub struct RuleTable {
-    rules: Vec<Option<RuleInfo>>,
+    rules: RuleInfos,
     lists: BTreeMap<RuleList, Arc<Numbered>>,
-    ids: BTreeMap<Part, GroupId>,
+    ids: Arc<BTreeMap<Part, GroupId>>,
+    /// One more than the largest of them
+    ids_end: usize,
     /// What rules grant each source, by their numbers
     limits: BTreeMap<u32, SourceLimits>,
     /// Those of the tenant's groups, by name: most of what is looked up
-    groups: BTreeMap<Name, GroupId>,
+    groups: Arc<BTreeMap<Name, GroupId>>,
     /// By the numbers of parts: what their rules are to the policy crate. A group's is the same allocation as in the table before
     /// where it is seen that nothing about it has changed.
     expanded: Vec<Arc<Group>>,
@@ -50,7 +54,12 @@ pub struct RuleTable {
     others: BTreeMap<Name, Arc<Tenant>>,
     /// Numbers mean the same in all tables of one series.
     series: Arc<()>,
+    /// Tables that have this in common differ in nothing but what rules of groups say.
+    frame: Arc<()>,
 }
+
+/// A list and the numbers of its rules
+type Listed<'c> = (&'c RuleList, &'c Arc<Numbered>);
 
 /// What is written as one list: ingress, egress
 type Lists<'c> = [&'c [config::Rule]; 2];
@@ -130,8 +139,8 @@ impl RuleTable {
     #[must_use]
     pub fn new(tenant: &Arc<Tenant>, config: &Config, before: Option<&Self>) -> Self {
         let table = Self::numbered(tenant, config, before);
-        let numbers = table.rules.len().max(table.ids_end());
-        let used = table.rules.iter().flatten().count() + table.ids.len();
+        let numbers = table.rules.len().max(table.ids_end);
+        let used = table.lists.values().map(|list| list.in_order().count()).sum::<usize>() + table.ids.len();
         if before.is_some() && numbers > 1024 + SPARSE * used {
             Self::numbered(tenant, config, None)
         } else {
@@ -143,7 +152,7 @@ impl RuleTable {
         let mut table = Self { tenant: Some(tenant.clone()), site: config.site.clone(), ..Self::default() };
         if let Some(before) = before {
             table.series = before.series.clone();
-            table.rules.resize_with(before.rules.len(), || None);
+            table.rules = before.rules.clone();
         }
         table.add_lists(tenant, before);
         let named = table.lists.values().flat_map(|numbered| &numbered.named);
@@ -154,7 +163,13 @@ impl RuleTable {
         let others = tenants.filter(|name| **name != tenant.name);
         table.others =
             others.filter_map(|name| Some((name.clone(), config.tenants.get(name)?.clone()))).collect();
-        let mut next = before.map_or(0, Self::ids_end) as u32;
+        if let Some(before) = before.filter(|before| table.differs_by_rules(before)) {
+            (table.ids, table.ids_end) = (before.ids.clone(), before.ids_end);
+            (table.groups, table.frame) = (before.groups.clone(), before.frame.clone());
+            table.expand_others(tenant, before);
+            return table;
+        }
+        let mut next = before.map_or(0, |before| before.ids_end) as u32;
         let mut known = before.map(|before| InOrder::of(&before.ids));
         let number = |part: Part| {
             let known = known.as_mut().and_then(|known| known.get(&part).copied());
@@ -164,14 +179,54 @@ impl RuleTable {
             });
             (part, id)
         };
-        table.ids = table.parts_of(tenant).into_iter().map(number).collect();
+        table.ids = Arc::new(table.parts_of(tenant).into_iter().map(number).collect());
+        table.ids_end = table.ids.values().map(|id| id.0 as usize + 1).max().unwrap_or(0);
         let groups = table.ids.iter().filter_map(|(part, id)| match part {
             Part::Group(name, _) => Some((name.clone(), *id)),
             _ => None,
         });
-        table.groups = groups.collect();
+        table.groups = Arc::new(groups.collect());
         table.expand(tenant, before);
         table
+    }
+
+    /// Whether all that stands in tiers, and who is a member of what, is as it was in the table before: nothing has changed but
+    /// what rules of groups say.
+    fn differs_by_rules(&self, before: &Self) -> bool {
+        let (Some(tenant), Some(was)) = (&self.tenant, &before.tenant) else { return false };
+        let same_others = self.others.iter().map(|(name, it)| (name, Arc::as_ptr(it)));
+        let same_others = same_others.eq(before.others.iter().map(|(name, it)| (name, Arc::as_ptr(it))));
+        let networks = |tenant: &Tenant| -> Vec<_> {
+            let of_one = |it: &config::Network| {
+                (it.name.clone(), Arc::as_ptr(&it.endpoints), it.egress_default, it.learning)
+            };
+            tenant.networks.values().map(of_one).collect()
+        };
+        fn frame(group: &config::Group) -> impl Eq + '_ {
+            let rules = (group.stateful, group.has_egress_rules(), &group.includes);
+            (&group.name, group.wide, &group.like, &group.made_of, rules)
+        }
+        let same_group = |(now, was): (&Arc<config::Group>, &Arc<config::Group>)| {
+            Arc::ptr_eq(now, was) || frame(now) == frame(was)
+        };
+        let same_list = |(now, was): (Listed<'_>, Listed<'_>)| {
+            Arc::ptr_eq(now.1, was.1) || now.0 == was.0 && now.1.named == was.1.named
+        };
+        Arc::ptr_eq(&self.site, &before.site)
+            && same_others
+            && tenant.mode == was.mode
+            && networks(tenant) == networks(was)
+            && tenant.sets == was.sets
+            && tenant.policies == was.policies
+            && tenant.groups.len() == was.groups.len()
+            && tenant.groups.values().zip(was.groups.values()).all(same_group)
+            && self.lists.len() == before.lists.len()
+            && self.lists.iter().zip(&before.lists).all(same_list)
+    }
+
+    /// Whether the endpoints of each network have the tiers and are members as in the table before.
+    pub(super) fn has_frame_of(&self, before: &Self) -> bool {
+        Arc::ptr_eq(&self.frame, &before.frame)
     }
 
     /// The templates that groups of the tenant start from
@@ -193,7 +248,7 @@ impl RuleTable {
     fn written(&self, list: &RuleList) -> Option<Lists<'_>> {
         let tenant = self.tenant.as_ref()?;
         match list {
-            RuleList::Group(name) => tenant.groups.get(name).map(lists_of_group),
+            RuleList::Group(name) => tenant.groups.get(name).map(|group| lists_of_group(group)),
             RuleList::Template(name) => self.site.templates.get(name).map(|it| [&it.ingress[..], &it.egress]),
             RuleList::Policy(Owner::Site, name) => {
                 self.site.policies.get(name).map(|it| [&it.ingress[..], &it.egress])
@@ -276,11 +331,6 @@ impl RuleTable {
         }
     }
 
-    /// One more than the largest number of a part
-    fn ids_end(&self) -> usize {
-        self.ids.values().map(|id| id.0 as usize + 1).max().unwrap_or(0)
-    }
-
     /// Whether rules and groups that both tables have are of the same numbers.
     #[must_use]
     pub fn continues(&self, before: &Self) -> bool {
@@ -316,13 +366,7 @@ impl RuleTable {
 
     /// The numbers of all rules, each once: of list by list, ingress before egress.
     pub fn in_order(&self) -> impl Iterator<Item = u32> {
-        let of_list = |numbered: &Arc<Numbered>| {
-            let [ingress, egress] = &numbered.numbers;
-            // What stands for both directions has one number.
-            let both = if ingress == egress { [&ingress[..], &[]] } else { [&ingress[..], &egress[..]] };
-            both.concat()
-        };
-        self.lists.values().flat_map(of_list)
+        self.lists.values().flat_map(|numbered| numbered.in_order())
     }
 
     /// The policies that are asked about an endpoint
@@ -362,13 +406,13 @@ impl RuleTable {
     /// Are there none?
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
+        self.rules.len() == 0
     }
 
     /// The rule with this number.
     #[must_use]
     pub fn get(&self, id: u32) -> Option<&RuleInfo> {
-        self.rules.get(id as usize)?.as_ref()
+        self.rules.get(id)
     }
 
     /// Whether the rule with one number is asked before the one by which a packet is denied, or as which nobody allows it. Of two in one

@@ -69,12 +69,12 @@ pub(super) fn numbers(network: &config::Network, before: Option<&Network>) -> Ve
 impl Network {
     /// One more than the largest number that an endpoint of it ever had.
     fn numbers_end(&self) -> u32 {
-        self.by_id.len() as u32
+        self.directory.by_id.len() as u32
     }
 
     /// Whether a network with so many endpoints may go on with its numbers, or has too many that nobody has.
     pub(super) fn has_dense_numbers(&self, endpoints: usize) -> bool {
-        self.by_id.len() <= 1024 + SPARSE * endpoints
+        self.directory.by_id.len() <= 1024 + SPARSE * endpoints
     }
 
     /// Takes the place of another one: what was decided about those who are the same goes on standing.
@@ -127,7 +127,8 @@ impl Network {
     /// too many.
     fn changes_from(&mut self, before: &Self) -> Option<Changed> {
         let mut changed = Changed { since: before.compiled, ..Changed::default() };
-        let is_same_peer = |address: &Addr| self.policy.is_same_peer(&before.policy, *address);
+        let same_peers = self.policy.has_same_peers(&before.policy);
+        let is_same_peer = |address: &Addr| same_peers || self.policy.is_same_peer(&before.policy, *address);
         let mut since = Vec::with_capacity(self.endpoints.len());
         for endpoint in &self.endpoints {
             let was = before.endpoint(endpoint.id).filter(|was| was.is_called_as(endpoint));
@@ -143,7 +144,7 @@ impl Network {
         }
         let is_here = |was: &&Arc<Endpoint>| self.endpoint(was.id).is_some_and(|now| now.is_called_as(was));
         before.endpoints.iter().filter(|was| !is_here(was)).for_each(|gone| changed.add(gone));
-        let members = before.members.iter().chain(&self.members);
+        let members = before.members.iter().chain(&*self.members).filter(|_| !same_peers);
         changed.addresses.extend(members.filter(|address| !is_same_peer(address)));
         if changed.len() > MOST {
             return None;

@@ -242,7 +242,7 @@ impl<'a> Dry<'a> {
             return;
         };
         for (address, holder) in lock(&live.state.holders).entries() {
-            let title = if !dry.ownership.sharers(address).is_empty() {
+            let title = if !dry.directory.ownership.sharers(address).is_empty() {
                 Title::Named
             } else if address.is_link_local() && !address.is_v4() {
                 Title::Chosen

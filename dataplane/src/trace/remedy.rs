@@ -181,7 +181,7 @@ impl Change {
                 [&mut policy.ingress, &mut policy.egress]
             }
             RuleList::Group(name) => {
-                let group = Arc::make_mut(of_tenant).groups.get_mut(name)?;
+                let group = Arc::make_mut(Arc::make_mut(of_tenant).groups.get_mut(name)?);
                 [Arc::make_mut(&mut group.ingress), Arc::make_mut(&mut group.egress)]
             }
             _ => return None,

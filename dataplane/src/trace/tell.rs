@@ -101,7 +101,7 @@ impl<'a> Walk<'a> {
     }
 
     fn tell_admission(&mut self, sender: &Sender<'a>, frame: &[u8], refused: Option<&(Name, DropReason)>) {
-        let (ownership, site) = (&self.network.ownership, &*self.snapshot.site);
+        let (ownership, site) = (&self.network.directory.ownership, &*self.snapshot.site);
         let guess = sender.guess.clone();
         let Some(endpoint) = sender.endpoint else {
             let at = self.network_place();

@@ -13,7 +13,9 @@ use super::{
     intervals,
     numbers::{Digest, IdentityKey, Numbering, Numbers},
 };
-use crate::rule::{self, Direction, GroupId, MAX_TIERS, Peer, Rule, Service, Source, Then, TierEnd};
+use crate::rule::{
+    self, Direction, Group, GroupId, MAX_TIERS, Peer, Rule, RuleId, Service, Source, Then, TierEnd,
+};
 
 pub(super) const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
@@ -44,12 +46,13 @@ pub(super) fn build(
     let (starts, flat, ranges) = (rulesets.starts(), rulesets.flat, rulesets.ranges);
     numbers.close(|ruleset| rules_in(&flat, &ranges, ruleset), &identities.members);
     let lists = lists.finish();
+    let (does, shared) = does(&source.groups);
     Ok(Compiled {
         endpoints: tier_lists.of_endpoints.into(),
         tier_lists: tier_lists.all.into(),
         has_helpers: has_helpers(&rules),
         rules,
-        does: does(source),
+        does,
         tells_flows_apart,
         has_stateless: stateless.contains(&true),
         stateless,
@@ -64,19 +67,31 @@ pub(super) fn build(
         source: Known {
             groups: source.groups.clone(),
             endpoints: Digest::of(&source.endpoints),
+            shared,
             forgotten: 0,
         },
         spent: budget.limit - budget.left,
     })
 }
 
-/// What each rule does, by its number.
-pub(super) fn does(source: &Source) -> Box<[Outcome]> {
-    let rules = source.groups.iter().flat_map(|group| group.all_rules());
-    let mut does: Vec<Outcome> = rules.map(Outcome::of).collect();
-    does.sort_by_key(|outcome| outcome.rule);
+/// What each rule does, by its number; and the numbers that rules of several groups or directions have.
+pub(super) fn does(groups: &[Arc<Group>]) -> (Box<[Outcome]>, Box<[RuleId]>) {
+    let mut does =
+        outcomes(groups.iter().flat_map(|group| DIRECTIONS.map(|direction| group.rules(direction))));
+    let several = does.windows(2).filter(|pair| pair[0].rule == pair[1].rule);
+    let mut shared: Vec<RuleId> = several.map(|pair| pair[0].rule).collect();
+    shared.dedup();
     does.dedup_by_key(|outcome| outcome.rule);
-    does.into()
+    (does.into(), shared.into())
+}
+
+/// What the rules of these lists do, by their numbers: one for each list that has a rule.
+pub(super) fn outcomes<'r>(lists: impl Iterator<Item = &'r [Rule]>) -> Vec<Outcome> {
+    // What a list has of a rule lies together.
+    let rules = lists.flat_map(|list| list.chunk_by(|a, b| a.id == b.id).filter_map(<[Rule]>::first));
+    let mut outcomes: Vec<Outcome> = rules.map(Outcome::of).collect();
+    outcomes.sort_by_key(|outcome| outcome.rule);
+    outcomes
 }
 
 pub(super) fn has_helpers(rules: &[Outcome]) -> bool {

@@ -4,32 +4,32 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Budget, Compiled, DEFAULT_ENTRY_LIMIT, Entry, Known, Outcome, RulesetId,
-    build::{DIRECTIONS, add_entries, does, has_helpers, placed, tells_flows_apart},
+    build::{self, DIRECTIONS, add_entries, has_helpers, placed, tells_flows_apart},
     intervals::{self, ListId},
-    numbers::Digest,
 };
-use crate::rule::{Direction, Group, GroupId, Peer, Rule, Source};
+use crate::rule::{Direction, Group, GroupId, Peer, Rule, RuleId};
 
 /// Prefixes that lie deeper in each other are compiled anew: each look-up asks all of them, whether or not rules name them still.
 const DEEP: u32 = 16;
 
-/// Compiles `source`, where it differs from what `before` came of only by rules that are about peers which are told apart
-/// already. None where more has changed, or where too much would be left over of what was before.
-pub(super) fn rebuild(source: &Source, before: &Compiled) -> Option<Compiled> {
-    let changed = changed(source, before)?;
-    let forgotten = before.source.forgotten + forgotten(source, before, &changed);
+/// Compiles what `before` was compiled from with other rules in its groups, where these are about peers which are told apart
+/// already. None where there are other groups, or where too much would be left over of what was before.
+pub(super) fn rebuild(groups: &[Arc<Group>], before: &Compiled) -> Option<Compiled> {
+    let changed = changed(groups, before)?;
+    let forgotten = before.source.forgotten + forgotten(groups, before, &changed);
     if before.lists.are_stale() || before.peers.are_stale(forgotten) || before.depth > DEEP {
         return None;
     }
     let is_changed = |(_, direction, groups): &(RulesetId, Direction, &[GroupId])| {
         groups.iter().any(|group| changed.contains(&(*direction, *group)))
     };
+    let all = groups;
     let rulesets = in_place(before);
     let mut is_other = vec![false; before.rulesets.len()];
     let mut others: Vec<(RulesetId, Vec<&Rule>)> = Vec::new();
     for (ruleset, direction, groups) in rulesets.iter().filter(|ruleset| is_changed(ruleset)) {
         *is_other.get_mut(ruleset.0 as usize)? = true;
-        others.push((*ruleset, rules_of(&source.groups, *direction, groups).collect()));
+        others.push((*ruleset, rules_of(all, *direction, groups).collect()));
     }
     let stays = |(_, entry): &(u32, Entry)| is_other.get(entry.ruleset.0 as usize) == Some(&false);
     let (mut entries, gone): (Vec<_>, Vec<_>) = entries(before).partition(stays);
@@ -42,7 +42,7 @@ pub(super) fn rebuild(source: &Source, before: &Compiled) -> Option<Compiled> {
         let at = ruleset.0 as usize;
         *starts.get_mut(at)? = rules.len() as u32;
         if *is_other.get(at)? {
-            rules.extend(rules_of(&source.groups, direction, groups).map(Outcome::of));
+            rules.extend(rules_of(all, direction, groups).map(Outcome::of));
         } else {
             let start = *before.rulesets.get(at)? as usize;
             let len = rules_of(&before.source.groups, direction, groups).count();
@@ -57,6 +57,7 @@ pub(super) fn rebuild(source: &Source, before: &Compiled) -> Option<Compiled> {
         *asks.get_mut(at)? = own.iter().any(|rule| tells_flows_apart(rule));
         *stateless.get_mut(at)? = own.iter().any(|rule| rule.then.is_stateless());
     }
+    let (does, shared) = does(all, before, &changed);
     Some(Compiled {
         endpoints: before.endpoints.clone(),
         tier_lists: before.tier_lists.clone(),
@@ -65,7 +66,7 @@ pub(super) fn rebuild(source: &Source, before: &Compiled) -> Option<Compiled> {
         depth: before.depth,
         has_helpers: has_helpers(&rules),
         rules: rules.into(),
-        does: does(source),
+        does,
         has_stateless: stateless.contains(&true),
         tells_flows_apart: asks,
         stateless,
@@ -74,7 +75,7 @@ pub(super) fn rebuild(source: &Source, before: &Compiled) -> Option<Compiled> {
         further,
         lists,
         numbers,
-        source: Known { groups: source.groups.clone(), endpoints: before.source.endpoints, forgotten },
+        source: Known { groups: all.to_vec(), endpoints: before.source.endpoints, shared, forgotten },
         spent,
     })
 }
@@ -111,15 +112,15 @@ fn lists(
 }
 
 /// The groups whose rules are others, by direction; none where anything else is, or a rule is about a peer that is not told apart.
-fn changed(source: &Source, before: &Compiled) -> Option<BTreeSet<(Direction, GroupId)>> {
-    let known = &before.source;
-    if source.groups.len() != known.groups.len() || Digest::of(&source.endpoints) != known.endpoints {
+fn changed(groups: &[Arc<Group>], before: &Compiled) -> Option<BTreeSet<(Direction, GroupId)>> {
+    let known = &before.source.groups;
+    if groups.len() != known.len() {
         return None;
     }
     let mut changed = BTreeSet::new();
-    let both = source.groups.iter().zip(&known.groups).zip(0..);
+    let both = groups.iter().zip(known).zip(0..);
     // The same allocation is the same at a glance.
-    for ((now, was), id) in both.filter(|((now, was), _)| now != was) {
+    for ((now, was), id) in both.filter(|((now, was), _)| !Arc::ptr_eq(now, was) && now != was) {
         for direction in DIRECTIONS {
             let [now, was] = [now, was].map(|group| group.rules(direction));
             if now == was {
@@ -149,16 +150,38 @@ fn unused(gone: &[(u32, Entry)], stay: &[(u32, Entry)]) -> Vec<ListId> {
 }
 
 /// How many peers may be told apart for rules that have gone, at most.
-fn forgotten(source: &Source, before: &Compiled, changed: &BTreeSet<(Direction, GroupId)>) -> usize {
-    let peers = |groups: &[Arc<Group>], (direction, GroupId(id)): (Direction, GroupId)| -> BTreeSet<Peer> {
-        let rules = groups.get(id as usize).map_or(&[][..], |group| group.rules(direction));
-        rules.iter().map(|rule| rule.peer).collect()
+fn forgotten(groups: &[Arc<Group>], before: &Compiled, changed: &BTreeSet<(Direction, GroupId)>) -> usize {
+    let peers = |groups: &[Arc<Group>], (direction, group): (Direction, GroupId)| -> BTreeSet<Peer> {
+        rules_in(groups, direction, group).iter().map(|rule| rule.peer).collect()
     };
     let of_one = |of: &(Direction, GroupId)| {
-        let [was, is] = [&before.source.groups, &source.groups].map(|groups| peers(groups, *of));
+        let [was, is] = [&before.source.groups, groups].map(|groups| peers(groups, *of));
         was.difference(&is).count()
     };
     changed.iter().map(of_one).sum()
+}
+
+/// [`build::does`], where only these groups have other rules than before.
+fn does(
+    groups: &[Arc<Group>],
+    before: &Compiled,
+    changed: &BTreeSet<(Direction, GroupId)>,
+) -> (Box<[Outcome]>, Box<[RuleId]>) {
+    let of_changed =
+        |all| build::outcomes(changed.iter().map(|(direction, of)| rules_in(all, *direction, *of)));
+    let [gone, come] = [&before.source.groups, groups].map(of_changed);
+    let find =
+        |of: &[Outcome], rule| of.binary_search_by_key(&rule, |outcome: &Outcome| outcome.rule).is_ok();
+    let is_shared = |it: &Outcome| before.source.shared.binary_search(&it.rule).is_ok();
+    let is_elsewhere = |it: &Outcome| find(&before.does, it.rule) && !find(&gone, it.rule);
+    let twice = come.windows(2).any(|pair| pair[0].rule == pair[1].rule);
+    if twice || gone.iter().any(is_shared) || come.iter().any(is_elsewhere) {
+        return build::does(groups);
+    }
+    let stay = before.does.iter().filter(|outcome| !find(&gone, outcome.rule)).copied();
+    let mut all: Vec<Outcome> = stay.chain(come).collect();
+    all.sort_by_key(|outcome| outcome.rule);
+    (all.into(), before.source.shared.clone())
 }
 
 /// The rulesets in the order in which their rules lie.
@@ -175,8 +198,11 @@ fn rules_of<'s>(
     direction: Direction,
     groups: &'s [GroupId],
 ) -> impl Iterator<Item = &'s Rule> {
-    let groups = groups.iter().filter_map(|group| all.get(group.0 as usize));
-    groups.flat_map(move |group| group.rules(direction))
+    groups.iter().flat_map(move |group| rules_in(all, direction, *group))
+}
+
+fn rules_in(all: &[Arc<Group>], direction: Direction, group: GroupId) -> &[Rule] {
+    all.get(group.0 as usize).map_or(&[], |group| group.rules(direction))
 }
 
 /// What rulesets say of identities.

@@ -1,7 +1,7 @@
 //! Numbers for rules, list by list: what is written as before has those that it had.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     hash::Hash,
     sync::Arc,
 };
@@ -21,6 +21,17 @@ pub(super) struct Numbered {
     digests: [Vec<Digest>; 2],
     /// What they name beside groups of their tenant
     pub(super) named: BTreeSet<config::Peer>,
+    /// What they grant each source, by their numbers
+    limits: Vec<(u32, SourceLimits)>,
+}
+
+impl Numbered {
+    /// Ingress before egress; what stands for both directions has one number.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = u32> + '_ {
+        let [ingress, egress] = &self.numbers;
+        let egress = if ingress == egress { &[][..] } else { egress };
+        ingress.iter().chain(egress).copied()
+    }
 }
 
 impl RuleTable {
@@ -32,9 +43,17 @@ impl RuleTable {
         let mut lists = Vec::with_capacity(tenant.groups.len());
         for group in tenant.groups.values() {
             let list = RuleList::Group(group.name.clone());
-            let written = written.as_mut().and_then(|written| written.get(&group.name)).map(lists_of_group);
-            let known = known.as_mut().and_then(|known| known.get(&list)).zip(written);
-            lists.push((list.clone(), self.add_list(&list, lists_of_group(group), known)));
+            let written = written.as_mut().and_then(|written| written.get(&group.name));
+            let numbered = match known.as_mut().and_then(|known| known.get(&list)).zip(written) {
+                // All is known of it, and noted.
+                Some((numbered, written)) if Arc::ptr_eq(written, group) => numbered.clone(),
+                known => {
+                    let known = known.map(|(numbered, written)| (numbered, lists_of_group(written)));
+                    self.add_list(&list, lists_of_group(group), known)
+                }
+            };
+            self.limits.extend(numbered.limits.iter().copied());
+            lists.push((list, numbered));
         }
         self.lists = lists.into_iter().collect();
         for template in Self::templates_of(tenant).iter().filter_map(|name| site.templates.get(name)) {
@@ -59,12 +78,31 @@ impl RuleTable {
         for (endpoint, at) in site.excluded_of(&tenant.name) {
             self.add_alone(RuleList::Excluded(endpoint.clone()), at, before);
         }
+        if let Some(before) = before {
+            self.forget_gone(before);
+        }
+    }
+
+    /// Forgets the rules of lists that have them no more.
+    fn forget_gone(&mut self, before: &Self) {
+        let mut lists = InOrder::of(&self.lists);
+        let mut gone = Vec::new();
+        for (list, was) in &before.lists {
+            let now = lists.get(list);
+            if now.is_some_and(|now| Arc::ptr_eq(now, was)) {
+                continue;
+            }
+            let kept: HashSet<u32> = now.into_iter().flat_map(|now| now.in_order()).collect();
+            gone.extend(was.in_order().filter(|number| !kept.contains(number)));
+        }
+        gone.into_iter().for_each(|number| self.rules.set(number, None));
     }
 
     /// Adds a list that is no group's: of those there are few.
     fn add_other(&mut self, list: RuleList, rules: Lists<'_>, before: Option<&Self>) {
         let known = before.and_then(|before| before.lists.get(&list).zip(before.written(&list)));
         let numbered = self.add_list(&list, rules, known);
+        self.limits.extend(numbered.limits.iter().copied());
         self.lists.insert(list, numbered);
     }
 
@@ -86,8 +124,8 @@ impl RuleTable {
         for ((direction, rules), numbers) in DIRECTIONS.into_iter().zip(rules).zip(&numbered.numbers) {
             for ((rule, id), number) in rules.iter().zip(numbers).zip(1..) {
                 let at = rule.at.clone();
-                self.limits.extend(rule.limits.as_ref().map(|limits| (*id, source_limits(limits))));
-                self.set_info(*id, RuleInfo { list: list.clone(), direction: Some(direction), number, at });
+                let info = RuleInfo { list: list.clone(), direction: Some(direction), number, at };
+                self.rules.set(*id, Some(info));
             }
         }
         numbered
@@ -120,6 +158,10 @@ impl RuleTable {
             | config::Peer::Group(_) => false,
         });
         numbered.named = named.cloned().collect();
+        let both =
+            rules.into_iter().zip(&numbered.numbers).flat_map(|(rules, numbers)| rules.iter().zip(numbers));
+        let limits = both.filter_map(|(rule, id)| Some((*id, source_limits(rule.limits.as_ref()?))));
+        numbered.limits = limits.collect();
         numbered
     }
 
@@ -131,20 +173,14 @@ impl RuleTable {
             Arc::new(Numbered { numbers: [number.clone(), number], ..Numbered::default() })
         });
         if let Some(id) = numbered.numbers[0].first() {
-            self.set_info(*id, RuleInfo { list: list.clone(), direction: None, number: 1, at: at.clone() });
+            let info = RuleInfo { list: list.clone(), direction: None, number: 1, at: at.clone() };
+            self.rules.set(*id, Some(info));
         }
         self.lists.insert(list, numbered);
     }
 
     fn next_number(&mut self) -> u32 {
-        self.rules.push(None);
-        self.rules.len() as u32 - 1
-    }
-
-    fn set_info(&mut self, id: u32, info: RuleInfo) {
-        if let Some(rule) = self.rules.get_mut(id as usize) {
-            *rule = Some(info);
-        }
+        self.rules.add()
     }
 }
 

@@ -1,9 +1,6 @@
 //! The source form of one network's policy: the rules of all lists, the endpoints, and whoever else is meant by groups and sets.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use eastgate_config::{
     self as config, Action, FlagMatch, IcmpMatch, Mode, Name, Policy, Protocol, Tenant, prefixes::without,
@@ -20,65 +17,23 @@ use super::{
     tiers::{OfSome, Tiers, parts, rules_in},
 };
 
-/// Are these addresses multicast groups?
-fn is_of_groups(network: Addr, len: u8) -> bool {
-    network.is_multicast() && len >= if network.is_v4() { 96 + 4 } else { 8 }
-}
-
-/// Those egress rules of a policy that name multicast groups; none where none does. `rules` are those that it is made of.
-pub(in crate::snapshot) fn multicast(source: &Source, rules: &RuleTable) -> Option<Source> {
-    let mut of_sets: BTreeMap<GroupId, Vec<(Addr, u8)>> = BTreeMap::new();
-    for endpoint in &source.endpoints {
-        let named = endpoint.addresses.iter().filter(|(network, len)| is_of_groups(*network, *len));
-        for (address, set) in named.flat_map(|address| endpoint.groups.iter().map(move |set| (address, set)))
-        {
-            of_sets.entry(*set).or_default().push(*address);
-        }
-    }
-    let named = |rule: &Rule| -> Vec<Rule> {
-        let prefixes = match rule.peer {
-            Peer::Prefix { network, len }
-                if is_of_groups(network, len) && rules.names_groups(rule.id, network) =>
-            {
-                vec![(network, len)]
-            }
-            Peer::Group(set) => of_sets.get(&set).cloned().unwrap_or_default(),
-            Peer::Any | Peer::Prefix { .. } => Vec::new(),
-        };
-        let prefixes = prefixes.into_iter();
-        prefixes.map(|(network, len)| Rule { peer: Peer::Prefix { network, len }, ..rule.clone() }).collect()
-    };
-    let naming =
-        |group: &Arc<Group>| Group { ingress: vec![], egress: group.egress.iter().flat_map(named).collect() };
-    let groups: Vec<Arc<Group>> = source.groups.iter().map(naming).map(Arc::new).collect();
-    let any = groups.iter().any(|group| !group.egress.is_empty());
-    any.then(|| {
-        let senders = |endpoint: &EndpointRules| EndpointRules {
-            egress: endpoint.egress.clone(),
-            ..EndpointRules::default()
-        };
-        Source { groups, endpoints: source.endpoints.iter().map(senders).collect() }
-    })
-}
-
 impl RuleTable {
-    /// Does an egress rule name multicast groups where it has this one? What is left of a wider prefix by its exceptions is not
-    /// named.
-    fn names_groups(&self, id: RuleId, group: Addr) -> bool {
-        let rule = || {
-            let info = self.rules.get(id.0 as usize)?.as_ref()?;
-            let [_, egress] = self.written(&info.list)?;
-            egress.get((info.number as usize).checked_sub(1)?)
-        };
-        rule().is_some_and(|rule| {
-            let nets = rule.peers.iter().filter_map(|peer| match peer {
-                config::Peer::Prefix(net) | config::Peer::Except(net, _) => Some(net),
-                _ => None,
-            });
-            let mut named =
-                nets.map(|net| (net, prefix(net))).filter(|(_, (it, len))| is_of_groups(*it, *len));
-            named.any(|(net, _)| net.contains(&group.to_ip()))
-        })
+    /// Works out what groups are to the policy crate whose rules are others than before, where that is all that is different.
+    pub(super) fn expand_others(&mut self, tenant: &Tenant, before: &Self) {
+        let mut expanded = before.expanded.clone();
+        let mut lists = InOrder::of(&self.lists);
+        let before = before
+            .lists
+            .iter()
+            .filter(|(list, was)| lists.get(list).is_none_or(|now| !Arc::ptr_eq(now, was)));
+        for (list, _) in before {
+            let RuleList::Group(name) = list else { continue };
+            let place = self.groups.get(name).and_then(|id| expanded.get_mut(id.0 as usize));
+            if let Some((place, group)) = place.zip(tenant.groups.get(name)) {
+                *place = Arc::new(self.rules_of_group(tenant, group));
+            }
+        }
+        self.expanded = expanded;
     }
 
     /// Works out what all parts are to the policy crate.
@@ -93,8 +48,8 @@ impl RuleTable {
             Some((InOrder::of(groups), InOrder::of(&before.lists), &before.expanded))
         });
         let (mut groups, mut lists) = (InOrder::of(&tenant.groups), InOrder::of(&self.lists));
-        let mut expanded = vec![Arc::default(); self.ids_end()];
-        for (part, GroupId(id)) in &self.ids {
+        let mut expanded = vec![Arc::default(); self.ids_end];
+        for (part, GroupId(id)) in &*self.ids {
             let Some(place) = expanded.get_mut(*id as usize) else { continue };
             let Part::Group(name, _) = part else {
                 *place = Arc::new(self.rules_of(part, tenant));
@@ -112,6 +67,11 @@ impl RuleTable {
             *place = same.cloned().or_else(anew).unwrap_or_default();
         }
         self.expanded = expanded;
+    }
+
+    /// What all parts are to the policy crate
+    pub(in crate::snapshot) fn groups(&self) -> &[Arc<Group>] {
+        &self.expanded
     }
 
     /// The policy of one network of the tenant, as the policy crate takes it: its endpoints have these numbers, in the order

@@ -1,7 +1,7 @@
 //! One compilation after another.
 
 use super::*;
-use crate::compile::{address::Prefix, rebuild};
+use crate::compile::address::Prefix;
 
 /// A change of rules, again and again: what is taken over and what is compiled anew decide as the ordered rules do, and as
 /// what is compiled from nothing.
@@ -28,7 +28,7 @@ fn rules_change_again_and_again() {
                 (None, Some(donor)) => rules.push(Rule { id: RuleId(donor.id.0 + 1000), ..donor }),
                 (None, None) => rules.clear(),
             }
-            let taken_over = rebuild::rebuild(&next, &before).is_some();
+            let taken_over = before.with_rules(&next.groups).is_some();
             let counter = if taken_over { &rebuilt } else { &whole };
             counter.set(counter.get() + 1);
             let after = Compiled::compile_after(&next, &before).unwrap();
@@ -58,7 +58,8 @@ fn rules_change_again_and_again() {
             prop_assert_eq!(all[0], all[1]);
             // What is in force is never more than may be put in force by a start.
             prop_assert!(after.spent >= anew.spent, "{} and {}", after.spent, anew.spent);
-            for id in next.groups.iter().flat_map(|group| group.all_rules()).map(|rule| rule.id) {
+            let groups = known.groups.iter().chain(&next.groups);
+            for id in groups.flat_map(|group| group.all_rules()).map(|rule| rule.id) {
                 prop_assert_eq!(after.does(id), anew.does(id));
             }
             (known, before) = (next, after);
@@ -80,7 +81,7 @@ fn a_list_takes_the_place_that_it_had() {
         ingress(rules.chain([allow(200, Peer::Any, tcp(port))]).collect())
     };
     let before = Compiled::compile(&with(2001)).unwrap();
-    let after = rebuild::rebuild(&with(2003), &before).unwrap();
+    let after = before.with_rules(&with(2003).groups).unwrap();
     let [was, is] = [&before, &after].map(|it| it.words(1));
     let differ = was.iter().zip(&is).filter(|(a, b)| a != b).count();
     assert!(was.len() == is.len() && differ <= 2, "{differ} of {} words, {} now", was.len(), is.len());
@@ -97,7 +98,7 @@ fn what_changes_leave_behind_goes() {
     let (mut most, mut taken_over) = (0, 0);
     for step in 2..500 {
         let next = with(step);
-        taken_over += u32::from(rebuild::rebuild(&next, &before).is_some());
+        taken_over += u32::from(before.with_rules(&next.groups).is_some());
         let after = Compiled::compile_after(&next, &before).unwrap();
         most = most.max(after.stats().resident_bytes);
         (known, before) = (next, after);
