@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use eastgate_wire::MacAddr;
 use pnet_datalink::{self as datalink, Channel, Config, DataLinkReceiver, DataLinkSender, NetworkInterface};
 
-use crate::{error::Error, netns::Netns};
+use crate::{error::Error, netns::Netns, wait};
 
 /// More than the largest frame a veth hands over: a GSO packet of 64 KiB with its Ethernet header.
 const FRAME_MAX: usize = 1 << 17;
@@ -19,12 +19,21 @@ pub struct Link {
 impl Link {
     /// Opens `device` in the namespace of the calling thread. [`Link::receive`] waits as long as `patience` for a frame.
     ///
+    /// A device that has just got its carrier drops what is sent until the kernel has made its queues ready, which a busy
+    /// machine does up to a second later: that is waited for.
+    ///
     /// # Errors
     /// When there is no such device, or the system does not give a socket.
     pub fn open(device: &str, patience: Duration) -> Result<Self, Error> {
         let config =
             Config { read_timeout: Some(patience), read_buffer_size: FRAME_MAX, ..Config::default() };
-        match datalink::channel(&interface(device)?, config) {
+        let mut found = interface(device)?;
+        let is_ready = |device: &NetworkInterface| !device.is_lower_up() || device.is_running();
+        wait::until(wait::BOUND, || {
+            // One that has gone meanwhile is found out by opening it.
+            is_ready(&found) || interface(device).map(|now| found = now).is_err()
+        });
+        match datalink::channel(&found, config) {
             Ok(Channel::Ethernet(sender, receiver)) => Ok(Self { sender, receiver }),
             Ok(_) => Err(Error::device(device)(io::ErrorKind::Unsupported.into())),
             Err(error) => Err(Error::device(device)(error)),

@@ -103,7 +103,12 @@ pub struct NetworkQuota {
 pub struct Account {
     entry: QuotaEntry,
     network: Arc<NetworkQuota>,
+    /// How often its flows may begin at the cost of unreplied ones
+    replacing: Pace,
 }
+
+/// So many flows that begin each second at the cost of unreplied ones are nobody's flood, however small limits are.
+const REPLACING_AT_LEAST: u32 = 1000;
 
 /// The two populations of flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -236,8 +241,10 @@ impl NetworkQuota {
         if let Some(account) = accounts.get(name).and_then(Weak::upgrade) {
             return account;
         }
-        let account =
-            Arc::new(Account { entry: QuotaEntry::new(&self.entry.total, limits), network: self.clone() });
+        let entry = QuotaEntry::new(&self.entry.total, limits);
+        let account = Account { entry, network: self.clone(), replacing: Pace::default() };
+        account.set_replacing(limits);
+        let account = Arc::new(account);
         accounts.insert(name.into(), Arc::downgrade(&account));
         locked(&self.entry.total.places).accounts.insert(account.entry.place, Arc::downgrade(&account));
         account
@@ -277,6 +284,19 @@ impl Account {
     /// Other limits from now on, and so many flows that may begin each second, and at once; any number where that is none.
     pub fn set_limits(&self, limits: FlowLimits, new_flows: Option<u32>) {
         self.entry.set_limits(limits, new_flows);
+        self.set_replacing(limits);
+    }
+
+    fn set_replacing(&self, limits: FlowLimits) {
+        self.replacing.words().set(Some(limits.unreplied.max(REPLACING_AT_LEAST)));
+    }
+
+    /// Whether one flow may begin now, should an unreplied one have to make room for it: as often a second, and at once, as it may
+    /// have such flows. Who begins more of them than are answered loses his own; what they would cost everyone else
+    /// on their way is not spent.
+    #[must_use]
+    pub fn may_replace(&self, now: Instant) -> bool {
+        self.full(Population::Unreplied).is_none() || self.replacing.words().begin(now)
     }
 
     /// One flow begins, if endpoint and network may begin one now. Nothing where they may not.

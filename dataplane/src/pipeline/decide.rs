@@ -136,6 +136,9 @@ impl<'s> Pipeline<'s> {
         let account = opener.map_or(&network.state.unknown_hosts, |end| &end.state.flows);
         let grants = self.claim(packet, &ruling)?;
         let start = account.begin(now).ok_or(DropReason::NewFlowLimit)?;
+        if !account.may_replace(now) {
+            return Err(DropReason::FlowLimit.into());
+        }
         if !self.shared.reserve(elsewhere)? {
             // It has begun elsewhere since it was looked for.
             self.shared.import(flows, network, elsewhere, now)?;

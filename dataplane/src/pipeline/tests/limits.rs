@@ -118,13 +118,41 @@ fn flows_without_answer_are_limited_and_replied_ones_stay() {
     assert_eq!(net.send("web1", connections[0].data(b"still here")), "db1");
 }
 
+/// Who begins more flows than are answered replaces its own only as often a second as it may have them, so that not all of a
+/// flood goes on; and nobody else is less able to begin one.
+#[test]
+fn a_flood_of_unreplied_flows_is_its_senders_loss() {
+    const LIMIT: u16 = 4000;
+    let mut net = Net::new(&scene(&format!("limits = {{ unreplied = 8000, endpoint_unreplied = {LIMIT} }}")));
+    let flood = |net: &mut Net, ports: std::ops::Range<u16>| {
+        let fates: Vec<_> = ports.map(|sport| net.send("web1", udp(WEB1, DB1, sport, 53))).collect();
+        let refused = fates.iter().filter(|fate| **fate == "flow-limit at alpha").count();
+        let passed = fates.iter().filter(|fate| **fate == "db1").count();
+        assert_eq!(passed + refused, fates.len());
+        passed
+    };
+    assert_eq!(flood(&mut net, 1000..1000 + LIMIT), usize::from(LIMIT), "there is room");
+    assert_eq!(flood(&mut net, 10_000..30_000), usize::from(LIMIT), "room is made, so often");
+    assert_eq!(flood(&mut net, 30_000..31_000), 0);
+    for sport in 0..50 {
+        assert_eq!(net.send("web2", udp(WEB2, DB1, 2000 + sport, 53)), "db1", "another one's");
+        assert_eq!(net.send("db1", udp(DB1, WEB2, 53, 2000 + sport)), "web2");
+    }
+    // What is answered is no flood.
+    assert_eq!(net.send("web1", udp(WEB1, DB1, 29_999, 53)), "flow-limit at alpha");
+    net.pass(Duration::from_millis(500));
+    assert_eq!(flood(&mut net, 40_000..45_000), usize::from(LIMIT / 2), "a half in half a second");
+}
+
 /// Many shards have no flow of their own that could go, and what goes elsewhere makes room for whoever is first. There are
 /// more flows than shards that workers can be at work in.
 #[test]
 #[allow(clippy::disallowed_methods, reason = "workers take room from each other")]
 fn workers_that_are_at_a_limit_together_find_room() {
     const WORKERS: u16 = 4;
-    const EACH: u16 = 8000;
+    const ROUNDS: u16 = 40;
+    // All together no more in a round than may make room at once
+    const EACH: u16 = 240;
     let config = parse(&scene("limits = { unreplied = 24 }"));
     let states = Arc::new(StateRegistry::new(config.limits));
     let mut ports = Attachments::default();
@@ -132,19 +160,23 @@ fn workers_that_are_at_a_limit_together_find_room() {
     let shared = Shared::new(snapshot, states, WORKERS.into());
     let snapshot = shared.snapshot_arc();
     let (port, ..) = snapshot.attachments().find(|(_, _, end)| &*end.name == "web1").unwrap();
-    let run = |worker: u16| {
+    let run = |round: u16, worker: u16| {
         let mut pipeline = Pipeline::new(&shared, &snapshot, worker.into());
-        for sport in (0..EACH).map(|n| 1000 + worker * EACH + n) {
+        for sport in (0..EACH).map(|n| 1000 + (round * WORKERS + worker) * EACH + n) {
             let mut bytes = udp(WEB1, DB1, sport, 53);
             let end = bytes.len();
             let mut frame = Frame::new(&mut bytes, 0, end, Offload::default());
-            let now = Instant::from_secs(1000);
+            let now = Instant::from_secs(1000 + u64::from(round));
             let outcome = pipeline.handle_tenant(port, &mut frame, now, &mut Batch::default());
             assert_ne!(outcome, Outcome::Drop(DropReason::FlowLimit), "worker {worker}, port {sport}");
         }
     };
     let run = &run;
-    std::thread::scope(|scope| (0..WORKERS).for_each(|worker| drop(scope.spawn(move || run(worker)))));
+    for round in 0..ROUNDS {
+        std::thread::scope(|scope| {
+            (0..WORKERS).for_each(|worker| drop(scope.spawn(move || run(round, worker))));
+        });
+    }
 }
 
 #[test]
