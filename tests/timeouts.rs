@@ -25,9 +25,14 @@ fn at(number: u8) -> SocketAddr {
 }
 
 fn datagram(from: u8, to: u8, sport: u16, dport: u16) -> Vec<u8> {
+    routed([from, to].map(|number| (machine(number), [10, 1, 0, number])), [sport, dport])
+}
+
+/// A datagram as it is between two machines, of which it need be neither from nor to either
+fn routed([(from, source), (to, destination)]: [(MacAddr, [u8; 4]); 2], [sport, dport]: [u16; 2]) -> Vec<u8> {
     let mut frame = Vec::new();
-    PacketBuilder::ethernet2(machine(from).0, machine(to).0)
-        .ipv4([10, 1, 0, from], [10, 1, 0, to], 64)
+    PacketBuilder::ethernet2(from.0, to.0)
+        .ipv4(source, destination, 64)
         .udp(sport, dport)
         .write(&mut frame, b"a datagram")
         .unwrap();
@@ -107,5 +112,51 @@ fn an_endpoints_flows_last_as_it_says() {
             );
         }
         wait_for(&format!("{dataplane}: 5005 is over"), || lasts(&alpha, 5005).is_none());
+    }
+}
+
+/// Who is behind a router is nobody's endpoint: how long its flows last is the router's to say, whichever way they begin.
+#[test]
+fn flows_through_a_router_last_as_the_router_says() {
+    const BEHIND: [u8; 4] = [172, 20, 0, 5];
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        let own = "\n[tenant.acme.endpoint.web1.timeouts]\nudp_first = 3\n";
+        site.rewrite(|text| {
+            let router = "mac = \"02:00:00:00:00:11\"\nroutes = [\"172.20.0.0/16\"]\n";
+            text.replace("vni = 5001", "vni = 5001\ntimeouts = { udp_first = 600 }")
+                .replace("mac = \"02:00:00:00:00:11\"\n", router)
+                + POLICY
+                + own
+        });
+        let [alpha, beta] = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
+        let sink = Sink::start(&site.db1, at(21));
+        let db1 = (machine(21), [10, 1, 0, 21]);
+        // From behind the router to another host, and to behind it from there
+        let behind = (machine(11), BEHIND);
+        send_frame(&site.web1, "eth0", &routed([behind, db1], [5000, PORT]));
+        wait_for(&format!("{dataplane}: it comes"), || sink.count() == 1);
+        send_frame(&site.db1, "eth0", &routed([db1, behind], [5001, PORT]));
+        // Of web2, behind which nobody is
+        send_frame(&site.web2, "eth0", &datagram(12, 21, 5002, PORT));
+        let both = [&alpha, &beta];
+        for (sport, seconds) in [(5000, 0..=3), (5001, 0..=3), (5002, 500..=600)] {
+            let mut seen = [false; 2];
+            wait_for(&format!("{dataplane}: {sport} is known on both hosts"), || {
+                for (seen, daemon) in seen.iter_mut().zip(both) {
+                    let lasts = lasts(daemon, sport);
+                    assert!(
+                        lasts.is_none_or(|lasts| seconds.contains(&lasts)),
+                        "{dataplane}: {sport}, {lasts:?}"
+                    );
+                    *seen |= lasts.is_some();
+                }
+                seen == [true; 2]
+            });
+        }
+        for sport in [5000, 5001] {
+            wait_for(&format!("{dataplane}: {sport} is over"), || has(&both, sport) == [false; 2]);
+        }
+        assert_eq!(has(&both, 5002), [true; 2], "{dataplane}");
     }
 }

@@ -94,7 +94,7 @@ pub(super) struct HostClaim {
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     pub(super) networks: Vec<NetworkClaim>,
-    /// By name; the same allocation as when the file was read last where none has changed
+    /// By name; the same allocation as when the file was read last where all came to the same again
     pub(super) endpoints: Arc<Vec<Arc<EndpointClaim>>>,
     /// What of other tenants its rules name
     pub(super) elsewhere: Vec<Elsewhere>,

@@ -283,7 +283,7 @@ fn differing(a: &[u8], b: &[u8]) -> (Range<usize>, Range<usize>) {
 /// Whether a part begins with this header.
 fn is_headed(part: &str, header: Header<'_>) -> bool {
     let first = part.split_once('\n').map_or(part, |(first, _)| first);
-    matches!(line(first), Some(Line::First(it) | Line::Inside(it)) if it == header)
+    matches!(line(first), Some(Line::First(it)) if it == header)
 }
 
 /// Puts what is new in the place of what has its name.

@@ -180,6 +180,8 @@ table! {
         /// "audit": what its own rules would deny passes, and is told, and so is what no rule of it allows; "enforce" if
         /// nothing is said.
         optional mode: Mode,
+        /// What becomes of flows when the policy changes, in networks that do not say it themselves: "recheck", "cut", "reset" or "keep".
+        default on_change: OnChange = OnChange::Recheck,
         /// Its networks, by name.
         many network: Named<NetworkTable>,
         /// Its security groups, by name.
@@ -242,8 +244,8 @@ table! {
         /// the sender connect.
         default tcp_unknown: TcpUnknown = TcpUnknown::Drop,
         /// Flows when the policy changes: decided again at their next packet ("recheck"), or at once where they are allowed no more
-        /// ("cut", or "reset" where the ends of TCP connections are told by a reset), or kept.
-        default on_change: OnChange = OnChange::Recheck,
+        /// ("cut", or "reset" where the ends of TCP connections are told by a reset), or kept; as its tenant says, if nothing is said.
+        optional on_change: OnChange,
         /// What endpoints may send none of whose groups has an egress rule: nothing ("deny"), or everything ("open").
         default egress_default: EgressDefault = EgressDefault::Deny,
         /// Packets that do not fit the tunnel and may be fragmented (IPv4 without DF): cut, or dropped. Senders of others
@@ -285,7 +287,7 @@ table! {
     struct NetworkLimitsTable {
         /// Replied flows; at the limit the cheapest makes room.
         default flows: TableSize = Int(100_000),
-        /// Unreplied flows; the oldest goes first.
+        /// Unreplied flows; the oldest goes first, for one source as often a second as there may be, and at least 1000 times.
         default unreplied: TableSize = Int(8_192),
         /// Of `flows`, those that one endpoint has opened; three quarters if nothing is said.
         optional endpoint_flows: TableSize,

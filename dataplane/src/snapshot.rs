@@ -206,7 +206,7 @@ pub struct Network {
     /// Addresses whose owner or groups changed after `epoch`, and in which snapshot; not those of which their endpoint says so
     changed_addresses: HashMap<Addr, u32, RandomState>,
     /// Addresses that are in groups
-    members: Arc<[Addr]>,
+    pub(crate) members: Arc<[Addr]>,
 }
 
 /// A station of a network.

@@ -30,12 +30,14 @@ use common::World;
 use dice::Dice;
 use eastgate_config::load_str;
 use eastgate_dataplane::snapshot::rules::RuleTable;
-use eastgate_policy::{naive, rule::Direction};
+use eastgate_policy::{compile::Compiled, naive, rule::Direction};
 use eastgate_wire::EndpointId;
 use probes::Probe;
 use subject::Subject;
 
-/// Linux is asked about so many.
+/// So many policies there are, unless told otherwise.
+const POLICIES: u64 = 1000;
+/// Linux is asked about so many of them.
 const BY_LINUX: usize = 200;
 
 fn number(variable: &str, usual: u64) -> u64 {
@@ -44,7 +46,7 @@ fn number(variable: &str, usual: u64) -> u64 {
 
 fn cases() -> Vec<Case> {
     let seed = number("EASTGATE_POLICY_SEED", 1);
-    let count = number("EASTGATE_POLICIES", BY_LINUX as u64) as u16;
+    let count = number("EASTGATE_POLICIES", POLICIES) as u16;
     let case = |number| Case::new(number, &mut Dice::new(seed ^ u64::from(number) << 32));
     (0..count).map(case).collect()
 }
@@ -56,7 +58,8 @@ fn cases_without_state() -> Vec<Case> {
     (0..40).map(case).collect()
 }
 
-/// The probes of a case that pass, by the naive walk: the sender's egress rules and the receiver's ingress rules let them.
+/// The probes of a case that pass, by the naive walk: the sender's egress rules and the receiver's ingress rules let them. The
+/// compiled form says the same, and by which rule.
 fn expected(case: &Case, probes: &[Probe]) -> BTreeSet<usize> {
     let text = case.toml();
     let config = load_str("case.toml", &text).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
@@ -64,12 +67,22 @@ fn expected(case: &Case, probes: &[Probe]) -> BTreeSet<usize> {
     let network = &tenant.networks["n"];
     let ids: Vec<EndpointId> = (0..network.endpoints.len() as u32).map(EndpointId).collect();
     let source = RuleTable::new(tenant, &config, None).source(tenant, network, &ids);
+    let compiled = Compiled::compile(&source).unwrap();
     let passes = |probe: &Probe| {
         let [from, to] = [probe.from, probe.to].map(|machine| case.address(machine, probe.v6).into());
         let decide = |machine: usize, direction, peer| {
-            naive::decide(&source, ids[machine], direction, peer, &probe.asked).verdict.passes()
+            let decided = naive::decide(&source, ids[machine], direction, peer, &probe.asked);
+            let as_compiled = compiled.decide(ids[machine], direction, peer, &probe.asked);
+            assert_eq!(
+                as_compiled, decided,
+                "{direction:?} of m{machine}, {peer}: {:?}\n{text}",
+                probe.asked
+            );
+            decided.verdict.passes()
         };
-        decide(probe.from, Direction::Egress, to) && decide(probe.to, Direction::Ingress, from)
+        let [sent, taken] =
+            [decide(probe.from, Direction::Egress, to), decide(probe.to, Direction::Ingress, from)];
+        sent && taken
     };
     (0..probes.len()).filter(|probe| passes(&probes[*probe])).collect()
 }

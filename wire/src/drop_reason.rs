@@ -141,7 +141,7 @@ drop_reasons! {
 
     RuleLimit, "rule-limit", Limit, "The source has as many flows by the rule that allows it, or begins them as often, as the rule grants.";
     NewFlowLimit, "new-flow-limit", Limit, "The endpoint or its network begins more flows a second than its limit allows.";
-    FlowLimit, "flow-limit", Limit, "There are as many flows as a limit allows, and none makes room for another.";
+    FlowLimit, "flow-limit", Limit, "There are as many flows as a limit allows; none makes room for another, or not as often.";
     SlowPathLimit, "slow-path-limit", Limit, "More packets of the network came than may be punted from the fast path to the pipeline.";
     BumLimit, "bum-limit", Limit, "More broadcast, unknown unicast and multicast frames a second than the network's limit.";
     MacLimit, "mac-limit", Limit, "The network has learned as many MACs as its limit allows.";

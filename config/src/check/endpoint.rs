@@ -62,7 +62,7 @@ pub(super) struct Endpoints {
 }
 
 /// Endpoints by the index of their network; one that has only bad ones has an empty list. A list is the same allocation as when
-/// the file was read last where none of its tenant's endpoints has changed.
+/// the file was read last where all endpoints of its tenant came to the same again.
 pub(super) type ByNetwork = BTreeMap<usize, Arc<Vec<Arc<Endpoint>>>>;
 
 /// Checks the endpoints of a tenant. `before` is what its tables were when they were read last, and what came of them.

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{NetworkClaim, filters};
 use crate::{
     ethertypes::L2Protocol,
-    leaf::{Flood, Topology},
+    leaf::{Flood, OnChange, Topology},
     model::{Endpoint, EndpointLimits, HostRef, Limits, Name, Network},
     problem::Problem,
     read::{At, Reader, Span},
@@ -20,9 +20,10 @@ use crate::{
 /// The smallest MTU of an IPv6 link (RFC 8200 section 5).
 const IPV6_MIN_MTU: u16 = 1280;
 
-/// Checks a network that has these endpoints, by name, or none. There is none if it has no VNI.
+/// Checks a network of a tenant that has these endpoints, by name, or none; what becomes of its flows is the tenant's to say, unless
+/// it says so itself. There is none if it has no VNI.
 pub(super) fn check(
-    tenant: &Name,
+    (tenant, on_change): (&Name, OnChange),
     name: &At<Name>,
     table: &NetworkTable,
     endpoints: Option<Arc<Vec<Arc<Endpoint>>>>,
@@ -53,7 +54,9 @@ pub(super) fn check(
         members: members.clone(),
         multicast_group: table.multicast_group.good().map(|group| (group.value, reader.place(group.span))),
     };
-    let network = build(tenant, name, table, Parts { subnets, hub, members, endpoints }, reader);
+    let on_change = table.on_change.good().map_or(on_change, |own| own.value);
+    let parts = Parts { subnets, hub, members, endpoints, on_change };
+    let network = build(tenant, name, table, parts, reader);
     (network, claim)
 }
 
@@ -63,6 +66,7 @@ struct Parts {
     hub: Option<HostRef>,
     members: Vec<HostRef>,
     endpoints: Arc<Vec<Arc<Endpoint>>>,
+    on_change: OnChange,
 }
 
 fn build(
@@ -99,7 +103,7 @@ fn build(
         tcp: table.tcp.value,
         tcp_pickup: Duration::from_secs(table.tcp_pickup.value.get::<u32>().into()),
         tcp_unknown: table.tcp_unknown.value,
-        on_change: table.on_change.value,
+        on_change: parts.on_change,
         egress_default: table.egress_default.value,
         egress_default_at: reader.place(table.egress_default.span),
         oversize: table.oversize.value,

@@ -78,9 +78,10 @@ pub(super) fn check(
     unused_groups(&own, made_groups, &policies, checked.in_groups.as_deref(), &table.group.value, reader);
     let checked = Checked { endpoints: checked, groups: own };
     let mut networks = BTreeMap::new();
+    let of_tenant = (&name.value, table.on_change.value);
     for (index, (network_name, network_table)) in table.network.value.iter().enumerate() {
         let own = endpoints.remove(&index);
-        let (network, claim) = network::check(&name.value, network_name, network_table, own, reader);
+        let (network, claim) = network::check(of_tenant, network_name, network_table, own, reader);
         claims.networks.push(claim);
         networks.extend(network.map(|network| (network_name.value.clone(), network)));
     }

@@ -103,12 +103,16 @@ pub struct NetworkQuota {
 pub struct Account {
     entry: QuotaEntry,
     network: Arc<NetworkQuota>,
-    /// How often its flows may begin at the cost of unreplied ones
-    replacing: Pace,
+    /// How often flows may begin at the cost of unreplied ones, by who sends: several may share an account. There is none before
+    /// it has so many that it matters.
+    replacing: OnceLock<Box<[[Pace; SENDERS]; 2]>>,
 }
 
 /// So many flows that begin each second at the cost of unreplied ones are nobody's flood, however small limits are.
 const REPLACING_AT_LEAST: u32 = 1000;
+
+/// Senders that are told apart, twice over: whoever shares one place with a flood has another.
+const SENDERS: usize = 64;
 
 /// The two populations of flows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -242,9 +246,7 @@ impl NetworkQuota {
             return account;
         }
         let entry = QuotaEntry::new(&self.entry.total, limits);
-        let account = Account { entry, network: self.clone(), replacing: Pace::default() };
-        account.set_replacing(limits);
-        let account = Arc::new(account);
+        let account = Arc::new(Account { entry, network: self.clone(), replacing: OnceLock::new() });
         accounts.insert(name.into(), Arc::downgrade(&account));
         locked(&self.entry.total.places).accounts.insert(account.entry.place, Arc::downgrade(&account));
         account
@@ -284,19 +286,29 @@ impl Account {
     /// Other limits from now on, and so many flows that may begin each second, and at once; any number where that is none.
     pub fn set_limits(&self, limits: FlowLimits, new_flows: Option<u32>) {
         self.entry.set_limits(limits, new_flows);
-        self.set_replacing(limits);
     }
 
-    fn set_replacing(&self, limits: FlowLimits) {
-        self.replacing.words().set(Some(limits.unreplied.max(REPLACING_AT_LEAST)));
-    }
-
-    /// Whether one flow may begin now, should an unreplied one have to make room for it: as often a second, and at once, as it may
-    /// have such flows. Who begins more of them than are answered loses his own; what they would cost everyone else
-    /// on their way is not spent.
+    /// Whether a flow of a sender, of which this is a keyed hash, may begin now, should an unreplied one have to make room for it: as
+    /// often a second, and at once, as there may be such flows. Who begins more of them than are answered loses his own; what they would cost everyone
+    /// else on their way is not spent. Whose account has less than half of what it may have has filled nothing, and need not pay.
     #[must_use]
-    pub fn may_replace(&self, now: Instant) -> bool {
-        self.full(Population::Unreplied).is_none() || self.replacing.words().begin(now)
+    pub fn may_replace(&self, sender: u64, now: Instant) -> bool {
+        let (counters, of) = (self.counters(), Population::Unreplied);
+        let words = counters.each_ref().map(|counter| counter.word(of));
+        let [own, ..] = words;
+        if !words.iter().any(|word| word.is_full()) || own.used() < own.limit() / 2 {
+            return true;
+        }
+        let least = words.map(Word::limit).into_iter().min().unwrap_or(0);
+        let rate = least.max(REPLACING_AT_LEAST).div_ceil(2);
+        let none = || std::array::from_fn(|_| Pace::default());
+        let places = self.replacing.get_or_init(|| Box::new([none(), none()]));
+        let mut own = places.iter().zip([sender, sender >> 32]);
+        own.any(|(places, hash)| {
+            let pace = places[hash as usize % SENDERS].words();
+            pace.set(Some(rate));
+            pace.begin(now)
+        })
     }
 
     /// One flow begins, if endpoint and network may begin one now. Nothing where they may not.
@@ -491,6 +503,40 @@ mod tests {
 
     const LIMITS: FlowLimits = FlowLimits { replied: 3, unreplied: 2 };
     const PLENTY: FlowLimits = FlowLimits { replied: 99, unreplied: 99 };
+
+    #[test]
+    fn a_flood_uses_up_its_senders_pace_and_nobody_elses() {
+        let limits = |unreplied| FlowLimits { replied: 9, unreplied };
+        let quota = Quota::new(limits(100_000));
+        let network = quota.network(Vni::new_checked(1).unwrap(), limits(8000));
+        let [flooder, other, shared] = ["a", "b", "c"].map(|name| network.account(name, limits(4000)));
+        let fill = |account: &Account, count: usize| {
+            (0..count).for_each(|_| assert_eq!(account.take(Population::Unreplied), Ok(())));
+        };
+        let begun = |account: &Account, sender: u64, second: u64, tries: usize| {
+            (0..tries).filter(|_| account.may_replace(sender, Instant::from_secs(second))).count()
+        };
+        const ONE: u64 = 7 << 32 | 7;
+        assert_eq!(begun(&flooder, ONE, 1, 50_000), 50_000, "there is room");
+        fill(&flooder, 4000);
+        assert_eq!(begun(&flooder, ONE, 1, 50_000), 4000);
+        assert_eq!(begun(&flooder, ONE, 1, 50_000), 0);
+        assert_eq!(begun(&flooder, ONE, 2, 50_000), 4000, "and as many each second");
+        // Whom the same account is charged for, also one with whom it has a place in common
+        assert_eq!(begun(&flooder, 8 << 32 | 8, 2, 50_000), 4000);
+        assert_eq!(begun(&flooder, 9 << 32 | 7, 2, 50_000), 2000);
+        // The network is full by others.
+        fill(&other, 10);
+        fill(&shared, 3990);
+        assert_eq!(other.full(Population::Unreplied), Some(Full::Network));
+        assert_eq!(begun(&other, ONE, 3, 50_000), 50_000, "who has filled nothing need not pay");
+        other.set_limits(limits(15), None);
+        assert_eq!(
+            begun(&other, ONE, 3, 50_000),
+            1000,
+            "no limit is so small that nobody can begin anything"
+        );
+    }
 
     #[test]
     fn endpoint_network_and_host_each_have_a_say() {

@@ -136,9 +136,6 @@ impl<'s> Pipeline<'s> {
         let account = opener.map_or(&network.state.unknown_hosts, |end| &end.state.flows);
         let grants = self.claim(packet, &ruling)?;
         let start = account.begin(now).ok_or(DropReason::NewFlowLimit)?;
-        if !account.may_replace(now) {
-            return Err(DropReason::FlowLimit.into());
-        }
         if !self.shared.reserve(elsewhere)? {
             // It has begun elsewhere since it was looked for.
             self.shared.import(flows, network, elsewhere, now)?;
@@ -148,6 +145,13 @@ impl<'s> Pipeline<'s> {
             if !self.shared.reserve(elsewhere)? {
                 return Err(DropReason::NotReady.into());
             }
+        }
+        // Who is taken for the opener because of an answer has not begun anything.
+        let replaces = direction == FlowDirection::Reply
+            || account.may_replace(self.shared.hasher.hash_one(segment.key.src), now);
+        if !replaces {
+            self.shared.release(flows, elsewhere);
+            return Err(DropReason::FlowLimit.into());
         }
         let tracking = StateSettings { loose, ..network.tracking_between([ends.src, ends.dst]) };
         let open = |flows: &mut FlowTable| match direction {

@@ -311,7 +311,7 @@ impl Parts {
 /// The endpoints of a network whose place is being taken, where those that are written as before come to the same again.
 struct Known<'b> {
     network: &'b Network,
-    written: &'b Arc<Vec<Arc<config::Endpoint>>>,
+    written: &'b config::Network,
 }
 
 impl<'b> Known<'b> {
@@ -324,15 +324,16 @@ impl<'b> Known<'b> {
             )
         };
         let same = settings(written) == settings(network) && Arc::ptr_eq(&before.state, state);
-        same.then_some(Self { network: before, written: &written.endpoints })
+        same.then_some(Self { network: before, written })
     }
 
-    /// The same endpoints with the rules that they have now, where nothing else has changed of the network.
+    /// The same endpoints with the rules that they have now, where these are all that has changed about them.
     fn with_rules(&self, network: &config::Network, rules: &RuleTable) -> Option<Parts> {
         let before = self.network;
-        let same = Arc::ptr_eq(self.written, &network.endpoints) && rules.has_frame_of(&before.rules);
+        let same = network.has_endpoints_of(self.written) && rules.has_frame_of(&before.rules);
+        same.then_some(())?;
         Some(Parts {
-            multicast: before.multicast.with_rules(rules, &before.rules).filter(|_| same)?,
+            multicast: before.multicast.with_rules(rules, &before.rules)?,
             policy: before.policy.with_rules(rules.groups())?,
             endpoints: before.endpoints.clone(),
             directory: before.directory.clone(),
@@ -342,7 +343,7 @@ impl<'b> Known<'b> {
 
     fn same(&self, id: EndpointId, endpoint: &Arc<config::Endpoint>) -> Option<&'b Arc<Endpoint>> {
         let place = (*self.network.directory.by_id.get(id.0 as usize)?)? as usize;
-        let written = self.written.get(place).filter(|written| Arc::ptr_eq(written, endpoint))?;
+        let written = self.written.endpoints.get(place).filter(|written| Arc::ptr_eq(written, endpoint))?;
         self.network
             .endpoints
             .get(place)

@@ -194,13 +194,9 @@ impl RuleTable {
     /// what rules of groups say.
     fn differs_by_rules(&self, before: &Self) -> bool {
         let (Some(tenant), Some(was)) = (&self.tenant, &before.tenant) else { return false };
-        let same_others = self.others.iter().map(|(name, it)| (name, Arc::as_ptr(it)));
-        let same_others = same_others.eq(before.others.iter().map(|(name, it)| (name, Arc::as_ptr(it))));
-        let networks = |tenant: &Tenant| -> Vec<_> {
-            let of_one = |it: &config::Network| {
-                (it.name.clone(), Arc::as_ptr(&it.endpoints), it.egress_default, it.learning)
-            };
-            tenant.networks.values().map(of_one).collect()
+        let same_network = |(now, was): (&config::Network, &config::Network)| {
+            (&now.name, now.egress_default, now.learning) == (&was.name, was.egress_default, was.learning)
+                && now.has_endpoints_of(was)
         };
         fn frame(group: &config::Group) -> impl Eq + '_ {
             let rules = (group.stateful, group.has_egress_rules(), &group.includes);
@@ -212,10 +208,11 @@ impl RuleTable {
         let same_list = |(now, was): (Listed<'_>, Listed<'_>)| {
             Arc::ptr_eq(now.1, was.1) || now.0 == was.0 && now.1.named == was.1.named
         };
-        Arc::ptr_eq(&self.site, &before.site)
-            && same_others
+        (Arc::ptr_eq(&self.site, &before.site) || self.site == before.site)
+            && self.others == before.others
             && tenant.mode == was.mode
-            && networks(tenant) == networks(was)
+            && tenant.networks.len() == was.networks.len()
+            && tenant.networks.values().zip(was.networks.values()).all(same_network)
             && tenant.sets == was.sets
             && tenant.policies == was.policies
             && tenant.groups.len() == was.groups.len()

@@ -4,7 +4,8 @@
 
 /*
  * The compiled policy of a network, as policy's `Compiled::words` lays it out: first what `policy_head` names, then the
- * tables. It is written whole, so that no program ever sees half of one.
+ * tables. No program ever sees half of one: it is written before it is put at its network's place, or while the network
+ * is of another epoch, and the block that says its own last.
  */
 enum policy_block_words { POLICY_BLOCK = 16 };
 

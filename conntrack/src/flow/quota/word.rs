@@ -31,6 +31,10 @@ pub(super) trait Word {
         self.update(|word| Some(u64::from(limit) << 32 | u64::from(word as u32)));
     }
 
+    fn limit(&self) -> u32 {
+        (self.load() >> 32) as u32
+    }
+
     fn used(&self) -> u32 {
         self.load() as u32
     }

@@ -138,8 +138,12 @@ fn a_flood_of_unreplied_flows_is_its_senders_loss() {
         assert_eq!(net.send("web2", udp(WEB2, DB1, 2000 + sport, 53)), "db1", "another one's");
         assert_eq!(net.send("db1", udp(DB1, WEB2, 53, 2000 + sport)), "web2");
     }
-    // What is answered is no flood.
-    assert_eq!(net.send("web1", udp(WEB1, DB1, 29_999, 53)), "flow-limit at alpha");
+    // What goes on has not begun.
+    let last = 10_000 + LIMIT - 1;
+    assert_eq!(net.send("web1", udp(WEB1, DB1, last, 53)), "db1");
+    assert_eq!(net.send("db1", udp(DB1, WEB1, 53, last)), "web1");
+    // The answer has left room for one.
+    assert_eq!(flood(&mut net, 31_000..32_000), 1);
     net.pass(Duration::from_millis(500));
     assert_eq!(flood(&mut net, 40_000..45_000), usize::from(LIMIT / 2), "a half in half a second");
 }

@@ -2,6 +2,7 @@
 //! held to a reading of the text that knows nothing of tiers.
 
 mod random;
+mod taken_over;
 
 use eastgate_config::Config;
 use eastgate_policy::rule::Direction;

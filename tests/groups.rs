@@ -1,0 +1,263 @@
+//! What groups, templates, networks and modes say beside plain rules, and protocols that are none of the usual ones: with real
+//! frames in both dataplanes, on one host and from host to host.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{Capture, Daemon, send_frame, site::*, wait_for};
+use eastgate_wire::MacAddr;
+use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header};
+
+const DATAPLANES: [&str; 2] = ["ebpf", "userspace"];
+
+/// The receivers of what web1 sends: on its own host, and on the other one.
+const RECEIVERS: [(u8, MacAddr); 2] =
+    [(12, MacAddr([2, 0, 0, 0, 0, 0x12])), (21, MacAddr([2, 0, 0, 0, 0, 0x21]))];
+
+/// Flows of each kind: the first one tells the programs who it is between, and they decide about the others.
+const FLOWS: u16 = 3;
+
+const UDP: u8 = 17;
+const DCCP: u8 = 33;
+const ESP: u8 = 50;
+const AH: u8 = 51;
+const UDPLITE: u8 = 136;
+/// Of nobody (IANA: for experiments)
+const EXPERIMENT: u8 = 253;
+
+/// What web1 sends: from its own address or another one, of a protocol, to a port where that has ports.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    source: u8,
+    protocol: u8,
+    port: u16,
+}
+
+const fn to_port(port: u16) -> Sent {
+    Sent { source: 11, protocol: UDP, port }
+}
+
+const fn of(protocol: u8, port: u16) -> Sent {
+    Sent { source: 11, protocol, port }
+}
+
+impl Sent {
+    /// With these bytes at its end, which nothing else has
+    fn frame(self, to: (u8, MacAddr), flow: u16, marker: &[u8]) -> Vec<u8> {
+        let Self { source, protocol, port } = self;
+        let mut payload = match protocol {
+            // Next header, length, reserved, SPI, sequence number and ICV (RFC 4302)
+            AH => [&[59, 4, 0, 0][..], &[0, 0, 1, 0, 0, 0, 0, flow as u8], &[0; 12]].concat(),
+            // Ports; a Request with a long sequence number and a service code (RFC 4340)
+            DCCP => {
+                [&(4000 + flow).to_be_bytes()[..], &port.to_be_bytes(), &[5, 0, 0, 0, 1], &[0; 11]].concat()
+            }
+            // Ports; the header alone is covered by the checksum (RFC 3828)
+            UDPLITE => [&(4000 + flow).to_be_bytes()[..], &port.to_be_bytes(), &[0, 8, 0, 0]].concat(),
+            UDP => {
+                let length = (8 + marker.len()) as u16;
+                [4000 + flow, port, length, 0].map(u16::to_be_bytes).concat()
+            }
+            _ => vec![0, 0, 1, 0, 0, 0, 0, flow as u8],
+        };
+        payload.extend_from_slice(marker);
+        let (from, towards) = ([10, 1, 0, source], [10, 1, 0, to.0]);
+        let number = IpNumber(protocol);
+        let mut ip = Ipv4Header::new(payload.len() as u16, 64, number, from, towards).unwrap();
+        ip.header_checksum = ip.calc_header_checksum();
+        if protocol == UDPLITE {
+            let pseudo =
+                [&from[..], &towards, &[0, UDPLITE], &(payload.len() as u16).to_be_bytes(), &payload[..8]];
+            let checksum = !ones_sum(&pseudo.concat());
+            payload[6..8].copy_from_slice(&checksum.to_be_bytes());
+        }
+        let mut frame = Vec::new();
+        let ethernet = Ethernet2Header { source: WEB1.0, destination: to.1.0, ether_type: EtherType::IPV4 };
+        ethernet.write(&mut frame).unwrap();
+        ip.write(&mut frame).unwrap();
+        frame.extend(payload);
+        frame
+    }
+}
+
+/// RFC 1071
+fn ones_sum(bytes: &[u8]) -> u16 {
+    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let sum: u32 = words.sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    (folded & 0xffff) as u16 + (folded >> 16) as u16
+}
+
+/// What is said, and of each kind of packet whether it arrives.
+struct Case {
+    what: &'static str,
+    edit: fn(String) -> String,
+    packets: &'static [(Sent, bool)],
+}
+
+fn in_group(text: &str, line: &str) -> String {
+    let head = "[tenant.acme.group.all]\n";
+    text.replace(head, &format!("{head}{line}\n"))
+}
+
+fn in_network(text: &str, line: &str) -> String {
+    text.replace("vni = 5001\n", &format!("vni = 5001\n{line}\n"))
+}
+
+fn with_rule(text: &str, rule: &str) -> String {
+    text.replacen("ingress = [\n", &format!("ingress = [\n  {rule},\n"), 1)
+}
+
+const NO_EGRESS: [&str; 2] = ["egress = [{ to = \"any\" }]", ""];
+/// Whom web1 stands in for, by a prefix
+const PAIR: &str = "allowed_pairs = [{ address = \"10.1.0.64/28\" }]";
+const BEHIND: Sent = Sent { source: 65, ..to_port(7200) };
+
+fn with_pair(text: &str) -> String {
+    let web1 = "[tenant.acme.endpoint.web1]\n";
+    let text = text.replace(web1, &format!("{web1}{PAIR}\n"));
+    with_rule(&text, "{ proto = \"udp\", ports = 7200, from = \"group:all\" }")
+}
+
+const DENY: &str = "\n[tenant.acme.policy.guard]\napplies_to = \"tenant\"\ningress = [{ action = \"deny\", proto = \"udp\", ports = 7000, from = \"any\" }]\n";
+
+const CASES: &[Case] = &[
+    Case {
+        what: "no rule of a group says what its members may send",
+        edit: |text| text.replace(NO_EGRESS[0], NO_EGRESS[1]),
+        packets: &[(to_port(7000), false)],
+    },
+    Case {
+        what: "egress_default = \"open\"",
+        edit: |text| in_network(&text.replace(NO_EGRESS[0], NO_EGRESS[1]), "egress_default = \"open\""),
+        packets: &[(to_port(7000), true), (to_port(7001), false)],
+    },
+    Case {
+        what: "egress_default = \"open\", and an egress rule",
+        edit: |text| {
+            let rule = "egress = [{ proto = \"udp\", ports = 7201, to = \"any\" }]";
+            let text = in_network(&text.replace(NO_EGRESS[0], rule), "egress_default = \"open\"");
+            with_rule(&text, "{ proto = \"udp\", ports = 7201, from = \"any\" }")
+        },
+        packets: &[(to_port(7000), false), (to_port(7201), true)],
+    },
+    Case {
+        what: "admit_members",
+        edit: |text| in_group(&text, "admit_members = true"),
+        packets: &[(to_port(7001), true), (of(EXPERIMENT, 0), true)],
+    },
+    Case {
+        what: "a prefix of a pair widens no group",
+        edit: |text| with_pair(&text),
+        packets: &[(to_port(7200), true), (BEHIND, false)],
+    },
+    Case {
+        what: "prefix_pairs",
+        edit: |text| in_group(&with_pair(&text), "prefix_pairs = true"),
+        packets: &[(to_port(7200), true), (BEHIND, true), (Sent { port: 7202, ..BEHIND }, false)],
+    },
+    Case {
+        what: "like a template",
+        edit: |text| {
+            in_group(&text, "like = \"basics\"")
+                + "\n[template.basics]\ningress = [{ proto = \"udp\", ports = 7203, from = \"10.1.0.0/24\" }]\n"
+        },
+        packets: &[(to_port(7203), true), (to_port(7000), true), (to_port(7001), false)],
+    },
+    Case { what: "a policy denies", edit: |text| text + DENY, packets: &[(to_port(7000), false)] },
+    Case {
+        what: "a policy is being tried out",
+        edit: |text| text + &DENY.replace("ingress", "mode = \"audit\"\ningress"),
+        packets: &[(to_port(7000), true), (to_port(7001), false)],
+    },
+    Case {
+        what: "a tenant is being tried out",
+        edit: |text| text + DENY + "[tenant.acme]\nmode = \"audit\"\n",
+        packets: &[(to_port(7000), true), (to_port(7001), true)],
+    },
+    Case {
+        what: "protocols by name and by number",
+        edit: |text| {
+            let rules = "{ proto = \"ah\", from = \"any\" },\n  { proto = \"esp\", from = \"10.1.0.11\" },\n  { proto = 253, from = \"any\" },\n  \
+                 { proto = \"dccp\", ports = 7204, from = \"any\" },\n  { proto = \"udplite\", ports = \"7204-7205\", from = \"any\" }";
+            with_rule(&text, rules)
+        },
+        packets: &[
+            (of(AH, 0), true),
+            (of(ESP, 0), true),
+            (of(EXPERIMENT, 0), true),
+            (of(EXPERIMENT + 1, 0), false),
+            (of(DCCP, 7204), true),
+            (of(DCCP, 7205), false),
+            (of(UDPLITE, 7205), true),
+            (of(UDPLITE, 7206), false),
+        ],
+    },
+    Case {
+        what: "and none of them without a rule",
+        edit: |text| text,
+        packets: &[
+            (of(AH, 0), false),
+            (of(ESP, 0), false),
+            (of(DCCP, 7204), false),
+            (of(UDPLITE, 7205), false),
+        ],
+    },
+];
+
+/// Frames that rules have refused at both daemons
+fn refused(daemons: &[Daemon]) -> u64 {
+    let drops = daemons.iter().flat_map(Daemon::drops);
+    drops
+        .filter(|(reason, _)| matches!(&**reason, "ingress-denied" | "egress-denied"))
+        .map(|(_, frames)| frames)
+        .sum()
+}
+
+#[test]
+fn what_is_said_beside_rules_holds() {
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        let plain = std::fs::read_to_string(&site.config).unwrap();
+        let daemons = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
+        let captures = [&site.web2, &site.db1].map(|machine| Capture::start(machine, "eth0"));
+        for (number, Case { what, edit, packets }) in CASES.iter().enumerate() {
+            site.rewrite(|_| edit(plain.clone()));
+            for daemon in &daemons {
+                let reload = daemon.run(&["reload"]);
+                assert!(reload.status.success(), "{what}: {}", String::from_utf8_lossy(&reload.stderr));
+            }
+            let before = refused(&daemons);
+            let marker = |packet: usize, flow: u16| format!("<{number}.{packet}.{flow}>").into_bytes();
+            for to in RECEIVERS {
+                for flow in 0..FLOWS {
+                    for (n, (packet, _)) in packets.iter().enumerate() {
+                        send_frame(&site.web1, "eth0", &packet.frame(to, flow, &marker(n, flow)));
+                    }
+                }
+            }
+            let arrived = |packet: usize| -> usize {
+                let all = (0..FLOWS).map(|flow| {
+                    let marker = marker(packet, flow);
+                    captures
+                        .iter()
+                        .filter(|it| !it.matching(|frame| frame.ends_with(&marker)).is_empty())
+                        .count()
+                });
+                all.sum()
+            };
+            let each = RECEIVERS.len() * usize::from(FLOWS);
+            for (n, (packet, _)) in packets.iter().enumerate().filter(|(_, (_, passes))| *passes) {
+                wait_for(&format!("{dataplane}: {what}: {packet:?} arrives"), || arrived(n) == each);
+            }
+            let denied = packets.iter().filter(|(_, passes)| !passes).count() * each;
+            wait_for(&format!("{dataplane}: {what}: what is refused is told"), || {
+                refused(&daemons) - before == denied as u64
+            });
+            for (n, (packet, _)) in packets.iter().enumerate().filter(|(_, (_, passes))| !*passes) {
+                assert_eq!(arrived(n), 0, "{dataplane}: {what}: {packet:?}");
+            }
+        }
+    }
+}
