@@ -206,11 +206,11 @@ const CASES: &[Case] = &[
     },
 ];
 
-/// Frames that rules have refused at both daemons
+/// Frames that rules have refused at both daemons, also of flows that an earlier case let in
 fn refused(daemons: &[Daemon]) -> u64 {
     let drops = daemons.iter().flat_map(Daemon::drops);
     drops
-        .filter(|(reason, _)| matches!(&**reason, "ingress-denied" | "egress-denied"))
+        .filter(|(reason, _)| matches!(&**reason, "ingress-denied" | "egress-denied" | "policy-changed"))
         .map(|(_, frames)| frames)
         .sum()
 }

@@ -245,6 +245,51 @@ fn a_reload_names_what_changed_and_takes_away_what_it_takes_away() {
     }
 }
 
+/// What a tenant says of a change holds in its networks, and not in one that says something else.
+#[test]
+fn flows_are_kept_where_the_tenant_says_so() {
+    for (dataplane, network, kept) in
+        DATAPLANES.into_iter().flat_map(|it| [(it, "", true), (it, "on_change = \"recheck\"\n", false)])
+    {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        site.rewrite(|text| {
+            text.replace("vni = 5001\n", &format!("vni = 5001\n{network}"))
+                + "\n[tenant.acme]\non_change = \"keep\"\n"
+        });
+        let daemons = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
+        let spaces = [&site.web2, &site.db1];
+        let sinks = [0, 1].map(|n| Sink::start(spaces[n], udp(RECEIVERS[n].0, ALLOWED)));
+        let send = |sport: u16| {
+            for to in RECEIVERS {
+                send_frame(&site.web1, "eth0", &datagram([0, 11], to, sport, ALLOWED));
+            }
+        };
+        let arrive = |count: u64, what: &str| {
+            for sink in &sinks {
+                wait_for(&format!("{dataplane}: {what}"), || sink.count() == count);
+            }
+        };
+        (4000..4000 + FLOWS as u16).for_each(send);
+        arrive(FLOWS, "it is allowed");
+        site.rewrite(|text| text.replace("ports = [7000]", "ports = [7009]"));
+        for daemon in &daemons {
+            assert!(daemon.run(&["reload"]).status.success());
+        }
+        let denied = || -> u64 {
+            let drops = daemons.iter().flat_map(Daemon::drops);
+            let denied = |reason: &str| matches!(reason, "ingress-denied" | "policy-changed");
+            drops.filter(|(reason, _)| denied(reason)).map(|(_, frames)| frames).sum()
+        };
+        (4000..4000 + FLOWS as u16).for_each(send);
+        send(4100);
+        let went_on = if kept { FLOWS } else { 0 };
+        arrive(FLOWS + went_on, "flows that there are");
+        let refused = 2 * (FLOWS - went_on + 1);
+        wait_for(&format!("{dataplane}: a new flow is refused"), || denied() == refused);
+        arrive(FLOWS + went_on, "and nothing else");
+    }
+}
+
 /// A datagram over IPv6 as web1 sends it.
 fn datagram6(to: (u8, MacAddr), sport: u16, port: u16) -> Vec<u8> {
     let address = |number: u8| {

@@ -7,6 +7,7 @@ use std::{
     process::{Child, Command, ExitStatus, Output, Stdio},
 };
 
+use eastgate_testkit::wait::until;
 use serde_json::Value;
 
 use super::{BOUND, Space, World, wait_for};
@@ -205,11 +206,30 @@ impl Daemon {
     /// Waits until it has ended.
     pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
-        wait_for("the daemon ends", || {
+        until(BOUND, || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
-        status.unwrap_or_else(|| unreachable!("waited for within {BOUND:?}"))
+        status.unwrap_or_else(|| panic!("the daemon does not end within {BOUND:?}; {}", self.threads()))
+    }
+
+    /// What its threads are doing: the kernel's function that each waits in, its state, and its stack there.
+    fn threads(&self) -> String {
+        let tasks =
+            std::fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten().flatten();
+        let told = tasks.map(|task| {
+            let read = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            let state =
+                read("status").lines().find(|line| line.starts_with("State")).unwrap_or_default().to_owned();
+            format!(
+                "{}: {state}, {}, {}\n{}",
+                read("comm").trim(),
+                read("wchan"),
+                read("syscall").trim(),
+                read("stack")
+            )
+        });
+        told.collect::<Vec<_>>().join("\n")
     }
 }
 
