@@ -1,11 +1,13 @@
-//! A short number for what a configuration means, by which two hosts can be seen to run the same.
+//! A short number for what a configuration means, by which two hosts can be seen to run the same; and what is the same in two
+//! readings of it.
 
 use std::{
     fmt,
     hash::{Hash, Hasher},
+    sync::Arc,
 };
 
-use super::Config;
+use super::{Config, Endpoint, Network};
 
 /// Of everything that a configuration says, and nothing of how its files are called, divided, laid out and commented. The
 /// same text has another digest in a version that knows more keys.
@@ -23,6 +25,18 @@ impl Config {
     #[must_use]
     pub fn digest(&self) -> Digest {
         Digest::of(self)
+    }
+}
+
+impl Network {
+    /// Whether its endpoints are as those of another reading of it.
+    #[must_use]
+    pub fn has_endpoints_of(&self, other: &Self) -> bool {
+        // Nearly all are the very ones, which is seen at once.
+        let is_same = |(now, was): (&Arc<Endpoint>, &Arc<Endpoint>)| Arc::ptr_eq(now, was) || now == was;
+        Arc::ptr_eq(&self.endpoints, &other.endpoints)
+            || self.endpoints.len() == other.endpoints.len()
+                && self.endpoints.iter().zip(&*other.endpoints).all(is_same)
     }
 }
 

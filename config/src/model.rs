@@ -516,16 +516,6 @@ impl Tenant {
 }
 
 impl Network {
-    /// Whether its endpoints are as those of another reading of it.
-    #[must_use]
-    pub fn has_endpoints_of(&self, other: &Self) -> bool {
-        // Nearly all are the very ones, which is seen at once.
-        let is_same = |(now, was): (&Arc<Endpoint>, &Arc<Endpoint>)| Arc::ptr_eq(now, was) || now == was;
-        Arc::ptr_eq(&self.endpoints, &other.endpoints)
-            || self.endpoints.len() == other.endpoints.len()
-                && self.endpoints.iter().zip(&*other.endpoints).all(is_same)
-    }
-
     /// Whether `host` has a part in it.
     #[must_use]
     pub fn is_member(&self, host: &str) -> bool {
