@@ -6,14 +6,11 @@
 mod common;
 
 use common::{Capture, Daemon, send_frame, site::*, wait_for};
+use eastgate_testkit::frames::ones_sum;
 use eastgate_wire::MacAddr;
 use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header};
 
 const DATAPLANES: [&str; 2] = ["ebpf", "userspace"];
-
-/// The receivers of what web1 sends: on its own host, and on the other one.
-const RECEIVERS: [(u8, MacAddr); 2] =
-    [(12, MacAddr([2, 0, 0, 0, 0, 0x12])), (21, MacAddr([2, 0, 0, 0, 0, 0x21]))];
 
 /// Flows of each kind: the first one tells the programs who it is between, and they decide about the others.
 const FLOWS: u16 = 3;
@@ -79,14 +76,6 @@ impl Sent {
         frame.extend(payload);
         frame
     }
-}
-
-/// RFC 1071
-fn ones_sum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
-    let sum: u32 = words.sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    (folded & 0xffff) as u16 + (folded >> 16) as u16
 }
 
 /// What is said, and of each kind of packet whether it arrives.

@@ -47,10 +47,6 @@ ingress = [
 ]
 "#;
 
-/// The receivers of what web1 sends: on its own host, and on the other one.
-const RECEIVERS: [(u8, MacAddr); 2] =
-    [(12, MacAddr([2, 0, 0, 0, 0, 0x12])), (21, MacAddr([2, 0, 0, 0, 0, 0x21]))];
-
 fn running(dataplane: &str, network: &str) -> Option<(Site, [Daemon; 2])> {
     let site = Site::alone(HOSTS_V4)?;
     site.rewrite(|text| text.replace("vni = 5001", &format!("vni = 5001\n{network}")) + POLICY);

@@ -21,12 +21,6 @@ use etherparse::PacketBuilder;
 
 const DATAPLANES: [&str; 2] = ["ebpf", "userspace"];
 
-const WEB2_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x12]);
-const DB1_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x21]);
-
-/// The two receivers of what web1 sends: on its own host, and on the other one.
-const RECEIVERS: [(u8, MacAddr); 2] = [(12, WEB2_MAC), (21, DB1_MAC)];
-
 /// Where the transport header of these frames begins, and in it the fields of a port and of the checksum
 const TRANSPORT: u16 = 34;
 const PORT: u16 = 2;

@@ -17,12 +17,6 @@ use etherparse::PacketBuilder;
 
 const DATAPLANES: [&str; 2] = ["ebpf", "userspace"];
 
-const WEB2_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x12]);
-const DB1_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x21]);
-
-/// The two receivers of what web1 sends: on its own host, and on the other one.
-const RECEIVERS: [(u8, MacAddr); 2] = [(12, WEB2_MAC), (21, DB1_MAC)];
-
 /// Two hosts whose daemons run, with these lines in their network's table.
 fn running(dataplane: &str, network: &str) -> Option<(Site, [Daemon; 2])> {
     let site = Site::new(HOSTS_V4)?;

@@ -134,15 +134,20 @@ fn flows_through_a_router_last_as_the_router_says() {
         let db1 = (machine(21), [10, 1, 0, 21]);
         // From behind the router to another host, and to behind it from there
         let behind = (machine(11), BEHIND);
-        send_frame(&site.web1, "eth0", &routed([behind, db1], [5000, PORT]));
+        let send = |sport: u16| match sport {
+            5000 => send_frame(&site.web1, "eth0", &routed([behind, db1], [sport, PORT])),
+            5001 => send_frame(&site.db1, "eth0", &routed([db1, behind], [sport, PORT])),
+            // Of web2, behind which nobody is
+            _ => send_frame(&site.web2, "eth0", &datagram(12, 21, sport, PORT)),
+        };
+        send(5000);
         wait_for(&format!("{dataplane}: it comes"), || sink.count() == 1);
-        send_frame(&site.db1, "eth0", &routed([db1, behind], [5001, PORT]));
-        // Of web2, behind which nobody is
-        send_frame(&site.web2, "eth0", &datagram(12, 21, 5002, PORT));
         let both = [&alpha, &beta];
         for (sport, seconds) in [(5000, 0..=3), (5001, 0..=3), (5002, 500..=600)] {
             let mut seen = [false; 2];
             wait_for(&format!("{dataplane}: {sport} is known on both hosts"), || {
+                // It may be over before anybody has looked.
+                send(sport);
                 for (seen, daemon) in seen.iter_mut().zip(both) {
                     let lasts = lasts(daemon, sport);
                     assert!(

@@ -31,7 +31,7 @@ use super::{
     islands,
     leaf::Runs,
     model::{EndpointLimits, Host, HostRef, Limits, Name, Overlay, Tenant},
-    parts::Parts,
+    parts::{Parts, differing},
     place::{Place, Source},
     policies::SitePolicy,
     problem::{Diagnostic, Near, Problem},
@@ -275,13 +275,8 @@ const LARGE: usize = 1 << 20;
 fn is_mostly_known(source: &Source, known: Option<&FileContent>) -> bool {
     let Some(known) = known.filter(|known| known.whole) else { return false };
     let (new, old) = (source.text().as_bytes(), known.source.text().as_bytes());
-    let same = |ours: &[u8], theirs: &[u8]| {
-        ours.chunks(4096).zip(theirs.chunks(4096)).take_while(|(a, b)| a == b).count() * 4096
-    };
-    let from_the_end = |ours: &[u8], theirs: &[u8]| {
-        ours.rchunks(4096).zip(theirs.rchunks(4096)).take_while(|(a, b)| a == b).count() * 4096
-    };
-    same(new, old) + from_the_end(new, old) > new.len() / 2
+    let (differs, _) = differing(new, old);
+    differs.len() < new.len() / 2
 }
 
 /// Whether a large text has more syntax errors than are ever told; these are reported.

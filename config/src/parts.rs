@@ -265,7 +265,7 @@ impl Parts {
 }
 
 /// Where two texts differ, each from the first byte to the last.
-fn differing(a: &[u8], b: &[u8]) -> (Range<usize>, Range<usize>) {
+pub(super) fn differing(a: &[u8], b: &[u8]) -> (Range<usize>, Range<usize>) {
     const PIECE: usize = 4096;
     let pieces = a.chunks(PIECE).zip(b.chunks(PIECE)).take_while(|(a, b)| a == b).count() * PIECE;
     let start = pieces.min(a.len()).min(b.len());
@@ -274,7 +274,7 @@ fn differing(a: &[u8], b: &[u8]) -> (Range<usize>, Range<usize>) {
     let (behind_a, behind_b) = (a.get(start..).unwrap_or_default(), b.get(start..).unwrap_or_default());
     let same = behind_a.rchunks(PIECE).zip(behind_b.rchunks(PIECE)).take_while(|(a, b)| a == b).count();
     let same = (same * PIECE).min(behind_a.len()).min(behind_b.len());
-    let left = |of: &'_ [u8]| of.len() - same;
+    let left = |of: &[u8]| of.len() - same;
     let (rest_a, rest_b) = (behind_a[..left(behind_a)].iter().rev(), behind_b[..left(behind_b)].iter().rev());
     let same = same + rest_a.zip(rest_b).take_while(|(a, b)| a == b).count();
     (start..a.len() - same, start..b.len() - same)

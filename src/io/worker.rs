@@ -198,16 +198,14 @@ impl Worker {
             };
             for event in events.iter().take(ready) {
                 match event.data() {
-                    WAKE => {
-                        let _ = self.wake.read();
-                        if !self.obey() {
-                            return;
-                        }
-                    }
+                    WAKE => drop(self.wake.read()),
                     UP => self.serve_punts(),
                     data if data & LISTENER != 0 => self.serve_rx_socket((data & !LISTENER) as usize),
                     data => self.serve_device(data as u32),
                 }
+            }
+            if !self.obey() {
+                return;
             }
             let now = clock::now();
             self.shared.handle_timeout(self.index, now);

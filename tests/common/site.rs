@@ -45,6 +45,11 @@ pub fn acme_on(hosts: &[Host<'_>]) -> String {
 }
 
 pub const WEB1: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x11]);
+pub const WEB2_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x12]);
+pub const DB1_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x21]);
+
+/// The receivers of what web1 sends, by the ends of their addresses: on its own host, and on the other one.
+pub const RECEIVERS: [(u8, MacAddr); 2] = [(12, WEB2_MAC), (21, DB1_MAC)];
 
 /// Two hosts on one cable; web1 and web2 at alpha, db1 at beta.
 pub struct Site {

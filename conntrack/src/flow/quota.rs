@@ -288,11 +288,11 @@ impl Account {
         self.entry.set_limits(limits, new_flows);
     }
 
-    /// Whether a flow of a sender, of which this is a keyed hash, may begin now, should an unreplied one have to make room for it: as
-    /// often a second, and at once, as there may be such flows. Who begins more of them than are answered loses his own; what they would cost everyone
-    /// else on their way is not spent. Whose account has less than half of what it may have has filled nothing, and need not pay.
+    /// Whether a flow of a sender may begin now, should an unreplied one have to make room for it: as often a second, and at once, as
+    /// there may be such flows. Senders are told apart by a keyed hash, which is asked for where it matters. Who begins
+    /// more flows than are answered loses his own; what they would cost everyone else on their way is not spent. Whose account has less than half of what it may have has filled nothing, and need not pay.
     #[must_use]
-    pub fn may_replace(&self, sender: u64, now: Instant) -> bool {
+    pub fn may_replace(&self, sender: impl FnOnce() -> u64, now: Instant) -> bool {
         let (counters, of) = (self.counters(), Population::Unreplied);
         let words = counters.each_ref().map(|counter| counter.word(of));
         let [own, ..] = words;
@@ -303,8 +303,9 @@ impl Account {
         let rate = least.max(REPLACING_AT_LEAST).div_ceil(2);
         let none = || std::array::from_fn(|_| Pace::default());
         let places = self.replacing.get_or_init(|| Box::new([none(), none()]));
-        let mut own = places.iter().zip([sender, sender >> 32]);
-        own.any(|(places, hash)| {
+        let sender = sender();
+        let mut both = places.iter().zip([sender, sender >> 32]);
+        both.any(|(places, hash)| {
             let pace = places[hash as usize % SENDERS].words();
             pace.set(Some(rate));
             pace.begin(now)

@@ -148,7 +148,7 @@ impl<'s> Pipeline<'s> {
         }
         // Who is taken for the opener because of an answer has not begun anything.
         let replaces = direction == FlowDirection::Reply
-            || account.may_replace(self.shared.hasher.hash_one(segment.key.src), now);
+            || account.may_replace(|| self.shared.hasher.hash_one(segment.key.src), now);
         if !replaces {
             self.shared.release(flows, elsewhere);
             return Err(DropReason::FlowLimit.into());

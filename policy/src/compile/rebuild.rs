@@ -14,16 +14,15 @@ const DEEP: u32 = 16;
 
 /// Compiles what `before` was compiled from with other rules in its groups, where these are about peers which are told apart
 /// already. None where there are other groups, or where too much would be left over of what was before.
-pub(super) fn rebuild(groups: &[Arc<Group>], before: &Compiled) -> Option<Compiled> {
-    let changed = changed(groups, before)?;
-    let forgotten = before.source.forgotten + forgotten(groups, before, &changed);
+pub(super) fn rebuild(all: &[Arc<Group>], before: &Compiled) -> Option<Compiled> {
+    let changed = changed(all, before)?;
+    let forgotten = before.source.forgotten + forgotten(all, before, &changed);
     if before.lists.are_stale() || before.peers.are_stale(forgotten) || before.depth > DEEP {
         return None;
     }
     let is_changed = |(_, direction, groups): &(RulesetId, Direction, &[GroupId])| {
         groups.iter().any(|group| changed.contains(&(*direction, *group)))
     };
-    let all = groups;
     let rulesets = in_place(before);
     let mut is_other = vec![false; before.rulesets.len()];
     let mut others: Vec<(RulesetId, Vec<&Rule>)> = Vec::new();

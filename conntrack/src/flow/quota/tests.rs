@@ -15,7 +15,7 @@ fn a_flood_uses_up_its_senders_pace_and_nobody_elses() {
         (0..count).for_each(|_| assert_eq!(account.take(Population::Unreplied), Ok(())));
     };
     let begun = |account: &Account, sender: u64, second: u64, tries: usize| {
-        (0..tries).filter(|_| account.may_replace(sender, Instant::from_secs(second))).count()
+        (0..tries).filter(|_| account.may_replace(|| sender, Instant::from_secs(second))).count()
     };
     const ONE: u64 = 7 << 32 | 7;
     assert_eq!(begun(&flooder, ONE, 1, 50_000), 50_000, "there is room");
