@@ -23,6 +23,7 @@ pub fn between(before: &Config, after: &Config) -> Changes {
         ("limits", before.limits != after.limits),
         ("fastpath", before.kernel_tables != after.kernel_tables),
         ("exclude", before.site.excluded != after.site.excluded),
+        ("underlay_access", before.site.underlay_access != after.site.underlay_access),
     ];
     changes.settings =
         settings.iter().filter(|(_, other)| *other).map(|(name, _)| (*name).to_owned()).collect();

@@ -107,6 +107,72 @@ fn what_is_behind_a_router_is_reached_and_reaches_others() {
     }
 }
 
+/// Management and a VTEP's address behind the router: who may send there is the operator's to say, and what, the rules'.
+#[test]
+fn addresses_of_the_underlay_are_reached_by_whom_the_operator_names() {
+    const RESERVED: &str = "192.0.2.1";
+    for dataplane in DATAPLANES {
+        for mode in MODES {
+            let what = format!("{dataplane}, {mode}");
+            let Some(mut site) = Site::new(HOSTS_V4) else { return };
+            let behind = site.world.space("behind");
+            site.world.cable((&site.db1, "inside"), (&behind, "eth0"), 1500);
+            site.db1.ip("addr add 10.9.0.1/16 dev inside");
+            site.db1.ip(&format!("route add {RESERVED}/32 dev inside"));
+            behind.ip("addr add 10.9.0.5/16 dev eth0");
+            behind.ip(&format!("addr add {RESERVED}/32 dev eth0"));
+            behind.ip("route add default via 10.9.0.1");
+            forwards(&site.db1);
+            for space in [&site.web1, &site.web2] {
+                space.ip("route add 10.9.0.0/16 via 10.1.0.21");
+                space.ip(&format!("route add {RESERVED}/32 via 10.1.0.21"));
+            }
+            let closed = with(
+                &std::fs::read_to_string(&site.config).unwrap(),
+                0x21,
+                &format!("routes = [\"10.9.0.0/16\", \"{RESERVED}\"]"),
+            )
+            .replacen("vtep = ", "management = [\"10.9.0.0/16\"]\nvtep = ", 1);
+            site.rewrite(|_| format!("underlay_access = [\"acme/web1\"]\n{closed}"));
+            let daemons = start(&site, dataplane, mode);
+            let alpha = &daemons[0];
+            let refused = |reason: &str| alpha.drops().get(reason).copied().unwrap_or(0);
+
+            for address in ["10.9.0.5", RESERVED] {
+                let reached = settle(|| site.web1.ping(address), |reached| *reached);
+                assert!(reached, "{address} is reached ({what}): {:?}", alpha.drops());
+            }
+            let at = |ip: &str, port| SocketAddr::new(ip.parse().unwrap(), port);
+            bulk(&site.web1, (&behind, at("10.9.0.5", 5432)), 3_000_000);
+            let allowed = Sink::start(&behind, at("10.9.0.5", ALLOWED));
+            let stream = Stream::start(&site.web1, udp(11, 4000), at("10.9.0.5", ALLOWED));
+            stream.arrives(&format!("what the rules allow ({what})"), &allowed);
+            assert_eq!(refused("reserved-destination"), 0, "{what}");
+            let denied = Sink::start(&behind, at("10.9.0.5", DENIED));
+            Stream::start(&site.web1, udp(11, 4001), at("10.9.0.5", DENIED)).send_more(50);
+            assert_eq!(denied.last(), 0, "what they do not allow ({what})");
+
+            let tunnels = Sink::start(&behind, at(RESERVED, 4789));
+            Stream::start(&site.web1, udp(11, 4002), at(RESERVED, 4789)).send_more(20);
+            wait_for(&format!("tunnels are refused ({what})"), || refused("vxlan-in-vxlan") >= 20);
+            assert_eq!(tunnels.last(), 0, "{what}");
+            let before = allowed.last();
+            Stream::start(&site.web2, udp(12, 4000), at("10.9.0.5", ALLOWED)).send_more(20);
+            wait_for(&format!("others are refused ({what})"), || refused("reserved-destination") >= 20);
+            assert!(!site.web2.ping("-q -W 1 10.9.0.5"), "{what}");
+            stream.arrives(&format!("the flow of who may goes on ({what})"), &allowed);
+            assert!(allowed.last() > before, "{what}");
+
+            // Who is taken off the list is cut off, wherever the flow is carried.
+            site.rewrite(|text| text.replace("underlay_access = [\"acme/web1\"]", ""));
+            for daemon in &daemons {
+                assert!(daemon.run(&["reload"]).status.success());
+            }
+            assert!(stream.is_cut(&allowed, 50), "off the list ({what})");
+        }
+    }
+}
+
 /// web1 and the server send to each other by way of the router: each packet enters and leaves the network twice.
 #[test]
 fn a_way_through_a_third_endpoint_is_two_flows_wherever_the_machines_run() {

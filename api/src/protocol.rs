@@ -312,6 +312,9 @@ pub struct EndpointRow {
     /// It is carried without policy: the operator has excluded it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub excluded: bool,
+    /// It may send to VTEPs and to management addresses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub underlay_access: bool,
     /// Why flows of it, or of an address of it, stay in userspace or begin there; nothing where the kernel has them
     pub userspace: Option<String>,
     /// Frames it sent that passed

@@ -316,8 +316,18 @@ fn key_errors(errors: &[toml::de::Error], reader: &mut Reader) {
 /// Reports tables that only the first file may have.
 pub(super) fn refuse_misplaced(table: &DeTable<'_>, reader: &mut Reader) {
     for (key, _) in table {
-        const FIRST: [&str; 9] =
-            ["include", "overlay", "limits", "fastpath", "quota", "policy", "set", "template", "exclude"];
+        const FIRST: [&str; 10] = [
+            "include",
+            "overlay",
+            "limits",
+            "fastpath",
+            "quota",
+            "policy",
+            "set",
+            "template",
+            "exclude",
+            "underlay_access",
+        ];
         if FIRST.contains(&key.get_ref().as_ref()) {
             reader.report(Problem::Misplaced { key: key.get_ref().to_string() }, key.span().into());
         }

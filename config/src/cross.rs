@@ -181,14 +181,18 @@ impl<'f> Whole<'f> {
         }
     }
 
-    /// Warns of endpoints with addresses that no tenant reaches. What was found of tenants that did not change holds
-    /// again: neither did the hosts.
+    /// Warns of endpoints with addresses that nobody of the tenant reaches. What was found of tenants that did not change holds
+    /// again: neither did the hosts, nor who may reach them.
     fn addresses_of_hosts(&mut self, good: Option<&Good>) {
+        let site = self.first.map(|first| &first.site);
         let reserved = ReservedAddresses::of(self.hosts.values().copied());
         let mut same: Vec<&Name> = self.same.iter().collect();
         for Changed { tenant, claims, .. } in &self.changed {
             if good.is_some_and(|good| std::ptr::eq(good.endpoints_of(&tenant.name), &claims.endpoints[..])) {
                 same.push(&tenant.name);
+                continue;
+            }
+            if site.is_some_and(|site| site.underlay_access_of(&tenant.name).is_some()) {
                 continue;
             }
             let addresses = claims.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);

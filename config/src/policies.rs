@@ -21,9 +21,14 @@ pub struct SitePolicy {
     pub sets: BTreeMap<Name, AddressSet>,
     /// What groups of any tenant may start from, by name
     pub templates: BTreeMap<Name, Template>,
-    /// Endpoints that are carried without policy, by tenant and name, and where that is written
-    pub excluded: BTreeMap<Name, BTreeMap<Name, Place>>,
+    /// Endpoints that are carried without policy
+    pub excluded: EndpointList,
+    /// Endpoints that may send to VTEPs and to management addresses
+    pub underlay_access: EndpointList,
 }
+
+/// Endpoints by tenant and name, and where each is written.
+pub type EndpointList = BTreeMap<Name, BTreeMap<Name, Place>>;
 
 /// A firewall policy: ordered rules, of which the first that matches acts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -163,6 +168,12 @@ impl SitePolicy {
     #[must_use]
     pub fn excludes(&self, tenant: &str, endpoint: &str) -> bool {
         self.excluded.get(tenant).is_some_and(|of_tenant| of_tenant.contains_key(endpoint))
+    }
+
+    /// The endpoints of a tenant that may send to VTEPs and to management addresses; none where it has none.
+    #[must_use]
+    pub fn underlay_access_of(&self, tenant: &str) -> Option<&BTreeMap<Name, Place>> {
+        self.underlay_access.get(tenant)
     }
 
     /// The policies that may be asked about endpoints of a tenant

@@ -418,7 +418,7 @@ problems! {
         "`{text}` is nothing that this policy can apply to"
         "write {known}";
     /// No endpoint of a tenant.
-    BadExclude { text: String } Error "bad-exclude"
+    BadEndpoint { text: String } Error "bad-endpoint"
         "`{text}` does not say whose endpoint it is"
         "write \"TENANT/ENDPOINT\"";
     /// Nothing comes behind to pass on to.
@@ -529,11 +529,11 @@ problems! {
     /// An endpoint with an address that is a host's.
     AddressOfHost { address: IpAddr, what: &'static str, host: String } Warning "address-of-host"
         "{address} is {what} of host `{host}`: whatever is sent to it here is dropped"
-        "write another address: tenants reach neither VTEPs nor what is in `management` (`reserved-destination`)";
+        "write another address: tenants reach neither VTEPs nor what is in `management`, but for the endpoints of `underlay_access`";
     /// A route to what no tenant reaches.
     RouteOfHost { route: IpNet, what: &'static str, host: String } Warning "route-of-host"
         "{route} is {what} of host `{host}`: whatever is sent there is dropped"
-        "take it out: tenants reach neither VTEPs nor what is in `management` (`reserved-destination`)";
+        "take it out: tenants reach neither VTEPs nor what is in `management`, but for the endpoints of `underlay_access`";
     /// A route to the network itself.
     RouteOwnSubnet { route: IpNet, subnet: IpNet } Warning "route-own-subnet"
         "{route} is behind the endpoint, and {subnet} is on its own network"

@@ -50,6 +50,9 @@ table! {
         /// Endpoints that are carried without policy, as "TENANT/ENDPOINT": the exclusion list. Whose packets they are is checked all
         /// the same, and the rules of the other end hold.
         many exclude: List<Arc<str>>,
+        /// Endpoints that may send to VTEPs and to `management` addresses, as "TENANT/ENDPOINT": of what they send there, policies
+        /// decide. VXLAN to a VTEP they may not send.
+        many underlay_access: List<Arc<str>>,
         /// The tenants, by name.
         many tenant: Named<TenantTable>,
     }

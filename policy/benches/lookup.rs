@@ -161,7 +161,8 @@ fn admit(c: &mut Criterion) {
     holdings.addresses.push(Addr::v4([10, 1, 0, 11]));
     let ownership = Ownership::new([&holdings]);
     let sender = Sender { holdings: holdings.into(), ..Sender::new(MacAddr(mac)) };
-    let site = Site::new(&[MacAddr([2, 0, 0, 0, 0xff, 1])], &[(Addr::v4([192, 0, 2, 0]), 120)]).unwrap();
+    let site =
+        Site::new(&[MacAddr([2, 0, 0, 0, 0xff, 1])], &[(Addr::v4([192, 0, 2, 0]), 120)], 4789).unwrap();
     let context = Context { sender: &sender, ownership: &ownership, site: &site, chosen: false };
     c.bench_function("admit", |b| b.iter(|| admission::admit(black_box(&view), &frame, &context)));
 }

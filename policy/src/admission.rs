@@ -35,6 +35,8 @@ pub struct Sender {
     pub stp: bool,
     /// The VLAN tags of frames that it may send and be sent
     pub tags: Tags,
+    /// May send to VTEPs and to management addresses, but no VXLAN
+    pub underlay_access: bool,
 }
 
 /// Which VLAN tags frames may carry. One with VID 0 names no VLAN, only a priority (IEEE 802.1Q section 6.9).
@@ -51,6 +53,7 @@ pub struct Tags {
 pub struct Site {
     own_macs: Vec<MacAddr>,
     reserved: AddressMap,
+    vxlan_port: u16,
 }
 
 /// A prefix that is none: too long, or wider than all of IPv4.
@@ -86,7 +89,7 @@ pub enum Check {
     DhcpServer,
     /// Only a router advertises itself or redirects.
     Router,
-    /// Not for a VTEP, underlay or management address
+    /// Not for a VTEP or management address, unless the sender has access to those; then no VXLAN
     Destination,
 }
 
@@ -151,6 +154,7 @@ impl Sender {
             ethertypes: Vec::new(),
             stp: false,
             tags: Tags::default(),
+            underlay_access: false,
         }
     }
 
@@ -185,21 +189,21 @@ impl Tags {
 
 impl Site {
     /// A host with these MACs of its own, whose overlay lives at these `reserved` prefixes (lengths in the
-    /// 128-bit form): VTEP, underlay and management addresses.
+    /// 128-bit form): VTEP and management addresses. The VTEPs listen on UDP port `vxlan_port`.
     ///
     /// # Errors
     /// The first prefix that is none.
-    pub fn new(own_macs: &[MacAddr], reserved: &[(Addr, u8)]) -> Result<Self, BadReserved> {
+    pub fn new(own_macs: &[MacAddr], reserved: &[(Addr, u8)], vxlan_port: u16) -> Result<Self, BadReserved> {
         let checked = reserved.iter().map(|&(network, len)| {
             Prefix::new(network, len).map(|prefix| (prefix, 1)).ok_or(BadReserved { network, len })
         });
         let mut prefixes = checked.collect::<Result<Vec<_>, _>>()?;
         prefixes.sort_unstable();
         prefixes.dedup();
-        Ok(Self { own_macs: own_macs.to_vec(), reserved: AddressMap::new(&prefixes, 0) })
+        Ok(Self { own_macs: own_macs.to_vec(), reserved: AddressMap::new(&prefixes, 0), vxlan_port })
     }
 
-    /// Is this a VTEP, underlay or management address?
+    /// Is this a VTEP or management address?
     #[inline]
     #[must_use]
     pub fn is_reserved(&self, addr: Addr) -> bool {
@@ -254,9 +258,7 @@ impl Check {
             Self::Router => {
                 refuse_if(secured && !sender.router && ip.is_some_and(acts_as_router), DropReason::RaGuard)
             }
-            Self::Destination => {
-                refuse_if(ip.is_some_and(|ip| site.is_reserved(ip.dst)), DropReason::ReservedDestination)
-            }
+            Self::Destination => ip.map_or(Ok(()), |ip| destination(ip, sender, site)),
         }
     }
 
@@ -274,7 +276,7 @@ impl Check {
             Self::Readable => "a first fragment holds the transport header",
             Self::DhcpServer => "no DHCP answers, unless from a DHCP server",
             Self::Router => "no router advertisements or redirects, unless from a router",
-            Self::Destination => "not for a VTEP, underlay or management address",
+            Self::Destination => "not for a VTEP or management address, unless it may reach those",
         }
     }
 }
@@ -288,6 +290,16 @@ impl fmt::Display for Check {
 #[inline]
 const fn refuse_if(refuse: bool, reason: DropReason) -> Result<(), DropReason> {
     if refuse { Err(reason) } else { Ok(()) }
+}
+
+fn destination(ip: &Ip, sender: &Sender, site: &Site) -> Result<(), DropReason> {
+    if !site.is_reserved(ip.dst) {
+        return Ok(());
+    }
+    refuse_if(!sender.underlay_access, DropReason::ReservedDestination)?;
+    // A VTEP takes a datagram for a frame of whichever tenant it names.
+    let is_vxlan = matches!(ip.transport, Transport::Udp { dport, .. } if dport == site.vxlan_port);
+    refuse_if(is_vxlan, DropReason::VxlanInVxlan)
 }
 
 fn source_mac(view: &View, site: &Site) -> Result<(), DropReason> {

@@ -39,6 +39,11 @@ pub(crate) const SECTIONS: &[Section] = &[
         ],
         elsewhere: &[
             (
+                "VXLAN to a VTEP from an endpoint that the operator lets send there (`underlay_access`)",
+                "`vxlan-in-vxlan`",
+                "tests/routers.rs::addresses_of_the_underlay_are_reached_by_whom_the_operator_names",
+            ),
+            (
                 "A VTEP that this network does not have, a VNI that this host does not serve, a header without its I flag, \
                  reserved bits, datagrams cut at each byte, wrong checksums and lengths, fragments, tunnels in tunnels, \
                  MACs and addresses of others",

@@ -80,7 +80,6 @@ drop_reasons! {
     UnknownVni, "unknown-vni", Underlay, "This host has no network with this VNI.";
     OuterEcn, "outer-ecn", Underlay, "The outer header is marked congested and the inner packet is not ECN-capable (RFC 6040).";
     InnerVlan, "inner-vlan", Underlay, "The inner frame has a VLAN tag (VID 0 is none) in a network that is not vlan_aware.";
-    VxlanInVxlan, "vxlan-in-vxlan", Underlay, "The inner packet is VXLAN to a VTEP, underlay or management address.";
 
     BadSourceMac, "bad-source-mac", Admission, "The source MAC is multicast, zero, or one of the appliance's own.";
     MacSpoofed, "mac-spoofed", Admission, "The source MAC does not belong to the port, or comes from a VTEP that does not host it.";
@@ -93,7 +92,8 @@ drop_reasons! {
     DhcpServerGuard, "dhcp-server-guard", Admission, "A DHCP or DHCPv6 server message from a port that is no DHCP server.";
     RaGuard, "ra-guard", Admission, "A router advertisement or redirect from a port that is no router (RFC 6105).";
     Martian, "martian", Admission, "An address that cannot be on this network: loopback, multicast or broadcast source, land, class E.";
-    ReservedDestination, "reserved-destination", Admission, "The packet is for a VTEP, underlay or management address.";
+    ReservedDestination, "reserved-destination", Admission, "The packet is for a VTEP or management address, and its sender has no `underlay_access`.";
+    VxlanInVxlan, "vxlan-in-vxlan", Admission, "VXLAN to a VTEP or management address, from an endpoint with `underlay_access`.";
     LinkProtocol, "link-protocol", Admission, "A frame of the link itself (STP, LLDP, 802.1X, pause), which leaves it only where `ethertypes` says so.";
 
     ArpMalformed, "arp-malformed", Neighbor, "ARP with a wrong type, length or opcode, or a sender MAC unlike the Ethernet source (RFC 826).";

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     model::{Name, Tenant},
     place::Place,
-    policies::{AddressSet, SitePolicy, Template},
+    policies::{AddressSet, EndpointList, SitePolicy, Template},
     problem::Problem,
     read::{At, Field, Named, Reader},
     tables::{FileTable, QuotaTable, SiteSetTable, TableSize, TemplateTable, TenantQuotaTable},
@@ -26,7 +26,8 @@ pub(super) fn check(file: &FileTable, reader: &mut Reader) -> (SitePolicy, Vec<E
         .map(|(name, table)| (name.value.clone(), template(name, table, &mut names, reader)))
         .collect();
     let policies = policy::check_all(&file.policy.value, None, &mut names, reader);
-    let excluded = excluded(&file.exclude.value, &mut names, reader);
+    let excluded = endpoints(&file.exclude.value, &mut names, reader);
+    let underlay_access = endpoints(&file.underlay_access.value, &mut names, reader);
     let sets = sets.iter().map(|(name, table)| {
         let description = table.description.good().map(|text| text.value.clone());
         (
@@ -40,30 +41,26 @@ pub(super) fn check(file: &FileTable, reader: &mut Reader) -> (SitePolicy, Vec<E
             },
         )
     });
-    (SitePolicy { policies, sets: sets.collect(), templates, excluded }, names.elsewhere)
+    (SitePolicy { policies, sets: sets.collect(), templates, excluded, underlay_access }, names.elsewhere)
 }
 
-/// The exclusion list.
-fn excluded(
-    list: &List<Arc<str>>,
-    names: &mut Names<'_>,
-    reader: &mut Reader,
-) -> BTreeMap<Name, BTreeMap<Name, Place>> {
-    let mut excluded: BTreeMap<Name, BTreeMap<Name, Place>> = BTreeMap::new();
+/// A list of endpoints of tenants.
+fn endpoints(list: &List<Arc<str>>, names: &mut Names<'_>, reader: &mut Reader) -> EndpointList {
+    let mut endpoints = EndpointList::new();
     for written in &list.items {
         let text = written.value.trim();
         match names.elsewhere(Kind::Endpoint, text, written.span, reader) {
             Whose::Theirs(tenant, name) => {
                 let at = reader.place(written.span);
-                if excluded.entry(tenant).or_default().insert(name, at).is_some() {
+                if endpoints.entry(tenant).or_default().insert(name, at).is_some() {
                     reader.report(Problem::NameRepeated { name: text.to_owned() }, written.span);
                 }
             }
-            Whose::Ours(_) => reader.report(Problem::BadExclude { text: text.to_owned() }, written.span),
+            Whose::Ours(_) => reader.report(Problem::BadEndpoint { text: text.to_owned() }, written.span),
             Whose::Nobodys => {}
         }
     }
-    excluded
+    endpoints
 }
 
 fn template(name: &At<Name>, table: &TemplateTable, names: &mut Names<'_>, reader: &mut Reader) -> Template {

@@ -46,7 +46,7 @@ pub(super) fn same_surroundings(a: &Config, b: &Config) -> bool {
 pub(super) fn site(config: &Config) -> Result<Site, BadReserved> {
     let vteps = config.hosts.values().map(|host| (Addr::from(host.vtep.0), 128));
     let management = config.hosts.values().flat_map(|host| host.management.iter().map(prefix));
-    admission::Site::new(&[], &vteps.chain(management).collect::<Vec<_>>())
+    admission::Site::new(&[], &vteps.chain(management).collect::<Vec<_>>(), config.overlay.port)
 }
 
 /// What compiling a network needs to know of its surroundings.
@@ -84,7 +84,7 @@ impl NetworkSite<'_> {
         };
         let hub_here = network.hub.as_ref().is_some_and(|hub| hub.host == self.host.name);
         let proxy = proxy_mac(network.vni);
-        let known = before.and_then(|before| Known::of(before, network, &state));
+        let known = before.and_then(|before| Known::of(before, network, rules, &state));
         let with_rules = known.as_ref().filter(|_| self.policy.is_none());
         let parts = match with_rules.and_then(|known| known.with_rules(network, rules)) {
             Some(parts) => parts,
@@ -94,7 +94,7 @@ impl NetworkSite<'_> {
                 for (endpoint, id) in network.endpoints.iter().zip(&ids) {
                     endpoints.push(match known.as_ref().and_then(|known| known.same(*id, endpoint)) {
                         Some(same) => same.clone(),
-                        None => Arc::new(self.endpoint(*id, network, endpoint, registry, &state)?),
+                        None => Arc::new(self.endpoint(*id, tenant, network, endpoint, registry, &state)?),
                     });
                 }
                 let source = rules.source(tenant, network, &ids);
@@ -207,6 +207,7 @@ impl NetworkSite<'_> {
     fn endpoint(
         &self,
         id: EndpointId,
+        tenant: &Tenant,
         network: &config::Network,
         endpoint: &config::Endpoint,
         registry: &mut Attachments,
@@ -259,6 +260,11 @@ impl NetworkSite<'_> {
                     .collect(),
                 stp: protocols().any(|protocol| *protocol == L2Protocol::Stp),
                 tags: tags(network, endpoint.guest_vlans.as_ref()),
+                underlay_access: self
+                    .config
+                    .site
+                    .underlay_access_of(&tenant.name)
+                    .is_some_and(|endpoints| endpoints.contains_key(&endpoint.name)),
             },
         })
     }
@@ -315,15 +321,22 @@ struct Known<'b> {
 }
 
 impl<'b> Known<'b> {
-    fn of(before: &'b Network, network: &config::Network, state: &Arc<NetworkState>) -> Option<Self> {
-        let written = before.config()?;
+    fn of(
+        before: &'b Network,
+        network: &config::Network,
+        rules: &RuleTable,
+        state: &Arc<NetworkState>,
+    ) -> Option<Self> {
+        let (written, tenant) = (before.config()?, &before.tenant.name);
         let settings = |network: &config::Network| {
             (
                 (network.hub.clone(), network.limits, network.ethertypes.clone()),
                 (network.vlan_aware, network.guest_vlans.clone()),
             )
         };
-        let same = settings(written) == settings(network) && Arc::ptr_eq(&before.state, state);
+        let same = settings(written) == settings(network)
+            && before.rules.site().underlay_access_of(tenant) == rules.site().underlay_access_of(tenant)
+            && Arc::ptr_eq(&before.state, state);
         same.then_some(Self { network: before, written })
     }
 

@@ -342,6 +342,7 @@ impl RuleTable {
             starts_from_it
                 || site.policies_for(tenant).next().is_some()
                 || site.excluded_of(&tenant.name).next().is_some()
+                || site.underlay_access_of(&tenant.name).is_some()
         };
         let same_site =
             Arc::ptr_eq(&self.site, &config.site) || !has_a_say(&self.site) && !has_a_say(&config.site);

@@ -50,7 +50,7 @@ fn ownership(sender: &Sender) -> Ownership {
 
 fn site() -> Site {
     let reserved = [(addr("192.0.2.1"), 128), (addr("198.51.100.0"), 96 + 24), (addr("2001:db8:1::"), 48)];
-    Site::new(&[MacAddr(OURS)], &reserved).unwrap()
+    Site::new(&[MacAddr(OURS)], &reserved, 4789).unwrap()
 }
 
 fn try_as(sender: &Sender, frame: &[u8]) -> Result<(), DropReason> {
@@ -452,7 +452,27 @@ fn tenants_do_not_reach_the_overlays_own_addresses() {
     assert_eq!(attempt(&tcp("10.1.0.11", "198.51.101.0").frame()), Ok(()));
     assert_eq!(attempt(&Packet::udp("10.1.0.11", "10.1.0.21", 40_000, 4789).frame()), Ok(()));
     let wide = (addr("0.0.0.0"), 95);
-    assert_eq!(Site::new(&[], &[wide]).unwrap_err(), BadReserved { network: wide.0, len: 95 });
+    assert_eq!(Site::new(&[], &[wide], 4789).unwrap_err(), BadReserved { network: wide.0, len: 95 });
+}
+
+#[test]
+fn whoever_has_access_sends_to_the_overlays_own_addresses_but_no_vxlan() {
+    let mut named = sender();
+    named.underlay_access = true;
+    for packet in [
+        tcp("10.1.0.11", "198.51.100.255"),
+        Packet::udp("10.1.0.11", "192.0.2.1", 40_000, 4790),
+        Packet::udp("10.1.0.11", "192.0.2.1", 4789, 161),
+        Packet::udp("10.1.0.11", "10.1.0.21", 40_000, 4789),
+    ] {
+        assert_eq!(try_as(&named, &packet.frame()), Ok(()), "{}", packet.dst);
+    }
+    for (source, to) in [("10.1.0.11", "192.0.2.1"), ("fd00::11", "2001:db8:1:ffff::1")] {
+        let tunnel = Packet::udp(source, to, 40_000, 4789).frame();
+        assert_eq!(try_as(&named, &tunnel), Err(DropReason::VxlanInVxlan), "{to}");
+    }
+    // Whose packets they are is checked as ever.
+    assert_eq!(try_as(&named, &tcp("10.1.0.12", "192.0.2.1").frame()), Err(DropReason::IpSpoofed));
 }
 
 /// Attack 16: one answer needs one entitled asker; an ARP frame from a MAC of the appliance itself is a loop.

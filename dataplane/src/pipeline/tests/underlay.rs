@@ -97,6 +97,28 @@ fn no_tenant_reaches_the_underlay() {
 }
 
 #[test]
+fn endpoints_that_the_operator_names_reach_it_by_their_rules_and_send_it_no_vxlan() {
+    const NAMED: &str = "underlay_access = [\"acme/web1\"]\n";
+    let text = scene("")
+        .replace("[tenant.acme.endpoint.db1]\n", "[tenant.acme.endpoint.db1]\nroutes = [\"172.31.0.2\"]\n");
+    let to_vtep = |from, port| {
+        let packet = ip4(from, DB1, |ip| ip.destination = [172, 31, 0, 2]);
+        udp_of(packet, 4000, port, b"hello")
+    };
+    let load = |text: &str| eastgate_config::load_str("t", text).unwrap();
+    let mut net = Net::new(&text);
+    assert_eq!(net.send("web1", to_vtep(WEB1, 53)), "reserved-destination at alpha");
+    net.install(&load(&(NAMED.to_owned() + &text)));
+    assert_eq!(net.send("web1", to_vtep(WEB1, 53)), "db1");
+    assert_eq!(net.send("web1", to_vtep(WEB1, 54)), "egress-denied at alpha");
+    assert_eq!(net.send("web1", to_vtep(WEB1, 4789)), "vxlan-in-vxlan at alpha");
+    assert_eq!(net.send("web2", to_vtep(WEB2, 53)), "reserved-destination at beta");
+    // Taken off the list, with a flow that lives.
+    net.install(&load(&text));
+    assert_eq!(net.send("web1", to_vtep(WEB1, 53)), "reserved-destination at alpha");
+}
+
+#[test]
 fn a_sender_with_the_appliances_mac_is_nobody() {
     let mut net = Net::new(&scene("neighbors = \"proxy\""));
     let proxy = net.snapshot("alpha").networks()[0].proxy_mac.0;

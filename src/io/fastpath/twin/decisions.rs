@@ -102,10 +102,10 @@ impl Pair {
 
 /// A network of endpoints, each with what it has in place of the usual.
 fn network(scene: Scene, network: &str, groups: &str, plain: &[u8], endpoints: &[(u8, &str)]) -> String {
-    let mut text = String::new();
+    let mut text = format!("underlay_access = [\"acme/p{}\"]\n", endpoints[0].0);
     for (number, name) in (1..).zip(["alpha", "beta", "gamma"]) {
         let runs = if plain.contains(&number) { "runs = \"vxlan\"\n" } else { "" };
-        // No tenant reaches endpoint 23.
+        // Nobody reaches endpoint 23, but the first.
         let management = if number == 1 { "management = [\"10.1.0.23/32\"]\n" } else { "" };
         let vtep = scene.address(number);
         write!(text, "[host.{name}]\nvtep = \"{vtep}\"\ndevice = \"u0\"\n{runs}{management}").unwrap();

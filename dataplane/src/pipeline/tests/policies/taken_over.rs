@@ -11,8 +11,11 @@ use std::{
 };
 
 use eastgate_config::{Config, Loader};
-use eastgate_policy::rule::{Direction, Header, Probe};
-use eastgate_wire::Addr;
+use eastgate_policy::{
+    admission::Sender,
+    rule::{Direction, Header, Probe},
+};
+use eastgate_wire::{Addr, Holdings};
 
 use super::super::{net::Net, scene::*};
 use crate::{
@@ -69,6 +72,8 @@ fn decisions(network: &Network, peers: &[Addr]) -> BTreeSet<String> {
     let probes = [&tcp[..], &udp, &[Probe::new(47, Header::Unread)]].concat();
     let mut said = BTreeSet::new();
     for endpoint in network.endpoints() {
+        let sender = Sender { holdings: Arc::new(Holdings::new(endpoint.mac)), ..endpoint.sender.clone() };
+        said.insert(format!("{} {sender:?}", endpoint.name));
         for direction in [Direction::Ingress, Direction::Egress] {
             for (peer, probe) in peers.iter().flat_map(|peer| probes.iter().map(move |probe| (peer, probe))) {
                 let decided = network.policy.decide(endpoint.id, direction, *peer, probe);
@@ -178,6 +183,7 @@ const EDITS: &[(&str, &str, &str, bool)] = &[
     ("a policy of the site", "proto = 47, from = \"set:far\"", "proto = \"tcp\", from = \"set:far\"", false),
     ("what a template says", "ports = 123", "ports = 53", false),
     ("an excluded one", "[host.alpha]", "exclude = [\"acme/db2\"]\n[host.alpha]", false),
+    ("one with access", "[host.alpha]", "underlay_access = [\"acme/db2\"]\n[host.alpha]", false),
     ("another tenant's member", "10.7.0.1", "10.7.0.2", false),
     ("a member elsewhere", "10.9.0.1", "10.9.0.2", false),
     ("its groups", "groups = [\"plain\", \"spare\"]", "groups = [\"spare\"]", false),
