@@ -15,6 +15,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
 use eastgate_config::{self as config, Config, Loader, Name, Tenant, problem::Near};
+use eastgate_conntrack::flow::SourceLimits;
 use eastgate_dataplane::snapshot::rules::RuleTable;
 use eastgate_policy::{
     analysis::Side,
@@ -65,6 +66,9 @@ pub struct Outcome {
     /// Who follows what it lets in
     #[serde(skip_serializing_if = "Option::is_none")]
     pub helper: Option<&'static str>,
+    /// How many flows it grants each source
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<String>,
     /// The rule; none where no rule says anything, which denies
     pub rule: Option<String>,
     /// Where that is written
@@ -210,26 +214,51 @@ impl NetworkPolicy {
     /// A decision in words.
     #[must_use]
     pub fn outcome(&self, decision: &Decision) -> Outcome {
-        let (rule, at) = decision.rule.and_then(|id| self.rule(id)).unzip();
+        Outcome::of(decision, &self.rules, &self.tenant.name)
+    }
+
+    /// What a rule grants each source
+    fn limits(&self, id: RuleId) -> Option<&SourceLimits> {
+        self.rules.limits().get(&id.0)
+    }
+}
+
+/// As it is written, in one line
+fn limits_text(limits: &SourceLimits) -> String {
+    let SourceLimits { connections, new, prefixes: [ipv4, ipv6] } = limits;
+    let connections = connections.map(|most| format!("{most} connections"));
+    let new = new.map(|new| format!("{} new a second, {} at once", new.per_second, new.burst));
+    let source = match (ipv4 - 96, ipv6) {
+        (32, 128) => "each source".to_owned(),
+        (ipv4, ipv6) => format!("each /{ipv4} or IPv6 /{ipv6}"),
+    };
+    let granted: Vec<String> = connections.into_iter().chain(new).collect();
+    format!("{source}: {}", granted.join(", "))
+}
+
+impl Outcome {
+    /// A decision by the rules of a tenant.
+    fn of(decision: &Decision, rules: &RuleTable, tenant: &str) -> Self {
+        let rule = decision.rule.and_then(|id| rules.reference(tenant, id.0));
+        let (rule, at) = rule.map(|rule| (rule.rule, rule.at)).unzip();
         let action = match decision.verdict.action {
             Action::Allow => "allow",
             Action::Deny => "deny",
             Action::Reject => "reject",
         };
-        let Verdict { audit, log, stateless, helper, .. } = decision.verdict;
+        let Verdict { audit, log, stateless, helper, limited, .. } = decision.verdict;
         let helper = helper.map(Helper::name);
-        Outcome { action, audit, log, stateless, helper, rule, at }
+        let limits = decision.rule.filter(|_| limited).and_then(|id| rules.limits().get(&id.0));
+        Self { action, audit, log, stateless, helper, limits: limits.map(limits_text), rule, at }
     }
-}
 
-impl Outcome {
     /// In a few words: `allow by acme/db ingress #1`.
     #[must_use]
     pub fn text(&self) -> String {
         let marks = [(self.audit, "audit"), (self.log, "logged"), (self.stateless, "stateless")];
         let marks = marks.into_iter().filter(|(is_so, _)| *is_so).map(|(_, word)| word.to_owned());
         let helper = self.helper.map(|helper| format!("helper {helper}"));
-        let marks: Vec<String> = marks.chain(helper).collect();
+        let marks: Vec<String> = marks.chain(helper).chain(self.limits.clone()).collect();
         let marks = if marks.is_empty() { String::new() } else { format!(" ({})", marks.join(", ")) };
         match (&self.rule, &self.at) {
             (Some(rule), Some(at)) => format!("{}{marks} by {rule} ({at})", self.action),

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use eastgate_config as config;
+use eastgate_config::{self as config, Config};
 use eastgate_policy::{
     analysis::{Region, difference},
-    rule::{Direction, Header},
+    rule::{Direction, Header, RuleId},
 };
 use eastgate_wire::{Addr, EndpointId, FlowKey, Leg, Vni, names};
 use serde::Serialize;
@@ -72,6 +72,7 @@ pub fn diff(before: &Policies, after: &Policies) -> Difference {
     };
     let (old, new) = (by_name(before), by_name(after));
     let mut found = Difference::default();
+    site_settings(&before.config, &after.config, &mut found.settings);
     for name in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
         let was = old.get(name).and_then(|place| before.networks.get(*place));
         let is = new.get(name).and_then(|place| after.networks.get(*place));
@@ -117,7 +118,8 @@ fn of_network(was: &NetworkPolicy, is: &NetworkPolicy, found: &mut Difference) {
             network.owners().into_iter().map(|(address, place)| (address, network.endpoint_name(place)))
         })
         .collect();
-    for region in difference(was.side(), is.side(), &asked) {
+    let same_limits = |[before, after]: [RuleId; 2]| was.limits(before) == is.limits(after);
+    for region in difference(was.side(), is.side(), &asked, same_limits) {
         found.traffic.extend(rows(&region, &asked, &names, &owners, [was, is]));
     }
 }
@@ -191,10 +193,13 @@ fn example(
 /// A thing's settings by name, as they are written.
 type Settings = Vec<(&'static str, String)>;
 
+/// Fields of a thing by their names. Those that say nothing of what passes are named behind the others: a field that nobody has
+/// thought of does not compile.
 macro_rules! settings {
-    ($of:expr, $($key:ident),*) => {
-        vec![$((stringify!($key), short(format!("{:+?}", $of.$key)))),*]
-    };
+    ($of:expr => $type:path { $($key:ident),* } beside { $($beside:ident),* }) => {{
+        let $type { $($key,)* $($beside: _,)* } = $of;
+        vec![$((stringify!($key), short(format!("{:?}", $key)))),*]
+    }};
 }
 
 /// Without the names of types that hold one value.
@@ -202,11 +207,18 @@ fn short(text: String) -> String {
     text.replace("Some(", "").replace("VtepAddr(", "").replace(['(', ')', '"'], "")
 }
 
-fn compare(of: &str, before: Option<Settings>, after: Option<Settings>, found: &mut Vec<Setting>) {
+/// `kind` is the key under which it is told that the thing has come or gone.
+fn compare(
+    of: &str,
+    kind: &'static str,
+    before: Option<Settings>,
+    after: Option<Settings>,
+    found: &mut Vec<Setting>,
+) {
     let is_there = |settings: &Option<Settings>| settings.as_ref().map(|_| "there".to_owned());
     if before.is_none() || after.is_none() {
         let (before, after) = (is_there(&before), is_there(&after));
-        found.push(Setting { of: of.to_owned(), key: "endpoint", before, after });
+        found.push(Setting { of: of.to_owned(), key: kind, before, after });
         return;
     }
     let both = before.into_iter().flatten().zip(after.into_iter().flatten());
@@ -218,35 +230,47 @@ fn compare(of: &str, before: Option<Settings>, after: Option<Settings>, found: &
     }));
 }
 
+/// What of the first file and of the hosts decides what passes, beside policies.
+fn site_settings(was: &Config, is: &Config, found: &mut Vec<Setting>) {
+    let overlay = |it: &Config| {
+        settings!(&it.overlay => config::Overlay {
+            port, ttl, tos, source_ports, entropy_ports, udp_checksum, dont_fragment
+        } beside {})
+    };
+    compare("overlay", "overlay", Some(overlay(was)), Some(overlay(is)), found);
+    let site = |it: &Config| {
+        let access = it.site.underlay_access.iter();
+        let names = access.flat_map(|(tenant, all)| all.keys().map(move |name| format!("{tenant}/{name}")));
+        vec![
+            ("limits", short(format!("{:?}", it.limits))),
+            ("underlay_access", names.collect::<Vec<_>>().join(", ")),
+        ]
+    };
+    compare("site", "site", Some(site(was)), Some(site(is)), found);
+    let host = |it: &config::Host| settings!(it => config::Host { vtep, devices, udp_checksum, runs, management } beside { name, at });
+    for name in was.hosts.keys().chain(is.hosts.keys()).collect::<BTreeSet<_>>() {
+        let [was, is] = [was, is].map(|config| config.hosts.get(name).map(host));
+        compare(&format!("host {name}"), "host", was, is, found);
+    }
+}
+
 /// What of a network decides what passes, beside rules.
 fn network_settings(of: &str, was: &config::Network, is: &config::Network, found: &mut Vec<Setting>) {
     let settings = |it: &config::Network| {
-        settings!(
-            it,
-            vni,
-            subnets,
-            topology,
-            learning,
-            flood,
-            neighbors,
-            unknown_neighbors,
-            unknown_destinations,
-            vlan_aware,
-            guest_vlans,
-            ethertypes,
-            strict_reserved,
-            tcp,
-            tcp_pickup,
-            tcp_unknown,
-            on_change,
-            egress_default,
-            oversize,
-            multicast,
-            timeouts,
-            limits
-        )
+        let mut settings = settings!(it => config::Network {
+            vni, subnets, mtu, topology, learning, flood, multicast_group, neighbors, unknown_neighbors,
+            unknown_destinations, vlan_aware, guest_vlans, ethertypes, strict_reserved, tcp, tcp_pickup,
+            tcp_unknown, on_change, egress_default, oversize, mss_clamp, multicast, bum_limit,
+            slow_path_limit, mac_limit, mac_age, timeouts, limits
+        } beside {
+            name, tenant, at, vni_at, mtu_at, hub, members, multicast_group_at, egress_default_at, endpoints
+        });
+        let members: Vec<&str> = it.members.iter().map(|member| &*member.host).collect();
+        let hub = it.hub.as_ref().map_or("none", |hub| &*hub.host);
+        settings.extend([("hub", hub.to_owned()), ("hosts", members.join(", "))]);
+        settings
     };
-    compare(of, Some(settings(was)), Some(settings(is)), found);
+    compare(of, "network", Some(settings(was)), Some(settings(is)), found);
 }
 
 /// What of an endpoint decides what it may send, and who is meant by rules.
@@ -257,21 +281,20 @@ fn endpoint_settings(
     found: &mut Vec<Setting>,
 ) {
     let settings = |it: &config::Endpoint| {
-        settings!(
-            it,
-            mac,
-            addresses,
-            groups,
-            allowed_pairs,
-            routes,
-            port_security,
-            guest_vlans,
-            ethertypes,
-            router,
-            dhcp_server,
-            limits,
-            timeouts
-        )
+        let mut settings = settings!(it => config::Endpoint {
+            mac, addresses, learned, groups, rules_of, allowed_pairs, routes, guest_vlans, ethertypes,
+            port_security, router, dhcp_server, limits, timeouts
+        } beside { name, at, host, attachment, port_at, learning });
+        let port = it.attachment.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+        let learn = it.learning.as_ref().map_or_else(|| "none".to_owned(), learning);
+        settings.extend([("host", it.host.host.to_string()), ("port", port), ("learn", learn)]);
+        settings
     };
-    compare(of, was.map(settings), is.map(settings), found);
+    compare(of, "endpoint", was.map(settings), is.map(settings), found);
+}
+
+fn learning(learning: &config::Learning) -> String {
+    let config::Learning { by, limit, lock, age, within } = learning;
+    let lock = if *lock { ", locked" } else { "" };
+    short(format!("{by:?}, {limit} at most{lock}, for {age:?}, in {within:?}"))
 }

@@ -19,9 +19,9 @@ use eastgate_dataplane::{
     snapshot::{Network, Snapshot, state::StateRegistry},
     trace::{Live, trace},
 };
-use eastgate_policy::rule::{Action, Decision, Direction, Header, PortProtocol, Probe, Verdict};
+use eastgate_policy::rule::{Action, Decision, Direction, Header, PortProtocol, Probe};
 use eastgate_wire::{
-    Addr, DropReason, EndpointId, Helper, Vni, names,
+    Addr, DropReason, EndpointId, Vni, names,
     view::{proto, tcp_flags},
 };
 use serde::Serialize;
@@ -260,16 +260,7 @@ fn probe(request: &TraceRequest) -> Probe {
 }
 
 fn outcome(network: &Network, decision: &Decision) -> Outcome {
-    let rule = decision.rule.and_then(|id| network.rules.reference(&network.tenant.name, id.0));
-    let (rule, at) = rule.map(|rule| (rule.rule, rule.at)).unzip();
-    let action = match decision.verdict.action {
-        Action::Allow => "allow",
-        Action::Deny => "deny",
-        Action::Reject => "reject",
-    };
-    let Verdict { audit, log, stateless, helper, .. } = decision.verdict;
-    let helper = helper.map(Helper::name);
-    Outcome { action, audit, log, stateless, helper, rule, at }
+    Outcome::of(decision, &network.rules, &network.tenant.name)
 }
 
 /// How many hold, in words

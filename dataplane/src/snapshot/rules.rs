@@ -391,7 +391,8 @@ impl RuleTable {
     }
 
     /// What rules grant each source, by their numbers
-    pub(super) const fn limits(&self) -> &BTreeMap<u32, SourceLimits> {
+    #[must_use]
+    pub const fn limits(&self) -> &BTreeMap<u32, SourceLimits> {
         &self.limits
     }
 

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     compile::TierListId,
     naive,
-    rule::{Decision, Direction, Probe, Rule},
+    rule::{Decision, Direction, Probe, Rule, RuleId},
 };
 
 /// Packets with one outcome: of each of these endpoints, with each of these peers, of each of these services.
@@ -70,15 +70,20 @@ pub fn regions(
 }
 
 /// What two policies treat differently of what these endpoints can meet, in both directions. Each endpoint is given as it
-/// is known before and afterwards; what is not there is denied everything. Which rule is in charge is no difference.
+/// is known before and afterwards; what is not there is denied everything. Which rule is in charge is no difference, but where
+/// both limit their sources, and `same_limits` says of the two rules that they do not grant the same.
 #[must_use]
 pub fn difference(
     before: Side<'_>,
     after: Side<'_>,
     endpoints: &[[Option<EndpointId>; 2]],
+    same_limits: impl Fn([RuleId; 2]) -> bool,
 ) -> Vec<Region<2>> {
     let directions = [Direction::Ingress, Direction::Egress];
-    let differ = |[was, is]: &[Decision; 2]| was.verdict != is.verdict;
+    let differ = |[was, is]: &[Decision; 2]| {
+        let limiting = was.rule.zip(is.rule).filter(|_| was.verdict.limited);
+        was.verdict != is.verdict || limiting.is_some_and(|(was, is)| !same_limits([was, is]))
+    };
     profile(&[before, after], endpoints, &directions, &Domain::whole(), differ)
 }
 

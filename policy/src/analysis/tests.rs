@@ -105,7 +105,7 @@ fn a_difference_is_all_that_differs_and_nothing_else() {
                 naive::decide(source, id.unwrap_or(nobody), direction, peer, probe)
             })
         };
-        let regions = difference(sides[0], sides[1], &endpoints);
+        let regions = difference(sides[0], sides[1], &endpoints, |_| true);
         for (endpoint, direction, peer, probe) in questions {
             let endpoint = endpoint.0 as usize;
             if endpoint >= ENDPOINTS as usize {
@@ -262,7 +262,7 @@ fn a_small_difference_is_told_in_few_words() {
     let compiled = [&before, &after].map(|source| Compiled::compile(source).unwrap());
     let [was, is] =
         [(&before, &compiled[0]), (&after, &compiled[1])].map(|(source, compiled)| Side { source, compiled });
-    let found = difference(was, is, &[[Some(EndpointId(0)); 2]]);
+    let found = difference(was, is, &[[Some(EndpointId(0)); 2]], |_| true);
     let port = |port| Slice { protocols: (6, 6), below: Some((port, port)), ..Slice::ANY };
     let told: Vec<_> = found.iter().map(|it| (&it.services[..], it.peers.len())).collect();
     // Of 443 there are three ranges: IPv6 below and above IPv4's numbers, and IPv4.
@@ -270,7 +270,7 @@ fn a_small_difference_is_told_in_few_words() {
     assert_eq!(found[0].peers[0].prefixes(), [(addr("10.0.0.0"), 104)]);
     let liked = found[0].example([addr("192.0.2.1"), addr("10.0.0.9")]).unwrap();
     assert_eq!(liked.0, addr("10.0.0.9"));
-    assert!(difference(was, was, &[[Some(EndpointId(0)); 2]]).is_empty());
+    assert!(difference(was, was, &[[Some(EndpointId(0)); 2]], |_| true).is_empty());
     let everything = regions(was, &[EndpointId(0)], Direction::Egress, &Domain::whole());
     assert_eq!(everything.iter().map(|it| &it.services[..]).collect::<Vec<_>>(), [&[Slice::ANY][..]]);
 }
