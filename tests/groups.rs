@@ -5,7 +5,9 @@
 
 mod common;
 
-use common::{Capture, Daemon, send_frame, site::*, wait_for};
+use std::net::{Ipv4Addr, UdpSocket};
+
+use common::{Capture, Daemon, Space, send_frame, site::*, wait_for};
 use eastgate_testkit::frames::ones_sum;
 use eastgate_wire::MacAddr;
 use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header};
@@ -248,5 +250,78 @@ fn what_is_said_beside_rules_holds() {
                 assert_eq!(arrived(n), 0, "{dataplane}: {what}: {packet:?}");
             }
         }
+    }
+}
+
+/// Sends a datagram to a multicast group or a broadcast address, as its kernel does it.
+fn shout(from: &Space, to: (Ipv4Addr, u16), marker: &str) {
+    from.enter(|| {
+        let socket = UdpSocket::bind("10.1.0.11:4000").unwrap();
+        socket.set_broadcast(true).unwrap();
+        socket.send_to(marker.as_bytes(), to).unwrap();
+    });
+}
+
+/// Rules that name a multicast group, the subnet's broadcast address, or everyone's.
+#[test]
+fn what_is_sent_to_many_reaches_whom_rules_say() {
+    const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
+    const OTHER: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 4);
+    const SUBNET: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 255);
+    const NAMED: [Ipv4Addr; 3] = [GROUP, SUBNET, Ipv4Addr::BROADCAST];
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        for to in ["239.0.0.0/8", "255.255.255.255/32"] {
+            site.web1.ip(&format!("route add {to} dev eth0"));
+        }
+        // Both may hear 7300, db1 alone 7301.
+        let text = |egress: &str| {
+            let plain = acme_on(HOSTS_V4).replace("{ to = \"any\" }", egress);
+            let text = with_rule(&plain, "{ proto = \"udp\", ports = 7300, from = \"10.1.0.11\" }");
+            let (before, db1) = text.split_once("mac = \"02:00:00:00:00:21\"\n").unwrap();
+            let db1 = db1.replacen("groups = [\"all\"", "groups = [\"all\", \"hears\"", 1);
+            let hears =
+                "[tenant.acme.group.hears]\ningress = [{ proto = \"udp\", ports = 7301, from = \"any\" }]\n";
+            format!("{before}mac = \"02:00:00:00:00:21\"\n{db1}\n{hears}")
+        };
+        let to_many = "{ proto = \"udp\", ports = [7300, 7301], to = [\"239.1.2.3\", \"10.1.0.255\", \"255.255.255.255\"] }";
+        site.rewrite(|_| text(&format!("{{ to = \"any\" }}, {to_many}")));
+        let daemons = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
+        let captures = [&site.web2, &site.db1].map(|machine| Capture::start(machine, "eth0"));
+        let heard = |marker: &str| {
+            captures.each_ref().map(|it| it.matching(|frame| frame.ends_with(marker.as_bytes())).len())
+        };
+        let refused = || daemons[0].drops().get("multicast-refused").copied().unwrap_or(0);
+        for to in NAMED {
+            for (port, by) in [(7300, [1, 1]), (7301, [0, 1])] {
+                let marker = format!("<{to} {port}>");
+                shout(&site.web1, (to, port), &marker);
+                wait_for(&format!("{dataplane}: {marker} is heard by {by:?}"), || heard(&marker) == by);
+            }
+        }
+        // Neither another port nor another group is named, and the rule for any destination names none.
+        for to in [(GROUP, 7302), (SUBNET, 7302), (Ipv4Addr::BROADCAST, 7302), (OTHER, 7300)] {
+            let (before, marker) = (refused(), format!("<{} {}>", to.0, to.1));
+            shout(&site.web1, to, &marker);
+            wait_for(&format!("{dataplane}: {marker} is refused"), || refused() == before + 1);
+            assert_eq!(heard(&marker), [0, 0], "{dataplane}: {marker}");
+        }
+        // A packet for one machine in a frame for all of them is for nobody.
+        let frame = to_port(7300).frame((21, MacAddr::BROADCAST), 0, b"<one>");
+        let before = refused();
+        send_frame(&site.web1, "eth0", &frame);
+        wait_for(&format!("{dataplane}: it is refused"), || refused() == before + 1);
+        // Without the rule, all of it is refused.
+        site.rewrite(|_| text("{ to = \"any\" }"));
+        for daemon in &daemons {
+            assert!(daemon.run(&["reload"]).status.success());
+        }
+        for to in NAMED {
+            let (before, marker) = (refused(), format!("<no rule {to}>"));
+            shout(&site.web1, (to, 7300), &marker);
+            wait_for(&format!("{dataplane}: {marker} is refused"), || refused() == before + 1);
+            assert_eq!(heard(&marker), [0, 0], "{dataplane}: {marker}");
+        }
+        assert_eq!(heard("<one>"), [0, 0], "{dataplane}");
     }
 }

@@ -361,7 +361,7 @@ impl<'a> Walk<'a> {
     /// The MAC that its sender sends it to, as ARP and ND would have told it.
     fn towards(&self, dst: Addr, sender: &Sender<'a>) -> MacAddr {
         let network = self.network;
-        if let Some(mac) = group_mac(dst) {
+        if let Some(mac) = group_mac(network, dst) {
             return mac;
         }
         let subnets = network.config().map_or(&[][..], |config| &config.subnets);
@@ -444,10 +444,10 @@ fn macs(endpoint: &Endpoint) -> impl Iterator<Item = MacAddr> {
 }
 
 /// The MAC of a group (RFC 1112 section 6.4, RFC 2464 section 7), or of everyone.
-fn group_mac(address: Addr) -> Option<MacAddr> {
+fn group_mac(network: &Network, address: Addr) -> Option<MacAddr> {
     let [.., a, b, c, d] = address.bits().to_be_bytes();
     match address {
-        address if address.is_limited_broadcast() => Some(MacAddr::BROADCAST),
+        address if network.multicast.is_broadcast(address) => Some(MacAddr::BROADCAST),
         address if !address.is_multicast() => None,
         address if address.is_v4() => Some(MacAddr([0x01, 0x00, 0x5e, b & 0x7f, c, d])),
         _ => Some(MacAddr([0x33, 0x33, a, b, c, d])),

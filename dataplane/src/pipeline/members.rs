@@ -226,12 +226,12 @@ impl Network {
         own_is_shared || !holdings.pairs.is_empty()
     }
 
-    /// Does a rule of the sender name the group that a frame is for, and what it carries? A rule for any destination names
-    /// none.
+    /// Does a rule of the sender name the group or broadcast address that a frame is for, and what it carries? A rule for any
+    /// destination names none.
     #[must_use]
     pub fn names_group(&self, sender: &Endpoint, view: &View) -> bool {
         let (Some(source), Some(ip)) = (&self.multicast.named, view.ip()) else { return false };
-        ip.dst.is_multicast()
+        self.multicast.is_group(ip.dst)
             && Probe::of(ip).is_ok_and(|probe| {
                 let said = naive::decide(source, sender.id, Direction::Egress, ip.dst, &probe);
                 said.drop_reason(Direction::Egress).is_none()

@@ -21,6 +21,7 @@ use eastgate_vtep::{
     peers::{PeerKind, Peers},
 };
 use eastgate_wire::{Addr, AddressPair, EndpointId, Holdings, VtepAddr};
+use ipnet::IpNet;
 
 use crate::attachments::Attachments;
 
@@ -99,10 +100,8 @@ impl NetworkSite<'_> {
                 }
                 let source = rules.source(tenant, network, &ids);
                 let source = if let Some(policy) = self.policy { policy(source) } else { source };
-                Parts::of(endpoints, &source, rules, before).map_err(|source| SnapshotError::Policy {
-                    at: network.at.clone(),
-                    network: name.clone(),
-                    source,
+                Parts::of(endpoints, &source, rules, &network.subnets, before).map_err(|source| {
+                    SnapshotError::Policy { at: network.at.clone(), network: name.clone(), source }
                 })?
             }
         };
@@ -294,6 +293,7 @@ impl Parts {
         endpoints: Vec<Arc<Endpoint>>,
         source: &Source,
         rules: &RuleTable,
+        subnets: &[IpNet],
         before: Option<&Network>,
     ) -> Result<Self, CompileError> {
         let policy = match before {
@@ -307,7 +307,7 @@ impl Parts {
         Ok(Self {
             directory: Arc::new(Directory::of(&endpoints, known)),
             policy: policy?,
-            multicast: Multicast::of(source, rules),
+            multicast: Multicast::of(source, rules, subnets),
             members,
             endpoints,
         })
@@ -331,7 +331,7 @@ impl<'b> Known<'b> {
         let settings = |network: &config::Network| {
             (
                 (network.hub.clone(), network.limits, network.ethertypes.clone()),
-                (network.vlan_aware, network.guest_vlans.clone()),
+                (network.vlan_aware, network.guest_vlans.clone(), network.subnets.clone()),
             )
         };
         let same = settings(written) == settings(network)

@@ -159,7 +159,7 @@ impl<'a> Walk<'a> {
     fn is_bum(&self) -> bool {
         match self.given {
             Some(given) => !given.macs()[0].is_station(),
-            None => group_mac(self.request.dst).is_some(),
+            None => group_mac(self.network, self.request.dst).is_some(),
         }
     }
 

@@ -256,6 +256,39 @@ fn a_group_that_a_rule_names_reaches_those_who_may_have_it() {
     assert_eq!(net.send("web1", hello(1985, [224, 0, 0, 3])), "multicast-refused at alpha");
 }
 
+/// Broadcast addresses are named like groups: the network's own alone, and each by itself.
+#[test]
+fn a_broadcast_address_that_a_rule_names_reaches_those_who_may_have_it() {
+    let groups = |to: &str| {
+        let egress = "{ proto = \"icmp\", to = \"any\" },";
+        let ingress = "{ proto = \"icmp\", from = \"any\" },";
+        let named = GROUPS.replace(egress, &format!("{egress} {{ proto = \"udp\", ports = 9, to = {to} }},"));
+        named.replace(ingress, &format!("{ingress} {{ proto = \"udp\", ports = 9, from = \"group:web\" }},"))
+    };
+    let wake = |address: [u8; 4]| {
+        to(udp_of(ip4(WEB1, DB1, |ip| ip.destination = address), 40_000, 9, b"wake up"), [0xff; 6])
+    };
+    let (own, everyone, elsewhere) = ([10, 1, 0, 255], [255; 4], [10, 2, 0, 255]);
+    let mut net = Net::new(&scene_with(
+        "",
+        &groups("[\"10.1.0.255\", \"255.255.255.255\", \"10.2.0.255\", \"10.1.0.21\"]"),
+    ));
+    assert_eq!(net.send("web1", wake(own)), "db1, db2, db3");
+    assert_eq!(net.send("web1", wake(everyone)), "db1, db2, db3");
+    assert_eq!(net.send("web1", wake(elsewhere)), "multicast-refused at alpha", "of no subnet here");
+    assert_eq!(net.send("web1", wake(v4(DB1))), "multicast-refused at alpha", "a machine's address");
+    let mut wide = Net::new(&scene_with("", &groups("\"10.1.0.0/24\"")));
+    assert_eq!(wide.send("web1", wake(own)), "multicast-refused at alpha", "a wider prefix names none");
+    // With the subnet's length its broadcast address becomes another.
+    let text = scene_with("", &groups("\"10.1.0.255\""));
+    let mut moved = Net::new(&text);
+    assert_eq!(moved.send("web1", wake(own)), "db1, db2, db3");
+    moved.install(
+        &eastgate_config::load_str("t", &text.replace("\"10.1.0.0/24\"", "\"10.1.0.0/23\"")).unwrap(),
+    );
+    assert_eq!(moved.send("web1", wake(own)), "multicast-refused at alpha");
+}
+
 // Ports without port security
 
 #[test]

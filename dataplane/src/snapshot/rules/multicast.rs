@@ -1,33 +1,42 @@
-//! Which multicast groups rules name.
+//! Which multicast groups and broadcast addresses rules name.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use eastgate_config as config;
 use eastgate_policy::rule::{EndpointRules, Group, GroupId, Peer, Rule, RuleId, Source};
 use eastgate_wire::Addr;
+use ipnet::IpNet;
 
 use super::{RuleTable, prefix};
 
-/// What a network's policy says of multicast groups by name.
+/// What a network's policy says by name of multicast groups, and of the addresses that are everybody's.
 #[derive(Debug, Default)]
 pub(crate) struct Multicast {
     /// The egress rules that name any; none where none does
     pub(crate) named: Option<Source>,
+    /// The network's broadcast addresses: the limited one, and those of its subnets (RFC 919)
+    broadcast: Vec<Addr>,
     /// Whom rules name as their peer by a group or set may be multicast groups.
     has_members: bool,
 }
 
-/// Are these addresses multicast groups?
-fn is_of_groups(network: Addr, len: u8) -> bool {
-    network.is_multicast() && len >= if network.is_v4() { 96 + 4 } else { 8 }
+fn broadcast(subnets: &[IpNet]) -> Vec<Addr> {
+    let of_subnet = |subnet: &IpNet| match subnet {
+        // RFC 3021: a point-to-point prefix has none.
+        IpNet::V4(subnet) if subnet.prefix_len() < 31 => Some(Addr::from(IpAddr::V4(subnet.broadcast()))),
+        _ => None,
+    };
+    std::iter::once(Addr::v4([255; 4])).chain(subnets.iter().filter_map(of_subnet)).collect()
 }
 
 impl Multicast {
-    /// Of a policy. `rules` are those that it is made of.
-    pub(in crate::snapshot) fn of(source: &Source, rules: &RuleTable) -> Self {
+    /// Of the policy of a network with these subnets. `rules` are those that it is made of.
+    pub(in crate::snapshot) fn of(source: &Source, rules: &RuleTable, subnets: &[IpNet]) -> Self {
+        let broadcast = broadcast(subnets);
+        let is_named = |network, len| is_of_groups(&broadcast, network, len);
         let mut of_sets: BTreeMap<GroupId, Vec<(Addr, u8)>> = BTreeMap::new();
         for endpoint in &source.endpoints {
-            let named = endpoint.addresses.iter().filter(|(network, len)| is_of_groups(*network, *len));
+            let named = endpoint.addresses.iter().filter(|(network, len)| is_named(*network, *len));
             for (address, set) in
                 named.flat_map(|address| endpoint.groups.iter().map(move |set| (address, set)))
             {
@@ -37,7 +46,7 @@ impl Multicast {
         let named = |rule: &Rule| -> Vec<Rule> {
             let prefixes = match rule.peer {
                 Peer::Prefix { network, len }
-                    if is_of_groups(network, len) && rules.names_groups(rule.id, network) =>
+                    if is_named(network, len) && rules.names_groups(&broadcast, rule.id, network) =>
                 {
                     vec![(network, len)]
                 }
@@ -62,27 +71,47 @@ impl Multicast {
             };
             Source { groups, endpoints: source.endpoints.iter().map(senders).collect() }
         });
-        Self { named, has_members: !of_sets.is_empty() }
+        Self { named, has_members: !of_sets.is_empty(), broadcast }
+    }
+
+    /// Are packets to this address for many?
+    pub(crate) fn is_group(&self, address: Addr) -> bool {
+        address.is_multicast() || self.is_broadcast(address)
+    }
+
+    /// Is this a broadcast address of the network?
+    pub(crate) fn is_broadcast(&self, address: Addr) -> bool {
+        self.broadcast.contains(&address)
     }
 
     /// The same where rules of groups have become others, if it is seen from these alone: neither of both names any.
     pub(in crate::snapshot) fn with_rules(&self, rules: &RuleTable, before: &RuleTable) -> Option<Self> {
         let may_name = |rule: &Rule| match rule.peer {
             Peer::Any => false,
-            Peer::Prefix { network, len } => is_of_groups(network, len),
+            Peer::Prefix { network, len } => is_of_groups(&self.broadcast, network, len),
             Peer::Group(_) => self.has_members,
         };
         let both = rules.groups().iter().zip(before.groups());
         let mut others = both.filter(|(now, was)| !Arc::ptr_eq(now, was)).map(|(now, _)| now);
         let names_none = self.named.is_none() && !others.any(|group| group.egress.iter().any(may_name));
-        names_none.then_some(Self { named: None, has_members: self.has_members })
+        names_none.then(|| Self {
+            named: None,
+            has_members: self.has_members,
+            broadcast: self.broadcast.clone(),
+        })
     }
 }
 
+/// Is each of these addresses a multicast group, or one of the network's broadcast addresses?
+fn is_of_groups(broadcast: &[Addr], network: Addr, len: u8) -> bool {
+    let multicast = network.is_multicast() && len >= if network.is_v4() { 96 + 4 } else { 8 };
+    multicast || len == 128 && broadcast.contains(&network)
+}
+
 impl RuleTable {
-    /// Does an egress rule name multicast groups where it has this one? What is left of a wider prefix by its exceptions is not
+    /// Does an egress rule name multicast groups, or broadcast addresses, where it has this one? What is left of a wider prefix by its exceptions is not
     /// named.
-    fn names_groups(&self, id: RuleId, group: Addr) -> bool {
+    fn names_groups(&self, broadcast: &[Addr], id: RuleId, group: Addr) -> bool {
         let rule = || {
             let info = self.rules.get(id.0)?;
             let [_, egress] = self.written(&info.list)?;
@@ -93,8 +122,9 @@ impl RuleTable {
                 config::Peer::Prefix(net) | config::Peer::Except(net, _) => Some(net),
                 _ => None,
             });
-            let mut named =
-                nets.map(|net| (net, prefix(net))).filter(|(_, (it, len))| is_of_groups(*it, *len));
+            let mut named = nets
+                .map(|net| (net, prefix(net)))
+                .filter(|(_, (it, len))| is_of_groups(broadcast, *it, *len));
             named.any(|(net, _)| net.contains(&group.to_ip()))
         })
     }
