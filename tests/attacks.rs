@@ -12,7 +12,7 @@ mod cases;
 use std::collections::{BTreeMap, BTreeSet};
 
 use cases::{Case, SECTIONS};
-use common::{Capture, Daemon, Script, Space, settle, site::*, wait_for};
+use common::{Capture, Daemon, Script, Space, send_frame, settle, site::*, wait_for};
 use serde_json::Value;
 
 const DATAPLANES: [&str; 2] = ["ebpf", "userspace"];
@@ -140,6 +140,99 @@ fn what_is_tried_against_others_does_not_reach_them() {
                 SECTIONS.iter().flat_map(|section| section.cases).map(|case| case.reason.to_owned());
             let told: BTreeSet<String> = reasons.filter(|reason| reason != "link-protocol").collect();
             assert_eq!(settle(|| stage.observed(), |reasons| *reasons == told), told, "{dataplane}");
+        }
+    }
+}
+
+/// Routers and servers of IPv6 that nobody has configured, in a network of IPv4 alone.
+#[test]
+fn a_network_of_ipv4_alone_takes_no_routers_or_servers() {
+    const CASES: [(&str, &[&str]); 6] = [
+        ("router-advertisement", &["ra-guard", "ip-spoofed"]),
+        ("redirect", &["ra-guard", "ip-spoofed"]),
+        ("dhcpv6-server", &["dhcp-server-guard", "ip-spoofed"]),
+        ("dhcp-server", &["dhcp-server-guard"]),
+        ("nd-advertisement-of-others", &["nd-spoofed", "ip-spoofed"]),
+        ("nd-solicitation-of-others", &["ip-spoofed"]),
+    ];
+    for dataplane in DATAPLANES {
+        for neighbors in NEIGHBORS {
+            let of_one_family = |text: String| {
+                let network = format!("vni = 5001\nneighbors = \"{neighbors}\"\n");
+                let text = text.replace("vni = 5001\n", &network).replace(", \"fd00:1::/64\"", "");
+                [11, 12, 21]
+                    .iter()
+                    .fold(text, |text, number| text.replace(&format!(", \"fd00:1::{number}\""), ""))
+            };
+            let Some(mut stage) = Stage::set(dataplane, of_one_family) else { return };
+            let text = std::fs::read_to_string(&stage.site.config).unwrap();
+            assert!(!text.contains("fd00:"), "{text}");
+            for (name, reasons) in CASES {
+                let (before, heard) = (stage.drops(), stage.heard());
+                let sent = stage.attacker.send(name);
+                let drops = stage.dropped_since(&before, sent);
+                stage.mark(&format!("after {name}"));
+                assert_eq!(stage.heard(), heard, "{dataplane}, {neighbors}: {name}");
+                let counted = reasons.iter().filter_map(|reason| drops.get(*reason)).sum::<u64>();
+                assert_eq!((counted, drops.values().sum()), (sent, sent), "{dataplane}: {name}: {drops:?}");
+            }
+        }
+    }
+}
+
+/// Two ports of the appliance lead to one segment: whoever asks there is answered once, by the port that it is configured at.
+#[test]
+fn a_segment_with_two_ports_is_answered_once() {
+    for dataplane in DATAPLANES {
+        for neighbors in NEIGHBORS {
+            let Some(mut site) = Site::new(HOSTS_V4) else { return };
+            let segment = site.world.space("segment");
+            segment.ip("link add name br0 type bridge");
+            segment.ip("link set br0 up");
+            for (port, machine, number) in [("veth-web1", &site.web1, 0x11), ("veth-web2", &site.web2, 0x12)]
+            {
+                site.alpha.ip(&format!("link del {port}"));
+                site.plug(&segment, &format!("of-{number:x}"), machine, number);
+                site.world.cable((&site.alpha, port), (&segment, port), 1500);
+                for device in [format!("of-{number:x}"), port.to_owned()] {
+                    segment.ip(&format!("link set {device} master br0"));
+                }
+            }
+            let network = format!("vni = 5001\nneighbors = \"{neighbors}\"\n");
+            site.rewrite(|text| text.replace("vni = 5001\n", &network));
+            [&site.web1, &site.web2, &site.db1].into_iter().for_each(silence);
+            let [alpha, _beta] = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
+            let what = format!("{dataplane}, {neighbors}");
+            let at_the_other = |reason: &str| alpha.drops().get(reason).copied().unwrap_or(0);
+            let capture = Capture::start(&site.web1, "eth0");
+            let question = |target: [u8; 4]| {
+                let (own, sender) = (WEB1.0, [10, 1, 0, 11]);
+                let arp = [&[0, 1, 8, 0, 6, 4, 0, 1][..], &own, &sender, &[0; 6], &target].concat();
+                [&[0xff; 6][..], &own, &[8, 6], &arp, &[0; 18]].concat()
+            };
+            let answers = |target: [u8; 4]| {
+                let is_answer = |frame: &[u8]| {
+                    frame[12..14] == [8, 6] && frame[20..22] == [0, 2] && frame[28..32] == target
+                };
+                capture.matching(is_answer).len()
+            };
+            let (server, host) = ([10, 1, 0, 21], [192, 0, 2, 1]);
+            for round in 1..=5 {
+                let before = at_the_other("mac-spoofed");
+                send_frame(&site.web1, "eth0", &question(server));
+                wait_for(&format!("round {round} is answered ({what})"), || answers(server) >= round);
+                // The same frame came in at the port of web2, whose MAC it does not have.
+                wait_for(&format!("the other port refuses it ({what})"), || {
+                    at_the_other("mac-spoofed") > before
+                });
+            }
+            // Nor does the host's kernel answer for its own address, at either port.
+            for _ in 0..3 {
+                send_frame(&site.web1, "eth0", &question(host));
+            }
+            send_frame(&site.web1, "eth0", &question(server));
+            wait_for(&format!("what is asked last is answered ({what})"), || answers(server) >= 6);
+            assert_eq!((answers(server), answers(host)), (6, 0), "{what}");
         }
     }
 }

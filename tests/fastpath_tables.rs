@@ -37,6 +37,32 @@ fn pins_that_someone_takes_away_are_made_again() {
     assert_eq!(bpffs.entries(), (0, 0), "after a stop");
 }
 
+/// Who chooses addresses and ports cannot tell where they lie in a table: the kernel keys the hash of each by a number of its own,
+/// unless it is told not to (BPF_F_ZERO_SEED).
+#[test]
+fn the_kernel_keys_the_hash_of_every_table() {
+    const HASH: [&str; 2] = ["1", "9"];
+    const ZERO_SEED: u32 = 1 << 6;
+    let Some(site) = Site::new(HOSTS_V4) else { return };
+    let alpha = site.run_with("alpha", "ebpf");
+    let folder = format!("/proc/{}/fdinfo", alpha.pid());
+    let mut tables = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let Ok(text) = std::fs::read_to_string(entry.unwrap().path()) else { continue };
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
+            line.map(str::to_owned)
+        };
+        if field("map_type").is_some_and(|kind| HASH.contains(&&*kind)) {
+            let flags = field("map_flags").unwrap();
+            let flags = u32::from_str_radix(flags.trim_start_matches("0x"), 16).unwrap();
+            assert_eq!(flags & ZERO_SEED, 0, "{text}");
+            tables += 1;
+        }
+    }
+    assert!(tables >= 8, "{tables} tables by hash");
+}
+
 #[test]
 fn with_pinned_tables_flows_are_taken_over_without_more_capabilities() {
     let Some(site) = Site::new(HOSTS_V4) else { return };

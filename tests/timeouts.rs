@@ -165,3 +165,53 @@ fn flows_through_a_router_last_as_the_router_says() {
         assert_eq!(has(&both, 5002), [true; 2], "{dataplane}");
     }
 }
+
+/// A connection that nobody answers is gone when its time is over, however often its opener tries: what is sent again
+/// makes it no younger.
+#[test]
+fn a_half_open_connection_ends_at_its_time_whatever_is_sent_again() {
+    const SECONDS: u64 = 20;
+    let syn = |to: u8, sport: u16| {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(machine(11).0, machine(to).0)
+            .ipv4([10, 1, 0, 11], [10, 1, 0, to], 64)
+            .tcp(sport, 5432, 1000, 64_240)
+            .syn()
+            .write(&mut frame, &[])
+            .unwrap();
+        frame
+    };
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        site.rewrite(|text| {
+            text.replace("vni = 5001", &format!("vni = 5001\ntimeouts = {{ tcp_syn = {SECONDS} }}"))
+        });
+        // Machines whose kernels answer nothing
+        for machine in [&site.web2, &site.db1] {
+            machine.ip("addr flush dev eth0");
+        }
+        let alpha = site.run_with("alpha", dataplane);
+        let _beta = site.run_with("beta", dataplane);
+        let rows = |to: u8, sport: u16| {
+            let rows = alpha.ask(&["show", "flows", "--port", "5432"]);
+            let to = format!("10.1.0.{to}");
+            let mut rows = rows["flows"].as_array().unwrap().clone();
+            rows.retain(|row| row["sport"] == sport && row["dst"] == to.as_str());
+            rows.iter().map(|row| row["expires_s"].as_u64().unwrap()).next()
+        };
+        // The first of each pair shows the programs who it is between; they begin the others.
+        let flows = [(12, 5000), (21, 5000), (12, 5001), (21, 5001)];
+        for (to, sport) in flows {
+            wait_for(&format!("{dataplane}: {to} from {sport} begins"), || {
+                send_frame(&site.web1, "eth0", &syn(to, sport));
+                rows(to, sport).is_some_and(|left| left > SECONDS / 2)
+            });
+        }
+        for (to, sport) in flows {
+            wait_for(&format!("{dataplane}: {to} from {sport} grows old although it is tried again"), || {
+                send_frame(&site.web1, "eth0", &syn(to, sport));
+                rows(to, sport).is_some_and(|left| left < SECONDS / 2)
+            });
+        }
+    }
+}

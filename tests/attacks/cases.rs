@@ -142,6 +142,16 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "not learned",
                 "tests/learning.rs::who_is_no_server_teaches_nothing",
             ),
+            (
+                "The same routers and servers, in a network of IPv4 alone",
+                "each refused",
+                "tests/attacks.rs::a_network_of_ipv4_alone_takes_no_routers_or_servers",
+            ),
+            (
+                "A segment that two ports of the appliance lead to (ARP flux)",
+                "answered once, by the port of who asks; the copy at the other port is `mac-spoofed`",
+                "tests/attacks.rs::a_segment_with_two_ports_is_answered_once",
+            ),
         ],
     },
     Section {
@@ -218,12 +228,22 @@ pub(crate) const SECTIONS: &[Section] = &[
             (
                 "A SYN flood of one endpoint",
                 "its own and its network's limits; who is connected goes on",
-                "tests/syn_flood.rs::a_syn_flood_of_one_endpoint_harms_nobody_else_in_the_kernel",
+                "tests/floods.rs::a_syn_flood_of_one_endpoint_harms_nobody_else_in_the_kernel",
             ),
             (
                 "The same without eBPF",
                 "the same",
-                "tests/syn_flood.rs::a_syn_flood_of_one_endpoint_harms_nobody_else_in_userspace",
+                "tests/floods.rs::a_syn_flood_of_one_endpoint_harms_nobody_else_in_userspace",
+            ),
+            (
+                "A flood of datagrams of one endpoint, each another flow",
+                "the same",
+                "tests/floods.rs::a_udp_flood_of_one_endpoint_harms_nobody_else_in_the_kernel",
+            ),
+            (
+                "The same without eBPF",
+                "the same",
+                "tests/floods.rs::a_udp_flood_of_one_endpoint_harms_nobody_else_in_userspace",
             ),
             (
                 "A flood of one tenant",
@@ -233,12 +253,22 @@ pub(crate) const SECTIONS: &[Section] = &[
             (
                 "A half-open connection whose opener goes on trying",
                 "ends at its time",
-                "conntrack/src/flow/tests/connections.rs::timeouts",
+                "tests/timeouts.rs::a_half_open_connection_ends_at_its_time_whatever_is_sent_again",
             ),
             (
                 "Flows made up to meet in one place of a table",
                 "hashes are keyed",
-                "vtep/src/entropy.rs::the_key_of_the_hasher_matters",
+                "conntrack/src/flow/sharding.rs::the_key_decides_where_a_flow_lives",
+            ),
+            (
+                "The same against the programs' tables",
+                "the kernel keys each of them",
+                "tests/fastpath_tables.rs::the_kernel_keys_the_hash_of_every_table",
+            ),
+            (
+                "Addresses and ports made up to make rules dear to look up",
+                "a look-up takes as many steps as prefixes lie in each other, whatever comes",
+                "policy/src/compile/tests.rs::tables_grow_with_the_rules_not_with_their_product",
             ),
             (
                 "Resets that a server does not believe, to make room under a limit",

@@ -1,7 +1,7 @@
-//! One endpoint sends SYNs in a flood: established connections of its network go on, and its neighbours and another network open
-//! theirs, in both dataplanes and on default limits.
+//! One endpoint sends SYNs or datagrams in a flood: established connections of its network go on, and its neighbours and another
+//! network open theirs, in both dataplanes and on default limits.
 //!
-//! `EASTGATE_SYN_RATE` says how many a second; 0 for as many as one core can send.
+//! `EASTGATE_FLOOD_RATE` says how many a second; 0 for as many as one core can send.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -18,13 +18,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Space, bind_tcp, site::*, wait_for};
+use common::{Space, bind_tcp, bind_udp, site::*, wait_for};
 use etherparse::TcpHeader;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// What is sent while nobody stops it, at most.
 const MOST: u64 = 20_000_000;
-/// SYNs a second unless told otherwise: many times what limits let begin, and no measure of the machine
+/// Packets a second unless told otherwise: many times what limits let begin, and no measure of the machine
 const RATE: u64 = 20_000;
 /// So many are sent at once.
 const BURST: u64 = 100;
@@ -58,7 +58,38 @@ addresses = ["10.1.0.32"]
 groups = ["all"]
 "#;
 
-/// Sends SYNs from ever other ports until it is dropped.
+/// What a flood consists of: each packet begins another flow, and nobody answers.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Syn,
+    Udp,
+}
+
+impl Kind {
+    fn protocol(self) -> Protocol {
+        match self {
+            Self::Syn => Protocol::TCP,
+            Self::Udp => Protocol::UDP,
+        }
+    }
+
+    /// To a port that rules allow, from ever other ports
+    fn packet(self, number: u32, from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+        let sport = 1024 + (number % 60_000) as u16;
+        match self {
+            // Nobody listens there, and the answer is nobody's.
+            Self::Syn => {
+                let mut syn = TcpHeader::new(sport, 5433, number, 64_240);
+                syn.syn = true;
+                syn.checksum = syn.calc_checksum_ipv4_raw(from.octets(), to.octets(), &[]).unwrap();
+                syn.to_bytes().to_vec()
+            }
+            Self::Udp => [sport, ALLOWED, 8, 0].map(u16::to_be_bytes).concat(),
+        }
+    }
+}
+
+/// Sends packets of a kind until it is dropped.
 struct Flood {
     sent: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
@@ -66,23 +97,19 @@ struct Flood {
 }
 
 impl Flood {
-    fn start(space: &Space, from: Ipv4Addr, to: Ipv4Addr) -> Self {
+    fn start(space: &Space, kind: Kind, from: Ipv4Addr, to: Ipv4Addr) -> Self {
         let (sent, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (counter, end) = (sent.clone(), stop.clone());
-        let rate = std::env::var("EASTGATE_SYN_RATE").map_or(RATE, |rate| rate.parse().unwrap());
+        let rate = std::env::var("EASTGATE_FLOOD_RATE").map_or(RATE, |rate| rate.parse().unwrap());
         let thread = space.spawn(move || {
             let begun = Instant::now();
-            let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP)).unwrap();
+            let socket = Socket::new(Domain::IPV4, Type::RAW, Some(kind.protocol())).unwrap();
             let to_socket = SocketAddr::from((to, 0)).into();
             for number in 0..MOST as u32 {
                 if end.load(SeqCst) {
                     break;
                 }
-                // Nobody listens there, and the answer is nobody's.
-                let mut syn = TcpHeader::new(1024 + (number % 60_000) as u16, 5433, number, 64_240);
-                syn.syn = true;
-                syn.checksum = syn.calc_checksum_ipv4_raw(from.octets(), to.octets(), &[]).unwrap();
-                let _ = socket.send_to(&syn.to_bytes(), &to_socket);
+                let _ = socket.send_to(&kind.packet(number, from, to), &to_socket);
                 let sent = counter.fetch_add(1, SeqCst) + 1;
                 if rate > 0 && sent.is_multiple_of(BURST) {
                     let due = Duration::from_secs_f64(sent as f64 / rate as f64);
@@ -140,7 +167,7 @@ fn opened(space: &Space, to: SocketAddr) -> JoinHandle<u32> {
     })
 }
 
-fn others_go_on(dataplane: &str) {
+fn others_go_on(kind: Kind, dataplane: &str) {
     let Some(mut site) = Site::alone(HOSTS_V4) else { return };
     let (one, two) = (site.world.space("one"), site.world.space("two"));
     site.plug(&site.alpha, "veth-one", &one, 0x31);
@@ -149,11 +176,13 @@ fn others_go_on(dataplane: &str) {
     let daemons = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
     let (db1, other) = (tcp(21, 5432), SocketAddr::from(([10, 1, 0, 32], 5432)));
     serve(&site.db1, db1);
+    // It takes datagrams, and says nothing to them.
+    let _silent = site.db1.enter(|| bind_udp(udp(21, ALLOWED)));
     serve(&two, other);
 
     let mut established = site.web1.enter(move || connect(db1)).expect("a connection before the flood");
     assert!(exchange(&mut established));
-    let flood = Flood::start(&site.web2, Ipv4Addr::new(10, 1, 0, 12), Ipv4Addr::new(10, 1, 0, 21));
+    let flood = Flood::start(&site.web2, kind, Ipv4Addr::new(10, 1, 0, 12), Ipv4Addr::new(10, 1, 0, 21));
     wait_for("the flood swells", || flood.sent.load(SeqCst) > 20_000);
     let neighbours = opened(&site.web1, db1);
     let calm = opened(&one, other);
@@ -166,7 +195,7 @@ fn others_go_on(dataplane: &str) {
     let sent = flood.sent.load(SeqCst);
     drop(flood);
     println!(
-        "{dataplane}: beside {sent} SYNs, of {EXCHANGES} exchanges {exchanged}, of {CONNECTIONS} connections of a neighbour {neighbours}, \
+        "{dataplane}: beside a flood ({kind:?}) of {sent}, of {EXCHANGES} exchanges {exchanged}, of {CONNECTIONS} connections of a neighbour {neighbours}, \
          of as many of another network {calm}"
     );
     let drops = daemons[0].drops();
@@ -177,10 +206,20 @@ fn others_go_on(dataplane: &str) {
 
 #[test]
 fn a_syn_flood_of_one_endpoint_harms_nobody_else_in_the_kernel() {
-    others_go_on("ebpf");
+    others_go_on(Kind::Syn, "ebpf");
 }
 
 #[test]
 fn a_syn_flood_of_one_endpoint_harms_nobody_else_in_userspace() {
-    others_go_on("userspace");
+    others_go_on(Kind::Syn, "userspace");
+}
+
+#[test]
+fn a_udp_flood_of_one_endpoint_harms_nobody_else_in_the_kernel() {
+    others_go_on(Kind::Udp, "ebpf");
+}
+
+#[test]
+fn a_udp_flood_of_one_endpoint_harms_nobody_else_in_userspace() {
+    others_go_on(Kind::Udp, "userspace");
 }
