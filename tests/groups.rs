@@ -7,10 +7,10 @@ mod common;
 
 use std::net::{Ipv4Addr, UdpSocket};
 
-use common::{Capture, Daemon, Space, send_frame, site::*, wait_for};
+use common::{Capture, Daemon, Space, send_frame, settle, site::*, wait_for};
 use eastgate_testkit::frames::ones_sum;
 use eastgate_wire::MacAddr;
-use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header};
+use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header, PacketBuilder};
 
 const DATAPLANES: [&str; 2] = ["ebpf", "userspace"];
 
@@ -323,5 +323,64 @@ fn what_is_sent_to_many_reaches_whom_rules_say() {
             assert_eq!(heard(&marker), [0, 0], "{dataplane}: {marker}");
         }
         assert_eq!(heard("<one>"), [0, 0], "{dataplane}");
+    }
+}
+
+/// A segment of a connection whose SYN nobody here has seen.
+fn in_mid_stream(from: (u8, MacAddr), to: (u8, MacAddr), ports: [u16; 2], text: &str) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(from.1.0, to.1.0)
+        .ipv4([10, 1, 0, from.0], [10, 1, 0, to.0], 64)
+        .tcp(ports[0], ports[1], 1000, 500)
+        .ack(7000)
+        .write(&mut frame, text.as_bytes())
+        .unwrap();
+    frame
+}
+
+#[test]
+fn a_network_that_is_loose_takes_connections_in_mid_stream() {
+    const WEB1_AT: (u8, MacAddr) = (11, WEB1);
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        // Machines whose kernels say nothing
+        for machine in [&site.web1, &site.web2, &site.db1] {
+            machine.ip("addr flush dev eth0");
+        }
+        let daemons = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
+        let captures = [&site.web1, &site.web2, &site.db1].map(|machine| Capture::start(machine, "eth0"));
+        let heard = |machine: usize, text: &str| {
+            !captures[machine].matching(|frame| frame.ends_with(text.as_bytes())).is_empty()
+        };
+        let count = |reason: &str| -> u64 {
+            daemons.iter().map(|daemon| daemon.drops().get(reason).copied().unwrap_or(0)).sum()
+        };
+        for to in RECEIVERS {
+            send_frame(&site.web1, "eth0", &in_mid_stream(WEB1_AT, to, [4000, 5432], "<strict>"));
+        }
+        wait_for(&format!("{dataplane}: a strict network refuses them"), || count("not-syn") == 2);
+        site.rewrite(|text| in_network(&text, "tcp = \"loose\""));
+        for daemon in &daemons {
+            assert!(daemon.run(&["reload"]).status.success());
+        }
+        let machines = [&site.web2, &site.db1];
+        for ((n, to), machine) in (1..).zip(RECEIVERS).zip(machines) {
+            let what = format!("{dataplane}, 10.1.0.{}", to.0);
+            for round in 0..3 {
+                let [there, back] = ["there", "back"].map(|way| format!("<{way} {} {round}>", to.0));
+                send_frame(&site.web1, "eth0", &in_mid_stream(WEB1_AT, to, [4001, 5432], &there));
+                wait_for(&format!("{what}: {there}"), || heard(n, &there));
+                // The answer passes by the flow alone: web1 has no rule for it.
+                send_frame(machine, "eth0", &in_mid_stream(to, WEB1_AT, [5432, 4001], &back));
+                wait_for(&format!("{what}: {back}"), || heard(0, &back));
+            }
+            // What no rule lets begin is not taken in its midst.
+            let before = count("ingress-denied");
+            send_frame(&site.web1, "eth0", &in_mid_stream(WEB1_AT, to, [4002, 22], "<closed>"));
+            let denied = settle(|| count("ingress-denied"), |denied| *denied > before);
+            let drops = daemons.each_ref().map(Daemon::drops);
+            assert_eq!(denied, before + 1, "{what}: {drops:?}, arrived: {}", heard(n, "<closed>"));
+            assert!(!heard(n, "<closed>") && !heard(n, "<strict>"), "{what}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Stdio},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use common::{Daemon, Sink, Space, Stream, site::*, wait_for};
@@ -216,7 +216,10 @@ fn who_is_no_server_teaches_nothing() {
         // A rogue beside the client's host, that hears what clients broadcast? It does not: those go to servers alone.
         let _rogue = dnsmasq(&site, &site.web2);
         let client = udhcpc(&site, &site.db1, "3");
-        std::thread::sleep(Duration::from_secs(3));
+        let log = site.world.path("udhcpc.log");
+        wait_for("the client has tried in vain", || {
+            std::fs::read_to_string(&log).is_ok_and(|text| text.matches("discover").count() >= 3)
+        });
         assert_eq!(address(&site.db1, "-4"), None);
         drop(client);
         // What it sends unasked is refused as it leaves.
@@ -278,6 +281,69 @@ fn what_a_machine_says_itself_is_learned_and_gone_with_its_port() {
         assert!(beta.ask(&["status"])["learned"]["addresses"].as_u64().unwrap() >= 3);
         site.beta.ip("link del veth-db1");
         wait_for("it is forgotten with its port", || learned(&beta, "acme/db1").is_empty());
+    }
+}
+
+/// With `any`, a packet is enough: the machine neither probes nor announces its address, nor asks for anybody's.
+#[test]
+fn the_first_packet_of_a_machine_tells_its_address() {
+    for dataplane in DATAPLANES {
+        let Some(mut site) = Site::new(HOSTS_V4) else { return };
+        learning(&mut site, "any");
+        let [alpha, beta] = run(&site, dataplane);
+        let sink = Sink::start(&site.web2, udp(12, ALLOWED));
+        let datagram = |source: [u8; 4]| {
+            let mut frame = Vec::new();
+            etherparse::PacketBuilder::ethernet2(DB1_MAC.0, WEB2_MAC.0)
+                .ipv4(source, [10, 1, 0, 12], 64)
+                .udp(4000, ALLOWED)
+                .write(&mut frame, &[0; 8])
+                .unwrap();
+            frame
+        };
+        common::send_frame(&site.db1, "eth0", &datagram([10, 1, 0, 33]));
+        for (daemon, by) in [(&beta, "traffic"), (&alpha, "elsewhere")] {
+            wait_for(&format!("{dataplane}: it is learned ({by})"), || {
+                learned(daemon, "acme/db1") == [("10.1.0.33".to_owned(), by.to_owned())]
+            });
+        }
+        // The one that told it was too early, and is counted as such.
+        assert_eq!(beta.drops().get("unlearned"), Some(&1), "{dataplane}: {:?}", beta.drops());
+        common::send_frame(&site.db1, "eth0", &datagram([10, 1, 0, 33]));
+        wait_for(&format!("{dataplane}: the next one arrives"), || sink.count() == 1);
+        // What is somebody's is not to be had by a packet either.
+        common::send_frame(&site.db1, "eth0", &datagram([10, 1, 0, 11]));
+        wait_for(&format!("{dataplane}: it is refused"), || beta.drops().contains_key("ip-spoofed"));
+        assert_eq!(learned(&beta, "acme/db1").len(), 1, "{dataplane}");
+    }
+}
+
+/// What an endpoint has learned goes with it: the host that it comes to has it, before the machine says a word there.
+#[test]
+fn learned_addresses_move_with_their_endpoint() {
+    for dataplane in DATAPLANES {
+        let Some(mut site) = Site::new(HOSTS_V4) else { return };
+        learning(&mut site, "nd");
+        let [alpha, beta] = run(&site, dataplane);
+        site.db1.ip("addr add 10.1.0.21/24 dev eth0");
+        wait_for(&format!("{dataplane}: it is learned"), || site.db1.ping("-q -W 1 10.1.0.12"));
+        reach_each_other(&site.db1, "10.1.0.11", &site.web1, "10.1.0.21", dataplane);
+        let own =
+            |daemon: &Daemon| learned(daemon, "acme/db1").into_iter().map(|(at, _)| at).collect::<Vec<_>>();
+        wait_for(&format!("{dataplane}: alpha knows"), || own(&alpha) == ["10.1.0.21"]);
+
+        site.beta.ip("link del veth-db1");
+        site.rewrite(|text| text.replace("host = \"beta\"", "host = \"alpha\""));
+        for daemon in [&alpha, &beta] {
+            assert!(daemon.run(&["reload"]).status.success());
+        }
+        assert_eq!(own(&alpha), ["10.1.0.21"], "{dataplane}");
+        site.plug(&site.alpha, "veth-db1", &site.db1, 0x21);
+        wait_for(&format!("{dataplane}: its port is served"), || {
+            alpha.port_state("veth-db1") == "forwarding"
+        });
+        reach_each_other(&site.web2, "10.1.0.21", &site.db1, "10.1.0.12", dataplane);
+        assert_eq!(own(&alpha), ["10.1.0.21"], "{dataplane}");
     }
 }
 

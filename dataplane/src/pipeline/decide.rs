@@ -363,7 +363,9 @@ impl<'s> Pipeline<'s> {
 
 /// What the policy says of a packet that would begin a flow, and which way the packet would go in it. A packet of TCP or SCTP in
 /// mid-stream may be a reply: it begins a flow also where the rules let the one begin that it answers, and is not one that is
-/// tried out then. What that one had in its headers beside addresses and ports nobody knows; the segment's own stands for it.
+/// tried out then. Which of both it is, is said by the rules of both ends: were each host to go by those that it applies, one would
+/// take it for the first packet, the other for its answer, and neither would ask the rule that forbids it. What that one had in
+/// its headers beside addresses and ports nobody knows; the segment's own stands for it.
 fn may_begin<'s>(
     network: &Network,
     ends: Ends<'s>,
@@ -371,22 +373,28 @@ fn may_begin<'s>(
     loose: bool,
 ) -> (Ruling, FlowDirection) {
     let key = segment.key;
-    let ruling = network.ask_policy(&Inquiry::of_flow(ends, segment, &key, segment.header));
+    let inquiry = Inquiry::of_flow(ends, segment, &key, segment.header);
     let is_mid_stream = match &segment.kind {
         SegmentKind::Tcp(tcp) => tcp.flags & tcp_flags::SYN == 0,
         SegmentKind::Sctp(sctp) => loose && !sctp.chunks.has(Chunks::INIT),
         _ => false,
     };
-    if !ruling.allows() && is_mid_stream {
-        let inquiry = Inquiry::of_flow(ends.reversed(), segment, &key.reversed(), segment.header);
-        let of_opener = network.ask_policy(&inquiry);
-        let begins = of_opener.allows() || ruling.enforce().is_err() && of_opener.enforce().is_ok();
+    if is_mid_stream {
+        let of_opener = Inquiry::of_flow(ends.reversed(), segment, &key.reversed(), segment.header);
+        let [begins, answers] = [&inquiry, &of_opener].map(|inquiry| network.ask_policy_of_both(inquiry));
+        let is_answer =
+            !begins.allows() && (answers.allows() || begins.enforce().is_err() && answers.enforce().is_ok());
+        // Nor does one host begin it, for answers to come back by, where the other's rules do not let it begin.
+        if !is_answer && begins.enforce().is_err() {
+            return (begins, FlowDirection::Original);
+        }
+        let ruling = network.ask_policy(&of_opener);
         // At an end that keeps no state nothing is an answer.
-        if begins && of_opener.is_stateful() {
-            return (of_opener, FlowDirection::Reply);
+        if is_answer && ruling.is_stateful() {
+            return (ruling, FlowDirection::Reply);
         }
     }
-    (ruling, FlowDirection::Original)
+    (network.ask_policy(&inquiry), FlowDirection::Original)
 }
 
 impl InHand<'_, '_> {

@@ -13,7 +13,7 @@ use eastgate_wire::{
 };
 
 use super::{Refusal, track::Ends};
-use crate::snapshot::Network;
+use crate::snapshot::{Endpoint, Network};
 
 /// In place of a rule's number where no rule was asked: the other host's eastgate asks it.
 pub(super) const NO_RULE: u32 = u32::MAX;
@@ -140,6 +140,15 @@ impl Network {
     /// What the egress policy of the source says, then the ingress policy of the destination: of those ends whose policies
     /// are applied on this host.
     pub(super) fn ask_policy(&self, inquiry: &Inquiry<'_>) -> Ruling {
+        self.ask_policy_of(inquiry, |end| end.enforced_here)
+    }
+
+    /// What both say, on whichever host they are applied: the same on all hosts that have this configuration.
+    pub(super) fn ask_policy_of_both(&self, inquiry: &Inquiry<'_>) -> Ruling {
+        self.ask_policy_of(inquiry, |_| true)
+    }
+
+    fn ask_policy_of(&self, inquiry: &Inquiry<'_>, asked: impl Fn(&Endpoint) -> bool) -> Ruling {
         let Inquiry { ends, src, dst, probe, related } = inquiry;
         let helped = related.as_ref().map_or([None; 2], |related| self.helped(inquiry, related));
         let mut admitted = Admitted {
@@ -157,7 +166,7 @@ impl Network {
         for (((((endpoint, direction, peer, rule), stateless), helped), (chain, limit)), helper) in
             sides.zip(chains.iter_mut().zip(&mut limits)).zip(&mut helpers)
         {
-            let Some(endpoint) = endpoint.filter(|endpoint| endpoint.enforced_here) else { continue };
+            let Some(endpoint) = endpoint.filter(|endpoint| asked(endpoint)) else { continue };
             let decision = self.policy.decide(endpoint.id, direction, peer, probe);
             let decision = helped.map_or(decision, |rule| self.as_helped(decision, rule));
             let number = decision.rule.map(|rule| rule.0);

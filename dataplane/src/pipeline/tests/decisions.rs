@@ -193,3 +193,38 @@ fn an_open_flow_is_no_way_to_another_receiver() {
         assert_eq!(net.send(receiver, unreachable), "web1");
     }
 }
+
+/// Egress is open at both ends, as it is for most. A segment of no connection that is known is of the same one on both hosts: it does
+/// not leave one by what its sender may begin, and come in at the other as the answer to what its receiver may.
+#[test]
+fn a_segment_in_mid_stream_goes_the_same_way_on_both_hosts() {
+    let groups = r#"
+[tenant.acme.group.web]
+egress = [{ to = "any" }]
+[tenant.acme.group.db]
+ingress = [{ proto = "tcp", ports = 5432, from = "group:web" }]
+egress = [{ to = "any" }]
+"#;
+    for network in ["tcp = \"loose\"", "tcp = \"loose\"\nneighbors = \"proxy\""] {
+        let mut net = Net::new(&scene_with(network, groups));
+        let proxy = net.snapshot("alpha").networks()[0].proxy_mac.0;
+        for (db, name, host) in [(DB1, "db1", "beta"), (DB2, "db2", "alpha")] {
+            let by = |station, frame: Vec<u8>| {
+                to(frame, if network.contains("proxy") { proxy } else { mac(station) })
+            };
+            let closed = Talk { a: WEB1, b: db, sport: 40_000, dport: 22 };
+            assert_eq!(net.send("web1", by(db, closed.data(b"in"))), "ingress-denied at alpha");
+            assert_eq!(
+                net.send(name, by(WEB1, closed.answer(b"out"))),
+                format!("ingress-denied at {host}").as_str()
+            );
+            let open = Talk { a: WEB1, b: db, sport: 40_001, dport: 5432 };
+            assert_eq!(net.send("web1", by(db, open.data(b"begun"))), name);
+            assert_eq!(net.send(name, by(WEB1, open.answer(b"answered"))), "web1");
+            // Met by its answer first
+            let open = Talk { a: WEB1, b: db, sport: 40_002, dport: 5432 };
+            assert_eq!(net.send(name, by(WEB1, open.answer(b"answered"))), "web1");
+            assert_eq!(net.send("web1", by(db, open.data(b"goes on"))), name);
+        }
+    }
+}
