@@ -7,14 +7,9 @@
 
 mod common;
 
-use std::{
-    fmt::Write as _,
-    io::{BufRead as _, BufReader, Write as _},
-    os::unix::net::UnixStream,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write as _, time::Duration};
 
-use common::{Daemon, bind_udp, site::*, wait_within};
+use common::{Requester, bind_udp, site::*, wait_within};
 use serde_json::Value;
 
 const ENDPOINTS: u32 = 10_000;
@@ -24,25 +19,6 @@ const FIRST_PORT: u16 = 10_000;
 
 fn flows() -> u64 {
     std::env::var("EASTGATE_PLACEMENT").ok().and_then(|flows| flows.parse().ok()).unwrap_or(100_000)
-}
-
-/// Asks on one conversation, so that no process has to be started for a question that is timed.
-struct Requester(BufReader<UnixStream>);
-
-impl Requester {
-    fn new(daemon: &Daemon) -> Self {
-        Self(BufReader::new(UnixStream::connect(daemon.socket()).unwrap()))
-    }
-
-    fn timed(&mut self, request: &str) -> (Value, Duration) {
-        let begun = Instant::now();
-        self.0.get_mut().write_all(format!("{request}\n").as_bytes()).unwrap();
-        let mut line = Vec::new();
-        self.0.read_until(b'\n', &mut line).unwrap();
-        let took = begun.elapsed();
-        let answer: Value = serde_json::from_slice(&line).unwrap();
-        (answer.get("ok").unwrap_or_else(|| panic!("{answer}")).clone(), took)
-    }
 }
 
 /// An endpoint on the other host.
@@ -94,7 +70,7 @@ fn nobody_else_notices(dataplane: &str) {
     let Some(site) = Site::alone(HOSTS_V4) else { return };
     fill_network(&site, flows);
     let alpha = site.run_more("alpha", &["--dataplane", dataplane, "--workers", "1"]);
-    let mut requester = Requester::new(&alpha);
+    let mut requester = Requester::new(alpha.socket());
     assert!(site.web1.ping("10.1.0.12"));
     let total = |requester: &mut Requester| {
         requester.timed(r#"{"flows":{"limit":0,"proto":17}}"#).0["total"].as_u64().unwrap()

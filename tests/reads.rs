@@ -9,9 +9,9 @@ mod common;
 
 use std::{
     collections::HashSet,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     net::TcpStream,
-    os::unix::net::{UnixDatagram, UnixStream},
+    os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -21,8 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Daemon, Space, bind_udp, site::*, wait_within};
-use serde_json::Value;
+use common::{Daemon, Requester, Space, bind_udp, site::*, wait_within};
 
 /// How soon the daemon must have done what it has to.
 const PROMISED: Duration = Duration::from_secs(1);
@@ -36,34 +35,6 @@ const FIRST_PORT: u16 = 10_000;
 
 fn flows() -> u64 {
     std::env::var("EASTGATE_READS").ok().and_then(|flows| flows.parse().ok()).unwrap_or(200_000)
-}
-
-/// Asks for one thing after the other on one conversation.
-struct Requester {
-    stream: BufReader<UnixStream>,
-    line: Vec<u8>,
-}
-
-impl Requester {
-    fn new(socket: &Path) -> Self {
-        Self { stream: BufReader::new(UnixStream::connect(socket).unwrap()), line: Vec::new() }
-    }
-
-    /// The line that answers it.
-    fn ask(&mut self, request: &str) -> &[u8] {
-        self.stream.get_mut().write_all(format!("{request}\n").as_bytes()).unwrap();
-        self.line.clear();
-        self.stream.read_until(b'\n', &mut self.line).unwrap();
-        &self.line
-    }
-
-    /// What the answer says, and how long it took.
-    fn timed(&mut self, request: &str) -> (Value, Duration) {
-        let begun = Instant::now();
-        let answer: Value = serde_json::from_slice(self.ask(request)).unwrap();
-        assert!(answer["ok"].is_object(), "{request}: {answer}");
-        (answer["ok"].clone(), begun.elapsed())
-    }
 }
 
 /// Clients that list all the time. They end when this is dropped.

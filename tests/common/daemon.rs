@@ -3,8 +3,11 @@
 use std::{
     collections::BTreeMap,
     fs::File,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use eastgate_testkit::wait::until;
@@ -240,5 +243,34 @@ impl Drop for Daemon {
         if std::thread::panicking() {
             eprintln!("--- {}\n{}", self.log.display(), self.log());
         }
+    }
+}
+
+/// Asks for one thing after the other on one conversation, so that no process has to be started for a question that is timed.
+pub struct Requester {
+    stream: BufReader<UnixStream>,
+    line: Vec<u8>,
+}
+
+impl Requester {
+    /// A conversation on this socket.
+    pub fn new(socket: &Path) -> Self {
+        Self { stream: BufReader::new(UnixStream::connect(socket).unwrap()), line: Vec::new() }
+    }
+
+    /// The line that answers it.
+    pub fn ask(&mut self, request: &str) -> &[u8] {
+        self.stream.get_mut().write_all(format!("{request}\n").as_bytes()).unwrap();
+        self.line.clear();
+        self.stream.read_until(b'\n', &mut self.line).unwrap();
+        &self.line
+    }
+
+    /// What the answer says, and how long it took.
+    pub fn timed(&mut self, request: &str) -> (Value, Duration) {
+        let begun = Instant::now();
+        let answer: Value = serde_json::from_slice(self.ask(request)).unwrap();
+        assert!(answer["ok"].is_object(), "{request}: {answer}");
+        (answer["ok"].clone(), begun.elapsed())
     }
 }

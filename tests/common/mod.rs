@@ -26,7 +26,7 @@ mod world;
 
 pub use bpffs::BpfFs;
 pub use capture::{Capture, arp_request, hardware_address, icmp_echo, neighbor_solicitation, send_frame};
-pub use daemon::{CAPABILITIES, Daemon, EASTGATE, eastgate};
+pub use daemon::{CAPABILITIES, Daemon, EASTGATE, Requester, eastgate};
 pub use eastgate_testkit::wait::{BOUND, settle, wait_for, wait_within};
 pub use machine::Machine;
 pub use script::Script;
