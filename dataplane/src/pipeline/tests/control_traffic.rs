@@ -9,12 +9,16 @@ const ROUTER: u8 = 42;
 
 /// The scene with a DHCP server on beta and a router on gamma.
 fn net() -> Net {
+    Net::new(&text())
+}
+
+fn text() -> String {
     let more = [
         "[tenant.acme.group.none]\n".to_owned(),
         endpoint("acme", "dhcp", "beta", DHCP, "none", "dhcp_server = true"),
         endpoint("acme", "router", "gamma", ROUTER, "none", "router = true"),
     ];
-    Net::new(&[scene(""), more.concat()].concat())
+    [scene("ethertypes = [\"ptp\"]"), more.concat()].concat()
 }
 
 fn dhcp(from: u8, src: [u8; 4], to: [u8; 6], dst: [u8; 4], ports: (u16, u16)) -> Vec<u8> {
@@ -80,4 +84,20 @@ fn who_looks_for_a_router_asks_routers_and_nobody_else() {
     let fate = net.send("web1", &solicitation);
     assert_eq!(fate, "router");
     assert_eq!(fate.at("router"), solicitation);
+}
+
+#[test]
+fn policies_say_nothing_of_what_makes_a_network_a_network() {
+    let mut net = Net::new(&(text() + DENY_ALL));
+    assert_eq!(net.send("web1", udp(WEB1, DB1, 4000, 53)), "egress-rule at alpha", "they are in force");
+    assert!(net.send("web1", who_has(WEB1, DB1)).reached("web1"), "ARP is answered");
+    assert!(net.send("web1", solicit(WEB1, DB1)).reached("web1"), "neighbour discovery is");
+    assert_eq!(net.send("web1", dhcp(WEB1, [0; 4], BROADCAST, [255; 4], (68, 67))), "dhcp");
+    assert_eq!(net.send("web1", dhcp(WEB1, v4(WEB1), mac(DHCP), v4(DHCP), (68, 67))), "dhcp", "a renewal");
+    assert_eq!(net.send("dhcp", dhcp(DHCP, v4(DHCP), mac(WEB1), v4(WEB1), (67, 68))), "web1");
+    let all = "db1, db2, db3, dhcp, web1, web2, web3";
+    let advertisement = icmp6(ROUTER, [0x33, 0x33, 0, 0, 0, 1], link_local(ROUTER), ALL_NODES, 134, &[0; 8]);
+    assert_eq!(net.send("router", advertisement), all);
+    let ptp = [&mac(DB1)[..], &mac(WEB1), &[0x88, 0xf7], &[0; 46]].concat();
+    assert_eq!(net.send("web1", ptp), "db1");
 }

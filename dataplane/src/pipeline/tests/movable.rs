@@ -14,6 +14,10 @@ const BACKUPS: [(&str, u8); 3] = [("lb1", 31), ("lb2", 32), ("lb3", 33)];
 /// The scene with three load balancers that share an address: lb1 on alpha, lb2 on beta, lb3 on alpha; clients may use
 /// the group's port 53.
 fn shared(network: &str, mac: &str) -> Net {
+    Net::new(&shared_text(network, mac))
+}
+
+fn shared_text(network: &str, mac: &str) -> String {
     let pair = format!(
         "allowed_pairs = [{{ address = \"10.1.0.{VIP}\"{mac} }}, {{ address = \"fd00:1::{VIP:x}\"{mac} }}]"
     );
@@ -26,9 +30,7 @@ fn shared(network: &str, mac: &str) -> Net {
     let groups = "[tenant.acme.group.lb]\n\
         ingress = [{ proto = \"udp\", ports = 53, from = \"group:web\" }, { proto = \"icmp\", from = \"any\" }]\n\
         [tenant.acme.group.mon]\negress = [{ proto = \"udp\", to = \"group:lb\" }]\n";
-    Net::new(
-        &[scene(network), groups.to_owned(), lbs, endpoint("acme", "mon", "gamma", 41, "mon", "")].concat(),
-    )
+    [scene(network), groups.to_owned(), lbs, endpoint("acme", "mon", "gamma", 41, "mon", "")].concat()
 }
 
 const V_MAC: &str = ", mac = \"00:00:5e:00:01:33\"";
@@ -228,6 +230,11 @@ fn vrrp_is_between_those_who_share() {
     fix_ip_sum(&mut unicast);
     assert_eq!(net.send("lb1", &unicast), "lb2", "unicast peers need no rule");
     assert_eq!(net.send("web1", vrrp(mac(WEB1), WEB1)), "multicast-refused at alpha");
+    // Policies say nothing of it.
+    let mut net = Net::new(&(shared_text("", "") + DENY_ALL));
+    assert_eq!(net.send("lb1", vrrp(mac(31), 31)), "lb2, lb3");
+    assert_eq!(net.send("lb1", &unicast), "lb2");
+    assert_eq!(net.send("mon", udp(41, 31, 4000, 53)), "egress-rule at gamma");
 }
 
 fn fix_ip_sum(frame: &mut [u8]) {

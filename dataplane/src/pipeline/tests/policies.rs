@@ -481,3 +481,41 @@ fn a_reply_that_is_heard_first_is_no_flow_that_is_tried_out() {
     net.install(&eastgate_testkit::parse(&enforced));
     assert_eq!(net.send("db1", other.data(b"more")), "policy-changed at beta");
 }
+
+/// Attack 33: neither is the longer prefix.
+#[test]
+fn of_a_wide_and_a_narrow_rule_the_first_one_wins() {
+    let wide = "{ action = \"deny\", from = \"10.0.0.0/8\" }";
+    let narrow = "{ action = \"allow\", proto = \"udp\", ports = 53, from = \"10.1.0.11\" }";
+    for (first, second, expected) in [(narrow, wide, "db1"), (wide, narrow, "ingress-rule at beta")] {
+        let policy = format!("[policy.p]\napplies_to = \"site\"\ningress = [{first}, {second}]\n");
+        let mut net = Net::new(&(scene("") + &policy));
+        assert_eq!(net.send("web1", udp(WEB1, DB1, 4000, 53)), expected);
+        assert_eq!(net.send("web2", udp(WEB2, DB1, 4000, 53)), "ingress-rule at beta");
+    }
+}
+
+/// A policy for everyone holds whatever the tenant writes; one for a group of a tenant is about whom the tenant puts there.
+#[test]
+fn a_policy_of_the_site_is_about_what_the_tenant_calls_so() {
+    let deny = |whom: &str| {
+        format!("[policy.p]\napplies_to = \"{whom}\"\negress = [{{ action = \"deny\", to = \"any\" }}]\n")
+    };
+    // The tenant gives its web servers a group of another name.
+    let text = scene("");
+    let renamed = text
+        .replace("group.web]", "group.www]")
+        .replace("\"web\"", "\"www\"")
+        .replace("group:web", "group:www");
+    let and_web = "[tenant.acme.group.web]\negress = [{ to = \"any\" }]\n";
+    for (whom, before, after) in [
+        ("site", "egress-rule at alpha", "egress-rule at alpha"),
+        ("tenant:acme", "egress-rule at alpha", "egress-rule at alpha"),
+        ("group:acme/web", "egress-rule at alpha", "db1"),
+    ] {
+        let mut net = Net::new(&(text.clone() + &deny(whom)));
+        assert_eq!(net.send("web1", udp(WEB1, DB1, 4000, 53)), before, "{whom}");
+        let mut net = Net::new(&(renamed.clone() + and_web + &deny(whom)));
+        assert_eq!(net.send("web1", udp(WEB1, DB1, 4000, 53)), after, "{whom}, renamed");
+    }
+}

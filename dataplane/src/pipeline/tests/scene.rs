@@ -28,6 +28,14 @@ ingress = [
 ]
 "#;
 
+/// The site's word against everything.
+pub(super) const DENY_ALL: &str = r#"
+[policy.nothing]
+applies_to = "site"
+ingress = [{ action = "deny", from = "any" }]
+egress = [{ action = "deny", to = "any" }]
+"#;
+
 /// Stations by their number: MAC, addresses.
 pub(super) const WEB1: u8 = 11;
 pub(super) const WEB2: u8 = 12;
