@@ -181,7 +181,7 @@ impl<'f> Whole<'f> {
         }
     }
 
-    /// Warns of endpoints with addresses that nobody of the tenant reaches. What was found of tenants that did not change holds
+    /// Warns of endpoints with addresses that are hosts', and with routes that nobody of the tenant reaches. What was found of tenants that did not change holds
     /// again: neither did the hosts, nor who may reach them.
     fn addresses_of_hosts(&mut self, good: Option<&Good>) {
         let site = self.first.map(|first| &first.site);
@@ -192,11 +192,11 @@ impl<'f> Whole<'f> {
                 same.push(&tenant.name);
                 continue;
             }
-            if site.is_some_and(|site| site.underlay_access_of(&tenant.name).is_some()) {
-                continue;
-            }
             let addresses = claims.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
-            let routes = claims.endpoints.iter().flat_map(|endpoint| &endpoint.routes);
+            // Somebody of the tenant may take them.
+            let has_access = site.is_some_and(|site| site.underlay_access_of(&tenant.name).is_some());
+            let routes =
+                claims.endpoints.iter().filter(|_| !has_access).flat_map(|endpoint| &endpoint.routes);
             let found: Found = addresses
                 .filter_map(|(address, at)| reserved.warning(*address, at))
                 .chain(routes.filter_map(|(route, at)| reserved.of_route(*route, at)))

@@ -153,12 +153,15 @@ impl<'n> Eligibility<'n> {
         unless(network.directory.ownership.sharers(addr).is_empty(), Userspace::AddressIsShared)
     }
 
-    /// May packets of this key, from one endpoint to another, be carried by what was decided of their flow?
+    /// May packets of this key, from one endpoint to another, be carried by what was decided of their flow? Who may send to what
+    /// is reserved in `site`, answers included, is checked packet by packet.
     ///
     /// # Errors
     /// Why not.
-    pub fn flow(self, src: &Endpoint, dst: &Endpoint, key: &FlowKey) -> Result<(), Userspace> {
+    pub fn flow(self, site: &Site, src: &Endpoint, dst: &Endpoint, key: &FlowKey) -> Result<(), Userspace> {
         let network = self.network;
+        let reserved = [key.src, key.dst].into_iter().any(|addr| site.is_reserved(addr));
+        unless(!reserved, Userspace::AddressIsReserved)?;
         let is_control = key.proto == proto::UDP
             && network.control_ports.iter().any(|port| [key.sport, key.dport].contains(port));
         unless(!is_control, Userspace::ControlTraffic)?;
@@ -348,7 +351,7 @@ allowed_pairs = [{ address = "10.1.0.14" }]
             (web1, shared, udp(13, 11, 53), Err(Userspace::SourceIsNotItsOwn)),
             (web1, shared, udp(11, 15, 53), Err(Userspace::ProxiedElsewhere)),
         ] {
-            assert_eq!(eligibility.flow(src, dst, &key), expected, "{key:?}");
+            assert_eq!(eligibility.flow(site, src, dst, &key), expected, "{key:?}");
         }
         assert_eq!((eligibility.packet(0), eligibility.packet(1)), (Ok(()), Err(Userspace::Tagged)));
     }

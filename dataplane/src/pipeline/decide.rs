@@ -362,10 +362,8 @@ impl<'s> Pipeline<'s> {
 }
 
 /// What the policy says of a packet that would begin a flow, and which way the packet would go in it. A packet of TCP or SCTP in
-/// mid-stream may be a reply: it begins a flow also where the rules let the one begin that it answers, and is not one that is
-/// tried out then. Which of both it is, is said by the rules of both ends: were each host to go by those that it applies, one would
-/// take it for the first packet, the other for its answer, and neither would ask the rule that forbids it. What that one had in
-/// its headers beside addresses and ports nobody knows; the segment's own stands for it.
+/// mid-stream may be an answer: it begins a flow also where the rules let the one begin that it answers, and is not one that is
+/// tried out then. What that one had in its headers beside addresses and ports nobody knows; the segment's own stands for it.
 fn may_begin<'s>(
     network: &Network,
     ends: Ends<'s>,
@@ -373,27 +371,21 @@ fn may_begin<'s>(
     loose: bool,
 ) -> (Ruling, FlowDirection) {
     let key = segment.key;
-    let inquiry = Inquiry::of_flow(ends, segment, &key, segment.header);
     let is_mid_stream = match &segment.kind {
         SegmentKind::Tcp(tcp) => tcp.flags & tcp_flags::SYN == 0,
         SegmentKind::Sctp(sctp) => loose && !sctp.chunks.has(Chunks::INIT),
         _ => false,
     };
-    if is_mid_stream {
+    let is_answer = is_mid_stream && network.is_answer(ends, segment);
+    if is_answer {
         let of_opener = Inquiry::of_flow(ends.reversed(), segment, &key.reversed(), segment.header);
-        let [begins, answers] = [&inquiry, &of_opener].map(|inquiry| network.ask_policy_of_both(inquiry));
-        let is_answer =
-            !begins.allows() && (answers.allows() || begins.enforce().is_err() && answers.enforce().is_ok());
-        // Nor does one host begin it, for answers to come back by, where the other's rules do not let it begin.
-        if !is_answer && begins.enforce().is_err() {
-            return (begins, FlowDirection::Original);
-        }
         let ruling = network.ask_policy(&of_opener);
         // At an end that keeps no state nothing is an answer.
-        if is_answer && ruling.is_stateful() {
+        if ruling.is_stateful() {
             return (ruling, FlowDirection::Reply);
         }
     }
+    let inquiry = Inquiry::of_flow(ends, segment, &key, segment.header);
     (network.ask_policy(&inquiry), FlowDirection::Original)
 }
 

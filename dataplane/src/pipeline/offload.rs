@@ -331,7 +331,7 @@ impl<'s> Pipeline<'s> {
         now: Instant,
     ) -> Option<Template> {
         let eligibility = Eligibility::of(network);
-        eligibility.flow(src, dst, key).ok()?;
+        eligibility.flow(&self.snapshot.site, src, dst, key).ok()?;
         let (from, to) = (src.location, dst.location);
         let max_packet = match (from, to) {
             (_, Location::Local(_)) => u16::MAX,

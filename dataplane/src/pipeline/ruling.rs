@@ -9,7 +9,7 @@ use eastgate_policy::rule::{
 };
 use eastgate_wire::{
     Addr, DropReason, EndpointId, FlowKey, Helper,
-    view::{HeaderBits, Ip, tcp_flags},
+    view::{HeaderBits, Ip, proto, tcp_flags},
 };
 
 use super::{Refusal, track::Ends};
@@ -143,9 +143,25 @@ impl Network {
         self.ask_policy_of(inquiry, |end| end.enforced_here)
     }
 
-    /// What both say, on whichever host they are applied: the same on all hosts that have this configuration.
-    pub(super) fn ask_policy_of_both(&self, inquiry: &Inquiry<'_>) -> Ruling {
-        self.ask_policy_of(inquiry, |_| true)
+    /// Whether a segment in mid-stream, of a connection that nobody here knows, is an answer in it: the rules do not let one begin as the
+    /// segment goes, but the other way round. The rules of both ends are asked, on whichever host they are applied, so that all hosts
+    /// say the same: were each to go by those that it applies, the sender's would take it for the first packet, the receiver's for its
+    /// answer, and neither would ask the rule that forbids it. Where an end is not known, hosts know different things, and it is no
+    /// answer.
+    pub(super) fn is_answer(&self, ends: Ends<'_>, segment: &Segment) -> bool {
+        if ends.src.is_none() || ends.dst.is_none() {
+            return false;
+        }
+        // A connection begins by a SYN, whatever the segment at hand has.
+        let tcp_flags =
+            if segment.key.proto == proto::TCP { tcp_flags::SYN } else { segment.header.tcp_flags };
+        let first = HeaderBits { tcp_flags, ..segment.header };
+        let ask =
+            |ends, key: &FlowKey| self.ask_policy_of(&Inquiry::of_flow(ends, segment, key, first), |_| true);
+        let forwards = ask(ends, &segment.key);
+        let backwards = ask(ends.reversed(), &segment.key.reversed());
+        !forwards.allows()
+            && (backwards.allows() || forwards.enforce().is_err() && backwards.enforce().is_ok())
     }
 
     fn ask_policy_of(&self, inquiry: &Inquiry<'_>, asked: impl Fn(&Endpoint) -> bool) -> Ruling {

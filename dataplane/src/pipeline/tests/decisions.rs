@@ -213,9 +213,8 @@ egress = [{ to = "any" }]
                 to(frame, if network.contains("proxy") { proxy } else { mac(station) })
             };
             let closed = Talk { a: WEB1, b: db, sport: 40_000, dport: 22 };
-            assert_eq!(net.send("web1", by(db, closed.data(b"in"))), "ingress-denied at alpha");
             assert_eq!(
-                net.send(name, by(WEB1, closed.answer(b"out"))),
+                net.send("web1", by(db, closed.data(b"in"))),
                 format!("ingress-denied at {host}").as_str()
             );
             let open = Talk { a: WEB1, b: db, sport: 40_001, dport: 5432 };
@@ -227,4 +226,33 @@ egress = [{ to = "any" }]
             assert_eq!(net.send("web1", by(db, open.data(b"goes on"))), name);
         }
     }
+}
+
+/// Of what the other end's host may know better, this one says nothing: flags of the first segment, and what keeps no state.
+#[test]
+fn a_segment_in_mid_stream_is_judged_at_its_own_end() {
+    let groups = "[tenant.acme.group.web]\negress = [{ to = \"any\" }]\n[tenant.acme.group.db]\n\
+        ingress = [{ proto = \"tcp\", ports = 5432, from = \"group:web\" }]\n";
+    let talk = |sport| Talk { a: WEB1, b: DB1, sport, dport: 5432 };
+    let flags = "[tenant.acme.policy.opens]\napplies_to = \"group:db\"\nend = \"deny\"\n\
+        ingress = [{ action = \"allow\", proto = \"tcp\", ports = 5432, from = \"any\", tcp_flags = \"syn/syn,ack\" }]\n";
+    let mut net = Net::new(&(scene_with("tcp = \"loose\"", groups) + flags));
+    // The receiver's host may know the connection: whether it began by a SYN is for it to say.
+    assert_eq!(net.send("web1", talk(1).data(b"goes on")), "ingress-rule at beta");
+    // A group without state is asked about each packet, the other end's host keeps state all the same.
+    let stateless =
+        groups.replace("[tenant.acme.group.web]\n", "[tenant.acme.group.web]\nstateful = false\n");
+    let mut net = Net::new(&scene_with("tcp = \"loose\"", &stateless));
+    assert_eq!(net.send("web1", talk(2).data(b"to an open port")), "db1");
+    assert_eq!(
+        net.send("db1", talk(2).answer(b"back")),
+        "ingress-denied at alpha",
+        "no rule of web's lets it in"
+    );
+    // Of a machine that nobody knows, on one host or on both, nothing is an answer.
+    let open = endpoint("acme", "hyper", "alpha", 51, "db", "port_security = false");
+    let mut net = Net::new(&(scene_with("tcp = \"loose\"\nlearning = true", groups) + &open));
+    let unknown = Talk { a: 77, b: DB1, sport: 3, dport: 22 };
+    let fate = net.send("hyper", unknown.data(b"from nowhere"));
+    assert!(fate.deliveries.is_empty(), "{fate}");
 }

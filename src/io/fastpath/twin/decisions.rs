@@ -182,6 +182,12 @@ fn endpoints_that_owe_more() {
     for [a, b] in [[11, 12], [12, 11], [12, 21], [21, 12], [23, 11], [11, 23]] {
         each_kind(&mut pair, a, b, false);
     }
+    // What comes from a reserved address, and the answers to it, are looked at one by one, also of flows like one that was there.
+    for port in 3000..3004 {
+        assert!(!pair.send(23, &udp(23, 24, port, 443)).1, "{port}");
+        assert!(!pair.send(24, &udp(24, 23, 443, port)).1, "{port}");
+        assert!(!pair.send(23, &udp(23, 24, port, 443)).1, "{port}, again");
+    }
     assert!(!pair.send(11, &to(syn(11, 22, 2000), own.0)).1);
     assert!(!pair.send(22, &from(syn(22, 11, 2000), own.0)).1);
     // A mesh sends nothing on that came from another VTEP.
