@@ -36,7 +36,7 @@ use eastgate_dataplane::{
 use eastgate_wire::AttachmentId;
 use serde_json::{Value, json};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
 };
 
@@ -64,7 +64,7 @@ use crate::{
         lock::NamespaceLock,
         machine::{Machine, record_beside},
         netlink::{Link, LinkEvent, Netlink},
-        worker::WorkerHandle,
+        worker::{Command, WorkerHandle},
     },
     plan::{Step, Undo, wanted_ports},
 };
@@ -149,8 +149,9 @@ pub fn choose_host(config: &Config, named: Option<&str>) -> Result<String> {
 pub fn run(options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        let signals = Signals::hear()?;
         let mut daemon = Daemon::start(options).await?;
-        match daemon.serve().await {
+        match daemon.serve(signals).await {
             Ok(()) => daemon.stop().await,
             Err(error) => {
                 daemon.abandon();
@@ -220,6 +221,25 @@ pub(crate) enum PortState {
     Absent,
     /// It cannot be served, and is closed; tried again every second.
     Failed(String),
+}
+
+/// What it is told from outside of its socket.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Heard from now on, and kept until somebody asks. Before there is another runtime: all of them take signals from one pipe, and
+    /// one that comes while nobody here is listening is lost.
+    fn hear() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
 }
 
 struct Daemon {
@@ -375,21 +395,22 @@ impl Daemon {
         Ok(daemon)
     }
 
-    async fn serve(&mut self) -> Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hangup = signal(SignalKind::hangup())?;
+    async fn serve(&mut self, mut signals: Signals) -> Result<()> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut look = learning::look();
         loop {
             tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-                _ = hangup.recv() => {
+                // Whoever wants it to end does not wait behind what happens on the machine, nor do the clock and a reload.
+                biased;
+                _ = signals.terminate.recv() => return Ok(()),
+                _ = signals.interrupt.recv() => return Ok(()),
+                _ = tick.tick() => self.watch().await?,
+                _ = signals.hangup.recv() => {
                     let _ = self.reload().await;
                 }
                 Some(change) = self.changes.recv() => self.carry_out(change).await,
+                _ = look.tick(), if self.has_learners() => self.learn().await,
                 event = self.events.recv() => {
                     let Some(event) = event else { return Err(anyhow!("the kernel's notifications ended")) };
                     let mut news = upkeep::News::default();
@@ -399,8 +420,6 @@ impl Daemon {
                     }
                     self.hear(news).await;
                 }
-                _ = tick.tick() => self.watch().await?,
-                _ = look.tick(), if self.has_learners() => self.learn().await,
             }
         }
     }
@@ -408,6 +427,8 @@ impl Daemon {
     /// Leaves the machine as it was (workers first, then guards and settings), unless told to keep the fast path.
     async fn stop(mut self) -> Result<()> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        // What comes now may take as long as the kernel does.
+        tracing::info!("stopping");
         self.save_learned();
         lock(&self.view.state).ready = false;
         self.control = None;
@@ -416,7 +437,7 @@ impl Daemon {
             tracing::info!("stopped; flows go on without a daemon until `run` or `teardown`");
             return Ok(());
         }
-        self.workers.clear();
+        self.end_workers();
         let undone = match self.machine.take() {
             Some(machine) => machine.undo(&self.netlink).await,
             None => Ok(()),
@@ -430,8 +451,14 @@ impl Daemon {
     /// Guards and programs stay, as after a kill, and so does the record of changes, for the daemon that follows.
     fn abandon(mut self) {
         self.control = None;
-        self.workers.clear();
+        self.end_workers();
         self.socket_file.remove();
+    }
+
+    /// All at once: the kernel takes its time for each socket that is closed.
+    fn end_workers(&mut self) {
+        self.workers.iter().for_each(|worker| worker.tell(Command::Stop));
+        self.workers.clear();
     }
 
     async fn list_links(&mut self) {

@@ -199,6 +199,8 @@ fn others_go_on(kind: Kind, dataplane: &str) {
          of as many of another network {calm}"
     );
     let drops = daemons[0].drops();
+    let limited = |reason: &str| drops.get(reason).copied().unwrap_or(0);
+    assert!(limited("flow-limit") + limited("new-flow-limit") > 0, "a limit was met: {drops:?}");
     assert!(exchanged * 10 >= EXCHANGES * 9, "{exchanged} of {EXCHANGES} exchanges, {drops:?}");
     assert!(neighbours * 100 >= CONNECTIONS * 95, "{neighbours} of {CONNECTIONS} connections, {drops:?}");
     assert!(calm * 100 >= CONNECTIONS * 99, "{calm} of {CONNECTIONS} connections, {drops:?}");

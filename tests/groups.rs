@@ -271,6 +271,10 @@ fn what_is_sent_to_many_reaches_whom_rules_say() {
     const NAMED: [Ipv4Addr; 3] = [GROUP, SUBNET, Ipv4Addr::BROADCAST];
     for dataplane in DATAPLANES {
         let Some(site) = Site::new(HOSTS_V4) else { return };
+        for machine in [&site.web1, &site.web2, &site.db1] {
+            // Of its own accord, their kernels' IPv6 sends to groups as well.
+            machine.set("net/ipv6/conf/eth0/disable_ipv6", "1");
+        }
         for to in ["239.0.0.0/8", "255.255.255.255/32"] {
             site.web1.ip(&format!("route add {to} dev eth0"));
         }
@@ -323,6 +327,10 @@ fn what_is_sent_to_many_reaches_whom_rules_say() {
             assert_eq!(heard(&marker), [0, 0], "{dataplane}: {marker}");
         }
         assert_eq!(heard("<one>"), [0, 0], "{dataplane}");
+        for to in NAMED {
+            let all = [7300, 7301].map(|port| heard(&format!("<{to} {port}>")));
+            assert_eq!(all, [[1, 1], [0, 1]], "{dataplane}: {to}");
+        }
     }
 }
 

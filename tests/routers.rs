@@ -5,9 +5,12 @@
 
 mod common;
 
-use std::net::SocketAddr;
+use std::{
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
 
-use common::{Daemon, Sink, Space, Stream, bulk, send_frame, settle, site::*, wait_for};
+use common::{Daemon, Sink, Space, Stream, bind_tcp, bulk, send_frame, settle, site::*, wait_for};
 use etherparse::PacketBuilder;
 
 const DATAPLANES: [&str; 2] = ["ebpf", "userspace"];
@@ -84,8 +87,13 @@ fn what_is_behind_a_router_is_reached_and_reaches_others() {
                     )
                 });
                 streams[0].arrives(&format!("what the router's rules allow ({what})"), &sinks[0]);
-                streams[1].send_more(100);
-                assert_eq!(sinks[1].last(), 0, "what they do not allow ({what})");
+                let refused = || -> u64 {
+                    let reasons = [&alpha, &beta].map(|daemon| daemon.drops());
+                    reasons.iter().filter_map(|drops| drops.get("ingress-denied")).sum()
+                };
+                let before = refused();
+                wait_for(&format!("what they do not allow ({what})"), || refused() >= before + 100);
+                assert_eq!(sinks[1].last(), 0, "{what}");
 
                 // It forwards for its routes alone, and not for what is somebody's.
                 let daemon = if number == 0x12 { &alpha } else { &beta };
@@ -150,7 +158,9 @@ fn addresses_of_the_underlay_are_reached_by_whom_the_operator_names() {
             assert_eq!(refused("reserved-destination"), 0, "{what}");
             let denied = Sink::start(&behind, at("10.9.0.5", DENIED));
             Stream::start(&site.web1, udp(11, 4001), at("10.9.0.5", DENIED)).send_more(50);
-            assert_eq!(denied.last(), 0, "what they do not allow ({what})");
+            let refused_there = || daemons[1].drops().get("ingress-denied").copied().unwrap_or(0);
+            wait_for(&format!("what they do not allow ({what})"), || refused_there() >= 50);
+            assert_eq!(denied.last(), 0, "{what}");
 
             let tunnels = Sink::start(&behind, at(RESERVED, 4789));
             Stream::start(&site.web1, udp(11, 4002), at(RESERVED, 4789)).send_more(20);
@@ -162,6 +172,18 @@ fn addresses_of_the_underlay_are_reached_by_whom_the_operator_names() {
             assert!(!site.web2.ping("-q -W 1 10.9.0.5"), "{what}");
             stream.arrives(&format!("the flow of who may goes on ({what})"), &allowed);
             assert!(allowed.last() > before, "{what}");
+
+            // Whoever is not on the list does not answer such an address either, in the first connection or in one like it.
+            let listeners = [&site.web1, &site.web2].map(|space| space.enter(|| bind_tcp("0.0.0.0:5433")));
+            let connects = |to: &str| {
+                let to = at(to, 5433);
+                behind.enter(move || TcpStream::connect_timeout(&to, Duration::from_secs(2)).is_ok())
+            };
+            for round in 0..3 {
+                assert!(connects("10.1.0.11"), "who is on the list is reached from there ({what}, {round})");
+                assert!(!connects("10.1.0.12"), "who is not answers nothing ({what}, {round})");
+            }
+            drop(listeners);
 
             // Who is taken off the list is cut off, wherever the flow is carried.
             site.rewrite(|text| text.replace("underlay_access = [\"acme/web1\"]", ""));

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eastgate_testkit::wait::until;
+use eastgate_testkit::wait::{SLOW_POLL, until, until_every};
 use serde_json::Value;
 
 use super::{BOUND, Space, World, wait_for};
@@ -74,12 +74,14 @@ impl Daemon {
     }
 
     fn wait_until_ready(&mut self, host: &str) {
-        wait_for(&format!("{host} is ready"), || {
+        // Each question is a process: not too many of them where the cores are busy.
+        let ready = until_every(SLOW_POLL, BOUND, || {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("{host} ended: {status}\n{}", self.log());
             }
             self.socket.exists() && self.try_ask(&["status"]).is_some_and(|status| status["ready"] == true)
         });
+        assert!(ready, "{host} is not ready within {BOUND:?}\n{}", self.log());
     }
 
     /// Starts it and does not wait.
@@ -208,32 +210,52 @@ impl Daemon {
 
     /// Waits until it has ended.
     pub fn wait(&mut self) -> ExitStatus {
+        if let Some(status) = self.ended_within(BOUND) {
+            return status;
+        }
+        let (own, others) = (threads(self.child.id(), |_| true), waiting_in_the_kernel());
+        let later = self.ended_within(BOUND);
+        panic!(
+            "the daemon does not end within {BOUND:?}, and as long again later: {later:?}\nIts threads:\n{own}\nOthers that wait for the kernel:\n{others}"
+        )
+    }
+
+    fn ended_within(&mut self, bound: Duration) -> Option<ExitStatus> {
         let mut status = None;
-        until(BOUND, || {
+        until(bound, || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
-        status.unwrap_or_else(|| panic!("the daemon does not end within {BOUND:?}; {}", self.threads()))
+        status
     }
+}
 
-    /// What its threads are doing: the kernel's function that each waits in, its state, and its stack there.
-    fn threads(&self) -> String {
-        let tasks =
-            std::fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten().flatten();
-        let told = tasks.map(|task| {
-            let read = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
-            let state =
-                read("status").lines().find(|line| line.starts_with("State")).unwrap_or_default().to_owned();
+/// What threads of a process are doing: the kernel's function that each waits in, its state, and its stack there.
+fn threads(process: u32, wanted: impl Fn(&str) -> bool) -> String {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let told = tasks.filter_map(|task| {
+        let read = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        let status = read("status");
+        let state = status.lines().find(|line| line.starts_with("State")).unwrap_or_default();
+        let (name, call) = (read("comm"), read("syscall"));
+        wanted(state).then(|| {
             format!(
-                "{}: {state}, {}, {}\n{}",
-                read("comm").trim(),
+                "{process} {}: {state}, {}, {}\n{}",
+                name.trim(),
                 read("wchan"),
-                read("syscall").trim(),
+                call.trim(),
                 read("stack")
             )
-        });
-        told.collect::<Vec<_>>().join("\n")
-    }
+        })
+    });
+    told.collect::<Vec<_>>().join("\n")
+}
+
+/// The threads of the machine that cannot be interrupted: who holds the kernel's locks is among them.
+fn waiting_in_the_kernel() -> String {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    numbers.map(|process| threads(process, |state| state.contains("D ("))).collect()
 }
 
 impl Drop for Daemon {
