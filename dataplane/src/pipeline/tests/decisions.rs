@@ -194,6 +194,28 @@ fn an_open_flow_is_no_way_to_another_receiver() {
     }
 }
 
+/// Each host asks the ends that it has, and keeps state of what it has let pass: between two hosts, what one end may send is what the
+/// other's host takes for an answer to what that one has sent. On one host both ends are asked about the first packet.
+#[test]
+fn between_hosts_each_end_is_asked_by_its_own_and_answers_are_what_each_has_sent_for() {
+    let groups = "[tenant.acme.group.web]\negress = [{ to = \"any\" }]\n[tenant.acme.group.db]\negress = [{ to = \"any\" }]\n";
+    let both = |there: u8, name: &str, text: &str| {
+        let mut net = Net::new(text);
+        let [first, back, again] = [
+            net.send("web1", udp(WEB1, there, 51_820, 51_820)),
+            net.send(name, udp(there, WEB1, 51_820, 51_820)),
+            net.send("web1", udp(WEB1, there, 51_820, 51_820)),
+        ];
+        [!first.deliveries.is_empty(), !back.deliveries.is_empty(), !again.deliveries.is_empty()]
+    };
+    let open = scene_with("", groups);
+    assert_eq!(both(DB1, "db1", &open), [false, true, true], "on two hosts");
+    assert_eq!(both(DB2, "db2", &open), [false, false, false], "on one");
+    // Who is to be kept apart is denied to send.
+    let apart = "[policy.apart]\napplies_to = \"group:acme/db\"\negress = [{ action = \"deny\", to = \"group:acme/web\" }]\n";
+    assert_eq!(both(DB1, "db1", &(open + apart)), [false, false, false]);
+}
+
 /// Egress is open at both ends, as it is for most. A segment of no connection that is known is of the same one on both hosts: it does
 /// not leave one by what its sender may begin, and come in at the other as the answer to what its receiver may.
 #[test]
