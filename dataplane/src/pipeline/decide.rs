@@ -175,7 +175,8 @@ impl<'s> Pipeline<'s> {
         let is_plain = expected.is_none()
             && ruling.is_plain()
             && Eligibility::of(network).beginning([ends.src, ends.dst]).is_ok()
-            && Eligibility::of(network).kept(admitted.stateless, ruling.helper()).is_ok();
+            && Eligibility::of(network).kept(admitted.stateless, ruling.helper()).is_ok()
+            && !network.is_refused_elsewhere(&Inquiry::of_flow(*ends, segment, &segment.key, segment.header));
         if let Some(expected) = expected {
             flows.relate(hit.flow, Some(expected.related));
             expected.has_begun();
