@@ -392,3 +392,53 @@ fn a_network_that_is_loose_takes_connections_in_mid_stream() {
         }
     }
 }
+
+/// Both may send to each other, and neither receives: what the one sends is no answer to what the other has sent, on one host as on two.
+#[test]
+fn what_both_send_at_once_is_no_answer() {
+    const WEB1_AT: (u8, MacAddr) = (11, WEB1);
+    let datagram = |from: (u8, MacAddr), to: (u8, MacAddr), port: u16, text: &str| {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(from.1.0, to.1.0)
+            .ipv4([10, 1, 0, from.0], [10, 1, 0, to.0], 64)
+            .udp(port, port)
+            .write(&mut frame, text.as_bytes())
+            .unwrap();
+        frame
+    };
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        for machine in [&site.web1, &site.web2, &site.db1] {
+            machine.ip("addr flush dev eth0");
+        }
+        // 7000 is let in; 7100 to 7103 are not.
+        let daemons = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
+        let captures = [&site.web1, &site.web2, &site.db1].map(|machine| Capture::start(machine, "eth0"));
+        let heard = |machine: usize, text: &str| {
+            !captures[machine].matching(|frame| frame.ends_with(text.as_bytes())).is_empty()
+        };
+        let refused = || refused(&daemons);
+        for ((n, to), machine) in (1..).zip(RECEIVERS).zip([&site.web2, &site.db1]) {
+            // The first of a pair shows the programs who it is between; they begin what comes then.
+            for port in [7000, 7100, 7101, 7102, 7103] {
+                let what = format!("{dataplane}, 10.1.0.{}, {port}", to.0);
+                for round in 0..3 {
+                    let [there, back] =
+                        ["there", "back"].map(|way| format!("<{way} {} {port} {round}>", to.0));
+                    let before = refused();
+                    send_frame(&site.web1, "eth0", &datagram(WEB1_AT, to, port, &there));
+                    if port == ALLOWED {
+                        wait_for(&format!("{what}: {there}"), || heard(n, &there));
+                        send_frame(machine, "eth0", &datagram(to, WEB1_AT, port, &back));
+                        wait_for(&format!("{what}: {back}"), || heard(0, &back));
+                        continue;
+                    }
+                    wait_for(&format!("{what}: {there} is refused"), || refused() == before + 1);
+                    send_frame(machine, "eth0", &datagram(to, WEB1_AT, port, &back));
+                    wait_for(&format!("{what}: {back} is refused"), || refused() == before + 2);
+                    assert!(!heard(n, &there) && !heard(0, &back), "{what}, {round}");
+                }
+            }
+        }
+    }
+}

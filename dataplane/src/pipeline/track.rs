@@ -387,9 +387,12 @@ impl<'s> Pipeline<'s> {
         let tracking = StateSettings { loose, ..tracking };
         if let Some((flow, original)) = flows.answers_first(segment, now) {
             let inquiry = Inquiry::of_flow(ends.reversed(), segment, &original, flows.header(flow));
-            // The other end's host has not let it begin: its sender begins another one, if it may.
             if network.is_refused_elsewhere(&inquiry) {
-                flows.close(flow, now);
+                self.shared.reclaim(flows, network, flow, &original, now);
+                // The other end's host has not let it begin: its sender begins another one, if it may.
+                if flows.answers_first(segment, now).is_some() {
+                    flows.close(flow, now);
+                }
             }
         }
         let mut tracked = flows.track(segment, &tracking, epoch, now);
