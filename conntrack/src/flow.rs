@@ -411,21 +411,6 @@ impl FlowTable {
         self.slab.index(flow).map_or(HeaderBits::default(), |index| self.slab.at(index).header)
     }
 
-    /// The flow that a packet would be the first answer of, as far as is known here, and how its opener's packets have it; nothing where
-    /// something else let the flow begin than rules. A reset answers nothing: it tells that the flow is refused.
-    pub fn answers_first(&mut self, segment: &Segment, now: Instant) -> Option<(FlowId, FlowKey)> {
-        if matches!(&segment.kind, SegmentKind::Tcp(tcp) if tcp.flags & tcp_flags::RST != 0) {
-            return None;
-        }
-        let (key, swapped) = Key::of_segment(segment);
-        let index = self.live(&key, now)?;
-        let entry = self.slab.at(index);
-        let first = entry.direction(swapped) == Direction::Reply && !entry.replied;
-        let flow = flow_id(entry, index);
-        let original = original(entry);
-        (first && self.relation(flow).is_none()).then_some((flow, original))
-    }
-
     /// When [`FlowTable::handle_timeout`] should be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {

@@ -147,11 +147,8 @@ static __always_inline const struct network *decide_new(struct scratch *scratch,
 	if (scratch->packet.lone) {
 		if (scratch->verdict != VERDICT_STATELESS)
 			return 0;
-	} else if (scratch->verdict == VERDICT_UNKNOWN && find_cached_policy(scratch, vni) && cached_policy->generation == generation) {
+	} else if (scratch->verdict == VERDICT_UNKNOWN && find_cached_policy(scratch, vni) && cached_policy->generation == generation)
 		scratch->verdict = VERDICT_ALLOW;
-		/* The pipeline leaves none for what the other end's rules refuse. */
-		scratch->marks = 0;
-	}
 	if (!scratch->packet.lone)
 		punt(&scratch->packet, PUNT_UNDECIDED);
 	if (scratch->verdict > VERDICT_DENY && scratch->verdict != VERDICT_STATELESS)
@@ -204,7 +201,7 @@ static __always_inline void begin(struct scratch *scratch, __u32 side, __u64 now
 	flow->last_seen = now;
 	flow->created = milliseconds(now);
 	flow->opener = side;
-	flow->marks = FLOW_KERNEL_CREATED | scratch->marks;
+	flow->marks = FLOW_KERNEL_CREATED;
 	flow->tag = tag_of(&scratch->key);
 	flow->dirs[0].template.source_port_be = port;
 	flow->dirs[1].template.source_port_be = port;

@@ -266,7 +266,7 @@ static __always_inline enum verdict ask_policy(struct scratch *scratch, const st
 	__u64 result;
 
 	*rule = NO_RULE;
-	if (tiers == NO_RULE || (direction == EGRESS && whose->flags & ENDPOINT_ELSEWHERE))
+	if (tiers == NO_RULE)
 		return VERDICT_NOT_ASKED;
 	/* One after the other, and no loop: 6.1 takes none that is fallen into from above, as the compiler would have it. */
 	result = ask_tier(scratch, whose, peer, tiers * POLICY_TIERS, fields);
@@ -353,16 +353,8 @@ static __always_inline enum verdict decide(struct scratch *scratch, const struct
 		return VERDICT_UNKNOWN;
 	scratch->policy_key = policy_key(p);
 	verdict = ask_policy(scratch, src, dst, EGRESS, &cached_policy->rules[0]);
-	scratch->marks = 0;
 	if (verdict == VERDICT_ALLOW || verdict >= VERDICT_STATELESS) {
 		other = ask_policy(scratch, dst, src, INGRESS, &cached_policy->rules[1]);
-		if (dst->flags & ENDPOINT_ELSEWHERE) {
-			/* Whether it may begin is for the other host to say. Here it says what may come back. */
-			if (other != VERDICT_ALLOW && other != VERDICT_STATELESS)
-				scratch->marks = FLOW_UNANSWERED;
-			cached_policy->rules[1] = NO_RULE;
-			other = VERDICT_NOT_ASKED;
-		}
 		verdict = both_say(verdict, other);
 	}
 	if (verdict == VERDICT_ALLOW && (src->flags | dst->flags) & ENDPOINT_OWN_TIMEOUTS)

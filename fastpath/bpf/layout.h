@@ -153,8 +153,6 @@ enum flow_marks {
 	FLOW_STALE = 1 << 4,
 	/* A helper has let it begin; said of flows that the pipeline has handed over. `created` and the halves of an account say how. */
 	FLOW_RELATED = 1 << 5,
-	/* The rules of its other end, which another host asks, may not let it begin: what comes back is punted. Said of flows that were created here. */
-	FLOW_UNANSWERED = 1 << 6,
 };
 
 /* As conntrack's `STREAM_AFTER` and `STREAM_IDLE`, in milliseconds */
@@ -242,8 +240,6 @@ enum endpoint_flags {
 	ENDPOINT_PROXIED = 1 << 0,
 	/* Its flows last as it says, and not as its network does: they begin with the pipeline. */
 	ENDPOINT_OWN_TIMEOUTS = 1 << 1,
-	/* The other host's eastgate asks its rules. */
-	ENDPOINT_ELSEWHERE = 1 << 2,
 };
 
 enum direction {

@@ -323,8 +323,6 @@ struct scratch {
 	struct endpoint endpoints[2];
 	/* `enum verdict` */
 	__u32 verdict;
-	/* What is to be added to `flow.marks`, of a flow that begins by the policy: FLOW_UNANSWERED or nothing */
-	__u32 marks;
 	/* What rules look at in the packet: here, since the stack is full while they are asked */
 	__u32 policy_key;
 	/* Who pays for a flow that was created here, and in which network */

@@ -248,8 +248,6 @@ static __always_inline bool pass(struct __sk_buff *skb, struct flow *flow, __u32
 	bpf_spin_lock(&flow->lock);
 	if (flow->marks & (FLOW_RESERVED | FLOW_STALE) || flow->network != network || (place && account_of(flow) != payer->account)) {
 		punt(p, PUNT_RESERVED);
-	} else if (flow->marks & FLOW_UNANSWERED && side != flow->opener) {
-		punt(p, PUNT_UNDECIDED);
 	} else if (flow->marks & FLOW_KERNEL_CREATED) {
 		passes = grow(flow, ct, scratch, side != flow->opener, from, to, now, &place);
 	} else if (steady(p, from, to)) {

@@ -159,10 +159,6 @@ pub const FLOW_STALE: u8 = 16;
 /// say how.
 pub const FLOW_RELATED: u8 = 32;
 
-/// [`Flow::marks`]: the rules of its other end, which another host asks, may not let it begin: what comes back is punted. Said of flows
-/// that were created in the kernel.
-pub const FLOW_UNANSWERED: u8 = 64;
-
 /// A flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -422,8 +418,6 @@ pub struct EndpointKey {
 pub const ENDPOINT_PROXIED: u16 = 1;
 /// [`Endpoint::flags`]: its flows last as it says, and not as its network does: they begin with the pipeline.
 pub const ENDPOINT_OWN_TIMEOUTS: u16 = 2;
-/// [`Endpoint::flags`]: the other host's eastgate asks its rules.
-pub const ENDPOINT_ELSEWHERE: u16 = 4;
 
 /// Nobody was asked: in place of a ruleset, or of a rule.
 pub const NO_RULE: u32 = u32::MAX;

@@ -357,21 +357,6 @@ impl Compiled {
         self.has_helpers
     }
 
-    /// Whether rules of `endpoint`, in whichever direction, name a helper: what passes there may not be seen from the rules alone.
-    #[must_use]
-    pub fn names_helper(&self, endpoint: EndpointId) -> bool {
-        let names = |tier: &Tier| {
-            let at = tier.ruleset().0 as usize;
-            let start = self.rulesets.get(at).map_or(0, |start| *start as usize);
-            let end = self.rulesets.get(at + 1).map_or(self.rules.len(), |end| *end as usize);
-            self.rules.get(start..end).is_some_and(build::has_helpers)
-        };
-        self.has_helpers
-            && [Direction::Ingress, Direction::Egress].into_iter().any(|direction| {
-                self.tiers(endpoint, direction).is_some_and(|tiers| self.tiers_of(tiers).any(names))
-            })
-    }
-
     /// What a rule does; nothing where none has this number.
     #[must_use]
     pub fn does(&self, rule: RuleId) -> Option<Then> {

@@ -326,11 +326,6 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "tests/life.rs::a_killed_daemon_lets_nothing_pass_and_the_next_one_takes_over",
             ),
             (
-                "Two that both may send and neither receive, on two hosts, which both send first on the same ports (hole punching)",
-                "no answer on either host: `ingress-denied`",
-                "tests/groups.rs::what_both_send_at_once_is_no_answer",
-            ),
-            (
                 "A setting of the kernel that someone changes",
                 "put right within a second",
                 "tests/life.rs::settings_that_someone_changes_are_put_right",

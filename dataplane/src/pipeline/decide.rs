@@ -175,8 +175,7 @@ impl<'s> Pipeline<'s> {
         let is_plain = expected.is_none()
             && ruling.is_plain()
             && Eligibility::of(network).beginning([ends.src, ends.dst]).is_ok()
-            && Eligibility::of(network).kept(admitted.stateless, ruling.helper()).is_ok()
-            && !network.is_refused_elsewhere(&Inquiry::of_flow(*ends, segment, &segment.key, segment.header));
+            && Eligibility::of(network).kept(admitted.stateless, ruling.helper()).is_ok();
         if let Some(expected) = expected {
             flows.relate(hit.flow, Some(expected.related));
             expected.has_begun();

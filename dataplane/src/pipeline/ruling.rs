@@ -164,16 +164,6 @@ impl Network {
             && (backwards.allows() || forwards.enforce().is_err() && backwards.enforce().is_ok())
     }
 
-    /// Whether an end that another host's eastgate asks does not let begin what one that is asked here would begin: what comes back of it
-    /// is no answer then. Rules that name a helper may let it begin all the same; there, only that host knows.
-    pub(super) fn is_refused_elsewhere(&self, inquiry: &Inquiry<'_>) -> bool {
-        let Ends { src: Some(opener), dst: Some(other) } = inquiry.ends else { return false };
-        opener.enforced_here
-            && !other.enforced_here
-            && self.ask_policy_of(inquiry, |end| end.id == other.id).enforce().is_err()
-            && !self.policy.names_helper(other.id)
-    }
-
     fn ask_policy_of(&self, inquiry: &Inquiry<'_>, asked: impl Fn(&Endpoint) -> bool) -> Ruling {
         let Inquiry { ends, src, dst, probe, related } = inquiry;
         let helped = related.as_ref().map_or([None; 2], |related| self.helped(inquiry, related));

@@ -385,16 +385,6 @@ impl<'s> Pipeline<'s> {
         let tracking = network.tracking_between([ends.src, ends.dst]);
         let loose = tracking.loose || lost || just_moved(network, ends, now).is_some();
         let tracking = StateSettings { loose, ..tracking };
-        if let Some((flow, original)) = flows.answers_first(segment, now) {
-            let inquiry = Inquiry::of_flow(ends.reversed(), segment, &original, flows.header(flow));
-            if network.is_refused_elsewhere(&inquiry) {
-                self.shared.reclaim(flows, network, flow, &original, now);
-                // The other end's host has not let it begin: its sender begins another one, if it may.
-                if flows.answers_first(segment, now).is_some() {
-                    flows.close(flow, now);
-                }
-            }
-        }
         let mut tracked = flows.track(segment, &tracking, epoch, now);
         if let flow::Tracked::Offloaded { flow, original } = tracked {
             self.shared.reclaim(flows, network, flow, &original, now);

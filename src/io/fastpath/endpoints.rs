@@ -13,9 +13,8 @@ use eastgate_dataplane::{
     snapshot::{Endpoint, Network, Snapshot},
 };
 use eastgate_fastpath::{
-    ENDPOINT_ELSEWHERE, ENDPOINT_OWN_TIMEOUTS, ENDPOINT_PROXIED, Endpoint as KernelEndpoint, EndpointKey,
-    Error, NETWORK_HUB, NETWORK_STATELESS, NO_EPOCH, NO_RULE, Network as Row, Policy, VTEP_NO_SUM, VTEP_SUM,
-    Vtep, address,
+    ENDPOINT_OWN_TIMEOUTS, ENDPOINT_PROXIED, Endpoint as KernelEndpoint, EndpointKey, Error, NETWORK_HUB,
+    NETWORK_STATELESS, NO_EPOCH, NO_RULE, Network as Row, Policy, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
 };
 use eastgate_policy::{compile::words::BLOCK, rule::Direction};
 use eastgate_steering::proxy_mac;
@@ -314,13 +313,10 @@ impl KernelPath {
         eligibility.address(&snapshot.site, endpoint, addr).ok()?;
         let proxied = if eligibility.is_proxied(endpoint.location) { ENDPOINT_PROXIED } else { 0 };
         let begins = eligibility.beginning([Some(endpoint), None]);
-        let own_timeouts = if begins.is_err() { ENDPOINT_OWN_TIMEOUTS } else { 0 };
-        let elsewhere = if endpoint.enforced_here { 0 } else { ENDPOINT_ELSEWHERE };
-        let flags = proxied | own_timeouts | elsewhere;
-        // Of one elsewhere, what it lets come to it says what may come back from there.
-        let tiers = |direction| {
-            let asked = endpoint.enforced_here || direction == Direction::Ingress;
-            network.policy.tiers(endpoint.id, direction).filter(|_| asked).map_or(NO_RULE, |it| it.number())
+        let flags = proxied | if begins.is_err() { ENDPOINT_OWN_TIMEOUTS } else { 0 };
+        let tiers = |direction| match network.policy.tiers(endpoint.id, direction) {
+            Some(tiers) if endpoint.enforced_here => tiers.number(),
+            _ => NO_RULE,
         };
         // One that is enforced has tiers in either direction, an empty list where nobody wrote any.
         let tiers = [tiers(Direction::Ingress), tiers(Direction::Egress)];
