@@ -92,6 +92,23 @@ fn nothing_passes_after_an_orderly_stop(dataplane: &str) {
     flows.denied_never_arrived();
 }
 
+/// A signal that comes before it is ready is kept, and obeyed like any other.
+#[test]
+fn a_daemon_that_is_told_to_end_while_it_starts_leaves_nothing() {
+    for dataplane in ["userspace", "ebpf"] {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        let before = Machine::of(&site.alpha);
+        for _ in 0..5 {
+            let (world, space, config) = (&site.world, &site.alpha, &site.config);
+            let alpha = Daemon::launch(world, space, config, "alpha", &["--dataplane", dataplane]);
+            wait_for("it has begun", || alpha.socket().exists());
+            let status = alpha.stop();
+            assert!(status.success(), "{dataplane}: {status}");
+            assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new(), "{dataplane}");
+        }
+    }
+}
+
 #[test]
 fn teardown_undoes_what_a_killed_daemon_left() {
     teardown_undoes("userspace");

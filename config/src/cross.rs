@@ -181,8 +181,8 @@ impl<'f> Whole<'f> {
         }
     }
 
-    /// Warns of endpoints with addresses that are hosts', and with routes that nobody of the tenant reaches. What was found of tenants that did not change holds
-    /// again: neither did the hosts, nor who may reach them.
+    /// Warns of endpoints with addresses that are hosts', and with routes that nobody of the tenant reaches. What was found of
+    /// tenants that did not change holds again: neither did the hosts, nor who may reach them.
     fn addresses_of_hosts(&mut self, good: Option<&Good>) {
         let site = self.first.map(|first| &first.site);
         let reserved = ReservedAddresses::of(self.hosts.values().copied());

@@ -109,8 +109,8 @@ fn is_of_groups(broadcast: &[Addr], network: Addr, len: u8) -> bool {
 }
 
 impl RuleTable {
-    /// Does an egress rule name multicast groups, or broadcast addresses, where it has this one? What is left of a wider prefix by its exceptions is not
-    /// named.
+    /// Does an egress rule name multicast groups, or broadcast addresses, where it has this one? What is left of a wider prefix by
+    /// its exceptions is not named.
     fn names_groups(&self, broadcast: &[Addr], id: RuleId, group: Addr) -> bool {
         let rule = || {
             let info = self.rules.get(id.0)?;
