@@ -249,7 +249,12 @@ pub fn device_steps(port: &WantedPort, hook: &'static str, accelerated: bool) ->
 #[must_use]
 pub fn vlan_step(port: &WantedPort) -> Option<Step> {
     let Attachment { device, vlan, .. } = &port.attachment;
-    let step = || Step::OpenVlan { id: port.id, device: device.to_string(), vlan: *vlan };
+    let step = || Step::OpenVlan {
+        id: port.id,
+        device: device.to_string(),
+        vlan: *vlan,
+        station: port.attachment.station(),
+    };
     port.attachment.is_by_tag().then(step)
 }
 

@@ -310,6 +310,14 @@ fn a_connection_takes_nothing_from_outside_its_window() {
                 }
             }
         }
+        // A SYN is the other end's to judge: it tells the one who is meant what it has (RFC 5961 section 4), and the connection stays.
+        for from_client in [true, false] {
+            let (from, to) =
+                if from_client { (&mut client, &mut server) } else { (&mut server, &mut client) };
+            from.send("S", from.seq + FAR, 0, "");
+            from.passes(to, "PA", "after-a-syn");
+            to.passes(from, "A", "");
+        }
         // The same addresses and ports, the right numbers: of another tenant, which has no such connection.
         let before = stage.drops();
         let mut stranger = End::at(&other, "web1", "db1", (4100, 5432), client.seq);

@@ -66,3 +66,8 @@ fn migrated() {
 fn vlan_trunk() {
     passes("10-vlan-trunk");
 }
+
+#[test]
+fn shared_segment() {
+    passes("11-shared-segment");
+}

@@ -494,14 +494,16 @@ fn the_ends_of_a_connection_that_is_cut_are_told_where_asked() {
     }
 }
 
-/// New flows of one endpoint, sent as fast as can be: as many pass as the limit says, whoever decides about them.
+/// New flows of one endpoint, sent as fast as can be: as many pass as the limit says, its own or its network's, whoever decides about
+/// them.
 #[test]
-fn an_endpoint_begins_as_many_flows_as_it_may() {
+fn an_endpoint_begins_as_many_flows_as_it_and_its_network_may() {
     const PER_SECOND: u64 = 20;
     let of_all = format!("limits = {{ endpoint_new_flows = {PER_SECOND} }}");
     let own = format!("\n[tenant.acme.endpoint.web1.limits]\nnew_flows = {PER_SECOND}\n");
-    // As the network says of all, and as the endpoint has it of its own, given while it runs.
-    let said = |dataplane| [(dataplane, &*of_all, ""), (dataplane, "", &own)];
+    // As the network says of each, as the endpoint has it of its own, given while it runs, and as the network has them all together.
+    let of_network = format!("limits = {{ new_flows = {PER_SECOND} }}");
+    let said = |dataplane| [(dataplane, &*of_all, ""), (dataplane, "", &own), (dataplane, &*of_network, "")];
     for (dataplane, network, own) in DATAPLANES.into_iter().flat_map(said) {
         let Some((site, daemons)) = running(dataplane, network) else { return };
         site.rewrite(|text| text + own);

@@ -9,8 +9,8 @@ mod common;
 use std::fmt::Write as _;
 
 use common::{Requester, Sink, Stream, site::*};
+use eastgate_testkit::{RULES_OF_A_GROUP, large_group};
 
-const RULES: usize = 10;
 const CHANGES: u16 = 5;
 /// A port of web2's that its own group names, and another one each time
 const FIRST_PORT: u16 = 20_000;
@@ -24,19 +24,10 @@ fn many() -> String {
     let (groups, mut text) = (groups(), String::new());
     for group in 0..groups {
         let [_, a, b, c] = (group as u32).to_be_bytes();
-        writeln!(text, "[tenant.acme.group.g{group}]\ningress = [").unwrap();
-        for rule in 0..RULES {
-            let from = match rule % 3 {
-                0 => format!("group:g{}", (group * 7 + rule) % groups),
-                1 => format!("172.16.{}.0/24", (group + rule) % 256),
-                _ => "any".to_owned(),
-            };
-            let port = 1024 + (group * RULES + rule) % 60_000;
-            writeln!(text, "  {{ proto = \"tcp\", ports = {port}, from = \"{from}\" }},").unwrap();
-        }
+        text += &large_group("acme", group, groups);
         writeln!(
             text,
-            "]\n[tenant.acme.endpoint.vm{group}]\nnetwork = \"lan\"\nhost = \"beta\"\nport = \"veth-vm{group}\"\n\
+            "[tenant.acme.endpoint.vm{group}]\nnetwork = \"lan\"\nhost = \"beta\"\nport = \"veth-vm{group}\"\n\
              mac = \"02:00:01:{a:02x}:{b:02x}:{c:02x}\"\naddresses = [\"10.1.{}.{}\"]\ngroups = [\"g{group}\"]",
             128 + group / 250,
             1 + group % 250
@@ -67,7 +58,7 @@ fn one_of_them_changes(dataplane: &str) {
     site.rewrite(|_| large.clone() + &own(FIRST_PORT));
     let (done, _) = requester.timed(r#"{"reload":{}}"#);
     let loaded = done["in_force_after"].as_u64().unwrap();
-    stream.arrives(&format!("{dataplane}: it goes on with {} rules", groups() * RULES), &sink);
+    stream.arrives(&format!("{dataplane}: it goes on with {} rules", groups() * RULES_OF_A_GROUP), &sink);
 
     // One of them changes again and again: what it allowed is denied, and what it allows passes.
     let mut took = Vec::new();
@@ -89,7 +80,7 @@ fn one_of_them_changes(dataplane: &str) {
     let (sent, arrived) = (sink.last() - begun, sink.count() - arrived);
     println!(
         "{dataplane}: {} rules in force after {loaded} ms, a change of one of them after {took:?} ms; of {sent} datagrams beside it {arrived} arrived",
-        groups() * RULES,
+        groups() * RULES_OF_A_GROUP,
     );
     // Neither a load nor a change loses what passes before and after it.
     assert!(arrived >= sent, "{dataplane}: {:?}", sink.gaps());

@@ -19,6 +19,7 @@ use eastgate_dataplane::{
     snapshot::{Snapshot, state::StateRegistry},
 };
 use eastgate_policy::rule::{Direction, Header, Probe};
+use eastgate_testkit::{RULES_OF_A_GROUP, large_group};
 use eastgate_wire::EndpointId;
 
 /// What all of it may take, whatever the size.
@@ -187,7 +188,6 @@ fn change_one_endpoint(file: &Path) {
     std::fs::write(file, changed).unwrap();
 }
 
-const RULES_OF_A_GROUP: usize = 10;
 const CHANGES: usize = 5;
 
 /// A network of as many endpoints as groups, each in one of them, and rules of every kind: of prefixes, groups and everyone.
@@ -196,19 +196,10 @@ fn many_rules(_: usize) -> String {
     let mut text = "[tenant.big.network.n]\nvni = 7\nsubnets = [\"10.0.0.0/8\"]\n".to_owned();
     for group in 0..groups {
         let [_, a, b, c] = (group as u32).to_be_bytes();
-        writeln!(text, "[tenant.big.group.g{group}]\ningress = [").unwrap();
-        for rule in 0..RULES_OF_A_GROUP {
-            let from = match rule % 3 {
-                0 => format!("group:g{}", (group * 7 + rule) % groups),
-                1 => format!("172.16.{}.0/24", (group + rule) % 256),
-                _ => "any".to_owned(),
-            };
-            let port = 1024 + (group * RULES_OF_A_GROUP + rule) % 60_000;
-            writeln!(text, "  {{ proto = \"tcp\", ports = {port}, from = \"{from}\" }},").unwrap();
-        }
+        text += &large_group("big", group, groups);
         writeln!(
             text,
-            "]\negress = [{{ to = \"any\" }}]\n[tenant.big.endpoint.e{group}]\nnetwork = \"n\"\nhost = \"h{}\"\nport = \"p{group}\"\n\
+            "egress = [{{ to = \"any\" }}]\n[tenant.big.endpoint.e{group}]\nnetwork = \"n\"\nhost = \"h{}\"\nport = \"p{group}\"\n\
              mac = \"02:00:00:{a:02x}:{b:02x}:{c:02x}\"\naddresses = [\"10.{}.{b}.{c}\"]\ngroups = [\"g{group}\"]",
             group % HOSTS,
             a + 1

@@ -2,6 +2,7 @@
 //!
 //! Nothing here looks at another file. What needs several files is noted as [`Claims`] for [`super::cross`].
 
+mod attachment;
 mod endpoint;
 mod filters;
 mod header;

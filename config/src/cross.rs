@@ -19,7 +19,7 @@ use ipnet::IpNet;
 pub(super) use self::good::Good;
 use self::{
     good::{heads, others_than},
-    shares::{Share, Shares, mixed_port},
+    shares::{Share, Shares},
 };
 use super::{
     check::{
@@ -404,11 +404,12 @@ impl<'f> Whole<'f> {
                 let shares = owners.entry((host, &attachment.device)).or_default();
                 let before = good.and_then(|good| good.attachments.get(host)?.get(&attachment.device));
                 let first = shares.get(share).or_else(|| before?.get(share).filter(is_same));
-                let mixed = share.of_other_kind(shares).next();
-                let mixed = mixed.or_else(|| share.of_other_kind(before?).find(is_same));
-                if mixed.is_some() {
-                    let is_mixed = |other: &Owner| mixed_port(attachment, host, other);
-                    settle(mixed.cloned(), mine.clone(), found, is_mixed);
+                let mixed = share.of_other_kind(shares).into_iter().next();
+                let mixed = mixed
+                    .or_else(|| share.of_other_kind(before?).into_iter().find(|(_, owner)| is_same(owner)));
+                if let Some((how, other)) = mixed {
+                    let is_mixed = |other: &Owner| how.problem(attachment, host, other);
+                    settle(Some(other.clone()), mine.clone(), found, is_mixed);
                 }
                 let twice = |other: &Owner| share.twice(attachment, host, other);
                 let kept = settle(first.cloned(), mine, found, twice);

@@ -336,6 +336,26 @@ problems! {
     PortMixed { port: String, host: String, other: String } Error "port-mixed"
         "of this endpoint and {other}, both on port `{port}` of host `{host}`, only one says which `vlan` is its own"
         "write `vlan` for both: the VLAN's number, or \"untagged\" for frames without a tag; an endpoint without `vlan` has the whole port";
+    /// Two endpoints with one MAC on a shared segment.
+    StationTwice { mac: MacAddr, segment: String, port: String, host: String, other: String } Error "station-twice"
+        "MAC {mac} in {segment} of port `{port}` of host `{host}` is of {other} already"
+        "give each endpoint on a shared segment a MAC of its own: it alone says whose a frame is";
+    /// A shared segment, and an endpoint that has all of it.
+    SharedMixed { port: String, host: String, other: String } Error "shared-mixed"
+        "of this endpoint and {other}, both on port `{port}` of host `{host}`, only one is `shared` there"
+        "write `shared = true` for both, so that their MACs tell them apart; or give one of them another `vlan` or port";
+    /// A shared segment of no port.
+    SharedAlone { } Error "shared-alone"
+        "the endpoint shares a segment, and it is not said which"
+        "add `port = \"NAME\"` with the device that leads to the segment, or take `shared` out";
+    /// A shared segment whose machines would learn each other's MACs.
+    SharedNeighbors { network: String } Error "shared-neighbors"
+        "machines on a shared segment would be told each other's MACs by network `{network}`, and go past the appliance"
+        "write `neighbors = \"proxy\"` for the network: for each other they have the appliance's MAC then";
+    /// Several MACs of an endpoint that is told from others by its MAC.
+    SharedMacs { key: &'static str } Error "shared-macs"
+        "`{key}` would let the endpoint use other MACs, and on a shared segment its own says which frames are its"
+        "take it out, or give the endpoint a port or a VLAN of its own; pairs without `mac` are for its own MAC, and can stay";
     /// A VLAN of no port.
     VlanAlone { } Error "vlan-alone"
         "a VLAN is named, and not on which port"

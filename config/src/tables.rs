@@ -481,6 +481,9 @@ table! {
         /// The VLAN of its frames on that device, or "untagged" for those without a tag: the device is a trunk then, which it shares with
         /// endpoints of other VLANs. If nothing is said, the device is its own, and all frames of it are, whatever their tags.
         optional vlan: TrunkVlan,
+        /// The device, or `vlan` of it, is a segment that it shares with other endpoints, which reach each other by this host alone (isolated ports,
+        /// a private VLAN): its MAC says which frames are its own. Its network answers as the appliance: `neighbors = "proxy"`.
+        default shared: bool = false,
         /// Its MAC.
         required mac: MacAddr = "\"02:00:00:00:01:01\"",
         /// Its addresses, inside the network's subnets or link-local IPv6. May be left out where they are learned.

@@ -35,7 +35,7 @@ use eastgate_vtep::{
     mtu,
     peers::Peers,
 };
-use eastgate_wire::{Addr, AttachmentId, EndpointId, Family, Holdings, MacAddr, Vni, VtepAddr};
+use eastgate_wire::{Addr, Attachment, AttachmentId, EndpointId, Family, Holdings, MacAddr, Vni, VtepAddr};
 
 use crate::attachments::Attachments;
 
@@ -222,6 +222,8 @@ pub struct Endpoint {
     pub mac: MacAddr,
     /// Where it is
     pub location: Location,
+    /// Its attachment, where that is to a segment that it shares with other endpoints of this host
+    pub shared: Option<Box<Attachment>>,
     /// What it may send
     pub sender: Sender,
     /// Its rules are applied on this host: it is here, or at a VTEP that applies none.
@@ -241,6 +243,12 @@ impl Endpoint {
     #[must_use]
     pub fn holdings(&self) -> &Holdings {
         &self.sender.holdings
+    }
+
+    /// Can frames get from this one to the other without the appliance, if the segment that they share lets them?
+    #[must_use]
+    pub fn is_beside(&self, other: &Self) -> bool {
+        self.shared.as_deref().zip(other.shared.as_deref()).is_some_and(|(own, other)| own.is_beside(other))
     }
 
     /// Its attachment, when it is on this host.

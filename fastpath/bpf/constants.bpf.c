@@ -13,6 +13,7 @@ struct constants {
 	enum flow_state flow_state;
 	enum attachment_flags attachment_flags;
 	enum device_name device_name;
+	enum stray_vlan stray_vlan;
 	enum at_vtep at_vtep;
 	enum template_flags template_flags;
 	enum flow_marks flow_marks;

@@ -43,7 +43,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1 << 14);
-	__type(key, __u32);
+	__type(key, struct stray_key);
 	__type(value, struct stray);
 } strays SEC(".maps");
 

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0-only */
 /*
  * Which attachment a frame came by, and the tag that it leaves with. On a trunk the outermost tag says whose a frame is, and is none of
- * what the endpoint sends and receives; a tag that is left behind it is the network's.
+ * what the endpoint sends and receives; a tag that is left behind it is the network's. On a segment that endpoints share, the source says it.
  */
 #pragma once
 
 #include "maps.h"
 
 /* No endpoint's: it is reserved (IEEE 802.1Q table 9-2). */
-#define NO_VLAN 0xfff
+#define NO_VLAN STRAY_ANY_VLAN
 
 /* Is there a tag? It is noted beside the frame, as by the kernel, or stands in it, as in a trial. */
 static __always_inline bool is_tagged(const struct __sk_buff *skb)
@@ -37,25 +37,33 @@ static __always_inline const struct attachment *arrived_by(struct __sk_buff *skb
 	const struct attachment *found = bpf_map_lookup_elem(&attachments, &key);
 
 	if (!found && key.vlan) {
-		key.vlan = 0;
-		found = bpf_map_lookup_elem(&attachments, &key);
-		return found && found->flags & ATTACHMENT_ANY_VLAN ? found : 0;
+		struct attachment_key untagged = { .ifindex = key.ifindex };
+
+		found = bpf_map_lookup_elem(&attachments, &untagged);
+		if (found && !(found->flags & ATTACHMENT_ANY_VLAN))
+			found = 0;
 	}
+	if (!found && !bpf_skb_load_bytes(skb, ETH_ALEN, key.station, sizeof(key.station)))
+		found = bpf_map_lookup_elem(&attachments, &key);
 	if (found && !(found->flags & ATTACHMENT_ANY_VLAN) && is_tagged(skb))
 		return bpf_skb_vlan_pop(skb) ? 0 : found;
 	return found;
 }
 
 /*
- * Counts a frame that is nobody's on the trunk that it came by; false where the device is none. Not static, so that the verifier looks
- * at it by itself.
+ * Counts a frame that is nobody's on the trunk or the shared segment that it came by; false where it came by none. Not static, so that the
+ * verifier looks at it by itself.
  */
 __noinline int count_stray(struct __sk_buff *skb)
 {
-	__u32 ifindex = skb->ifindex;
-	struct stray *stray = bpf_map_lookup_elem(&strays, &ifindex);
+	struct stray_key key = { .ifindex = skb->ifindex, .vlan = vlan_of(skb) };
+	struct stray *stray = bpf_map_lookup_elem(&strays, &key);
 	__be16 tci = 0;
 
+	if (!stray) {
+		key.vlan = STRAY_ANY_VLAN;
+		stray = bpf_map_lookup_elem(&strays, &key);
+	}
 	if (!stray)
 		return 0;
 	stray->last_at = bpf_ktime_get_ns();

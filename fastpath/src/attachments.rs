@@ -3,7 +3,7 @@
 use libbpf_rs::{MapCore, MapFlags};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::{Attachment, AttachmentKey, Egress, Error, Fastpath, Stray, remove, taken, write};
+use crate::{Attachment, AttachmentKey, Egress, Error, Fastpath, Stray, StrayKey, remove, taken, write};
 
 impl Fastpath {
     /// Opens an attachment: frames that come in by it are its network's.
@@ -61,22 +61,22 @@ impl Fastpath {
         self.egress.max_entries()
     }
 
-    /// Counts what is nobody's on the trunk with this interface index, from nothing on.
+    /// Counts what is nobody's on a trunk or a shared segment, from nothing on.
     ///
     /// # Errors
     /// [`Error::Table`].
-    pub fn count_strays(&self, ifindex: u32) -> Result<(), Error> {
+    pub fn count_strays(&self, at: StrayKey) -> Result<(), Error> {
         let error = |source| Error::Table { table: "strays", source };
         let none = vec![vec![0; size_of::<Stray>()]; libbpf_rs::num_possible_cpus().map_err(error)?];
-        self.strays.update_percpu(ifindex.as_bytes(), &none, MapFlags::ANY).map_err(error)
+        self.strays.update_percpu(at.as_bytes(), &none, MapFlags::ANY).map_err(error)
     }
 
-    /// What was counted of a trunk, by each processor that has seen such frames.
+    /// What was counted of it, by each processor that has seen such frames.
     ///
     /// # Errors
     /// [`Error::Table`].
-    pub fn strays(&self, ifindex: u32) -> Result<Vec<Stray>, Error> {
-        let found = self.strays.lookup_percpu(ifindex.as_bytes(), MapFlags::ANY);
+    pub fn strays(&self, at: StrayKey) -> Result<Vec<Stray>, Error> {
+        let found = self.strays.lookup_percpu(at.as_bytes(), MapFlags::ANY);
         let found = found.map_err(|source| Error::Table { table: "strays", source })?;
         let strays = found.iter().flatten().filter_map(|bytes| Stray::read_from_prefix(bytes).ok());
         Ok(strays.map(|(stray, _)| stray).filter(|stray| stray.frames > 0).collect())
@@ -86,7 +86,7 @@ impl Fastpath {
     ///
     /// # Errors
     /// [`Error::Table`].
-    pub fn forget_strays(&self, ifindex: u32) -> Result<(), Error> {
-        remove(&self.strays, "strays", ifindex.as_bytes())
+    pub fn forget_strays(&self, at: StrayKey) -> Result<(), Error> {
+        remove(&self.strays, "strays", at.as_bytes())
     }
 }

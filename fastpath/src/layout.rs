@@ -10,7 +10,8 @@ use eastgate_wire::{Addr, FlowKey, Leg, Vni, view::proto};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub use self::attachment::{
-    ATTACHMENT_ANY_VLAN, ATTACHMENT_PEER, Attachment, AttachmentKey, DEVICE_NAME, Egress, Stray,
+    ATTACHMENT_ANY_VLAN, ATTACHMENT_PEER, Attachment, AttachmentKey, DEVICE_NAME, Egress, STRAY_ANY_VLAN,
+    Stray, StrayKey,
 };
 #[cfg(test)]
 pub(crate) use self::datagram::DATAGRAM_PIECES;
@@ -445,7 +446,7 @@ pub struct Endpoint {
 }
 
 /// Counts up with every change to what is said here and below: a daemon takes over no tables that it reads otherwise.
-pub const LAYOUT: u32 = 21;
+pub const LAYOUT: u32 = 22;
 
 /// What holds for all programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -13,7 +13,7 @@ use libbpf_rs::btf::{
 use crate::layout::{
     self, Answer, Attachment, AttachmentKey, CachedPolicy, ChangedKey, ClosedFlow, Denied, DeniedKey, Egress,
     Endpoint, EndpointKey, Ends, Entropy, Flow, FlowDir, Key, NeighborKey, Network, PolicyCacheKey,
-    PolicyDrop, PolicyDropKey, Settings, Stray, TcpSide, Template, Vtep,
+    PolicyDrop, PolicyDropKey, Settings, Stray, StrayKey, TcpSide, Template, Vtep,
 };
 use crate::numbers;
 
@@ -67,10 +67,11 @@ fn structures_are_the_same_on_both_sides() {
     );
     // What is in no table is not noted; the same is asserted in C, and for the blocks of a policy.
     assert_eq!(size_of::<layout::Take>(), 16 + size_of::<Key>() + size_of::<Flow>());
-    assert_eq!(noted("attachment_key"), layout_of!(AttachmentKey: ifindex, vlan, spare));
+    assert_eq!(noted("attachment_key"), layout_of!(AttachmentKey: ifindex, vlan, station));
+    assert_eq!(noted("stray_key"), layout_of!(StrayKey: ifindex, vlan, spare));
     assert_eq!(noted("stray"), layout_of!(Stray: frames, bytes, first_at, last_at, macs, tag_type, tci));
     assert_eq!(noted("attachment"), layout_of!(Attachment: number, id, vni, flags));
-    assert_eq!(noted("egress"), layout_of!(Egress: ifindex, vlan, flags, device));
+    assert_eq!(noted("egress"), layout_of!(Egress: ifindex, vlan, flags, device, station, spare));
     assert_eq!(
         noted("bucket"),
         layout_of!(layout::Bucket: lock, rate, burst, datagrams, left, filled_at, dropped)
@@ -121,6 +122,7 @@ fn shared_numbers() -> BTreeMap<String, u64> {
         ATTACHMENT_ANY_VLAN,
         ATTACHMENT_PEER,
         DEVICE_NAME,
+        STRAY_ANY_VLAN,
         AT_VTEP,
         TEMPLATE_OPEN,
         TEMPLATE_INHERIT_TOS,

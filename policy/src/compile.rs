@@ -423,10 +423,10 @@ impl Compiled {
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats {
-            tier_lists: self.tier_lists.len(),
-            rulesets: self.rulesets.len(),
+            tier_lists: self.numbers.tier_lists.known(),
+            rulesets: self.numbers.rulesets.known(),
             rules: self.rules.len(),
-            identities: self.identities.len(),
+            identities: self.numbers.identities.known(),
             ranges: self.addresses.ranges(),
             depth: self.depth as usize,
             entries: self.identities.iter().filter(|row| row.entry != Entry::NONE).count()

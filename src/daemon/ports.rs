@@ -82,8 +82,7 @@ impl Daemon {
         }
         let Some(kernel) = self.view.kernel.get() else { return };
         match kernel.close_trunk(ifindex) {
-            Ok(Some((key, count))) => self.view.shared.add_drops(key, &count),
-            Ok(None) => {}
+            Ok(drops) => drops.into_iter().for_each(|(key, count)| self.view.shared.add_drops(key, &count)),
             Err(error) => tracing::error!(%error, "frames that were nobody's on a trunk are counted no more"),
         }
     }

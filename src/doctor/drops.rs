@@ -81,6 +81,14 @@ fn hint(reason: DropReason) -> Option<(Severity, &'static str)> {
         DropReason::UnknownVlan => {
             (Note, "If a machine has this VLAN: an endpoint with that `port` and `vlan`.")
         }
+        DropReason::UnknownStation => (
+            Note,
+            "If a machine of the segment has this MAC: an endpoint with that `port` and `mac`, and `shared = true`.",
+        ),
+        DropReason::DirectFrame => (
+            Warning,
+            "Have the switch isolate the machines of this segment (isolated ports, a private VLAN): policy holds only for what comes this way.",
+        ),
         DropReason::MacSpoofed | DropReason::UnknownEndpoint => (
             Note,
             "If it is its own: correct `mac` or `port` of the endpoint, or `eastgate fdb flush` after a move.",

@@ -13,7 +13,7 @@ use super::{
     File, Map,
     json::{Node, Object},
     map::PortMap,
-    site::{Endpoint, Group, Names, Network, Rule, Site, near},
+    site::{DHCP_SERVER, Endpoint, Group, Names, Network, Rule, Site, near},
 };
 use crate::faults::Faults;
 
@@ -254,7 +254,7 @@ impl Import<'_> {
         let name = mapped.name.or_else(|| near(&told)).or_else(|| near(&id))?;
         let networks = &mut self.site.tenants.entry(tenant.to_owned()).or_default().networks;
         let made = networks.entry(name.clone()).or_insert_with(|| Network {
-            notes: vec![format!("CloudStack network {told} ({id})")],
+            notes: vec![format!("CloudStack network {told} ({id})"), DHCP_SERVER.to_owned()],
             vni,
             egress_open: true,
             subnets: BTreeSet::new(),

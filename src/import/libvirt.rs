@@ -23,7 +23,7 @@ use self::{
 use super::{
     File, Map,
     map::NetworkMap,
-    site::{Endpoint, Group, Learn, Names, Network, Not, Policy, Rule, Site, near},
+    site::{DHCP_SERVER, Endpoint, Group, Learn, Names, Network, Not, Policy, Rule, Site, near},
 };
 use crate::faults::Faults;
 
@@ -223,7 +223,7 @@ impl Import<'_> {
         };
         let tenant = self.site.tenants.entry(self.tenant.clone()).or_default();
         tenant.networks.entry(network).or_insert_with(|| Network {
-            notes: vec![format!("libvirt {}", it.network)],
+            notes: vec![format!("libvirt {}", it.network), DHCP_SERVER.to_owned()],
             vni,
             subnets: mapped.subnets.iter().copied().collect(),
             ..Network::default()

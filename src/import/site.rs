@@ -5,6 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use eastgate_wire::{Family, MacAddr};
 use ipnet::IpNet;
 
+/// What is said of a network whose DHCP server is none of the machines that were read.
+pub(super) const DHCP_SERVER: &str =
+    "Narrower: DHCP answers come in from endpoints with `dhcp_server = true` alone; the server has to be one";
+
 /// All that is written.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Site {

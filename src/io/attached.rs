@@ -3,13 +3,24 @@
 
 use std::collections::BTreeMap;
 
-use eastgate_wire::{Attachment, AttachmentId, OuterTag, VlanId};
+use eastgate_wire::{Attachment, AttachmentId, DropReason, MacAddr, OuterTag, VlanId};
 
 /// The attachments whose devices are there. Devices are known by interface index.
 #[derive(Clone, Default, Debug)]
 pub struct Attached {
-    arrivals: BTreeMap<(u32, Option<VlanId>), Arrival>,
-    egress: BTreeMap<AttachmentId, (u32, Option<VlanId>)>,
+    arrivals: BTreeMap<Way, Arrival>,
+    egress: BTreeMap<AttachmentId, Way>,
+}
+
+/// Where frames of an attachment come in, and those to it leave.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Way {
+    /// Its device, by interface index
+    pub ifindex: u32,
+    /// The VLAN there
+    pub vlan: Option<VlanId>,
+    /// Whose frames of these, on a segment that is shared
+    pub station: Option<MacAddr>,
 }
 
 /// What a frame that came in is of.
@@ -31,8 +42,9 @@ impl Attached {
             takes_tag_off: attachment.is_by_tag(),
             any_vlan: attachment.takes_any_vlan(),
         };
-        self.arrivals.insert((ifindex, attachment.vlan), arrival);
-        self.egress.insert(id, (ifindex, attachment.vlan));
+        let way = Way { ifindex, vlan: attachment.vlan, station: attachment.station() };
+        self.arrivals.insert(way, arrival);
+        self.egress.insert(id, way);
     }
 
     /// It is gone, or no longer wanted.
@@ -44,22 +56,52 @@ impl Attached {
         }
     }
 
-    /// What a frame from this device is of, by its outermost tag.
-    #[must_use]
-    pub fn arrived(&self, ifindex: u32, tag: OuterTag) -> Option<Arrival> {
-        let exact = match tag {
-            OuterTag::Untagged => self.arrivals.get(&(ifindex, None)),
-            OuterTag::Vlan(vlan) => self.arrivals.get(&(ifindex, Some(vlan))),
-            OuterTag::Other => None,
+    /// What a frame from this device is of, by its outermost tag and its source.
+    ///
+    /// # Errors
+    /// When it is nobody's.
+    pub fn arrived(&self, ifindex: u32, tag: OuterTag, from: Option<MacAddr>) -> Result<Arrival, Nobodys> {
+        let way = |vlan, station| Way { ifindex, vlan, station };
+        let untagged = self.arrivals.get(&way(None, None)).filter(|at| at.any_vlan);
+        let vlan = match tag {
+            OuterTag::Untagged => None,
+            OuterTag::Vlan(vlan) => Some(vlan),
+            OuterTag::Other => return untagged.copied().ok_or(Nobodys::OfNoVlan),
         };
-        let found = exact.or_else(|| self.arrivals.get(&(ifindex, None)).filter(|at| at.any_vlan));
-        found.copied()
+        let own = self.arrivals.get(&way(vlan, None)).or(untagged);
+        if let Some(found) = own.or_else(|| self.arrivals.get(&way(vlan, Some(from?)))) {
+            return Ok(*found);
+        }
+        let lowest = way(vlan, None);
+        let next = self.arrivals.range(lowest..).next();
+        let is_segment = next.is_some_and(|(next, _)| (next.ifindex, next.vlan) == (ifindex, vlan));
+        Err(if is_segment { Nobodys::OfNoStation } else { Nobodys::OfNoVlan })
     }
 
-    /// By which device frames to an attachment leave, and with the tag of which VLAN.
+    /// Where frames to an attachment leave.
     #[must_use]
-    pub fn egress(&self, id: AttachmentId) -> Option<(u32, Option<VlanId>)> {
+    pub fn egress(&self, id: AttachmentId) -> Option<Way> {
         self.egress.get(&id).copied()
+    }
+}
+
+/// Why a frame is nobody's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Nobodys {
+    /// Its VLAN, or its lack of a tag, is no endpoint's there.
+    OfNoVlan,
+    /// It is of a segment that endpoints share, and from none of them.
+    OfNoStation,
+}
+
+impl Nobodys {
+    /// Under which it is counted.
+    #[must_use]
+    pub const fn reason(self) -> DropReason {
+        match self {
+            Self::OfNoVlan => DropReason::UnknownVlan,
+            Self::OfNoStation => DropReason::UnknownStation,
+        }
     }
 }
 
@@ -78,7 +120,7 @@ mod tests {
     }
 
     fn of(attached: &Attached, ifindex: u32, tag: OuterTag) -> Option<(u32, bool)> {
-        attached.arrived(ifindex, tag).map(|found| (found.attachment.0, found.takes_tag_off))
+        attached.arrived(ifindex, tag, None).ok().map(|found| (found.attachment.0, found.takes_tag_off))
     }
 
     #[test]
@@ -97,7 +139,8 @@ mod tests {
         for all in [tag(300), OuterTag::Untagged, OuterTag::Other] {
             assert_eq!(of(&attached, 8, all), Some((3, false)), "{all:?}");
         }
-        assert_eq!(attached.egress(AttachmentId(2)), Some((TRUNK, vlan(200))));
+        let way = Way { ifindex: TRUNK, vlan: vlan(200), station: None };
+        assert_eq!(attached.egress(AttachmentId(2)), Some(way));
 
         // Another device has the index now.
         attached.attach(AttachmentId(4), 8, &access);
@@ -120,6 +163,34 @@ mod tests {
         );
         assert_eq!(of(&attached, TRUNK, tag(100)), Some((2, true)));
         assert_eq!((of(&attached, TRUNK, tag(300)), of(&attached, TRUNK, OuterTag::Other)), (None, None));
-        assert_eq!(attached.egress(AttachmentId(1)), Some((TRUNK, None)));
+        let way = Way { ifindex: TRUNK, vlan: None, station: None };
+        assert_eq!(attached.egress(AttachmentId(1)), Some(way));
+    }
+
+    #[test]
+    fn on_a_segment_that_is_shared_the_source_says_whose_a_frame_is() {
+        let [a, b, c] = [1, 2, 3].map(|last| MacAddr([2, 0, 0, 0, 0, last]));
+        let shared = |vlan, mac| Attachment::shared("seg0".into(), vlan, mac);
+        let mut attached = Attached::default();
+        attached.attach(AttachmentId(1), 7, &shared(None, a));
+        attached.attach(AttachmentId(2), 7, &shared(None, b));
+        attached.attach(AttachmentId(3), 7, &shared(vlan(100), c));
+        attached.attach(AttachmentId(4), 7, &Attachment::trunk("seg0".into(), vlan(200)));
+        let of = |tag, from| attached.arrived(7, tag, from).map(|found| found.attachment.0);
+        assert_eq!(of(OuterTag::Untagged, Some(a)), Ok(1));
+        assert_eq!(of(OuterTag::Untagged, Some(b)), Ok(2));
+        assert_eq!(of(tag(100), Some(c)), Ok(3));
+        assert_eq!(of(tag(200), Some(c)), Ok(4), "a VLAN of its own: admission looks at the source");
+        assert_eq!(of(OuterTag::Untagged, Some(c)), Err(Nobodys::OfNoStation), "of another segment");
+        assert_eq!(of(tag(100), Some(a)), Err(Nobodys::OfNoStation));
+        assert_eq!(of(tag(100), None), Err(Nobodys::OfNoStation), "too short to say");
+        for nobodys in [tag(300), OuterTag::Other] {
+            assert_eq!(of(nobodys, Some(a)), Err(Nobodys::OfNoVlan), "{nobodys:?}");
+        }
+        assert_eq!(attached.egress(AttachmentId(2)).unwrap().station, Some(b));
+        attached.detach(AttachmentId(2));
+        let of = |tag, from| attached.arrived(7, tag, from).map(|found| found.attachment.0);
+        assert_eq!(of(OuterTag::Untagged, Some(b)), Err(Nobodys::OfNoStation));
+        assert_eq!(of(OuterTag::Untagged, Some(a)), Ok(1));
     }
 }

@@ -38,7 +38,7 @@ use eastgate_fastpath::{
     Limits, NETWORK_CHANGING, Network, Settings, TableIds, address,
 };
 use eastgate_vtep::fdb::Location;
-use eastgate_wire::{Addr, AttachmentId, FlowKey, Leg, TableSizes, Vni, VtepAddr};
+use eastgate_wire::{Addr, FlowKey, Leg, TableSizes, Vni, VtepAddr};
 
 pub use self::attachments::KernelAttachment;
 use self::{
@@ -46,6 +46,7 @@ use self::{
     economy::Economy,
     endpoints::{Decided, first_path, network_row, vtep_flags, vtep_row},
     recheck::Changing,
+    strays::Trunk,
 };
 
 /// Datagrams a second of networks that this host does not serve: the pipeline does nothing with them but count them.
@@ -85,8 +86,8 @@ struct Tables {
     settings: Settings,
     underlay: Option<KernelUnderlay>,
     attachments: Numbers,
-    /// By interface index: for which number frames are counted that are nobody's on a trunk
-    trunks: BTreeMap<u32, AttachmentId>,
+    /// By interface index
+    trunks: BTreeMap<u32, Trunk>,
     /// What flows must have been decided under
     snapshot: Option<Arc<Snapshot>>,
     /// Networks by their place, each with what is written there

@@ -8,7 +8,7 @@ use std::{
 };
 
 use eastgate_fastpath::PUNT_HASH_AT;
-use eastgate_wire::{Frame, OuterTag, VLAN_TYPE};
+use eastgate_wire::{Frame, MacAddr, OuterTag, VLAN_TYPE};
 
 use super::{
     mmsg::{Prefix, RecvBatch},
@@ -185,6 +185,12 @@ impl<'b> Received<'b> {
     #[must_use]
     pub const fn tag(&self) -> Option<(u16, u16)> {
         self.tag
+    }
+
+    /// Where it is from, where it is long enough to say so.
+    #[must_use]
+    pub fn source(&self) -> Option<MacAddr> {
+        self.bytes().get(6..12)?.try_into().ok().map(MacAddr)
     }
 
     /// What that says of whose the frame is.

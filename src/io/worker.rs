@@ -278,14 +278,19 @@ impl Worker {
         self.process_batch(count, |pipeline, received, message, batch, now| {
             let received = packet_socket::received(received, message);
             let tag = received.as_ref().map_or(OuterTag::Untagged, Received::outer_tag);
-            let Some(arrival) = attached.arrived(ifindex, tag) else {
-                return match (trunk, received) {
-                    (Some(trunk), Some(stray)) => {
-                        let subject = Subject::of_stray(stray.tag(), stray.bytes());
-                        shared.count_stray(index, trunk, stray.bytes().len(), subject, now);
-                    }
-                    _ => shared.count_drop(index, unknown_device(), now),
-                };
+            let source = received.as_ref().and_then(Received::source);
+            let arrival = match attached.arrived(ifindex, tag, source) {
+                Ok(arrival) => arrival,
+                Err(nobodys) => {
+                    return match (trunk, received) {
+                        (Some(trunk), Some(stray)) => {
+                            let key = DropKey::of_stray(trunk, nobodys.reason());
+                            let subject = Subject::of_stray(stray.tag(), stray.bytes());
+                            shared.count_stray(index, key, stray.bytes().len(), subject, now);
+                        }
+                        _ => shared.count_drop(index, unknown_device(), now),
+                    };
+                }
             };
             let frame = match received {
                 Some(received) if arrival.takes_tag_off => Some(received.without_tag()),
@@ -382,7 +387,8 @@ impl Worker {
         let snapshot = self.shared.snapshot();
         let attached = &self.sockets.attached;
         let ports = self.sockets.devices.iter_mut().map(|(ifindex, device)| {
-            let untagged = attached.arrived(*ifindex, OuterTag::Untagged).map(|arrival| arrival.attachment);
+            let untagged = attached.arrived(*ifindex, OuterTag::Untagged, None).ok();
+            let untagged = untagged.map(|arrival| arrival.attachment);
             // Whose they were on a trunk nobody has seen.
             let of = untagged.filter(|_| device.trunk.is_none()).and_then(|of| snapshot.at_attachment(of));
             let from = device.trunk.or(untagged).map(Location::Local);

@@ -11,7 +11,7 @@ use std::{
 
 use eastgate_fastpath::Limits;
 use eastgate_steering::settings::{Change, SettingId, Why};
-use eastgate_wire::{AttachmentId, VlanId, VtepAddr};
+use eastgate_wire::{AttachmentId, MacAddr, VlanId, VtepAddr};
 use serde::Serialize;
 use serde_json::json;
 
@@ -149,6 +149,8 @@ pub enum Step {
         device: String,
         /// The VLAN
         vlan: Option<VlanId>,
+        /// Whose frames of it, where endpoints share it
+        station: Option<MacAddr>,
     },
     /// Sockets for datagrams of other VTEPs
     Listen {
@@ -364,12 +366,20 @@ impl Step {
                 "packet sockets, one for each worker".into(),
                 if *hears { "frames of the tenant, and to it" } else { "frames to the tenant" },
             ),
-            Self::OpenVlan { device, vlan, .. } => {
+            Self::OpenVlan { device, vlan, station, .. } => {
                 let (object, what) = match vlan {
                     Some(vlan) => (format!("{device}.{vlan}"), format!("VLAN {vlan} of {device}")),
                     None => (device.clone(), format!("what is untagged on {device}")),
                 };
-                line("open", object, what, "frames of the tenant, and to it")
+                match station {
+                    Some(mac) => line(
+                        "open",
+                        format!("{object}/{mac}"),
+                        format!("{what}, from {mac}"),
+                        "frames of the tenant, and to it: the segment must isolate it from the others there",
+                    ),
+                    None => line("open", object, what, "frames of the tenant, and to it"),
+                }
             }
             Self::Listen { vtep, port, devices, groups } => {
                 let groups: String = groups.iter().map(|group| format!(", joins {group}")).collect();

@@ -1,7 +1,10 @@
 //! What two versions of a configuration treat differently: which traffic, with an example packet for each difference, and which
 //! settings beside the rules.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use eastgate_config::{self as config, Config};
 use eastgate_policy::{
@@ -198,13 +201,28 @@ type Settings = Vec<(&'static str, String)>;
 macro_rules! settings {
     ($of:expr => $type:path { $($key:ident),* } beside { $($beside:ident),* }) => {{
         let $type { $($key,)* $($beside: _,)* } = $of;
-        vec![$((stringify!($key), short(format!("{:?}", $key)))),*]
+        vec![$((stringify!($key), written($key))),*]
     }};
 }
 
-/// Without the names of types that hold one value.
-fn short(text: String) -> String {
-    text.replace("Some(", "").replace("VtepAddr(", "").replace(['(', ')', '"'], "")
+/// As the file has it: words in lower case, names as they are, and nothing of types.
+fn written(value: &impl fmt::Debug) -> String {
+    let text = format!("{value:?}").replace("VtepAddr(", "(").replace("Some(", "(");
+    let named = text.split('"').enumerate().map(|(at, part)| {
+        let is_name = at % 2 == 1;
+        if is_name { part.to_owned() } else { without_types(part) }
+    });
+    named.collect()
+}
+
+fn without_types(text: &str) -> String {
+    let mut words: Vec<&str> = text.split(' ').collect();
+    for at in 1..words.len() {
+        if words[at] == "{" {
+            words[at - 1] = words[at - 1].trim_end_matches(char::is_alphanumeric);
+        }
+    }
+    words.join(" ").replace(['(', ')'], "").replace("  {", " {").to_lowercase()
 }
 
 /// `kind` is the key under which it is told that the thing has come or gone.
@@ -241,10 +259,7 @@ fn site_settings(was: &Config, is: &Config, found: &mut Vec<Setting>) {
     let site = |it: &Config| {
         let access = it.site.underlay_access.iter();
         let names = access.flat_map(|(tenant, all)| all.keys().map(move |name| format!("{tenant}/{name}")));
-        vec![
-            ("limits", short(format!("{:?}", it.limits))),
-            ("underlay_access", names.collect::<Vec<_>>().join(", ")),
-        ]
+        vec![("limits", written(&it.limits)), ("underlay_access", names.collect::<Vec<_>>().join(", "))]
     };
     compare("site", "site", Some(site(was)), Some(site(is)), found);
     let host = |it: &config::Host| settings!(it => config::Host { vtep, devices, udp_checksum, runs, management } beside { name, at });
@@ -296,5 +311,5 @@ fn endpoint_settings(
 fn learning(learning: &config::Learning) -> String {
     let config::Learning { by, limit, lock, age, within } = learning;
     let lock = if *lock { ", locked" } else { "" };
-    short(format!("{by:?}, {limit} at most{lock}, for {age:?}, in {within:?}"))
+    format!("{}, {limit} at most{lock}, for {age:?}, in {}", written(by), written(within))
 }

@@ -24,7 +24,7 @@ pub mod vlan_switch;
 pub mod wait;
 
 pub use capture::Capture;
-pub use config::parse;
+pub use config::{RULES_OF_A_GROUP, large_group, parse};
 pub use error::{Error, Failure};
 pub use facts::Facts;
 pub use link::Link;

@@ -216,6 +216,11 @@ pub(crate) const SECTIONS: &[Section] = &[
         ],
         elsewhere: &[
             (
+                "A SYN outside the window",
+                "carried, as Linux does: the end that it is for tells the other what it has, and the connection goes on",
+                "tests/attacks.rs::a_connection_takes_nothing_from_outside_its_window",
+            ),
+            (
                 "Data, FIN and RST outside the window; an acknowledgement of what was never sent",
                 "`tcp-window`; the connection goes on",
                 "tests/attacks.rs::a_connection_takes_nothing_from_outside_its_window",

@@ -243,6 +243,18 @@ fn quotas_are_exact_and_a_tenants_own_counts_instead() {
         if most > 1 {
             assert_eq!(codes(&text(&format!("{key} = {}", most - 1))), ["quota-exceeded"], "{key}");
         }
+        // One more of each kind.
+        let more = match key {
+            "networks" => "[tenant.acme.network.more]\nvni = 77\nsubnets = [\"10.7.0.0/24\"]\n",
+            "groups" => "[tenant.acme.group.more]\n",
+            "sets" => "[tenant.acme.set.more]\naddresses = []\n",
+            _ => "",
+        };
+        if !more.is_empty() {
+            let with = |most: u32| codes(&format!("{}{more}", text(&format!("{key} = {most}"))));
+            assert_eq!(with(most), ["quota-exceeded"], "{key}");
+            assert!(!with(most + 1).contains(&"quota-exceeded"), "{key}");
+        }
         assert_eq!(
             codes(&text(&format!("{key} = 100\ntenant.acme = {{ {key} = {most} }}"))),
             [""; 0],
@@ -256,6 +268,12 @@ fn quotas_are_exact_and_a_tenants_own_counts_instead() {
         ["quota-exceeded"],
         "of the other it has none"
     );
+    let policies = |count: u32| -> String {
+        (0..count).map(|n| format!("[tenant.acme.policy.p{n}]\nposition = \"before-groups\"\n")).collect()
+    };
+    let with = |count| codes(&format!("{}{}", text("policies = 2"), policies(count)));
+    assert!(!with(2).contains(&"quota-exceeded"), "{:?}", with(2));
+    assert!(with(3).contains(&"quota-exceeded"), "{:?}", with(3));
     let peers = "[tenant.acme.group.more]\ningress = [{ from = [\"10.1.0.1\", \"10.1.0.2\"] }]\n";
     let with = |most: u32| format!("{HEAD}[quota]\nrules = {most}\n{}", tenant("acme", 1, peers));
     assert_eq!(codes(&with(3)), [""; 0]);

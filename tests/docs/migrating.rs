@@ -18,17 +18,19 @@ const NEUTRON: &[Row] = &[
     (
         "Stateful security groups; several an endpoint; union of allow rules; default deny",
         "`[tenant.T.group.G]`, `groups` of an endpoint",
-        AS_NEUTRON,
+        Some(
+            "dataplane/src/pipeline/tests/decisions.rs::what_rules_of_both_ends_allow_passes_and_its_answers_pass",
+        ),
     ),
     (
         "Stateless security groups",
         "`stateful = false` of a group",
-        Some("tests/firewalls/main.rs::iptables_that_track_nothing_say_the_same"),
+        Some("tests/firewalls/main.rs::the_fast_path_without_state_says_the_same"),
     ),
     (
         "Default group that admits its own members",
         "`admit_members = true` of a group",
-        Some("tests/config/policies.rs::the_site_says_of_whom_it_speaks_and_tenants_name_what_is_shared"),
+        Some("tests/groups.rs::what_is_said_beside_rules_holds"),
     ),
     (
         "Rules by direction, ethertype, protocol by name or number, port range",
@@ -41,12 +43,14 @@ const NEUTRON: &[Row] = &[
     (
         "Default rules of new groups (templates)",
         "`[template.NAME]`, `like` of a group",
-        Some("tests/config/policies.rs::the_site_says_of_whom_it_speaks_and_tenants_name_what_is_shared"),
+        Some("tests/groups.rs::what_is_said_beside_rules_holds"),
     ),
     (
         "Groups shared between projects",
         "`shared_with`, `group:TENANT/NAME`",
-        Some("tests/import.rs::what_neutron_has_and_eastgate_has_not_is_refused_with_its_place"),
+        Some(
+            "dataplane/src/pipeline/tests/policies.rs::a_group_that_a_tenant_shares_is_its_members_as_they_come_and_go",
+        ),
     ),
     (
         "Quotas",
@@ -61,23 +65,27 @@ const NEUTRON: &[Row] = &[
     (
         "Port security: MAC and IP pairs, ARP and ND spoofing",
         "`port_security`, on by default",
-        Some("policy/src/admission/tests.rs::a_source_address_is_the_senders"),
+        Some("tests/attacks.rs::what_is_tried_against_others_does_not_reach_them"),
     ),
     (
         "Allowed address pairs",
         "`allowed_pairs`",
         Some("dataplane/src/pipeline/tests/movable.rs::an_address_is_at_whoever_announced_it_last"),
     ),
-    ("Prefixes of pairs count as members of the group", "`prefix_pairs = true` of a group", IMPORT_NEUTRON),
+    (
+        "Prefixes of pairs count as members of the group",
+        "`prefix_pairs = true` of a group",
+        Some("tests/groups.rs::what_is_said_beside_rules_holds"),
+    ),
     (
         "Port security off for one port: nothing is filtered there",
         "`port_security = false` and a group that allows everything",
-        IMPORT_NEUTRON,
+        Some("tests/guests.rs::machines_behind_an_open_port"),
     ),
     (
         "DHCP and DHCPv6 client allowed, server role blocked",
         "always; `dhcp_server`",
-        Some("dataplane/src/pipeline/tests/control_traffic.rs::only_a_dhcp_server_answers"),
+        Some("policy/src/admission/tests.rs::only_a_dhcp_server_answers_dhcp"),
     ),
     (
         "Router advertisements from machines blocked",
@@ -97,7 +105,7 @@ const NEUTRON: &[Row] = &[
     (
         "Cost of remote groups by the sum of members, not their product",
         "identities",
-        Some("policy/src/compile/tests.rs::tables_grow_with_the_rules_not_with_their_product"),
+        Some("policy/src/compile/tests.rs::equal_peers_and_equal_services_are_stored_once"),
     ),
     (
         "Removing a rule cuts live flows",
@@ -122,26 +130,14 @@ const FWAAS: &[Row] = &[
     (
         "On sets of ports",
         "`applies_to`: site, tenant, network, group, endpoint",
-        Some("tests/config/policies.rs::a_policy_has_its_place_its_scope_and_ordered_rules"),
+        Some("dataplane/src/pipeline/tests/policies.rs::a_policy_is_asked_about_whom_it_applies_to"),
     ),
-    (
-        "Allow, deny",
-        "`action`",
-        Some(
-            "dataplane/src/pipeline/tests/tiers.rs::tiers_are_asked_in_their_order_and_what_is_tried_out_passes_and_is_told",
-        ),
-    ),
-    (
-        "Reject",
-        "`action = \"reject\"`",
-        Some(
-            "dataplane/src/pipeline/tests/reject.rs::a_sender_is_told_by_the_packets_destination_wherever_it_was_rejected",
-        ),
-    ),
+    ("Allow, deny", "`action`", Some("tests/policies.rs::who_is_asked_first_with_real_traffic")),
+    ("Reject", "`action = \"reject\"`", Some("tests/verdicts.rs::who_is_rejected_is_told_at_once")),
     (
         "Source and destination address",
         "`from`, `to`, and `own` for the endpoint's side",
-        Some("tests/config/policies.rs::own_is_told_by_all_addresses_that_an_endpoint_may_send_from"),
+        Some("dataplane/src/pipeline/tests/policies.rs::own_means_some_endpoints_and_each_family_by_itself"),
     ),
     (
         "Source and destination ports",
@@ -151,7 +147,9 @@ const FWAAS: &[Row] = &[
     (
         "Insert before or after another policy",
         "`position`, `order`",
-        Some("tests/config/policies.rs::a_policy_has_its_place_its_scope_and_ordered_rules"),
+        Some(
+            "dataplane/src/pipeline/tests/policies.rs::in_one_place_order_decides_then_the_name_and_of_one_policy_the_first_rule",
+        ),
     ),
     (
         "Implicit deny",
@@ -161,12 +159,12 @@ const FWAAS: &[Row] = &[
     (
         "Default policy for new ports",
         "a policy that applies to the tenant or the network",
-        Some("tests/config/policies.rs::a_policy_has_its_place_its_scope_and_ordered_rules"),
+        Some("dataplane/src/pipeline/tests/policies.rs::a_policy_is_asked_about_whom_it_applies_to"),
     ),
     (
         "A packet must pass group and policy",
         "tiers: policies before and after the groups",
-        Some("dataplane/src/pipeline/tests/tiers.rs::a_ruling_is_what_both_ends_say"),
+        Some("tests/policies.rs::who_is_asked_first_with_real_traffic"),
     ),
     (
         "Conntrack helpers beside the rules: FTP, TFTP",
@@ -176,7 +174,7 @@ const FWAAS: &[Row] = &[
     (
         "Logging of what is accepted and dropped",
         "`log = true` of a policy's rule",
-        Some("tests/config/policies.rs::a_policy_has_its_place_its_scope_and_ordered_rules"),
+        Some("tests/verdicts.rs::what_is_logged_is_told_and_nothing_else"),
     ),
     (
         "Import of FWaaS policies",
@@ -196,39 +194,39 @@ const CLOUDSTACK: &[Row] = &[
     (
         "Groups of other accounts",
         "`shared_with`, `group:TENANT/NAME`",
-        Some("tests/import.rs::what_cloudstack_has_and_eastgate_has_not_is_refused_with_its_place"),
+        Some(
+            "dataplane/src/pipeline/tests/policies.rs::a_group_that_a_tenant_shares_is_its_members_as_they_come_and_go",
+        ),
     ),
     (
         "Primary and secondary addresses, spoofed sources dropped",
         "`addresses`, `port_security`",
-        IMPORT_CLOUDSTACK,
+        Some("tests/attacks.rs::what_is_tried_against_others_does_not_reach_them"),
     ),
     (
         "ARP checked: sender's MAC and address, target",
         "`port_security`; requests are answered, not passed on",
-        Some(
-            "dataplane/src/pipeline/tests/neighbors.rs::suppress_answers_with_the_endpoints_mac_and_tells_nobody_else",
-        ),
+        Some("steering/src/responder/tests/arp.rs::spoofed"),
     ),
     (
         "DHCP client only",
         "always; `dhcp_server`",
-        Some("policy/src/admission/tests.rs::only_a_dhcp_server_answers_dhcp"),
+        Some(
+            "dataplane/src/pipeline/tests/control_traffic.rs::a_dhcp_clients_broadcast_reaches_dhcp_servers_and_nobody_else",
+        ),
     ),
     ("DNS out always", "the group `cloudstack-egress-dns` that the import writes", IMPORT_CLOUDSTACK),
     (
         "IPv6: RA and ND with hop limit 255, errors of RFC 4890",
         "always",
         Some(
-            "dataplane/src/pipeline/tests/size.rs::icmp_errors_pass_only_for_live_flows_and_towards_who_sent_what_they_quote",
+            "dataplane/src/pipeline/tests/size.rs::icmpv6_errors_pass_only_for_live_flows_and_what_is_of_the_link_with_hop_limit_255",
         ),
     ),
     (
         "MLDv2 and DHCPv6 of machines",
         "DHCPv6 always; multicast where a rule names the group",
-        Some(
-            "dataplane/src/pipeline/tests/movable.rs::a_group_that_a_rule_names_reaches_those_who_may_have_it",
-        ),
+        Some("tests/learning.rs::what_a_server_leases_is_learned_on_both_hosts_and_kept"),
     ),
     ("System machines accepted", "endpoints in a group that allows everything", IMPORT_NEUTRON),
     (
@@ -257,7 +255,14 @@ const NWFILTER: &[Row] = &[
     (
         "Chains vlan and stp",
         "`vlan_aware`; `ethertypes = [\"stp\"]` of endpoints that may speak it",
-        Some("tests/packets.rs::other_ethertypes_go_between_those_that_may_speak_them"),
+        Some(
+            "dataplane/src/pipeline/tests/encap.rs::what_both_ends_may_speak_beside_ip_goes_between_them_and_nowhere_else",
+        ),
+    ),
+    (
+        "Isolated ports of a bridge (`<port isolated='yes'/>` of an interface)",
+        "`shared` of endpoints on one `port`, and `neighbors = \"proxy\"`: they meet by the appliance, where rules let them",
+        Some("tests/shared.rs::machines_of_a_segment_reach_each_other_as_the_rules_say"),
     ),
     (
         "VLANs of a guest on a trunk (a domain's `<vlan trunk='yes'>`)",
@@ -269,7 +274,7 @@ const NWFILTER: &[Row] = &[
         "`filters` of an endpoint or a network; `eastgate policy filters` says what each stands for",
         Some("tests/policies.rs::filters_by_libvirts_names_hold"),
     ),
-    ("Actions accept, return, continue", "group rules; played through on import", IMPORT_LIBVIRT),
+    ("Actions accept, continue; return below IP", "group rules; played through on import", IMPORT_LIBVIRT),
     (
         "Actions drop, reject among others",
         "a policy before the group, in the filter's order",
@@ -281,28 +286,28 @@ const NWFILTER: &[Row] = &[
         "`not` of a rule; `port_security` for what is not a machine's own",
         Some("tests/import/filters.rs::negation_and_lists_are_what_iptables_would_make_of_them"),
     ),
-    ("Protocols tcp, udp, udplite, sctp, icmp, icmpv6, igmp, esp, ah", "`proto`", IMPORT_LIBVIRT),
     (
-        "Source ports",
-        "`source_ports`",
-        Some("policy/src/naive/tests.rs::source_ports_and_icmp_are_told_from_ports"),
+        "Protocols tcp, udp, udplite, sctp, icmp, icmpv6, igmp, esp, ah",
+        "`proto`",
+        Some("tests/import/filters.rs::each_protocol_is_its_own"),
     ),
+    ("Source ports", "`source_ports`", Some("tests/firewalls/main.rs::the_fast_path_says_the_same")),
     (
         "DSCP, TCP flags",
         "`dscp`, `tcp_flags` of a policy's rule",
-        Some("tests/import.rs::rules_of_a_filter_keep_their_order"),
+        Some("tests/policies.rs::all_but_what_is_written_with_real_traffic"),
     ),
     (
         "connlimit",
         "`connections` of the rule that allows",
-        Some("tests/import.rs::connections_are_counted_by_the_rule_that_accepts_them"),
+        Some("tests/limits.rs::sources_are_counted_as_iptables_counts_them"),
     ),
     (
         "State match",
         "rules follow connections; what accepts only answers is left out on import",
         IMPORT_LIBVIRT,
     ),
-    ("Variables MAC, IP, IPV6", "an endpoint's own", IMPORT_LIBVIRT),
+    ("Variables MAC, IP, IPV6", "an endpoint's own", Some("tests/import.rs::every_filter_that_is_shipped")),
     (
         "Variables of one's own, with parameters of each interface",
         "`\"$NAME\"` in a group's rule; `variables` of endpoints and groups",
@@ -321,14 +326,12 @@ const NWFILTER: &[Row] = &[
     (
         "Variable DHCPSERVER",
         "`dhcp_server` of that endpoint",
-        Some(
-            "dataplane/src/pipeline/tests/control_traffic.rs::a_dhcp_clients_broadcast_reaches_dhcp_servers_and_nobody_else",
-        ),
+        Some("dataplane/src/pipeline/tests/control_traffic.rs::only_a_dhcp_server_answers"),
     ),
     (
         "CTRL_IP_LEARNING any, dhcp, none",
         "`learn = \"any\"` with `learn_lock = true`, `learn = \"dhcp\"`, `addresses`; also \"nd\", IPv6, several addresses, kept in migration",
-        Some("tests/learning.rs::what_a_server_leases_is_learned_on_both_hosts_and_kept"),
+        Some("tests/import.rs::an_address_that_libvirt_learns_is_learned"),
     ),
     (
         "Filters include filters",
@@ -338,7 +341,7 @@ const NWFILTER: &[Row] = &[
     (
         "Live update",
         "`eastgate reload`",
-        Some("dataplane/src/pipeline/tests/reload.rs::a_flow_that_the_new_policy_allows_goes_on"),
+        Some("tests/policies.rs::a_reload_names_what_changed_and_takes_away_what_it_takes_away"),
     ),
     (
         "clean-traffic, clean-traffic-gateway",
@@ -348,30 +351,42 @@ const NWFILTER: &[Row] = &[
     (
         "no-mac-spoofing, no-ip-spoofing, no-ipv6-spoofing",
         "`port_security`, with `allowed_pairs` for what is not checked",
-        SHIPPED,
+        Some("dataplane/src/pipeline/tests/filters.rs::clean_traffic_is_ipv4_of_its_own_and_nothing_else"),
     ),
-    ("no-arp-spoofing, no-arp-mac-spoofing, no-arp-ip-spoofing", "`port_security`", SHIPPED),
+    (
+        "no-arp-spoofing, no-arp-mac-spoofing, no-arp-ip-spoofing",
+        "`port_security`",
+        Some("dataplane/src/pipeline/tests/filters.rs::clean_traffic_is_ipv4_of_its_own_and_nothing_else"),
+    ),
     (
         "no-ip-multicast, no-ipv6-multicast, no-mac-broadcast",
         "multicast and broadcast pass only where a network or a rule says so",
-        SHIPPED,
+        Some(
+            "dataplane/src/pipeline/tests/filters.rs::multicast_that_the_network_floods_is_denied_by_family",
+        ),
     ),
     (
         "no-other-l2-traffic, no-other-rarp-traffic",
         "nothing but IPv4, IPv6, ARP, a machine's own RARP and its `ethertypes` passes",
-        SHIPPED,
+        Some("dataplane/src/pipeline/tests/filters.rs::clean_traffic_is_ipv4_of_its_own_and_nothing_else"),
     ),
     (
         "allow-arp, allow-ipv4, allow-ipv6, allow-incoming-ipv4, allow-incoming-ipv6",
         "a group that allows the family",
-        SHIPPED,
+        Some(
+            "dataplane/src/pipeline/tests/filters.rs::what_no_filter_accepts_does_not_pass_and_each_family_is_one",
+        ),
     ),
     (
         "allow-dhcp, allow-dhcp-server, allow-dhcpv6, allow-dhcpv6-server",
         "always; servers are named by `dhcp_server`",
-        SHIPPED,
+        Some("policy/src/admission/tests.rs::only_a_dhcp_server_answers_dhcp"),
     ),
-    ("qemu-announce-self, qemu-announce-self-rarp", "RARP of a machine's own MAC", SHIPPED),
+    (
+        "qemu-announce-self, qemu-announce-self-rarp",
+        "RARP of a machine's own MAC",
+        Some("policy/src/admission/tests/protocols.rs::rarp_only_announces_the_sender"),
+    ),
     (
         "Tagged frames evade rules there",
         "a tag hides nothing here",

@@ -340,3 +340,50 @@ fn filters_include_others_with_parameters() {
     // Those that are shipped go on as they were.
     assert!(shipped().len() >= 24);
 }
+
+/// Rules for each protocol that libvirt knows are about that one alone, with its ports where it has any.
+#[test]
+fn each_protocol_is_its_own() {
+    let by_ports = [("tcp", 6), ("udp", 17), ("sctp", 132)];
+    let whole = [("udplite", 136), ("esp", 50), ("ah", 51), ("igmp", 2), ("icmp", 1)];
+    let ports = |(name, _): &(&str, u8)| {
+        format!("<rule action='accept' direction='in'><{name} dstportstart='70' srcportstart='9'/></rule>")
+    };
+    let all = |(name, _): &(&str, u8)| format!("<rule action='accept' direction='in'><{name}/></rule>");
+    let rules = by_ports.iter().map(ports).chain(whole.iter().map(all)).collect::<Vec<_>>();
+    let folder = std::env::temp_dir().join(format!("egt-{}-protocols", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("site.toml");
+    for (at, (name, number)) in by_ports.iter().chain(&whole).enumerate() {
+        let text = rules[at].clone() + "<rule action='drop' direction='inout' priority='1000'><all/></rule>";
+        let files = [filter(&text), domain("mine", &[("IP", "10.1.0.9")])];
+        let made = import(From::Libvirt, &files, &Map::of("map.toml", MAP).unwrap());
+        let made = made.unwrap_or_else(|faults| panic!("{faults}"));
+        fs::write(&path, format!("{made}\n[host.alpha]\nvtep = \"172.31.0.1\"\ndevice = \"eth0\"\n"))
+            .unwrap();
+        let policies = policy_tools::load(&path, false).unwrap();
+        let passes = |protocol: u8, header: Header| {
+            let network = &policies.networks[0];
+            let decided = network.side().compiled.decide(
+                EndpointId(0),
+                Direction::Ingress,
+                Addr::v4([10, 1, 0, 77]),
+                &Probe::new(protocol, header),
+            );
+            decided.verdict.passes()
+        };
+        for (_, other) in by_ports.iter().chain(&whole) {
+            let header = match other {
+                1 => Header::Icmp { kind: 8, code: 0 },
+                6 | 17 | 132 | 136 => Header::Ports { source: 9, destination: 70 },
+                _ => Header::Unread,
+            };
+            assert_eq!(passes(*other, header), other == number, "{name}: {other}");
+        }
+        if at < by_ports.len() {
+            assert!(!passes(*number, Header::Ports { source: 9, destination: 71 }), "{name}");
+            assert!(!passes(*number, Header::Ports { source: 8, destination: 70 }), "{name}");
+        }
+    }
+    fs::remove_dir_all(&folder).unwrap();
+}

@@ -158,10 +158,10 @@ fn settings_beside_the_rules_are_compared() {
         (network, "bum_limit = 7", "acme/app", "bum_limit", "", "7"),
         (network, "slow_path_limit = 7", "acme/app", "slow_path_limit", "", "7"),
         (network, "hosts = [\"beta\"]", "acme/app", "hosts", "alpha", "alpha, beta"),
-        (network, "mtu = 1400", "acme/app", "mtu", "None", "1400"),
+        (network, "mtu = 1400", "acme/app", "mtu", "none", "1400"),
         (network, "topology = \"hub\"\nhub = \"alpha\"", "acme/app", "hub", "none", "alpha"),
         (network, "timeouts.tcp_syn = 7", "acme/app", "timeouts", "", ""),
-        (network, "tcp = \"loose\"", "acme/app", "tcp", "Strict", "Loose"),
+        (network, "tcp = \"loose\"", "acme/app", "tcp", "strict", "loose"),
         (endpoint, "routes = [\"10.9.0.0/16\"]", "acme/db1", "routes", "[]", "[10.9.0.0/16]"),
         (endpoint, "ethertypes = [\"ptp\"]", "acme/db1", "ethertypes", "", ""),
         (endpoint, "limits.flows = 1000", "acme/db1", "limits", "", ""),
@@ -191,7 +191,7 @@ fn settings_beside_the_rules_are_compared() {
     for line in [
         "acme/db1 host: alpha -> beta\n",
         "acme/db1 port: veth-db1 -> veth-db9\n",
-        "acme/web2 learn: none -> Nd, 10 at most, for 86400s, in [10.1.0.0/24, fd00:1::/64]\n",
+        "acme/web2 learn: none -> nd, 10 at most, for 86400s, in [10.1.0.0/24, fd00:1::/64]\n",
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }

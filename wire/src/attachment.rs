@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use crate::MacAddr;
+
 /// A VLAN by its identifier, from 1 to 4,094 (IEEE 802.1Q section 9.6): 0 is a priority without a VLAN, 4,095 is reserved.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct VlanId(u16);
@@ -33,6 +35,9 @@ pub enum AttachmentMode {
     Access,
     /// A VLAN of it, or its frames without a tag; other frames of the device are others'
     Trunk,
+    /// A segment that it shares with others: of a VLAN of the device, or of its frames without a tag, those that come from this MAC. What is
+    /// sent to it has this MAC as its destination and the appliance's as its source, whatever it is: the segment forwards by both
+    Shared(MacAddr),
 }
 
 /// Where and how an endpoint of a host is attached.
@@ -59,10 +64,33 @@ impl Attachment {
         Self { device, vlan, mode: AttachmentMode::Trunk }
     }
 
-    /// Does the outermost tag of a frame say whose it is? Then it is no part of what the endpoint sends and receives.
+    /// By a segment that others are at, too: a VLAN of a device, or its frames without a tag.
+    #[must_use]
+    pub const fn shared(device: Arc<str>, vlan: Option<VlanId>, mac: MacAddr) -> Self {
+        Self { device, vlan, mode: AttachmentMode::Shared(mac) }
+    }
+
+    /// Does the outermost tag of a frame say whose it is, or on which segment? Then it is no part of what the endpoint sends and receives.
     #[must_use]
     pub const fn is_by_tag(&self) -> bool {
-        matches!(self.mode, AttachmentMode::Trunk)
+        matches!(self.mode, AttachmentMode::Trunk | AttachmentMode::Shared(_))
+    }
+
+    /// The MAC by which it is told from others on its segment.
+    #[must_use]
+    pub const fn station(&self) -> Option<MacAddr> {
+        match self.mode {
+            AttachmentMode::Shared(mac) => Some(mac),
+            AttachmentMode::Access | AttachmentMode::Trunk => None,
+        }
+    }
+
+    /// Can frames get from one to the other without the appliance, if the segment lets them?
+    #[must_use]
+    pub fn is_beside(&self, other: &Self) -> bool {
+        self.station().is_some()
+            && other.station().is_some()
+            && (&self.device, self.vlan) == (&other.device, other.vlan)
     }
 
     /// Are frames of the device with any tag its own? Then the network says what tags mean.
@@ -103,11 +131,12 @@ impl OuterTag {
     }
 }
 
-/// As it is shown: the device, and a VLAN behind a dot.
+/// As it is shown: the device, a VLAN behind a dot, and whose frames of a shared segment behind a slash.
 impl fmt::Display for Attachment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.device)?;
-        self.vlan.map_or(Ok(()), |vlan| write!(f, ".{vlan}"))
+        self.vlan.map_or(Ok(()), |vlan| write!(f, ".{vlan}"))?;
+        self.station().map_or(Ok(()), |mac| write!(f, "/{mac}"))
     }
 }
 

@@ -8,11 +8,11 @@ use std::{
 };
 
 use ahash::RandomState;
-use eastgate_wire::{Addr, Attachment, MacAddr};
+use eastgate_wire::{Addr, MacAddr};
 use ipnet::IpNet;
 
 use super::{
-    EndpointClaim,
+    EndpointClaim, attachment,
     filters::{self, Made, Subject},
     known_name,
     network::{host_ref, is_subnet, protocols, reserved_role, tags_travel},
@@ -283,7 +283,7 @@ fn check(
             (None, _) => {}
         }
     }
-    check_vlan(table, network, reader);
+    attachment::check(table, network, reader);
     groups(name, table, tenant, network, reader);
     filters::check_names(&table.filters, reader);
     for pair in &table.allowed_pairs.value.items {
@@ -308,20 +308,6 @@ fn guest_vlans(table: &EndpointTable, network: Option<&(At<Name>, Arc<NetworkTab
                 Problem::GuestVlanOutside { vlans: range.value.to_string(), network: name.value.to_string() };
             reader.report_also(problem, range.span, known.span, "those that it carries");
         }
-    }
-}
-
-fn check_vlan(table: &EndpointTable, network: Option<&(At<Name>, Arc<NetworkTable>)>, reader: &mut Reader) {
-    let Some(vlan) = table.vlan.good() else { return };
-    if table.port.is_missing() {
-        reader.report(Problem::VlanAlone {}, vlan.span);
-    }
-    if let Some((name, network)) = network
-        && vlan.value.0.is_none()
-        && network.vlan_aware.value
-    {
-        let problem = Problem::UntaggedAware { network: name.value.to_string() };
-        reader.report_also(problem, vlan.span, name.span, "the network");
     }
 }
 
@@ -416,21 +402,10 @@ fn claim(name: &At<Name>, table: &EndpointTable, reader: &Reader) -> EndpointCla
         name: name.value.clone(),
         at: reader.place(name.span),
         host: table.host.good().map(|host| host_ref(host, reader)),
-        attachment: attachment(table).map(|(attachment, span)| (attachment, reader.place(span))),
+        attachment: attachment::of(table).map(|(attachment, span)| (attachment, reader.place(span))),
         port_missing: table.port.is_missing(),
         addresses: addresses.map(|address| (address.value, reader.place(address.span))).collect(),
         routes: routes.map(|route| (route.value.0, reader.place(route.span))).collect(),
-    }
-}
-
-/// `port` names a device of the endpoint's own, or with `vlan` a trunk. With it what is nobody else's.
-fn attachment(table: &EndpointTable) -> Option<(Attachment, Span)> {
-    let port = table.port.good()?;
-    let device = port.value.0.clone();
-    match &table.vlan {
-        Field::Missing => Some((Attachment::access(device), port.span)),
-        Field::Bad => None,
-        Field::Good(vlan) => Some((Attachment::trunk(device, vlan.value.0), vlan.span)),
     }
 }
 
@@ -493,7 +468,7 @@ fn build(
         name: name.value.clone(),
         at: reader.place(name.span),
         host: host_ref(table.host.good()?, reader),
-        attachment: attachment(table).map(|(attachment, _)| attachment),
+        attachment: attachment::of(table).map(|(attachment, _)| attachment),
         port_at: table.port.good().map(|port| reader.place(port.span)),
         mac: table.mac.good()?.value,
         addresses,

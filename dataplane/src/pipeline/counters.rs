@@ -45,11 +45,11 @@ pub struct DropKey {
 }
 
 impl DropKey {
-    /// Of frames on a trunk that are nobody's there
+    /// Of frames on a trunk or a shared segment that are nobody's there, for one of the two reasons that there are
     #[must_use]
-    pub const fn of_stray(trunk: AttachmentId) -> Self {
+    pub const fn of_stray(trunk: AttachmentId, reason: DropReason) -> Self {
         let from = Some(Location::Local(trunk));
-        Self { vni: None, reason: DropReason::UnknownVlan, from, by: None, rule: None }
+        Self { vni: None, reason, from, by: None, rule: None }
     }
 }
 
@@ -76,7 +76,8 @@ impl DropCount {
         RuleCount { flows: 0, packets: self.frames, bytes: self.bytes, would_deny: 0, hit }
     }
 
-    fn add(&mut self, other: &Self) {
+    /// And those of another row
+    pub fn add(&mut self, other: &Self) {
         self.frames += other.frames;
         self.bytes += other.bytes;
         self.first_at = self.first_at.min(other.first_at);

@@ -111,6 +111,9 @@ impl<'s> Pipeline<'s> {
         {
             self.ask_holders(arrival, ip.dst, view, now, out);
         }
+        if let (Err(Refusal { reason: DropReason::DirectFrame, .. }), Some(ip)) = (&located, view.ip()) {
+            self.lead_back(arrival, ip.dst, view, now, out);
+        }
         match located {
             Ok(Destination::Station { endpoint: Some(endpoint), .. })
                 if !endpoint.sender.tags.admit(view) =>
@@ -137,6 +140,9 @@ impl<'s> Pipeline<'s> {
             return self.behind_proxy(arrival, view, now);
         }
         if let Some(endpoint) = network.at_mac(view.dst) {
+            if arrival.sender.is_some_and(|sender| sender.is_beside(endpoint)) {
+                return Err(DropReason::DirectFrame.into());
+            }
             let control_traffic = view.ip().and_then(control_traffic);
             let control = !plain
                 || elects(arrival, endpoint, view)
@@ -155,6 +161,22 @@ impl<'s> Pipeline<'s> {
             return Ok(Destination::Flood { control: !plain });
         }
         Err(DropReason::UnknownDestination.into())
+    }
+
+    /// A machine has learned the MAC of another one of its segment, and sends past the appliance: it is told that the address is here.
+    fn lead_back(&mut self, arrival: &Arrival<'s>, to: Addr, view: &View, now: Instant, out: &mut Batch) {
+        let network = arrival.network;
+        let Some((owner, mac)) = network.at_address(to).filter(|(_, mac)| *mac == view.dst) else { return };
+        if lock(&network.state.thefts).take(now) {
+            let by = arrival.sender.map(|sender| sender.name.to_string());
+            tracing::warn!(network = %network.name, from = by.as_deref(), to = %owner.name, %mac,
+                "a machine sends to another one's MAC on a shared segment: the segment must isolate them, or policy is theirs to keep");
+        }
+        // Whoever tags frames is told where its untagged ones go, and that may be elsewhere.
+        if view.tags == 0 && self.take_answer_token(arrival, now).is_ok() {
+            eastgate_steering::announcement(to, network.proxy_mac, owner.sender.router, &mut self.made);
+            self.send_back(arrival, out);
+        }
     }
 
     /// The station behind an address, for a frame that came addressed to the appliance.

@@ -15,7 +15,7 @@ use eastgate_conntrack::{
     fragment::FragmentTable,
 };
 use eastgate_vtep::mtu::path::{PathSettings, Paths, Quote};
-use eastgate_wire::{AttachmentId, Cursor, FlowKey, Instant, VtepAddr};
+use eastgate_wire::{Cursor, FlowKey, Instant, VtepAddr};
 
 use super::{
     batch::{NarrowPath, Report},
@@ -272,17 +272,10 @@ impl Shared {
     }
 
     /// Counts a frame on a trunk that is nobody's there, for the trunk.
-    pub fn count_stray(
-        &self,
-        index: usize,
-        trunk: AttachmentId,
-        bytes: usize,
-        subject: Subject,
-        now: Instant,
-    ) {
+    pub fn count_stray(&self, index: usize, key: DropKey, bytes: usize, subject: Subject, now: Instant) {
         if let Some(counters) = self.counters.get(index) {
             counters.from_ports.fetch_add(1, Relaxed);
-            counters.drop_frame(DropKey::of_stray(trunk), bytes, Some(subject), now);
+            counters.drop_frame(key, bytes, Some(subject), now);
         }
     }
 

@@ -241,6 +241,7 @@ impl NetworkSite<'_> {
             name: endpoint.name.clone(),
             mac: endpoint.mac,
             location,
+            shared: endpoint.attachment.clone().filter(|it| here && it.station().is_some()).map(Box::new),
             enforced_here: here || !host.runs_eastgate(),
             learning: endpoint.learning.clone(),
             limits,

@@ -4,12 +4,12 @@
 
 /*
  * How an endpoint of this host is attached: by a device, and on it by the VLAN tag of its frames. Tag 0 is none: it is a
- * priority, and no VLAN (IEEE 802.1Q section 9.6).
+ * priority, and no VLAN (IEEE 802.1Q section 9.6). On a segment that endpoints share, by their source as well, which is 0 everywhere else.
  */
 struct attachment_key {
 	__u32 ifindex;
 	__u16 vlan;
-	__u16 spare;
+	__u8 station[6];
 };
 
 enum attachment_flags {
@@ -44,11 +44,23 @@ struct egress {
 	__u16 flags;
 	/* Of the device. An index alone is no name: when a device is gone, another one may get it. Never empty where a number was given */
 	__u8 device[DEVICE_NAME];
+	/* As in its key */
+	__u8 station[6];
+	__u16 spare;
 };
 
+/* A trunk, by the VLAN that no frame has (`STRAY_ANY_VLAN`), or a segment of it that endpoints share */
+struct stray_key {
+	__u32 ifindex;
+	__u16 vlan;
+	__u16 spare;
+};
+
+enum stray_vlan { STRAY_ANY_VLAN = 0xfff };
+
 /*
- * Frames on a trunk that are nobody's there, by its interface index: how many, and what the last one was. The daemon has an entry for
- * each trunk that it serves.
+ * Frames that are nobody's: on a trunk those whose VLAN no endpoint has, on a shared segment those from no endpoint of it. How many, and
+ * what the last one was. The daemon has an entry for each trunk that it serves, and for each shared segment there.
  */
 struct stray {
 	__u64 frames;

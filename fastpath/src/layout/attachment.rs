@@ -12,8 +12,8 @@ pub struct AttachmentKey {
     pub ifindex: u32,
     /// The VLAN of its frames there; 0 where they have no tag
     pub vlan: u16,
-    /// Nothing
-    pub spare: u16,
+    /// Where they are from, on a segment that endpoints share; 0 everywhere else
+    pub station: [u8; 6],
 }
 
 /// [`Attachment::flags`]: an access attachment, which frames of its device with any tag are of.
@@ -50,9 +50,30 @@ pub struct Egress {
     pub flags: u16,
     /// The device's name; empty where no number was given yet
     pub device: [u8; DEVICE_NAME],
+    /// As in its key
+    pub station: [u8; 6],
+    /// Nothing
+    pub spare: u16,
 }
 
-/// Frames on a trunk that are nobody's there, as one processor has seen them.
+/// [`StrayKey::vlan`] of a trunk
+pub const STRAY_ANY_VLAN: u16 = 0xfff;
+
+/// Where frames are nobody's: on a trunk, or on a segment of it that endpoints share.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct StrayKey {
+    /// Interface index
+    pub ifindex: u32,
+    /// The VLAN of a segment, 0 for what is untagged; [`STRAY_ANY_VLAN`] where it is that of no segment and no endpoint
+    pub vlan: u16,
+    /// Nothing
+    pub spare: u16,
+}
+
+/// Frames that are nobody's, as one processor has seen them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Stray {

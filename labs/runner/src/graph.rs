@@ -64,8 +64,11 @@ fn describe(name: &str, machine: &Machine) -> String {
     format!("{name}  {network} (VNI {vni})  {}  {mac}  {}", attachment(machine), addresses.join(" "))
 }
 
-/// As eastgate shows it: the device, and a VLAN behind a dot.
+/// As eastgate shows it: the device, a VLAN behind a dot, and the MAC on a shared segment behind a slash.
 fn attachment(machine: &Machine) -> String {
+    if machine.shared {
+        return format!("{}/{}", machine.port, machine.mac);
+    }
     match machine.vlan.and_then(Vlan::id) {
         Some(vlan) => format!("{}.{vlan}", machine.port),
         None => machine.port.clone(),

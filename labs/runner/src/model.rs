@@ -42,6 +42,8 @@ pub(super) struct Trunk {
     pub(super) host: String,
     pub(super) device: String,
     pub(super) mtu: u16,
+    /// Its ports reach its uplink alone, which is a segment that all of them share
+    pub(super) isolates: bool,
 }
 
 /// A node with a VTEP.
@@ -62,6 +64,8 @@ pub(super) struct Machine {
     pub(super) port: String,
     /// Which of its frames are this machine's, where they are not all
     pub(super) vlan: Option<Vlan>,
+    /// Its device is a segment that it shares with others, which isolates them.
+    pub(super) shared: bool,
     /// `tenant/network`
     pub(super) network: String,
     pub(super) vni: Vni,
@@ -72,9 +76,9 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// The switch between it and its host, if it is on a trunk.
+    /// The switch between it and its host, if it is on a trunk or a shared segment.
     pub(super) fn trunk(&self) -> Option<String> {
-        self.vlan.map(|_| format!("{}/{}", self.on, self.port))
+        (self.vlan.is_some() || self.shared).then(|| format!("{}/{}", self.on, self.port))
     }
 
     /// Its first address of `family` that is not link-local: such a one needs a device beside it.
@@ -346,6 +350,7 @@ fn place_machines(
             host: station.on.clone(),
             port: station.port.clone(),
             vlan: None,
+            shared: false,
             mac: station.mac,
             addresses: station.addresses.clone(),
         };
@@ -386,6 +391,7 @@ fn place_machine(
         on: endpoint.host,
         port,
         vlan: endpoint.vlan,
+        shared: endpoint.shared,
         network: endpoint.network,
         vni: network.vni,
         mac: endpoint.mac,
@@ -408,13 +414,14 @@ fn is_link_local(address: &IpAddr) -> bool {
 
 fn distinct_ports(machines: &BTreeMap<String, Machine>) -> Result<(), String> {
     let mut seen = BTreeSet::new();
-    match machines.values().find(|machine| !seen.insert((&machine.on, &machine.port, machine.vlan))) {
+    let place = |machine: &'_ Machine| (machine.vlan, machine.shared.then_some(machine.mac));
+    match machines.values().find(|machine| !seen.insert((&machine.on, &machine.port, place(machine)))) {
         Some(machine) => Err(format!("two machines are plugged into `{}` of {}", machine.port, machine.on)),
         None => Ok(()),
     }
 }
 
-/// The switches of machines that have a VLAN.
+/// The switches of machines that have a VLAN, or share a segment.
 fn trunks(
     machines: &BTreeMap<String, Machine>,
     hosts: &BTreeMap<String, Host>,
@@ -424,9 +431,12 @@ fn trunks(
         let Some(trunk) = machine.trunk() else { continue };
         if hosts.get(&machine.on).is_some_and(|host| host.runs != Runs::Eastgate) {
             return Err(format!(
-                "machine `{name}`: no eastgate runs on {}, and `vlan` goes with one",
+                "machine `{name}`: no eastgate runs on {}, and `vlan` and `shared` go with one",
                 machine.on
             ));
+        }
+        if machine.shared && machine.vlan.is_some() {
+            return Err(format!("machine `{name}`: labs have no shared segment in a VLAN"));
         }
         if machines.contains_key(&trunk) {
             return Err(format!("machine `{trunk}` has the name of a trunk"));
@@ -435,11 +445,15 @@ fn trunks(
             host: machine.on.clone(),
             device: machine.port.clone(),
             mtu: 0,
+            isolates: machine.shared,
         });
+        if place.isolates != machine.shared {
+            return Err(format!("`{}` of {} is a trunk, and shared", machine.port, machine.on));
+        }
         place.mtu = place.mtu.max(machine.mtu);
     }
     let on_both = |machine: &Machine| {
-        machine.vlan.is_none() && trunks.contains_key(&format!("{}/{}", machine.on, machine.port))
+        machine.trunk().is_none() && trunks.contains_key(&format!("{}/{}", machine.on, machine.port))
     };
     match machines.values().find(|machine| on_both(machine)) {
         Some(machine) => Err(format!("`{}` of {} is a trunk, and a machine's own", machine.port, machine.on)),

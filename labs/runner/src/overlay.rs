@@ -61,6 +61,8 @@ pub(super) struct Endpoint {
     pub(super) host: String,
     pub(super) port: Option<String>,
     pub(super) vlan: Option<Vlan>,
+    #[serde(default)]
+    pub(super) shared: bool,
     pub(super) mac: MacAddr,
     #[serde(default)]
     pub(super) addresses: Vec<IpAddr>,

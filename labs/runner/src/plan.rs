@@ -89,6 +89,11 @@ impl Plan {
             );
             plan.ip(&switch, &format!("link set {UPLINK} addrgenmode none up"));
             plan.ip(&host, &format!("link set {device} up"));
+            if trunk.isolates {
+                plan.ip(&switch, "link add switch type bridge forward_delay 0 stp_state 0 mcast_snooping 0");
+                plan.ip(&switch, &format!("link set switch mtu {mtu} addrgenmode none up"));
+                plan.ip(&switch, &format!("link set {UPLINK} master switch up"));
+            }
         }
         for (name, machine) in &model.machines {
             plan.machine(id, name, machine);
@@ -97,7 +102,7 @@ impl Plan {
                 plan.bridge_port(&namespace(id, &machine.on), machine, isolated);
             }
         }
-        for name in model.trunks.keys() {
+        for name in model.trunks.iter().filter(|(_, trunk)| !trunk.isolates).map(|(name, _)| name) {
             let on_it = model.machines.values().filter(|machine| machine.trunk().as_ref() == Some(name));
             let ports = on_it.filter_map(|machine| machine.vlan).map(|vlan| (vlan_port(vlan), vlan.id()));
             plan.steps.push(Action::VlanSwitch(namespace(id, name), ports.collect()));
@@ -181,6 +186,7 @@ impl Plan {
         let inside = namespace(id, name);
         let (at, port) = match (machine.trunk(), machine.vlan) {
             (Some(trunk), Some(vlan)) => (namespace(id, &trunk), vlan_port(vlan)),
+            (Some(segment), None) => (namespace(id, &segment), segment_port(machine)),
             _ => (namespace(id, &machine.on), machine.port.clone()),
         };
         let Machine { mac, mtu, .. } = machine;
@@ -191,8 +197,12 @@ impl Plan {
             ),
         );
         // A switch's port says nothing of its own accord.
-        let quiet = if machine.vlan.is_some() { "addrgenmode none " } else { "" };
+        let quiet = if machine.trunk().is_some() { "addrgenmode none " } else { "" };
         self.ip(&at, &format!("link set {port} {quiet}up"));
+        if machine.shared {
+            self.ip(&at, &format!("link set {port} master switch"));
+            self.ip(&at, &format!("link set {port} type bridge_slave isolated on"));
+        }
         self.ip(&inside, &format!("link set {MACHINE_DEVICE} up"));
         for address in &machine.addresses {
             self.address(&inside, MACHINE_DEVICE, &address.to_string());
@@ -227,6 +237,12 @@ impl Plan {
 /// The port of a switch where the machine of a VLAN is.
 fn vlan_port(vlan: Vlan) -> String {
     vlan.id().map_or_else(|| "untagged".to_owned(), |id| format!("vlan{id}"))
+}
+
+/// The port of a shared segment where a machine is: by its MAC, as it is known there.
+fn segment_port(machine: &Machine) -> String {
+    let [.., a, b, c] = machine.mac.0;
+    format!("port{a:02x}{b:02x}{c:02x}")
 }
 
 fn bridge_of(vni: Vni) -> String {

@@ -130,9 +130,17 @@ fn machines_with_a_vlan_are_behind_a_switch() {
     let plan = Plan::new(&model, "abcd");
     let ports = vec![("untagged".to_owned(), None), ("vlan101".to_owned(), Some(101))];
     assert!(plan.steps.contains(&Action::VlanSwitch("eg-abcd-alpha.trunk0".into(), ports)));
+    let shared = Plan::new(&on_trunk(["shared = true", "shared = true"]).unwrap(), "abcd");
+    let isolated = shared.steps.iter().filter(|step| {
+        matches!(step, Action::Ip(at, command) if at == "eg-abcd-alpha.trunk0" && command.ends_with("isolated on"))
+    });
+    assert_eq!(isolated.count(), 2);
     for (vlans, what) in [
         (["vlan = 101", "vlan = 101"], "two machines are plugged into `trunk0` of alpha"),
         (["vlan = 101", ""], "`trunk0` of alpha is a trunk, and a machine's own"),
+        (["vlan = 101", "shared = true"], "`trunk0` of alpha is a trunk, and shared"),
+        (["shared = true", ""], "`trunk0` of alpha is a trunk, and a machine's own"),
+        (["vlan = 101\nshared = true", "shared = true"], "labs have no shared segment in a VLAN"),
     ] {
         let error = on_trunk(vlans).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");

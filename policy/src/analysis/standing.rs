@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     naive,
-    rule::{Decision, Direction, Probe, Rule, RuleId, Source, Then, Tier, TierEnd},
+    rule::{Decision, Direction, Probe, Rule, RuleId, Source, Then, Tier, TierEnd, Verdict},
 };
 
 /// A packet that an endpoint can meet
@@ -80,15 +80,25 @@ pub fn standings(source: &Source) -> BTreeMap<RuleId, Standing> {
     standings
 }
 
-/// Whether two rules match the same packets and do the same with them, as far as their text says.
+/// What becomes of a packet. A rule that limits its sources counts them by itself: what another one grants in its place is not the same,
+/// whatever the numbers.
+fn granted(decision: &Decision) -> (Verdict, Option<RuleId>) {
+    (decision.verdict, decision.rule.filter(|_| decision.verdict.limited))
+}
+
+/// Whether two rules match the same packets and do the same with them, as far as their text says; two that limit their sources do not: each
+/// counts by itself.
 #[must_use]
 pub fn same_match(source: &Source, one: RuleId, other: RuleId) -> bool {
-    let parts = |id: RuleId| -> BTreeSet<String> {
+    let of = |id: RuleId| {
         let all = source.groups.iter().flat_map(|group| group.all_rules());
-        let part = |rule: &Rule| format!("{:?}", Rule { id: RuleId(0), ..rule.clone() });
-        all.filter(|rule| rule.id == id).map(part).collect()
+        all.filter(move |rule| rule.id == id)
     };
-    parts(one) == parts(other)
+    let parts = |id: RuleId| -> BTreeSet<String> {
+        of(id).map(|rule| format!("{:?}", Rule { id: RuleId(0), ..rule.clone() })).collect()
+    };
+    let limits = |rule: &Rule| matches!(rule.then, Then::Settle(verdict) if verdict.limited);
+    !of(one).any(limits) && parts(one) == parts(other)
 }
 
 /// The rules of an endpoint in one direction, in the order in which they are asked.
@@ -138,7 +148,7 @@ impl<'s> Ranks<'s> {
             if acting.iter().any(|(_, id)| *id == rule.id) {
                 standing.acts = standing.acts.or(Some(packet));
                 let (_, without) = self.decide(met, Some(rule.id));
-                if without.verdict == decision.verdict {
+                if granted(&without) == granted(&decision) {
                     standing.redundant_by.insert(without.rule);
                 } else {
                     standing.needed = standing.needed.or(Some(packet));

@@ -178,6 +178,11 @@ fn passages_are_what_both_ends_say() {
     assert!(compared.get() > 5_000);
 }
 
+/// A rule that limits its sources counts them by itself.
+fn granted(decision: Decision) -> (Verdict, Option<RuleId>) {
+    (decision.verdict, decision.rule.filter(|_| decision.verdict.limited))
+}
+
 /// What is said of a rule holds for all packets, and where nothing is said there is a packet that shows why.
 #[test]
 fn what_is_said_of_a_rule_is_so() {
@@ -204,7 +209,7 @@ fn what_is_said_of_a_rule_is_so() {
                 prop_assert!(explained.steps.iter().any(matches), "{:?} at {:?}", id, packet);
             }
             if let Some(packet) = &standing.needed {
-                prop_assert_ne!(said(&source, packet).verdict, said(&less, packet).verdict);
+                prop_assert_ne!(granted(said(&source, packet)), granted(said(&less, packet)));
             }
             let count = match standing.finding() {
                 Some(Finding::Unused | Finding::Unmet) => &unused,
@@ -219,7 +224,7 @@ fn what_is_said_of_a_rule_is_so() {
                 let decision = said(&source, &packet);
                 prop_assert!(!idle || decision.rule != Some(id), "{:?} {:?}", id, packet);
                 if standing.needed.is_none() {
-                    prop_assert_eq!(decision.verdict, said(&less, &packet).verdict, "{:?}", id);
+                    prop_assert_eq!(granted(decision), granted(said(&less, &packet)), "{:?}", id);
                 }
             }
         }
@@ -307,6 +312,29 @@ fn a_rule_that_does_nothing_is_told_with_the_one_that_makes_it_so() {
         ]
     );
     assert!(same_match(&source, RuleId(1), RuleId(7)) && !same_match(&source, RuleId(2), RuleId(3)));
+}
+
+/// Two rules that limit their sources grant twice as much as one of them: neither is there for nothing, unless the other takes all.
+#[test]
+fn what_limits_is_not_what_another_limits() {
+    let limited = Verdict { limited: true, ..Verdict::ALLOW };
+    let rules = [
+        rule(1, Peer::Any, tcp(22, 22), limited),
+        rule(2, Peer::Any, tcp(1, 1023), limited),
+        rule(3, Peer::Any, tcp(1, 1023), limited),
+        rule(4, Peer::Any, tcp(443, 443), Verdict::ALLOW),
+    ];
+    let source = Source {
+        groups: vec![Group { ingress: rules.to_vec(), egress: vec![] }.into()],
+        endpoints: vec![EndpointRules {
+            ingress: vec![Tier { groups: vec![GroupId(0)], end: TierEnd::Deny }].into(),
+            ..EndpointRules::default()
+        }],
+    };
+    let found: Vec<_> = standings(&source).into_iter().map(|(id, it)| (id.0, it.finding())).collect();
+    let by = |id| Some(Finding::Shadowed([Some(RuleId(id))].into()));
+    assert_eq!(found, [(1, None), (2, None), (3, by(2)), (4, by(2))]);
+    assert!(!same_match(&source, RuleId(2), RuleId(3)));
 }
 
 #[test]

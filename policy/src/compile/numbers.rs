@@ -98,6 +98,11 @@ impl<K: Ord> Numbering<K> {
         self.before.keys()
     }
 
+    /// How many have numbers
+    pub(super) fn known(&self) -> usize {
+        self.known.len()
+    }
+
     /// One more than the largest number
     pub(super) const fn len(&self) -> u32 {
         self.len

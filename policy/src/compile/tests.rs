@@ -438,6 +438,24 @@ fn equal_peers_and_equal_services_are_stored_once() {
     assert_eq!((stats.entries, stats.depth), (2, 2));
 }
 
+/// What is gone is not counted, although its number was not given to others.
+#[test]
+fn what_is_counted_is_what_there_is() {
+    let prefixes = |count: u32| {
+        let prefix = |i: u32| Peer::Prefix { network: v4(10, 0, i as u8, 0), len: 96 + 24 };
+        ingress((0..count).map(|i| allow(i, prefix(i), tcp(80))).collect())
+    };
+    let many = Compiled::compile(&prefixes(100)).unwrap();
+    let last = ingress(vec![allow(99, Peer::Prefix { network: v4(10, 0, 99, 0), len: 96 + 24 }, tcp(80))]);
+    let few = Compiled::compile_after(&last, &many).unwrap().stats();
+    let afresh = Compiled::compile(&last).unwrap().stats();
+    let of = |stats: super::Stats| {
+        (stats.identities, stats.rulesets, stats.tier_lists, stats.rules, stats.entries)
+    };
+    assert_eq!(of(few), of(afresh));
+    assert_eq!((many.stats().identities, few.identities), (102, 3));
+}
+
 /// Attack 24: neither rules that lie in each other nor those that overlap in ports make tables or lookups explode.
 #[test]
 fn tables_grow_with_the_rules_not_with_their_product() {

@@ -1,13 +1,16 @@
-//! Frames to an attachment: out of its device, with its tag where it is on a VLAN.
+//! Frames to an attachment: out of its device, with its tag where it is on a VLAN, and with the MACs that a segment is to forward by where it
+//! is shared.
 
 use std::os::fd::AsFd;
 
 use eastgate_dataplane::pipeline::batch::{Batch, Emit};
+use eastgate_steering::proxy_mac;
 use eastgate_vtep::offload::coalesce::{Coalescer, MAX_SEGMENTS};
-use eastgate_wire::{AttachmentId, DropReason, Offload, VLAN_TYPE, View, VlanId};
+use eastgate_wire::{AttachmentId, DropReason, Offload, VLAN_TYPE, View, Vni};
 
 use super::{Message, Piece, Sender, header_len, may_merge, piece, slice};
 use crate::io::{
+    attached::Way,
     mmsg::{RecvBatch, VnetHeader},
     worker::Sockets,
 };
@@ -26,8 +29,7 @@ impl Sender {
         sockets: &Sockets,
     ) {
         let at = sockets.attached.egress(to);
-        let Some((socket, vlan)) =
-            at.and_then(|(ifindex, vlan)| Some((&sockets.devices.get(&ifindex)?.socket, vlan)))
+        let Some((socket, way)) = at.and_then(|way| Some((&sockets.devices.get(&way.ifindex)?.socket, way)))
         else {
             return self.drop_group(group, DropReason::PortGone);
         };
@@ -38,11 +40,11 @@ impl Sender {
             let begin = self.pieces.len() as u32;
             let mut taken = 1;
             if rest.len() > 1 && first.offload == Offload::default() && may_merge(bytes(first)) {
-                taken = self.merge(rest, &bytes, vlan);
+                taken = self.merge(rest, &bytes, way, first.vni);
             }
             if taken == 1 {
-                self.push_vnet(&first.offload, header_len(bytes(first), &first.offload), vlan);
-                self.push_tagged(piece(first), vlan);
+                self.push_vnet(&first.offload, header_len(bytes(first), &first.offload), way);
+                self.push_addressed(piece(first), way, first.vni);
             }
             self.messages.push(Message {
                 pieces: begin..self.pieces.len() as u32,
@@ -63,8 +65,8 @@ impl Sender {
     }
 
     /// The virtio-net header of a frame that gets this tag on top of its own headers, which have `header_len` bytes.
-    fn push_vnet(&mut self, offload: &Offload, header_len: u16, vlan: Option<VlanId>) {
-        let tag = if vlan.is_some() { TAG_LEN } else { 0 };
+    fn push_vnet(&mut self, offload: &Offload, header_len: u16, way: Way) {
+        let tag = if way.vlan.is_some() { TAG_LEN } else { 0 };
         let mut offload = *offload;
         if let Some(sum) = &mut offload.checksum {
             sum.start += tag;
@@ -73,24 +75,27 @@ impl Sender {
         self.vnet_piece(VnetHeader::for_frame(&offload, header_len));
     }
 
-    /// A frame, or its headers, with the tag of its attachment behind the addresses.
-    fn push_tagged(&mut self, whole: Piece, vlan: Option<VlanId>) {
-        let Some(vlan) = vlan else { return self.pieces.push(whole) };
+    /// A frame, or its headers, with the tag of its attachment behind the addresses. On a segment that is shared no frame may come from a
+    /// machine that is elsewhere on it, and only one is to hear it: what is for many goes to each of them by itself.
+    fn push_addressed(&mut self, whole: Piece, way: Way, vni: Vni) {
+        if way.vlan.is_none() && way.station.is_none() {
+            return self.pieces.push(whole);
+        }
         let (addresses, rest) = (whole.len.min(MACS), whole.len.saturating_sub(MACS));
-        self.pieces.push(Piece { len: addresses, ..whole });
-        let ([kind, of_tag], [high, low]) = (VLAN_TYPE.to_be_bytes(), vlan.get().to_be_bytes());
-        self.scratch_piece(&[kind, of_tag, high, low]);
+        match way.station {
+            Some(station) => self.scratch_piece([station.0, proxy_mac(vni).0].as_flattened()),
+            None => self.pieces.push(Piece { len: addresses, ..whole }),
+        }
+        if let Some(vlan) = way.vlan {
+            let ([kind, of_tag], [high, low]) = (VLAN_TYPE.to_be_bytes(), vlan.get().to_be_bytes());
+            self.scratch_piece(&[kind, of_tag, high, low]);
+        }
         self.pieces.push(Piece { start: whole.start + addresses, len: rest, ..whole });
     }
 
     /// Merges as many frames from the front of `group` as make one GSO packet and pushes its pieces; 1, and
     /// nothing pushed, when there is nothing to merge.
-    fn merge<'a>(
-        &mut self,
-        group: &[Emit],
-        bytes: &impl Fn(&Emit) -> &'a [u8],
-        vlan: Option<VlanId>,
-    ) -> usize {
+    fn merge<'a>(&mut self, group: &[Emit], bytes: &impl Fn(&Emit) -> &'a [u8], way: Way, vni: Vni) -> usize {
         let mut run = Coalescer::new();
         let mut taken = 0;
         for emit in group.iter().take(MAX_SEGMENTS).take_while(|emit| emit.offload == Offload::default()) {
@@ -101,9 +106,9 @@ impl Sender {
             }
         }
         let Some(merged) = run.finish().filter(|merged| !merged.payloads.is_empty()) else { return 1 };
-        self.push_vnet(&merged.offload, merged.header.len() as u16, vlan);
+        self.push_vnet(&merged.offload, merged.header.len() as u16, way);
         let headers = self.add_to_scratch(merged.header);
-        self.push_tagged(headers, vlan);
+        self.push_addressed(headers, way, vni);
         for (emit, payload) in group.iter().zip(merged.payloads) {
             // A frame that was merged ends with its payload: no padding.
             let whole = piece(emit);
@@ -120,7 +125,7 @@ mod tests {
 
     use eastgate_dataplane::pipeline::batch::Egress;
     use eastgate_testkit::frames::{Talk, mend};
-    use eastgate_wire::{Attachment, Gso, GsoKind, OuterTag, Vni};
+    use eastgate_wire::{Attachment, Gso, GsoKind, MacAddr, OuterTag, VlanId};
 
     use super::*;
     use crate::io::{
@@ -130,6 +135,10 @@ mod tests {
     };
 
     const TRUNK: [&str; 2] = ["tag0", "tag1"];
+
+    fn vni() -> Vni {
+        Vni::new_checked(5001).unwrap()
+    }
 
     /// What is heard at the other end of a trunk's cable: VLAN, bytes without the tag, and what is left undone in them.
     fn heard_of(batch: &mut Batch, count: usize) -> Vec<(Option<u16>, Vec<u8>, Offload)> {
@@ -151,6 +160,10 @@ mod tests {
         for (id, vlan) in [(1, VlanId::new_checked(100)), (2, None)] {
             attached.attach(AttachmentId(id), trunk, &Attachment::trunk(TRUNK[0].into(), vlan));
         }
+        for (id, vlan) in [(3, VlanId::new_checked(300)), (4, VlanId::new_checked(300))] {
+            let station = MacAddr(eastgate_testkit::frames::mac(id as u8));
+            attached.attach(AttachmentId(id), trunk, &Attachment::shared(TRUNK[0].into(), vlan, station));
+        }
         batch.group();
         let mut received = RecvBatch::new();
         let report = Sender::new().send(batch, &received, &sockets);
@@ -166,7 +179,8 @@ mod tests {
                 };
                 let frame = found.without_tag();
                 // What the kernel says by itself on a new device is not ours.
-                if frame.bytes()[6..12] == eastgate_testkit::frames::mac(11) {
+                let own = [MacAddr(eastgate_testkit::frames::mac(11)), proxy_mac(vni())];
+                if own.iter().any(|mac| frame.bytes()[6..12] == mac.0) {
                     all.push((vlan, frame.bytes().to_vec(), frame.offload));
                 }
             }
@@ -177,10 +191,9 @@ mod tests {
 
     fn tagged_as_its_attachment_is() {
         let frame = eastgate_testkit::frames::udp(11, 12, 4000, 443);
-        let vni = Vni::new_checked(5001).unwrap();
         let mut batch = Batch::default();
         for to in [1, 2] {
-            batch.send_made(&[&frame], Egress::Attachment(AttachmentId(to)), vni);
+            batch.send_made(&[&frame], Egress::Attachment(AttachmentId(to)), vni());
         }
         let expected = [None, Some(100)].map(|vlan| (vlan, frame.clone(), Offload::default()));
         assert_eq!(heard_of(&mut batch, 2), expected);
@@ -193,11 +206,10 @@ mod tests {
         let mut second = talk.data(&[7; 500]);
         second[38..42].copy_from_slice(&1501u32.to_be_bytes());
         mend(&mut second);
-        let vni = Vni::new_checked(5001).unwrap();
         let mut batch = Batch::default();
         for to in [1, 2] {
             for frame in [&first, &second] {
-                batch.send_made(&[frame], Egress::Attachment(AttachmentId(to)), vni);
+                batch.send_made(&[frame], Egress::Attachment(AttachmentId(to)), vni());
             }
         }
         let found = heard_of(&mut batch, 2);
@@ -208,12 +220,41 @@ mod tests {
         }
     }
 
+    /// Each machine of a segment gets its own copy, from the appliance, whomever it was for and from; GSO packets too.
+    fn addressed_as_a_shared_segment_forwards() {
+        let talk = Talk { a: 11, b: 12, sport: 4000, dport: 443 };
+        let mut to_all = eastgate_testkit::frames::udp(11, 12, 4000, 443);
+        to_all[..6].fill(0xff);
+        let first = talk.data(&[7; 500]);
+        let mut second = talk.data(&[7; 500]);
+        second[38..42].copy_from_slice(&1501u32.to_be_bytes());
+        mend(&mut second);
+        let mut batch = Batch::default();
+        for to in [3, 4] {
+            batch.send_made(&[&to_all], Egress::Attachment(AttachmentId(to)), vni());
+        }
+        for frame in [&first, &second] {
+            batch.send_made(&[frame], Egress::Attachment(AttachmentId(3)), vni());
+        }
+        let found = heard_of(&mut batch, 3);
+        assert!(
+            found.iter().all(|(vlan, bytes, _)| *vlan == Some(300) && bytes[6..12] == proxy_mac(vni()).0)
+        );
+        let to = |mac: u8| {
+            found.iter().filter(move |(_, bytes, _)| bytes[..6] == eastgate_testkit::frames::mac(mac))
+        };
+        assert_eq!((to(3).count(), to(4).count()), (2, 1));
+        let (_, bytes, offload) = to(3).find(|(_, bytes, _)| bytes.len() > 1000).unwrap();
+        assert_eq!((&bytes[54..], offload.gso.map(|gso| gso.segment)), (&[7; 1000][..], Some(500)));
+        assert!(to(4).all(|(_, bytes, _)| bytes[12..] == to_all[12..]));
+    }
+
     #[test]
     fn frames_leave_with_the_tag_of_their_attachment() {
         if !nix::unistd::geteuid().is_root() {
             return;
         }
-        for test in [tagged_as_its_attachment_is, merged_with_a_tag] {
+        for test in [tagged_as_its_attachment_is, merged_with_a_tag, addressed_as_a_shared_segment_forwards] {
             std::thread::spawn(test).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
     }

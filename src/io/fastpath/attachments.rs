@@ -15,7 +15,7 @@ use eastgate_fastpath::{
     ATTACHMENT_ANY_VLAN, ATTACHMENT_PEER, Attachment as Row, AttachmentKey, DEVICE_NAME, Egress, Error,
     Fastpath,
 };
-use eastgate_wire::{Attachment, AttachmentId, Vni};
+use eastgate_wire::{Attachment, AttachmentId, VlanId, Vni};
 
 use super::{KernelPath, Tables};
 use crate::io::sysopt;
@@ -34,8 +34,9 @@ pub struct KernelAttachment {
 
 impl KernelAttachment {
     fn key(&self) -> AttachmentKey {
-        let vlan = self.attachment.vlan.map_or(0, |vlan| vlan.get());
-        AttachmentKey { ifindex: self.ifindex, vlan, spare: 0 }
+        let Attachment { vlan, .. } = &self.attachment;
+        let station = self.attachment.station().map_or([0; 6], |mac| mac.0);
+        AttachmentKey { ifindex: self.ifindex, vlan: vlan.map_or(0, VlanId::get), station }
     }
 
     const fn flags(&self) -> u32 {
@@ -44,8 +45,9 @@ impl KernelAttachment {
     }
 
     fn egress(&self) -> Egress {
-        let AttachmentKey { ifindex, vlan, .. } = self.key();
-        Egress { ifindex, vlan, flags: self.flags() as u16, device: name_of(&self.attachment.device) }
+        let AttachmentKey { ifindex, vlan, station } = self.key();
+        let device = name_of(&self.attachment.device);
+        Egress { ifindex, vlan, flags: self.flags() as u16, device, station, spare: 0 }
     }
 
     /// Is it where another one was, so that frames to that one are frames to it?
@@ -55,7 +57,14 @@ impl KernelAttachment {
 }
 
 /// In place of an attachment that is closed: the number was given, and nothing leaves by it.
-const CLOSED: Egress = Egress { ifindex: 0, vlan: 0, flags: 0, device: *b"-\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0" };
+const CLOSED: Egress = Egress {
+    ifindex: 0,
+    vlan: 0,
+    flags: 0,
+    device: *b"-\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+    station: [0; 6],
+    spare: 0,
+};
 
 fn name_of(device: &str) -> [u8; DEVICE_NAME] {
     let mut name = [0; DEVICE_NAME];
@@ -99,7 +108,7 @@ impl Numbers {
         for (key, row) in fastpath.attachments()? {
             let out = egress.get(row.number as usize).filter(|out| {
                 let name = out.device.split(|byte| *byte == 0).next().unwrap_or_default();
-                let at = AttachmentKey { ifindex: out.ifindex, vlan: out.vlan, spare: 0 };
+                let at = AttachmentKey { ifindex: out.ifindex, vlan: out.vlan, station: out.station };
                 at == key && std::str::from_utf8(name).is_ok_and(|name| is_there(name, key.ifindex))
             });
             match out {
@@ -177,6 +186,9 @@ impl KernelPath {
         let own = before.filter(|before| before.attachment.is_at(&attachment)).map(|before| before.number);
         if let Some(own) = own {
             tables.attachments.closed.retain(|(number, _)| *number != own);
+        }
+        if attachment.attachment.station().is_some() {
+            self.open_segment(tables, attachment.ifindex, attachment.key().vlan)?;
         }
         let generation = tables.settings.generation;
         let number = own.or(inherited).or_else(|| tables.attachments.give(&self.fastpath, generation));

@@ -1,14 +1,25 @@
-//! Frames on trunks that are nobody's there, which the programs drop, as drops like all others.
+//! Frames on trunks and shared segments that are nobody's there, which the programs drop, as drops like all others.
+
+use std::collections::BTreeSet;
 
 use eastgate_dataplane::pipeline::{
     counters::{DropCount, DropKey, Subject},
     shared::lock,
 };
-use eastgate_fastpath::{Error, Stray};
-use eastgate_wire::AttachmentId;
+use eastgate_fastpath::{Error, Fastpath, STRAY_ANY_VLAN, Stray, StrayKey};
+use eastgate_wire::{AttachmentId, DropReason};
 
-use super::KernelPath;
+use super::{KernelPath, Tables};
 use crate::io::clock;
+
+/// A device on which frames may be nobody's.
+#[derive(Debug)]
+pub(super) struct Trunk {
+    /// For which number they are counted
+    id: AttachmentId,
+    /// The VLANs of its segments that endpoints share, or have shared; 0 for what is untagged
+    segments: BTreeSet<u16>,
+}
 
 impl KernelPath {
     /// A device is served as a trunk from here on: what is nobody's there is counted for this number.
@@ -20,31 +31,63 @@ impl KernelPath {
         if tables.trunks.contains_key(&ifindex) {
             return Ok(());
         }
-        self.fastpath.count_strays(ifindex)?;
-        tables.trunks.insert(ifindex, id);
+        self.fastpath.count_strays(StrayKey { ifindex, vlan: STRAY_ANY_VLAN, spare: 0 })?;
+        tables.trunks.insert(ifindex, Trunk { id, segments: BTreeSet::new() });
         Ok(())
     }
 
-    /// It is no longer, and what was counted of it is to be counted elsewhere.
+    /// Endpoints share a segment of it from here on, and what is from none of them is counted apart.
+    pub(super) fn open_segment(&self, tables: &mut Tables, ifindex: u32, vlan: u16) -> Result<(), Error> {
+        let Some(trunk) = tables.trunks.get_mut(&ifindex) else { return Ok(()) };
+        if !trunk.segments.contains(&vlan) {
+            self.fastpath.count_strays(StrayKey { ifindex, vlan, spare: 0 })?;
+            trunk.segments.insert(vlan);
+        }
+        Ok(())
+    }
+
+    /// It is no longer served, and what was counted of it is to be counted elsewhere.
     ///
     /// # Errors
     /// When a table cannot be read or written.
-    pub fn close_trunk(&self, ifindex: u32) -> Result<Option<(DropKey, DropCount)>, Error> {
+    pub fn close_trunk(&self, ifindex: u32) -> Result<Vec<(DropKey, DropCount)>, Error> {
         let mut tables = lock(&self.tables);
-        let Some(id) = tables.trunks.get(&ifindex).copied() else { return Ok(None) };
-        let strays = self.fastpath.strays(ifindex)?;
-        self.fastpath.forget_strays(ifindex)?;
+        let Some(trunk) = tables.trunks.get(&ifindex) else { return Ok(Vec::new()) };
+        let strays = trunk.strays(&self.fastpath, ifindex)?;
+        for (key, _) in trunk.keys(ifindex) {
+            self.fastpath.forget_strays(key)?;
+        }
         tables.trunks.remove(&ifindex);
-        Ok(counted(&strays).map(|count| (DropKey::of_stray(id), count)))
+        Ok(strays)
     }
 
     /// What was counted of all trunks.
     pub(super) fn strays(&self) -> Result<Vec<(DropKey, DropCount)>, Error> {
         let mut drops = Vec::new();
-        for (ifindex, id) in &lock(&self.tables).trunks {
-            drops.extend(
-                counted(&self.fastpath.strays(*ifindex)?).map(|count| (DropKey::of_stray(*id), count)),
-            );
+        for (ifindex, trunk) in &lock(&self.tables).trunks {
+            drops.extend(trunk.strays(&self.fastpath, *ifindex)?);
+        }
+        Ok(drops)
+    }
+}
+
+impl Trunk {
+    /// Where its frames are counted, and for which reasons.
+    fn keys(&self, ifindex: u32) -> impl Iterator<Item = (StrayKey, DropReason)> {
+        let segments = self.segments.iter().map(|vlan| (*vlan, DropReason::UnknownStation));
+        let all = segments.chain([(STRAY_ANY_VLAN, DropReason::UnknownVlan)]);
+        all.map(move |(vlan, reason)| (StrayKey { ifindex, vlan, spare: 0 }, reason))
+    }
+
+    fn strays(&self, fastpath: &Fastpath, ifindex: u32) -> Result<Vec<(DropKey, DropCount)>, Error> {
+        let mut drops: Vec<(DropKey, DropCount)> = Vec::new();
+        for (key, reason) in self.keys(ifindex) {
+            let Some(count) = counted(&fastpath.strays(key)?) else { continue };
+            let of = DropKey::of_stray(self.id, reason);
+            match drops.iter_mut().find(|(known, _)| *known == of) {
+                Some((_, all)) => all.add(&count),
+                None => drops.push((of, count)),
+            }
         }
         Ok(drops)
     }

@@ -9,7 +9,8 @@ use super::{Subject, What};
 #[must_use]
 pub fn dropped(reason: DropReason, subject: &Subject) -> String {
     use DropReason::{
-        BadSourceMac, MacFrozen, MacLimit, MacMoveRefused, MacSpoofed, UnknownDestination, UnknownEndpoint,
+        BadSourceMac, DirectFrame, MacFrozen, MacLimit, MacMoveRefused, MacSpoofed, UnknownDestination,
+        UnknownEndpoint, UnknownStation,
     };
     let mut text = match subject.what {
         What::Unknown => String::new(),
@@ -33,6 +34,8 @@ pub fn dropped(reason: DropReason, subject: &Subject) -> String {
             | MacSpoofed
             | UnknownDestination
             | UnknownEndpoint
+            | DirectFrame
+            | UnknownStation
     ) || matches!(subject.what, What::Other { .. } | What::Unknown);
     if let Some([dst, src]) = subject.macs.filter(|_| by_mac) {
         let comma = if text.is_empty() { "" } else { ", " };

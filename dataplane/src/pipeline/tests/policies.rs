@@ -291,6 +291,26 @@ fn a_group_that_a_tenant_shares_is_its_members_as_they_come_and_go() {
     assert_eq!(web1(&before), web1(&after), "nobody else is decided about anew");
 }
 
+/// A set that a tenant shares is what it has in it, and changes as the tenant changes it.
+#[test]
+fn a_set_that_a_tenant_shares_is_what_is_in_it() {
+    let text = |address: &str, share: &str| {
+        let groups = GROUPS.replace("from = \"group:web\"", "from = \"set:globex/friends\"");
+        scene_with("", &groups)
+            + &format!("\n[tenant.globex.set.friends]\naddresses = [\"{address}\"]\n{share}\n")
+    };
+    let shared = "shared_with = [\"acme\"]";
+    assert!(eastgate_config::load_str("t", &text("10.1.0.1", "")).is_err(), "it is not acme's to name");
+    let load = |text: &str| -> Arc<Config> { eastgate_config::load_str("t", text).unwrap() };
+    let [one, two] = [WEB1, WEB2].map(|web| load(&text(&format!("10.1.0.{web}"), shared)));
+    let mut net = Net::of(&one);
+    assert_eq!(net.send("web1", udp(WEB1, DB1, 4000, 53)), "db1");
+    assert_eq!(net.send("web2", udp(WEB2, DB1, 4000, 53)), "ingress-denied at beta");
+    net.install(&two);
+    assert_eq!(net.send("web2", udp(WEB2, DB1, 4001, 53)), "db1");
+    assert_eq!(net.send("web1", udp(WEB1, DB1, 4000, 53)), "policy-changed at alpha");
+}
+
 #[test]
 fn a_prefix_that_members_share_is_of_their_group_where_that_says_so_but_for_others_addresses() {
     let text = |more: &str| {

@@ -220,6 +220,27 @@ fn icmp_errors_pass_only_for_live_flows_and_towards_who_sent_what_they_quote() {
     assert_eq!(net.send("web1", unreplied), "icmp-unrelated at alpha", "db1 has sent nothing");
 }
 
+/// Those of RFC 4890 section 4.3.1 pass where they quote what is live; what is of the link passes with the hop limit that nothing from elsewhere has.
+#[test]
+fn icmpv6_errors_pass_only_for_live_flows_and_what_is_of_the_link_with_hop_limit_255() {
+    let mut net = Net::new(&scene(""));
+    let question = udp6(WEB1, DB1, 4000, 53);
+    let error = |kind: u8, about: &[u8]| {
+        icmp6(DB1, mac(WEB1), v6(DB1), v6(WEB1), kind, &[&[0; 4], &about[14..]].concat())
+    };
+    assert_eq!(net.send("db1", error(1, &question)), "icmp-unrelated at beta", "nothing was asked yet");
+    assert_eq!(net.send("web1", &question), "db1");
+    for kind in [1, 2, 3, 4] {
+        let error = error(kind, &question);
+        assert_eq!(net.send("db1", &error).at("web1"), error, "type {kind}");
+    }
+    assert_eq!(net.send("db1", error(1, &udp6(WEB1, DB1, 4001, 53))), "icmp-unrelated at beta");
+    let mut from_elsewhere = solicit(WEB1, DB1);
+    assert!(net.send("web1", &from_elsewhere).reached("web1"), "it is answered");
+    from_elsewhere[14 + 7] = 254;
+    assert_eq!(net.send("web1", &from_elsewhere), "nd-malformed at alpha");
+}
+
 /// Whoever leaves a checksum open says where it belongs, and may send what makes any number of it: a port that no rule
 /// allows, or another machine's address.
 #[test]

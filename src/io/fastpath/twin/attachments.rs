@@ -2,7 +2,7 @@
 
 use eastgate_dataplane::pipeline::counters::Subject;
 use eastgate_fastpath::AttachmentKey;
-use eastgate_wire::{VlanId, Vni};
+use eastgate_wire::{DropReason, MacAddr, VlanId, Vni};
 
 use super::*;
 
@@ -114,23 +114,74 @@ fn a_device_and_a_vlan_are_one_attachment() {
     assert_eq!(sent(&kernel, trunk, &with_tag(&frame, 200)).1, Some(200), "the other one is open");
 }
 
+fn of_stray(reason: DropReason) -> DropKey {
+    DropKey::of_stray(AttachmentId(77), reason)
+}
+
+/// On a segment that endpoints share a frame's source says whose it is.
+fn a_device_and_a_mac_are_one_attachment() {
+    let Carried { kernel, devices, .. } = Carried::new(tables(1000));
+    let segment = devices[2];
+    kernel.open_trunk(segment, AttachmentId(77)).unwrap();
+    let station = |last: u8| MacAddr(eastgate_testkit::frames::mac(last));
+    let open = |id: u32, attachment: Attachment| {
+        let there = KernelAttachment { attachment, ifindex: segment, is_veth: false };
+        kernel.set_attachment(AttachmentId(id), there, OURS).unwrap();
+    };
+    let shared = |vlan, last| Attachment::shared("u0".into(), VlanId::new_checked(vlan), station(last));
+    open(31, shared(0, 31));
+    open(32, shared(0, 32));
+    open(33, shared(300, 33));
+    open(34, Attachment::trunk("u0".into(), VlanId::new_checked(200)));
+    let from = |last| udp(last, 21, 5000, 7777);
+    let up = |id| (REDIRECT, Some(id), from(id as u8));
+    assert_eq!(sent(&kernel, segment, &from(31)), up(31));
+    assert_eq!(sent(&kernel, segment, &from(32)), up(32));
+    assert_eq!(sent(&kernel, segment, &with_tag(&from(31), 0xe000)), up(31), "a priority alone comes off");
+    assert_eq!(sent(&kernel, segment, &with_tag(&from(33), 300)), up(33), "without its tag");
+    assert_eq!(sent(&kernel, segment, &with_tag(&from(31), 200)), (REDIRECT, Some(34), from(31)));
+
+    let count = |reason| {
+        let drops = kernel.traffic().unwrap().drops;
+        let rows: Vec<_> = drops.iter().filter(|(key, _)| *key == of_stray(reason)).collect();
+        assert!(rows.len() <= 1, "{rows:?}");
+        rows.first().map_or(0, |(_, count)| count.frames)
+    };
+    for (nobodys, stations, vlans) in [
+        (from(33), 1, 0),
+        (with_tag(&from(31), 300), 2, 0),
+        (from(35), 3, 0),
+        (with_tag(&from(31), 100), 3, 1),
+        (with_tag(&from(31), 0x0fff), 3, 2),
+    ] {
+        assert_eq!(sent(&kernel, segment, &nobodys).0, SHOT);
+        assert_eq!((count(DropReason::UnknownStation), count(DropReason::UnknownVlan)), (stations, vlans));
+    }
+    kernel.remove_attachment(AttachmentId(31)).unwrap();
+    assert_eq!(sent(&kernel, segment, &from(31)).0, SHOT);
+    assert_eq!(sent(&kernel, segment, &from(32)), up(32), "the other one is open");
+    assert_eq!(kernel.close_trunk(segment).unwrap().len(), 2);
+    assert!(kernel.strays().unwrap().is_empty());
+}
+
 /// On a device that is served as a trunk they have a reason, and say what the last one was.
 fn strays_are_counted(kernel: &KernelPath, trunk: u32) {
     let frame = udp(11, 21, 5000, 7777);
     let lost = kernel.stats().unwrap().lost;
     kernel.open_trunk(trunk, AttachmentId(77)).unwrap();
     let nobodys = [with_tag(&frame, 300), frame.clone(), with_tag(&frame, 0xe000), with_tag(&frame, 0x0fff)];
+    let key = of_stray(DropReason::UnknownVlan);
     for (count, nobodys) in (1..).zip(&nobodys) {
         assert_eq!(sent(kernel, trunk, nobodys).0, SHOT);
         let drops = kernel.traffic().unwrap().drops;
-        let (_, found) = drops.iter().find(|(key, _)| *key == DropKey::of_stray(AttachmentId(77))).unwrap();
+        let (_, found) = drops.iter().find(|(found, _)| *found == key).unwrap();
         let tag =
             nobodys[12..14].eq(&[0x81, 0]).then(|| (0x8100, u16::from_be_bytes([nobodys[14], nobodys[15]])));
         assert_eq!((found.frames, found.last), (count, Some(Subject::of_stray(tag, &frame))));
     }
-    let (key, count) = kernel.close_trunk(trunk).unwrap().unwrap();
-    assert_eq!((key, count.frames), (DropKey::of_stray(AttachmentId(77)), 4));
-    assert!(kernel.strays().unwrap().is_empty() && kernel.close_trunk(trunk).unwrap().is_none());
+    let [(closed, count)] = kernel.close_trunk(trunk).unwrap()[..] else { panic!("one row") };
+    assert_eq!((closed, count.frames), (key, 4));
+    assert!(kernel.strays().unwrap().is_empty() && kernel.close_trunk(trunk).unwrap().is_empty());
     assert_eq!(kernel.stats().unwrap().lost, lost, "each counts once");
 }
 
@@ -205,6 +256,7 @@ fn frames_are_resolved_by_device_and_vlan() {
     }
     for test in [
         a_device_and_a_vlan_are_one_attachment,
+        a_device_and_a_mac_are_one_attachment,
         the_next_daemon_keeps_numbers,
         a_recycled_index_is_another_device,
         a_number_waits_until_no_flow_names_it,
