@@ -332,8 +332,8 @@ fn what_limits_is_not_what_another_limits() {
         }],
     };
     let found: Vec<_> = standings(&source).into_iter().map(|(id, it)| (id.0, it.finding())).collect();
-    let by = |id| Some(Finding::Shadowed([Some(RuleId(id))].into()));
-    assert_eq!(found, [(1, None), (2, None), (3, by(2)), (4, by(2))]);
+    let by = |ids: &[u32]| Some(Finding::Shadowed(ids.iter().map(|id| Some(RuleId(*id))).collect()));
+    assert_eq!(found, [(1, None), (2, None), (3, by(&[1, 2])), (4, by(&[2]))]);
     assert!(!same_match(&source, RuleId(2), RuleId(3)));
 }
 

@@ -304,11 +304,11 @@ fn a_set_that_a_tenant_shares_is_what_is_in_it() {
     let load = |text: &str| -> Arc<Config> { eastgate_config::load_str("t", text).unwrap() };
     let [one, two] = [WEB1, WEB2].map(|web| load(&text(&format!("10.1.0.{web}"), shared)));
     let mut net = Net::of(&one);
-    assert_eq!(net.send("web1", udp(WEB1, DB1, 4000, 53)), "db1");
-    assert_eq!(net.send("web2", udp(WEB2, DB1, 4000, 53)), "ingress-denied at beta");
+    assert_eq!(net.send("acme/web1", udp(WEB1, DB1, 4000, 53)), "acme/db1");
+    assert_eq!(net.send("acme/web2", udp(WEB2, DB1, 4000, 53)), "ingress-denied at beta");
     net.install(&two);
-    assert_eq!(net.send("web2", udp(WEB2, DB1, 4001, 53)), "db1");
-    assert_eq!(net.send("web1", udp(WEB1, DB1, 4000, 53)), "policy-changed at alpha");
+    assert_eq!(net.send("acme/web2", udp(WEB2, DB1, 4001, 53)), "acme/db1");
+    assert_eq!(net.send("acme/web1", udp(WEB1, DB1, 4000, 53)), "policy-changed at beta");
 }
 
 #[test]

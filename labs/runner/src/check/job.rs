@@ -462,7 +462,7 @@ impl Pair {
     ) -> Result<Option<Self>, LabError> {
         let Some(proto) = expect.proto.filter(|proto| wants(expect, *proto, family)) else { return Ok(None) };
         let party = |name: &str| party(name, family, model, record);
-        let (Some(from), Some(to)) = (party(from)?, party(to)?) else { return Ok(None) };
+        let (Some(from), Some(mut to)) = (party(from)?, party(to)?) else { return Ok(None) };
         let twin = match &expect.twin {
             Some(twin) => match (party(&twin.from)?, party(&twin.to)?) {
                 (Some(from), Some(to)) => Some((from, to)),
@@ -480,7 +480,12 @@ impl Pair {
         {
             claimed.mac = machine.mac;
         }
-        let vni = model.machines.get(&from.name).map_or(0, |machine| machine.vni.get());
+        let sender = model.machines.get(&from.name);
+        if let Some(machine) = sender.filter(|machine| machine.shared && expect.spoof.is_some()) {
+            // To another machine's own MAC the segment's switch would carry nothing.
+            to.mac = eastgate_steering::proxy_mac(machine.vni);
+        }
+        let vni = sender.map_or(0, |machine| machine.vni.get());
         Ok(Some(Self { from, to, vni, family, proto, twin, claimed }))
     }
 }
