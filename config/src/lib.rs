@@ -17,6 +17,7 @@ pub mod leaf;
 pub mod learned;
 pub mod loader;
 pub mod model;
+mod near;
 mod parts;
 pub mod place;
 pub mod policies;
