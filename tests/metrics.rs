@@ -269,6 +269,10 @@ fn agrees(page: &BTreeMap<String, f64>, asked: &Asked) {
     assert_eq!(value("eastgate_reloads_total{result=\"refused\"}"), 1.0);
     assert_eq!(value("eastgate_reload_duration_seconds_count"), 2.0);
     assert_eq!(value("eastgate_reload_refused"), 0.0);
+    let decided = value("eastgate_decision_duration_seconds_count");
+    assert!(decided > 0.0 && value("eastgate_decision_duration_seconds_sum") > 0.0);
+    assert_eq!(value("eastgate_decision_duration_seconds_bucket{le=\"+Inf\"}"), decided);
+    assert!(value("eastgate_decision_duration_seconds_bucket{le=\"0.01\"}") > 0.0);
 
     let sum = |family: &str| {
         page.iter().filter(|(name, _)| name.starts_with(family)).map(|(_, value)| *value).sum::<f64>()

@@ -209,6 +209,11 @@ fn machines_of_a_segment_reach_each_other_as_the_rules_say() {
             "{denied:#}"
         );
         assert_eq!(alpha.port_state(&port), "forwarding");
+        let status = String::from_utf8(alpha.run(&["status"]).stdout).unwrap();
+        assert_eq!(
+            status.matches("note: seg0: shared: policy holds as far as the switch isolates").count(),
+            1
+        );
         assert!(alpha.stop().success() && beta.stop().success());
         assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
     }

@@ -1,6 +1,9 @@
 //! Answers as people read them.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
 
 use eastgate_api::{
     Done, DropRow, DropRows, EndpointRow, ExpectationRow, FdbRow, FlowCounts, FlowRow, HelperCounts,
@@ -125,8 +128,11 @@ pub(super) fn status(status: &Status) -> String {
     if !table.is_empty() {
         let _ = write!(text, "\n{table}");
     }
-    for (name, note) in status.ports.iter().filter_map(|port| Some((&port.name, port.note.as_ref()?))) {
-        let _ = writeln!(text, "note: {name}: {note}");
+    // Of a shared segment once: its endpoints are told apart behind the slash.
+    let place = |name: &'_ str| name.split('/').next().map(str::to_owned);
+    let noted = status.ports.iter().filter_map(|port| Some((place(&port.name)?, port.note.as_ref()?)));
+    for (place, note) in noted.collect::<BTreeSet<_>>() {
+        let _ = writeln!(text, "note: {place}: {note}");
     }
     text
 }

@@ -10,7 +10,7 @@ use std::{
 use eastgate_api::{Restored, RuleCountRow, Status, Traffic};
 use eastgate_dataplane::{
     pipeline::{
-        counters::{DropCount, DropKey, drops},
+        counters::{DECISION_BOUNDS, DecisionCounts, DropCount, DropKey, drops},
         shared::lock,
     },
     snapshot::{Network, Snapshot},
@@ -20,7 +20,7 @@ use eastgate_wire::{Vni, VtepAddr};
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, IntCounterVec, Opts, TextEncoder,
     core::Collector as _,
-    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
+    proto::{self, Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType},
 };
 
 use super::{View, show::rules};
@@ -161,6 +161,24 @@ impl Page {
         self.counters::<0, &str>(name, help, [], [([], count)]);
     }
 
+    fn histogram(&mut self, name: &str, help: &str, counts: &DecisionCounts) {
+        let mut histogram = proto::Histogram::default();
+        let micros = |micros: u64| Duration::from_micros(micros).as_secs_f64();
+        let bounds = DECISION_BOUNDS.iter().map(|bound| micros(*bound)).chain([f64::INFINITY]);
+        let buckets = bounds.zip(counts.up_to).map(|(bound, count)| {
+            let mut bucket = proto::Bucket::default();
+            bucket.set_upper_bound(bound);
+            bucket.set_cumulative_count(count);
+            bucket
+        });
+        histogram.set_bucket(buckets.collect());
+        histogram.set_sample_count(counts.up_to.last().copied().unwrap_or_default());
+        histogram.set_sample_sum(counts.took.as_secs_f64());
+        let mut metric = Metric::default();
+        metric.set_histogram(histogram);
+        self.put((name, help, MetricType::HISTOGRAM), [], [([], metric)]);
+    }
+
     /// A family of values that go up and down.
     fn gauges<const N: usize, L: Into<String>>(
         &mut self,
@@ -208,6 +226,11 @@ impl View {
         of_traffic(&mut page, &status.traffic);
         page.families.extend(self.reloads.results.collect());
         page.families.extend(self.reloads.in_force.collect());
+        page.histogram(
+            "eastgate_decision_duration_seconds",
+            "Seconds that frames took in userspace from when they were at hand until they were decided; of those that were at hand together, the mean.",
+            &self.decisions(),
+        );
         page.counters(
             "eastgate_punted_packets_total",
             "Packets that the kernel's programs have left to the pipeline, by cause.",
@@ -231,6 +254,13 @@ impl View {
         let mut text = Vec::new();
         TextEncoder::new().encode(&page.families, &mut text)?;
         Ok(text)
+    }
+
+    /// How long frames took, at all workers.
+    fn decisions(&self) -> DecisionCounts {
+        let mut counts = DecisionCounts::default();
+        self.shared.counters.iter().for_each(|counters| counters.decisions.add_to(&mut counts));
+        counts
     }
 
     fn count_drops(&self, page: &mut Page, snapshot: &Snapshot, of_kernel: &[(DropKey, DropCount)]) {

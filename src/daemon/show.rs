@@ -54,6 +54,10 @@ fn excluded(snapshot: &Snapshot) -> Vec<String> {
     excluded.map(|(tenant, endpoint)| format!("{tenant}/{endpoint}")).collect()
 }
 
+/// What is said of each endpoint on a shared segment.
+const NEEDS_ISOLATION: &str =
+    "shared: policy holds as far as the switch isolates the machines of this segment from each other";
+
 fn attachment_of<'n>(network: &'n Network, endpoint: &Endpoint) -> Option<&'n Attachment> {
     network.config()?.endpoint(&endpoint.name)?.attachment.as_ref()
 }
@@ -126,8 +130,10 @@ impl View {
                 Some(PortState::Failed(problem)) => format!("failed: {problem}"),
                 Some(PortState::Absent) | None => "absent".to_owned(),
             };
+            let shared = endpoint.shared.is_some().then_some(NEEDS_ISOLATION);
+            let note = attachment.and_then(|it| visible.notes.get(&it.device)).copied().or(shared);
             PortStatus {
-                note: attachment.and_then(|it| visible.notes.get(&it.device)).map(|note| (*note).to_owned()),
+                note: note.map(str::to_owned),
                 endpoint: format!("{}/{}", network.tenant.name, endpoint.name),
                 vni: network.vni,
                 name,

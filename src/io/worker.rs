@@ -378,6 +378,9 @@ impl Worker {
             each(&mut pipeline, &mut self.received, message, &mut self.batch, now);
         }
         drop(pipeline);
+        if let Some(counters) = self.shared.counters.get(self.index) {
+            counters.decisions.count(count as u64, clock::now().since(now));
+        }
         self.flush();
     }
 

@@ -2,6 +2,7 @@
 
 mod recent;
 mod subject;
+mod times;
 mod words;
 
 use std::{
@@ -20,6 +21,7 @@ use self::recent::Recent;
 pub use self::{
     recent::Seen,
     subject::{Subject, What},
+    times::{DECISION_BOUNDS, DecisionCounts, DecisionTimes},
     words::dropped,
 };
 use super::shared::lock;
@@ -181,6 +183,8 @@ pub struct Counters {
     pub rejects_told: AtomicU64,
     /// Those of which they were not, for the limit of answers
     pub rejects_limited: AtomicU64,
+    /// How long frames took to be decided here
+    pub decisions: DecisionTimes,
     drops: Mutex<Drops>,
     /// Frames that passed, and would have been dropped if no rule were being tried out
     would_drop: Mutex<Drops>,
