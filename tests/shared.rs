@@ -86,8 +86,22 @@ struct Site {
     config: PathBuf,
 }
 
+/// What isolates the machines.
+#[derive(Clone, Copy, PartialEq)]
+enum Segment {
+    /// Ports of a bridge that reach its uplink alone
+    IsolatedPorts,
+    /// macvlan devices in VEPA mode: all frames leave by the device below them, and what is for another one has to come back
+    /// by it (IEEE 802.1Qbg)
+    Vepa,
+}
+
 impl Site {
     fn new() -> Option<Self> {
+        Self::of(Segment::IsolatedPorts)
+    }
+
+    fn of(segment: Segment) -> Option<Self> {
         let mut world = World::new()?;
         let (alpha, beta) = (world.space("alpha"), world.space("beta"));
         world.cable((&alpha, "underlay0"), (&beta, "underlay0"), 1700);
@@ -97,6 +111,9 @@ impl Site {
         let switches = [("a-switch", &alpha), ("b-switch", &beta)].map(|(name, host)| {
             let switch = world.space(name);
             world.cable((host, "seg0"), (&switch, "uplink"), 1500);
+            if segment == Segment::Vepa {
+                return switch;
+            }
             switch.ip("link add switch0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0");
             switch.ip("link set switch0 addrgenmode none up");
             switch.ip("link set uplink master switch0");
@@ -108,7 +125,12 @@ impl Site {
         for (number, host, port, shared) in MACHINES {
             let machine = world.space(&format!("vm{number}"));
             let at = if host == "alpha" { 0 } else { 1 };
-            if shared {
+            if shared && segment == Segment::Vepa {
+                let inside = machine.name();
+                switches[at]
+                    .ip(&format!("link add link uplink name eth0 netns {inside} type macvlan mode vepa"));
+                machine.ip("link set eth0 up");
+            } else if shared {
                 let device = format!("port{number}");
                 world.cable((&switches[at], &device), (&machine, "eth0"), 1500);
                 switches[at].ip(&format!("link set {device} master switch0"));
@@ -216,6 +238,26 @@ fn machines_of_a_segment_reach_each_other_as_the_rules_say() {
         );
         assert!(alpha.stop().success() && beta.stop().success());
         assert_eq!(before.changes(&Machine::of(&site.alpha)), Vec::<String>::new());
+    }
+}
+
+/// Machines behind macvlan devices in VEPA mode (macvtap is the same below): the appliance is the bridge that sends their frames back.
+#[test]
+fn machines_in_vepa_mode_reach_each_other_as_the_rules_say() {
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::of(Segment::Vepa) else { return };
+        let (alpha, beta) = (site.run("alpha", dataplane), site.run("beta", dataplane));
+        for (from, to) in [(11, 12), (12, 13), (13, 14), (14, 11), (11, 21), (21, 12)] {
+            assert!(site.machine(from).ping(&v4(to).to_string()), "{dataplane}: {from} to {to}");
+            assert!(site.machine(from).ping(&format!("-s 1400 {}", v6(to))), "{dataplane}: {from} to {to}");
+            datagram_arrives((site.machine(from), udp(from, 4000)), (site.machine(to), udp(to, ALLOWED)));
+            let sink = Sink::start(site.machine(to), udp(to, DENIED));
+            Stream::start(site.machine(from), udp(from, 4001), udp(to, DENIED)).send_more(30);
+            assert_eq!(sink.count(), 0, "{dataplane}: {from} to {to}");
+            bulk(site.machine(from), (site.machine(to), tcp(to, 5432)), 4 << 20);
+        }
+        assert_eq!(carried_in_the_kernel(&alpha), dataplane == "ebpf");
+        assert!(alpha.stop().success() && beta.stop().success());
     }
 }
 

@@ -18,6 +18,7 @@ use super::super::traffic::{ALLOWS, Pair, Tenant};
 use super::super::work::{Reach, USUAL_RULES};
 use super::Candidate;
 use super::hub::HubTopology;
+use super::segment::{SEGMENT_DEVICE, SegmentTopology};
 use super::topology::{SUBNET, Topology, UNDERLAY_DEVICE, VNI};
 use crate::{run, stop};
 
@@ -31,6 +32,7 @@ pub(super) struct Eastgate {
     daemons: Vec<Daemon>,
     topology: Topology,
     hub: HubTopology,
+    segment: SegmentTopology,
     config: PathBuf,
     /// Default limits on flows are in force, not those of a million flows.
     default_limits: bool,
@@ -58,8 +60,14 @@ impl Eastgate {
         let mut command = hub.hub.namespace.command(&binary);
         command.args(["run", "--dataplane", dataplane, "--host", "hub", "--config"]).arg(&hub_config);
         daemons.push(Daemon::start(command, &binary, scratch, "hub")?);
+        let segment = SegmentTopology::build(dataplane)?;
+        let segment_config = scratch.join("segment.toml");
+        fs::write(&segment_config, segment_configuration(&segment)?)?;
+        let mut command = segment.host.namespace.command(&binary);
+        command.args(["run", "--dataplane", dataplane, "--host", "end", "--config"]).arg(&segment_config);
+        daemons.push(Daemon::start(command, &binary, scratch, "end")?);
         daemons.iter_mut().try_for_each(Daemon::wait)?;
-        Ok(Self { daemons, topology, hub, config, default_limits: false })
+        Ok(Self { daemons, topology, hub, segment, config, default_limits: false })
     }
 
     /// Puts another policy in force on the hosts; the hub's stays.
@@ -88,6 +96,7 @@ impl Candidate for Eastgate {
     fn pair(&self, reach: Reach) -> Option<Pair<'_>> {
         match reach {
             Reach::ThroughHub => Some(self.hub.pair()),
+            Reach::SharedSegment => Some(self.segment.pair()),
             _ => self.topology.pair(reach),
         }
     }
@@ -149,6 +158,21 @@ fn hub_configuration(hub: &HubTopology) -> Result<String> {
     for (spoke, tenant) in hub.spokes() {
         let host = host_name(spoke.vtep);
         text += &endpoint(&format!("behind-{host}"), &host, None, tenant);
+    }
+    Ok(text)
+}
+
+/// The end of a shared segment, with the same policy.
+fn segment_configuration(segment: &SegmentTopology) -> Result<String> {
+    let mut text = format!("[host.end]\nvtep = \"{}\"\ndevice = \"{UNDERLAY_DEVICE}\"\n", segment.host.vtep);
+    writeln!(
+        text,
+        "[tenant.bench.network.lan]\nvni = {VNI}\nsubnets = [\"{SUBNET}\"]\nneighbors = \"proxy\""
+    )?;
+    text += &group(USUAL_RULES)?;
+    for (tenant, name) in segment.tenants().iter().zip(["a", "b"]) {
+        text += &endpoint(name, "end", Some(SEGMENT_DEVICE), tenant);
+        text += "shared = true\n";
     }
     Ok(text)
 }

@@ -5,6 +5,7 @@ mod eastgate;
 mod hub;
 mod neutron;
 mod plain;
+mod segment;
 mod topology;
 mod veth;
 
@@ -76,7 +77,7 @@ impl Name {
             Self::Eastgate => Box::new(eastgate::Eastgate::build(target, scratch, "ebpf")?),
             Self::EastgateUserspace => Box::new(eastgate::Eastgate::build(target, scratch, "userspace")?),
         };
-        for reach in [Reach::CrossHost, Reach::SameHost, Reach::ThroughHub] {
+        for reach in [Reach::CrossHost, Reach::SameHost, Reach::ThroughHub, Reach::SharedSegment] {
             let Some(pair) = candidate.pair(reach) else { continue };
             if !arrives(pair, ports::PACKETS)? {
                 bail!("{}: an allowed datagram does not arrive ({reach:?})", self.text());

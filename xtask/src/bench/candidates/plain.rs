@@ -1,5 +1,6 @@
 //! `plain`: the kernel's vxlan device and a bridge on each host, forwarding entries configured, no policy. As a hub, the
-//! same on one host, whose bridge sends frames back out of the vxlan device by which they came (hairpin).
+//! same on one host, whose bridge sends frames back out of the vxlan device by which they came (hairpin); at a shared segment, a bridge
+//! that sends them back out of its device.
 
 use std::time::Duration;
 
@@ -10,12 +11,14 @@ use super::super::traffic::Pair;
 use super::super::work::Reach;
 use super::Candidate;
 use super::hub::HubTopology;
-use super::topology::{Topology, UNDERLAY_DEVICE, VNI, VXLAN_DEVICE};
+use super::segment::{SEGMENT_DEVICE, SegmentTopology};
+use super::topology::{Topology, UNDERLAY_DEVICE, VNI, VXLAN_DEVICE, neighbours};
 
 #[derive(Debug)]
 pub(super) struct Plain {
     topology: Topology,
     hub: HubTopology,
+    segment: SegmentTopology,
 }
 
 impl Plain {
@@ -36,7 +39,7 @@ impl Plain {
                 .bridge(&format!("fdb append {} dev {VXLAN_DEVICE} dst {} self", tenant.mac, spoke.vtep))?;
         }
         namespace.ip("link set br0 up")?;
-        Ok(Self { topology: bridged("plain", false)?, hub })
+        Ok(Self { topology: bridged("plain", false)?, hub, segment: hairpin()? })
     }
 }
 
@@ -44,6 +47,7 @@ impl Candidate for Plain {
     fn pair(&self, reach: Reach) -> Option<Pair<'_>> {
         match reach {
             Reach::ThroughHub => Some(self.hub.pair()),
+            Reach::SharedSegment => Some(self.segment.pair()),
             _ => self.topology.pair(reach),
         }
     }
@@ -51,6 +55,23 @@ impl Candidate for Plain {
     fn load_rules(&mut self, _count: usize) -> Result<Option<Duration>> {
         Ok(None)
     }
+}
+
+/// A segment whose end is a bridge that sends frames back to where they came from.
+fn hairpin() -> Result<SegmentTopology> {
+    let segment = SegmentTopology::build("plain")?;
+    let namespace = &segment.host.namespace;
+    namespace.ip("link add br0 type bridge stp_state 0 mcast_snooping 0")?;
+    namespace.ip(&format!("link set {SEGMENT_DEVICE} master br0"))?;
+    namespace.bridge(&format!("link set dev {SEGMENT_DEVICE} hairpin on learning off"))?;
+    switch_filtering(namespace, false)?;
+    for tenant in segment.tenants() {
+        namespace.bridge(&format!("fdb replace {} dev {SEGMENT_DEVICE} master static", tenant.mac))?;
+    }
+    namespace.ip("link set br0 up")?;
+    let [a, b] = segment.tenants();
+    neighbours::pin_all(&[a, b])?;
+    Ok(segment)
 }
 
 /// The topology with a bridge and a vxlan device in each host. `filtered` says whether bridged packets go through

@@ -72,7 +72,7 @@ impl Topology {
         match reach {
             Reach::CrossHost => Some(Pair { client: &self.a, server: &self.b }),
             Reach::SameHost => Some(Pair { client: &self.a, server: &self.c }),
-            Reach::ThroughHub => None,
+            Reach::ThroughHub | Reach::SharedSegment => None,
         }
     }
 

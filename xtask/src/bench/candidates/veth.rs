@@ -29,7 +29,8 @@ impl Veth {
 
 impl Candidate for Veth {
     fn pair(&self, reach: Reach) -> Option<Pair<'_>> {
-        (reach != Reach::ThroughHub).then_some(Pair { client: &self.a, server: &self.b })
+        matches!(reach, Reach::CrossHost | Reach::SameHost)
+            .then_some(Pair { client: &self.a, server: &self.b })
     }
 
     fn load_rules(&mut self, _count: usize) -> Result<Option<Duration>> {

@@ -43,6 +43,8 @@ pub(crate) enum Reach {
     SameHost,
     /// Tenants behind VTEPs of the kernel with its default settings, which know nobody but the candidate as their hub.
     ThroughHub,
+    /// Tenants on one segment that isolates them, with the candidate at its end.
+    SharedSegment,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +87,7 @@ pub(crate) struct Settings {
 }
 
 /// All work, in the order it is done: what leaves many flows behind comes last.
-pub(crate) const ALL: [Work; 27] = [
+pub(crate) const ALL: [Work; 30] = [
     work("tcp-1", "bulk TCP, one stream", Reach::CrossHost, Kind::Bulk { streams: 1 }, true),
     work("tcp-8", "bulk TCP, 8 streams", Reach::CrossHost, Kind::Bulk { streams: 8 }, true),
     work("udp-1", "UDP, 18-byte payload, one flow", Reach::CrossHost, Kind::Packets { flows: 1 }, true),
@@ -133,6 +135,27 @@ pub(crate) const ALL: [Work; 27] = [
         Reach::ThroughHub,
         Kind::Connections { closing: Closing::Fin },
         true,
+    ),
+    work(
+        "shared-tcp-1",
+        "shared segment: bulk TCP, one stream",
+        Reach::SharedSegment,
+        Kind::Bulk { streams: 1 },
+        true,
+    ),
+    work(
+        "shared-udp-1",
+        "shared segment: UDP, 18-byte payload, one flow",
+        Reach::SharedSegment,
+        Kind::Packets { flows: 1 },
+        true,
+    ),
+    work(
+        "shared-connect",
+        "shared segment: connect, request, response, close",
+        Reach::SharedSegment,
+        Kind::Connections { closing: Closing::Fin },
+        false,
     ),
     work("ping", "UDP ping-pong, one byte", Reach::CrossHost, Kind::Latency, true),
     work("arp", "first answer after forgetting neighbours", Reach::CrossHost, Kind::FirstAnswer, true),
@@ -225,7 +248,7 @@ impl Work {
     /// Measures one candidate once.
     pub(crate) fn measure(&self, candidate: &mut dyn Candidate, settings: Settings) -> Result<Vec<Sample>> {
         let Settings { window, cores } = settings;
-        // Not every candidate is a hub.
+        // Not every candidate is a hub, or the end of a segment.
         let Some(pair) = candidate.pair(self.reach) else { return Ok(Vec::new()) };
         match self.kind {
             Kind::Bulk { streams } => Ok(bulk_samples(bulk::measure(pair, streams, cores, window)?)),
