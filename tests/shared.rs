@@ -423,6 +423,12 @@ fn a_segment_that_does_not_isolate_is_noticed() {
             wait_within(SOON, "it is noticed", || dropped(&alpha, "direct-frame") > before);
             wait_within(SOON, "the machine is led back", || site.known_as(11, address) == Some(appliance()));
         }
+        // For what is behind another machine, too: the gateway that it knew before.
+        site.machine(11).ip("route add 10.9.0.0/16 via 10.1.0.12");
+        let stale = format!("neigh replace {} lladdr {} dev eth0 nud reachable", v4(12), mac(12));
+        site.machine(11).ip(&stale);
+        site.machine(11).ping("10.9.0.1");
+        wait_within(SOON, "the machine is led back", || site.known_as(11, v4(12)) == Some(appliance()));
         let drops = alpha.ask(&["show", "drops"]);
         let row =
             drops["drops"].as_array().unwrap().iter().find(|row| row["reason"] == "direct-frame").unwrap();
@@ -433,10 +439,10 @@ fn a_segment_that_does_not_isolate_is_noticed() {
             alpha
                 .log()
                 .lines()
-                .any(|line| line.contains("the segment must isolate them") && line.contains(names))
+                .any(|line| line.contains("knows the MAC of another one") && line.contains(names))
         });
         let doctor = String::from_utf8(alpha.run(&["doctor"]).stdout).unwrap();
-        assert!(doctor.contains("direct-frame") && doctor.contains("isolate the machines"), "{doctor}");
+        assert!(doctor.contains("direct-frame") && doctor.contains("isolates the machines"), "{doctor}");
     }
 }
 

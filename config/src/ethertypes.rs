@@ -1,6 +1,8 @@
 //! Protocols beside IPv4, IPv6 and ARP that endpoints may speak with each other: by ethertype, and the spanning tree protocol,
 //! which has none.
 
+use std::fmt;
+
 use schemars::{Schema, SchemaGenerator, json_schema};
 use toml::de::DeValue;
 
@@ -10,7 +12,7 @@ use super::{
 };
 
 /// A protocol of layer 2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum L2Protocol {
     /// Frames of this ethertype
     Ethertype(u16),
@@ -43,6 +45,17 @@ const NAMES: [(&str, L2Protocol); 18] = [
 /// Those that are none of a tenant's: what eastgate speaks for itself or judges by its content (IPv4, ARP, RARP, IPv6), tags,
 /// and what ends at the next device (flow control; slow protocols as LACP).
 const NEVER: [u16; 9] = [0x0800, 0x0806, 0x8035, 0x86dd, 0x8100, 0x88a8, 0x9100, 0x8808, 0x8809];
+
+/// As it is written: by its name, where it has one.
+impl fmt::Debug for L2Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (NAMES.iter().find(|(_, known)| known == self), self) {
+            (Some((name, _)), _) => f.write_str(name),
+            (None, Self::Ethertype(number)) => write!(f, "0x{number:04x}"),
+            (None, Self::Stp) => f.write_str("stp"),
+        }
+    }
+}
 
 impl Read for L2Protocol {
     fn read(value: &DeValue<'_>, span: Span, reader: &mut Reader) -> Option<Self> {

@@ -318,6 +318,14 @@ problems! {
     SharedMacs { key: &'static str } Error "shared-macs"
         "`{key}` would let the endpoint use other MACs, and on a shared segment its own says which frames are its"
         "take it out, or give the endpoint a port or a VLAN of its own; pairs without `mac` are for its own MAC, and can stay";
+    /// A router among those that it would tell its own MAC.
+    SharedRouter { } Error "shared-router"
+        "what a router advertises has its own MAC in it: machines on its shared segment would send to that, and go past the appliance"
+        "give the router a port or a VLAN of its own; where gateways are configured, `routes` are enough, without `router`";
+    /// A MAC that switches take for the appliance's.
+    SharedOurs { mac: MacAddr } Error "shared-ours"
+        "MAC {mac} is one that the appliance has on shared segments: the switch would send this machine what is the appliance's"
+        "give the machine another MAC; those that begin with e2:67:77 are the appliance's";
     /// A VLAN of no port.
     VlanAlone { } Error "vlan-alone"
         "a VLAN is named, and not on which port"

@@ -238,10 +238,15 @@ impl<'a> Walk<'a> {
                 format!("{mac} is the appliance's own MAC: this is what it sent, and not what came to it");
             return Ok(Sender { guess: Some(guess), ..self.sender()? });
         }
+        let sender = self.sender()?;
+        let dropped = match sender.endpoint.filter(|endpoint| endpoint.shared.is_some()) {
+            Some(_) => ", though on its shared segment that is dropped as unknown-station",
+            None => "",
+        };
         let guess = format!(
-            "nobody is known to have the MAC {mac}: taken for this one; --from NAME says who sends it"
+            "nobody is known to have the MAC {mac}: taken for this one{dropped}; --from NAME says who sends it"
         );
-        Ok(Sender { guess: Some(guess), ..self.sender()? })
+        Ok(Sender { guess: Some(guess), ..sender })
     }
 
     /// The flow that the packet may be of, or that a message about a failure may be about. A query without an identifier is

@@ -131,9 +131,10 @@ impl View {
                 Some(PortState::Absent) | None => "absent".to_owned(),
             };
             let shared = endpoint.shared.is_some().then_some(NEEDS_ISOLATION);
-            let note = attachment.and_then(|it| visible.notes.get(&it.device)).copied().or(shared);
+            let note = attachment.and_then(|it| visible.notes.get(&it.device)).copied();
+            let notes: Vec<&str> = note.into_iter().chain(shared).collect();
             PortStatus {
-                note: note.map(str::to_owned),
+                note: (!notes.is_empty()).then(|| notes.join("; ")),
                 endpoint: format!("{}/{}", network.tenant.name, endpoint.name),
                 vni: network.vni,
                 name,

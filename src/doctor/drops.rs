@@ -87,7 +87,7 @@ fn hint(reason: DropReason) -> Option<(Severity, &'static str)> {
         ),
         DropReason::DirectFrame => (
             Warning,
-            "Have the switch isolate the machines of this segment (isolated ports, a private VLAN): policy holds only for what comes this way.",
+            "If it goes on: see that the switch isolates the machines of this segment (isolated ports, a private VLAN). Policy holds only for what comes this way.",
         ),
         DropReason::MacSpoofed | DropReason::UnknownEndpoint => (
             Note,

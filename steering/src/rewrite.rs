@@ -1,6 +1,6 @@
 //! The appliance's own MAC in a network, and the exchange of MACs on a frame that was sent to it.
 
-use eastgate_wire::{MacAddr, Vni};
+use eastgate_wire::{MacAddr, PROXY_PREFIX, Vni};
 
 /// The MAC that the appliance answers with in the proxy mode of network `vni`: locally administered, unicast,
 /// and the same on every host, so that an endpoint that moves keeps a valid neighbour cache.
@@ -8,8 +8,8 @@ use eastgate_wire::{MacAddr, Vni};
 /// `e2:67:77` followed by the VNI: two networks never share one, also when a trunk carries both.
 #[must_use]
 pub const fn proxy_mac(vni: Vni) -> MacAddr {
-    let [a, b, c] = vni.to_wire();
-    MacAddr([0xe2, 0x67, 0x77, a, b, c])
+    let ([x, y, z], [a, b, c]) = (PROXY_PREFIX, vni.to_wire());
+    MacAddr([x, y, z, a, b, c])
 }
 
 /// Gives `frame` a new destination and source MAC and leaves every other byte alone: tags, TTL, IP ID and

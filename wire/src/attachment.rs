@@ -100,6 +100,10 @@ impl Attachment {
     }
 }
 
+/// What the MACs begin with that the appliance has in networks whose machines have it for each other; the VNI is behind it. They are
+/// locally administered (IEEE 802 section 8.4).
+pub const PROXY_PREFIX: [u8; 3] = [0xe2, 0x67, 0x77];
+
 /// The type of the tags whose VLAN says whose a frame is (IEEE 802.1Q table 9-1: C-TAG). The VLANs of a provider's tag (S-TAG) are
 /// others, though their numbers may be the same.
 pub const VLAN_TYPE: u16 = 0x8100;

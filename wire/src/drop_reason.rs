@@ -89,7 +89,7 @@ drop_reasons! {
     VlanTagged, "vlan-tagged", Admission, "The port sent a VLAN tag (VID 0 is none) in a network that is not vlan_aware, more tags than it allows, or one of a VLAN that it or the receiver does not have among its `guest_vlans`.";
     UnknownVlan, "unknown-vlan", Admission, "On a trunk: the VLAN of the frame, or its lack of a tag, is no endpoint's there.";
     UnknownStation, "unknown-station", Admission, "On a shared segment: the source MAC of the frame is no endpoint's there.";
-    DirectFrame, "direct-frame", Admission, "On a shared segment: one machine sent it to another's MAC, past the appliance. A segment that isolates its machines carries no such frame to them.";
+    DirectFrame, "direct-frame", Admission, "On a shared segment: one machine sent it to another's MAC, past the appliance. It knows that from before, or the segment does not isolate its machines.";
     EthertypeRefused, "ethertype-refused", Admission, "The ethertype is not IPv4, IPv6 or ARP, and `ethertypes` of one of the ends does not allow it.";
     DhcpServerGuard, "dhcp-server-guard", Admission, "A DHCP or DHCPv6 server message from a port that is no DHCP server.";
     RaGuard, "ra-guard", Admission, "A router advertisement or redirect from a port that is no router (RFC 6105).";

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use eastgate_wire::Attachment;
+use eastgate_wire::{Attachment, PROXY_PREFIX};
 
 use crate::{
     leaf::Neighbors,
@@ -55,6 +55,12 @@ fn check_shared(table: &EndpointTable, network: Option<&(At<Name>, Arc<NetworkTa
     {
         let problem = Problem::SharedNeighbors { network: name.value.to_string() };
         reader.report_also(problem, table.shared.span, name.span, "the network");
+    }
+    if table.router.value {
+        reader.report(Problem::SharedRouter {}, table.router.span);
+    }
+    if let Some(mac) = table.mac.good().filter(|mac| mac.value.0.starts_with(&PROXY_PREFIX)) {
+        reader.report(Problem::SharedOurs { mac: mac.value }, mac.span);
     }
     if !table.port_security.value {
         reader.report(Problem::SharedMacs { key: "port_security = false" }, table.port_security.span);

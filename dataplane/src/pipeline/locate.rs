@@ -92,6 +92,9 @@ fn control_traffic(ip: &Ip) -> Option<ControlTraffic> {
     }
 }
 
+/// Addresses of another machine that one is told of for a frame
+const LED_BACK: usize = 4;
+
 impl<'s> Pipeline<'s> {
     /// A packet for an address that moves and that nobody is known to have now is lost, and those who may have it are
     /// asked, so that the next one is not.
@@ -111,8 +114,8 @@ impl<'s> Pipeline<'s> {
         {
             self.ask_holders(arrival, ip.dst, view, now, out);
         }
-        if let (Err(Refusal { reason: DropReason::DirectFrame, .. }), Some(ip)) = (&located, view.ip()) {
-            self.lead_back(arrival, ip.dst, view, now, out);
+        if let Err(Refusal { reason: DropReason::DirectFrame, .. }) = located {
+            self.lead_back(arrival, view, now, out);
         }
         match located {
             Ok(Destination::Station { endpoint: Some(endpoint), .. })
@@ -163,18 +166,26 @@ impl<'s> Pipeline<'s> {
         Err(DropReason::UnknownDestination.into())
     }
 
-    /// A machine has learned the MAC of another one of its segment, and sends past the appliance: it is told that the address is here.
-    fn lead_back(&mut self, arrival: &Arrival<'s>, to: Addr, view: &View, now: Instant, out: &mut Batch) {
+    /// A machine has learned the MAC of another one of its segment, and sends past the appliance: it is told that the addresses are here.
+    fn lead_back(&mut self, arrival: &Arrival<'s>, view: &View, now: Instant, out: &mut Batch) {
         let network = arrival.network;
-        let Some((owner, mac)) = network.at_address(to).filter(|(_, mac)| *mac == view.dst) else { return };
+        let Some(owner) = network.at_mac(view.dst) else { return };
         if lock(&network.state.thefts).take(now) {
             let by = arrival.sender.map(|sender| sender.name.to_string());
-            tracing::warn!(network = %network.name, from = by.as_deref(), to = %owner.name, %mac,
-                "a machine sends to another one's MAC on a shared segment: the segment must isolate them, or policy is theirs to keep");
+            tracing::warn!(network = %network.name, from = by.as_deref(), to = %owner.name, mac = %view.dst,
+                "a machine knows the MAC of another one on its shared segment; if it goes on, the switch does not isolate them");
         }
-        // Whoever tags frames is told where its untagged ones go, and that may be elsewhere.
-        if view.tags == 0 && self.take_answer_token(arrival, now).is_ok() {
-            eastgate_steering::announcement(to, network.proxy_mac, owner.sender.router, &mut self.made);
+        let Some(ip) = view.ip().filter(|_| view.tags == 0) else { return };
+        // What it sends to may be behind the other one: that is its gateway then, by whichever of its addresses.
+        let own = network.at_address(ip.dst).is_some_and(|(_, mac)| mac == view.dst).then_some(ip.dst);
+        let family = ip.dst.family();
+        let all =
+            owner.holdings().addresses.iter().copied().filter(|it| own.is_none() && it.family() == family);
+        for address in own.into_iter().chain(all).take(LED_BACK) {
+            if self.take_answer_token(arrival, now).is_err() {
+                return;
+            }
+            eastgate_steering::announcement(address, network.proxy_mac, owner.sender.router, &mut self.made);
             self.send_back(arrival, out);
         }
     }

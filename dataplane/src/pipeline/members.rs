@@ -143,12 +143,15 @@ impl<'s> Pipeline<'s> {
         if ip.src.is_unspecified() || self.take_answer_token(arrival, now).is_err() {
             return;
         }
-        eastgate_steering::ask(target, ip.src, view.src, &mut self.made);
         let mut asked: Vec<Location> = Vec::new();
         for candidate in network.candidates(target) {
             let at = candidate.location;
             let goes = at != arrival.from && split_horizon(network.topology, arrival.from, at).is_ok();
             if goes && !asked.contains(&at) {
+                // In proxy mode nobody here knows another MAC than ours, and who answers it answers us.
+                let ours = network.proxy && matches!(at, Location::Local(_));
+                let mac = if ours { network.proxy_mac } else { view.src };
+                eastgate_steering::ask(target, ip.src, mac, &mut self.made);
                 self.send_made_to(network, at, out);
                 asked.push(at);
             }

@@ -438,7 +438,13 @@ const fn rank(reason: DropReason) -> usize {
     match (reason, reason.group()) {
         (DropReason::EgressDenied | DropReason::EgressRule, _) => EGRESS,
         (DropReason::IngressDenied | DropReason::IngressRule, _) => INGRESS,
-        (DropReason::MulticastRefused | DropReason::UnknownDestination | DropReason::NotForUs, _) => LOCATE,
+        (
+            DropReason::MulticastRefused
+            | DropReason::UnknownDestination
+            | DropReason::NotForUs
+            | DropReason::DirectFrame,
+            _,
+        ) => LOCATE,
         (_, DropGroup::Malformed | DropGroup::Admission | DropGroup::Neighbor | DropGroup::Underlay) => ADMIT,
         (_, DropGroup::State | DropGroup::Fragment | DropGroup::Policy | DropGroup::Limit) => TRACK,
         (_, DropGroup::Forward | DropGroup::Device) => FORWARD,

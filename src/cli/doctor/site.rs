@@ -36,7 +36,7 @@ pub(super) fn of(snapshot: &Snapshot, devices: Option<&Devices>) -> Option<Site>
             is_trunk: false,
             device,
         });
-        port.is_trunk |= attachment.is_by_tag();
+        port.is_trunk |= attachment.vlan.is_some();
         port.endpoints.push(endpoint);
     }
     let settings = links.map_or_else(Vec::new, |links| wanted_settings(host, &wanted, links));

@@ -181,14 +181,14 @@ impl KernelPath {
         if before.is_some() {
             self.close(tables, id)?;
         }
+        if attachment.attachment.station().is_some() {
+            self.open_segment(tables, attachment.ifindex, attachment.key().vlan)?;
+        }
         let inherited = tables.attachments.inherited.remove(&attachment.key());
         // Nobody but who had it is at the same place.
         let own = before.filter(|before| before.attachment.is_at(&attachment)).map(|before| before.number);
         if let Some(own) = own {
             tables.attachments.closed.retain(|(number, _)| *number != own);
-        }
-        if attachment.attachment.station().is_some() {
-            self.open_segment(tables, attachment.ifindex, attachment.key().vlan)?;
         }
         let generation = tables.settings.generation;
         let number = own.or(inherited).or_else(|| tables.attachments.give(&self.fastpath, generation));
@@ -218,6 +218,12 @@ impl KernelPath {
 
     fn close(&self, tables: &mut Tables, id: AttachmentId) -> Result<(), Error> {
         let Some(before) = tables.attachments.open.remove(&id) else { return Ok(()) };
+        let KernelAttachment { ifindex, .. } = before.attachment;
+        let vlan = before.attachment.key().vlan;
+        let is_beside = |open: &Open| open.attachment.attachment.is_beside(&before.attachment.attachment);
+        if !tables.attachments.open.values().any(is_beside) {
+            self.close_segment(tables, ifindex, vlan)?;
+        }
         self.close_number(tables, before.attachment.key(), before.number)?;
         if !self.tell_endpoint(tables, id) {
             // An endpoint's address names it still: it stays closed for good.

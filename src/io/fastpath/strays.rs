@@ -17,8 +17,10 @@ use crate::io::clock;
 pub(super) struct Trunk {
     /// For which number they are counted
     id: AttachmentId,
-    /// The VLANs of its segments that endpoints share, or have shared; 0 for what is untagged
+    /// The VLANs of its segments that endpoints share; 0 for what is untagged
     segments: BTreeSet<u16>,
+    /// What was counted of segments that none share any more
+    before: Option<DropCount>,
 }
 
 impl KernelPath {
@@ -32,7 +34,7 @@ impl KernelPath {
             return Ok(());
         }
         self.fastpath.count_strays(StrayKey { ifindex, vlan: STRAY_ANY_VLAN, spare: 0 })?;
-        tables.trunks.insert(ifindex, Trunk { id, segments: BTreeSet::new() });
+        tables.trunks.insert(ifindex, Trunk { id, segments: BTreeSet::new(), before: None });
         Ok(())
     }
 
@@ -42,6 +44,22 @@ impl KernelPath {
         if !trunk.segments.contains(&vlan) {
             self.fastpath.count_strays(StrayKey { ifindex, vlan, spare: 0 })?;
             trunk.segments.insert(vlan);
+        }
+        Ok(())
+    }
+
+    /// Nobody shares it any more.
+    pub(super) fn close_segment(&self, tables: &mut Tables, ifindex: u32, vlan: u16) -> Result<(), Error> {
+        let Some(trunk) = tables.trunks.get_mut(&ifindex) else { return Ok(()) };
+        if !trunk.segments.contains(&vlan) {
+            return Ok(());
+        }
+        let key = StrayKey { ifindex, vlan, spare: 0 };
+        let counted = counted(&self.fastpath.strays(key)?);
+        self.fastpath.forget_strays(key)?;
+        trunk.segments.remove(&vlan);
+        if let Some(count) = counted {
+            trunk.before.get_or_insert(DropCount { frames: 0, bytes: 0, ..count }).add(&count);
         }
         Ok(())
     }
@@ -80,7 +98,8 @@ impl Trunk {
     }
 
     fn strays(&self, fastpath: &Fastpath, ifindex: u32) -> Result<Vec<(DropKey, DropCount)>, Error> {
-        let mut drops: Vec<(DropKey, DropCount)> = Vec::new();
+        let before = self.before.map(|count| (DropKey::of_stray(self.id, DropReason::UnknownStation), count));
+        let mut drops: Vec<(DropKey, DropCount)> = before.into_iter().collect();
         for (key, reason) in self.keys(ifindex) {
             let Some(count) = counted(&fastpath.strays(key)?) else { continue };
             let of = DropKey::of_stray(self.id, reason);

@@ -183,6 +183,14 @@ fn who_may_have_it_is_asked() {
         assert_eq!(fate, "web1", "and answered from then on");
         assert_eq!(net.send("web1", who_has(WEB1, 101)), "neighbor-unknown at alpha");
     }
+    // A packet to the appliance for an address that nobody was heard from yet: who asks on its behalf is the appliance.
+    let mut net = shared("neighbors = \"proxy\"", "");
+    let proxy = net.snapshot("beta").networks()[0].proxy_mac.0;
+    let fate = net.send("web1", to(udp(WEB1, VIP, 5000, 53), proxy));
+    assert_eq!(fate.deliveries.len(), 3, "asked: {fate:?}");
+    for asked in ["lb1", "lb2", "lb3"] {
+        assert_eq!(arp_says(fate.at(asked)), (1, proxy, v4(WEB1)), "{asked}");
+    }
     // A packet by a MAC that a client remembers and that nobody was heard from yet
     let mut net = shared("", V_MAC);
     let fate = net.send("web1", to(udp(WEB1, VIP, 5000, 53), VMAC));

@@ -160,6 +160,11 @@ fn a_device_and_a_mac_are_one_attachment() {
     kernel.remove_attachment(AttachmentId(31)).unwrap();
     assert_eq!(sent(&kernel, segment, &from(31)).0, SHOT);
     assert_eq!(sent(&kernel, segment, &from(32)), up(32), "the other one is open");
+    assert_eq!((count(DropReason::UnknownStation), count(DropReason::UnknownVlan)), (4, 2));
+    // Nobody shares the VLAN any more: it is one that nobody is in, and what was counted stays.
+    kernel.remove_attachment(AttachmentId(33)).unwrap();
+    assert_eq!(sent(&kernel, segment, &with_tag(&from(33), 300)).0, SHOT);
+    assert_eq!((count(DropReason::UnknownStation), count(DropReason::UnknownVlan)), (4, 3));
     assert_eq!(kernel.close_trunk(segment).unwrap().len(), 2);
     assert!(kernel.strays().unwrap().is_empty());
 }
