@@ -164,7 +164,8 @@ impl Page {
     fn histogram(&mut self, name: &str, help: &str, counts: &DecisionCounts) {
         let mut histogram = proto::Histogram::default();
         let micros = |micros: u64| Duration::from_micros(micros).as_secs_f64();
-        let bounds = DECISION_BOUNDS.iter().map(|bound| micros(*bound)).chain([f64::INFINITY]);
+        // The last count has no bound, and is told as that of all.
+        let bounds = DECISION_BOUNDS.iter().map(|bound| micros(*bound));
         let buckets = bounds.zip(counts.up_to).map(|(bound, count)| {
             let mut bucket = proto::Bucket::default();
             bucket.set_upper_bound(bound);

@@ -163,7 +163,7 @@ fn settings_beside_the_rules_are_compared() {
         (network, "timeouts.tcp_syn = 7", "acme/app", "timeouts", "", ""),
         (network, "tcp = \"loose\"", "acme/app", "tcp", "strict", "loose"),
         (endpoint, "routes = [\"10.9.0.0/16\"]", "acme/db1", "routes", "[]", "[10.9.0.0/16]"),
-        (endpoint, "ethertypes = [\"ptp\", 0x88b5]", "acme/db1", "ethertypes", "[]", "[ptp, 0x88b5]"),
+        (endpoint, "ethertypes = [\"ptp\", 0x88b5]", "acme/db1", "ethertypes", "[]", "[0x88b5, ptp]"),
         (endpoint, "limits.flows = 1000", "acme/db1", "limits", "", ""),
     ];
     for (beside, line, of, key, before, after) in cases {
