@@ -184,7 +184,11 @@ fn who_may_have_it_is_asked() {
         assert_eq!(net.send("web1", who_has(WEB1, 101)), "neighbor-unknown at alpha");
     }
     // A packet to the appliance for an address that nobody was heard from yet: who asks on its behalf is the appliance.
-    let mut net = shared("neighbors = \"proxy\"", "");
+    let text = shared_text("neighbors = \"proxy\"", "");
+    let learns = |line: &str| {
+        if line.starts_with("allowed_pairs") { "learn = \"nd\"" } else { line }.to_owned() + "\n"
+    };
+    let mut net = Net::new(&text.lines().map(learns).collect::<String>());
     let proxy = net.snapshot("beta").networks()[0].proxy_mac.0;
     let fate = net.send("web1", to(udp(WEB1, VIP, 5000, 53), proxy));
     assert_eq!(fate.deliveries.len(), 3, "asked: {fate:?}");
