@@ -304,6 +304,8 @@ struct parties {
 
 struct scratch {
 	struct packet packet;
+	/* The attachment that a frame of a tenant came by */
+	struct attachment from;
 	struct outer arrived;
 	struct flow_key key;
 	/* What the frame's MACs make of `key.leg` */

@@ -178,20 +178,20 @@ SEC("tc")
 int tenant(struct __sk_buff *skb)
 {
 	const struct config *config = the_config();
-	const struct attachment *from = arrived_by(skb);
+	const struct scratch *scratch = the_scratch();
+	const struct attachment *from;
 	int verdict;
 
 	count(STAT_FROM_PORTS);
-	if (!config || !from) {
+	if (!config || !scratch || !resolve(skb)) {
 		if (!config || !count_stray(skb))
 			count(STAT_LOST);
 		return TC_ACT_SHOT;
 	}
+	from = &scratch->from;
 	verdict = tenant_path(skb, from, config);
 	if (verdict == PATH_PUNT) {
-		const struct scratch *scratch = the_scratch();
-
-		if (scratch && scratch->packet.fragment)
+		if (scratch->packet.fragment)
 			punt_fragment();
 		return punt_frame(skb, from, config);
 	}

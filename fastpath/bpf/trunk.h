@@ -30,12 +30,18 @@ static __always_inline __u16 vlan_of(struct __sk_buff *skb)
 	return bpf_skb_load_bytes(skb, ETH_HLEN, &tag, sizeof(tag)) ? NO_VLAN : bpf_ntohs(tag) & VLAN_ID;
 }
 
-/* The attachment that a frame came by: resolved once, here. One on a trunk gets its frames without the tag. */
-static __always_inline const struct attachment *arrived_by(struct __sk_buff *skb)
+/*
+ * The attachment that a frame came by, into the scratch area: resolved once, here. One on a trunk gets its frames without the tag. Not
+ * static, so that the verifier looks at all ways to find it once, and not at what follows behind each of them.
+ */
+__noinline int resolve(struct __sk_buff *skb)
 {
 	struct attachment_key key = { .ifindex = skb->ifindex, .vlan = vlan_of(skb) };
 	const struct attachment *found = bpf_map_lookup_elem(&attachments, &key);
+	struct scratch *scratch = the_scratch();
 
+	if (!scratch)
+		return 0;
 	if (!found && key.vlan) {
 		struct attachment_key untagged = { .ifindex = key.ifindex };
 
@@ -45,9 +51,10 @@ static __always_inline const struct attachment *arrived_by(struct __sk_buff *skb
 	}
 	if (!found && !bpf_skb_load_bytes(skb, ETH_ALEN, key.station, sizeof(key.station)))
 		found = bpf_map_lookup_elem(&attachments, &key);
-	if (found && !(found->flags & ATTACHMENT_ANY_VLAN) && is_tagged(skb))
-		return bpf_skb_vlan_pop(skb) ? 0 : found;
-	return found;
+	if (!found)
+		return 0;
+	scratch->from = *found;
+	return scratch->from.flags & ATTACHMENT_ANY_VLAN || !is_tagged(skb) || !bpf_skb_vlan_pop(skb);
 }
 
 /*
