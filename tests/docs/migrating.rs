@@ -84,12 +84,12 @@ const NEUTRON: &[Row] = &[
     ),
     (
         "DHCP and DHCPv6 client allowed, server role blocked",
-        "always; `dhcp_server`",
+        "`port_security`; `dhcp_server`",
         Some("policy/src/admission/tests.rs::only_a_dhcp_server_answers_dhcp"),
     ),
     (
         "Router advertisements from machines blocked",
-        "always; `router`",
+        "`port_security`; `router`",
         Some("dataplane/src/pipeline/tests/control_traffic.rs::only_a_router_advertises_itself"),
     ),
     (
@@ -210,7 +210,7 @@ const CLOUDSTACK: &[Row] = &[
     ),
     (
         "DHCP client only",
-        "always; `dhcp_server`",
+        "`port_security`; `dhcp_server`",
         Some(
             "dataplane/src/pipeline/tests/control_traffic.rs::a_dhcp_clients_broadcast_reaches_dhcp_servers_and_nobody_else",
         ),
