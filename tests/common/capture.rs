@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::Deref,
+    process::Stdio,
 };
 
 use eastgate_testkit::{
@@ -11,7 +12,7 @@ use eastgate_testkit::{
 };
 use eastgate_wire::MacAddr;
 
-use super::{Space, world::must};
+use super::{Space, World, wait_for, world::must};
 
 /// Everything that passes a device, from when it was started until it is dropped.
 pub struct Capture(eastgate_testkit::Capture);
@@ -56,4 +57,32 @@ pub fn neighbor_solicitation(mac: MacAddr, sender: Ipv6Addr, target: Ipv6Addr) -
 pub fn icmp_echo(from: (MacAddr, IpAddr), to: (MacAddr, IpAddr)) -> Vec<u8> {
     let packet = packet::echo(from.1, to.1, 1, "hello", 84).expect("both are of one family");
     packet::ip_frame(to.0, from.0, &packet)
+}
+
+/// What tcpdump says of the frames that pass a device while `during` goes on, one a line: as many as that at least.
+pub fn seen_by_tcpdump(
+    world: &World,
+    (at, device): (&Space, &str),
+    filter: &str,
+    lines: usize,
+    during: impl FnOnce(),
+) -> String {
+    let file = world.path("seen.pcap");
+    let mut command = at.command("tcpdump");
+    command.args(["-i", device, "--immediate-mode", "-U", "-s", "0", "-w"]).arg(&file).arg(filter);
+    let mut running = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let has_begun = || std::fs::metadata(&file).is_ok_and(|it| it.len() >= 24);
+    wait_for("tcpdump listens", has_begun);
+    let read = || {
+        let mut command = std::process::Command::new("tcpdump");
+        String::from_utf8(command.args(["-enn", "-r"]).arg(&file).output().unwrap().stdout).unwrap()
+    };
+    during();
+    wait_for("tcpdump has seen them", || read().lines().count() >= lines);
+    let pid = nix::unistd::Pid::from_raw(running.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    running.wait().unwrap();
+    let seen = read();
+    std::fs::remove_file(&file).unwrap();
+    seen
 }

@@ -208,33 +208,26 @@ impl Daemon {
         self.wait()
     }
 
-    /// Waits until it has ended: no longer than [`BOUND`] of its own time. What the kernel keeps it waiting for is not counted: a namespace
-    /// that is taken down, whosever it is, can hold the lock for all devices for a minute.
+    /// Waits until it has ended.
     pub fn wait(&mut self) -> ExitStatus {
-        let (mut status, mut own, mut last) = (None, Duration::ZERO, Instant::now());
-        until(LONGEST, || {
-            status = self.child.try_wait().unwrap();
-            let now = Instant::now();
-            if threads(self.child.id(), is_in_the_kernel).is_empty() {
-                own += now - last;
-            }
-            last = now;
-            status.is_some() || own >= BOUND
-        });
-        status.unwrap_or_else(|| {
-            let (all, others) = (threads(self.child.id(), |_| true), waiting_in_the_kernel());
-            panic!(
-                "the daemon does not end within {own:?} of its own\nIts threads:\n{all}\nOthers that wait for the kernel:\n{others}"
-            )
-        })
+        if let Some(status) = self.ended_within(BOUND) {
+            return status;
+        }
+        let (own, others) = (threads(self.child.id(), |_| true), waiting_in_the_kernel());
+        let later = self.ended_within(BOUND);
+        panic!(
+            "the daemon does not end within {BOUND:?}, and as long again later: {later:?}\nIts threads:\n{own}\nOthers that wait for the kernel:\n{others}"
+        )
     }
-}
 
-/// What a daemon that ends may be kept waiting by the kernel, at most.
-const LONGEST: Duration = Duration::from_secs(300);
-
-fn is_in_the_kernel(state: &str) -> bool {
-    state.contains("D (")
+    fn ended_within(&mut self, bound: Duration) -> Option<ExitStatus> {
+        let mut status = None;
+        until(bound, || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status
+    }
 }
 
 /// What threads of a process are doing: the kernel's function that each waits in, its state, and its stack there.
@@ -262,7 +255,7 @@ fn threads(process: u32, wanted: impl Fn(&str) -> bool) -> String {
 fn waiting_in_the_kernel() -> String {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    numbers.map(|process| threads(process, is_in_the_kernel)).collect()
+    numbers.map(|process| threads(process, |state| state.contains("D ("))).collect()
 }
 
 impl Drop for Daemon {

@@ -25,7 +25,9 @@ mod traffic;
 mod world;
 
 pub use bpffs::BpfFs;
-pub use capture::{Capture, arp_request, hardware_address, icmp_echo, neighbor_solicitation, send_frame};
+pub use capture::{
+    Capture, arp_request, hardware_address, icmp_echo, neighbor_solicitation, seen_by_tcpdump, send_frame,
+};
 pub use daemon::{CAPABILITIES, Daemon, EASTGATE, Requester, eastgate};
 pub use eastgate_testkit::wait::{BOUND, settle, wait_for, wait_within};
 pub use machine::Machine;

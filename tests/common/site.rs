@@ -44,6 +44,20 @@ pub fn acme_on(hosts: &[Host<'_>]) -> String {
     configuration(hosts, &[ACME])
 }
 
+/// Two hosts with one network of acme's, which has these keys besides, and a group for everyone in it: endpoints are to be added.
+pub fn lan(network: &str) -> String {
+    let host = |name: &str, number: u8| {
+        format!("[host.{name}]\nvtep = \"192.0.2.{number}\"\ndevice = \"underlay0\"\n\n")
+    };
+    let rest = format!(
+        "[tenant.acme.network.lan]\nvni = 5001\nsubnets = [\"10.1.0.0/24\", \"fd00:1::/64\"]\n{network}\n\n\
+         [tenant.acme.group.all]\negress = [{{ to = \"any\" }}]\ningress = [\n\
+         \x20 {{ proto = \"udp\", ports = [{ALLOWED}], from = \"any\" }},\n\
+         \x20 {{ proto = \"tcp\", ports = [\"5432-5433\"], from = \"any\" }},\n  {{ proto = \"icmp\", from = \"any\" }},\n]\n\n"
+    );
+    [host("alpha", 1), host("beta", 2), rest].concat()
+}
+
 pub const WEB1: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x11]);
 pub const WEB2_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x12]);
 pub const DB1_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x21]);

@@ -218,11 +218,10 @@ impl KernelPath {
 
     fn close(&self, tables: &mut Tables, id: AttachmentId) -> Result<(), Error> {
         let Some(before) = tables.attachments.open.remove(&id) else { return Ok(()) };
-        let KernelAttachment { ifindex, .. } = before.attachment;
-        let vlan = before.attachment.key().vlan;
         let is_beside = |open: &Open| open.attachment.attachment.is_beside(&before.attachment.attachment);
-        if !tables.attachments.open.values().any(is_beside) {
-            self.close_segment(tables, ifindex, vlan)?;
+        let is_shared = before.attachment.attachment.station().is_some();
+        if is_shared && !tables.attachments.open.values().any(is_beside) {
+            self.close_segment(tables, before.attachment.ifindex, before.attachment.key().vlan)?;
         }
         self.close_number(tables, before.attachment.key(), before.number)?;
         if !self.tell_endpoint(tables, id) {
