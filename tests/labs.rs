@@ -71,3 +71,8 @@ fn vlan_trunk() {
 fn shared_segment() {
     passes("11-shared-segment");
 }
+
+#[test]
+fn private_vlan() {
+    passes("12-private-vlan");
+}

@@ -5,8 +5,8 @@
 //! what the machine says in lines made for it: a story without such a line has failed.
 
 mod archive;
-mod debian;
-mod image;
+pub(crate) mod debian;
+pub(crate) mod image;
 mod machine;
 mod modules;
 mod verdict;
@@ -38,6 +38,23 @@ impl Version {
     }
 }
 
+/// The machine's first process.
+const INIT: &str = include_str!("kernel/init.sh");
+/// What the labs run beside eastgate: `ip` and `bridge` build them and are what stories ask. Everything else that a
+/// shell knows comes from busybox.
+const TOOLS: &[&str] = &["busybox", "ip", "bridge"];
+/// What is loaded before the first story. A machine that is not made of memory only would load them by itself.
+const MODULES: &[&str] = &[
+    // Every cable and every tenant's port.
+    "veth",
+    // The switches between hosts, and the VTEPs that are made of kernel devices.
+    "bridge",
+    "vxlan",
+    // clsact and the filters in it, which guard tenants' ports.
+    "sch_ingress",
+    "cls_bpf",
+];
+
 /// How long a story may take by the machine's own clock, where the longest needs some seconds.
 const STORY_BOUND: Duration = Duration::from_secs(60);
 /// How long a story may keep this machine at work, where the longest needs half a minute.
@@ -62,7 +79,9 @@ pub(crate) fn test(version: Version) -> Result<()> {
     let image = folder.join("image.cpio");
     let built = ["debug/eastgate", "debug/eastgate-lab"].map(|program| target.join(program));
     let folders: Vec<_> = stories.iter().map(|story| labs.join(story)).collect();
-    image::write(&image, &kernel, &built, &folders)?;
+    let contents =
+        image::Contents { init: INIT, tools: TOOLS, built: &built, modules: MODULES, stories: &folders };
+    image::write(&image, &kernel, &contents)?;
     let console = folder.join("console.log");
     let machine = Machine { kernel: kernel.image, image, console, story_bound: STORY_BOUND };
     watch(&machine, version, &stories)

@@ -1,10 +1,11 @@
 //! What a contributor runs: `cargo xtask demo`, `cargo xtask test`, `cargo xtask ci`, `cargo xtask soak`, `cargo xtask bench`,
-//! `cargo xtask package`.
+//! `cargo xtask package`, `cargo xtask image`.
 
 mod bench;
 mod ci;
 mod demo;
 mod dependencies;
+mod image;
 mod kernel;
 mod length;
 mod package;
@@ -48,6 +49,8 @@ enum Task {
     Soak(soak::Options),
     /// Make a Debian package, and try it in a bare Debian
     Package(package::Options),
+    /// Make the disk of a virtual machine that is an appliance
+    Image(image::Options),
     /// Compare eastgate's speed with plain VXLAN and with Neutron's rules, interleaved, in one call
     Bench(bench::Options),
     /// Run a test executable, as root where it needs that (cargo calls this through its `runner` setting)
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Task::Soak(options) => soak::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Package(options) => package::run(&options),
+        Task::Image(options) => image::run(&options),
         Task::AsRoot { program } => privilege::exec_test(&program),
     };
     match done {

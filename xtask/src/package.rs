@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::packages::{self, Need};
 use crate::{PROGRAMS, cargo, run, target, workspace};
@@ -23,6 +23,9 @@ pub(crate) struct Options {
     /// Install it in a bare Debian, upgrade it, and take it away again
     #[arg(long)]
     check: bool,
+    /// Build the programs a second time, from another folder into another one, and hold them to be the same
+    #[arg(long, conflicts_with = "programs")]
+    twice: bool,
 }
 
 /// Where the package and what it is made of are, below cargo's own folder
@@ -32,42 +35,92 @@ const FOLDER: &str = "package";
 const DEPENDS: &str =
     "adduser, init-system-helpers (>= 1.54~), libc6 (>= 2.36), libelf1 (>= 0.188), libgcc-s1, zlib1g";
 
+/// Where this machine gets its packages from; the first that there is says so for a Debian that is made here
+pub(crate) const SOURCES: [&str; 2] = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
+
 /// Files that an administrator may change, and that an upgrade leaves alone
 const CONFFILES: &[&str] = &["/etc/default/eastgate"];
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     packages::install(Need::Package)?;
-    let workspace = workspace()?;
-    let programs = match &options.programs {
-        Some(folder) => folder.clone(),
-        None => build(&workspace)?,
-    };
-    let package = pack(&workspace, &programs, &version(&workspace)?)?;
-    println!("{} ({} KiB)", package.display(), fs::metadata(&package)?.len() / 1024);
+    let packages = make(options.programs.as_deref())?;
+    println!("{} ({} KiB)", packages.this.display(), fs::metadata(&packages.this)?.len() / 1024);
+    if options.twice {
+        build_elsewhere(&packages.programs)?;
+        println!("built again elsewhere, and equal");
+    }
     if options.check {
-        let next = pack(&workspace, &programs, &format!("{}+next", version(&workspace)?))?;
-        check::install_upgrade_and_remove(&package, &next, &target()?.join(FOLDER))?;
+        check::install_upgrade_and_remove(&packages.this, &packages.next()?, &target()?.join(FOLDER))?;
     }
     Ok(())
 }
 
+/// A package, and what another one of the same programs is made of.
+#[derive(Debug)]
+pub(crate) struct Packages {
+    /// Of this commit
+    pub(crate) this: PathBuf,
+    programs: PathBuf,
+    version: String,
+}
+
+impl Packages {
+    /// One that is newer by its number, to upgrade to.
+    pub(crate) fn next(&self) -> Result<PathBuf> {
+        pack(&workspace()?, &self.programs, &format!("{}+next", self.version))
+    }
+}
+
+/// Makes a package of what is built here, or of the programs in a folder.
+pub(crate) fn make(programs: Option<&Path>) -> Result<Packages> {
+    let workspace = workspace()?;
+    let built = || build(&workspace, &target()?.join(FOLDER).join("build"));
+    let programs = programs.map_or_else(built, |folder| Ok(folder.to_owned()))?;
+    let version = version(&workspace)?;
+    Ok(Packages { this: pack(&workspace, &programs, &version)?, programs, version })
+}
+
 /// The programs as they are released: no path of the machine that built them is in them.
-fn build(workspace: &Path) -> Result<PathBuf> {
+fn build(workspace: &Path, folder: &Path) -> Result<PathBuf> {
     let home = std::env::var("CARGO_HOME").map_or_else(|_| home().join(".cargo"), PathBuf::from);
     let rename = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
-    let flags = [rename(workspace, "/eastgate"), rename(&home, "/cargo"), "-Cstrip=symbols".to_owned()];
-    let folder = target()?.join(FOLDER).join("build");
+    // The last that fits counts, and one may be in another.
+    let flags = [
+        rename(&home, "/cargo"),
+        rename(workspace, "/eastgate"),
+        rename(folder, "/eastgate/target"),
+        "-Cstrip=symbols".to_owned(),
+    ];
     run::visible(
         cargo()
             .args(["build", "--release", "--locked"])
             .args(PROGRAMS)
             .arg("--target-dir")
-            .arg(&folder)
+            .arg(folder)
             // A blank may stand in a path.
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+            .env("CARGO_INCREMENTAL", "0")
             .current_dir(workspace),
     )?;
     Ok(folder.join("release"))
+}
+
+/// What is committed, built from a folder of another name, is what was built here.
+fn build_elsewhere(built: &Path) -> Result<()> {
+    let elsewhere = target()?.join(FOLDER).join("elsewhere");
+    if elsewhere.exists() {
+        fs::remove_dir_all(&elsewhere)?;
+    }
+    let checkout = elsewhere.join("another-checkout");
+    let mut clone = Command::new("git");
+    run::output(clone.args(["clone", "--quiet", "--shared"]).arg(workspace()?).arg(&checkout))?;
+    let again = build(&checkout, &elsewhere.join("another-target"))?;
+    for program in ["eastgate", "eastgate-lab"] {
+        let [first, second] = [built, &again].map(|folder| fs::read(folder.join(program)));
+        ensure!(first? == second?, "{program} differs when it is built elsewhere");
+    }
+    fs::remove_dir_all(&elsewhere)?;
+    Ok(())
 }
 
 fn home() -> PathBuf {

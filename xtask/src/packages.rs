@@ -24,6 +24,10 @@ pub(crate) enum Need {
     Bench,
     /// `cargo xtask package`.
     Package,
+    /// `cargo xtask image`.
+    Image,
+    /// `cargo xtask test --image`, beside what the image and the emulated machine need.
+    Appliance,
 }
 
 struct Package {
@@ -34,7 +38,8 @@ struct Package {
     reason: &'static str,
 }
 
-const EVERYONE: &[Need] = &[Need::Build, Need::Demo, Need::Test, Need::Kernel, Need::Bench, Need::Package];
+const EVERYONE: &[Need] =
+    &[Need::Build, Need::Demo, Need::Test, Need::Kernel, Need::Bench, Need::Package, Need::Image];
 
 const PACKAGES: &[Package] = &[
     Package {
@@ -196,8 +201,50 @@ const PACKAGES: &[Package] = &[
     Package {
         name: "mmdebstrap",
         probe: &["mmdebstrap", "--version"],
-        needed_by: &[Need::Package],
+        needed_by: &[Need::Package, Need::Image],
         reason: "the package is installed in a Debian that has nothing else",
+    },
+    Package {
+        name: "fdisk",
+        probe: &["sfdisk", "--version"],
+        needed_by: &[Need::Image],
+        reason: "the appliance's disk has partitions",
+    },
+    Package {
+        name: "e2fsprogs",
+        probe: &["sh", "-c", "PATH=$PATH:/usr/sbin:/sbin; command -v mkfs.ext4"],
+        needed_by: &[Need::Image],
+        reason: "one of them has its files",
+    },
+    Package {
+        name: "dosfstools",
+        probe: &["sh", "-c", "PATH=$PATH:/usr/sbin:/sbin; command -v mkfs.vfat"],
+        needed_by: &[Need::Image, Need::Appliance],
+        reason: "another what UEFI reads; and a seed disk is one such",
+    },
+    Package {
+        name: "mtools",
+        probe: &["mcopy", "-V"],
+        needed_by: &[Need::Image, Need::Appliance],
+        reason: "fills both without mounting them",
+    },
+    Package {
+        name: "qemu-utils",
+        probe: &["qemu-img", "--version"],
+        needed_by: &[Need::Image],
+        reason: "hypervisors take disks of other formats",
+    },
+    Package {
+        name: "openssh-client",
+        probe: &["ssh", "-V"],
+        needed_by: &[Need::Appliance],
+        reason: "the appliance is managed by it",
+    },
+    Package {
+        name: "ovmf",
+        probe: &["test", "-r", "/usr/share/OVMF/OVMF_CODE.fd"],
+        needed_by: &[Need::Appliance],
+        reason: "the appliance is booted by UEFI too",
     },
     Package {
         name: "systemd",

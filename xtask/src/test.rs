@@ -2,13 +2,14 @@
 //! run by root, and a last line a person can read.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::packages::{self, Need};
-use crate::{cargo, kernel, privilege, run, target, unpacked, workspace};
+use crate::{cargo, image, kernel, privilege, run, target, unpacked, workspace};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Options {
@@ -18,12 +19,18 @@ pub(crate) struct Options {
     /// Run the labs' stories on this Linux kernel instead, in an emulated machine; needs no root but for packages
     #[arg(long, value_name = "VERSION", conflicts_with = "quick")]
     kernel: Option<kernel::Version>,
+    /// Build the appliance's disk instead, and boot it between machines on a switch; needs root to build it
+    #[arg(long, conflicts_with_all = ["quick", "kernel"])]
+    image: bool,
+    /// With --image: the programs of this folder instead of building them for release
+    #[arg(long, value_name = "FOLDER", requires = "image")]
+    programs: Option<PathBuf>,
 }
 
 impl Options {
     /// On this kernel.
     pub(crate) const fn all(quick: bool) -> Self {
-        Self { quick, kernel: None }
+        Self { quick, kernel: None, image: false, programs: None }
     }
 }
 
@@ -40,6 +47,9 @@ struct Tally {
 pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(version) = options.kernel {
         return kernel::test(version);
+    }
+    if options.image {
+        return image::acceptance::test(options.programs.as_deref());
     }
     let started = Instant::now();
     let mut tally = Tally::default();

@@ -44,6 +44,8 @@ pub(super) struct Trunk {
     pub(super) mtu: u16,
     /// Its ports reach its uplink alone, which is a segment that all of them share
     pub(super) isolates: bool,
+    /// Its machines have VLANs on it
+    pub(super) tagged: bool,
 }
 
 /// A node with a VTEP.
@@ -117,6 +119,12 @@ impl Model {
     /// The hosts where a daemon runs.
     pub(super) fn daemons(&self) -> impl Iterator<Item = &str> {
         self.hosts.iter().filter(|(_, host)| host.runs == Runs::Eastgate).map(|(name, _)| name.as_str())
+    }
+
+    /// The VLANs of a trunk that machines on it have.
+    pub(super) fn vlans_of(&self, trunk: &str) -> BTreeSet<Vlan> {
+        let on_it = self.machines.values().filter(|machine| machine.trunk().as_deref() == Some(trunk));
+        on_it.filter_map(|machine| machine.vlan).collect()
     }
 
     /// The machines plugged into `host`.
@@ -435,9 +443,6 @@ fn trunks(
                 machine.on
             ));
         }
-        if machine.shared && machine.vlan.is_some() {
-            return Err(format!("machine `{name}`: labs have no shared segment in a VLAN"));
-        }
         if machines.contains_key(&trunk) {
             return Err(format!("machine `{trunk}` has the name of a trunk"));
         }
@@ -446,9 +451,13 @@ fn trunks(
             device: machine.port.clone(),
             mtu: 0,
             isolates: machine.shared,
+            tagged: machine.vlan.is_some(),
         });
         if place.isolates != machine.shared {
             return Err(format!("`{}` of {} is a trunk, and shared", machine.port, machine.on));
+        }
+        if place.tagged != machine.vlan.is_some() {
+            return Err(format!("`{}` of {} is shared, and so are VLANs of it", machine.port, machine.on));
         }
         place.mtu = place.mtu.max(machine.mtu);
     }

@@ -3,7 +3,10 @@
 //! Devices are created where they belong, straight inside the namespaces; the namespace the lab is started from
 //! never sees one.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use eastgate_wire::Vni;
 
@@ -18,6 +21,9 @@ pub(super) const MACHINE_DEVICE: &str = "eth0";
 
 /// The device of a switch of machines that has their VLANs.
 pub(super) const UPLINK: &str = "uplink";
+
+/// The bridge of a switch whose ports reach its uplink alone.
+const SEGMENT: &str = "switch";
 
 /// Namespaces and what is done in each, in order.
 #[derive(Debug, Default)]
@@ -90,9 +96,7 @@ impl Plan {
             plan.ip(&switch, &format!("link set {UPLINK} addrgenmode none up"));
             plan.ip(&host, &format!("link set {device} up"));
             if trunk.isolates {
-                plan.ip(&switch, "link add switch type bridge forward_delay 0 stp_state 0 mcast_snooping 0");
-                plan.ip(&switch, &format!("link set switch mtu {mtu} addrgenmode none up"));
-                plan.ip(&switch, &format!("link set {UPLINK} master switch up"));
+                plan.segments(&switch, mtu, &model.vlans_of(name));
             }
         }
         for (name, machine) in &model.machines {
@@ -102,10 +106,12 @@ impl Plan {
                 plan.bridge_port(&namespace(id, &machine.on), machine, isolated);
             }
         }
-        for name in model.trunks.iter().filter(|(_, trunk)| !trunk.isolates).map(|(name, _)| name) {
-            let on_it = model.machines.values().filter(|machine| machine.trunk().as_ref() == Some(name));
-            let ports = on_it.filter_map(|machine| machine.vlan).map(|vlan| (vlan_port(vlan), vlan.id()));
-            plan.steps.push(Action::VlanSwitch(namespace(id, name), ports.collect()));
+        for name in model.trunks.keys() {
+            let ports: Vec<_> =
+                model.vlans_of(name).into_iter().map(|vlan| (vlan_port(vlan), vlan.id())).collect();
+            if !ports.is_empty() {
+                plan.steps.push(Action::VlanSwitch(namespace(id, name), ports));
+            }
         }
         plan
     }
@@ -133,6 +139,26 @@ impl Plan {
             false => self.ip(at, &format!("{bridge} mcast_snooping 0")),
         }
         self.ip(at, &format!("link set switch mtu {mtu} up"));
+    }
+
+    /// A bridge for each segment that a switch isolates: its uplink as it is, or private VLANs on that, each of which leads to a port
+    /// in its VLAN.
+    fn segments(&mut self, switch: &str, mtu: u16, vlans: &BTreeSet<Vlan>) {
+        let whole = vlans.is_empty().then(|| (SEGMENT.to_owned(), UPLINK.to_owned()));
+        let private = vlans.iter().map(|vlan| (segment(Some(*vlan)), format!("to-{}", vlan_port(*vlan))));
+        for (bridge, uplink) in whole.into_iter().chain(private) {
+            self.ip(
+                switch,
+                &format!("link add {bridge} type bridge forward_delay 0 stp_state 0 mcast_snooping 0"),
+            );
+            self.ip(switch, &format!("link set {bridge} mtu {mtu} addrgenmode none up"));
+            if uplink != UPLINK {
+                let port = uplink.trim_start_matches("to-");
+                self.ip(switch, &format!("link add {uplink} mtu {mtu} type veth peer name {port} mtu {mtu}"));
+                self.ip(switch, &format!("link set {port} addrgenmode none up"));
+            }
+            self.ip(switch, &format!("link set {uplink} addrgenmode none master {bridge} up"));
+        }
     }
 
     /// A veth pair from a switch to a node.
@@ -185,8 +211,8 @@ impl Plan {
     fn machine(&mut self, id: &str, name: &str, machine: &Machine) {
         let inside = namespace(id, name);
         let (at, port) = match (machine.trunk(), machine.vlan) {
+            (Some(segment), _) if machine.shared => (namespace(id, &segment), segment_port(machine)),
             (Some(trunk), Some(vlan)) => (namespace(id, &trunk), vlan_port(vlan)),
-            (Some(segment), None) => (namespace(id, &segment), segment_port(machine)),
             _ => (namespace(id, &machine.on), machine.port.clone()),
         };
         let Machine { mac, mtu, .. } = machine;
@@ -200,7 +226,7 @@ impl Plan {
         let quiet = if machine.trunk().is_some() { "addrgenmode none " } else { "" };
         self.ip(&at, &format!("link set {port} {quiet}up"));
         if machine.shared {
-            self.ip(&at, &format!("link set {port} master switch"));
+            self.ip(&at, &format!("link set {port} master {}", segment(machine.vlan)));
             self.ip(&at, &format!("link set {port} type bridge_slave isolated on"));
         }
         self.ip(&inside, &format!("link set {MACHINE_DEVICE} up"));
@@ -237,6 +263,11 @@ impl Plan {
 /// The port of a switch where the machine of a VLAN is.
 fn vlan_port(vlan: Vlan) -> String {
     vlan.id().map_or_else(|| "untagged".to_owned(), |id| format!("vlan{id}"))
+}
+
+/// The bridge of a segment: of a VLAN of the uplink, or of the uplink as it is.
+fn segment(vlan: Option<Vlan>) -> String {
+    vlan.map_or_else(|| SEGMENT.to_owned(), |vlan| format!("p{}", vlan_port(vlan)))
 }
 
 /// The port of a shared segment where a machine is: by its MAC, as it is known there.

@@ -13,17 +13,17 @@ const PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// A kernel on disk.
 #[derive(Debug)]
-pub(super) struct Kernel {
+pub(crate) struct Kernel {
     /// What boots.
-    pub(super) image: PathBuf,
+    pub(crate) image: PathBuf,
     /// Where its modules are, with `modules.dep`.
-    pub(super) modules: PathBuf,
+    pub(crate) modules: PathBuf,
     /// What `uname -r` says on it.
-    pub(super) release: String,
+    pub(crate) release: String,
 }
 
 /// The kernel `version` from below `folder`, fetched and unpacked on first use.
-pub(super) fn kernel(version: &str, folder: &Path) -> Result<Kernel> {
+pub(crate) fn kernel(version: &str, folder: &Path) -> Result<Kernel> {
     let home = folder.join(version);
     if !home.exists() {
         fetch(version, &home)?;

@@ -1,5 +1,5 @@
-//! What the machine has in memory: eastgate's programs, the stories, the programs they run with their libraries, and the
-//! script that is its first process.
+//! What an emulated machine has in memory: programs with their libraries, files, kernel modules, and the script that is its first
+//! process.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -14,27 +14,37 @@ use super::debian::Kernel;
 use super::modules;
 use crate::packages;
 
-/// The machine's first process.
-const INIT: &str = include_str!("init.sh");
 /// Where programs are, those of Debian's `/usr/sbin` too.
 const PROGRAMS: &str = "/bin";
-/// What the labs run beside eastgate: `ip` and `bridge` build them and are what stories ask. Everything else that a
-/// shell knows comes from busybox.
-const TOOLS: &[&str] = &["busybox", "ip", "bridge"];
+
+/// What is in it.
+#[derive(Debug)]
+pub(crate) struct Contents<'a> {
+    /// Its first process
+    pub(crate) init: &'a str,
+    /// Programs that this machine has in its path
+    pub(crate) tools: &'a [&'a str],
+    /// Programs that were built
+    pub(crate) built: &'a [PathBuf],
+    /// Modules, which are loaded by `init`; those that they need come with them
+    pub(crate) modules: &'a [&'a str],
+    /// Folders, each below `/labs` by its name
+    pub(crate) stories: &'a [PathBuf],
+}
 
 /// Writes the image to `path`.
-pub(super) fn write(path: &Path, kernel: &Kernel, built: &[PathBuf], stories: &[PathBuf]) -> Result<()> {
+pub(crate) fn write(path: &Path, kernel: &Kernel, contents: &Contents<'_>) -> Result<()> {
     // Not compressed: the emulated processor would take longer to unpack it than to be given it.
     let mut archive = Archive::new(BufWriter::new(File::create(path)?));
     for folder in ["/dev", "/proc", "/run", "/sys", "/tmp"] {
         archive.folder(Path::new(folder))?;
     }
-    archive.file(Path::new("/init"), INIT.as_bytes())?;
-    let tools = TOOLS.iter().map(|name| {
+    archive.file(Path::new("/init"), contents.init.as_bytes())?;
+    let tools = contents.tools.iter().map(|name| {
         packages::find_command(name).with_context(|| format!("there is no `{name}` on this machine"))
     });
     let mut programs = tools.collect::<Result<Vec<_>>>()?;
-    programs.extend_from_slice(built);
+    programs.extend_from_slice(contents.built);
     let mut libraries = BTreeSet::new();
     for program in &programs {
         let name = program.file_name().context("a program without a name")?;
@@ -44,8 +54,8 @@ pub(super) fn write(path: &Path, kernel: &Kernel, built: &[PathBuf], stories: &[
     for library in libraries {
         archive.file(&library, &read(&library)?)?;
     }
-    add_modules(&mut archive, kernel)?;
-    for story in stories {
+    add_modules(&mut archive, kernel, contents.modules)?;
+    for story in contents.stories {
         let name = story.file_name().context("a story without a name")?;
         add_folder(&mut archive, story, &Path::new("/labs").join(name))?;
     }
@@ -53,13 +63,13 @@ pub(super) fn write(path: &Path, kernel: &Kernel, built: &[PathBuf], stories: &[
 }
 
 /// The modules, and a list of them in the order in which they are loaded.
-fn add_modules<W: std::io::Write>(archive: &mut Archive<W>, kernel: &Kernel) -> Result<()> {
+fn add_modules<W: std::io::Write>(archive: &mut Archive<W>, kernel: &Kernel, wanted: &[&str]) -> Result<()> {
     let text = |name: &str| {
         let path = kernel.modules.join(name);
         fs::read_to_string(&path).with_context(|| path.display().to_string())
     };
     let mut list = String::new();
-    for file in modules::in_order(&text("modules.dep")?, &text("modules.builtin")?)? {
+    for file in modules::in_order(wanted, &text("modules.dep")?, &text("modules.builtin")?)? {
         let place = format!("/lib/modules/{}/{file}", kernel.release);
         archive.file(Path::new(&place), &read(&kernel.modules.join(file))?)?;
         list += &format!("{place}\n");

@@ -1,30 +1,18 @@
-//! The kernel modules the stories need, and those that these need.
+//! Kernel modules, and those that they need.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 
-/// What is loaded before the first story. A machine that is not made of memory only would load them by itself.
-const WANTED: &[&str] = &[
-    // Every cable and every tenant's port.
-    "veth",
-    // The switches between hosts, and the VTEPs that are made of kernel devices.
-    "bridge",
-    "vxlan",
-    // clsact and the filters in it, which guard tenants' ports.
-    "sch_ingress",
-    "cls_bpf",
-];
-
 /// The files of the modules that are wanted, each after those it needs, as `modules.dep` names them.
-pub(super) fn in_order(dependencies: &str, builtin: &str) -> Result<Vec<String>> {
+pub(super) fn in_order(wanted: &[&str], dependencies: &str, builtin: &str) -> Result<Vec<String>> {
     let known: BTreeMap<&str, (&str, Vec<&str>)> = dependencies
         .lines()
         .filter_map(|line| line.split_once(':'))
         .map(|(file, needs)| (name(file), (file, needs.split_whitespace().map(name).collect())))
         .collect();
     let mut order = Vec::new();
-    for wanted in WANTED {
+    for wanted in wanted {
         if !builtin.lines().any(|file| name(file) == *wanted) {
             add(wanted, &known, &mut order)?;
         }

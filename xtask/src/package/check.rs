@@ -8,10 +8,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::SOURCES;
 use crate::run;
-
-/// Where this machine gets its packages from; the first that there is says so for the bare one
-const SOURCES: [&str; 2] = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
 
 /// By how much systemd says that a service is exposed, from 0 to 10, in tenths: what is left are its capabilities, the settings that it
 /// writes, and the network.

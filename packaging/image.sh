@@ -1,0 +1,44 @@
+#!/bin/sh
+# Makes an appliance of a bare Debian: `cargo xtask image` has mmdebstrap call it, with the package beside it.
+#   $1  the root        $2  eastgate's package        $3  packaging/image
+set -eu
+
+root=$1 package=$2 files=$3
+
+cp "$package" "$root/eastgate.deb"
+chroot "$root" apt-get install -y -qq --no-install-recommends /eastgate.deb
+rm "$root/eastgate.deb"
+
+# Modes and owners are those of an installed system, whatever they are in a checkout.
+cp -R --no-preserve=mode,ownership "$files/." "$root/"
+chmod 0755 "$root"/usr/lib/eastgate/*
+chmod 0440 "$root/etc/sudoers.d/admin"
+
+chroot "$root" useradd --create-home --shell /bin/bash --groups sudo admin
+chroot "$root" systemctl --quiet enable eastgate-seed eastgate-host-key ssh.socket systemd-networkd systemd-resolved systemd-timesyncd
+chroot "$root" systemctl --quiet disable ssh.service
+# An appliance is upgraded when somebody does it.
+chroot "$root" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service \
+    dpkg-db-backup.timer
+ln -sf /run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
+
+# Loaders: Debian's signed ones for UEFI, and one for BIOS that finds the menu by itself. Their packages have done their part.
+efi=$root/boot/efi/EFI
+mkdir -p "$efi/BOOT" "$efi/debian" "$root/boot/grub/i386-pc"
+cp "$root/usr/lib/shim/shimx64.efi.signed" "$efi/BOOT/BOOTX64.EFI"
+cp "$root/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed" "$efi/BOOT/grubx64.efi"
+cat >"$efi/debian/grub.cfg" <<'EOF'
+search --no-floppy --set=root --label eastgate-root
+set prefix=($root)/boot/grub
+configfile $prefix/grub.cfg
+EOF
+cp "$root/usr/lib/grub/i386-pc/boot.img" "$root/boot/grub/i386-pc/"
+chroot "$root" grub-mkimage -O i386-pc -c /boot/efi/EFI/debian/grub.cfg -p /boot/grub -o /boot/grub/i386-pc/core.img \
+    biosdisk part_gpt ext2 search search_label normal configfile linux serial terminal echo test gzio all_video
+# shellcheck disable=SC2016,SC2046 -- dpkg-query's own words, and a list of names
+chroot "$root" apt-get purge -y -qq --allow-remove-essential $(chroot "$root" dpkg-query -W -f '${binary:Package} ' 'grub*-bin' 'grub*-signed' 'shim*')
+
+# No two appliances have these in common.
+rm -f "$root"/etc/ssh/ssh_host_*
+: >"$root/etc/machine-id"
+rm -f "$root/var/lib/dbus/machine-id" "$root/var/lib/systemd/random-seed"
