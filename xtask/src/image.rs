@@ -14,9 +14,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::package::{self, Packages};
 use crate::packages::{self, Need};
-use crate::{privilege, run, target, workspace};
+use crate::{package, privilege, run, target, workspace};
 
 #[derive(clap::Args, Debug)]
 #[command(
@@ -76,32 +75,29 @@ pub(crate) struct Image {
     pub(crate) vmdk: PathBuf,
     /// Sector by sector, sparse
     pub(crate) raw: PathBuf,
-    /// The package that is in it
-    pub(crate) packages: Packages,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let image = make(options.programs.as_deref())?;
+    packages::install(Need::Image)?;
+    let image = make(&package::make(options.programs.as_deref())?.this)?;
     for disk in [&image.qcow2, &image.vmdk, &image.raw] {
         println!("{} ({} MiB)", disk.display(), on_disk(disk)? >> 20);
     }
     Ok(())
 }
 
-/// Builds the package and the disks of an appliance that has it.
-pub(crate) fn make(programs: Option<&Path>) -> Result<Image> {
+/// Makes the disks of an appliance that has this package.
+pub(crate) fn make(package: &Path) -> Result<Image> {
     ensure!(
         cfg!(target_arch = "x86_64"),
         "the appliance has an x86-64 processor, and eastgate is built here"
     );
-    packages::install(Need::Image)?;
-    let packages = package::make(programs)?;
     let folder = target()?.join(FOLDER);
     fs::create_dir_all(&folder)?;
     let root = Root(folder.join("root"));
     root.remove()?;
     println!("Making a Debian {RELEASE} with eastgate; that takes some minutes.");
-    root.make(&packages.this)?;
+    root.make(package)?;
     let raw = folder.join("eastgate.raw");
     disk::write(&root.0, &folder, &raw)?;
     root.remove()?;
@@ -113,7 +109,7 @@ pub(crate) fn make(programs: Option<&Path>) -> Result<Image> {
         let size = on_disk(disk)?;
         ensure!(size <= SIZE_MAX, "{} has {} MiB", disk.display(), size >> 20);
     }
-    Ok(Image { qcow2, vmdk, raw, packages })
+    Ok(Image { qcow2, vmdk, raw })
 }
 
 fn convert(raw: &Path, disk: &Path, how: &[&str]) -> Result<()> {

@@ -182,7 +182,9 @@ impl Tree {
             self.copy(&programs.join(program), &format!("usr/bin/{program}"), 0o755)?;
         }
         let packaging = workspace.join("packaging");
-        self.copy(&packaging.join("eastgate.service"), "lib/systemd/system/eastgate.service", 0o644)?;
+        for unit in ["eastgate.service", r"run-eastgate\x2dbpf.mount"] {
+            self.copy(&packaging.join(unit), &format!("lib/systemd/system/{unit}"), 0o644)?;
+        }
         self.copy(&packaging.join("eastgate.default"), "etc/default/eastgate", 0o644)?;
         fs::create_dir_all(self.0.join("etc/eastgate"))?;
         let eastgate = programs.join("eastgate");

@@ -111,8 +111,8 @@ const PACKAGES: &[Package] = &[
     Package {
         name: "curl",
         probe: &["curl", "--version"],
-        needed_by: &[Need::Test],
-        reason: "by a real FTP and TFTP client",
+        needed_by: &[Need::Test, Need::Appliance],
+        reason: "by a real FTP and TFTP client; machines of the emulated switch get pages by it",
     },
     Package {
         name: "libusrsctp-examples",
@@ -165,7 +165,7 @@ const PACKAGES: &[Package] = &[
     Package {
         name: "iputils-ping",
         probe: &["ping", "-V"],
-        needed_by: &[Need::Test],
+        needed_by: &[Need::Test, Need::Appliance],
         reason: "tests send the echo requests a reader would type",
     },
     Package {

@@ -2,7 +2,6 @@
 //! run by root, and a last line a person can read.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,15 +21,14 @@ pub(crate) struct Options {
     /// Build the appliance's disk instead, and boot it between machines on a switch; needs root to build it
     #[arg(long, conflicts_with_all = ["quick", "kernel"])]
     image: bool,
-    /// With --image: the programs of this folder instead of building them for release
-    #[arg(long, value_name = "FOLDER", requires = "image")]
-    programs: Option<PathBuf>,
+    #[command(flatten)]
+    appliance: image::acceptance::Trial,
 }
 
 impl Options {
     /// On this kernel.
-    pub(crate) const fn all(quick: bool) -> Self {
-        Self { quick, kernel: None, image: false, programs: None }
+    pub(crate) fn all(quick: bool) -> Self {
+        Self { quick, kernel: None, image: false, appliance: image::acceptance::Trial::default() }
     }
 }
 
@@ -49,7 +47,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return kernel::test(version);
     }
     if options.image {
-        return image::acceptance::test(options.programs.as_deref());
+        return image::acceptance::test(&options.appliance);
     }
     let started = Instant::now();
     let mut tally = Tally::default();

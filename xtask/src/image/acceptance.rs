@@ -12,11 +12,11 @@ use super::machine::{Shell, wait_for};
 use super::seed;
 use crate::kernel::{debian, image as initramfs};
 use crate::packages::{self, Need};
-use crate::{stop, target};
+use crate::{package, stop, target};
 
 /// The first process of the machine with the switch.
 const SWITCH: &str = include_str!("switch.sh");
-const SWITCH_TOOLS: &[&str] = &["busybox", "ip", "bridge", "ping"];
+const SWITCH_TOOLS: &[&str] = &["busybox", "ip", "bridge", "ping", "curl"];
 const SWITCH_MODULES: &[&str] = &["virtio_pci", "virtio_net", "veth", "bridge", "8021q"];
 
 /// How long what should come to pass may take: an emulated processor is slow, and there may be others on this one.
@@ -29,17 +29,31 @@ const ROUNDS: u32 = 3;
 const FLOWS_OF_EACH: u16 = 50_000;
 const SERVICES: [u16; 2] = [53, 123];
 
+/// What is tried.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub(crate) struct Trial {
+    /// With --image: the programs of this folder instead of building them for release
+    #[arg(long, value_name = "FOLDER", requires = "image")]
+    programs: Option<PathBuf>,
+    /// With --image: a disk that `cargo xtask image` has made, instead of making one
+    #[arg(long, value_name = "FILE", requires = "image")]
+    disk: Option<PathBuf>,
+}
+
 /// Builds the disks and tries them.
-pub(crate) fn test(programs: Option<&Path>) -> Result<()> {
+pub(crate) fn test(options: &Trial) -> Result<()> {
     stop::on_signals()?;
     for need in [Need::Image, Need::Kernel, Need::Appliance] {
         packages::install(need)?;
     }
     let begun = Instant::now();
-    let image = super::make(programs)?;
-    println!("{} has {} MiB. Booting it.", image.qcow2.display(), super::on_disk(&image.qcow2)? >> 20);
-    let site = Site::new()?;
-    play(site, &image.qcow2, &image.packages.next()?)?;
+    let packages = package::make(options.programs.as_deref())?;
+    let disk = match &options.disk {
+        Some(disk) => std::path::absolute(disk)?,
+        None => super::make(&packages.this)?.qcow2,
+    };
+    println!("Booting {}, which has {} MiB.", disk.display(), super::on_disk(&disk)? >> 20);
+    play(Site::new()?, &disk, &packages.next()?)?;
     println!("\nThe appliance held, in {} s.", begun.elapsed().as_secs());
     Ok(())
 }
@@ -212,7 +226,7 @@ impl Story<'_> {
         ensure!(ping.contains("ttl=64"), "the appliance shows: {ping}");
         let six = self.site.at(1, "ping -c 3 -i 0.2 fd00:1::12")?;
         ensure!(six.contains("ttl=64"), "the appliance shows: {six}");
-        let page = self.site.at(1, "busybox wget -T 20 -q -O - http://10.1.0.12/")?;
+        let page = self.site.at(1, "curl -s -m 20 http://10.1.0.12/")?;
         ensure!(page.trim() == "the page of vm2", "vm2 answers {page}");
         let flows = self.appliance.ask("show flows --endpoint acme/vm1")?;
         ensure!(flows.to_string().contains("10.1.0.12"), "the appliance has not seen it: {flows}");
@@ -228,7 +242,7 @@ impl Story<'_> {
             !self.site.switch.succeeds("ip netns exec vm1 busybox wget -T 2 -q -O - http://10.1.0.13/")?;
         ensure!(shut, "the database serves a page");
         let drops = self.appliance.run("sudo eastgate show drops")?;
-        let reason = drops.lines().find(|line| line.contains("vm1") && line.contains("denied"));
+        let reason = drops.lines().find(|line| line.contains("ingress-denied") && line.contains("acme/db"));
         told(&format!("what is denied does not: {}", reason.with_context(|| drops.clone())?.trim()));
         Ok(())
     }
@@ -284,7 +298,9 @@ impl Story<'_> {
             self.site.switch.run(&format!(
                 "ip -n vm1 route replace 10.0.2.15 dev eth0 && ip -n vm1 neigh replace 10.0.2.15 lladdr {mac} dev eth0"
             ))?;
-            for attempt in ["ping -q -c 3 -i 0.2 -W 1 10.0.2.15", "busybox nc -w 2 10.0.2.15 22 </dev/null"] {
+            for attempt in
+                ["ping -q -c 3 -i 0.2 -W 1 10.0.2.15", "curl -s -m 3 --http0.9 http://10.0.2.15:22/"]
+            {
                 let reached = self.site.switch.succeeds(&format!("ip netns exec vm1 {attempt}"))?;
                 ensure!(!reached, "a tenant reaches management: {attempt}, by {mac}");
             }

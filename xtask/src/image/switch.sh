@@ -11,7 +11,11 @@ busybox mount -t tmpfs tmpfs /tmp
 while read -r module; do
     busybox insmod "$module" || echo "cannot load $module"
 done </modules
-busybox ip link set lo up
+# The shell has one of its own, which knows less.
+ip() {
+    /bin/ip "$@"
+}
+ip link set lo up
 
 ip link add br0 type bridge vlan_filtering 1 vlan_default_pvid 0 stp_state 0
 ip link set br0 up
@@ -33,6 +37,6 @@ ip netns exec vm2 busybox httpd -p 80 -h /www
 ip netns exec vm3 busybox httpd -p 80 -h /www
 
 busybox stty -F /dev/ttyS1 raw -echo
-exec </dev/ttyS1 >/dev/ttyS1 2>&1
+exec >/dev/ttyS1 2>&1
 echo "##### ready"
-exec busybox sh
+. /dev/ttyS1
