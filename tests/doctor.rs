@@ -12,11 +12,14 @@ use std::{
     process::{Command, Output},
 };
 
-use common::{Daemon, EASTGATE, Machine, Space, bind_udp, hooks, running::Running, site::*, wait_within};
+use common::{
+    Daemon, EASTGATE, Machine, Space, bind_udp, hooks, must, running::Running, site::*, wait_within,
+};
 use eastgate_fastpath::{
     Guard,
     tcx::{self, Place, Way},
 };
+use eastgate_testkit::command::install;
 use serde_json::Value;
 
 fn ask(space: &Space, config: &Path, socket: Option<&Path>, more: &[&str]) -> Output {
@@ -206,7 +209,7 @@ fn whoever_is_not_root_is_told_what_was_not_looked_at() {
     let Some(site) = Site::new(HOSTS_V4) else { return };
     let alpha = site.run("alpha");
     let binary = site.world.path("eastgate");
-    fs::copy(EASTGATE, &binary).unwrap();
+    must(install(EASTGATE.as_ref(), &binary));
     let mut command = site.alpha.command("setpriv");
     command.args([
         "--reuid",

@@ -76,3 +76,8 @@ fn shared_segment() {
 fn private_vlan() {
     passes("12-private-vlan");
 }
+
+#[test]
+fn multi_homed() {
+    passes("15-multi-homed");
+}

@@ -6,13 +6,13 @@
 mod common;
 
 use std::{
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Stdio},
     time::Instant,
 };
 
-use common::{Daemon, Sink, Space, Stream, site::*, wait_for};
+use common::{Daemon, Sink, Space, Stream, must, site::*, wait_for};
+use eastgate_testkit::command::install_script;
 
 const DATAPLANES: [&str; 2] = ["ebpf", "userspace"];
 
@@ -102,8 +102,8 @@ fn script(site: &Site) -> PathBuf {
         deconfig) ip -4 addr flush dev eth0 ;;\n\
         BOUND6|RENEW6|REBIND6) ip -6 addr replace $new_ip6_address/64 dev eth0 nodad ;;\n\
         esac\n";
-    let script = site.world.write("lease.sh", text);
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let script = site.world.path("lease.sh");
+    must(install_script(text, &script));
     script
 }
 

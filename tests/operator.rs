@@ -13,7 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{BOUND, Daemon, EASTGATE, eastgate, site::*, wait_for, wait_within};
+use common::{BOUND, Daemon, EASTGATE, eastgate, must, site::*, wait_for, wait_within};
+use eastgate_testkit::command::install;
 use serde_json::Value;
 
 fn text(bytes: &[u8]) -> String {
@@ -407,7 +408,7 @@ fn an_ordinary_user_is_told_what_is_missing() {
     let alpha = site.run("alpha");
     // The build's folder may be closed to others.
     let binary = site.world.path("eastgate");
-    fs::copy(EASTGATE, &binary).unwrap();
+    must(install(EASTGATE.as_ref(), &binary));
     let folder = binary.parent().unwrap();
     fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let ordinary = |arguments: &[&str]| {

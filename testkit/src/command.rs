@@ -5,6 +5,7 @@
 use std::{
     io::{Read, Write},
     os::unix::process::CommandExt,
+    path::Path,
     process::{Command, Stdio},
     thread,
     time::Duration,
@@ -51,6 +52,25 @@ pub fn run_with(command: &mut Command, input: &str) -> Result<String, Error> {
         true => Ok(text(&output.stdout)),
         false => Err(failed(Failure::Status { status: output.status, said: text(&output.stderr) })),
     }
+}
+
+/// Puts a program where it is to be started from.
+///
+/// Another process writes it. A file that this one writes is open, for a moment, in every process that another thread starts
+/// meanwhile, and as long as it is the kernel starts no program of it (ETXTBSY).
+///
+/// # Errors
+/// As [`run`].
+pub fn install(program: &Path, to: &Path) -> Result<(), Error> {
+    run(Command::new("install").args(["-m", "755"]).arg(program).arg(to)).map(drop)
+}
+
+/// The same for a script, of its text.
+///
+/// # Errors
+/// As [`run`].
+pub fn install_script(text: &str, to: &Path) -> Result<(), Error> {
+    run_with(Command::new("install").args(["-m", "755", "/dev/stdin"]).arg(to), text).map(drop)
 }
 
 /// Runs `command` and gives what it wrote to standard output; it is killed when it has not ended after `bound`.

@@ -10,10 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eastgate_testkit::wait::{SLOW_POLL, until, until_every};
+use eastgate_testkit::{
+    command::install,
+    wait::{SLOW_POLL, until, until_every},
+};
 use serde_json::Value;
 
-use super::{BOUND, Space, World, wait_for};
+use super::{BOUND, Space, World, must, wait_for};
 
 /// The binary under test.
 pub const EASTGATE: &str = env!("CARGO_BIN_EXE_eastgate");
@@ -102,7 +105,7 @@ impl Daemon {
         // The build's folder may be closed to others, and sockets are made in the test's own.
         let binary = world.path("eastgate");
         if !binary.exists() {
-            std::fs::copy(EASTGATE, &binary).unwrap();
+            must(install(EASTGATE.as_ref(), &binary));
         }
         let folder = binary.parent().unwrap();
         for path in std::iter::once(folder.to_owned())

@@ -311,13 +311,14 @@ mod tests {
 
     /// What every Debian machine has, or one with a Rust toolchain that links, or a package brings along with a command of its
     /// own: `ip` and `tc` come with iproute2, python3 with scapy, nfdump with nfcapd.
-    const THERE: [&str; 16] = [
+    const THERE: [&str; 17] = [
         "/usr/bin/python3",
         "cat",
         "cc",
         "echo",
         "env",
         "false",
+        "install",
         "ip",
         "modprobe",
         "nfdump",
@@ -342,12 +343,26 @@ mod tests {
         assert_eq!(started(r#"space.command("arping").arg("x"); Command::new("ss")"#), ["ss", "arping"]);
     }
 
-    #[test]
-    fn whatever_tests_start_is_installed() {
+    fn sources_of_tests() -> String {
         let mut sources = String::new();
         for folder in ["tests", "labs/runner", "testkit"] {
             dependencies::read_all(&workspace().unwrap().join(folder), &mut sources).unwrap();
         }
+        sources
+    }
+
+    /// See `eastgate_testkit::command::install`.
+    #[test]
+    fn no_test_writes_a_program_that_it_starts() {
+        let sources = sources_of_tests();
+        let written = ["fs::copy(EASTGATE", "fs::copy(PROGRAM"];
+        let written: Vec<_> = written.into_iter().filter(|how| sources.contains(how)).collect();
+        assert!(written.is_empty(), "use command::install: {written:?}");
+    }
+
+    #[test]
+    fn whatever_tests_start_is_installed() {
+        let sources = sources_of_tests();
         let is_installed = |name: &str| {
             PACKAGES.iter().any(|package| package.needed_by.contains(&Need::Test) && package.probe[0] == name)
         };

@@ -192,6 +192,25 @@ impl Model {
         Ok(())
     }
 
+    /// The devices at the underlay, each with its host.
+    pub(super) fn underlay_devices(&self) -> impl Iterator<Item = (&str, &str)> {
+        let first = self.hosts.iter().map(|(name, host)| (name.as_str(), host.device.as_str()));
+        let further = self.topology.link.iter().map(|link| (link.node.as_str(), link.device.as_str()));
+        first.chain(further.filter(|(node, _)| self.hosts.contains_key(*node)))
+    }
+
+    fn check_question(&self, asker: Option<&str>, answered_by: Option<&str>) -> Result<(), String> {
+        if asker.is_none_or(|asker| !self.hosts.contains_key(asker)) {
+            return Err("`asks` needs a host as `on`".into());
+        }
+        let answers =
+            |(host, device): (&str, &str)| Some(format!("{host}/{device}")).as_deref() == answered_by;
+        match self.underlay_devices().any(answers) {
+            true => Ok(()),
+            false => Err("`asks` needs `answered_by`, a HOST/DEVICE at the underlay".into()),
+        }
+    }
+
     fn check_expectation(&self, expect: &Expect) -> Result<(), String> {
         let known = |name: &str| match self.machines.contains_key(name) {
             true => Ok(()),
@@ -203,9 +222,10 @@ impl Model {
         for name in expect.from.iter().chain(expect.to.iter()).chain(twins).chain(spoofed) {
             known(name)?;
         }
-        match expect.answered_by.as_deref() {
-            None | Some("proxy") => {}
-            Some(name) => known(name)?,
+        match (expect.asks, expect.answered_by.as_deref()) {
+            (None, None | Some("proxy")) => {}
+            (None, Some(name)) => known(name)?,
+            (Some(_), by) => self.check_question(expect.on.as_deref(), by)?,
         }
         if let Some(host) = expect.at.as_ref().filter(|host| !self.daemons().any(|name| name == *host)) {
             return Err(format!("`at`: no eastgate runs on a host `{host}`"));
@@ -225,6 +245,12 @@ impl Model {
 
 /// Refuses what would be silently ignored: an expectation that is not checked is worse than none.
 fn well_formed(expect: &Expect) -> Result<(), String> {
+    if expect.asks.is_some() {
+        return match (&expect.run, &expect.shows, expect.proto, &expect.reason) {
+            (None, None, None, None) => Ok(()),
+            _ => Err("`asks` goes with `on` and `answered_by` alone".into()),
+        };
+    }
     if expect.run.is_some() {
         return match (&expect.on, &expect.shows, expect.proto) {
             (Some(_), Some(_), None) => Ok(()),
@@ -309,7 +335,7 @@ fn place_unknown_host(
     let vtep = spec
         .address
         .ok_or_else(|| format!("vtep `{name}` is not in the configuration and needs `address`"))?;
-    let host = overlay::Host { vtep, device: None, runs: Runs::Vxlan };
+    let host = overlay::Host { vtep, device: overlay::Devices::None, runs: Runs::Vxlan };
     place_host(switches, name, &host, spec.switch.as_deref())
 }
 
@@ -326,7 +352,7 @@ fn place_host(
     let (switch, subnet) = subnets
         .find(|(_, subnet)| subnet.contains(&host.vtep))
         .ok_or_else(|| format!("no switch has a subnet with {}, the VTEP of `{name}`", host.vtep))?;
-    let device = host.device.clone().unwrap_or_else(|| "underlay0".into());
+    let device = host.device.first().unwrap_or("underlay0").to_owned();
     device_name(&device)?;
     let address = IpNet::new(host.vtep, subnet.prefix_len()).map_err(|error| error.to_string())?;
     Ok(Host { runs: host.runs, switch: switch.clone(), device, address })

@@ -28,9 +28,34 @@ pub(super) struct Overlay {
 #[derive(Debug, Deserialize)]
 pub(super) struct Host {
     pub(super) vtep: IpAddr,
-    pub(super) device: Option<String>,
+    #[serde(default)]
+    pub(super) device: Devices,
     #[serde(default)]
     pub(super) runs: Runs,
+}
+
+/// The underlay devices of a host.
+#[derive(Debug, Default, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Devices {
+    /// It is not said.
+    #[default]
+    None,
+    /// One
+    One(String),
+    /// Several, of which the first is where its VTEP's address is
+    Many(Vec<String>),
+}
+
+impl Devices {
+    /// The one with the VTEP's address.
+    pub(super) fn first(&self) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::One(device) => Some(device),
+            Self::Many(devices) => devices.first().map(String::as_str),
+        }
+    }
 }
 
 /// What runs a host's VTEP.

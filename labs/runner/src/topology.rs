@@ -207,8 +207,10 @@ pub(super) struct Expect {
     pub(super) hold: Option<String>,
     /// The connection of this name is used again
     pub(super) resume: Option<String>,
-    /// Where `run` is run
+    /// Where `run` is run, or the host that `asks`
     pub(super) on: Option<String>,
+    /// An address of the underlay, whose MAC the host asks for there; `answered_by` is then a HOST/DEVICE
+    pub(super) asks: Option<IpAddr>,
     /// A command whose output is looked at
     pub(super) run: Option<Vec<String>>,
     /// What the output has in it

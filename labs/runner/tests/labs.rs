@@ -13,7 +13,7 @@ use std::{
 };
 
 use eastgate_lab::{self as lab, LabError, Options, Record, Report};
-use eastgate_testkit::{Facts, netns, wait::wait_for};
+use eastgate_testkit::{Facts, command::install, netns, wait::wait_for};
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_eastgate-lab");
@@ -356,7 +356,7 @@ fn an_ordinary_user_is_told_what_is_missing() {
     fs::create_dir_all(&folder).unwrap();
     let program = folder.join("eastgate-lab");
     // The build's folder may be closed to others.
-    fs::copy(PROGRAM, &program).unwrap();
+    install(PROGRAM.as_ref(), &program).unwrap();
     fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let ordinary = |arguments: &[&str]| {
         let mut command = Command::new("setpriv");

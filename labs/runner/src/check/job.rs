@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -44,6 +44,8 @@ enum Kind {
     Traffic(Box<Pair>),
     /// A command whose output is looked at, inside this node
     Command(String),
+    /// A question for an address of the underlay, by this host
+    Question(String, IpAddr),
 }
 
 #[derive(Clone, Debug)]
@@ -99,6 +101,33 @@ impl Held {
     }
 }
 
+/// Asks on the underlay of `host` who has an address, and gives the devices that say so.
+fn ask_on_the_underlay(host: &str, address: IpAddr, scene: &Scene<'_>) -> Seen {
+    let ask = || -> Result<Seen, LabError> {
+        let party = |name: &str, device: &str, address| {
+            let namespace = scene.record.namespace(name)?;
+            let mac = link::hardware_address(&namespace, device)?;
+            Ok::<_, LabError>(Party { name: name.to_owned(), namespace, mac, address })
+        };
+        let asker = scene
+            .model
+            .hosts
+            .get(host)
+            .ok_or_else(|| LabError::NoNode { node: host.into(), nodes: vec![] })?;
+        let from = party(host, &asker.device, asker.address.addr())?;
+        let devices = scene.model.underlay_devices();
+        let known =
+            devices.map(|(name, device)| Ok((party(name, device, address)?.mac, format!("{name}/{device}"))));
+        let known = known.collect::<Result<BTreeMap<MacAddr, String>, LabError>>()?;
+        let to =
+            Party { name: String::new(), namespace: from.namespace.clone(), mac: MacAddr::ZERO, address };
+        let capture = Capture::start(&from.namespace, &asker.device)?;
+        let name = |mac: MacAddr| known.get(&mac).cloned().unwrap_or_else(|| mac.to_string());
+        Ok(neighbor::ask((&from, &asker.device), &to, &capture, REACH_BOUND, name))
+    };
+    ask().unwrap_or_else(|error| Seen::Failed(error.to_string()))
+}
+
 /// The row of an expectation that turns out to ask nothing: the pair shares no family.
 pub(super) fn nothing_to_do(expect: &Expect) -> Row {
     let names = |names: &crate::topology::Names| names.iter().collect::<Vec<_>>().join(", ");
@@ -115,8 +144,12 @@ pub(super) fn nothing_to_do(expect: &Expect) -> Row {
 impl Job {
     /// The jobs of an expectation: every pair, every family.
     pub(super) fn expand(expect: &Expect, model: &Model, record: &Record) -> Result<Vec<Self>, LabError> {
-        if let Some(node) = &expect.on {
-            return Ok(vec![Self { expect: expect.clone(), kind: Kind::Command(node.clone()) }]);
+        if let Some(node) = expect.on.clone() {
+            let kind = match expect.asks {
+                Some(address) => Kind::Question(node, address),
+                None => Kind::Command(node),
+            };
+            return Ok(vec![Self { expect: expect.clone(), kind }]);
         }
         let mut jobs = Vec::new();
         for from in expect.from.iter() {
@@ -135,7 +168,7 @@ impl Job {
     pub(super) fn parties(&self) -> Vec<&Party> {
         match &self.kind {
             Kind::Traffic(pair) => vec![&pair.from, &pair.to],
-            Kind::Command(_) => vec![],
+            Kind::Command(_) | Kind::Question(..) => vec![],
         }
     }
 
@@ -151,6 +184,7 @@ impl Job {
     pub(super) fn run(&self, scene: &Scene<'_>, held: &Held) -> Done {
         match &self.kind {
             Kind::Command(node) => self.run_command(node, scene),
+            Kind::Question(node, address) => Done::new(ask_on_the_underlay(node, *address, scene)),
             Kind::Traffic(pair) => match (pair.proto, &self.expect.spoof) {
                 (Proto::Tcp, _) => self.run_tcp(pair, held),
                 (Proto::Udp, None) => self.run_udp(pair),
@@ -168,6 +202,10 @@ impl Job {
     pub(super) fn judge(&self, done: &Done, scene: &Scene<'_>, growth: &Growth) -> Row {
         let (ok, seen) = match &self.kind {
             Kind::Command(_) => (matches!(done.seen, Seen::Answer { .. }), done.seen.to_string()),
+            Kind::Question(..) => {
+                let by = |by: &str| Some(by) == self.expect.answered_by.as_deref();
+                (matches!(&done.seen, Seen::Answer { by: seen, .. } if by(seen)), done.seen.to_string())
+            }
             Kind::Traffic(pair) => self.judge_traffic(pair, done, scene),
         };
         let (counted, count) = match self.wanted() {
@@ -176,7 +214,8 @@ impl Job {
         };
         let (from, to) = match &self.kind {
             Kind::Traffic(pair) => (pair.from.name.clone(), pair.to.name.clone()),
-            Kind::Command(_) => (self.expect.on.clone().unwrap_or_default(), String::new()),
+            Kind::Command(node) => (node.clone(), String::new()),
+            Kind::Question(node, address) => (node.clone(), address.to_string()),
         };
         let seen = [seen, count].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(", ");
         Row {
@@ -198,7 +237,7 @@ impl Job {
     fn connection(&self, name: &str) -> String {
         match &self.kind {
             Kind::Traffic(pair) => format!("{name} {} {} {:?}", pair.from.name, pair.to.name, pair.family),
-            Kind::Command(_) => name.to_owned(),
+            Kind::Command(_) | Kind::Question(..) => name.to_owned(),
         }
     }
 
@@ -309,7 +348,8 @@ impl Job {
     fn run_question(&self, pair: &Pair, scene: &Scene<'_>) -> Done {
         let Some(capture) = scene.captures.get(&pair.from.name) else { return Done::panicked() };
         let name = |mac| owner(scene.model, pair.vni, mac);
-        Done::new(neighbor::ask(&pair.from, &pair.to, capture, self.bound(), name))
+        let from = (&pair.from, MACHINE_DEVICE);
+        Done::new(neighbor::ask(from, &pair.to, capture, self.bound(), name))
     }
 
     fn judge_traffic(&self, pair: &Pair, done: &Done, scene: &Scene<'_>) -> (bool, String) {
@@ -412,7 +452,12 @@ impl Job {
 
     fn what(&self) -> String {
         let expect = &self.expect;
-        let Kind::Traffic(pair) = &self.kind else { return expect.run.clone().unwrap_or_default().join(" ") };
+        let pair = match &self.kind {
+            Kind::Traffic(pair) => pair,
+            Kind::Command(_) => return expect.run.clone().unwrap_or_default().join(" "),
+            Kind::Question(_, IpAddr::V4(_)) => return "arp on the underlay".into(),
+            Kind::Question(_, IpAddr::V6(_)) => return "nd on the underlay".into(),
+        };
         let mut parts = vec![match pair.proto {
             Proto::Tcp => "tcp".to_owned(),
             Proto::Udp => "udp".into(),

@@ -18,9 +18,9 @@ use crate::plan::MACHINE_DEVICE;
 /// How long a second answer is waited for after the first.
 const SECOND_ANSWER: Duration = Duration::from_millis(100);
 
-/// Asks from the machine `from` who has the address of `to`. `name` says whose a MAC is.
+/// Asks from a device of `from` who has the address of `to`. `name` says whose a MAC is.
 pub(crate) fn ask(
-    from: &Party,
+    (from, device): (&Party, &str),
     to: &Party,
     capture: &Capture,
     bound: Duration,
@@ -30,7 +30,7 @@ pub(crate) fn ask(
         return Seen::Failed("the two are of different families".into());
     };
     let began = Instant::now();
-    if let Err(error) = link::send_frame(&from.namespace, MACHINE_DEVICE, &question) {
+    if let Err(error) = link::send_frame(&from.namespace, device, &question) {
         return Seen::Failed(error.to_string());
     }
     let answer = |frame: &[u8]| answered_mac(frame, from, to);
