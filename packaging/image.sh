@@ -15,7 +15,7 @@ chmod 0755 "$root"/usr/lib/eastgate/*
 chmod 0440 "$root/etc/sudoers.d/admin"
 
 chroot "$root" useradd --create-home --shell /bin/bash --groups sudo admin
-chroot "$root" systemctl --quiet enable eastgate-seed eastgate-host-key ssh.socket systemd-networkd systemd-resolved systemd-timesyncd
+chroot "$root" systemctl --quiet enable eastgate-seed eastgate-seed-late eastgate-serving eastgate-host-key ssh.socket systemd-networkd systemd-resolved systemd-timesyncd
 chroot "$root" systemctl --quiet disable ssh.service
 # An appliance is upgraded when somebody does it.
 chroot "$root" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service \

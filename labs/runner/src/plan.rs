@@ -270,10 +270,11 @@ fn segment(vlan: Option<Vlan>) -> String {
     vlan.map_or_else(|| SEGMENT.to_owned(), |vlan| format!("p{}", vlan_port(vlan)))
 }
 
-/// The port of a shared segment where a machine is: by its MAC, as it is known there.
+/// The port of a shared segment where a machine is: by its VLAN and MAC, as it is known there.
 fn segment_port(machine: &Machine) -> String {
     let [.., a, b, c] = machine.mac.0;
-    format!("port{a:02x}{b:02x}{c:02x}")
+    let vlan = machine.vlan.and_then(Vlan::id).map_or_else(|| "port".to_owned(), |id| format!("p{id}-"));
+    format!("{vlan}{a:02x}{b:02x}{c:02x}")
 }
 
 fn bridge_of(vni: Vni) -> String {

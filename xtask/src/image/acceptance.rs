@@ -21,8 +21,6 @@ const SWITCH_MODULES: &[&str] = &["virtio_pci", "virtio_net", "veth", "bridge", 
 
 /// How long what should come to pass may take: an emulated processor is slow, and there may be others on this one.
 const SOON: Duration = Duration::from_secs(120);
-/// Until a policy is served, by the appliance's clock.
-const BOOT_MAX_SECONDS: f64 = 15.0;
 /// How many times each thing that might let a packet through is done.
 const ROUNDS: u32 = 3;
 /// What makes 100,000 flows: so many of one machine to each of these ports of another
@@ -201,10 +199,6 @@ impl Story<'_> {
         ));
         let dataplane = self.appliance.ask("status")?["dataplane"].to_string();
         ensure!(dataplane.contains("ebpf"), "the dataplane is {dataplane}");
-        if after > BOOT_MAX_SECONDS {
-            told(&format!("that is more than {BOOT_MAX_SECONDS} s; `systemd-analyze blame` there says:"));
-            told(&self.appliance.run("systemd-analyze blame | head -n 12")?);
-        }
         Ok(())
     }
 
@@ -327,7 +321,6 @@ impl Story<'_> {
         let said = bad.err().context("a bad configuration is taken")?.to_string();
         ensure!(said.contains("eastgate.toml:2:"), "it does not say where: {said}");
         ensure!(self.site.answers(1, 2)?, "a bad configuration disturbs traffic");
-        self.appliance.run("sudo true")?;
         let good = configuration(Database::Closed);
         self.appliance.reload(&self.site.place, &good)?;
         told("a policy comes by SSH and `eastgate reload`, and a bad one is refused with its place");
@@ -340,7 +333,7 @@ impl Story<'_> {
         // Straight to its MAC, so that no ARP has to be answered meanwhile.
         self.site.switch.run("ip -n vm1 neigh replace 10.1.0.13 lladdr 02:00:00:00:01:03 dev eth0")?;
         self.site.switch.run(
-            "ip netns exec vm1 ping -i 0.005 -q 10.1.0.13 >/tmp/hammer 2>&1 & echo $! >/tmp/hammer.pid",
+            "/bin/ip netns exec vm1 ping -i 0.005 -q 10.1.0.13 >/tmp/hammer 2>&1 & echo $! >/tmp/hammer.pid",
         )?;
         for _ in 0..ROUNDS {
             for command in ["sudo systemctl kill -s KILL eastgate", "sudo systemctl restart eastgate"] {
@@ -362,7 +355,8 @@ impl Story<'_> {
             self.appliance.wait_until_it_serves()?;
             wait_for("what is allowed goes on after a reset", SOON, || self.site.answers(1, 2))?;
         }
-        self.site.switch.run("kill -INT $(busybox cat /tmp/hammer.pid) && wait")?;
+        // It ends with an error, as it was not answered.
+        self.site.switch.run("pid=$(busybox cat /tmp/hammer.pid); kill -INT $pid; wait $pid || true")?;
         let hammered = self.site.switch.run("busybox cat /tmp/hammer")?;
         let sent = hammered.lines().find(|line| line.contains("transmitted")).context(hammered.clone())?;
         let came = self.site.asked(3)? - before;
