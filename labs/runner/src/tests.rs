@@ -128,19 +128,36 @@ fn machines_with_a_vlan_are_behind_a_switch() {
     let model = on_trunk(["vlan = 101", "vlan = \"untagged\""]).unwrap();
     assert_eq!(model.trunks.keys().collect::<Vec<_>>(), ["alpha/trunk0"]);
     let plan = Plan::new(&model, "abcd");
-    let ports = vec![("untagged".to_owned(), None), ("vlan101".to_owned(), Some(101))];
-    assert!(plan.steps.contains(&Action::VlanSwitch("eg-abcd-alpha.trunk0".into(), ports)));
-    let shared = Plan::new(&on_trunk(["shared = true", "shared = true"]).unwrap(), "abcd");
-    let isolated = shared.steps.iter().filter(|step| {
-        matches!(step, Action::Ip(at, command) if at == "eg-abcd-alpha.trunk0" && command.ends_with("isolated on"))
-    });
-    assert_eq!(isolated.count(), 2);
+    let switch = |ports: &[(&str, Option<u16>)]| {
+        let ports = ports.iter().map(|(name, vlan)| ((*name).to_owned(), *vlan)).collect();
+        Action::VlanSwitch("eg-abcd-alpha.trunk0".into(), ports)
+    };
+    assert!(plan.steps.contains(&switch(&[("vlan101", Some(101)), ("untagged", None)])));
+    // A segment of the whole device, a private VLAN, and two of them.
+    let private = ["vlan = 100\nshared = true", "vlan = 200\nshared = true"];
+    for (vlans, tags, bridges) in [
+        (["shared = true"; 2], None, 1),
+        ([private[0]; 2], Some(switch(&[("vlan100", Some(100))])), 1),
+        (private, Some(switch(&[("vlan100", Some(100)), ("vlan200", Some(200))])), 2),
+    ] {
+        let shared = Plan::new(&on_trunk(vlans).unwrap(), "abcd");
+        let commands = |what: &str| {
+            let on_switch = |step: &&Action| matches!(step, Action::Ip(at, command) if at == "eg-abcd-alpha.trunk0" && command.contains(what));
+            shared.steps.iter().filter(on_switch).count()
+        };
+        assert_eq!((commands("isolated on"), commands("type bridge ")), (2, bridges), "{vlans:?}");
+        let switches = shared.steps.iter().filter(|step| matches!(step, Action::VlanSwitch(..)));
+        assert_eq!(switches.collect::<Vec<_>>(), tags.iter().collect::<Vec<_>>(), "{vlans:?}");
+    }
     for (vlans, what) in [
         (["vlan = 101", "vlan = 101"], "two machines are plugged into `trunk0` of alpha"),
         (["vlan = 101", ""], "`trunk0` of alpha is a trunk, and a machine's own"),
         (["vlan = 101", "shared = true"], "`trunk0` of alpha is a trunk, and shared"),
         (["shared = true", ""], "`trunk0` of alpha is a trunk, and a machine's own"),
-        (["vlan = 101\nshared = true", "shared = true"], "labs have no shared segment in a VLAN"),
+        (
+            ["vlan = 101\nshared = true", "shared = true"],
+            "`trunk0` of alpha is shared, and so are VLANs of it",
+        ),
     ] {
         let error = on_trunk(vlans).unwrap_err().to_string();
         assert!(error.contains(what), "{error}");
