@@ -108,7 +108,7 @@ fn configuration(database: Database) -> String {
     };
     let mut text = format!(
         "[host.appliance]\nvtep = \"10.0.2.15\"\ndevice = \"mgmt0\"\n\n\
-         [tenant.acme.network.app]\nvni = 5001\nsubnets = [\"10.1.0.0/24\", \"fd00:1::/64\"]\nneighbors = \"proxy\"\ntimeouts = {{ udp_exchange = 1200 }}\n\n\
+         [tenant.acme.network.app]\nvni = 5001\nsubnets = [\"10.1.0.0/24\", \"fd00:1::/64\"]\nneighbors = \"proxy\"\nlimits = {{ flows = 150000 }}\ntimeouts = {{ udp_exchange = 1200 }}\n\n\
          [tenant.acme.group.web]\ningress = [\n  {{ proto = \"tcp\", ports = 80, from = \"group:web\" }},\n  \
          {{ proto = \"udp\", from = \"group:web\" }},\n  {{ proto = \"icmp\", from = \"group:web\" }},\n]\negress = [{{ to = \"any\" }}]\n\n\
          [tenant.acme.group.db]\ningress = [{ingress}]\negress = [{{ to = \"any\" }}]\n"
