@@ -375,7 +375,7 @@ impl Story<'_> {
         }
         let seconds = begun.elapsed().as_secs();
         let flows = self.appliance.ask("status")?["flows"].clone();
-        let count = flows.as_u64().or_else(|| flows["count"].as_u64()).with_context(|| flows.to_string())?;
+        let count = flows["replied"].as_u64().with_context(|| flows.to_string())?;
         let expected = u64::from(FLOWS_OF_EACH) * SERVICES.len() as u64;
         ensure!(count >= expected, "of {expected} flows there are {count}");
         ensure!(self.site.answers(1, 2)?, "what is allowed does not pass beside so many flows");
