@@ -11,12 +11,16 @@ rm "$root/eastgate.deb"
 
 # Modes and owners are those of an installed system, whatever they are in a checkout.
 cp -R --no-preserve=mode,ownership "$files/." "$root/"
-chmod 0755 "$root"/usr/lib/eastgate/*
+chmod 0755 "$root"/usr/lib/eastgate/* "$root/etc/initramfs-tools/hooks/eastgate-cards"
 chmod 0440 "$root/etc/sudoers.d/admin"
 
 chroot "$root" useradd --create-home --shell /bin/bash --groups sudo admin
-chroot "$root" systemctl --quiet enable eastgate-seed eastgate-seed-late eastgate-serving eastgate-host-key ssh.socket systemd-networkd systemd-resolved systemd-timesyncd
-chroot "$root" systemctl --quiet disable ssh.service
+chroot "$root" systemctl --quiet enable eastgate-seed eastgate-seed-late eastgate-cards eastgate-serving eastgate-host-key \
+    nftables systemd-networkd systemd-resolved systemd-timesyncd
+chroot "$root" systemctl --quiet disable ssh.service ssh.socket
+wants=$root/etc/systemd/system/sys-subsystem-net-devices-mgmt0.device.wants
+mkdir -p "$wants"
+ln -s /lib/systemd/system/ssh.socket "$wants/ssh.socket"
 # An appliance is upgraded when somebody does it.
 chroot "$root" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service \
     dpkg-db-backup.timer
@@ -35,8 +39,12 @@ EOF
 cp "$root/usr/lib/grub/i386-pc/boot.img" "$root/boot/grub/i386-pc/"
 chroot "$root" grub-mkimage -O i386-pc -c /boot/efi/EFI/debian/grub.cfg -p /boot/grub -o /boot/grub/i386-pc/core.img \
     biosdisk part_gpt ext2 search search_label normal configfile linux serial terminal echo test gzio all_video
+# What is left of GRUB's packages would write its menu anew with each kernel.
 # shellcheck disable=SC2016,SC2046 -- dpkg-query's own words, and a list of names
-chroot "$root" apt-get purge -y -qq --allow-remove-essential $(chroot "$root" dpkg-query -W -f '${binary:Package} ' 'grub*-bin' 'grub*-signed' 'shim*')
+chroot "$root" apt-get purge -y -qq --allow-remove-essential \
+    $(chroot "$root" dpkg-query -W -f '${db:Status-Abbrev}${binary:Package}\n' 'grub*' 'shim*' mokutil | sed -n 's/^ii *//p')
+[ ! -e "$root/etc/kernel/postinst.d/zz-update-grub" ]
+chroot "$root" update-initramfs -u -k all
 
 # No two appliances have these in common.
 rm -f "$root"/etc/ssh/ssh_host_*

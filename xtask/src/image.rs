@@ -46,6 +46,7 @@ const PACKAGES: &[&str] = &[
     "iputils-ping",
     "less",
     "linux-image-cloud-amd64",
+    "nftables",
     "openssh-server",
     "shim-signed",
     "sudo",

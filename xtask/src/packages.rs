@@ -242,7 +242,7 @@ const PACKAGES: &[Package] = &[
     },
     Package {
         name: "ovmf",
-        probe: &["test", "-r", "/usr/share/OVMF/OVMF_CODE.fd"],
+        probe: &["test", "-r", "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"],
         needed_by: &[Need::Appliance],
         reason: "the appliance is booted by UEFI too",
     },

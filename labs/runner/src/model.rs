@@ -246,9 +246,21 @@ impl Model {
 /// Refuses what would be silently ignored: an expectation that is not checked is worse than none.
 fn well_formed(expect: &Expect) -> Result<(), String> {
     if expect.asks.is_some() {
-        return match (&expect.run, &expect.shows, expect.proto, &expect.reason) {
-            (None, None, None, None) => Ok(()),
-            _ => Err("`asks` goes with `on` and `answered_by` alone".into()),
+        let others = [
+            expect.from.iter().next().is_some(),
+            expect.to.iter().next().is_some(),
+            expect.proto.is_some() || expect.port.is_some() || expect.source_port.is_some(),
+            expect.family.is_some() || expect.outcome != Outcome::Reach || expect.spoof.is_some(),
+            expect.reason.is_some() || expect.rule.is_some() || expect.at.is_some(),
+            expect.bytes.is_some() || expect.size.is_some() || expect.mtu.is_some() || expect.twin.is_some(),
+            expect.hold.is_some()
+                || expect.resume.is_some()
+                || expect.run.is_some()
+                || expect.shows.is_some(),
+        ];
+        return match others.contains(&true) {
+            false => Ok(()),
+            true => Err("`asks` goes with `on` and `answered_by` alone".into()),
         };
     }
     if expect.run.is_some() {

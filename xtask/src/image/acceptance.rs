@@ -58,11 +58,13 @@ pub(crate) fn test(options: &Trial) -> Result<()> {
 
 fn play(mut site: Site, image: &Path, next: &Path) -> Result<()> {
     let own = site.place.folder.join("seed.img");
+    a_seed_that_is_refused_opens_nothing(&mut site, image, &own)?;
     seed::own(&own, &site.place.folder, &configuration(Database::Closed), &site.place.key)?;
     let appliance = Appliance::boot(&site.place, image, &own, Firmware::Bios)?;
     let mut story = Story { site: &mut site, appliance };
     story.report_the_boot("its own seed disk, BIOS")?;
     story.the_doctor_is_content()?;
+    story.the_cards_of_tenants_are_its_alone()?;
     story.what_is_allowed_passes()?;
     story.what_is_denied_has_its_reason()?;
     story.nobody_gets_round_it()?;
@@ -74,6 +76,19 @@ fn play(mut site: Site, image: &Path, next: &Path) -> Result<()> {
     from_cloud_init(&mut site, image)
 }
 
+/// An appliance whose seed cannot be taken has no policy: the machines do not reach each other through it, nor it.
+fn a_seed_that_is_refused_opens_nothing(site: &mut Site, image: &Path, seed: &Path) -> Result<()> {
+    seed::own(seed, &site.place.folder, "[tenant.acme.network.app]\nvni = 16777216\n", &site.place.key)?;
+    let mut appliance = Appliance::power_on(&site.place, image, seed, Firmware::Bios)?;
+    appliance.wait_until_it_says("nothing of the seed disk is taken over")?;
+    appliance.wait_until_it_says("login:")?;
+    for (from, to) in [(1, 2), (2, 1), (1, 3)] {
+        ensure!(!site.answers(from, to)?, "vm{from} reaches vm{to} without any policy");
+    }
+    told("a seed that is refused opens nothing, and the console says why");
+    Ok(())
+}
+
 /// The same from cloud-init, started by UEFI with Secure Boot: what it says is in force, and so is what it says anew.
 fn from_cloud_init(site: &mut Site, image: &Path) -> Result<()> {
     let disk = site.place.folder.join("cidata.img");
@@ -83,7 +98,10 @@ fn from_cloud_init(site: &mut Site, image: &Path) -> Result<()> {
     write(&site.place, "first", Database::Closed)?;
     let appliance = Appliance::boot(&site.place, image, &disk, Firmware::Uefi)?;
     let mut story = Story { site, appliance };
+    let secure = story.appliance.run("od -An -tu1 -j4 /sys/firmware/efi/efivars/SecureBoot-*")?;
+    ensure!(secure.trim() == "1", "Secure Boot is off: {secure}");
     story.report_the_boot("cloud-init, UEFI with Secure Boot")?;
+    story.the_cards_of_tenants_are_its_alone()?;
     story.what_is_allowed_passes()?;
     ensure!(!story.site.answers(1, 3)?, "the database answers");
     write(&story.site.place, "second", Database::Open)?;
@@ -213,6 +231,22 @@ impl Story<'_> {
         Ok(())
     }
 
+    /// Until the policy was in force they were down, and the host has nothing of its own on them.
+    fn the_cards_of_tenants_are_its_alone(&self) -> Result<()> {
+        for card in ["trunk0", "trunk1"] {
+            let file = self.appliance.run(&format!("networkctl status {card} --no-pager"))?;
+            ensure!(file.contains("90-tenants.network"), "{card} is configured by another file: {file}");
+            let addresses = self.appliance.run(&format!("ip -br addr show {card}"))?;
+            ensure!(!addresses.contains('.') && !addresses.contains("::"), "it has an address: {addresses}");
+        }
+        // What the kernel says when a card comes up, in the order of its log.
+        let log =
+            self.appliance.run("sudo journalctl -b -o cat --no-pager -u systemd-networkd -u eastgate")?;
+        let at = |what: &str| log.find(what).with_context(|| format!("`{what}` is not in the log: {log}"));
+        ensure!(at("trunk0: Link UP")? > at("ready")?, "trunk0 was up before the policy: {log}");
+        Ok(())
+    }
+
     /// From machine to machine of one subnet, on one switch, through the appliance.
     fn what_is_allowed_passes(&mut self) -> Result<()> {
         wait_for("vm1 reaches vm2", SOON, || self.site.answers(1, 2))?;
@@ -304,8 +338,10 @@ impl Story<'_> {
             !self.site.switch.succeeds("ip netns exec vm1 busybox arping -c 2 -w 2 -I eth0 10.0.2.15")?,
             "the appliance answers ARP for its own address"
         );
-        let sockets = self.appliance.run("sudo ss -Hltnp")?;
-        let open = sockets.lines().filter(|line| !line.contains("127.0.0.") && !line.contains("%mgmt0:22"));
+        let sockets = self.appliance.run("sudo ss -Hltun")?;
+        // SSH and DHCP at the management device; VXLAN is at its address.
+        let known = ["127.0.0.", "%mgmt0:22 ", "%mgmt0:68 ", "10.0.2.15:4789 "];
+        let open = sockets.lines().filter(|line| !known.iter().any(|known| line.contains(known)));
         let open: Vec<_> = open.collect();
         ensure!(open.is_empty(), "it listens where tenants might hear: {open:?}");
         told("tenants reach neither its address nor its SSH, which listens on mgmt0 alone");
@@ -330,6 +366,7 @@ impl Story<'_> {
     /// A denied flow hammers, and whatever happens to the daemon and to the machine, nothing of it comes through.
     fn nothing_passes_while_it_is_killed_and_reset(&mut self, next: &Path) -> Result<()> {
         let before = self.site.asked(3)?;
+        ensure!(before > 0, "what comes to the database is not counted");
         // Straight to its MAC, so that no ARP has to be answered meanwhile.
         self.site.switch.run("ip -n vm1 neigh replace 10.1.0.13 lladdr 02:00:00:00:01:03 dev eth0")?;
         self.site.switch.run(
@@ -337,7 +374,12 @@ impl Story<'_> {
         )?;
         for _ in 0..ROUNDS {
             for command in ["sudo systemctl kill -s KILL eastgate", "sudo systemctl restart eastgate"] {
+                let daemon = self.appliance.run("systemctl show eastgate -p MainPID --value")?;
                 self.appliance.run(command)?;
+                wait_for("another daemon is there", SOON, || {
+                    let now = self.appliance.run("systemctl show eastgate -p MainPID --value")?;
+                    Ok(now != daemon && now.trim() != "0")
+                })?;
                 self.appliance.wait_until_it_serves()?;
                 wait_for("what is allowed goes on", SOON, || self.site.answers(1, 2))?;
             }
@@ -359,6 +401,8 @@ impl Story<'_> {
         self.site.switch.run("pid=$(busybox cat /tmp/hammer.pid); kill -INT $pid; wait $pid || true")?;
         let hammered = self.site.switch.run("busybox cat /tmp/hammer")?;
         let sent = hammered.lines().find(|line| line.contains("transmitted")).context(hammered.clone())?;
+        let count = sent.split_whitespace().next().and_then(|word| word.parse::<u64>().ok());
+        ensure!(count.is_some_and(|count| count > 1000), "the hammer did not strike: {sent}");
         let came = self.site.asked(3)? - before;
         ensure!(came == 0, "{came} packets of a denied flow came through: {sent}");
         told(&format!(

@@ -70,8 +70,15 @@ pub(super) struct Appliance {
 }
 
 impl Appliance {
-    /// Boots a copy of `image` with a seed disk, and waits until it is there.
+    /// Boots a copy of `image` with a seed disk, and waits until it serves.
     pub(super) fn boot(place: &Place, image: &Path, seed: &Path, firmware: Firmware) -> Result<Self> {
+        let mut appliance = Self::power_on(place, image, seed, firmware)?;
+        appliance.wait_until_it_serves()?;
+        Ok(appliance)
+    }
+
+    /// Boots a copy of `image` with a seed disk.
+    pub(super) fn power_on(place: &Place, image: &Path, seed: &Path, firmware: Firmware) -> Result<Self> {
         let folder = &place.folder;
         let disk = folder.join("appliance.qcow2");
         let mut copy = Command::new("qemu-img");
@@ -110,9 +117,7 @@ impl Appliance {
                 qemu.args(["-device", &format!("virtio-net-pci,netdev={id},mac={mac}")]);
             }
         })?;
-        let mut appliance = Self { machine, port, key: place.private_key() };
-        appliance.wait_until_it_serves()?;
-        Ok(appliance)
+        Ok(Self { machine, port, key: place.private_key() })
     }
 
     /// Waits until policy is in force, after power on, a reset or a restart.
@@ -123,6 +128,15 @@ impl Appliance {
         });
         waited.with_context(|| format!("its console said:\n{}", self.machine.tail()))?;
         Ok(())
+    }
+
+    /// Waits until its console has said something.
+    pub(super) fn wait_until_it_says(&mut self, what: &str) -> Result<()> {
+        wait_for(what, BOOT_BOUND, || {
+            self.machine.check()?;
+            Ok(String::from_utf8_lossy(&std::fs::read(&self.machine.console)?).contains(what))
+        })
+        .map(drop)
     }
 
     /// What a command writes, which has to succeed.

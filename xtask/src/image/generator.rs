@@ -1,5 +1,6 @@
 //! Two machines that this program plays, on a trunk of the appliance's own: they open as many flows as are asked for.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -67,7 +68,13 @@ impl Generator {
                 let packet = packet::udp((from.address, source), (to.address, destination), b"?");
                 let packet = packet.context("no datagram")?;
                 let frame = tagged(from.vlan, &packet::ip_frame(to.mac, from.mac, &packet))?;
-                self.socket.send_to(&frame, &self.appliance).context("the appliance's card")?;
+                match self.socket.send_to(&frame, &self.appliance) {
+                    // The card takes no more for now: what is missing is sent again.
+                    Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                        break;
+                    }
+                    sent => sent.context("the appliance's card")?,
+                };
             }
             let mut frame = [0; 2048];
             while !missing.is_empty() {

@@ -8,6 +8,9 @@ use anyhow::{Context, Result};
 
 use crate::{packages, run};
 
+/// The appliance's address at its management device, which is also where the emulator forwards SSH to.
+pub(super) const MANAGEMENT: &str = "10.0.2.15";
+
 /// The devices of the appliance, by MAC.
 pub(super) const MANAGEMENT_MAC: &str = "52:54:00:00:00:01";
 pub(super) const TRUNK_MAC: &str = "52:54:00:00:00:02";
@@ -24,6 +27,11 @@ pub(super) fn own(disk: &Path, scratch: &Path, configuration: &str, key: &str) -
     let mut files: Vec<_> = links.collect();
     files.push(("eastgate.toml".to_owned(), configuration.to_owned()));
     files.push(("authorized_keys".to_owned(), format!("{key}\n")));
+    // Not by DHCP: what the seed says of management counts.
+    files.push((
+        "network/mgmt0.network".to_owned(),
+        format!("[Match]\nName=mgmt0\n\n[Network]\nAddress={MANAGEMENT}/24\n"),
+    ));
     write(disk, scratch, "EASTGATE", &files)
 }
 
