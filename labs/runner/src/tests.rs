@@ -168,6 +168,21 @@ fn machines_with_a_vlan_are_behind_a_switch() {
 fn what_would_not_be_checked_is_refused() {
     let cases = [
         (
+            "asks",
+            "[[expect]]\nstory='s'\non='alpha'\nasks='192.0.2.1'\nanswered_by='alpha/underlay0'\nproto='arp'",
+            "`asks` goes with `on` and `answered_by` alone",
+        ),
+        (
+            "asks-whom",
+            "[[expect]]\nstory='s'\non='alpha'\nasks='192.0.2.1'\nanswered_by='alpha/underlay9'",
+            "`asks` needs `answered_by`",
+        ),
+        (
+            "asks-where",
+            "[[expect]]\nstory='s'\non='acme/web1'\nasks='192.0.2.1'\nanswered_by='alpha/underlay0'",
+            "`asks` needs a host",
+        ),
+        (
             "port",
             "[[expect]]\nstory='s'\nfrom='acme/web1'\nto='acme/db1'\nproto='tcp'",
             "`port` goes with tcp",
