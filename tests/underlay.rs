@@ -6,6 +6,7 @@
 mod common;
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     process::Command,
 };
@@ -136,8 +137,22 @@ impl Site {
     }
 
     fn every_reply_arrives(&self, what: &str) {
-        let (_, said) = self.ping(40);
-        assert!(said.contains("40 packets transmitted, 40 received"), "{what}: {said}");
+        self.replies_arrive(40, what);
+    }
+
+    fn replies_arrive(&self, count: u32, what: &str) {
+        let capture = Capture::start(&self.web1, "eth0");
+        let (_, said) = self.ping(count);
+        assert!(said.contains(&format!("{count} packets transmitted")), "{what}: {said}");
+        // For the last one `ping` waits no longer than twice what the others took, which on a busy machine may be too short.
+        let number = |frame: &[u8]| {
+            let is_reply =
+                frame.get(12..14)? == [8, 0] && frame.get(23) == Some(&1) && frame.get(34) == Some(&0);
+            is_reply.then(|| frame.get(40..42).map(<[u8]>::to_vec)).flatten()
+        };
+        wait_for(&format!("{count} replies ({what}): {said}"), || {
+            capture.find(number).into_iter().collect::<BTreeSet<_>>().len() == count as usize
+        });
     }
 
     /// A datagram of the peer's VTEP by the first cable, with far1's `text` for web1 in it.
@@ -337,11 +352,13 @@ fn checksums_are_as_the_configuration_says() {
                 bulk(&site.web1, (&site.peer, at(31, 5432)), 300_000);
                 assert!(site.ping(3).0, "{dataplane} over {family:?}: {overlay} {host}");
                 let to = site.check_at() - 4;
-                let ours =
-                    capture.matching(|frame| frame.get(to..to + 2) == Some(&4789u16.to_be_bytes()[..]));
                 let own = hardware_address(&site.alpha, "up0");
-                let mut sent = ours.iter().filter(|frame| frame[6..12] == own.0).peekable();
-                assert!(sent.peek().is_some());
+                let is_sent = |frame: &[u8]| {
+                    frame.get(to..to + 2) == Some(&4789u16.to_be_bytes()[..]) && frame[6..12] == own.0
+                };
+                wait_for("the capture has seen what was sent", || !capture.matching(is_sent).is_empty());
+                let ours = capture.matching(is_sent);
+                let mut sent = ours.iter();
                 if let Some(wanted) = wanted {
                     let at = site.check_at();
                     assert!(
@@ -443,8 +460,7 @@ fn every_value_works_at_its_bounds() {
                 site.kernel_vtep(vxlan);
                 let daemon = site.run(dataplane, overlay, "\"up0\"");
                 let what = format!("{dataplane} over {family:?}: {overlay}");
-                let (_, said) = site.ping(10);
-                assert!(said.contains(" 10 received"), "{what}: {said}");
+                site.replies_arrive(10, &what);
                 bulk(&site.web1, (&site.peer, at(31, 5432)), 300_000);
                 bulk(&site.peer, (&site.web1, at(11, 5432)), 300_000);
                 // Another flow has another source port.
