@@ -113,7 +113,11 @@ fn watch(machine: &Machine, version: Version, stories: &[String]) -> Result<()> 
         println!("\n{} It took {seconds} s.", verdict.closing());
         return Ok(());
     }
-    println!("\nThe end of the kernel's log, {}:\n{}", machine.console.display(), machine.console_tail());
+    println!(
+        "\nThe end of the kernel's log, {}:\n{}",
+        machine.console.display(),
+        run::tail(&machine.console)
+    );
     bail!(
         "the stories did not pass on Linux {}, in {seconds} s:\n  {}",
         version.number(),

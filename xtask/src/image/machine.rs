@@ -3,13 +3,14 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use eastgate_testkit::wait;
 
+use crate::run::{self, Running};
 use crate::stop;
 
 /// How often an interrupt is looked for.
@@ -20,7 +21,7 @@ pub(super) const COMMAND_BOUND: Duration = Duration::from_secs(60);
 /// A running one, which ends with its owner.
 #[derive(Debug)]
 pub(super) struct Machine {
-    child: Child,
+    child: Running,
     monitor: PathBuf,
     /// What its first serial line has said
     pub(super) console: PathBuf,
@@ -40,7 +41,7 @@ impl Machine {
         command.stdin(Stdio::null()).stdout(Stdio::null());
         arguments(&mut command);
         let child = command.spawn().context("cannot start `qemu-system-x86_64`")?;
-        Ok(Self { child, monitor, console })
+        Ok(Self { child: Running(child), monitor, console })
     }
 
     /// Its power button is pressed for long, and it starts again: nothing in it is asked.
@@ -60,7 +61,7 @@ impl Machine {
 
     /// An error once it has ended by itself.
     pub(super) fn check(&mut self) -> Result<()> {
-        match self.child.try_wait()? {
+        match self.child.0.try_wait()? {
             Some(status) => bail!("the machine ended ({status}); its console said:\n{}", self.tail()),
             None => Ok(()),
         }
@@ -68,17 +69,7 @@ impl Machine {
 
     /// The last lines of its console.
     pub(super) fn tail(&self) -> String {
-        let text = std::fs::read(&self.console).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(40)..].join("\n")
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        run::tail(&self.console)
     }
 }
 
@@ -97,9 +88,9 @@ impl Shell {
             arguments(command);
             command.args(["-serial", "stdio"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         })?;
-        let commands = machine.child.stdin.take().context("no pipe")?;
-        let output = machine.child.stdout.take().context("no pipe")?;
-        let shell = Self { machine, commands, answers: lines_of(output) };
+        let commands = machine.child.0.stdin.take().context("no pipe")?;
+        let output = machine.child.0.stdout.take().context("no pipe")?;
+        let shell = Self { machine, commands, answers: run::lines(output) };
         shell.until("##### ready", COMMAND_BOUND)?;
         Ok(shell)
     }
@@ -147,19 +138,6 @@ impl Shell {
             }
         }
     }
-}
-
-fn lines_of(output: ChildStdout) -> Receiver<String> {
-    let (sender, lines) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    lines
 }
 
 /// Looks at `holds` until it does; an error after `bound`, or when the user asks for an end.

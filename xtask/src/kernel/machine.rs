@@ -1,20 +1,17 @@
 //! The emulated machine: started, listened to, and ended when its time is over.
 
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::run::{self, Running};
 use crate::stop;
 
 /// How often an interrupt is looked for while the machine says nothing.
 const TURN: Duration = Duration::from_millis(200);
-/// How much of the kernel's log is shown when something failed.
-const TAIL_LINES: usize = 60;
-
 /// What the machine is made of.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -57,14 +54,6 @@ impl Machine {
         command.args(["-serial", &console, "-serial", "stdio"]);
         command
     }
-
-    /// The last lines of the kernel's messages.
-    pub(super) fn console_tail(&self) -> String {
-        let bytes = std::fs::read(&self.console).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
-    }
 }
 
 /// Runs `command` at most `bound` and gives each line it writes to `hear`.
@@ -73,16 +62,7 @@ pub(super) fn watch(command: &mut Command, bound: Duration, mut hear: impl FnMut
     let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
     let mut child = Running(spawned.with_context(|| format!("cannot start `{shown}`"))?);
     let output = child.0.stdout.take().context("no pipe")?;
-    let (sender, lines) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
-            // A terminal's line ends in two characters.
-            let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
+    let lines = run::lines(output);
     let deadline = Instant::now() + bound;
     loop {
         stop::check()?;
@@ -95,17 +75,6 @@ pub(super) fn watch(command: &mut Command, bound: Duration, mut hear: impl FnMut
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(End::Ended(child.0.wait()?)),
         }
-    }
-}
-
-/// A process that does not outlive its owner.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // One that has ended already cannot be killed, which is as well.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
