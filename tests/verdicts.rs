@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{BOUND, Daemon, Space, bind_tcp, bind_udp, site::*, wait_for};
+use common::{BOUND, Daemon, Space, bind_tcp, bind_udp, settle, site::*, wait_for};
 use serde_json::Value;
 
 /// Longer than an answer takes, and less than the second after which a SYN is sent again.
@@ -173,16 +173,16 @@ fn what_is_tried_out_passes_and_is_counted() {
     });
 }
 
-/// The events of a kind that a daemon has to tell.
-fn events(daemon: &Daemon, kind: &str) -> Vec<Value> {
-    let output = daemon.run(&["observe", "-o", "json"]);
+/// The events that a daemon has to tell.
+fn observed(daemon: &Daemon, more: &[&str]) -> Vec<Value> {
+    let output = daemon.run(&[&["observe", "-o", "json"], more].concat());
     let text = String::from_utf8(output.stdout).unwrap();
-    let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let rows = rows.flat_map(|value| match value["events"].as_array() {
-        Some(rows) => rows.clone(),
-        None => vec![value],
-    });
-    rows.filter(|row| row["event"] == kind).collect()
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Those of a kind.
+fn events(daemon: &Daemon, kind: &str) -> Vec<Value> {
+    observed(daemon, &[]).into_iter().filter(|row| row["event"] == kind).collect()
 }
 
 #[test]
@@ -210,6 +210,38 @@ fn what_is_logged_is_told_and_nothing_else() {
             log()
         );
         assert!(!log().contains("ingress #7"), "it has no `log`");
+    });
+}
+
+/// Flows that begin one after the other, while what carries them is looked at again and again.
+#[test]
+fn each_flow_that_begins_is_told_once() {
+    both(|scene, dataplane| {
+        let (server, expected) = (scene.serve(12, 8004), (20_000..23_000).collect::<Vec<u16>>());
+        scene.site.web1.enter(|| {
+            for port in &expected {
+                bind_udp(("0.0.0.0", *port)).send_to(b"hello", udp(12, 8004)).unwrap();
+                server.recv_from(&mut [0; 16]).unwrap();
+                std::thread::sleep(Duration::from_micros(700));
+            }
+        });
+        let (mut ports, mut after) = (Vec::new(), 0);
+        let read = || {
+            // One answer after the other, as each tells a part of it.
+            while let rows = observed(&scene.alpha, &["--after", &after.to_string()])
+                && let Some(last) = rows.last()
+            {
+                after = last["seq"].as_u64().unwrap();
+                let begun = rows.iter().filter(|row| row["event"] == "begun");
+                ports.extend(begun.map(|row| row["sport"].as_u64().unwrap() as u16));
+            }
+            ports.sort_unstable();
+            ports.clone()
+        };
+        let told = settle(read, |ports| ports.len() >= expected.len());
+        let missing: Vec<_> = expected.iter().filter(|port| !told.contains(port)).collect();
+        assert!(missing.is_empty(), "{dataplane}: not told {missing:?}");
+        assert_eq!(told, expected, "{dataplane}");
     });
 }
 

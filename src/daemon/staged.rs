@@ -2,7 +2,7 @@
 //! in force refuse, is held against its policies too, and what these would do otherwise is kept.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -14,7 +14,11 @@ use eastgate_conntrack::{
 };
 use eastgate_dataplane::{
     attachments::Attachments,
-    pipeline::{events::Event, opinion::Opinion, shared::lock},
+    pipeline::{
+        events::{Event, LATENESS},
+        opinion::Opinion,
+        shared::lock,
+    },
     snapshot::{Endpoint, Snapshot, state::StateRegistry},
 };
 use eastgate_wire::{Addr, FlowKey, Instant, Vni, names, view::HeaderBits};
@@ -35,6 +39,8 @@ pub(super) struct Staged {
     pub(super) refused: BTreeMap<Kind, Tally>,
     /// Flows that were held against it
     pub(super) flows: u64,
+    /// Those of them that had just begun when it was staged: they may be told of as events too
+    just_begun: HashSet<FlowKey>,
     /// Those of [`Staged::refused`] that were not told apart: there were too many kinds
     pub(super) more: u64,
     /// Events that had been lost when it was staged
@@ -100,6 +106,7 @@ impl Staged {
             since: clock::now(),
             refused: BTreeMap::new(),
             flows: 0,
+            just_begun: HashSet::new(),
             more: 0,
             lost_before: view.shared.events_lost(),
         };
@@ -134,6 +141,11 @@ impl Staged {
             }
         }
         Says::Policy(network.opinion(ends, key, icmp, header, related))
+    }
+
+    /// Had it begun too short a time before this was staged to be there by then for sure?
+    fn may_come_late(&self, flow: &FlowInfo) -> bool {
+        flow.created + LATENESS >= self.since
     }
 
     /// Holds a flow that passes against it.
@@ -185,6 +197,9 @@ impl View {
                 && flow.created < since
             {
                 staged.hold(&live, flow);
+                if staged.may_come_late(flow) {
+                    staged.just_begun.insert(flow.key);
+                }
                 count += 1;
             }
         });
@@ -203,7 +218,8 @@ impl View {
         for event in events {
             if let Event::Flow(event) | Event::Elsewhere(event) = event
                 && event.what == Happening::Opened
-                && event.flow.created >= staged.since
+                && (event.flow.created >= staged.since
+                    || staged.may_come_late(&event.flow) && !staged.just_begun.contains(&event.flow.key))
             {
                 staged.hold(live, &event.flow);
             }

@@ -2,12 +2,17 @@
 //! too much is dropped and counted, and no packet waits for it.
 //!
 //! Flows of the table note it themselves. Flows that began elsewhere are found by the sweeps, one round after the other: what has
-//! begun between the beginnings of two rounds is met in the second one for the first time, unless it is gone by then.
+//! begun in the time between two rounds is told of in the second one, or as it goes. That time is taken a little before the rounds
+//! begin ([`LATENESS`]), so that each flow of it is there for the whole of its round. One that the kernel's programs themselves have
+//! put another in the place of is not told of.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
 
 use eastgate_conntrack::flow::{FlowEvent, FlowInfo, Happening};
-use eastgate_wire::Instant;
+use eastgate_wire::{FlowKey, Instant};
 
 use super::{
     counters::{DropKey, Seen},
@@ -38,8 +43,9 @@ impl Event {
     }
 }
 
-/// What is known of when flows begin elsewhere: to a millisecond, rounded down.
-const GRAIN: Duration = Duration::from_millis(1);
+/// How much later than it is said to have begun a flow may be there to be met: the kernel's programs read the clock of the last
+/// tick, and whatever they run on may be held up between that and the entry.
+pub const LATENESS: Duration = Duration::from_millis(200);
 
 /// What happens to flows that began elsewhere.
 #[derive(Debug, Default)]
@@ -51,22 +57,28 @@ pub(super) struct Happenings {
     rounds: [Instant; 2],
     /// A round has begun and is not over.
     in_round: bool,
+    /// The flows that the newest round has told of
+    told: HashSet<FlowKey>,
 }
 
 impl Happenings {
-    fn record(&mut self, event: FlowEvent) {
-        if self.queue.len() < self.limit {
+    /// False when there is no room for it.
+    fn record(&mut self, event: FlowEvent) -> bool {
+        let has_room = self.queue.len() < self.limit;
+        if has_room {
             self.queue.push_back(event);
-        } else if self.limit > 0 {
+        } else {
             self.lost += 1;
         }
+        has_room
     }
 
     /// A part of the table is looked at.
-    pub(super) const fn look(&mut self, now: Instant) {
+    pub(super) fn look(&mut self, now: Instant) {
         if !self.in_round {
             self.rounds = [self.rounds[1], now];
             self.in_round = true;
+            self.told.clear();
         }
     }
 
@@ -78,16 +90,26 @@ impl Happenings {
     /// A flow is there that began at `created`; `info` says more when that is news.
     pub(super) fn meet(&mut self, created: Instant, info: impl FnOnce() -> FlowInfo) {
         let [before, this] = self.rounds;
-        let surely = created + GRAIN;
-        if self.limit > 0 && before < surely && surely <= this {
-            self.record(FlowEvent { at: created, what: Happening::Opened, flow: info() });
+        let there = created + LATENESS;
+        if self.limit > 0 && before < there && there <= this {
+            let flow = info();
+            if !self.told.contains(&flow.key)
+                && self.record(FlowEvent { at: created, what: Happening::Opened, flow })
+            {
+                self.told.insert(flow.key);
+            }
         }
     }
 
-    /// A flow that began at `created` is about to go. What no round can have met yet has not been told of.
+    /// A flow that began at `created` is about to go. What was not told of by then is told now.
     pub(super) fn leave(&mut self, created: Instant, info: impl FnOnce() -> FlowInfo) {
-        if self.limit > 0 && created + GRAIN > self.rounds[1] {
-            self.record(FlowEvent { at: created, what: Happening::Opened, flow: info() });
+        let [before, this] = self.rounds;
+        let there = created + LATENESS;
+        if self.limit > 0 && there > before {
+            let flow = info();
+            if there > this || !self.told.contains(&flow.key) {
+                self.record(FlowEvent { at: created, what: Happening::Opened, flow });
+            }
         }
     }
 
@@ -181,31 +203,69 @@ mod tests {
         }
     }
 
+    fn millis(millis: u64) -> Instant {
+        Instant::from_micros(millis * 1000)
+    }
+
+    /// One that is told apart from others by when it began
+    fn flow(begun: u64) -> FlowInfo {
+        let info = info(millis(begun));
+        FlowInfo { key: FlowKey { sport: begun as u16, ..info.key }, ..info }
+    }
+
+    fn listening() -> Happenings {
+        Happenings { limit: 100, rounds: [millis(0); 2], ..Happenings::default() }
+    }
+
+    /// When those began that were told of, in milliseconds
+    fn begun(happenings: &Happenings) -> Vec<u64> {
+        let opened = happenings.queue.iter().filter(|event| event.what == Happening::Opened);
+        opened.map(|event| event.flow.created.micros() / 1000).collect()
+    }
+
     #[test]
     fn a_beginning_is_told_once_however_many_rounds_meet_the_flow() {
-        let millis = |millis: u64| Instant::from_micros(millis * 1000);
-        let mut elsewhere = Happenings { limit: 100, rounds: [millis(0); 2], ..Happenings::default() };
-        // Each flow is there from its beginning on; a round meets those that are, in the middle of it.
-        let begun: Vec<u64> = vec![5, 999, 1000, 1500, 1999, 2400, 3900];
+        let mut elsewhere = listening();
+        // A round comes to each flow in the middle of it, and some are there to be met later than they say.
+        let flows =
+            [(5, 5), (801, 1000), (999, 1150), (1000, 1000), (1500, 1650), (1999, 2190), (3900, 3900)];
         for round in 1..8u64 {
             elsewhere.look(millis(round * 1000));
-            elsewhere.look(millis(round * 1000 + 200));
-            for created in begun.iter().copied().filter(|created| *created <= round * 1000 + 500) {
-                elsewhere.meet(millis(created), || info(millis(created)));
+            elsewhere.look(millis(round * 1000 + 50));
+            for (created, _) in flows.iter().filter(|(_, there)| *there <= round * 1000 + 100) {
+                elsewhere.meet(millis(*created), || flow(*created));
             }
             elsewhere.end_round();
-            // One that comes and goes between two rounds.
-            let short = millis(round * 1000 + 600);
-            elsewhere.end(millis(round * 1000 + 700), Happening::Ended(Ending::Closed), || info(short));
         }
-        let (told, gone): (Vec<&FlowEvent>, Vec<&FlowEvent>) =
-            elsewhere.queue.iter().partition(|event| event.what == Happening::Opened);
-        assert_eq!(gone.len(), 7);
-        let (short, told): (Vec<&FlowEvent>, Vec<&FlowEvent>) =
-            told.into_iter().partition(|event| event.at.micros() % 1_000_000 == 600_000);
-        assert_eq!(short.len(), 7);
-        let told: Vec<u64> = told.iter().map(|event| event.flow.created.micros() / 1000).collect();
-        assert_eq!(told, begun);
+        assert_eq!(begun(&elsewhere), flows.map(|(created, _)| created));
+    }
+
+    #[test]
+    fn a_flow_that_goes_has_been_told_of_once_whenever_that_is() {
+        // It goes between two rounds, or in one before or after that has come to it.
+        for created in [1100, 1750, 1850, 2050, 2950] {
+            for (goes, meets_it_first) in
+                [(1, true), (2, false), (2, true), (3, false), (3, true), (4, false)]
+            {
+                if created > goes * 1000 {
+                    continue;
+                }
+                let mut elsewhere = listening();
+                let ends = millis(goes * 1000 + 90);
+                for round in 1..6 {
+                    let is_there = created < round * 1000 + 90;
+                    elsewhere.look(millis(round * 1000));
+                    if is_there && (round < goes || round == goes && meets_it_first) {
+                        elsewhere.meet(millis(created), || flow(created));
+                    }
+                    if round == goes {
+                        elsewhere.end(ends, Happening::Ended(Ending::Closed), || flow(created));
+                    }
+                    elsewhere.end_round();
+                }
+                assert_eq!(begun(&elsewhere), [created], "gone in round {goes}, {meets_it_first}");
+            }
+        }
     }
 
     #[test]
@@ -213,10 +273,11 @@ mod tests {
         let mut elsewhere = Happenings { limit: 2, ..Happenings::default() };
         let (created, now) = (Instant::from_secs(5), Instant::from_secs(7));
         elsewhere.look(Instant::from_secs(6));
+        elsewhere.meet(created, || info(created));
         for _ in 0..5 {
             elsewhere.end(now, Happening::Ended(Ending::Closed), || info(created));
         }
-        assert_eq!((elsewhere.queue.len(), elsewhere.lost), (2, 3));
+        assert_eq!((elsewhere.queue.len(), elsewhere.lost), (2, 4));
         let mut unheard = Happenings::default();
         unheard.end(now, Happening::Ended(Ending::Closed), || unreachable!("nobody keeps events"));
         assert_eq!((unheard.queue.len(), unheard.lost), (0, 0));
