@@ -1,6 +1,7 @@
 //! The command line: what can be asked, and how the answers look.
 
 pub mod args;
+pub mod capture;
 mod capture_file;
 mod commands;
 pub mod doctor;

@@ -207,6 +207,8 @@ pub(crate) struct Visible {
     missing: BTreeMap<&'static str, String>,
     /// What the host has on devices of ports that does not hold
     notes: BTreeMap<Arc<str>, &'static str>,
+    /// Devices of ports that somebody's packet socket listens to
+    captured: BTreeSet<Arc<str>>,
     attached_by: &'static str,
     dataplane: String,
 }
@@ -498,7 +500,9 @@ impl Daemon {
             tracing::error!("datagrams take the slow path: {error:#}");
         }
         let mut visible = lock(&self.view.state);
-        visible.notes.retain(|name, _| self.devices.values().any(|device| device.name == *name));
+        let is_open = |name: &Arc<str>| self.devices.values().any(|device| device.name == *name);
+        visible.notes.retain(|name, _| is_open(name));
+        visible.captured.retain(is_open);
         visible.ports = states;
         visible.underlay = self.underlay_links(&host).cloned().collect();
         visible.listening = self.underlay.is_some();

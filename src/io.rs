@@ -5,6 +5,8 @@
 
 pub mod attached;
 pub mod batch_send;
+pub mod capture_socket;
+pub mod captures;
 pub mod clock;
 pub mod fastpath;
 pub mod guard;

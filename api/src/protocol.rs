@@ -241,6 +241,10 @@ pub struct PortStatus {
     /// What the host has on it that does not hold, and what to use instead
     #[serde(default)]
     pub note: Option<String>,
+    /// A packet socket listens to the device (tcpdump, `eastgate capture`): the kernel's programs send by the device itself, which costs
+    /// more than giving frames to the other end of a veth, so that it sees them.
+    #[serde(default)]
+    pub captured: bool,
 }
 
 /// Sizes of the flow table.

@@ -21,6 +21,7 @@ const EXAMPLES: &str = "Examples:
   eastgate show drops                               what was dropped, why, and by which rule
   eastgate observe --follow                         flows and drops as they happen, with names and rules
   eastgate top                                      what is going on, on a screen
+  eastgate capture --verdict dropped                packets, each with what became of it and by which rules
   eastgate export ipfix --collector 192.0.2.9:4739  flows and drops for a collector
   eastgate trace --vni 5001 tcp 10.1.0.11:40000 10.1.0.21:5432
   eastgate policy who --to acme/db --port 5432/tcp  who may reach it, by which rules
@@ -150,6 +151,8 @@ pub enum Command {
     },
     /// Watch flows begin and end and frames be dropped, with names, rules and reasons
     Observe(super::observe::Observe),
+    /// Capture frames at tenant ports and in the tunnel, each with what became of it and by which rules
+    Capture(super::capture::Capture),
     /// Send flows and drops to a collector, or write them to a file
     #[command(after_help = super::export::HELP)]
     Export {
@@ -300,6 +303,7 @@ impl Command {
             Self::Doctor(doctor) => doctor.ask.output.output,
             Self::Support(support) => support.ask.output.output,
             Self::Observe(observe) => observe.format(),
+            Self::Capture(capture) => capture.format(),
             Self::Policy { command } => command.output(),
             Self::Run(_)
             | Self::Top(_)

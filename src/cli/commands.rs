@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::{Args, Ask, Command, FdbAction, FlowsAction, Format, Output, Run, ShowTable},
-    doctor, exit, export, import, lab, observe, plan, policy, print, shell, support, top, trace,
+    capture, doctor, exit, export, import, lab, observe, plan, policy, print, shell, support, top, trace,
 };
 use crate::{
     control::client::{self, ClientError},
@@ -49,6 +49,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         Command::Support(options) => support::pack(&options)?,
         Command::Show { table, filter, ask: options } => show(table, filter.into(), &options)?,
         Command::Observe(options) => observe::observe(&options)?,
+        Command::Capture(options) => capture::capture(&options)?,
         Command::Export { to } => export::run(&to)?,
         Command::Top(options) => top::top(&options)?,
         Command::Completions { shell } => shell::completions(shell),

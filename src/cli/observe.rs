@@ -334,7 +334,7 @@ fn vpc(event: &EventRow) -> Vec<String> {
 }
 
 /// The time of day in UTC.
-fn time_of_day(millis: u64) -> String {
+pub(super) fn time_of_day(millis: u64) -> String {
     let seconds = millis / 1000 % 86_400;
     format!("{:02}:{:02}:{:02}.{:03}", seconds / 3600, seconds / 60 % 60, seconds % 60, millis % 1000)
 }

@@ -123,7 +123,9 @@ pub(super) fn status(status: &Status) -> String {
     }
     let mut table = Table::new(["PORT", "ENDPOINT", "VNI", "STATE"]);
     for port in &status.ports {
-        table.row([port.name.clone(), port.endpoint.clone(), port.vni.to_string(), port.state.clone()]);
+        let captured = if port.captured { ", captured" } else { "" };
+        let state = format!("{}{captured}", port.state);
+        table.row([port.name.clone(), port.endpoint.clone(), port.vni.to_string(), state]);
     }
     if !table.is_empty() {
         let _ = write!(text, "\n{table}");

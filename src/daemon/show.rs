@@ -135,6 +135,7 @@ impl View {
             let notes: Vec<&str> = note.into_iter().chain(shared).collect();
             PortStatus {
                 note: (!notes.is_empty()).then(|| notes.join("; ")),
+                captured: attachment.is_some_and(|it| visible.captured.contains(&it.device)),
                 endpoint: format!("{}/{}", network.tenant.name, endpoint.name),
                 vni: network.vni,
                 name,

@@ -117,8 +117,12 @@ impl Daemon {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
         self.sweep();
         self.keep_listening().await;
-        // The kernel tells of filters, and not of programs in the tcx lists.
-        if self.machine.as_ref().is_some_and(|machine| machine.attaches_by() == "tcx") {
+        // The kernel tells of filters, and neither of programs in the tcx lists nor of packet sockets.
+        let is_told = self.machine.as_mut().is_none_or(|machine| {
+            let has_news = self.view.kernel.get().is_some() && machine.list_captures();
+            !has_news && machine.attaches_by() != "tcx"
+        });
+        if !is_told {
             self.hold_all(None).await;
         }
         self.keep_devices().await;
@@ -285,6 +289,11 @@ impl Daemon {
             if before.is_none() {
                 tracing::warn!(port = link.name, "{note}");
             }
+        }
+        if found.is_captured() {
+            visible.captured.insert(link.name.as_str().into());
+        } else {
+            visible.captured.remove(&*link.name);
         }
         drop(visible);
         let wanted = found.wants_egress();

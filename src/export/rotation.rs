@@ -58,24 +58,34 @@ impl Rotating {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        let numbered = |number: u32| {
-            let mut name = self.path.clone().into_os_string();
-            name.push(format!(".{number}"));
-            PathBuf::from(name)
-        };
-        if self.keep == 0 {
-            fs::remove_file(&self.path)?;
-        }
-        for number in (0..self.keep).rev() {
-            let from = if number == 0 { self.path.clone() } else { numbered(number) };
-            match fs::rename(from, numbered(number + 1)) {
-                Err(error) if number > 0 && error.kind() == io::ErrorKind::NotFound => {}
-                result => result?,
-            }
-        }
+        make_way(&self.path, self.keep)?;
         (self.file, self.len) = append_to(&self.path)?;
         Ok(())
     }
+}
+
+/// Makes way for a new file of this name: the old one gets the number 1, that with this number the next one, and so on; of more than `keep` the
+/// oldest goes.
+///
+/// # Errors
+/// When one cannot be renamed.
+pub fn make_way(path: &Path, keep: u32) -> io::Result<()> {
+    let numbered = |number: u32| {
+        let mut name = path.to_owned().into_os_string();
+        name.push(format!(".{number}"));
+        PathBuf::from(name)
+    };
+    if keep == 0 {
+        fs::remove_file(path)?;
+    }
+    for number in (0..keep).rev() {
+        let from = if number == 0 { path.to_owned() } else { numbered(number) };
+        match fs::rename(from, numbered(number + 1)) {
+            Err(error) if number > 0 && error.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
+        }
+    }
+    Ok(())
 }
 
 fn append_to(path: &Path) -> io::Result<(File, u64)> {

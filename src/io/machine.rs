@@ -14,6 +14,7 @@ use eastgate_steering::settings::{Change, Plan, Restore, Saved, Setting, diff};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    captures::Captures,
     guard::{Clsact, GuardError, Hooks, HostTraffic, Role, clsact, tcx},
     netlink::{Link, Netlink, NetlinkError, Qdiscs},
     sysctl,
@@ -62,6 +63,8 @@ pub struct Machine {
     programs: BTreeSet<u32>,
     /// Of all devices, as they were listed last
     qdiscs: BTreeMap<u32, Qdiscs>,
+    /// Of all devices, as of the last look
+    captures: Captures,
     devices: BTreeSet<String>,
     tables: Option<TableIds>,
     pins: Option<PathBuf>,
@@ -138,8 +141,8 @@ impl Machine {
         let programs = standing.flatten().collect();
         let hooks = Hooks::default();
         let settings = settings.collect();
-        let qdiscs = BTreeMap::new();
-        Ok(Self { record, settings, guards, hooks, programs, qdiscs, devices, tables, pins })
+        let (qdiscs, captures) = (BTreeMap::new(), Captures::default());
+        Ok(Self { record, settings, guards, hooks, programs, qdiscs, captures, devices, tables, pins })
     }
 
     /// What of a daemon before goes when nothing of it can go on.
@@ -271,13 +274,22 @@ impl Machine {
     /// What the host has of its own in traffic control of a device.
     pub async fn host_traffic(&self, netlink: &Netlink, link: &Link) -> HostTraffic {
         let qdiscs = self.qdiscs.get(&link.index).cloned().unwrap_or_default();
-        HostTraffic::on(netlink, link, &qdiscs, &self.programs).await
+        let found = HostTraffic::on(netlink, link, &qdiscs, &self.programs).await;
+        found.captured(self.captures.has(link.index))
     }
 
-    /// The same, where nothing but programs in the tcx lists can have changed.
+    /// The same, where nothing but programs in the tcx lists, and who listens, can have changed.
     #[must_use]
     pub fn host_programs(&self, link: &Link, known: &HostTraffic) -> HostTraffic {
-        known.with_programs(link, &self.programs)
+        known.with_programs(link, &self.programs).captured(self.captures.has(link.index))
+    }
+
+    /// Looks who listens to devices; whether that has changed.
+    pub fn list_captures(&mut self) -> bool {
+        let captures = Captures::now();
+        let changed = self.captures != captures;
+        self.captures = captures;
+        changed
     }
 
     /// Writes the record again if someone has taken it away, and says whether that was so.

@@ -240,6 +240,18 @@ impl RecvBatch {
         }
     }
 
+    /// Whether message `index`, of a packet socket, is a frame that its device sends.
+    #[must_use]
+    pub fn is_outgoing(&self, index: usize) -> bool {
+        let name = &self.names[index];
+        if libc::c_int::from(name.ss_family) != libc::AF_PACKET {
+            return false;
+        }
+        // SAFETY: the family says that the storage holds a sockaddr_ll, which is smaller.
+        let name = unsafe { &*std::ptr::from_ref(name).cast::<libc::sockaddr_ll>() };
+        name.sll_pkttype == libc::PACKET_OUTGOING
+    }
+
     /// Calls `see` with level, type and data of every control message of message `index`.
     pub fn controls(&self, index: usize, see: impl FnMut(libc::c_int, libc::c_int, &[u8])) {
         each_control(&self.headers[index].msg_hdr, see);

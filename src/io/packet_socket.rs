@@ -21,7 +21,8 @@ const SEND_BUFFER: libc::c_int = 4 << 20;
 
 const TP_STATUS_VLAN_VALID: u32 = 1 << 4;
 const TP_STATUS_VLAN_TPID_VALID: u32 = 1 << 6;
-const PACKET_AUXDATA: libc::c_int = 8;
+/// What the kernel has taken out of the frame comes as a control message.
+pub(super) const PACKET_AUXDATA: libc::c_int = 8;
 
 /// One worker's socket on one tenant port.
 #[derive(Debug)]
@@ -81,17 +82,7 @@ impl PacketSocket {
     }
 
     fn bound(ifindex: u32, protocol: u16) -> io::Result<Self> {
-        // Protocol 0: nothing arrives before the socket is bound to its device.
-        // SAFETY: a plain system call; the result is checked before it is owned.
-        let fd = unsafe {
-            let fd =
-                libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0);
-            if fd < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            OwnedFd::from_raw_fd(fd)
-        };
-        let socket = Self { fd, overflow: Overflow::default() };
+        let socket = Self { fd: unbound()?, overflow: Overflow::default() };
         let set = |name, value: libc::c_int| sysopt::set(socket.as_fd(), libc::SOL_PACKET, name, value);
         set(sysopt::PACKET_VNET_HDR, 1)?;
         set(sysopt::PACKET_IGNORE_OUTGOING, 1)?;
@@ -100,7 +91,7 @@ impl PacketSocket {
         buffer(libc::SO_RCVBUFFORCE, RECEIVE_BUFFER).or_else(|_| buffer(libc::SO_RCVBUF, RECEIVE_BUFFER))?;
         buffer(libc::SO_SNDBUFFORCE, SEND_BUFFER).or_else(|_| buffer(libc::SO_SNDBUF, SEND_BUFFER))?;
         buffer(libc::SO_MARK, super::guard::MARK as libc::c_int)?;
-        socket.bind(ifindex, protocol)?;
+        bind(socket.as_fd(), ifindex, protocol)?;
         Ok(socket)
     }
 
@@ -113,23 +104,6 @@ impl PacketSocket {
             mr_address: [0; 8],
         };
         sysopt::set(self.as_fd(), libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, promiscuous)
-    }
-
-    fn bind(&self, ifindex: u32, protocol: u16) -> io::Result<()> {
-        // SAFETY: all-zero is a valid sockaddr_ll.
-        let mut name: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        name.sll_family = libc::AF_PACKET as _;
-        name.sll_protocol = protocol.to_be();
-        name.sll_ifindex = ifindex as libc::c_int;
-        // SAFETY: pointer and length describe `name`.
-        let result = unsafe {
-            libc::bind(
-                self.fd.as_raw_fd(),
-                std::ptr::from_ref(&name).cast(),
-                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-            )
-        };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// How many frames it has lost since the last call because its queue was full.
@@ -150,6 +124,34 @@ impl AsFd for PacketSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// A packet socket that nothing arrives at before it is bound to its device.
+pub(super) fn unbound() -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: a plain system call; the result is checked before it is owned.
+    unsafe {
+        let fd = libc::socket(libc::AF_PACKET, kind, 0);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+/// Binds one to the device with this index; protocol 0 takes nothing in.
+pub(super) fn bind(fd: BorrowedFd<'_>, ifindex: u32, protocol: u16) -> io::Result<()> {
+    // SAFETY: all-zero is a valid sockaddr_ll.
+    let mut name: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    name.sll_family = libc::AF_PACKET as _;
+    name.sll_protocol = protocol.to_be();
+    name.sll_ifindex = ifindex as libc::c_int;
+    // SAFETY: pointer and length describe `name`.
+    let result = unsafe {
+        libc::bind(
+            fd.as_raw_fd(),
+            std::ptr::from_ref(&name).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Message `index` of a batch from a packet socket. Nothing when its offload is of a kind that eastgate cannot
@@ -216,7 +218,7 @@ impl<'b> Received<'b> {
 }
 
 /// TPID and TCI out of a `struct tpacket_auxdata`.
-fn vlan_of(data: &[u8]) -> Option<(u16, u16)> {
+pub(super) fn vlan_of(data: &[u8]) -> Option<(u16, u16)> {
     let status = u32::from_ne_bytes(*data.first_chunk()?);
     let word = |at: usize| Some(u16::from_ne_bytes(*data.get(at..)?.first_chunk()?));
     if status & TP_STATUS_VLAN_VALID == 0 {

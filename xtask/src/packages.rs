@@ -175,6 +175,12 @@ const PACKAGES: &[Package] = &[
         reason: "says which VLAN tags there are on a cable",
     },
     Package {
+        name: "tshark",
+        probe: &["tshark", "--version"],
+        needed_by: &[Need::Test],
+        reason: "reads captures as Wireshark does, comments and verdicts with them",
+    },
+    Package {
         name: "keepalived",
         probe: &["keepalived", "--version"],
         needed_by: &[Need::Test],

@@ -14,6 +14,8 @@ pub struct HostTraffic {
     filters: (bool, bool),
     /// Programs in its tcx lists
     programs: tcx::Others,
+    /// Somebody's packet socket takes in all of its frames.
+    captured: bool,
 }
 
 impl HostTraffic {
@@ -26,7 +28,7 @@ impl HostTraffic {
     ) -> Self {
         let filters = clsact::others(netlink, link.index, qdiscs.ingress.as_deref()).await;
         let qdisc = qdiscs.root.clone().filter(|kind| kind != "noqueue");
-        Self { qdisc, filters, programs: tcx::others(link.index, ours) }
+        Self { qdisc, filters, programs: tcx::others(link.index, ours), captured: false }
     }
 
     /// The kernel tells of qdiscs and filters; programs are to be asked for.
@@ -34,10 +36,23 @@ impl HostTraffic {
         Self { programs: tcx::others(link.index, ours), ..self.clone() }
     }
 
-    /// Must frames go out by the device itself? A veth's other end is otherwise given them directly.
+    /// With what is known of who listens there
+    #[must_use]
+    pub(in crate::io) fn captured(self, captured: bool) -> Self {
+        Self { captured, ..self }
+    }
+
+    /// Must frames go out by the device itself? A veth's other end is otherwise given them directly, and nobody who listens at the
+    /// device sees them.
     #[must_use]
     pub const fn wants_egress(&self) -> bool {
-        self.qdisc.is_some() || self.filters.1 || self.programs.egress > 0
+        self.qdisc.is_some() || self.filters.1 || self.programs.egress > 0 || self.captured
+    }
+
+    /// Does a packet socket take in all of its frames?
+    #[must_use]
+    pub const fn is_captured(&self) -> bool {
+        self.captured
     }
 
     /// What does not hold, and what to use instead.
