@@ -219,8 +219,15 @@ fn a_drop_that_was_told_of_is_told_here_too() {
 /// tcpdump at a port sees what is delivered there, as at any other device; and the straight way is taken again afterwards.
 #[test]
 fn what_is_delivered_is_seen_by_tcpdump_too() {
-    let Some(site) = Site::new(HOSTS_V4) else { return };
-    let alpha = site.run_with("alpha", "ebpf");
+    // The kernel tells of what is attached by clsact, and of packet sockets nobody does.
+    for attach in ["auto", "clsact"] {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        let alpha = site.run_more("alpha", &["--dataplane", "ebpf", "--attach", attach]);
+        seen_by_tcpdump(&site, &alpha);
+    }
+}
+
+fn seen_by_tcpdump(site: &Site, alpha: &Daemon) {
     let sink = Sink::start(&site.web2, udp(12, ALLOWED));
     let captured = |port: &str| {
         let status = alpha.ask(&["status"]);

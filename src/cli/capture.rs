@@ -550,7 +550,7 @@ mod tests {
 
     #[test]
     fn a_port_is_a_device_and_perhaps_a_vlan() {
-        let vlan = |id| VlanId::new_checked(id).ok();
+        let vlan = VlanId::new_checked;
         assert_eq!(parts("veth-web1"), ("veth-web1", None));
         assert_eq!(parts("eth1.101"), ("eth1", vlan(101)));
         assert_eq!(parts("eth1.101/02:00:00:00:00:01"), ("eth1", vlan(101)));

@@ -282,12 +282,15 @@ fn of_trace(packet: String, report: &TraceReport) -> Fate {
     let (verdict, reason) = match &*report.verdict {
         "forwarded" => (FORWARDED, None),
         "answered" => (ANSWERED, None),
+        // A later fragment: what became of the first, nobody knows here.
+        "waits" => (UNKNOWN, None),
         reason => (DROPPED, Some(reason.to_owned())),
     };
     let has_decided = |step: &&TraceStep| {
         let explains = match verdict {
             FORWARDED => step.step.starts_with("decide"),
             ANSWERED => step.step == "answer",
+            UNKNOWN => step.step == "track",
             _ => false,
         };
         step.result == "drop" || explains
@@ -385,4 +388,90 @@ pub(super) fn of_port<'r>(endpoints: &'r [EndpointRow], captured: &Captured) -> 
         is_at && (!port(row).contains('/') || row.mac == mac)
     });
     fitting.next()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use eastgate_testkit::frames;
+    use serde_json::json;
+
+    use super::*;
+
+    const MAC: [MacAddr; 2] = [MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2])];
+
+    fn row(name: &str, port: &str, mac: MacAddr) -> EndpointRow {
+        serde_json::from_value(json!({
+            "vni": 5001, "endpoint": format!("acme/{name}"), "network": "acme/lan", "host": "alpha", "port": port, "mac": mac,
+            "addresses": ["10.1.0.1"], "groups": [], "userspace": null, "tx_frames": 0, "rx_frames": 0,
+        }))
+        .unwrap()
+    }
+
+    /// From the first to the second, with a tag or none
+    fn frame(outgoing: bool, vlan: Option<u16>) -> Captured {
+        let [from, to] = MAC.map(|mac| mac.0);
+        let tag = vlan.map(|vlan| [[0x81, 0], vlan.to_be_bytes()].concat()).unwrap_or_default();
+        let bytes = [&to[..], &from, &tag, &[0x08, 0x06], &[0; 46]].concat();
+        Captured { at: Duration::ZERO, outgoing, bytes }
+    }
+
+    #[test]
+    fn a_frame_is_of_the_endpoint_that_its_tag_and_mac_say() {
+        let name =
+            |rows: &[EndpointRow], frame: &Captured| of_port(rows, frame).map(|row| row.endpoint.clone());
+        let access = [row("one", "eth1", MAC[1])];
+        assert_eq!(name(&access, &frame(false, None)).as_deref(), Some("acme/one"), "whatever MAC it takes");
+        assert_eq!(
+            name(&access, &frame(false, Some(9))).as_deref(),
+            Some("acme/one"),
+            "whatever tag it takes"
+        );
+
+        let trunk =
+            [row("one", "eth1.101", MAC[0]), row("two", "eth1.102", MAC[1]), row("bare", "eth1", MAC[0])];
+        assert_eq!(name(&trunk, &frame(false, Some(102))).as_deref(), Some("acme/two"));
+        assert_eq!(
+            name(&trunk, &frame(true, Some(0x2000 | 101))).as_deref(),
+            Some("acme/one"),
+            "of any priority"
+        );
+        assert_eq!(name(&trunk, &frame(false, None)).as_deref(), Some("acme/bare"));
+        assert_eq!(name(&trunk, &frame(false, Some(103))), None);
+
+        let at = |mac: MacAddr| format!("eth1.7/{mac}");
+        let shared = [row("one", &at(MAC[0]), MAC[0]), row("two", &at(MAC[1]), MAC[1])];
+        assert_eq!(name(&shared, &frame(false, Some(7))).as_deref(), Some("acme/one"), "who sends");
+        assert_eq!(name(&shared, &frame(true, Some(7))).as_deref(), Some("acme/two"), "who is to receive");
+        assert_eq!(name(&shared, &frame(false, None)), None);
+    }
+
+    #[test]
+    fn what_is_wanted_is_in_the_frame() {
+        let frame = frames::udp(1, 2, 4000, 53);
+        let address = |last: u8| IpAddr::from([10, 1, 0, last]);
+        let fits = |address, port, proto, mac| matches(&frame, address, port, proto, mac);
+        assert!(fits(None, None, None, None) && fits(Some(address(2)), Some(53), Some(17), None));
+        assert!(!fits(Some(address(3)), None, None, None) && !fits(None, Some(54), None, None));
+        assert!(!fits(None, None, Some(6), None) && !fits(None, None, None, Some(MacAddr([9; 6]))));
+        assert!(!matches(&[0; 9], None, Some(1), None, None));
+        assert!(in_words(&frame).starts_with("udp 10.1.0.1:4000 -> 10.1.0.2:53"), "{}", in_words(&frame));
+    }
+
+    #[test]
+    fn only_vxlan_of_this_site_is_in_the_tunnel() {
+        let inner = frames::udp(1, 2, 4000, 53);
+        let vni = Vni::new_checked(5001).unwrap();
+        let payload = [&header::encode(vni)[..], &inner].concat();
+        let builder =
+            etherparse::PacketBuilder::ethernet2(MAC[0].0, MAC[1].0).ipv4([192, 0, 2, 1], [192, 0, 2, 2], 64);
+        let datagram = frames::udp_of(builder, 50_000, 4789, &payload);
+        let (found, at) = in_tunnel(&datagram, 4789).unwrap();
+        assert_eq!((found, &datagram[at..]), (vni, &inner[..]));
+        assert_eq!(in_tunnel(&datagram, 8472), None);
+        assert_eq!(in_tunnel(&inner, 53), None, "too short for a header");
+        for len in 0..datagram.len().min(60) {
+            assert_eq!(in_tunnel(&datagram[..len], 4789), None);
+        }
+    }
 }
