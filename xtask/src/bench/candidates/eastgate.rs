@@ -16,14 +16,16 @@ use nix::unistd::Pid;
 use super::super::cpu;
 use super::super::traffic::{ALLOWS, Pair, Tenant};
 use super::super::work::{Reach, USUAL_RULES};
-use super::Candidate;
 use super::hub::HubTopology;
 use super::segment::{SEGMENT_DEVICE, SegmentTopology};
 use super::topology::{SUBNET, Topology, UNDERLAY_DEVICE, VNI};
+use super::{Candidate, Watch};
 use crate::{run, stop};
 
 /// Loading 10,000 rules may take a while, and is timed; a daemon that needs longer than this is stuck.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// Where the hosts' daemons tell Prometheus how they are
+const METRICS: &str = "127.0.0.1:9464";
 const STOPS_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -51,7 +53,17 @@ impl Eastgate {
         for (host, _) in topology.hosts() {
             let name = host_name(host.vtep);
             let mut command = host.namespace.command(&binary);
-            command.args(["run", "--dataplane", dataplane, "--host", &name, "--config"]).arg(&config);
+            command.args([
+                "run",
+                "--metrics",
+                METRICS,
+                "--dataplane",
+                dataplane,
+                "--host",
+                &name,
+                "--config",
+            ]);
+            command.arg(&config);
             daemons.push(Daemon::start(command, &binary, scratch, &name)?);
         }
         let hub = HubTopology::build(dataplane)?;
@@ -107,6 +119,26 @@ impl Candidate for Eastgate {
 
     fn load_tiers(&mut self, count: usize) -> Result<Option<Duration>> {
         self.load(Policy::Tiers(count))
+    }
+
+    fn watch(&self) -> Result<Option<Watch>> {
+        let mut watch = Watch::default();
+        for ((host, _), daemon) in self.topology.hosts().into_iter().zip(&self.daemons) {
+            let once = format!(
+                "exec 3<>/dev/tcp/{}; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3",
+                METRICS.replace(':', "/")
+            );
+            let scraped = run::output(host.namespace.command("bash").args(["-c", &once]))?;
+            if !scraped.contains("\neastgate_") {
+                bail!("{METRICS} gives no metrics: {scraped}");
+            }
+            let mut scraper = host.namespace.command("bash");
+            scraper.args(["-c", &format!("while :; do ({once}) >/dev/null; sleep 1; done")]);
+            let mut observer = Command::new(&daemon.binary);
+            observer.args(["observe", "--follow", "-o", "json", "--socket"]).arg(&daemon.socket);
+            [scraper, observer].into_iter().try_for_each(|watcher| watch.add(watcher))?;
+        }
+        Ok(Some(watch))
     }
 
     fn use_default_limits(&mut self, default: bool) -> Result<()> {
@@ -252,7 +284,7 @@ impl Daemon {
         command.arg("--socket").arg(&socket).stdin(std::process::Stdio::null());
         let output = File::create(&log)?;
         command.stdout(output.try_clone()?).stderr(output);
-        die_with_us(&mut command);
+        super::die_with_us(&mut command);
         let shown = run::shown(&command);
         let child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
         Ok(Self { child, binary: binary.to_owned(), socket, log })
@@ -308,15 +340,5 @@ impl Drop for Daemon {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
-    }
-}
-
-/// A benchmark that is killed must not leave daemons behind.
-fn die_with_us(command: &mut Command) {
-    use std::os::unix::process::CommandExt;
-    #[expect(unsafe_code, reason = "running code between fork and exec is unsafe")]
-    // SAFETY: prctl is a single system call, which is async-signal-safe, and nothing is allocated.
-    unsafe {
-        command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?));
     }
 }

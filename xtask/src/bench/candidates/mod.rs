@@ -11,12 +11,15 @@ mod veth;
 
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 
 use super::traffic::{Pair, ports};
 use super::work::{Reach, bind};
+use crate::run;
 
 pub(crate) use topology::neighbours;
 
@@ -106,6 +109,12 @@ pub(crate) trait Candidate {
         Ok(None)
     }
 
+    /// Has what happens followed, and its metrics scraped each second, on both hosts, until what is given is dropped; `None` from a
+    /// candidate that tells of neither.
+    fn watch(&self) -> Result<Option<Watch>> {
+        Ok(None)
+    }
+
     /// Has the limits on flows that a user gets who says nothing, or those that the benchmark is usually made with.
     fn use_default_limits(&mut self, _default: bool) -> Result<()> {
         Ok(())
@@ -124,6 +133,48 @@ pub(crate) trait Candidate {
     /// Resident memory of the daemon on the client's host, bytes; `None` where there is no daemon.
     fn resident(&self) -> Result<Option<u64>> {
         Ok(None)
+    }
+}
+
+/// Programs that watch a candidate; dropping it ends them.
+#[derive(Debug, Default)]
+pub(crate) struct Watch(Vec<Child>);
+
+impl Watch {
+    fn add(&mut self, mut program: Command) -> Result<()> {
+        program.stdin(Stdio::null()).stdout(Stdio::null());
+        die_with_us(&mut program);
+        self.0.push(program.spawn().with_context(|| format!("cannot start `{}`", run::shown(&program)))?);
+        Ok(())
+    }
+
+    /// Whether all of them still watch.
+    pub(crate) fn goes_on(&mut self) -> Result<bool> {
+        for program in &mut self.0 {
+            if program.try_wait()?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        for program in &mut self.0 {
+            let _ = program.kill();
+            let _ = program.wait();
+        }
+    }
+}
+
+/// A benchmark that is killed must not leave daemons behind.
+fn die_with_us(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    #[expect(unsafe_code, reason = "running code between fork and exec is unsafe")]
+    // SAFETY: prctl is a single system call, which is async-signal-safe, and nothing is allocated.
+    unsafe {
+        command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?));
     }
 }
 

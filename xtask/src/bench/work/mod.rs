@@ -10,7 +10,7 @@ mod packets;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::candidates::Candidate;
 use super::traffic::{Cores, Pair, Seen, Window};
@@ -60,6 +60,7 @@ enum Kind {
     FirstAnswer,
     Rules { count: usize },
     Tiers { count: usize },
+    Watched,
     Flows { side: usize },
     Memory,
 }
@@ -87,7 +88,7 @@ pub(crate) struct Settings {
 }
 
 /// All work, in the order it is done: what leaves many flows behind comes last.
-pub(crate) const ALL: [Work; 30] = [
+pub(crate) const ALL: [Work; 31] = [
     work("tcp-1", "bulk TCP, one stream", Reach::CrossHost, Kind::Bulk { streams: 1 }, true),
     work("tcp-8", "bulk TCP, 8 streams", Reach::CrossHost, Kind::Bulk { streams: 8 }, true),
     work("udp-1", "UDP, 18-byte payload, one flow", Reach::CrossHost, Kind::Packets { flows: 1 }, true),
@@ -211,6 +212,13 @@ pub(crate) const ALL: [Work; 30] = [
         Kind::Sustained,
         false,
     ),
+    work(
+        "watched",
+        "observed and scraped each second against neither, by turns",
+        Reach::CrossHost,
+        Kind::Watched,
+        false,
+    ),
     work("memory", "resident memory of the daemon on one host", Reach::CrossHost, Kind::Memory, true),
     work("flows-1", "UDP over a grid of one tracked flow", Reach::CrossHost, Kind::Flows { side: 1 }, false),
     work(
@@ -292,6 +300,7 @@ impl Work {
                 Ok(samples)
             }
             Kind::Tiers { count } => tiers(candidate, self.reach, count, settings),
+            Kind::Watched => watched(candidate, pair, settings),
             Kind::Flows { side } => Ok(packet_samples(Grid { side }.measure(pair, cores, window)?)),
             Kind::Memory => {
                 let resident = candidate.resident().context("resident memory")?;
@@ -326,12 +335,8 @@ fn tiers(
     count: usize,
     settings: Settings,
 ) -> Result<Vec<Sample>> {
-    let measure = |candidate: &dyn Candidate| -> Result<[f64; 2]> {
-        let pair = candidate.pair(reach).context("a pair across hosts")?;
-        let Settings { cores, window } = settings;
-        let (connections, _) = connections::measure(pair, Closing::Fin, cores, window)?;
-        let packets = packets::measure(pair, 1, &packets::PAYLOAD, cores, window)?;
-        Ok([connections.rate(), packets.rate()])
+    let measure = |candidate: &dyn Candidate| {
+        connections_and_packets(candidate.pair(reach).context("a pair across hosts")?, settings)
     };
     let usual = measure(candidate)?;
     let Some(reload) = candidate.load_tiers(count)? else { return Ok(Vec::new()) };
@@ -344,6 +349,30 @@ fn tiers(
         sample("established UDP", "/s", true, packets),
         sample("established UDP, of 1 tier", "x", true, packets / usual[1]),
         sample("policy load", "ms", false, reload.as_secs_f64() * 1e3),
+    ])
+}
+
+/// New connections a second, and packets of one flow that is established.
+fn connections_and_packets(pair: Pair<'_>, settings: Settings) -> Result<[f64; 2]> {
+    let Settings { cores, window } = settings;
+    let (connections, _) = connections::measure(pair, Closing::Fin, cores, window)?;
+    let packets = packets::measure(pair, 1, &packets::PAYLOAD, cores, window)?;
+    Ok([connections.rate(), packets.rate()])
+}
+
+/// The same while everything is watched, as multiples of the same a moment before.
+fn watched(candidate: &dyn Candidate, pair: Pair<'_>, settings: Settings) -> Result<Vec<Sample>> {
+    let alone = connections_and_packets(pair, settings)?;
+    let Some(mut watch) = candidate.watch()? else { return Ok(Vec::new()) };
+    let [connections, packets] = connections_and_packets(pair, settings)?;
+    if !watch.goes_on()? {
+        bail!("who watches has ended before the work");
+    }
+    Ok(vec![
+        sample("connections", "/s", true, connections),
+        sample("connections, of unwatched", "x", true, connections / alone[0]),
+        sample("established UDP", "/s", true, packets),
+        sample("established UDP, of unwatched", "x", true, packets / alone[1]),
     ])
 }
 
