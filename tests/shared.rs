@@ -454,6 +454,20 @@ fn a_segment_that_does_not_isolate_is_noticed() {
             wait_within(SOON, "it is noticed", || dropped(&alpha, "direct-frame") > before);
             wait_within(SOON, "the machine is led back", || site.known_as(11, address) == Some(appliance()));
         }
+        // Both are told again and again, and do not have to be seen at it.
+        let seen = dropped(&alpha, "direct-frame");
+        for (one, other) in [(11, 12), (12, 11)] {
+            for address in [v4(other), v6(other)] {
+                let machine = site.machine(one);
+                machine.ip(&format!("neigh replace {address} lladdr {} dev eth0 nud reachable", mac(other)));
+            }
+        }
+        for (one, other) in [(11, 12), (12, 11)] {
+            for address in [v4(other), v6(other)] {
+                wait_within(SOON, "it is told again", || site.known_as(one, address) == Some(appliance()));
+            }
+        }
+        assert_eq!(dropped(&alpha, "direct-frame"), seen, "{dataplane}");
         // For what is behind another machine, too: the gateway that it knew before.
         site.machine(11).ip("route add 10.9.0.0/16 via 10.1.0.12");
         let stale = format!("neigh replace {} lladdr {} dev eth0 nud reachable", v4(12), mac(12));

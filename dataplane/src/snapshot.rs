@@ -7,6 +7,7 @@ mod compile;
 pub mod directory;
 pub mod holders;
 mod learning;
+pub mod pairs;
 pub mod rule_counts;
 pub mod rule_limits;
 pub mod rules;

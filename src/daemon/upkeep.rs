@@ -13,6 +13,7 @@ use super::{Daemon, PortState, accelerate::device};
 use crate::{
     control::socket::SocketState,
     io::{
+        clock,
         fastpath::KernelPath,
         guard::HostTraffic,
         netlink::{Link, LinkEvent},
@@ -116,6 +117,7 @@ impl Daemon {
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
         self.sweep();
+        self.view.shared.keep_pairs(clock::now());
         self.keep_listening().await;
         // The kernel tells of filters, and neither of programs in the tcx lists nor of packet sockets.
         let is_told = self.machine.as_mut().is_none_or(|machine| {
@@ -193,7 +195,7 @@ impl Daemon {
     fn sweep(&mut self) {
         if self.sweeping.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
             let shared = self.view.shared.clone();
-            self.sweeping = Some(tokio::task::spawn_blocking(move || shared.sweep(crate::io::clock::now())));
+            self.sweeping = Some(tokio::task::spawn_blocking(move || shared.sweep(clock::now())));
         }
     }
 

@@ -170,6 +170,9 @@ impl<'s> Pipeline<'s> {
     fn lead_back(&mut self, arrival: &Arrival<'s>, view: &View, now: Instant, out: &mut Batch) {
         let network = arrival.network;
         let Some(owner) = network.at_mac(view.dst) else { return };
+        if let Some(sender) = arrival.sender {
+            lock(&network.state.pairs).note(sender.mac, owner.mac, now);
+        }
         if lock(&network.state.thefts).take(now) {
             let by = arrival.sender.map(|sender| sender.name.to_string());
             tracing::warn!(network = %network.name, from = by.as_deref(), to = %owner.name, mac = %view.dst,
@@ -187,6 +190,28 @@ impl<'s> Pipeline<'s> {
             }
             eastgate_steering::announcement(address, network.proxy_mac, owner.sender.router, &mut self.made);
             self.send_back(arrival, out);
+        }
+    }
+
+    /// Tells those that were seen to speak past the appliance that each other's addresses are here.
+    pub(super) fn lead_pairs(&mut self, network: &'s Network, out: &mut Batch) {
+        for pair in lock(&network.state.pairs).take_due() {
+            let [Some(one), Some(other)] = pair.map(|mac| network.by_mac(mac)) else { continue };
+            // They may have moved apart.
+            if !one.is_beside(other) {
+                continue;
+            }
+            for (to, of) in [(one, other), (other, one)] {
+                for address in of.holdings().addresses.iter().take(LED_BACK) {
+                    eastgate_steering::announcement(
+                        *address,
+                        network.proxy_mac,
+                        of.sender.router,
+                        &mut self.made,
+                    );
+                    self.send_made_to(network, to.location, out);
+                }
+            }
         }
     }
 

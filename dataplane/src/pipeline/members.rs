@@ -168,6 +168,7 @@ impl<'s> Pipeline<'s> {
         let snapshot = self.snapshot;
         for network in snapshot.networks() {
             self.tell_learned(network, out);
+            self.lead_pairs(network, out);
             let due = lock(&network.state.changed).take(ANNOUNCED_AT_ONCE);
             if due.len() == ANNOUNCED_AT_ONCE {
                 self.shared.has_changed.store(true, Relaxed);

@@ -143,6 +143,16 @@ impl Shared {
         self.states.prune();
     }
 
+    /// Has machines told again that were seen to speak past the appliance. Called now and then.
+    pub fn keep_pairs(&self, now: Instant) {
+        let snapshot = self.snapshot();
+        let are_due =
+            snapshot.networks().iter().filter(|network| lock(&network.state.pairs).look(now)).count() > 0;
+        if are_due {
+            self.has_changed.store(true, Relaxed);
+        }
+    }
+
     /// The part of the flow table that a flow is in.
     pub fn flows(&self, key: &FlowKey) -> MutexGuard<'_, FlowTable> {
         let shard = self.sharding.shard(key) as usize;

@@ -19,7 +19,7 @@ use eastgate_vtep::{
 };
 use eastgate_wire::{Addr, Instant, Rate, TokenBucket, Vni};
 
-use super::{Endpoint, Network, Snapshot};
+use super::{Endpoint, Network, Snapshot, pairs::Pairs};
 
 /// What a network has learned and used up.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct NetworkState {
     pub holders: Mutex<Holders>,
     /// Addresses that are elsewhere now, or at another MAC, and that others are to be told of
     pub changed: Mutex<Changed>,
+    /// Machines of shared segments that were seen to speak past the appliance
+    pub pairs: Mutex<Pairs>,
     /// Learned neighbours
     pub learned: Mutex<Learned>,
     /// Learned addresses of endpoints: whatever settings change, they stay.
@@ -204,6 +206,7 @@ impl NetworkState {
         Self {
             fdb: Mutex::new(Fdb::new(settings.fdb, RandomState::new())),
             changed: Mutex::default(),
+            pairs: Mutex::default(),
             holders: Mutex::new(Holders::new(HolderLimits::default())),
             learned: Mutex::new(Learned::new(LearnLimits::default())),
             snooped,
