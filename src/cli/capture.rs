@@ -7,7 +7,7 @@ mod file;
 mod told;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     net::IpAddr,
     os::fd::AsFd,
     path::PathBuf,
@@ -31,7 +31,7 @@ use serde::Serialize;
 
 use self::{
     file::CaptureFile,
-    told::{Fate, Teller},
+    told::{Fate, Seat, Teller},
 };
 use super::{
     args::{Ask, Daemon, Format, Output, parse_proto, parse_vni},
@@ -42,12 +42,13 @@ use super::{
 use crate::io::{
     capture_socket::{CaptureSocket, Captured},
     mmsg::RecvBatch,
+    sysopt::allow_open_files,
 };
 
 const HELP: &str = "Run it where the daemon runs, in its network namespace, with CAP_NET_RAW. At tenant ports, frames are captured as machines send them and as they are
 delivered; on the underlay, VXLAN of this site as it comes and goes. Each has a verdict, the reason and the rules with their places: as a comment of the packet in
 Wireshark and tshark (`frame.comment contains \"ingress-denied\"`), or on its line. They are what the daemon says right after of a packet like it, as `eastgate trace`
-does, and where it told of the drop itself, as `eastgate observe` does, that. While somebody captures at a port, also with tcpdump, the kernel's programs
+does, and where it told of the drop itself, as `eastgate observe` does, that; `unknown` where neither is sure. The ports are those that there are when it begins. While somebody captures at a port, also with tcpdump, the kernel's programs
 send by its device, where that is seen, and not straight into the other end of a veth: within a second, and until a second after.
 
 Examples:
@@ -110,7 +111,7 @@ pub struct Capture {
     #[command(flatten)]
     daemon: Daemon,
     /// How to print lines
-    #[arg(short, long, value_enum, default_value = "text")]
+    #[arg(short, long, value_enum, default_value = "text", conflicts_with = "write")]
     output: Format,
 }
 
@@ -143,6 +144,11 @@ const MANY: usize = 20_000;
 /// How long packets are seen to before the sockets are, and at the end.
 const STINT: Duration = Duration::from_millis(200);
 const LAST_STINT: Duration = Duration::from_secs(5);
+/// Bytes of frames that may wait to be read, of all devices together, and of one at the least
+const UNREAD: usize = 128 << 20;
+const UNREAD_OF_ONE: usize = 512 << 10;
+/// Batches of one device that are read before others are seen to.
+const BATCHES: usize = 64;
 /// How long the daemon may take until delivered frames are seen.
 const READY: Duration = Duration::from_secs(5);
 
@@ -150,7 +156,7 @@ const READY: Duration = Duration::from_secs(5);
 struct Device {
     name: String,
     /// Its endpoints; none on the underlay
-    endpoints: Vec<EndpointRow>,
+    seats: Vec<Seat>,
     socket: CaptureSocket,
     is_gone: bool,
 }
@@ -165,6 +171,8 @@ struct Packet {
     inner: usize,
     /// Of a port: the endpoint that it is from or for
     endpoint: Option<String>,
+    /// It is at a VLAN of a trunk, and has the tag.
+    tagged: bool,
     arrived: Instant,
 }
 
@@ -190,22 +198,30 @@ pub(super) fn capture(options: &Capture) -> Result<u8> {
     }
     let asking = options.asking();
     let status: Status = ask(&asking, &Request::Status {})?;
-    let endpoints = local_endpoints(&asking, options)?;
-    let mut devices = open(options, &status, &endpoints)?;
-    // A signal ends the capture, and not what is being written.
-    let signals = signals()?;
+    let all = endpoints(&asking, Filter::default())?;
+    let wanted = match &options.endpoint {
+        Some(name) => endpoints(&asking, Filter { endpoint: Some(name.clone()), ..Filter::default() })?,
+        None => Vec::new(),
+    };
+    // Before there is anything to tell of.
+    let teller = Teller::new(&asking, wanted);
+    let _ = allow_open_files(all.len() as u64 + FILES);
+    let mut devices = open(options, &status, &all, &teller)?;
     wait_until_seen(&asking, &devices)?;
     let mut run = Run {
         options,
-        teller: Teller::new(&asking, endpoints),
+        teller,
         sink: Sink::open(options, &devices)?,
         waiting: VecDeque::new(),
         held: 0,
         written: 0,
         lost: 0,
         in_hurry: false,
-        vxlan: status.vtep.port,
+        port: status.vtep.port,
+        vtep: status.vtep.address,
     };
+    // A signal ends the capture from now on, and not what is being written.
+    let signals = signals()?;
     eprintln!("eastgate: capturing at {}", named(&devices));
     let (begun, mut batch) = (Instant::now(), RecvBatch::new());
     let is_over = |run: &Run<'_>| {
@@ -220,16 +236,23 @@ pub(super) fn capture(options: &Capture) -> Result<u8> {
             break;
         }
     }
-    run.receive(&mut devices, &mut batch)?;
-    thread::sleep(TURN);
-    run.settle(&devices, Duration::ZERO, LAST_STINT)?;
-    run.in_hurry = true;
-    run.settle(&devices, Duration::ZERO, Duration::MAX)?;
+    if !is_over(&run) {
+        run.receive(&mut devices, &mut batch)?;
+        // What was dropped of it is told by then.
+        thread::sleep(SETTLE);
+        run.teller.hear_now();
+        run.settle(&devices, Duration::ZERO, LAST_STINT)?;
+        run.in_hurry = true;
+        run.settle(&devices, Duration::ZERO, Duration::MAX)?;
+    }
     run.sink.finish(run.lost)?;
     let lost = if run.lost > 0 { format!(", {} lost: they came too fast", run.lost) } else { String::new() };
     eprintln!("eastgate: {} captured{lost}", names::count(run.written, "packet"));
     Ok(exit::OK)
 }
+
+/// Files that are open besides those of devices
+const FILES: u64 = 64;
 
 impl Capture {
     /// How what goes wrong is told.
@@ -251,9 +274,7 @@ impl Capture {
     }
 }
 
-/// Endpoints of this host that are at a port.
-fn local_endpoints(asking: &Ask, options: &Capture) -> Result<Vec<EndpointRow>> {
-    let mut filter = Filter { vni: options.vni, endpoint: options.endpoint.clone(), ..Filter::default() };
+fn endpoints(asking: &Ask, mut filter: Filter) -> Result<Vec<EndpointRow>> {
     let mut rows = Vec::new();
     loop {
         let page: List<EndpointRow> = ask(asking, &Request::Endpoints(filter.clone()))?;
@@ -265,49 +286,65 @@ fn local_endpoints(asking: &Ask, options: &Capture) -> Result<Vec<EndpointRow>> 
     }
 }
 
-/// The device, the VLAN and the station of a port, as `show endpoints` names it.
-fn parts(port: &str) -> (&str, Option<VlanId>) {
-    let device = port.split('/').next().unwrap_or_default();
-    match device.rsplit_once('.') {
-        Some((name, vlan)) => match vlan.parse().ok().and_then(VlanId::new_checked) {
-            Some(vlan) => (name, Some(vlan)),
-            None => (device, None),
-        },
-        None => (device, None),
+/// The device and the VLAN of a port, as `show endpoints` names it, and whether others are at the same place. A device may have a dot in
+/// its name.
+fn parts(port: &str, is_device: impl Fn(&str) -> bool) -> (&str, Option<VlanId>, bool) {
+    let (place, is_shared) = port.split_once('/').map_or((port, false), |(place, _)| (place, true));
+    let vlan = place
+        .rsplit_once('.')
+        .and_then(|(name, vlan)| Some((name, VlanId::new_checked(vlan.parse().ok()?)?)));
+    match vlan {
+        Some((name, vlan)) if !is_device(place) => (name, Some(vlan), is_shared),
+        _ => (place, None, is_shared),
     }
 }
 
-fn open(options: &Capture, status: &Status, endpoints: &[EndpointRow]) -> Result<Vec<Device>> {
-    let mut devices: Vec<Device> = Vec::new();
-    let socket = |name: &str| {
-        let index = if_nametoindex(name).with_context(|| {
-            format!("{name}: run it in the daemon's network namespace (ip netns exec ..)")
-        })?;
-        CaptureSocket::open(index).with_context(|| format!("{name} cannot be captured at (CAP_NET_RAW)"))
+fn is_device(name: &str) -> bool {
+    if_nametoindex(name).is_ok()
+}
+
+fn open(options: &Capture, status: &Status, all: &[EndpointRow], teller: &Teller) -> Result<Vec<Device>> {
+    let mut at: BTreeMap<String, Vec<Seat>> = BTreeMap::new();
+    for row in all.iter().filter(|row| row.port.is_some()) {
+        let (name, vlan, is_shared) = parts(row.port.as_deref().unwrap_or_default(), is_device);
+        at.entry(name.to_owned()).or_default().push(Seat { row: row.clone(), vlan, is_shared });
+    }
+    let is_wanted = |seats: &[Seat]| {
+        options.wants(At::Ports)
+            && seats.iter().any(|seat| {
+                options.vni.is_none_or(|vni| vni == seat.row.vni)
+                    && (options.endpoint.is_none() || teller.wants(&seat.row))
+            })
     };
-    if options.wants(At::Ports) {
-        for row in endpoints {
-            let Some(port) = &row.port else { continue };
-            let name = if status.ports.iter().any(|it| it.name == *port) { parts(port).0 } else { continue };
-            if let Some(device) = devices.iter_mut().find(|device| device.name == name) {
-                device.endpoints.push(row.clone());
-            } else if if_nametoindex(name).is_ok() || devices.is_empty() {
-                let (endpoints, is_gone) = (vec![row.clone()], false);
-                devices.push(Device { name: name.to_owned(), endpoints, socket: socket(name)?, is_gone });
-            }
-        }
-    }
-    if options.wants(At::Underlay) {
-        for name in status.vtep.device.split(", ").filter(|name| !name.is_empty()) {
-            let (name, endpoints) = (name.to_owned(), Vec::new());
-            devices.push(Device { socket: socket(&name)?, name, endpoints, is_gone: false });
-        }
-    }
-    if devices.is_empty() || endpoints.is_empty() && options.endpoint.is_some() {
+    at.retain(|_, seats| is_wanted(seats));
+    let underlay =
+        status.vtep.device.split(", ").filter(|name| !name.is_empty() && options.wants(At::Underlay));
+    let wanted: Vec<(String, Vec<Seat>)> =
+        at.into_iter().chain(underlay.map(|name| (name.to_owned(), Vec::new()))).collect();
+    if wanted.is_empty() {
         let whose = options.endpoint.as_ref().map_or_else(String::new, |name| format!(" of {name}"));
         bail!("there is no port{whose} on this host: `eastgate show endpoints` lists who is where");
     }
-    Ok(devices)
+    let (there, absent): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(name, _)| is_device(name));
+    let absent: Vec<String> = absent.into_iter().map(|(name, _)| name).collect();
+    let absent = names::some_of(&absent, 8, ", ");
+    if there.is_empty() {
+        bail!(
+            "there is no device {absent} here: run it in the daemon's network namespace (ip netns exec ..)"
+        );
+    }
+    if !absent.is_empty() {
+        eprintln!("eastgate: not there, and not captured at: {absent}");
+    }
+    let room = (UNREAD / there.len()).max(UNREAD_OF_ONE);
+    let device = |(name, seats): (String, Vec<Seat>)| {
+        let socket = if_nametoindex(&*name)
+            .map_err(std::io::Error::from)
+            .and_then(|index| CaptureSocket::open(index, room))
+            .with_context(|| format!("{name} cannot be captured at (it takes CAP_NET_RAW)"))?;
+        Ok(Device { name, seats, socket, is_gone: false })
+    };
+    there.into_iter().map(device).collect()
 }
 
 /// The daemon notices within a second that somebody captures.
@@ -316,7 +353,7 @@ fn wait_until_seen(asking: &Ask, devices: &[Device]) -> Result<()> {
     loop {
         let status: Status = ask(asking, &Request::Status {})?;
         let is_seen = |device: &Device| {
-            let mut ports = status.ports.iter().filter(|port| parts(&port.name).0 == device.name);
+            let mut ports = status.ports.iter().filter(|port| parts(&port.name, is_device).0 == device.name);
             ports.all(|port| port.captured || port.state != "forwarding")
         };
         if !status.dataplane.starts_with("ebpf") || devices.iter().all(is_seen) {
@@ -333,7 +370,7 @@ fn wait_until_seen(asking: &Ask, devices: &[Device]) -> Result<()> {
 }
 
 fn signals() -> Result<SignalFd> {
-    let set = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    let set = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
     set.thread_block()?;
     Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
@@ -368,17 +405,29 @@ struct Run<'o> {
     lost: u64,
     /// It is about to end.
     in_hurry: bool,
-    /// The UDP port of VXLAN
-    vxlan: u16,
+    /// Where VXLAN is for this host
+    port: u16,
+    vtep: IpAddr,
 }
 
 impl Run<'_> {
+    fn is_in_hurry(&self) -> bool {
+        self.in_hurry || self.waiting.len() > MANY || self.held > WAITING / 2
+    }
+
     fn receive(&mut self, devices: &mut [Device], batch: &mut RecvBatch) -> Result<()> {
         for (index, device) in devices.iter_mut().enumerate().filter(|(_, device)| !device.is_gone) {
             let mut captured = Vec::new();
-            if device.socket.receive(batch, |frame| captured.push(frame)).is_err() {
-                // It went down, and may come up again, or it is gone.
-                device.is_gone = if_nametoindex(&*device.name).is_err();
+            for _ in 0..BATCHES {
+                match device.socket.receive(batch, |frame| captured.push(frame)) {
+                    Ok(0) => break,
+                    Ok(_) => {}
+                    Err(_) => {
+                        // It went down, and may come up again, or it is gone.
+                        device.is_gone = !is_device(&device.name);
+                        break;
+                    }
+                }
             }
             self.lost += u64::from(device.socket.newly_dropped());
             for frame in captured {
@@ -397,23 +446,29 @@ impl Run<'_> {
     /// Whose a frame is, if it is wanted as far as that can be seen of it.
     fn place(&self, index: usize, device: &Device, captured: Captured) -> Option<Packet> {
         let options = self.options;
-        let mut packet =
-            Packet { device: index, captured, vni: None, inner: 0, endpoint: None, arrived: Instant::now() };
-        if device.endpoints.is_empty() {
-            let (vni, inner) = told::in_tunnel(&packet.captured.bytes, self.vxlan)?;
+        let mut packet = Packet {
+            device: index,
+            captured,
+            vni: None,
+            inner: 0,
+            endpoint: None,
+            tagged: false,
+            arrived: Instant::now(),
+        };
+        if device.seats.is_empty() {
+            let (vni, inner) = told::in_tunnel(&packet.captured, self.port, self.vtep)?;
             (packet.vni, packet.inner) = (Some(vni), inner);
-        } else {
-            let row = told::of_port(&device.endpoints, &packet.captured);
-            packet.vni = row.map(|row| row.vni);
-            packet.endpoint = row.map(|row| row.endpoint.clone());
-            // The only one of the device that is wanted is another.
-            if options.endpoint.is_some() && row.is_none() {
-                return None;
-            }
+        } else if let Some(Seat { row, vlan, .. }) = told::of_port(&device.seats, &packet.captured) {
+            (packet.vni, packet.tagged) = (Some(row.vni), vlan.is_some());
+            packet.endpoint = Some(row.endpoint.clone());
         }
+        let is_of_wanted = |packet: &Packet| match &packet.endpoint {
+            Some(name) => self.teller.is_wanted(packet.vni, name),
+            None => self.teller.is_of(packet.vni, packet.frame()),
+        };
         let is_wanted = options.vni.is_none_or(|vni| packet.vni == Some(vni))
             && told::matches(packet.frame(), options.address, options.port, options.proto, options.mac)
-            && (options.endpoint.is_none() || packet.endpoint.is_some() || self.teller.is_of(packet.frame()));
+            && (options.endpoint.is_none() || is_of_wanted(&packet));
         is_wanted.then_some(packet)
     }
 
@@ -422,6 +477,7 @@ impl Run<'_> {
         self.teller.hear();
         let begun = Instant::now();
         while begun.elapsed() < stint
+            && (self.teller.may_ask() || self.is_in_hurry())
             && self.waiting.front().is_some_and(|packet| packet.arrived.elapsed() >= wait)
             && let Some(packet) = self.waiting.pop_front()
         {
@@ -430,7 +486,7 @@ impl Run<'_> {
                 continue;
             }
             let Some(device) = devices.get(packet.device) else { continue };
-            let in_hurry = self.in_hurry || self.waiting.len() > MANY || self.held > WAITING / 2;
+            let in_hurry = self.is_in_hurry();
             let fate = self.teller.tell(&packet, in_hurry);
             if self.options.keeps(&fate) {
                 self.sink.write(device, &packet, &fate)?;
@@ -443,12 +499,9 @@ impl Run<'_> {
 
 impl Capture {
     fn keeps(&self, fate: &Fate) -> bool {
-        let dropped = fate.verdict == told::DROPPED;
-        let passed = matches!(fate.verdict, told::FORWARDED | told::ANSWERED);
-        self.verdict.is_none_or(|wanted| match wanted {
-            VerdictArg::Forwarded => passed,
-            VerdictArg::Dropped => dropped,
-        }) && self.reason.as_ref().is_none_or(|reason| fate.reason.as_ref() == Some(reason))
+        let is_wanted = |wanted| fate.passed() == Some(wanted == VerdictArg::Forwarded);
+        self.verdict.is_none_or(is_wanted)
+            && self.reason.as_ref().is_none_or(|reason| fate.reason.as_ref() == Some(reason))
             && self.rule.as_ref().is_none_or(|rule| fate.because.iter().any(|text| text.contains(&**rule)))
     }
 }
@@ -478,7 +531,7 @@ impl Sink {
     fn open(options: &Capture, devices: &[Device]) -> Result<Self> {
         let Some(path) = &options.write else { return Ok(Self::Lines(options.output)) };
         let interfaces = devices.iter().map(|device| {
-            let whose: Vec<String> = device.endpoints.iter().map(|row| row.endpoint.clone()).collect();
+            let whose: Vec<String> = device.seats.iter().map(|seat| seat.row.endpoint.clone()).collect();
             let what = match &whose[..] {
                 [] => "underlay".to_owned(),
                 whose => format!("port of {}", names::some_of(whose, 8, ", ")),
@@ -521,7 +574,7 @@ impl Sink {
                 packet.captured.outgoing,
                 &packet.captured.bytes,
                 &fate.comment(packet.endpoint.as_deref()),
-                fate.verdict == told::DROPPED,
+                fate.passed(),
             ),
         }
     }
@@ -551,10 +604,13 @@ mod tests {
     #[test]
     fn a_port_is_a_device_and_perhaps_a_vlan() {
         let vlan = VlanId::new_checked;
-        assert_eq!(parts("veth-web1"), ("veth-web1", None));
-        assert_eq!(parts("eth1.101"), ("eth1", vlan(101)));
-        assert_eq!(parts("eth1.101/02:00:00:00:00:01"), ("eth1", vlan(101)));
-        assert_eq!(parts("eth1/02:00:00:00:00:01"), ("eth1", None));
-        assert_eq!(parts("br.lan"), ("br.lan", None), "no VLAN has that name");
+        let parts = |port| parts(port, |name| name == "bond0.7");
+        assert_eq!(parts("veth-web1"), ("veth-web1", None, false));
+        assert_eq!(parts("eth1.101"), ("eth1", vlan(101), false));
+        assert_eq!(parts("eth1.101/02:00:00:00:00:01"), ("eth1", vlan(101), true));
+        assert_eq!(parts("eth1/02:00:00:00:00:01"), ("eth1", None, true));
+        assert_eq!(parts("br.lan"), ("br.lan", None, false), "no VLAN has that name");
+        assert_eq!(parts("bond0.7"), ("bond0.7", None, false), "a device has");
+        assert_eq!(parts("bond0.7.9"), ("bond0.7", vlan(9), false));
     }
 }

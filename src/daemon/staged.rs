@@ -39,7 +39,7 @@ pub(super) struct Staged {
     pub(super) refused: BTreeMap<Kind, Tally>,
     /// Flows that were held against it
     pub(super) flows: u64,
-    /// Those of them that had just begun when it was staged: they may be told of as events too
+    /// Those of them that had just begun when it was staged
     just_begun: HashSet<FlowKey>,
     /// Those of [`Staged::refused`] that were not told apart: there were too many kinds
     pub(super) more: u64,
@@ -143,8 +143,9 @@ impl Staged {
         Says::Policy(network.opinion(ends, key, icmp, header, related))
     }
 
-    /// Had it begun too short a time before this was staged to be there by then for sure?
-    fn may_come_late(&self, flow: &FlowInfo) -> bool {
+    /// Had it begun too short a time before this was staged to be there by then for sure? It may be told of as an event too, or as that
+    /// alone.
+    fn had_just_begun(&self, flow: &FlowInfo) -> bool {
         flow.created + LATENESS >= self.since
     }
 
@@ -195,11 +196,9 @@ impl View {
             // Another one may have been staged meanwhile.
             if let Some(staged) = staged.as_mut().filter(|staged| staged.since == since)
                 && flow.created < since
+                && (!staged.had_just_begun(flow) || staged.just_begun.insert(flow.key))
             {
                 staged.hold(&live, flow);
-                if staged.may_come_late(flow) {
-                    staged.just_begun.insert(flow.key);
-                }
                 count += 1;
             }
         });
@@ -219,7 +218,7 @@ impl View {
             if let Event::Flow(event) | Event::Elsewhere(event) = event
                 && event.what == Happening::Opened
                 && (event.flow.created >= staged.since
-                    || staged.may_come_late(&event.flow) && !staged.just_begun.contains(&event.flow.key))
+                    || staged.had_just_begun(&event.flow) && staged.just_begun.insert(event.flow.key))
             {
                 staged.hold(live, &event.flow);
             }

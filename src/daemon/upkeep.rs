@@ -120,11 +120,12 @@ impl Daemon {
         self.view.shared.keep_pairs(clock::now());
         self.keep_listening().await;
         // The kernel tells of filters, and neither of programs in the tcx lists nor of packet sockets.
-        let is_told = self.machine.as_mut().is_none_or(|machine| {
-            let has_news = self.view.kernel.get().is_some() && machine.list_captures();
-            !has_news && machine.attaches_by() != "tcx"
+        let is_accelerated = self.view.kernel.get().is_some();
+        let is_to_be_asked = self.machine.as_mut().is_some_and(|machine| {
+            let others_listen = is_accelerated && machine.list_captures();
+            others_listen || machine.attaches_by() == "tcx"
         });
-        if !is_told {
+        if is_to_be_asked {
             self.hold_all(None).await;
         }
         self.keep_devices().await;

@@ -75,13 +75,17 @@ pub fn make_way(path: &Path, keep: u32) -> io::Result<()> {
         name.push(format!(".{number}"));
         PathBuf::from(name)
     };
-    if keep == 0 {
-        fs::remove_file(path)?;
+    if keep == 0
+        && let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
     }
     for number in (0..keep).rev() {
         let from = if number == 0 { path.to_owned() } else { numbered(number) };
         match fs::rename(from, numbered(number + 1)) {
-            Err(error) if number > 0 && error.kind() == io::ErrorKind::NotFound => {}
+            // Whoever else has moved or removed one
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             result => result?,
         }
     }

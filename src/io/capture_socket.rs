@@ -13,8 +13,6 @@ use super::{
     sysopt::{self, Overflow},
 };
 
-/// Bytes of the receive queue asked for
-const RECEIVE_BUFFER: libc::c_int = 32 << 20;
 /// Bytes of the two MACs, behind which a tag stands
 const MACS: usize = 12;
 
@@ -37,15 +35,16 @@ pub struct Captured {
 }
 
 impl CaptureSocket {
-    /// Looks at the device with this index from now on.
+    /// Looks at the device with this index from now on, with room for so many bytes of frames that nobody has fetched.
     ///
     /// # Errors
     /// What the kernel says: no permission, no such device.
-    pub fn open(ifindex: u32) -> io::Result<Self> {
+    pub fn open(ifindex: u32, room: usize) -> io::Result<Self> {
         let fd = packet_socket::unbound()?;
         sysopt::set(fd.as_fd(), libc::SOL_PACKET, PACKET_AUXDATA, 1)?;
         sysopt::set(fd.as_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
-        let buffer = |name| sysopt::set(fd.as_fd(), libc::SOL_SOCKET, name, RECEIVE_BUFFER);
+        let room = libc::c_int::try_from(room).unwrap_or(libc::c_int::MAX);
+        let buffer = |name| sysopt::set(fd.as_fd(), libc::SOL_SOCKET, name, room);
         buffer(libc::SO_RCVBUFFORCE).or_else(|_| buffer(libc::SO_RCVBUF))?;
         packet_socket::bind(fd.as_fd(), ifindex, libc::ETH_P_ALL as u16)?;
         Ok(Self { fd, overflow: Overflow::default() })

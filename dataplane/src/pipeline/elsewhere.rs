@@ -208,8 +208,10 @@ impl Shared {
                 let is_stale = network.is_some_and(|network| network.has_own_timeouts(&resident.packet));
                 let packet = &resident.packet;
                 let ended = if is_stale { fastpath.end(packet) } else { fastpath.end_if_over(packet) };
-                if let Some(found) = ended {
-                    self.bury(&mut flows, &snapshot, &found, None, now);
+                match ended {
+                    Some(found) => self.bury(&mut flows, &snapshot, &found, None, now),
+                    // It went on meanwhile.
+                    None => self.note_beginning(&snapshot, found.as_ref(), now),
                 }
             }
             fastpath.weigh(&candidates);

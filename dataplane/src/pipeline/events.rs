@@ -107,7 +107,8 @@ impl Happenings {
         let there = created + LATENESS;
         if self.limit > 0 && there > before {
             let flow = info();
-            if there > this || !self.told.contains(&flow.key) {
+            // In this round somebody may have it in hand still, to be met.
+            if there > this || self.told.insert(flow.key) {
                 self.record(FlowEvent { at: created, what: Happening::Opened, flow });
             }
         }
@@ -260,6 +261,8 @@ mod tests {
                     }
                     if round == goes {
                         elsewhere.end(ends, Happening::Ended(Ending::Closed), || flow(created));
+                        // Somebody has read it before.
+                        elsewhere.meet(millis(created), || flow(created));
                     }
                     elsewhere.end_round();
                 }

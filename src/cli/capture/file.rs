@@ -61,7 +61,7 @@ impl CaptureFile {
         Ok(this)
     }
 
-    /// One packet of the interface with this number.
+    /// One packet of the interface with this number, and whether it passed, where that is known.
     pub(super) fn write(
         &mut self,
         interface: usize,
@@ -69,16 +69,15 @@ impl CaptureFile {
         outgoing: bool,
         bytes: &[u8],
         comment: &str,
-        dropped: bool,
+        passed: Option<bool>,
     ) -> Result<()> {
         let direction = if outgoing { 2u32 } else { 1 };
-        let verdict = if dropped { TC_ACT_SHOT } else { TC_ACT_OK };
-        let verdict = [&[BY_EBPF_TC][..], &verdict.to_le_bytes()].concat();
-        let options = vec![
-            text(OptionCode::Comment, comment),
-            option(EPB_FLAGS, direction.to_le_bytes().to_vec()),
-            option(EPB_VERDICT, verdict),
-        ];
+        let mut options =
+            vec![text(OptionCode::Comment, comment), option(EPB_FLAGS, direction.to_le_bytes().to_vec())];
+        if let Some(passed) = passed {
+            let code = if passed { TC_ACT_OK } else { TC_ACT_SHOT };
+            options.push(option(EPB_VERDICT, [&[BY_EBPF_TC][..], &code.to_le_bytes()].concat()));
+        }
         let [ts_high, ts_low] = halves(at);
         let len = u32::try_from(bytes.len())?;
         let mut block = EnhancedPacketBlock {

@@ -1,24 +1,24 @@
 //! What became of a packet, as the daemon tells it: what it says of one like it, and what it has told of drops.
 
 use std::{
-    collections::{HashMap, hash_map::DefaultHasher},
-    hash::{Hash, Hasher},
+    collections::HashMap,
+    hash::{BuildHasher, Hash, Hasher, RandomState},
     net::IpAddr,
     time::{Duration, Instant},
 };
 
 use eastgate_api::{
-    EndpointRow, EventRow, Events, Filter, FlowRow, Hex, List, Request, TraceReport, TraceRequest, TraceStep,
-    Verdict,
+    EndpointRow, EventRow, Events, Filter, FlowRow, Hex, List, MAX_EVENTS, Request, TraceReport,
+    TraceRequest, TraceStep, Verdict,
 };
 use eastgate_vtep::header;
 use eastgate_wire::{
-    Addr, MacAddr, View, Vni, names,
+    Addr, MacAddr, OuterTag, View, VlanId, Vni, names,
     view::{Transport, ethertype},
 };
 use serde::Serialize;
 
-use super::{Packet, parts};
+use super::Packet;
 use crate::{
     cli::{args::Ask, commands::ask, print::side},
     io::capture_socket::Captured,
@@ -30,15 +30,19 @@ pub(super) const ANSWERED: &str = "answered";
 pub(super) const DROPPED: &str = "dropped";
 const UNKNOWN: &str = "unknown";
 
-/// How often the daemon is asked what it has dropped.
+/// How often the daemon is asked what it has dropped, and where it does not answer.
 const HEAR: Duration = Duration::from_millis(250);
-/// How far a drop that was told of and the packet that it was may lie apart, in milliseconds: what the kernel's programs refuse is asked
-/// for once a second.
-const APART: u64 = 1_200;
+const HEAR_AGAIN: Duration = Duration::from_secs(2);
+/// How far a drop that was told of and the packet that it was may lie apart, in milliseconds.
+const APART: u64 = 100;
 /// How long an answer is taken for packets that differ in nothing.
-const VALID: Duration = Duration::from_secs(5);
+const VALID: Duration = Duration::from_secs(1);
 /// The most answers, and the most drops, that are remembered.
 const REMEMBERED: usize = 10_000;
+/// Seconds that an answer may take
+const PATIENCE: u64 = 3;
+/// Questions about packets in a second: the daemon has others to answer.
+const QUESTIONS: u32 = 100;
 
 /// What became of a packet, and why.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -54,6 +58,15 @@ pub(super) struct Fate {
 }
 
 impl Fate {
+    /// Whether it passed, where that is known
+    pub(super) fn passed(&self) -> Option<bool> {
+        match self.verdict {
+            FORWARDED | ANSWERED => Some(true),
+            DROPPED => Some(false),
+            _ => None,
+        }
+    }
+
     fn unknown(packet: String, why: &str) -> Self {
         Self { verdict: UNKNOWN, reason: None, packet, because: vec![why.to_owned()] }
     }
@@ -81,15 +94,16 @@ impl Fate {
     }
 }
 
-/// A drop that the daemon has told of.
+/// Drops of a kind that the daemon has told of.
 struct Told {
-    time_ms: u64,
+    /// When, of those that no packet was found for
+    times_ms: Vec<u64>,
     reason: String,
     because: Vec<String>,
 }
 
-/// What tells packets apart that the daemon tells apart: protocol, ends and ports.
-type Kind = (u8, Addr, Addr, u16, u16);
+/// What tells packets apart that the daemon tells apart: network, source MAC, protocol, ends and ports.
+type Kind = (Vni, MacAddr, u8, Addr, Addr, u16, u16);
 
 /// Who asks the daemon.
 pub(super) struct Teller {
@@ -98,8 +112,11 @@ pub(super) struct Teller {
     wanted: Vec<EndpointRow>,
     after: Option<String>,
     heard: Option<Instant>,
-    told: HashMap<(Vni, Kind), Told>,
+    told: HashMap<Kind, Told>,
     known: HashMap<u64, (Instant, Fate)>,
+    hasher: RandomState,
+    /// When this second of questions began, and how many there were
+    questions: (Instant, u32),
     /// Why it does not answer, which is said once
     silent: Option<String>,
 }
@@ -107,9 +124,13 @@ pub(super) struct Teller {
 impl Teller {
     /// Of drops, what comes from now on.
     pub(super) fn new(asking: &Ask, wanted: Vec<EndpointRow>) -> Self {
+        // Packets do not wait for a daemon that hangs.
+        let asking = Ask { timeout: Some(PATIENCE), ..asking.clone() };
         let mut this = Self {
-            asking: asking.clone(),
+            asking,
             wanted,
+            hasher: RandomState::new(),
+            questions: (Instant::now(), 0),
             after: None,
             heard: None,
             told: HashMap::new(),
@@ -120,11 +141,21 @@ impl Teller {
         this
     }
 
-    /// Is a frame from or to one of those that are wanted?
-    pub(super) fn is_of(&self, frame: &[u8]) -> bool {
+    /// Is it an endpoint that is wanted?
+    pub(super) fn wants(&self, row: &EndpointRow) -> bool {
+        self.is_wanted(Some(row.vni), &row.endpoint)
+    }
+
+    /// Likewise, by its name
+    pub(super) fn is_wanted(&self, vni: Option<Vni>, endpoint: &str) -> bool {
+        self.wanted.iter().any(|row| vni == Some(row.vni) && row.endpoint == endpoint)
+    }
+
+    /// Is a frame of a network from or to one of those that are wanted?
+    pub(super) fn is_of(&self, vni: Option<Vni>, frame: &[u8]) -> bool {
         let Ok(view) = View::parse(frame) else { return false };
         let ends = view.ip().map(|ip| [ip.src, ip.dst]);
-        self.wanted.iter().any(|row| {
+        self.wanted.iter().filter(|row| vni == Some(row.vni)).any(|row| {
             [view.src, view.dst].contains(&row.mac)
                 || ends.is_some_and(|ends| ends.iter().any(|end| row.addresses.contains(end)))
         })
@@ -132,38 +163,74 @@ impl Teller {
 
     /// Takes in which drops were told of, now and then.
     pub(super) fn hear(&mut self) {
-        if self.heard.is_some_and(|heard| heard.elapsed() < HEAR) {
-            return;
+        let pause = if self.silent.is_some() { HEAR_AGAIN } else { HEAR };
+        if self.heard.is_none_or(|heard| heard.elapsed() >= pause) {
+            self.hear_now();
         }
-        self.heard = Some(Instant::now());
-        let limit = self.after.is_none().then_some(0);
-        let dropped = Filter { verdict: Some(Verdict::Dropped), ..Filter::default() };
-        let filter = Filter { limit, after: self.after.clone(), ..dropped };
-        match ask::<Events>(&self.asking, &Request::Events(filter)) {
-            Ok(answer) => {
-                self.silent = None;
-                self.after = Some(answer.next);
-                if self.told.len() > REMEMBERED {
-                    self.told.clear();
+    }
+
+    /// The same at once: all that has been told of so far.
+    pub(super) fn hear_now(&mut self) {
+        loop {
+            self.heard = Some(Instant::now());
+            let limit = self.after.is_none().then_some(0);
+            let dropped = Filter { verdict: Some(Verdict::Dropped), ..Filter::default() };
+            let filter = Filter { limit, after: self.after.clone(), ..dropped };
+            match ask::<Events>(&self.asking, &Request::Events(filter)) {
+                Ok(answer) => {
+                    self.silent = None;
+                    let is_last = self.after.is_none() || answer.events.len() < MAX_EVENTS;
+                    if answer.lost > 0 {
+                        let lost = names::count(answer.lost, "drop");
+                        eprintln!("eastgate: {lost} were not told of: they came too fast");
+                    }
+                    self.after = Some(answer.next);
+                    answer.events.into_iter().for_each(|event| self.note(event));
+                    if is_last {
+                        return;
+                    }
                 }
-                self.told.extend(answer.events.into_iter().filter_map(told));
-            }
-            Err(error) => {
-                let why = error.to_string();
-                if self.silent.as_ref() != Some(&why) {
-                    eprintln!("eastgate: {why}\n  the capture goes on, without what became of packets");
+                Err(error) => {
+                    let why = error.to_string();
+                    if self.silent.as_ref() != Some(&why) {
+                        eprintln!("eastgate: {why}\n  the capture goes on, without what became of packets");
+                    }
+                    self.silent = Some(why);
+                    // The next daemon numbers its events anew.
+                    self.after = None;
+                    return;
                 }
-                self.silent = Some(why);
             }
         }
+    }
+
+    fn note(&mut self, event: EventRow) {
+        let Some((kind, told)) = told(event) else { return };
+        if let Some(known) = self.told.get_mut(&kind) {
+            known.times_ms.extend(told.times_ms);
+            (known.reason, known.because) = (told.reason, told.because);
+        } else if self.told.len() < REMEMBERED {
+            self.told.insert(kind, told);
+        }
+    }
+
+    /// May the daemon be asked about one more packet now?
+    pub(super) fn may_ask(&mut self) -> bool {
+        if self.questions.0.elapsed() >= Duration::from_secs(1) {
+            self.questions = (Instant::now(), 0);
+        }
+        self.questions.1 < QUESTIONS
     }
 
     /// What became of a packet. In a hurry the daemon is asked about none that it was not asked about before.
     pub(super) fn tell(&mut self, packet: &Packet, in_hurry: bool) -> Fate {
         let mut fate = self.like_it(packet, in_hurry);
-        if packet.is_of_port() && packet.captured.outgoing {
-            // Whatever is said of one like it: this one was delivered.
-            if fate.verdict != FORWARDED {
+        if packet.captured.outgoing {
+            // Whatever is said of one like it: this one has left.
+            if fate.verdict == DROPPED && !packet.is_of_port() {
+                let reason = fate.reason.take().unwrap_or_default();
+                fate.because.insert(0, format!("the next host will say {reason}"));
+            } else if fate.verdict != FORWARDED {
                 fate.because.clear();
             }
             return Fate { verdict: FORWARDED, reason: None, ..fate };
@@ -171,22 +238,29 @@ impl Teller {
         if fate.verdict == DROPPED {
             return fate;
         }
+        let Some(told) = packet.kind().and_then(|kind| self.told.get_mut(&kind)) else { return fate };
         let at = u64::try_from(packet.captured.at.as_millis()).unwrap_or(u64::MAX);
-        let kind = packet.vni.zip(kind(packet.frame()));
-        match kind.and_then(|kind| self.told.get(&kind)).filter(|told| told.time_ms.abs_diff(at) <= APART) {
-            Some(told) => Fate {
-                verdict: DROPPED,
-                reason: Some(told.reason.clone()),
-                because: told.because.clone(),
+        let nearest = (0..told.times_ms.len()).min_by_key(|index| told.times_ms[*index].abs_diff(at));
+        let (reason, because) = (told.reason.clone(), told.because.clone());
+        match nearest.filter(|index| told.times_ms[*index].abs_diff(at) <= APART) {
+            Some(index) => {
+                told.times_ms.swap_remove(index);
+                Fate { verdict: DROPPED, reason: Some(reason), because, ..fate }
+            }
+            // Of a kind the first alone is told.
+            None => Fate {
+                verdict: UNKNOWN,
+                because: vec![format!(
+                    "rules let it pass, and packets like it were dropped ({reason}): `eastgate show drops` counts them"
+                )],
                 ..fate
             },
-            None => fate,
         }
     }
 
     /// What the daemon says of a packet like this one.
     fn like_it(&mut self, packet: &Packet, in_hurry: bool) -> Fate {
-        let key = packet.likeness();
+        let key = packet.likeness(&self.hasher);
         if let Some((_, fate)) = self.known.get(&key).filter(|(at, _)| at.elapsed() < VALID) {
             return fate.clone();
         }
@@ -203,7 +277,7 @@ impl Teller {
         }
         let nobody = Addr::v4([0; 4]);
         let from = packet.endpoint.clone().filter(|_| !packet.captured.outgoing);
-        let frame = Some(Hex(packet.frame().to_vec()));
+        let frame = Some(Hex(packet.as_sent()));
         let request = TraceRequest {
             vni,
             frame,
@@ -234,7 +308,7 @@ impl Teller {
 impl Teller {
     /// The rules that have admitted the flow that a packet is of
     fn admitted(&self, vni: Vni, frame: &[u8]) -> Vec<String> {
-        let Some((proto, src, dst, sport, dport)) = kind(frame) else { return Vec::new() };
+        let Some((proto, src, dst, sport, dport)) = ends(frame) else { return Vec::new() };
         let filter = Filter {
             vni: Some(vni),
             address: Some(src.to_ip()),
@@ -257,26 +331,46 @@ impl Teller {
 
 impl Packet {
     /// The same for packets that nothing is told apart in.
-    fn likeness(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
+    fn likeness(&self, hasher: &RandomState) -> u64 {
+        let mut hasher = hasher.build_hasher();
         (self.device, self.captured.outgoing, self.vni, &self.endpoint).hash(&mut hasher);
         let frame = self.frame();
         match View::parse(frame).ok().and_then(|view| view.ip().copied().map(|ip| (view, ip))) {
-            Some((view, ip)) if ip.fragment.is_none() => {
+            Some((view, ip)) if ip.fragment.is_none() && names::has_ports(ip.proto) => {
                 (view.src, view.dst, view.tags, view.tci, ip.proto, ip.src, ip.dst, ip.ports())
                     .hash(&mut hasher);
-                frame.len().next_power_of_two().hash(&mut hasher);
-                match ip.transport {
-                    Transport::Icmp(icmp) => (icmp.kind, icmp.code).hash(&mut hasher),
-                    Transport::Tcp(tcp) => tcp.flags.hash(&mut hasher),
-                    _ => {}
+                (ip.tos >> 2, frame.len().next_power_of_two()).hash(&mut hasher);
+                if let Transport::Tcp(tcp) = ip.transport {
+                    tcp.flags.hash(&mut hasher);
                 }
             }
+            // Neighbours' addresses and what errors quote stand in what others would call the payload.
             _ => frame.hash(&mut hasher),
         }
         hasher.finish()
     }
+
+    fn kind(&self) -> Option<Kind> {
+        let (proto, src, dst, sport, dport) = ends(self.frame())?;
+        let mac = View::parse(self.frame()).ok()?.src;
+        Some((self.vni?, mac, proto, src, dst, sport, dport))
+    }
+
+    /// The tenant's frame as whoever sent it did: what leaves by a VLAN of a trunk had no such tag.
+    fn as_sent(&self) -> Vec<u8> {
+        let frame = self.frame();
+        match frame.split_at_checked(MACS) {
+            Some((macs, rest)) if self.tagged && self.captured.outgoing => {
+                [macs, rest.get(TAG..).unwrap_or_default()].concat()
+            }
+            _ => frame.to_vec(),
+        }
+    }
 }
+
+/// Bytes of the two MACs of a frame, and of a tag behind them
+const MACS: usize = 12;
+const TAG: usize = 4;
 
 fn of_trace(packet: String, report: &TraceReport) -> Fate {
     let (verdict, reason) = match &*report.verdict {
@@ -302,15 +396,16 @@ fn of_trace(packet: String, report: &TraceReport) -> Fate {
     Fate { verdict, reason, packet, because: because.collect() }
 }
 
-fn told(event: EventRow) -> Option<((Vni, Kind), Told)> {
+fn told(event: EventRow) -> Option<(Kind, Told)> {
     let proto = event.proto.as_deref().and_then(names::protocol_number)?;
-    let kind = (proto, event.src?, event.dst?, event.sport, event.dport);
+    let kind = (event.vni?, event.src_mac?, proto, event.src?, event.dst?, event.sport, event.dport);
     let by = event.refused_by.map(|rule| format!("{} ({})", rule.rule, rule.at));
     let because = by.or(event.text).into_iter().collect();
-    Some(((event.vni?, kind), Told { time_ms: event.time_ms, reason: event.reason?, because }))
+    Some((kind, Told { times_ms: vec![event.time_ms], reason: event.reason?, because }))
 }
 
-fn kind(frame: &[u8]) -> Option<Kind> {
+/// Protocol, ends and ports
+fn ends(frame: &[u8]) -> Option<(u8, Addr, Addr, u16, u16)> {
     let view = View::parse(frame).ok()?;
     let ip = view.ip()?;
     let (sport, dport) = ip.ports();
@@ -358,36 +453,52 @@ pub(super) fn matches(
         })
 }
 
-/// Of which network a frame of the underlay is, and where the tenant's frame begins in it.
-pub(super) fn in_tunnel(frame: &[u8], vxlan: u16) -> Option<(Vni, usize)> {
+/// Of which network a frame of the underlay is, and where the tenant's frame begins in it. What comes in is for the VTEP here, or for many.
+pub(super) fn in_tunnel(captured: &Captured, port: u16, vtep: IpAddr) -> Option<(Vni, usize)> {
     const UDP_LEN: usize = 8;
-    let view = View::parse(frame).ok()?;
+    let view = View::parse(&captured.bytes).ok()?;
     let ip = view.ip().filter(|ip| ip.fragment.is_none() && matches!(ip.transport, Transport::Udp { .. }))?;
+    let is_ours = captured.outgoing || ip.dst == vtep.into() || ip.dst.to_ip().is_multicast();
     let payload = usize::from(ip.l4) + UDP_LEN;
-    (ip.ports().1 == vxlan).then_some(())?;
-    let header = header::decode(frame.get(payload..)?).ok()?;
-    Some((header.accept(true).ok()?, payload + header::VXLAN_LEN))
+    (is_ours && ip.ports().1 == port).then_some(())?;
+    // Whether reserved bits are refused, each network says.
+    let vni = header::decode(captured.bytes.get(payload..)?).ok()?.accept(false).ok()?;
+    Some((vni, payload + header::VXLAN_LEN))
+}
+
+/// An endpoint of a device, with what tells its frames apart there.
+#[derive(Clone, Debug)]
+pub(super) struct Seat {
+    pub(super) row: EndpointRow,
+    /// Its tag
+    pub(super) vlan: Option<VlanId>,
+    /// Others are at the same place, and it is known by its MAC.
+    pub(super) is_shared: bool,
 }
 
 /// The endpoint of a device that a frame is from, or for.
-pub(super) fn of_port<'r>(endpoints: &'r [EndpointRow], captured: &Captured) -> Option<&'r EndpointRow> {
-    let view = View::parse(&captured.bytes);
-    let bytes = captured.bytes.first_chunk::<12>()?;
-    let [dst, src] = [bytes.first_chunk::<6>()?, bytes.last_chunk::<6>()?].map(|mac| MacAddr(*mac));
+pub(super) fn of_port<'s>(seats: &'s [Seat], captured: &Captured) -> Option<&'s Seat> {
+    let macs = captured.bytes.first_chunk::<MACS>()?;
+    let [dst, src] = [macs.first_chunk::<6>()?, macs.last_chunk::<6>()?].map(|mac| MacAddr(*mac));
     let mac = if captured.outgoing { dst } else { src };
-    let port = |row: &'r EndpointRow| row.port.as_deref().unwrap_or_default();
-    if let [only] = endpoints
-        && parts(port(only)).1.is_none()
-        && !port(only).contains('/')
+    if let [only] = seats
+        && only.vlan.is_none()
+        && !only.is_shared
     {
         return Some(only);
     }
-    let vlan = view.ok().filter(|view| view.tags > 0).map(|view| view.tci & 0x0fff).filter(|vlan| *vlan > 0);
-    let mut fitting = endpoints.iter().filter(|row| {
-        let is_at = parts(port(row)).1.map(|vlan| vlan.get()) == vlan;
-        is_at && (!port(row).contains('/') || row.mac == mac)
+    let tag = View::parse(&captured.bytes).ok().filter(|view| view.tags > 0).and_then(|view| {
+        let kind = captured.bytes.get(MACS..)?.first_chunk()?;
+        Some((u16::from_be_bytes(*kind), view.tci))
     });
-    fitting.next()
+    let tag = OuterTag::of(tag);
+    seats.iter().find(|seat| {
+        let is_at = match seat.vlan {
+            Some(vlan) => tag == OuterTag::Vlan(vlan),
+            None => tag == OuterTag::Untagged,
+        };
+        is_at && (!seat.is_shared || seat.row.mac == mac)
+    })
 }
 
 #[cfg(test)]
@@ -400,12 +511,16 @@ mod tests {
 
     const MAC: [MacAddr; 2] = [MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2])];
 
-    fn row(name: &str, port: &str, mac: MacAddr) -> EndpointRow {
-        serde_json::from_value(json!({
-            "vni": 5001, "endpoint": format!("acme/{name}"), "network": "acme/lan", "host": "alpha", "port": port, "mac": mac,
+    fn seat(name: &str, vlan: Option<u16>, is_shared: bool, mac: MacAddr) -> Seat {
+        let row = json!({
+            "vni": 5001, "endpoint": format!("acme/{name}"), "network": "acme/lan", "host": "alpha", "port": "eth1", "mac": mac,
             "addresses": ["10.1.0.1"], "groups": [], "userspace": null, "tx_frames": 0, "rx_frames": 0,
-        }))
-        .unwrap()
+        });
+        Seat {
+            row: serde_json::from_value(row).unwrap(),
+            vlan: vlan.and_then(VlanId::new_checked),
+            is_shared,
+        }
     }
 
     /// From the first to the second, with a tag or none
@@ -419,8 +534,8 @@ mod tests {
     #[test]
     fn a_frame_is_of_the_endpoint_that_its_tag_and_mac_say() {
         let name =
-            |rows: &[EndpointRow], frame: &Captured| of_port(rows, frame).map(|row| row.endpoint.clone());
-        let access = [row("one", "eth1", MAC[1])];
+            |seats: &[Seat], frame: &Captured| of_port(seats, frame).map(|seat| seat.row.endpoint.clone());
+        let access = [seat("one", None, false, MAC[1])];
         assert_eq!(name(&access, &frame(false, None)).as_deref(), Some("acme/one"), "whatever MAC it takes");
         assert_eq!(
             name(&access, &frame(false, Some(9))).as_deref(),
@@ -428,8 +543,11 @@ mod tests {
             "whatever tag it takes"
         );
 
-        let trunk =
-            [row("one", "eth1.101", MAC[0]), row("two", "eth1.102", MAC[1]), row("bare", "eth1", MAC[0])];
+        let trunk = [
+            seat("one", Some(101), false, MAC[0]),
+            seat("two", Some(102), false, MAC[1]),
+            seat("bare", None, false, MAC[0]),
+        ];
         assert_eq!(name(&trunk, &frame(false, Some(102))).as_deref(), Some("acme/two"));
         assert_eq!(
             name(&trunk, &frame(true, Some(0x2000 | 101))).as_deref(),
@@ -438,9 +556,11 @@ mod tests {
         );
         assert_eq!(name(&trunk, &frame(false, None)).as_deref(), Some("acme/bare"));
         assert_eq!(name(&trunk, &frame(false, Some(103))), None);
+        let mut of_provider = frame(false, Some(101));
+        of_provider.bytes[12..14].copy_from_slice(&[0x88, 0xa8]);
+        assert_eq!(name(&trunk, &of_provider), None);
 
-        let at = |mac: MacAddr| format!("eth1.7/{mac}");
-        let shared = [row("one", &at(MAC[0]), MAC[0]), row("two", &at(MAC[1]), MAC[1])];
+        let shared = [seat("one", Some(7), true, MAC[0]), seat("two", Some(7), true, MAC[1])];
         assert_eq!(name(&shared, &frame(false, Some(7))).as_deref(), Some("acme/one"), "who sends");
         assert_eq!(name(&shared, &frame(true, Some(7))).as_deref(), Some("acme/two"), "who is to receive");
         assert_eq!(name(&shared, &frame(false, None)), None);
@@ -463,15 +583,19 @@ mod tests {
         let inner = frames::udp(1, 2, 4000, 53);
         let vni = Vni::new_checked(5001).unwrap();
         let payload = [&header::encode(vni)[..], &inner].concat();
-        let builder =
-            etherparse::PacketBuilder::ethernet2(MAC[0].0, MAC[1].0).ipv4([192, 0, 2, 1], [192, 0, 2, 2], 64);
-        let datagram = frames::udp_of(builder, 50_000, 4789, &payload);
-        let (found, at) = in_tunnel(&datagram, 4789).unwrap();
-        assert_eq!((found, &datagram[at..]), (vni, &inner[..]));
-        assert_eq!(in_tunnel(&datagram, 8472), None);
-        assert_eq!(in_tunnel(&inner, 53), None, "too short for a header");
-        for len in 0..datagram.len().min(60) {
-            assert_eq!(in_tunnel(&datagram[..len], 4789), None);
+        let builder = etherparse::PacketBuilder::ethernet2(MAC[0].0, MAC[1].0);
+        let bytes = frames::udp_of(builder.ipv4([192, 0, 2, 1], [192, 0, 2, 2], 64), 50_000, 4789, &payload);
+        let captured =
+            |bytes: &[u8], outgoing| Captured { at: Duration::ZERO, outgoing, bytes: bytes.to_vec() };
+        let (here, other) = (IpAddr::from([192, 0, 2, 2]), IpAddr::from([192, 0, 2, 3]));
+        let (found, at) = in_tunnel(&captured(&bytes, false), 4789, here).unwrap();
+        assert_eq!((found, &bytes[at..]), (vni, &inner[..]));
+        assert_eq!(in_tunnel(&captured(&bytes, false), 8472, here), None);
+        assert_eq!(in_tunnel(&captured(&bytes, false), 4789, other), None, "it is for another host");
+        assert!(in_tunnel(&captured(&bytes, true), 4789, other).is_some(), "this host sends it");
+        assert_eq!(in_tunnel(&captured(&inner, true), 53, here), None, "too short for a header");
+        for len in 0..bytes.len().min(60) {
+            assert_eq!(in_tunnel(&captured(&bytes[..len], true), 4789, here), None);
         }
     }
 }

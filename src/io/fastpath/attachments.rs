@@ -178,6 +178,18 @@ impl KernelPath {
         if before.as_ref().is_some_and(|before| before.attachment == attachment && before.vni == vni) {
             return Ok(());
         }
+        if let Some(before) = &before
+            && before.vni == vni
+            && before.attachment.attachment == attachment.attachment
+            && before.attachment.key() == attachment.key()
+        {
+            // How frames get to it is all that is different: flows that know its number go on.
+            let open = Open { attachment, ..before.clone() };
+            self.fastpath.set_egress(open.number, open.attachment.egress())?;
+            self.fastpath.set_attachment(open.attachment.key(), open.row(id))?;
+            tables.attachments.open.insert(id, open);
+            return Ok(());
+        }
         if before.is_some() {
             self.close(tables, id)?;
         }
