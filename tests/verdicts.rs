@@ -226,7 +226,7 @@ fn each_flow_that_begins_is_told_once() {
             }
         });
         let (mut ports, mut after) = (Vec::new(), 0);
-        let read = || {
+        let mut read = || {
             // One answer after the other, as each tells a part of it.
             while let rows = observed(&scene.alpha, &["--after", &after.to_string()])
                 && let Some(last) = rows.last()
@@ -238,7 +238,10 @@ fn each_flow_that_begins_is_told_once() {
             ports.sort_unstable();
             ports.clone()
         };
-        let told = settle(read, |ports| ports.len() >= expected.len());
+        let told = settle(&mut read, |ports| ports.len() >= expected.len());
+        // One more, told in a round behind those: what is told again has been by then.
+        scene.site.web1.enter(|| bind_udp(("0.0.0.0", 19_999)).send_to(b"last", udp(12, 8004)).unwrap());
+        let told = settle(read, |ports| ports.first() == Some(&19_999)).split_off(1.min(told.len()));
         let missing: Vec<_> = expected.iter().filter(|port| !told.contains(port)).collect();
         assert!(missing.is_empty(), "{dataplane}: not told {missing:?}");
         assert_eq!(told, expected, "{dataplane}");
