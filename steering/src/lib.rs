@@ -10,6 +10,7 @@ pub mod responder;
 pub mod rewrite;
 pub mod settings;
 pub mod snooping;
+pub mod vdp;
 
 pub use bindings::{Known, Learn, LearnLimits, Learned};
 pub use holders::{Heard, Holder, HolderLimits, Holders, Title};
