@@ -7,7 +7,9 @@ use std::{
 };
 
 use eastgate_api::{Changes, Named};
-use eastgate_config::{AddressSet, Config, Endpoint, Group, Name, Network, Policy, Rule, SitePolicy, Tenant};
+use eastgate_config::{
+    AddressSet, Config, Endpoint, Group, Name, Network, Policy, Profile, Rule, SitePolicy, Tenant,
+};
 use eastgate_dataplane::trace::rule_text;
 use eastgate_wire::names;
 
@@ -53,6 +55,7 @@ fn add_tenant(changes: &mut Changes, name: &str, before: Option<&Tenant>, after:
     compare(&mut changes.networks, &path, networks(before), networks(after), same);
     compare(&mut changes.endpoints, &path, endpoints(before), endpoints(after), |a, b| a == b);
     compare(&mut changes.groups, &path, groups(before), groups(after), |a, b| a == b);
+    compare(&mut changes.profiles, &path, profiles(before), profiles(after), |a, b| a == b);
     let mut rules = compare_lists(&path, groups(before), groups(after), |it| [&it.ingress, &it.egress]);
     compare(&mut changes.sets, &path, sets(before), sets(after), |a, b| a == b);
     compare(&mut changes.policies, &path, policies(before), policies(after), |a, b| a == b);
@@ -111,6 +114,10 @@ fn groups(tenant: Option<&Tenant>) -> impl Iterator<Item = (&Name, &Group)> {
 
 fn sets(tenant: Option<&Tenant>) -> impl Iterator<Item = (&Name, &AddressSet)> {
     tenant.into_iter().flat_map(|tenant| &tenant.sets)
+}
+
+fn profiles(tenant: Option<&Tenant>) -> impl Iterator<Item = (&Name, &Profile)> {
+    tenant.into_iter().flat_map(|tenant| &tenant.profiles)
 }
 
 fn policies(tenant: Option<&Tenant>) -> impl Iterator<Item = (&Name, &Policy)> {

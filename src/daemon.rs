@@ -16,6 +16,7 @@ mod show;
 mod staged;
 mod underlay;
 mod upkeep;
+mod vdp;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,6 +51,7 @@ use self::{
     reload::{nothing_to_do, within_open_files},
     staged::Staged,
     underlay::ActiveUnderlay,
+    vdp::{Desk, Stations, terms::Terms},
 };
 use crate::{
     control::{
@@ -179,6 +181,8 @@ pub(crate) struct View {
     /// What counters were told last
     told: Mutex<Told>,
     changes: mpsc::Sender<Change>,
+    /// What stations may, and what they have associated
+    desk: Arc<Desk>,
 }
 
 /// What the daemon's task is asked to change, and where the outcome goes.
@@ -196,6 +200,8 @@ pub(crate) struct Visible {
     reload_error: Option<String>,
     ports: BTreeMap<AttachmentId, PortState>,
     names: BTreeMap<AttachmentId, Arc<str>>,
+    /// The devices behind which stations are
+    segments: BTreeMap<Arc<str>, PortState>,
     /// The devices of the underlay that are there
     underlay: Vec<Link>,
     listening: bool,
@@ -262,6 +268,8 @@ struct Daemon {
     serving: BTreeMap<AttachmentId, u32>,
     /// Devices with guard and sockets
     devices: BTreeMap<u32, OpenDevice>,
+    /// Those of them behind which stations are
+    stations: BTreeMap<u32, Stations>,
     underlay: Option<ActiveUnderlay>,
     /// The devices that the underlay's program is on
     attached: BTreeSet<u32>,
@@ -302,7 +310,7 @@ impl Daemon {
         if let Some(warning) = warning {
             tracing::warn!("{warning}");
         }
-        let (snapshot, effective) =
+        let (snapshot, effective, parted) =
             learning::first(&affordable, &host, &mut registry, &states, &options.socket)?;
         // First the socket: whoever has both is told of the one that was named.
         let (listener, socket_file) = socket::listen(&options.socket)
@@ -334,6 +342,7 @@ impl Daemon {
             reloads: Reloads::default(),
             told: Mutex::default(),
             changes: sender,
+            desk: Arc::new(Desk::new(Terms::new(effective.written().clone(), &host))),
         });
         let collector = Collector::start(&view).context("cannot collect events")?;
         let control = Server::start(listener, view.clone()).context("cannot serve the control socket")?;
@@ -349,9 +358,10 @@ impl Daemon {
             workers,
             view,
             changes,
-            learner: Learner::new(&options.socket, effective),
+            learner: Learner::new(&options.socket, effective, parted),
             serving: BTreeMap::new(),
             devices: BTreeMap::new(),
+            stations: BTreeMap::new(),
             underlay: None,
             attached: BTreeSet::new(),
             settings: upkeep::HeldSettings::new(),
@@ -412,7 +422,7 @@ impl Daemon {
                     let _ = self.reload().await;
                 }
                 Some(change) = self.changes.recv() => self.carry_out(change).await,
-                _ = look.tick(), if self.has_learners() => self.learn().await,
+                _ = look.tick(), if self.has_learners() || self.has_stations() => self.learn().await,
                 event = self.events.recv() => {
                     let Some(event) = event else { return Err(anyhow!("the kernel's notifications ended")) };
                     let mut news = upkeep::News::default();
@@ -459,6 +469,7 @@ impl Daemon {
 
     /// All at once: the kernel takes its time for each socket that is closed.
     fn end_workers(&mut self) {
+        self.stations.clear();
         self.workers.iter().for_each(|worker| worker.tell(Command::Stop));
         self.workers.clear();
     }
@@ -478,7 +489,7 @@ impl Daemon {
         // Those of ports that are gone stay: what was counted of them is still told. Their numbers are not given again.
         let names = wanted.iter().map(|port| (port.id, port.name().into()));
         lock(&self.view.state).names.extend(names);
-        self.release_ports(&wanted).await;
+        self.release_ports(&wanted, &host).await;
         self.list_qdiscs().await;
         self.apply_settings().await;
         let mut states = BTreeMap::new();
@@ -495,6 +506,7 @@ impl Daemon {
             }
             states.insert(port.id, state);
         }
+        let segments = self.serve_stations(&host).await;
         self.serve_underlay(&snapshot, &host).await;
         if let Err(error) = self.attach_to_underlay(&snapshot, &host).await {
             tracing::error!("datagrams take the slow path: {error:#}");
@@ -504,6 +516,7 @@ impl Daemon {
         visible.notes.retain(|name, _| is_open(name));
         visible.captured.retain(is_open);
         visible.ports = states;
+        visible.segments = segments;
         visible.underlay = self.underlay_links(&host).cloned().collect();
         visible.listening = self.underlay.is_some();
         if visible.listening {

@@ -16,6 +16,7 @@ pub mod mmsg;
 pub mod netlink;
 pub mod packet_socket;
 pub mod serving;
+pub mod stations;
 pub mod survey;
 pub mod sysctl;
 pub mod sysopt;

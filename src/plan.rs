@@ -59,6 +59,12 @@ impl WantedPort {
         &self.attachment.device
     }
 
+    /// Whose frames those of its device are.
+    #[must_use]
+    pub const fn frames(&self) -> Frames {
+        if self.attachment.is_by_tag() { Frames::ByTag } else { Frames::Own(self.id) }
+    }
+
     /// As it is shown.
     #[must_use]
     pub fn name(&self) -> String {
@@ -66,9 +72,10 @@ impl WantedPort {
     }
 }
 
-/// The first of the attachments of each device.
-fn one_of_each_device(ports: &[WantedPort]) -> impl Iterator<Item = &WantedPort> {
-    ports.chunk_by(|a, b| a.device() == b.device()).filter_map(<[WantedPort]>::first)
+/// The devices of ports, and those behind which stations are.
+fn wanted_devices<'p>(host: &'p Host, ports: &'p [WantedPort]) -> BTreeMap<&'p Arc<str>, Frames> {
+    let of_stations = host.vdp.keys().map(|device| (device, Frames::ByTag));
+    of_stations.chain(ports.iter().map(|port| (port.device(), port.frames()))).collect()
 }
 
 /// The attachments of a snapshot, by device name.
@@ -131,15 +138,14 @@ pub fn unfit(link: &Link, host: &Host, links: &BTreeMap<String, Link>) -> Option
 /// As many devices as the kernel lets stand on each other.
 const MOST_LOWER: usize = 8;
 
-/// One port of each device among those of `ports` that are there, and can be ports.
+/// Those of the devices that are there, and can be ports.
 fn usable<'p>(
-    host: &Host,
+    host: &'p Host,
     ports: &'p [WantedPort],
     links: &BTreeMap<String, Link>,
-) -> impl Iterator<Item = &'p WantedPort> {
-    one_of_each_device(ports).filter(move |port| {
-        links.get(&**port.device()).is_some_and(|link| unfit(link, host, links).is_none())
-    })
+) -> impl Iterator<Item = &'p Arc<str>> {
+    let devices = wanted_devices(host, ports).into_keys();
+    devices.filter(move |device| links.get(&***device).is_some_and(|link| unfit(link, host, links).is_none()))
 }
 
 /// The settings wanted on the devices that are there.
@@ -149,8 +155,8 @@ pub fn wanted_settings(host: &Host, ports: &[WantedPort], links: &BTreeMap<Strin
     for device in host.devices.iter().filter(|device| links.contains_key(&***device)) {
         settings.extend(port_settings(&PortRole::Underlay { interface: device }));
     }
-    for port in usable(host, ports, links) {
-        settings.extend(port_settings(&PortRole::Tenant { interface: port.device() }));
+    for device in usable(host, ports, links) {
+        settings.extend(port_settings(&PortRole::Tenant { interface: device }));
     }
     settings
 }
@@ -234,11 +240,10 @@ fn has_family(family: &str) -> bool {
     Path::new("/proc/sys/net").join(family).join("conf").exists()
 }
 
-/// What serves the device of a tenant port, which is there. On a trunk nothing of it is anybody's by that.
+/// What serves the device of tenant ports, which is there. On a trunk nothing of it is anybody's by that.
 #[must_use]
-pub fn device_steps(port: &WantedPort, hook: &'static str, accelerated: bool) -> [Step; 2] {
-    let device = port.device().to_string();
-    let frames = if port.attachment.is_by_tag() { Frames::ByTag } else { Frames::Own(port.id) };
+pub fn device_steps(device: &str, frames: Frames, hook: &'static str, accelerated: bool) -> [Step; 2] {
+    let device = device.to_owned();
     [
         Step::Attach { device: device.clone(), hook, place: Place::Port { accelerated } },
         Step::OpenPort { frames, device, hears: !accelerated },
@@ -347,9 +352,8 @@ pub fn lines(
         let steps = fastpath.steps(found.pins.as_deref(), found.hook, config.overlay.port);
         lines.extend(steps.iter().map(Step::line));
     }
-    for of_device in ports.chunk_by(|a, b| a.device() == b.device()) {
-        let Some(port) = of_device.first() else { continue };
-        let device = &**port.device();
+    for (device, frames) in wanted_devices(host, &ports) {
+        let device = &**device;
         let Some(link) = links.get(device) else {
             lines.push(Line::note("missing", device, "no such device yet", "served as soon as it appears"));
             continue;
@@ -358,8 +362,12 @@ pub fn lines(
             lines.push(Line::note("refuse port", device, why, "it cannot be a tenant port"));
             continue;
         }
-        lines.extend(device_steps(port, found.hook, accelerated).iter().map(Step::line));
-        lines.extend(of_device.iter().filter_map(vlan_step).map(|step| step.line()));
+        lines.extend(device_steps(device, frames, found.hook, accelerated).iter().map(Step::line));
+        let of_device = ports.iter().filter(|port| **port.device() == *device);
+        lines.extend(of_device.filter_map(vlan_step).map(|step| step.line()));
+        let stations =
+            host.vdp.contains_key(device).then(|| Step::ServeStations { device: device.to_owned() });
+        lines.extend(stations.map(|step| step.line()));
         if let Some(note) = found.traffic.get(&link.index).and_then(HostTraffic::note) {
             lines.push(Line::note("note", device, note, "eastgate comes before them"));
         }

@@ -23,6 +23,9 @@ pub struct Changes {
     pub templates: Named,
     /// Policies, as tenant/name; those of the site as name
     pub policies: Named,
+    /// Profiles of machines that stations associate, as tenant/name
+    #[serde(default)]
+    pub profiles: Named,
     /// Rules, as `tenant/group ingress #2: tcp port 443 with any`
     pub rules: Named,
 }
@@ -49,7 +52,7 @@ impl Named {
 impl Changes {
     /// The names by the kind of thing that they are of, in the singular.
     #[must_use]
-    pub fn kinds(&self) -> [(&'static str, &Named); 9] {
+    pub fn kinds(&self) -> [(&'static str, &Named); 10] {
         [
             ("host", &self.hosts),
             ("tenant", &self.tenants),
@@ -59,6 +62,7 @@ impl Changes {
             ("set", &self.sets),
             ("template", &self.templates),
             ("policy", &self.policies),
+            ("profile", &self.profiles),
             ("rule", &self.rules),
         ]
     }

@@ -225,6 +225,7 @@ impl Request {
                 ];
                 ("observe", filter, names)
             }
+            Self::Machines(filter) => ("show vdp", filter, &[Vni, Endpoint, Mac, Limit, After]),
             Self::Staged(filter) => ("policy staged", filter, &[Vni, Limit, After]),
             Self::FdbFlush(filter) => ("fdb flush", filter, &[Vni, Mac]),
             Self::FlowsKill(filter) => {

@@ -12,6 +12,7 @@ mod hex;
 mod protocol;
 mod reply;
 mod staged;
+mod vdp;
 
 pub use changes::{Changes, Named};
 pub use event::{EventKind, EventRow, Events, FLOW_ENDINGS, MAX_EVENTS, Verdict};
@@ -26,3 +27,4 @@ pub use protocol::{
 };
 pub use reply::{List, MAX_ROWS, Reply, Row};
 pub use staged::{StagedChange, StagedRow, StagedRows};
+pub use vdp::{MachineRow, StationPort};

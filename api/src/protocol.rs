@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use eastgate_wire::{Addr, MacAddr, Vni};
 use serde::{Deserialize, Serialize};
 
-use crate::{Changes, Filter, HelperCounts, Hex};
+use crate::{Changes, Filter, HelperCounts, Hex, StationPort};
 
 /// A request to the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -46,6 +46,8 @@ pub enum Request {
     Staged(Filter),
     /// Throws the staged version away
     Unstage {},
+    /// Machines that stations have associated
+    Machines(Filter),
     /// Walks a hypothetical packet through the path
     Trace(TraceRequest),
 }
@@ -76,6 +78,7 @@ impl Request {
             | Self::Policy(_)
             | Self::Rules(_)
             | Self::Staged(_)
+            | Self::Machines(_)
             | Self::Trace(_) => Class::List,
             Self::Reload {}
             | Self::Stage { .. }
@@ -154,6 +157,9 @@ pub struct Status {
     /// Addresses that were learned
     #[serde(default)]
     pub learned: LearnedCounts,
+    /// Devices behind which stations are
+    #[serde(default)]
+    pub stations: Vec<StationPort>,
     /// Endpoints of this host that are carried without policy, as tenant/name
     #[serde(default)]
     pub excluded: Vec<String>,

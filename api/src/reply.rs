@@ -9,7 +9,7 @@ use serde::{
 };
 
 use crate::{
-    Done, DropRows, EndpointRow, Events, ExpectationRow, FdbRow, FlowRow, NeighborRow, PolicyRow,
+    Done, DropRows, EndpointRow, Events, ExpectationRow, FdbRow, FlowRow, MachineRow, NeighborRow, PolicyRow,
     RuleCountRow, StagedRows, Status, TraceReport,
 };
 
@@ -42,6 +42,8 @@ pub enum Reply {
     Events(Events),
     /// To [`Request::Staged`](crate::Request::Staged)
     Staged(StagedRows),
+    /// To [`Request::Machines`](crate::Request::Machines)
+    Machines(List<MachineRow>),
     /// To [`Request::Trace`](crate::Request::Trace)
     Trace(TraceReport),
     /// To whatever changes something
@@ -74,6 +76,10 @@ impl Row for FlowRow {
 
 impl Row for ExpectationRow {
     const LIST: &'static str = "expectations";
+}
+
+impl Row for MachineRow {
+    const LIST: &'static str = "machines";
 }
 
 impl Row for NeighborRow {

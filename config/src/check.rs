@@ -14,6 +14,7 @@ mod names;
 mod negation;
 mod network;
 mod policy;
+mod profile;
 mod route;
 mod rule;
 mod site;
@@ -22,7 +23,7 @@ mod variables;
 
 pub(super) use self::{network::reserved_role, policy::mixed_own, site::Quotas};
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use eastgate_wire::{Attachment, TableSizes, Vni, VtepAddr};
 use toml::de::DeTable;
@@ -36,9 +37,10 @@ use super::{
     place::{Place, Source},
     policies::SitePolicy,
     problem::{Diagnostic, Near, Problem},
-    read::{At, Named, Reader, Span, Table as _},
-    tables::{FastpathTable, FileTable, HostLimitsTable, HostTable, OverlayTable},
+    read::{At, Field, Named, Reader, Span, Table as _},
+    tables::{FastpathTable, FileTable, HostLimitsTable, HostTable, OverlayTable, VdpTable},
     values::is_station_address,
+    vdp::VdpDevice,
 };
 
 /// What one file says.
@@ -432,6 +434,8 @@ fn host(name: &At<Name>, table: &HostTable, reader: &mut Reader) -> HostClaim {
     {
         reader.report(Problem::VtepAddress { address: vtep.value }, vtep.span);
     }
+    let vdp =
+        table.vdp.value.iter().map(|(device, table)| vdp_device(device, name, runs, table, reader)).collect();
     let host = match (table.vtep.good(), table.device.good()) {
         (Some(vtep), Some(device)) => Some(Host {
             name: name.value.clone(),
@@ -441,10 +445,44 @@ fn host(name: &At<Name>, table: &HostTable, reader: &mut Reader) -> HostClaim {
             udp_checksum: table.udp_checksum.good().map(|sum| sum.value),
             runs,
             management: table.management.value.items.iter().map(|prefix| prefix.value).collect(),
+            vdp,
         }),
         _ => None,
     };
     HostClaim { name: name.value.clone(), at, vtep, runs, host }
+}
+
+/// A device behind which stations are.
+fn vdp_device(
+    device: &At<Name>,
+    host: &At<Name>,
+    runs: Runs,
+    table: &VdpTable,
+    reader: &mut Reader,
+) -> (Arc<str>, VdpDevice) {
+    if device.value.len() >= 16 {
+        reader.report(Problem::BadDevice { name: device.value.to_string() }, device.span);
+    }
+    if runs != Runs::Eastgate {
+        reader.report(Problem::VdpHost { host: host.value.to_string() }, device.span);
+    }
+    let listed = table.stations.good().and_then(|stations| stations.value.0.as_ref());
+    for mac in listed.into_iter().flat_map(|list| &list.items).filter(|mac| !mac.value.is_station()) {
+        reader.report(Problem::MacKind { mac: mac.value }, mac.span);
+    }
+    let stations = match &table.stations {
+        Field::Good(stations) => {
+            stations.value.0.as_ref().map(|list| list.items.iter().map(|mac| mac.value).collect())
+        }
+        Field::Missing | Field::Bad => Some(BTreeSet::new()),
+    };
+    let vdp = VdpDevice {
+        at: reader.place(device.span),
+        stations,
+        machines: table.machines.value.get(),
+        keep_alive: Duration::from_secs(table.keep_alive.value.0),
+    };
+    (device.value.clone(), vdp)
 }
 
 /// Each once, in their order.

@@ -1,48 +1,69 @@
-//! What was learned of endpoints beside what the files say: the configuration with both.
+//! What is in force beside what the files say: addresses that were learned of endpoints, and machines that stations have associated.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
 use eastgate_wire::Addr;
 
-use super::model::{Config, Name, Network, Tenant};
+use super::model::{Config, Endpoint, Name, Network, Tenant};
 
 /// Learned addresses, by tenant and endpoint.
 pub type LearnedAddresses = BTreeMap<Name, BTreeMap<Name, Vec<Addr>>>;
 
-/// A configuration as it is written, and as it is in force with what was learned.
+/// Machines that stations have associated, each by a profile of its tenant: by tenant and network, sorted by name. Nobody else in the network has
+/// the name or the MAC of one.
+pub type AssociatedMachines = BTreeMap<Name, BTreeMap<Name, Vec<Arc<Endpoint>>>>;
+
+/// A configuration as it is written, and as it is in force with what was learned and associated.
 #[derive(Clone, Debug)]
 pub struct Effective {
     written: Arc<Config>,
     learned: LearnedAddresses,
+    machines: AssociatedMachines,
     config: Arc<Config>,
 }
 
 impl Effective {
-    /// What is written, with what was learned. A tenant that is as it was in the one `before` is the same `Arc` again, so that its
+    /// What is written, with machines that are associated, and what was learned of endpoints and of these. A tenant that is as it was in the one `before` is the same `Arc` again, so that its
     /// networks are not compiled anew.
     ///
     /// Nothing is added to an endpoint of which nothing is learned, nor an address that the files name for somebody.
     #[must_use]
-    pub fn new(written: Arc<Config>, learned: LearnedAddresses, before: Option<&Self>) -> Self {
-        if learned.is_empty() {
-            return Self { config: written.clone(), written, learned };
+    pub fn new(
+        written: Arc<Config>,
+        learned: LearnedAddresses,
+        machines: AssociatedMachines,
+        before: Option<&Self>,
+    ) -> Self {
+        if learned.is_empty() && machines.is_empty() {
+            return Self { config: written.clone(), written, learned, machines };
         }
         let mut config = (*written).clone();
-        for (name, of_tenant) in &learned {
+        let names: BTreeSet<&Name> = learned.keys().chain(machines.keys()).collect();
+        for name in names {
             let Some(tenant) = config.tenants.get_mut(name) else { continue };
             let same = before.filter(|before| {
                 before.written.tenants.get(name).is_some_and(|was| Arc::ptr_eq(was, tenant))
-                    && before.learned.get(name) == Some(of_tenant)
+                    && before.learned.get(name) == learned.get(name)
+                    && before.machines.get(name) == machines.get(name)
             });
             match same.and_then(|before| before.config.tenants.get(name)) {
                 Some(known) => *tenant = known.clone(),
-                None => *tenant = Arc::new(with_learned(tenant, of_tenant)),
+                None => {
+                    let mut with = (**tenant).clone();
+                    machines
+                        .get(name)
+                        .into_iter()
+                        .flatten()
+                        .for_each(|(network, all)| add(&mut with, network, all));
+                    learned.get(name).into_iter().for_each(|learned| add_learned(&mut with, learned));
+                    *tenant = Arc::new(with);
+                }
             }
         }
-        Self { written, learned, config: Arc::new(config) }
+        Self { written, learned, machines, config: Arc::new(config) }
     }
 
     /// What the files say
@@ -57,15 +78,28 @@ impl Effective {
         &self.config
     }
 
-    /// What was added
+    /// The addresses that were added
     #[must_use]
     pub const fn learned(&self) -> &LearnedAddresses {
         &self.learned
     }
+
+    /// The machines that were added
+    #[must_use]
+    pub const fn machines(&self) -> &AssociatedMachines {
+        &self.machines
+    }
 }
 
-fn with_learned(tenant: &Tenant, learned: &BTreeMap<Name, Vec<Addr>>) -> Tenant {
-    let mut tenant = tenant.clone();
+/// Adds machines to a network.
+fn add(tenant: &mut Tenant, network: &Name, machines: &[Arc<Endpoint>]) {
+    let Some(network) = tenant.networks.get_mut(network) else { return };
+    let endpoints = Arc::make_mut(&mut network.endpoints);
+    endpoints.extend_from_slice(machines);
+    endpoints.sort_by(|a, b| a.name.cmp(&b.name));
+}
+
+fn add_learned(tenant: &mut Tenant, learned: &BTreeMap<Name, Vec<Addr>>) {
     for network in tenant.networks.values_mut() {
         let mut taken = named(network);
         let endpoints = Arc::make_mut(&mut network.endpoints);
@@ -80,7 +114,6 @@ fn with_learned(tenant: &Tenant, learned: &BTreeMap<Name, Vec<Addr>>) -> Tenant 
             endpoint.learned = news;
         }
     }
-    tenant
 }
 
 /// The addresses that are in somebody's name.
@@ -139,21 +172,52 @@ hosts = ["a"]
     #[test]
     fn what_was_learned_is_added_where_it_may_be() {
         let written = load_str("any", TEXT).unwrap();
-        let before = Effective::new(written.clone(), BTreeMap::new(), None);
+        let before = Effective::new(written.clone(), BTreeMap::new(), BTreeMap::new(), None);
         assert!(Arc::ptr_eq(before.config(), &written));
-        let effective =
-            Effective::new(written.clone(), learned("one", &["10.1.0.7", "10.1.0.2"]), Some(&before));
+        let effective = Effective::new(
+            written.clone(),
+            learned("one", &["10.1.0.7", "10.1.0.2"]),
+            BTreeMap::new(),
+            Some(&before),
+        );
         let one = effective.config().tenants["x"].endpoint("one").unwrap().1;
         assert_eq!((one.addresses.len(), one.learned.len()), (1, 1), "the other one is somebody's");
         assert!(Arc::ptr_eq(&effective.config().tenants["y"], &written.tenants["y"]));
-        let again =
-            Effective::new(written.clone(), learned("one", &["10.1.0.7", "10.1.0.2"]), Some(&effective));
+        let again = Effective::new(
+            written.clone(),
+            learned("one", &["10.1.0.7", "10.1.0.2"]),
+            BTreeMap::new(),
+            Some(&effective),
+        );
         assert!(Arc::ptr_eq(&again.config().tenants["x"], &effective.config().tenants["x"]));
-        let none = Effective::new(written, learned("two", &["10.1.0.7"]), None);
+        let none = Effective::new(written, learned("two", &["10.1.0.7"]), BTreeMap::new(), None);
         assert_eq!(
             none.config().tenants["x"].endpoint("two").unwrap().1.addresses.len(),
             1,
             "it learns none"
         );
+    }
+
+    #[test]
+    fn a_machine_that_is_associated_is_an_endpoint_and_learns() {
+        let profile = "[tenant.x.profile.web]\nnetwork = \"n\"\nvsi_manager = \"m\"\nvsi_type = 5\ngroups = [\"all\"]\n";
+        let text = TEXT.replace("learn = ", "neighbors = \"proxy\"\nlearn = ");
+        let written = load_str("any", &format!("{text}{profile}")).unwrap();
+        let template = &written.tenants["x"].profiles["web"];
+        assert_eq!((template.vsi.to_string(), template.machines), ("type 5 of manager m".to_owned(), 256));
+        let machine = Endpoint { name: "web.1".into(), ..(*template.machine).clone() };
+        let machines: AssociatedMachines =
+            BTreeMap::from([("x".into(), BTreeMap::from([("n".into(), vec![Arc::new(machine)])]))]);
+        let effective =
+            Effective::new(written.clone(), learned("web.1", &["10.1.0.9"]), machines.clone(), None);
+        let network = &effective.config().tenants["x"].networks["n"];
+        assert_eq!(network.endpoints.len(), 3);
+        let web = network.endpoint("web.1").unwrap();
+        assert_eq!((web.learned.len(), web.groups.len()), (1, 1));
+        let again =
+            Effective::new(written.clone(), learned("web.1", &["10.1.0.9"]), machines, Some(&effective));
+        assert!(Arc::ptr_eq(&again.config().tenants["x"], &effective.config().tenants["x"]));
+        let gone = Effective::new(written.clone(), BTreeMap::new(), BTreeMap::new(), Some(&again));
+        assert!(Arc::ptr_eq(gone.config(), &written));
     }
 }

@@ -18,6 +18,7 @@ use super::{
     },
     place::Place,
     policies::{AddressSet, Policy, SitePolicy},
+    vdp::{Profile, VdpDevice},
     vlans::VlanRange,
 };
 
@@ -93,6 +94,8 @@ pub struct Host {
     pub runs: Runs,
     /// Prefixes that no tenant may reach.
     pub management: Vec<IpNet>,
+    /// Devices behind which stations say which machines they have, by name.
+    pub vdp: BTreeMap<Arc<str>, VdpDevice>,
 }
 
 /// A tenant. Nothing of one tenant is visible to another, but groups and sets that it shares.
@@ -116,6 +119,8 @@ pub struct Tenant {
     pub sets: BTreeMap<Name, AddressSet>,
     /// Its policies, by name.
     pub policies: BTreeMap<Name, Policy>,
+    /// What machines are that stations associate, by name.
+    pub profiles: BTreeMap<Name, Profile>,
 }
 
 /// A layer 2 network: one VNI.

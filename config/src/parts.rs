@@ -77,6 +77,7 @@ enum Kind {
     Set,
     Policy,
     Endpoint,
+    Profile,
 }
 
 /// The line `[tenant.T.KIND.NAME]`
@@ -195,6 +196,7 @@ impl Parts {
             put_together(&mut table.set.value, &before.set.value, is_kept)?;
             put_together(&mut table.policy.value, &before.policy.value, is_kept)?;
             put_together(&mut table.endpoint.value, &before.endpoint.value, is_kept)?;
+            put_together(&mut table.profile.value, &before.profile.value, is_kept)?;
             add_tenant(&mut file, name, first, table);
         }
         order.iter().try_for_each(|placed| placed.say_where(&sources))?;
@@ -233,6 +235,7 @@ impl Parts {
                 set: before.set.clone(),
                 policy: before.policy.clone(),
                 endpoint: before.endpoint.clone(),
+                profile: before.profile.clone(),
                 ..TenantTable::default()
             };
             if **name == *header.tenant {
@@ -241,6 +244,7 @@ impl Parts {
                 replace(&mut table.set.value, &mut changed.set.value)?;
                 replace(&mut table.policy.value, &mut changed.policy.value)?;
                 replace(&mut table.endpoint.value, &mut changed.endpoint.value)?;
+                replace(&mut table.profile.value, &mut changed.profile.value)?;
             }
             add_tenant(&mut file, name, *first, table);
         }
@@ -317,10 +321,10 @@ fn add_tenant(file: &mut FileTable, name: &str, first: Span, parts: TenantTable)
     match tenants.binary_search_by(|(known, _)| (*known.value).cmp(name)) {
         Ok(at) => {
             if let Some((_, table)) = tenants.get_mut(at) {
-                let TenantTable { network, group, set, policy, endpoint, .. } = parts;
+                let TenantTable { network, group, set, policy, endpoint, profile, .. } = parts;
                 let table = Arc::make_mut(table);
                 (table.network, table.group, table.set) = (network, group, set);
-                (table.policy, table.endpoint) = (policy, endpoint);
+                (table.policy, table.endpoint, table.profile) = (policy, endpoint, profile);
             }
         }
         Err(at) => tenants.insert(at, (At { value: name.into(), span: first }, Arc::new(parts))),
@@ -458,6 +462,7 @@ fn line(line: &str) -> Option<Line<'_>> {
         "set" => Kind::Set,
         "policy" => Kind::Policy,
         "endpoint" => Kind::Endpoint,
+        "profile" => Kind::Profile,
         _ => return None,
     };
     (is_name(tenant) && is_name(name)).then_some(())?;
@@ -486,6 +491,7 @@ fn read_part(source: &Arc<Source>, number: u32, header: Header<'_>, into: &mut T
         Kind::Set => into.set.value.push((at, read_table(table, span, number, reader)?)),
         Kind::Policy => into.policy.value.push((at, read_table(table, span, number, reader)?)),
         Kind::Endpoint => into.endpoint.value.push((at, read_table(table, span, number, reader)?)),
+        Kind::Profile => into.profile.value.push((at, read_table(table, span, number, reader)?)),
     }
     Some(())
 }
@@ -557,7 +563,7 @@ fn leaves_tenants_open(root: &DeTable<'_>, text: &str) -> bool {
         })
     };
     let DeValue::Table(tenants) = tenants.get_ref() else { return false };
-    const KINDS: [&str; 5] = ["network", "group", "set", "policy", "endpoint"];
+    const KINDS: [&str; 6] = ["network", "group", "set", "policy", "endpoint", "profile"];
     is_header(key.span().start, "[")
         && tenants.iter().all(|(name, tenant)| {
             let closes = text.as_bytes().get(name.span().end) == Some(&b']');

@@ -326,6 +326,26 @@ problems! {
     SharedOurs { mac: MacAddr } Error "shared-ours"
         "MAC {mac} is one that the appliance has on shared segments: the switch would send this machine what is the appliance's"
         "give the machine another MAC; those that begin with e2:67:77 are the appliance's";
+    /// Not a VSI manager.
+    BadManager { text: String } Error "bad-manager"
+        "`{text}` is no VSI manager: one has 16 octets"
+        "write text of 1 to 16 printable ASCII characters, or a UUID such as \"11111111-2222-3333-4444-555555555555\"";
+    /// Stations at a host that eastgate does not run.
+    VdpHost { host: String } Error "vdp-host"
+        "host `{host}` does not run eastgate, and nobody would answer stations there"
+        "take it out, or write `runs = \"eastgate\"` for the host";
+    /// A device that is an endpoint's alone, and stations'.
+    VdpPort { port: String, host: String } Error "vdp-port"
+        "port `{port}` of host `{host}` is this endpoint's alone, and stations associate machines there"
+        "write `shared = true` for the endpoint, or give it another port";
+    /// A profile by which two tables are meant.
+    ProfileTwice { vsi: String, other: String } Error "profile-twice"
+        "stations mean {other} already by {vsi}"
+        "give one of them another `vsi_manager`, `vsi_type` or `vsi_version`";
+    /// A profile whose machines would have no addresses.
+    ProfileLearn { network: String } Error "profile-learn"
+        "nobody says which addresses machines of this profile have: network `{network}` does not learn them"
+        "write `learn = \"dhcp\"` for the network or the profile; \"any\" where machines have addresses of their own choice";
     /// A VLAN of no port.
     VlanAlone { } Error "vlan-alone"
         "a VLAN is named, and not on which port"

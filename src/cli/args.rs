@@ -337,6 +337,8 @@ pub enum ShowTable {
     Policy,
     /// What each rule has done: flows, packets, bytes, when first and when last; `never` where it is unused
     Rules,
+    /// Machines that stations have associated (VDP)
+    Vdp,
 }
 
 /// Which rows.

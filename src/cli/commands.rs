@@ -218,6 +218,7 @@ fn show(table: ShowTable, mut filter: Filter, options: &Ask) -> Result<u8> {
         ShowTable::Drops => rows(options, Request::Drops, filter, print::drops),
         ShowTable::Policy => list(options, Request::Policy, filter, print::policy),
         ShowTable::Rules => list(options, Request::Rules, filter, print::rules),
+        ShowTable::Vdp => list(options, Request::Machines, filter, print::machines),
     }
 }
 

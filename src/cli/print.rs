@@ -7,7 +7,8 @@ use std::{
 
 use eastgate_api::{
     Done, DropRow, DropRows, EndpointRow, ExpectationRow, FdbRow, FlowCounts, FlowRow, HelperCounts,
-    NeighborRow, PolicyRow, RelatedTo, Restored, RuleCountRow, RuleRef, Status, TraceReport,
+    MachineRow, NeighborRow, PolicyRow, RelatedTo, Restored, RuleCountRow, RuleRef, StationPort, Status,
+    TraceReport,
 };
 use eastgate_config::Config;
 use eastgate_wire::{Addr, DropReason, names};
@@ -67,6 +68,9 @@ pub(super) fn status(status: &Status) -> String {
     if status.learned.addresses + status.learned.refused > 0 {
         let learned = names::count(status.learned.addresses, "address");
         line("learned", format!("{learned}, {} refused", status.learned.refused));
+    }
+    for port in &status.stations {
+        line("stations", station_port(port));
     }
     if !status.excluded.is_empty() {
         line("unprotected", names::some_of(&status.excluded, LISTED, ", "));
@@ -317,6 +321,40 @@ pub(super) fn expectations(rows: &[ExpectationRow]) -> String {
         ]);
     }
     or_none(&table, "expectations")
+}
+
+fn station_port(port: &StationPort) -> String {
+    let StationPort { device, state, stations, machines, refused, last_refusal, not_heard } = port;
+    let stations: Vec<String> = stations.iter().map(ToString::to_string).collect();
+    let who =
+        if stations.is_empty() { "none heard".to_owned() } else { names::some_of(&stations, LISTED, ", ") };
+    let mut text = format!("{device} ({state}): {who}; {} associated", names::count(*machines, "machine"));
+    if let Some(last) = last_refusal {
+        let _ = write!(text, "; {} refused, the last of VSI {last}", names::count(*refused, "request"));
+    }
+    if *not_heard > 0 {
+        let _ = write!(text, "; {} of stations that are not to be heard", names::count(*not_heard, "frame"));
+    }
+    text
+}
+
+pub(super) fn machines(rows: &[MachineRow]) -> String {
+    let mut table = Table::new(["VNI", "ENDPOINT", "PORT", "STATION", "VSI", "PROFILE", "STATE", "SINCE"]);
+    for row in rows {
+        let MachineRow { manager, kind, version, .. } = row;
+        let vlan = row.vlan.map_or_else(String::new, |vlan| format!(".{vlan}"));
+        table.row([
+            row.vni.to_string(),
+            row.endpoint.clone(),
+            format!("{}{vlan}/{}", row.device, row.mac),
+            row.station.to_string(),
+            row.vsi.clone(),
+            format!("{} ({manager} {kind}.{version})", row.profile),
+            if row.in_force { "in force" } else { "coming" }.to_owned(),
+            format!("{}s", row.since_s),
+        ]);
+    }
+    or_none(&table, "machines")
 }
 
 pub(super) fn control_flow(related: &RelatedTo) -> String {

@@ -187,6 +187,7 @@ fn daemon(options: &Support, facts: &Facts, pack: &mut Pack) {
         ("neighbors", Request::Neighbors(some())),
         ("drops", Request::Drops(all_drops)),
         ("rules", Request::Rules(some())),
+        ("machines", Request::Machines(some())),
         ("events", Request::Events(some())),
     ];
     for (name, request) in requests {
@@ -324,7 +325,7 @@ fn pseudonyms(facts: &Facts, config: Option<&Config>) -> Pseudonyms {
         config
             .hosts
             .values()
-            .flat_map(|host| host.devices.iter())
+            .flat_map(|host| host.devices.iter().chain(host.vdp.keys()))
             .for_each(|name| names.name("device", name));
         config.site.policies.keys().for_each(|name| names.name("policy", name));
         config.site.sets.keys().for_each(|name| names.name("set", name));
@@ -334,6 +335,7 @@ fn pseudonyms(facts: &Facts, config: Option<&Config>) -> Pseudonyms {
             tenant.groups.keys().for_each(|name| names.name("group", name));
             tenant.sets.keys().for_each(|name| names.name("set", name));
             tenant.policies.keys().for_each(|name| names.name("policy", name));
+            tenant.profiles.keys().for_each(|name| names.name("profile", name));
             for network in tenant.networks.values() {
                 names.name("network", &network.name);
                 for endpoint in network.endpoints.iter() {

@@ -93,6 +93,10 @@ impl Daemon {
                 let index = device(&self.links, name)?.index;
                 self.tell_of_attachment(*id, index)?;
             }
+            Step::ServeStations { device: name } => {
+                let index = device(&self.links, name)?.index;
+                self.answer_stations(name, index)?;
+            }
             Step::Listen { vtep, port, groups, .. } => self.listen(*vtep, *port, groups)?,
             Step::ListenForPunts { device } => {
                 let kernel = self.programs()?;

@@ -9,7 +9,7 @@ use eastgate_wire::AttachmentId;
 use super::{Daemon, PortState};
 use crate::{
     io::{fastpath::KernelAttachment, netlink::Link, worker::Command},
-    plan::{WantedPort, device_steps, unfit, vlan_step},
+    plan::{Frames, WantedPort, device_steps, unfit, vlan_step},
 };
 
 /// A device with tenant ports.
@@ -22,7 +22,7 @@ pub(super) struct OpenDevice {
 impl Daemon {
     /// Ports that the snapshot no longer names are given back; sockets on devices that are gone are closed. A device that has other ports
     /// now keeps its guard.
-    pub(super) async fn release_ports(&mut self, wanted: &[WantedPort]) {
+    pub(super) async fn release_ports(&mut self, wanted: &[WantedPort], host: &Host) {
         let ports: BTreeMap<AttachmentId, &WantedPort> = wanted.iter().map(|port| (port.id, port)).collect();
         let is_at = |links: &BTreeMap<String, Link>, name: &str, ifindex: u32| {
             links.get(name).is_some_and(|link| link.index == ifindex)
@@ -36,8 +36,9 @@ impl Daemon {
             let Some(attachment) = self.registry.get(id) else { continue };
             tracing::info!(port = %attachment, "no longer served");
         }
+        let of_ports = wanted.iter().map(|port| (&**port.device(), port.attachment.is_by_tag()));
         let trunks: BTreeMap<&str, bool> =
-            wanted.iter().map(|port| (&**port.device(), port.attachment.is_by_tag())).collect();
+            of_ports.chain(host.vdp.keys().map(|device| (&**device, true))).collect();
         let closed = self.devices.extract_if(.., |ifindex, device| {
             trunks.get(&*device.name) != Some(&device.trunk) || !is_at(&self.links, &device.name, *ifindex)
         });
@@ -68,7 +69,13 @@ impl Daemon {
     /// The same, and its device with it where nothing else is served there.
     pub(super) fn give_up(&mut self, id: AttachmentId, ifindex: u32) {
         self.stop_serving(id);
-        let in_use = self.serving.values().any(|other| *other == ifindex);
+        self.close_unused(ifindex);
+    }
+
+    /// Takes the sockets of a device away at which neither a port nor stations are served.
+    pub(super) fn close_unused(&mut self, ifindex: u32) {
+        let in_use =
+            self.stations.contains_key(&ifindex) || self.serving.values().any(|other| *other == ifindex);
         if !in_use && self.devices.remove(&ifindex).is_some() {
             self.close_device(ifindex);
         }
@@ -100,14 +107,7 @@ impl Daemon {
             self.open_in_kernel(port.id, &link)?;
             return Ok(state);
         }
-        if !self.devices.contains_key(&link.index) {
-            let [attach, open] = device_steps(port, self.hook(), self.view.kernel.get().is_some());
-            self.execute(&attach).await?;
-            self.look_at_host(&link, true).await;
-            self.execute(&open).await?;
-            let (name, trunk) = (port.device().clone(), port.attachment.is_by_tag());
-            self.devices.insert(link.index, OpenDevice { name, trunk });
-        }
+        self.open_device(port.device(), port.frames(), &link).await?;
         if let Some(open) = vlan_step(port) {
             self.execute(&open).await?;
         }
@@ -116,6 +116,20 @@ impl Daemon {
         self.serving.insert(port.id, link.index);
         tracing::info!(port = port.name(), "served");
         Ok(state)
+    }
+
+    /// Guards a device and listens to it, unless that is done.
+    pub(super) async fn open_device(&mut self, name: &Arc<str>, frames: Frames, link: &Link) -> Result<()> {
+        if self.devices.contains_key(&link.index) {
+            return Ok(());
+        }
+        let [attach, open] = device_steps(name, frames, self.hook(), self.view.kernel.get().is_some());
+        self.execute(&attach).await?;
+        self.look_at_host(link, true).await;
+        self.execute(&open).await?;
+        let trunk = frames == Frames::ByTag;
+        self.devices.insert(link.index, OpenDevice { name: name.clone(), trunk });
+        Ok(())
     }
 
     /// Opens a port to the flows of its network in the fast path, or closes it while it is down.

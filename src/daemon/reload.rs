@@ -59,7 +59,7 @@ impl Daemon {
         let current = before.clone();
         let mut registry = std::mem::take(&mut self.registry);
         let (host, states) = (self.host.clone(), self.view.shared.states.clone());
-        let known = self.learner.effective.clone();
+        let (known, desk) = (self.learner.effective.clone(), self.view.desk.clone());
         // Parsing and compiling take their time; signals and devices are heard meanwhile.
         let work = tokio::task::spawn_blocking(move || {
             let config = load(&mut loader, false);
@@ -71,7 +71,9 @@ impl Daemon {
             });
             let snapshot = config.and_then(|config| {
                 let (affordable, warning) = within_open_files(&config);
-                let effective = Effective::new(affordable.clone(), current.learned_addresses(), Some(&known));
+                let terms = Self::terms_of(&affordable, &host);
+                let (learned, machines) = (current.learned_addresses(), desk.endpoints(&terms));
+                let effective = Effective::new(affordable.clone(), learned, machines, Some(&known));
                 // What is told of it holds up neither what is made of it nor that it is in force.
                 let told = tokio::task::spawn_blocking(move || {
                     (changes::between(known.written(), &affordable), config.digest())
@@ -85,7 +87,7 @@ impl Daemon {
                     compiled = ?now().since(begun),
                     "the snapshot stands"
                 );
-                Ok((snapshot, effective, told, warning))
+                Ok((snapshot, effective, terms, told, warning))
             });
             (loader, registry, snapshot)
         });
@@ -96,7 +98,7 @@ impl Daemon {
             loader.warnings().iter().map(|warning| format!("{}: {}", warning.at, warning.problem)).collect();
         self.loader = Some(loader);
         self.registry = registry;
-        let (snapshot, effective, told, too_many_ports) = snapshot?;
+        let (snapshot, effective, terms, told, too_many_ports) = snapshot?;
         warnings.extend(too_many_ports);
         warnings.extend(nothing_to_do(&snapshot));
         let epoch = snapshot.epoch;
@@ -106,10 +108,12 @@ impl Daemon {
         let in_force_after = now().since(begun);
         self.view.reloads.count(Some(in_force_after));
         self.learner.effective = effective;
+        self.view.desk.set_terms(terms);
         self.follow_learned();
         self.note_sizes();
         self.reconcile().await;
         self.wait_for_workers().await;
+        self.view.desk.are_in_force(self.learner.effective.machines());
         // Only now: no worker opens a flow under the snapshot before any more.
         let shared = self.view.shared.clone();
         let ended = tokio::task::spawn_blocking(move || {

@@ -8,6 +8,7 @@ mod flows;
 mod part;
 pub(super) mod rules;
 mod staged;
+mod vdp;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -52,6 +53,16 @@ fn excluded(snapshot: &Snapshot) -> Vec<String> {
     let here = snapshot.attachments().map(|(_, network, endpoint)| (&network.tenant.name, &endpoint.name));
     let excluded = here.filter(|(tenant, endpoint)| site.excludes(tenant, endpoint));
     excluded.map(|(tenant, endpoint)| format!("{tenant}/{endpoint}")).collect()
+}
+
+/// As it is told.
+fn port_state(state: Option<&PortState>) -> String {
+    match state {
+        Some(PortState::Forwarding) => "forwarding".to_owned(),
+        Some(PortState::Down) => "down".to_owned(),
+        Some(PortState::Failed(problem)) => format!("failed: {problem}"),
+        Some(PortState::Absent) | None => "absent".to_owned(),
+    }
 }
 
 /// What is said of each endpoint on a shared segment.
@@ -101,6 +112,7 @@ impl View {
                 let report = trace::trace(&snapshot, &packet, live, clock::now());
                 Reply::Trace(report.map_err(|text| Failure::new(ErrorCode::Invalid, text))?)
             }
+            Request::Machines(filter) => Reply::Machines(self.machines(&snapshot, &filter)?),
             Request::Staged(filter) => Reply::Staged(self.staged(&snapshot, &filter)?),
             Request::Reload {}
             | Request::Stage { .. }
@@ -124,12 +136,7 @@ impl View {
         let ports = snapshot.attachments().map(|(id, network, endpoint)| {
             let name = visible.names.get(&id).map_or_else(String::new, |name| name.to_string());
             let attachment = attachment_of(network, endpoint);
-            let state = match visible.ports.get(&id) {
-                Some(PortState::Forwarding) => "forwarding".to_owned(),
-                Some(PortState::Down) => "down".to_owned(),
-                Some(PortState::Failed(problem)) => format!("failed: {problem}"),
-                Some(PortState::Absent) | None => "absent".to_owned(),
-            };
+            let state = port_state(visible.ports.get(&id));
             let shared = endpoint.shared.is_some().then_some(NEEDS_ISOLATION);
             let note = attachment.and_then(|it| visible.notes.get(&it.device)).copied();
             let notes: Vec<&str> = note.into_iter().chain(shared).collect();
@@ -155,8 +162,11 @@ impl View {
             problem: visible.not_listening.clone(),
             bursts_refused: self.shared.bursts_refused.load(Relaxed),
         };
+        let stations = self.station_ports(&visible);
+        let states = ports.iter().map(|port| (&port.name, &port.state));
+        let states = states.chain(stations.iter().map(|port| (&port.device, &port.state)));
         Status {
-            problems: problems(visible.ready, &vtep, &ports, visible.missing.values()),
+            problems: problems(visible.ready, &vtep, states, visible.missing.values()),
             digest: visible.digest.clone(),
             control_restored: visible.control_restored,
             ready: visible.ready,
@@ -179,6 +189,7 @@ impl View {
             helpers: self.helper_counts(),
             learned: self.count_learned(snapshot),
             excluded: excluded(snapshot),
+            stations,
             settings_restored: visible.settings_restored,
             attached_by: visible.attached_by.to_owned(),
             restored: Restored { missing: visible.missing.into_values().collect(), ..visible.restored },
@@ -358,7 +369,7 @@ impl View {
 fn problems<'m>(
     ready: bool,
     vtep: &VtepStatus,
-    ports: &[PortStatus],
+    ports: impl Iterator<Item = (&'m String, &'m String)>,
     missing: impl Iterator<Item = &'m String>,
 ) -> Vec<String> {
     let mut problems = Vec::new();
@@ -371,8 +382,8 @@ fn problems<'m>(
     } else if !vtep.up {
         problems.push(format!("the underlay device {} is down", vtep.device));
     }
-    let failed = ports.iter().filter(|port| !matches!(&*port.state, "forwarding" | "down" | "absent"));
-    problems.extend(failed.map(|port| format!("port {}: {}", port.name, port.state)));
+    let failed = ports.filter(|(_, state)| !matches!(&***state, "forwarding" | "down" | "absent"));
+    problems.extend(failed.map(|(name, state)| format!("port {name}: {state}")));
     problems.extend(
         missing.map(|missing| format!("taken away by someone else, and not put back yet: {missing}")),
     );

@@ -23,7 +23,7 @@ use eastgate_dataplane::{
 };
 use eastgate_wire::{Addr, FlowKey, Instant, Vni, names, view::HeaderBits};
 
-use super::{ConfigRefused, View, load};
+use super::{ConfigRefused, View, load, vdp::terms::Terms};
 use crate::{changes, io::clock};
 
 /// The most kinds of flows that are told apart.
@@ -94,7 +94,8 @@ impl Staged {
         // It serves no port and knows of no flow: numbers and states are its own.
         let (mut registry, states) = (Attachments::default(), StateRegistry::new(config.limits));
         // What endpoints have learned they have under any version.
-        let effective = Effective::new(config, current.learned_addresses(), None);
+        let machines = view.desk.endpoints(&Terms::new(config.clone(), &current.host));
+        let effective = Effective::new(config, current.learned_addresses(), machines, None);
         let config = effective.config();
         let snapshot = Snapshot::compile(config, &current.host, None, &mut registry, &states)
             .map_err(|error| Failure::new(ErrorCode::Configuration, error.to_string()))?;

@@ -9,7 +9,7 @@ use eastgate_fastpath::is_pinned;
 use eastgate_steering::settings::{Key, Scope, Setting, SettingId};
 use eastgate_wire::AttachmentId;
 
-use super::{Daemon, PortState, accelerate::device};
+use super::{Daemon, PortState, Visible, accelerate::device};
 use crate::{
     control::socket::SocketState,
     io::{
@@ -131,8 +131,13 @@ impl Daemon {
         self.keep_devices().await;
         self.keep_files();
         self.apply_settings().await;
+        let is_incomplete = |visible: &Visible| {
+            let mut all = visible.ports.values().chain(visible.segments.values());
+            all.any(|state| matches!(state, PortState::Failed(_)))
+        };
         let incomplete = self.underlay.is_none()
-            || lock(&self.view.state).ports.values().any(|state| matches!(state, PortState::Failed(_)));
+            || is_incomplete(&lock(&self.view.state))
+            || self.stations.values().any(|stations| !stations.is_alive());
         if incomplete {
             self.reconcile().await;
         }
@@ -267,9 +272,15 @@ impl Daemon {
     /// The ports of a device that cannot be guarded any more are served no more.
     fn close_for_good(&mut self, link: &Link, error: &anyhow::Error) {
         tracing::error!(port = link.name, "a port lost its guard and is closed: {error:#}");
+        let failed = PortState::Failed(format!("{error:#}"));
+        self.leave_stations(link.index);
         for id in self.served_at(link.index) {
             self.give_up(id, link.index);
-            lock(&self.view.state).ports.insert(id, PortState::Failed(format!("{error:#}")));
+            lock(&self.view.state).ports.insert(id, failed.clone());
+        }
+        self.close_unused(link.index);
+        if let Some(segment) = lock(&self.view.state).segments.get_mut(&*link.name) {
+            *segment = failed;
         }
     }
 

@@ -128,6 +128,35 @@ pub fn refuse_everything(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
 }
 
+/// Attaches a classic BPF program that lets a packet socket hear frames to one MAC of two ethertypes, without a tag, and nothing else.
+///
+/// # Errors
+/// What the kernel says.
+pub fn take_only(fd: BorrowedFd<'_>, destination: [u8; 6], types: [u16; 2]) -> io::Result<()> {
+    /// `SKF_AD_VLAN_TAG_PRESENT`: the kernel keeps a tag beside the frame.
+    const TAGGED: u32 = 0xffff_f000 + 48;
+    let op = |code: u32, k| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let unless = |k, jf| libc::sock_filter { jf, ..op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k) };
+    let load = |size, at| op(libc::BPF_LD | size | libc::BPF_ABS, at);
+    let [a, b, c, d, e, f] = destination;
+    let [first, second] = types.map(u32::from);
+    let mut program = [
+        load(libc::BPF_W, 0),
+        unless(u32::from_be_bytes([a, b, c, d]), 8),
+        load(libc::BPF_H, 4),
+        unless(u32::from(u16::from_be_bytes([e, f])), 6),
+        load(libc::BPF_B, TAGGED),
+        unless(0, 4),
+        load(libc::BPF_H, 12),
+        libc::sock_filter { jt: 1, ..unless(first, 0) },
+        unless(second, 1),
+        op(libc::BPF_RET | libc::BPF_K, u32::MAX),
+        op(libc::BPF_RET | libc::BPF_K, 0),
+    ];
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
+}
+
 /// Takes as many file descriptors as the system lets us have, `wanted` at least where that is allowed: a port takes one
 /// for each worker, and shells give few. How many there may be then.
 #[must_use]

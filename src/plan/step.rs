@@ -152,6 +152,11 @@ pub enum Step {
         /// Whose frames of it, where endpoints share it
         station: Option<MacAddr>,
     },
+    /// A packet socket for LLDP and ECP, by which stations say which machines they have
+    ServeStations {
+        /// The device that they are behind
+        device: String,
+    },
     /// Sockets for datagrams of other VTEPs
     Listen {
         /// This host's address
@@ -261,6 +266,7 @@ impl Step {
             Self::Attach { device, .. } => Undo::Detach { device: device.clone() },
             Self::OpenPort { .. }
             | Self::OpenVlan { .. }
+            | Self::ServeStations { .. }
             | Self::Listen { .. }
             | Self::ListenForPunts { .. }
             | Self::ServeMetrics { .. } => Undo::WithDaemon,
@@ -381,6 +387,12 @@ impl Step {
                     None => line("open", object, what, "frames of the tenant, and to it"),
                 }
             }
+            Self::ServeStations { device } => line(
+                "open",
+                device.clone(),
+                "packet socket for LLDP and ECP".into(),
+                "stations say there which machines they have (VDP)",
+            ),
             Self::Listen { vtep, port, devices, groups } => {
                 let groups: String = groups.iter().map(|group| format!(", joins {group}")).collect();
                 line(

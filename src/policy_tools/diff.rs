@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    sync::Arc,
 };
 
 use eastgate_config::{self as config, Config};
@@ -76,6 +77,11 @@ pub fn diff(before: &Policies, after: &Policies) -> Difference {
     let (old, new) = (by_name(before), by_name(after));
     let mut found = Difference::default();
     site_settings(&before.config, &after.config, &mut found.settings);
+    let tenants = before.config.tenants.keys().chain(after.config.tenants.keys());
+    for tenant in tenants.collect::<BTreeSet<_>>() {
+        let [was, is] = [before, after].map(|policies| policies.config.tenant(tenant));
+        profile_settings(tenant, was, is, &mut found.settings);
+    }
     for name in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
         let was = old.get(name).and_then(|place| before.networks.get(*place));
         let is = new.get(name).and_then(|place| after.networks.get(*place));
@@ -262,10 +268,47 @@ fn site_settings(was: &Config, is: &Config, found: &mut Vec<Setting>) {
         vec![("limits", written(&it.limits)), ("underlay_access", names.collect::<Vec<_>>().join(", "))]
     };
     compare("site", "site", Some(site(was)), Some(site(is)), found);
-    let host = |it: &config::Host| settings!(it => config::Host { vtep, devices, udp_checksum, runs, management } beside { name, at });
+    let host = |it: &config::Host| {
+        let mut settings = settings!(it => config::Host { vtep, devices, udp_checksum, runs, management } beside { vdp, name, at });
+        settings.push(("vdp", it.vdp.iter().map(stations).collect::<Vec<_>>().join("; ")));
+        settings
+    };
     for name in was.hosts.keys().chain(is.hosts.keys()).collect::<BTreeSet<_>>() {
         let [was, is] = [was, is].map(|config| config.hosts.get(name).map(host));
         compare(&format!("host {name}"), "host", was, is, found);
+    }
+}
+
+fn stations((device, vdp): (&Arc<str>, &config::VdpDevice)) -> String {
+    let config::VdpDevice { stations, machines, keep_alive, at: _ } = vdp;
+    let any = || "any".to_owned();
+    let macs = |macs: &BTreeSet<_>| macs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let who = stations.as_ref().map_or_else(any, macs);
+    format!("{device}: stations {who}, {machines} machines at most, every {keep_alive:?}")
+}
+
+/// What machines are that stations associate.
+fn profile_settings(
+    tenant: &str,
+    was: Option<&Arc<config::Tenant>>,
+    is: Option<&Arc<config::Tenant>>,
+    found: &mut Vec<Setting>,
+) {
+    let settings = |it: &config::Profile| {
+        let config::Profile { name: _, at: _, vsi, network, machines, machine } = it;
+        let groups = machine.rules_of.as_deref().unwrap_or(&machine.groups).join(", ");
+        let learn = machine.learning.as_ref().map_or_else(|| "none".to_owned(), learning);
+        let own = [("ethertypes", written(&machine.ethertypes)), ("limits", written(&machine.limits))];
+        let mut all = vec![("vsi", vsi.to_string()), ("network", network.to_string())];
+        all.extend([("machines", machines.to_string()), ("groups", groups), ("learn", learn)]);
+        all.extend(own);
+        all.push(("timeouts", written(&machine.timeouts)));
+        all
+    };
+    let names: BTreeSet<_> = was.into_iter().chain(is).flat_map(|tenant| tenant.profiles.keys()).collect();
+    for name in names {
+        let of = |tenant: Option<&Arc<config::Tenant>>| tenant?.profiles.get(name).map(settings);
+        compare(&format!("{tenant}/{name}"), "profile", of(was), of(is), found);
     }
 }
 

@@ -35,7 +35,9 @@ impl Pseudonyms {
         let mut before = None;
         while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
             let begins = before.is_none_or(|c: char| !is_of_word(c));
-            if begins && let Some((len, instead)) = self.address(rest).or_else(|| self.known(rest)) {
+            let digits = if before == Some('.') { self.digits(rest) } else { None };
+            let found = digits.or_else(|| self.address(rest).or_else(|| self.known(rest)));
+            if begins && let Some((len, instead)) = found {
                 out.push_str(&instead);
                 at += len;
                 before = rest.get(..len).and_then(|taken| taken.chars().last());
@@ -47,6 +49,17 @@ impl Pseudonyms {
             before = Some(c);
         }
         out
+    }
+
+    /// The digits of a MAC at the end of a machine's name, behind its profile and a dot: the machine may be gone, and its name not known.
+    fn digits(&mut self, text: &str) -> Option<(usize, String)> {
+        const DIGITS: usize = 12;
+        let digits =
+            text.get(..DIGITS).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+        let ends = text.get(DIGITS..)?.chars().next().is_none_or(|c| !is_of_word(c));
+        let octets = u64::from_str_radix(digits, 16).ok().filter(|_| ends)?.to_be_bytes();
+        let [_, _, a, b, c, d, e, f] = octets;
+        Some((DIGITS, self.pseudonym(&MacAddr([a, b, c, d, e, f]).to_string())?))
     }
 
     /// The longest known name that a text begins with.
@@ -137,6 +150,10 @@ mod tests {
         );
         assert_eq!(names.put("[fd00::1]:53 fd00:0::1 02:00:00:00:00:11"), "[ipv6-1]:53 ipv6-1 mac-1");
         assert_eq!(names.put("by 10.1.0.12."), "by ipv4-2.");
+        assert_eq!(
+            names.put("acme/web.020000000011, acme/web.0200"),
+            "tenant-1/endpoint-2.mac-1, tenant-1/endpoint-2.0200"
+        );
     }
 
     #[test]

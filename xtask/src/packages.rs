@@ -103,6 +103,12 @@ const PACKAGES: &[Package] = &[
         reason: "and to a real DHCPv6 client",
     },
     Package {
+        name: "lldpad",
+        probe: &["sh", "-c", "command -v lldpad && command -v vdptool"],
+        needed_by: &[Need::Test],
+        reason: "machines are associated by a real station of IEEE 802.1Qbg",
+    },
+    Package {
         name: "python3-pyftpdlib",
         probe: &["/usr/bin/python3", "-c", "import pyftpdlib"],
         needed_by: &[Need::Test],

@@ -28,7 +28,7 @@ use crate::{
         AllowedPairTable, EndpointLimitsTable, EndpointTable, EndpointTimeoutsTable, NetworkTable, Seconds,
         TenantTable,
     },
-    values::is_station_address,
+    values::{NameText, is_station_address},
     vlans::merged,
 };
 
@@ -127,19 +127,25 @@ fn are_same<T>(before: &Named<T>, now: &Named<T>) -> bool {
     before.iter().map(|(_, table)| Arc::as_ptr(table)).eq(now.iter().map(|(_, table)| Arc::as_ptr(table)))
 }
 
-/// The groups of a tenant in which its endpoints are.
+/// The groups of a tenant in which its endpoints are, or machines of its profiles may be.
 fn in_groups(tenant: &TenantTable) -> Option<Vec<bool>> {
     let groups = &tenant.group.value;
     let mut used = vec![false; groups.len()];
+    let mut mark = |name: &NameText| {
+        if let Ok(at) = groups.binary_search_by(|(known, _)| (*known.value).cmp(&*name.0)) {
+            used[at] = true;
+        }
+    };
     for (_, endpoint) in &tenant.endpoint.value {
         let written = &endpoint.groups.value;
         // A name that could not be read may be the one that is missed.
         (!written.partial).then_some(())?;
         for name in &written.items {
-            if let Ok(at) = groups.binary_search_by(|(known, _)| (*known.value).cmp(&*name.value.0)) {
-                used[at] = true;
-            }
+            mark(&name.value);
         }
+    }
+    for (_, profile) in &tenant.profile.value {
+        profile.groups.good()?.value.0.iter().for_each(|name| mark(&name.value));
     }
     Some(used)
 }
@@ -148,7 +154,9 @@ fn in_groups(tenant: &TenantTable) -> Option<Vec<bool>> {
 fn holds_against_same(before: &TenantTable, now: &TenantTable) -> bool {
     let (networks, groups) = (&now.network.value, &now.group.value);
     let same_groups = before.group.value.iter().map(|(name, _)| &name.value);
-    are_same(&before.network.value, networks) && same_groups.eq(groups.iter().map(|(name, _)| &name.value))
+    are_same(&before.profile.value, &now.profile.value)
+        && are_same(&before.network.value, networks)
+        && same_groups.eq(groups.iter().map(|(name, _)| &name.value))
 }
 
 fn check_one(
@@ -244,7 +252,7 @@ fn unique(table: &EndpointTable, tenant: &TenantTable, index: usize) -> impl Ite
 }
 
 /// How many endpoints of each network answer DHCP.
-fn dhcp_servers(tenant: &TenantTable) -> BTreeMap<&Name, usize> {
+pub(super) fn dhcp_servers(tenant: &TenantTable) -> BTreeMap<&Name, usize> {
     let mut servers: BTreeMap<&Name, usize> = BTreeMap::new();
     for (_, table) in tenant.endpoint.value.iter().filter(|(_, table)| table.dhcp_server.value) {
         if let Some(network) = table.network.good() {
@@ -255,7 +263,11 @@ fn dhcp_servers(tenant: &TenantTable) -> BTreeMap<&Name, usize> {
 }
 
 /// The index of the endpoint's network, or the report that there is none.
-fn network_of(table: &EndpointTable, networks: &Named<NetworkTable>, reader: &mut Reader) -> Option<usize> {
+pub(super) fn network_of(
+    table: &EndpointTable,
+    networks: &Named<NetworkTable>,
+    reader: &mut Reader,
+) -> Option<usize> {
     let name = table.network.good()?;
     if !known_name("network", name, networks, reader) {
         return None;
@@ -263,7 +275,7 @@ fn network_of(table: &EndpointTable, networks: &Named<NetworkTable>, reader: &mu
     networks.binary_search_by(|(known, _)| (*known.value).cmp(&*name.value.0)).ok()
 }
 
-fn check(
+pub(super) fn check(
     name: &At<Name>,
     table: &EndpointTable,
     tenant: &TenantTable,
@@ -317,7 +329,7 @@ fn learns_by(table: &EndpointTable, network: &NetworkTable) -> Learn {
     table.learn.good().map_or(of_network, |learn| learn.value)
 }
 
-fn learning(
+pub(super) fn learning(
     name: &At<Name>,
     table: &EndpointTable,
     (network_name, network): &(At<Name>, Arc<NetworkTable>),
@@ -446,7 +458,7 @@ fn own_timeouts(table: &EndpointTimeoutsTable) -> Option<Box<OwnTimeouts>> {
 }
 
 /// The endpoint, unless something it cannot do without is missing.
-fn build(
+pub(super) fn build(
     name: &At<Name>,
     table: &EndpointTable,
     learning: Option<Learning>,

@@ -97,13 +97,18 @@ type Counted = (&'static str, fn(&Tenant) -> usize);
 
 const KINDS: [Counted; 7] = [
     ("network", |tenant| tenant.networks.len()),
-    ("endpoint", |tenant| tenant.endpoints().count()),
+    ("endpoint", |tenant| tenant.endpoints().count() + may_be_associated(tenant)),
     ("group", |tenant| tenant.groups.keys().filter(|name| is_name(name)).count()),
     ("policy", |tenant| tenant.policies.keys().filter(|name| is_name(name)).count()),
     ("rule", |tenant| tenant.rules().map(|rule| rule.peers.len().max(1)).sum()),
     ("set", |tenant| tenant.sets.len()),
     ("address of sets", |tenant| tenant.sets.values().map(|set| set.addresses.len()).sum()),
 ];
+
+/// As many machines as the tenant's profiles let one host have.
+fn may_be_associated(tenant: &Tenant) -> usize {
+    tenant.profiles.values().map(|profile| profile.machines as usize).sum()
+}
 
 impl Quotas {
     pub(super) fn of(table: &QuotaTable, reader: &Reader) -> Self {

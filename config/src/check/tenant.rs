@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Claims, endpoint, filters::Made, names::Names, network, policy, rule, site, variables::Variables,
+    Claims, endpoint, filters::Made, names::Names, network, policy, profile, rule, site, variables::Variables,
 };
 use crate::{
     leaf::{Action, Mode},
@@ -54,6 +54,7 @@ pub(super) fn check(
     let mut claims = Claims::default();
     let mut names = Names::of_tenant(&name.value, &table.group.value, &table.set.value);
     let known = known_groups(table, before);
+    let machines = profile::machines(table);
     let is_known = |at: usize| known.get(at).is_some_and(Option::is_some);
     let mut variables = Variables::of(&table.group.value, is_known, reader);
     let own = groups(&table.group.value, &known, &mut variables, &mut names, reader);
@@ -73,6 +74,8 @@ pub(super) fn check(
     claims.endpoints = checked.claims.clone();
     let mut endpoints = checked.by_network.clone();
     variables.apply(&table.endpoint.value, &mut endpoints, &mut groups, &mut names, reader);
+    let mut of_profiles = profile::check_all(&name.value, table, &machines, &mut made, reader);
+    variables.apply(&machines, &mut of_profiles, &mut groups, &mut names, reader);
     claims.elsewhere = names.named_elsewhere();
     let made_groups = groups.values().filter(|group| group.made_of.is_some());
     unused_groups(&own, made_groups, &policies, checked.in_groups.as_deref(), &table.group.value, reader);
@@ -97,6 +100,7 @@ pub(super) fn check(
         groups,
         sets,
         policies,
+        profiles: profile::profiles(table, &of_profiles, reader),
     };
     for policy in tenant.policies.values() {
         reader.found.extend(policy::mixed_own(policy, &tenant));

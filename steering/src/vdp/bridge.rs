@@ -167,6 +167,12 @@ impl Bridge {
         }
     }
 
+    /// The MAC that its frames come from
+    #[must_use]
+    pub const fn mac(&self) -> MacAddr {
+        self.config.mac
+    }
+
     /// A frame was received. Whether it was one that [`concerns`] this; LLDP to other agents is, and does
     /// nothing.
     pub fn receive(&mut self, frame: &[u8], profiles: &impl Profiles, now: Instant) -> bool {

@@ -30,8 +30,9 @@ struct Learning {
 impl Learning {
     fn new(text: &str) -> Self {
         let config = parse(text);
-        let effective =
-            |host: &&str| (host.to_string(), Effective::new(config.clone(), <_>::default(), None));
+        let effective = |host: &&str| {
+            (host.to_string(), Effective::new(config.clone(), <_>::default(), <_>::default(), None))
+        };
         Self { net: Net::of(&config), effective: ["alpha", "beta", "gamma"].iter().map(effective).collect() }
     }
 
@@ -44,7 +45,7 @@ impl Learning {
                 let news = self.net.shared(host).take_snooped(now);
                 let learned = self.net.snapshot(host).learned_addresses();
                 if learned != *before.learned() {
-                    *before = Effective::new(before.written().clone(), learned, Some(before));
+                    *before = Effective::new(before.written().clone(), learned, <_>::default(), Some(before));
                     self.net.install_on(host, before.config());
                     self.net.shared(host).follow_learned(now);
                 }
@@ -358,7 +359,7 @@ fn what_was_learned_on_wider_terms_ends_with_them() {
     // On its own host: the others take that one's word until it is not given any more.
     let stricter = parse(&any.replace("learn = \"any\"", "learn = \"dhcp\""));
     for (host, before) in &mut site.effective {
-        *before = Effective::new(stricter.clone(), before.learned().clone(), None);
+        *before = Effective::new(stricter.clone(), before.learned().clone(), <_>::default(), None);
         site.net.install_on(host, before.config());
         let now = site.net.now();
         site.net.shared(host).follow_learned(now);
@@ -502,7 +503,7 @@ fn what_another_host_says_lasts_as_long_as_it_says_so_and_moves_with_the_endpoin
     ));
     for (host, effective) in &mut site.effective {
         let learned = site.net.snapshot(host).learned_addresses();
-        *effective = Effective::new(moved.clone(), learned, Some(effective));
+        *effective = Effective::new(moved.clone(), learned, <_>::default(), Some(effective));
         site.net.install_on(host, effective.config());
         assert!(site.net.shared(host).follow_learned(site.net.now()).is_empty());
     }
