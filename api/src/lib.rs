@@ -12,6 +12,7 @@ mod hex;
 mod protocol;
 mod reply;
 mod staged;
+mod trace;
 mod vdp;
 
 pub use changes::{Changes, Named};
@@ -22,9 +23,10 @@ pub use flow::{ExpectationRow, FlowRow, HelperCounts, RelatedTo};
 pub use hex::{Hex, NoHex};
 pub use protocol::{
     Class, Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, GroupRow, LearnedAddress, LearnedCounts,
-    Memory, NeighborRow, PolicyRow, PortStatus, RecentDrop, Remedy, Request, Restored, RuleCountRow, RuleRef,
-    RuleRow, Status, TraceReport, TraceRequest, TraceStep, Traffic, VtepStatus,
+    Memory, NeighborRow, PolicyRow, PortStatus, RecentDrop, Request, Restored, RuleCountRow, RuleRef,
+    RuleRow, Status, Traffic, VtepStatus,
 };
 pub use reply::{List, MAX_ROWS, Reply, Row};
 pub use staged::{StagedChange, StagedRow, StagedRows};
+pub use trace::{Remedy, TraceReport, TraceRequest, TraceStep};
 pub use vdp::{MachineRow, StationPort};

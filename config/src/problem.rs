@@ -6,8 +6,10 @@ use eastgate_wire::{MacAddr, Vni};
 use ipnet::IpNet;
 use serde::Serialize;
 
+mod diagnostic;
+
+pub use self::diagnostic::Diagnostic;
 pub use super::near::Near;
-use super::place::Place;
 
 /// Whether a configuration can be used in spite of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -576,29 +578,4 @@ problems! {
     NoTenants {} Warning "no-tenants"
         "there is no tenant: nothing is carried"
         "add tenants, here or in files that `include` names; if there were some, look where they went";
-}
-
-/// A problem and where it is.
-#[derive(Clone, Debug)]
-pub struct Diagnostic {
-    /// What is wrong.
-    pub problem: Problem,
-    /// What is underlined.
-    pub at: Place,
-    /// Another place that has to do with it, and what is there.
-    pub also: Option<(Place, &'static str)>,
-}
-
-impl Diagnostic {
-    /// A problem at one place.
-    #[must_use]
-    pub fn new(problem: Problem, at: Place) -> Self {
-        Self { problem, at, also: None }
-    }
-
-    /// The same with a second place.
-    #[must_use]
-    pub fn and(self, at: Place, what: &'static str) -> Self {
-        Self { also: Some((at, what)), ..self }
-    }
 }

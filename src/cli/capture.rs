@@ -4,6 +4,7 @@
 //! afterwards. What became of one the daemon is asked ([`told`]); no packet waits for that.
 
 mod file;
+mod sink;
 mod told;
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
     os::fd::AsFd,
     path::PathBuf,
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -27,17 +28,15 @@ use nix::{
         signalfd::{SfdFlags, SignalFd},
     },
 };
-use serde::Serialize;
 
 use self::{
-    file::CaptureFile,
+    sink::Sink,
     told::{Fate, Seat, Teller},
 };
 use super::{
     args::{Ask, Daemon, Format, Output, parse_proto, parse_vni},
     commands::{ask, misused},
     exit,
-    observe::time_of_day,
 };
 use crate::io::{
     capture_socket::{CaptureSocket, Captured},
@@ -174,22 +173,6 @@ struct Packet {
     /// It is at a VLAN of a trunk, and has the tag.
     tagged: bool,
     arrived: Instant,
-}
-
-/// As `-o json` prints it.
-#[derive(Serialize)]
-struct Row<'a> {
-    /// Microseconds since 1970
-    time_us: u64,
-    device: &'a str,
-    direction: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    vni: Option<Vni>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    endpoint: Option<&'a str>,
-    length: usize,
-    #[serde(flatten)]
-    fate: &'a Fate,
 }
 
 pub(super) fn capture(options: &Capture) -> Result<u8> {
@@ -518,82 +501,6 @@ impl Packet {
 
     fn is_of_port(&self) -> bool {
         self.inner == 0
-    }
-}
-
-/// Where packets go.
-enum Sink {
-    Lines(Format),
-    File(CaptureFile),
-}
-
-impl Sink {
-    fn open(options: &Capture, devices: &[Device]) -> Result<Self> {
-        let Some(path) = &options.write else { return Ok(Self::Lines(options.output)) };
-        let interfaces = devices.iter().map(|device| {
-            let whose: Vec<String> = device.seats.iter().map(|seat| seat.row.endpoint.clone()).collect();
-            let what = match &whose[..] {
-                [] => "underlay".to_owned(),
-                whose => format!("port of {}", names::some_of(whose, 8, ", ")),
-            };
-            (device.name.clone(), what)
-        });
-        let file = CaptureFile::create(path, interfaces.collect(), options.max_size, options.keep);
-        Ok(Self::File(file.with_context(|| format!("{} cannot be written", path.display()))?))
-    }
-
-    fn write(&mut self, device: &Device, packet: &Packet, fate: &Fate) -> Result<()> {
-        match self {
-            Self::Lines(Format::Json) => {
-                let row = Row {
-                    time_us: u64::try_from(packet.captured.at.as_micros()).unwrap_or(u64::MAX),
-                    device: &device.name,
-                    direction: packet.direction(),
-                    vni: packet.vni,
-                    endpoint: packet.endpoint.as_deref(),
-                    length: packet.captured.bytes.len(),
-                    fate,
-                };
-                println!("{}", serde_json::to_string(&row)?);
-                Ok(())
-            }
-            Self::Lines(Format::Text) => {
-                let millis = u64::try_from(packet.captured.at.as_millis()).unwrap_or(u64::MAX);
-                println!(
-                    "{} {} {:<3} {}",
-                    time_of_day(millis),
-                    device.name,
-                    packet.direction(),
-                    fate.line(packet.endpoint.as_deref(), packet.is_of_port() && packet.captured.outgoing)
-                );
-                Ok(())
-            }
-            Self::File(file) => file.write(
-                packet.device,
-                packet.captured.at,
-                packet.captured.outgoing,
-                &packet.captured.bytes,
-                &fate.comment(packet.endpoint.as_deref()),
-                fate.passed(),
-            ),
-        }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        match self {
-            Self::Lines(_) => Ok(()),
-            Self::File(file) => file.flush(),
-        }
-    }
-
-    fn finish(&mut self, lost: u64) -> Result<()> {
-        match self {
-            Self::Lines(_) => Ok(()),
-            Self::File(file) => {
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                file.finish(now, lost)
-            }
-        }
     }
 }
 
