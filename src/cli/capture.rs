@@ -1,7 +1,7 @@
 //! `eastgate capture`: frames at tenant ports and in the tunnel, each with what became of it and by which rules.
 //!
 //! Frames are taken by packet sockets of this program's own: those that come in before anything is decided, those that go out
-//! afterwards. What became of one the daemon is asked ([`told`]); no packet waits for that.
+//! afterwards. What became of one the daemon is asked (`told`); no packet waits for that.
 
 mod file;
 mod sink;

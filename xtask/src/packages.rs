@@ -323,7 +323,7 @@ mod tests {
 
     /// What every Debian machine has, or one with a Rust toolchain that links, or a package brings along with a command of its
     /// own: `ip` and `tc` come with iproute2, python3 with scapy, nfdump with nfcapd.
-    const THERE: [&str; 17] = [
+    const THERE: [&str; 19] = [
         "/usr/bin/python3",
         "cat",
         "cc",
@@ -341,6 +341,8 @@ mod tests {
         "tail",
         "tar",
         "tc",
+        "timeout",
+        "unshare",
     ];
 
     /// Programs that source files start by `Command::new` or a namespace's `command`, by a name that stands there
