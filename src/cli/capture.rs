@@ -31,7 +31,7 @@ use nix::{
 
 use self::{
     sink::Sink,
-    told::{Fate, Seat, Teller},
+    told::{Fate, Placed, Teller},
 };
 use super::{
     args::{Ask, Daemon, Format, Output, parse_proto, parse_vni},
@@ -155,7 +155,7 @@ const READY: Duration = Duration::from_secs(5);
 struct Device {
     name: String,
     /// Its endpoints; none on the underlay
-    seats: Vec<Seat>,
+    endpoints: Vec<Placed>,
     socket: CaptureSocket,
     is_gone: bool,
 }
@@ -212,7 +212,7 @@ pub(super) fn capture(options: &Capture) -> Result<u8> {
             || options.seconds.is_some_and(|most| begun.elapsed() >= Duration::from_secs(most))
     };
     while !is_over(&run) && !turn(&devices, &signals)? {
-        run.receive(&mut devices, &mut batch)?;
+        run.receive(&mut devices, &mut batch);
         run.settle(&devices, SETTLE, STINT)?;
         if devices.iter().all(|device| device.is_gone) {
             eprintln!("eastgate: the devices are gone");
@@ -220,7 +220,7 @@ pub(super) fn capture(options: &Capture) -> Result<u8> {
         }
     }
     if !is_over(&run) {
-        run.receive(&mut devices, &mut batch)?;
+        run.receive(&mut devices, &mut batch);
         // What was dropped of it is told by then.
         thread::sleep(SETTLE);
         run.teller.hear_now();
@@ -287,22 +287,22 @@ fn is_device(name: &str) -> bool {
 }
 
 fn open(options: &Capture, status: &Status, all: &[EndpointRow], teller: &Teller) -> Result<Vec<Device>> {
-    let mut at: BTreeMap<String, Vec<Seat>> = BTreeMap::new();
+    let mut at: BTreeMap<String, Vec<Placed>> = BTreeMap::new();
     for row in all.iter().filter(|row| row.port.is_some()) {
         let (name, vlan, is_shared) = parts(row.port.as_deref().unwrap_or_default(), is_device);
-        at.entry(name.to_owned()).or_default().push(Seat { row: row.clone(), vlan, is_shared });
+        at.entry(name.to_owned()).or_default().push(Placed { row: row.clone(), vlan, is_shared });
     }
-    let is_wanted = |seats: &[Seat]| {
+    let is_wanted = |placed: &[Placed]| {
         options.wants(At::Ports)
-            && seats.iter().any(|seat| {
-                options.vni.is_none_or(|vni| vni == seat.row.vni)
-                    && (options.endpoint.is_none() || teller.wants(&seat.row))
+            && placed.iter().any(|it| {
+                options.vni.is_none_or(|vni| vni == it.row.vni)
+                    && (options.endpoint.is_none() || teller.wants(&it.row))
             })
     };
-    at.retain(|_, seats| is_wanted(seats));
+    at.retain(|_, placed| is_wanted(placed));
     let underlay =
         status.vtep.device.split(", ").filter(|name| !name.is_empty() && options.wants(At::Underlay));
-    let wanted: Vec<(String, Vec<Seat>)> =
+    let wanted: Vec<(String, Vec<Placed>)> =
         at.into_iter().chain(underlay.map(|name| (name.to_owned(), Vec::new()))).collect();
     if wanted.is_empty() {
         let whose = options.endpoint.as_ref().map_or_else(String::new, |name| format!(" of {name}"));
@@ -320,12 +320,12 @@ fn open(options: &Capture, status: &Status, all: &[EndpointRow], teller: &Teller
         eprintln!("eastgate: not there, and not captured at: {absent}");
     }
     let room = (UNREAD / there.len()).max(UNREAD_OF_ONE);
-    let device = |(name, seats): (String, Vec<Seat>)| {
+    let device = |(name, endpoints): (String, Vec<Placed>)| {
         let socket = if_nametoindex(&*name)
             .map_err(std::io::Error::from)
             .and_then(|index| CaptureSocket::open(index, room))
             .with_context(|| format!("{name} cannot be captured at (it takes CAP_NET_RAW)"))?;
-        Ok(Device { name, seats, socket, is_gone: false })
+        Ok(Device { name, endpoints, socket, is_gone: false })
     };
     there.into_iter().map(device).collect()
 }
@@ -398,7 +398,7 @@ impl Run<'_> {
         self.in_hurry || self.waiting.len() > MANY || self.held > WAITING / 2
     }
 
-    fn receive(&mut self, devices: &mut [Device], batch: &mut RecvBatch) -> Result<()> {
+    fn receive(&mut self, devices: &mut [Device], batch: &mut RecvBatch) {
         for (index, device) in devices.iter_mut().enumerate().filter(|(_, device)| !device.is_gone) {
             let mut captured = Vec::new();
             for _ in 0..BATCHES {
@@ -423,7 +423,6 @@ impl Run<'_> {
                 self.waiting.push_back(packet);
             }
         }
-        Ok(())
     }
 
     /// Whose a frame is, if it is wanted as far as that can be seen of it.
@@ -438,10 +437,10 @@ impl Run<'_> {
             tagged: false,
             arrived: Instant::now(),
         };
-        if device.seats.is_empty() {
+        if device.endpoints.is_empty() {
             let (vni, inner) = told::in_tunnel(&packet.captured, self.port, self.vtep)?;
             (packet.vni, packet.inner) = (Some(vni), inner);
-        } else if let Some(Seat { row, vlan, .. }) = told::of_port(&device.seats, &packet.captured) {
+        } else if let Some(Placed { row, vlan, .. }) = told::of_port(&device.endpoints, &packet.captured) {
             (packet.vni, packet.tagged) = (Some(row.vni), vlan.is_some());
             packet.endpoint = Some(row.endpoint.clone());
         }

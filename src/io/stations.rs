@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -20,7 +20,7 @@ use nix::{
     sys::eventfd::{EfdFlags, EventFd},
 };
 
-use super::{clock, sysopt};
+use super::{clock, packet_socket, sysopt};
 
 /// Bytes of frames that wait to be read.
 const RECEIVE_BUFFER: libc::c_int = 256 << 10;
@@ -58,16 +58,7 @@ impl StationSocket {
     /// # Errors
     /// What the kernel says: no permission, no such device.
     pub fn open(ifindex: u32) -> io::Result<Self> {
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        // Protocol 0: nothing arrives before the socket is bound to its device.
-        // SAFETY: a plain system call; the result is checked before it is owned.
-        let fd = unsafe {
-            let fd = libc::socket(libc::AF_PACKET, kind, 0);
-            if fd < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            OwnedFd::from_raw_fd(fd)
-        };
+        let fd = packet_socket::unbound()?;
         sysopt::take_only(fd.as_fd(), NEAREST_CUSTOMER_BRIDGE.0, [LLDP, ECP])?;
         let level = libc::SOL_PACKET;
         sysopt::set(fd.as_fd(), level, sysopt::PACKET_IGNORE_OUTGOING, 1 as libc::c_int)?;
@@ -82,7 +73,9 @@ impl StationSocket {
             mr_address: address,
         };
         sysopt::set(fd.as_fd(), level, libc::PACKET_ADD_MEMBERSHIP, group)?;
-        let mac = bind(&fd, ifindex)?;
+        // For frames of every type: those that ask for one type get theirs after the programs on the device, which let none pass.
+        packet_socket::bind(fd.as_fd(), ifindex, libc::ETH_P_ALL as u16)?;
+        let mac = mac_of(&fd)?;
         Ok(Self { fd, mac })
     }
 
@@ -104,24 +97,14 @@ impl StationSocket {
     }
 }
 
-/// Binds to a device, for frames of every type: those that ask for one type get theirs after the programs on the device, which let none
-/// of them pass. The device's MAC.
-fn bind(fd: &OwnedFd, ifindex: u32) -> io::Result<MacAddr> {
+/// The MAC of the device that a packet socket is bound to.
+fn mac_of(fd: &OwnedFd) -> io::Result<MacAddr> {
     // SAFETY: all-zero is a valid sockaddr_ll.
     let mut name: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    name.sll_family = libc::AF_PACKET as _;
-    name.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-    name.sll_ifindex = ifindex as libc::c_int;
     let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: pointers and length describe `name`, which outlives both calls.
-    let result = unsafe {
-        let bound = libc::bind(fd.as_raw_fd(), std::ptr::from_ref(&name).cast(), length);
-        if bound == 0 {
-            libc::getsockname(fd.as_raw_fd(), std::ptr::from_mut(&mut name).cast(), &raw mut length)
-        } else {
-            bound
-        }
-    };
+    // SAFETY: pointers and length describe `name`, which outlives the call.
+    let result =
+        unsafe { libc::getsockname(fd.as_raw_fd(), std::ptr::from_mut(&mut name).cast(), &raw mut length) };
     let [a, b, c, d, e, f, ..] = name.sll_addr;
     if result == 0 { Ok(MacAddr([a, b, c, d, e, f])) } else { Err(io::Error::last_os_error()) }
 }

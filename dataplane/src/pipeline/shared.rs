@@ -145,9 +145,10 @@ impl Shared {
 
     /// Has machines told again that were seen to speak past the appliance. Called now and then.
     pub fn keep_pairs(&self, now: Instant) {
-        let snapshot = self.snapshot();
-        let are_due =
-            snapshot.networks().iter().filter(|network| lock(&network.state.pairs).look(now)).count() > 0;
+        let mut are_due = false;
+        for network in self.snapshot().networks() {
+            are_due |= lock(&network.state.pairs).look(now);
+        }
         if are_due {
             self.has_changed.store(true, Relaxed);
         }

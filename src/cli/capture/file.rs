@@ -150,9 +150,8 @@ impl CaptureFile {
     }
 
     fn put(&mut self, block: &[u8]) -> Result<()> {
-        if let (Some(most), Some(path)) = (self.most, self.path.clone())
-            && self.len + block.len() as u64 > most
-        {
+        let is_full = self.most.is_some_and(|most| self.len + block.len() as u64 > most);
+        if is_full && let Some(path) = self.path.clone() {
             self.flush()?;
             rotation::make_way(&path, self.keep).with_context(|| self.name())?;
             self.out = Box::new(BufWriter::new(fresh(&path).with_context(|| self.name())?));

@@ -19,7 +19,7 @@ impl Sink {
     pub(super) fn open(options: &Capture, devices: &[Device]) -> Result<Self> {
         let Some(path) = &options.write else { return Ok(Self::Lines(options.output)) };
         let interfaces = devices.iter().map(|device| {
-            let whose: Vec<String> = device.seats.iter().map(|seat| seat.row.endpoint.clone()).collect();
+            let whose: Vec<String> = device.endpoints.iter().map(|it| it.row.endpoint.clone()).collect();
             let what = match &whose[..] {
                 [] => "underlay".to_owned(),
                 whose => format!("port of {}", names::some_of(whose, 8, ", ")),

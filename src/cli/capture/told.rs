@@ -11,19 +11,19 @@ use std::{
 };
 
 use eastgate_api::{
-    EndpointRow, EventRow, Events, Filter, FlowRow, Hex, List, MAX_EVENTS, Request, TraceReport,
+    EndpointRow, EventKind, EventRow, Events, Filter, FlowRow, Hex, List, MAX_EVENTS, Request, TraceReport,
     TraceRequest, TraceStep, Verdict,
 };
 use eastgate_vtep::header;
 use eastgate_wire::{
-    Addr, MacAddr, OuterTag, View, VlanId, Vni, names,
+    Addr, FlowKey, Leg, MacAddr, OuterTag, View, VlanId, Vni, names,
     view::{Transport, ethertype},
 };
 use serde::Serialize;
 
 use super::Packet;
 use crate::{
-    cli::{args::Ask, commands::ask, print::side},
+    cli::{args::Ask, commands::ask},
     io::capture_socket::Captured,
 };
 
@@ -101,6 +101,8 @@ impl Fate {
 struct Told {
     /// When, of those that no packet was found for
     times_ms: Vec<u64>,
+    /// Rules did: what these say of later ones, is asked.
+    by_rules: bool,
     reason: String,
     because: Vec<String>,
 }
@@ -210,8 +212,8 @@ impl Teller {
     fn note(&mut self, event: EventRow) {
         let Some((kind, told)) = told(event) else { return };
         if let Some(known) = self.told.get_mut(&kind) {
-            known.times_ms.extend(told.times_ms);
-            (known.reason, known.because) = (told.reason, told.because);
+            let times_ms = std::mem::take(&mut known.times_ms);
+            *known = Told { times_ms: [times_ms, told.times_ms].concat(), ..told };
         } else if self.told.len() < REMEMBERED {
             self.told.insert(kind, told);
         }
@@ -250,6 +252,7 @@ impl Teller {
                 told.times_ms.swap_remove(index);
                 Fate { verdict: DROPPED, reason: Some(reason), because, ..fate }
             }
+            None if told.by_rules => fate,
             // Of a kind the first alone is told.
             None => Fate {
                 verdict: UNKNOWN,
@@ -306,9 +309,7 @@ impl Teller {
         self.known.insert(key, (Instant::now(), fate.clone()));
         fate
     }
-}
 
-impl Teller {
     /// The rules that have admitted the flow that a packet is of
     fn admitted(&self, vni: Vni, frame: &[u8]) -> Vec<String> {
         let Some((proto, src, dst, sport, dport)) = ends(frame) else { return Vec::new() };
@@ -402,9 +403,10 @@ fn of_trace(packet: String, report: &TraceReport) -> Fate {
 fn told(event: EventRow) -> Option<(Kind, Told)> {
     let proto = event.proto.as_deref().and_then(names::protocol_number)?;
     let kind = (event.vni?, event.src_mac?, proto, event.src?, event.dst?, event.sport, event.dport);
+    let by_rules = event.event == EventKind::Denied;
     let by = event.refused_by.map(|rule| format!("{} ({})", rule.rule, rule.at));
     let because = by.or(event.text).into_iter().collect();
-    Some((kind, Told { times_ms: vec![event.time_ms], reason: event.reason?, because }))
+    Some((kind, Told { times_ms: vec![event.time_ms], by_rules, reason: event.reason?, because }))
 }
 
 /// Protocol, ends and ports
@@ -426,13 +428,13 @@ fn in_words(frame: &[u8]) -> String {
         return format!("{what} {} -> {}", view.src, view.dst);
     };
     let (sport, dport) = ip.ports();
-    let end = |address: Addr, port: u16| side(&address, if names::has_ports(ip.proto) { port } else { 0 });
-    let more = match ip.transport {
-        Transport::Icmp(icmp) => format!(" type {} code {}", icmp.kind, icmp.code),
-        _ => String::new(),
-    };
-    let proto = names::protocol_name(ip.proto);
-    format!("{proto} {} -> {}{more}", end(ip.src, sport), end(ip.dst, dport))
+    let (vni, leg) = (Vni::from_wire([0; 3]), Leg::DIRECT);
+    let packet =
+        names::packet(&FlowKey { src: ip.src, dst: ip.dst, vni, sport, dport, proto: ip.proto, leg });
+    match ip.transport {
+        Transport::Icmp(icmp) => format!("{packet} type {} code {}", icmp.kind, icmp.code),
+        _ => packet,
+    }
 }
 
 /// Whether a frame has these on either side.
@@ -471,7 +473,7 @@ pub(super) fn in_tunnel(captured: &Captured, port: u16, vtep: IpAddr) -> Option<
 
 /// An endpoint of a device, with what tells its frames apart there.
 #[derive(Clone, Debug)]
-pub(super) struct Seat {
+pub(super) struct Placed {
     pub(super) row: EndpointRow,
     /// Its tag
     pub(super) vlan: Option<VlanId>,
@@ -480,11 +482,11 @@ pub(super) struct Seat {
 }
 
 /// The endpoint of a device that a frame is from, or for.
-pub(super) fn of_port<'s>(seats: &'s [Seat], captured: &Captured) -> Option<&'s Seat> {
+pub(super) fn of_port<'p>(endpoints: &'p [Placed], captured: &Captured) -> Option<&'p Placed> {
     let macs = captured.bytes.first_chunk::<MACS>()?;
     let [dst, src] = [macs.first_chunk::<6>()?, macs.last_chunk::<6>()?].map(|mac| MacAddr(*mac));
     let mac = if captured.outgoing { dst } else { src };
-    if let [only] = seats
+    if let [only] = endpoints
         && only.vlan.is_none()
         && !only.is_shared
     {
@@ -495,11 +497,11 @@ pub(super) fn of_port<'s>(seats: &'s [Seat], captured: &Captured) -> Option<&'s 
         Some((u16::from_be_bytes(*kind), view.tci))
     });
     let tag = OuterTag::of(tag);
-    seats.iter().find(|seat| {
-        let is_at = match seat.vlan {
+    endpoints.iter().find(|it| {
+        let is_at = match it.vlan {
             Some(vlan) => tag == OuterTag::Vlan(vlan),
             None => tag == OuterTag::Untagged,
         };
-        is_at && (!seat.is_shared || seat.row.mac == mac)
+        is_at && (!it.is_shared || it.row.mac == mac)
     })
 }

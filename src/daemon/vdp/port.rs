@@ -244,17 +244,29 @@ struct Judge<'b> {
     device: &'b Arc<str>,
     /// What was granted of this frame and is in no book yet
     granted: RefCell<BTreeSet<Seat>>,
+    /// In which VLAN each of its requests has which machine
+    asked: RefCell<BTreeMap<(Vsi, Seat), Option<VlanId>>>,
     reasons: RefCell<BTreeMap<Vsi, Denied>>,
 }
 
 impl<'b> Judge<'b> {
     fn new(terms: &'b Terms, book: &'b Book, device: &'b Arc<str>) -> Self {
-        Self { terms, book, device, granted: RefCell::default(), reasons: RefCell::default() }
+        Self {
+            terms,
+            book,
+            device,
+            granted: RefCell::default(),
+            asked: RefCell::default(),
+            reasons: RefCell::default(),
+        }
     }
 
     fn judge(&self, vsi: &Vsi, entry: &FilterEntry) -> Result<Option<VlanId>, Denied> {
         let grant = self.terms.grant(self.device, &vsi.profile, entry)?;
         let seat = grant.seat();
+        if *self.asked.borrow_mut().entry((*vsi, seat.clone())).or_insert(grant.vlan) != grant.vlan {
+            return Err(Denied::Twice(seat.mac));
+        }
         let mut granted = self.granted.borrow_mut();
         let is_known = granted.contains(&seat);
         if !is_known {

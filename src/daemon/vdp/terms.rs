@@ -55,6 +55,8 @@ pub(in crate::daemon) enum Denied {
     NoMac,
     #[error("its filter names a GroupID, and none are known")]
     Group,
+    #[error("its filter has MAC {0} in more than one VLAN, and a machine is at one place")]
+    Twice(MacAddr),
     #[error("MAC {0} is one that the appliance has on such segments")]
     Ours(MacAddr),
     #[error("what has no tag cannot be a machine's of network {0}, which is vlan_aware")]
@@ -82,6 +84,7 @@ impl Denied {
             Self::ProfileFull { .. } | Self::DeviceFull(_) | Self::NumbersFull(_) => Refusal::NoRoom,
             Self::NoMac
             | Self::Group
+            | Self::Twice(_)
             | Self::Ours(_)
             | Self::Untagged(_)
             | Self::Taken { .. }

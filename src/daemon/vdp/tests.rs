@@ -290,3 +290,20 @@ fn devices_of_a_host_share_one_book() {
     seg0.look(now);
     assert_eq!(held(), []);
 }
+
+#[test]
+fn a_machine_is_in_one_vlan() {
+    let now = Instant::from_micros(1_000_000);
+    let port = |desk: &Arc<Desk>| {
+        StationPort::new("seg0".into(), mac(0xee), desk.clone(), Arc::new(AtomicBool::new(true)), now)
+    };
+    let held = |entries: &[FilterEntry]| {
+        let desk = Arc::new(Desk::new(terms()));
+        port(&desk).hear(&request(1, Mode::Associate, vsi(1, 5), entries), now);
+        let count = lock(&desk.book).machines().count();
+        (count, desk.heard("seg0").last_refusal)
+    };
+    assert_eq!(held(&[entry(11, 100), entry(12, 300)]), (2, None), "each is in one");
+    let (count, said) = held(&[entry(11, 100), entry(11, 300)]);
+    assert!(count == 0 && said.as_ref().is_some_and(|it| it.contains("in more than one VLAN")), "{said:?}");
+}

@@ -7,12 +7,12 @@ use super::*;
 
 const MAC: [MacAddr; 2] = [MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2])];
 
-fn seat(name: &str, vlan: Option<u16>, is_shared: bool, mac: MacAddr) -> Seat {
+fn placed(name: &str, vlan: Option<u16>, is_shared: bool, mac: MacAddr) -> Placed {
     let row = json!({
         "vni": 5001, "endpoint": format!("acme/{name}"), "network": "acme/lan", "host": "alpha", "port": "eth1", "mac": mac,
         "addresses": ["10.1.0.1"], "groups": [], "userspace": null, "tx_frames": 0, "rx_frames": 0,
     });
-    Seat { row: serde_json::from_value(row).unwrap(), vlan: vlan.and_then(VlanId::new_checked), is_shared }
+    Placed { row: serde_json::from_value(row).unwrap(), vlan: vlan.and_then(VlanId::new_checked), is_shared }
 }
 
 /// From the first to the second, with a tag or none
@@ -25,15 +25,16 @@ fn frame(outgoing: bool, vlan: Option<u16>) -> Captured {
 
 #[test]
 fn a_frame_is_of_the_endpoint_that_its_tag_and_mac_say() {
-    let name = |seats: &[Seat], frame: &Captured| of_port(seats, frame).map(|seat| seat.row.endpoint.clone());
-    let access = [seat("one", None, false, MAC[1])];
+    let name =
+        |endpoints: &[Placed], frame: &Captured| of_port(endpoints, frame).map(|it| it.row.endpoint.clone());
+    let access = [placed("one", None, false, MAC[1])];
     assert_eq!(name(&access, &frame(false, None)).as_deref(), Some("acme/one"), "whatever MAC it takes");
     assert_eq!(name(&access, &frame(false, Some(9))).as_deref(), Some("acme/one"), "whatever tag it takes");
 
     let trunk = [
-        seat("one", Some(101), false, MAC[0]),
-        seat("two", Some(102), false, MAC[1]),
-        seat("bare", None, false, MAC[0]),
+        placed("one", Some(101), false, MAC[0]),
+        placed("two", Some(102), false, MAC[1]),
+        placed("bare", None, false, MAC[0]),
     ];
     assert_eq!(name(&trunk, &frame(false, Some(102))).as_deref(), Some("acme/two"));
     assert_eq!(
@@ -47,7 +48,7 @@ fn a_frame_is_of_the_endpoint_that_its_tag_and_mac_say() {
     of_provider.bytes[12..14].copy_from_slice(&[0x88, 0xa8]);
     assert_eq!(name(&trunk, &of_provider), None);
 
-    let shared = [seat("one", Some(7), true, MAC[0]), seat("two", Some(7), true, MAC[1])];
+    let shared = [placed("one", Some(7), true, MAC[0]), placed("two", Some(7), true, MAC[1])];
     assert_eq!(name(&shared, &frame(false, Some(7))).as_deref(), Some("acme/one"), "who sends");
     assert_eq!(name(&shared, &frame(true, Some(7))).as_deref(), Some("acme/two"), "who is to receive");
     assert_eq!(name(&shared, &frame(false, None)), None);
