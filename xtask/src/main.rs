@@ -1,7 +1,8 @@
 //! What a contributor runs: `cargo xtask demo`, `cargo xtask test`, `cargo xtask ci`, `cargo xtask soak`, `cargo xtask bench`,
-//! `cargo xtask package`, `cargo xtask image`.
+//! `cargo xtask package`, `cargo xtask image`, `cargo xtask book`.
 
 mod bench;
+mod book;
 mod ci;
 mod demo;
 mod dependencies;
@@ -51,6 +52,8 @@ enum Task {
     Package(package::Options),
     /// Make the disk of a virtual machine that is an appliance
     Image(image::Options),
+    /// Make the documentation a book that is browsed and searched
+    Book(book::Options),
     /// Compare eastgate's speed with plain VXLAN and with Neutron's rules, interleaved, in one call
     Bench(bench::Options),
     /// Run a test executable, as root where it needs that (cargo calls this through its `runner` setting)
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Ci(options) => ci::run(&options),
         Task::Soak(options) => soak::run(&options),
+        Task::Book(options) => book::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Package(options) => package::run(&options),
         Task::Image(options) => image::run(&options),
