@@ -1,5 +1,5 @@
-//! The pages that are made from the code, held to the code: drop reasons, command line, configuration keys, and
-//! every file and function that a page names. `EASTGATE_BLESS=1 cargo test --test docs` writes the pages anew.
+//! The pages that are made from the code, held to the code: drop reasons, command line, configuration keys, limits, and
+//! every file and function that a page names; and what they tell to type. Where links lead is held in `xtask/src/book.rs`. `EASTGATE_BLESS=1 cargo test --test docs` writes the pages anew.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,8 +10,14 @@
 
 #[path = "docs/attacks.rs"]
 mod attacks;
+#[path = "docs/limits.rs"]
+mod limits;
+#[path = "docs/markdown.rs"]
+mod markdown;
 #[path = "docs/migrating.rs"]
 mod migrating;
+#[path = "docs/typed.rs"]
+mod typed;
 
 use std::{
     fmt::Write as _,
@@ -273,9 +279,11 @@ fn reasons_to_stay_in_userspace() {
 // ------------------------------------------------------------------------------------------ what pages name
 
 fn pages() -> Vec<PathBuf> {
-    let mut folders = vec![root().join("docs")];
-    let mut pages: Vec<PathBuf> =
-        ["README.md", "SECURITY.md", "CHANGELOG.md"].iter().map(|name| root().join(name)).collect();
+    let mut folders = vec![root().join("docs"), root().join("labs")];
+    let mut pages: Vec<PathBuf> = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+        .iter()
+        .map(|name| root().join(name))
+        .collect();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -335,23 +343,6 @@ fn named_files_and_functions_exist() {
     assert!(missing.is_empty(), "these are named and do not exist:\n{}", missing.join("\n"));
 }
 
-/// A link inside the repository leads somewhere.
-#[test]
-fn links_lead_somewhere() {
-    let mut broken = Vec::new();
-    for page in pages() {
-        let text = fs::read_to_string(&page).unwrap();
-        let folder = page.parent().unwrap();
-        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let file = link.split('#').next().unwrap_or_default();
-            if !link.contains("://") && !file.is_empty() && !folder.join(file).exists() {
-                broken.push(format!("{}: {link}", page.strip_prefix(root()).unwrap().display()));
-            }
-        }
-    }
-    assert!(broken.is_empty(), "these links lead nowhere:\n{}", broken.join("\n"));
-}
-
 /// Whoever has a reason finds what to do about it.
 #[test]
 fn every_reason_has_a_way_out() {
@@ -362,26 +353,4 @@ fn every_reason_has_a_way_out() {
         .filter(|name| !page.contains(&format!("`{name}`")))
         .collect();
     assert!(missing.is_empty(), "docs/troubleshooting.md says nothing of {missing:?}");
-}
-
-/// What it tells to type, the command line takes.
-#[test]
-fn commands_to_find_out_with_exist() {
-    let page = read("docs/troubleshooting.md");
-    let spans = page.split('`').skip(1).step_by(2);
-    let lines = page.lines().filter_map(|line| line.strip_prefix("    "));
-    // What stands behind a command in its line is about it.
-    let lines = lines.filter_map(|line| line.split("   ").next());
-    let mut tried = 0;
-    for command in spans.chain(lines).filter(|text| text.starts_with("eastgate ")) {
-        let words = command.split_whitespace().map(|word| if word == "N" { "5001" } else { word });
-        let result = Args::command().try_get_matches_from(words);
-        assert!(
-            result.is_ok(),
-            "{command}: {}",
-            result.err().map(|error| error.to_string()).unwrap_or_default()
-        );
-        tried += 1;
-    }
-    assert!(tried > 15, "only {tried} commands found: the search is broken");
 }

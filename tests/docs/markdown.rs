@@ -4,17 +4,17 @@ use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
 /// A block of code.
 #[derive(Clone, Debug)]
-pub struct Block {
+pub(crate) struct Block {
     /// What stands behind the fence, `sh` for example; empty of a block that is indented
-    pub kind: String,
+    pub(crate) kind: String,
     /// Its lines, without fence or indentation
-    pub text: String,
+    pub(crate) text: String,
     /// The line of the page that it begins at, from 1
-    pub line: usize,
+    pub(crate) line: usize,
 }
 
 /// The blocks of code of a page in their order.
-pub fn blocks(page: &str) -> Vec<Block> {
+pub(crate) fn blocks(page: &str) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
     let mut inside = false;
     for (event, range) in Parser::new_ext(page, Options::ENABLE_TABLES).into_offset_iter() {
@@ -42,7 +42,7 @@ pub fn blocks(page: &str) -> Vec<Block> {
 
 /// Words in running text that are marked as code.
 #[allow(dead_code, reason = "not each test program that has this asks for it")]
-pub fn spans(page: &str) -> Vec<String> {
+pub(crate) fn spans(page: &str) -> Vec<String> {
     let parser = Parser::new_ext(page, Options::ENABLE_TABLES);
     let code = |event| if let Event::Code(text) = event { Some(text.to_string()) } else { None };
     parser.filter_map(code).collect()
