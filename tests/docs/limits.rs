@@ -22,42 +22,122 @@ const SECTIONS: &[(&str, &str, &[Row])] = &[
             ("VLAN of an endpoint on a trunk", "1 to {tenant.T.endpoint.E.vlan max}", "refused"),
             ("MTU of a network", "{tenant.T.network.N.mtu min} to {tenant.T.network.N.mtu max}", "refused"),
             ("Letters of a name", "{config/src/values.rs name.len()}", "refused"),
-            ("Places that a packet is asked at: policies before, groups, policies after (tiers)", "{policy/src/rule.rs MAX_TIERS} an end and direction", "there are no more places"),
-            ("Groups inside each other by `include`", "{config/src/check/includes.rs DEEPEST}", "`include-deep`"),
-            ("Groups, each with its values, that one comes to by what it includes", "{config/src/check/variables.rs MOST}", "`include-deep`"),
+            (
+                "Places that a packet is asked at: policies before, groups, policies after (tiers)",
+                "{policy/src/rule.rs MAX_TIERS} an end and direction",
+                "there are no more places",
+            ),
+            (
+                "Groups inside each other by `include`",
+                "{config/src/check/includes.rs DEEPEST}",
+                "`include-deep`",
+            ),
+            (
+                "Groups, each with its values, that one comes to by what it includes",
+                "{config/src/check/variables.rs MOST}",
+                "`include-deep`",
+            ),
             ("Compiled entries of a network", "{policy/src/compile.rs DEFAULT_ENTRY_LIMIT}", "refused"),
             ("A file", "{config/src/loader.rs LARGEST MiB}", "refused"),
-            ("Networks, endpoints, groups, policies, rules, sets and their addresses of a tenant", "`[quota]`; none unless set", "`quota-exceeded`"),
-            ("Errors, and warnings, that are printed", "{config/src/diagnostics.rs KEPT} each", "the others are counted"),
+            (
+                "Networks, endpoints, groups, policies, rules, sets and their addresses of a tenant",
+                "`[quota]`; none unless set",
+                "`quota-exceeded`",
+            ),
+            (
+                "Errors, and warnings, that are printed",
+                "{config/src/diagnostics.rs KEPT} each",
+                "the others are counted",
+            ),
         ],
     ),
     (
         "Flows",
         "Whose limit it is says `eastgate show drops`; how many flows there are, `eastgate status`. [Who makes room](architecture.md#who-makes-room) tells who is put out.",
         &[
-            ("Replied flows of a host", "`limits.flows`: {limits.flows}", "the cheapest makes room; connections and streams in use are never put out, then `flow-limit`"),
-            ("of a network on a host", "its `limits.flows`: {tenant.T.network.N.limits.flows}", "the same, among its own"),
-            ("that one endpoint has opened", "`limits.endpoint_flows`: three quarters of its network's", "the same, among its own"),
-            ("Unreplied flows of a host, half-open connections among them", "`limits.unreplied`: {limits.unreplied}", "the one that has waited longest goes"),
-            ("of a network on a host", "its `limits.unreplied`: {tenant.T.network.N.limits.unreplied}", "the network's own that has waited longest goes; above a rate, `flow-limit`"),
-            ("that one endpoint has opened", "`limits.endpoint_unreplied`: three quarters of its network's", "the same, among its own"),
-            ("New flows a second of a network, of an endpoint", "`limits.new_flows`, `limits.endpoint_new_flows`: none unless set", "`new-flow-limit`"),
-            ("Flows of a source by a rule", "`connections`, `new_connections` of the rule: none unless set", "`rule-limit`"),
-            ("Sources that a rule tells apart in a network", "{conntrack/src/flow/source.rs MOST}", "a further one is denied, `rule-limit`"),
-            ("Flows that helpers expect, of an endpoint, a network, a host", "{conntrack/src/expect.rs MOST_OF_ENDPOINT}, {conntrack/src/expect.rs MOST_OF_NETWORK}, {conntrack/src/expect.rs MOST}", "the endpoint's oldest makes room; else not expected"),
+            (
+                "Replied flows of a host",
+                "`limits.flows`: {limits.flows}",
+                "the cheapest makes room; connections and streams in use are never put out, then `flow-limit`",
+            ),
+            (
+                "of a network on a host",
+                "its `limits.flows`: {tenant.T.network.N.limits.flows}",
+                "the same, among its own",
+            ),
+            (
+                "that one endpoint has opened",
+                "`limits.endpoint_flows`: three quarters of its network's",
+                "the same, among its own",
+            ),
+            (
+                "Unreplied flows of a host, half-open connections among them",
+                "`limits.unreplied`: {limits.unreplied}",
+                "the one that has waited longest goes",
+            ),
+            (
+                "of a network on a host",
+                "its `limits.unreplied`: {tenant.T.network.N.limits.unreplied}",
+                "the network's own that has waited longest goes; above a rate, `flow-limit`",
+            ),
+            (
+                "that one endpoint has opened",
+                "`limits.endpoint_unreplied`: three quarters of its network's",
+                "the same, among its own",
+            ),
+            (
+                "New flows a second of a network, of an endpoint",
+                "`limits.new_flows`, `limits.endpoint_new_flows`: none unless set",
+                "`new-flow-limit`",
+            ),
+            (
+                "Flows of a source by a rule",
+                "`connections`, `new_connections` of the rule: none unless set",
+                "`rule-limit`",
+            ),
+            (
+                "Sources that a rule tells apart in a network",
+                "{conntrack/src/flow/source.rs MOST}",
+                "a further one is denied, `rule-limit`",
+            ),
+            (
+                "Flows that helpers expect, of an endpoint, a network, a host",
+                "{conntrack/src/expect.rs MOST_OF_ENDPOINT}, {conntrack/src/expect.rs MOST_OF_NETWORK}, {conntrack/src/expect.rs MOST}",
+                "the endpoint's oldest makes room; else not expected",
+            ),
             ("How long one is expected", "{conntrack/src/expect.rs LASTS}", "forgotten"),
-            ("Connections of an endpoint that has moved, picked up in mid-stream", "`tcp_pickup`: {tenant.T.network.N.tcp_pickup} s after it was heard at its new place", "`not-syn`, until it is opened again"),
-            ("Resets to the ends of connections that a reload cuts (`on_change = \"reset\"`)", "{dataplane/src/pipeline/torn.rs AT_ONCE} each half second; {dataplane/src/pipeline/torn.rs WAITING} wait", "they come later; beyond that nobody is told"),
+            (
+                "Connections of an endpoint that has moved, picked up in mid-stream",
+                "`tcp_pickup`: {tenant.T.network.N.tcp_pickup} s after it was heard at its new place",
+                "`not-syn`, until it is opened again",
+            ),
+            (
+                "Resets to the ends of connections that a reload cuts (`on_change = \"reset\"`)",
+                "{dataplane/src/pipeline/torn.rs AT_ONCE} each half second; {dataplane/src/pipeline/torn.rs WAITING} wait",
+                "they come later; beyond that nobody is told",
+            ),
         ],
     ),
     (
         "Fragments",
         "Nothing is reassembled: fragments pass when their first one was let in.",
         &[
-            ("Datagrams in fragments of a host", "`limits.fragments`: {limits.fragments}", "the network's that waits longest for its first goes (`fragment-first-missing`); else `fragment-limit`"),
-            ("of a network on a host", "its `limits.fragments`: {tenant.T.network.N.limits.fragments}", "the same"),
+            (
+                "Datagrams in fragments of a host",
+                "`limits.fragments`: {limits.fragments}",
+                "the network's that waits longest for its first goes (`fragment-first-missing`); else `fragment-limit`",
+            ),
+            (
+                "of a network on a host",
+                "its `limits.fragments`: {tenant.T.network.N.limits.fragments}",
+                "the same",
+            ),
             ("Pieces of one datagram", "{conntrack/src/fragment.rs PIECES}", "`fragment-limit`"),
-            ("What waits for a first fragment, of a network, of all", "{conntrack/src/fragment.rs waiting_bytes MiB}, {conntrack/src/fragment/waiting.rs WAITING_BYTES MiB}", "the network's datagram that has waited longest goes"),
+            (
+                "What waits for a first fragment, of a network, of all",
+                "{conntrack/src/fragment.rs waiting_bytes MiB}, {conntrack/src/fragment/waiting.rs WAITING_BYTES MiB}",
+                "the network's datagram that has waited longest goes",
+            ),
             ("How long it waits", "{conntrack/src/fragment.rs wait}", "`fragment-first-missing`"),
             ("How long a datagram is remembered", "{conntrack/src/fragment.rs timeout}", "forgotten"),
         ],
@@ -66,67 +146,199 @@ const SECTIONS: &[(&str, &str, &[Row])] = &[
         "What is learned",
         "What is known stays; the newcomer is refused, unless it says otherwise.",
         &[
-            ("Learned MACs of a network on a host", "`mac_limit`: {tenant.T.network.N.mac_limit}", "`mac-limit`, with its frame"),
+            (
+                "Learned MACs of a network on a host",
+                "`mac_limit`: {tenant.T.network.N.mac_limit}",
+                "`mac-limit`, with its frame",
+            ),
             ("How long a silent one is kept", "`mac_age`: {tenant.T.network.N.mac_age} s", "forgotten"),
-            ("Moves of a learned MAC", "{vtep/src/fdb/mod.rs MOVES} in 180 s", "frozen for 180 s, `mac-frozen`"),
-            ("Learned neighbours of a network, at one place", "{steering/src/bindings.rs total}, {steering/src/bindings.rs per_location}", "not learned"),
+            (
+                "Moves of a learned MAC",
+                "{vtep/src/fdb/mod.rs MOVES} in 180 s",
+                "frozen for 180 s, `mac-frozen`",
+            ),
+            (
+                "Learned neighbours of a network, at one place",
+                "{steering/src/bindings.rs total}, {steering/src/bindings.rs per_location}",
+                "not learned",
+            ),
             ("How long a silent one is kept", "{steering/src/bindings.rs age}", "forgotten"),
-            ("Moves of a learned address", "{steering/src/bindings.rs MOVES} in {steering/src/bindings.rs WINDOW}", "frozen for as long"),
-            ("Learned addresses of an endpoint", "`learn_limit`: {tenant.T.network.N.learn_limit}", "`unlearned`"),
+            (
+                "Moves of a learned address",
+                "{steering/src/bindings.rs MOVES} in {steering/src/bindings.rs WINDOW}",
+                "frozen for as long",
+            ),
+            (
+                "Learned addresses of an endpoint",
+                "`learn_limit`: {tenant.T.network.N.learn_limit}",
+                "`unlearned`",
+            ),
             ("of a network", "{steering/src/snooping.rs MOST}", "`unlearned`"),
-            ("Moving addresses in a pair's prefix, of an endpoint", "{steering/src/holders.rs in_prefixes}", "the endpoint's heard least recently goes"),
+            (
+                "Moving addresses in a pair's prefix, of an endpoint",
+                "{steering/src/holders.rs in_prefixes}",
+                "the endpoint's heard least recently goes",
+            ),
             ("Link-local addresses of a guest's own choice", "{steering/src/holders.rs chosen}", "the same"),
             ("both of a network", "{steering/src/holders.rs total}", "the same"),
-            ("Narrow paths (path MTU)", "{vtep/src/mtu/path.rs limit} VTEPs, not below {vtep/src/mtu/path.rs floor} bytes, {vtep/src/mtu/path.rs age}", "the one idle longest is forgotten"),
-            ("Machines at a device by VDP", "`machines` of the device: {host.H.vdp.D.machines}", "refused as \"insufficient resources\""),
-            ("Machines of a profile on a host", "`machines` of the profile: {tenant.T.profile.P.machines}", "the same"),
+            (
+                "Narrow paths (path MTU)",
+                "{vtep/src/mtu/path.rs limit} VTEPs, not below {vtep/src/mtu/path.rs floor} bytes, {vtep/src/mtu/path.rs age}",
+                "the one idle longest is forgotten",
+            ),
+            (
+                "Machines at a device by VDP",
+                "`machines` of the device: {host.H.vdp.D.machines}",
+                "refused as \"insufficient resources\"",
+            ),
+            (
+                "Machines of a profile on a host",
+                "`machines` of the profile: {tenant.T.profile.P.machines}",
+                "the same",
+            ),
         ],
     ),
     (
         "Rates",
         "Each is a token bucket of its own: who exceeds it costs nobody else anything.",
         &[
-            ("Broadcast, unknown unicast and multicast of a network on a host", "`bum_limit`: {tenant.T.network.N.bum_limit} a second", "`bum-limit`"),
-            ("Packets that the programs hand to the pipeline, of a network on a host", "`slow_path_limit`: {tenant.T.network.N.slow_path_limit} a second", "`slow-path-limit`"),
-            ("the same of networks that the host does not serve, together", "{src/io/fastpath.rs OF_UNSERVED} a second", "`slow-path-limit`"),
-            ("ARP and ND answers, and questions passed on, of an endpoint", "{dataplane/src/snapshot/state.rs ANSWERS}", "`neighbor-limit`"),
-            ("Announcements that say what is known, of an endpoint", "{dataplane/src/snapshot/state.rs ANNOUNCEMENTS}", "`neighbor-own`"),
-            ("Moves of an address that several may have", "1 a second, {steering/src/holders.rs BURST} at once", "it stays where it is"),
-            ("Resets and ICMP to whom a rule rejects, of an endpoint; \"too big\", of a network", "{dataplane/src/snapshot/state.rs ERRORS}", "not sent; the packet is dropped and counted all the same"),
-            ("Log lines of a rule with `log`, in a network", "{src/daemon/log.rs LINES}", "left out, and counted in the next line"),
+            (
+                "Broadcast, unknown unicast and multicast of a network on a host",
+                "`bum_limit`: {tenant.T.network.N.bum_limit} a second",
+                "`bum-limit`",
+            ),
+            (
+                "Packets that the programs hand to the pipeline, of a network on a host",
+                "`slow_path_limit`: {tenant.T.network.N.slow_path_limit} a second",
+                "`slow-path-limit`",
+            ),
+            (
+                "the same of networks that the host does not serve, together",
+                "{src/io/fastpath.rs OF_UNSERVED} a second",
+                "`slow-path-limit`",
+            ),
+            (
+                "ARP and ND answers, and questions passed on, of an endpoint",
+                "{dataplane/src/snapshot/state.rs ANSWERS}",
+                "`neighbor-limit`",
+            ),
+            (
+                "Announcements that say what is known, of an endpoint",
+                "{dataplane/src/snapshot/state.rs ANNOUNCEMENTS}",
+                "`neighbor-own`",
+            ),
+            (
+                "Moves of an address that several may have",
+                "1 a second, {steering/src/holders.rs BURST} at once",
+                "it stays where it is",
+            ),
+            (
+                "Resets and ICMP to whom a rule rejects, of an endpoint; \"too big\", of a network",
+                "{dataplane/src/snapshot/state.rs ERRORS}",
+                "not sent; the packet is dropped and counted all the same",
+            ),
+            (
+                "Log lines of a rule with `log`, in a network",
+                "{src/daemon/log.rs LINES}",
+                "left out, and counted in the next line",
+            ),
         ],
     ),
     (
         "The kernel's tables",
         "Sizes of the fast path, for one host. What does not fit is done by the pipeline: slower, never otherwise.",
         &[
-            ("Networks", "`fastpath.networks`: {fastpath.networks}", "flows of others stay with the pipeline"),
+            (
+                "Networks",
+                "`fastpath.networks`: {fastpath.networks}",
+                "flows of others stay with the pipeline",
+            ),
             ("VTEPs", "`fastpath.vteps`: {fastpath.vteps}", "the same"),
-            ("Addresses of endpoints", "`fastpath.endpoints`: {fastpath.endpoints}", "flows of others are decided by the pipeline"),
-            ("Attachments", "`fastpath.attachments`: {fastpath.attachments}", "one more is **not served**, and tried again; `eastgate status` names it"),
-            ("Compiled policies", "`fastpath.policy_mib`: {fastpath.policy_mib} MiB", "a network more is decided by the pipeline"),
-            ("Prefixes of rules that lie in each other", "{fastpath/bpf/decide.h POLICY_DEPTH}", "deeper ones are decided by the pipeline"),
-            ("Policy cache", "`fastpath.policy_cache`: {fastpath.policy_cache}", "the one not used for longest goes"),
+            (
+                "Addresses of endpoints",
+                "`fastpath.endpoints`: {fastpath.endpoints}",
+                "flows of others are decided by the pipeline",
+            ),
+            (
+                "Attachments",
+                "`fastpath.attachments`: {fastpath.attachments}",
+                "one more is **not served**, and tried again; `eastgate status` names it",
+            ),
+            (
+                "Compiled policies",
+                "`fastpath.policy_mib`: {fastpath.policy_mib} MiB",
+                "a network more is decided by the pipeline",
+            ),
+            (
+                "Prefixes of rules that lie in each other",
+                "{fastpath/bpf/decide.h POLICY_DEPTH}",
+                "deeper ones are decided by the pipeline",
+            ),
+            (
+                "Policy cache",
+                "`fastpath.policy_cache`: {fastpath.policy_cache}",
+                "the one not used for longest goes",
+            ),
             ("ARP and ND answers", "`fastpath.neighbor_cache`: {fastpath.neighbor_cache}", "the same"),
-            ("Kinds of refused packets that are told apart", "`fastpath.policy_drops`: {fastpath.policy_drops}", "others are refused by the pipeline"),
-            ("Connections replaced on their ports within a second", "`fastpath.closed_flows`: {fastpath.closed_flows}", "their last packets are not counted for endpoints and rules"),
-            ("Programs at one place of a device, others' included", "{fastpath/src/tcx.rs MOST}, the kernel's limit", "the port is `failed`, and tried again"),
+            (
+                "Kinds of refused packets that are told apart",
+                "`fastpath.policy_drops`: {fastpath.policy_drops}",
+                "others are refused by the pipeline",
+            ),
+            (
+                "Connections replaced on their ports within a second",
+                "`fastpath.closed_flows`: {fastpath.closed_flows}",
+                "their last packets are not counted for endpoints and rules",
+            ),
+            (
+                "Programs at one place of a device, others' included",
+                "{fastpath/src/tcx.rs MOST}, the kernel's limit",
+                "the port is `failed`, and tried again",
+            ),
         ],
     ),
     (
         "What is told",
         "Nothing that is asked holds packets up. What was not told is counted.",
         &[
-            ("Rows of drop counters of a worker", "{dataplane/src/pipeline/counters.rs DROP_ROWS}", "counted under network and reason alone"),
-            ("Different frames of a row, of a worker", "{dataplane/src/pipeline/counters/recent.rs OF_A_ROW}, {dataplane/src/pipeline/counters/recent.rs OF_A_WORKER}", "counted in the row"),
+            (
+                "Rows of drop counters of a worker",
+                "{dataplane/src/pipeline/counters.rs DROP_ROWS}",
+                "counted under network and reason alone",
+            ),
+            (
+                "Different frames of a row, of a worker",
+                "{dataplane/src/pipeline/counters/recent.rs OF_A_ROW}, {dataplane/src/pipeline/counters/recent.rs OF_A_WORKER}",
+                "counted in the row",
+            ),
             ("Events that are kept", "{src/daemon/events.rs KEPT}", "the oldest go; how many is told"),
-            ("Kinds of flows that a staged version would refuse", "{src/daemon/staged.rs KINDS}", "counted together"),
-            ("Conversations at the control socket", "{src/control/server.rs CONVERSATIONS}, silent for {src/control/server.rs PATIENCE}", "the one that was silent for longest ends"),
+            (
+                "Kinds of flows that a staged version would refuse",
+                "{src/daemon/staged.rs KINDS}",
+                "counted together",
+            ),
+            (
+                "Conversations at the control socket",
+                "{src/control/server.rs CONVERSATIONS}, silent for {src/control/server.rs PATIENCE}",
+                "the one that was silent for longest ends",
+            ),
             ("A request", "{src/control.rs MAX_REQUEST KiB}", "refused"),
             ("Queries of a kind that wait", "{src/control/queries.rs WAITING}", "`busy`, to be asked again"),
-            ("Rows of an answer", "{api/src/reply.rs MAX_ROWS}, about {src/daemon/show/part.rs ROOM MiB}", "the answer says where it goes on"),
-            ("Clients of `--metrics`", "{src/http.rs CONNECTIONS}", "the oldest that has not asked makes room"),
-            ("Endpoints, and rules, told one by one in the metrics", "{src/daemon/metrics.rs SERIES_OF_A_KIND} each", "left out, and counted (`eastgate_series_left_out`)"),
+            (
+                "Rows of an answer",
+                "{api/src/reply.rs MAX_ROWS}, about {src/daemon/show/part.rs ROOM MiB}",
+                "the answer says where it goes on",
+            ),
+            (
+                "Clients of `--metrics`",
+                "{src/http.rs CONNECTIONS}",
+                "the oldest that has not asked makes room",
+            ),
+            (
+                "Endpoints, and rules, told one by one in the metrics",
+                "{src/daemon/metrics.rs SERIES_OF_A_KIND} each",
+                "left out, and counted (`eastgate_series_left_out`)",
+            ),
         ],
     ),
 ];
@@ -136,7 +348,7 @@ fn limits() {
     let schema = schema().to_value();
     let mut page = format!(
         "# Limits\n\n{NOTE}\n\n\
-         Every table is bounded, and what happens at the bound is chosen: whoever fills it pays, and who is known stays. Numbers are defaults where a \
+         Every table is bounded, and what happens at the bound is chosen so that whoever fills it pays. Numbers are defaults where a \
          key of the [configuration](configuration.md) is named, and fixed elsewhere. They are read from the code. [architecture.md](architecture.md#limits-and-what-happens-at-them) has the same bounds as the \
          design sees them; [drop reasons](drop-reasons.md) explains the words. How much of everything fits into one site has been measured: \
          [from configuration to tables](architecture.md#from-configuration-to-tables). What eastgate does not do at all is in [the README](../README.md#what-it-cannot-do-yet).\n"
@@ -154,7 +366,8 @@ fn limits() {
 #[test]
 fn each_key_that_bounds_is_among_the_limits() {
     let schema = schema().to_value();
-    let told: String = SECTIONS.iter().flat_map(|(_, _, rows)| rows.iter()).map(|(_, number, _)| *number).collect();
+    let told: String =
+        SECTIONS.iter().flat_map(|(_, _, rows)| rows.iter()).map(|(_, number, _)| *number).collect();
     for table in ["limits", "fastpath", "tenant.T.network.N.limits"] {
         let table = key(&schema, table);
         for name in table["properties"].as_object().unwrap().keys() {
@@ -225,7 +438,9 @@ impl std::fmt::Display for Given {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Number(number) => write!(f, "{}", grouped(*number)),
-            Self::Seconds(seconds) if seconds % 60 == 0 && *seconds >= 600 => write!(f, "{} minutes", seconds / 60),
+            Self::Seconds(seconds) if seconds % 60 == 0 && *seconds >= 600 => {
+                write!(f, "{} minutes", seconds / 60)
+            }
             Self::Seconds(seconds) => write!(f, "{} s", grouped(*seconds)),
             Self::Rate { per_second, burst } => {
                 write!(f, "{} a second, {} at once", grouped(*per_second), grouped(*burst))
@@ -247,17 +462,21 @@ fn given(text: &str, name: &str) -> Option<Given> {
             let rest = text[at..].strip_prefix(begin.as_str())?;
             let rest = then.map_or(Some(rest), |then| rest.split_once(then).map(|(_, rest)| rest))?;
             let is_number = rest.starts_with(|c: char| c.is_ascii_digit());
-            let is_value = is_number || rest.starts_with("Duration::from_secs(") || rest.starts_with("Rate {");
+            let is_value =
+                is_number || rest.starts_with("Duration::from_secs(") || rest.starts_with("Rate {");
             is_value.then_some(rest)
         })
     })?;
-    let inside = |rest: &str, begin: &str, end: char| rest.strip_prefix(begin)?.split(end).next().map(str::to_owned);
+    let inside =
+        |rest: &str, begin: &str, end: char| rest.strip_prefix(begin)?.split(end).next().map(str::to_owned);
     if let Some(seconds) = inside(rest, "Duration::from_secs(", ')') {
         return Some(Given::Seconds(product(&seconds)?));
     }
     if let Some(fields) = inside(rest, "Rate {", '}') {
         let field = |name: &str| {
-            let (_, value) = fields.split(',').find_map(|field| field.trim().split_once(": ").filter(|(n, _)| *n == name))?;
+            let (_, value) = fields
+                .split(',')
+                .find_map(|field| field.trim().split_once(": ").filter(|(n, _)| *n == name))?;
             product(value)
         };
         return Some(Given::Rate { per_second: field("per_second")?, burst: field("burst")? });
@@ -293,7 +512,14 @@ fn numbers_are_read_as_they_are_written() {
     let text = "pub const A: usize = 4_096;\nconst B: u32 = 8 << 20;\n#define C 32\n x { d: 1024, e: Duration::from_secs(1200) }\n\
                 const F: Rate = Rate { per_second: 100, burst: 200 };\nconst G: usize = 160 * 1024;\n";
     let told = |name| given(text, name).map(|value| value.to_string());
-    let expected = [("A", "4,096"), ("B", "8,388,608"), ("C", "32"), ("d", "1,024"), ("e", "20 minutes"), ("G", "163,840")];
+    let expected = [
+        ("A", "4,096"),
+        ("B", "8,388,608"),
+        ("C", "32"),
+        ("d", "1,024"),
+        ("e", "20 minutes"),
+        ("G", "163,840"),
+    ];
     for (name, expected) in expected {
         assert_eq!(told(name).as_deref(), Some(expected), "{name}");
     }

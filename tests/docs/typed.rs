@@ -3,6 +3,7 @@
 use clap::CommandFactory;
 use eastgate::cli::args::Args;
 use eastgate_config::load_str;
+use eastgate_wire::DropReason;
 
 use super::{
     markdown::{Block, blocks, spans},
@@ -42,7 +43,9 @@ fn of_line(line: &str) -> Vec<Vec<String>> {
         // Also behind `sudo`, in another namespace, and at the end of `eastgate lab exec LAB NODE --`.
         let starts = command.iter().enumerate().filter(|(_, word)| *word == "eastgate").map(|(at, _)| at);
         let starts: Vec<usize> = starts.collect();
-        let inside = |at: usize| at == 0 || ["--", "sudo", "alpha", "beta", "until"].contains(&command[at - 1].as_str());
+        let inside = |at: usize| {
+            at == 0 || ["--", "sudo", "alpha", "beta", "until"].contains(&command[at - 1].as_str())
+        };
         found.extend(starts.into_iter().filter(|at| inside(*at)).map(|at| command[at..].to_vec()));
     }
     found
@@ -87,12 +90,18 @@ fn what_is_told_to_type_is_taken() {
         let typed = |block: &Block| ["", "sh", "console"].contains(&block.kind.as_str());
         let blocks = blocks(&text).into_iter().filter(typed).map(|block| block.text);
         // A name of a command in running text need not have all that it takes.
-        let spans = spans(&text).into_iter().filter(|span| page == "docs/troubleshooting.md" && span.contains(' '));
+        let spans =
+            spans(&text).into_iter().filter(|span| page == "docs/troubleshooting.md" && span.contains(' '));
         for command in blocks.chain(spans).flat_map(|text| commands(&text)).filter(|words| words.len() > 1) {
             tried += 1;
-            if let Err(error) = Args::command().try_get_matches_from(command.iter().map(|word| in_place_of(word))) {
+            if let Err(error) =
+                Args::command().try_get_matches_from(command.iter().map(|word| in_place_of(word)))
+            {
                 let shown = command.join(" ");
-                refused.push(format!("{page}: {shown}: {}", error.to_string().lines().next().unwrap_or_default()));
+                refused.push(format!(
+                    "{page}: {shown}: {}",
+                    error.to_string().lines().next().unwrap_or_default()
+                ));
             }
         }
     }
@@ -103,7 +112,10 @@ fn what_is_told_to_type_is_taken() {
 #[test]
 fn commands_are_found_where_a_shell_would_start_them() {
     let told = |line| of_line(line).into_iter().map(|words| words.join(" ")).collect::<Vec<_>>();
-    assert_eq!(told("$ eastgate show flows --port 5432      those of the database"), ["eastgate show flows --port 5432"]);
+    assert_eq!(
+        told("$ eastgate show flows --port 5432      those of the database"),
+        ["eastgate show flows --port 5432"]
+    );
     assert_eq!(told("until alpha eastgate status && beta eastgate status; do sleep 1; done").len(), 2);
     assert_eq!(
         told("eastgate lab exec 01-two-hosts beta -- eastgate show drops | tail -n 1"),
@@ -111,6 +123,18 @@ fn commands_are_found_where_a_shell_would_start_them() {
     );
     assert_eq!(told("eastgate import libvirt a.xml > b.toml"), ["eastgate import libvirt a.xml"]);
     assert!(told("journalctl -u eastgate").is_empty() && told("the eastgate that runs").is_empty());
+}
+
+/// The picture of a packet's way names reasons that there are.
+#[test]
+fn the_picture_names_reasons() {
+    let picture = super::read("docs/pictures/packet.svg");
+    let named = picture.split("class=\"small mono\">").skip(1).filter_map(|rest| rest.split('<').next());
+    let named: Vec<&str> = named.flat_map(|text| text.split(", ")).collect();
+    assert!(named.len() > 12, "{named:?}");
+    let known: Vec<&str> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+    let unknown: Vec<_> = named.iter().filter(|name| !known.contains(name)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
 }
 
 /// A block ` ```toml ` is a whole configuration; what is a part of one is indented.

@@ -89,7 +89,8 @@ fn list(root: &Path, folder: &Path, into: &mut BTreeSet<String>) -> Result<()> {
         let entry = entry?;
         let path = entry.path();
         let name = entry.file_name();
-        if name == "target" || path.join("CACHEDIR.TAG").exists() || name.as_encoded_bytes().starts_with(b".") {
+        if name == "target" || path.join("CACHEDIR.TAG").exists() || name.as_encoded_bytes().starts_with(b".")
+        {
             continue;
         }
         if entry.file_type()?.is_dir() {

@@ -213,8 +213,14 @@ impl Tree {
         self.copy(&workspace.join("CHANGELOG.md"), &format!("{doc}/changelog"), 0o644)?;
         compress(&self.0.join(doc).join("changelog"))?;
         self.copy(&workspace.join("README.md"), &format!("{doc}/README.md"), 0o644)?;
-        for (from, to) in [("docs", "docs"), ("configs", "examples"), ("packaging/prometheus", "prometheus")]
-        {
+        let folders = [
+            ("docs", "docs"),
+            ("docs/adr", "docs/adr"),
+            ("docs/pictures", "docs/pictures"),
+            ("configs", "examples"),
+            ("packaging/prometheus", "prometheus"),
+        ];
+        for (from, to) in folders {
             for file in fs::read_dir(workspace.join(from))? {
                 let (path, name) = file.map(|file| (file.path(), file.file_name()))?;
                 if path.is_file() {

@@ -78,7 +78,8 @@ mod tests {
     fn links_are_followed_as_a_browser_does() {
         let folder = std::env::temp_dir().join(format!("eastgate-html-{}", std::process::id()));
         fs::create_dir_all(folder.join("docs")).unwrap();
-        fs::write(folder.join("index.html"), r#"<a href="docs/a.html#x">1</a> <img src="docs/p.svg">"#).unwrap();
+        fs::write(folder.join("index.html"), r#"<a href="docs/a.html#x">1</a> <img src="docs/p.svg">"#)
+            .unwrap();
         let page = r##"<h2 id="x"><a href="#x">2</a> <a href="../index.html">3</a> <a href="b.html">4</a> <a href="../index.html#y">5</a>"##;
         fs::write(folder.join("docs/a.html"), page).unwrap();
         let told = faults(&folder).unwrap();

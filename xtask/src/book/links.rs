@@ -78,7 +78,8 @@ impl Site {
 
     /// The links that lead out of the repository, by page.
     pub(super) fn outward(&self) -> impl Iterator<Item = (&str, &str)> {
-        let links = self.pages.iter().flat_map(|(name, page)| page.links.iter().map(move |link| (name, link)));
+        let links =
+            self.pages.iter().flat_map(|(name, page)| page.links.iter().map(move |link| (name, link)));
         links
             .filter(|(name, link)| target(name, &link.to) == Target::Outward)
             .map(|(name, link)| (name.as_str(), link.to.as_str()))
@@ -208,9 +209,15 @@ mod tests {
     fn small() -> Site {
         site(
             &[
-                (SUMMARY, "[In](../README.md)\n\n- [A](a.md)\n- [One](adr/1.md)\n- [L](../labs/x/README.md)\n"),
+                (
+                    SUMMARY,
+                    "[In](../README.md)\n\n- [A](a.md)\n- [One](adr/1.md)\n- [L](../labs/x/README.md)\n",
+                ),
                 ("README.md", "[a](docs/a.md#two) [all](docs/adr/) [licence](LICENSE)"),
-                ("docs/a.md", "# One\n\n## Two\n\n[up](../README.md) [here](#one) [out](https://example.org/x)\n"),
+                (
+                    "docs/a.md",
+                    "# One\n\n## Two\n\n[up](../README.md) [here](#one) [out](https://example.org/x)\n",
+                ),
                 ("docs/adr/1.md", "[back](../a.md)"),
                 ("labs/x/README.md", "[a](../../docs/a.md) ![p](p.svg)"),
             ],
@@ -259,7 +266,8 @@ mod tests {
     #[test]
     fn pages_stand_in_their_folders_and_links_to_folders_lead_to_a_page() {
         let laid: BTreeMap<_, _> = small().laid().into_iter().collect();
-        let expected = "[In](README.md)\n\n- [A](docs/a.md)\n- [One](docs/adr/1.md)\n- [L](labs/x/README.md)\n";
+        let expected =
+            "[In](README.md)\n\n- [A](docs/a.md)\n- [One](docs/adr/1.md)\n- [L](labs/x/README.md)\n";
         assert_eq!(laid["SUMMARY.md"], expected);
         assert_eq!(laid["README.md"], "[a](docs/a.md#two) [all](docs/adr/1.md) [licence](LICENSE)");
         assert_eq!(laid["labs/x/README.md"], "[a](../../docs/a.md) ![p](p.svg)");

@@ -87,7 +87,8 @@ mod tests {
 
     #[test]
     fn headings_are_named_as_code_hosts_do() {
-        let text = "# `[quota]`: what *tenants* may have\n\n## [tenant.NAME.profile.NAME]\n\n## Two\n\n## Two\n";
+        let text =
+            "# `[quota]`: what *tenants* may have\n\n## [tenant.NAME.profile.NAME]\n\n## Two\n\n## Two\n";
         let names = ["quota-what-tenants-may-have", "tenantnameprofilename", "two", "two-1"];
         assert_eq!(Page::of(text).anchors, names);
     }
