@@ -97,7 +97,7 @@ impl Shell {
     fn run(&mut self, block: &Block) -> (Vec<String>, i32) {
         let file = self.folder.join(format!("line-{}.sh", block.line));
         fs::write(&file, &block.text).unwrap();
-        self.tell(&format!(". {} </dev/null; printf '\\n%s %s\\n' '{MARK}' $?", file.display()));
+        self.tell(&format!(". '{}' </dev/null; printf '\\n%s %s\\n' '{MARK}' $?", file.display()));
         let (mut said, bound) = (Vec::new(), Instant::now() + BOUND);
         loop {
             let left = bound.saturating_duration_since(Instant::now());

@@ -109,7 +109,9 @@ fn lay(root: &Path, site: &Site, source: &Path) -> Result<()> {
     }
     let pages = source.join("src");
     fs::create_dir_all(&pages)?;
-    fs::copy(root.join("docs/book.toml"), source.join("book.toml")).context("docs/book.toml")?;
+    for name in ["book.toml", "book.css"] {
+        fs::copy(root.join("docs").join(name), source.join(name)).with_context(|| format!("docs/{name}"))?;
+    }
     for (name, text) in site.laid() {
         let file = pages.join(&name);
         fs::create_dir_all(file.parent().context("a page has a folder")?)?;
