@@ -102,7 +102,7 @@ const SECTIONS: &[(&str, &str, &[Row])] = &[
             ),
             (
                 "Flows that helpers expect, of an endpoint, a network, a host",
-                "{conntrack/src/expect.rs MOST_OF_ENDPOINT}, {conntrack/src/expect.rs MOST_OF_NETWORK}, {conntrack/src/expect.rs MOST}",
+                "{conntrack/src/expect.rs MOST_OF_ENDPOINT} / {conntrack/src/expect.rs MOST_OF_NETWORK} / {conntrack/src/expect.rs MOST}",
                 "the endpoint's oldest makes room; else not expected",
             ),
             ("How long one is expected", "{conntrack/src/expect.rs LASTS}", "forgotten"),
@@ -135,7 +135,7 @@ const SECTIONS: &[(&str, &str, &[Row])] = &[
             ("Pieces of one datagram", "{conntrack/src/fragment.rs PIECES}", "`fragment-limit`"),
             (
                 "What waits for a first fragment, of a network, of all",
-                "{conntrack/src/fragment.rs waiting_bytes MiB}, {conntrack/src/fragment/waiting.rs WAITING_BYTES MiB}",
+                "{conntrack/src/fragment.rs waiting_bytes MiB} / {conntrack/src/fragment/waiting.rs WAITING_BYTES MiB}",
                 "the network's datagram that has waited longest goes",
             ),
             ("How long it waits", "{conntrack/src/fragment.rs wait}", "`fragment-first-missing`"),
@@ -159,7 +159,7 @@ const SECTIONS: &[(&str, &str, &[Row])] = &[
             ),
             (
                 "Learned neighbours of a network, at one place",
-                "{steering/src/bindings.rs total}, {steering/src/bindings.rs per_location}",
+                "{steering/src/bindings.rs total} / {steering/src/bindings.rs per_location}",
                 "not learned",
             ),
             ("How long a silent one is kept", "{steering/src/bindings.rs age}", "forgotten"),
@@ -196,11 +196,36 @@ const SECTIONS: &[(&str, &str, &[Row])] = &[
                 "`machines` of the profile: {tenant.T.profile.P.machines}",
                 "the same",
             ),
+            (
+                "Stations at a device, where `stations` names none; VSIs of one; entries of its filters",
+                "{steering/src/vdp/bridge.rs stations} / {steering/src/vdp/bridge.rs vsis} / {steering/src/vdp/bridge.rs entries}",
+                "one without a machine makes room, else not heard; the others refused",
+            ),
+            (
+                "Machines by VDP, each another device, VLAN or MAC, while a daemon runs",
+                "{src/daemon/vdp/book.rs NUMBERS}",
+                "refused; those known stay",
+            ),
+            (
+                "Leases of machines that are not associated",
+                "{src/daemon/learning.rs PARTED}",
+                "the oldest is forgotten",
+            ),
+            (
+                "DHCP questions of an endpoint that may be answered, and how long",
+                "{steering/src/snooping.rs ASKED} / {steering/src/snooping.rs PATIENCE}",
+                "the oldest goes: an answer to it teaches nothing",
+            ),
+            (
+                "Words of an endpoint, of a network, that wait to be learned from",
+                "{steering/src/snooping.rs WAITING} / {steering/src/snooping.rs WAITING_IN_ALL}",
+                "not heard; may be said again",
+            ),
         ],
     ),
     (
         "Rates",
-        "Each is a token bucket of its own: who exceeds it costs nobody else anything.",
+        "Each is a token bucket of what is named: nobody else's is touched.",
         &[
             (
                 "Broadcast, unknown unicast and multicast of a network on a host",
@@ -237,6 +262,7 @@ const SECTIONS: &[(&str, &str, &[Row])] = &[
                 "{dataplane/src/snapshot/state.rs ERRORS}",
                 "not sent; the packet is dropped and counted all the same",
             ),
+            ("VDP requests of a station", "{steering/src/vdp/mod.rs PACE}", "not acknowledged"),
             (
                 "Log lines of a rule with `log`, in a network",
                 "{src/daemon/log.rs LINES}",
@@ -246,7 +272,7 @@ const SECTIONS: &[(&str, &str, &[Row])] = &[
     ),
     (
         "The kernel's tables",
-        "Sizes of the fast path, for one host. What does not fit is done by the pipeline: slower, never otherwise.",
+        "Sizes of the fast path, for one host. What does not fit is left to the pipeline where nothing else is said: slower, by the same rules.",
         &[
             (
                 "Networks",
@@ -308,7 +334,7 @@ const SECTIONS: &[(&str, &str, &[Row])] = &[
             ),
             (
                 "Different frames of a row, of a worker",
-                "{dataplane/src/pipeline/counters/recent.rs OF_A_ROW}, {dataplane/src/pipeline/counters/recent.rs OF_A_WORKER}",
+                "{dataplane/src/pipeline/counters/recent.rs OF_A_ROW} / {dataplane/src/pipeline/counters/recent.rs OF_A_WORKER}",
                 "counted in the row",
             ),
             ("Events that are kept", "{src/daemon/events.rs KEPT}", "the oldest go; how many is told"),

@@ -101,9 +101,9 @@ impl Site {
         let mut laid = Vec::new();
         for (name, page) in &self.pages {
             let (place, text) = if name == SUMMARY {
-                ("SUMMARY.md", relinked(page, |to| from_the_root(to)))
+                ("SUMMARY.md", relinked(page, from_the_root))
             } else {
-                (name.as_str(), relinked(page, |to| self.into_folder(name, to, &chapters)))
+                (name.as_str(), relinked(page, |to| self.page_in_folder(name, to, &chapters)))
             };
             laid.push((place.to_owned(), text));
         }
@@ -111,7 +111,7 @@ impl Site {
     }
 
     /// A link to a folder leads to the first page in it.
-    fn into_folder(&self, page: &str, to: &str, chapters: &[String]) -> Option<String> {
+    fn page_in_folder(&self, page: &str, to: &str, chapters: &[String]) -> Option<String> {
         let Target::Inside(path, _) = target(page, to) else { return None };
         if !self.is_folder(&path) {
             return None;
