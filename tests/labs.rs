@@ -78,6 +78,11 @@ fn private_vlan() {
 }
 
 #[test]
+fn vepa_vdp() {
+    passes("13-vepa-vdp");
+}
+
+#[test]
 fn multi_homed() {
     passes("15-multi-homed");
 }

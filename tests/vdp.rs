@@ -19,7 +19,10 @@ use common::{
     site::{ALLOWED, DENIED, SOON, lan, udp},
     wait_for, wait_within,
 };
-use eastgate_testkit::packet;
+use eastgate_testkit::{
+    lldpad::{self, Vsi},
+    packet,
+};
 use eastgate_wire::MacAddr;
 
 const DATAPLANES: [&str; 2] = ["userspace", "ebpf"];
@@ -98,43 +101,24 @@ impl Site {
     }
 }
 
-/// lldpad, which answers for nothing but its own namespaces: it keeps files in `/dev/shm` and `/run` by which a second one on the machine would end.
+/// lldpad on a hypervisor.
 struct Lldpad<'s> {
     space: &'s Space,
     process: Child,
 }
 
 impl<'s> Lldpad<'s> {
-    fn start(world: &World, space: &'s Space) -> Self {
-        let config = world.write(
-            &format!("{}.conf", space.name()),
-            "nearest_customer_bridge :\n{\n  uplink :\n  {\n    adminStatus = 3;\n    tlvid0080c20d :\n    {\n      enableTx = true;\n      \
-             evbmode = \"station\";\n      evbrrreq = true;\n      vdprka = 17;\n    };\n  };\n};\n",
-        );
-        let alone = "mount -t tmpfs none /dev/shm; mount -t tmpfs none /run; exec lldpad -p -f \"$0\"";
-        let mut command = space.command("unshare");
-        command.args(["-m", "-i", "-p", "-f", "--kill-child", "--mount-proc", "sh", "-c", alone]).arg(config);
+    fn start(space: &'s Space) -> Self {
+        let mut command = lldpad::command(space.netns(), "uplink");
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         Self { space, process }
     }
 
-    fn tool(&self, words: &str) -> (bool, String) {
-        let mut command = self.space.command("timeout");
-        command.arg("20").args(words.split_whitespace());
-        let output = command.output().unwrap();
-        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
     /// What the bridge answers to a request; nothing while the station does not speak VDP yet.
     fn ask(&self, mode: &str, number: u8, kind: u32) -> Option<String> {
-        let words = format!(
-            "vdptool -i uplink -T -W -V {mode} -c mode={mode} -c mgrid2=mgr -c typeid={kind} -c typeidver=4 \
-             -c uuid=11111111-2222-3333-4444-5555555555{number:02} -c hints=none -c filter={}-{}",
-            if number == BY_VLAN { 100 } else { 0 },
-            mac(number)
-        );
-        let (done, text) = self.tool(&words);
-        done.then_some(text)
+        let vlan = if number == BY_VLAN { 100 } else { 0 };
+        let vsi = Vsi { manager: "mgr".into(), kind, version: 4, vlan, mac: mac(number) };
+        lldpad::ask(self.space.netns(), "uplink", mode, &vsi)
     }
 
     fn associate(&self, number: u8) {
@@ -145,7 +129,7 @@ impl<'s> Lldpad<'s> {
 
     /// What the station takes for associated.
     fn has(&self) -> String {
-        self.tool("vdptool -i uplink -t -V assoc").1
+        lldpad::associated(self.space.netns(), "uplink")
     }
 
     /// It says nothing more.
@@ -182,7 +166,7 @@ fn a_machine_is_served_for_as_long_as_it_is_associated() {
         let Some(site) = Site::new() else { return };
         let before = Machine::of(&site.alpha);
         let daemon = site.run(dataplane);
-        let station = Lldpad::start(&site.world, &site.hypervisor);
+        let station = Lldpad::start(&site.hypervisor);
         let (stream, sink) = site.stream(ALLOWED);
         stream.send_more(30);
         assert!(!site.machines[0].ping("10.1.0.12"), "{dataplane}: nobody has said anything of it");
@@ -229,7 +213,7 @@ fn what_may_not_be_is_refused_and_ended() {
     for dataplane in DATAPLANES {
         let Some(site) = Site::new() else { return };
         let daemon = site.run(dataplane);
-        let station = Lldpad::start(&site.world, &site.hypervisor);
+        let station = Lldpad::start(&site.hypervisor);
         station.associate(11);
         let refused = |number, kind, line: &str, why: &str| {
             let answer = station.ask("assoc", number, kind).unwrap();
@@ -287,7 +271,7 @@ fn a_daemon_that_comes_back_has_what_is_kept_alive() {
         let Some(site) = Site::new() else { return };
         std::fs::write(&site.config, configuration().replace("keep_alive = 1\n", "")).unwrap();
         let daemon = site.run(dataplane);
-        let station = Lldpad::start(&site.world, &site.hypervisor);
+        let station = Lldpad::start(&site.hypervisor);
         [11, 12].iter().for_each(|number| station.associate(*number));
         wait_for("both are in force", || machines(&daemon) == BOTH);
         daemon.kill();
@@ -321,7 +305,7 @@ fn whoever_associates_a_machine_last_has_it() {
         let any = stations("\"any\"").replace("seg0", "seg1");
         std::fs::write(&site.config, configuration() + &any).unwrap();
         let daemon = site.run(dataplane);
-        let [here, there] = [&site.hypervisor, &second].map(|space| Lldpad::start(&site.world, space));
+        let [here, there] = [&site.hypervisor, &second].map(|space| Lldpad::start(space));
         [11, 12].iter().for_each(|number| here.associate(*number));
         wait_for("both are in force", || machines(&daemon) == BOTH);
         site.speak();

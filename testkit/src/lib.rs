@@ -15,6 +15,7 @@ pub mod facts;
 pub mod frames;
 pub mod leftover;
 pub mod link;
+pub mod lldpad;
 pub mod netns;
 pub mod packet;
 pub mod process;

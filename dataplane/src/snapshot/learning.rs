@@ -2,7 +2,7 @@
 
 use eastgate_config::Learn;
 use eastgate_policy::admission::{self, Site};
-use eastgate_steering::snooping::Terms;
+use eastgate_steering::{Binding, snooping::Terms};
 use eastgate_wire::{Addr, Instant};
 
 use super::{Endpoint, Network};
@@ -68,7 +68,9 @@ impl Network {
         {
             return Err("another endpoint holds it");
         }
-        if self.learns() && lock(&self.state.learned).by_address(address, now).is_some() {
+        // With the endpoint's own MAC it is the endpoint, heard where it was before the configuration, or an association, brought it here.
+        let is_another = |host: Binding| !endpoint.holdings().has_mac(host.mac);
+        if self.learns() && lock(&self.state.learned).by_address(address, now).is_some_and(is_another) {
             return Err("an unknown host has it");
         }
         Ok(())

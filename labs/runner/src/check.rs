@@ -30,6 +30,7 @@ use super::{
     plan::MACHINE_DEVICE,
     record::{NodeKind, Record},
     report::{Report, Row},
+    station,
     topology::{Expect, Outcome, Proto, Step},
     traffic::server::{Kind, Server},
 };
@@ -90,7 +91,8 @@ fn restore(model: &Model, record: &mut Record, options: &Options) -> Result<(), 
         tell_running(record, &["reload"], options)?;
     }
     let missing = daemon::missing(record);
-    daemon::start(record, &missing, options)
+    daemon::start(record, &missing, options)?;
+    station::restore(model, record, options)
 }
 
 /// A machine that has just asked for an address in vain does not ask again at once; whatever a check before was about, it
@@ -127,7 +129,11 @@ fn take(step: &Step, model: &Model, record: &mut Record, options: &Options) -> R
     if step.promote {
         tell_running(record, &["policy", "promote"], options)?;
     }
-    Ok(())
+    if let Some(hypervisor) = &step.silence {
+        station::silence(hypervisor, model, record, options)?;
+    }
+    step.deassociate.iter().try_for_each(|machine| station::deassociate(machine, model, record, options))?;
+    step.associate.iter().try_for_each(|machine| station::associate(machine, model, record, options))
 }
 
 /// Has every daemon that runs do something.

@@ -82,7 +82,7 @@ fn welcome(lab: &Record) -> String {
     let mut text = format!("lab {id} is up: {}\n\n", lab.title);
     for node in &lab.nodes {
         text += &format!(
-            "  {:<8} {:<20} {}\n",
+            "  {:<10} {:<20} {}\n",
             format!("{:?}", node.kind).to_lowercase(),
             node.name,
             node.namespace

@@ -62,6 +62,9 @@ pub enum LabError {
     /// There is no `eastgate` to run on hosts.
     #[error("there is no {}: hosts of a lab run `eastgate`; install it beside `eastgate-lab` or in PATH, or name it with --eastgate", .0.display())]
     NoEastgate(PathBuf),
+    /// There is no `lldpad` to run on hypervisors.
+    #[error("there is no {0}, which hypervisors of this lab run: apt install lldpad")]
+    NoLldpad(&'static str),
     /// A daemon did not become ready.
     #[error("eastgate on host `{host}` did not become ready within {seconds} s; its log ends:\n{log}")]
     NotReady {

@@ -66,7 +66,7 @@ fn describe(name: &str, machine: &Machine) -> String {
 
 /// As eastgate shows it: the device, a VLAN behind a dot, and the MAC on a shared segment behind a slash.
 fn attachment(machine: &Machine) -> String {
-    if machine.shared {
+    if machine.is_told_by_mac() {
         return format!("{}/{}", machine.port, machine.mac);
     }
     match machine.vlan.and_then(Vlan::id) {

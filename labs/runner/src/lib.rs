@@ -20,6 +20,7 @@ mod overlay;
 mod plan;
 mod record;
 mod report;
+mod station;
 mod story;
 mod topology;
 mod traffic;
@@ -196,6 +197,7 @@ fn build(story: &str, options: &Options) -> Result<Guard, LabError> {
     daemon::install_config(&guard.record, &model.folder.join(&model.topology.config))?;
     let hosts: Vec<String> = model.daemons().map(str::to_owned).collect();
     daemon::start(&mut guard.record, &hosts, options)?;
+    station::start_missing(&model, &mut guard.record, options)?;
     Ok(guard)
 }
 

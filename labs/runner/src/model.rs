@@ -6,13 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use eastgate_testkit::lldpad::Vsi;
 use eastgate_wire::{Family, MacAddr, Vni};
 use ipnet::IpNet;
 
 use super::{
     error::LabError,
     overlay::{self, Overlay, Runs, Vlan},
-    topology::{Expect, Outcome, Proto, Switch, Topology, VtepSpec},
+    topology::{Expect, Hypervisor, Outcome, Proto, Station, Switch, Topology, VtepSpec},
 };
 
 /// Outer IPv4, UDP, VXLAN and the inner Ethernet header.
@@ -68,6 +69,10 @@ pub(super) struct Machine {
     pub(super) vlan: Option<Vlan>,
     /// Its device is a segment that it shares with others, which isolates them.
     pub(super) shared: bool,
+    /// The hypervisor at that device whose machine it is
+    pub(super) hypervisor: Option<String>,
+    /// What that one says of it
+    pub(super) vsi: Option<Vsi>,
     /// `tenant/network`
     pub(super) network: String,
     pub(super) vni: Vni,
@@ -81,6 +86,11 @@ impl Machine {
     /// The switch between it and its host, if it is on a trunk or a shared segment.
     pub(super) fn trunk(&self) -> Option<String> {
         (self.vlan.is_some() || self.shared).then(|| format!("{}/{}", self.on, self.port))
+    }
+
+    /// Whether others are at its device, or in its VLAN there, from which its MAC tells it.
+    pub(super) fn is_told_by_mac(&self) -> bool {
+        self.shared || self.hypervisor.is_some()
     }
 
     /// Its first address of `family` that is not link-local: such a one needs a device beside it.
@@ -105,6 +115,7 @@ impl Model {
         let trunks = trunks(&machines, &hosts).map_err(wrong)?;
         let model = Self { folder: folder.into(), topology, port, hosts, machines, trunks };
         model.check_links().and_then(|()| model.check_vteps()).map_err(wrong)?;
+        model.check_hypervisors().map_err(wrong)?;
         model.check_steps().and_then(|()| model.check_expectations()).map_err(wrong)?;
         Ok(model)
     }
@@ -113,7 +124,9 @@ impl Model {
     pub(super) fn nodes(&self) -> impl Iterator<Item = &str> {
         let switches = self.topology.switch.keys();
         let trunks = self.trunks.keys();
-        switches.chain(self.hosts.keys()).chain(trunks).chain(self.machines.keys()).map(String::as_str)
+        let hypervisors = self.topology.hypervisor.keys();
+        let places = switches.chain(self.hosts.keys()).chain(trunks).chain(hypervisors);
+        places.chain(self.machines.keys()).map(String::as_str)
     }
 
     /// The hosts where a daemon runs.
@@ -169,12 +182,43 @@ impl Model {
         Ok(())
     }
 
+    fn check_hypervisors(&self) -> Result<(), String> {
+        for (name, hypervisor) in &self.topology.hypervisor {
+            let (host, port) = (&hypervisor.on, &hypervisor.port);
+            device_name(port)?;
+            if !self.daemons().any(|daemon| daemon == host) {
+                return Err(format!("hypervisor `{name}`: no eastgate runs on a host `{host}`"));
+            }
+            let is_other =
+                |machine: &Machine| machine.port == *port && machine.hypervisor.as_ref() != Some(name);
+            if self.machines_on(host).any(|(_, machine)| is_other(machine)) {
+                return Err(format!(
+                    "hypervisor `{name}`: something else is plugged into `{port}` of {host}"
+                ));
+            }
+            if self.nodes().filter(|node| node == name).count() > 1 {
+                return Err(format!("there are two nodes `{name}`"));
+            }
+        }
+        Ok(())
+    }
+
     fn check_steps(&self) -> Result<(), String> {
         for step in &self.topology.step {
             for host in step.kill.iter().chain(&step.stop).chain(&step.start) {
                 if !self.daemons().any(|name| name == host) {
                     return Err(format!("step `{}`: no eastgate runs on a host `{host}`", step.say));
                 }
+            }
+            for machine in step.associate.iter().chain(step.deassociate.iter()) {
+                if self.machines.get(machine).is_none_or(|machine| machine.vsi.is_none()) {
+                    return Err(format!("step `{}`: no hypervisor has a machine `{machine}`", step.say));
+                }
+            }
+            if let Some(name) =
+                step.silence.as_ref().filter(|name| !self.topology.hypervisor.contains_key(*name))
+            {
+                return Err(format!("step `{}`: there is no hypervisor `{name}`", step.say));
             }
             let mut files = step.reload.iter().chain(&step.stage).map(|file| self.folder.join(file));
             if let Some(file) = files.find(|file| super::story::read(file).is_err()) {
@@ -381,7 +425,7 @@ fn place_machines(
         let spec = topology.machine.get(&name);
         let mtu = spec.and_then(|spec| spec.mtu);
         let gateways = spec.map(|spec| spec.gateways.clone()).unwrap_or_default();
-        stations.push((name, endpoint, mtu, gateways));
+        stations.push((name, endpoint, mtu, gateways, None));
     }
     if let Some(name) =
         topology.machine.keys().find(|name| !stations.iter().any(|(known, ..)| known == *name))
@@ -391,26 +435,51 @@ fn place_machines(
         ));
     }
     for (name, station) in &topology.station {
+        let at = hypervisor_of(topology, station).map_err(|what| format!("machine `{name}`: {what}"))?;
+        let (host, port) = at.map_or((&station.on, station.port.as_ref()), |at| (&at.on, Some(&at.port)));
         let endpoint = overlay::Endpoint {
             network: station.network.clone(),
-            host: station.on.clone(),
-            port: station.port.clone(),
+            host: host.clone(),
+            port: port.cloned(),
             vlan: None,
             shared: false,
             mac: station.mac,
             addresses: station.addresses.clone(),
         };
-        stations.push((name.clone(), endpoint, station.mtu, station.gateways.clone()));
+        stations.push((name.clone(), endpoint, station.mtu, station.gateways.clone(), Some(station)));
     }
-    for (name, endpoint, mtu, gateways) in stations {
+    for (name, endpoint, mtu, gateways, station) in stations {
         let place = place_machine(topology, &overlay.networks, hosts, endpoint, mtu, gateways);
-        let machine = place.map_err(|what| format!("machine `{name}`: {what}"))?;
+        let mut machine = place.map_err(|what| format!("machine `{name}`: {what}"))?;
+        if let Some((station, profile)) =
+            station.and_then(|station| Some((station, station.profile.as_ref()?)))
+        {
+            machine.hypervisor = Some(station.on.clone());
+            machine.vsi = Some(Vsi {
+                manager: profile.vsi_manager.clone(),
+                kind: profile.vsi_type,
+                version: profile.vsi_version,
+                vlan: 0,
+                mac: station.mac,
+            });
+        }
         if machines.insert(name.clone(), machine).is_some() {
             return Err(format!("there are two machines `{name}`"));
         }
     }
     distinct_ports(&machines)?;
     Ok(machines)
+}
+
+/// The hypervisor that a machine is on: it has one exactly when something is said of it.
+fn hypervisor_of<'t>(topology: &'t Topology, station: &Station) -> Result<Option<&'t Hypervisor>, String> {
+    let hypervisor = topology.hypervisor.get(&station.on);
+    match (hypervisor, &station.profile) {
+        (Some(_), None) => Err(format!("`{}` is a hypervisor, and it needs a `profile`", station.on)),
+        (None, Some(_)) => Err(format!("`profile` goes with a hypervisor, and `{}` is none", station.on)),
+        (Some(_), _) if station.port.is_some() => Err("its port is its hypervisor's".into()),
+        (hypervisor, _) => Ok(hypervisor),
+    }
 }
 
 fn place_machine(
@@ -438,6 +507,8 @@ fn place_machine(
         port,
         vlan: endpoint.vlan,
         shared: endpoint.shared,
+        hypervisor: None,
+        vsi: None,
         network: endpoint.network,
         vni: network.vni,
         mac: endpoint.mac,
@@ -460,7 +531,7 @@ fn is_link_local(address: &IpAddr) -> bool {
 
 fn distinct_ports(machines: &BTreeMap<String, Machine>) -> Result<(), String> {
     let mut seen = BTreeSet::new();
-    let place = |machine: &'_ Machine| (machine.vlan, machine.shared.then_some(machine.mac));
+    let place = |machine: &'_ Machine| (machine.vlan, machine.is_told_by_mac().then_some(machine.mac));
     match machines.values().find(|machine| !seen.insert((&machine.on, &machine.port, place(machine)))) {
         Some(machine) => Err(format!("two machines are plugged into `{}` of {}", machine.port, machine.on)),
         None => Ok(()),

@@ -99,6 +99,20 @@ impl Plan {
                 plan.segments(&switch, mtu, &model.vlans_of(name));
             }
         }
+        for (name, hypervisor) in &model.topology.hypervisor {
+            let (inside, host) = (namespace(id, name), namespace(id, &hypervisor.on));
+            let on_it = model.machines.values().filter(|machine| machine.hypervisor.as_ref() == Some(name));
+            let mtu = on_it.map(|machine| machine.mtu).max().unwrap_or(1500);
+            let (device, mac) = (&hypervisor.port, hypervisor.mac);
+            plan.ip(
+                &inside,
+                &format!(
+                    "link add {UPLINK} address {mac} mtu {mtu} type veth peer name {device} mtu {mtu} netns {host}"
+                ),
+            );
+            plan.ip(&inside, &format!("link set {UPLINK} addrgenmode none up"));
+            plan.ip(&host, &format!("link set {device} up"));
+        }
         for (name, machine) in &model.machines {
             plan.machine(id, name, machine);
             if model.hosts.get(&machine.on).is_some_and(|host| host.runs == Runs::Vxlan) {
@@ -210,6 +224,33 @@ impl Plan {
 
     fn machine(&mut self, id: &str, name: &str, machine: &Machine) {
         let inside = namespace(id, name);
+        match &machine.hypervisor {
+            Some(hypervisor) => self.vepa(&namespace(id, hypervisor), &inside, machine),
+            None => self.plug(id, &inside, machine),
+        }
+        self.ip(&inside, &format!("link set {MACHINE_DEVICE} up"));
+        for address in &machine.addresses {
+            self.address(&inside, MACHINE_DEVICE, &address.to_string());
+        }
+        for gateway in &machine.gateways {
+            let family = if gateway.is_ipv4() { "-4" } else { "-6" };
+            self.ip(&inside, &format!("{family} route add default via {gateway}"));
+        }
+    }
+
+    /// A device of a machine's own beside its hypervisor's, in VEPA mode.
+    fn vepa(&mut self, hypervisor: &str, inside: &str, machine: &Machine) {
+        let Machine { mac, mtu, .. } = machine;
+        self.ip(
+            hypervisor,
+            &format!(
+                "link add link {UPLINK} name {MACHINE_DEVICE} address {mac} mtu {mtu} netns {inside} type macvlan mode vepa"
+            ),
+        );
+    }
+
+    /// A cable between a machine and its host, or the switch in between.
+    fn plug(&mut self, id: &str, inside: &str, machine: &Machine) {
         let (at, port) = match (machine.trunk(), machine.vlan) {
             (Some(segment), _) if machine.shared => (namespace(id, &segment), segment_port(machine)),
             (Some(trunk), Some(vlan)) => (namespace(id, &trunk), vlan_port(vlan)),
@@ -228,14 +269,6 @@ impl Plan {
         if machine.shared {
             self.ip(&at, &format!("link set {port} master {}", segment(machine.vlan)));
             self.ip(&at, &format!("link set {port} type bridge_slave isolated on"));
-        }
-        self.ip(&inside, &format!("link set {MACHINE_DEVICE} up"));
-        for address in &machine.addresses {
-            self.address(&inside, MACHINE_DEVICE, &address.to_string());
-        }
-        for gateway in &machine.gateways {
-            let family = if gateway.is_ipv4() { "-4" } else { "-6" };
-            self.ip(&inside, &format!("{family} route add default via {gateway}"));
         }
     }
 

@@ -33,6 +33,9 @@ pub struct Record {
     /// The daemons that were started, by host
     #[serde(default)]
     pub(super) daemons: BTreeMap<String, Process>,
+    /// The stations that were started, by hypervisor
+    #[serde(default)]
+    pub(super) stations: BTreeMap<String, Process>,
 }
 
 /// A node of a running lab.
@@ -58,6 +61,8 @@ pub enum NodeKind {
     Trunk,
     /// A plain kernel VTEP
     Vtep,
+    /// Where machines are that a station speaks for
+    Hypervisor,
     /// A tenant's machine
     Machine,
 }
@@ -97,6 +102,7 @@ impl Record {
             Some(_) => NodeKind::Vtep,
             None if model.machines.contains_key(name) => NodeKind::Machine,
             None if model.trunks.contains_key(name) => NodeKind::Trunk,
+            None if model.topology.hypervisor.contains_key(name) => NodeKind::Hypervisor,
             None => NodeKind::Switch,
         };
         let node =
@@ -108,6 +114,7 @@ impl Record {
             nodes: model.nodes().map(node).collect(),
             owner: Process::new(std::process::id() as i32),
             daemons: BTreeMap::new(),
+            stations: BTreeMap::new(),
         }
     }
 

@@ -164,6 +164,66 @@ fn machines_with_a_vlan_are_behind_a_switch() {
     }
 }
 
+/// One hypervisor with two machines, of which eastgate on alpha hears.
+const HYPERVISOR: &str = "
+    [hypervisor.hv1]
+    on = 'alpha'
+    port = 'seg0'
+    mac = '02:00:00:00:0a:01'
+    [station.vm1]
+    on = 'hv1'
+    network = 'acme/lan'
+    profile = { vsi_manager = 'lab', vsi_type = 1 }
+    mac = '02:00:00:00:01:01'
+    addresses = ['10.1.0.31']
+    [station.vm2]
+    on = 'hv1'
+    network = 'acme/lan'
+    profile = { vsi_manager = 'lab', vsi_type = 1 }
+    mac = '02:00:00:00:01:02'
+    [[step]]
+    say = 's'
+    associate = ['vm1', 'vm2']
+    silence = 'hv1'
+";
+
+#[test]
+fn machines_of_a_hypervisor_are_beside_its_uplink() {
+    let story = Story::new("hypervisor", "");
+    std::fs::write(story.folder().join("eastgate.toml"), CONFIG.replace("runs = \"vxlan\"", "")).unwrap();
+    let read = |text: &str| {
+        let text = format!("title = \"x\"\n[switch.fabric]\nsubnets = [\"192.0.2.0/24\"]\n{text}");
+        std::fs::write(story.folder().join("topology.toml"), text).unwrap();
+        Model::read(story.folder())
+    };
+    let plan = Plan::new(&read(HYPERVISOR).unwrap(), "abcd");
+    let has = |at: &str, begins: &str, ends: &str| {
+        plan.steps.iter().any(|step| {
+            matches!(step, Action::Ip(namespace, command) if namespace == at && command.starts_with(begins) && command.ends_with(ends))
+        })
+    };
+    assert!(has("eg-abcd-hv1", "link add uplink address 02:00:00:00:0a:01", "netns eg-abcd-alpha"));
+    assert!(has("eg-abcd-hv1", "link add link uplink name eth0", "netns eg-abcd-vm2 type macvlan mode vepa"));
+    assert!(has("eg-abcd-vm1", "address replace 10.1.0.31/24", ""));
+    for (from, to, what) in [
+        ("on = 'alpha'", "on = 'nobody'", "there is no host nobody"),
+        ("port = 'seg0'", "port = 'veth-web1'", "something else is plugged into `veth-web1` of alpha"),
+        ("profile = { vsi_manager = 'lab', vsi_type = 1 }", "", "it needs a `profile`"),
+        ("on = 'hv1'", "on = 'alpha'", "`profile` goes with a hypervisor"),
+        ("on = 'hv1'", "on = 'hv1'\nport = 'x'", "its port is its hypervisor's"),
+        ("['vm1', 'vm2']", "'acme/web1'", "no hypervisor has a machine `acme/web1`"),
+        ("silence = 'hv1'", "silence = 'vm1'", "there is no hypervisor `vm1`"),
+        ("01:02", "01:01", "two machines are plugged into `seg0` of alpha"),
+        ("hypervisor.hv1", "hypervisor.alpha", "`hv1` is none"),
+    ] {
+        assert!(HYPERVISOR.contains(from));
+        let said = read(&HYPERVISOR.replacen(from, to, 1)).unwrap_err().to_string();
+        assert!(said.contains(what), "{said}");
+    }
+    let said = read(&HYPERVISOR.replace("hv1", "alpha")).unwrap_err().to_string();
+    assert!(said.contains("there are two nodes `alpha`"), "{said}");
+}
+
 #[test]
 fn what_would_not_be_checked_is_refused() {
     let cases = [

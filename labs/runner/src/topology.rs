@@ -40,6 +40,9 @@ pub(super) struct Topology {
     /// Machines that the configuration does not know
     #[serde(default)]
     pub(super) station: BTreeMap<String, Station>,
+    /// Hypervisors that say by VDP which machines they have
+    #[serde(default)]
+    pub(super) hypervisor: BTreeMap<String, Hypervisor>,
     /// Further cables
     #[serde(default)]
     pub(super) link: Vec<Link>,
@@ -115,14 +118,39 @@ pub(super) struct MachineSpec {
     pub(super) gateways: Vec<IpAddr>,
 }
 
+/// A hypervisor with an `lldpad`, at a device of a host. Its machines are macvlan devices in VEPA mode: whatever they send leaves by its uplink.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Hypervisor {
+    /// The host
+    pub(super) on: String,
+    /// The device there
+    pub(super) port: String,
+    /// Of its uplink, from which LLDP and ECP come
+    pub(super) mac: MacAddr,
+}
+
+/// What a hypervisor says of a machine.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Profile {
+    /// As a profile of the configuration has them
+    pub(super) vsi_manager: String,
+    pub(super) vsi_type: u32,
+    #[serde(default)]
+    pub(super) vsi_version: u8,
+}
+
 /// A machine that the configuration does not know.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Station {
-    /// The host or VTEP that it is plugged into
+    /// The host, VTEP or hypervisor that it is plugged into
     pub(super) on: String,
     /// `tenant/network`
     pub(super) network: String,
+    /// What its hypervisor says of it, where it has one
+    pub(super) profile: Option<Profile>,
     pub(super) mac: MacAddr,
     #[serde(default)]
     pub(super) addresses: Vec<IpAddr>,
@@ -162,6 +190,14 @@ pub(super) struct Step {
     /// What was staged is put in force everywhere
     #[serde(default)]
     pub(super) promote: bool,
+    /// The station of this hypervisor says nothing any more
+    pub(super) silence: Option<String>,
+    /// The stations of these machines say that they are gone
+    #[serde(default)]
+    pub(super) deassociate: Names,
+    /// The stations of these machines associate them
+    #[serde(default)]
+    pub(super) associate: Names,
     #[serde(default)]
     pub(super) expect: Vec<Expect>,
 }

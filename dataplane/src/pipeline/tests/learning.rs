@@ -520,3 +520,28 @@ fn what_another_host_says_lasts_as_long_as_it_says_so_and_moves_with_the_endpoin
         "nobody says so at beta"
     );
 }
+
+/// A machine that was an unknown host behind another VTEP becomes an endpoint here: its own MAC is no other one's.
+#[test]
+fn what_was_heard_of_an_endpoint_before_it_was_one_is_its_own() {
+    let with = text("learn = \"nd\"\nlearning = true");
+    let own = format!("02:00:00:00:00:{DB3:02x}");
+    assert!(with.contains(&own));
+    let mut site = Learning::new(&with.replace(&own, "02:00:00:00:00:99"));
+    const OTHER: u8 = 0x55;
+    for (number, address) in [(DB3, 77), (OTHER, 78)] {
+        let _ = site.net.encap_to("gamma", "beta", VNI, announce(number, address));
+    }
+    let config = parse(&with);
+    for (host, effective) in &mut site.effective {
+        *effective = Effective::new(config.clone(), <_>::default(), <_>::default(), None);
+        site.net.install_on(host, effective.config());
+    }
+    let _ = site.net.send("db3", announce(DB3, 78));
+    site.settle();
+    assert!(site.addresses("gamma", "db3").is_empty(), "an unknown host has it");
+    let _ = site.net.send("db3", announce(DB3, 77));
+    site.settle();
+    assert_eq!(site.addresses("gamma", "db3"), ["10.1.0.77"]);
+    assert_eq!(site.net.send("web1", syn(WEB1, (DB3, 77))), "db3");
+}

@@ -526,7 +526,7 @@ impl Pair {
             claimed.mac = machine.mac;
         }
         let sender = model.machines.get(&from.name);
-        if let Some(machine) = sender.filter(|machine| machine.shared && expect.spoof.is_some()) {
+        if let Some(machine) = sender.filter(|machine| machine.is_told_by_mac() && expect.spoof.is_some()) {
             // To another machine's own MAC the segment's switch would carry nothing.
             to.mac = eastgate_steering::proxy_mac(machine.vni);
         }
