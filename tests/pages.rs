@@ -281,6 +281,7 @@ pages! {
     vlan_trunk: "labs/10-vlan-trunk/README.md" in Some(".");
     shared_segment: "labs/11-shared-segment/README.md" in Some(".");
     private_vlan: "labs/12-private-vlan/README.md" in Some(".");
+    vepa_vdp: "labs/13-vepa-vdp/README.md" in Some(".");
     multi_homed: "labs/15-multi-homed/README.md" in Some(".");
 }
 
