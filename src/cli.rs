@@ -16,6 +16,7 @@ mod shell;
 pub mod staged;
 pub mod support;
 pub mod table;
+pub mod token;
 pub mod top;
 mod trace;
 

@@ -27,7 +27,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use eastgate_api::{Done, ErrorCode, Failure, Reply, Request, Restored};
+use eastgate_api::{Done, ErrorCode, Failure, Reply, Request, Restored, Scope};
 use eastgate_config::{Config, Loader};
 use eastgate_dataplane::{
     attachments::Attachments,
@@ -55,7 +55,9 @@ use self::{
 };
 use crate::{
     control::{
+        Refusals,
         client::Presence,
+        network::{Address, Network},
         server::{self, Server},
         socket::{self, SocketFile},
     },
@@ -95,6 +97,8 @@ pub struct Options {
     pub pin: Option<PathBuf>,
     /// Where metrics are served, if they are
     pub metrics: Option<SocketAddr>,
+    /// Where the API is served over the network, if it is
+    pub api: Option<Address>,
 }
 
 /// What a stop leaves of the fast path. A kill always keeps it.
@@ -183,6 +187,8 @@ pub(crate) struct View {
     changes: mpsc::Sender<Change>,
     /// What stations may, and what they have associated
     desk: Arc<Desk>,
+    /// What the API has refused over the network
+    refusals: Arc<Refusals>,
 }
 
 /// What the daemon's task is asked to change, and where the outcome goes.
@@ -288,6 +294,8 @@ struct Daemon {
     control: Option<Server>,
     /// Whoever serves metrics
     watched: Option<http::Server>,
+    /// Whoever serves the API over the network
+    network: Option<Network>,
     _collector: Collector,
     socket_file: SocketFile,
     /// It is gone and could not be made again, which was said.
@@ -343,6 +351,7 @@ impl Daemon {
             told: Mutex::default(),
             changes: sender,
             desk: Arc::new(Desk::new(Terms::new(effective.written().clone(), &host))),
+            refusals: Arc::default(),
         });
         let collector = Collector::start(&view).context("cannot collect events")?;
         let control = Server::start(listener, view.clone()).context("cannot serve the control socket")?;
@@ -372,6 +381,7 @@ impl Daemon {
             _alone: alone,
             control: Some(control),
             watched: None,
+            network: None,
             _collector: collector,
             socket_file,
             socket_missed: false,
@@ -379,11 +389,13 @@ impl Daemon {
         };
         Step::Serve { socket: options.socket.clone() }.done();
         // Before anything on the machine is changed: it may be that nobody can listen there.
-        if let Some(address) = options.metrics
-            && let Err(error) = daemon.execute(&Step::ServeMetrics { address }).await
-        {
-            daemon.abandon();
-            return Err(error);
+        let metrics = options.metrics.map(|address| Step::ServeMetrics { address });
+        let api = options.api.clone().map(|address| Step::ServeApi { address });
+        for step in metrics.into_iter().chain(api) {
+            if let Err(error) = daemon.execute(&step).await {
+                daemon.abandon();
+                return Err(error);
+            }
         }
         // Before there are devices of its own, which no setting of `all` would then be kept from.
         daemon.apply_settings().await;
@@ -443,7 +455,7 @@ impl Daemon {
         tracing::info!("stopping");
         self.save_learned();
         lock(&self.view.state).ready = false;
-        self.control = None;
+        (self.control, self.network) = (None, None);
         if self.options.on_stop == OnStop::Keep && self.view.kernel.get().is_some() {
             self.abandon();
             tracing::info!("stopped; flows go on without a daemon until `run` or `teardown`");
@@ -462,7 +474,7 @@ impl Daemon {
 
     /// Guards and programs stay, as after a kill, and so does the record of changes, for the daemon that follows.
     fn abandon(mut self) {
-        self.control = None;
+        (self.control, self.network) = (None, None);
         self.end_workers();
         self.socket_file.remove();
     }
@@ -548,11 +560,16 @@ impl Daemon {
 }
 
 impl server::Handler for View {
-    fn query(&self, request: Request) -> Result<Reply, Failure> {
-        self.show(request)
+    fn query(&self, request: Request, scope: &Scope) -> Result<Reply, Failure> {
+        self.show(request, scope)
     }
 
-    async fn change(&self, request: Request) -> Result<Reply, Failure> {
+    async fn change(&self, mut request: Request, scope: &Scope) -> Result<Reply, Failure> {
+        match request.filter_mut() {
+            Some(filter) => filter.scope = scope.clone(),
+            None if scope.is_all() => {}
+            None => return Err(Failure::new(ErrorCode::Forbidden, "this is for all tenants")),
+        }
         let (answer, result) = oneshot::channel();
         self.changes.send(Change { request, answer }).await.map_err(|_| Failure::stopping())?;
         result.await.map_err(|_| Failure::stopping())?.map(Reply::from)

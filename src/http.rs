@@ -77,14 +77,14 @@ impl Server {
 
     fn start_with<S: Site>(listener: TcpListener, site: Arc<S>, patience: Duration) -> Result<Self> {
         listener.set_nonblocking(true)?;
-        let pages = Arc::new(Pages { site, patience, metrics: Made::default(), problems: Made::default() });
-        let begin = move || Ok(serve(tokio::net::TcpListener::from_std(listener)?, pages));
+        let pages = Arc::new(Pages::new(site));
+        let begin = move || Ok(serve(tokio::net::TcpListener::from_std(listener)?, pages, patience));
         Ok(Self { _thread: Serving::start("http", begin)? })
     }
 }
 
 /// Answers for ever.
-async fn serve<S: Site>(listener: tokio::net::TcpListener, pages: Arc<Pages<S>>) {
+async fn serve<S: Site>(listener: tokio::net::TcpListener, pages: Arc<Pages<S>>, patience: Duration) {
     let mut connections = JoinSet::new();
     let mut oldest: VecDeque<(AbortHandle, Arc<AtomicBool>)> = VecDeque::new();
     loop {
@@ -105,11 +105,16 @@ async fn serve<S: Site>(listener: tokio::net::TcpListener, pages: Arc<Pages<S>>)
             }
         }
         let asked = Arc::new(AtomicBool::new(false));
-        oldest.push_back((connections.spawn(answer(stream, pages.clone(), asked.clone())), asked));
+        oldest.push_back((connections.spawn(answer(stream, pages.clone(), asked.clone(), patience)), asked));
     }
 }
 
-async fn answer<S: Site>(stream: TcpStream, pages: Arc<Pages<S>>, asked: Arc<AtomicBool>) {
+async fn answer<S: Site>(
+    stream: TcpStream,
+    pages: Arc<Pages<S>>,
+    asked: Arc<AtomicBool>,
+    patience: Duration,
+) {
     let service = service_fn(|request| {
         asked.store(true, Relaxed);
         page(request, &pages)
@@ -118,21 +123,39 @@ async fn answer<S: Site>(stream: TcpStream, pages: Arc<Pages<S>>, asked: Arc<Ato
         .keep_alive(false)
         .max_buf_size(MAX_REQUEST)
         .timer(TokioTimer::new())
-        .header_read_timeout(pages.patience)
+        .header_read_timeout(patience)
         .serve_connection(TokioIo::new(stream), service);
-    match timeout(IN_ALL * pages.patience, connection).await {
+    match timeout(IN_ALL * patience, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "an HTTP client was not served"),
         Err(_) => tracing::debug!("an HTTP client took too long"),
     }
 }
 
-/// The pages.
-struct Pages<S> {
+/// The pages, each made no more often than it is worth.
+pub(crate) struct Pages<S> {
     site: Arc<S>,
-    patience: Duration,
     metrics: Made<std::result::Result<Bytes, String>>,
     problems: Made<Vec<String>>,
+}
+
+impl<S: Site> Pages<S> {
+    /// Those of this site.
+    pub(crate) fn new(site: Arc<S>) -> Self {
+        Self { site, metrics: Made::default(), problems: Made::default() }
+    }
+
+    /// What is counted, in [`prometheus::TEXT_FORMAT`]; why it is not told, otherwise.
+    pub(crate) async fn metrics(&self) -> std::result::Result<Bytes, String> {
+        let site = self.site.clone();
+        self.metrics.get(move || site.metrics().map(Bytes::from)).await.and_then(|page| page)
+    }
+
+    /// What keeps it from doing what it is there for; why that is not told, otherwise.
+    pub(crate) async fn problems(&self) -> std::result::Result<Vec<String>, String> {
+        let site = self.site.clone();
+        self.problems.get(move || site.problems()).await
+    }
 }
 
 /// What was made last, and when.
@@ -173,28 +196,22 @@ async fn page<S: Site>(
         return Ok(response);
     }
     Ok(match request.uri().path() {
-        "/metrics" => {
-            let site = pages.site.clone();
-            let made = pages.metrics.get(move || site.metrics().map(Bytes::from)).await;
-            match made.and_then(|page| page) {
-                Ok(page) => {
-                    let mut response = text(StatusCode::OK, page);
-                    let format = HeaderValue::from_static(prometheus::TEXT_FORMAT);
-                    response.headers_mut().insert(CONTENT_TYPE, format);
-                    response
-                }
-                Err(why) => text(StatusCode::INTERNAL_SERVER_ERROR, why + "\n"),
+        "/metrics" => match pages.metrics().await {
+            Ok(page) => {
+                let mut response = text(StatusCode::OK, page);
+                response
+                    .headers_mut()
+                    .insert(CONTENT_TYPE, HeaderValue::from_static(prometheus::TEXT_FORMAT));
+                response
             }
-        }
+            Err(why) => text(StatusCode::INTERNAL_SERVER_ERROR, why + "\n"),
+        },
         "/healthz" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => {
-            let site = pages.site.clone();
-            match pages.problems.get(move || site.problems()).await {
-                Ok(problems) if problems.is_empty() => text(StatusCode::OK, "ok\n"),
-                Ok(problems) => text(StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n"),
-                Err(why) => text(StatusCode::INTERNAL_SERVER_ERROR, why + "\n"),
-            }
-        }
+        "/readyz" => match pages.problems().await {
+            Ok(problems) if problems.is_empty() => text(StatusCode::OK, "ok\n"),
+            Ok(problems) => text(StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n"),
+            Err(why) => text(StatusCode::INTERNAL_SERVER_ERROR, why + "\n"),
+        },
         _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n"),
     })
 }

@@ -15,6 +15,7 @@ pub mod faults;
 pub mod http;
 pub mod import;
 pub mod io;
+mod page;
 pub mod plan;
 pub mod policy_tools;
 pub mod support;

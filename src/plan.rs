@@ -20,6 +20,7 @@ use eastgate_vtep::mtu::tenant_mtu;
 use eastgate_wire::{Attachment, AttachmentId, Family};
 
 pub use self::step::{Frames, Line, Place, Step, Undo};
+use crate::control::network::Address;
 use crate::io::{
     fastpath::is_own_address,
     guard::HostTraffic,
@@ -313,6 +314,8 @@ pub struct Circumstances {
     pub socket: PathBuf,
     /// Where metrics are served, if they are
     pub metrics: Option<SocketAddr>,
+    /// Where the API is served over the network, if it is
+    pub api: Option<Address>,
     /// `tcx` or `clsact`
     pub hook: &'static str,
     /// The fast path, where there is to be one
@@ -340,6 +343,7 @@ pub fn lines(
     let accelerated = found.fastpath.is_some();
     let mut lines = vec![Step::Serve { socket: found.socket.clone() }.line()];
     lines.extend(found.metrics.map(|address| Step::ServeMetrics { address }.line()));
+    lines.extend(found.api.clone().map(|address| Step::ServeApi { address }.line()));
     let (settings, affected) = setting_steps(&wanted_settings(host, &ports, links))?;
     lines.extend(settings.iter().map(Step::line));
     for affected in affected {

@@ -56,7 +56,7 @@ fn one_of_them_changes(dataplane: &str) {
     let after = after.replacen("groups = [\"all\"]", "groups = [\"all\", \"own\"]", 1);
     let large = format!("{before}{after}{}", many()).replace("10.1.0.0/24", "10.1.0.0/16");
     site.rewrite(|_| large.clone() + &own(FIRST_PORT));
-    let (done, _) = requester.timed(r#"{"reload":{}}"#);
+    let (done, _) = requester.timed("POST /v1/reload");
     let loaded = done["in_force_after"].as_u64().unwrap();
     stream.arrives(&format!("{dataplane}: it goes on with {} rules", groups() * RULES_OF_A_GROUP), &sink);
 
@@ -71,7 +71,7 @@ fn one_of_them_changes(dataplane: &str) {
         denied.send_more(20);
         assert_eq!(new_sink.count(), 0, "{dataplane}: {new} is denied");
         site.rewrite(|_| large.clone() + &own(new));
-        let (done, _) = requester.timed(r#"{"reload":{}}"#);
+        let (done, _) = requester.timed("POST /v1/reload");
         took.push(done["in_force_after"].as_u64().unwrap());
         assert!(allowed.is_cut(&old_sink, 50), "{dataplane}: {old} is denied now");
         denied.arrives(&format!("{dataplane}: {new} is allowed now"), &new_sink);

@@ -77,7 +77,7 @@ fn idle_conversations_shut_nobody_out() {
     let alpha = site.run("alpha");
     let idle: Vec<UnixStream> = (0..100).map(|_| UnixStream::connect(alpha.socket()).unwrap()).collect();
     let mut half: Vec<UnixStream> = (0..100).map(|_| UnixStream::connect(alpha.socket()).unwrap()).collect();
-    half.iter_mut().for_each(|stream| drop(stream.write_all(b"{\"status\"")));
+    half.iter_mut().for_each(|stream| drop(stream.write_all(b"GET /v1/sta")));
     for _ in 0..3 {
         let begun = Instant::now();
         assert_eq!(alpha.ask(&["status"])["ready"], true);

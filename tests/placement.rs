@@ -73,7 +73,7 @@ fn nobody_else_notices(dataplane: &str) {
     let mut requester = Requester::new(alpha.socket());
     assert!(site.web1.ping("10.1.0.12"));
     let total = |requester: &mut Requester| {
-        requester.timed(r#"{"flows":{"limit":0,"proto":17}}"#).0["total"].as_u64().unwrap()
+        requester.timed("GET /v1/flows?limit=0&proto=17").0["total"].as_u64().unwrap()
     };
     for _ in 0..10 {
         send_all(&site, flows);
@@ -85,7 +85,7 @@ fn nobody_else_notices(dataplane: &str) {
 
     let punts = |status: &Value| status["punts"]["stale"].as_u64().unwrap_or(0);
     let again = |status: &Value| status["traffic"]["decided_again"].as_u64().unwrap();
-    let (before, _) = requester.timed(r#"{"status":{}}"#);
+    let (before, _) = requester.timed("GET /v1/status");
     let mut took = Vec::new();
     // One comes, one goes, one changes its groups, and back.
     let changes: [(&str, &dyn Fn(String) -> String); 4] = [
@@ -96,7 +96,7 @@ fn nobody_else_notices(dataplane: &str) {
     ];
     for (what, change) in changes {
         site.rewrite(change);
-        let (done, time) = requester.timed(r#"{"reload":{}}"#);
+        let (done, time) = requester.timed("POST /v1/reload");
         assert_eq!(
             done["changes"]["endpoints"]
                 .as_object()
@@ -108,7 +108,7 @@ fn nobody_else_notices(dataplane: &str) {
     }
     // All that is live goes on as it was.
     send_all(&site, flows);
-    let (after, _) = requester.timed(r#"{"status":{}}"#);
+    let (after, _) = requester.timed("GET /v1/status");
     assert_eq!(again(&after) - again(&before), 0, "flows were decided again");
     assert_eq!(punts(&after) - punts(&before), 0, "packets were punted as stale");
     println!(
@@ -126,11 +126,11 @@ fn nobody_else_notices(dataplane: &str) {
         )
     };
     site.rewrite(web2);
-    let (_, time) = requester.timed(r#"{"reload":{}}"#);
+    let (_, time) = requester.timed("POST /v1/reload");
     println!("{dataplane}: one end of all flows changes: {} ms", time.as_millis());
     send_all(&site, 1);
     wait_within(Duration::from_secs(20), "they are decided again", || {
-        again(&requester.timed(r#"{"status":{}}"#).0) > again(&after)
+        again(&requester.timed("GET /v1/status").0) > again(&after)
     });
     assert!(alpha.stop().success());
 }

@@ -1,9 +1,10 @@
 //! What a reload changed, by name.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Everything that is not as it was.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 pub struct Changes {
     /// `overlay`, `limits`
     pub settings: Vec<String>,
@@ -31,7 +32,7 @@ pub struct Changes {
 }
 
 /// Names of things of one kind.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 pub struct Named {
     /// They were not there before.
     pub added: Vec<String>,

@@ -1,6 +1,7 @@
 //! What has happened: flows that began and ended, frames that were dropped.
 
 use eastgate_wire::{Addr, DropGroup, DropReason, MacAddr, Vni};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{RelatedTo, RuleRef};
@@ -12,7 +13,7 @@ pub const MAX_EVENTS: usize = 1_000;
 pub const FLOW_ENDINGS: [&str; 5] = ["closed", "expired", "evicted", "refused", "killed"];
 
 /// What it was.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
     /// A flow began.
@@ -60,7 +61,7 @@ impl EventKind {
 }
 
 /// What became of packets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// They passed.
@@ -84,7 +85,7 @@ impl Verdict {
 }
 
 /// Something that happened.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct EventRow {
     /// Its number. Numbers have no gaps but where events were lost.
     pub seq: u64,
@@ -188,7 +189,7 @@ pub struct EventRow {
 }
 
 /// The answer to [`Request::Events`](crate::Request::Events).
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 pub struct Events {
     /// The events, oldest first
     pub events: Vec<EventRow>,

@@ -1,10 +1,11 @@
 //! Why a request was not carried out: a sentence for a person, a code for a program.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// What kind of failure it is. A code that a later version adds is read as [`ErrorCode::Unknown`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ErrorCode {
     /// It is no request: not JSON, of no known kind, with an unknown field or a value out of range.
@@ -21,6 +22,18 @@ pub enum ErrorCode {
     Busy,
     /// The answer would be longer than an answer may be: ask for less.
     TooLarge,
+    /// Nobody says who asks, or whoever does is not known.
+    Unauthenticated,
+    /// Whoever asks may not.
+    Forbidden,
+    /// There is nothing of that name to be asked.
+    NotFound,
+    /// It is there, and cannot be asked for by this method.
+    NotAllowed,
+    /// What comes along is not said to be JSON.
+    MediaType,
+    /// It was asked too often: a moment later it is answered.
+    Limited,
     /// The daemon ends.
     Stopping,
     /// It went wrong.
@@ -31,8 +44,28 @@ pub enum ErrorCode {
     Unknown,
 }
 
+impl ErrorCode {
+    /// The HTTP status that goes with it (RFC 9110 section 15).
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Malformed | Self::NotApplicable => 400,
+            Self::Unauthenticated => 401,
+            Self::Forbidden => 403,
+            Self::NotFound => 404,
+            Self::NotAllowed => 405,
+            Self::TooLong => 413,
+            Self::MediaType => 415,
+            Self::Invalid | Self::Configuration | Self::TooLarge => 422,
+            Self::Limited => 429,
+            Self::Failed | Self::Unknown => 500,
+            Self::Busy | Self::Stopping => 503,
+        }
+    }
+}
+
 /// Why a request was not carried out.
-#[derive(Clone, PartialEq, Debug, thiserror::Error, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, thiserror::Error, JsonSchema, Serialize, Deserialize)]
 #[error("{text}")]
 pub struct Failure {
     /// For a person

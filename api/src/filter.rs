@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use eastgate_wire::{DropReason, MacAddr, Vni};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{ErrorCode, FLOW_ENDINGS, Failure, Request, Verdict};
+use crate::{ErrorCode, FLOW_ENDINGS, Failure, Request, Scope, Verdict};
 
 /// The states of flows, as [`FlowRow::state`](crate::FlowRow::state) has them.
 pub const FLOW_STATES: [&str; 19] = [
@@ -37,7 +38,7 @@ const FDB_KINDS: [&str; 3] = ["configured", "learned", "frozen"];
 const NEIGHBOR_KINDS: [&str; 4] = ["configured", "held", "learned", "frozen"];
 
 /// Which rows are wanted; all that is given must match.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Filter {
     /// Only this network
@@ -91,6 +92,9 @@ pub struct Filter {
     /// Drops: in place of what was dropped, what passed and would have been if no rule were being tried out
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub audit: bool,
+    /// Whose rows whoever asks may see at all. It is never read from a request: who takes one in says it.
+    #[serde(skip)]
+    pub scope: Scope,
 }
 
 /// What can be given in a filter.
@@ -133,6 +137,33 @@ pub enum Criterion {
 }
 
 impl Criterion {
+    /// All that there are, in the order of [`Filter`]'s fields.
+    pub const ALL: [Self; 17] = [
+        Self::Vni,
+        Self::Tenant,
+        Self::Network,
+        Self::Group,
+        Self::Rule,
+        Self::Reason,
+        Self::Verdict,
+        Self::Endpoint,
+        Self::Address,
+        Self::Mac,
+        Self::Port,
+        Self::Proto,
+        Self::State,
+        Self::Limit,
+        Self::After,
+        Self::All,
+        Self::Audit,
+    ];
+
+    /// As JSON and queries call it: the field of [`Filter`].
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.option().trim_start_matches('-')
+    }
+
     /// As the command line calls it.
     #[must_use]
     pub const fn option(self) -> &'static str {
@@ -190,16 +221,32 @@ impl Filter {
 
 impl Request {
     /// Why this cannot be asked as it is: a criterion that its rows cannot be held against would be ignored, and more would
-    /// be shown, or done, than was meant. It is found before anything is done.
+    /// be shown, or done, than was meant. It is found before anything is done, and told in the words of the command line.
     ///
     /// # Errors
     /// What is wrong, and what can be asked instead.
     pub fn check(&self) -> Result<(), Failure> {
+        let Some((name, filter, known)) = self.criteria() else { return Ok(()) };
+        self.check_as(name, filter, known, |criterion| criterion.option().to_owned())
+    }
+
+    /// The same, in the words of the HTTP API; `route` is what is asked there.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn check_call(&self, route: &str) -> Result<(), Failure> {
+        let Some((_, filter, known)) = self.criteria() else { return Ok(()) };
+        self.check_as(route, filter, known, |criterion| format!("`{}`", criterion.name()))
+    }
+
+    /// What the command line calls it, its filter, and what that may have; nothing of what has no filter.
+    #[must_use]
+    pub fn criteria(&self) -> Option<(&'static str, &Filter, &'static [Criterion])> {
         use Criterion::{
             Address, After, All, Audit, Endpoint, Group, Limit, Mac, Network, Port, Proto, Reason, Rule,
             State, Tenant, Verdict, Vni,
         };
-        let (name, filter, known): (&str, &Filter, &[Criterion]) = match self {
+        Some(match self {
             Self::Endpoints(filter) => {
                 ("show endpoints", filter, &[Vni, Endpoint, Address, Mac, Limit, After])
             }
@@ -232,21 +279,26 @@ impl Request {
                 ("flows kill", filter, &[Vni, Endpoint, Address, Port, Proto, State, Limit, All])
             }
             Self::Status {} | Self::Reload {} | Self::Stage { .. } | Self::Unstage {} | Self::Trace(_) => {
-                return Ok(());
+                return None;
             }
-        };
-        let names = |list: &[Criterion]| list.iter().map(|one| one.option()).collect::<Vec<_>>().join(", ");
+        })
+    }
+
+    fn check_as(
+        &self,
+        name: &str,
+        filter: &Filter,
+        known: &[Criterion],
+        word: impl Fn(Criterion) -> String,
+    ) -> Result<(), Failure> {
+        let names = |list: &[Criterion]| list.iter().map(|one| word(*one)).collect::<Vec<_>>().join(", ");
         let unknown: Vec<Criterion> =
             filter.given().into_iter().filter(|criterion| !known.contains(criterion)).collect();
         if !unknown.is_empty() {
             let text = format!("`{name}` has no {}; it has {}", names(&unknown), names(known));
             return Err(Failure::new(ErrorCode::NotApplicable, text));
         }
-        let states: &[&str] = match self {
-            Self::Fdb(_) => &FDB_KINDS,
-            Self::Neighbors(_) => &NEIGHBOR_KINDS,
-            _ => &FLOW_STATES,
-        };
+        let states = self.states();
         if let Some(state) = filter.state.as_deref().filter(|state| !states.contains(state)) {
             let text = format!("`{name}` has no state `{state}`; it has {}", states.join(", "));
             return Err(Failure::new(ErrorCode::NotApplicable, text));
@@ -260,10 +312,43 @@ impl Request {
             return Err(Failure::new(ErrorCode::NotApplicable, text));
         }
         if matches!(self, Self::FlowsKill(_)) && !filter.says_which() {
-            let text = "say which flows: --vni, --endpoint, --address, --port, --proto, --state, or --all";
+            use Criterion::{Address, All, Endpoint, Port, Proto, State, Vni};
+            let which = names(&[Vni, Endpoint, Address, Port, Proto, State]);
+            let text = format!("say which flows: {which}, or {}", word(All));
             return Err(Failure::new(ErrorCode::NotApplicable, text));
         }
         Ok(())
+    }
+
+    /// What its rows may be in.
+    const fn states(&self) -> &'static [&'static str] {
+        match self {
+            Self::Fdb(_) => &FDB_KINDS,
+            Self::Neighbors(_) => &NEIGHBOR_KINDS,
+            _ => &FLOW_STATES,
+        }
+    }
+
+    /// Its filter.
+    pub const fn filter_mut(&mut self) -> Option<&mut Filter> {
+        match self {
+            Self::Endpoints(filter)
+            | Self::Fdb(filter)
+            | Self::Flows(filter)
+            | Self::Expectations(filter)
+            | Self::Neighbors(filter)
+            | Self::Drops(filter)
+            | Self::Policy(filter)
+            | Self::Rules(filter)
+            | Self::Events(filter)
+            | Self::Machines(filter)
+            | Self::Staged(filter)
+            | Self::FdbFlush(filter)
+            | Self::FlowsKill(filter) => Some(filter),
+            Self::Status {} | Self::Reload {} | Self::Stage { .. } | Self::Unstage {} | Self::Trace(_) => {
+                None
+            }
+        }
     }
 }
 

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use eastgate_wire::{Addr, Vni};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::RuleRef;
 
 /// One row of `show flows`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct FlowRow {
     /// Network
     pub vni: Vni,
@@ -61,7 +62,7 @@ pub struct FlowRow {
 }
 
 /// A control flow, as one that follows from it has it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct RelatedTo {
     /// The helper that has read it
     pub helper: String,
@@ -76,7 +77,7 @@ pub struct RelatedTo {
 }
 
 /// A flow that is expected.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct ExpectationRow {
     /// Network
     pub vni: Vni,
@@ -95,7 +96,7 @@ pub struct ExpectationRow {
 }
 
 /// What helpers have found out.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 pub struct HelperCounts {
     /// Flows that are expected at the moment
     pub expected: u64,

@@ -1,5 +1,6 @@
 //! What a daemon is asked and what it answers: the types that the control socket, the command line and whoever else asks
-//! have in common. As JSON they are what `-o json` prints, so that their field names are an interface.
+//! have in common. As JSON they are what `-o json` prints, so that their field names are an interface. Over HTTP each is a method and a
+//! path, which one table says ([`ROUTES`]), for those who ask and those who answer, and for the description of it all ([`openapi()`]).
 //!
 //! This crate has no sockets, no clocks and no threads; how requests travel is the business of who sends them.
 
@@ -9,8 +10,13 @@ mod failure;
 mod filter;
 mod flow;
 mod hex;
+mod near;
+mod openapi;
 mod protocol;
+mod query;
 mod reply;
+mod route;
+mod scope;
 mod staged;
 mod trace;
 mod vdp;
@@ -21,12 +27,16 @@ pub use failure::{ErrorCode, Failure};
 pub use filter::{Criterion, FLOW_STATES, Filter};
 pub use flow::{ExpectationRow, FlowRow, HelperCounts, RelatedTo};
 pub use hex::{Hex, NoHex};
+pub use near::nearest;
+pub use openapi::openapi;
 pub use protocol::{
     Class, Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, GroupRow, LearnedAddress, LearnedCounts,
-    Memory, NeighborRow, PolicyRow, PortStatus, RecentDrop, Request, Restored, RuleCountRow, RuleRef,
+    Memory, NeighborRow, PolicyRow, PortStatus, RecentDrop, Request, Restored, Role, RuleCountRow, RuleRef,
     RuleRow, Status, Traffic, VtepStatus,
 };
 pub use reply::{List, MAX_ROWS, Reply, Row};
+pub use route::{Body, Call, MAX_BODY, Method, Misrouted, PAGES, Page, ROUTES, Route, Takes, find};
+pub use scope::Scope;
 pub use staged::{StagedChange, StagedRow, StagedRows};
 pub use trace::{Remedy, TraceReport, TraceRequest, TraceStep};
 pub use vdp::{MachineRow, StationPort};

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use eastgate_wire::{Addr, MacAddr, Vni};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Changes, Filter, HelperCounts, StationPort, TraceRequest};
@@ -89,8 +90,51 @@ impl Request {
     }
 }
 
+/// What somebody may ask for, each including those before.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, JsonSchema, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// What changes nothing
+    Read,
+    /// Flows and learned addresses too: ending and forgetting them
+    Operate,
+    /// The configuration too
+    Administer,
+}
+
+impl Role {
+    /// All, the least first.
+    pub const ALL: [Self; 3] = [Self::Read, Self::Operate, Self::Administer];
+
+    /// As files and JSON have it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Operate => "operate",
+            Self::Administer => "administer",
+        }
+    }
+}
+
+impl Request {
+    /// Who may ask it.
+    #[must_use]
+    pub const fn role(&self) -> Role {
+        match self {
+            Self::Reload {} | Self::Stage { .. } | Self::Unstage {} => Role::Administer,
+            Self::FdbFlush(_) | Self::FlowsKill(_) => Role::Operate,
+            // What changes something and is not named here takes the most.
+            _ => match self.class() {
+                Class::Change => Role::Administer,
+                Class::Summary | Class::List => Role::Read,
+            },
+        }
+    }
+}
+
 /// How the daemon is.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct Status {
     /// Ports are guarded, a snapshot is in force, workers run
     pub ready: bool,
@@ -153,7 +197,7 @@ pub struct Status {
 }
 
 /// Memory of the daemon, in bytes; the tables of the kernel's programs are as large as `[fastpath]` says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 pub struct Memory {
     /// All that it has in RAM; nothing where procfs does not tell
     pub resident: Option<u64>,
@@ -162,7 +206,7 @@ pub struct Memory {
 }
 
 /// What eastgate had made, someone else took away, and it put back.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 pub struct Restored {
     /// Programs and filters on devices
     pub programs: u64,
@@ -177,7 +221,7 @@ pub struct Restored {
 }
 
 /// The VTEP of this host.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct VtepStatus {
     /// Underlay address
     pub address: IpAddr,
@@ -205,7 +249,7 @@ pub struct VtepStatus {
 }
 
 /// A tenant port.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct PortStatus {
     /// Device name
     pub name: String,
@@ -225,7 +269,7 @@ pub struct PortStatus {
 }
 
 /// Sizes of the flow table.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 pub struct FlowCounts {
     /// Seen in both directions
     pub replied: u64,
@@ -236,7 +280,7 @@ pub struct FlowCounts {
 }
 
 /// Frames and bytes since the start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 pub struct Traffic {
     /// Frames from tenant ports
     pub from_ports: u64,
@@ -269,7 +313,7 @@ pub struct Traffic {
 }
 
 /// One row of `show endpoints`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct EndpointRow {
     /// Network
     pub vni: Vni,
@@ -305,7 +349,7 @@ pub struct EndpointRow {
 }
 
 /// An address that was learned of an endpoint.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct LearnedAddress {
     /// The address
     pub address: Addr,
@@ -320,7 +364,7 @@ pub struct LearnedAddress {
 }
 
 /// What was learned of endpoints in all networks of a host.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 pub struct LearnedCounts {
     /// Addresses
     pub addresses: u64,
@@ -329,7 +373,7 @@ pub struct LearnedCounts {
 }
 
 /// One row of `show fdb`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct FdbRow {
     /// Network
     pub vni: Vni,
@@ -344,7 +388,7 @@ pub struct FdbRow {
 }
 
 /// One row of `show neighbors`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct NeighborRow {
     /// Network
     pub vni: Vni,
@@ -361,7 +405,7 @@ pub struct NeighborRow {
 }
 
 /// A rule, and where it is written.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct RuleRef {
     /// Such as `acme/web ingress #2`
     pub rule: String,
@@ -370,7 +414,7 @@ pub struct RuleRef {
 }
 
 /// One row of `show drops`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct DropRow {
     /// Network, where it is known
     pub vni: Option<Vni>,
@@ -407,7 +451,7 @@ pub struct DropRow {
 }
 
 /// Frames of a row of `show drops` that differ in nothing.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct RecentDrop {
     /// In words
     pub what: String,
@@ -418,7 +462,7 @@ pub struct RecentDrop {
 }
 
 /// The answer to `show drops`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 pub struct DropRows {
     /// The rows
     pub drops: Vec<DropRow>,
@@ -434,7 +478,7 @@ pub struct DropRows {
 }
 
 /// What `show policy` tells of a network.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct PolicyRow {
     /// Network
     pub vni: Vni,
@@ -455,7 +499,7 @@ pub struct PolicyRow {
 }
 
 /// A group in `show policy`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct GroupRow {
     /// As tenant/name
     pub group: String,
@@ -466,7 +510,7 @@ pub struct GroupRow {
 }
 
 /// A rule in `show policy`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct RuleRow {
     /// Such as `acme/web ingress #2`
     pub rule: String,
@@ -479,7 +523,7 @@ pub struct RuleRow {
 }
 
 /// One row of `show rules`: a rule, and what it has done in a network on this host.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct RuleCountRow {
     /// Network
     pub vni: Vni,
@@ -508,7 +552,7 @@ pub struct RuleCountRow {
 }
 
 /// What a command did.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 pub struct Done {
     /// How many rows it touched
     pub count: u64,

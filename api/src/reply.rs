@@ -1,7 +1,8 @@
 //! What is answered: one type for each question, and lists that come in parts.
 
-use std::{fmt, marker::PhantomData};
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{IgnoredAny, MapAccess, Visitor},
@@ -121,6 +122,33 @@ impl<T: Row + Serialize> Serialize for List<T> {
 impl<'de, T: Row + Deserialize<'de>> Deserialize<'de> for List<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(Reader(PhantomData))
+    }
+}
+
+impl<T: Row + JsonSchema> JsonSchema for List<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("{}s", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let rows = generator.subschema_for::<Vec<T>>();
+        json_schema!({
+            "type": "object",
+            "description": "Rows, and how many there are of them altogether",
+            "properties": {
+                T::LIST: rows,
+                "total": {
+                    "type": "integer",
+                    "minimum": 0,
+                    "description": "How many there are without a limit",
+                },
+                "next": {
+                    "type": "string",
+                    "description": "Where the rows go on, for `after`; nothing after the last",
+                },
+            },
+            "required": [T::LIST, "total"],
+        })
     }
 }
 

@@ -1,12 +1,13 @@
 //! What a version of the configuration that is tried beside the one in force would do otherwise.
 
 use eastgate_wire::{Addr, Vni};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::RuleRef;
 
 /// What would be otherwise.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StagedChange {
     /// It passes, and would be refused.
@@ -27,7 +28,7 @@ impl StagedChange {
 }
 
 /// Traffic that the staged version treats otherwise.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct StagedRow {
     /// What would be otherwise
     pub change: StagedChange,
@@ -59,7 +60,7 @@ pub struct StagedRow {
 }
 
 /// The answer to [`Request::Staged`](crate::Request::Staged).
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, JsonSchema, Serialize, Deserialize)]
 pub struct StagedRows {
     /// The staged file; nothing where nothing is staged
     pub config: Option<String>,

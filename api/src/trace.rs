@@ -1,12 +1,13 @@
 //! A packet's walk through the path.
 
 use eastgate_wire::{Addr, Vni};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Hex;
 
 /// A packet that nobody sends now.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TraceRequest {
     /// The network
@@ -35,7 +36,7 @@ pub struct TraceRequest {
 }
 
 /// One step of a trace.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct TraceStep {
     /// Name of the step, as in the picture of the packet's path
     pub step: String,
@@ -53,7 +54,7 @@ pub struct TraceStep {
 }
 
 /// A hypothetical packet's way.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct TraceReport {
     /// The packet, in words
     pub packet: String,
@@ -67,7 +68,7 @@ pub struct TraceReport {
 }
 
 /// A rule that would have to be there.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct Remedy {
     /// In which list, and where in it
     pub place: String,

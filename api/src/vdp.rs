@@ -1,10 +1,11 @@
 //! What stations have associated by VDP (IEEE 802.1Qbg).
 
 use eastgate_wire::{MacAddr, Vni};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A machine that a station has associated.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct MachineRow {
     /// Network
     pub vni: Vni,
@@ -35,7 +36,7 @@ pub struct MachineRow {
 }
 
 /// A device behind which stations are.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct StationPort {
     /// Its name
     pub device: String,

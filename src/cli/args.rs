@@ -10,7 +10,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use eastgate_api::Filter;
 use eastgate_wire::{MacAddr, Vni};
 
-use crate::control::DEFAULT_SOCKET;
+use crate::control::{DEFAULT_SOCKET, network::Address};
 
 const EXAMPLES: &str = "Examples:
   eastgate check /etc/eastgate/eastgate.toml        what is wrong with a configuration, all at once
@@ -188,6 +188,12 @@ pub enum Command {
     /// Write policies of Neutron, CloudStack and libvirt as a configuration
     #[command(after_help = super::import::HELP)]
     Import(super::import::Import),
+    /// Make tokens for the HTTP API
+    Token {
+        /// What to do
+        #[command(subcommand)]
+        command: super::token::TokenCommand,
+    },
     /// List the reasons for which frames are dropped
     DropReasons {
         /// Output
@@ -246,6 +252,31 @@ pub struct Monitoring {
     /// tenants, endpoints and rules, so it is best one of the loopback or of a network for management
     #[arg(long, value_name = "ADDRESS:PORT", env = "EASTGATE_METRICS")]
     pub metrics: Option<SocketAddr>,
+    /// Serve the HTTP API and its page over TLS at this address, to whoever has a token
+    #[arg(long, value_name = "ADDRESS:PORT", env = "EASTGATE_API", requires_all = ["api_certificate", "api_key", "api_tokens"])]
+    pub api: Option<SocketAddr>,
+    /// Its certificate, and those that lead to its authority, in PEM; read again when it is another
+    #[arg(long, value_name = "FILE", env = "EASTGATE_API_CERTIFICATE")]
+    pub api_certificate: Option<PathBuf>,
+    /// The certificate's key, in PEM, which not everybody may read; likewise
+    #[arg(long, value_name = "FILE", env = "EASTGATE_API_KEY")]
+    pub api_key: Option<PathBuf>,
+    /// The tokens, as `eastgate token new` prints them; likewise
+    #[arg(long, value_name = "FILE", env = "EASTGATE_API_TOKENS")]
+    pub api_tokens: Option<PathBuf>,
+}
+
+impl Monitoring {
+    /// Where the API is served, and by which files.
+    #[must_use]
+    pub fn api(&self) -> Option<Address> {
+        Some(Address {
+            address: self.api?,
+            certificate: self.api_certificate.clone()?,
+            key: self.api_key.clone()?,
+            tokens: self.api_tokens.clone()?,
+        })
+    }
 }
 
 /// Options of `run`.
@@ -305,6 +336,7 @@ impl Command {
             Self::Observe(observe) => observe.format(),
             Self::Capture(capture) => capture.format(),
             Self::Policy { command } => command.output(),
+            Self::Token { command } => command.output(),
             Self::Run(_)
             | Self::Top(_)
             | Self::Export { .. }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::{Args, Ask, Command, FdbAction, FlowsAction, Format, Output, Run, ShowTable},
-    capture, doctor, exit, export, import, lab, observe, plan, policy, print, shell, support, top, trace,
+    capture, doctor, exit, export, import, lab, observe, plan, policy, print, shell, support, token, top, trace,
 };
 use crate::{
     control::client::{self, ClientError},
@@ -36,7 +36,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         }
         Command::Plan { site, carrier, monitoring, daemon, output } => {
             let snapshot = offline(&site.config, site.host.as_deref())?.1;
-            let lines = plan::of_machine(&snapshot, &carrier, &daemon.socket, monitoring.metrics)?;
+            let lines = plan::of_machine(&snapshot, &carrier, &daemon.socket, &monitoring)?;
             emit(&output, &lines, |lines| print::plan(lines))?
         }
         Command::Reload(options) => reload(&options)?,
@@ -64,6 +64,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         Command::Policy { command } => policy::run(&command)?,
         Command::Import(options) => import::run(&options)?,
         Command::DropReasons { output } => drop_reasons(&output)?,
+        Command::Token { command } => token::run(&command)?,
         Command::Teardown { daemon } => {
             let undone = daemon::teardown(&daemon.socket)?;
             println!("{}", if undone { "undone: the machine is as it was" } else { "nothing to undo" });
@@ -109,6 +110,7 @@ fn serve(options: &Run) -> Result<u8> {
         on_stop: options.on_stop,
         pin: options.carrier.pin.clone(),
         metrics: options.monitoring.metrics,
+        api: options.monitoring.api(),
     })?;
     Ok(exit::OK)
 }

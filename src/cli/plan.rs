@@ -1,12 +1,12 @@
 //! What `run` would do: what it would find, and the steps that follow from it.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result};
 use eastgate_dataplane::snapshot::Snapshot;
 use eastgate_fastpath::Limits;
 
-use super::args::Carrier;
+use super::args::{Carrier, Monitoring};
 use crate::{
     daemon::{Dataplane, pin_folder},
     io::{
@@ -26,7 +26,7 @@ pub(super) fn of_machine(
     snapshot: &Snapshot,
     carrier: &Carrier,
     socket: &Path,
-    metrics: Option<SocketAddr>,
+    monitoring: &Monitoring,
 ) -> Result<Vec<Line>> {
     let pin = carrier.pin.as_deref().map(pin_folder).transpose()?;
     // A daemon that runs, or ran, has attached programs, which are not the host's.
@@ -64,7 +64,8 @@ pub(super) fn of_machine(
     let inherits = fastpath.as_ref().is_some_and(|fastpath| fastpath.inherits);
     let found = Circumstances {
         socket: socket.to_owned(),
-        metrics,
+        metrics: monitoring.metrics,
+        api: monitoring.api(),
         hook,
         left_behind: machine.left_behind().filter(|_| !inherits),
         pins: machine.pins().map(Path::to_owned),

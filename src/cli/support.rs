@@ -132,7 +132,7 @@ pub(super) fn pack(options: &Support) -> Result<u8> {
             &snapshot,
             &options.subject.carrier,
             &options.ask.daemon.socket,
-            options.monitoring.metrics,
+            &options.monitoring,
         )
     });
     match planned {

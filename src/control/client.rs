@@ -1,15 +1,24 @@
 //! The command line's side of the conversation.
 
 use std::{
-    io::{BufRead, BufReader, Error, ErrorKind, Write},
+    io::{Error, ErrorKind},
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use eastgate_api::{ErrorCode, Failure, Request};
-use serde::{Deserialize, de::DeserializeOwned};
+use eastgate_api::{Call, ErrorCode, Failure, Request};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    StatusCode,
+    body::Bytes,
+    client::conn::http1,
+    header::{CONNECTION, CONTENT_TYPE, HOST},
+};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::time::timeout;
 
 use super::socket::is_socket;
 
@@ -57,19 +66,18 @@ pub enum ClientError {
         #[source]
         source: Error,
     },
+    /// It speaks as daemons did before there was an HTTP API.
+    #[error("the daemon at {} is older than this command line, which asks over HTTP (eastgate {})\n  use the `eastgate` that it was started from, or restart it", .path.display(), env!("CARGO_PKG_VERSION"))]
+    Older {
+        /// Where
+        path: PathBuf,
+    },
     /// The answer is not of the form expected: another version.
     #[error("the daemon's answer is not understood, is it of another version? {0}")]
     Form(#[from] serde_json::Error),
     /// The daemon refused.
     #[error(transparent)]
     Refused(Failure),
-}
-
-#[derive(Deserialize)]
-struct Answer<T> {
-    ok: Option<T>,
-    #[serde(flatten)]
-    failure: Option<Failure>,
 }
 
 /// What is at the path of a socket.
@@ -151,47 +159,70 @@ fn ask_once<T: DeserializeOwned>(
             ClientError::Broken { path, source }
         }
     };
-    let left = deadline.saturating_duration_since(Instant::now());
-    let mut stream = connect(path, left).map_err(|source| match source.kind() {
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let stream = connect(path, left()).map_err(|source| match source.kind() {
         ErrorKind::PermissionDenied => ClientError::Denied { path: path.to_owned(), source },
         _ if is_late(&source) => failed(source),
         _ => ClientError::Connect { path: path.to_owned(), source },
     })?;
-    let mut line = serde_json::to_string(request)?;
-    line.push('\n');
-    stream.write_all(line.as_bytes()).map_err(failed)?;
-    let answer = read_line(stream, deadline).map_err(failed)?;
-    if answer.is_empty() {
-        return Err(failed(ErrorKind::UnexpectedEof.into()));
+    let Some(call) = request.call() else {
+        let text = "there is no way to ask this over HTTP";
+        return Err(ClientError::Refused(Failure::new(ErrorCode::NotApplicable, text)));
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let exchange = async { timeout(left(), exchange(stream, call)).await };
+    let (status, body) = match runtime.block_on(exchange) {
+        Err(_) => return Err(failed(ErrorKind::TimedOut.into())),
+        Ok(Ok(answer)) => answer,
+        // An old daemon answers in JSON what is no JSON.
+        Ok(Err(Exchange::Http(error))) if error.is_parse() => {
+            return Err(ClientError::Older { path: path.to_owned() });
+        }
+        Ok(Err(Exchange::Http(error))) if error.is_incomplete_message() => {
+            return Err(failed(ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(Err(Exchange::Http(error))) => return Err(failed(Error::other(error))),
+        Ok(Err(Exchange::Io(error))) => return Err(failed(error)),
+    };
+    if status == StatusCode::OK {
+        return Ok(serde_json::from_slice(&body)?);
     }
-    match serde_json::from_slice(&answer)? {
-        Answer { ok: Some(value), .. } => Ok(value),
-        Answer { failure, .. } => Err(ClientError::Refused(
-            failure.unwrap_or_else(|| Failure::new(ErrorCode::Unknown, "no reason was given")),
-        )),
-    }
+    Err(ClientError::Refused(serde_json::from_slice(&body)?))
 }
 
-/// One line, which must be there by the deadline however slowly it comes.
-fn read_line(stream: UnixStream, deadline: Instant) -> std::io::Result<Vec<u8>> {
-    let mut reader = BufReader::new(stream);
-    let mut line = Vec::new();
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ErrorKind::TimedOut.into());
-        }
-        reader.get_ref().set_read_timeout(Some(left))?;
-        let part = match reader.fill_buf() {
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            part => part?,
-        };
-        let end = part.iter().position(|byte| *byte == b'\n');
-        let taken = end.map_or(part.len(), |end| end + 1);
-        line.extend_from_slice(part.get(..taken).unwrap_or_default());
-        reader.consume(taken);
-        if end.is_some() || taken == 0 {
-            return Ok(line);
-        }
+/// Why a request came back without an answer.
+#[derive(Debug, thiserror::Error)]
+enum Exchange {
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    #[error(transparent)]
+    Io(#[from] Error),
+}
+
+/// Sends a request, and takes what is answered.
+async fn exchange(stream: UnixStream, call: Call) -> Result<(StatusCode, Bytes), Exchange> {
+    stream.set_nonblocking(true)?;
+    let stream = tokio::net::UnixStream::from_std(stream)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let request = hyper::Request::builder()
+        .method(call.method.name())
+        .uri(call.target)
+        .header(HOST, "eastgate")
+        .header(CONNECTION, "close")
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(Bytes::from(call.body.unwrap_or_default())))
+        .map_err(Error::other)?;
+    let answer = async move {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        Ok::<_, Exchange>((status, response.into_body().collect().await?.to_bytes()))
+    };
+    // The connection goes on for as long as the answer is read from it.
+    let (answer, connected) = tokio::join!(answer, connection);
+    match (answer, connected) {
+        (Ok(answer), _) => Ok(answer),
+        // What went wrong there says more than that the request was given up for it.
+        (Err(Exchange::Http(error)), Err(connected)) if error.is_canceled() => Err(connected.into()),
+        (Err(error), _) => Err(error),
     }
 }

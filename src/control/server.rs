@@ -1,50 +1,59 @@
-//! The daemon's side of the conversation.
+//! The control socket: HTTP/1.1 for whoever may open it.
 
 use std::{
-    io::{Error, ErrorKind},
-    os::unix::net::UnixListener as Listener,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    io::Error,
+    os::{fd::AsRawFd as _, unix::net::UnixListener as Listener},
+    sync::Arc,
+    time::Duration,
 };
 
-use eastgate_api::{Class, ErrorCode, Failure, Reply, Request};
+use eastgate_api::{Failure, Reply, Request, Scope};
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::MsgFlags;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, Interest},
     net::{UnixListener, UnixStream},
-    sync::Notify,
-    task::AbortHandle,
     time::timeout,
 };
 
 use super::{
-    MAX_REQUEST,
-    answer::{MAX_ANSWER, line as line_of},
-    queries::Queries,
+    answer::{MAX_ANSWER, line_for_old_clients},
+    places::{Bounds, Place, Table},
+    service::{Gate, Peer, Service},
+    timed::Timed,
 };
-use crate::io::serving::Serving;
+use crate::{http::Site, io::serving::Serving};
 
 /// Conversations at one time. The one that has said nothing for longest makes room for another.
-const CONVERSATIONS: usize = 32;
+const BOUNDS: Bounds = Bounds { all: 32, of_a_source: 32, unread: 4 * MAX_ANSWER };
 
-/// Bytes of answers that were not read yet. The asker who has taken longest to read its own makes room.
-const UNREAD: usize = 4 * MAX_ANSWER;
+/// Those of them that are streams.
+const STREAMS: usize = 16;
 
-/// How long an asker may be silent, and how long it may take to read an answer.
+/// How long an asker may be silent, and how long it may take to read a part of an answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Bytes of an oversized request that are read and thrown away.
-const MAX_REST: u64 = 1 << 20;
+/// Bytes of a request: its line and its headers.
+const MAX_HEAD: usize = 16 << 10;
 
-/// Who answers requests.
-pub trait Handler: Send + Sync + 'static {
-    /// Answers what changes nothing. It is called on threads where it may take its time, and holds nobody up.
+/// Headers of a request.
+const MAX_HEADERS: usize = 64;
+
+/// Who answers requests, and whose pages are served.
+pub trait Handler: Site {
+    /// Answers what changes nothing, as far as the scope goes. It is called on threads where it may take its time, and holds nobody up.
     ///
     /// # Errors
     /// Why there is no answer.
-    fn query(&self, request: Request) -> Result<Reply, Failure>;
+    fn query(&self, request: Request, scope: &Scope) -> Result<Reply, Failure>;
 
-    /// Carries out what changes something.
-    fn change(&self, request: Request) -> impl Future<Output = Result<Reply, Failure>> + Send;
+    /// Carries out what changes something, as far as the scope goes.
+    fn change(
+        &self,
+        request: Request,
+        scope: &Scope,
+    ) -> impl Future<Output = Result<Reply, Failure>> + Send;
 }
 
 /// Whoever serves the socket, on a thread of its own. Dropped, it takes no request any more, and what was asked stays
@@ -61,15 +70,15 @@ impl Server {
     /// What the kernel says.
     pub fn start<H: Handler>(listener: Listener, handler: Arc<H>) -> std::io::Result<Self> {
         listener.set_nonblocking(true)?;
-        let queries = Arc::new(Queries::start(&handler)?);
-        let begin = move || Ok(serve(UnixListener::from_std(listener)?, handler, queries));
+        let service = Arc::new(Service::new("", handler, Gate::Owner, STREAMS)?);
+        let begin = move || Ok(serve(UnixListener::from_std(listener)?, service));
         Ok(Self { _thread: Serving::start("control", begin)? })
     }
 }
 
 /// Answers for ever.
-async fn serve<H: Handler>(listener: UnixListener, handler: Arc<H>, queries: Arc<Queries>) {
-    let table = Arc::new(Table::default());
+async fn serve<H: Handler>(listener: UnixListener, service: Arc<Service<H>>) {
+    let table = Table::new(BOUNDS);
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -79,207 +88,94 @@ async fn serve<H: Handler>(listener: UnixListener, handler: Arc<H>, queries: Arc
                 continue;
             }
         };
-        table.make_room().await;
-        let (handler, queries, place) = (handler.clone(), queries.clone(), Place::new(&table));
-        let number = place.number;
+        table.wait_for_room().await;
+        let (service, place) = (service.clone(), Arc::new(Place::new(&table, None, true)));
+        let peer = Arc::new(Peer::new(None, None, place.clone()));
         let task = tokio::spawn(async move {
-            if let Err(error) = converse(stream, &*handler, &queries, &place).await {
-                tracing::debug!(%error, "a control conversation broke off");
+            if let Err(error) = welcome(stream, service, peer).await {
+                tracing::debug!(error, "a control conversation broke off");
             }
         });
-        table.with(|places| {
-            if let Some(entry) = places.iter_mut().find(|entry| entry.number == number) {
-                entry.task = Some(task.abort_handle());
-            }
-        });
+        place.is_served_by(task.abort_handle());
     }
 }
 
-/// The conversations that there are.
-#[derive(Debug, Default)]
-struct Table {
-    places: Mutex<Vec<Entry>>,
-    freed: Notify,
+/// A command line of before there was an HTTP API gets an answer, too.
+async fn welcome<H: Handler>(
+    mut stream: UnixStream,
+    service: Arc<Service<H>>,
+    peer: Arc<Peer>,
+) -> Result<(), String> {
+    let first = timeout(PATIENCE, peek(&stream)).await.map_err(|_| "nothing came".to_owned())?;
+    if first.map_err(|error| error.to_string())? == Some(b'{') {
+        let told = timeout(PATIENCE, stream.write_all(&line_for_old_clients())).await;
+        return told.map_err(|_| "it does not read".to_owned())?.map_err(|error| error.to_string());
+    }
+    converse(stream, service, peer, PATIENCE).await
 }
 
-#[derive(Debug)]
-struct Entry {
-    number: u64,
-    /// Since when it waits for the asker; none while it is worked on an answer
-    waits_since: Option<Instant>,
-    /// Bytes of an answer that it has not read yet
-    unread: usize,
-    task: Option<AbortHandle>,
+/// The first byte, which stays to be read; none where the other end is closed.
+async fn peek(stream: &UnixStream) -> Result<Option<u8>, Error> {
+    let mut first = [0];
+    let looked = stream.async_io(Interest::READABLE, || {
+        nix::sys::socket::recv(stream.as_raw_fd(), &mut first, MsgFlags::MSG_PEEK).map_err(Error::from)
+    });
+    Ok((looked.await? > 0).then_some(first[0]))
 }
 
-impl Table {
-    fn with<T>(&self, work: impl FnOnce(&mut Vec<Entry>) -> T) -> T {
-        work(&mut self.places.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Returns when there is room for one more: the asker that has kept us waiting for longest goes, or if none has, an
-    /// answer that is under way is waited for.
-    async fn make_room(&self) {
-        loop {
-            let freed = self.freed.notified();
-            let full = self.with(|places| {
-                if places.len() < CONVERSATIONS {
-                    return false;
-                }
-                let idle = places.iter().filter(|entry| entry.task.is_some() && entry.waits_since.is_some());
-                if let Some(task) =
-                    idle.min_by_key(|entry| entry.waits_since).and_then(|entry| entry.task.as_ref())
-                {
-                    task.abort();
-                }
-                true
-            });
-            if !full {
-                return;
-            }
-            freed.await;
-        }
-    }
-}
-
-impl Table {
-    /// Ends conversations whose askers have not read their answers, those that take longest first, until what waits to be
-    /// read is within its bound. The one with the newest answer stays.
-    fn bound_unread(&self, newest: u64) {
-        self.with(|places| {
-            let mut unread: usize = places.iter().map(|entry| entry.unread).sum();
-            while unread > UNREAD {
-                let others = places.iter_mut().filter(|entry| entry.unread > 0 && entry.number != newest);
-                let Some(slowest) = others.min_by_key(|entry| entry.waits_since) else { return };
-                if let Some(task) = &slowest.task {
-                    task.abort();
-                }
-                unread -= std::mem::take(&mut slowest.unread);
-            }
-        });
-    }
-}
-
-/// A conversation's place in the table, given up when it ends in whatever way.
-struct Place {
-    table: Arc<Table>,
-    number: u64,
-}
-
-impl Place {
-    fn new(table: &Arc<Table>) -> Self {
-        let number = table.with(|places| {
-            let number = places.last().map_or(0, |last| last.number + 1);
-            places.push(Entry { number, waits_since: Some(Instant::now()), unread: 0, task: None });
-            number
-        });
-        Self { table: table.clone(), number }
-    }
-
-    /// It is worked on an answer.
-    fn works(&self) {
-        self.set(None, 0);
-    }
-
-    /// The asker has so much to read, or nothing, and something to ask.
-    fn waits(&self, unread: usize) {
-        self.set(Some(Instant::now()), unread);
-        self.table.bound_unread(self.number);
-    }
-
-    fn set(&self, since: Option<Instant>, bytes: usize) {
-        self.table.with(|places| {
-            if let Some(entry) = places.iter_mut().find(|entry| entry.number == self.number) {
-                (entry.waits_since, entry.unread) = (since, bytes);
-            }
-        });
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.table.with(|places| places.retain(|entry| entry.number != self.number));
-        self.table.freed.notify_one();
-    }
-}
-
-async fn converse<H: Handler>(
-    stream: UnixStream,
-    handler: &H,
-    queries: &Queries,
-    place: &Place,
-) -> std::io::Result<()> {
-    let (reader, mut writer) = stream.into_split();
-    let mut reader = BufReader::new(reader);
-    let late = |_| Error::from(ErrorKind::TimedOut);
-    loop {
-        let mut line = Vec::new();
-        let reading = (&mut reader).take(MAX_REQUEST as u64 + 1);
-        let got = timeout(PATIENCE, async { { reading }.read_until(b'\n', &mut line).await })
-            .await
-            .map_err(late)??;
-        if got == 0 {
-            return Ok(());
-        }
-        place.works();
-        let too_long = line.len() > MAX_REQUEST;
-        let answer = if too_long {
-            refused(ErrorCode::TooLong, format!("a request has at most {MAX_REQUEST} bytes"))
-        } else {
-            match serde_json::from_slice(&line) {
-                Ok(request) => answer(request, handler, queries).await,
-                Err(error) => refused(ErrorCode::Malformed, format!("this is no request: {error}")),
-            }
-        };
-        place.waits(answer.len());
-        for part in answer.chunks(1 << 16) {
-            timeout(PATIENCE, writer.write_all(part)).await.map_err(late)??;
-        }
-        place.waits(0);
-        if too_long {
-            // Closing with bytes unread would take the answer away from the asker.
-            let rest = async { tokio::io::copy(&mut reader.take(MAX_REST), &mut tokio::io::sink()).await };
-            timeout(PATIENCE, rest).await.map_err(late)??;
-            return Ok(());
-        }
-    }
-}
-
-/// The line that answers a request.
-async fn answer<H: Handler>(request: Request, handler: &H, queries: &Queries) -> Vec<u8> {
-    if let Err(failure) = request.check() {
-        return line_of(&Err(failure));
-    }
-    match request.class() {
-        Class::Summary | Class::List => queries.ask(request).await,
-        Class::Change => line_of(&handler.change(request).await),
-    }
-}
-
-fn refused(code: ErrorCode, text: String) -> Vec<u8> {
-    line_of(&Err(Failure::new(code, text)))
+/// Speaks HTTP until it is over.
+pub(super) async fn converse<H: Handler, S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    service: Arc<Service<H>>,
+    peer: Arc<Peer>,
+    patience: Duration,
+) -> Result<(), String> {
+    let answer = service_fn(|request| service.clone().respond(peer.clone(), request));
+    http1::Builder::new()
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience)
+        .serve_connection(TokioIo::new(Timed::new(stream, patience)), answer)
+        .await
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
         fs,
+        io::{BufRead as _, BufReader, Read as _, Write as _},
+        os::unix::net::UnixStream as Stream,
         path::{Path, PathBuf},
         thread,
+        time::Instant,
     };
 
-    use eastgate_api::Done;
+    use eastgate_api::{Done, ErrorCode, MAX_BODY};
 
     use super::*;
     use crate::control::socket::listen;
 
     /// Says that it is done, after a while where a list is asked for.
     struct Echo;
+
+    impl Site for Echo {
+        fn metrics(&self) -> Result<Vec<u8>, String> {
+            Ok(b"eastgate_echo 1\n".to_vec())
+        }
+
+        fn problems(&self) -> Vec<String> {
+            vec!["not ready: on purpose".to_owned()]
+        }
+    }
+
     impl Handler for Echo {
-        fn query(&self, request: Request) -> Result<Reply, Failure> {
+        fn query(&self, request: Request, _: &Scope) -> Result<Reply, Failure> {
             match request {
                 Request::Status {} => Ok(Reply::from(Done::default())),
                 Request::Trace(_) => panic!("on purpose"),
+                Request::Events(_) => Ok(Reply::Events(eastgate_api::Events::default())),
                 _ => {
                     thread::sleep(SLOW);
                     Ok(Reply::from(Done { count: 1, ..Done::default() }))
@@ -287,151 +183,184 @@ mod tests {
             }
         }
 
-        async fn change(&self, request: Request) -> Result<Reply, Failure> {
+        async fn change(&self, request: Request, _: &Scope) -> Result<Reply, Failure> {
             Err(Failure::new(ErrorCode::Failed, format!("not {request:?}")))
         }
     }
 
-    const FINE: &str = "{\"ok\":{\"count\":0,\"epoch\":0}}\n";
+    const FINE: &str = "{\"count\":0,\"epoch\":0}\n";
     const SLOW: Duration = Duration::from_millis(200);
 
-    async fn talk(lines: &[u8]) -> String {
-        let (client, server) = UnixStream::pair().unwrap();
-        let place = Place::new(&Arc::default());
-        let queries = Queries::start(&Arc::new(Echo)).unwrap();
-        let task = tokio::spawn(async move { converse(server, &Echo, &queries, &place).await });
-        let (mut reader, mut writer) = client.into_split();
-        let lines = lines.to_vec();
-        let write = tokio::spawn(async move {
-            let _ = writer.write_all(&lines).await;
-        });
-        let mut answer = String::new();
-        let _ = reader.read_to_string(&mut answer).await;
-        write.await.unwrap();
-        let _ = task.await.unwrap();
-        answer
+    /// Serves in a folder of its own, which goes with it.
+    struct Served {
+        folder: PathBuf,
+        path: PathBuf,
+        server: Option<Server>,
     }
 
-    async fn ask(path: &Path, request: &str) -> String {
-        let mut requester = UnixStream::connect(path).await.unwrap();
-        requester.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        let mut reader = BufReader::new(&mut requester);
-        timeout(Duration::from_secs(10), reader.read_line(&mut answer)).await.unwrap().unwrap();
-        answer
+    impl Served {
+        fn start(name: &str) -> Self {
+            let folder =
+                std::env::temp_dir().join(format!("eastgate-control-{}-{name}", std::process::id()));
+            fs::create_dir_all(&folder).unwrap();
+            let path = folder.join("sock");
+            let (listener, _) = listen(&path).unwrap();
+            let server = Server::start(listener, Arc::new(Echo)).unwrap();
+            Self { folder, path, server: Some(server) }
+        }
     }
 
-    #[tokio::test]
-    async fn requests_are_answered_one_a_line() {
-        let answer = talk(b"{\"status\":{}}\n{\"reload\":{}}\n").await;
-        assert_eq!(
-            answer,
-            "{\"ok\":{\"count\":0,\"epoch\":0}}\n{\"error\":\"not Reload\",\"code\":\"failed\"}\n"
+    impl Drop for Served {
+        fn drop(&mut self) {
+            self.server.take();
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+
+    /// What is answered to these bytes, until the conversation is over.
+    fn say(path: &Path, bytes: &[u8]) -> String {
+        let mut stream = Stream::connect(path).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8(answer).unwrap()
+    }
+
+    fn ask(path: &Path, line: &str, more: &str) -> String {
+        say(path, format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{more}\r\n").as_bytes())
+    }
+
+    fn post(path: &Path, target: &str, body: &str, kind: &str) -> String {
+        let head = format!("Content-Type: {kind}\r\nContent-Length: {}\r\n", body.len());
+        let head = format!("POST {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n{body}");
+        say(path, head.as_bytes())
+    }
+
+    #[test]
+    fn requests_are_answered_one_after_the_other() {
+        let served = Served::start("two");
+        let both = say(
+            &served.path,
+            b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\nPOST /v1/reload HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
         );
-    }
-
-    #[tokio::test]
-    async fn malformed_and_oversized_requests_are_refused() {
-        for bad in [
-            "{}\n",
-            "[]\n",
-            "{\"statu\":{}}\n",
-            "{\"flows\":{\"vni\":99999999}}\n",
-            "\u{0}\n",
-            "{\"flows\":{\"x\":1}}\n",
-        ] {
-            let answer = talk(bad.as_bytes()).await;
-            assert!(answer.starts_with("{\"error\":\"this is no request"), "{bad}: {answer}");
+        assert!(both.starts_with("HTTP/1.1 200 OK\r\n") && both.contains(FINE), "{both}");
+        assert!(both.ends_with("{\"error\":\"not Reload\",\"code\":\"failed\"}\n"), "{both}");
+        for header in ["content-type: application/json", "x-content-type-options: nosniff", "cache-control: no-store"] {
+            assert!(both.contains(header), "{both}");
         }
-        let answer = talk(&vec![b'x'; MAX_REQUEST * 2]).await;
-        assert!(answer.starts_with("{\"error\":\"a request has at most"), "{answer}");
+        assert!(!both.contains("access-control-"), "{both}");
     }
 
-    fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("eastgate-control-{}-{name}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        folder
-    }
-
-    #[tokio::test]
-    async fn who_says_nothing_makes_room_for_who_does() {
-        let folder = folder("idle");
-        let path = folder.join("sock");
-        let (listener, _) = listen(&path).unwrap();
-        let server = Server::start(listener, Arc::new(Echo)).unwrap();
-        let mut idle = Vec::new();
-        for _ in 0..4 * CONVERSATIONS {
-            idle.push(UnixStream::connect(&path).await.unwrap());
+    #[test]
+    fn pages_are_served_and_only_read() {
+        let served = Served::start("pages");
+        assert!(ask(&served.path, "GET /healthz", "").ends_with("\r\n\r\nok\n"));
+        let ready = ask(&served.path, "GET /readyz", "");
+        assert!(ready.starts_with("HTTP/1.1 503 ") && ready.ends_with("not ready: on purpose\n"), "{ready}");
+        assert!(ask(&served.path, "GET /metrics", "").ends_with("eastgate_echo 1\n"));
+        assert!(ask(&served.path, "GET /v1/openapi.json", "").contains("\"openapi\": \"3.1.0\""));
+        let page = ask(&served.path, "GET /", "");
+        assert!(page.contains("default-src 'self'") && page.contains("<title>eastgate"), "{page}");
+        assert!(ask(&served.path, "HEAD /", "").ends_with("\r\n\r\n"));
+        for path in ["/metrics", "/", "/v1/openapi.json"] {
+            let put = ask(&served.path, &format!("PUT {path}"), "");
+            assert!(put.starts_with("HTTP/1.1 405 ") && put.contains("allow: GET, HEAD"), "{put}");
         }
+    }
+
+    #[test]
+    fn malformed_and_oversized_requests_are_refused() {
+        let served = Served::start("bad");
+        let answer = ask(&served.path, "GET /v1/statu", "");
+        assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("did you mean /v1/status?"), "{answer}");
+        let answer = ask(&served.path, "PATCH /v1/staged", "");
+        assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: GET, DELETE"), "{answer}");
+        let answer = ask(&served.path, "GET /v1/flows?vni=99999999", "");
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("out of range"), "{answer}");
+        let answer = post(&served.path, "/v1/fdb/flush", "{\"x\":1}", "application/json");
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("unknown field"), "{answer}");
+        let answer = post(&served.path, "/v1/fdb/flush", "{\"vni\":1}", "text/plain");
+        assert!(answer.starts_with("HTTP/1.1 415 "), "{answer}");
+        let answer = post(&served.path, "/v1/trace", &"x".repeat(2 * MAX_BODY), "application/json");
+        assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("at most"), "{answer}");
+        let answer = ask(&served.path, &format!("GET /{}", "x".repeat(4 * MAX_HEAD)), "");
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+        for origin in ["https://evil.example", "null", "http://x", "https://x"] {
+            let answer = ask(&served.path, "GET /v1/status", &format!("Origin: {origin}\r\n"));
+            assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+        }
+    }
+
+    #[test]
+    fn a_command_line_of_before_is_told_what_to_use() {
+        let served = Served::start("old");
+        let mut stream = Stream::connect(&served.path).unwrap();
+        stream.write_all(b"{\"status\":{}}\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        assert!(line.contains("the daemon is newer") && line.ends_with("\"code\":\"malformed\"}\n"), "{line}");
+    }
+
+    #[test]
+    fn who_says_nothing_makes_room_for_who_does() {
+        let served = Served::start("idle");
+        let idle: Vec<_> = (0..4 * BOUNDS.all).map(|_| Stream::connect(&served.path).unwrap()).collect();
         for _ in 0..4 {
-            assert_eq!(ask(&path, "{\"status\":{}}\n").await, FINE);
+            assert!(ask(&served.path, "GET /v1/status", "").ends_with(FINE));
         }
-        drop(server);
-        fs::remove_dir_all(folder).unwrap();
+        drop(idle);
     }
 
-    #[tokio::test]
-    async fn a_summary_waits_for_no_list_and_those_that_wait_are_bounded() {
-        let folder = folder("lists");
-        let path = folder.join("sock");
-        let (listener, _) = listen(&path).unwrap();
-        let server = Server::start(listener, Arc::new(Echo)).unwrap();
+    #[test]
+    fn a_summary_waits_for_no_list_and_those_that_wait_are_bounded() {
+        let served = Served::start("lists");
         let lists: Vec<_> = (0..20)
             .map(|_| {
-                let path = path.clone();
-                tokio::spawn(async move { ask(&path, "{\"flows\":{}}\n").await })
+                let path = served.path.clone();
+                thread::spawn(move || ask(&path, "GET /v1/flows", ""))
             })
             .collect();
         let begun = Instant::now();
         for _ in 0..10 {
-            assert_eq!(ask(&path, "{\"status\":{}}\n").await, FINE);
+            assert!(ask(&served.path, "GET /v1/status", "").ends_with(FINE));
         }
         assert!(begun.elapsed() < 2 * SLOW, "{:?}", begun.elapsed());
         let mut answered = 0;
         for list in lists {
-            let answer = list.await.unwrap();
-            let refused = answer.ends_with("\"code\":\"busy\"}\n");
-            assert!(refused || answer.starts_with("{\"ok\":{\"count\":1,"), "{answer}");
+            let answer = list.join().unwrap();
+            let refused = answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1");
+            assert!(refused || answer.contains("{\"count\":1,"), "{answer}");
             answered += u32::from(!refused);
         }
         assert!((8..=10).contains(&answered), "{answered} of 20");
-        drop(server);
-        fs::remove_dir_all(folder).unwrap();
     }
 
-    #[tokio::test]
-    async fn a_query_that_fails_fails_alone() {
-        let trace = "{\"trace\":{\"vni\":1,\"proto\":6,\"src\":\"10.1.0.1\",\"dst\":\"10.1.0.2\"}}\n";
-        let answers = talk(
-            format!("{trace}{{\"flows\":{{\"mac\":\"02:00:00:00:00:01\"}}}}\n{{\"fdb\":{{}}}}\n").as_bytes(),
-        )
-        .await;
-        let answers: Vec<&str> = answers.lines().collect();
-        assert!(answers[0].contains("\"code\":\"failed\""), "{answers:?}");
-        assert!(answers[1].contains("\"code\":\"not-applicable\""), "{answers:?}");
-        assert!(answers[2].starts_with("{\"ok\":"), "{answers:?}");
+    #[test]
+    fn a_query_that_fails_fails_alone() {
+        let served = Served::start("panic");
+        let packet = r#"{"vni":1,"proto":6,"src":"10.1.0.1","dst":"10.1.0.2"}"#;
+        let answer = post(&served.path, "/v1/trace", packet, "application/json");
+        assert!(answer.starts_with("HTTP/1.1 500 ") && answer.contains("\"code\":\"failed\""), "{answer}");
+        let answer = ask(&served.path, "GET /v1/flows?mac=02:00:00:00:00:01", "");
+        assert!(answer.contains("\"code\":\"not-applicable\""), "{answer}");
+        assert!(ask(&served.path, "GET /v1/fdb", "").contains("{\"count\":1,"));
     }
 
-    #[tokio::test]
-    async fn who_does_not_read_makes_room_for_who_does() {
-        let table: Arc<Table> = Arc::default();
-        let places: Vec<Place> = (0..5).map(|_| Place::new(&table)).collect();
-        let tasks: Vec<_> = places.iter().map(|_| tokio::spawn(std::future::pending::<()>())).collect();
-        table.with(|entries| {
-            for (entry, task) in entries.iter_mut().zip(&tasks) {
-                entry.task = Some(task.abort_handle());
-            }
-        });
-        for place in &places {
-            place.waits(UNREAD / 4);
-        }
-        let mut ended = Vec::new();
-        for (number, task) in tasks.into_iter().enumerate() {
-            tokio::task::yield_now().await;
-            if task.is_finished() {
-                ended.push(number);
-            }
-        }
-        assert_eq!(ended, [0], "the one that has had its answer for longest");
+    #[test]
+    fn streams_begin_at_once_and_are_bounded() {
+        let served = Served::start("streams");
+        let follow = || {
+            let mut stream = Stream::connect(&served.path).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            stream.write_all(b"GET /v1/events?follow=true HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            let mut begin = [0; 12];
+            stream.read_exact(&mut begin).unwrap();
+            (stream, begin)
+        };
+        let all: Vec<_> = (0..STREAMS).map(|_| follow()).collect();
+        assert!(all.iter().all(|(_, begin)| begin == b"HTTP/1.1 200"));
+        assert_eq!(&follow().1, b"HTTP/1.1 503");
+        assert!(ask(&served.path, "GET /v1/status", "").ends_with(FINE));
     }
 }

@@ -10,7 +10,7 @@ use eastgate_wire::{Attachment, AttachmentId};
 
 use super::{Daemon, accelerate::device};
 use crate::{
-    control::{server::Server, socket},
+    control::{network::Network, server::Server, socket},
     http,
     io::{
         fastpath::KernelPath,
@@ -35,6 +35,10 @@ impl Daemon {
                 let listener = TcpListener::bind(address)
                     .with_context(|| format!("cannot serve metrics at {address} (--metrics)"))?;
                 self.watched = Some(http::Server::start(listener, self.view.clone())?);
+            }
+            Step::ServeApi { address } => {
+                let refusals = self.view.refusals.clone();
+                self.network = Some(Network::start(address, self.view.clone(), refusals)?);
             }
             Step::Set(change) => self.machine()?.set(change)?,
             Step::ClearAway { .. } => self.clear_away().await?,

@@ -238,6 +238,12 @@ impl View {
             ["cause"],
             status.punts.iter().map(|(cause, count)| ([&**cause], *count)),
         );
+        page.counters(
+            "eastgate_api_refusals_total",
+            "What the HTTP API has refused over the network before it came to a request, by why.",
+            ["why"],
+            self.refusals.counts().into_iter().map(|(why, count)| ([why], count)),
+        );
         self.count_drops(&mut page, &snapshot, &kernel.drops);
         let left_out = [
             ("endpoints", self.count_endpoints(&mut page, &snapshot)),

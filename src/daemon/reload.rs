@@ -16,6 +16,9 @@ impl Daemon {
     /// Reads the configuration again and puts it in force, whole or not at all.
     pub(super) async fn reload(&mut self) -> Result<Done, Failure> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
+        if let Some(network) = &self.network {
+            network.refresh();
+        }
         let result = self.try_reload().await;
         if result.is_err() {
             self.view.reloads.count(None);

@@ -7,6 +7,7 @@ mod expectations;
 mod flows;
 mod part;
 pub(super) mod rules;
+mod sight;
 mod staged;
 mod vdp;
 
@@ -17,7 +18,7 @@ use std::{
 
 use eastgate_api::{
     Done, EndpointRow, ErrorCode, Failure, FdbRow, Filter, FlowCounts, GroupRow, LearnedAddress, List,
-    Memory, NeighborRow, PolicyRow, PortStatus, Reply, Request, Restored, RuleRow, Status, Traffic,
+    Memory, NeighborRow, PolicyRow, PortStatus, Reply, Request, Restored, RuleRow, Scope, Status, Traffic,
     VtepStatus,
 };
 use eastgate_config::Rule;
@@ -90,11 +91,17 @@ fn learned_of(network: &Network, endpoint: &Endpoint) -> Vec<LearnedAddress> {
 }
 
 impl View {
-    /// Answers a query. It is called on threads beside the daemon's loop, and reads only what they share.
-    pub(super) fn show(&self, request: Request) -> Result<Reply, Failure> {
+    /// Answers a query, as far as the scope goes. It is called on threads beside the daemon's loop, and reads only what they share.
+    pub(super) fn show(&self, mut request: Request, scope: &Scope) -> Result<Reply, Failure> {
         let snapshot = self.shared.snapshot_arc();
+        if let Some(filter) = request.filter_mut() {
+            filter.scope = scope.clone();
+        }
         Ok(match request {
-            Request::Status {} => Reply::Status(Box::new(self.status(&snapshot))),
+            Request::Status {} if scope.is_all() => Reply::Status(Box::new(self.status(&snapshot))),
+            Request::Status {} => {
+                Reply::Status(Box::new(sight::narrowed(self.status(&snapshot), &snapshot, scope)))
+            }
             Request::Endpoints(filter) => Reply::Endpoints(self.endpoints(&snapshot, &filter)?),
             Request::Fdb(filter) => Reply::Fdb(self.fdb(&snapshot, &filter)?),
             Request::Flows(filter) => Reply::Flows(self.flows(&snapshot, &filter)?),
@@ -105,6 +112,7 @@ impl View {
             Request::Rules(filter) => Reply::Rules(self.rules(&snapshot, &filter)?),
             Request::Events(filter) => Reply::Events(self.events(&snapshot, &filter)?),
             Request::Trace(packet) => {
+                sight::check_trace(&snapshot, scope, &packet)?;
                 let live = trace::Live {
                     flows: &|key| self.flows_between(key),
                     expected: &|key| self.shared.helpers.find(key, clock::now()),
@@ -346,6 +354,7 @@ impl View {
         let which = filter.mac.map_or(Flush::All, Flush::Mac);
         let networks =
             snapshot.learning_networks().filter(|network| filter.vni.is_none_or(|vni| vni == network.vni));
+        let networks = networks.filter(|network| filter.scope.has(&network.tenant.name));
         let count = networks.map(|network| lock(&network.state.fdb).flush(which) as u64).sum();
         Done { count, epoch: snapshot.epoch, ..Done::default() }
     }
@@ -390,11 +399,14 @@ fn problems<'m>(
     problems
 }
 
+/// Those that the filter and its scope leave.
 fn networks<'s>(snapshot: &'s Snapshot, filter: &Filter) -> Vec<&'s Arc<Network>> {
-    match filter.vni {
+    let mut networks = match filter.vni {
         Some(vni) => snapshot.network(vni).into_iter().collect(),
         None => snapshot.networks(),
-    }
+    };
+    networks.retain(|network| filter.scope.has(&network.tenant.name));
+    networks
 }
 
 fn neighbors(snapshot: &Snapshot, filter: &Filter) -> Result<List<NeighborRow>, Failure> {

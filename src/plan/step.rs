@@ -15,6 +15,8 @@ use eastgate_wire::{AttachmentId, MacAddr, VlanId, VtepAddr};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::control::network::Address;
+
 /// What a device is to eastgate, as far as it decides which programs stand there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
@@ -73,6 +75,11 @@ pub enum Step {
     ServeMetrics {
         /// Where
         address: SocketAddr,
+    },
+    /// The API over TLS
+    ServeApi {
+        /// Where, and by which files
+        address: Address,
     },
     /// An interface setting is written.
     Set(Change),
@@ -269,7 +276,8 @@ impl Step {
             | Self::ServeStations { .. }
             | Self::Listen { .. }
             | Self::ListenForPunts { .. }
-            | Self::ServeMetrics { .. } => Undo::WithDaemon,
+            | Self::ServeMetrics { .. }
+            | Self::ServeApi { .. } => Undo::WithDaemon,
         })
     }
 
@@ -295,6 +303,12 @@ impl Step {
                 address.to_string(),
                 "/metrics, /healthz and /readyz over HTTP".into(),
                 "whoever watches the daemon",
+            ),
+            Self::ServeApi { address } => line(
+                "serve",
+                address.address.to_string(),
+                format!("the HTTP API over TLS, to the tokens of {}", address.tokens.display()),
+                "whoever asks from elsewhere",
             ),
             Self::Set(change) => line(
                 "set",

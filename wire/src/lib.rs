@@ -18,6 +18,7 @@ pub mod names;
 pub mod ownership;
 pub mod rate;
 pub mod reply;
+mod schema;
 pub mod table;
 pub mod time;
 pub mod view;

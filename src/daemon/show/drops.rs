@@ -9,7 +9,7 @@ use eastgate_dataplane::{
 };
 use eastgate_wire::{Instant, Location, MacAddr, Vni, names};
 
-use super::{View, ends::Ends, part::Part};
+use super::{View, ends::Ends, part::Part, sight::Sight};
 use crate::io::clock;
 
 /// Frames that a row lists one by one.
@@ -19,12 +19,12 @@ impl View {
     pub(super) fn drops(&self, snapshot: &Snapshot, filter: &Filter) -> Result<DropRows, Failure> {
         let (part, ends) = (Part::of(filter)?, Ends::of(snapshot, filter)?);
         let about = About { snapshot, filter, ends: ends.as_ref() };
-        let now = clock::now();
+        let (now, sight) = (clock::now(), Sight::of(snapshot, &filter.scope));
         let rows = if filter.audit { would_drop_details(&self.shared.counters) } else { self.dropped_rows() };
         let mut found = DropRows::default();
         let mut shown = Vec::new();
         for row in rows.into_iter().filter(|row| row.count.frames > 0) {
-            if filter.vni.is_some_and(|vni| row.key.vni != Some(vni)) {
+            if filter.vni.is_some_and(|vni| row.key.vni != Some(vni)) || !sight.has_any(row.key.vni) {
                 continue;
             }
             let Some(row) = about.narrow(row, &mut found.unknown_frames) else { continue };

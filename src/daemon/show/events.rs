@@ -20,6 +20,7 @@ use super::{
     ends::Ends,
     expectations::related_to,
     part,
+    sight::Sight,
 };
 use crate::daemon::{
     events::{Told, lost_between},
@@ -210,12 +211,14 @@ struct Wanted<'s> {
     filter: &'s Filter,
     ends: Option<Ends<'s>>,
     members: Option<Ends<'s>>,
+    sight: Sight,
 }
 
 impl<'s> Wanted<'s> {
     fn of(snapshot: &'s Snapshot, filter: &'s Filter) -> Result<Self, Failure> {
         let (ends, members) = (Ends::of(snapshot, filter)?, Ends::of_group(snapshot, filter)?);
-        let wanted = Self { snapshot, filter, ends, members };
+        let sight = Sight::of(snapshot, &filter.scope);
+        let wanted = Self { snapshot, filter, ends, members, sight };
         let names_networks = filter.tenant.is_some() || filter.network.is_some();
         if names_networks && !snapshot.networks().into_iter().any(|network| wanted.has_network(network)) {
             let text = "no network of this host is of that tenant or has that name: `status` counts them, `show policy` lists them";
@@ -229,7 +232,8 @@ impl<'s> Wanted<'s> {
         let has_name = |wanted: &String| {
             *wanted == network.name || network.name.split_once('/').is_some_and(|it| it.1 == wanted)
         };
-        tenant.as_deref().is_none_or(|tenant| tenant == &*network.tenant.name)
+        self.sight.has(network.vni)
+            && tenant.as_deref().is_none_or(|tenant| tenant == &*network.tenant.name)
             && name.as_ref().is_none_or(has_name)
     }
 
@@ -258,7 +262,8 @@ impl<'s> Wanted<'s> {
                     || sender().is_some_and(|sender| ends.has(vni, sender))
             })
         };
-        filter.vni.is_none_or(|vni| about.vni == Some(vni))
+        self.sight.has_any(about.vni)
+            && filter.vni.is_none_or(|vni| about.vni == Some(vni))
             && filter.address.is_none_or(|ip| addresses().any(|address| address == ip.into()))
             && filter.proto.is_none_or(|proto| about.proto == Some(proto))
             && filter.port.is_none_or(|port| {

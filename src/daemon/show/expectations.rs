@@ -5,7 +5,7 @@ use eastgate_conntrack::{expect::Related, helper::Unheeded};
 use eastgate_dataplane::{pipeline::helpers, snapshot::Snapshot};
 use eastgate_wire::{FlowKey, names};
 
-use super::{View, ends::Ends, part::Part};
+use super::{View, ends::Ends, part::Part, sight::Sight};
 use crate::io::clock;
 
 /// The control flow of a flow that a packet with this key has opened, or would open.
@@ -21,10 +21,11 @@ impl View {
         filter: &Filter,
     ) -> Result<List<ExpectationRow>, Failure> {
         let (part, ends) = (Part::of(filter)?, Ends::of(snapshot, filter)?);
-        let now = clock::now();
+        let (now, sight) = (clock::now(), Sight::of(snapshot, &filter.scope));
         let wanted = |key: &FlowKey| {
             let both = [key.src, key.dst];
-            filter.vni.is_none_or(|vni| vni == key.vni)
+            sight.has(key.vni)
+                && filter.vni.is_none_or(|vni| vni == key.vni)
                 && filter.proto.is_none_or(|proto| proto == key.proto)
                 && filter.port.is_none_or(|port| port == key.dport)
                 && filter.address.is_none_or(|address| both.contains(&address.into()))

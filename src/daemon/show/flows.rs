@@ -10,7 +10,7 @@ use eastgate_dataplane::{
 };
 use eastgate_wire::{Addr, FlowKey, Instant, Leg, Vni, names};
 
-use super::{View, ends::Ends, expectations::related_to, part};
+use super::{View, ends::Ends, expectations::related_to, part, sight::Sight};
 use crate::io::clock;
 
 /// Places of the flow table looked at while a shard is locked.
@@ -177,11 +177,12 @@ struct Wanted<'a> {
     filter: FlowFilter,
     state: Option<&'a str>,
     ends: Option<Ends<'a>>,
+    sight: Sight,
 }
 
 impl<'a> Wanted<'a> {
     fn of(snapshot: &'a Snapshot, filter: &'a Filter) -> Result<Self, Failure> {
-        let ends = Ends::of(snapshot, filter)?;
+        let (ends, sight) = (Ends::of(snapshot, filter)?, Sight::of(snapshot, &filter.scope));
         let state = filter.state.as_deref();
         let filter = FlowFilter {
             vni: filter.vni,
@@ -190,13 +191,14 @@ impl<'a> Wanted<'a> {
             port: filter.port,
             ..FlowFilter::default()
         };
-        Ok(Self { filter, state, ends })
+        Ok(Self { filter, state, ends, sight })
     }
 
     /// What [`FlowFilter`] does not know.
     fn fits(&self, flow: &FlowInfo) -> bool {
         let FlowKey { vni, src, dst, .. } = flow.key;
-        self.state.is_none_or(|state| state == flow.state.name())
+        self.sight.has(vni)
+            && self.state.is_none_or(|state| state == flow.state.name())
             && self
                 .ends
                 .as_ref()

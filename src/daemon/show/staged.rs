@@ -16,7 +16,7 @@ use eastgate_wire::{
     view::{HeaderBits, proto, tcp_flags},
 };
 
-use super::{View, drops::refused_by, events::rule, part::Part};
+use super::{View, drops::refused_by, events::rule, part::Part, sight::Sight};
 use crate::{
     daemon::staged::{Kind, Says, Staged, Tally},
     io::clock,
@@ -30,7 +30,8 @@ impl View {
         let staged = lock(&self.staged);
         let Some(staged) = staged.as_ref() else { return Ok(StagedRows::default()) };
         let now = clock::now();
-        let wanted = |vni: Vni| filter.vni.is_none_or(|wanted| wanted == vni);
+        let sight = Sight::of(live, &filter.scope);
+        let wanted = |vni: Vni| sight.has(vni) && filter.vni.is_none_or(|wanted| wanted == vni);
         let about = About { live, staged, now };
         let flows = staged.refused.iter().filter(|(kind, _)| wanted(kind.vni));
         let mut rows: Vec<StagedRow> = flows.map(|(kind, tally)| about.flow(kind, tally)).collect();

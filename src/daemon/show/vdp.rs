@@ -4,7 +4,7 @@ use eastgate_api::{Failure, Filter, List, MachineRow, StationPort};
 use eastgate_dataplane::snapshot::Snapshot;
 use eastgate_wire::{MacAddr, VlanId};
 
-use super::{View, ends::Ends, part::Part, port_state};
+use super::{View, ends::Ends, part::Part, port_state, sight::Sight};
 use crate::{
     daemon::{
         Visible,
@@ -19,7 +19,7 @@ use crate::{
 impl View {
     pub(super) fn machines(&self, snapshot: &Snapshot, filter: &Filter) -> Result<List<MachineRow>, Failure> {
         let (part, ends) = (Part::of(filter)?, Ends::of(snapshot, filter)?);
-        let now = clock::now();
+        let (now, sight) = (clock::now(), Sight::of(snapshot, &filter.scope));
         let row = |(seat, machine): (&Seat, &Machine)| {
             let tenant = snapshot.config.tenant(&seat.tenant)?;
             let network = tenant.networks.get(&seat.network)?;
@@ -43,7 +43,8 @@ impl View {
         };
         let wanted = |row: &MachineRow| {
             let is_meant = |mac: MacAddr| filter.mac.is_none_or(|wanted| wanted == mac);
-            filter.vni.is_none_or(|vni| vni == row.vni)
+            sight.has(row.vni)
+                && filter.vni.is_none_or(|vni| vni == row.vni)
                 && is_meant(row.mac)
                 && ends.as_ref().is_none_or(|ends| ends.has_mac(row.vni, row.mac))
         };
