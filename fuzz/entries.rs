@@ -208,8 +208,14 @@ pub fn config(bytes: &[u8]) {
     }
 }
 
-/// A line on the control socket, from either side.
+/// A request of the HTTP API (a line with its method and its target, then its body), and an answer.
 pub fn control(bytes: &[u8]) {
-    let _ = serde_json::from_slice::<eastgate_api::Request>(bytes);
     let _ = serde_json::from_slice::<eastgate_api::Status>(bytes);
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (line, body) = text.split_once('\n').unwrap_or((text, ""));
+    let (method, target) = line.split_once(' ').unwrap_or((line, ""));
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    if let Ok(route) = eastgate_api::find(method, path) {
+        let _ = route.read(eastgate_api::Body { query, bytes: body.as_bytes() });
+    }
 }

@@ -124,11 +124,11 @@ fn seeds() -> BTreeMap<(&'static str, &'static str), Vec<u8>> {
         seeds.insert(("config", name), text.as_bytes().to_vec());
     }
     for (name, text) in [
-        ("status", r#"{"status":{}}"#),
-        ("flows", r#"{"flows":{"vni":5001,"address":"10.1.0.11","port":443,"proto":"tcp","limit":5}}"#),
+        ("status", "GET /v1/status"),
+        ("flows", "GET /v1/flows?vni=5001&address=10.1.0.11&port=443&proto=tcp&limit=5&endpoint=acme%2Fweb1"),
         (
             "trace",
-            r#"{"trace":{"vni":5001,"proto":"tcp","src":"10.1.0.11","dst":"10.1.0.21","sport":1,"dport":2}}"#,
+            "POST /v1/trace\n{\"vni\":5001,\"proto\":6,\"src\":\"10.1.0.11\",\"dst\":\"10.1.0.21\",\"sport\":1,\"dport\":2}",
         ),
     ] {
         seeds.insert(("control", name), text.as_bytes().to_vec());

@@ -454,7 +454,7 @@ fn noise_for_the_control_socket() -> Vec<Vec<u8>> {
             match below(4) {
                 0 => bytes[at] = below(256) as u8,
                 1 => bytes.truncate(at.max(1)),
-                2 => bytes.insert(at, b"{}[]\",:0e-\r\n?&%"[below(16)]),
+                2 => bytes.insert(at, b"{}[]\",:0e-\r\n?&%"[below(15)]),
                 _ => bytes.extend_from_within(at..),
             }
         }

@@ -357,6 +357,51 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "tests/life.rs::noise_on_the_control_socket_harms_nobody",
             ),
             (
+                "The API without credentials, with a token in the query, with one that is nobody's",
+                "401; nothing is answered or done",
+                "tests/api/attacks.rs::without_credentials_nothing_is_answered_or_done",
+            ),
+            (
+                "Tokens that are guessed",
+                "429 after a few; counted",
+                "tests/api/attacks.rs::tokens_are_not_guessed",
+            ),
+            (
+                "A token of one tenant for rows, names and flows of another",
+                "as if there were none",
+                "tests/api.rs::a_token_of_a_tenant_sees_nothing_of_others",
+            ),
+            (
+                "A token for more than its role",
+                "403",
+                "tests/api.rs::a_role_is_good_for_what_it_says",
+            ),
+            (
+                "Requests that are too long, too deep, malformed, of other types and methods",
+                "4xx with what is wrong; nothing is done",
+                "tests/api/attacks.rs::what_is_oversized_or_malformed_is_refused",
+            ),
+            (
+                "A browser's page of another origin, its preflight, a name of its own led here",
+                "403, and no CORS header",
+                "tests/api/attacks.rs::a_page_of_another_origin_gets_nothing",
+            ),
+            (
+                "The API without TLS, by an old version or without a cipher",
+                "no answer",
+                "tests/api/attacks.rs::without_tls_nobody_is_answered",
+            ),
+            (
+                "Tokens, their hashes and the key in logs, `status`, the support archive, the command line",
+                "not there",
+                "tests/api/attacks.rs::secrets_are_in_no_log_and_no_dump",
+            ),
+            (
+                "A thousand clients of the API that are silent, half-open, slow, without end, or read nothing",
+                "no datagram is lost; the control socket answers",
+                "tests/api/hostile.rs::a_thousand_hostile_clients_harm_neither_traffic_nor_control",
+            ),
+            (
                 "Changed bytes for each thing that reads bytes",
                 "an error, and no panic",
                 "tests/fuzz.rs::no_entry_panics",

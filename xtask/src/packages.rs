@@ -118,7 +118,7 @@ const PACKAGES: &[Package] = &[
         name: "curl",
         probe: &["curl", "--version"],
         needed_by: &[Need::Test, Need::Appliance],
-        reason: "by a real FTP and TFTP client; machines of the emulated switch get pages by it",
+        reason: "by a real FTP and TFTP client; the API is asked by it; machines of the emulated switch get pages by it",
     },
     Package {
         name: "libusrsctp-examples",
@@ -148,7 +148,13 @@ const PACKAGES: &[Package] = &[
         name: "python3-jsonschema",
         probe: &["/usr/bin/python3", "-c", "from jsonschema import Draft202012Validator"],
         needed_by: &[Need::Test],
-        reason: "the schema of configurations is held to the examples by it",
+        reason: "the schema of configurations is held to the examples by it, the description of the API to its answers",
+    },
+    Package {
+        name: "openssl",
+        probe: &["openssl", "version"],
+        needed_by: &[Need::Test],
+        reason: "makes certificates for the API",
     },
     Package {
         name: "python3-scapy",
