@@ -13,6 +13,7 @@ mod metrics;
 mod ports;
 mod reload;
 mod show;
+mod signals;
 mod staged;
 mod underlay;
 mod upkeep;
@@ -36,10 +37,7 @@ use eastgate_dataplane::{
 };
 use eastgate_wire::AttachmentId;
 use serde_json::{Value, json};
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, oneshot},
-};
+use tokio::sync::{mpsc, oneshot};
 
 pub use self::accelerate::Dataplane;
 pub(crate) use self::accelerate::pin_folder;
@@ -49,6 +47,7 @@ use self::{
     metrics::{Reloads, Told},
     ports::OpenDevice,
     reload::{nothing_to_do, within_open_files},
+    signals::Signals,
     staged::Staged,
     underlay::ActiveUnderlay,
     vdp::{Desk, Stations, terms::Terms},
@@ -235,25 +234,6 @@ pub(crate) enum PortState {
     Absent,
     /// It cannot be served, and is closed; tried again every second.
     Failed(String),
-}
-
-/// What it is told from outside of its socket.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    /// Heard from now on, and kept until somebody asks. Before there is another runtime: all of them take signals from one pipe, and
-    /// one that comes while nobody here is listening is lost.
-    fn hear() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
 }
 
 struct Daemon {

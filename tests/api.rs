@@ -31,7 +31,8 @@ fn arguments(lab: &Lab, route: &Route) -> Vec<String> {
         Takes::Nothing(_) | Takes::Query(_) => Vec::new(),
         Takes::Filter(_) => body(r#"{"vni":5001}"#).into(),
         Takes::Packet(_) => {
-            body(r#"{"vni":5001,"proto":17,"src":"10.1.0.11","dst":"10.1.0.12","sport":1,"dport":7001}"#).into()
+            body(r#"{"vni":5001,"proto":17,"src":"10.1.0.11","dst":"10.1.0.12","sport":1,"dport":7001}"#)
+                .into()
         }
         Takes::File(_) => body(&json!({ "config": lab.site.config }).to_string()).into(),
     }
@@ -62,7 +63,10 @@ fn unfit(api: &Value, answers: &[(String, Value)]) -> String {
     let question = json!({ "api": api, "answers": answers }).to_string();
     child.stdin.take().unwrap().write_all(question.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "python3-jsonschema is there: `cargo xtask test` fetches it: {output:?}");
+    assert!(
+        output.status.success(),
+        "python3-jsonschema is there: `cargo xtask test` fetches it: {output:?}"
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -72,7 +76,8 @@ fn every_route_answers_as_it_is_described() {
     lab.make_something_happen();
     let api = lab.ask("ops", "GET", "/v1/openapi.json", &[]).json();
     assert_eq!(api, lab.ask_socket("GET", "/v1/openapi.json", &[]).json());
-    let described: usize = api["paths"].as_object().unwrap().values().map(|it| it.as_object().unwrap().len()).sum();
+    let described: usize =
+        api["paths"].as_object().unwrap().values().map(|it| it.as_object().unwrap().len()).sum();
     assert_eq!(described, ROUTES.len() + PAGES.len(), "nothing is described that there is not");
     let mut answers = Vec::new();
     // What is staged is shown before it is thrown away.
@@ -98,7 +103,8 @@ fn every_route_answers_as_it_is_described() {
         }
     }
     let failure = "/components/schemas/Failure".to_owned();
-    for (status, target) in [(404, "/v1/flow"), (400, "/v1/flows?vni=x"), (422, "/v1/flows?endpoint=nobody")] {
+    for (status, target) in [(404, "/v1/flow"), (400, "/v1/flows?vni=x"), (422, "/v1/flows?endpoint=nobody")]
+    {
         let answer = lab.ask("ops", "GET", target, &[]);
         assert_eq!(answer.status, status, "{answer:?}");
         answers.push((failure.clone(), answer.json()));
@@ -107,14 +113,19 @@ fn every_route_answers_as_it_is_described() {
         let of = |(_, answer): &(String, Value)| answer[name].as_array().map_or(0, Vec::len);
         answers.iter().map(of).max().unwrap_or_default()
     };
-    for list in ["endpoints", "fdb", "flows", "neighbors", "drops", "rules", "policy", "events", "ports", "steps"] {
+    for list in
+        ["endpoints", "fdb", "flows", "neighbors", "drops", "rules", "policy", "events", "ports", "steps"]
+    {
         assert!(rows(list) > 0, "no answer has {list}: what is empty says nothing");
     }
     let wrong = unfit(&api, &answers);
     assert!(wrong.is_empty(), "{wrong}");
     let mut changed = answers[0].1.clone();
     changed["epoch"] = json!("seven");
-    assert!(unfit(&api, &[(answers[0].0.clone(), changed)]).contains("epoch"), "the validator sees what is wrong");
+    assert!(
+        unfit(&api, &[(answers[0].0.clone(), changed)]).contains("epoch"),
+        "the validator sees what is wrong"
+    );
 }
 
 /// What the repository has is what is served.
@@ -140,13 +151,20 @@ fn a_role_is_good_for_what_it_says() {
             if role >= route.role() {
                 assert_eq!(answer.status, 200, "{token} {}: {answer:?}", route.name());
             } else {
-                assert_eq!((answer.status, answer.code().as_str()), (403, "forbidden"), "{token}: {answer:?}");
+                assert_eq!(
+                    (answer.status, answer.code().as_str()),
+                    (403, "forbidden"),
+                    "{token}: {answer:?}"
+                );
                 assert!(answer.body.contains(route.role().name()), "{answer:?}");
             }
         }
     }
     let log = lab.alpha.log();
-    assert!(log.contains("POST /v1/reload") && log.contains("ops"), "who has changed something is told: {log}");
+    assert!(
+        log.contains("POST /v1/reload") && log.contains("ops"),
+        "who has changed something is told: {log}"
+    );
 }
 
 #[test]
@@ -213,7 +231,10 @@ fn a_token_of_a_tenant_sees_nothing_of_others() {
         let more = body(json);
         let more = more.each_ref().map(String::as_str);
         assert_eq!(lab.ask("kill", "POST", "/v1/flows/kill", &more).status, 200);
-        assert_eq!(lab.ask("kill", "POST", "/v1/fdb/flush", &body("{}").each_ref().map(String::as_str)).status, 200);
+        assert_eq!(
+            lab.ask("kill", "POST", "/v1/fdb/flush", &body("{}").each_ref().map(String::as_str)).status,
+            200
+        );
     }
     assert_eq!((live(6001), live(5001)), (before, 0));
 }
@@ -309,7 +330,9 @@ fn a_certificate_is_taken_when_it_is_another() {
     private(&lab.path("trusted.pem"), &first);
     let status = |authority: &str| {
         let mut command = lab.site.alpha.command("curl");
-        command.args(["-q", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--cacert"]).arg(lab.path(authority));
+        command
+            .args(["-q", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--cacert"])
+            .arg(lab.path(authority));
         command.args(["--resolve", &format!("{}:{}:127.0.0.1", lab::NAME, lab::PORT)]);
         let output = command.arg(format!("https://{}:{}/healthz", lab::NAME, lab::PORT)).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
@@ -378,7 +401,9 @@ fn old_and_new_tell_each_other_apart() {
         let (mut stream, _) = listener.accept().unwrap();
         let mut some = [0; 64];
         let _ = stream.read(&mut some).unwrap();
-        stream.write_all(b"{\"error\":\"this is no request: expected value\",\"code\":\"malformed\"}\n").unwrap();
+        stream
+            .write_all(b"{\"error\":\"this is no request: expected value\",\"code\":\"malformed\"}\n")
+            .unwrap();
     });
     let output = Command::new(EASTGATE).args(["status", "--socket"]).arg(&path).output().unwrap();
     old.join().unwrap();

@@ -122,7 +122,11 @@ pub const ROUTES: [Route; 18] = [
         summary: "Throws the staged version away",
     },
     post("/v1/fdb/flush", Takes::Filter(Request::FdbFlush), "Forgets learned FDB entries"),
-    post("/v1/flows/kill", Takes::Filter(Request::FlowsKill), "Ends flows: their next packet is decided anew"),
+    post(
+        "/v1/flows/kill",
+        Takes::Filter(Request::FlowsKill),
+        "Ends flows: their next packet is decided anew",
+    ),
 ];
 
 /// A page that is no answer to a request.
@@ -268,9 +272,7 @@ impl Route {
         }
         let request = match self.takes {
             Takes::Nothing(request) => request(),
-            Takes::Query(request) => {
-                request(query::read(&name, &pairs, self.criteria(), self.parameters())?)
-            }
+            Takes::Query(request) => request(query::read(&name, &pairs, self.criteria(), self.parameters())?),
             Takes::Filter(request) if is_nothing(call.bytes) => request(Filter::default()),
             Takes::Filter(request) => request(read_json(&name, call.bytes)?),
             Takes::Packet(request) => request(read_json(&name, call.bytes)?),

@@ -128,12 +128,7 @@ pub(super) fn pack(options: &Support) -> Result<u8> {
         options.subject.host.as_deref().or(facts.site.as_ref().map(|site| &*site.host)),
     )
     .and_then(|(_, snapshot)| {
-        plan::of_machine(
-            &snapshot,
-            &options.subject.carrier,
-            &options.ask.daemon.socket,
-            &options.monitoring,
-        )
+        plan::of_machine(&snapshot, &options.subject.carrier, &options.ask.daemon.socket, &options.monitoring)
     });
     match planned {
         Ok(lines) => pack.json("plan.json", &lines),

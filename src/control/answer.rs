@@ -59,12 +59,12 @@ fn written(most: usize, answer: &impl Serialize) -> Result<Bytes, Failure> {
             Ok(line.bytes.into())
         }
         Err(error) if error.is_io() => {
-            let text = format!("the answer has more than {most} bytes: ask for less, with a limit or another filter");
+            let text = format!(
+                "the answer has more than {most} bytes: ask for less, with a limit or another filter"
+            );
             Err(Failure::new(ErrorCode::TooLarge, text))
         }
-        Err(error) => {
-            Err(Failure::new(ErrorCode::Failed, format!("the answer cannot be written: {error}")))
-        }
+        Err(error) => Err(Failure::new(ErrorCode::Failed, format!("the answer cannot be written: {error}"))),
     }
 }
 

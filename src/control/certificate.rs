@@ -100,11 +100,7 @@ impl ResolvesServerCert for Certificate {
     }
 }
 
-fn load(
-    certificate: &Path,
-    key: &Path,
-    provider: &CryptoProvider,
-) -> Result<(Stamps, Arc<CertifiedKey>)> {
+fn load(certificate: &Path, key: &Path, provider: &CryptoProvider) -> Result<(Stamps, Arc<CertifiedKey>)> {
     let (shown, shown_key) = (certificate.display(), key.display());
     let (stamp, pem) = read(certificate)?;
     let chain = CertificateDer::pem_slice_iter(&pem)
@@ -173,7 +169,8 @@ mod tests {
         assert!(format!("{:#}", told()).contains("c.pem cannot be read"));
         std::fs::write(&certificate, "nothing").unwrap();
         assert!(told().to_string().contains("no certificate in PEM"));
-        std::fs::write(&certificate, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+        std::fs::write(&certificate, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+            .unwrap();
         std::fs::write(&key, "-----BEGIN PRIVATE KEY-----\nsecret\n").unwrap();
         use std::os::unix::fs::PermissionsExt as _;
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o604)).unwrap();

@@ -99,13 +99,23 @@ pub(super) struct Door {
     of_a_token: Rates<Arc<str>>,
     of_a_source: Rates<IpAddr>,
     failed: Rates<IpAddr>,
+    told: Rates<()>,
     pub(super) refusals: Arc<Refusals>,
 }
 
 impl Door {
     pub(super) fn new(tokens: Tokens, certificate: Arc<Certificate>, refusals: Arc<Refusals>) -> Self {
-        let (of_a_token, of_a_source) = (Rates::new(OF_A_TOKEN, REMEMBERED), Rates::new(OF_A_SOURCE, REMEMBERED));
-        Self { tokens, certificate, of_a_token, of_a_source, failed: Rates::new(FAILED, REMEMBERED), refusals }
+        let (of_a_token, of_a_source) =
+            (Rates::new(OF_A_TOKEN, REMEMBERED), Rates::new(OF_A_SOURCE, REMEMBERED));
+        Self {
+            tokens,
+            certificate,
+            of_a_token,
+            of_a_source,
+            failed: Rates::new(FAILED, REMEMBERED),
+            told: Rates::new(FAILED, 1),
+            refusals,
+        }
     }
 
     /// Files that are others are read again.
@@ -136,9 +146,7 @@ impl Door {
         };
         let at = now();
         // Guesses are few, and so cost nothing; whoever has shown a token here before does not suffer for a neighbour's.
-        if !peer.has_shown_a_token()
-            && peer.source.is_some_and(|source| !self.failed.has_any(&source, at))
-        {
+        if !peer.has_shown_a_token() && peer.source.is_some_and(|source| !self.failed.has_any(&source, at)) {
             return Err(self.too_often("unknown tokens come from this address"));
         }
         let bearer = shown.to_str().ok().and_then(|shown| shown.split_once(' '));
@@ -146,6 +154,9 @@ impl Door {
         let Some(token) = bearer.and_then(|(_, token)| self.tokens.find(token.trim())) else {
             if let Some(source) = peer.source {
                 self.failed.take(&source, at);
+            }
+            // However many there are, the log has room for something else.
+            if let Some(source) = peer.source.filter(|_| self.told.take(&(), at)) {
                 tracing::warn!(from = %source, "a token that is not known was shown to the API");
             }
             self.refusals.count(Refusal::Token);

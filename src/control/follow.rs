@@ -47,7 +47,8 @@ pub(super) async fn follow<H: Handler>(
             said = Instant::now();
         }
         if !service.still_admits(&caller) {
-            let _ = to.send(last(&Failure::new(ErrorCode::Unauthenticated, "the token is good no more"))).await;
+            let _ =
+                to.send(last(&Failure::new(ErrorCode::Unauthenticated, "the token is good no more"))).await;
             return;
         }
         let part = {

@@ -23,7 +23,7 @@ use super::{
     service::{Gate, Peer, Service},
     tokens::Tokens,
 };
-use crate::io::{clock::now, serving::Serving};
+use crate::io::{clock::now, serving::Serving, sysopt::make_way};
 
 /// Connections at one time, and of one source. Whoever has shown no token makes room first.
 const BOUNDS: Bounds = Bounds { all: 256, of_a_source: 64, unread: 2 * MAX_ANSWER };
@@ -70,16 +70,18 @@ impl Network {
     /// When nobody can listen there, or one of the files is not as it is to be.
     pub fn start<H: Handler>(options: &Address, handler: Arc<H>, refusals: Arc<Refusals>) -> Result<Self> {
         let Address { address, certificate, key, tokens } = options;
-        let certificate = Arc::new(Certificate::open(certificate, key).context("--api-certificate, --api-key")?);
+        let certificate =
+            Arc::new(Certificate::open(certificate, key).context("--api-certificate, --api-key")?);
         let tokens = Tokens::open(tokens).context("--api-tokens")?;
         let tls = certificate.tls()?;
-        let listener =
-            TcpListener::bind(address).with_context(|| format!("cannot serve the API at {address} (--api)"))?;
+        let listener = TcpListener::bind(address)
+            .with_context(|| format!("cannot serve the API at {address} (--api)"))?;
         listener.set_nonblocking(true)?;
         let door = Door::new(tokens, certificate, refusals);
         let service = Arc::new(Service::new("api-", handler, Gate::Door(door), STREAMS)?);
         let (refresh, told) = mpsc::channel(1);
         let begin = move || {
+            make_way();
             let listener = tokio::net::TcpListener::from_std(listener)?;
             Ok(serve(listener, tls, service, told))
         };

@@ -100,7 +100,9 @@ impl Table {
             while unread > self.bounds.unread {
                 let others =
                     places.entries.iter_mut().filter(|entry| entry.unread > 0 && entry.number != newest);
-                let Some(slowest) = others.min_by_key(|entry| (entry.known, entry.waits_since)) else { return };
+                let Some(slowest) = others.min_by_key(|entry| (entry.known, entry.waits_since)) else {
+                    return;
+                };
                 unread -= std::mem::take(&mut slowest.unread);
                 end(Some(slowest));
             }
@@ -206,7 +208,11 @@ mod tests {
     }
 
     /// A conversation that is never over by itself.
-    fn converse(table: &Arc<Table>, source: Option<IpAddr>, known: bool) -> (Place, tokio::task::JoinHandle<()>) {
+    fn converse(
+        table: &Arc<Table>,
+        source: Option<IpAddr>,
+        known: bool,
+    ) -> (Place, tokio::task::JoinHandle<()>) {
         let place = Place::new(table, source, known);
         let task = tokio::spawn(std::future::pending::<()>());
         place.is_served_by(task.abort_handle());

@@ -14,6 +14,7 @@ use eastgate_api::{Class, ErrorCode, Failure, Reply, Request, Scope};
 use tokio::sync::oneshot;
 
 use super::server::Handler;
+use crate::io::sysopt::make_way;
 
 /// Queries that wait on each thread, beside the one that is being answered. More are refused, and may come again.
 const WAITING: usize = 8;
@@ -58,12 +59,12 @@ pub(super) struct Queries {
 }
 
 impl Queries {
-    /// Starts them. `of` is what their names begin with.
+    /// Starts them. `of` is what their names begin with; those of somebody else than the owner make way for other threads.
     ///
     /// # Errors
     /// What the kernel says.
     pub(super) fn start<H: Handler>(of: &str, handler: &Arc<H>) -> std::io::Result<Self> {
-        let start = |name: &str| start(format!("{of}{name}"), handler);
+        let start = |name: &str| start(format!("{of}{name}"), handler, !of.is_empty());
         Ok(Self { summaries: start("summaries")?, lists: start("lists")? })
     }
 
@@ -93,10 +94,15 @@ impl Queries {
     }
 }
 
-fn start<H: Handler>(name: String, handler: &Arc<H>) -> std::io::Result<SyncSender<Job>> {
+fn start<H: Handler>(name: String, handler: &Arc<H>, is_last: bool) -> std::io::Result<SyncSender<Job>> {
     let (jobs, queue) = sync_channel(WAITING);
     let handler = handler.clone();
-    thread::Builder::new().name(name).spawn(move || serve(&queue, &*handler))?;
+    thread::Builder::new().name(name).spawn(move || {
+        if is_last {
+            make_way();
+        }
+        serve(&queue, &*handler);
+    })?;
     Ok(jobs)
 }
 

@@ -49,11 +49,7 @@ pub trait Handler: Site {
     fn query(&self, request: Request, scope: &Scope) -> Result<Reply, Failure>;
 
     /// Carries out what changes something, as far as the scope goes.
-    fn change(
-        &self,
-        request: Request,
-        scope: &Scope,
-    ) -> impl Future<Output = Result<Reply, Failure>> + Send;
+    fn change(&self, request: Request, scope: &Scope) -> impl Future<Output = Result<Reply, Failure>> + Send;
 }
 
 /// Whoever serves the socket, on a thread of its own. Dropped, it takes no request any more, and what was asked stays
@@ -200,8 +196,7 @@ mod tests {
 
     impl Served {
         fn start(name: &str) -> Self {
-            let folder =
-                std::env::temp_dir().join(format!("eastgate-control-{}-{name}", std::process::id()));
+            let folder = std::env::temp_dir().join(format!("eastgate-control-{}-{name}", std::process::id()));
             fs::create_dir_all(&folder).unwrap();
             let path = folder.join("sock");
             let (listener, _) = listen(&path).unwrap();
@@ -246,7 +241,9 @@ mod tests {
         );
         assert!(both.starts_with("HTTP/1.1 200 OK\r\n") && both.contains(FINE), "{both}");
         assert!(both.ends_with("{\"error\":\"not Reload\",\"code\":\"failed\"}\n"), "{both}");
-        for header in ["content-type: application/json", "x-content-type-options: nosniff", "cache-control: no-store"] {
+        for header in
+            ["content-type: application/json", "x-content-type-options: nosniff", "cache-control: no-store"]
+        {
             assert!(both.contains(header), "{both}");
         }
         assert!(!both.contains("access-control-"), "{both}");
@@ -273,7 +270,10 @@ mod tests {
     fn malformed_and_oversized_requests_are_refused() {
         let served = Served::start("bad");
         let answer = ask(&served.path, "GET /v1/statu", "");
-        assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("did you mean /v1/status?"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 404 ") && answer.contains("did you mean /v1/status?"),
+            "{answer}"
+        );
         let answer = ask(&served.path, "PATCH /v1/staged", "");
         assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: GET, DELETE"), "{answer}");
         let answer = ask(&served.path, "GET /v1/flows?vni=99999999", "");
@@ -299,7 +299,10 @@ mod tests {
         stream.write_all(b"{\"status\":{}}\n").unwrap();
         let mut line = String::new();
         BufReader::new(stream).read_line(&mut line).unwrap();
-        assert!(line.contains("the daemon is newer") && line.ends_with("\"code\":\"malformed\"}\n"), "{line}");
+        assert!(
+            line.contains("the daemon is newer") && line.ends_with("\"code\":\"malformed\"}\n"),
+            "{line}"
+        );
     }
 
     #[test]

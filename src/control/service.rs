@@ -19,8 +19,8 @@ use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
     header::{
-        ALLOW, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, ORIGIN,
-        RETRY_AFTER, WWW_AUTHENTICATE,
+        ALLOW, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue,
+        ORIGIN, RETRY_AFTER, WWW_AUTHENTICATE,
     },
 };
 use tokio::{
@@ -313,13 +313,19 @@ impl<H: Handler> Service<H> {
 
     /// What a page of another origin has a browser send is refused, whatever it is.
     fn check_origin(&self, peer: &Peer, headers: &HeaderMap) -> Result<(), Refused> {
-        let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+        // One that is there twice means whatever its reader takes it for.
+        let text = |name: HeaderName| {
+            let mut values = headers.get_all(name).iter();
+            let first = values.next()?;
+            Some(if values.next().is_none() { first.to_str().unwrap_or_default() } else { "" })
+        };
         let host = text(HOST).unwrap_or_default();
         if let Gate::Door(door) = &self.gate
             && !door.is_ours(host, peer)
         {
             self.count(Refusal::Host);
-            let text = "this is not the host that was asked: ask for a name of its certificate, or for its address";
+            let text =
+                "this is not the host that was asked: ask for a name of its certificate, or for its address";
             return Err(Failure::new(ErrorCode::Forbidden, text).into());
         }
         let is_own = |origin: &str| {
@@ -352,7 +358,12 @@ impl<H: Handler> Service<H> {
     }
 
     /// Who reads a page that takes this role; somebody unknown may where it takes none.
-    fn reader(&self, peer: &Peer, headers: &HeaderMap, role: Option<Role>) -> Result<Option<Caller>, Failure> {
+    fn reader(
+        &self,
+        peer: &Peer,
+        headers: &HeaderMap,
+        role: Option<Role>,
+    ) -> Result<Option<Caller>, Failure> {
         let shows = headers.contains_key(hyper::header::AUTHORIZATION);
         if role.is_none() && matches!(self.gate, Gate::Door(_)) && !shows {
             return self.let_in(peer).map(|()| None);

@@ -71,9 +71,7 @@ impl std::fmt::Debug for Hash {
 /// When the kernel has no random numbers.
 pub fn make() -> Result<(String, Hash), String> {
     let mut secret = [0; SECRET];
-    SystemRandom::new()
-        .fill(&mut secret)
-        .map_err(|_| "the kernel gives no random numbers".to_owned())?;
+    SystemRandom::new().fill(&mut secret).map_err(|_| "the kernel gives no random numbers".to_owned())?;
     let token = format!("{PREFIX}{}", Hex(secret.to_vec()));
     let hash = Hash::of(&token);
     Ok((token, hash))
@@ -322,9 +320,12 @@ impl Tokens {
         let hash = Hash::of(text);
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // All of them are compared, whichever it is.
-        let found = state.tokens.iter().fold(None, |found, token| {
-            if token.hash.is(&hash) { Some(token) } else { found }
-        });
+        let found = state.tokens.iter().fold(
+            None,
+            |found, token| {
+                if token.hash.is(&hash) { Some(token) } else { found }
+            },
+        );
         found.filter(|token| !token.is_over()).cloned()
     }
 
@@ -388,7 +389,8 @@ mod tests {
         assert!(with("role = \"read\"\ntenants = []").contains("leave `tenants` out"));
         assert!(with("role = \"read\"\ntenants = [1]").contains("tokens.toml:4:12"));
         assert!(with("role = \"read\"\nexpires = 2030-12-31T12:00:00").contains("no moment"));
-        let twice = format!("[token.a]\nsha256 = \"{HASH}\"\nrole = \"read\"\n").replace("token.a", "token.b");
+        let twice =
+            format!("[token.a]\nsha256 = \"{HASH}\"\nrole = \"read\"\n").replace("token.a", "token.b");
         let twice = format!("[token.a]\nsha256 = \"{HASH}\"\nrole = \"read\"\n{twice}");
         assert!(faults(&twice).contains("another token has this hash"));
     }

@@ -13,7 +13,11 @@ use crate::{
 fn is_refused(answer: &Answer, status: u16, code: &str) {
     assert_eq!((answer.status, answer.code().as_str()), (status, code), "{answer:?}");
     assert!(!answer.head.contains("access-control-"), "{answer:?}");
-    for header in ["x-content-type-options: nosniff", "cache-control: no-store", "content-security-policy: default-src 'none'"] {
+    for header in [
+        "x-content-type-options: nosniff",
+        "cache-control: no-store",
+        "content-security-policy: default-src 'none'",
+    ] {
         assert!(answer.head.contains(header), "no {header}: {answer:?}");
     }
 }
@@ -67,7 +71,9 @@ fn tokens_are_not_guessed() {
         page.lines().find_map(|line| line.strip_prefix(&name)?.parse::<f64>().ok()).unwrap()
     };
     assert!(count("token") >= 1.0 && count("rate") >= 1.0, "{page}");
-    wait_for("whoever has a token is let in again", || lab.ask("ops", "GET", "/v1/status", &[]).status == 200);
+    wait_for("whoever has a token is let in again", || {
+        lab.ask("ops", "GET", "/v1/status", &[]).status == 200
+    });
 }
 
 #[test]
@@ -141,8 +147,14 @@ fn a_page_of_another_origin_gets_nothing() {
             is_refused(&lab.ask("ops", "GET", path, &["-H", &origin]), 403, "forbidden");
         }
         // What a browser asks before it sends what is not simple.
-        let preflight =
-            ["-H", &origin, "-H", "Access-Control-Request-Method: POST", "-H", "Access-Control-Request-Headers: authorization"];
+        let preflight = [
+            "-H",
+            &origin,
+            "-H",
+            "Access-Control-Request-Method: POST",
+            "-H",
+            "Access-Control-Request-Headers: authorization",
+        ];
         is_refused(&lab.ask("", "OPTIONS", "/v1/reload", &preflight), 403, "forbidden");
         let simple = ["-H", &origin, "-H", "Content-Type: text/plain", "--data-binary", "{}"];
         is_refused(&lab.ask("ops", "POST", "/v1/reload", &simple), 403, "forbidden");
@@ -159,7 +171,10 @@ fn a_page_of_another_origin_gets_nothing() {
     assert_eq!(lab.ask("ops", "GET", "/v1/status", &["-H", &by_address]).status, 200);
     let page = lab.ask("", "GET", "/", &[]);
     assert!(page.status == 200 && page.head.contains("default-src 'self'"), "{page:?}");
-    assert!(page.head.contains("frame-ancestors 'none'") && page.head.contains("x-frame-options: deny"), "{page:?}");
+    assert!(
+        page.head.contains("frame-ancestors 'none'") && page.head.contains("x-frame-options: deny"),
+        "{page:?}"
+    );
 }
 
 #[test]
@@ -185,18 +200,31 @@ fn secrets_are_in_no_log_and_no_dump() {
     assert_eq!(lab.ask("watch", "POST", "/v1/reload", &[]).status, 403);
     assert_eq!(lab.ask("ops", "GET", &format!("/v1/{}", lab.token("ops")), &[]).status, 404);
     let packed = lab.path("support.tar.gz");
-    let output = lab.alpha.run(&["support", "--config", lab.site.config.to_str().unwrap(), "--file", packed.to_str().unwrap()]);
+    let output = lab.alpha.run(&[
+        "support",
+        "--config",
+        lab.site.config.to_str().unwrap(),
+        "--file",
+        packed.to_str().unwrap(),
+    ]);
     assert!(packed.exists(), "{output:?}");
     let unpacked = Command::new("tar").args(["-xzOf"]).arg(&packed).output().unwrap();
     assert!(unpacked.stdout.len() > 1000, "{unpacked:?}");
-    let status = Command::new(EASTGATE).args(["status", "-o", "json", "--socket"]).arg(lab.alpha.socket()).output().unwrap();
+    let status = Command::new(EASTGATE)
+        .args(["status", "-o", "json", "--socket"])
+        .arg(lab.alpha.socket())
+        .output()
+        .unwrap();
     let line = fs::read(format!("/proc/{}/cmdline", lab.alpha.pid())).unwrap();
     let environment = fs::read(format!("/proc/{}/environ", lab.alpha.pid())).unwrap();
     let key = fs::read_to_string(lab.path("api.key")).unwrap();
     let file = fs::read_to_string(lab.path("tokens.toml")).unwrap();
     let mut secrets = vec![lab.token("ops").to_owned(), lab.token("watch").to_owned(), stranger];
     secrets.extend(key.lines().filter(|line| !line.starts_with('-')).map(str::to_owned));
-    secrets.extend(file.lines().filter_map(|line| Some(line.strip_prefix("sha256 = \"")?.trim_end_matches('"').to_owned())));
+    secrets.extend(
+        file.lines()
+            .filter_map(|line| Some(line.strip_prefix("sha256 = \"")?.trim_end_matches('"').to_owned())),
+    );
     assert!(secrets.len() >= 7, "{secrets:?}");
     for (place, bytes) in [
         ("the log", lab.alpha.log().into_bytes()),

@@ -209,11 +209,9 @@ fn a_thousand_hostile_clients_harm_neither_traffic_nor_control() {
     let beta = lab.site.run("beta");
     let stream = Stream::start(&lab.site.web1, udp(11, 4000), udp(21, ALLOWED));
     stream.arrives("before they come", &sink);
-    let (from, at) = (stream.sent(), sink.count());
-    wait_for("what was on its way is there", || sink.last() >= from);
     let clients = Clients::start(&lab);
     wait_for("all of them have come", || clients.plan.connected.load(SeqCst) >= CLIENTS as u64);
-    let (before, begun) = (sink.count(), sink.last());
+    let begun = sink.last();
     for _ in 0..20 {
         assert_eq!(lab.alpha.ask(&["status"])["ready"], true);
         assert!(lab.alpha.run(&["show", "flows"]).status.success());
@@ -227,7 +225,8 @@ fn a_thousand_hostile_clients_harm_neither_traffic_nor_control() {
     drop(clients);
     wait_for("they are gone", || {
         let more = body("{\"vni\":6001}");
-        lab.ask("ops", "POST", "/v1/fdb/flush", &more.each_ref().map(String::as_str)).status == 200
+        let answer = lab.try_ask("ops", "POST", "/v1/fdb/flush", &more.each_ref().map(String::as_str));
+        answer.is_some_and(|answer| answer.status == 200)
     });
     let last = stream.finish();
     wait_for("all that was sent is there", || sink.last() == last);
@@ -235,7 +234,8 @@ fn a_thousand_hostile_clients_harm_neither_traffic_nor_control() {
         "{connected} connections; {} datagrams meanwhile; a client with a token got {answer:?}",
         last - begun
     );
-    assert_eq!((sink.count() - before, sink.gaps().len()), (last - begun, 0), "of {at}: {:?}", sink.gaps());
+    let missing: Vec<_> = sink.gaps().into_iter().filter(|gap| gap.after >= begun).collect();
+    assert!(missing.is_empty(), "{missing:?}");
     assert!(!lab.alpha.log().contains("panicked"), "{}", lab.alpha.log());
     let metrics = lab.ask_socket("GET", "/metrics", &[]).body;
     assert!(metrics.contains("eastgate_api_refusals_total{why=\"connection\"}"), "{metrics}");

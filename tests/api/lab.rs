@@ -169,7 +169,11 @@ impl Lab {
         });
         let seen = |vni: u64| {
             let drops = self.alpha.ask(&["show", "drops"]);
-            drops["drops"].as_array().unwrap().iter().any(|row| row["vni"] == vni && row["class"] == "refusal")
+            drops["drops"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|row| row["vni"] == vni && row["class"] == "refusal")
         };
         crate::common::wait_for("both were refused something", || seen(5001) && seen(6001));
     }
@@ -236,7 +240,17 @@ pub fn certificate(site: &Site, name: &str) {
          [more]\nsubjectAltName = DNS:{NAME}\nbasicConstraints = critical,CA:FALSE\n"
     );
     let output = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+        ])
         .arg("-config")
         .arg(site.world.write("openssl.cnf", &settings))
         .arg("-keyout")

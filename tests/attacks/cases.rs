@@ -371,11 +371,7 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "as if there were none",
                 "tests/api.rs::a_token_of_a_tenant_sees_nothing_of_others",
             ),
-            (
-                "A token for more than its role",
-                "403",
-                "tests/api.rs::a_role_is_good_for_what_it_says",
-            ),
+            ("A token for more than its role", "403", "tests/api.rs::a_role_is_good_for_what_it_says"),
             (
                 "Requests that are too long, too deep, malformed, of other types and methods",
                 "4xx with what is wrong; nothing is done",

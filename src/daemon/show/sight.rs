@@ -38,7 +38,8 @@ pub(super) fn check_trace(snapshot: &Snapshot, scope: &Scope, request: &TraceReq
         return Ok(());
     }
     let networks = snapshot.networks().into_iter();
-    let own = networks.filter(|network| scope.has(&network.tenant.name)).map(|network| network.vni.to_string());
+    let own =
+        networks.filter(|network| scope.has(&network.tenant.name)).map(|network| network.vni.to_string());
     let text = format!(
         "no network of the tenants of this token has VNI {} on this host; theirs are: {}",
         request.vni,
