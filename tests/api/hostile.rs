@@ -206,7 +206,6 @@ impl Drop for Clients {
 fn a_thousand_hostile_clients_harm_neither_traffic_nor_control() {
     let Some(lab) = Lab::start(&[OPS, ("rogue", "operate", None)]) else { return };
     let sink = Sink::start(&lab.site.db1, udp(21, ALLOWED));
-    let beta = lab.site.run("beta");
     let stream = Stream::start(&lab.site.web1, udp(11, 4000), udp(21, ALLOWED));
     stream.arrives("before they come", &sink);
     let clients = Clients::start(&lab);
@@ -239,5 +238,4 @@ fn a_thousand_hostile_clients_harm_neither_traffic_nor_control() {
     assert!(!lab.alpha.log().contains("panicked"), "{}", lab.alpha.log());
     let metrics = lab.ask_socket("GET", "/metrics", &[]).body;
     assert!(metrics.contains("eastgate_api_refusals_total{why=\"connection\"}"), "{metrics}");
-    drop(beta);
 }

@@ -46,8 +46,9 @@ groups = ["everybody"]
 
 /// The lab.
 pub struct Lab {
-    pub site: Site,
     pub alpha: Daemon,
+    _beta: Daemon,
+    pub site: Site,
     /// The machines of the other tenant
     pub secret: [Space; 2],
     /// Tokens by name
@@ -110,7 +111,8 @@ impl Lab {
         ];
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
         let alpha = site.run_more("alpha", &options);
-        Some(Self { site, alpha, secret, tokens: made })
+        let beta = site.run("beta");
+        Some(Self { alpha, _beta: beta, site, secret, tokens: made })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
