@@ -54,8 +54,12 @@ pub mod exit {
 pub fn main() -> ExitCode {
     // A reader that goes away early (`eastgate show flows | head`) ends the command quietly, as it does for
     // every other tool.
-    crate::io::restore_default_sigpipe();
+    crate::io::end_with_a_closed_pipe(true);
     let args = args::Args::parse();
+    // No client of the daemon ends it by going away.
+    if matches!(args.command, args::Command::Run(_)) {
+        crate::io::end_with_a_closed_pipe(false);
+    }
     let output = args.command.output();
     match commands::run(args) {
         Ok(code) => code,

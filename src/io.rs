@@ -23,14 +23,16 @@ pub mod sysopt;
 pub mod underlay;
 pub mod worker;
 
-/// Lets a closed pipe end the process, as command-line tools do; the Rust runtime ignores the signal.
+/// Whether a pipe or a socket whose other end is closed ends the process: it does for command-line tools, whose reader may go away
+/// early; whoever serves others goes on. What the process begins with is the Rust runtime's: it goes on.
 #[allow(
     unsafe_code,
     reason = "what a signal does is changed by a call that is safe only before there are threads"
 )]
-pub fn restore_default_sigpipe() {
-    // SAFETY: called before any thread is started; the default action of SIGPIPE has no preconditions.
+pub fn end_with_a_closed_pipe(ends: bool) {
+    let action = if ends { libc::SIG_DFL } else { libc::SIG_IGN };
+    // SAFETY: called before any thread is started; neither action of SIGPIPE has preconditions.
     unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::signal(libc::SIGPIPE, action);
     }
 }

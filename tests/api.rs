@@ -383,6 +383,26 @@ fn what_is_not_as_it_is_to_be_is_told_at_the_start() {
     assert!(String::from_utf8_lossy(&planned.stdout).contains("HTTP API over TLS"), "{planned:?}");
 }
 
+/// An answer that is written to nobody ends nothing but the conversation.
+#[test]
+fn clients_that_leave_end_nothing() {
+    let Some(lab) = Lab::start(&[OPS]) else { return };
+    let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+    for _ in 0..50 {
+        let mut stream = UnixStream::connect(lab.alpha.socket()).unwrap();
+        stream.write_all(&request.repeat(20)).unwrap();
+        stream.shutdown(std::net::Shutdown::Both).unwrap();
+        lab.site.alpha.enter(|| {
+            let mut stream = std::net::TcpStream::connect("127.0.0.1:9473").unwrap();
+            stream.write_all(request).unwrap();
+            // What is unread when it is closed is answered by a reset.
+            socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        });
+    }
+    assert_eq!(lab.alpha.ask(&["status"])["ready"], true);
+    assert_eq!(lab.ask("ops", "GET", "/v1/status", &[]).status, 200);
+}
+
 #[test]
 fn old_and_new_tell_each_other_apart() {
     let Some(lab) = Lab::start(&[]) else { return };
