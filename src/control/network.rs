@@ -78,7 +78,7 @@ impl Network {
             .with_context(|| format!("cannot serve the API at {address} (--api)"))?;
         listener.set_nonblocking(true)?;
         let door = Door::new(tokens, certificate, refusals);
-        let service = Arc::new(Service::new("api-", handler, Gate::Door(door), STREAMS)?);
+        let service = Arc::new(Service::new("api-", handler, Gate::Door(Box::new(door)), STREAMS)?);
         let (refresh, told) = mpsc::channel(1);
         let begin = move || {
             make_way();

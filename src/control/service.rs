@@ -57,7 +57,7 @@ pub(super) enum Gate {
     /// By the control socket, which its owner alone may open
     Owner,
     /// Over the network
-    Door(Door),
+    Door(Box<Door>),
 }
 
 /// Who asks.
@@ -196,13 +196,11 @@ impl<H: Handler> Service<H> {
         peer.place.works();
         let call = eastgate_api::Body { query: head.uri.query().unwrap_or_default(), bytes: &bytes };
         let (mut asked, follows) = route.read(call)?;
-        if follows {
-            if let Some(filter) = asked.filter_mut() {
-                // Where a browser's stream goes on that was broken off.
-                let last = head.headers.get("last-event-id").and_then(|last| last.to_str().ok());
-                filter.after = filter.after.take().or_else(|| last.map(str::to_owned));
-                return self.stream(caller, std::mem::take(filter), peer);
-            }
+        if follows && let Some(filter) = asked.filter_mut() {
+            // Where a browser's stream goes on that was broken off.
+            let last = head.headers.get("last-event-id").and_then(|last| last.to_str().ok());
+            filter.after = filter.after.take().or_else(|| last.map(str::to_owned));
+            return self.stream(caller, std::mem::take(filter), peer);
         }
         if asked.class() != Class::Change {
             let answer = self.queries.ask(asked, caller.scope, |result| Answer::of(&result)).await?;
