@@ -13,9 +13,9 @@ use serde_json::Value;
 use crate::common::{Daemon, EASTGATE, Space, site::*};
 
 /// Where the API is served, in alpha's namespace.
-pub const PORT: u16 = 8443;
+pub(crate) const PORT: u16 = 8443;
 /// What its certificate is for.
-pub const NAME: &str = "alpha.example";
+pub(crate) const NAME: &str = "alpha.example";
 
 /// Another tenant, with two machines on alpha.
 const INITECH: &str = r#"
@@ -45,39 +45,39 @@ groups = ["everybody"]
 "#;
 
 /// The lab.
-pub struct Lab {
-    pub alpha: Daemon,
+pub(crate) struct Lab {
+    pub(crate) alpha: Daemon,
     _beta: Daemon,
-    pub site: Site,
+    pub(crate) site: Site,
     /// The machines of the other tenant
-    pub secret: [Space; 2],
+    pub(crate) secret: [Space; 2],
     /// Tokens by name
     tokens: Vec<(String, String)>,
 }
 
 /// An answer as curl got it.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// Lines of the head, in small letters
-    pub head: String,
-    pub body: String,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// What a failure is, for a program.
-    pub fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         self.json()["code"].as_str().unwrap_or_default().to_owned()
     }
 }
 
 impl Lab {
     /// With these tokens: name, role, and the tenant that it is confined to.
-    pub fn start(tokens: &[(&str, &str, Option<&str>)]) -> Option<Self> {
+    pub(crate) fn start(tokens: &[(&str, &str, Option<&str>)]) -> Option<Self> {
         let mut site = Site::new(HOSTS_V4)?;
         site.rewrite(|text| text + INITECH);
         let secret = [site.world.space("sec1"), site.world.space("sec2")];
@@ -115,22 +115,22 @@ impl Lab {
         Some(Self { alpha, _beta: beta, site, secret, tokens: made })
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.site.world.path(name)
     }
 
-    pub fn token(&self, name: &str) -> &str {
+    pub(crate) fn token(&self, name: &str) -> &str {
         &self.tokens.iter().find(|(it, _)| it == name).unwrap().1
     }
 
     /// What is answered over TLS to whoever shows this token, and says this besides.
-    pub fn ask(&self, token: &str, method: &str, target: &str, more: &[&str]) -> Answer {
+    pub(crate) fn ask(&self, token: &str, method: &str, target: &str, more: &[&str]) -> Answer {
         let token = if token.is_empty() { String::new() } else { self.token(token).to_owned() };
         self.show(&token, method, target, more)
     }
 
     /// The same with the token itself.
-    pub fn show(&self, token: &str, method: &str, target: &str, more: &[&str]) -> Answer {
+    pub(crate) fn show(&self, token: &str, method: &str, target: &str, more: &[&str]) -> Answer {
         let (command, url) = self.over_tls(token, target);
         curl(command, method, &url, more)
     }
@@ -147,20 +147,20 @@ impl Lab {
     }
 
     /// The same, as far as there is an answer.
-    pub fn try_ask(&self, token: &str, method: &str, target: &str, more: &[&str]) -> Option<Answer> {
+    pub(crate) fn try_ask(&self, token: &str, method: &str, target: &str, more: &[&str]) -> Option<Answer> {
         let (command, url) = self.over_tls(self.token(token), target);
         try_curl(command, method, &url, more)
     }
 
     /// What is answered at the control socket.
-    pub fn ask_socket(&self, method: &str, target: &str, more: &[&str]) -> Answer {
+    pub(crate) fn ask_socket(&self, method: &str, target: &str, more: &[&str]) -> Answer {
         let mut command = Command::new("curl");
         command.args(["-q", "--unix-socket"]).arg(self.alpha.socket());
         curl(command, method, &format!("http://localhost{target}"), more)
     }
 
     /// Something happens in both networks: flows that begin, and packets that are refused.
-    pub fn make_something_happen(&self) {
+    pub(crate) fn make_something_happen(&self) {
         let flows = Flows::start(&self.site);
         flows.allowed_arrive("of acme");
         flows.denied_never_arrived();
@@ -203,12 +203,12 @@ fn try_curl(mut command: Command, method: &str, url: &str, more: &[&str]) -> Opt
 }
 
 /// A body of JSON, for curl.
-pub fn body(json: &str) -> [String; 4] {
+pub(crate) fn body(json: &str) -> [String; 4] {
     ["-H".into(), "Content-Type: application/json".into(), "--data-binary".into(), json.into()]
 }
 
 /// A token, and its table.
-pub fn new_token(name: &str, role: &str, tenant: Option<&str>) -> (String, String) {
+pub(crate) fn new_token(name: &str, role: &str, tenant: Option<&str>) -> (String, String) {
     let mut command = Command::new(EASTGATE);
     command.args(["token", "new", name, "--role", role, "-o", "json"]);
     if let Some(tenant) = tenant {
@@ -221,7 +221,7 @@ pub fn new_token(name: &str, role: &str, tenant: Option<&str>) -> (String, Strin
 }
 
 /// Writes a file that its owner alone may read, in place of the one before.
-pub fn private(path: &Path, text: &str) {
+pub(crate) fn private(path: &Path, text: &str) {
     let beside = path.with_extension("new");
     let mut file = fs::File::create(&beside).unwrap();
     file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
@@ -230,12 +230,12 @@ pub fn private(path: &Path, text: &str) {
 }
 
 /// Puts a copy of one file in place of another.
-pub fn replace(from: &Path, to: &Path) {
+pub(crate) fn replace(from: &Path, to: &Path) {
     private(to, &fs::read_to_string(from).unwrap());
 }
 
 /// A certificate that is its own authority, with its key.
-pub fn certificate(site: &Site, name: &str) {
+pub(crate) fn certificate(site: &Site, name: &str) {
     let path = |end: &str| site.world.path(&format!("{name}.{end}"));
     let settings = format!(
         "[req]\ndistinguished_name = name\nprompt = no\nx509_extensions = more\n[name]\nCN = {name}\n\
