@@ -29,7 +29,7 @@ struct Args {
 #[must_use]
 pub fn main() -> ExitCode {
     // A reader that goes away early (`eastgate lab list | head`) ends the command quietly.
-    eastgate::io::restore_default_sigpipe();
+    eastgate::io::end_with_a_closed_pipe(true);
     let args = Args::parse();
     run(args).unwrap_or_else(|error| {
         eprintln!("eastgate: {error}");
