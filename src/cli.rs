@@ -12,6 +12,7 @@ pub mod observe;
 mod plan;
 pub mod policy;
 mod print;
+pub mod probe;
 mod shell;
 pub mod staged;
 pub mod support;
@@ -47,6 +48,10 @@ pub mod exit {
     pub const NOT_READY: u8 = 6;
     /// `doctor`: something is lost, slow, or will be.
     pub const WARNINGS: u8 = 7;
+    /// `probe`: nobody answers.
+    pub const NO_ANSWER: u8 = 8;
+    /// `probe`: who was asked refuses, or somebody says that it is not reached.
+    pub const REFUSED: u8 = 9;
 }
 
 /// Runs the command line of this process.

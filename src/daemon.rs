@@ -11,6 +11,7 @@ mod learning;
 mod log;
 mod metrics;
 mod ports;
+mod probe;
 mod reload;
 mod show;
 mod signals;
@@ -64,6 +65,7 @@ use crate::{
     io::{
         fastpath::KernelPath,
         guard::{Attach, Hooks, HostTraffic},
+        inject::Injector,
         lock::NamespaceLock,
         machine::{Machine, record_beside},
         netlink::{Link, LinkEvent, Netlink},
@@ -169,6 +171,8 @@ pub fn run(options: &Options) -> Result<()> {
 /// What requests can see; the daemon's own task changes it.
 pub(crate) struct View {
     shared: Arc<Shared>,
+    /// The way into the path for frames of probes; none without workers
+    injector: Option<Injector>,
     /// The fast path, where there is one
     kernel: OnceLock<Arc<KernelPath>>,
     started: Instant,
@@ -320,6 +324,7 @@ impl Daemon {
         let (sender, changes) = mpsc::channel(1);
         let view = Arc::new(View {
             shared,
+            injector: workers.first().map(WorkerHandle::injector),
             kernel: OnceLock::new(),
             started: Instant::now(),
             instance: crate::io::clock::now().micros(),

@@ -278,6 +278,7 @@ impl Request {
             Self::FlowsKill(filter) => {
                 ("flows kill", filter, &[Vni, Endpoint, Address, Port, Proto, State, Limit, All])
             }
+            Self::Probe(probe) => return probe.check(),
             Self::Status {} | Self::Reload {} | Self::Stage { .. } | Self::Unstage {} | Self::Trace(_) => {
                 return None;
             }

@@ -48,6 +48,9 @@ pub struct FlowRow {
     /// One of them would have refused it, if it were not being tried out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub audit: bool,
+    /// It is or was a probe's (`eastgate probe`): the appliance has begun it in the name of its source.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub probe: bool,
     /// The helper that follows it
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub helper: Option<String>,

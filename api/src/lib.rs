@@ -12,6 +12,7 @@ mod flow;
 mod hex;
 mod near;
 mod openapi;
+mod probe;
 mod protocol;
 mod query;
 mod reply;
@@ -29,6 +30,10 @@ pub use flow::{ExpectationRow, FlowRow, HelperCounts, RelatedTo};
 pub use hex::{Hex, NoHex};
 pub use near::nearest;
 pub use openapi::openapi;
+pub use probe::{
+    MAX_COUNT, MAX_SIZE, MAX_TOTAL_MS, MAX_WAIT_MS, NO_ANSWER, NO_NEIGHBOR, ProbeKind, ProbeReport, ProbeRequest, ProbeStep, ProbedVtep, REACHED, REFUSED,
+    UNREACHABLE,
+};
 pub use protocol::{
     Class, Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, GroupRow, LearnedAddress, LearnedCounts,
     Memory, NeighborRow, PolicyRow, PortStatus, RecentDrop, Request, Restored, Role, RuleCountRow, RuleRef,

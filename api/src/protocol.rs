@@ -6,7 +6,7 @@ use eastgate_wire::{Addr, MacAddr, Vni};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Changes, Filter, HelperCounts, StationPort, TraceRequest};
+use crate::{Changes, Filter, HelperCounts, ProbeRequest, StationPort, TraceRequest};
 
 /// A request to the daemon.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -51,6 +51,8 @@ pub enum Request {
     Machines(Filter),
     /// Walks a hypothetical packet through the path
     Trace(TraceRequest),
+    /// Sends packets in the name of an endpoint, or of the appliance, and tells what comes of them
+    Probe(ProbeRequest),
 }
 
 /// What it takes to answer a request.
@@ -60,6 +62,8 @@ pub enum Class {
     Summary,
     /// Tables are walked through, which takes as long as they are.
     List,
+    /// Packets are sent and answers waited for.
+    Probe,
     /// Something is different afterwards.
     Change,
 }
@@ -81,6 +85,7 @@ impl Request {
             | Self::Staged(_)
             | Self::Machines(_)
             | Self::Trace(_) => Class::List,
+            Self::Probe(_) => Class::Probe,
             Self::Reload {}
             | Self::Stage { .. }
             | Self::Unstage {}

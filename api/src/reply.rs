@@ -11,7 +11,7 @@ use serde::{
 
 use crate::{
     Done, DropRows, EndpointRow, Events, ExpectationRow, FdbRow, FlowRow, MachineRow, NeighborRow, PolicyRow,
-    RuleCountRow, StagedRows, Status, TraceReport,
+    ProbeReport, RuleCountRow, StagedRows, Status, TraceReport,
 };
 
 /// The most rows of one answer. Where there are more, it says how to ask for the next.
@@ -47,6 +47,8 @@ pub enum Reply {
     Machines(List<MachineRow>),
     /// To [`Request::Trace`](crate::Request::Trace)
     Trace(TraceReport),
+    /// To [`Request::Probe`](crate::Request::Probe)
+    Probe(Box<ProbeReport>),
     /// To whatever changes something
     Done(Box<Done>),
 }

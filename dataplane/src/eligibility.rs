@@ -7,7 +7,10 @@ use eastgate_policy::admission::{self, Site};
 use eastgate_vtep::{fdb::Location, peers::PeerKind};
 use eastgate_wire::{Addr, FlowKey, Helper, view::proto};
 
-use crate::snapshot::{Endpoint, Network};
+use crate::{
+    pipeline::probe::Probes,
+    snapshot::{Endpoint, Network},
+};
 
 /// Why packets stay in userspace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,6 +43,8 @@ pub enum Userspace {
     StateOfOneEnd,
     /// Of a flow
     ReadByHelper,
+    /// Of a flow
+    AskedByProbe,
     /// Of the first packet of a flow
     OwnTimeouts,
     /// Of a packet
@@ -48,7 +53,7 @@ pub enum Userspace {
 
 impl Userspace {
     /// All reasons.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::PortSecurityOff,
         Self::VtepIsNoMember,
         Self::MacIsNoStation,
@@ -63,6 +68,7 @@ impl Userspace {
         Self::ProxiedElsewhere,
         Self::StateOfOneEnd,
         Self::ReadByHelper,
+        Self::AskedByProbe,
         Self::OwnTimeouts,
         Self::Tagged,
     ];
@@ -83,7 +89,8 @@ impl Userspace {
             | Self::SourceIsNotItsOwn
             | Self::ProxiedElsewhere
             | Self::StateOfOneEnd
-            | Self::ReadByHelper => "the flow",
+            | Self::ReadByHelper
+            | Self::AskedByProbe => "the flow",
             Self::OwnTimeouts => "the first packet of the flow",
             Self::Tagged => "the packet",
         }
@@ -111,6 +118,7 @@ impl Userspace {
                 "only one of its ends here keeps state of it: the other's rules are asked about each packet"
             }
             Self::ReadByHelper => "a helper (FTP, TFTP) reads what is said in it",
+            Self::AskedByProbe => "the appliance has begun it by `eastgate probe`, and its answers are the probe's",
             Self::OwnTimeouts => "an end of it has timeouts of its own",
             Self::Tagged => "it has a VLAN tag of the tenant's",
         }
@@ -182,6 +190,15 @@ impl<'n> Eligibility<'n> {
     pub fn kept(self, stateless: [bool; 2], helper: Option<Helper>) -> Result<(), Userspace> {
         unless(stateless == [false; 2], Userspace::StateOfOneEnd)?;
         unless(helper.is_none(), Userspace::ReadByHelper)
+    }
+
+    /// May a flow with this key be carried, or others like it begin elsewhere? The answers to a probe are not for the endpoint
+    /// that it asks for.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn asked_by(self, probes: &Probes, key: &FlowKey) -> Result<(), Userspace> {
+        unless(!probes.has(key), Userspace::AskedByProbe)
     }
 
     /// May a packet with so many VLAN tags be carried?

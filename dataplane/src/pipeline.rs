@@ -22,6 +22,7 @@ mod members;
 pub mod offload;
 pub mod opinion;
 mod oversize;
+pub mod probe;
 mod reject;
 mod ruling;
 pub mod shared;
@@ -131,6 +132,9 @@ impl<'s> Pipeline<'s> {
         let Some((network, endpoint)) = self.snapshot.at_attachment(attachment) else {
             return self.refuse(Location::Local(attachment), DropReason::NotReady, now);
         };
+        if self.shared.probes.any() {
+            self.shared.probes.hear(attachment, frame.bytes(), now);
+        }
         let arrival = Arrival { network, from: Location::Local(attachment), sender: Some(endpoint) };
         if frame.offload.gso.is_some()
             && let Some(outcome) = self.cut_tunneled(&arrival, endpoint, frame, now, out)

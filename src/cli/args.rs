@@ -24,13 +24,16 @@ const EXAMPLES: &str = "Examples:
   eastgate capture --verdict dropped                packets, each with what became of it and by which rules
   eastgate export ipfix --collector 192.0.2.9:4739  flows and drops for a collector
   eastgate trace --vni 5001 tcp 10.1.0.11:40000 10.1.0.21:5432
+  eastgate probe tcp --from acme/web1 10.1.0.21:5432
+                                                    really open a connection as that endpoint: where it gets lost
   eastgate policy who --to acme/db --port 5432/tcp  who may reach it, by which rules
   eastgate policy diff OLD NEW                      which traffic two versions treat differently
   eastgate reload                                   put an edited configuration in force, whole or not at all
   eastgate lab up labs/01-two-hosts                 two hosts in namespaces, to try it all
 
 Exit codes: 0 done, 1 failed (`policy`: not as expected), 2 wrong usage, 3 wrong configuration, 4 no daemon answers,
-5 traced packet dropped, 6 `status`, `doctor`: something that should pass does not, 7 `doctor`: warnings.";
+5 traced or probing packet dropped, 6 `status`, `doctor`: something that should pass does not, 7 `doctor`: warnings,
+8 `probe`: no answer, 9 `probe`: refused or unreachable.";
 
 /// VXLAN overlay and east-west traffic steering with stateful policy.
 #[derive(Parser, Debug)]
@@ -179,6 +182,13 @@ pub enum Command {
         after_help = "Examples:\n  eastgate trace --vni 5001 tcp 10.1.0.11:40000 10.1.0.21:5432\n  eastgate trace --vni 5001 udp [fd00:1::11]:5000 [fd00:1::21]:53\n  eastgate trace --vni 5001 icmp 10.1.0.11 10.1.0.21\n  eastgate trace --vni 5001 udp 0.0.0.0:68 255.255.255.255:67 --from web1\n  eastgate trace --config eastgate.toml --vni 5001 tcp 10.1.0.11:1 10.1.0.21:22    without a daemon\n  eastgate trace --vni 5001 --pcap veth-web1.pcap --packet 7    the 7th packet that tcpdump saw at the port\n  eastgate trace --pcap underlay0.pcap           a datagram in VXLAN, which says its network itself\n  eastgate trace --live --endpoint acme/web1     the next packet from or to web1 that is dropped\n  eastgate trace --last --port 5432              why the last packet with this port was dropped\n\nExit code 5 when the packet would be dropped."
     )]
     Trace(Trace),
+    /// Send packets the real way, as an endpoint of this host or as the appliance, and tell step by step what comes of them
+    #[command(after_help = super::probe::HELP)]
+    Probe {
+        /// What to ask
+        #[command(subcommand)]
+        probe: super::probe::Probe,
+    },
     /// Ask what the rules of a configuration do, without a daemon
     Policy {
         /// What to ask
@@ -335,6 +345,7 @@ impl Command {
             Self::Support(support) => support.ask.output.output,
             Self::Observe(observe) => observe.format(),
             Self::Capture(capture) => capture.format(),
+            Self::Probe { probe } => probe.format(),
             Self::Policy { command } => command.output(),
             Self::Token { command } => command.output(),
             Self::Run(_)

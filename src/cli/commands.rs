@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use super::{
     args::{Args, Ask, Command, FdbAction, FlowsAction, Format, Output, Run, ShowTable},
-    capture, doctor, exit, export, import, lab, observe, plan, policy, print, shell, support, token, top,
-    trace,
+    capture, doctor, exit, export, import, lab, observe, plan, policy, print, probe, shell, support, token,
+    top, trace,
 };
 use crate::{
     control::client::{self, ClientError},
@@ -62,6 +62,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
             count(&ask, Request::FlowsKill(filter.into()), "flow", "ended")?
         }
         Command::Trace(options) => trace::walk(&options)?,
+        Command::Probe { probe } => probe::probe(&probe)?,
         Command::Policy { command } => policy::run(&command)?,
         Command::Import(options) => import::run(&options)?,
         Command::DropReasons { output } => drop_reasons(&output)?,

@@ -7,8 +7,8 @@ use std::{
 
 use eastgate_api::{
     Done, DropRow, DropRows, EndpointRow, ExpectationRow, FdbRow, FlowCounts, FlowRow, HelperCounts,
-    MachineRow, NeighborRow, PolicyRow, RelatedTo, Restored, RuleCountRow, RuleRef, StationPort, Status,
-    TraceReport,
+    MachineRow, NeighborRow, PolicyRow, RelatedTo, Remedy, Restored, RuleCountRow, RuleRef, StationPort, Status,
+    TraceReport, TraceStep,
 };
 use eastgate_config::Config;
 use eastgate_wire::{Addr, DropReason, names};
@@ -281,9 +281,10 @@ pub(super) fn flows(rows: &[FlowRow]) -> String {
             },
             // As conntrack marks them.
             format!(
-                "{}{}{}{}",
+                "{}{}{}{}{}",
                 row.state,
                 if row.offloaded { " [OFFLOAD]" } else { "" },
+                if row.probe { " [PROBE]" } else { "" },
                 if row.audit { " [AUDIT]" } else { "" },
                 helped(row)
             ),
@@ -471,22 +472,34 @@ pub(super) fn rules(rows: &[RuleCountRow]) -> String {
 pub(super) fn trace(report: &TraceReport) -> String {
     let mut text = format!("{}\n\n", report.packet);
     for step in &report.steps {
-        let mark = match step.result.as_str() {
-            "pass" => "ok  ",
-            "drop" => "DROP",
-            _ => "    ",
-        };
-        let host = if step.host.is_empty() { String::new() } else { format!("[{}] ", step.host) };
-        let _ = writeln!(text, "{mark} {:<15} {host}{}", step.step, step.text);
-        if let Some(at) = &step.at {
-            let _ = writeln!(text, "{:20} at {at}", "");
-        }
-        for near in &step.near {
-            let _ = writeln!(text, "{:20} close: {near}", "");
-        }
+        self::step(&mut text, "", step);
     }
     let _ = writeln!(text, "\nverdict: {}", report.verdict);
-    for (count, remedy) in report.to_pass.iter().enumerate() {
+    text + &to_pass(&report.to_pass)
+}
+
+/// A step of a packet's way, behind `lead`.
+pub(super) fn step(text: &mut String, lead: &str, step: &TraceStep) {
+    let mark = match step.result.as_str() {
+        "pass" => "ok  ",
+        "drop" => "DROP",
+        _ => "    ",
+    };
+    let host = if step.host.is_empty() { String::new() } else { format!("[{}] ", step.host) };
+    let _ = writeln!(text, "{lead}{mark} {:<15} {host}{}", step.step, step.text);
+    let beside = lead.len() + 20;
+    if let Some(at) = &step.at {
+        let _ = writeln!(text, "{:beside$} at {at}", "");
+    }
+    for near in &step.near {
+        let _ = writeln!(text, "{:beside$} close: {near}", "");
+    }
+}
+
+/// Rules that would let it pass.
+pub(super) fn to_pass(remedies: &[Remedy]) -> String {
+    let mut text = String::new();
+    for (count, remedy) in remedies.iter().enumerate() {
         let what = if count == 0 { "to pass:" } else { "and" };
         let _ = writeln!(text, "{what:8} {} in {}\n{:8} at {}", remedy.rule, remedy.place, "", remedy.at);
     }

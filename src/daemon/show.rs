@@ -1,6 +1,6 @@
 //! What the daemon tells about itself: one function for each question.
 
-mod drops;
+pub(super) mod drops;
 mod ends;
 mod events;
 mod expectations;
@@ -120,6 +120,7 @@ impl View {
                 let report = trace::trace(&snapshot, &packet, live, clock::now());
                 Reply::Trace(report.map_err(|text| Failure::new(ErrorCode::Invalid, text))?)
             }
+            Request::Probe(probe) => Reply::Probe(Box::new(self.probe(&snapshot, &probe)?)),
             Request::Machines(filter) => Reply::Machines(self.machines(&snapshot, &filter)?),
             Request::Staged(filter) => Reply::Staged(self.staged(&snapshot, &filter)?),
             Request::Reload {}
@@ -401,12 +402,17 @@ fn problems<'m>(
 
 /// Those that the filter and its scope leave.
 fn networks<'s>(snapshot: &'s Snapshot, filter: &Filter) -> Vec<&'s Arc<Network>> {
-    let mut networks = match filter.vni {
-        Some(vni) => snapshot.network(vni).into_iter().collect(),
-        None => snapshot.networks(),
-    };
+    let mut networks = networks_of(snapshot, filter.vni);
     networks.retain(|network| filter.scope.has(&network.tenant.name));
     networks
+}
+
+/// One network, or all.
+pub(super) fn networks_of(snapshot: &Snapshot, vni: Option<Vni>) -> Vec<&Arc<Network>> {
+    match vni {
+        Some(vni) => snapshot.network(vni).into_iter().collect(),
+        None => snapshot.networks(),
+    }
 }
 
 fn neighbors(snapshot: &Snapshot, filter: &Filter) -> Result<List<NeighborRow>, Failure> {

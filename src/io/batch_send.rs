@@ -171,7 +171,7 @@ impl Sender {
             }
             let (now, later) = rest.split_at(run);
             if first.offload.gso.is_some() {
-                self.push_gso_packet(first, slice(first, batch, received), as_burst);
+                self.push_gso_packet(first, slice(first, batch.made(), received), as_burst);
             } else {
                 self.push_run(now, as_burst);
             }
@@ -458,10 +458,11 @@ fn run_length(group: &[Emit], bursts: bool) -> usize {
     count
 }
 
-fn slice<'a>(emit: &Emit, batch: &'a Batch, received: &'a RecvBatch) -> &'a [u8] {
+/// The bytes of a frame to send, of those that were received or `made`.
+pub(super) fn slice<'a>(emit: &Emit, made: &'a [u8], received: &'a RecvBatch) -> &'a [u8] {
     let all = match emit.origin {
         Origin::Received(message) => received.bytes(message as usize),
-        Origin::Made => batch.made(),
+        Origin::Made => made,
     };
     all.get(emit.range.start as usize..emit.range.end as usize).unwrap_or_default()
 }

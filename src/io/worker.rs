@@ -15,7 +15,7 @@ use std::{
 
 use eastgate_dataplane::pipeline::{
     Pipeline, Shared,
-    batch::Batch,
+    batch::{Batch, Egress, Origin},
     counters::{DropKey, Subject},
 };
 use eastgate_fastpath::{PUNT_HEADER, attachment_of};
@@ -31,8 +31,9 @@ use nix::sys::{
 
 use super::{
     attached::Attached,
-    batch_send::Sender,
+    batch_send::{self, Sender},
     clock,
+    inject::{Injected, Injection, Injector},
     mmsg::{Prefix, RecvBatch},
     packet_socket::{self, PacketSocket, Received},
     underlay::{RxSocket, TxSockets, message_info},
@@ -62,6 +63,8 @@ pub enum Command {
         /// Where to speak
         tx_sockets: Option<Arc<TxSockets>>,
     },
+    /// Take a frame as if it had come from an attachment.
+    Inject(Box<Injection>),
     /// Say so when everything before this was carried out.
     Sync(mpsc::SyncSender<()>),
     /// End.
@@ -104,6 +107,12 @@ impl WorkerHandle {
         // A worker that is gone has nothing to be told; its absence is found by `alive`.
         let _ = self.commands.send(command);
         let _ = self.wake.write(1);
+    }
+
+    /// The way for frames of the daemon's own.
+    #[must_use]
+    pub fn injector(&self) -> Injector {
+        Injector::new(self.commands.clone(), self.wake.clone())
     }
 
     /// Does it run?
@@ -156,6 +165,9 @@ struct Worker {
 
 /// How often sockets are asked what they lost, and which paths are too narrow.
 const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// Bytes in front of a frame of a probe, as the receive buffers have them
+const INJECTED_HEAD_ROOM: usize = 128;
 
 const WAKE: u64 = u64::MAX;
 const UP: u64 = u64::MAX - 1;
@@ -251,6 +263,7 @@ impl Worker {
                     self.sockets.rx_sockets = rx_sockets;
                     self.sockets.tx_sockets = tx_sockets;
                 }
+                Command::Inject(injection) => self.inject(*injection),
                 Command::Sync(done) => {
                     let _ = done.try_send(());
                 }
@@ -428,7 +441,43 @@ impl Worker {
         }
     }
 
+    /// Takes a frame of a probe.
+    fn inject(&mut self, injection: Injection) {
+        let Injection { attachment, frame, flow, told } = injection;
+        let now = clock::now();
+        self.batch.clear();
+        self.batch.begin(0);
+        self.batch.set_apart(true);
+        let mut buffer = [&[0; INJECTED_HEAD_ROOM][..], &frame].concat();
+        let end = buffer.len();
+        let mut frame = Frame::new(&mut buffer, INJECTED_HEAD_ROOM, end, Offload::default());
+        let snapshot = self.shared.snapshot();
+        let mut pipeline = Pipeline::new(&self.shared, &snapshot, self.index);
+        let fate = pipeline.handle_probe(attachment, flow.as_ref(), &mut frame, now, &mut self.batch);
+        drop(pipeline);
+        self.divert(true);
+        let ways = self.batch.emits().iter().map(|emit| emit.to).collect();
+        // Whoever asked may have enough of it.
+        let _ = told.try_send(Injected { at: now, outcome: fate.outcome, refusal: fate.refusal, ways });
+        self.flush();
+    }
+
+    /// Takes out of the batch what is for probes. `own` is the batch of a frame that a probe has sent itself.
+    fn divert(&mut self, own: bool) {
+        if !self.shared.probes.any() {
+            return;
+        }
+        let (shared, received, now) = (&self.shared, &self.received, clock::now());
+        self.batch.take_out(|emit, made| {
+            let Egress::Attachment(attachment) = emit.to else { return false };
+            let is_made = emit.origin == Origin::Made;
+            let bytes = batch_send::slice(emit, made, received);
+            shared.probes.take(attachment, bytes, is_made, own, now)
+        });
+    }
+
     fn flush(&mut self) {
+        self.divert(false);
         self.batch.group();
         let report = self.sender.send(&self.batch, &self.received, &self.sockets);
         let now = clock::now();

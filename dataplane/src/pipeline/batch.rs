@@ -191,6 +191,12 @@ impl Batch {
         &self.made
     }
 
+    /// Takes out the frames that `is_taken` says are sent to nobody. It is given those that eastgate made, too.
+    pub fn take_out(&mut self, mut is_taken: impl FnMut(&Emit, &[u8]) -> bool) {
+        let made = &self.made;
+        self.emits.retain(|emit| !is_taken(emit, made));
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.emits.clear();

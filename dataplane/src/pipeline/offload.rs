@@ -296,6 +296,9 @@ impl<'s> Pipeline<'s> {
         out: &mut Batch,
     ) {
         let Some(settled) = settled else { return };
+        if Eligibility::of(arrival.network).asked_by(&self.shared.probes, &settled.key).is_err() {
+            return;
+        }
         let handover = self.handover(arrival, to, settled, came, left, now);
         out.after_send(match settled.opened {
             None => handover.map(AfterSend::Offload),

@@ -23,6 +23,7 @@ use super::{
     events::Happenings,
     helpers::Helpers,
     offload::FlowOffload,
+    probe::Probes,
     torn::Torn,
 };
 use crate::snapshot::{Snapshot, state::StateRegistry};
@@ -69,6 +70,8 @@ pub struct Shared {
     pub(super) elsewhere: Mutex<Happenings>,
     /// Connections that were cut, whose ends are to be told
     pub(super) torn: Mutex<Torn>,
+    /// What the appliance asks in the name of endpoints
+    pub probes: Probes,
 }
 
 /// What its flows have come to is counted for rules when they end.
@@ -112,6 +115,7 @@ impl Shared {
             swept: Mutex::default(),
             elsewhere: Mutex::default(),
             torn: Mutex::default(),
+            probes: Probes::default(),
         }
     }
 
@@ -173,6 +177,12 @@ impl Shared {
             sum += lock(table).counters();
         }
         sum
+    }
+
+    /// A number that nobody outside can tell from this one.
+    #[must_use]
+    pub fn hash_of(&self, number: u64) -> u64 {
+        self.hasher.hash_one(number)
     }
 
     /// The MTU of the path to a VTEP, in bytes of the outer packet.

@@ -139,7 +139,7 @@ pub(super) fn macs(snapshot: &Snapshot, vni: Option<Vni>, subject: &Subject) -> 
 }
 
 /// The rule that refused, or whose groups and policies had no rule that allows it.
-pub(super) fn refused_by(network: &Network, key: &DropKey) -> Option<RuleRef> {
+pub(in crate::daemon) fn refused_by(network: &Network, key: &DropKey) -> Option<RuleRef> {
     if let Some(rule) = key.rule {
         return network.rules.reference(&network.tenant.name, rule);
     }

@@ -89,13 +89,13 @@ impl View {
             if flow.offloaded && self.shared.flows(&flow.key).knows(&flow.key) {
                 self.catch_up(snapshot, flow);
             }
-            flow_row(snapshot, flow, now)
+            flow_row(snapshot, flow, self.shared.probes.marks(&flow.key, flow.created), now)
         });
         Ok(List { rows: rows.collect(), total: first.total, next: first.next() })
     }
 
     /// The flows between the ends of a packet.
-    pub(super) fn flows_between(&self, key: &FlowKey) -> Vec<FlowInfo> {
+    pub(in crate::daemon) fn flows_between(&self, key: &FlowKey) -> Vec<FlowInfo> {
         let filter = FlowFilter {
             vni: Some(key.vni),
             addr: Some(key.src),
@@ -206,7 +206,7 @@ impl<'a> Wanted<'a> {
     }
 }
 
-fn flow_row(snapshot: &Snapshot, flow: &FlowInfo, now: Instant) -> FlowRow {
+fn flow_row(snapshot: &Snapshot, flow: &FlowInfo, probe: bool, now: Instant) -> FlowRow {
     let FlowKey { src, dst, vni, sport, dport, proto, leg } = flow.key;
     let rule = |id: u32| {
         let network = snapshot.network(vni)?;
@@ -230,6 +230,7 @@ fn flow_row(snapshot: &Snapshot, flow: &FlowInfo, now: Instant) -> FlowRow {
         egress_rule: rule(flow.egress_rule),
         ingress_rule: rule(flow.ingress_rule),
         audit: is_tried_out(snapshot, flow),
+        probe,
         helper: flow.helper.map(|helper| helper.name().to_owned()),
         related: flow.related.map(|related| related_to(&related, &flow.key)),
         id: flow.created.micros(),

@@ -34,7 +34,7 @@ impl Sender {
             return self.drop_group(group, DropReason::PortGone);
         };
         self.clear();
-        let bytes = |emit: &Emit| slice(emit, batch, received);
+        let bytes = |emit: &Emit| slice(emit, batch.made(), received);
         let mut rest = group;
         while let Some(first) = rest.first() {
             let begin = self.pieces.len() as u32;
