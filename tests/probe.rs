@@ -50,7 +50,12 @@ fn probe(daemon: &Daemon, arguments: &[&str]) -> (i32, Value) {
 /// Asserts its verdict and its code, and gives the report.
 fn expect(daemon: &Daemon, arguments: &[&str], verdict: &str, code: i32) -> Value {
     let (got, report) = probe(daemon, arguments);
-    assert_eq!((report["verdict"].as_str(), got), (Some(verdict), code), "{arguments:?}: {report:#}\n{}", daemon.log());
+    assert_eq!(
+        (report["verdict"].as_str(), got),
+        (Some(verdict), code),
+        "{arguments:?}: {report:#}\n{}",
+        daemon.log()
+    );
     report
 }
 
@@ -114,20 +119,29 @@ fn each_question_is_told_as_it_was_answered_and_the_machine_sees_nothing() {
         let Some(site) = Site::new(HOSTS_V4) else { return };
         site.rewrite(|text| text + POLICY);
         let [alpha, beta] = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
-        let takes = [Listener::start(&site.db1, "10.1.0.21:5432"), Listener::start(&site.db1, "[fd00:1::21]:5432")];
+        let takes =
+            [Listener::start(&site.db1, "10.1.0.21:5432"), Listener::start(&site.db1, "[fd00:1::21]:5432")];
         let capture = Capture::start(&site.web1, "eth0");
 
         // A port that takes connections, on the other host.
         let report = expect(&alpha, &["tcp", "--from", "acme/web1", "10.1.0.21:5432"], "reached", REACHED);
         assert_eq!(step(&report, "is at 02:00:00:00:00:21")["host"], "alpha", "{report:#}");
         let allowed = step(&report, "egress #1 allows it");
-        assert!(allowed["at"].as_str().unwrap().starts_with(&place_of(&site, "egress = [{ to")), "{report:#}");
+        assert!(
+            allowed["at"].as_str().unwrap().starts_with(&place_of(&site, "egress = [{ to")),
+            "{report:#}"
+        );
         step(&report, "into the tunnel to beta at 192.0.2.2");
         assert_eq!(step(&report, "SYN/ACK from 10.1.0.21:5432")["host"], "beta");
         step(&report, "closed by both ends");
         let flows = alpha.ask(&["show", "flows", "--port", "5432"]);
         assert_eq!(flows["flows"][0]["probe"], true, "{dataplane}: {flows:#}");
-        let report = expect(&alpha, &["tcp", "--from", "web1", "[fd00:1::21]:5432", "--count", "3"], "reached", REACHED);
+        let report = expect(
+            &alpha,
+            &["tcp", "--from", "web1", "[fd00:1::21]:5432", "--count", "3"],
+            "reached",
+            REACHED,
+        );
         assert_eq!((&report["sent"], &report["answered"]), (&3.into(), &3.into()), "{report:#}");
         wait_for("the other end has had them", || [1, 3] == takes.each_ref().map(|it| it.taken.load(SeqCst)));
 
@@ -138,20 +152,27 @@ fn each_question_is_told_as_it_was_answered_and_the_machine_sees_nothing() {
         }
 
         // Denied where the other one is: this host sees no answer, and knows the rules.
-        let report =
-            expect(&alpha, &["tcp", "--from", "acme/web1", "10.1.0.21:22", "--timeout", "0.5"], "no-answer", NO_ANSWER);
+        let report = expect(
+            &alpha,
+            &["tcp", "--from", "acme/web1", "10.1.0.21:22", "--timeout", "0.5"],
+            "no-answer",
+            NO_ANSWER,
+        );
         let there = step(&report, "(ingress-denied)");
         assert_eq!(there["host"], "beta", "{report:#}");
         assert!(report["to_pass"][0]["rule"].as_str().unwrap().contains("ports = 22"), "{report:#}");
         assert_eq!(beta.drops().get("ingress-denied").copied().unwrap_or(0), 1, "{dataplane}: one SYN");
         // Denied here, for the receiver and for the sender, with the line.
-        let report = expect(&alpha, &["tcp", "--from", "acme/web1", "10.1.0.12:22"], "ingress-denied", DROPPED);
+        let report =
+            expect(&alpha, &["tcp", "--from", "acme/web1", "10.1.0.12:22"], "ingress-denied", DROPPED);
         assert!(step(&report, "(ingress-denied)")["at"].is_string(), "{report:#}");
-        let report = expect(&alpha, &["tcp", "--from", "acme/web1", "10.1.0.21:8012"], "egress-denied", DROPPED);
-        let denied = step(&report, "(egress-denied)")["at"].as_str().unwrap();
+        let report =
+            expect(&alpha, &["tcp", "--from", "acme/web1", "10.1.0.21:8012"], "egress-rule", DROPPED);
+        let denied = step(&report, "(egress-rule)")["at"].as_str().unwrap();
         assert!(denied.starts_with(&place_of(&site, "ports = [8012]")), "{report:#}");
         // Rejected: here, and there.
-        let report = expect(&alpha, &["tcp", "--from", "acme/web1", "10.1.0.21:8011"], "egress-denied", DROPPED);
+        let report =
+            expect(&alpha, &["tcp", "--from", "acme/web1", "10.1.0.21:8011"], "egress-rule", DROPPED);
         step(&report, "this appliance says so by RST");
         let report = expect(&alpha, &["tcp", "--from", "acme/web1", "10.1.0.21:8001"], "refused", REFUSED);
         step(&report, "by the configuration");
@@ -159,7 +180,11 @@ fn each_question_is_told_as_it_was_answered_and_the_machine_sees_nothing() {
         // Echoes of both families, to both hosts.
         for to in ["10.1.0.21", "10.1.0.12", "fd00:1::21", "fd00:1::12"] {
             let report = expect(&alpha, &["ping", "--from", "acme/web1", to], "reached", REACHED);
-            assert_eq!((&report["sent"], &report["answered"]), (&3.into(), &3.into()), "{dataplane}: {report:#}");
+            assert_eq!(
+                (&report["sent"], &report["answered"]),
+                (&3.into(), &3.into()),
+                "{dataplane}: {report:#}"
+            );
             assert_eq!(report["round_trips_us"].as_array().unwrap().len(), 3);
             let report = expect(&alpha, &["arp", "--from", "acme/web1", to], "reached", REACHED);
             let last = if to.ends_with("21") { "21" } else { "12" };
@@ -173,7 +198,10 @@ fn each_question_is_told_as_it_was_answered_and_the_machine_sees_nothing() {
                 let arguments = [kind, "--from", "acme/web1", to, "--timeout", "0.5", "--count", "1"];
                 let (code, report) = probe(&alpha, &arguments);
                 let verdict = report["verdict"].as_str().unwrap();
-                assert!(code == NO_ANSWER && verdict == "no-neighbor" || code == DROPPED, "{dataplane}: {report:#}");
+                assert!(
+                    code == NO_ANSWER && verdict == "no-neighbor" || code == DROPPED,
+                    "{dataplane}: {report:#}"
+                );
             }
         }
 
@@ -213,28 +241,58 @@ fn a_connection_of_the_machine_itself_goes_on() {
     }
 }
 
+/// Where rules keep no state, nothing here remembers the question; its answers come to the probe all the same.
+#[test]
+fn without_state_answers_come_to_the_probe_too() {
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new(HOSTS_V4) else { return };
+        let group = "[tenant.acme.group.all]\ningress = [";
+        site.rewrite(|text| {
+            text.replace(group, "[tenant.acme.group.all]\nstateful = false\ningress = [\n  { from = \"any\" },")
+        });
+        let [alpha, _beta] = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
+        let _takes = Listener::start(&site.db1, "10.1.0.21:5432");
+        let capture = Capture::start(&site.web1, "eth0");
+        for to in ["10.1.0.21", "10.1.0.12"] {
+            let report = expect(&alpha, &["ping", "--from", "acme/web1", to], "reached", REACHED);
+            assert_eq!(report["answered"], 3, "{dataplane}: {report:#}");
+        }
+        let report = expect(&alpha, &["tcp", "--from", "acme/web1", "10.1.0.21:5432"], "reached", REACHED);
+        step(&report, "no state is kept of it");
+        expect(&alpha, &["tcp", "--from", "acme/web1", "10.1.0.12:5432"], "refused", REFUSED);
+        let seen = came(&capture);
+        assert!(seen.is_empty(), "{dataplane}: {} frames came to web1, such as {:02x?}", seen.len(), seen[0]);
+    }
+}
+
 #[test]
 fn who_has_an_address_in_each_mode() {
     for dataplane in DATAPLANES {
-        for (mode, words) in
-            [("suppress", "neighbors = \"suppress\""), ("proxy", "the appliance's MAC"), ("off", "answered from there")]
-        {
+        for (mode, words) in [
+            ("suppress", "neighbors = \"suppress\""),
+            ("proxy", "the appliance's MAC"),
+            ("off", "answered from there"),
+        ] {
             let Some(site) = Site::new(HOSTS_V4) else { return };
             let network = "[tenant.acme.network.lan]\n";
             site.rewrite(|text| text.replace(network, &format!("{network}neighbors = \"{mode}\"\n")));
             let [alpha, _beta] = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
             let capture = Capture::start(&site.web1, "eth0");
             for to in ["10.1.0.21", "10.1.0.12", "fd00:1::21", "fd00:1::12"] {
-                let report = expect(&alpha, &["arp", "--from", "acme/web1", to, "--count", "2"], "reached", REACHED);
+                let report =
+                    expect(&alpha, &["arp", "--from", "acme/web1", to, "--count", "2"], "reached", REACHED);
                 assert_eq!(report["answered"], 2, "{dataplane} {mode}: {report:#}");
                 step(&report, words);
-                let report = expect(&alpha, &["ping", "--from", "acme/web1", to, "--count", "1"], "reached", REACHED);
+                let report =
+                    expect(&alpha, &["ping", "--from", "acme/web1", to, "--count", "1"], "reached", REACHED);
                 step(&report, "answered after");
             }
             // With nobody to answer for it, its machines' questions are for all of them, and so are a probe's.
             let frames = came(&capture);
             let own = [10, 1, 0, 11];
-            let is_for_web1 = |frame: &&Vec<u8>| frame[..6] == WEB1.0 || frame.windows(4).any(|it| it == own) && frame[..6] == WEB1.0;
+            let is_for_web1 = |frame: &&Vec<u8>| {
+                frame[..6] == WEB1.0 || frame.windows(4).any(|it| it == own) && frame[..6] == WEB1.0
+            };
             let told: Vec<_> = frames.iter().filter(is_for_web1).collect();
             assert!(told.is_empty(), "{dataplane} {mode}: {:02x?}", told[0]);
         }
@@ -248,17 +306,24 @@ fn the_largest_packet_is_found_and_what_narrows_the_path() {
         let [alpha, _beta] = ["alpha", "beta"].map(|host| site.run_with(host, dataplane));
         // Wider than the machines' own links.
         for (to, least) in [("10.1.0.21", 1500), ("fd00:1::21", 1500), ("10.1.0.12", 1500)] {
-            let report = expect(&alpha, &["pmtu", "--from", "acme/web1", to, "--timeout", "0.5"], "reached", REACHED);
+            let report =
+                expect(&alpha, &["pmtu", "--from", "acme/web1", to, "--timeout", "0.5"], "reached", REACHED);
             assert_eq!(report["path_mtu"], least, "{dataplane}: {report:#}");
         }
         // A link behind the next router is narrower: the tunnel takes 50 bytes of 1400.
         router.ip("link set far mtu 1400");
         for to in ["10.1.0.21", "fd00:1::21"] {
-            let report = expect(&alpha, &["pmtu", "--from", "acme/web1", to, "--timeout", "0.5"], "reached", REACHED);
+            let report =
+                expect(&alpha, &["pmtu", "--from", "acme/web1", to, "--timeout", "0.5"], "reached", REACHED);
             assert_eq!(report["path_mtu"], 1350, "{dataplane}: {report:#}");
             step(&report, "the path to the VTEP 192.0.2.2 has an MTU of 1400");
         }
-        let report = expect(&alpha, &["ping", "--from", "web1", "10.1.0.21", "--size", "1400", "--count", "1"], "too-big", DROPPED);
+        let report = expect(
+            &alpha,
+            &["ping", "--from", "web1", "10.1.0.21", "--size", "1400", "--count", "1"],
+            "too-big",
+            DROPPED,
+        );
         step(&report, "1350 bytes fit");
     }
 }

@@ -31,8 +31,8 @@ pub use hex::{Hex, NoHex};
 pub use near::nearest;
 pub use openapi::openapi;
 pub use probe::{
-    MAX_COUNT, MAX_SIZE, MAX_TOTAL_MS, MAX_WAIT_MS, NO_ANSWER, NO_NEIGHBOR, ProbeKind, ProbeReport, ProbeRequest, ProbeStep, ProbedVtep, REACHED, REFUSED,
-    UNREACHABLE,
+    MAX_COUNT, MAX_SIZE, MAX_TOTAL_MS, MAX_WAIT_MS, NO_ANSWER, NO_NEIGHBOR, ProbeKind, ProbeReport,
+    ProbeRequest, ProbeStep, ProbedVtep, REACHED, REFUSED, UNREACHABLE,
 };
 pub use protocol::{
     Class, Done, DropRow, DropRows, EndpointRow, FdbRow, FlowCounts, GroupRow, LearnedAddress, LearnedCounts,

@@ -90,14 +90,24 @@ impl ProbeRequest {
         let wrong = |text: String| Err(Failure::new(ErrorCode::NotApplicable, text));
         let name = self.kind.name();
         let is_vtep = self.kind == ProbeKind::Vtep;
-        if is_vtep && (self.from.is_some() || self.to.is_some() || self.via.is_some() || self.source.is_some()) {
-            return wrong("`probe vtep` asks hosts, from this one: it has no --from, --source, --via or address".into());
+        if is_vtep
+            && (self.from.is_some() || self.to.is_some() || self.via.is_some() || self.source.is_some())
+        {
+            return wrong(
+                "`probe vtep` asks hosts, from this one: it has no --from, --source, --via or address".into(),
+            );
         }
         if !is_vtep && self.from.is_none() {
-            return wrong(format!("`probe {name}` asks in the name of an endpoint of this host: --from ENDPOINT"));
+            return wrong(format!(
+                "`probe {name}` asks in the name of an endpoint of this host: --from ENDPOINT"
+            ));
         }
         let Some(to) = self.to.filter(|_| !is_vtep) else {
-            return if is_vtep { self.check_numbers() } else { wrong(format!("`probe {name}` needs an address")) };
+            return if is_vtep {
+                self.check_numbers()
+            } else {
+                wrong(format!("`probe {name}` needs an address"))
+            };
         };
         if self.host.is_some() {
             return wrong(format!("`probe {name}` has no host: that is `probe vtep`'s"));
@@ -105,7 +115,9 @@ impl ProbeRequest {
         if to.is_multicast() || to.is_unspecified() || to.is_limited_broadcast() || to.is_loopback() {
             return wrong(format!("{to} is no single machine's: a probe asks one"));
         }
-        if let Some(other) = [self.source, self.via].into_iter().flatten().find(|it| it.family() != to.family()) {
+        if let Some(other) =
+            [self.source, self.via].into_iter().flatten().find(|it| it.family() != to.family())
+        {
             return wrong(format!("{other} and {to} are of different families"));
         }
         if self.kind == ProbeKind::Tcp && self.port == 0 {

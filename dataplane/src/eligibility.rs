@@ -118,7 +118,9 @@ impl Userspace {
                 "only one of its ends here keeps state of it: the other's rules are asked about each packet"
             }
             Self::ReadByHelper => "a helper (FTP, TFTP) reads what is said in it",
-            Self::AskedByProbe => "the appliance has begun it by `eastgate probe`, and its answers are the probe's",
+            Self::AskedByProbe => {
+                "the appliance has begun it by `eastgate probe`, and its answers are the probe's"
+            }
             Self::OwnTimeouts => "an end of it has timeouts of its own",
             Self::Tagged => "it has a VLAN tag of the tenant's",
         }
@@ -266,6 +268,7 @@ mod tests {
     use super::*;
     use crate::{
         attachments::Attachments,
+        pipeline::probe::Aim,
         snapshot::{Snapshot, state::StateRegistry},
     };
 
@@ -371,5 +374,21 @@ allowed_pairs = [{ address = "10.1.0.14" }]
             assert_eq!(eligibility.flow(site, src, dst, &key), expected, "{key:?}");
         }
         assert_eq!((eligibility.packet(0), eligibility.packet(1)), (Ok(()), Err(Userspace::Tagged)));
+
+        let (probes, probed) = (Probes::default(), udp(11, 13, 53));
+        assert_eq!(eligibility.asked_by(&probes, &probed), Ok(()));
+        let aim = Aim {
+            attachment: web1.attachment().unwrap(),
+            mac: web1.mac,
+            own: probed.src,
+            target: probed.dst,
+            flow: Some(probed),
+        };
+        let (sender, _answers) = std::sync::mpsc::sync_channel(1);
+        probes.begin(aim, sender, eastgate_wire::Instant::ZERO).unwrap();
+        for key in [probed, probed.reversed()] {
+            assert_eq!(eligibility.asked_by(&probes, &key), Err(Userspace::AskedByProbe));
+        }
+        assert_eq!(eligibility.asked_by(&probes, &udp(11, 13, 54)), Ok(()));
     }
 }

@@ -110,6 +110,8 @@ pub struct Pipeline<'s> {
     made: Vec<u8>,
     /// Fragments whose first was decided just now
     released: Vec<(Vni, Waiting)>,
+    /// The frame in hand is a probe's: it says nothing of where its sender is.
+    is_probe: bool,
 }
 
 impl<'s> Pipeline<'s> {
@@ -117,7 +119,7 @@ impl<'s> Pipeline<'s> {
     #[must_use]
     pub fn new(shared: &'s Shared, snapshot: &'s Snapshot, index: usize) -> Self {
         let counters = &shared.counters[index.min(shared.counters.len() - 1)];
-        Self { shared, snapshot, counters, made: Vec::new(), released: Vec::new() }
+        Self { shared, snapshot, counters, made: Vec::new(), released: Vec::new(), is_probe: false }
     }
 
     /// Takes a frame from a tenant port.
@@ -163,7 +165,9 @@ impl<'s> Pipeline<'s> {
         let mut view = View::parse(frame.bytes())?;
         // 1 admit
         self.admit(arrival, sender, &view, frame, now)?;
-        sender.state.is_heard(now);
+        if !self.is_probe {
+            sender.state.is_heard(now);
+        }
         // 2 answer
         let plain = match self.answer(arrival, &view, frame, now, out)? {
             Asked::Done(outcome) => return Ok(outcome),

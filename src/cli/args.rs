@@ -32,7 +32,7 @@ const EXAMPLES: &str = "Examples:
   eastgate lab up labs/01-two-hosts                 two hosts in namespaces, to try it all
 
 Exit codes: 0 done, 1 failed (`policy`: not as expected), 2 wrong usage, 3 wrong configuration, 4 no daemon answers,
-5 traced or probing packet dropped, 6 `status`, `doctor`: something that should pass does not, 7 `doctor`: warnings,
+5 packet of `trace` or `probe` dropped, 6 `status`, `doctor`: something that should pass does not, 7 `doctor`: warnings,
 8 `probe`: no answer, 9 `probe`: refused or unreachable.";
 
 /// VXLAN overlay and east-west traffic steering with stateful policy.

@@ -7,8 +7,8 @@ use std::{
 
 use eastgate_api::{
     Done, DropRow, DropRows, EndpointRow, ExpectationRow, FdbRow, FlowCounts, FlowRow, HelperCounts,
-    MachineRow, NeighborRow, PolicyRow, RelatedTo, Remedy, Restored, RuleCountRow, RuleRef, StationPort, Status,
-    TraceReport, TraceStep,
+    MachineRow, NeighborRow, PolicyRow, RelatedTo, Remedy, Restored, RuleCountRow, RuleRef, StationPort,
+    Status, TraceReport, TraceStep,
 };
 use eastgate_config::Config;
 use eastgate_wire::{Addr, DropReason, names};

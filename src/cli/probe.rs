@@ -5,7 +5,8 @@ use std::{fmt::Write as _, net::IpAddr};
 use anyhow::Result;
 use clap::{Args as ClapArgs, Subcommand};
 use eastgate_api::{
-    MAX_TOTAL_MS, NO_ANSWER, NO_NEIGHBOR, ProbeKind, ProbeReport, ProbeRequest, REACHED, REFUSED, Request, UNREACHABLE,
+    MAX_TOTAL_MS, NO_ANSWER, NO_NEIGHBOR, ProbeKind, ProbeReport, ProbeRequest, REACHED, REFUSED, Request,
+    UNREACHABLE,
 };
 use eastgate_wire::{Vni, names};
 
@@ -162,9 +163,10 @@ impl Probe {
     #[must_use]
     pub const fn format(&self) -> Format {
         match self {
-            Self::Arp { pace, .. } | Self::Tcp { pace, .. } | Self::Pmtu { pace, .. } | Self::Vtep { pace, .. } => {
-                pace.output.output
-            }
+            Self::Arp { pace, .. }
+            | Self::Tcp { pace, .. }
+            | Self::Pmtu { pace, .. }
+            | Self::Vtep { pace, .. } => pace.output.output,
             Self::Ping { pace, .. } => pace.output.output,
         }
     }
@@ -229,14 +231,18 @@ fn code(verdict: &str) -> u8 {
 fn text(report: &ProbeReport) -> String {
     let mut text = format!("{}\n\n", report.probe);
     for step in &report.steps {
-        let at = step.after_us.map_or_else(String::new, |us| format!("{}.{:03}s", us / 1_000_000, us % 1_000_000 / 1000));
+        let at = step
+            .after_us
+            .map_or_else(String::new, |us| format!("{}.{:03}s", us / 1_000_000, us % 1_000_000 / 1000));
         print::step(&mut text, &format!("{at:>7}  "), &step.step);
     }
     let _ = writeln!(text, "\nverdict: {}", report.verdict);
     if report.sent > 0 {
         let sent = names::count(report.sent, "question");
         let _ = write!(text, "{sent}, {} answered", report.answered);
-        if let (Some(least), Some(most)) = (report.round_trips_us.iter().min(), report.round_trips_us.iter().max()) {
+        if let (Some(least), Some(most)) =
+            (report.round_trips_us.iter().min(), report.round_trips_us.iter().max())
+        {
             let millis = |us: u64| format!("{}.{:02}", us / 1000, us % 1000 / 10);
             let _ = write!(text, ", after {} to {} ms", millis(*least), millis(*most));
         }

@@ -54,7 +54,12 @@ impl EchoSocket {
         socket.bind(&SocketAddr::new(from, 0).into())?;
         match to {
             IpAddr::V4(_) => {
-                sysopt::set(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
+                sysopt::set(
+                    socket.as_fd(),
+                    libc::IPPROTO_IP,
+                    libc::IP_MTU_DISCOVER,
+                    libc::IP_PMTUDISC_PROBE,
+                )?;
             }
             IpAddr::V6(_) => {
                 let level = libc::IPPROTO_IPV6;
@@ -76,7 +81,9 @@ impl EchoSocket {
         if let Err(error) = self.socket.send_to(&packet, &SocketAddr::new(self.to, 0).into()) {
             return match error.raw_os_error() {
                 Some(libc::EMSGSIZE) => Ok(Echoed::TooBig(None)),
-                Some(libc::EHOSTUNREACH | libc::ENETUNREACH) => Ok(Echoed::Unreachable(UNREACHABLE[usize::from(self.to.is_ipv6())], 0)),
+                Some(libc::EHOSTUNREACH | libc::ENETUNREACH) => {
+                    Ok(Echoed::Unreachable(UNREACHABLE[usize::from(self.to.is_ipv6())], 0))
+                }
                 _ => Err(error),
             };
         }
@@ -192,7 +199,8 @@ mod tests {
             Err(error) => panic!("{error}"),
         };
         for seed in 0..20_000_u32 {
-            let bytes: Vec<u8> = (0..seed % 90).map(|at| (seed.wrapping_mul(2_654_435_761) >> (at % 24)) as u8).collect();
+            let bytes: Vec<u8> =
+                (0..seed % 90).map(|at| (seed.wrapping_mul(2_654_435_761) >> (at % 24)) as u8).collect();
             let _ = echo.read(&bytes, Duration::ZERO);
         }
         assert_eq!(echo.request(1200).len(), 1180);

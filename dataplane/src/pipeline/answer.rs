@@ -76,11 +76,13 @@ impl<'s> Pipeline<'s> {
         self.choose_named(arrival, view, frame, now);
         let said = self.say(arrival, view, frame, now);
         if matches!(said, Answer::NotNeighbor) {
-            self.hear_traffic(arrival, view, now);
-            self.snoop_traffic(arrival, view, now);
+            if !self.is_probe {
+                self.hear_traffic(arrival, view, now);
+                self.snoop_traffic(arrival, view, now);
+            }
             return Ok(Asked::No);
         }
-        if said.is_believed() {
+        if said.is_believed() && !self.is_probe {
             let claim = claim(frame.bytes(), view);
             self.hear(arrival, view.src, claim.map(|claim| claim.address), now);
             if network.learns() {

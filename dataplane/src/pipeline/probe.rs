@@ -4,6 +4,8 @@
 //! would then leave by the endpoint's attachment as an answer to them is the probe's, and the endpoint does not see it: it has
 //! asked nothing, and its stack would end what it does not know. For as long as no probe runs, the path reads one number.
 //!
+//! It tells nobody where the endpoint is, or that it is there: nothing is learned from it on this host.
+//!
 //! A flow is a probe's when nobody had it before. Where the endpoint itself begins to use it, the probe lets go of it.
 
 use std::{
@@ -287,7 +289,8 @@ impl Probe {
         let says = |address: Addr| claim(bytes, view).is_some_and(|claim| claim.address == address);
         let ip = match &view.net {
             Net::Arp => {
-                let is_reply = bytes.get(usize::from(view.l3) + 6..).is_some_and(|at| at.starts_with(&[0, 2]));
+                let is_reply =
+                    bytes.get(usize::from(view.l3) + 6..).is_some_and(|at| at.starts_with(&[0, 2]));
                 return (is_reply && view.dst == mac && says(target)).then_some(Part::Neighbor);
             }
             Net::Ip(ip) => ip,
@@ -305,7 +308,8 @@ impl Probe {
         if let Some(fragment) = ip.fragment
             && fragment.offset > 0
         {
-            let is_known = (ip.src, ip.proto) == (flow.dst, flow.proto) && self.datagrams.contains(&fragment.id);
+            let is_known =
+                (ip.src, ip.proto) == (flow.dst, flow.proto) && self.datagrams.contains(&fragment.id);
             return is_known.then_some(Part::Later);
         }
         if !answers(ip, bytes, &flow) {
@@ -372,6 +376,7 @@ impl<'s> Pipeline<'s> {
         };
         let arrival = Arrival { network, from, sender: Some(endpoint) };
         let before = frame.len();
+        self.is_probe = true;
         let fate = match self.tenant_path(&arrival, endpoint, frame, now, out) {
             Ok(outcome) => Fate { outcome, refusal: None },
             Err(refusal) => {
@@ -379,6 +384,7 @@ impl<'s> Pipeline<'s> {
                 Fate { outcome, refusal: Some(refusal) }
             }
         };
+        self.is_probe = false;
         self.go_on_with_released(now, out);
         if let Some(flow) = flow.filter(|_| fate.outcome == Outcome::Forward) {
             self.shared.keep_probed(flow);
@@ -403,6 +409,171 @@ impl Shared {
         if let Some(flow) = flow {
             let flows = self.flows(flow);
             self.release(&flows, Some(*flow));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, sync_channel};
+
+    use eastgate_testkit::frames::{Talk, arp, mac, ping, pong, v4};
+    use eastgate_wire::{Leg, Vni, checksum::checksum};
+
+    use super::*;
+
+    const HERE: AttachmentId = AttachmentId(1);
+    const TALK: Talk = Talk { a: 11, b: 21, sport: 61_000, dport: 5432 };
+    const NOW: Instant = Instant::from_secs(1000);
+
+    fn flow(proto: u8, sport: u16, dport: u16) -> FlowKey {
+        let [src, dst] = [TALK.a, TALK.b].map(|station| Addr::v4(v4(station)));
+        FlowKey { src, dst, vni: Vni::new_checked(5001).unwrap(), sport, dport, proto, leg: Leg::DIRECT }
+    }
+
+    fn aim(flow: FlowKey) -> Aim {
+        Aim { attachment: HERE, mac: MacAddr(mac(TALK.a)), own: flow.src, target: flow.dst, flow: Some(flow) }
+    }
+
+    fn begun(flow: FlowKey) -> (Probes, u64, Receiver<Answer>) {
+        let (probes, (sender, answers)) = (Probes::default(), sync_channel(16));
+        assert!(!probes.any());
+        let number = probes.begin(aim(flow), sender, NOW).unwrap();
+        assert!(probes.any());
+        (probes, number, answers)
+    }
+
+    fn tcp() -> FlowKey {
+        flow(proto::TCP, TALK.sport, TALK.dport)
+    }
+
+    /// "21 is at its MAC", to 11
+    fn neighbor() -> Vec<u8> {
+        arp(2, mac(TALK.a), TALK.b, mac(TALK.a), v4(TALK.a))
+    }
+
+    #[test]
+    fn answers_are_the_probes_and_nothing_else_is() {
+        let (probes, _, answers) = begun(tcp());
+        let take = |frame: &[u8]| probes.take(HERE, frame, false, false, NOW);
+        let others = [
+            Talk { dport: 5433, ..TALK }.syn_ack(),
+            Talk { sport: 61_001, ..TALK }.syn_ack(),
+            Talk { b: 22, ..TALK }.syn_ack(),
+            TALK.syn(),
+            pong(21, 11, TALK.sport),
+            arp(2, mac(11), 22, mac(11), v4(11)),
+            arp(1, mac(11), 21, mac(11), v4(11)),
+            arp(2, mac(12), 21, mac(12), v4(12)),
+        ];
+        for frame in &others {
+            assert!(!take(frame), "{frame:02x?}");
+        }
+        assert!(answers.try_recv().is_err());
+        assert!(take(&TALK.syn_ack()) && take(&TALK.answer(b"more")) && take(&neighbor()));
+        assert!(!probes.take(AttachmentId(2), &TALK.syn_ack(), false, false, NOW), "of another endpoint");
+        assert_eq!(answers.try_iter().count(), 3);
+    }
+
+    #[test]
+    fn of_an_answer_in_fragments_all_are_kept_from_the_endpoint() {
+        let (probes, _, answers) = begun(flow(proto::ICMP, 61_000, 61_000));
+        let piece = |field: u16| {
+            let mut frame = pong(21, 11, 61_000);
+            frame.splice(20..22, field.to_be_bytes());
+            frame.splice(24..26, [0, 0]);
+            let sum = checksum(&frame[14..34]).to_be_bytes();
+            frame.splice(24..26, sum);
+            frame
+        };
+        let take = |frame: &[u8]| probes.take(HERE, frame, false, false, NOW);
+        assert!(!take(&piece(0x0010)), "nobody knows yet what it is of");
+        assert!(take(&piece(0x2000)) && take(&piece(0x0010)));
+        assert_eq!(answers.try_iter().count(), 1);
+        assert!(!take(&pong(21, 11, 61_001)) && !take(&ping(21, 11, 61_000)));
+    }
+
+    #[test]
+    fn who_asked_as_well_is_answered_as_well() {
+        let (probes, _, answers) = begun(tcp());
+        probes.hear(HERE, &arp(1, [0xff; 6], 11, [0; 6], v4(22)), NOW);
+        assert!(probes.take(HERE, &neighbor(), false, false, NOW), "it has asked for another one");
+        probes.hear(HERE, &arp(1, [0xff; 6], 11, [0; 6], v4(21)), NOW);
+        assert!(!probes.take(HERE, &neighbor(), false, false, NOW));
+        assert!(probes.take(HERE, &neighbor(), true, true, NOW), "this one is the probe's own");
+        assert!(probes.take(HERE, &neighbor(), false, false, NOW + ASKED));
+        assert_eq!(answers.try_iter().count(), 4);
+    }
+
+    #[test]
+    fn a_flow_that_the_endpoint_uses_is_its_own() {
+        let (probes, number, answers) = begun(tcp());
+        assert!(probes.has(&tcp()) && probes.has(&tcp().reversed()));
+        probes.hear(HERE, &Talk { sport: 40_000, ..TALK }.syn(), NOW);
+        probes.hear(AttachmentId(2), &TALK.syn(), NOW);
+        assert!(!probes.has_lost(number));
+        probes.hear(HERE, &TALK.syn(), NOW);
+        assert!(probes.has_lost(number) && !probes.has(&tcp()));
+        assert!(!probes.take(HERE, &TALK.syn_ack(), false, false, NOW));
+        assert!(answers.try_recv().is_err());
+    }
+
+    #[test]
+    fn what_comes_late_is_kept_from_the_endpoint_for_a_while() {
+        let (probes, number, answers) = begun(tcp());
+        drop(answers);
+        probes.end(number, NOW);
+        assert!(probes.take(HERE, &TALK.syn_ack(), false, false, NOW + Duration::from_secs(9)));
+        assert!(!probes.take(HERE, &TALK.syn_ack(), false, false, NOW + Duration::from_secs(11)));
+        assert!(probes.marks(&tcp(), NOW) && !probes.marks(&tcp(), NOW + Duration::from_secs(60)));
+        let (sender, _answers) = sync_channel(1);
+        let later = NOW + Duration::from_secs(60);
+        let again = probes.begin(aim(tcp()), sender, later).unwrap();
+        probes.end(again, later);
+        probes.end(again, later + LINGER);
+        assert!(!probes.any());
+    }
+
+    #[test]
+    fn limits_are_exact() {
+        let (probes, first, _answers) = begun(tcp());
+        let begin =
+            |sport: u16| probes.begin(aim(flow(proto::TCP, sport, TALK.dport)), sync_channel(1).0, NOW);
+        assert_eq!(begin(TALK.sport), Err(Refused::Taken));
+        for more in 1..MOST as u16 {
+            begin(TALK.sport + more).unwrap();
+        }
+        assert_eq!(begin(1), Err(Refused::Busy));
+        probes.end(first, NOW);
+        assert!(begin(1).is_ok(), "one that lingers has made room");
+        let sent = |now: Instant| (0..1000).filter(|_| probes.may_send(now)).count();
+        assert_eq!(sent(NOW), FRAMES.burst as usize);
+        assert_eq!((sent(NOW), sent(NOW + Duration::from_millis(100))), (0, 10));
+    }
+
+    #[test]
+    fn noise() {
+        let (probes, _, answers) = begun(tcp());
+        let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random
+        };
+        let known = [TALK.syn_ack(), neighbor(), pong(21, 11, 61_000), TALK.answer(b"x")];
+        for round in 0..50_000 {
+            let mut frame = known[(next() % 4) as usize].clone();
+            for _ in 0..1 + next() % 4 {
+                let at = (next() % frame.len() as u64) as usize;
+                frame[at] = next() as u8;
+            }
+            if round % 4 == 0 {
+                frame.truncate((next() % 80) as usize);
+            }
+            probes.hear(HERE, &frame, NOW);
+            let _ = probes.take(HERE, &frame, false, false, NOW);
+            while answers.try_recv().is_ok() {}
         }
     }
 }

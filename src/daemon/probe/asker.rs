@@ -45,7 +45,8 @@ impl<'s> Asker<'s> {
         let to = request.to.ok_or_else(|| invalid("whom to ask is missing"))?;
         let (network, endpoint) = named(snapshot, request, wanted)?;
         let name = format!("{}/{}", network.tenant.name, endpoint.name);
-        let attachment = endpoint.attachment().ok_or_else(|| elsewhere(snapshot, network, endpoint, &name))?;
+        let attachment =
+            endpoint.attachment().ok_or_else(|| elsewhere(snapshot, network, endpoint, &name))?;
         let (state, port) = {
             let visible = lock(&view.state);
             (visible.ports.get(&attachment).cloned(), visible.names.get(&attachment).map(ToString::to_string))
@@ -54,9 +55,15 @@ impl<'s> Asker<'s> {
         match state {
             Some(PortState::Forwarding) => {}
             Some(PortState::Down) => return Err(closed(&name, &port, "is down: set it up first")),
-            Some(PortState::Failed(why)) => return Err(closed(&name, &port, &format!("cannot be served: {why}"))),
+            Some(PortState::Failed(why)) => {
+                return Err(closed(&name, &port, &format!("cannot be served: {why}")));
+            }
             Some(PortState::Absent) | None => {
-                return Err(closed(&name, &port, "is not there: nothing of this endpoint is carried on this host"));
+                return Err(closed(
+                    &name,
+                    &port,
+                    "is not there: nothing of this endpoint is carried on this host",
+                ));
             }
         }
         let (own, mac) = source(network, endpoint, &name, request.source, to)?;
@@ -83,20 +90,23 @@ impl<'s> Asker<'s> {
         };
         let taken = view.flows_between(&key(0));
         let is_taken = |own: u16| {
-            taken.iter().any(|flow| {
-                flow.key.proto == proto && [flow.key.sport, flow.key.dport].contains(&own)
-            })
+            taken
+                .iter()
+                .any(|flow| flow.key.proto == proto && [flow.key.sport, flow.key.dport].contains(&own))
         };
         let start = view.random() % u64::from(u16::MAX - FIRST_OWN);
         let candidates = (0..TRIES).map(|step| {
             let places = u64::from(u16::MAX - FIRST_OWN);
             FIRST_OWN + ((start + u64::from(step)) % places) as u16
         });
-        let free = candidates.map(|own| (own, key(own))).find(|(own, key)| {
-            !is_taken(*own) && !view.shared.probes.has(key)
-        });
+        let free = candidates
+            .map(|own| (own, key(own)))
+            .find(|(own, key)| !is_taken(*own) && !view.shared.probes.has(key));
         free.map(|(_, key)| key).ok_or_else(|| {
-            Failure::new(ErrorCode::Busy, format!("{} ports that were tried are all in use: try again", TRIES))
+            Failure::new(
+                ErrorCode::Busy,
+                format!("{} ports that were tried are all in use: try again", TRIES),
+            )
         })
     }
 
@@ -129,7 +139,8 @@ fn named<'s>(
         Some((tenant, name)) => (Some(tenant), name),
         None => (None, wanted),
     };
-    let of_tenant = |network: &&&'s std::sync::Arc<Network>| tenant.is_none_or(|it| it == &*network.tenant.name);
+    let of_tenant =
+        |network: &&&'s std::sync::Arc<Network>| tenant.is_none_or(|it| it == &*network.tenant.name);
     let networks = networks_of(snapshot, request.vni);
     let found = networks.iter().filter(of_tenant).flat_map(|network| {
         let its = network.endpoints().filter(|endpoint| &*endpoint.name == name);
@@ -142,8 +153,10 @@ fn named<'s>(
             "no network of this host has an endpoint {wanted}: `eastgate show endpoints` lists them"
         ))),
         _ => {
-            let names: Vec<String> =
-                found.iter().map(|(network, _)| format!("{} (--vni {})", network.name, network.vni)).collect();
+            let names: Vec<String> = found
+                .iter()
+                .map(|(network, _)| format!("{} (--vni {})", network.name, network.vni))
+                .collect();
             Err(invalid(format!("{wanted} is in several networks: {}", names.join(", "))))
         }
     }
@@ -174,7 +187,10 @@ fn source(
     to: Addr,
 ) -> Result<(Addr, MacAddr), Failure> {
     let holds = |address: Addr| {
-        network.at_address(address).filter(|(holder, _)| holder.id == endpoint.id).map(|(_, mac)| (address, mac))
+        network
+            .at_address(address)
+            .filter(|(holder, _)| holder.id == endpoint.id)
+            .map(|(_, mac)| (address, mac))
     };
     if let Some(address) = wanted {
         return holds(address).ok_or_else(|| match network.at_address(address) {
@@ -189,7 +205,9 @@ fn source(
     its.sort_by_key(|address| address.is_link_local() != to.is_link_local());
     its.into_iter().find_map(holds).ok_or_else(|| {
         let family = if to.is_v4() { "IPv4" } else { "IPv6" };
-        invalid(format!("{name} has no {family} address that it holds now: a probe to {to} needs one, --source ADDRESS"))
+        invalid(format!(
+            "{name} has no {family} address that it holds now: a probe to {to} needs one, --source ADDRESS"
+        ))
     })
 }
 
@@ -203,7 +221,10 @@ fn hop(network: &Network, own: Addr, to: Addr, via: Option<Addr>) -> Result<(Add
         Some(router) => Some(router),
         None if is_beside => None,
         None => Some(router_to(network, to).ok_or_else(|| {
-            invalid(format!("{to} is in no subnet of {}: say which router leads there, --via ADDRESS", network.name))
+            invalid(format!(
+                "{to} is in no subnet of {}: say which router leads there, --via ADDRESS",
+                network.name
+            ))
         })?),
     };
     // All of the family is on the link, where no router is asked for.

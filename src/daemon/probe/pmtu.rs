@@ -111,7 +111,11 @@ struct Search {
 
 /// As large as a machine of the network would try.
 fn usual(view: &View, asker: &Asker<'_>) -> u16 {
-    asker.network.mtu.unwrap_or_else(|| link_leaves(view, asker).unwrap_or(USUAL_MTU).max(USUAL_MTU)).min(LARGEST as u16)
+    asker
+        .network
+        .mtu
+        .unwrap_or_else(|| link_leaves(view, asker).unwrap_or(USUAL_MTU).max(USUAL_MTU))
+        .min(LARGEST as u16)
 }
 
 /// What the underlay's device leaves to packets of the network.

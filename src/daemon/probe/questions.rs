@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use eastgate_api::{Failure, NO_ANSWER, NO_NEIGHBOR, ProbeReport, ProbeRequest, REACHED, REFUSED, UNREACHABLE};
+use eastgate_api::{
+    Failure, NO_ANSWER, NO_NEIGHBOR, ProbeReport, ProbeRequest, REACHED, REFUSED, UNREACHABLE,
+};
 use eastgate_dataplane::pipeline::Outcome;
 use eastgate_wire::{
     FlowKey, Instant, names,
@@ -84,8 +86,12 @@ impl Neighbor {
 pub(super) fn arp(view: &View, asker: &Asker<'_>, request: &ProbeRequest) -> Result<ProbeReport, Failure> {
     let began = clock::now();
     let protocol = if asker.hop.is_v4() { "arp" } else { "nd" };
-    let mut teller =
-        Teller::new(view, asker, format!("{protocol} {} {}, who has {}", asker.name, asker.own, asker.hop), began);
+    let mut teller = Teller::new(
+        view,
+        asker,
+        format!("{protocol} {} {}, who has {}", asker.name, asker.own, asker.hop),
+        began,
+    );
     let wait = Duration::from_millis(request.wait_ms);
     let hop = asker.hop.to_string();
     teller.report.verdict = NO_NEIGHBOR.to_owned();
@@ -273,7 +279,7 @@ pub(super) fn ask_echo(
         neighbor.give_up(teller, hop);
         return Ok(Echoed::Unknown);
     }
-    let text = format!("{what}: no answer within {}", millis(micros(wait)));
+    let text = format!("{what}: no answer within {} s", wait.as_secs_f64());
     teller.from(to, clock::now(), "answer", Went::Badly, text);
     teller.report.verdict = NO_ANSWER.to_owned();
     Ok(Echoed::Lost)
@@ -337,7 +343,13 @@ fn connect(
         match event {
             Event::Sent(Packet::Tcp { flags }, injected) if flags & tcp_flags::SYN != 0 => {
                 if sent.is_some() {
-                    teller.here(injected.at, "forward", Went::Note, "SYN again: no answer yet".to_owned(), None);
+                    teller.here(
+                        injected.at,
+                        "forward",
+                        Went::Note,
+                        "SYN again: no answer yet".to_owned(),
+                        None,
+                    );
                     continue;
                 }
                 (sent, until) = (Some(injected.at), injected.at + wait);
@@ -356,7 +368,13 @@ fn connect(
                 }
                 let from = std::net::SocketAddr::new(to.to_ip(), flow.dport);
                 if flags & tcp_flags::RST != 0 {
-                    teller.from(to, at, "answer", Went::Badly, format!("RST from {from} after {after}: it refuses"));
+                    teller.from(
+                        to,
+                        at,
+                        "answer",
+                        Went::Badly,
+                        format!("RST from {from} after {after}: it refuses"),
+                    );
                     teller.report.verdict = REFUSED.to_owned();
                     return Ok(false);
                 }
@@ -367,7 +385,8 @@ fn connect(
                     return Ok(true);
                 }
                 // An ACK to what was not said: the other end has a connection of these ports.
-                let text = format!("an ACK from {from} after {after}: it has another connection of these ports");
+                let text =
+                    format!("an ACK from {from} after {after}: it has another connection of these ports");
                 teller.from(to, at, "answer", Went::Badly, text);
                 teller.report.verdict = REFUSED.to_owned();
                 return Ok(false);
@@ -396,7 +415,7 @@ fn connect(
         neighbor.give_up(teller, &hop);
         return Ok(false);
     }
-    let text = format!("SYN: no answer within {}", millis(micros(wait)));
+    let text = format!("SYN: no answer within {} s", wait.as_secs_f64());
     teller.from(to, clock::now(), "answer", Went::Badly, text);
     teller.report.verdict = NO_ANSWER.to_owned();
     Ok(false)

@@ -139,14 +139,18 @@ impl<'v> Run<'v> {
         began: Instant,
     ) -> Result<Self, Failure> {
         let injector = view.injector.clone().ok_or_else(Failure::stopping)?;
-        let aim = Aim { attachment: asker.attachment, mac: asker.mac, own: asker.own, target: asker.hop, flow };
+        let aim =
+            Aim { attachment: asker.attachment, mac: asker.mac, own: asker.own, target: asker.hop, flow };
         let (sender, answers) = sync_channel(WAITING);
         let now = clock::now();
         let number = view.shared.probes.begin(aim, sender, now).map_err(|refused| {
-            Failure::new(ErrorCode::Busy, match refused {
-                Refused::Busy => format!("{MOST} probes run: try again in a moment"),
-                Refused::Taken => "another probe has the flow: try again".to_owned(),
-            })
+            Failure::new(
+                ErrorCode::Busy,
+                match refused {
+                    Refused::Busy => format!("{MOST} probes run: try again in a moment"),
+                    Refused::Taken => "another probe has the flow: try again".to_owned(),
+                },
+            )
         })?;
         let link = Link {
             mac: asker.mac,
@@ -178,7 +182,8 @@ impl<'v> Run<'v> {
         let until = until.min(self.deadline);
         loop {
             if self.view.shared.probes.has_lost(self.number) {
-                let text = format!("{} has begun to use the port that the probe has chosen: ask again", self.name);
+                let text =
+                    format!("{} has begun to use the port that the probe has chosen: ask again", self.name);
                 return Err(Failure::new(ErrorCode::Failed, text));
             }
             let now = clock::now();
@@ -191,7 +196,8 @@ impl<'v> Run<'v> {
                 }
             } else {
                 let frames = self.stack.poll(now);
-                self.due.extend(frames.into_iter().filter(|frame| may_send(&self.aim, self.may_reset, frame)));
+                self.due
+                    .extend(frames.into_iter().filter(|frame| may_send(&self.aim, self.may_reset, frame)));
                 if !self.due.is_empty() {
                     continue;
                 }
@@ -227,7 +233,8 @@ impl<'v> Run<'v> {
         if !self.injector.inject(Injection { attachment, frame, flow, told }) {
             return Err(Failure::stopping());
         }
-        let late = |_| Failure::new(ErrorCode::Failed, format!("no worker has taken a frame within {PATIENCE:?}"));
+        let late =
+            |_| Failure::new(ErrorCode::Failed, format!("no worker has taken a frame within {PATIENCE:?}"));
         Ok(Event::Sent(packet, fate.recv_timeout(PATIENCE).map_err(late)?))
     }
 }

@@ -10,8 +10,8 @@ use smoltcp::{
     socket::{icmp, tcp},
     time::{Duration, Instant as Moment},
     wire::{
-        EthernetAddress, HardwareAddress, Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpAddress, IpCidr,
-
+        EthernetAddress, HardwareAddress, Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpAddress,
+        IpCidr,
     },
 };
 
@@ -130,10 +130,17 @@ impl Stack {
     }
 
     /// Begins a connection from this port. False where the stack does not take such an address or port.
-    pub(super) fn connect(&mut self, peer: Addr, port: u16, own_port: u16, within: std::time::Duration) -> bool {
+    pub(super) fn connect(
+        &mut self,
+        peer: Addr,
+        port: u16,
+        own_port: u16,
+        within: std::time::Duration,
+    ) -> bool {
         let buffer = || tcp::SocketBuffer::new(vec![0; 512]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
-        socket.set_timeout(Some(Duration::from_micros(u64::try_from(within.as_micros()).unwrap_or(u64::MAX))));
+        socket
+            .set_timeout(Some(Duration::from_micros(u64::try_from(within.as_micros()).unwrap_or(u64::MAX))));
         let began = socket.connect(self.interface.context(), (address(peer), port), own_port).is_ok();
         self.tcp = Some(self.sockets.add(socket));
         began
@@ -156,9 +163,8 @@ impl Stack {
         let header = ECHO_LEN + if peer.is_v4() { 20 } else { 40 };
         let data = vec![0xe9; size.saturating_sub(header)];
         let icmp = *self.icmp.get_or_insert_with(|| {
-            let buffer = || {
-                icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 4], vec![0; 2 * LARGEST])
-            };
+            let buffer =
+                || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 4], vec![0; 2 * LARGEST]);
             let mut socket = icmp::Socket::new(buffer(), buffer());
             // An identifier of 0 is one that no socket takes, and none that is chosen.
             let _ = socket.bind(icmp::Endpoint::Ident(id));

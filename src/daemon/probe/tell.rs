@@ -1,13 +1,13 @@
 //! The steps of a probe in words, as a trace has them.
 
-use eastgate_api::{ProbeReport, ProbeStep, REACHED, TraceStep};
+use eastgate_api::{NO_ANSWER, ProbeReport, ProbeStep, REACHED, REFUSED, TraceStep, UNREACHABLE};
 use eastgate_dataplane::{
     pipeline::{Outcome, batch::Egress, counters::DropKey},
     trace::{self, Live, TraceRequest},
 };
 use eastgate_steering::Answers;
 use eastgate_vtep::fdb::Location;
-use eastgate_wire::{Addr, FlowKey, Instant, MacAddr, names, view::proto};
+use eastgate_wire::{Addr, DropGroup, FlowKey, Instant, MacAddr, names, view::proto};
 
 use super::{
     super::{View, show::drops::refused_by},
@@ -99,11 +99,15 @@ impl<'a> Teller<'a> {
                 let from = Some(Location::Local(self.asker.attachment));
                 let vni = Some(self.asker.network.vni);
                 let key = DropKey { vni, reason, from, by: refusal.by, rule: refusal.rule };
-                (key.by.is_some() || key.rule.is_some()).then(|| refused_by(self.asker.network, &key)).flatten()
+                (key.by.is_some() || key.rule.is_some())
+                    .then(|| refused_by(self.asker.network, &key))
+                    .flatten()
             });
             let (step, because) = match &refused {
                 Some(rule) => ("decide", format!("{what}: {}", rule.rule)),
-                None => ("drop", format!("{what}: {}", reason.describe().trim_end_matches('.'))),
+                None => {
+                    (at_step(reason.group()), format!("{what}: {}", reason.describe().trim_end_matches('.')))
+                }
             };
             let text = format!("{because} ({})", reason.name());
             self.here(at, step, Went::Badly, text, refused.map(|rule| rule.at));
@@ -205,6 +209,8 @@ impl<'a> Teller<'a> {
         if self.report.verdict == REACHED {
             return;
         }
+        let is_lost = self.report.verdict == NO_ANSWER;
+        let has_left = is_lost || [REFUSED, UNREACHABLE].contains(&&*self.report.verdict);
         let is_icmp = matches!(proto, proto::ICMP | proto::ICMPV6);
         let (sport, dport) = flow.filter(|_| !is_icmp).map_or((0, 0), |flow| (flow.sport, flow.dport));
         let request = TraceRequest {
@@ -224,14 +230,14 @@ impl<'a> Teller<'a> {
         let refusals: Vec<TraceStep> = walked
             .steps
             .into_iter()
-            .filter(|step| step.result == "drop" && !step.host.is_empty() && step.host != here)
+            .filter(|step| has_left && step.result == "drop" && !step.host.is_empty() && step.host != here)
             .collect();
         let is_refused = !refusals.is_empty();
         self.report.steps.extend(refusals.into_iter().map(|step| {
             let text = format!("by the configuration: {} ({})", step.text, walked.verdict);
             ProbeStep { after_us: None, step: TraceStep { text, result: "note".to_owned(), ..step } }
         }));
-        if is_refused || walked.verdict != "forwarded" {
+        if is_refused || !is_lost || walked.verdict != "forwarded" {
             return;
         }
         match self.asker.host_of(to) {
@@ -254,6 +260,20 @@ impl<'a> Teller<'a> {
         self.report.answered += 1;
         self.report.round_trips_us.push(took_us);
         self.report.verdict = REACHED.to_owned();
+    }
+}
+
+/// The step of the path that drops for a reason, as a trace names it
+const fn at_step(group: DropGroup) -> &'static str {
+    match group {
+        DropGroup::Malformed | DropGroup::Admission => "admit",
+        DropGroup::Underlay => "decapsulate",
+        DropGroup::Neighbor => "answer",
+        DropGroup::State | DropGroup::Fragment => "track",
+        DropGroup::Policy => "decide",
+        DropGroup::Forward => "forward",
+        DropGroup::Limit => "limit",
+        DropGroup::Device => "device",
     }
 }
 

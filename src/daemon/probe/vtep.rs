@@ -4,7 +4,8 @@
 use std::{io, net::SocketAddr, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use eastgate_api::{
-    ErrorCode, Failure, NO_ANSWER, ProbeReport, ProbeRequest, ProbeStep, ProbedVtep, REACHED, TraceStep, UNREACHABLE,
+    ErrorCode, Failure, NO_ANSWER, ProbeReport, ProbeRequest, ProbeStep, ProbedVtep, REACHED, TraceStep,
+    UNREACHABLE,
 };
 use eastgate_config::Host;
 use eastgate_dataplane::{pipeline::shared::lock, snapshot::Snapshot};
@@ -28,7 +29,11 @@ const SAYS_CLOSED: Duration = Duration::from_millis(500);
 /// Where nothing comes back, it may have been lost for another reason.
 const TRIES: u32 = 2;
 
-pub(super) fn probe(view: &View, snapshot: &Snapshot, request: &ProbeRequest) -> Result<ProbeReport, Failure> {
+pub(super) fn probe(
+    view: &View,
+    snapshot: &Snapshot,
+    request: &ProbeRequest,
+) -> Result<ProbeReport, Failure> {
     let began = clock::now();
     let hosts = hosts(snapshot, request)?;
     let mut report = ProbeReport {
@@ -69,7 +74,10 @@ fn hosts<'s>(snapshot: &'s Snapshot, request: &ProbeRequest) -> Result<Vec<&'s H
     let invalid = |text: String| Failure::new(ErrorCode::Invalid, text);
     let Some(name) = &request.host else {
         let mut all: Vec<&Host> = snapshot.config.hosts.values().collect();
-        all.retain(|host| *host.name != *snapshot.host && snapshot.networks().iter().any(|it| it.peers.kind(host.vtep).is_some()));
+        all.retain(|host| {
+            *host.name != *snapshot.host
+                && snapshot.networks().iter().any(|it| it.peers.kind(host.vtep).is_some())
+        });
         return if all.is_empty() {
             Err(invalid("no other host has a network in common with this one".to_owned()))
         } else {
@@ -134,7 +142,9 @@ impl Visit<'_> {
         match is_closed(from, port, SAYS_CLOSED) {
             Ok(true) => {
                 "closed".clone_into(&mut found.port);
-                let text = format!("{name} at {port}: its machine says that nobody listens there, no {runs} VTEP runs");
+                let text = format!(
+                    "{name} at {port}: its machine says that nobody listens there, no {runs} VTEP runs"
+                );
                 self.tell("vxlan port", "drop", text);
             }
             Ok(false) => {
@@ -172,7 +182,11 @@ impl Visit<'_> {
                     self.report.round_trips_us.push(took);
                     self.report.answered += 1;
                     REACHED.clone_into(&mut found.verdict);
-                    self.tell("reach", "pass", format!("{name} at {to} answers an echo after {}", millis(took)));
+                    self.tell(
+                        "reach",
+                        "pass",
+                        format!("{name} at {to} answers an echo after {}", millis(took)),
+                    );
                 }
                 Echoed::Unreachable(kind, code) => {
                     UNREACHABLE.clone_into(&mut found.verdict);
@@ -182,8 +196,8 @@ impl Visit<'_> {
                 }
                 Echoed::TooBig(_) | Echoed::Lost => {
                     let text = format!(
-                        "{name} at {to} does not answer an echo within {}: down, not reached, or kept from answering",
-                        millis(micros(wait))
+                        "{name} at {to} does not answer an echo within {} s: down, not reached, or kept from answering",
+                        wait.as_secs_f64()
                     );
                     self.tell("reach", "drop", text);
                     if found.round_trips_us.is_empty() {
@@ -200,7 +214,8 @@ impl Visit<'_> {
         let wait = Duration::from_millis(self.request.wait_ms);
         let link = u16::try_from(self.view.shared.link_mtu.load(Relaxed)).unwrap_or(u16::MAX);
         let largest = self.request.size.unwrap_or(link);
-        let (mut fits, mut too_big, mut next) = (LEAST as u16, largest.saturating_add(1).max(LEAST as u16 + 1), largest);
+        let (mut fits, mut too_big, mut next) =
+            (LEAST as u16, largest.saturating_add(1).max(LEAST as u16 + 1), largest);
         let mut told = None;
         while fits + 1 < too_big && !is_late(self.began) {
             let mut came = Echoed::Lost;
@@ -243,7 +258,11 @@ impl Visit<'_> {
         });
         for network in too_small {
             let mtu = network.mtu.unwrap_or_default();
-            self.tell("path mtu", "drop", format!("{} has mtu = {mtu}, which is more than gets there", network.name));
+            self.tell(
+                "path mtu",
+                "drop",
+                format!("{} has mtu = {mtu}, which is more than gets there", network.name),
+            );
         }
         Ok(())
     }
