@@ -1,12 +1,14 @@
 //! Who asks: the endpoint in whose name a probe is sent, its port, its address, and who leads to the one that is asked.
 
 use eastgate_api::{ErrorCode, Failure, ProbeRequest};
-use eastgate_dataplane::snapshot::{Endpoint, Network, Snapshot};
+use eastgate_dataplane::{
+    pipeline::shared::lock,
+    snapshot::{Endpoint, Network, Snapshot},
+};
 use eastgate_wire::{Addr, AttachmentId, FlowKey, Leg, MacAddr};
 
 use super::super::{PortState, View, show::networks_of};
 use crate::io::clock;
-use eastgate_dataplane::pipeline::shared::lock;
 
 /// Ports and identifiers of probes: behind those that Linux gives to connections of its own.
 const FIRST_OWN: u16 = 61_000;
@@ -103,10 +105,7 @@ impl<'s> Asker<'s> {
             .map(|own| (own, key(own)))
             .find(|(own, key)| !is_taken(*own) && !view.shared.probes.has(key));
         free.map(|(_, key)| key).ok_or_else(|| {
-            Failure::new(
-                ErrorCode::Busy,
-                format!("{} ports that were tried are all in use: try again", TRIES),
-            )
+            Failure::new(ErrorCode::Busy, format!("{TRIES} ports that were tried are all in use: try again"))
         })
     }
 

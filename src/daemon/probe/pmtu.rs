@@ -91,7 +91,11 @@ pub(super) fn probe(view: &View, asker: &Asker<'_>, request: &ProbeRequest) -> R
     }
     teller.report.path_mtu = Some(fits);
     teller.report.verdict = if teller.report.answered > 0 { REACHED } else { NO_ANSWER }.to_owned();
-    let text = if is_bounded {
+    let text = if fits + 1 < too_big {
+        format!(
+            "packets of {fits} bytes get there; from {too_big} on none was seen to, and between them there was no time to ask"
+        )
+    } else if is_bounded {
         format!("packets of {fits} bytes get there, and larger ones do not; {}", narrowest(view, asker, fits))
     } else {
         format!("packets of {fits} bytes get there, the largest that was tried (--size)")
