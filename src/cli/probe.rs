@@ -33,6 +33,9 @@ Examples:
 Exit codes: 0 answered; 5 dropped on this host: the last step says why, and by which rule; 8 no answer, or nobody has the address; 9 refused
 by the machine that was asked (RST, ICMP), or unreachable, as somebody on the way says; 1 not asked at all.";
 
+/// Echo requests, unless told otherwise
+const ECHOES: u32 = 3;
+
 /// `eastgate probe`
 #[derive(Subcommand, Debug)]
 pub enum Probe {
@@ -45,7 +48,7 @@ pub enum Probe {
         asker: Asker,
         /// How often, and for how long
         #[command(flatten)]
-        pace: Pace<1>,
+        pace: Pace,
     },
     /// Send echo requests
     Ping {
@@ -56,7 +59,7 @@ pub enum Probe {
         asker: Asker,
         /// How often, and for how long
         #[command(flatten)]
-        pace: Pace<3>,
+        pace: Pace,
         /// Bytes of each packet from its IP header on; it is sent with DF. 64 unless told otherwise
         #[arg(long, value_name = "BYTES")]
         size: Option<u16>,
@@ -70,7 +73,7 @@ pub enum Probe {
         asker: Asker,
         /// How often, and for how long
         #[command(flatten)]
-        pace: Pace<1>,
+        pace: Pace,
     },
     /// Find the largest packet that gets to an address: echo requests with DF
     Pmtu {
@@ -81,7 +84,7 @@ pub enum Probe {
         asker: Asker,
         /// For how long
         #[command(flatten)]
-        pace: Pace<1>,
+        pace: Pace,
         /// The largest that is tried, in bytes from its IP header on; the network's MTU unless told otherwise
         #[arg(long, value_name = "BYTES")]
         size: Option<u16>,
@@ -92,7 +95,7 @@ pub enum Probe {
         host: Option<String>,
         /// How often, and for how long
         #[command(flatten)]
-        pace: Pace<1>,
+        pace: Pace,
         /// The largest that is tried, in bytes from its IP header on; the MTU of the underlay's device unless told otherwise
         #[arg(long, value_name = "BYTES")]
         size: Option<u16>,
@@ -116,12 +119,12 @@ pub struct Asker {
     pub via: Option<IpAddr>,
 }
 
-/// How often, and for how long; `COUNT` times unless told otherwise.
+/// How often, and for how long.
 #[derive(ClapArgs, Debug)]
-pub struct Pace<const COUNT: u32> {
-    /// How often to ask, up to 100 times
-    #[arg(long, value_name = "N", default_value_t = COUNT)]
-    pub count: u32,
+pub struct Pace {
+    /// How often to ask, up to 100 times; `ping` three times and the others once unless told otherwise
+    #[arg(long, value_name = "N")]
+    pub count: Option<u32>,
     /// How long to wait for each answer, up to 10
     #[arg(long, value_name = "SECONDS", default_value = "2")]
     pub timeout: f64,
@@ -133,7 +136,7 @@ pub struct Pace<const COUNT: u32> {
     pub output: Output,
 }
 
-impl<const COUNT: u32> Pace<COUNT> {
+impl Pace {
     fn request(&self, kind: ProbeKind) -> ProbeRequest {
         ProbeRequest {
             kind,
@@ -144,7 +147,7 @@ impl<const COUNT: u32> Pace<COUNT> {
             port: 0,
             via: None,
             host: None,
-            count: self.count,
+            count: self.count.unwrap_or(if kind == ProbeKind::Ping { ECHOES } else { 1 }),
             // What is no time is 0, and refused as such.
             wait_ms: (self.timeout * 1000.0) as u64,
             size: None,
@@ -164,10 +167,10 @@ impl Probe {
     pub const fn format(&self) -> Format {
         match self {
             Self::Arp { pace, .. }
+            | Self::Ping { pace, .. }
             | Self::Tcp { pace, .. }
             | Self::Pmtu { pace, .. }
             | Self::Vtep { pace, .. } => pace.output.output,
-            Self::Ping { pace, .. } => pace.output.output,
         }
     }
 
