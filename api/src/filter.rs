@@ -226,6 +226,9 @@ impl Request {
     /// # Errors
     /// What is wrong, and what can be asked instead.
     pub fn check(&self) -> Result<(), Failure> {
+        if let Self::Probe(probe) = self {
+            return probe.check();
+        }
         let Some((name, filter, known)) = self.criteria() else { return Ok(()) };
         self.check_as(name, filter, known, |criterion| criterion.option().to_owned())
     }
@@ -278,10 +281,12 @@ impl Request {
             Self::FlowsKill(filter) => {
                 ("flows kill", filter, &[Vni, Endpoint, Address, Port, Proto, State, Limit, All])
             }
-            Self::Probe(probe) => return probe.check(),
-            Self::Status {} | Self::Reload {} | Self::Stage { .. } | Self::Unstage {} | Self::Trace(_) => {
-                return None;
-            }
+            Self::Status {}
+            | Self::Reload {}
+            | Self::Stage { .. }
+            | Self::Unstage {}
+            | Self::Trace(_)
+            | Self::Probe(_) => return None,
         })
     }
 
@@ -346,9 +351,12 @@ impl Request {
             | Self::Staged(filter)
             | Self::FdbFlush(filter)
             | Self::FlowsKill(filter) => Some(filter),
-            Self::Status {} | Self::Reload {} | Self::Stage { .. } | Self::Unstage {} | Self::Trace(_) => {
-                None
-            }
+            Self::Status {}
+            | Self::Reload {}
+            | Self::Stage { .. }
+            | Self::Unstage {}
+            | Self::Trace(_)
+            | Self::Probe(_) => None,
         }
     }
 }

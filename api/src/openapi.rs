@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     Done, DropRows, EndpointRow, EventRow, Events, ExpectationRow, Failure, FdbRow, Filter, FlowRow, List,
-    MachineRow, NeighborRow, PAGES, Page, PolicyRow, ROUTES, Request, Role, Route, RuleCountRow, StagedRows,
+    MachineRow, NeighborRow, PAGES, Page, PolicyRow, ProbeReport, ProbeRequest, ROUTES, Request, Role, Route, RuleCountRow, StagedRows,
     Status, Takes, TraceReport, TraceRequest, route::File,
 };
 
@@ -86,6 +86,7 @@ fn operation(
         Takes::Nothing(_) | Takes::Query(_) => None,
         Takes::Filter(_) => Some(of_criteria(route, fields)),
         Takes::Packet(_) => Some(schema::<TraceRequest>(questions)),
+        Takes::Probe(_) => Some(schema::<ProbeRequest>(questions)),
         Takes::File(_) => Some(schema::<File>(questions)),
     };
     if let Some(schema) = body {
@@ -162,6 +163,7 @@ fn answer(request: &Request, generator: &mut SchemaGenerator) -> Value {
         Request::Staged(_) => schema::<StagedRows>(generator),
         Request::Machines(_) => schema::<List<MachineRow>>(generator),
         Request::Trace(_) => schema::<TraceReport>(generator),
+        Request::Probe(_) => schema::<ProbeReport>(generator),
         Request::Reload {}
         | Request::Stage { .. }
         | Request::Unstage {}

@@ -1,6 +1,7 @@
 //! What the appliance asks in the name of an endpoint, or in its own, and what came of it step by step.
 
 use eastgate_wire::{Addr, Vni};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{ErrorCode, Failure, Remedy, TraceStep};
@@ -15,7 +16,7 @@ pub const MAX_TOTAL_MS: u64 = 60_000;
 pub const MAX_SIZE: u16 = 9216;
 
 /// What is asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProbeKind {
     /// Which MAC an address has, by ARP or neighbour discovery
@@ -45,7 +46,7 @@ impl ProbeKind {
 }
 
 /// A probe.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProbeRequest {
     /// What is asked
@@ -143,7 +144,7 @@ impl ProbeRequest {
 }
 
 /// A step of a probe: what was sent, what became of it on this host, what came back.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct ProbeStep {
     /// Microseconds since the probe began; of what is not an event (what other hosts' rules say), nothing
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -154,7 +155,7 @@ pub struct ProbeStep {
 }
 
 /// What came of a probe.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct ProbeReport {
     /// The probe, in words
     pub probe: String,
@@ -185,7 +186,7 @@ pub struct ProbeReport {
 }
 
 /// What is known of another host's VTEP.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize, Deserialize)]
 pub struct ProbedVtep {
     /// The host
     pub host: String,

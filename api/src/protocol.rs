@@ -101,7 +101,7 @@ impl Request {
 pub enum Role {
     /// What changes nothing
     Read,
-    /// Flows and learned addresses too: ending and forgetting them
+    /// Flows and learned addresses too: ending and forgetting them; and probes
     Operate,
     /// The configuration too
     Administer,
@@ -128,10 +128,11 @@ impl Request {
     pub const fn role(&self) -> Role {
         match self {
             Self::Reload {} | Self::Stage { .. } | Self::Unstage {} => Role::Administer,
-            Self::FdbFlush(_) | Self::FlowsKill(_) => Role::Operate,
+            Self::FdbFlush(_) | Self::FlowsKill(_) | Self::Probe(_) => Role::Operate,
             // What changes something and is not named here takes the most.
             _ => match self.class() {
                 Class::Change => Role::Administer,
+                Class::Probe => Role::Operate,
                 Class::Summary | Class::List => Role::Read,
             },
         }

@@ -6,7 +6,9 @@ use eastgate_wire::{Addr, Vni};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Criterion, ErrorCode, Failure, Filter, Request, Role, TraceRequest, nearest, query};
+use crate::{
+    Criterion, ErrorCode, Failure, Filter, ProbeKind, ProbeRequest, Request, Role, TraceRequest, nearest, query,
+};
 
 /// The longest body of a call, in bytes. The largest frame to be traced fits in hexadecimal digits.
 pub const MAX_BODY: usize = 160 * 1024;
@@ -48,6 +50,8 @@ pub enum Takes {
     Filter(fn(Filter) -> Request),
     /// A packet, as the body
     Packet(fn(TraceRequest) -> Request),
+    /// A probe, as the body
+    Probe(fn(ProbeRequest) -> Request),
     /// The path of a configuration, as the body
     File(fn(String) -> Request),
 }
@@ -82,7 +86,7 @@ const fn post(path: &'static str, takes: Takes, summary: &'static str) -> Route 
 }
 
 /// Every route that a request has: one for each.
-pub const ROUTES: [Route; 18] = [
+pub const ROUTES: [Route; 19] = [
     Route {
         method: Method::Get,
         path: "/v1/status",
@@ -105,6 +109,11 @@ pub const ROUTES: [Route; 18] = [
     get("/v1/machines", Request::Machines, "Machines that stations have associated"),
     get("/v1/staged", Request::Staged, "What the staged version of the configuration would do otherwise"),
     post("/v1/trace", Takes::Packet(Request::Trace), "Walks a hypothetical packet through the path"),
+    post(
+        "/v1/probe",
+        Takes::Probe(Request::Probe),
+        "Sends packets the real way, from an endpoint's port or from the appliance, and tells what comes of them",
+    ),
     post(
         "/v1/reload",
         Takes::Nothing(|| Request::Reload {}),
@@ -216,6 +225,19 @@ impl Route {
             Takes::Nothing(request) => request(),
             Takes::Query(request) | Takes::Filter(request) => request(Filter::default()),
             Takes::File(request) => request(String::new()),
+            Takes::Probe(request) => request(ProbeRequest {
+                kind: ProbeKind::Vtep,
+                from: None,
+                vni: None,
+                source: None,
+                to: None,
+                port: 0,
+                via: None,
+                host: None,
+                count: 1,
+                wait_ms: 1000,
+                size: None,
+            }),
             Takes::Packet(request) => request(TraceRequest {
                 vni: Vni::from_wire([0; 3]),
                 frame: None,
@@ -276,6 +298,7 @@ impl Route {
             Takes::Filter(request) if is_nothing(call.bytes) => request(Filter::default()),
             Takes::Filter(request) => request(read_json(&name, call.bytes)?),
             Takes::Packet(request) => request(read_json(&name, call.bytes)?),
+            Takes::Probe(request) => request(read_json(&name, call.bytes)?),
             Takes::File(request) => request(read_json::<File>(&name, call.bytes)?.config),
         };
         request.check_call(&name)?;
@@ -300,6 +323,7 @@ impl Request {
         match self {
             Self::Stage { config } => body = json(&File { config: config.clone() }),
             Self::Trace(packet) => body = json(packet),
+            Self::Probe(probe) => body = json(probe),
             _ => match (self.criteria(), route.takes) {
                 (Some((_, filter, _)), Takes::Query(_)) => {
                     let query = query::write(filter);
@@ -472,6 +496,11 @@ mod tests {
             }
             match &mut request {
                 Request::Stage { config } => *config = name.unwrap_or_default(),
+                Request::Probe(probe) => {
+                    probe.from = name;
+                    probe.port = numbers.0.unwrap_or_default();
+                    probe.to = address.map(Addr::from);
+                }
                 Request::Trace(packet) => {
                     packet.frame = frame.map(Hex);
                     packet.from = name;

@@ -39,7 +39,7 @@ pub enum TokenCommand {
 pub enum RoleArg {
     /// What changes nothing
     Read,
-    /// And ending flows, forgetting learned addresses
+    /// And ending flows, forgetting learned addresses, probes
     Operate,
     /// And the configuration
     Administer,

@@ -13,19 +13,30 @@ mod stack;
 mod tell;
 mod vtep;
 
-use eastgate_api::{Failure, ProbeKind, ProbeReport, ProbeRequest};
+use eastgate_api::{ErrorCode, Failure, ProbeKind, ProbeReport, ProbeRequest, Scope};
 use eastgate_dataplane::snapshot::Snapshot;
 
 use self::asker::Asker;
 use super::View;
 
 impl View {
-    /// Probes, and takes as long as that does. It is called on a thread of its own.
-    pub(super) fn probe(&self, snapshot: &Snapshot, request: &ProbeRequest) -> Result<ProbeReport, Failure> {
+    /// Probes, and takes as long as that does. It is called on a thread of its own. Who sees some tenants alone probes in the name of their endpoints, and
+    /// in no network of another one.
+    pub(super) fn probe(
+        &self,
+        snapshot: &Snapshot,
+        request: &ProbeRequest,
+        scope: &Scope,
+    ) -> Result<ProbeReport, Failure> {
+        request.check()?;
         if request.kind == ProbeKind::Vtep {
+            if !scope.is_all() {
+                let text = "`vtep` asks in the name of the appliance, which takes a token for all tenants";
+                return Err(Failure::new(ErrorCode::Forbidden, text));
+            }
             return vtep::probe(self, snapshot, request);
         }
-        let asker = Asker::of(self, snapshot, request)?;
+        let asker = Asker::of(self, snapshot, request, scope)?;
         match request.kind {
             ProbeKind::Arp => questions::arp(self, &asker, request),
             ProbeKind::Ping => questions::ping(self, &asker, request),

@@ -120,7 +120,7 @@ impl View {
                 let report = trace::trace(&snapshot, &packet, live, clock::now());
                 Reply::Trace(report.map_err(|text| Failure::new(ErrorCode::Invalid, text))?)
             }
-            Request::Probe(probe) => Reply::Probe(Box::new(self.probe(&snapshot, &probe)?)),
+            Request::Probe(probe) => Reply::Probe(Box::new(self.probe(&snapshot, &probe, scope)?)),
             Request::Machines(filter) => Reply::Machines(self.machines(&snapshot, &filter)?),
             Request::Staged(filter) => Reply::Staged(self.staged(&snapshot, &filter)?),
             Request::Reload {}

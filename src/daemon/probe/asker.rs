@@ -1,6 +1,6 @@
 //! Who asks: the endpoint in whose name a probe is sent, its port, its address, and who leads to the one that is asked.
 
-use eastgate_api::{ErrorCode, Failure, ProbeRequest};
+use eastgate_api::{ErrorCode, Failure, ProbeRequest, Scope};
 use eastgate_dataplane::{
     pipeline::shared::lock,
     snapshot::{Endpoint, Network, Snapshot},
@@ -42,10 +42,15 @@ impl<'s> Asker<'s> {
     ///
     /// # Errors
     /// Why it cannot, and who can.
-    pub(super) fn of(view: &View, snapshot: &'s Snapshot, request: &ProbeRequest) -> Result<Self, Failure> {
+    pub(super) fn of(
+        view: &View,
+        snapshot: &'s Snapshot,
+        request: &ProbeRequest,
+        scope: &Scope,
+    ) -> Result<Self, Failure> {
         let wanted = request.from.as_deref().unwrap_or_default();
         let to = request.to.ok_or_else(|| invalid("whom to ask is missing"))?;
-        let (network, endpoint) = named(snapshot, request, wanted)?;
+        let (network, endpoint) = named(snapshot, request, scope, wanted)?;
         let name = format!("{}/{}", network.tenant.name, endpoint.name);
         let attachment =
             endpoint.attachment().ok_or_else(|| elsewhere(snapshot, network, endpoint, &name))?;
@@ -132,6 +137,7 @@ fn closed(name: &str, port: &str, why: &str) -> Failure {
 fn named<'s>(
     snapshot: &'s Snapshot,
     request: &ProbeRequest,
+    scope: &Scope,
     wanted: &str,
 ) -> Result<(&'s Network, &'s Endpoint), Failure> {
     let (tenant, name) = match wanted.split_once('/') {
@@ -139,7 +145,9 @@ fn named<'s>(
         None => (None, wanted),
     };
     let of_tenant =
-        |network: &&&'s std::sync::Arc<Network>| tenant.is_none_or(|it| it == &*network.tenant.name);
+        |network: &&&'s std::sync::Arc<Network>| {
+            scope.has(&network.tenant.name) && tenant.is_none_or(|it| it == &*network.tenant.name)
+        };
     let networks = networks_of(snapshot, request.vni);
     let found = networks.iter().filter(of_tenant).flat_map(|network| {
         let its = network.endpoints().filter(|endpoint| &*endpoint.name == name);
