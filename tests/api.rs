@@ -34,6 +34,9 @@ fn arguments(lab: &Lab, route: &Route) -> Vec<String> {
             body(r#"{"vni":5001,"proto":17,"src":"10.1.0.11","dst":"10.1.0.12","sport":1,"dport":7001}"#)
                 .into()
         }
+        Takes::Probe(_) => {
+            body(r#"{"kind":"arp","from":"acme/web1","to":"10.1.0.12","count":1,"wait_ms":1000}"#).into()
+        }
         Takes::File(_) => body(&json!({ "config": lab.site.config }).to_string()).into(),
     }
 }
