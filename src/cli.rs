@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod export;
 pub mod import;
 pub mod lab;
+mod matrix;
 pub mod observe;
 mod plan;
 pub mod policy;

@@ -101,7 +101,7 @@ fn every_route_answers_as_it_is_described() {
                 None => lab.ask_socket("GET", path, &[]),
             };
             assert_eq!(answer.status, 200, "{path}: {answer:?}");
-            let is_json = page == Page::OpenApi;
+            let is_json = matches!(page, Page::OpenApi | Page::Caller);
             assert_eq!(answer.head.contains("content-type: application/json"), is_json, "{answer:?}");
         }
     }

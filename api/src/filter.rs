@@ -267,6 +267,7 @@ impl Request {
                 ("show drops", filter, &[Vni, Endpoint, Address, Mac, Port, Proto, Limit, After, All, Audit])
             }
             Self::Rules(filter) => ("show rules", filter, &[Vni, Limit, After]),
+            Self::Matrix(filter) => ("show matrix", filter, &[Vni, Group, Endpoint, Limit, After]),
             Self::Policy(filter) => ("show policy", filter, &[Vni, Limit, After]),
             Self::Events(filter) => {
                 let names = &[
@@ -346,6 +347,7 @@ impl Request {
             | Self::Drops(filter)
             | Self::Policy(filter)
             | Self::Rules(filter)
+            | Self::Matrix(filter)
             | Self::Events(filter)
             | Self::Machines(filter)
             | Self::Staged(filter)

@@ -4,12 +4,14 @@
 //!
 //! This crate has no sockets, no clocks and no threads; how requests travel is the business of who sends them.
 
+mod caller;
 mod changes;
 mod event;
 mod failure;
 mod filter;
 mod flow;
 mod hex;
+mod matrix;
 mod near;
 mod openapi;
 mod probe;
@@ -22,12 +24,14 @@ mod staged;
 mod trace;
 mod vdp;
 
+pub use caller::CallerRow;
 pub use changes::{Changes, Named};
 pub use event::{EventKind, EventRow, Events, FLOW_ENDINGS, MAX_EVENTS, Verdict};
 pub use failure::{ErrorCode, Failure};
 pub use filter::{Criterion, FLOW_STATES, Filter};
 pub use flow::{ExpectationRow, FlowRow, HelperCounts, RelatedTo};
 pub use hex::{Hex, NoHex};
+pub use matrix::{MatrixRow, PassageRow};
 pub use near::nearest;
 pub use openapi::openapi;
 pub use probe::{

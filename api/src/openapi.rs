@@ -4,9 +4,10 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Done, DropRows, EndpointRow, EventRow, Events, ExpectationRow, Failure, FdbRow, Filter, FlowRow, List,
-    MachineRow, NeighborRow, PAGES, Page, PolicyRow, ProbeReport, ProbeRequest, ROUTES, Request, Role, Route, RuleCountRow, StagedRows,
-    Status, Takes, TraceReport, TraceRequest, route::File,
+    CallerRow, Done, DropRows, EndpointRow, EventRow, Events, ExpectationRow, Failure, FdbRow, Filter,
+    FlowRow, List, MachineRow, MatrixRow, NeighborRow, PAGES, Page, PolicyRow, ProbeReport, ProbeRequest,
+    ROUTES, Request, Role, Route, RuleCountRow, StagedRows, Status, Takes, TraceReport, TraceRequest,
+    route::File,
 };
 
 /// Where types are described.
@@ -159,6 +160,7 @@ fn answer(request: &Request, generator: &mut SchemaGenerator) -> Value {
         Request::Drops(_) => schema::<DropRows>(generator),
         Request::Policy(_) => schema::<List<PolicyRow>>(generator),
         Request::Rules(_) => schema::<List<RuleCountRow>>(generator),
+        Request::Matrix(_) => schema::<List<MatrixRow>>(generator),
         Request::Events(_) => schema::<Events>(generator),
         Request::Staged(_) => schema::<StagedRows>(generator),
         Request::Machines(_) => schema::<List<MachineRow>>(generator),
@@ -182,6 +184,7 @@ fn of_page(
     let mut operation = described(&format!("GET {path}"), summary, role);
     let content = match page {
         Page::OpenApi => json!({ "application/json": { "schema": { "type": "object" } } }),
+        Page::Caller => json!({ "application/json": { "schema": schema::<CallerRow>(answers) } }),
         Page::Health | Page::Ready | Page::Metrics => {
             json!({ "text/plain": { "schema": { "type": "string" } } })
         }

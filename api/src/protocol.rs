@@ -32,6 +32,8 @@ pub enum Request {
     Policy(Filter),
     /// What each rule has done
     Rules(Filter),
+    /// Who may reach whom, who does, and who was refused: between groups, or between an endpoint and the others
+    Matrix(Filter),
     /// What has happened: the newest, or what came after [`Filter::after`]
     Events(Filter),
     /// Forgets learned FDB entries
@@ -82,6 +84,7 @@ impl Request {
             | Self::Drops(_)
             | Self::Policy(_)
             | Self::Rules(_)
+            | Self::Matrix(_)
             | Self::Staged(_)
             | Self::Machines(_)
             | Self::Trace(_) => Class::List,

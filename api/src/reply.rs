@@ -10,8 +10,8 @@ use serde::{
 };
 
 use crate::{
-    Done, DropRows, EndpointRow, Events, ExpectationRow, FdbRow, FlowRow, MachineRow, NeighborRow, PolicyRow,
-    ProbeReport, RuleCountRow, StagedRows, Status, TraceReport,
+    Done, DropRows, EndpointRow, Events, ExpectationRow, FdbRow, FlowRow, MachineRow, MatrixRow, NeighborRow,
+    PolicyRow, ProbeReport, RuleCountRow, StagedRows, Status, TraceReport,
 };
 
 /// The most rows of one answer. Where there are more, it says how to ask for the next.
@@ -39,6 +39,8 @@ pub enum Reply {
     Policy(List<PolicyRow>),
     /// To [`Request::Rules`](crate::Request::Rules)
     Rules(List<RuleCountRow>),
+    /// To [`Request::Matrix`](crate::Request::Matrix)
+    Matrix(List<MatrixRow>),
     /// To [`Request::Events`](crate::Request::Events)
     Events(Events),
     /// To [`Request::Staged`](crate::Request::Staged)
@@ -91,6 +93,10 @@ impl Row for NeighborRow {
 
 impl Row for RuleCountRow {
     const LIST: &'static str = "rules";
+}
+
+impl Row for MatrixRow {
+    const LIST: &'static str = "matrix";
 }
 
 impl Row for PolicyRow {

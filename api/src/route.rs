@@ -101,6 +101,7 @@ pub const ROUTES: [Route; 19] = [
     get("/v1/drops", Request::Drops, "What was dropped, and why"),
     get("/v1/policy", Request::Policy, "Compiled policy: sizes, groups and rules with their hits"),
     get("/v1/rules", Request::Rules, "What each rule has done"),
+    get("/v1/matrix", Request::Matrix, "Who may reach whom, who does, and who was refused"),
     get(
         "/v1/events",
         Request::Events,
@@ -143,6 +144,8 @@ pub const ROUTES: [Route; 19] = [
 pub enum Page {
     /// The description of all routes
     OpenApi,
+    /// Who asks, and what he may
+    Caller,
     /// The process lives
     Health,
     /// It does what it is there for
@@ -152,8 +155,9 @@ pub enum Page {
 }
 
 /// Those pages: path, which, who may read it (everybody where it is nobody), and what it is.
-pub const PAGES: [(&str, Page, Option<Role>, &str); 4] = [
+pub const PAGES: [(&str, Page, Option<Role>, &str); 5] = [
     ("/v1/openapi.json", Page::OpenApi, Some(Role::Read), "This description"),
+    ("/v1/token", Page::Caller, Some(Role::Read), "What the token that is shown may do"),
     ("/healthz", Page::Health, None, "The daemon lives"),
     (
         "/readyz",

@@ -380,6 +380,8 @@ pub enum ShowTable {
     Policy,
     /// What each rule has done: flows, packets, bytes, when first and when last; `never` where it is unused
     Rules,
+    /// Between groups: who may reach whom, by which services and rules; who does, and who was refused
+    Matrix,
     /// Machines that stations have associated (VDP)
     Vdp,
 }
@@ -393,6 +395,9 @@ pub struct FilterArgs {
     /// Only rows of this endpoint: TENANT/NAME, or the name alone
     #[arg(long, value_name = "NAME")]
     pub endpoint: Option<String>,
+    /// `show matrix`: only rows of this group: TENANT/NAME, or the name alone
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
     /// Only rows with this address on either side
     #[arg(long)]
     pub address: Option<IpAddr>,
@@ -425,8 +430,23 @@ pub struct FilterArgs {
 
 impl From<FilterArgs> for Filter {
     fn from(args: FilterArgs) -> Self {
-        let FilterArgs { vni, endpoint, address, mac, port, proto, state, limit, after, all, audit } = args;
-        Self { vni, endpoint, address, mac, port, proto, state, limit, after, all, audit, ..Self::default() }
+        let FilterArgs { vni, endpoint, group, address, mac, port, proto, state, limit, after, all, audit } =
+            args;
+        Self {
+            vni,
+            endpoint,
+            group,
+            address,
+            mac,
+            port,
+            proto,
+            state,
+            limit,
+            after,
+            all,
+            audit,
+            ..Self::default()
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::{Args, Ask, Command, FdbAction, FlowsAction, Format, Output, Run, ShowTable},
-    capture, doctor, exit, export, import, lab, observe, plan, policy, print, probe, shell, support, token,
+    capture, doctor, exit, export, import, lab, matrix, observe, plan, policy, print, probe, shell, support, token,
     top, trace,
 };
 use crate::{
@@ -222,6 +222,7 @@ fn show(table: ShowTable, mut filter: Filter, options: &Ask) -> Result<u8> {
         ShowTable::Drops => rows(options, Request::Drops, filter, print::drops),
         ShowTable::Policy => list(options, Request::Policy, filter, print::policy),
         ShowTable::Rules => list(options, Request::Rules, filter, print::rules),
+        ShowTable::Matrix => list(options, Request::Matrix, filter, matrix::text),
         ShowTable::Vdp => list(options, Request::Machines, filter, print::machines),
     }
 }

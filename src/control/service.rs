@@ -12,7 +12,7 @@ use std::{
 };
 
 use eastgate_api::{
-    Class, ErrorCode, Failure, MAX_BODY, Misrouted, PAGES, Page, Role, Route, Scope, find, openapi,
+    CallerRow, Class, ErrorCode, Failure, MAX_BODY, Misrouted, PAGES, Page, Role, Route, Scope, find, openapi,
 };
 use http_body_util::BodyExt as _;
 use hyper::{
@@ -300,6 +300,11 @@ impl<H: Handler> Service<H> {
                 let format = HeaderValue::from_static(prometheus::TEXT_FORMAT);
                 response.headers_mut().insert(CONTENT_TYPE, format);
                 response
+            }
+            Page::Caller => {
+                let told = caller.map(|it| CallerRow::new(&it.name, it.role, &it.scope));
+                let told = serde_json::to_vec(&told).unwrap_or_default();
+                json(Answer { status: StatusCode::OK, json: told.into() }, peer)
             }
             Page::OpenApi => {
                 let mut description = serde_json::to_vec_pretty(&openapi()).unwrap_or_default();

@@ -5,6 +5,7 @@ mod ends;
 mod events;
 mod expectations;
 mod flows;
+mod matrix;
 mod part;
 pub(super) mod rules;
 mod sight;
@@ -110,6 +111,7 @@ impl View {
             Request::Drops(filter) => Reply::Drops(self.drops(&snapshot, &filter)?),
             Request::Policy(filter) => Reply::Policy(self.policy(&snapshot, &filter)?),
             Request::Rules(filter) => Reply::Rules(self.rules(&snapshot, &filter)?),
+            Request::Matrix(filter) => Reply::Matrix(self.matrix(&snapshot, &filter)?),
             Request::Events(filter) => Reply::Events(self.events(&snapshot, &filter)?),
             Request::Trace(packet) => {
                 sight::check_trace(&snapshot, scope, &packet)?;
