@@ -175,6 +175,30 @@ const PACKAGES: &[Package] = &[
         reason: "reads the screen of `eastgate top` as a terminal does",
     },
     Package {
+        name: "chromium",
+        probe: &["sh", "-c", "command -v chromium"],
+        needed_by: &[Need::Test],
+        reason: "the page is looked at by a real browser",
+    },
+    Package {
+        name: "chromium-driver",
+        probe: &["chromedriver", "--version"],
+        needed_by: &[Need::Test],
+        reason: "which presses its keys as WebDriver says",
+    },
+    Package {
+        name: "pngquant",
+        probe: &["pngquant", "--version"],
+        needed_by: &[Need::Test],
+        reason: "pictures of it in the documentation are made small",
+    },
+    Package {
+        name: "fonts-dejavu-core",
+        probe: &["test", "-r", "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"],
+        needed_by: &[Need::Test],
+        reason: "and has letters to show",
+    },
+    Package {
         name: "iputils-ping",
         probe: &["ping", "-V"],
         needed_by: &[Need::Test, Need::Appliance],
