@@ -129,11 +129,11 @@ fn narrowed_and_in_parts(daemon: &Daemon, rows: &Value) {
 
     let (mut asker, mut after, mut found) = (Requester::new(daemon.socket()), String::new(), Vec::new());
     loop {
-        let (part, _) = asker.timed(&format!(r#"{{"matrix":{{"limit":1{after}}}}}"#));
+        let (part, _) = asker.timed(&format!("GET /v1/matrix?limit=1{after}"));
         assert_eq!((part["matrix"].as_array().unwrap().len(), &part["total"]), (1, &json!(4)));
         found.push(format!("{} {}", part["matrix"][0]["from"], part["matrix"][0]["to"]));
         let Some(next) = part["next"].as_str() else { break };
-        after = format!(r#","after":"{next}""#);
+        after = format!("&after={next}");
     }
     let all = rows["matrix"].as_array().unwrap().iter().map(|row| format!("{} {}", row["from"], row["to"]));
     assert_eq!(found, all.collect::<Vec<_>>());

@@ -268,6 +268,7 @@ fn a_daemon_that_is_busy_or_gone_is_asked_again_later() {
     let fake = Fake::start(&space, few(&["web1", "web2"], "web"));
     let browser = Browser::start(&world, &space);
     sign_in(&browser, ORIGIN, "secret");
+    browser.wait("endpoints", "document.querySelector('#map-tells').textContent.startsWith('2 endpoints')");
     let trouble = "document.querySelector('#trouble')";
     fake.refuse(2, 429, 3);
     browser.wait("it is said", &format!("!{trouble}.hidden && {trouble}.innerText.includes('busy')"));
