@@ -25,8 +25,13 @@ use super::{
 };
 use crate::io::{clock::now, serving::Serving, sysopt::make_way};
 
-/// Connections at one time, and of one source. Whoever has shown no token makes room first.
-const BOUNDS: Bounds = Bounds { all: 256, of_a_source: 64, unread: 2 * MAX_ANSWER };
+/// Connections at one time. Whoever has shown no token makes room first.
+const CONNECTIONS: usize = 256;
+
+/// Connections of one source.
+const OF_ONE: usize = 64;
+
+const BOUNDS: Bounds = Bounds { all: CONNECTIONS, of_a_source: OF_ONE, unread: 2 * MAX_ANSWER };
 
 /// New connections of one source, each of which costs a handshake.
 const OF_A_SOURCE: Rate = Rate { per_second: 20, burst: 100 };

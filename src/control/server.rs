@@ -26,7 +26,9 @@ use super::{
 use crate::{http::Site, io::serving::Serving};
 
 /// Conversations at one time. The one that has said nothing for longest makes room for another.
-const BOUNDS: Bounds = Bounds { all: 32, of_a_source: 32, unread: 4 * MAX_ANSWER };
+const CONVERSATIONS: usize = 32;
+
+const BOUNDS: Bounds = Bounds { all: CONVERSATIONS, of_a_source: CONVERSATIONS, unread: 4 * MAX_ANSWER };
 
 /// Those of them that are streams.
 const STREAMS: usize = 16;

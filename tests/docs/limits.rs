@@ -348,7 +348,17 @@ const SECTIONS: &[(&str, &str, &[Row])] = &[
                 "{src/control/server.rs CONVERSATIONS}, silent for {src/control/server.rs PATIENCE}",
                 "the one that was silent for longest ends",
             ),
-            ("A request", "{src/control.rs MAX_REQUEST KiB}", "refused"),
+            ("The body of a request", "{api/src/route.rs MAX_BODY KiB}", "refused"),
+            (
+                "Connections to the API over the network",
+                "{src/control/network.rs CONNECTIONS}, {src/control/network.rs OF_ONE} of a source, silent for {src/control/network.rs PATIENCE}",
+                "whoever has shown no token ends first",
+            ),
+            (
+                "Streams of events",
+                "{src/control/server.rs STREAMS} at the control socket; {src/control/network.rs STREAMS} over the network, {src/control/service.rs STREAMS_OF_A_TOKEN} of a token",
+                "`busy`",
+            ),
             ("Queries of a kind that wait", "{src/control/queries.rs WAITING}", "`busy`, to be asked again"),
             (
                 "Rows of an answer",
