@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    Criterion, ErrorCode, Failure, Filter, ProbeKind, ProbeRequest, Request, Role, TraceRequest, nearest, query,
+    Criterion, ErrorCode, Failure, Filter, ProbeKind, ProbeRequest, Request, Role, TraceRequest, nearest,
+    query,
 };
 
 /// The longest body of a call, in bytes. The largest frame to be traced fits in hexadecimal digits.
@@ -86,7 +87,7 @@ const fn post(path: &'static str, takes: Takes, summary: &'static str) -> Route 
 }
 
 /// Every route that a request has: one for each.
-pub const ROUTES: [Route; 19] = [
+pub const ROUTES: [Route; 20] = [
     Route {
         method: Method::Get,
         path: "/v1/status",

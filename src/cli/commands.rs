@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use super::{
     args::{Args, Ask, Command, FdbAction, FlowsAction, Format, Output, Run, ShowTable},
-    capture, doctor, exit, export, import, lab, matrix, observe, plan, policy, print, probe, shell, support, token,
-    top, trace,
+    capture, doctor, exit, export, import, lab, matrix, observe, plan, policy, print, probe, shell, support,
+    token, top, trace,
 };
 use crate::{
     control::client::{self, ClientError},

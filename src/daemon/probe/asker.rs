@@ -144,10 +144,9 @@ fn named<'s>(
         Some((tenant, name)) => (Some(tenant), name),
         None => (None, wanted),
     };
-    let of_tenant =
-        |network: &&&'s std::sync::Arc<Network>| {
-            scope.has(&network.tenant.name) && tenant.is_none_or(|it| it == &*network.tenant.name)
-        };
+    let of_tenant = |network: &&&'s std::sync::Arc<Network>| {
+        scope.has(&network.tenant.name) && tenant.is_none_or(|it| it == &*network.tenant.name)
+    };
     let networks = networks_of(snapshot, request.vni);
     let found = networks.iter().filter(of_tenant).flat_map(|network| {
         let its = network.endpoints().filter(|endpoint| &*endpoint.name == name);
