@@ -305,7 +305,7 @@ fn whoever_associates_a_machine_last_has_it() {
         let any = stations("\"any\"").replace("seg0", "seg1");
         std::fs::write(&site.config, configuration() + &any).unwrap();
         let daemon = site.run(dataplane);
-        let [here, there] = [&site.hypervisor, &second].map(|space| Lldpad::start(space));
+        let [here, there] = [&site.hypervisor, &second].map(Lldpad::start);
         [11, 12].iter().for_each(|number| here.associate(*number));
         wait_for("both are in force", || machines(&daemon) == BOTH);
         site.speak();
