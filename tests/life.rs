@@ -10,12 +10,14 @@ use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr},
     os::unix::net::UnixStream,
+    time::Duration,
 };
 
 use common::{
     Capture, Daemon, EASTGATE, Machine, Sink, Stream, World, arp_request, config::Host, datagram_arrives,
     eastgate, hardware_address, icmp_echo, neighbor_solicitation, send_frame, site::*, wait_for, wait_within,
 };
+use eastgate_testkit::wait::until;
 use eastgate_wire::MacAddr;
 
 #[test]
@@ -463,6 +465,9 @@ fn noise_for_the_control_socket() -> Vec<Vec<u8>> {
     all
 }
 
+/// Without an answer for so long, those who are not answered have said too little.
+const NOBODY_ELSE: Duration = Duration::from_millis(100);
+
 /// Says each of these at once, and what is answered to each.
 fn say_all(alpha: &Daemon, all: &[Vec<u8>]) -> Vec<String> {
     std::thread::scope(|scope| {
@@ -479,8 +484,15 @@ fn say_all(alpha: &Daemon, all: &[Vec<u8>]) -> Vec<String> {
                 })
             })
             .collect();
-        // Who has sent half a request waits for as long as there is room.
-        let others: Vec<_> = (0..64).map(|_| UnixStream::connect(alpha.socket()).unwrap()).collect();
+        // Who has sent half a request waits for as long as there is room, which is taken once nobody else is answered any more.
+        let answered = || asked.iter().filter(|asked| asked.is_finished()).count();
+        let mut others: Vec<UnixStream> = Vec::new();
+        while answered() < asked.len() {
+            let before = answered();
+            if !until(NOBODY_ELSE, || answered() > before) {
+                others = (0..64).map(|_| UnixStream::connect(alpha.socket()).unwrap()).collect();
+            }
+        }
         let answers = asked.into_iter().map(|asked| asked.join().unwrap()).collect();
         drop(others);
         answers
