@@ -13,6 +13,7 @@ mod metrics;
 mod ports;
 mod probe;
 mod reload;
+mod routing;
 mod show;
 mod signals;
 mod staged;
@@ -265,6 +266,8 @@ struct Daemon {
     attached: BTreeSet<u32>,
     /// Interface settings that are held as they are to be
     settings: upkeep::HeldSettings,
+    /// The kernel's routing, where networks ask for it
+    routing: routing::Routing,
     /// The devices of the fast path, by name
     made: BTreeMap<&'static str, u32>,
     /// The programs that are being brought up
@@ -359,6 +362,7 @@ impl Daemon {
             underlay: None,
             attached: BTreeSet::new(),
             settings: upkeep::HeldSettings::new(),
+            routing: routing::Routing::default(),
             made: BTreeMap::new(),
             loading: None,
             tunnel_port: None,
@@ -487,6 +491,7 @@ impl Daemon {
         let names = wanted.iter().map(|port| (port.id, port.name().into()));
         lock(&self.view.state).names.extend(names);
         self.release_ports(&wanted, &host).await;
+        self.make_routers(&snapshot).await;
         self.list_qdiscs().await;
         self.apply_settings().await;
         let mut states = BTreeMap::new();
@@ -503,6 +508,7 @@ impl Daemon {
             }
             states.insert(port.id, state);
         }
+        self.keep_routes(&snapshot).await;
         let segments = self.serve_stations(&host).await;
         self.serve_underlay(&snapshot, &host).await;
         if let Err(error) = self.attach_to_underlay(&snapshot, &host).await {

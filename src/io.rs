@@ -17,6 +17,7 @@ pub mod machine;
 pub mod mmsg;
 pub mod netlink;
 pub mod packet_socket;
+pub mod routes;
 pub mod serving;
 pub mod stations;
 pub mod survey;

@@ -3,11 +3,12 @@
 //! `eastgate plan` prints the steps, and the daemon gets them from the same functions when it carries them out. Doing it twice
 //! is the same as once, and each step says what undoes it.
 
+pub mod routing;
 mod step;
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,10 +16,11 @@ use std::{
 use eastgate_config::{Config, Host};
 use eastgate_dataplane::snapshot::Snapshot;
 use eastgate_fastpath::Limits;
-use eastgate_steering::settings::{Affected, PortRole, Setting, port_settings};
+use eastgate_steering::{kernel, settings::{Affected, PortRole, Setting, port_settings}};
 use eastgate_vtep::mtu::tenant_mtu;
 use eastgate_wire::{Attachment, AttachmentId, Family};
 
+pub use self::routing::Entry;
 pub use self::step::{Frames, Line, Place, Step, Undo};
 use crate::control::network::Address;
 use crate::io::{
@@ -51,6 +53,24 @@ pub struct WantedPort {
     pub id: AttachmentId,
     /// Its device, and how
     pub attachment: Attachment,
+    /// What is to be served there
+    pub kind: PortKind,
+}
+
+/// What is at an attachment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PortKind {
+    /// An endpoint
+    Endpoint,
+    /// An endpoint to which the kernel routes
+    Routed {
+        /// By what comes in at this attachment
+        entry: AttachmentId,
+        /// Its addresses
+        addresses: Vec<IpAddr>,
+    },
+    /// The kernel's routing of a network
+    Kernel,
 }
 
 impl WantedPort {
@@ -86,9 +106,20 @@ pub fn wanted_ports(snapshot: &Snapshot) -> Vec<WantedPort> {
         .attachments()
         .filter_map(|(id, network, endpoint)| {
             let attachment = network.config()?.endpoint(&endpoint.name)?.attachment.clone()?;
-            Some(WantedPort { id, attachment })
+            let kind = match network.kernel_entry {
+                Some(entry) => {
+                    let addresses = endpoint.holdings().addresses.iter().map(|address| address.to_ip());
+                    PortKind::Routed { entry, addresses: addresses.collect() }
+                }
+                None => PortKind::Endpoint,
+            };
+            Some(WantedPort { id, attachment, kind })
         })
         .collect();
+    ports.extend(routing::routed_networks(snapshot).filter_map(|network| {
+        let attachment = Attachment::access(kernel::entry(network.vni).into());
+        Some(WantedPort { id: network.kernel_entry?, attachment, kind: PortKind::Kernel })
+    }));
     ports.sort_by(|a, b| a.attachment.cmp(&b.attachment));
     ports
 }
@@ -146,18 +177,38 @@ fn usable<'p>(
     links: &BTreeMap<String, Link>,
 ) -> impl Iterator<Item = &'p Arc<str>> {
     let devices = wanted_devices(host, ports).into_keys();
-    devices.filter(move |device| links.get(&***device).is_some_and(|link| unfit(link, host, links).is_none()))
+    devices.filter(move |device| {
+        links
+            .get(&***device)
+            .is_some_and(|link| kernel::is_entry(device) || unfit(link, host, links).is_none())
+    })
 }
 
 /// The settings wanted on the devices that are there.
 #[must_use]
-pub fn wanted_settings(host: &Host, ports: &[WantedPort], links: &BTreeMap<String, Link>) -> Vec<Setting> {
+pub fn wanted_settings(
+    snapshot: &Snapshot,
+    host: &Host,
+    ports: &[WantedPort],
+    links: &BTreeMap<String, Link>,
+) -> Vec<Setting> {
     let mut settings = Vec::new();
+    let routed = routing::ports_of_ipv6(snapshot);
     for device in host.devices.iter().filter(|device| links.contains_key(&***device)) {
         settings.extend(port_settings(&PortRole::Underlay { interface: device }));
     }
     for device in usable(host, ports, links) {
-        settings.extend(port_settings(&PortRole::Tenant { interface: device }));
+        let role = match routed.contains(&&**device) {
+            true => PortRole::RoutedPort { interface: device },
+            false => PortRole::Tenant { interface: device },
+        };
+        settings.extend(port_settings(&role));
+    }
+    for network in routing::routed_networks(snapshot) {
+        let router = kernel::router(network.vni);
+        if links.contains_key(&router) {
+            settings.extend(port_settings(&PortRole::KernelProxy { interface: &router }));
+        }
     }
     settings
 }
@@ -344,7 +395,7 @@ pub fn lines(
     let mut lines = vec![Step::Serve { socket: found.socket.clone() }.line()];
     lines.extend(found.metrics.map(|address| Step::ServeMetrics { address }.line()));
     lines.extend(found.api.clone().map(|address| Step::ServeApi { address }.line()));
-    let (settings, affected) = setting_steps(&wanted_settings(host, &ports, links))?;
+    let (settings, affected) = setting_steps(&wanted_settings(snapshot, host, &ports, links))?;
     lines.extend(settings.iter().map(Step::line));
     for affected in affected {
         let change = format!("{} -> {}", affected.before, affected.after);
@@ -356,8 +407,17 @@ pub fn lines(
         let steps = fastpath.steps(found.pins.as_deref(), found.hook, config.overlay.port);
         lines.extend(steps.iter().map(Step::line));
     }
+    for network in routing::routed_networks(snapshot) {
+        if !links.contains_key(&kernel::entry(network.vni)) {
+            lines.extend(routing::router_steps(network).iter().map(Step::line));
+        }
+    }
     for (device, frames) in wanted_devices(host, &ports) {
         let device = &**device;
+        if kernel::is_entry(device) {
+            lines.extend(device_steps(device, frames, found.hook, false).iter().map(Step::line));
+            continue;
+        }
         let Some(link) = links.get(device) else {
             lines.push(Line::note("missing", device, "no such device yet", "served as soon as it appears"));
             continue;
@@ -376,6 +436,8 @@ pub fn lines(
             lines.push(Line::note("note", device, note, "eastgate comes before them"));
         }
     }
+    let is_served = |device: &str| links.get(device).is_some_and(|link| link.up && unfit(link, host, links).is_none());
+    lines.extend(routing::entries(snapshot, &is_served).into_iter().map(|entry| Step::Route(entry).line()));
     for device in host.devices.iter().filter(|device| !links.contains_key(&***device)) {
         lines.push(Line::note(
             "missing",

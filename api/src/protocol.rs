@@ -223,6 +223,9 @@ pub struct Restored {
     pub devices: u64,
     /// Pinned tables, and the record of changes
     pub files: u64,
+    /// Routes, rules and neighbours of the kernel's routing
+    #[serde(default)]
+    pub routes: u64,
     /// The last of them
     pub last: Option<String>,
     /// What is missing and could not be put back yet, with the reason

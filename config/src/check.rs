@@ -9,6 +9,7 @@ mod header;
 mod helper;
 mod icmp;
 mod includes;
+mod kernel;
 mod limits;
 mod names;
 mod negation;

@@ -45,6 +45,8 @@ pub enum Neighbors {
     Suppress,
     /// eastgate, with its own MAC.
     Proxy,
+    /// The kernel, by proxy ARP and proxy ND: it routes between those of one host.
+    Kernel,
     /// The endpoints themselves.
     Off,
 }

@@ -316,6 +316,18 @@ problems! {
     SharedNeighbors { network: String } Error "shared-neighbors"
         "machines on a shared segment would be told each other's MACs by network `{network}`, and go past the appliance"
         "write `neighbors = \"proxy\"` for the network: for each other they have the appliance's MAC then";
+    /// An endpoint that no route of the kernel can lead to.
+    KernelUnroutable { network: String, because: &'static str, remedy: &'static str } Error "kernel-unroutable"
+        "the kernel routes in network `{network}`, and it has no route to an endpoint {because}"
+        "{remedy}, or write `neighbors = \"proxy\"` for the network";
+    /// A device that eastgate makes.
+    OwnDevice { name: String } Error "own-device"
+        "`{name}` is the name of a device that eastgate makes, by which packets are handed to the kernel's routing"
+        "give the endpoint's device another name";
+    /// A network of which the kernel would have to learn.
+    KernelLearns { key: &'static str } Error "kernel-learns"
+        "`{key}` has no meaning where the kernel routes: its routes and neighbours are those that are written down"
+        "take it out, or write `neighbors = \"proxy\"` for the network";
     /// Several MACs of an endpoint that is told from others by its MAC.
     SharedMacs { key: &'static str } Error "shared-macs"
         "`{key}` would let the endpoint use other MACs, and on a shared segment its own says which frames are its"

@@ -228,8 +228,8 @@ table! {
         default flood: Flood = Flood::Replicate,
         /// The underlay multicast group.
         optional multicast_group: IpAddr,
-        /// Who answers ARP and ND: "suppress" (eastgate, with the endpoint's MAC), "proxy" (eastgate, with its own)
-        /// or "off" (the endpoints).
+        /// Who answers ARP and ND: "suppress" (eastgate, with the endpoint's MAC), "proxy" (eastgate, with its own), "kernel" (the
+        /// kernel, which routes between the endpoints of one host; with eastgate's MAC) or "off" (the endpoints).
         default neighbors: Neighbors = Neighbors::Suppress,
         /// ARP and ND requests for addresses that no endpoint has.
         default unknown_neighbors: Unknown = Unknown::Drop,

@@ -45,6 +45,7 @@ pub enum Userspace {
     ReadByHelper,
     /// Of a flow
     AskedByProbe,
+    NotRouted,
     /// Of the first packet of a flow
     OwnTimeouts,
     /// Of a packet
@@ -53,7 +54,7 @@ pub enum Userspace {
 
 impl Userspace {
     /// All reasons.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::PortSecurityOff,
         Self::VtepIsNoMember,
         Self::MacIsNoStation,
@@ -69,6 +70,7 @@ impl Userspace {
         Self::StateOfOneEnd,
         Self::ReadByHelper,
         Self::AskedByProbe,
+        Self::NotRouted,
         Self::OwnTimeouts,
         Self::Tagged,
     ];
@@ -90,7 +92,8 @@ impl Userspace {
             | Self::ProxiedElsewhere
             | Self::StateOfOneEnd
             | Self::ReadByHelper
-            | Self::AskedByProbe => "the flow",
+            | Self::AskedByProbe
+            | Self::NotRouted => "the flow",
             Self::OwnTimeouts => "the first packet of the flow",
             Self::Tagged => "the packet",
         }
@@ -121,6 +124,7 @@ impl Userspace {
             Self::AskedByProbe => {
                 "the appliance has begun it by `eastgate probe`, and its answers are the probe's"
             }
+            Self::NotRouted => "the kernel routes in the network, and has no route for its addresses (link-local ones)",
             Self::OwnTimeouts => "an end of it has timeouts of its own",
             Self::Tagged => "it has a VLAN tag of the tenant's",
         }
@@ -177,12 +181,21 @@ impl<'n> Eligibility<'n> {
         unless(!is_control, Userspace::ControlTraffic)?;
         self.secured(src)?;
         self.secured(dst)?;
+        unless(self.is_carried_whole(key), Userspace::NotRouted)?;
         let owns = network.directory.ownership.may_send(src.holdings(), true, src.mac, key.src);
         unless(owns, Userspace::SourceIsNotItsOwn)?;
         // Who asks the appliance is sent on by the address alone.
         let reached = network.at_address(key.dst).map(|(found, _)| found).or_else(|| network.behind(key.dst));
         let agrees = reached.is_some_and(|found| found.id == dst.id);
         unless(agrees || !self.is_proxied(src.location), Userspace::ProxiedElsewhere)
+    }
+
+    /// Is each packet of the flow that is for this host routed by the kernel, or none?
+    fn is_carried_whole(self, key: &FlowKey) -> bool {
+        let network = self.network;
+        let is_here = |addr| network.by_address(addr).is_some_and(|holder| holder.attachment().is_some());
+        let is_well = |src, dst| !is_here(dst) || network.routes_between(src, dst);
+        network.kernel_entry.is_none() || (is_well(key.src, key.dst) && is_well(key.dst, key.src))
     }
 
     /// May a flow be carried of which these ends keep no state, and which this helper follows?

@@ -24,6 +24,7 @@ pub mod opinion;
 mod oversize;
 pub mod probe;
 mod reject;
+mod routed;
 mod ruling;
 pub mod shared;
 pub mod snoop;
@@ -132,6 +133,9 @@ impl<'s> Pipeline<'s> {
     ) -> Outcome {
         self.counters.from_ports.fetch_add(1, Relaxed);
         let Some((network, endpoint)) = self.snapshot.at_attachment(attachment) else {
+            if let Some(network) = self.snapshot.routed_by(attachment) {
+                return self.from_kernel(network, attachment, frame, now, out);
+            }
             return self.refuse(Location::Local(attachment), DropReason::NotReady, now);
         };
         if self.shared.probes.any() {

@@ -117,6 +117,8 @@ pub struct Snapshot {
     pub checksums: Checksums,
     networks: HashMap<Vni, Arc<Network>, RandomState>,
     by_attachment: Vec<Option<(Arc<Network>, EndpointId)>>,
+    /// Those in which the kernel routes, by where packets are handed to it
+    routed: HashMap<AttachmentId, Arc<Network>, RandomState>,
     learning: Vec<Arc<Network>>,
     /// Those in which addresses of endpoints are learned
     learners: Vec<Arc<Network>>,
@@ -167,6 +169,9 @@ pub struct Network {
     pub proxy_mac: MacAddr,
     /// Frames come addressed to [`Self::proxy_mac`], and leave from it
     pub proxy: bool,
+    /// Where packets are handed to the kernel's routing, which then has those for endpoints of this host; nothing where eastgate
+    /// forwards by itself
+    pub kernel_entry: Option<AttachmentId>,
     /// How its frames are encapsulated
     pub encapsulation: Encapsulation,
     /// MTU of its tenants' interfaces, where the configuration says it
@@ -388,6 +393,12 @@ impl Snapshot {
         Some((network, network.endpoint(*id)?))
     }
 
+    /// The network in which packets are handed to the kernel's routing by this attachment.
+    #[must_use]
+    pub fn routed_by(&self, entry: AttachmentId) -> Option<&Arc<Network>> {
+        self.routed.get(&entry)
+    }
+
     /// The attachments of this host that have an endpoint.
     pub fn attachments(&self) -> impl Iterator<Item = (AttachmentId, &Arc<Network>, &Endpoint)> {
         self.by_attachment.iter().enumerate().filter_map(|(index, at)| {
@@ -464,6 +475,7 @@ impl Snapshot {
             checksums: config.checksums(),
             networks: HashMap::default(),
             by_attachment: Vec::new(),
+            routed: HashMap::default(),
             learning: Vec::new(),
             learners: Vec::new(),
         };
@@ -505,6 +517,9 @@ impl Snapshot {
                 }
                 self.by_attachment[index] = Some((network.clone(), endpoint.id));
             }
+        }
+        if let Some(entry) = network.kernel_entry {
+            self.routed.insert(entry, network.clone());
         }
         if network.learns() {
             self.learning.push(network.clone());

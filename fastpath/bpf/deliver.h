@@ -57,7 +57,10 @@ static __always_inline void find_forwarding(const struct scratch *scratch, const
 
 	forwarding->to = where_to(&scratch->ends, side);
 	forwarding->template = scratch->template;
-	__builtin_memcpy(forwarding->ethernet.h_dest, side ? scratch->ends.macs[0] : scratch->ends.macs[1], 6);
+	if (scratch->template.flags & TEMPLATE_ROUTED && !(forwarding->to & AT_VTEP))
+		__builtin_memcpy(forwarding->ethernet.h_dest, own, 6);
+	else
+		__builtin_memcpy(forwarding->ethernet.h_dest, side ? scratch->ends.macs[0] : scratch->ends.macs[1], 6);
 	__builtin_memcpy(forwarding->ethernet.h_source, scratch->template.flags & TEMPLATE_FROM_US ? own : sender, 6);
 	forwarding->ethernet.h_proto = scratch->packet.v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
 }
@@ -71,7 +74,7 @@ static __always_inline bool write_ethernet(struct __sk_buff *skb, const struct f
 /*
  * Out of an attachment, with its tag. Straight into the peer of a veth, unless the frame's protocol is not the one the
  * kernel has noted for it (an inner packet of the other family than the outer one's): then through the device, which notes
- * it anew.
+ * it anew. Or to the kernel's routing, which lets the mark be and sends it out of the attachment's own device.
  */
 static __always_inline int into_attachment(struct __sk_buff *skb, const struct forwarding *forwarding, bool noted)
 {
@@ -85,7 +88,7 @@ static __always_inline int into_attachment(struct __sk_buff *skb, const struct f
 	if (noted && out->flags & ATTACHMENT_PEER)
 		return bpf_redirect_peer(out->ifindex, 0);
 	skb->mark = EASTGATE_MARK;
-	return bpf_redirect(out->ifindex, 0);
+	return bpf_redirect(out->entry ? out->entry : out->ifindex, 0);
 }
 
 /* RFC 6040, normal mode: the inner ECN field is copied. */

@@ -111,6 +111,8 @@ enum template_flags {
 	TEMPLATE_TO_US = 1 << 3,
 	/* They leave from the network's own MAC, in place of the sender's. */
 	TEMPLATE_FROM_US = 1 << 4,
+	/* To an attachment they are routed by the kernel, which takes them by the network's own MAC. */
+	TEMPLATE_ROUTED = 1 << 5,
 };
 
 /* What the packets of one direction are like as they leave. */
@@ -489,7 +491,7 @@ enum vtep_flags {
 };
 
 /* Counts up with every change to what is said here and in layout/: a daemon takes over no tables that it reads otherwise. */
-enum layout { LAYOUT = 22 };
+enum layout { LAYOUT = 23 };
 
 struct config {
 	/* LAYOUT */

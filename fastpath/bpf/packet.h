@@ -406,6 +406,12 @@ static __always_inline __u32 where_to(const struct ends *ends, __u32 side)
 	return side ? ends->at[0] : ends->at[1];
 }
 
+/* Would the kernel's routing, which is not to say so, have to say that the packet's TTL ends there? */
+static __always_inline bool outlives_routing(const struct template *template, const struct packet *p)
+{
+	return !(template->flags & TEMPLATE_ROUTED) || p->ttl > 1;
+}
+
 /* Are the frame's MACs those that packets from this end of the flow come in with? */
 static __always_inline bool right_macs(const struct ethhdr *frame, const struct ends *ends, const struct template *template,
 				       const struct network *network, __u32 side)

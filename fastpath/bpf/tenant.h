@@ -59,7 +59,7 @@ static __always_inline bool matches_template(struct __sk_buff *skb, const struct
 	if (!sum_can_be_had(skb, p, ends, side, SUM_NONE))
 		return punt(p, PUNT_OUTER);
 	return (template->flags & TEMPLATE_OPEN && at == from->number && right_macs(data, ends, template, network, side) &&
-		largest(skb, p) <= template->max_packet) ||
+		largest(skb, p) <= template->max_packet && outlives_routing(template, p)) ||
 	       punt(p, PUNT_PATH);
 }
 

@@ -80,7 +80,7 @@ static __always_inline bool comes_this_way(const struct __sk_buff *skb, struct p
 	const struct vtep *vtep;
 
 	if (!(template->flags & TEMPLATE_OPEN) || !(at & AT_VTEP) || !right_macs(frame, ends, template, network, side) ||
-	    largest(skb, p) > template->max_packet)
+	    largest(skb, p) > template->max_packet || !outlives_routing(template, p))
 		return punt(p, PUNT_PATH);
 	at &= ~AT_VTEP;
 	vtep = bpf_map_lookup_elem(&vteps, &at);

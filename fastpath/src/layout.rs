@@ -111,6 +111,8 @@ pub const TEMPLATE_INHERIT_TTL: u8 = 4;
 pub const TEMPLATE_TO_US: u8 = 8;
 /// [`Template::flags`]: packets leave from the network's own MAC, in place of the sender's.
 pub const TEMPLATE_FROM_US: u8 = 16;
+/// [`Template::flags`]: to an attachment they are routed by the kernel, which takes them by the network's own MAC.
+pub const TEMPLATE_ROUTED: u8 = 32;
 
 /// What the packets of one direction are like as they leave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -446,7 +448,7 @@ pub struct Endpoint {
 }
 
 /// Counts up with every change to what is said here and below: a daemon takes over no tables that it reads otherwise.
-pub const LAYOUT: u32 = 22;
+pub const LAYOUT: u32 = 23;
 
 /// What holds for all programs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -46,7 +46,7 @@ pub use self::{
         LAYOUT, NETWORK_CHANGING, NETWORK_HUB, NETWORK_STATELESS, NO_EPOCH, NO_RULE, NeighborKey, Network,
         PUNT_HASH_AT, PUNT_HEADER, PolicyCacheKey, PolicyDrop, PolicyDropKey, STATES, STRAY_ANY_VLAN,
         Settings, Stray, StrayKey, TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS, TEMPLATE_INHERIT_TTL,
-        TEMPLATE_OPEN, TEMPLATE_TO_US, TcpSide, Template, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
+        TEMPLATE_OPEN, TEMPLATE_ROUTED, TEMPLATE_TO_US, TcpSide, Template, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
         attachment_of,
     },
     limits::Limits,

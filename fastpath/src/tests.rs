@@ -129,6 +129,7 @@ fn shared_numbers() -> BTreeMap<String, u64> {
         TEMPLATE_INHERIT_TTL,
         TEMPLATE_TO_US,
         TEMPLATE_FROM_US,
+        TEMPLATE_ROUTED,
         FLOW_RESERVED,
         FLOW_KERNEL_CREATED,
         FLOW_REPLIED,

@@ -113,8 +113,8 @@ pub(super) fn status(status: &Status) -> String {
     }
     let restored = &status.restored;
     if let Some(last) = &restored.last {
-        let Restored { programs, devices, files, .. } = restored;
-        let counts = format!("{programs} programs, {devices} devices, {files} files");
+        let Restored { programs, devices, files, routes, .. } = restored;
+        let counts = format!("{programs} programs, {devices} devices, {files} files, {routes} routes");
         line("restored", format!("{counts} that someone else took away; last: {last}"));
     }
     if let Some(resident) = status.memory.resident {

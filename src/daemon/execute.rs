@@ -49,6 +49,20 @@ impl Daemon {
                 self.know_devices(&UP).await?;
             }
             Step::MakeVxlan { device, ports } => self.make_tunnel(device, ports).await?,
+            Step::MakeRouter { entry, router, mac, .. } => {
+                self.machine()?.will_make(entry)?;
+                self.netlink.add_veth_down(entry, router, *mac).await?;
+            }
+            Step::BringUp { devices, mtu } => {
+                for device in devices {
+                    self.netlink.bring_up(device, *mtu).await?;
+                }
+                self.links = self.netlink.links().await?;
+            }
+            Step::Route(entry) => {
+                self.machine()?.will_route(std::iter::once(entry))?;
+                self.netlink.add_entry(entry, &self.links).await?;
+            }
             Step::SetOwn { file, to, .. } => {
                 // A procfs that cannot be written is no reason to carry nothing.
                 if let Err(error) = std::fs::write(format!("/proc/sys/{file}"), to.to_string()) {
@@ -125,6 +139,11 @@ impl Daemon {
             _ => None,
         });
         self.machine()?.will_set(changes)?;
+        let entries = steps.iter().filter_map(|step| match step {
+            Step::Route(entry) => Some(entry),
+            _ => None,
+        });
+        self.machine()?.will_route(entries)?;
         for step in steps {
             self.execute(step).await?;
         }

@@ -490,12 +490,12 @@ fn of_daemon(page: &mut Page, status: &Status) {
         "Interface settings that someone else has changed and that were put right.",
         status.settings_restored,
     );
-    let Restored { programs, devices, files, ref missing, .. } = status.restored;
+    let Restored { programs, devices, files, routes, ref missing, .. } = status.restored;
     page.counters(
         "eastgate_restored_total",
         "What someone else has taken away and that was put back.",
         ["what"],
-        [(["programs"], programs), (["devices"], devices), (["files"], files)],
+        [(["programs"], programs), (["devices"], devices), (["files"], files), (["routes"], routes)],
     );
     page.gauge(
         "eastgate_missing",

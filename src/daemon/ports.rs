@@ -4,12 +4,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Result;
 use eastgate_config::Host;
+use eastgate_steering::kernel::{self, is_entry};
 use eastgate_wire::AttachmentId;
 
 use super::{Daemon, PortState};
 use crate::{
     io::{fastpath::KernelAttachment, netlink::Link, worker::Command},
-    plan::{Frames, WantedPort, device_steps, unfit, vlan_step},
+    plan::{Frames, PortKind, WantedPort, device_steps, unfit, vlan_step},
 };
 
 /// A device with tenant ports.
@@ -96,7 +97,16 @@ impl Daemon {
 
     pub(super) async fn serve_port(&mut self, port: &WantedPort, host: &Host) -> Result<PortState> {
         let Some(link) = self.links.get(&**port.device()).cloned() else { return Ok(PortState::Absent) };
-        if let Some(why) = unfit(&link, host, &self.links) {
+        let why = match &port.kind {
+            PortKind::Kernel => None,
+            PortKind::Endpoint => unfit(&link, host, &self.links),
+            PortKind::Routed { entry, addresses } => {
+                let entry = self.registry.get(*entry).map(|attachment| attachment.device.clone());
+                let unroutable = || self.unroutable(&entry.unwrap_or_default(), addresses);
+                unfit(&link, host, &self.links).or_else(unroutable)
+            }
+        };
+        if let Some(why) = why {
             if let Some(ifindex) = self.serving.get(&port.id).copied() {
                 self.give_up(port.id, ifindex);
             }
@@ -123,7 +133,9 @@ impl Daemon {
         if self.devices.contains_key(&link.index) {
             return Ok(());
         }
-        let [attach, open] = device_steps(name, frames, self.hook(), self.view.kernel.get().is_some());
+        // What the kernel's routing says is heard by the pipeline alone.
+        let accelerated = self.view.kernel.get().is_some() && !is_entry(name);
+        let [attach, open] = device_steps(name, frames, self.hook(), accelerated);
         self.execute(&attach).await?;
         self.look_at_host(link, true).await;
         self.execute(&open).await?;
@@ -134,15 +146,24 @@ impl Daemon {
 
     /// Opens a port to the flows of its network in the fast path, or closes it while it is down.
     pub(super) fn open_in_kernel(&self, id: AttachmentId, link: &Link) -> Result<()> {
-        let Some(kernel) = self.view.kernel.get() else { return Ok(()) };
+        let Some(kernel_path) = self.view.kernel.get() else { return Ok(()) };
         let snapshot = self.view.shared.snapshot();
         match snapshot.at_attachment(id).zip(self.registry.get(id)) {
             Some(((network, _), attachment)) if link.up => {
                 let is_veth = link.is_veth && !self.wants_egress(link.index);
-                let there = KernelAttachment { attachment: attachment.clone(), ifindex: link.index, is_veth };
-                kernel.set_attachment(id, there, network.vni)?;
+                let entry = network.kernel_entry.map(|_| self.links.get(&kernel::entry(network.vni)));
+                match entry {
+                    // What would be handed over is lost while there is nowhere to hand it.
+                    Some(None) => kernel_path.remove_attachment(id)?,
+                    found => {
+                        let entry = found.flatten().map(|link| link.index);
+                        let attachment = attachment.clone();
+                        let there = KernelAttachment { attachment, ifindex: link.index, is_veth, entry };
+                        kernel_path.set_attachment(id, there, network.vni)?;
+                    }
+                }
             }
-            _ => kernel.remove_attachment(id)?,
+            _ => kernel_path.remove_attachment(id)?,
         }
         Ok(())
     }

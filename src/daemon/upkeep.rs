@@ -6,7 +6,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use anyhow::{Context, Result, anyhow, bail};
 use eastgate_dataplane::pipeline::shared::lock;
 use eastgate_fastpath::is_pinned;
-use eastgate_steering::settings::{Key, Scope, Setting, SettingId};
+use eastgate_steering::{
+    kernel::is_entry,
+    settings::{Key, Scope, Setting, SettingId},
+};
 use eastgate_wire::AttachmentId;
 
 use super::{Daemon, PortState, Visible, accelerate::device};
@@ -40,10 +43,11 @@ pub(super) type HeldSettings = BTreeSet<(Key, u32)>;
 
 /// What someone else took away.
 #[derive(Clone, Copy)]
-enum Lost {
+pub(super) enum Lost {
     Program,
     Device,
     File,
+    Route,
 }
 
 /// Whether a setting that is not as it is to be was so when `before` was held: it is among these, or it is another
@@ -131,11 +135,14 @@ impl Daemon {
         self.keep_devices().await;
         self.keep_files();
         self.apply_settings().await;
+        let snapshot = self.view.shared.snapshot_arc();
+        self.keep_routes(&snapshot).await;
         let is_incomplete = |visible: &Visible| {
             let mut all = visible.ports.values().chain(visible.segments.values());
             all.any(|state| matches!(state, PortState::Failed(_)))
         };
-        let incomplete = self.underlay.is_none()
+        let incomplete = !self.routers_stand(&snapshot)
+            || self.underlay.is_none()
             || is_incomplete(&lock(&self.view.state))
             || self.stations.values().any(|stations| !stations.is_alive());
         if incomplete {
@@ -149,7 +156,7 @@ impl Daemon {
     pub(super) async fn apply_settings(&mut self) {
         let snapshot = self.view.shared.snapshot_arc();
         let Some(host) = snapshot.config.host(&self.host) else { return };
-        let wanted = wanted_settings(host, &wanted_ports(&snapshot), &self.links);
+        let wanted = wanted_settings(&snapshot, host, &wanted_ports(&snapshot), &self.links);
         if let Err(error) = self.apply(&wanted).await {
             tracing::error!("interface settings could not be applied: {error:#}");
         }
@@ -228,7 +235,8 @@ impl Daemon {
         let by_index = |index: u32| self.links.values().find(|link| link.index == index);
         let devices = self.devices.keys().filter_map(|index| by_index(*index).cloned());
         for link in devices.filter(is_asked).collect::<Vec<_>>() {
-            let held = self.hold_again(&link, Place::Port { accelerated: kernel.is_some() }).await;
+            let accelerated = kernel.is_some() && !is_entry(&link.name);
+            let held = self.hold_again(&link, Place::Port { accelerated }).await;
             if let Err(error) = held {
                 self.close_for_good(&link, &error);
             } else if self.look_at_host(&link, only.is_some()).await {
@@ -341,7 +349,7 @@ impl Daemon {
     }
 
     /// What cannot be put back is tried again every second, and said once.
-    fn say_missing(&self, what: &'static str, result: Result<()>) {
+    pub(super) fn say_missing(&self, what: &'static str, result: Result<()>) {
         let mut visible = lock(&self.view.state);
         match result {
             Ok(()) => drop(visible.missing.remove(what)),
@@ -424,7 +432,7 @@ impl Daemon {
         }
     }
 
-    fn count_restored(&self, lost: Lost, what: String) {
+    pub(super) fn count_restored(&self, lost: Lost, what: String) {
         tracing::warn!("someone else took away {what}: put back");
         let mut visible = lock(&self.view.state);
         let restored = &mut visible.restored;
@@ -432,6 +440,7 @@ impl Daemon {
             Lost::Program => restored.programs += 1,
             Lost::Device => restored.devices += 1,
             Lost::File => restored.files += 1,
+            Lost::Route => restored.routes += 1,
         }
         restored.last = Some(what);
     }

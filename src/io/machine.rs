@@ -10,7 +10,10 @@ use std::{
 };
 
 use eastgate_fastpath::TableIds;
-use eastgate_steering::settings::{Change, Plan, Restore, Saved, Setting, diff};
+use eastgate_steering::{
+    kernel::is_own_device,
+    settings::{Change, Plan, Restore, Saved, Setting, diff},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -19,7 +22,7 @@ use super::{
     netlink::{Link, Netlink, NetlinkError, Qdiscs},
     sysctl,
 };
-use crate::plan::{Step, Undo};
+use crate::plan::{Entry, Step, Undo};
 
 /// Why the machine is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +69,8 @@ pub struct Machine {
     /// Of all devices, as of the last look
     captures: Captures,
     devices: BTreeSet<String>,
+    /// Of the kernel's routing
+    routes: BTreeSet<Entry>,
     tables: Option<TableIds>,
     pins: Option<PathBuf>,
 }
@@ -95,6 +100,9 @@ struct Record {
     /// Devices that eastgate made
     #[serde(default)]
     devices: BTreeSet<String>,
+    /// Entries of the kernel's routing
+    #[serde(default)]
+    routes: BTreeSet<Entry>,
     /// The tables of the programs that are attached
     #[serde(default)]
     tables: Option<TableIds>,
@@ -134,7 +142,7 @@ impl Machine {
             let SavedSetting { file, before, written } = saved;
             Some(Saved { id: file.parse().ok()?, before, written })
         });
-        let (guards, devices) = (read.guards, read.devices);
+        let (guards, devices, routes) = (read.guards, read.devices, read.routes);
         let (tables, pins) = (read.tables, read.pins);
         // Numbers of programs that are gone could be someone else's one day.
         let standing = guards.values().map(|guard| tcx::standing(guard.index, &read.programs));
@@ -142,16 +150,21 @@ impl Machine {
         let hooks = Hooks::default();
         let settings = settings.collect();
         let (qdiscs, captures) = (BTreeMap::new(), Captures::default());
-        Ok(Self { record, settings, guards, hooks, programs, qdiscs, captures, devices, tables, pins })
+        Ok(Self { record, settings, guards, hooks, programs, qdiscs, captures, devices, routes, tables, pins })
     }
 
     /// What of a daemon before goes when nothing of it can go on.
     #[must_use]
     pub fn left_behind(&self) -> Option<Step> {
-        let devices: Vec<String> = self.devices.iter().cloned().collect();
+        let devices: Vec<String> = self.fastpath_devices().cloned().collect();
         let is_tapped = self.guards.values().any(|guard| guard.tap);
         let is_left = is_tapped || !devices.is_empty() || self.pins.is_some() || self.tables.is_some();
         is_left.then(|| Step::ClearAway { devices, pins: self.pins.clone() })
+    }
+
+    /// The devices that were made for the fast path, and no others.
+    fn fastpath_devices(&self) -> impl Iterator<Item = &String> {
+        self.devices.iter().filter(|device| !is_own_device(device))
     }
 
     /// The programs of eastgate's that stand at devices, by the kernel's numbers.
@@ -170,7 +183,9 @@ impl Machine {
         let settings = self.settings.iter().count();
         let set = (settings > 0).then(|| eastgate_wire::names::count(settings, "setting"));
         let pinned = self.pins.as_ref().map(|folder| format!("pins in {}", folder.display()));
-        [guarded, made, set, pinned].into_iter().flatten().collect()
+        let routes = self.routes.len();
+        let routed = (routes > 0).then(|| format!("{routes} routes, rules and neighbours"));
+        [guarded, routed, made, set, pinned].into_iter().flatten().collect()
     }
 
     /// Has eastgate made this device?
@@ -189,6 +204,7 @@ impl Machine {
     pub fn is_untouched(&self) -> bool {
         self.guards.is_empty()
             && self.devices.is_empty()
+            && self.routes.is_empty()
             && self.pins.is_none()
             && self.settings.iter().next().is_none()
     }
@@ -396,17 +412,82 @@ impl Machine {
         if self.devices.insert(device.to_owned()) { self.save() } else { Ok(()) }
     }
 
-    /// Takes the devices away that were made.
+    /// Takes the devices of the fast path away.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub async fn remove_devices(&mut self, netlink: &Netlink) -> Result<(), MachineError> {
-        for device in self.devices.clone() {
+        let devices: Vec<String> = self.fastpath_devices().cloned().collect();
+        self.remove(netlink, devices).await
+    }
+
+    /// Takes devices away that were made.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn remove(&mut self, netlink: &Netlink, devices: Vec<String>) -> Result<(), MachineError> {
+        for device in devices {
             netlink.delete_link(&device).await?;
             self.devices.remove(&device);
             Undo::Delete { device }.done();
         }
         self.save()
+    }
+
+    /// The devices by which the kernel's routing gets packets, of this daemon and the one before.
+    pub fn routers(&self) -> impl Iterator<Item = &String> {
+        self.devices.iter().filter(|device| is_own_device(device))
+    }
+
+    /// The entries of the kernel's routing that are, or may be, there.
+    #[must_use]
+    pub const fn routes(&self) -> &BTreeSet<Entry> {
+        &self.routes
+    }
+
+    /// Notes entries that are about to be added, all at once.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn will_route<'e>(&mut self, entries: impl Iterator<Item = &'e Entry>) -> Result<(), MachineError> {
+        let before = self.routes.len();
+        self.routes.extend(entries.cloned());
+        if self.routes.len() > before { self.save() } else { Ok(()) }
+    }
+
+    /// Deletes these of the entries that were added.
+    ///
+    /// # Errors
+    /// When the kernel refuses one, after the others.
+    pub async fn unroute(
+        &mut self,
+        netlink: &Netlink,
+        links: &BTreeMap<String, Link>,
+        entries: Vec<Entry>,
+    ) -> Result<(), MachineError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        // A table is asked for as long as it is behind a rule that says that there is no other.
+        for entry in entries.into_iter().rev() {
+            match netlink.delete_entry(&entry, links).await {
+                Ok(()) => {
+                    self.routes.remove(&entry);
+                    Undo::Unroute(entry).done();
+                }
+                Err(error) => result = result.and(Err(error.into())),
+            }
+        }
+        result.and(self.save())
+    }
+
+    async fn undo_routes(&mut self, netlink: &Netlink) -> Result<(), MachineError> {
+        if self.routes.is_empty() {
+            return Ok(());
+        }
+        let links = netlink.links().await?;
+        self.unroute(netlink, &links, self.routes.iter().cloned().collect()).await
     }
 
     /// Opens a port again, or takes a program off a device.
@@ -466,11 +547,14 @@ impl Machine {
     /// # Errors
     /// What could not be undone.
     pub async fn undo(mut self, netlink: &Netlink) -> Result<(), MachineError> {
-        let mut result = self.undo_settings();
+        // While ports are guarded, nothing that is routed to one is unguarded.
+        let mut result = self.undo_routes(netlink).await;
+        result = result.and(self.undo_settings());
         for name in self.guards.keys().cloned().collect::<Vec<_>>() {
             result = result.and(self.open_port(netlink, &name).await);
         }
-        result = result.and(self.remove_devices(netlink).await);
+        let devices = self.devices.iter().cloned().collect();
+        result = result.and(self.remove(netlink, devices).await);
         result = result.and(self.remove_pins());
         if result.is_ok() {
             match std::fs::remove_file(&self.record) {
@@ -510,6 +594,7 @@ impl Machine {
             guards: self.guards.clone(),
             programs: self.programs.clone(),
             devices: self.devices.clone(),
+            routes: self.routes.clone(),
             tables: self.tables,
             pins: self.pins.clone(),
         };

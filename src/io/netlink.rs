@@ -5,6 +5,7 @@ use std::{
     net::IpAddr,
 };
 
+use eastgate_wire::MacAddr;
 use futures_util::stream::{StreamExt, TryStreamExt};
 use rtnetlink::{
     Handle, LinkUnspec, LinkVeth, LinkVxlan, MulticastGroup,
@@ -86,6 +87,9 @@ pub enum NetlinkError {
         #[source]
         source: rtnetlink::Error,
     },
+    /// What it is about is gone.
+    #[error("the device of `{0}` is gone")]
+    Gone(String),
 }
 
 /// A device appeared, changed or went away.
@@ -119,6 +123,17 @@ pub struct Netlink {
 }
 
 impl Netlink {
+    /// Connects, to list what is of one table or device alone. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When no netlink socket is to be had, or the kernel does not know that (Linux 4.20).
+    pub fn connect_strict() -> Result<Self, NetlinkError> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection_with_strict_check().map_err(NetlinkError::Open)?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
     /// Connects. Must be called inside a tokio runtime.
     ///
     /// # Errors
@@ -232,6 +247,17 @@ impl Netlink {
         })
     }
 
+    /// Makes a veth pair whose second end has this MAC, both still down.
+    ///
+    /// # Errors
+    /// When the kernel refuses: a device of that name is there already, for one.
+    pub async fn add_veth_down(&self, name: &str, peer: &str, mac: MacAddr) -> Result<(), NetlinkError> {
+        let refused = |source| NetlinkError::Refused { what: format!("make veth {name} and {peer}"), source };
+        self.handle.link().add(LinkVeth::new(name, peer).build()).execute().await.map_err(refused)?;
+        let set = LinkUnspec::new_with_name(peer).address(mac.0.to_vec()).build();
+        self.handle.link().set(set).execute().await.map_err(refused)
+    }
+
     /// Makes a vxlan device that unwraps whatever comes to a UDP port, with what was around it as metadata.
     ///
     /// # Errors
@@ -301,7 +327,7 @@ impl Netlink {
     }
 
     /// What the kernel lists; nothing where what is asked for is not there.
-    async fn list(&self, message: RouteNetlinkMessage) -> Vec<RouteNetlinkMessage> {
+    pub(super) async fn list(&self, message: RouteNetlinkMessage) -> Vec<RouteNetlinkMessage> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
         let Ok(mut answers) = self.handle.clone().request(request) else { return Vec::new() };
@@ -332,7 +358,7 @@ impl Netlink {
         self.change(RouteNetlinkMessage::DelTrafficFilter(message), 0).await
     }
 
-    async fn change(&self, message: RouteNetlinkMessage, flags: u16) -> Result<(), rtnetlink::Error> {
+    pub(super) async fn change(&self, message: RouteNetlinkMessage, flags: u16) -> Result<(), rtnetlink::Error> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
         let mut answers = self.handle.clone().request(request)?;

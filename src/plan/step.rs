@@ -15,6 +15,7 @@ use eastgate_wire::{AttachmentId, MacAddr, VlanId, VtepAddr};
 use serde::Serialize;
 use serde_json::json;
 
+use super::routing::Entry;
 use crate::control::network::Address;
 
 /// What a device is to eastgate, as far as it decides which programs stand there.
@@ -111,6 +112,26 @@ pub enum Step {
         /// The first of these UDP ports that is free is its own.
         ports: Vec<u16>,
     },
+    /// The pair by which packets of a network are handed to the kernel's routing, still down
+    MakeRouter {
+        /// They are sent out of this one,
+        entry: String,
+        /// and come in by this one,
+        router: String,
+        /// which has the appliance's MAC in the network.
+        mac: MacAddr,
+        /// The network, as tenant/name
+        network: String,
+    },
+    /// Devices of eastgate's own are set up.
+    BringUp {
+        /// Their names
+        devices: [String; 2],
+        /// Of both, in bytes
+        mtu: u32,
+    },
+    /// An entry of the kernel's routing
+    Route(Entry),
     /// A setting of a device of eastgate's own, with which it goes
     SetOwn {
         /// Below `/proc/sys`
@@ -197,6 +218,8 @@ pub enum Undo {
         /// What was there
         to: i32,
     },
+    /// The entry is deleted.
+    Unroute(Entry),
     /// The device is deleted.
     Delete {
         /// Its name
@@ -227,6 +250,7 @@ impl Undo {
         match self {
             Self::Remove { socket } => Some(socket.display().to_string()),
             Self::Restore { id, .. } => Some(id.to_string()),
+            Self::Unroute(entry) => Some(entry.to_string()),
             Self::Delete { device } | Self::Detach { device } => Some(device.clone()),
             Self::Unpin { below } => Some(below.display().to_string()),
             Self::WithDevice | Self::WithDaemon | Self::WithPrograms => None,
@@ -246,6 +270,7 @@ impl fmt::Display for Undo {
         match self {
             Self::Remove { .. } => write!(f, "remove both files"),
             Self::Restore { to, .. } => write!(f, "write {to}"),
+            Self::Unroute(_) => write!(f, "delete it"),
             Self::Delete { .. } => write!(f, "delete the device"),
             Self::Unpin { .. } => write!(f, "remove the folder"),
             Self::Detach { .. } => write!(f, "take the programs off"),
@@ -267,7 +292,9 @@ impl Step {
             Self::MakeVeth { device, .. } | Self::MakeVxlan { device, .. } => {
                 Undo::Delete { device: (*device).to_owned() }
             }
-            Self::SetOwn { .. } => Undo::WithDevice,
+            Self::MakeRouter { entry, .. } => Undo::Delete { device: entry.clone() },
+            Self::Route(entry) => Undo::Unroute(entry.clone()),
+            Self::SetOwn { .. } | Self::BringUp { .. } => Undo::WithDevice,
             Self::Load { .. } => Undo::WithPrograms,
             Self::Pin { below } => Undo::Unpin { below: below.clone() },
             Self::Attach { device, .. } => Undo::Detach { device: device.clone() },
@@ -350,6 +377,22 @@ impl Step {
                     format!("at the first free UDP port of {}, up", ports.join(", ")),
                     "the kernel decapsulates GSO packets",
                 )
+            }
+            Self::MakeRouter { entry, router, mac, network } => line(
+                "make veth",
+                entry.clone(),
+                format!("with {router}, which is {mac}"),
+                &format!("packets of {network} are handed to the kernel's routing"),
+            ),
+            Self::BringUp { devices, mtu } => line(
+                "set up",
+                devices.join(" and "),
+                format!("with an MTU of {mtu}"),
+                "any packet fits, also one that is cut later",
+            ),
+            Self::Route(entry) => {
+                let (command, words) = entry.shown();
+                line("route", command.into(), words, entry.why())
             }
             Self::SetOwn { file, to, why } => line("set", file.clone(), format!("-> {to}"), why),
             Self::Load { limits } => line(

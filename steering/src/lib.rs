@@ -6,6 +6,7 @@
 
 pub mod bindings;
 pub mod holders;
+pub mod kernel;
 pub mod responder;
 pub mod rewrite;
 pub mod settings;

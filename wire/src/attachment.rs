@@ -28,6 +28,10 @@ impl fmt::Display for VlanId {
     }
 }
 
+/// What the names of the devices begin with by which packets are handed to the kernel's routing (`neighbors = "kernel"`), and
+/// those of their other ends: no endpoint's
+pub const KERNEL_DEVICES: [&str; 2] = ["eg-in-", "eg-rt-"];
+
 /// What a device or VLAN is to the endpoint at it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum AttachmentMode {

@@ -139,6 +139,8 @@ drop_reasons! {
     NoPeer, "no-peer", Forward, "There is no VTEP to send this frame to.";
     PortGone, "port-gone", Forward, "The destination's port does not exist or is down.";
     VtepUnreachable, "vtep-unreachable", Forward, "The kernel has no route to the VTEP, or refused the datagram.";
+    TtlExceeded, "ttl-exceeded", Forward, "The packet's TTL or hop limit ends where the kernel would route it on (`neighbors = \"kernel\"`); its sender was told where that is possible.";
+    NotAnAnswer, "not-an-answer", Forward, "The kernel's routing of a network (`neighbors = \"kernel\"`) said something else than an answer to one of its endpoints.";
     NotForUs, "not-for-us", Forward, "A frame to the appliance's MAC for an address that no endpoint has.";
 
     RuleLimit, "rule-limit", Limit, "The source has as many flows by the rule that allows it, or begins them as often, as the rule grants.";

@@ -25,7 +25,7 @@ pub mod view;
 pub mod vni;
 
 pub use addr::{Addr, Family};
-pub use attachment::{Attachment, AttachmentMode, OuterTag, PROXY_PREFIX, VLAN_TYPE, VlanId};
+pub use attachment::{Attachment, AttachmentMode, KERNEL_DEVICES, OuterTag, PROXY_PREFIX, VLAN_TYPE, VlanId};
 pub use drop_reason::{DropGroup, DropReason};
 pub use flow::{FlowKey, Leg};
 pub use frame::{Frame, Gso, GsoKind, Offload, PartialChecksum};

@@ -60,6 +60,8 @@ pub enum IcmpError {
         /// The largest packet that does
         mtu: u16,
     },
+    /// The TTL or hop limit has run out on the way: ICMP type 11 code 0, ICMPv6 type 3 code 0
+    TimeExceeded,
     /// Communication is administratively prohibited: ICMP type 3 code 13 (RFC 1812 section 5.2.7.1), ICMPv6 type 1 code 1
     Prohibited,
 }
@@ -120,6 +122,8 @@ pub fn icmp_error(
     let (kind, code, rest) = match (error, v4) {
         (IcmpError::TooBig { mtu }, true) => (3, 4, u32::from(mtu)),
         (IcmpError::TooBig { mtu }, false) => (2, 0, u32::from(mtu)),
+        (IcmpError::TimeExceeded, true) => (11, 0, 0),
+        (IcmpError::TimeExceeded, false) => (3, 0, 0),
         (IcmpError::Prohibited, true) => (3, 13, 0),
         (IcmpError::Prohibited, false) => (1, 1, 0),
     };

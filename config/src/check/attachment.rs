@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use eastgate_wire::{Attachment, PROXY_PREFIX};
+use eastgate_wire::{Attachment, KERNEL_DEVICES, PROXY_PREFIX};
 
 use crate::{
     leaf::Neighbors,
@@ -18,6 +18,11 @@ pub(super) fn check(
     network: Option<&(At<Name>, Arc<NetworkTable>)>,
     reader: &mut Reader,
 ) {
+    if let Some(port) = table.port.good()
+        && KERNEL_DEVICES.iter().any(|prefix| port.value.0.starts_with(prefix))
+    {
+        reader.report(Problem::OwnDevice { name: port.value.0.to_string() }, port.span);
+    }
     check_vlan(table, network, reader);
     check_shared(table, network, reader);
 }
@@ -51,7 +56,7 @@ fn check_shared(table: &EndpointTable, network: Option<&(At<Name>, Arc<NetworkTa
         reader.report(Problem::SharedAlone {}, table.shared.span);
     }
     if let Some((name, network)) = network
-        && network.neighbors.value != Neighbors::Proxy
+        && !matches!(network.neighbors.value, Neighbors::Proxy | Neighbors::Kernel)
     {
         let problem = Problem::SharedNeighbors { network: name.value.to_string() };
         reader.report_also(problem, table.shared.span, name.span, "the network");

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use super::{
     EndpointClaim, attachment,
     filters::{self, Made, Subject},
-    known_name,
+    kernel, known_name,
     network::{host_ref, is_subnet, protocols, reserved_role, tags_travel},
     route,
 };
@@ -296,6 +296,7 @@ pub(super) fn check(
         }
     }
     attachment::check(table, network, reader);
+    kernel::check(table, network, reader);
     groups(name, table, tenant, network, reader);
     filters::check_names(&table.filters, reader);
     for pair in &table.allowed_pairs.value.items {

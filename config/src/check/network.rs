@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
-use super::{NetworkClaim, filters};
+use super::{NetworkClaim, filters, kernel};
 use crate::{
     ethertypes::L2Protocol,
     leaf::{Flood, OnChange, Topology},
@@ -33,6 +33,7 @@ pub(super) fn check(
     mtu(table, &subnets, reader);
     topology(table, name, reader);
     flooding(table, name, reader);
+    kernel::check_network(table, reader);
     filters::check_names(&table.filters, reader);
     if let Some(vlans) = table.guest_vlans.good() {
         tags_travel(table, name, vlans.span, reader);

@@ -97,6 +97,9 @@ impl<'s> Pipeline<'s> {
             Answer::Elsewhere => Ok(Asked::Done(Outcome::Consumed)),
             Answer::Reply => {
                 self.take_answer_token(arrival, now)?;
+                if self.ask_kernel(arrival, view, frame, out) {
+                    return Ok(Asked::Done(Outcome::Consumed));
+                }
                 self.send_back(arrival, out);
                 out.after_send(self.answer_offer(arrival, view, frame).map(AfterSend::CacheReply));
                 Ok(Asked::Done(Outcome::Consumed))

@@ -72,6 +72,10 @@ impl<'s> Pipeline<'s> {
             return Err(DropReason::Hairpin.into());
         }
         split_horizon(network.topology, arrival.from, at)?;
+        let entry = match at {
+            Location::Local(_) => self.kernel_entry(arrival, endpoint, view, frame, now, out)?,
+            Location::Remote(_) => None,
+        };
         if network.proxy && view.ip().is_some() {
             self.speak_for(network, endpoint, at, view, frame, now);
         }
@@ -80,14 +84,17 @@ impl<'s> Pipeline<'s> {
         }
         match at {
             Location::Local(attachment) => {
-                if let Some(endpoint) = endpoint {
-                    endpoint.state.received(1, frame.len() as u64);
-                }
                 // A socket cannot tell a device that it is a CRC that is left open.
                 if frame.offload.checksum.is_some_and(|sum| sum.is_crc32c()) {
                     offload::finish_checksum(frame)?;
                 }
-                out.send(frame, Egress::Attachment(attachment), network.vni);
+                if let Some(endpoint) = endpoint {
+                    endpoint.state.received(1, frame.len() as u64);
+                }
+                if entry.is_some() {
+                    self.address_to_kernel(network, frame);
+                }
+                out.send(frame, Egress::Attachment(entry.unwrap_or(attachment)), network.vni);
             }
             Location::Remote(vtep) => self.reach_vtep(arrival, vtep, view, frame, now, out)?,
         }

@@ -219,6 +219,8 @@ pub struct Template {
     pub tos: OuterTos,
     /// Into the tunnel: the outer TTL
     pub ttl: OuterTtl,
+    /// Out of an attachment: by way of the kernel's routing
+    pub routed: bool,
 }
 
 /// A flow to be handed over once everything of it that is in hand has been sent.
@@ -359,6 +361,7 @@ impl<'s> Pipeline<'s> {
             source_port: ports.port(ports.bucket(key_hash(key, &self.shared.hasher))),
             tos: network.encapsulation.tos,
             ttl: network.encapsulation.ttl,
+            routed: network.kernel_entry.is_some(),
         })
     }
 }

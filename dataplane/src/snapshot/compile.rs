@@ -11,7 +11,7 @@ use eastgate_policy::{
     compile::{CompileError, Compiled},
     rule::Source,
 };
-use eastgate_steering::{Answers, Mode, Unknown, proxy_mac};
+use eastgate_steering::{Answers, Mode, Unknown, kernel, proxy_mac};
 use eastgate_vtep::{
     ecn::{OuterTos, OuterTtl},
     encap::Encapsulation,
@@ -20,7 +20,7 @@ use eastgate_vtep::{
     flood::{Flood, FloodMode, Topology},
     peers::{PeerKind, Peers},
 };
-use eastgate_wire::{Addr, AddressPair, EndpointId, Holdings, VtepAddr};
+use eastgate_wire::{Addr, Attachment, AddressPair, EndpointId, Holdings, VtepAddr};
 use ipnet::IpNet;
 
 use crate::attachments::Attachments;
@@ -130,7 +130,7 @@ impl NetworkSite<'_> {
                 answers: match network.neighbors {
                     Neighbors::Off => Answers::Off,
                     Neighbors::Suppress => Answers::Suppress,
-                    Neighbors::Proxy => Answers::Proxy { mac: proxy },
+                    Neighbors::Proxy | Neighbors::Kernel => Answers::Proxy { mac: proxy },
                 },
                 unknown: match network.unknown_neighbors {
                     config::Unknown::Drop => Unknown::Drop,
@@ -139,7 +139,10 @@ impl NetworkSite<'_> {
                 hub: hub_here,
             },
             proxy_mac: proxy,
-            proxy: network.neighbors == Neighbors::Proxy,
+            proxy: matches!(network.neighbors, Neighbors::Proxy | Neighbors::Kernel),
+            kernel_entry: (network.neighbors == Neighbors::Kernel).then(|| {
+                registry.id(&Attachment::access(kernel::entry(network.vni).into()))
+            }),
             encapsulation: Encapsulation {
                 vni: network.vni,
                 vlan_aware: network.vlan_aware,

@@ -106,7 +106,7 @@ impl Network {
             (
                 (network.tracking, network.tcp_pickup, network.topology, network.hub_here),
                 (network.neighbors, network.proxy_mac, network.proxy, network.encapsulation, network.mtu),
-                (network.learning, network.flood_unknown, network.flood_multicast),
+                (network.kernel_entry, network.learning, network.flood_unknown, network.flood_multicast),
                 (network.strict_reserved, network.oversize, network.mss_clamp, network.control_ports),
             )
         };

@@ -53,6 +53,8 @@ pub(super) struct Fate {
     pub(super) tunnels: Vec<(Name, Name)>,
     /// The hosts that answered it themselves
     pub(super) answered: Vec<Name>,
+    /// The kernel was given it to be routed.
+    pub(super) routed: bool,
     /// It is a fragment, and stays until the first of its datagram has come.
     pub(super) waits: bool,
 }
@@ -184,8 +186,16 @@ impl<'a> Dry<'a> {
         match to {
             Egress::Attachment(attachment) => {
                 let snapshot = self.hosts.get(host).map(Shared::snapshot_arc);
-                let at = snapshot.as_ref().and_then(|snapshot| snapshot.at_attachment(attachment));
-                fate.delivered.extend(at.map(|(_, endpoint)| (host.clone(), endpoint.name.clone())));
+                let Some(snapshot) = &snapshot else { return };
+                let by_route = || {
+                    let network = snapshot.routed_by(attachment)?;
+                    network.by_address(View::parse(&bytes).ok()?.ip()?.dst)
+                };
+                let at = snapshot.at_attachment(attachment).map(|(_, endpoint)| endpoint);
+                let routed = if at.is_none() { by_route() } else { None };
+                fate.routed |= routed.is_some();
+                let to = at.or(routed);
+                fate.delivered.extend(to.map(|endpoint| (host.clone(), endpoint.name.clone())));
             }
             Egress::Tunnel(tunnel) => {
                 let Some(sender) = self.config.host(host) else { return };

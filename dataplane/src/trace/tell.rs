@@ -8,7 +8,7 @@ use eastgate_policy::{
     naive::{Explanation, Miss, Step, explain},
     rule::{Action, Direction, Probe},
 };
-use eastgate_steering::Answers;
+use eastgate_steering::{Answers, kernel};
 use eastgate_vtep::mtu::tenant_mtu;
 use eastgate_wire::{Addr, Attachment, DropGroup, DropReason, Family, View, names};
 
@@ -295,6 +295,14 @@ impl<'a> Walk<'a> {
         let host = sender.endpoint.and_then(|endpoint| self.host_of(endpoint)).map_or("", |host| &host.name);
         let at = dst.map_or_else(|| self.network_place(), |dst| self.place_of(dst));
         if fate.tunnels.is_empty() {
+            if fate.routed {
+                let text = format!(
+                    "handed to the kernel, which routes it by its table {} and takes one off its TTL",
+                    kernel::table(self.network.vni)
+                );
+                self.pass("forward", host, &text, at);
+                return;
+            }
             let port = dst.and_then(|dst| self.attachment_of(dst));
             let to = match port.filter(|port| port.is_by_tag()) {
                 Some(Attachment { device, vlan: Some(vlan), .. }) => {
@@ -340,6 +348,11 @@ impl<'a> Walk<'a> {
         let text = match (dst, self.network.neighbors.answers) {
             (Some(dst), Answers::Suppress) => {
                 format!("{what} for {} is answered with {}, its own MAC", self.request.dst, dst.mac)
+            }
+            (Some(dst), Answers::Proxy { mac })
+                if self.network.kernel_entry.is_some() && dst.attachment().is_some() =>
+            {
+                format!("{what} for {} is answered with {mac} by the kernel, which routes here", self.request.dst)
             }
             (Some(_), Answers::Proxy { mac }) => {
                 format!("{what} for {} is answered with {mac}, the appliance's MAC", self.request.dst)

@@ -47,6 +47,8 @@ struct egress {
 	/* As in its key */
 	__u8 station[6];
 	__u16 spare;
+	/* The device by which packets to it are handed to the kernel's routing; 0 where they leave by its own */
+	__u32 entry;
 };
 
 /* A trunk, by the VLAN that no frame has (`STRAY_ANY_VLAN`), or a segment of it that endpoints share */

@@ -54,6 +54,8 @@ pub struct Egress {
     pub station: [u8; 6],
     /// Nothing
     pub spare: u16,
+    /// Interface index of the device by which packets to it are handed to the kernel's routing; 0 where they leave by its own
+    pub entry: u32,
 }
 
 /// [`StrayKey::vlan`] of a trunk

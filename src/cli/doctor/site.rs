@@ -39,7 +39,7 @@ pub(super) fn of(snapshot: &Snapshot, devices: Option<&Devices>) -> Option<Site>
         port.is_trunk |= attachment.vlan.is_some();
         port.endpoints.push(endpoint);
     }
-    let settings = links.map_or_else(Vec::new, |links| wanted_settings(host, &wanted, links));
+    let settings = links.map_or_else(Vec::new, |links| wanted_settings(snapshot, host, &wanted, links));
     let vtep = snapshot.vtep.0;
     let port = config.overlay.port;
     let underlay: Vec<String> = host.devices.iter().map(ToString::to_string).collect();

@@ -30,6 +30,8 @@ pub struct KernelAttachment {
     /// The device is one end of a veth pair whose other end is in another network namespace, and nothing of the host's is on
     /// the way there.
     pub is_veth: bool,
+    /// Interface index of the device by which frames to it are handed to the kernel's routing, where that has them
+    pub entry: Option<u32>,
 }
 
 impl KernelAttachment {
@@ -41,13 +43,14 @@ impl KernelAttachment {
 
     const fn flags(&self) -> u32 {
         let any_vlan = if self.attachment.takes_any_vlan() { ATTACHMENT_ANY_VLAN } else { 0 };
-        any_vlan | if self.is_veth { ATTACHMENT_PEER } else { 0 }
+        any_vlan | if self.is_veth && self.entry.is_none() { ATTACHMENT_PEER } else { 0 }
     }
 
     fn egress(&self) -> Egress {
         let AttachmentKey { ifindex, vlan, station } = self.key();
         let device = name_of(&self.attachment.device);
-        Egress { ifindex, vlan, flags: self.flags() as u16, device, station, spare: 0 }
+        let entry = self.entry.unwrap_or_default();
+        Egress { ifindex, vlan, flags: self.flags() as u16, device, station, spare: 0, entry }
     }
 
     /// Is it where another one was, so that frames to that one are frames to it?
@@ -64,6 +67,7 @@ const CLOSED: Egress = Egress {
     device: *b"-\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
     station: [0; 6],
     spare: 0,
+    entry: 0,
 };
 
 fn name_of(device: &str) -> [u8; DEVICE_NAME] {

@@ -14,7 +14,7 @@ use eastgate_dataplane::{
 };
 use eastgate_fastpath::{
     ENDPOINT_OWN_TIMEOUTS, ENDPOINT_PROXIED, Endpoint as KernelEndpoint, EndpointKey, Error, NETWORK_HUB,
-    NETWORK_STATELESS, NO_EPOCH, NO_RULE, Network as Row, Policy, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
+    NETWORK_STATELESS, NO_EPOCH, NO_RULE, Network as Row, Policy, TEMPLATE_ROUTED, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
 };
 use eastgate_policy::{compile::words::BLOCK, rule::Direction};
 use eastgate_steering::proxy_mac;
@@ -434,7 +434,8 @@ pub(super) fn network_row(network: Option<&Network>, vni: Vni) -> Row {
     let Encapsulation { tos, ttl, .. } = network.encapsulation;
     let template_flags;
     (template_flags, row.tos, row.ttl) = outer_fields(tos, ttl);
-    row.template_flags = template_flags.into();
+    let routed = if network.kernel_entry.is_some() { TEMPLATE_ROUTED } else { 0 };
+    row.template_flags = (template_flags | routed).into();
     // Whichever VTEPs they are
     let somewhere = Location::Remote(VtepAddr(std::net::Ipv4Addr::UNSPECIFIED.into()));
     if split_horizon(network.topology, somewhere, somewhere).is_ok() {

@@ -4,7 +4,7 @@ use eastgate_conntrack::flow::{Count, Offloaded, Progress, Side};
 use eastgate_dataplane::pipeline::offload::{Handover, Template};
 use eastgate_fastpath::{
     self as kernel, Ends, Flow, Key, TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS, TEMPLATE_INHERIT_TTL,
-    TEMPLATE_OPEN, TEMPLATE_TO_US, TcpSide,
+    TEMPLATE_OPEN, TEMPLATE_ROUTED, TEMPLATE_TO_US, TcpSide,
 };
 use eastgate_vtep::{
     ecn::{OuterTos, OuterTtl},
@@ -92,6 +92,9 @@ impl KernelPath {
         }
         if template.in_macs[1] != template.out_macs[1] {
             kernel.flags |= TEMPLATE_FROM_US;
+        }
+        if template.routed {
+            kernel.flags |= TEMPLATE_ROUTED;
         }
         Some(kernel)
     }

@@ -132,7 +132,7 @@ impl Host {
                 let (id, attachment) = (host.port(endpoint), scene.attachment(endpoint));
                 let ifindex = if scene.trunk { devices[0] } else { *device };
                 let vni = snapshot.at_attachment(id).unwrap().0.vni;
-                let there = KernelAttachment { attachment, ifindex, is_veth: true };
+                let there = KernelAttachment { attachment, ifindex, is_veth: true, entry: None };
                 kernel.set_attachment(id, there, vni).unwrap();
             }
             let underlay = KernelUnderlay {

@@ -96,12 +96,17 @@ keys! {
     AcceptSourceRoute, V4, "conf", "accept_source_route", And;
     AcceptLocal, V4, "conf", "accept_local", Or;
     RouteLocalnet, V4, "conf", "route_localnet", Or;
+    AddrGenMode, V6, "conf", "addr_gen_mode", Own;
     DisableIpv6, V6, "conf", "disable_ipv6", Own;
     Forwarding6, V6, "conf", "forwarding", Own;
     AcceptRa, V6, "conf", "accept_ra", Own;
     Autoconf, V6, "conf", "autoconf", Own;
     AcceptRedirects6, V6, "conf", "accept_redirects", Own;
     ProxyNdp, V6, "conf", "proxy_ndp", Or;
+    ProxyDelay6, V6, "neigh", "proxy_delay", Own;
+    ForceForwarding6, V6, "conf", "force_forwarding", Own;
+    OwnAddressesOnly6, V6, "conf", "use_oif_addrs_only", Own;
+    AcceptDad, V6, "conf", "accept_dad", Max;
 }
 
 impl Key {

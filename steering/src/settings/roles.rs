@@ -15,8 +15,13 @@ pub enum PortRole<'a> {
         /// The interface's name
         interface: &'a str,
     },
-    /// A segment where the kernel itself answers by proxy ARP for hosts with routes of their own (RFC 1027,
-    /// 3069), and routes between them.
+    /// The port of a tenant to which the kernel routes IPv6.
+    RoutedPort {
+        /// The interface's name
+        interface: &'a str,
+    },
+    /// Where what was decided comes in for the kernel to route: it answers by proxy ARP and ND for endpoints with routes of their
+    /// own (RFC 1027, 3069, 4389).
     KernelProxy {
         /// The interface's name
         interface: &'a str,
@@ -27,13 +32,17 @@ pub enum PortRole<'a> {
 /// opens, and `forwarding` before `accept_redirects`, which it changes the meaning of.
 #[must_use]
 pub fn port_settings(role: &PortRole<'_>) -> Vec<Setting> {
-    let (interface, wanted) = match role {
-        PortRole::Tenant { interface } => (interface, TENANT),
-        PortRole::Underlay { interface } => (interface, UNDERLAY),
-        PortRole::KernelProxy { interface } => (interface, KERNEL_PROXY),
+    let (interface, wanted, instead) = match role {
+        PortRole::Tenant { interface } => (interface, TENANT, &[][..]),
+        PortRole::RoutedPort { interface } => (interface, TENANT, ROUTED_PORT),
+        PortRole::Underlay { interface } => (interface, UNDERLAY, &[][..]),
+        PortRole::KernelProxy { interface } => (interface, KERNEL_PROXY, &[][..]),
     };
+    let is_instead = |row: &&Row| instead.iter().any(|(key, ..)| *key == row.0);
     wanted
         .iter()
+        .filter(|row| !is_instead(row))
+        .chain(instead)
         .map(|&(key, wanted, also, why)| Setting {
             key,
             interface: (*interface).to_owned(),
@@ -95,16 +104,37 @@ const UNDERLAY: &[Row] = &[
     (Key::AcceptRedirects6, 0, &[], "the same over IPv6"),
 ];
 
+/// Nothing comes in there but what was admitted and decided.
 const KERNEL_PROXY: &[Row] = &[
-    (Key::DisableIpv6, 1, &[], "there is no ND proxy in this mode, so no IPv6 passes around it"),
-    (Key::ArpIgnore, 2, &[1], "own addresses are answered for on this segment only"),
-    (Key::ArpAnnounce, 2, &[], "requests name an address of this segment"),
-    (Key::RpFilter, 1, &[], "a host sends only what its route leads back to"),
     (Key::AcceptSourceRoute, 0, &[], "no source routes around the policy"),
-    (Key::SendRedirects, 0, &[], "a redirect would tell hosts of one segment to talk directly"),
+    (Key::SendRedirects, 0, &[], "the kernel tells nobody of a shorter way"),
+    (Key::AcceptRa, 0, &[], "nobody's router advertisement gives the host a route"),
+    (Key::Autoconf, 0, &[], "nor an address"),
+    (Key::AcceptRedirects6, 0, &[], "nobody changes the routes that steer"),
+    (Key::AcceptLocal, 0, &[], "no packet from an address of this host"),
+    (Key::RouteLocalnet, 0, &[], "none to 127.0.0.0/8"),
+    (Key::ArpIgnore, 8, &[], "the kernel answers for none of the host's own addresses"),
+    (Key::ArpAnnounce, 2, &[], "nor does it ask in their name"),
+    (Key::ArpAccept, 0, &[], "a gratuitous ARP makes no entry"),
+    (Key::ArpNotify, 0, &[], "nothing is announced when the device comes up"),
+    (Key::OwnAddressesOnly6, 1, &[], "answers come from no underlay address"),
+    (Key::AcceptDad, 0, &[], "the device's link-local address is nobody else's there"),
+    (Key::DisableIpv6, 0, &[], "answers to solicitations come from a link-local address"),
+    (Key::RpFilter, 0, &[], "whose a source address is was found out before; the host's routes know of no tenant"),
     (Key::ProxyDelay, 0, &[], "a proxied answer is delayed by up to 0.8 s otherwise"),
-    (Key::ProxyArp, 1, &[], "the kernel answers for hosts behind other interfaces"),
-    (Key::ProxyArpPvlan, 1, &[], "and for hosts on the interface the request came in at (RFC 3069)"),
+    (Key::ProxyDelay6, 0, &[], "the same over IPv6"),
+    (Key::ProxyArp, 1, &[], "the kernel answers for the endpoints that it has routes to"),
+    (Key::ProxyArpPvlan, 1, &[], "for all of them, as they are one segment (RFC 3069)"),
+    (Key::ProxyNdp, 1, &[], "the same over IPv6"),
     (Key::Forwarding, 1, &[], "what was attracted is routed on"),
-    (Key::AcceptRedirects, 0, &[], "a host does not change the routes that steer it"),
+    (Key::Forwarding6, 1, &[], "a router answers solicitations for others"),
+    (Key::ForceForwarding6, 1, &[], "the same of IPv6, and of no other device (Linux 6.17)"),
+    // Behind `forwarding`, which changes its meaning.
+    (Key::AcceptRedirects, 0, &[], "nobody changes the routes that steer"),
+];
+
+/// What of a tenant's port is otherwise where the kernel routes IPv6 out of it. It still hears nothing there.
+const ROUTED_PORT: &[Row] = &[
+    (Key::AddrGenMode, 1, &[], "the kernel takes no address on a tenant's port"),
+    (Key::DisableIpv6, 0, &[], "the kernel has IPv6 routes out of the port, and is let hear nothing there"),
 ];

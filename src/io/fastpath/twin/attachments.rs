@@ -13,7 +13,7 @@ const OURS: Vni = match Vni::new_checked(VNI) {
 
 /// A device of an endpoint's own, a veth.
 pub(super) fn access(device: &str, ifindex: u32) -> KernelAttachment {
-    KernelAttachment { attachment: Attachment::access(device.into()), ifindex, is_veth: true }
+    KernelAttachment { attachment: Attachment::access(device.into()), ifindex, is_veth: true, entry: None }
 }
 
 /// Is the device with this name the one with this index?
@@ -74,7 +74,7 @@ fn a_device_and_a_vlan_are_one_attachment() {
     let (trunk, ours) = (devices[2], host.port(11).0);
     for vlan in [100, 200] {
         let attachment = Attachment::trunk("u0".into(), VlanId::new_checked(vlan));
-        let there = KernelAttachment { attachment, ifindex: trunk, is_veth: false };
+        let there = KernelAttachment { attachment, ifindex: trunk, is_veth: false, entry: None };
         kernel.set_attachment(AttachmentId(vlan.into()), there, OURS).unwrap();
     }
     let numbers =
@@ -125,7 +125,7 @@ fn a_device_and_a_mac_are_one_attachment() {
     kernel.open_trunk(segment, AttachmentId(77)).unwrap();
     let station = |last: u8| MacAddr(eastgate_testkit::frames::mac(last));
     let open = |id: u32, attachment: Attachment| {
-        let there = KernelAttachment { attachment, ifindex: segment, is_veth: false };
+        let there = KernelAttachment { attachment, ifindex: segment, is_veth: false, entry: None };
         kernel.set_attachment(AttachmentId(id), there, OURS).unwrap();
     };
     let shared = |vlan, last| Attachment::shared("u0".into(), VlanId::new_checked(vlan), station(last));
