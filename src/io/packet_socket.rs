@@ -91,6 +91,7 @@ impl PacketSocket {
         buffer(libc::SO_RCVBUFFORCE, RECEIVE_BUFFER).or_else(|_| buffer(libc::SO_RCVBUF, RECEIVE_BUFFER))?;
         buffer(libc::SO_SNDBUFFORCE, SEND_BUFFER).or_else(|_| buffer(libc::SO_SNDBUF, SEND_BUFFER))?;
         buffer(libc::SO_MARK, super::guard::MARK as libc::c_int)?;
+        sysopt::take_incoming(socket.as_fd())?;
         bind(socket.as_fd(), ifindex, protocol)?;
         Ok(socket)
     }

@@ -137,6 +137,28 @@ pub fn refuse_everything(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
 }
 
+/// Attaches a classic BPF program that lets a packet socket hear what comes in, and not what goes out: `PACKET_IGNORE_OUTGOING` does
+/// not hold for the members of a fanout group.
+///
+/// # Errors
+/// What the kernel says.
+pub fn take_incoming(fd: BorrowedFd<'_>) -> io::Result<()> {
+    /// `SKF_AD_PKTTYPE`
+    const KIND: u32 = 0xffff_f000 + 4;
+    let op = |code: u32, k| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let mut program = [
+        op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, KIND),
+        libc::sock_filter {
+            jf: 1,
+            ..op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::PACKET_OUTGOING.into())
+        },
+        op(libc::BPF_RET | libc::BPF_K, 0),
+        op(libc::BPF_RET | libc::BPF_K, u32::MAX),
+    ];
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
+}
+
 /// Attaches a classic BPF program that lets a packet socket hear frames to one MAC of two ethertypes, without a tag, and nothing else.
 ///
 /// # Errors

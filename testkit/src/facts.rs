@@ -21,7 +21,7 @@ use crate::{
 pub struct Facts(BTreeSet<String>);
 
 impl Facts {
-    /// Settings, devices and traffic control of a namespace.
+    /// Settings, devices, traffic control and rules of a namespace, and the routes and neighbours that eastgate makes.
     ///
     /// # Errors
     /// When it cannot be asked.
@@ -44,6 +44,16 @@ impl Facts {
                 let filters = netns.tc(&format!("filter show dev {device} {way}"))?;
                 facts.add(format!("filter {device} {way} {filters}"));
             }
+        }
+        for routing in [
+            "rule show",
+            "-6 rule show",
+            "route show table all proto 101",
+            "-6 route show table all proto 101",
+            "neigh show nud permanent",
+            "neigh show proxy",
+        ] {
+            facts.extend(netns.ip(routing)?.lines().map(|line| format!("{routing}: {}", line.trim())));
         }
         facts.extend(netns.tc("qdisc show")?.lines().map(|line| format!("qdisc {line}")));
         Ok(facts)
