@@ -83,6 +83,11 @@ fn vepa_vdp() {
 }
 
 #[test]
+fn kernel_steering() {
+    passes("14-kernel-steering");
+}
+
+#[test]
 fn multi_homed() {
     passes("15-multi-homed");
 }

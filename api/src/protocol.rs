@@ -349,6 +349,9 @@ pub struct EndpointRow {
     /// It is carried without policy: the operator has excluded it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub excluded: bool,
+    /// The kernel has a route to it, and packets for it from here (`neighbors = "kernel"`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub routed: bool,
     /// It may send to VTEPs and to management addresses.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub underlay_access: bool,

@@ -199,7 +199,7 @@ pub(super) fn endpoints(rows: &[EndpointRow]) -> String {
             row.vni.to_string(),
             row.endpoint.clone(),
             row.host.clone(),
-            row.port.clone().unwrap_or_default(),
+            row.port.clone().unwrap_or_default() + if row.routed { " (routed by the kernel)" } else { "" },
             row.mac.to_string(),
             names::some_of(&addresses, LISTED, ","),
             if row.excluded { "UNPROTECTED".into() } else { names::some_of(&row.groups, LISTED, ",") },

@@ -304,6 +304,7 @@ impl View {
                     groups: config_of.groups.iter().map(|group| group.to_string()).collect(),
                     learned: learned_of(network, endpoint),
                     excluded: network.rules.site().excludes(&network.tenant.name, &endpoint.name),
+                    routed: network.kernel_entry.is_some() && endpoint.attachment().is_some(),
                     underlay_access: endpoint.sender.underlay_access,
                     userspace: self.userspace_because(snapshot, network, endpoint),
                     tx_frames: endpoint.state.tx_frames.load(Relaxed) + sent,

@@ -326,6 +326,22 @@ pub(crate) const SECTIONS: &[Section] = &[
                 "tests/trunk.rs::nothing_gets_round_it",
             ),
             (
+                "The kernel routes (`neighbors = \"kernel\"`): the peer's own MAC, static neighbours, lies by ARP, announcements, redirects, \
+                 router advertisements, source routes, addresses and MACs of others",
+                "each refused, and the kernel hears none of it",
+                "tests/kernel_steering.rs::nothing_gets_round_it",
+            ),
+            (
+                "Routes, rules, neighbours, devices and settings of the kernel's routing that someone takes away or changes",
+                "put right within a second; in between nothing is routed elsewhere",
+                "tests/kernel_steering.rs::what_someone_else_changes_is_put_right_and_opens_nothing",
+            ),
+            (
+                "A TTL of one where the kernel routes",
+                "`ttl-exceeded`, told of without an address of the host's",
+                "tests/kernel_steering.rs::a_ttl_that_runs_out_is_told_of_without_an_address_of_the_host",
+            ),
+            (
                 "A start, a stop, a kill, a reload, a device plugged before its policy",
                 "nothing passes without the policy",
                 "tests/life.rs::a_killed_daemon_lets_nothing_pass_and_the_next_one_takes_over",

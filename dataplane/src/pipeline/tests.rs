@@ -24,6 +24,7 @@ mod oracle;
 mod policies;
 mod reject;
 mod reload;
+mod routed;
 mod routes;
 mod rule_counts;
 mod rule_limits;

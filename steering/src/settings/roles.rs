@@ -119,6 +119,7 @@ const KERNEL_PROXY: &[Row] = &[
     (Key::ArpNotify, 0, &[], "nothing is announced when the device comes up"),
     (Key::OwnAddressesOnly6, 1, &[], "answers come from no underlay address"),
     (Key::AcceptDad, 0, &[], "the device's link-local address is nobody else's there"),
+    (Key::AddrGenMode, 0, &[2, 3], "it has one, from which solicitations are answered"),
     (Key::DisableIpv6, 0, &[], "answers to solicitations come from a link-local address"),
     (Key::RpFilter, 0, &[], "whose a source address is was found out before; the host's routes know of no tenant"),
     (Key::ProxyDelay, 0, &[], "a proxied answer is delayed by up to 0.8 s otherwise"),

@@ -36,7 +36,7 @@ const fn on_a_trunk(scene: Scene) -> Scene {
     Scene { trunk: true, ..scene }
 }
 
-pub(super) const SCENES: [Scene; 8] = [
+pub(super) const SCENES: [Scene; 10] = [
     scene("suppress", false, false),
     on_a_trunk(scene("proxy", false, false)),
     scene("suppress", true, false),
@@ -49,6 +49,8 @@ pub(super) const SCENES: [Scene; 8] = [
         ..on_a_trunk(scene("suppress", false, true))
     },
     Scene { policy: tiers::one_group_without_state, stateless: true, ..scene("proxy", false, true) },
+    scene("kernel", false, false),
+    scene("kernel", true, true),
 ];
 
 impl Scene {
@@ -150,6 +152,11 @@ impl Scene {
         }
     }
 
+    /// Does the kernel route between the endpoints of this host?
+    pub(super) fn is_routed(self) -> bool {
+        self.neighbors == "kernel"
+    }
+
     /// The VTEP that an endpoint is behind; none for one of this host.
     pub(super) const fn vtep_of(self, endpoint: u8) -> Option<u8> {
         if endpoint < 20 { None } else { Some(endpoint / 10) }
@@ -161,7 +168,7 @@ impl Scene {
 
     /// Does an endpoint that sends to another one write the appliance's MAC?
     pub(super) fn asks_the_appliance(self, endpoint: u8) -> bool {
-        self.neighbors == "proxy" && self.vtep_of(endpoint).is_none_or(|vtep| self.is_plain(vtep))
+        matches!(self.neighbors, "proxy" | "kernel") && self.vtep_of(endpoint).is_none_or(|vtep| self.is_plain(vtep))
     }
 
     pub(super) fn address(self, vtep: u8) -> IpAddr {

@@ -17,6 +17,7 @@ use super::super::cpu;
 use super::super::traffic::{ALLOWS, Pair, Tenant};
 use super::super::work::{Reach, USUAL_RULES};
 use super::hub::HubTopology;
+use super::routed::RoutedTopology;
 use super::segment::{SEGMENT_DEVICE, SegmentTopology};
 use super::topology::{SUBNET, Topology, UNDERLAY_DEVICE, VNI};
 use super::{Candidate, Watch};
@@ -35,6 +36,7 @@ pub(super) struct Eastgate {
     topology: Topology,
     hub: HubTopology,
     segment: SegmentTopology,
+    routed: RoutedTopology,
     config: PathBuf,
     /// Default limits on flows are in force, not those of a million flows.
     default_limits: bool,
@@ -78,8 +80,14 @@ impl Eastgate {
         let mut command = segment.host.namespace.command(&binary);
         command.args(["run", "--dataplane", dataplane, "--host", "end", "--config"]).arg(&segment_config);
         daemons.push(Daemon::start(command, &binary, scratch, "end")?);
+        let routed = RoutedTopology::build(dataplane)?;
+        let routed_config = scratch.join("routed.toml");
+        fs::write(&routed_config, routed_configuration(&routed)?)?;
+        let mut command = routed.host.namespace.command(&binary);
+        command.args(["run", "--dataplane", dataplane, "--host", "router", "--config"]).arg(&routed_config);
+        daemons.push(Daemon::start(command, &binary, scratch, "router")?);
         daemons.iter_mut().try_for_each(Daemon::wait)?;
-        Ok(Self { daemons, topology, hub, segment, config, default_limits: false })
+        Ok(Self { daemons, topology, hub, segment, routed, config, default_limits: false })
     }
 
     /// Puts another policy in force on the hosts; the hub's stays.
@@ -109,6 +117,7 @@ impl Candidate for Eastgate {
         match reach {
             Reach::ThroughHub => Some(self.hub.pair()),
             Reach::SharedSegment => Some(self.segment.pair()),
+            Reach::KernelRouted => Some(self.routed.pair()),
             _ => self.topology.pair(reach),
         }
     }
@@ -205,6 +214,21 @@ fn segment_configuration(segment: &SegmentTopology) -> Result<String> {
     for (tenant, name) in segment.tenants().iter().zip(["a", "b"]) {
         text += &endpoint(name, "end", Some(SEGMENT_DEVICE), tenant);
         text += "shared = true\n";
+    }
+    Ok(text)
+}
+
+/// The host whose kernel routes, with the same policy.
+fn routed_configuration(routed: &RoutedTopology) -> Result<String> {
+    let mut text =
+        format!("[host.router]\nvtep = \"{}\"\ndevice = \"{UNDERLAY_DEVICE}\"\n", routed.host.vtep);
+    writeln!(
+        text,
+        "[tenant.bench.network.lan]\nvni = {VNI}\nsubnets = [\"{SUBNET}\"]\nneighbors = \"kernel\""
+    )?;
+    text += &group(USUAL_RULES)?;
+    for (tenant, port) in routed.ports() {
+        text += &endpoint(port, "router", Some(port), tenant);
     }
     Ok(text)
 }

@@ -5,6 +5,7 @@ mod eastgate;
 mod hub;
 mod neutron;
 mod plain;
+mod routed;
 mod segment;
 mod topology;
 mod veth;
@@ -80,7 +81,9 @@ impl Name {
             Self::Eastgate => Box::new(eastgate::Eastgate::build(target, scratch, "ebpf")?),
             Self::EastgateUserspace => Box::new(eastgate::Eastgate::build(target, scratch, "userspace")?),
         };
-        for reach in [Reach::CrossHost, Reach::SameHost, Reach::ThroughHub, Reach::SharedSegment] {
+        let all =
+            [Reach::CrossHost, Reach::SameHost, Reach::ThroughHub, Reach::SharedSegment, Reach::KernelRouted];
+        for reach in all {
             let Some(pair) = candidate.pair(reach) else { continue };
             if !arrives(pair, ports::PACKETS)? {
                 bail!("{}: an allowed datagram does not arrive ({reach:?})", self.text());

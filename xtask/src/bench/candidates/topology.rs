@@ -71,7 +71,8 @@ impl Topology {
     pub(crate) fn pair(&self, reach: Reach) -> Option<Pair<'_>> {
         match reach {
             Reach::CrossHost => Some(Pair { client: &self.a, server: &self.b }),
-            Reach::SameHost => Some(Pair { client: &self.a, server: &self.c }),
+            // Whoever does not have the kernel route has a switch in its place.
+            Reach::SameHost | Reach::KernelRouted => Some(Pair { client: &self.a, server: &self.c }),
             Reach::ThroughHub | Reach::SharedSegment => None,
         }
     }

@@ -45,6 +45,8 @@ pub(crate) enum Reach {
     ThroughHub,
     /// Tenants on one segment that isolates them, with the candidate at its end.
     SharedSegment,
+    /// Tenants on one host whose kernel routes between them, where the candidate can have it so.
+    KernelRouted,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -156,6 +158,20 @@ pub(crate) const ALL: [Work; 31] = [
         "shared segment: connect, request, response, close",
         Reach::SharedSegment,
         Kind::Connections { closing: Closing::Fin },
+        false,
+    ),
+    work(
+        "kernel-tcp-1",
+        "same host, routed by the kernel: bulk TCP, one stream",
+        Reach::KernelRouted,
+        Kind::Bulk { streams: 1 },
+        false,
+    ),
+    work(
+        "kernel-udp-1",
+        "same host, routed by the kernel: UDP, 18-byte payload, one flow",
+        Reach::KernelRouted,
+        Kind::Packets { flows: 1 },
         false,
     ),
     work("ping", "UDP ping-pong, one byte", Reach::CrossHost, Kind::Latency, true),
