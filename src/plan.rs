@@ -16,7 +16,10 @@ use std::{
 use eastgate_config::{Config, Host};
 use eastgate_dataplane::snapshot::Snapshot;
 use eastgate_fastpath::Limits;
-use eastgate_steering::{kernel, settings::{Affected, PortRole, Setting, port_settings}};
+use eastgate_steering::{
+    kernel,
+    settings::{Affected, PortRole, Setting, port_settings},
+};
 use eastgate_vtep::mtu::tenant_mtu;
 use eastgate_wire::{Attachment, AttachmentId, Family};
 
@@ -436,7 +439,8 @@ pub fn lines(
             lines.push(Line::note("note", device, note, "eastgate comes before them"));
         }
     }
-    let is_served = |device: &str| links.get(device).is_some_and(|link| link.up && unfit(link, host, links).is_none());
+    let is_served =
+        |device: &str| links.get(device).is_some_and(|link| link.up && unfit(link, host, links).is_none());
     lines.extend(routing::entries(snapshot, &is_served).into_iter().map(|entry| Step::Route(entry).line()));
     for device in host.devices.iter().filter(|device| !links.contains_key(&***device)) {
         lines.push(Line::note(

@@ -150,7 +150,11 @@ fn the_kernel_routes_what_the_rules_allow() {
         for (from, space) in &site.machines {
             for (to, _) in site.machines.iter().filter(|(to, _)| to != from) {
                 assert!(space.ping(&v4(*to).to_string()), "{dataplane}: {from} to {to}: {:?}", alpha.drops());
-                assert!(space.ping(&format!("-s 1400 {}", v6(*to))), "{dataplane}: {from} to {to}: {:?}", alpha.drops());
+                assert!(
+                    space.ping(&format!("-s 1400 {}", v6(*to))),
+                    "{dataplane}: {from} to {to}: {:?}",
+                    alpha.drops()
+                );
                 for address in [v4(*to), v6(*to)] {
                     assert_eq!(site.known_as(*from, address), Some(appliance()), "{from} to {address}");
                 }
@@ -167,7 +171,10 @@ fn the_kernel_routes_what_the_rules_allow() {
         let shown = |words: &[&str]| String::from_utf8(alpha.run(words).stdout).unwrap();
         assert_eq!(shown(&["show", "endpoints"]).matches("(routed by the kernel)").count(), 3);
         let traced = shown(&["trace", "--vni", "5001", "udp", "10.1.0.11:5000", "10.1.0.12:7000"]);
-        assert!(traced.contains("handed to the kernel") && traced.contains("by the kernel, which routes here"), "{traced}");
+        assert!(
+            traced.contains("handed to the kernel") && traced.contains("by the kernel, which routes here"),
+            "{traced}"
+        );
         let denied = alpha.ask(&["show", "drops"]);
         let rows = denied["drops"].as_array().unwrap();
         assert!(rows.iter().any(|row| row["reason"] == "ingress-denied"), "{denied:#}");
@@ -463,7 +470,8 @@ fn a_killed_daemon_lets_nothing_through() {
         site.alpha.set("net/ipv4/conf/all/forwarding", "0");
         assert!(alpha.stop().success());
         none_of_denied("and never");
-        let routing = |line: &String| ["rule", "route", "neigh", "eg-"].iter().any(|word| line.contains(word));
+        let routing =
+            |line: &String| ["rule", "route", "neigh", "eg-"].iter().any(|word| line.contains(word));
         let left: Vec<_> = before.changes(&Machine::of(&site.alpha)).into_iter().filter(routing).collect();
         assert_eq!(left, Vec::<String>::new(), "{dataplane}");
     }
@@ -529,7 +537,10 @@ fn requests_are_answered_at_once() {
         });
         let first = took[0];
         took.sort_unstable();
-        println!("{dataplane}: the first answer takes {first:?}, one of 100 {:?}, the slowest {:?}", took[50], took[99]);
+        println!(
+            "{dataplane}: the first answer takes {first:?}, one of 100 {:?}, the slowest {:?}",
+            took[50], took[99]
+        );
         assert_eq!(dropped(&alpha, "neighbor-limit"), 0);
     }
 }

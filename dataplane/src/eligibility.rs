@@ -124,7 +124,9 @@ impl Userspace {
             Self::AskedByProbe => {
                 "the appliance has begun it by `eastgate probe`, and its answers are the probe's"
             }
-            Self::NotRouted => "the kernel routes in the network, and has no route for its addresses (link-local ones)",
+            Self::NotRouted => {
+                "the kernel routes in the network, and has no route for its addresses (link-local ones)"
+            }
             Self::OwnTimeouts => "an end of it has timeouts of its own",
             Self::Tagged => "it has a VLAN tag of the tenant's",
         }

@@ -144,7 +144,8 @@ impl Daemon {
         let found = netlink.entries(&tables, &self.links).await;
         let is_wanted: BTreeSet<&Entry> = wanted.iter().collect();
         let is_route = |entry: &&Entry| matches!(entry, Entry::Route { .. });
-        let mut surplus: Vec<Entry> = known.iter().filter(|entry| !is_wanted.contains(entry)).cloned().collect();
+        let mut surplus: Vec<Entry> =
+            known.iter().filter(|entry| !is_wanted.contains(entry)).cloned().collect();
         let foreign: Vec<Entry> = found
             .entries
             .iter()
@@ -163,9 +164,9 @@ impl Daemon {
             .filter(|entry| !found.entries.contains(entry))
             .map(|entry| Step::Route(entry.clone()))
             .collect();
-        let taken = wanted.iter().filter(|entry| {
-            !found.entries.contains(entry) && self.routing.there.contains(entry)
-        });
+        let taken = wanted
+            .iter()
+            .filter(|entry| !found.entries.contains(entry) && self.routing.there.contains(entry));
         let taken: Vec<String> = taken.map(ToString::to_string).collect();
         let links = self.links.clone();
         let machine = self.machine.as_mut();

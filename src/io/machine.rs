@@ -24,6 +24,8 @@ use super::{
 };
 use crate::plan::{Entry, Step, Undo};
 
+mod routes;
+
 /// Why the machine is not as it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
@@ -150,7 +152,19 @@ impl Machine {
         let hooks = Hooks::default();
         let settings = settings.collect();
         let (qdiscs, captures) = (BTreeMap::new(), Captures::default());
-        Ok(Self { record, settings, guards, hooks, programs, qdiscs, captures, devices, routes, tables, pins })
+        Ok(Self {
+            record,
+            settings,
+            guards,
+            hooks,
+            programs,
+            qdiscs,
+            captures,
+            devices,
+            routes,
+            tables,
+            pins,
+        })
     }
 
     /// What of a daemon before goes when nothing of it can go on.
@@ -432,62 +446,6 @@ impl Machine {
             Undo::Delete { device }.done();
         }
         self.save()
-    }
-
-    /// The devices by which the kernel's routing gets packets, of this daemon and the one before.
-    pub fn routers(&self) -> impl Iterator<Item = &String> {
-        self.devices.iter().filter(|device| is_own_device(device))
-    }
-
-    /// The entries of the kernel's routing that are, or may be, there.
-    #[must_use]
-    pub const fn routes(&self) -> &BTreeSet<Entry> {
-        &self.routes
-    }
-
-    /// Notes entries that are about to be added, all at once.
-    ///
-    /// # Errors
-    /// When the record cannot be written.
-    pub fn will_route<'e>(&mut self, entries: impl Iterator<Item = &'e Entry>) -> Result<(), MachineError> {
-        let before = self.routes.len();
-        self.routes.extend(entries.cloned());
-        if self.routes.len() > before { self.save() } else { Ok(()) }
-    }
-
-    /// Deletes these of the entries that were added.
-    ///
-    /// # Errors
-    /// When the kernel refuses one, after the others.
-    pub async fn unroute(
-        &mut self,
-        netlink: &Netlink,
-        links: &BTreeMap<String, Link>,
-        entries: Vec<Entry>,
-    ) -> Result<(), MachineError> {
-        if entries.is_empty() {
-            return Ok(());
-        }
-        let mut result = Ok(());
-        // A table is asked for as long as it is behind a rule that says that there is no other.
-        for entry in entries.into_iter().rev() {
-            match netlink.delete_entry(&entry, links).await {
-                Ok(()) => {
-                    self.routes.remove(&entry);
-                    Undo::Unroute(entry).done();
-                }
-                Err(error) => result = result.and(Err(error.into())),
-            }
-        }
-        result.and(self.save())
-    }
-
-    async fn undo_routes(&mut self, netlink: &Netlink) -> Result<(), MachineError> {
-        if self.routes.is_empty() {
-            return Ok(());
-        }
-        let links = netlink.links().await?;
-        self.unroute(netlink, &links, self.routes.iter().cloned().collect()).await
     }
 
     /// Opens a port again, or takes a program off a device.

@@ -358,7 +358,11 @@ impl Netlink {
         self.change(RouteNetlinkMessage::DelTrafficFilter(message), 0).await
     }
 
-    pub(super) async fn change(&self, message: RouteNetlinkMessage, flags: u16) -> Result<(), rtnetlink::Error> {
+    pub(super) async fn change(
+        &self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(), rtnetlink::Error> {
         let mut request = NetlinkMessage::from(message);
         request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
         let mut answers = self.handle.clone().request(request)?;

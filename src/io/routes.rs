@@ -11,9 +11,7 @@ use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
-        neighbour::{
-            NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-        },
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
         route::{
             RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
         },
@@ -56,11 +54,7 @@ impl Netlink {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn add_entry(
-        &self,
-        entry: &Entry,
-        links: &BTreeMap<String, Link>,
-    ) -> Result<(), NetlinkError> {
+    pub async fn add_entry(&self, entry: &Entry, links: &BTreeMap<String, Link>) -> Result<(), NetlinkError> {
         let refused = |source| NetlinkError::Refused { what: format!("add {entry}"), source };
         let Some(message) = message(entry, links) else { return Err(NetlinkError::Gone(entry.to_string())) };
         // The kernel has a rule as often as it is added, and replaces none.
@@ -109,7 +103,9 @@ impl Netlink {
             Err(error)
                 if matches!(
                     errno(&error),
-                    Some(libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT)
+                    Some(
+                        libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT
+                    )
                 ) =>
             {
                 Ok(())
@@ -281,7 +277,9 @@ fn route_entry(route: &RouteMessage, name: &dyn Fn(u32) -> Option<String>) -> Op
             RouteAttribute::Destination(RouteAddress::Inet(to)) => address = Some(IpAddr::V4(*to)),
             RouteAttribute::Destination(RouteAddress::Inet6(to)) => address = Some(IpAddr::V6(*to)),
             RouteAttribute::Oif(index) => device = name(*index),
-            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_) => return None,
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_) => {
+                return None;
+            }
             _ => {}
         }
     }

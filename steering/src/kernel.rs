@@ -69,7 +69,9 @@ pub fn is_answer(frame: &[u8], view: &View, own: MacAddr) -> bool {
         && view.src == own
         && match &view.net {
             Net::Arp => frame.get(ARP_OPERATION..ARP_OPERATION + 2) == Some(&ARP_REPLY),
-            Net::Ip(ip) => !ip.src.is_v4() && matches!(ip.transport, Transport::Icmp(Icmp { kind: ADVERTISEMENT, .. })),
+            Net::Ip(ip) => {
+                !ip.src.is_v4() && matches!(ip.transport, Transport::Icmp(Icmp { kind: ADVERTISEMENT, .. }))
+            }
             Net::Other => false,
         }
 }

@@ -20,7 +20,7 @@ use eastgate_vtep::{
     flood::{Flood, FloodMode, Topology},
     peers::{PeerKind, Peers},
 };
-use eastgate_wire::{Addr, Attachment, AddressPair, EndpointId, Holdings, VtepAddr};
+use eastgate_wire::{Addr, AddressPair, Attachment, EndpointId, Holdings, VtepAddr};
 use ipnet::IpNet;
 
 use crate::attachments::Attachments;
@@ -140,9 +140,8 @@ impl NetworkSite<'_> {
             },
             proxy_mac: proxy,
             proxy: matches!(network.neighbors, Neighbors::Proxy | Neighbors::Kernel),
-            kernel_entry: (network.neighbors == Neighbors::Kernel).then(|| {
-                registry.id(&Attachment::access(kernel::entry(network.vni).into()))
-            }),
+            kernel_entry: (network.neighbors == Neighbors::Kernel)
+                .then(|| registry.id(&Attachment::access(kernel::entry(network.vni).into()))),
             encapsulation: Encapsulation {
                 vni: network.vni,
                 vlan_aware: network.vlan_aware,

@@ -352,7 +352,10 @@ impl<'a> Walk<'a> {
             (Some(dst), Answers::Proxy { mac })
                 if self.network.kernel_entry.is_some() && dst.attachment().is_some() =>
             {
-                format!("{what} for {} is answered with {mac} by the kernel, which routes here", self.request.dst)
+                format!(
+                    "{what} for {} is answered with {mac} by the kernel, which routes here",
+                    self.request.dst
+                )
             }
             (Some(_), Answers::Proxy { mac }) => {
                 format!("{what} for {} is answered with {mac}, the appliance's MAC", self.request.dst)

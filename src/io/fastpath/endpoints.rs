@@ -14,7 +14,8 @@ use eastgate_dataplane::{
 };
 use eastgate_fastpath::{
     ENDPOINT_OWN_TIMEOUTS, ENDPOINT_PROXIED, Endpoint as KernelEndpoint, EndpointKey, Error, NETWORK_HUB,
-    NETWORK_STATELESS, NO_EPOCH, NO_RULE, Network as Row, Policy, TEMPLATE_ROUTED, VTEP_NO_SUM, VTEP_SUM, Vtep, address,
+    NETWORK_STATELESS, NO_EPOCH, NO_RULE, Network as Row, Policy, TEMPLATE_ROUTED, VTEP_NO_SUM, VTEP_SUM,
+    Vtep, address,
 };
 use eastgate_policy::{compile::words::BLOCK, rule::Direction};
 use eastgate_steering::proxy_mac;

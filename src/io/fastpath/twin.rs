@@ -18,6 +18,7 @@ mod gso;
 mod hub;
 mod limits;
 mod pieces;
+mod routed;
 mod rules;
 mod scene;
 mod takeover;
@@ -35,11 +36,11 @@ use std::{
 use self::{
     attachments::{access, is_there},
     scene::{SCENES, Scene},
-    traffic::{Conversation, Dice, disturb, some_ip},
+    traffic::{Conversation, Dice, some_ip},
 };
 use crate::io::{
     clock,
-    fastpath::{KernelAttachment, KernelPath, KernelUnderlay},
+    fastpath::{KernelPath, KernelUnderlay},
 };
 use eastgate_conntrack::flow::{FlowFilter, FlowState};
 use eastgate_dataplane::{
@@ -132,8 +133,7 @@ impl Host {
                 let (id, attachment) = (host.port(endpoint), scene.attachment(endpoint));
                 let ifindex = if scene.trunk { devices[0] } else { *device };
                 let vni = snapshot.at_attachment(id).unwrap().0.vni;
-                let entry = scene.is_routed().then_some(devices[2]);
-                let there = KernelAttachment { attachment, ifindex, is_veth: true, entry };
+                let there = routed::attachment(scene, devices, attachment, ifindex);
                 kernel.set_attachment(id, there, vni).unwrap();
             }
             let underlay = KernelUnderlay {
@@ -271,11 +271,7 @@ impl Host {
     /// What a program left of a frame that it carries: encapsulated, or for the one port whose endpoint it is addressed to.
     fn carried_frame(&self, Trial { frame: left, segment, .. }: Trial, len: usize) -> Sent {
         if left.len() == len {
-            // What the kernel is to route has its MAC, whoever it is for.
-            let network = self.shared.snapshot().network(VNI.try_into().unwrap()).cloned();
-            let entry = network.and_then(|it| it.kernel_entry.filter(|_| left[..6] == it.proxy_mac.0));
-            let to = entry.unwrap_or_else(|| self.port(left[5]));
-            return Sent::Attachment(to, segment, left);
+            return Sent::Attachment(routed::receiver(self, &left), segment, left);
         }
         assert_eq!(left.len(), len + self.scene.around());
         let (to, tos, ttl, payload) = self.scene.read(&left);
@@ -468,14 +464,7 @@ fn play(scene: Scene, frames: u64, seed: u64) {
         if !request && scene.asks_the_appliance(sender) && !dice.one_in(20) {
             frame = to(frame, proxy.0);
         }
-        if scene.is_routed() && !request && dice.one_in(50) {
-            let (at, is_v6) = if frame[12] == 0x86 { (21, true) } else { (22, false) };
-            frame[at] = 1;
-            if !is_v6 {
-                mend(&mut frame);
-            }
-        }
-        disturb(&mut dice, &mut frame);
+        routed::disturb(scene, request, &mut dice, &mut frame);
         // Trials take nothing that is shorter than the network header it announces.
         let least = match frame.get(12..14) {
             Some([0x08, 0x00]) => 34,
@@ -567,7 +556,7 @@ fn play(scene: Scene, frames: u64, seed: u64) {
         "fragments are few, or are punted"
     );
     assert!(echoed * 50 * rarer > frames, "the programs carried only {echoed} echoes");
-    assert!(repeated * 4 > answered || scene.is_routed(), "the programs answered only {repeated} of {answered} requests");
+    routed::enough_answers(scene, repeated, answered);
     // Of what would begin no flow only the pipeline says that the rules refuse it.
     let less = if scene.stateless { 3 } else { 1 };
     assert!(

@@ -121,7 +121,12 @@ const KERNEL_PROXY: &[Row] = &[
     (Key::AcceptDad, 0, &[], "the device's link-local address is nobody else's there"),
     (Key::AddrGenMode, 0, &[2, 3], "it has one, from which solicitations are answered"),
     (Key::DisableIpv6, 0, &[], "answers to solicitations come from a link-local address"),
-    (Key::RpFilter, 0, &[], "whose a source address is was found out before; the host's routes know of no tenant"),
+    (
+        Key::RpFilter,
+        0,
+        &[],
+        "whose a source address is was found out before; the host's routes know of no tenant",
+    ),
     (Key::ProxyDelay, 0, &[], "a proxied answer is delayed by up to 0.8 s otherwise"),
     (Key::ProxyDelay6, 0, &[], "the same over IPv6"),
     (Key::ProxyArp, 1, &[], "the kernel answers for the endpoints that it has routes to"),

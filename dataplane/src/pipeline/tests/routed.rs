@@ -146,7 +146,11 @@ fn requests_for_endpoints_of_this_host_are_the_kernels_to_answer() {
     assert_eq!(host.takes("p11", &poll), (Outcome::Consumed, vec![(ENTRY.into(), as_its_own)]));
     let (outcome, sent) = host.takes("p11", &ask(MacAddr::BROADCAST, 21));
     let answer = Arp::parse(&sent[0].1).unwrap();
-    assert_eq!((outcome, &*sent[0].0, answer.op), (Outcome::Consumed, "p11", ArpOp::Reply), "it has no route there");
+    assert_eq!(
+        (outcome, &*sent[0].0, answer.op),
+        (Outcome::Consumed, "p11", ArpOp::Reply),
+        "it has no route there"
+    );
 }
 
 #[test]
@@ -165,6 +169,10 @@ fn of_what_the_kernel_says_answers_go_to_who_asked() {
         datagram(mac(12), |_| {}),
         b"noise".to_vec(),
     ] {
-        assert_eq!(host.takes(ENTRY, &other), (Outcome::Drop(DropReason::NotAnAnswer), vec![]), "{other:02x?}");
+        assert_eq!(
+            host.takes(ENTRY, &other),
+            (Outcome::Drop(DropReason::NotAnAnswer), vec![]),
+            "{other:02x?}"
+        );
     }
 }

@@ -5,6 +5,7 @@ use eastgate_fastpath::AttachmentKey;
 use eastgate_wire::{DropReason, MacAddr, VlanId, Vni};
 
 use super::*;
+use crate::io::fastpath::KernelAttachment;
 
 const OURS: Vni = match Vni::new_checked(VNI) {
     Ok(vni) => vni,

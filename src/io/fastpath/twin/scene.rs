@@ -168,7 +168,8 @@ impl Scene {
 
     /// Does an endpoint that sends to another one write the appliance's MAC?
     pub(super) fn asks_the_appliance(self, endpoint: u8) -> bool {
-        matches!(self.neighbors, "proxy" | "kernel") && self.vtep_of(endpoint).is_none_or(|vtep| self.is_plain(vtep))
+        matches!(self.neighbors, "proxy" | "kernel")
+            && self.vtep_of(endpoint).is_none_or(|vtep| self.is_plain(vtep))
     }
 
     pub(super) fn address(self, vtep: u8) -> IpAddr {
