@@ -171,7 +171,7 @@ pub fn read_icmp_error(frame: &[u8]) -> Option<(u8, u8, Option<u32>)> {
     let mtu = match (ip.proto, icmp.kind, icmp.code) {
         (proto::ICMP, 3, 4) => Some(u32::from_be_bytes([0, 0, rest[2], rest[3]])),
         (proto::ICMPV6, 2, _) => Some(u32::from_be_bytes(rest)),
-        (proto::ICMP, 3, _) | (proto::ICMPV6, 1, _) => None,
+        (proto::ICMP, 3 | 11, _) | (proto::ICMPV6, 1 | 3, _) => None,
         _ => return None,
     };
     Some((icmp.kind, icmp.code, mtu))
