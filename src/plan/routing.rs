@@ -9,7 +9,7 @@ use std::{
 use eastgate_dataplane::snapshot::{Network, Snapshot};
 use eastgate_steering::{
     kernel,
-    settings::{Key, PortRole, Setting, SettingId, port_settings},
+    settings::{PortRole, Setting, port_settings},
 };
 use eastgate_wire::{Family, MacAddr};
 use serde::{Deserialize, Serialize};
@@ -86,12 +86,6 @@ impl Entry {
         }
     }
 
-    /// What it is, for `plan`: the command and what it is about.
-    #[must_use]
-    pub fn shown(&self) -> (&'static str, String) {
-        self.words()
-    }
-
     /// What it is for
     #[must_use]
     pub const fn why(&self) -> &'static str {
@@ -160,15 +154,14 @@ pub(super) fn ports_of_ipv6(snapshot: &Snapshot) -> Vec<&str> {
 pub fn router_steps(network: &Network) -> Vec<Step> {
     let (entry, router) = (kernel::entry(network.vni), kernel::router(network.vni));
     let own = port_settings(&PortRole::KernelProxy { interface: &router });
-    let silent = SettingId::of(Key::DisableIpv6, &entry).to_string();
+    let silent = port_settings(&PortRole::Tenant { interface: &entry });
     let mut steps = vec![Step::MakeRouter {
         entry: entry.clone(),
         router: router.clone(),
         mac: network.proxy_mac,
         network: network.name.clone(),
     }];
-    steps.push(Step::SetOwn { file: silent, to: 1, why: "it has no addresses" });
-    steps.extend(own.into_iter().filter_map(set_own));
+    steps.extend(silent.into_iter().chain(own).filter_map(set_own));
     steps.push(Step::BringUp { devices: [entry, router], mtu: PUNT_MTU });
     steps
 }
@@ -176,9 +169,10 @@ pub fn router_steps(network: &Network) -> Vec<Step> {
 /// A setting of a device that goes with it, in a kernel that has it.
 fn set_own(setting: Setting) -> Option<Step> {
     let file = setting.id().to_string();
-    let table = std::path::Path::new("/proc/sys").join(file.replace(&*setting.interface, "default"));
     let to = u8::try_from(setting.wanted).ok()?;
-    table.exists().then_some(Step::SetOwn { file, to, why: setting.why })
+    // What is of neighbours has no `default` in most network namespaces.
+    let like = std::path::Path::new("/proc/sys").join(file.replace(&*setting.interface, "default"));
+    (setting.key.table() == "neigh" || like.exists()).then_some(Step::SetOwn { file, to, why: setting.why })
 }
 
 /// The entries that the kernel is to have for ports that are there and up.

@@ -390,10 +390,7 @@ impl Step {
                 format!("with an MTU of {mtu}"),
                 "any packet fits, also one that is cut later",
             ),
-            Self::Route(entry) => {
-                let (command, words) = entry.shown();
-                line("route", command.into(), words, entry.why())
-            }
+            Self::Route(entry) => line("add", entry.to_string(), "as `ip` has it".into(), entry.why()),
             Self::SetOwn { file, to, why } => line("set", file.clone(), format!("-> {to}"), why),
             Self::Load { limits } => line(
                 "load",
