@@ -50,7 +50,7 @@ pub(super) const SCENES: [Scene; 10] = [
     },
     Scene { policy: tiers::one_group_without_state, stateless: true, ..scene("proxy", false, true) },
     scene("kernel", false, false),
-    scene("kernel", true, true),
+    scene("kernel", false, true),
 ];
 
 impl Scene {
