@@ -90,7 +90,7 @@ pub(crate) struct Settings {
 }
 
 /// All work, in the order it is done: what leaves many flows behind comes last.
-pub(crate) const ALL: [Work; 31] = [
+pub(crate) const ALL: [Work; 33] = [
     work("tcp-1", "bulk TCP, one stream", Reach::CrossHost, Kind::Bulk { streams: 1 }, true),
     work("tcp-8", "bulk TCP, 8 streams", Reach::CrossHost, Kind::Bulk { streams: 8 }, true),
     work("udp-1", "UDP, 18-byte payload, one flow", Reach::CrossHost, Kind::Packets { flows: 1 }, true),
