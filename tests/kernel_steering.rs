@@ -365,6 +365,7 @@ fn what_someone_else_changes_is_put_right_and_opens_nothing() {
             format!("link set {ENTRY} mtu 1000"),
             format!("link del {ENTRY}"),
             "link set port12 down".to_owned(),
+            format!("-6 addr flush dev {ROUTER}"),
         ] {
             site.alpha.ip(&change);
             denied.send_more(20);
@@ -372,6 +373,12 @@ fn what_someone_else_changes_is_put_right_and_opens_nothing() {
                 site.alpha.ip("link set port12 up");
             }
             allowed.arrives(&format!("{dataplane}: after `{change}`"), &arrived);
+            if change.contains("flush dev") {
+                let addresses = || site.alpha.ip(&format!("-6 addr show dev {ROUTER} scope link"));
+                wait_within(SOON, "its link-local address is back", || addresses().contains("fe80::"));
+                site.machine(11).ip("neigh flush all");
+                assert!(site.machine(11).ping("fd00:1::12"), "{dataplane}: solicitations are answered");
+            }
             assert_eq!(refused.count(), 0, "{dataplane}: after `{change}`");
         }
         for (setting, value) in [

@@ -282,6 +282,7 @@ pages! {
     shared_segment: "labs/11-shared-segment/README.md" in Some(".");
     private_vlan: "labs/12-private-vlan/README.md" in Some(".");
     vepa_vdp: "labs/13-vepa-vdp/README.md" in Some(".");
+    kernel_steering: "labs/14-kernel-steering/README.md" in Some(".");
     multi_homed: "labs/15-multi-homed/README.md" in Some(".");
 }
 

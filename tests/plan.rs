@@ -13,6 +13,9 @@ use serde_json::Value;
 
 const DATAPLANES: [&str; 2] = ["userspace", "ebpf"];
 
+/// What the names of eastgate's own devices begin with
+const OWN: [&str; 3] = ["eastgate-", "eg-in-", "eg-rt-"];
+
 /// The steps of a plan, without its notes.
 fn plan(site: &Site, socket: &Path, options: &[&str]) -> Vec<Value> {
     let mut plan = site.alpha.command(EASTGATE);
@@ -60,7 +63,7 @@ fn settings_written(changes: &[String]) -> BTreeSet<String> {
 /// What the steps say is found on the machine, and nothing beyond that.
 fn assert_found(site: &Site, steps: &[Value], changes: &[String]) {
     let of = |action: &'static str| steps.iter().filter(move |step| step["action"] == action);
-    let own = |step: &&Value| text(step, "object").contains("eastgate-");
+    let own = |step: &&Value| OWN.iter().any(|own| text(step, "object").contains(own));
     // A later write of the same file counts.
     let mut wanted = std::collections::BTreeMap::new();
     for step in of("set").filter(|step| !own(step)) {
@@ -76,7 +79,7 @@ fn assert_found(site: &Site, steps: &[Value], changes: &[String]) {
     }
     let links = |line: &String| {
         let link: Value = serde_json::from_str(line.strip_prefix('+')?.trim().strip_prefix("link ")?).ok()?;
-        Some(text(&link, "ifname").to_owned()).filter(|name| name.starts_with("eastgate-"))
+        Some(text(&link, "ifname").to_owned()).filter(|name| OWN.iter().any(|own| name.starts_with(own)))
     };
     let made: BTreeSet<String> = changes.iter().filter_map(links).collect();
     let mut wanted = BTreeSet::new();
@@ -86,8 +89,8 @@ fn assert_found(site: &Site, steps: &[Value], changes: &[String]) {
         wanted.extend(peer.map(str::to_owned));
     }
     assert_eq!(made, wanted);
-    let devices = ["veth-web1", "veth-web2", "underlay0", "eastgate-vx0"];
-    for device in devices.into_iter().filter(|device| made.contains(*device) || !device.starts_with("east")) {
+    let devices = ["veth-web1", "veth-web2", "underlay0", "eastgate-vx0", "eg-in-5001"];
+    for device in devices.into_iter().filter(|device| made.contains(*device) || !device.starts_with('e')) {
         let step = of("attach").find(|step| step["object"] == device);
         let detail = step.map_or("", |step| text(step, "detail"));
         for way in [Way::Ingress, Way::Egress] {
@@ -110,8 +113,11 @@ fn assert_found(site: &Site, steps: &[Value], changes: &[String]) {
     }
 }
 
-fn holds(options: &[&str], pinned: bool) {
+/// `keys` are the network's, besides.
+fn holds(options: &[&str], pinned: bool, keys: &str) {
     let Some(site) = Site::new(HOSTS_V4) else { return };
+    let written = acme_on(HOSTS_V4).replace("vni = 5001\n", &format!("vni = 5001\n{keys}"));
+    std::fs::write(&site.config, written).unwrap();
     let bpffs = pinned.then(|| BpfFs::mount(site.world.path("bpffs")));
     let pin = bpffs.as_ref().map(|bpffs| bpffs.0.to_str().unwrap().to_owned());
     let mut options = options.to_vec();
@@ -125,6 +131,8 @@ fn holds(options: &[&str], pinned: bool) {
 
     let alpha = start(&site, &options);
     assert_eq!(told(&alpha.log(), "step"), planned, "{options:?}");
+    let adds = planned.iter().filter(|step| step["action"] == "add").count();
+    assert_eq!(adds > 0, keys.contains("kernel"), "{planned:#?}");
     assert_found(&site, &planned, &before.changes(&Machine::of(&site.alpha)));
     if let Some(bpffs) = &bpffs {
         let pins = planned.iter().any(|step| step["action"] == "pin");
@@ -153,9 +161,18 @@ fn what_plan_prints_is_carried_out_and_undone() {
     for attach in by {
         for dataplane in DATAPLANES {
             for pinned in [false, true] {
-                holds(&["--dataplane", dataplane, "--attach", attach, "--metrics", "127.0.0.1:9473"], pinned);
+                let options = ["--dataplane", dataplane, "--attach", attach, "--metrics", "127.0.0.1:9473"];
+                holds(&options, pinned, "");
             }
         }
+    }
+}
+
+/// Where the kernel routes: its devices, rules, routes, neighbours and those that it answers for.
+#[test]
+fn the_kernels_routing_is_planned_carried_out_and_undone() {
+    for dataplane in DATAPLANES {
+        holds(&["--dataplane", dataplane], false, "neighbors = \"kernel\"\n");
     }
 }
 

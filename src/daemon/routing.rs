@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use eastgate_dataplane::snapshot::Snapshot;
 use eastgate_steering::kernel;
 use eastgate_wire::Vni;
@@ -13,6 +13,7 @@ use crate::{
     io::{
         machine::Machine,
         netlink::{Link, Netlink},
+        sysctl,
     },
     plan::{
         Entry, PUNT_MTU, Step,
@@ -29,6 +30,8 @@ pub(super) struct Routing {
     asks: Option<Netlink>,
     /// What was there at the last look
     there: BTreeSet<Entry>,
+    /// Devices that had a link-local address at the last look
+    addressed: BTreeSet<String>,
 }
 
 impl Daemon {
@@ -115,6 +118,27 @@ impl Daemon {
     pub(super) async fn keep_routes(&mut self, snapshot: &Snapshot) {
         let result = self.put_routes(snapshot).await;
         self.say_missing("entries of the kernel's routing", result);
+        self.keep_addresses(snapshot);
+    }
+
+    /// Solicitations are answered from a link-local address.
+    fn keep_addresses(&mut self, snapshot: &Snapshot) {
+        let mut result = Ok(());
+        for network in routed_networks(snapshot).filter(|network| self.router_stands(network.vni)) {
+            let router = kernel::router(network.vni);
+            match sysctl::has_link_local(&router) {
+                Some(true) => _ = self.routing.addressed.insert(router),
+                Some(false) => {
+                    let made = sysctl::make_link_local(&router);
+                    if made.is_ok() && self.routing.addressed.remove(&router) {
+                        self.count_restored(Lost::Route, format!("the link-local address of {router}"));
+                    }
+                    result = result.and(made.with_context(|| router));
+                }
+                None => {}
+            }
+        }
+        self.say_missing("link-local addresses of the kernel's routing", result);
     }
 
     async fn put_routes(&mut self, snapshot: &Snapshot) -> Result<()> {

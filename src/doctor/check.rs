@@ -162,6 +162,9 @@ checks! {
         "Let the port pass for the other VTEPs, and for nobody else: `nft insert rule inet filter input iifname DEVICE ip saddr { VTEP, VTEP } udp dport 4789 accept`, if the chain is that one.";
     BridgeNetfilter, "bridge-netfilter", Note,
         "The host's iptables rules decide about frames on the bridge that the underlay is on.", "`sysctl net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0`, unless containers or Kubernetes here need their rules on bridges: then leave it, and let the port pass in them.";
+    KernelRouting, "kernel-routing", Warning,
+        "What the host does not forward does not reach its receiver in a network that the kernel routes (`neighbors = \"kernel\"`).",
+        "Accept what comes in at `eg-rt-*`, for instance `nft insert rule ip filter FORWARD iifname 'eg-rt-*' accept`, if the chain is that one; the finding says what else.";
     UnderlaySettings, "underlay-settings", Note,
         "Settings that eastgate leaves to the host decide whether its VTEP is found and by which way it answers.",
         "`sysctl` as the finding says.";

@@ -144,6 +144,9 @@ pub struct Site {
     pub assignments: Vec<Assignment>,
     /// What the host may do otherwise on the underlay, in words with the command that changes it
     pub odd_settings: Vec<(String, String)>,
+    /// Where the kernel routes for networks of it (`neighbors = "kernel"`): what keeps it from that, in words with the command
+    /// that changes it
+    pub unrouted: Option<Vec<(String, String)>>,
     /// UDP sockets on the overlay's port
     pub listeners: Look<Vec<Listener>>,
     /// What the host's firewall says of the port

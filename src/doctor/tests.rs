@@ -107,6 +107,7 @@ fn healthy() -> Facts {
         observed: Ok(observed),
         assignments: Vec::new(),
         odd_settings: Vec::new(),
+        unrouted: Some(Vec::new()),
         listeners: Ok(vec![listener]),
         firewall: Ok(Firewall::default()),
         audit: Vec::new(),
@@ -449,6 +450,18 @@ fn of_the_underlay() {
         Note,
         "arp_filter",
         with_site(|it| it.odd_settings = vec![("arp_filter".into(), "x".into())]),
+    );
+    finds(
+        Check::KernelRouting,
+        Warning,
+        "IPv6",
+        with_site(|it| it.unrouted = Some(vec![("IPv6 is not forwarded".into(), "x".into())])),
+    );
+    finds(
+        Check::KernelRouting,
+        Warning,
+        "FORWARD",
+        with_site(|it| it.firewall.as_mut().unwrap().forwarding = vec!["iptables chain FORWARD".into()]),
     );
 }
 

@@ -28,6 +28,7 @@ pub(super) fn examine(facts: &Facts, found: &mut Findings) {
     routes(site, found);
     heard(facts, found);
     firewall(site, found);
+    routing(site, found);
     if site.odd_settings.is_empty() {
         found.ok(Check::UnderlaySettings, "none stands in the way");
     }
@@ -240,5 +241,20 @@ fn firewall(site: &Site, found: &mut Findings) {
     }
     if firewall.refusals.is_empty() && firewall.partial.is_empty() && firewall.closed.is_empty() {
         found.ok(Check::Firewall, format!("no rule refuses UDP port {port}"));
+    }
+}
+
+fn routing(site: &Site, found: &mut Findings) {
+    let Some(unrouted) = &site.unrouted else { return };
+    for (text, remedy) in unrouted {
+        found.warning(Check::KernelRouting, text, remedy.clone());
+    }
+    let chains = site.firewall.as_ref().map_or(&[][..], |firewall| &firewall.forwarding);
+    for chain in chains {
+        let text = format!("{chain} drops what no rule accepts, and none names the devices eg-rt-* by which packets of machines come in");
+        found.warning(Check::KernelRouting, text, None);
+    }
+    if unrouted.is_empty() && chains.is_empty() {
+        found.ok(Check::KernelRouting, "nothing keeps the kernel from it");
     }
 }

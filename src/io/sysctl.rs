@@ -67,3 +67,23 @@ pub fn write(change: &Change) -> io::Result<()> {
             .map_err(|error| io::Error::new(error.kind(), format!("cannot write {}: {error}", change.id))),
     }
 }
+
+/// Has a device a link-local IPv6 address? Nothing where the kernel has no IPv6.
+#[must_use]
+pub fn has_link_local(device: &str) -> Option<bool> {
+    let addresses = std::fs::read_to_string("/proc/thread-self/net/if_inet6").ok()?;
+    // Address, index, length, scope, flags and device (`if6_seq_show` in the kernel)
+    Some(addresses.lines().any(|line| line.starts_with("fe80") && line.split_whitespace().last() == Some(device)))
+}
+
+/// Has the kernel make a device's link-local address again, in the way that it is set to: it does when it is told which.
+///
+/// # Errors
+/// What the kernel says.
+pub fn make_link_local(device: &str) -> io::Result<()> {
+    const NONE: &str = "1";
+    let file = format!("{ROOT}/net/ipv6/conf/{device}/addr_gen_mode");
+    let way = std::fs::read_to_string(&file)?;
+    std::fs::write(&file, NONE)?;
+    std::fs::write(&file, way)
+}

@@ -144,7 +144,8 @@ fn ports(network: &Network) -> impl Iterator<Item = (&str, MacAddr, Vec<IpAddr>)
 }
 
 /// The names of ports out of which the kernel is to route IPv6.
-pub(super) fn ports_of_ipv6(snapshot: &Snapshot) -> Vec<&str> {
+#[must_use]
+pub fn ports_of_ipv6(snapshot: &Snapshot) -> Vec<&str> {
     let all = routed_networks(snapshot).flat_map(ports);
     all.filter(|(.., addresses)| addresses.iter().any(IpAddr::is_ipv6)).map(|(device, ..)| device).collect()
 }

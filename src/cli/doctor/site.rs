@@ -13,7 +13,10 @@ use crate::{
         survey::{devices::Devices, firewall, sockets, sysctl_files, system},
         sysctl,
     },
-    plan::{unfit, wanted_ports, wanted_settings},
+    plan::{
+        routing::{ports_of_ipv6, routed_networks},
+        unfit, wanted_ports, wanted_settings,
+    },
 };
 
 /// What an entry of a hash table takes in the kernel beside key and value, in bytes, about.
@@ -61,6 +64,7 @@ pub(super) fn of(snapshot: &Snapshot, devices: Option<&Devices>) -> Option<Site>
         settings,
         assignments: sysctl_files::assignments(),
         odd_settings: odd_settings(&underlay, vtep),
+        unrouted: unrouted(snapshot),
         underlay,
         listeners: sockets::on_port(port),
         firewall: firewall::about(port),
@@ -124,6 +128,22 @@ fn odd_settings(underlay: &[String], vtep: IpAddr) -> Vec<(String, String)> {
         }
     }
     odd
+}
+
+/// What keeps the kernel from routing for networks that ask for it; nothing where none does.
+fn unrouted(snapshot: &Snapshot) -> Option<Vec<(String, String)>> {
+    routed_networks(snapshot).next()?;
+    let is_off = |setting: &str| system::setting(&format!("net/ipv6/conf/{setting}")) == Some(0);
+    let has_own = system::setting("net/ipv6/conf/default/force_forwarding").is_some();
+    let mut found = Vec::new();
+    if !has_own && is_off("all/forwarding") && !ports_of_ipv6(snapshot).is_empty() {
+        found.push((
+            "IPv6 is routed by no device: before Linux 6.17 it is by all or by none".to_owned(),
+            "`sysctl net.ipv6.conf.all.forwarding=1`, which makes the host a router on all devices, or a network without IPv6."
+                .to_owned(),
+        ));
+    }
+    Some(found)
 }
 
 /// What is only being tried out.

@@ -3,9 +3,13 @@
 
 use std::{io::ErrorKind, process::Command};
 
+use eastgate_wire::KERNEL_DEVICES;
 use serde_json::Value;
 
 use super::{Look, read};
+
+/// Where packets come in that the kernel is to route, in rules that name it
+const ROUTER: &str = KERNEL_DEVICES[1];
 
 /// What of the host's firewall may be about a UDP port.
 #[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
@@ -16,6 +20,8 @@ pub struct Firewall {
     pub refusals: Vec<String>,
     /// Those that do so with some of it, or behind rules that accept it
     pub partial: Vec<String>,
+    /// Chains for what is forwarded that drop what no rule accepts, and have no rule that names the devices of the kernel's routing
+    pub forwarding: Vec<String>,
 }
 
 /// What the firewalls of this network namespace say of datagrams to these UDP ports. Nothing is loaded that is not there.
@@ -86,8 +92,9 @@ fn nftables(ruleset: &Value, port: u16, found: &mut Firewall) {
     for chain in objects().filter_map(|object| object.get("chain")) {
         let (hook, policy) = (chain["hook"].as_str(), chain["policy"].as_str());
         let takes_in = matches!(hook, Some("input" | "prerouting" | "ingress"));
+        let forwards = hook == Some("forward");
         let family = chain["family"].as_str().unwrap_or("");
-        if !takes_in || !matches!(family, "ip" | "ip6" | "inet" | "netdev") {
+        if !(takes_in || forwards) || !matches!(family, "ip" | "ip6" | "inet" | "netdev") {
             continue;
         }
         let in_it = |rule: &&&Value| table(rule) == table(chain) && rule["chain"] == chain["name"];
@@ -97,8 +104,13 @@ fn nftables(ruleset: &Value, port: u16, found: &mut Firewall) {
         }
         // Chains jump to each other: any rule of the table may be on the way.
         let mut of_table = rules.iter().filter(|rule| table(rule) == table(chain));
-        if !of_table.any(|rule| about_port(&rule) && has(rule, &["accept", "jump", "goto", "vmap"])) {
-            found.closed.push(format!("nft chain {} {}", table(chain), chain["name"].as_str().unwrap_or("")));
+        let named = format!("nft chain {} {}", table(chain), chain["name"].as_str().unwrap_or(""));
+        if forwards {
+            if !of_table.any(|rule| rule["expr"].to_string().contains(ROUTER)) {
+                found.forwarding.push(named);
+            }
+        } else if !of_table.any(|rule| about_port(&rule) && has(rule, &["accept", "jump", "goto", "vmap"])) {
+            found.closed.push(named);
         }
     }
     let on_its_way = |rule: &&&Value| {
@@ -189,12 +201,17 @@ fn iptables(saved: &str, program: &str, port: u16, found: &mut Firewall) {
             found.partial.push(format!("{program} {rule}"));
         }
     }
-    let last = saved.lines().rfind(|line| line.starts_with("-A INPUT "));
-    let ends = last
-        .is_some_and(|line| line.starts_with("-A INPUT -j DROP") || line.starts_with("-A INPUT -j REJECT"));
-    let drops = ends || saved.lines().any(|line| line.starts_with(":INPUT DROP"));
-    if drops && !rules.iter().any(|rule| !refuses(rule)) {
+    let drops = |chain: &str| {
+        let rule = format!("-A {chain} ");
+        let last = saved.lines().rfind(|line| line.starts_with(&rule)).map(|line| &line[rule.len()..]);
+        let ends = last.is_some_and(|last| last.starts_with("-j DROP") || last.starts_with("-j REJECT"));
+        ends || saved.lines().any(|line| line.starts_with(&format!(":{chain} DROP")))
+    };
+    if drops("INPUT") && !rules.iter().any(|rule| !refuses(rule)) {
         found.closed.push(format!("{program} chain INPUT"));
+    }
+    if drops("FORWARD") && !saved.contains(ROUTER) {
+        found.forwarding.push(format!("{program} chain FORWARD"));
     }
 }
 
@@ -254,6 +271,30 @@ mod tests {
         let mut found = Firewall::default();
         iptables(last, "iptables", 4789, &mut found);
         assert_eq!((found.closed.len(), found.refusals.len(), found.partial.len()), (1, 0, 0));
+    }
+
+    #[test]
+    fn chains_that_forward_nothing_by_default_are_named_unless_the_devices_are() {
+        let chain = json!({ "family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop" });
+        let of_rule = |device: &str| {
+            let matched = json!({ "match": { "op": "==", "left": { "meta": { "key": "iifname" } }, "right": device } });
+            let rule = json!({ "family": "ip", "table": "filter", "chain": "FORWARD", "handle": 3,
+                "expr": [matched, { "accept": null }] });
+            let mut found = Firewall::default();
+            nftables(&json!({ "nftables": [{ "chain": chain }, { "rule": rule }] }), 4789, &mut found);
+            found
+        };
+        assert_eq!(of_rule("docker0").forwarding, ["nft chain ip filter FORWARD"]);
+        assert_eq!(of_rule("eg-rt-*"), Firewall::default());
+        let of_saved = |text: &str| {
+            let mut found = Firewall::default();
+            iptables(text, "iptables", 4789, &mut found);
+            found.forwarding
+        };
+        assert_eq!(of_saved("*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n").len(), 1);
+        assert_eq!(of_saved("*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -i eth1 -j ACCEPT\n-A FORWARD -j REJECT\n").len(), 1);
+        assert_eq!(of_saved("*filter\n:FORWARD ACCEPT [0:0]\n").len(), 0);
+        assert_eq!(of_saved("*filter\n:FORWARD DROP [0:0]\n-A FORWARD -i eg-rt-+ -j ACCEPT\n").len(), 0);
     }
 
     #[test]
