@@ -125,6 +125,9 @@ pub struct Hit {
     pub hint: u64,
     /// The flow has settled: it may be offloaded.
     pub settled: bool,
+    /// The flow is offloaded, and many of its packets came here all the same: is it carried there still? If not, it is to be
+    /// [reclaimed](FlowTable::reclaim).
+    pub strays: bool,
 }
 
 /// What becomes of a packet.
@@ -278,9 +281,10 @@ impl FlowTable {
             Err(reason) => return Tracked::Drop(reason),
         }
         let entry = self.slab.at_mut(index);
+        let strays = entry.count_strays(direction, segment.packets.into());
         entry.count(direction, segment.packets, segment.bytes);
         let settled = entry.settle_flow(segment);
-        Tracked::Pass(Hit { settled, ..hit(entry, index, direction) })
+        Tracked::Pass(Hit { settled, strays, ..hit(entry, index, direction) })
     }
 
     /// Opens a flow for a packet that is [`Tracked::New`] and was allowed. `account` is that of the packet's sender.
@@ -566,5 +570,6 @@ fn stale(entry: &Entry, index: u32, direction: Direction) -> Tracked {
 }
 
 fn hit(entry: &Entry, index: u32, direction: Direction) -> Hit {
-    Hit { flow: flow_id(entry, index), direction, hint: entry.hints[direction.index()], settled: false }
+    let (flow, hint) = (flow_id(entry, index), entry.hints[direction.index()]);
+    Hit { flow, direction, hint, settled: false, strays: false }
 }

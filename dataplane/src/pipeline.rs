@@ -134,7 +134,7 @@ impl<'s> Pipeline<'s> {
         self.counters.from_ports.fetch_add(1, Relaxed);
         let Some((network, endpoint)) = self.snapshot.at_attachment(attachment) else {
             if let Some(network) = self.snapshot.routed_by(attachment) {
-                return self.from_kernel(network, attachment, frame, now, out);
+                return self.hear_kernel(network, attachment, frame, now, out);
             }
             return self.refuse(Location::Local(attachment), DropReason::NotReady, now);
         };

@@ -124,7 +124,10 @@ impl Daemon {
     /// Solicitations are answered from a link-local address.
     fn keep_addresses(&mut self, snapshot: &Snapshot) {
         let mut result = Ok(());
-        for network in routed_networks(snapshot).filter(|network| self.router_stands(network.vni)) {
+        for network in routed_networks(snapshot) {
+            if !self.router_stands(network.vni) {
+                continue;
+            }
             let router = kernel::router(network.vni);
             match sysctl::has_link_local(&router) {
                 Some(true) => _ = self.routing.addressed.insert(router),

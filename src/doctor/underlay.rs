@@ -251,7 +251,9 @@ fn routing(site: &Site, found: &mut Findings) {
     }
     let chains = site.firewall.as_ref().map_or(&[][..], |firewall| &firewall.forwarding);
     for chain in chains {
-        let text = format!("{chain} drops what no rule accepts, and none names the devices eg-rt-* by which packets of machines come in");
+        let text = format!(
+            "{chain} drops what no rule accepts, and none names the devices eg-rt-* by which packets of machines come in"
+        );
         found.warning(Check::KernelRouting, text, None);
     }
     if unrouted.is_empty() && chains.is_empty() {

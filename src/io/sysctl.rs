@@ -73,7 +73,11 @@ pub fn write(change: &Change) -> io::Result<()> {
 pub fn has_link_local(device: &str) -> Option<bool> {
     let addresses = std::fs::read_to_string("/proc/thread-self/net/if_inet6").ok()?;
     // Address, index, length, scope, flags and device (`if6_seq_show` in the kernel)
-    Some(addresses.lines().any(|line| line.starts_with("fe80") && line.split_whitespace().last() == Some(device)))
+    Some(
+        addresses
+            .lines()
+            .any(|line| line.starts_with("fe80") && line.split_whitespace().last() == Some(device)),
+    )
 }
 
 /// Has the kernel make a device's link-local address again, in the way that it is set to: it does when it is told which.

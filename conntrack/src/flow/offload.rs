@@ -38,6 +38,9 @@ const BACK_OFF_AFTER: u8 = 7;
 /// keeps it full until its flow is handed over.
 const IN_FLIGHT: u64 = 8192;
 
+/// Packets beside an offloaded flow after each of which whoever carries it is asked whether it does still
+const STRAYS: u64 = 64;
+
 /// One side of an established TCP connection: what it takes to hold segments to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Side {
@@ -305,6 +308,12 @@ impl FlowTable {
         })
     }
 
+    /// The key of the packet that opened a flow
+    #[must_use]
+    pub fn opened(&self, flow: FlowId) -> Option<FlowKey> {
+        Some(super::original(self.slab.at(self.slab.index(flow)?)))
+    }
+
     /// Takes a flow back, with what happened to it meanwhile; nothing when the fast path does not know it (any
     /// more).
     pub fn reclaim(
@@ -538,6 +547,12 @@ impl Entry {
     const fn passed(&self) -> Count {
         let [original, reply] = self.counts;
         Count { packets: original.packets + reply.packets, bytes: original.bytes + reply.bytes }
+    }
+
+    /// Are these, after those that are counted, as many beside the offloaded flow that its carrier is to be asked about it?
+    pub(super) const fn count_strays(&self, direction: Direction, packets: u64) -> bool {
+        let before = self.counts[direction.index()].packets;
+        self.marks.is_away() && before / STRAYS < (before + packets) / STRAYS
     }
 
     /// Counts a packet towards the threshold; true when the flow may be offloaded now.

@@ -71,6 +71,15 @@ impl Shared {
         flows.reclaim(flow, progress.as_ref(), &network.tracking_of(original), now);
     }
 
+    /// Takes a flow back that is not carried elsewhere any more, which nobody tells: ports or paths have changed since it was
+    /// handed over. It is handed over anew.
+    pub(super) fn reclaim_stray(&self, flows: &mut FlowTable, network: &Network, flow: FlowId, now: Instant) {
+        let Some(original) = flows.opened(flow) else { return };
+        if self.fastpath.get().is_some_and(|fastpath| !fastpath.carries(&original)) {
+            self.reclaim(flows, network, flow, &original, now);
+        }
+    }
+
     /// Lets flows like one that was opened begin elsewhere.
     fn offer(&self, offer: &Offer) {
         if let Some(fastpath) = self.fastpath.get() {

@@ -41,6 +41,8 @@ pub trait FlowOffload: Carrier {
     fn generation(&self) -> u32;
     /// Lets the packets of a flow pass; false when it cannot, or when what it was decided by is no longer in force.
     fn install(&self, handover: &Handover, flow: &Offloaded) -> bool;
+    /// Do they pass still? What it was decided by may be no longer in force.
+    fn carries(&self, original: &FlowKey) -> bool;
     /// Stops them from passing, and says where the flow has got to; nothing when it is not known (any more). Its place
     /// is kept: it does not begin there until [`FlowOffload::end`].
     fn unoffload(&self, original: &FlowKey) -> Option<Progress>;

@@ -114,7 +114,7 @@ impl<'s> Pipeline<'s> {
     }
 
     /// What the kernel says where packets are handed to it: its answers go to who asked, anything else is for nobody.
-    pub(super) fn from_kernel(
+    pub(super) fn hear_kernel(
         &self,
         network: &Network,
         entry: AttachmentId,

@@ -398,6 +398,11 @@ impl<'s> Pipeline<'s> {
             }
             tracked = flows.track(segment, &tracking, epoch, now);
         }
+        if let flow::Tracked::Pass(hit) = &tracked
+            && hit.strays
+        {
+            self.shared.reclaim_stray(flows, network, hit.flow, now);
+        }
         match tracked {
             flow::Tracked::Pass(hit) if is_of_its_ends(flows, &hit, ends) => {
                 let helper = flows.helper(hit.flow);

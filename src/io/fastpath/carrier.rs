@@ -17,7 +17,7 @@ use eastgate_dataplane::{
     },
     snapshot::{self, state::EndpointState},
 };
-use eastgate_fastpath::{Key, PolicyCacheKey};
+use eastgate_fastpath::{FLOW_RESERVED, FLOW_STALE, Key, PolicyCacheKey};
 use eastgate_wire::{Cursor, FlowKey, Instant, VtepAddr};
 
 use super::{KernelPath, economy::SharedAccounts, handover::progress};
@@ -32,6 +32,17 @@ impl FlowOffload for KernelPath {
         let mut tables = lock(&self.tables);
         let Some((key, flow)) = self.flow(&mut tables, handover, offloaded) else { return false };
         self.written(self.fastpath.install(&key, &flow)).is_some()
+    }
+
+    fn carries(&self, original: &FlowKey) -> bool {
+        let (key, _) = Key::of(original);
+        let tables = lock(&self.tables);
+        let flow = self.written(self.fastpath.peek(&key)).flatten();
+        flow.is_some_and(|flow| {
+            flow.marks & (FLOW_RESERVED | FLOW_STALE) == 0
+                && flow.generation == tables.settings.generation
+                && self.still_held(&tables, original.vni, flow.bindings)
+        })
     }
 
     fn unoffload(&self, original: &FlowKey) -> Option<Progress> {

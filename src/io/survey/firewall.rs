@@ -277,7 +277,8 @@ mod tests {
     fn chains_that_forward_nothing_by_default_are_named_unless_the_devices_are() {
         let chain = json!({ "family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop" });
         let of_rule = |device: &str| {
-            let matched = json!({ "match": { "op": "==", "left": { "meta": { "key": "iifname" } }, "right": device } });
+            let matched =
+                json!({ "match": { "op": "==", "left": { "meta": { "key": "iifname" } }, "right": device } });
             let rule = json!({ "family": "ip", "table": "filter", "chain": "FORWARD", "handle": 3,
                 "expr": [matched, { "accept": null }] });
             let mut found = Firewall::default();
@@ -292,7 +293,11 @@ mod tests {
             found.forwarding
         };
         assert_eq!(of_saved("*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n").len(), 1);
-        assert_eq!(of_saved("*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -i eth1 -j ACCEPT\n-A FORWARD -j REJECT\n").len(), 1);
+        assert_eq!(
+            of_saved("*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -i eth1 -j ACCEPT\n-A FORWARD -j REJECT\n")
+                .len(),
+            1
+        );
         assert_eq!(of_saved("*filter\n:FORWARD ACCEPT [0:0]\n").len(), 0);
         assert_eq!(of_saved("*filter\n:FORWARD DROP [0:0]\n-A FORWARD -i eg-rt-+ -j ACCEPT\n").len(), 0);
     }

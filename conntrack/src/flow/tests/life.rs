@@ -152,7 +152,7 @@ fn a_new_policy_is_asked_about_old_flows() {
     );
     assert_eq!(
         world.table.track(&reply, &world.settings, 2, world.now),
-        Tracked::Pass(Hit { flow, direction: Direction::Reply, hint: 0, settled: false })
+        Tracked::Pass(Hit { flow, direction: Direction::Reply, hint: 0, settled: false, strays: false })
     );
     assert_eq!(world.table.info(flow).unwrap().reply.packets, 2, "the stale packet was counted once");
     world.epoch = 3;
@@ -181,7 +181,10 @@ fn hints_are_kept_by_direction() {
         [(segment.key, Direction::Original, 7), (segment.key.reversed(), Direction::Reply, 8)]
     {
         let tracked = world.table.track(&Segment { key, ..segment }, &world.settings, 1, world.now);
-        assert_eq!(tracked, Tracked::Pass(Hit { flow: hit.flow, direction, hint, settled: false }));
+        assert_eq!(
+            tracked,
+            Tracked::Pass(Hit { flow: hit.flow, direction, hint, settled: false, strays: false })
+        );
     }
     let (killed, _) = world.table.kill(0, 10, &FlowFilter::default(), world.now);
     assert_eq!(killed, 1);

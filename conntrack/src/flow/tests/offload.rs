@@ -69,6 +69,27 @@ fn packets_that_were_on_their_way_pass_and_later_ones_bring_the_flow_back() {
     assert!(matches!(track(&mut world, &udp(key)), Tracked::Pass(_)));
 }
 
+/// Whoever carries a flow does not tell when it does no longer.
+#[test]
+fn one_in_so_many_packets_beside_a_flow_asks_about_it() {
+    let mut world = World::new();
+    let key = key(1, proto::UDP, 1);
+    let hit = settled(&mut world, key);
+    let strays = |world: &mut World| match track(world, &udp(key)) {
+        Tracked::Pass(hit) => hit.strays,
+        other => panic!("{other:?}"),
+    };
+    assert!(!(0..200).any(|_| strays(&mut world)), "it is here");
+    let _ = world.table.offload(hit.flow).unwrap();
+    assert_eq!((0..640).filter(|_| strays(&mut world)).count(), 10);
+    assert_eq!(world.table.opened(hit.flow), Some(key));
+    let many = Segment { packets: 45, ..udp(key) };
+    let asked = (0..64).filter(|_| matches!(track(&mut world, &many), Tracked::Pass(hit) if hit.strays));
+    assert_eq!(asked.count(), 45, "whatever a segment is of");
+    world.table.reclaim(hit.flow, None, &world.settings, world.now);
+    assert!(!(0..200).any(|_| strays(&mut world)), "it is back");
+}
+
 #[test]
 fn a_new_epoch_is_no_way_around() {
     let mut world = World::new();
