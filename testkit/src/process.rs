@@ -29,7 +29,7 @@ impl Process {
     /// The process that has this id now.
     #[must_use]
     pub fn new(pid: i32) -> Option<Self> {
-        let (_, started) = stat(pid)?;
+        let (.., started) = stat(pid)?;
         Some(Self { pid, started })
     }
 
@@ -39,10 +39,13 @@ impl Process {
         self.pid == std::process::id() as i32
     }
 
-    /// Whether it still runs.
+    /// Whether it still runs. One whose first thread is a zombie has its files, and whoever connects to it is heard, until the
+    /// last of its threads has ended.
     #[must_use]
     pub fn is_alive(self) -> bool {
-        stat(self.pid).is_some_and(|(state, started)| started == self.started && !matches!(state, 'Z' | 'X'))
+        stat(self.pid).is_some_and(|(state, threads, started)| {
+            started == self.started && (!matches!(state, 'Z' | 'X') || threads > 1)
+        })
     }
 
     /// Sends `signal`, if it still runs.
@@ -92,14 +95,15 @@ pub fn find(wanted: impl Fn(&Path) -> bool) -> Vec<Process> {
         .collect()
 }
 
-/// State and start time of a process.
-fn stat(pid: i32) -> Option<(char, u64)> {
+/// State, number of threads and start time of a process.
+fn stat(pid: i32) -> Option<(char, u64, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may have anything in it; what follows the last one has not.
     let (_, fields) = text.rsplit_once(") ")?;
     let mut fields = fields.split(' ');
     let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
+    let threads = fields.nth(16)?.parse().ok()?;
+    Some((state, threads, fields.nth(1)?.parse().ok()?))
 }
 
 #[cfg(test)]
