@@ -14,6 +14,7 @@ use crate::{
     error::Error,
     leftover,
     netns::{FOLDER, Netns},
+    wait::settle,
 };
 
 /// Lines, each of which tells something that could change.
@@ -34,7 +35,12 @@ impl Facts {
             Ok::<_, Error>(found)
         })??;
         let mut facts: Self = settings.into_iter().map(|(path, value)| format!("{path} = {value}")).collect();
-        for (device, mut link) in links(&netns.ip("-d -j link")?) {
+        // The kernel notes a little later that a device has a carrier, which is none of who comes in between.
+        let settled = settle(
+            || netns.ip("-d -j link").map(|answer| links(&answer)),
+            |found| found.as_ref().map_or(true, |links| links.iter().all(|(_, link)| is_settled(link))),
+        );
+        for (device, mut link) in settled? {
             // A bridge tells how far its clocks have run.
             if let Some(details) = link.pointer_mut("/linkinfo/info_data").and_then(Value::as_object_mut) {
                 details.retain(|name, _| !name.ends_with("_timer"));
@@ -117,6 +123,12 @@ fn links(answer: &str) -> Vec<(String, Value)> {
     let Ok(Value::Array(links)) = serde_json::from_str(answer) else { return Vec::new() };
     let name = |link: &Value| link["ifname"].as_str().unwrap_or_default().to_owned();
     links.into_iter().map(|link| (name(&link), link)).collect()
+}
+
+/// Does what the kernel says of a device's carrier agree with the carrier?
+fn is_settled(link: &Value) -> bool {
+    let has = |flag: &str| link["flags"].as_array().is_some_and(|flags| flags.iter().any(|it| it == flag));
+    !(has("NO-CARRIER") && has("LOWER_UP"))
 }
 
 fn settings_below(folder: &Path, found: &mut BTreeMap<String, String>) -> Result<(), Error> {
