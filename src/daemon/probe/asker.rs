@@ -52,6 +52,12 @@ impl<'s> Asker<'s> {
         let to = request.to.ok_or_else(|| invalid("whom to ask is missing"))?;
         let (network, endpoint) = named(snapshot, request, scope, wanted)?;
         let name = format!("{}/{}", network.tenant.name, endpoint.name);
+        if network.kernel_entry.is_some() {
+            return Err(invalid(format!(
+                "{name} is in a network in which the kernel routes (`neighbors = \"kernel\"`): what it answers would reach the machine, and not a \
+                 probe; `eastgate trace` says what the rules do"
+            )));
+        }
         let attachment =
             endpoint.attachment().ok_or_else(|| elsewhere(snapshot, network, endpoint, &name))?;
         let (state, port) = {
