@@ -45,6 +45,7 @@ pub enum Userspace {
     ReadByHelper,
     /// Of a flow
     AskedByProbe,
+    /// Of a flow
     NotRouted,
     /// Of the first packet of a flow
     OwnTimeouts,
