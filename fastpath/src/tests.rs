@@ -71,7 +71,7 @@ fn structures_are_the_same_on_both_sides() {
     assert_eq!(noted("stray_key"), layout_of!(StrayKey: ifindex, vlan, spare));
     assert_eq!(noted("stray"), layout_of!(Stray: frames, bytes, first_at, last_at, macs, tag_type, tci));
     assert_eq!(noted("attachment"), layout_of!(Attachment: number, id, vni, flags));
-    assert_eq!(noted("egress"), layout_of!(Egress: ifindex, vlan, flags, device, station, spare));
+    assert_eq!(noted("egress"), layout_of!(Egress: ifindex, vlan, flags, device, station, spare, entry));
     assert_eq!(
         noted("bucket"),
         layout_of!(layout::Bucket: lock, rate, burst, datagrams, left, filled_at, dropped)

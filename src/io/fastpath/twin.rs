@@ -590,7 +590,7 @@ fn the_programs_do_what_the_pipeline_does() {
         eprintln!("skipped: needs root");
         return;
     }
-    let (frames, seed) = (setting("EASTGATE_TWIN_FRAMES", 300_000), setting("EASTGATE_TWIN_SEED", 1));
+    let (frames, seed) = (setting("EASTGATE_TWIN_FRAMES", 375_000), setting("EASTGATE_TWIN_SEED", 1));
     for (number, scene) in SCENES.into_iter().enumerate() {
         // A thread of its own, so that its namespace ends with it.
         std::thread::spawn(move || play(scene, frames / SCENES.len() as u64, seed + number as u64))

@@ -119,18 +119,18 @@ fn roles_want_what_the_protocol_page_says() {
     let (tenant, underlay, kernel) = (wanted(TENANT), wanted(UNDERLAY), wanted(KERNEL));
     let of = |role: &BTreeMap<Key, i32>, key| role.get(&key).copied();
     for (key, on_tenant, on_underlay, on_kernel) in [
-        (Key::ArpIgnore, Some(8), Some(1), Some(2)),
+        (Key::ArpIgnore, Some(8), Some(1), Some(8)),
         (Key::ArpAnnounce, Some(2), Some(2), Some(2)),
         (Key::ProxyArp, Some(0), Some(0), Some(1)),
         (Key::ProxyArpPvlan, Some(0), Some(0), Some(1)),
         (Key::ProxyDelay, None, None, Some(0)),
-        (Key::RpFilter, Some(1), Some(2), Some(1)),
+        (Key::RpFilter, Some(1), Some(2), Some(0)),
         (Key::SendRedirects, Some(0), Some(0), Some(0)),
         (Key::AcceptRedirects, Some(0), Some(0), Some(0)),
         (Key::Forwarding, Some(0), None, Some(1)),
-        (Key::DisableIpv6, Some(1), None, Some(1)),
-        (Key::AcceptRa, Some(0), None, None),
-        (Key::Autoconf, Some(0), None, None),
+        (Key::DisableIpv6, Some(1), None, Some(0)),
+        (Key::AcceptRa, Some(0), None, Some(0)),
+        (Key::Autoconf, Some(0), None, Some(0)),
     ] {
         let found = (of(&tenant, key), of(&underlay, key), of(&kernel, key));
         assert_eq!(found, (on_tenant, on_underlay, on_kernel), "{key:?}");

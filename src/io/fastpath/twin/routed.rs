@@ -1,7 +1,6 @@
 //! Scenes in which the kernel routes between the endpoints of this host.
 
-use eastgate_testkit::frames::mend;
-use eastgate_wire::{Attachment, AttachmentId};
+use eastgate_wire::{Attachment, AttachmentId, checksum::checksum};
 
 use super::{
     Host, VNI,
@@ -44,10 +43,18 @@ pub(super) fn disturb(scene: Scene, is_request: bool, dice: &mut Dice, frame: &m
 }
 
 fn end_there(frame: &mut [u8]) {
-    if frame[12..14] == [0x86, 0xdd] {
-        frame[21] = 1;
-    } else {
-        frame[22] = 1;
-        mend(frame);
+    match frame.get(12..14) {
+        Some([0x86, 0xdd]) if frame.len() > 21 => frame[21] = 1,
+        Some([0x08, 0x00]) if frame.len() > 14 => {
+            let len = usize::from(frame[14] & 0x0f) * 4;
+            let Some(header) = frame.get_mut(14..14 + len).filter(|header| header.len() >= 20) else {
+                return;
+            };
+            header[8] = 1;
+            header[10..12].fill(0);
+            let sum = checksum(header).to_be_bytes();
+            header[10..12].copy_from_slice(&sum);
+        }
+        _ => {}
     }
 }
