@@ -36,7 +36,8 @@ pub(super) fn enough_answers(scene: Scene, repeated: u64, answered: u64) {
 
 /// Changes some frames; where the kernel routes, gives some packets a TTL or hop limit that ends at the next router, too.
 pub(super) fn disturb(scene: Scene, is_request: bool, dice: &mut Dice, frame: &mut Vec<u8>) {
-    if scene.is_routed() && !is_request && dice.one_in(50) {
+    // Each takes its flow back from the programs for a while.
+    if scene.is_routed() && !is_request && dice.one_in(200) {
         end_there(frame);
     }
     traffic::disturb(dice, frame);

@@ -45,7 +45,8 @@ impl Conversation {
         let ports = [1024 + dice.roll(400) as u16, [80, 443, 53, 67, 80, 443, 80, 443][dice.roll(8)]];
         let seq = [dice.0 as u32, (dice.0 >> 20) as u32];
         let (v6, tcp, hasty) = (dice.one_in(3), !dice.one_in(4), !dice.one_in(3));
-        let link_local = dice.one_in(3);
+        // Which the kernel does not route, and the programs leave to the pipeline there.
+        let link_local = dice.one_in(if scene.is_routed() { 12 } else { 3 });
         Self { ends, ports, v6, tcp, seq, opened: 0, finished: [false; 2], hasty, link_local }
     }
 
