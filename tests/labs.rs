@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
@@ -22,7 +22,7 @@ fn passes(name: &str) {
     }
     let _alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     let machine = || Facts::of_machine(Path::new("/run/eastgate")).unwrap();
-    let story = Path::new(env!("CARGO_MANIFEST_DIR")).join("labs").join(name);
+    let story = story(name);
     for dataplane in [Dataplane::Ebpf, Dataplane::Userspace] {
         let before = machine();
         let options =
@@ -35,6 +35,30 @@ fn passes(name: &str) {
         }
         assert_eq!(before.changes(&machine()), Vec::<String>::new(), "{dataplane:?}");
     }
+}
+
+/// What the story refuses never arrives, while its hosts are stopped, killed, tampered with and unplugged; and the machine is as it was.
+fn withstands_stress(name: &str) {
+    if netns::require_root().is_err() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let _alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let rounds = std::env::var("EASTGATE_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    for dataplane in [Dataplane::Ebpf, Dataplane::Userspace] {
+        let before = Facts::of_machine(Path::new("/run/eastgate")).unwrap();
+        let options =
+            Options { eastgate: env!("CARGO_BIN_EXE_eastgate").into(), dataplane, ..Options::default() };
+        let report = lab::stress(story(name).to_str().unwrap(), rounds, &options).unwrap();
+        println!("{name}, {dataplane:?}: {report}");
+        assert!(report.ok(), "\n{report}");
+        let after = Facts::of_machine(Path::new("/run/eastgate")).unwrap();
+        assert_eq!(before.changes(&after), Vec::<String>::new(), "{dataplane:?}");
+    }
+}
+
+fn story(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("labs").join(name)
 }
 
 #[test]
@@ -90,4 +114,57 @@ fn kernel_steering() {
 #[test]
 fn multi_homed() {
     passes("15-multi-homed");
+}
+
+#[test]
+fn a_trunk_withstands_stress() {
+    withstands_stress("10-vlan-trunk");
+}
+
+#[test]
+fn a_shared_segment_withstands_stress() {
+    withstands_stress("11-shared-segment");
+}
+
+#[test]
+fn a_private_vlan_withstands_stress() {
+    withstands_stress("12-private-vlan");
+}
+
+#[test]
+fn a_segment_in_vepa_mode_withstands_stress() {
+    withstands_stress("13-vepa-vdp");
+}
+
+#[test]
+fn the_kernels_routing_withstands_stress() {
+    withstands_stress("14-kernel-steering");
+}
+
+#[test]
+fn a_multi_homed_host_withstands_stress() {
+    withstands_stress("15-multi-homed");
+}
+
+/// A story that refuses what its configuration allows: stress finds what arrives.
+#[test]
+fn stress_finds_what_arrives() {
+    if netns::require_root().is_err() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let _alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = std::env::temp_dir().join(format!("eastgate-open-trunk-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    for file in ["topology.toml", "closed.toml", "eastgate.toml"] {
+        let text = std::fs::read_to_string(story("10-vlan-trunk").join(file)).unwrap();
+        std::fs::write(folder.join(file), text.replace("ports = 80, from", "ports = \"22-80\", from"))
+            .unwrap();
+    }
+    let options = Options { eastgate: env!("CARGO_BIN_EXE_eastgate").into(), ..Options::default() };
+    let report = lab::stress(folder.to_str().unwrap(), 1, &options);
+    std::fs::remove_dir_all(&folder).unwrap();
+    let report = report.unwrap();
+    assert!(report.arrived > 0 && !report.ok(), "{report}");
+    assert!(report.to_string().contains("without a daemon"), "{report}");
 }

@@ -26,6 +26,8 @@ pub enum LabCommand {
     Up(UpArgs),
     /// Send the traffic a story speaks of and compare; a story that does not run is brought up and taken down
     Check(CheckArgs),
+    /// Send what a story refuses without a pause, while its hosts are stopped, killed, tampered with and unplugged
+    Stress(StressArgs),
     /// Run a command inside a node; `$EASTGATE_SOCKET` is the control socket of a host
     Exec(ExecArgs),
     /// Draw a story
@@ -51,6 +53,22 @@ pub struct UpArgs {
 pub struct CheckArgs {
     /// The id of a running lab, or a story
     pub lab: String,
+    /// How the result is printed
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: ReportFormat,
+    /// Show every command that builds the lab
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// `eastgate lab stress`
+#[derive(Debug, Args)]
+pub struct StressArgs {
+    /// The id of a running lab, or a story
+    pub lab: String,
+    /// How often each host goes through all of it: a stop, a kill, settings that are changed, a port that is unplugged
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
     /// How the result is printed
     #[arg(short, long, value_enum, default_value_t)]
     pub output: ReportFormat,

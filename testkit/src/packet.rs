@@ -7,6 +7,7 @@ use eastgate_wire::{
     checksum::{Sum, checksum, pseudo_header},
     view::{Transport, ethertype, proto},
 };
+use etherparse::PacketBuilder;
 
 const TTL: u8 = 64;
 /// Neighbour discovery must not have come through a router (RFC 4861 section 7.1).
@@ -146,6 +147,20 @@ pub fn udp(from: (IpAddr, u16), to: (IpAddr, u16), payload: &[u8]) -> Option<Vec
         (IpAddr::V6(from), IpAddr::V6(to)) => Some(ipv6(from, to, proto::UDP, TTL, body, 6)),
         _ => None,
     }
+}
+
+/// The first segment of a TCP connection with its IP header. None when the addresses are of two families.
+#[must_use]
+pub fn syn(from: (IpAddr, u16), to: (IpAddr, u16)) -> Option<Vec<u8>> {
+    const WINDOW: u16 = 64_240;
+    let ip = match (from.0, to.0) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), TTL),
+        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), TTL),
+        _ => return None,
+    };
+    let mut packet = Vec::new();
+    ip.tcp(from.1, to.1, 0, WINDOW).syn().write(&mut packet, &[]).ok()?;
+    Some(packet)
 }
 
 /// `packet` in an Ethernet frame.

@@ -8,6 +8,7 @@
 
 mod drops;
 mod job;
+pub(super) mod stress;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -58,6 +58,15 @@ fn run(args: Args) -> Result<ExitCode, LabError> {
             }
             return Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        LabCommand::Stress(args) => {
+            super::needs_root()?;
+            let report = super::stress(&args.lab, args.rounds, &watched(options, args.verbose))?;
+            match args.output {
+                ReportFormat::Table => print(&report.to_string()),
+                ReportFormat::Json => print(&json(&report)),
+            }
+            return Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         LabCommand::Exec(args) => match super::exec(&args.lab, &args.node, &args.command, &options)? {},
         LabCommand::Graph(args) => print(&super::graph(&args.lab, args.output)?),
         LabCommand::Down(args) => {

@@ -35,6 +35,7 @@ use std::{
 use eastgate::{cli::lab::GraphFormat, daemon::Dataplane};
 use eastgate_testkit::netns;
 
+pub use check::stress::StressReport;
 pub use error::LabError;
 pub use interrupt::Interrupt;
 pub use record::{Node, NodeKind, Record};
@@ -93,14 +94,32 @@ pub fn up(story: &str, options: &Options) -> Result<Record, LabError> {
 /// # Errors
 /// Why the check could not be made. An expectation that fails is no error: [`Report::ok`] tells.
 pub fn check(lab: &str, options: &Options) -> Result<Report, LabError> {
+    with(lab, options, |record| check::check(record, options))
+}
+
+/// Sends without a pause what the story of `lab` refuses, while each of its hosts goes `rounds` times through a stop and a kill of its
+/// daemon, settings that someone changes, and a port that is unplugged. As for [`check`], `lab` need not run.
+///
+/// # Errors
+/// Why it could not be done. A frame that arrives is no error: [`StressReport::ok`] tells.
+pub fn stress(lab: &str, rounds: u32, options: &Options) -> Result<StressReport, LabError> {
+    with(lab, options, |record| check::stress::stress(record, rounds, options))
+}
+
+/// Does something with a lab that runs, or that is brought up for it and taken down after it.
+fn with<T>(
+    lab: &str,
+    options: &Options,
+    work: impl FnOnce(&mut Record) -> Result<T, LabError>,
+) -> Result<T, LabError> {
     needs_root()?;
     match Record::find(lab) {
-        Ok(mut record) => check::check(&mut record, options),
+        Ok(mut record) => work(&mut record),
         Err(LabError::NotRunning(_)) if story::folder(lab).is_ok() => {
             let mut guard = build(lab, options)?;
-            let report = check::check(&mut guard.record, options)?;
+            let done = work(&mut guard.record)?;
             guard.tear_down()?;
-            Ok(report)
+            Ok(done)
         }
         Err(error) => Err(error),
     }

@@ -1,6 +1,10 @@
 //! The stations of hypervisors: an `lldpad` in each one's namespace, which tells the appliance which machines have which profile.
 
-use std::{os::unix::process::CommandExt, process::Stdio, time::Instant};
+use std::{
+    os::unix::process::CommandExt,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use eastgate_testkit::{
     Process, command,
@@ -19,6 +23,9 @@ use super::{
     plan::UPLINK,
     record::Record,
 };
+
+/// How soon a machine is served that its station associates; after that, it is asked once more.
+const SERVED_SOON: Duration = Duration::from_secs(3);
 
 /// Starts the stations of all hypervisors that have none.
 pub(super) fn start_missing(model: &Model, record: &mut Record, options: &Options) -> Result<(), LabError> {
@@ -58,18 +65,27 @@ pub(super) fn associate(
     options: &Options,
 ) -> Result<(), LabError> {
     let (inside, host, vsi) = place(machine, model, record)?;
+    let inside = record.namespace(inside)?;
+    let is_served = || Ok::<_, LabError>(served(host, record, options)?.contains(&vsi.mac));
     wait(
         options,
-        || format!("no station associates `{machine}`"),
+        || format!("`{machine}` is not associated and served"),
         || {
-            Ok(lldpad::ask(&record.namespace(inside)?, UPLINK, "assoc", vsi)
-                .is_some_and(|answer| answer.contains("mode = assoc")))
+            let answer = lldpad::ask(&inside, UPLINK, "assoc", vsi);
+            if !answer.is_some_and(|answer| answer.contains("mode = assoc")) {
+                return Ok(false);
+            }
+            let deadline = Instant::now() + SERVED_SOON;
+            while Instant::now() < deadline {
+                if is_served()? {
+                    return Ok(true);
+                }
+                std::thread::sleep(SLOW_POLL);
+            }
+            // A link that was gone for a moment leaves lldpad with associations that it takes for made and does not make again.
+            let _ = lldpad::ask(&inside, UPLINK, "deassoc", vsi);
+            Ok(false)
         },
-    )?;
-    wait(
-        options,
-        || format!("`{machine}` is associated, and not served"),
-        || Ok(served(host, record, options)?.contains(&vsi.mac)),
     )
 }
 
