@@ -23,6 +23,10 @@ pub(crate) struct Options {
     /// How often a daemon is killed and started again while traffic goes on
     #[arg(long, value_name = "N", default_value_t = 100)]
     kills: u32,
+    /// How often each host of the labs 10 to 15 is stopped, killed, tampered with and unplugged while what they refuse is sent; 100 take
+    /// some two hours
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    rounds: u32,
     /// For how long 3,000 exchanges of UDP and 3,000 connections a second come and go on default limits
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     churn: u64,
@@ -42,6 +46,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         println!("\n{} times a daemon is killed and started again, under load", options.kills);
         let mut cargo = test_of(&["--test", "fastpath", "no_packet_is_lost"])?;
         cargo.env("EASTGATE_KILLS", options.kills.to_string());
+        run::visible(&mut cargo)?;
+    }
+    if options.rounds > 0 {
+        println!("\nWhat labs refuse, while their hosts are disturbed {} times in each way", options.rounds);
+        let mut cargo = test_of(&["--test", "labs", "stress"])?;
+        cargo.env("EASTGATE_ROUNDS", options.rounds.to_string());
         run::visible(&mut cargo)?;
     }
     if options.churn > 0 {
