@@ -20,6 +20,7 @@ use super::hub::HubTopology;
 use super::routed::RoutedTopology;
 use super::segment::{SEGMENT_DEVICE, SegmentTopology};
 use super::topology::{SUBNET, Topology, UNDERLAY_DEVICE, VNI};
+use super::trunk::{TRUNK_DEVICE, Tags, TrunkTopology, VLANS};
 use super::{Candidate, Watch};
 use crate::{run, stop};
 
@@ -36,6 +37,7 @@ pub(super) struct Eastgate {
     topology: Topology,
     hub: HubTopology,
     segment: SegmentTopology,
+    trunk: TrunkTopology,
     routed: RoutedTopology,
     config: PathBuf,
     /// Default limits on flows are in force, not those of a million flows.
@@ -80,6 +82,12 @@ impl Eastgate {
         let mut command = segment.host.namespace.command(&binary);
         command.args(["run", "--dataplane", dataplane, "--host", "end", "--config"]).arg(&segment_config);
         daemons.push(Daemon::start(command, &binary, scratch, "end")?);
+        let trunk = TrunkTopology::build(dataplane, Tags::OfReceiver, scratch)?;
+        let trunk_config = scratch.join("trunk.toml");
+        fs::write(&trunk_config, trunk_configuration(&trunk)?)?;
+        let mut command = trunk.host.namespace.command(&binary);
+        command.args(["run", "--dataplane", dataplane, "--host", "trunk", "--config"]).arg(&trunk_config);
+        daemons.push(Daemon::start(command, &binary, scratch, "trunk")?);
         let routed = RoutedTopology::build(dataplane)?;
         let routed_config = scratch.join("routed.toml");
         fs::write(&routed_config, routed_configuration(&routed)?)?;
@@ -87,7 +95,7 @@ impl Eastgate {
         command.args(["run", "--dataplane", dataplane, "--host", "router", "--config"]).arg(&routed_config);
         daemons.push(Daemon::start(command, &binary, scratch, "router")?);
         daemons.iter_mut().try_for_each(Daemon::wait)?;
-        Ok(Self { daemons, topology, hub, segment, routed, config, default_limits: false })
+        Ok(Self { daemons, topology, hub, segment, trunk, routed, config, default_limits: false })
     }
 
     /// Puts another policy in force on the hosts; the hub's stays.
@@ -117,6 +125,7 @@ impl Candidate for Eastgate {
         match reach {
             Reach::ThroughHub => Some(self.hub.pair()),
             Reach::SharedSegment => Some(self.segment.pair()),
+            Reach::Trunk => Some(self.trunk.pair()),
             Reach::KernelRouted => Some(self.routed.pair()),
             _ => self.topology.pair(reach),
         }
@@ -214,6 +223,21 @@ fn segment_configuration(segment: &SegmentTopology) -> Result<String> {
     for (tenant, name) in segment.tenants().iter().zip(["a", "b"]) {
         text += &endpoint(name, "end", Some(SEGMENT_DEVICE), tenant);
         text += "shared = true\n";
+    }
+    Ok(text)
+}
+
+/// The end of a trunk, with the same policy.
+fn trunk_configuration(trunk: &TrunkTopology) -> Result<String> {
+    let mut text = format!("[host.trunk]\nvtep = \"{}\"\ndevice = \"{UNDERLAY_DEVICE}\"\n", trunk.host.vtep);
+    writeln!(
+        text,
+        "[tenant.bench.network.lan]\nvni = {VNI}\nsubnets = [\"{SUBNET}\"]\nneighbors = \"proxy\""
+    )?;
+    text += &group(USUAL_RULES)?;
+    for ((tenant, name), vlan) in trunk.tenants().iter().zip(["a", "b"]).zip(VLANS) {
+        text += &endpoint(name, "trunk", Some(TRUNK_DEVICE), tenant);
+        writeln!(text, "vlan = {vlan}")?;
     }
     Ok(text)
 }

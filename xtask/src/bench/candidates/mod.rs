@@ -8,6 +8,7 @@ mod plain;
 mod routed;
 mod segment;
 mod topology;
+mod trunk;
 mod veth;
 
 use std::net::Ipv4Addr;
@@ -76,13 +77,19 @@ impl Name {
     pub(crate) fn build(self, target: &Path, scratch: &Path) -> Result<Box<dyn Candidate>> {
         let candidate: Box<dyn Candidate> = match self {
             Self::Veth => Box::new(veth::Veth::build()?),
-            Self::Plain => Box::new(plain::Plain::build()?),
+            Self::Plain => Box::new(plain::Plain::build(scratch)?),
             Self::Neutron => Box::new(neutron::Neutron::build()?),
             Self::Eastgate => Box::new(eastgate::Eastgate::build(target, scratch, "ebpf")?),
             Self::EastgateUserspace => Box::new(eastgate::Eastgate::build(target, scratch, "userspace")?),
         };
-        let all =
-            [Reach::CrossHost, Reach::SameHost, Reach::ThroughHub, Reach::SharedSegment, Reach::KernelRouted];
+        let all = [
+            Reach::CrossHost,
+            Reach::SameHost,
+            Reach::ThroughHub,
+            Reach::Trunk,
+            Reach::SharedSegment,
+            Reach::KernelRouted,
+        ];
         for reach in all {
             let Some(pair) = candidate.pair(reach) else { continue };
             if !arrives(pair, ports::PACKETS)? {

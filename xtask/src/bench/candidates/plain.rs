@@ -1,28 +1,31 @@
 //! `plain`: the kernel's vxlan device and a bridge on each host, forwarding entries configured, no policy. As a hub, the
-//! same on one host, whose bridge sends frames back out of the vxlan device by which they came (hairpin); at a shared segment, a bridge
-//! that sends them back out of its device.
+//! same on one host, whose bridge sends frames back out of the vxlan device by which they came (hairpin); at a shared segment or a trunk, a
+//! bridge that sends them back out of its device.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 use eastgate_testkit::Netns;
 
-use super::super::traffic::Pair;
+use super::super::traffic::{Pair, Tenant};
 use super::super::work::Reach;
 use super::Candidate;
 use super::hub::HubTopology;
 use super::segment::{SEGMENT_DEVICE, SegmentTopology};
 use super::topology::{Topology, UNDERLAY_DEVICE, VNI, VXLAN_DEVICE, neighbours};
+use super::trunk::{TRUNK_DEVICE, Tags, TrunkTopology};
 
 #[derive(Debug)]
 pub(super) struct Plain {
     topology: Topology,
     hub: HubTopology,
     segment: SegmentTopology,
+    trunk: TrunkTopology,
 }
 
 impl Plain {
-    pub(super) fn build() -> Result<Self> {
+    pub(super) fn build(scratch: &Path) -> Result<Self> {
         let hub = HubTopology::build("plain")?;
         let namespace = &hub.hub.namespace;
         namespace.ip("link add br0 type bridge stp_state 0 mcast_snooping 0")?;
@@ -39,7 +42,11 @@ impl Plain {
                 .bridge(&format!("fdb append {} dev {VXLAN_DEVICE} dst {} self", tenant.mac, spoke.vtep))?;
         }
         namespace.ip("link set br0 up")?;
-        Ok(Self { topology: bridged("plain", false)?, hub, segment: hairpin()? })
+        let segment = SegmentTopology::build("plain")?;
+        hairpin(&segment.host.namespace, SEGMENT_DEVICE, segment.tenants())?;
+        let trunk = TrunkTopology::build("plain", Tags::OfSender, scratch)?;
+        hairpin(&trunk.host.namespace, TRUNK_DEVICE, trunk.tenants())?;
+        Ok(Self { topology: bridged("plain", false)?, hub, segment, trunk })
     }
 }
 
@@ -48,6 +55,7 @@ impl Candidate for Plain {
         match reach {
             Reach::ThroughHub => Some(self.hub.pair()),
             Reach::SharedSegment => Some(self.segment.pair()),
+            Reach::Trunk => Some(self.trunk.pair()),
             _ => self.topology.pair(reach),
         }
     }
@@ -57,21 +65,18 @@ impl Candidate for Plain {
     }
 }
 
-/// A segment whose end is a bridge that sends frames back to where they came from.
-fn hairpin() -> Result<SegmentTopology> {
-    let segment = SegmentTopology::build("plain")?;
-    let namespace = &segment.host.namespace;
+/// A bridge at the end of a segment or a trunk, which sends frames back to where they came from.
+fn hairpin(namespace: &Netns, device: &str, tenants: &[Tenant; 2]) -> Result<()> {
     namespace.ip("link add br0 type bridge stp_state 0 mcast_snooping 0")?;
-    namespace.ip(&format!("link set {SEGMENT_DEVICE} master br0"))?;
-    namespace.bridge(&format!("link set dev {SEGMENT_DEVICE} hairpin on learning off"))?;
+    namespace.ip(&format!("link set {device} master br0"))?;
+    namespace.bridge(&format!("link set dev {device} hairpin on learning off"))?;
     switch_filtering(namespace, false)?;
-    for tenant in segment.tenants() {
-        namespace.bridge(&format!("fdb replace {} dev {SEGMENT_DEVICE} master static", tenant.mac))?;
+    for tenant in tenants {
+        namespace.bridge(&format!("fdb replace {} dev {device} master static", tenant.mac))?;
     }
     namespace.ip("link set br0 up")?;
-    let [a, b] = segment.tenants();
-    neighbours::pin_all(&[a, b])?;
-    Ok(segment)
+    let [a, b] = tenants;
+    neighbours::pin_all(&[a, b])
 }
 
 /// The topology with a bridge and a vxlan device in each host. `filtered` says whether bridged packets go through

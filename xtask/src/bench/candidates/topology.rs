@@ -73,7 +73,7 @@ impl Topology {
             Reach::CrossHost => Some(Pair { client: &self.a, server: &self.b }),
             // Whoever does not have the kernel route has a switch in its place.
             Reach::SameHost | Reach::KernelRouted => Some(Pair { client: &self.a, server: &self.c }),
-            Reach::ThroughHub | Reach::SharedSegment => None,
+            Reach::ThroughHub | Reach::Trunk | Reach::SharedSegment => None,
         }
     }
 

@@ -43,6 +43,8 @@ pub(crate) enum Reach {
     SameHost,
     /// Tenants behind VTEPs of the kernel with its default settings, which know nobody but the candidate as their hub.
     ThroughHub,
+    /// Tenants in VLANs of their own on one trunk, with the candidate at its end.
+    Trunk,
     /// Tenants on one segment that isolates them, with the candidate at its end.
     SharedSegment,
     /// Tenants on one host whose kernel routes between them, where the candidate can have it so.
@@ -90,7 +92,7 @@ pub(crate) struct Settings {
 }
 
 /// All work, in the order it is done: what leaves many flows behind comes last.
-pub(crate) const ALL: [Work; 33] = [
+pub(crate) const ALL: [Work; 36] = [
     work("tcp-1", "bulk TCP, one stream", Reach::CrossHost, Kind::Bulk { streams: 1 }, true),
     work("tcp-8", "bulk TCP, 8 streams", Reach::CrossHost, Kind::Bulk { streams: 8 }, true),
     work("udp-1", "UDP, 18-byte payload, one flow", Reach::CrossHost, Kind::Packets { flows: 1 }, true),
@@ -138,6 +140,27 @@ pub(crate) const ALL: [Work; 33] = [
         Reach::ThroughHub,
         Kind::Connections { closing: Closing::Fin },
         true,
+    ),
+    work(
+        "trunk-tcp-1",
+        "a VLAN each on a trunk: bulk TCP, one stream",
+        Reach::Trunk,
+        Kind::Bulk { streams: 1 },
+        true,
+    ),
+    work(
+        "trunk-udp-1",
+        "a VLAN each on a trunk: UDP, 18-byte payload, one flow",
+        Reach::Trunk,
+        Kind::Packets { flows: 1 },
+        true,
+    ),
+    work(
+        "trunk-connect",
+        "a VLAN each on a trunk: connect, request, response, close",
+        Reach::Trunk,
+        Kind::Connections { closing: Closing::Fin },
+        false,
     ),
     work(
         "shared-tcp-1",
