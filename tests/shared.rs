@@ -8,7 +8,7 @@ mod common;
 use std::{fmt::Write as _, net::IpAddr, path::PathBuf};
 
 use common::{
-    Capture, Daemon, Machine, Sink, Space, Stream, World, bulk, datagram_arrives,
+    Capture, Daemon, Machine, Script, Sink, Space, Stream, World, bulk, datagram_arrives,
     running::carried_in_the_kernel,
     seen_by_tcpdump, send_frame,
     site::{ALLOWED, DENIED, SOON, lan, tcp, udp},
@@ -31,6 +31,9 @@ const MACHINES: [Station; 5] = [
     (14, "alpha", "own0", false),
     (21, "beta", "seg0", true),
 ];
+
+/// Those of them whose device is macvtap, where the segment is of that kind
+const BEHIND_MACVTAP: [u8; 3] = [11, 12, 21];
 
 const NETWORK: &str = "neighbors = \"proxy\"";
 
@@ -66,6 +69,8 @@ fn appliance() -> MacAddr {
 
 /// Two hosts, each with an isolating bridge, and machines.
 struct Site {
+    // Before the spaces that they are in.
+    _behind_macvtap: Vec<Script>,
     world: World,
     alpha: Space,
     beta: Space,
@@ -80,7 +85,7 @@ struct Site {
 enum Segment {
     /// Ports of a bridge that reach its uplink alone
     IsolatedPorts,
-    /// macvlan devices in VEPA mode: all frames leave by the device below them, and what is for another one has to come back
+    /// macvtap and macvlan devices in VEPA mode: all frames leave by the device below them, and what is for another one has to come back
     /// by it (IEEE 802.1Qbg)
     Vepa,
 }
@@ -110,14 +115,23 @@ impl Site {
             switch.bridge(&format!("fdb add {} dev uplink master static sticky", appliance()));
             switch
         });
-        let mut machines = Vec::new();
+        let (mut machines, mut behind_macvtap) = (Vec::new(), Vec::new());
         for (number, host, port, shared) in MACHINES {
             let machine = world.space(&format!("vm{number}"));
             let at = if host == "alpha" { 0 } else { 1 };
             if shared && segment == Segment::Vepa {
                 let inside = machine.name();
-                switches[at]
-                    .ip(&format!("link add link uplink name eth0 netns {inside} type macvlan mode vepa"));
+                let vepa = |name: &str, kind: &str| {
+                    let own = format!("name {name} address {} netns {inside}", mac(number));
+                    switches[at].ip(&format!("link add link uplink {own} type {kind} mode vepa"));
+                    machine.ip(&format!("link set {name} addrgenmode none up"));
+                };
+                if BEHIND_MACVTAP.contains(&number) {
+                    vepa("macvtap0", "macvtap");
+                    behind_macvtap.push(Script::behind_macvtap(&machine, "macvtap0", "eth0"));
+                } else {
+                    vepa("eth0", "macvlan");
+                }
                 machine.ip("link set eth0 up");
             } else if shared {
                 let device = format!("port{number}");
@@ -134,7 +148,7 @@ impl Site {
         }
         let config = world.write("eastgate.toml", &configuration(&MACHINES, NETWORK));
         let [switch, _] = switches;
-        Some(Self { world, alpha, beta, switch, machines, config })
+        Some(Self { _behind_macvtap: behind_macvtap, world, alpha, beta, switch, machines, config })
     }
 
     fn machine(&self, number: u8) -> &Space {
@@ -230,7 +244,7 @@ fn machines_of_a_segment_reach_each_other_as_the_rules_say() {
     }
 }
 
-/// Machines behind macvlan devices in VEPA mode (macvtap is the same below): the appliance is the bridge that sends their frames back.
+/// Machines behind macvtap and macvlan devices in VEPA mode: the appliance is the bridge that sends their frames back.
 #[test]
 fn machines_in_vepa_mode_reach_each_other_as_the_rules_say() {
     for dataplane in DATAPLANES {

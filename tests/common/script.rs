@@ -8,7 +8,7 @@ use std::{
 
 use super::Space;
 
-/// A script of tests/scapy, running. It is told by lines and answers by lines, and is killed when it goes out of scope.
+/// A script, running. It is told by lines and answers by lines, and is killed when it goes out of scope.
 pub struct Script {
     child: Child,
     input: ChildStdin,
@@ -18,7 +18,17 @@ pub struct Script {
 impl Script {
     /// Starts it in `space`, and waits until it is ready.
     pub fn start(space: &Space, name: &str, arguments: &[&str]) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scapy").join(name);
+        Self::run(space, &format!("scapy/{name}"), arguments)
+    }
+
+    /// The machine behind the device `macvtap` in `space`: its card is `card`, which is there from now on.
+    pub fn behind_macvtap(space: &Space, macvtap: &str, card: &str) -> Self {
+        Self::run(space, "common/macvtap.py", &[macvtap, card])
+    }
+
+    /// Of a file below tests/.
+    fn run(space: &Space, file: &str, arguments: &[&str]) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(file);
         // The system's own Python is the one that its package of scapy is for.
         let mut command = space.command("/usr/bin/python3");
         command.arg(script).args(arguments);
