@@ -95,11 +95,7 @@ const GROUPS: [(DropGroup, &str, &str); 10] = [
         "A rule, or the absence of one. `eastgate show drops` names the rule or the groups, and the line.",
     ),
     (DropGroup::Forward, "Forwarding", "There is nowhere to send it, or it does not fit."),
-    (
-        DropGroup::Limit,
-        "Limits",
-        "A limit was reached; see [what happens at each](architecture.md#limits-and-what-happens-at-them).",
-    ),
+    (DropGroup::Limit, "Limits", "A limit was reached; see [what happens at each](limits.md)."),
     (DropGroup::Device, "Device", "The machine did not take it, or eastgate is not ready."),
 ];
 
