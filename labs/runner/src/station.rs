@@ -57,6 +57,12 @@ pub(super) fn start_missing(model: &Model, record: &mut Record, options: &Option
     Ok(())
 }
 
+/// Ends the stations of all hypervisors and starts others, which have associated nobody.
+pub(super) fn restart_all(model: &Model, record: &mut Record, options: &Options) -> Result<(), LabError> {
+    record.stations.values().for_each(|station| station.kill());
+    start_missing(model, record, options)
+}
+
 /// Has the station of `machine` associate it, and waits until the appliance serves it.
 pub(super) fn associate(
     machine: &str,

@@ -40,6 +40,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 const BURST: u64 = 40;
 /// How long they may take on a busy machine.
 const BURST_BOUND: Duration = Duration::from_secs(30);
+/// How often hypervisors may be asked anew which machines they have.
+const STATION_TRIES: u32 = 3;
 /// The source ports of what is refused: from here on, one for each sender.
 const FIRST_PORT: u16 = 61_000;
 /// Settings that would have Linux answer for others, believe others, and carry what it gets, for each device and for `all`.
@@ -363,16 +365,32 @@ impl<'a> Stress<'a> {
 
     /// What the story allows is there again.
     fn goes_on(&mut self, when: &str, record: &mut Record) -> Result<(), LabError> {
-        self.associate
-            .iter()
-            .try_for_each(|machine| station::associate(machine, self.model, record, self.options))?;
+        let mut tries = if self.associate.is_empty() { 1 } else { STATION_TRIES };
+        loop {
+            tries -= 1;
+            match self.allowed_reaches(record) {
+                Ok(failed) if failed.is_empty() => break,
+                Ok(failed) if tries == 0 => {
+                    self.report.failures.extend(failed.iter().map(|what| format!("{when}: {what}")));
+                    break;
+                }
+                Err(error) if tries == 0 => return Err(error),
+                // lldpad gives up a machine whose keep-alive was not answered while its link or the appliance was away, and may then
+                // not take it up again: whoever runs it begins it anew.
+                Ok(_) | Err(_) => station::restart_all(self.model, record, self.options)?,
+            }
+        }
+        self.nothing_arrives(when)
+    }
+
+    /// What of it does not reach.
+    fn allowed_reaches(&self, record: &Record) -> Result<Vec<String>, LabError> {
+        let mut machines = self.associate.iter();
+        machines.try_for_each(|machine| station::associate(machine, self.model, record, self.options))?;
         let expects = std::slice::from_ref(&self.allowed);
         let rows = point(self.model, record, expects, &mut Held::default(), self.options)?;
         let failed = rows.iter().filter(|row| !row.ok);
-        self.report
-            .failures
-            .extend(failed.map(|row| format!("{when}: {} -> {}: {}", row.from, row.to, row.seen)));
-        self.nothing_arrives(when)
+        Ok(failed.map(|row| format!("{} -> {}: {}", row.from, row.to, row.seen)).collect())
     }
 
     /// To somebody who watches.
