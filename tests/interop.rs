@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::{
-    Capture, Daemon, Script, Space, World, bind_udp, bulk,
+    Capture, Daemon, Script, Sink, Space, Stream, World, bind_udp, bulk,
     config::{Endpoint, Host, Tenant, configuration},
     datagram_arrives, hardware_address, send_frame, settle, wait_for,
 };
@@ -548,4 +548,44 @@ fn what_leaves_is_as_the_rfc_says_over_ipv4() {
 #[test]
 fn what_leaves_is_as_the_rfc_says_over_ipv6() {
     what_leaves_is_as_the_rfc_says(Underlay::V6);
+}
+
+/// Neither end asks for the other any more, and what the daemon before had learned of the machine behind the kernel's VTEP is gone with it.
+#[test]
+fn a_machine_that_was_learned_is_found_again_after_a_restart() {
+    for dataplane in ["ebpf", "userspace"] {
+        let Some(site) = Site::new(Underlay::V4) else { return };
+        kernel_vtep(&site, "remote 192.0.2.1");
+        let network =
+            "hosts = [\"peer\"]\nneighbors = \"proxy\"\nlearning = true\nunknown_neighbors = \"flood\"";
+        let hosts = [Host::new("alpha", "192.0.2.1"), Host::plain("peer", "192.0.2.2")];
+        let text = configuration(&hosts, &[Tenant { network, ..ACME }]);
+        let config = site.world.write("eastgate.toml", &text);
+        let run = || Daemon::start(&site.world, &site.alpha, &config, "alpha", &["--dataplane", dataplane]);
+        let first = run();
+        site.web1.ip("addr add fd00:1::11/64 dev eth0 nodad");
+        let sinks = [v4(31, PORT), v6(0x31, PORT)].map(|at| Sink::start(&site.peer, at));
+        let appliance = eastgate_steering::proxy_mac(5001.try_into().unwrap());
+        for (space, device, number) in [(&site.web1, "eth0", "31"), (&site.peer, "vx0", "11")] {
+            for address in [format!("10.1.0.{number}"), format!("fd00:1::{number}")] {
+                space.ip(&format!("neigh replace {address} lladdr {appliance} dev {device} nud permanent"));
+            }
+        }
+        let streams = [(v4(11, 4000), v4(31, PORT)), (v6(0x11, 4000), v6(0x31, PORT))]
+            .map(|(from, to)| Stream::start(&site.web1, from, to));
+        for (stream, sink) in streams.iter().zip(&sinks) {
+            stream.arrives(&format!("{dataplane}: the first daemon has not heard of it"), sink);
+        }
+        first.kill();
+        let next = run();
+        for (stream, sink) in streams.iter().zip(&sinks) {
+            let after = stream.arrives(&format!("{dataplane}: nor has the next one"), sink);
+            eprintln!("{dataplane}: after {after:?}");
+        }
+        let drops = next.drops();
+        assert!(
+            drops.contains_key("unresolved") && !drops.contains_key("not-for-us"),
+            "{dataplane}: {drops:?}"
+        );
+    }
 }

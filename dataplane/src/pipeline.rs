@@ -26,6 +26,7 @@ pub mod probe;
 mod reject;
 mod routed;
 mod ruling;
+mod search;
 pub mod shared;
 pub mod snoop;
 mod stateless;

@@ -11,6 +11,7 @@ pub mod pairs;
 pub mod rule_counts;
 pub mod rule_limits;
 pub mod rules;
+pub mod sought;
 pub mod state;
 pub mod succession;
 mod tracking;
@@ -27,7 +28,7 @@ use eastgate_policy::{
     compile::{CompileError, Compiled},
     rule::Source,
 };
-use eastgate_steering::{Binding, Bindings, Mode};
+use eastgate_steering::{Binding, Bindings, Mode, Unknown};
 use eastgate_vtep::{
     encap::Encapsulation,
     entropy::SourcePorts,
@@ -301,6 +302,24 @@ impl Network {
     #[must_use]
     pub fn learns(&self) -> bool {
         self.learning || !self.directory.unsecured.is_empty()
+    }
+
+    /// Is it an address that stations of the network have there, and ask each other for?
+    #[must_use]
+    pub fn is_on_link(&self, address: Addr) -> bool {
+        let subnets = self.config().map_or(&[][..], |config| &config.subnets);
+        address.is_link_local() || subnets.iter().any(|subnet| subnet.contains(&address.to_ip()))
+    }
+
+    /// Whether everyone may be asked for an address that nobody is known to have: unknown hosts are learned, and what asks for them
+    /// goes to all. Link-local ones are the hosts' own choice.
+    #[must_use]
+    pub fn asks_everyone_for(&self, address: Addr) -> bool {
+        let floods = self.neighbors.unknown == Unknown::Flood || !address.is_v4() && address.is_link_local();
+        self.learning
+            && floods
+            && self.is_on_link(address)
+            && !self.directory.ownership.is_configured(address)
     }
 
     /// The endpoint that an unknown station at a place is behind, where only one can be it.

@@ -369,8 +369,7 @@ impl<'a> Walk<'a> {
         if let Some(mac) = group_mac(network, dst) {
             return mac;
         }
-        let subnets = network.config().map_or(&[][..], |config| &config.subnets);
-        let local = dst.is_link_local() || subnets.iter().any(|subnet| subnet.contains(&dst.to_ip()));
+        let local = network.is_on_link(dst);
         let found = |mac: MacAddr| if network.proxy { network.proxy_mac } else { mac };
         if let Some(mac) = self.owner_mac(dst) {
             return found(mac);

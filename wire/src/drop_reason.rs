@@ -142,6 +142,7 @@ drop_reasons! {
     TtlExceeded, "ttl-exceeded", Forward, "The packet's TTL or hop limit ends where the kernel would route it on (`neighbors = \"kernel\"`); its sender was told where that is possible.";
     NotAnAnswer, "not-an-answer", Forward, "The kernel's routing of a network (`neighbors = \"kernel\"`) said something else than an answer to one of its endpoints.";
     NotForUs, "not-for-us", Forward, "A frame to the appliance's MAC for an address that no endpoint has.";
+    Unresolved, "unresolved", Forward, "A frame to the appliance's MAC for an address that nobody is known to have, and that those who may have it were asked for within the last second: the next ones go on as soon as it is known.";
 
     RuleLimit, "rule-limit", Limit, "The source has as many flows by the rule that allows it, or begins them as often, as the rule grants.";
     NewFlowLimit, "new-flow-limit", Limit, "The endpoint or its network begins more flows a second than its limit allows.";

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use eastgate_steering::{
     Answer, Claim, Conflict, Learn, Onward, Question, Requester, answer, claim, question, request,
 };
+use eastgate_vtep::peers::PeerKind;
 use eastgate_wire::{
     Addr, AttachmentId, DropReason, EndpointId, Frame, Holdings, Instant, Location, MacAddr, Offload, View,
     Vni,
@@ -145,6 +146,10 @@ impl<'s> Pipeline<'s> {
             holdings: arrival.sender.map_or(&unknown_host, Endpoint::holdings),
             ownership: &network.directory.ownership,
             port_security: arrival.sender.is_some_and(|sender| sender.sender.port_security),
+            behind_eastgate: match arrival.from {
+                Location::Local(_) => false,
+                Location::Remote(vtep) => network.peers.kind(vtep) == Some(PeerKind::Eastgate),
+            },
         };
         let holders = lock(&network.state.holders);
         let learned = network.learns().then(|| lock(&network.state.learned));

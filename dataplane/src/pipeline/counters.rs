@@ -47,7 +47,7 @@ pub struct DropKey {
 }
 
 impl DropKey {
-    /// Of frames on a trunk or a shared segment that are nobody's there, for one of the two reasons that there are
+    /// Of frames on a trunk or a shared segment that are nobody's there, for one of the reasons that there are
     #[must_use]
     pub const fn of_stray(trunk: AttachmentId, reason: DropReason) -> Self {
         let from = Some(Location::Local(trunk));

@@ -96,8 +96,8 @@ fn control_traffic(ip: &Ip) -> Option<ControlTraffic> {
 const LED_BACK: usize = 4;
 
 impl<'s> Pipeline<'s> {
-    /// A packet for an address that moves and that nobody is known to have now is lost, and those who may have it are
-    /// asked, so that the next one is not.
+    /// A packet for an address that nobody is known to have now, and somebody may have, is lost, and those are asked, so that the
+    /// next one is not.
     pub(super) fn locate(
         &mut self,
         arrival: &Arrival<'s>,
@@ -106,14 +106,14 @@ impl<'s> Pipeline<'s> {
         now: Instant,
         out: &mut Batch,
     ) -> Result<Destination<'s>, Refusal> {
-        let located = self.destination(arrival, view, plain, now);
-        if let (Err(refusal), Some(ip)) = (&located, view.ip())
-            && matches!(refusal.reason, DropReason::UnknownDestination | DropReason::NotForUs)
-            && plain
-            && arrival.network.moves(ip.dst)
-        {
-            self.ask_holders(arrival, ip.dst, view, now, out);
-        }
+        let located = match self.destination(arrival, view, plain, now) {
+            Err(refusal) if plain && is_nobodys(&refusal) => {
+                let sought = self.search(arrival, view, now, out);
+                // A MAC that nobody knows is another fault than an address.
+                Err(sought.filter(|_| refusal.reason == DropReason::NotForUs).unwrap_or(refusal))
+            }
+            located => located,
+        };
         if let Err(Refusal { reason: DropReason::DirectFrame, .. }) = located {
             self.lead_back(arrival, view, now, out);
         }
@@ -256,6 +256,10 @@ impl<'s> Pipeline<'s> {
             Location::Remote(_) => Some(network.nested_behind(at)),
         }
     }
+}
+
+fn is_nobodys(refusal: &Refusal) -> bool {
+    matches!(refusal.reason, DropReason::UnknownDestination | DropReason::NotForUs)
 }
 
 /// Where a frame to a group goes.

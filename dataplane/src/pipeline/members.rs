@@ -129,35 +129,6 @@ impl<'s> Pipeline<'s> {
         })
     }
 
-    /// Asks those who may have an address which of them does, in the name of whoever has a packet for it: the first word of
-    /// the one who has it tells where it is.
-    pub(super) fn ask_holders(
-        &mut self,
-        arrival: &Arrival<'s>,
-        target: Addr,
-        view: &View,
-        now: Instant,
-        out: &mut Batch,
-    ) {
-        let (network, Some(ip)) = (arrival.network, view.ip()) else { return };
-        if ip.src.is_unspecified() || self.take_answer_token(arrival, now).is_err() {
-            return;
-        }
-        let mut asked: Vec<Location> = Vec::new();
-        for candidate in network.candidates(target) {
-            let at = candidate.location;
-            let goes = at != arrival.from && split_horizon(network.topology, arrival.from, at).is_ok();
-            if goes && !asked.contains(&at) {
-                // In proxy mode nobody here knows another MAC than ours, and who answers it answers us.
-                let ours = network.proxy && matches!(at, Location::Local(_));
-                let mac = if ours { network.proxy_mac } else { view.src };
-                eastgate_steering::ask(target, ip.src, mac, &mut self.made);
-                self.send_made_to(network, at, out);
-                asked.push(at);
-            }
-        }
-    }
-
     /// Tells everyone who may have heard otherwise where addresses are now: some of those that have changed; and ends of connections
     /// that these were cut.
     pub fn announce(&mut self, out: &mut Batch) {

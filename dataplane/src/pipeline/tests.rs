@@ -30,6 +30,7 @@ mod rule_counts;
 mod rule_limits;
 mod scene;
 mod sctp;
+mod search;
 mod size;
 mod stateless;
 mod tenants;

@@ -19,7 +19,7 @@ use eastgate_vtep::{
 };
 use eastgate_wire::{Addr, Instant, Rate, TokenBucket, Vni};
 
-use super::{Endpoint, Network, Snapshot, pairs::Pairs};
+use super::{Endpoint, Network, Snapshot, pairs::Pairs, sought::Sought};
 
 /// What a network has learned and used up.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct NetworkState {
     pub changed: Mutex<Changed>,
     /// Machines of shared segments that were seen to speak past the appliance
     pub pairs: Mutex<Pairs>,
+    /// Addresses that were asked for on behalf of packets
+    pub sought: Mutex<Sought>,
     /// Learned neighbours
     pub learned: Mutex<Learned>,
     /// Learned addresses of endpoints: whatever settings change, they stay.
@@ -207,6 +209,7 @@ impl NetworkState {
             fdb: Mutex::new(Fdb::new(settings.fdb, RandomState::new())),
             changed: Mutex::default(),
             pairs: Mutex::default(),
+            sought: Mutex::default(),
             holders: Mutex::new(Holders::new(HolderLimits::default())),
             learned: Mutex::new(Learned::new(LearnLimits::default())),
             snooped,

@@ -166,12 +166,15 @@ impl<'a> Walk<'a> {
     fn tell_refusal(&mut self, step: &str, refused: Option<(Name, DropReason)>) {
         let Some((host, reason)) = refused else { return };
         let near = match reason {
-            DropReason::UnknownDestination | DropReason::NotForUs if !self.is_bum() => {
+            DropReason::UnknownDestination | DropReason::NotForUs | DropReason::Unresolved
+                if !self.is_bum() =>
+            {
                 self.close_addresses(self.request.dst)
             }
             _ => Vec::new(),
         };
-        let nobody = matches!(reason, DropReason::UnknownDestination | DropReason::NotForUs);
+        let nobody =
+            matches!(reason, DropReason::UnknownDestination | DropReason::NotForUs | DropReason::Unresolved);
         let text = if nobody && self.is_bum() {
             format!("nobody in {} takes this: there is no DHCP server, or no router", self.network.name)
         } else if nobody {
@@ -458,6 +461,7 @@ const fn rank(reason: DropReason) -> usize {
             DropReason::MulticastRefused
             | DropReason::UnknownDestination
             | DropReason::NotForUs
+            | DropReason::Unresolved
             | DropReason::DirectFrame,
             _,
         ) => LOCATE,

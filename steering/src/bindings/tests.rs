@@ -90,6 +90,7 @@ fn configured_ones_win() {
         holdings: &holdings,
         ownership: &ownership,
         port_security: false,
+        behind_eastgate: false,
     };
     assert!(known.steered(&requester, &CONFIGURED) && !known.steered(&requester, &learned));
 }

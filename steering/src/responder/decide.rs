@@ -238,6 +238,8 @@ impl<B: Bindings> Case<'_, B> {
         match self.mode.answers {
             Answers::Off => None,
             Answers::Suppress => Some(owner.mac),
+            // The appliance's is everyone's own, and nobody's at another's place.
+            Answers::Proxy { .. } if self.requester.behind_eastgate => Some(owner.mac),
             Answers::Proxy { mac } => Some(mac),
         }
     }

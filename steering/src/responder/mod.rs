@@ -71,6 +71,8 @@ pub struct Requester<'a> {
     pub ownership: &'a Ownership,
     /// Hold it to that
     pub port_security: bool,
+    /// It is behind another eastgate, which knows stations by their own MACs and answers with its own in its turn.
+    pub behind_eastgate: bool,
 }
 
 /// Which MAC requests for known bindings are answered with.
@@ -80,7 +82,7 @@ pub enum Answers {
     Off,
     /// The endpoint's own
     Suppress,
-    /// The appliance's, see [`crate::proxy_mac`]
+    /// The appliance's, see [`crate::proxy_mac`]; whoever asks from behind another eastgate is told the endpoint's own there
     Proxy {
         /// The appliance's MAC in this network
         mac: MacAddr,

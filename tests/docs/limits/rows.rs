@@ -248,6 +248,11 @@ pub(super) const SECTIONS: &[(&str, &str, &[Row])] = &[
                 "`neighbor-limit`",
             ),
             (
+                "Addresses of a network that are asked for on behalf of packets: each once, others within that time",
+                "{dataplane/src/snapshot/sought.rs EVERY}; {dataplane/src/snapshot/sought.rs MOST}",
+                "the packet counts as `unresolved`, beyond the number as `bum-limit`",
+            ),
+            (
                 "Announcements that say what is known, of an endpoint",
                 "{dataplane/src/snapshot/state.rs ANNOUNCEMENTS}",
                 "`neighbor-own`",

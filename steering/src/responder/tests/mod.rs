@@ -108,7 +108,7 @@ fn holdings(
 fn requester(origin: Location, holdings: &'static Holdings) -> Requester<'static> {
     let port_security = holdings.endpoint.is_some();
     let ownership = Box::leak(Box::new(Ownership::new([holdings])));
-    Requester { origin, holdings, ownership, port_security }
+    Requester { origin, holdings, ownership, port_security, behind_eastgate: false }
 }
 
 fn a() -> Requester<'static> {
