@@ -383,13 +383,44 @@ fn what_is_untagged_is_nobodys_where_nobody_is() {
             let rows = drops(&alpha, "unknown-vlan");
             assert!(rows.len() == 1 && rows[0].0 == "trunk0" && rows[0].1.starts_with(last), "{rows:?}");
         }
+        // What is for the next bridge alone is told apart, unless a tag says that it is of a VLAN.
+        let lldp = link_frame([1, 0x80, 0xc2, 0, 0, 0x0e], 0x88cc);
+        let cdp = link_frame([1, 0, 0x0c, 0xcc, 0xcc, 0xcc], 100);
+        let beside = link_frame([1, 0x80, 0xc2, 0, 0, 0x10], 0x88cc);
+        for (frame, reason, last) in [
+            (lldp.clone(), "link-protocol", "MAC 02:00:00:00:00:99"),
+            (cdp, "link-protocol", "MAC 02:00:00:00:00:99"),
+            (tagged(&lldp, &[(0x8100, 0xe000)]), "link-protocol", "VLAN 0, MAC"),
+            (tagged(&lldp, &[(0x8100, 300)]), "unknown-vlan", "VLAN 300, MAC"),
+            (beside, "unknown-vlan", "untagged, MAC"),
+        ] {
+            let reasons = ["link-protocol", "unknown-vlan"];
+            let before = reasons.map(|reason| dropped(&alpha, reason));
+            send_frame(&site.switch, "uplink", &frame);
+            let counted = reasons.map(|it| u64::from(it == reason));
+            let after = [before[0] + counted[0], before[1] + counted[1]];
+            wait_within(SOON, &format!("{dataplane}: {last} is counted as {reason}"), || {
+                reasons.map(|reason| dropped(&alpha, reason)) == after
+            });
+            let rows = drops(&alpha, reason);
+            assert!(rows.len() == 1 && rows[0].0 == "trunk0" && rows[0].1.starts_with(last), "{rows:?}");
+        }
         // What was counted of a trunk is kept when it is one no longer.
+        let of_the_link = dropped(&alpha, "link-protocol");
         let counted = dropped(&alpha, "unknown-vlan");
         let rest: Vec<_> = machines.into_iter().filter(|it| (it.1, it.2) != ("alpha", "trunk0")).collect();
         site.rewrite(&rest, NETWORK);
         assert!(alpha.run(&["reload"]).status.success());
         assert_eq!(dropped(&alpha, "unknown-vlan"), counted);
+        assert_eq!(dropped(&alpha, "link-protocol"), of_the_link);
     }
+}
+
+/// What switches tell each other, from the switch's own MAC.
+fn link_frame(to: [u8; 6], kind: u16) -> Vec<u8> {
+    let mut frame = [&to[..], &mac(0x99).0, &kind.to_be_bytes()].concat();
+    frame.resize(60, 0);
+    frame
 }
 
 /// Both kinds of flow between two VLANs of one device.

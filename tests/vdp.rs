@@ -183,6 +183,12 @@ fn a_machine_is_served_for_as_long_as_it_is_associated() {
         let rows = drops["drops"].as_array().unwrap();
         let port = format!("seg0/{}", mac(11));
         assert!(rows.iter().any(|row| row["reason"] == "ingress-denied" && row["from"] == port), "{drops:#}");
+        // What the station and the appliance tell each other is nobody's who would have to be looked for.
+        let of_station =
+            |row: &&serde_json::Value| row["last"].as_str().is_some_and(|last| last.contains(STATION));
+        let told: Vec<_> = daemon.ask(&["show", "drops", "--all"])["drops"].as_array().unwrap().clone();
+        let told: Vec<_> = told.iter().filter(of_station).map(|row| row["reason"].clone()).collect();
+        assert_eq!(told, ["link-protocol"], "{dataplane}: {drops:#}");
         assert_eq!(carried_in_the_kernel(&daemon), dataplane == "ebpf");
         drop((denied, never));
 

@@ -57,6 +57,14 @@ __noinline int resolve(struct __sk_buff *skb)
 	return scratch->from.flags & ATTACHMENT_ANY_VLAN || !is_tagged(skb) || !bpf_skb_vlan_pop(skb);
 }
 
+/* Is it for the next bridge alone, as eastgate_wire::MacAddr::is_of_the_link has it? */
+static __always_inline bool is_of_the_link(const __u8 *to)
+{
+	if (to[0] == 0x01 && to[1] == 0x80 && to[2] == 0xc2)
+		return !to[3] && !to[4] && to[5] < 0x10;
+	return to[0] == 0x01 && !to[1] && to[2] == 0x0c && to[3] == 0xcc && to[4] == 0xcc && (to[5] & 0xfe) == 0xcc;
+}
+
 /*
  * Counts a frame that is nobody's on the trunk or the shared segment that it came by; false where it came by none. Not static, so that the
  * verifier looks at it by itself.
@@ -64,9 +72,13 @@ __noinline int resolve(struct __sk_buff *skb)
 __noinline int count_stray(struct __sk_buff *skb)
 {
 	struct stray_key key = { .ifindex = skb->ifindex, .vlan = vlan_of(skb) };
-	struct stray *stray = bpf_map_lookup_elem(&strays, &key);
+	__u8 to[ETH_ALEN];
+	struct stray *stray;
 	__be16 tci = 0;
 
+	if (!key.vlan && !bpf_skb_load_bytes(skb, 0, to, sizeof(to)) && is_of_the_link(to))
+		key.vlan = STRAY_LINK;
+	stray = bpf_map_lookup_elem(&strays, &key);
 	if (!stray) {
 		key.vlan = STRAY_ANY_VLAN;
 		stray = bpf_map_lookup_elem(&strays, &key);

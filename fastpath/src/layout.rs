@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub use self::attachment::{
     ATTACHMENT_ANY_VLAN, ATTACHMENT_PEER, Attachment, AttachmentKey, DEVICE_NAME, Egress, STRAY_ANY_VLAN,
-    Stray, StrayKey,
+    STRAY_LINK, Stray, StrayKey,
 };
 #[cfg(test)]
 pub(crate) use self::datagram::DATAGRAM_PIECES;

@@ -21,8 +21,8 @@ impl Limits {
             "buckets" => sizes.networks.saturating_add(1),
             "vteps" => sizes.vteps,
             "attachments" | "egress" => sizes.ports,
-            // Of a device, and of each of its shared segments
-            "strays" => sizes.ports.saturating_mul(2),
+            // Two of a device, and one of each of its shared segments
+            "strays" => sizes.ports.saturating_mul(3),
             "endpoints" => sizes.endpoints,
             // The host's, and of each network its own and that of its unknown hosts.
             "accounts" => sizes.networks.saturating_mul(2).saturating_add(sizes.endpoints).saturating_add(1),

@@ -123,6 +123,7 @@ fn shared_numbers() -> BTreeMap<String, u64> {
         ATTACHMENT_PEER,
         DEVICE_NAME,
         STRAY_ANY_VLAN,
+        STRAY_LINK,
         AT_VTEP,
         TEMPLATE_OPEN,
         TEMPLATE_INHERIT_TOS,

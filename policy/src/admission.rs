@@ -307,8 +307,7 @@ fn source_mac(view: &View, site: &Site) -> Result<(), DropReason> {
 }
 
 fn is_link_protocol(view: &View) -> bool {
-    // IEEE 802.1Q table 8-1: STP, pause, LACP, 802.1X, LLDP. 01:00:0c:cc:cc:cc/cd: CDP, VTP and PVST+.
-    matches!(view.dst.0, [0x01, 0x80, 0xc2, 0, 0, 0..=0x0f] | [0x01, 0, 0x0c, 0xcc, 0xcc, 0xcc | 0xcd])
+    view.dst.is_of_the_link()
         // Pause and other MAC control, slow protocols, 802.1X, LLDP: wherever they are addressed to.
         || matches!(view.ethertype, 0x8808 | 0x8809 | 0x888e | 0x88cc)
 }

@@ -95,10 +95,13 @@ pub enum Nobodys {
 }
 
 impl Nobodys {
-    /// Under which it is counted.
+    /// Under which it is counted: what is for the next bridge alone, and untagged as such frames are, says nothing of VLANs and machines.
     #[must_use]
-    pub const fn reason(self) -> DropReason {
+    pub fn reason(self, tag: OuterTag, to: Option<MacAddr>) -> DropReason {
         match self {
+            _ if tag == OuterTag::Untagged && to.is_some_and(MacAddr::is_of_the_link) => {
+                DropReason::LinkProtocol
+            }
             Self::OfNoVlan => DropReason::UnknownVlan,
             Self::OfNoStation => DropReason::UnknownStation,
         }
@@ -165,6 +168,25 @@ mod tests {
         assert_eq!((of(&attached, TRUNK, tag(300)), of(&attached, TRUNK, OuterTag::Other)), (None, None));
         let way = Way { ifindex: TRUNK, vlan: None, station: None };
         assert_eq!(attached.egress(AttachmentId(1)), Some(way));
+    }
+
+    #[test]
+    fn what_is_of_the_link_itself_is_no_stray() {
+        let group = |text: &str| text.parse().ok();
+        for nobodys in [Nobodys::OfNoVlan, Nobodys::OfNoStation] {
+            let reason = |tag, to: &str| nobodys.reason(tag, group(to));
+            let own = nobodys.reason(OuterTag::Untagged, None);
+            assert_ne!(own, DropReason::LinkProtocol, "too short to say");
+            for link in ["01:80:c2:00:00:00", "01:80:c2:00:00:0e", "01:00:0c:cc:cc:cc", "01:00:0c:cc:cc:cd"] {
+                assert_eq!(reason(OuterTag::Untagged, link), DropReason::LinkProtocol, "{link}");
+                assert_eq!(reason(tag(300), link), own, "{link} in a VLAN");
+                assert_eq!(reason(OuterTag::Other, link), own, "{link} in a provider's");
+            }
+            for other in ["01:80:c2:00:00:10", "01:00:0c:cc:cc:ce", "ff:ff:ff:ff:ff:ff", "02:00:00:00:00:01"]
+            {
+                assert_eq!(reason(OuterTag::Untagged, other), own, "{other}");
+            }
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use eastgate_dataplane::pipeline::{
 use eastgate_fastpath::{PUNT_HEADER, attachment_of};
 use eastgate_vtep::header::VXLAN_LEN;
 use eastgate_wire::{
-    Attachment, AttachmentId, DropReason, Frame, Gso, GsoKind, Instant, Location, Offload, OuterTag,
+    Attachment, AttachmentId, DropReason, Frame, Gso, GsoKind, Instant, Location, MacAddr, Offload, OuterTag,
     VtepAddr, view::ethertype,
 };
 use nix::sys::{
@@ -297,7 +297,8 @@ impl Worker {
                 Err(nobodys) => {
                     return match (trunk, received) {
                         (Some(trunk), Some(stray)) => {
-                            let key = DropKey::of_stray(trunk, nobodys.reason());
+                            let to = stray.bytes().first_chunk().copied().map(MacAddr);
+                            let key = DropKey::of_stray(trunk, nobodys.reason(tag, to));
                             let subject = Subject::of_stray(stray.tag(), stray.bytes());
                             shared.count_stray(index, key, stray.bytes().len(), subject, now);
                         }

@@ -38,6 +38,13 @@ impl MacAddr {
         self == Self::BROADCAST
     }
 
+    /// A group that is the next bridge's alone, and that no bridge hands on: IEEE 802.1Q table 8-1 (STP, pause, LACP, 802.1X, LLDP, ECP), and
+    /// 01:00:0c:cc:cc:cc and cd (CDP, VTP, PVST+).
+    #[must_use]
+    pub const fn is_of_the_link(self) -> bool {
+        matches!(self.0, [0x01, 0x80, 0xc2, 0, 0, 0..=0x0f] | [0x01, 0, 0x0c, 0xcc, 0xcc, 0xcc | 0xcd])
+    }
+
     /// An address that a station can have: neither multicast nor zero.
     #[must_use]
     pub fn is_station(self) -> bool {

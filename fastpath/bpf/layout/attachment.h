@@ -58,11 +58,13 @@ struct stray_key {
 	__u16 spare;
 };
 
-enum stray_vlan { STRAY_ANY_VLAN = 0xfff };
+/* What is of the trunk's link itself has a place of its own, by what is no VLAN. */
+enum stray_vlan { STRAY_ANY_VLAN = 0xfff, STRAY_LINK = 0x1000 };
 
 /*
- * Frames that are nobody's: on a trunk those whose VLAN no endpoint has, on a shared segment those from no endpoint of it. How many, and
- * what the last one was. The daemon has an entry for each trunk that it serves, and for each shared segment there.
+ * Frames that are nobody's: on a trunk those whose VLAN no endpoint has, on a shared segment those from no endpoint of it; apart from
+ * both, those of the link itself. How many, and what the last one was. The daemon has two entries for each trunk that it serves, and one for
+ * each shared segment there.
  */
 struct stray {
 	__u64 frames;

@@ -61,6 +61,9 @@ pub struct Egress {
 /// [`StrayKey::vlan`] of a trunk
 pub const STRAY_ANY_VLAN: u16 = 0xfff;
 
+/// Where frames of the link itself are counted that are nobody's: what no VLAN is.
+pub const STRAY_LINK: u16 = 0x1000;
+
 /// Where frames are nobody's: on a trunk, or on a segment of it that endpoints share.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -69,7 +72,8 @@ pub const STRAY_ANY_VLAN: u16 = 0xfff;
 pub struct StrayKey {
     /// Interface index
     pub ifindex: u32,
-    /// The VLAN of a segment, 0 for what is untagged; [`STRAY_ANY_VLAN`] where it is that of no segment and no endpoint
+    /// The VLAN of a segment, 0 for what is untagged; [`STRAY_ANY_VLAN`] where it is that of no segment and no endpoint;
+    /// [`STRAY_LINK`] for the link itself
     pub vlan: u16,
     /// Nothing
     pub spare: u16,

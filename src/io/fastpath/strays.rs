@@ -6,7 +6,7 @@ use eastgate_dataplane::pipeline::{
     counters::{DropCount, DropKey, Subject},
     shared::lock,
 };
-use eastgate_fastpath::{Error, Fastpath, STRAY_ANY_VLAN, Stray, StrayKey};
+use eastgate_fastpath::{Error, Fastpath, STRAY_ANY_VLAN, STRAY_LINK, Stray, StrayKey};
 use eastgate_wire::{AttachmentId, DropReason};
 
 use super::{KernelPath, Tables};
@@ -33,7 +33,9 @@ impl KernelPath {
         if tables.trunks.contains_key(&ifindex) {
             return Ok(());
         }
-        self.fastpath.count_strays(StrayKey { ifindex, vlan: STRAY_ANY_VLAN, spare: 0 })?;
+        for vlan in [STRAY_ANY_VLAN, STRAY_LINK] {
+            self.fastpath.count_strays(StrayKey { ifindex, vlan, spare: 0 })?;
+        }
         tables.trunks.insert(ifindex, Trunk { id, segments: BTreeSet::new(), before: None });
         Ok(())
     }
@@ -93,7 +95,8 @@ impl Trunk {
     /// Where its frames are counted, and for which reasons.
     fn keys(&self, ifindex: u32) -> impl Iterator<Item = (StrayKey, DropReason)> {
         let segments = self.segments.iter().map(|vlan| (*vlan, DropReason::UnknownStation));
-        let all = segments.chain([(STRAY_ANY_VLAN, DropReason::UnknownVlan)]);
+        let device = [(STRAY_ANY_VLAN, DropReason::UnknownVlan), (STRAY_LINK, DropReason::LinkProtocol)];
+        let all = segments.chain(device);
         all.map(move |(vlan, reason)| (StrayKey { ifindex, vlan, spare: 0 }, reason))
     }
 
