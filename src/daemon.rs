@@ -72,7 +72,7 @@ use crate::{
         netlink::{Link, LinkEvent, Netlink},
         worker::{Command, WorkerHandle},
     },
-    plan::{Step, Undo, wanted_ports},
+    plan::{Step, Undo, port_devices, wanted_ports},
 };
 
 /// How often settings are compared and failed devices tried again.
@@ -494,9 +494,9 @@ impl Daemon {
         self.make_routers(&snapshot).await;
         self.list_qdiscs().await;
         self.apply_settings().await;
-        let mut states = BTreeMap::new();
+        let (mut states, devices) = (BTreeMap::new(), port_devices(&host, &wanted));
         for port in &wanted {
-            let state = match self.serve_port(port, &host).await {
+            let state = match self.serve_port(port, &host, &devices).await {
                 Ok(state) => state,
                 Err(error) => PortState::Failed(format!("{error:#}")),
             };
@@ -509,7 +509,7 @@ impl Daemon {
             states.insert(port.id, state);
         }
         self.keep_routes(&snapshot).await;
-        let segments = self.serve_stations(&host).await;
+        let segments = self.serve_stations(&host, &devices).await;
         self.serve_underlay(&snapshot, &host).await;
         if let Err(error) = self.attach_to_underlay(&snapshot, &host).await {
             tracing::error!("datagrams take the slow path: {error:#}");

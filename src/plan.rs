@@ -7,7 +7,7 @@ pub mod routing;
 mod step;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -102,6 +102,12 @@ fn wanted_devices<'p>(host: &'p Host, ports: &'p [WantedPort]) -> BTreeMap<&'p A
     of_stations.chain(ports.iter().map(|port| (port.device(), port.frames()))).collect()
 }
 
+/// The devices that are to carry tenant ports, or stations.
+#[must_use]
+pub fn port_devices(host: &Host, ports: &[WantedPort]) -> BTreeSet<Arc<str>> {
+    wanted_devices(host, ports).into_keys().cloned().collect()
+}
+
 /// The attachments of a snapshot, by device name.
 #[must_use]
 pub fn wanted_ports(snapshot: &Snapshot) -> Vec<WantedPort> {
@@ -127,9 +133,14 @@ pub fn wanted_ports(snapshot: &Snapshot) -> Vec<WantedPort> {
     ports
 }
 
-/// Why a device cannot be a tenant port, and what can be done about it.
+/// Why a device cannot be a tenant port, and what can be done about it. `ports` are all devices that are to be some.
 #[must_use]
-pub fn unfit(link: &Link, host: &Host, links: &BTreeMap<String, Link>) -> Option<String> {
+pub fn unfit(
+    link: &Link,
+    host: &Host,
+    links: &BTreeMap<String, Link>,
+    ports: &BTreeSet<Arc<str>>,
+) -> Option<String> {
     let name = &link.name;
     let by_index = |index: u32| links.values().find(|link| link.index == index);
     if host.devices.iter().any(|device| **device == **name) {
@@ -167,6 +178,28 @@ pub fn unfit(link: &Link, host: &Host, links: &BTreeMap<String, Link>) -> Option
             below = lower.lower;
         }
     }
+    stands_on_port(link, links, ports)
+}
+
+/// What a device that stands on a port would be given is that port's: eastgate comes before the devices above it, and lets nothing through
+/// to them.
+fn stands_on_port(link: &Link, links: &BTreeMap<String, Link>, ports: &BTreeSet<Arc<str>>) -> Option<String> {
+    let mut above = link;
+    for _ in 0..MOST_LOWER {
+        // What a veth names is its other end.
+        if !matches!(above.kind.as_deref(), Some("vlan" | "macvlan" | "macvtap" | "ipvlan")) {
+            return None;
+        }
+        let lower = links.values().find(|link| Some(link.index) == above.lower)?;
+        if ports.contains(&*lower.name) {
+            let (name, lower) = (&link.name, &lower.name);
+            return Some(format!(
+                "{name} stands on {lower}, which is a port itself and has all its frames: give the endpoint the port {lower}, \
+                 with `vlan` or `shared`, or none of the others a port there"
+            ));
+        }
+        above = lower;
+    }
     None
 }
 
@@ -179,11 +212,12 @@ fn usable<'p>(
     ports: &'p [WantedPort],
     links: &BTreeMap<String, Link>,
 ) -> impl Iterator<Item = &'p Arc<str>> {
+    let all = port_devices(host, ports);
     let devices = wanted_devices(host, ports).into_keys();
     devices.filter(move |device| {
         links
             .get(&***device)
-            .is_some_and(|link| kernel::is_entry(device) || unfit(link, host, links).is_none())
+            .is_some_and(|link| kernel::is_entry(device) || unfit(link, host, links, &all).is_none())
     })
 }
 
@@ -415,6 +449,7 @@ pub fn lines(
             lines.extend(routing::router_steps(network).iter().map(Step::line));
         }
     }
+    let devices = port_devices(host, &ports);
     for (device, frames) in wanted_devices(host, &ports) {
         let device = &**device;
         if kernel::is_entry(device) {
@@ -425,7 +460,7 @@ pub fn lines(
             lines.push(Line::note("missing", device, "no such device yet", "served as soon as it appears"));
             continue;
         };
-        if let Some(why) = unfit(link, host, links) {
+        if let Some(why) = unfit(link, host, links, &devices) {
             lines.push(Line::note("refuse port", device, why, "it cannot be a tenant port"));
             continue;
         }
@@ -439,8 +474,9 @@ pub fn lines(
             lines.push(Line::note("note", device, note, "eastgate comes before them"));
         }
     }
-    let is_served =
-        |device: &str| links.get(device).is_some_and(|link| link.up && unfit(link, host, links).is_none());
+    let is_served = |device: &str| {
+        links.get(device).is_some_and(|link| link.up && unfit(link, host, links, &devices).is_none())
+    };
     lines.extend(routing::entries(snapshot, &is_served).into_iter().map(|entry| Step::Route(entry).line()));
     for device in host.devices.iter().filter(|device| !links.contains_key(&***device)) {
         lines.push(Line::note(
@@ -496,4 +532,46 @@ pub fn multicast_groups(snapshot: &Snapshot) -> Vec<std::net::IpAddr> {
     groups.sort_unstable();
     groups.dedup();
     groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_on_a_port_is_none() {
+        let text = "[host.a]\nvtep = \"192.0.2.1\"\ndevice = \"eth0\"\n";
+        let config = eastgate_config::load_str("any", text).unwrap();
+        let link = |index: u32, name: &str, kind: Option<&str>, lower: Option<u32>| {
+            let link = Link {
+                index,
+                name: name.into(),
+                mtu: 1500,
+                up: true,
+                is_veth: false,
+                is_ethernet: true,
+                kind: kind.map(Into::into),
+                controller: None,
+                lower,
+            };
+            (name.to_owned(), link)
+        };
+        let links = BTreeMap::from([
+            link(1, "eth1", None, None),
+            link(2, "eth1.101", Some("vlan"), Some(1)),
+            link(3, "mac0", Some("macvlan"), Some(2)),
+            link(4, "veth0", Some("veth"), Some(1)),
+        ]);
+        let refused = |name: &str, ports: &[&str]| {
+            let ports = ports.iter().map(|port| Arc::from(*port)).collect();
+            unfit(&links[name], config.host("a").unwrap(), &links, &ports)
+        };
+        for above in ["eth1.101", "mac0"] {
+            let why = refused(above, &["eth1", above]).unwrap();
+            assert!(why.starts_with(&format!("{above} stands on eth1")), "{why}");
+            assert_eq!(refused(above, &[above]), None, "alone");
+        }
+        assert_eq!(refused("eth1", &["eth1", "eth1.101"]), None, "what is below has all of it");
+        assert_eq!(refused("veth0", &["eth1", "veth0"]), None, "the other end of a veth is another device");
+    }
 }

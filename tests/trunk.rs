@@ -423,6 +423,35 @@ fn link_frame(to: [u8; 6], kind: u16) -> Vec<u8> {
     frame
 }
 
+/// A device above the trunk is given nothing: the trunk has it all. It is refused, and served once it is alone.
+#[test]
+fn a_device_that_stands_on_a_trunk_is_refused() {
+    for dataplane in DATAPLANES {
+        let Some(site) = Site::new() else { return };
+        site.alpha.ip("link add link trunk0 name above101 up type macvlan mode bridge");
+        let above = (0x15, "alpha", "above101", "");
+        let all = [&MACHINES[..], &[above]].concat();
+        site.rewrite(&all, NETWORK);
+        let alpha = site.run("alpha", dataplane);
+        let why = "failed: above101 stands on trunk0, which is a port itself and has all its frames";
+        let state = alpha.port_state("above101");
+        assert!(state.starts_with(why), "{dataplane}: {state}");
+        assert_eq!(alpha.port_state("trunk0.101"), "forwarding", "{dataplane}: as it would be without");
+        let mut plan = site.alpha.command(common::EASTGATE);
+        plan.arg("plan").arg("--config").arg(&site.config).args(["--host", "alpha"]);
+        let plan = String::from_utf8(plan.output().unwrap().stdout).unwrap();
+        assert!(plan.contains("refuse port") && plan.contains("above101 stands on trunk0"), "{plan}");
+        let doctor = alpha.run(&["doctor"]);
+        let doctor = String::from_utf8(doctor.stdout).unwrap();
+        assert!(doctor.contains("above101 stands on trunk0"), "{doctor}");
+
+        let without: Vec<_> = all.into_iter().filter(|it| (it.1, it.2) != ("alpha", "trunk0")).collect();
+        site.rewrite(&without, NETWORK);
+        assert!(alpha.run(&["reload"]).status.success());
+        wait_within(SOON, "it is served alone", || alpha.port_state("above101") == "forwarding");
+    }
+}
+
 /// Both kinds of flow between two VLANs of one device.
 struct Flows {
     allowed: (Stream, Sink),

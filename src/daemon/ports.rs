@@ -1,6 +1,9 @@
 //! Tenant ports: devices are guarded and listened to, and of a trunk each VLAN is opened by itself.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use anyhow::Result;
 use eastgate_config::Host;
@@ -95,15 +98,20 @@ impl Daemon {
         }
     }
 
-    pub(super) async fn serve_port(&mut self, port: &WantedPort, host: &Host) -> Result<PortState> {
+    pub(super) async fn serve_port(
+        &mut self,
+        port: &WantedPort,
+        host: &Host,
+        devices: &BTreeSet<Arc<str>>,
+    ) -> Result<PortState> {
         let Some(link) = self.links.get(&**port.device()).cloned() else { return Ok(PortState::Absent) };
         let why = match &port.kind {
             PortKind::Kernel => None,
-            PortKind::Endpoint => unfit(&link, host, &self.links),
+            PortKind::Endpoint => unfit(&link, host, &self.links, devices),
             PortKind::Routed { entry, addresses } => {
                 let entry = self.registry.get(*entry).map(|attachment| attachment.device.clone());
                 let unroutable = || self.unroutable(&entry.unwrap_or_default(), addresses);
-                unfit(&link, host, &self.links).or_else(unroutable)
+                unfit(&link, host, &self.links, devices).or_else(unroutable)
             }
         };
         if let Some(why) = why {

@@ -11,7 +11,7 @@ pub(super) mod terms;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{
         Arc, Mutex,
@@ -147,7 +147,11 @@ impl Daemon {
     }
 
     /// Serves the devices behind which stations are: open to them, and closed to machines until these are associated.
-    pub(super) async fn serve_stations(&mut self, host: &Host) -> BTreeMap<Arc<str>, PortState> {
+    pub(super) async fn serve_stations(
+        &mut self,
+        host: &Host,
+        devices: &BTreeSet<Arc<str>>,
+    ) -> BTreeMap<Arc<str>, PortState> {
         let is_at = |daemon: &Self, device: &str, ifindex: u32| {
             daemon.links.get(device).is_some_and(|link| link.index == ifindex)
                 && host.vdp.contains_key(device)
@@ -159,7 +163,7 @@ impl Daemon {
         }
         let mut states = BTreeMap::new();
         for device in host.vdp.keys() {
-            let state = match self.serve_stations_at(device, host).await {
+            let state = match self.serve_stations_at(device, host, devices).await {
                 Ok(state) => state,
                 Err(error) => PortState::Failed(format!("{error:#}")),
             };
@@ -174,9 +178,14 @@ impl Daemon {
         states
     }
 
-    async fn serve_stations_at(&mut self, device: &Arc<str>, host: &Host) -> Result<PortState> {
+    async fn serve_stations_at(
+        &mut self,
+        device: &Arc<str>,
+        host: &Host,
+        devices: &BTreeSet<Arc<str>>,
+    ) -> Result<PortState> {
         let Some(link) = self.links.get(&**device).cloned() else { return Ok(PortState::Absent) };
-        if let Some(why) = unfit(&link, host, &self.links) {
+        if let Some(why) = unfit(&link, host, &self.links, devices) {
             self.leave_stations(link.index);
             self.close_unused(link.index);
             return Ok(PortState::Failed(why));

@@ -14,6 +14,7 @@ use crate::{
         sysctl,
     },
     plan::{
+        port_devices,
         routing::{ports_of_ipv6, routed_networks},
         unfit, wanted_ports, wanted_settings,
     },
@@ -30,11 +31,12 @@ pub(super) fn of(snapshot: &Snapshot, devices: Option<&Devices>) -> Option<Site>
     let host = config.host(&snapshot.host)?;
     let links = devices.map(|devices| &devices.links);
     let wanted = wanted_ports(snapshot);
+    let all = port_devices(host, &wanted);
     let mut ports = BTreeMap::<String, Port>::new();
     for (endpoint, attachment) in endpoints(snapshot) {
         let device = attachment.device.to_string();
         let port = ports.entry(device.clone()).or_insert_with(|| Port {
-            unfit: links.and_then(|links| unfit(links.get(&device)?, host, links)),
+            unfit: links.and_then(|links| unfit(links.get(&device)?, host, links, &all)),
             endpoints: Vec::new(),
             is_trunk: false,
             device,
