@@ -12,6 +12,7 @@ mod datagram;
 mod guard;
 mod layout;
 mod limits;
+mod load;
 pub mod numbers;
 mod pins;
 mod policy;
@@ -30,8 +31,10 @@ use std::{
     sync::Arc,
 };
 
-use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, Object, ObjectBuilder, OpenObject, ProgramInput};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapInfo, ProgramInput};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use self::load::{Loaded, load, open};
 
 pub use self::{
     created::{Accounts, CtSettings, TakeResult},
@@ -109,7 +112,7 @@ pub enum Error {
 /// The loaded programs and their tables. They live until the last program is detached and this is dropped.
 #[derive(Debug)]
 pub struct Fastpath {
-    object: Object,
+    loaded: Loaded,
     flows: MapHandle,
     attachments: MapHandle,
     egress: MapHandle,
@@ -256,13 +259,13 @@ impl Fastpath {
         }
     }
 
-    fn of(object: Object) -> Result<Self, Error> {
+    fn of(loaded: Loaded) -> Result<Self, Error> {
         let map = |name: &'static str| {
-            let found = object.maps().find(|map| map.name() == name).ok_or(Error::Missing(name))?;
+            let found = loaded.tables.maps().find(|map| map.name() == name).ok_or(Error::Missing(name))?;
             MapHandle::try_from(&found).map_err(Error::Load)
         };
         let program = |name: &'static str| {
-            let found = object.progs().find(|program| program.name() == name).ok_or(Error::Missing(name))?;
+            let found = loaded.program(name).ok_or(Error::Missing(name))?;
             Ok::<_, Error>(found.as_fd().try_clone_to_owned()?)
         };
         let (flows, networks) = (map("flows")?, map("networks")?);
@@ -285,7 +288,7 @@ impl Fastpath {
         let changed = map("changed")?;
         let (take, recheck) = (program("take")?, program("recheck")?);
         Ok(Self {
-            object,
+            loaded,
             flows,
             attachments,
             egress,
@@ -350,8 +353,7 @@ impl Fastpath {
         ifindex: u32,
         segment: u16,
     ) -> Result<Trial, Error> {
-        let found =
-            self.object.progs_mut().find(|found| found.name() == program).ok_or(Error::Missing(program))?;
+        let found = self.loaded.program(program).ok_or(Error::Missing(program))?;
         let mut context = [0u8; trial::CONTEXT];
         context[trial::IFINDEX..trial::IFINDEX + 4].copy_from_slice(&ifindex.to_ne_bytes());
         context[trial::GSO_SIZE..trial::GSO_SIZE + 4].copy_from_slice(&u32::from(segment).to_ne_bytes());
@@ -381,7 +383,7 @@ impl Fastpath {
     /// The tables that are not as large as `limits` say: name, entries they may have, entries they should.
     #[must_use]
     pub fn missized(&self, limits: &Limits) -> Vec<(String, u32, u32)> {
-        let sizes = self.object.maps().filter_map(|map| {
+        let sizes = self.loaded.tables.maps().filter_map(|map| {
             let name = map.name().to_str()?.to_owned();
             // Those are as large as `attachments`, and say nothing more.
             let wanted = limits.of(&name).filter(|_| !["egress", "strays"].contains(&&*name))?;
@@ -496,28 +498,6 @@ impl Fastpath {
             .map(|found| found.then_some(answer))
             .map_err(|source| Error::Table { table: "neighbor_cache", source })
     }
-}
-
-fn load(open: OpenObject) -> Result<Object, Error> {
-    cost::listening(|| open.load()).map_err(|(source, said)| {
-        let said: Vec<&str> = said.lines().filter(|line| !line.is_empty()).collect();
-        let end = said.iter().rposition(|line| line.starts_with("processed ")).unwrap_or(said.len());
-        Error::Refused { source, said: said[end.saturating_sub(SAID_LINES)..end].join("; ") }
-    })
-}
-
-/// Lines of the verifier's log that say why it refused a program.
-const SAID_LINES: usize = 6;
-
-fn open(limits: &Limits) -> Result<OpenObject, Error> {
-    libbpf_rs::set_print(None);
-    let mut open = ObjectBuilder::default().open_memory(&OBJECT.0).map_err(Error::Load)?;
-    for mut map in open.maps_mut() {
-        if let Some(entries) = map.name().to_str().and_then(|name| limits.of(name)) {
-            map.set_max_entries(entries).map_err(Error::Load)?;
-        }
-    }
-    Ok(open)
 }
 
 fn read<V: FromZeros + FromBytes + IntoBytes>(

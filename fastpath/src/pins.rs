@@ -16,7 +16,7 @@ impl Fastpath {
     pub fn pin(&self, folder: &Path) -> Result<(), Error> {
         fs::DirBuilder::new().mode(0o700).create(folder).map_err(|source| Error::Pin(source.into()))?;
         let kept = kept();
-        for map in self.object.maps().filter(|map| kept.iter().any(|name| map.name() == *name)) {
+        for map in self.loaded.tables.maps().filter(|map| kept.iter().any(|name| map.name() == *name)) {
             let mut handle = MapHandle::try_from(&map).map_err(Error::Pin)?;
             handle.pin(folder.join(map.name())).map_err(Error::Pin)?;
         }
