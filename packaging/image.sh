@@ -11,12 +11,17 @@ rm "$root/eastgate.deb"
 
 # Modes and owners are those of an installed system, whatever they are in a checkout.
 cp -R --no-preserve=mode,ownership "$files/." "$root/"
-chmod 0755 "$root"/usr/lib/eastgate/* "$root/etc/initramfs-tools/hooks/eastgate-cards"
+chmod 0755 "$root"/usr/lib/eastgate/* "$root"/etc/systemd/system-generators/* "$root/etc/initramfs-tools/hooks/eastgate" \
+    "$root"/etc/initramfs-tools/scripts/*/eastgate
 chmod 0440 "$root/etc/sudoers.d/admin"
 
 chroot "$root" useradd --create-home --shell /bin/bash --groups sudo admin
-chroot "$root" systemctl --quiet enable eastgate-seed eastgate-seed-late eastgate-cards eastgate-serving eastgate-host-key \
-    nftables systemd-networkd systemd-resolved systemd-timesyncd
+install -d -m 0700 "$root/home/admin/.ssh"
+chroot "$root" chown admin:admin /home/admin/.ssh
+chroot "$root" systemctl --quiet enable eastgate-seed eastgate-cards eastgate-devices eastgate-serving eastgate-host-key \
+    nftables systemd-networkd systemd-timesyncd serial-getty@ttyS0
+# By eastgate-devices.
+chroot "$root" systemctl --quiet disable systemd-resolved
 chroot "$root" systemctl --quiet disable ssh.service ssh.socket
 wants=$root/etc/systemd/system/sys-subsystem-net-devices-mgmt0.device.wants
 mkdir -p "$wants"
@@ -24,6 +29,15 @@ ln -s /lib/systemd/system/ssh.socket "$wants/ssh.socket"
 # An appliance is upgraded when somebody does it.
 chroot "$root" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer e2scrub_reap.service \
     dpkg-db-backup.timer
+# Nor does it need, at each start, what is for other machines: file systems that nobody mounts, encrypted disks, init scripts.
+chroot "$root" systemctl --quiet mask dev-hugepages.mount dev-mqueue.mount sys-fs-fuse-connections.mount \
+    sys-kernel-config.mount sys-kernel-debug.mount sys-kernel-tracing.mount proc-sys-fs-binfmt_misc.automount \
+    systemd-binfmt.service systemd-repart.service systemd-pstore.service systemd-network-generator.service \
+    kmod-static-nodes.service systemd-tmpfiles-setup-dev.service modprobe@drm.service
+for generator in cryptsetup getty gpt-auto hibernate-resume integritysetup rc-local run system-update sysv veritysetup; do
+    ln -s /dev/null "$root/etc/systemd/system-generators/systemd-$generator-generator"
+done
+rm -f "$root/etc/modules-load.d/modules.conf"
 ln -sf /run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 
 # Loaders: Debian's signed ones for UEFI, and one for BIOS that finds the menu by itself. Their packages have done their part.
@@ -50,3 +64,5 @@ chroot "$root" update-initramfs -u -k all
 rm -f "$root"/etc/ssh/ssh_host_*
 : >"$root/etc/machine-id"
 rm -f "$root/var/lib/dbus/machine-id" "$root/var/lib/systemd/random-seed"
+# What systemd does once after an upgrade is done, and is not to be done at the first start.
+touch -d "1 minute" "$root/etc/.updated" "$root/var/.updated"

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::appliance::{Appliance, Firmware, Place, wire};
+use super::appliance::{Appliance, Attached, Firmware, Place, wire};
 use super::generator::Generator;
 use super::machine::{Shell, wait_for};
 use super::seed;
@@ -73,19 +73,53 @@ fn play(mut site: Site, image: &Path, next: &Path) -> Result<()> {
     story.nothing_passes_while_it_is_killed_and_reset(next)?;
     story.it_has_room_for_flows()?;
     drop(story);
-    from_cloud_init(&mut site, image)
+    from_cloud_init(&mut site, image)?;
+    a_seed_comes_late_and_is_changed(&mut site, image, &own)
 }
 
 /// An appliance whose seed cannot be taken has no policy: the machines do not reach each other through it, nor it.
 fn a_seed_that_is_refused_opens_nothing(site: &mut Site, image: &Path, seed: &Path) -> Result<()> {
     seed::own(seed, &site.place.folder, "[tenant.acme.network.app]\nvni = 16777216\n", &site.place.key)?;
-    let mut appliance = Appliance::power_on(&site.place, image, seed, Firmware::Bios)?;
+    let mut appliance =
+        Appliance::power_on(&site.place, image, seed, Firmware::Bios, Attached::PvscsiAndIde)?;
     appliance.wait_until_it_says("nothing of the seed disk is taken over")?;
     appliance.wait_until_it_says("login:")?;
     for (from, to) in [(1, 2), (2, 1), (1, 3)] {
         ensure!(!site.answers(from, to)?, "vm{from} reaches vm{to} without any policy");
     }
-    told("a seed that is refused opens nothing, and the console says why");
+    told("a seed that is refused opens nothing, and the console says why (disk by PVSCSI, seed by IDE)");
+    Ok(())
+}
+
+/// An appliance that finds no seed waits for none, and takes over the one that comes. What is changed on it then stays, until the seed
+/// is another one.
+fn a_seed_comes_late_and_is_changed(site: &mut Site, image: &Path, seed: &Path) -> Result<()> {
+    seed::own(seed, &site.place.folder, &configuration(Database::Closed), &site.place.key)?;
+    let mut appliance =
+        Appliance::power_on(&site.place, image, seed, Firmware::Bios, Attached::NvmeAndNoSeed)?;
+    appliance.wait_until_it_says("no disk has the label EASTGATE")?;
+    appliance.wait_until_it_says("login:")?;
+    ensure!(!site.answers(1, 2)?, "vm1 reaches vm2 without any policy");
+    appliance.attach_seed()?;
+    appliance.wait_until_it_serves()?;
+    let mut story = Story { site, appliance };
+    story.the_cards_of_tenants_are_its_alone()?;
+    story.what_is_allowed_passes()?;
+    ensure!(!story.site.answers(1, 3)?, "the database answers");
+    told("a seed that comes while it runs is taken over, with the names of its cards (disk by NVMe)");
+
+    // The disk that was plugged in is there from the start now.
+    story.appliance.reload(&story.site.place, &configuration(Database::Open))?;
+    story.appliance.run("sync")?;
+    story.appliance.machine.reset()?;
+    wait_for("what was changed is in force after a reset", SOON * 2, || story.site.answers(1, 3))?;
+    let another = format!("# Another one\n{}", configuration(Database::Closed));
+    seed::own(seed, &story.site.place.folder, &another, &story.site.place.key)?;
+    story.appliance.machine.reset()?;
+    wait_for("another seed's policy is in force after a reset", SOON * 2, || {
+        Ok(story.site.answers(1, 2)? && !story.site.answers(1, 3)?)
+    })?;
+    told("what is changed on it stays over a reset, and a seed that is another one counts again");
     Ok(())
 }
 

@@ -24,6 +24,36 @@ pub(super) enum Firmware {
     Uefi,
 }
 
+/// What its disk and its seed are attached by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attached {
+    /// Both by virtio
+    Virtio,
+    /// The disk by VMware's controller, the seed by IDE
+    PvscsiAndIde,
+    /// The disk by NVMe; the seed comes later ([`Appliance::attach_seed`])
+    NvmeAndNoSeed,
+}
+
+impl Attached {
+    fn arguments(self, disk: &Path, seed: &Path) -> Vec<String> {
+        let drive = |id, format, file: &Path, more| {
+            format!("if=none,id={id},format={format},file={}{more}", file.display())
+        };
+        let disk = drive("disk", "qcow2", disk, "");
+        // IDE's disks may be written.
+        let seed = drive("seed", "raw", seed, if self == Self::PvscsiAndIde { "" } else { ",readonly=on" });
+        let devices: &[&str] = match self {
+            Self::Virtio => &["virtio-blk-pci,drive=disk,bootindex=1", "virtio-blk-pci,drive=seed"],
+            Self::PvscsiAndIde => &["pvscsi", "scsi-hd,drive=disk,bootindex=1", "ide-hd,drive=seed"],
+            Self::NvmeAndNoSeed => &["nvme,drive=disk,serial=eastgate,bootindex=1"],
+        };
+        let mut words = vec!["-drive".to_owned(), disk, "-drive".to_owned(), seed];
+        words.extend(devices.iter().flat_map(|device| ["-device".to_owned(), (*device).to_owned()]));
+        words
+    }
+}
+
 /// Where everything of a run is.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -72,13 +102,19 @@ pub(super) struct Appliance {
 impl Appliance {
     /// Boots a copy of `image` with a seed disk, and waits until it serves.
     pub(super) fn boot(place: &Place, image: &Path, seed: &Path, firmware: Firmware) -> Result<Self> {
-        let mut appliance = Self::power_on(place, image, seed, firmware)?;
+        let mut appliance = Self::power_on(place, image, seed, firmware, Attached::Virtio)?;
         appliance.wait_until_it_serves()?;
         Ok(appliance)
     }
 
     /// Boots a copy of `image` with a seed disk.
-    pub(super) fn power_on(place: &Place, image: &Path, seed: &Path, firmware: Firmware) -> Result<Self> {
+    pub(super) fn power_on(
+        place: &Place,
+        image: &Path,
+        seed: &Path,
+        firmware: Firmware,
+        attached: Attached,
+    ) -> Result<Self> {
         let folder = &place.folder;
         let disk = folder.join("appliance.qcow2");
         let mut copy = Command::new("qemu-img");
@@ -104,8 +140,7 @@ impl Appliance {
                 ]);
                 qemu.arg("-drive").arg(format!("if=pflash,format=raw,file={}", variables.display()));
             }
-            qemu.arg("-drive").arg(format!("if=virtio,format=qcow2,file={}", disk.display()));
-            qemu.arg("-drive").arg(format!("if=virtio,format=raw,readonly=on,file={}", seed.display()));
+            qemu.args(attached.arguments(&disk, seed));
             let forward = format!("user,id=management,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22");
             qemu.args(["-netdev", &forward]);
             for (id, device) in [("trunk", "a"), ("generator", "g")] {
@@ -118,6 +153,13 @@ impl Appliance {
             }
         })?;
         Ok(Self { machine, port, key: place.private_key() })
+    }
+
+    /// Plugs the seed in, while it runs.
+    pub(super) fn attach_seed(&self) -> Result<()> {
+        self.machine.command(
+            "{\"execute\": \"device_add\", \"arguments\": {\"driver\": \"virtio-blk-pci\", \"drive\": \"seed\", \"id\": \"late\"}}",
+        )
     }
 
     /// Waits until policy is in force, after power on, a reset or a restart.
@@ -170,10 +212,12 @@ impl Appliance {
         command
     }
 
-    /// When it served, in seconds of its own clock since its kernel started.
+    /// When it served, in seconds of its own clock since its kernel started: the policy was in force, and the tenants' cards were up.
     pub(super) fn served_after(&self) -> Result<f64> {
-        let said = self.run("systemctl show eastgate -p ActiveEnterTimestampMonotonic --value")?;
-        Ok(said.trim().parse::<f64>().with_context(|| said.clone())? / 1e6)
+        let said = self.run("sudo journalctl -b -u eastgate-serving -o cat --no-pager")?;
+        let seconds = said.split_once("in force, ").and_then(|(_, rest)| rest.split_once(" s "));
+        let (seconds, _) = seconds.with_context(|| said.clone())?;
+        seconds.parse().with_context(|| said.clone())
     }
 
     /// Memory that is in use, in MiB.

@@ -46,15 +46,22 @@ impl Machine {
 
     /// Its power button is pressed for long, and it starts again: nothing in it is asked.
     pub(super) fn reset(&self) -> Result<()> {
+        self.command("{\"execute\": \"system_reset\"}")
+    }
+
+    /// Has the emulator do what a command of its monitor says.
+    pub(super) fn command(&self, command: &str) -> Result<()> {
         let stream = UnixStream::connect(&self.monitor).context("the emulator's monitor")?;
         stream.set_read_timeout(Some(COMMAND_BOUND))?;
         let mut said = BufReader::new(stream.try_clone()?).lines();
         said.next().context("the monitor says nothing")??;
-        for command in ["qmp_capabilities", "system_reset"] {
-            writeln!(&stream, "{{\"execute\": \"{command}\"}}")?;
+        for command in ["{\"execute\": \"qmp_capabilities\"}", command] {
+            writeln!(&stream, "{command}")?;
             // Events may come before the answer.
-            let answer = said.find(|line| line.as_ref().map_or(true, |line| line.contains("\"return\"")));
-            answer.with_context(|| format!("the monitor does not answer {command}"))??;
+            let is_answer = |line: &String| line.contains("\"return\"") || line.contains("\"error\"");
+            let answer = said.find(|line| line.as_ref().map_or(true, is_answer));
+            let answer = answer.with_context(|| format!("the monitor does not answer {command}"))??;
+            ensure!(answer.contains("\"return\""), "the monitor answers {command} by {answer}");
         }
         Ok(())
     }
