@@ -168,6 +168,8 @@ struct Packet {
     vni: Option<Vni>,
     /// Where the tenant's frame begins
     inner: usize,
+    /// The port or the VTEP that it came from, as events name it
+    from: Option<String>,
     /// Of a port: the endpoint that it is from or for
     endpoint: Option<String>,
     /// It is at a VLAN of a trunk, and has the tag.
@@ -433,16 +435,20 @@ impl Run<'_> {
             captured,
             vni: None,
             inner: 0,
+            from: None,
             endpoint: None,
             tagged: false,
             arrived: Instant::now(),
         };
         if device.endpoints.is_empty() {
-            let (vni, inner) = told::in_tunnel(&packet.captured, self.port, self.vtep)?;
-            (packet.vni, packet.inner) = (Some(vni), inner);
+            let told::Tunnelled { from, vni, inner } =
+                told::in_tunnel(&packet.captured, self.port, self.vtep)?;
+            (packet.vni, packet.inner, packet.from) = (vni, inner, Some(from.to_string()));
         } else if let Some(Placed { row, vlan, .. }) = told::of_port(&device.endpoints, &packet.captured) {
             (packet.vni, packet.tagged) = (Some(row.vni), vlan.is_some());
-            packet.endpoint = Some(row.endpoint.clone());
+            (packet.endpoint, packet.from) = (Some(row.endpoint.clone()), row.port.clone());
+        } else {
+            packet.from = Some(device.name.clone());
         }
         let is_of_wanted = |packet: &Packet| match &packet.endpoint {
             Some(name) => self.teller.is_wanted(packet.vni, name),

@@ -13,7 +13,10 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
-use eastgate_dataplane::pipeline::batch::{Batch, Egress, Emit, NarrowPath, Origin, Report, Tunnel};
+use eastgate_dataplane::pipeline::{
+    batch::{Batch, Egress, Emit, NarrowPath, Origin, Report, Tunnel},
+    counters::Subject,
+};
 use eastgate_vtep::{header::VXLAN_LEN, offload::segment::segment};
 use eastgate_wire::{
     DropReason, Offload, View, Vni,
@@ -124,10 +127,29 @@ impl Sender {
         self.scratch.clear();
     }
 
-    fn drop_group(&mut self, group: &[Emit], reason: DropReason) {
+    fn drop_group(&mut self, group: &[Emit], reason: DropReason, batch: &Batch, received: &RecvBatch) {
         for emit in group {
-            self.report.note_dropped(emit.vni, reason, 1);
+            let first = || Subject::of_frame(emit.vni, slice(emit, batch.made(), received));
+            self.report.note_dropped(emit.vni, reason, 1, first);
         }
+    }
+
+    /// What the first frame of a message is; in front of it there may be a header of the socket's or of the tunnel's.
+    fn subject_of(&self, message: &Message, tunnel: bool) -> Subject {
+        let pieces =
+            self.iovecs.get(message.pieces.start as usize..message.pieces.end as usize).unwrap_or_default();
+        let (pieces, header) = match pieces.split_first() {
+            // What a port's socket wants to know of a frame has a piece of its own.
+            Some((_, frame)) if !tunnel => (frame, 0),
+            _ => (pieces, VXLAN_LEN),
+        };
+        // SAFETY: `describe` has just written these, and what they point to lives until the batch is over.
+        let bytes = |piece: &libc::iovec| unsafe {
+            std::slice::from_raw_parts(piece.iov_base.cast::<u8>(), piece.iov_len)
+        };
+        let whole: Vec<u8> = pieces.iter().flat_map(bytes).copied().collect();
+        let one = message.segment.map_or(whole.len(), usize::from);
+        Subject::of_frame(message.vni, whole.get(header..one.min(whole.len())).unwrap_or_default())
     }
 
     /// Adds bytes to the scratch; the piece that they are.
@@ -155,7 +177,7 @@ impl Sender {
         sockets: &Sockets,
     ) {
         let Some(tx_sockets) = &sockets.tx_sockets else {
-            return self.drop_group(group, DropReason::VtepUnreachable);
+            return self.drop_group(group, DropReason::VtepUnreachable, batch, received);
         };
         self.clear();
         let (bursts, sums) = (tx_sockets.bursts_to(tunnel.to), tx_sockets.sums_to(tunnel.to));
@@ -205,7 +227,10 @@ impl Sender {
         });
         let layout = match layout {
             Ok(layout) => layout,
-            Err(reason) => return self.report.note_dropped(emit.vni, reason, 1),
+            Err(reason) => {
+                let first = || Subject::of_frame(emit.vni, bytes.get(VXLAN_LEN..).unwrap_or_default());
+                return self.report.note_dropped(emit.vni, reason, 1, first);
+            }
         };
         let per_message = if burst { BURST.min(BURST_BYTES / layout.size.max(1)).max(1) } else { 1 };
         let mut at = start;
@@ -242,8 +267,11 @@ impl Sender {
             Ok(tx_socket) => tx_socket,
             Err(error) => {
                 tracing::warn!(%error, source = tunnel.source, "no socket for a source port");
+                self.describe(None, batch, received);
                 for message in std::mem::take(&mut self.messages) {
-                    self.report.note_dropped(message.vni, DropReason::VtepUnreachable, message.frames);
+                    let first = self.subject_of(&message, true);
+                    let (reason, frames) = (DropReason::VtepUnreachable, message.frames);
+                    self.report.note_dropped(message.vni, reason, frames, || first);
                 }
                 return;
             }
@@ -264,7 +292,7 @@ impl Sender {
     }
 
     fn read_errors(&mut self, tx_socket: &TxSocket, source: u16) {
-        let failed = self.report.dropped.iter().any(|(_, reason, _)| *reason == DropReason::TooBig);
+        let failed = self.report.dropped.iter().any(|dropped| dropped.reason == DropReason::TooBig);
         if failed {
             while let Some((to, mtu)) = tx_socket.too_big() {
                 self.report.narrow.push(NarrowPath { to, source, mtu });
@@ -318,7 +346,10 @@ impl Sender {
                     self.report.bursts_refused += 1;
                     sent += self.send_singly(fd, to, at, &reason);
                 }
-                None => self.report.note_dropped(message.vni, reason(&error), message.frames),
+                None => {
+                    let first = self.subject_of(message, to.is_some());
+                    self.report.note_dropped(message.vni, reason(&error), message.frames, || first);
+                }
             }
             retried = false;
             at += 1;
@@ -361,7 +392,9 @@ impl Sender {
                 // which live until this call returns.
                 let done = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT) };
                 if done < 0 {
-                    self.report.note_dropped(message.vni, reason(&io::Error::last_os_error()), 1);
+                    let error = io::Error::last_os_error();
+                    let first = self.subject_of(&message, true);
+                    self.report.note_dropped(message.vni, reason(&error), 1, || first);
                 } else {
                     sent += 1;
                 }

@@ -18,6 +18,7 @@ mod daemon;
 pub mod hooks;
 pub mod hub;
 mod machine;
+pub mod page;
 pub mod running;
 mod script;
 pub mod site;

@@ -2,26 +2,27 @@
 //! another origin gets.
 
 use std::{
-    fs::{self, Permissions},
+    fs,
     io::{BufRead as _, BufReader, Write as _},
     net::TcpStream,
-    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::Command,
     time::Duration,
 };
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     browser::{Browser, DESK, DOWN, ENTER, ESCAPE, PHONE, RIGHT, Size, TAB},
-    common::{Daemon, Space, Stream, bind_tcp, eastgate, site::*, wait_for},
+    common::{
+        Daemon, Space, Stream, bind_tcp,
+        page::{self, ORIGIN},
+        site::*,
+        wait_for,
+    },
     looks::pictures,
     sign_in,
 };
-
-const API: &str = "127.0.0.1:8443";
-const ORIGIN: &str = "https://127.0.0.1:8443";
 
 /// Pictures in the documentation have at most so many bytes.
 const SMALL: u64 = 80_000;
@@ -73,26 +74,12 @@ impl Served {
             format!("{hosts}{GROUPS}\n[tenant.acme.endpoint.web1]{webs}\n[tenant.acme.endpoint.db1]{db}")
         });
         site.beta.ip("link set lo up");
-        let [certificate, key] = certificate(&site);
-        let made = eastgate([&["token", "new", "page", "-o", "json"], role].concat());
-        let made: Value = serde_json::from_slice(&made.stdout).unwrap();
-        let tokens = site.world.write("tokens.toml", made["table"].as_str().unwrap());
-        fs::set_permissions(&tokens, Permissions::from_mode(0o600)).unwrap();
-        let options = [
-            "--dataplane",
-            "userspace",
-            "--api",
-            API,
-            "--api-certificate",
-            &certificate,
-            "--api-key",
-            &key,
-            "--api-tokens",
-            tokens.to_str().unwrap(),
-        ];
+        let (page, token) = page::options(&site.world, role);
+        let page = page.iter().map(String::as_str);
+        let options: Vec<&str> = ["--dataplane", "userspace"].into_iter().chain(page).collect();
         let beta = site.run_more("beta", &options);
         let alpha = site.run("alpha");
-        Some(Self { site, beta, alpha, token: made["token"].as_str().unwrap().to_owned() })
+        Some(Self { site, beta, alpha, token })
     }
 
     /// Web1 is refused, and both speak to db1, one of them as long as that is tried out.
@@ -129,31 +116,6 @@ impl Served {
     fn stop(self) {
         [self.alpha, self.beta].into_iter().for_each(|daemon| assert!(daemon.stop().success()));
     }
-}
-
-/// One for the loopback, which nobody has to trust: the files of it and its key.
-fn certificate(site: &Site) -> [String; 2] {
-    let [certificate, key] =
-        ["api.pem", "api.key"].map(|name| site.world.path(name).to_str().unwrap().to_owned());
-    let mut openssl = Command::new("openssl");
-    openssl.args([
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=beta",
-    ]);
-    openssl.args(["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", &key, "-out", &certificate]);
-    let made = openssl.output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
-    [certificate, key]
 }
 
 /// What has the keyboard can be seen to have it.

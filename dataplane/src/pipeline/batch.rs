@@ -6,6 +6,7 @@ use eastgate_wire::{AttachmentId, DropReason, Frame, Offload, Vni, VtepAddr};
 
 use super::{
     answer::AnswerOffer,
+    counters::Subject,
     offload::{Handover, Offer},
 };
 
@@ -62,12 +63,25 @@ pub struct Report {
     pub to_ports: u64,
     /// Datagrams sent to the underlay
     pub to_underlay: u64,
-    /// Frames not sent, by network and reason
-    pub dropped: Vec<(Vni, DropReason, u32)>,
+    /// Frames not sent
+    pub dropped: Vec<Undelivered>,
     /// Paths that turned out to be narrower than the link
     pub narrow: Vec<NarrowPath>,
     /// Bursts that the kernel did not take, and that were sent one datagram after the other
     pub bursts_refused: u64,
+}
+
+/// Frames of a network that were to be sent, and were not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Undelivered {
+    /// Their network
+    pub vni: Vni,
+    /// Why
+    pub reason: DropReason,
+    /// How many they are
+    pub frames: u32,
+    /// The first of them
+    pub first: Subject,
 }
 
 /// A datagram was too big for its path.
@@ -83,10 +97,16 @@ pub struct NarrowPath {
 
 impl Report {
     /// Counts frames that were not sent.
-    pub fn note_dropped(&mut self, vni: Vni, reason: DropReason, frames: u32) {
+    pub fn note_dropped(
+        &mut self,
+        vni: Vni,
+        reason: DropReason,
+        frames: u32,
+        first: impl FnOnce() -> Subject,
+    ) {
         match self.dropped.last_mut() {
-            Some((v, r, count)) if (*v, *r) == (vni, reason) => *count += frames,
-            _ => self.dropped.push((vni, reason, frames)),
+            Some(last) if (last.vni, last.reason) == (vni, reason) => last.frames += frames,
+            _ => self.dropped.push(Undelivered { vni, reason, frames, first: first() }),
         }
     }
 }

@@ -18,7 +18,7 @@ use eastgate_vtep::mtu::path::{PathSettings, Paths, Quote};
 use eastgate_wire::{Cursor, FlowKey, Instant, VtepAddr};
 
 use super::{
-    batch::{NarrowPath, Report},
+    batch::{NarrowPath, Report, Undelivered},
     counters::{Counters, DropCount, DropKey, Subject},
     events::Happenings,
     helpers::Helpers,
@@ -275,11 +275,14 @@ impl Shared {
         counters.to_ports.fetch_add(report.to_ports, Relaxed);
         counters.to_underlay.fetch_add(report.to_underlay, Relaxed);
         self.bursts_refused.fetch_add(report.bursts_refused, Relaxed);
-        for (vni, reason, frames) in &report.dropped {
+        for Undelivered { vni, reason, frames, first } in &report.dropped {
             let key = DropKey { vni: Some(*vni), reason: *reason, from: None, by: None, rule: None };
-            let count =
-                DropCount { frames: u64::from(*frames), bytes: 0, first_at: now, last_at: now, last: None };
-            counters.add(key, &count);
+            counters.drop_frame(key, 0, Some(*first), now);
+            let others = u64::from(frames.saturating_sub(1));
+            let count = DropCount { frames: others, bytes: 0, first_at: now, last_at: now, last: None };
+            if others > 0 {
+                counters.add(key, &count);
+            }
         }
     }
 

@@ -97,18 +97,35 @@ impl Fate {
     }
 }
 
-/// Drops of a kind that the daemon has told of.
+/// A drop that the daemon has told of.
+#[derive(Clone)]
 struct Told {
-    /// When, of those that no packet was found for
-    times_ms: Vec<u64>,
+    time_ms: u64,
     /// Rules did: what these say of later ones, is asked.
     by_rules: bool,
     reason: String,
     because: Vec<String>,
 }
 
-/// What tells packets apart that the daemon tells apart: network, source MAC, protocol, ends and ports.
-type Kind = (Vni, MacAddr, u8, Addr, Addr, u16, u16);
+/// Those of a kind.
+struct OfKind {
+    /// Those that no packet was found for
+    waiting: Vec<Told>,
+    last: Told,
+}
+
+/// What tells packets apart that the daemon tells apart.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Kind {
+    /// The port or the VTEP that they came from, where that is told
+    from: Option<String>,
+    /// Source and destination, where there is a frame of a tenant
+    macs: Option<[MacAddr; 2]>,
+    ends: Option<Ends>,
+}
+
+/// Protocol, ends and ports
+type Ends = (u8, Addr, Addr, u16, u16);
 
 /// Who asks the daemon.
 pub(super) struct Teller {
@@ -117,7 +134,7 @@ pub(super) struct Teller {
     wanted: Vec<EndpointRow>,
     after: Option<String>,
     heard: Option<Instant>,
-    told: HashMap<Kind, Told>,
+    told: HashMap<Kind, OfKind>,
     known: HashMap<u64, (Instant, Fate)>,
     hasher: RandomState,
     /// When this second of questions began, and how many there were
@@ -212,10 +229,10 @@ impl Teller {
     fn note(&mut self, event: EventRow) {
         let Some((kind, told)) = told(event) else { return };
         if let Some(known) = self.told.get_mut(&kind) {
-            let times_ms = std::mem::take(&mut known.times_ms);
-            *known = Told { times_ms: [times_ms, told.times_ms].concat(), ..told };
+            known.waiting.push(told.clone());
+            known.last = told;
         } else if self.told.len() < REMEMBERED {
-            self.told.insert(kind, told);
+            self.told.insert(kind, OfKind { waiting: vec![told.clone()], last: told });
         }
     }
 
@@ -240,24 +257,31 @@ impl Teller {
             }
             return Fate { verdict: FORWARDED, reason: None, ..fate };
         }
-        if fate.verdict == DROPPED {
+        let kinds = packet.kinds();
+        let Some(kind) = kinds.into_iter().flatten().find(|kind| self.told.contains_key(kind)) else {
             return fate;
+        };
+        let Some(told) = self.told.get_mut(&kind) else { return fate };
+        if fate.verdict == DROPPED {
+            // The rule and its place as they are counted.
+            let is_same = told.last.by_rules && Some(&told.last.reason) == fate.reason.as_ref();
+            return if is_same { Fate { because: told.last.because.clone(), ..fate } } else { fate };
         }
-        let Some(told) = packet.kind().and_then(|kind| self.told.get_mut(&kind)) else { return fate };
         let at = u64::try_from(packet.captured.at.as_millis()).unwrap_or(u64::MAX);
-        let nearest = (0..told.times_ms.len()).min_by_key(|index| told.times_ms[*index].abs_diff(at));
-        let (reason, because) = (told.reason.clone(), told.because.clone());
-        match nearest.filter(|index| told.times_ms[*index].abs_diff(at) <= APART) {
+        let apart = |told: &Told| told.time_ms.abs_diff(at);
+        let nearest = (0..told.waiting.len()).min_by_key(|index| told.waiting.get(*index).map(apart));
+        match nearest.filter(|index| told.waiting.get(*index).is_some_and(|told| apart(told) <= APART)) {
             Some(index) => {
-                told.times_ms.swap_remove(index);
+                let Told { reason, because, .. } = told.waiting.swap_remove(index);
                 Fate { verdict: DROPPED, reason: Some(reason), because, ..fate }
             }
-            None if told.by_rules => fate,
+            None if told.last.by_rules => fate,
             // Of a kind the first alone is told.
             None => Fate {
                 verdict: UNKNOWN,
                 because: vec![format!(
-                    "rules let it pass, and packets like it were dropped ({reason}): `eastgate show drops` counts them"
+                    "rules let it pass, and packets like it were dropped ({}): `eastgate show drops` counts them",
+                    told.last.reason
                 )],
                 ..fate
             },
@@ -271,7 +295,9 @@ impl Teller {
             return fate.clone();
         }
         let words = in_words(packet.frame());
-        let Some(vni) = packet.vni else { return Fate::unknown(words, "it is of no endpoint of this host") };
+        let Some(vni) = packet.vni else {
+            return Fate::unknown(words, "it is of no endpoint of this host, and of no network");
+        };
         if self.silent.is_some() {
             return Fate::unknown(words, "no daemon answers");
         }
@@ -354,10 +380,16 @@ impl Packet {
         hasher.finish()
     }
 
-    fn kind(&self) -> Option<Kind> {
-        let (proto, src, dst, sport, dport) = ends(self.frame())?;
-        let mac = View::parse(self.frame()).ok()?.src;
-        Some((self.vni?, mac, proto, src, dst, sport, dport))
+    /// Of which kinds a drop of it may be, the closest one first: of some, nothing but where they came from is told, of those that could not be
+    /// delivered all but that.
+    fn kinds(&self) -> [Option<Kind>; 3] {
+        let from = self.from.clone();
+        let view = View::parse(self.frame()).ok().filter(|_| self.vni.is_some() || self.is_of_port());
+        let macs = view.map(|view| [view.src, view.dst]);
+        let ends = ends(self.frame());
+        let of_place = from.clone().map(|from| Kind { from: Some(from), macs: None, ends: None });
+        let close = macs.map(|macs| Kind { from, macs: Some(macs), ends });
+        [close, of_place, macs.map(|macs| Kind { from: None, macs: Some(macs), ends })]
     }
 
     /// The tenant's frame as whoever sent it did: what leaves by a VLAN of a trunk had no such tag.
@@ -401,16 +433,17 @@ fn of_trace(packet: String, report: &TraceReport) -> Fate {
 }
 
 fn told(event: EventRow) -> Option<(Kind, Told)> {
-    let proto = event.proto.as_deref().and_then(names::protocol_number)?;
-    let kind = (event.vni?, event.src_mac?, proto, event.src?, event.dst?, event.sport, event.dport);
+    let proto = event.proto.as_deref().and_then(names::protocol_number);
+    let ends = proto.and_then(|proto| Some((proto, event.src?, event.dst?, event.sport, event.dport)));
+    let macs = event.src_mac.and_then(|src| Some([src, event.dst_mac?]));
+    let kind = Kind { from: event.from, macs, ends };
     let by_rules = event.event == EventKind::Denied;
     let by = event.refused_by.map(|rule| format!("{} ({})", rule.rule, rule.at));
     let because = by.or(event.text).into_iter().collect();
-    Some((kind, Told { times_ms: vec![event.time_ms], by_rules, reason: event.reason?, because }))
+    Some((kind, Told { time_ms: event.time_ms, by_rules, reason: event.reason?, because }))
 }
 
-/// Protocol, ends and ports
-fn ends(frame: &[u8]) -> Option<(u8, Addr, Addr, u16, u16)> {
+fn ends(frame: &[u8]) -> Option<Ends> {
     let view = View::parse(frame).ok()?;
     let ip = view.ip()?;
     let (sport, dport) = ip.ports();
@@ -458,8 +491,19 @@ pub(super) fn matches(
         })
 }
 
+/// A datagram of VXLAN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Tunnelled {
+    /// The VTEP that has sent it
+    pub(super) from: IpAddr,
+    /// The network that it names; none where it has no header that could
+    pub(super) vni: Option<Vni>,
+    /// Where the tenant's frame begins
+    pub(super) inner: usize,
+}
+
 /// Of which network a frame of the underlay is, and where the tenant's frame begins in it. What comes in is for the VTEP here, or for many.
-pub(super) fn in_tunnel(captured: &Captured, port: u16, vtep: IpAddr) -> Option<(Vni, usize)> {
+pub(super) fn in_tunnel(captured: &Captured, port: u16, vtep: IpAddr) -> Option<Tunnelled> {
     const UDP_LEN: usize = 8;
     let view = View::parse(&captured.bytes).ok()?;
     let ip = view.ip().filter(|ip| ip.fragment.is_none() && matches!(ip.transport, Transport::Udp { .. }))?;
@@ -467,8 +511,11 @@ pub(super) fn in_tunnel(captured: &Captured, port: u16, vtep: IpAddr) -> Option<
     let payload = usize::from(ip.l4) + UDP_LEN;
     (is_ours && ip.ports().1 == port).then_some(())?;
     // Whether reserved bits are refused, each network says.
-    let vni = header::decode(captured.bytes.get(payload..)?).ok()?.accept(false).ok()?;
-    Some((vni, payload + header::VXLAN_LEN))
+    let header = captured.bytes.get(payload..).map(header::decode);
+    let vni = header.and_then(|header| header.ok()?.accept(false).ok());
+    (vni.is_some() || !captured.outgoing).then_some(())?;
+    let inner = payload + if vni.is_some() { header::VXLAN_LEN } else { 0 };
+    Some(Tunnelled { from: ip.src.to_ip(), vni, inner })
 }
 
 /// An endpoint of a device, with what tells its frames apart there.

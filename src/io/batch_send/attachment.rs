@@ -31,7 +31,7 @@ impl Sender {
         let at = sockets.attached.egress(to);
         let Some((socket, way)) = at.and_then(|way| Some((&sockets.devices.get(&way.ifindex)?.socket, way)))
         else {
-            return self.drop_group(group, DropReason::PortGone);
+            return self.drop_group(group, DropReason::PortGone, batch, received);
         };
         self.clear();
         let bytes = |emit: &Emit| slice(emit, batch.made(), received);

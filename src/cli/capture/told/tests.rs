@@ -75,8 +75,9 @@ fn only_vxlan_of_this_site_is_in_the_tunnel() {
     let bytes = frames::udp_of(builder.ipv4([192, 0, 2, 1], [192, 0, 2, 2], 64), 50_000, 4789, &payload);
     let captured = |bytes: &[u8], outgoing| Captured { at: Duration::ZERO, outgoing, bytes: bytes.to_vec() };
     let (here, other) = (IpAddr::from([192, 0, 2, 2]), IpAddr::from([192, 0, 2, 3]));
-    let (found, at) = in_tunnel(&captured(&bytes, false), 4789, here).unwrap();
-    assert_eq!((found, &bytes[at..]), (vni, &inner[..]));
+    let found = in_tunnel(&captured(&bytes, false), 4789, here).unwrap();
+    assert_eq!((found.vni, &bytes[found.inner..]), (Some(vni), &inner[..]));
+    assert_eq!(found.from, IpAddr::from([192, 0, 2, 1]));
     assert_eq!(in_tunnel(&captured(&bytes, false), 8472, here), None);
     assert_eq!(in_tunnel(&captured(&bytes, false), 4789, other), None, "it is for another host");
     assert!(in_tunnel(&captured(&bytes, true), 4789, other).is_some(), "this host sends it");
