@@ -41,7 +41,7 @@ const ELSEWHERE: [(&str, &str); 6] = [
 ];
 
 /// The reasons that frames of the scene's own lead to; those of `tests/attacks/cases.rs` come before them.
-const PROVOKED: [&str; 41] = [
+const PROVOKED: [&str; 42] = [
     "vxlan-truncated",
     "vxlan-flags",
     "vxlan-reserved",
@@ -75,6 +75,7 @@ const PROVOKED: [&str; 41] = [
     "vtep-unreachable",
     "ttl-exceeded",
     "not-for-us",
+    "unresolved",
     "rule-limit",
     "new-flow-limit",
     "flow-limit",

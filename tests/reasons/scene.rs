@@ -112,6 +112,7 @@ groups = ["open"]
 vni = 5005
 subnets = ["10.5.0.0/24"]
 learning = true
+unknown_neighbors = "flood"
 mac_limit = 1
 bum_limit = 2
 multicast = "flood"
@@ -551,6 +552,7 @@ impl Scene {
                 let nobody = End { mac: eastgate_steering::proxy_mac(5003.try_into().unwrap()), ..nobody(3) };
                 self.segment(&datagram(end(3, 1), nobody, (1, ALLOWED), b"whose"));
             }
+            "unresolved" => self.trunk(105, &datagram(end(5, 1), nobody(5), (1, ALLOWED), b"found soon")),
             "rule-limit" => {
                 (10..20).for_each(|sport| self.web1(&datagram(WEB1_END, WEB2_END, (sport, 7100), b"more")))
             }
