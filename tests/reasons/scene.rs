@@ -561,11 +561,6 @@ impl Scene {
             "slow-path-limit" => {
                 (0..400).for_each(|_| self.trunk(110, &arp(end(9, 1), IpAddr::from([10, 9, 0, 99]))))
             }
-            "flow-limit" => {
-                (1000..4000).for_each(|sport| {
-                    self.trunk(108, &datagram(end(8, 1), end(8, 2), (sport, ALLOWED), b"many"))
-                });
-            }
             "bum-limit" => {
                 let all = End { mac: MacAddr(frames::BROADCAST), address: IpAddr::from([10, 5, 0, 255]) };
                 (0..20).for_each(|_| self.trunk(105, &datagram(end(5, 1), all, (1, 7300), b"all")));
