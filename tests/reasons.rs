@@ -33,7 +33,7 @@ const ELSEWHERE: [(&str, &str); 7] = [
     // At a rate that a scene of few frames does not come to.
     ("flow-limit", "tests/economy.rs"),
     // Of an endpoint that is written down, the sender is compared before anything is learned of it.
-    ("mac-move-refused", "vtep/src/fdb/tests.rs::a_static_entry_is_never_moved"),
+    ("mac-move-refused", "vtep/src/fdb/tests.rs::static_entries_never_age_and_never_move"),
     // What the kernel itself says where it routes, which takes a route of the machine's own that is wrong.
     ("not-an-answer", "dataplane/src/pipeline/tests/routed.rs"),
     ("overrun", "src/io/worker.rs"),
@@ -228,23 +228,29 @@ fn each_reason_is_told_alike_wherever_one_looks() {
             if !metrics.contains(reason) {
                 lacking.push("metrics".to_owned());
             }
-            if !row.chatter && !events.contains_key(reason) {
+            let is_told = dataplane != "ebpf" || !COUNTED_IN_THE_KERNEL.contains(&reason.as_str());
+            if !row.chatter && is_told && !events.contains_key(reason) {
                 lacking.push("observe".to_owned());
             }
-            if !row.chatter && !comments.contains_key(reason) {
+            // What the kernel's routing says comes by a device of the daemon's, where nobody captures; and that a first fragment does not come is
+            // known when the later one has long been written.
+            let is_captured = !["not-an-answer", "fragment-first-missing"].contains(&reason.as_str());
+            if !row.chatter && is_told && is_captured && !comments.contains_key(reason) {
                 lacking.push("capture".to_owned());
             }
             for (rule, at) in &row.rules {
                 if !events.get(reason).is_some_and(|rules| rules.contains(&(rule.clone(), at.clone()))) {
                     lacking.push(format!("observe: {rule} ({at})"));
                 }
-                if !comments.get(reason).is_some_and(|comments| {
-                    comments.iter().any(|it| it.contains(rule.as_str()) && it.contains(at.as_str()))
-                }) {
+                // Of what the programs have refused by rules a packet may be told of too late to be known for it: then the words are
+                // those of a walk, of the same rules.
+                let is_known = dataplane == "userspace";
+                let says = |it: &String| it.contains(rule.as_str()) && it.contains(at.as_str());
+                if is_known && !comments.get(reason).is_some_and(|comments| comments.iter().any(says)) {
                     lacking.push(format!("capture: {rule} ({at})"));
                 }
             }
-            let is_packet = !NO_PACKETS.contains(&reason.as_str());
+            let is_packet = is_told && !NO_PACKETS.contains(&reason.as_str());
             if !row.chatter && is_packet {
                 let output = alpha.run(&["trace", "--last", "--reason", reason]);
                 let text = String::from_utf8_lossy(&output.stdout);
@@ -255,16 +261,6 @@ fn each_reason_is_told_alike_wherever_one_looks() {
             if !lacking.is_empty() {
                 failures.push(format!("{reason}: {lacking:?}"));
             }
-        }
-        if let Ok(to) = std::env::var("TOLD_KEEP") {
-            fs::copy(scene.site.world.path("all.pcapng"), format!("{to}.{dataplane}.pcapng")).unwrap();
-            let events =
-                alpha.run(&["observe", "-o", "json", "--verdict", "dropped", "--last", "16384"]).stdout;
-            fs::write(format!("{to}.{dataplane}.events"), events).unwrap();
-            fs::write(format!("{to}.{dataplane}.drops"), alpha.run(&["show", "drops", "--all"]).stdout)
-                .unwrap();
-            eprintln!("{dataplane}: {}", failures.join("\n"));
-            continue;
         }
         failures.extend(on_the_page(&browser, &token, &counted));
         assert!(failures.is_empty(), "{dataplane}:\n{}", failures.join("\n"));
@@ -282,12 +278,14 @@ fn on_the_page(browser: &Browser, token: &str, counted: &BTreeMap<String, Row>) 
     let legend = |value: Value| -> BTreeSet<String> {
         value.as_array().into_iter().flatten().map(|it| it.as_str().unwrap().to_owned()).collect()
     };
+    // What guests do all the time is left out there until one asks for it.
+    let told = counted.iter().filter(|(_, row)| !row.chatter).map(|(reason, _)| reason);
     let shown = settle(
         || legend(browser.run(&format!("return {sums}"))),
-        |shown| counted.keys().all(|reason| shown.contains(reason)),
+        |shown| told.clone().all(|reason| shown.contains(reason)),
     );
-    let mut lacking: Vec<String> = counted
-        .keys()
+    let mut lacking: Vec<String> = told
+        .clone()
         .filter(|reason| !shown.contains(*reason))
         .map(|reason| format!("{reason}: the page"))
         .collect();
@@ -331,5 +329,21 @@ fn each_reason_has_a_case() {
     assert_eq!(known.len(), DropReason::ALL.len(), "there is no such reason");
 }
 
-/// What is no packet with addresses that `trace --last` could walk.
-const NO_PACKETS: [&str; 0] = [];
+/// What the programs count without a packet that could be told of
+const COUNTED_IN_THE_KERNEL: [&str; 3] = ["slow-path-limit", "unknown-station", "unknown-vlan"];
+
+/// What has no two addresses of one family and a protocol, of which `trace --last` could make one like it.
+const NO_PACKETS: [&str; 12] = [
+    "arp-malformed",
+    "arp-spoofed",
+    "ethertype-refused",
+    "mapped-address",
+    "neighbor-limit",
+    "neighbor-unknown",
+    "unknown-station",
+    "unknown-vlan",
+    "unknown-vni",
+    "vlan-tagged",
+    "vxlan-flags",
+    "vxlan-truncated",
+];

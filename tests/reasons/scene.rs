@@ -12,218 +12,7 @@ use etherparse::PacketBuilder;
 use crate::common::{Daemon, Script, Space, bind_udp, send_frame, site::*, wait_for};
 
 /// What stands beside the network of tests/attacks.py: one network of each kind that has reasons of its own.
-const MORE: &str = r#"
-[host.gamma]
-vtep = "198.51.100.9"
-device = "underlay0"
-runs = "vxlan"
-
-[host.delta]
-vtep = "192.0.2.4"
-device = "underlay0"
-runs = "vxlan"
-
-[tenant.acme.policy.guard]
-applies_to = "group:all"
-ingress = [
-  { action = "deny", proto = "udp", ports = 7200, from = "any" },
-  { action = "allow", proto = "udp", ports = 7100, from = "any", connections = 1 },
-  { action = "allow", proto = "udp", ports = 7300, from = "any" },
-]
-egress = [{ action = "deny", proto = "udp", ports = 7201, to = "any" }]
-
-[tenant.acme.group.mute]
-ingress = [{ from = "any" }]
-
-[tenant.acme.group.open]
-ingress = [{ from = "any" }]
-egress = [{ to = "any" }]
-
-[tenant.acme.endpoint.mute]
-network = "lan"
-host = "alpha"
-port = "trunk0"
-vlan = 101
-mac = "02:00:00:00:00:31"
-addresses = ["10.1.0.31"]
-groups = ["mute"]
-
-[tenant.acme.endpoint.manager]
-network = "lan"
-host = "alpha"
-port = "trunk0"
-vlan = 102
-mac = "02:00:00:00:00:32"
-addresses = ["10.1.0.32"]
-groups = ["open"]
-
-[tenant.acme.endpoint.gone]
-network = "lan"
-host = "alpha"
-port = "veth-gone"
-mac = "02:00:00:00:00:33"
-addresses = ["10.1.0.33"]
-groups = ["open"]
-
-[tenant.acme.endpoint.nowhere]
-network = "lan"
-host = "gamma"
-mac = "02:00:00:00:00:34"
-addresses = ["10.1.0.34"]
-groups = ["open"]
-
-[tenant.acme.network.steered]
-vni = 5003
-subnets = ["10.3.0.0/24"]
-neighbors = "proxy"
-
-[tenant.acme.endpoint.s1]
-network = "steered"
-host = "alpha"
-port = "seg0"
-shared = true
-mac = "02:00:00:00:03:01"
-addresses = ["10.3.0.1"]
-groups = ["open"]
-
-[tenant.acme.endpoint.s2]
-network = "steered"
-host = "alpha"
-port = "seg0"
-shared = true
-mac = "02:00:00:00:03:02"
-addresses = ["10.3.0.2"]
-groups = ["open"]
-
-[tenant.acme.network.learned]
-vni = 5004
-subnets = ["10.4.0.0/24"]
-learn = "any"
-
-[tenant.acme.endpoint.l1]
-network = "learned"
-host = "alpha"
-port = "trunk0"
-vlan = 104
-mac = "02:00:00:00:04:01"
-groups = ["open"]
-
-[tenant.acme.network.wide]
-vni = 5005
-subnets = ["10.5.0.0/24"]
-learning = true
-unknown_neighbors = "flood"
-mac_limit = 1
-bum_limit = 2
-multicast = "flood"
-hosts = ["alpha", "beta", "delta"]
-
-[tenant.acme.endpoint.w1]
-network = "wide"
-host = "alpha"
-port = "trunk0"
-vlan = 105
-mac = "02:00:00:00:05:01"
-addresses = ["10.5.0.1"]
-groups = ["open"]
-
-[tenant.acme.network.strict]
-vni = 5006
-subnets = ["10.6.0.0/24"]
-strict_reserved = true
-hosts = ["alpha", "beta"]
-
-[tenant.acme.endpoint.x1]
-network = "strict"
-host = "alpha"
-port = "trunk0"
-vlan = 106
-mac = "02:00:00:00:06:01"
-addresses = ["10.6.0.1"]
-groups = ["open"]
-
-[tenant.acme.network.solo]
-vni = 5010
-subnets = ["10.10.0.0/24"]
-multicast = "flood"
-
-[tenant.acme.endpoint.o1]
-network = "solo"
-host = "alpha"
-port = "trunk0"
-vlan = 112
-mac = "02:00:00:00:0a:01"
-addresses = ["10.10.0.1"]
-groups = ["open"]
-
-[tenant.acme.network.routed]
-vni = 5007
-subnets = ["10.7.0.0/24"]
-neighbors = "kernel"
-
-[tenant.acme.endpoint.k1]
-network = "routed"
-host = "alpha"
-port = "veth-k1"
-mac = "02:00:00:00:07:01"
-addresses = ["10.7.0.1"]
-groups = ["open"]
-
-[tenant.acme.endpoint.k2]
-network = "routed"
-host = "alpha"
-port = "veth-k2"
-mac = "02:00:00:00:07:02"
-addresses = ["10.7.0.2"]
-groups = ["open"]
-
-[tenant.acme.network.narrow]
-vni = 5008
-subnets = ["10.8.0.0/24"]
-limits = { flows = 16, unreplied = 16 }
-
-[tenant.acme.endpoint.n1]
-network = "narrow"
-host = "alpha"
-port = "trunk0"
-vlan = 108
-mac = "02:00:00:00:08:01"
-addresses = ["10.8.0.1"]
-groups = ["open"]
-
-[tenant.acme.endpoint.n2]
-network = "narrow"
-host = "alpha"
-port = "trunk0"
-vlan = 109
-mac = "02:00:00:00:08:02"
-addresses = ["10.8.0.2"]
-groups = ["open"]
-
-[tenant.acme.network.slow]
-vni = 5009
-subnets = ["10.9.0.0/24"]
-limits = { new_flows = 5 }
-slow_path_limit = 20
-
-[tenant.acme.endpoint.q1]
-network = "slow"
-host = "alpha"
-port = "trunk0"
-vlan = 110
-mac = "02:00:00:00:09:01"
-addresses = ["10.9.0.1"]
-groups = ["open"]
-
-[tenant.acme.endpoint.q2]
-network = "slow"
-host = "alpha"
-port = "trunk0"
-vlan = 111
-mac = "02:00:00:00:09:02"
-addresses = ["10.9.0.2"]
-groups = ["open"]
-"#;
+const MORE: &str = include_str!("networks.toml");
 
 /// The configuration of the scene: nothing runs on beta but somebody else's VTEP.
 pub(crate) fn configuration(text: String) -> String {
@@ -532,7 +321,8 @@ impl Scene {
                         .as_array()
                         .is_some_and(|flows| !flows.is_empty())
                 });
-                self.site.rewrite(|text| text.replace(allow, ""));
+                // Lines stay where they are: places are compared.
+                self.site.rewrite(|text| text.replace(allow, "# nobody any more\n"));
                 assert!(alpha.run(&["reload"]).status.success());
                 self.web1(&flow);
             }
@@ -552,7 +342,11 @@ impl Scene {
                 let nobody = End { mac: eastgate_steering::proxy_mac(5003.try_into().unwrap()), ..nobody(3) };
                 self.segment(&datagram(end(3, 1), nobody, (1, ALLOWED), b"whose"));
             }
-            "unresolved" => self.trunk(105, &datagram(end(5, 1), nobody(5), (1, ALLOWED), b"found soon")),
+            "unresolved" => {
+                let sought =
+                    End { mac: eastgate_steering::proxy_mac(5011.try_into().unwrap()), ..nobody(11) };
+                self.trunk(113, &datagram(end(11, 1), sought, (1, ALLOWED), b"found soon"));
+            }
             "rule-limit" => {
                 (10..20).for_each(|sport| self.web1(&datagram(WEB1_END, WEB2_END, (sport, 7100), b"more")))
             }
@@ -563,7 +357,7 @@ impl Scene {
             }
             "bum-limit" => {
                 let all = End { mac: MacAddr(frames::BROADCAST), address: IpAddr::from([10, 5, 0, 255]) };
-                (0..20).for_each(|_| self.trunk(105, &datagram(end(5, 1), all, (1, 7300), b"all")));
+                (0..40).for_each(|_| self.trunk(105, &datagram(end(5, 1), all, (1, 7300), b"all")));
             }
             "mac-frozen" => {
                 // The one that may be learned moves between two VTEPs.

@@ -257,35 +257,46 @@ impl Teller {
             }
             return Fate { verdict: FORWARDED, reason: None, ..fate };
         }
+        let at = u64::try_from(packet.captured.at.as_millis()).unwrap_or(u64::MAX);
         let kinds = packet.kinds();
-        let Some(kind) = kinds.into_iter().flatten().find(|kind| self.told.contains_key(kind)) else {
+        // What was told of it itself counts before what is said of one like it.
+        if let Some(Told { reason, because, .. }) = self.take_told(&kinds, at) {
+            return Fate { verdict: DROPPED, reason: Some(reason), because, ..fate };
+        }
+        let Some(last) = kinds.iter().flatten().find_map(|kind| self.told.get(kind)).map(|told| &told.last)
+        else {
             return fate;
         };
-        let Some(told) = self.told.get_mut(&kind) else { return fate };
-        if fate.verdict == DROPPED {
+        match fate.verdict {
             // The rule and its place as they are counted.
-            let is_same = told.last.by_rules && Some(&told.last.reason) == fate.reason.as_ref();
-            return if is_same { Fate { because: told.last.because.clone(), ..fate } } else { fate };
-        }
-        let at = u64::try_from(packet.captured.at.as_millis()).unwrap_or(u64::MAX);
-        let apart = |told: &Told| told.time_ms.abs_diff(at);
-        let nearest = (0..told.waiting.len()).min_by_key(|index| told.waiting.get(*index).map(apart));
-        match nearest.filter(|index| told.waiting.get(*index).is_some_and(|told| apart(told) <= APART)) {
-            Some(index) => {
-                let Told { reason, because, .. } = told.waiting.swap_remove(index);
-                Fate { verdict: DROPPED, reason: Some(reason), because, ..fate }
+            DROPPED if last.by_rules && Some(&last.reason) == fate.reason.as_ref() => {
+                Fate { because: last.because.clone(), ..fate }
             }
-            None if told.last.by_rules => fate,
+            DROPPED => fate,
+            _ if last.by_rules => fate,
             // Of a kind the first alone is told.
-            None => Fate {
+            _ => Fate {
                 verdict: UNKNOWN,
                 because: vec![format!(
                     "rules let it pass, and packets like it were dropped ({}): `eastgate show drops` counts them",
-                    told.last.reason
+                    last.reason
                 )],
                 ..fate
             },
         }
+    }
+
+    /// The drop of one of these kinds that was told of at this time, if there was one. It is no other packet's then.
+    fn take_told(&mut self, kinds: &[Option<Kind>], at: u64) -> Option<Told> {
+        let apart = |told: &Told| told.time_ms.abs_diff(at);
+        let nearest = |kind: &Kind| {
+            let waiting = &self.told.get(kind)?.waiting;
+            let (index, told) = waiting.iter().enumerate().min_by_key(|(_, told)| apart(told))?;
+            (apart(told) <= APART).then(|| (apart(told), index))
+        };
+        let found = kinds.iter().flatten().filter_map(|kind| Some((nearest(kind)?, kind)));
+        let ((_, index), kind) = found.min_by_key(|((apart, _), _)| *apart)?;
+        Some(self.told.get_mut(kind)?.waiting.swap_remove(index))
     }
 
     /// What the daemon says of a packet like this one.
@@ -382,14 +393,14 @@ impl Packet {
 
     /// Of which kinds a drop of it may be, the closest one first: of some, nothing but where they came from is told, of those that could not be
     /// delivered all but that.
-    fn kinds(&self) -> [Option<Kind>; 3] {
+    fn kinds(&self) -> [Option<Kind>; 4] {
         let from = self.from.clone();
         let view = View::parse(self.frame()).ok().filter(|_| self.vni.is_some() || self.is_of_port());
         let macs = view.map(|view| [view.src, view.dst]);
         let ends = ends(self.frame());
         let of_place = from.clone().map(|from| Kind { from: Some(from), macs: None, ends: None });
-        let close = macs.map(|macs| Kind { from, macs: Some(macs), ends });
-        [close, of_place, macs.map(|macs| Kind { from: None, macs: Some(macs), ends })]
+        let close = |from, ends| macs.map(|macs| Kind { from, macs: Some(macs), ends });
+        [close(from.clone(), ends), close(from, None), of_place, close(None, ends)]
     }
 
     /// The tenant's frame as whoever sent it did: what leaves by a VLAN of a trunk had no such tag.
