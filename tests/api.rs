@@ -353,6 +353,16 @@ fn a_certificate_is_taken_when_it_is_another() {
     assert_eq!(status("second.pem"), "200");
 }
 
+
+    // Without a file nobody is let in, told once; the daemon carries on, and the socket's owner sees that it does.
+    std::fs::remove_file(lab.path("tokens.toml")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(lab.show(&token, "GET", "/v1/status", &[]).status, 401);
+    }
+    assert_eq!(lab.alpha.log().matches("the file of tokens is gone").count(), 1);
+    assert_eq!(lab.ask_socket("GET", "/readyz", &[]).status, 200);
+    private(&lab.path("tokens.toml"), &table);
+    assert_eq!(lab.show(&token, "GET", "/v1/status", &[]).status, 200);
 #[test]
 fn what_is_not_as_it_is_to_be_is_told_at_the_start() {
     let Some(site) = Site::new(HOSTS_V4) else { return };

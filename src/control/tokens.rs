@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
@@ -282,6 +283,8 @@ pub(super) struct Tokens {
 struct State {
     stamp: Option<Stamp>,
     tokens: Vec<Arc<Token>>,
+    /// There is no file, and that was told
+    is_missing: bool,
 }
 
 impl Tokens {
@@ -291,12 +294,21 @@ impl Tokens {
     /// When the file cannot be read, others may read it, or something is wrong with it.
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
         let (stamp, tokens) = load(path)?;
-        Ok(Self { path: path.to_owned(), state: Mutex::new(State { stamp: Some(stamp), tokens }) })
+        let state = State { stamp: Some(stamp), tokens, is_missing: false };
+        Ok(Self { path: path.to_owned(), state: Mutex::new(state) })
     }
 
-    /// Reads them again if the file is another one. Where it is broken those before stay, which the log tells once.
+    /// Reads them again if the file is another one. Where it is broken those before stay: half a file locks nobody out. Where there
+    /// is none, nobody is let in: whoever takes it away means that. The log tells either once.
     pub(super) fn refresh(&self) {
-        let stamp = Stamp::of(&self.path).ok();
+        let stamp = match Stamp::of(&self.path) {
+            Ok(stamp) => Some(stamp),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.take_all_back();
+                return;
+            }
+            Err(_) => None,
+        };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if stamp == state.stamp {
             return;
@@ -305,9 +317,18 @@ impl Tokens {
         match load(&self.path) {
             Ok((stamp, tokens)) => {
                 tracing::info!(tokens = tokens.len(), file = %self.path.display(), "tokens were read again");
-                *state = State { stamp: Some(stamp), tokens };
+                *state = State { stamp: Some(stamp), tokens, is_missing: false };
             }
             Err(error) => tracing::error!("tokens are as before, the file is not taken: {error:#}"),
+        }
+    }
+
+    /// Nobody is let in until there is a file again.
+    fn take_all_back(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.is_missing {
+            tracing::error!(file = %self.path.display(), "the file of tokens is gone: no token is good until there is one");
+            *state = State { stamp: None, tokens: Vec::new(), is_missing: true };
         }
     }
 
@@ -413,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_changes_is_read_again_and_a_broken_one_is_not_taken() {
+    fn a_file_that_changes_is_read_again_a_broken_one_is_not_taken_and_none_lets_nobody_in() {
         use std::{fs, os::unix::fs::PermissionsExt as _};
         let path = std::env::temp_dir().join(format!("eastgate-tokens-{}.toml", std::process::id()));
         let (token, hash) = make().unwrap();
@@ -437,6 +458,14 @@ mod tests {
         assert!(tokens.find(&token).is_none());
         write("");
         assert!(tokens.find(&token).is_none());
+        write(&table);
+        let found = tokens.find(&token).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(!tokens.has(&found) && tokens.find(&token).is_none(), "without a file nobody is let in");
+        write("[token");
+        assert!(tokens.find(&token).is_none(), "nor by a broken one that comes then");
+        write(&table);
+        assert!(tokens.has(&found));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(Tokens::open(&path).unwrap_err().to_string().contains("chmod"));
         fs::remove_file(&path).unwrap();
