@@ -193,6 +193,29 @@ fn a_token_of_a_tenant_sees_nothing_of_others() {
             assert!(own.body.contains("\"vni\":5001"), "{}: {}", route.name(), own.body);
         }
     }
+    // Nor do counts, whose changes would say what others do: flows are its own, and what is of the host is left out.
+    let status = lab.ask("watch", "GET", "/v1/status", &[]).json();
+    let total =
+        |token: &str, target: &str| lab.ask(token, "GET", target, &[]).json()["total"].as_u64().unwrap();
+    let (own, all) = (total("watch", "/v1/flows"), total("ops", "/v1/flows"));
+    assert!(0 < own && own < all, "{own} of {all}");
+    let count = |name: &str| status["flows"][name].as_u64().unwrap();
+    assert_eq!(count("replied") + count("unreplied"), own, "{status}");
+    let of_host = lab.ask("ops", "GET", "/v1/status", &[]).json();
+    assert!(of_host["traffic"]["from_ports"].as_u64() > Some(0), "{of_host}");
+    let is_nothing = |value: &Value| value.as_u64().is_none_or(|count| count == 0);
+    for part in ["traffic", "helpers", "memory", "punts"] {
+        let counts = status[part].as_object().unwrap();
+        assert!(counts.values().all(is_nothing), "{part}: {status}");
+    }
+    // The other routes that read, asked for all that there is.
+    let posts = ROUTES.iter().filter(|route| route.method == Method::Post && route.role() == Role::Read);
+    for route in posts {
+        let own = ask(&lab, Some("watch"), route);
+        for word in others {
+            assert!(!own.body.contains(word), "{} tells of {word}: {}", route.name(), own.body);
+        }
+    }
     // What is another's and what is nobody's is the same.
     for (theirs, nobodys) in [
         ("/v1/flows?vni=6001", "/v1/flows?vni=6002"),

@@ -13,6 +13,9 @@ export function setRole(told) {
 /** Whether the token's role allows what `wanted` allows. */
 export const may = (wanted) => role !== null && ORDER.indexOf(role) >= ORDER.indexOf(wanted);
 
+/** Whether it is confined to some tenants, and is told no counts of the whole host. */
+export const isConfined = () => tenants !== null;
+
 /** The role's name, as it stands in the head of the page */
 export const roleLabel = () => `${role ?? "read"}${tenants ? ` · ${tenants.join(", ")}` : ""}`;
 

@@ -2,7 +2,7 @@
 
 import { post } from "./api.js";
 import { announce, bytes, confirmed, count, duration, facts, fill, h, number } from "./dom.js";
-import { may, roleText } from "./role.js";
+import { isConfined, may, roleText } from "./role.js";
 import { store } from "./store.js";
 
 export function createHost() {
@@ -47,6 +47,14 @@ export function createHost() {
     allowed.textContent = `Your token ${roleText()}.${may("operate") ? "" : " Changes need a token with the role operate or administer, or the terminal."}`;
     if (!status) return;
     const { vtep, traffic } = status;
+    const ofHost = isConfined() ? [] : [
+      ["From ports", count(traffic.from_ports, "frame")],
+      ["To ports", count(traffic.to_ports, "frame")],
+      ["Underlay", `${number(traffic.from_underlay)} in, ${number(traffic.to_underlay)} out`],
+      ["Dropped", count(traffic.dropped, "frame")],
+      ["In audit", traffic.would_deny ? count(traffic.would_deny, "packet") : null],
+      ["Memory", status.memory?.resident ? bytes(status.memory.resident) : null],
+    ];
     fill(told,
       status.problems.length ? h("ul", { class: "problems", role: "alert" }, status.problems.map((problem) => h("li", {}, `✕ ${problem}`))) : h("p", { class: "verdict forwarded" }, "✓ nothing is wrong that the daemon knows of"),
       facts([
@@ -58,12 +66,7 @@ export function createHost() {
         ["MTU", `underlay ${vtep.mtu}, tenants ${vtep.tenant_mtu}`],
         ["Dataplane", `${status.dataplane}, ${count(status.workers, "worker")}`],
         ["Flows", `${number(status.flows.replied)} replied, ${number(status.flows.unreplied)} unreplied`],
-        ["From ports", count(traffic.from_ports, "frame")],
-        ["To ports", count(traffic.to_ports, "frame")],
-        ["Underlay", `${number(traffic.from_underlay)} in, ${number(traffic.to_underlay)} out`],
-        ["Dropped", count(traffic.dropped, "frame")],
-        ["In audit", traffic.would_deny ? count(traffic.would_deny, "packet") : null],
-        ["Memory", status.memory?.resident ? bytes(status.memory.resident) : null],
+        ...ofHost,
         ["Unprotected", (status.excluded ?? []).join(", ")],
         ["Up", duration(status.uptime_s)],
       ]));

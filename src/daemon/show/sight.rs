@@ -1,9 +1,12 @@
 //! The networks that whoever asks may see.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
-use eastgate_api::{Failure, PortStatus, Scope, Status, TraceRequest};
-use eastgate_dataplane::snapshot::Snapshot;
+use eastgate_api::{
+    Failure, FlowCounts, HelperCounts, LearnedCounts, Memory, PortStatus, Scope, Status, TraceRequest,
+    Traffic,
+};
+use eastgate_dataplane::{pipeline::shared::lock, snapshot::Snapshot};
 use eastgate_wire::Vni;
 
 /// All of them, also those that there are no more, and what is of none; or those of some tenants.
@@ -48,7 +51,9 @@ pub(super) fn check_trace(snapshot: &Snapshot, scope: &Scope, request: &TraceReq
     Err(Failure::new(eastgate_api::ErrorCode::Invalid, text))
 }
 
-/// A status without what names other tenants: their ports, devices that machines of several are behind, and sentences about them.
+/// A status without what tells of other tenants: their ports, devices that machines of several are behind, sentences about them,
+/// and counts that theirs are in. Flows and learned addresses are those of the networks that may be seen; what is counted for the
+/// host alone is left at zero, since its changes tell what others do.
 pub(super) fn narrowed(status: Status, snapshot: &Snapshot, scope: &Scope) -> Status {
     let sight = Sight::of(snapshot, scope);
     let of_tenant = |name: &String| name.split_once('/').is_some_and(|(tenant, _)| scope.has(tenant));
@@ -56,13 +61,34 @@ pub(super) fn narrowed(status: Status, snapshot: &Snapshot, scope: &Scope) -> St
     let states = ports.iter().map(|port| (&port.name, &port.state));
     let mut vtep = status.vtep;
     vtep.too_small_for.retain(of_tenant);
+    vtep.bursts_refused = 0;
+    let mut flows = FlowCounts::default();
+    let mut learned = LearnedCounts::default();
+    let networks = snapshot.networks();
+    let own: Vec<_> = networks.iter().filter(|network| sight.has(network.vni)).collect();
+    for network in &own {
+        let in_use = network.state.quota.in_use();
+        flows.replied += u64::from(in_use.replied);
+        flows.unreplied += u64::from(in_use.unreplied);
+    }
+    for network in snapshot.learner_networks().filter(|network| sight.has(network.vni)) {
+        let snooped = lock(&network.state.snooped);
+        learned.addresses += snooped.entries().count() as u64;
+        learned.refused += snooped.refused;
+    }
     let mut restored = status.restored;
     (restored.last, restored.missing) = (None, Vec::new());
     Status {
         problems: super::problems(status.ready, &vtep, states, std::iter::empty()),
         reload_error: status.reload_error.map(|_| "the last reload was refused".to_owned()),
         excluded: status.excluded.into_iter().filter(of_tenant).collect(),
-        networks: snapshot.networks().into_iter().filter(|network| sight.has(network.vni)).count(),
+        networks: own.len(),
+        flows,
+        learned,
+        helpers: HelperCounts::default(),
+        traffic: Traffic::default(),
+        memory: Memory::default(),
+        punts: BTreeMap::new(),
         stations: Vec::new(),
         ports,
         vtep,
