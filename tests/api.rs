@@ -273,14 +273,24 @@ struct Follower {
 
 impl Follower {
     fn start(lab: &Lab, token: &str, target: &str) -> Self {
+        Self::start_from(lab, token, target, "127.0.0.1")
+    }
+
+    /// One that connects from this address.
+    fn start_from(lab: &Lab, token: &str, target: &str, from: &str) -> Self {
         let mut command = lab.site.alpha.command("curl");
-        command.args(["-q", "-sSN", "--cacert"]).arg(lab.path("api.pem"));
+        command.args(["-q", "-sSN", "--interface", from, "--cacert"]).arg(lab.path("api.pem"));
         command.args(["--resolve", &format!("{}:{}:127.0.0.1", lab::NAME, lab::PORT)]);
         command.args(["-H", &format!("Authorization: Bearer {}", lab.token(token))]);
         command.arg(format!("https://{}:{}{target}", lab::NAME, lab::PORT)).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
         Self { child, lines }
+    }
+
+    /// It has not ended.
+    fn is_on(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     /// The next line that begins like this; nothing when it is over.
@@ -343,6 +353,16 @@ fn events_are_followed_until_the_token_is_taken_back() {
     assert_eq!(lab.show(&token, "GET", "/v1/status", &[]).status, 200);
     let log = lab.alpha.log();
     assert!(log.contains("tokens.toml:3:8") && log.contains("did you mean `read`?"), "{log}");
+
+    // Without a file nobody is let in, told once; the daemon carries on, and the socket's owner sees that it does.
+    std::fs::remove_file(lab.path("tokens.toml")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(lab.show(&token, "GET", "/v1/status", &[]).status, 401);
+    }
+    assert_eq!(lab.alpha.log().matches("the file of tokens is gone").count(), 1);
+    assert_eq!(lab.ask_socket("GET", "/readyz", &[]).status, 200);
+    private(&lab.path("tokens.toml"), &table);
+    assert_eq!(lab.show(&token, "GET", "/v1/status", &[]).status, 200);
 }
 
 #[test]
@@ -376,16 +396,6 @@ fn a_certificate_is_taken_when_it_is_another() {
     assert_eq!(status("second.pem"), "200");
 }
 
-
-    // Without a file nobody is let in, told once; the daemon carries on, and the socket's owner sees that it does.
-    std::fs::remove_file(lab.path("tokens.toml")).unwrap();
-    for _ in 0..2 {
-        assert_eq!(lab.show(&token, "GET", "/v1/status", &[]).status, 401);
-    }
-    assert_eq!(lab.alpha.log().matches("the file of tokens is gone").count(), 1);
-    assert_eq!(lab.ask_socket("GET", "/readyz", &[]).status, 200);
-    private(&lab.path("tokens.toml"), &table);
-    assert_eq!(lab.show(&token, "GET", "/v1/status", &[]).status, 200);
 #[test]
 fn what_is_not_as_it_is_to_be_is_told_at_the_start() {
     let Some(site) = Site::new(HOSTS_V4) else { return };

@@ -38,6 +38,11 @@ impl<K: Clone + Eq + Hash> Rates<K> {
         self.with(key, now, |bucket| bucket.clone().take(now))
     }
 
+    /// It was heard of, and not forgotten since.
+    pub(super) fn has(&self, key: &K) -> bool {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner).of.contains_key(key)
+    }
+
     fn with<T>(&self, key: &K, now: Instant, work: impl FnOnce(&mut TokenBucket) -> T) -> T {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let Buckets { of, order } = &mut *buckets;
@@ -69,7 +74,8 @@ mod tests {
     fn each_has_its_own_rate_and_they_are_bounded() {
         let now = Instant::from_secs(1);
         let rates = Rates::new(Rate { per_second: 1, burst: 2 }, 3);
-        assert!(rates.has_any(&1, now) && rates.take(&1, now) && rates.take(&1, now));
+        assert!(!rates.has(&1));
+        assert!(rates.has_any(&1, now) && rates.has(&1) && rates.take(&1, now) && rates.take(&1, now));
         assert!(!rates.take(&1, now) && !rates.has_any(&1, now) && rates.take(&2, now));
         assert!(rates.take(&1, Instant::from_secs(2)));
         for other in 10..20 {

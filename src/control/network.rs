@@ -31,13 +31,20 @@ const CONNECTIONS: usize = 256;
 /// Connections of one source.
 const OF_ONE: usize = 64;
 
-const BOUNDS: Bounds = Bounds { all: CONNECTIONS, of_a_source: OF_ONE, unread: 2 * MAX_ANSWER };
+/// Connections that have shown no token yet, and are not the first to go.
+const NEWCOMERS: usize = 64;
+
+const BOUNDS: Bounds =
+    Bounds { all: CONNECTIONS, of_a_source: OF_ONE, newcomers: NEWCOMERS, unread: 2 * MAX_ANSWER };
 
 /// New connections of one source, each of which costs a handshake.
 const OF_A_SOURCE: Rate = Rate { per_second: 20, burst: 100 };
 
-/// New connections in all.
+/// New connections of all sources that have shown no good token lately.
 const OF_ALL: Rate = Rate { per_second: 100, burst: 400 };
+
+/// Those beyond that which are the first of their source.
+const FIRST: Rate = Rate { per_second: 20, burst: 100 };
 
 /// Sources that are remembered.
 const REMEMBERED: usize = 4096;
@@ -109,6 +116,7 @@ async fn serve<H: Handler>(
 ) {
     let table = Table::new(BOUNDS);
     let (of_a_source, of_all) = (Rates::new(OF_A_SOURCE, REMEMBERED), Rates::new(OF_ALL, 1));
+    let first = Rates::new(FIRST, 1);
     let acceptor = TlsAcceptor::from(tls);
     loop {
         let accepted = tokio::select! {
@@ -127,11 +135,15 @@ async fn serve<H: Handler>(
             }
         };
         let (source, at) = (source_of(from.ip()), now());
-        if !of_a_source.take(&source, at) || !of_all.take(&(), at) || !table.make_room(source) {
+        let (is_first, is_good) = (!of_a_source.has(&source), table.is_good(source));
+        // What many others do is no reason to turn away whoever has shown a token, or has not had a chance to.
+        let may_come = of_a_source.take(&source, at)
+            && (is_good || of_all.take(&(), at) || is_first && first.take(&(), at));
+        if !may_come || !table.make_room(source) {
             service.count(Refusal::Connection);
             continue;
         }
-        let place = Arc::new(Place::new(&table, Some(source), false));
+        let place = Arc::new(Place::new(&table, Some(source), is_good));
         let local = stream.local_addr().ok().map(|local| local.ip());
         let peer = Arc::new(Peer::new(Some(source), local, place.clone()));
         let task = tokio::spawn(welcome(stream, acceptor.clone(), service.clone(), peer));

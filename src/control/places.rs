@@ -1,13 +1,22 @@
-//! Conversations that are held at a time, and who makes room when there are too many: whoever has shown no token before whoever has, and
-//! among those whoever has kept us waiting for longest.
+//! Conversations that are held at a time, and who makes room when there are too many: whoever has shown no token before whoever has, those
+//! of the source that has most before those of others, and among these whoever has kept us waiting for longest. So many that are no
+//! more than a few addresses leave room to whoever comes from another one.
 
 use std::{
+    cmp::Reverse,
+    collections::HashMap,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::{sync::Notify, task::AbortHandle};
+
+/// Sources that have shown a token and are remembered for it.
+const REMEMBERED: usize = 1024;
+
+/// For how long they are.
+const LATELY: Duration = Duration::from_secs(3600);
 
 /// How many there may be.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +25,8 @@ pub(super) struct Bounds {
     pub(super) all: usize,
     /// Those with one source address
     pub(super) of_a_source: usize,
+    /// Conversations that have shown no token yet and do not make room before those that have: whoever comes is heard out
+    pub(super) newcomers: usize,
     /// Bytes of answers that were not read yet. The asker who has taken longest to read its own makes room.
     pub(super) unread: usize,
 }
@@ -32,13 +43,15 @@ pub(super) struct Table {
 struct Places {
     next: u64,
     entries: Vec<Entry>,
+    /// When sources have last shown a token
+    good: HashMap<IpAddr, Instant>,
 }
 
 #[derive(Debug)]
 struct Entry {
     number: u64,
     source: Option<IpAddr>,
-    /// It has shown a token that is known; on the control socket everybody has.
+    /// It, or lately another of its source, has shown a token that is known; on the control socket everybody has.
     known: bool,
     /// Since when it waits for the asker; none while it is worked on an answer
     waits_since: Option<Instant>,
@@ -67,7 +80,7 @@ impl Table {
                 if places.entries.len() < self.bounds.all {
                     return false;
                 }
-                end(cheapest(places.entries.iter_mut()));
+                end(cheapest(&mut places.entries, self.bounds.newcomers, |_| true));
                 true
             });
             if !full {
@@ -80,16 +93,24 @@ impl Table {
     /// Makes room for one more of this source at once, if there is somebody who may go for it.
     pub(super) fn make_room(&self, source: IpAddr) -> bool {
         self.with(|places| {
-            let there = |entry: &&mut Entry| !entry.ending;
-            let of_it = |entry: &&mut Entry| entry.source == Some(source);
-            if places.entries.iter_mut().filter(there).filter(of_it).count() >= self.bounds.of_a_source {
-                return end(cheapest(places.entries.iter_mut().filter(of_it)));
+            let there = |entry: &&Entry| !entry.ending;
+            let of_it = |entry: &Entry| entry.source == Some(source);
+            let newcomers = self.bounds.newcomers;
+            if places.entries.iter().filter(there).filter(|entry| of_it(entry)).count()
+                >= self.bounds.of_a_source
+            {
+                return end(cheapest(&mut places.entries, newcomers, of_it));
             }
-            if places.entries.iter_mut().filter(there).count() >= self.bounds.all {
-                return end(cheapest(places.entries.iter_mut()));
+            if places.entries.iter().filter(there).count() >= self.bounds.all {
+                return end(cheapest(&mut places.entries, newcomers, |_| true));
             }
             true
         })
+    }
+
+    /// Somebody has shown a good token from there lately.
+    pub(super) fn is_good(&self, source: IpAddr) -> bool {
+        self.with(|places| places.good.get(&source).is_some_and(|shown| shown.elapsed() < LATELY))
     }
 
     /// Ends conversations whose askers have not read their answers, those that take longest first, until what waits to be
@@ -110,12 +131,24 @@ impl Table {
     }
 }
 
-/// Who goes first: those without a token before those with one, and those who wait for nothing but their asker.
-fn cheapest<'e>(entries: impl Iterator<Item = &'e mut Entry>) -> Option<&'e mut Entry> {
+/// Who goes first of those that may, and wait for nothing but their asker: those without a token, unless they are few; those of the
+/// source that has most; those that wait for longest.
+fn cheapest(entries: &mut [Entry], newcomers: usize, may_go: impl Fn(&Entry) -> bool) -> Option<&mut Entry> {
+    let mut of_source: HashMap<Option<IpAddr>, usize> = HashMap::new();
+    let mut unknown = 0;
+    for entry in entries.iter().filter(|entry| !entry.ending) {
+        *of_source.entry(entry.source).or_default() += 1;
+        unknown += usize::from(!entry.known);
+    }
+    let are_many = unknown > newcomers;
     let idle = entries
-        .filter(|entry| !entry.ending && entry.task.is_some())
+        .iter_mut()
+        .filter(|entry| !entry.ending && entry.task.is_some() && may_go(entry))
         .filter(|entry| entry.waits_since.is_some() || !entry.known);
-    idle.min_by_key(|entry| (entry.known, entry.waits_since.is_none(), entry.waits_since))
+    idle.min_by_key(|entry| {
+        let crowd = Reverse(of_source.get(&entry.source).copied());
+        (are_many && entry.known, crowd, entry.known, entry.waits_since.is_none(), entry.waits_since)
+    })
 }
 
 /// Ends it, if there is one.
@@ -163,6 +196,17 @@ impl Place {
     /// It has shown a token.
     pub(super) fn is_known(&self) {
         self.change(|entry| entry.known = true);
+        self.table.with(|places| {
+            let Some(source) = places.entries.iter().find(|entry| entry.number == self.number) else {
+                return;
+            };
+            let Some(source) = source.source else { return };
+            if places.good.len() >= REMEMBERED && !places.good.contains_key(&source) {
+                let oldest = places.good.iter().min_by_key(|(_, shown)| **shown).map(|(source, _)| *source);
+                oldest.map(|oldest| places.good.remove(&oldest));
+            }
+            places.good.insert(source, Instant::now());
+        });
     }
 
     /// It is worked on an answer.
@@ -201,7 +245,7 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { all: 4, of_a_source: 2, unread: 100 };
+    const BOUNDS: Bounds = Bounds { all: 4, of_a_source: 2, newcomers: 0, unread: 100 };
 
     fn source(number: u8) -> IpAddr {
         IpAddr::from([192, 0, 2, number])
@@ -261,6 +305,35 @@ mod tests {
         other.0.works();
         assert!(!table.make_room(source(2)), "nobody goes whose answer is under way");
         assert!(table.make_room(source(3)));
+    }
+
+    #[tokio::test]
+    async fn a_few_sources_make_room_for_others() {
+        let table = Table::new(Bounds { all: 5, of_a_source: 3, newcomers: 1, unread: 100 });
+        // The first has come before all others and has nobody beside it.
+        let sources = [(1, false), (2, true), (3, true), (2, true), (3, true)];
+        let mut all: Vec<_> =
+            sources.iter().map(|(number, known)| converse(&table, Some(source(*number)), *known)).collect();
+        assert!(table.make_room(source(4)));
+        assert_eq!(ended(&all).await, [1], "the one of two that waits for longest, though it has a token");
+        all.push(converse(&table, Some(source(4)), false));
+        drop(all.remove(1));
+        assert!(table.make_room(source(5)), "newcomers are two now, and one of them goes");
+        assert_eq!(ended(&all).await, [0]);
+    }
+
+    #[tokio::test]
+    async fn sources_of_good_tokens_are_remembered_within_a_bound() {
+        let table = Table::new(BOUNDS);
+        let (place, _task) = converse(&table, Some(source(1)), false);
+        assert!(!table.is_good(source(1)));
+        place.is_known();
+        assert!(table.is_good(source(1)) && !table.is_good(source(2)));
+        for number in 0..2000_u32 {
+            Place::new(&table, Some(std::net::Ipv4Addr::from_bits(number).into()), false).is_known();
+        }
+        assert_eq!(table.with(|places| places.good.len()), REMEMBERED);
+        assert!(!table.is_good(source(1)));
     }
 
     #[tokio::test]

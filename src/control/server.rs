@@ -28,7 +28,8 @@ use crate::{http::Site, io::serving::Serving};
 /// Conversations at one time. The one that has said nothing for longest makes room for another.
 const CONVERSATIONS: usize = 32;
 
-const BOUNDS: Bounds = Bounds { all: CONVERSATIONS, of_a_source: CONVERSATIONS, unread: 4 * MAX_ANSWER };
+const BOUNDS: Bounds =
+    Bounds { all: CONVERSATIONS, of_a_source: CONVERSATIONS, newcomers: 0, unread: 4 * MAX_ANSWER };
 
 /// Those of them that are streams.
 const STREAMS: usize = 16;

@@ -410,7 +410,7 @@ pub(crate) const SECTIONS: &[Section] = &[
             ),
             (
                 "A thousand clients of the API that are silent, half-open, slow, without end, or read nothing",
-                "no datagram is lost; the control socket answers",
+                "no datagram is lost; the control socket answers, and so does the API to whoever has a token, from addresses where one was shown before and from new ones",
                 "tests/api/hostile.rs::a_thousand_hostile_clients_harm_neither_traffic_nor_control",
             ),
             (

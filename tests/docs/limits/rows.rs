@@ -283,7 +283,17 @@ pub(super) const SECTIONS: &[(&str, &str, &[Row])] = &[
             (
                 "Connections to the API over the network that begin, in all, of a source",
                 "{src/control/network.rs OF_ALL} / {src/control/network.rs OF_A_SOURCE}",
-                "refused, and counted (`eastgate_api_refusals_total`)",
+                "refused, and counted (`eastgate_api_refusals_total`). Sources that showed a good token within an hour have their own rate alone",
+            ),
+            (
+                "first connections of sources, beyond what all may begin",
+                "{src/control/network.rs FIRST}",
+                "the same",
+            ),
+            (
+                "sources that are remembered for a good token",
+                "{src/control/places.rs REMEMBERED}",
+                "the one that has shown none for longest is forgotten",
             ),
             ("Frames of probes, of all together", "{dataplane/src/pipeline/probe.rs FRAMES}", "they wait"),
             (
@@ -385,7 +395,12 @@ pub(super) const SECTIONS: &[(&str, &str, &[Row])] = &[
             (
                 "Connections to the API over the network",
                 "{src/control/network.rs CONNECTIONS}, {src/control/network.rs OF_ONE} of a source, silent for {src/control/network.rs PATIENCE}",
-                "whoever has shown no token ends first",
+                "whoever has shown no token ends first, then those of the source that has most, and of these whoever is silent for longest",
+            ),
+            (
+                "of them, without a token and not the first to end",
+                "{src/control/network.rs NEWCOMERS}",
+                "they end first",
             ),
             (
                 "Streams of events",
