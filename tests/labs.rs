@@ -4,6 +4,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    process::Command,
     sync::{Mutex, PoisonError},
 };
 
@@ -29,11 +30,30 @@ fn passes(name: &str) {
             Options { eastgate: env!("CARGO_BIN_EXE_eastgate").into(), dataplane, ..Options::default() };
         let record = lab::up(story.to_str().unwrap(), &options).unwrap();
         let reports = [lab::check(&record.id, &options), lab::check(&record.id, &options)];
+        if !reports.iter().all(|report| report.as_ref().is_ok_and(lab::Report::ok)) {
+            tell_what_the_daemons_say(&record, &options);
+        }
         lab::down(&record.id, &options).unwrap();
         for report in reports.map(Result::unwrap) {
             assert!(report.ok(), "\n{report}");
         }
         assert_eq!(before.changes(&machine()), Vec::<String>::new(), "{dataplane:?}");
+    }
+}
+
+/// Of a lab that did not hold: what its daemons have dropped and seen last.
+fn tell_what_the_daemons_say(record: &lab::Record, options: &Options) {
+    for host in record.nodes.iter().filter(|node| node.kind == lab::NodeKind::Host) {
+        for command in ["show drops --all", "show fdb", "observe --last 100"] {
+            let mut eastgate = Command::new(&options.eastgate);
+            let said = eastgate
+                .args(command.split(' '))
+                .arg("--socket")
+                .arg(record.socket(&host.name))
+                .output()
+                .unwrap();
+            println!("-- {} {command}\n{}", host.name, String::from_utf8_lossy(&said.stdout));
+        }
     }
 }
 

@@ -68,9 +68,13 @@ impl Network {
         {
             return Err("another endpoint holds it");
         }
-        // With the endpoint's own MAC it is the endpoint, heard where it was before the configuration, or an association, brought it here.
+        // With the endpoint's own MAC it is the endpoint, heard where it was before the configuration, or an association, brought it here;
+        // and what is an endpoint's by now is no unknown host's any more.
         let is_another = |host: Binding| !endpoint.holdings().has_mac(host.mac);
-        if self.learns() && lock(&self.state.learned).by_address(address, now).is_some_and(is_another) {
+        if self.learns()
+            && self.at_address(address).is_none()
+            && lock(&self.state.learned).by_address(address, now).is_some_and(is_another)
+        {
             return Err("an unknown host has it");
         }
         Ok(())

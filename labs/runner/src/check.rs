@@ -208,8 +208,7 @@ fn wave(
     options: &Options,
 ) -> Result<Vec<(usize, Row)>, LabError> {
     let scene = Scene { model, record, options, captures: start_captures(&jobs)? };
-    let asks_why = jobs.iter().any(|(_, job)| job.expect.reason.is_some());
-    let before = if asks_why { Drops::read(record, options)? } else { Drops::default() };
+    let before = Drops::read(record, options)?;
     let done = thread::scope(|scope| {
         let resumed: &Held = held;
         let start = |(index, job): (usize, Job)| {
@@ -233,6 +232,12 @@ fn wave(
     for (index, job, mut done) in done {
         held.keep(&job, &mut done);
         rows.push((index, job.judge(&done, &scene, &growth)));
+    }
+    if rows.iter().any(|(_, row)| !row.ok) {
+        let dropped = Drops::read(record, options)?.since(&before);
+        for (_, row) in rows.iter_mut().filter(|(_, row)| !row.ok && !dropped.is_empty()) {
+            row.seen = format!("{}; dropped meanwhile: {dropped}", row.seen);
+        }
     }
     Ok(rows)
 }

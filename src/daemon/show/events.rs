@@ -26,7 +26,6 @@ use crate::daemon::{
     events::{Told, lost_between},
     log::{is_logged, logged_rules},
 };
-use crate::io::clock::unix_millis;
 
 impl View {
     /// The newest events, or the first after a number.
@@ -313,7 +312,8 @@ fn of_flow(snapshot: &Snapshot, event: &FlowEvent, row: EventRow) -> EventRow {
         ingress_rule: rule(snapshot, flow.key.vni, flow.epoch, flow.ingress_rule),
         related: flow.related.map(|related| related_to(&related, &flow.key)),
         id: Some(flow.created.micros()),
-        begun_ms: Some(unix_millis(flow.created)),
+        // From the moment it was told at, so that it is the same each time it is asked for.
+        begun_ms: Some(row.time_ms.saturating_sub(millis(event.at.since(flow.created)))),
         ..row
     };
     match event.what {

@@ -524,11 +524,14 @@ fn what_another_host_says_lasts_as_long_as_it_says_so_and_moves_with_the_endpoin
 /// A machine that was an unknown host behind another VTEP becomes an endpoint here: its own MAC is no other one's.
 #[test]
 fn what_was_heard_of_an_endpoint_before_it_was_one_is_its_own() {
-    let with = text("learn = \"nd\"\nlearning = true");
+    const OTHER: u8 = 0x55;
+    const DB4: u8 = 0x44;
+    let db4 = endpoint("acme", "db4", "gamma", DB4, "db", "");
+    let of_db4 = format!("addresses = [\"10.1.0.{DB4}\", \"fd00:1::{DB4:x}\"]\n");
+    let with = text("learn = \"nd\"\nlearning = true") + &db4.replace(&of_db4, "");
     let own = format!("02:00:00:00:00:{DB3:02x}");
     assert!(with.contains(&own));
     let mut site = Learning::new(&with.replace(&own, "02:00:00:00:00:99"));
-    const OTHER: u8 = 0x55;
     for (number, address) in [(DB3, 77), (OTHER, 78)] {
         let _ = site.net.encap_to("gamma", "beta", VNI, announce(number, address));
     }
@@ -544,4 +547,14 @@ fn what_was_heard_of_an_endpoint_before_it_was_one_is_its_own() {
     site.settle();
     assert_eq!(site.addresses("gamma", "db3"), ["10.1.0.77"]);
     assert_eq!(site.net.send("web1", syn(WEB1, (DB3, 77))), "db3");
+    assert_eq!(
+        site.net.send("db4", announce(DB4, 77)),
+        "unlearned at gamma",
+        "it is an endpoint's, like any"
+    );
+    assert_eq!(
+        site.net.send("db4", announce(DB4, 78)),
+        "arp-spoofed at gamma",
+        "an unknown host has it still"
+    );
 }

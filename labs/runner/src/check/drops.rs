@@ -91,6 +91,19 @@ impl Drops {
         failure.map_or(Ok(Growth(wanted)), Err)
     }
 
+    /// What has been dropped since, by reason and host, for whoever looks for why something did not arrive.
+    pub(super) fn since(&self, before: &Self) -> String {
+        let mut dropped: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        for (key, frames) in &self.0 {
+            let more = frames.saturating_sub(before.0.get(key).copied().unwrap_or(0));
+            if more > 0 {
+                *dropped.entry((&key.host, &key.reason)).or_default() += more;
+            }
+        }
+        let each = dropped.iter().map(|((host, reason), frames)| format!("{reason} at {host} +{frames}"));
+        each.collect::<Vec<_>>().join(", ")
+    }
+
     fn compare(&self, now: &Self, wanted: &Wanted, found: &mut Found) {
         (found.frames, found.rules) = (0, vec![]);
         for (key, frames) in now.0.iter().filter(|(key, _)| wanted.covers(key)) {
@@ -180,6 +193,7 @@ mod tests {
         let mut found = Found { jobs: 1, ..Found::default() };
         drops(5).compare(&drops(6), &wanted(Some("#3")), &mut found);
         assert_eq!(found.frames, 0);
+        assert_eq!(drops(6).since(&drops(5)), "ingress-denied at alpha +1");
         drops(5).compare(&drops(1), &wanted(None), &mut found);
         assert_eq!(found.frames, 0);
         drops(5).compare(&drops(6), &Wanted { vni: 5002, ..wanted(None) }, &mut found);
