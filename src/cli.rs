@@ -6,6 +6,7 @@ mod capture_file;
 mod commands;
 pub mod doctor;
 pub mod export;
+pub mod filter;
 pub mod import;
 pub mod lab;
 mod matrix;

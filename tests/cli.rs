@@ -125,6 +125,10 @@ fn rows_are_found_by_endpoint_and_state_and_come_in_parts() {
             ("--state unreplied", 10),
             ("--state established", 0),
             ("--endpoint web1 --vni 5001 --state unreplied", 10),
+            ("--src 10.1.0.11 --dst 10.1.0.12 --dport 7000", 10),
+            ("--sport 4003", 1),
+            ("--src 10.1.0.12", 0),
+            ("--dport 4003", 0),
         ] {
             assert_eq!(count(filter), expected, "{dataplane}: {filter}");
         }
@@ -137,6 +141,7 @@ fn rows_are_found_by_endpoint_and_state_and_come_in_parts() {
             ("show flows --endpoint acme/web9", "no network of this host has an endpoint acme/web9", 1),
             ("show flows --after nowhere", "goes on after `nowhere`", 1),
             ("show fdb --after nowhere", "goes on after `nowhere`", 1),
+            ("show expectations --sport 5", "has no --sport", 2),
         ] {
             let (found, _, error) = said(&alpha, command);
             assert!(found == code && error.contains(why), "{command}: {found} {error}");
@@ -167,9 +172,15 @@ fn rows_are_found_by_endpoint_and_state_and_come_in_parts() {
             (denied("--endpoint web1"), denied("--endpoint web2"), denied("--endpoint db1")),
             (1, 1, 0)
         );
+        assert_eq!(
+            (denied("--src 10.1.0.11 --sport 4000"), denied("--dst 10.1.0.11"), denied("--sport 1")),
+            (1, 0, 0)
+        );
         assert_eq!(ask(&alpha, "flows kill --endpoint db1")["count"], 0);
+        let one = "flows kill --src 10.1.0.11 --sport 4009 --dst 10.1.0.12 --dport 7000 --proto udp";
+        assert_eq!(ask(&alpha, one)["count"], 1, "{dataplane}");
         let killed = &ask(&alpha, "flows kill --endpoint web2 --state unreplied")["count"];
-        assert!(killed.as_u64().unwrap() >= 10 && count("") == 0, "{dataplane}: {killed}");
+        assert!(killed.as_u64().unwrap() >= 9 && count("") == 0, "{dataplane}: {killed}");
     }
 }
 
@@ -188,6 +199,8 @@ fn events_tell_what_began_what_ended_and_what_was_refused() {
         datagrams(&site, 4000..4003, 12, ALLOWED..ALLOWED + 1);
         datagrams(&site, 4000..4001, 12, DENIED..DENIED + 1);
         wait_for("beginnings are told", || events("begun", ALLOWED).len() == 3);
+        let (_, text, _) = said(&alpha, "observe --src 10.1.0.11 --sport 4001 --dst 10.1.0.12");
+        assert_eq!(text.lines().count(), 1, "{text}");
         wait_for("the refusal is told", || events("denied", DENIED).len() == 1);
         let denied = &events("denied", DENIED)[0];
         assert_eq!(denied["reason"], "ingress-denied", "{dataplane}: {denied:#}");

@@ -136,6 +136,12 @@ fn each_question_is_told_as_it_was_answered_and_the_machine_sees_nothing() {
         step(&report, "closed by both ends");
         let flows = alpha.ask(&["show", "flows", "--port", "5432"]);
         assert_eq!(flows["flows"][0]["probe"], true, "{dataplane}: {flows:#}");
+        wait_for("it is told as a probe's", || {
+            let output = alpha.run(&["observe", "--dport", "5432"]);
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            text.contains(" [PROBE]")
+                && text.lines().all(|line| line.contains(" -> acme/db1 10.1.0.21:5432 [PROBE]"))
+        });
         let report = expect(
             &alpha,
             &["tcp", "--from", "web1", "[fd00:1::21]:5432", "--count", "3"],

@@ -228,14 +228,13 @@ fn each_reason_is_told_alike_wherever_one_looks() {
             if !metrics.contains(reason) {
                 lacking.push("metrics".to_owned());
             }
-            let is_told = dataplane != "ebpf" || !COUNTED_IN_THE_KERNEL.contains(&reason.as_str());
-            if !row.chatter && is_told && !events.contains_key(reason) {
+            if !row.chatter && !events.contains_key(reason) {
                 lacking.push("observe".to_owned());
             }
             // What the kernel's routing says comes by a device of the daemon's, where nobody captures; and that a first fragment does not come is
             // known when the later one has long been written.
             let is_captured = !["not-an-answer", "fragment-first-missing"].contains(&reason.as_str());
-            if !row.chatter && is_told && is_captured && !comments.contains_key(reason) {
+            if !row.chatter && is_captured && !comments.contains_key(reason) {
                 lacking.push("capture".to_owned());
             }
             for (rule, at) in &row.rules {
@@ -250,7 +249,7 @@ fn each_reason_is_told_alike_wherever_one_looks() {
                     lacking.push(format!("capture: {rule} ({at})"));
                 }
             }
-            let is_packet = is_told && !NO_PACKETS.contains(&reason.as_str());
+            let is_packet = !NO_PACKETS.contains(&reason.as_str());
             if !row.chatter && is_packet {
                 let output = alpha.run(&["trace", "--last", "--reason", reason]);
                 let text = String::from_utf8_lossy(&output.stdout);
@@ -328,9 +327,6 @@ fn each_reason_has_a_case() {
     assert!(missing.is_empty(), "{missing:?}");
     assert_eq!(known.len(), DropReason::ALL.len(), "there is no such reason");
 }
-
-/// What the programs count without a packet that could be told of
-const COUNTED_IN_THE_KERNEL: [&str; 3] = ["slow-path-limit", "unknown-station", "unknown-vlan"];
 
 /// What has no two addresses of one family and a protocol, of which `trace --last` could make one like it.
 const NO_PACKETS: [&str; 12] = [

@@ -171,6 +171,9 @@ pub struct EventRow {
     /// Its packets and bytes are as they were when the pipeline handed it to the kernel's programs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
+    /// The flow is or was a probe's (`eastgate probe`): the appliance has begun it in the name of its source.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub probe: bool,
     /// The egress rule that admitted the flow, as long as its policy is in force
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress_rule: Option<RuleRef>,

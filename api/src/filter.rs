@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use eastgate_wire::{DropReason, MacAddr, Vni};
+use eastgate_wire::{Addr, DropReason, MacAddr, Vni};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +74,18 @@ pub struct Filter {
     /// Only rows with this port on either side
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// Only rows with this address on the side that sends, or that began the flow
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub src: Option<IpAddr>,
+    /// Only rows with this address on the other side
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dst: Option<IpAddr>,
+    /// Only rows with this port on the side that sends, or that began the flow
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sport: Option<u16>,
+    /// Only rows with this port on the other side
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dport: Option<u16>,
     /// Only rows with this IP protocol number
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proto: Option<u8>,
@@ -122,6 +134,14 @@ pub enum Criterion {
     Mac,
     /// `port`
     Port,
+    /// `src`
+    Src,
+    /// `dst`
+    Dst,
+    /// `sport`
+    Sport,
+    /// `dport`
+    Dport,
     /// `proto`
     Proto,
     /// `state`
@@ -138,7 +158,7 @@ pub enum Criterion {
 
 impl Criterion {
     /// All that there are, in the order of [`Filter`]'s fields.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::Vni,
         Self::Tenant,
         Self::Network,
@@ -150,6 +170,10 @@ impl Criterion {
         Self::Address,
         Self::Mac,
         Self::Port,
+        Self::Src,
+        Self::Dst,
+        Self::Sport,
+        Self::Dport,
         Self::Proto,
         Self::State,
         Self::Limit,
@@ -179,6 +203,10 @@ impl Criterion {
             Self::Address => "--address",
             Self::Mac => "--mac",
             Self::Port => "--port",
+            Self::Src => "--src",
+            Self::Dst => "--dst",
+            Self::Sport => "--sport",
+            Self::Dport => "--dport",
             Self::Proto => "--proto",
             Self::State => "--state",
             Self::Limit => "--limit",
@@ -203,6 +231,10 @@ impl Filter {
             (self.address.is_some(), Criterion::Address),
             (self.mac.is_some(), Criterion::Mac),
             (self.port.is_some(), Criterion::Port),
+            (self.src.is_some(), Criterion::Src),
+            (self.dst.is_some(), Criterion::Dst),
+            (self.sport.is_some(), Criterion::Sport),
+            (self.dport.is_some(), Criterion::Dport),
             (self.proto.is_some(), Criterion::Proto),
             (self.state.is_some(), Criterion::State),
             (self.limit.is_some(), Criterion::Limit),
@@ -211,6 +243,21 @@ impl Filter {
             (self.audit, Criterion::Audit),
         ];
         all.into_iter().filter(|(given, _)| *given).map(|(_, criterion)| criterion).collect()
+    }
+
+    /// Whether what is between these two ends is meant, as far as their addresses, and the ports of a protocol that has them, are known.
+    #[must_use]
+    pub fn fits_ends(&self, src: Option<Addr>, dst: Option<Addr>, ports: Option<(u16, u16)>) -> bool {
+        let (sport, dport) = ports.unzip();
+        let has = |wanted: Option<IpAddr>, address: Option<Addr>| {
+            wanted.is_none_or(|ip| address == Some(ip.into()))
+        };
+        let is = |wanted: Option<u16>, port: Option<u16>| wanted.is_none() || wanted == port;
+        has(self.src, src)
+            && has(self.dst, dst)
+            && is(self.sport, sport)
+            && is(self.dport, dport)
+            && (is(self.port, sport) || is(self.port, dport))
     }
 
     /// Says which: a limit alone says how many.
@@ -246,42 +293,50 @@ impl Request {
     #[must_use]
     pub fn criteria(&self) -> Option<(&'static str, &Filter, &'static [Criterion])> {
         use Criterion::{
-            Address, After, All, Audit, Endpoint, Group, Limit, Mac, Network, Port, Proto, Reason, Rule,
-            State, Tenant, Verdict, Vni,
+            Address, After, All, Audit, Dport, Dst, Endpoint, Group, Limit, Mac, Network, Port, Proto,
+            Reason, Rule, Sport, Src, State, Tenant, Verdict, Vni,
         };
         Some(match self {
             Self::Endpoints(filter) => {
                 ("show endpoints", filter, &[Vni, Endpoint, Address, Mac, Limit, After])
             }
             Self::Fdb(filter) => ("show fdb", filter, &[Vni, Endpoint, Mac, State, Limit, After]),
-            Self::Flows(filter) => {
-                ("show flows", filter, &[Vni, Endpoint, Address, Port, Proto, State, Limit, After])
-            }
-            Self::Expectations(filter) => {
-                ("show expectations", filter, &[Vni, Endpoint, Address, Port, Proto, Limit, After])
-            }
+            Self::Flows(filter) => (
+                "show flows",
+                filter,
+                &[Vni, Endpoint, Address, Port, Src, Dst, Sport, Dport, Proto, State, Limit, After],
+            ),
+            Self::Expectations(filter) => (
+                "show expectations",
+                filter,
+                &[Vni, Endpoint, Address, Port, Src, Dst, Dport, Proto, Limit, After],
+            ),
             Self::Neighbors(filter) => {
                 ("show neighbors", filter, &[Vni, Endpoint, Address, Mac, State, Limit, After])
             }
-            Self::Drops(filter) => {
-                ("show drops", filter, &[Vni, Endpoint, Address, Mac, Port, Proto, Limit, After, All, Audit])
-            }
+            Self::Drops(filter) => (
+                "show drops",
+                filter,
+                &[Vni, Endpoint, Address, Mac, Port, Src, Dst, Sport, Dport, Proto, Limit, After, All, Audit],
+            ),
             Self::Rules(filter) => ("show rules", filter, &[Vni, Limit, After]),
             Self::Matrix(filter) => ("show matrix", filter, &[Vni, Group, Endpoint, Limit, After]),
             Self::Policy(filter) => ("show policy", filter, &[Vni, Limit, After]),
             Self::Events(filter) => {
                 let names = &[
-                    Tenant, Network, Vni, Endpoint, Group, Rule, Reason, Verdict, Address, Mac, Port, Proto,
-                    Limit, After,
+                    Tenant, Network, Vni, Endpoint, Group, Rule, Reason, Verdict, Address, Mac, Port, Src,
+                    Dst, Sport, Dport, Proto, Limit, After,
                 ];
                 ("observe", filter, names)
             }
             Self::Machines(filter) => ("show vdp", filter, &[Vni, Endpoint, Mac, Limit, After]),
             Self::Staged(filter) => ("policy staged", filter, &[Vni, Limit, After]),
             Self::FdbFlush(filter) => ("fdb flush", filter, &[Vni, Mac]),
-            Self::FlowsKill(filter) => {
-                ("flows kill", filter, &[Vni, Endpoint, Address, Port, Proto, State, Limit, All])
-            }
+            Self::FlowsKill(filter) => (
+                "flows kill",
+                filter,
+                &[Vni, Endpoint, Address, Port, Src, Dst, Sport, Dport, Proto, State, Limit, All],
+            ),
             Self::Status {}
             | Self::Reload {}
             | Self::Stage { .. }
@@ -319,8 +374,8 @@ impl Request {
             return Err(Failure::new(ErrorCode::NotApplicable, text));
         }
         if matches!(self, Self::FlowsKill(_)) && !filter.says_which() {
-            use Criterion::{Address, All, Endpoint, Port, Proto, State, Vni};
-            let which = names(&[Vni, Endpoint, Address, Port, Proto, State]);
+            use Criterion::{Address, All, Dport, Dst, Endpoint, Port, Proto, Sport, Src, State, Vni};
+            let which = names(&[Vni, Endpoint, Address, Port, Src, Dst, Sport, Dport, Proto, State]);
             let text = format!("say which flows: {which}, or {}", word(All));
             return Err(Failure::new(ErrorCode::NotApplicable, text));
         }

@@ -125,7 +125,9 @@ fn typed(criterion: Criterion, text: &str) -> Result<Value, Failure> {
         text.parse::<u64>().map(Value::from).map_err(not)
     };
     Ok(match criterion {
-        Criterion::Vni | Criterion::Port | Criterion::Limit => number()?,
+        Criterion::Vni | Criterion::Port | Criterion::Sport | Criterion::Dport | Criterion::Limit => {
+            number()?
+        }
         Criterion::Proto => names::protocol_number(text).map_or_else(number, |proto| Ok(proto.into()))?,
         Criterion::All | Criterion::Audit => boolean(criterion.name(), text)?.into(),
         _ => text.into(),

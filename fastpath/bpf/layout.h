@@ -468,6 +468,21 @@ struct bucket {
 	__u64 dropped;
 };
 
+/* Bytes of a frame that are noted: to the ports of an IPv6 packet; of a shorter one, to those of an IPv4 packet */
+enum limited_bytes { LIMITED_LEAST = 42, LIMITED_MAX = 64 };
+
+/* Of a network: a frame that was dropped because more were to be punted than may be. */
+struct limited {
+	/* When, in nanoseconds of the monotonic clock; written last */
+	__u64 at;
+	/* Somebody writes it. */
+	__u32 noting;
+	/* Bytes of `frame` */
+	__u32 len;
+	__u8 frame[LIMITED_MAX];
+};
+_Static_assert(sizeof(struct limited) <= sizeof(struct policy_drop), "the scratch area's `nothing` is what it begins as");
+
 #include "layout/datagram.h"
 
 /* Where the networks that this host does not serve have their one bucket: no VNI is as large. */

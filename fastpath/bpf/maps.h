@@ -71,6 +71,14 @@ struct {
 	__type(value, struct bucket);
 } buckets SEC(".maps");
 
+/* By VNI likewise: what was dropped last for want of tokens, for people who ask. It holds those that such frames came of lately. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1 << 8);
+	__type(key, __u32);
+	__type(value, struct limited);
+} limited SEC(".maps");
+
 /* Datagrams in fragments. Allocated ahead: a place that is in use may be written again, and is taken away only idle. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

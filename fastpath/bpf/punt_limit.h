@@ -11,20 +11,51 @@
 
 #define SECOND 1000000000ULL
 
-/*
- * May this frame of a network are punted? A GSO packet counts as the packets in it. Not static, so that the verifier looks at
- * it once and by itself.
- */
-__noinline int take_punt_token(struct __sk_buff *skb, __u32 vni)
+/* A frame is noted so much later than the one before, or not at all. */
+#define NOTED_EVERY (SECOND / 10)
+
+/* Notes what begins at `at` of a frame that is dropped. Of those that come at once, one is noted. */
+static __always_inline void note_limited(struct __sk_buff *skb, __u32 vni, __u32 at, __u64 now)
 {
-	__u32 unserved = UNSERVED, packets = 1, gso_size = skb->gso_size;
+	struct limited *noted = bpf_map_lookup_elem(&limited, &vni);
+	const struct scratch *scratch;
+
+	if (!noted) {
+		scratch = the_scratch();
+		if (!scratch)
+			return;
+		bpf_map_update_elem(&limited, &vni, scratch->nothing, BPF_NOEXIST);
+		noted = bpf_map_lookup_elem(&limited, &vni);
+	}
+	if (!noted || now - noted->at < NOTED_EVERY || __sync_lock_test_and_set(&noted->noting, 1))
+		return;
+	if (!bpf_skb_load_bytes(skb, at, noted->frame, LIMITED_MAX))
+		noted->len = LIMITED_MAX;
+	else
+		noted->len = bpf_skb_load_bytes(skb, at, noted->frame, LIMITED_LEAST) ? 0 : LIMITED_LEAST;
+	noted->at = now;
+	noted->noting = 0;
+}
+
+/*
+ * May this frame of a network be punted? A GSO packet counts as the packets in it. What people are told of one that may not begins
+ * at `at`. Not static, so that the verifier looks at it once and by itself.
+ */
+__noinline int take_punt_token(struct __sk_buff *skb, __u32 vni, __u32 at)
+{
+	__u32 packets = 1, gso_size = skb->gso_size;
 	struct bucket *bucket = bpf_map_lookup_elem(&buckets, &vni);
 	__u64 now = bpf_ktime_get_ns();
 	__s64 since;
 	bool may;
 
-	if (!bucket)
-		bucket = bpf_map_lookup_elem(&buckets, &unserved);
+	if (!bucket) {
+		vni = UNSERVED;
+		bucket = bpf_map_lookup_elem(&buckets, &vni);
+	}
+	/* Of a datagram of an unknown network no more than its header is known. */
+	if (vni == UNSERVED)
+		at -= sizeof(struct vxlan_header);
 	if (!bucket) {
 		count(STAT_PUNT_LIMITED);
 		return 0;
@@ -46,8 +77,10 @@ __noinline int take_punt_token(struct __sk_buff *skb, __u32 vni)
 	else
 		bucket->dropped += 1;
 	bpf_spin_unlock(&bucket->lock);
-	if (!may)
+	if (!may) {
 		count(STAT_PUNT_LIMITED);
+		note_limited(skb, vni, at, now);
+	}
 	return may;
 }
 
@@ -117,7 +150,7 @@ __noinline int leave(struct __sk_buff *skb, __u32 read)
 	if (!bpf_skb_load_bytes(skb, at + sizeof(struct udphdr), &vxlan, sizeof(vxlan)) &&
 	    vxlan.flags_be & bpf_htonl(VXLAN_FLAGS))
 		vni = bpf_ntohl(vxlan.vni_be) >> 8;
-	if (take_punt_token(skb, vni)) {
+	if (take_punt_token(skb, vni, at + sizeof(struct udphdr) + sizeof(struct vxlan_header))) {
 		count_punt(scratch ? scratch->packet.punt : PUNT_OUTER);
 		return TC_ACT_UNSPEC;
 	}

@@ -30,7 +30,7 @@ static __always_inline int punt_frame(struct __sk_buff *skb, const struct attach
 	/* Of what is BUM traffic nothing is done here. */
 	if ((why == PUNT_UNDECIDED || why == PUNT_PROTOCOL) && is_bum(skb))
 		why = PUNT_MULTICAST;
-	if (!take_punt_token(skb, from->vni))
+	if (!take_punt_token(skb, from->vni, 0))
 		return TC_ACT_SHOT;
 	header.attachment_be = bpf_htonl(from->id);
 	header.session_be = bpf_htonl(config->session);

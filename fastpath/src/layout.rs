@@ -387,6 +387,31 @@ pub(crate) struct Bucket {
     pub(crate) dropped: u64,
 }
 
+/// Bytes of a frame that are noted
+pub const LIMITED_MAX: usize = 64;
+
+/// Of a network: a frame that was dropped because more were to be punted than may be.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Limited {
+    /// When, in nanoseconds of `CLOCK_MONOTONIC`
+    pub at: u64,
+    /// Somebody writes it.
+    pub noting: u32,
+    /// Bytes of `frame`
+    pub len: u32,
+    /// How it begins
+    pub frame: [u8; LIMITED_MAX],
+}
+
+impl Limited {
+    /// What is known of the frame.
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
+        self.frame.get(..self.len as usize).unwrap_or(&self.frame)
+    }
+}
+
 /// The place of the bucket that all networks have in common which this host does not serve.
 pub(crate) const UNSERVED: u32 = u32::MAX;
 

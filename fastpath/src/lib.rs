@@ -46,11 +46,11 @@ pub use self::{
         ChangedKey, ClosedFlow, DEVICE_NAME, Denied, DeniedKey, ENDPOINT_OWN_TIMEOUTS, ENDPOINT_PROXIED,
         Egress, Endpoint, EndpointKey, Ends, Entropy, FLOW_KERNEL_CREATED, FLOW_RELATED, FLOW_REPLIED,
         FLOW_RESERVED, FLOW_STALE, FLOW_STREAM, FORM_NAMES_MAC, FORM_ND, FORM_TO_ALL, Flow, FlowDir, Key,
-        LAYOUT, NETWORK_CHANGING, NETWORK_HUB, NETWORK_STATELESS, NO_EPOCH, NO_RULE, NeighborKey, Network,
-        PUNT_HASH_AT, PUNT_HEADER, PolicyCacheKey, PolicyDrop, PolicyDropKey, STATES, STRAY_ANY_VLAN,
-        STRAY_LINK, Settings, Stray, StrayKey, TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS, TEMPLATE_INHERIT_TTL,
-        TEMPLATE_OPEN, TEMPLATE_ROUTED, TEMPLATE_TO_US, TcpSide, Template, VTEP_NO_SUM, VTEP_SUM, Vtep,
-        address, attachment_of,
+        LAYOUT, LIMITED_MAX, Limited, NETWORK_CHANGING, NETWORK_HUB, NETWORK_STATELESS, NO_EPOCH, NO_RULE,
+        NeighborKey, Network, PUNT_HASH_AT, PUNT_HEADER, PolicyCacheKey, PolicyDrop, PolicyDropKey, STATES,
+        STRAY_ANY_VLAN, STRAY_LINK, Settings, Stray, StrayKey, TEMPLATE_FROM_US, TEMPLATE_INHERIT_TOS,
+        TEMPLATE_INHERIT_TTL, TEMPLATE_OPEN, TEMPLATE_ROUTED, TEMPLATE_TO_US, TcpSide, Template, VTEP_NO_SUM,
+        VTEP_SUM, Vtep, address, attachment_of,
     },
     limits::Limits,
     pins::{is_pinned, unpin},
@@ -133,6 +133,7 @@ pub struct Fastpath {
     policy_drops: MapHandle,
     stateless: MapHandle,
     denied: MapHandle,
+    limited: MapHandle,
     pub(crate) datagrams: MapHandle,
     /// The table that `ct_settings` is mapped from
     ct_settings_table: MapHandle,
@@ -280,7 +281,7 @@ impl Fastpath {
         let expected = map("expected")?;
         let (entropy, closed_flows, buckets) = (map("entropy")?, map("closed_flows")?, map("buckets")?);
         let (endpoints, policies, policy_drops) = (map("endpoints")?, map("policies")?, map("policy_drops")?);
-        let (denied, stateless) = (map("denied")?, map("stateless")?);
+        let (denied, limited, stateless) = (map("denied")?, map("limited")?, map("stateless")?);
         let datagrams = map("datagrams")?;
         let ct_settings_table = map("ct_settings")?;
         let ct_settings = CtSettings::of(&ct_settings_table)?;
@@ -308,6 +309,7 @@ impl Fastpath {
             policies,
             policy_drops,
             denied,
+            limited,
             stateless,
             datagrams,
             ct_settings_table,

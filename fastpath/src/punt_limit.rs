@@ -5,7 +5,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::{
     Error, Fastpath,
-    layout::{Bucket, UNSERVED},
+    layout::{Bucket, Limited, UNSERVED},
     remove,
 };
 
@@ -44,6 +44,28 @@ impl Fastpath {
     /// [`Error::Table`].
     pub fn limited(&self, vni: u32) -> Result<u64, Error> {
         Ok(self.bucket(vni)?.map_or(0, |bucket| bucket.dropped))
+    }
+
+    /// One of them, or with no network one of those that have no limit of their own: the last that was noted. Nothing while it is written.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn limited_frame(&self, vni: Option<u32>) -> Result<Option<Limited>, Error> {
+        let key = vni.unwrap_or(UNSERVED);
+        let look = || {
+            let mut limited = Limited::new_zeroed();
+            let found = self.limited.lookup_into(key.as_bytes(), limited.as_mut_bytes(), MapFlags::ANY);
+            found
+                .map(|found| found.then_some(limited))
+                .map_err(|source| Error::Table { table: "limited", source })
+        };
+        let (before, after) = (look()?, look()?);
+        // Whoever has begun to write between the two shows in the second, and who has ended in the time.
+        Ok(after.filter(|it| {
+            it.at > 0
+                && it.noting == 0
+                && before.is_some_and(|before| before.noting == 0 && before.at == it.at)
+        }))
     }
 
     /// How many datagrams in fragments of a network are carried at a time.

@@ -76,6 +76,7 @@ fn structures_are_the_same_on_both_sides() {
         noted("bucket"),
         layout_of!(layout::Bucket: lock, rate, burst, datagrams, left, filled_at, dropped)
     );
+    assert_eq!(noted("limited"), layout_of!(layout::Limited: at, noting, len, frame));
     assert_eq!(
         noted("config"),
         layout_of!(Settings: layout, session, generation, since, underlay, punt_device, vxlan_port_be, tunnel_port_be, vtep, dont_fragment, flags)

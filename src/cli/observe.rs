@@ -93,6 +93,19 @@ pub struct Which {
     /// Only with this port on either side
     #[arg(long)]
     pub port: Option<u16>,
+    // The packet of `trace` has these names too.
+    /// Only from this address; of a flow, the side that began it
+    #[arg(id = "which-src", long = "src", value_name = "ADDRESS")]
+    pub src: Option<IpAddr>,
+    /// Only to this address
+    #[arg(id = "which-dst", long = "dst", value_name = "ADDRESS")]
+    pub dst: Option<IpAddr>,
+    /// Only from this port
+    #[arg(id = "which-sport", long = "sport", value_name = "PORT")]
+    pub sport: Option<u16>,
+    /// Only to this port
+    #[arg(id = "which-dport", long = "dport", value_name = "PORT")]
+    pub dport: Option<u16>,
     /// Only this protocol: tcp, udp, icmp, icmpv6 or a number
     #[arg(long, value_parser = parse_proto)]
     pub proto: Option<u8>,
@@ -154,6 +167,10 @@ impl Which {
             verdict,
             address: self.address,
             port: self.port,
+            src: self.src,
+            dst: self.dst,
+            sport: self.sport,
+            dport: self.dport,
             proto: self.proto,
             mac: self.mac,
             ..Filter::default()
@@ -218,8 +235,9 @@ pub(super) fn text(event: &EventRow) -> String {
     let network = event.network.clone().or_else(|| event.vni.map(|vni| format!("VNI {vni}")));
     let proto = event.proto.clone().unwrap_or_default();
     let mut text = format!("{} {:<7}", time_of_day(event.time_ms), event.event.name());
+    let probe = if event.probe { "[PROBE]" } else { "" };
     for word in
-        [network.unwrap_or_default(), proto, src, "->".into(), dst].iter().filter(|word| !word.is_empty())
+        [&network.unwrap_or_default(), &proto, &src, "->", &dst, probe].iter().filter(|word| !word.is_empty())
     {
         text += &format!(" {word}");
     }

@@ -14,8 +14,9 @@ use eastgate_config::Loader;
 use eastgate_wire::{Addr, names};
 
 use super::{
-    args::{Ask, FilterArgs, Format},
+    args::{Ask, Format},
     commands::{ask, ask_to_read, emit, misused},
+    filter::FilterArgs,
     print,
     table::Table,
 };

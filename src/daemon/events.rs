@@ -2,7 +2,7 @@
 //! a thread of its own.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     io::Result,
     sync::{
         Arc,
@@ -19,7 +19,7 @@ use eastgate_dataplane::pipeline::{
     shared::lock,
 };
 
-use eastgate_wire::{DropGroup, DropReason, Vni};
+use eastgate_wire::{DropGroup, DropReason, Instant, Vni};
 
 use super::{
     View,
@@ -38,6 +38,8 @@ const PERIOD: Duration = Duration::from_millis(250);
 const OF_A_REASON: usize = 16;
 /// How often what the kernel's programs have refused is looked at, in periods.
 const KERNEL: u32 = 4;
+/// Kinds of frames that are remembered of those that the kernel's programs count without a place for each kind.
+const COUNTED: usize = 4096;
 
 /// An event with its number, and its time by the clock of the wall as that was set then, in milliseconds since 1970.
 #[derive(Clone, Copy, Debug)]
@@ -112,13 +114,13 @@ impl Collector {
         let over = Arc::new(AtomicBool::new(false));
         let (view, told) = (view.clone(), over.clone());
         let thread = thread::Builder::new().name("events".into()).spawn(move || {
-            let mut refused = Refused::default();
+            let (mut refused, mut counted) = (Refused::default(), Counted::since(clock::now()));
             let mut log = Log::default();
             for period in 0u32.. {
                 if told.load(Relaxed) {
                     return;
                 }
-                view.collect(&mut refused, &mut log, period % KERNEL == 0);
+                view.collect(&mut refused, &mut counted, &mut log, period % KERNEL == 0);
                 thread::park_timeout(PERIOD);
             }
         })?;
@@ -139,8 +141,35 @@ impl Drop for Collector {
 /// What the kernel's programs are known to have refused.
 type Refused = HashMap<(DropKey, Subject), u64>;
 
+/// What the kernel's programs have dropped without a place for each kind of it, as far as it was told.
+struct Counted {
+    told: HashSet<(DropKey, Subject)>,
+    /// What was before is what a daemon before this one told of.
+    since: Instant,
+}
+
+impl Counted {
+    fn since(since: Instant) -> Self {
+        Self { told: HashSet::new(), since }
+    }
+
+    /// Those that are of another kind than was told before.
+    fn news(&mut self, last: Vec<(DropKey, Seen)>) -> Vec<Event> {
+        if self.told.len() >= COUNTED {
+            self.told.clear();
+        }
+        // What every guest sends of its own accord is counted alone.
+        let is_new = |(key, seen): &(DropKey, Seen)| {
+            seen.last_at >= self.since
+                && !seen.subject.is_chatter(key.reason)
+                && self.told.insert((*key, seen.subject))
+        };
+        last.into_iter().filter(is_new).map(|(key, seen)| Event::Dropped(key, seen)).collect()
+    }
+}
+
 impl View {
-    fn collect(&self, refused: &mut Refused, log: &mut Log, kernel_too: bool) {
+    fn collect(&self, refused: &mut Refused, counted: &mut Counted, log: &mut Log, kernel_too: bool) {
         let snapshot = self.shared.snapshot_arc();
         let mut events = self.shared.take_events();
         events.retain(|event| !is_import(event));
@@ -149,6 +178,10 @@ impl View {
             match kernel.seen_denied() {
                 Ok(seen) => events.extend(news(refused, seen, |key| is_logged(&snapshot, key))),
                 Err(error) => tracing::debug!(%error, "what the kernel's programs refuse is not told"),
+            }
+            match kernel.last_counted() {
+                Ok(last) => events.extend(counted.news(last)),
+                Err(error) => tracing::debug!(%error, "what the kernel's programs drop is not told"),
             }
         }
         self.compare_with_staged(&snapshot, &events);
@@ -207,8 +240,6 @@ fn news(known: &mut Refused, seen: Vec<(DropKey, Seen)>, is_logged: impl Fn(&Dro
 
 #[cfg(test)]
 mod tests {
-    use eastgate_wire::Instant;
-
     use super::*;
 
     fn denied(number: u64, frames: u64) -> (DropKey, Seen) {
@@ -235,6 +266,16 @@ mod tests {
         assert_eq!(recent.after(0).count(), KEPT);
         assert_eq!(lost(&recent, 9, recent.last()), KEPT as u64);
         assert_eq!(recent.after(recent.last()).count(), 0);
+    }
+
+    #[test]
+    fn what_is_counted_is_told_when_it_is_of_another_kind() {
+        let mut counted = Counted::since(Instant::from_secs(1));
+        let mut news = |number| counted.news(vec![denied(number, 1)]).len();
+        assert_eq!([0, 1, 1, 2, 1].map(&mut news), [0, 1, 0, 1, 0]);
+        let later = 3 + COUNTED as u64;
+        assert!((3..later).all(|number| news(number) == 1));
+        assert_eq!(news(later), 1, "it was forgotten to make room");
     }
 
     #[test]

@@ -60,9 +60,11 @@ export function traceLink({ vni, proto, src, sport, dst, dport, icmp }) {
 }
 
 async function endFlow(flow) {
-  const filter = { vni: flow.vni, address: flow.src, proto: flow.protoNumber ?? PROTOCOLS[flow.proto] ?? Number(flow.proto) };
-  if (flow.sport && ["tcp", "udp", "sctp"].includes(flow.proto)) filter.port = flow.sport;
-  const sure = await confirmed("End this flow?", `Its next packet is decided anew, by the rules in force: flows of VNI ${flow.vni}, ${flow.proto}, ${end(flow.src, flow.sport, flow.proto)}.`, "End it");
+  const filter = { vni: flow.vni, src: flow.src, dst: flow.dst, proto: flow.protoNumber ?? PROTOCOLS[flow.proto] ?? Number(flow.proto) };
+  // Of an echo they are its identifier, as `flows/kill` has them too.
+  Object.assign(filter, { sport: flow.sport, dport: flow.dport });
+  const ends = `${end(flow.src, flow.sport, flow.proto)} to ${end(flow.dst, flow.dport, flow.proto)}`;
+  const sure = await confirmed("End this flow?", `Its next packet is decided anew, by the rules in force: VNI ${flow.vni}, ${flow.proto}, ${ends}.`, "End it");
   if (!sure) return;
   try {
     const done = await post("flows/kill", filter);

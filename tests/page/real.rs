@@ -386,3 +386,50 @@ fn a_token_that_may_only_look_at_one_tenant_says_so() {
     drop(browser);
     served.stop();
 }
+
+/// Ending a flow ends that one: not another from the same address and port, nor its like from elsewhere.
+#[test]
+fn the_flow_that_is_ended_is_the_one_that_was_chosen() {
+    let Some(served) = Served::new(&["--role", "operate"]) else { return };
+    served.site.rewrite(|text| {
+        text.replace(
+            "proto = \"udp\", ports = 7000, from = \"group:web\"",
+            "proto = \"udp\", ports = \"7000-7001\", from = \"group:web\"",
+        )
+    });
+    assert!(served.beta.run(&["reload"]).status.success());
+    for (from, number, port) in
+        [(&served.site.web1, 11, 7000), (&served.site.web1, 11, 7001), (&served.site.web2, 12, 7001)]
+    {
+        from.enter(|| {
+            let socket = std::net::UdpSocket::bind(udp(number, 9000)).unwrap();
+            socket.send_to(b"once", udp(21, port)).unwrap();
+        });
+    }
+    let flows = || {
+        let rows = served.beta.ask(&["show", "flows", "--proto", "udp"]);
+        let end = |row: &serde_json::Value| format!("{} {}", row["src"].as_str().unwrap(), row["dport"]);
+        let mut ends: Vec<String> = rows["flows"].as_array().unwrap().iter().map(end).collect();
+        ends.sort_unstable();
+        ends
+    };
+    wait_for("the flows are there", || flows() == ["10.1.0.11 7000", "10.1.0.11 7001", "10.1.0.12 7001"]);
+    let browser = served.browser();
+    sign_in(&browser, ORIGIN, &served.token);
+    browser.run("location.hash = '#/flows?text=10.1.0.11:9000%2010.1.0.21:7001'");
+    browser.wait("the flow", "document.querySelector('.table-view [role=status]').textContent === '1 flow'");
+    browser.run("document.querySelector('main .grid-scroll').focus()");
+    browser.press(&ENTER.to_string());
+    browser.wait("its details", "!document.querySelector('#detail').hidden");
+    browser.press_until(TAB, 12, "document.activeElement.textContent.startsWith('End this flow')");
+    browser.press(&ENTER.to_string());
+    browser.wait(
+        "it is asked",
+        "document.querySelector('#confirm').open && document.querySelector('#confirm').innerText.includes('10.1.0.11:9000 to 10.1.0.21:7001')",
+    );
+    browser.press(&format!("{TAB}{ENTER}"));
+    wait_for("it has ended, alone", || flows() == ["10.1.0.11 7000", "10.1.0.12 7001"]);
+    assert_eq!(browser.complaints(), [""; 0]);
+    drop(browser);
+    served.stop();
+}

@@ -110,13 +110,11 @@ impl About<'_> {
     fn has(&self, key: &DropKey, subject: &Subject) -> bool {
         let (filter, flow) = (self.filter, subject.flow());
         let macs = || macs(self.snapshot, key.vni, subject);
+        let ports = flow.filter(|flow| names::has_ports(flow.proto)).map(|flow| (flow.sport, flow.dport));
+        let [src, dst] = subject.ends();
         filter.address.is_none_or(|ip| subject.addresses().any(|address| address == ip.into()))
             && filter.proto.is_none_or(|proto| flow.is_some_and(|flow| flow.proto == proto))
-            && filter.port.is_none_or(|port| {
-                flow.is_some_and(|flow| {
-                    names::has_ports(flow.proto) && (flow.sport == port || flow.dport == port)
-                })
-            })
+            && filter.fits_ends(src, dst, ports)
             && filter.mac.is_none_or(|mac| macs().contains(&mac))
             && self.ends.is_none_or(|ends| {
                 key.vni.is_some_and(|vni| {

@@ -113,6 +113,7 @@ impl View {
             reply_packets: None,
             reply_bytes: None,
             partial: false,
+            probe: false,
             egress_rule: None,
             ingress_rule: None,
             refused_by: None,
@@ -120,8 +121,11 @@ impl View {
             log: is_to_be_logged(snapshot, event),
         };
         match event {
-            Event::Elsewhere(event) => of_flow(snapshot, event, row),
-            Event::Flow(event) => EventRow { partial: is_partial(event), ..of_flow(snapshot, event, row) },
+            Event::Elsewhere(event) | Event::Flow(event) => EventRow {
+                partial: matches!(told.event, Event::Flow(_)) && is_partial(event),
+                probe: self.shared.probes.marks(&event.flow.key, event.flow.created),
+                ..of_flow(snapshot, event, row)
+            },
             Event::Dropped(key, seen) | Event::WouldBeDenied(key, seen) => {
                 let sender = network.and_then(|network| sender_of(snapshot, network, key, &seen.subject));
                 EventRow {
@@ -265,9 +269,11 @@ impl<'s> Wanted<'s> {
             && filter.vni.is_none_or(|vni| about.vni == Some(vni))
             && filter.address.is_none_or(|ip| addresses().any(|address| address == ip.into()))
             && filter.proto.is_none_or(|proto| about.proto == Some(proto))
-            && filter.port.is_none_or(|port| {
-                about.proto.is_some_and(names::has_ports) && (port == about.ports.0 || port == about.ports.1)
-            })
+            && filter.fits_ends(
+                about.src,
+                about.dst,
+                about.proto.filter(|it| names::has_ports(*it)).and(Some(about.ports)),
+            )
             && filter.mac.is_none_or(|mac| macs().contains(&mac))
             && (!names_networks || network().is_some_and(|network| self.has_network(network)))
             && self.ends.as_ref().is_none_or(is_of)

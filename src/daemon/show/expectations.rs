@@ -27,7 +27,7 @@ impl View {
             sight.has(key.vni)
                 && filter.vni.is_none_or(|vni| vni == key.vni)
                 && filter.proto.is_none_or(|proto| proto == key.proto)
-                && filter.port.is_none_or(|port| port == key.dport)
+                && filter.fits_ends(Some(key.src), Some(key.dst), Some((key.sport, key.dport)))
                 && filter.address.is_none_or(|address| both.contains(&address.into()))
                 && ends.as_ref().is_none_or(|ends| both.iter().any(|end| ends.has_address(key.vni, *end)))
         };

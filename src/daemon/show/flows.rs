@@ -175,6 +175,7 @@ impl View {
 /// Which flows are meant.
 struct Wanted<'a> {
     filter: FlowFilter,
+    given: &'a Filter,
     state: Option<&'a str>,
     ends: Option<Ends<'a>>,
     sight: Sight,
@@ -184,6 +185,7 @@ impl<'a> Wanted<'a> {
     fn of(snapshot: &'a Snapshot, filter: &'a Filter) -> Result<Self, Failure> {
         let (ends, sight) = (Ends::of(snapshot, filter)?, Sight::of(snapshot, &filter.scope));
         let state = filter.state.as_deref();
+        let given = filter;
         let filter = FlowFilter {
             vni: filter.vni,
             addr: filter.address.map(Into::into),
@@ -191,13 +193,14 @@ impl<'a> Wanted<'a> {
             port: filter.port,
             ..FlowFilter::default()
         };
-        Ok(Self { filter, state, ends, sight })
+        Ok(Self { filter, given, state, ends, sight })
     }
 
     /// What [`FlowFilter`] does not know.
     fn fits(&self, flow: &FlowInfo) -> bool {
-        let FlowKey { vni, src, dst, .. } = flow.key;
+        let FlowKey { vni, src, dst, sport, dport, .. } = flow.key;
         self.sight.has(vni)
+            && self.given.fits_ends(Some(src), Some(dst), Some((sport, dport)))
             && self.state.is_none_or(|state| state == flow.state.name())
             && self
                 .ends

@@ -1,11 +1,11 @@
 //! What the programs have counted, and what of it the pipeline has not.
 
 use eastgate_dataplane::pipeline::{
-    counters::{DropCount, DropKey, Elsewhere, Traffic},
+    counters::{DropCount, DropKey, Elsewhere, Seen, Subject, Traffic},
     shared::lock,
 };
 use eastgate_fastpath::{Error, PUNTS, Stats};
-use eastgate_wire::{DropReason, Vni};
+use eastgate_wire::{DropReason, Instant, Vni};
 
 use super::KernelPath;
 use crate::io::clock;
@@ -33,17 +33,18 @@ impl KernelPath {
     /// When the table cannot be read.
     pub fn traffic(&self) -> Result<Elsewhere, Error> {
         let stats = self.stats()?;
-        // By network and reason at most, and nobody knows when.
-        let mut unknown = self.limited(stats.punt_limited)?;
-        unknown.push((None, DropReason::DeviceError, stats.punt_failed));
-        unknown.push((None, DropReason::NotReady, stats.lost));
         let now = clock::now();
         let mut drops = self.denied()?;
         drops.extend(self.strays()?);
-        drops.extend(unknown.into_iter().map(|(vni, reason, frames)| {
-            let key = DropKey { vni, reason, from: None, by: None, rule: None };
-            (key, DropCount { frames, bytes: 0, first_at: now, last_at: now, last: None })
-        }));
+        drops.extend(self.limited(stats.punt_limited, now)?);
+        for (reason, frames) in
+            [(DropReason::DeviceError, stats.punt_failed), (DropReason::NotReady, stats.lost)]
+        {
+            drops.push((
+                of_network(None, reason),
+                DropCount { frames, bytes: 0, first_at: now, last_at: now, last: None },
+            ));
+        }
         let traffic = Traffic {
             from_ports: stats.from_ports - stats.punted.min(stats.from_ports),
             from_underlay: stats.from_underlay,
@@ -61,11 +62,29 @@ impl KernelPath {
         Ok(Elsewhere { traffic, drops })
     }
 
+    /// Of frames that the programs have dropped without a place for each kind of them: the last one for each reason, as far as it is remembered.
+    ///
+    /// # Errors
+    /// When a table cannot be read.
+    pub fn last_counted(&self) -> Result<Vec<(DropKey, Seen)>, Error> {
+        let mut drops = self.strays()?;
+        drops.extend(self.limited(self.stats()?.punt_limited, clock::now())?);
+        let seen = |(key, count): (DropKey, DropCount)| {
+            let subject = count.last.filter(|_| count.frames > 0)?;
+            Some((key, Seen { subject, frames: 1, bytes: 0, last_at: count.last_at }))
+        };
+        Ok(drops.into_iter().filter_map(seen).collect())
+    }
+
     /// Of `all` frames that were dropped for a limit on the way up: those of each network, and with no network those of
-    /// unknown hosts, and of networks that are here no more.
-    fn limited(&self, all: u64) -> Result<Vec<(Option<Vni>, DropReason, u64)>, Error> {
+    /// unknown hosts, and of networks that are here no more. When the first was, nobody knows.
+    fn limited(&self, all: u64, now: Instant) -> Result<Vec<(DropKey, DropCount)>, Error> {
         let mut drops = Vec::new();
         let mut rest = all;
+        let count = |frames, last: Option<(Instant, Subject)>| {
+            let (last_at, last) = last.map_or((now, None), |(at, subject)| (at, Some(subject)));
+            DropCount { frames, bytes: 0, first_at: last_at, last_at, last }
+        };
         if all > 0 {
             let mut networks: Vec<Vni> = lock(&self.tables).limits.keys().copied().collect();
             networks.sort_unstable();
@@ -73,10 +92,29 @@ impl KernelPath {
                 // What came later than the sum is told the next time.
                 let frames = self.fastpath.limited(vni.get())?.min(rest);
                 rest -= frames;
-                drops.push((Some(vni), DropReason::SlowPathLimit, frames));
+                if frames > 0 {
+                    let last = self.noted(Some(vni.get()), |head| Subject::of_head(vni, head))?;
+                    drops.push((of_network(Some(vni), DropReason::SlowPathLimit), count(frames, last)));
+                }
             }
         }
-        drops.push((None, DropReason::SlowPathLimit, rest));
+        let last = if rest > 0 { self.noted(None, Subject::of_datagram)? } else { None };
+        drops.push((of_network(None, DropReason::SlowPathLimit), count(rest, last)));
         Ok(drops)
     }
+
+    /// What was noted last of frames that were too many, and when.
+    fn noted(
+        &self,
+        vni: Option<u32>,
+        read: impl FnOnce(&[u8]) -> Subject,
+    ) -> Result<Option<(Instant, Subject)>, Error> {
+        let noted = self.fastpath.limited_frame(vni)?;
+        Ok(noted.map(|it| (clock::from_monotonic(it.at), read(it.head()))))
+    }
+}
+
+/// Of a network, or of none, and from wherever.
+const fn of_network(vni: Option<Vni>, reason: DropReason) -> DropKey {
+    DropKey { vni, reason, from: None, by: None, rule: None }
 }

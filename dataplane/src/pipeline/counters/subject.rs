@@ -1,7 +1,7 @@
 //! What a dropped frame was about, read from its bytes: enough for a person to find out who sent it and why.
 
 use eastgate_wire::{
-    Addr, DropReason, FlowKey, Leg, MacAddr, VLAN_TYPE, View, Vni,
+    Addr, DropReason, FlowKey, Leg, MacAddr, VLAN_TYPE, View, Vni, names,
     view::{Icmp, Net, Transport, ethertype, proto},
 };
 
@@ -127,6 +127,19 @@ impl Subject {
         Self { macs: Some([view.dst, view.src]), tag, what }
     }
 
+    /// Of a frame of which no more than the beginning is known: the ports of its packet too, where they are in that.
+    #[must_use]
+    pub fn of_head(vni: Vni, head: &[u8]) -> Self {
+        let mut subject = Self::of_frame(vni, head);
+        if let What::Packet { flow, .. } = &mut subject.what
+            && names::has_ports(flow.proto)
+            && let Some((sport, dport)) = ports(head)
+        {
+            (flow.sport, flow.dport) = (sport, dport);
+        }
+        subject
+    }
+
     /// Of a frame that is not well formed: what stands where it would stand in one that is.
     fn of_broken(vni: Vni, frame: &[u8]) -> Self {
         let (Some(dst), Some(src)) = (mac(frame, 0), mac(frame, 6)) else { return Self::default() };
@@ -146,14 +159,23 @@ impl Subject {
         Self { macs: Some([dst, src]), tag: None, what }
     }
 
+    /// Who sent it and whom it is for, by their addresses.
+    #[must_use]
+    pub const fn ends(&self) -> [Option<Addr>; 2] {
+        match self.what {
+            What::Packet { flow, .. } => [Some(flow.src), Some(flow.dst)],
+            What::Arp { sender, target, .. } => [Some(sender), Some(target)],
+            What::Unknown | What::Other { .. } | What::Network { .. } => [None; 2],
+        }
+    }
+
     /// The addresses it names.
     pub fn addresses(&self) -> impl Iterator<Item = Addr> {
-        let found = match self.what {
-            What::Packet { flow, target, .. } => [Some(flow.src), Some(flow.dst), target],
-            What::Arp { sender, target, .. } => [Some(sender), Some(target), None],
-            What::Unknown | What::Other { .. } | What::Network { .. } => [None; 3],
+        let asked_for = match self.what {
+            What::Packet { target, .. } => target,
+            _ => None,
         };
-        found.into_iter().flatten()
+        self.ends().into_iter().chain([asked_for]).flatten()
     }
 
     /// The flow that its packet would be of.
@@ -235,6 +257,16 @@ fn mac(frame: &[u8], at: usize) -> Option<MacAddr> {
 
 fn u16_at(frame: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*frame.get(at..)?.first_chunk()?))
+}
+
+/// The ports behind the addresses of a frame without a tag; none of a fragment that is not the first.
+fn ports(frame: &[u8]) -> Option<(u16, u16)> {
+    let at = match u16_at(frame, 12)? {
+        ethertype::IPV4 if u16_at(frame, 20)? & 0x1fff == 0 => 14 + usize::from(frame.get(14)? & 0xf) * 4,
+        ethertype::IPV6 => 54,
+        _ => return None,
+    };
+    u16_at(frame, at).zip(u16_at(frame, at + 2))
 }
 
 fn address_v4(frame: &[u8], at: usize) -> Option<Addr> {
