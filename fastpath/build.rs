@@ -31,10 +31,12 @@ fn main() {
 fn compile(source: &str, object: &Path) {
     let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
     // The second folder is where Debian keeps <asm/types.h>, which clang does not search for this target.
+    // Files are named as they are called here: what is built elsewhere is the same.
+    let here = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
     let arguments = ["-Wall", "-Werror", "-mcpu=v3"]
         .map(str::to_owned)
         .into_iter()
-        .chain([format!("-I/usr/include/{arch}-linux-gnu")]);
+        .chain([format!("-I/usr/include/{arch}-linux-gnu"), format!("-ffile-prefix-map={here}=.")]);
     if let Err(error) = SkeletonBuilder::new().source(source).obj(object).clang_args(arguments).build() {
         fail(&format!("{source} does not compile: {error:?}"));
     }

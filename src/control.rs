@@ -23,7 +23,7 @@ pub mod socket;
 mod timed;
 pub mod tokens;
 
-pub use door::Refusals;
+pub use door::ApiHealth;
 
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/eastgate/eastgate.sock";

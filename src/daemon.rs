@@ -56,7 +56,7 @@ use self::{
 };
 use crate::{
     control::{
-        Refusals,
+        ApiHealth,
         client::Presence,
         network::{Address, Network},
         server::{self, Server},
@@ -192,7 +192,7 @@ pub(crate) struct View {
     /// What stations may, and what they have associated
     desk: Arc<Desk>,
     /// What the API has refused over the network
-    refusals: Arc<Refusals>,
+    api: Arc<ApiHealth>,
 }
 
 /// What the daemon's task is asked to change, and where the outcome goes.
@@ -339,7 +339,7 @@ impl Daemon {
             told: Mutex::default(),
             changes: sender,
             desk: Arc::new(Desk::new(Terms::new(effective.written().clone(), &host))),
-            refusals: Arc::default(),
+            api: Arc::default(),
         });
         let collector = Collector::start(&view).context("cannot collect events")?;
         let control = Server::start(listener, view.clone()).context("cannot serve the control socket")?;

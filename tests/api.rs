@@ -353,6 +353,9 @@ fn events_are_followed_until_the_token_is_taken_back() {
     assert_eq!(lab.show(&token, "GET", "/v1/status", &[]).status, 200);
     let log = lab.alpha.log();
     assert!(log.contains("tokens.toml:3:8") && log.contains("did you mean `read`?"), "{log}");
+    let trouble = || lab.alpha.ask(&["status"])["api_error"].as_str().map(str::to_owned);
+    let says = |words: &str| trouble().is_some_and(|text| text.contains(words));
+    wait_for("the status says so", || says("tokens.toml:3:8"));
 
     // Without a file nobody is let in, told once; the daemon carries on, and the socket's owner sees that it does.
     std::fs::remove_file(lab.path("tokens.toml")).unwrap();
@@ -361,8 +364,10 @@ fn events_are_followed_until_the_token_is_taken_back() {
     }
     assert_eq!(lab.alpha.log().matches("the file of tokens is gone").count(), 1);
     assert_eq!(lab.ask_socket("GET", "/readyz", &[]).status, 200);
+    wait_for("the status says so", || says("is gone"));
     private(&lab.path("tokens.toml"), &table);
     assert_eq!(lab.show(&token, "GET", "/v1/status", &[]).status, 200);
+    wait_for("it is no longer so", || trouble().is_none());
 }
 
 #[test]

@@ -163,6 +163,9 @@ pub struct Status {
     pub problems: Vec<String>,
     /// Why the last reload was refused; nothing when it was not
     pub reload_error: Option<String>,
+    /// What is wrong with a file of the HTTP API, its tokens or its certificate: of another one than it had, those before hold
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_error: Option<String>,
     /// Its VTEP
     pub vtep: VtepStatus,
     /// Which dataplane, and why not a faster one

@@ -38,6 +38,7 @@ struct constants {
 	enum answer_form answer_form;
 	enum answer_max answer_max;
 	enum unserved unserved;
+	enum limited_bytes limited_bytes;
 	enum no_epoch no_epoch;
 	enum changed_kind changed_kind;
 	enum control_ports control_ports;

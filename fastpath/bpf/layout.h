@@ -506,7 +506,7 @@ enum vtep_flags {
 };
 
 /* Counts up with every change to what is said here and in layout/: a daemon takes over no tables that it reads otherwise. */
-enum layout { LAYOUT = 23 };
+enum layout { LAYOUT = 24 };
 
 struct config {
 	/* LAYOUT */

@@ -153,6 +153,7 @@ fn shared_numbers() -> BTreeMap<String, u64> {
         FORM_NAMES_MAC,
         ANSWER_MAX,
         UNSERVED,
+        LIMITED_MAX,
         CONTROL_PORTS,
         NETWORK_HUB,
         NETWORK_CHANGING,
@@ -215,7 +216,7 @@ fn shared_numbers() -> BTreeMap<String, u64> {
 }
 
 /// What only the programs say to each other, or what is what remains where the others are told apart.
-const THEIRS_ALONE: [&str; 2] = ["TAKE_ALIVE", "DATAGRAM_PASSES"];
+const THEIRS_ALONE: [&str; 3] = ["TAKE_ALIVE", "DATAGRAM_PASSES", "LIMITED_LEAST"];
 
 #[test]
 fn numbers_are_the_same_on_both_sides() {
@@ -313,4 +314,15 @@ fn only_what_the_programs_sent_up_has_an_attachment() {
     assert_eq!(layout::attachment_of(&frame, 3), Some(7));
     assert_eq!(layout::attachment_of(&frame, 4), None, "punted to another daemon");
     assert_eq!(layout::attachment_of(&frame[..13], 3), None);
+}
+
+/// What is built in another folder is the same, and nobody's paths are in it.
+#[test]
+fn the_programs_do_not_say_where_they_were_compiled() {
+    for object in ["fastpath.bpf.o", "guard.bpf.o"] {
+        let bytes = std::fs::read(std::path::Path::new(env!("OUT_DIR")).join(object)).unwrap();
+        let named = |folder: &str| bytes.windows(folder.len()).any(|it| it == folder.as_bytes());
+        assert!(named("bpf/maps.h") || object == "guard.bpf.o", "{object} names its files");
+        assert!(!named(env!("CARGO_MANIFEST_DIR")), "{object}");
+    }
 }

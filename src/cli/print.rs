@@ -42,6 +42,9 @@ pub(super) fn status(status: &Status) -> String {
     if let Some(error) = &status.reload_error {
         line("reload", format!("REFUSED, the configuration before stays in force:\n{error}"));
     }
+    if let Some(error) = &status.api_error {
+        line("api", error.clone());
+    }
     let vtep = &status.vtep;
     let state = match (vtep.listening, vtep.up) {
         (true, true) => "listening".to_owned(),

@@ -31,6 +31,8 @@ pub(super) struct Certificate {
 struct State {
     stamps: Stamps,
     pair: Arc<CertifiedKey>,
+    /// What is wrong with the files, which was told
+    trouble: Option<String>,
 }
 
 /// Of the certificate and of its key
@@ -44,7 +46,7 @@ impl Certificate {
     pub(super) fn open(certificate: &Path, key: &Path) -> Result<Self> {
         let provider = Arc::new(ring::default_provider());
         let (stamps, pair) = load(certificate, key, &provider)?;
-        let state = Mutex::new(State { stamps, pair });
+        let state = Mutex::new(State { stamps, pair, trouble: None });
         Ok(Self { certificate: certificate.to_owned(), key: key.to_owned(), provider, state })
     }
 
@@ -59,10 +61,19 @@ impl Certificate {
         match load(&self.certificate, &self.key, &self.provider) {
             Ok((stamps, pair)) => {
                 tracing::info!(file = %self.certificate.display(), "the API's certificate was read again");
-                *state = State { stamps, pair };
+                *state = State { stamps, pair, trouble: None };
             }
-            Err(error) => tracing::error!("the API's certificate is as before: {error:#}"),
+            Err(error) => {
+                let trouble = format!("the API's certificate is as before: {error:#}");
+                tracing::error!("{trouble}");
+                state.trouble = Some(trouble);
+            }
         }
+    }
+
+    /// What is wrong with the files, if anything is.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.state().trouble.clone()
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -33,9 +33,14 @@ const FAILED: Rate = Rate { per_second: 1, burst: 10 };
 /// Sources and tokens that are remembered.
 const REMEMBERED: usize = 4096;
 
-/// What was refused, counted by why.
+/// How the API over the network is.
 #[derive(Debug, Default)]
-pub struct Refusals([AtomicU64; Refusal::ALL.len()]);
+pub struct ApiHealth {
+    /// What was refused, by the number of why
+    refusals: [AtomicU64; Refusal::ALL.len()],
+    /// What is wrong with its files
+    trouble: Mutex<Option<String>>,
+}
 
 /// Why something was refused before it came to a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,17 +82,31 @@ impl Refusal {
     }
 }
 
-impl Refusals {
+impl ApiHealth {
     pub(super) fn count(&self, why: Refusal) {
-        if let Some(count) = self.0.get(why as usize) {
+        if let Some(count) = self.refusals.get(why as usize) {
             count.fetch_add(1, Relaxed);
         }
     }
 
-    /// How many there were, by why.
+    /// What is wrong with the files of tokens and of the certificate; nothing of those that are good, or of an API that is not served.
     #[must_use]
-    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
-        Refusal::ALL.iter().map(|why| why.name()).zip(self.0.iter().map(|it| it.load(Relaxed))).collect()
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn tell(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// How much was refused before it came to a request, by why.
+    #[must_use]
+    pub fn refusals(&self) -> BTreeMap<&'static str, u64> {
+        Refusal::ALL
+            .iter()
+            .map(|why| why.name())
+            .zip(self.refusals.iter().map(|it| it.load(Relaxed)))
+            .collect()
     }
 }
 
@@ -100,11 +119,11 @@ pub(super) struct Door {
     of_a_source: Rates<IpAddr>,
     failed: Rates<IpAddr>,
     told: Rates<()>,
-    pub(super) refusals: Arc<Refusals>,
+    pub(super) health: Arc<ApiHealth>,
 }
 
 impl Door {
-    pub(super) fn new(tokens: Tokens, certificate: Arc<Certificate>, refusals: Arc<Refusals>) -> Self {
+    pub(super) fn new(tokens: Tokens, certificate: Arc<Certificate>, health: Arc<ApiHealth>) -> Self {
         let (of_a_token, of_a_source) =
             (Rates::new(OF_A_TOKEN, REMEMBERED), Rates::new(OF_A_SOURCE, REMEMBERED));
         Self {
@@ -114,7 +133,7 @@ impl Door {
             of_a_source,
             failed: Rates::new(FAILED, REMEMBERED),
             told: Rates::new(FAILED, 1),
-            refusals,
+            health,
         }
     }
 
@@ -122,6 +141,7 @@ impl Door {
     pub(super) fn refresh(&self) {
         self.certificate.refresh();
         self.tokens.refresh();
+        self.health.tell(self.tokens.trouble().or_else(|| self.certificate.trouble()));
     }
 
     /// Whether the host that is asked is this one.
@@ -159,7 +179,7 @@ impl Door {
             if let Some(source) = peer.source.filter(|_| self.told.take(&(), at)) {
                 tracing::warn!(from = %source, "a token that is not known was shown to the API");
             }
-            self.refusals.count(Refusal::Token);
+            self.health.count(Refusal::Token);
             let text = "this token is not known here: it is none of the file of --api-tokens, or has expired";
             return Err(Failure::new(ErrorCode::Unauthenticated, text));
         };
@@ -176,7 +196,7 @@ impl Door {
     }
 
     fn too_often(&self, who: &str) -> Failure {
-        self.refusals.count(Refusal::Rate);
+        self.health.count(Refusal::Rate);
         Failure::new(ErrorCode::Limited, format!("{who} too often: try again in a second"))
     }
 }

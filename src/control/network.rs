@@ -16,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     answer::MAX_ANSWER,
     certificate::Certificate,
-    door::{Door, Refusal, Refusals},
+    door::{ApiHealth, Door, Refusal},
     limits::{Rates, source_of},
     places::{Bounds, Place, Table},
     server::{Handler, converse},
@@ -80,7 +80,7 @@ impl Network {
     ///
     /// # Errors
     /// When nobody can listen there, or one of the files is not as it is to be.
-    pub fn start<H: Handler>(options: &Address, handler: Arc<H>, refusals: Arc<Refusals>) -> Result<Self> {
+    pub fn start<H: Handler>(options: &Address, handler: Arc<H>, health: Arc<ApiHealth>) -> Result<Self> {
         let Address { address, certificate, key, tokens } = options;
         let certificate =
             Arc::new(Certificate::open(certificate, key).context("--api-certificate, --api-key")?);
@@ -89,7 +89,7 @@ impl Network {
         let listener = TcpListener::bind(address)
             .with_context(|| format!("cannot serve the API at {address} (--api)"))?;
         listener.set_nonblocking(true)?;
-        let door = Door::new(tokens, certificate, refusals);
+        let door = Door::new(tokens, certificate, health);
         let service = Arc::new(Service::new("api-", handler, Gate::Door(Box::new(door)), STREAMS)?);
         let (refresh, told) = mpsc::channel(1);
         let begin = move || {

@@ -262,7 +262,7 @@ impl<H: Handler> Service<H> {
 
     pub(super) fn count(&self, why: Refusal) {
         if let Gate::Door(door) = &self.gate {
-            door.refusals.count(why);
+            door.health.count(why);
         }
     }
 

@@ -283,8 +283,8 @@ pub(super) struct Tokens {
 struct State {
     stamp: Option<Stamp>,
     tokens: Vec<Arc<Token>>,
-    /// There is no file, and that was told
-    is_missing: bool,
+    /// What is wrong with the file, which was told
+    trouble: Option<String>,
 }
 
 impl Tokens {
@@ -294,7 +294,7 @@ impl Tokens {
     /// When the file cannot be read, others may read it, or something is wrong with it.
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
         let (stamp, tokens) = load(path)?;
-        let state = State { stamp: Some(stamp), tokens, is_missing: false };
+        let state = State { stamp: Some(stamp), tokens, trouble: None };
         Ok(Self { path: path.to_owned(), state: Mutex::new(state) })
     }
 
@@ -317,19 +317,32 @@ impl Tokens {
         match load(&self.path) {
             Ok((stamp, tokens)) => {
                 tracing::info!(tokens = tokens.len(), file = %self.path.display(), "tokens were read again");
-                *state = State { stamp: Some(stamp), tokens, is_missing: false };
+                *state = State { stamp: Some(stamp), tokens, trouble: None };
             }
-            Err(error) => tracing::error!("tokens are as before, the file is not taken: {error:#}"),
+            Err(error) => {
+                let trouble = format!("tokens are as before, the file is not taken: {error:#}");
+                tracing::error!("{trouble}");
+                state.trouble = Some(trouble);
+            }
         }
     }
 
     /// Nobody is let in until there is a file again.
     fn take_all_back(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if !state.is_missing {
-            tracing::error!(file = %self.path.display(), "the file of tokens is gone: no token is good until there is one");
-            *state = State { stamp: None, tokens: Vec::new(), is_missing: true };
+        let trouble = format!(
+            "the file of tokens is gone: no token is good until there is one at {}",
+            self.path.display()
+        );
+        if state.trouble.as_ref() != Some(&trouble) {
+            tracing::error!("{trouble}");
+            *state = State { stamp: None, tokens: Vec::new(), trouble: Some(trouble) };
         }
+    }
+
+    /// What is wrong with the file, if anything is.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).trouble.clone()
     }
 
     /// The token of this text, if there is one that is good.

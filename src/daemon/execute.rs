@@ -37,8 +37,8 @@ impl Daemon {
                 self.watched = Some(http::Server::start(listener, self.view.clone())?);
             }
             Step::ServeApi { address } => {
-                let refusals = self.view.refusals.clone();
-                self.network = Some(Network::start(address, self.view.clone(), refusals)?);
+                let health = self.view.api.clone();
+                self.network = Some(Network::start(address, self.view.clone(), health)?);
             }
             Step::Set(change) => self.machine()?.set(change)?,
             Step::ClearAway { .. } => self.clear_away().await?,

@@ -242,7 +242,7 @@ impl View {
             "eastgate_api_refusals_total",
             "What the HTTP API has refused over the network before it came to a request, by why.",
             ["why"],
-            self.refusals.counts().into_iter().map(|(why, count)| ([why], count)),
+            self.api.refusals().into_iter().map(|(why, count)| ([why], count)),
         );
         self.count_drops(&mut page, &snapshot, &kernel.drops);
         let left_out = [

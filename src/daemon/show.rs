@@ -187,6 +187,7 @@ impl View {
             uptime_s: self.started.elapsed().as_secs(),
             config: self.config.display().to_string(),
             reload_error: visible.reload_error,
+            api_error: self.api.trouble(),
             vtep,
             dataplane: visible.dataplane,
             workers: self.shared.counters.len(),

@@ -99,6 +99,9 @@ checks! {
     ReloadRefused, "reload-refused", Warning,
         "The daemon goes on with the configuration before: what was edited since is not in force.",
         "`eastgate check FILE`, mend it, `eastgate reload`.";
+    ApiFiles, "api-files", Warning,
+        "The HTTP API goes on with the tokens or the certificate that it had, or lets nobody in where there is no file of tokens.",
+        "Mend the file: it is read again within a second. `eastgate token` makes the table of a token.";
     NotReloaded, "not-reloaded", Note,
         "The file means something else than what is in force.", "`eastgate reload` puts it in force, `eastgate policy diff` shows what it changes.";
     Leftovers, "leftovers", Warning,

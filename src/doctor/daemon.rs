@@ -145,6 +145,10 @@ fn condition(facts: &Facts, answers: &Answers, found: &mut Findings) {
 
 fn in_force(facts: &Facts, answers: &Answers, found: &mut Findings) {
     let status = &answers.status;
+    match &status.api_error {
+        Some(why) => found.warning(Check::ApiFiles, why.lines().next().unwrap_or_default(), None),
+        None => found.ok(Check::ApiFiles, "the files of the HTTP API are as they were read"),
+    }
     if let Some(why) = &status.reload_error {
         let first = why.lines().find(|line| !line.trim().is_empty()).unwrap_or("it was refused");
         return found.warning(Check::ReloadRefused, first.trim(), None);

@@ -310,6 +310,12 @@ fn of_the_daemon() {
         "error[x]",
         with_status(|it| it.reload_error = Some("\nerror[x]: no\n".into())),
     );
+    finds(
+        Check::ApiFiles,
+        Warning,
+        "is gone",
+        with_status(|it| it.api_error = Some("the file of tokens is gone".into())),
+    );
     finds(Check::NotReloaded, Note, "abcd", with_status(|it| it.digest = "abcd".into()));
     finds(
         Check::Restored,

@@ -81,6 +81,7 @@ pub(super) fn narrowed(status: Status, snapshot: &Snapshot, scope: &Scope) -> St
     Status {
         problems: super::problems(status.ready, &vtep, states, std::iter::empty()),
         reload_error: status.reload_error.map(|_| "the last reload was refused".to_owned()),
+        api_error: None,
         excluded: status.excluded.into_iter().filter(of_tenant).collect(),
         networks: own.len(),
         flows,
