@@ -146,11 +146,13 @@ struct Counted {
     told: HashSet<(DropKey, Subject)>,
     /// What was before is what a daemon before this one told of.
     since: Instant,
+    /// How many frames had been too many to be punted
+    limited: u64,
 }
 
 impl Counted {
     fn since(since: Instant) -> Self {
-        Self { told: HashSet::new(), since }
+        Self { told: HashSet::new(), since, limited: 0 }
     }
 
     /// Those that are of another kind than was told before.
@@ -179,7 +181,7 @@ impl View {
                 Ok(seen) => events.extend(news(refused, seen, |key| is_logged(&snapshot, key))),
                 Err(error) => tracing::debug!(%error, "what the kernel's programs refuse is not told"),
             }
-            match kernel.last_counted() {
+            match kernel.last_counted(&mut counted.limited) {
                 Ok(last) => events.extend(counted.news(last)),
                 Err(error) => tracing::debug!(%error, "what the kernel's programs drop is not told"),
             }

@@ -62,13 +62,17 @@ impl KernelPath {
         Ok(Elsewhere { traffic, drops })
     }
 
-    /// Of frames that the programs have dropped without a place for each kind of them: the last one for each reason, as far as it is remembered.
+    /// Of frames that the programs have dropped without a place for each kind of them: the last one for each reason, as far as it is
+    /// remembered. `limited` is how many were too many to be punted when this was asked before: where there are no more, no network is looked at for them.
     ///
     /// # Errors
     /// When a table cannot be read.
-    pub fn last_counted(&self) -> Result<Vec<(DropKey, Seen)>, Error> {
+    pub fn last_counted(&self, limited: &mut u64) -> Result<Vec<(DropKey, Seen)>, Error> {
         let mut drops = self.strays()?;
-        drops.extend(self.limited(self.stats()?.punt_limited, clock::now())?);
+        let before = std::mem::replace(limited, self.stats()?.punt_limited);
+        if *limited != before {
+            drops.extend(self.limited(*limited, clock::now())?);
+        }
         let seen = |(key, count): (DropKey, DropCount)| {
             let subject = count.last.filter(|_| count.frames > 0)?;
             Some((key, Seen { subject, frames: 1, bytes: 0, last_at: count.last_at }))
