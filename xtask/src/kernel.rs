@@ -40,9 +40,9 @@ impl Version {
 
 /// The machine's first process.
 const INIT: &str = include_str!("kernel/init.sh");
-/// What the labs run beside eastgate: `ip` and `bridge` build them and are what stories ask. Everything else that a
-/// shell knows comes from busybox.
-const TOOLS: &[&str] = &["busybox", "ip", "bridge"];
+/// What the labs run beside eastgate: `ip` and `bridge` build them and are what stories ask, and hypervisors are an lldpad in namespaces of
+/// its own. Everything else that a shell knows comes from busybox.
+const TOOLS: &[&str] = &["busybox", "ip", "bridge", "lldpad", "unshare", "vdptool"];
 /// What is loaded before the first story. A machine that is not made of memory only would load them by itself.
 const MODULES: &[&str] = &[
     // Every cable and every tenant's port.
@@ -50,6 +50,8 @@ const MODULES: &[&str] = &[
     // The switches between hosts, and the VTEPs that are made of kernel devices.
     "bridge",
     "vxlan",
+    // Machines in VEPA mode.
+    "macvlan",
     // clsact and the filters in it, which guard tenants' ports.
     "sch_ingress",
     "cls_bpf",

@@ -105,7 +105,7 @@ const PACKAGES: &[Package] = &[
     Package {
         name: "lldpad",
         probe: &["sh", "-c", "command -v lldpad && command -v vdptool"],
-        needed_by: &[Need::Test],
+        needed_by: &[Need::Test, Need::Kernel],
         reason: "machines are associated by a real station of IEEE 802.1Qbg",
     },
     Package {

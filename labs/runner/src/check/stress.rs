@@ -89,7 +89,7 @@ impl Disturbance {
 pub struct StressReport {
     /// The story's title
     pub title: String,
-    /// How often each host went through all of it
+    /// How often each host went through all of it, to the end of the round
     pub rounds: u32,
     /// Disturbances by their kind
     pub disturbances: BTreeMap<&'static str, u32>,
@@ -137,7 +137,11 @@ pub(crate) fn stress(record: &mut Record, rounds: u32, options: &Options) -> Res
     drop(servers);
     let restored = restore(&model, record, options);
     let report = result?;
-    restored?;
+    match restored {
+        // It says so itself.
+        Err(LabError::Interrupted) => {}
+        done => done?,
+    }
     Ok(report)
 }
 
@@ -270,12 +274,14 @@ impl<'a> Stress<'a> {
         let mut untouched = BTreeMap::new();
         for round in 0..self.report.rounds {
             self.tell_progress(round);
-            for host in self.hosts.clone() {
-                for disturbance in Disturbance::ALL {
-                    self.options.interrupt.check()?;
-                    self.disturb(disturbance, host, round, &mut untouched, record)?;
-                    *self.report.disturbances.entry(disturbance.name()).or_default() += 1;
+            match self.round(round, &mut untouched, record) {
+                // What was seen until then is worth telling: rounds take long.
+                Err(LabError::Interrupted) => {
+                    self.report.failures.push(format!("interrupted in round {}", round + 1));
+                    self.report.rounds = round;
+                    break;
                 }
+                done => done?,
             }
         }
         // What was set while no daemon ran is put back while none runs: one would take it for the host's own.
@@ -288,9 +294,27 @@ impl<'a> Stress<'a> {
                 set(&namespace, key, value)?;
             }
         }
-        self.nothing_arrives("at last")?;
+        match self.nothing_arrives("at last") {
+            Err(LabError::Interrupted) => {}
+            done => done?,
+        }
         self.report.sent = self.senders.iter().map(Sender::sent).sum();
         Ok(self.report)
+    }
+
+    fn round(
+        &mut self,
+        round: u32,
+        untouched: &mut BTreeMap<&'a str, Settings>,
+        record: &mut Record,
+    ) -> Result<(), LabError> {
+        for host in self.hosts.clone() {
+            for disturbance in Disturbance::ALL {
+                self.disturb(disturbance, host, round, untouched, record)?;
+                *self.report.disturbances.entry(disturbance.name()).or_default() += 1;
+            }
+        }
+        Ok(())
     }
 
     fn disturb(
@@ -351,7 +375,6 @@ impl<'a> Stress<'a> {
         if !wait::until(BURST_BOUND, done) {
             self.report.failures.push(format!("{when}: a machine does not send"));
         }
-        self.options.interrupt.check()?;
         let of_receiver = |(capture, refused): &(Capture, Vec<Refused>)| {
             capture.matching(|frame| refused.iter().any(|refused| refused.is(frame))).len() as u64
         };
@@ -360,7 +383,7 @@ impl<'a> Stress<'a> {
             self.report.failures.push(format!("{when}: {} frames arrived", arrived - self.report.arrived));
             self.report.arrived = arrived;
         }
-        Ok(())
+        self.options.interrupt.check()
     }
 
     /// What the story allows is there again.
