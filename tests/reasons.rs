@@ -29,9 +29,7 @@ use scene::Scene;
 use serde_json::Value;
 
 /// What no frame from outside makes happen to a daemon that is well, each with the test that holds what is done then.
-const ELSEWHERE: [(&str, &str); 7] = [
-    // At a rate that a scene of few frames does not come to.
-    ("flow-limit", "tests/economy.rs"),
+const ELSEWHERE: [(&str, &str); 6] = [
     // Of an endpoint that is written down, the sender is compared before anything is learned of it.
     ("mac-move-refused", "vtep/src/fdb/tests.rs::static_entries_never_age_and_never_move"),
     // What the kernel itself says where it routes, which takes a route of the machine's own that is wrong.
@@ -43,7 +41,7 @@ const ELSEWHERE: [(&str, &str); 7] = [
 ];
 
 /// The reasons that frames of the scene's own lead to; those of `tests/attacks/cases.rs` come before them.
-const PROVOKED: [&str; 41] = [
+const PROVOKED: [&str; 42] = [
     "vxlan-truncated",
     "vxlan-flags",
     "vxlan-reserved",
@@ -80,6 +78,7 @@ const PROVOKED: [&str; 41] = [
     "unresolved",
     "rule-limit",
     "new-flow-limit",
+    "flow-limit",
     "mac-frozen",
     "mac-limit",
     "bum-limit",

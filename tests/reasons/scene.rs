@@ -352,6 +352,31 @@ impl Scene {
             }
             "new-flow-limit" => (10..40)
                 .for_each(|sport| self.trunk(110, &datagram(end(9, 1), end(9, 2), (sport, ALLOWED), b"new"))),
+            "flow-limit" => {
+                // Three quarters of what the network may have are one endpoint's, and connections make no room for another: the handshake of
+                // one more does not come to its end.
+                let [n1, n2] = [1, 2].map(|number| end(8, number));
+                let have_come = |state: &str, count: u64| {
+                    wait_for(&format!("{count} are {state}"), || {
+                        let found = alpha.ask(&["show", "flows", "--vni", "5008", "--state", state]);
+                        found["total"].as_u64() == Some(count)
+                    });
+                };
+                for (ports, count, established) in [(100..112, 12, 12), (112..113, 1, 12)] {
+                    let each = |vlan, from, to, numbers, flags: &str| {
+                        for port in ports.clone() {
+                            let ports = if vlan == 108 { (port, ALLOWED) } else { (ALLOWED, port) };
+                            self.trunk(vlan, &segment(from, to, ports, numbers, flags, b""));
+                        }
+                    };
+                    each(108, n1, n2, (1000, 0), "S");
+                    have_come("syn-sent", count);
+                    each(109, n2, n1, (5000, 1001), "SA");
+                    have_come("syn-received", count);
+                    each(108, n1, n2, (1001, 5001), "A");
+                    have_come("established", established);
+                }
+            }
             "slow-path-limit" => {
                 (0..400).for_each(|_| self.trunk(110, &arp(end(9, 1), IpAddr::from([10, 9, 0, 99]))))
             }
