@@ -156,6 +156,9 @@ function trouble(error, seconds) {
   fill(box, `${why}: what is shown is as it was. Asking again in ${Math.ceil(seconds)} s. `, h("button", { type: "button", onclick: () => keeper?.wake() }, "Ask now"));
 }
 
+/** A key has asked for the view that comes: it gets the focus. */
+let byKey = false;
+
 function route() {
   if (!hasToken() || !views) return;
   const [, name = "map", query = ""] = /^#\/(\w+)(?:\?(.*))?$/.exec(location.hash) ?? [];
@@ -174,6 +177,8 @@ function route() {
   }
   document.title = `${views[view].title} · ${store.status?.host ?? ""} · eastgate`;
   views[view].show(new URLSearchParams(query));
+  if (byKey) focusView(view);
+  byKey = false;
 }
 
 function networks() {
@@ -266,10 +271,19 @@ document.addEventListener("keydown", (event) => {
   const name = event.key === "w" ? "trace" : VIEWS.find(([, key]) => key === event.key)?.[0];
   if (!name || event.target.closest("canvas") && ["0"].includes(event.key)) return;
   event.preventDefault();
+  if (location.hash === `#/${name}`) {
+    focusView(name);
+    return;
+  }
+  // With the view, and not a moment later, when another key may already have been pressed there.
+  byKey = true;
   location.hash = `#/${name}`;
-  // The key that brought it here is not typed into it.
-  setTimeout(() => (views[name].focus ? views[name].focus() : byId("view").focus()));
 });
+
+function focusView(name) {
+  if (views[name].focus) views[name].focus();
+  else byId("view").focus();
+}
 
 /** Names that can be completed where an endpoint is asked for */
 const names = h("datalist", { id: "endpoint-names" });
