@@ -191,7 +191,7 @@ pub(crate) struct View {
     changes: mpsc::Sender<Change>,
     /// What stations may, and what they have associated
     desk: Arc<Desk>,
-    /// What the API has refused over the network
+    /// How the API over the network is
     api: Arc<ApiHealth>,
 }
 

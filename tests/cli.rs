@@ -176,6 +176,12 @@ fn rows_are_found_by_endpoint_and_state_and_come_in_parts() {
             (denied("--src 10.1.0.11 --sport 4000"), denied("--dst 10.1.0.11"), denied("--sport 1")),
             (1, 0, 0)
         );
+        for (side, rows) in
+            [("--src 10.1.0.11", 1), ("--sport 4000", 1), ("--dport 4000", 0), ("--dst 10.1.0.99", 0)]
+        {
+            let of_rules = drops(&alpha, side).iter().filter(|row| row["reason"] == "ingress-denied").count();
+            assert_eq!(of_rules, rows, "{dataplane}: {side}");
+        }
         assert_eq!(ask(&alpha, "flows kill --endpoint db1")["count"], 0);
         let one = "flows kill --src 10.1.0.11 --sport 4009 --dst 10.1.0.12 --dport 7000 --proto udp";
         assert_eq!(ask(&alpha, one)["count"], 1, "{dataplane}");

@@ -88,9 +88,10 @@ impl About<'_> {
     /// A row with no more than the frames that the question is about; none when there is none. Frames that are not
     /// remembered one by one may be of those, and are counted as `unknown`.
     fn narrow(&self, row: DropDetail, unknown: &mut u64) -> Option<DropDetail> {
-        let Filter { address, mac, proto, port, endpoint, .. } = self.filter;
-        let whole_rows = address.is_none() && mac.is_none() && proto.is_none() && port.is_none();
-        if whole_rows && endpoint.is_none() {
+        let Filter { address, mac, proto, port, endpoint, src, dst, sport, dport, .. } = self.filter;
+        let addresses = [address, src, dst].into_iter().flatten().count();
+        let ports = [port, sport, dport].into_iter().flatten().count();
+        if addresses + ports == 0 && mac.is_none() && proto.is_none() && endpoint.is_none() {
             return Some(row);
         }
         let known: u64 = row.seen.iter().map(|seen| seen.frames).sum();
